@@ -1,0 +1,65 @@
+"""Every error that the connector raises on purpose, grouped by what happens next.
+
+A message says what was being done, to what, and what to do; never a token, a secret, a phone number or a row.
+"""
+
+from typing import Literal
+
+RejectedReason = Literal["sign_in", "permission", "rejected"]
+WeatherReason = Literal["throttled", "unreachable"]
+
+
+class ConnectorError(Exception):
+    """Root of the tree: anything that the connector itself decided to raise."""
+
+
+class ConfigurationError(ConnectorError):
+    """Configuration or arguments are wrong and nothing was done: exit 2. `problems`: one sentence each."""
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = problems
+
+
+class RefusedError(ConnectorError):
+    """What waiting cannot mend (a topic's settings, state of a newer version or of another topic): exit 1."""
+
+
+class SourceError(ConnectorError):
+    """Graph or its sign-in did not give what was asked for. Never moves a checkpoint."""
+
+
+class WeatherError(SourceError):
+    """It passes by itself: asked again later, within the budget, for ever.
+
+    The client retries on its own; it raises this only when nothing succeeded for its patience (120 s, time that
+    Graph asked to wait not counted), so that the sweep is counted as failed and planned anew.
+    """
+
+    def __init__(self, reason: WeatherReason, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class RejectedError(SourceError):
+    """The tenant fails, the others go on; tried again slowly. The message says what the owner has to repair."""
+
+    def __init__(self, reason: RejectedReason, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class RangeTooLongError(SourceError):
+    """Graph refused the length of a range (406), or a chain has no end: the range is to be split."""
+
+
+class ShardRestartError(ConnectorError):
+    """The outcome of a transaction is unknown, or its producer is unusable: the shard starts again as if new."""
+
+
+class FencedError(ShardRestartError):
+    """Somebody else has the transactional id: ownership is confirmed before a new producer is made."""
+
+
+class HandedOverError(ConnectorError):
+    """The partition is not assigned any more: the shard stops."""

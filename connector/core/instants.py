@@ -1,0 +1,78 @@
+"""Instants as Graph spells them (RFC 3339, any offset, 0 to 7 and more fraction digits), as epoch milliseconds."""
+
+import re
+from datetime import UTC, date, datetime, timedelta
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_EPOCH_DAY = EPOCH.toordinal()
+_EMPTY_MS = (date(1, 1, 1).toordinal() - _EPOCH_DAY) * 86_400_000
+_INSTANT = re.compile(
+    r"([0-9]{4})-([0-9]{2})-([0-9]{2})[Tt ]([0-9]{2}):([0-9]{2}):([0-9]{2})(?:\.([0-9]+))?(?:([Zz])|([+-])([0-9]{2}):([0-9]{2}))"
+)
+_EMPTY_WITHOUT_OFFSET = re.compile(r"0001-01-01(?:[Tt ]00:00(?::00(?:\.0+)?)?)?")
+
+# Rows of a page share few minutes: the memo saves parsing the date of each instant. Bounded, see parse_ms.
+_minutes: dict[str, int] = {}
+_MINUTES_MAX = 50_000
+
+
+def parse_ms(text: str) -> int | None:
+    """Epoch milliseconds of `text`, cut and not rounded; None for the empty date (0001-01-01T00:00:00 in any spelling).
+
+    Raises ValueError when it is no instant.
+    """
+    base = _minutes.get(text[:17])
+    if base is not None and text.isascii():
+        second = text[17:19]
+        if second.isdigit() and second < "60":
+            rest = text[19:]
+            if rest == "Z":
+                return base + int(second) * 1000
+            if len(rest) == 5 and rest[0] == "." and rest[4] == "Z" and rest[1:4].isdigit():
+                return base + int(second) * 1000 + int(rest[1:4])
+    return _parse_any(text)
+
+
+def _parse_any(text: str) -> int | None:
+    match = _INSTANT.fullmatch(text)
+    if match is None:
+        if _EMPTY_WITHOUT_OFFSET.fullmatch(text):
+            return None
+        raise ValueError("no instant")
+    year, month, day, hour, minute, second = (int(part) for part in match.group(1, 2, 3, 4, 5, 6))
+    if hour > 23 or minute > 59 or second > 59:
+        raise ValueError("no instant")
+    minute_ms = (date(year, month, day).toordinal() - _EPOCH_DAY) * 86_400_000 + hour * 3_600_000 + minute * 60_000
+    fraction = match.group(7)
+    milliseconds = minute_ms + second * 1000 + (int(fraction[:3].ljust(3, "0")) if fraction else 0)
+    if match.group(8):
+        if milliseconds == _EMPTY_MS:
+            return None
+        if len(_minutes) >= _MINUTES_MAX:
+            _minutes.clear()
+        if minute_ms != _EMPTY_MS:
+            _minutes[text[:17]] = minute_ms
+        return milliseconds
+    if milliseconds == _EMPTY_MS:  # the empty date is spelled with any offset, and means the same
+        return None
+    sign = 1 if match.group(9) == "+" else -1
+    offset_minutes = int(match.group(10)) * 60 + int(match.group(11))
+    if offset_minutes >= 24 * 60 or int(match.group(11)) > 59:
+        raise ValueError("no instant")
+    milliseconds -= sign * offset_minutes * 60_000
+    return None if milliseconds == _EMPTY_MS else milliseconds
+
+
+def to_ms(moment: datetime) -> int:
+    """Epoch milliseconds of an aware datetime, cut."""
+    return (moment - EPOCH) // timedelta(milliseconds=1)
+
+
+def from_ms(milliseconds: int) -> datetime:
+    """Aware UTC datetime of epoch milliseconds."""
+    return EPOCH + timedelta(milliseconds=milliseconds)
+
+
+def text(moment: datetime) -> str:
+    """RFC 3339 in UTC with milliseconds, as every JSON of the connector spells instants."""
+    return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -1,0 +1,206 @@
+"""What is remembered of a tenant, and which rows of a reading are new, revised or known.
+
+A remembered row costs 28 bytes: a reading (rows.ENTRY, 24 bytes) and the hour of its start. They lie in a few sorted
+numpy arrays, each at least four times as long as the next, so that a look-up touches few of them and adding rows
+costs little however many there are.
+"""
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from connector.core.rows import ENTRY, MAX_REVISION, REVISION_SHIFT, differ
+
+Entries = NDArray[np.void]
+Hours = NDArray[np.uint32]
+HOUR_MS = 3_600_000
+_GROWTH = 4
+_COLUMNS = ("hi", "lo", "meta", "fp")
+
+
+class _Run:
+    """Entries sorted by `hi`, one array a column."""
+
+    __slots__ = ("columns", "hours")
+
+    def __init__(self, columns: dict[str, NDArray[np.generic]], hours: Hours) -> None:
+        self.columns = columns
+        self.hours = hours
+
+    def __len__(self) -> int:
+        return len(self.hours)
+
+    def find(self, entries: Entries) -> NDArray[np.intp]:
+        """Position of each entry's id, -1 where it is not here."""
+        hi, lo = self.columns["hi"], self.columns["lo"]
+        position = np.searchsorted(hi, entries["hi"]).astype(np.intp)
+        found = np.full(len(entries), -1, np.intp)
+        open_ = np.arange(len(entries))
+        while len(open_):  # goes round again only for ids that share their first 64 bits
+            at = position[open_]
+            inside = at < len(hi)
+            open_, at = open_[inside], at[inside]
+            same_hi = hi[at] == entries["hi"][open_]
+            open_, at = open_[same_hi], at[same_hi]
+            hit = lo[at] == entries["lo"][open_]
+            found[open_[hit]] = at[hit]
+            open_ = open_[~hit]
+            position[open_] += 1
+        return found
+
+    def merged(self, other: "_Run") -> "_Run":
+        """Both in one run; no id may be in both."""
+        at = np.searchsorted(self.columns["hi"], other.columns["hi"])
+        columns = {name: np.insert(self.columns[name], at, other.columns[name]) for name in _COLUMNS}
+        return _Run(columns, np.insert(self.hours, at, other.hours))
+
+
+def _run(entries: Entries, hours: Hours) -> _Run:
+    order = np.argsort(entries["hi"], kind="stable")
+    return _Run({name: np.ascontiguousarray(entries[name][order]) for name in _COLUMNS}, hours[order])
+
+
+class Remembered:
+    """All that is remembered of one tenant. Not shared: one owner, no locks."""
+
+    def __init__(self) -> None:
+        self._runs: list[_Run] = []
+        self.per_hour: Counter[int] = Counter()
+        "Remembered rows by hour of start (hours since the epoch): how busy the tenant was, and when."
+
+    def __len__(self) -> int:
+        return sum(len(run) for run in self._runs)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes in the arrays."""
+        return sum(run.hours.nbytes + sum(column.nbytes for column in run.columns.values()) for run in self._runs)
+
+    def find(self, entries: Entries) -> tuple[NDArray[np.bool_], Entries]:
+        """Which ids are remembered, and as what; both of the shape of `entries`."""
+        found = np.zeros(len(entries), np.bool_)
+        known = np.zeros(len(entries), ENTRY)
+        for run in self._runs:
+            at = run.find(entries)
+            hit = at >= 0
+            for name in _COLUMNS:
+                known[name][hit] = run.columns[name][at[hit]]
+            found |= hit
+        return found, known
+
+    def put(self, entries: Entries, hours: Hours) -> None:
+        """Remembers each entry in place of what was remembered under its id. An id may be in `entries` only once."""
+        fresh = np.ones(len(entries), np.bool_)
+        for run in self._runs:
+            at = run.find(entries)
+            hit = at >= 0
+            self.per_hour.subtract(run.hours[at[hit]].tolist())
+            run.columns["meta"][at[hit]] = entries["meta"][hit]
+            run.columns["fp"][at[hit]] = entries["fp"][hit]
+            run.hours[at[hit]] = hours[hit]
+            fresh &= ~hit
+        self._count(hours)
+        if fresh.any():
+            self._runs.append(_run(entries[fresh], hours[fresh]))
+            while len(self._runs) > 1 and len(self._runs[-2]) < _GROWTH * len(self._runs[-1]):
+                last = self._runs.pop()
+                self._runs[-1] = self._runs[-1].merged(last)
+
+    def restore(self, entries: Entries, hours: Hours) -> None:
+        """Starts from entries in any order, an id any number of times: its highest revision counts."""
+        order = np.lexsort((entries["meta"], entries["lo"], entries["hi"]))
+        entries, hours = entries[order], hours[order]
+        last = np.ones(len(entries), np.bool_)
+        last[:-1] = (entries["hi"][1:] != entries["hi"][:-1]) | (entries["lo"][1:] != entries["lo"][:-1])
+        entries, hours = entries[last], hours[last]
+        self._runs = [_run(entries, hours)] if len(entries) else []
+        self.per_hour.clear()
+        self._count(hours)
+
+    def forget(self, before_hour: int) -> int:
+        """Forgets rows that started before an hour since the epoch; how many they were."""
+        if not any(hour < before_hour for hour in self.per_hour):
+            return 0
+        count = len(self)
+        runs = []
+        for run in self._runs:
+            keep = run.hours >= before_hour
+            if keep.any():
+                runs.append(_Run({name: run.columns[name][keep] for name in _COLUMNS}, run.hours[keep]))
+        self._runs = runs
+        for hour in [hour for hour in self.per_hour if hour < before_hour]:
+            del self.per_hour[hour]
+        return count - len(self)
+
+    def _count(self, hours: Hours) -> None:
+        for hour, count in zip(*np.unique(hours, return_counts=True), strict=True):
+            self.per_hour[int(hour)] += int(count)
+
+
+class Verdict(NamedTuple):
+    """What a reading brings, by index into it. Whatever is in neither list is known already."""
+
+    new: NDArray[np.intp]
+    revised: NDArray[np.intp]
+    revisions: NDArray[np.int64]
+    "The revision that each of `revised` becomes."
+
+
+def judge(entries: Entries, layers: tuple[Remembered, ...]) -> Verdict:
+    """New, revised and known ids of a reading, by what `layers` remember; the first layer that knows an id counts.
+
+    An id may be in `entries` only once: see split_repeats.
+    """
+    found = np.zeros(len(entries), np.bool_)
+    known = np.zeros(len(entries), ENTRY)
+    for layer in layers:
+        hit, as_known = layer.find(entries)
+        hit &= ~found
+        known[hit] = as_known[hit]
+        found |= hit
+    changed = found & differ(entries, known)
+    revised = np.flatnonzero(changed)
+    revisions = np.minimum((known["meta"][revised] >> REVISION_SHIFT).astype(np.int64) + 1, MAX_REVISION)
+    return Verdict(np.flatnonzero(~found), revised, revisions)
+
+
+def split_repeats(entries: Entries) -> list[NDArray[np.intp]]:
+    """Indices of `entries` in groups, in order, none of which has an id twice."""
+    if len(np.unique(entries["hi"])) == len(entries):
+        return [np.arange(len(entries))]
+    groups: list[list[int]] = []
+    times: dict[tuple[int, int], int] = {}
+    for index, key in enumerate(zip(entries["hi"].tolist(), entries["lo"].tolist(), strict=True)):
+        time = times.get(key, 0)
+        times[key] = time + 1
+        if time == len(groups):
+            groups.append([])
+        groups[time].append(index)
+    return [np.array(group, np.intp) for group in groups]
+
+
+def with_revision(entries: Entries, revision: NDArray[np.int64]) -> Entries:
+    """A copy of readings as they are remembered once published with a revision."""
+    result = entries.copy()
+    result["meta"] = (entries["meta"] & ((1 << REVISION_SHIFT) - 1)) | (revision.astype("<u4") << REVISION_SHIFT)
+    return result
+
+
+def revision_of(entry: Mapping[str, int]) -> int:
+    """The revision in one remembered entry."""
+    return int(entry["meta"]) >> REVISION_SHIFT
+
+
+def hour_of(start_ms: int | None, observed_ms: int, horizon_hours: int) -> int:
+    """The hour by which a row is remembered: its start, or its first reading where it has none that can be believed.
+
+    A start outside of what the horizon holds would be forgotten at once, and the row be published again.
+    """
+    observed = observed_ms // HOUR_MS
+    if start_ms is None:
+        return observed
+    hour = start_ms // HOUR_MS
+    return hour if observed - horizon_hours <= hour <= observed + 24 else observed

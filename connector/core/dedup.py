@@ -5,7 +5,6 @@ numpy arrays, each at least four times as long as the next, so that a look-up to
 costs little however many there are.
 """
 
-from collections import Counter
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -68,8 +67,8 @@ class Remembered:
 
     def __init__(self) -> None:
         self._runs: list[_Run] = []
-        self.per_hour: Counter[int] = Counter()
-        "Remembered rows by hour of start (hours since the epoch): how busy the tenant was, and when."
+        self._first_hour = 0
+        self._counts = np.zeros(0, np.int64)
 
     def __len__(self) -> int:
         return sum(len(run) for run in self._runs)
@@ -97,7 +96,7 @@ class Remembered:
         for run in self._runs:
             at = run.find(entries)
             hit = at >= 0
-            self.per_hour.subtract(run.hours[at[hit]].tolist())
+            self._count(run.hours[at[hit]], -1)
             run.columns["meta"][at[hit]] = entries["meta"][hit]
             run.columns["fp"][at[hit]] = entries["fp"][hit]
             run.hours[at[hit]] = hours[hit]
@@ -117,12 +116,12 @@ class Remembered:
         last[:-1] = (entries["hi"][1:] != entries["hi"][:-1]) | (entries["lo"][1:] != entries["lo"][:-1])
         entries, hours = entries[last], hours[last]
         self._runs = [_run(entries, hours)] if len(entries) else []
-        self.per_hour.clear()
+        self._counts = np.zeros(0, np.int64)
         self._count(hours)
 
     def forget(self, before_hour: int) -> int:
         """Forgets rows that started before an hour since the epoch; how many they were."""
-        if not any(hour < before_hour for hour in self.per_hour):
+        if before_hour <= self._first_hour or not len(self):
             return 0
         count = len(self)
         runs = []
@@ -131,13 +130,31 @@ class Remembered:
             if keep.any():
                 runs.append(_Run({name: run.columns[name][keep] for name in _COLUMNS}, run.hours[keep]))
         self._runs = runs
-        for hour in [hour for hour in self.per_hour if hour < before_hour]:
-            del self.per_hour[hour]
+        self._counts = self._counts[before_hour - self._first_hour :]
+        self._first_hour = before_hour
         return count - len(self)
 
-    def _count(self, hours: Hours) -> None:
-        for hour, count in zip(*np.unique(hours, return_counts=True), strict=True):
-            self.per_hour[int(hour)] += int(count)
+    def per_hour(self, first: int, end: int) -> NDArray[np.int64]:
+        """Remembered rows by hour of start, for the hours `first` to `end` (not included) since the epoch."""
+        result = np.zeros(max(0, end - first), np.int64)
+        low, high = max(first, self._first_hour), min(end, self._first_hour + len(self._counts))
+        if low < high:
+            result[low - first : high - first] = self._counts[low - self._first_hour : high - self._first_hour]
+        return result
+
+    def _count(self, hours: Hours, sign: int = 1) -> None:
+        if not len(hours):
+            return
+        low, high = int(hours.min()), int(hours.max()) + 1
+        if not len(self._counts):
+            self._first_hour = low
+        if low < self._first_hour or high > self._first_hour + len(self._counts):
+            first = min(low, self._first_hour)
+            counts = np.zeros(max(high, self._first_hour + len(self._counts)) - first, np.int64)
+            at = self._first_hour - first
+            counts[at : at + len(self._counts)] = self._counts
+            self._first_hour, self._counts = first, counts
+        np.add.at(self._counts, hours.astype(np.int64) - self._first_hour, sign)
 
 
 class Verdict(NamedTuple):

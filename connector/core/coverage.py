@@ -1,0 +1,148 @@
+"""Which call time was read, and when last: sorted, disjoint pieces, none of them empty."""
+
+from collections.abc import Iterable
+from datetime import datetime, timedelta
+from typing import NamedTuple
+
+
+class Window(NamedTuple):
+    """A range of call time, [start, end), in aware UTC and whole seconds."""
+
+    start: datetime
+    end: datetime
+
+    @property
+    def seconds(self) -> float:
+        """Length in seconds."""
+        return (self.end - self.start).total_seconds()
+
+
+class Read(NamedTuple):
+    """A piece of call time and when reading it last began."""
+
+    start: datetime
+    end: datetime
+    at: datetime
+    steady: bool = True
+    "False while the source repeated rows at the seams of its pages each time it was read."
+
+
+class Coverage(NamedTuple):
+    """All that was read of a tenant."""
+
+    reads: tuple[Read, ...] = ()
+
+    @property
+    def through(self) -> datetime | None:
+        """End of the newest call time that was read."""
+        return self.reads[-1].end if self.reads else None
+
+    def add(self, window: Window, at: datetime, *, steady: bool = True) -> "Coverage":
+        """With `window` read at `at`; where it was read later already, that counts."""
+        pieces = [piece for read in self.reads for piece in _outside(read, window)]
+        newest = window.start
+        for read in self.reads:
+            start, end = max(read.start, window.start), min(read.end, window.end)
+            if start < end and read.at > at:
+                if newest < start:
+                    pieces.append(Read(newest, start, at, steady))
+                pieces.append(Read(start, end, read.at, read.steady))
+                newest = end
+        if newest < window.end:
+            pieces.append(Read(newest, window.end, at, steady))
+        return Coverage(_joined(sorted(pieces)))
+
+    def missing(self, window: Window, since: datetime | None = None) -> list[Window]:
+        """The parts of `window` that were not read at or after `since` (None: never read), oldest first."""
+        parts = []
+        at = window.start
+        for read in self.reads:
+            if read.end <= at or (since is not None and read.at < since):
+                continue
+            if read.start >= window.end:
+                break
+            if read.start > at:
+                parts.append(Window(at, read.start))
+            at = read.end
+        if at < window.end:
+            parts.append(Window(at, window.end))
+        return parts
+
+    def unripe(self, window: Window, overlap: timedelta) -> list[Window]:
+        """The parts of `window` whose calls were not yet read `overlap` after they began, oldest first."""
+        ripe = (Window(read.start, min(read.end, read.at - overlap)) for read in self.reads)
+        return subtract([window], [part for part in ripe if part.start < part.end])
+
+    def until(self, end: datetime) -> "Coverage":
+        """Without what lies at or after `end`: a clock that was set back has read the future."""
+        if not self.reads or self.reads[-1].end <= end:
+            return self
+        return Coverage(tuple(read._replace(end=min(read.end, end)) for read in self.reads if read.start < end))
+
+    def since(self, start: datetime) -> "Coverage":
+        """Without what lies before `start`."""
+        if not self.reads or self.reads[0].start >= start:
+            return self
+        return Coverage(tuple(read._replace(start=max(read.start, start)) for read in self.reads if read.end > start))
+
+    def merged(self, before: datetime) -> "Coverage":
+        """With neighbours before an instant in one piece each, as old as the oldest of them."""
+        pieces: list[Read] = []
+        for read in self.reads:
+            last = pieces[-1] if pieces else None
+            if last and last.end == read.start and read.end <= before and last.steady == read.steady:
+                pieces[-1] = Read(last.start, read.end, min(last.at, read.at), last.steady)
+            else:
+                pieces.append(read)
+        return Coverage(tuple(pieces))
+
+    def complete_through(self, start: datetime, overlap: timedelta) -> datetime:
+        """Every call that began from `start` to before this was last read at least `overlap` after it began."""
+        at = start
+        for read in self.reads:
+            if read.end <= at:
+                continue
+            if read.start > at:
+                break
+            at = max(at, min(read.end, read.at - overlap))
+            if at < read.end:
+                break
+        return at
+
+
+def subtract(windows: Iterable[Window], taken: Iterable[Window]) -> list[Window]:
+    """What is left of `windows` without `taken`, in order."""
+    left = list(windows)
+    for hole in taken:
+        left = [
+            Window(start, end)
+            for window in left
+            for start, end in (
+                (window.start, min(window.end, hole.start)),
+                (max(window.start, hole.end), window.end),
+            )
+            if start < end
+        ] if any(window.start < hole.end and hole.start < window.end for window in left) else left
+    return left
+
+
+def clip(windows: Iterable[Window], bounds: Window) -> list[Window]:
+    """The parts of `windows` inside of `bounds`, in order."""
+    inside = (Window(max(w.start, bounds.start), min(w.end, bounds.end)) for w in windows)
+    return [window for window in inside if window.start < window.end]
+
+
+def _outside(read: Read, window: Window) -> list[Read]:
+    parts = (read._replace(end=min(read.end, window.start)), read._replace(start=max(read.start, window.end)))
+    return [part for part in parts if part.start < part.end]
+
+
+def _joined(pieces: list[Read]) -> tuple[Read, ...]:
+    joined: list[Read] = []
+    for piece in pieces:
+        last = joined[-1] if joined else None
+        if last and last.end == piece.start and last.at == piece.at and last.steady == piece.steady:
+            joined[-1] = last._replace(end=piece.end)
+        else:
+            joined.append(piece)
+    return tuple(joined)

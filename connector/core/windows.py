@@ -1,0 +1,278 @@
+"""Which call time to read next: sweeps, catching up after an outage, and slices.
+
+1. A sweep reads, every `every`, all calls that began in the last `overlap`, and the strip back to where its last run
+   was complete. So its statement holds to the letter: every call that began before `through` was last read at least
+   `overlap` after it began.
+2. A run is done when coverage says that all of its window was read since it started. Nothing else is kept of it, so
+   that it goes on after a restart where it stopped, and what one sweep reads serves every other that wants it.
+3. Sweeps that are due together read each piece once, for the sweep with the shortest `every` that wants it: this is
+   how a deep sweep replaces the shallow ones that it contains.
+4. A sweep's own overlap is read first, newest first. What lies between it and `through` after an outage is its hole:
+   read oldest first, after every sweep's own overlap, and not at all where a deeper run reads it anyway.
+5. No window begins before the tenant's start or before the horizon.
+"""
+
+from collections.abc import Collection, Iterable, Sequence
+from datetime import datetime, timedelta
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from connector.core.coverage import Coverage, Window, clip, subtract
+from connector.core.instants import EPOCH
+
+ROWS_A_SLICE = 9_500  # about ten pages; the last page of a chain is seldom full
+_HOUR = timedelta(hours=1)
+_SHORTEST_SLICE = timedelta(seconds=60)
+
+
+class Sweep(NamedTuple):
+    """Every `every`, read again all calls that began in the last `overlap`."""
+
+    every: timedelta
+    overlap: timedelta
+
+
+class Rules(NamedTuple):
+    """What the owner configured; sweeps in order of `every`."""
+
+    sweeps: tuple[Sweep, ...]
+    settle: timedelta
+    slice: timedelta
+    horizon: timedelta
+
+
+class Run(NamedTuple):
+    """One run of a sweep: all of the window is to be read at or after `started`."""
+
+    started: datetime
+    window: Window
+
+
+class SweepState(NamedTuple):
+    """How far a sweep has come. Times are aware UTC."""
+
+    sweep: Sweep
+    through: datetime
+    "Every call that began before this was last read at least the overlap after it began."
+    due: datetime
+    "When the next run is to begin; while one is on its way: when that was to begin."
+    last_ok: datetime | None = None
+    "When the last run ended."
+    run: Run | None = None
+    "The run on its way, else the last one."
+    running: bool = False
+
+
+class State(NamedTuple):
+    """What is known of a tenant's call time. Pure value: each step returns a new one."""
+
+    start: datetime
+    "Calls before this are not asked for: fixed at the first start."
+    sweeps: tuple[SweepState, ...]
+    coverage: Coverage = Coverage()
+
+
+class Slice(NamedTuple):
+    """One page chain to read."""
+
+    window: Window
+    priority: int
+    "0 is the sweep with the shortest `every`, and so on."
+    at: datetime
+    "What coverage will say of when it was read: when its run started, never later than the truth."
+
+
+def first_state(rules: Rules, start: datetime, now: datetime) -> State:
+    """A tenant that was never read."""
+    begin = max(min(_second(start), _second(now)), _second(now - rules.horizon))
+    return State(begin, tuple(SweepState(sweep, begin, _second(now)) for sweep in rules.sweeps))
+
+
+def resume(state: State, rules: Rules, now: datetime) -> State:
+    """A stored state under today's rules: runs too old to go on are dropped, sweeps follow the configuration."""
+    known = {sweep_state.sweep: sweep_state for sweep_state in state.sweeps}
+    sweeps = []
+    for sweep in rules.sweeps:
+        found = known.get(sweep)
+        if found is None:
+            through = state.coverage.complete_through(state.start, sweep.overlap)
+            found = SweepState(sweep, through, _second(now))
+        elif found.running and found.run is not None and now >= found.run.started + sweep.every:
+            found = found._replace(running=False)
+        sweeps.append(found)
+    return state._replace(sweeps=tuple(sweeps))
+
+
+def begin(state: State, rules: Rules, now: datetime) -> tuple[State, list[int]]:
+    """Starts a run of every sweep that is due; which ones, as indices."""
+    now = _second(now)
+    floor = max(state.start, _second(now - rules.horizon))
+    end = max(now - rules.settle, floor)
+    sweeps, started = list(state.sweeps), []
+    for index, sweep_state in enumerate(sweeps):
+        sweep = sweep_state.sweep
+        # A due time more than one `every` ahead was noted by a clock that has been set back since.
+        is_due = now >= sweep_state.due or sweep_state.due > now + sweep.every
+        if sweep_state.running or not is_due:
+            continue
+        own_start = max(end - sweep.overlap, floor)
+        through = max(min(sweep_state.through, own_start), floor)
+        is_strip = through >= own_start - 2 * sweep.every
+        run = Run(now, Window(through if is_strip else own_start, end))
+        sweeps[index] = sweep_state._replace(run=run, running=True, through=through, due=min(sweep_state.due, now))
+        started.append(index)
+    if not started:
+        return state, []
+    coverage = state.coverage.until(now).since(floor).merged(min(s.through for s in sweeps))
+    return state._replace(sweeps=tuple(sweeps), coverage=coverage), started
+
+
+def finish(state: State, slices: Iterable[tuple[Slice, bool]], now: datetime) -> tuple[State, list[int]]:
+    """After slices were read (each with whether it was steady): the state, and the sweeps whose run ended."""
+    coverage = state.coverage
+    for piece, steady in slices:
+        coverage = coverage.add(piece.window, piece.at, steady=steady)
+    sweeps, ended = list(state.sweeps), []
+    for index, sweep_state in enumerate(sweeps):
+        sweep, run = sweep_state.sweep, sweep_state.run
+        through = max(sweep_state.through, coverage.complete_through(sweep_state.through, sweep.overlap))
+        sweep_state = sweep_state._replace(through=through)
+        if run is not None and sweep_state.running and not coverage.missing(run.window, since=run.started):
+            due = run.started + sweep.every
+            sweep_state = sweep_state._replace(due=due, last_ok=_second(now), running=False)
+            ended.append(index)
+        sweeps[index] = sweep_state
+    return state._replace(sweeps=tuple(sweeps), coverage=coverage), ended
+
+
+def drop_runs(state: State) -> tuple[State, list[int]]:
+    """Without the runs on their way, which failed; they are due again at once. Which sweeps they were."""
+    dropped = [index for index, sweep_state in enumerate(state.sweeps) if sweep_state.running]
+    return state._replace(sweeps=tuple(s._replace(running=False) for s in state.sweeps)), dropped
+
+
+def next_due(state: State) -> datetime | None:
+    """When the next sweep is to begin; None when all are on their way."""
+    return min((s.due for s in state.sweeps if not s.running), default=None)
+
+
+def overdue_seconds(sweep_state: SweepState, now: datetime) -> float:
+    """For how long the sweep should have ended: it is to end before it is due again."""
+    return max(0.0, (now - sweep_state.due - sweep_state.sweep.every).total_seconds())
+
+
+def next_slice(
+    state: State, rules: Rules, in_flight: Collection[Slice], sizes: "Sizes", *, live: bool = True, others: bool = True
+) -> Slice | None:
+    """The next piece to read, cut to about ten pages; None when everything wanted is read or on its way.
+
+    `live`, `others`: whether a chain may be opened for the sweep with the shortest `every`, and for the rest.
+    """
+    for index, sweep_state in enumerate(state.sweeps):
+        run = sweep_state.run
+        if run is None or not sweep_state.running or not (live if index == 0 else others):
+            continue
+        taken = [piece.window for piece in in_flight if piece.at >= run.started]
+        own = subtract(state.coverage.missing(run.window, since=run.started), taken)
+        if own:
+            return Slice(sizes.cut(own[-1], rules.slice, newest_first=True), index, run.started)
+    for index, sweep_state in enumerate(state.sweeps):
+        if sweep_state.run is not None and others:
+            pieces = subtract(_hole(state, sweep_state), [piece.window for piece in in_flight])
+            if pieces:
+                window = sizes.cut(pieces[0], rules.slice, newest_first=False)
+                return Slice(window, len(state.sweeps) + index, sweep_state.run.started)
+    return None
+
+
+def is_idle(state: State) -> bool:
+    """Whether nothing is left to read until a sweep is due."""
+    return not any(s.running or (s.run is not None and _hole(state, s)) for s in state.sweeps)
+
+
+def _hole(state: State, sweep_state: SweepState) -> list[Window]:
+    """What lies between a sweep's last run and where it was complete, and no other run is going to read late enough."""
+    run, overlap = sweep_state.run, sweep_state.sweep.overlap
+    if run is None or sweep_state.through >= run.window.start:
+        return []
+    hole = state.coverage.unripe(Window(sweep_state.through, run.window.start), overlap)
+    others = [s.run for s in state.sweeps if s.running and s.run is not None]
+    read_anyway = [Window(o.window.start, min(o.window.end, o.started - overlap)) for o in others]
+    return subtract(hole, [window for window in read_anyway if window.start < window.end])
+
+
+class Sizes:
+    """How long a slice may be to fill about ten pages: from the rows remembered there, or from those read beside it."""
+
+    def __init__(self, rows_per_hour: NDArray[np.int64], first_hour: int, coverage: Coverage, rows_per_second: float) -> None:
+        """`rows_per_hour`: remembered rows from `first_hour` on (hours since the epoch); elsewhere `rows_per_second`."""
+        self._rows_per_hour = rows_per_hour
+        self._first_hour = first_hour
+        self._coverage = coverage
+        self._rows_per_second = rows_per_second
+
+    def cut(self, window: Window, longest: timedelta, *, newest_first: bool) -> Window:
+        """The newest (else the oldest) part of `window` that is expected to hold ROWS_A_SLICE rows at most."""
+        if window.end - window.start > longest:
+            window = Window(window.end - longest, window.end) if newest_first else Window(window.start, window.start + longest)
+        rows = 0.0
+        at = window.end if newest_first else window.start
+        while window.start < at or not newest_first:
+            if newest_first:
+                edge = max(window.start, _hour_floor(at - timedelta(microseconds=1)))
+                piece = Window(edge, at)
+            else:
+                if at >= window.end:
+                    break
+                edge = min(window.end, _hour_floor(at) + _HOUR)
+                piece = Window(at, edge)
+            expected = self._expected(piece)
+            if rows + expected > ROWS_A_SLICE:
+                share = (ROWS_A_SLICE - rows) / expected
+                length = timedelta(seconds=int(piece.seconds * share))
+                at = at - length if newest_first else at + length
+                break
+            rows += expected
+            at = edge
+        if newest_first:
+            return Window(max(window.start, min(at, window.end - _SHORTEST_SLICE)), window.end)
+        return Window(window.start, min(window.end, max(at, window.start + _SHORTEST_SLICE)))
+
+    def _expected(self, piece: Window) -> float:
+        """Rows expected in a piece within one hour."""
+        hour = (piece.start - EPOCH) // _HOUR - self._first_hour
+        remembered = float(self._rows_per_hour[hour]) if 0 <= hour < len(self._rows_per_hour) else 0.0
+        expected = remembered * piece.seconds / 3600
+        unread = sum(part.seconds for part in self._coverage.missing(piece))
+        return expected + unread * self._rows_per_second
+
+
+def first_guess() -> float:
+    """Rows a second to expect of a tenant of which nothing is known: slices begin at one hour."""
+    return ROWS_A_SLICE / 3600
+
+
+def next_guess(window: Window, rows: int) -> float:
+    """Rows a second to expect beside a window that had `rows`: slices grow four times at most."""
+    return max(1.25 * rows / window.seconds, ROWS_A_SLICE / (4 * window.seconds))
+
+
+def halves(window: Window) -> list[Window]:
+    """A window in two, or as it is when it is one second long."""
+    middle = _second(window.start + (window.end - window.start) / 2)
+    return [w for w in (Window(window.start, middle), Window(middle, window.end)) if w.start < w.end]
+
+
+def replaced_by(started: Sequence[int], rules: Rules) -> int | None:
+    """Of sweeps that started together the one that the others end with: the deepest."""
+    return max(started, key=lambda index: rules.sweeps[index].overlap, default=None)
+
+
+def _second(moment: datetime) -> datetime:
+    return moment.replace(microsecond=0)
+
+
+def _hour_floor(moment: datetime) -> datetime:
+    return moment.replace(minute=0, second=0, microsecond=0)

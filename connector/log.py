@@ -1,0 +1,130 @@
+"""Structured logs on standard error: events are snake_case names with key=value, never secrets.
+
+1. Standard output is for results; every record, also of the libraries and of `warnings`, goes to standard error.
+2. Whatever looks like a token, a secret or a phone number is blotted out last, also inside tracebacks.
+3. Tracebacks never show local variables: those hold tokens and rows.
+"""
+
+import logging
+import os
+import re
+import sys
+from collections.abc import Mapping, MutableMapping
+from datetime import UTC, datetime
+from typing import Any, Literal, TextIO, cast
+
+import structlog
+from structlog.typing import FilteringBoundLogger, Processor
+
+from connector.core import instants
+
+Format = Literal["auto", "json", "console"]
+LEVELS = ("debug", "info", "warning", "error", "critical")
+_LIBRARIES = ("aiohttp", "asyncio", "msal", "urllib3", "requests", "confluent_kafka")
+_BLOT = "***"
+_SECRET_NAME = re.compile(
+    r"secret|password|passwd|token|authorization|assertion|credential|api_?key|private_?key", re.IGNORECASE
+)
+_SECRETS = (
+    (re.compile(r"(?i)\b(bearer|basic)\s+[A-Za-z0-9._~+/=-]{8,}"), rf"\1 {_BLOT}"),
+    (re.compile(r"\beyJ[A-Za-z0-9_-]{4,}(?:\.[A-Za-z0-9_-]*){1,4}"), _BLOT),
+    (
+        re.compile(
+            r"(?i)\b(client_secret|client_assertion|access_token|refresh_token|password)(['\"]?\s*[=:]\s*['\"]?)[^\s&'\",;]+"
+        ),
+        rf"\1\2{_BLOT}",
+    ),
+    (re.compile(r"\+[0-9]{6,15}\**"), f"+{_BLOT}"),
+)
+
+
+def get(name: str) -> FilteringBoundLogger:
+    """A logger; `name` is the module's."""
+    return cast("FilteringBoundLogger", structlog.stdlib.get_logger(name))
+
+
+def kafka_logger() -> logging.Logger:
+    """What confluent-kafka's clients take as `logger=`, so that librdkafka does not write to standard error itself."""
+    return logging.getLogger("confluent_kafka.librdkafka")
+
+
+def configure(format: Format = "auto", level: str = "info", stream: TextIO | None = None) -> None:  # noqa: A002
+    """From here on everything is logged to `stream` (standard error), as JSON lines or for people.
+
+    `auto` is JSON unless the stream is a terminal. May be called again, for instance when the settings are known.
+    """
+    stream = stream or sys.stderr
+    terminal = stream.isatty()
+    as_json = format == "json" or (format == "auto" and not terminal)
+    number = logging.getLevelNamesMapping()[level.upper()]
+    shared: list[Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.add_logger_name,
+        structlog.stdlib.ExtraAdder(),
+        _stamp,
+        structlog.processors.StackInfoRenderer(),
+        structlog.processors.format_exc_info,
+    ]
+    renderer: Processor = (
+        structlog.processors.JSONRenderer(default=str)
+        if as_json
+        else structlog.dev.ConsoleRenderer(
+            colors=terminal and not os.environ.get("NO_COLOR"), exception_formatter=structlog.dev.plain_traceback
+        )
+    )
+    formatter = structlog.stdlib.ProcessorFormatter(
+        foreign_pre_chain=[_name_foreign, *shared],
+        processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, blot, renderer],
+    )
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(formatter)
+    root = logging.getLogger()
+    for old in root.handlers[:]:
+        if isinstance(old.formatter, structlog.stdlib.ProcessorFormatter):
+            root.removeHandler(old)
+    root.addHandler(handler)
+    root.setLevel(number)
+    for library in _LIBRARIES:  # at INFO and below they log requests, with what was sent
+        logging.getLogger(library).setLevel(max(number, logging.WARNING))
+    logging.captureWarnings(capture=True)
+    structlog.configure(
+        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        wrapper_class=structlog.make_filtering_bound_logger(number),
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        cache_logger_on_first_use=False,
+    )
+
+
+def blot(_logger: object, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """The event with everything that must not be seen replaced by `***`, to any depth."""
+    return {key: _blotted(key, value) for key, value in event.items()}
+
+
+def _stamp(_logger: object, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    first = ("level", "logger", "event")
+    rest = {key: value for key, value in event.items() if key not in first}
+    return {"timestamp": instants.text(datetime.now(UTC)), **{key: event[key] for key in first if key in event}, **rest}
+
+
+def _blotted(key: str, value: object) -> object:
+    if isinstance(value, str):
+        if _SECRET_NAME.search(key):
+            return _BLOT
+        for pattern, replacement in _SECRETS:
+            value = pattern.sub(replacement, value)
+        return value
+    if isinstance(value, Mapping):
+        return {str(inner): _blotted(str(inner), part) for inner, part in value.items()}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [_blotted(key, part) for part in value]
+    if value is None or isinstance(value, (bool, int, float)):
+        return value
+    return _blotted(key, str(value))
+
+
+def _name_foreign(_logger: object, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    # A library's sentence is no event name: it becomes `message`, so that events stay a closed list.
+    event["message"] = str(event["event"]).rstrip()
+    event["event"] = "warning_raised" if event.get("logger") == "py.warnings" else "library_message"
+    return event

@@ -1,0 +1,17 @@
+"""Where the shipped Avro schemas are: inside the package when installed, beside it in a checkout."""
+
+from pathlib import Path
+
+NAMES = ("directRoutingLogRow", "progress")
+_PLACES = (Path(__file__).parent / "schemas", Path(__file__).parent.parent / "schemas")
+
+
+def schema_text(name: str) -> str:
+    """Text of the Avro schema `name` (a member of `NAMES`), exactly as it is shipped."""
+    if name not in NAMES:
+        raise ValueError(f"no schema is called {name!r}")
+    for place in _PLACES:
+        file = place / f"{name}.avsc"
+        if file.is_file():
+            return file.read_text(encoding="utf-8")
+    raise FileNotFoundError(f"{name}.avsc is missing from the installation; install the package again")

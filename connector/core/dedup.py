@@ -67,8 +67,7 @@ class Remembered:
 
     def __init__(self) -> None:
         self._runs: list[_Run] = []
-        self._first_hour = 0
-        self._counts = np.zeros(0, np.int64)
+        self._hours: tuple[int, NDArray[np.int64]] = (0, np.zeros(0, np.int64))
 
     def __len__(self) -> int:
         return sum(len(run) for run in self._runs)
@@ -116,12 +115,13 @@ class Remembered:
         last[:-1] = (entries["hi"][1:] != entries["hi"][:-1]) | (entries["lo"][1:] != entries["lo"][:-1])
         entries, hours = entries[last], hours[last]
         self._runs = [_run(entries, hours)] if len(entries) else []
-        self._counts = np.zeros(0, np.int64)
+        self._hours = (0, np.zeros(0, np.int64))
         self._count(hours)
 
     def forget(self, before_hour: int) -> int:
         """Forgets rows that started before an hour since the epoch; how many they were."""
-        if before_hour <= self._first_hour or not len(self):
+        first, counts = self._hours
+        if before_hour <= first or not len(self):
             return 0
         count = len(self)
         runs = []
@@ -130,31 +130,30 @@ class Remembered:
             if keep.any():
                 runs.append(_Run({name: run.columns[name][keep] for name in _COLUMNS}, run.hours[keep]))
         self._runs = runs
-        self._counts = self._counts[before_hour - self._first_hour :]
-        self._first_hour = before_hour
+        self._hours = (before_hour, counts[before_hour - first :])
         return count - len(self)
 
     def per_hour(self, first: int, end: int) -> NDArray[np.int64]:
         """Remembered rows by hour of start, for the hours `first` to `end` (not included) since the epoch."""
         result = np.zeros(max(0, end - first), np.int64)
-        low, high = max(first, self._first_hour), min(end, self._first_hour + len(self._counts))
+        known_first, counts = self._hours
+        low, high = max(first, known_first), min(end, known_first + len(counts))
         if low < high:
-            result[low - first : high - first] = self._counts[low - self._first_hour : high - self._first_hour]
+            result[low - first : high - first] = counts[low - known_first : high - known_first]
         return result
 
     def _count(self, hours: Hours, sign: int = 1) -> None:
         if not len(hours):
             return
+        first, counts = self._hours
         low, high = int(hours.min()), int(hours.max()) + 1
-        if not len(self._counts):
-            self._first_hour = low
-        if low < self._first_hour or high > self._first_hour + len(self._counts):
-            first = min(low, self._first_hour)
-            counts = np.zeros(max(high, self._first_hour + len(self._counts)) - first, np.int64)
-            at = self._first_hour - first
-            counts[at : at + len(self._counts)] = self._counts
-            self._first_hour, self._counts = first, counts
-        np.add.at(self._counts, hours.astype(np.int64) - self._first_hour, sign)
+        if not len(counts):
+            first = low
+        new_first = min(low, first)
+        grown = np.zeros(max(high, first + len(counts)) - new_first, np.int64)
+        grown[first - new_first : first - new_first + len(counts)] = counts
+        np.add.at(grown, hours.astype(np.int64) - new_first, sign)
+        self._hours = (new_first, grown)
 
 
 class Verdict(NamedTuple):

@@ -1,0 +1,142 @@
+"""librdkafka settings: the ones that the promise rests on, and the owner's, each given to the clients it belongs to."""
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from confluent_kafka import KafkaException
+from confluent_kafka.admin import AdminClient
+
+from connector.errors import ConfigurationError
+
+Properties = dict[str, Any]
+
+_logger = logging.getLogger("connector.kafka")
+
+# Names are librdkafka's (its CONFIGURATION.md, columns C and P). What is in neither belongs to every client.
+_CONSUMER_ONLY = frozenset(
+    {
+        "auto.commit.enable",
+        "auto.commit.interval.ms",
+        "check.crcs",
+        "coordinator.query.interval.ms",
+        "enable.auto.offset.store",
+        "enable.partition.eof",
+        "fetch.error.backoff.ms",
+        "fetch.max.bytes",
+        "fetch.message.max.bytes",
+        "fetch.min.bytes",
+        "fetch.queue.backoff.ms",
+        "fetch.wait.max.ms",
+        "group.instance.id",
+        "group.protocol",
+        "group.protocol.type",
+        "group.remote.assignor",
+        "heartbeat.interval.ms",
+        "max.partition.fetch.bytes",
+        "max.poll.interval.ms",
+        "partition.assignment.strategy",
+        "queued.max.messages.kbytes",
+        "queued.min.messages",
+        "session.timeout.ms",
+    }
+)
+_PRODUCER_ONLY = frozenset(
+    {
+        "batch.num.messages",
+        "batch.size",
+        "compression.codec",
+        "compression.level",
+        "compression.type",
+        "delivery.report.only.error",
+        "delivery.timeout.ms",
+        "enable.gapless.guarantee",
+        "linger.ms",
+        "message.send.max.retries",
+        "message.timeout.ms",
+        "partitioner",
+        "queue.buffering.backpressure.threshold",
+        "queue.buffering.max.kbytes",
+        "queue.buffering.max.messages",
+        "queue.buffering.max.ms",
+        "queuing.strategy",
+        "request.timeout.ms",
+        "retries",
+        "retry.backoff.max.ms",
+        "retry.backoff.ms",
+        "sticky.partitioning.linger.ms",
+        "transaction.timeout.ms",
+    }
+)
+_CLASSIC_GROUP = ("session.timeout.ms", "heartbeat.interval.ms", "partition.assignment.strategy")
+
+
+class Clients:
+    """Settings for each kind of client."""
+
+    def __init__(self, bootstrap_servers: str, owner: Mapping[str, Any]) -> None:
+        """`owner`: kafka.properties, secrets resolved."""
+        self._owner = dict(owner)
+        self._common: Properties = {
+            "bootstrap.servers": bootstrap_servers,
+            "client.id": "direct-routing-connector",
+            "logger": _logger,
+            "reconnect.backoff.max.ms": 2_000,
+            "allow.auto.create.topics": False,
+        }
+
+    def admin(self) -> Properties:
+        """For topics and their settings."""
+        shared = {k: v for k, v in self._owner.items() if k not in _CONSUMER_ONLY | _PRODUCER_ONLY}
+        return {k: v for k, v in (self._common | shared).items() if k != "allow.auto.create.topics"}
+
+    def producer(self, transactional_id: str) -> Properties:
+        """One a shard. Tried on Kafka 4.3: at the default retry back-off each transaction with offsets costs 100 ms."""
+        own = {k: v for k, v in self._common.items() if k != "allow.auto.create.topics"}
+        own |= {
+            "partitioner": "murmur2_random",
+            "linger.ms": 5,
+            "retry.backoff.ms": 5,
+            "transaction.timeout.ms": 10_000,
+            "socket.timeout.ms": 6_000,
+            "compression.type": "lz4",
+        }
+        own |= {k: v for k, v in self._owner.items() if k not in _CONSUMER_ONLY}
+        return own | {"transactional.id": transactional_id, "enable.idempotence": True, "acks": "all"}
+
+    def member(self, group: str) -> Properties:
+        """The one consumer of the control topic, whose assignment is the ownership of shards."""
+        own = self._common | {
+            "session.timeout.ms": 6_000,
+            "heartbeat.interval.ms": 500,
+            "partition.assignment.strategy": "cooperative-sticky",
+            "fetch.wait.max.ms": 100,
+            "socket.timeout.ms": 6_000,
+        }
+        own |= {k: v for k, v in self._owner.items() if k not in _PRODUCER_ONLY}
+        if str(own.get("group.protocol", "classic")).lower() == "consumer":
+            own = {k: v for k, v in own.items() if k not in _CLASSIC_GROUP}
+        return own | {"group.id": group, "enable.auto.commit": False, "auto.offset.reset": "earliest"}
+
+    def reader(self) -> Properties:
+        """Reads partitions from their beginning to their last stable offset; joins no group."""
+        own = self._common | {"fetch.wait.max.ms": 20, "queued.min.messages": 100_000}
+        own |= {k: v for k, v in self._owner.items() if k not in _PRODUCER_ONLY | {"group.protocol", *_CLASSIC_GROUP}}
+        return own | {
+            "group.id": "direct-routing-connector-reader",  # librdkafka wants one; nothing is committed under it
+            "enable.auto.commit": False,
+            "auto.offset.reset": "earliest",
+            "isolation.level": "read_committed",
+            "enable.partition.eof": True,
+        }
+
+    def check(self) -> None:
+        """Raises ConfigurationError when librdkafka refuses a setting; asks no broker."""
+        try:
+            AdminClient(self.admin())
+            from confluent_kafka import Consumer, Producer  # noqa: PLC0415 - built only to have the settings checked
+
+            Producer(self.producer("check"))
+            Consumer(self.member("check")).close()
+        except KafkaException as error:
+            raise ConfigurationError([f"kafka.properties: librdkafka refuses a setting: {error.args[0].str()}"]) from error

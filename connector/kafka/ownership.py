@@ -1,0 +1,181 @@
+"""Membership of the group on the control topic: owning control partition p is owning shard p.
+
+One thread alone touches the consumer: it does nothing but short polls, callbacks and queued requests, since any call
+from another thread waits for as long as a poll runs. After each poll it publishes a snapshot. A shard commits only with
+a snapshot that still holds its partition: the broker's generation guard knows members, not partitions, and accepts
+fresh metadata of a live member for a partition that it has lost.
+"""
+
+import queue
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
+
+from confluent_kafka import Consumer, KafkaException, TopicPartition
+
+from connector import log
+from connector.kafka.clients import Clients
+
+_POLL_S = 0.1
+_HAND_OVER_S = 2.0
+_logger = log.get("kafka")
+
+
+class Command(NamedTuple):
+    """A record of the control topic."""
+
+    offset: int
+    key: bytes | None
+    value: bytes | None
+
+
+class Snapshot(NamedTuple):
+    """What the group knew after a poll."""
+
+    polls: int
+    partitions: frozenset[int]
+    metadata: Any
+
+
+class Owner(Protocol):
+    """Who is told about ownership. Called in the membership's thread: must not block, but for `revoked`."""
+
+    def assigned(self, shards: frozenset[int]) -> None:
+        """These shards came."""
+
+    def revoked(self, shards: frozenset[int]) -> threading.Event:
+        """These shards go; the event is set when they have handed over."""
+
+    def lost(self, shards: frozenset[int]) -> None:
+        """These shards are somebody else's already."""
+
+    def commanded(self, shard: int, command: Command) -> None:
+        """A command for a shard that was opened."""
+
+
+class Membership:
+    """The consumer and its thread."""
+
+    def __init__(self, clients: Clients, group: str, topic: str, owner: Owner) -> None:
+        self._settings = clients.member(group)
+        self._topic = topic
+        self._owner = owner
+        self._requests: queue.SimpleQueue[Callable[[Consumer], None]] = queue.SimpleQueue()
+        self._partitions: frozenset[int] = frozenset()
+        self._opened: set[int] = set()
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="group member", daemon=True)
+        self.snapshot = Snapshot(0, frozenset(), None)
+        self.changed_at = time.monotonic()
+        "When the assignment last changed (monotonic seconds)."
+        self.joined = False
+        "Whether an assignment, maybe an empty one, has come."
+
+    def start(self) -> None:
+        """Joins the group."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Leaves the group; blocks until it has left, 5 s at most."""
+        self._stopping.set()
+        self._thread.join(5.0)
+
+    def open(self, shard: int, offset: int) -> None:
+        """Commands of a shard come from `offset` on."""
+
+        def seek(consumer: Consumer) -> None:
+            if shard not in self._partitions:
+                return
+            partition = TopicPartition(self._topic, shard, offset)
+            try:
+                consumer.seek(partition)
+            except KafkaException:  # not fetched yet: after the next poll
+                self._requests.put(seek)
+                return
+            consumer.resume([partition])
+            self._opened.add(shard)
+
+        self._requests.put(seek)
+
+    def shut(self, shard: int) -> None:
+        """No more commands of a shard, until it is opened again."""
+        self._requests.put(lambda _consumer: self._opened.discard(shard))
+
+    def _run(self) -> None:
+        while not self._stopping.is_set():
+            consumer = Consumer(self._settings)
+            try:
+                consumer.subscribe([self._topic], on_assign=self._assign, on_revoke=self._revoke, on_lost=self._lose)
+                self._poll(consumer)
+            except KafkaException as error:
+                _logger.warning("group_error", error=error.args[0].str(), fatal=True)
+            finally:
+                consumer.close()
+            self._gone()
+            self._stopping.wait(1.0)
+
+    def _poll(self, consumer: Consumer) -> None:
+        """Polls until stopped; raises KafkaException when the consumer is of no more use."""
+        last_error = ""
+        while not self._stopping.is_set():
+            message = consumer.poll(_POLL_S)
+            if message is not None and message.error() is not None:
+                error = message.error()
+                if error.fatal():
+                    raise KafkaException(error)
+                if error.str() != last_error:
+                    last_error = error.str()
+                    _logger.warning("group_error", error=last_error, fatal=False)
+            elif message is not None and message.partition() in self._opened:
+                command = Command(message.offset(), message.key(), message.value())  # type: ignore[arg-type]
+                self._owner.commanded(message.partition(), command)  # type: ignore[arg-type]
+            for _ in range(self._requests.qsize()):
+                self._requests.get()(consumer)
+            self._publish(consumer)
+
+    def _publish(self, consumer: Consumer | None) -> None:
+        metadata = consumer.consumer_group_metadata() if consumer is not None else None
+        self.snapshot = Snapshot(self.snapshot.polls + 1, self._partitions, metadata)
+
+    def _assign(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        shards = frozenset(p.partition for p in partitions)
+        self._partitions |= shards
+        self._opened -= shards
+        self.joined = True
+        self.changed_at = time.monotonic()
+        if shards:
+            self._requests.put(lambda c: self._pause(c, shards))
+            self._owner.assigned(shards)
+
+    def _pause(self, consumer: Consumer, shards: frozenset[int]) -> None:
+        """Commands wait until their shard is restored; what was fetched before is dropped, `open` seeks back."""
+        waiting = [TopicPartition(self._topic, shard) for shard in shards & self._partitions - self._opened]
+        if waiting:
+            consumer.pause(waiting)
+
+    def _revoke(self, _consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        shards = frozenset(p.partition for p in partitions)
+        self.changed_at = time.monotonic()
+        self._opened -= shards
+        if shards:
+            # Still ours while this callback runs: what is in flight may end, nothing new begins.
+            self._owner.revoked(shards).wait(_HAND_OVER_S)
+        self._partitions -= shards
+        self._publish(None)
+
+    def _lose(self, _consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        shards = frozenset(p.partition for p in partitions)
+        self.changed_at = time.monotonic()
+        self._partitions -= shards
+        self._opened -= shards
+        self._publish(None)
+        self._owner.lost(shards)
+
+    def _gone(self) -> None:
+        """The consumer is closed: whatever it still had is lost."""
+        left, self._partitions = self._partitions, frozenset()
+        self._opened.clear()
+        self._publish(None)
+        if left:
+            self._owner.lost(left)

@@ -1,0 +1,54 @@
+"""Reads a shard's partitions of the internal topics to their end."""
+
+import time
+
+from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, TopicPartition
+
+from connector.errors import ShardRestartError
+from connector.kafka.clients import Clients
+
+_BATCH = 10_000
+_SILENCE_S = 20.0
+
+
+def read_compacted(clients: Clients, topics: tuple[str, ...], partition: int) -> dict[str, dict[bytes, bytes]]:
+    """By topic the newest value of each key in one partition, as a read_committed reader sees it now.
+
+    Its end is the EOF event, which is exactly the last stable offset; a watermark may be cached. Blocking. Raises
+    ShardRestartError when nothing comes for a while: brokers are away.
+    """
+    values: dict[str, dict[bytes, bytes]] = {topic: {} for topic in topics}
+    open_topics = set(topics)
+    consumer = Consumer(clients.reader())
+    try:
+        consumer.assign([TopicPartition(topic, partition, OFFSET_BEGINNING) for topic in topics])
+        heard = time.monotonic()
+        while open_topics:
+            messages = consumer.consume(_BATCH, timeout=0.05)
+            if messages:
+                heard = time.monotonic()
+            elif time.monotonic() - heard > _SILENCE_S:
+                raise ShardRestartError(f"reading {', '.join(sorted(open_topics))}, partition {partition}: no answer")
+            for message in messages:
+                error = message.error()
+                topic = message.topic() or ""
+                if error is None:
+                    _apply(values[topic], message.key(), message.value())
+                elif error.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001
+                    open_topics.discard(topic)
+                elif not error.retriable():
+                    raise ShardRestartError(f"reading {topic}, partition {partition}: {error.str()}")
+    except KafkaException as error:
+        raise ShardRestartError(f"reading partition {partition}: {error.args[0].str()}") from error
+    finally:
+        consumer.close()
+    return values
+
+
+def _apply(values: dict[bytes, bytes], key: object, value: object) -> None:
+    if not isinstance(key, bytes):
+        return
+    if isinstance(value, bytes):
+        values[key] = value
+    else:
+        values.pop(key, None)

@@ -1,0 +1,150 @@
+"""The `seen` topic: remembered rows, by tenant and bucket of call start.
+
+Key: `{tenant}/{width}/{bucket}/{number}`: a bucket is `width` hours long, counted from the epoch. Value: a version byte
+and packed entries (rows.ENTRY). The record with the highest number of a bucket is its tail: rewritten until it holds
+SEALED entries. An id may be in several records: its highest revision counts, so their order does not matter.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+import numpy as np
+
+from connector.core.dedup import Entries, Hours, Remembered
+from connector.core.rows import ENTRY
+from connector.errors import RefusedError
+
+VERSION = b"\x01"
+SEALED = 256
+_RECORD_MAX = (64 * 1024 - 1) // ENTRY.itemsize
+_WIDTHS = (1, 4, 24, 96, 384)
+_WORTH_AN_OBJECT = 1_000
+
+
+class Record(NamedTuple):
+    """A record for partition p of an internal topic; value None is a tombstone."""
+
+    key: bytes
+    value: bytes | None
+
+
+class _Bucket(NamedTuple):
+    width: int
+    number: int
+
+    @property
+    def end_hour(self) -> int:
+        return (self.number + 1) * self.width
+
+
+class _Tail(NamedTuple):
+    number: int
+    entries: bytes
+
+
+class Written(NamedTuple):
+    """What a commit writes, and the tails as they are once it has succeeded."""
+
+    records: list[Record]
+    tails: Mapping[_Bucket, _Tail | None]
+
+
+class SeenLog:
+    """One tenant's part of the topic: where the next remembered row is written to."""
+
+    def __init__(self, tenant: str) -> None:
+        self._tenant = tenant
+        self._tails: dict[_Bucket, _Tail] = {}
+        self.width = _WIDTHS[-1]
+
+    def write(self, entries: Entries, hours: Hours) -> Written:
+        """The records that add `entries`; nothing changes until `apply`."""
+        records: list[Record] = []
+        tails: dict[_Bucket, _Tail | None] = {}
+        numbers = hours // self.width
+        for number in np.unique(numbers):
+            bucket = _Bucket(self.width, int(number))
+            tail = self._tails.get(bucket, _Tail(0, b""))
+            packed = tail.entries + entries[numbers == number].tobytes()
+            while True:
+                piece = packed[: _RECORD_MAX * ENTRY.itemsize]
+                records.append(Record(self._key(bucket, tail.number), VERSION + piece))
+                if len(piece) < SEALED * ENTRY.itemsize:
+                    tail = _Tail(tail.number, piece)
+                    break
+                tail = _Tail(tail.number + 1, b"")
+                packed = packed[len(piece) :]
+                if not packed:
+                    break
+            tails[bucket] = tail
+        return Written(records, tails)
+
+    def forget(self, before_hour: int, most: int) -> Written:
+        """Tombstones for buckets that ended before an hour; about `most` of them, the rest another time."""
+        records: list[Record] = []
+        tails: dict[_Bucket, _Tail | None] = {}
+        for bucket, tail in self._tails.items():
+            if bucket.end_hour <= before_hour and len(records) < most:
+                records += [Record(self._key(bucket, number), None) for number in range(tail.number + 1)]
+                tails[bucket] = None
+        return Written(records, tails)
+
+    def apply(self, written: Written) -> None:
+        """The commit that `written` was for has succeeded."""
+        for bucket, tail in written.tails.items():
+            if tail is None:
+                self._tails.pop(bucket, None)
+            else:
+                self._tails[bucket] = tail
+
+    def fit_width(self, remembered: int, hours: int) -> None:
+        """Buckets as short as it takes for one to be worth an object: `remembered` rows over so many hours."""
+        rows_an_hour = remembered / max(1, hours)
+        self.width = next((w for w in _WIDTHS if rows_an_hour * w >= _WORTH_AN_OBJECT), _WIDTHS[-1])
+
+    def restored(self, bucket: _Bucket, tail: _Tail) -> None:
+        """A bucket's tail as it was found in the topic."""
+        known = self._tails.get(bucket)
+        if known is None or tail.number >= known.number:
+            self._tails[bucket] = tail
+
+    def _key(self, bucket: _Bucket, number: int) -> bytes:
+        return f"{self._tenant}/{bucket.width}/{bucket.number}/{number}".encode()
+
+
+def restore(records: Mapping[bytes, bytes]) -> dict[str, tuple[Remembered, SeenLog]]:
+    """What is remembered of each tenant, from the newest value of each key of a partition.
+
+    Raises RefusedError for a record that a newer version wrote.
+    """
+    values: dict[str, list[bytes]] = defaultdict(list)
+    last_hours: dict[str, list[int]] = defaultdict(list)
+    logs: dict[str, SeenLog] = {}
+    for key, value in records.items():
+        if value[:1] != VERSION:
+            raise RefusedError(
+                f"the seen topic holds a record of version {value[0]}, this program reads version {VERSION[0]}: "
+                "run the version that wrote it, or a newer one"
+            )
+        tenant, width, number, record_number = key.decode().rsplit("/", 3)
+        bucket = _Bucket(int(width), int(number))
+        entries = value[1:]
+        sealed = len(entries) >= SEALED * ENTRY.itemsize
+        tail = _Tail(int(record_number) + 1, b"") if sealed else _Tail(int(record_number), entries)
+        logs.setdefault(tenant, SeenLog(tenant)).restored(bucket, tail)
+        values[tenant].append(entries)
+        last_hours[tenant].append(bucket.end_hour - 1)
+    result = {}
+    for tenant, log in logs.items():
+        remembered = Remembered()
+        lengths = [len(entries) // ENTRY.itemsize for entries in values[tenant]]
+        hours = np.repeat(np.array(last_hours[tenant], np.uint32), lengths)
+        remembered.restore(np.frombuffer(b"".join(values.pop(tenant)), ENTRY), hours)
+        result[tenant] = (remembered, log)
+    return result
+
+
+def merge(parts: Iterable[Written]) -> list[Record]:
+    """The records of several parts, in order."""
+    return [record for part in parts for record in part.records]

@@ -1,0 +1,183 @@
+"""The `state` topic: one record a shard, one a tenant. JSON, versioned; an older version is read, a newer one refused.
+
+Keys: `shard`; `checkpoint/{tenant}`. Instants are epoch seconds: windows lie on whole seconds.
+"""
+
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from typing import NamedTuple
+
+import msgspec
+
+from connector.core.coverage import Coverage, Read, Window
+from connector.core.instants import EPOCH
+from connector.core.windows import Run, State, Sweep, SweepState
+from connector.errors import RefusedError
+from connector.kafka.seen import Record
+
+VERSION = 1
+_SHARD = b"shard"
+_CHECKPOINT = "checkpoint/"
+
+
+class Home(NamedTuple):
+    """What the state belongs to."""
+
+    app: str
+    cluster: str
+    topic: str
+
+
+class ShardRecord(msgspec.Struct, frozen=True):
+    """What a shard knows of itself. `control`: offset of the next command to apply."""
+
+    app: str
+    cluster: str
+    topic: str
+    control: int
+    v: int = VERSION
+
+
+class Checkpoint(msgspec.Struct, frozen=True):
+    """What a shard knows of a tenant, beside the remembered rows."""
+
+    topic: str
+    state: State
+    records: int = 0
+    "Published to the row topic so far."
+    offsets: tuple[int, ...] = ()
+    "For each partition of the row topic the next offset after the tenant's last record; 0 where none."
+    stated: tuple[tuple[int, int], ...] = ()
+    "What was last said on the progress topic: (overlap, complete through), epoch seconds."
+
+
+class _SweepRecord(msgspec.Struct, array_like=True):
+    every_ms: int
+    overlap_ms: int
+    through: int
+    due: int
+    last_ok: int | None
+    run: tuple[int, int, int] | None
+    running: bool
+
+
+class _CheckpointRecord(msgspec.Struct):
+    v: int
+    topic: str
+    start: int
+    sweeps: list[_SweepRecord]
+    coverage: list[tuple[int, int, int, int]]
+    records: int = 0
+    offsets: tuple[int, ...] = ()
+    stated: tuple[tuple[int, int], ...] = ()
+
+
+class _Version(msgspec.Struct):
+    v: int
+
+
+class Restored(NamedTuple):
+    """What the state topic says of a shard; None for one that was never written."""
+
+    shard: ShardRecord | None
+    checkpoints: dict[str, Checkpoint]
+
+
+def shard_record(home: Home, control: int) -> Record:
+    """The record of a shard."""
+    return Record(_SHARD, msgspec.json.encode(ShardRecord(home.app, home.cluster, home.topic, control)))
+
+
+def checkpoint_record(tenant: str, checkpoint: Checkpoint) -> Record:
+    """The record of a tenant, whose lower-case id is `tenant`."""
+    state = checkpoint.state
+    sweeps = [
+        _SweepRecord(
+            s.sweep.every // _MS,
+            s.sweep.overlap // _MS,
+            _seconds(s.through),
+            _seconds(s.due),
+            None if s.last_ok is None else _seconds(s.last_ok),
+            None if s.run is None else (_seconds(s.run.started), _seconds(s.run.window.start), _seconds(s.run.window.end)),
+            s.running,
+        )
+        for s in state.sweeps
+    ]
+    coverage = [(_seconds(r.start), _seconds(r.end), _seconds(r.at), int(r.steady)) for r in state.coverage.reads]
+    record = _CheckpointRecord(
+        VERSION,
+        checkpoint.topic,
+        _seconds(state.start),
+        sweeps,
+        coverage,
+        checkpoint.records,
+        checkpoint.offsets,
+        checkpoint.stated,
+    )
+    return Record(f"{_CHECKPOINT}{tenant}".encode(), msgspec.json.encode(record))
+
+
+def restore(records: Mapping[bytes, bytes]) -> Restored:
+    """A shard's state from the newest value of each key of its partition. Raises RefusedError for a newer version's."""
+    shard = None
+    checkpoints = {}
+    for key, value in records.items():
+        try:
+            version = msgspec.json.decode(value, type=_Version).v
+        except msgspec.DecodeError as error:
+            raise RefusedError(f"the state topic holds a record that is none of ours (key {key!r})") from error
+        if version > VERSION:
+            raise RefusedError(
+                f"the state topic holds a record of version {version}, this program reads version {VERSION} and older: "
+                "run the version that wrote it, or a newer one"
+            )
+        if key == _SHARD:
+            shard = msgspec.json.decode(value, type=ShardRecord)
+        elif key.startswith(_CHECKPOINT.encode()):
+            checkpoints[key.decode().removeprefix(_CHECKPOINT)] = _checkpoint(value)
+    return Restored(shard, checkpoints)
+
+
+def check_home(shard: ShardRecord | None, home: Home) -> None:
+    """Raises RefusedError when the state was written for another topic or cluster."""
+    if shard is None:
+        return
+    if shard.cluster != home.cluster:
+        raise RefusedError(
+            f"the state of app {home.app} was written for Kafka cluster {shard.cluster}, this is {home.cluster}: "
+            "set kafka.app to a name of its own for this cluster, or restore the topic together with its state"
+        )
+    if shard.topic != home.topic:
+        raise RefusedError(
+            f"the state of app {home.app} was written for topic {shard.topic}, kafka.topic is {home.topic}: "
+            "set kafka.topic back, or set kafka.app to a new name to read everything again into the new topic"
+        )
+
+
+_MS = timedelta(milliseconds=1)
+
+
+def _checkpoint(value: bytes) -> Checkpoint:
+    record = msgspec.json.decode(value, type=_CheckpointRecord)
+    sweeps = tuple(
+        SweepState(
+            Sweep(s.every_ms * _MS, s.overlap_ms * _MS),
+            _instant(s.through),
+            _instant(s.due),
+            None if s.last_ok is None else _instant(s.last_ok),
+            None if s.run is None else Run(_instant(s.run[0]), Window(_instant(s.run[1]), _instant(s.run[2]))),
+            s.running,
+        )
+        for s in record.sweeps
+    )
+    reads = tuple(Read(_instant(a), _instant(b), _instant(at), bool(steady)) for a, b, at, steady in record.coverage)
+    state = State(_instant(record.start), sweeps, Coverage(reads))
+    return Checkpoint(record.topic, state, record.records, record.offsets, record.stated)
+
+
+def _seconds(moment: datetime) -> int:
+    return (moment - EPOCH) // timedelta(seconds=1)
+
+
+def _instant(seconds: int) -> datetime:
+    return EPOCH + timedelta(seconds=seconds)

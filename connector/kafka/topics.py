@@ -1,0 +1,217 @@
+"""The topics: created with the settings that the promise needs, or checked.
+
+Only what would break the promise is refused; a broker that will not tell a topic's settings is a warning.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, ResourceType
+
+from connector import log
+from connector.errors import RefusedError
+from connector.kafka.clients import Clients
+
+_logger = log.get("kafka")
+_TIMEOUT_S = 10.0
+_DAY_MS = 86_400_000
+
+_COMPACTED = {
+    "cleanup.policy": "compact",
+    "segment.ms": "3600000",
+    "segment.bytes": str(64 * 1024 * 1024),
+    "min.cleanable.dirty.ratio": "0.1",
+    "max.compaction.lag.ms": "3600000",
+    "delete.retention.ms": "3600000",
+}
+
+
+class Topic(NamedTuple):
+    """A topic as it would be created. `partitions` of one that exists is checked only where `fixed`."""
+
+    name: str
+    partitions: int
+    settings: Mapping[str, str]
+    fixed: bool = False
+    compacted: bool | None = None
+
+
+class Names(NamedTuple):
+    """What the internal topics and the group are called."""
+
+    app: str
+
+    @property
+    def control(self) -> str:
+        """Commands; its consumer group decides who owns which shard."""
+        return f"{self.app}.control"
+
+    @property
+    def state(self) -> str:
+        """Checkpoints, coverage, jobs."""
+        return f"{self.app}.state"
+
+    @property
+    def seen(self) -> str:
+        """Remembered rows."""
+        return f"{self.app}.seen"
+
+    def transactional_id(self, shard: int) -> str:
+        """Of the one producer of a shard."""
+        return f"{self.app}-{shard}"
+
+
+def dead_letters(topic: str) -> str:
+    """Rows of a topic that do not fit."""
+    return f"{topic}.dlq"
+
+
+def progress(topic: str) -> str:
+    """What is complete of a topic."""
+    return f"{topic}.progress"
+
+
+def wanted(
+    app: str, row_topics: Sequence[str], shards: int, partitions: int, topic_settings: Mapping[str, str]
+) -> list[Topic]:
+    """Every topic that the connector uses."""
+    names = Names(app)
+    topics = []
+    for topic in dict.fromkeys(row_topics):
+        topics += [
+            Topic(topic, partitions, topic_settings),
+            Topic(dead_letters(topic), partitions, {"cleanup.policy": "delete", "retention.ms": str(30 * _DAY_MS)}),
+            Topic(progress(topic), 1, {"cleanup.policy": "delete", "retention.ms": str(7 * _DAY_MS)}),
+        ]
+    control = {"cleanup.policy": "delete", "retention.ms": str(30 * _DAY_MS)}
+    return [
+        *topics,
+        Topic(names.control, shards, control, fixed=True, compacted=False),
+        Topic(names.state, shards, _COMPACTED, fixed=True, compacted=True),
+        Topic(names.seen, shards, _COMPACTED, fixed=True, compacted=True),
+    ]
+
+
+class Found(NamedTuple):
+    """The cluster, and the partitions of each topic that exists."""
+
+    cluster: str
+    partitions: Mapping[str, int]
+
+
+class Admin:
+    """Blocking calls about topics; each ends within seconds. Raises KafkaException while brokers are away."""
+
+    def __init__(self, clients: Clients) -> None:
+        self._client = AdminClient(clients.admin())
+
+    def look(self, timeout_s: float = _TIMEOUT_S) -> Found:
+        """The cluster's id and its topics."""
+        metadata = self._client.list_topics(timeout=timeout_s)
+        partitions = {name: len(topic.partitions) for name, topic in metadata.topics.items() if topic.error is None}
+        return Found(str(metadata.cluster_id), partitions)
+
+    def create(self, topics: Sequence[Topic], replication_factor: int) -> None:
+        """Creates topics; one that exists by now is fine."""
+        new = [
+            NewTopic(t.name, num_partitions=t.partitions, replication_factor=replication_factor, config=dict(t.settings))
+            for t in topics
+        ]
+        for name, future in self._client.create_topics(new, operation_timeout=_TIMEOUT_S).items():
+            try:
+                future.result(timeout=2 * _TIMEOUT_S)
+                _logger.info("topic_created", topic=name)
+            except KafkaException as error:
+                code = error.args[0].code()
+                if code == KafkaError.TOPIC_ALREADY_EXISTS:
+                    continue
+                if code in _PERMANENT:
+                    raise RefusedError(
+                        f"creating topic {name}: {error.args[0].str()}: grant the connector the right to create it, "
+                        "or create it yourself and set kafka.create_topics = false"
+                    ) from error
+                raise
+
+    def settings(self, names: Sequence[str]) -> dict[str, dict[str, str]]:
+        """The settings of topics; those that the broker will not tell are left out."""
+        result: dict[str, dict[str, str]] = {}
+        resources = [ConfigResource(ResourceType.TOPIC, name) for name in names]
+        for resource, future in self._client.describe_configs(resources, request_timeout=_TIMEOUT_S).items():
+            try:
+                entries = future.result(timeout=2 * _TIMEOUT_S)
+            except KafkaException as error:
+                _logger.warning("topic_settings_unknown", topic=resource.name, error=error.args[0].str())
+                continue
+            result[resource.name] = {name: entry.value for name, entry in entries.items()}
+        return result
+
+    def ensure(self, topics: Sequence[Topic], *, create: bool, replication_factor: int) -> Found:
+        """Creates what is missing and checks what exists.
+
+        Raises RefusedError for what waiting cannot mend, KafkaException for what it can.
+        """
+        found = self.look()
+        missing = [topic for topic in topics if topic.name not in found.partitions]
+        if missing and create:
+            self.create(missing, replication_factor)
+            found = self.look()
+            missing = [topic for topic in topics if topic.name not in found.partitions]
+            if missing:
+                raise KafkaException(KafkaError(KafkaError.UNKNOWN_TOPIC_OR_PART, "topics are not visible yet"))
+        if missing:
+            # A broker may create topics by itself, librdkafka's mock cluster does; asking for one by name is enough.
+            for topic in missing:
+                self._client.list_topics(topic.name, timeout=_TIMEOUT_S)
+            found = self.look()
+            missing = [topic for topic in topics if topic.name not in found.partitions]
+        if missing:
+            raise RefusedError(
+                "these topics do not exist and kafka.create_topics is false: "
+                + "; ".join(f"{topic.name} (create it with: {_create_command(topic)})" for topic in missing)
+            )
+        self._check(topics, found)
+        return found
+
+    def _check(self, topics: Sequence[Topic], found: Found) -> None:
+        problems = []
+        fixed = [topic for topic in topics if topic.fixed]
+        for topic in fixed:
+            has = found.partitions[topic.name]
+            if has != topic.partitions:
+                problems.append(
+                    f"topic {topic.name} has {has} partitions, kafka.shards is {topic.partitions}: set kafka.shards = {has}, "
+                    f"or, if it was never used, delete it and create it with: {_create_command(topic)}"
+                )
+        settings = self.settings([topic.name for topic in fixed if topic.compacted is not None])
+        for topic in fixed:
+            policy = settings.get(topic.name, {}).get("cleanup.policy")
+            if policy is not None and ("compact" in policy) is not topic.compacted or policy == "compact,delete":
+                right = topic.settings["cleanup.policy"]
+                problems.append(
+                    f"topic {topic.name} has cleanup.policy={policy}, it must be {right}: repair it with: kafka-configs.sh "
+                    f"--bootstrap-server BROKER --alter --entity-type topics --entity-name {topic.name} "
+                    f"--add-config cleanup.policy={right}"
+                )
+        if problems:
+            raise RefusedError("\n".join(problems))
+
+
+_PERMANENT = frozenset(
+    {
+        KafkaError.TOPIC_AUTHORIZATION_FAILED,
+        KafkaError.CLUSTER_AUTHORIZATION_FAILED,
+        KafkaError.INVALID_REPLICATION_FACTOR,
+        KafkaError.INVALID_CONFIG,
+        KafkaError.INVALID_PARTITIONS,
+        KafkaError.POLICY_VIOLATION,
+        KafkaError.TOPIC_EXCEPTION,
+    }
+)
+
+
+def _create_command(topic: Topic) -> str:
+    settings = "".join(f" --config {name}={value}" for name, value in topic.settings.items())
+    return (
+        f"kafka-topics.sh --bootstrap-server BROKER --create --topic {topic.name} --partitions {topic.partitions}{settings}"
+    )

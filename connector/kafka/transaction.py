@@ -1,0 +1,212 @@
+"""One shard's producer: everything of a batch in one transaction, or nothing.
+
+1. An error before commit was called that wants an abort, and an abort that succeeds, prove that nothing landed: the
+   producer stays good (AbortedError). Every classic rebalance causes one.
+2. After any other failure or time-out the outcome is unknown: the producer is dropped (ShardRestartError) and the shard
+   starts again from what the topics say. `retriable()` is no excuse: librdkafka sets it for a commit that timed out,
+   and such commits have landed. Commit is never called twice.
+3. A fenced producer (FencedError) means that somebody else has the transactional id.
+
+A thread of its own for each producer: commit and send-offsets block.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple, TypeVar
+
+from confluent_kafka import KafkaError, KafkaException, Message, Producer, TopicPartition
+
+from connector.errors import ConnectorError, FencedError, ShardRestartError
+from connector.kafka.clients import Clients
+
+_FLUSH_S = 15.0
+_CALL_S = 10.0
+_INIT_S = 15.0
+_FENCED = frozenset({KafkaError._FENCED, KafkaError.INVALID_PRODUCER_EPOCH, 90})  # noqa: SLF001 - 90: PRODUCER_FENCED
+_T = TypeVar("_T")
+
+
+class AbortedError(ConnectorError):
+    """The transaction was aborted for certain: nothing landed, producer and memory are good."""
+
+
+class Outgoing(NamedTuple):
+    """A record to produce; partition -1 lets the key decide. Timestamp in epoch milliseconds, 0 for now."""
+
+    topic: str
+    key: bytes | None
+    value: bytes | None
+    partition: int = -1
+    timestamp_ms: int = 0
+    headers: list[tuple[str, bytes]] | None = None
+
+
+class Position(NamedTuple):
+    """What a transaction says of the control topic, and as which member of the group."""
+
+    topic: str
+    partition: int
+    offset: int
+    metadata: Any
+    "The consumer's group metadata, as fresh as the last poll."
+
+
+Offsets = dict[tuple[str, int], int]
+"Last offset written, by topic and partition."
+
+
+class Transactions:
+    """A transactional producer, used by its own thread alone. Raises as the module says."""
+
+    def __init__(self, clients: Clients, transactional_id: str) -> None:
+        self._settings = clients.producer(transactional_id)
+        self._id = transactional_id
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"producer {transactional_id}")
+        self._producer: Producer | None = None
+
+    async def call(self, function: Callable[..., _T], *arguments: Any) -> _T:
+        """Runs a function in the producer's thread; waits for its end even when cancelled."""
+        future = asyncio.get_running_loop().run_in_executor(self._thread, function, *arguments)
+        try:
+            return await asyncio.shield(future)
+        except asyncio.CancelledError:
+            await asyncio.wait([future])
+            raise
+
+    def open(self) -> None:
+        """Fences whoever had the transactional id, and ends its open transaction."""
+        try:
+            self._producer = Producer(self._settings)
+            self._producer.init_transactions(_INIT_S)
+        except KafkaException as error:
+            self._drop()
+            raise _after(error, f"initialising transactions of {self._id}") from error
+
+    def commit(
+        self,
+        records: Iterable[Outgoing],
+        last: Callable[[Offsets], Sequence[Outgoing]],
+        position: Position,
+        watched: frozenset[str],
+    ) -> Offsets:
+        """Produces and commits `records`, then what `last` makes of their offsets, with the position of the group.
+
+        `watched`: the topics whose offsets are wanted. Returns them.
+        """
+        producer = self._producer
+        if producer is None:
+            raise ShardRestartError(f"{self._id} has no producer")
+        try:
+            offsets = self._fill(producer, records, last, position, watched)
+        except KafkaException as error:
+            self._abort(producer, error)
+        try:
+            producer.commit_transaction(_CALL_S)
+        except KafkaException as error:
+            self._drop()
+            raise _after(error, f"committing a transaction of {self._id}") from error
+        return offsets
+
+    def _fill(
+        self,
+        producer: Producer,
+        records: Iterable[Outgoing],
+        last: Callable[[Offsets], Sequence[Outgoing]],
+        position: Position,
+        watched: frozenset[str],
+    ) -> Offsets:
+        offsets: Offsets = {}
+        failures: list[KafkaError] = []
+
+        def delivered(error: KafkaError | None, message: Message) -> None:
+            if error is not None:
+                failures.append(error)
+            else:
+                offsets[message.topic(), message.partition()] = message.offset()  # type: ignore[index,assignment]
+
+        def failed(error: KafkaError | None, _message: Message) -> None:
+            if error is not None:
+                failures.append(error)
+
+        producer.begin_transaction()
+        for record in records:
+            _produce(producer, record, delivered if record.topic in watched else failed)
+        self._flush(producer, failures)
+        for record in last(offsets):
+            _produce(producer, record, failed)
+        self._flush(producer, failures)
+        control = TopicPartition(position.topic, position.partition, position.offset)
+        producer.send_offsets_to_transaction([control], position.metadata, _CALL_S)
+        return offsets
+
+    def _flush(self, producer: Producer, failures: list[KafkaError]) -> None:
+        left = producer.flush(_FLUSH_S)
+        if failures:
+            raise KafkaException(failures[0])
+        if left:
+            self._drop()
+            raise ShardRestartError(f"{left} records of a transaction of {self._id} were not acknowledged in time")
+
+    def _abort(self, producer: Producer, error: KafkaException) -> None:
+        """Ends a transaction that failed before commit was called; always raises."""
+        what = f"writing a transaction of {self._id}"
+        cause = error.args[0]
+        # A record that was not delivered leaves the transaction abortable, though its own error does not say so.
+        if (cause.txn_requires_abort() or cause.code() in _UNDELIVERED) and not _is_fenced(cause):
+            try:
+                producer.abort_transaction(_CALL_S)
+            except KafkaException as second:
+                self._drop()
+                raise _after(second, f"aborting a transaction of {self._id}") from second
+            raise AbortedError(f"{what}: {cause.str()}") from error
+        self._drop()
+        raise _after(error, what) from error
+
+    def _drop(self) -> None:
+        """Lets go of the producer without waiting for what it has in flight."""
+        producer, self._producer = self._producer, None
+        if producer is not None:
+            producer.purge(blocking=False)
+
+    async def close(self) -> None:
+        """Lets go of producer and thread. An open transaction is aborted by whoever opens the id next."""
+        try:
+            await self.call(self._drop)
+        finally:
+            self._thread.shutdown(wait=False)
+
+
+_UNDELIVERED = frozenset({KafkaError._MSG_TIMED_OUT, KafkaError._PURGE_QUEUE, KafkaError._PURGE_INFLIGHT})  # noqa: SLF001
+
+
+def _produce(producer: Producer, record: Outgoing, on_delivery: Callable[[Any, Message], None]) -> None:
+    deadline = time.monotonic() + _FLUSH_S
+    while True:
+        try:
+            producer.produce(
+                record.topic,
+                value=record.value,
+                key=record.key,
+                partition=record.partition,
+                on_delivery=on_delivery,
+                timestamp=record.timestamp_ms,
+                headers=record.headers,  # type: ignore[arg-type]
+            )
+        except BufferError:
+            if time.monotonic() > deadline:
+                raise KafkaException(KafkaError(KafkaError._QUEUE_FULL)) from None  # noqa: SLF001
+            producer.poll(0.1)
+        else:
+            return
+
+
+def _is_fenced(error: KafkaError) -> bool:
+    return error.code() in _FENCED
+
+
+def _after(error: KafkaException, what: str) -> ShardRestartError:
+    cause = error.args[0]
+    kind = FencedError if _is_fenced(cause) else ShardRestartError
+    return kind(f"{what}: {cause.str()}")

@@ -1,0 +1,63 @@
+"""When requests came, and which of them throttling refuses. Times are monotonic seconds, passed in."""
+
+import math
+from collections import deque
+from dataclasses import dataclass
+from datetime import datetime
+
+WINDOW_S = 60.0
+_REMEMBERED = 100_000
+
+
+@dataclass(slots=True)
+class Request:
+    """One request as it was answered: status 0 is a connection closed without an answer."""
+
+    at: datetime
+    kind: str
+    tenant: str | None
+    url: str
+    status: int = 0
+    fault: str | None = None
+    rows: int = 0
+    complete: bool = False
+    client_request_id: str | None = None
+    request_id: str = ""
+    retry_after: str | None = None
+
+
+class Arrivals:
+    """The requests of one tenant to one collection in the last 60 s; those that were refused count too."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.most = 0
+        self.total = 0
+        self._times: deque[float] = deque()
+
+    def arrive(self, now: float) -> float | None:
+        """Count a request; return None when it may pass, else for how many seconds none will."""
+        while self._times and self._times[0] <= now - WINDOW_S:
+            self._times.popleft()
+        self._times.append(now)
+        self.total += 1
+        self.most = max(self.most, len(self._times))
+        if not self.limit or len(self._times) <= self.limit:
+            return None
+        return max(1.0, math.ceil(self._times[-self.limit] + WINDOW_S - now))
+
+
+class Visits:
+    """The newest requests, and counters of all."""
+
+    def __init__(self) -> None:
+        self.requests: deque[Request] = deque(maxlen=_REMEMBERED)
+        self.counts: dict[tuple[str, str | None, int], int] = {}
+        self.total = 0
+
+    def note(self, request: Request) -> None:
+        """Remember a request once it is answered."""
+        self.requests.append(request)
+        key = (request.kind, request.tenant, request.status)
+        self.counts[key] = self.counts.get(key, 0) + 1
+        self.total += 1

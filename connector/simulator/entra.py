@@ -1,0 +1,78 @@
+"""The sign-in over HTTP, faults included."""
+
+import asyncio
+import re
+from uuid import uuid4
+
+import msgspec
+from aiohttp import web
+
+from connector.simulator.arrivals import Request
+from connector.simulator.graph import drop, html, never, retry_after, root_of
+from connector.simulator.sign_in import Answer
+from connector.simulator.world import World
+
+DISCOVERY = re.compile(r"/([^/]+)/v2\.0/\.well-known/openid-configuration", re.IGNORECASE)
+TOKEN = re.compile(r"/([^/]+)/oauth2/v2\.0/token", re.IGNORECASE)
+
+
+async def answer(world: World, request: web.Request) -> web.StreamResponse:
+    """Answer a request to the sign-in, and note it."""
+    token = TOKEN.fullmatch(request.path)
+    found = token or DISCOVERY.fullmatch(request.path)
+    name = found[1].lower() if found else ""
+    tenant = name if name in world.tenants else None
+    note = Request(
+        at=world.now(),
+        kind="token" if token else "discovery",
+        tenant=tenant,
+        url=request.raw_path,
+        client_request_id=request.headers.get("client-request-id"),
+        request_id=str(uuid4()),
+    )
+    try:
+        response = await _answer(world, request, note, found[1] if found else "")
+    except ConnectionError:
+        world.visits.note(note)
+        raise
+    closed = request.transport is None or request.transport.is_closing()
+    note.status = 0 if closed else response.status
+    note.complete = not closed
+    note.retry_after = response.headers.get("Retry-After")
+    world.visits.note(note)
+    return response
+
+
+async def _answer(world: World, request: web.Request, note: Request, tenant: str) -> web.StreamResponse:
+    faults = world.faults
+    if faults.setting("sign_in_down", note.tenant):
+        note.fault = "sign_in_down"
+        return drop(request)
+    if faults.strikes("sign_in_hang", note.tenant):
+        note.fault = "sign_in_hang"
+        await never(request)
+    if faults.strikes("sign_in_slow", note.tenant):
+        note.fault = "sign_in_slow"
+        await asyncio.sleep(faults.number("slow_s", note.tenant))
+    if faults.strikes("sign_in_error", note.tenant):
+        note.fault = "sign_in_error"
+        return html(faults.random.choice((500, 502, 503)))
+    if faults.strikes("sign_in_throttled", note.tenant):
+        note.fault = "sign_in_throttled"
+        body = Answer(429, {"error": "temporarily_unavailable", "error_description": "AADSTS90055: Too many requests."})
+        return _json(body, retry_after(world, note.tenant))
+    if note.kind == "discovery":
+        return _json(world.sign_in.discovery(tenant, root_of(request), world.epoch_s()))
+    if request.method != "POST":
+        return web.Response(status=405)
+    form = {name: value for name, value in (await request.post()).items() if isinstance(value, str)}
+    return _json(world.sign_in.token(tenant, form, world.epoch_s()))
+
+
+def _json(found: Answer, headers: dict[str, str] | None = None) -> web.Response:
+    return web.Response(
+        status=found.status,
+        body=msgspec.json.encode(found.body),
+        content_type="application/json",
+        headers={"Cache-Control": "no-store, no-cache", "Pragma": "no-cache", **(headers or {})},
+    )

@@ -1,0 +1,403 @@
+"""Graph's answers to getDirectRoutingCalls, faults included."""
+
+import asyncio
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+from typing import NoReturn
+from urllib.parse import unquote
+from uuid import uuid4
+
+import msgspec
+from aiohttp import web
+
+from connector.simulator.arrivals import Request
+from connector.simulator.pages import Page
+from connector.simulator.world import Tenant, World, to_ms
+
+LONGEST_RANGE = timedelta(days=90)
+JSON_TYPE = "application/json;odata.metadata=minimal;odata.streaming=true;IEEE754Compatible=false;charset=utf-8"
+CHALLENGE = (
+    'Bearer realm="", authorization_uri="https://login.microsoftonline.com/common/oauth2/authorize", '
+    'client_id="00000003-0000-0000-c000-000000000000"'
+)
+
+_CALL = re.compile(
+    r"/(v1\.0|beta)/communications/callRecords/(?:microsoft\.graph\.callRecords\.)?"
+    r"getDirectRoutingCalls\(([^()]*)\)/?",
+    re.IGNORECASE,
+)
+_ARGUMENTS = re.compile(r"\s*fromDateTime=([^,]*),\s*toDateTime=([^,]*)", re.IGNORECASE)
+_INSTANT = re.compile(
+    r"(\d{4}-\d{2}-\d{2})(?:T(\d{2}:\d{2})(:\d{2})?(?:\.(\d{1,7}))?(Z|[+-]\d{2}:\d{2}))?", re.IGNORECASE
+)
+_STATUSES = (500, 502, 503, 504, 509)
+_GARBAGE = (
+    b"\x1f\x8b\x08\x00garbage\xff\xfe",
+    b'{"@odata.context":"x","value":[{"id":"\xff\xfe"}]}',
+    b"<!DOCTYPE html><html><body><h1>Our services aren't available right now</h1></body></html>",
+    b"",
+    b"null}",
+)
+_NOT_PAGES = (
+    b"[]",
+    b"{}",
+    b"null",
+    b"42",
+    b'"page"',
+    b'{"value":null}',
+    b'{"value":{}}',
+    b'{"value":"none"}',
+    b'{"error":{"code":"UnknownError","message":"","innerError":{}}}',
+)
+
+
+class _Ended(Exception):  # noqa: N818
+    """The answer is decided."""
+
+    def __init__(self, response: web.StreamResponse, fault: str | None = None) -> None:
+        super().__init__()
+        self.response = response
+        self.fault = fault
+
+
+@dataclass(slots=True)
+class _Question:
+    request: web.Request
+    note: Request
+    tenant: Tenant
+    is_beta: bool = False
+    arguments: str = ""
+    skip: int = 0
+    marker: str = ""
+    bounds: tuple[int, int] = (0, 0)
+
+    @property
+    def address(self) -> str:
+        """The address without its query, as it was asked for."""
+        return f"{root_of(self.request)}{self.request.raw_path.partition('?')[0]}"
+
+
+def root_of(request: web.Request) -> str:
+    """Return scheme and host as the client knows them."""
+    return f"https://{request.host}"
+
+
+def parse_instant(text: str) -> datetime:
+    """Return what Graph takes for an argument: a date, or date and time with Z or an offset; ValueError otherwise."""
+    found = _INSTANT.fullmatch(text.strip())
+    if not found:
+        message = f"Invalid date time: {text}"
+        raise ValueError(message)
+    date, minute, second, fraction, zone = found.groups()
+    if minute is None:
+        return datetime.fromisoformat(f"{date}T00:00:00+00:00")
+    zone = "+00:00" if zone.upper() == "Z" else zone
+    return datetime.fromisoformat(f"{date}T{minute}{second or ':00'}.{(fraction or '0')[:6]:0<6}{zone}").astimezone(UTC)
+
+
+def error(world: World, note: Request, status: int, code: str, text: str, **headers: str) -> web.Response:
+    """Return an error with Graph's body."""
+    body = {
+        "error": {
+            "code": code,
+            "message": text,
+            "innerError": {
+                "date": f"{world.now():%Y-%m-%dT%H:%M:%S}",
+                "request-id": note.request_id,
+                "client-request-id": note.client_request_id or note.request_id,
+            },
+        }
+    }
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    return web.Response(status=status, body=msgspec.json.encode(body), headers={"Content-Type": JSON_TYPE, **named})
+
+
+def html(status: int, headers: Mapping[str, str] | None = None) -> web.Response:
+    """Return what a gateway says."""
+    text = f"<html><head><title>{status}</title></head><body><h1>{status} Service error</h1></body></html>"
+    return web.Response(status=status, text=text, content_type="text/html", headers=headers)
+
+
+def retry_after(world: World, tenant: str | None, seconds: float | None = None) -> dict[str, str]:
+    """Return a Retry-After header as the faults say, or for `seconds` in whole ones."""
+    if seconds is not None:
+        return {"Retry-After": str(int(seconds))}
+    form = world.faults.setting("retry_after", tenant)
+    if form == "mixed":
+        form = world.faults.random.choice(("seconds", "date", "none"))
+    wait_s = world.faults.number("retry_after_s", tenant)
+    if form == "none":
+        return {}
+    if form == "date":
+        moment = world.now() + timedelta(seconds=wait_s + 0.999)
+        return {"Retry-After": format_datetime(moment.astimezone(UTC), usegmt=True)}
+    return {"Retry-After": f"{wait_s:g}"}
+
+
+async def never(request: web.Request) -> NoReturn:
+    """Wait until the client goes away."""
+    while request.transport is not None and not request.transport.is_closing():
+        await asyncio.sleep(0.05)
+    raise ConnectionResetError
+
+
+def drop(request: web.Request) -> web.Response:
+    """Close the connection without an answer."""
+    if request.transport is not None:
+        request.transport.abort()
+    return web.Response(status=503)
+
+
+async def answer(world: World, request: web.Request) -> web.StreamResponse:
+    """Answer a request to Graph, and note it."""
+    note = Request(
+        at=world.now(),
+        kind="graph",
+        tenant=None,
+        url=request.raw_path,
+        client_request_id=request.headers.get("client-request-id"),
+        request_id=str(uuid4()),
+    )
+    try:
+        response = await _answer(world, request, note)
+    except _Ended as ended:
+        response = ended.response
+        note.fault = ended.fault
+    except ConnectionError:
+        world.visits.note(note)
+        raise
+    note.retry_after = response.headers.get("Retry-After")
+    closed = request.transport is None or request.transport.is_closing()
+    note.status = 0 if closed and not response.prepared else response.status
+    world.visits.note(note)
+    if not response.prepared:
+        _finish(world, note, response)
+    return response
+
+
+def _finish(world: World, note: Request, response: web.StreamResponse) -> None:
+    response.headers["request-id"] = note.request_id
+    response.headers["client-request-id"] = note.client_request_id or note.request_id
+    skew_s = world.faults.number("date_skew_s", note.tenant)
+    if skew_s:
+        moment = datetime.now(UTC) + timedelta(seconds=skew_s)
+        response.headers["Date"] = format_datetime(moment, usegmt=True)
+
+
+async def _answer(world: World, request: web.Request, note: Request) -> web.StreamResponse:
+    now_s = world.monotonic_s()
+    holder = world.sign_in.holder(request.headers.get("Authorization"), world.epoch_s())
+    tenant = None if isinstance(holder, str) else world.tenants[holder.tenant]
+    note.tenant = tenant.id if tenant else None
+    faults = world.faults
+    wait_s = tenant.arrivals.arrive(now_s) if tenant else None
+    if faults.setting("down", note.tenant):
+        raise _Ended(drop(request), "down")
+    if faults.strikes("hang", note.tenant):
+        note.fault = "hang"
+        await never(request)
+    if faults.strikes("slow", note.tenant):
+        note.fault = "slow"
+        await asyncio.sleep(faults.number("slow_s", note.tenant))
+    if tenant is None or isinstance(holder, str) or faults.strikes("unauthorized", note.tenant):
+        text = holder if isinstance(holder, str) else "Access token has been revoked."
+        raise _Ended(error(world, note, 401, "InvalidAuthenticationToken", text, WWW_Authenticate=CHALLENGE))
+    if wait_s is not None:
+        raise _Ended(_too_many(world, note, retry_after(world, tenant.id, wait_s)), "limit")
+    _strike(world, request, note)
+    question = _Question(request, note, tenant)
+    _read(world, question, has_role=holder.has_role)
+    return await _page(world, question)
+
+
+def _too_many(world: World, note: Request, headers: dict[str, str]) -> web.Response:
+    response = error(world, note, 429, "TooManyRequests", "Too many requests have been sent. Please try again later.")
+    response.headers.update(headers)
+    return response
+
+
+def _strike(world: World, request: web.Request, note: Request) -> None:
+    """End the request with the first fault that happens instead of an answer."""
+    faults, tenant = world.faults, note.tenant
+    if faults.strikes("throttled", tenant):
+        raise _Ended(_too_many(world, note, retry_after(world, tenant)), "throttled")
+    if faults.strikes("server_error", tenant):
+        status = int(faults.number("status", tenant)) or faults.random.choice(_STATUSES)
+        raise _Ended(html(status), "server_error")
+    if faults.strikes("forbidden", tenant):
+        raise _Ended(error(world, note, 403, "Forbidden", ""), "forbidden")
+    if faults.strikes("bad_request", tenant):
+        raise _Ended(error(world, note, 400, "BadRequest", "Invalid request."), "bad_request")
+    if faults.strikes("not_found", tenant):
+        raise _Ended(error(world, note, 404, "ResourceNotFound", "Resource not found."), "not_found")
+    if faults.strikes("too_long", tenant):
+        raise _Ended(error(world, note, 406, "NotAcceptable", "The range is too long."), "too_long")
+    if faults.strikes("redirect", tenant):
+        location = f"{faults.setting('foreign_url', tenant)}{request.raw_path}"
+        status = faults.random.choice((302, 307, 308))
+        raise _Ended(web.Response(status=status, headers={"Location": location}), "redirect")
+    for name, bodies in (("garbage", _GARBAGE), ("not_a_page", _NOT_PAGES)):
+        if faults.strikes(name, tenant):
+            body = faults.random.choice(bodies)
+            raise _Ended(web.Response(body=body, headers={"Content-Type": JSON_TYPE}), name)
+
+
+def _read(world: World, question: _Question, *, has_role: bool) -> None:
+    """Fill the question from its address, or end with the error that Graph has for it."""
+    note = question.note
+    # "+" is a blank to Graph, encoded or not it is read from the bytes of the address.
+    path, _, query = question.request.raw_path.partition("?")
+    found = _CALL.fullmatch(unquote(path.replace("+", " ")))
+    if not found:
+        if "getdirectroutingcalls" in path.lower():
+            raise _Ended(error(world, note, 400, "BadRequest", "Resource not found for the segment or bad arguments."))
+        raise _Ended(error(world, note, 404, "ResourceNotFound", "Resource not found for the segment."))
+    if question.request.method != "GET":
+        raise _Ended(error(world, note, 405, "Request_BadRequest", "Specified HTTP method is not allowed."))
+    if not has_role:
+        raise _Ended(error(world, note, 403, "Forbidden", ""))
+    arguments = _ARGUMENTS.fullmatch(found[2])
+    try:
+        if arguments is None:
+            message = "Expected fromDateTime and toDateTime."
+            raise ValueError(message)  # noqa: TRY301
+        start, end = parse_instant(arguments[1]), parse_instant(arguments[2])
+        if start > end:
+            message = "fromDateTime is after toDateTime."
+            raise ValueError(message)  # noqa: TRY301
+        question.skip, question.marker = _paging(query)
+    except ValueError as wrong:
+        raise _Ended(error(world, note, 400, "BadRequest", str(wrong))) from None
+    if end - start > LONGEST_RANGE:
+        text = "The requested range is too long; the longest is 90 days."
+        raise _Ended(error(world, note, 406, "NotAcceptable", text))
+    first, last = world.bounds(start, end)
+    oldest = to_ms(world.data_now() - timedelta(days=world.options.retention_days))
+    question.is_beta = found[1].lower() == "beta"
+    question.bounds = max(first, oldest), last
+
+
+def _paging(query: str) -> tuple[int, str]:
+    skip, marker = 0, ""
+    for part in query.split("&"):
+        name, _, value = unquote(part).partition("=")
+        if name.lower() == "$skip":
+            if not value.isdigit():
+                message = "Invalid $skip."
+                raise ValueError(message)
+            skip = int(value)
+        elif name.lower() == "$skiptoken":
+            marker = value
+    return skip, marker
+
+
+async def _page(world: World, question: _Question) -> web.StreamResponse:
+    options, note, tenant = world.options, question.note, question.tenant
+    key = (tenant.id, f"{question.request.host}{note.url}")
+    kept = world.bodies.get(key) if options.prebuilt else None
+    if kept:
+        body, page = kept
+    elif question.marker.startswith("endless") or _begins_endless(world, question):
+        number = int(question.marker.partition("-")[2] or 0) + 1
+        note.fault = "endless"
+        body, page = _empty(question, f"endless-{number}")
+    elif not question.marker and world.faults.strikes("empty_page", tenant.id):
+        note.fault = "empty_page"
+        body, page = _empty(question, f"empty-{uuid4().hex[:8]}")
+    else:
+        page = tenant.log.page(
+            question.bounds,
+            to_ms(world.data_now()),
+            question.skip,
+            options.page_size,
+            options.order,
+            is_beta=question.is_beta,
+        )
+        body = _body(question, page.rows, *_link(world, question, page))
+        if options.prebuilt:
+            world.bodies.put(key, (body, page), len(body))
+    return await _send(world, question, body, page)
+
+
+def _begins_endless(world: World, question: _Question) -> bool:
+    return world.faults.strikes("endless", question.tenant.id)
+
+
+def _empty(question: _Question, marker: str) -> tuple[bytes, Page]:
+    link = f"{question.address}?$skip={question.skip}&$skiptoken={marker}"
+    return _body(question, [], link, "@odata.nextLink"), Page([], more=True, picks=[])
+
+
+def _link(world: World, question: _Question, page: Page) -> tuple[str | None, str]:
+    """Return the link to the next page and its member's name, after the faults."""
+    faults, tenant, note = world.faults, question.tenant, question.note
+    name = "@odata.NextLink" if faults.strikes("upper_link", tenant.id) else "@odata.nextLink"
+    if faults.strikes("self_link", tenant.id):
+        note.fault = "self_link"
+        return f"{root_of(question.request)}{note.url}", name
+    end = question.skip + len(page.rows)
+    if faults.strikes("foreign_link", tenant.id):
+        note.fault = "foreign_link"
+        foreign = faults.setting("foreign_url", tenant.id)
+        return f"{foreign}{note.url.partition('?')[0]}?$skip={end}", name
+    if not page.more:
+        return None, name
+    repeated = min(int(faults.number("repeat_rows", tenant.id)), len(page.rows) - 1)
+    seam = (note.url.partition("?")[0], end)
+    if faults.strikes("repeat", tenant.id):
+        note.fault = "repeat"
+        end -= repeated
+    elif faults.strikes("repeat_once", tenant.id) and tenant.seam_is_first(seam):
+        note.fault = "repeat_once"
+        end -= repeated
+    return f"{question.address}?$skip={end}", name
+
+
+def _body(question: _Question, rows: list[bytes], link: str | None, name: str) -> bytes:
+    version = "beta" if question.is_beta else "v1.0"
+    head = (
+        f'{{"@odata.context":"https://graph.microsoft.com/{version}/'
+        f'$metadata#Collection(microsoft.graph.callRecords.directRoutingLogRow)","@odata.count":{len(rows)},"value":['
+    )
+    tail = b"]}" if link is None else b'],"%b":%b}' % (name.encode(), msgspec.json.encode(link))
+    return b"".join((head.encode(), b",".join(rows), tail))
+
+
+async def _send(world: World, question: _Question, body: bytes, page: Page) -> web.StreamResponse:
+    note, request = question.note, question.request
+    note.rows = len(page.rows)
+    headers = {"Content-Type": JSON_TYPE, "OData-Version": "4.0", "Cache-Control": "no-cache"}
+    if world.faults.strikes("cut", note.tenant):
+        note.fault = "cut"
+        return await _send_cut(world, question, body, headers)
+    response = web.Response(body=body, headers=headers)
+    if world.options.compress:
+        response.enable_compression()
+    _finish(world, note, response)
+    writer = await response.prepare(request)
+    await response.write_eof()
+    if writer is not None:
+        await writer.drain()
+    note.complete = True
+    question.tenant.delivered(page)
+    return response
+
+
+async def _send_cut(
+    world: World, question: _Question, body: bytes, headers: dict[str, str]
+) -> web.StreamResponse:
+    """Send a part of the body and close, half of the time without sending what is buffered."""
+    response = web.StreamResponse(headers={**headers, "Content-Length": str(len(body))})
+    _finish(world, question.note, response)
+    await response.prepare(question.request)
+    await response.write(body[: int(len(body) * world.faults.random.random())])
+    transport = question.request.transport
+    if transport is not None:
+        if world.faults.random.random() < 0.5:  # noqa: PLR2004
+            transport.abort()
+        else:
+            transport.close()
+    return response

@@ -1,0 +1,148 @@
+"""What a simulator is asked to be. Durations are seconds, shares are 0 to 1."""
+
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+Order = Literal["start", "newest", "id"]
+Shape = Literal["flat", "busy-hours"]
+
+_UNITS_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_DURATION = re.compile(r"([+-]?)(\d+(?:\.\d+)?)(ms|s|m|h|d)?")
+
+LATENESS = {
+    "none": "1:0s-0s",
+    "mixed": "0.9:20s-10m,0.09:10m-24h,0.01:24h-6d",
+}
+DURATIONS = {
+    "short": "1:1s-20s",
+    "mixed": "0.55:3s-2m,0.38:2m-20m,0.07:20m-3h",
+    "long": "1:20m-4h",
+}
+LATEST_S = 6 * 86400
+
+
+def duration_s(text: str) -> float:
+    """Seconds of "90s", "-3d" or a bare number of seconds; ValueError for anything else."""
+    found = _DURATION.fullmatch(text.strip())
+    if not found:
+        message = f'"{text}" is no duration: write a number with ms, s, m, h or d, such as "90s" or "-3d"'
+        raise ValueError(message)
+    sign, number, unit = found.groups()
+    return (-1.0 if sign == "-" else 1.0) * float(number) * _UNITS_S[unit or "s"]
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """A distribution of durations: `parts` are (share, shortest, longest) in milliseconds; the short end is likelier."""
+
+    parts: tuple[tuple[float, int, int], ...]
+
+    @classmethod
+    def parse(cls, text: str, names: dict[str, str]) -> "Spread":
+        """Return the distribution of a name in `names`, or of "SHARE:FROM-TO,…"; ValueError says what is wrong."""
+        parts: list[tuple[float, int, int]] = []
+        for part in names.get(text, text).split(","):
+            share, colon, reach = part.strip().partition(":")
+            low, dash, high = reach.partition("-")
+            try:
+                if not (colon and dash):
+                    raise ValueError
+                parts.append((float(share), int(duration_s(low) * 1000), int(duration_s(high) * 1000)))
+            except ValueError:
+                known = ", ".join(names)
+                message = f'"{text}" is no distribution: write {known}, or shares such as "0.9:20s-10m,0.1:10m-24h"'
+                raise ValueError(message) from None
+        if any(share < 0 or low < 0 or high < low for share, low, high in parts) or sum(p[0] for p in parts) <= 0:
+            message = f'"{text}" is no distribution: shares and durations must not be negative, nor FROM above TO'
+            raise ValueError(message)
+        return cls(tuple(parts))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """Which calls exist and when their rows can be seen: with a tenant and a day it decides every byte of every row."""
+
+    seed: int = 1
+    calls_per_day: int = 10_000
+    shape: Shape = "flat"
+    lateness: str = "mixed"
+    durations: str = "mixed"
+    failed: float = 0.12
+    revised: float = 0.02
+    revised_after: str = "1:1m-24h"
+    moved: float = 0.05
+    masked: float = 0.5
+    unknown: float = 0.0
+    unfit: float = 0.0
+    startless: float = 0.0
+    users: int = 200
+    trunks: int = 4
+
+    @property
+    def latest_ms(self) -> int | None:
+        """How long after a call began its last version turns up, unless the lateness is spelled out."""
+        return LATEST_S * 1000 if self.lateness in LATENESS else None
+
+    def check(self) -> list[str]:
+        """Every problem, one sentence each."""
+        problems = []
+        for text, names in (
+            (self.lateness, LATENESS),
+            (self.durations, DURATIONS),
+            (self.revised_after, {}),
+        ):
+            try:
+                Spread.parse(text, names)
+            except ValueError as error:
+                problems.append(str(error))
+        for name in ("failed", "revised", "moved", "masked", "unknown", "unfit", "startless"):
+            if not 0 <= getattr(self, name) <= 1:
+                problems.append(f"{name} is a share: give a number from 0 to 1")
+        for name, least in (("calls_per_day", 0), ("users", 1), ("trunks", 1)):
+            if getattr(self, name) < least:
+                problems.append(f"{name} must be at least {least}")
+        if self.shape not in {"flat", "busy-hours"}:
+            problems.append("shape must be flat or busy-hours")
+        return problems
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(Recipe):
+    """A whole simulator: the recipe of its rows, and how they are served."""
+
+    host: str = "127.0.0.1"
+    port: int = 0
+    ca_out: Path | None = None
+    names: tuple[str, ...] = ()
+    tenants: int = 1
+    days: float = 7.0
+    retention_days: float = 150.0
+    page_size: int = 1000
+    order: Order = "start"
+    requests_per_minute: int = 50
+    token_lifetime_s: int = 3600
+    without_role: int = 0
+    clock_offset_s: float = 0.0
+    frozen: bool = False
+    prebuilt: bool = False
+    compress: bool = False
+    faults: dict[str, object] = field(default_factory=dict)
+
+    def check(self) -> list[str]:
+        """Every problem, one sentence each."""
+        problems = super().check()
+        for name, least in (
+            ("tenants", 1),
+            ("days", 0),
+            ("page_size", 1),
+            ("requests_per_minute", 0),
+            ("token_lifetime_s", 1),
+            ("without_role", 0),
+        ):
+            if getattr(self, name) < least:
+                problems.append(f"{name} must be at least {least}")
+        if self.order not in {"start", "newest", "id"}:
+            problems.append("order must be start, newest or id")
+        return problems

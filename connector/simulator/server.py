@@ -1,0 +1,236 @@
+"""The simulator as a server: Graph, its sign-in and what tests ask, on one HTTPS port."""
+
+import asyncio
+import os
+import socket
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from types import TracebackType
+
+from aiohttp import web
+
+from connector.simulator import control, entra, graph, tls
+from connector.simulator.arrivals import Request
+from connector.simulator.options import Options
+from connector.simulator.world import TenantServed, TruthRow, World
+
+_STOP_S = 0.5
+_BACKLOG = 512
+_ANYWHERE = {"", "0.0.0.0", "::"}  # noqa: S104
+
+
+def utc_now() -> datetime:
+    """Return the real time."""
+    return datetime.now(UTC)
+
+
+class Simulator:
+    """Graph and its sign-in as they behave; `async with` or start() and stop().
+
+    `now` (aware UTC) moves the data's clock and the tokens' life; throttling always counts real time.
+    """
+
+    def __init__(self, options: Options | None = None, now: Callable[[], datetime] = utc_now) -> None:
+        self.options = options or Options()
+        self.world = World(self.options, now)
+        self.url = ""
+        self.port = 0
+        self.ca_path = Path()
+        self._host = "127.0.0.1" if self.options.host == "localhost" else self.options.host
+        self._ca, self._tls = tls.make([*([] if self._host in _ANYWHERE else [self._host]), *self.options.names])
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
+        self._runner: web.AppRunner | None = None
+        self._site: web.SockSite | None = None
+        self._reopening: asyncio.Task[None] | None = None
+
+    @property
+    def tenants(self) -> list[str]:
+        """The tenants' ids."""
+        return list(self.world.tenants)
+
+    @property
+    def client_id(self) -> str:
+        """The application's id."""
+        return self.world.client_id
+
+    @property
+    def client_secret(self) -> str:
+        """The application's secret, the same in every tenant."""
+        return self.world.sign_in.secret
+
+    @property
+    def requests(self) -> list[Request]:
+        """The newest 100,000 requests, oldest first."""
+        return list(self.world.visits.requests)
+
+    @property
+    def announcement(self) -> dict[str, object]:
+        """What `connector simulate` prints when it is ready."""
+        return {
+            "url": self.url,
+            "ca": str(self.ca_path),
+            "tenants": self.tenants,
+            "client_id": self.client_id,
+            "client_secret": self.client_secret,
+        }
+
+    async def start(self) -> None:
+        """Listen; afterwards `url`, `port` and `ca_path` are set. OSError when the port or the CA's path cannot be used."""
+        if self.options.prebuilt:
+            await asyncio.to_thread(self.world.prebuild)
+        app = web.Application()
+        app.router.add_route("*", "/{path:.*}", self._answer)
+        self._runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=_STOP_S)
+        await self._runner.setup()
+        try:
+            self._write_ca()
+            await self._listen(self.options.port)
+        except OSError:
+            await self.stop()
+            raise
+
+    async def stop(self) -> None:
+        """Close every connection and forget the CA, unless it was asked for."""
+        if self._reopening is not None:
+            self._reopening.cancel()
+            self._reopening = None
+        if self._runner is not None:
+            self._cut_connections()
+            await self._runner.cleanup()
+            self._runner = self._site = None
+        if self._folder is not None:
+            self._folder.cleanup()
+            self._folder = None
+
+    async def __aenter__(self) -> "Simulator":
+        """Start."""
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Stop."""
+        await self.stop()
+
+    def truth(
+        self,
+        tenant: str | None = None,
+        start: datetime | None = None,
+        end: datetime | None = None,
+        at: datetime | None = None,
+        *,
+        is_beta: bool = False,
+    ) -> Iterator[TruthRow]:
+        """Yield every version that turned up by `at` (now) and states a start in [start, end); first tenant by default."""
+        return self.world.truth(tenant or self.tenants[0], start, end, at, is_beta=is_beta)
+
+    def served(self) -> dict[str, TenantServed]:
+        """Return how many distinct versions and rows went out in complete 200 answers, by tenant."""
+        return self.world.served()
+
+    def served_rows(self, tenant: str | None = None) -> Iterator[TruthRow]:
+        """Yield those versions."""
+        return self.world.served_rows(tenant or self.tenants[0])
+
+    def set_faults(
+        self, changes: Mapping[str, object] | None = None, tenant: str | None = None, **more: object
+    ) -> None:
+        """Turn faults on or off: set_faults(throttled=0.05, cut={"share": 1, "times": 3}); see `faults.STRIKES`."""
+        self.world.set_faults({**(changes or {}), **more}, tenant)
+
+    def clear_faults(self) -> None:
+        """Turn every fault off."""
+        self.world.faults.clear()
+
+    def expire_tokens(self) -> int:
+        """Make every token given out so far worthless."""
+        return self.world.sign_in.expire()
+
+    def freeze(self, *, on: bool = True) -> None:
+        """Stop the data's clock: nothing new turns up."""
+        self.world.freeze(on=on)
+
+    def set_clock_offset(self, offset: timedelta) -> None:
+        """Move the data's clock away from the real one."""
+        self.world.set_offset(offset)
+
+    def max_requests_in_60_s(self, tenant: str | None = None) -> int:
+        """Return the most Graph requests that ever came within 60 s."""
+        return self.world.tenants[tenant or self.tenants[0]].arrivals.most
+
+    async def refuse(self, for_s: float | None = None) -> None:
+        """Close the port and every connection, for a while or until `accept`."""
+        if self._reopening is not None:
+            self._reopening.cancel()
+            self._reopening = None
+        if self._site is not None:
+            await self._site.stop()
+            self._site = None
+        self._cut_connections()
+        if for_s is not None:
+            self._reopening = asyncio.create_task(self._reopen(for_s), name="simulator-reopen")
+
+    async def accept(self) -> None:
+        """Listen again on the same port."""
+        if self._site is None:
+            await self._listen(self.port)
+
+    async def _reopen(self, after_s: float) -> None:
+        await asyncio.sleep(after_s)
+        await self.accept()
+
+    async def _refuse_soon(self, for_s: float) -> None:
+        # The answer to whoever asked goes out first.
+        asyncio.get_running_loop().call_later(0.05, lambda: self._start_refusing(for_s))
+
+    def _start_refusing(self, for_s: float) -> None:
+        if self._runner is not None and self._reopening is None:
+            self._reopening = asyncio.create_task(self._refuse_for(for_s), name="simulator-refuse")
+
+    async def _refuse_for(self, for_s: float) -> None:
+        if self._site is not None:
+            await self._site.stop()
+            self._site = None
+        self._cut_connections()
+        await asyncio.sleep(for_s)
+        await self.accept()
+        self._reopening = None
+
+    def _cut_connections(self) -> None:
+        if self._runner is not None and self._runner.server is not None:
+            for connection in list(self._runner.server.connections):
+                if connection.transport is not None:
+                    connection.transport.abort()
+
+    async def _listen(self, port: int) -> None:
+        if self._runner is None:
+            return
+        family = socket.AF_INET6 if ":" in self._host else socket.AF_INET
+        listening = socket.create_server((self._host, port), family=family, backlog=_BACKLOG)
+        self._site = web.SockSite(self._runner, listening, ssl_context=self._tls)
+        await self._site.start()
+        self.port = listening.getsockname()[1]
+        name = "localhost" if self._host in _ANYWHERE else self._host
+        self.url = f"https://[{name}]:{self.port}" if ":" in name else f"https://{name}:{self.port}"
+
+    def _write_ca(self) -> None:
+        path = self.options.ca_out
+        if path is None:
+            self._folder = tempfile.TemporaryDirectory(prefix="connector-simulator-")
+            path = Path(self._folder.name, "ca.pem")
+        # Whoever waits for the file must never read half of it.
+        written = path.with_name(f".{path.name}.{os.getpid()}")
+        written.write_bytes(self._ca)
+        written.replace(path)
+        self.ca_path = path.absolute()
+
+    async def _answer(self, request: web.Request) -> web.StreamResponse:
+        path = request.path
+        if path.startswith("/simulator/"):
+            return await control.answer(self.world, request, self._refuse_soon)
+        if entra.TOKEN.fullmatch(path) or entra.DISCOVERY.fullmatch(path):
+            return await entra.answer(self.world, request)
+        return await graph.answer(self.world, request)

@@ -1,0 +1,186 @@
+"""The sign-in: which answer a token request gets, and which tokens Graph takes. Times are epoch seconds, passed in."""
+
+import base64
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from uuid import uuid4
+
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import padding, rsa
+
+GRAPH_ROOTS = ("https://graph.microsoft.com", "https://graph.microsoft.us", "https://dod-graph.microsoft.us")
+ROLE = "CallRecords.Read.All"
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """What an issued token is good for."""
+
+    tenant: str
+    audience: str
+    expires: float
+    has_role: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A status and the members of a JSON body."""
+
+    status: int
+    body: dict[str, object]
+
+
+def refusal(status: int, code: str, number: int, text: str, now: float) -> Answer:
+    """Return an error as Entra words it."""
+    moment = f"{datetime.fromtimestamp(now, UTC):%Y-%m-%d %H:%M:%SZ}"
+    trace, correlation = str(uuid4()), str(uuid4())
+    return Answer(
+        status,
+        {
+            "error": code,
+            "error_description": (
+                f"AADSTS{number}: {text} Trace ID: {trace} Correlation ID: {correlation} Timestamp: {moment}"
+            ),
+            "error_codes": [number],
+            "timestamp": moment,
+            "trace_id": trace,
+            "correlation_id": correlation,
+            "error_uri": f"https://login.microsoftonline.com/error?code={number}",
+        },
+    )
+
+
+def _part(data: bytes) -> str:
+    return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
+
+
+class SignIn:
+    """Tenants (id, whether the app has its role), one client and its secret, and the tokens given out."""
+
+    def __init__(self, tenants: Mapping[str, bool], client_id: str, secret: str, lifetime_s: int) -> None:
+        self._tenants = tenants
+        self._client_id = client_id
+        self.secret = secret
+        self.lifetime_s = lifetime_s
+        self._key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+        self._tokens: dict[str, Token] = {}
+
+    def discovery(self, tenant: str, root: str, now: float) -> Answer:
+        """Return the OpenID Connect metadata of a tenant."""
+        if tenant.lower() not in self._tenants:
+            return self._unknown(tenant, now)
+        base = f"{root}/{tenant}"
+        return Answer(
+            200,
+            {
+                "token_endpoint": f"{base}/oauth2/v2.0/token",
+                "token_endpoint_auth_methods_supported": [
+                    "client_secret_post",
+                    "private_key_jwt",
+                    "client_secret_basic",
+                ],
+                "jwks_uri": f"{base}/discovery/v2.0/keys",
+                "response_modes_supported": ["query", "fragment", "form_post"],
+                "subject_types_supported": ["pairwise"],
+                "id_token_signing_alg_values_supported": ["RS256"],
+                "response_types_supported": ["code", "id_token", "code id_token", "id_token token"],
+                "scopes_supported": ["openid", "profile", "email", "offline_access"],
+                "issuer": f"{base}/v2.0",
+                "authorization_endpoint": f"{base}/oauth2/v2.0/authorize",
+                "device_authorization_endpoint": f"{base}/oauth2/v2.0/devicecode",
+                "end_session_endpoint": f"{base}/oauth2/v2.0/logout",
+                "claims_supported": ["sub", "iss", "aud", "exp", "iat"],
+                "tenant_region_scope": "EU",
+                "cloud_instance_name": "microsoftonline.com",
+                "msgraph_host": "graph.microsoft.com",
+            },
+        )
+
+    def token(self, tenant: str, form: Mapping[str, str], now: float) -> Answer:
+        """Return a token for the client credentials in `form`, or the error that Entra has for them."""
+        if tenant.lower() not in self._tenants:
+            return self._unknown(tenant, now)
+        if form.get("grant_type") != "client_credentials":
+            return refusal(400, "unsupported_grant_type", 70003, "The app requested an unsupported grant type.", now)
+        client = form.get("client_id", "")
+        if client.lower() != self._client_id:
+            text = f"Application with identifier '{client}' was not found in the directory '{tenant}'."
+            return refusal(400, "unauthorized_client", 700016, text, now)
+        if "client_secret" not in form:
+            text = "The request body must contain the following parameter: 'client_assertion' or 'client_secret'."
+            return refusal(401, "invalid_client", 7000218, text, now)
+        if form["client_secret"] != self.secret:
+            text = (
+                "Invalid client secret provided. Ensure the secret being sent in the request is the client secret value, "
+                f"not the client secret ID, for a secret added to app '{client}'."
+            )
+            return refusal(401, "invalid_client", 7000215, text, now)
+        scope = form.get("scope", "").split()
+        if len(scope) != 1 or not scope[0].endswith("/.default") or not scope[0].startswith("https://"):
+            text = f"The provided value for the input parameter 'scope' is not valid. The scope {scope} is not valid."
+            return refusal(400, "invalid_scope", 70011, text, now)
+        return Answer(
+            200,
+            {
+                "token_type": "Bearer",
+                "expires_in": self.lifetime_s,
+                "ext_expires_in": self.lifetime_s,
+                "access_token": self._issue(tenant.lower(), scope[0].removesuffix("/.default").rstrip("/"), now),
+            },
+        )
+
+    def _issue(self, tenant: str, audience: str, now: float) -> str:
+        self._tokens = {text: token for text, token in self._tokens.items() if token.expires > now}
+        has_role = self._tenants[tenant]
+        header = {"typ": "JWT", "alg": "RS256", "kid": "simulator"}
+        claims = {
+            "aud": audience,
+            "iss": f"https://sts.windows.net/{tenant}/",
+            "iat": int(now),
+            "nbf": int(now),
+            "exp": int(now) + self.lifetime_s,
+            "appid": self._client_id,
+            "idtyp": "app",
+            "roles": [ROLE] if has_role else [],
+            "tid": tenant,
+            "uti": uuid4().hex,
+            "ver": "1.0",
+        }
+        if not has_role:
+            del claims["roles"]
+        signed = ".".join(_part(json.dumps(part, separators=(",", ":")).encode()) for part in (header, claims))
+        signature = self._key.sign(signed.encode(), padding.PKCS1v15(), hashes.SHA256())
+        token = f"{signed}.{_part(signature)}"
+        self._tokens[token] = Token(tenant, audience, now + self.lifetime_s, has_role)
+        return token
+
+    def holder(self, authorization: str | None, now: float) -> Token | str:
+        """Return the token of an Authorization header, or the sentence with which Graph refuses it."""
+        scheme, _, text = (authorization or "").partition(" ")
+        if scheme.lower() != "bearer" or not text.strip():
+            return "Access token is empty."
+        token = self._tokens.get(text.strip())
+        if token is None:
+            return "Access token validation failure. Invalid signature."
+        if token.expires <= now:
+            return "Lifetime validation failed, the token is expired."
+        if token.audience not in GRAPH_ROOTS:
+            return "Access token validation failure. Invalid audience."
+        return token
+
+    def expire(self) -> int:
+        """Make every token given out so far worthless; return how many there were."""
+        count = len(self._tokens)
+        self._tokens.clear()
+        return count
+
+    @staticmethod
+    def _unknown(tenant: str, now: float) -> Answer:
+        text = (
+            f"Tenant '{tenant}' not found. Check to make sure you have the correct tenant ID and are signing into the "
+            "correct cloud. Check with your subscription administrator, this may happen if there are no active "
+            "subscriptions for the tenant."
+        )
+        return refusal(400, "invalid_request", 90002, text, now)

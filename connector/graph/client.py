@@ -1,0 +1,449 @@
+"""Graph's direct routing log as page chains, asked for within each tenant's budget.
+
+Rules:
+
+1. A chain is followed link by link as given, to the configured scheme, host and port only, and never to a link that it
+   has already followed. A page whose link breaks the last rule is a page that could not be read: it is asked for again,
+   since the rest of the chain would be lost otherwise, and after the patience the whole chain is.
+2. Weather is retried here, within the budget, for ever as long as something else would not help: after `patience_s` of
+   trying one page, waiting that Graph asked for not counted, the chain ends with WeatherError and is planned anew.
+3. What the owner has to repair ends the chain at once.
+4. A page is yielded only when it and its link are whole; nothing of an answer's body is ever logged.
+"""
+
+import random
+import re
+import time
+import uuid
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
+from pathlib import Path
+from types import TracebackType
+from typing import NamedTuple, NoReturn, Protocol, Self
+
+import msgspec
+from yarl import URL
+
+from connector import log
+from connector.core.budget import Budget, FailureKind, Slot, lane_name, retry_after_s
+from connector.core.coverage import Window
+from connector.core.health import PATIENCE_S, Failure, Health
+from connector.core.rows import NotAPageError, Page, decode_page
+from connector.errors import RangeTooLongError, RejectedError, RejectedReason, WeatherError, WeatherReason
+from connector.graph.auth import SignIn, Tenant
+from connector.graph.gate import Gate
+from connector.graph.transport import Answer, BrokenAnswerError, Departure, Transport
+
+logger = log.get("graph")
+
+MAX_PAGE_BYTES = 32 << 20
+MAX_PAGES = 1000
+
+_SIGN_IN_THREADS = 4
+_SKEW_S = 30.0
+_LOG_AGAIN_S = 60.0
+_SAFE = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
+_MOST_KINDS = 64
+_OK, _UNAUTHORIZED, _FORBIDDEN, _NOT_ACCEPTABLE, _TOO_MANY = 200, 401, 403, 406, 429
+_PASSING_STATUSES = {408, 425, _TOO_MANY}
+
+
+class ReadPage(NamedTuple):
+    """One page of a chain: each row's JSON as received, and when it had come whole (aware UTC)."""
+
+    rows: list[msgspec.Raw]
+    received_at: datetime
+    bytes: int
+    "Of the body, decompressed."
+    last: bool
+
+
+class GraphSettings(Protocol):
+    """What is needed of the settings: roots without a slash at the end, `scope` of the cloud's own root."""
+
+    @property
+    def root(self) -> str: ...
+    @property
+    def authority(self) -> str: ...
+    @property
+    def scope(self) -> str: ...
+    @property
+    def ca_bundle(self) -> Path | None: ...
+    @property
+    def api_version(self) -> str: ...
+    @property
+    def timeout(self) -> timedelta: ...
+
+
+class SourceEvents(Protocol):
+    """Who wants to know what happens to one tenant's requests."""
+
+    def request_finished(self, lane: str, status: str, seconds: float) -> None:
+        """`status`: the HTTP code, or "error" when no whole answer came."""
+
+    def throttled(self, seconds: float) -> None:
+        """So much more time has passed in which Graph held requests back."""
+
+
+class _UnauthorizedError(Exception):
+    """Graph did not take the token."""
+
+    def __init__(self, exchange: "_Exchange") -> None:
+        super().__init__("401")
+        self.exchange = exchange
+
+
+class GraphClient:
+    """What all tenants share: one HTTP session, and the threads that msal computes in."""
+
+    def __init__(self, settings: GraphSettings) -> None:
+        self._settings = settings
+        self._transport = Transport(settings.timeout.total_seconds(), settings.ca_bundle)
+        self._pool = ThreadPoolExecutor(_SIGN_IN_THREADS, thread_name_prefix="sign-in")
+        self._skewed = False
+
+    async def __aenter__(self) -> Self:
+        await self._transport.__aenter__()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._transport.__aexit__(kind, error, trace)
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def source(
+        self,
+        tenant: Tenant,
+        events: SourceEvents,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+        patience_s: float = PATIENCE_S,
+    ) -> "Source":
+        """One tenant's reading, with a budget of its own that waits one step. `now`: the wall clock, aware UTC."""
+        health = Health(patience_s)
+        sign_in = SignIn(
+            self._transport,
+            self._pool,
+            tenant,
+            authority=self._settings.authority,
+            scope=self._settings.scope,
+            health=health,
+        )
+        return Source(
+            transport=self._transport,
+            root=URL(f"{self._settings.root}/{self._settings.api_version}", encoded=True),
+            tenant=tenant,
+            sign_in=sign_in,
+            health=health,
+            events=events,
+            now=now,
+            patience_s=patience_s,
+            dated=self._compare_clocks,
+        )
+
+    def _compare_clocks(self, server_now: datetime, now: datetime) -> None:
+        """Says once that the clocks differ, and again after they have agreed."""
+        skew_s = (now - server_now).total_seconds()
+        skewed = abs(skew_s) > _SKEW_S
+        if skewed and not self._skewed:
+            logger.warning("clock_skew", skew_s=round(skew_s, 1), remedy="synchronise this machine's clock")
+        self._skewed = skewed
+
+
+class Source:
+    """One tenant's reading. Several chains at a time share its budget, its token and its health."""
+
+    def __init__(  # noqa: PLR0913
+        self,
+        *,
+        transport: Transport,
+        root: URL,
+        tenant: Tenant,
+        sign_in: SignIn,
+        health: Health,
+        events: SourceEvents,
+        now: Callable[[], datetime],
+        patience_s: float,
+        dated: Callable[[datetime, datetime], None],
+    ) -> None:
+        self.budget = Budget(tenant.requests_per_minute, time.monotonic())
+        self.health = health
+        self._transport = transport
+        self._root = root
+        self._tenant = tenant
+        self._sign_in = sign_in
+        self._events = events
+        self._now = now
+        self._patience_s = patience_s
+        self._dated = dated
+        self._gate = Gate(self.budget, time.monotonic, self._tell_throttled)
+        self._told_throttled_s = 0.0
+        self._failures = _Failures(tenant.label)
+
+    @property
+    def up(self) -> bool:
+        """The last request, for a token or to Graph, succeeded."""
+        return self.health.up
+
+    def failing(self) -> Failure | None:
+        """Why the tenant fails at this moment, if it does."""
+        return self.health.failing(time.monotonic())
+
+    def budget_used_ratio(self) -> float:
+        """Requests in the last 60 s ÷ requests_per_minute."""
+        return self.budget.used_ratio(time.monotonic())
+
+    async def pages(self, window: Window, priority: int) -> AsyncIterator[ReadPage]:
+        """The pages of one chain, in order, each whole; `last` is true for the one that ends it.
+
+        `priority`: 0 live, more for slower sweeps, 1000 for backfill. Raises RejectedError, WeatherError when one page
+        could not be read for the patience, RangeTooLongError for 406 and for a chain of more than 1000 pages.
+        """
+        url = URL(f"{self._root}/{_call(window)}", encoded=True)
+        followed = {str(url)}
+        for _ in range(MAX_PAGES):
+            page, received_at, size = await self._page(url, followed, priority)
+            yield ReadPage(page.rows, received_at, size, page.next_link is None)
+            if page.next_link is None:
+                return
+            url = URL(page.next_link, encoded=True)
+            followed.add(page.next_link)
+        raise RangeTooLongError(f"A range of {self._tenant.label} has over {MAX_PAGES} pages; it is read in parts.")
+
+    async def close(self) -> None:
+        """Ends what goes on in the background. Chains are ended by whoever reads them."""
+        await self._sign_in.close()
+
+    async def _page(self, url: URL, followed: set[str], priority: int) -> tuple[Page, datetime, int]:
+        """One page whose link can be followed, retried through weather."""
+        begun: tuple[float, float] | None = None
+        unauthorized = False
+        failed = False
+        while True:
+            at = time.monotonic()
+            asked_s = self._asked_s(at)
+            try:
+                await self._sign_in.token()
+                slot = await self._gate.enter(priority, aside=failed)
+                at, asked_s = slot.granted_at, self._asked_s(slot.granted_at)
+                return await self._ask(url, followed, priority, slot)
+            except _UnauthorizedError as error:
+                if unauthorized:
+                    what = "does not take a fresh token (401); check graph.cloud and the tenant's id"
+                    self._reject(error.exchange, "sign_in", what)
+                unauthorized = True
+            except WeatherError as error:
+                failed = True
+                begun = begun or (at, asked_s)
+                now = time.monotonic()
+                tried_s = now - begun[0] - (self._asked_s(now) - begun[1])
+                if tried_s >= self._patience_s:
+                    raise WeatherError(error.reason, str(error)) from error
+
+    def _asked_s(self, now: float) -> float:
+        return self.budget.asked_s(now) + self._sign_in.asked_s(now)
+
+    async def _ask(self, url: URL, followed: set[str], priority: int, slot: Slot) -> tuple[Page, datetime, int]:
+        """One request: its page, or the error that its outcome stands for."""
+        exchange = _Exchange(slot, str(uuid.uuid4()))
+        try:
+            # It may have expired while the request waited for its slot.
+            token = await self._sign_in.token()
+            begun = time.monotonic()
+            try:
+                answer = await self._transport.ask(
+                    "GET",
+                    url,
+                    headers={
+                        "Accept": "application/json",
+                        "Authorization": f"Bearer {token}",
+                        "client-request-id": exchange.id,
+                    },
+                    max_bytes=MAX_PAGE_BYTES,
+                    departure=Departure(self.budget, slot),
+                )
+            except BrokenAnswerError as error:
+                self._finished(priority, "error", begun)
+                self._weather(exchange, "unreachable", f"cannot be read: {error}")
+        finally:
+            self.budget.settled(slot)
+        received_at = self._now()
+        self._finished(priority, str(answer.status), begun)
+        exchange.came(answer, received_at)
+        if exchange.dated_at is not None:
+            self._dated(exchange.dated_at, received_at)
+        if answer.status != _OK:
+            self._refuse(exchange, answer.status, token)
+        return self._read(exchange, answer.body, followed), received_at, len(answer.body)
+
+    def _read(self, exchange: "_Exchange", body: bytes, followed: set[str]) -> Page:
+        try:
+            page = decode_page(body)
+        except NotAPageError:
+            self._weather(exchange, "unreachable", "answers 200 with a body that is no page")
+        link = page.next_link
+        if link is not None:
+            if link in followed:
+                self._weather(exchange, "unreachable", "gives a next link that leads back into its chain")
+            if not self._leads_home(link):
+                self._reject(exchange, "rejected", "gives a next link to another place; check graph.base_url")
+        self.health.answered()
+        self.budget.succeeded(exchange.slot)
+        return page
+
+    def _leads_home(self, link: str) -> bool:
+        """Whether the token may go there. The URL is parsed as it will be sent, so that no two parsers can differ."""
+        if not link.isascii() or not link.isprintable() or " " in link:
+            return False
+        try:
+            url = URL(link, encoded=True)
+            place = url.scheme, (url.host or "").lower(), url.port, url.user, url.password
+        except ValueError:
+            return False
+        return place == (self._root.scheme, (self._root.host or "").lower(), self._root.port, None, None)
+
+    def _refuse(self, exchange: "_Exchange", status: int, token: str) -> NoReturn:
+        """The table of errors, by status and never by message."""
+        if status == _UNAUTHORIZED:
+            self._sign_in.drop(token)
+            self.health.up = False
+            raise _UnauthorizedError(exchange)
+        if status == _NOT_ACCEPTABLE:
+            self.health.answered()
+            self.budget.succeeded(exchange.slot)
+            self._failures.happened(exchange)
+            raise RangeTooLongError(f"Graph finds a range of {self._tenant.label} too long ({exchange.outcome}).")
+        if status == _FORBIDDEN:
+            self._reject(
+                exchange,
+                "permission",
+                f"refuses the log ({exchange.outcome}); grant the application permission CallRecords.Read.All to"
+                f" {self._tenant.identity.client_id or 'the application'} and give admin consent in this tenant",
+            )
+        if status in _PASSING_STATUSES or not 300 <= status < 500:  # noqa: PLR2004
+            reason: WeatherReason = "throttled" if status == _TOO_MANY else "unreachable"
+            self._weather(exchange, reason, f"answers {exchange.outcome}")
+        if status < 400:  # noqa: PLR2004
+            self._reject(exchange, "rejected", f"redirects ({status}), which is not followed; check graph.base_url")
+        self._reject(
+            exchange,
+            "rejected",
+            f"rejects the call ({exchange.outcome}); check graph.cloud, graph.base_url and graph.api_version,"
+            " this cloud may lack the function",
+        )
+
+    def _weather(self, exchange: "_Exchange", reason: WeatherReason, what: str) -> NoReturn:
+        now = time.monotonic()
+        kind: FailureKind = "throttled" if reason == "throttled" else "broken"
+        message = f"Graph {what} for {self._tenant.label}; trying again."
+        self.budget.failed(exchange.slot, now, kind, exchange.retry_after_s, random.random())  # noqa: S311
+        self.health.weathered(reason, message, now)
+        self._failures.happened(exchange)
+        raise WeatherError(reason, message)
+
+    def _reject(self, exchange: "_Exchange", reason: RejectedReason, what: str) -> NoReturn:
+        message = f"Graph {what} (tenant {self._tenant.label})."
+        self.health.rejected(reason, message, time.monotonic())
+        self._failures.happened(exchange)
+        raise RejectedError(reason, message)
+
+    def _finished(self, priority: int, status: str, begun: float) -> None:
+        now = time.monotonic()
+        self._events.request_finished(lane_name(priority), status, now - begun)
+        self._tell_throttled(now)
+
+    def _tell_throttled(self, now: float) -> None:
+        throttled_s = self.budget.throttled_s(now)
+        if throttled_s > self._told_throttled_s:
+            self._events.throttled(throttled_s - self._told_throttled_s)
+            self._told_throttled_s = throttled_s
+
+
+class _Exchange:
+    """One request and what is known of its answer but the body."""
+
+    __slots__ = ("code", "dated_at", "graph_id", "id", "retry_after_s", "slot", "status")
+
+    def __init__(self, slot: Slot, request_id: str) -> None:
+        self.slot = slot
+        self.id = request_id
+        self.graph_id = ""
+        self.status: int | None = None
+        self.code = ""
+        self.dated_at: datetime | None = None
+        self.retry_after_s: float | None = None
+
+    def came(self, answer: Answer, received_at: datetime) -> None:
+        self.status = answer.status
+        self.graph_id = _safe(answer.headers.get("request-id", ""))
+        self.dated_at = _date(answer.headers.get("date"))
+        if answer.status != _OK:
+            self.code = _code(answer.body)
+            self.retry_after_s = retry_after_s(answer.headers.get("retry-after"), self.dated_at or received_at)
+
+    @property
+    def outcome(self) -> str:
+        """Status and code, as people look them up."""
+        return f"{self.status} {self.code}".rstrip()
+
+
+class _Failures:
+    """The log of one tenant's failed requests: the first of a kind at once, then once a minute how many more."""
+
+    def __init__(self, label: str) -> None:
+        self._label = label
+        self._seen: dict[str, tuple[float, int]] = {}
+
+    def happened(self, exchange: _Exchange) -> None:
+        now = time.monotonic()
+        logged_at, unlogged = self._seen.get(exchange.outcome, (-_LOG_AGAIN_S, 0))
+        if now - logged_at < _LOG_AGAIN_S:
+            self._seen[exchange.outcome] = (logged_at, unlogged + 1)
+            return
+        if len(self._seen) >= _MOST_KINDS:
+            self._seen.clear()
+        self._seen[exchange.outcome] = (now, 0)
+        logger.warning(
+            "request_failed",
+            tenant=self._label,
+            status=exchange.status or "error",
+            code=exchange.code,
+            request_id=exchange.graph_id,
+            client_request_id=exchange.id,
+            more_since_last=unlogged,
+        )
+
+
+class _ErrorDetail(msgspec.Struct):
+    code: str = ""
+
+
+class _ErrorBody(msgspec.Struct):
+    error: _ErrorDetail
+
+
+def _code(body: bytes) -> str:
+    """Graph's error code, or nothing: gateways send HTML, and what looks like no code may be anything."""
+    try:
+        return _safe(msgspec.json.decode(body, type=_ErrorBody).error.code)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return ""
+
+
+def _safe(text: str) -> str:
+    return text if _SAFE.fullmatch(text) else ""
+
+
+def _date(header: str | None) -> datetime | None:
+    try:
+        date = parsedate_to_datetime(header or "")
+    except (ValueError, TypeError, IndexError, OverflowError):
+        return None
+    return date if date.tzinfo else date.replace(tzinfo=UTC)
+
+
+def _call(window: Window) -> str:
+    start, end = (instant.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ") for instant in (window.start, window.end))
+    return f"communications/callRecords/getDirectRoutingCalls(fromDateTime={start},toDateTime={end})"

@@ -1,0 +1,78 @@
+"""Who of a tenant's waiting requests leaves next, when its budget lets one through.
+
+Nobody holds a place: at each instant that the budget allows, the most urgent of those who wait then goes, so that a
+live request that has just come overtakes a backfill that has waited for long. A request that has failed lets one other
+go first, so that a page that always fails slows its tenant down but does not stop it.
+"""
+
+import asyncio
+from collections.abc import Callable
+
+from connector.core.budget import Budget, Slot
+
+# How often those who wait are told how the time passes, so that what is counted does not stand still meanwhile.
+_TICK_S = 5.0
+
+
+class _Waiter:
+    __slots__ = ("aside", "future", "order", "priority")
+
+    def __init__(self, priority: int, order: int, future: asyncio.Future[Slot], *, aside: bool) -> None:
+        self.priority = priority
+        self.order = order
+        self.aside = aside
+        self.future = future
+
+    @property
+    def urgency(self) -> tuple[bool, int, int]:
+        return self.aside, self.priority, self.order
+
+
+class Gate:
+    """Gives slots of one budget, one at a time, to the most urgent waiter."""
+
+    def __init__(self, budget: Budget, clock: Callable[[], float], ticked: Callable[[float], None]) -> None:
+        """`ticked` is called with `clock()` after time has passed with somebody waiting."""
+        self._budget = budget
+        self._clock = clock
+        self._ticked = ticked
+        self._waiters: list[_Waiter] = []
+        self._order = 0
+        self._timer: asyncio.TimerHandle | None = None
+
+    async def enter(self, priority: int, *, aside: bool = False) -> Slot:
+        """A slot, as soon as the budget has one and nobody more urgent waits; `aside` lets one other go first."""
+        if not self._waiters and self._budget.delay_s(now := self._clock()) <= 0:
+            return self._budget.take(now)
+        loop = asyncio.get_running_loop()
+        self._order += 1
+        waiter = _Waiter(priority, self._order, loop.create_future(), aside=aside)
+        self._waiters.append(waiter)
+        self._open()
+        try:
+            return await waiter.future
+        except asyncio.CancelledError:
+            if waiter in self._waiters:
+                self._waiters.remove(waiter)
+            elif waiter.future.done() and not waiter.future.cancelled():
+                self._budget.settled(waiter.future.result())
+            raise
+
+    def _open(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        now = self._clock()
+        self._ticked(now)
+        while self._waiters:
+            delay_s = self._budget.delay_s(now)
+            if delay_s > 0:
+                self._timer = asyncio.get_running_loop().call_later(min(delay_s, _TICK_S), self._open)
+                return
+            first = min(self._waiters, key=lambda waiter: waiter.urgency)
+            self._waiters.remove(first)
+            if first.future.done():
+                continue
+            for waiter in self._waiters:
+                waiter.aside = False
+            first.future.set_result(self._budget.take(now))

@@ -1,0 +1,266 @@
+"""How often a tenant may be asked, in simulated time."""
+
+import math
+import random
+from datetime import UTC, datetime, timedelta
+from itertools import pairwise
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from connector.core.budget import (
+    BACKFILL,
+    LONGEST_PAUSE_S,
+    LONGEST_RETRY_AFTER_S,
+    Backoff,
+    Budget,
+    Elapsed,
+    lane_name,
+    retry_after_s,
+)
+
+NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
+rates = st.one_of(st.integers(1, 400), st.floats(1, 400))
+
+
+def most_in_a_minute(times: list[float]) -> int:
+    first = most = 0
+    for last, time in enumerate(times):
+        while times[first] <= time - 60.0:
+            first += 1
+        most = max(most, last - first + 1)
+    return most
+
+
+def drain(budget: Budget, start: float, end: float, late_s: float = 0.0, seed: int = 0) -> list[float]:
+    """When requests leave if somebody always wants to ask and timers are late by up to `late_s`."""
+    chance = random.Random(seed)  # noqa: S311
+    now, times = start, []
+    while True:
+        delay_s = budget.delay_s(now)
+        if delay_s > 0:
+            now += delay_s + chance.random() * late_s
+            if now >= end:
+                return times
+            continue
+        slot = budget.take(now)
+        budget.sent(slot, now)
+        times.append(now)
+
+
+@given(rate=rates, late_s=st.floats(0, 3), seed=st.integers(0, 99))
+def test_no_minute_ever_sees_more_requests_than_configured(rate: float, late_s: float, seed: int) -> None:
+    times = drain(Budget(rate, 1000.0), 1000.0, 1130.0, late_s, seed)
+    assert most_in_a_minute(times) <= rate
+
+
+@settings(max_examples=30)
+@given(rate=st.integers(5, 200), seed=st.integers(0, 99), connecting=st.lists(st.floats(0, 20), min_size=5, max_size=9))
+def test_slow_connections_do_not_bunch_requests_beyond_the_budget(
+    rate: int, seed: int, connecting: list[float]
+) -> None:
+    """Requests that were granted apart may leave together; what counts is when they leave."""
+    chance = random.Random(seed)  # noqa: S311
+    budget, now, leaving, left = Budget(rate, 0.0), 0.0, [], []
+    while now < 200.0:
+        for due in sorted(pair for pair in leaving if pair[0] <= now):
+            budget.sent(due[1], due[0])
+            left.append(due[0])
+            leaving.remove(due)
+        if len(leaving) < 4 and budget.delay_s(now) <= 0:
+            wait_s = connecting[chance.randrange(len(connecting))] if chance.random() < 0.3 else 0.0
+            slot = budget.take(now)
+            if wait_s:
+                leaving.append((now + wait_s, slot))
+            else:
+                budget.sent(slot, now)
+                left.append(now)
+        now += 0.05
+    assert most_in_a_minute(sorted(left)) <= rate
+
+
+@given(rate=st.integers(1, 300), seed=st.integers(0, 99))
+def test_at_least_95_percent_of_the_budget_is_used_under_load(rate: int, seed: int) -> None:
+    minutes = 10
+    times = drain(Budget(rate, 0.0), 0.0, 60.0 * minutes, late_s=0.005, seed=seed)
+    assert len(times) + 1 >= 0.95 * rate * minutes
+
+
+@given(rate=st.integers(1, 100), late_s=st.floats(0, 0.05))
+def test_requests_are_spaced_evenly_even_after_a_pause(rate: int, late_s: float) -> None:
+    budget = Budget(rate, 0.0)
+    times = drain(budget, 0.0, 200.0, late_s) + drain(budget, 777.0, 977.0, late_s)
+    assert all(later - earlier >= 60.0 / rate * 0.9 for earlier, later in pairwise(times))
+
+
+@given(rate=rates, cuts=st.lists(st.floats(1, 100), max_size=6))
+def test_a_restart_waits_one_step_so_that_the_promise_holds_across_it(rate: float, cuts: list[float]) -> None:
+    times: list[float] = []
+    begin = 0.0
+    for length in [*cuts, 100.0]:
+        times += drain(Budget(rate, begin), begin, begin + length)
+        begin += length
+    assert most_in_a_minute(times) <= rate
+
+
+def test_a_new_budget_waits_a_step_and_not_a_minute() -> None:
+    assert 60 / 45 <= Budget(45, 5.0).delay_s(5.0) <= 60 / 45 * 1.05
+
+
+def test_a_million_a_minute_needs_no_timer_between_requests() -> None:
+    budget, now, slept = Budget(1_000_000, 0.0), 1.0, 0
+    for _ in range(5000):
+        now += 0.0005
+        slept += budget.delay_s(now) > 0
+        budget.sent(budget.take(now), now)
+    assert slept == 0
+
+
+@pytest.mark.parametrize("rate", [0, 0.99, -1, math.nan, math.inf])
+def test_a_rate_that_is_none_is_refused(rate: float) -> None:
+    with pytest.raises(ValueError, match="requests_per_minute"):
+        Budget(rate, 0.0)
+
+
+def taken(budget: Budget, now: float) -> tuple[float, float]:
+    """When the next request leaves, and how long that took."""
+    delay_s = budget.delay_s(now)
+    return now + delay_s, delay_s
+
+
+def test_retry_after_stops_everything_until_then_and_is_counted() -> None:
+    budget = Budget(60, 0.0)
+    slot = budget.take(2.0)
+    budget.sent(slot, 2.0)
+    budget.failed(slot, 2.5, "throttled", 100.0, 0.5)
+    assert budget.delay_s(2.5) == 100.0
+    assert budget.asked_s(2.5) == 0.0
+    assert budget.asked_s(52.5) == 50.0
+    assert budget.asked_s(200.0) == 100.0
+    assert budget.throttled_s(200.0) == 100.0
+
+
+def test_overlapping_stops_count_once() -> None:
+    elapsed = Elapsed()
+    elapsed.extend(0.0, 10.0)
+    elapsed.extend(5.0, 8.0)
+    elapsed.extend(8.0, 20.0)
+    elapsed.extend(30.0, 31.0)
+    assert elapsed.at(30.5) == 20.5
+
+
+def test_without_retry_after_pauses_double_up_to_a_minute() -> None:
+    budget, now, pauses = Budget(1000, 0.0), 10.0, []
+    for _ in range(10):
+        now, _ = taken(budget, now)
+        slot = budget.take(now)
+        budget.failed(slot, now, "throttled", None, 0.5)
+        pauses.append(budget.delay_s(now))
+    assert pauses[:4] == [4.0, 8.0, 16.0, 32.0]
+    assert pauses[4:] == [LONGEST_PAUSE_S] * 6
+
+
+def test_a_broken_answer_costs_a_second_at_first() -> None:
+    budget = Budget(1000, 0.0)
+    budget.failed(budget.take(1.0), 1.0, "broken", None, 0.5)
+    assert budget.delay_s(1.0) == 1.0
+    assert budget.throttled_s(50.0) == 0.0
+
+
+def test_requests_in_flight_that_fail_together_count_as_one_step() -> None:
+    backoff = Backoff()
+    for _ in range(4):
+        backoff.failed(sent_at=1.0, now=2.0, first_s=1.0, jitter=0.5)
+    assert backoff.until == 3.0
+    backoff.failed(sent_at=3.0, now=3.0, first_s=1.0, jitter=0.5)
+    assert backoff.until == 5.0
+
+
+def test_a_success_that_was_sent_before_the_pause_does_not_end_it() -> None:
+    backoff = Backoff()
+    backoff.failed(1.0, 2.0, 1.0, 0.5)
+    backoff.succeeded(1.5)
+    assert backoff.failed(4.0, 4.0, 1.0, 0.5) == 6.0
+    backoff.succeeded(6.0)
+    assert backoff.failed(7.0, 7.0, 1.0, 0.5) == 8.0
+
+
+@given(jitter=st.floats(0, 1, exclude_max=True), failures=st.integers(1, 2000))
+def test_a_pause_is_never_longer_than_a_minute(jitter: float, failures: int) -> None:
+    backoff = Backoff()
+    for at in range(failures):
+        until = backoff.failed(at * 100.0, at * 100.0, 4.0, jitter)
+        assert 0 < until - at * 100.0 <= LONGEST_PAUSE_S
+
+
+def test_the_ratio_counts_the_last_minute_and_falls_back_to_zero() -> None:
+    budget = Budget(60, 0.0)
+    drain(budget, 0.0, 120.0)
+    assert 0.95 <= budget.used_ratio(120.0) <= 1.0
+    assert budget.used_ratio(150.0) == pytest.approx(0.5, abs=0.05)
+    assert budget.used_ratio(500.0) == 0.0
+
+
+def test_a_request_that_never_leaves_does_not_block_the_budget() -> None:
+    budget = Budget(1, 0.0)
+    slot = budget.take(61.2)
+    assert budget.delay_s(500.0) > 0
+    budget.settled(slot)
+    assert budget.delay_s(500.0) == 0
+
+
+def test_a_request_that_leaves_twice_counts_twice() -> None:
+    budget = Budget(10, 0.0)
+    slot = budget.take(10.0)
+    budget.sent(slot, 10.0)
+    budget.sent(slot, 10.5)
+    assert budget.used_ratio(11.0) == pytest.approx(0.2)
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"),
+    [
+        ("7", 7.0),
+        (" 30 ", 30.0),
+        ("1.5", 1.5),
+        ("999999999", LONGEST_RETRY_AFTER_S),
+        ("9" * 400, LONGEST_RETRY_AFTER_S),
+        ("0", None),
+        ("-5", None),
+        ("", None),
+        (None, None),
+        ("soon", None),
+        ("nan", None),
+        ("inf", None),
+        ("٣", None),
+        ("Sun, 01 Mar 2026 12:00:20 GMT", 20.0),
+        ("Sun, 01 Mar 2026 11:00:00 GMT", None),
+        ("Fri, 01 Mar 2999 12:00:00 GMT", LONGEST_RETRY_AFTER_S),
+        ("Sun, 01 Mar 99999999 12:00:00 GMT", None),
+        ("Sun, 45 Mar 2026 12:00:00 GMT", None),
+    ],
+)
+def test_retry_after_is_seconds_or_a_date_and_bounded(value: str | None, seconds: float | None) -> None:
+    assert retry_after_s(value, NOW) == seconds
+
+
+@given(st.text())
+def test_no_retry_after_is_ever_more_than_an_hour_or_an_error(value: str) -> None:
+    wait_s = retry_after_s(value, NOW)
+    assert wait_s is None or 0 < wait_s <= LONGEST_RETRY_AFTER_S
+
+
+def test_a_date_counts_from_the_servers_clock() -> None:
+    value = "Sun, 01 Mar 2026 12:00:20 GMT"
+    assert retry_after_s(value, NOW - timedelta(minutes=5)) == 320.0
+
+
+def test_priorities_have_lanes() -> None:
+    assert [lane_name(p) for p in (0, 1, 3, BACKFILL, BACKFILL + 1)] == [
+        "live",
+        "sweep",
+        "sweep",
+        "backfill",
+        "backfill",
+    ]

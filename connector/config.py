@@ -1,0 +1,868 @@
+"""Settings: a TOML file, overridden by CONNECTOR_* variables, checked as a whole.
+
+1. Every problem is reported at once, one line each: file or variable, key, what is wrong, what to do.
+2. No message shows a value that may be a secret.
+3. What passes is frozen and resolved: durations, paths, roots, and each tenant with what it inherits.
+4. A setting that is legal but whose feature is not built is refused, never ignored.
+"""
+
+import json
+import re
+import ssl
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from difflib import SequenceMatcher
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args, get_origin
+
+from pydantic import BaseModel, ValidationError
+
+from connector import document
+from connector.core.windows import Sweep
+from connector.document import Document, IdentityTable, Reference, TenantTable, duration_text, shown
+from connector.errors import ConfigurationError
+
+__all__ = ["Settings", "duration_text", "load"]
+
+PREFIX = "CONNECTOR_"
+FILE_VARIABLE = "CONNECTOR_CONFIG"
+
+Key = tuple[str | int, ...]
+
+_CLOUDS = {
+    "global": ("https://graph.microsoft.com", "https://login.microsoftonline.com"),
+    "us-gov-l4": ("https://graph.microsoft.us", "https://login.microsoftonline.us"),
+    "us-gov-l5": ("https://dod-graph.microsoft.us", "https://login.microsoftonline.us"),
+}
+_CREDENTIALS = ("client_secret", "client_certificate", "workload_identity", "managed_identity")
+_START = document.parse_instant("-7d")
+
+
+class Secret:
+    """Something that only `get` shows. A file is read again each time, so that a rotated secret is seen."""
+
+    __slots__ = ("_path", "_source", "_value")
+
+    def __init__(self, value: str, source: str = "value", path: Path | None = None) -> None:
+        self._value = value
+        self._source = source
+        self._path = path
+
+    @classmethod
+    def from_file(cls, path: Path) -> "Secret":
+        """The content of a file without the line end at its end. Raises OSError, UnicodeDecodeError."""
+        return cls(_read_secret(path), f"file {path}", path)
+
+    def get(self) -> str:
+        """The secret as it is now; while its file cannot be read, or is empty, as it was last."""
+        if self._path is not None:
+            try:
+                self._value = _read_secret(self._path) or self._value
+            except (OSError, UnicodeDecodeError):
+                return self._value
+        return self._value
+
+    def __repr__(self) -> str:
+        return f"Secret({self._source})"
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Secret):
+            return NotImplemented
+        return (self._source, self._path, self._value) == (other._source, other._path, other._value)
+
+    def __hash__(self) -> int:
+        return hash((self._source, self._path))
+
+
+def _read_secret(path: Path) -> str:
+    text = path.read_bytes().decode("utf-8-sig")
+    return text.removesuffix("\n").removesuffix("\r") if text.endswith("\n") else text
+
+
+@dataclass(frozen=True, slots=True)
+class Graph:
+    """Where and how Graph is read. `root` and `authority` have no slash at their end; `scope` is the cloud's own."""
+
+    cloud: str
+    root: str
+    authority: str
+    scope: str
+    ca_bundle: Path | None
+    api_version: str
+    requests_per_minute: float
+    timeout: timedelta
+    concurrency: int
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """With what a tenant signs in: client id and secret."""
+
+    client_id: str | None
+    client_secret: Secret | None
+
+
+@dataclass(frozen=True, slots=True)
+class Tenant:
+    """One tenant with all that it inherits. `id` as written, `key` in lower case, `label` for people and metrics."""
+
+    id: str
+    key: str
+    name: str | None
+    label: str
+    identity: Identity
+    start: datetime | timedelta
+    requests_per_minute: float
+    topic: str
+
+
+@dataclass(frozen=True, slots=True)
+class Windows:
+    """Sweeps in order of `every`; `settle` and `slice` as in the contract."""
+
+    settle: timedelta
+    slice: timedelta
+    sweeps: tuple[Sweep, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Dedup:
+    """How long a row is remembered, by its start."""
+
+    horizon: timedelta
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """What becomes of rows on their way."""
+
+    key: str
+    timestamp: str
+    revisions: str
+    additional_properties: str
+    privacy: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Kafka:
+    """Brokers, names and promises. `replication_factor` -1 is the broker's default."""
+
+    bootstrap_servers: str
+    topic: str
+    app: str
+    shards: int
+    delivery: str
+    create_topics: bool
+    partitions: int
+    replication_factor: int
+    azure_event_hubs: bool
+    topic_properties: dict[str, str]
+    properties: dict[str, str | Secret] = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class SchemaRegistry:
+    """The registry; an empty `url` means Avro single-object encoding."""
+
+    url: str
+    subject_name_strategy: str
+    auto_register: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Http:
+    """Where HTTP is served; port 0 is a free one."""
+
+    host: str
+    port: int
+
+
+@dataclass(frozen=True, slots=True)
+class Log:
+    """What is logged, and how."""
+
+    format: Literal["auto", "json", "console"]
+    level: str
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Everything that is configured, checked and resolved."""
+
+    graph: Graph
+    tenants: tuple[Tenant, ...]
+    windows: Windows
+    dedup: Dedup
+    rows: Rows
+    kafka: Kafka
+    schema_registry: SchemaRegistry
+    http: Http
+    log: Log
+
+    @property
+    def topics(self) -> tuple[str, ...]:
+        """The row topics that the tenants use, each once, in order of their names."""
+        return tuple(sorted({tenant.topic for tenant in self.tenants}))
+
+
+def load(path: Path | None, environ: Mapping[str, str], *, required: Iterable[str] = ()) -> Settings:
+    """The settings from the file (`path`, else CONNECTOR_CONFIG, else none) and the environment.
+
+    `required` names keys that may not be empty here, such as "kafka.bootstrap_servers".
+    Raises ConfigurationError with every problem at once, each "FILE-or-VARIABLE: key: what is wrong; what to do".
+    """
+    source = _Source(path, environ)
+    source.read_file()
+    source.read_variables()
+    checked = _check(source)
+    if source.unreadable:
+        raise ConfigurationError(source.problems)
+    settings = _resolve(source, checked, required)
+    if source.problems:
+        raise ConfigurationError(source.problems)
+    return settings
+
+
+# --- reading ----------------------------------------------------------------------------------------------------------
+
+
+class _Source:
+    """What was written, key by key, by whom; and what is wrong with it so far, at most one problem a key."""
+
+    def __init__(self, path: Path | None, environ: Mapping[str, str]) -> None:
+        self.environ = environ
+        self.tree: dict[str, Any] = {}
+        self._file_tree: dict[str, Any] = {}
+        self.variables: dict[Key, str] = {}
+        self.problems: list[str] = []
+        self.unreadable = False
+        self._reported: set[Key] = set()
+        self._chosen_by: str | None = None
+        self.path = path
+        if path is None:
+            for name, text in environ.items():
+                if name.upper() == FILE_VARIABLE and text:
+                    self.path, self._chosen_by = Path(text), name
+
+    def read_file(self) -> None:
+        if self.path is None:
+            return
+        origin = self._chosen_by or str(self.path)
+        try:
+            text = self.path.read_bytes().decode("utf-8-sig")
+            self.tree, self._file_tree = tomllib.loads(text), tomllib.loads(text)
+        except OSError as error:
+            what = f"{self.path} cannot be read ({error.strerror or type(error).__name__}); name a file that exists and that this user may read"
+        except UnicodeDecodeError:
+            what = f"{self.path} is not UTF-8; save it as UTF-8"
+        except (tomllib.TOMLDecodeError, RecursionError) as error:
+            what = f"{self.path} is not TOML: {_one_line(str(error))}; repair that place"
+        else:
+            return
+        self.unreadable = True
+        self.problems.append(f"{origin}: {what}")
+
+    def read_variables(self) -> None:
+        found: dict[tuple[str, ...], tuple[str, str]] = {}
+        for name, text in sorted(self.environ.items()):
+            upper = name.upper()
+            if not upper.startswith(PREFIX) or upper == FILE_VARIABLE:
+                continue
+            rest = upper.removeprefix(PREFIX).lower()
+            if "__" not in rest and rest not in Document.model_fields:
+                continue
+            segments = tuple(rest.split("__"))
+            if segments in found and found[segments][1] != text:
+                self.problems.append(
+                    f"{name}: {_key_text(segments)}: is also set by {found[segments][0]}; remove one of them"
+                )
+            found[segments] = (name, text)
+        for segments in sorted(found, key=len):  # what is more specific counts more
+            self._place(segments, *found[segments])
+
+    def _place(self, segments: tuple[str, ...], name: str, text: str) -> None:
+        model: type[BaseModel] = Document
+        for depth, segment in enumerate(segments):
+            kind = _kind(model, segment)
+            key, rest = segments[: depth + 1], segments[depth + 1 :]
+            if isinstance(kind, type) and issubclass(kind, BaseModel) and rest:
+                model = kind
+                continue
+            if kind is dict and rest:
+                key, rest = (*key, rest[0].replace("_", ".") if key[0] == "kafka" else rest[0]), rest[1:]
+                kind = Reference
+            if kind is None:
+                self._put(segments, text, name)
+            elif kind is Reference and rest in (("file",), ("env",)):
+                self._put(key, {rest[0]: text}, name)
+            elif kind is list and rest:
+                self.report(key, f"is a list, which is set as a whole; put JSON into {_variable(key)}", name)
+            elif rest and len(key) > depth + 1:
+                whole = _variable((*key, *rest[:-1])) + "_" + rest[-1].upper()
+                self.report(segments, f"is no property; one underscore stands for a dot, as in {whole}", name)
+            elif rest:
+                self.report(segments, f"is no key, since {_key_text(key)} is a value; set {_variable(key)}", name)
+            else:
+                self._place_value(key, kind, text, name)
+            return
+
+    def _place_value(self, key: Key, kind: Any, text: str, name: str) -> None:
+        value: Any = text
+        if kind is list or kind is dict or (isinstance(kind, type) and issubclass(kind, BaseModel)):
+            try:
+                value = json.loads(text)
+            except (ValueError, RecursionError) as error:
+                place = (
+                    f" ({error.msg} at character {error.pos + 1})" if isinstance(error, json.JSONDecodeError) else ""
+                )
+                self.report(key, f"is not JSON{place}; write {'[…]' if kind is list else '{…}'}", name)
+                return
+        elif kind is Reference and text.startswith("{"):
+            try:
+                value = json.loads(text)
+            except ValueError:
+                value = text
+        elif kind is bool and text.lower() in ("true", "false"):
+            value = text.lower() == "true"
+        elif kind is int and re.fullmatch(r"[+-]?[0-9]{1,18}", text):
+            value = int(text)
+        elif kind is float and re.fullmatch(r"[+-]?[0-9]{1,18}(?:\.[0-9]*)?", text):
+            value = float(text)
+        self._merge(key, kind, value, name)
+
+    def _merge(self, key: Key, kind: Any, value: Any, name: str) -> None:
+        # Tables are merged key by key; a list, a value and { file } or { env } replace what was there.
+        model = kind if isinstance(kind, type) and issubclass(kind, BaseModel) else None
+        if isinstance(value, dict) and (model is not None or kind is dict):
+            self._put(key, None, name)
+            for inner, part in value.items():
+                self._merge((*key, inner), _kind(model, inner) if model else Reference, part, name)
+        else:
+            self._put(key, value, name)
+
+    def _put(self, key: Key, value: Any, name: str) -> None:
+        """Sets the value; None only makes sure that there is a table."""
+        table = self.tree
+        for segment in key[:-1]:
+            inner = table.get(str(segment))
+            if not isinstance(inner, dict):
+                inner = table[str(segment)] = {}
+            table = inner
+        last = str(key[-1])
+        if value is None:
+            if not isinstance(table.get(last), dict):
+                table[last] = {}
+            return
+        table[last] = value
+        self.variables[key] = name
+
+    def set_list(self, key: str, value: list[dict[str, Any]], names: Mapping[Key, str]) -> None:
+        self.tree[key] = value
+        self.variables.update(names)
+
+    # --- reporting
+
+    def report(self, key: Key, what: str, origin: str | None = None) -> None:
+        """Notes a problem, unless the key or a table around it has one already. `what` begins with a verb."""
+        if any(key[:length] in self._reported for length in range(1, len(key) + 1)):
+            return
+        self._reported.add(key)
+        self.problems.append(f"{origin or self.origin(key)}: {_key_text(key)}: {what}")
+
+    def is_reported(self, *key: str | int) -> bool:
+        return any(key[:length] in self._reported for length in range(1, len(key) + 1))
+
+    def origin(self, key: Key) -> str:
+        """Who wrote the key; when nobody did, who could."""
+        for length in range(len(key), 0, -1):
+            if key[:length] in self.variables:
+                return self.variables[key[:length]]
+        if self.path is not None:
+            return str(self.path)
+        return next((name for written, name in self.variables.items() if written[: len(key)] == key), _variable(key))
+
+    def below(self, key: Key) -> list[tuple[Key, str]]:
+        """What variables wrote below the key."""
+        return [
+            (written, name) for written, name in self.variables.items() if written[: len(key)] == key and written != key
+        ]
+
+    def is_variable(self, key: Key) -> bool:
+        """Whether a variable wrote the key, alone and as plain text."""
+        return key in self.variables and _variable(key) == self.variables[key].upper()
+
+    def is_in_file(self, key: Key) -> bool:
+        """Whether the file wrote the key or something below it."""
+        return _at(self._file_tree, key[:-1], key[-1])[1]
+
+    def remove(self, key: Key) -> None:
+        """Takes a value out of the tree, so that the rest can be checked; in a list an empty table takes its place."""
+        node, there = _at(self.tree, key[:-1], key[-1])
+        if there and isinstance(node, list):
+            node[int(key[-1])] = {}
+        elif there:
+            del node[key[-1]]
+
+
+def _at(node: Any, around: Key, last: str | int) -> tuple[Any, bool]:
+    for segment in around:
+        if not _has(node, segment):
+            return node, False
+        node = node[segment]
+    return node, _has(node, last)
+
+
+def _has(node: Any, segment: str | int) -> bool:
+    return (isinstance(node, dict) and segment in node) or (
+        isinstance(node, list) and isinstance(segment, int) and segment < len(node)
+    )
+
+
+def _kind(model: type[BaseModel], name: str | int) -> Any:
+    """What a key takes: a table's model, list, dict, Reference or a plain type; None for an unknown key."""
+    info = model.model_fields.get(str(name))
+    if info is None:
+        return None
+    kind: Any = info.annotation
+    while True:
+        origin = get_origin(kind)
+        if origin is Annotated:
+            kind = get_args(kind)[0]
+        elif origin in (list, dict):
+            return origin
+        elif origin is None:
+            return kind
+        elif origin is Literal:
+            return str
+        else:  # a union: what is not None; bool | str takes "true" as a word
+            kind = get_args(kind)[0]
+
+
+def _variable(key: Key) -> str:
+    return PREFIX + "__".join(str(part) for part in key if isinstance(part, str)).upper().replace(".", "_")
+
+
+def _key_text(key: Key) -> str:
+    text = ""
+    for part in key:
+        if isinstance(part, int):
+            text += f"[{part}]"
+        else:
+            bare = part if re.fullmatch(r"[A-Za-z0-9_-]+", part) else shown(part)
+            text += f".{bare}" if text else bare
+    return text
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+# --- checking ---------------------------------------------------------------------------------------------------------
+
+
+def _check(source: _Source) -> Document:
+    """The document, with the keys that are wrong left out and reported."""
+    while True:
+        try:
+            return Document.model_validate(source.tree)
+        except ValidationError as error:
+            keys = []
+            for problem in error.errors(include_url=False):
+                key = problem["loc"]
+                keys.append(key)
+                if problem["type"] == "extra_forbidden":
+                    _report_unknown(source, key)
+                else:
+                    source.report(key, _sentence(problem, by_variable=source.is_variable(key)))
+            for key in sorted(set(keys), key=len, reverse=True):
+                source.remove(key)
+
+
+def _sentence(problem: Mapping[str, Any], *, by_variable: bool) -> str:
+    context = problem.get("ctx", {})
+    if isinstance(context.get("error"), ValueError):
+        return str(context["error"])
+    kind = str(problem["type"])
+    match kind:
+        case "literal_error":
+            return f"is {shown(problem['input'])}; write one of {context['expected']}"
+        case "greater_than_equal":
+            return f"is {shown(problem['input'])}; write at least {context['ge']:g}"
+        case "less_than_equal":
+            return f"is {shown(problem['input'])}; write at most {context['le']:g}"
+        case "finite_number":
+            return "is no finite number; write one"
+    unquoted = "" if by_variable else ", without quotes"
+    expected = {
+        "string": "is no text; write text in quotes",
+        "int": f"is no whole number; write one{unquoted}",
+        "float": f"is no number; write one{unquoted}",
+        "bool": f"is neither true nor false; write one of them{unquoted}",
+        "list": "is no list; write one",
+        "dict": "is no table; write one",
+        "model": "is no table; write one",
+    }
+    return expected.get(kind.split("_")[0], _one_line(str(problem["msg"])))
+
+
+def _report_unknown(source: _Source, key: Key) -> None:
+    found = source.below(key)
+    if not found or source.is_in_file(key):
+        found.append((key, source.origin(key)))
+    for written, origin in found:
+        nearest = _nearest(written)
+        by_variable = origin.upper().startswith(PREFIX) and origin.upper() == _variable(written)
+        hint = _variable(nearest) if by_variable else _key_text(nearest)
+        source.report(written, f"is not a known key; the nearest is {hint}", origin)
+
+
+def _nearest(key: Key) -> Key:
+    """The known key that is spelled most alike; one in the same table is preferred."""
+    pattern = tuple(part for part in key if isinstance(part, str))
+
+    def likeness(known: Key) -> float:
+        names = tuple(part for part in known if isinstance(part, str))
+        alike = SequenceMatcher(None, ".".join(pattern).lower(), ".".join(names)).ratio()
+        last = SequenceMatcher(None, pattern[-1].lower(), names[-1]).ratio()
+        return alike + last + (0.3 if names[:-1] == pattern[:-1] else 0)
+
+    best = max(_known_keys(Document), key=likeness)
+    shared = {tuple(part for part in key[:length] if isinstance(part, str)): key[:length] for length in range(len(key))}
+    names = tuple(part for part in best if isinstance(part, str))
+    return (*shared[names[:-1]], names[-1]) if names[:-1] in shared else best
+
+
+def _known_keys(model: type[BaseModel], prefix: Key = ()) -> list[Key]:
+    keys: list[Key] = []
+    for name in model.model_fields:
+        keys.append((*prefix, name))
+        kind = _kind(model, name)
+        if kind is list:
+            kind = {"tenants": TenantTable, "sweeps": document.SweepTable}[name]
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            keys += _known_keys(kind, (*prefix, name))
+    return keys
+
+
+# --- resolving --------------------------------------------------------------------------------------------------------
+
+
+def _resolve(source: _Source, checked: Document, required: Iterable[str]) -> Settings:
+    checked, azure_authority = _azure(source, checked)
+    _refuse_unbuilt(source, checked)
+    graph = _graph(source, checked, azure_authority)
+    kafka = _kafka(source, checked)
+    tenants = _tenants(source, checked)
+    _check_names(source, checked)
+    windows = _windows(source, checked)
+    for name in required:
+        section, key = name.split(".")
+        if not getattr(getattr(checked, section), key):
+            example = ', for instance "broker-1:9092"' if key == "bootstrap_servers" else ""
+            source.report((section, key), f"is empty; set it{example}")
+    host, port = document.split_listen(checked.http.listen)
+    return Settings(
+        graph=graph,
+        tenants=tenants,
+        windows=windows,
+        dedup=Dedup(checked.dedup.horizon),
+        rows=Rows(
+            key=checked.rows.key,
+            timestamp=checked.rows.timestamp,
+            revisions=checked.rows.revisions,
+            additional_properties=checked.rows.additional_properties or "keep",
+            privacy={},
+        ),
+        kafka=kafka,
+        schema_registry=SchemaRegistry(
+            checked.schema_registry.url,
+            checked.schema_registry.subject_name_strategy,
+            checked.schema_registry.auto_register,
+        ),
+        http=Http(host, port),
+        log=Log(checked.log.format, checked.log.level),
+    )
+
+
+def _azure(source: _Source, checked: Document) -> tuple[Document, str]:
+    """The document with the tenant of AZURE_TENANT_ID when it names none, and AZURE_AUTHORITY_HOST then."""
+    if checked.tenants or source.is_reported("tenants"):
+        return checked, ""
+    environ = source.environ
+    tenant_id = environ.get("AZURE_TENANT_ID", "")
+    if not tenant_id:
+        have = [name for name in ("AZURE_CLIENT_ID", "AZURE_CLIENT_SECRET") if environ.get(name)]
+        todo = (
+            "set AZURE_TENANT_ID too"
+            if have
+            else "add [[tenants]], or set AZURE_TENANT_ID, AZURE_CLIENT_ID and AZURE_CLIENT_SECRET"
+        )
+        source.report(("tenants",), f"names no tenant; {todo}")
+        return checked, ""
+    tenant: dict[str, Any] = {"id": tenant_id}
+    names: dict[Key, str] = {("tenants", 0, "id"): "AZURE_TENANT_ID"}
+    if checked.identity.client_id is None and environ.get("AZURE_CLIENT_ID"):
+        tenant["client_id"] = environ["AZURE_CLIENT_ID"]
+        names["tenants", 0, "client_id"] = "AZURE_CLIENT_ID"
+    if not _credentials(checked.identity):
+        for name, key, value in (
+            ("AZURE_CLIENT_SECRET", "client_secret", environ.get("AZURE_CLIENT_SECRET")),
+            (
+                "AZURE_CLIENT_CERTIFICATE_PATH",
+                "client_certificate",
+                {"file": environ.get("AZURE_CLIENT_CERTIFICATE_PATH")},
+            ),
+            ("AZURE_FEDERATED_TOKEN_FILE", "workload_identity", True),
+        ):
+            if environ.get(name):
+                tenant[key] = value
+                names["tenants", 0, key] = name
+                break
+    source.set_list("tenants", [tenant], names)
+    return _check(source), environ.get("AZURE_AUTHORITY_HOST", "")
+
+
+def _credentials(table: IdentityTable) -> list[str]:
+    return [name for name in _CREDENTIALS if getattr(table, name) not in (None, False, "")]
+
+
+def _refuse_unbuilt(source: _Source, checked: Document) -> None:
+    unbuilt: list[tuple[Key, object, str]] = [
+        (("schema_registry", "url"), checked.schema_registry.url, "leave it out"),
+        *((("rows", "privacy", name), True, "leave it out") for name in checked.rows.privacy),
+        (("pseudonyms", "key"), checked.pseudonyms.key, "leave it out"),
+        (("kafka", "azure_event_hubs"), checked.kafka.azure_event_hubs, "leave it out"),
+        (("kafka", "delivery"), checked.kafka.delivery == "at_least_once", 'write "exactly_once"'),
+    ]
+    tables: list[tuple[Key, IdentityTable]] = [(("identity",), checked.identity)]
+    tables += [(("tenants", number), table) for number, table in enumerate(checked.tenants)]
+    for key, table in tables:
+        unbuilt += [
+            ((*key, name), getattr(table, name), "use client_secret")
+            for name in ("client_certificate", "client_certificate_password", "workload_identity", "managed_identity")
+        ]
+    for key, value, todo in unbuilt:
+        if value:
+            origin = source.origin(key)
+            if origin.startswith("AZURE_"):
+                todo = "set AZURE_CLIENT_SECRET"
+            source.report(key, f"is not built yet; {todo}", origin)
+
+
+def _graph(source: _Source, checked: Document, azure_authority: str) -> Graph:
+    table = checked.graph
+    root, authority = _CLOUDS[table.cloud]
+    if table.authority:
+        authority = table.authority
+    elif azure_authority:
+        try:
+            authority = document.to_authority(
+                azure_authority if "://" in azure_authority else f"https://{azure_authority}"
+            )
+        except ValueError as error:
+            source.report(("graph", "authority"), str(error), "AZURE_AUTHORITY_HOST")
+    if table.timeout <= timedelta(0):
+        source.report(("graph", "timeout"), 'must be longer than nothing; write for instance "30s"')
+    bundle = _file(source, table.ca_bundle) if table.ca_bundle else None
+    if bundle is not None:
+        _check_bundle(source, ("graph", "ca_bundle"), bundle)
+    return Graph(
+        cloud=table.cloud,
+        root=table.base_url or root,
+        authority=authority,
+        scope=f"{root}/.default",
+        ca_bundle=bundle,
+        api_version=table.api_version,
+        requests_per_minute=table.requests_per_minute,
+        timeout=table.timeout,
+        concurrency=table.concurrency,
+    )
+
+
+def _file(source: _Source, written: str) -> Path:
+    return (source.path.parent if source.path else Path()).absolute() / written
+
+
+def _check_bundle(source: _Source, key: Key, bundle: Path) -> None:
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cafile=bundle)
+    except ssl.SSLError:
+        source.report(key, f"names {bundle}, which holds no certificates; name a PEM file")
+    except OSError as error:
+        source.report(key, f"names {bundle}, which cannot be read ({error.strerror}); name a PEM file")
+
+
+def _secret(source: _Source, key: Key, reference: Reference) -> Secret | None:
+    """The secret; None when it is reported as missing."""
+    match reference.kind:
+        case "file":
+            path = _file(source, reference.value)
+            try:
+                secret = Secret.from_file(path)
+            except OSError as error:
+                source.report(
+                    key, f"names the file {path}, which cannot be read ({error.strerror}); create it or name another"
+                )
+                return None
+            except UnicodeDecodeError:
+                source.report(key, f"names the file {path}, which is not UTF-8 text; name another")
+                return None
+            what = f"names the file {path}, which is empty; write the secret into it"
+        case "env":
+            secret = Secret(source.environ.get(reference.value, ""), f"variable {reference.value}")
+            what = f"names the variable {reference.value}, which is not set or empty; set it"
+        case _:
+            secret, what = Secret(reference.value), "is empty; set it, or leave it out"
+    if not secret.get():
+        source.report(key, what)
+        return None
+    return secret
+
+
+def _tenants(source: _Source, checked: Document) -> tuple[Tenant, ...]:
+    shared_secret = None
+    if checked.identity.client_secret is not None:
+        shared_secret = _secret(source, ("identity", "client_secret"), checked.identity.client_secret)
+    tenants: list[Tenant] = []
+    ids: dict[str, int] = {}
+    for number, table in enumerate(checked.tenants):
+        if table.id is None:
+            source.report(("tenants", number, "id"), "is missing; write the directory (tenant) id")
+            continue
+        key = table.id.lower()
+        if key in ids:
+            source.report(
+                ("tenants", number, "id"), f"is the same as that of tenants[{ids[key]}]; name each tenant once"
+            )
+        ids.setdefault(key, number)
+        tenants.append(
+            Tenant(
+                id=table.id,
+                key=key,
+                name=table.name or None,
+                label=table.name or table.id,
+                identity=_identity(source, checked, number, table, shared_secret),
+                start=table.start if table.start is not None else _START,
+                requests_per_minute=table.requests_per_minute or checked.graph.requests_per_minute,
+                topic=table.topic or checked.kafka.topic,
+            )
+        )
+    names: dict[str, int] = {}
+    for number, table in enumerate(checked.tenants):
+        if not table.name:
+            continue
+        if table.name in names:
+            source.report(
+                ("tenants", number, "name"), f"is the same as that of tenants[{names[table.name]}]; names are unique"
+            )
+        elif ids.get(table.name.lower(), number) != number:
+            source.report(
+                ("tenants", number, "name"), f"is the id of tenants[{ids[table.name.lower()]}]; choose another"
+            )
+        names.setdefault(table.name, number)
+    return tuple(tenants)
+
+
+def _identity(source: _Source, checked: Document, number: int, table: TenantTable, shared: Secret | None) -> Identity:
+    here: Key = ("tenants", number)
+    client_id = table.client_id or checked.identity.client_id or None
+    from_azure = source.variables.get((*here, "id")) == "AZURE_TENANT_ID"
+    if client_id is None and not source.is_reported("identity", "client_id"):
+        todo = "set AZURE_CLIENT_ID" if from_azure else "set it here or in [identity]"
+        source.report((*here, "client_id"), f"is missing; {todo}", "AZURE_CLIENT_ID" if from_azure else None)
+    own = _credentials(table)
+    if table.client_secret is not None:
+        return Identity(client_id, _secret(source, (*here, "client_secret"), table.client_secret))
+    if not own and not _credentials(checked.identity) and not source.is_reported("identity", "client_secret"):
+        todo = "set AZURE_CLIENT_SECRET" if from_azure else "set it here or in [identity]"
+        source.report((*here, "client_secret"), f"is missing; {todo}", "AZURE_CLIENT_SECRET" if from_azure else None)
+    return Identity(client_id, None if own else shared)
+
+
+def _kafka(source: _Source, checked: Document) -> Kafka:
+    table = checked.kafka
+    properties: dict[str, str | Secret] = {}
+    for name, reference in table.properties.items():
+        key: Key = ("kafka", "properties", name)
+        why = document.REFUSED_PROPERTIES.get(name.strip().lower())
+        if why is not None:
+            source.report(key, f"cannot be set, since {why}; leave it out")
+        elif reference.kind == "text":
+            properties[name] = reference.value
+        else:
+            secret = _secret(source, key, reference)
+            if secret is not None:
+                properties[name] = secret
+    topic_properties: dict[str, str] = {}
+    for name, reference in table.topic_properties.items():
+        if reference.kind == "text":
+            topic_properties[name] = reference.value
+        else:
+            source.report(("kafka", "topic_properties", name), "must be text; it is no secret")
+    return Kafka(
+        bootstrap_servers=table.bootstrap_servers,
+        topic=table.topic,
+        app=table.app,
+        shards=table.shards,
+        delivery=table.delivery,
+        create_topics=table.create_topics,
+        partitions=table.partitions,
+        replication_factor=table.replication_factor,
+        azure_event_hubs=table.azure_event_hubs,
+        topic_properties=topic_properties,
+        properties=properties,
+    )
+
+
+def _check_names(source: _Source, checked: Document) -> None:
+    """No topic may have two uses. Kafka tells names apart neither that differ only in '.' and '_'."""
+    taken: dict[str, tuple[str, Key]] = {}
+    app: Key = ("kafka", "app")
+    uses: list[tuple[str, Key]] = [(f"{checked.kafka.app}.{suffix}", app) for suffix in ("control", "state", "seen")]
+    row_topics: dict[str, Key] = {checked.kafka.topic: ("kafka", "topic")}
+    for number, table in enumerate(checked.tenants):
+        if table.topic is not None:
+            row_topics.setdefault(table.topic, ("tenants", number, "topic"))
+    for topic, key in row_topics.items():
+        uses += [(topic, key), (f"{topic}.dlq", key), (f"{topic}.progress", key)]
+    for name, key in uses:
+        same = name.replace(".", "_")
+        other, other_key = taken.setdefault(same, (name, key))
+        if other_key != key:
+            source.report(
+                key, f"needs the topic {name}, which collides with {other} of {_key_text(other_key)}; choose another"
+            )
+
+
+def _windows(source: _Source, checked: Document) -> Windows:
+    table = checked.windows
+    if not timedelta(seconds=1) <= table.slice <= timedelta(days=30):
+        source.report(("windows", "slice"), f'is "{duration_text(table.slice)}"; write a duration from "1s" to "30d"')
+    if not table.sweeps:
+        source.report(("windows", "sweeps"), "is empty; add a [[windows.sweeps]] or leave it out")
+    seen: dict[timedelta, int] = {}
+    sweeps: list[Sweep] = []
+    for number, sweep in enumerate(table.sweeps):
+        here: Key = ("windows", "sweeps", number)
+        for name, value in (("every", sweep.every), ("overlap", sweep.overlap)):
+            if value is None:
+                source.report((*here, name), 'is missing; write a duration such as "15m"')
+            elif value <= timedelta(0):
+                source.report((*here, name), 'must be longer than nothing; write a duration such as "15m"')
+        if sweep.overlap is not None and sweep.overlap > checked.dedup.horizon:
+            deepest, horizon = duration_text(sweep.overlap), duration_text(checked.dedup.horizon)
+            what = (
+                f'is "{horizon}", shorter than the overlap "{deepest}" of {_key_text(here)}; write at least "{deepest}"'
+            )
+            if sweep.overlap == max(other.overlap for other in table.sweeps if other.overlap is not None):
+                source.report(("dedup", "horizon"), what)
+        if sweep.every is not None and sweep.every in seen:
+            source.report(
+                (*here, "every"), f"is the same as that of windows.sweeps[{seen[sweep.every]}]; each cadence once"
+            )
+        if sweep.every is not None and sweep.overlap is not None:
+            seen.setdefault(sweep.every, number)
+            sweeps.append(Sweep(sweep.every, sweep.overlap))
+    return Windows(table.settle, table.slice, tuple(sorted(sweeps, key=lambda sweep: sweep.every)))

@@ -1,0 +1,392 @@
+"""Real Kafka brokers for tests, benchmarks and the demo: started in seconds, killed at will, gone with their parent.
+
+`python -m tests.brokers` runs a broker until Ctrl-C and prints its bootstrap address. Rules:
+
+1. Only processes that this module started are signalled, by process id.
+2. No broker outlives the process that started it, however that ends (on Linux; elsewhere only a normal end counts).
+3. A broker keeps its ports and its disk from start to `close`, so a restarted one is the same broker.
+"""
+
+import argparse
+import atexit
+import base64
+import os
+import random
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from confluent_kafka import KafkaException
+from confluent_kafka.admin import AdminClient
+
+from tests.kafka_software import KAFKA_VERSION, Software, kafka
+
+__all__ = ["KAFKA_VERSION", "Broker", "Cluster", "wait_until"]
+
+HOST = "127.0.0.1"
+START_DEADLINE_S = 60.0
+STOP_DEADLINE_S = 20.0
+
+# Below the range from which Linux takes outgoing ports: a client that keeps trying a dead broker's port could otherwise
+# be given that very port, and the broker would find it taken when it comes back.
+PORTS = range(20_000, 32_000)
+
+# The kernel sends the child a SIGKILL when the *thread* that started it ends: so a thread that lives as long as the process.
+_starter = ThreadPoolExecutor(max_workers=1, thread_name_prefix="broker-starter")
+
+_DIE_WITH_PARENT = (
+    "import ctypes, os, signal, sys\n"
+    "if sys.platform == 'linux': ctypes.CDLL(None).prctl(1, signal.SIGKILL)\n"
+    "if os.getppid() != int(sys.argv[1]): sys.exit(1)\n"
+    "os.execv(sys.argv[2], sys.argv[2:])\n"
+)
+
+FAST_START = ("-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")
+FAST_RUN = ("-XX:+UseSerialGC",)
+LOGGING = (
+    "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn",
+    "-Dorg.slf4j.simpleLogger.showDateTime=true",
+    "-Dorg.slf4j.simpleLogger.dateTimeFormat=HH:mm:ss.SSS",
+)
+
+
+def wait_until(condition: Callable[[], bool], what: str, deadline_s: float = 30.0, every_s: float = 0.02) -> None:
+    """Return as soon as `condition()` holds; TimeoutError that names `what` after `deadline_s`."""
+    end = time.monotonic() + deadline_s
+    pause = threading.Event()
+    while not condition():
+        if time.monotonic() >= end:
+            raise TimeoutError(f"waited {deadline_s:g} s for: {what}")
+        pause.wait(every_s)
+
+
+def free_ports(count: int) -> list[int]:
+    """Different ports of the loopback interface on which nobody listens."""
+    found: list[int] = []
+    while len(found) < count:
+        port = random.choice(PORTS)  # noqa: S311 - nothing secret
+        with socket.socket() as probe:
+            try:
+                probe.bind((HOST, port))
+            except OSError:
+                continue
+        if port not in found:
+            found.append(port)
+    return found
+
+
+class Broker:
+    """One broker process, which is also a controller of its cluster."""
+
+    def __init__(self, number: int, settings: Mapping[str, str], directory: Path, command: Sequence[str]) -> None:
+        self.number = number
+        self.directory = directory
+        self.port = int(settings["listeners"].split(",")[0].rpartition(":")[2])
+        self.bootstrap = f"{HOST}:{self.port}"
+        self.log = directory / "broker.log"
+        self.settings = directory / "server.properties"
+        self._command = [*command, str(self.settings)]
+        self._process: subprocess.Popen[bytes] | None = None
+        self.settings.write_text("".join(f"{name}={value}\n" for name, value in settings.items()), encoding="utf-8")
+
+    def __repr__(self) -> str:
+        return f"Broker({self.number}, {self.bootstrap}, {'running' if self.running else 'down'})"
+
+    @property
+    def pid(self) -> int | None:
+        """Process id while it runs (a suspended broker runs)."""
+        return self._process.pid if self._process is not None and self._process.poll() is None else None
+
+    @property
+    def running(self) -> bool:
+        """Whether the process is there."""
+        return self.pid is not None
+
+    def launch(self) -> None:
+        """Start the process without waiting for it to serve."""
+        if self.running:
+            return
+        trampoline = [sys.executable, "-I", "-S", "-c", _DIE_WITH_PARENT, str(os.getpid()), *self._command]
+        with self.log.open("ab") as log:
+            self._process = _starter.submit(
+                subprocess.Popen,
+                trampoline,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            ).result()
+
+    def wait(self, brokers: int = 1, deadline_s: float = START_DEADLINE_S) -> None:
+        """Return once it serves and knows of as many brokers; RuntimeError with its log if it dies instead."""
+
+        def serves() -> bool:
+            if not self.running:
+                raise RuntimeError(f"{self} ended while it started:\n{self.tail()}")
+            try:
+                socket.create_connection((HOST, self.port), timeout=1).close()
+            except OSError:
+                return False
+            return self._known_brokers() >= brokers
+
+        try:
+            wait_until(serves, f"{self} to serve", deadline_s)
+        except TimeoutError as error:
+            raise TimeoutError(f"{error}; its log ends:\n{self.tail()}") from None
+
+    def start(self) -> None:
+        """Start it on the ports and the disk that it had; return when it serves."""
+        self.launch()
+        self.wait()
+
+    def stop(self) -> None:
+        """Clean stop (SIGTERM); killed if that takes longer than 20 s."""
+        self.resume()
+        self._signal(signal.SIGTERM)
+        self._reap(STOP_DEADLINE_S)
+
+    def kill(self) -> None:
+        """SIGKILL: nothing is flushed or said good-bye to."""
+        self._signal(signal.SIGKILL)
+        self._reap(STOP_DEADLINE_S)
+
+    def suspend(self) -> None:
+        """SIGSTOP: connections stay open and nothing answers."""
+        self._signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """SIGCONT: goes on where it was suspended."""
+        self._signal(signal.SIGCONT)
+
+    def restart(self) -> None:
+        """Clean stop and start."""
+        self.stop()
+        self.start()
+
+    def tail(self, lines: int = 30) -> str:
+        """The end of its log."""
+        if not self.log.is_file():
+            return "(no log)"
+        return "\n".join(self.log.read_text(encoding="utf-8", errors="replace").splitlines()[-lines:])
+
+    def _signal(self, number: signal.Signals) -> None:
+        if self._process is not None and self._process.poll() is None:
+            self._process.send_signal(number)
+
+    def _reap(self, deadline_s: float) -> None:
+        if self._process is None:
+            return
+        try:
+            self._process.wait(deadline_s)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait(deadline_s)
+
+    def _known_brokers(self) -> int:
+        properties = {
+            "bootstrap.servers": self.bootstrap,
+            "log_level": 0,
+            "socket.timeout.ms": 2000,
+            "reconnect.backoff.ms": 20,
+            "reconnect.backoff.max.ms": 100,
+        }
+        try:
+            return len(AdminClient(properties).list_topics(timeout=2).brokers)
+        except KafkaException:
+            return 0
+
+
+class Cluster:
+    """`brokers` real brokers; each is also a controller, so that three survive the loss of one.
+
+    `properties` are put over the server's settings; `fast_run` compiles hot code fully, for benchmarks (starts 0.3 s slower).
+    A context manager: starts on entry, kills and deletes everything on exit. Killing is right there: nobody reads on.
+    """
+
+    def __init__(
+        self,
+        brokers: int = 1,
+        properties: Mapping[str, str] | None = None,
+        *,
+        heap_mib: int = 320,
+        fast_run: bool = False,
+    ) -> None:
+        software = kafka()
+        archive = _archive_options(software)
+        self.id = _kafka_uuid()
+        self.directory = Path(tempfile.mkdtemp(prefix="drc-kafka-"))
+        ports = free_ports(2 * brokers)
+        voters = ",".join(f"{n + 1}@{HOST}:{ports[2 * n + 1]}" for n in range(brokers))
+        options = [f"-Xmx{heap_mib}m", *(FAST_RUN if fast_run else FAST_START), *archive, *LOGGING]
+        self.brokers = tuple(
+            _formatted_broker(
+                n + 1,
+                _settings(n + 1, brokers, ports[2 * n : 2 * n + 2], voters) | dict(properties or {}),
+                self.directory / f"broker-{n + 1}",
+                software,
+                self.id,
+                options,
+            )
+            for n in range(brokers)
+        )
+        self._closed = False
+        atexit.register(self.close)
+
+    @property
+    def bootstrap(self) -> str:
+        """Addresses of all brokers, as `bootstrap.servers` wants them."""
+        return ",".join(broker.bootstrap for broker in self.brokers)
+
+    def start(self) -> None:
+        """Start every broker that is down; return when each one sees all."""
+        for broker in self.brokers:
+            broker.launch()
+        for broker in self.brokers:
+            broker.wait(len(self.brokers))
+
+    def stop(self) -> None:
+        """Stop all cleanly, one after the other."""
+        for broker in self.brokers:
+            broker.stop()
+
+    def kill(self) -> None:
+        """SIGKILL to all at once."""
+        for broker in self.brokers:
+            broker.kill()
+
+    def suspend(self) -> None:
+        for broker in self.brokers:
+            broker.suspend()
+
+    def resume(self) -> None:
+        for broker in self.brokers:
+            broker.resume()
+
+    def restart(self) -> None:
+        """Clean stop and start of all."""
+        self.stop()
+        self.start()
+
+    def close(self) -> None:
+        """Kill what runs and delete the disks; afterwards it cannot be started."""
+        if self._closed:
+            return
+        self._closed = True
+        atexit.unregister(self.close)
+        self.kill()
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+    def __enter__(self) -> Self:
+        try:
+            self.start()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _kafka_uuid() -> str:
+    return base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+
+
+def _formatted_broker(
+    number: int, settings: dict[str, str], directory: Path, software: Software, cluster_id: str, options: Sequence[str]
+) -> Broker:
+    """A broker whose disk is as Kafka's storage tool leaves it, without the second that the tool takes."""
+    disk = directory / "disk"
+    disk.mkdir(parents=True)
+    shutil.copy(software.bootstrap_checkpoint, disk)
+    meta = f"version=1\nnode.id={number}\ncluster.id={cluster_id}\ndirectory.id={_kafka_uuid()}\n"
+    (disk / "meta.properties").write_text(meta, encoding="utf-8")
+    command = software.command("kafka.Kafka", options=options)
+    return Broker(number, settings | {"log.dirs": str(disk)}, directory, command)
+
+
+def _settings(number: int, brokers: int, ports: Sequence[int], voters: str) -> dict[str, str]:
+    replicas, in_sync = min(3, brokers), min(2, brokers)
+    return {
+        "process.roles": "broker,controller",
+        "node.id": str(number),
+        "controller.quorum.voters": voters,
+        "listeners": f"PLAINTEXT://{HOST}:{ports[0]},CONTROLLER://{HOST}:{ports[1]}",
+        "advertised.listeners": f"PLAINTEXT://{HOST}:{ports[0]}",
+        "controller.listener.names": "CONTROLLER",
+        "auto.create.topics.enable": "false",
+        "default.replication.factor": str(replicas),
+        "min.insync.replicas": str(in_sync),
+        "offsets.topic.num.partitions": "4",
+        "offsets.topic.replication.factor": str(replicas),
+        "transaction.state.log.num.partitions": "4",
+        "transaction.state.log.replication.factor": str(replicas),
+        "transaction.state.log.min.isr": str(in_sync),
+        "share.coordinator.state.topic.replication.factor": str(replicas),
+        "share.coordinator.state.topic.min.isr": str(in_sync),
+        "group.initial.rebalance.delay.ms": "0",
+        "group.min.session.timeout.ms": "1000",
+        "broker.heartbeat.interval.ms": "500",
+        "broker.session.timeout.ms": "3000",
+        "log.cleaner.dedupe.buffer.size": str(16 << 20),
+        "num.network.threads": "2",
+        "num.io.threads": "4",
+    }
+
+
+def _archive_options(software: Software) -> list[str]:
+    """JVM options that use the class-data archive, after making it if the cache has none for this Java."""
+    if not software.classes.is_file():
+        _make_archive(software)
+    if not software.classes.is_file():
+        return []
+    return ["-Xlog:disable", "-Xlog:all=error:stderr", "-Xshare:auto", f"-XX:SharedArchiveFile={software.classes}"]
+
+
+def _make_archive(software: Software) -> None:
+    """Run a broker once and let the JVM write the classes that it loaded as it leaves: starts go from 3 s to 1.6 s."""
+    scratch = software.classes.with_suffix(f".{uuid.uuid4().hex[:8]}")
+    options = [*FAST_START, *LOGGING, "-Xlog:disable", f"-XX:ArchiveClassesAtExit={scratch}"]
+    ports = free_ports(2)
+    settings = _settings(1, 1, ports, f"1@{HOST}:{ports[1]}")
+    with tempfile.TemporaryDirectory(prefix="drc-archive-") as folder:
+        broker = _formatted_broker(1, settings, Path(folder) / "broker", software, _kafka_uuid(), options)
+        try:
+            broker.start()
+        finally:
+            broker.stop()
+    if scratch.is_file():
+        scratch.rename(software.classes)
+
+
+def main() -> None:
+    """Run a broker, or several, until Ctrl-C."""
+    parser = argparse.ArgumentParser(prog="python -m tests.brokers", description="A real Kafka broker until Ctrl-C.")
+    parser.add_argument("--brokers", type=int, default=1, help="how many (default 1)")
+    parser.add_argument("--property", action="append", default=[], metavar="NAME=VALUE", help="a server setting")
+    options = parser.parse_args()
+    properties = dict(item.split("=", 1) for item in options.property)
+    stop = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    signal.signal(signal.SIGINT, lambda *_: stop.set())
+    with Cluster(options.brokers, properties, heap_mib=512, fast_run=True) as cluster:
+        sys.stdout.write(f"{cluster.bootstrap}\n")
+        sys.stdout.flush()
+        stop.wait()
+
+
+if __name__ == "__main__":
+    main()

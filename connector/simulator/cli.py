@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from connector.errors import ConfigurationError, RefusedError
-from connector.simulator.faults import SETTINGS_HELP, STRIKES
+from connector.simulator.faults import SETTINGS_HELP, STRIKES, Faults
 from connector.simulator.options import Options, duration_s
 
 _FAULTS = "; ".join(f"{name}: {text}" for name, text in {**STRIKES, **SETTINGS_HELP}.items())
@@ -31,6 +31,10 @@ def _duration(option: str, text: str) -> float:
         raise ConfigurationError([f"{option}: {wrong}"]) from None
 
 
+def _option(field: str) -> str:
+    return field.removesuffix("_s").replace("_", "-")
+
+
 def _faults(texts: list[str]) -> dict[str, object]:
     faults: dict[str, object] = {}
     for text in texts:
@@ -48,7 +52,8 @@ def simulate(  # noqa: PLR0913
         "127.0.0.1:0"
     ),
     ca_out: Annotated[
-        Path | None, typer.Option(metavar="PATH", help="Where to write the throw-away CA, PEM. Default: a temporary file.")
+        Path | None,
+        typer.Option(metavar="PATH", help="Where to write the throw-away CA, PEM. Default: a temporary file."),
     ] = None,
     name: Annotated[
         list[str] | None, typer.Option(metavar="HOST", help="Another name for the certificate; may be repeated.")
@@ -66,7 +71,7 @@ def simulate(  # noqa: PLR0913
     lateness: Annotated[
         str,
         typer.Option(
-            help='How long after its end a call turns up: none, mixed (90 % within 10 min, 9 % 24 h, 1 % 6 days), or '
+            help="How long after its end a call turns up: none, mixed (90 % within 10 min, 9 % 24 h, 1 % 6 days), or "
             '"SHARE:FROM-TO,…".'
         ),
     ] = "mixed",
@@ -85,7 +90,7 @@ def simulate(  # noqa: PLR0913
     requests_per_minute: Annotated[
         int, typer.Option(metavar="N", help="Requests a tenant may make in 60 s; 0: any number.")
     ] = 50,
-    token_lifetime: Annotated[str, typer.Option(help="How long tokens live.")] = "1h",
+    token_lifetime: Annotated[str, typer.Option(help="How long tokens live.")] = "1h",  # noqa: S107
     without_role: Annotated[int, typer.Option(metavar="N", help="The last N tenants lack the app role.")] = 0,
     clock_offset: Annotated[
         str, typer.Option(help='How far the clock of the data is from the real one, such as "-3d".')
@@ -97,7 +102,9 @@ def simulate(  # noqa: PLR0913
     compress: Annotated[bool, typer.Option("--compress", help="gzip for clients that take it.")] = False,
     fault: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME=VALUE", help=f"A fault's share, SHARExTIMES, or a setting; may be repeated. {_FAULTS}."),
+        typer.Option(
+            metavar="NAME=VALUE", help=f"A fault's share, SHARExTIMES, or a setting; may be repeated. {_FAULTS}."
+        ),
     ] = None,
 ) -> None:
     """Microsoft Graph and its sign-in over HTTPS, with made-up calls, until Ctrl-C.
@@ -142,18 +149,20 @@ def simulate(  # noqa: PLR0913
         faults=_faults(fault or []),
     )
     problems = options.check()
+    try:
+        Faults(seed, options.faults)
+    except ValueError as wrong:
+        problems.append(f"fault: {wrong}")
     if problems:
-        raise ConfigurationError([f"--{problem.replace('_', '-', problem.split(' ')[0].count('_'))}" for problem in problems])
+        named = [problem.partition(":") for problem in problems]
+        raise ConfigurationError([f"--{_option(field)}:{text}" for field, _, text in named])
     asyncio.run(_serve(options))
 
 
 async def _serve(options: Options) -> None:
     from connector.simulator.server import Simulator  # noqa: PLC0415  # keeps `--help` fast
 
-    try:
-        simulator = Simulator(options)
-    except ValueError as wrong:
-        raise ConfigurationError([f"--fault: {wrong}"]) from None
+    simulator = Simulator(options)
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):

@@ -37,6 +37,7 @@ SETTINGS: dict[str, object] = {
     "retry_after": "seconds",
     "retry_after_s": 2.0,
     "status": 0,
+    "error_retry_after": False,
     "slow_s": 2.0,
     "repeat_rows": 5,
     "foreign_url": "https://graph.invalid",
@@ -48,6 +49,7 @@ SETTINGS_HELP = {
     "retry_after": "seconds, date, none or mixed",
     "retry_after_s": "how long Retry-After asks to wait",
     "status": "the one status of server_error; 0: any",
+    "error_retry_after": "server_error too carries Retry-After",
     "slow_s": "how long slow answers take",
     "repeat_rows": "how many rows repeat at a seam",
     "foreign_url": "where foreign_link and redirect lead",
@@ -107,7 +109,10 @@ def _setting(name: str, value: object) -> object:
 
 
 class Faults:
-    """What is on for all tenants, and what differs for some. `changes`: a share, {"share", "times"} or "SHARExTIMES"."""
+    """What is on for all tenants, and what differs for some.
+
+    A fault is given as a share, as {"share", "times"} or as "SHARExTIMES"; a setting as its value.
+    """
 
     def __init__(self, seed: int, changes: Mapping[str, object] | None = None) -> None:
         self.random = random.Random(seed)  # noqa: S311

@@ -1,6 +1,7 @@
 """Graph's answers to getDirectRoutingCalls, faults included."""
 
 import asyncio
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -134,12 +135,13 @@ def retry_after(world: World, tenant: str | None, seconds: float | None = None) 
     if form == "date":
         moment = world.now() + timedelta(seconds=wait_s + 0.999)
         return {"Retry-After": format_datetime(moment.astimezone(UTC), usegmt=True)}
-    return {"Retry-After": f"{wait_s:g}"}
+    return {"Retry-After": str(math.ceil(wait_s))}
 
 
 async def never(request: web.Request) -> NoReturn:
     """Wait until the client goes away."""
-    while request.transport is not None and not request.transport.is_closing():
+    # A transport tells nobody that it closes.
+    while request.transport is not None and not request.transport.is_closing():  # noqa: ASYNC110
         await asyncio.sleep(0.05)
     raise ConnectionResetError
 
@@ -203,8 +205,10 @@ async def _answer(world: World, request: web.Request, note: Request) -> web.Stre
         note.fault = "slow"
         await asyncio.sleep(faults.number("slow_s", note.tenant))
     if tenant is None or isinstance(holder, str) or faults.strikes("unauthorized", note.tenant):
+        refused = isinstance(holder, str)
         text = holder if isinstance(holder, str) else "Access token has been revoked."
-        raise _Ended(error(world, note, 401, "InvalidAuthenticationToken", text, WWW_Authenticate=CHALLENGE))
+        response = error(world, note, 401, "InvalidAuthenticationToken", text, WWW_Authenticate=CHALLENGE)
+        raise _Ended(response, None if refused else "unauthorized")
     if wait_s is not None:
         raise _Ended(_too_many(world, note, retry_after(world, tenant.id, wait_s)), "limit")
     _strike(world, request, note)
@@ -226,7 +230,8 @@ def _strike(world: World, request: web.Request, note: Request) -> None:
         raise _Ended(_too_many(world, note, retry_after(world, tenant)), "throttled")
     if faults.strikes("server_error", tenant):
         status = int(faults.number("status", tenant)) or faults.random.choice(_STATUSES)
-        raise _Ended(html(status), "server_error")
+        headers = retry_after(world, tenant) if faults.setting("error_retry_after", tenant) else {}
+        raise _Ended(html(status, headers), "server_error")
     if faults.strikes("forbidden", tenant):
         raise _Ended(error(world, note, 403, "Forbidden", ""), "forbidden")
     if faults.strikes("bad_request", tenant):
@@ -386,9 +391,7 @@ async def _send(world: World, question: _Question, body: bytes, page: Page) -> w
     return response
 
 
-async def _send_cut(
-    world: World, question: _Question, body: bytes, headers: dict[str, str]
-) -> web.StreamResponse:
+async def _send_cut(world: World, question: _Question, body: bytes, headers: dict[str, str]) -> web.StreamResponse:
     """Send a part of the body and close, half of the time without sending what is buffered."""
     response = web.StreamResponse(headers={**headers, "Content-Length": str(len(body))})
     _finish(world, question.note, response)

@@ -35,7 +35,7 @@ def duration_s(text: str) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """A distribution of durations: `parts` are (share, shortest, longest) in milliseconds; the short end is likelier."""
+    """A distribution of durations: `parts` are (share, shortest, longest) in ms; the short end is likelier."""
 
     parts: tuple[tuple[float, int, int], ...]
 
@@ -44,11 +44,9 @@ class Spread:
         """Return the distribution of a name in `names`, or of "SHARE:FROM-TO,…"; ValueError says what is wrong."""
         parts: list[tuple[float, int, int]] = []
         for part in names.get(text, text).split(","):
-            share, colon, reach = part.strip().partition(":")
-            low, dash, high = reach.partition("-")
+            share, _, reach = part.strip().partition(":")
+            low, _, high = reach.partition("-")
             try:
-                if not (colon and dash):
-                    raise ValueError
                 parts.append((float(share), int(duration_s(low) * 1000), int(duration_s(high) * 1000)))
             except ValueError:
                 known = ", ".join(names)
@@ -86,25 +84,20 @@ class Recipe:
         return LATEST_S * 1000 if self.lateness in LATENESS else None
 
     def check(self) -> list[str]:
-        """Every problem, one sentence each."""
+        """Every problem, one sentence each, beginning with the name of the field."""
         problems = []
-        for text, names in (
-            (self.lateness, LATENESS),
-            (self.durations, DURATIONS),
-            (self.revised_after, {}),
-        ):
+        for name, names in (("lateness", LATENESS), ("durations", DURATIONS), ("revised_after", {})):
             try:
-                Spread.parse(text, names)
+                Spread.parse(getattr(self, name), names)
             except ValueError as error:
-                problems.append(str(error))
-        for name in ("failed", "revised", "moved", "masked", "unknown", "unfit", "startless"):
-            if not 0 <= getattr(self, name) <= 1:
-                problems.append(f"{name} is a share: give a number from 0 to 1")
+                problems.append(f"{name}: {error}")
+        shares = ("failed", "revised", "moved", "masked", "unknown", "unfit", "startless")
+        problems += [f"{s}: give a share, a number from 0 to 1" for s in shares if not 0 <= getattr(self, s) <= 1]
         for name, least in (("calls_per_day", 0), ("users", 1), ("trunks", 1)):
             if getattr(self, name) < least:
-                problems.append(f"{name} must be at least {least}")
+                problems.append(f"{name}: give at least {least}")
         if self.shape not in {"flat", "busy-hours"}:
-            problems.append("shape must be flat or busy-hours")
+            problems.append("shape: give flat or busy-hours")
         return problems
 
 
@@ -142,7 +135,7 @@ class Options(Recipe):
             ("without_role", 0),
         ):
             if getattr(self, name) < least:
-                problems.append(f"{name} must be at least {least}")
+                problems.append(f"{name}: give at least {least}")
         if self.order not in {"start", "newest", "id"}:
-            problems.append("order must be start, newest or id")
+            problems.append("order: give start, newest or id")
         return problems

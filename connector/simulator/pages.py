@@ -106,8 +106,15 @@ class Log:
             self._texts.put(key, texts, texts.size)
         return texts
 
-    def page(
-        self, bounds: tuple[int, int], at_ms: int, offset: int, limit: int, order: Order = "start", *, is_beta: bool = False
+    def page(  # noqa: PLR0913
+        self,
+        bounds: tuple[int, int],
+        at_ms: int,
+        offset: int,
+        limit: int,
+        order: Order = "start",
+        *,
+        is_beta: bool = False,
     ) -> Page:
         """Return the rows [offset, offset + limit) of those with start in the bounds that can be seen at `at_ms`."""
         chosen = self._by_id(bounds, at_ms) if order == "id" else self._by_start(bounds, at_ms, order, offset)
@@ -137,7 +144,9 @@ class Log:
         calls = pick.calls.tolist()
         if block.changes:
             versions = pick.versions
-            rows = [texts.text(call, int(versions[call])) if call in block.changes else texts.first[call] for call in calls]
+            rows = [
+                texts.text(call, int(versions[call])) if call in block.changes else texts.first[call] for call in calls
+            ]
         elif len(calls) == len(block) and calls[0] == 0:
             rows = texts.first
         else:

@@ -72,9 +72,8 @@ def _users(key: int, count: int) -> tuple[str, ...]:
         word = mix_one(key + number * 7919 + 11)
         first, last = _FIRST[word % len(_FIRST)], _LAST[(word >> 8) % len(_LAST)]
         user_id = guid(word, mix_one(word))
-        users.append(
-            f'"userId":"{user_id}","userPrincipalName":"user{number}@contoso.example","userDisplayName":"{first} {last}"'
-        )
+        address = f"user{number}@contoso.example"
+        users.append(f'"userId":"{user_id}","userPrincipalName":"{address}","userDisplayName":"{first} {last}"')
     return tuple(users)
 
 
@@ -157,10 +156,7 @@ class Texts:
             if w8 & 0xFFFF < unknown:
                 tail += _UNKNOWN[(w8 >> 16) & 7]
             starts = instant(start, digits, extra)
-            if (w8 >> 32) & 0xFFFF < startless:
-                began = '"startDateTime":null,'
-            else:
-                began = f'"startDateTime":"{starts}",'
+            began = '"startDateTime":null,' if (w8 >> 32) & 0xFFFF < startless else f'"startDateTime":"{starts}",'
             row = (
                 f'{head}{began}"inviteDateTime":"{invite}",{ends}"duration":{duration},'
                 f'{middle}"callEndSubReason":{reason},{tail}}}'
@@ -215,7 +211,7 @@ UNFIT: tuple[tuple[str, object], ...] = (
 
 
 def spoil(row: bytes, kind: int) -> bytes:
-    """Return the row made unfit in one of the ways of `UNFIT`; unfit rows of different calls never are the same bytes."""
+    """Return the row made unfit in one of the ways of `UNFIT`; those of different calls are never the same bytes."""
     name, value = UNFIT[kind % len(UNFIT)]
     members = msgspec.json.decode(row, type=dict[str, msgspec.Raw])
     if not name:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import TracebackType
+from typing import Self
 
 from aiohttp import web
 
@@ -34,6 +35,9 @@ class Simulator:
 
     def __init__(self, options: Options | None = None, now: Callable[[], datetime] = utc_now) -> None:
         self.options = options or Options()
+        problems = self.options.check()
+        if problems:
+            raise ValueError("; ".join(problems))
         self.world = World(self.options, now)
         self.url = ""
         self.port = 0
@@ -77,7 +81,7 @@ class Simulator:
         }
 
     async def start(self) -> None:
-        """Listen; afterwards `url`, `port` and `ca_path` are set. OSError when the port or the CA's path cannot be used."""
+        """Listen; afterwards `url`, `port` and `ca_path` are set. OSError: the port or the CA's path cannot be used."""
         if self.options.prebuilt:
             await asyncio.to_thread(self.world.prebuild)
         app = web.Application()
@@ -104,7 +108,7 @@ class Simulator:
             self._folder.cleanup()
             self._folder = None
 
-    async def __aenter__(self) -> "Simulator":
+    async def __aenter__(self) -> Self:
         """Start."""
         await self.start()
         return self
@@ -124,7 +128,7 @@ class Simulator:
         *,
         is_beta: bool = False,
     ) -> Iterator[TruthRow]:
-        """Yield every version that turned up by `at` (now) and states a start in [start, end); first tenant by default."""
+        """Yield every version that turned up by `at` (now) and states a start in [start, end); of the first tenant."""
         return self.world.truth(tenant or self.tenants[0], start, end, at, is_beta=is_beta)
 
     def served(self) -> dict[str, TenantServed]:
@@ -138,7 +142,7 @@ class Simulator:
     def set_faults(
         self, changes: Mapping[str, object] | None = None, tenant: str | None = None, **more: object
     ) -> None:
-        """Turn faults on or off: set_faults(throttled=0.05, cut={"share": 1, "times": 3}); see `faults.STRIKES`."""
+        """Change what is named, keep the rest: throttled=0.05, cut={"share": 1, "times": 3}; see `faults.STRIKES`."""
         self.world.set_faults({**(changes or {}), **more}, tenant)
 
     def clear_faults(self) -> None:

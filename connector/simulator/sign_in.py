@@ -98,7 +98,9 @@ class SignIn:
             },
         )
 
-    def token(self, tenant: str, form: Mapping[str, str], now: float) -> Answer:
+    def token(  # noqa: PLR0911  # one return for each of Entra's answers
+        self, tenant: str, form: Mapping[str, str], now: float
+    ) -> Answer:
         """Return a token for the client credentials in `form`, or the error that Entra has for them."""
         if tenant.lower() not in self._tenants:
             return self._unknown(tenant, now)
@@ -113,8 +115,8 @@ class SignIn:
             return refusal(401, "invalid_client", 7000218, text, now)
         if form["client_secret"] != self.secret:
             text = (
-                "Invalid client secret provided. Ensure the secret being sent in the request is the client secret value, "
-                f"not the client secret ID, for a secret added to app '{client}'."
+                "Invalid client secret provided. Ensure the secret being sent in the request is the client secret "
+                f"value, not the client secret ID, for a secret added to app '{client}'."
             )
             return refusal(401, "invalid_client", 7000215, text, now)
         scope = form.get("scope", "").split()

@@ -1,0 +1,164 @@
+"""The HTTP server: /metrics, /livez, /readyz, /status and the page, for GET and HEAD alone.
+
+1. Whatever is asked for, nothing changes; nothing of the request is shown again.
+2. A probe is answered by the event loop itself: while that stands still, /livez is silent, and that is its message.
+3. Stopping does not wait for clients: idle connections are closed at once, answers on their way get half a second.
+"""
+
+import errno
+import socket
+from collections.abc import Awaitable, Callable
+from types import TracebackType
+from typing import Any, Protocol, Self
+
+import msgspec
+from aiohttp import hdrs, web
+
+from connector import log
+from connector.errors import ConfigurationError, RefusedError
+from connector.metrics import Metrics
+from connector.web import page
+
+STOP_S = 0.5
+
+_HEADERS = {
+    hdrs.SERVER: "direct-routing-connector",
+    hdrs.CACHE_CONTROL: "no-store",
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Content-Security-Policy": "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+}
+_COMPRESSED_FROM_BYTES = 4096
+
+_log = log.get(__name__)
+
+
+class StatusSource(Protocol):
+    """What the service knows about itself. Each is called in the event loop and should take milliseconds."""
+
+    def status(self) -> dict[str, Any]:
+        """The JSON of /status, instants as RFC 3339 strings."""
+        ...
+
+    def ready(self) -> tuple[bool, list[str]]:
+        """Whether it is ready, and if not, why: sentences."""
+        ...
+
+    def alive(self) -> tuple[bool, list[str]]:
+        """Whether every loop turns, and if not, which do not: sentences."""
+        ...
+
+
+class Web:
+    """The HTTP server of one worker. `port`: where it listens once started, also when it was asked for 0."""
+
+    def __init__(self, host: str, port: int, source: StatusSource, metrics: Metrics) -> None:
+        self.host = host
+        self.port = port
+        self._source = source
+        self._metrics = metrics
+        application = web.Application(middlewares=[_answer])
+        application.router.add_get("/", self._page)
+        application.router.add_get("/metrics", self._exposition)
+        application.router.add_get("/livez", self._livez)
+        application.router.add_get("/readyz", self._readyz)
+        application.router.add_get("/status", self._status)
+        application.on_response_prepare.append(_protect)
+        self._runner = web.AppRunner(application, access_log=None, handle_signals=False, shutdown_timeout=STOP_S)
+
+    async def start(self) -> int:
+        """Listen; the port. RefusedError when another process listens there, ConfigurationError when none could."""
+        await self._runner.setup()
+        try:
+            await web.TCPSite(self._runner, self.host, self.port).start()
+        except (OSError, OverflowError) as error:
+            await self._runner.cleanup()
+            raise _refusal(self.host, self.port, error) from error
+        self.port = int(self._runner.addresses[0][1])
+        _log.info("http_listening", host=self.host, port=self.port)
+        return self.port
+
+    async def stop(self) -> None:
+        """Stop listening and close all connections, within a second."""
+        await self._runner.cleanup()
+
+    async def __aenter__(self) -> Self:
+        """Started."""
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Stopped."""
+        await self.stop()
+
+    async def _page(self, _request: web.Request) -> web.Response:
+        ready, reasons = self._source.ready()
+        text = page.render(self._source.status(), reasons, self._metrics.requests_by_status, ready=ready)
+        return web.Response(
+            text=text, content_type="text/html", headers={"Content-Security-Policy": page.CONTENT_SECURITY_POLICY}
+        )
+
+    async def _exposition(self, request: web.Request) -> web.Response:
+        body, content_type = await self._metrics.scrape(",".join(request.headers.getall(hdrs.ACCEPT, ())))
+        return web.Response(body=body, headers={hdrs.CONTENT_TYPE: content_type, hdrs.VARY: hdrs.ACCEPT})
+
+    async def _livez(self, _request: web.Request) -> web.Response:
+        alive, reasons = self._source.alive()
+        return _json({"alive": alive, "reasons": reasons}, ok=alive)
+
+    async def _readyz(self, _request: web.Request) -> web.Response:
+        ready, reasons = self._source.ready()
+        return _json({"ready": ready, "reasons": reasons}, ok=ready)
+
+    async def _status(self, _request: web.Request) -> web.Response:
+        return _json(self._source.status(), ok=True)
+
+
+def _json(content: dict[str, Any], *, ok: bool) -> web.Response:
+    return web.Response(body=msgspec.json.encode(content), content_type="application/json", status=200 if ok else 503)
+
+
+@web.middleware
+async def _answer(
+    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+) -> web.StreamResponse:
+    try:
+        response = await handler(request)
+    except web.HTTPMethodNotAllowed as refusal:
+        refusal.text = "Nothing can be changed here: only GET and HEAD are answered.\n"
+        raise
+    except web.HTTPNotFound as refusal:
+        refusal.text = "There are /, /metrics, /livez, /readyz and /status.\n"
+        raise
+    except Exception:  # noqa: BLE001 — the boundary: a fault behind an endpoint is the log's business, not the client's
+        _log.exception("http_request_failed", path=request.path)
+        return web.Response(
+            status=500, text="This could not be answered; the log says why (event http_request_failed).\n"
+        )
+    if isinstance(response, web.Response) and (response.content_length or 0) > _COMPRESSED_FROM_BYTES:
+        response.enable_compression()
+    return response
+
+
+async def _protect(_request: web.Request, response: web.StreamResponse) -> None:
+    for name, value in _HEADERS.items():
+        response.headers.setdefault(name, value)
+
+
+def _refusal(host: str, port: int, error: OSError | OverflowError) -> RefusedError | ConfigurationError:
+    where = f"http.listen: cannot listen on {f'[{host}]' if ':' in host else host}:{port}"
+    mend = "in the configuration, or CONNECTOR_HTTP__LISTEN"
+    code = error.errno if isinstance(error, OSError) else None
+    if code == errno.EADDRINUSE:
+        return RefusedError(f"{where}: another process listens there; end it, or set another port ({mend})")
+    if isinstance(error, socket.gaierror):
+        return ConfigurationError([f"{where}: no such host name; set an address of this machine ({mend})"])
+    if code == errno.EADDRNOTAVAIL:
+        return ConfigurationError([f"{where}: this machine does not have that address; set one that it has ({mend})"])
+    if code in {errno.EACCES, errno.EPERM}:
+        return ConfigurationError([f"{where}: not permitted; set a port from 1024 ({mend})"])
+    return ConfigurationError([f"{where}: {error}; set another address ({mend})"])

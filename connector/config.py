@@ -728,6 +728,7 @@ def _tenants(source: _Source, checked: Document) -> tuple[Tenant, ...]:
     tenants: list[Tenant] = []
     ids: dict[str, int] = {}
     for number, table in enumerate(checked.tenants):
+        identity = _identity(source, checked, number, table, shared_secret)
         if table.id is None:
             source.report(("tenants", number, "id"), "is missing; write the directory (tenant) id")
             continue
@@ -743,7 +744,7 @@ def _tenants(source: _Source, checked: Document) -> tuple[Tenant, ...]:
                 key=key,
                 name=table.name or None,
                 label=table.name or table.id,
-                identity=_identity(source, checked, number, table, shared_secret),
+                identity=identity,
                 start=table.start if table.start is not None else _START,
                 requests_per_minute=table.requests_per_minute or checked.graph.requests_per_minute,
                 topic=table.topic or checked.kafka.topic,

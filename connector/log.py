@@ -96,6 +96,13 @@ def configure(format: Format = "auto", level: str = "info", stream: TextIO | Non
     )
 
 
+def is_configured() -> bool:
+    """Whether `configure` has been called."""
+    return any(
+        isinstance(handler.formatter, structlog.stdlib.ProcessorFormatter) for handler in logging.getLogger().handlers
+    )
+
+
 def blot(_logger: object, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     """The event with everything that must not be seen replaced by `***`, to any depth."""
     return {key: _blotted(key, value) for key, value in event.items()}

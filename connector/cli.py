@@ -1,0 +1,240 @@
+"""Commands, exit codes and one-sentence errors; the only caller of `sys.exit`.
+
+1. 2 means that configuration or arguments are wrong and nothing was done; 130 is Ctrl-C, but `run` and `simulate` end with 0.
+2. A mistake of the user's is one line each on standard error, never a traceback. A bug is logged with its traceback.
+3. Nothing heavy is imported before a command needs it: `--help` and `--version` are quick.
+"""
+
+import errno
+import inspect
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from functools import wraps
+from importlib import import_module
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+
+from connector.errors import ConfigurationError, RefusedError
+
+OK, FAILED, WRONG, INTERRUPTED = 0, 1, 2, 130
+
+# typer below 0.20 stands on click, later ones on a copy of it: this is the root of usage errors in both.
+_UsageError: type[Exception] = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
+
+ConfigOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--config", metavar="FILE", help="TOML file. Default: the one that CONNECTOR_CONFIG names, else none."
+    ),
+]
+UnreadConfigOption = Annotated[
+    Path | None,
+    typer.Option("--config", metavar="FILE", help="Taken by every command; this one needs nothing from it."),
+]
+
+app = typer.Typer(
+    name="connector",
+    add_completion=False,
+    pretty_exceptions_enable=False,  # they would show local variables, among them secrets
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+schema = typer.Typer(
+    name="schema", rich_markup_mode=None, help="The Avro schemas, and the JSON Schema of the configuration."
+)
+app.add_typer(schema)
+
+
+@app.callback(invoke_without_command=True)
+def connector(
+    context: typer.Context,
+    *,
+    version: Annotated[bool, typer.Option("--version", help="Show the version and exit.")] = False,
+) -> None:
+    """Every Microsoft Teams Direct Routing call record, from Microsoft Graph into Kafka, exactly once.
+
+    \b
+    Example:
+      connector run --config connector.toml
+    """
+    if version:
+        from connector import __version__  # noqa: PLC0415
+
+        _print(f"connector {__version__}")
+        raise typer.Exit
+    if context.invoked_subcommand is None:
+        sys.stderr.write(context.get_help() + "\n")
+        raise typer.Exit(WRONG)
+
+
+@app.command()
+def run(
+    *,
+    once: Annotated[
+        bool, typer.Option("--once", help="Run every sweep that is due once, then stop: for cron and for tests.")
+    ] = False,
+    config: ConfigOption = None,
+) -> None:
+    """Read Graph and publish to Kafka, until stopped.
+
+    SIGTERM and SIGINT stop it within 10 s; SIGHUP reads tenants and secrets again. HTTP is served meanwhile.
+
+    \b
+    Exits 0 after a clean stop, 1 for what waiting cannot mend (with --once also when a sweep failed), 2 when the
+    configuration is wrong.
+
+    \b
+    Example:
+      connector run --config connector.toml
+      AZURE_TENANT_ID=… AZURE_CLIENT_ID=… AZURE_CLIENT_SECRET=… \\
+        CONNECTOR_KAFKA__BOOTSTRAP_SERVERS=broker:9092 connector run --once
+    """
+    try:
+        from connector import log  # noqa: PLC0415
+        from connector.config import Settings, load  # noqa: PLC0415
+
+        def read() -> Settings:
+            return load(config, os.environ, required=("kafka.bootstrap_servers",))
+
+        settings = read()
+        log.configure(settings.log.format, settings.log.level)
+        from connector import service  # noqa: PLC0415
+
+        code = service.run(settings, once=once, reload=read)
+    except KeyboardInterrupt:
+        code = OK
+    raise typer.Exit(code)
+
+
+@schema.command("show")
+def schema_show(
+    name: Annotated[
+        str, typer.Argument(metavar="[NAME]", help="directRoutingLogRow (the rows) or progress.", show_default=False)
+    ] = "directRoutingLogRow",
+    *,
+    config: UnreadConfigOption = None,  # noqa: ARG001
+) -> None:
+    """Print the Avro schema of the rows, or of the progress records.
+
+    \b
+    Example:
+      connector schema show > directRoutingLogRow.avsc
+    """
+    from connector.schemata import NAMES, schema_text  # noqa: PLC0415
+
+    if name not in NAMES:
+        raise ConfigurationError([f'schema show: there is no schema "{name}"; write {" or ".join(NAMES)}'])
+    _print(schema_text(name).rstrip("\n"))
+
+
+@schema.command("config")
+def schema_config(*, config: UnreadConfigOption = None) -> None:  # noqa: ARG001
+    """Print the JSON Schema of the configuration.
+
+    Editors complete and check a TOML file with it.
+
+    \b
+    Example:
+      connector schema config > connector.schema.json
+    """
+    from connector.document import json_schema  # noqa: PLC0415
+
+    _print(json.dumps(json_schema(), indent=2))
+
+
+class _Deferred(TyperCommand):
+    """A command whose module is imported when it is called, not when commands are listed."""
+
+    def __init__(self, name: str, module: str, short_help: str) -> None:
+        super().__init__(name, help=short_help)
+        self._module = module
+
+    def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
+        function = getattr(import_module(self._module), str(self.name))
+        one = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+        one.command(self.name)(_taking_config(function))
+        return typer.main.get_command(one).make_context(info_name, args, parent, **extra)
+
+
+def _taking_config(function: Callable[..., Any]) -> Callable[..., Any]:
+    signature = inspect.signature(function)
+    if "config" in signature.parameters:
+        return function
+
+    @wraps(function)
+    def wrapped(config: Path | None = None, **arguments: Any) -> Any:  # noqa: ARG001
+        return function(**arguments)
+
+    option = inspect.Parameter("config", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=UnreadConfigOption)
+    wrapped.__signature__ = signature.replace(parameters=[*signature.parameters.values(), option])  # type: ignore[attr-defined]
+    wrapped.__annotations__ = {**function.__annotations__, "config": UnreadConfigOption}
+    return wrapped
+
+
+def command() -> TyperGroup:
+    """All commands, the ones of other modules not imported yet."""
+    group = typer.main.get_command(app)
+    if not isinstance(group, TyperGroup):
+        raise TypeError("the application has commands")
+    for deferred in (
+        _Deferred("demo", "connector.demo", "Everything at once on this machine, with made-up calls."),
+        _Deferred("simulate", "connector.simulator.cli", "A realistic Graph with made-up calls, over HTTPS."),
+    ):
+        group.add_command(deferred)
+    return group
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Runs the command of the process's arguments and leaves with the exit code that the contract names."""
+    sys.exit(_exit_code(list(sys.argv[1:] if arguments is None else arguments)))
+
+
+def _exit_code(arguments: list[str]) -> int:
+    try:
+        code = command().main(arguments, prog_name="connector", standalone_mode=False)
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except typer.Abort:
+        return INTERRUPTED
+    except ConfigurationError as error:
+        _complain(error.problems)
+        return WRONG
+    except RefusedError as error:
+        _complain([str(error)])
+        return FAILED
+    except _UsageError as error:
+        _complain([_usage(error)])
+        return WRONG
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno == errno.EPIPE:  # `connector schema show | head`
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return FAILED
+        from connector import log  # noqa: PLC0415
+
+        if not log.is_configured():
+            log.configure()
+        log.get("connector.cli").critical("crashed", exc_info=True)
+        return FAILED
+    return int(code or OK)
+
+
+def _usage(error: Exception) -> str:
+    message = error.format_message() if hasattr(error, "format_message") else str(error)
+    context = getattr(error, "ctx", None)
+    path = getattr(context, "command_path", None) or "connector"
+    return f"{path}: {' '.join(message.split()).rstrip('.')}; see {path} --help"
+
+
+def _complain(problems: Sequence[str]) -> None:
+    for problem in problems:
+        sys.stderr.write(f"{problem}\n")
+
+
+def _print(text: str) -> None:
+    sys.stdout.write(f"{text}\n")

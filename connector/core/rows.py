@@ -147,8 +147,8 @@ class Shape:
         nothing: Mapping[str, str] = {}
         for raw in raws:
             try:
-                values = decode(raw)
-                row = Row(values, nothing) if values.id else self._read_slowly(bytes(raw))
+                values: Any = decode(raw)
+                row: Row | Unfit = Row(values, nothing) if values.id else self._read_slowly(bytes(raw))
             except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
                 row = self._read_slowly(bytes(raw))
             if isinstance(row, Row):

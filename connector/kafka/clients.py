@@ -71,6 +71,11 @@ _PRODUCER_ONLY = frozenset(
 _CLASSIC_GROUP = ("session.timeout.ms", "heartbeat.interval.ms", "partition.assignment.strategy")
 
 
+def resolve(properties: Mapping[str, Any]) -> Properties:
+    """kafka.properties with their secrets in clear: for clients alone, never for a log."""
+    return {name: value.get() if hasattr(value, "get") else value for name, value in properties.items()}
+
+
 class Clients:
     """Settings for each kind of client."""
 

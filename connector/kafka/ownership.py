@@ -120,8 +120,8 @@ class Membership:
         last_error = ""
         while not self._stopping.is_set():
             message = consumer.poll(_POLL_S)
-            if message is not None and message.error() is not None:
-                error = message.error()
+            error = message.error() if message is not None else None
+            if error is not None:
                 if error.fatal():
                     raise KafkaException(error)
                 if error.str() != last_error:

@@ -47,8 +47,8 @@ class Checkpoint(msgspec.Struct, frozen=True):
     "Published to the row topic so far."
     offsets: tuple[int, ...] = ()
     "For each partition of the row topic the next offset after the tenant's last record; 0 where none."
-    stated: tuple[tuple[int, int], ...] = ()
-    "What was last said on the progress topic: (overlap, complete through), epoch seconds."
+    stated: tuple[tuple[int, int, int], ...] = ()
+    "What was last said on the progress topic: overlap in seconds; complete through, and when, in epoch seconds."
 
 
 class _SweepRecord(msgspec.Struct, array_like=True):
@@ -69,7 +69,7 @@ class _CheckpointRecord(msgspec.Struct):
     coverage: list[tuple[int, int, int, int]]
     records: int = 0
     offsets: tuple[int, ...] = ()
-    stated: tuple[tuple[int, int], ...] = ()
+    stated: tuple[tuple[int, int, int], ...] = ()
 
 
 class _Version(msgspec.Struct):

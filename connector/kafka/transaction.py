@@ -12,9 +12,9 @@ A thread of its own for each producer: commit and send-offsets block.
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, NoReturn, TypeVar
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer, TopicPartition
 
@@ -53,8 +53,8 @@ class Position(NamedTuple):
     "The consumer's group metadata, as fresh as the last poll."
 
 
-Offsets = dict[tuple[str, int], int]
-"Last offset written, by topic and partition."
+Offsets = dict[str, dict[int, int]]
+"Next offset after the last record of each tag, by partition."
 
 
 class Transactions:
@@ -65,15 +65,20 @@ class Transactions:
         self._id = transactional_id
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"producer {transactional_id}")
         self._producer: Producer | None = None
+        self.busy = False
+        "Whether the thread is at work."
 
     async def call(self, function: Callable[..., _T], *arguments: Any) -> _T:
         """Runs a function in the producer's thread; waits for its end even when cancelled."""
         future = asyncio.get_running_loop().run_in_executor(self._thread, function, *arguments)
+        self.busy = True
         try:
             return await asyncio.shield(future)
         except asyncio.CancelledError:
             await asyncio.wait([future])
             raise
+        finally:
+            self.busy = False
 
     def open(self) -> None:
         """Fences whoever had the transactional id, and ends its open transaction."""
@@ -86,20 +91,19 @@ class Transactions:
 
     def commit(
         self,
-        records: Iterable[Outgoing],
+        records: Mapping[str, Sequence[Outgoing]],
         last: Callable[[Offsets], Sequence[Outgoing]],
         position: Position,
-        watched: frozenset[str],
     ) -> Offsets:
-        """Produces and commits `records`, then what `last` makes of their offsets, with the position of the group.
+        """Produces `records`, then what `last` makes of their offsets, and commits both with the position of the group.
 
-        `watched`: the topics whose offsets are wanted. Returns them.
+        `records`: by a tag of the caller's, under which their offsets are returned.
         """
         producer = self._producer
         if producer is None:
             raise ShardRestartError(f"{self._id} has no producer")
         try:
-            offsets = self._fill(producer, records, last, position, watched)
+            offsets = self._fill(producer, records, last, position)
         except KafkaException as error:
             self._abort(producer, error)
         try:
@@ -112,27 +116,22 @@ class Transactions:
     def _fill(
         self,
         producer: Producer,
-        records: Iterable[Outgoing],
+        records: Mapping[str, Sequence[Outgoing]],
         last: Callable[[Offsets], Sequence[Outgoing]],
         position: Position,
-        watched: frozenset[str],
     ) -> Offsets:
         offsets: Offsets = {}
         failures: list[KafkaError] = []
-
-        def delivered(error: KafkaError | None, message: Message) -> None:
-            if error is not None:
-                failures.append(error)
-            else:
-                offsets[message.topic(), message.partition()] = message.offset()  # type: ignore[index,assignment]
 
         def failed(error: KafkaError | None, _message: Message) -> None:
             if error is not None:
                 failures.append(error)
 
         producer.begin_transaction()
-        for record in records:
-            _produce(producer, record, delivered if record.topic in watched else failed)
+        for tag, tagged in records.items():
+            delivered = _note(offsets.setdefault(tag, {}), failures)
+            for record in tagged:
+                _produce(producer, record, delivered)
         self._flush(producer, failures)
         for record in last(offsets):
             _produce(producer, record, failed)
@@ -149,7 +148,7 @@ class Transactions:
             self._drop()
             raise ShardRestartError(f"{left} records of a transaction of {self._id} were not acknowledged in time")
 
-    def _abort(self, producer: Producer, error: KafkaException) -> None:
+    def _abort(self, producer: Producer, error: KafkaException) -> NoReturn:
         """Ends a transaction that failed before commit was called; always raises."""
         what = f"writing a transaction of {self._id}"
         cause = error.args[0]
@@ -179,6 +178,18 @@ class Transactions:
 
 
 _UNDELIVERED = frozenset({KafkaError._MSG_TIMED_OUT, KafkaError._PURGE_QUEUE, KafkaError._PURGE_INFLIGHT})  # noqa: SLF001
+
+
+def _note(offsets: dict[int, int], failures: list[KafkaError]) -> Callable[[KafkaError | None, Message], None]:
+    """A delivery callback that keeps the next offset of each partition. Within a partition they come in order."""
+
+    def delivered(error: KafkaError | None, message: Message) -> None:
+        if error is not None:
+            failures.append(error)
+        else:
+            offsets[message.partition()] = message.offset() + 1  # type: ignore[index,operator]
+
+    return delivered
 
 
 def _produce(producer: Producer, record: Outgoing, on_delivery: Callable[[Any, Message], None]) -> None:

@@ -1,0 +1,365 @@
+"""From what was read to what one transaction writes: dedup → rows → Avro.
+
+What is remembered changes only after the commit. Until then it is a pending layer of the batch, which later pages of
+the same batch look into, and which goes with the transaction.
+
+Every row of a page ends in one of three ways: published, known already, or dead-lettered.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any, NamedTuple
+
+import msgspec
+import numpy as np
+
+from connector.config import Settings, Tenant
+from connector.core import dedup, instants, windows
+from connector.core.coverage import Window
+from connector.core.dedup import Entries, Remembered
+from connector.core.rows import Reading, Row, Shape, Unfit, unfit_entry
+from connector.core.windows import Rules, Slice, State
+from connector.kafka import avro, topics
+from connector.kafka.seen import Record, SeenLog, Written
+from connector.kafka.state import Checkpoint, checkpoint_record
+from connector.kafka.transaction import Offsets, Outgoing
+
+_STATE_PROGRESS_EVERY_S = 60
+_TOMBSTONES_A_COMMIT = 1_000
+_UNFIT = -(2**63)
+"In place of a start: the row was not published."
+_ROW_MAX_BYTES = 900_000  # a broker takes records of 1 MiB unless it is told otherwise
+
+
+class SweepsBegun(NamedTuple):
+    """Sweeps that were due at `now` have begun."""
+
+    tenant: str
+    now: datetime
+
+
+class PageRead(NamedTuple):
+    """A page of a slice."""
+
+    tenant: str
+    slice: Slice
+    raws: Sequence[msgspec.Raw]
+    reading: Reading
+    received_at: datetime
+    bytes: int
+    uncounted: tuple[Window, ...]
+    "Call time whose rows say nothing of lateness: it was never read before, in a first start or after an outage."
+
+
+class SliceRead(NamedTuple):
+    """The last page of a slice was handed over before this."""
+
+    tenant: str
+    slice: Slice
+    steady: bool
+    now: datetime
+
+
+class RunsDropped(NamedTuple):
+    """The runs on their way have failed."""
+
+    tenant: str
+
+
+Item = SweepsBegun | PageRead | SliceRead | RunsDropped
+
+
+@dataclass
+class Account:
+    """What a shard has committed of one tenant."""
+
+    tenant: Tenant
+    rules: Rules
+    checkpoint: Checkpoint
+    remembered: Remembered
+    seen: SeenLog
+
+
+@dataclass
+class Change:
+    """What a batch does to one account, once it is committed."""
+
+    state: State
+    pending: Remembered = field(default_factory=Remembered)
+    entries: list[Entries] = field(default_factory=list)
+    hours: list[int] = field(default_factory=list)
+    rows: list[Outgoing] = field(default_factory=list)
+    dead_letters: list[Outgoing] = field(default_factory=list)
+    published: int = 0
+    revised: int = 0
+    duplicate: int = 0
+    unknown_properties: frozenset[str] = frozenset()
+    unknown_count: int = 0
+    lateness_s: list[float] = field(default_factory=list)
+    oldest_received_at: datetime | None = None
+    ended: list[int] = field(default_factory=list)
+    begun: list[list[int]] = field(default_factory=list)
+    dropped: list[int] = field(default_factory=list)
+    written: list[Written] = field(default_factory=list)
+    forget_before_hour: int = 0
+    checkpoint: Checkpoint | None = None
+
+    @property
+    def has_rows(self) -> bool:
+        """Whether a reader of the topics would see something."""
+        return bool(self.rows or self.dead_letters)
+
+    def records(self, tenant: str) -> dict[str, list[Outgoing]]:
+        """What is produced first. The rows go under the tenant's own tag: their offsets are wanted."""
+        return {tenant: self.rows, f"{tenant}/dead letters": self.dead_letters}
+
+
+class Batches:
+    """Makes batches. Blocking and busy: runs in the producer's thread."""
+
+    def __init__(self, settings: Settings, shape: Shape, partitions: Mapping[str, int]) -> None:
+        """`partitions`: of each topic."""
+        self._rows = settings.rows
+        self._shape = shape
+        self._partitions = partitions
+        self._names = topics.Names(settings.kafka.app)
+        self._encode_row = avro.encoder(avro.ROW)
+        self._encode_progress = avro.encoder(avro.PROGRESS)
+        self._horizon_hours = settings.dedup.horizon // timedelta(hours=1)
+
+    def prepare(
+        self, items: Iterable[Item], accounts: Mapping[str, Account], changes: dict[str, Change]
+    ) -> dict[str, Change]:
+        """Adds what items do to the accounts that they belong to; accounts stay as they are."""
+        for item in items:
+            account = accounts[item.tenant]
+            change = changes.setdefault(item.tenant, Change(account.checkpoint.state))
+            match item:
+                case SweepsBegun():
+                    change.state, begun = windows.begin(change.state, account.rules, item.now)
+                    change.begun.append(begun)
+                case PageRead():
+                    self._read(item, account, change)
+                case SliceRead():
+                    change.state, ended = windows.finish(change.state, [(item.slice, item.steady)], item.now)
+                    change.ended += ended
+                case RunsDropped():
+                    change.state, dropped = windows.drop_runs(change.state)
+                    change.dropped += dropped
+        return changes
+
+    def close(self, changes: Mapping[str, Change], accounts: Mapping[str, Account], now: datetime) -> None:
+        """Nothing more comes: works out what is remembered and what is forgotten."""
+        for tenant, change in changes.items():
+            self._remember(change, accounts[tenant], now)
+
+    def _read(self, page: PageRead, account: Account, change: Change) -> None:
+        entries = page.reading.entries
+        observed_ms = instants.to_ms(page.received_at)
+        published, dead_letters = 0, len(change.dead_letters)
+        for group in dedup.split_repeats(entries):
+            chosen = entries[group]
+            verdict = dedup.judge(chosen, (change.pending, account.remembered))
+            revisions = np.zeros(len(chosen), np.int64)
+            revisions[verdict.revised] = verdict.revisions
+            wanted = verdict.new
+            if self._rows.revisions == "publish" and len(verdict.revised):
+                wanted = np.sort(np.concatenate([verdict.new, verdict.revised]))
+            for_id: list[int] = []
+            hours: list[int] = []
+            for index in wanted.tolist():
+                at = int(group[index])
+                row, raw = page.reading.rows[at], page.raws[at]
+                start_ms = self._publish(row, raw, int(revisions[index]), page, account, change)
+                if start_ms != _UNFIT:
+                    for_id.append(index)
+                    hours.append(dedup.hour_of(start_ms, observed_ms, self._horizon_hours))
+            published += len(for_id)
+            if for_id:
+                remembered = dedup.with_revision(chosen[for_id], revisions[for_id])
+                self._pend(change, remembered, hours)
+        handled = published + len(change.dead_letters) - dead_letters
+        change.duplicate += len(entries) - handled
+        if handled and change.oldest_received_at is None:
+            change.oldest_received_at = page.received_at
+
+    def _publish(
+        self, row: Row | Unfit, raw: msgspec.Raw, revision: int, page: PageRead, account: Account, change: Change
+    ) -> int | None:
+        """Publishes a row, or dead-letters it; its start in epoch milliseconds, or _UNFIT when nothing is published."""
+        observed_ms = instants.to_ms(page.received_at)
+        if isinstance(row, Unfit):
+            self._dead_letter(row, page, account, change)
+            return _UNFIT
+        values, problem = self._shape.resolve(row, bytes(raw))
+        if problem is None and len(bytes(raw)) > _ROW_MAX_BYTES:
+            problem = Unfit(bytes(raw), row.id, f"row: longer than {_ROW_MAX_BYTES} bytes", values["startDateTime"])
+        if problem is not None:
+            self._dead_letter(problem, page, account, change)
+            return _UNFIT
+        start_ms: int | None = values["startDateTime"]
+        values["tenantId"] = account.tenant.id
+        values["observedDateTime"] = observed_ms
+        values["revision"] = revision
+        values["additionalProperties"] = row.unknown if self._rows.additional_properties == "keep" else {}
+        key = values[self._rows.key] or row.id
+        timestamp_ms = observed_ms
+        if self._rows.timestamp == "event" and start_ms is not None:
+            timestamp_ms = start_ms
+        value = self._encode_row(values)
+        change.rows.append(Outgoing(account.tenant.topic, key.encode(), value, timestamp_ms=timestamp_ms))
+        if revision:
+            change.revised += 1
+        else:
+            change.published += 1
+            late_since = values["endDateTime"] or start_ms
+            if late_since is not None and _counts(page.uncounted, start_ms):
+                change.lateness_s.append(max(0.0, (observed_ms - late_since) / 1000))
+        if row.unknown:
+            change.unknown_properties |= row.unknown.keys()
+            change.unknown_count += len(row.unknown)
+        return start_ms
+
+    def _dead_letter(self, row: Unfit, page: PageRead, account: Account, change: Change) -> None:
+        """Dead-letters a row, unless these bytes were before."""
+        entry = unfit_entry(row.raw)
+        if not len(dedup.judge(entry, (change.pending, account.remembered)).new):
+            return
+        observed_ms = instants.to_ms(page.received_at)
+        headers = [
+            ("__connect.errors.topic", account.tenant.topic.encode()),
+            ("__connect.errors.exception.class.name", b"connector.RowDoesNotFit"),
+            ("__connect.errors.exception.message", row.problem.encode()),
+            ("tenant", account.tenant.id.encode()),
+            ("window.from", instants.text(page.slice.window.start).encode()),
+            ("window.to", instants.text(page.slice.window.end).encode()),
+        ]
+        value = row.raw if len(row.raw) <= _ROW_MAX_BYTES else b""
+        topic = topics.dead_letters(account.tenant.topic)
+        key = row.id.encode() if row.id else None
+        change.dead_letters.append(Outgoing(topic, key, value, timestamp_ms=observed_ms, headers=headers))
+        self._pend(change, entry, [dedup.hour_of(row.start_ms, observed_ms, self._horizon_hours)])
+
+    @staticmethod
+    def _pend(change: Change, entries: Entries, hours: list[int]) -> None:
+        change.pending.put(entries, np.array(hours, np.uint32))
+        change.entries.append(entries)
+        change.hours += hours
+
+    def _remember(self, change: Change, account: Account, now: datetime) -> None:
+        if change.entries:
+            entries = np.concatenate(change.entries)
+            change.written.append(account.seen.write(entries, np.array(change.hours, np.uint32)))
+        horizon = now - timedelta(hours=self._horizon_hours)
+        change.forget_before_hour = instants.to_ms(horizon) // dedup.HOUR_MS
+        change.written.append(account.seen.forget(change.forget_before_hour, _TOMBSTONES_A_COMMIT))
+
+    def last(
+        self, changes: Mapping[str, Change], accounts: Mapping[str, Account], offsets: Offsets, shard: int, now: datetime
+    ) -> list[Outgoing]:
+        """What a transaction ends with, once the offsets of its rows are known: remembered rows, progress, checkpoints."""
+        records = []
+        for tenant, change in changes.items():
+            account = accounts[tenant]
+            for written in change.written:
+                records += [self.internal(self._names.seen, shard, record) for record in written.records]
+            before = account.checkpoint
+            width = max(self._partitions.get(account.tenant.topic, 0), len(before.offsets))
+            known = list(before.offsets) + [0] * (width - len(before.offsets))
+            for partition, offset in offsets.get(tenant, {}).items():
+                known += [0] * (partition + 1 - len(known))
+                known[partition] = offset
+            stated = {overlap: (through, at) for overlap, through, at in before.stated}
+            statements = self._statements(change.state, stated, account, known, now)
+            records += statements
+            change.checkpoint = Checkpoint(
+                account.tenant.topic,
+                change.state,
+                before.records + len(change.rows),
+                tuple(known),
+                tuple((overlap, through, at) for overlap, (through, at) in stated.items()),
+            )
+            records.append(self.internal(self._names.state, shard, checkpoint_record(tenant, change.checkpoint)))
+        return records
+
+    def _statements(
+        self,
+        state: State,
+        stated: dict[int, tuple[int, int]],
+        account: Account,
+        offsets: list[int],
+        now: datetime,
+    ) -> list[Outgoing]:
+        """Progress records that are due; `stated` is brought up to date."""
+        records = []
+        now_s = instants.to_ms(now) // 1000
+        for sweep_state in state.sweeps:
+            overlap_s = int(sweep_state.sweep.overlap.total_seconds())
+            through_s = instants.to_ms(sweep_state.through) // 1000
+            last_through, last_at = stated.get(overlap_s, (0, 0))
+            moved = sweep_state.through > state.start and through_s != last_through
+            if not moved or 0 <= now_s - last_at < _STATE_PROGRESS_EVERY_S:
+                continue
+            stated[overlap_s] = (through_s, now_s)
+            value = self._encode_progress(
+                {
+                    "tenantId": account.tenant.id,
+                    "overlapSeconds": overlap_s,
+                    "completeThroughDateTime": through_s * 1000,
+                    "observedDateTime": instants.to_ms(now),
+                    "gapSeconds": int(gap_seconds(state)),
+                    "offsets": offsets,
+                }
+            )
+            topic = topics.progress(account.tenant.topic)
+            records.append(Outgoing(topic, account.tenant.id.encode(), value, partition=0))
+        return records
+
+    @staticmethod
+    def internal(topic: str, shard: int, record: Record) -> Outgoing:
+        """A record for a shard's partition of an internal topic: written by number, never by a partitioner."""
+        return Outgoing(topic, record.key, record.value, partition=shard)
+
+
+def apply(changes: Mapping[str, Change], accounts: Mapping[str, Account]) -> None:
+    """The batch is committed: accounts become what it made of them."""
+    for tenant, change in changes.items():
+        account = accounts[tenant]
+        for entries, hours in _by_batch(change):
+            account.remembered.put(entries, hours)
+        account.remembered.forget(change.forget_before_hour)
+        for written in change.written:
+            account.seen.apply(written)
+        if change.checkpoint is not None:
+            account.checkpoint = change.checkpoint
+
+
+def _by_batch(change: Change) -> Iterable[tuple[Entries, np.ndarray[Any, np.dtype[np.uint32]]]]:
+    """Entries in one piece where no id is in it twice, else as they came."""
+    if not change.entries:
+        return
+    entries = np.concatenate(change.entries)
+    hours = np.array(change.hours, np.uint32)
+    for group in dedup.split_repeats(entries):
+        yield entries[group], hours[group]
+
+
+def gap_seconds(state: State) -> float:
+    """Call time between the tenant's start and the newest that was read, that was never read."""
+    return sum(gap.seconds for gap in gaps(state))
+
+
+def gaps(state: State) -> list[Window]:
+    """The pieces of call time that were never read, up to the newest that was."""
+    through = state.coverage.through
+    return state.coverage.missing(Window(state.start, through)) if through and through > state.start else []
+
+
+def _counts(uncounted: tuple[Window, ...], start_ms: int | None) -> bool:
+    if not uncounted:
+        return True
+    if start_ms is None:
+        return False
+    start = instants.from_ms(start_ms)
+    return not any(window.start <= start < window.end for window in uncounted)

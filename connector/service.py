@@ -1,0 +1,447 @@
+"""The service: joins the group, runs the shards that it owns, serves HTTP, and stops within ten seconds.
+
+Brokers, sign-in or Graph being away never end it. What waiting cannot mend does (RefusedError).
+"""
+
+import asyncio
+import os
+import signal
+import threading
+import time
+import zlib
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+from confluent_kafka import KafkaException
+
+from connector import __version__, batch, log
+from connector.config import Settings, Tenant, duration_text
+from connector.core import instants, windows
+from connector.core.rows import Shape
+from connector.errors import ConfigurationError, ConnectorError, RefusedError
+from connector.graph.client import GraphClient
+from connector.kafka import avro, topics
+from connector.kafka.clients import Clients, resolve
+from connector.kafka.ownership import Command, Membership
+from connector.kafka.state import Home
+from connector.metrics import Metrics
+from connector.shard import Reading, Shard, Surroundings
+from connector.web.server import Web
+
+_logger = log.get("service")
+_STOP_S = 9.0
+_HAND_OVER_S = 4.0
+_PROBE_EVERY_S = 10.0
+_PROBE_S = 5.0
+_AWAY_S = 120.0
+_STUCK_S = 60.0
+
+
+def run(
+    settings: Settings,
+    *,
+    once: bool = False,
+    reload: Callable[[], Settings] | None = None,
+    now: Callable[[], datetime] = lambda: datetime.now(UTC),
+) -> int:
+    """Runs until SIGTERM or SIGINT (with `once` until every due sweep has ended); the exit code.
+
+    `reload`: reads the configuration again, for SIGHUP. Raises ConfigurationError and RefusedError.
+    """
+    return asyncio.run(Service(settings, once=once, reload=reload, now=now).run(signals=True))
+
+
+def shard_of(tenant_key: str, shards: int) -> int:
+    """The shard of a tenant, by its id in lower case."""
+    return zlib.crc32(tenant_key.encode()) % shards
+
+
+class Service:
+    """One worker."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        once: bool = False,
+        reload: Callable[[], Settings] | None = None,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        if not settings.kafka.bootstrap_servers:
+            raise ConfigurationError(
+                ["kafka.bootstrap_servers: is not set; name at least one broker, for example localhost:9092"]
+            )
+        if not settings.tenants:
+            raise ConfigurationError(["tenants: there are none; add [[tenants]] or set AZURE_TENANT_ID and AZURE_CLIENT_ID"])
+        self._settings = settings
+        self._once = once
+        self._reload = reload
+        self._now = now
+        self._names = topics.Names(settings.kafka.app)
+        self._clients = Clients(settings.kafka.bootstrap_servers, resolve(settings.kafka.properties))
+        self._clients.check()
+        self._metrics = Metrics(__version__, settings.kafka.shards)
+        self._instance = f"{os.uname().nodename}-{os.getpid()}"
+        self._started = now()
+        self._membership: Membership | None = None
+        self._around: Surroundings | None = None
+        self._shards: dict[int, Shard] = {}
+        self._tasks: dict[int, asyncio.Task[None]] = {}
+        self._failed = False
+        self._error: BaseException | None = None
+        self._kafka_up = False
+        self._up_at = time.monotonic()
+        self.stopping = asyncio.Event()
+        "Set it to stop the service."
+        self.web = Web(settings.http.host, settings.http.port, self, self._metrics)
+
+    async def run(self, *, signals: bool = False) -> int:
+        """Runs until `stopping` is set; the exit code. Raises what cannot be mended."""
+        self._loop = asyncio.get_running_loop()
+        if signals:
+            self._listen()
+        await self.web.start()
+        try:
+            async with GraphClient(self._settings.graph) as graph:
+                _logger.info("service_started", version=__version__, instance=self._instance, once=self._once)
+                await self._until_stopped(self._work(graph))
+                await self._leave()
+        finally:
+            await self.web.stop()
+        if self._error is not None:
+            raise self._error
+        _logger.info("service_stopped")
+        return 1 if self._failed else 0
+
+    def _listen(self) -> None:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._loop.add_signal_handler(number, self._stop_by_signal)
+        self._loop.add_signal_handler(signal.SIGHUP, lambda: self._loop.create_task(self._read_again()))
+
+    def _stop_by_signal(self) -> None:
+        if self.stopping.is_set():
+            os._exit(0)  # the second signal does not wait
+        self.stopping.set()
+        # A blocking call to brokers that are away cannot be interrupted; what it had open is aborted by its successor.
+        timer = threading.Timer(_STOP_S, os._exit, [0])
+        timer.daemon = True
+        timer.start()
+
+    async def _until_stopped(self, work: Any) -> None:
+        """Runs `work` until it ends or the service is to stop."""
+        working = asyncio.create_task(work, name="service")
+        stopping = asyncio.create_task(self.stopping.wait())
+        await asyncio.wait({working, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
+        if not working.done():
+            working.cancel()
+        try:
+            await working
+        except asyncio.CancelledError:
+            pass
+        except ConnectorError as error:
+            self._error = error
+
+    async def _work(self, graph: GraphClient) -> None:
+        settings = self._settings
+        admin = topics.Admin(self._clients)
+        found = await self._ensure_topics(admin)
+        if found is None:
+            self._failed = True
+            return
+        home = Home(settings.kafka.app, found.cluster, settings.kafka.topic)
+        self._membership = Membership(self._clients, settings.kafka.app, self._names.control, self)
+        self._around = Surroundings(
+            settings=settings,
+            home=home,
+            partitions=found.partitions,
+            clients=self._clients,
+            membership=self._membership,
+            graph=graph,
+            metrics=self._metrics,
+            shape=Shape(avro.load(avro.ROW), settings.graph.api_version),
+            once=self._once,
+            now=self._now,
+        )
+        self._membership.start()
+        probe = asyncio.create_task(self._probe(admin), name="broker probe")
+        try:
+            if self._once:
+                await self._until_done()
+            else:
+                await asyncio.Event().wait()
+        finally:
+            probe.cancel()
+
+    async def _ensure_topics(self, admin: topics.Admin) -> topics.Found | None:
+        """The topics once they are right. None when brokers were away for two minutes, and only with `once`."""
+        kafka = self._settings.kafka
+        wanted = topics.wanted(
+            kafka.app, self._settings.topics, kafka.shards, kafka.partitions, kafka.topic_properties
+        )
+        begun, pause_s = time.monotonic(), 0.5
+        while True:
+            try:
+                found = await asyncio.to_thread(
+                    admin.ensure, wanted, create=kafka.create_topics, replication_factor=kafka.replication_factor
+                )
+            except KafkaException as error:
+                self._heard(up=False)
+                _logger.warning("brokers_unreachable", reason=error.args[0].str(), again_in_s=pause_s)
+                if self._once and time.monotonic() - begun > _AWAY_S:
+                    return None
+                await asyncio.sleep(pause_s)
+                pause_s = min(10.0, 2 * pause_s)
+            else:
+                self._heard(up=True)
+                return found
+
+    async def _probe(self, admin: topics.Admin) -> None:
+        """Asks a broker now and then, so that their absence shows when nothing is committed."""
+        while True:
+            await asyncio.sleep(_PROBE_EVERY_S)
+            try:
+                await asyncio.to_thread(admin.look, _PROBE_S)
+            except KafkaException:
+                self._heard(up=False)
+            else:
+                self._heard(up=True)
+
+    def _heard(self, *, up: bool) -> None:
+        if up:
+            self._up_at = time.monotonic()
+        if up is not self._kafka_up:
+            _logger.info("brokers_answer" if up else "brokers_silent")
+        self._kafka_up = up
+        self._metrics.kafka_answered(up)
+
+    async def _until_done(self) -> None:
+        """With `once`: the first assignment, unchanged for two heartbeats; then every shard's sweeps."""
+        membership = self._membership
+        if membership is None:
+            return
+        begun = time.monotonic()
+        calm_s = 2 * float(self._clients.member(self._settings.kafka.app).get("heartbeat.interval.ms", 3000)) / 1000
+        while not membership.joined or time.monotonic() - membership.changed_at < calm_s:
+            if not membership.joined and time.monotonic() - begun > _AWAY_S:
+                _logger.warning("group_not_joined", waited_s=_AWAY_S)
+                self._failed = True
+                return
+            await asyncio.sleep(0.05)
+        while running := [task for task in self._tasks.values() if not task.done()]:
+            await asyncio.wait(running, timeout=1.0)
+            if time.monotonic() - self._up_at > _AWAY_S:
+                _logger.warning("brokers_away", waited_s=_AWAY_S)
+                self._failed = True
+                return
+
+    async def _leave(self) -> None:
+        """Hands everything over and leaves the group."""
+        self._hand_over(set(self._shards))
+        if self._tasks:
+            await asyncio.wait(self._tasks.values(), timeout=_HAND_OVER_S)
+        if self._membership is not None:
+            await asyncio.to_thread(self._membership.stop)
+        left = [task for task in self._tasks.values() if not task.done()]
+        for task in left:
+            task.cancel()
+        if left:
+            await asyncio.wait(left, timeout=_HAND_OVER_S)
+
+    async def _read_again(self) -> None:
+        """SIGHUP: tenants and secrets. An invalid file leaves everything as it is."""
+        if self._reload is None:
+            return
+        try:
+            settings = await asyncio.to_thread(self._reload)
+        except ConfigurationError as error:
+            _logger.error("configuration_not_reloaded", problems="; ".join(error.problems))
+            return
+        self._settings = settings
+        for number, shard in self._shards.items():
+            shard.configure(self._tenants_of(number))
+        _logger.info("configuration_reloaded", tenants=len(settings.tenants))
+
+    def _tenants_of(self, number: int) -> list[Tenant]:
+        shards = self._settings.kafka.shards
+        return [tenant for tenant in self._settings.tenants if shard_of(tenant.key, shards) == number]
+
+    # --- ownership: called in the membership's thread -----------------------------------------------------------------
+
+    def assigned(self, shards: frozenset[int]) -> None:
+        """These shards came."""
+        self._loop.call_soon_threadsafe(self._take, shards)
+
+    def revoked(self, shards: frozenset[int]) -> threading.Event:
+        """These shards go; the event is set when they have handed over."""
+        gone = threading.Event()
+        self._loop.call_soon_threadsafe(self._give_up, shards, gone)
+        return gone
+
+    def lost(self, shards: frozenset[int]) -> None:
+        """These shards are somebody else's already."""
+        self._loop.call_soon_threadsafe(self._give_up, shards, threading.Event())
+
+    def commanded(self, shard: int, command: Command) -> None:
+        """A command for a shard that was opened."""
+        self._loop.call_soon_threadsafe(self._command, shard, command)
+
+    # --- ownership: in the event loop ---------------------------------------------------------------------------------
+
+    def _take(self, numbers: frozenset[int]) -> None:
+        if self.stopping.is_set() or self._around is None:
+            return
+        _logger.info("shards_assigned", shards=sorted(numbers))
+        for number in sorted(numbers):
+            former = self._tasks.get(number)
+            shard = Shard(number, self._around, self._tenants_of(number))
+            self._shards[number] = shard
+            task = self._loop.create_task(self._run_shard(shard, former), name=f"shard {number}")
+            self._tasks[number] = task
+        self._metrics.shards_owned(len(self._shards))
+
+    async def _run_shard(self, shard: Shard, former: asyncio.Task[None] | None) -> None:
+        """Runs a shard to its end, after whoever had its number before in this worker has ended."""
+        if former is not None:
+            await asyncio.wait([former])
+        try:
+            await shard.run()
+        except asyncio.CancelledError:
+            raise
+        except BaseException as error:  # noqa: BLE001 - the top of the service: a refusal ends it, a bug crashes it
+            self._error = self._error or error
+            self.stopping.set()
+        finally:
+            self._failed = self._failed or shard.failed and self._once
+            if self._shards.get(shard.number) is shard and not self._once:
+                del self._shards[shard.number]
+            self._metrics.shards_owned(len(self._shards))
+
+    def _give_up(self, numbers: frozenset[int], gone: threading.Event) -> None:
+        tasks = self._hand_over(set(numbers))
+        if not tasks:
+            gone.set()
+            return
+        _logger.info("shards_revoked", shards=sorted(numbers))
+        waiting = self._loop.create_task(_wait_all(tasks))
+        waiting.add_done_callback(lambda _: gone.set())
+
+    def _hand_over(self, numbers: set[int]) -> list[asyncio.Task[None]]:
+        tasks = []
+        for number in numbers:
+            shard = self._shards.pop(number, None)
+            if shard is not None:
+                shard.hand_over()
+            task = self._tasks.get(number)
+            if task is not None and not task.done():
+                tasks.append(task)
+        self._metrics.shards_owned(len(self._shards))
+        return tasks
+
+    def _command(self, number: int, command: Command) -> None:
+        shard = self._shards.get(number)
+        if shard is not None:
+            shard.commanded(command)
+
+    # --- what it says of itself ---------------------------------------------------------------------------------------
+
+    def alive(self) -> tuple[bool, list[str]]:
+        """Whether every shard's loop turns."""
+        stuck = [n for n, shard in self._shards.items() if time.monotonic() - shard.turned_at > _STUCK_S]
+        return not stuck, [f"the loop of shard {number} does not turn" for number in sorted(stuck)]
+
+    def ready(self) -> tuple[bool, list[str]]:
+        """Whether it is in the group, every shard is restored, and not all is failing."""
+        reasons = []
+        if not self._kafka_up:
+            reasons.append("brokers are unreachable")
+        if self._membership is None or not self._membership.joined:
+            reasons.append("not in the consumer group yet")
+        restoring = sorted(number for number, shard in self._shards.items() if not shard.restored)
+        if restoring:
+            reasons.append(f"restoring shards {restoring}")
+        readings = [reading for shard in self._shards.values() for reading in shard.readings.values()]
+        if readings and all(reading.source.failing() for reading in readings):
+            reasons.append("every tenant fails")
+        return not reasons, reasons
+
+    def status(self) -> dict[str, Any]:
+        """The JSON of /status."""
+        ready, reasons = self.ready()
+        tenants = []
+        for number, shard in sorted(self._shards.items()):
+            for tenant in self._tenants_of(number):
+                reading = shard.readings.get(tenant.key)
+                tenants.append(_describe(tenant, number, reading, self._now()))
+        return {
+            "app": self._settings.kafka.app,
+            "topic": self._settings.kafka.topic,
+            "version": __version__,
+            "shards": self._settings.kafka.shards,
+            "tenants": tenants,
+            "jobs": [],
+            "instance": self._instance,
+            "ready": ready,
+            "reasons": reasons,
+            "shards_owned": sorted(self._shards),
+            "started": instants.text(self._started),
+        }
+
+
+async def _wait_all(tasks: list[asyncio.Task[None]]) -> None:
+    await asyncio.wait(tasks)
+
+
+def _describe(tenant: Tenant, shard: int, reading: Reading | None, now: datetime) -> dict[str, Any]:
+    """TENANT of the contract."""
+    known: dict[str, Any] = {
+        "id": tenant.id,
+        "name": tenant.name,
+        "shard": shard,
+        "state": "unknown",
+        "reason": "its shard is being restored",
+        "covered_through": None,
+        "lag_seconds": None,
+        "gap_seconds": None,
+        "gaps": [],
+        "coverage": [],
+        "sweeps": [],
+        "remembered_rows": None,
+        "records": None,
+    }
+    if reading is None:
+        return known
+    checkpoint = reading.account.checkpoint
+    state = checkpoint.state
+    failure = reading.source.failing()
+    through = state.coverage.through
+    holes = batch.gaps(state)
+    cause = failure.reason if failure else "not read yet"
+    condition, reason = ("failing", failure.message) if failure else ("ok", None)
+    if not failure and (holes or through is None):
+        condition, reason = "catching_up", "call time that was not read yet is being read"
+    return known | {
+        "state": condition,
+        "reason": reason,
+        "covered_through": instants.text(through) if through else None,
+        "lag_seconds": round((now - (through or state.start)).total_seconds(), 3),
+        "gap_seconds": batch.gap_seconds(state),
+        "gaps": [{"from": instants.text(h.start), "to": instants.text(h.end), "cause": cause} for h in holes],
+        "coverage": [
+            {"from": instants.text(r.start), "to": instants.text(r.end), "last_read": instants.text(r.at)}
+            | ({} if r.steady else {"unsteady": True})
+            for r in state.coverage.reads
+        ],
+        "sweeps": [
+            {
+                "every": duration_text(s.sweep.every),
+                "overlap": duration_text(s.sweep.overlap),
+                "last_ok": instants.text(s.last_ok) if s.last_ok else None,
+                "overdue_seconds": windows.overdue_seconds(s, now),
+            }
+            for s in state.sweeps
+        ],
+        "remembered_rows": len(reading.account.remembered),
+        "records": checkpoint.records,
+    }

@@ -1,0 +1,433 @@
+"""One shard: restore → sweep → commit. The only place where the stages meet.
+
+1. All HTTP for a batch is done before its transaction begins.
+2. What is remembered changes only after the commit.
+3. After an abort that is certain the batch is repeated with fresh metadata; after anything else that fails the shard
+   starts again as if it were new: the recovery path is the start path.
+4. A transaction begins only with a snapshot of the group that still holds the shard.
+5. A fenced shard has its ownership confirmed by a further poll before it makes a new producer.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from functools import partial
+
+import msgspec
+
+from connector import batch, log
+from connector.batch import Account, Batches, Change, Item, PageRead
+from connector.buffer import Buffer
+from connector.config import Settings, Tenant, duration_text
+from connector.core import windows
+from connector.core.dedup import Remembered
+from connector.core.rows import Shape
+from connector.core.windows import Rules
+from connector.errors import FencedError, HandedOverError, RefusedError, ShardRestartError
+from connector.graph.client import GraphClient, Source
+from connector.kafka import seen, state, topics
+from connector.kafka.clients import Clients
+from connector.kafka.ownership import Command, Membership
+from connector.kafka.restore import read_compacted
+from connector.kafka.state import Checkpoint, Home
+from connector.kafka.transaction import AbortedError, Offsets, Outgoing, Position, Transactions
+from connector.metrics import Metrics, TenantMetrics, TenantView
+from connector.sweeper import Sweeper
+
+_logger = log.get("shard")
+_ROWS_A_TRANSACTION = 10_000
+_COMMIT_AT_LATEST_S = 5.0
+_SNAPSHOT_WAIT_S = 10.0
+_FIRST_PAUSE_S = 0.2
+_LONGEST_PAUSE_S = 5.0
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What every shard of a worker shares."""
+
+    settings: Settings
+    home: Home
+    partitions: Mapping[str, int]
+    "Of each topic."
+    clients: Clients
+    membership: Membership
+    graph: GraphClient
+    metrics: Metrics
+    shape: Shape
+    once: bool
+    now: Callable[[], datetime]
+
+
+class Reading:
+    """One tenant while a shard sweeps: its account, who reads for it, and its series."""
+
+    def __init__(self, account: Account, sweeper: Sweeper, series: TenantMetrics, now: Callable[[], datetime]) -> None:
+        self.account = account
+        self.sweeper = sweeper
+        self.series = series
+        self._now = now
+        self._replaced: dict[int, list[int]] = {}
+        series.watch(self.view)
+
+    @property
+    def source(self) -> Source:
+        """The tenant's budget, token and health."""
+        return self.sweeper.source
+
+    def view(self) -> TenantView:
+        """What is true of the tenant at this moment."""
+        current = self.account.checkpoint.state
+        failure = self.source.failing()
+        through = current.coverage.through or current.start
+        overdue = {
+            duration_text(s.sweep.every): windows.overdue_seconds(s, self._now()) for s in current.sweeps
+        }
+        holes = batch.gaps(current)
+        return TenantView(
+            covered_through=through.timestamp(),
+            gap_seconds=sum(hole.seconds for hole in holes),
+            gaps=len(holes),
+            budget_used_ratio=self.source.budget_used_ratio(),
+            sweep_overdue=overdue,
+            up=self.source.up,
+            failing=failure.reason if failure else None,
+            paused=False,
+            remembered_rows=len(self.account.remembered),
+            backfill_remaining_seconds=0.0,
+        )
+
+    def committed(self, change: Change, now: datetime) -> None:
+        """Counts what a commit has brought."""
+        self.series.rows_committed(
+            published=change.published,
+            revised=change.revised,
+            duplicate=change.duplicate,
+            dead_letter=len(change.dead_letters),
+        )
+        self.series.rows_first_read(change.lateness_s)
+        if change.unknown_count:
+            self.series.unknown_properties_seen(change.unknown_count)
+        if change.oldest_received_at is not None and change.has_rows:
+            self.series.batch_committed(max(0.0, (now - change.oldest_received_at).total_seconds()))
+        for begun in change.begun:
+            deepest = windows.replaced_by(begun, self.account.rules)
+            if deepest is not None:
+                self._replaced[deepest] = [index for index in begun if index != deepest]
+        # A sweep that was replaced ends with the one that replaced it.
+        waiting = {index for replaced in self._replaced.values() for index in replaced}
+        for index in change.ended:
+            if index not in waiting:
+                self._ended(index, "ok")
+            if index in self._replaced:
+                for replaced in self._replaced.pop(index):
+                    self._ended(replaced, "ok")
+                waiting = {i for replaced in self._replaced.values() for i in replaced}
+        if change.dropped:
+            failed = {*change.dropped, *(i for d in change.dropped for i in self._replaced.pop(d, []))}
+            for index in sorted(failed):
+                self._ended(index, "failed")
+
+    def _ended(self, index: int, outcome: str) -> None:
+        self.series.sweep_ended(duration_text(self.account.rules.sweeps[index].every), outcome)
+
+
+class Shard:
+    """Runs until handed over (returns), cancelled, or refused (RefusedError)."""
+
+    def __init__(self, number: int, around: Surroundings, tenants: list[Tenant]) -> None:
+        self.number = number
+        self.readings: dict[str, Reading] = {}
+        self.restored = False
+        self.failed = False
+        "Whether a sweep has failed."
+        self._turned_at = time.monotonic()
+        self._around = around
+        self._tenants = tenants
+        self._names = topics.Names(around.settings.kafka.app)
+        self._series = around.metrics.shard(number)
+        self._handing_over = asyncio.Event()
+        self._batches = Batches(around.settings, around.shape, around.partitions)
+        self._transactions: Transactions | None = None
+        self._control = 0
+        self._changed = False
+        self._seen_unknown: set[str] = set()
+
+    @property
+    def turned_at(self) -> float:
+        """When the shard's loop last turned (monotonic seconds). Waiting for a broker's answer is no standstill."""
+        blocked = self._transactions is not None and self._transactions.busy
+        return time.monotonic() if blocked else self._turned_at
+
+    def hand_over(self) -> None:
+        """Ends the shard: what is in flight finishes, nothing new begins."""
+        self._handing_over.set()
+
+    def configure(self, tenants: list[Tenant]) -> None:
+        """The tenants, and maybe their secrets, were read again."""
+        if tenants == self._tenants:
+            for reading in self.readings.values():
+                reading.sweeper.rest_no_longer()
+        else:
+            self._tenants = tenants
+            self._changed = True
+
+    def commanded(self, command: Command) -> None:
+        """A record of the control topic. Commands come with a later issue; whatever comes is passed over."""
+        _logger.warning("command_unknown", shard=self.number, offset=command.offset)
+        self._control = max(self._control, command.offset + 1)
+
+    async def run(self) -> None:
+        """Owns the shard: starts, and starts again as if new whenever an outcome is unknown."""
+        pause_s = _FIRST_PAUSE_S
+        try:
+            while not self._handing_over.is_set():
+                begun = time.monotonic()
+                try:
+                    await self._live()
+                except FencedError as error:
+                    _logger.warning("shard_fenced", shard=self.number, reason=str(error))
+                    await self._confirm_ownership()
+                except ShardRestartError as error:
+                    _logger.warning("shard_restarting", shard=self.number, reason=str(error), again_in_s=pause_s)
+                else:
+                    return
+                self._turned_at = time.monotonic()
+                pause_s = _FIRST_PAUSE_S if self._turned_at - begun > 4 * _LONGEST_PAUSE_S else pause_s
+                await self._wait(self._handing_over, pause_s)
+                pause_s = min(_LONGEST_PAUSE_S, 2 * pause_s)
+        except HandedOverError:
+            _logger.info("shard_lost", shard=self.number)
+        finally:
+            self._series.closed()
+
+    async def _live(self) -> None:
+        transactions = Transactions(self._around.clients, self._names.transactional_id(self.number))
+        self._transactions = transactions
+        opening = asyncio.create_task(self._open(transactions), name=f"open shard {self.number}")
+        try:
+            handing_over = asyncio.create_task(self._handing_over.wait())
+            await asyncio.wait({opening, handing_over}, return_when=asyncio.FIRST_COMPLETED)
+            handing_over.cancel()
+            if not opening.done():
+                opening.cancel()
+                return
+            accounts = opening.result()
+            await self._sweep(accounts, transactions)
+        finally:
+            self._around.membership.shut(self.number)
+            self.restored = False
+            await transactions.close()
+
+    async def _open(self, transactions: Transactions) -> dict[str, Account]:
+        """A producer that fences every other one, then all that the shard knows."""
+        begun = time.monotonic()
+        self._changed = False
+        await transactions.call(transactions.open)
+        internal = (self._names.state, self._names.seen)
+        values = await transactions.call(read_compacted, self._around.clients, internal, self.number)
+        restored = state.restore(values[self._names.state])
+        state.check_home(restored.shard, self._around.home)
+        remembered = await transactions.call(seen.restore, values[self._names.seen])
+        self._control = restored.shard.control if restored.shard else 0
+        now = self._around.now()
+        accounts = {
+            tenant.key: self._account(tenant, restored.checkpoints.get(tenant.key), remembered.get(tenant.key), now)
+            for tenant in self._tenants
+        }
+        seconds = time.monotonic() - begun
+        self._series.restored(seconds)
+        rows = sum(len(account.remembered) for account in accounts.values())
+        _logger.info("shard_restored", shard=self.number, tenants=len(accounts), rows=rows, seconds=round(seconds, 2))
+        return accounts
+
+    def _account(
+        self,
+        tenant: Tenant,
+        checkpoint: Checkpoint | None,
+        memory: tuple[Remembered, seen.SeenLog] | None,
+        now: datetime,
+    ) -> Account:
+        settings = self._around.settings
+        rules = Rules(settings.windows.sweeps, settings.windows.settle, settings.windows.slice, settings.dedup.horizon)
+        remembered, seen_log = memory or (Remembered(), seen.SeenLog(tenant.key))
+        if checkpoint is None:
+            start = now + tenant.start if not isinstance(tenant.start, datetime) else tenant.start
+            checkpoint = Checkpoint(tenant.topic, windows.first_state(rules, start, now))
+        elif checkpoint.topic != tenant.topic:
+            raise RefusedError(
+                f"the state of tenant {tenant.label} was written for topic {checkpoint.topic}, now its topic is "
+                f"{tenant.topic}: set it back, or set kafka.app to a new name to read everything again"
+            )
+        checkpoint = msgspec.structs.replace(checkpoint, state=windows.resume(checkpoint.state, rules, now))
+        hours = int(rules.horizon.total_seconds() // 3600)
+        span = max(1, min(hours, int((now - checkpoint.state.start).total_seconds() // 3600)))
+        seen_log.fit_width(len(remembered), span)
+        return Account(tenant, rules, checkpoint, remembered, seen_log)
+
+    async def _sweep(self, accounts: dict[str, Account], transactions: Transactions) -> None:
+        around = self._around
+        buffer = Buffer()
+        around.membership.open(self.number, self._control)
+        for key, account in accounts.items():
+            everys = [duration_text(sweep.every) for sweep in account.rules.sweeps]
+            series = around.metrics.tenant(account.tenant.label, everys)
+            source = around.graph.source(account.tenant, series, around.now)
+            sweeper = Sweeper(
+                account,
+                source,
+                buffer,
+                around.shape,
+                concurrency=around.settings.graph.concurrency,
+                once=around.once,
+                now=around.now,
+            )
+            self.readings[key] = Reading(account, sweeper, series, around.now)
+        self.restored = True
+        try:
+            async with asyncio.TaskGroup() as group:
+                sweepers = [
+                    group.create_task(reading.sweeper.run(), name=f"sweeper {reading.account.tenant.label}")
+                    for reading in self.readings.values()
+                ]
+                done = group.create_task(self._all_done(sweepers, buffer), name="sweepers done")
+                await self._commit_loop(buffer, accounts, transactions, done)
+                for task in (*sweepers, done):
+                    task.cancel()
+        except BaseExceptionGroup as errors:
+            raise errors.exceptions[0] from errors
+        finally:
+            self.failed = self.failed or any(reading.sweeper.failed for reading in self.readings.values())
+            readings, self.readings = self.readings, {}
+            for reading in readings.values():
+                reading.series.closed()
+                await reading.source.close()
+
+    async def _all_done(self, sweepers: list[asyncio.Task[None]], buffer: Buffer) -> None:
+        """Ends when every sweeper has ended: only with `once`."""
+        if sweepers:
+            await asyncio.wait(sweepers)
+        if not sweepers and not self._around.once:
+            await asyncio.Event().wait()
+        buffer.filled.set()
+
+    async def _commit_loop(
+        self, buffer: Buffer, accounts: dict[str, Account], transactions: Transactions, done: asyncio.Task[None]
+    ) -> None:
+        """Commits what is there: rows at once, coverage at the latest after 5 s."""
+        waiting: list[Item] = []
+        pending: dict[str, Change] = {}
+        since = time.monotonic()
+        while not self._handing_over.is_set():
+            self._turned_at = time.monotonic()
+            if self._changed:
+                raise ShardRestartError("its tenants have changed")
+            finished = done.done()
+            items = buffer.take(_ROWS_A_TRANSACTION)
+            if items:
+                if not waiting:
+                    since = time.monotonic()
+                waiting += items
+                pending = await transactions.call(self._batches.prepare, items, accounts, pending)
+                # A row that is known already takes no room in what is to be committed.
+                if not any(change.has_rows for change in pending.values()):
+                    await buffer.committed(items)
+                    waiting = [item for item in waiting if not isinstance(item, PageRead)]
+            is_due = time.monotonic() - since >= _COMMIT_AT_LATEST_S or finished
+            if waiting and (is_due or any(change.has_rows for change in pending.values())):
+                await self._commit(pending, accounts, transactions)
+                await buffer.committed(waiting)
+                waiting, pending = [], {}
+            elif finished and not items:
+                return
+            elif not items:
+                left_s = since + _COMMIT_AT_LATEST_S - time.monotonic() if waiting else _COMMIT_AT_LATEST_S
+                await self._wait_for_work(buffer, max(0.0, left_s))
+
+    async def _commit(
+        self, changes: dict[str, Change], accounts: dict[str, Account], transactions: Transactions
+    ) -> None:
+        """One transaction; repeated for as long as it is certain that nothing landed."""
+        around = self._around
+        now = around.now()
+        await transactions.call(self._batches.close, changes, accounts, now)
+        records = {tag: r for tenant, change in changes.items() for tag, r in change.records(tenant).items()}
+        record = batch.Batches.internal(
+            self._names.state, self.number, state.shard_record(around.home, self._control)
+        )
+
+        def last(offsets: Offsets) -> list[Outgoing]:
+            return [record, *self._batches.last(changes, accounts, offsets, self.number, now)]
+
+        pause_s = _FIRST_PAUSE_S
+        while True:
+            position = await self._position()
+            begun = time.monotonic()
+            try:
+                await transactions.call(partial(transactions.commit, records, last, position))
+            except AbortedError as error:
+                self._series.transaction_aborted()
+                _logger.info("transaction_aborted", shard=self.number, reason=str(error))
+                await self._wait(self._handing_over, pause_s)
+                pause_s = min(_LONGEST_PAUSE_S, 2 * pause_s)
+                if self._handing_over.is_set():
+                    raise HandedOverError from error
+            except ShardRestartError:
+                around.metrics.kafka_answered(ok=False)
+                raise
+            else:
+                break
+        self._series.transaction_committed(time.monotonic() - begun)
+        around.metrics.kafka_answered(ok=True)
+        await transactions.call(batch.apply, changes, accounts)
+        committed_at = around.now()
+        for tenant, change in changes.items():
+            reading = self.readings.get(tenant)
+            if reading is not None:
+                reading.committed(change, committed_at)
+            self._tell_unknown(accounts[tenant].tenant, change)
+
+    def _tell_unknown(self, tenant: Tenant, change: Change) -> None:
+        names = sorted(change.unknown_properties - self._seen_unknown)
+        if names:
+            self._seen_unknown.update(names)
+            _logger.warning("unknown_properties", tenant=tenant.label, names=names)
+
+    async def _position(self) -> Position:
+        """The control offset with metadata of a poll that still holds the shard."""
+        deadline = time.monotonic() + _SNAPSHOT_WAIT_S
+        while True:
+            snapshot = self._around.membership.snapshot
+            if self.number not in snapshot.partitions:
+                raise HandedOverError
+            if snapshot.metadata is not None:
+                return Position(self._names.control, self.number, self._control, snapshot.metadata)
+            if time.monotonic() > deadline:
+                raise ShardRestartError("the consumer group does not answer")
+            await asyncio.sleep(0.02)
+
+    async def _confirm_ownership(self) -> None:
+        """Waits for a further poll; raises HandedOverError when the shard is not ours any more."""
+        polls = self._around.membership.snapshot.polls
+        while self._around.membership.snapshot.polls <= polls + 1 and not self._handing_over.is_set():
+            await asyncio.sleep(0.05)
+        if self.number not in self._around.membership.snapshot.partitions:
+            raise HandedOverError
+
+    async def _wait_for_work(self, buffer: Buffer, seconds: float) -> None:
+        waits = {asyncio.create_task(buffer.filled.wait()), asyncio.create_task(self._handing_over.wait())}
+        try:
+            await asyncio.wait(waits, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
+
+    @staticmethod
+    async def _wait(event: asyncio.Event, seconds: float) -> None:
+        try:
+            async with asyncio.timeout(seconds):
+                await event.wait()
+        except TimeoutError:
+            pass

@@ -1,0 +1,203 @@
+"""One tenant's reading: begins sweeps when they are due, opens page chains for slices, hands pages over in order.
+
+It plans ahead of what is committed: `plan` is the state as it will be once all that was handed over is committed. The
+shard makes the same steps from the same items, in the same order, for the state that it writes.
+"""
+
+import asyncio
+from collections.abc import Callable
+from datetime import datetime, timedelta
+
+from connector import log
+from connector.batch import Account, PageRead, RunsDropped, SliceRead, SweepsBegun
+from connector.buffer import Buffer
+from connector.core import windows
+from connector.core.coverage import Window
+from connector.core.instants import EPOCH
+from connector.core.rows import Shape
+from connector.core.windows import Sizes, Slice
+from connector.errors import RangeTooLongError, RejectedError, SourceError
+from connector.graph.client import Source
+
+_logger = log.get("sweeper")
+_REPEATS = 2
+_LONGEST_SLEEP_S = 30.0
+_FIRST_REST_S = 10.0
+_LONGEST_REST_S = 60.0
+_WEATHER_REST_S = 1.0
+_SHORTEST_WINDOW = timedelta(seconds=1)
+_NORMAL_STEP_S = 120.0
+
+
+class Sweeper:
+    """Runs until cancelled, or with `once` until every sweep that was due has ended or failed."""
+
+    def __init__(  # noqa: PLR0913 - the stages that it joins
+        self,
+        account: Account,
+        source: Source,
+        buffer: Buffer,
+        shape: Shape,
+        *,
+        concurrency: int,
+        once: bool,
+        now: Callable[[], datetime],
+    ) -> None:
+        self.account = account
+        self.source = source
+        self.failed = False
+        "Whether a run has failed."
+        self._plan = account.checkpoint.state
+        self._buffer = buffer
+        self._shape = shape
+        self._concurrency = concurrency
+        self._once = once
+        self._now = now
+        self._tenant = account.tenant.key
+        self._chains: dict[Slice, asyncio.Task[None]] = {}
+        self._wake = asyncio.Event()
+        self._rest_s = 0.0
+        self._resting_until = 0.0
+        self._guess = windows.first_guess()
+        self._longest = account.rules.slice
+        self._steps = 0
+
+    async def run(self) -> None:
+        """Sweeps. Errors of the source never leave it; anything else is a bug and does."""
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.TaskGroup() as chains:
+                while True:
+                    self._wake.clear()
+                    resting_s = self._resting_until - loop.time()
+                    if resting_s <= 0:
+                        self._begin()
+                        self._open_chains(chains)
+                    if self._once and self._steps and not self._chains and (windows.is_idle(self._plan) or self.failed):
+                        return
+                    await self._sleep(resting_s)
+        finally:
+            self._chains.clear()
+
+    def rest_no_longer(self) -> None:
+        """Whatever the tenant failed of may have been repaired."""
+        self._rest_s = self._resting_until = 0.0
+        self._wake.set()
+
+    def _begin(self) -> None:
+        if self._once and self._steps:
+            return
+        now = self._now()
+        self._plan, started = windows.begin(self._plan, self.account.rules, now)
+        if started:
+            self._buffer.put(SweepsBegun(self._tenant, now))
+        self._steps += 1
+
+    def _open_chains(self, chains: asyncio.TaskGroup) -> None:
+        """As many chains as may be open; one is kept for the live sweep where there are several."""
+        while True:
+            others = sum(piece.priority != 0 for piece in self._chains)
+            piece = windows.next_slice(
+                self._plan,
+                self.account.rules._replace(slice=self._longest),
+                self._chains.keys(),
+                self._sizes(),
+                live=len(self._chains) < self._concurrency,
+                others=others < max(1, self._concurrency - 1) and len(self._chains) < self._concurrency,
+            )
+            if piece is None:
+                return
+            name = f"chain {self.account.tenant.label} {piece.window.start:%m-%dT%H:%M:%S}"
+            self._chains[piece] = chains.create_task(self._read(piece), name=name)
+
+    def _sizes(self) -> Sizes:
+        first = (self._plan.start - EPOCH) // timedelta(hours=1)
+        end = (self._now() - EPOCH) // timedelta(hours=1) + 1
+        counts = self.account.remembered.per_hour(first, end)
+        return Sizes(counts, first, self._plan.coverage, self._guess)
+
+    async def _read(self, piece: Slice) -> None:
+        """Reads a slice and hands it over; tells the plan how it ended."""
+        try:
+            rows, repeated, unread = 0, False, tuple(self._unread(piece.window))
+            for attempt in range(_REPEATS + 1):
+                rows, repeated = await self._read_chain(piece, unread)
+                if not repeated:
+                    break
+                _logger.debug("chain_repeats_ids", tenant=self.account.tenant.label, attempt=attempt + 1)
+        except RangeTooLongError as error:
+            self._shorten(piece, error)
+        except SourceError as error:
+            self._fail(error)
+        else:
+            item = SliceRead(self._tenant, piece, not repeated, self._now())
+            self._buffer.put(item)
+            self._plan, _ = windows.finish(self._plan, [(piece, item.steady)], item.now)
+            self._rest_s = 0.0
+            if unread:
+                self._guess = windows.next_guess(piece.window, rows)
+        finally:
+            self._chains.pop(piece, None)
+            self._wake.set()
+
+    async def _read_chain(self, piece: Slice, unread: tuple[Window, ...]) -> tuple[int, bool]:
+        """Reads one chain to its end: its rows, and whether an id was on two pages, so that the pages may have shifted."""
+        seen: set[int] = set()
+        rows, repeated = 0, False
+        async for page in self.source.pages(piece.window, piece.priority):
+            reading = self._shape.read(page.rows)
+            ids = set(reading.entries["hi"].tolist())
+            repeated = repeated or not seen.isdisjoint(ids)
+            seen |= ids
+            rows += len(page.rows)
+            await self._buffer.put_page(
+                PageRead(self._tenant, piece, page.rows, reading, page.received_at, page.bytes, unread)
+            )
+        return rows, repeated
+
+    def _unread(self, window: Window) -> list[Window]:
+        """Call time of a slice that nobody has read, unless it is the usual step of a live sweep."""
+        unread = self._plan.coverage.missing(window)
+        step_s = 2 * self.account.rules.sweeps[0].every.total_seconds()
+        if self._plan.coverage.reads and sum(part.seconds for part in unread) <= max(step_s, _NORMAL_STEP_S):
+            return []
+        return unread
+
+    def _shorten(self, piece: Slice, error: RangeTooLongError) -> None:
+        length = piece.window.end - piece.window.start
+        if length <= _SHORTEST_WINDOW:
+            self._fail(RejectedError("rejected", str(error)))
+        else:
+            self._longest = max(_SHORTEST_WINDOW, windows.halves(piece.window)[0].end - piece.window.start)
+            self._guess = windows.ROWS_A_SLICE / self._longest.total_seconds()
+
+    def _fail(self, error: SourceError) -> None:
+        """The runs on their way have failed; they begin anew after a rest."""
+        if self._resting_until > asyncio.get_running_loop().time():
+            return
+        self.failed = True
+        self._plan, dropped = windows.drop_runs(self._plan)
+        if dropped:
+            self._buffer.put(RunsDropped(self._tenant))
+        for piece, task in self._chains.items():
+            if task is not asyncio.current_task():
+                task.cancel(f"{piece.window} of a failed run")
+        permanent = isinstance(error, RejectedError)
+        self._rest_s = min(_LONGEST_REST_S, max(_FIRST_REST_S, 2 * self._rest_s)) if permanent else _WEATHER_REST_S
+        self._resting_until = asyncio.get_running_loop().time() + self._rest_s
+        _logger.warning("sweep_failed", tenant=self.account.tenant.label, reason=str(error), again_in_s=self._rest_s)
+
+    async def _sleep(self, resting_s: float) -> None:
+        """Until a chain ends or a sweep is due. Not for long: the wall clock may be set."""
+        if self._once and not self._chains and resting_s <= 0:
+            delay_s = 0.0
+        elif resting_s > 0:
+            delay_s = resting_s
+        else:
+            due = windows.next_due(self._plan)
+            delay_s = _LONGEST_SLEEP_S if due is None else max(0.0, (due - self._now()).total_seconds())
+        try:
+            async with asyncio.timeout(min(delay_s, _LONGEST_SLEEP_S)):
+                await self._wake.wait()
+        except TimeoutError:
+            pass

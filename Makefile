@@ -1,0 +1,85 @@
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+PYTHON ?= $(shell for python in python3.13 python3.12 python3.11 python3; do \
+	"$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo "$$python" && break; done)
+BIN := .venv/bin
+COMPILE := $(BIN)/uv pip compile --quiet --generate-hashes --universal --python-version 3.11 \
+	--no-header --no-annotate --no-emit-index-url --no-emit-find-links
+SOURCES := connector tests $(wildcard benchmarks)
+
+.PHONY: help
+help: ## List the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | while IFS=$$'\t' read -r name what; do \
+		printf '  make %-13s %s\n' "$$name" "$$what"; done
+
+.PHONY: setup
+setup: .venv/.package ## Make .venv with the pinned requirements and this package
+
+.venv/.requirements: requirements/dev.txt
+	@if [ -z "$(PYTHON)" ]; then echo 'Python 3.11 or newer is needed: install it, or say `make PYTHON=...`' >&2; exit 1; fi
+	@[ -x $(BIN)/python ] || $(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
+	@touch $@
+
+.venv/.package: .venv/.requirements pyproject.toml
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+.PHONY: format
+format: setup ## Format the code and mend what can be mended without thought
+	@$(BIN)/ruff check --quiet --fix-only $(SOURCES)
+	@$(BIN)/ruff format $(SOURCES)
+
+.PHONY: check
+check: setup ## Format, lint, types, imports and the fast tests, in seconds
+	@$(MAKE) --jobs=2 --output-sync=target check-fast-tests check-types check-format check-lint check-imports
+
+.PHONY: check-format check-lint check-types check-imports check-fast-tests
+check-format: setup
+	@$(BIN)/ruff format --check $(SOURCES)
+check-lint: setup
+	@$(BIN)/ruff check $(SOURCES)
+check-types: setup
+	@$(BIN)/mypy
+check-imports: setup
+	@$(BIN)/lint-imports --no-logo
+check-fast-tests: setup
+	@$(BIN)/pytest --quiet tests/unit tests/property
+
+.PHONY: test
+test: setup ## Every test, also those on a real Kafka broker (fetched the first time)
+	@$(BIN)/pytest
+
+.PHONY: broker
+broker: setup ## Run a real Kafka broker until Ctrl-C and print its address
+	@$(BIN)/python -m tests.brokers
+
+.PHONY: demo
+demo: setup ## Thirty seconds of simulator, broker, connector and reader; nothing else needed
+	@$(BIN)/connector demo --for 30s
+
+.PHONY: bench
+bench: .venv/.bench ## Rows per second, beside the limit and the plain recipe
+	@$(BIN)/python -m benchmarks
+
+.venv/.bench: .venv/.package requirements/bench.txt
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/bench.txt
+	@touch $@
+
+.PHONY: image
+image: ## Build the container image direct-routing-connector
+	@docker build --file deploy/Dockerfile --tag direct-routing-connector .
+
+.PHONY: requirements
+requirements: setup ## Pin requirements/*.txt anew, with hashes; UPGRADE=--upgrade takes the newest
+	@$(COMPILE) $(UPGRADE) pyproject.toml --output-file requirements/runtime.txt
+	@$(COMPILE) $(UPGRADE) --constraint requirements/runtime.txt --group dev pyproject.toml --output-file requirements/dev.txt
+	@$(COMPILE) $(UPGRADE) --constraint requirements/dev.txt --group bench pyproject.toml --output-file requirements/bench.txt
+
+.PHONY: clean
+clean: ## Remove what the other targets made, but for the downloads in the cache
+	@rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis build dist out
+	@find connector tests benchmarks -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true

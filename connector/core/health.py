@@ -50,10 +50,10 @@ class Health:
         self._rejected = Failure(reason, message, since)
         self._weather = None
 
-    def weathered(self, reason: WeatherReason, message: str, now: float) -> None:
-        """It passes by itself."""
+    def weathered(self, reason: WeatherReason, message: str, begun: float) -> None:
+        """It passes by itself. `begun`: when the request that met it was begun."""
         self.up = False
-        since = now if self._weather is None else self._weather.since
+        since = begun if self._weather is None else self._weather.since
         self._weather = Failure(reason, message, since)
 
     def failing(self, now: float) -> Failure | None:

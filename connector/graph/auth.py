@@ -25,7 +25,7 @@ from datetime import UTC, datetime
 from typing import Any, NamedTuple, Protocol, TypeVar
 from urllib.parse import urlencode
 
-import msal  # type: ignore[import-untyped]
+import msal
 from yarl import URL
 
 from connector import log
@@ -78,22 +78,32 @@ class Identity(Protocol):
     """What a tenant is signed in with."""
 
     @property
-    def client_id(self) -> str | None: ...
+    def client_id(self) -> str | None:
+        """The application's id."""
+
     @property
-    def client_secret(self) -> Secret | None: ...
+    def client_secret(self) -> Secret | None:
+        """Its secret."""
 
 
 class Tenant(Protocol):
     """What is needed of a tenant's settings."""
 
     @property
-    def id(self) -> str: ...
+    def id(self) -> str:
+        """As Graph and sign-in know it."""
+
     @property
-    def label(self) -> str: ...
+    def label(self) -> str:
+        """As people know it."""
+
     @property
-    def identity(self) -> Identity: ...
+    def identity(self) -> Identity:
+        """What it is signed in with."""
+
     @property
-    def requests_per_minute(self) -> float: ...
+    def requests_per_minute(self) -> float:
+        """The most that may be asked in any minute."""
 
 
 class _Token(NamedTuple):
@@ -158,7 +168,7 @@ class _Replies:
 class SignIn:
     """The tokens of one tenant."""
 
-    def __init__(  # noqa: PLR0913
+    def __init__(
         self,
         transport: Transport,
         pool: ThreadPoolExecutor,
@@ -238,7 +248,7 @@ class SignIn:
         elif isinstance(error, RejectedError):
             self._health.rejected(error.reason, str(error), now)
         else:
-            self._health.weathered(error.reason, str(error), now)
+            self._health.weathered(error.reason, str(error), begun)
             self._backoff.failed(begun, now, FIRST_PAUSE_S["broken"], random.random())  # noqa: S311
         if str(error) != self._last_problem:
             self._last_problem = str(error)
@@ -306,13 +316,15 @@ class SignIn:
                 if len(answers) == _MOST_ANSWERS:
                     raise self._weather("asks for ever more requests") from None
                 request = missing.request
-            except (ValueError, KeyError, RuntimeError, msal.exceptions.MsalError) as error:
-                # What msal says may quote what it was sent.
+            except (RejectedError, WeatherError):
+                raise
+            except Exception as error:  # noqa: BLE001
+                # msal trusts what it is sent; what it says about it may quote it.
                 raise self._weather(f"gave an answer that is not understood ({type(error).__name__})") from None
             answers.append(await self._fetch(request))
 
     async def _fetch(self, request: _Request) -> Answer:
-        """An answer with status 200 and a JSON object: msal logs what it cannot read, whole, so it is shown nothing else."""
+        """An answer with status 200 and a JSON object: whatever else msal is shown, it logs whole."""
         try:
             answer = await self._transport.ask(
                 request.method,
@@ -323,13 +335,13 @@ class SignIn:
             )
         except BrokenAnswerError as error:
             raise self._weather(f"cannot be asked: {error}") from None
-        if answer.status >= 500 or answer.status in (408, 429):  # noqa: PLR2004
+        if answer.status >= 500 or answer.status in (408, 429):
             self._stop(answer)
             raise self._weather(f"answered {answer.status}")
         document = _object(answer.body)
         if document is None:
             raise self._weather(f"answered {answer.status} without JSON")
-        if answer.status != 200:  # noqa: PLR2004
+        if answer.status != 200:
             raise self._refusal(document)
         return answer
 

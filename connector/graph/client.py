@@ -15,7 +15,7 @@ import random
 import re
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
@@ -61,20 +61,31 @@ class ReadPage(NamedTuple):
 
 
 class GraphSettings(Protocol):
-    """What is needed of the settings: roots without a slash at the end, `scope` of the cloud's own root."""
+    """What is needed of the settings."""
 
     @property
-    def root(self) -> str: ...
+    def root(self) -> str:
+        """Graph's root URL, without a slash at its end."""
+
     @property
-    def authority(self) -> str: ...
+    def authority(self) -> str:
+        """Sign-in's root URL, without the tenant."""
+
     @property
-    def scope(self) -> str: ...
+    def scope(self) -> str:
+        """Always of the cloud's own root."""
+
     @property
-    def ca_bundle(self) -> Path | None: ...
+    def ca_bundle(self) -> Path | None:
+        """A PEM file, or None for the system's authorities."""
+
     @property
-    def api_version(self) -> str: ...
+    def api_version(self) -> str:
+        """Such as v1.0."""
+
     @property
-    def timeout(self) -> timedelta: ...
+    def timeout(self) -> timedelta:
+        """For one whole answer."""
 
 
 class SourceEvents(Protocol):
@@ -195,7 +206,7 @@ class Source:
         """Requests in the last 60 s ÷ requests_per_minute."""
         return self.budget.used_ratio(time.monotonic())
 
-    async def pages(self, window: Window, priority: int) -> AsyncIterator[ReadPage]:
+    async def pages(self, window: Window, priority: int) -> AsyncGenerator[ReadPage, None]:
         """The pages of one chain, in order, each whole; `last` is true for the one that ends it.
 
         `priority`: 0 live, more for slower sweeps, 1000 for backfill. Raises RejectedError, WeatherError when one page
@@ -236,6 +247,7 @@ class Source:
                 unauthorized = True
             except WeatherError as error:
                 failed = True
+                unauthorized = False
                 begun = begun or (at, asked_s)
                 now = time.monotonic()
                 tried_s = now - begun[0] - (self._asked_s(now) - begun[1])
@@ -322,10 +334,10 @@ class Source:
                 f"refuses the log ({exchange.outcome}); grant the application permission CallRecords.Read.All to"
                 f" {self._tenant.identity.client_id or 'the application'} and give admin consent in this tenant",
             )
-        if status in _PASSING_STATUSES or not 300 <= status < 500:  # noqa: PLR2004
+        if status in _PASSING_STATUSES or not 300 <= status < 500:
             reason: WeatherReason = "throttled" if status == _TOO_MANY else "unreachable"
             self._weather(exchange, reason, f"answers {exchange.outcome}")
-        if status < 400:  # noqa: PLR2004
+        if status < 400:
             self._reject(exchange, "rejected", f"redirects ({status}), which is not followed; check graph.base_url")
         self._reject(
             exchange,
@@ -339,7 +351,7 @@ class Source:
         kind: FailureKind = "throttled" if reason == "throttled" else "broken"
         message = f"Graph {what} for {self._tenant.label}; trying again."
         self.budget.failed(exchange.slot, now, kind, exchange.retry_after_s, random.random())  # noqa: S311
-        self.health.weathered(reason, message, now)
+        self.health.weathered(reason, message, exchange.slot.granted_at)
         self._failures.happened(exchange)
         raise WeatherError(reason, message)
 

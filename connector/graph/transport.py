@@ -12,6 +12,7 @@ import aiohttp
 from yarl import URL
 
 from connector.core.budget import Budget, Slot
+from connector.errors import ConfigurationError
 
 
 class Answer:
@@ -50,7 +51,11 @@ class Transport:
         self._proxies: dict[str, URL | None] = {}
 
     async def __aenter__(self) -> Self:
-        context = ssl.create_default_context(cafile=self._ca_bundle)
+        try:
+            context = ssl.create_default_context(cafile=self._ca_bundle)
+        except OSError as error:
+            problem = f"graph.ca_bundle: {self._ca_bundle} holds no certificates that can be read; name a PEM file"
+            raise ConfigurationError([problem]) from error
         trace = aiohttp.TraceConfig()
         trace.on_request_headers_sent.append(_left)
         self._session = aiohttp.ClientSession(
@@ -72,7 +77,7 @@ class Transport:
             await self._session.close()
             self._session = None
 
-    async def ask(  # noqa: PLR0913
+    async def ask(
         self,
         method: str,
         url: URL,
@@ -112,11 +117,11 @@ class Transport:
 
     def _proxy(self, url: URL) -> URL | None:
         """Read once for each host: aiohttp's own way of honouring proxies reads the environment for every request."""
-        host = url.host or ""
-        if host not in self._proxies:
-            found = None if urllib.request.proxy_bypass(host) else urllib.request.getproxies().get(url.scheme)
-            self._proxies[host] = URL(found) if found else None
-        return self._proxies[host]
+        place = f"{url.host}:{url.port}"
+        if place not in self._proxies:
+            found = None if urllib.request.proxy_bypass(place) else urllib.request.getproxies().get(url.scheme)
+            self._proxies[place] = URL(found) if found else None
+        return self._proxies[place]
 
 
 async def _left(

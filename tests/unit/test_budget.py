@@ -16,6 +16,7 @@ from connector.core.budget import (
     Backoff,
     Budget,
     Elapsed,
+    Slot,
     lane_name,
     retry_after_s,
 )
@@ -35,8 +36,9 @@ def most_in_a_minute(times: list[float]) -> int:
 
 def drain(budget: Budget, start: float, end: float, late_s: float = 0.0, seed: int = 0) -> list[float]:
     """When requests leave if somebody always wants to ask and timers are late by up to `late_s`."""
-    chance = random.Random(seed)  # noqa: S311
-    now, times = start, []
+    chance = random.Random(seed)
+    now = start
+    times: list[float] = []
     while True:
         delay_s = budget.delay_s(now)
         if delay_s > 0:
@@ -61,10 +63,12 @@ def test_slow_connections_do_not_bunch_requests_beyond_the_budget(
     rate: int, seed: int, connecting: list[float]
 ) -> None:
     """Requests that were granted apart may leave together; what counts is when they leave."""
-    chance = random.Random(seed)  # noqa: S311
-    budget, now, leaving, left = Budget(rate, 0.0), 0.0, [], []
+    chance = random.Random(seed)
+    budget, now = Budget(rate, 0.0), 0.0
+    leaving: list[tuple[float, Slot]] = []
+    left: list[float] = []
     while now < 200.0:
-        for due in sorted(pair for pair in leaving if pair[0] <= now):
+        for due in sorted((pair for pair in leaving if pair[0] <= now), key=lambda pair: pair[0]):
             budget.sent(due[1], due[0])
             left.append(due[0])
             leaving.remove(due)

@@ -1,0 +1,732 @@
+"""What the Graph client makes of Graph and its sign-in: the table of errors, row by row, and everybody's real bugs."""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import msgspec
+import pytest
+import pytest_asyncio
+from structlog.testing import capture_logs
+
+from connector.core import budget
+from connector.core.coverage import Window
+from connector.errors import ConfigurationError, RangeTooLongError, RejectedError, WeatherError
+from connector.graph import client as graph_client
+from connector.graph.client import GraphClient, ReadPage, Source
+from connector.simulator import Options, Simulator
+
+# One simulator serves most tests; making its keys takes longer than the tests.
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+DEADLINE_S = 20.0
+FAST = 1_000_000.0
+
+
+@dataclass
+class Settings:
+    """The part of the settings that the client takes."""
+
+    root: str
+    authority: str
+    ca_bundle: Path | None
+    scope: str = "https://graph.microsoft.com/.default"
+    api_version: str = "v1.0"
+    timeout: timedelta = timedelta(seconds=5)
+
+
+@dataclass
+class Secret:
+    value: str
+
+    def get(self) -> str:
+        return self.value
+
+
+@dataclass
+class Identity:
+    client_id: str | None
+    client_secret: Secret | None
+
+
+@dataclass
+class Tenant:
+    id: str
+    label: str
+    identity: Identity
+    requests_per_minute: float = FAST
+
+
+@dataclass
+class Events:
+    """What a tenant's metrics would have seen."""
+
+    requests: list[tuple[str, str]] = field(default_factory=list)
+    throttled_s: float = 0.0
+
+    def request_finished(self, lane: str, status: str, seconds: float) -> None:
+        assert 0 <= seconds < DEADLINE_S
+        self.requests.append((lane, status))
+
+    def throttled(self, seconds: float) -> None:
+        assert seconds > 0
+        self.throttled_s += seconds
+
+    @property
+    def statuses(self) -> list[str]:
+        return [status for _, status in self.requests]
+
+
+@dataclass
+class Bench:
+    """A simulator with a thousand-odd calls, and what is needed to read them."""
+
+    simulator: Simulator
+    settings: Settings
+    client: GraphClient
+    events: Events = field(default_factory=Events)
+
+    def tenant(self, number: int = 0, secret: str | None = None, **changes: object) -> Tenant:
+        sim = self.simulator
+        identity = Identity(sim.client_id, Secret(sim.client_secret if secret is None else secret))
+        tenant = Tenant(sim.tenants[number], f"tenant-{number}", identity)
+        for name, value in changes.items():
+            setattr(tenant, name, value)
+        return tenant
+
+    def source(self, tenant: Tenant | None = None, patience_s: float = 60.0) -> Source:
+        return self.client.source(tenant or self.tenant(), self.events, patience_s=patience_s)
+
+    @property
+    def window(self) -> Window:
+        now = datetime.now(UTC).replace(microsecond=0)
+        return Window(now - timedelta(days=2), now - timedelta(days=1))
+
+    def graph_requests(self) -> int:
+        return sum(request.kind == "graph" for request in self.simulator.requests)
+
+    def token_requests(self) -> int:
+        return sum(request.kind == "token" for request in self.simulator.requests)
+
+    def expected(self, window: Window) -> set[str]:
+        return {row.id for row in self.simulator.truth(start=window.start, end=window.end) if row.id}
+
+
+@pytest.fixture(autouse=True)
+def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(budget.FIRST_PAUSE_S, "throttled", 0.01)
+    monkeypatch.setitem(budget.FIRST_PAUSE_S, "broken", 0.01)
+
+
+@contextlib.asynccontextmanager
+async def opened(timeout_s: float = 5.0, **options: object) -> AsyncIterator[Bench]:
+    chosen = {"calls_per_day": 250, "page_size": 60, "lateness": "none", "revised": 0.0, "requests_per_minute": 0}
+    async with Simulator(Options(**{**chosen, **options})) as simulator, beside(simulator, timeout_s) as bench:  # type: ignore[arg-type]
+        yield bench
+
+
+@contextlib.asynccontextmanager
+async def beside(simulator: Simulator, timeout_s: float = 5.0) -> AsyncIterator[Bench]:
+    settings = Settings(simulator.url, simulator.url, simulator.ca_path, timeout=timedelta(seconds=timeout_s))
+    async with asyncio.timeout(DEADLINE_S), GraphClient(settings) as client:
+        yield Bench(simulator, settings, client)
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def simulator() -> AsyncIterator[Simulator]:
+    options = Options(calls_per_day=250, page_size=60, lateness="none", revised=0.0, requests_per_minute=0)
+    async with Simulator(options) as it:
+        yield it
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def bench(simulator: Simulator) -> AsyncIterator[Bench]:
+    simulator.clear_faults()
+    simulator.world.visits.requests.clear()
+    async with beside(simulator) as it:
+        yield it
+
+
+async def read(source: Source, window: Window, priority: int = 0) -> list[ReadPage]:
+    return [page async for page in source.pages(window, priority)]
+
+
+def ids(pages: list[ReadPage]) -> list[str]:
+    return [msgspec.json.decode(row)["id"] for page in pages for row in page.rows]
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(DEADLINE_S):
+        while not condition():  # noqa: ASYNC110
+            await asyncio.sleep(0.005)
+
+
+@pytest.fixture
+def logs() -> Iterator[list[dict[str, object]]]:
+    with capture_logs() as entries:
+        yield entries  # type: ignore[misc]
+
+
+# Reading
+
+
+async def test_a_chain_is_read_to_its_end_and_only_its_last_page_says_so(bench: Bench) -> None:
+    source, window = bench.source(), bench.window
+    before = datetime.now(UTC)
+    pages = await read(source, window)
+    assert sorted(ids(pages)) == sorted(bench.expected(window))
+    assert [page.last for page in pages] == [*[False] * (len(pages) - 1), True]
+    assert len(pages) > 3
+    assert all(before <= page.received_at <= datetime.now(UTC) and page.bytes > 1000 for page in pages)
+    assert bench.events.requests == [("live", "200")] * len(pages)
+    assert source.up
+    assert source.failing() is None
+    assert bench.token_requests() == 1
+
+
+async def test_arguments_are_unquoted_utc_seconds_with_z(bench: Bench) -> None:
+    await read(bench.source(), Window(datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC), datetime(2026, 1, 2, 4, tzinfo=UTC)))
+    asked = bench.simulator.requests[-1]
+    assert asked.url == (
+        "/v1.0/communications/callRecords/getDirectRoutingCalls"
+        "(fromDateTime=2026-01-02T03:04:05Z,toDateTime=2026-01-02T04:00:00Z)"
+    )
+    assert asked.client_request_id
+
+
+@pytest.mark.parametrize(("priority", "lane"), [(0, "live"), (2, "sweep"), (1000, "backfill")])
+async def test_requests_are_counted_in_their_lane(bench: Bench, priority: int, lane: str) -> None:
+    await read(bench.source(), bench.window, priority)
+    assert {seen for seen, _ in bench.events.requests} == {lane}
+
+
+@pytest.mark.parametrize("fault", ["upper_link", "empty_page", "repeat"])
+async def test_both_spellings_of_the_link_empty_pages_and_repeats_are_followed_to_the_end(
+    bench: Bench, fault: str
+) -> None:
+    bench.simulator.set_faults({fault: 1.0} if fault != "empty_page" else {fault: {"share": 1.0, "times": 4}})
+    window = bench.window
+    assert set(ids(await read(bench.source(), window))) == bench.expected(window)
+
+
+async def test_compressed_pages_are_read() -> None:
+    async with opened(compress=True) as bench:
+        window = bench.window
+        assert set(ids(await read(bench.source(), window))) == bench.expected(window)
+
+
+async def test_chains_at_once_share_one_token_request(bench: Bench) -> None:
+    source, window = bench.source(), bench.window
+    every = await asyncio.gather(*(read(source, window) for _ in range(4)))
+    assert all(set(ids(pages)) == bench.expected(window) for pages in every)
+    assert bench.token_requests() == 1
+
+
+# Weather
+
+
+@pytest.mark.parametrize(
+    ("faults", "statuses"),
+    [
+        ({"throttled": "1x1", "retry_after": "seconds", "retry_after_s": 1}, {"429"}),
+        ({"throttled": "1x1", "retry_after": "date", "retry_after_s": 0.0}, {"429"}),
+        ({"throttled": "1x3", "retry_after": "none"}, {"429"}),
+        ({"server_error": "1x2", "status": 500}, {"500"}),
+        ({"server_error": "1x2", "status": 502}, {"502"}),
+        ({"server_error": "1x2", "status": 503}, {"503"}),
+        ({"server_error": "1x2", "status": 504}, {"504"}),
+        ({"server_error": "1x2", "status": 509}, {"509"}),
+        ({"cut": "1x4"}, {"error"}),
+        ({"garbage": "1x4"}, {"200"}),
+        ({"not_a_page": "1x4"}, {"200"}),
+    ],
+)
+async def test_weather_drops_nothing_and_jumps_over_nothing(
+    bench: Bench, faults: dict[str, object], statuses: set[str]
+) -> None:
+    bench.simulator.set_faults(faults)
+    source, window = bench.source(), bench.window
+    pages = await read(source, window)
+    assert sorted(ids(pages)) == sorted(bench.expected(window))
+    assert set(bench.events.statuses) == {"200"} | statuses
+    assert source.up
+    assert source.failing() is None
+
+
+async def test_a_storm_of_everything_loses_no_row(bench: Bench) -> None:
+    bench.simulator.set_faults(
+        throttled=0.1, retry_after="none", server_error=0.1, cut=0.1, garbage=0.05, upper_link=0.3
+    )
+    source, window = bench.source(), bench.window
+    for pages in await asyncio.gather(*(read(source, window, number) for number in range(4))):
+        assert sorted(ids(pages)) == sorted(bench.expected(window))
+
+
+async def test_retry_after_stops_every_chain_and_is_told(bench: Bench) -> None:
+    bench.simulator.set_faults(throttled="1x1", retry_after_s=1)
+    source, window = bench.source(), bench.window
+    begun = time.monotonic()
+    await asyncio.gather(*(read(source, window) for _ in range(2)))
+    assert time.monotonic() - begun >= 1.0
+    assert bench.events.throttled_s == pytest.approx(1.0, abs=0.05)
+
+
+async def test_time_that_graph_asked_to_wait_does_not_use_up_the_patience(bench: Bench) -> None:
+    bench.simulator.set_faults(throttled="1x1", retry_after_s=1)
+    source = bench.source(patience_s=0.25)
+    assert await read(source, bench.window)
+
+
+@pytest.mark.parametrize(
+    ("faults", "reason"),
+    [
+        ({"throttled": 1.0, "retry_after": "none"}, "throttled"),
+        ({"server_error": 1.0}, "unreachable"),
+        ({"garbage": 1.0}, "unreachable"),
+        ({"down": True}, "unreachable"),
+        ({"self_link": 1.0}, "unreachable"),
+        ({"sign_in_down": True}, "unreachable"),
+        ({"sign_in_error": 1.0}, "unreachable"),
+        ({"sign_in_throttled": 1.0, "retry_after": "none"}, "unreachable"),
+    ],
+)
+async def test_weather_without_a_success_ends_the_chain_after_the_patience(
+    bench: Bench, faults: dict[str, object], reason: str
+) -> None:
+    bench.simulator.set_faults(faults)
+    source = bench.source(patience_s=0.1)
+    with pytest.raises(WeatherError) as raised:
+        await read(source, bench.window)
+    assert raised.value.reason == reason
+    assert "tenant-0" in str(raised.value)
+    failure = source.failing()
+    assert failure is not None
+    assert failure.reason == reason
+    assert not source.up
+    bench.simulator.clear_faults()
+    assert await read(source, bench.window)
+    assert source.failing() is None
+
+
+async def test_an_answer_that_never_comes_is_given_up_after_the_timeout(bench: Bench, simulator: Simulator) -> None:
+    async with beside(simulator, timeout_s=0.3) as impatient:
+        bench.simulator.set_faults(hang="1x1")
+        assert await read(impatient.source(), bench.window)
+        assert impatient.events.statuses[0] == "error"
+
+
+async def test_a_link_to_itself_is_not_followed_but_its_page_is_read_again(bench: Bench) -> None:
+    bench.simulator.set_faults(self_link="1x2")
+    window = bench.window
+    pages = await read(bench.source(), window)
+    assert sorted(ids(pages)) == sorted(bench.expected(window))
+
+
+async def test_no_answer_is_asked_for_twice_behind_the_budget_s_back(bench: Bench) -> None:
+    """Connections that were kept break before they answer; each request that arrives was counted."""
+    source = bench.source(patience_s=0.1)
+    await read(source, bench.window)
+    bench.simulator.set_faults(down=True)
+    with pytest.raises(WeatherError):
+        await read(source, bench.window)
+    assert bench.graph_requests() == len(bench.events.requests)
+
+
+async def test_a_page_too_long_for_memory_is_weather(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(graph_client, "MAX_PAGE_BYTES", 1 << 12)
+    with pytest.raises(WeatherError, match="longer than"):
+        await read(bench.source(patience_s=0.1), bench.window)
+
+
+# Rejections
+
+
+@pytest.mark.parametrize(
+    ("fault", "reason", "words"),
+    [
+        ("forbidden", "permission", "CallRecords.Read.All"),
+        ("bad_request", "rejected", "400"),
+        ("not_found", "rejected", "404"),
+        ("redirect", "rejected", "redirects"),
+        ("foreign_link", "rejected", "another place"),
+        ("unauthorized", "sign_in", "401"),
+    ],
+)
+async def test_what_the_owner_has_to_repair_ends_the_chain_at_once_with_a_sentence(
+    bench: Bench, fault: str, reason: str, words: str
+) -> None:
+    bench.simulator.set_faults({fault: 1.0})
+    source = bench.source()
+    with pytest.raises(RejectedError, match=words) as raised:
+        await read(source, bench.window)
+    assert raised.value.reason == reason
+    failure = source.failing()
+    assert failure is not None
+    assert (failure.reason, failure.message) == (reason, str(raised.value))
+    assert not source.up
+    bench.simulator.clear_faults()
+    assert await read(source, bench.window)
+    assert source.failing() is None
+
+
+async def test_a_missing_role_is_told_with_the_role_and_the_application() -> None:
+    async with opened(without_role=1) as bench:
+        source = bench.source()
+        with pytest.raises(RejectedError) as raised:
+            await read(source, bench.window)
+        assert raised.value.reason == "permission"
+        assert "CallRecords.Read.All" in str(raised.value)
+        assert bench.simulator.client_id in str(raised.value)
+        assert "consent" in str(raised.value)
+
+
+async def test_a_link_to_another_host_gets_no_request_and_no_token(bench: Bench) -> None:
+    async with opened() as elsewhere:
+        for fault in ("foreign_link", "redirect"):
+            bench.simulator.clear_faults()
+            bench.simulator.set_faults({fault: 1.0, "foreign_url": elsewhere.simulator.url})
+            with pytest.raises(RejectedError):
+                await read(bench.source(), bench.window)
+        assert elsewhere.simulator.requests == []
+
+
+@pytest.mark.parametrize(
+    "link",
+    [
+        "http://{place}/v1.0/x",
+        "https://localhost:1/v1.0/x",
+        "https://127.0.0.1/v1.0/x",
+        "https://user@{place}/v1.0/x",
+        "https://{place}@graph.invalid/x",
+        "//{place}/x",
+        "/v1.0/x",
+        "x",
+        "https://{place}/x y",
+        "https://{place}/x\r\nHost: graph.invalid",
+        "https://{place}/\u00e9",
+        "https://[/x",
+        "https://{place}:99999999/x",
+        "file:///etc/passwd",
+    ],
+)
+async def test_only_the_configured_scheme_host_and_port_are_followed(bench: Bench, link: str) -> None:
+    source = bench.source()
+    place = bench.simulator.url.removeprefix("https://")
+    assert not source._leads_home(link.format(place=place))
+    assert source._leads_home(f"https://{place}/v1.0/x?$skip=1000")
+
+
+async def test_a_range_that_graph_finds_too_long_is_to_be_split(bench: Bench) -> None:
+    now = datetime.now(UTC).replace(microsecond=0)
+    source = bench.source()
+    with pytest.raises(RangeTooLongError, match="406"):
+        await read(source, Window(now - timedelta(days=120), now))
+    assert source.up
+
+
+async def test_a_chain_without_an_end_is_to_be_split(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(graph_client, "MAX_PAGES", 20)
+    bench.simulator.set_faults(endless=1.0)
+    with pytest.raises(RangeTooLongError, match="20 pages"):
+        await read(bench.source(), bench.window)
+    assert bench.graph_requests() == 20
+
+
+# Sign-in
+
+
+async def test_a_token_that_expires_in_mid_chain_is_replaced_once_for_all_chains(bench: Bench) -> None:
+    source, window = bench.source(), bench.window
+
+    async def read_and_expire() -> list[ReadPage]:
+        pages = []
+        async for page in source.pages(window, 0):
+            pages.append(page)
+            if len(pages) == 2:
+                bench.simulator.expire_tokens()
+        return pages
+
+    every = await asyncio.gather(read_and_expire(), read(source, window), read(source, window))
+    assert all(sorted(ids(pages)) == sorted(bench.expected(window)) for pages in every)
+    assert bench.token_requests() == 2
+    assert "401" in bench.events.statuses
+
+
+async def test_a_token_that_graph_never_takes_is_asked_for_once_more_and_not_for_ever(bench: Bench) -> None:
+    bench.simulator.set_faults(unauthorized=1.0)
+    with pytest.raises(RejectedError):
+        await read(bench.source(), bench.window)
+    assert bench.token_requests() == 2
+    assert bench.graph_requests() == 2
+
+
+async def test_short_lived_tokens_are_used_for_most_of_their_life() -> None:
+    async with opened(token_lifetime_s=60) as bench:
+        source = bench.source()
+        for _ in range(3):
+            await read(source, bench.window)
+        assert bench.token_requests() == 1
+
+
+async def test_sign_in_may_be_away_while_a_token_serves() -> None:
+    async with opened(token_lifetime_s=4, calls_per_day=10) as bench:
+        source = bench.source()
+        await read(source, bench.window)
+        bench.simulator.set_faults(sign_in_down=True)
+        deadline = time.monotonic() + 2.6
+        while time.monotonic() < deadline:
+            assert await read(source, bench.window)
+            await asyncio.sleep(0.05)
+        assert source.up
+        assert source.failing() is None
+        assert sum(request.fault == "sign_in_down" for request in bench.simulator.requests) == 1
+        await source.close()
+
+
+async def test_a_sign_in_that_comes_back_is_used_without_being_told(bench: Bench) -> None:
+    bench.simulator.set_faults(sign_in_down=True)
+    reading = asyncio.create_task(read(bench.source(), bench.window))
+    await until(lambda: any(request.fault == "sign_in_down" for request in bench.simulator.requests))
+    bench.simulator.clear_faults()
+    assert await reading
+
+
+async def test_retry_after_of_sign_in_is_obeyed_and_not_counted(bench: Bench) -> None:
+    bench.simulator.set_faults(sign_in_throttled="1x1", retry_after_s=1)
+    begun = time.monotonic()
+    assert await read(bench.source(patience_s=0.3), bench.window)
+    assert time.monotonic() - begun >= 1.0
+
+
+async def test_a_hundred_sign_ins_that_hang_delay_nobody_else() -> None:
+    async with opened(tenants=101, calls_per_day=20, days=3) as bench:
+        hanging = bench.simulator.tenants[1:]
+        for tenant in hanging:
+            bench.simulator.set_faults({"sign_in_hang": 1.0}, tenant)
+        stuck = [bench.source(bench.tenant(number)) for number in range(1, 101)]
+        tasks = [asyncio.create_task(read(source, bench.window)) for source in stuck for _ in range(2)]
+        await asyncio.sleep(0)
+        begun = time.monotonic()
+        assert await read(bench.source(), bench.window)
+        assert time.monotonic() - begun < 4.0
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for source in stuck:
+            await source.close()
+        asked = [request.tenant for request in bench.simulator.requests if request.kind == "discovery"]
+        assert all(asked.count(tenant) <= 1 for tenant in hanging)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"secret": "wrong-secret-value"}, "AADSTS7000215"),
+        ({"id": "99999999-9999-9999-9999-999999999999"}, "AADSTS90002"),
+        ({"identity": Identity("88888888-8888-8888-8888-888888888888", Secret("wrong-secret-value"))}, "AADSTS700016"),
+        ({"identity": Identity("x", None)}, "client_secret"),
+        ({"identity": Identity("x", Secret(""))}, "client_secret"),
+    ],
+)
+async def test_a_sign_in_that_is_refused_says_what_to_do_and_shows_no_secret(
+    bench: Bench, logs: list[dict[str, object]], change: dict[str, object], words: str
+) -> None:
+    source = bench.source(bench.tenant(**change))  # type: ignore[arg-type]
+    with pytest.raises(RejectedError, match=words):
+        await read(source, bench.window)
+    with pytest.raises(RejectedError, match=words) as raised:
+        await read(source, bench.window)
+    assert raised.value.reason == "sign_in"
+    failure = source.failing()
+    assert failure is not None
+    assert failure.reason == "sign_in"
+    assert [entry["event"] for entry in logs] == ["sign_in_failed"]
+    assert "wrong-secret-value" not in f"{raised.value}{logs}"
+    assert bench.graph_requests() == 0
+
+
+async def test_a_secret_that_changes_is_used_at_the_next_try(bench: Bench) -> None:
+    tenant = bench.tenant(secret="old")
+    source = bench.source(tenant)
+    with pytest.raises(RejectedError):
+        await read(source, bench.window)
+    assert tenant.identity.client_secret is not None
+    tenant.identity.client_secret.value = bench.simulator.client_secret
+    assert await read(source, bench.window)
+    assert source.failing() is None
+
+
+async def test_a_secret_that_cannot_be_read_is_a_rejection(bench: Bench) -> None:
+    class Missing(Secret):
+        def get(self) -> str:
+            raise FileNotFoundError("/run/secrets/contoso")
+
+    source = bench.source(bench.tenant(identity=Identity("x", Missing(""))))
+    with pytest.raises(RejectedError, match="cannot be read"):
+        await read(source, bench.window)
+
+
+async def test_a_ca_that_is_not_trusted_is_weather_with_a_remedy(bench: Bench) -> None:
+    settings = Settings(bench.settings.root, bench.settings.authority, None)
+    async with GraphClient(settings) as client:
+        source = client.source(bench.tenant(), bench.events, patience_s=0.0)
+        with pytest.raises(WeatherError, match="ca_bundle"):
+            await read(source, bench.window)
+
+
+async def test_a_ca_bundle_that_is_none_is_an_error_of_the_configuration(bench: Bench, tmp_path: Path) -> None:
+    broken = tmp_path / "ca.pem"
+    broken.write_text("no certificate")
+    for path in (broken, tmp_path / "missing.pem"):
+        with pytest.raises(ConfigurationError, match="ca_bundle"):
+            async with GraphClient(Settings(bench.settings.root, bench.settings.authority, path)):
+                pass
+
+
+# Proxy
+
+
+@contextlib.asynccontextmanager
+async def proxy() -> AsyncIterator[tuple[str, list[str]]]:
+    """An HTTP proxy that knows CONNECT: its address, and where it was asked to connect to."""
+    asked: list[str] = []
+
+    async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(65536):
+            writer.write(data)
+        writer.close()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        place = head.split()[1].decode()
+        asked.append(place)
+        host, _, port = place.rpartition(":")
+        far_reader, far_writer = await asyncio.open_connection(host, int(port))
+        writer.write(b"HTTP/1.1 200 Connection established\r\n\r\n")
+        with contextlib.suppress(ConnectionError):
+            await asyncio.gather(pump(reader, far_writer), pump(far_reader, writer))
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    try:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", asked
+    finally:
+        server.close()
+
+
+async def test_https_proxy_is_used_for_graph_and_sign_in_and_counts_no_request(
+    bench: Bench, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with proxy() as (address, asked):
+        monkeypatch.setenv("HTTPS_PROXY", address)
+        monkeypatch.setenv("NO_PROXY", "")
+        monkeypatch.delenv("https_proxy", raising=False)
+        monkeypatch.delenv("no_proxy", raising=False)
+        async with beside(simulator) as behind:
+            source = behind.source()
+            pages = await read(source, bench.window)
+            assert source.budget_used_ratio() * FAST == pytest.approx(len(pages))
+        assert set(asked) == {bench.simulator.url.removeprefix("https://")}
+
+
+@pytest.mark.parametrize("excepted", ["127.0.0.1", "127.0.0.1:{port}", "*"])
+async def test_no_proxy_is_honoured(
+    bench: Bench, simulator: Simulator, monkeypatch: pytest.MonkeyPatch, excepted: str
+) -> None:
+    monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:9")
+    monkeypatch.setenv("NO_PROXY", excepted.format(port=simulator.port))
+    monkeypatch.delenv("https_proxy", raising=False)
+    monkeypatch.delenv("no_proxy", raising=False)
+    async with beside(simulator) as direct:
+        assert await read(direct.source(), bench.window)
+
+
+async def test_a_proxy_that_is_away_is_weather(
+    bench: Bench, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:9")
+    monkeypatch.setenv("NO_PROXY", "")
+    monkeypatch.delenv("https_proxy", raising=False)
+    monkeypatch.delenv("no_proxy", raising=False)
+    async with beside(simulator) as behind:
+        with pytest.raises(WeatherError, match="proxy"):
+            await read(behind.source(patience_s=0.0), bench.window)
+
+
+# Budget
+
+
+async def test_live_requests_overtake_those_that_wait(bench: Bench) -> None:
+    source, window = bench.source(bench.tenant(requests_per_minute=600)), bench.window
+    order: list[str] = []
+
+    async def follow(name: str, priority: int) -> None:
+        async for _ in source.pages(window, priority):
+            order.append(name)  # noqa: PERF401
+
+    slow = [asyncio.create_task(follow("backfill", budget.BACKFILL)) for _ in range(3)]
+    await until(lambda: len(order) >= 2)
+    seen = len(order)
+    await follow("live", 0)
+    live_pages = order.count("live")
+    # One more may have been on its way when the live chain came.
+    assert order[seen:].index("live") <= 1
+    assert order[seen:].count("backfill") <= live_pages + 2
+    for task in slow:
+        task.cancel()
+    await asyncio.gather(*slow, return_exceptions=True)
+
+
+async def test_requests_are_spaced_as_configured(bench: Bench) -> None:
+    source = bench.source(bench.tenant(requests_per_minute=600))
+    begun = time.monotonic()
+    pages = await read(source, bench.window)
+    assert time.monotonic() - begun >= len(pages) * 0.1
+    assert source.budget_used_ratio() == pytest.approx(len(pages) / 600)
+
+
+async def test_a_reader_that_is_cancelled_while_it_waits_leaves_nothing_behind(bench: Bench) -> None:
+    source, window = bench.source(bench.tenant(requests_per_minute=120)), bench.window
+    tasks = [asyncio.create_task(read(source, window)) for _ in range(5)]
+    await until(lambda: bench.graph_requests() > 0)
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    asked = bench.graph_requests()
+    assert await anext(aiter(source.pages(window, 0)))
+    assert bench.graph_requests() == asked + 1
+
+
+# Logs
+
+
+async def test_a_storm_is_logged_once_and_without_what_was_sent(bench: Bench, logs: list[dict[str, object]]) -> None:
+    bench.simulator.set_faults(forbidden=1.0)
+    source = bench.source()
+    for _ in range(5):
+        with pytest.raises(RejectedError):
+            await read(source, bench.window)
+    failed = [entry for entry in logs if entry["event"] == "request_failed"]
+    assert len(failed) == 1
+    asked = next(request for request in bench.simulator.requests if request.kind == "graph")
+    assert failed[0]["status"] == 403
+    assert failed[0]["code"] == "Forbidden"
+    assert failed[0]["request_id"] == asked.request_id
+    assert failed[0]["client_request_id"] == asked.client_request_id
+    assert "eyJ" not in str(logs)
+
+
+async def test_a_clock_that_is_minutes_off_is_said_once(bench: Bench, logs: list[dict[str, object]]) -> None:
+    bench.simulator.set_faults(date_skew_s=-300.0)
+    await read(bench.source(), bench.window)
+    skews = [entry for entry in logs if entry["event"] == "clock_skew"]
+    assert len(skews) == 1
+    assert skews[0]["skew_s"] == pytest.approx(300.0, abs=2.0)
+
+
+async def test_nothing_is_logged_when_all_is_well(bench: Bench, logs: list[dict[str, object]]) -> None:
+    await read(bench.source(), bench.window)
+    assert logs == []

@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from html import escape
 from importlib.resources import files
@@ -22,6 +23,7 @@ _STATES = {
     "ok": ("good", "Up to date"),
 }
 _UNITS = ((86400, "d"), (3600, "h"), (60, "min"), (1, "s"))
+_INSTANT = re.compile(r"([0-9-]{10})T([0-9:]{8})(?:\.[0-9]+)?Z")
 _MOST_GAPS = 3
 _NOT_KNOWN = "not known"
 
@@ -65,7 +67,7 @@ def _document(
         ("topic", _text(status, "topic")),
         ("worker", _text(status, "instance")),
         ("version", _text(status, "version")),
-        ("started", _text(status, "started")),
+        ("started", _instant(status, "started")),
     )
     yield f'<p class="faint">{" · ".join(f"{name} {value}" for name, value in facts if value)}</p></header><main>'
     yield from _readiness(status, reasons, ready=ready)
@@ -76,8 +78,8 @@ def _document(
             f'<caption id="tenants">{_summary(tenants)}</caption>'
             '<thead><tr><th scope="col">Tenant</th><th scope="col">State</th><th scope="col" class="number">Lag</th>'
             '<th scope="col">Never read</th><th scope="col">Sweeps</th>'
-            '<th scope="col" class="number">Records published</th>'
-            '<th scope="col" class="number">Requests since owned</th></tr></thead><tbody>'
+            '<th scope="col" class="number">Published</th>'
+            '<th scope="col" class="number">Requests</th></tr></thead><tbody>'
         )
         for tenant in tenants:
             yield _tenant_row(tenant, requests)
@@ -110,7 +112,8 @@ def _readiness(status: Mapping[str, Any], reasons: list[str], *, ready: bool) ->
     word = '<span class="state good">Ready.</span>' if ready else '<span class="state bad">Not ready.</span>'
     yield f"<p>{word}{share}</p>"
     if reasons:
-        yield f"<ul>{''.join(f'<li>{escape(reason)}</li>' for reason in reasons)}</ul>"
+        items = "".join(f"<li>{escape(reason)}</li>" for reason in reasons)
+        yield f'<ul class="reasons">{items}</ul>'
 
 
 def _summary(tenants: list[Mapping[str, Any]]) -> str:
@@ -131,9 +134,8 @@ def _tenant_row(tenant: Mapping[str, Any], requests: Callable[[str], Mapping[str
     reason = tenant.get("reason")
     lag = tenant.get("lag_seconds")
     records = tenant.get("records")
-    beside = f'<span class="detail faint">{escape(str(tenant["id"]))}</span>' if tenant.get("name") else ""
     return (
-        f'<tr><th scope="row">{escape(name)}{beside}</th>'
+        f'<tr><th scope="row">{escape(name)}</th>'
         f'<td><span class="state {style}">{words}</span>{_detail(reason)}</td>'
         f'<td class="number">{_NOT_KNOWN if lag is None else duration(lag)}{_through(tenant)}</td>'
         f"<td>{_gaps(tenant)}</td><td>{_sweeps(tenant)}</td>"
@@ -143,8 +145,8 @@ def _tenant_row(tenant: Mapping[str, Any], requests: Callable[[str], Mapping[str
 
 
 def _through(tenant: Mapping[str, Any]) -> str:
-    through = _text(tenant, "covered_through")
-    return f'<span class="detail faint">read to <time datetime="{through}">{through}</time></span>' if through else ""
+    through = _instant(tenant, "covered_through")
+    return f'<span class="detail faint">read to {through}</span>' if through else ""
 
 
 def _gaps(tenant: Mapping[str, Any]) -> str:
@@ -154,7 +156,7 @@ def _gaps(tenant: Mapping[str, Any]) -> str:
     if not seconds:
         return "nothing"
     gaps = tenant.get("gaps") or []
-    lines = [f"{_text(gap, 'from')} to {_text(gap, 'to')}: {_text(gap, 'cause')}" for gap in gaps[:_MOST_GAPS]]
+    lines = [f"{_instant(gap, 'from')} to {_instant(gap, 'to')}: {_text(gap, 'cause')}" for gap in gaps[:_MOST_GAPS]]
     if len(gaps) > _MOST_GAPS:
         lines.append(f"and {len(gaps) - _MOST_GAPS} more")
     return duration(seconds) + "".join(f'<span class="detail faint">{line}</span>' for line in lines)
@@ -169,7 +171,7 @@ def _sweeps(tenant: Mapping[str, Any]) -> str:
             state = f'<span class="bad">overdue for {duration(overdue)}</span>'
         else:
             state = "on time" if sweep.get("last_ok") else "not ended yet"
-        lines.append(f"<li>every {every} the last {overlap}: {state}</li>")
+        lines.append(f"<li>every {every} over {overlap}: {state}</li>")
     return f"<ul>{''.join(lines)}</ul>" if lines else "none"
 
 
@@ -189,7 +191,8 @@ def _requests(counts: Mapping[str, int]) -> str:
 def _jobs(jobs: Iterable[Mapping[str, Any]]) -> Iterator[str]:
     rows = [
         f'<tr><th scope="row">{_text(job, "id")}</th><td>{_text(job, "tenant")}</td>'
-        f"<td>{_text(job, 'from')} to {_text(job, 'to')}</td><td>{_text(job, 'state')}{_detail(job.get('reason'))}</td>"
+        f"<td>{_instant(job, 'from')} to {_instant(job, 'to')}</td>"
+        f"<td>{_text(job, 'state')}{_detail(job.get('reason'))}</td>"
         f'<td class="number">{duration(job.get("remaining_seconds") or 0)}</td></tr>'
         for job in jobs
     ]
@@ -204,9 +207,15 @@ def _jobs(jobs: Iterable[Mapping[str, Any]]) -> Iterator[str]:
 
 
 def _detail(text: object) -> str:
-    return f'<span class="detail">{escape(str(text))}</span>' if text else ""
+    return f'<span class="detail sentence">{escape(str(text))}</span>' if text else ""
 
 
 def _text(of: Mapping[str, Any], key: str) -> str:
     value = of.get(key)
     return "" if value is None else escape(str(value))
+
+
+def _instant(of: Mapping[str, Any], key: str) -> str:
+    text = _text(of, key)
+    parts = _INSTANT.fullmatch(text)
+    return f'<time datetime="{text}">{parts[1]} {parts[2]} UTC</time>' if parts else text

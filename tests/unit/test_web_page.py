@@ -89,11 +89,11 @@ def test_a_tenant_shows_its_state_lag_gaps_sweeps_records_and_requests_in_words(
     for words in (
         "Ready. It owns 2 of 8 shards.",
         "1 tenant read by this worker: 1 up to date",
-        "contoso 11111111-1111-1111-1111-111111111111 Up to date 12 s",
+        "contoso Up to date 12 s read to 2026-01-02 03:04:05 UTC",
         "nothing",
-        "every 1m the last 15m: on time",
-        "every 2h the last 48h: overdue for 3 min 20 s",
-        "every 24h the last 7d: not ended yet",
+        "every 1m over 15m: on time",
+        "every 2h over 48h: overdue for 3 min 20 s",
+        "every 24h over 7d: not ended yet",
         "1,234",
         "1,206 3 throttled (429) 3 failed",
     ):
@@ -112,7 +112,7 @@ def test_a_tenant_shows_its_state_lag_gaps_sweeps_records_and_requests_in_words(
     ],
 )
 def test_every_state_is_a_word_and_not_a_colour_alone(state: str, words: str) -> None:
-    assert f"1111 {words}" in read(with_tenant(state=state)).text
+    assert f"contoso {words}" in read(with_tenant(state=state)).text
 
 
 def test_what_fails_says_why_and_comes_first() -> None:
@@ -130,11 +130,15 @@ def test_what_is_not_known_is_not_shown_as_a_number() -> None:
     assert text.count("not known") == 3
 
 
+def test_a_tenant_without_a_name_shows_its_id() -> None:
+    assert f"{TENANT['id']} Up to date" in read(with_tenant(name=None)).text
+
+
 def test_gaps_tell_where_and_why_and_the_list_stays_short() -> None:
     gap = {"from": "2026-01-01T00:00:00.000Z", "to": "2026-01-01T01:00:00.000Z", "cause": "outage"}
     text = read(with_tenant(gap_seconds=3600 * 50, gaps=[gap] * 50)).text
 
-    assert "2 d 2 h 2026-01-01T00:00:00.000Z to 2026-01-01T01:00:00.000Z: outage" in text
+    assert "2 d 2 h 2026-01-01 00:00:00 UTC to 2026-01-01 01:00:00 UTC : outage" in text
     assert text.count("outage") == 3
     assert "and 47 more" in text
 

@@ -131,7 +131,7 @@ class Block:
         "visible",
     )
 
-    def __init__(  # noqa: PLR0913, PLR0917
+    def __init__(
         self,
         bounds: tuple[int, int, int],
         keys: Words,
@@ -192,8 +192,8 @@ class Block:
         return 1 + len(self.changes.get(call, ()))
 
     def fits(self, call: int, version: int) -> bool:
-        """Return whether a version fits the schema: an unfit row that changes is mended by its last change."""
-        return call not in self.unfit or (version > 0 and version == len(self.changes.get(call, ())))
+        """Return whether a version fits the schema: the change of an unfit row mends it."""
+        return version > 0 or call not in self.unfit
 
 
 class Calls:
@@ -231,7 +231,7 @@ class Calls:
         start += np.where(legs, (unit[_POSITION] * _LEG_SPREAD_MS).astype(np.int64), 0)
         start = np.minimum(start, DAY_MS - 1) + day_ms
         digits = _DIGITS_OF_20[(unit[_DIGITS] * 20).astype(np.int64)]
-        step = np.where(digits == 0, 1000, np.where(digits == 1, 100, np.where(digits == 2, 10, 1)))  # noqa: PLR2004
+        step = np.where(digits == 0, 1000, np.where(digits == 1, 100, np.where(digits == 2, 10, 1)))
         start -= start % step
         kept = np.flatnonzero((start >= max(from_ms, self.since_ms)) & (start < to_ms))
         kept = kept[np.argsort(start[kept], kind="stable")]
@@ -246,13 +246,17 @@ class Calls:
         visible = end + _sample_ms(recipe.lateness, "lateness", unit[_LATE], unit[_LATE_IN])
         if recipe.latest_ms is not None:
             visible = np.maximum(np.minimum(visible, start + recipe.latest_ms), end)
+        changes = self._changes(keys, start, visible, unit)
+        spoiled = self._unfit(unit[_UNFIT], words[_UNFIT])
+        # One change mends an unfit row: versions that are no objects would all be the same bytes.
+        changes.update({call: changes[call][:1] for call in spoiled if call in changes})
         return Block(
             (number, from_ms, to_ms),
             keys,
             base_keys,
             (start, end, visible),
             (failed, late_start, digits),
-            (self._changes(keys, start, visible, unit), self._unfit(unit[_UNFIT], words[_UNFIT])),
+            (changes, spoiled),
         )
 
     def _keys(self, day: int, calls: Longs) -> Words:
@@ -283,7 +287,7 @@ class Calls:
             if unit[4, at] < recipe.moved:
                 began += (int(unit[5, at] * 2 * MOST_MOVED_MS) - MOST_MOVED_MS) // 1000 * 1000
             later = []
-            for version in range(1 + (many > 0.75) + (many > 0.95)):  # noqa: PLR2004
+            for version in range(1 + (many > 0.75) + (many > 0.95)):
                 seen += max(1, delays[version][at])
                 if latest is not None and seen > latest:
                     break

@@ -18,7 +18,7 @@ _FAULTS = "; ".join(f"{name}: {text}" for name, text in {**STRIKES, **SETTINGS_H
 
 def _address(listen: str) -> tuple[str, int]:
     host, colon, port = listen.rpartition(":")
-    if not colon or not port.isdigit() or int(port) > 65535:  # noqa: PLR2004
+    if not colon or not port.isdigit() or int(port) > 65535:
         message = f'--listen: "{listen}" is no address; write HOST:PORT, such as 127.0.0.1:8443 (port 0: a free one)'
         raise ConfigurationError([message])
     return host.strip("[]"), int(port)

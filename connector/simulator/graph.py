@@ -351,7 +351,8 @@ def _link(world: World, question: _Question, page: Page) -> tuple[str | None, st
     if not page.more:
         return None, name
     repeated = min(int(faults.number("repeat_rows", tenant.id)), len(page.rows) - 1)
-    seam = (note.url.partition("?")[0], end)
+    # Seams before this one may have repeated rows, so its offset alone would not name it.
+    seam = (note.url.partition("?")[0], -(-end // world.options.page_size))
     if faults.strikes("repeat", tenant.id):
         note.fault = "repeat"
         end -= repeated
@@ -399,7 +400,7 @@ async def _send_cut(world: World, question: _Question, body: bytes, headers: dic
     await response.write(body[: int(len(body) * world.faults.random.random())])
     transport = question.request.transport
     if transport is not None:
-        if world.faults.random.random() < 0.5:  # noqa: PLR2004
+        if world.faults.random.random() < 0.5:
             transport.abort()
         else:
             transport.close()

@@ -106,7 +106,7 @@ class Log:
             self._texts.put(key, texts, texts.size)
         return texts
 
-    def page(  # noqa: PLR0913
+    def page(
         self,
         bounds: tuple[int, int],
         at_ms: int,

@@ -58,9 +58,9 @@ def instant(ms: int, digits: int = 3, extra: str = "0000") -> str:
     """Return an instant with 0 to 7 fraction digits; `extra` are those after the milliseconds."""
     minute, rest = divmod(ms, 60_000)
     text = _OF_MINUTE[rest]
-    if digits < 3:  # noqa: PLR2004
+    if digits < 3:
         text = text[: 3 + digits] if digits else text[:2]
-    elif digits > 3:  # noqa: PLR2004
+    elif digits > 3:
         text += extra[: digits - 3]
     return f"{_minute(minute)}{text}Z"
 
@@ -93,9 +93,9 @@ def _number(word: int, masked: int) -> str:
 
 
 def _missing(name: str, kind: int) -> str:
-    if kind < 26:  # noqa: PLR2004
+    if kind < 26:
         return f'"{name}":"{EMPTY_DATE}",'
-    return f'"{name}":null,' if kind < 29 else ""  # noqa: PLR2004
+    return f'"{name}":null,' if kind < 29 else ""
 
 
 class Texts:
@@ -138,7 +138,7 @@ class Texts:
                 code, phrase, reason, duration = 0, "BYE", 540_000, (end - start) // 1000
                 ends = f'{_missing("failureDateTime", kind)}"endDateTime":"{ended}",'
             user_kind = (w4 >> 32) & 255
-            user = users[w4 % len(users)] if user_kind > 30 else _NOBODY[user_kind & 3]  # noqa: PLR2004
+            user = users[w4 % len(users)] if user_kind > 30 else _NOBODY[user_kind & 3]
             head = f'{{"id":"{guid(id1, id2)}","correlationId":"{guid(corr1, corr2)}",{user},'
             middle = (
                 f'"callType":"{_CALL_TYPES[w6 % len(_CALL_TYPES)]}","successfulCall":{"false" if failed else "true"},'
@@ -172,14 +172,8 @@ class Texts:
                     f'{middle}"callEndSubReason":{reason + version},{tail}}}'
                 ).encode()
             if call in block.unfit:
-                self._spoil(call, block.unfit[call], changes=len(changes))
+                self.first[call] = spoil(row, block.unfit[call])
         self.size = sum(map(len, self.first)) + sum(map(len, self.later.values())) + 200 * len(self.first)
-
-    def _spoil(self, call: int, kind: int, *, changes: int) -> None:
-        """Make every version unfit but the last change, which mends it."""
-        self.first[call] = spoil(self.first[call], kind)
-        for version in range(1, changes):
-            self.later[call, version] = spoil(self.later[call, version], kind)
 
     def text(self, call: int, version: int) -> bytes:
         """Return one version of a row."""

@@ -5,6 +5,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cache
 from uuid import uuid4
 
 from cryptography.hazmat.primitives import hashes
@@ -52,6 +53,12 @@ def refusal(status: int, code: str, number: int, text: str, now: float) -> Answe
     )
 
 
+@cache
+def _signing_key() -> rsa.RSAPrivateKey:
+    """Return one throw-away key a process: nobody checks the signature, and making one takes long."""
+    return rsa.generate_private_key(public_exponent=65537, key_size=2048)
+
+
 def _part(data: bytes) -> str:
     return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
 
@@ -64,7 +71,7 @@ class SignIn:
         self._client_id = client_id
         self.secret = secret
         self.lifetime_s = lifetime_s
-        self._key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+        self._key = _signing_key()
         self._tokens: dict[str, Token] = {}
 
     def discovery(self, tenant: str, root: str, now: float) -> Answer:
@@ -98,7 +105,7 @@ class SignIn:
             },
         )
 
-    def token(  # noqa: PLR0911  # one return for each of Entra's answers
+    def token(  # one return for each of Entra's answers
         self, tenant: str, form: Mapping[str, str], now: float
     ) -> Answer:
         """Return a token for the client credentials in `form`, or the error that Entra has for them."""

@@ -3,10 +3,10 @@
 import time
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
+from typing import TypeAlias
 
 import msgspec
 import numpy as np
-from numpy.typing import NDArray
 
 from connector.simulator.arrivals import Arrivals, Visits
 from connector.simulator.calls import Block, Calls, guid, mix_one, tenant_key
@@ -34,6 +34,9 @@ def from_ms(ms: int) -> datetime:
     return _EPOCH + ms * _MS
 
 
+Marks: TypeAlias = np.ndarray[tuple[int], np.dtype[np.uint8]]
+
+
 class TruthRow(msgspec.Struct, frozen=True, omit_defaults=False):
     """One version of one row: seen from `visible` until `until` (None: still the newest at the time asked for).
 
@@ -58,7 +61,7 @@ class TenantServed(msgspec.Struct, frozen=True):
 
 def _id_of(row: bytes) -> str | None:
     text = row[7:43] if row.startswith(b'{"id":"') else b""
-    return text.decode() if text.count(b"-") == 4 and b'"' not in text else None  # noqa: PLR2004
+    return text.decode() if text.count(b"-") == 4 and b'"' not in text else None
 
 
 def _truth(version: Version) -> TruthRow:
@@ -82,7 +85,7 @@ class Tenant:
         self.has_role = has_role
         self.arrivals = Arrivals(limit)
         self.seams: dict[tuple[str, int], None] = {}
-        self._delivered: dict[int, NDArray[np.uint8]] = {}
+        self._delivered: dict[int, Marks] = {}
 
     def delivered(self, page: Page) -> None:
         """Remember that a page went out whole."""

@@ -268,3 +268,17 @@ def test_priorities_have_lanes() -> None:
         "backfill",
         "backfill",
     ]
+
+
+def test_what_was_not_used_while_idle_is_not_made_up_for() -> None:
+    budget = Budget(60, 0.0)
+    budget.take(500.0)
+    assert budget.delay_s(500.0) >= 0.9
+
+
+def test_a_shorter_retry_after_does_not_shorten_a_longer_one() -> None:
+    budget = Budget(1000, 0.0)
+    first, second = budget.take(1.0), budget.take(1.1)
+    budget.failed(first, 2.0, "throttled", 50.0, 0.5)
+    budget.failed(second, 2.0, "throttled", 5.0, 0.5)
+    assert budget.delay_s(2.0) == 50.0

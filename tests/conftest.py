@@ -1,4 +1,4 @@
-"""What all tests share: a real Kafka broker, names that are theirs alone, and the count of tests that ran on the broker."""
+"""What all tests share: a real Kafka broker, names that no other test has, and the count of tests that ran on it."""
 
 import os
 import re

@@ -1,14 +1,13 @@
 """Kafka's jar files, a Java to run them, and what makes them start fast: fetched once, kept in the cache.
 
-Jars come from Maven; without Maven from the `apache/kafka` image by Docker, which runs nothing but a copy. The cache is
-`DRC_CACHE`, else `XDG_CACHE_HOME`/direct-routing-connector, else `~/.cache/direct-routing-connector`; deleting it is safe.
+Jars come from Maven; without Maven from the `apache/kafka` image, which Docker only copies from. They are kept in
+`DRC_CACHE`, else below `XDG_CACHE_HOME`, else `~/.cache`, in `direct-routing-connector`; deleting that is safe.
 """
 
 import os
 import re
 import shutil
 import subprocess
-import sys
 import tempfile
 import uuid
 from collections.abc import Callable, Sequence
@@ -19,7 +18,15 @@ KAFKA_VERSION = "4.3.0"
 DEPENDENCY_PLUGIN_VERSION = "3.8.1"
 OLDEST_JAVA = 17
 
-POM = f"""\
+DEPENDENCIES = (
+    ("org.apache.kafka", "kafka_2.13", KAFKA_VERSION),
+    ("org.apache.kafka", "kafka-tools", KAFKA_VERSION),
+    ("org.slf4j", "slf4j-simple", "1.7.36"),
+)
+
+DEPENDENCY = "    <dependency><groupId>{}</groupId><artifactId>{}</artifactId><version>{}</version></dependency>"
+
+POM = """\
 <project xmlns="http://maven.apache.org/POM/4.0.0">
   <modelVersion>4.0.0</modelVersion>
   <groupId>connector.tests</groupId>
@@ -27,12 +34,10 @@ POM = f"""\
   <version>1</version>
   <packaging>pom</packaging>
   <dependencies>
-    <dependency><groupId>org.apache.kafka</groupId><artifactId>kafka_2.13</artifactId><version>{KAFKA_VERSION}</version></dependency>
-    <dependency><groupId>org.apache.kafka</groupId><artifactId>kafka-tools</artifactId><version>{KAFKA_VERSION}</version></dependency>
-    <dependency><groupId>org.slf4j</groupId><artifactId>slf4j-simple</artifactId><version>1.7.36</version></dependency>
+{dependencies}
   </dependencies>
 </project>
-"""  # noqa: E501 - one dependency a line
+"""
 
 
 class MissingSoftwareError(RuntimeError):
@@ -127,7 +132,8 @@ def fetch_jars(target: Path) -> None:
 def _fetch_with_maven(target: Path) -> str | None:
     with tempfile.TemporaryDirectory(prefix="drc-maven-") as folder:
         pom = Path(folder) / "pom.xml"
-        pom.write_text(POM, encoding="utf-8")
+        dependencies = "\n".join(DEPENDENCY.format(*one) for one in DEPENDENCIES)
+        pom.write_text(POM.format(dependencies=dependencies), encoding="utf-8")
         plugin = f"org.apache.maven.plugins:maven-dependency-plugin:{DEPENDENCY_PLUGIN_VERSION}:copy-dependencies"
         return _problem(["mvn", "-B", "-q", "-f", str(pom), plugin, f"-DoutputDirectory={target}"])
 
@@ -183,7 +189,3 @@ def _made_whole(target: Path, make: Callable[[Path], None]) -> None:
     finally:
         if scratch.is_dir():
             shutil.rmtree(scratch, ignore_errors=True)
-
-
-if __name__ == "__main__":
-    sys.stdout.write(f"{kafka()}\n")

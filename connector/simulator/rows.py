@@ -1,12 +1,11 @@
 """The JSON text of rows, as Graph spells them. Pure, and the same bytes every time."""
 
-from datetime import UTC, datetime
 from functools import lru_cache
 
 import msgspec
 import numpy as np
 
-from connector.simulator.calls import TEXT_SLOTS, Block, draw, guid, mix_one
+from connector.simulator.calls import TEXT_SLOTS, Block, Longs, Words, draw, guid, mix_one
 from connector.simulator.options import Recipe
 
 EMPTY_DATE = "0001-01-01T00:00:00Z"
@@ -46,23 +45,27 @@ _UNKNOWN = (
 )
 _BETA_UNKNOWN = (',"administrativeUnitInfos":[]', ',"administrativeUnitInfos":null')
 
-_OF_MINUTE = [f"{ms // 1000:02d}.{ms % 1000:03d}" for ms in range(60_000)]
+_LONGEST_RING_MS = 25_000
+_INSTANT = np.dtype("datetime64[ms]")
 
 
-@lru_cache(maxsize=100_000)
-def _minute(minute: int) -> str:
-    return f"{datetime.fromtimestamp(minute * 60, UTC):%Y-%m-%dT%H:%M:}"
+def _instants(moments: Longs, digits: list[int], extras: list[str]) -> list[str]:
+    """Return instants with 0 to 7 fraction digits; `extras` are those after the milliseconds."""
+    texts = np.datetime_as_string(moments.astype(_INSTANT)).tolist()
+    return [
+        f"{text}Z" if many == 3 else f"{text[: 20 + many] if many else text[:19]}{extra[: max(0, many - 3)]}Z"
+        for text, many, extra in zip(texts, digits, extras, strict=True)
+    ]
 
 
-def instant(ms: int, digits: int = 3, extra: str = "0000") -> str:
-    """Return an instant with 0 to 7 fraction digits; `extra` are those after the milliseconds."""
-    minute, rest = divmod(ms, 60_000)
-    text = _OF_MINUTE[rest]
-    if digits < 3:
-        text = text[: 3 + digits] if digits else text[:2]
-    elif digits > 3:
-        text += extra[: digits - 3]
-    return f"{_minute(minute)}{text}Z"
+def _guids(high: Words, low: Words) -> list[str]:
+    """Return GUIDs of version 4, as `calls.guid` does one by one."""
+    pairs = np.empty((len(high), 2), dtype=">u8")
+    pairs[:, 0] = (high & np.uint64(0xFFFFFFFFFFFF0FFF)) | np.uint64(0x4000)
+    pairs[:, 1] = (low & np.uint64(0x3FFFFFFFFFFFFFFF)) | np.uint64(0x8000000000000000)
+    text = pairs.tobytes().hex()
+    whole = (text[at : at + 32] for at in range(0, len(text), 32))
+    return [f"{one[:8]}-{one[8:12]}-{one[12:16]}-{one[16:20]}-{one[20:]}" for one in whole]
 
 
 @lru_cache(maxsize=256)
@@ -104,42 +107,37 @@ class Texts:
     __slots__ = ("first", "later", "size")
 
     def __init__(self, recipe: Recipe, key: int, block: Block) -> None:
-        words = draw(block.keys, TEXT_SLOTS, _WORDS).tolist()
-        legs = draw(block.base_keys, TEXT_SLOTS + 2, 2).tolist()
+        words = draw(block.keys, TEXT_SLOTS, _WORDS)
+        legs = draw(block.base_keys, TEXT_SLOTS + 2, 2)
+        digits = block.digits.tolist()
+        extras = [f"{word % 9999 + 1:04d}" for word in (words[7] >> np.uint64(8)).tolist()]
+        ring = (words[7] >> np.uint64(24)).astype(np.int64) % _LONGEST_RING_MS
+        invite = np.where(block.failed & ~block.late_start, block.start, block.start - ring)
         columns = zip(
-            block.start.tolist(),
-            block.end.tolist(),
             block.failed.tolist(),
-            block.late_start.tolist(),
-            block.digits.tolist(),
-            *legs,
-            words[0],
-            words[1],
-            *words[4:],
+            ((block.end - block.start) // 1000).tolist(),
+            *(_instants(moments, digits, extras) for moments in (block.start, invite, block.end)),
+            _guids(words[0], words[1]),
+            _guids(legs[0], legs[1]),
+            *words[4:].tolist(),
             strict=True,
         )
         users, masked = _users(key, recipe.users), int(recipe.masked * 0x10000)
         startless, unknown = int(recipe.startless * 0x10000), int(recipe.unknown * 0x10000)
         self.first: list[bytes] = []
         self.later: dict[tuple[int, int], bytes] = {}
-        for call, (start, end, failed, late, digits, corr1, corr2, id1, id2, w4, w5, w6, w7, w8, w9) in enumerate(
-            columns
-        ):
-            extra = f"{(w7 >> 8) % 9999 + 1:04d}"
-            ring = (w7 >> 24) % 25_000
-            invite = instant(start if failed and not late else start - ring, digits, extra)
-            ended = instant(end, digits, extra)
+        for call, (failed, length, started, invited, ended, row_id, of, w4, w5, w6, w7, w8, w9) in enumerate(columns):
             kind = w7 & 31
             if failed:
                 code, phrase = _ENDS[(w6 >> 8) & 7]
                 reason, duration = 560_000 + code, 0
                 ends = f'"failureDateTime":"{ended}",{_missing("endDateTime", kind)}'
             else:
-                code, phrase, reason, duration = 0, "BYE", 540_000, (end - start) // 1000
+                code, phrase, reason, duration = 0, "BYE", 540_000, length
                 ends = f'{_missing("failureDateTime", kind)}"endDateTime":"{ended}",'
             user_kind = (w4 >> 32) & 255
             user = users[w4 % len(users)] if user_kind > 30 else _NOBODY[user_kind & 3]
-            head = f'{{"id":"{guid(id1, id2)}","correlationId":"{guid(corr1, corr2)}",{user},'
+            head = f'{{"id":"{row_id}","correlationId":"{of}",{user},'
             middle = (
                 f'"callType":"{_CALL_TYPES[w6 % len(_CALL_TYPES)]}","successfulCall":{"false" if failed else "true"},'
                 f'"callerNumber":"{_number(w5, masked)}","calleeNumber":"{_number(w9, masked)}",'
@@ -155,20 +153,22 @@ class Texts:
                 tail += ',"@odata.type":"#microsoft.graph.callRecords.directRoutingLogRow"'
             if w8 & 0xFFFF < unknown:
                 tail += _UNKNOWN[(w8 >> 16) & 7]
-            starts = instant(start, digits, extra)
-            began = '"startDateTime":null,' if (w8 >> 32) & 0xFFFF < startless else f'"startDateTime":"{starts}",'
+            began = '"startDateTime":null,' if (w8 >> 32) & 0xFFFF < startless else f'"startDateTime":"{started}",'
             row = (
-                f'{head}{began}"inviteDateTime":"{invite}",{ends}"duration":{duration},'
+                f'{head}{began}"inviteDateTime":"{invited}",{ends}"duration":{duration},'
                 f'{middle}"callEndSubReason":{reason},{tail}}}'
             ).encode()
             self.first.append(row)
             changes = block.changes.get(call, ())
             for version, change in enumerate(changes, 1):
-                if change.start_ms != start and began[-6:] != "null,":
-                    began = f'"startDateTime":"{instant(change.start_ms, digits, extra)}",'
+                if began[-5:] != "null,":
+                    moved = np.array([change.start_ms], dtype=np.int64)
+                    began = (
+                        f'"startDateTime":"{_instants(moved, digits[call : call + 1], extras[call : call + 1])[0]}",'
+                    )
                 longer = 0 if failed else duration + version
                 self.later[call, version] = (
-                    f'{head}{began}"inviteDateTime":"{invite}",{ends}"duration":{longer},'
+                    f'{head}{began}"inviteDateTime":"{invited}",{ends}"duration":{longer},'
                     f'{middle}"callEndSubReason":{reason + version},{tail}}}'
                 ).encode()
             if call in block.unfit:

@@ -1,6 +1,7 @@
 """Commands, exit codes and one-sentence errors; the only caller of `sys.exit`.
 
-1. 2 means that configuration or arguments are wrong and nothing was done; 130 is Ctrl-C, but `run` and `simulate` end with 0.
+1. 2 means that configuration or arguments are wrong and nothing was done; 130 is Ctrl-C, but it stops `run` and
+   `simulate` with 0.
 2. A mistake of the user's is one line each on standard error, never a traceback. A bug is logged with its traceback.
 3. Nothing heavy is imported before a command needs it: `--help` and `--version` are quick.
 """
@@ -44,10 +45,18 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
-schema = typer.Typer(
-    name="schema", rich_markup_mode=None, help="The Avro schemas, and the JSON Schema of the configuration."
-)
+schema = typer.Typer(name="schema", rich_markup_mode=None)
 app.add_typer(schema)
+
+
+@schema.callback()
+def schemas() -> None:
+    r"""Avro schemas, and the JSON Schema of the configuration.
+
+    \b
+    Example:
+      connector schema show
+    """
 
 
 @app.callback(invoke_without_command=True)
@@ -56,7 +65,7 @@ def connector(
     *,
     version: Annotated[bool, typer.Option("--version", help="Show the version and exit.")] = False,
 ) -> None:
-    """Every Microsoft Teams Direct Routing call record, from Microsoft Graph into Kafka, exactly once.
+    r"""Every Microsoft Teams Direct Routing call record, from Microsoft Graph into Kafka, exactly once.
 
     \b
     Example:
@@ -80,7 +89,7 @@ def run(
     ] = False,
     config: ConfigOption = None,
 ) -> None:
-    """Read Graph and publish to Kafka, until stopped.
+    r"""Read Graph and publish to Kafka, until stopped.
 
     SIGTERM and SIGINT stop it within 10 s; SIGHUP reads tenants and secrets again. HTTP is served meanwhile.
 
@@ -91,7 +100,7 @@ def run(
     \b
     Example:
       connector run --config connector.toml
-      AZURE_TENANT_ID=… AZURE_CLIENT_ID=… AZURE_CLIENT_SECRET=… \\
+      AZURE_TENANT_ID=… AZURE_CLIENT_ID=… AZURE_CLIENT_SECRET=… \
         CONNECTOR_KAFKA__BOOTSTRAP_SERVERS=broker:9092 connector run --once
     """
     try:
@@ -119,7 +128,7 @@ def schema_show(
     *,
     config: UnreadConfigOption = None,  # noqa: ARG001
 ) -> None:
-    """Print the Avro schema of the rows, or of the progress records.
+    r"""Print the Avro schema of the rows, or of the progress records.
 
     \b
     Example:
@@ -134,7 +143,7 @@ def schema_show(
 
 @schema.command("config")
 def schema_config(*, config: UnreadConfigOption = None) -> None:  # noqa: ARG001
-    """Print the JSON Schema of the configuration.
+    r"""Print the JSON Schema of the configuration.
 
     Editors complete and check a TOML file with it.
 
@@ -211,7 +220,7 @@ def _exit_code(arguments: list[str]) -> int:
     except _UsageError as error:
         _complain([_usage(error)])
         return WRONG
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001  # the top: a bug is logged here, or nowhere
         if isinstance(error, OSError) and error.errno == errno.EPIPE:  # `connector schema show | head`
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return FAILED

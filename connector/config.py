@@ -254,7 +254,8 @@ class _Source:
             text = self.path.read_bytes().decode("utf-8-sig")
             self.tree, self._file_tree = tomllib.loads(text), tomllib.loads(text)
         except OSError as error:
-            what = f"{self.path} cannot be read ({error.strerror or type(error).__name__}); name a file that exists and that this user may read"
+            why = error.strerror or type(error).__name__
+            what = f"{self.path} cannot be read ({why}); name a file that exists and that this user may read"
         except UnicodeDecodeError:
             what = f"{self.path} is not UTF-8; save it as UTF-8"
         except (tomllib.TOMLDecodeError, RecursionError) as error:
@@ -494,17 +495,18 @@ def _sentence(problem: Mapping[str, Any], *, by_variable: bool) -> str:
             return f"is {shown(problem['input'])}; write at most {context['le']:g}"
         case "finite_number":
             return "is no finite number; write one"
+    as_list = "[…]" if by_variable else f"[[{_key_text(problem['loc'])}]]"
     unquoted = "" if by_variable else ", without quotes"
     expected = {
         "string": "is no text; write text in quotes",
         "int": f"is no whole number; write one{unquoted}",
         "float": f"is no number; write one{unquoted}",
         "bool": f"is neither true nor false; write one of them{unquoted}",
-        "list": "is no list; write one",
+        "list": f"is no list; write {as_list}",
         "dict": "is no table; write one",
         "model": "is no table; write one",
     }
-    return expected.get(kind.split("_")[0], _one_line(str(problem["msg"])))
+    return expected.get(kind.partition("_")[0], _one_line(str(problem["msg"])))
 
 
 def _report_unknown(source: _Source, key: Key) -> None:
@@ -645,10 +647,8 @@ def _refuse_unbuilt(source: _Source, checked: Document) -> None:
         ]
     for key, value, todo in unbuilt:
         if value:
-            origin = source.origin(key)
-            if origin.startswith("AZURE_"):
-                todo = "set AZURE_CLIENT_SECRET"
-            source.report(key, f"is not built yet; {todo}", origin)
+            by_azure = source.origin(key).startswith("AZURE_")
+            source.report(key, f"is not built yet; {'set AZURE_CLIENT_SECRET' if by_azure else todo}")
 
 
 def _graph(source: _Source, checked: Document, azure_authority: str) -> Graph:

@@ -1,6 +1,6 @@
-"""What a configuration may contain: its tables, keys, values and defaults, and the sentences for what is wrong with a value.
+"""What a configuration may contain: tables, keys, values, defaults, and the sentences for what is wrong with a value.
 
-Validators raise ValueError with the rest of a sentence that begins with the key ("is "x", which is no duration; write …").
+Validators raise ValueError with the rest of a sentence that begins with the key ("is "x", which is no duration; …").
 No sentence shows a value that may be a secret.
 """
 
@@ -50,6 +50,7 @@ def shown(value: object) -> str:
 
 _UNITS_MS = {"d": 86_400_000, "h": 3_600_000, "m": 60_000, "s": 1000, "ms": 1}
 _DURATION = re.compile(r"([0-9]+)(ms|s|m|h|d)")
+_INSTANT_HINT = 'write for instance "2026-01-31T00:00:00Z", or "-7d" for seven days ago'
 _DURATION_MAX = timedelta(days=36_525)
 
 
@@ -98,9 +99,7 @@ def parse_instant(text: str) -> datetime | timedelta:
     except (ValueError, OverflowError):
         moment = None
     if moment is None:
-        raise ValueError(
-            f'is {shown(text)}, which is no instant; write for instance "2026-01-31T00:00:00Z", or "-7d" for seven days ago'
-        )
+        raise ValueError(f"is {shown(text)}, which is no instant; {_INSTANT_HINT}")
     return moment
 
 
@@ -127,7 +126,7 @@ def _to_instant(value: object) -> datetime | timedelta:
         except OverflowError:
             raise ValueError('is no instant; write for instance "2026-01-31T00:00:00Z"') from None
     if not isinstance(value, str):
-        raise ValueError('is no instant; write for instance "2026-01-31T00:00:00Z", or "-7d" for seven days ago')  # noqa: TRY004
+        raise ValueError(f"is no instant; {_INSTANT_HINT}")  # noqa: TRY004
     return parse_instant(value)
 
 
@@ -270,9 +269,8 @@ def _to_tenant_id(value: str) -> str:
     guid = re.fullmatch(r"[0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}", value)
     label = r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
     if not guid and not (len(value) <= 253 and re.fullmatch(rf"{label}(?:\.{label})+", value)):
-        raise ValueError(
-            f"is {shown(value)}, which is no tenant id; write the directory (tenant) id that Microsoft Entra shows, or a domain of it"
-        )
+        todo = "write the directory (tenant) id that Microsoft Entra shows, or a domain of it"
+        raise ValueError(f"is {shown(value)}, which is no tenant id; {todo}")
     return value
 
 

@@ -133,5 +133,5 @@ def _blotted(key: str, value: object) -> object:
 def _name_foreign(_logger: object, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     # A library's sentence is no event name: it becomes `message`, so that events stay a closed list.
     event["message"] = str(event["event"]).rstrip()
-    event["event"] = "warning_raised" if event.get("logger") == "py.warnings" else "library_message"
+    event["event"] = "warning_raised" if event["_record"].name == "py.warnings" else "library_message"
     return event

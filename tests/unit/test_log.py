@@ -1,0 +1,141 @@
+"""Logs: standard error alone, JSON lines or for people, never secrets."""
+
+import io
+import json
+import logging
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import structlog
+
+from connector import log
+
+
+@pytest.fixture(autouse=True)
+def as_before() -> Iterator[None]:
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    logging.captureWarnings(capture=False)
+    root.handlers[:], root.level = handlers, level
+    structlog.reset_defaults()
+
+
+def records(stream: io.StringIO) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in stream.getvalue().splitlines()]
+
+
+def test_an_event_is_one_json_line(capsys: pytest.CaptureFixture[str]) -> None:
+    stream = io.StringIO()
+    log.configure("auto", "info", stream)
+    log.get("connector.web").info("http_listening", port=9464)
+    (record,) = records(stream)
+    assert record["timestamp"].endswith("Z")
+    del record["timestamp"]
+    assert record == {"level": "info", "logger": "connector.web", "event": "http_listening", "port": 9464}
+    assert capsys.readouterr().out == ""
+
+
+def test_by_default_it_is_standard_error(capsys: pytest.CaptureFixture[str]) -> None:
+    log.configure("console")
+    log.get("connector").info("started")
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "started" in captured.err
+
+
+def test_configuring_again_does_not_log_twice() -> None:
+    first, second = io.StringIO(), io.StringIO()
+    log.configure("json", "info", first)
+    log.configure("json", "warning", second)
+    log.get("connector").info("started")
+    log.get("connector").warning("slow")
+    assert first.getvalue() == ""
+    assert [record["event"] for record in records(second)] == ["slow"]
+
+
+@pytest.mark.parametrize(
+    "secret",
+    [
+        "eyJ0eXAiOiJKV1QiLCJhbGciOiJSUzI1NiJ9.eyJhdWQiOiJodHRwczovL2dyYXBoIn0.c2lnbmF0dXJl",
+        "Bearer abcdefghijklmnop",
+        "+4915112345678",
+        "+12345678***",
+        "client_secret=hunter2hunter2&x",
+        '{"access_token": "hunter2hunter2"}',
+    ],
+)
+@pytest.mark.parametrize("style", ["json", "console"])
+def test_tokens_secrets_and_numbers_are_blotted_out_wherever_they_are(style: log.Format, secret: str) -> None:
+    stream = io.StringIO()
+    log.configure(style, "info", stream)
+    logger = log.get("connector")
+    logger.info("a", text=f"before {secret} after", deep={"list": [secret, ValueError(secret)]})
+    logging.getLogger("msal").warning("answer %s", secret)
+    try:
+        raise RuntimeError(secret)  # noqa: TRY301
+    except RuntimeError:
+        logger.exception("failed")
+    for hidden in ("eyJ0", "abcdefghijklmnop", "4915112345678", "12345678", "hunter2hunter2"):
+        assert hidden not in stream.getvalue().replace(r"\u002b", "+")
+    assert "before" in stream.getvalue()
+
+
+def test_what_is_named_a_secret_is_blotted_out() -> None:
+    stream = io.StringIO()
+    log.configure("json", "info", stream)
+    log.get("connector").info("a", client_secret="x1", nested={"password": "x2"}, sasl_password="x3", tokens=3)
+    (record,) = records(stream)
+    assert (record["client_secret"], record["nested"], record["sasl_password"]) == ("***", {"password": "***"}, "***")
+    assert record["tokens"] == 3
+
+
+def test_instants_and_plain_numbers_stay() -> None:
+    stream = io.StringIO()
+    log.configure("json", "info", stream)
+    log.get("connector").info("a", at="2026-01-31T00:00:00+00:00", rows=12345678, share=0.5, none=None, ok=True)
+    (record,) = records(stream)
+    assert (record["at"], record["rows"], record["share"], record["none"], record["ok"]) == (
+        "2026-01-31T00:00:00+00:00",
+        12345678,
+        0.5,
+        None,
+        True,
+    )
+
+
+def test_a_traceback_never_shows_local_variables() -> None:
+    for style in ("json", "console"):
+        stream = io.StringIO()
+        log.configure(style, "info", stream)
+        row = "a-row-with-personal-data"
+        try:
+            raise RuntimeError("boom " + row[:1])  # noqa: TRY301
+        except RuntimeError:
+            log.get("connector").exception("failed")
+        assert "RuntimeError: boom a" in stream.getvalue()
+        assert "a-row-with" not in stream.getvalue().replace('row = "a-row-with-personal-data"', "")
+
+
+def test_libraries_are_heard_from_warning_on_and_under_one_event() -> None:
+    stream = io.StringIO()
+    log.configure("json", "debug", stream)
+    logging.getLogger("msal.application").info("token")
+    logging.getLogger("aiohttp.access").info("GET /")
+    log.kafka_logger().error("broker %s down", 1)
+    (record,) = records(stream)
+    assert (record["event"], record["message"]) == ("library_message", "broker 1 down")
+    assert (record["logger"], record["level"]) == ("confluent_kafka.librdkafka", "error")
+
+
+def test_warnings_are_logged() -> None:
+    stream = io.StringIO()
+    log.configure("json", "info", stream)
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        warnings.showwarning("old", DeprecationWarning, "file.py", 3)
+    (record,) = records(stream)
+    assert record["event"] == "warning_raised"
+    assert "old" in record["message"]

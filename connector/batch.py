@@ -15,7 +15,7 @@ import msgspec
 import numpy as np
 
 from connector.config import Settings, Tenant
-from connector.core import dedup, instants, windows
+from connector.core import dedup, instants, jobs, windows
 from connector.core.coverage import Window
 from connector.core.dedup import Entries, Remembered
 from connector.core.rows import Reading, Row, Shape, Unfit, unfit_entry
@@ -50,6 +50,7 @@ class PageRead(NamedTuple):
     bytes: int
     uncounted: tuple[Window, ...]
     "Call time whose rows say nothing of lateness: it was never read before, in a first start or after an outage."
+    requests: int = 1
 
 
 class SliceRead(NamedTuple):
@@ -65,9 +66,20 @@ class RunsDropped(NamedTuple):
     """The runs on their way have failed."""
 
     tenant: str
+    reason: str
+    message: str
 
 
-Item = SweepsBegun | PageRead | SliceRead | RunsDropped
+class Commanded(NamedTuple):
+    """A record of the control topic; without a command it is passed over."""
+
+    offset: int
+    now: datetime
+    tenant: str = ""
+    command: jobs.Command | None = None
+
+
+Item = SweepsBegun | PageRead | SliceRead | RunsDropped | Commanded
 
 
 @dataclass
@@ -101,6 +113,8 @@ class Change:
     ended: list[int] = field(default_factory=list)
     begun: list[list[int]] = field(default_factory=list)
     dropped: list[int] = field(default_factory=list)
+    failing: tuple[str, str] | None = None
+    is_command: bool = False
     written: list[Written] = field(default_factory=list)
     forget_before_hour: int = 0
     checkpoint: Checkpoint | None = None
@@ -109,6 +123,11 @@ class Change:
     def has_rows(self) -> bool:
         """Whether a reader of the topics would see something."""
         return bool(self.rows or self.dead_letters)
+
+    @property
+    def is_urgent(self) -> bool:
+        """Whether it is not to wait for more."""
+        return self.has_rows or self.is_command
 
     def records(self, tenant: str) -> dict[str, list[Outgoing]]:
         """What is produced first. The rows go under the tenant's own tag: their offsets are wanted."""
@@ -133,8 +152,12 @@ class Batches:
     ) -> dict[str, Change]:
         """Adds what items do to the accounts that they belong to; accounts stay as they are."""
         for item in items:
+            if isinstance(item, Commanded) and item.command is None:
+                continue
             account = accounts[item.tenant]
-            change = changes.setdefault(item.tenant, Change(account.checkpoint.state))
+            if item.tenant not in changes:
+                changes[item.tenant] = Change(account.checkpoint.state, failing=account.checkpoint.failing)
+            change = changes[item.tenant]
             match item:
                 case SweepsBegun():
                     change.state, begun = windows.begin(change.state, account.rules, item.now)
@@ -142,11 +165,17 @@ class Batches:
                 case PageRead():
                     self._read(item, account, change)
                 case SliceRead():
+                    change.failing = None
                     change.state, ended = windows.finish(change.state, [(item.slice, item.steady)], item.now)
                     change.ended += ended
                 case RunsDropped():
                     change.state, dropped = windows.drop_runs(change.state)
                     change.dropped += dropped
+                    change.failing = (item.reason, item.message)
+                case Commanded(command=jobs.Command() as command):
+                    oldest = item.now - account.rules.horizon
+                    change.state = windows.command(change.state, command, item.now, oldest)
+                    change.is_command = True
         return changes
 
     def close(self, changes: Mapping[str, Change], accounts: Mapping[str, Account], now: datetime) -> None:
@@ -157,29 +186,39 @@ class Batches:
     def _read(self, page: PageRead, account: Account, change: Change) -> None:
         entries = page.reading.entries
         observed_ms = instants.to_ms(page.received_at)
-        published, dead_letters = 0, len(change.dead_letters)
-        for group in dedup.split_repeats(entries):
+        published, again, dead_letters = 0, 0, len(change.dead_letters)
+        for number, group in enumerate(dedup.split_repeats(entries)):
             chosen = entries[group]
             verdict = dedup.judge(chosen, (change.pending, account.remembered))
-            revisions = np.zeros(len(chosen), np.int64)
-            revisions[verdict.revised] = verdict.revisions
+            revisions = verdict.revisions
             wanted = verdict.new
-            if self._rows.revisions == "publish" and len(verdict.revised):
+            if self._rows.revisions == "ignore":
+                revisions[verdict.revised] -= 1
+            elif len(verdict.revised):
                 wanted = np.sort(np.concatenate([verdict.new, verdict.revised]))
+            fresh = frozenset(wanted.tolist())
+            if page.slice.again and number == 0:
+                wanted = np.arange(len(chosen))
             for_id: list[int] = []
             hours: list[int] = []
             for index in wanted.tolist():
                 at = int(group[index])
                 row, raw = page.reading.rows[at], page.raws[at]
                 start_ms = self._publish(row, raw, int(revisions[index]), page, account, change)
-                if start_ms != _UNFIT:
+                again += start_ms != _UNFIT and index not in fresh
+                if start_ms != _UNFIT and index in fresh:
                     for_id.append(index)
                     hours.append(dedup.hour_of(start_ms, observed_ms, self._horizon_hours))
             published += len(for_id)
             if for_id:
                 remembered = dedup.with_revision(chosen[for_id], revisions[for_id])
                 self._pend(change, remembered, hours)
-        handled = published + len(change.dead_letters) - dead_letters
+        if page.slice.job:
+            orders = jobs.counted(
+                change.state.orders, page.slice.job, published + again, page.requests, page.received_at
+            )
+            change.state = change.state._replace(orders=orders)
+        handled = published + again + len(change.dead_letters) - dead_letters
         change.duplicate += len(entries) - handled
         if handled and change.oldest_received_at is None:
             change.oldest_received_at = page.received_at
@@ -256,7 +295,12 @@ class Batches:
         change.written.append(account.seen.forget(change.forget_before_hour, _TOMBSTONES_A_COMMIT))
 
     def last(
-        self, changes: Mapping[str, Change], accounts: Mapping[str, Account], offsets: Offsets, shard: int, now: datetime
+        self,
+        changes: Mapping[str, Change],
+        accounts: Mapping[str, Account],
+        offsets: Offsets,
+        shard: int,
+        now: datetime,
     ) -> list[Outgoing]:
         """What a transaction ends with, once the offsets of its rows are known: remembered rows, progress, checkpoints."""
         records = []
@@ -279,6 +323,7 @@ class Batches:
                 before.records + len(change.rows),
                 tuple(known),
                 tuple((overlap, through, at) for overlap, (through, at) in stated.items()),
+                change.failing,
             )
             records.append(self.internal(self._names.state, shard, checkpoint_record(tenant, change.checkpoint)))
         return records

@@ -23,6 +23,7 @@ from typer.core import TyperCommand, TyperGroup
 from connector.errors import ConfigurationError, RefusedError
 
 OK, FAILED, WRONG, INTERRUPTED = 0, 1, 2, 130
+_STOPPED_BY_CTRL_C = ("run", "simulate")
 
 # typer below 0.20 stands on click, later ones on a copy of it: this is the root of usage errors in both.
 _UsageError: type[Exception] = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
@@ -103,21 +104,17 @@ def run(
       AZURE_TENANT_ID=… AZURE_CLIENT_ID=… AZURE_CLIENT_SECRET=… \
         CONNECTOR_KAFKA__BOOTSTRAP_SERVERS=broker:9092 connector run --once
     """
-    try:
-        from connector import log  # noqa: PLC0415
-        from connector.config import Settings, load  # noqa: PLC0415
+    from connector import log  # noqa: PLC0415
+    from connector.config import Settings, load  # noqa: PLC0415
 
-        def read() -> Settings:
-            return load(config, os.environ, required=("kafka.bootstrap_servers",))
+    def read() -> Settings:
+        return load(config, os.environ, required=("kafka.bootstrap_servers",))
 
-        settings = read()
-        log.configure(settings.log.format, settings.log.level)
-        from connector import service  # noqa: PLC0415
+    settings = read()
+    log.configure(settings.log.format, settings.log.level)
+    from connector import service  # noqa: PLC0415
 
-        code = service.run(settings, once=once, reload=read)
-    except KeyboardInterrupt:
-        code = OK
-    raise typer.Exit(code)
+    raise typer.Exit(service.run(settings, once=once, reload=read))
 
 
 @schema.command("show")
@@ -200,16 +197,18 @@ def command() -> TyperGroup:
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Runs the command of the process's arguments and leaves with the exit code that the contract names."""
-    sys.exit(_exit_code(list(sys.argv[1:] if arguments is None else arguments)))
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    code = _exit_code(given)
+    if code == INTERRUPTED and given[0] in _STOPPED_BY_CTRL_C:
+        code = OK
+    sys.exit(code)
 
 
 def _exit_code(arguments: list[str]) -> int:
     try:
         code = command().main(arguments, prog_name="connector", standalone_mode=False)
         sys.stdout.flush()
-    except KeyboardInterrupt:
-        return INTERRUPTED
-    except typer.Abort:
+    except (KeyboardInterrupt, typer.Abort):
         return INTERRUPTED
     except ConfigurationError as error:
         _complain(error.problems)

@@ -263,7 +263,7 @@ class _Source:
         else:
             return
         self.unreadable = True
-        self.problems.append(f"{origin}: {what}")
+        self.problems.append(_printable(f"{origin}: {what}"))
 
     def read_variables(self) -> None:
         found: dict[tuple[str, ...], tuple[str, str]] = {}
@@ -276,9 +276,7 @@ class _Source:
                 continue
             segments = tuple(rest.split("__"))
             if segments in found and found[segments][1] != text:
-                self.problems.append(
-                    f"{name}: {_key_text(segments)}: is also set by {found[segments][0]}; remove one of them"
-                )
+                self.report(segments, f"is also set by {found[segments][0]}; remove one of them", name)
             found[segments] = (name, text)
         for segments in sorted(found, key=len):  # what is more specific counts more
             self._place(segments, *found[segments])
@@ -370,7 +368,7 @@ class _Source:
         if any(key[:length] in self._reported for length in range(1, len(key) + 1)):
             return
         self._reported.add(key)
-        self.problems.append(f"{origin or self.origin(key)}: {_key_text(key)}: {what}")
+        self.problems.append(_printable(f"{origin or self.origin(key)}: {_key_text(key)}: {what}"))
 
     def is_reported(self, *key: str | int) -> bool:
         return any(key[:length] in self._reported for length in range(1, len(key) + 1))
@@ -458,6 +456,10 @@ def _key_text(key: Key) -> str:
 
 def _one_line(text: str) -> str:
     return " ".join(text.split())
+
+
+def _printable(text: str) -> str:
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 
 # --- checking ---------------------------------------------------------------------------------------------------------

@@ -135,7 +135,7 @@ def _to_reference(value: object) -> Reference:
         return Reference("text", value)
     if isinstance(value, dict) and len(value) == 1:
         kind, target = next(iter(value.items()))
-        if kind in ("file", "env") and isinstance(target, str) and target:
+        if kind in ("file", "env") and isinstance(target, str) and target and "\0" not in target:
             return Reference(kind, target)
     raise ValueError('must be text, { file = "PATH" } or { env = "NAME" }')
 

@@ -53,6 +53,10 @@ class RangeTooLongError(SourceError):
     """Graph refused the length of a range (406), or a chain has no end: the range is to be split."""
 
 
+class BrokersAwayError(ConnectorError):
+    """No broker answered, or not in time: asked again, for ever."""
+
+
 class ShardRestartError(ConnectorError):
     """The outcome of a transaction is unknown, or its producer is unusable: the shard starts again as if new."""
 

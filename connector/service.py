@@ -8,20 +8,17 @@ import os
 import signal
 import threading
 import time
-import zlib
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
-
-from confluent_kafka import KafkaException
 
 from connector import __version__, batch, log
 from connector.config import Settings, Tenant, duration_text
 from connector.core import instants, windows
 from connector.core.rows import Shape
-from connector.errors import ConfigurationError, ConnectorError, RefusedError
+from connector.errors import BrokersAwayError, ConfigurationError, ConnectorError
 from connector.graph.client import GraphClient
-from connector.kafka import avro, topics
+from connector.kafka import avro, control, topics
 from connector.kafka.clients import Clients, resolve
 from connector.kafka.ownership import Command, Membership
 from connector.kafka.state import Home
@@ -52,11 +49,6 @@ def run(
     return asyncio.run(Service(settings, once=once, reload=reload, now=now).run(signals=True))
 
 
-def shard_of(tenant_key: str, shards: int) -> int:
-    """The shard of a tenant, by its id in lower case."""
-    return zlib.crc32(tenant_key.encode()) % shards
-
-
 class Service:
     """One worker."""
 
@@ -73,7 +65,9 @@ class Service:
                 ["kafka.bootstrap_servers: is not set; name at least one broker, for example localhost:9092"]
             )
         if not settings.tenants:
-            raise ConfigurationError(["tenants: there are none; add [[tenants]] or set AZURE_TENANT_ID and AZURE_CLIENT_ID"])
+            raise ConfigurationError(
+                ["tenants: there are none; add [[tenants]] or set AZURE_TENANT_ID and AZURE_CLIENT_ID"]
+            )
         self._settings = settings
         self._once = once
         self._reload = reload
@@ -177,18 +171,16 @@ class Service:
     async def _ensure_topics(self, admin: topics.Admin) -> topics.Found | None:
         """The topics once they are right. None when brokers were away for two minutes, and only with `once`."""
         kafka = self._settings.kafka
-        wanted = topics.wanted(
-            kafka.app, self._settings.topics, kafka.shards, kafka.partitions, kafka.topic_properties
-        )
+        wanted = topics.wanted(kafka.app, self._settings.topics, kafka.shards, kafka.partitions, kafka.topic_properties)
         begun, pause_s = time.monotonic(), 0.5
         while True:
             try:
                 found = await asyncio.to_thread(
                     admin.ensure, wanted, create=kafka.create_topics, replication_factor=kafka.replication_factor
                 )
-            except KafkaException as error:
+            except BrokersAwayError as error:
                 self._heard(up=False)
-                _logger.warning("brokers_unreachable", reason=error.args[0].str(), again_in_s=pause_s)
+                _logger.warning("brokers_unreachable", reason=str(error), again_in_s=pause_s)
                 if self._once and time.monotonic() - begun > _AWAY_S:
                     return None
                 await asyncio.sleep(pause_s)
@@ -203,7 +195,7 @@ class Service:
             await asyncio.sleep(_PROBE_EVERY_S)
             try:
                 await asyncio.to_thread(admin.look, _PROBE_S)
-            except KafkaException:
+            except BrokersAwayError:
                 self._heard(up=False)
             else:
                 self._heard(up=True)
@@ -256,7 +248,7 @@ class Service:
         try:
             settings = await asyncio.to_thread(self._reload)
         except ConfigurationError as error:
-            _logger.error("configuration_not_reloaded", problems="; ".join(error.problems))
+            _logger.error("configuration_not_reloaded", problems="; ".join(error.problems))  # noqa: TRY400 - no bug
             return
         self._settings = settings
         for number, shard in self._shards.items():
@@ -265,7 +257,7 @@ class Service:
 
     def _tenants_of(self, number: int) -> list[Tenant]:
         shards = self._settings.kafka.shards
-        return [tenant for tenant in self._settings.tenants if shard_of(tenant.key, shards) == number]
+        return [tenant for tenant in self._settings.tenants if control.partition_of(tenant.key, shards) == number]
 
     # --- ownership: called in the membership's thread -----------------------------------------------------------------
 
@@ -313,7 +305,7 @@ class Service:
             self._error = self._error or error
             self.stopping.set()
         finally:
-            self._failed = self._failed or shard.failed and self._once
+            self._failed = self._failed or (self._once and shard.failed)
             if self._shards.get(shard.number) is shard and not self._once:
                 del self._shards[shard.number]
             self._metrics.shards_owned(len(self._shards))
@@ -419,7 +411,9 @@ def _describe(tenant: Tenant, shard: int, reading: Reading | None, now: datetime
     holes = batch.gaps(state)
     cause = failure.reason if failure else "not read yet"
     condition, reason = ("failing", failure.message) if failure else ("ok", None)
-    if not failure and (holes or through is None):
+    if state.orders.paused:
+        condition, reason = "paused", "an operator has paused it: connector resume lets it go on"
+    elif not failure and (holes or through is None):
         condition, reason = "catching_up", "call time that was not read yet is being read"
     return known | {
         "state": condition,

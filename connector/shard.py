@@ -18,16 +18,16 @@ from functools import partial
 import msgspec
 
 from connector import batch, log
-from connector.batch import Account, Batches, Change, Item, PageRead
+from connector.batch import Account, Batches, Change, Commanded, Item, PageRead
 from connector.buffer import Buffer
 from connector.config import Settings, Tenant, duration_text
-from connector.core import windows
+from connector.core import jobs, windows
 from connector.core.dedup import Remembered
 from connector.core.rows import Shape
 from connector.core.windows import Rules
 from connector.errors import FencedError, HandedOverError, RefusedError, ShardRestartError
 from connector.graph.client import GraphClient, Source
-from connector.kafka import seen, state, topics
+from connector.kafka import control, seen, state, topics
 from connector.kafka.clients import Clients
 from connector.kafka.ownership import Command, Membership
 from connector.kafka.restore import read_compacted
@@ -67,7 +67,7 @@ class Reading:
     def __init__(self, account: Account, sweeper: Sweeper, series: TenantMetrics, now: Callable[[], datetime]) -> None:
         self.account = account
         self.sweeper = sweeper
-        self.series = series
+        self._series = series
         self._now = now
         self._replaced: dict[int, list[int]] = {}
         series.watch(self.view)
@@ -82,9 +82,7 @@ class Reading:
         current = self.account.checkpoint.state
         failure = self.source.failing()
         through = current.coverage.through or current.start
-        overdue = {
-            duration_text(s.sweep.every): windows.overdue_seconds(s, self._now()) for s in current.sweeps
-        }
+        overdue = {duration_text(s.sweep.every): windows.overdue_seconds(s, self._now()) for s in current.sweeps}
         holes = batch.gaps(current)
         return TenantView(
             covered_through=through.timestamp(),
@@ -94,24 +92,24 @@ class Reading:
             sweep_overdue=overdue,
             up=self.source.up,
             failing=failure.reason if failure else None,
-            paused=False,
+            paused=current.orders.paused,
             remembered_rows=len(self.account.remembered),
-            backfill_remaining_seconds=0.0,
+            backfill_remaining_seconds=jobs.remaining_seconds(current.orders),
         )
 
     def committed(self, change: Change, now: datetime) -> None:
         """Counts what a commit has brought."""
-        self.series.rows_committed(
+        self._series.rows_committed(
             published=change.published,
             revised=change.revised,
             duplicate=change.duplicate,
             dead_letter=len(change.dead_letters),
         )
-        self.series.rows_first_read(change.lateness_s)
+        self._series.rows_first_read(change.lateness_s)
         if change.unknown_count:
-            self.series.unknown_properties_seen(change.unknown_count)
+            self._series.unknown_properties_seen(change.unknown_count)
         if change.oldest_received_at is not None and change.has_rows:
-            self.series.batch_committed(max(0.0, (now - change.oldest_received_at).total_seconds()))
+            self._series.batch_committed(max(0.0, (now - change.oldest_received_at).total_seconds()))
         for begun in change.begun:
             deepest = windows.replaced_by(begun, self.account.rules)
             if deepest is not None:
@@ -131,7 +129,7 @@ class Reading:
                 self._ended(index, "failed")
 
     def _ended(self, index: int, outcome: str) -> None:
-        self.series.sweep_ended(duration_text(self.account.rules.sweeps[index].every), outcome)
+        self._series.sweep_ended(duration_text(self.account.rules.sweeps[index].every), outcome)
 
 
 class Shard:
@@ -153,7 +151,10 @@ class Shard:
         self._transactions: Transactions | None = None
         self._control = 0
         self._changed = False
+        self._heard = 0
         self._seen_unknown: set[str] = set()
+        self._tenant_series: dict[str, TenantMetrics] = {}
+        self._buffer = Buffer()
 
     @property
     def turned_at(self) -> float:
@@ -175,15 +176,28 @@ class Shard:
             self._changed = True
 
     def commanded(self, command: Command) -> None:
-        """A record of the control topic. Commands come with a later issue; whatever comes is passed over."""
-        _logger.warning("command_unknown", shard=self.number, offset=command.offset)
-        self._control = max(self._control, command.offset + 1)
+        """A record of the control topic, in order; one that was heard before is not heard again."""
+        if not self.restored or command.offset < self._heard:
+            return
+        self._heard = command.offset + 1
+        heard = control.parse(command)
+        reading = self.readings.get(heard.tenant) if heard is not None else None
+        if heard is None or reading is None:
+            why = "it is none that this version knows" if heard is None else "its tenant is not configured here"
+            _logger.warning("command_passed_over", shard=self.number, offset=command.offset, reason=why)
+            self._buffer.put(Commanded(command.offset, self._around.now()))
+            return
+        _logger.info(
+            "command_taken", tenant=reading.account.tenant.label, command=heard.order.command, id=heard.order.id
+        )
+        reading.sweeper.command(command.offset, heard.order)
 
     async def run(self) -> None:
         """Owns the shard: starts, and starts again as if new whenever an outcome is unknown."""
         pause_s = _FIRST_PAUSE_S
         try:
             while not self._handing_over.is_set():
+                self._show_tenants()
                 begun = time.monotonic()
                 try:
                     await self._live()
@@ -202,6 +216,18 @@ class Shard:
             _logger.info("shard_lost", shard=self.number)
         finally:
             self._series.closed()
+            for series in self._tenant_series.values():
+                series.closed()
+
+    def _show_tenants(self) -> None:
+        """A tenant's series are there from the moment it is owned, and its counters survive a restart of the shard."""
+        everys = [duration_text(sweep.every) for sweep in self._around.settings.windows.sweeps]
+        keys = {tenant.key for tenant in self._tenants}
+        for key in self._tenant_series.keys() - keys:
+            self._tenant_series.pop(key).closed()
+        for tenant in self._tenants:
+            if tenant.key not in self._tenant_series:
+                self._tenant_series[tenant.key] = self._around.metrics.tenant(tenant.label, everys)
 
     async def _live(self) -> None:
         transactions = Transactions(self._around.clients, self._names.transactional_id(self.number))
@@ -269,11 +295,11 @@ class Shard:
 
     async def _sweep(self, accounts: dict[str, Account], transactions: Transactions) -> None:
         around = self._around
-        buffer = Buffer()
+        buffer = self._buffer = Buffer()
+        self._heard = self._control
         around.membership.open(self.number, self._control)
         for key, account in accounts.items():
-            everys = [duration_text(sweep.every) for sweep in account.rules.sweeps]
-            series = around.metrics.tenant(account.tenant.label, everys)
+            series = self._tenant_series[key]
             source = around.graph.source(account.tenant, series, around.now)
             sweeper = Sweeper(
                 account,
@@ -301,8 +327,8 @@ class Shard:
         finally:
             self.failed = self.failed or any(reading.sweeper.failed for reading in self.readings.values())
             readings, self.readings = self.readings, {}
-            for reading in readings.values():
-                reading.series.closed()
+            for key, reading in readings.items():
+                self._tenant_series[key].watch(TenantView)
                 await reading.source.close()
 
     async def _all_done(self, sweepers: list[asyncio.Task[None]], buffer: Buffer) -> None:
@@ -318,6 +344,7 @@ class Shard:
     ) -> None:
         """Commits what is there: rows at once, coverage at the latest after 5 s."""
         waiting: list[Item] = []
+        is_urgent = False
         pending: dict[str, Change] = {}
         since = time.monotonic()
         while not self._handing_over.is_set():
@@ -331,39 +358,39 @@ class Shard:
                     since = time.monotonic()
                 waiting += items
                 pending = await transactions.call(self._batches.prepare, items, accounts, pending)
+                is_urgent = any(change.is_urgent for change in pending.values())
                 # A row that is known already takes no room in what is to be committed.
-                if not any(change.has_rows for change in pending.values()):
+                if not is_urgent:
                     await buffer.committed(items)
                     waiting = [item for item in waiting if not isinstance(item, PageRead)]
             is_due = time.monotonic() - since >= _COMMIT_AT_LATEST_S or finished
-            if waiting and (is_due or any(change.has_rows for change in pending.values())):
-                await self._commit(pending, accounts, transactions)
+            if waiting and (is_due or is_urgent):
+                control_offset = max((i.offset + 1 for i in waiting if isinstance(i, Commanded)), default=self._control)
+                await self._commit(pending, accounts, transactions, control_offset)
                 await buffer.committed(waiting)
-                waiting, pending = [], {}
+                waiting, pending, is_urgent = [], {}, False
             elif finished and not items:
                 return
-            elif not items:
+            elif not items and not done.done():
                 left_s = since + _COMMIT_AT_LATEST_S - time.monotonic() if waiting else _COMMIT_AT_LATEST_S
                 await self._wait_for_work(buffer, max(0.0, left_s))
 
     async def _commit(
-        self, changes: dict[str, Change], accounts: dict[str, Account], transactions: Transactions
+        self, changes: dict[str, Change], accounts: dict[str, Account], transactions: Transactions, control_offset: int
     ) -> None:
         """One transaction; repeated for as long as it is certain that nothing landed."""
         around = self._around
         now = around.now()
         await transactions.call(self._batches.close, changes, accounts, now)
         records = {tag: r for tenant, change in changes.items() for tag, r in change.records(tenant).items()}
-        record = batch.Batches.internal(
-            self._names.state, self.number, state.shard_record(around.home, self._control)
-        )
+        record = batch.Batches.internal(self._names.state, self.number, state.shard_record(around.home, control_offset))
 
         def last(offsets: Offsets) -> list[Outgoing]:
             return [record, *self._batches.last(changes, accounts, offsets, self.number, now)]
 
         pause_s = _FIRST_PAUSE_S
         while True:
-            position = await self._position()
+            position = await self._position(control_offset)
             begun = time.monotonic()
             try:
                 await transactions.call(partial(transactions.commit, records, last, position))
@@ -379,6 +406,7 @@ class Shard:
                 raise
             else:
                 break
+        self._control = control_offset
         self._series.transaction_committed(time.monotonic() - begun)
         around.metrics.kafka_answered(ok=True)
         await transactions.call(batch.apply, changes, accounts)
@@ -395,7 +423,7 @@ class Shard:
             self._seen_unknown.update(names)
             _logger.warning("unknown_properties", tenant=tenant.label, names=names)
 
-    async def _position(self) -> Position:
+    async def _position(self, control_offset: int) -> Position:
         """The control offset with metadata of a poll that still holds the shard."""
         deadline = time.monotonic() + _SNAPSHOT_WAIT_S
         while True:
@@ -403,16 +431,16 @@ class Shard:
             if self.number not in snapshot.partitions:
                 raise HandedOverError
             if snapshot.metadata is not None:
-                return Position(self._names.control, self.number, self._control, snapshot.metadata)
+                return Position(self._names.control, self.number, control_offset, snapshot.metadata)
             if time.monotonic() > deadline:
                 raise ShardRestartError("the consumer group does not answer")
-            await asyncio.sleep(0.02)
+            await self._wait(self._handing_over, 0.02)
 
     async def _confirm_ownership(self) -> None:
         """Waits for a further poll; raises HandedOverError when the shard is not ours any more."""
         polls = self._around.membership.snapshot.polls
         while self._around.membership.snapshot.polls <= polls + 1 and not self._handing_over.is_set():
-            await asyncio.sleep(0.05)
+            await self._wait(self._handing_over, 0.05)
         if self.number not in self._around.membership.snapshot.partitions:
             raise HandedOverError
 

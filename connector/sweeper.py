@@ -7,16 +7,19 @@ shard makes the same steps from the same items, in the same order, for the state
 import asyncio
 from collections.abc import Callable
 from datetime import datetime, timedelta
+from typing import NamedTuple
+
+import numpy as np
 
 from connector import log
-from connector.batch import Account, PageRead, RunsDropped, SliceRead, SweepsBegun
+from connector.batch import Account, Commanded, PageRead, RunsDropped, SliceRead, SweepsBegun
 from connector.buffer import Buffer
-from connector.core import windows
+from connector.core import jobs, windows
 from connector.core.coverage import Window
 from connector.core.instants import EPOCH
-from connector.core.rows import Shape
+from connector.core.rows import Reading, Shape
 from connector.core.windows import Sizes, Slice
-from connector.errors import RangeTooLongError, RejectedError, SourceError
+from connector.errors import RangeTooLongError, RejectedError, SourceError, WeatherError
 from connector.graph.client import Source
 
 _logger = log.get("sweeper")
@@ -29,10 +32,20 @@ _SHORTEST_WINDOW = timedelta(seconds=1)
 _NORMAL_STEP_S = 120.0
 
 
+class _Chain(NamedTuple):
+    """One page chain, read to its end."""
+
+    rows: int
+    repeated: bool
+    "An id was on two pages: they may have shifted while they were read."
+    held: list[PageRead]
+    "Pages that were not handed over yet."
+
+
 class Sweeper:
     """Runs until cancelled, or with `once` until every sweep that was due has ended or failed."""
 
-    def __init__(  # noqa: PLR0913 - the stages that it joins
+    def __init__(
         self,
         account: Account,
         source: Source,
@@ -47,7 +60,7 @@ class Sweeper:
         self.source = source
         self.failed = False
         "Whether a run has failed."
-        self._plan = account.checkpoint.state
+        self._plan = account.checkpoint.state._replace(orders=self._orders(account.checkpoint.state.orders, once=once))
         self._buffer = buffer
         self._shape = shape
         self._concurrency = concurrency
@@ -84,6 +97,23 @@ class Sweeper:
         self._rest_s = self._resting_until = 0.0
         self._wake.set()
 
+    def command(self, offset: int, command: jobs.Command) -> None:
+        """An operator's command: from now on it is part of the plan, and of the next commit."""
+        now = self._now()
+        self._plan = windows.command(self._plan, command, now, now - self.account.rules.horizon)
+        self._plan = self._plan._replace(orders=self._orders(self._plan.orders, once=self._once))
+        self._buffer.put(Commanded(offset, now, self._tenant, command))
+        orders = self._plan.orders
+        for piece, chain in self._chains.items():
+            if orders.paused or (piece.job and not jobs.is_open(orders, piece.job)):
+                chain.cancel("an operator's command")
+        self._wake.set()
+
+    @staticmethod
+    def _orders(orders: jobs.Orders, *, once: bool) -> jobs.Orders:
+        """With `once` backfills are left to others."""
+        return orders._replace(jobs=()) if once else orders
+
     def _begin(self) -> None:
         if self._once and self._steps:
             return
@@ -102,6 +132,7 @@ class Sweeper:
                 self.account.rules._replace(slice=self._longest),
                 self._chains.keys(),
                 self._sizes(),
+                self._now(),
                 live=len(self._chains) < self._concurrency,
                 others=others < max(1, self._concurrency - 1) and len(self._chains) < self._concurrency,
             )
@@ -119,44 +150,51 @@ class Sweeper:
     async def _read(self, piece: Slice) -> None:
         """Reads a slice and hands it over; tells the plan how it ended."""
         try:
-            rows, repeated, unread = 0, False, tuple(self._unread(piece.window))
-            for attempt in range(_REPEATS + 1):
-                rows, repeated = await self._read_chain(piece, unread)
-                if not repeated:
-                    break
-                _logger.debug("chain_repeats_ids", tenant=self.account.tenant.label, attempt=attempt + 1)
+            unread = tuple(self._unread(piece))
+            chain = await self._read_chain(piece, unread)
+            for _ in range(_REPEATS):
+                if chain.repeated:
+                    chain = await self._read_chain(piece, unread)
         except RangeTooLongError as error:
             self._shorten(piece, error)
         except SourceError as error:
             self._fail(error)
         else:
-            item = SliceRead(self._tenant, piece, not repeated, self._now())
+            if chain.held:
+                await self._buffer.put_page(_joined(chain.held))
+            item = SliceRead(self._tenant, piece, not chain.repeated, self._now())
             self._buffer.put(item)
             self._plan, _ = windows.finish(self._plan, [(piece, item.steady)], item.now)
             self._rest_s = 0.0
             if unread:
-                self._guess = windows.next_guess(piece.window, rows)
+                self._guess = windows.next_guess(piece.window, chain.rows)
         finally:
             self._chains.pop(piece, None)
             self._wake.set()
 
-    async def _read_chain(self, piece: Slice, unread: tuple[Window, ...]) -> tuple[int, bool]:
-        """Reads one chain to its end: its rows, and whether an id was on two pages, so that the pages may have shifted."""
+    async def _read_chain(self, piece: Slice, unread: tuple[Window, ...]) -> _Chain:
+        """Reads one chain to its end, handing over its pages unless they are to be committed whole."""
         seen: set[int] = set()
         rows, repeated = 0, False
+        held: list[PageRead] = []
         async for page in self.source.pages(piece.window, piece.priority):
             reading = self._shape.read(page.rows)
             ids = set(reading.entries["hi"].tolist())
             repeated = repeated or not seen.isdisjoint(ids)
             seen |= ids
             rows += len(page.rows)
-            await self._buffer.put_page(
-                PageRead(self._tenant, piece, page.rows, reading, page.received_at, page.bytes, unread)
-            )
-        return rows, repeated
+            read = PageRead(self._tenant, piece, page.rows, reading, page.received_at, page.bytes, unread)
+            if piece.again:
+                held.append(read)
+            else:
+                await self._buffer.put_page(read)
+        return _Chain(rows, repeated, held)
 
-    def _unread(self, window: Window) -> list[Window]:
-        """Call time of a slice that nobody has read, unless it is the usual step of a live sweep."""
+    def _unread(self, piece: Slice) -> list[Window]:
+        """Call time of a slice that nobody has read, unless it is a live sweep's usual step; all of a backfill's."""
+        window = piece.window
+        if piece.job:
+            return [window]
         unread = self._plan.coverage.missing(window)
         step_s = 2 * self.account.rules.sweeps[0].every.total_seconds()
         if self._plan.coverage.reads and sum(part.seconds for part in unread) <= max(step_s, _NORMAL_STEP_S):
@@ -178,7 +216,8 @@ class Sweeper:
         self.failed = True
         self._plan, dropped = windows.drop_runs(self._plan)
         if dropped:
-            self._buffer.put(RunsDropped(self._tenant))
+            reason = error.reason if isinstance(error, RejectedError | WeatherError) else "rejected"
+            self._buffer.put(RunsDropped(self._tenant, reason, str(error)))
         for piece, task in self._chains.items():
             if task is not asyncio.current_task():
                 task.cancel(f"{piece.window} of a failed run")
@@ -201,3 +240,18 @@ class Sweeper:
                 await self._wake.wait()
         except TimeoutError:
             pass
+
+
+def _joined(pages: list[PageRead]) -> PageRead:
+    """A chain that publishes again what is remembered, as one page: committed whole, so that no crash repeats it."""
+    first = pages[0]
+    return first._replace(
+        raws=[raw for page in pages for raw in page.raws],
+        reading=Reading(
+            [row for page in pages for row in page.reading.rows],
+            np.concatenate([page.reading.entries for page in pages]),
+        ),
+        received_at=pages[-1].received_at,
+        bytes=sum(page.bytes for page in pages),
+        requests=len(pages),
+    )

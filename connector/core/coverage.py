@@ -114,15 +114,19 @@ def subtract(windows: Iterable[Window], taken: Iterable[Window]) -> list[Window]
     """What is left of `windows` without `taken`, in order."""
     left = list(windows)
     for hole in taken:
-        left = [
-            Window(start, end)
-            for window in left
-            for start, end in (
-                (window.start, min(window.end, hole.start)),
-                (max(window.start, hole.end), window.end),
-            )
-            if start < end
-        ] if any(window.start < hole.end and hole.start < window.end for window in left) else left
+        left = (
+            [
+                Window(start, end)
+                for window in left
+                for start, end in (
+                    (window.start, min(window.end, hole.start)),
+                    (max(window.start, hole.end), window.end),
+                )
+                if start < end
+            ]
+            if any(window.start < hole.end and hole.start < window.end for window in left)
+            else left
+        )
     return left
 
 

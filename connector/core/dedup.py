@@ -162,7 +162,7 @@ class Verdict(NamedTuple):
     new: NDArray[np.intp]
     revised: NDArray[np.intp]
     revisions: NDArray[np.int64]
-    "The revision that each of `revised` becomes."
+    "Of each of the reading's rows: the revision that it becomes, or has."
 
 
 def judge(entries: Entries, layers: tuple[Remembered, ...]) -> Verdict:
@@ -179,7 +179,8 @@ def judge(entries: Entries, layers: tuple[Remembered, ...]) -> Verdict:
         found |= hit
     changed = found & differ(entries, known)
     revised = np.flatnonzero(changed)
-    revisions = np.minimum((known["meta"][revised] >> REVISION_SHIFT).astype(np.int64) + 1, MAX_REVISION)
+    revisions = (known["meta"] >> REVISION_SHIFT).astype(np.int64)
+    revisions[revised] = np.minimum(revisions[revised] + 1, MAX_REVISION)
     return Verdict(np.flatnonzero(~found), revised, revisions)
 
 

@@ -143,7 +143,12 @@ class Shape:
         betas: list[bytes] = []
         unfit_at: list[int] = []
         decode = self._strict.decode
-        v1_values, v1_instants, encode, blake2b = self._v1_values, self._v1_instants, msgspec.json.encode, hashlib.blake2b
+        v1_values, v1_instants, encode, blake2b = (
+            self._v1_values,
+            self._v1_instants,
+            msgspec.json.encode,
+            hashlib.blake2b,
+        )
         nothing: Mapping[str, str] = {}
         for raw in raws:
             try:
@@ -277,7 +282,7 @@ def _text(raw: msgspec.Raw | None) -> str | None:
 
 
 def _describe(error: Exception) -> str:
-    """msgspec's sentence names types and the path, never a value."""
+    """Msgspec's sentence names types and the path, never a value."""
     match = _PATH.match(str(error)) if isinstance(error, msgspec.ValidationError) else None
     if match is None:
         return "row: expected JSON that can be decoded"

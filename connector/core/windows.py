@@ -19,7 +19,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from connector.core.coverage import Coverage, Window, clip, subtract
+from connector.core import jobs
+from connector.core.coverage import Coverage, Window, subtract
 from connector.core.instants import EPOCH
 
 ROWS_A_SLICE = 9_500  # about ten pages; the last page of a chain is seldom full
@@ -72,6 +73,7 @@ class State(NamedTuple):
     "Calls before this are not asked for: fixed at the first start."
     sweeps: tuple[SweepState, ...]
     coverage: Coverage = Coverage()
+    orders: jobs.Orders = jobs.Orders()
 
 
 class Slice(NamedTuple):
@@ -82,6 +84,10 @@ class Slice(NamedTuple):
     "0 is the sweep with the shortest `every`, and so on."
     at: datetime
     "What coverage will say of when it was read: when its run started, never later than the truth."
+    job: str = ""
+    "The backfill that it belongs to."
+    again: bool = False
+    "Whether that publishes also what is remembered."
 
 
 def first_state(rules: Rules, start: datetime, now: datetime) -> State:
@@ -106,7 +112,9 @@ def resume(state: State, rules: Rules, now: datetime) -> State:
 
 
 def begin(state: State, rules: Rules, now: datetime) -> tuple[State, list[int]]:
-    """Starts a run of every sweep that is due; which ones, as indices."""
+    """Starts a run of every sweep that is due; which ones, as indices. None of a paused tenant."""
+    if state.orders.paused:
+        return state, []
     now = _second(now)
     floor = max(state.start, _second(now - rules.horizon))
     end = max(now - rules.settle, floor)
@@ -125,26 +133,35 @@ def begin(state: State, rules: Rules, now: datetime) -> tuple[State, list[int]]:
         started.append(index)
     if not started:
         return state, []
-    coverage = state.coverage.until(now).since(floor).merged(min(s.through for s in sweeps))
+    coverage = state.coverage.until(now).since(_second(now - rules.horizon)).merged(min(s.through for s in sweeps))
     return state._replace(sweeps=tuple(sweeps), coverage=coverage), started
 
 
 def finish(state: State, slices: Iterable[tuple[Slice, bool]], now: datetime) -> tuple[State, list[int]]:
     """After slices were read (each with whether it was steady): the state, and the sweeps whose run ended."""
     coverage = state.coverage
+    orders = state.orders
     for piece, steady in slices:
         coverage = coverage.add(piece.window, piece.at, steady=steady)
+        if piece.job:
+            orders = jobs.progressed(orders, piece.job, piece.window, _second(now))
     sweeps, ended = list(state.sweeps), []
-    for index, sweep_state in enumerate(sweeps):
-        sweep, run = sweep_state.sweep, sweep_state.run
-        through = max(sweep_state.through, coverage.complete_through(sweep_state.through, sweep.overlap))
-        sweep_state = sweep_state._replace(through=through)
-        if run is not None and sweep_state.running and not coverage.missing(run.window, since=run.started):
-            due = run.started + sweep.every
-            sweep_state = sweep_state._replace(due=due, last_ok=_second(now), running=False)
+    for index, former in enumerate(sweeps):
+        sweep, run = former.sweep, former.run
+        through = max(former.through, coverage.complete_through(former.through, sweep.overlap))
+        moved = former._replace(through=through)
+        if run is not None and former.running and not coverage.missing(run.window, since=run.started):
+            moved = moved._replace(due=run.started + sweep.every, last_ok=_second(now), running=False)
             ended.append(index)
-        sweeps[index] = sweep_state
-    return state._replace(sweeps=tuple(sweeps), coverage=coverage), ended
+        sweeps[index] = moved
+    return state._replace(sweeps=tuple(sweeps), coverage=coverage, orders=orders), ended
+
+
+def command(state: State, order: jobs.Command, now: datetime, oldest: datetime) -> State:
+    """After an operator's command; a job's range is cut at `oldest`. A paused tenant has no runs on their way."""
+    orders = jobs.apply(state.orders, order, _second(now), _second(oldest))
+    state = state._replace(orders=orders)
+    return drop_runs(state)[0] if orders.paused else state
 
 
 def drop_runs(state: State) -> tuple[State, list[int]]:
@@ -164,12 +181,14 @@ def overdue_seconds(sweep_state: SweepState, now: datetime) -> float:
 
 
 def next_slice(
-    state: State, rules: Rules, in_flight: Collection[Slice], sizes: "Sizes", *, live: bool = True, others: bool = True
+    state: State, rules: Rules, in_flight: Collection[Slice], sizes: "Sizes", now: datetime, *, live: bool, others: bool
 ) -> Slice | None:
     """The next piece to read, cut to about ten pages; None when everything wanted is read or on its way.
 
     `live`, `others`: whether a chain may be opened for the sweep with the shortest `every`, and for the rest.
     """
+    if state.orders.paused:
+        return None
     for index, sweep_state in enumerate(state.sweeps):
         run = sweep_state.run
         if run is None or not sweep_state.running or not (live if index == 0 else others):
@@ -184,12 +203,17 @@ def next_slice(
             if pieces:
                 window = sizes.cut(pieces[0], rules.slice, newest_first=False)
                 return Slice(window, len(state.sweeps) + index, sweep_state.run.started)
-    return None
+    found = jobs.next_piece(state.orders, [piece.window for piece in in_flight if piece.job]) if others else None
+    if found is None:
+        return None
+    job, oldest = found
+    window = sizes.cut(oldest, rules.slice, newest_first=False)
+    return Slice(window, jobs.PRIORITY, _second(now), job.id, job.again)
 
 
 def is_idle(state: State) -> bool:
     """Whether nothing is left to read until a sweep is due."""
-    return not any(s.running or (s.run is not None and _hole(state, s)) for s in state.sweeps)
+    return state.orders.paused or not any(s.running or (s.run is not None and _hole(state, s)) for s in state.sweeps)
 
 
 def _hole(state: State, sweep_state: SweepState) -> list[Window]:
@@ -206,8 +230,10 @@ def _hole(state: State, sweep_state: SweepState) -> list[Window]:
 class Sizes:
     """How long a slice may be to fill about ten pages: from the rows remembered there, or from those read beside it."""
 
-    def __init__(self, rows_per_hour: NDArray[np.int64], first_hour: int, coverage: Coverage, rows_per_second: float) -> None:
-        """`rows_per_hour`: remembered rows from `first_hour` on (hours since the epoch); elsewhere `rows_per_second`."""
+    def __init__(
+        self, rows_per_hour: NDArray[np.int64], first_hour: int, coverage: Coverage, rows_per_second: float
+    ) -> None:
+        """`rows_per_hour`: remembered rows from `first_hour` (since the epoch) on; elsewhere `rows_per_second`."""
         self._rows_per_hour = rows_per_hour
         self._first_hour = first_hour
         self._coverage = coverage
@@ -216,7 +242,11 @@ class Sizes:
     def cut(self, window: Window, longest: timedelta, *, newest_first: bool) -> Window:
         """The newest (else the oldest) part of `window` that is expected to hold ROWS_A_SLICE rows at most."""
         if window.end - window.start > longest:
-            window = Window(window.end - longest, window.end) if newest_first else Window(window.start, window.start + longest)
+            window = (
+                Window(window.end - longest, window.end)
+                if newest_first
+                else Window(window.start, window.start + longest)
+            )
         rows = 0.0
         at = window.end if newest_first else window.start
         while window.start < at or not newest_first:

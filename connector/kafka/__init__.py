@@ -1,1 +1,1 @@
-"""Kafka: encoding, what is stored, transactions, ownership. The only place that imports confluent_kafka and fastavro."""
+"""Kafka: encoding, what is stored, transactions, ownership. Alone here: confluent_kafka, fastavro."""

@@ -144,4 +144,6 @@ class Clients:
             Producer(self.producer("check"))
             Consumer(self.member("check")).close()
         except KafkaException as error:
-            raise ConfigurationError([f"kafka.properties: librdkafka refuses a setting: {error.args[0].str()}"]) from error
+            raise ConfigurationError(
+                [f"kafka.properties: librdkafka refuses a setting: {error.args[0].str()}"]
+            ) from error

@@ -138,7 +138,7 @@ class Membership:
         metadata = consumer.consumer_group_metadata() if consumer is not None else None
         self.snapshot = Snapshot(self.snapshot.polls + 1, self._partitions, metadata)
 
-    def _assign(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+    def _assign(self, _consumer: Consumer, partitions: list[TopicPartition]) -> None:
         shards = frozenset(p.partition for p in partitions)
         self._partitions |= shards
         self._opened -= shards

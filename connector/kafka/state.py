@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from connector.core import jobs
 from connector.core.coverage import Coverage, Read, Window
 from connector.core.instants import EPOCH
 from connector.core.windows import Run, State, Sweep, SweepState
@@ -49,6 +50,8 @@ class Checkpoint(msgspec.Struct, frozen=True):
     "For each partition of the row topic the next offset after the tenant's last record; 0 where none."
     stated: tuple[tuple[int, int, int], ...] = ()
     "What was last said on the progress topic: overlap in seconds; complete through, and when, in epoch seconds."
+    failing: tuple[str, str] | None = None
+    "Reason and sentence, when the last run failed and none has succeeded since."
 
 
 class _SweepRecord(msgspec.Struct, array_like=True):
@@ -61,6 +64,20 @@ class _SweepRecord(msgspec.Struct, array_like=True):
     running: bool
 
 
+class _JobRecord(msgspec.Struct, omit_defaults=True):
+    id: str
+    window: tuple[int, int]
+    filed: int
+    again: bool = False
+    state: jobs.JobState = "waiting"
+    reason: str | None = None
+    started: int | None = None
+    ended: int | None = None
+    done: list[tuple[int, int]] = []
+    rows: int = 0
+    requests: int = 0
+
+
 class _CheckpointRecord(msgspec.Struct):
     v: int
     topic: str
@@ -70,6 +87,10 @@ class _CheckpointRecord(msgspec.Struct):
     records: int = 0
     offsets: tuple[int, ...] = ()
     stated: tuple[tuple[int, int, int], ...] = ()
+    failing: tuple[str, str] | None = None
+    jobs: list[_JobRecord] = []
+    paused: bool = False
+    applied: tuple[str, ...] = ()
 
 
 class _Version(msgspec.Struct):
@@ -98,7 +119,9 @@ def checkpoint_record(tenant: str, checkpoint: Checkpoint) -> Record:
             _seconds(s.through),
             _seconds(s.due),
             None if s.last_ok is None else _seconds(s.last_ok),
-            None if s.run is None else (_seconds(s.run.started), _seconds(s.run.window.start), _seconds(s.run.window.end)),
+            None
+            if s.run is None
+            else (_seconds(s.run.started), _seconds(s.run.window.start), _seconds(s.run.window.end)),
             s.running,
         )
         for s in state.sweeps
@@ -113,6 +136,10 @@ def checkpoint_record(tenant: str, checkpoint: Checkpoint) -> Record:
         checkpoint.records,
         checkpoint.offsets,
         checkpoint.stated,
+        checkpoint.failing,
+        [_job_record(job) for job in state.orders.jobs],
+        state.orders.paused,
+        state.orders.applied,
     )
     return Record(f"{_CHECKPOINT}{tenant}".encode(), msgspec.json.encode(record))
 
@@ -171,8 +198,41 @@ def _checkpoint(value: bytes) -> Checkpoint:
         for s in record.sweeps
     )
     reads = tuple(Read(_instant(a), _instant(b), _instant(at), bool(steady)) for a, b, at, steady in record.coverage)
-    state = State(_instant(record.start), sweeps, Coverage(reads))
-    return Checkpoint(record.topic, state, record.records, record.offsets, record.stated)
+    orders = jobs.Orders(tuple(_job(job) for job in record.jobs), record.paused, record.applied)
+    state = State(_instant(record.start), sweeps, Coverage(reads), orders)
+    return Checkpoint(record.topic, state, record.records, record.offsets, record.stated, record.failing)
+
+
+def _job_record(job: jobs.Job) -> _JobRecord:
+    return _JobRecord(
+        job.id,
+        (_seconds(job.window.start), _seconds(job.window.end)),
+        _seconds(job.filed),
+        job.again,
+        job.state,
+        job.reason,
+        None if job.started is None else _seconds(job.started),
+        None if job.ended is None else _seconds(job.ended),
+        [(_seconds(window.start), _seconds(window.end)) for window in job.done],
+        job.rows,
+        job.requests,
+    )
+
+
+def _job(record: _JobRecord) -> jobs.Job:
+    return jobs.Job(
+        record.id,
+        Window(_instant(record.window[0]), _instant(record.window[1])),
+        _instant(record.filed),
+        record.again,
+        record.state,
+        record.reason,
+        None if record.started is None else _instant(record.started),
+        None if record.ended is None else _instant(record.ended),
+        tuple(Window(_instant(start), _instant(end)) for start, end in record.done),
+        record.rows,
+        record.requests,
+    )
 
 
 def _seconds(moment: datetime) -> int:

@@ -10,7 +10,7 @@ from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, ResourceType
 
 from connector import log
-from connector.errors import RefusedError
+from connector.errors import BrokersAwayError, RefusedError
 from connector.kafka.clients import Clients
 
 _logger = log.get("kafka")
@@ -101,21 +101,26 @@ class Found(NamedTuple):
 
 
 class Admin:
-    """Blocking calls about topics; each ends within seconds. Raises KafkaException while brokers are away."""
+    """Blocking calls about topics; each ends within seconds. `look` and `ensure` raise BrokersAwayError."""
 
     def __init__(self, clients: Clients) -> None:
         self._client = AdminClient(clients.admin())
 
     def look(self, timeout_s: float = _TIMEOUT_S) -> Found:
         """The cluster's id and its topics."""
-        metadata = self._client.list_topics(timeout=timeout_s)
+        try:
+            metadata = self._client.list_topics(timeout=timeout_s)
+        except KafkaException as error:
+            raise BrokersAwayError(error.args[0].str()) from error
         partitions = {name: len(topic.partitions) for name, topic in metadata.topics.items() if topic.error is None}
         return Found(str(metadata.cluster_id), partitions)
 
     def create(self, topics: Sequence[Topic], replication_factor: int) -> None:
         """Creates topics; one that exists by now is fine."""
         new = [
-            NewTopic(t.name, num_partitions=t.partitions, replication_factor=replication_factor, config=dict(t.settings))
+            NewTopic(
+                t.name, num_partitions=t.partitions, replication_factor=replication_factor, config=dict(t.settings)
+            )
             for t in topics
         ]
         for name, future in self._client.create_topics(new, operation_timeout=_TIMEOUT_S).items():
@@ -149,8 +154,14 @@ class Admin:
     def ensure(self, topics: Sequence[Topic], *, create: bool, replication_factor: int) -> Found:
         """Creates what is missing and checks what exists.
 
-        Raises RefusedError for what waiting cannot mend, KafkaException for what it can.
+        Raises RefusedError for what waiting cannot mend, BrokersAwayError for what it can.
         """
+        try:
+            return self._ensure(topics, create=create, replication_factor=replication_factor)
+        except KafkaException as error:
+            raise BrokersAwayError(error.args[0].str()) from error
+
+    def _ensure(self, topics: Sequence[Topic], *, create: bool, replication_factor: int) -> Found:
         found = self.look()
         missing = [topic for topic in topics if topic.name not in found.partitions]
         if missing and create:
@@ -186,7 +197,7 @@ class Admin:
         settings = self.settings([topic.name for topic in fixed if topic.compacted is not None])
         for topic in fixed:
             policy = settings.get(topic.name, {}).get("cleanup.policy")
-            if policy is not None and ("compact" in policy) is not topic.compacted or policy == "compact,delete":
+            if (policy is not None and ("compact" in policy) is not topic.compacted) or policy == "compact,delete":
                 right = topic.settings["cleanup.policy"]
                 problems.append(
                     f"topic {topic.name} has cleanup.policy={policy}, it must be {right}: repair it with: kafka-configs.sh "
@@ -212,6 +223,4 @@ _PERMANENT = frozenset(
 
 def _create_command(topic: Topic) -> str:
     settings = "".join(f" --config {name}={value}" for name, value in topic.settings.items())
-    return (
-        f"kafka-topics.sh --bootstrap-server BROKER --create --topic {topic.name} --partitions {topic.partitions}{settings}"
-    )
+    return f"kafka-topics.sh --bootstrap-server BROKER --create --topic {topic.name} --partitions {topic.partitions}{settings}"

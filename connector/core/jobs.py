@@ -1,0 +1,152 @@
+"""Backfills: ranges of call time that somebody asked to have read, worked through oldest first.
+
+A job is durable: it is part of the tenant's state, and what it has done is told by windows, slice by slice. Commands
+carry an id and take effect once, however often they come.
+"""
+
+from collections.abc import Collection
+from datetime import datetime
+from typing import Literal, NamedTuple
+
+from connector.core.coverage import Window, subtract
+
+JobState = Literal["waiting", "running", "done", "cancelled", "failed"]
+ENDED: frozenset[JobState] = frozenset({"done", "cancelled", "failed"})
+PRIORITY = 1000
+_KEPT_JOBS = 50
+_KEPT_IDS = 200
+
+
+class Job(NamedTuple):
+    """One backfill. Times are aware UTC."""
+
+    id: str
+    window: Window
+    filed: datetime
+    again: bool = False
+    "Publish also what is remembered, with the revision that it has."
+    state: JobState = "waiting"
+    reason: str | None = None
+    started: datetime | None = None
+    ended: datetime | None = None
+    done: tuple[Window, ...] = ()
+    rows: int = 0
+    "Published by it."
+    requests: int = 0
+
+    @property
+    def left(self) -> list[Window]:
+        """What is still to be read, oldest first."""
+        return [] if self.state in ENDED else subtract([self.window], self.done)
+
+    @property
+    def remaining_seconds(self) -> float:
+        """Call time still to be read."""
+        return sum(window.seconds for window in self.left)
+
+
+class Command(NamedTuple):
+    """What an operator asked for. `job`: the one to cancel."""
+
+    id: str
+    command: Literal["backfill", "cancel", "pause", "resume"]
+    filed: datetime
+    window: Window | None = None
+    again: bool = False
+    job: str = ""
+
+
+class Orders(NamedTuple):
+    """What operators have asked of a tenant."""
+
+    jobs: tuple[Job, ...] = ()
+    paused: bool = False
+    applied: tuple[str, ...] = ()
+    "Ids of the last commands, oldest first: none takes effect twice."
+
+
+def apply(orders: Orders, command: Command, now: datetime, oldest: datetime) -> Orders:
+    """After a command. A job's range is cut at `oldest`: rows before it may have been forgotten, and be sent twice."""
+    if command.id in orders.applied:
+        return orders
+    orders = orders._replace(applied=(*orders.applied, command.id)[-_KEPT_IDS:])
+    if command.command == "backfill" and command.window is not None:
+        window = Window(max(command.window.start, oldest), command.window.end)
+        job = Job(command.id, window, command.filed, command.again)
+        if window.start >= window.end:
+            job = job._replace(state="failed", ended=now, reason="all of its range lies beyond dedup.horizon")
+        return orders._replace(jobs=_kept((*orders.jobs, job)))
+    if command.command == "cancel":
+        return orders._replace(
+            jobs=tuple(_cancelled(job, now) if job.id == command.job else job for job in orders.jobs)
+        )
+    return orders._replace(paused=command.command == "pause")
+
+
+def next_piece(orders: Orders, in_flight: Collection[Window]) -> tuple[Job, Window] | None:
+    """The job whose turn it is, and the oldest piece of it that nobody is reading."""
+    for job in orders.jobs:
+        pieces = subtract(job.left, in_flight)
+        if pieces:
+            return job, pieces[0]
+    return None
+
+
+def progressed(orders: Orders, job_id: str, window: Window, now: datetime) -> Orders:
+    """After a slice of a job was read; the last one ends it."""
+    return orders._replace(jobs=tuple(_advanced(j, window, now) if j.id == job_id else j for j in orders.jobs))
+
+
+def counted(orders: Orders, job_id: str, rows: int, requests: int, now: datetime) -> Orders:
+    """After pages of a job were read: it runs, and has published so many rows with so many requests more."""
+    return orders._replace(
+        jobs=tuple(
+            job._replace(
+                rows=job.rows + rows,
+                requests=job.requests + requests,
+                started=job.started or now,
+                state="running" if job.state == "waiting" else job.state,
+            )
+            if job.id == job_id
+            else job
+            for job in orders.jobs
+        )
+    )
+
+
+def is_open(orders: Orders, job_id: str) -> bool:
+    """Whether a job is still to be worked on."""
+    return any(job.id == job_id and job.state not in ENDED for job in orders.jobs)
+
+
+def remaining_seconds(orders: Orders) -> float:
+    """Call time that jobs still have to read."""
+    return sum(job.remaining_seconds for job in orders.jobs)
+
+
+def _advanced(job: Job, window: Window, now: datetime) -> Job:
+    if job.state in ENDED:
+        return job
+    further = job._replace(state="running", started=job.started or now, done=_joined((*job.done, window)))
+    return further if further.left else further._replace(state="done", ended=now)
+
+
+def _cancelled(job: Job, now: datetime) -> Job:
+    return job if job.state in ENDED else job._replace(state="cancelled", ended=now)
+
+
+def _kept(jobs: tuple[Job, ...]) -> tuple[Job, ...]:
+    """Open jobs, and the last ones that have ended."""
+    ended = [job for job in jobs if job.state in ENDED]
+    forgotten = {job.id for job in ended[:-_KEPT_JOBS]}
+    return tuple(job for job in jobs if job.id not in forgotten)
+
+
+def _joined(windows: tuple[Window, ...]) -> tuple[Window, ...]:
+    joined: list[Window] = []
+    for window in sorted(windows):
+        if joined and window.start <= joined[-1].end:
+            joined[-1] = Window(joined[-1].start, max(joined[-1].end, window.end))
+        else:
+            joined.append(window)
+    return tuple(joined)

@@ -1,0 +1,86 @@
+"""Commands on the control topic: JSON, keyed with the tenant, in the partition that is the tenant's shard.
+
+Anybody with the right to write there can send anything: what is no command is passed over, never trusted.
+"""
+
+import zlib
+from datetime import datetime, timedelta
+from typing import Literal, NamedTuple
+from uuid import UUID
+
+import msgspec
+
+from connector.core import instants, jobs
+from connector.core.coverage import Window
+from connector.kafka.ownership import Command
+
+_LONGEST_BYTES = 4096
+
+
+class Heard(NamedTuple):
+    """A command and the tenant (lower-case id) that it is for."""
+
+    tenant: str
+    order: jobs.Command
+
+
+class _Record(msgspec.Struct, omit_defaults=True):
+    id: str
+    command: Literal["backfill", "cancel", "pause", "resume"]
+    tenant: str
+    filed: str
+    window_from: str | None = msgspec.field(name="from", default=None)
+    window_to: str | None = msgspec.field(name="to", default=None)
+    again: bool = False
+    job: str | None = None
+
+
+def partition_of(tenant: str, shards: int) -> int:
+    """The shard of a tenant, by its id in lower case."""
+    return zlib.crc32(tenant.lower().encode()) % shards
+
+
+def encode(tenant: str, order: jobs.Command) -> bytes:
+    """The value of a command's record; `tenant` as its owner writes it."""
+    window = order.window
+    record = _Record(
+        order.id,
+        order.command,
+        tenant,
+        instants.text(order.filed),
+        instants.text(window.start) if window else None,
+        instants.text(window.end) if window else None,
+        order.again,
+        order.job or None,
+    )
+    return msgspec.json.encode(record)
+
+
+def parse(command: Command) -> Heard | None:
+    """What a record asks for; None for anything that is no command of this version."""
+    if command.value is None or len(command.value) > _LONGEST_BYTES:
+        return None
+    try:
+        record = msgspec.json.decode(command.value, type=_Record)
+        order_id = str(UUID(record.id))
+        filed = _instant(record.filed)
+        window = None
+        if record.command == "backfill":
+            window = Window(_second(_instant(record.window_from or "")), _second(_instant(record.window_to or "")))
+            if window.start >= window.end:
+                return None
+        job = str(UUID(record.job or "")) if record.command == "cancel" else ""
+    except (msgspec.DecodeError, ValueError, OverflowError, RecursionError):
+        return None
+    return Heard(record.tenant.lower(), jobs.Command(order_id, record.command, filed, window, record.again, job))
+
+
+def _instant(text: str) -> datetime:
+    milliseconds = instants.parse_ms(text)
+    if milliseconds is None:
+        raise ValueError("the empty date")
+    return instants.from_ms(milliseconds)
+
+
+def _second(moment: datetime) -> datetime:
+    return moment - timedelta(microseconds=moment.microsecond)

@@ -4,7 +4,6 @@ import copy
 import json
 import pickle
 import re
-import tomllib
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -12,7 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from connector.config import load
 from connector.document import Document, duration_text, json_schema, parse_duration, parse_instant, shown
+from connector.errors import ConfigurationError
 
 MILLISECONDS = {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 
@@ -92,6 +93,33 @@ def test_a_value_is_shown_on_one_short_line(text: str) -> None:
     assert shown(text).isprintable()
 
 
+KEYS = [variable for section in Document.model_fields for variable in (section, f"{section}__x", f"{section}__key")]
+KEYS += ["kafka__properties__a", "kafka__topic", "graph__base_url", "tenants__0", "identity__client_secret__file"]
+VALUES = [
+    "",
+    "x",
+    "0",
+    "é\n",
+    "[1]",
+    "[{}]",
+    "{}",
+    "null",
+    '{"id": 3}',
+    '{"a": {"b": 1}}',
+    '{"file": "/"}',
+    "https://[",
+    "1m",
+]
+
+
+@given(st.dictionaries(st.sampled_from(KEYS).map("CONNECTOR_{}".format), st.sampled_from(VALUES) | st.text(max_size=9)))
+def test_whatever_is_written_every_problem_is_one_line(environ: dict[str, str]) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        load(None, environ)
+    assert caught.value.problems
+    assert all(problem.isprintable() for problem in caught.value.problems)
+
+
 class TestJsonSchema:
     def test_names_every_key_and_refuses_others(self) -> None:
         schema = json_schema()
@@ -121,4 +149,4 @@ class TestJsonSchema:
             if reference:
                 properties = schema["$defs"][reference.rpartition("/")[2]]["properties"]
                 tree[section] = {key: inner["default"] for key, inner in properties.items() if "default" in inner}
-        assert Document.model_validate(tree) == Document.model_validate(tomllib.loads(""))
+        assert Document.model_validate(tree) == Document.model_validate({})

@@ -35,7 +35,7 @@ format: setup ## Format the code and mend what can be mended without thought
 
 .PHONY: check
 check: setup ## Format, lint, types, imports and the fast tests, in seconds
-	@$(MAKE) --jobs=2 --output-sync=target check-fast-tests check-types check-format check-lint check-imports
+	@$(MAKE) --jobs=2 --keep-going --output-sync=target check-fast-tests check-types check-format check-lint check-imports
 
 .PHONY: check-format check-lint check-types check-imports check-fast-tests
 check-format: setup
@@ -76,7 +76,8 @@ image: ## Build the container image direct-routing-connector
 .PHONY: requirements
 requirements: setup ## Pin requirements/*.txt anew, with hashes; UPGRADE=--upgrade takes the newest
 	@$(COMPILE) $(UPGRADE) pyproject.toml --output-file requirements/runtime.txt
-	@$(COMPILE) $(UPGRADE) --constraint requirements/runtime.txt --group dev pyproject.toml --output-file requirements/dev.txt
+	@$(COMPILE) $(UPGRADE) --group build --output-file requirements/build.txt
+	@$(COMPILE) $(UPGRADE) --constraint requirements/runtime.txt --constraint requirements/build.txt --group dev pyproject.toml --output-file requirements/dev.txt
 	@$(COMPILE) $(UPGRADE) --constraint requirements/dev.txt --group bench pyproject.toml --output-file requirements/bench.txt
 
 .PHONY: clean

@@ -1,0 +1,128 @@
+"""What is deployed: the image's recipe, the Compose file, the dashboard, and that they name what exists."""
+
+import itertools
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from prometheus_client.parser import text_string_to_metric_families
+
+from connector import config
+from connector.metrics import Metrics
+from connector.simulator import tls
+from connector.simulator.options import Options
+from connector.simulator.server import Simulator
+
+ROOT = Path(__file__).parents[2]
+DASHBOARD = ROOT / "deploy/grafana/dashboards/direct-routing.json"
+
+
+def tool(name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    program = Path(sys.executable).parent / name
+    return subprocess.run([program, *arguments], cwd=ROOT, capture_output=True, text=True, check=False, timeout=30)
+
+
+def compose() -> dict[str, Any]:
+    done = tool("docker-compose", "config", "--format", "json")
+    assert done.returncode == 0, done.stderr
+    answer: dict[str, Any] = json.loads(done.stdout)
+    return answer
+
+
+def test_the_compose_file_is_valid() -> None:
+    done = tool("docker-compose", "config", "--quiet")
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_compose_opens_ports_on_the_loopback_interface_only() -> None:
+    ports = [port for service in compose()["services"].values() for port in service.get("ports", [])]
+    assert ports
+    assert {port["host_ip"] for port in ports} == {"127.0.0.1"}
+
+
+def test_compose_mounts_only_files_that_are_here() -> None:
+    binds = [
+        Path(volume["source"])
+        for service in compose()["services"].values()
+        for volume in service.get("volumes", [])
+        if volume["type"] == "bind"
+    ]
+    assert binds
+    assert [bind for bind in binds if not bind.exists()] == []
+
+
+def test_hadolint_has_nothing_to_say_about_the_dockerfile() -> None:
+    done = tool("hadolint", "deploy/Dockerfile")
+    assert (done.returncode, done.stdout) == (0, "")
+
+
+def test_the_image_runs_as_a_fixed_user_who_is_not_root() -> None:
+    users = re.findall(r"^USER (\d+):(\d+)$", (ROOT / "deploy/Dockerfile").read_text(encoding="utf-8"), re.MULTILINE)
+    assert users
+    assert all(int(uid) > 0 and int(gid) > 0 for uid, gid in users)
+
+
+def test_the_compose_configuration_reads_the_simulator_beside_it(tmp_path: Path) -> None:
+    services = compose()["services"]
+    written = (ROOT / "deploy/connector.toml").read_text(encoding="utf-8")
+    path = tmp_path / "connector.toml"
+    authority = tmp_path / "ca.pem"
+    simulator = Simulator(Options(tenants=2, seed=7, days=0.1, calls_per_day=1))
+    authority.write_bytes(tls.make(["simulator"])[0])
+    path.write_text(written.replace("/var/lib/connector/ca.pem", str(authority)), encoding="utf-8")
+    settings = config.load(path, services["connector"]["environment"])
+    assert [tenant.id for tenant in settings.tenants] == simulator.tenants
+    assert {"--tenants=2", "--seed=7"} <= set(services["simulator"]["command"])
+    for tenant in settings.tenants:
+        assert tenant.identity.client_id == simulator.client_id
+        assert tenant.identity.client_secret is not None
+        assert tenant.identity.client_secret.get() == simulator.client_secret
+
+
+def test_the_dashboard_asks_only_for_metrics_that_the_connector_has() -> None:
+    metrics = Metrics("0", shards=1)
+    metrics.tenant("contoso", ["1m"])
+    metrics.shard(0)
+    text = metrics.render("")[0].decode()
+    families = text_string_to_metric_families(text)
+    has = {f"{family.name}_total" if family.type == "counter" else family.name for family in families}
+    queries = [target["expr"] for panel in json.loads(DASHBOARD.read_text())["panels"] for target in panel["targets"]]
+    assert queries
+    asks = set(re.findall(r"\bdirect_routing_\w+", " ".join(queries)))
+    assert asks - has == set()
+
+
+def test_no_panel_of_the_dashboard_covers_another() -> None:
+    taken: set[tuple[int, int]] = set()
+    for panel in json.loads(DASHBOARD.read_text())["panels"]:
+        place = panel["gridPos"]
+        columns = range(place["x"], place["x"] + place["w"])
+        rows = range(place["y"], place["y"] + place["h"])
+        cells = set(itertools.product(columns, rows))
+        assert not cells & taken, panel["title"]
+        assert max(x for x, _ in cells) < 24
+        taken |= cells
+
+
+def test_grafana_finds_prometheus_and_prometheus_finds_the_connector() -> None:
+    services = compose()["services"]
+    source = (ROOT / "deploy/grafana/provisioning/datasources/prometheus.yml").read_text(encoding="utf-8")
+    assert "url: http://prometheus:9090\n" in source
+    scraped = (ROOT / "deploy/prometheus/prometheus.yml").read_text(encoding="utf-8")
+    assert 'targets: ["connector:9464"]\n' in scraped
+    assert {"prometheus", "connector"} <= set(services)
+
+
+def test_the_pinned_requirements_name_no_place_to_fetch_from() -> None:
+    for path in sorted((ROOT / "requirements").glob("*.txt")):
+        text = path.read_text(encoding="utf-8")
+        assert "://" not in text
+        assert not re.search(r"^--?[a-z]", text, re.MULTILINE), path.name
+        pinned = re.findall(r"^[a-z0-9][^ ]*", text, re.MULTILINE)
+        assert all("==" in line for line in pinned), path.name
+        assert text.count("--hash=sha256:") >= len(pinned)
+        assert os.fspath(Path.home()) not in text

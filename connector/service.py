@@ -4,6 +4,7 @@ Brokers, sign-in or Graph being away never end it. What waiting cannot mend does
 """
 
 import asyncio
+import dataclasses
 import os
 import signal
 import threading
@@ -16,7 +17,7 @@ from connector import __version__, batch, log
 from connector.config import Settings, Tenant, duration_text
 from connector.core import instants, windows
 from connector.core.rows import Shape
-from connector.errors import BrokersAwayError, ConfigurationError, ConnectorError
+from connector.errors import BrokersAwayError, ConfigurationError, ConnectorError, RefusedError
 from connector.graph.client import GraphClient
 from connector.kafka import avro, control, topics
 from connector.kafka.clients import Clients, resolve
@@ -149,7 +150,7 @@ class Service:
         self._around = Surroundings(
             settings=settings,
             home=home,
-            partitions=found.partitions,
+            partitions=dict(found.partitions),
             clients=self._clients,
             membership=self._membership,
             graph=graph,
@@ -171,7 +172,7 @@ class Service:
     async def _ensure_topics(self, admin: topics.Admin) -> topics.Found | None:
         """The topics once they are right. None when brokers were away for two minutes, and only with `once`."""
         kafka = self._settings.kafka
-        wanted = topics.wanted(kafka.app, self._settings.topics, kafka.shards, kafka.partitions, kafka.topic_properties)
+        wanted = self._wanted_topics(self._settings)
         begun, pause_s = time.monotonic(), 0.5
         while True:
             try:
@@ -188,6 +189,10 @@ class Service:
             else:
                 self._heard(up=True)
                 return found
+
+    def _wanted_topics(self, settings: Settings) -> list[topics.Topic]:
+        kafka = self._settings.kafka
+        return topics.wanted(kafka.app, settings.topics, kafka.shards, kafka.partitions, kafka.topic_properties)
 
     async def _probe(self, admin: topics.Admin) -> None:
         """Asks a broker now and then, so that their absence shows when nothing is committed."""
@@ -250,7 +255,20 @@ class Service:
         except ConfigurationError as error:
             _logger.error("configuration_not_reloaded", problems="; ".join(error.problems))  # noqa: TRY400 - no bug
             return
-        self._settings = settings
+        if self._around is not None:
+            wanted = self._wanted_topics(settings)
+            try:
+                found = await asyncio.to_thread(
+                    topics.Admin(self._clients).ensure,
+                    wanted,
+                    create=self._settings.kafka.create_topics,
+                    replication_factor=self._settings.kafka.replication_factor,
+                )
+            except (BrokersAwayError, RefusedError) as error:
+                _logger.error("configuration_not_reloaded", problems=str(error))  # noqa: TRY400 - no bug
+                return
+            self._around.partitions.update(found.partitions)
+        self._settings = dataclasses.replace(self._settings, tenants=settings.tenants)
         for number, shard in self._shards.items():
             shard.configure(self._tenants_of(number))
         _logger.info("configuration_reloaded", tenants=len(settings.tenants))

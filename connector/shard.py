@@ -5,12 +5,12 @@
 3. After an abort that is certain the batch is repeated with fresh metadata; after anything else that fails the shard
    starts again as if it were new: the recovery path is the start path.
 4. A transaction begins only with a snapshot of the group that still holds the shard.
-5. A fenced shard has its ownership confirmed by a further poll before it makes a new producer.
+5. Before a new producer is made a further poll confirms the ownership: else two workers fence each other in turns.
 """
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
@@ -50,7 +50,7 @@ class Surroundings:
 
     settings: Settings
     home: Home
-    partitions: Mapping[str, int]
+    partitions: dict[str, int]
     "Of each topic."
     clients: Clients
     membership: Membership
@@ -151,7 +151,6 @@ class Shard:
         self._transactions: Transactions | None = None
         self._control = 0
         self._changed = False
-        self._heard = 0
         self._seen_unknown: set[str] = set()
         self._tenant_series: dict[str, TenantMetrics] = {}
         self._buffer = Buffer()
@@ -176,10 +175,9 @@ class Shard:
             self._changed = True
 
     def commanded(self, command: Command) -> None:
-        """A record of the control topic, in order; one that was heard before is not heard again."""
-        if not self.restored or command.offset < self._heard:
+        """A record of the control topic. Before the shard is restored none counts: they come again once it is."""
+        if not self.restored:
             return
-        self._heard = command.offset + 1
         heard = control.parse(command)
         reading = self.readings.get(heard.tenant) if heard is not None else None
         if heard is None or reading is None:
@@ -201,11 +199,11 @@ class Shard:
                 begun = time.monotonic()
                 try:
                     await self._live()
-                except FencedError as error:
-                    _logger.warning("shard_fenced", shard=self.number, reason=str(error))
-                    await self._confirm_ownership()
                 except ShardRestartError as error:
-                    _logger.warning("shard_restarting", shard=self.number, reason=str(error), again_in_s=pause_s)
+                    event = "shard_fenced" if isinstance(error, FencedError) else "shard_restarting"
+                    _logger.warning(event, shard=self.number, reason=str(error), again_in_s=pause_s)
+                    # Not only when fenced: a fatal error of the producer may be a fence by another name.
+                    await self._confirm_ownership()
                 else:
                     return
                 self._turned_at = time.monotonic()
@@ -296,7 +294,6 @@ class Shard:
     async def _sweep(self, accounts: dict[str, Account], transactions: Transactions) -> None:
         around = self._around
         buffer = self._buffer = Buffer()
-        self._heard = self._control
         around.membership.open(self.number, self._control)
         for key, account in accounts.items():
             series = self._tenant_series[key]
@@ -365,8 +362,7 @@ class Shard:
                     waiting = [item for item in waiting if not isinstance(item, PageRead)]
             is_due = time.monotonic() - since >= _COMMIT_AT_LATEST_S or finished
             if waiting and (is_due or is_urgent):
-                control_offset = max((i.offset + 1 for i in waiting if isinstance(i, Commanded)), default=self._control)
-                await self._commit(pending, accounts, transactions, control_offset)
+                await self._commit(pending, accounts, transactions, _control_after(waiting, self._control))
                 await buffer.committed(waiting)
                 waiting, pending, is_urgent = [], {}, False
             elif finished and not items:
@@ -374,6 +370,8 @@ class Shard:
             elif not items and not done.done():
                 left_s = since + _COMMIT_AT_LATEST_S - time.monotonic() if waiting else _COMMIT_AT_LATEST_S
                 await self._wait_for_work(buffer, max(0.0, left_s))
+        if waiting and self.number in self._around.membership.snapshot.partitions:
+            await self._commit(pending, accounts, transactions, _control_after(waiting, self._control))
 
     async def _commit(
         self, changes: dict[str, Change], accounts: dict[str, Account], transactions: Transactions, control_offset: int
@@ -381,7 +379,8 @@ class Shard:
         """One transaction; repeated for as long as it is certain that nothing landed."""
         around = self._around
         now = around.now()
-        await transactions.call(self._batches.close, changes, accounts, now)
+        # A clock that runs ahead would forget rows that Graph still shows, and publish them again.
+        await transactions.call(self._batches.close, changes, accounts, now - around.graph.ahead)
         records = {tag: r for tenant, change in changes.items() for tag, r in change.records(tenant).items()}
         record = batch.Batches.internal(self._names.state, self.number, state.shard_record(around.home, control_offset))
 
@@ -459,3 +458,8 @@ class Shard:
                 await event.wait()
         except TimeoutError:
             pass
+
+
+def _control_after(items: list[Item], control_offset: int) -> int:
+    """The offset of the next command once `items` are committed."""
+    return max((item.offset + 1 for item in items if isinstance(item, Commanded)), default=control_offset)

@@ -14,7 +14,7 @@ import numpy as np
 from connector import log
 from connector.batch import Account, Commanded, PageRead, RunsDropped, SliceRead, SweepsBegun
 from connector.buffer import Buffer
-from connector.core import jobs, windows
+from connector.core import instants, jobs, windows
 from connector.core.coverage import Window
 from connector.core.instants import EPOCH
 from connector.core.rows import Reading, Shape
@@ -68,6 +68,8 @@ class Sweeper:
         self._now = now
         self._tenant = account.tenant.key
         self._chains: dict[Slice, asyncio.Task[None]] = {}
+        self._set_aside: dict[Slice, float] = {}
+        "Slices that could not be read while others could, and until when they are left alone."
         self._wake = asyncio.Event()
         self._rest_s = 0.0
         self._resting_until = 0.0
@@ -125,12 +127,14 @@ class Sweeper:
 
     def _open_chains(self, chains: asyncio.TaskGroup) -> None:
         """As many chains as may be open; one is kept for the live sweep where there are several."""
+        time_s = asyncio.get_running_loop().time()
+        self._set_aside = {piece: until for piece, until in self._set_aside.items() if self._once or until > time_s}
         while True:
             others = sum(piece.priority != 0 for piece in self._chains)
             piece = windows.next_slice(
                 self._plan,
                 self.account.rules._replace(slice=self._longest),
-                self._chains.keys(),
+                [*self._chains, *self._set_aside],
                 self._sizes(),
                 self._now(),
                 live=len(self._chains) < self._concurrency,
@@ -157,6 +161,11 @@ class Sweeper:
                     chain = await self._read_chain(piece, unread)
         except RangeTooLongError as error:
             self._shorten(piece, error)
+        except WeatherError as error:
+            if self.source.failing():
+                self._fail(error)
+            else:
+                self._put_aside(piece, error)
         except SourceError as error:
             self._fail(error)
         else:
@@ -209,6 +218,13 @@ class Sweeper:
             self._longest = max(_SHORTEST_WINDOW, windows.halves(piece.window)[0].end - piece.window.start)
             self._guess = windows.ROWS_A_SLICE / self._longest.total_seconds()
 
+    def _put_aside(self, piece: Slice, error: WeatherError) -> None:
+        """One slice cannot be read while others can: it must not hold up the rest of its sweep."""
+        self.failed = True
+        self._set_aside[piece] = asyncio.get_running_loop().time() + _LONGEST_REST_S
+        window = [instants.text(moment) for moment in piece.window]
+        _logger.warning("slice_put_aside", tenant=self.account.tenant.label, window=window, reason=str(error))
+
     def _fail(self, error: SourceError) -> None:
         """The runs on their way have failed; they begin anew after a rest."""
         if self._resting_until > asyncio.get_running_loop().time():
@@ -228,13 +244,13 @@ class Sweeper:
 
     async def _sleep(self, resting_s: float) -> None:
         """Until a chain ends or a sweep is due. Not for long: the wall clock may be set."""
-        if self._once and not self._chains and resting_s <= 0:
-            delay_s = 0.0
-        elif resting_s > 0:
+        if resting_s > 0:
             delay_s = resting_s
         else:
             due = windows.next_due(self._plan)
             delay_s = _LONGEST_SLEEP_S if due is None else max(0.0, (due - self._now()).total_seconds())
+            if self._once:
+                delay_s = _LONGEST_SLEEP_S
         try:
             async with asyncio.timeout(min(delay_s, _LONGEST_SLEEP_S)):
                 await self._wake.wait()

@@ -114,6 +114,8 @@ class GraphClient:
         self._transport = Transport(settings.timeout.total_seconds(), settings.ca_bundle)
         self._pool = ThreadPoolExecutor(_SIGN_IN_THREADS, thread_name_prefix="sign-in")
         self._skewed = False
+        self.ahead = timedelta()
+        "By how much this machine's clock was ahead of Graph's when it last answered; never negative."
 
     async def __aenter__(self) -> Self:
         await self._transport.__aenter__()
@@ -157,6 +159,7 @@ class GraphClient:
     def _compare_clocks(self, server_now: datetime, now: datetime) -> None:
         """Says once that the clocks differ, and again after they have agreed."""
         skew_s = (now - server_now).total_seconds()
+        self.ahead = max(timedelta(), now - server_now)
         skewed = abs(skew_s) > _SKEW_S
         if skewed and not self._skewed:
             logger.warning("clock_skew", skew_s=round(skew_s, 1), remedy="synchronise this machine's clock")

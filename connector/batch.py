@@ -6,6 +6,7 @@ the same batch look into, and which goes with the transaction.
 Every row of a page ends in one of three ways: published, known already, or dead-lettered.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -109,6 +110,8 @@ class Change:
     unknown_properties: frozenset[str] = frozenset()
     unknown_count: int = 0
     lateness_s: list[float] = field(default_factory=list)
+    found: Counter[int] = field(default_factory=Counter)
+    "New rows by the sweep that found them; not what was never read before."
     oldest_received_at: datetime | None = None
     ended: list[int] = field(default_factory=list)
     begun: list[list[int]] = field(default_factory=list)
@@ -255,6 +258,7 @@ class Batches:
             late_since = values["endDateTime"] or start_ms
             if late_since is not None and _counts(page.uncounted, start_ms):
                 change.lateness_s.append(max(0.0, (observed_ms - late_since) / 1000))
+                change.found[page.slice.priority] += 1
         if row.unknown:
             change.unknown_properties |= row.unknown.keys()
             change.unknown_count += len(row.unknown)
@@ -324,6 +328,7 @@ class Batches:
                 tuple(known),
                 tuple((overlap, through, at) for overlap, (through, at) in stated.items()),
                 change.failing,
+                _found(before.found, change.found, account.rules),
             )
             records.append(self.internal(self._names.state, shard, checkpoint_record(tenant, change.checkpoint)))
         return records
@@ -408,3 +413,12 @@ def _counts(uncounted: tuple[Window, ...], start_ms: int | None) -> bool:
         return False
     start = instants.from_ms(start_ms)
     return not any(window.start <= start < window.end for window in uncounted)
+
+
+def _found(before: tuple[tuple[int, int], ...], found: Counter[int], rules: Rules) -> tuple[tuple[int, int], ...]:
+    """Rows by the overlap, in seconds, of the sweep that found them."""
+    total = Counter(dict(before))
+    for index, rows in found.items():
+        if index < len(rules.sweeps):
+            total[int(rules.sweeps[index].overlap.total_seconds())] += rows
+    return tuple(sorted(total.items()))

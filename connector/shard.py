@@ -42,6 +42,7 @@ _COMMIT_AT_LATEST_S = 5.0
 _SNAPSHOT_WAIT_S = 10.0
 _FIRST_PAUSE_S = 0.2
 _LONGEST_PAUSE_S = 5.0
+_WARN_AGAIN_S = 3600.0
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,7 @@ class Reading:
         self._series = series
         self._now = now
         self._replaced: dict[int, list[int]] = {}
+        self._warned_at = -_WARN_AGAIN_S
         series.watch(self.view)
 
     @property
@@ -110,6 +112,7 @@ class Reading:
             self._series.unknown_properties_seen(change.unknown_count)
         if change.oldest_received_at is not None and change.has_rows:
             self._series.batch_committed(max(0.0, (now - change.oldest_received_at).total_seconds()))
+        self._warn_of_late_rows(change)
         for begun in change.begun:
             deepest = windows.replaced_by(begun, self.account.rules)
             if deepest is not None:
@@ -127,6 +130,18 @@ class Reading:
             failed = {*change.dropped, *(i for d in change.dropped for i in self._replaced.pop(d, []))}
             for index in sorted(failed):
                 self._ended(index, "failed")
+
+    def _warn_of_late_rows(self, change: Change) -> None:
+        """Rows that only the deepest sweep found: what turns up later still is missed."""
+        sweeps = self.account.rules.sweeps
+        deepest = max(range(len(sweeps)), key=lambda index: sweeps[index].overlap)
+        rows = change.found[deepest]
+        if rows and len(sweeps) > 1 and time.monotonic() - self._warned_at >= _WARN_AGAIN_S:
+            self._warned_at = time.monotonic()
+            overlap = duration_text(sweeps[deepest].overlap)
+            remedy = "a longer overlap of the deepest sweep finds what turns up later"
+            label = self.account.tenant.label
+            _logger.info("only_deepest_sweep_found", tenant=label, rows=rows, overlap=overlap, remedy=remedy)
 
     def _ended(self, index: int, outcome: str) -> None:
         self._series.sweep_ended(duration_text(self.account.rules.sweeps[index].every), outcome)

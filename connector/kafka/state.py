@@ -52,6 +52,8 @@ class Checkpoint(msgspec.Struct, frozen=True):
     "What was last said on the progress topic: overlap in seconds; complete through, and when, in epoch seconds."
     failing: tuple[str, str] | None = None
     "Reason and sentence, when the last run failed and none has succeeded since."
+    found: tuple[tuple[int, int], ...] = ()
+    "New rows by the overlap (seconds) of the sweep that found them."
 
 
 class _SweepRecord(msgspec.Struct, array_like=True):
@@ -91,6 +93,7 @@ class _CheckpointRecord(msgspec.Struct):
     jobs: list[_JobRecord] = []
     paused: bool = False
     applied: tuple[str, ...] = ()
+    found: tuple[tuple[int, int], ...] = ()
 
 
 class _Version(msgspec.Struct):
@@ -140,6 +143,7 @@ def checkpoint_record(tenant: str, checkpoint: Checkpoint) -> Record:
         [_job_record(job) for job in state.orders.jobs],
         state.orders.paused,
         state.orders.applied,
+        checkpoint.found,
     )
     return Record(f"{_CHECKPOINT}{tenant}".encode(), msgspec.json.encode(record))
 
@@ -200,7 +204,7 @@ def _checkpoint(value: bytes) -> Checkpoint:
     reads = tuple(Read(_instant(a), _instant(b), _instant(at), bool(steady)) for a, b, at, steady in record.coverage)
     orders = jobs.Orders(tuple(_job(job) for job in record.jobs), record.paused, record.applied)
     state = State(_instant(record.start), sweeps, Coverage(reads), orders)
-    return Checkpoint(record.topic, state, record.records, record.offsets, record.stated, record.failing)
+    return Checkpoint(record.topic, state, record.records, record.offsets, record.stated, record.failing, record.found)
 
 
 def _job_record(job: jobs.Job) -> _JobRecord:

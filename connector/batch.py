@@ -306,7 +306,7 @@ class Batches:
         shard: int,
         now: datetime,
     ) -> list[Outgoing]:
-        """What a transaction ends with, once the offsets of its rows are known: remembered rows, progress, checkpoints."""
+        """What a transaction ends with, once its rows have offsets: remembered rows, progress, checkpoints."""
         records = []
         for tenant, change in changes.items():
             account = accounts[tenant]

@@ -191,8 +191,8 @@ class Admin:
             has = found.partitions[topic.name]
             if has != topic.partitions:
                 problems.append(
-                    f"topic {topic.name} has {has} partitions, kafka.shards is {topic.partitions}: set kafka.shards = {has}, "
-                    f"or, if it was never used, delete it and create it with: {_create_command(topic)}"
+                    f"topic {topic.name} has {has} partitions, kafka.shards is {topic.partitions}: set kafka.shards = "
+                    f"{has}, or, if it was never used, delete it and create it with: {_create_command(topic)}"
                 )
         settings = self.settings([topic.name for topic in fixed if topic.compacted is not None])
         for topic in fixed:
@@ -200,8 +200,8 @@ class Admin:
             if (policy is not None and ("compact" in policy) is not topic.compacted) or policy == "compact,delete":
                 right = topic.settings["cleanup.policy"]
                 problems.append(
-                    f"topic {topic.name} has cleanup.policy={policy}, it must be {right}: repair it with: kafka-configs.sh "
-                    f"--bootstrap-server BROKER --alter --entity-type topics --entity-name {topic.name} "
+                    f"topic {topic.name} has cleanup.policy={policy}, it must be {right}: repair it with: "
+                    f"kafka-configs.sh --bootstrap-server BROKER --alter --entity-type topics --entity-name {topic.name} "
                     f"--add-config cleanup.policy={right}"
                 )
         if problems:
@@ -223,4 +223,5 @@ _PERMANENT = frozenset(
 
 def _create_command(topic: Topic) -> str:
     settings = "".join(f" --config {name}={value}" for name, value in topic.settings.items())
-    return f"kafka-topics.sh --bootstrap-server BROKER --create --topic {topic.name} --partitions {topic.partitions}{settings}"
+    command = "kafka-topics.sh --bootstrap-server BROKER --create"
+    return f"{command} --topic {topic.name} --partitions {topic.partitions}{settings}"

@@ -21,6 +21,7 @@ _POLL_S = 0.1
 _HAND_OVER_S = 2.0
 _logger = log.get("kafka")
 
+_Request = Callable[[Consumer], None]
 
 class Command(NamedTuple):
     """A record of the control topic."""
@@ -61,7 +62,7 @@ class Membership:
         self._settings = clients.member(group)
         self._topic = topic
         self._owner = owner
-        self._requests: queue.SimpleQueue[Callable[[Consumer], None]] = queue.SimpleQueue()
+        self._requests: queue.SimpleQueue[_Request] = queue.SimpleQueue()
         self._partitions: frozenset[int] = frozenset()
         self._opened: set[int] = set()
         self._stopping = threading.Event()

@@ -201,8 +201,8 @@ class Admin:
                 right = topic.settings["cleanup.policy"]
                 problems.append(
                     f"topic {topic.name} has cleanup.policy={policy}, it must be {right}: repair it with: "
-                    f"kafka-configs.sh --bootstrap-server BROKER --alter --entity-type topics --entity-name {topic.name} "
-                    f"--add-config cleanup.policy={right}"
+                    "kafka-configs.sh --bootstrap-server BROKER --alter --entity-type topics "
+                    f"--entity-name {topic.name} --add-config cleanup.policy={right}"
                 )
         if problems:
             raise RefusedError("\n".join(problems))

@@ -20,7 +20,8 @@ from typing import Annotated, Any, NoReturn
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from connector.errors import ConfigurationError, RefusedError
+from connector.admin.arguments import ConfigOption
+from connector.errors import ConfigurationError, ConnectorError
 
 OK, FAILED, WRONG, INTERRUPTED = 0, 1, 2, 130
 _STOPPED_BY_CTRL_C = ("run", "simulate")
@@ -28,12 +29,6 @@ _STOPPED_BY_CTRL_C = ("run", "simulate")
 # typer below 0.20 stands on click, later ones on a copy of it: this is the root of usage errors in both.
 _UsageError: type[Exception] = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
 
-ConfigOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--config", metavar="FILE", help="TOML file. Default: the one that CONNECTOR_CONFIG names, else none."
-    ),
-]
 UnreadConfigOption = Annotated[
     Path | None,
     typer.Option("--config", metavar="FILE", help="Taken by every command; this one needs nothing from it."),
@@ -164,7 +159,7 @@ class _Deferred(TyperCommand):
         function = getattr(import_module(self._module), str(self.name))
         one = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
         one.command(self.name)(_taking_config(function))
-        return typer.main.get_command(one).make_context(info_name, args, parent, **extra)
+        return _formatted(typer.main.get_command(one)).make_context(info_name, args, parent, **extra)
 
 
 def _taking_config(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -182,6 +177,14 @@ def _taking_config(function: Callable[..., Any]) -> Callable[..., Any]:
     return wrapped
 
 
+def _formatted(group: Any) -> Any:
+    """The command with examples on lines of their own: raw docstrings spell click's mark for that in two characters."""
+    group.help = (group.help or "").replace("\\b\n", "\b\n")
+    for inner in getattr(group, "commands", {}).values():
+        _formatted(inner)
+    return group
+
+
 def command() -> TyperGroup:
     """All commands, the ones of other modules not imported yet."""
     group = typer.main.get_command(app)
@@ -190,8 +193,17 @@ def command() -> TyperGroup:
     for deferred in (
         _Deferred("demo", "connector.demo", "Everything at once on this machine, with made-up calls."),
         _Deferred("simulate", "connector.simulator.cli", "A realistic Graph with made-up calls, over HTTPS."),
+        _Deferred("status", "connector.admin.status", "Tenants, coverage, lag, gaps and jobs; needs no worker."),
+        _Deferred("backfill", "connector.admin.backfill", "Have a range of call time read, whatever was read of it."),
+        _Deferred("jobs", "connector.admin.jobs", "Backfills: what waits, runs and has ended."),
+        _Deferred("cancel", "connector.admin.jobs", "End a backfill."),
+        _Deferred("pause", "connector.admin.jobs", "Read nothing of a tenant until it is resumed."),
+        _Deferred("resume", "connector.admin.jobs", "Read a paused tenant again."),
+        _Deferred("plan", "connector.admin.plan", "What the sweeps cost and promise."),
+        _Deferred("verify", "connector.admin.verify", "Compare what Graph shows with the topic."),
     ):
         group.add_command(deferred)
+    _formatted(group)
     return group
 
 
@@ -213,7 +225,7 @@ def _exit_code(arguments: list[str]) -> int:
     except ConfigurationError as error:
         _complain(error.problems)
         return WRONG
-    except RefusedError as error:
+    except ConnectorError as error:
         _complain([str(error)])
         return FAILED
     except _UsageError as error:

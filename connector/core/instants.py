@@ -15,6 +15,9 @@ _EMPTY_WITHOUT_OFFSET = re.compile(r"0001-01-01(?:[Tt ]00:00(?::00(?:\.0+)?)?)?"
 # Rows of a page share few minutes: the memo saves parsing the date of each instant. Bounded, see parse_ms.
 _minutes: dict[str, int] = {}
 _MINUTES_MAX = 50_000
+_EMPTY = "0001-01-01T00:00:00Z"
+_SECONDS = {f"{second:02d}": second * 1000 for second in range(60)}
+_FRACTIONS = {"Z": 0} | {f".{fraction:03d}Z": fraction for fraction in range(1000)}
 
 
 def parse_ms(text: str) -> int | None:
@@ -22,16 +25,12 @@ def parse_ms(text: str) -> int | None:
 
     Raises ValueError when it is no instant.
     """
-    base = _minutes.get(text[:17])
-    if base is not None and text.isascii():
-        second = text[17:19]
-        if second.isdigit() and second < "60":
-            rest = text[19:]
-            if rest == "Z":
-                return base + int(second) * 1000
-            if len(rest) == 5 and rest[0] == "." and rest[4] == "Z" and rest[1:4].isdigit():
-                return base + int(second) * 1000 + int(rest[1:4])
-    return _parse_any(text)
+    if text == _EMPTY:
+        return None
+    base, second, fraction = _minutes.get(text[:17]), _SECONDS.get(text[17:19]), _FRACTIONS.get(text[19:])
+    if base is None or second is None or fraction is None:
+        return _parse_any(text)
+    return base + second + fraction
 
 
 def _parse_any(text: str) -> int | None:

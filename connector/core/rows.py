@@ -10,11 +10,13 @@ Rules (the outside surface calls them by these names):
 The shape of a row comes from the Avro schema alone; no field is spelled here.
 """
 
+import codecs
 import hashlib
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from operator import attrgetter
-from typing import Annotated, Any, NamedTuple
+from types import MappingProxyType
+from typing import Annotated, Any, NamedTuple, overload
 
 import msgspec
 import numpy as np
@@ -24,6 +26,13 @@ from connector.core import instants
 
 _INT32 = Annotated[int, msgspec.Meta(ge=-(2**31), le=2**31 - 1)]
 _EMPTY_DATE = b'"0001-01-01T00:00:00Z"'
+_ANCIENT = b'"000'  # how every spelling of the empty date begins
+_CHUNK = 64  # rows decoded in one go; a row that does not decode costs its chunk a second, slower attempt
+_DEEPEST = 64
+_PIECE = 1 << 15
+_TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[{\]}]', re.DOTALL)
+_ESCAPE = re.compile(rb"\\(?:u[dD][89abAB]..\\u[dD][c-fC-F]..|u[dD][89a-fA-F]..|.)", re.DOTALL)
+_QUOTE, _SURROGATE = ord('"'), rb"\ud"
 _PATH = re.compile(r"^(?P<what>.*?)(?: - at `\$\.?(?P<path>.*)`)?$", re.DOTALL)
 
 # One remembered reading: 96 bits of the id's hash, revision and flags, 36 bits of fingerprint over the v1.0 members and
@@ -62,19 +71,75 @@ _members_decoder = msgspec.json.Decoder(dict[str, msgspec.Raw])
 def decode_page(body: bytes) -> Page:
     """The rows of a page and its next link, whose name is read without regard to case.
 
-    Raises NotAPageError when `body` is anything but a whole page.
+    Raises NotAPageError when `body` is anything but a whole page. A row that is JSON and cannot be decoded is on it.
     """
     try:
-        body.decode()  # rows stay undecoded here, so that bad UTF-8 inside one would pass unseen
-        envelope = _envelope_decoder.decode(body)
+        _check_utf8(body)  # rows stay undecoded here, so that bad UTF-8 inside one would pass unseen
+        envelope, readable = _decode_envelope(body)
         link = envelope.next_link
         if link is None and b"nextlink" in body.lower():
-            for name, raw in _members_decoder.decode(body).items():
+            for name, raw in _members_decoder.decode(readable).items():
                 if name.lower() == "@odata.nextlink":
                     link = msgspec.json.decode(raw, type=str | None)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise NotAPageError("the body is not a page of rows") from error
     return Page(envelope.value, link or None)
+
+
+def _check_utf8(body: bytes) -> None:
+    """In pieces: the text of a whole page does not fit into the processor's cache."""
+    if not body.isascii():
+        decode = codecs.getincrementaldecoder("utf-8")().decode
+        pieces = memoryview(body)
+        for first in range(0, len(body), _PIECE):
+            decode(pieces[first : first + _PIECE])
+        decode(b"", final=True)
+
+
+def _decode_envelope(body: bytes) -> tuple[_Envelope, bytes]:
+    """The envelope with each row as received, and the body in a form that can be decoded."""
+    try:
+        return _envelope_decoder.decode(body), body
+    except (msgspec.DecodeError, RecursionError) as error:
+        if isinstance(error, msgspec.DecodeError) and _SURROGATE not in body.lower():
+            raise
+    masked = _mask(body)
+    envelope = _envelope_decoder.decode(masked)
+    at, rows = 0, []
+    for raw in envelope.value:
+        at = masked.index(raw, at)
+        end = at + len(bytes(raw))
+        rows.append(msgspec.Raw(body[at:end]))
+        at = end
+    return _Envelope(rows, envelope.next_link), masked
+
+
+def _mask(text: bytes) -> bytes:
+    """JSON of the same length without what is legal and cannot be decoded: halves of surrogate pairs, deep nesting."""
+    pieces, at, depth, deep_at = [], 0, 0, 0
+    for token in _TOKEN.finditer(text):
+        first = text[token.start()]
+        if first == _QUOTE:
+            if not deep_at and rb"\u" in token[0]:
+                pieces += [text[at : token.start()], _ESCAPE.sub(_whole_character, token[0])]
+                at = token.end()
+        elif first in b"[{":
+            depth += 1
+            if depth > _DEEPEST and not deep_at:
+                deep_at = depth
+                pieces.append(text[at : token.start()])
+                at = token.start()
+        else:
+            if depth == deep_at and deep_at:
+                pieces.append(b"0".ljust(token.end() - at))
+                at, deep_at = token.end(), 0
+            depth -= 1
+    return b"".join([*pieces, text[at:]])
+
+
+def _whole_character(escape: re.Match[bytes]) -> bytes:
+    lone = len(escape[0]) == 6 and escape[0][2:3] in b"dD"
+    return rb"\ufffd" if lone else escape[0]
 
 
 class Unfit(NamedTuple):
@@ -100,6 +165,28 @@ class Row(NamedTuple):
         return str(self.values.id)
 
 
+class _Rows(Sequence["Row | Unfit"]):
+    """Rows that are looked into only when they are asked for: most are known already and never are."""
+
+    def __init__(self, rows: list[Any], raws: Sequence[bytes], look: Callable[[Any, bytes], Row]) -> None:
+        self._rows = rows
+        self._raws = raws
+        self._look = look
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    @overload
+    def __getitem__(self, at: int) -> Row | Unfit: ...
+    @overload
+    def __getitem__(self, at: slice) -> "Sequence[Row | Unfit]": ...
+    def __getitem__(self, at: int | slice) -> "Row | Unfit | Sequence[Row | Unfit]":
+        if isinstance(at, slice):
+            return _Rows(self._rows[at], self._raws[at], self._look)
+        row = self._rows[at]
+        return row if isinstance(row, Unfit) else self._look(row, self._raws[at])
+
+
 class Reading(NamedTuple):
     """The rows of one page with their identities; index i of `entries` belongs to `rows[i]`."""
 
@@ -119,97 +206,114 @@ class Shape:
         self.nested = [f["name"] for f in graph_fields if _is_array(f["type"])]
         members = [(f["name"], *_member(f["type"])) if f["name"] != "id" else ("id", str) for f in graph_fields]
         ignored = [
-            (name, Any, msgspec.field(name=f"@odata.{tag}", default=None))
+            (name, msgspec.Raw, msgspec.field(name=f"@odata.{tag}", default=None))
             for name, tag in (("odata_type", "type"), ("odata_id", "id"), ("odata_etag", "etag"))
         ]
-        strict = msgspec.defstruct("GraphRow", [*members, *ignored], forbid_unknown_fields=True, frozen=False)
-        lenient = msgspec.defstruct("GraphRow", [*members, *ignored])
-        self._strict = msgspec.json.Decoder(strict)
+        # No row can be part of a cycle: collecting garbage would look at each for nothing.
+        self._strict = msgspec.defstruct("GraphRow", [*members, *ignored], forbid_unknown_fields=True, gc=False)
+        lenient = msgspec.defstruct("GraphRow", [*members, *ignored], gc=False)
         self._lenient = msgspec.json.Decoder(lenient)
+        self._strict_rows = msgspec.json.Decoder(list[self._strict])  # type: ignore[name-defined]
+        self._lenient_rows = msgspec.json.Decoder(list[lenient])  # type: ignore[valid-type]
         by_name = sorted(self.names)
         v1 = {field["name"] for field in graph_fields if field["since"] == "v1.0"}
-        self._v1_values = attrgetter(*(n for n in by_name if n in v1 and n not in self.instants))
-        self._v1_instants = attrgetter(*(n for n in by_name if n in v1 and n in self.instants))
-        self._beta_values = attrgetter(*(n for n in by_name if n not in v1))
+        self._known = frozenset(self.names)
+        self._v1_values = _getter(n for n in by_name if n in v1 and n not in self.instants)
+        self._v1_instants = _getter(n for n in by_name if n in v1 and n in self.instants)
+        self._beta_values = _getter(n for n in by_name if n not in v1)
+        self._all_values = _getter(self.names)
+        self._all_instants = _getter(self.instants)
         self._beta_known = api_version == "beta"
-        self._all_instants: Callable[[Any], tuple[str | None, ...]] = attrgetter(*self.instants)
         self._flags = LAYOUT | (BETA_KNOWN if self._beta_known else 0)
 
-    def read(self, raws: Iterable[bytes]) -> Reading:
+    def read(self, raws: Sequence[bytes]) -> Reading:
         """Every row of a page, read; none is left out. `raws`: each row's JSON as received."""
-        rows: list[Row | Unfit] = []
-        keys: list[bytes] = []
-        fingerprints: list[bytes] = []
-        betas: list[bytes] = []
-        unfit_at: list[int] = []
-        decode = self._strict.decode
-        v1_values, v1_instants, encode, blake2b = (
-            self._v1_values,
-            self._v1_instants,
-            msgspec.json.encode,
-            hashlib.blake2b,
-        )
-        nothing: Mapping[str, str] = {}
-        for raw in raws:
-            try:
-                values: Any = decode(raw)
-                row: Row | Unfit = Row(values, nothing) if values.id else self._read_slowly(bytes(raw))
-            except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
-                row = self._read_slowly(bytes(raw))
-            if isinstance(row, Row):
-                values = row.values
-                stamps = encode(v1_instants(values)).replace(_EMPTY_DATE, b"null")
-                if b'"000' in stamps:
-                    stamps = encode([_without_empty_date(stamp) for stamp in v1_instants(values)])
-                keys.append(blake2b(b"i" + values.id.encode(), digest_size=12).digest())
-                fingerprints.append(blake2b(encode(v1_values(values)) + stamps, digest_size=8).digest())
-                if self._beta_known:
-                    betas.append(blake2b(encode(self._beta_values(values)), digest_size=8).digest())
-            else:
-                unfit_at.append(len(rows))
-                keys.append(blake2b(b"u" + row.raw, digest_size=12).digest())
-                fingerprints.append(b"\0" * 8)
-                if self._beta_known:
-                    betas.append(b"\0" * 8)
-            rows.append(row)
-        return Reading(rows, self._entries(keys, fingerprints, betas, unfit_at))
-
-    def _entries(self, keys: list[bytes], v1: list[bytes], beta: list[bytes], unfit_at: list[int]) -> NDArray[np.void]:
-        entries = np.zeros(len(keys), ENTRY)
-        key = np.frombuffer(b"".join(keys), _KEY)
-        entries["hi"], entries["lo"] = key["hi"], key["lo"]
+        rows: list[Any] = []
+        for first in range(0, len(raws), _CHUNK):
+            rows += self._decode(raws[first : first + _CHUNK])
+        unfit_at = [at for at, row in enumerate(rows) if isinstance(row, Unfit)]
+        fitting = [row for row in rows if not isinstance(row, Unfit)] if unfit_at else rows
+        blake2b = hashlib.blake2b
+        entries = np.zeros(len(rows), ENTRY)
         entries["meta"] = self._flags
-        entries["fp"] = np.frombuffer(b"".join(v1), "<u8") & ~_BETA_MASK
-        if beta:
-            entries["fp"] |= np.frombuffer(b"".join(beta), "<u8") & _BETA_MASK
+        keys = [blake2b(b"i" + text.encode(), digest_size=12).digest() for text in map(_id, fitting)]
+        said = [
+            blake2b(values + stamps, digest_size=8).digest()
+            for values, stamps in zip(_lines(self._v1_values, fitting), self._instant_lines(fitting), strict=True)
+        ]
+        fits = np.ones(len(rows), np.bool_)
         if unfit_at:
+            fits[unfit_at] = False
             entries["meta"][unfit_at] |= UNFIT
-            entries["fp"][unfit_at] = 0
-        return entries
+            for at in unfit_at:
+                entries[at] = unfit_entry(rows[at].raw)[0]
+                entries["meta"][at] = self._flags | UNFIT
+        key = np.frombuffer(b"".join(keys), _KEY)
+        fingerprints = np.frombuffer(b"".join(said), "<u8") & ~_BETA_MASK
+        if self._beta_known:
+            more = [blake2b(line, digest_size=8).digest() for line in _lines(self._beta_values, fitting)]
+            fingerprints |= np.frombuffer(b"".join(more), "<u8") & _BETA_MASK
+        entries["hi"][fits], entries["lo"][fits], entries["fp"][fits] = key["hi"], key["lo"], fingerprints
+        return Reading(_Rows(rows, raws, self._look), entries)
 
-    def _read_slowly(self, raw: bytes) -> Row | Unfit:
-        """A row with unknown members, or one that does not fit."""
-        try:
-            members = _members_decoder.decode(raw)
-        except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
-            return Unfit(raw, None, "row: expected an object", None)
-        id_text = _text(members.get("id"))
-        if not id_text:
-            return Unfit(raw, None, "id: expected a string that is not empty", self._start(members))
+    def _decode(self, raws: Sequence[bytes]) -> list[Any]:
+        """Of each row its values, or why it does not fit."""
+        text = b"[%b]" % b",".join(raws)
+        for decoder in (self._strict_rows, self._lenient_rows):
+            try:
+                rows: list[Any] = decoder.decode(text)
+            except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+                continue
+            if len(rows) == len(raws) and all(map(_id, rows)):
+                return rows
+        return [self._decode_alone(bytes(raw)) for raw in raws]
+
+    def _decode_alone(self, raw: bytes) -> Any:
         try:
             values = self._lenient.decode(raw)
         except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
-            return Unfit(raw, id_text, _describe(error), self._start(members))
+            return self._unfit(raw, error)
+        return values if _id(values) else self._unfit(raw, None)
+
+    def _unfit(self, raw: bytes, error: Exception | None) -> Unfit:
+        problem = None
+        try:
+            members = _members_decoder.decode(raw)
+        except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+            problem = "row: expected an object"
+            try:
+                members = _members_decoder.decode(_mask(raw))
+            except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+                return Unfit(raw, None, problem, None)
+            problem = "row: expected whole characters and little nesting"
+        id_text = _text(members.get("id"))
+        if not id_text:
+            return Unfit(raw, None, "id: expected a string that is not empty", self._start(members))
+        if problem is None:
+            problem = _describe(error) if error else "row: expected JSON that can be decoded"
+            return Unfit(raw, id_text, problem, self._start(members))
+        return Unfit(raw, None if "\ufffd" in id_text else id_text, problem, self._start(members))
+
+    def _instant_lines(self, rows: list[Any]) -> list[bytes]:
+        """Of each row its instants, the empty date as null in every spelling."""
+        joined = _encode_lines(list(map(self._v1_instants, rows))).replace(_EMPTY_DATE, b"null")
+        lines = joined.split(b"\n")[:-1]
+        if _ANCIENT in joined:
+            for at, line in enumerate(lines):
+                if _ANCIENT in line:
+                    lines[at] = msgspec.json.encode([_without_empty_date(t) for t in self._v1_instants(rows[at])])
+        return lines
+
+    def _look(self, values: Any, raw: bytes) -> Row:
+        """A row that fits with the members that the schema does not know."""
+        if isinstance(values, self._strict):
+            return Row(values, _NOTHING)
         unknown = {
             name: bytes(text).decode()
-            for name, text in members.items()
+            for name, text in _members_decoder.decode(raw).items()
             if not name.startswith("@") and name not in self._known
         }
         return Row(values, unknown)
-
-    @property
-    def _known(self) -> frozenset[str]:
-        return frozenset(self.names)
 
     def _start(self, members: Mapping[str, msgspec.Raw]) -> int | None:
         """Start of a row that does not fit, if it can be read: it decides how long the row is remembered."""
@@ -223,9 +327,7 @@ class Shape:
 
         The second is set, and the first is of no use, when an instant is none.
         """
-        values = msgspec.structs.asdict(row.values)
-        for name in ("odata_type", "odata_id", "odata_etag"):
-            del values[name]
+        values = dict(zip(self.names, self._all_values(row.values), strict=True))
         parse = instants.parse_ms
         for name in self.instants:
             stamp = values[name]
@@ -248,6 +350,20 @@ class Shape:
         except ValueError:
             return False
         return True
+
+
+_encode_lines = msgspec.json.Encoder().encode_lines
+_id = attrgetter("id")
+_NOTHING: Mapping[str, str] = MappingProxyType({})
+
+
+def _getter(names: Iterable[str]) -> Callable[[Any], tuple[Any, ...]]:
+    return attrgetter(*names)
+
+
+def _lines(values: Callable[[Any], tuple[Any, ...]], rows: list[Any]) -> list[bytes]:
+    """Of each row some values as JSON, which never has a line end within."""
+    return _encode_lines(list(map(values, rows))).split(b"\n")[:-1]
 
 
 def unfit_entry(raw: bytes) -> NDArray[np.void]:

@@ -27,7 +27,7 @@ from connector.metrics import Metrics
 from connector.shard import Reading, Shard, Surroundings
 from connector.web.server import Web
 
-_logger = log.get("service")
+_logger = log.get(__name__)
 _STOP_S = 9.0
 _HAND_OVER_S = 4.0
 _PROBE_EVERY_S = 10.0

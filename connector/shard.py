@@ -36,7 +36,7 @@ from connector.kafka.transaction import AbortedError, Offsets, Outgoing, Positio
 from connector.metrics import Metrics, TenantMetrics, TenantView
 from connector.sweeper import Sweeper
 
-_logger = log.get("shard")
+_logger = log.get(__name__)
 _ROWS_A_TRANSACTION = 10_000
 _COMMIT_AT_LATEST_S = 5.0
 _SNAPSHOT_WAIT_S = 10.0

@@ -22,7 +22,7 @@ from connector.core.windows import Sizes, Slice
 from connector.errors import RangeTooLongError, RejectedError, SourceError, WeatherError
 from connector.graph.client import Source
 
-_logger = log.get("sweeper")
+_logger = log.get(__name__)
 _REPEATS = 2
 _LONGEST_SLEEP_S = 30.0
 _FIRST_REST_S = 10.0

@@ -34,7 +34,7 @@ from connector.core.health import Health
 from connector.errors import ConnectorError, RejectedError, WeatherError
 from connector.graph.transport import Answer, BrokenAnswerError, Transport
 
-logger = log.get("graph")
+logger = log.get(__name__)
 _T = TypeVar("_T")
 
 _MAX_BYTES = 1 << 20

@@ -36,7 +36,7 @@ from connector.graph.auth import SignIn, Tenant
 from connector.graph.gate import Gate
 from connector.graph.transport import Answer, BrokenAnswerError, Departure, Transport
 
-logger = log.get("graph")
+logger = log.get(__name__)
 
 MAX_PAGE_BYTES = 32 << 20
 MAX_PAGES = 1000

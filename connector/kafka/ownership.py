@@ -19,7 +19,7 @@ from connector.kafka.clients import Clients
 
 _POLL_S = 0.1
 _HAND_OVER_S = 2.0
-_logger = log.get("kafka")
+_logger = log.get(__name__)
 
 _Request = Callable[[Consumer], None]
 

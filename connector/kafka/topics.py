@@ -13,7 +13,7 @@ from connector import log
 from connector.errors import BrokersAwayError, RefusedError
 from connector.kafka.clients import Clients
 
-_logger = log.get("kafka")
+_logger = log.get(__name__)
 _TIMEOUT_S = 10.0
 _DAY_MS = 86_400_000
 

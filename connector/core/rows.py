@@ -226,8 +226,9 @@ class Shape:
         self._beta_known = api_version == "beta"
         self._flags = LAYOUT | (BETA_KNOWN if self._beta_known else 0)
 
-    def read(self, raws: Sequence[bytes]) -> Reading:
+    def read(self, raws: Iterable[bytes]) -> Reading:
         """Every row of a page, read; none is left out. `raws`: each row's JSON as received."""
+        raws = list(raws)
         rows: list[Any] = []
         for first in range(0, len(raws), _CHUNK):
             rows += self._decode(raws[first : first + _CHUNK])

@@ -109,6 +109,13 @@ class Clients:
         own |= {k: v for k, v in self._owner.items() if k not in _CONSUMER_ONLY}
         return own | {"transactional.id": transactional_id, "enable.idempotence": True, "acks": "all"}
 
+    def commander(self) -> Properties:
+        """Files an operator's command: outside of any transaction, acknowledged by every replica, written once."""
+        own = {k: v for k, v in self._common.items() if k != "allow.auto.create.topics"}
+        own |= {"message.timeout.ms": 15_000, "retry.backoff.ms": 50}
+        own |= {k: v for k, v in self._owner.items() if k not in _CONSUMER_ONLY | {"transaction.timeout.ms"}}
+        return own | {"enable.idempotence": True, "acks": "all"}
+
     def member(self, group: str) -> Properties:
         """The one consumer of the control topic, whose assignment is the ownership of shards."""
         own = self._common | {

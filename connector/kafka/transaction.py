@@ -76,6 +76,7 @@ class Transactions:
             return await asyncio.shield(future)
         except asyncio.CancelledError:
             await asyncio.wait([future])
+            future.exception()  # whoever was cancelled does not want to know, and asyncio is not to complain of it
             raise
         finally:
             self.busy = False

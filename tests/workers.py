@@ -1,0 +1,257 @@
+"""The installed program as a process: started with a configuration file, watched over HTTP and its log, killed at will.
+
+1. Only processes that this module started are signalled, by process id.
+2. No worker outlives the tests, however they end.
+"""
+
+import http.client
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from tests.brokers import _DIE_WITH_PARENT, _starter, wait_until
+
+ROOT = Path(__file__).parent.parent
+DEADLINE_S = 60.0
+FAST = ({"every": "1s", "overlap": "10m"}, {"every": "5s", "overlap": "20d"})
+"Sweeps of seconds, the second over all that a simulator of tests has."
+
+_SAMPLE = re.compile(r"direct_routing_(\w+)(?:\{(.*)\})? (\S+)")
+
+
+def configuration(bootstrap: str, topic: str, app: str, source: Any, **sections: Any) -> dict[str, Any]:
+    """A configuration that reads all tenants of a simulator, fast; `sections` are put over it, member by member."""
+    settings: dict[str, Any] = {
+        "graph": {
+            "base_url": source.url,
+            "authority": source.url,
+            "ca_bundle": source.ca,
+            "requests_per_minute": 60_000,
+            "timeout": "5s",
+        },
+        "identity": source.identity,
+        "tenants": [{"id": tenant, "start": "-20d"} for tenant in source.tenants],
+        "windows": {"sweeps": list(FAST)},
+        "kafka": {
+            "bootstrap_servers": bootstrap,
+            "topic": topic,
+            "app": app,
+            "shards": 2,
+            "partitions": 3,
+            # A dead worker is missed, and a new one greeted, in a second instead of six.
+            "properties": {"session.timeout.ms": "2000", "heartbeat.interval.ms": "200"},
+        },
+        "http": {"listen": "127.0.0.1:0"},
+        "log": {"format": "json"},
+    }
+    for name, section in sections.items():
+        settings[name] = section if isinstance(section, list) else {**settings.get(name, {}), **section}
+    return settings
+
+
+def toml(settings: Mapping[str, Any]) -> str:
+    """A configuration file, one section a line."""
+    return "".join(f"{name} = {_literal(value)}\n" for name, value in settings.items())
+
+
+def _literal(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return "{ " + ", ".join(f"{json.dumps(name)} = {_literal(v)}" for name, v in value.items()) + " }"
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return "[" + ", ".join(map(_literal, value)) + "]"
+    return json.dumps(value)
+
+
+class Worker:
+    """`connector run` with a configuration; one process at a time, started again as often as wanted."""
+
+    def __init__(self, folder: Path, settings: Mapping[str, Any], *program: str) -> None:
+        """`program`: what to run instead of `-m connector run`; `--config FILE` is appended."""
+        self.config = folder / "connector.toml"
+        self.program = list(program or ("-m", "connector", "run"))
+        self.starts = 0
+        self.options: dict[str, Any] = {}
+        "More of subprocess.Popen's."
+        self._folder = folder
+        self._process: subprocess.Popen[bytes] | None = None
+        folder.mkdir(parents=True, exist_ok=True)
+        self.configure(settings)
+
+    def configure(self, settings: Mapping[str, Any]) -> None:
+        """Write the file anew; read when the process starts, or is told to read it."""
+        self.settings = settings
+        self.config.write_text(toml(settings), encoding="utf-8")
+
+    @property
+    def log(self) -> Path:
+        """Standard error of the newest process."""
+        return self._folder / f"log-{self.starts}"
+
+    @property
+    def events(self) -> list[dict[str, Any]]:
+        """What the newest process has logged."""
+        lines = self.log.read_text(encoding="utf-8", errors="replace").splitlines() if self.log.is_file() else []
+        return [json.loads(line) for line in lines if line.startswith("{") and line.endswith("}")]
+
+    def named(self, event: str) -> list[dict[str, Any]]:
+        """The events of one name."""
+        return [entry for entry in self.events if entry.get("event") == event]
+
+    @property
+    def running(self) -> bool:
+        """Whether the process is there."""
+        return self._process is not None and self._process.poll() is None
+
+    @property
+    def exit_code(self) -> int | None:
+        """Of the newest process; None while it runs."""
+        return self._process.poll() if self._process is not None else None
+
+    def start(self, *arguments: str) -> None:
+        """Start a process without waiting for it to do anything."""
+        assert not self.running
+        self.starts += 1
+        mine = {
+            name: text for name, text in os.environ.items() if not name.upper().startswith(("CONNECTOR_", "AZURE_"))
+        }
+        options: dict[str, Any] = {"cwd": ROOT, "env": mine} | self.options
+        command = [sys.executable, *self.program, *arguments, "--config", str(self.config)]
+        trampoline = [sys.executable, "-I", "-S", "-c", _DIE_WITH_PARENT, str(os.getpid()), *command]
+        with self.log.open("wb") as log:
+            self._process = _starter.submit(
+                lambda: subprocess.Popen(trampoline, stdin=subprocess.DEVNULL, stdout=log, stderr=log, **options)
+            ).result()
+
+    def run_once(self, deadline_s: float = DEADLINE_S) -> int:
+        """Run `--once`; the exit code."""
+        self.start("--once")
+        return self.wait(deadline_s)
+
+    def wait(self, deadline_s: float = DEADLINE_S) -> int:
+        """The exit code, once it has ended."""
+        assert self._process is not None
+        try:
+            return self._process.wait(deadline_s)
+        except subprocess.TimeoutExpired:
+            raise TimeoutError(f"the worker does not end within {deadline_s:g} s; {self.tail()}") from None
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal; nothing when it has ended."""
+        if self._process is not None:
+            self._process.send_signal(number)
+
+    def stop(self, deadline_s: float = 15.0) -> int:
+        """SIGTERM; the exit code."""
+        self.signal(signal.SIGTERM)
+        return self.wait(deadline_s)
+
+    def kill(self) -> None:
+        """SIGKILL, also of a frozen one."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+
+    def until(self, condition: Callable[[], bool], what: str, deadline_s: float = DEADLINE_S) -> None:
+        """Return once `condition()` holds; says what the worker logged when it ends before, or it takes too long."""
+
+        def holds() -> bool:
+            if condition():
+                return True
+            assert self.running, f"the worker ended with {self.exit_code} before: {what}; {self.tail()}"
+            return False
+
+        try:
+            wait_until(holds, what, deadline_s, every_s=0.05)
+        except TimeoutError as error:
+            raise TimeoutError(f"{error}; {self.tail()}") from None
+
+    def until_logged(self, event: str, deadline_s: float = DEADLINE_S) -> dict[str, Any]:
+        """The first event of a name, once it is there."""
+        self.until(lambda: bool(self.named(event)), f"event {event}", deadline_s)
+        return self.named(event)[0]
+
+    def until_ready(self, deadline_s: float = DEADLINE_S) -> None:
+        """Return once /readyz says 200 and it owns something."""
+        self.until(lambda: self.get("/readyz")[0] == 200 and bool(self.status()["shards_owned"]), "ready", deadline_s)
+
+    def until_complete(self, since: datetime, tenants: int | None = None, deadline_s: float = DEADLINE_S) -> None:
+        """Return once all call time of its tenants was read, and committed, in runs that began after `since`.
+
+        `since`: aware UTC, of the worker's own clock.
+        """
+        count = len(self.settings["tenants"]) if tenants is None else tenants
+
+        def is_complete() -> bool:
+            known = self.status()["tenants"]
+            return len(known) == count and all(_is_read(tenant, since) for tenant in known)
+
+        self.until(is_complete, f"all call time of {count} tenants read after {since:%H:%M:%S}", deadline_s)
+
+    @property
+    def port(self) -> int | None:
+        """Where it serves HTTP; None while it does not."""
+        listening = self.named("http_listening")
+        return int(listening[0]["port"]) if listening else None
+
+    def get(self, path: str) -> tuple[int, str]:
+        """Status and body; status 0 while nobody answers."""
+        port = self.port
+        if port is None:
+            return 0, ""
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+        try:
+            connection.request("GET", path)
+            response = connection.getresponse()
+            return response.status, response.read().decode()
+        except (OSError, http.client.HTTPException):
+            return 0, ""
+        finally:
+            connection.close()
+
+    def status(self) -> dict[str, Any]:
+        """The JSON of /status; one without anything while nobody answers."""
+        code, body = self.get("/status")
+        content: dict[str, Any] = json.loads(body) if code == 200 else {"tenants": [], "shards_owned": []}
+        return content
+
+    def tenant(self, tenant: str) -> dict[str, Any]:
+        """A tenant of /status, empty while it is not there."""
+        found: dict[str, Any] = next((t for t in self.status()["tenants"] if t["id"] == tenant), {})
+        return found
+
+    def metric(self, name: str, **labels: str) -> float:
+        """The sum of a metric's series with these labels; 0 where there is none."""
+        return sum(value for _, value in self.series(name, **labels))
+
+    def series(self, name: str, **labels: str) -> list[tuple[dict[str, str], float]]:
+        """Series of a metric (without its prefix) with these labels."""
+        found = []
+        for line in self.get("/metrics")[1].splitlines():
+            match = _SAMPLE.fullmatch(line)
+            if match is None or match[1] != name:
+                continue
+            has = dict(re.findall(r'(\w+)="([^"]*)"', match[2] or ""))
+            if labels.items() <= has.items():
+                found.append((has, float(match[3])))
+        return found
+
+    def tail(self, lines: int = 15) -> str:
+        """The end of its log."""
+        text = self.log.read_text(encoding="utf-8", errors="replace") if self.log.is_file() else ""
+        return "its log ends:\n" + "\n".join(text.splitlines()[-lines:])
+
+
+def _is_read(tenant: Mapping[str, Any], since: datetime) -> bool:
+    coverage = tenant["coverage"]
+    return (
+        bool(coverage)
+        and tenant["gap_seconds"] == 0
+        and all(datetime.fromisoformat(piece["last_read"]) >= since.astimezone(UTC) for piece in coverage)
+    )

@@ -329,6 +329,7 @@ class Batches:
                 tuple((overlap, through, at) for overlap, (through, at) in stated.items()),
                 change.failing,
                 _found(before.found, change.found, account.rules),
+                len(account.remembered) + _fresh(change, account.remembered),
             )
             records.append(self.internal(self._names.state, shard, checkpoint_record(tenant, change.checkpoint)))
         return records
@@ -404,6 +405,15 @@ def gaps(state: State) -> list[Window]:
     """The pieces of call time that were never read, up to the newest that was."""
     through = state.coverage.through
     return state.coverage.missing(Window(state.start, through)) if through and through > state.start else []
+
+
+def _fresh(change: Change, remembered: Remembered) -> int:
+    """How many of a batch's ids were not remembered before it."""
+    if not change.entries:
+        return 0
+    entries = np.concatenate(change.entries)
+    known, _ = remembered.find(entries)
+    return len(np.unique(entries[~known][["hi", "lo"]]))
 
 
 def _counts(uncounted: tuple[Window, ...], start_ms: int | None) -> bool:

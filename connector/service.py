@@ -13,9 +13,9 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
-from connector import __version__, batch, log
-from connector.config import Settings, Tenant, duration_text
-from connector.core import instants, windows
+from connector import __version__, log, report
+from connector.config import Settings, Tenant
+from connector.core import instants
 from connector.core.rows import Shape
 from connector.errors import BrokersAwayError, ConfigurationError, ConnectorError, RefusedError
 from connector.graph.client import GraphClient
@@ -379,18 +379,21 @@ class Service:
     def status(self) -> dict[str, Any]:
         """The JSON of /status."""
         ready, reasons = self.ready()
-        tenants = []
+        tenants: list[dict[str, Any]] = []
+        jobs: list[dict[str, Any]] = []
         for number, shard in sorted(self._shards.items()):
             for tenant in self._tenants_of(number):
+                subject = report.Subject(tenant.key, tenant, number)
                 reading = shard.readings.get(tenant.key)
-                tenants.append(_describe(tenant, number, reading, self._now()))
+                tenants.append(_describe(subject, reading, self._now()))
+                jobs += _jobs(subject, reading)
         return {
             "app": self._settings.kafka.app,
             "topic": self._settings.kafka.topic,
             "version": __version__,
             "shards": self._settings.kafka.shards,
             "tenants": tenants,
-            "jobs": [],
+            "jobs": report.by_age(jobs),
             "instance": self._instance,
             "ready": ready,
             "reasons": reasons,
@@ -403,57 +406,20 @@ async def _wait_all(tasks: list[asyncio.Task[None]]) -> None:
     await asyncio.wait(tasks)
 
 
-def _describe(tenant: Tenant, shard: int, reading: Reading | None, now: datetime) -> dict[str, Any]:
+def _describe(subject: report.Subject, reading: Reading | None, now: datetime) -> dict[str, Any]:
     """TENANT of the contract."""
-    known: dict[str, Any] = {
-        "id": tenant.id,
-        "name": tenant.name,
-        "shard": shard,
-        "state": "unknown",
-        "reason": "its shard is being restored",
-        "covered_through": None,
-        "lag_seconds": None,
-        "gap_seconds": None,
-        "gaps": [],
-        "coverage": [],
-        "sweeps": [],
-        "remembered_rows": None,
-        "records": None,
-    }
     if reading is None:
-        return known
+        return report.unknown(subject, "its shard is being restored")
     checkpoint = reading.account.checkpoint
-    state = checkpoint.state
+    remembered = len(reading.account.remembered)
+    return report.tenant(subject, checkpoint, now, failing=_failing(reading), remembered=remembered)
+
+
+def _jobs(subject: report.Subject, reading: Reading | None) -> list[dict[str, Any]]:
+    """The JOBs of a tenant."""
+    return report.jobs(subject.id, reading.account.checkpoint.state, _failing(reading)) if reading else []
+
+
+def _failing(reading: Reading) -> tuple[str, str] | None:
     failure = reading.source.failing()
-    through = state.coverage.through
-    holes = batch.gaps(state)
-    cause = failure.reason if failure else "not read yet"
-    condition, reason = ("failing", failure.message) if failure else ("ok", None)
-    if state.orders.paused:
-        condition, reason = "paused", "an operator has paused it: connector resume lets it go on"
-    elif not failure and (holes or through is None):
-        condition, reason = "catching_up", "call time that was not read yet is being read"
-    return known | {
-        "state": condition,
-        "reason": reason,
-        "covered_through": instants.text(through) if through else None,
-        "lag_seconds": round((now - (through or state.start)).total_seconds(), 3),
-        "gap_seconds": batch.gap_seconds(state),
-        "gaps": [{"from": instants.text(h.start), "to": instants.text(h.end), "cause": cause} for h in holes],
-        "coverage": [
-            {"from": instants.text(r.start), "to": instants.text(r.end), "last_read": instants.text(r.at)}
-            | ({} if r.steady else {"unsteady": True})
-            for r in state.coverage.reads
-        ],
-        "sweeps": [
-            {
-                "every": duration_text(s.sweep.every),
-                "overlap": duration_text(s.sweep.overlap),
-                "last_ok": instants.text(s.last_ok) if s.last_ok else None,
-                "overdue_seconds": windows.overdue_seconds(s, now),
-            }
-            for s in state.sweeps
-        ],
-        "remembered_rows": len(reading.account.remembered),
-        "records": checkpoint.records,
-    }
+    return (failure.reason, failure.message) if failure else None

@@ -54,6 +54,8 @@ class Checkpoint(msgspec.Struct, frozen=True):
     "Reason and sentence, when the last run failed and none has succeeded since."
     found: tuple[tuple[int, int], ...] = ()
     "New rows by the overlap (seconds) of the sweep that found them."
+    remembered: int = 0
+    "Remembered rows."
 
 
 class _SweepRecord(msgspec.Struct, array_like=True):
@@ -94,6 +96,7 @@ class _CheckpointRecord(msgspec.Struct):
     paused: bool = False
     applied: tuple[str, ...] = ()
     found: tuple[tuple[int, int], ...] = ()
+    remembered: int = 0
 
 
 class _Version(msgspec.Struct):
@@ -144,6 +147,7 @@ def checkpoint_record(tenant: str, checkpoint: Checkpoint) -> Record:
         state.orders.paused,
         state.orders.applied,
         checkpoint.found,
+        checkpoint.remembered,
     )
     return Record(f"{_CHECKPOINT}{tenant}".encode(), msgspec.json.encode(record))
 
@@ -204,7 +208,16 @@ def _checkpoint(value: bytes) -> Checkpoint:
     reads = tuple(Read(_instant(a), _instant(b), _instant(at), bool(steady)) for a, b, at, steady in record.coverage)
     orders = jobs.Orders(tuple(_job(job) for job in record.jobs), record.paused, record.applied)
     state = State(_instant(record.start), sweeps, Coverage(reads), orders)
-    return Checkpoint(record.topic, state, record.records, record.offsets, record.stated, record.failing, record.found)
+    return Checkpoint(
+        record.topic,
+        state,
+        record.records,
+        record.offsets,
+        record.stated,
+        record.failing,
+        record.found,
+        record.remembered,
+    )
 
 
 def _job_record(job: jobs.Job) -> _JobRecord:

@@ -1,0 +1,221 @@
+"""The operator's side of the internal topics: what workers have committed, and commands, new ones and those that wait.
+
+Needs no worker, and disturbs none: it joins no group and has no transactional id.
+"""
+
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple, Self
+
+from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
+from confluent_kafka.admin import AdminClient
+
+from connector.config import Kafka
+from connector.core import jobs
+from connector.errors import BrokersAwayError, RefusedError
+from connector.kafka import control, state, topics
+from connector.kafka.clients import Clients, resolve
+from connector.kafka.control import Heard
+from connector.kafka.ownership import Command
+from connector.kafka.state import Home, Restored
+
+_LOOK_S = 8.0
+_SILENCE_S = 15.0
+_FILING_S = 20.0
+_PAUSE_S = 0.1
+_BATCH = 1_000
+
+
+class ShardView(NamedTuple):
+    """What a shard's workers have committed, and the commands that none of them has applied yet, oldest first."""
+
+    restored: Restored
+    waiting: list[Heard]
+
+
+class Desk:
+    """Blocking. Construction asks the brokers for their topics; BrokersAwayError when none answers."""
+
+    def __init__(self, kafka: Kafka) -> None:
+        """`found`: the topics; RefusedError when they are not those of `kafka.shards` shards."""
+        self._kafka = kafka
+        self._clients = Clients(kafka.bootstrap_servers, resolve(kafka.properties))
+        self._clients.check()
+        self._names = topics.Names(kafka.app)
+        try:
+            found = topics.Admin(self._clients).look(_LOOK_S)
+        except BrokersAwayError as error:
+            raise self._away(str(error)) from error
+        self._home = Home(kafka.app, found.cluster, kafka.topic)
+        self._shards = [found.partitions.get(name, 0) for name in (self._names.control, self._names.state)]
+        self.is_new = not any(self._shards)
+        "Whether no worker has ever run: there are no topics."
+        if not self.is_new:
+            self._check()
+
+    def _check(self) -> None:
+        for name, partitions in zip((self._names.control, self._names.state), self._shards, strict=True):
+            if not partitions:
+                raise RefusedError(f"topic {name} does not exist: connector run makes it again")
+            if partitions != self._kafka.shards:
+                raise RefusedError(
+                    f"topic {name} has {partitions} partitions, kafka.shards is {self._kafka.shards}: "
+                    f"set kafka.shards = {partitions}"
+                )
+
+    def read(self, shards: Sequence[int]) -> dict[int, ShardView]:
+        """What is known of each of these shards. RefusedError: their state is another topic's, or a newer version's."""
+        if self.is_new:
+            return {number: ShardView(Restored(None, {}), []) for number in shards}
+        with _Reader(self._clients, self._away) as reader:
+            values: dict[int, dict[bytes, bytes]] = {number: {} for number in shards}
+            for number, record in reader.read(self._names.state, dict.fromkeys(shards, OFFSET_BEGINNING)):
+                _apply(values[number], record)
+            restored = {number: self._restore(values[number]) for number in shards}
+            waiting: dict[int, list[Heard]] = {number: [] for number in shards}
+            for number, record in reader.read(self._names.control, {n: _next(r) for n, r in restored.items()}):
+                heard = _heard(record)
+                is_ours = heard is not None and control.partition_of(heard.tenant, self._kafka.shards) == number
+                if heard is not None and is_ours and (record.offset() or 0) >= _next(restored[number]):
+                    waiting[number].append(heard)
+        return {number: ShardView(restored[number], waiting[number]) for number in shards}
+
+    def follow(self, shard: int) -> Iterator[Restored | None]:
+        """What the shard's workers commit, from now on and for ever; None when nothing came for a moment.
+
+        Brokers that are away are waited for.
+        """
+        consumer = Consumer(self._clients.reader())
+        values: dict[bytes, bytes] = {}
+        reached = False
+        try:
+            consumer.assign([TopicPartition(self._names.state, shard, OFFSET_BEGINNING)])
+            while True:
+                changed = False
+                for record in consumer.consume(_BATCH, timeout=_PAUSE_S):
+                    error = record.error()
+                    if error is None:
+                        _apply(values, record)
+                        changed = True
+                    elif error.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001
+                        changed = changed or not reached
+                        reached = True
+                yield self._restore(values) if changed and reached else None
+        finally:
+            consumer.close()
+
+    def file(self, tenant: str, order: jobs.Command) -> int:
+        """Files a command; its offset. `tenant`: the id as its owner writes it.
+
+        Raises RefusedError when a broker refuses it, BrokersAwayError when none has taken it in time.
+        """
+        outcome: list[tuple[KafkaError | None, int]] = []
+
+        def delivered(error: KafkaError | None, message: Message) -> None:
+            outcome.append((error, message.offset() or 0))
+
+        deadline = time.monotonic() + _FILING_S
+        try:
+            producer = Producer(self._clients.commander())
+            producer.produce(
+                self._names.control,
+                control.encode(tenant, order),
+                tenant.encode(),
+                control.partition_of(tenant, self._kafka.shards),
+                on_delivery=delivered,
+            )
+            while not outcome and time.monotonic() < deadline:
+                producer.poll(_PAUSE_S)
+        except KafkaException as error:
+            raise RefusedError(f"filing a command in {self._names.control}: {error.args[0].str()}") from error
+        if not outcome or (outcome[0][0] is not None and outcome[0][0].code() in _IN_DOUBT):
+            raise self._away("the command may have been filed all the same: see connector jobs")
+        problem, offset = outcome[0]
+        if problem is not None:
+            raise RefusedError(f"filing a command in {self._names.control}: {problem.str()}")
+        return offset
+
+    def workers(self) -> int | None:
+        """How many workers are in the group; None when the broker does not tell."""
+        try:
+            admin = AdminClient(self._clients.admin())
+            future = admin.describe_consumer_groups([self._kafka.app], request_timeout=_LOOK_S)[self._kafka.app]
+            return len(future.result(timeout=_LOOK_S).members)
+        except KafkaException as error:
+            return 0 if error.args[0].code() == KafkaError.GROUP_ID_NOT_FOUND else None
+        except TimeoutError:
+            return None
+
+    def _restore(self, values: dict[bytes, bytes]) -> Restored:
+        restored = state.restore(values)
+        state.check_home(restored.shard, self._home)
+        return restored
+
+    def _away(self, why: str) -> BrokersAwayError:
+        return BrokersAwayError(
+            f"no broker answers at {self._kafka.bootstrap_servers} ({why}): look after the brokers, or after "
+            "kafka.bootstrap_servers"
+        )
+
+
+class _Reader:
+    """One consumer that reads partitions to their last stable offset."""
+
+    def __init__(self, clients: Clients, away: Any) -> None:
+        self._consumer = Consumer(clients.reader())
+        self._away = away
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._consumer.close()
+
+    def read(self, topic: str, offsets: dict[int, int]) -> Iterator[tuple[int, Message]]:
+        """Partition and record; each partition from an offset on."""
+        left = set(offsets)
+        self._consumer.assign([TopicPartition(topic, number, offset) for number, offset in offsets.items()])
+        heard = time.monotonic()
+        while left:
+            records = self._consumer.consume(_BATCH, timeout=0.05)
+            if records:
+                heard = time.monotonic()
+            elif time.monotonic() - heard > _SILENCE_S:
+                raise self._away(f"reading {topic}")
+            for record in records:
+                error, number = record.error(), record.partition()
+                if error is None and number is not None and record.topic() == topic:
+                    yield number, record
+                elif error is not None and error.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001
+                    if number is not None and record.topic() == topic:
+                        left.discard(number)
+                elif error is not None and not error.retriable():
+                    raise RefusedError(f"reading {topic}: {error.str()}")
+
+
+_IN_DOUBT = frozenset({KafkaError._MSG_TIMED_OUT, KafkaError._TIMED_OUT, KafkaError._TRANSPORT})  # noqa: SLF001
+
+
+def _next(restored: Restored) -> int:
+    return restored.shard.control if restored.shard else 0
+
+
+def _heard(record: Message) -> Heard | None:
+    key, value = record.key(), record.value()
+    return control.parse(
+        Command(
+            record.offset() or 0,
+            key if isinstance(key, bytes) else None,
+            value if isinstance(value, bytes) else None,
+        )
+    )
+
+
+def _apply(values: dict[bytes, bytes], record: Message) -> None:
+    key, value = record.key(), record.value()
+    if not isinstance(key, bytes):
+        return
+    if isinstance(value, bytes):
+        values[key] = value
+    else:
+        values.pop(key, None)

@@ -1,0 +1,184 @@
+"""TENANT and JOB of the contract, from what is committed. The one place that spells them: for /status and the commands.
+
+1. Everything here is told from the state topic, so that a worker and an operator without one say the same.
+2. What only a living worker knows (what fails at this moment, how many rows are remembered) is handed in.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from connector import batch
+from connector.config import Tenant, duration_text
+from connector.core import instants, windows
+from connector.core.coverage import Read
+from connector.core.jobs import ENDED, Job
+from connector.core.windows import State, SweepState
+from connector.kafka.state import Checkpoint
+
+NOT_CONFIGURED = "not configured"
+PAUSED = "an operator has paused it: connector resume lets it go on"
+_NOT_READ_YET = "not read yet"
+_LATE = timedelta(minutes=1)
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A tenant as it is told of. `key`: its id in lower case; without `configured` only the state knows it."""
+
+    key: str
+    configured: Tenant | None
+    shard: int
+
+    @property
+    def id(self) -> str:
+        """As its owner writes it."""
+        return self.configured.id if self.configured else self.key
+
+
+def unknown(subject: Subject, reason: str) -> dict[str, Any]:
+    """TENANT of which nothing is known."""
+    return {
+        "id": subject.id,
+        "name": subject.configured.name if subject.configured else None,
+        "shard": subject.shard,
+        "state": "unknown",
+        "reason": reason,
+        "covered_through": None,
+        "lag_seconds": None,
+        "gap_seconds": None,
+        "gaps": [],
+        "coverage": [],
+        "sweeps": [],
+        "remembered_rows": None,
+        "records": None,
+    }
+
+
+def tenant(
+    subject: Subject,
+    checkpoint: Checkpoint,
+    now: datetime,
+    *,
+    failing: tuple[str, str] | None,
+    remembered: int | None,
+    idle: str = "",
+) -> dict[str, Any]:
+    """TENANT. `failing`: reason and sentence. `idle`: why nothing is read at all, where that is known."""
+    state = checkpoint.state
+    through = state.coverage.through
+    holes = batch.gaps(state)
+    condition, reason = _condition(state, now, failing, idle)
+    if subject.configured is None:
+        condition, reason = "unknown", NOT_CONFIGURED
+    return unknown(subject, "") | {
+        "state": condition,
+        "reason": reason,
+        "covered_through": instants.text(through) if through else None,
+        "lag_seconds": round((now - (through or state.start)).total_seconds(), 3),
+        "gap_seconds": sum(hole.seconds for hole in holes),
+        "gaps": [
+            {
+                "from": instants.text(hole.start),
+                "to": instants.text(hole.end),
+                "cause": _cause(subject, state, failing, idle),
+            }
+            for hole in holes
+        ],
+        "coverage": [_coverage(read) for read in state.coverage.reads],
+        "sweeps": [_sweep(sweep_state, now) for sweep_state in state.sweeps],
+        "remembered_rows": remembered,
+        "records": checkpoint.records,
+    }
+
+
+def job(tenant_id: str, one: Job, waits_for: str | None = None) -> dict[str, Any]:
+    """JOB. `waits_for`: why it is not worked on, while it is open."""
+    return {
+        "id": one.id,
+        "kind": "backfill",
+        "tenant": tenant_id,
+        "from": instants.text(one.window.start),
+        "to": instants.text(one.window.end),
+        "state": one.state,
+        "reason": one.reason if one.state in ENDED else waits_for,
+        "filed": instants.text(one.filed),
+        "started": instants.text(one.started) if one.started else None,
+        "ended": instants.text(one.ended) if one.ended else None,
+        "remaining_seconds": one.remaining_seconds,
+        "rows": one.rows,
+        "requests": one.requests,
+        "again": one.again,
+    }
+
+
+def jobs(
+    tenant_id: str,
+    state: State,
+    failing: tuple[str, str] | None,
+    idle: str = "",
+    untaken: Mapping[str, str] | None = None,
+) -> list[dict[str, Any]]:
+    """A tenant's JOBs in the order in which they are worked on. `untaken`: why, by id, those wait that nobody took."""
+    result = []
+    ahead = ""
+    for one in state.orders.jobs:
+        waits_for = idle or (untaken or {}).get(one.id) or None
+        if not waits_for and state.orders.paused:
+            waits_for = "the tenant is paused: connector resume lets it go on"
+        if not waits_for and failing:
+            waits_for = failing[1]
+        if not waits_for and ahead and one.state == "waiting":
+            waits_for = f"it comes after job {ahead}"
+        if not ahead and one.state not in ENDED:
+            ahead = one.id
+        result.append(job(tenant_id, one, waits_for))
+    return result
+
+
+def by_age(found: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """JOBs, first filed first."""
+    return sorted(found, key=lambda one: (one["filed"], one["id"]))
+
+
+def _condition(state: State, now: datetime, failing: tuple[str, str] | None, idle: str) -> tuple[str, str | None]:
+    if state.orders.paused:
+        return "paused", PAUSED
+    if failing:
+        return "failing", failing[1]
+    through = state.coverage.through
+    late = _overdue(state, now)
+    if through is None or batch.gaps(state) or late > _LATE:
+        return "catching_up", idle or "call time that was not read yet is being read"
+    return "ok", None
+
+
+def _overdue(state: State, now: datetime) -> timedelta:
+    """For how long the sweep with the shortest `every` should have ended, beyond one more run of it."""
+    if not state.sweeps:
+        return timedelta()
+    live = state.sweeps[0]
+    return timedelta(seconds=windows.overdue_seconds(live, now)) - live.sweep.every
+
+
+def _cause(subject: Subject, state: State, failing: tuple[str, str] | None, idle: str) -> str:
+    if subject.configured is None:
+        return NOT_CONFIGURED
+    if state.orders.paused:
+        return "paused"
+    return failing[0] if failing else idle or _NOT_READ_YET
+
+
+def _coverage(read: Read) -> dict[str, Any]:
+    piece = {"from": instants.text(read.start), "to": instants.text(read.end), "last_read": instants.text(read.at)}
+    return piece if read.steady else piece | {"unsteady": True}
+
+
+def _sweep(sweep_state: SweepState, now: datetime) -> dict[str, Any]:
+    return {
+        "every": duration_text(sweep_state.sweep.every),
+        "overlap": duration_text(sweep_state.sweep.overlap),
+        "last_ok": instants.text(sweep_state.last_ok) if sweep_state.last_ok else None,
+        "overdue_seconds": windows.overdue_seconds(sweep_state, now),
+    }

@@ -35,6 +35,7 @@ from tests.kafka_software import KAFKA_VERSION, Software, kafka
 __all__ = ["KAFKA_VERSION", "Broker", "Cluster", "wait_until"]
 
 HOST = "127.0.0.1"
+FOLDER = "drc-kafka-"
 START_DEADLINE_S = 60.0
 STOP_DEADLINE_S = 20.0
 
@@ -226,7 +227,8 @@ class Cluster:
         software = kafka()
         archive = _archive_options(software)
         self.id = _kafka_uuid()
-        self.directory = Path(tempfile.mkdtemp(prefix="drc-kafka-"))
+        _delete_orphans()
+        self.directory = Path(tempfile.mkdtemp(prefix=f"{FOLDER}{os.getpid()}-"))
         ports = free_ports(2 * brokers)
         voters = ",".join(f"{n + 1}@{HOST}:{ports[2 * n + 1]}" for n in range(brokers))
         options = [f"-Xmx{heap_mib}m", *(FAST_RUN if fast_run else FAST_START), *archive, *LOGGING]
@@ -300,6 +302,20 @@ class Cluster:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _delete_orphans() -> None:
+    """Delete the disks of processes that were killed before they could; each folder's name has its process's id."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{FOLDER}*-*"):
+        owner = folder.name.removeprefix(FOLDER).partition("-")[0]
+        if not owner.isdigit():
+            continue
+        try:
+            os.kill(int(owner), 0)
+        except ProcessLookupError:
+            shutil.rmtree(folder, ignore_errors=True)
+        except PermissionError:
+            continue
 
 
 def _kafka_uuid() -> str:

@@ -117,7 +117,9 @@ def begin(state: State, rules: Rules, now: datetime) -> tuple[State, list[int]]:
         return state, []
     now = _second(now)
     floor = max(state.start, _second(now - rules.horizon))
-    end = max(now - rules.settle, floor)
+    end = now - rules.settle
+    if end <= floor:
+        return state, []
     sweeps, started = list(state.sweeps), []
     for index, sweep_state in enumerate(sweeps):
         sweep = sweep_state.sweep
@@ -209,6 +211,12 @@ def next_slice(
     job, oldest = found
     window = sizes.cut(oldest, rules.slice, newest_first=False)
     return Slice(window, jobs.PRIORITY, _second(now), job.id, job.again)
+
+
+def room(in_flight: Collection[Slice], concurrency: int) -> tuple[bool, bool]:
+    """Whether one more chain may be opened for the sweep with the shortest `every`, for which one is kept; for others."""
+    free = len(in_flight) < concurrency
+    return free, free and sum(piece.priority != 0 for piece in in_flight) < max(1, concurrency - 1)
 
 
 def is_idle(state: State) -> bool:

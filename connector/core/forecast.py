@@ -1,0 +1,393 @@
+"""What sweeps cost and promise: the scheduler's own steps, run over simulated time.
+
+1. Nothing is computed from a formula that the service could disobey: what to read next is decided by `windows`, when a
+   request may leave by `budget.Budget`. What is modelled is Graph (how many rows it shows, a fixed time to answer) and
+   the sweeper's few rules: so many chains at once, one kept for the live sweep, the most urgent request first.
+2. The model starts settled, as if each sweep had just run, turns for up to a day, and is measured after that.
+3. A configuration that does not fit is also run without a budget: what it costs is what it would ask for.
+"""
+
+import heapq
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from typing import NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from connector.core import windows
+from connector.core.budget import Budget
+from connector.core.coverage import Coverage, Window
+from connector.core.instants import EPOCH
+from connector.core.windows import Rules, Run, Sizes, Slice, State, SweepState
+
+ROWS_A_PAGE = 1_000
+ANSWER_S = 0.5
+LATE_S = (60, 600, 3_600, 10_800, 86_400, 172_800, 604_800)
+
+_HOUR = timedelta(hours=1)
+_DAY_S = 86_400.0
+_LONGEST_SPAN_S = 7 * _DAY_S
+_SHORTEST_RUNS = 10
+_UNBOUND = 1e6
+_SOON_S = 1e-6
+_STEPS = 86_400
+_NOISE = 4_096
+_LAST_DAY = Window(EPOCH, EPOCH + timedelta(days=1))
+
+
+class Calls(Protocol):
+    """How many rows a simulated Graph shows."""
+
+    def count(self, window: Window, at: datetime) -> int:
+        """Rows of calls that began in `window`, as shown at `at`."""
+
+    def per_hour(self, first: int, end: int, at: datetime) -> NDArray[np.int64]:
+        """The same for the hours `first` to `end` (not included) since the epoch."""
+
+    def weights(self, moments: NDArray[np.float64]) -> NDArray[np.float64]:
+        """How dense calls are at epoch seconds, in any unit."""
+
+
+class Lateness:
+    """How long after a call began its row turns up: a distribution, linear between its knots."""
+
+    def __init__(self, ages_s: Sequence[float], shares: Sequence[float]) -> None:
+        """`shares`: of the rows that have turned up by each age, rising to 1. Before the first age there are none."""
+        self.latest_s = float(ages_s[-1])
+        fine = np.unique(np.concatenate([np.linspace(a, b, 65) for a, b in zip([0, *ages_s], ages_s, strict=False)]))
+        known = np.interp(fine, [0, *ages_s], [0, *shares])
+        self._ages = fine
+        self._passed = np.concatenate([[0.0], np.cumsum((known[1:] + known[:-1]) / 2 * np.diff(fine))])
+
+    def passed(self, age_s: NDArray[np.float64]) -> NDArray[np.float64]:
+        """The integral of the share over ages from 0 to `age_s`, seconds."""
+        inside = np.interp(age_s, self._ages, self._passed)
+        return np.asarray(inside + np.maximum(0.0, age_s - self.latest_s))
+
+
+class Volume:
+    """Calls that come alike in each cycle of hours; the hours of a cycle are counted from the epoch."""
+
+    def __init__(self, per_hour: Sequence[float], lateness: Lateness | None = None, seed: int | None = None) -> None:
+        """With `seed` counts scatter as those of independent calls do; without it calls come at even distances."""
+        self._cycle = np.asarray(per_hour, np.float64)
+        self._sums = np.concatenate([[0.0], np.cumsum(self._cycle)])
+        self._lateness = lateness
+        self._noise = None if seed is None else np.random.default_rng(seed).standard_normal(_NOISE)
+        self._drawn = 0
+
+    @property
+    def per_day(self) -> float:
+        """Calls on the mean day."""
+        return float(self._cycle.mean() * 24)
+
+    def count(self, window: Window, at: datetime) -> int:
+        """Rows shown of a window."""
+        if self._lateness is None and self._noise is None:
+            return int(self._before(_hours(window.end)) + _SOON_S) - int(self._before(_hours(window.start)) + _SOON_S)
+        expected = self._expected(_hours(window.start), _hours(window.end), _hours(at))
+        if self._noise is None:
+            return round(expected)
+        self._drawn = (self._drawn + 1) % _NOISE
+        return max(0, round(expected + float(self._noise[self._drawn]) * expected**0.5))
+
+    def per_hour(self, first: int, end: int, at: datetime) -> NDArray[np.int64]:
+        """Rows shown of whole hours."""
+        edges = np.minimum(np.arange(first, end + 1, dtype=np.float64), _hours(at))
+        return np.rint(self._shown(edges, self._cycle[np.arange(first, end) % len(self._cycle)], _hours(at))).astype(
+            np.int64
+        )
+
+    def weights(self, moments: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Calls an hour."""
+        return np.asarray(self._cycle[(moments // 3_600).astype(np.int64) % len(self._cycle)])
+
+    def _before(self, hours: float) -> float:
+        """Calls from the epoch to an hour."""
+        cycles, rest = divmod(hours, len(self._cycle))
+        whole = int(rest)
+        return float(cycles * self._sums[-1] + self._sums[whole] + self._cycle[whole] * (rest - whole))
+
+    def _expected(self, start: float, end: float, at: float) -> float:
+        end = min(end, at)
+        if self._lateness is None:
+            return max(0.0, self._before(end) - self._before(start))
+        settled = min(max(start, at - self._lateness.latest_s / 3_600), end)
+        shown = self._before(settled) - self._before(start)
+        if settled < end:
+            first, last = int(settled), int(np.ceil(end))
+            edges = np.clip(np.arange(first, last + 1, dtype=np.float64), settled, end)
+            shown += float(self._shown(edges, self._cycle[np.arange(first, last) % len(self._cycle)], at).sum())
+        return max(0.0, shown)
+
+    def _shown(
+        self, edges: NDArray[np.float64], calls_an_hour: NDArray[np.float64], at: float
+    ) -> NDArray[np.float64]:
+        if self._lateness is None:
+            return np.asarray(calls_an_hour * np.diff(edges))
+        return np.asarray(calls_an_hour * -np.diff(self._lateness.passed((at - edges) * 3_600)) / 3_600)
+
+
+def evenly(calls_per_day: float) -> Volume:
+    """So many calls a day at even distances, whose rows turn up at once."""
+    return Volume([calls_per_day / 24] * 24)
+
+
+class Delay(NamedTuple):
+    """How long a row that turns up `late_s` after its call began waits until it is read. None: it may never be."""
+
+    late_s: int
+    worst_s: float | None
+    expected_s: float | None
+
+
+class Forecast(NamedTuple):
+    """What was measured. `requests_per_hour`: by sweep, in the order of the rules."""
+
+    fits: bool
+    requests_per_hour: tuple[float, ...]
+    longest_run_s: tuple[float, ...]
+    "How long the longest run of each sweep took; of one that never ended, so far."
+    late: tuple[int, ...]
+    "Sweeps of which a run had not ended when it was due again."
+    delays: tuple[Delay, ...]
+
+    @property
+    def total(self) -> float:
+        """Requests per hour of all sweeps."""
+        return sum(self.requests_per_hour)
+
+
+class _Chain:
+    __slots__ = ("began_s", "left", "order", "piece")
+
+    def __init__(self, piece: Slice) -> None:
+        self.piece = piece
+        self.left = 0
+        self.began_s = -1.0
+        self.order = 0
+
+
+class _Read(NamedTuple):
+    window: Window
+    began_s: float
+    ended_s: float
+
+
+class _RunEnded(NamedTuple):
+    sweep: int
+    started_s: float
+    ended_s: float
+
+
+class Simulation:
+    """One tenant's sweeper and its Graph. Times are seconds since `begin`."""
+
+    def __init__(
+        self, rules: Rules, calls: Calls, requests_per_minute: float, concurrency: int, begin: datetime, state: State
+    ) -> None:
+        self.state = state
+        self.time_s = 0.0
+        self.requests: list[tuple[float, int]] = []
+        "When each request left, and for which sweep."
+        self.reads: list[_Read] = []
+        self.runs: list[_RunEnded] = []
+        self._rules = rules
+        self._calls = calls
+        self._concurrency = concurrency
+        self._begin = begin
+        self._budget = Budget(requests_per_minute, 0.0)
+        self._chains: dict[Slice, _Chain] = {}
+        self._waiting: list[_Chain] = []
+        self._asked: list[tuple[float, int, _Chain]] = []
+        self._order = 0
+        self._awake = True
+        day = (begin - EPOCH) // _HOUR
+        # As the sweeper's guess was after the first start; settled sweeps make no new one.
+        self._guess = windows.next_guess(_LAST_DAY, int(calls.per_hour(day - 24, day, begin).sum()))
+
+    def run(self, until_s: float, *, sweep: int | None = None, since_s: float = 0.0) -> None:
+        """Goes on until a time, or until a run of `sweep` that started at `since_s` or later has ended."""
+        while True:
+            if self._awake:
+                self._awake = False
+                self._turn()
+            at_s = self._next()
+            if at_s >= until_s:
+                self.time_s = until_s
+                return
+            self.time_s = max(self.time_s, at_s)
+            self._happen()
+            if sweep is not None and self.runs and self.runs[-1].sweep == sweep and self.runs[-1].started_s >= since_s:
+                return
+
+    @property
+    def now(self) -> datetime:
+        """The simulated wall clock."""
+        return self._begin + timedelta(seconds=self.time_s)
+
+    def open_runs(self) -> list[_RunEnded]:
+        """Runs on their way, as if they ended now."""
+        return [
+            _RunEnded(index, self._since(s.run.started), self.time_s)
+            for index, s in enumerate(self.state.sweeps)
+            if s.running and s.run is not None
+        ]
+
+    def _turn(self) -> None:
+        """What the sweeper does when it wakes: begins what is due, opens chains."""
+        self.state, _ = windows.begin(self.state, self._rules, self.now)
+        now = self.now
+        first = (self.state.start - EPOCH) // _HOUR
+        counts = self._calls.per_hour(first, (now - EPOCH) // _HOUR + 1, now)
+        while True:
+            sizes = Sizes(counts, first, self.state.coverage, self._guess)
+            live, others = windows.room(self._chains, self._concurrency)
+            piece = windows.next_slice(
+                self.state, self._rules, list(self._chains), sizes, now, live=live, others=others
+            )
+            if piece is None:
+                return
+            chain = self._chains[piece] = _Chain(piece)
+            self._wait(chain)
+
+    def _wait(self, chain: _Chain) -> None:
+        self._order += 1
+        chain.order = self._order
+        self._waiting.append(chain)
+
+    def _next(self) -> float:
+        times = [self._asked[0][0]] if self._asked else []
+        if self._waiting:
+            times.append(self.time_s + self._budget.delay_s(self.time_s))
+        due = windows.next_due(self.state)
+        if due is not None:
+            times.append(max(self.time_s, self._since(due)))
+        return min(times)
+
+    def _happen(self) -> None:
+        if self._asked and self._asked[0][0] <= self.time_s:
+            _, _, chain = heapq.heappop(self._asked)
+            chain.left -= 1
+            if chain.left:
+                self._wait(chain)
+            else:
+                self._ended(chain)
+        elif self._waiting and self._budget.delay_s(self.time_s) <= _SOON_S:
+            chain = min(self._waiting, key=lambda waiting: (waiting.piece.priority, waiting.order))
+            self._waiting.remove(chain)
+            self._budget.sent(self._budget.take(self.time_s), self.time_s)
+            if chain.began_s < 0:
+                chain.began_s = self.time_s
+                rows = self._calls.count(chain.piece.window, self.now)
+                chain.left = max(1, -(-rows // ROWS_A_PAGE))
+            self.requests.append((self.time_s, chain.piece.priority % len(self.state.sweeps)))
+            heapq.heappush(self._asked, (self.time_s + ANSWER_S, chain.order, chain))
+        else:
+            self._awake = True
+
+    def _ended(self, chain: _Chain) -> None:
+        del self._chains[chain.piece]
+        before = self.state.sweeps
+        self.state, ended = windows.finish(self.state, [(chain.piece, True)], self.now)
+        self.reads.append(_Read(chain.piece.window, chain.began_s, self.time_s))
+        for index in ended:
+            run = before[index].run
+            if run is not None:
+                self.runs.append(_RunEnded(index, self._since(run.started), self.time_s))
+        self._awake = True
+
+    def _since(self, moment: datetime) -> float:
+        return (moment - self._begin).total_seconds()
+
+
+def predict(
+    rules: Rules, calls: Calls, requests_per_minute: float, concurrency: int, begin: datetime, *, cycle_s: float = 0.0
+) -> Forecast:
+    """What the rules cost and promise with these calls. `cycle_s`: after which calls come alike again; at most a week."""
+    everys = [sweep.every.total_seconds() for sweep in rules.sweeps]
+    slowest = max(range(len(everys)), key=everys.__getitem__)
+    warm_s = min(everys[slowest], _DAY_S)
+    span_s = min(max(everys[slowest], min(_DAY_S, _SHORTEST_RUNS * everys[slowest]), cycle_s), _LONGEST_SPAN_S)
+    simulation = Simulation(
+        rules, calls, requests_per_minute, concurrency, begin, _settled(rules, begin, timedelta(seconds=warm_s))
+    )
+    end_s = warm_s + span_s
+    simulation.run(end_s)
+    late = {run.sweep for run in simulation.runs + simulation.open_runs() if _overran(run, everys, warm_s)}
+    if not late:
+        # Rows that turn up at the end of the span are found by the runs after it.
+        simulation.run(end_s + everys[slowest], sweep=slowest, since_s=end_s)
+        late |= {run.sweep for run in simulation.runs + simulation.open_runs() if _overran(run, everys, warm_s)}
+    longest = [0.0] * len(everys)
+    for run in simulation.runs + simulation.open_runs():
+        if run.started_s >= warm_s or run.sweep in late:
+            longest[run.sweep] = max(longest[run.sweep], run.ended_s - run.started_s)
+    asked = simulation.requests
+    if late and requests_per_minute < _UNBOUND:
+        unbound = Simulation(rules, calls, _UNBOUND, concurrency, begin, _settled(rules, begin, timedelta(seconds=warm_s)))
+        unbound.run(end_s)
+        asked = unbound.requests
+    counts = [0] * len(everys)
+    for at_s, sweep in asked:
+        counts[sweep] += warm_s <= at_s < end_s
+    hours = [max(span_s, every if span_s < every else span_s) / 3_600 for every in everys]
+    return Forecast(
+        fits=not late,
+        requests_per_hour=tuple(count / hour for count, hour in zip(counts, hours, strict=True)),
+        longest_run_s=tuple(longest),
+        late=tuple(sorted(late)),
+        delays=tuple(_delay(late_s, simulation, calls, begin, (warm_s, end_s)) for late_s in LATE_S),
+    )
+
+
+def _settled(rules: Rules, begin: datetime, warm: timedelta) -> State:
+    """As if every sweep had ended its last run just when it began, those slower than `warm` so that they are due then."""
+    lasts = [begin - max(timedelta(), sweep.every - warm) for sweep in rules.sweeps]
+    start = max(
+        begin - rules.horizon, min(last - s.every - s.overlap for last, s in zip(lasts, rules.sweeps, strict=True))
+    )
+    coverage = Coverage()
+    sweeps = []
+    for last, sweep in sorted(zip(lasts, rules.sweeps, strict=True), key=lambda pair: pair[0]):
+        window = Window(max(start, last - sweep.every - sweep.overlap), last - rules.settle)
+        if window.start < window.end:
+            coverage = coverage.add(window, last)
+    for last, sweep in zip(lasts, rules.sweeps, strict=True):
+        through = max(start, last - sweep.overlap)
+        run = Run(last, Window(through, last - rules.settle))
+        sweeps.append(SweepState(sweep, through, last + sweep.every, last, run))
+    return State(start, tuple(sweeps), coverage)
+
+
+def _overran(run: _RunEnded, everys: Sequence[float], since_s: float) -> bool:
+    return run.ended_s > since_s and run.ended_s - run.started_s > everys[run.sweep]
+
+
+def _delay(
+    late_s: int, simulation: Simulation, calls: Calls, begin: datetime, span: tuple[float, float]
+) -> Delay:
+    """Rows that turn up `late_s` after their calls began, at each instant of the span, and when each is read."""
+    step = max(1.0, (span[1] - span[0]) / _STEPS)
+    turned_up = np.arange(span[0], span[1], step)
+    found = np.full(len(turned_up), np.inf)
+    for read in reversed(simulation.reads):  # earlier reads last: what they find, they find first
+        start = (read.window.start - begin).total_seconds() + late_s
+        end = min((read.window.end - begin).total_seconds() + late_s, read.began_s + step / 2)
+        if start < end and end > span[0]:
+            low, high = np.searchsorted(turned_up, (start, end))
+            found[low:high] = np.minimum(found[low:high], read.ended_s)
+    delay = found - turned_up
+    weights = calls.weights(begin.timestamp() + turned_up - late_s)
+    if not weights.any():
+        weights = np.ones(len(turned_up))
+    delay, weights = delay[weights > 0], weights[weights > 0]
+    worst = float(delay.max())
+    if not np.isfinite(worst):
+        return Delay(late_s, None, None)
+    return Delay(late_s, worst, float(np.average(delay, weights=weights)))
+
+
+def _hours(moment: datetime) -> float:
+    return (moment - EPOCH).total_seconds() / 3_600

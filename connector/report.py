@@ -13,7 +13,7 @@ from connector import batch
 from connector.config import Tenant, duration_text
 from connector.core import instants, windows
 from connector.core.coverage import Read
-from connector.core.jobs import ENDED, Job
+from connector.core.jobs import ENDED, Job, Orders
 from connector.core.windows import State, SweepState
 from connector.kafka.state import Checkpoint
 
@@ -115,7 +115,7 @@ def job(tenant_id: str, one: Job, waits_for: str | None = None) -> dict[str, Any
 
 def jobs(
     tenant_id: str,
-    state: State,
+    orders: Orders,
     failing: tuple[str, str] | None,
     idle: str = "",
     untaken: Mapping[str, str] | None = None,
@@ -123,9 +123,9 @@ def jobs(
     """A tenant's JOBs in the order in which they are worked on. `untaken`: why, by id, those wait that nobody took."""
     result = []
     ahead = ""
-    for one in state.orders.jobs:
+    for one in orders.jobs:
         waits_for = idle or (untaken or {}).get(one.id) or None
-        if not waits_for and state.orders.paused:
+        if not waits_for and orders.paused:
             waits_for = "the tenant is paused: connector resume lets it go on"
         if not waits_for and failing:
             waits_for = failing[1]

@@ -417,7 +417,7 @@ def _describe(subject: report.Subject, reading: Reading | None, now: datetime) -
 
 def _jobs(subject: report.Subject, reading: Reading | None) -> list[dict[str, Any]]:
     """The JOBs of a tenant."""
-    return report.jobs(subject.id, reading.account.checkpoint.state, _failing(reading)) if reading else []
+    return report.jobs(subject.id, reading.account.checkpoint.state.orders, _failing(reading)) if reading else []
 
 
 def _failing(reading: Reading) -> tuple[str, str] | None:

@@ -14,6 +14,7 @@ JobState = Literal["waiting", "running", "done", "cancelled", "failed"]
 ENDED: frozenset[JobState] = frozenset({"done", "cancelled", "failed"})
 PRIORITY = 1000
 _KEPT_JOBS = 50
+_OPEN_JOBS = 100  # the state record of a tenant has to fit into one message, whoever files jobs
 _KEPT_IDS = 200
 
 
@@ -66,15 +67,16 @@ class Orders(NamedTuple):
 
 
 def apply(orders: Orders, command: Command, now: datetime, oldest: datetime) -> Orders:
-    """After a command. A job's range is cut at `oldest`: rows before it may have been forgotten, and be sent twice."""
-    if command.id in orders.applied:
+    """After a command. A job's range is cut at `oldest`, before which rows may have been forgotten, and at `now`."""
+    if command.id in orders.applied or any(job.id == command.id for job in orders.jobs):
         return orders
     orders = orders._replace(applied=(*orders.applied, command.id)[-_KEPT_IDS:])
     if command.command == "backfill" and command.window is not None:
-        window = Window(max(command.window.start, oldest), command.window.end)
+        window = Window(max(command.window.start, oldest), min(command.window.end, now))
         job = Job(command.id, window, command.filed, command.again)
-        if window.start >= window.end:
-            job = job._replace(state="failed", ended=now, reason="all of its range lies beyond dedup.horizon")
+        refusal = _refusal(orders, command.window, oldest, now)
+        if refusal:
+            job = job._replace(window=command.window, state="failed", ended=now, reason=refusal)
         return orders._replace(jobs=_kept((*orders.jobs, job)))
     if command.command == "cancel":
         return orders._replace(
@@ -122,6 +124,16 @@ def is_open(orders: Orders, job_id: str) -> bool:
 def remaining_seconds(orders: Orders) -> float:
     """Call time that jobs still have to read."""
     return sum(job.remaining_seconds for job in orders.jobs)
+
+
+def _refusal(orders: Orders, window: Window, oldest: datetime, now: datetime) -> str:
+    if window.end <= oldest:
+        return "all of its range lies beyond dedup.horizon"
+    if window.start >= now:
+        return "all of its range lies in the future"
+    if sum(job.state not in ENDED for job in orders.jobs) >= _OPEN_JOBS:
+        return f"{_OPEN_JOBS} jobs of this tenant are open already: wait for them, or cancel some"
+    return ""
 
 
 def _advanced(job: Job, window: Window, now: datetime) -> Job:

@@ -4,7 +4,7 @@ Needs no worker, and disturbs none: it joins no group and has no transactional i
 """
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from typing import Any, NamedTuple, Self
 
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
@@ -63,6 +63,10 @@ class Desk:
                     f"set kafka.shards = {partitions}"
                 )
 
+    def shard_of(self, tenant: str) -> int:
+        """The shard of a tenant, by its id."""
+        return control.partition_of(tenant, self._kafka.shards)
+
     def read(self, shards: Sequence[int]) -> dict[int, ShardView]:
         """What is known of each of these shards. RefusedError: their state is another topic's, or a newer version's."""
         if self.is_new:
@@ -75,12 +79,12 @@ class Desk:
             waiting: dict[int, list[Heard]] = {number: [] for number in shards}
             for number, record in reader.read(self._names.control, {n: _next(r) for n, r in restored.items()}):
                 heard = _heard(record)
-                is_ours = heard is not None and control.partition_of(heard.tenant, self._kafka.shards) == number
+                is_ours = heard is not None and self.shard_of(heard.tenant) == number
                 if heard is not None and is_ours and (record.offset() or 0) >= _next(restored[number]):
                     waiting[number].append(heard)
         return {number: ShardView(restored[number], waiting[number]) for number in shards}
 
-    def follow(self, shard: int) -> Iterator[Restored | None]:
+    def follow(self, shard: int) -> Generator[Restored | None, None, None]:
         """What the shard's workers commit, from now on and for ever; None when nothing came for a moment.
 
         Brokers that are away are waited for.
@@ -121,7 +125,7 @@ class Desk:
                 self._names.control,
                 control.encode(tenant, order),
                 tenant.encode(),
-                control.partition_of(tenant, self._kafka.shards),
+                self.shard_of(tenant),
                 on_delivery=delivered,
             )
             while not outcome and time.monotonic() < deadline:

@@ -1,0 +1,101 @@
+"""What is known of every tenant without a worker: what is committed, and on top of it the commands that still wait."""
+
+from collections.abc import Iterable
+from datetime import datetime
+from typing import Any, NamedTuple
+
+import msgspec
+
+from connector import report
+from connector.config import Settings
+from connector.core import jobs, windows
+from connector.core.jobs import Orders
+from connector.kafka import control
+from connector.kafka.control import Heard
+from connector.kafka.desk import Desk
+from connector.kafka.state import Checkpoint
+from connector.report import Subject
+
+
+class Known(NamedTuple):
+    """One tenant. `checkpoint`: None when no worker has read it yet."""
+
+    subject: Subject
+    checkpoint: Checkpoint | None
+    orders: Orders
+    untaken: frozenset[str]
+    "Ids of commands that no worker has applied yet; `orders` and `checkpoint` are as if one had."
+
+
+class Overview(NamedTuple):
+    """All tenants: those of the configuration in its order, then those that only the state knows."""
+
+    tenants: list[Known]
+    workers: int | None
+    "How many there are; None when the broker does not tell."
+
+    def find_job(self, job_id: str) -> tuple[Known, jobs.Job] | None:
+        """A job and whose it is."""
+        return next(((known, job) for known in self.tenants for job in known.orders.jobs if job.id == job_id), None)
+
+    def describe_tenants(self, app: str, now: datetime, *, is_new: bool) -> list[dict[str, Any]]:
+        """TENANTs of the contract."""
+        found = []
+        for known in self.tenants:
+            if known.checkpoint is None:
+                reason = f"no worker has ever run with kafka.app = {app}" if is_new else "no worker has read it yet"
+                found.append(report.unknown(known.subject, reason))
+                continue
+            failing, remembered = known.checkpoint.failing, known.checkpoint.remembered
+            found.append(
+                report.tenant(
+                    known.subject, known.checkpoint, now, failing=failing, remembered=remembered, idle=self._idle
+                )
+            )
+        return found
+
+    def describe_jobs(self) -> list[dict[str, Any]]:
+        """JOBs of the contract, first filed first."""
+        found: list[dict[str, Any]] = []
+        for known in self.tenants:
+            failing = known.checkpoint.failing if known.checkpoint else None
+            idle = self._idle if known.subject.configured else report.NOT_CONFIGURED
+            untaken = dict.fromkeys(known.untaken, "no worker has taken it yet")
+            found += report.jobs(known.subject.id, known.orders, failing, idle, untaken)
+        return report.by_age(found)
+
+    @property
+    def _idle(self) -> str:
+        return "no worker is running" if self.workers == 0 else ""
+
+
+def look(desk: Desk, settings: Settings, now: datetime) -> Overview:
+    """All that can be known now. Raises what the desk raises."""
+    shards = settings.kafka.shards
+    views = desk.read(range(shards))
+    configured = {tenant.key: tenant for tenant in settings.tenants}
+    committed = {key: checkpoint for view in views.values() for key, checkpoint in view.restored.checkpoints.items()}
+    known = []
+    for key in (*configured, *sorted(committed.keys() - configured.keys())):
+        subject = Subject(key, configured.get(key), control.partition_of(key, shards))
+        # A worker passes over commands for tenants that it has no configuration of.
+        waiting = [heard for heard in views[subject.shard].waiting if heard.tenant == key and subject.configured]
+        known.append(_known(subject, committed.get(key), waiting, settings, now))
+    return Overview(known, 0 if desk.is_new else desk.workers())
+
+
+def _known(
+    subject: Subject, checkpoint: Checkpoint | None, waiting: Iterable[Heard], settings: Settings, now: datetime
+) -> Known:
+    oldest = now - settings.dedup.horizon
+    orders = checkpoint.state.orders if checkpoint else Orders()
+    untaken = set()
+    for heard in waiting:
+        if heard.order.id not in orders.applied:
+            untaken.add(heard.order.id)
+        at = min(heard.order.filed, now)
+        orders = jobs.apply(orders, heard.order, at, oldest)
+        if checkpoint:
+            state = windows.command(checkpoint.state, heard.order, at, oldest)
+            checkpoint = msgspec.structs.replace(checkpoint, state=state)
+    return Known(subject, checkpoint, orders, frozenset(untaken))

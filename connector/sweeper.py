@@ -24,6 +24,7 @@ from connector.graph.client import Source
 
 _logger = log.get(__name__)
 _REPEATS = 2
+_SHORTEST_SLEEP_S = 0.2
 _LONGEST_SLEEP_S = 30.0
 _FIRST_REST_S = 10.0
 _LONGEST_REST_S = 60.0
@@ -248,7 +249,8 @@ class Sweeper:
             delay_s = resting_s
         else:
             due = windows.next_due(self._plan)
-            delay_s = _LONGEST_SLEEP_S if due is None else max(0.0, (due - self._now()).total_seconds())
+            # What is due may have to wait: while the tenant is paused, or while nothing has settled since its start.
+            delay_s = _LONGEST_SLEEP_S if due is None else max(_SHORTEST_SLEEP_S, (due - self._now()).total_seconds())
             if self._once:
                 delay_s = _LONGEST_SLEEP_S
         try:

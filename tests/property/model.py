@@ -1,0 +1,390 @@
+"""A world of calls, a worker made of the real core, and topics in memory: everything of the connector but I/O.
+
+Time is a number that the test moves on. The worker takes the steps of sweeper.py and shard.py in any order and at any
+pace; what it knows at its start comes from the topics and from nowhere else.
+"""
+
+import random
+import zlib
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
+from typing import Any, NamedTuple, cast
+
+import msgspec
+import numpy as np
+
+from connector import batch
+from connector.batch import Account, Batches, Change, Item, PageRead, RunsDropped, SliceRead, SweepsBegun
+from connector.core import instants, windows
+from connector.core.coverage import Window
+from connector.core.rows import Page, Shape, decode_page
+from connector.core.windows import Rules, Sizes, Slice, Sweep
+from connector.kafka import avro, seen, state
+from connector.shard import Shard
+
+EPOCH = datetime(2026, 3, 1, tzinfo=UTC)
+TOPIC, APP = "calls", "app"
+HOME = state.Home(APP, "cluster", TOPIC)
+PARTITIONS = 3
+MINUTE_S = 60.0
+_decode_row = avro.decoder(avro.ROW)
+_decode_progress = avro.decoder(avro.PROGRESS)
+_shape = Shape(avro.load(avro.ROW), "v1.0")
+
+
+def moment(time_s: float) -> datetime:
+    """The instant so many seconds after the world began."""
+    return EPOCH + timedelta(seconds=time_s)
+
+
+def seconds_of(instant: datetime) -> float:
+    return (instant - EPOCH).total_seconds()
+
+
+def sweep(every_min: float, overlap_min: float) -> Sweep:
+    return Sweep(timedelta(minutes=every_min), timedelta(minutes=overlap_min))
+
+
+class Version(NamedTuple):
+    """What Graph shows of a call from an instant on."""
+
+    from_s: float
+    start_s: float
+    text: bytes
+    fits: bool = True
+
+
+@dataclass
+class Call:
+    id: str
+    versions: list[Version]
+
+    @property
+    def start_s(self) -> float:
+        return self.versions[0].start_s
+
+    def at(self, time_s: float) -> Version | None:
+        shown = [version for version in self.versions if version.from_s <= time_s]
+        return shown[-1] if shown else None
+
+
+def row(call_id: str, start_s: float, duration: Any) -> bytes:
+    start = instants.text(moment(start_s))
+    return msgspec.json.encode({"id": call_id, "startDateTime": start, "duration": duration})
+
+
+def call(call_id: str, start_s: float, *late_s: float) -> Call:
+    """A call with a version for each of `late_s`, seconds after it began."""
+    versions = [Version(start_s + late, start_s, row(call_id, start_s, n)) for n, late in enumerate(sorted(late_s))]
+    return Call(call_id, versions)
+
+
+@dataclass
+class World:
+    """What Graph shows. A page is cut out of what is visible when it is asked for: rows shift when others turn up."""
+
+    calls: list[Call]
+    page_rows: int = 4
+    requests: int = 0
+
+    def page(self, window: Window, skip: int, time_s: float) -> Page:
+        self.requests += 1
+        start_s, end_s = seconds_of(window.start), seconds_of(window.end)
+        shown = (one.at(time_s) for one in self.calls)
+        texts = [v.text for v in shown if v is not None and start_s <= v.start_s < end_s]
+        part = texts[skip : skip + self.page_rows]
+        link = b',"@odata.nextLink":"next"' if skip + self.page_rows < len(texts) else b""
+        return decode_page(b'{"value":[%b]%b}' % (b",".join(part), link))
+
+
+class Published(NamedTuple):
+    tenant: str
+    id: str
+    revision: int
+    duration: int | None
+
+
+class Said(NamedTuple):
+    """A record of the progress topic, and how many reads had landed when it did."""
+
+    time_s: float
+    record: dict[str, Any]
+    reads: int
+    ends: dict[int, int]
+    "Next offset of each partition when it landed."
+
+
+class Landed(NamedTuple):
+    """A slice whose reading is committed; `began_s` is when its last chain asked for its first page."""
+
+    tenant: str
+    window: Window
+    began_s: float
+
+
+@dataclass
+class Topics:
+    """What is committed."""
+
+    rows: list[Published] = field(default_factory=list)
+    dead: list[tuple[bytes | None, bytes]] = field(default_factory=list)
+    progress: list[Said] = field(default_factory=list)
+    reads: list[Landed] = field(default_factory=list)
+    state: dict[bytes, bytes] = field(default_factory=dict)
+    seen: dict[bytes, bytes] = field(default_factory=dict)
+    ends: dict[int, int] = field(default_factory=dict)
+    commits: int = 0
+
+
+@dataclass
+class _Chain:
+    piece: Slice
+    skip: int = 0
+    attempt: int = 0
+    repeated: bool = False
+    began_s: float = 0.0
+    ids: set[int] = field(default_factory=set)
+
+
+class Died(Exception):  # noqa: N818
+    """The process is gone."""
+
+
+class Worker:
+    """One life of a process: restored from the topics, then stepped by the test."""
+
+    def __init__(self, setting: "Setting", worlds: dict[str, World], topics: Topics, now_s: float) -> None:
+        self._worlds = worlds
+        self._topics = topics
+        self._setting = setting
+        settings = cast("Any", setting.settings)
+        restored = state.restore(topics.state)
+        state.check_home(restored.shard, HOME)
+        remembered = seen.restore(topics.seen)
+        shard = cast("Any", SimpleNamespace(_around=SimpleNamespace(settings=settings)))
+        self.accounts: dict[str, Account] = {
+            tenant: Shard._account(
+                shard,
+                cast("Any", SimpleNamespace(id=tenant, key=tenant, label=tenant, topic=TOPIC, start=setting.start)),
+                restored.checkpoints.get(tenant),
+                remembered.get(tenant),
+                moment(now_s),
+            )
+            for tenant in worlds
+        }
+        self._batches = Batches(settings, _shape, {TOPIC: PARTITIONS})
+        self.plans = {tenant: account.checkpoint.state for tenant, account in self.accounts.items()}
+        self._chains: dict[str, list[_Chain]] = {tenant: [] for tenant in worlds}
+        self._queue: list[Item] = []
+        self._waiting: list[Item] = []
+        self._pending: dict[str, Change] = {}
+        self._reads: list[Landed] = []
+        self._guess = windows.first_guess()
+
+    def sweep(self, tenant: str, now_s: float) -> None:
+        """Begins what is due and opens chains, as Sweeper does."""
+        account, now = self.accounts[tenant], moment(now_s)
+        self.plans[tenant], begun = windows.begin(self.plans[tenant], account.rules, now)
+        if begun:
+            self._queue.append(SweepsBegun(tenant, now))
+        chains = self._chains[tenant]
+        while True:
+            others = sum(chain.piece.priority != 0 for chain in chains)
+            piece = windows.next_slice(
+                self.plans[tenant],
+                account.rules,
+                [chain.piece for chain in chains],
+                self._sizes(tenant, now),
+                now,
+                live=len(chains) < self._setting.concurrency,
+                others=others < max(1, self._setting.concurrency - 1) and len(chains) < self._setting.concurrency,
+            )
+            if piece is None:
+                return
+            chains.append(_Chain(piece))
+
+    def has_chains(self, tenant: str) -> bool:
+        return bool(self._chains[tenant])
+
+    def read_page(self, tenant: str, which: int, time_s: float, now_s: float) -> None:
+        """Reads one page of one of the open chains; the last page hands the slice over, or begins it again."""
+        chains = self._chains[tenant]
+        chain = chains[which % len(chains)]
+        if not chain.skip:
+            chain.began_s = time_s
+        page = self._worlds[tenant].page(chain.piece.window, chain.skip, time_s)
+        reading = _shape.read(page.rows)
+        ids = set(reading.entries["hi"].tolist())
+        chain.repeated = chain.repeated or not chain.ids.isdisjoint(ids)
+        chain.ids |= ids
+        chain.skip += self._worlds[tenant].page_rows
+        self._queue.append(PageRead(tenant, chain.piece, page.rows, reading, moment(now_s), 1, ()))
+        if page.next_link:
+            return
+        if chain.repeated and chain.attempt < 2:
+            chain.attempt, chain.skip, chain.repeated, chain.ids = chain.attempt + 1, 0, False, set()
+            return
+        chains.remove(chain)
+        item = SliceRead(tenant, chain.piece, not chain.repeated, moment(now_s))
+        self._queue.append(item)
+        self._reads.append(Landed(tenant, chain.piece.window, chain.began_s))
+        self.plans[tenant], _ = windows.finish(self.plans[tenant], [(chain.piece, item.steady)], item.now)
+
+    def fail(self, tenant: str) -> None:
+        """The source is away: the runs on their way have failed."""
+        self._chains[tenant].clear()
+        self.plans[tenant], dropped = windows.drop_runs(self.plans[tenant])
+        if dropped:
+            self._queue.append(RunsDropped(tenant, "unreachable", "away"))
+
+    def take(self, items: int) -> None:
+        """Adds what was read to the batch, as the shard's loop does."""
+        taken, self._queue = self._queue[:items], self._queue[items:]
+        self._waiting += taken
+        self._pending = self._batches.prepare(taken, self.accounts, self._pending)
+        if not any(change.is_urgent for change in self._pending.values()):
+            self._waiting = [item for item in self._waiting if not isinstance(item, PageRead)]
+
+    def commit(self, time_s: float, now_s: float, *, aborts: int = 0, death: str = "") -> None:
+        """One transaction. `death`: dies "before" it lands, or "after" it has and nobody knows."""
+        if not self._waiting:
+            return
+        now, changes, topics = moment(now_s), self._pending, self._topics
+        self._batches.close(changes, self.accounts, now)
+        for attempt in range(aborts + 1):
+            ends = dict(topics.ends)
+            rows: list[Published] = []
+            dead: list[tuple[bytes | None, bytes]] = []
+            offsets: dict[str, dict[int, int]] = defaultdict(dict)
+            for tenant, change in changes.items():
+                for tag, records in change.records(tenant).items():
+                    for record in records:
+                        value = record.value or b""
+                        if record.topic == TOPIC:
+                            said = _decode_row(value)
+                            rows.append(Published(said["tenantId"], said["id"], said["revision"], said["duration"]))
+                            partition = zlib.crc32(record.key or b"") % PARTITIONS
+                            ends[partition] = ends.get(partition, 0) + 1
+                            offsets[tag][partition] = ends[partition]
+                        else:
+                            dead.append((record.key, value))
+            last = self._batches.last(changes, self.accounts, dict(offsets), 0, now)
+            if attempt < aborts:
+                ends = {partition: end + 1 for partition, end in ends.items()}  # an abort leaves its marker
+                topics.ends = {**topics.ends, **ends}
+        if death == "before":
+            raise Died
+        read = [item for item in self._waiting if isinstance(item, SliceRead)]
+        landed, self._reads = self._reads[: len(read)], self._reads[len(read) :]
+        topics.reads += landed
+        topics.rows += rows
+        topics.dead += dead
+        topics.ends = ends
+        topics.commits += 1
+        home = state.shard_record(HOME, 0)
+        for key, kept in ((home.key, home.value), *((record.key, record.value) for record in last)):
+            assert key is not None
+            if kept is not None and key == b"shard":
+                topics.state[key] = kept
+        for record in last:
+            assert record.key is not None
+            if record.topic.endswith(".progress"):
+                said = _decode_progress(record.value or b"")
+                topics.progress.append(Said(time_s, said, len(topics.reads), dict(topics.ends)))
+                continue
+            kept_in = topics.state if record.topic == f"{APP}.state" else topics.seen
+            if record.value is None:
+                kept_in.pop(record.key, None)
+            else:
+                kept_in[record.key] = record.value
+        if death == "after":
+            raise Died
+        batch.apply(changes, self.accounts)
+        self._waiting, self._pending = [], {}
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing is on its way and all that was read is committed."""
+        busy = self._queue or self._waiting or any(self._chains.values())
+        return not busy and all(windows.is_idle(plan) for plan in self.plans.values())
+
+    def drain(self, time_s: float, now_s: float) -> None:
+        """Reads and commits until nothing is on its way, in no time."""
+        for tenant in self._worlds:
+            self.sweep(tenant, now_s)
+            while self.has_chains(tenant):
+                self.read_page(tenant, 0, time_s, now_s)
+                self.sweep(tenant, now_s)
+        self.take(1_000_000)
+        self.commit(time_s, now_s)
+
+    def _sizes(self, tenant: str, now: datetime) -> Sizes:
+        first = (self.plans[tenant].start - instants.EPOCH) // timedelta(hours=1)
+        end = (now - instants.EPOCH) // timedelta(hours=1) + 1
+        counts = self.accounts[tenant].remembered.per_hour(first, end)
+        return Sizes(counts, first, self.plans[tenant].coverage, self._guess)
+
+
+@dataclass
+class Setting:
+    """What the owner configured."""
+
+    sweeps: tuple[Sweep, ...]
+    slice: timedelta = timedelta(days=1)
+    settle: timedelta = timedelta(0)
+    horizon: timedelta = timedelta(days=150)
+    start: timedelta = timedelta(0)
+    revisions: str = "publish"
+    concurrency: int = 4
+
+    @property
+    def rules(self) -> Rules:
+        return Rules(self.sweeps, self.settle, self.slice, self.horizon)
+
+    @property
+    def settings(self) -> SimpleNamespace:
+        return SimpleNamespace(
+            windows=SimpleNamespace(sweeps=self.sweeps, settle=self.settle, slice=self.slice),
+            dedup=SimpleNamespace(horizon=self.horizon),
+            rows=SimpleNamespace(
+                key="id", timestamp="ingest", revisions=self.revisions, additional_properties="keep", privacy={}
+            ),
+            kafka=SimpleNamespace(app=APP),
+        )
+
+
+def poll(
+    setting: Setting, world: World, times_s: Iterator[float] | list[float], topics: Topics | None = None
+) -> Topics:
+    """One tenant, polled at given times by a worker with a right clock; everything is read and committed at once."""
+    topics = topics or Topics()
+    worker: Worker | None = None
+    for time_s in times_s:
+        worker = worker or Worker(setting, {"t": world}, topics, time_s)
+        worker.drain(time_s, time_s)
+    return topics
+
+
+def every(step_s: float, start_s: float, end_s: float) -> list[float]:
+    """Times at a fixed step."""
+    return [float(time_s) for time_s in np.arange(start_s, end_s, step_s)]
+
+
+def some_calls(rng: random.Random, count: int, until_s: float, latest_s: float) -> list[Call]:
+    """Calls with late, revised and unfit rows. Graph lists them by id, so that a late one shifts the rest of a page."""
+    calls = []
+    for number in range(count):
+        call_id = f"{rng.getrandbits(48):012x}-{number}"
+        start_s = round(rng.uniform(0, until_s), 3)
+        late_s = rng.choice([rng.uniform(0, 90), rng.uniform(0, latest_s / 20), rng.uniform(0, latest_s)])
+        versions = [Version(start_s + late_s, start_s, row(call_id, start_s, 0))]
+        if rng.random() < 0.1:
+            versions = [Version(start_s + late_s, start_s, row(call_id, start_s, f"{call_id}?"), fits=False)]
+        while rng.random() < 0.25:
+            late_s += rng.uniform(1, latest_s / 3)
+            versions.append(Version(start_s + late_s, start_s, row(call_id, start_s, len(versions))))
+        calls.append(Call(call_id, versions))
+    return sorted(calls, key=lambda one: one.id)

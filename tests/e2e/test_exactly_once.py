@@ -1,7 +1,9 @@
 """The promise on a real broker: what a `read_committed` reader finds is what the source shows, exactly."""
 
+import random
+import threading
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from tests import oracle
@@ -13,38 +15,119 @@ Simulate = Callable[..., Simulation]
 NewWorker = Callable[..., Worker]
 Settings = Callable[..., dict[str, Any]]
 
+# Shares that the promise is tried under; a repeated seam has its whole chain read again.
 WEATHER = {
     "throttled": 0.05,
     "retry_after": "mixed",
     "retry_after_s": 1.0,
     "server_error": 0.05,
     "cut": 0.03,
-    "repeat_once": 0.2,
-    "repeat": 0.02,
+    "repeat_once": 0.05,
+    "repeat": 0.01,
     "upper_link": 0.5,
     "empty_page": 0.02,
 }
 ROWS = {"unknown": 0.01, "unfit": 0.005, "startless": 0.002}
+HISTORY = {"days": 5, "calls_per_day": 10_000, "order": "newest", "faults": WEATHER, **ROWS}
+KILLS = 20
+
+
+def published(worker: Worker) -> float:
+    return worker.metric("rows_total", outcome="published")
 
 
 def test_fifty_thousand_rows_of_history_in_bad_weather_arrive_exactly_once(
     broker: SharedBroker, topic: str, app: str, simulate: Simulate, new_worker: NewWorker, settings: Settings
 ) -> None:
     """Pages shift twice over: the source repeats rows at seams, and rows turn up while they are read, newest first."""
-    source = simulate(days=5, calls_per_day=10_000, order="newest", clock_offset_s=-36_000, faults=WEATHER, **ROWS)
+    source = simulate(**HISTORY, clock_offset_s=-36_000)
     worker = new_worker(settings(source))
     worker.start()
-    for hours in (6, 3, 0):
-        behind = worker.metric("rows_total", outcome="published")
-        worker.until(lambda b=behind: worker.metric("rows_total", outcome="published") > b, "more rows")  # type: ignore[misc]
+    for hours, rows in ((6, 5_000), (3, 20_000), (0, 35_000)):
+        worker.until(lambda least=rows: published(worker) > least, f"{rows} rows")  # type: ignore[misc]
         source.set_clock_offset(timedelta(hours=-hours))
     frozen_at = source.freeze()
     worker.until_complete(frozen_at)
     assert worker.metric("graph_requests_total", status="429") > 0
     assert worker.stop() == 0
-    truth = source.truth()
-    found = oracle.check(broker.bootstrap, topic, app, truth, claims=False)
+    found = oracle.check(broker.bootstrap, topic, app, source.truth(), claims=False)
     assert len(found.newest) > 49_000
     assert len(found.dead_letters) > 200
     assert any(row.revision for row in found.rows)
     assert any(row.fields["additionalProperties"] for row in found.rows)
+
+
+def test_twenty_kills_at_any_moment_lose_and_repeat_nothing(
+    broker: SharedBroker, topic: str, app: str, simulate: Simulate, new_worker: NewWorker, settings: Settings
+) -> None:
+    """SIGKILL at seeded moments, from before the worker has joined to amid its commits, while the source goes on."""
+    moments = random.Random(3)
+    source = simulate(**HISTORY, clock_offset_s=-36_000)
+    # Slow enough for the history to last until the last kill: 20 requests a second.
+    worker = new_worker(settings(source, graph={"requests_per_minute": 1_200}))
+    alive = 0
+    for kill in range(KILLS):
+        source.set_clock_offset(timedelta(hours=kill / 2 - 10))
+        worker.start()
+        if kill % 5:
+            worker.until_ready()
+        life = threading.Event()
+        life.wait(moments.uniform(0, 2))
+        alive += len(worker.named("shard_restored"))
+        worker.kill()
+    assert alive >= KILLS
+    source.set_clock_offset(timedelta())
+    frozen_at = source.freeze()
+    worker.start()
+    worker.until_complete(frozen_at)
+    assert worker.stop() == 0
+    found = oracle.check(broker.bootstrap, topic, app, source.truth(), claims=False)
+    assert len(found.newest) > 49_000
+    assert len(found.dead_letters) > 200
+
+
+def test_a_restart_after_a_clean_stop_publishes_nothing_again(
+    broker: SharedBroker, topic: str, app: str, simulate: Simulate, new_worker: NewWorker, settings: Settings
+) -> None:
+    source = simulate(days=3, calls_per_day=2_000, frozen=True, **ROWS)
+    worker = new_worker(settings(source))
+    assert worker.run_once() == 0
+    before = oracle.check(broker.bootstrap, topic, app, source.truth())
+    assert len(before.rows) > 5_700
+    worker.start()
+    worker.until_complete(datetime.now(UTC))
+    assert worker.metric("rows_total", outcome="duplicate") >= len(before.rows)
+    assert published(worker) == 0
+    assert worker.stop() == 0
+    after = oracle.check(broker.bootstrap, topic, app, source.truth())
+    assert (after.rows, after.dead_letters) == (before.rows, before.dead_letters)
+
+
+def test_after_three_days_of_outage_nothing_is_missed(
+    broker: SharedBroker, topic: str, app: str, simulate: Simulate, new_worker: NewWorker, settings: Settings
+) -> None:
+    """No sweep reaches back so far: the hole is read too. Late rows are within the deepest overlap less its cadence."""
+    lateness = {"lateness": "0.9:20s-10m,0.1:10m-110m", "durations": "short", "revised": 0.0}
+    source = simulate(days=2, calls_per_day=2_000, clock_offset_s=-3 * 86_400, **lateness)
+    sweeps = [{"every": "1s", "overlap": "10m"}, {"every": "60s", "overlap": "2h"}]
+    configured = settings(source, windows={"sweeps": sweeps})
+    before = new_worker(configured, "-m", "tests.shifted_worker", "-3d")
+    before.start()
+    before.until_complete(datetime.now(UTC) - timedelta(days=3, seconds=5))
+    before.until(lambda: published(before) > 3_000, "the history")
+    assert before.stop() == 0
+    source.set_clock_offset(timedelta())
+    after = new_worker(configured)
+    after.start()
+    after.until(lambda: after.tenant(source.tenants[0]).get("gap_seconds") == 0, "the hole to be read")
+    frozen_at = source.freeze()
+    truth = source.truth()
+    after.until(lambda: _last_read(after, source.tenants[0]) >= frozen_at, "what came meanwhile to be read")
+    assert after.stop() == 0
+    found = oracle.check(broker.bootstrap, topic, app, truth, claims=False)
+    assert len(found.rows) > 9_000
+
+
+def _last_read(worker: Worker, tenant: str) -> datetime:
+    coverage = worker.tenant(tenant).get("coverage") or [{"last_read": "1970-01-01T00:00:00+00:00"}]
+    return datetime.fromisoformat(coverage[-1]["last_read"])

@@ -131,15 +131,15 @@ class Sweeper:
         time_s = asyncio.get_running_loop().time()
         self._set_aside = {piece: until for piece, until in self._set_aside.items() if self._once or until > time_s}
         while True:
-            others = sum(piece.priority != 0 for piece in self._chains)
+            live, others = windows.room(self._chains, self._concurrency)
             piece = windows.next_slice(
                 self._plan,
                 self.account.rules._replace(slice=self._longest),
                 [*self._chains, *self._set_aside],
                 self._sizes(),
                 self._now(),
-                live=len(self._chains) < self._concurrency,
-                others=others < max(1, self._concurrency - 1) and len(self._chains) < self._concurrency,
+                live=live,
+                others=others,
             )
             if piece is None:
                 return

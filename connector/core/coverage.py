@@ -137,6 +137,8 @@ def clip(windows: Iterable[Window], bounds: Window) -> list[Window]:
 
 
 def _outside(read: Read, window: Window) -> list[Read]:
+    if read.end <= window.start or read.start >= window.end:
+        return [read]
     parts = (read._replace(end=min(read.end, window.start)), read._replace(start=max(read.start, window.end)))
     return [part for part in parts if part.start < part.end]
 

@@ -33,6 +33,7 @@ _UNBOUND = 1e6
 _SOON_S = 1e-6
 _STEPS = 86_400
 _NOISE = 4_096
+_COUNT_AGAIN_S = 300.0
 _LAST_DAY = Window(EPOCH, EPOCH + timedelta(days=1))
 
 
@@ -203,6 +204,9 @@ class Simulation:
         self._asked: list[tuple[float, int, _Chain]] = []
         self._order = 0
         self._awake = True
+        self._counted_s = -_COUNT_AGAIN_S
+        self._first_hour = 0
+        self._counts: NDArray[np.int64] = np.zeros(0, np.int64)
         day = (begin - EPOCH) // _HOUR
         # As the sweeper's guess was after the first start; settled sweeps make no new one.
         self._guess = windows.next_guess(_LAST_DAY, int(calls.per_hour(day - 24, day, begin).sum()))
@@ -239,10 +243,8 @@ class Simulation:
         """What the sweeper does when it wakes: begins what is due, opens chains."""
         self.state, _ = windows.begin(self.state, self._rules, self.now)
         now = self.now
-        first = (self.state.start - EPOCH) // _HOUR
-        counts = self._calls.per_hour(first, (now - EPOCH) // _HOUR + 1, now)
         while True:
-            sizes = Sizes(counts, first, self.state.coverage, self._guess)
+            sizes = self._sizes(now)
             live, others = windows.room(self._chains, self._concurrency)
             piece = windows.next_slice(
                 self.state, self._rules, list(self._chains), sizes, now, live=live, others=others
@@ -251,6 +253,13 @@ class Simulation:
                 return
             chain = self._chains[piece] = _Chain(piece)
             self._wait(chain)
+
+    def _sizes(self, now: datetime) -> Sizes:
+        if self.time_s >= self._counted_s + _COUNT_AGAIN_S:
+            self._counted_s = self.time_s
+            self._first_hour = (self.state.start - EPOCH) // _HOUR
+            self._counts = self._calls.per_hour(self._first_hour, (now - EPOCH) // _HOUR + 1, now)
+        return Sizes(self._counts, self._first_hour, self.state.coverage, self._guess)
 
     def _wait(self, chain: _Chain) -> None:
         self._order += 1

@@ -79,7 +79,7 @@ def read_window(begin: str, end: str, now: datetime, horizon: timedelta | None =
         problems.append(
             f"--from: {instants.text(first)} is not before --to, {instants.text(last)}: swap them, or widen the range"
         )
-    if horizon is not None and first < now - horizon:
+    if horizon is not None and first < now.replace(microsecond=0) - horizon:
         problems.append(
             f"--from: {instants.text(first)} lies beyond dedup.horizon ({duration_text(horizon)}): rows may have been "
             f"forgotten there, and could be published twice; begin at {instants.text(now - horizon)} or later"
@@ -101,7 +101,7 @@ def _moment(option: str, text: str, now: datetime) -> datetime:
 
     try:
         moment = parse_instant(text)
-        return now + moment if isinstance(moment, timedelta) else moment
+        return now.replace(microsecond=0) + moment if isinstance(moment, timedelta) else moment
     except ValueError as wrong:
         raise ConfigurationError([f"{option}: {wrong}"]) from None
     except OverflowError:

@@ -59,7 +59,7 @@ def backfill(
     now = datetime.now(UTC)
     window = arguments.read_window(begin, end, now, settings.dedup.horizon)
     desk = open_desk(settings, chosen)
-    order = Command(str(uuid4()), "backfill", now, window, again)
+    order = Command(str(uuid4()), "backfill", now.replace(microsecond=0), window, again)
     offset = desk.file(chosen.id, order)
     sys.stdout.write(f"{order.id}\n")
     sys.stdout.flush()

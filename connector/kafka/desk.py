@@ -157,8 +157,8 @@ class Desk:
 
     def _away(self, why: str) -> BrokersAwayError:
         return BrokersAwayError(
-            f"no broker answers at {self._kafka.bootstrap_servers} ({why}): look after the brokers, or after "
-            "kafka.bootstrap_servers"
+            f"no broker answers at {self._kafka.bootstrap_servers} ({why}): check "
+            "kafka.bootstrap_servers, and that the brokers run"
         )
 
 

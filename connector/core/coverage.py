@@ -73,11 +73,21 @@ class Coverage(NamedTuple):
         ripe = (Window(read.start, min(read.end, read.at - overlap)) for read in self.reads)
         return subtract([window], [part for part in ripe if part.start < part.end])
 
-    def until(self, end: datetime) -> "Coverage":
-        """Without what lies at or after `end`: a clock that was set back has read the future."""
-        if not self.reads or self.reads[-1].end <= end:
+    def until(self, now: datetime) -> "Coverage":
+        """As known at `now`: without call time in the future, which a clock that has been set back since has read.
+
+        What that clock dated later than `now` was really read before it.
+        """
+        if all(read.end <= now and read.at <= now for read in self.reads):
             return self
-        return Coverage(tuple(read._replace(end=min(read.end, end)) for read in self.reads if read.start < end))
+        before = now - timedelta(seconds=1)
+        return Coverage(
+            tuple(
+                read._replace(end=min(read.end, now), at=read.at if read.at <= now else before)
+                for read in self.reads
+                if read.start < now
+            )
+        )
 
     def since(self, start: datetime) -> "Coverage":
         """Without what lies before `start`."""

@@ -137,7 +137,7 @@ class Storm:
         self.ahead_s = 0.0
         latest_s = max(v.from_s for world in self.worlds.values() for one in world.calls for v in one.versions)
         end_s = max(self.time_s, latest_s) + deepest_s(self.setting) + 3 * cadence_s(self.setting)
-        worker = Worker(self.setting, self.worlds, self.topics, self.now_s)
+        self.worker = worker = Worker(self.setting, self.worlds, self.topics, self.now_s)
         while self.time_s < end_s:
             self.time_s += self.setting.sweeps[0].every.total_seconds()
             worker.drain(self.time_s, self.time_s)

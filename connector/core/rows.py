@@ -403,7 +403,7 @@ def _describe(error: Exception) -> str:
     match = _PATH.match(str(error)) if isinstance(error, msgspec.ValidationError) else None
     if match is None:
         return "row: expected JSON that can be decoded"
-    what = match["what"].replace("`", "")
+    what = match["what"].replace("`", "").replace("Number out of range", "Expected a number within its range")
     return f"{match['path'] or 'row'}: {what[:1].lower()}{what[1:]}"
 
 

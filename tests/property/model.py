@@ -23,6 +23,7 @@ from connector.core.coverage import Window
 from connector.core.rows import Page, Shape, decode_page
 from connector.core.windows import Rules, Sizes, Slice, Sweep
 from connector.kafka import avro, seen, state
+from connector.kafka.transaction import Offsets, Outgoing
 from connector.shard import Shard
 
 EPOCH = datetime(2026, 3, 1, tzinfo=UTC)
@@ -137,6 +138,19 @@ class Topics:
     seen: dict[bytes, bytes] = field(default_factory=dict)
     ends: dict[int, int] = field(default_factory=dict)
     commits: int = 0
+
+    def keep(self, record: Outgoing, time_s: float) -> None:
+        """Takes a record of a topic that is not the rows'."""
+        assert record.key is not None
+        if record.topic.endswith(".progress"):
+            said = _decode_progress(record.value or b"")
+            self.progress.append(Said(time_s, said, len(self.reads), dict(self.ends)))
+            return
+        kept = {f"{APP}.state": self.state, f"{APP}.seen": self.seen}[record.topic]
+        if record.value is None:
+            kept.pop(record.key, None)
+        else:
+            kept[record.key] = record.value
 
 
 @dataclass
@@ -254,56 +268,45 @@ class Worker:
             return
         now, changes, topics = moment(now_s), self._pending, self._topics
         self._batches.close(changes, self.accounts, now)
-        for attempt in range(aborts + 1):
-            ends = dict(topics.ends)
-            rows: list[Published] = []
-            dead: list[tuple[bytes | None, bytes]] = []
-            offsets: dict[str, dict[int, int]] = defaultdict(dict)
-            for tenant, change in changes.items():
-                for tag, records in change.records(tenant).items():
-                    for record in records:
-                        value = record.value or b""
-                        if record.topic == TOPIC:
-                            said = _decode_row(value)
-                            rows.append(Published(said["tenantId"], said["id"], said["revision"], said["duration"]))
-                            partition = zlib.crc32(record.key or b"") % PARTITIONS
-                            ends[partition] = ends.get(partition, 0) + 1
-                            offsets[tag][partition] = ends[partition]
-                        else:
-                            dead.append((record.key, value))
-            last = self._batches.last(changes, self.accounts, dict(offsets), 0, now)
-            if attempt < aborts:
-                ends = {partition: end + 1 for partition, end in ends.items()}  # an abort leaves its marker
-                topics.ends = {**topics.ends, **ends}
+        for _ in range(aborts):
+            _, _, ends, offsets = self._produce()
+            self._batches.last(changes, self.accounts, offsets, 0, now)
+            topics.ends = {partition: end + 1 for partition, end in ends.items()}  # an abort leaves its marker
+        rows, dead, ends, offsets = self._produce()
+        last = self._batches.last(changes, self.accounts, offsets, 0, now)
         if death == "before":
             raise Died
-        read = [item for item in self._waiting if isinstance(item, SliceRead)]
-        landed, self._reads = self._reads[: len(read)], self._reads[len(read) :]
-        topics.reads += landed
+        topics.commits += 1
         topics.rows += rows
         topics.dead += dead
         topics.ends = ends
-        topics.commits += 1
-        home = state.shard_record(HOME, 0)
-        for key, kept in ((home.key, home.value), *((record.key, record.value) for record in last)):
-            assert key is not None
-            if kept is not None and key == b"shard":
-                topics.state[key] = kept
-        for record in last:
-            assert record.key is not None
-            if record.topic.endswith(".progress"):
-                said = _decode_progress(record.value or b"")
-                topics.progress.append(Said(time_s, said, len(topics.reads), dict(topics.ends)))
-                continue
-            kept_in = topics.state if record.topic == f"{APP}.state" else topics.seen
-            if record.value is None:
-                kept_in.pop(record.key, None)
-            else:
-                kept_in[record.key] = record.value
+        slices = sum(isinstance(item, SliceRead) for item in self._waiting)
+        topics.reads += self._reads[:slices]
+        del self._reads[:slices]
+        for record in [Batches.internal(f"{APP}.state", 0, state.shard_record(HOME, 0)), *last]:
+            topics.keep(record, time_s)
         if death == "after":
             raise Died
         batch.apply(changes, self.accounts)
         self._waiting, self._pending = [], {}
+
+    def _produce(self) -> tuple[list[Published], list[tuple[bytes | None, bytes]], dict[int, int], Offsets]:
+        """Rows and dead letters of the batch, where the partitions then end, and the offsets that the rows get."""
+        ends = dict(self._topics.ends)
+        rows: list[Published] = []
+        dead: list[tuple[bytes | None, bytes]] = []
+        offsets: Offsets = defaultdict(dict)
+        records = ((tag, r) for tenant, change in self._pending.items() for tag, r in change.records(tenant).items())
+        for tag, record in ((tag, record) for tag, tagged in records for record in tagged):
+            if record.topic != TOPIC:
+                dead.append((record.key, record.value or b""))
+                continue
+            said = _decode_row(record.value or b"")
+            rows.append(Published(said["tenantId"], said["id"], said["revision"], said["duration"]))
+            partition = zlib.crc32(record.key or b"") % PARTITIONS
+            ends[partition] = ends.get(partition, 0) + 1
+            offsets[tag][partition] = ends[partition]
+        return rows, dead, ends, dict(offsets)
 
     @property
     def is_idle(self) -> bool:

@@ -1,0 +1,471 @@
+"""What fits, what a row says, when two readings of it differ: each sentence of the contract about rows."""
+
+import json
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from connector.core.rows import (
+    BETA_KNOWN,
+    LAYOUT,
+    UNFIT,
+    NotAPageError,
+    Reading,
+    Row,
+    Shape,
+    Unfit,
+    decode_page,
+    differ,
+    unfit_entry,
+)
+from connector.kafka import avro
+
+DATA = Path(__file__).parent.parent / "data"
+SCHEMA = avro.load(avro.ROW)
+V1, BETA = Shape(SCHEMA, "v1.0"), Shape(SCHEMA, "beta")
+WHOLE: dict[str, Any] = json.loads((DATA / "page-first.json").read_text())["value"][0]
+INSTANTS = ("startDateTime", "inviteDateTime", "failureDateTime", "endDateTime")
+INT32 = ("duration", "finalSipCode", "callEndSubReason")
+
+
+def text(**members: Any) -> bytes:
+    """The JSON of a row with an id."""
+    return json.dumps({"id": "a", **members}).encode()
+
+
+def read_one(raw: bytes, shape: Shape = V1) -> Row | Unfit:
+    return shape.read([raw]).rows[0]
+
+
+def problem(raw: bytes) -> str:
+    """Why a row does not fit; asserts that it does not."""
+    row = read_one(raw)
+    if isinstance(row, Row):
+        _, unfit = V1.resolve(row, raw)
+        assert unfit is not None, raw
+        return unfit.problem
+    return row.problem
+
+
+def values_of(raw: bytes, shape: Shape = V1) -> dict[str, Any]:
+    row = read_one(raw, shape)
+    assert isinstance(row, Row), row
+    values, unfit = shape.resolve(row, raw)
+    assert unfit is None
+    return values
+
+
+def unknown_of(raw: bytes) -> dict[str, str]:
+    row = read_one(raw)
+    assert isinstance(row, Row), row
+    return dict(row.unknown)
+
+
+def is_revised(first: bytes, second: bytes, shape: Shape = V1, other: Shape | None = None) -> bool:
+    """Whether the second reading of a row says something else; both have the same id."""
+    one, two = shape.read([first]).entries, (other or shape).read([second]).entries
+    assert (one["hi"], one["lo"]) == (two["hi"], two["lo"])
+    return bool(differ(one, two)[0])
+
+
+class TestPages:
+    """A page is an object with an array `value`; whatever else comes is no page, and is never taken for data."""
+
+    @pytest.mark.parametrize(
+        "body",
+        [
+            b"",
+            b"null",
+            b"[]",
+            b"{}",
+            b'{"value":null}',
+            b'{"value":{}}',
+            b'{"value":"x"}',
+            b"<!DOCTYPE html><html></html>",
+            b'{"error":{"code":"x","message":"","innerError":{}}}',
+            b'{"value":[{"id":"a"}',
+            b'{"value":[{"id":"a"}]',
+            b'{"value":[{"id":"a"},]}',
+            b'{"value":[{"id":nul}]}',
+            b'{"value":[{"id":01}]}',
+            b'{"value":[{"id":"\xff"}]}',
+            b'{"value":[{"x":"\xc5 \x99"}]}',
+            b'{"value":[{"id":"a"}]}}',
+            b'{"value":[],"@odata.nextLink":7}',
+            b"\x1f\x8b\x08\x00garbage",
+            b"[" * 5000,
+            b'{"value":[' + b"[" * 5000,
+        ],
+    )
+    def test_no_page(self, body: bytes) -> None:
+        with pytest.raises(NotAPageError):
+            decode_page(body)
+
+    def test_every_cut_of_a_page_is_no_page(self) -> None:
+        body = (DATA / "page-first.json").read_bytes().rstrip()
+        for length in range(0, len(body), 7):
+            with pytest.raises(NotAPageError):
+                decode_page(body[:length])
+
+    def test_a_cut_inside_a_character_at_the_seam_of_two_pieces_is_no_page(self) -> None:
+        for pad in range(32_760, 32_775):
+            decode_page(b'{"value":["%b\xc5\x99"]}' % (b"x" * pad))
+            with pytest.raises(NotAPageError):
+                decode_page(b'{"value":["%b\xc5"]}' % (b"x" * pad))
+
+    @pytest.mark.parametrize("name", ["@odata.nextLink", "@odata.NextLink", "@ODATA.NEXTLINK"])
+    def test_the_next_link_is_read_without_regard_to_case(self, name: str) -> None:
+        page = decode_page(json.dumps({"value": [], name: "https://graph/x?$skip=1000"}).encode())
+        assert page.next_link == "https://graph/x?$skip=1000"
+        assert page.rows == []
+
+    @pytest.mark.parametrize("members", [{}, {"@odata.nextLink": None}, {"@odata.nextLink": ""}])
+    def test_without_a_next_link_it_is_the_last_page(self, members: dict[str, Any]) -> None:
+        assert decode_page(json.dumps({"value": [], **members}).encode()).next_link is None
+
+    def test_a_row_that_only_speaks_of_a_next_link_has_none(self) -> None:
+        assert decode_page(b'{"value":[{"id":"@odata.nextlink"}]}').next_link is None
+
+    def test_the_documented_pages(self) -> None:
+        first = decode_page((DATA / "page-first.json").read_bytes())
+        assert [type(row) for row in V1.read(first.rows).rows] == [Row] * len(first.rows)
+        assert first.next_link
+        assert decode_page((DATA / "page-last.json").read_bytes()).next_link is None
+
+    @pytest.mark.parametrize(
+        "row",
+        [
+            b'{"id":"x","callerNumber":"+\\ud83d"}',
+            b'{"id":"x","callerNumber":"\\uDC00\\ud83d\\ud83d"}',
+            b'{"id":"x","zz":' + b"[" * 5000 + b"]" * 5000 + b"}",
+            b'{"id":"x","zz":' + b'{"a":' * 5000 + b"1" + b"}" * 5000 + b"}",
+        ],
+    )
+    def test_a_row_that_is_json_and_cannot_be_decoded_does_not_fit_and_the_others_go_on(self, row: bytes) -> None:
+        others = [b'{"id":"\\\\ud800"}', b'{"id":"b","userDisplayName":"\\ud83d\\ude00 [{"}']
+        body = b'{"value":[%b,%b,%b],"@odata.NextLink":"l"}' % (others[0], row, others[1])
+        page = decode_page(body)
+        assert [bytes(raw) for raw in page.rows] == [others[0], row, others[1]]
+        assert page.next_link == "l"
+        first, second, third = V1.read(page.rows).rows
+        assert isinstance(second, Unfit)
+        assert (second.raw, second.id) == (row, "x")
+        assert [one.id for one in (first, third)] == ["\\ud800", "b"]
+
+    def test_nesting_as_deep_as_json_libraries_go_is_kept(self) -> None:
+        deep = "[" * 100 + "]" * 100
+        page = decode_page(b'{"value":[{"id":"a","zz":%b}]}' % deep.encode())
+        assert unknown_of(bytes(page.rows[0])) == {"zz": deep}
+
+
+class TestFit:
+    """A row does not fit when it is no object, has no id, or a known member has another type."""
+
+    @pytest.mark.parametrize("raw", [b"1", b"null", b"true", b'"a"', b"[]", b'[{"id":"a"}]'])
+    def test_what_is_no_object(self, raw: bytes) -> None:
+        assert problem(raw) == "row: expected an object"
+
+    @pytest.mark.parametrize("raw", [b"{}", b'{"id":null}', b'{"id":""}', b'{"id":5}', b'{"id":["a"]}', b'{"Id":"a"}'])
+    def test_without_an_id_that_is_a_string_and_not_empty(self, raw: bytes) -> None:
+        assert problem(raw) == "id: expected a string that is not empty"
+        row = read_one(raw)
+        assert isinstance(row, Unfit)
+        assert row.id is None
+
+    def test_a_row_with_nothing_but_an_id_fits(self) -> None:
+        assert set(values_of(b'{"id":"a"}').items()) >= {("id", "a"), ("startDateTime", None), ("duration", None)}
+
+    @pytest.mark.parametrize("name", [name for name in V1.names if name != "id"])
+    def test_each_known_member_of_another_type(self, name: str) -> None:
+        wrong: dict[str, list[Any]] = {
+            "string": [5, True, [], {}],
+            "int": ["5", 5.0, True, [5], {}],
+            "boolean": ["true", 0, []],
+            "nested": ["x", {}, 5, ["x"], [{"id": 5}]],
+        }
+        field = next(field for field in SCHEMA["fields"] if field["name"] == name)
+        kind = field["type"][1] if isinstance(field["type"][1], str) else "string"
+        for value in wrong["nested" if name in V1.nested else kind]:
+            said = problem(text(**{name: value}))
+            assert said.startswith(f"{name}")
+            assert "expected" in said
+
+    @pytest.mark.parametrize("name", INT32)
+    @pytest.mark.parametrize("value", ["2147483648", "-2147483649", "99999999999999999999999", "5.0", "1e2", "1e999"])
+    def test_outside_of_int32_or_no_integer(self, name: str, value: str) -> None:
+        assert problem(b'{"id":"a","%b":%b}' % (name.encode(), value.encode())).startswith(f"{name}: expected")
+
+    @pytest.mark.parametrize("name", INT32)
+    @pytest.mark.parametrize("value", [2147483647, -2147483648, 0])
+    def test_the_edges_of_int32_fit(self, name: str, value: int) -> None:
+        assert values_of(text(**{name: value}))[name] == value
+
+    @pytest.mark.parametrize("name", INSTANTS)
+    @pytest.mark.parametrize("value", ["", "yesterday", "2026-13-45T10:00:00Z", "2026-01-01", "2026-01-01T25:00:00Z"])
+    def test_a_string_that_is_no_instant(self, name: str, value: str) -> None:
+        assert problem(text(**{name: value})) == f"{name}: expected an instant (RFC 3339)"
+
+    def test_the_message_never_has_the_value(self) -> None:
+        for name in V1.names:
+            for value in ("+4930123secret", 49301234567890, ["+4930123secret"], {"+4930123secret": 1}):
+                raw = json.dumps({"id": "a"} | {name: value}).encode()
+                row = read_one(raw)
+                if isinstance(row, Unfit):
+                    assert "secret" not in row.problem
+                    assert "49301" not in row.problem
+
+    def test_it_has_the_key_and_the_start_of_the_row_where_they_can_be_read(self) -> None:
+        row = read_one(text(startDateTime="2026-01-01T00:00:00Z", duration="x"))
+        assert isinstance(row, Unfit)
+        assert (row.id, row.start_ms) == ("a", 1_767_225_600_000)
+        row = read_one(text(startDateTime="x", duration="x"))
+        assert isinstance(row, Unfit)
+        assert row.start_ms is None
+
+    @pytest.mark.parametrize("name", ["startDateTime", "callerNumber", "duration", "mediaBypassEnabled"])
+    def test_null_and_absent_fit(self, name: str) -> None:
+        assert values_of(text(**{name: None}))[name] is None
+
+    def test_of_a_member_that_comes_twice_the_last_one_counts(self) -> None:
+        assert values_of(b'{"id":"b","duration":1,"id":"a","duration":2}')["id"] == "a"
+        assert values_of(b'{"id":"a","duration":1,"duration":2}')["duration"] == 2
+        assert unknown_of(b'{"id":"a","zz":1,"zz":2}') == {"zz": "2"}
+        assert unknown_of(b'{"id":"a","\\u007a":1}') == {"z": "1"}
+
+    @given(
+        st.lists(
+            st.sampled_from([b'{"id":"a"}', b'{"id":""}', b"7", b'{"id":"b","zz":1}', b'{"id":"c","duration":"x"}']),
+            max_size=200,
+        )
+    )
+    def test_a_page_is_read_as_its_rows_are_read_one_by_one(self, raws: list[bytes]) -> None:
+        together = V1.read(raws)
+        assert len(together.rows) == len(together.entries) == len(raws)
+        for at, raw in enumerate(raws):
+            alone = V1.read([raw])
+            assert alone.entries[0] == together.entries[at]
+            assert type(alone.rows[0]) is type(together.rows[at])
+            assert (alone.rows[0].id, getattr(alone.rows[0], "unknown", None)) == (
+                together.rows[at].id,
+                getattr(together.rows[at], "unknown", None),
+            )
+
+
+class TestValues:
+    """What of a row is published."""
+
+    @pytest.mark.parametrize("name", INSTANTS)
+    @pytest.mark.parametrize(
+        "spelling",
+        [
+            "0001-01-01T00:00:00Z",
+            "0001-01-01T00:00:00z",
+            "0001-01-01t00:00:00Z",
+            "0001-01-01 00:00:00Z",
+            "0001-01-01T00:00:00.0Z",
+            "0001-01-01T00:00:00.0000000Z",
+            "0001-01-01T00:00:00+00:00",
+            "0001-01-01T00:00:00-00:00",
+            "0001-01-01T00:00:00+05:30",
+            "0001-01-01T00:00:00-08:00",
+            "0001-01-01T02:00:00+02:00",
+            "0001-01-01T00:00:00",
+            "0001-01-01T00:00",
+            "0001-01-01",
+        ],
+    )
+    def test_the_empty_date_is_null_in_any_spelling(self, name: str, spelling: str) -> None:
+        assert values_of(text(**{name: spelling}))[name] is None
+        assert not is_revised(text(**{name: spelling}), text())
+        assert not is_revised(text(**{name: None}), text(**{name: spelling}))
+        assert is_revised(text(**{name: spelling}), text(**{name: "2026-01-01T00:00:00Z"}))
+
+    def test_it_is_a_value_like_others_in_a_member_that_is_no_instant(self) -> None:
+        raw = text(callerNumber="0001-01-01T00:00:00Z")
+        assert values_of(raw)["callerNumber"] == "0001-01-01T00:00:00Z"
+        assert is_revised(raw, text())
+
+    @pytest.mark.parametrize(
+        ("spelling", "milliseconds"),
+        [
+            ("2026-01-01T00:00:00Z", 0),
+            ("2026-01-01T00:00:00.9Z", 900),
+            ("2026-01-01T00:00:00.99Z", 990),
+            ("2026-01-01T00:00:00.999Z", 999),
+            ("2026-01-01T00:00:00.9999999Z", 999),
+            ("2026-01-01T00:00:00.0009Z", 0),
+            ("2025-12-31T23:59:59.9999999Z", -1),
+            ("2026-01-01T02:00:00.5+02:00", 500),
+            ("2025-12-31T16:00:00-08:00", 0),
+            ("2026-01-01T05:45:00+05:45", 0),
+        ],
+    )
+    def test_instants_are_cut_and_not_rounded_and_have_any_offset(self, spelling: str, milliseconds: int) -> None:
+        for _ in range(2):  # the second time from the memo
+            assert values_of(text(startDateTime=spelling))["startDateTime"] == 1_767_225_600_000 + milliseconds
+
+    @pytest.mark.parametrize("value", ["", " ", "+12345678***", "null", "Łucja \U0001f600", "a\u0000b", "x" * 5000])
+    def test_other_values_pass_as_received(self, value: str) -> None:
+        assert values_of(text(callerNumber=value))["callerNumber"] == value
+
+    def test_members_of_beta_are_published_whatever_version_is_read(self) -> None:
+        raw = text(userCountryCode="DE", administrativeUnitInfos=[{"id": "u", "zz": 1}, {"id": None}, {}])
+        for shape in (V1, BETA):
+            values = values_of(raw, shape)
+            assert values["userCountryCode"] == "DE"
+            assert values["administrativeUnitInfos"] == [{"id": "u"}, {"id": None}, {"id": None}]
+
+    def test_members_that_the_schema_does_not_know_are_kept_as_json_text(self) -> None:
+        raw = (
+            b'{"id":"a", "big": 9007199254740993 ,"f":1.50,"n":null,"o":{"a" : [1]},'
+            b'"e":1e999,"Duration":"7","s":"\\u00e9"}'
+        )
+        assert unknown_of(raw) == {
+            "big": "9007199254740993",
+            "f": "1.50",
+            "n": "null",
+            "o": '{"a" : [1]}',
+            "e": "1e999",
+            "Duration": '"7"',
+            "s": '"\\u00e9"',
+        }
+
+    def test_members_that_begin_with_an_at_sign_are_not_data(self) -> None:
+        raw = b'{"@odata.type":"#x","id":"a","@odata.etag":1e999,"@x":5,"duration@odata.type":"#Int32"}'
+        assert unknown_of(raw) == {"duration@odata.type": '"#Int32"'}
+        assert not is_revised(raw, text())
+
+    def test_rows_with_and_without_them_on_one_page(self) -> None:
+        raws = [text(), text(zz=1), text(), b'{"id":"a","@x":1}']
+        rows = V1.read(raws).rows
+        assert [dict(row.unknown) for row in rows if isinstance(row, Row)] == [{}, {"zz": "1"}, {}, {}]
+        assert [row.id for row in rows[1:3]] == ["a", "a"]
+
+    def test_a_whole_row_as_documented(self) -> None:
+        values = values_of(json.dumps(WHOLE).encode())
+        assert {name: values[name] for name in WHOLE if name not in INSTANTS} == {
+            name: value for name, value in WHOLE.items() if name not in INSTANTS
+        }
+        assert values["failureDateTime"] is None
+        assert set(values) == set(V1.names)
+
+
+class TestRevised:
+    """A row is revised when a field of the schema has another value as received."""
+
+    @pytest.mark.parametrize("name", [name for name in V1.names if name not in ("id", *V1.nested)])
+    def test_each_member_that_changes(self, name: str) -> None:
+        other: dict[type, Any] = {str: "2026-05-05T05:05:05Z", int: 77, bool: None, type(None): "x"}
+        changed = {**WHOLE, name: other[type(WHOLE.get(name))]}
+        shape = V1 if name in WHOLE else BETA
+        assert is_revised(json.dumps(WHOLE).encode(), json.dumps(changed).encode(), shape)
+
+    def test_nested_members_that_change(self) -> None:
+        some = text(administrativeUnitInfos=[{"id": "u"}])
+        assert is_revised(some, text(administrativeUnitInfos=[]), BETA)
+        assert is_revised(some, text(), BETA)
+        assert is_revised(some, text(administrativeUnitInfos=[{"id": "v"}]), BETA)
+        assert not is_revised(some, text(administrativeUnitInfos=[{"id": "u", "zz": 1}]), BETA)
+
+    def test_instants_are_compared_as_the_strings_they_came_as(self) -> None:
+        first = text(startDateTime="2026-01-01T00:00:00.5Z")
+        assert is_revised(first, text(startDateTime="2026-01-01T00:00:00.500Z"))
+        assert is_revised(first, text(startDateTime="2026-01-01T00:00:00.5+00:00"))
+        assert is_revised(
+            text(startDateTime="2026-01-01T00:00:00.1234Z"), text(startDateTime="2026-01-01T00:00:00.1235Z")
+        )
+
+    @given(st.randoms(use_true_random=False))
+    def test_order_white_space_at_members_and_unknown_ones_are_no_difference(self, rng: random.Random) -> None:
+        members = [*WHOLE.items(), ("zz", rng.random()), ("@odata.type", "#x"), ("@y", {})]
+        rng.shuffle(members)
+        shuffled = json.dumps(dict(members), indent=rng.choice([None, 1, "\t"]), ensure_ascii=rng.random() < 0.5)
+        assert not is_revised(json.dumps(WHOLE).encode(), shuffled.encode())
+
+    def test_null_and_absent_and_the_empty_date_are_no_difference(self) -> None:
+        for name in (name for name in V1.names if name != "id"):
+            assert not is_revised(text(**{name: None}), text(), BETA)
+
+    def test_null_and_the_empty_string_are_a_difference(self) -> None:
+        assert is_revised(text(userId=""), text(userId=None))
+
+    def test_values_that_change_places_are_a_difference(self) -> None:
+        assert is_revised(text(callerNumber="a", calleeNumber="b"), text(callerNumber="b", calleeNumber="a"))
+        assert is_revised(text(failureDateTime="2026-01-01T00:00:00Z"), text(endDateTime="2026-01-01T00:00:00Z"))
+        assert is_revised(text(userId="a"), text(userPrincipalName="a"))
+
+    def test_what_the_api_version_of_either_reading_does_not_know_is_no_difference(self) -> None:
+        plain, more = json.dumps(WHOLE).encode(), json.dumps({**WHOLE, "userCountryCode": "DE"}).encode()
+        assert not is_revised(plain, more, V1, BETA)
+        assert not is_revised(more, plain, BETA, V1)
+        assert not is_revised(plain, more, V1, V1)
+        assert is_revised(plain, more, BETA, BETA)
+
+    def test_what_both_know_is_one_across_api_versions(self) -> None:
+        changed = json.dumps({**WHOLE, "duration": 6, "userCountryCode": "DE"}).encode()
+        assert is_revised(json.dumps(WHOLE).encode(), changed, V1, BETA)
+        assert is_revised(changed, json.dumps(WHOLE).encode(), BETA, V1)
+
+
+class TestEntries:
+    """What is remembered of a reading."""
+
+    def test_ids_are_told_apart_by_case_and_bytes(self) -> None:
+        ids = ["a", "A", "a ", "ä", "a\u0308", "i", "u", "a\u0000"]
+        entries = V1.read([json.dumps({"id": one}).encode() for one in ids]).entries
+        assert len({(int(e["hi"]), int(e["lo"])) for e in entries}) == len(ids)
+
+    def test_an_escaped_id_is_the_same_id(self) -> None:
+        first, second = (V1.read([raw]).entries for raw in (b'{"id":"\\u00e9"}', '{"id":"é"}'.encode()))
+        assert first == second
+
+    def test_a_row_that_does_not_fit_is_remembered_by_its_bytes(self) -> None:
+        raws = [b'{"id":"a","duration":"x"}', b'{"id":"a","duration":"y"}', b'{"id":"a", "duration":"x"}']
+        entries = V1.read(raws).entries
+        assert len({int(entry["hi"]) for entry in entries}) == 3
+        assert all(entry["meta"] & UNFIT for entry in entries)
+        assert (unfit_entry(raws[0])["hi"], unfit_entry(raws[0])["lo"]) == (entries[0]["hi"], entries[0]["lo"])
+
+    def test_it_is_never_taken_for_the_row_with_its_id(self) -> None:
+        """Not even when its bytes are some row's id."""
+        unfit, fit = V1.read([b'"a"']).entries, V1.read([b'{"id":"\\"a\\""}', b'{"id":"a"}']).entries
+        assert unfit["hi"][0] not in fit["hi"]
+
+    @pytest.mark.parametrize(("shape", "flags"), [(V1, LAYOUT), (BETA, LAYOUT | BETA_KNOWN)])
+    def test_a_reading_says_what_it_knew(self, shape: Shape, flags: int) -> None:
+        assert shape.read([text()]).entries["meta"].tolist() == [flags]
+
+    @pytest.mark.parametrize("count", [0, 1, 63, 64, 65, 1000])
+    def test_a_page_of_any_length(self, count: int) -> None:
+        reading: Reading = V1.read([json.dumps({"id": f"i{n}"}).encode() for n in range(count)])
+        assert [row.id for row in reading.rows] == [f"i{n}" for n in range(count)]
+        assert len(np.unique(reading.entries["hi"])) == count
+
+    def test_rows_may_be_a_generator_of_raw_json(self) -> None:
+        reading = V1.read(msgspec.Raw(text(duration=n)) for n in range(3))
+        assert [row.values.duration for row in reading.rows if isinstance(row, Row)] == [0, 1, 2]
+
+
+def _frozen(shape: Shape) -> Callable[[bytes], dict[str, int]]:
+    def entry(raw: bytes) -> dict[str, int]:
+        found = shape.read([raw]).entries[0]
+        return {name: int(found[name]) for name in ("hi", "lo", "meta", "fp")}
+
+    return entry
+
+
+def test_what_is_remembered_of_the_documented_rows_stays_as_it_is() -> None:
+    """Else an upgrade would publish every remembered row again."""
+    golden = json.loads((DATA / "entries-1.json").read_text())
+    rows = [bytes(raw) for raw in decode_page((DATA / "page-first.json").read_bytes()).rows]
+    rows += [b'{"id":"a","duration":"x"}', b'{"id":"a","administrativeUnitInfos":[{"id":"u"}],"userCountryCode":"DE"}']
+    assert golden == {
+        version: [_frozen(shape)(raw) for raw in rows] for version, shape in (("v1.0", V1), ("beta", BETA))
+    }

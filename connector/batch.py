@@ -16,7 +16,7 @@ import msgspec
 import numpy as np
 
 from connector.config import Settings, Tenant
-from connector.core import dedup, instants, jobs, windows
+from connector.core import dedup, instants, jobs, lateness, windows
 from connector.core.coverage import Window
 from connector.core.dedup import Entries, Remembered
 from connector.core.rows import Reading, Row, Shape, Unfit, unfit_entry
@@ -112,6 +112,8 @@ class Change:
     lateness_s: list[float] = field(default_factory=list)
     found: Counter[int] = field(default_factory=Counter)
     "New rows by the sweep that found them; not what was never read before."
+    ages_s: list[float] = field(default_factory=list)
+    "Of the same rows, those with a start: first read minus call start."
     oldest_received_at: datetime | None = None
     ended: list[int] = field(default_factory=list)
     begun: list[list[int]] = field(default_factory=list)
@@ -259,6 +261,8 @@ class Batches:
             if late_since is not None and _counts(page.uncounted, start_ms):
                 change.lateness_s.append(max(0.0, (observed_ms - late_since) / 1000))
                 change.found[page.slice.priority] += 1
+                if start_ms is not None:
+                    change.ages_s.append((observed_ms - start_ms) / 1000)
         if row.unknown:
             change.unknown_properties |= row.unknown.keys()
             change.unknown_count += len(row.unknown)
@@ -330,6 +334,7 @@ class Batches:
                 change.failing,
                 _found(before.found, change.found, account.rules),
                 len(account.remembered) + _fresh(change, account.remembered),
+                lateness.counted(before.ages, change.ages_s),
             )
             records.append(self.internal(self._names.state, shard, checkpoint_record(tenant, change.checkpoint)))
         return records

@@ -19,6 +19,7 @@ from connector.core import windows
 from connector.core.budget import Budget
 from connector.core.coverage import Coverage, Window
 from connector.core.instants import EPOCH
+from connector.core.lateness import Lateness
 from connector.core.windows import Rules, Run, Sizes, Slice, State, SweepState
 
 ROWS_A_PAGE = 1_000
@@ -50,23 +51,6 @@ class Calls(Protocol):
         """How dense calls are at epoch seconds, in any unit."""
 
 
-class Lateness:
-    """How long after a call began its row turns up: a distribution, linear between its knots."""
-
-    def __init__(self, ages_s: Sequence[float], shares: Sequence[float]) -> None:
-        """`shares`: of the rows that have turned up by each age, rising to 1. Before the first age there are none."""
-        self.latest_s = float(ages_s[-1])
-        fine = np.unique(np.concatenate([np.linspace(a, b, 65) for a, b in zip([0, *ages_s], ages_s, strict=False)]))
-        known = np.interp(fine, [0, *ages_s], [0, *shares])
-        self._ages = fine
-        self._passed = np.concatenate([[0.0], np.cumsum((known[1:] + known[:-1]) / 2 * np.diff(fine))])
-
-    def passed(self, age_s: NDArray[np.float64]) -> NDArray[np.float64]:
-        """The integral of the share over ages from 0 to `age_s`, seconds."""
-        inside = np.interp(age_s, self._ages, self._passed)
-        return np.asarray(inside + np.maximum(0.0, age_s - self.latest_s))
-
-
 class Volume:
     """Calls that come alike in each cycle of hours; the hours of a cycle are counted from the epoch."""
 
@@ -86,7 +70,8 @@ class Volume:
     def count(self, window: Window, at: datetime) -> int:
         """Rows shown of a window."""
         if self._lateness is None and self._noise is None:
-            return int(self._before(_hours(window.end)) + _SOON_S) - int(self._before(_hours(window.start)) + _SOON_S)
+            before, until = (int(self._before(_hours(moment)) + _SOON_S) for moment in window)
+            return until - before
         expected = self._expected(_hours(window.start), _hours(window.end), _hours(at))
         if self._noise is None:
             return round(expected)
@@ -122,9 +107,7 @@ class Volume:
             shown += float(self._shown(edges, self._cycle[np.arange(first, last) % len(self._cycle)], at).sum())
         return max(0.0, shown)
 
-    def _shown(
-        self, edges: NDArray[np.float64], calls_an_hour: NDArray[np.float64], at: float
-    ) -> NDArray[np.float64]:
+    def _shown(self, edges: NDArray[np.float64], calls_an_hour: NDArray[np.float64], at: float) -> NDArray[np.float64]:
         if self._lateness is None:
             return np.asarray(calls_an_hour * np.diff(edges))
         return np.asarray(calls_an_hour * -np.diff(self._lateness.passed((at - edges) * 3_600)) / 3_600)
@@ -314,14 +297,13 @@ class Simulation:
 def predict(
     rules: Rules, calls: Calls, requests_per_minute: float, concurrency: int, begin: datetime, *, cycle_s: float = 0.0
 ) -> Forecast:
-    """What the rules cost and promise with these calls. `cycle_s`: after which calls come alike again; at most a week."""
+    """What the rules cost and promise with these calls, which come alike again after `cycle_s`, at most a week."""
     everys = [sweep.every.total_seconds() for sweep in rules.sweeps]
     slowest = max(range(len(everys)), key=everys.__getitem__)
     warm_s = min(everys[slowest], _DAY_S)
     span_s = min(max(everys[slowest], min(_DAY_S, _SHORTEST_RUNS * everys[slowest]), cycle_s), _LONGEST_SPAN_S)
-    simulation = Simulation(
-        rules, calls, requests_per_minute, concurrency, begin, _settled(rules, begin, timedelta(seconds=warm_s))
-    )
+    settled = _settled(rules, begin, timedelta(seconds=warm_s))
+    simulation = Simulation(rules, calls, requests_per_minute, concurrency, begin, settled)
     end_s = warm_s + span_s
     simulation.run(end_s)
     late = {run.sweep for run in simulation.runs + simulation.open_runs() if _overran(run, everys, warm_s)}
@@ -335,13 +317,13 @@ def predict(
             longest[run.sweep] = max(longest[run.sweep], run.ended_s - run.started_s)
     asked = simulation.requests
     if late and requests_per_minute < _UNBOUND:
-        unbound = Simulation(rules, calls, _UNBOUND, concurrency, begin, _settled(rules, begin, timedelta(seconds=warm_s)))
+        unbound = Simulation(rules, calls, _UNBOUND, concurrency, begin, settled)
         unbound.run(end_s)
         asked = unbound.requests
     counts = [0] * len(everys)
     for at_s, sweep in asked:
         counts[sweep] += warm_s <= at_s < end_s
-    hours = [max(span_s, every if span_s < every else span_s) / 3_600 for every in everys]
+    hours = [max(span_s, every_s) / 3_600 for every_s in everys]
     return Forecast(
         fits=not late,
         requests_per_hour=tuple(count / hour for count, hour in zip(counts, hours, strict=True)),
@@ -352,7 +334,7 @@ def predict(
 
 
 def _settled(rules: Rules, begin: datetime, warm: timedelta) -> State:
-    """As if every sweep had ended its last run just when it began, those slower than `warm` so that they are due then."""
+    """As if every sweep had ended its last run just when it began; those slower than `warm` are due then."""
     lasts = [begin - max(timedelta(), sweep.every - warm) for sweep in rules.sweeps]
     start = max(
         begin - rules.horizon, min(last - s.every - s.overlap for last, s in zip(lasts, rules.sweeps, strict=True))
@@ -374,9 +356,7 @@ def _overran(run: _RunEnded, everys: Sequence[float], since_s: float) -> bool:
     return run.ended_s > since_s and run.ended_s - run.started_s > everys[run.sweep]
 
 
-def _delay(
-    late_s: int, simulation: Simulation, calls: Calls, begin: datetime, span: tuple[float, float]
-) -> Delay:
+def _delay(late_s: int, simulation: Simulation, calls: Calls, begin: datetime, span: tuple[float, float]) -> Delay:
     """Rows that turn up `late_s` after their calls began, at each instant of the span, and when each is read."""
     step = max(1.0, (span[1] - span[0]) / _STEPS)
     turned_up = np.arange(span[0], span[1], step)

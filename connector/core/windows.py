@@ -214,7 +214,7 @@ def next_slice(
 
 
 def room(in_flight: Collection[Slice], concurrency: int) -> tuple[bool, bool]:
-    """Whether one more chain may be opened for the sweep with the shortest `every`, for which one is kept; for others."""
+    """Whether one more chain may be opened for the shortest sweep, for which one is kept, and for others."""
     free = len(in_flight) < concurrency
     return free, free and sum(piece.priority != 0 for piece in in_flight) < max(1, concurrency - 1)
 

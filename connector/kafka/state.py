@@ -56,6 +56,8 @@ class Checkpoint(msgspec.Struct, frozen=True):
     "New rows by the overlap (seconds) of the sweep that found them."
     remembered: int = 0
     "Remembered rows."
+    ages: tuple[int, ...] = ()
+    "New rows by their age, first read minus call start, at the edges of lateness.AGES_S."
 
 
 class _SweepRecord(msgspec.Struct, array_like=True):
@@ -97,6 +99,7 @@ class _CheckpointRecord(msgspec.Struct):
     applied: tuple[str, ...] = ()
     found: tuple[tuple[int, int], ...] = ()
     remembered: int = 0
+    ages: tuple[int, ...] = ()
 
 
 class _Version(msgspec.Struct):
@@ -148,6 +151,7 @@ def checkpoint_record(tenant: str, checkpoint: Checkpoint) -> Record:
         state.orders.applied,
         checkpoint.found,
         checkpoint.remembered,
+        checkpoint.ages,
     )
     return Record(f"{_CHECKPOINT}{tenant}".encode(), msgspec.json.encode(record))
 
@@ -217,6 +221,7 @@ def _checkpoint(value: bytes) -> Checkpoint:
         record.failing,
         record.found,
         record.remembered,
+        record.ages,
     )
 
 

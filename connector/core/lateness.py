@@ -1,0 +1,73 @@
+"""How long after a call began its row turns up: counted as rows are first read, learned from what was counted."""
+
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+AGES_S = (
+    *(60, 120, 180, 240, 300, 360, 420, 480, 540, 600, 720, 900),
+    *(1_200, 1_800, 3_600, 7_200, 10_800, 21_600, 43_200, 86_400, 129_600, 172_800, 259_200, 432_000, 604_800),
+)
+"Upper edges; one count more is of what is older still."
+
+_FINE = 65
+_ENOUGH = 200
+
+
+class Sweeping(NamedTuple):
+    """When rows of an age are looked for: up to `overlap_s` every `every_s`."""
+
+    every_s: float
+    overlap_s: float
+
+
+class Lateness:
+    """A distribution of ages at which rows turn up, linear between its knots."""
+
+    def __init__(self, ages_s: Sequence[float], shares: Sequence[float]) -> None:
+        """`shares`: of the rows that have turned up by each age, rising to 1. At age 0 there are none."""
+        self.latest_s = float(ages_s[-1])
+        knots = np.array([0.0, *ages_s])
+        fine = np.unique(np.concatenate([np.linspace(a, b, _FINE) for a, b in pairwise(knots)]))
+        known = np.interp(fine, knots, [0.0, *shares])
+        self._ages = fine
+        self._passed = np.concatenate([[0.0], np.cumsum((known[1:] + known[:-1]) / 2 * np.diff(fine))])
+
+    def passed(self, age_s: NDArray[np.float64]) -> NDArray[np.float64]:
+        """The integral of the share over ages from 0 to `age_s`, seconds."""
+        inside = np.interp(age_s, self._ages, self._passed)
+        return np.asarray(inside + np.maximum(0.0, age_s - self.latest_s))
+
+
+def counted(before: Sequence[int], ages_s: Iterable[float]) -> tuple[int, ...]:
+    """Counts with rows of these ages added; `before` may be empty."""
+    counts = np.zeros(len(AGES_S) + 1, np.int64)
+    counts[: len(before)] = before
+    np.add.at(counts, np.searchsorted(AGES_S, np.fromiter(ages_s, np.float64)), 1)
+    return tuple(counts.tolist())
+
+
+def learn(counts: Sequence[int], sweeps: Sequence[Sweeping]) -> Lateness | None:
+    """The distribution behind counts that these sweeps brought; None where too few rows were counted.
+
+    A row is read half a cadence after it turned up, on the average.
+    """
+    total = sum(counts)
+    if total < _ENOUGH:
+        return None
+    shares = np.cumsum(counts[: len(AGES_S)]) / sum(counts[: len(AGES_S)])
+    ages = [age_s - _cadence_s(age_s, sweeps) / 2 for age_s in AGES_S]
+    knots: list[tuple[float, float]] = []
+    for age_s, share in zip(ages, shares.tolist(), strict=True):
+        least = knots[-1][0] + 1 if knots else 1.0
+        knots.append((max(least, age_s), share))
+        if share >= 1:
+            break
+    return Lateness([age_s for age_s, _ in knots], [share for _, share in knots])
+
+
+def _cadence_s(age_s: float, sweeps: Sequence[Sweeping]) -> float:
+    return min((s.every_s for s in sweeps if s.overlap_s >= age_s), default=0.0)

@@ -141,8 +141,11 @@ class Admin:
     def settings(self, names: Sequence[str]) -> dict[str, dict[str, str]]:
         """The settings of topics; those that the broker will not tell are left out."""
         result: dict[str, dict[str, str]] = {}
+        known = self._client.list_topics(timeout=_TIMEOUT_S)
+        # librdkafka waits for the controller; its mock cluster names one that does not exist, and answers nothing.
+        wait_s = _TIMEOUT_S if known.controller_id in known.brokers else 1.0
         resources = [ConfigResource(ResourceType.TOPIC, name) for name in names]
-        for resource, future in self._client.describe_configs(resources, request_timeout=_TIMEOUT_S).items():
+        for resource, future in self._client.describe_configs(resources, request_timeout=wait_s).items():
             try:
                 entries = future.result(timeout=2 * _TIMEOUT_S)
             except KafkaException as error:

@@ -1,0 +1,195 @@
+"""What the demo shows: a few lines a second on standard output, and progress below them.
+
+1. No number is shown in clear, whatever Graph masks itself; names and addresses of people are left out.
+2. On a terminal progress is one line that stays at the bottom; elsewhere it goes to standard error.
+"""
+
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from types import TracebackType
+from typing import Any, Self
+
+from rich.console import Console
+from rich.live import Live
+from rich.text import Text
+
+from connector.demo.tally import Arrival, Verdict
+
+_WIDTH = 100
+_LINES_A_SECOND = 4.0
+_FOLD_EVERY_S = 1.0
+_PROGRESS_EVERY_S = 5.0
+_CLEAR = 6
+_BAR = 24
+
+
+class Screen:
+    """A context manager; every method is called from the event loop."""
+
+    def __init__(self, names: Mapping[str, str]) -> None:
+        """`names`: of the tenants, by id."""
+        for stream in (sys.stdout, sys.stderr):
+            if hasattr(stream, "reconfigure"):
+                stream.reconfigure(errors="replace")
+        self._names = names
+        self._out = Console(highlight=False, soft_wrap=True)
+        self._width = min(_WIDTH, self._out.width) if self._out.is_terminal else _WIDTH
+        animated = self._out.is_terminal and not self._out.is_dumb_terminal
+        self._live = Live(console=self._out, auto_refresh=False, transient=True) if animated else None
+        self._lines = _LINES_A_SECOND
+        self._folded = 0
+        self._shown_at = self._folded_at = time.monotonic()
+        self._told_at = 0.0
+        self._has_head = False
+
+    def __enter__(self) -> Self:
+        if self._live is not None:
+            self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.settle()
+
+    def settle(self) -> None:
+        """Takes the progress away; what follows stays."""
+        if self._live is not None:
+            self._live.update(Text(""), refresh=True)
+            self._live.stop()
+            self._live = None
+
+    def say(self, text: str = "", style: str = "") -> None:
+        """A line."""
+        self._print(Text(text, style))
+
+    def facts(self, facts: Sequence[tuple[str, str]]) -> None:
+        """Lines of a name and what it is."""
+        width = max(len(name) for name, _ in facts)
+        for name, what in facts:
+            self._print(Text.assemble(("  " + name.ljust(width), "bold"), "  ", what))
+
+    def show(self, arrivals: Sequence[Arrival]) -> None:
+        """At most a few of the records, the rarest kinds first, and how many more came."""
+        if arrivals and not self._has_head:
+            self._has_head = True
+            self.say()
+            self.say(_row("began", "tenant", "call", "from", "to", "lasted", "late by", mark=" "), "dim")
+        now = time.monotonic()
+        self._lines = min(_LINES_A_SECOND, self._lines + (now - self._shown_at) * _LINES_A_SECOND)
+        self._shown_at = now
+        chosen = _chosen(arrivals, int(self._lines))
+        for arrival in chosen:
+            self._print(self._line(arrival))
+        self._lines -= len(chosen)
+        self._folded += len(arrivals) - len(chosen)
+        if self._folded and now - self._folded_at >= _FOLD_EVERY_S:
+            self._print(Text(f"  {'':8}  … and {self._folded:,} more", "dim"))
+            self._folded = 0
+            self._folded_at = now
+
+    def progress(self, share: float, phase: str, counts: str) -> None:
+        """How far it is, `share` of the whole from 0 to 1."""
+        if self._live is not None:
+            done = round(_BAR * min(1.0, max(0.0, share)))
+            bar = Text.assemble("  ", ("━" * done, "green"), ("━" * (_BAR - done), "bright_black"))
+            text = Text.assemble(bar, "  ", (phase, "bold"), "  ", (counts, "dim"))
+            text.truncate(self._width - 1, overflow="ellipsis")
+            self._live.update(Text.assemble("\n", text), refresh=True)
+        elif time.monotonic() - self._told_at >= _PROGRESS_EVERY_S:
+            self._told_at = time.monotonic()
+            sys.stderr.write(f"{phase}  {counts}\n")
+            sys.stderr.flush()
+
+    def table(self, verdicts: Mapping[str, Verdict]) -> None:
+        """The truth table: a line a tenant and their sum."""
+        head = ("tenant", "rows at Graph", "published", "revised", "dead letters", "missing", "duplicated")
+        lines = [(self._names.get(tenant, tenant), *_cells(verdict)) for tenant, verdict in verdicts.items()]
+        lines.append(("all", *_cells(total(verdicts.values()))))
+        widths = [max(map(len, column)) for column in zip(head, *lines, strict=True)]
+        for line, style in zip((head, *lines), ("dim", *[""] * len(verdicts), "bold"), strict=True):
+            cells = [cell.rjust(width) for cell, width in zip(line[1:], widths[1:], strict=True)]
+            self._print(Text("   ".join(("  " + line[0].ljust(widths[0]), *cells)), style))
+
+    def _line(self, arrival: Arrival) -> Text:
+        name = self._names.get(arrival.tenant, arrival.tenant)
+        row = arrival.row
+        if row is None:
+            text = f"! {'':8}  {name:10.10}  {'dead letter':14}  {arrival.complaint}"
+            return Text(_cut(text, self._width), "red")
+        began = _clock(row["startDateTime"])
+        if row["revision"]:
+            changed = ", ".join(_changed(row, arrival.former)) or "again"
+            text = f"~ {began:8}  {name:10.10}  {'revision ' + str(row['revision']):14}  {changed}"
+            return Text(_cut(text, self._width), "yellow")
+        caller, callee = masked(row["callerNumber"]), masked(row["calleeNumber"])
+        lasted = _lasted(row)
+        return Text(_row(began, name, row["callType"] or "", caller, callee, lasted, _late(row), mark="+"))
+
+    def _print(self, text: Text) -> None:
+        self._out.print(text, soft_wrap=True)
+        self._out.file.flush()
+
+
+def total(verdicts: Any) -> Verdict:
+    """The sum of verdicts."""
+    return Verdict(*(sum(column) for column in zip(*verdicts, strict=True)))
+
+
+def masked(value: str | None) -> str:
+    """A number or name as `mask` of the privacy settings shows it; an extension, which that leaves whole, wholly so."""
+    text = value or ""
+    clear = _CLEAR if len(text) > _CLEAR and (text.startswith("+") or text[:1].isdigit()) else 0
+    return text[:clear] + "".join("*" if character.isalnum() else character for character in text[clear:])
+
+
+def _row(began: str, tenant: str, call: str, caller: str, callee: str, lasted: str, late: str, *, mark: str) -> str:  # noqa: PLR0913
+    cells = f"{began:8}  {tenant:10.10}  {_cut(call, 14):14}  {_cut(caller, 15):15}  {_cut(callee, 15):15}"
+    return f"{mark} {cells}  {lasted:>10}  {late:>10}"
+
+
+def _cells(verdict: Verdict) -> list[str]:
+    return [f"{number:,}" for number in verdict]
+
+
+def _chosen(arrivals: Sequence[Arrival], most: int) -> list[Arrival]:
+    """Of each kind the newest one, then rows, in the order of their coming."""
+    kinds: dict[str, list[int]] = {"dead letter": [], "revision": [], "row": []}
+    for at, arrival in enumerate(arrivals):
+        kinds["dead letter" if arrival.row is None else "revision" if arrival.row["revision"] else "row"].append(at)
+    ranked = [numbers.pop() for numbers in kinds.values() if numbers]
+    ranked += [at for kind in ("revision", "row", "dead letter") for at in reversed(kinds[kind])]
+    return [arrivals[at] for at in sorted(ranked[:most])]
+
+
+def _changed(row: Mapping[str, Any], former: Mapping[str, Any] | None) -> list[str]:
+    own = ("revision", "observedDateTime")
+    return [name for name, value in row.items() if former is not None and value != former[name] and name not in own]
+
+
+def _clock(moment: datetime | None) -> str:
+    return f"{moment:%H:%M:%S}" if moment else ""
+
+
+def _lasted(row: Mapping[str, Any]) -> str:
+    if row["successfulCall"] is False:
+        return f"failed {row['finalSipCode'] or ''}".strip()
+    return _span(row["duration"]) if row["duration"] is not None else ""
+
+
+def _late(row: Mapping[str, Any]) -> str:
+    ended = row["endDateTime"] or row["failureDateTime"] or row["startDateTime"]
+    return _span((row["observedDateTime"] - ended).total_seconds()) if ended else ""
+
+
+def _span(seconds: float) -> str:
+    whole = max(0, round(seconds))
+    if whole < 60:
+        return f"{whole} s"
+    return f"{whole // 60} min {whole % 60:02}" if whole < 3600 else f"{whole // 3600} h {whole % 3600 // 60:02}"
+
+
+def _cut(text: str, width: int) -> str:
+    return text if len(text) <= width else f"{text[: width - 1]}…"

@@ -1,0 +1,265 @@
+"""Puts simulator, broker, service and reader on one stage, and compares at the end."""
+
+import asyncio
+import json
+import os
+import time
+import uuid
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from connector import log
+from connector.config import Settings, load
+from connector.demo.screen import Screen, total
+from connector.demo.tally import Tally, Verdict
+from connector.document import duration_text
+from connector.errors import RefusedError
+from connector.kafka import topics
+from connector.kafka.clients import Clients, resolve
+from connector.kafka.follower import Follower
+from connector.kafka.mock import PARTITIONS, MockCluster
+from connector.service import Service
+from connector.simulator import Options, Simulator
+
+_NAMES = ("contoso", "fabrikam", "northwind")
+_SEED = 7
+_HISTORY = timedelta(hours=2)
+_SLACK = timedelta(minutes=30)
+_TICK_S = 0.25
+_READY_S = 30.0
+_SETTLE_S = 60.0
+_STOP_S = 10.0
+_READ = ("CONNECTOR_KAFKA__PROPERTIES", "CONNECTOR_HTTP__", "CONNECTOR_LOG__")
+_WEATHER = {
+    "throttled": 0.02,
+    "retry_after_s": 1.0,
+    "server_error": 0.02,
+    "cut": 0.01,
+    "upper_link": 0.3,
+    "repeat_once": 0.03,
+}
+
+
+def perform(span: timedelta, bootstrap_servers: str) -> int:
+    """Plays the demo; 0 when nothing is missing or duplicated, else 1. KeyboardInterrupt: it was stopped early."""
+    return asyncio.run(_perform(span, bootstrap_servers))
+
+
+async def _perform(span: timedelta, bootstrap_servers: str) -> int:
+    _bypass_proxies()
+    cluster = None if bootstrap_servers else MockCluster()
+    where = bootstrap_servers or (cluster.bootstrap_servers if cluster else "")
+    async with Simulator(_calls()) as simulator:
+        settings = _settings(simulator, span, where, is_mock=cluster is not None)
+        log.configure(settings.log.format, settings.log.level)
+        return await Stage(simulator, settings, span, is_mock=cluster is not None).play()
+
+
+class Stage:
+    """One performance."""
+
+    def __init__(self, simulator: Simulator, settings: Settings, span: timedelta, *, is_mock: bool) -> None:
+        self._simulator = simulator
+        self._settings = settings
+        self._span_s = span.total_seconds()
+        self._is_mock = is_mock
+        self._topic = settings.kafka.topic
+        self._tally = Tally(self._topic)
+        self._service = Service(settings)
+        self._begun = time.monotonic()
+
+    async def play(self) -> int:
+        """From the first line to the last."""
+        names = {tenant.id: tenant.label for tenant in self._settings.tenants}
+        with Screen(names) as screen:
+            screen.say("Microsoft Teams Direct Routing calls, from Microsoft Graph into Kafka, exactly once", "bold")
+            screen.say()
+            working = asyncio.create_task(self._service.run(), name="service")
+            try:
+                await self._until_ready(working, screen)
+                follower = await asyncio.to_thread(self._follow)
+                try:
+                    self._introduce(screen)
+                    await self._until_read(working, follower, screen)
+                    await self._stop(working)
+                    screen.show(self._tally.add(await asyncio.to_thread(follower.rest)))
+                finally:
+                    await asyncio.to_thread(follower.close)
+            finally:
+                await self._stop(working)
+            screen.progress(1.0, "comparing", "")
+            verdicts = await asyncio.to_thread(self._compare)
+            screen.settle()
+            self._conclude(screen, verdicts)
+        outcome = total(verdicts.values())
+        return 1 if outcome.missing or outcome.duplicated else 0
+
+    async def _until_ready(self, working: asyncio.Task[int], screen: Screen) -> None:
+        deadline = time.monotonic() + _READY_S
+        while not self._service.ready()[0]:
+            _raise_if_ended(working)
+            if time.monotonic() > deadline:
+                reasons = "; ".join(self._service.ready()[1])
+                servers = self._settings.kafka.bootstrap_servers
+                raise RefusedError(
+                    f"starting the demo with Kafka at {servers}: not ready within {_READY_S:g} s ({reasons}): "
+                    "name brokers that answer, or leave --bootstrap-servers out"
+                )
+            screen.progress(0.0, "starting", "simulator, broker, connector")
+            await asyncio.sleep(_TICK_S / 5)
+
+    def _follow(self) -> Follower:
+        kafka = self._settings.kafka
+        clients = Clients(kafka.bootstrap_servers, resolve(kafka.properties))
+        return Follower(clients, (self._topic, topics.dead_letters(self._topic)))
+
+    def _introduce(self, screen: Screen) -> None:
+        kafka, windows = self._settings.kafka, self._settings.windows
+        broker = "librdkafka's mock cluster, in this process" if self._is_mock else kafka.bootstrap_servers
+        sweeps = ", ".join(f"{duration_text(s.overlap)} every {duration_text(s.every)}" for s in windows.sweeps)
+        screen.facts(
+            [
+                ("page", f"http://{_reachable(self._settings.http.host)}:{self._service.web.port}/"),
+                ("Graph", f"{self._simulator.url}, simulated, in bad weather: 429, 5xx, cut and shifted pages"),
+                ("Kafka", f"{broker}: {self._topic}"),
+                ("reads again", f"the last {sweeps}"),
+            ]
+        )
+
+    async def _until_read(self, working: asyncio.Task[int], follower: Follower, screen: Screen) -> None:
+        """Shows what arrives until the time is over and everything that Graph shows was read once more."""
+        frozen: datetime | None = None
+        limit_s = self._span_s + _SETTLE_S
+        while (passed_s := time.monotonic() - self._begun) < limit_s:
+            _raise_if_ended(working)
+            if frozen is None and passed_s >= self._span_s:
+                self._simulator.freeze()
+                self._simulator.clear_faults()
+                frozen = datetime.now(UTC)
+            if frozen is not None and self._was_read_since(frozen):
+                return
+            left_s = max(0, round(self._span_s - passed_s))
+            phase = "reading all once more" if frozen else f"{left_s} s left"
+            screen.progress(passed_s / self._span_s, phase, self._counts())
+            screen.show(await asyncio.to_thread(lambda: self._tally.add(follower.poll(_TICK_S))))
+
+    def _was_read_since(self, moment: datetime) -> bool:
+        """Whether every call time that Graph has rows of was read, and committed, by sweeps that began later."""
+        tenants = self._service.status()["tenants"]
+        return len(tenants) == len(_NAMES) and all(
+            _is_covered(tenant["coverage"], self._simulator.world.since, moment) for tenant in tenants
+        )
+
+    def _counts(self) -> str:
+        tally, struck = self._tally, sum(self._simulator.world.faults.struck.values())
+        return (
+            f"{tally.published:,} records, {tally.revised:,} revisions, {tally.dead_letters:,} dead letters, "
+            f"{struck:,} faults"
+        )
+
+    async def _stop(self, working: asyncio.Task[int]) -> None:
+        self._service.stopping.set()
+        await asyncio.wait({working}, timeout=_STOP_S)
+        if working.done() and not working.cancelled() and working.exception() is not None:
+            working.result()
+
+    def _compare(self) -> dict[str, Verdict]:
+        tenants = self._simulator.tenants
+        return {tenant: self._tally.verdict(tenant, list(self._simulator.truth(tenant))) for tenant in tenants}
+
+    def _conclude(self, screen: Screen, verdicts: Mapping[str, Verdict]) -> None:
+        outcome = total(verdicts.values())
+        screen.say()
+        screen.table(verdicts)
+        screen.say()
+        if not self._is_mock:
+            kafka = self._settings.kafka
+            screen.say(f"  Topics {kafka.topic}* and {kafka.app}.* stay on {kafka.bootstrap_servers}.", "dim")
+            screen.say()
+        screen.say(
+            f"served {outcome.served}, published {outcome.published}, "
+            f"missing {outcome.missing}, duplicated {outcome.duplicated}"
+        )
+
+
+def _calls() -> Options:
+    """Calls short enough, and rows late enough, for half a minute to show everything."""
+    return Options(
+        seed=_SEED,
+        tenants=len(_NAMES),
+        days=_HISTORY / timedelta(days=1),
+        calls_per_day=40_000,
+        durations="0.8:2s-30s,0.2:30s-3m",
+        lateness="0.75:0s-4s,0.2:4s-20s,0.05:20s-10m",
+        revised=0.06,
+        revised_after="1:3s-2m",
+        unknown=0.02,
+        unfit=0.004,
+        order="newest",
+        requests_per_minute=0,
+        faults=dict(_WEATHER),
+    )
+
+
+def _settings(simulator: Simulator, span: timedelta, bootstrap_servers: str, *, is_mock: bool) -> Settings:
+    name = f"demo-{uuid.uuid4().hex[:6]}"
+    deepest = _HISTORY + _SLACK + timedelta(minutes=-(-span // timedelta(minutes=1)))
+    overlaps = {"1s": "1m", "3s": "10m", "5s": duration_text(timedelta(minutes=deepest // timedelta(minutes=1)))}
+    tables: dict[str, Any] = {
+        "GRAPH": {
+            "base_url": simulator.url,
+            "authority": simulator.url,
+            "ca_bundle": str(simulator.ca_path),
+            "requests_per_minute": 1_200,
+        },
+        "IDENTITY": {"client_id": simulator.client_id, "client_secret": simulator.client_secret},
+        "TENANTS": [
+            {"id": tenant, "name": label, "start": (simulator.world.since - timedelta(minutes=10)).isoformat()}
+            for tenant, label in zip(simulator.tenants, _NAMES, strict=True)
+        ],
+        "WINDOWS": {"sweeps": [{"every": every, "overlap": overlap} for every, overlap in overlaps.items()]},
+        "KAFKA": {
+            "bootstrap_servers": bootstrap_servers,
+            "topic": f"{name}-calls",
+            "app": name,
+            "shards": PARTITIONS,
+            "partitions": PARTITIONS,
+            "create_topics": not is_mock,
+        },
+        "HTTP": {"listen": "127.0.0.1:0"},
+        "LOG": {"level": "error"},
+    }
+    own = {f"CONNECTOR_{section}": json.dumps(content) for section, content in tables.items()}
+    theirs = {variable: text for variable, text in os.environ.items() if variable.upper().startswith(_READ)}
+    return load(None, own | theirs)
+
+
+def _bypass_proxies() -> None:
+    """The simulator is on this machine, where no proxy finds it."""
+    for variable in ("NO_PROXY", "no_proxy"):
+        hosts = [os.environ[variable]] if os.environ.get(variable) else []
+        os.environ[variable] = ",".join([*hosts, "127.0.0.1", "localhost"])
+
+
+def _reachable(host: str) -> str:
+    return "localhost" if host in {"", "0.0.0.0", "::"} else f"[{host}]" if ":" in host else host  # noqa: S104
+
+
+def _is_covered(coverage: list[dict[str, str]], start: datetime, moment: datetime) -> bool:
+    """Whether the pieces reach from `start` to `moment` without a hole and each was last read after `moment`."""
+    at = start
+    for piece in coverage:
+        begin, end, read = (datetime.fromisoformat(piece[name]) for name in ("from", "to", "last_read"))
+        if end <= at:
+            continue
+        if begin > at or read < moment:
+            return False
+        at = end
+    return at >= moment
+
+
+def _raise_if_ended(working: asyncio.Task[int]) -> None:
+    if working.done():
+        working.result()
+        raise RefusedError("the service ended before the demo was over: its log, on standard error, says why")

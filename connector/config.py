@@ -21,7 +21,15 @@ from pydantic import BaseModel, ValidationError
 
 from connector import document
 from connector.core.windows import Sweep
-from connector.document import Document, IdentityTable, Reference, TenantTable, duration_text, shown
+from connector.document import (
+    Document,
+    IdentityTable,
+    Reference,
+    SchemaRegistryTable,
+    TenantTable,
+    duration_text,
+    shown,
+)
 from connector.errors import ConfigurationError
 
 __all__ = ["Settings", "duration_text", "load"]
@@ -38,6 +46,7 @@ _CLOUDS = {
 }
 _CREDENTIALS = ("client_secret", "client_certificate", "workload_identity", "managed_identity")
 _START = document.parse_instant("-7d")
+_UNSET = Reference("text", "")
 
 
 class Secret:
@@ -164,9 +173,13 @@ class Kafka:
 
 @dataclass(frozen=True, slots=True)
 class SchemaRegistry:
-    """The registry; an empty `url` means Avro single-object encoding."""
+    """The registry; an empty `url` means Avro single-object encoding. `url` has no slash at its end."""
 
     url: str
+    username: str
+    password: Secret | None
+    token: Secret | None
+    ca_bundle: Path | None
     subject_name_strategy: str
     auto_register: bool
 
@@ -580,11 +593,7 @@ def _resolve(source: _Source, checked: Document, required: Iterable[str]) -> Set
             privacy={},
         ),
         kafka=kafka,
-        schema_registry=SchemaRegistry(
-            checked.schema_registry.url,
-            checked.schema_registry.subject_name_strategy,
-            checked.schema_registry.auto_register,
-        ),
+        schema_registry=_schema_registry(source, checked.schema_registry),
         http=Http(host, port),
         log=Log(checked.log.format, checked.log.level),
     )
@@ -634,7 +643,6 @@ def _credentials(table: IdentityTable) -> list[str]:
 
 def _refuse_unbuilt(source: _Source, checked: Document) -> None:
     unbuilt: list[tuple[Key, object, str]] = [
-        (("schema_registry", "url"), checked.schema_registry.url, "leave it out"),
         *((("rows", "privacy", name), True, "leave it out") for name in checked.rows.privacy),
         (("pseudonyms", "key"), checked.pseudonyms.key, "leave it out"),
         (("kafka", "azure_event_hubs"), checked.kafka.azure_event_hubs, "leave it out"),
@@ -816,6 +824,34 @@ def _kafka(source: _Source, checked: Document) -> Kafka:
         azure_event_hubs=table.azure_event_hubs,
         topic_properties=topic_properties,
         properties=properties,
+    )
+
+
+def _schema_registry(source: _Source, table: SchemaRegistryTable) -> SchemaRegistry:
+    here = "schema_registry"
+    has_password, has_token = table.password != _UNSET, table.token != _UNSET
+    if has_token and (table.username or has_password):
+        source.report((here, "token"), "is set, and so is a user name or password; leave one of the two out")
+    elif has_password and not table.username:
+        source.report((here, "username"), "is missing, but there is a password; set it too")
+    elif table.username and not has_password:
+        source.report((here, "password"), "is missing, but there is a user name; set it too")
+    elif ":" in table.username:
+        source.report((here, "username"), "contains a colon, which no user name can; leave it out")
+    elif (has_password or has_token) and table.url and not document.is_protected(table.url):
+        what = "where the secret would be sent unprotected; write https:// (http:// only for localhost)"
+        source.report((here, "url"), f"is {shown(table.url)}, {what}")
+    bundle = _file(source, table.ca_bundle) if table.ca_bundle else None
+    if bundle is not None:
+        _check_bundle(source, (here, "ca_bundle"), bundle)
+    return SchemaRegistry(
+        url=table.url,
+        username=table.username,
+        password=_secret(source, (here, "password"), table.password) if has_password else None,
+        token=_secret(source, (here, "token"), table.token) if has_token else None,
+        ca_bundle=bundle,
+        subject_name_strategy=table.subject_name_strategy,
+        auto_register=table.auto_register,
     )
 
 

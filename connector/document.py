@@ -199,6 +199,18 @@ def _to_base_url(value: str) -> str:
     return value.rstrip("/")
 
 
+def _to_registry_url(value: str) -> str:
+    if value and _split_url(value).scheme not in ("http", "https"):
+        raise ValueError(f'is {shown(value)}, which is no address; write for instance "https://registry:8081"')
+    return value.rstrip("/")
+
+
+def is_protected(url: str) -> bool:
+    """Whether a secret may be sent there: over TLS, or within this machine."""
+    parts = urlsplit(url)
+    return parts.scheme == "https" or _is_loopback(parts.hostname or "")
+
+
 def to_authority(value: str) -> str:
     """The sign-in root without a slash at its end. Raises ValueError with a sentence."""
     if not value:
@@ -460,8 +472,10 @@ class KafkaTable(Table):
 class SchemaRegistryTable(Table):
     """`[schema_registry]`."""
 
-    url: str = Field("", description="Empty: Avro single-object encoding. Not built yet.")
-    username: str = Field("", description="User name for the registry.")
+    url: Annotated[str, AfterValidator(_to_registry_url)] = Field(
+        "", description="Root of the Confluent API; empty: Avro single-object encoding."
+    )
+    username: _Text = Field("", description="User name for the registry.")
     password: _SecretText = Field(Reference("text", ""), description="Password for the registry.")
     token: _SecretText = Field(Reference("text", ""), description="Bearer token, instead of username and password.")
     ca_bundle: _FilePath = Field("", description="PEM file of certificates to trust.")

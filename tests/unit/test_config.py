@@ -635,8 +635,37 @@ class TestFile:
         ),
         ('rows.key = "callerNumber"', None),
         ('log.level = "loud"', None),
+        (
+            'schema_registry.url = "registry:8081"',
+            'schema_registry.url: is no address; write for instance "https://localhost:8443"',
+        ),
+        (
+            'schema_registry.url = "ftp://registry"',
+            'schema_registry.url: is "ftp://registry", which is no address; write for instance "https://registry:8081"',
+        ),
+        (
+            'schema_registry = { url = "https://r", username = "u" }',
+            "schema_registry.password: is missing, but there is a user name; set it too",
+        ),
+        (
+            'schema_registry = { url = "https://r", password = "hunter2" }',
+            "schema_registry.username: is missing, but there is a password; set it too",
+        ),
+        (
+            'schema_registry = { url = "https://r", username = "u", password = "hunter2", token = "hunter2" }',
+            "schema_registry.token: is set, and so is a user name or password; leave one of the two out",
+        ),
+        (
+            'schema_registry = { url = "http://registry:8081", token = "hunter2" }',
+            'schema_registry.url: is "http://registry:8081", where the secret would be sent unprotected; '
+            "write https:// (http:// only for localhost)",
+        ),
+        (
+            'schema_registry = { url = "https://r", token = { env = "ABSENT" } }',
+            "schema_registry.token: names the variable ABSENT, which is not set or empty; set it",
+        ),
+        ('schema_registry = { url = "https://r", subject_name_strategy = "topics" }', None),
         # legal, but another issue brings it
-        ('schema_registry.url = "http://registry:8081"', "schema_registry.url: is not built yet; leave it out"),
         ('[rows.privacy]\ncallerNumber = "mask"', "rows.privacy.callerNumber: is not built yet; leave it out"),
         ('pseudonyms.key = "x"', "pseudonyms.key: is not built yet; leave it out"),
         ("kafka.azure_event_hubs = true", "kafka.azure_event_hubs: is not built yet; leave it out"),
@@ -657,6 +686,24 @@ def test_a_wrong_value_is_one_line_with_file_key_and_what_to_do(
     assert got.startswith("connector.toml: ")
     if expected is not None:
         assert got == f"connector.toml: {expected}"
+
+
+def test_a_registry_is_given_with_its_secret_and_its_subjects(tmp_path: Path) -> None:
+    text = """
+        [schema_registry]
+        url = "http://localhost:8081/apis/ccompat/v7/"
+        username = "reader"
+        password = { env = "REGISTRY" }
+        subject_name_strategy = "record"
+        auto_register = false
+    """
+    registry = settings(tmp_path, text + VALID, {"REGISTRY": "hunter2"}).schema_registry
+    assert (registry.url, registry.username) == ("http://localhost:8081/apis/ccompat/v7", "reader")
+    assert registry.password is not None
+    assert registry.password.get() == "hunter2"
+    assert registry.token is None
+    assert (registry.subject_name_strategy, registry.auto_register) == ("record", False)
+    assert "hunter2" not in repr(registry)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,1 @@
+"""Measurements: `make bench` runs them, results.json keeps them, README.md shows them."""

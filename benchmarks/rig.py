@@ -1,0 +1,132 @@
+"""What is measured against: a simulator with pre-built pages, as a process of its own, and a real broker."""
+
+import contextlib
+import json
+import ssl
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from confluent_kafka import Consumer, KafkaError
+from confluent_kafka.admin import AdminClient, NewTopic
+
+from tests.brokers import Cluster
+
+PARTITIONS = 6
+_STOP_S = 10
+_READ_S = 60
+_Json = dict[str, Any]
+
+
+class Rig(NamedTuple):
+    """Where everything is, as a measured process is told; `until` is where the simulator's clock stands still."""
+
+    url: str
+    ca: str
+    tenant: str
+    client_id: str
+    client_secret: str
+    bootstrap: str
+    since: str
+    until: str
+
+    def ask(self, path: str) -> Any:
+        """What the simulator says of itself."""
+        context = ssl.create_default_context(cafile=self.ca)
+        with urllib.request.urlopen(f"{self.url}{path}", context=context, timeout=60) as answer:  # noqa: S310 - https
+            return json.loads(answer.read())
+
+    def create_topic(self, topic: str) -> None:
+        """A row topic as the connector makes it."""
+        admin = AdminClient({"bootstrap.servers": self.bootstrap})
+        for future in admin.create_topics([NewTopic(topic, PARTITIONS, 1)]).values():
+            future.result()
+
+    def keys(self, topic: str) -> list[bytes]:
+        """The key of every committed record of a topic."""
+        consumer = Consumer(
+            {
+                "bootstrap.servers": self.bootstrap,
+                "group.id": f"{topic}-count",
+                "isolation.level": "read_committed",
+                "auto.offset.reset": "earliest",
+                "enable.auto.commit": False,
+                "enable.partition.eof": True,
+            }
+        )
+        keys: list[bytes] = []
+        ended: set[int | None] = set()
+        consumer.subscribe([topic])
+        try:
+            while len(ended) < PARTITIONS:
+                messages = consumer.consume(10_000, timeout=_READ_S)
+                if not messages:
+                    raise TimeoutError(f"{topic} could not be read to its end")
+                for message in messages:
+                    error = message.error()
+                    if error is None:
+                        keys.append(message.key() or b"")
+                    elif error.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001
+                        ended.add(message.partition())
+                    else:
+                        raise RuntimeError(error.str())
+        finally:
+            consumer.close()
+        return keys
+
+    def measure(self, module: str, *arguments: str) -> _Json:
+        """What a module of this package prints about itself when it is run as a process."""
+        command = [sys.executable, "-m", f"benchmarks.{module}", json.dumps(self._asdict()), *arguments]
+        run = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+        if run.returncode:
+            raise RuntimeError(f"benchmarks.{module} ended with {run.returncode}:\n{run.stderr[-4000:]}")
+        result: _Json = json.loads(run.stdout.splitlines()[-1])
+        return result
+
+
+@contextlib.contextmanager
+def open_rig(rows: int, seed: int, directory: Path) -> Iterator[Rig]:
+    """A rig with a day of history of one tenant; everything ends with it."""
+    with Cluster(fast_run=True, heap_mib=512) as cluster, _simulator(rows, seed, directory) as said:
+        rig = Rig(
+            said["url"],
+            said["ca"],
+            said["tenants"][0],
+            said["client_id"],
+            said["client_secret"],
+            cluster.bootstrap,
+            "",
+            "",
+        )
+        until = datetime.fromisoformat(rig.ask("/simulator/clock")["now"]).astimezone(UTC).replace(microsecond=0)
+        yield rig._replace(since=(until - timedelta(days=1)).isoformat(), until=until.isoformat())
+
+
+@contextlib.contextmanager
+def _simulator(rows: int, seed: int, directory: Path) -> Iterator[_Json]:
+    command = [sys.executable, "-m", "connector", "simulate", "--prebuilt", "--days", "1", "--seed", str(seed)]
+    command += ["--calls-per-day", str(rows), "--ca-out", str(directory / "ca.pem")]
+    with (
+        (directory / "simulator.log").open("wb") as log,
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log) as process,
+    ):
+        try:
+            line = process.stdout.readline() if process.stdout else b""
+            if not line:
+                raise RuntimeError(f"the simulator did not start: {(directory / 'simulator.log').read_text()[-2000:]}")
+            yield json.loads(line)
+        finally:
+            process.terminate()
+            try:
+                process.wait(_STOP_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+
+
+def told() -> Rig:
+    """The rig that a measured process was told of."""
+    return Rig(**json.loads(sys.argv[1]))

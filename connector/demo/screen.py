@@ -28,12 +28,13 @@ _BAR = 24
 class Screen:
     """A context manager; every method is called from the event loop."""
 
-    def __init__(self, names: Mapping[str, str]) -> None:
-        """`names`: of the tenants, by id."""
+    def __init__(self, names: Mapping[str, str], begun: datetime) -> None:
+        """`names`: of the tenants, by id. Rows of calls that ended before `begun` are history."""
         for stream in (sys.stdout, sys.stderr):
             if hasattr(stream, "reconfigure"):
                 stream.reconfigure(errors="replace")
         self._names = names
+        self._begun = begun
         self._out = Console(highlight=False, soft_wrap=True)
         self._width = min(_WIDTH, self._out.width) if self._out.is_terminal else _WIDTH
         animated = self._out.is_terminal and not self._out.is_dumb_terminal
@@ -126,7 +127,13 @@ class Screen:
             return Text(_cut(text, self._width), "yellow")
         caller, callee = masked(row["callerNumber"]), masked(row["calleeNumber"])
         lasted = _lasted(row)
-        return Text(_row(began, name, row["callType"] or "", caller, callee, lasted, _late(row), mark="+"))
+        return Text(_row(began, name, row["callType"] or "", caller, callee, lasted, self._late(row), mark="+"))
+
+    def _late(self, row: Mapping[str, Any]) -> str:
+        ended = row["endDateTime"] or row["failureDateTime"] or row["startDateTime"]
+        if ended is None:
+            return ""
+        return "history" if ended < self._begun else _span((row["observedDateTime"] - ended).total_seconds())
 
     def _print(self, text: Text) -> None:
         self._out.print(text, soft_wrap=True)
@@ -177,11 +184,6 @@ def _lasted(row: Mapping[str, Any]) -> str:
     if row["successfulCall"] is False:
         return f"failed {row['finalSipCode'] or ''}".strip()
     return _span(row["duration"]) if row["duration"] is not None else ""
-
-
-def _late(row: Mapping[str, Any]) -> str:
-    ended = row["endDateTime"] or row["failureDateTime"] or row["startDateTime"]
-    return _span((row["observedDateTime"] - ended).total_seconds()) if ended else ""
 
 
 def _span(seconds: float) -> str:

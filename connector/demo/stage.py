@@ -27,7 +27,7 @@ _SEED = 7
 _HISTORY = timedelta(hours=2)
 _SLACK = timedelta(minutes=30)
 _TICK_S = 0.25
-_READY_S = 30.0
+_READY_S = 20.0
 _SETTLE_S = 60.0
 _STOP_S = 10.0
 _READ = ("CONNECTOR_KAFKA__PROPERTIES", "CONNECTOR_HTTP__", "CONNECTOR_LOG__")
@@ -72,7 +72,7 @@ class Stage:
     async def play(self) -> int:
         """From the first line to the last."""
         names = {tenant.id: tenant.label for tenant in self._settings.tenants}
-        with Screen(names) as screen:
+        with Screen(names, datetime.now(UTC)) as screen:
             screen.say("Microsoft Teams Direct Routing calls, from Microsoft Graph into Kafka, exactly once", "bold")
             screen.say()
             working = asyncio.create_task(self._service.run(), name="service")
@@ -205,7 +205,7 @@ def _calls() -> Options:
 def _settings(simulator: Simulator, span: timedelta, bootstrap_servers: str, *, is_mock: bool) -> Settings:
     name = f"demo-{uuid.uuid4().hex[:6]}"
     deepest = _HISTORY + _SLACK + timedelta(minutes=-(-span // timedelta(minutes=1)))
-    overlaps = {"1s": "1m", "3s": "10m", "5s": duration_text(timedelta(minutes=deepest // timedelta(minutes=1)))}
+    overlaps = {"1s": "1m", "2s": "10m", "4s": duration_text(timedelta(minutes=deepest // timedelta(minutes=1)))}
     tables: dict[str, Any] = {
         "GRAPH": {
             "base_url": simulator.url,

@@ -1,0 +1,107 @@
+"""`connector demo` as a user starts it: on the mock cluster, on a real broker, stopped early."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from tests.conftest import SharedBroker
+
+LAST = re.compile(r"served (\d+), published (\d+), missing 0, duplicated 0")
+CLEAR_NUMBER = re.compile(r"\+\d{6,}|\b\d{9,}\b")
+DEADLINE_S = 120
+
+
+@contextmanager
+def started(*arguments: str, **variables: str) -> Iterator[subprocess.Popen[str]]:
+    environment = {k: v for k, v in os.environ.items() if not k.upper().startswith(("CONNECTOR_", "AZURE_"))}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "connector", "demo", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**environment, **variables},
+    )
+    watch = threading.Timer(DEADLINE_S, process.kill)
+    watch.start()
+    try:
+        yield process
+    finally:
+        watch.cancel()
+        process.kill()
+        process.communicate()
+
+
+def page(process: subprocess.Popen[str]) -> tuple[str, list[str]]:
+    """The page's address, and the lines up to the one that names it."""
+    assert process.stdout is not None
+    lines: list[str] = []
+    for line in process.stdout:
+        lines.append(line)
+        found = re.fullmatch(r"\s*page\s+(http://\S+)\n", line)
+        if found:
+            return found[1], lines
+    raise AssertionError(f"no line names the page: {lines}")
+
+
+def test_the_demo_ends_with_the_truth_and_shows_no_number_in_clear() -> None:
+    """A proxy for the rest of the world changes nothing."""
+    proxies = dict.fromkeys(("HTTPS_PROXY", "HTTP_PROXY", "https_proxy", "http_proxy"), "http://127.0.0.1:9")
+    with started("--for", "8s", **proxies) as process:
+        address, lines = page(process)
+        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(address, timeout=10) as answer:
+            assert b"contoso" in answer.read()
+        out, err = process.communicate()
+    out = "".join(lines) + out
+    last = LAST.fullmatch(out.splitlines()[-1])
+    assert last is not None, out[-2000:] + err
+    assert process.returncode == 0
+    assert last[1] == last[2]
+    assert int(last[1]) > 1_000
+    for mark in ("+", "!"):
+        assert re.search(rf"^{re.escape(mark)} .+", out, re.MULTILINE), f"no line begins with {mark}"
+    rows = [line for line in out.splitlines() if line[:2] in {"+ ", "~ ", "! "}]
+    assert not [line for line in rows if CLEAR_NUMBER.search(line)]
+    assert "\x1b" not in out
+    assert max(map(len, out.splitlines())) <= 100
+    assert "Traceback" not in err
+
+
+def test_the_demo_runs_on_a_real_broker(broker: SharedBroker) -> None:
+    with started("--for", "8s", "--bootstrap-servers", broker.bootstrap) as process:
+        out, err = process.communicate()
+    assert process.returncode == 0, out[-2000:] + err
+    assert LAST.fullmatch(out.splitlines()[-1])
+    assert broker.bootstrap in out
+
+
+def test_ctrl_c_leaves_the_demo_with_130_and_no_traceback() -> None:
+    with started("--for", "10m") as process:
+        page(process)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate()
+    assert process.returncode == 130
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize("span", ["30", "1s", "soon"])
+def test_a_duration_that_is_none_or_too_short_is_refused(span: str) -> None:
+    with started("--for", span) as process:
+        out, err = process.communicate()
+    assert (process.returncode, out) == (2, "")
+    assert re.fullmatch(r"--for: is .+\n", err)
+
+
+def test_a_broker_that_does_not_answer_is_named() -> None:
+    with started("--for", "5s", "--bootstrap-servers", "127.0.0.1:9") as process:
+        _, err = process.communicate()
+    assert process.returncode == 1
+    assert "127.0.0.1:9" in err.splitlines()[-1]
+    assert "Traceback" not in err

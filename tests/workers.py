@@ -19,7 +19,7 @@ from typing import Any
 from tests.brokers import _DIE_WITH_PARENT, _starter, wait_until
 
 ROOT = Path(__file__).parent.parent
-DEADLINE_S = 60.0
+DEADLINE_S = 120.0
 FAST = ({"every": "1s", "overlap": "10m"}, {"every": "5s", "overlap": "20d"})
 "Sweeps of seconds, the second over all that a simulator of tests has."
 

@@ -1,0 +1,201 @@
+"""Whatever Graph and its sign-in do: nothing is dropped, repeated, or taken for what it is not."""
+
+from collections import Counter
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from tests import oracle
+from tests.conftest import SharedBroker
+from tests.simulation import Simulation
+from tests.workers import Worker
+
+Simulate = Callable[..., Simulation]
+NewWorker = Callable[..., Worker]
+Settings = Callable[..., dict[str, Any]]
+
+SMALL = {"days": 1, "calls_per_day": 3_000, "frozen": True, "page_size": 100}
+
+
+class Bench:
+    """One simulator and one worker on topics of their own."""
+
+    def __init__(self, bootstrap: str, topic: str, app: str, simulate: Simulate, new_worker: NewWorker) -> None:
+        self.bootstrap, self.topic, self.app = bootstrap, topic, app
+        self.simulate, self.new_worker = simulate, new_worker
+
+    def check(self, source: Simulation, *, claims: bool = True) -> oracle.Committed:
+        return oracle.check(self.bootstrap, self.topic, self.app, source.truth(), claims=claims)
+
+
+@pytest.fixture
+def bench(broker: SharedBroker, topic: str, app: str, simulate: Simulate, new_worker: NewWorker) -> Bench:
+    return Bench(broker.bootstrap, topic, app, simulate, new_worker)
+
+
+@pytest.mark.parametrize(
+    ("faults", "rows"),
+    [
+        pytest.param({"repeat": 1.0}, {}, id="the_last_rows_of_each_page_sent_again_and_again"),
+        pytest.param({"repeat_once": 0.5, "upper_link": 0.5}, {}, id="rows_that_shift_between_pages"),
+        pytest.param({"empty_page": 0.5, "upper_link": 0.5}, {}, id="empty_pages_with_a_next_link"),
+        pytest.param({"server_error": 0.1, "not_a_page": 0.1, "garbage": 0.1}, {}, id="html_and_json_that_is_no_page"),
+        pytest.param({"cut": 0.2}, {"unfit": 0.05, "unknown": 0.1, "startless": 0.02}, id="cut_bodies_and_unfit_rows"),
+        pytest.param({"throttled": "0.9x15", "retry_after": "mixed", "retry_after_s": 1.0}, {}, id="a_storm_of_429"),
+        pytest.param({"unauthorized": "0.2x4"}, {}, id="tokens_refused_now_and_then"),
+    ],
+)
+def test_every_row_arrives_once_in_spite_of(
+    bench: Bench, settings: Settings, faults: dict[str, Any], rows: dict[str, Any]
+) -> None:
+    """elastic/beats 34304; a Teams function that stopped at 1,000 rows; Oracle's session monitor resumes "from now"."""
+    source = bench.simulate(**SMALL, **rows, faults=faults)
+    worker = bench.new_worker(settings(source))
+    assert worker.run_once() == 0
+    found = bench.check(source)
+    assert len(found.rows) + len(found.dead_letters) > 2_900
+    assert bool(found.dead_letters) == bool(rows)
+
+
+def test_a_dead_letter_says_what_is_wrong_and_never_the_value(bench: Bench, settings: Settings) -> None:
+    """The rest of the page goes on; the oracle has compared bytes, keys and windows."""
+    source = bench.simulate(**SMALL, unfit=0.1)
+    worker = bench.new_worker(settings(source))
+    assert worker.run_once() == 0
+    messages = Counter(
+        dict(entry.headers)["__connect.errors.exception.message"].decode() for entry in bench.check(source).dead_letters
+    )
+    assert len(messages) > 10
+    assert any("duration" in message for message in messages)
+    for message in messages:
+        assert "yesterday" not in message
+        assert "49301234567" not in message
+
+
+def test_a_token_that_expires_amid_a_chain_and_a_sign_in_that_is_down_lose_nothing(
+    bench: Bench, settings: Settings
+) -> None:
+    source = bench.simulate(**SMALL, faults={"slow": 1.0, "slow_s": 0.1})
+    worker = bench.new_worker(settings(source))
+    worker.start()
+    worker.until(lambda: worker.metric("rows_total", outcome="published") > 500, "the first pages")
+    source.set_faults(sign_in_down=True)
+    source.expire_tokens()
+    worker.until(lambda: worker.metric("tenant_up") == 0, "the sign-in to be missed")
+    assert worker.get("/livez")[0] == 200
+    source.set_faults(sign_in_down=False)
+    worker.until(lambda: worker.metric("tenant_up") == 1, "the sign-in to be there again")
+    worker.until_complete(datetime.now(UTC))
+    assert worker.stop() == 0
+    bench.check(source)
+
+
+def test_an_empty_month_moves_the_window_on(bench: Bench, settings: Settings) -> None:
+    """castorm/kafka-connect-http 273."""
+    source = bench.simulate(days=0, calls_per_day=0)
+    worker = bench.new_worker(settings(source, tenants=[{"id": source.tenants[0], "start": "-31d"}]))
+    begun = datetime.now(UTC)
+    worker.start()
+    worker.until_complete(begun - timedelta(seconds=1))
+    tenant = worker.tenant(source.tenants[0])
+    assert tenant["lag_seconds"] < 30
+    assert (tenant["state"], tenant["gaps"], tenant["records"]) == ("ok", [], 0)
+    assert worker.stop() == 0
+    found = bench.check(source)
+    assert not found.rows
+    assert {statement.gap_seconds for statement in found.progress} == {0}
+    assert max(statement.complete_through for statement in found.progress) > begun - timedelta(minutes=11)
+
+
+def test_rows_that_turn_up_while_their_boundary_is_read_are_found(bench: Bench, settings: Settings) -> None:
+    """airbytehq/airbyte 85918, 80152: calls that end, and rows that appear, in the very seconds that are being read."""
+    source = bench.simulate(
+        days=0.001, calls_per_day=4_000_000, durations="short", lateness="1:0s-3s", revised=0.2, revised_after="1:1s-5s"
+    )
+    sweeps = [{"every": "1s", "overlap": "30s"}, {"every": "4s", "overlap": "10m"}]
+    worker = bench.new_worker(settings(source, windows={"sweeps": sweeps}))
+    worker.start()
+    worker.until(lambda: worker.metric("sweeps_total", every="1s", outcome="ok") >= 6, "six live sweeps")
+    frozen_at = source.freeze()
+    worker.until_complete(frozen_at)
+    assert worker.stop() == 0
+    found = bench.check(source)
+    assert any(row.revision for row in found.rows)
+    assert {statement.overlap for statement in found.progress} == {timedelta(seconds=30), timedelta(minutes=10)}
+
+
+def test_a_row_six_days_late_is_found_and_counted_as_late(bench: Bench, settings: Settings) -> None:
+    """meltano/squared PR 677. What a first start reads says nothing of lateness."""
+    source = bench.simulate(
+        days=7, calls_per_day=300, durations="short", lateness="0.5:0s-0s,0.5:6d-6d", revised=0, clock_offset_s=-10_800
+    )
+    worker = bench.new_worker(settings(source))
+    worker.start()
+    worker.until_complete(source.freeze())
+    assert worker.metric("row_lateness_seconds_count") == 0
+    before = worker.metric("rows_total", outcome="published")
+    source.set_clock_offset(timedelta())
+    worker.until_complete(source.freeze())
+    late = worker.metric("row_lateness_seconds_bucket", le="604800.0") - worker.metric(
+        "row_lateness_seconds_bucket", le="172800.0"
+    )
+    assert worker.metric("rows_total", outcome="published") > before
+    assert late > 10
+    assert worker.stop() == 0
+    bench.check(source, claims=False)
+
+
+def test_a_row_later_than_the_deepest_overlap_is_missed(bench: Bench, settings: Settings) -> None:
+    """The exact edge of the promise: what turns up after the last sweep over its start has no reader."""
+    source = bench.simulate(
+        days=2, calls_per_day=500, durations="short", lateness="0.9:0s-0s,0.1:10h-10h", revised=0, clock_offset_s=-3_600
+    )
+    sweeps = [{"every": "1s", "overlap": "10m"}, {"every": "2s", "overlap": "5h"}]
+    worker = bench.new_worker(settings(source, windows={"sweeps": sweeps}))
+    worker.start()
+    worker.until(lambda: worker.tenant(source.tenants[0]).get("gap_seconds") == 0, "the history")
+    worker.until(lambda: worker.metric("sweeps_total", every="2s", outcome="ok") >= 2, "a sweep after it")
+    source.set_clock_offset(timedelta())
+    frozen_at = source.freeze()
+    sweeps_before = worker.metric("sweeps_total", every="2s", outcome="ok")
+    worker.until(
+        lambda: worker.metric("sweeps_total", every="2s", outcome="ok") >= sweeps_before + 2, "two sweeps since"
+    )
+    assert worker.stop() == 0
+    found = oracle.committed(bench.bootstrap, bench.topic, bench.app)
+    published = {row.id for row in found.rows}
+    (versions,) = source.truth().values()
+    came_since = [v for v in versions if v.visible > frozen_at - timedelta(hours=1)]
+    in_reach = {v.id for v in came_since if v.start > frozen_at - timedelta(hours=4)}
+    too_late = {v.id for v in came_since if v.start < frozen_at - timedelta(hours=6)}
+    assert in_reach <= published
+    assert too_late
+    assert not too_late & published
+
+
+@pytest.mark.parametrize(
+    ("page_size", "days"), [(100, 1.0), (3, 0.001)], ids=["kills_between_pages", "kills_between_rows_of_one_second"]
+)
+def test_nothing_is_lost_or_repeated_by(bench: Bench, settings: Settings, page_size: int, days: float) -> None:
+    """castorm/kafka-connect-http PR 90; confluentinc/kafka-connect-jdbc 598: two rows with the same instant."""
+    source = bench.simulate(
+        days=days,
+        calls_per_day=int(40 * page_size / days),
+        lateness="none",
+        durations="1:0s-0s",
+        frozen=True,
+        page_size=page_size,
+        faults={"slow": 1.0, "slow_s": 0.2},
+    )
+    seconds = Counter(version.start.replace(microsecond=0) for version in source.truth()[source.tenants[0]])
+    assert max(seconds.values()) > 1
+    worker = bench.new_worker(settings(source, graph={"concurrency": 1}))
+    for _ in range(3):
+        worker.start()
+        worker.until(lambda: worker.metric("rows_total", outcome="published") > 0, "rows in this life")
+        worker.kill()
+    assert worker.run_once() == 0
+    found = bench.check(source)
+    assert len(found.rows) > 30 * page_size

@@ -7,7 +7,8 @@ environment for the whole month; the tests run as many days as it takes for the 
 import asyncio
 import os
 import selectors
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections import Counter
+from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from typing import Any, NamedTuple, cast
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 
 from connector.batch import Account, Item, PageRead
 from connector.buffer import Buffer
-from connector.core import dedup, instants, windows
+from connector.core import dedup, forecast, instants, lateness, windows
 from connector.core.budget import Budget
 from connector.core.coverage import Window
 from connector.core.dedup import Remembered
@@ -38,6 +39,7 @@ REQUESTS_PER_MINUTE = 45
 CONCURRENCY = 4
 ANSWER_S = 0.3
 PAGE_ROWS = 1_000
+COMMITTED_ROWS = 10_000
 BEGIN = datetime(2026, 3, 2, 7, 41, 13, tzinfo=UTC)
 DAY_MS = 86_400_000
 
@@ -83,6 +85,7 @@ class Graph:
         self.start_ms = start_ms
         self.visible_ms = visible_ms
         self.requests: list[float] = []
+        self.requests_by_priority: Counter[int] = Counter()
         self.budget = Budget(REQUESTS_PER_MINUTE, loop.time())
         self._gate = Gate(self.budget, loop.time, lambda _: None)
         self._loop = loop
@@ -99,6 +102,7 @@ class Graph:
         while not last:
             slot = await self._gate.enter(priority)
             self.requests.append(self._loop.time())
+            self.requests_by_priority[priority] += 1
             self.budget.sent(slot, self._loop.time())
             await asyncio.sleep(ANSWER_S)
             now = self.now()
@@ -129,18 +133,36 @@ class Topic(Buffer):
         self.times_published = np.zeros(len(graph.start_ms), np.int64)
         self._remembered = remembered
         self._graph = graph
+        self.ages: tuple[int, ...] = ()
+        self._open: list[PageRead] = []
+        self._open_rows = 0
 
     def put(self, item: Item) -> None:
         """Sweeps and slices are the plan's own affair here."""
 
     async def put_page(self, page: PageRead) -> None:
-        entries = page.reading.entries
-        new = dedup.judge(entries, (self._remembered,)).new
-        if not len(new):
+        self._open.append(page)
+        self._open_rows += len(page.raws)
+        if self._open_rows >= COMMITTED_ROWS:
+            self.commit()
+
+    def commit(self) -> None:
+        """Judges rows of several pages at once, as a transaction does; of an id that is on two of them the first."""
+        if not self._open:
             return
+        entries = np.concatenate([page.reading.entries for page in self._open])
+        lengths = [len(page.raws) for page in self._open]
+        received_ms = np.repeat([instants.to_ms(page.received_at) for page in self._open], lengths)
+        is_counted = np.repeat([not page.uncounted for page in self._open], lengths)
+        self._open, self._open_rows = [], 0
+        _, first = np.unique(entries["hi"], return_index=True)
+        entries, received_ms, is_counted = entries[first], received_ms[first], is_counted[first]
+        new = dedup.judge(entries, (self._remembered,)).new
         numbers = entries["hi"][new].astype(np.int64)
         self.times_published[numbers] += 1
-        self.published_ms[numbers] = instants.to_ms(page.received_at)
+        self.published_ms[numbers] = received_ms[new]
+        ages_s = (received_ms[new] - self._graph.start_ms[numbers]) / 1_000
+        self.ages = lateness.counted(self.ages, ages_s[is_counted[new]].tolist())
         hours = self._graph.start_ms[numbers] // dedup.HOUR_MS
         self._remembered.put(entries[new], hours.astype(np.uint32))
 
@@ -199,6 +221,7 @@ def live_through(start_ms: NDArray[np.int64], visible_ms: NDArray[np.int64]) -> 
         loop.run_until_complete(live())
     finally:
         loop.close()
+    topic.commit()
     return Month(graph, topic, remembered)
 
 
@@ -236,3 +259,17 @@ def test_at_most_8000_requests_a_day(month: Month) -> None:
     by_day = month.requests_by_day()
     print("requests by day", by_day.tolist())
     assert by_day[1:].max() <= 8_000
+
+
+def test_plan_predicts_the_requests_within_five_percent(month: Month) -> None:
+    """From what the state remembers: how many calls began in each hour, and how late their rows were."""
+    now = BEGIN + timedelta(days=DAYS)
+    first = (BEGIN - instants.EPOCH) // timedelta(hours=1) - 7 * 24
+    counts = month.remembered.per_hour(first, (now - instants.EPOCH) // timedelta(hours=1) + 1)
+    cadences = [lateness.Sweeping(s.every.total_seconds(), s.overlap.total_seconds()) for s in RULES.sweeps]
+    calls, cycle_s = forecast.as_they_came(counts, first, now, lateness.learn(month.topic.ages, cadences))
+    predicted = forecast.predict(RULES, calls, REQUESTS_PER_MINUTE, CONCURRENCY, now, cycle_s=cycle_s)
+    counted = month.requests_by_day()[1:].mean() / 24
+    print(f"predicted {predicted.total:.1f} an hour, counted {counted:.1f}; {calls.per_day:.0f} calls a day")
+    assert predicted.fits
+    assert abs(predicted.total / counted - 1) < 0.05

@@ -1,0 +1,145 @@
+"""Coverage against a plain array of seconds."""
+
+from datetime import UTC, datetime, timedelta
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from connector.core.coverage import Coverage, Read, Window, clip, subtract
+
+_ZERO = datetime(2026, 1, 1, tzinfo=UTC)
+_LENGTH = 40
+_NEVER = -1
+
+
+def at(second: int) -> datetime:
+    return _ZERO + timedelta(seconds=second)
+
+
+def seconds(moment: datetime) -> int:
+    return int((moment - _ZERO).total_seconds())
+
+
+_windows = st.tuples(st.integers(0, _LENGTH - 1), st.integers(1, 15)).map(
+    lambda pair: Window(at(pair[0]), at(min(_LENGTH, pair[0] + pair[1])))
+)
+_reads = st.lists(st.tuples(_windows, st.integers(0, 100), st.booleans()), max_size=12)
+_Reads = list[tuple[Window, int, bool]]
+
+
+def covered(reads: _Reads) -> tuple[Coverage, list[tuple[int, bool]]]:
+    """The coverage, and of each second when it was last read and whether steadily."""
+    coverage, model = Coverage(), [(_NEVER, True)] * _LENGTH
+    for window, read_at, steady in reads:
+        coverage = coverage.add(window, at(read_at), steady=steady)
+        for second in range(seconds(window.start), seconds(window.end)):
+            if read_at >= model[second][0]:
+                model[second] = (read_at, steady)
+    return coverage, model
+
+
+def unpacked(coverage: Coverage) -> list[tuple[int, bool]]:
+    model = [(_NEVER, True)] * _LENGTH
+    for read in coverage.reads:
+        for second in range(seconds(read.start), seconds(read.end)):
+            assert model[second][0] == _NEVER, "pieces are disjoint"
+            model[second] = (seconds(read.at), read.steady)
+    return model
+
+
+def pieces(windows: list[Window]) -> set[int]:
+    found = [second for window in windows for second in range(seconds(window.start), seconds(window.end))]
+    assert len(found) == len(set(found))
+    return set(found)
+
+
+@given(_reads)
+def test_of_each_second_the_latest_reading_counts(reads: _Reads) -> None:
+    coverage, model = covered(reads)
+    assert unpacked(coverage) == model
+    assert list(coverage.reads) == sorted(coverage.reads)
+    assert all(read.start < read.end for read in coverage.reads)
+    for first, second in zip(coverage.reads, coverage.reads[1:], strict=False):
+        assert first.end < second.start or (first.at, first.steady) != (second.at, second.steady), "joined"
+    ends = [n + 1 for n, (read_at, _) in enumerate(model) if read_at != _NEVER]
+    assert coverage.through == (at(max(ends)) if ends else None)
+
+
+@given(_reads, _windows, st.none() | st.integers(0, 100))
+def test_missing_is_what_was_not_read_since(reads: _Reads, window: Window, since: int | None) -> None:
+    coverage, model = covered(reads)
+    missing = coverage.missing(window, None if since is None else at(since))
+    wanted = range(seconds(window.start), seconds(window.end))
+    least = 0 if since is None else since
+    assert pieces(missing) == {second for second in wanted if model[second][0] < least}
+    assert missing == sorted(missing)
+
+
+@given(_reads, _windows, st.integers(0, 60))
+def test_unripe_is_what_was_not_read_an_overlap_after_it_began(reads: _Reads, window: Window, overlap: int) -> None:
+    coverage, model = covered(reads)
+    wanted = range(seconds(window.start), seconds(window.end))
+    # A call may begin at the very end of its second.
+    unripe = {second for second in wanted if model[second][0] == _NEVER or model[second][0] < second + 1 + overlap}
+    assert pieces(coverage.unripe(window, timedelta(seconds=overlap))) == unripe
+
+
+@given(_reads, st.integers(0, _LENGTH), st.integers(0, 60))
+def test_complete_through_is_the_end_of_what_is_ripe_without_a_hole(reads: _Reads, start: int, overlap: int) -> None:
+    coverage, model = covered(reads)
+    through = start
+    while through < _LENGTH and model[through][0] != _NEVER and model[through][0] >= through + 1 + overlap:
+        through += 1
+    assert coverage.complete_through(at(start), timedelta(seconds=overlap)) == at(through)
+
+
+@given(_reads, st.integers(0, 110))
+def test_a_clock_that_was_set_back_has_read_nothing_of_the_future_nor_in_it(reads: _Reads, now: int) -> None:
+    coverage, model = covered(reads)
+    known = unpacked(coverage.until(at(now)))
+    for second, (read_at, steady) in enumerate(model):
+        if second >= now:
+            assert known[second][0] == _NEVER
+        elif read_at != _NEVER:
+            assert known[second] == (min(read_at, now - 1) if read_at > now else read_at, steady)
+    assert coverage.until(at(200)) is coverage
+
+
+@given(_reads, st.integers(0, _LENGTH))
+def test_what_lies_before_a_start_is_dropped(reads: _Reads, start: int) -> None:
+    coverage, model = covered(reads)
+    cut = [(_NEVER, True)] * start + model[start:]
+    assert unpacked(coverage.since(at(start))) == cut
+
+
+@given(_reads, st.integers(0, _LENGTH))
+def test_merging_claims_nothing_that_is_not_true(reads: _Reads, before: int) -> None:
+    coverage, model = covered(reads)
+    merged = coverage.merged(at(before))
+    assert len(merged.reads) <= len(coverage.reads)
+    for second, (read_at, steady) in enumerate(unpacked(merged)):
+        assert (read_at == _NEVER) == (model[second][0] == _NEVER)
+        assert read_at <= model[second][0]
+        assert steady == model[second][1]
+        if second >= before:
+            assert read_at == model[second][0]
+
+
+@given(st.lists(_windows, max_size=6), st.lists(_windows, max_size=6), _windows)
+def test_subtract_and_clip(windows: list[Window], taken: list[Window], bounds: Window) -> None:
+    disjoint: list[Window] = []
+    for window in windows:
+        disjoint += subtract([window], disjoint)
+    disjoint.sort()
+    assert pieces(disjoint) == {s for w in windows for s in range(seconds(w.start), seconds(w.end))}
+    gone = {second for window in taken for second in range(seconds(window.start), seconds(window.end))}
+    assert pieces(subtract(disjoint, taken)) == pieces(disjoint) - gone
+    assert pieces(clip(disjoint, bounds)) == pieces(disjoint) & pieces([bounds])
+
+
+def test_nothing_is_known_of_nothing() -> None:
+    assert Coverage().through is None
+    assert Coverage().missing(Window(at(0), at(5))) == [Window(at(0), at(5))]
+    assert Coverage().complete_through(at(3), timedelta(0)) == at(3)
+    assert Read(at(0), at(1), at(2)).steady
+    assert Window(at(1), at(61)).seconds == 60

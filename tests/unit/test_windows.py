@@ -1,0 +1,352 @@
+"""Which call time is read next: slices, sweeps that replace each other, catching up, first starts, restarts."""
+
+from collections import Counter
+from datetime import UTC, datetime, timedelta
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from connector.core import windows
+from connector.core.coverage import Coverage, Window
+from connector.core.instants import EPOCH
+from connector.core.windows import ROWS_A_SLICE, Rules, Sizes, Slice, State, Sweep
+
+NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
+S, M, H, D = (timedelta(seconds=s) for s in (1, 60, 3600, 86_400))
+DEFAULT = Rules((Sweep(M, 15 * M), Sweep(15 * M, 3 * H), Sweep(2 * H, 48 * H), Sweep(D, 7 * D)), 0 * S, D, 150 * D)
+
+
+def sizes(coverage: Coverage = Coverage(), *, rows_an_hour: float = 0.0, guess: float = 0.0) -> Sizes:  # noqa: B008
+    """The same number of rows remembered in every hour of the last year."""
+    first = (NOW - 365 * D - EPOCH) // H
+    return Sizes(np.full(366 * 24, int(rows_an_hour), np.int64), first, coverage, guess)
+
+
+def next_piece(state: State, rules: Rules, in_flight: tuple[Slice, ...] = (), now: datetime = NOW) -> Slice | None:
+    return windows.next_slice(state, rules, in_flight, sizes(state.coverage), now, live=True, others=True)
+
+
+def run_dry(state: State, rules: Rules, now: datetime) -> tuple[State, list[Slice]]:
+    """Begins what is due and reads until nothing is wanted: the state, and what was read, in order."""
+    state, _ = windows.begin(state, rules, now)
+    read: list[Slice] = []
+    while piece := next_piece(state, rules, now=now):
+        assert len(read) < 10_000
+        read.append(piece)
+        state, _ = windows.finish(state, [(piece, True)], now)
+    assert windows.is_idle(state)
+    return state, read
+
+
+def polled(state: State, rules: Rules, start: datetime, end: datetime, step: timedelta = M) -> State:
+    now = start
+    while now < end:
+        state, _ = run_dry(state, rules, now)
+        now += step
+    return state
+
+
+def total(read: list[Slice]) -> timedelta:
+    return sum((piece.window.end - piece.window.start for piece in read), timedelta(0))
+
+
+class TestFirstStart:
+    def test_it_reads_from_the_start_to_now_each_second_once(self) -> None:
+        state, read = run_dry(windows.first_state(DEFAULT, NOW - 10 * D, NOW), DEFAULT, NOW)
+        assert total(read) == 10 * D
+        assert state.coverage.missing(Window(NOW - 10 * D, NOW)) == []
+
+    def test_the_newest_come_first_and_each_is_read_for_the_shortest_sweep_that_wants_it(self) -> None:
+        _, read = run_dry(windows.first_state(DEFAULT, NOW - 10 * D, NOW), DEFAULT, NOW)
+        assert read[0].window == Window(NOW - 15 * M, NOW)
+        own = [piece for piece in read if piece.priority < 4]
+        assert [piece.window.end for piece in own] == sorted((piece.window.end for piece in own), reverse=True)
+        assert [piece.priority for piece in own] == sorted(piece.priority for piece in own)
+
+    def test_it_never_reads_before_the_start_or_the_horizon(self) -> None:
+        for start in (NOW - 3 * H, NOW - 149 * D, NOW - 1000 * D):
+            _, read = run_dry(windows.first_state(DEFAULT, start, NOW), DEFAULT, NOW)
+            assert min(piece.window.start for piece in read) == max(start, NOW - 150 * D)
+
+    @pytest.mark.parametrize("start", [NOW, NOW + 5 * D, NOW - 20 * S])
+    def test_where_nothing_has_settled_it_waits_and_then_goes_on(self, start: datetime) -> None:
+        rules = DEFAULT._replace(settle=30 * S)
+        state, read = run_dry(windows.first_state(rules, start, NOW), rules, NOW)
+        assert read == []
+        _, read = run_dry(state, rules, NOW + 10 * M)
+        assert read[0].window.end == NOW + 10 * M - 30 * S
+
+    def test_a_start_that_moves_later_on_changes_nothing(self) -> None:
+        state = polled(windows.first_state(DEFAULT, NOW - 5 * M, NOW), DEFAULT, NOW, NOW + 5 * M)
+        assert state.start == NOW - 5 * M
+
+
+class TestSlices:
+    @given(
+        st.integers(1, 10**6),
+        st.integers(0, 200_000),
+        st.integers(0, 86_400),
+        st.floats(0, 1000),
+        st.booleans(),
+        st.integers(1, 30 * 86_400),
+    )
+    def test_a_slice_is_part_of_the_piece_in_whole_seconds_and_not_too_long(
+        self,
+        length_s: int,
+        rows_an_hour: int,
+        shift_s: int,
+        guess: float,
+        newest_first: bool,  # noqa: FBT001
+        longest_s: int,
+    ) -> None:
+        end = NOW - shift_s * S
+        window = Window(end - length_s * S, end)
+        coverage = Coverage().add(Window(NOW - 3 * H, NOW - H), NOW)
+        cut = sizes(coverage, rows_an_hour=rows_an_hour, guess=guess).cut(
+            window, longest_s * S, newest_first=newest_first
+        )
+        assert window.start <= cut.start < cut.end <= window.end
+        assert cut.end == window.end if newest_first else cut.start == window.start
+        assert cut.end - cut.start <= longest_s * S
+        assert cut.start.microsecond == cut.end.microsecond == 0
+
+    @given(st.integers(10, 500_000), st.booleans())
+    def test_a_slice_holds_about_ten_pages(self, rows_an_hour: int, newest_first: bool) -> None:  # noqa: FBT001
+        window = Window(NOW - 30 * D, NOW)
+        coverage = Coverage().add(window, NOW)
+        cut = sizes(coverage, rows_an_hour=rows_an_hour).cut(window, 30 * D, newest_first=newest_first)
+        rows = cut.seconds * rows_an_hour / 3600
+        assert rows <= ROWS_A_SLICE + 1
+        assert rows > 0.9 * ROWS_A_SLICE or cut == window
+
+    def test_where_a_minute_has_more_than_ten_pages_a_slice_is_a_minute(self) -> None:
+        coverage = Coverage().add(Window(NOW - D, NOW), NOW)
+        cut = sizes(coverage, rows_an_hour=10**8).cut(Window(NOW - H, NOW), D, newest_first=True)
+        assert cut == Window(NOW - M, NOW)
+
+    def test_where_nothing_is_known_the_guess_counts_and_grows_four_times_at_most(self) -> None:
+        window = Window(NOW - 30 * D, NOW)
+        first = sizes(guess=windows.first_guess()).cut(window, 30 * D, newest_first=True)
+        assert first.seconds == pytest.approx(3600, abs=60)
+        after_nothing = sizes(guess=windows.next_guess(first, 0)).cut(window, 30 * D, newest_first=True)
+        assert after_nothing.seconds == pytest.approx(4 * 3600, abs=120)
+        after_many = sizes(guess=windows.next_guess(first, 100_000)).cut(window, 30 * D, newest_first=True)
+        assert after_many.seconds < 360
+
+    @given(st.integers(1, 100_000))
+    def test_halves_are_whole_seconds_and_together_the_window(self, length_s: int) -> None:
+        window = Window(NOW, NOW + length_s * S)
+        parts = windows.halves(window)
+        assert parts[0].start == window.start
+        assert parts[-1].end == window.end
+        assert sum((part.end - part.start for part in parts), timedelta(0)) == length_s * S
+        assert len(parts) == (1 if length_s == 1 else 2)
+
+    def test_what_is_on_its_way_is_not_asked_for_again(self) -> None:
+        state, _ = windows.begin(windows.first_state(DEFAULT, NOW - 10 * D, NOW), DEFAULT, NOW)
+        in_flight: tuple[Slice, ...] = ()
+        while piece := next_piece(state, DEFAULT, in_flight):
+            in_flight += (piece,)
+        seconds = Counter(piece.window.start for piece in in_flight)
+        assert total(list(in_flight)) == 10 * D
+        assert set(seconds.values()) == {1}
+
+    def test_one_chain_is_kept_for_the_live_sweep(self) -> None:
+        state, _ = windows.begin(windows.first_state(DEFAULT, NOW - 10 * D, NOW), DEFAULT, NOW)
+        one = windows.next_slice(state, DEFAULT, (), sizes(), NOW, live=False, others=True)
+        two = windows.next_slice(state, DEFAULT, (), sizes(), NOW, live=True, others=False)
+        assert one is not None
+        assert two is not None
+        assert (one.priority, two.priority) == (1, 0)
+
+
+class TestSweeps:
+    def test_sweeps_that_are_due_together_read_each_piece_once(self) -> None:
+        """A deep sweep replaces the shallow ones that it contains."""
+        state = polled(windows.first_state(DEFAULT, NOW - 8 * D, NOW), DEFAULT, NOW, NOW + 2 * M)
+        later = NOW + D
+        state = polled(state, DEFAULT, NOW + 2 * M, later - 20 * M, 10 * M)
+        state = state._replace(sweeps=tuple(sweep_state._replace(due=later) for sweep_state in state.sweeps))
+        state, read = run_dry(state, DEFAULT, later)
+        assert all(sweep_state.run and sweep_state.run.started == later for sweep_state in state.sweeps)
+        assert total(read) <= 7 * D + 20 * M + D  # its overlap, and the strip back to where it was complete
+        seconds: Counter[datetime] = Counter()
+        for piece in read:
+            at = piece.window.start
+            while at < piece.window.end:
+                seconds[at] += 1
+                at += 5 * M
+        assert set(seconds.values()) == {1}
+
+    def test_each_run_reads_its_overlap_and_back_to_where_the_last_was_complete(self) -> None:
+        rules = DEFAULT._replace(sweeps=(Sweep(M, 15 * M),))
+        state = polled(windows.first_state(rules, NOW - 2 * H, NOW), rules, NOW, NOW + 5 * M)
+        _, read = run_dry(state, rules, NOW + 5 * M)
+        assert [piece.window for piece in read] == [Window(NOW - 11 * M, NOW + 5 * M)]
+
+    def test_nothing_is_read_before_it_is_due(self) -> None:
+        state, _ = run_dry(windows.first_state(DEFAULT, NOW - H, NOW), DEFAULT, NOW)
+        assert windows.next_due(state) == NOW + M
+        assert run_dry(state, DEFAULT, NOW + M - S)[1] == []
+        assert run_dry(state, DEFAULT, NOW + M)[1] != []
+
+    def test_settle_keeps_the_newest_calls_for_later(self) -> None:
+        rules = DEFAULT._replace(settle=90 * S)
+        _, read = run_dry(windows.first_state(rules, NOW - H, NOW), rules, NOW)
+        assert max(piece.window.end for piece in read) == NOW - 90 * S
+
+    @pytest.mark.parametrize(
+        "sweeps",
+        [
+            (Sweep(M, 15 * M),),
+            (Sweep(D, 7 * D),),
+            (Sweep(M, 7 * D), Sweep(H, 2 * H)),
+            (Sweep(S, S),),
+            (Sweep(10 * M, 5 * M), Sweep(H, 30 * M)),
+            (Sweep(M, 5 * M), Sweep(2 * M, 5 * M), Sweep(3 * M, 5 * M)),
+        ],
+    )
+    def test_any_sweeps_end_each_time_and_their_statements_move_on(self, sweeps: tuple[Sweep, ...]) -> None:
+        rules = DEFAULT._replace(sweeps=sweeps)
+        state = windows.first_state(rules, NOW - 3 * D, NOW)
+        now = NOW
+        for _ in range(60):
+            state, _ = run_dry(state, rules, now)
+            for sweep_state in state.sweeps:
+                assert not sweep_state.running
+                assert windows.overdue_seconds(sweep_state, now) == 0
+            now += max(M, sweeps[0].every)
+        for sweep_state in state.sweeps:
+            assert sweep_state.run is not None
+            reach = max(state.start, sweep_state.run.started - sweep_state.sweep.overlap)
+            assert sweep_state.through >= reach, "what another sweep has read counts too"
+
+    def test_a_run_that_does_not_end_shows_as_overdue(self) -> None:
+        state, _ = windows.begin(windows.first_state(DEFAULT, NOW - H, NOW), DEFAULT, NOW)
+        assert windows.overdue_seconds(state.sweeps[0], NOW + M) == 0
+        assert windows.overdue_seconds(state.sweeps[0], NOW + 3 * M) == 120
+
+    def test_runs_that_failed_are_due_again_at_once(self) -> None:
+        state, begun = windows.begin(windows.first_state(DEFAULT, NOW - H, NOW), DEFAULT, NOW)
+        state, dropped = windows.drop_runs(state)
+        assert begun == dropped == [0, 1, 2, 3]
+        assert windows.begin(state, DEFAULT, NOW + S)[1] == begun
+
+    def test_what_a_failed_run_has_read_is_not_lost(self) -> None:
+        state, _ = windows.begin(windows.first_state(DEFAULT, NOW - 30 * D, NOW), DEFAULT, NOW)
+        for _ in range(9):
+            piece = next_piece(state, DEFAULT)
+            assert piece is not None
+            state, _ = windows.finish(state, [(piece, True)], NOW)
+        state, _ = windows.drop_runs(state)
+        assert state.coverage.through == NOW
+
+    def test_the_deepest_of_those_that_begin_together_is_the_one_the_others_end_with(self) -> None:
+        assert windows.replaced_by([0, 1, 3], DEFAULT) == 3
+        assert windows.replaced_by([], DEFAULT) is None
+
+
+class TestCatchingUp:
+    @pytest.mark.parametrize("outage", [30 * S, 10 * M, 4 * H, 3 * D, 20 * D, 100 * D])
+    def test_all_that_began_meanwhile_is_read_once(self, outage: timedelta) -> None:
+        state = polled(windows.first_state(DEFAULT, NOW - 2 * H, NOW), DEFAULT, NOW, NOW + 5 * M)
+        later = NOW + 5 * M + outage
+        through = state.coverage.through
+        assert through is not None
+        state, read = run_dry(state, DEFAULT, later)
+        assert state.coverage.missing(Window(through, later)) == []
+        assert total(read) <= (later - state.start) + outage + 4 * H
+        assert all(piece.window.seconds <= 86_400 for piece in read)
+
+    def test_own_overlaps_come_first_and_the_hole_then_oldest_first(self) -> None:
+        rules = DEFAULT._replace(sweeps=DEFAULT.sweeps[:2])
+        state = polled(windows.first_state(rules, NOW - 2 * H, NOW), rules, NOW, NOW + 5 * M)
+        later = NOW + 10 * D
+        _, read = run_dry(state, rules, later)
+        own, hole = [p for p in read if p.priority < 2], [p for p in read if p.priority >= 2]
+        assert read == own + hole
+        assert total(own) == 3 * H
+        assert hole == sorted(hole, key=lambda piece: (piece.priority, piece.window))
+        assert total(hole) == later - 3 * H - min(piece.window.start for piece in hole)
+
+    def test_no_window_begins_before_the_horizon_however_long_it_was(self) -> None:
+        rules = DEFAULT._replace(horizon=20 * D)
+        state = polled(windows.first_state(rules, NOW - 2 * H, NOW), rules, NOW, NOW + 5 * M)
+        later = NOW + 60 * D
+        state, read = run_dry(state, rules, later)
+        assert min(piece.window.start for piece in read) == later - 20 * D
+        assert state.coverage.missing(Window(later - 20 * D, later)) == []
+
+    def test_a_hole_is_gone_on_with_after_a_restart(self) -> None:
+        state = polled(windows.first_state(DEFAULT, NOW - 2 * H, NOW), DEFAULT, NOW, NOW + 5 * M)
+        later = NOW + 30 * D
+        state, _ = windows.begin(state, DEFAULT, later)
+        read: list[Slice] = []
+        for _ in range(15):
+            piece = next_piece(state, DEFAULT)
+            assert piece is not None
+            read.append(piece)
+            state, _ = windows.finish(state, [(piece, True)], later)
+        state = windows.resume(state, DEFAULT, later + 20 * S)
+        state, rest = run_dry(state, DEFAULT, later + 20 * S)
+        assert total(read) + total(rest) <= 30 * D + 8 * D
+        assert state.coverage.missing(Window(NOW - 2 * H, later)) == []
+
+
+class TestRestarts:
+    def test_a_run_on_its_way_goes_on_where_it_stopped(self) -> None:
+        state, _ = windows.begin(windows.first_state(DEFAULT, NOW - 3 * D, NOW), DEFAULT, NOW)
+        first = next_piece(state, DEFAULT)
+        assert first is not None
+        state, _ = windows.finish(state, [(first, True)], NOW)
+        resumed = windows.resume(state, DEFAULT, NOW + 10 * S)
+        assert resumed == state
+        second = next_piece(resumed, DEFAULT)
+        assert second is not None
+        assert second.window.end == first.window.start
+
+    def test_a_run_too_old_to_go_on_is_dropped(self) -> None:
+        state, _ = windows.begin(windows.first_state(DEFAULT, NOW - 3 * D, NOW), DEFAULT, NOW)
+        resumed = windows.resume(state, DEFAULT, NOW + 20 * M)
+        assert [sweep_state.running for sweep_state in resumed.sweeps] == [False, False, True, True]
+
+    def test_a_sweep_that_is_new_begins_with_what_coverage_proves(self) -> None:
+        state = polled(windows.first_state(DEFAULT, NOW - 2 * H, NOW), DEFAULT, NOW, NOW + 30 * M)
+        rules = DEFAULT._replace(sweeps=(Sweep(M, 10 * M), *DEFAULT.sweeps[1:]))
+        new = windows.resume(state, rules, NOW + 30 * M).sweeps[0]
+        assert new.due == NOW + 30 * M
+        assert NOW - 2 * H < new.through <= NOW + 20 * M
+        later, _ = run_dry(windows.resume(state, rules, NOW + 30 * M), rules, NOW + 30 * M)
+        assert later.sweeps[0].through == NOW + 20 * M
+
+    def test_a_sweep_that_was_taken_out_is_gone(self) -> None:
+        state, _ = run_dry(windows.first_state(DEFAULT, NOW - 2 * H, NOW), DEFAULT, NOW)
+        rules = DEFAULT._replace(sweeps=DEFAULT.sweeps[:1])
+        assert [s.sweep for s in windows.resume(state, rules, NOW).sweeps] == list(rules.sweeps)
+
+
+class TestClocks:
+    RULES = DEFAULT._replace(sweeps=(Sweep(2 * M, 2 * H),))
+
+    @pytest.mark.parametrize("step", [S, 30 * S, 2 * M, 10 * M, 3 * H, 5 * D])
+    @pytest.mark.parametrize("rules", [RULES, DEFAULT])
+    def test_after_a_step_back_sweeps_go_on_and_read_again(self, rules: Rules, step: timedelta) -> None:
+        state = polled(windows.first_state(rules, NOW - 9 * D, NOW), rules, NOW, NOW + 20 * M)
+        now = NOW + 19 * M - step
+        state, read = run_dry(state, rules, now)
+        if step >= 2 * M and rules is self.RULES:
+            assert read, "what a clock has read in the future is no reason not to read now"
+        state = polled(state, rules, now, now + 10 * M)
+        live = state.sweeps[0]
+        assert live.run is not None
+        assert live.run.started >= now + 8 * M
+        assert state.coverage.through is not None
+        assert state.coverage.through <= now + 10 * M
+
+    def test_after_a_step_ahead_and_back_statements_are_taken_back(self) -> None:
+        state = polled(windows.first_state(self.RULES, NOW - 3 * D, NOW), self.RULES, NOW, NOW + 10 * M)
+        state, _ = run_dry(state, self.RULES, NOW + 5 * H)
+        state = polled(state, self.RULES, NOW + 10 * M, NOW + 20 * M)
+        assert state.sweeps[0].through <= NOW + 20 * M - 2 * H

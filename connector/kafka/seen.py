@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from connector.core.dedup import Entries, Hours, Remembered
-from connector.core.rows import ENTRY
+from connector.core.rows import ENTRY, LAYOUT, LAYOUT_MASK
 from connector.errors import RefusedError
 
 VERSION = b"\x01"
@@ -86,7 +86,8 @@ class SeenLog:
         tails: dict[_Bucket, _Tail | None] = {}
         for bucket, tail in self._tails.items():
             if bucket.end_hour <= before_hour and len(records) < most:
-                records += [Record(self._key(bucket, number), None) for number in range(tail.number + 1)]
+                written = tail.number + bool(tail.entries)
+                records += [Record(self._key(bucket, number), None) for number in range(written)]
                 tails[bucket] = None
         return Written(records, tails)
 
@@ -140,7 +141,14 @@ def restore(records: Mapping[bytes, bytes]) -> dict[str, tuple[Remembered, SeenL
         remembered = Remembered()
         lengths = [len(entries) // ENTRY.itemsize for entries in values[tenant]]
         hours = np.repeat(np.array(last_hours[tenant], np.uint32), lengths)
-        remembered.restore(np.frombuffer(b"".join(values.pop(tenant)), ENTRY), hours)
+        entries = np.frombuffer(b"".join(values.pop(tenant)), ENTRY)
+        newest = int((entries["meta"] & LAYOUT_MASK).max(initial=0))
+        if newest > LAYOUT:
+            raise RefusedError(
+                f"the seen topic holds fingerprints of layout {newest}, this program knows {LAYOUT}: all that they "
+                "stand for would be published again; run the version that wrote them, or a newer one"
+            )
+        remembered.restore(entries, hours)
         result[tenant] = (remembered, log)
     return result
 

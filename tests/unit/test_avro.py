@@ -1,0 +1,134 @@
+"""Values on the topics: Avro single-object encoding, byte for byte."""
+
+import io
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import fastavro
+import pytest
+
+from connector.core.rows import Row, Shape, decode_page
+from connector.kafka import avro
+
+DATA = Path(__file__).parent.parent / "data"
+TENANT = "11111111-1111-1111-1111-111111111111"
+OBSERVED_MS = 1_772_323_200_123
+
+
+def golden_values() -> list[dict[str, Any]]:
+    """The rows of the documented page as they are published."""
+    shape = Shape(avro.load(avro.ROW), "v1.0")
+    page = decode_page((DATA / "page-first.json").read_bytes())
+    values: list[dict[str, Any]] = []
+    for row, raw in zip(shape.read(page.rows).rows, page.rows, strict=True):
+        assert isinstance(row, Row)
+        resolved, unfit = shape.resolve(row, bytes(raw))
+        assert unfit is None
+        extra = {"sbcRegion": '"emea"'} if values else {}
+        added = {"tenantId": TENANT, "observedDateTime": OBSERVED_MS, "revision": len(values)}
+        values.append({**resolved, **added, "additionalProperties": extra})
+    return values
+
+
+def test_rows_are_encoded_to_the_same_bytes_for_ever() -> None:
+    encode = avro.encoder(avro.ROW)
+    golden = [bytes.fromhex(line) for line in (DATA / "rows.avro.hex").read_text().split()]
+    assert [encode(values) for values in golden_values()] == golden
+
+
+def test_what_was_encoded_stays_readable() -> None:
+    decode = avro.decoder(avro.ROW)
+    first = decode(bytes.fromhex((DATA / "rows.avro.hex").read_text().split()[0]))
+    row = json.loads((DATA / "page-first.json").read_text())["value"][0]
+    assert {name: first[name] for name in row if not name.endswith("DateTime")} == {
+        name: value for name, value in row.items() if not name.endswith("DateTime")
+    }
+    assert first["startDateTime"] == datetime(2019, 11, 1, 0, 0, 25, 105_000, UTC)
+    assert first["failureDateTime"] is None
+    assert (first["tenantId"], first["revision"], first["additionalProperties"]) == (TENANT, 0, {})
+    assert first["observedDateTime"] == datetime(2026, 3, 1, 0, 0, 0, 123_000, UTC)
+
+
+def crc64_avro(data: bytes) -> int:
+    """The Rabin fingerprint as the Avro specification writes it down."""
+    empty = 0xC15D213AA4D7A795
+    table = []
+    for byte in range(256):
+        value = byte
+        for _ in range(8):
+            value = (value >> 1) ^ (empty & -(value & 1))
+        table.append(value)
+    value = empty
+    for byte in data:
+        value = (value >> 8) ^ table[(value ^ byte) & 0xFF]
+    return value
+
+
+@pytest.mark.parametrize("name", [avro.ROW, avro.PROGRESS])
+def test_the_header_is_the_marker_and_the_fingerprint_of_the_canonical_form(name: str) -> None:
+    schema = avro.load(name)
+    canonical = fastavro.schema.to_parsing_canonical_form(schema)
+    assert avro.single_object_header(schema) == b"\xc3\x01" + crc64_avro(canonical.encode()).to_bytes(8, "little")
+    assert len(avro.single_object_header(schema)) == 10
+
+
+def test_docs_and_marks_do_not_change_the_fingerprint_and_fields_do() -> None:
+    schema = avro.load(avro.ROW)
+    plain = json.loads(json.dumps(schema))
+    for field in plain["fields"]:
+        field["doc"] = "other"
+        field.pop("pii", None)
+    assert avro.single_object_header(plain) == avro.single_object_header(schema)
+    plain["fields"].pop()
+    assert avro.single_object_header(plain) != avro.single_object_header(schema)
+
+
+def test_any_avro_library_reads_a_value_with_the_shipped_schema() -> None:
+    encode, schema = avro.encoder(avro.ROW), avro.load(avro.ROW)
+    for values in golden_values():
+        read = fastavro.schemaless_reader(io.BytesIO(encode(values)[10:]), schema, None)
+        assert isinstance(read, dict)
+        assert read["id"] == values["id"]
+
+
+def test_the_value_of_another_schema_is_refused() -> None:
+    value = avro.encoder(avro.ROW)(golden_values()[0])
+    with pytest.raises(ValueError, match="progress"):
+        avro.decoder(avro.PROGRESS)(value)
+    with pytest.raises(ValueError, match="directRoutingLogRow"):
+        avro.decoder(avro.ROW)(b"")
+
+
+def test_a_value_that_fails_leaves_nothing_behind_for_the_next() -> None:
+    encode, values = avro.encoder(avro.ROW), golden_values()[0]
+    whole = encode(values)
+    with pytest.raises((TypeError, ValueError)):
+        encode({**values, "revision": "x"})
+    assert encode(values) == whole
+
+
+def test_the_schema_is_what_the_contract_says() -> None:
+    """Names, types, defaults and docs; personal data is marked."""
+    schema = avro.load(avro.ROW)
+    assert (schema["namespace"], schema["name"]) == ("microsoft.graph.callRecords", "directRoutingLogRow")
+    fields = {field["name"]: field for field in schema["fields"]}
+    graph = [field for field in schema["fields"] if "since" in field]
+    assert sum(field["since"] == "v1.0" for field in graph) == 21
+    assert sum(field["since"] == "beta" for field in graph) == 4
+    assert fields["id"]["type"] == "string"
+    for field in graph:
+        if field["name"] != "id":
+            assert field["type"][0] == "null"
+            assert field["default"] is None
+    assert [field["name"] for field in schema["fields"] if "since" not in field] == [
+        "tenantId",
+        "observedDateTime",
+        "revision",
+        "additionalProperties",
+    ]
+    assert fields["additionalProperties"]["default"] == {}
+    assert all(field["doc"] for field in schema["fields"])
+    marked = {name for name, field in fields.items() if field.get("pii")}
+    assert marked == {"callerNumber", "calleeNumber", "userId", "userPrincipalName", "userDisplayName"}

@@ -5,15 +5,17 @@ numpy arrays, each at least four times as long as the next, so that a look-up to
 costs little however many there are.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from connector.core.rows import ENTRY, MAX_REVISION, REVISION_SHIFT, differ
+from connector.core.rows import ENTRY, LAYOUT_MASK, MAX_REVISION, REVISION_SHIFT, differ
 
 Entries = NDArray[np.void]
+Fingerprints = Callable[[int, NDArray[np.intp]], NDArray[np.uint64]]
+"Of some of a reading's entries, by index, the fingerprints of an older layout."
 Hours = NDArray[np.uint32]
 HOUR_MS = 3_600_000
 _GROWTH = 4
@@ -165,10 +167,11 @@ class Verdict(NamedTuple):
     "Of each of the reading's rows: the revision that it becomes, or has."
 
 
-def judge(entries: Entries, layers: tuple[Remembered, ...]) -> Verdict:
+def judge(entries: Entries, layers: tuple[Remembered, ...], fingerprints: Fingerprints | None = None) -> Verdict:
     """New, revised and known ids of a reading, by what `layers` remember; the first layer that knows an id counts.
 
-    An id may be in `entries` only once: see split_repeats.
+    An id may be in `entries` only once: see split_repeats. What an older layout remembers is compared in that layout,
+    with `fingerprints`: so a program that has learned a field publishes nothing again.
     """
     found = np.zeros(len(entries), np.bool_)
     known = np.zeros(len(entries), ENTRY)
@@ -177,11 +180,28 @@ def judge(entries: Entries, layers: tuple[Remembered, ...]) -> Verdict:
         hit &= ~found
         known[hit] = as_known[hit]
         found |= hit
-    changed = found & differ(entries, known)
+    changed = found & differ(_as_remembered(entries, found, known, fingerprints), known)
     revised = np.flatnonzero(changed)
     revisions = (known["meta"] >> REVISION_SHIFT).astype(np.int64)
     revisions[revised] = np.minimum(revisions[revised] + 1, MAX_REVISION)
     return Verdict(np.flatnonzero(~found), revised, revisions)
+
+
+def _as_remembered(
+    entries: Entries, found: NDArray[np.bool_], known: Entries, fingerprints: Fingerprints | None
+) -> Entries:
+    """The reading with each fingerprint in the layout of what is remembered under the same id."""
+    if fingerprints is None:
+        return entries
+    layouts = known["meta"] & LAYOUT_MASK
+    older = found & (layouts != entries["meta"] & LAYOUT_MASK)
+    if not older.any():
+        return entries
+    result = entries.copy()
+    for layout in np.unique(layouts[older]).tolist():
+        at = np.flatnonzero(older & (layouts == layout))
+        result["fp"][at] = fingerprints(layout, at)
+    return result
 
 
 def split_repeats(entries: Entries) -> list[NDArray[np.intp]]:

@@ -8,6 +8,7 @@
 """
 
 import heapq
+import math
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import NamedTuple, Protocol
@@ -35,6 +36,11 @@ _SOON_S = 1e-6
 _STEPS = 86_400
 _NOISE = 4_096
 _COUNT_AGAIN_S = 300.0
+_ALIKE = 1.2
+_FEW_PAGES = 3
+_HALVINGS = 8
+_TIMES_READ = 3  # as the sweeper: a chain that may have shifted is read again, at most twice
+_SEED = 1
 _LAST_DAY = Window(EPOCH, EPOCH + timedelta(days=1))
 
 
@@ -44,8 +50,11 @@ class Calls(Protocol):
     def count(self, window: Window, at: datetime) -> int:
         """Rows of calls that began in `window`, as shown at `at`."""
 
+    def inserted(self, window: Window, pages: int, since: datetime, until: datetime) -> float:
+        """Rows expected to turn up on pages that were already read, while so many pages are read in order of start."""
+
     def per_hour(self, first: int, end: int, at: datetime) -> NDArray[np.int64]:
-        """The same for the hours `first` to `end` (not included) since the epoch."""
+        """Rows shown of the hours `first` to `end` (not included) since the epoch."""
 
     def weights(self, moments: NDArray[np.float64]) -> NDArray[np.float64]:
         """How dense calls are at epoch seconds, in any unit."""
@@ -70,13 +79,30 @@ class Volume:
     def count(self, window: Window, at: datetime) -> int:
         """Rows shown of a window."""
         if self._lateness is None and self._noise is None:
-            before, until = (int(self._before(_hours(moment)) + _SOON_S) for moment in window)
-            return until - before
+            until, since = math.floor(self._before(_hours(window.end)) + _SOON_S), self._before(_hours(window.start))
+            return until - math.floor(since + _SOON_S)
         expected = self._expected(_hours(window.start), _hours(window.end), _hours(at))
         if self._noise is None:
             return round(expected)
         self._drawn = (self._drawn + 1) % _NOISE
-        return max(0, round(expected + float(self._noise[self._drawn]) * expected**0.5))
+        return max(0, round(expected + float(self._noise[self._drawn]) * math.sqrt(expected)))
+
+    def inserted(self, window: Window, pages: int, since: datetime, until: datetime) -> float:
+        """Rows that turn up before a seam that was already read."""
+        if self._lateness is None or pages < 2:
+            return 0.0
+        start, end, first, last = (_hours(moment) for moment in (*window, since, until))
+        if pages > _FEW_PAGES:
+            return (self._expected(start, end, last) - self._expected(start, end, first)) / 2
+        rows = 0.0
+        for page in range(1, pages):
+            low, high = start, end
+            for _ in range(_HALVINGS):
+                middle = (low + high) / 2
+                full = self._expected(start, middle, first) > page * ROWS_A_PAGE
+                low, high = (low, middle) if full else (middle, high)
+            rows += self._expected(start, low, last) - self._expected(start, low, first)
+        return rows / (pages - 1)
 
     def per_hour(self, first: int, end: int, at: datetime) -> NDArray[np.int64]:
         """Rows shown of whole hours."""
@@ -118,6 +144,29 @@ def evenly(calls_per_day: float) -> Volume:
     return Volume([calls_per_day / 24] * 24)
 
 
+def as_they_came(
+    rows_per_hour: NDArray[np.int64], first: int, now: datetime, lateness: Lateness | None, scale: float = 1.0
+) -> tuple[Volume, float]:
+    """Calls that come as remembered ones did, and after how many seconds alike again.
+
+    `rows_per_hour` are those of the hours from `first` (since the epoch) on. The newest day counts only where there is
+    no other: rows of it are still to turn up. With a week that is known days may differ, else each is the mean day.
+    """
+    hours = min(len(rows_per_hour), (now - EPOCH) // _HOUR - first)
+    days = min(7, hours // 24 - 1) or min(1, hours // 24)
+    if days < 1:
+        known = rows_per_hour[:hours]
+        return Volume([scale * float(known.mean()) if len(known) else 0.0] * 24, lateness, _SEED), _DAY_S
+    end = hours - 24 if hours // 24 > 1 else hours
+    by_day = scale * rows_per_hour[end - 24 * days : end].reshape(days, 24)
+    totals = by_day.sum(axis=1)
+    is_week = days == 7 and float(totals.max()) > _ALIKE * float(totals.min())
+    cycle = by_day.ravel() if is_week else by_day.mean(axis=0)
+    return Volume(np.roll(cycle, (first + end - 24 * days) % len(cycle)).tolist(), lateness, _SEED), len(
+        cycle
+    ) * 3_600.0
+
+
 class Delay(NamedTuple):
     """How long a row that turns up `late_s` after its call began waits until it is read. None: it may never be."""
 
@@ -144,12 +193,14 @@ class Forecast(NamedTuple):
 
 
 class _Chain:
-    __slots__ = ("began_s", "left", "order", "piece")
+    __slots__ = ("began_s", "left", "order", "pages", "piece", "times")
 
     def __init__(self, piece: Slice) -> None:
         self.piece = piece
         self.left = 0
-        self.began_s = -1.0
+        self.pages = 0
+        self.times = 0
+        self.began_s = 0.0
         self.order = 0
 
 
@@ -185,6 +236,7 @@ class Simulation:
         self._chains: dict[Slice, _Chain] = {}
         self._waiting: list[_Chain] = []
         self._asked: list[tuple[float, int, _Chain]] = []
+        self._random = np.random.default_rng(_SEED)
         self._order = 0
         self._awake = True
         self._counted_s = -_COUNT_AGAIN_S
@@ -262,7 +314,7 @@ class Simulation:
         if self._asked and self._asked[0][0] <= self.time_s:
             _, _, chain = heapq.heappop(self._asked)
             chain.left -= 1
-            if chain.left:
+            if chain.left or self._shifted(chain):
                 self._wait(chain)
             else:
                 self._ended(chain)
@@ -270,14 +322,23 @@ class Simulation:
             chain = min(self._waiting, key=lambda waiting: (waiting.piece.priority, waiting.order))
             self._waiting.remove(chain)
             self._budget.sent(self._budget.take(self.time_s), self.time_s)
-            if chain.began_s < 0:
+            if not chain.left:
                 chain.began_s = self.time_s
+                chain.times += 1
                 rows = self._calls.count(chain.piece.window, self.now)
-                chain.left = max(1, -(-rows // ROWS_A_PAGE))
+                chain.pages = chain.left = max(1, -(-rows // ROWS_A_PAGE))
             self.requests.append((self.time_s, chain.piece.priority % len(self.state.sweeps)))
             heapq.heappush(self._asked, (self.time_s + ANSWER_S, chain.order, chain))
         else:
             self._awake = True
+
+    def _shifted(self, chain: _Chain) -> bool:
+        """Whether a chain is read again, since rows that turned up have moved others over a seam."""
+        if chain.times == _TIMES_READ:
+            return False
+        began = self._begin + timedelta(seconds=chain.began_s + ANSWER_S)
+        rows = self._calls.inserted(chain.piece.window, chain.pages, began, self.now)
+        return rows > 0 and self._random.random() < -math.expm1(-rows)
 
     def _ended(self, chain: _Chain) -> None:
         del self._chains[chain.piece]

@@ -5,7 +5,7 @@ Rules (the outside surface calls them by these names):
 1. A row *fits* when it is an object, has an `id`, and every member that the schema knows has its JSON type.
 2. Null, an absent member and the empty date are the same; members that begin with `@` are not data.
 3. Two readings *differ* when a member that both of them know has another value as received: instants are compared
-   as the strings they came as.
+   as the strings they came as. Which members a reading knows is said by its layout and by BETA_KNOWN.
 
 The shape of a row comes from the Avro schema alone; no field is spelled here.
 """
@@ -14,7 +14,7 @@ import codecs
 import hashlib
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from operator import attrgetter
+from operator import attrgetter, itemgetter
 from types import MappingProxyType
 from typing import Annotated, Any, NamedTuple, overload
 
@@ -39,7 +39,10 @@ _PATH = re.compile(r"^(?P<what>.*?)(?: - at `\$\.?(?P<path>.*)`)?$", re.DOTALL)
 # 28 over those that only beta has. Little-endian and packed, as in the `seen` topic.
 ENTRY = np.dtype([("hi", "<u8"), ("lo", "<u4"), ("meta", "<u4"), ("fp", "<u8")])
 _KEY = np.dtype([("hi", "<u8"), ("lo", "<u4")])
-LAYOUT = 1  # in the lowest three bits of meta; a later layout of the fingerprint takes the next number
+LAYOUT = 1
+"""Layout of the fingerprints, in the lowest three bits of meta. A field that the schema learns names the next number as
+its `layout`: what an older layout remembers is compared by the members that it knew."""
+LAYOUT_MASK = 0b111
 BETA_KNOWN = 1 << 3  # the reading knew beta's members
 UNFIT = 1 << 4  # not an id but the bytes of a row that did not fit
 REVISION_SHIFT = 12
@@ -193,6 +196,8 @@ class Reading(NamedTuple):
     rows: Sequence[Row | Unfit]
     entries: NDArray[np.void]
     "dtype ENTRY, revision 0"
+    fingerprints: Callable[[int, NDArray[np.intp]], NDArray[np.uint64]] | None = None
+    "Of some rows, by index, the fingerprints of an older layout; None where there is none."
 
 
 class Shape:
@@ -215,16 +220,14 @@ class Shape:
         self._lenient = msgspec.json.Decoder(lenient)
         self._strict_rows = msgspec.json.Decoder(list[self._strict])  # type: ignore[name-defined]
         self._lenient_rows = msgspec.json.Decoder(list[lenient])  # type: ignore[valid-type]
-        by_name = sorted(self.names)
-        v1 = {field["name"] for field in graph_fields if field["since"] == "v1.0"}
         self._known = frozenset(self.names)
-        self._v1_values = _getter(n for n in by_name if n in v1 and n not in self.instants)
-        self._v1_instants = _getter(n for n in by_name if n in v1 and n in self.instants)
-        self._beta_values = _getter(n for n in by_name if n not in v1)
         self._all_values = _getter(self.names)
         self._all_instants = _getter(self.instants)
         self._beta_known = api_version == "beta"
-        self._flags = LAYOUT | (BETA_KNOWN if self._beta_known else 0)
+        self.layout = max(map(_layout, [*graph_fields, *_nested_fields(graph_fields)]))
+        "Of the fingerprints that it makes."
+        self._said = {layout: _Said(graph_fields, layout) for layout in range(1, self.layout + 1)}
+        self._flags = self.layout | (BETA_KNOWN if self._beta_known else 0)
 
     def read(self, raws: Iterable[bytes]) -> Reading:
         """Every row of a page, read; none is left out. `raws`: each row's JSON as received."""
@@ -238,10 +241,6 @@ class Shape:
         entries = np.zeros(len(rows), ENTRY)
         entries["meta"] = self._flags
         keys = [blake2b(b"i" + text.encode(), digest_size=12).digest() for text in map(_id, fitting)]
-        said = [
-            blake2b(values + stamps, digest_size=8).digest()
-            for values, stamps in zip(_lines(self._v1_values, fitting), self._instant_lines(fitting), strict=True)
-        ]
         fits = np.ones(len(rows), np.bool_)
         if unfit_at:
             fits[unfit_at] = False
@@ -250,12 +249,17 @@ class Shape:
                 entries[at] = unfit_entry(rows[at].raw)[0]
                 entries["meta"][at] = self._flags | UNFIT
         key = np.frombuffer(b"".join(keys), _KEY)
-        fingerprints = np.frombuffer(b"".join(said), "<u8") & ~_BETA_MASK
-        if self._beta_known:
-            more = [blake2b(line, digest_size=8).digest() for line in _lines(self._beta_values, fitting)]
-            fingerprints |= np.frombuffer(b"".join(more), "<u8") & _BETA_MASK
-        entries["hi"][fits], entries["lo"][fits], entries["fp"][fits] = key["hi"], key["lo"], fingerprints
-        return Reading(_Rows(rows, raws, self._look), entries)
+        entries["hi"][fits], entries["lo"][fits] = key["hi"], key["lo"]
+        entries["fp"][fits] = self._said[self.layout].fingerprints(fitting, beta=self._beta_known)
+
+        def older(layout: int, indices: NDArray[np.intp]) -> NDArray[np.uint64]:
+            fingerprints = np.zeros(len(indices), np.uint64)
+            at = fits[indices]
+            chosen = [rows[index] for index in indices[at].tolist()]
+            fingerprints[at] = self._said[layout].fingerprints(chosen, beta=self._beta_known)
+            return fingerprints
+
+        return Reading(_Rows(rows, raws, self._look), entries, older)
 
     def _decode(self, raws: Sequence[bytes]) -> list[Any]:
         """Of each row its values, or why it does not fit."""
@@ -294,16 +298,6 @@ class Shape:
             problem = _describe(error) if error else "row: expected JSON that can be decoded"
             return Unfit(raw, id_text, problem, self._start(members))
         return Unfit(raw, None if "\ufffd" in id_text else id_text, problem, self._start(members))
-
-    def _instant_lines(self, rows: list[Any]) -> list[bytes]:
-        """Of each row its instants, the empty date as null in every spelling."""
-        joined = _encode_lines(list(map(self._v1_instants, rows))).replace(_EMPTY_DATE, b"null")
-        lines = joined.split(b"\n")[:-1]
-        if _ANCIENT in joined:
-            for at, line in enumerate(lines):
-                if _ANCIENT in line:
-                    lines[at] = msgspec.json.encode([_without_empty_date(t) for t in self._v1_instants(rows[at])])
-        return lines
 
     def _look(self, values: Any, raw: bytes) -> Row:
         """A row that fits with the members that the schema does not know."""
@@ -353,18 +347,109 @@ class Shape:
         return True
 
 
+class _Said:
+    """What rows say in the members that a layout knows, as fingerprints."""
+
+    def __init__(self, graph_fields: list[dict[str, Any]], layout: int) -> None:
+        known = sorted((field for field in graph_fields if _layout(field) <= layout), key=itemgetter("name"))
+        v1 = [field for field in known if field["since"] == "v1.0"]
+        beta = [field for field in known if field["since"] != "v1.0"]
+        self._v1 = [_Lines(v1, layout, instants=False), _Lines(v1, layout, instants=True)]
+        self._beta = [_Lines(beta, layout, instants=False), _Lines(beta, layout, instants=True)]
+
+    def fingerprints(self, rows: list[Any], *, beta: bool) -> NDArray[np.uint64]:
+        """36 bits of what rows say in v1.0's members, and, when `beta` is known, 28 of beta's."""
+        result = _digests(self._v1, rows) & ~_BETA_MASK
+        if beta:
+            result |= _digests(self._beta, rows) & _BETA_MASK
+        return result
+
+
+class _Lines:
+    """Of each row some values as JSON, which never has a line end within."""
+
+    def __init__(self, fields: list[dict[str, Any]], layout: int, *, instants: bool) -> None:
+        fields = [field for field in fields if (_logical_type(field["type"]) == "timestamp-millis") is instants]
+        self._names = [field["name"] for field in fields]
+        self._cuts = {field["name"]: cut for field in fields if (cut := _cut(field["type"], layout)) is not None}
+        self._values = _tuple_getter(self._names)
+        self._instants = instants
+
+    def __bool__(self) -> bool:
+        return bool(self._names)
+
+    def __call__(self, rows: list[Any]) -> list[bytes]:
+        said = list(map(self._values, rows))
+        if self._cuts:
+            cuts = [self._cuts.get(name, _as_it_is) for name in self._names]
+            said = [tuple(cut(value) for cut, value in zip(cuts, values, strict=True)) for values in said]
+        joined = _encode_lines(said)
+        if not self._instants:
+            return joined.split(b"\n")[:-1]
+        joined = joined.replace(_EMPTY_DATE, b"null")
+        lines = joined.split(b"\n")[:-1]
+        if _ANCIENT in joined:  # the empty date as null in every spelling
+            for at, line in enumerate(lines):
+                if _ANCIENT in line:
+                    lines[at] = msgspec.json.encode([_without_empty_date(stamp) for stamp in said[at]])
+        return lines
+
+
+def _digests(pieces: list[_Lines], rows: list[Any]) -> NDArray[np.uint64]:
+    blake2b = hashlib.blake2b
+    present = [piece(rows) for piece in pieces if piece]
+    joined = map(b"".join, zip(*present, strict=True)) if len(present) > 1 else present[0]
+    return np.frombuffer(b"".join([blake2b(line, digest_size=8).digest() for line in joined]), "<u8")
+
+
+def _layout(field: Mapping[str, Any]) -> int:
+    """The first layout of fingerprints that knows a field of the schema."""
+    return int(field.get("layout", 1))
+
+
+def _nested_fields(fields: Iterable[Mapping[str, Any]]) -> Iterable[Mapping[str, Any]]:
+    """The fields of all records within the types of fields."""
+    for field in fields:
+        inner = _inner(field["type"])
+        while isinstance(inner, dict) and "items" in inner:
+            inner = _inner(inner["items"])
+        if isinstance(inner, dict) and "fields" in inner:
+            yield from inner["fields"]
+            yield from _nested_fields(inner["fields"])
+
+
+def _cut(avro: Any, layout: int) -> Callable[[Any], Any] | None:
+    """What leaves out the members of nested records that a layout does not know; None where it knows them all."""
+    inner = _inner(avro)
+    if not isinstance(inner, dict):
+        return None
+    if "items" in inner:
+        one = _cut(inner["items"], layout)
+        return None if one is None else lambda values: values if values is None else [one(value) for value in values]
+    if "fields" not in inner:
+        return None
+    known = [(field["name"], _cut(field["type"], layout)) for field in inner["fields"] if _layout(field) <= layout]
+    if len(known) == len(inner["fields"]) and all(cut is None for _, cut in known):
+        return None
+    cuts = [(name, cut or _as_it_is) for name, cut in known]
+    return lambda value: value if value is None else {name: cut(getattr(value, name)) for name, cut in cuts}
+
+
+def _as_it_is(value: Any) -> Any:
+    return value
+
+
 _encode_lines = msgspec.json.Encoder().encode_lines
 _id = attrgetter("id")
 _NOTHING: Mapping[str, str] = MappingProxyType({})
 
 
+def _tuple_getter(names: Sequence[str]) -> Callable[[Any], tuple[Any, ...]]:
+    return _getter(names) if len(names) > 1 else lambda row: tuple(getattr(row, name) for name in names)
+
+
 def _getter(names: Iterable[str]) -> Callable[[Any], tuple[Any, ...]]:
     return attrgetter(*names)
-
-
-def _lines(values: Callable[[Any], tuple[Any, ...]], rows: list[Any]) -> list[bytes]:
-    """Of each row some values as JSON, which never has a line end within."""
-    return _encode_lines(list(map(values, rows))).split(b"\n")[:-1]
 
 
 def unfit_entry(raw: bytes) -> NDArray[np.void]:
@@ -377,7 +462,10 @@ def unfit_entry(raw: bytes) -> NDArray[np.void]:
 
 
 def differ(first: NDArray[np.void], second: NDArray[np.void]) -> NDArray[np.bool_]:
-    """Whether two readings of the same ids differ in a member that both know; element by element."""
+    """Whether two readings of the same ids differ in a member that both know; element by element.
+
+    Their fingerprints are of the same layout.
+    """
     v1 = (first["fp"] >> _BETA_BITS) != (second["fp"] >> _BETA_BITS)
     both_know = (first["meta"] & second["meta"] & BETA_KNOWN) != 0
     beta = (first["fp"] & _BETA_MASK) != (second["fp"] & _BETA_MASK)

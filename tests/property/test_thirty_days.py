@@ -251,13 +251,13 @@ def test_99_percent_of_rows_come_within_a_minute_and_the_cadence_of_the_sweep_th
     everys_ms = np.array([s.every // timedelta(milliseconds=1) for s in RULES.sweeps])
     cadence_ms = everys_ms[np.searchsorted(overlaps_ms, age_ms)]
     in_time = np.mean(delay_ms <= cadence_ms + 60_000)
-    print(f"{in_time:.4%} of {len(age_ms)} rows in time")
+    print(f"{in_time:.4%} of {len(age_ms)} rows in time")  # noqa: T201 - the figures, shown with -s
     assert in_time >= 0.99
 
 
 def test_at_most_8000_requests_a_day(month: Month) -> None:
     by_day = month.requests_by_day()
-    print("requests by day", by_day.tolist())
+    print("requests by day", by_day.tolist())  # noqa: T201 - the figures, shown with -s
     assert by_day[1:].max() <= 8_000
 
 
@@ -270,6 +270,6 @@ def test_plan_predicts_the_requests_within_five_percent(month: Month) -> None:
     calls, cycle_s = forecast.as_they_came(counts, first, now, lateness.learn(month.topic.ages, cadences))
     predicted = forecast.predict(RULES, calls, REQUESTS_PER_MINUTE, CONCURRENCY, now, cycle_s=cycle_s)
     counted = month.requests_by_day()[1:].mean() / 24
-    print(f"predicted {predicted.total:.1f} an hour, counted {counted:.1f}; {calls.per_day:.0f} calls a day")
+    print(f"predicted {predicted.total:.1f} an hour, counted {counted:.1f}; {calls.per_day:.0f} calls a day")  # noqa: T201 - the figures, shown with -s
     assert predicted.fits
     assert abs(predicted.total / counted - 1) < 0.05

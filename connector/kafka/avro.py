@@ -3,11 +3,13 @@
 import io
 import json
 from collections.abc import Callable, Mapping
+from functools import cache
 from typing import Any
 
 import fastavro
 from fastavro.schema import fingerprint, to_parsing_canonical_form
 
+from connector.kafka import binary
 from connector.schemata import schema_text
 
 ROW = "directRoutingLogRow"
@@ -26,22 +28,13 @@ def single_object_header(schema: Mapping[str, Any]) -> bytes:
     return _MARKER + bytes.fromhex(fingerprint(to_parsing_canonical_form(dict(schema)), "CRC-64-AVRO"))
 
 
+@cache
 def encoder(name: str) -> Callable[[Mapping[str, Any]], bytes]:
-    """A function from a record to its value on the topic. Instants may be datetimes or epoch milliseconds."""
+    """A function from a record to its value on the topic. Instants are epoch milliseconds. Any thread may call it."""
     schema = load(name)
-    parsed = fastavro.parse_schema(schema)
     header = single_object_header(schema)
-    buffer = io.BytesIO()
-    write = fastavro.schemaless_writer
-
-    def encode(record: Mapping[str, Any]) -> bytes:
-        buffer.seek(0)
-        buffer.truncate()
-        buffer.write(header)
-        write(buffer, parsed, record)
-        return buffer.getvalue()
-
-    return encode
+    encode = binary.record(schema)
+    return lambda record: header + encode(record)
 
 
 def decoder(name: str) -> Callable[[bytes], dict[str, Any]]:

@@ -194,7 +194,7 @@ class Batches:
         published, again, dead_letters = 0, 0, len(change.dead_letters)
         for number, group in enumerate(dedup.split_repeats(entries)):
             chosen = entries[group]
-            verdict = dedup.judge(chosen, (change.pending, account.remembered))
+            verdict = dedup.judge(chosen, (change.pending, account.remembered), _older(page.reading, group))
             revisions = verdict.revisions
             wanted = verdict.new
             if self._rows.revisions == "ignore":
@@ -419,6 +419,12 @@ def _fresh(change: Change, remembered: Remembered) -> int:
     entries = np.concatenate(change.entries)
     known, _ = remembered.find(entries)
     return len(np.unique(entries[~known][["hi", "lo"]]))
+
+
+def _older(reading: Reading, group: np.ndarray[Any, np.dtype[np.intp]]) -> dedup.Fingerprints | None:
+    """Fingerprints of an older layout, by index into a group of the reading's rows."""
+    of_all = reading.fingerprints
+    return None if of_all is None else lambda layout, indices: of_all(layout, group[indices])
 
 
 def _counts(uncounted: tuple[Window, ...], start_ms: int | None) -> bool:

@@ -141,14 +141,14 @@ def restore(records: Mapping[bytes, bytes]) -> dict[str, tuple[Remembered, SeenL
         remembered = Remembered()
         lengths = [len(entries) // ENTRY.itemsize for entries in values[tenant]]
         hours = np.repeat(np.array(last_hours[tenant], np.uint32), lengths)
-        entries = np.frombuffer(b"".join(values.pop(tenant)), ENTRY)
-        newest = int((entries["meta"] & LAYOUT_MASK).max(initial=0))
+        remembers = np.frombuffer(b"".join(values.pop(tenant)), ENTRY)
+        newest = int((remembers["meta"] & LAYOUT_MASK).max(initial=0))
         if newest > LAYOUT:
             raise RefusedError(
                 f"the seen topic holds fingerprints of layout {newest}, this program knows {LAYOUT}: all that they "
                 "stand for would be published again; run the version that wrote them, or a newer one"
             )
-        remembered.restore(entries, hours)
+        remembered.restore(remembers, hours)
         result[tenant] = (remembered, log)
     return result
 

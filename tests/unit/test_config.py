@@ -657,8 +657,10 @@ class TestFile:
         ),
         (
             'schema_registry = { url = "http://registry:8081", token = "hunter2" }',
-            'schema_registry.url: is "http://registry:8081", where the secret would be sent unprotected; '
-            "write https:// (http:// only for localhost)",
+            (
+                'schema_registry.url: is "http://registry:8081", where the secret would be sent unprotected; '
+                "write https:// (http:// only for localhost)"
+            ),
         ),
         (
             'schema_registry = { url = "https://r", token = { env = "ABSENT" } }',

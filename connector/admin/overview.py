@@ -93,9 +93,13 @@ def _known(
     for heard in waiting:
         if heard.order.id not in orders.applied:
             untaken.add(heard.order.id)
-        at = min(heard.order.filed, now)
-        orders = jobs.apply(orders, heard.order, at, oldest)
-        if checkpoint:
-            state = windows.command(checkpoint.state, heard.order, at, oldest)
-            checkpoint = msgspec.structs.replace(checkpoint, state=state)
+        ended = {job.id for job in orders.jobs if job.state in jobs.ENDED}
+        orders = jobs.apply(orders, heard.order, now, oldest)
+        # It will have ended when a worker says so.
+        orders = orders._replace(
+            jobs=tuple(j._replace(ended=None) if j.ended == now and j.id not in ended else j for j in orders.jobs)
+        )
+    if checkpoint and untaken:
+        state = checkpoint.state._replace(orders=orders)
+        checkpoint = msgspec.structs.replace(checkpoint, state=windows.drop_runs(state)[0] if orders.paused else state)
     return Known(subject, checkpoint, orders, frozenset(untaken))

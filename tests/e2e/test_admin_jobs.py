@@ -1,0 +1,372 @@
+"""Backfills and the other commands, with the real service as a process on a real broker."""
+
+import json
+import random
+import threading
+import uuid
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from confluent_kafka import Producer
+
+from connector.kafka.control import partition_of
+from tests import commands, oracle
+from tests.conftest import SharedBroker
+from tests.simulation import Simulation
+from tests.workers import Worker
+
+Simulate = Callable[..., Simulation]
+NewWorker = Callable[..., Worker]
+Settings = Callable[..., dict[str, Any]]
+
+KILLS = 10
+NAMES = ("contoso", "fabrikam")
+# Whatever changes of a call does so within 6 h of its start: what began before is read once, by the backfill.
+SOON = {
+    "durations": "mixed",
+    "lateness": "0.8:0s-1m,0.2:1m-30m",
+    "revised": 0.02,
+    "revised_after": "1:1m-2h",
+    "moved": 0.0,
+}
+SHORT = {"durations": "short", "lateness": "none", "revised": 0.0}
+
+
+def tenants(source: Simulation, start: str) -> list[dict[str, str]]:
+    return [{"id": tenant, "name": name, "start": start} for tenant, name in zip(source.tenants, NAMES, strict=False)]
+
+
+def remaining_seconds(bootstrap: str, app: str) -> dict[str, list[float]]:
+    """What each job had left, commit after commit, as the state topic tells it."""
+    left: dict[str, list[float]] = defaultdict(list)
+    for entry in oracle.read(bootstrap, f"{app}.state"):
+        record = json.loads(entry.value)
+        for job in record.get("jobs", ()):
+            start, end = job["window"]
+            done = sum(b - a for a, b in job.get("done", ()))
+            left[job["id"]].append(0 if job.get("state") == "done" else end - start - done)
+    return left
+
+
+def rows_of(worker: Worker, job: str) -> int:
+    return next((int(found["rows"]) for found in worker.status().get("jobs", ()) if found["id"] == job), 0)
+
+
+def wait_a_moment(seconds: float) -> None:
+    threading.Event().wait(seconds)
+
+
+def until_swept(worker: Worker, source: Simulation, recent: timedelta) -> None:
+    """Freezes the source, and returns once all calls that the sweeps read were read since."""
+    frozen_at = source.freeze()
+
+    def is_swept(tenant: dict[str, Any]) -> bool:
+        pieces = [p for p in tenant["coverage"] if datetime.fromisoformat(p["to"]) > frozen_at - recent]
+        return bool(pieces) and all(datetime.fromisoformat(piece["last_read"]) >= frozen_at for piece in pieces)
+
+    def are_swept() -> bool:
+        known = worker.status()["tenants"]
+        return len(known) == len(source.tenants) and all(map(is_swept, known))
+
+    worker.until(are_swept, "the newest calls to be read")
+
+
+def test_ten_kills_during_a_backfill_lose_and_repeat_nothing(
+    broker: SharedBroker, topic: str, app: str, simulate: Simulate, new_worker: NewWorker, settings: Settings
+) -> None:
+    """It was filed while no worker ran; live calls come meanwhile; what was left to read never grows."""
+    moments = random.Random(5)
+    source = simulate(days=4, calls_per_day=20_000, **SOON)
+    configured = settings(source, tenants=tenants(source, "-6h"), graph={"requests_per_minute": 900})
+    worker = new_worker(configured)
+    assert worker.run_once() == 0
+    job = commands.succeed(worker.config, "backfill", "--tenant", "contoso", "--from", "-5d", "--to", "-5h")
+    assert str(uuid.UUID(job)) == job
+    waiting = commands.jobs(worker.config)[job]
+    assert (waiting["state"], waiting["reason"], waiting["rows"]) == ("waiting", "no worker is running", 0)
+    rows = 0
+    for _ in range(KILLS):
+        worker.start()
+        worker.until(lambda least=rows: rows_of(worker, job) > least, "the backfill to go on")  # type: ignore[misc]
+        wait_a_moment(moments.uniform(0, 0.6))
+        rows = max(rows, rows_of(worker, job))
+        worker.kill()
+    assert commands.jobs(worker.config)[job]["state"] == "running", "it lasts longer than the kills"
+    worker.start()
+    done = commands.until_job(worker.config, job, "done", "failed")
+    assert (done["state"], done["remaining_seconds"]) == ("done", 0)
+    until_swept(worker, source, timedelta(hours=5, minutes=59))
+    assert worker.stop() == 0
+    found = oracle.check(broker.bootstrap, topic, app, source.truth(), claims=False)
+    assert len(found.newest) > 75_000
+    assert done["rows"] > 70_000
+    left = remaining_seconds(broker.bootstrap, app)[job]
+    assert left == sorted(left, reverse=True)
+    assert len(set(left)) > KILLS
+
+
+def test_publishing_again_brings_each_row_once_with_the_revision_that_it_has(
+    broker: SharedBroker, topic: str, app: str, simulate: Simulate, new_worker: NewWorker, settings: Settings
+) -> None:
+    """Also when the worker is killed amid it: rows outside of the range are left alone."""
+    source = simulate(days=4, calls_per_day=8_000, **{**SOON, "revised": 0.1}, clock_offset_s=-43_200)
+    configured = settings(source, tenants=tenants(source, "-5d"))
+    worker = new_worker(configured)
+    worker.start()
+    worker.until(lambda: worker.metric("rows_total", outcome="published") > 25_000, "the history")
+    source.set_clock_offset(timedelta())
+    worker.until_complete(source.freeze())
+    assert worker.stop() == 0
+    before = oracle.check(broker.bootstrap, topic, app, source.truth(), claims=False)
+    # Slow enough to be killed amid it, with sweeps that leave it the budget: nothing new turns up any more.
+    graph = {**configured["graph"], "requests_per_minute": 600}
+    slow = new_worker({**configured, "graph": graph, "windows": {"sweeps": [{"every": "2s", "overlap": "10m"}]}})
+    end = datetime.now(UTC).replace(microsecond=0) - timedelta(hours=12)
+    start = end - timedelta(days=3)
+    bounds = ("--from", start.isoformat(), "--to", end.isoformat())
+    job = commands.succeed(slow.config, "backfill", "--tenant", source.tenants[0].upper(), *bounds, "--again")
+    for share in (0, 10_000):
+        slow.start()
+        slow.until(lambda least=share: rows_of(slow, job) > least, "rows to be published again")  # type: ignore[misc]
+        slow.kill()
+    slow.start()
+    done = commands.until_job(slow.config, job, "done", "failed")
+    assert slow.stop() == 0
+    after = oracle.committed(broker.bootstrap, topic, app)
+    came = Counter((row.id, row.revision) for row in after.rows) - Counter(
+        (row.id, row.revision) for row in before.rows
+    )
+    first_ms, last_ms = (int(moment.timestamp() * 1000) for moment in (start, end))
+    wanted = Counter(
+        (row.id, row.revision)
+        for row in before.newest.values()
+        if first_ms <= (row.fields["startDateTime"] or 0) < last_ms
+    )
+    assert came == wanted
+    assert any(revision for _, revision in wanted)
+    assert done["rows"] == wanted.total() > 20_000
+    assert {key: row.fields for key, row in after.newest.items()} == {
+        key: row.fields for key, row in before.newest.items()
+    }
+
+
+class Scene:
+    """A worker with two tenants, of which only the newest hour is read by itself."""
+
+    def __init__(self, worker: Worker, source: Simulation, bootstrap: str, app: str) -> None:
+        self.worker = worker
+        self.source = source
+        self.config = worker.config
+        self.bootstrap = bootstrap
+        self.control = f"{app}.control"
+
+    def backfill(self, *arguments: str, tenant: str = "contoso") -> str:
+        return commands.succeed(self.config, "backfill", "--tenant", tenant, *arguments)
+
+    def write(self, value: bytes | None, partition: int = 0, key: bytes | None = None) -> None:
+        """Something on the control topic."""
+        producer = Producer({"bootstrap.servers": self.bootstrap, "message.max.bytes": 2_000_000})
+        producer.produce(self.control, value, key, partition)
+        assert producer.flush(10) == 0
+
+    def order(self, tenant: str, **members: Any) -> bytes:
+        """A command in the partition of its tenant."""
+        record = {"id": str(uuid.uuid4()), "tenant": tenant, "filed": "2026-01-01T00:00:00Z", **members}
+        value = json.dumps(record).encode()
+        self.write(value, partition_of(tenant, 2), tenant.encode())
+        return value
+
+
+@pytest.fixture
+def scene(broker: SharedBroker, app: str, simulate: Simulate, new_worker: NewWorker, settings: Settings) -> Scene:
+    source = simulate(tenants=2, days=3, calls_per_day=4_000, **SHORT)
+    worker = new_worker(settings(source, tenants=tenants(source, "-1h"), graph={"requests_per_minute": 1_200}))
+    assert worker.run_once() == 0
+    return Scene(worker, source, broker.bootstrap, app)
+
+
+def test_jobs_that_overlap_both_end_and_nothing_comes_twice(
+    scene: Scene, broker: SharedBroker, topic: str, app: str
+) -> None:
+    """The second waits for the first; --wait exits 0 when it is done, and its standard output is the id alone."""
+    first = scene.backfill("--from", "-4d", "--to", "-10h")
+    scene.worker.start()
+    waiting = commands.start(
+        scene.config, "backfill", "--tenant", scene.source.tenants[0], "--from", "-2d", "--to", "-30m", "--wait"
+    )
+    other = scene.backfill("--from", "-4d", "--to", "-30m", tenant="fabrikam")
+    done = commands.ended(waiting)
+    assert done.code == 0, done
+    second = done.output.removesuffix("\n")
+    assert str(uuid.UUID(second)) == second
+    assert f"job {second} is done: " in done.error
+    commands.until_job(scene.config, other, "done")
+    found = commands.jobs(scene.config)
+    assert [found[job]["state"] for job in (first, second, other)] == ["done", "done", "done"]
+    assert [job["id"] for job in scene.worker.status()["jobs"]] == list(found) == [first, second, other]
+    assert 0 < found[second]["rows"] < 2_000 < found[first]["rows"]
+    until_swept(scene.worker, scene.source, timedelta(minutes=59))
+    told = commands.status(scene.config)
+    assert scene.worker.stop() == 0
+    rows = oracle.check(broker.bootstrap, topic, app, scene.source.truth(), claims=False).rows
+    of_tenants = Counter(row.tenant for row in rows)
+    assert {tenant["id"]: tenant["records"] for tenant in told["tenants"]} == of_tenants
+    assert {tenant["id"]: tenant["remembered_rows"] for tenant in told["tenants"]} == of_tenants
+
+
+def test_pause_resume_and_cancel_hold_across_restarts(scene: Scene) -> None:
+    """A paused tenant is not asked for anything, the other goes on; a cancelled job makes --wait exit 1."""
+    paused, other = scene.source.tenants
+    commands.succeed(scene.config, "pause", "--tenant", "contoso")
+    job = scene.backfill("--from", "-3d", "--to", "-2h")
+    told = {tenant["id"]: tenant for tenant in commands.status(scene.config)["tenants"]}
+    assert (told[paused]["state"], told[other]["state"]) == ("paused", "ok")
+    scene.worker.start()
+    scene.worker.until(lambda: scene.worker.metric("tenant_paused", tenant="contoso") == 1, "the tenant to be paused")
+    before = len(_asked(scene, paused))
+    others = len(_asked(scene, other))
+    scene.worker.until(lambda: len(_asked(scene, other)) > others + 3, "the other tenant to go on")
+    found = commands.jobs(scene.config)[job]
+    assert (found["state"], found["reason"]) == ("waiting", "the tenant is paused: connector resume lets it go on")
+    scene.worker.kill()
+    scene.worker.start()
+    scene.worker.until_ready()
+    scene.worker.until(lambda: len(_asked(scene, other)) > others + 6, "the other tenant to go on")
+    assert len(_asked(scene, paused)) == before
+    waiting = commands.start(scene.config, "backfill", "--tenant", "contoso", "--from", "-2d", "--to", "-1h", "--wait")
+    assert waiting.stdout is not None
+    second = waiting.stdout.readline().strip()
+    commands.succeed(scene.config, "cancel", second)
+    done = commands.ended(waiting)
+    assert (done.code, f"job {second} was cancelled" in done.error) == (1, True), done
+    again = commands.run(scene.config, "cancel", second)
+    assert (again.code, again.error) == (0, f"job {second} is cancelled already\n")
+    commands.succeed(scene.config, "resume", "--tenant", "contoso")
+    commands.until_job(scene.config, job, "done")
+    ended = commands.run(scene.config, "cancel", job)
+    assert (ended.code, ended.error) == (1, f"job {job} has ended (done): there is nothing left to cancel\n")
+    scene.worker.until(lambda: scene.worker.tenant(paused).get("state") == "ok", "the tenant to be read again")
+    assert commands.jobs(scene.config)[second]["rows"] == 0
+    assert scene.worker.stop() == 0
+
+
+def _asked(scene: Scene, tenant: str) -> list[Any]:
+    return [request for request in scene.source.requests() if request.tenant == tenant]
+
+
+def test_ctrl_c_of_wait_leaves_the_job(scene: Scene) -> None:
+    waiting = commands.start(scene.config, "backfill", "--tenant", "contoso", "--from", "-3d", "--to", "-2h", "--wait")
+    assert waiting.stdout is not None
+    job = waiting.stdout.readline().strip()
+    assert waiting.stderr is not None
+    assert waiting.stderr.readline() == f"job {job} waits: no worker has taken it yet\n"
+    done = commands.interrupt(waiting)
+    assert (done.code, done.error) == (130, f"job {job} goes on without being watched; connector jobs shows it\n")
+    scene.worker.start()
+    commands.until_job(scene.config, job, "done")
+    assert scene.worker.stop() == 0
+
+
+def test_whatever_is_written_on_the_control_topic_stops_nothing(
+    scene: Scene, broker: SharedBroker, topic: str, app: str
+) -> None:
+    """Garbage, giants, wrong types, strangers and repeats are passed over; what counts, counts once."""
+    tenant = scene.source.tenants[0]
+    shard = partition_of(tenant, 2)
+    now = datetime.now(UTC)
+    valid = {"from": (now - timedelta(days=2)).isoformat(), "to": (now - timedelta(days=1)).isoformat()}
+    for value in (
+        None,
+        b"",
+        b"\x00\xff\xfe garbage",
+        b"{",
+        b"[]",
+        b"null",
+        b"7",
+        b'"text"',
+        b"x" * 900_000,
+        b"[" * 4_000,
+    ):
+        scene.write(value, shard, tenant.encode())
+    scene.write(json.dumps({"id": str(uuid.uuid4()), "command": "pause"}).encode(), shard)
+    hostile: list[Mapping[str, Any]] = [
+        {"command": "explode"},
+        {"command": "pause", "id": "no uuid"},
+        {"command": "pause", "id": 7},
+        {"command": "pause", "tenant": ["a"]},
+        {"command": "pause", "filed": "yesterday"},
+        {"command": "pause", "filed": {}},
+        {"command": "backfill"},
+        {"command": "backfill", "from": valid["to"], "to": valid["from"]},
+        {"command": "backfill", "from": 1, "to": 2},
+        {"command": "backfill", "from": "0001-01-01T00:00:00Z", "to": valid["to"]},
+        {"command": "backfill", **valid, "again": "yes"},
+        {"command": "cancel"},
+        {"command": "cancel", "job": "*"},
+        {"command": "cancel", "job": str(uuid.uuid4())},
+    ]
+    for members in hostile:
+        value = json.dumps({"id": str(uuid.uuid4()), "tenant": tenant, "filed": "2026-01-01T00:00:00Z", **members})
+        scene.write(value.encode(), shard, tenant.encode())
+    scene.order("00000000-0000-0000-0000-000000000000", command="pause")
+    repeated = scene.order(tenant, command="backfill", **{"from": valid["from"], "to": "9999-12-31T23:59:59Z"})
+    for _ in range(3):
+        scene.write(repeated, shard)
+    for _ in range(150):
+        scene.order(tenant, command="backfill", **valid)
+    future = scene.order(tenant, command="backfill", **{"from": "2200-01-01T00:00:00Z", "to": "9999-12-31T00:00:00Z"})
+    expected = Counter({"waiting": 100, "failed": 50})
+    assert Counter(job["state"] for job in commands.jobs(scene.config).values()) == expected
+    scene.worker.start()
+    scene.worker.until(lambda: len(scene.worker.status().get("jobs", ())) == 150, "the commands to be applied")
+    told = commands.jobs(scene.config)
+    assert told[json.loads(future)["id"]]["state"] == "failed"
+    assert "in the future" in told[json.loads(future)["id"]]["reason"]
+    cut = told[json.loads(repeated)["id"]]
+    assert datetime.fromisoformat(cut["to"]) < datetime.now(UTC)
+    assert scene.worker.tenant(tenant)["state"] != "paused"
+    commands.until_job(scene.config, cut["id"], "done")
+    for job in told:
+        scene.order(tenant, command="cancel", job=job)
+    last = scene.backfill("--from", "-4d", "--to", "-30m")
+    commands.until_job(scene.config, last, "done")
+    scene.backfill("--from", "-4d", "--to", "-30m", "--wait", tenant="fabrikam")
+    until_swept(scene.worker, scene.source, timedelta(minutes=59))
+    assert len(scene.worker.named("shard_restored")) == 2, "no shard had to start again"
+    assert len(scene.worker.named("command_passed_over")) > 20
+    assert scene.worker.stop() == 0
+    oracle.check(broker.bootstrap, topic, app, scene.source.truth(), claims=False)
+
+
+def test_status_needs_no_worker_and_knows_tenants_that_the_configuration_lacks(scene: Scene) -> None:
+    known, gone = scene.source.tenants
+    strange = "99999999-9999-9999-9999-999999999999"
+    listed = [tenant for tenant in scene.worker.settings["tenants"] if tenant["id"] == known]
+    scene.worker.configure(
+        {**scene.worker.settings, "tenants": [*listed, {"id": strange, "name": "stranger", "start": "-1h"}]}
+    )
+    told = commands.status(scene.config)
+    assert {"app", "topic", "version", "shards", "tenants", "jobs"} <= told.keys()
+    assert (told["shards"], told["workers"]) == (2, 0)
+    one, new, left = told["tenants"]
+    assert (one["id"], one["name"], one["state"], one["reason"]) == (known, "contoso", "ok", None)
+    assert one["shard"] == partition_of(known, 2)
+    assert 0 < one["lag_seconds"] < 60
+    assert one["records"] == one["remembered_rows"] > 100
+    assert (one["gap_seconds"], one["gaps"]) == (0, [])
+    assert one["coverage"][-1]["to"] == one["covered_through"]
+    assert [sweep["every"] for sweep in one["sweeps"]] == ["1s", "5s"]
+    assert all(sweep["last_ok"] for sweep in one["sweeps"])
+    assert (new["name"], new["state"], new["reason"]) == ("stranger", "unknown", "no worker has read it yet")
+    assert (left["id"], left["name"], left["state"], left["reason"]) == (gone, None, "unknown", "not configured")
+    assert left["records"] > 100
+    text = commands.succeed(scene.config, "status")
+    assert "Call time that was read" in text
+    assert "\x1b" not in text
+    wrong = commands.run(scene.config, "backfill", "--tenant", gone, "--from", "-2d", "--to", "-1d")
+    assert (wrong.code, wrong.output) == (2, "")
+    job = commands.run(scene.config, "cancel", str(uuid.uuid4()))
+    assert (job.code, job.error.count("\n")) == (2, 1)

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from connector import batch
 from connector.config import Tenant, duration_text
 from connector.core import instants, windows
 from connector.core.coverage import Read
@@ -68,7 +67,7 @@ def tenant(
     """TENANT. `failing`: reason and sentence. `idle`: why nothing is read at all, where that is known."""
     state = checkpoint.state
     through = state.coverage.through
-    holes = batch.gaps(state)
+    holes = windows.gaps(state)
     condition, reason = _condition(state, now, failing, idle)
     if subject.configured is None:
         condition, reason = "unknown", NOT_CONFIGURED
@@ -149,7 +148,7 @@ def _condition(state: State, now: datetime, failing: tuple[str, str] | None, idl
         return "failing", failing[1]
     through = state.coverage.through
     late = _overdue(state, now)
-    if through is None or batch.gaps(state) or late > _LATE:
+    if through is None or windows.gaps(state) or late > _LATE:
         return "catching_up", idle or "call time that was not read yet is being read"
     return "ok", None
 

@@ -219,6 +219,12 @@ def room(in_flight: Collection[Slice], concurrency: int) -> tuple[bool, bool]:
     return free, free and sum(piece.priority != 0 for piece in in_flight) < max(1, concurrency - 1)
 
 
+def gaps(state: State) -> list[Window]:
+    """The pieces of call time that were never read, up to the newest that was."""
+    through = state.coverage.through
+    return state.coverage.missing(Window(state.start, through)) if through and through > state.start else []
+
+
 def is_idle(state: State) -> bool:
     """Whether nothing is left to read until a sweep is due."""
     return state.orders.paused or not any(s.running or (s.run is not None and _hole(state, s)) for s in state.sweeps)

@@ -1,0 +1,214 @@
+"""Whatever brokers do: exact set equality, tail included, and no transaction left open."""
+
+import threading
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from confluent_kafka.admin import (
+    AclBinding,
+    AclBindingFilter,
+    AclOperation,
+    AclPermissionType,
+    AdminClient,
+    AlterConfigOpType,
+    ConfigEntry,
+    ConfigResource,
+    ResourcePatternType,
+    ResourceType,
+)
+
+from tests import oracle
+from tests.brokers import Cluster
+from tests.conftest import SharedBroker
+from tests.simulation import Simulation
+from tests.workers import Worker, configuration
+
+Simulate = Callable[..., Simulation]
+NewWorker = Callable[..., Worker]
+Settings = Callable[..., dict[str, Any]]
+
+HISTORY = {"days": 1, "calls_per_day": 6_000, "page_size": 100, "frozen": True, "faults": {"slow": 1.0, "slow_s": 0.1}}
+
+
+def published(worker: Worker) -> float:
+    return worker.metric("rows_total", outcome="published")
+
+
+def finish(worker: Worker) -> None:
+    """A sweep over everything that began from here on, and a clean stop."""
+    worker.until_complete(datetime.now(UTC))
+    assert worker.stop() == 0
+
+
+@pytest.mark.parametrize("pause_s", [0, 4])
+@pytest.mark.parametrize("how", ["bounced_cleanly", "killed"])
+def test_nothing_is_lost_or_repeated_when_the_broker_is(
+    broker_of_its_own: Cluster, topic: str, app: str, simulate: Simulate, new_worker: NewWorker, how: str, pause_s: int
+) -> None:
+    """Kafka's test_exactly_once_source, which cannot see a lost tail."""
+    source = simulate(**HISTORY)
+    worker = new_worker(configuration(broker_of_its_own.bootstrap, topic, app, source))
+    worker.start()
+    worker.until(lambda: published(worker) > 500, "the first rows")
+    (broker_of_its_own.stop if how == "bounced_cleanly" else broker_of_its_own.kill)()
+    threading.Event().wait(pause_s)
+    assert worker.get("/livez")[0] == 200
+    broker_of_its_own.start()
+    finish(worker)
+    oracle.check(broker_of_its_own.bootstrap, topic, app, source.truth())
+
+
+def test_three_brokers_lost_and_bounced_in_turn_lose_and_repeat_nothing(
+    three_brokers: Cluster, topic: str, app: str, simulate: Simulate, new_worker: NewWorker
+) -> None:
+    source = simulate(**HISTORY)
+    worker = new_worker(configuration(three_brokers.bootstrap, topic, app, source))
+    worker.start()
+    worker.until(lambda: published(worker) > 500, "the first rows")
+    for number, broker in enumerate(three_brokers.brokers):
+        (broker.kill if number else broker.stop)()
+        so_far = worker.metric("transactions_total", outcome="committed")
+        worker.until(lambda n=so_far: worker.metric("transactions_total", outcome="committed") > n, "a commit of two")  # type: ignore[misc]
+        broker.launch()
+        broker.wait(3)
+    finish(worker)
+    oracle.check(three_brokers.bootstrap, topic, app, source.truth())
+
+
+def test_polling_faster_than_the_commit_publishes_nothing_twice(
+    broker_of_its_own: Cluster, topic: str, app: str, simulate: Simulate, new_worker: NewWorker
+) -> None:
+    """castorm/kafka-connect-http 263: sweeps are due again and again while a frozen broker commits nothing."""
+    source = simulate(days=1, calls_per_day=6_000, page_size=100, frozen=True)
+    sweeps = [{"every": "1s", "overlap": "20d"}, {"every": "2s", "overlap": "21d"}]
+    worker = new_worker(configuration(broker_of_its_own.bootstrap, topic, app, source, windows={"sweeps": sweeps}))
+    worker.start()
+    worker.until(lambda: published(worker) > 0, "the first rows")
+    broker_of_its_own.suspend()
+    asked = len(source.requests())
+    # Longer than the time-outs of send-offsets and commit, and than the session: outcomes are in doubt.
+    end = time.monotonic() + 14
+    worker.until(lambda: time.monotonic() > end, "the time-outs to pass")
+    assert worker.get("/livez")[0] == 200
+    broker_of_its_own.resume()
+    finish(worker)
+    assert len(source.requests()) > asked
+    oracle.check(broker_of_its_own.bootstrap, topic, app, source.truth())
+
+
+def test_after_a_transaction_that_failed_memory_is_what_was_committed(
+    broker: SharedBroker, topic: str, app: str, simulate: Simulate, new_worker: NewWorker, settings: Settings
+) -> None:
+    """confluentinc/kafka-connect-jdbc PR 1239, redpanda-data/connect TestCacheSet_SoftFails.
+
+    The state cannot be written: then the rows are not visible either; when it can be, each is there once.
+    """
+    source = simulate(days=1, calls_per_day=2_000, page_size=100, frozen=True)
+    worker = new_worker(settings(source))
+    worker.start()
+    worker.until_ready()
+    worker.kill()
+    admin = AdminClient({"bootstrap.servers": broker.bootstrap, "log_level": 0})
+    rows = len(oracle.read(broker.bootstrap, topic))
+
+    def limit(most: str) -> None:
+        entry = ConfigEntry("max.message.bytes", most, incremental_operation=AlterConfigOpType.SET)
+        resource = ConfigResource(ResourceType.TOPIC, f"{app}.state", incremental_configs=[entry])
+        admin.incremental_alter_configs([resource])[resource].result(10)
+
+    limit("100")
+    source.set_clock_offset(timedelta())
+    source.freeze()
+    worker.start()
+    worker.until(lambda: len(worker.named("shard_restarting")) > 2, "the shard to start again and again")
+    assert worker.get("/livez")[0] == 200
+    assert len(oracle.read(broker.bootstrap, topic)) == rows
+    limit("1000000")
+    finish(worker)
+    oracle.check(broker.bootstrap, topic, app, source.truth(), claims=False)
+
+
+@pytest.fixture
+def guarded_broker() -> Any:
+    """A broker that everybody may use but where rules deny it."""
+    rules = {
+        "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
+        "allow.everyone.if.no.acl.found": "true",
+        "super.users": "User:nobody",
+    }
+    with Cluster(properties=rules) as cluster:
+        yield cluster
+
+
+@pytest.mark.broker
+@pytest.mark.parametrize("denied", ["", ".state"], ids=["the_row_topic", "the_state_topic"])
+def test_a_right_that_is_taken_away_while_it_runs_is_waited_for(
+    guarded_broker: Cluster, topic: str, app: str, simulate: Simulate, new_worker: NewWorker, denied: str
+) -> None:
+    """Kafka's ExactlyOnceSourceIntegrationTest: it recovers when the right is granted again."""
+    source = simulate(**HISTORY)
+    worker = new_worker(configuration(guarded_broker.bootstrap, topic, app, source))
+    worker.start()
+    worker.until(lambda: published(worker) > 500, "the first rows")
+    admin = AdminClient({"bootstrap.servers": guarded_broker.bootstrap, "log_level": 0})
+    name = f"{app}{denied}" if denied else topic
+    place = (ResourceType.TOPIC, name, ResourcePatternType.LITERAL, "User:ANONYMOUS", "*")
+    deny = AclBinding(*place, AclOperation.WRITE, AclPermissionType.DENY)
+    allow = AclBinding(*place, AclOperation.ALL, AclPermissionType.ALLOW)
+    for future in admin.create_acls([deny, allow]).values():
+        future.result(10)
+    worker.until(
+        lambda: bool(worker.named("shard_restarting") or worker.named("transaction_aborted")), "writing to fail"
+    )
+    rule = AclBindingFilter(*place, AclOperation.WRITE, AclPermissionType.DENY)
+    for removed in admin.delete_acls([rule]).values():
+        removed.result(10)
+    finish(worker)
+    oracle.check(guarded_broker.bootstrap, topic, app, source.truth())
+
+
+def test_sigterm_ends_it_within_ten_seconds_though_the_broker_is_frozen(
+    broker_of_its_own: Cluster, topic: str, app: str, simulate: Simulate, new_worker: NewWorker
+) -> None:
+    source = simulate(**HISTORY)
+    worker = new_worker(configuration(broker_of_its_own.bootstrap, topic, app, source))
+    worker.start()
+    worker.until(lambda: published(worker) > 0, "the first rows")
+    broker_of_its_own.suspend()
+    assert worker.stop(10.5) == 0
+    broker_of_its_own.resume()
+    source.clear_faults()
+    assert worker.run_once() == 0
+    oracle.check(broker_of_its_own.bootstrap, topic, app, source.truth())
+
+
+def test_a_worker_waits_for_brokers_and_says_so(
+    broker_of_its_own: Cluster, topic: str, app: str, simulate: Simulate, new_worker: NewWorker
+) -> None:
+    """/livez is 200 whatever Kafka does; /readyz says what is missing; SIGTERM ends the waiting."""
+    broker_of_its_own.stop()
+    source = simulate(days=0.1, calls_per_day=1_000, frozen=True)
+    worker = new_worker(configuration(broker_of_its_own.bootstrap, topic, app, source))
+    worker.start()
+    worker.until_logged("brokers_unreachable")
+    assert worker.get("/livez")[0] == 200
+    code, body = worker.get("/readyz")
+    assert code == 503
+    assert "brokers are unreachable" in body
+    assert worker.metric("kafka_up") == 0
+    assert worker.stop(10.5) == 0
+    worker.start()
+    worker.until_logged("brokers_unreachable")
+    broker_of_its_own.start()
+    worker.until_ready()
+    assert worker.metric("kafka_up") == 1
+    broker_of_its_own.kill()
+    worker.until(lambda: worker.get("/readyz")[0] == 503, "the loss to be noticed")
+    assert worker.get("/livez")[0] == 200
+    broker_of_its_own.start()
+    worker.until_ready()
+    finish(worker)
+    oracle.check(broker_of_its_own.bootstrap, topic, app, source.truth())

@@ -1,0 +1,94 @@
+"""Between reading and committing: bounded in rows and in bytes, in order."""
+
+import asyncio
+from datetime import UTC, datetime
+from typing import Any, cast
+
+import pytest
+
+from connector.batch import Item, PageRead, SweepsBegun
+from connector.buffer import Buffer
+
+NOW = datetime(2026, 3, 1, tzinfo=UTC)
+DEADLINE_S = 5.0
+
+
+def page(rows: int, size: int = 1) -> PageRead:
+    raws = cast("Any", [b"{}"] * rows)
+    return PageRead("t", cast("Any", None), raws, cast("Any", None), NOW, size, ())
+
+
+async def is_waiting(task: "asyncio.Task[None]") -> bool:
+    for _ in range(20):
+        await asyncio.sleep(0)
+    return not task.done()
+
+
+async def test_items_come_out_in_the_order_in_which_they_came() -> None:
+    buffer = Buffer()
+    items: list[Item] = [SweepsBegun("t", NOW), page(1), SweepsBegun("u", NOW), page(2)]
+    for item in items:
+        if isinstance(item, PageRead):
+            await buffer.put_page(item)
+        else:
+            buffer.put(item)
+    assert buffer.filled.is_set()
+    assert buffer.take(100) == items
+    assert not buffer.filled.is_set()
+    assert buffer.take(100) == []
+
+
+async def test_so_many_rows_are_taken_but_one_page_at_least() -> None:
+    buffer = Buffer()
+    for rows in (7, 3, 1):
+        await buffer.put_page(page(rows))
+    assert [len(item.raws) for item in buffer.take(5) if isinstance(item, PageRead)] == [7]
+    assert buffer.filled.is_set()
+    assert [len(item.raws) for item in buffer.take(4) if isinstance(item, PageRead)] == [3, 1]
+
+
+@pytest.mark.parametrize("big", [page(10, 1), page(1, 100)])
+async def test_reading_waits_while_rows_or_bytes_are_too_many_until_they_are_committed(big: PageRead) -> None:
+    buffer = Buffer(max_rows=10, max_bytes=100)
+    await buffer.put_page(big)
+    waiting = asyncio.create_task(buffer.put_page(page(1)))
+    assert await is_waiting(waiting)
+    taken = buffer.take(100)
+    assert await is_waiting(waiting), "what is in an open transaction still takes room"
+    await buffer.committed(taken)
+    async with asyncio.timeout(DEADLINE_S):
+        await waiting
+
+
+async def test_what_is_no_page_never_waits() -> None:
+    buffer = Buffer(max_rows=1)
+    await buffer.put_page(page(1))
+    buffer.put(SweepsBegun("t", NOW))
+    assert len(buffer.take(100)) == 2
+
+
+async def test_a_page_larger_than_the_buffer_passes_when_it_is_empty() -> None:
+    buffer = Buffer(max_rows=10, max_bytes=10)
+    async with asyncio.timeout(DEADLINE_S):
+        await buffer.put_page(page(1000, 1000))
+
+
+async def test_pages_without_rows_take_no_room_of_others() -> None:
+    buffer = Buffer(max_rows=10, max_bytes=1000)
+    async with asyncio.timeout(DEADLINE_S):
+        for _ in range(50):
+            await buffer.put_page(page(0, 10))
+    await buffer.committed(buffer.take(100))
+    assert (buffer._rows, buffer._bytes) == (0, 0)
+
+
+async def test_a_reader_that_is_cancelled_while_it_waits_leaves_no_trace() -> None:
+    buffer = Buffer(max_rows=1)
+    await buffer.put_page(page(1))
+    waiting = asyncio.create_task(buffer.put_page(page(1)))
+    assert await is_waiting(waiting)
+    waiting.cancel()
+    await asyncio.wait([waiting])
+    await buffer.committed(buffer.take(100))
+    assert (buffer._rows, buffer._bytes) == (0, 0)
+    assert buffer.take(100) == []

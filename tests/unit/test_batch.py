@@ -1,0 +1,285 @@
+"""From what was read to what a transaction writes: each row is published, known already, or dead-lettered."""
+
+import json
+from datetime import timedelta
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from connector import batch
+from connector.batch import Account, Batches, Change, PageRead, SliceRead, SweepsBegun
+from connector.core import windows
+from connector.core.coverage import Window
+from connector.core.dedup import Remembered
+from connector.core.rows import Shape, decode_page
+from connector.core.windows import Slice
+from connector.kafka import avro
+from connector.kafka.seen import SeenLog
+from connector.kafka.state import Checkpoint
+from connector.kafka.transaction import Outgoing
+from tests.property.model import TOPIC, Setting, moment, sweep
+
+SHAPE = Shape(avro.load(avro.ROW), "v1.0")
+SETTING = Setting((sweep(1, 15),), start=timedelta(hours=-1))
+WINDOW = Window(moment(-600), moment(0))
+PIECE = Slice(WINDOW, 0, moment(0))
+TENANT = "AAAAAAAA-1111-1111-1111-111111111111"
+_decode = avro.decoder(avro.ROW)
+_decode_progress = avro.decoder(avro.PROGRESS)
+
+
+class Bench:
+    """One tenant, and a batch after another."""
+
+    def __init__(self, **rows: Any) -> None:
+        settings = SETTING.settings
+        for name, value in rows.items():
+            setattr(settings.rows, name, value)
+        self.batches = Batches(cast("Any", settings), SHAPE, {TOPIC: 3})
+        tenant = SimpleNamespace(id=TENANT, key="t", label="t", topic=TOPIC)
+        state = windows.first_state(SETTING.rules, moment(-3600), moment(0))
+        checkpoint = Checkpoint(TOPIC, state)
+        self.account = Account(cast("Any", tenant), SETTING.rules, checkpoint, Remembered(), SeenLog("t"))
+        self.accounts = {"t": self.account}
+        self.changes: dict[str, Change] = {}
+
+    def read(self, *rows: Any, time_s: float = 1.0, uncounted: tuple[Window, ...] = ()) -> Change:
+        """Adds a page of rows to the batch; what is no bytes is encoded."""
+        texts = [row if isinstance(row, bytes) else json.dumps(row).encode() for row in rows]
+        page = decode_page(b'{"value":[%b]}' % b",".join(texts))
+        item = PageRead("t", PIECE, page.rows, SHAPE.read(page.rows), moment(time_s), 1, uncounted)
+        self.batches.prepare([item], self.accounts, self.changes)
+        return self.changes["t"]
+
+    def end(self, offsets: dict[int, int] | None = None, time_s: float = 2.0) -> list[Outgoing]:
+        """Closes the batch; what the transaction would write last."""
+        self.batches.close(self.changes, self.accounts, moment(time_s))
+        return self.batches.last(self.changes, self.accounts, {"t": offsets or {}}, 0, moment(time_s))
+
+    def commit(self, offsets: dict[int, int] | None = None, time_s: float = 2.0) -> list[Outgoing]:
+        records = self.end(offsets, time_s)
+        batch.apply(self.changes, self.accounts)
+        self.changes = {}
+        return records
+
+
+def row(call_id: str = "a", **members: Any) -> dict[str, Any]:
+    return {"id": call_id, "startDateTime": "2026-02-28T23:55:00Z", **members}
+
+
+def said(change: Change) -> list[tuple[str, int]]:
+    values = [_decode(record.value or b"") for record in change.rows]
+    return [(value["id"], value["revision"]) for value in values]
+
+
+def test_a_row_is_published_with_what_the_connector_adds() -> None:
+    change = Bench().read(row(zz=1.50, duration=7))
+    value = _decode(change.rows[0].value or b"")
+    assert value["tenantId"] == TENANT
+    assert value["observedDateTime"] == moment(1.0)
+    assert (value["revision"], value["duration"], value["additionalProperties"]) == (0, 7, {"zz": "1.5"})
+    assert (change.rows[0].topic, change.rows[0].key, change.rows[0].headers) == (TOPIC, b"a", None)
+    assert (change.published, change.unknown_properties, change.unknown_count) == (1, {"zz"}, 1)
+
+
+def test_unknown_members_can_be_dropped_and_are_counted_all_the_same() -> None:
+    change = Bench(additional_properties="drop").read(row(zz=1))
+    assert _decode(change.rows[0].value or b"")["additionalProperties"] == {}
+    assert change.unknown_count == 1
+
+
+@pytest.mark.parametrize(
+    ("key", "member", "expected"),
+    [
+        ("correlationId", "c", b"c"),
+        ("userId", "", b"a"),
+        ("userId", None, b"a"),
+        ("trunkFullyQualifiedDomainName", "tränk", "tränk".encode()),
+    ],
+)
+def test_the_key_is_the_configured_member_or_the_id_where_it_is_null_or_empty(
+    key: str, member: str | None, expected: bytes
+) -> None:
+    change = Bench(key=key).read(row() | {key: member})
+    assert change.rows[0].key == expected
+
+
+def test_the_timestamp_is_the_reading_or_the_start_of_the_call() -> None:
+    start_ms = 1_772_322_900_000
+    assert Bench().read(row()).rows[0].timestamp_ms == start_ms + 301_000
+    assert Bench(timestamp="event").read(row()).rows[0].timestamp_ms == start_ms
+    assert Bench(timestamp="event").read({"id": "a"}).rows[0].timestamp_ms == start_ms + 301_000
+
+
+def test_what_is_in_the_batch_is_known_to_the_rest_of_it_and_forgotten_with_it() -> None:
+    bench = Bench()
+    bench.read(row(), row("b"))
+    change = bench.read(row(), row("b", duration=2), row("c"))
+    assert said(change) == [("a", 0), ("b", 0), ("b", 1), ("c", 0)]
+    assert (change.published, change.revised, change.duplicate) == (3, 1, 1)
+    bench.changes = {}  # the transaction was lost with the process
+    assert said(bench.read(row(), row("b"))) == [("a", 0), ("b", 0)]
+
+
+def test_versions_of_a_row_on_one_page_are_published_in_their_order() -> None:
+    change = Bench().read(row(duration=1), row("b"), row(duration=2), row(duration=2), row(duration=1))
+    assert sorted(said(change)) == [("a", 0), ("a", 1), ("a", 2), ("b", 0)]
+    assert [_decode(record.value or b"")["duration"] for record in change.rows if record.key == b"a"] == [1, 2, 1]
+    assert change.duplicate == 1
+
+
+def test_after_the_commit_it_is_remembered() -> None:
+    bench = Bench()
+    bench.read(row(), row("b"))
+    bench.commit()
+    change = bench.read(row(), row("b", duration=1), row("c"))
+    assert said(change) == [("b", 1), ("c", 0)]
+    bench.commit()
+    assert said(bench.read(row(), row("b", duration=1), row("c"))) == []
+    assert bench.account.checkpoint.records == 4
+
+
+def test_a_revision_that_is_ignored_counts_as_a_duplicate() -> None:
+    bench = Bench(revisions="ignore")
+    bench.read(row())
+    bench.commit()
+    change = bench.read(row(duration=1))
+    assert (said(change), change.duplicate, change.has_rows) == ([], 1, False)
+
+
+class TestDeadLetters:
+    BAD = b'{"id":"bad","startDateTime":"2026-02-28T23:55:00Z","duration":"x"}'
+
+    def test_a_row_that_does_not_fit_is_dead_lettered_as_received_and_the_rest_go_on(self) -> None:
+        change = Bench().read(row(), self.BAD, row("b"))
+        assert said(change) == [("a", 0), ("b", 0)]
+        record = change.dead_letters[0]
+        assert (record.topic, record.key, record.value) == (f"{TOPIC}.dlq", b"bad", self.BAD)
+        assert dict(record.headers or []) == {
+            "__connect.errors.topic": TOPIC.encode(),
+            "__connect.errors.exception.class.name": b"connector.RowDoesNotFit",
+            "__connect.errors.exception.message": b"duration: expected int | null, got str",
+            "tenant": TENANT.encode(),
+            "window.from": b"2026-02-28T23:50:00.000Z",
+            "window.to": b"2026-03-01T00:00:00.000Z",
+        }
+
+    @pytest.mark.parametrize("bad", [b"7", b'"x"', b'{"duration":1}', b'{"id":""}', b'{"id":null}', b'{"id":7}'])
+    def test_without_an_id_it_has_no_key(self, bad: bytes) -> None:
+        assert Bench().read(bad).dead_letters[0].key is None
+
+    @pytest.mark.parametrize("bad", [BAD, b'{"id":"a","endDateTime":"soon"}', b"[]"])
+    def test_the_same_bytes_are_dead_lettered_once(self, bad: bytes) -> None:
+        bench = Bench()
+        assert len(bench.read(bad, bad).dead_letters) == 1
+        assert len(bench.read(bad).dead_letters) == 1
+        assert bench.changes["t"].duplicate == 2
+        bench.commit()
+        change = bench.read(bad)
+        assert (change.dead_letters, change.duplicate) == ([], 1)
+        assert len(bench.read(bad + b" " if bad == b"[]" else bad.replace(b":", b": ", 1)).dead_letters) == (
+            bad != b"[]"
+        )
+
+    def test_when_the_same_id_fits_later_it_is_revision_0(self) -> None:
+        bench = Bench()
+        bench.read(self.BAD)
+        bench.commit()
+        assert said(bench.read(row("bad", duration=1))) == [("bad", 0)]
+
+    def test_a_revision_that_does_not_fit_leaves_the_row_as_it_was(self) -> None:
+        bench = Bench()
+        bench.read(row("bad", duration=1))
+        bench.commit()
+        change = bench.read(self.BAD, row("bad", endDateTime="soon"))
+        assert (len(change.dead_letters), said(change)) == (2, [])
+        bench.commit()
+        assert said(bench.read(row("bad", duration=1), row("bad", duration=2))) == [("bad", 1)]
+
+    def test_a_row_too_long_for_a_broker_is_dead_lettered_without_its_value(self) -> None:
+        change = Bench().read(row("long", zz="x" * 950_000), row())
+        assert said(change) == [("a", 0)]
+        assert (change.dead_letters[0].key, change.dead_letters[0].value) == (b"long", b"")
+
+
+def test_lateness_is_counted_from_the_end_of_the_call_and_not_of_what_was_never_read() -> None:
+    ended = row(endDateTime="2026-02-28T23:59:00Z")
+    assert Bench().read(ended).lateness_s == [61.0]
+    assert Bench().read(row()).lateness_s == [301.0]
+    assert Bench().read(ended, uncounted=(WINDOW,)).lateness_s == []
+    assert Bench().read(ended, uncounted=(Window(moment(-10), moment(0)),)).lateness_s == [61.0]
+    assert Bench().read({"id": "a"}).lateness_s == []
+
+
+class TestWhatEndsATransaction:
+    def test_offsets_are_kept_for_each_partition_from_batch_to_batch(self) -> None:
+        bench = Bench()
+        bench.read(row())
+        bench.commit({1: 5})
+        assert list(bench.account.checkpoint.offsets) == [0, 5, 0]
+        bench.read(row("b"))
+        bench.commit({2: 9, 4: 2})
+        assert list(bench.account.checkpoint.offsets) == [0, 5, 9, 0, 2]
+
+    def test_asked_again_after_an_abort_it_says_the_same_with_the_new_offsets(self) -> None:
+        bench = Bench()
+        bench.read(row())
+        first = bench.end({1: 5})
+        again = bench.batches.last(bench.changes, bench.accounts, {"t": {1: 7}}, 0, moment(2.0))
+        assert [record.key for record in again] == [record.key for record in first]
+        batch.apply(bench.changes, bench.accounts)
+        assert list(bench.account.checkpoint.offsets) == [0, 7, 0]
+
+    def test_internal_records_go_to_the_partition_of_the_shard(self) -> None:
+        bench = Bench()
+        bench.read(row())
+        bench.batches.close(bench.changes, bench.accounts, moment(2.0))
+        records = bench.batches.last(bench.changes, bench.accounts, {}, 5, moment(2.0))
+        assert {record.partition for record in records if record.topic.startswith("app.")} == {5}
+        assert {record.topic for record in records} == {"app.seen", "app.state"}
+
+    def sweep_through(self, bench: Bench, time_s: float) -> list[Outgoing]:
+        """A sweep that reads all it wants, committed."""
+        now = moment(time_s)
+        bench.batches.prepare([SweepsBegun("t", now)], bench.accounts, bench.changes)
+        run = bench.changes["t"].state.sweeps[0].run
+        assert run is not None
+        piece = Slice(Window(moment(-3600), run.window.end), 0, run.started)
+        bench.batches.prepare([SliceRead("t", piece, steady=True, now=now)], bench.accounts, bench.changes)
+        records = bench.commit({0: 3}, time_s)
+        return [record for record in records if record.topic == f"{TOPIC}.progress"]
+
+    def test_progress_is_told_when_it_has_moved_and_at_most_once_a_minute(self) -> None:
+        bench = Bench()
+        told = [bool(self.sweep_through(bench, time_s)) for time_s in (0.0, 60.0, 119.0 + 1, 180.0)]
+        assert told == [True, True, True, True]
+        bench = Bench()
+        assert self.sweep_through(bench, 0.0)
+        state = bench.account.checkpoint.state
+        hurried = state._replace(sweeps=(state.sweeps[0]._replace(due=moment(30)),))
+        bench.account.checkpoint = Checkpoint(TOPIC, hurried, 0, (0, 0, 0), bench.account.checkpoint.stated)
+        assert not self.sweep_through(bench, 30.0)
+
+    def test_a_statement_says_where_its_rows_end(self) -> None:
+        record = self.sweep_through(Bench(), 0.0)[0]
+        assert (record.key, record.partition) == (TENANT.encode(), 0)
+        value = _decode_progress(record.value or b"")
+        assert value == {
+            "tenantId": TENANT,
+            "overlapSeconds": 900,
+            "completeThroughDateTime": moment(-900),
+            "observedDateTime": moment(0),
+            "gapSeconds": 0,
+            "offsets": [3, 0, 0],
+        }
+
+
+def test_gaps_are_the_call_time_that_was_never_read_up_to_the_newest_that_was() -> None:
+    state = windows.first_state(SETTING.rules, moment(-3600), moment(0))
+    assert batch.gaps(state) == []
+    coverage = state.coverage.add(Window(moment(-600), moment(-300)), moment(0))
+    coverage = coverage.add(Window(moment(-3000), moment(-2000)), moment(0))
+    state = state._replace(coverage=coverage)
+    assert batch.gaps(state) == [Window(moment(-3600), moment(-3000)), Window(moment(-2000), moment(-600))]
+    assert batch.gap_seconds(state) == 2000

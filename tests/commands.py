@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -65,14 +64,6 @@ def status(config: Path) -> dict[str, Any]:
     """What `status --json` says."""
     content: dict[str, Any] = json.loads(succeed(config, "status", "--json"))
     return content
-
-
-def until_job(config: Path, job: str, *states: str, deadline_s: float = DEADLINE_S) -> dict[str, Any]:
-    """A job, once it is in one of these states."""
-    end = time.monotonic() + deadline_s
-    while (found := jobs(config)[job])["state"] not in states:
-        assert time.monotonic() < end, f"waited {deadline_s:g} s for job {job} to be {' or '.join(states)}: {found}"
-    return found
 
 
 def interrupt(process: subprocess.Popen[str]) -> Done:

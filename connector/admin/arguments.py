@@ -47,6 +47,8 @@ def read_settings(config: Path | None, *, required: Iterable[str] = ("kafka.boot
 
 def find_tenant(settings: "Settings", text: str) -> "Tenant":
     """The tenant of that name or id."""
+    from connector.document import shown  # noqa: PLC0415
+
     for tenant in settings.tenants:
         if text.lower() == tenant.key or text == tenant.name:
             return tenant
@@ -57,7 +59,7 @@ def find_tenant(settings: "Settings", text: str) -> "Tenant":
     names = [name for tenant in settings.tenants for name in (tenant.name, tenant.id) if name]
     lower = {name.lower(): name for name in names}
     nearest = get_close_matches(text.lower(), lower, 1, 0.0)
-    raise ConfigurationError([f'--tenant: there is no tenant "{text[:100]}"; the nearest is {lower[nearest[0]]}'])
+    raise ConfigurationError([f"--tenant: there is no tenant {shown(text)}; the nearest is {lower[nearest[0]]}"])
 
 
 def read_window(begin: str, end: str, now: datetime, horizon: timedelta | None = None) -> "Window":

@@ -10,6 +10,7 @@ import typer
 from connector.admin import arguments, overview, text
 from connector.admin.arguments import ConfigOption, JsonOption, TenantOption
 from connector.core import jobs as core
+from connector.document import shown
 from connector.errors import ConfigurationError, RefusedError
 from connector.kafka.desk import Desk
 
@@ -132,5 +133,5 @@ def _job_id(written: str) -> str:
     try:
         return str(UUID(written))
     except ValueError:
-        message = f'JOB: "{written[:80]}" is no job id; connector jobs lists them'
+        message = f"JOB: {shown(written)} is no job id; connector jobs lists them"
         raise ConfigurationError([message]) from None

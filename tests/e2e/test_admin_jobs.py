@@ -55,6 +55,16 @@ def rows_of(worker: Worker, job: str) -> int:
     return next((int(found["rows"]) for found in worker.status().get("jobs", ()) if found["id"] == job), 0)
 
 
+def until_job(worker: Worker, job: str, *states: str) -> dict[str, Any]:
+    """A job as the running worker tells of it, once it is in one of these states."""
+
+    def found() -> dict[str, Any]:
+        return next((one for one in worker.status().get("jobs", ()) if one["id"] == job), {})
+
+    worker.until(lambda: found().get("state") in states, f"job {job} to be {' or '.join(states)}")
+    return found()
+
+
 def wait_a_moment(seconds: float) -> None:
     threading.Event().wait(seconds)
 
@@ -96,7 +106,7 @@ def test_ten_kills_during_a_backfill_lose_and_repeat_nothing(
         worker.kill()
     assert commands.jobs(worker.config)[job]["state"] == "running", "it lasts longer than the kills"
     worker.start()
-    done = commands.until_job(worker.config, job, "done", "failed")
+    done = until_job(worker, job, "done", "failed")
     assert (done["state"], done["remaining_seconds"]) == ("done", 0)
     until_swept(worker, source, timedelta(hours=5, minutes=59))
     assert worker.stop() == 0
@@ -133,7 +143,7 @@ def test_publishing_again_brings_each_row_once_with_the_revision_that_it_has(
         slow.until(lambda least=share: rows_of(slow, job) > least, "rows to be published again")  # type: ignore[misc]
         slow.kill()
     slow.start()
-    done = commands.until_job(slow.config, job, "done", "failed")
+    done = until_job(slow, job, "done", "failed")
     assert slow.stop() == 0
     after = oracle.committed(broker.bootstrap, topic, app)
     came = Counter((row.id, row.revision) for row in after.rows) - Counter(
@@ -160,17 +170,16 @@ class Scene:
         self.worker = worker
         self.source = source
         self.config = worker.config
-        self.bootstrap = bootstrap
-        self.control = f"{app}.control"
+        self._control = f"{app}.control"
+        self._producer = Producer({"bootstrap.servers": bootstrap, "linger.ms": 0})
 
     def backfill(self, *arguments: str, tenant: str = "contoso") -> str:
         return commands.succeed(self.config, "backfill", "--tenant", tenant, *arguments)
 
     def write(self, value: bytes | None, partition: int = 0, key: bytes | None = None) -> None:
         """Something on the control topic."""
-        producer = Producer({"bootstrap.servers": self.bootstrap, "message.max.bytes": 2_000_000})
-        producer.produce(self.control, value, key, partition)
-        assert producer.flush(10) == 0
+        self._producer.produce(self._control, value, key, partition)
+        assert self._producer.flush(10) == 0
 
     def order(self, tenant: str, **members: Any) -> bytes:
         """A command in the partition of its tenant."""
@@ -203,7 +212,7 @@ def test_jobs_that_overlap_both_end_and_nothing_comes_twice(
     second = done.output.removesuffix("\n")
     assert str(uuid.UUID(second)) == second
     assert f"job {second} is done: " in done.error
-    commands.until_job(scene.config, other, "done")
+    until_job(scene.worker, other, "done")
     found = commands.jobs(scene.config)
     assert [found[job]["state"] for job in (first, second, other)] == ["done", "done", "done"]
     assert [job["id"] for job in scene.worker.status()["jobs"]] == list(found) == [first, second, other]
@@ -245,7 +254,7 @@ def test_pause_resume_and_cancel_hold_across_restarts(scene: Scene) -> None:
     again = commands.run(scene.config, "cancel", second)
     assert (again.code, again.error) == (0, f"job {second} is cancelled already\n")
     commands.succeed(scene.config, "resume", "--tenant", "contoso")
-    commands.until_job(scene.config, job, "done")
+    until_job(scene.worker, job, "done")
     ended = commands.run(scene.config, "cancel", job)
     assert (ended.code, ended.error) == (1, f"job {job} has ended (done): there is nothing left to cancel\n")
     scene.worker.until(lambda: scene.worker.tenant(paused).get("state") == "ok", "the tenant to be read again")
@@ -266,7 +275,7 @@ def test_ctrl_c_of_wait_leaves_the_job(scene: Scene) -> None:
     done = commands.interrupt(waiting)
     assert (done.code, done.error) == (130, f"job {job} goes on without being watched; connector jobs shows it\n")
     scene.worker.start()
-    commands.until_job(scene.config, job, "done")
+    until_job(scene.worker, job, "done")
     assert scene.worker.stop() == 0
 
 
@@ -328,11 +337,11 @@ def test_whatever_is_written_on_the_control_topic_stops_nothing(
     cut = told[json.loads(repeated)["id"]]
     assert datetime.fromisoformat(cut["to"]) < datetime.now(UTC)
     assert scene.worker.tenant(tenant)["state"] != "paused"
-    commands.until_job(scene.config, cut["id"], "done")
+    until_job(scene.worker, cut["id"], "done")
     for job in told:
         scene.order(tenant, command="cancel", job=job)
     last = scene.backfill("--from", "-4d", "--to", "-30m")
-    commands.until_job(scene.config, last, "done")
+    until_job(scene.worker, last, "done")
     scene.backfill("--from", "-4d", "--to", "-30m", "--wait", tenant="fabrikam")
     until_swept(scene.worker, scene.source, timedelta(minutes=59))
     assert len(scene.worker.named("shard_restored")) == 2, "no shard had to start again"

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
+ROOT = Path(__file__).parent.parent
 DEADLINE_S = 60
 
 
@@ -27,6 +28,7 @@ def start(config: Path, *arguments: str) -> subprocess.Popen[str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        cwd=ROOT,
         env={name: text for name, text in os.environ.items() if not name.upper().startswith(("CONNECTOR_", "AZURE_"))},
     )
 

@@ -7,6 +7,7 @@ import uuid
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -375,7 +376,48 @@ def test_status_needs_no_worker_and_knows_tenants_that_the_configuration_lacks(s
     text = commands.succeed(scene.config, "status")
     assert "Call time that was read" in text
     assert "\x1b" not in text
+    scene.worker.configure({**scene.worker.settings, "kafka": {**scene.worker.settings["kafka"], "shards": 3}})
+    refused = commands.run(scene.config, "jobs")
+    assert (refused.code, refused.output) == (1, "")
+    assert refused.error.endswith(" has 2 partitions, kafka.shards is 3: set kafka.shards = 2\n")
     wrong = commands.run(scene.config, "backfill", "--tenant", gone, "--from", "-2d", "--to", "-1d")
     assert (wrong.code, wrong.output) == (2, "")
-    job = commands.run(scene.config, "cancel", str(uuid.uuid4()))
-    assert (job.code, job.error.count("\n")) == (2, 1)
+
+
+def test_an_unknown_job_is_exit_2_and_one_sentence(scene: Scene) -> None:
+    for job in (str(uuid.uuid4()), "nonsense"):
+        done = commands.run(scene.config, "cancel", job)
+        assert (done.code, done.output, done.error.count("\n")) == (2, "", 1)
+        assert job in done.error
+
+
+def test_before_any_worker_has_run_status_says_so_and_nothing_can_be_filed(
+    simulate: Simulate, new_worker: NewWorker, settings: Settings, app: str
+) -> None:
+    source = simulate(days=1, calls_per_day=10)
+    config = new_worker(settings(source)).config
+    told = commands.status(config)
+    reason = f"no worker has ever run with kafka.app = {app}"
+    assert [(tenant["state"], tenant["reason"]) for tenant in told["tenants"]] == [("unknown", reason)]
+    assert commands.jobs(config) == {}
+    filed = commands.run(config, "pause", "--tenant", source.tenants[0])
+    assert (filed.code, filed.output, filed.error.count("\n")) == (1, "", 1)
+    assert filed.error.startswith(reason)
+
+
+def test_without_brokers_every_command_is_one_sentence_and_exit_1(tmp_path: Path) -> None:
+    config = tmp_path / "connector.toml"
+    config.write_text(
+        'identity = {client_id = "x", client_secret = "y"}\n'
+        'tenants = [{id = "11111111-1111-1111-1111-111111111111", name = "contoso"}]\n'
+        'kafka = {bootstrap_servers = "127.0.0.1:1"}\n',
+        encoding="utf-8",
+    )
+    of_tenant = ("--tenant", "contoso")
+    calls = [("status",), ("jobs", "--json"), ("cancel", str(uuid.uuid4())), ("pause", *of_tenant)]
+    calls.append(("backfill", *of_tenant, "--from", "-2d", "--to", "-1d"))
+    for process in [commands.start(config, *call) for call in calls]:
+        done = commands.ended(process)
+        assert (done.code, done.output) == (1, ""), done
+        assert done.error.startswith("no broker answers at 127.0.0.1:1 (")
+        assert done.error.count("\n") == 1

@@ -7,7 +7,7 @@ Every row of a page ends in one of three ways: published, known already, or dead
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
@@ -142,14 +142,19 @@ class Change:
 class Batches:
     """Makes batches. Blocking and busy: runs in the producer's thread."""
 
-    def __init__(self, settings: Settings, shape: Shape, partitions: Mapping[str, int]) -> None:
-        """`partitions`: of each topic."""
+    def __init__(
+        self,
+        settings: Settings,
+        shape: Shape,
+        partitions: Mapping[str, int],
+        schema_ids: Mapping[str, int] | None = None,
+    ) -> None:
+        """`partitions` and `schema_ids`: of each topic; there are no ids without a registry."""
         self._rows = settings.rows
         self._shape = shape
         self._partitions = partitions
         self._names = topics.Names(settings.kafka.app)
-        self._encode_row = avro.encoder(avro.ROW)
-        self._encode_progress = avro.encoder(avro.PROGRESS)
+        self._schema_ids = schema_ids
         self._horizon_hours = settings.dedup.horizon // timedelta(hours=1)
 
     def prepare(
@@ -251,7 +256,7 @@ class Batches:
         timestamp_ms = observed_ms
         if self._rows.timestamp == "event" and start_ms is not None:
             timestamp_ms = start_ms
-        value = self._encode_row(values)
+        value = self._encoder(avro.ROW, account.tenant.topic)(values)
         change.rows.append(Outgoing(account.tenant.topic, key.encode(), value, timestamp_ms=timestamp_ms))
         if revision:
             change.revised += 1
@@ -358,7 +363,8 @@ class Batches:
             if not moved or 0 <= now_s - last_at < _STATE_PROGRESS_EVERY_S:
                 continue
             stated[overlap_s] = (through_s, now_s)
-            value = self._encode_progress(
+            topic = topics.progress(account.tenant.topic)
+            value = self._encoder(avro.PROGRESS, topic)(
                 {
                     "tenantId": account.tenant.id,
                     "overlapSeconds": overlap_s,
@@ -368,9 +374,11 @@ class Batches:
                     "offsets": offsets,
                 }
             )
-            topic = topics.progress(account.tenant.topic)
             records.append(Outgoing(topic, account.tenant.id.encode(), value, partition=0))
         return records
+
+    def _encoder(self, name: str, topic: str) -> Callable[[Mapping[str, Any]], bytes]:
+        return avro.encoder(name, None if self._schema_ids is None else self._schema_ids[topic])
 
     @staticmethod
     def internal(topic: str, shard: int, record: Record) -> Outgoing:

@@ -133,6 +133,42 @@ def schema_show(
     _print(schema_text(name).rstrip("\n"))
 
 
+@schema.command("register")
+def schema_register(*, config: ConfigOption = None) -> None:
+    r"""Put the schemas into the registry, under the subjects of every topic.
+
+    Prints each subject with the id of its schema. A schema that is there already is left as it is.
+
+    \b
+    Exits 1 when the registry does not answer or a schema is incompatible: the field in the way is named.
+
+    \b
+    Example:
+      connector schema register --config connector.toml
+    """
+    from connector.admin import schema as commands  # noqa: PLC0415
+
+    commands.register(config)
+
+
+@schema.command("check")
+def schema_check(*, config: ConfigOption = None) -> None:
+    r"""Ask the registry whether the schemas are compatible with what is there; changes nothing.
+
+    Prints each subject with the id of its schema, or that it would be registered.
+
+    \b
+    Exits 1 when the registry does not answer or a schema is incompatible: the field in the way is named.
+
+    \b
+    Example:
+      connector schema check --config connector.toml
+    """
+    from connector.admin import schema as commands  # noqa: PLC0415
+
+    commands.check(config)
+
+
 @schema.command("config")
 def schema_config(*, config: UnreadConfigOption = None) -> None:  # noqa: ARG001
     r"""Print the JSON Schema of the configuration.

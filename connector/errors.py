@@ -57,6 +57,10 @@ class BrokersAwayError(ConnectorError):
     """No broker answered, or not in time: asked again, for ever."""
 
 
+class RegistryAwayError(ConnectorError):
+    """The schema registry did not answer, or not with what it is asked for (401, 403, 5xx, no JSON): asked again."""
+
+
 class ShardRestartError(ConnectorError):
     """The outcome of a transaction is unknown, or its producer is unusable: the shard starts again as if new."""
 

@@ -17,11 +17,12 @@ from connector import __version__, log, report
 from connector.config import Settings, Tenant
 from connector.core import instants
 from connector.core.rows import Shape
-from connector.errors import BrokersAwayError, ConfigurationError, ConnectorError, RefusedError
+from connector.errors import BrokersAwayError, ConfigurationError, ConnectorError, RefusedError, RegistryAwayError
 from connector.graph.client import GraphClient
 from connector.kafka import avro, control, topics
 from connector.kafka.clients import Clients, resolve
 from connector.kafka.ownership import Command, Membership
+from connector.kafka.registry import Registry, Subject, subjects
 from connector.kafka.state import Home
 from connector.metrics import Metrics
 from connector.shard import Reading, Shard, Surroundings
@@ -76,6 +77,9 @@ class Service:
         self._names = topics.Names(settings.kafka.app)
         self._clients = Clients(settings.kafka.bootstrap_servers, resolve(settings.kafka.properties))
         self._clients.check()
+        self._registry = Registry(settings.schema_registry) if settings.schema_registry.url else None
+        self._registry_away: str | None = None
+        "Why, while it is waited for."
         self._metrics = Metrics(__version__, settings.kafka.shards)
         self._instance = f"{os.uname().nodename}-{os.getpid()}"
         self._started = now()
@@ -145,12 +149,17 @@ class Service:
         if found is None:
             self._failed = True
             return
+        schema_ids = await self._ensure_schemas()
+        if schema_ids is None and settings.schema_registry.url:
+            self._failed = True
+            return
         home = Home(settings.kafka.app, found.cluster, settings.kafka.topic)
         self._membership = Membership(self._clients, settings.kafka.app, self._names.control, self)
         self._around = Surroundings(
             settings=settings,
             home=home,
             partitions=dict(found.partitions),
+            schema_ids=schema_ids,
             clients=self._clients,
             membership=self._membership,
             graph=graph,
@@ -189,6 +198,33 @@ class Service:
             else:
                 self._heard(up=True)
                 return found
+
+    async def _ensure_schemas(self) -> dict[str, int] | None:
+        """Of each topic what the registry calls its schema. None without one, or when it was away for two minutes.
+
+        The latter only with `once`.
+        """
+        if self._registry is None:
+            return None
+        wanted = self._subjects(self._settings)
+        begun, pause_s = time.monotonic(), 0.5
+        while True:
+            try:
+                schema_ids = await asyncio.to_thread(self._registry.ensure, wanted)
+            except RegistryAwayError as error:
+                self._registry_away = str(error)
+                _logger.warning("schema_registry_away", reason=str(error), again_in_s=pause_s)
+                if self._once and time.monotonic() - begun > _AWAY_S:
+                    return None
+                await asyncio.sleep(pause_s)
+                pause_s = min(10.0, 2 * pause_s)
+            else:
+                self._registry_away = None
+                _logger.info("schemas_found", ids=schema_ids)
+                return schema_ids
+
+    def _subjects(self, settings: Settings) -> list[Subject]:
+        return subjects(settings.topics, self._settings.schema_registry.subject_name_strategy)
 
     def _wanted_topics(self, settings: Settings) -> list[topics.Topic]:
         kafka = self._settings.kafka
@@ -264,7 +300,10 @@ class Service:
                     create=self._settings.kafka.create_topics,
                     replication_factor=self._settings.kafka.replication_factor,
                 )
-            except (BrokersAwayError, RefusedError) as error:
+                if self._registry is not None and self._around.schema_ids is not None:
+                    new = [s for s in self._subjects(settings) if not self._around.schema_ids.keys() >= set(s.topics)]
+                    self._around.schema_ids.update(await asyncio.to_thread(self._registry.ensure, new))
+            except (BrokersAwayError, RegistryAwayError, RefusedError) as error:
                 _logger.error("configuration_not_reloaded", problems=str(error))  # noqa: TRY400 - no bug
                 return
             self._around.partitions.update(found.partitions)
@@ -366,6 +405,8 @@ class Service:
         reasons = []
         if not self._kafka_up:
             reasons.append("brokers are unreachable")
+        if self._registry_away is not None:
+            reasons.append(self._registry_away)
         if self._membership is None or not self._membership.joined:
             reasons.append("not in the consumer group yet")
         restoring = sorted(number for number, shard in self._shards.items() if not shard.restored)

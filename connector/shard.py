@@ -53,6 +53,8 @@ class Surroundings:
     home: Home
     partitions: dict[str, int]
     "Of each topic."
+    schema_ids: dict[str, int] | None
+    "Likewise; None without a registry."
     clients: Clients
     membership: Membership
     graph: GraphClient
@@ -162,7 +164,7 @@ class Shard:
         self._names = topics.Names(around.settings.kafka.app)
         self._series = around.metrics.shard(number)
         self._handing_over = asyncio.Event()
-        self._batches = Batches(around.settings, around.shape, around.partitions)
+        self._batches = Batches(around.settings, around.shape, around.partitions, around.schema_ids)
         self._transactions: Transactions | None = None
         self._control = 0
         self._changed = False

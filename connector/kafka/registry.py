@@ -1,0 +1,296 @@
+"""The schema registry (Confluent's API): what each topic's schema is called there.
+
+1. It is asked at the start and by `connector schema`, never while rows are published: its absence stops nothing.
+2. A schema is registered only under a subject whose newest version reads it and is read by it, whatever level of
+   compatibility the registry asks for; the registry's own verdict comes on top.
+3. What may pass by itself (no answer, 401, 403, 5xx, no JSON) is RegistryAwayError; what cannot is RefusedError.
+
+A small client of its own: see docs/adr/0005-schema-registry-client.md.
+"""
+
+import json
+import ssl
+import time
+from base64 import b64encode
+from collections.abc import Iterable, Mapping, Sequence
+from http.client import HTTPException, HTTPResponse
+from typing import Any, NamedTuple
+from urllib.error import URLError
+from urllib.parse import quote
+from urllib.request import HTTPHandler, HTTPSHandler, OpenerDirector, ProxyHandler, Request
+
+from connector.config import SchemaRegistry
+from connector.core import evolution
+from connector.errors import ConfigurationError, RefusedError, RegistryAwayError
+from connector.kafka import avro, topics
+
+_TIMEOUT_S = 5.0
+_WHOLE_ANSWER_S = 8.0
+_ANSWER_MAX_BYTES = 4 * 1024 * 1024
+_MEDIA_TYPE = "application/vnd.schemaregistry.v1+json"
+_SUBJECT_UNKNOWN, _VERSION_UNKNOWN, _SCHEMA_UNKNOWN = 40401, 40402, 40403
+
+
+class Subject(NamedTuple):
+    """A name in the registry, the schema that belongs under it, and the topics that are written with it."""
+
+    name: str
+    schema: str
+    "A member of schemata.NAMES."
+    topics: tuple[str, ...]
+
+
+class Standing(NamedTuple):
+    """How a schema stands under its subject: known by an id, or compatible with so many versions."""
+
+    id: int | None
+    is_first: bool
+
+
+def subjects(row_topics: Iterable[str], strategy: str) -> list[Subject]:
+    """Every subject of some row topics and their progress topics. `strategy`: topic, record or topic_record."""
+    found: dict[str, Subject] = {}
+    for topic in row_topics:
+        for schema, written in ((avro.ROW, topic), (avro.PROGRESS, topics.progress(topic))):
+            record = evolution.full_name(avro.load(schema))
+            name = {"topic": f"{written}-value", "record": record, "topic_record": f"{written}-{record}"}[strategy]
+            known = found.get(name, Subject(name, schema, ()))
+            found[name] = known._replace(topics=(*known.topics, written))
+    return list(found.values())
+
+
+class Registry:
+    """Blocking: each request ends within seconds. Raises RegistryAwayError and RefusedError."""
+
+    def __init__(self, settings: SchemaRegistry) -> None:
+        """Raises ConfigurationError when the certificates cannot be read."""
+        self._settings = settings
+        try:
+            context = ssl.create_default_context(cafile=settings.ca_bundle)
+        except OSError as error:
+            problem = f"schema_registry.ca_bundle: {settings.ca_bundle} holds no certificates; name a PEM file"
+            raise ConfigurationError([problem]) from error
+        # Without urllib's processor of errors every status is an answer, and no redirect takes the secret along.
+        self._opener = OpenerDirector()
+        for handler in (ProxyHandler(), HTTPHandler(), HTTPSHandler(context=context)):
+            self._opener.add_handler(handler)
+
+    def ensure(self, wanted: Sequence[Subject]) -> dict[str, int]:
+        """Of each topic the id of its schema: registered where that is wanted, else looked up."""
+        ids: dict[str, int] = {}
+        problems = []
+        for subject in wanted:
+            try:
+                schema_id = self.register(subject) if self._settings.auto_register else self._expect(subject)
+            except RefusedError as error:
+                problems.append(str(error))
+                continue
+            ids |= dict.fromkeys(subject.topics, schema_id)
+        if problems:
+            raise RefusedError("\n".join(problems))
+        return ids
+
+    def register(self, subject: Subject) -> int:
+        """The id of the subject's schema, which is registered if it is not there."""
+        standing = self.check(subject)
+        if standing.id is not None:
+            return standing.id
+        status, answer = self._ask("POST", f"/subjects/{_quoted(subject.name)}/versions", _body(subject))
+        if status == 200:
+            return self._id(answer)
+        # Two workers that start together both register: a registry may refuse the second with 409 too.
+        known = self.find(subject)
+        if known is None:
+            said = _cut(str(answer.get("message") or "without saying why"))
+            raise RefusedError(
+                f"subject {subject.name}: the registry refuses schema {subject.schema} ({status}): {said}"
+            )
+        return known
+
+    def check(self, subject: Subject) -> Standing:
+        """Whether the subject has its schema, or would take it. Raises RefusedError with the field in the way."""
+        known = self.find(subject)
+        if known is not None:
+            return Standing(known, is_first=False)
+        latest = self._version(subject, "latest")
+        if latest is None:
+            return Standing(None, is_first=True)
+        self._compare(subject, latest)
+        path = f"/compatibility/subjects/{_quoted(subject.name)}/versions"
+        status, answer = self._ask("POST", f"{path}?verbose=true", _body(subject))
+        if status == 404:  # registries of before 2021 compare with one version at a time
+            status, answer = self._ask("POST", f"{path}/latest?verbose=true", _body(subject))
+        if status != 200 or not isinstance(answer.get("is_compatible"), bool):
+            raise self._away(f"gives no verdict on compatibility ({status})")
+        if not answer["is_compatible"]:
+            for number in self._numbers(subject):
+                version = self._version(subject, str(number))
+                if version is not None:
+                    self._compare(subject, version)
+            said = "; ".join(map(str, answer.get("messages") or [])) or "without saying why"
+            raise RefusedError(_refusal(subject, f"by the registry's rules, {_cut(said)}"))
+        return Standing(None, is_first=False)
+
+    def find(self, subject: Subject) -> int | None:
+        """The id of exactly this schema under its subject; None when it is not there."""
+        status, answer = self._ask("POST", f"/subjects/{_quoted(subject.name)}", _body(subject))
+        if status == 200:
+            return self._id(answer)
+        latest = self._version(subject, "latest")
+        if latest is not None and _parsed(latest) == avro.load(subject.schema):  # differs in white space alone
+            return self._id(latest)
+        return None
+
+    def schema(self, schema_id: int) -> dict[str, Any]:
+        """The schema that the registry calls by an id."""
+        status, answer = self._ask("GET", f"/schemas/ids/{schema_id}")
+        schema = _parsed(answer)
+        if status != 200 or not isinstance(schema, dict):
+            raise RefusedError(f"the schema registry at {self._settings.url} has no Avro record under id {schema_id}")
+        return schema
+
+    def _expect(self, subject: Subject) -> int:
+        standing = self.check(subject)
+        if standing.id is None:
+            what = "there is none" if standing.is_first else "only others, which are compatible"
+            raise RefusedError(
+                f"subject {subject.name}: schema {subject.schema} is not registered ({what}) and "
+                "schema_registry.auto_register is false: register it with `connector schema register`"
+            )
+        return standing.id
+
+    def _version(self, subject: Subject, number: str) -> Mapping[str, Any] | None:
+        status, answer = self._ask("GET", f"/subjects/{_quoted(subject.name)}/versions/{number}")
+        return answer if status == 200 else None
+
+    def _numbers(self, subject: Subject) -> list[int]:
+        _, answer = self._ask("GET", f"/subjects/{_quoted(subject.name)}/versions")
+        return [number for number in reversed(answer.get("list", [])) if isinstance(number, int)]
+
+    @staticmethod
+    def _compare(subject: Subject, version: Mapping[str, Any]) -> None:
+        """Raises RefusedError when the subject's schema and a version cannot read each other."""
+        number = version.get("version")
+        kind = version.get("schemaType") or "AVRO"
+        if kind != "AVRO":
+            raise RefusedError(_refusal(subject, f"version {number} is a schema of the kind {_cut(str(kind))}"))
+        try:
+            found = evolution.clashes(avro.load(subject.schema), _parsed(version))
+        except (KeyError, TypeError, AttributeError, RecursionError):
+            found = ["it is no Avro schema"]
+        if found:
+            more = f" (and {len(found) - 5} more)" if len(found) > 5 else ""
+            raise RefusedError(_refusal(subject, f"version {number}: {_cut('; '.join(found[:5]), 1000)}{more}"))
+
+    def _id(self, answer: Mapping[str, Any]) -> int:
+        schema_id = answer.get("id")
+        if not isinstance(schema_id, int) or isinstance(schema_id, bool) or not 0 <= schema_id < 2**31:
+            raise self._away("answers without the id of a schema")
+        return schema_id
+
+    def _ask(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> tuple[int, dict[str, Any]]:
+        """Status and object of an answer: 200, 404 of a subject, 409 or 422; of a list, as member `list`."""
+        data = None if body is None else json.dumps(body).encode()
+        headers = {"Accept": f"{_MEDIA_TYPE}, application/json", "User-Agent": "direct-routing-connector"}
+        if data is not None:
+            headers["Content-Type"] = _MEDIA_TYPE
+        headers |= self._authorization()
+        request = Request(self._settings.url + path, data, headers, method=method)  # noqa: S310 - http or https
+        try:
+            with self._opener.open(request, timeout=_TIMEOUT_S) as response:
+                status, content = int(response.status), _read(response)
+        except URLError as error:
+            raise self._away(f"cannot be reached: {_reason(error.reason)}") from None
+        except (OSError, HTTPException) as error:
+            raise self._away(f"does not answer: {_reason(error)}") from None
+        return status, self._understood(status, content)
+
+    def _understood(self, status: int, content: bytes) -> dict[str, Any]:
+        if status in (401, 403):
+            has = self._settings.username or self._settings.token
+            what = "refuses the credentials" if has else "wants credentials"
+            todo = "check schema_registry.username and password, or token, and what they may do"
+            raise self._away(f"{what} ({status}); {todo}")
+        if 300 <= status < 400:
+            raise self._away(f"redirects elsewhere ({status}); set schema_registry.url to where")
+        try:
+            answer = json.loads(content)
+        except (ValueError, RecursionError):
+            answer = None
+        if isinstance(answer, list):
+            answer = {"list": answer}
+        is_unknown = isinstance(answer, dict) and answer.get("error_code") in (
+            _SUBJECT_UNKNOWN,
+            _VERSION_UNKNOWN,
+            _SCHEMA_UNKNOWN,
+        )
+        if status not in (200, 409, 422) and not (status in (404, 405) and is_unknown):
+            hint = "; is schema_registry.url the root of its Confluent API?" if status == 404 else ""
+            raise self._away(f"answers {status}{hint}")
+        if not isinstance(answer, dict):
+            raise self._away("answers with something that is no JSON object; is schema_registry.url right?")
+        return answer
+
+    def _authorization(self) -> dict[str, str]:
+        settings = self._settings
+        if settings.token is not None:
+            token = settings.token.get()
+            if not token.isascii() or not token.isprintable():
+                raise self._away("cannot be asked: schema_registry.token has characters that no header can carry")
+            return {"Authorization": f"Bearer {token}"}
+        if settings.password is not None:
+            pair = f"{settings.username}:{settings.password.get()}"
+            return {"Authorization": f"Basic {b64encode(pair.encode()).decode()}"}
+        return {}
+
+    def _away(self, what: str) -> RegistryAwayError:
+        return RegistryAwayError(f"the schema registry at {self._settings.url} {what}")
+
+
+def _read(response: HTTPResponse) -> bytes:
+    """The body; TimeoutError when it trickles, as the time limit of a socket counts from byte to byte."""
+    deadline = time.monotonic() + _WHOLE_ANSWER_S
+    pieces = []
+    left = _ANSWER_MAX_BYTES
+    while piece := response.read1(left):
+        pieces.append(piece)
+        left -= len(piece)
+        if left <= 0:
+            raise HTTPException(f"an answer longer than {_ANSWER_MAX_BYTES} bytes")
+        if time.monotonic() > deadline:
+            raise TimeoutError("timed out")
+    return b"".join(pieces)
+
+
+def _body(subject: Subject) -> dict[str, str]:
+    return {"schema": json.dumps(avro.load(subject.schema), separators=(",", ":"), ensure_ascii=False)}
+
+
+def _parsed(answer: Mapping[str, Any]) -> Any:
+    """The schema in an answer; None when there is none."""
+    try:
+        return json.loads(answer.get("schema") or "null")
+    except (TypeError, ValueError, RecursionError):
+        return None
+
+
+def _refusal(subject: Subject, why: str) -> str:
+    return (
+        f"subject {subject.name}: schema {subject.schema} is not compatible with what is registered: {why}; "
+        "name another topic or another schema_registry.subject_name_strategy, or have that subject deleted"
+    )
+
+
+def _cut(text: str, longest: int = 300) -> str:
+    """Foreign text on one line."""
+    line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    return line if len(line) <= longest else f"{line[:longest]}…"
+
+
+def _reason(error: object) -> str:
+    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return _cut(str(text))
+
+
+def _quoted(subject: str) -> str:
+    return quote(subject, safe="")

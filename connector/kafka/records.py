@@ -1,0 +1,144 @@
+"""One topic's records in a range of time, as a `read_committed` reader finds them that joins no group."""
+
+import io
+import time
+from collections.abc import Callable, Iterator, Mapping
+from datetime import datetime
+from types import TracebackType
+from typing import Any, NamedTuple, Self, cast
+
+import fastavro
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
+
+from connector.core import instants
+from connector.errors import BrokersAwayError
+from connector.kafka import avro
+from connector.kafka.clients import Clients
+
+_BATCH = 5_000
+_TIMEOUT_S = 15.0
+_SILENCE_S = 30.0
+
+Offsets = dict[int, int]
+Bounds = Mapping[int, tuple[int, int]]
+
+
+class Entry(NamedTuple):
+    """A committed record; headers by name."""
+
+    key: bytes | None
+    value: bytes
+    headers: Mapping[str, bytes]
+
+
+class Records:
+    """A context manager; blocking, for one thread. Everything raises BrokersAwayError when no broker answers."""
+
+    def __init__(self, clients: Clients, topic: str) -> None:
+        self._topic = topic
+        self._consumer = Consumer(clients.reader())
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._consumer.close()
+
+    def bounds(self) -> Bounds:
+        """First offset and the one after the last, of each partition; empty when there is no such topic."""
+        try:
+            metadata = self._consumer.list_topics(self._topic, timeout=_TIMEOUT_S).topics[self._topic]
+            return {number: self._watermarks(number) for number in metadata.partitions}
+        except KafkaException as error:
+            raise BrokersAwayError(error.args[0].str()) from error
+
+    def _watermarks(self, number: int) -> tuple[int, int]:
+        found = self._consumer.get_watermark_offsets(TopicPartition(self._topic, number), timeout=_TIMEOUT_S)
+        if found is None:
+            raise BrokersAwayError(f"no broker told where partition {number} of {self._topic} ends")
+        return found
+
+    def since(self, moment: datetime, bounds: Bounds) -> Offsets:
+        """Of each partition the first offset that is stamped at or after `moment`; its end where there is none."""
+        asked = [TopicPartition(self._topic, number, instants.to_ms(moment)) for number in bounds]
+        try:
+            found = {p.partition: p for p in self._consumer.offsets_for_times(asked, timeout=_TIMEOUT_S)}
+        except KafkaException as error:
+            raise BrokersAwayError(error.args[0].str()) from error
+        for place in found.values():
+            if place.error is not None:
+                raise BrokersAwayError(place.error.str())
+        return {
+            number: found[number].offset if found[number].offset >= 0 else end for number, (_, end) in bounds.items()
+        }
+
+    def read(self, offsets: Offsets, ends: Mapping[int, int]) -> Iterator[list[Entry]]:
+        """Records from `offsets` to `ends` (not included), or to where transactions are open.
+
+        `offsets` are moved to what comes next, so that the rest can be read later.
+        """
+        unread = {number for number, at in offsets.items() if at < ends.get(number, 0)}
+        try:
+            self._consumer.assign([TopicPartition(self._topic, number, offsets[number]) for number in unread])
+            heard = time.monotonic()
+            while unread:
+                messages = self._consumer.consume(_BATCH, timeout=0.05)
+                if messages:
+                    heard = time.monotonic()
+                elif time.monotonic() - heard > _SILENCE_S:
+                    raise BrokersAwayError(f"no broker answered for {_SILENCE_S:g} s")
+                entries = [e for m in messages if (e := _entry(m, unread, offsets, ends)) is not None]
+                if entries:
+                    yield entries
+        except KafkaException as error:
+            raise BrokersAwayError(error.args[0].str()) from error
+        finally:
+            self._consumer.unassign()
+
+
+def _entry(message: Message, unread: set[int], offsets: Offsets, ends: Mapping[int, int]) -> Entry | None:
+    """A record that was asked for; notes how far its partition has come."""
+    number, offset, error = cast("int", message.partition()), cast("int", message.offset()), message.error()
+    if error is not None:
+        if error.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001
+            unread.discard(number)
+        elif not error.retriable():
+            raise BrokersAwayError(error.str())
+        return None
+    if number not in unread:
+        return None
+    if offset + 1 >= ends[number]:
+        unread.discard(number)
+        if offset >= ends[number]:
+            return None
+    offsets[number] = offset + 1
+    headers = cast("list[tuple[str, bytes]]", message.headers() or [])
+    return Entry(message.key(), message.value() or b"", dict(headers))
+
+
+def row_decoder() -> Callable[[bytes], dict[str, Any]]:
+    """A function from a value of the row topic to its record, instants as epoch milliseconds. Raises ValueError."""
+    schema = avro.load(avro.ROW)
+    header = avro.single_object_header(schema)
+    plain = fastavro.parse_schema(_without_logical_types(schema))
+
+    def decode(value: bytes) -> dict[str, Any]:
+        if not value.startswith(header):
+            raise ValueError("the value is no row in Avro single-object encoding")
+        try:
+            record = fastavro.schemaless_reader(io.BytesIO(value[len(header) :]), plain, None)
+        except (EOFError, IndexError, UnicodeDecodeError) as error:
+            raise ValueError("the value is cut") from error
+        return cast("dict[str, Any]", record)
+
+    return decode
+
+
+def _without_logical_types(schema: Any) -> Any:
+    if isinstance(schema, list):
+        return [_without_logical_types(branch) for branch in schema]
+    if isinstance(schema, dict):
+        return {name: _without_logical_types(part) for name, part in schema.items() if name != "logicalType"}
+    return schema

@@ -192,7 +192,7 @@ def _calls() -> Options:
         calls_per_day=40_000,
         durations="0.8:2s-30s,0.2:30s-3m",
         lateness="0.75:0s-4s,0.2:4s-20s,0.05:20s-10m",
-        revised=0.06,
+        revised=0.12,
         revised_after="1:3s-2m",
         unknown=0.02,
         unfit=0.004,

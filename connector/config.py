@@ -14,12 +14,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from difflib import SequenceMatcher
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
 from connector import document
+from connector.core import privacy
 from connector.core.windows import Sweep
 from connector.document import (
     Document,
@@ -31,6 +33,7 @@ from connector.document import (
     shown,
 )
 from connector.errors import ConfigurationError
+from connector.schemata import schema_text
 
 __all__ = ["Settings", "duration_text", "load"]
 
@@ -83,6 +86,51 @@ class Secret:
 
     def __hash__(self) -> int:
         return hash((self._source, self._path))
+
+
+class PseudonymKey:
+    """Bytes that only `get` shows. A file is read again each time."""
+
+    __slots__ = ("_path", "_source", "_value", "problem")
+
+    def __init__(self, value: bytes, source: str = "value", path: Path | None = None) -> None:
+        self._value = value
+        self._source = source
+        self._path = path
+        self.problem: str | None = None
+        "Why the file was not taken when it was last read."
+
+    @classmethod
+    def from_file(cls, path: Path) -> "PseudonymKey":
+        """The content of a file without the line end at its end; any bytes. Raises OSError."""
+        return cls(_without_line_end(path.read_bytes()), f"file {path}", path)
+
+    def get(self) -> bytes:
+        """The key as it is now; while its file cannot be read, or is too short for a key, as it was last."""
+        if self._path is not None:
+            self.problem = None
+            try:
+                value = _without_line_end(self._path.read_bytes())
+            except OSError as error:
+                self.problem = f"{self._source} cannot be read ({error.strerror})"
+            else:
+                if len(value) < privacy.KEY_MIN_BYTES:
+                    self.problem = f"{self._source} is {len(value)} bytes long, less than {privacy.KEY_MIN_BYTES}"
+                else:
+                    self._value = value
+        return self._value
+
+    def become(self, other: "PseudonymKey") -> None:
+        """Is what another one is: the configuration was read again."""
+        for name in self.__slots__:
+            setattr(self, name, getattr(other, name))
+
+    def __repr__(self) -> str:
+        return f"PseudonymKey({self._source})"
+
+
+def _without_line_end(content: bytes) -> bytes:
+    return content.removesuffix(b"\n").removesuffix(b"\r") if content.endswith(b"\n") else content
 
 
 def _read_secret(path: Path) -> str:
@@ -152,6 +200,13 @@ class Rows:
     revisions: str
     additional_properties: str
     privacy: Mapping[str, str]
+    "mask, pseudonymize or drop by field of the schema."
+    pseudonym_key: PseudonymKey | None = None
+
+    @property
+    def treated(self) -> frozenset[str]:
+        """Fields whose values on the topics are not those of Graph."""
+        return frozenset(self.privacy)
 
 
 @dataclass(frozen=True, slots=True)
@@ -303,7 +358,7 @@ class _Source:
                 model = kind
                 continue
             if kind is dict and rest:
-                key, rest = (*key, rest[0].replace("_", ".") if key[0] == "kafka" else rest[0]), rest[1:]
+                key, rest = (*key, _name_below(key, rest[0])), rest[1:]
                 kind = Reference
             if kind is None:
                 self._put(segments, text, name)
@@ -416,6 +471,24 @@ class _Source:
             node[int(key[-1])] = {}
         elif there:
             del node[key[-1]]
+
+
+def _name_below(table: Key, segment: str) -> str:
+    """What a variable's last part names: names of properties have dots, and those of fields upper case."""
+    if table[0] == "kafka":
+        return segment.replace("_", ".")
+    return next((name for name in _treatable() if name.lower() == segment), segment)
+
+
+@cache
+def _row_fields() -> dict[str, bool]:
+    """The names of a row's fields, and whether they are Graph's."""
+    return {field["name"]: "since" in field for field in json.loads(schema_text("directRoutingLogRow"))["fields"]}
+
+
+@cache
+def _treatable() -> tuple[str, ...]:
+    return privacy.treatable(json.loads(schema_text("directRoutingLogRow")))
 
 
 def _at(node: Any, around: Key, last: str | int) -> tuple[Any, bool]:
@@ -569,6 +642,7 @@ def _known_keys(model: type[BaseModel], prefix: Key = ()) -> list[Key]:
 def _resolve(source: _Source, checked: Document, required: Iterable[str]) -> Settings:
     checked, azure_authority = _azure(source, checked)
     _refuse_unbuilt(source, checked)
+    treatments = _privacy(source, checked)
     graph = _graph(source, checked, azure_authority)
     kafka = _kafka(source, checked)
     tenants = _tenants(source, checked)
@@ -589,8 +663,9 @@ def _resolve(source: _Source, checked: Document, required: Iterable[str]) -> Set
             key=checked.rows.key,
             timestamp=checked.rows.timestamp,
             revisions=checked.rows.revisions,
-            additional_properties=checked.rows.additional_properties or "keep",
-            privacy={},
+            additional_properties=checked.rows.additional_properties or ("drop" if treatments else "keep"),
+            privacy=treatments,
+            pseudonym_key=_pseudonym_key(source, checked),
         ),
         kafka=kafka,
         schema_registry=_schema_registry(source, checked.schema_registry),
@@ -643,8 +718,6 @@ def _credentials(table: IdentityTable) -> list[str]:
 
 def _refuse_unbuilt(source: _Source, checked: Document) -> None:
     unbuilt: list[tuple[Key, object, str]] = [
-        *((("rows", "privacy", name), True, "leave it out") for name in checked.rows.privacy),
-        (("pseudonyms", "key"), checked.pseudonyms.key, "leave it out"),
         (("kafka", "azure_event_hubs"), checked.kafka.azure_event_hubs, "leave it out"),
         (("kafka", "delivery"), checked.kafka.delivery == "at_least_once", 'write "exactly_once"'),
     ]
@@ -659,6 +732,71 @@ def _refuse_unbuilt(source: _Source, checked: Document) -> None:
         if value:
             by_azure = source.origin(key).startswith("AZURE_")
             source.report(key, f"is not built yet; {'set AZURE_CLIENT_SECRET' if by_azure else todo}")
+
+
+def _privacy(source: _Source, checked: Document) -> dict[str, str]:
+    """Treatments by field; those of fields that cannot be treated are reported."""
+    treatments: dict[str, str] = {}
+    for name, treatment in checked.rows.privacy.items():
+        key: Key = ("rows", "privacy", name)
+        if name in _treatable():
+            treatments[name] = treatment
+        elif name == "id":
+            source.report(key, "cannot be treated, since rows are told apart by it; leave it out")
+        elif _row_fields().get(name):
+            source.report(key, "is a field that is no string, and only strings can be treated; leave it out")
+        elif name in _row_fields():
+            source.report(
+                key, "is a field that the connector adds, and only those of Graph can be treated; leave it out"
+            )
+        else:
+            nearest = max(_treatable(), key=lambda known: SequenceMatcher(None, name.lower(), known.lower()).ratio())
+            source.report(key, f"is no field of a row; the nearest that can be treated is {nearest}")
+    return treatments
+
+
+def _pseudonym_key(source: _Source, checked: Document) -> PseudonymKey | None:
+    """The key of the pseudonyms; None when there is none, or it is reported."""
+    here: Key = ("pseudonyms", "key")
+    reference = checked.pseudonyms.key
+    least = privacy.KEY_MIN_BYTES
+    if reference is None:
+        wanted = [name for name, treatment in checked.rows.privacy.items() if treatment == "pseudonymize"]
+        if wanted and not source.is_reported(*here):
+            of = _key_text(("rows", "privacy", wanted[0]))
+            todo = f'write {{ file = "PATH" }} or {{ env = "NAME" }}, of at least {least} bytes'
+            source.report(here, f'is missing, but {of} is "pseudonymize"; {todo}')
+        return None
+    match reference.kind:
+        case "file":
+            path = _file(source, reference.value)
+            try:
+                key = PseudonymKey.from_file(path)
+            except OSError as error:
+                todo = "create it or name another"
+                source.report(here, f"names the file {path}, which cannot be read ({error.strerror}); {todo}")
+                return None
+            what = f"names the file {path}, which "
+        case "env":
+            key = PseudonymKey(_as_bytes(source.environ.get(reference.value, "")), f"variable {reference.value}")
+            what = f"names the variable {reference.value}, which "
+        case _:
+            key, what = PseudonymKey(_as_bytes(reference.value)), ""
+    length = len(key.get())
+    if length < least:
+        size = f"is {length} bytes long" if length else "is empty" if reference.kind != "env" else "is not set or empty"
+        todo = f"write at least {least} bytes, for instance those of: openssl rand -hex {least}"
+        source.report(here, f"{what}{size}; {todo}")
+        return None
+    return key
+
+
+def _as_bytes(text: str) -> bytes:
+    """The text as UTF-8; where a variable was none, its bytes."""
+    try:
+        return text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        return text.encode("utf-8", "surrogatepass")
 
 
 def _graph(source: _Source, checked: Document, azure_authority: str) -> Graph:

@@ -432,13 +432,15 @@ class RowsTable(Table):
         None,
         description="What becomes of members that the schema does not know; keep, or drop with any privacy setting.",
     )
-    privacy: dict[str, _Treatment] = Field({}, description="Treatment by field. Not built yet.")
+    privacy: dict[str, _Treatment] = Field(
+        {}, description="Treatment by field, for any string field of Graph's but id."
+    )
 
 
 class PseudonymsTable(Table):
     """`[pseudonyms]`."""
 
-    key: _SecretText | None = Field(None, description="At least 32 bytes. Not built yet.")
+    key: _SecretText | None = Field(None, description="At least 32 bytes; pseudonyms change with it.")
 
 
 class KafkaTable(Table):

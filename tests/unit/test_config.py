@@ -495,10 +495,7 @@ class TestFile:
             "windows.sweeps[0].evry: is not a known key; the nearest is windows.sweeps[0].every",
         ),
         ('"a\\nb" = 1', None),
-        (
-            'pseudonyms.key = { file = "a\\nb" }\nrows.privacy = {}',
-            "pseudonyms.key: is not built yet; leave it out",
-        ),
+        ('pseudonyms.key = { file = "a\\nb" }\nrows.privacy = {}', None),
         ('graph.cloud = "gobal"', "graph.cloud: is \"gobal\"; write one of 'global', 'us-gov-l4' or 'us-gov-l5'"),
         (
             'graph.cloud = "china"',
@@ -667,9 +664,58 @@ class TestFile:
             "schema_registry.token: names the variable ABSENT, which is not set or empty; set it",
         ),
         ('schema_registry = { url = "https://r", subject_name_strategy = "topics" }', None),
+        (
+            '[rows.privacy]\ncallernumber = "mask"',
+            "rows.privacy.callernumber: is no field of a row; the nearest that can be treated is callerNumber",
+        ),
+        (
+            'rows.privacy.userName = "drop"',
+            "rows.privacy.userName: is no field of a row; the nearest that can be treated is userDisplayName",
+        ),
+        (
+            'rows.privacy.id = "mask"',
+            "rows.privacy.id: cannot be treated, since rows are told apart by it; leave it out",
+        ),
+        (
+            'rows.privacy.tenantId = "drop"',
+            (
+                "rows.privacy.tenantId: is a field that the connector adds, "
+                "and only those of Graph can be treated; leave it out"
+            ),
+        ),
+        (
+            'rows.privacy.startDateTime = "drop"',
+            ("rows.privacy.startDateTime: is a field that is no string, and only strings can be treated; leave it out"),
+        ),
+        ('rows.privacy.administrativeUnitInfos = "drop"', None),
+        ('rows.privacy.duration = "mask"', None),
+        (
+            'rows.privacy.callerNumber = "hash"',
+            "rows.privacy.callerNumber: is \"hash\"; write one of 'mask', 'pseudonymize' or 'drop'",
+        ),
+        (
+            'rows.privacy.userId = "pseudonymize"',
+            (
+                'pseudonyms.key: is missing, but rows.privacy.userId is "pseudonymize"; '
+                'write { file = "PATH" } or { env = "NAME" }, of at least 32 bytes'
+            ),
+        ),
+        (
+            'pseudonyms.key = "hunter2"',
+            ("pseudonyms.key: is 7 bytes long; write at least 32 bytes, for instance those of: openssl rand -hex 32"),
+        ),
+        (
+            'pseudonyms.key = ""',
+            "pseudonyms.key: is empty; write at least 32 bytes, for instance those of: openssl rand -hex 32",
+        ),
+        (
+            'pseudonyms.key = { env = "ABSENT" }',
+            (
+                "pseudonyms.key: names the variable ABSENT, which is not set or empty; "
+                "write at least 32 bytes, for instance those of: openssl rand -hex 32"
+            ),
+        ),
         # legal, but another issue brings it
-        ('[rows.privacy]\ncallerNumber = "mask"', "rows.privacy.callerNumber: is not built yet; leave it out"),
-        ('pseudonyms.key = "x"', "pseudonyms.key: is not built yet; leave it out"),
         ("kafka.azure_event_hubs = true", "kafka.azure_event_hubs: is not built yet; leave it out"),
         ('kafka.delivery = "at_least_once"', 'kafka.delivery: is not built yet; write "exactly_once"'),
         (
@@ -858,3 +904,54 @@ def test_a_bundle_of_certificates_is_found_from_the_file(tmp_path: Path) -> None
 
 def test_the_public_names_are_there() -> None:
     assert {"Settings", "Tenant", "Identity", "Secret", "load", "duration_text"} <= vars(config).keys()
+
+
+# --- privacy ----------------------------------------------------------------------------------------------------------
+
+
+KEYED = 'pseudonyms.key = { file = "key" }\nrows.privacy = { callerNumber = "pseudonymize" }\n'
+
+
+def test_any_privacy_setting_makes_drop_the_default_of_members_that_the_schema_does_not_know(tmp_path: Path) -> None:
+    masked = settings(tmp_path, 'rows.privacy = { callerNumber = "mask", userCountryCode = "drop" }\n' + VALID).rows
+    assert masked.additional_properties == "drop"
+    assert masked.treated == {"callerNumber", "userCountryCode"}
+    kept = settings(tmp_path, 'rows = { additional_properties = "keep", privacy = { userId = "drop" } }\n' + VALID).rows
+    assert kept.additional_properties == "keep"
+
+
+def test_a_variable_names_a_field_without_regard_to_case(tmp_path: Path) -> None:
+    variables = {
+        "CONNECTOR_ROWS__PRIVACY__CALLERNUMBER": "drop",
+        "connector_rows__privacy__userPrincipalName": "mask",
+    }
+    rows = settings(tmp_path, 'rows.privacy = { callerNumber = "mask" }\n' + VALID, variables).rows
+    assert rows.privacy == {"callerNumber": "drop", "userPrincipalName": "mask"}
+
+
+def test_a_key_of_any_bytes_is_read_again_when_its_file_changes_and_never_becomes_a_weak_one(tmp_path: Path) -> None:
+    file = tmp_path / "key"
+    first, second = bytes(range(224, 256)), bytes(range(100, 164))
+    file.write_bytes(first + b"\r\n")
+    key = settings(tmp_path, KEYED + VALID).rows.pseudonym_key
+    assert key is not None
+    assert (key.get(), key.problem) == (first, None)
+    file.write_bytes(second)
+    assert (key.get(), key.problem) == (second, None)
+    file.write_bytes(b"")
+    assert key.get() == second
+    assert "0 bytes" in str(key.problem)
+    file.unlink()
+    assert key.get() == second
+    assert "cannot be read" in str(key.problem)
+    assert "224" not in repr(key)
+
+
+@pytest.mark.parametrize(("content", "what"), [(b"", "is empty"), (b"x" * 31 + b"\n", "is 31 bytes long"), (None, "")])
+def test_a_file_with_too_short_a_key_is_a_problem(tmp_path: Path, content: bytes | None, what: str) -> None:
+    if content is not None:
+        (tmp_path / "key").write_bytes(content)
+    got = problem(tmp_path, KEYED, tenant=True)
+    assert got.startswith("connector.toml: pseudonyms.key: names the file ")
+    assert (what if content is not None else "cannot be read") in got
+    assert "xxx" not in got

@@ -15,10 +15,12 @@ from typing import Any, NamedTuple
 import msgspec
 import numpy as np
 
+from connector import log
 from connector.config import Settings, Tenant
 from connector.core import dedup, instants, jobs, lateness, windows
 from connector.core.coverage import Window
 from connector.core.dedup import Entries, Remembered
+from connector.core.privacy import Privacy
 from connector.core.rows import Reading, Row, Shape, Unfit, unfit_entry
 from connector.core.windows import Rules, Slice, State
 from connector.kafka import avro, topics
@@ -26,10 +28,12 @@ from connector.kafka.seen import Record, SeenLog, Written
 from connector.kafka.state import Checkpoint, checkpoint_record
 from connector.kafka.transaction import Offsets, Outgoing
 
+_logger = log.get(__name__)
 _STATE_PROGRESS_EVERY_S = 60
 _TOMBSTONES_A_COMMIT = 1_000
 _UNFIT = -(2**63)
 "In place of a start: the row was not published."
+_AHEAD_MAX_MS = 55 * 60_000  # a broker refuses record timestamps that are more than an hour ahead, and all with them
 _ROW_MAX_BYTES = 900_000  # a broker takes records of 1 MiB unless it is told otherwise
 
 
@@ -151,6 +155,9 @@ class Batches:
     ) -> None:
         """`partitions` and `schema_ids`: of each topic; there are no ids without a registry."""
         self._rows = settings.rows
+        self._key: bytes | None = None
+        self._key_problem: str | None = None
+        self._privacy = Privacy({}, None)
         self._shape = shape
         self._partitions = partitions
         self._names = topics.Names(settings.kafka.app)
@@ -161,6 +168,8 @@ class Batches:
         self, items: Iterable[Item], accounts: Mapping[str, Account], changes: dict[str, Change]
     ) -> dict[str, Change]:
         """Adds what items do to the accounts that they belong to; accounts stay as they are."""
+        if self._rows.privacy:
+            self._renew_privacy()
         for item in items:
             if isinstance(item, Commanded) and item.command is None:
                 continue
@@ -187,6 +196,17 @@ class Batches:
                     change.state = windows.command(change.state, command, item.now, oldest)
                     change.is_command = True
         return changes
+
+    def _renew_privacy(self) -> None:
+        """Treatments with the pseudonyms' key as it is now."""
+        source = self._rows.pseudonym_key
+        key = source.get() if source is not None else None
+        if not self._privacy or key != self._key:
+            self._key, self._privacy = key, Privacy(self._rows.privacy, key)
+        problem = source.problem if source is not None else None
+        if problem is not None and problem != self._key_problem:
+            _logger.warning("pseudonym_key_not_read", reason=problem, remedy="the key before it is used until then")
+        self._key_problem = problem
 
     def close(self, changes: Mapping[str, Change], accounts: Mapping[str, Account], now: datetime) -> None:
         """Nothing more comes: works out what is remembered and what is forgotten."""
@@ -251,10 +271,14 @@ class Batches:
         values["tenantId"] = account.tenant.id
         values["observedDateTime"] = observed_ms
         values["revision"] = revision
-        values["additionalProperties"] = row.unknown if self._rows.additional_properties == "keep" else {}
+        unknown = row.unknown if self._rows.additional_properties == "keep" else {}
+        if self._privacy:
+            self._privacy.treat(values)
+            unknown = self._privacy.treat_members(unknown)
+        values["additionalProperties"] = unknown
         key = values[self._rows.key] or row.id
         timestamp_ms = observed_ms
-        if self._rows.timestamp == "event" and start_ms is not None:
+        if self._rows.timestamp == "event" and start_ms is not None and 0 < start_ms <= observed_ms + _AHEAD_MAX_MS:
             timestamp_ms = start_ms
         value = self._encoder(avro.ROW, account.tenant.topic)(values)
         change.rows.append(Outgoing(account.tenant.topic, key.encode(), value, timestamp_ms=timestamp_ms))
@@ -287,7 +311,9 @@ class Batches:
             ("window.from", instants.text(page.slice.window.start).encode()),
             ("window.to", instants.text(page.slice.window.end).encode()),
         ]
-        value = row.raw if len(row.raw) <= _ROW_MAX_BYTES else b""
+        value = self._privacy.treat_row(row.raw) if len(row.raw) <= _ROW_MAX_BYTES else b""
+        if len(value) > _ROW_MAX_BYTES:  # a pseudonym is longer than most values
+            value = b""
         topic = topics.dead_letters(account.tenant.topic)
         key = row.id.encode() if row.id else None
         change.dead_letters.append(Outgoing(topic, key, value, timestamp_ms=observed_ms, headers=headers))

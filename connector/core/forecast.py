@@ -21,7 +21,7 @@ from connector.core.budget import Budget
 from connector.core.coverage import Coverage, Window
 from connector.core.instants import EPOCH
 from connector.core.lateness import Lateness
-from connector.core.windows import Rules, Run, Sizes, Slice, State, SweepState
+from connector.core.windows import Rules, Run, Sizes, Slice, State, Sweep, SweepState
 
 ROWS_A_PAGE = 1_000
 ANSWER_S = 0.5
@@ -36,7 +36,12 @@ _SOON_S = 1e-6
 _STEPS = 86_400
 _NOISE = 4_096
 _COUNT_AGAIN_S = 300.0
+_REST_S = 3 * 3_600.0
 _ALIKE = 1.2
+_SHARES = (0.75, 0.5, 0.35)
+_LADDER = tuple(
+    timedelta(minutes=m) for m in (1, 2, 5, 10, 15, 30, 60, 120, 180, 240, 360, 720, 1440, 2880, 4320, 10080)
+)
 _FEW_PAGES = 3
 _HALVINGS = 8
 _TIMES_READ = 3  # as the sweeper: a chain that may have shifted is read again, at most twice
@@ -65,11 +70,16 @@ class Volume:
 
     def __init__(self, per_hour: Sequence[float], lateness: Lateness | None = None, seed: int | None = None) -> None:
         """With `seed` counts scatter as those of independent calls do; without it calls come at even distances."""
+        self._seed = seed
         self._cycle = np.asarray(per_hour, np.float64)
         self._sums = np.concatenate([[0.0], np.cumsum(self._cycle)])
         self._lateness = lateness
         self._noise = None if seed is None else np.random.default_rng(seed).standard_normal(_NOISE)
         self._drawn = 0
+
+    def scaled(self, factor: float) -> "Volume":
+        """So many times as many calls, in the same way."""
+        return Volume((self._cycle * factor).tolist(), self._lateness, self._seed)
 
     @property
     def per_day(self) -> float:
@@ -145,7 +155,7 @@ def evenly(calls_per_day: float) -> Volume:
 
 
 def as_they_came(
-    rows_per_hour: NDArray[np.int64], first: int, now: datetime, lateness: Lateness | None, scale: float = 1.0
+    rows_per_hour: NDArray[np.float64] | NDArray[np.int64], first: int, now: datetime, lateness: Lateness | None
 ) -> tuple[Volume, float]:
     """Calls that come as remembered ones did, and after how many seconds alike again.
 
@@ -156,9 +166,9 @@ def as_they_came(
     days = min(7, hours // 24 - 1) or min(1, hours // 24)
     if days < 1:
         known = rows_per_hour[:hours]
-        return Volume([scale * float(known.mean()) if len(known) else 0.0] * 24, lateness, _SEED), _DAY_S
+        return Volume([float(known.mean()) if len(known) else 0.0] * 24, lateness, _SEED), _DAY_S
     end = hours - 24 if hours // 24 > 1 else hours
-    by_day = scale * rows_per_hour[end - 24 * days : end].reshape(days, 24)
+    by_day = rows_per_hour[end - 24 * days : end].reshape(days, 24)
     totals = by_day.sum(axis=1)
     is_week = days == 7 and float(totals.max()) > _ALIKE * float(totals.min())
     cycle = by_day.ravel() if is_week else by_day.mean(axis=0)
@@ -368,10 +378,9 @@ def predict(
     end_s = warm_s + span_s
     simulation.run(end_s)
     late = {run.sweep for run in simulation.runs + simulation.open_runs() if _overran(run, everys, warm_s)}
-    if not late:
-        # Rows that turn up at the end of the span are found by the runs after it.
-        simulation.run(end_s + everys[slowest], sweep=slowest, since_s=end_s)
-        late |= {run.sweep for run in simulation.runs + simulation.open_runs() if _overran(run, everys, warm_s)}
+    # Rows that turn up at the end of the span are found by the runs after it.
+    simulation.run(end_s + min(everys[slowest], _REST_S if late else math.inf), sweep=slowest, since_s=end_s)
+    late |= {run.sweep for run in simulation.runs + simulation.open_runs() if _overran(run, everys, warm_s)}
     longest = [0.0] * len(everys)
     for run in simulation.runs + simulation.open_runs():
         if run.started_s >= warm_s or run.sweep in late:
@@ -441,3 +450,36 @@ def _delay(late_s: int, simulation: Simulation, calls: Calls, begin: datetime, s
 
 def _hours(moment: datetime) -> float:
     return (moment - EPOCH).total_seconds() / 3_600
+
+
+def suggest(
+    rules: Rules, calls: Calls, requests_per_minute: float, concurrency: int, begin: datetime, asked: Sequence[float]
+) -> Rules | None:
+    """Rules like these whose sweeps come less often, or are fewer, and that fit; None where a few attempts found none.
+
+    `asked`: requests per hour that each sweep would need.
+    """
+    hours = requests_per_minute * 60
+    for share in _SHARES:
+        sweeps, costs = list(rules.sweeps), list(asked)
+        while sum(costs) > share * hours and len(sweeps) > 1:
+            worst = max(range(len(costs)), key=costs.__getitem__)
+            slower = _slower(sweeps, worst)
+            if slower is None:
+                worst = min(worst, len(sweeps) - 2)  # the deepest carries the promise
+                del sweeps[worst], costs[worst]
+            else:
+                costs[worst] *= sweeps[worst].every / slower
+                sweeps[worst] = sweeps[worst]._replace(every=slower)
+        changed = rules._replace(sweeps=tuple(sweeps))
+        if sum(costs) <= share * hours and predict(changed, calls, requests_per_minute, concurrency, begin).fits:
+            return changed
+    return None
+
+
+def _slower(sweeps: Sequence[Sweep], index: int) -> timedelta | None:
+    """The next longer `every` of a sweep; None when it would come no more often than the next one, or leave holes."""
+    longer = next((every for every in _LADDER if every > sweeps[index].every), None)
+    if longer is None or (index + 1 < len(sweeps) and longer >= sweeps[index + 1].every):
+        return None
+    return longer if longer <= sweeps[index].overlap else None

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from connector.core.dedup import Entries, Hours, Remembered
 from connector.core.rows import ENTRY, LAYOUT, LAYOUT_MASK
@@ -150,6 +151,27 @@ def restore(records: Mapping[bytes, bytes]) -> dict[str, tuple[Remembered, SeenL
             )
         remembered.restore(remembers, hours)
         result[tenant] = (remembered, log)
+    return result
+
+
+def rows_per_hour(records: Mapping[bytes, bytes], end: int) -> dict[str, tuple[int, NDArray[np.float64]]]:
+    """Remembered rows of each tenant by hour of call start, from the first such hour (since the epoch) to `end`.
+
+    Those of a longer bucket are spread evenly over it. A row that was revised may count twice.
+    """
+    sizes: dict[str, dict[_Bucket, int]] = defaultdict(lambda: defaultdict(int))
+    for key, value in records.items():
+        tenant, width, number, _ = key.decode().rsplit("/", 3)
+        sizes[tenant][_Bucket(int(width), int(number))] += (len(value) - 1) // ENTRY.itemsize
+    result = {}
+    for tenant, buckets in sizes.items():
+        first = min(bucket.number * bucket.width for bucket in buckets)
+        counts = np.zeros(max(0, end - first), np.float64)
+        for bucket, rows in buckets.items():
+            start = bucket.number * bucket.width - first
+            inside = counts[start : start + bucket.width]
+            inside += rows / max(1, len(inside))
+        result[tenant] = (first, counts)
     return result
 
 

@@ -10,7 +10,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from connector import __version__, log, report
@@ -188,6 +188,7 @@ class Service:
                 found = await asyncio.to_thread(
                     admin.ensure, wanted, create=kafka.create_topics, replication_factor=kafka.replication_factor
                 )
+                await self._warn_of_event_time(admin, self._settings)
             except BrokersAwayError as error:
                 self._heard(up=False)
                 _logger.warning("brokers_unreachable", reason=str(error), again_in_s=pause_s)
@@ -228,7 +229,19 @@ class Service:
 
     def _wanted_topics(self, settings: Settings) -> list[topics.Topic]:
         kafka = self._settings.kafka
-        return topics.wanted(kafka.app, settings.topics, kafka.shards, kafka.partitions, kafka.topic_properties)
+        key = self._settings.rows.key
+        return topics.wanted(kafka.app, settings.topics, kafka.shards, kafka.partitions, kafka.topic_properties, key)
+
+    async def _warn_of_event_time(self, admin: topics.Admin, settings: Settings) -> None:
+        if self._settings.rows.timestamp != "event":
+            return
+        now, horizon = self._now(), self._settings.dedup.horizon
+        deepest = max(sweep.overlap for sweep in self._settings.windows.sweeps)
+        reaches: dict[str, timedelta] = {}
+        for tenant in settings.tenants:
+            ago = now - tenant.start if isinstance(tenant.start, datetime) else -tenant.start
+            reaches[tenant.topic] = max(reaches.get(tenant.topic, deepest), min(ago, horizon))
+        await asyncio.to_thread(admin.warn_of_event_time, reaches, horizon)
 
     async def _probe(self, admin: topics.Admin) -> None:
         """Asks a broker now and then, so that their absence shows when nothing is committed."""
@@ -293,13 +306,15 @@ class Service:
             return
         if self._around is not None:
             wanted = self._wanted_topics(settings)
+            admin = topics.Admin(self._clients)
             try:
                 found = await asyncio.to_thread(
-                    topics.Admin(self._clients).ensure,
+                    admin.ensure,
                     wanted,
                     create=self._settings.kafka.create_topics,
                     replication_factor=self._settings.kafka.replication_factor,
                 )
+                await self._warn_of_event_time(admin, settings)
                 if self._registry is not None and self._around.schema_ids is not None:
                     new = [s for s in self._subjects(settings) if not self._around.schema_ids.keys() >= set(s.topics)]
                     self._around.schema_ids.update(await asyncio.to_thread(self._registry.ensure, new))
@@ -308,6 +323,9 @@ class Service:
                 return
             self._around.partitions.update(found.partitions)
         self._settings = dataclasses.replace(self._settings, tenants=settings.tenants)
+        mine, newest = self._settings.rows.pseudonym_key, settings.rows.pseudonym_key
+        if mine is not None and newest is not None:
+            mine.become(newest)
         for number, shard in self._shards.items():
             shard.configure(self._tenants_of(number))
         _logger.info("configuration_reloaded", tenants=len(settings.tenants))

@@ -4,12 +4,14 @@ Only what would break the promise is refused; a broker that will not tell a topi
 """
 
 from collections.abc import Mapping, Sequence
+from datetime import timedelta
 from typing import NamedTuple
 
 from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, ResourceType
 
 from connector import log
+from connector.core import timestamps
 from connector.errors import BrokersAwayError, RefusedError
 from connector.kafka.clients import Clients
 
@@ -35,6 +37,8 @@ class Topic(NamedTuple):
     settings: Mapping[str, str]
     fixed: bool = False
     compacted: bool | None = None
+    key: str = "id"
+    "Field of the rows that is their key."
 
 
 class Names(NamedTuple):
@@ -73,14 +77,19 @@ def progress(topic: str) -> str:
 
 
 def wanted(
-    app: str, row_topics: Sequence[str], shards: int, partitions: int, topic_settings: Mapping[str, str]
+    app: str,
+    row_topics: Sequence[str],
+    shards: int,
+    partitions: int,
+    topic_settings: Mapping[str, str],
+    key: str = "id",
 ) -> list[Topic]:
-    """Every topic that the connector uses."""
+    """Every topic that the connector uses. `key`: field of the rows that is their key."""
     names = Names(app)
     topics = []
     for topic in dict.fromkeys(row_topics):
         topics += [
-            Topic(topic, partitions, topic_settings),
+            Topic(topic, partitions, topic_settings, key=key),
             Topic(dead_letters(topic), partitions, {"cleanup.policy": "delete", "retention.ms": str(30 * _DAY_MS)}),
             Topic(progress(topic), 1, {"cleanup.policy": "delete", "retention.ms": str(7 * _DAY_MS)}),
         ]
@@ -154,6 +163,24 @@ class Admin:
             result[resource.name] = {name: entry.value for name, entry in entries.items()}
         return result
 
+    def warn_of_event_time(self, reaches: Mapping[str, timedelta], horizon: timedelta) -> None:
+        """Logs what settings of row topics do to records stamped with the start of the call.
+
+        `reaches`: of each topic, how long ago a call that is read may have begun. Raises BrokersAwayError.
+        """
+        try:
+            settings = self.settings(list(reaches))
+        except KafkaException as error:
+            raise BrokersAwayError(error.args[0].str()) from error
+        for topic, reach in reaches.items():
+            for danger in timestamps.dangers(settings.get(topic, {}), reach, horizon):
+                setting = f"{danger.setting}={danger.value}"
+                command = _alter_command(topic, f"{danger.setting}={danger.needed}")
+                remedy = f'{command}, or rows.timestamp = "ingest"'
+                _logger.warning(
+                    "event_time_danger", topic=topic, setting=setting, reason=danger.reason, remedy=remedy
+                )
+
     def ensure(self, topics: Sequence[Topic], *, create: bool, replication_factor: int) -> Found:
         """Creates what is missing and checks what exists.
 
@@ -167,6 +194,7 @@ class Admin:
     def _ensure(self, topics: Sequence[Topic], *, create: bool, replication_factor: int) -> Found:
         found = self.look()
         missing = [topic for topic in topics if topic.name not in found.partitions]
+        _check_keys([(topic, topic.settings.get("cleanup.policy")) for topic in missing])
         if missing and create:
             self.create(missing, replication_factor)
             found = self.look()
@@ -197,18 +225,32 @@ class Admin:
                     f"topic {topic.name} has {has} partitions, kafka.shards is {topic.partitions}: set kafka.shards = "
                     f"{has}, or, if it was never used, delete it and create it with: {_create_command(topic)}"
                 )
-        settings = self.settings([topic.name for topic in fixed if topic.compacted is not None])
+        keyed = [topic for topic in topics if topic.key != "id"]
+        settings = self.settings([topic.name for topic in (*fixed, *keyed)])
+        _check_keys([(topic, settings.get(topic.name, {}).get("cleanup.policy")) for topic in keyed])
         for topic in fixed:
             policy = settings.get(topic.name, {}).get("cleanup.policy")
             if (policy is not None and ("compact" in policy) is not topic.compacted) or policy == "compact,delete":
                 right = topic.settings["cleanup.policy"]
                 problems.append(
                     f"topic {topic.name} has cleanup.policy={policy}, it must be {right}: repair it with: "
-                    "kafka-configs.sh --bootstrap-server BROKER --alter --entity-type topics "
-                    f"--entity-name {topic.name} --add-config cleanup.policy={right}"
+                    f"{_alter_command(topic.name, f'cleanup.policy={right}')}"
                 )
         if problems:
             raise RefusedError("\n".join(problems))
+
+
+def _check_keys(topics: Sequence[tuple[Topic, str | None]]) -> None:
+    """Raises RefusedError for a topic, given with its cleanup.policy, on which rows would replace others."""
+    problems = [
+        f'topic {topic.name} has cleanup.policy={policy}, and rows.key is "{topic.key}": of all records with one key a '
+        f'compacted topic keeps the newest alone, and many calls have the same {topic.key}: set rows.key = "id", or '
+        f"keep every record: {_alter_command(topic.name, 'cleanup.policy=delete')}"
+        for topic, policy in topics
+        if topic.key != "id" and "compact" in (policy or "")
+    ]
+    if problems:
+        raise RefusedError("\n".join(problems))
 
 
 _PERMANENT = frozenset(
@@ -222,6 +264,11 @@ _PERMANENT = frozenset(
         KafkaError.TOPIC_EXCEPTION,
     }
 )
+
+
+def _alter_command(name: str, setting: str) -> str:
+    command = "kafka-configs.sh --bootstrap-server BROKER --alter --entity-type topics"
+    return f"{command} --entity-name {name} --add-config {setting}"
 
 
 def _create_command(topic: Topic) -> str:

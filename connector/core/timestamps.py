@@ -1,0 +1,75 @@
+"""What a topic's settings do to records that are stamped with the start of the call, which may be months ago.
+
+Kafka deletes by a record's timestamp, not by when it was written, and refuses timestamps that are too far off.
+"""
+
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import NamedTuple
+
+AHEAD_MAX = timedelta(hours=1)
+"A broker refuses, unless told otherwise, what is further ahead of its clock."
+_BEFORE = ("message.timestamp.before.max.ms", "message.timestamp.difference.max.ms")  # the second until Kafka 3.9
+_AFTER = ("message.timestamp.after.max.ms", "message.timestamp.difference.max.ms")
+_MILLISECOND = timedelta(milliseconds=1)
+
+
+class Danger(NamedTuple):
+    """A setting of a topic under which event time loses records; `needed` is what to set it to."""
+
+    setting: str
+    value: str
+    reason: str
+    needed: str
+
+
+def dangers(settings: Mapping[str, str | None], reach: timedelta, horizon: timedelta) -> list[Danger]:
+    """What is wrong with a topic's settings for event time.
+
+    `reach`: how long ago a call that sweeps or a first start read may have begun; `horizon`: that a backfill reads.
+    """
+    if settings.get("message.timestamp.type") == "LogAppendTime":
+        reason = "the broker stamps records with its own time, not with the start of the call"
+        return [Danger("message.timestamp.type", "LogAppendTime", reason, "CreateTime")]
+    found = []
+    wanted = str(horizon // _MILLISECOND)
+    if "delete" in (settings.get("cleanup.policy") or "delete"):
+        kept = _span(settings, "retention.ms")
+        if kept is not None and kept <= max(reach, horizon):
+            who = _who(kept, reach, horizon)
+            reason = f"a call that began longer ago is deleted as soon as it is written, and {who}"
+            found.append(Danger("retention.ms", str(settings["retention.ms"]), reason, wanted))
+    for name in _BEFORE:
+        limit = _span(settings, name)
+        if limit is not None and limit < max(reach, horizon):
+            who = _who(limit, reach, horizon)
+            reason = f"the broker refuses a call that began longer ago, and all that is written with it; {who}"
+            found.append(Danger(name, str(settings[name]), reason, wanted))
+    for name in _AFTER:
+        limit = _span(settings, name)
+        if limit is not None and limit < AHEAD_MAX:
+            reason = "the broker refuses a call that began further ahead of its clock, and all that is written with it"
+            found.append(Danger(name, str(settings[name]), reason, str(AHEAD_MAX // _MILLISECOND)))
+    return list({danger.setting: danger for danger in reversed(found)}.values())[::-1]
+
+
+def _who(limit: timedelta, reach: timedelta, horizon: timedelta) -> str:
+    if limit <= reach:
+        return f"sweeps and the first start read up to {_days(reach)} days back"
+    return f"a backfill may read up to {_days(horizon)} days back"
+
+
+def _days(span: timedelta) -> str:
+    return f"{span / timedelta(days=1):.3g}"
+
+
+def _span(settings: Mapping[str, str | None], name: str) -> timedelta | None:
+    """A limit in milliseconds; None where there is none."""
+    text = settings.get(name)
+    try:
+        limit = int(text or -1)
+    except ValueError:
+        return None
+    if limit < 0 or limit > timedelta.max // _MILLISECOND:
+        return None
+    return timedelta(milliseconds=limit)

@@ -1,0 +1,183 @@
+"""Personal data: what mask, pseudonymize and drop make of values, and of JSON that nobody can decode into fields."""
+
+import hashlib
+import hmac
+import json
+import unicodedata
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from connector.core.privacy import Privacy, mask, treatable
+from connector.kafka import avro
+
+KEY = bytes(range(32))
+SECRET = "+4930123456789"
+ALL = {"callerNumber": "mask", "userId": "pseudonymize", "userDisplayName": "drop"}
+PRIVACY = Privacy(ALL, KEY)
+
+
+def pseudonym(value: str) -> str:
+    kid = hashlib.sha256(KEY).hexdigest()[:8]
+    return f"{kid}:{hmac.new(KEY, value.encode(), hashlib.sha256).hexdigest()}"
+
+
+def test_strings_of_graphs_can_be_treated_but_not_the_identity() -> None:
+    fields = treatable(avro.load(avro.ROW))
+    assert {"callerNumber", "userPrincipalName", "correlationId", "userCountryCode"} <= set(fields)
+    assert not {"id", "tenantId", "startDateTime", "duration", "administrativeUnitInfos", "additionalProperties"} & set(
+        fields
+    )
+
+
+@pytest.mark.parametrize(
+    ("value", "masked"),
+    [
+        ("+4930123456789", "+49301********"),
+        ("004930123456", "004930******"),
+        ("+1 (425) 555-0100", "+1 (42*) ***-****"),
+        ("+1001", "+1001"),
+        ("1042", "1042"),
+        ("1042-ab-Ж李٣²", "1042-a*-****"),
+        ("٠١٢٣٤٥٦٧", "٠١٢٣٤٥**"),
+        ("+4930123***", "+49301*****"),
+        ("Anna-Łucja Фролова 李", "****-***** ******* *"),
+        ("sip:lobby@sbc01.adatum.biz", "***:*****@*****.******.***"),
+        ("anonymous", "*********"),
+        ("(425) 5550100", "(***) *******"),
+        (" +4930123456", " +**********"),
+        ("", ""),
+        ("+", "+"),
+        ("🙂a", "🙂*"),
+    ],
+)
+def test_mask_leaves_six_characters_of_a_number_and_no_letter_or_digit_of_anything_else(
+    value: str, masked: str
+) -> None:
+    assert mask(value) == masked
+
+
+@given(st.text())
+def test_mask_keeps_length_and_punctuation_in_any_script(value: str) -> None:
+    masked = mask(value)
+    number = value.startswith("+") or unicodedata.category(value[:1] or " ") == "Nd"
+    assert len(masked) == len(value)
+    for at, (before, after) in enumerate(zip(value, masked, strict=True)):
+        readable = unicodedata.category(before)[0] in "LN"
+        assert after == ("*" if readable and not (number and at < 6) else before)
+
+
+def test_a_pseudonym_names_its_key_and_is_the_same_for_the_same_value_and_key() -> None:
+    values: dict[str, Any] = dict.fromkeys(ALL, "Jürgen") | {"id": "1"}
+    PRIVACY.treat(values)
+    assert values == {"callerNumber": "******", "userId": pseudonym("Jürgen"), "userDisplayName": None, "id": "1"}
+
+
+@pytest.mark.parametrize("value", [None, ""])
+def test_null_and_the_empty_text_stay(value: str | None) -> None:
+    values: dict[str, Any] = dict.fromkeys(ALL, value)
+    PRIVACY.treat(values)
+    assert values == dict.fromkeys(ALL, value)
+    row = json.dumps(dict.fromkeys(ALL, value)).encode()
+    assert PRIVACY.treat_row(row) == row
+
+
+@pytest.mark.parametrize(
+    ("row", "treated"),
+    [
+        (
+            '{ "b" : 5.0,"callerNumber": "+4930123456" ,\t"a":[1e3, "ü\\u00fc"] }',
+            '{ "b" : 5.0,"callerNumber": "+49301*****" ,\t"a":[1e3, "ü\\u00fc"] }',
+        ),
+        ('{"callerNumber":49301234567,"x":1}', '{"callerNumber":null,"x":1}'),
+        ('{"callerNumber":true}', '{"callerNumber":null}'),
+        (
+            '{"userDisplayName":{"name":"x","callerNumber":[{}, "+4930"]} ,"id":"1"}',
+            '{"userDisplayName":null ,"id":"1"}',
+        ),
+        ('{"userDisplayName":["a", ["b"]],"id":[{"a":1}]}', '{"userDisplayName":null,"id":[{"a":1}]}'),
+        ('{"\\u0063allerNumber":"+4930123456"}', '{"\\u0063allerNumber":"+49301*****"}'),
+        ('{"CALLERNUMBER":"Anna","callernumber":"Bo"}', '{"CALLERNUMBER":"****","callernumber":"**"}'),
+        (
+            '{"callerNumber":"1","callerNumber":"Anna","id":"","callerNumber":2}',
+            '{"callerNumber":"1","callerNumber":"****","id":"","callerNumber":null}',
+        ),
+        (
+            '{"raw":{"leg":[{"callerNumber":"Anna","n":{"userDisplayName":"Bo"}}]},"callerNumber":null}',
+            '{"raw":{"leg":[{"callerNumber":"****","n":{"userDisplayName":null}}]},"callerNumber":null}',
+        ),
+        ('{"callerNumber":"A\\u006ena \\"\\\\"}', '{"callerNumber":"**** \\"\\\\"}'),
+        ('{"callerNumber":"\\u004anna\\ud83d"}', '{"callerNumber":null}'),
+        ('{"callerNumber":"\\ud83d\\ude42a"}', '{"callerNumber":"🙂*"}'),
+        ('{"a":"callerNumber","b":"x: \\"callerNumber\\""}', '{"a":"callerNumber","b":"x: \\"callerNumber\\""}'),
+        ('{"a":"}","callerNumber":"]{Anna"}', '{"a":"}","callerNumber":"]{****"}'),
+        ("{}", "{}"),
+        ('["callerNumber","+4930123456"]', ""),
+        ('"+4930123456"', ""),
+        ("49301234567", ""),
+        ('{"callerNumber":"Anna"', ""),
+        ('{"callerNumber":"Anna', ""),
+        ('{"callerNumber":"Anna"]}', ""),
+        ('{"callerNumber":"Anna"}, "Anna"', ""),
+    ],
+)
+def test_a_row_that_does_not_fit_is_as_received_but_for_what_is_treated(row: str, treated: str) -> None:
+    """However a member is spelled, as often as it is there, however deep. What is no JSON object is left out whole."""
+    assert PRIVACY.treat_row(row.encode()).decode() == treated
+
+
+def test_a_row_nested_deeper_than_python_calls_is_treated() -> None:
+    deep = b'{"a":' * 5_000 + b'{"callerNumber":"Anna"}' + b"}" * 5_000
+    assert PRIVACY.treat_row(deep) == deep.replace(b"Anna", b"****")
+    hidden = b'{"userDisplayName":' + b"[" * 5_000 + b"]" * 5_000 + b"}"
+    assert PRIVACY.treat_row(hidden) == b'{"userDisplayName":null}'
+
+
+def test_without_a_setting_a_row_is_as_received() -> None:
+    assert Privacy({}, None).treat_row(b'["+4930123456"]') == b'["+4930123456"]'
+
+
+def test_members_that_the_schema_does_not_know_are_treated_where_they_have_a_treated_name() -> None:
+    members = {
+        "CallerNumber": '"Anna"',
+        "leg": '{"userId": "u", "n": 1}',
+        "callernumber ": '"x"',
+        "n": "9007199254740993",
+    }
+    assert PRIVACY.treat_members(members) == {
+        "CallerNumber": '"****"',
+        "leg": f'{{"userId": "{pseudonym("u")}", "n": 1}}',
+        "callernumber ": '"x"',
+        "n": "9007199254740993",
+    }
+
+
+_JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.just(SECRET) | st.text(max_size=5),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from([*ALL, "CallerNumber", "other", "leg"]), inner, max_size=4)
+    ),
+    max_leaves=12,
+)
+
+
+def _expected(value: Any, *, is_treated: str | None = None) -> Any:
+    if is_treated is not None:
+        if value == "" or value is None or is_treated == "drop" or not isinstance(value, str):
+            return "" if value == "" else None
+        return mask(value) if is_treated == "mask" else pseudonym(value)
+    if isinstance(value, dict):
+        names = {name.lower(): treatment for name, treatment in ALL.items()}
+        return {name: _expected(inner, is_treated=names.get(name.lower())) for name, inner in value.items()}
+    return [_expected(inner) for inner in value] if isinstance(value, list) else value
+
+
+@given(st.dictionaries(st.sampled_from([*ALL, "callernumber", "id", "leg"]), _JSON), st.sampled_from([None, 1]))
+def test_whatever_a_row_holds_its_json_is_that_of_the_treated_values(row: dict[str, Any], indent: int | None) -> None:
+    text = json.dumps(row, ensure_ascii=indent is None, indent=indent).encode()
+    treated = json.loads(PRIVACY.treat_row(text))
+    assert treated == _expected(row)
+    assert list(treated) == list(row)

@@ -40,7 +40,7 @@ def ended(process: subprocess.Popen[str], deadline_s: float = DEADLINE_S) -> Don
     except subprocess.TimeoutExpired:
         process.kill()
         output, error = process.communicate()
-        raise TimeoutError(f"{process.args} goes on after {deadline_s:g} s; it said:\n{output}{error}") from None
+        raise TimeoutError(f"{process.args!r} goes on after {deadline_s:g} s; it said:\n{output}{error}") from None
     assert "Traceback" not in error, error
     return Done(process.returncode, output, error)
 

@@ -90,8 +90,8 @@ def test_ten_kills_during_a_backfill_lose_and_repeat_nothing(
 ) -> None:
     """It was filed while no worker ran; live calls come meanwhile; what was left to read never grows."""
     moments = random.Random(5)
-    source = simulate(days=4, calls_per_day=20_000, **SOON)
-    configured = settings(source, tenants=tenants(source, "-6h"), graph={"requests_per_minute": 900})
+    source = simulate(days=4, calls_per_day=15_000, **SOON)
+    configured = settings(source, tenants=tenants(source, "-6h"), graph={"requests_per_minute": 600})
     worker = new_worker(configured)
     assert worker.run_once() == 0
     job = commands.succeed(worker.config, "backfill", "--tenant", "contoso", "--from", "-5d", "--to", "-5h")
@@ -112,8 +112,8 @@ def test_ten_kills_during_a_backfill_lose_and_repeat_nothing(
     until_swept(worker, source, timedelta(hours=5, minutes=59))
     assert worker.stop() == 0
     found = oracle.check(broker.bootstrap, topic, app, source.truth(), claims=False)
-    assert len(found.newest) > 75_000
-    assert done["rows"] > 70_000
+    assert len(found.newest) > 55_000
+    assert done["rows"] > 50_000
     left = remaining_seconds(broker.bootstrap, app)[job]
     assert left == sorted(left, reverse=True)
     assert len(set(left)) > KILLS
@@ -172,7 +172,7 @@ class Scene:
         self.source = source
         self.config = worker.config
         self._control = f"{app}.control"
-        self._producer = Producer({"bootstrap.servers": bootstrap, "linger.ms": 0})
+        self._producer = Producer({"bootstrap.servers": bootstrap, "linger.ms": 0, "log_level": 0})
 
     def backfill(self, *arguments: str, tenant: str = "contoso") -> str:
         return commands.succeed(self.config, "backfill", "--tenant", tenant, *arguments)
@@ -216,7 +216,8 @@ def test_jobs_that_overlap_both_end_and_nothing_comes_twice(
     until_job(scene.worker, other, "done")
     found = commands.jobs(scene.config)
     assert [found[job]["state"] for job in (first, second, other)] == ["done", "done", "done"]
-    assert [job["id"] for job in scene.worker.status()["jobs"]] == list(found) == [first, second, other]
+    assert {job["id"]: job for job in scene.worker.status()["jobs"]} == found
+    assert found.keys() == {first, second, other}
     assert 0 < found[second]["rows"] < 2_000 < found[first]["rows"]
     until_swept(scene.worker, scene.source, timedelta(minutes=59))
     told = commands.status(scene.config)
@@ -319,8 +320,8 @@ def test_whatever_is_written_on_the_control_topic_stops_nothing(
         {"command": "cancel", "job": str(uuid.uuid4())},
     ]
     for members in hostile:
-        value = json.dumps({"id": str(uuid.uuid4()), "tenant": tenant, "filed": "2026-01-01T00:00:00Z", **members})
-        scene.write(value.encode(), shard, tenant.encode())
+        record = {"id": str(uuid.uuid4()), "tenant": tenant, "filed": "2026-01-01T00:00:00Z", **members}
+        scene.write(json.dumps(record).encode(), shard, tenant.encode())
     scene.order("00000000-0000-0000-0000-000000000000", command="pause")
     repeated = scene.order(tenant, command="backfill", **{"from": valid["from"], "to": "9999-12-31T23:59:59Z"})
     for _ in range(3):

@@ -178,18 +178,19 @@ def committed(bootstrap: str, topic: str, app: str) -> Committed:
     return result
 
 
-def check(bootstrap: str, topic: str, app: str, truth: Truth, *, claims: bool = True) -> Committed:
+def check(bootstrap: str, topic: str, app: str, truth: Truth, *, claims: bool = True, key: str = "id") -> Committed:
     """All that is on the topics, once it is known to be exactly the truth. AssertionError names what differs.
 
-    `claims`: whether progress is checked too; not where the source's clock was moved while it was read.
+    `claims`: whether progress is checked too; not where the source's clock was moved while it was read. `key`: field
+    that is the records' key.
     """
     found = committed(bootstrap, topic, app)
-    problems = differences(found, truth, claims=claims)
+    problems = differences(found, truth, claims=claims, key=key)
     assert not problems, f"{topic} is not what the source shows:\n" + "\n".join(problems)
     return found
 
 
-def differences(found: Committed, truth: Truth, *, claims: bool = True) -> list[str]:
+def differences(found: Committed, truth: Truth, *, claims: bool = True, key: str = "id") -> list[str]:
     """What is wrong, a sentence each; empty when the topics say exactly what the source shows."""
     problems = [f"a transaction is still open in {partition}" for partition in found.open]
     wanted = _fitting(truth)
@@ -205,8 +206,8 @@ def differences(found: Committed, truth: Truth, *, claims: bool = True) -> list[
     ]
     problems += _named("not in its newest version", behind)
     problems += _revisions(found.rows, numbers)
-    misplaced = {(row.tenant, row.id) for row in found.rows if row.entry.key != row.id.encode()}
-    problems += _named("with a key other than its id", misplaced)
+    misplaced = {(row.tenant, row.id) for row in found.rows if row.entry.key != (row.fields[key] or row.id).encode()}
+    problems += _named(f"with a key other than its {key}", misplaced)
     problems += _dead_letters(found, truth)
     if claims:
         for statement in found.progress:

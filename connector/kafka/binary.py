@@ -7,7 +7,7 @@ read, not here.
 """
 
 from collections.abc import Callable, Mapping
-from operator import itemgetter
+from operator import call, itemgetter
 from typing import Any
 
 Encode = Callable[[Any], bytes]
@@ -21,7 +21,7 @@ _LONGEST_REMEMBERED = 100
 class _Memo(dict[Any, bytes]):
     """What values became; forgets all of them when there are too many."""
 
-    def __init__(self, encode: Encode, filled: Callable[[], object] = bool) -> None:
+    def __init__(self, encode: Encode, filled: Callable[[], object]) -> None:
         """`filled` is called before all is forgotten."""
         self._encode = encode
         self._filled = filled
@@ -52,8 +52,6 @@ def long(number: int) -> bytes:
 
 _LENGTHS = [long(length) for length in range(512)]
 _PRESENT_LENGTHS = [_PRESENT + length for length in _LENGTHS]
-_TWO_BYTES = [bytes((low & 0x7F | 0x80, low >> 7 | 0x80)) for low in range(1 << 14)]
-_upper = _Memo(_varint)
 
 
 def text(string: str) -> bytes:
@@ -64,11 +62,13 @@ def text(string: str) -> bytes:
 
 
 def _instant(milliseconds: int) -> bytes:
-    """A long like any other, but faster where it is a date of our time: its upper bits change once in a day."""
+    """A long like any other, but faster for the years 1971 to 2038, which take six bytes."""
     bits = milliseconds << 1
-    if bits >> 28 <= 0:
+    if not 1 << 35 <= bits < 1 << 42:
         return long(milliseconds)
-    return _TWO_BYTES[bits & 0x3FFF] + _TWO_BYTES[bits >> 14 & 0x3FFF] + _upper[bits >> 28]
+    low = bits & 0x7F | (bits & 0x3F80) << 1 | (bits & 0x1FC000) << 2
+    high = (bits & 0xFE00000) << 3 | (bits & 0x7F0000000) << 4 | (bits & 0x3F800000000) << 5
+    return (low | high | 0x8080808080).to_bytes(6, "little")
 
 
 def _nullable_text(string: str | None) -> bytes:
@@ -125,7 +125,7 @@ def record(schema: Mapping[str, Any]) -> Encode:
     join = b"".join
 
     def encode_record(values: Mapping[str, Any]) -> bytes:
-        return join([encode(value) for encode, value in zip(columns, in_order(values), strict=True)])
+        return join(map(call, columns, in_order(values)))
 
     return encode_record
 

@@ -24,7 +24,7 @@ def _values(schema: Any) -> st.SearchStrategy[Any]:
         case "int":
             return _INT
         case "long":
-            return _LONG | st.integers(0, 2**42)
+            return _LONG | st.integers(2**34 - 2, 2**34) | st.integers(2**41 - 2, 2**41) | st.integers(0, 2**42)
         case "boolean":
             return st.booleans()
         case "array":

@@ -243,6 +243,14 @@ class TestSweeps:
         state, _ = windows.drop_runs(state)
         assert state.coverage.through == NOW
 
+    def test_a_slice_counts_as_read_when_its_run_began_however_long_that_took(self) -> None:
+        rules = DEFAULT._replace(sweeps=(Sweep(M, 15 * M),))
+        state, _ = windows.begin(windows.first_state(rules, NOW - H, NOW), rules, NOW)
+        while piece := next_piece(state, rules):
+            state, _ = windows.finish(state, [(piece, True)], NOW + 10 * M)
+        assert {read.at for read in state.coverage.reads} == {NOW}
+        assert state.sweeps[0].through == NOW - 15 * M
+
     def test_the_deepest_of_those_that_begin_together_is_the_one_the_others_end_with(self) -> None:
         assert windows.replaced_by([0, 1, 3], DEFAULT) == 3
         assert windows.replaced_by([], DEFAULT) is None

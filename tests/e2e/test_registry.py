@@ -1,0 +1,197 @@
+"""The service with a registry: the wire format that confluent's own deserializer reads, waiting, refusing, commands."""
+
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from confluent_kafka.schema_registry import SchemaRegistryClient
+from confluent_kafka.schema_registry.avro import AvroDeserializer
+from confluent_kafka.serialization import MessageField, SerializationContext
+
+from connector import service
+from connector.config import load
+from connector.kafka import avro
+from tests import oracle
+from tests.conftest import SharedBroker
+from tests.registries import Answer, Answers, Fake, Registry
+from tests.simulation import Simulation
+from tests.workers import ROOT, Worker, toml
+
+Simulate = Callable[..., Simulation]
+NewWorker = Callable[..., Worker]
+Settings = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture
+def fake() -> Iterator[Callable[[Answers], Fake]]:
+    with ExitStack() as stack:
+        yield lambda answer: stack.enter_context(Fake(answer))
+
+
+def read(registry: Registry, broker: SharedBroker, topic: str) -> list[dict[str, Any]]:
+    """A topic as a reader with confluent's deserializer has it."""
+    context = SerializationContext(topic, MessageField.VALUE)
+    with SchemaRegistryClient({"url": registry.url}) as client:
+        deserialize = AvroDeserializer(client)
+        return [deserialize(entry.value, context) for entry in oracle.read(broker.bootstrap, topic)]
+
+
+def command(folder: Path, settings: dict[str, Any], *arguments: str) -> subprocess.CompletedProcess[str]:
+    config = folder / "command.toml"
+    config.write_text(toml(settings), encoding="utf-8")
+    line = [sys.executable, "-m", "connector", *arguments, "--config", str(config)]
+    return subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+
+
+@pytest.mark.parametrize("strategy", ["topic", "record", "topic_record"])
+def test_confluent_s_own_deserializer_reads_rows_and_progress(
+    strategy: str,
+    registry: Registry,
+    broker: SharedBroker,
+    topic: str,
+    simulate: Simulate,
+    new_worker: NewWorker,
+    settings: Settings,
+) -> None:
+    source = simulate(days=1, calls_per_day=200, frozen=True, unknown=0.05)
+    section = {"url": registry.url, "subject_name_strategy": strategy}
+    worker = new_worker(settings(source, schema_registry=section, graph={"api_version": "beta"}))
+    assert worker.run_once() == 0, worker.tail()
+    (tenant,) = source.tenants
+    rows = read(registry, broker, topic)
+    truth = {row.id for row in source.truth()[tenant]}
+    assert {row["id"] for row in rows} == truth
+    assert all(row["tenantId"] == tenant and row["observedDateTime"].tzinfo is not None for row in rows)
+    assert any(row["userCountryCode"] for row in rows), "beta's members are fields"
+    assert any(row["additionalProperties"] for row in rows)
+    progress = read(registry, broker, f"{topic}.progress")
+    assert {record["tenantId"] for record in progress} == {tenant}
+    record = {
+        "row": "microsoft.graph.callRecords.directRoutingLogRow",
+        "progress": "microsoft.graph.callRecords.progress",
+    }
+    subjects = {
+        "topic": {f"{topic}-value", f"{topic}.progress-value"},
+        "record": set(record.values()),
+        "topic_record": {f"{topic}-{record['row']}", f"{topic}.progress-{record['progress']}"},
+    }[strategy]
+    assert subjects <= set(registry.ask("GET", "/subjects")[1])
+
+
+def test_another_schema_under_the_subject_ends_run_with_the_field_named(
+    registry: Registry, topic: str, simulate: Simulate, new_worker: NewWorker, settings: Settings
+) -> None:
+    schema = avro.load(avro.ROW)
+    schema["fields"][2]["type"] = "int"
+    del schema["fields"][2]["default"]
+    registry.put(f"{topic}-value", schema)
+    worker = new_worker(settings(simulate(days=1, calls_per_day=10), schema_registry={"url": registry.url}))
+    worker.start()
+    assert worker.wait() == 1
+    assert f"subject {topic}-value: " in worker.tail()
+    assert "field callType is int there and null or string here" in worker.tail()
+    assert "Traceback" not in worker.tail()
+
+
+def test_a_registry_that_is_away_is_waited_for_and_never_stops_a_running_worker(
+    broker: SharedBroker,
+    topic: str,
+    fake: Callable[[Answers], Fake],
+    simulate: Simulate,
+    new_worker: NewWorker,
+    settings: Settings,
+) -> None:
+    answers: dict[str, Answer] = {"now": (401, {"error_code": 401})}
+    server = fake(lambda *_: answers["now"])
+    source = simulate(days=1, calls_per_day=2_000)
+    worker = new_worker(settings(source, schema_registry={"url": server.url}))
+    worker.start()
+    reason = f"the schema registry at {server.url} wants credentials (401)"
+    worker.until(lambda: reason in worker.get("/readyz")[1], "the reason in /readyz")
+    assert worker.get("/readyz")[0] == 503
+    assert worker.get("/livez")[0] == 200
+    assert worker.until_logged("schema_registry_away")["reason"].startswith(reason)
+    answers["now"] = 503, b"<html>"
+    worker.until(lambda: "answers 503" in worker.get("/readyz")[1], "the new reason in /readyz")
+    answers["now"] = 200, {"id": 258}
+    worker.until_ready()
+    answers["now"] = 500, b""
+    asked = len(server.requests)
+    worker.until_complete(datetime.now(UTC))
+    assert worker.get("/readyz")[0] == 200
+    assert worker.stop() == 0
+    assert len(server.requests) == asked, "a running worker does not ask"
+    values = [entry.value for entry in oracle.read(broker.bootstrap, topic)]
+    assert len(values) > 1_000
+    assert all(value.startswith(b"\x00\x00\x00\x01\x02") for value in values)
+
+
+def test_a_registry_that_hangs_delays_neither_health_nor_the_end(
+    fake: Callable[[Answers], Fake], simulate: Simulate, new_worker: NewWorker, settings: Settings
+) -> None:
+    release = threading.Event()
+
+    def hang(*_: str) -> Answer:
+        release.wait(60)
+        return 503, {}
+
+    server = fake(hang)
+    worker = new_worker(settings(simulate(days=1, calls_per_day=10), schema_registry={"url": server.url}))
+    worker.start()
+    worker.until(lambda: bool(server.requests), "the registry to be asked")
+    assert worker.get("/livez")[0] == 200
+    assert worker.get("/readyz")[0] == 503
+    assert worker.stop(deadline_s=12.0) == 0
+    release.set()
+
+
+async def test_once_gives_up_when_the_registry_was_away_for_two_minutes(
+    fake: Callable[[Answers], Fake],
+    tmp_path: Path,
+    simulate: Simulate,
+    settings: Settings,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(service, "_AWAY_S", 1.0)
+    server = fake(lambda *_: (503, {}))
+    config = tmp_path / "connector.toml"
+    config.write_text(toml(settings(simulate(days=1), schema_registry={"url": server.url})), encoding="utf-8")
+    assert await service.Service(load(config, {}), once=True).run() == 1
+
+
+def test_schema_register_and_check_tell_each_subject(
+    registry: Registry, topic: str, tmp_path: Path, simulate: Simulate, settings: Settings
+) -> None:
+    configured = settings(simulate(days=1), schema_registry={"url": registry.url})
+    before = command(tmp_path, configured, "schema", "check")
+    assert (before.returncode, before.stderr) == (0, "")
+    assert before.stdout == f"{topic}-value: no schema yet\n{topic}.progress-value: no schema yet\n"
+    done = command(tmp_path, configured, "schema", "register")
+    assert (done.returncode, done.stderr) == (0, "")
+    number = registry.ask("GET", f"/subjects/{topic}-value/versions/latest")[1]["id"]
+    assert done.stdout.splitlines()[0] == f"{topic}-value: id {number}"
+    assert command(tmp_path, configured, "schema", "check").stdout == done.stdout
+
+
+def test_schema_commands_say_what_is_wrong_in_a_sentence(
+    registry: Registry, topic: str, tmp_path: Path, simulate: Simulate, settings: Settings
+) -> None:
+    source = simulate(days=1)
+    registry.put(f"{topic}-value", {"type": "record", "name": "order", "fields": []})
+    for name in ("register", "check"):
+        refused = command(tmp_path, settings(source, schema_registry={"url": registry.url}), "schema", name)
+        assert refused.returncode == 1
+        assert f"subject {topic}-value: schema directRoutingLogRow is not compatible" in refused.stderr
+        assert refused.stderr.count("\n") == 1
+        away = command(tmp_path, settings(source, schema_registry={"url": "http://127.0.0.1:1"}), "schema", name)
+        assert (away.returncode, away.stdout) == (1, "")
+        assert away.stderr == "the schema registry at http://127.0.0.1:1 cannot be reached: Connection refused\n"
+        unset = command(tmp_path, settings(source), "schema", name)
+        assert (unset.returncode, unset.stdout) == (2, "")
+        assert unset.stderr.endswith("schema_registry.url: is empty; set it\n")

@@ -1,0 +1,93 @@
+"""The registry's client on a real registry."""
+
+import copy
+from typing import Any
+
+import pytest
+
+from connector.config import SchemaRegistry
+from connector.errors import RefusedError
+from connector.kafka import avro
+from connector.kafka.registry import Registry, Subject
+from tests.registries import Registry as RealRegistry
+
+
+def client(real: RealRegistry, *, auto_register: bool = True) -> Registry:
+    return Registry(
+        SchemaRegistry(
+            url=real.url,
+            username="",
+            password=None,
+            token=None,
+            ca_bundle=None,
+            subject_name_strategy="topic",
+            auto_register=auto_register,
+        )
+    )
+
+
+@pytest.fixture
+def subject(topic: str) -> Subject:
+    return Subject(f"{topic}-value", avro.ROW, (topic,))
+
+
+def changed(**types: Any) -> dict[str, Any]:
+    """The schema of the rows with other types of some fields, and without the fields that become None."""
+    schema = copy.deepcopy(avro.load(avro.ROW))
+    for field in schema["fields"]:
+        if field["name"] in types:
+            field["type"] = types[field["name"]]
+            field.pop("default", None)
+    schema["fields"] = [field for field in schema["fields"] if field["type"] is not None]
+    return schema
+
+
+def test_a_schema_is_registered_once_and_found_from_then_on(registry: RealRegistry, subject: Subject) -> None:
+    with pytest.raises(RefusedError, match=r"is not registered \(there is none\).*connector schema register"):
+        client(registry, auto_register=False).ensure([subject])
+    assert client(registry).check(subject) == (None, True)
+    ids = client(registry).ensure([subject])
+    assert client(registry).ensure([subject]) == ids
+    assert client(registry, auto_register=False).ensure([subject]) == ids
+    assert registry.ask("GET", f"/subjects/{subject.name}/versions") == (200, [1])
+    assert client(registry).schema(ids[subject.topics[0]]) == avro.load(avro.ROW)
+
+
+@pytest.mark.parametrize("auto_register", [True, False])
+def test_another_schema_under_the_subject_is_refused_with_its_fields_named(
+    registry: RealRegistry,
+    subject: Subject,
+    auto_register: bool,  # noqa: FBT001
+) -> None:
+    """Also where the registry asks for no compatibility at all, as this one does by default."""
+    registry.put(subject.name, changed(callerNumber="long", tenantId=None))
+    with pytest.raises(RefusedError) as caught:
+        client(registry, auto_register=auto_register).ensure([subject])
+    assert f"subject {subject.name}: schema directRoutingLogRow is not compatible" in str(caught.value)
+    assert "version 1: field callerNumber is long there and null or string here; field tenantId is missing there" in (
+        str(caught.value)
+    )
+    assert registry.ask("GET", f"/subjects/{subject.name}/versions") == (200, [1])
+
+
+def test_an_older_version_that_clashes_is_found_where_the_registry_compares_with_all(
+    registry: RealRegistry, subject: Subject
+) -> None:
+    registry.put(subject.name, changed(duration="string"))
+    registry.put(subject.name, {**avro.load(avro.ROW), "doc": "another"}, level="FULL_TRANSITIVE")
+    with pytest.raises(RefusedError, match="version 1: field duration is string there and null or int here"):
+        client(registry).ensure([subject])
+
+
+def test_a_later_version_is_registered_beside_the_older_and_an_older_program_still_finds_its_own(
+    registry: RealRegistry, subject: Subject
+) -> None:
+    older = changed(mediaPathLocation=None)
+    first = registry.put(subject.name, older, level="FULL_TRANSITIVE")
+    ids = client(registry).ensure([subject])
+    assert ids[subject.topics[0]] != first
+    later = copy.deepcopy(avro.load(avro.ROW))
+    later["fields"].append({"name": "learned", "type": ["null", "string"], "default": None})
+    registry.put(subject.name, later, level="FULL_TRANSITIVE")
+    assert client(registry).ensure([subject]) == ids
+    assert registry.ask("GET", f"/subjects/{subject.name}/versions") == (200, [1, 2, 3])

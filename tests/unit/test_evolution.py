@@ -1,0 +1,279 @@
+"""docs/schema-evolution.md, held.
+
+Every version ever shipped, and made-up next ones, read each other; nothing is published again because a program has
+learned a field.
+"""
+
+import copy
+import io
+import itertools
+import json
+from pathlib import Path
+from typing import Any
+
+import fastavro
+import numpy as np
+import pytest
+
+from connector.core import dedup, rows
+from connector.core.dedup import Remembered
+from connector.core.evolution import clashes, obstacles
+from connector.core.rows import LAYOUT, Shape
+from connector.errors import RefusedError
+from connector.kafka import avro, seen
+from connector.schemata import NAMES
+
+SHIPPED = Path(__file__).parent.parent / "data" / "schemas"
+INSTANT = ["null", {"type": "long", "logicalType": "timestamp-millis"}]
+TEXT = ["null", "string"]
+
+
+def field(name: str, kind: Any, **more: Any) -> dict[str, Any]:
+    return {"name": name, "type": kind, "default": None, "doc": "Made up.", **more}
+
+
+def learned(schema: dict[str, Any], *fields: dict[str, Any], unit: dict[str, Any] | None = None) -> dict[str, Any]:
+    """The next version of a schema; `unit` is what an administrative unit learns."""
+    result = copy.deepcopy(schema)
+    at = next((n for n, f in enumerate(result["fields"]) if f["name"] == "tenantId"), 0)
+    result["fields"][at:at] = fields
+    if unit is not None:
+        units = next(f for f in result["fields"] if f["name"] == "administrativeUnitInfos")
+        units["type"][1]["items"]["fields"].append(unit)
+    return result
+
+
+def shipped(name: str) -> dict[str, Any]:
+    """Every version ever shipped, oldest first."""
+    files = sorted(SHIPPED.glob(f"{name}-v*.avsc"), key=lambda file: int(file.stem.rpartition("-v")[2]))
+    return {file.stem.rpartition("-")[2]: json.loads(file.read_text(encoding="utf-8")) for file in files}
+
+
+V1 = shipped("directRoutingLogRow")["v1"]
+# What Microsoft may add: a member of beta; members of v1.0, one of them an instant; a member of an administrative unit.
+NEXT = learned(V1, field("callerCity", TEXT, since="beta", layout=2))
+AFTER = learned(
+    NEXT,
+    field("sbcRegion", TEXT, since="v1.0", layout=3),
+    field("ringDateTime", INSTANT, since="v1.0", layout=3),
+    field("handoverDateTime", INSTANT, since="beta", layout=3),
+    unit=field("displayName", TEXT, layout=3),
+)
+ROW_VERSIONS = {**shipped("directRoutingLogRow"), "made up 1": NEXT, "made up 2": AFTER}
+PROGRESS_VERSIONS = {
+    **shipped("progress"),
+    "made up 1": learned(shipped("progress")["v1"], field("sweeps", ["null", "long"])),
+}
+
+KNOWN = {
+    "id": "call-1",
+    "callType": "ByotOut",
+    "startDateTime": "2026-11-01T10:00:00.1234567Z",
+    "failureDateTime": "0001-01-01T00:00:00Z",
+    "duration": 12,
+    "successfulCall": True,
+}
+BETA = {"userCountryCode": "CH", "administrativeUnitInfos": [{"id": "unit"}]}
+LEARNED = {
+    "callerCity": "Bern",
+    "sbcRegion": "west",
+    "ringDateTime": "2026-11-01T10:00:01Z",
+    "handoverDateTime": "2026-11-01T10:00:02Z",
+    "administrativeUnitInfos": [{"id": "unit", "displayName": "North"}],
+}
+
+
+def filled(avro_type: Any) -> Any:
+    """A value of a type that is nothing's default."""
+    if isinstance(avro_type, list):
+        return filled(avro_type[-1])
+    if isinstance(avro_type, dict):
+        match avro_type["type"]:
+            case "array":
+                return [filled(avro_type["items"])]
+            case "map":
+                return {"member": filled(avro_type["values"])}
+            case "record":
+                return {f["name"]: filled(f["type"]) for f in avro_type["fields"]}
+            case other:
+                return filled(other)
+    return {"string": "text", "int": 7, "long": 1_700_000_000_000, "boolean": True}[avro_type]
+
+
+def default(schema: dict[str, Any], name: str) -> Any:
+    return next(f for f in schema["fields"] if f["name"] == name)["default"]
+
+
+def read(writer: dict[str, Any], reader: dict[str, Any], record: dict[str, Any]) -> Any:
+    body = io.BytesIO()
+    fastavro.schemaless_writer(body, fastavro.parse_schema(copy.deepcopy(writer)), record)
+    body.seek(0)
+    return fastavro.schemaless_reader(
+        body, fastavro.parse_schema(copy.deepcopy(writer)), fastavro.parse_schema(copy.deepcopy(reader))
+    )
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_is_shipped_is_the_newest_version_that_is_kept(name: str) -> None:
+    """A schema changes only as a new version, beside all those that were shipped."""
+    assert list(shipped(name).values())[-1] == avro.load(name)
+
+
+@pytest.mark.parametrize("versions", [ROW_VERSIONS, PROGRESS_VERSIONS], ids=["rows", "progress"])
+def test_every_version_reads_what_every_other_has_written(versions: dict[str, Any]) -> None:
+    """Full transitive: fields that both know keep their values, the others are their defaults."""
+    print(f"\n{'written by':>12} | " + " | ".join(f"read by {name}" for name in versions))  # noqa: T201 - the matrix
+    for name, writer in versions.items():
+        record = filled(writer)
+        told = []
+        for reader in versions.values():
+            assert obstacles(reader, writer) == []
+            got = read(writer, reader, record)
+            asked = read(writer, writer, record)
+            for f in reader["fields"]:
+                known = f["name"] in record
+                expected = asked[f["name"]] if known else default(reader, f["name"])
+                if f["name"] == "administrativeUnitInfos":
+                    assert got[f["name"]][0]["id"] == expected[0]["id"]
+                else:
+                    assert got[f["name"]] == expected
+            told.append("yes")
+        columns = [f"{said:^{len(reader) + 8}}" for said, reader in zip(told, versions, strict=True)]
+        print(f"{name:>12} | " + " | ".join(columns))  # noqa: T201
+
+
+@pytest.mark.parametrize("versions", [ROW_VERSIONS, PROGRESS_VERSIONS], ids=["rows", "progress"])
+def test_a_later_version_only_adds_fields_with_defaults(versions: dict[str, Any]) -> None:
+    for older, newer in itertools.pairwise(versions.values()):
+        names = [f["name"] for f in older["fields"]]
+        assert [f["name"] for f in newer["fields"] if f["name"] in names] == names
+        assert all("default" in f for f in newer["fields"] if f["name"] not in names)
+
+
+def test_the_layout_of_fingerprints_is_the_newest_that_a_field_names() -> None:
+    assert Shape(avro.load(avro.ROW), "v1.0").layout == LAYOUT
+
+
+def test_clashes_name_the_field_and_what_it_is_on_either_side() -> None:
+    other = copy.deepcopy(V1)
+    other["fields"] = [f for f in other["fields"] if f["name"] not in ("tenantId", "callType")]
+    next(f for f in other["fields"] if f["name"] == "callerNumber")["type"] = "long"
+    other["fields"].append({"name": "cost", "type": "double"})
+    assert clashes(V1, other) == [
+        "field callerNumber is long there and null or string here",
+        "field tenantId is missing there and has no default here",
+        "field cost has no default there and is missing here",
+    ]
+    assert clashes(V1, {**V1, "name": "call"}) == [
+        (
+            "the schema itself is record microsoft.graph.callRecords.call there and "
+            "record microsoft.graph.callRecords.directRoutingLogRow here"
+        )
+    ]
+    assert clashes(V1, "string") != []
+    assert clashes(V1, AFTER) == []
+
+
+@pytest.mark.parametrize(
+    ("reader", "writer", "fits"),
+    [
+        ("long", "int", True),
+        ("int", "long", False),
+        (["null", "double"], "int", True),
+        ("string", ["null", "string"], False),
+        ({"type": "map", "values": "long"}, {"type": "map", "values": "int"}, True),
+        ({"type": "enum", "name": "e", "symbols": ["A"]}, {"type": "enum", "name": "e", "symbols": ["A", "B"]}, False),
+        ({"type": "fixed", "name": "f", "size": 4}, {"type": "fixed", "name": "f", "size": 8}, False),
+        (
+            {"type": "record", "name": "n", "fields": [{"name": "next", "type": ["null", "n"]}]},
+            {"type": "record", "name": "n", "fields": [{"name": "next", "type": ["null", "n"]}]},
+            True,
+        ),
+    ],
+)
+def test_avro_s_resolution_rules_hold(reader: Any, writer: Any, fits: bool) -> None:  # noqa: FBT001
+    assert (not obstacles(reader, writer)) is fits
+
+
+# --- what is remembered, across an upgrade ----------------------------------------------------------------------------
+
+
+def raw(*parts: dict[str, Any]) -> bytes:
+    return json.dumps({name: value for part in parts for name, value in part.items()}).encode()
+
+
+def outcome(before: Shape, first: bytes, after: Shape, second: bytes) -> str:
+    """What a second reading is, once the first was published and restored from the topic."""
+    entries = before.read([first]).entries
+    log = seen.SeenLog("t")
+    written = log.write(entries, np.array([480_000], np.uint32))
+    remembered = Remembered()
+    remembered.restore(np.frombuffer(written.records[0].value[1:], rows.ENTRY), np.array([480_000], np.uint32))  # type: ignore[index]
+    reading = after.read([second])
+    verdict = dedup.judge(reading.entries, (remembered,), reading.fingerprints)
+    return "new" if len(verdict.new) else "revised" if len(verdict.revised) else "known"
+
+
+@pytest.mark.parametrize("api_version", ["v1.0", "beta"])
+@pytest.mark.parametrize("older", [V1, NEXT], ids=["v1", "made up 1"])
+def test_an_upgrade_that_learns_fields_publishes_nothing_again(older: dict[str, Any], api_version: str) -> None:
+    """Graph sent them before and after: they were in additionalProperties, and are fields."""
+    row = raw(KNOWN, BETA, LEARNED)
+    before, after = Shape(older, api_version), Shape(AFTER, api_version)
+    assert outcome(before, row, after, row) == "known"
+    assert outcome(after, row, after, row) == "known"
+    if older is V1:  # what it did not know may be anything
+        assert outcome(before, raw(KNOWN, BETA), after, row) == "known"
+
+
+@pytest.mark.parametrize("api_version", ["v1.0", "beta"])
+def test_after_an_upgrade_a_member_that_both_versions_know_still_makes_a_revision(api_version: str) -> None:
+    before, after = Shape(V1, api_version), Shape(AFTER, api_version)
+    row = raw(KNOWN, BETA, LEARNED)
+    assert outcome(before, row, after, raw(KNOWN, BETA, LEARNED, {"duration": 13})) == "revised"
+    changed = outcome(before, row, after, raw(KNOWN, BETA, LEARNED, {"userCountryCode": "DE"}))
+    assert changed == ("revised" if api_version == "beta" else "known")
+
+
+def test_a_learned_member_makes_a_revision_once_the_row_was_read_with_it() -> None:
+    after = Shape(AFTER, "beta")
+    row = raw(KNOWN, BETA, LEARNED)
+    for change in (
+        {"callerCity": "Basel"},
+        {"sbcRegion": "east"},
+        {"ringDateTime": "2026-11-01T10:00:03Z"},
+        {"handoverDateTime": None},
+        {"administrativeUnitInfos": [{"id": "unit", "displayName": "South"}]},
+    ):
+        assert outcome(after, row, after, raw(KNOWN, BETA, LEARNED, change)) == "revised"
+
+
+def test_switching_between_v1_and_beta_publishes_nothing_again() -> None:
+    v1, beta = Shape(V1, "v1.0"), Shape(V1, "beta")
+    assert outcome(v1, raw(KNOWN), beta, raw(KNOWN, BETA)) == "known"
+    assert outcome(beta, raw(KNOWN, BETA), v1, raw(KNOWN)) == "known"
+
+
+def test_beta_s_members_are_fields_of_the_row() -> None:
+    reading = Shape(V1, "beta").read([raw(KNOWN, BETA)])
+    row = reading.rows[0]
+    assert isinstance(row, rows.Row)
+    values, problem = Shape(V1, "beta").resolve(row, raw(KNOWN, BETA))
+    assert problem is None
+    assert {name: values[name] for name in BETA} == BETA
+    assert row.unknown == {}
+
+
+def test_the_learned_empty_date_is_null_in_every_spelling() -> None:
+    after = Shape(AFTER, "beta")
+    empty = {"ringDateTime": "0001-01-01T00:00:00.000Z", "handoverDateTime": "0001-01-01T00:00:00Z"}
+    nothing = {"ringDateTime": None, "handoverDateTime": None}
+    assert outcome(after, raw(KNOWN, empty), after, raw(KNOWN, nothing)) == "known"
+
+
+def test_what_a_newer_layout_remembers_is_refused() -> None:
+    """All of it would be published again."""
+    entries = Shape(NEXT, "v1.0").read([raw(KNOWN)]).entries
+    written = seen.SeenLog("t").write(entries, np.array([480_000], np.uint32))
+    with pytest.raises(RefusedError, match="layout 2, this program knows 1"):
+        seen.restore({record.key: record.value for record in written.records if record.value is not None})

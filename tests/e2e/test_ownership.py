@@ -1,0 +1,135 @@
+"""Several workers, one identity: each shard has one owner, whatever happens to the others."""
+
+import signal
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from tests import oracle
+from tests.brokers import wait_until
+from tests.conftest import SharedBroker
+from tests.simulation import Simulation
+from tests.workers import Worker
+
+Simulate = Callable[..., Simulation]
+NewWorker = Callable[..., Worker]
+Settings = Callable[..., dict[str, Any]]
+
+MANY = {"tenants": 4, "days": 1, "calls_per_day": 1_500, "page_size": 100, "frozen": True}
+SLOW = {"slow": 1.0, "slow_s": 0.2}
+
+
+def owned(worker: Worker) -> set[int]:
+    return set(worker.status()["shards_owned"])
+
+
+def tenants(worker: Worker) -> set[str]:
+    """Tenants whose series a worker exports."""
+    return {labels["tenant"] for labels, _ in worker.series("tenant_up")}
+
+
+def test_a_second_worker_with_the_same_identity_does_not_double_the_output(
+    broker: SharedBroker, topic: str, app: str, simulate: Simulate, new_worker: NewWorker, settings: Settings
+) -> None:
+    """Wazuh ms-graph, castorm `tasks.max`. A tenant's series are exported by its owner and by no other."""
+    source = simulate(**MANY, faults=SLOW)
+    configured = settings(source, kafka={"shards": 4})
+    first, second = new_worker(configured), new_worker(configured)
+    first.start()
+    first.until(lambda: first.metric("rows_total", outcome="published") > 0, "the first rows")
+    second.start()
+    second.until(lambda: len(owned(first)) == 2 and len(owned(second)) == 2, "two shards each")
+    assert owned(first) | owned(second) == {0, 1, 2, 3}
+    wait_until(lambda: tenants(first) | tenants(second) == set(source.tenants), "every tenant's series")
+    assert not tenants(first) & tenants(second)
+    source.clear_faults()
+    since = datetime.now(UTC)
+    first.until_complete(since, len(tenants(first)))
+    second.until_complete(since, len(tenants(second)))
+    assert second.stop() == 0
+    first.until(lambda: len(owned(first)) == 4, "the leaver's shards")
+    assert first.stop() == 0
+    oracle.check(broker.bootstrap, topic, app, source.truth())
+
+
+def test_a_frozen_worker_that_wakes_after_its_session_publishes_nothing_more(
+    broker: SharedBroker, topic: str, app: str, simulate: Simulate, new_worker: NewWorker, settings: Settings
+) -> None:
+    """KIP-447: SIGSTOP past the session while it commits, then SIGCONT."""
+    source = simulate(**MANY, faults=SLOW)
+    configured = settings(source)
+    frozen, other = new_worker(configured), new_worker(configured)
+    frozen.start()
+    frozen.until(lambda: frozen.metric("rows_total", outcome="published") > 200, "it to be amid its work")
+    frozen.signal(signal.SIGSTOP)
+    other.start()
+    other.until(lambda: owned(other) == {0, 1}, "the other to own everything")
+    source.clear_faults()
+    other.until_complete(datetime.now(UTC))
+    before = len(oracle.committed(broker.bootstrap, topic, app).rows)
+    frozen.signal(signal.SIGCONT)
+    frozen.until(lambda: len(owned(frozen)) == 1 and len(owned(other)) == 1, "the two to share")
+    frozen.until(lambda: frozen.get("/readyz")[0] == 200, "the woken one to be ready")
+    since = datetime.now(UTC)
+    for worker in (frozen, other):
+        worker.until_complete(since, len(tenants(worker)))
+    assert (frozen.stop(), other.stop()) == (0, 0)
+    found = oracle.check(broker.bootstrap, topic, app, source.truth())
+    assert len(found.rows) == before
+
+
+def test_shards_that_wander_among_three_workers_lose_and_repeat_nothing(
+    broker: SharedBroker, topic: str, app: str, simulate: Simulate, new_worker: NewWorker, settings: Settings
+) -> None:
+    """Each join and leave is a rebalance, and each rebalance aborts what was open."""
+    source = simulate(**MANY, faults={"slow": 1.0, "slow_s": 0.1})
+    configured = settings(source, kafka={"shards": 4})
+    workers = [new_worker(configured) for _ in range(3)]
+    for worker in workers:
+        worker.start()
+        worker.until_logged("service_started")
+    workers[1].until(lambda: bool(owned(workers[1])), "the second to own something")
+    workers[0].kill()
+    workers[2].until(lambda: owned(workers[1]) | owned(workers[2]) == {0, 1, 2, 3}, "the dead one's shards to be taken")
+    assert workers[1].stop() == 0
+    source.clear_faults()
+    workers[2].until(lambda: len(owned(workers[2])) == 4, "the last to own everything")
+    workers[2].until_complete(datetime.now(UTC))
+    assert workers[2].stop() == 0
+    oracle.check(broker.bootstrap, topic, app, source.truth())
+
+
+def test_once_counts_only_what_it_owns(
+    broker: SharedBroker, topic: str, app: str, simulate: Simulate, new_worker: NewWorker, settings: Settings
+) -> None:
+    """Two `--once` started together share the work, and both end with 0."""
+    source = simulate(**MANY)
+    configured = settings(source)
+    workers = [new_worker(configured) for _ in range(2)]
+    for worker in workers:
+        worker.start("--once")
+    assert [worker.wait() for worker in workers] == [0, 0]
+    last = new_worker(configured)
+    assert last.run_once() == 0
+    oracle.check(broker.bootstrap, topic, app, source.truth())
+
+
+def test_a_clock_that_steps_back_stops_nothing(
+    broker: SharedBroker, topic: str, app: str, simulate: Simulate, new_worker: NewWorker, settings: Settings
+) -> None:
+    """Its sweeps were due in what is the future; what turned up since is found all the same."""
+    source = simulate(days=1, calls_per_day=2_000, clock_offset_s=-7_200)
+    source.freeze()
+    configured = settings(source)
+    ahead = new_worker(configured, "-m", "tests.shifted_worker", "30m")
+    assert ahead.run_once() == 0
+    source.set_clock_offset(timedelta(minutes=-1))
+    source.freeze()
+    now = new_worker(configured)
+    now.start()
+    now.until(lambda: now.metric("rows_total", outcome="published") > 0, "what turned up since")
+    assert now.metric("lag_seconds") < 60
+    sweeps = now.metric("sweeps_total", outcome="ok")
+    now.until(lambda: now.metric("sweeps_total", outcome="ok") >= sweeps + 4, "more sweeps")
+    assert now.stop() == 0
+    oracle.check(broker.bootstrap, topic, app, source.truth(), claims=False)

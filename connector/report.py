@@ -102,9 +102,9 @@ def job(tenant_id: str, one: Job, waits_for: str | None = None) -> dict[str, Any
         "to": instants.text(one.window.end),
         "state": one.state,
         "reason": one.reason if one.state in ENDED else waits_for,
-        "filed": instants.text(one.filed),
-        "started": instants.text(one.started) if one.started else None,
-        "ended": instants.text(one.ended) if one.ended else None,
+        "filed": _second(one.filed),
+        "started": _second(one.started),
+        "ended": _second(one.ended),
         "remaining_seconds": one.remaining_seconds,
         "rows": one.rows,
         "requests": one.requests,
@@ -167,6 +167,11 @@ def _cause(subject: Subject, state: State, failing: tuple[str, str] | None, idle
     if state.orders.paused:
         return "paused"
     return failing[0] if failing else idle or _NOT_READ_YET
+
+
+def _second(moment: datetime | None) -> str | None:
+    """As the state topic tells it: it knows whole seconds, a worker more until it restarts."""
+    return instants.text(moment.replace(microsecond=0)) if moment else None
 
 
 def _coverage(read: Read) -> dict[str, Any]:

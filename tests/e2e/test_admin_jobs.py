@@ -85,6 +85,7 @@ def until_swept(worker: Worker, source: Simulation, recent: timedelta) -> None:
     worker.until(are_swept, "the newest calls to be read")
 
 
+@pytest.mark.timeout(600)
 def test_ten_kills_during_a_backfill_lose_and_repeat_nothing(
     broker: SharedBroker, topic: str, app: str, simulate: Simulate, new_worker: NewWorker, settings: Settings
 ) -> None:

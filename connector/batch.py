@@ -172,6 +172,7 @@ class Batches:
         self._partitions = partitions
         self._names = topics.Names(settings.kafka.app)
         self._schema_ids = schema_ids
+        self._encoders: dict[tuple[str, str], Callable[[Mapping[str, Any]], bytes]] = {}
         self._horizon_hours = settings.dedup.horizon // timedelta(hours=1)
 
     def prepare(
@@ -413,7 +414,11 @@ class Batches:
         return records
 
     def _encoder(self, name: str, topic: str) -> Callable[[Mapping[str, Any]], bytes]:
-        return avro.encoder(name, None if self._schema_ids is None else self._schema_ids[topic])
+        encode = self._encoders.get((name, topic))
+        if encode is None:
+            encode = avro.encoder(name, None if self._schema_ids is None else self._schema_ids[topic])
+            self._encoders[name, topic] = encode
+        return encode
 
     @staticmethod
     def internal(topic: str, shard: int, record: Record) -> Outgoing:

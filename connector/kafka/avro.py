@@ -4,19 +4,18 @@ import io
 import json
 import struct
 from collections.abc import Callable, Mapping
-from functools import cache
 from typing import Any
 
 import fastavro
 from fastavro.schema import fingerprint, to_parsing_canonical_form
 
-from connector.kafka import binary
 from connector.schemata import schema_text
 
 ROW = "directRoutingLogRow"
 PROGRESS = "progress"
 _MARKER = b"\xc3\x01"
 _CONFLUENT = struct.Struct(">bI")  # zero, and the id that the registry gave the schema
+CONFLUENT_HEADER_BYTES = _CONFLUENT.size
 
 
 def load(name: str) -> dict[str, Any]:
@@ -30,16 +29,31 @@ def single_object_header(schema: Mapping[str, Any]) -> bytes:
     return _MARKER + bytes.fromhex(fingerprint(to_parsing_canonical_form(dict(schema)), "CRC-64-AVRO"))
 
 
-@cache
-def encoder(name: str, schema_id: int | None = None) -> Callable[[Mapping[str, Any]], bytes]:
-    """A function from a record to its value on the topic. Instants are epoch milliseconds. Any thread may call it.
+def encoder(name: str, written_as: int | None = None) -> Callable[[Mapping[str, Any]], bytes]:
+    """A function from a record to its value on the topic, for one thread. Instants may be epoch milliseconds.
 
-    `schema_id`: what the registry calls the schema; without it the value is in single-object encoding.
+    `written_as`: what the registry calls the schema; without it the value is in single-object encoding.
     """
     schema = load(name)
-    header = single_object_header(schema) if schema_id is None else _CONFLUENT.pack(0, schema_id)
-    encode = binary.record(schema)
-    return lambda record: header + encode(record)
+    header = single_object_header(schema) if written_as is None else _CONFLUENT.pack(0, written_as)
+    parsed = fastavro.parse_schema(schema)
+    buffer = io.BytesIO()
+    write = fastavro.schemaless_writer
+
+    def encode(record: Mapping[str, Any]) -> bytes:
+        buffer.seek(0)
+        buffer.truncate()
+        buffer.write(header)
+        write(buffer, parsed, record)
+        return buffer.getvalue()
+
+    return encode
+
+
+def schema_id(value: bytes) -> int | None:
+    """What the registry calls the schema of a value in Confluent wire format; None for any other value."""
+    marker, number = _CONFLUENT.unpack_from(value) if len(value) >= _CONFLUENT.size else (1, 0)
+    return number if marker == 0 else None
 
 
 def decoder(
@@ -57,12 +71,11 @@ def decoder(
     def decode(value: bytes) -> dict[str, Any]:
         if value.startswith(header):
             record = fastavro.schemaless_reader(io.BytesIO(value[len(header) :]), parsed, None)
-        elif value[:1] == b"\0" and len(value) >= _CONFLUENT.size and schema_of is not None:
-            schema_id = _CONFLUENT.unpack_from(value)[1]
-            if schema_id not in writers:
-                writers[schema_id] = fastavro.parse_schema(dict(schema_of(schema_id)))
-            body = io.BytesIO(value[_CONFLUENT.size :])
-            record = fastavro.schemaless_reader(body, writers[schema_id], parsed)
+        elif (written := schema_id(value)) is not None and schema_of is not None:
+            if written not in writers:
+                writers[written] = fastavro.parse_schema(dict(schema_of(written)))
+            body = io.BytesIO(value[CONFLUENT_HEADER_BYTES:])
+            record = fastavro.schemaless_reader(body, writers[written], parsed)
         else:
             raise ValueError(f"the value is not a {name} in Avro single-object encoding")
         if not isinstance(record, dict):

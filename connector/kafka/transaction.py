@@ -11,6 +11,7 @@ A thread of its own for each producer: commit and send-offsets block.
 """
 
 import asyncio
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -24,6 +25,7 @@ from connector.kafka.clients import Clients
 _FLUSH_S = 15.0
 _CALL_S = 10.0
 _INIT_S = 15.0
+_OFFSETS_S = 12.0  # longer than librdkafka's own limit, where it keeps it
 _FENCED = frozenset({KafkaError._FENCED, KafkaError.INVALID_PRODUCER_EPOCH, 90})  # noqa: SLF001 - 90: PRODUCER_FENCED
 _T = TypeVar("_T")
 
@@ -131,15 +133,36 @@ class Transactions:
         producer.begin_transaction()
         for tag, tagged in records.items():
             delivered = _note(offsets.setdefault(tag, {}), failures)
-            for record in tagged:
-                _produce(producer, record, delivered)
+            _produce(producer, tagged, delivered)
         self._flush(producer, failures)
-        for record in last(offsets):
-            _produce(producer, record, failed)
+        _produce(producer, last(offsets), failed)
         self._flush(producer, failures)
         control = TopicPartition(position.topic, position.partition, position.offset)
-        producer.send_offsets_to_transaction([control], position.metadata, _CALL_S)
+        self._send_offsets(producer, control, position.metadata)
         return offsets
+
+    def _send_offsets(self, producer: Producer, control: TopicPartition, metadata: Any) -> None:
+        """Sends them in a thread that can be left behind.
+
+        After a broker was bounced the call may never return, whatever its time-out says (tried: librdkafka 2.16).
+        Whoever opens the id next fences what it might still do.
+        """
+        failures: list[KafkaException] = []
+
+        def send() -> None:
+            try:
+                producer.send_offsets_to_transaction([control], metadata, _CALL_S)
+            except KafkaException as error:
+                failures.append(error)
+
+        sender = threading.Thread(target=send, name=f"offsets {self._id}", daemon=True)
+        sender.start()
+        sender.join(_OFFSETS_S)
+        if sender.is_alive():
+            self._drop()
+            raise ShardRestartError(f"the offsets of a transaction of {self._id} were not acknowledged in time")
+        if failures:
+            raise failures[0]
 
     def _flush(self, producer: Producer, failures: list[KafkaError]) -> None:
         left = producer.flush(_FLUSH_S)
@@ -193,25 +216,25 @@ def _note(offsets: dict[int, int], failures: list[KafkaError]) -> Callable[[Kafk
     return delivered
 
 
-def _produce(producer: Producer, record: Outgoing, on_delivery: Callable[[Any, Message], None]) -> None:
-    deadline = time.monotonic() + _FLUSH_S
-    while True:
-        try:
-            producer.produce(
-                record.topic,
-                value=record.value,
-                key=record.key,
-                partition=record.partition,
-                on_delivery=on_delivery,
-                timestamp=record.timestamp_ms,
-                headers=record.headers,  # type: ignore[arg-type]
-            )
-        except BufferError:
-            if time.monotonic() > deadline:
-                raise KafkaException(KafkaError(KafkaError._QUEUE_FULL)) from None  # noqa: SLF001
-            producer.poll(0.1)
-        else:
-            return
+def _produce(
+    producer: Producer, records: Sequence[Outgoing], on_delivery: Callable[[KafkaError | None, Message], None]
+) -> None:
+    """Hands records to librdkafka, waiting while its queue is full."""
+    produce = producer.produce
+    full_since: float | None = None
+    for topic, key, value, partition, timestamp_ms, headers in records:
+        while True:
+            try:
+                # By position where that is possible: names cost a record as much again.
+                produce(topic, value, key, partition, on_delivery, timestamp=timestamp_ms, headers=headers)  # type: ignore[arg-type]
+            except BufferError:
+                full_since = full_since or time.monotonic()
+                if time.monotonic() - full_since > _FLUSH_S:
+                    raise KafkaException(KafkaError(KafkaError._QUEUE_FULL)) from None  # noqa: SLF001
+                producer.poll(0.1)
+            else:
+                full_since = None
+                break
 
 
 def _is_fenced(error: KafkaError) -> bool:

@@ -5,7 +5,7 @@
    compatibility the registry asks for; the registry's own verdict comes on top.
 3. What may pass by itself (no answer, 401, 403, 5xx, no JSON) is RegistryAwayError; what cannot is RefusedError.
 
-A small client of its own: see docs/adr/0005-schema-registry-client.md.
+A small client of its own: see docs/adr/0007-schema-registry-client.md.
 """
 
 import json

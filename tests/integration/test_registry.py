@@ -74,7 +74,7 @@ def test_an_older_version_that_clashes_is_found_where_the_registry_compares_with
     registry: RealRegistry, subject: Subject
 ) -> None:
     registry.put(subject.name, changed(duration="string"))
-    registry.put(subject.name, {**avro.load(avro.ROW), "doc": "another"}, level="FULL_TRANSITIVE")
+    registry.put(subject.name, changed(mediaPathLocation=None), level="FULL_TRANSITIVE")
     with pytest.raises(RefusedError, match="version 1: field duration is string there and null or int here"):
         client(registry).ensure([subject])
 

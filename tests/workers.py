@@ -121,13 +121,12 @@ class Worker:
         mine = {
             name: text for name, text in os.environ.items() if not name.upper().startswith(("CONNECTOR_", "AZURE_"))
         }
-        options: dict[str, Any] = {"cwd": ROOT, "env": mine} | self.options
+        more: dict[str, Any] = {"cwd": ROOT, "env": {**mine, "PYTHONPATH": str(ROOT)}} | self.options
         command = [sys.executable, *self.program, *arguments, "--config", str(self.config)]
         trampoline = [sys.executable, "-I", "-S", "-c", _DIE_WITH_PARENT, str(os.getpid()), *command]
         with self.log.open("wb") as log:
-            self._process = _starter.submit(
-                lambda: subprocess.Popen(trampoline, stdin=subprocess.DEVNULL, stdout=log, stderr=log, **options)
-            ).result()
+            options: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": log, "stderr": log} | more
+            self._process = _starter.submit(_popen, trampoline, options).result()
 
     def run_once(self, deadline_s: float = DEADLINE_S) -> int:
         """Run `--once`; the exit code."""
@@ -246,6 +245,10 @@ class Worker:
         """The end of its log."""
         text = self.log.read_text(encoding="utf-8", errors="replace") if self.log.is_file() else ""
         return "its log ends:\n" + "\n".join(text.splitlines()[-lines:])
+
+
+def _popen(command: Sequence[str], options: Mapping[str, Any]) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(command, **options)
 
 
 def _is_read(tenant: Mapping[str, Any], since: datetime) -> bool:

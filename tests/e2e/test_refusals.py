@@ -1,0 +1,133 @@
+"""What waiting cannot mend is refused with exit code 1 and a sentence, and nothing is overwritten."""
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from confluent_kafka import Producer
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.cimpl import NewTopic
+
+from tests import oracle
+from tests.conftest import SharedBroker
+from tests.simulation import Simulation
+from tests.workers import Worker
+
+Simulate = Callable[..., Simulation]
+NewWorker = Callable[..., Worker]
+Settings = Callable[..., dict[str, Any]]
+
+TINY = {"days": 0.1, "calls_per_day": 1_000, "frozen": True}
+
+
+def create(bootstrap: str, name: str, partitions: int, policy: str) -> None:
+    admin = AdminClient({"bootstrap.servers": bootstrap, "log_level": 0})
+    for future in admin.create_topics([NewTopic(name, partitions, config={"cleanup.policy": policy})]).values():
+        future.result(10)
+
+
+def refusal(worker: Worker) -> str:
+    """What `run` says as it ends with 1."""
+    worker.start()
+    assert worker.wait() == 1, worker.tail()
+    lines = worker.log.read_text(encoding="utf-8").splitlines()
+    assert not any("Traceback" in line for line in lines)
+    return "\n".join(line for line in lines if not line.startswith("{"))
+
+
+@pytest.mark.parametrize(
+    ("topic", "remedies"),
+    [
+        (("state", 2, "delete"), ["kafka-configs.sh", "--alter", "cleanup.policy=compact"]),
+        (("seen", 2, "compact,delete"), ["kafka-configs.sh", "--alter", "cleanup.policy=compact"]),
+        (("control", 2, "compact"), ["kafka-configs.sh", "--alter", "cleanup.policy=delete"]),
+        (("state", 5, "compact"), ["kafka.shards = 5", "kafka-topics.sh", "--create"]),
+        (("control", 1, "delete"), ["kafka.shards = 1", "kafka-topics.sh", "--create"]),
+    ],
+)
+def test_a_topic_with_wrong_settings_is_refused_with_the_command_that_repairs_it(
+    broker: SharedBroker,
+    app: str,
+    simulate: Simulate,
+    new_worker: NewWorker,
+    settings: Settings,
+    topic: tuple[str, int, str],
+    remedies: list[str],
+) -> None:
+    name, partitions, policy = topic
+    create(broker.bootstrap, f"{app}.{name}", partitions, policy)
+    said = refusal(new_worker(settings(simulate(**TINY), kafka={"topic": f"calls-{app}"})))
+    for text in (f"{app}.{name}", *remedies):
+        assert text in said
+
+
+def test_topics_that_may_not_be_created_are_named_with_the_commands_that_create_them(
+    app: str, topic: str, simulate: Simulate, new_worker: NewWorker, settings: Settings
+) -> None:
+    said = refusal(new_worker(settings(simulate(**TINY), kafka={"create_topics": False})))
+    for name in (topic, f"{topic}.dlq", f"{topic}.progress", f"{app}.control", f"{app}.state", f"{app}.seen"):
+        assert f"--topic {name} " in said
+
+
+@pytest.mark.parametrize("key", ["shard", "checkpoint/{tenant}", "something-new"])
+def test_state_of_a_newer_version_is_refused_and_never_overwritten(
+    broker: SharedBroker, app: str, simulate: Simulate, new_worker: NewWorker, settings: Settings, key: str
+) -> None:
+    source = simulate(**TINY)
+    worker = new_worker(settings(source))
+    assert worker.run_once() == 0
+    newest = _newest(broker.bootstrap, f"{app}.state")
+    partition = next(entry.partition for name, entry in newest.items() if name.startswith(b"checkpoint/"))
+    record = {"v": 99, "what": "nobody knows"}
+    _write(broker.bootstrap, f"{app}.state", partition, key.format(tenant=source.tenants[0]), record)
+    before = oracle.read(broker.bootstrap, f"{app}.state")
+    assert "version 99" in refusal(worker)
+    # A partition that holds nothing of a newer version may have been opened, and written, before the refusal.
+    after = oracle.read(broker.bootstrap, f"{app}.state")
+    assert [e for e in after if e.partition == partition] == [e for e in before if e.partition == partition]
+
+
+@pytest.mark.parametrize(("member", "other"), [("topic", "calls-elsewhere"), ("cluster", "another-cluster")])
+def test_state_that_was_written_for_another_place_is_refused_and_never_overwritten(
+    broker: SharedBroker,
+    app: str,
+    simulate: Simulate,
+    new_worker: NewWorker,
+    settings: Settings,
+    member: str,
+    other: str,
+) -> None:
+    source = simulate(**TINY)
+    worker = new_worker(settings(source))
+    assert worker.run_once() == 0
+    for entry in _newest(broker.bootstrap, f"{app}.state").values():
+        if entry.key == b"shard":
+            record = {**json.loads(entry.value), member: other}
+            _write(broker.bootstrap, f"{app}.state", entry.partition, "shard", record)
+    before = oracle.read(broker.bootstrap, f"{app}.state")
+    said = refusal(worker)
+    assert other in said
+    assert "kafka.app" in said
+    assert [e.value for e in oracle.read(broker.bootstrap, f"{app}.state")] == [e.value for e in before]
+
+
+def test_another_topic_for_the_same_app_is_refused(
+    broker: SharedBroker, topic: str, simulate: Simulate, new_worker: NewWorker, settings: Settings
+) -> None:
+    source = simulate(**TINY)
+    assert new_worker(settings(source)).run_once() == 0
+    said = refusal(new_worker(settings(source, kafka={"topic": f"{topic}-2"})))
+    assert topic in said
+    assert "kafka.app" in said
+    assert not oracle.read(broker.bootstrap, f"{topic}-2")
+
+
+def _newest(bootstrap: str, topic: str) -> dict[bytes, oracle.Entry]:
+    return {entry.key or b"": entry for entry in oracle.read(bootstrap, topic)}
+
+
+def _write(bootstrap: str, topic: str, partition: int, key: str, record: dict[str, Any]) -> None:
+    producer = Producer({"bootstrap.servers": bootstrap, "log_level": 0, "acks": "all"})
+    producer.produce(topic, json.dumps(record).encode(), key.encode(), partition)
+    assert producer.flush(20) == 0

@@ -1,0 +1,181 @@
+"""The service as its owner sees it: exit codes, what it says of itself, stopping, and tenants that fail."""
+
+import json
+import signal
+import socket
+import subprocess
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests import oracle
+from tests.conftest import SharedBroker
+from tests.simulation import Simulation
+from tests.workers import ROOT, Worker
+
+Simulate = Callable[..., Simulation]
+NewWorker = Callable[..., Worker]
+Settings = Callable[..., dict[str, Any]]
+
+TINY = {"days": 0.1, "calls_per_day": 1_000, "frozen": True}
+STRANGER = "99999999-9999-4999-8999-999999999999"
+
+
+def test_once_says_with_its_exit_code_whether_every_sweep_ended(
+    simulate: Simulate, new_worker: NewWorker, settings: Settings
+) -> None:
+    source = simulate(**TINY, tenants=2)
+    right = settings(source)
+    assert new_worker(right).run_once() == 0
+    wrong = {**source.identity, "client_secret": "wrong"}
+    first, second = right["tenants"]
+    assert new_worker({**right, "tenants": [first, {**second, **wrong}]}).run_once() == 1
+    assert new_worker({**right, "kafka": {"topic": "x"}}).run_once() == 2
+
+
+def test_tenants_that_fail_are_shown_with_what_to_do_and_the_others_go_on(
+    broker: SharedBroker,
+    topic: str,
+    app: str,
+    simulate: Simulate,
+    new_worker: NewWorker,
+    settings: Settings,
+    tmp_path: Path,
+) -> None:
+    """A wrong secret, a role that is missing, a tenant that nobody knows; SIGHUP reads the repaired secret at once."""
+    source = simulate(**TINY, tenants=3, without_role=1)
+    good, secretless, roleless = source.tenants
+    secret = tmp_path / "secret"
+    secret.write_text("wrong\n", encoding="utf-8")
+    configured = settings(
+        source,
+        tenants=[
+            {"id": good, "name": "good"},
+            {"id": secretless, "name": "secretless", "client_secret": {"file": str(secret)}},
+            {"id": roleless, "name": "roleless"},
+            {"id": STRANGER, "name": "stranger"},
+        ],
+    )
+    worker = new_worker(configured)
+    worker.start()
+    expected = {"secretless": "sign_in", "roleless": "permission", "stranger": "sign_in"}
+    worker.until(
+        lambda: all(worker.metric("tenant_failing", tenant=t, reason=r) == 1 for t, r in expected.items()),
+        "three tenants to fail",
+    )
+    since = datetime.now(UTC)
+    worker.until(lambda: _is_fresh(worker, good, since), "the good one to go on")
+    assert worker.metric("tenant_up", tenant="good") == 1
+    assert worker.metric("tenant_failing", tenant="good") == 0
+    assert worker.get("/readyz")[0] == worker.get("/livez")[0] == 200
+    states = {tenant["name"]: tenant for tenant in worker.status()["tenants"]}
+    for name in expected:
+        assert worker.metric("tenant_up", tenant=name) == 0
+        assert states[name]["state"] == "failing"
+        assert len(states[name]["reason"].split()) > 5
+    assert "CallRecords.Read.All" in states["roleless"]["reason"]
+    # The sign-in replays its refusal from memory for as long as a process asks in the same way: a new secret is new.
+    secret.write_text(f"{source.identity['client_secret']}\n", encoding="utf-8")
+    worker.signal(signal.SIGHUP)
+    worker.until(lambda: _is_fresh(worker, secretless, since), "the repaired one to go on", 15)
+    worker.until(lambda: worker.metric("tenant_failing", tenant="secretless") == 0, "it to fail no longer")
+    assert worker.stop() == 0
+    text = worker.log.read_text(encoding="utf-8")
+    assert source.identity["client_secret"] not in text
+    oracle.check(broker.bootstrap, topic, app, source.truth(good, secretless))
+
+
+def test_readiness_is_lost_only_when_every_tenant_fails(
+    simulate: Simulate, new_worker: NewWorker, settings: Settings
+) -> None:
+    source = simulate(**TINY, without_role=1)
+    worker = new_worker(settings(source))
+    worker.start()
+    worker.until_logged("shard_restored")
+    worker.until(lambda: "every tenant fails" in worker.get("/readyz")[1], "it to say so")
+    code, body = worker.get("/readyz")
+    assert (code, json.loads(body)["ready"]) == (503, False)
+    assert worker.get("/livez")[0] == 200
+    assert worker.stop() == 0
+
+
+@pytest.mark.parametrize("faults", [{"hang": 1.0}, {"sign_in_hang": 1.0}, {"down": True}], ids=lambda f: next(iter(f)))
+def test_sigterm_ends_it_within_ten_seconds_whatever_the_source_does(
+    simulate: Simulate, new_worker: NewWorker, settings: Settings, faults: dict[str, Any]
+) -> None:
+    source = simulate(**TINY, faults=faults)
+    worker = new_worker(settings(source, graph={"timeout": "30s"}))
+    worker.start()
+    worker.until_ready()
+    assert worker.stop(10.5) == 0
+
+
+def test_a_sign_in_that_hangs_delays_nobody_else(simulate: Simulate, new_worker: NewWorker, settings: Settings) -> None:
+    source = simulate(**TINY, tenants=3)
+    source.set_faults(source.tenants[0], sign_in_hang=1.0)
+    worker = new_worker(settings(source, kafka={"shards": 1}))
+    worker.start()
+    since = datetime.now(UTC)
+    for tenant in source.tenants[1:]:
+        worker.until(lambda t=tenant: _is_fresh(worker, t, since), "the others", 30)  # type: ignore[misc]
+    assert worker.metric("tenant_up", tenant=source.tenants[0]) == 0
+    assert worker.stop() == 0
+
+
+def test_every_series_of_a_tenant_is_there_before_its_first_event(
+    simulate: Simulate, new_worker: NewWorker, settings: Settings
+) -> None:
+    """Redpanda Connect, PR 4664."""
+    source = simulate(**TINY, faults={"sign_in_hang": 1.0})
+    worker = new_worker(settings(source))
+    worker.start()
+    worker.until_ready()
+    tenant = source.tenants[0]
+    for outcome in ("published", "revised", "duplicate", "dead_letter"):
+        assert [value for _, value in worker.series("rows_total", tenant=tenant, outcome=outcome)] == [0]
+    for name in (
+        *("lag_seconds", "covered_through_timestamp_seconds", "gap_seconds", "gaps", "commit_delay_seconds_count"),
+        *("row_lateness_seconds_count", "graph_throttled_seconds_total", "graph_budget_used_ratio", "tenant_up"),
+        *("tenant_paused", "remembered_rows", "unknown_properties_total", "backfill_remaining_seconds"),
+    ):
+        assert len(worker.series(name, tenant=tenant)) == 1, name
+    assert worker.stop() == 0
+
+
+def test_a_port_in_use_is_one_sentence(simulate: Simulate, new_worker: NewWorker, settings: Settings) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        listen = f"127.0.0.1:{taken.getsockname()[1]}"
+        worker = new_worker(settings(simulate(**TINY), http={"listen": listen}))
+        worker.start()
+        assert worker.wait() == 1
+    said = worker.log.read_text(encoding="utf-8")
+    assert listen in said
+    assert "http.listen" in said
+    assert "Traceback" not in said
+
+
+_WRITING_NOTHING = (
+    "import resource, runpy\n"
+    "resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))\n"
+    "runpy.run_module('connector', run_name='__main__')\n"
+)
+
+
+def test_it_runs_without_a_home_and_without_a_byte_in_any_file(
+    broker: SharedBroker, topic: str, app: str, simulate: Simulate, new_worker: NewWorker, settings: Settings
+) -> None:
+    """As in a container whose root is read-only; the kernel refuses every write to a file."""
+    source = simulate(**TINY)
+    worker = new_worker(settings(source), "-c", _WRITING_NOTHING, "run")
+    nowhere = {"HOME": "/nonexistent", "TMPDIR": "/nonexistent", "PATH": "", "PYTHONPATH": str(ROOT)}
+    worker.options = {"env": nowhere, "cwd": "/", "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    assert worker.run_once() == 0
+    oracle.check(broker.bootstrap, topic, app, source.truth())
+
+
+def _is_fresh(worker: Worker, tenant: str, since: datetime) -> bool:
+    coverage = worker.tenant(tenant).get("coverage") or []
+    return bool(coverage) and all(datetime.fromisoformat(piece["last_read"]) >= since for piece in coverage)

@@ -48,7 +48,7 @@ check-types: setup
 check-imports: setup
 	@$(BIN)/lint-imports --no-logo
 check-fast-tests: setup
-	@$(BIN)/pytest --quiet tests/unit tests/property
+	@$(BIN)/pytest --quiet --hypothesis-profile=quick tests/unit
 
 .PHONY: test
 test: setup ## Every test, also those on a real Kafka broker (fetched the first time)

@@ -6,10 +6,16 @@ import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import hypothesis
 import pytest
 
 from tests.brokers import KAFKA_VERSION, Cluster
 from tests.registries import Registry
+
+# A shared machine is slow at times: how long an example takes says nothing.
+hypothesis.settings.register_profile("default", deadline=None)
+hypothesis.settings.register_profile("quick", deadline=None, max_examples=15)
+hypothesis.settings.load_profile("default")
 
 OWN_CLUSTERS = frozenset({"broker_of_its_own", "three_brokers"})
 EXISTING_BROKER = os.environ.get("KAFKA_BOOTSTRAP_SERVERS", "")

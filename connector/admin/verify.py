@@ -33,6 +33,7 @@ from connector.graph.client import GraphClient
 from connector.kafka import avro, topics
 from connector.kafka.clients import Clients, resolve
 from connector.kafka.records import Bounds, Entry, Offsets, Records, row_decoder
+from connector.kafka.registry import Registry
 
 _LONGEST_WAIT_S = 120.0
 _GRACE_S = 5.0
@@ -217,7 +218,8 @@ class _Verification:
         beta = names["beta"] if settings.graph.api_version == "beta" else []
         self._fields = Fields(names["v1.0"], beta, settings.rows.privacy)
         self._comparison = Comparison()
-        self._decode = row_decoder()
+        registry = Registry(settings.schema_registry) if settings.schema_registry.url else None
+        self._decode = row_decoder(registry.schema if registry is not None else None)
         self._stack = ExitStack()
         self._clients = Clients(settings.kafka.bootstrap_servers, resolve(settings.kafka.properties))
         self._clients.check()

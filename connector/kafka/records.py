@@ -9,9 +9,11 @@ from typing import Any, NamedTuple, Self, cast
 
 import fastavro
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
+from fastavro.read import SchemaResolutionError
+from fastavro.schema import SchemaParseException
 
 from connector.core import instants
-from connector.errors import BrokersAwayError
+from connector.errors import BrokersAwayError, RefusedError
 from connector.kafka import avro
 from connector.kafka.clients import Clients
 
@@ -118,19 +120,37 @@ def _entry(message: Message, unread: set[int], offsets: Offsets, ends: Mapping[i
     return Entry(message.key(), message.value() or b"", dict(headers))
 
 
-def row_decoder() -> Callable[[bytes], dict[str, Any]]:
-    """A function from a value of the row topic to its record, instants as epoch milliseconds. Raises ValueError."""
+def row_decoder(
+    schema_of: Callable[[int], Mapping[str, Any]] | None = None,
+) -> Callable[[bytes], dict[str, Any]]:
+    """A function from a value of the row topic to its record, instants as epoch milliseconds. Raises ValueError.
+
+    `schema_of`: the schema that the registry calls by an id; without it Confluent wire format cannot be read.
+    """
     schema = avro.load(avro.ROW)
     header = avro.single_object_header(schema)
     plain = fastavro.parse_schema(_without_logical_types(schema))
+    writers: dict[int, Any] = {}
 
     def decode(value: bytes) -> dict[str, Any]:
-        if not value.startswith(header):
+        schema_id = avro.schema_id(value)
+        if value.startswith(header):
+            body, writer = value[len(header) :], plain
+        elif schema_id is not None and schema_of is not None:
+            if schema_id not in writers:
+                try:
+                    writers[schema_id] = fastavro.parse_schema(_without_logical_types(schema_of(schema_id)))
+                except (RefusedError, SchemaParseException) as error:
+                    raise ValueError(f"the value is written with schema {schema_id}, which is unknown") from error
+            body, writer = value[avro.CONFLUENT_HEADER_BYTES :], writers[schema_id]
+        else:
             raise ValueError("the value is no row in Avro single-object encoding")
         try:
-            record = fastavro.schemaless_reader(io.BytesIO(value[len(header) :]), plain, None)
+            record = fastavro.schemaless_reader(io.BytesIO(body), writer, None if writer is plain else plain)
         except (EOFError, IndexError, UnicodeDecodeError) as error:
             raise ValueError("the value is cut") from error
+        except SchemaResolutionError as error:
+            raise ValueError("the value is no row") from error
         return cast("dict[str, Any]", record)
 
     return decode

@@ -50,18 +50,20 @@ def command(folder: Path, settings: dict[str, Any], *arguments: str) -> subproce
 
 
 @pytest.mark.parametrize("strategy", ["topic", "record", "topic_record"])
-def test_confluent_s_own_deserializer_reads_rows_and_progress(
+def test_confluent_s_own_deserializer_reads_rows_and_progress(  # noqa: PLR0917 - fixtures
     strategy: str,
     registry: Registry,
     broker: SharedBroker,
     topic: str,
+    tmp_path: Path,
     simulate: Simulate,
     new_worker: NewWorker,
     settings: Settings,
 ) -> None:
     source = simulate(days=1, calls_per_day=200, frozen=True, unknown=0.05)
     section = {"url": registry.url, "subject_name_strategy": strategy}
-    worker = new_worker(settings(source, schema_registry=section, graph={"api_version": "beta"}))
+    configured = settings(source, schema_registry=section, graph={"api_version": "beta"})
+    worker = new_worker(configured)
     assert worker.run_once() == 0, worker.tail()
     (tenant,) = source.tenants
     rows = read(registry, broker, topic)
@@ -82,6 +84,11 @@ def test_confluent_s_own_deserializer_reads_rows_and_progress(
         "topic_record": {f"{topic}-{record['row']}", f"{topic}.progress-{record['progress']}"},
     }[strategy]
     assert subjects <= set(registry.ask("GET", "/subjects")[1])
+    if strategy != "topic":
+        return
+    options = ("--tenant", tenant, "--from", "-2d", "--to", "-1h", "--requests-per-minute", "6000")
+    verified = command(tmp_path, configured, "verify", *options)
+    assert verified.returncode == 0, verified.stderr
 
 
 def test_another_schema_under_the_subject_ends_run_with_the_field_named(

@@ -21,7 +21,7 @@ from tests.brokers import _DIE_WITH_PARENT, _starter, wait_until
 ROOT = Path(__file__).parent.parent
 DEADLINE_S = 120.0
 FAST = ({"every": "1s", "overlap": "10m"}, {"every": "5s", "overlap": "20d"})
-"Sweeps of seconds, the second over all that a simulator of tests has."
+"Sweeps of seconds, the second over all that a simulator of tests has, and more than the tenants' start."
 
 _SAMPLE = re.compile(r"direct_routing_(\w+)(?:\{(.*)\})? (\S+)")
 
@@ -37,7 +37,7 @@ def configuration(bootstrap: str, topic: str, app: str, source: Any, **sections:
             "timeout": "5s",
         },
         "identity": source.identity,
-        "tenants": [{"id": tenant, "start": "-20d"} for tenant in source.tenants],
+        "tenants": [{"id": tenant, "start": "-19d"} for tenant in source.tenants],
         "windows": {"sweeps": list(FAST)},
         "kafka": {
             "bootstrap_servers": bootstrap,

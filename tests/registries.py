@@ -7,6 +7,7 @@ import http.client
 import json
 import os
 import shutil
+import ssl
 import subprocess
 import sys
 import tarfile
@@ -154,7 +155,7 @@ Answers = Callable[[str, str], Answer]
 class Fake:
     """A registry that answers as it is told; bytes are sent as they are, everything else as JSON."""
 
-    def __init__(self, answer: Answers) -> None:
+    def __init__(self, answer: Answers, tls: ssl.SSLContext | None = None) -> None:
         self.requests: list[tuple[str, str, dict[str, str]]] = []
         fake = self
 
@@ -178,7 +179,9 @@ class Fake:
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self._server.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self._server.server_port}"
+        if tls is not None:
+            self._server.socket = tls.wrap_socket(self._server.socket, server_side=True)
+        self.url = f"{'https' if tls else 'http'}://127.0.0.1:{self._server.server_port}"
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True)
 
     def __enter__(self) -> Self:

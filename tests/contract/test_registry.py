@@ -13,6 +13,7 @@ from connector.config import SchemaRegistry, Secret
 from connector.errors import RefusedError, RegistryAwayError
 from connector.kafka import avro, registry
 from connector.kafka.registry import Registry, Subject, subjects
+from connector.simulator import tls
 from tests.registries import Answer, Answers, Fake
 
 ROW = Subject("calls-value", avro.ROW, ("calls",))
@@ -193,6 +194,17 @@ def test_credentials_go_with_each_request_and_a_rotated_one_counts(
     file.write_text("second\n", encoding="utf-8")
     client.ensure([ROW])
     assert server.requests[-1][2]["Authorization"] == "Bearer second"
+
+
+def test_a_registry_with_a_certificate_of_its_own_is_asked_only_with_its_ca(tmp_path: Path) -> None:
+    pem, context = tls.make(["127.0.0.1"])
+    bundle = tmp_path / "ca.pem"
+    bundle.write_bytes(pem)
+    with Fake(lambda *_: (200, {"id": 2}), context) as server:
+        assert Registry(settings(server.url, ca_bundle=bundle)).ensure([ROW]) == {"calls": 2}
+        with pytest.raises(RegistryAwayError, match=r"cannot be reached.*certificate verify failed"):
+            Registry(settings(server.url)).ensure([ROW])
+        assert len(server.requests) == 1
 
 
 def test_neither_redirects_nor_errors_show_a_secret(fake: Callable[[Answers], Fake]) -> None:

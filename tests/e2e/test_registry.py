@@ -1,5 +1,6 @@
 """The service with a registry: the wire format that confluent's own deserializer reads, waiting, refusing, commands."""
 
+import signal
 import subprocess
 import sys
 import threading
@@ -156,6 +157,30 @@ def test_a_registry_that_hangs_delays_neither_health_nor_the_end(
     assert worker.get("/readyz")[0] == 503
     assert worker.stop(deadline_s=12.0) == 0
     release.set()
+
+
+def test_topics_that_come_with_sighup_are_registered_first(
+    topic: str, fake: Callable[[Answers], Fake], simulate: Simulate, new_worker: NewWorker, settings: Settings
+) -> None:
+    answers: dict[str, Answer] = {"now": (200, {"id": 1})}
+    server = fake(lambda *_: answers["now"])
+    source = simulate(days=1, calls_per_day=100, tenants=2)
+    configured = settings(source, schema_registry={"url": server.url})
+    first, second = configured["tenants"]
+    worker = new_worker(configured | {"tenants": [first]})
+    worker.start()
+    worker.until_ready()
+    answers["now"] = 503, {}
+    worker.configure(configured | {"tenants": [first, {**second, "topic": f"{topic}-own"}]})
+    worker.signal(signal.SIGHUP)
+    problem = worker.until_logged("configuration_not_reloaded")["problems"]
+    assert problem == f"the schema registry at {server.url} answers 503"
+    answers["now"] = 200, {"id": 1}
+    worker.signal(signal.SIGHUP)
+    worker.until_complete(datetime.now(UTC), tenants=2)
+    assert worker.stop() == 0
+    asked = {path for _, path, _ in server.requests}
+    assert asked == {f"/subjects/{topic}{of}-value" for of in ("", ".progress", "-own", "-own.progress")}
 
 
 async def test_once_gives_up_when_the_registry_was_away_for_two_minutes(

@@ -230,7 +230,7 @@ def _advise(settings: Settings, rules: Rules, case: _Case, result: Forecast, now
     advice = []
     most = _DOCUMENTED_LIMIT - _BESIDES
     needed = min(most, math.ceil(result.total / 60 / 0.9))
-    if per_minute < needed and forecast.predict(rules, case.calls, needed, concurrency, now).fits:
+    if per_minute < needed and forecast.fit(rules, case.calls, needed, concurrency, now):
         advice.append(f"requests_per_minute = {needed} would fit, where nobody else reads this log.")
     changed = forecast.suggest(rules, case.calls, per_minute, concurrency, now, result.requests_per_hour)
     if changed is not None:
@@ -251,7 +251,7 @@ def _sections(content: dict[str, Any]) -> list[Section]:
         f"{'fits' if content['fits'] else 'does not fit'}"
     )
     sweeps = [
-        (s["every"], s["overlap"], f"{s['requests_per_hour']:,.1f}", text.span(s["longest_run_seconds"]))
+        (s["every"], s["overlap"], f"{s['requests_per_hour']:,.1f}", text.span(s["longest_run_seconds"] or None))
         for s in content["sweeps"]
     ]
     delays = [

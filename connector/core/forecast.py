@@ -230,8 +230,17 @@ class Simulation:
     """One tenant's sweeper and its Graph. Times are seconds since `begin`."""
 
     def __init__(
-        self, rules: Rules, calls: Calls, requests_per_minute: float, concurrency: int, begin: datetime, state: State
+        self,
+        rules: Rules,
+        calls: Calls,
+        requests_per_minute: float | None,
+        concurrency: int,
+        begin: datetime,
+        state: State,
     ) -> None:
+        """Without `requests_per_minute` nothing holds requests back, and the pages of a chain come as one."""
+        self.late: set[int] = set()
+        "Sweeps of which a run had not ended when it was due again."
         self.state = state
         self.time_s = 0.0
         self.requests: list[tuple[float, int]] = []
@@ -242,7 +251,8 @@ class Simulation:
         self._calls = calls
         self._concurrency = concurrency
         self._begin = begin
-        self._budget = Budget(requests_per_minute, 0.0)
+        self._is_bound = requests_per_minute is not None
+        self._budget = Budget(requests_per_minute or _UNBOUND, 0.0)
         self._chains: dict[Slice, _Chain] = {}
         self._waiting: list[_Chain] = []
         self._asked: list[tuple[float, int, _Chain]] = []
@@ -256,7 +266,9 @@ class Simulation:
         # As the sweeper's guess was after the first start; settled sweeps make no new one.
         self._guess = windows.next_guess(_LAST_DAY, int(calls.per_hour(day - 24, day, begin).sum()))
 
-    def run(self, until_s: float, *, sweep: int | None = None, since_s: float = 0.0) -> None:
+    def run(
+        self, until_s: float, *, sweep: int | None = None, since_s: float = 0.0, stop_when_late: bool = False
+    ) -> None:
         """Goes on until a time, or until a run of `sweep` that started at `since_s` or later has ended."""
         while True:
             if self._awake:
@@ -268,6 +280,8 @@ class Simulation:
                 return
             self.time_s = max(self.time_s, at_s)
             self._happen()
+            if stop_when_late and self.late:
+                return
             if sweep is not None and self.runs and self.runs[-1].sweep == sweep and self.runs[-1].started_s >= since_s:
                 return
 
@@ -286,6 +300,7 @@ class Simulation:
 
     def _turn(self) -> None:
         """What the sweeper does when it wakes: begins what is due, opens chains."""
+        self.late |= {run.sweep for run in self.open_runs() if self._overran(run)}
         self.state, _ = windows.begin(self.state, self._rules, self.now)
         now = self.now
         while True:
@@ -337,8 +352,10 @@ class Simulation:
                 chain.times += 1
                 rows = self._calls.count(chain.piece.window, self.now)
                 chain.pages = chain.left = max(1, -(-rows // ROWS_A_PAGE))
-            self.requests.append((self.time_s, chain.piece.priority % len(self.state.sweeps)))
-            heapq.heappush(self._asked, (self.time_s + ANSWER_S, chain.order, chain))
+            pages = 1 if self._is_bound else chain.pages
+            chain.left -= pages - 1
+            self.requests += [(self.time_s, chain.piece.priority % len(self.state.sweeps))] * pages
+            heapq.heappush(self._asked, (self.time_s + pages * ANSWER_S, chain.order, chain))
         else:
             self._awake = True
 
@@ -359,7 +376,11 @@ class Simulation:
             run = before[index].run
             if run is not None:
                 self.runs.append(_RunEnded(index, self._since(run.started), self.time_s))
+                self.late |= {index} if self._overran(self.runs[-1]) else set()
         self._awake = True
+
+    def _overran(self, run: _RunEnded) -> bool:
+        return run.ended_s - run.started_s > self._rules.sweeps[run.sweep].every.total_seconds()
 
     def _since(self, moment: datetime) -> float:
         return (moment - self._begin).total_seconds()
@@ -373,34 +394,60 @@ def predict(
     slowest = max(range(len(everys)), key=everys.__getitem__)
     warm_s = min(everys[slowest], _DAY_S)
     span_s = min(max(everys[slowest], min(_DAY_S, _SHORTEST_RUNS * everys[slowest]), cycle_s), _LONGEST_SPAN_S)
-    settled = _settled(rules, begin, timedelta(seconds=warm_s))
-    simulation = Simulation(rules, calls, requests_per_minute, concurrency, begin, settled)
-    end_s = warm_s + span_s
-    simulation.run(end_s)
-    late = {run.sweep for run in simulation.runs + simulation.open_runs() if _overran(run, everys, warm_s)}
-    # Rows that turn up at the end of the span are found by the runs after it.
-    simulation.run(end_s + min(everys[slowest], _REST_S if late else math.inf), sweep=slowest, since_s=end_s)
-    late |= {run.sweep for run in simulation.runs + simulation.open_runs() if _overran(run, everys, warm_s)}
+    span = warm_s, warm_s + span_s
+    simulation = Simulation(
+        rules, calls, requests_per_minute, concurrency, begin, _settled(rules, begin, timedelta(seconds=warm_s))
+    )
+    simulation.run(span[1], stop_when_late=True)
+    if simulation.late:
+        span = max(0.0, simulation.time_s - _REST_S), simulation.time_s
+        simulation.run(span[1] + _REST_S)
+        requests = _demand(rules, calls, concurrency, begin)
+    else:
+        # Rows that turn up at the end of the span are found by the runs after it.
+        simulation.run(span[1] + everys[slowest], sweep=slowest, since_s=span[1])
+        counts = [0] * len(everys)
+        for at_s, sweep in simulation.requests:
+            counts[sweep] += span[0] <= at_s < span[1]
+        requests = [3_600 * count / max(span_s, every_s) for count, every_s in zip(counts, everys, strict=True)]
     longest = [0.0] * len(everys)
     for run in simulation.runs + simulation.open_runs():
-        if run.started_s >= warm_s or run.sweep in late:
+        if run.ended_s >= span[0]:
             longest[run.sweep] = max(longest[run.sweep], run.ended_s - run.started_s)
-    asked = simulation.requests
-    if late and requests_per_minute < _UNBOUND:
-        unbound = Simulation(rules, calls, _UNBOUND, concurrency, begin, settled)
-        unbound.run(end_s)
-        asked = unbound.requests
-    counts = [0] * len(everys)
-    for at_s, sweep in asked:
-        counts[sweep] += warm_s <= at_s < end_s
-    hours = [max(span_s, every_s) / 3_600 for every_s in everys]
     return Forecast(
-        fits=not late,
-        requests_per_hour=tuple(count / hour for count, hour in zip(counts, hours, strict=True)),
+        fits=not simulation.late,
+        requests_per_hour=tuple(requests),
         longest_run_s=tuple(longest),
-        late=tuple(sorted(late)),
-        delays=tuple(_delay(late_s, simulation, calls, begin, (warm_s, end_s)) for late_s in LATE_S),
+        late=tuple(sorted(simulation.late)),
+        delays=tuple(_delay(late_s, simulation, calls, begin, span) for late_s in LATE_S),
     )
+
+
+def _demand(rules: Rules, calls: Calls, concurrency: int, begin: datetime) -> list[float]:
+    """Requests per hour that each sweep would make if nothing held it back: those of a run, as often as it is due."""
+    everys = [sweep.every.total_seconds() for sweep in rules.sweeps]
+    simulation = _run_each(rules, calls, None, concurrency, begin)
+    counts, runs = [0] * len(everys), [0] * len(everys)
+    for _, sweep in simulation.requests:
+        counts[sweep] += 1
+    for run in simulation.runs:
+        runs[run.sweep] += 1
+    return [3_600 * n / max(1, of) / every_s for n, of, every_s in zip(counts, runs, everys, strict=True)]
+
+
+def _run_each(
+    rules: Rules, calls: Calls, requests_per_minute: float | None, concurrency: int, begin: datetime
+) -> Simulation:
+    """A simulation in which the slowest sweep is due after some runs of the others, until it has ended or is late."""
+    everys = [sweep.every.total_seconds() for sweep in rules.sweeps]
+    slowest = max(range(len(everys)), key=everys.__getitem__)
+    warm_s = min(everys[slowest], 2 * max((e for at, e in enumerate(everys) if at != slowest), default=everys[slowest]))
+    settled = _settled(rules, begin, timedelta(seconds=warm_s))
+    simulation = Simulation(rules, calls, requests_per_minute, concurrency, begin, settled)
+    simulation.run(
+        warm_s + everys[slowest], sweep=slowest, since_s=warm_s, stop_when_late=requests_per_minute is not None
+    )
+    return simulation
 
 
 def _settled(rules: Rules, begin: datetime, warm: timedelta) -> State:
@@ -420,10 +467,6 @@ def _settled(rules: Rules, begin: datetime, warm: timedelta) -> State:
         run = Run(last, Window(through, last - rules.settle))
         sweeps.append(SweepState(sweep, through, last + sweep.every, last, run))
     return State(start, tuple(sweeps), coverage)
-
-
-def _overran(run: _RunEnded, everys: Sequence[float], since_s: float) -> bool:
-    return run.ended_s > since_s and run.ended_s - run.started_s > everys[run.sweep]
 
 
 def _delay(late_s: int, simulation: Simulation, calls: Calls, begin: datetime, span: tuple[float, float]) -> Delay:
@@ -452,6 +495,11 @@ def _hours(moment: datetime) -> float:
     return (moment - EPOCH).total_seconds() / 3_600
 
 
+def fit(rules: Rules, calls: Calls, requests_per_minute: float, concurrency: int, begin: datetime) -> bool:
+    """Whether every sweep ends before it is due again, tried on one run of the slowest."""
+    return not _run_each(rules, calls, requests_per_minute, concurrency, begin).late
+
+
 def suggest(
     rules: Rules, calls: Calls, requests_per_minute: float, concurrency: int, begin: datetime, asked: Sequence[float]
 ) -> Rules | None:
@@ -472,7 +520,7 @@ def suggest(
                 costs[worst] *= sweeps[worst].every / slower
                 sweeps[worst] = sweeps[worst]._replace(every=slower)
         changed = rules._replace(sweeps=tuple(sweeps))
-        if sum(costs) <= share * hours and predict(changed, calls, requests_per_minute, concurrency, begin).fits:
+        if sum(costs) <= share * hours and fit(changed, calls, requests_per_minute, concurrency, begin):
             return changed
     return None
 

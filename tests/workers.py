@@ -20,7 +20,7 @@ from tests.brokers import _DIE_WITH_PARENT, _starter, wait_until
 
 ROOT = Path(__file__).parent.parent
 DEADLINE_S = 120.0
-FAST = ({"every": "1s", "overlap": "10m"}, {"every": "5s", "overlap": "20d"})
+FAST = ({"every": "1s", "overlap": "10m"}, {"every": "5s", "overlap": "30d"})
 "Sweeps of seconds, the second over all that a simulator of tests has, and more than the tenants' start."
 
 _SAMPLE = re.compile(r"direct_routing_(\w+)(?:\{(.*)\})? (\S+)")

@@ -37,7 +37,7 @@ def refusal(worker: Worker) -> str:
 
 
 @pytest.mark.parametrize(
-    ("topic", "remedies"),
+    ("existing", "remedies"),
     [
         (("state", 2, "delete"), ["kafka-configs.sh", "--alter", "cleanup.policy=compact"]),
         (("seen", 2, "compact,delete"), ["kafka-configs.sh", "--alter", "cleanup.policy=compact"]),
@@ -52,12 +52,12 @@ def test_a_topic_with_wrong_settings_is_refused_with_the_command_that_repairs_it
     simulate: Simulate,
     new_worker: NewWorker,
     settings: Settings,
-    topic: tuple[str, int, str],
+    existing: tuple[str, int, str],
     remedies: list[str],
 ) -> None:
-    name, partitions, policy = topic
+    name, partitions, policy = existing
     create(broker.bootstrap, f"{app}.{name}", partitions, policy)
-    said = refusal(new_worker(settings(simulate(**TINY), kafka={"topic": f"calls-{app}"})))
+    said = refusal(new_worker(settings(simulate(**TINY))))
     for text in (f"{app}.{name}", *remedies):
         assert text in said
 

@@ -1,0 +1,107 @@
+"""What the comparison of Graph and the topic finds."""
+
+from typing import Any
+
+import pytest
+
+from connector.core.comparison import Comparison, Fields, Said, id_key
+
+FIELDS = Fields(["id", "callType", "duration"], ["userCountryCode"], ["callType"])
+
+
+def values(name: str, **changes: Any) -> dict[str, Any]:
+    return {"id": name, "callType": "ByotIn", "duration": 5, "userCountryCode": None, **changes}
+
+
+def publish(comparison: Comparison, *versions: tuple[str, int, dict[str, Any]], inside: bool = True) -> None:
+    comparison.add_records(
+        [id_key(name) for name, _, _ in versions],
+        [revision for _, revision, _ in versions],
+        [FIELDS.said(values(name, **changes)) for name, _, changes in versions],
+        [inside] * len(versions),
+    )
+
+
+def show(comparison: Comparison, *rows: tuple[str, dict[str, Any]], start_s: int = 0) -> list[bool]:
+    said: list[Said] = [FIELDS.said(values(name, **changes)) for name, changes in rows]
+    found: list[bool] = comparison.add_rows([id_key(name) for name, _ in rows], said, [start_s] * len(rows)).tolist()
+    return found
+
+
+@pytest.fixture
+def comparison() -> Comparison:
+    return Comparison()
+
+
+def test_a_row_is_identical_when_its_newest_version_says_the_same(comparison: Comparison) -> None:
+    publish(comparison, ("a", 1, {"duration": 7}), ("a", 0, {}), ("b", 0, {}))
+    assert show(comparison, ("a", {"duration": 7}), ("b", {})) == [False, False]
+    result = comparison.result()
+    assert (result.identical, result.graph_rows, result.topic_records) == (2, 2, 3)
+    assert (result.missing, result.differing, result.duplicated, result.unexpected) == (0, 0, 0, 0)
+
+
+def test_missing_differing_duplicated_and_unexpected_rows_are_told_apart(comparison: Comparison) -> None:
+    publish(
+        comparison, ("same", 0, {}), ("other", 0, {"duration": 6}), ("twice", 0, {}), ("twice", 0, {}), ("gone", 0, {})
+    )
+    publish(comparison, ("outside", 0, {}), inside=False)
+    show(comparison, ("same", {}), ("other", {}), ("twice", {}), ("lost", {}))
+    result = comparison.result()
+    assert result.missing_keys == [id_key("lost")]
+    assert result.differing_keys == [id_key("other")]
+    assert result.duplicated_keys == [(id_key("twice"), 0, 2)]
+    assert result.unexpected_keys == [id_key("gone")]
+    assert (result.identical, result.graph_rows, result.topic_records) == (2, 4, 5)
+
+
+def test_a_field_treated_for_privacy_is_not_compared(comparison: Comparison) -> None:
+    publish(comparison, ("a", 0, {"callType": "******"}))
+    assert show(comparison, ("a", {})) == [False]
+
+
+def test_what_only_beta_knows_is_compared_where_both_sides_know_it(comparison: Comparison) -> None:
+    publish(comparison, ("v1", 0, {}), ("beta", 0, {"userCountryCode": "DE"}))
+    assert show(comparison, ("v1", {"userCountryCode": "DE"}), ("beta", {"userCountryCode": "FR"})) == [False, True]
+    assert FIELDS.differences(values("a", userCountryCode="DE"), values("a", userCountryCode="FR")) == [
+        "userCountryCode"
+    ]
+    assert FIELDS.differences(values("a", userCountryCode="DE"), values("a", duration=6)) == ["duration"]
+
+
+def test_a_row_that_is_published_while_it_is_looked_for_is_identical(comparison: Comparison) -> None:
+    publish(comparison, ("a", 0, {}))
+    show(comparison, ("a", {"duration": 9}), ("late", {}), start_s=17)
+    assert {suspect.start_s for suspect in comparison.suspects()} == {17}
+    publish(comparison, ("late", 0, {}), ("a", 1, {"duration": 9}))
+    assert comparison.suspects() == []
+    result = comparison.result()
+    assert (result.identical, result.missing, result.differing, result.topic_records) == (2, 0, 0, 3)
+
+
+def test_a_row_that_is_revised_after_it_was_read_stays_identical(comparison: Comparison) -> None:
+    publish(comparison, ("a", 0, {}))
+    show(comparison, ("a", {}))
+    publish(comparison, ("a", 1, {"duration": 9}))
+    assert comparison.result().identical == 1
+
+
+def test_of_a_row_that_graph_shows_twice_the_last_reading_counts(comparison: Comparison) -> None:
+    publish(comparison, ("a", 0, {"duration": 9}), ("b", 0, {}))
+    show(comparison, ("a", {}), ("b", {}))
+    show(comparison, ("a", {"duration": 9}), ("b", {"duration": 1}))
+    result = comparison.result()
+    assert result.differing_keys == [id_key("b")]
+    assert result.graph_rows == 2
+
+
+def test_a_row_that_does_not_fit_by_now_is_not_unexpected(comparison: Comparison) -> None:
+    publish(comparison, ("a", 0, {}))
+    comparison.add_unfit([id_key("a")])
+    result = comparison.result()
+    assert (result.unexpected, result.identical, result.graph_rows) == (0, 0, 0)
+
+
+def test_nothing_at_all_is_identical(comparison: Comparison) -> None:
+    result = comparison.result()
+    assert (result.graph_rows, result.topic_records, result.missing) == (0, 0, 0)

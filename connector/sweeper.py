@@ -7,6 +7,7 @@ shard makes the same steps from the same items, in the same order, for the state
 import asyncio
 from collections.abc import Callable
 from datetime import datetime, timedelta
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -144,7 +145,14 @@ class Sweeper:
             if piece is None:
                 return
             name = f"chain {self.account.tenant.label} {piece.window.start:%m-%dT%H:%M:%S}"
-            self._chains[piece] = chains.create_task(self._read(piece), name=name)
+            task = self._chains[piece] = chains.create_task(self._read(piece), name=name)
+            task.add_done_callback(partial(self._forget_chain, piece))
+
+    def _forget_chain(self, piece: Slice, task: asyncio.Task[None]) -> None:
+        """A task that is cancelled before its first step never comes to its own `finally`."""
+        if self._chains.get(piece) is task:
+            del self._chains[piece]
+            self._wake.set()
 
     def _sizes(self) -> Sizes:
         first = (self._plan.start - EPOCH) // timedelta(hours=1)

@@ -36,6 +36,7 @@ from connector.kafka.records import Bounds, Entry, Offsets, Records, row_decoder
 from connector.kafka.registry import Registry
 
 _LONGEST_WAIT_S = 120.0
+_WAIT_WHEN_CUT_S = 5.0
 _GRACE_S = 5.0
 _LOOK_EVERY_S = 1.0
 _KEPT = 5 * SHOWN
@@ -247,7 +248,7 @@ class _Verification:
             told("reading the topic", self._window.start)
             self._read_topics()
             asyncio.run(self._read_graph(told))
-            lost = self._look_again(told)
+            lost = self._look_again(told, _WAIT_WHEN_CUT_S if is_cut else _LONGEST_WAIT_S)
             result = self._comparison.result()
             ids, values = self._look_up(result)
         if is_cut and (result.missing or lost):
@@ -297,14 +298,14 @@ class _Verification:
             if record["tenantId"].lower() == self._tenant.key:
                 yield record
 
-    def _look_again(self, told: "_Tell") -> list[_UnfitShown]:
+    def _look_again(self, told: "_Tell", longest_s: float) -> list[_UnfitShown]:
         """Reads on until nothing is missing, or the sweeps had their time; rows that do not fit and are nowhere."""
         begun = time.monotonic()
         while True:
             suspects = [suspect.start_s for suspect in self._comparison.suspects()]
             lost = [row for row in self._unfit.values() if not self._dead.hold(row)]
             wait_s = max((self._wait_s(s) for s in (*suspects, *(row.start_s for row in lost))), default=0.0)
-            left_s = begun + wait_s - time.monotonic()
+            left_s = begun + min(wait_s, longest_s) - time.monotonic()
             if not suspects and not lost:
                 return lost
             # At least once: what turned up while Graph was read may have been published since.

@@ -1,0 +1,284 @@
+"""No clear phone number or name leaves the process, whatever goes wrong; and nothing else is lost by it."""
+
+import hashlib
+import hmac
+import json
+import re
+import signal
+import unicodedata
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, cast
+
+import msgspec
+from confluent_kafka import Consumer, TopicPartition
+
+from connector.simulator import TruthRow
+from tests import oracle
+from tests.conftest import SharedBroker
+from tests.simulation import Simulation
+from tests.workers import Worker
+
+Simulate = Callable[..., Simulation]
+NewWorker = Callable[..., Worker]
+Settings = Callable[..., dict[str, Any]]
+
+FIRST_KEY, SECOND_KEY = bytes(range(255, 215, -1)), b"another key, as long as one should be"
+PRIVACY = {
+    "callerNumber": "mask",
+    "calleeNumber": "pseudonymize",
+    "userId": "pseudonymize",
+    "userPrincipalName": "drop",
+    "userDisplayName": "mask",
+}
+WEATHER = {
+    "throttled": 0.05,
+    "retry_after": "mixed",
+    "retry_after_s": 0.3,
+    "server_error": 0.05,
+    "cut": 0.05,
+    "garbage": 0.03,
+    "not_a_page": 0.03,
+    "unauthorized": 0.03,
+    "repeat_once": 0.1,
+}
+SHORTEST = 7
+"What is shorter a mask leaves as it is, or is found anywhere by chance."
+
+
+def treated(name: str, value: Any, key: bytes) -> Any:
+    """As the contract words it; shares no code with the connector."""
+    if value is None or value == "":
+        return value
+    if PRIVACY[name] == "drop" or not isinstance(value, str):
+        return None
+    if PRIVACY[name] == "pseudonymize":
+        kid = hashlib.sha256(key).hexdigest()[:8]
+        return f"{kid}:{hmac.new(key, value.encode(), hashlib.sha256).hexdigest()}"
+    clear = 6 if value[0] in "+0123456789" else 0
+    stars = ("*" if unicodedata.category(character)[0] in "LN" else character for character in value[clear:])
+    return value[:clear] + "".join(stars)
+
+
+def treated_row(version: TruthRow, key: bytes) -> TruthRow:
+    """What the topics may say of a version: rows without members that the schema does not know."""
+    members = msgspec.json.decode(version.row, type=dict[str, msgspec.Raw])
+    fields = {field["name"] for field in oracle._schema()["fields"]}
+    for name in [name for name in members if version.fits and name not in fields]:
+        del members[name]
+    for name in PRIVACY.keys() & members.keys():
+        value = msgspec.json.decode(members[name])
+        if value != treated(name, value, key):
+            members[name] = msgspec.Raw(msgspec.json.encode(treated(name, value, key)))
+    return msgspec.structs.replace(version, row=msgspec.Raw(msgspec.json.encode(members)))
+
+
+def is_object(version: TruthRow) -> bool:
+    return bytes(version.row).startswith(b"{")
+
+
+def personal(truth: oracle.Truth) -> set[str]:
+    """Every value that may not be seen anywhere."""
+    values: set[str] = set()
+    for versions in truth.values():
+        for version in filter(is_object, versions):
+            members = json.loads(bytes(version.row))
+            for name in PRIVACY.keys() & members.keys():
+                value = members[name] if isinstance(members[name], str) else json.dumps(members[name])
+                if len(value) >= SHORTEST and treated(name, value, FIRST_KEY) != value:
+                    values.add(value)
+    return values
+
+
+class Watch:
+    """Finds values in bytes, plain and as JSON escapes them."""
+
+    def __init__(self, values: Iterable[str]) -> None:
+        self._by_beginning: dict[bytes, set[bytes]] = defaultdict(set)
+        for value in values:
+            for text in (value, json.dumps(value)[1:-1]):
+                self._by_beginning[text.encode()[:6]].add(text.encode())
+        self._any = re.compile(b"|".join(map(re.escape, self._by_beginning)))
+
+    def find(self, content: bytes) -> set[bytes]:
+        return {
+            value
+            for match in self._any.finditer(content)
+            for value in self._by_beginning[match.group()]
+            if content.startswith(value, match.start())
+        }
+
+
+def everything(bootstrap: str, topics: Iterable[str]) -> dict[str, bytes]:
+    """All bytes of topics, also of aborted transactions: keys, values, headers."""
+    config = {"bootstrap.servers": bootstrap, "group.id": "-", "isolation.level": "read_uncommitted"}
+    consumer = Consumer({**config, "enable.auto.commit": False, "enable.partition.eof": True})
+    contents = {}
+    for topic in topics:
+        partitions = [
+            TopicPartition(topic, number, 0) for number in consumer.list_topics(topic).topics[topic].partitions
+        ]
+        consumer.assign(partitions)
+        content: list[bytes] = []
+        open_ = len(partitions)
+        while open_:
+            message = consumer.poll(10)
+            assert message is not None, f"{topic} does not answer"
+            if message.error():
+                open_ -= 1
+                continue
+            content += [message.key() or b"", message.value() or b""]
+            headers = cast("list[tuple[str, bytes]]", message.headers() or [])
+            content += [part for name, value in headers for part in (name.encode(), value)]
+        contents[topic] = b"\n".join(content)
+    consumer.close()
+    return contents
+
+
+def test_the_watch_finds_what_it_looks_for() -> None:
+    watch = Watch({"+493012345678", "Chloé Dvořák"})
+    assert watch.find("\x00Chloé Dvořák +49301234567".encode()) == {"Chloé Dvořák".encode()}
+    assert watch.find(json.dumps({"a": "Chloé Dvořák"}).encode())
+
+
+def test_no_personal_data_leaves_the_process_under_faults_and_a_new_key_publishes_nothing_again(  # noqa: PLR0915
+    broker: SharedBroker,
+    topic: str,
+    app: str,
+    simulate: Simulate,
+    new_worker: NewWorker,
+    settings: Settings,
+    tmp_path: Path,
+) -> None:
+    """Searched byte by byte: all topics with what was aborted, logs, metrics, status, the page.
+
+    Revisions are found by what was received: rows that turn up, or change, after the key do so once, under the new key.
+    """
+    source = simulate(
+        days=1, calls_per_day=3_000, page_size=100, clock_offset_s=-21_600, unfit=0.03, unknown=0.1, revised=0.1,
+        lateness="0.9:1s-10s,0.1:10m-2h", faults=WEATHER,
+    )  # fmt: skip
+    key_file, secret_file = tmp_path / "key", tmp_path / "secret"
+    key_file.write_bytes(FIRST_KEY + b"\n")
+    secret_file.write_text("not the right one")
+    right = source.identity["client_secret"]
+    identity = {**source.identity, "client_secret": {"file": str(secret_file)}}
+    configured = settings(
+        source,
+        identity=identity,
+        rows={"privacy": PRIVACY},
+        pseudonyms={"key": {"file": str(key_file)}},
+        log={"format": "json", "level": "debug"},
+    )
+    worker = new_worker(configured)
+    said: list[bytes] = []
+
+    def listen() -> None:
+        said.extend(worker.get(path)[1].encode() for path in ("/status", "/metrics", "/", "/readyz", "/livez"))
+
+    worker.start()
+    worker.until_logged("sign_in_failed")
+    listen()
+    secret_file.write_text(right + "\n")
+    worker.signal(signal.SIGHUP)
+    worker.until(lambda: worker.metric("rows_total", outcome="published") > 500, "the first rows")
+    listen()
+    worker.kill()
+    worker.start()
+    worker.until(lambda: worker.metric("rows_total", outcome="published") > 500, "rows in its second life")
+    source.clear_faults()
+    worker.until_complete(source.freeze())
+    listen()
+    before = source.truth()
+    known = {bytes(version.row) for versions in before.values() for version in versions}
+    published = worker.metric("rows_total", outcome="published") + worker.metric("rows_total", outcome="revised")
+
+    key_file.write_bytes(SECOND_KEY)
+    worker.until_complete(datetime.now(UTC))
+    again = worker.metric("rows_total", outcome="published") + worker.metric("rows_total", outcome="revised")
+    assert again == published, "a new key publishes what is known"
+    source.set_clock_offset(timedelta())
+    worker.until_complete(source.freeze())
+    listen()
+    assert worker.stop() == 0
+
+    truth = source.truth()
+    expected = {
+        tenant: [
+            treated_row(version, FIRST_KEY if bytes(version.row) in known else SECOND_KEY)
+            for version in versions
+            if version.fits or is_object(version)
+        ]
+        for tenant, versions in truth.items()
+    }
+    found = oracle.committed(broker.bootstrap, topic, app)
+    empty = [letter for letter in found.dead_letters if not letter.value]
+    found.dead_letters = [letter for letter in found.dead_letters if letter.value]
+    problems = oracle.differences(found, expected, claims=False)
+    assert not problems, "\n".join(problems)
+    assert len(empty) == sum(not (v.fits or is_object(v)) for versions in truth.values() for v in versions) > 0
+    assert len(found.dead_letters) > 50
+    assert any(row.revision for row in found.rows)
+    assert not any(row.fields["additionalProperties"] for row in found.rows)
+    kids = Counter(row.fields["calleeNumber"][:8] for row in found.rows if row.fields["calleeNumber"])
+    assert set(kids) == {hashlib.sha256(key).hexdigest()[:8] for key in (FIRST_KEY, SECOND_KEY)}
+
+    watch = Watch(personal(truth))
+    assert watch.find(next(bytes(v.row) for v in truth[source.tenants[0]] if v.fits and b"@contoso" in bytes(v.row)))
+    internal = [f"{app}.{name}" for name in ("control", "state", "seen")]
+    seen = everything(broker.bootstrap, [topic, f"{topic}.dlq", f"{topic}.progress", *internal])
+    seen["http"] = b"\n".join(said)
+    seen["log"] = b"\n".join(log.read_bytes() for log in worker.config.parent.glob("log-*"))
+    assert all(len(content) > 100 for name, content in seen.items() if name != f"{app}.control")
+    assert {name: watch.find(content) for name, content in seen.items()} == {name: set() for name in seen}
+    assert right.encode() not in seen["log"] + seen["http"]
+    assert FIRST_KEY not in seen["log"]
+    assert SECOND_KEY not in seen["log"]
+
+    verify = new_worker(configured, "-m", "connector", "verify")
+    begin = (datetime.now(UTC) - timedelta(days=3)).isoformat()
+    end = (datetime.now(UTC) + timedelta(0)).isoformat()
+    verify.start(
+        "--tenant", source.tenants[0], "--from", begin, "--to", end, "--json", "--requests-per-minute", "60000"
+    )
+    assert verify.wait() == 0, verify.tail()
+    assert not watch.find(verify.log.read_bytes())
+
+
+def test_a_treated_key_leads_rows_of_one_user_to_one_partition(
+    broker: SharedBroker, topic: str, app: str, simulate: Simulate, new_worker: NewWorker, settings: Settings
+) -> None:
+    """The pseudonym is the record's key; a user who is nobody falls back to the id."""
+    source = simulate(days=1, calls_per_day=600, frozen=True, users=5)
+    rows = {"key": "userId", "privacy": {name: PRIVACY[name] for name in ("userId", "callerNumber")}}
+    worker = new_worker(settings(source, rows=rows, pseudonyms={"key": SECOND_KEY.decode()}))
+    assert worker.run_once() == 0
+    found = oracle.committed(broker.bootstrap, topic, app)
+    assert len(found.rows) > 400
+    partitions: dict[bytes | None, set[int]] = defaultdict(set)
+    for row in found.rows:
+        partitions[row.entry.key].add(row.entry.partition)
+        assert row.entry.key == (row.fields["userId"] or row.id).encode()
+    kid = hashlib.sha256(SECOND_KEY).hexdigest()[:8].encode()
+    of_users = {key: where for key, where in partitions.items() if key and key.startswith(kid + b":")}
+    assert len(of_users) == 5
+    assert all(len(where) == 1 for where in partitions.values())
+    nobody = [row for row in found.rows if not row.fields["userId"]]
+    assert nobody
+    clear = {
+        json.loads(bytes(v.row))["userId"] for v in source.truth()[source.tenants[0]] if b'"userId"' in bytes(v.row)
+    }
+    assert not clear & {row.fields["userId"] for row in found.rows if row.fields["userId"]}
+
+
+def test_a_key_field_that_is_dropped_falls_back_to_the_id(
+    broker: SharedBroker, topic: str, app: str, simulate: Simulate, new_worker: NewWorker, settings: Settings
+) -> None:
+    source = simulate(days=0.2, calls_per_day=600, frozen=True)
+    worker = new_worker(settings(source, rows={"key": "userId", "privacy": {"userId": "drop"}}))
+    assert worker.run_once() == 0
+    found = oracle.committed(broker.bootstrap, topic, app)
+    assert found.rows
+    assert all(row.entry.key == row.id.encode() and not row.fields["userId"] for row in found.rows)

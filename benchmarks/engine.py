@@ -28,7 +28,7 @@ client_secret = "{rig.client_secret}"
 id = "{rig.tenant}"
 start = "{rig.since}"
 [windows]
-slice = "30m"
+slice = "1h"
 [kafka]
 bootstrap_servers = "{rig.bootstrap}"
 topic = "{topic}"
@@ -61,7 +61,7 @@ class _Marks:
                 self.rows += counts["published"]
             committed(metrics, **counts)
 
-        TenantMetrics.request_finished = request_finished  # type: ignore[method-assign]
+        TenantMetrics.request_finished = request_finished  # type: ignore[method-assign,assignment]
         TenantMetrics.rows_committed = rows_committed  # type: ignore[method-assign,assignment]
 
 

@@ -3,7 +3,7 @@
 import os
 import platform
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -20,10 +20,21 @@ _WHAT = {
     "plain": "plain recipe: aiohttp, json, AvroSerializer, produce; no state, no dedup",
     "limit": "limit: decode + encode + produce alone, one after the other",
 }
+_BESIDE = ("plain", "limit")
+_STEPS = ("decode", "encode", "produce")
 
 
 def _rate(run: Run) -> float:
     return float(run["rows"] / run["seconds"])
+
+
+def _cpu_rate(run: Run) -> float:
+    """Rows a second of processor time of the process, all threads: what a busy machine disturbs least."""
+    return float(run["rows"] / run["cpu_seconds"])
+
+
+def _step_rate(limit: Run, step: str) -> float:
+    return float(limit["rows"] / limit["step_seconds"][step])
 
 
 def line(number: int, runs: dict[str, Run]) -> str:
@@ -39,8 +50,8 @@ def _spread(values: Sequence[float], digits: int = 0) -> dict[str, float]:
 def results(measured: list[dict[str, Run]], seed: int, load: float) -> dict[str, Any]:
     """Everything, raw runs included. `load`: of the machine, before anything was started."""
 
-    def spread(value: Callable[[dict[str, Run]], float], digits: int = 0) -> dict[str, float]:
-        return _spread([value(runs) for runs in measured], digits)
+    def spread(value: Callable[[dict[str, Run], str], float], names: Iterable[str], digits: int) -> dict[str, Any]:
+        return {name: _spread([value(runs, name) for runs in measured], digits) for name in names}
 
     return {
         "measured": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -57,15 +68,11 @@ def results(measured: list[dict[str, Run]], seed: int, load: float) -> dict[str,
         },
         "seed": seed,
         "rows": measured[0]["engine"]["rows"],
-        "rows_per_second": {name: spread(lambda runs, name=name: _rate(runs[name])) for name in _WHAT},
-        "ratios": {
-            "engine_to_plain": spread(lambda runs: _rate(runs["engine"]) / _rate(runs["plain"]), 2),
-            "engine_to_limit": spread(lambda runs: _rate(runs["engine"]) / _rate(runs["limit"]), 2),
-        },
-        "limit_rows_per_second": {
-            step: spread(lambda runs, step=step: runs["limit"]["rows"] / runs["limit"][f"{step}_seconds"])
-            for step in ("decode", "encode", "produce")
-        },
+        "rows_per_second": spread(lambda runs, name: _rate(runs[name]), _WHAT, 0),
+        "cpu_us_per_row": spread(lambda runs, name: 1e6 / _cpu_rate(runs[name]), _WHAT, 1),
+        "engine_ratio": spread(lambda runs, name: _rate(runs["engine"]) / _rate(runs[name]), _BESIDE, 2),
+        "engine_cpu_ratio": spread(lambda runs, name: _cpu_rate(runs["engine"]) / _cpu_rate(runs[name]), _BESIDE, 2),
+        "step_rows_per_second": spread(lambda runs, name: _step_rate(runs["limit"], name), _STEPS, 0),
         "runs": measured,
     }
 
@@ -81,22 +88,28 @@ def _processor() -> str:
 
 def table(found: dict[str, Any]) -> str:
     """The results as a Markdown table with what they were measured on."""
-    rates, ratios = found["rows_per_second"], found["ratios"]
-    lines = ["| what | rows/s, median (least to most) | connector ÷ this |", "| --- | --- | --- |"]
-    for name, what in _WHAT.items():
-        ratio = _range(ratios[f"engine_to_{name}"], 2) if f"engine_to_{name}" in ratios else ""
-        lines.append(f"| {what} | {_range(rates[name], 0)} | {ratio} |")
-    steps = ", ".join(f"{step} {rate['median']:,.0f}" for step, rate in found["limit_rows_per_second"].items())
-    machine, versions = found["machine"], found["versions"]
-    named = ", ".join(f"{name} {version}" for name, version in versions.items())
-    lines += [
-        "",
-        f"Parts of the limit, rows/s: {steps}. {found['rows']:,} rows of one tenant, seed {found['seed']},"
-        f" {len(found['runs'])} repetitions in turns; broker and simulator on the same machine:"
-        f" {machine['cores']} cores ({machine['processor']}), load {machine['load_before']} before the start."
-        f" Measured {found['measured'][:10]} with {named}.",
+    rates, ratios = found["rows_per_second"], found["engine_ratio"]
+    lines = [
+        "| what | rows/s: median (least to most) | connector ÷ this | µs of processor a row |",
+        "| --- | --- | --- | --- |",
     ]
-    return "\n".join(lines)
+    for name, what in _WHAT.items():
+        ratio = _range(ratios[name], 2) if name in ratios else ""
+        cpu = f"{found['cpu_us_per_row'][name]['median']:.1f}"
+        lines.append(f"| {what} | {_range(rates[name], 0)} | {ratio} | {cpu} |")
+    steps = {step: f"{rate['median']:,.0f}" for step, rate in found["step_rows_per_second"].items()}
+    machine = found["machine"]
+    versions = ", ".join(f"{name} {version}" for name, version in found["versions"].items())
+    parts = (
+        f"Parts of the limit, rows/s: msgspec decode {steps['decode']}, fastavro encode {steps['encode']}, librdkafka"
+        f" produce {steps['produce']}."
+    )
+    setting = (
+        f"{found['rows']:,} rows of one tenant, seed {found['seed']}, {len(found['runs'])} repetitions in turns; broker"
+        f" and simulator on the same {machine['cores']} cores ({machine['processor']}, {machine['system']}), load"
+        f" {machine['load_before']} before the start. Measured {found['measured'][:10]}: {versions}."
+    )
+    return "\n".join([*lines, "", parts, "", setting])
 
 
 def _range(spread: dict[str, float], digits: int) -> str:

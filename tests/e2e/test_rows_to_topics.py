@@ -1,0 +1,168 @@
+"""How rows become records: the four keys, the two timestamps, a topic of its own for a tenant."""
+
+import signal
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, ResourceType
+
+from connector.kafka import avro
+from tests import oracle
+from tests.conftest import SharedBroker
+from tests.simulation import Simulation
+from tests.workers import Worker
+
+Simulate = Callable[..., Simulation]
+NewWorker = Callable[..., Worker]
+Settings = Callable[..., dict[str, Any]]
+
+
+def java_partition(key: bytes, partitions: int) -> int:
+    """As org.apache.kafka.common.utils.Utils.murmur2 and the default partitioner of Java's producer say."""
+    m, length = 0x5BD1E995, len(key)
+    h = (0x9747B28C ^ length) & 0xFFFFFFFF
+    for at in range(0, length - length % 4, 4):
+        k = int.from_bytes(key[at : at + 4], "little") * m & 0xFFFFFFFF
+        k = (k ^ k >> 24) * m & 0xFFFFFFFF
+        h = (h * m & 0xFFFFFFFF) ^ k
+    if length % 4:
+        h = (h ^ int.from_bytes(key[length - length % 4 :], "little")) * m & 0xFFFFFFFF
+    h = (h ^ h >> 13) * m & 0xFFFFFFFF
+    return ((h ^ h >> 15) & 0x7FFFFFFF) % partitions
+
+
+SMALL = {"days": 1, "calls_per_day": 600, "frozen": True, "startless": 0.05}
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        ("id", "ingest", None),
+        ("correlationId", "event", -1),
+        ("userId", "ingest", None),
+        ("trunkFullyQualifiedDomainName", "event", 86_400_000),
+    ],
+)
+def test_records_have_the_key_and_the_timestamp_that_are_set(
+    broker: SharedBroker,
+    topic: str,
+    app: str,
+    simulate: Simulate,
+    new_worker: NewWorker,
+    settings: Settings,
+    case: tuple[str, str, int | None],
+) -> None:
+    """Keys that are null or empty fall back to the id, a start that is null to the reading; Java finds the partition.
+
+    A retention under which event time deletes what was just written is warned of.
+    """
+    key, timestamp, retention_ms = case
+    source = simulate(**SMALL)
+    kafka = {"topic_properties": {"retention.ms": str(retention_ms)}} if retention_ms is not None else {}
+    worker = new_worker(settings(source, rows={"key": key, "timestamp": timestamp}, kafka=kafka))
+    assert worker.run_once() == 0
+    dangers = {entry["setting"] for entry in worker.named("event_time_danger")}
+    assert dangers == ({f"retention.ms={retention_ms}"} if retention_ms == 86_400_000 else set())
+    found = oracle.committed(broker.bootstrap, topic, app)
+    if retention_ms == 86_400_000:
+        assert found.rows  # those of the last hours are surely there still
+    else:
+        problems = oracle.differences(found, source.truth(), key=key)
+        assert not problems, "\n".join(problems)
+    decode = avro.decoder(avro.ROW)
+    for row in found.rows:
+        assert row.entry.key is not None
+        assert row.entry.partition == java_partition(row.entry.key, 3)
+        observed_ms, start_ms = _ms(decode(row.entry.value)["observedDateTime"]), row.fields["startDateTime"]
+        assert row.entry.timestamp_ms == (start_ms if timestamp == "event" and start_ms is not None else observed_ms)
+    fallen_back = [row for row in found.rows if row.entry.key == row.id.encode()]
+    assert bool(fallen_back) is (key in ("id", "userId"))
+
+
+@pytest.mark.parametrize(
+    ("policy", "exists"),
+    [pytest.param("compact,delete", True, id="that_exists"), pytest.param("compact", False, id="to_be_created")],
+)
+def test_a_key_that_rows_share_is_refused_on_a_compacted_topic(
+    broker: SharedBroker,
+    topic: str,
+    simulate: Simulate,
+    new_worker: NewWorker,
+    settings: Settings,
+    policy: str,
+    exists: bool,  # noqa: FBT001
+) -> None:
+    """Of all records with one key such a topic keeps the newest: legs of a call would replace each other."""
+    source = simulate(days=0, calls_per_day=0)
+    admin = AdminClient({"bootstrap.servers": broker.bootstrap})
+    if exists:
+        new = NewTopic(topic, num_partitions=3, config={"cleanup.policy": policy})
+        admin.create_topics([new])[topic].result(30)
+    kafka = {} if exists else {"topic_properties": {"cleanup.policy": policy}}
+    worker = new_worker(settings(source, rows={"key": "correlationId"}, kafka=kafka))
+    assert worker.run_once() == 1
+    said = worker.log.read_text(encoding="utf-8")
+    assert f'topic {topic} has cleanup.policy={policy}, and rows.key is "correlationId"' in said
+    assert "many calls have the same correlationId" in said
+    assert "Traceback" not in said
+    assert (topic in admin.list_topics(timeout=30).topics) is exists
+
+
+def test_the_id_as_key_on_a_compacted_topic_is_fine(
+    topic: str, simulate: Simulate, new_worker: NewWorker, settings: Settings, broker: SharedBroker, app: str
+) -> None:
+    source = simulate(days=0.1, calls_per_day=600, frozen=True)
+    worker = new_worker(settings(source, kafka={"topic_properties": {"cleanup.policy": "compact"}}))
+    assert worker.run_once() == 0
+    assert oracle.check(broker.bootstrap, topic, app, source.truth()).rows
+
+
+def test_tenants_have_topics_of_their_own_and_sighup_adds_one_with_another(
+    broker: SharedBroker, topic: str, app: str, simulate: Simulate, new_worker: NewWorker, settings: Settings
+) -> None:
+    """Each with .dlq and .progress; a tenant without one of its own writes to the common topic."""
+    source = simulate(days=1, calls_per_day=600, tenants=3, frozen=True, unfit=0.05)
+    first, second, third = source.tenants
+    own, later = f"{topic}.own", f"{topic}.later"
+    tenants = [{"id": first, "start": "-19d"}, {"id": second, "start": "-19d", "topic": own}]
+    configured = settings(source, tenants=tenants)
+    worker = new_worker(configured)
+    worker.start()
+    worker.until_complete(datetime.now(UTC), 2)
+    worker.configure({**configured, "tenants": [*tenants, {"id": third, "start": "-19d", "topic": later}]})
+    worker.signal(signal.SIGHUP)
+    worker.until_logged("configuration_reloaded")
+    worker.until_complete(datetime.now(UTC), 3)
+    assert worker.stop() == 0
+    for tenant, name in ((first, topic), (second, own), (third, later)):
+        found = oracle.check(broker.bootstrap, name, app, source.truth(tenant))
+        assert len(found.rows) > 400
+        assert found.dead_letters
+        assert {statement.tenant for statement in found.progress} == {tenant}
+    resources = [ConfigResource(ResourceType.TOPIC, f"{later}.{suffix}") for suffix in ("dlq", "progress")]
+    admin = AdminClient({"bootstrap.servers": broker.bootstrap})
+    futures = admin.describe_configs(resources).values()
+    days = [int(future.result(30)["retention.ms"].value) // 86_400_000 for future in futures]
+    assert sorted(days) == [7, 30]
+
+
+def test_a_tenant_whose_topic_changes_is_refused_with_what_to_do(
+    topic: str, simulate: Simulate, new_worker: NewWorker, settings: Settings
+) -> None:
+    """What is remembered of it was published to the other one."""
+    source = simulate(days=0.1, calls_per_day=600, frozen=True)
+    (tenant,) = source.tenants
+    configured = settings(source)
+    worker = new_worker(configured)
+    assert worker.run_once() == 0
+    worker.configure({**configured, "tenants": [{"id": tenant, "start": "-19d", "topic": f"{topic}-other"}]})
+    assert worker.run_once() == 1
+    said = worker.log.read_text(encoding="utf-8")
+    assert f"was written for topic {topic}, now its topic is {topic}-other" in said
+    assert "Traceback" not in said
+
+
+def _ms(moment: datetime) -> int:
+    return round(moment.timestamp() * 1000)

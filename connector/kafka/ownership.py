@@ -23,6 +23,7 @@ _logger = log.get(__name__)
 
 _Request = Callable[[Consumer], None]
 
+
 class Command(NamedTuple):
     """A record of the control topic."""
 

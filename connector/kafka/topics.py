@@ -177,9 +177,7 @@ class Admin:
                 setting = f"{danger.setting}={danger.value}"
                 command = _alter_command(topic, f"{danger.setting}={danger.needed}")
                 remedy = f'{command}, or rows.timestamp = "ingest"'
-                _logger.warning(
-                    "event_time_danger", topic=topic, setting=setting, reason=danger.reason, remedy=remedy
-                )
+                _logger.warning("event_time_danger", topic=topic, setting=setting, reason=danger.reason, remedy=remedy)
 
     def ensure(self, topics: Sequence[Topic], *, create: bool, replication_factor: int) -> Found:
         """Creates what is missing and checks what exists.

@@ -16,7 +16,7 @@ Simulate = Callable[..., Simulation]
 NewWorker = Callable[..., Worker]
 Settings = Callable[..., dict[str, Any]]
 
-SMALL = {"days": 1, "calls_per_day": 3_000, "frozen": True, "page_size": 100}
+SMALL = {"days": 1, "calls_per_day": 2_000, "frozen": True, "page_size": 100}
 
 
 class Bench:
@@ -41,9 +41,9 @@ def bench(broker: SharedBroker, topic: str, app: str, simulate: Simulate, new_wo
         pytest.param({"repeat": 1.0}, {}, id="the_last_rows_of_each_page_sent_again_and_again"),
         pytest.param({"repeat_once": 0.5, "upper_link": 0.5}, {}, id="rows_that_shift_between_pages"),
         pytest.param({"empty_page": 0.5, "upper_link": 0.5}, {}, id="empty_pages_with_a_next_link"),
-        pytest.param({"server_error": 0.1, "not_a_page": 0.1, "garbage": 0.1}, {}, id="html_and_json_that_is_no_page"),
-        pytest.param({"cut": 0.2}, {"unfit": 0.05, "unknown": 0.1, "startless": 0.02}, id="cut_bodies_and_unfit_rows"),
-        pytest.param({"throttled": "0.9x15", "retry_after": "mixed", "retry_after_s": 1.0}, {}, id="a_storm_of_429"),
+        pytest.param({"server_error": 0.05, "not_a_page": 0.1, "garbage": 0.1}, {}, id="html_and_json_that_is_no_page"),
+        pytest.param({"cut": 0.15}, {"unfit": 0.05, "unknown": 0.1, "startless": 0.02}, id="cut_bodies_and_unfit_rows"),
+        pytest.param({"throttled": "0.9x10", "retry_after": "mixed", "retry_after_s": 1.0}, {}, id="a_storm_of_429"),
         pytest.param({"unauthorized": "0.2x4"}, {}, id="tokens_refused_now_and_then"),
     ],
 )
@@ -55,7 +55,7 @@ def test_every_row_arrives_once_in_spite_of(
     worker = bench.new_worker(settings(source))
     assert worker.run_once() == 0
     found = bench.check(source)
-    assert len(found.rows) + len(found.dead_letters) > 2_700
+    assert len(found.rows) + len(found.dead_letters) > 1_800
     assert bool(found.dead_letters) == bool(rows)
 
 

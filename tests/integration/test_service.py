@@ -1,0 +1,41 @@
+"""The service within this process, where its patience can be shortened."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from connector.config import load
+from connector.service import Service
+from tests.brokers import free_ports, wait_until
+from tests.conftest import SharedBroker
+from tests.simulation import Simulation
+from tests.workers import configuration, toml
+
+
+async def test_once_ends_with_1_when_brokers_are_away_for_longer_than_its_patience(
+    tmp_path: Path, topic: str, app: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The contract's two minutes, shortened."""
+    monkeypatch.setattr("connector.service._AWAY_S", 1.0)
+    (port,) = free_ports(1)
+    with Simulation(days=0, calls_per_day=0) as source:
+        file = tmp_path / "connector.toml"
+        file.write_text(toml(configuration(f"127.0.0.1:{port}", topic, app, source)), encoding="utf-8")
+        assert await Service(load(file, {}), once=True).run() == 1
+
+
+async def test_once_that_owns_nothing_ends_with_0(broker: SharedBroker, tmp_path: Path, topic: str, app: str) -> None:
+    """One shard and two workers: the second has nothing to do, and that is no failure."""
+    with Simulation(days=0.1, calls_per_day=100, frozen=True) as source:
+        file = tmp_path / "connector.toml"
+        settings = configuration(broker.bootstrap, topic, app, source, kafka={"shards": 1})
+        file.write_text(toml(settings), encoding="utf-8")
+        owner = Service(load(file, {}))
+        owning = asyncio.create_task(owner.run())
+        try:
+            await asyncio.to_thread(wait_until, lambda: bool(owner.status()["tenants"]), "the owner to own it")
+            assert await Service(load(file, {}), once=True).run() == 0
+        finally:
+            owner.stopping.set()
+        assert await owning == 0

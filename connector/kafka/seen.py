@@ -60,7 +60,12 @@ class SeenLog:
         self.width = _WIDTHS[-1]
 
     def write(self, entries: Entries, hours: Hours) -> Written:
-        """The records that add `entries`; nothing changes until `apply`."""
+        """The records that add `entries`; nothing remembered changes until `apply`.
+
+        A busy tenant's first rows show how busy it is: its buckets are not to stay as long as an unknown tenant's.
+        """
+        if len(entries) >= _WORTH_AN_OBJECT:
+            self.width = min(self.width, _fitting_width(len(entries) / (int(hours.max()) - int(hours.min()) + 1)))
         records: list[Record] = []
         tails: dict[_Bucket, _Tail | None] = {}
         numbers = hours // self.width
@@ -102,8 +107,7 @@ class SeenLog:
 
     def fit_width(self, remembered: int, hours: int) -> None:
         """Buckets as short as it takes for one to be worth an object: `remembered` rows over so many hours."""
-        rows_an_hour = remembered / max(1, hours)
-        self.width = next((w for w in _WIDTHS if rows_an_hour * w >= _WORTH_AN_OBJECT), _WIDTHS[-1])
+        self.width = _fitting_width(remembered / max(1, hours))
 
     def restored(self, bucket: _Bucket, tail: _Tail) -> None:
         """A bucket's tail as it was found in the topic."""
@@ -113,6 +117,10 @@ class SeenLog:
 
     def _key(self, bucket: _Bucket, number: int) -> bytes:
         return f"{self._tenant}/{bucket.width}/{bucket.number}/{number}".encode()
+
+
+def _fitting_width(rows_an_hour: float) -> int:
+    return next((width for width in _WIDTHS if rows_an_hour * width >= _WORTH_AN_OBJECT), _WIDTHS[-1])
 
 
 def restore(records: Mapping[bytes, bytes]) -> dict[str, tuple[Remembered, SeenLog]]:

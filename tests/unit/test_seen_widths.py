@@ -1,0 +1,54 @@
+"""The `seen` topic: which record a remembered row lies in, and by which hour it is known again."""
+
+import numpy as np
+import pytest
+
+from connector.core.dedup import Entries, Hours
+from connector.core.rows import ENTRY
+from connector.kafka import seen
+from connector.kafka.seen import SeenLog
+
+HOUR = 480_000
+
+
+def rows(count: int, hours: int) -> tuple[Entries, Hours]:
+    """Rows of calls spread evenly over so many hours."""
+    entries = np.zeros(count, ENTRY)
+    entries["hi"] = np.arange(count)
+    return entries, (HOUR + np.arange(count) * hours // count).astype(np.uint32)
+
+
+@pytest.mark.parametrize(
+    ("count", "hours", "width"), [(10_000, 5, 1), (10_000, 24, 4), (2_000, 48, 24), (1_000, 240, 384)]
+)
+def test_a_busy_tenants_first_rows_lie_in_short_buckets(count: int, hours: int, width: int) -> None:
+    log = SeenLog("tenant")
+    log.write(*rows(count, hours))
+    assert log.width == width
+
+
+def test_a_few_rows_say_nothing_of_how_busy_a_tenant_is() -> None:
+    log = SeenLog("tenant")
+    log.write(*rows(900, 1))
+    assert log.width == 384
+
+
+def test_rows_are_known_again_by_the_hour_of_their_call_after_the_first_start() -> None:
+    log = SeenLog("tenant")
+    entries, hours = rows(12_000, 6)
+    written = log.write(entries, hours)
+    records = {record.key: record.value for record in written.records if record.value is not None}
+    remembered, _ = seen.restore(records)["tenant"]
+    assert remembered.per_hour(HOUR, HOUR + 6).tolist() == [2_000] * 6
+    first, counts = seen.rows_per_hour(records, HOUR + 6)["tenant"]
+    assert (first, counts.tolist()) == (HOUR, [2_000.0] * 6)
+
+
+def test_rows_of_a_long_bucket_are_spread_evenly_over_its_hours_until_now() -> None:
+    log = SeenLog("tenant")
+    entries, hours = rows(500, 1)
+    records = {r.key: r.value for r in log.write(entries, hours).records if r.value is not None}
+    first, counts = seen.rows_per_hour(records, HOUR + 10)["tenant"]
+    assert first == HOUR // 384 * 384
+    assert counts.sum() == pytest.approx(500)
+    assert counts.max() == pytest.approx(counts.min())

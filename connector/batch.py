@@ -451,13 +451,7 @@ def _by_batch(change: Change) -> Iterable[tuple[Entries, np.ndarray[Any, np.dtyp
 
 def gap_seconds(state: State) -> float:
     """Call time between the tenant's start and the newest that was read, that was never read."""
-    return sum(gap.seconds for gap in gaps(state))
-
-
-def gaps(state: State) -> list[Window]:
-    """The pieces of call time that were never read, up to the newest that was."""
-    through = state.coverage.through
-    return state.coverage.missing(Window(state.start, through)) if through and through > state.start else []
+    return sum(gap.seconds for gap in windows.gaps(state))
 
 
 def _fresh(change: Change, remembered: Remembered) -> int:

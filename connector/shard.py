@@ -87,7 +87,7 @@ class Reading:
         failure = self.source.failing()
         through = current.coverage.through or current.start
         overdue = {duration_text(s.sweep.every): windows.overdue_seconds(s, self._now()) for s in current.sweeps}
-        holes = batch.gaps(current)
+        holes = windows.gaps(current)
         return TenantView(
             covered_through=through.timestamp(),
             gap_seconds=sum(hole.seconds for hole in holes),

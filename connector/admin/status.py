@@ -78,7 +78,7 @@ def sections(content: dict[str, Any], settings: "Settings", now: datetime) -> li
             sweep["every"],
             sweep["overlap"],
             text.ago(sweep["last_ok"], now),
-            text.span(sweep["overdue_seconds"]) if sweep["overdue_seconds"] else "-",
+            text.span(sweep["overdue_seconds"]) if sweep["overdue_seconds"] >= 1 else "-",
         )
         for tenant in tenants
         for sweep in tenant["sweeps"]

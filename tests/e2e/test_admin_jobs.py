@@ -407,6 +407,14 @@ def test_before_any_worker_has_run_status_says_so_and_nothing_can_be_filed(
     assert filed.error.startswith(reason)
 
 
+@pytest.mark.parametrize("name", ["status", "backfill", "jobs", "cancel", "pause", "resume"])
+def test_help_has_an_example_and_the_configuration(name: str, tmp_path: Path) -> None:
+    done = commands.ended(commands.start(tmp_path / "none.toml", name, "--help"))
+    assert (done.code, done.error) == (0, "")
+    assert f"connector {name}" in done.output.partition("Example:\n")[2]
+    assert "--config" in done.output
+
+
 def test_without_brokers_every_command_is_one_sentence_and_exit_1(tmp_path: Path) -> None:
     config = tmp_path / "connector.toml"
     config.write_text(

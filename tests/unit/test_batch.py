@@ -277,9 +277,9 @@ class TestWhatEndsATransaction:
 
 def test_gaps_are_the_call_time_that_was_never_read_up_to_the_newest_that_was() -> None:
     state = windows.first_state(SETTING.rules, moment(-3600), moment(0))
-    assert batch.gaps(state) == []
+    assert windows.gaps(state) == []
     coverage = state.coverage.add(Window(moment(-600), moment(-300)), moment(0))
     coverage = coverage.add(Window(moment(-3000), moment(-2000)), moment(0))
     state = state._replace(coverage=coverage)
-    assert batch.gaps(state) == [Window(moment(-3600), moment(-3000)), Window(moment(-2000), moment(-600))]
+    assert windows.gaps(state) == [Window(moment(-3600), moment(-3000)), Window(moment(-2000), moment(-600))]
     assert batch.gap_seconds(state) == 2000

@@ -130,7 +130,7 @@ def test_rows_that_turn_up_while_their_boundary_is_read_are_found(bench: Bench, 
     assert worker.stop() == 0
     found = bench.check(source)
     assert any(row.revision for row in found.rows)
-    assert {statement.overlap for statement in found.progress} == {timedelta(seconds=30), timedelta(minutes=10)}
+    assert {statement.overlap for statement in found.progress} == {timedelta(seconds=30)}
 
 
 def test_a_row_six_days_late_is_found_and_counted_as_late(bench: Bench, settings: Settings) -> None:
@@ -157,7 +157,7 @@ def test_a_row_six_days_late_is_found_and_counted_as_late(bench: Bench, settings
 def test_a_row_later_than_the_deepest_overlap_is_missed(bench: Bench, settings: Settings) -> None:
     """The exact edge of the promise: what turns up after the last sweep over its start has no reader."""
     source = bench.simulate(
-        days=2, calls_per_day=500, durations="short", lateness="0.9:0s-0s,0.1:10h-10h", revised=0, clock_offset_s=-3_600
+        days=1, calls_per_day=5_000, durations="short", lateness="0.9:0s-0s,0.1:10h-10h", revised=0, clock_offset_s=-3_600
     )
     sweeps = [{"every": "1s", "overlap": "10m"}, {"every": "2s", "overlap": "5h"}]
     worker = bench.new_worker(settings(source, windows={"sweeps": sweeps}))

@@ -37,6 +37,7 @@ _STEPS = 86_400
 _NOISE = 4_096
 _COUNT_AGAIN_S = 300.0
 _REST_S = 3 * 3_600.0
+_SHORT_S = 3_600.0
 _ALIKE = 1.2
 _SHARES = (0.75, 0.5, 0.35)
 _LADDER = tuple(
@@ -389,11 +390,43 @@ class Simulation:
 def predict(
     rules: Rules, calls: Calls, requests_per_minute: float, concurrency: int, begin: datetime, *, cycle_s: float = 0.0
 ) -> Forecast:
-    """What the rules cost and promise with these calls, which come alike again after `cycle_s`, at most a week."""
+    """What the rules cost and promise with these calls, which come alike again after `cycle_s`, at most a week.
+
+    Of short sweeps not the whole cycle is simulated but a part of each hour of a day, or of each third hour of a week.
+    """
+    slowest_s = max(sweep.every.total_seconds() for sweep in rules.sweeps)
+    if cycle_s < _DAY_S or slowest_s > _SHORT_S:
+        return _predict(rules, calls, requests_per_minute, concurrency, begin, cycle_s)
+    count = 24 if cycle_s == _DAY_S else 56
+    begins = [begin + timedelta(seconds=number * cycle_s / count) for number in range(count)]
+    parts = [_predict(rules, calls, requests_per_minute, concurrency, at, 0.0) for at in begins]
+    weights = calls.weights(np.array([at.timestamp() for at in begins]))
+    delays = []
+    for of_late in zip(*(part.delays for part in parts), strict=True):
+        worst = [delay.worst_s for delay in of_late if delay.worst_s is not None]
+        expected = [delay.expected_s for delay in of_late if delay.expected_s is not None]
+        if len(worst) < count:
+            delays.append(Delay(of_late[0].late_s, None, None))
+        else:
+            mean = np.average(expected, weights=weights if weights.any() else None)
+            delays.append(Delay(of_late[0].late_s, max(worst), float(mean)))
+    return Forecast(
+        fits=all(part.fits for part in parts),
+        requests_per_hour=tuple(np.mean([part.requests_per_hour for part in parts], axis=0).tolist()),
+        longest_run_s=tuple(np.max([part.longest_run_s for part in parts], axis=0).tolist()),
+        late=tuple(sorted({sweep for part in parts for sweep in part.late})),
+        delays=tuple(delays),
+    )
+
+
+def _predict(
+    rules: Rules, calls: Calls, requests_per_minute: float, concurrency: int, begin: datetime, cycle_s: float
+) -> Forecast:
     everys = [sweep.every.total_seconds() for sweep in rules.sweeps]
     slowest = max(range(len(everys)), key=everys.__getitem__)
     warm_s = min(everys[slowest], _DAY_S)
-    span_s = min(max(everys[slowest], min(_DAY_S, _SHORTEST_RUNS * everys[slowest]), cycle_s), _LONGEST_SPAN_S)
+    least_s = min(_DAY_S, _SHORTEST_RUNS * everys[slowest], max(everys[slowest], _SHORT_S))
+    span_s = min(max(everys[slowest], least_s, cycle_s), _LONGEST_SPAN_S)
     span = warm_s, warm_s + span_s
     simulation = Simulation(
         rules, calls, requests_per_minute, concurrency, begin, _settled(rules, begin, timedelta(seconds=warm_s))

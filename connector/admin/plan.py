@@ -131,7 +131,8 @@ def _read_shard(settings: Settings, shard: int, now: datetime) -> tuple[dict[str
     except BrokersAwayError as error:
         raise RefusedError(f"reading the state of app {settings.kafka.app}: {error}") from error
     restored = state.restore(values[names.state])
-    return restored.checkpoints, seen.rows_per_hour(values[names.seen], (now - EPOCH) // _HOUR + 1)
+    starts = {tenant: -((EPOCH - known.state.start) // _HOUR) for tenant, known in restored.checkpoints.items()}
+    return restored.checkpoints, seen.rows_per_hour(values[names.seen], starts, (now - EPOCH) // _HOUR + 1)
 
 
 def _learn(settings: Settings, tenant: Tenant, checkpoint: Checkpoint, rows: Any, now: datetime) -> _Case:

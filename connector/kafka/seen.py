@@ -162,24 +162,24 @@ def restore(records: Mapping[bytes, bytes]) -> dict[str, tuple[Remembered, SeenL
     return result
 
 
-def rows_per_hour(records: Mapping[bytes, bytes], end: int) -> dict[str, tuple[int, NDArray[np.float64]]]:
-    """Remembered rows of each tenant by hour of call start, from the first such hour (since the epoch) to `end`.
+def rows_per_hour(
+    records: Mapping[bytes, bytes], starts: Mapping[str, int], end: int
+) -> dict[str, tuple[int, NDArray[np.float64]]]:
+    """Remembered rows of each tenant in `starts` by hour of call start, from its hour there to `end`, since the epoch.
 
-    Those of a longer bucket are spread evenly over it. A row that was revised may count twice.
+    Those of a longer bucket are spread evenly over its hours in that range. A row that was revised may count twice.
     """
     sizes: dict[str, dict[_Bucket, int]] = defaultdict(lambda: defaultdict(int))
     for key, value in records.items():
         tenant, width, number, _ = key.decode().rsplit("/", 3)
         sizes[tenant][_Bucket(int(width), int(number))] += (len(value) - 1) // ENTRY.itemsize
     result = {}
-    for tenant, buckets in sizes.items():
-        first = min(bucket.number * bucket.width for bucket in buckets)
-        counts = np.zeros(max(0, end - first), np.float64)
-        for bucket, rows in buckets.items():
-            start = bucket.number * bucket.width - first
-            inside = counts[start : start + bucket.width]
+    for tenant, start in starts.items():
+        counts = np.zeros(max(0, end - start), np.float64)
+        for bucket, rows in sizes[tenant].items():
+            inside = counts[max(0, bucket.number * bucket.width - start) : max(0, bucket.end_hour - start)]
             inside += rows / max(1, len(inside))
-        result[tenant] = (first, counts)
+        result[tenant] = (start, counts)
     return result
 
 

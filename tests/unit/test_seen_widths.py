@@ -40,15 +40,14 @@ def test_rows_are_known_again_by_the_hour_of_their_call_after_the_first_start() 
     records = {record.key: record.value for record in written.records if record.value is not None}
     remembered, _ = seen.restore(records)["tenant"]
     assert remembered.per_hour(HOUR, HOUR + 6).tolist() == [2_000] * 6
-    first, counts = seen.rows_per_hour(records, HOUR + 6)["tenant"]
+    first, counts = seen.rows_per_hour(records, {"tenant": HOUR}, HOUR + 6)["tenant"]
     assert (first, counts.tolist()) == (HOUR, [2_000.0] * 6)
 
 
-def test_rows_of_a_long_bucket_are_spread_evenly_over_its_hours_until_now() -> None:
+def test_rows_of_a_long_bucket_are_spread_evenly_from_the_tenants_start_until_now() -> None:
     log = SeenLog("tenant")
     entries, hours = rows(500, 1)
     records = {r.key: r.value for r in log.write(entries, hours).records if r.value is not None}
-    first, counts = seen.rows_per_hour(records, HOUR + 10)["tenant"]
-    assert first == HOUR // 384 * 384
-    assert counts.sum() == pytest.approx(500)
-    assert counts.max() == pytest.approx(counts.min())
+    first, counts = seen.rows_per_hour(records, {"tenant": HOUR - 2, "other": HOUR}, HOUR + 10)["tenant"]
+    assert first == HOUR - 2
+    assert counts.tolist() == pytest.approx([500 / 12] * 12)

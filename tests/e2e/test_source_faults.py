@@ -157,7 +157,12 @@ def test_a_row_six_days_late_is_found_and_counted_as_late(bench: Bench, settings
 def test_a_row_later_than_the_deepest_overlap_is_missed(bench: Bench, settings: Settings) -> None:
     """The exact edge of the promise: what turns up after the last sweep over its start has no reader."""
     source = bench.simulate(
-        days=1, calls_per_day=5_000, durations="short", lateness="0.9:0s-0s,0.1:10h-10h", revised=0, clock_offset_s=-3_600
+        days=1,
+        calls_per_day=5_000,
+        durations="short",
+        lateness="0.9:0s-0s,0.1:10h-10h",
+        revised=0,
+        clock_offset_s=-3_600,
     )
     sweeps = [{"every": "1s", "overlap": "10m"}, {"every": "2s", "overlap": "5h"}]
     worker = bench.new_worker(settings(source, windows={"sweeps": sweeps}))

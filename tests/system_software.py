@@ -1,0 +1,52 @@
+"""Programs of the operating system that tests run: found, else installed where that is possible without asking.
+
+On Debian as root a missing program is installed with apt-get; elsewhere MissingSoftwareError says what to install.
+"""
+
+import fcntl
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+from tests.kafka_software import MissingSoftwareError, cache_directory
+
+PACKAGES = {
+    "chromium": ("chromium", "fonts-dejavu-core"),
+    "dockerd": ("docker.io", "iptables"),
+    "mmdebstrap": ("mmdebstrap",),
+    "prometheus": ("prometheus",),
+    "promtool": ("prometheus",),
+    "prometheus-alertmanager": ("prometheus-alertmanager",),
+}
+
+
+def program(name: str) -> Path:
+    """Where a program is; installed first if it has to be. Raises MissingSoftwareError, KeyError for one not listed."""
+    packages = PACKAGES[name]
+    found = shutil.which(name)
+    if found is None and os.geteuid() == 0 and shutil.which("apt-get"):
+        _install(packages)
+        found = shutil.which(name)
+    if found is None:
+        raise MissingSoftwareError(f"{name} is needed: install it (Debian: apt-get install {' '.join(packages)})")
+    return Path(found)
+
+
+def _install(packages: tuple[str, ...]) -> None:
+    folder = cache_directory()
+    folder.mkdir(parents=True, exist_ok=True)
+    # RUNLEVEL keeps Debian from starting what it has installed.
+    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive", "RUNLEVEL": "1"}
+    with (folder / "apt.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        for arguments in (("update",), ("install", "--yes", "--no-install-recommends", *packages)):
+            done = subprocess.run(
+                ["apt-get", "--quiet", *arguments],  # noqa: S607 - wherever this system has it
+                env=environment,
+                check=False,
+                capture_output=True,
+                text=True,
+            )
+            if done.returncode:
+                raise MissingSoftwareError(f"apt-get {' '.join(arguments)} failed:\n{done.stderr[-2000:]}")

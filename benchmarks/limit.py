@@ -85,9 +85,7 @@ def _fastest(work: Callable[[], _Cost | None]) -> _Cost:
 
 def _produce(rig: Rig, topic: str, keys: list[bytes], values: list[bytes]) -> _Cost:
     """From the first record to the last acknowledgement; the connection is there before."""
-    settings = Clients(rig.bootstrap, {}).producer("")
-    del settings["transactional.id"]
-    producer = Producer(settings)
+    producer = Producer(Clients(rig.bootstrap, {}).producer(None))
     producer.list_topics(topic)
     began, cpu_began = time.monotonic(), time.process_time()
     for key, value in zip(keys, values, strict=True):

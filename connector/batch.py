@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
+from msgspec import structs
 
 from connector import log
 from connector.config import Settings, Tenant
@@ -24,9 +25,9 @@ from connector.core.privacy import Privacy
 from connector.core.rows import Reading, Row, Shape, Unfit, unfit_entry
 from connector.core.windows import Rules, Slice, State
 from connector.kafka import avro, topics
+from connector.kafka.publishing import Offsets, Outgoing
 from connector.kafka.seen import Record, SeenLog, Written
 from connector.kafka.state import Checkpoint, checkpoint_record
-from connector.kafka.transaction import Offsets, Outgoing
 
 _logger = log.get(__name__)
 _STATE_PROGRESS_EVERY_S = 60
@@ -343,6 +344,23 @@ class Batches:
         change.forget_before_hour = instants.to_ms(horizon) // dedup.HOUR_MS
         change.written.append(account.seen.forget(change.forget_before_hour, _TOMBSTONES_A_COMMIT))
 
+    def noted(
+        self, changes: Mapping[str, Change], accounts: Mapping[str, Account], offsets: Offsets, shard: int
+    ) -> list[Outgoing]:
+        """The checkpoints before the batch, but that they know where its rows lie.
+
+        Where a batch is no transaction, rows may be remembered that no checkpoint covers: they are not published
+        again, and the next progress record would name offsets below them.
+        """
+        records = []
+        for tenant, change in changes.items():
+            if change.rows:
+                before = accounts[tenant].checkpoint
+                known, count = self._offsets(accounts[tenant], offsets.get(tenant, {})), before.records
+                noted = structs.replace(before, offsets=tuple(known), records=count + len(change.rows))
+                records.append(self.internal(self._names.state, shard, checkpoint_record(tenant, noted)))
+        return records
+
     def last(
         self,
         changes: Mapping[str, Change],
@@ -358,11 +376,7 @@ class Batches:
             for written in change.written:
                 records += [self.internal(self._names.seen, shard, record) for record in written.records]
             before = account.checkpoint
-            width = max(self._partitions.get(account.tenant.topic, 0), len(before.offsets))
-            known = list(before.offsets) + [0] * (width - len(before.offsets))
-            for partition, offset in offsets.get(tenant, {}).items():
-                known += [0] * (partition + 1 - len(known))
-                known[partition] = offset
+            known = self._offsets(account, offsets.get(tenant, {}))
             stated = {overlap: (through, at) for overlap, through, at in before.stated}
             statements = self._statements(change.state, stated, account, known, now)
             records += statements
@@ -379,6 +393,15 @@ class Batches:
             )
             records.append(self.internal(self._names.state, shard, checkpoint_record(tenant, change.checkpoint)))
         return records
+
+    def _offsets(self, account: Account, newest: Mapping[int, int]) -> list[int]:
+        """By partition the next offset after the tenant's last record, once those of a batch are written."""
+        before = account.checkpoint.offsets
+        known = list(before) + [0] * (self._partitions.get(account.tenant.topic, 0) - len(before))
+        for partition, offset in newest.items():
+            known += [0] * (partition + 1 - len(known))
+            known[partition] = offset
+        return known
 
     def _statements(
         self,

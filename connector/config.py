@@ -719,7 +719,6 @@ def _credentials(table: IdentityTable) -> list[str]:
 def _refuse_unbuilt(source: _Source, checked: Document) -> None:
     unbuilt: list[tuple[Key, object, str]] = [
         (("kafka", "azure_event_hubs"), checked.kafka.azure_event_hubs, "leave it out"),
-        (("kafka", "delivery"), checked.kafka.delivery == "at_least_once", 'write "exactly_once"'),
     ]
     tables: list[tuple[Key, IdentityTable]] = [(("identity",), checked.identity)]
     tables += [(("tenants", number), table) for number, table in enumerate(checked.tenants)]

@@ -455,7 +455,7 @@ class KafkaTable(Table):
     )
     shards: int = Field(8, ge=1, le=100_000, description="Partitions of the internal topics; fixed once created.")
     delivery: Literal["exactly_once", "at_least_once"] = Field(
-        "exactly_once", description="at_least_once, for brokers without transactions, is not built yet."
+        "exactly_once", description="at_least_once is for brokers without transactions: rows may come again."
     )
     create_topics: bool = Field(default=True, description="Whether missing topics are created.")
     partitions: int = Field(6, ge=1, le=100_000, description="Of the row topic, when it has to be created.")

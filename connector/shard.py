@@ -28,11 +28,13 @@ from connector.core.windows import Rules
 from connector.errors import FencedError, HandedOverError, RefusedError, ShardRestartError
 from connector.graph.client import GraphClient, Source
 from connector.kafka import control, seen, state, topics
+from connector.kafka.acknowledgement import Acknowledgements
 from connector.kafka.clients import Clients
 from connector.kafka.ownership import Command, Membership
+from connector.kafka.publishing import AbortedError, Closing, Offsets, Outgoing, Position, Publisher
 from connector.kafka.restore import read_compacted
 from connector.kafka.state import Checkpoint, Home
-from connector.kafka.transaction import AbortedError, Offsets, Outgoing, Position, Transactions
+from connector.kafka.transaction import Transactions
 from connector.metrics import Metrics, TenantMetrics, TenantView
 from connector.sweeper import Sweeper
 
@@ -165,7 +167,7 @@ class Shard:
         self._series = around.metrics.shard(number)
         self._handing_over = asyncio.Event()
         self._batches = Batches(around.settings, around.shape, around.partitions, around.schema_ids)
-        self._transactions: Transactions | None = None
+        self._publisher: Publisher | None = None
         self._control = 0
         self._changed = False
         self._seen_unknown: set[str] = set()
@@ -175,7 +177,7 @@ class Shard:
     @property
     def turned_at(self) -> float:
         """When the shard's loop last turned (monotonic seconds). Waiting for a broker's answer is no standstill."""
-        blocked = self._transactions is not None and self._transactions.busy
+        blocked = self._publisher is not None and self._publisher.busy
         return time.monotonic() if blocked else self._turned_at
 
     def hand_over(self) -> None:
@@ -245,9 +247,9 @@ class Shard:
                 self._tenant_series[tenant.key] = self._around.metrics.tenant(tenant.label, everys)
 
     async def _live(self) -> None:
-        transactions = Transactions(self._around.clients, self._names.transactional_id(self.number))
-        self._transactions = transactions
-        opening = asyncio.create_task(self._open(transactions), name=f"open shard {self.number}")
+        publisher = self._new_publisher()
+        self._publisher = publisher
+        opening = asyncio.create_task(self._open(publisher), name=f"open shard {self.number}")
         try:
             handing_over = asyncio.create_task(self._handing_over.wait())
             await asyncio.wait({opening, handing_over}, return_when=asyncio.FIRST_COMPLETED)
@@ -256,22 +258,27 @@ class Shard:
                 opening.cancel()
                 return
             accounts = opening.result()
-            await self._sweep(accounts, transactions)
+            await self._sweep(accounts, publisher)
         finally:
             self._around.membership.shut(self.number)
             self.restored = False
-            await transactions.close()
+            await publisher.close()
 
-    async def _open(self, transactions: Transactions) -> dict[str, Account]:
-        """A producer that fences every other one, then all that the shard knows."""
+    def _new_publisher(self) -> Publisher:
+        if self._around.settings.kafka.delivery == "at_least_once":
+            return Acknowledgements(self._around.clients, self._names, self.number)
+        return Transactions(self._around.clients, self._names.transactional_id(self.number))
+
+    async def _open(self, publisher: Publisher) -> dict[str, Account]:
+        """A producer that fences every other one, where brokers can, then all that the shard knows."""
         begun = time.monotonic()
         self._changed = False
-        await transactions.call(transactions.open)
+        await publisher.call(publisher.open)
         internal = (self._names.state, self._names.seen)
-        values = await transactions.call(read_compacted, self._around.clients, internal, self.number)
+        values = await publisher.call(read_compacted, self._around.clients, internal, self.number)
         restored = state.restore(values[self._names.state])
         state.check_home(restored.shard, self._around.home)
-        remembered = await transactions.call(seen.restore, values[self._names.seen])
+        remembered = await publisher.call(seen.restore, values[self._names.seen])
         self._control = restored.shard.control if restored.shard else 0
         now = self._around.now()
         accounts = {
@@ -308,7 +315,7 @@ class Shard:
         seen_log.fit_width(len(remembered), span)
         return Account(tenant, rules, checkpoint, remembered, seen_log)
 
-    async def _sweep(self, accounts: dict[str, Account], transactions: Transactions) -> None:
+    async def _sweep(self, accounts: dict[str, Account], publisher: Publisher) -> None:
         around = self._around
         buffer = self._buffer = Buffer()
         around.membership.open(self.number, self._control)
@@ -333,7 +340,7 @@ class Shard:
                     for reading in self.readings.values()
                 ]
                 done = group.create_task(self._all_done(sweepers, buffer), name="sweepers done")
-                await self._commit_loop(buffer, accounts, transactions, done)
+                await self._commit_loop(buffer, accounts, publisher, done)
                 for task in (*sweepers, done):
                     task.cancel()
         except BaseExceptionGroup as errors:
@@ -354,7 +361,7 @@ class Shard:
         buffer.filled.set()
 
     async def _commit_loop(
-        self, buffer: Buffer, accounts: dict[str, Account], transactions: Transactions, done: asyncio.Task[None]
+        self, buffer: Buffer, accounts: dict[str, Account], publisher: Publisher, done: asyncio.Task[None]
     ) -> None:
         """Commits what is there: rows at once, coverage at the latest after 5 s."""
         waiting: list[Item] = []
@@ -371,7 +378,7 @@ class Shard:
                 if not waiting:
                     since = time.monotonic()
                 waiting += items
-                pending = await transactions.call(self._batches.prepare, items, accounts, pending)
+                pending = await publisher.call(self._batches.prepare, items, accounts, pending)
                 is_urgent = any(change.is_urgent for change in pending.values())
                 # A row that is known already takes no room in what is to be committed.
                 if not is_urgent:
@@ -379,7 +386,7 @@ class Shard:
                     waiting = [item for item in waiting if not isinstance(item, PageRead)]
             is_due = time.monotonic() - since >= _COMMIT_AT_LATEST_S or finished
             if waiting and (is_due or is_urgent):
-                await self._commit(pending, accounts, transactions, _control_after(waiting, self._control))
+                await self._commit(pending, accounts, publisher, _control_after(waiting, self._control))
                 await buffer.committed(waiting)
                 waiting, pending, is_urgent = [], {}, False
             elif finished and not items:
@@ -388,28 +395,33 @@ class Shard:
                 left_s = since + _COMMIT_AT_LATEST_S - time.monotonic() if waiting else _COMMIT_AT_LATEST_S
                 await self._wait_for_work(buffer, max(0.0, left_s))
         if waiting and self.number in self._around.membership.snapshot.partitions:
-            await self._commit(pending, accounts, transactions, _control_after(waiting, self._control))
+            await self._commit(pending, accounts, publisher, _control_after(waiting, self._control))
 
     async def _commit(
-        self, changes: dict[str, Change], accounts: dict[str, Account], transactions: Transactions, control_offset: int
+        self, changes: dict[str, Change], accounts: dict[str, Account], publisher: Publisher, control_offset: int
     ) -> None:
-        """One transaction; repeated for as long as it is certain that nothing landed."""
+        """One batch; repeated for as long as it is certain that nothing landed."""
         around = self._around
         now = around.now()
         # A clock that runs ahead would forget rows that Graph still shows, and publish them again.
-        await transactions.call(self._batches.close, changes, accounts, now - around.graph.ahead)
+        await publisher.call(self._batches.close, changes, accounts, now - around.graph.ahead)
         records = {tag: r for tenant, change in changes.items() for tag, r in change.records(tenant).items()}
         record = batch.Batches.internal(self._names.state, self.number, state.shard_record(around.home, control_offset))
 
-        def last(offsets: Offsets) -> list[Outgoing]:
-            return [record, *self._batches.last(changes, accounts, offsets, self.number, now)]
+        def noted(offsets: Offsets) -> list[Outgoing]:
+            return self._batches.noted(changes, accounts, offsets, self.number)
 
+        def last(offsets: Offsets) -> list[Outgoing]:
+            # A command is passed once the checkpoint that it led to is written.
+            return [*self._batches.last(changes, accounts, offsets, self.number, now), record]
+
+        closing = Closing(noted, last)
         pause_s = _FIRST_PAUSE_S
         while True:
             position = await self._position(control_offset)
             begun = time.monotonic()
             try:
-                await transactions.call(partial(transactions.commit, records, last, position))
+                await publisher.call(partial(publisher.commit, records, closing, position))
             except AbortedError as error:
                 self._series.transaction_aborted()
                 _logger.info("transaction_aborted", shard=self.number, reason=str(error))
@@ -418,6 +430,8 @@ class Shard:
                 if self._handing_over.is_set():
                     raise HandedOverError from error
             except ShardRestartError:
+                if isinstance(publisher, Acknowledgements):
+                    self._series.transaction_aborted()
                 around.metrics.kafka_answered(ok=False)
                 raise
             else:
@@ -425,7 +439,7 @@ class Shard:
         self._control = control_offset
         self._series.transaction_committed(time.monotonic() - begun)
         around.metrics.kafka_answered(ok=True)
-        await transactions.call(batch.apply, changes, accounts)
+        await publisher.call(batch.apply, changes, accounts)
         committed_at = around.now()
         for tenant, change in changes.items():
             reading = self.readings.get(tenant)
@@ -442,12 +456,13 @@ class Shard:
     async def _position(self, control_offset: int) -> Position:
         """The control offset with metadata of a poll that still holds the shard."""
         deadline = time.monotonic() + _SNAPSHOT_WAIT_S
+        holds = partial(self._around.membership.holds, self.number)
         while True:
             snapshot = self._around.membership.snapshot
             if self.number not in snapshot.partitions:
                 raise HandedOverError
             if snapshot.metadata is not None:
-                return Position(self._names.control, self.number, control_offset, snapshot.metadata)
+                return Position(self._names.control, self.number, control_offset, snapshot.metadata, holds)
             if time.monotonic() > deadline:
                 raise ShardRestartError("the consumer group does not answer")
             await self._wait(self._handing_over, 0.02)

@@ -28,11 +28,11 @@ from types import TracebackType
 from typing import Self
 
 from confluent_kafka import KafkaException
-from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, ResourceType
 
 from tests.kafka_software import KAFKA_VERSION, Software, kafka
 
-__all__ = ["KAFKA_VERSION", "Broker", "Cluster", "wait_until"]
+__all__ = ["KAFKA_VERSION", "Broker", "Cluster", "set_topic", "wait_until"]
 
 HOST = "127.0.0.1"
 FOLDER = "drc-kafka-"
@@ -70,6 +70,14 @@ def wait_until(condition: Callable[[], bool], what: str, deadline_s: float = 30.
         if time.monotonic() >= end:
             raise TimeoutError(f"waited {deadline_s:g} s for: {what}")
         pause.wait(every_s)
+
+
+def set_topic(bootstrap: str, topic: str, setting: str, value: str) -> None:
+    """Change a setting of a topic that exists."""
+    admin = AdminClient({"bootstrap.servers": bootstrap, "log_level": 0})
+    entry = ConfigEntry(setting, value, incremental_operation=AlterConfigOpType.SET)
+    resource = ConfigResource(ResourceType.TOPIC, topic, incremental_configs=[entry])
+    admin.incremental_alter_configs([resource])[resource].result(10)
 
 
 def free_ports(count: int) -> list[int]:

@@ -88,11 +88,11 @@ class Committed:
 
     @property
     def newest(self) -> dict[tuple[str, str], Published]:
-        """The newest version of each row."""
+        """The newest version of each row; of the same revision the later record, where that came again."""
         newest: dict[tuple[str, str], Published] = {}
         for row in self.rows:
             known = newest.get((row.tenant, row.id))
-            if known is None or row.revision > known.revision:
+            if known is None or row.revision >= known.revision:
                 newest[row.tenant, row.id] = row
         return newest
 
@@ -178,19 +178,30 @@ def committed(bootstrap: str, topic: str, app: str) -> Committed:
     return result
 
 
-def check(bootstrap: str, topic: str, app: str, truth: Truth, *, claims: bool = True, key: str = "id") -> Committed:
+def check(
+    bootstrap: str,
+    topic: str,
+    app: str,
+    truth: Truth,
+    *,
+    claims: bool = True,
+    key: str = "id",
+    repeats: bool = False,
+) -> Committed:
     """All that is on the topics, once it is known to be exactly the truth. AssertionError names what differs.
 
     `claims`: whether progress is checked too; not where the source's clock was moved while it was read. `key`: field
-    that is the records' key.
+    that is the records' key. `repeats`: whether what was published may be published again, as without transactions.
     """
     found = committed(bootstrap, topic, app)
-    problems = differences(found, truth, claims=claims, key=key)
+    problems = differences(found, truth, claims=claims, key=key, repeats=repeats)
     assert not problems, f"{topic} is not what the source shows:\n" + "\n".join(problems)
     return found
 
 
-def differences(found: Committed, truth: Truth, *, claims: bool = True, key: str = "id") -> list[str]:
+def differences(
+    found: Committed, truth: Truth, *, claims: bool = True, key: str = "id", repeats: bool = False
+) -> list[str]:
     """What is wrong, a sentence each; empty when the topics say exactly what the source shows."""
     problems = [f"a transaction is still open in {partition}" for partition in found.open]
     wanted = _fitting(truth)
@@ -205,10 +216,11 @@ def differences(found: Committed, truth: Truth, *, claims: bool = True, key: str
         if key in wanted and row.fields != expected(bytes(wanted[key][-1].row)) and key not in unlike
     ]
     problems += _named("not in its newest version", behind)
-    problems += _revisions(found.rows, numbers)
+    if not repeats:
+        problems += _revisions(found.rows, numbers)
     misplaced = {(row.tenant, row.id) for row in found.rows if row.entry.key != (row.fields[key] or row.id).encode()}
     problems += _named(f"with a key other than its {key}", misplaced)
-    problems += _dead_letters(found, truth)
+    problems += _dead_letters(found, truth, repeats=repeats)
     if claims:
         for statement in found.progress:
             problems += _claims(statement, found, wanted, numbers)
@@ -275,12 +287,12 @@ def _revisions(rows: Sequence[Published], numbers: Mapping[tuple[int, int], int]
     return problems + _named("whose revisions are not in the order of the source's", order)
 
 
-def _dead_letters(found: Committed, truth: Truth) -> list[str]:
+def _dead_letters(found: Committed, truth: Truth, *, repeats: bool) -> list[str]:
     shown: dict[bytes, tuple[str, TruthRow]] = {}
     for tenant, versions in truth.items():
         shown |= {bytes(version.row): (tenant, version) for version in versions if not version.fits}
     counts = Counter(entry.value for entry in found.dead_letters)
-    again = sum(count > 1 for count in counts.values())
+    again = 0 if repeats else sum(count > 1 for count in counts.values())
     unknown = sum(value not in shown for value in counts)
     still = {value for value, (_, version) in shown.items() if version.until is None}
     missing = len(still - counts.keys())

@@ -95,8 +95,11 @@ class Clients:
         shared = {k: v for k, v in self._owner.items() if k not in _CONSUMER_ONLY | _PRODUCER_ONLY}
         return {k: v for k, v in (self._common | shared).items() if k != "allow.auto.create.topics"}
 
-    def producer(self, transactional_id: str) -> Properties:
-        """One a shard. Tried on Kafka 4.3: at the default retry back-off each transaction with offsets costs 100 ms."""
+    def producer(self, transactional_id: str | None) -> Properties:
+        """One a shard; without transactions: None. Either gives a record up after 10 s.
+
+        Tried on Kafka 4.3: at the default retry back-off each transaction with offsets costs 100 ms.
+        """
         own = {k: v for k, v in self._common.items() if k != "allow.auto.create.topics"}
         own |= {
             "partitioner": "murmur2_random",
@@ -106,8 +109,13 @@ class Clients:
             "socket.timeout.ms": 6_000,
             "compression.type": "lz4",
         }
+        if transactional_id is None:
+            own["message.timeout.ms"] = own.pop("transaction.timeout.ms")
         own |= {k: v for k, v in self._owner.items() if k not in _CONSUMER_ONLY}
-        return own | {"transactional.id": transactional_id, "enable.idempotence": True, "acks": "all"}
+        own |= {"enable.idempotence": True, "acks": "all"}
+        if transactional_id is None:
+            return {k: v for k, v in own.items() if k != "transaction.timeout.ms"}
+        return own | {"transactional.id": transactional_id}
 
     def commander(self) -> Properties:
         """Files an operator's command: outside of any transaction, acknowledged by every replica, written once."""
@@ -149,6 +157,7 @@ class Clients:
             from confluent_kafka import Consumer, Producer  # noqa: PLC0415 - built only to have the settings checked
 
             Producer(self.producer("check"))
+            Producer(self.producer(None))
             Consumer(self.member("check")).close()
         except KafkaException as error:
             raise ConfigurationError(

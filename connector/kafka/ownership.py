@@ -19,6 +19,8 @@ from connector.kafka.clients import Clients
 
 _POLL_S = 0.1
 _HAND_OVER_S = 2.0
+_CONFIRM_S = 0.5
+_PAUSE_S = 0.02
 _logger = log.get(__name__)
 
 _Request = Callable[[Consumer], None]
@@ -103,6 +105,14 @@ class Membership:
     def shut(self, shard: int) -> None:
         """No more commands of a shard, until it is opened again."""
         self._requests.put(lambda _consumer: self._opened.discard(shard))
+
+    def holds(self, shard: int) -> bool:
+        """Whether the shard is still ours after a further poll, or after half a second. Not for the event loop."""
+        deadline = time.monotonic() + _CONFIRM_S
+        polls = self.snapshot.polls
+        while self.snapshot.polls <= polls + 1 and time.monotonic() < deadline:
+            time.sleep(_PAUSE_S)
+        return shard in self.snapshot.partitions
 
     def _run(self) -> None:
         while not self._stopping.is_set():

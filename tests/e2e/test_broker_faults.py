@@ -13,15 +13,12 @@ from confluent_kafka.admin import (
     AclOperation,
     AclPermissionType,
     AdminClient,
-    AlterConfigOpType,
-    ConfigEntry,
-    ConfigResource,
     ResourcePatternType,
     ResourceType,
 )
 
 from tests import oracle
-from tests.brokers import Cluster
+from tests.brokers import Cluster, set_topic
 from tests.conftest import SharedBroker
 from tests.simulation import Simulation
 from tests.workers import Worker, configuration
@@ -111,22 +108,15 @@ def test_after_a_transaction_that_failed_memory_is_what_was_committed(
     worker.start()
     worker.until_ready()
     worker.kill()
-    admin = AdminClient({"bootstrap.servers": broker.bootstrap, "log_level": 0})
     rows = len(oracle.read(broker.bootstrap, topic))
-
-    def limit(most: str) -> None:
-        entry = ConfigEntry("max.message.bytes", most, incremental_operation=AlterConfigOpType.SET)
-        resource = ConfigResource(ResourceType.TOPIC, f"{app}.state", incremental_configs=[entry])
-        admin.incremental_alter_configs([resource])[resource].result(10)
-
-    limit("100")
+    set_topic(broker.bootstrap, f"{app}.state", "max.message.bytes", "100")
     source.set_clock_offset(timedelta())
     source.freeze()
     worker.start()
     worker.until(lambda: len(worker.named("shard_restarting")) > 2, "the shard to start again and again")
     assert worker.get("/livez")[0] == 200
     assert len(oracle.read(broker.bootstrap, topic)) == rows
-    limit("1000000")
+    set_topic(broker.bootstrap, f"{app}.state", "max.message.bytes", "1000000")
     finish(worker)
     oracle.check(broker.bootstrap, topic, app, source.truth(), claims=False)
 

@@ -13,10 +13,13 @@ from confluent_kafka.cimpl import NewTopic
 
 from connector.errors import FencedError, ShardRestartError
 from connector.kafka.clients import Clients
-from connector.kafka.transaction import Outgoing, Position, Transactions
+from connector.kafka.publishing import Closing, Outgoing, Position
+from connector.kafka.transaction import Transactions
 from tests import oracle
 from tests.brokers import Cluster, wait_until
 from tests.conftest import SharedBroker
+
+NOTHING = Closing(lambda _: [], lambda _: [])
 
 
 def create(bootstrap: str, *topics: str) -> None:
@@ -42,7 +45,7 @@ def member(bootstrap: str, app: str) -> Iterator[Callable[[], Position]]:
             return bool(consumer.assignment())
 
         wait_until(owns, "the partition")
-        yield lambda: Position(topic, 0, 0, consumer.consumer_group_metadata())
+        yield lambda: Position(topic, 0, 0, consumer.consumer_group_metadata(), lambda: True)
     finally:
         consumer.close()
 
@@ -67,7 +70,7 @@ def interfere(transactions: Transactions, name: str, happening: Callable[[], obj
 
 async def commit(transactions: Transactions, topic: str, values: list[bytes], position: Position) -> None:
     records = {"rows": [Outgoing(topic, None, value, 0) for value in values]}
-    await transactions.call(partial(transactions.commit, records, lambda _: [], position))
+    await transactions.call(partial(transactions.commit, records, NOTHING, position))
 
 
 async def test_a_commit_that_timed_out_pollutes_no_later_transaction(

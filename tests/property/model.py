@@ -23,7 +23,7 @@ from connector.core.coverage import Window
 from connector.core.rows import Page, Shape, decode_page
 from connector.core.windows import Rules, Sizes, Slice, Sweep
 from connector.kafka import avro, seen, state
-from connector.kafka.transaction import Offsets, Outgoing
+from connector.kafka.publishing import Offsets, Outgoing
 from connector.shard import Shard
 
 EPOCH = datetime(2026, 3, 1, tzinfo=UTC)

@@ -15,9 +15,9 @@ from connector.core.dedup import Remembered
 from connector.core.rows import Shape, decode_page
 from connector.core.windows import Slice
 from connector.kafka import avro
+from connector.kafka.publishing import Outgoing
 from connector.kafka.seen import SeenLog
 from connector.kafka.state import Checkpoint
-from connector.kafka.transaction import Outgoing
 from tests.property.model import TOPIC, Setting, moment, sweep
 
 SHAPE = Shape(avro.load(avro.ROW), "v1.0")

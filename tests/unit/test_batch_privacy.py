@@ -9,7 +9,7 @@ import pytest
 from connector.config import PseudonymKey
 from connector.core import instants
 from connector.kafka import avro
-from connector.kafka.transaction import Outgoing
+from connector.kafka.publishing import Outgoing
 from tests.property.model import moment
 from tests.unit.test_batch import Bench, row
 

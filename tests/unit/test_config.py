@@ -717,7 +717,6 @@ class TestFile:
         ),
         # legal, but another issue brings it
         ("kafka.azure_event_hubs = true", "kafka.azure_event_hubs: is not built yet; leave it out"),
-        ('kafka.delivery = "at_least_once"', 'kafka.delivery: is not built yet; write "exactly_once"'),
         (
             'identity.client_certificate = { file = "c.pem" }',
             "identity.client_certificate: is not built yet; use client_secret",
@@ -835,7 +834,7 @@ def test_every_problem_is_reported_at_once(tmp_path: Path) -> None:
     slice = "40d"
     [kafka]
     shards = 0
-    delivery = "at_least_once"
+    delivery = "twice"
     [kafka.properties]
     acks = "1"
     [[tenants]]

@@ -1,0 +1,165 @@
+"""Where a shard's batches go: what every kind of producer of a shard has, and what it is given.
+
+A thread of its own for each producer: its calls block.
+"""
+
+import asyncio
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple, TypeVar
+
+from confluent_kafka import KafkaError, KafkaException, Message, Producer
+
+from connector.errors import ConnectorError, ShardRestartError
+
+_FLUSH_S = 15.0
+_T = TypeVar("_T")
+
+
+class AbortedError(ConnectorError):
+    """The batch was given up for certain: nothing landed, producer and memory are good."""
+
+
+class Outgoing(NamedTuple):
+    """A record to produce; partition -1 lets the key decide. Timestamp in epoch milliseconds, 0 for now."""
+
+    topic: str
+    key: bytes | None
+    value: bytes | None
+    partition: int = -1
+    timestamp_ms: int = 0
+    headers: list[tuple[str, bytes]] | None = None
+
+
+class Position(NamedTuple):
+    """What a batch says of the control topic, and as which member of the group."""
+
+    topic: str
+    partition: int
+    offset: int
+    metadata: Any
+    "The consumer's group metadata, as fresh as the last poll."
+    holds: Callable[[], bool]
+    "Whether it still owns the partition; waits for a further poll."
+
+
+Offsets = dict[str, dict[int, int]]
+"Next offset after the last record of each tag, by partition."
+
+
+class Closing(NamedTuple):
+    """What a batch ends with, made of the offsets of its records."""
+
+    noted: Callable[[Offsets], Sequence[Outgoing]]
+    "Where its rows lie, for a checkpoint that does not cover them yet; only for who writes one after the other."
+    last: Callable[[Offsets], Sequence[Outgoing]]
+    "Remembered rows, progress and checkpoints."
+
+
+class Publisher(ABC):
+    """A producer, used by its own thread alone."""
+
+    def __init__(self, name: str, settings: Mapping[str, Any]) -> None:
+        self._name = name
+        self._settings = dict(settings)
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"producer {name}")
+        self._producer: Producer | None = None
+        self.busy = False
+        "Whether the thread is at work."
+
+    @abstractmethod
+    def open(self) -> None:
+        """Makes the producer; raises ShardRestartError when that fails."""
+
+    @abstractmethod
+    def commit(self, records: Mapping[str, Sequence[Outgoing]], closing: Closing, position: Position) -> Offsets:
+        """Writes `records`, then what `closing` makes of their offsets, as one batch of who is at `position`.
+
+        `records`: by a tag of the caller's, under which their offsets are returned. Raises AbortedError when nothing
+        landed for certain, ShardRestartError when the outcome is unknown.
+        """
+
+    async def call(self, function: Callable[..., _T], *arguments: Any) -> _T:
+        """Runs a function in the producer's thread; waits for its end even when cancelled."""
+        future = asyncio.get_running_loop().run_in_executor(self._thread, function, *arguments)
+        self.busy = True
+        try:
+            return await asyncio.shield(future)
+        except asyncio.CancelledError:
+            await asyncio.wait([future])
+            future.exception()  # whoever was cancelled does not want to know, and asyncio is not to complain of it
+            raise
+        finally:
+            self.busy = False
+
+    def _opened(self) -> Producer:
+        if self._producer is None:
+            raise ShardRestartError(f"{self._name} has no producer")
+        return self._producer
+
+    def _write(self, records: Sequence[Outgoing]) -> None:
+        """Produces records and waits until each is acknowledged; raises KafkaException when one is not."""
+        self._write_tagged({"": records})
+
+    def _write_tagged(self, records: Mapping[str, Sequence[Outgoing]]) -> Offsets:
+        """Likewise; the offsets by tag."""
+        producer = self._opened()
+        offsets: Offsets = {}
+        failures: list[KafkaError] = []
+        for tag, tagged in records.items():
+            _produce(producer, tagged, _note(offsets.setdefault(tag, {}), failures))
+        left = producer.flush(_FLUSH_S)
+        if failures:
+            raise KafkaException(failures[0])
+        if left:
+            self._drop()
+            raise ShardRestartError(f"{left} records of {self._name} were not acknowledged in time")
+        return offsets
+
+    def _drop(self) -> None:
+        """Lets go of the producer without waiting for what it has in flight."""
+        producer, self._producer = self._producer, None
+        if producer is not None:
+            producer.purge(blocking=False)
+
+    async def close(self) -> None:
+        """Lets go of producer and thread. What is in flight may still land."""
+        try:
+            await self.call(self._drop)
+        finally:
+            self._thread.shutdown(wait=False)
+
+
+def _note(offsets: dict[int, int], failures: list[KafkaError]) -> Callable[[KafkaError | None, Message], None]:
+    """A delivery callback that keeps the next offset of each partition. Within a partition they come in order."""
+
+    def delivered(error: KafkaError | None, message: Message) -> None:
+        if error is not None:
+            failures.append(error)
+        else:
+            offsets[message.partition()] = message.offset() + 1  # type: ignore[index,operator]
+
+    return delivered
+
+
+def _produce(
+    producer: Producer, records: Sequence[Outgoing], on_delivery: Callable[[KafkaError | None, Message], None]
+) -> None:
+    """Hands records to librdkafka, waiting while its queue is full."""
+    produce = producer.produce
+    full_since: float | None = None
+    for topic, key, value, partition, timestamp_ms, headers in records:
+        while True:
+            try:
+                # By position where that is possible: names cost a record as much again.
+                produce(topic, value, key, partition, on_delivery, timestamp=timestamp_ms, headers=headers)  # type: ignore[arg-type]
+            except BufferError:
+                full_since = full_since or time.monotonic()
+                if time.monotonic() - full_since > _FLUSH_S:
+                    raise KafkaException(KafkaError(KafkaError._QUEUE_FULL)) from None  # noqa: SLF001
+                producer.poll(0.1)
+            else:
+                full_since = None
+                break

@@ -1,0 +1,45 @@
+"""`connector run` that dies before a part of the first batch with rows: `python -m tests.dying_worker PART --config FILE`.
+
+PART, in the order of delivery at least once: noted, remembered, checkpoint.
+"""
+
+import os
+import signal
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from connector import log, service, shard
+from connector.config import load
+from connector.kafka.acknowledgement import Acknowledgements
+from connector.kafka.publishing import Closing, Offsets, Outgoing, Position
+
+PARTS = ("noted", "remembered", "checkpoint")
+
+
+class Dying(Acknowledgements):
+    """Writes its parts until it dies."""
+
+    _left: list[str] | None = None
+    "Parts of the batch that were not begun; None for a batch without rows."
+
+    def commit(self, records: Mapping[str, Sequence[Outgoing]], closing: Closing, position: Position) -> Offsets:
+        self._left = list(PARTS) if any(records.values()) else None
+        return super().commit(records, closing, position)
+
+    def _write(self, records: Sequence[Outgoing]) -> None:
+        if self._left is not None and self._left.pop(0) == sys.argv[1]:
+            os.kill(os.getpid(), signal.SIGKILL)
+        super()._write(records)
+
+
+def work() -> int:
+    """Run the service; the exit code, if it lives."""
+    settings = load(Path(sys.argv[-1]), os.environ)
+    log.configure(settings.log.format, settings.log.level)
+    shard.Acknowledgements = Dying  # type: ignore[attr-defined]
+    return service.run(settings)
+
+
+if __name__ == "__main__":
+    sys.exit(work())

@@ -1,0 +1,171 @@
+"""Without transactions: nothing is lost, whatever happens; what was published may be published again after a death."""
+
+import random
+import signal
+import threading
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from tests import oracle
+from tests.brokers import Cluster, set_topic
+from tests.conftest import SharedBroker
+from tests.dying_worker import PARTS
+from tests.oracle import Committed
+from tests.simulation import Simulation
+from tests.workers import Worker, configuration
+
+Simulate = Callable[..., Simulation]
+NewWorker = Callable[..., Worker]
+Settings = Callable[..., dict[str, Any]]
+
+AT_LEAST_ONCE = {"delivery": "at_least_once"}
+ROWS = {"unknown": 0.01, "unfit": 0.005, "startless": 0.002}
+HISTORY = {"days": 2, "calls_per_day": 5_000, "page_size": 200, "order": "newest", **ROWS}
+SLOW = {"slow": 1.0, "slow_s": 0.2}
+KILLS = 8
+
+
+def published(worker: Worker) -> float:
+    return worker.metric("rows_total", outcome="published")
+
+
+def repeated(found: Committed) -> int:
+    """Records of the row topic that repeat another."""
+    return len(found.rows) - len({(row.tenant, row.id, row.revision) for row in found.rows})
+
+
+def test_kills_at_any_moment_lose_nothing_and_a_clean_stop_repeats_nothing(
+    broker: SharedBroker, topic: str, app: str, simulate: Simulate, new_worker: NewWorker, settings: Settings
+) -> None:
+    """SIGKILL at seeded moments while the source goes on; progress is true all the same."""
+    moments = random.Random(5)
+    source = simulate(**HISTORY, clock_offset_s=-7_200)
+    worker = new_worker(settings(source, kafka=AT_LEAST_ONCE))
+    for kill in range(KILLS):
+        source.set_clock_offset(timedelta(minutes=10 * (kill - KILLS)))
+        worker.start()
+        worker.until_ready()
+        life = threading.Event()
+        life.wait(moments.uniform(0, 1))
+        worker.kill()
+    source.set_clock_offset(timedelta())
+    frozen_at = source.freeze()
+    worker.start()
+    worker.until_complete(frozen_at)
+    assert worker.stop() == 0
+    found = oracle.check(broker.bootstrap, topic, app, source.truth(), claims=False, repeats=True)
+    assert len(found.newest) > 9_000
+    assert found.progress
+    assert worker.run_once() == 0
+    again = oracle.check(broker.bootstrap, topic, app, source.truth(), claims=False, repeats=True)
+    assert (len(again.rows), len(again.dead_letters)) == (len(found.rows), len(found.dead_letters))
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_a_death_between_two_parts_of_a_batch_loses_nothing_and_progress_is_true(
+    broker: SharedBroker,
+    topic: str,
+    app: str,
+    simulate: Simulate,
+    new_worker: NewWorker,
+    settings: Settings,
+    part: str,
+) -> None:
+    """Rows that are remembered are not repeated; a statement that rests on them names offsets beyond them."""
+    source = simulate(days=1, calls_per_day=3_000, page_size=100, frozen=True)
+    configured = settings(source, kafka=AT_LEAST_ONCE)
+    dying = new_worker(configured, "-m", "tests.dying_worker", part)
+    dying.start()
+    assert dying.wait() == -signal.SIGKILL
+    left = oracle.committed(broker.bootstrap, topic, app)
+    assert left.rows
+    assert not left.progress or part == "checkpoint"
+    worker = new_worker(configured)
+    worker.start()
+    worker.until_complete(datetime.now(UTC))
+    assert worker.stop() == 0
+    found = oracle.check(broker.bootstrap, topic, app, source.truth(), repeats=True)
+    assert found.progress
+    assert bool(repeated(found)) is (part != "checkpoint")
+
+
+def test_while_the_state_cannot_be_written_rows_are_not_repeated_for_ever(
+    broker: SharedBroker, topic: str, app: str, simulate: Simulate, new_worker: NewWorker, settings: Settings
+) -> None:
+    source = simulate(days=1, calls_per_day=2_000, page_size=100, clock_offset_s=-3_600, frozen=True)
+    worker = new_worker(settings(source, kafka=AT_LEAST_ONCE))
+    worker.start()
+    worker.until_complete(datetime.now(UTC))
+    set_topic(broker.bootstrap, f"{app}.state", "max.message.bytes", "10")
+    source.set_clock_offset(timedelta())
+    source.freeze()
+    worker.until(lambda: len(worker.named("shard_restarting")) > 1, "the shard to start again")
+    rows = len(oracle.read(broker.bootstrap, topic))
+    worker.until(lambda: len(worker.named("shard_restarting")) > 4, "the shard to start again and again")
+    assert worker.get("/livez")[0] == 200
+    assert len(oracle.read(broker.bootstrap, topic)) == rows
+    assert worker.metric("transactions_total", outcome="aborted") >= 1
+    set_topic(broker.bootstrap, f"{app}.state", "max.message.bytes", "1000000")
+    worker.until_complete(datetime.now(UTC))
+    assert worker.stop() == 0
+    oracle.check(broker.bootstrap, topic, app, source.truth(), claims=False, repeats=True)
+
+
+def test_the_delivery_of_an_app_may_be_changed_and_changed_back(
+    broker: SharedBroker, topic: str, app: str, simulate: Simulate, new_worker: NewWorker, settings: Settings
+) -> None:
+    """After clean stops nothing is repeated; whatever it was, the memory is the same."""
+    source = simulate(days=1, calls_per_day=2_000, clock_offset_s=-3 * 3_600, frozen=True, **ROWS)
+    worker = new_worker(settings(source))
+    so_far = 0
+    for hours, delivery in ((3, "exactly_once"), (2, "at_least_once"), (1, "exactly_once"), (0, "at_least_once")):
+        source.set_clock_offset(timedelta(hours=-hours))
+        source.freeze()
+        worker.configure(settings(source, kafka={"delivery": delivery}))
+        assert worker.run_once() == 0
+        found = oracle.check(broker.bootstrap, topic, app, source.truth(), claims=False)
+        assert len(found.rows) > so_far
+        so_far = len(found.rows)
+
+
+def test_a_frozen_worker_that_wakes_amid_its_work_loses_nothing(
+    broker: SharedBroker, topic: str, app: str, simulate: Simulate, new_worker: NewWorker, settings: Settings
+) -> None:
+    """Nobody fences it: what it had in flight may come again; what the others have done since stays done."""
+    source = simulate(tenants=4, days=1, calls_per_day=1_500, page_size=50, frozen=True, faults=SLOW)
+    configured = settings(source, kafka=AT_LEAST_ONCE)
+    frozen, other = new_worker(configured), new_worker(configured)
+    frozen.start()
+    frozen.until(lambda: published(frozen) > 200, "it to be amid its work")
+    frozen.signal(signal.SIGSTOP)
+    other.start()
+    other.until(lambda: set(other.status()["shards_owned"]) == {0, 1}, "the other to own everything")
+    source.clear_faults()
+    other.until_complete(datetime.now(UTC))
+    frozen.signal(signal.SIGCONT)
+    frozen.until(
+        lambda: frozen.get("/readyz")[0] == 200 and len(frozen.status()["shards_owned"]) == 1, "the two to share"
+    )
+    assert (frozen.stop(), other.stop()) == (0, 0)
+    found = oracle.check(broker.bootstrap, topic, app, source.truth(), repeats=True)
+    last = new_worker(configured)
+    assert last.run_once() == 0
+    assert len(oracle.check(broker.bootstrap, topic, app, source.truth(), repeats=True).rows) == len(found.rows)
+
+
+@pytest.mark.parametrize("how", ["bounced_cleanly", "killed"])
+def test_nothing_is_lost_when_the_broker_is(
+    broker_of_its_own: Cluster, topic: str, app: str, simulate: Simulate, new_worker: NewWorker, how: str
+) -> None:
+    source = simulate(days=1, calls_per_day=6_000, page_size=100, frozen=True, faults={"slow": 1.0, "slow_s": 0.1})
+    worker = new_worker(configuration(broker_of_its_own.bootstrap, topic, app, source, kafka=AT_LEAST_ONCE))
+    worker.start()
+    worker.until(lambda: published(worker) > 500, "the first rows")
+    (broker_of_its_own.stop if how == "bounced_cleanly" else broker_of_its_own.kill)()
+    broker_of_its_own.start()
+    worker.until_complete(datetime.now(UTC))
+    assert worker.stop() == 0
+    oracle.check(broker_of_its_own.bootstrap, topic, app, source.truth(), repeats=True)

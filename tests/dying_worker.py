@@ -1,4 +1,4 @@
-"""`connector run` that dies before a part of the first batch with rows: `python -m tests.dying_worker PART --config FILE`.
+"""A worker that dies before a part of the first batch with rows: `python -m tests.dying_worker PART --config FILE`.
 
 PART, in the order of delivery at least once: noted, remembered, checkpoint.
 """

@@ -229,6 +229,7 @@ def command() -> TyperGroup:
     for deferred in (
         _Deferred("demo", "connector.demo", "Everything at once on this machine, with made-up calls."),
         _Deferred("simulate", "connector.simulator.cli", "A realistic Graph with made-up calls, over HTTPS."),
+        _Deferred("check", "connector.admin.check", "Try everything that run needs; disturbs no worker."),
         _Deferred("status", "connector.admin.status", "Tenants, coverage, lag, gaps and jobs; needs no worker."),
         _Deferred("backfill", "connector.admin.backfill", "Have a range of call time read, whatever was read of it."),
         _Deferred("jobs", "connector.admin.jobs", "Backfills: what waits, runs and has ended."),

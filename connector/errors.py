@@ -24,9 +24,20 @@ class ConfigurationError(ConnectorError):
 class RefusedError(ConnectorError):
     """What waiting cannot mend (a topic's settings, state of a newer version or of another topic): exit 1."""
 
+    def __init__(self, wrong: str, remedy: str = "") -> None:
+        """`wrong`: a whole sentence where there is no `remedy`."""
+        super().__init__(f"{wrong}: {remedy}" if remedy else wrong)
+        self.wrong = wrong
+        self.remedy = remedy
+
 
 class SourceError(ConnectorError):
     """Graph or its sign-in did not give what was asked for. Never moves a checkpoint."""
+
+    def __init__(self, message: str, told: str = "") -> None:
+        """`told`: what is wrong, and after a semicolon what to do (the message itself)."""
+        super().__init__(message)
+        self.wrong, _, self.remedy = (told or message).partition("; ")
 
 
 class WeatherError(SourceError):
@@ -36,16 +47,16 @@ class WeatherError(SourceError):
     Graph asked to wait not counted), so that the sweep is counted as failed and planned anew.
     """
 
-    def __init__(self, reason: WeatherReason, message: str) -> None:
-        super().__init__(message)
+    def __init__(self, reason: WeatherReason, message: str, told: str = "") -> None:
+        super().__init__(message, told)
         self.reason = reason
 
 
 class RejectedError(SourceError):
     """The tenant fails, the others go on; tried again slowly. The message says what the owner has to repair."""
 
-    def __init__(self, reason: RejectedReason, message: str) -> None:
-        super().__init__(message)
+    def __init__(self, reason: RejectedReason, message: str, told: str = "") -> None:
+        super().__init__(message, told)
         self.reason = reason
 
 
@@ -55,6 +66,14 @@ class RangeTooLongError(SourceError):
 
 class BrokersAwayError(ConnectorError):
     """No broker answered, or not in time: asked again, for ever."""
+
+    def __init__(
+        self,
+        message: str,
+        remedy: str = "check kafka.bootstrap_servers, that the brokers run, and that this machine reaches them",
+    ) -> None:
+        super().__init__(message)
+        self.remedy = remedy
 
 
 class RegistryAwayError(ConnectorError):

@@ -33,6 +33,7 @@ ToOption = Annotated[
     str, typer.Option("--to", metavar="INSTANT", help='Call time to end before: RFC 3339, or "-1h" for that long ago.')
 ]
 
+NO_TENANTS = "tenants: there are none; add [[tenants]] or set AZURE_TENANT_ID and AZURE_CLIENT_ID"
 _SECOND = timedelta(seconds=1)
 
 
@@ -53,9 +54,7 @@ def find_tenant(settings: "Settings", text: str) -> "Tenant":
         if text.lower() == tenant.key or text == tenant.name:
             return tenant
     if not settings.tenants:
-        raise ConfigurationError(
-            ["tenants: there are none; add [[tenants]] or set AZURE_TENANT_ID and AZURE_CLIENT_ID"]
-        )
+        raise ConfigurationError([NO_TENANTS])
     names = [name for tenant in settings.tenants for name in (tenant.name, tenant.id) if name]
     lower = {name.lower(): name for name in names}
     nearest = get_close_matches(text.lower(), lower, 1, 0.0)

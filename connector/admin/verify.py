@@ -29,7 +29,7 @@ from connector.core.comparison import SHOWN, Comparison, Fields, Key, Result, Sa
 from connector.core.coverage import Window
 from connector.core.rows import Row, Shape, Unfit, unfit_entry
 from connector.errors import BrokersAwayError, ConfigurationError, RangeTooLongError, RefusedError, SourceError
-from connector.graph.client import GraphClient
+from connector.graph.client import GraphClient, NoEvents
 from connector.kafka import avro, topics
 from connector.kafka.clients import Clients, resolve
 from connector.kafka.records import Bounds, Entry, Offsets, Records, row_decoder
@@ -330,7 +330,7 @@ class _Verification:
 
     async def _read_graph(self, told: "_Tell") -> None:
         async with GraphClient(self._settings.graph) as graph:
-            source = graph.source(self._tenant, _NoEvents())
+            source = graph.source(self._tenant, NoEvents())
             try:
                 left = [self._window]
                 while left:
@@ -467,16 +467,6 @@ class _Verification:
 _VERSIONS = ("v1.0", "beta")
 _EVER_MS = 10**13
 _Tell = Callable[[str, datetime], None]
-
-
-class _NoEvents:
-    """Nobody counts verify's requests."""
-
-    def request_finished(self, lane: str, status: str, seconds: float) -> None:
-        """Nothing."""
-
-    def throttled(self, seconds: float) -> None:
-        """Nothing."""
 
 
 def _cut(topic: str, window: Window) -> str:

@@ -193,6 +193,8 @@ class SignIn:
         self._asked = Elapsed()
         self._last_problem = ""
         self._correlation_id = ""
+        self.graph_host = ""
+        "Of the cloud that the tenant is in, once its metadata has told."
 
     def asked_s(self, now: float) -> float:
         """Seconds until now in which a `Retry-After` of sign-in held everything back."""
@@ -343,6 +345,8 @@ class SignIn:
             raise self._weather(f"answered {answer.status} without JSON")
         if answer.status != 200:
             raise self._refusal(document)
+        host = document.get("msgraph_host")
+        self.graph_host = host.lower() if isinstance(host, str) else self.graph_host
         return answer
 
     def _stop(self, answer: Answer) -> None:
@@ -354,10 +358,11 @@ class SignIn:
 
     def _weather(self, what: str) -> WeatherError:
         host = URL(self._authority).host
-        return WeatherError("unreachable", f"Sign-in of {self._tenant.label} at {host} {what}; trying again.")
+        told = f"sign-in at {host} {what}"
+        return WeatherError("unreachable", f"Sign-in of {self._tenant.label} at {host} {what}; trying again.", told)
 
     def _rejected(self, what: str) -> RejectedError:
-        return RejectedError("sign_in", f"Sign-in of {self._tenant.label} is refused: {what}.")
+        return RejectedError("sign_in", f"Sign-in of {self._tenant.label} is refused: {what}.", what)
 
     def _refusal(self, document: Mapping[str, Any]) -> RejectedError | WeatherError:
         """What an OAuth error means. Its description is not repeated: it may quote what was sent."""

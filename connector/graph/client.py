@@ -32,8 +32,10 @@ from connector.core.coverage import Window
 from connector.core.health import PATIENCE_S, Failure, Health
 from connector.core.rows import NotAPageError, Page, decode_page
 from connector.errors import RangeTooLongError, RejectedError, RejectedReason, WeatherError, WeatherReason
+from connector.graph import permit
 from connector.graph.auth import SignIn, Tenant
 from connector.graph.gate import Gate
+from connector.graph.permit import Permit
 from connector.graph.transport import Answer, BrokenAnswerError, Departure, Transport
 
 logger = log.get(__name__)
@@ -47,6 +49,7 @@ _LOG_AGAIN_S = 60.0
 _SAFE = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
 _MOST_KINDS = 64
 _OK, _UNAUTHORIZED, _FORBIDDEN, _NOT_ACCEPTABLE, _TOO_MANY = 200, 401, 403, 406, 429
+_UNTAKEN = "does not take a fresh token (401); check graph.cloud and the tenant's id"
 _PASSING_STATUSES = {408, 425, _TOO_MANY}
 
 
@@ -96,6 +99,16 @@ class SourceEvents(Protocol):
 
     def throttled(self, seconds: float) -> None:
         """So much more time has passed in which Graph held requests back."""
+
+
+class NoEvents:
+    """SourceEvents of requests that nobody counts."""
+
+    def request_finished(self, lane: str, status: str, seconds: float) -> None:
+        """Nothing."""
+
+    def throttled(self, seconds: float) -> None:
+        """Nothing."""
 
 
 class _UnauthorizedError(Exception):
@@ -226,6 +239,20 @@ class Source:
             followed.add(page.next_link)
         raise RangeTooLongError(f"A range of {self._tenant.label} has over {MAX_PAGES} pages; it is read in parts.")
 
+    async def sign_in(self) -> tuple[Permit | None, str]:
+        """What the token is good for, and the host of the Graph that sign-in names for this tenant, where it does."""
+        return permit.read(await self._sign_in.token()), self._sign_in.graph_host
+
+    async def ask_once(self, window: Window) -> ReadPage:
+        """The first page of a range, by one request that is not repeated, whatever comes of it. Raises as `pages`."""
+        url = URL(f"{self._root}/{_call(window)}", encoded=True)
+        slot = await self._gate.enter(0)
+        try:
+            page, received_at, size = await self._ask(url, {str(url)}, 0, slot)
+        except _UnauthorizedError as error:
+            self._reject(error.exchange, "sign_in", _UNTAKEN)
+        return ReadPage(page.rows, received_at, size, page.next_link is None)
+
     async def close(self) -> None:
         """Ends what goes on in the background. Chains are ended by whoever reads them."""
         await self._sign_in.close()
@@ -245,8 +272,7 @@ class Source:
                 return await self._ask(url, followed, priority, slot)
             except _UnauthorizedError as error:
                 if unauthorized:
-                    what = "does not take a fresh token (401); check graph.cloud and the tenant's id"
-                    self._reject(error.exchange, "sign_in", what)
+                    self._reject(error.exchange, "sign_in", _UNTAKEN)
                 unauthorized = True
             except WeatherError as error:
                 failed = True
@@ -255,7 +281,7 @@ class Source:
                 now = time.monotonic()
                 tried_s = now - begun[0] - (self._asked_s(now) - begun[1])
                 if tried_s >= self._patience_s:
-                    raise WeatherError(error.reason, str(error)) from error
+                    raise WeatherError(error.reason, str(error), f"{error.wrong}; {error.remedy}") from error
 
     def _asked_s(self, now: float) -> float:
         return self.budget.asked_s(now) + self._sign_in.asked_s(now)
@@ -356,13 +382,13 @@ class Source:
         self.budget.failed(exchange.slot, now, kind, exchange.retry_after_s, random.random())  # noqa: S311
         self.health.weathered(reason, message, exchange.slot.granted_at)
         self._failures.happened(exchange)
-        raise WeatherError(reason, message)
+        raise WeatherError(reason, message, f"Graph {what}")
 
     def _reject(self, exchange: "_Exchange", reason: RejectedReason, what: str) -> NoReturn:
         message = f"Graph {what} (tenant {self._tenant.label})."
         self.health.rejected(reason, message, time.monotonic())
         self._failures.happened(exchange)
-        raise RejectedError(reason, message)
+        raise RejectedError(reason, message, f"Graph {what}")
 
     def _finished(self, priority: int, status: str, begun: float) -> None:
         now = time.monotonic()

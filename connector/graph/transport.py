@@ -134,10 +134,21 @@ async def _left(
         departure.budget.sent(departure.slot, time.monotonic())
 
 
+# By OpenSSL's X509_V_ERR codes; every other one is about who signed it.
+_CERTIFICATES = {
+    9: "its certificate is not valid yet; see that the clocks of both machines are right",
+    10: "its certificate has expired; whoever runs it has to renew it, or this machine's clock is wrong",
+    62: "its certificate is for another name; check the host, and that no proxy answers instead",
+    64: "its certificate is for another address; use a host name that it is for",
+}
+
+
 def _describe(error: Exception) -> str:
     """What broke, without URLs or data, which aiohttp's own texts may hold."""
-    if isinstance(error, aiohttp.ClientConnectorCertificateError | ssl.SSLCertVerificationError):
-        return "its certificate is not trusted; name its authority in ca_bundle"
+    if isinstance(error, aiohttp.ClientConnectorCertificateError):
+        return _describe(error.certificate_error)
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return _CERTIFICATES.get(error.verify_code, "its certificate is not trusted; name its authority in ca_bundle")
     if isinstance(error, aiohttp.ClientConnectorDNSError):
         return "its name cannot be resolved"
     if isinstance(error, aiohttp.ClientProxyConnectionError | aiohttp.ClientHttpProxyError):

@@ -81,7 +81,9 @@ class Registry:
         problems = []
         for subject in wanted:
             try:
-                schema_id = self.register(subject) if self._settings.auto_register else self._expect(subject)
+                schema_id = self.expect(subject).id
+                if schema_id is None:
+                    schema_id = self.register(subject)
             except RefusedError as error:
                 problems.append(str(error))
                 continue
@@ -128,7 +130,7 @@ class Registry:
                 if version is not None:
                     self._compare(subject, version)
             said = "; ".join(map(str, answer.get("messages") or [])) or "without saying why"
-            raise RefusedError(_refusal(subject, f"by the registry's rules, {_cut(said)}"))
+            raise _refusal(subject, f"by the registry's rules, {_cut(said)}")
         return Standing(None, is_first=False)
 
     def find(self, subject: Subject) -> int | None:
@@ -149,15 +151,17 @@ class Registry:
             raise RefusedError(f"the schema registry at {self._settings.url} has no Avro record under id {schema_id}")
         return schema
 
-    def _expect(self, subject: Subject) -> int:
+    def expect(self, subject: Subject) -> Standing:
+        """How the subject stands, registering nothing. Raises RefusedError where `ensure` would."""
         standing = self.check(subject)
-        if standing.id is None:
+        if standing.id is None and not self._settings.auto_register:
             what = "there is none" if standing.is_first else "only others, which are compatible"
             raise RefusedError(
                 f"subject {subject.name}: schema {subject.schema} is not registered ({what}) and "
-                "schema_registry.auto_register is false: register it with `connector schema register`"
+                "schema_registry.auto_register is false",
+                "register it with `connector schema register`",
             )
-        return standing.id
+        return standing
 
     def _version(self, subject: Subject, number: str) -> Mapping[str, Any] | None:
         status, answer = self._ask("GET", f"/subjects/{_quoted(subject.name)}/versions/{number}")
@@ -173,14 +177,14 @@ class Registry:
         number = version.get("version")
         kind = version.get("schemaType") or "AVRO"
         if kind != "AVRO":
-            raise RefusedError(_refusal(subject, f"version {number} is a schema of the kind {_cut(str(kind))}"))
+            raise _refusal(subject, f"version {number} is a schema of the kind {_cut(str(kind))}")
         try:
             found = evolution.clashes(avro.load(subject.schema), _parsed(version))
         except (KeyError, TypeError, AttributeError, RecursionError):
             found = ["it is no Avro schema"]
         if found:
             more = f" (and {len(found) - 5} more)" if len(found) > 5 else ""
-            raise RefusedError(_refusal(subject, f"version {number}: {_cut('; '.join(found[:5]), 1000)}{more}"))
+            raise _refusal(subject, f"version {number}: {_cut('; '.join(found[:5]), 1000)}{more}")
 
     def _id(self, answer: Mapping[str, Any]) -> int:
         schema_id = answer.get("id")
@@ -274,10 +278,10 @@ def _parsed(answer: Mapping[str, Any]) -> Any:
         return None
 
 
-def _refusal(subject: Subject, why: str) -> str:
-    return (
-        f"subject {subject.name}: schema {subject.schema} is not compatible with what is registered: {why}; "
-        "name another topic or another schema_registry.subject_name_strategy, or have that subject deleted"
+def _refusal(subject: Subject, why: str) -> RefusedError:
+    return RefusedError(
+        f"subject {subject.name}: schema {subject.schema} is not compatible with what is registered: {why}",
+        "name another topic or another schema_registry.subject_name_strategy, or have that subject deleted",
     )
 
 

@@ -134,8 +134,8 @@ def restore(records: Mapping[bytes, bytes]) -> dict[str, tuple[Remembered, SeenL
     for key, value in records.items():
         if value[:1] != VERSION:
             raise RefusedError(
-                f"the seen topic holds a record of version {value[0]}, this program reads version {VERSION[0]}: "
-                "run the version that wrote it, or a newer one"
+                f"the seen topic holds a record of version {value[0]}, this program reads version {VERSION[0]}",
+                "run the version that wrote it, or a newer one",
             )
         tenant, width, number, record_number = key.decode().rsplit("/", 3)
         bucket = _Bucket(int(width), int(number))

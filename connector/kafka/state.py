@@ -167,8 +167,8 @@ def restore(records: Mapping[bytes, bytes]) -> Restored:
             raise RefusedError(f"the state topic holds a record that is none of ours (key {key!r})") from error
         if version > VERSION:
             raise RefusedError(
-                f"the state topic holds a record of version {version}, this program reads version {VERSION} and older: "
-                "run the version that wrote it, or a newer one"
+                f"the state topic holds a record of version {version}, this program reads version {VERSION} and older",
+                "run the version that wrote it, or a newer one",
             )
         if key == _SHARD:
             shard = msgspec.json.decode(value, type=ShardRecord)
@@ -183,13 +183,13 @@ def check_home(shard: ShardRecord | None, home: Home) -> None:
         return
     if shard.cluster != home.cluster:
         raise RefusedError(
-            f"the state of app {home.app} was written for Kafka cluster {shard.cluster}, this is {home.cluster}: "
-            "set kafka.app to a name of its own for this cluster, or restore the topic together with its state"
+            f"the state of app {home.app} was written for Kafka cluster {shard.cluster}, this is {home.cluster}",
+            "set kafka.app to a name of its own for this cluster, or restore the topic together with its state",
         )
     if shard.topic != home.topic:
         raise RefusedError(
-            f"the state of app {home.app} was written for topic {shard.topic}, kafka.topic is {home.topic}: "
-            "set kafka.topic back, or set kafka.app to a new name to read everything again into the new topic"
+            f"the state of app {home.app} was written for topic {shard.topic}, kafka.topic is {home.topic}",
+            "set kafka.topic back, or set kafka.app to a new name to read everything again into the new topic",
         )
 
 

@@ -3,7 +3,7 @@
 Only what would break the promise is refused; a broker that will not tell a topic's settings is a warning.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import timedelta
 from typing import NamedTuple
 
@@ -102,6 +102,16 @@ def wanted(
     ]
 
 
+class Problem(NamedTuple):
+    """What is wrong, and what to do."""
+
+    wrong: str
+    remedy: str
+
+    def __str__(self) -> str:
+        return f"{self.wrong}: {self.remedy}"
+
+
 class Found(NamedTuple):
     """The cluster, and the partitions of each topic that exists."""
 
@@ -113,39 +123,66 @@ class Admin:
     """Blocking calls about topics; each ends within seconds. `look` and `ensure` raise BrokersAwayError."""
 
     def __init__(self, clients: Clients) -> None:
-        self._client = AdminClient(clients.admin())
+        self._complaints: list[KafkaError] = []
+        self._client = AdminClient(clients.admin() | {"error_cb": self._complaints.append})
 
     def look(self, timeout_s: float = _TIMEOUT_S) -> Found:
         """The cluster's id and its topics."""
         try:
+            self._complaints.clear()
             metadata = self._client.list_topics(timeout=timeout_s)
         except KafkaException as error:
-            raise BrokersAwayError(error.args[0].str()) from error
+            raise self._away(error.args[0]) from error
         partitions = {name: len(topic.partitions) for name, topic in metadata.topics.items() if topic.error is None}
         return Found(str(metadata.cluster_id), partitions)
 
+    def _away(self, error: KafkaError) -> BrokersAwayError:
+        """Why no broker answered: what its connections complained of says more than that time ran out."""
+        self._client.poll(0)
+        for complaint in reversed(self._complaints):
+            if complaint.code() in _REMEDIES:
+                return BrokersAwayError(complaint.str(), _REMEDIES[complaint.code()])
+        return BrokersAwayError(error.str())
+
     def create(self, topics: Sequence[Topic], replication_factor: int) -> None:
         """Creates topics; one that exists by now is fine."""
+        for topic, error in self._create(topics, replication_factor, only_asked=False):
+            if error is None:
+                _logger.info("topic_created", topic=topic.name)
+            elif error.code() in _PERMANENT:
+                raise RefusedError(str(_uncreated(topic, error))) from KafkaException(error)
+            elif error.code() != KafkaError.TOPIC_ALREADY_EXISTS:
+                raise KafkaException(error)
+
+    def would_refuse(self, topics: Sequence[Topic], replication_factor: int) -> list[Problem]:
+        """Why topics that do not exist could not be created. Creates nothing. Raises KafkaException."""
+        problems = []
+        for topic, error in self._create(topics, replication_factor, only_asked=True):
+            if error is not None and error.code() in _PERMANENT:
+                problems.append(_uncreated(topic, error))
+            elif error is not None and error.code() == KafkaError.TOPIC_ALREADY_EXISTS:
+                wrong = f"topic {topic.name} exists, and may not be looked at"
+                problems.append(Problem(wrong, f"allow the connector's user Describe and Write on topic {topic.name}"))
+            elif error is not None:
+                raise KafkaException(error)
+        return problems
+
+    def _create(
+        self, topics: Sequence[Topic], replication_factor: int, *, only_asked: bool
+    ) -> Iterator[tuple[Topic, KafkaError | None]]:
         new = [
             NewTopic(
                 t.name, num_partitions=t.partitions, replication_factor=replication_factor, config=dict(t.settings)
             )
             for t in topics
         ]
-        for name, future in self._client.create_topics(new, operation_timeout=_TIMEOUT_S).items():
+        futures = self._client.create_topics(new, operation_timeout=_TIMEOUT_S, validate_only=only_asked)
+        for topic in topics:
             try:
-                future.result(timeout=2 * _TIMEOUT_S)
-                _logger.info("topic_created", topic=name)
+                futures[topic.name].result(timeout=2 * _TIMEOUT_S)
+                yield topic, None
             except KafkaException as error:
-                code = error.args[0].code()
-                if code == KafkaError.TOPIC_ALREADY_EXISTS:
-                    continue
-                if code in _PERMANENT:
-                    raise RefusedError(
-                        f"creating topic {name}: {error.args[0].str()}: grant the connector the right to create it, "
-                        "or create it yourself and set kafka.create_topics = false"
-                    ) from error
-                raise
+                yield topic, error.args[0]
 
     def settings(self, names: Sequence[str]) -> dict[str, dict[str, str]]:
         """The settings of topics; those that the broker will not tell are left out."""
@@ -192,7 +229,7 @@ class Admin:
     def _ensure(self, topics: Sequence[Topic], *, create: bool, replication_factor: int) -> Found:
         found = self.look()
         missing = [topic for topic in topics if topic.name not in found.partitions]
-        _check_keys([(topic, topic.settings.get("cleanup.policy")) for topic in missing])
+        _refuse(_wrong_keys([(topic, topic.settings.get("cleanup.policy")) for topic in missing]))
         if missing and create:
             self.create(missing, replication_factor)
             found = self.look()
@@ -208,47 +245,53 @@ class Admin:
         if missing:
             raise RefusedError(
                 "these topics do not exist and kafka.create_topics is false: "
-                + "; ".join(f"{topic.name} (create it with: {_create_command(topic)})" for topic in missing)
+                + "; ".join(f"{topic.name} (create it with: {create_command(topic)})" for topic in missing)
             )
-        self._check(topics, found)
+        _refuse(self.problems(topics, found))
         return found
 
-    def _check(self, topics: Sequence[Topic], found: Found) -> None:
+    def problems(self, topics: Sequence[Topic], found: Found) -> list[Problem]:
+        """What of topics that exist would break the promise. Raises KafkaException."""
         problems = []
         fixed = [topic for topic in topics if topic.fixed]
         for topic in fixed:
             has = found.partitions[topic.name]
             if has != topic.partitions:
-                problems.append(
-                    f"topic {topic.name} has {has} partitions, kafka.shards is {topic.partitions}: set kafka.shards = "
-                    f"{has}, or, if it was never used, delete it and create it with: {_create_command(topic)}"
-                )
+                wrong = f"topic {topic.name} has {has} partitions, kafka.shards is {topic.partitions}"
+                remedy = f"set kafka.shards = {has}, or, if it was never used, delete it and create it with: "
+                problems.append(Problem(wrong, remedy + create_command(topic)))
         keyed = [topic for topic in topics if topic.key != "id"]
         settings = self.settings([topic.name for topic in (*fixed, *keyed)])
-        _check_keys([(topic, settings.get(topic.name, {}).get("cleanup.policy")) for topic in keyed])
+        problems += _wrong_keys([(topic, settings.get(topic.name, {}).get("cleanup.policy")) for topic in keyed])
         for topic in fixed:
             policy = settings.get(topic.name, {}).get("cleanup.policy")
             if (policy is not None and ("compact" in policy) is not topic.compacted) or policy == "compact,delete":
                 right = topic.settings["cleanup.policy"]
                 problems.append(
-                    f"topic {topic.name} has cleanup.policy={policy}, it must be {right}: repair it with: "
-                    f"{_alter_command(topic.name, f'cleanup.policy={right}')}"
+                    Problem(
+                        f"topic {topic.name} has cleanup.policy={policy}, it must be {right}",
+                        f"repair it with: {_alter_command(topic.name, f'cleanup.policy={right}')}",
+                    )
                 )
-        if problems:
-            raise RefusedError("\n".join(problems))
+        return problems
 
 
-def _check_keys(topics: Sequence[tuple[Topic, str | None]]) -> None:
-    """Raises RefusedError for a topic, given with its cleanup.policy, on which rows would replace others."""
-    problems = [
-        f'topic {topic.name} has cleanup.policy={policy}, and rows.key is "{topic.key}": of all records with one key a '
-        f'compacted topic keeps the newest alone, and many calls have the same {topic.key}: set rows.key = "id", or '
-        f"keep every record: {_alter_command(topic.name, 'cleanup.policy=delete')}"
+def _wrong_keys(topics: Sequence[tuple[Topic, str | None]]) -> list[Problem]:
+    """Of topics, given with their cleanup.policy, those on which rows would replace others."""
+    return [
+        Problem(
+            f'topic {topic.name} has cleanup.policy={policy}, and rows.key is "{topic.key}": of all records with one '
+            f"key a compacted topic keeps the newest alone, and many calls have the same {topic.key}",
+            f'set rows.key = "id", or keep every record: {_alter_command(topic.name, "cleanup.policy=delete")}',
+        )
         for topic, policy in topics
         if topic.key != "id" and "compact" in (policy or "")
     ]
+
+
+def _refuse(problems: Sequence[Problem]) -> None:
     if problems:
-        raise RefusedError("\n".join(problems))
+        raise RefusedError("\n".join(map(str, problems)))
 
 
 _PERMANENT = frozenset(
@@ -264,12 +307,30 @@ _PERMANENT = frozenset(
 )
 
 
+_REMEDIES = {
+    KafkaError._AUTHENTICATION: (  # noqa: SLF001 - librdkafka's own codes have such names
+        "check security.protocol, sasl.mechanism and the credentials in kafka.properties"
+    ),
+    KafkaError._SSL: "check security.protocol and ssl.ca.location in kafka.properties",  # noqa: SLF001
+    KafkaError._RESOLVE: "check the host names in kafka.bootstrap_servers",  # noqa: SLF001
+}
+
+
+def _uncreated(topic: Topic, error: KafkaError) -> Problem:
+    return Problem(
+        f"creating topic {topic.name}: {error.str()}",
+        "grant the connector the right to create it, or create it yourself and set kafka.create_topics = false: "
+        + create_command(topic),
+    )
+
+
 def _alter_command(name: str, setting: str) -> str:
     command = "kafka-configs.sh --bootstrap-server BROKER --alter --entity-type topics"
     return f"{command} --entity-name {name} --add-config {setting}"
 
 
-def _create_command(topic: Topic) -> str:
+def create_command(topic: Topic) -> str:
+    """What creates a topic as it should be."""
     settings = "".join(f" --config {name}={value}" for name, value in topic.settings.items())
     command = "kafka-topics.sh --bootstrap-server BROKER --create"
     return f"{command} --topic {topic.name} --partitions {topic.partitions}{settings}"

@@ -1,0 +1,221 @@
+"""`connector check`: tries everything that `run` needs, beside a worker that does not notice.
+
+1. No row is published, no group joined, no topic or schema made; each tenant is asked one thing, once.
+2. What rests on something that failed is not tried and not listed: it would only repeat the one fault.
+3. Everything goes on at once, and every wait ends: with nothing there at all it takes half a minute.
+"""
+
+import asyncio
+import dataclasses
+import sys
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Literal, NamedTuple, TextIO
+from urllib.parse import urlsplit
+
+import typer
+
+from connector import log
+from connector.admin import arguments
+from connector.admin.arguments import ConfigOption, JsonOption
+from connector.config import Settings, Tenant
+from connector.core.coverage import Window
+from connector.errors import (
+    BrokersAwayError,
+    ConfigurationError,
+    RefusedError,
+    RegistryAwayError,
+    SourceError,
+)
+from connector.graph.client import GraphClient, NoEvents, Source
+from connector.graph.permit import OLDER_ROLE, ROLE, Permit
+from connector.kafka import topics
+from connector.kafka.probe import Probe
+from connector.kafka.registry import Registry, subjects
+from connector.kafka.topics import Problem
+
+_ANSWER = timedelta(seconds=8)
+_TENANT_S = 25.0
+_AGO, _LENGTH = timedelta(minutes=1), timedelta(seconds=1)
+_FAILED = 1
+
+Check = Literal["configuration", "token", "role", "graph", "brokers", "topics", "transactions", "schema_registry"]
+
+
+class Finding(NamedTuple):
+    """One line."""
+
+    check: Check
+    tenant: str | None
+    ok: bool
+    message: str
+    remedy: str | None
+    "What to do; None where all is well."
+
+
+def _passed(check: Check, message: str, tenant: str | None = None) -> Finding:
+    return Finding(check, tenant, ok=True, message=message, remedy=None)
+
+
+def _failed(check: Check, message: str, remedy: str, tenant: str | None = None) -> Finding:
+    return Finding(check, tenant, ok=False, message=message, remedy=remedy)
+
+
+def check(*, as_json: JsonOption = False, config: ConfigOption = None) -> None:
+    r"""Try everything that `connector run` needs: from the configuration to the schema registry.
+
+    Publishes nothing and disturbs no running worker. A line each, with what to do; what rests on something that failed
+    is not tried.
+
+    \b
+    Exits 0 when all pass, 1 when some fail, 2 when the configuration is wrong.
+
+    \b
+    Example:
+      connector check --config connector.toml
+      connector check --json | jq '.[] | select(.ok | not)'
+    """
+    settings = arguments.read_settings(config)
+    log.configure(settings.log.format, "critical")  # what goes wrong is a finding
+    found = asyncio.run(Examination(settings).run())
+    if as_json:
+        arguments.print_json([finding._asdict() for finding in found])
+    else:
+        _show(found, sys.stdout)
+    if not all(finding.ok for finding in found):
+        raise typer.Exit(_FAILED)
+
+
+def _show(found: Sequence[Finding], stream: TextIO) -> None:
+    passed, failed = ("✓", "✗") if stream.isatty() else ("ok", "FAILED")
+    for finding in found:
+        mark = passed if finding.ok else failed
+        what = f"{finding.check} of {finding.tenant}" if finding.tenant else finding.check
+        todo = f"; to do: {finding.remedy}" if finding.remedy else ""
+        stream.write(f"{mark} {what}: {finding.message}{todo}\n")
+    failures = sum(not finding.ok for finding in found)
+    stream.write(f"{failures} of {len(found)} checks failed\n" if failures else f"all {len(found)} checks passed\n")
+
+
+class Examination:
+    """All checks of a configuration. Raises ConfigurationError at construction."""
+
+    def __init__(self, settings: Settings) -> None:
+        if not settings.tenants:
+            raise ConfigurationError([arguments.NO_TENANTS])
+        self._settings = settings
+        self._probe = Probe(settings.kafka)
+        self._registry = Registry(settings.schema_registry) if settings.schema_registry.url else None
+
+    async def run(self) -> list[Finding]:
+        """What was found, in the order of the contract."""
+        timeout = min(self._settings.graph.timeout, _ANSWER)
+        async with GraphClient(dataclasses.replace(self._settings.graph, timeout=timeout)) as client:
+            tenants = [self._tenant(client, tenant) for tenant in self._settings.tenants]
+            found = await asyncio.gather(*tenants, self._brokers(), self._schemas())
+        count = len(self._settings.tenants)
+        words = f"complete, with {count} tenant{'' if count == 1 else 's'}"
+        return [_passed("configuration", words), *(finding for part in found for finding in part)]
+
+    # --- a tenant -----------------------------------------------------------------------------------------------------
+
+    async def _tenant(self, client: GraphClient, tenant: Tenant) -> list[Finding]:
+        source = client.source(tenant, NoEvents())
+        found: list[Finding] = []
+        at: Check = "token"
+        try:
+            async with asyncio.timeout(_TENANT_S):
+                permit, host = await source.sign_in()
+                found += self._judge(permit, host, tenant.label)
+                at = "graph"
+                found.append(await self._ask(source, tenant.label))
+        except SourceError as error:
+            found.append(_failed(at, error.wrong, error.remedy or _REACH, tenant.label))
+        except TimeoutError:
+            found.append(_failed(at, f"no answer within {_TENANT_S:g} s", _REACH, tenant.label))
+        finally:
+            await source.close()
+        return found
+
+    def _judge(self, permit: Permit | None, host: str, tenant: str) -> list[Finding]:
+        """What the token, once there is one, says of cloud and role."""
+        graph = self._settings.graph
+        ours = urlsplit(graph.scope).hostname or ""
+        theirs = host or urlsplit(permit.audience if permit else "").hostname or ours
+        if theirs != ours:
+            wrong = f"sign-in gives tokens of this tenant for {theirs}, graph.cloud = {graph.cloud} reads {ours}"
+            return [_failed("token", wrong, f"set graph.cloud to the cloud of {theirs}", tenant)]
+        signed_in = _passed("token", f"signed in, for {ours}", tenant)
+        if permit is None:
+            return [signed_in, _passed("role", "the token does not tell; Graph's answer does", tenant)]
+        if permit.roles & {ROLE, OLDER_ROLE}:
+            has = ROLE if ROLE in permit.roles else OLDER_ROLE
+            return [signed_in, _passed("role", f"the token has {has}", tenant)]
+        instead = ", ".join(sorted(permit.roles)) or "none"
+        wrong = f"the token lacks the application permission {ROLE}; it has {instead}"
+        return [signed_in, _failed("role", wrong, f"grant {ROLE} and give admin consent in this tenant", tenant)]
+
+    async def _ask(self, source: Source, tenant: str) -> Finding:
+        end = datetime.now(UTC).replace(microsecond=0) - _AGO
+        await source.ask_once(Window(end - _LENGTH, end))
+        return _passed("graph", "the direct routing log can be read", tenant)
+
+    # --- Kafka --------------------------------------------------------------------------------------------------------
+
+    async def _brokers(self) -> list[Finding]:
+        try:
+            found = await asyncio.to_thread(self._probe.look)
+        except BrokersAwayError as error:
+            wrong = f"no broker answers at {self._settings.kafka.bootstrap_servers}: {error}"
+            return [_failed("brokers", wrong, error.remedy)]
+        more = await asyncio.gather(self._topics(found), self._transactions())
+        return [_passed("brokers", f"those of cluster {found.cluster} answer"), *(one for part in more for one in part)]
+
+    async def _topics(self, found: topics.Found) -> list[Finding]:
+        settings = self._settings
+        kafka, key = settings.kafka, settings.rows.key
+        wanted = topics.wanted(kafka.app, settings.topics, kafka.shards, kafka.partitions, kafka.topic_properties, key)
+        try:
+            standing = await asyncio.to_thread(self._probe.topics, wanted, found)
+        except BrokersAwayError as error:
+            return [_failed("topics", f"the brokers do not tell: {error}", error.remedy)]
+        except RefusedError as error:
+            return [_failed("topics", error.wrong, error.remedy or "name another kafka.app")]
+        if standing.problems:
+            return _failures("topics", standing.problems)
+        created = f"; run will create {', '.join(standing.missing)}" if standing.missing else ""
+        return [_passed("topics", f"{len(wanted) - len(standing.missing)} are there and right{created}")]
+
+    async def _transactions(self) -> list[Finding]:
+        problems = await asyncio.to_thread(self._probe.transactions)
+        return _failures("transactions", problems) or [_passed("transactions", "can be begun and aborted")]
+
+    # --- schema registry ----------------------------------------------------------------------------------------------
+
+    async def _schemas(self) -> list[Finding]:
+        if self._registry is None:
+            return [_passed("schema_registry", "none is configured; values are in Avro's single-object encoding")]
+        return await asyncio.to_thread(self._compare_schemas, self._registry)
+
+    def _compare_schemas(self, registry: Registry) -> list[Finding]:
+        settings = self._settings
+        wanted = subjects(settings.topics, settings.schema_registry.subject_name_strategy)
+        failed, unknown = [], 0
+        for subject in wanted:
+            try:
+                unknown += registry.expect(subject).id is None
+            except RefusedError as error:
+                failed.append(_failed("schema_registry", error.wrong, error.remedy or "look into the registry"))
+            except RegistryAwayError as error:
+                wrong, _, remedy = str(error).partition("; ")
+                remedy = remedy or "check schema_registry.url, and that the registry runs and can be reached"
+                return [*failed, _failed("schema_registry", wrong, remedy)]
+        will = f"; run will register {unknown}" if unknown else ""
+        return failed or [_passed("schema_registry", f"{len(wanted)} schemas fit{will}")]
+
+
+def _failures(check: Check, problems: Sequence[Problem]) -> list[Finding]:
+    return [_failed(check, problem.wrong, problem.remedy) for problem in problems]
+
+
+_REACH = "see that this machine reaches it over HTTPS; behind a proxy set HTTPS_PROXY"

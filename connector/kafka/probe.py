@@ -1,0 +1,149 @@
+"""What brokers would refuse of a worker, found without being one.
+
+1. Nothing is written but the transactional id `{app}-check`: no record, no offset, no topic, no member of a group. Not
+   even a transaction that is aborted: it would hold up whoever restores from that partition while it is open.
+2. What may be written is therefore asked for. A broker that does not tell what is allowed passes.
+
+Blocking: every call ends within seconds.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from confluent_kafka import KafkaError, KafkaException, Producer, TopicCollection
+from confluent_kafka.admin import AclOperation, AdminClient
+
+from connector.config import Kafka
+from connector.errors import BrokersAwayError
+from connector.kafka import topics
+from connector.kafka.clients import Clients, resolve
+from connector.kafka.desk import Desk
+from connector.kafka.topics import Found, Problem, Topic
+
+_LOOK_S = 8.0
+_ASK_S = 8.0
+_INIT_S = 12.0
+
+
+class Standing(NamedTuple):
+    """How the topics are: what is wrong, and which would be created."""
+
+    problems: list[Problem]
+    missing: list[str]
+
+
+class Probe:
+    """The brokers of a configuration. Raises BrokersAwayError when none answers, ConfigurationError at construction."""
+
+    def __init__(self, kafka: Kafka) -> None:
+        self._kafka = kafka
+        self._names = topics.Names(kafka.app)
+        self._clients = Clients(kafka.bootstrap_servers, resolve(kafka.properties))
+        self._clients.check()
+        self._admin = topics.Admin(self._clients)
+
+    def look(self) -> Found:
+        """The cluster and its topics."""
+        return self._admin.look(_LOOK_S)
+
+    def topics(self, wanted: Sequence[Topic], found: Found) -> Standing:
+        """Whether a worker could use them. RefusedError for state that it would refuse."""
+        present = [topic for topic in wanted if topic.name in found.partitions]
+        missing = [topic for topic in wanted if topic.name not in found.partitions]
+        try:
+            problems = self._admin.problems(present, found)
+            if self._kafka.create_topics:
+                problems += self._admin.would_refuse(missing, self._kafka.replication_factor)
+            else:
+                problems += [_absent(topic) for topic in missing]
+        except KafkaException as error:
+            raise BrokersAwayError(error.args[0].str()) from error
+        problems += self._forbidden([topic.name for topic in present])
+        if not problems and {self._names.control, self._names.state} <= found.partitions.keys():
+            self._read_state()
+        return Standing(problems, [topic.name for topic in missing])
+
+    def transactions(self) -> list[Problem]:
+        """Whether a worker could begin transactions and commit the offsets of its group in them."""
+        return [*self._untransacted(), *self._ungrouped()]
+
+    def _untransacted(self) -> Iterable[Problem]:
+        name = f"{self._kafka.app}-check"
+        try:
+            producer = Producer(self._clients.producer(name))
+            producer.init_transactions(_INIT_S)
+            producer.begin_transaction()
+            producer.abort_transaction(_ASK_S)
+        except KafkaException as error:
+            cause = error.args[0]
+            remedy = _REMEDIES.get(cause.code(), "see that the topic __transaction_state has its leaders")
+            yield Problem(f"initialising transactions of {name}: {cause.str()}", remedy.format(app=self._kafka.app))
+
+    def _ungrouped(self) -> Iterable[Problem]:
+        group = self._kafka.app
+        client = AdminClient(self._clients.admin())
+        future = client.describe_consumer_groups([group], include_authorized_operations=True, request_timeout=_ASK_S)[
+            group
+        ]
+        try:
+            allowed = future.result(timeout=_ASK_S).authorized_operations
+        except KafkaException as error:
+            if error.args[0].code() != KafkaError.GROUP_AUTHORIZATION_FAILED:
+                return
+            allowed = []
+        except TimeoutError:
+            return
+        if allowed is not None and AclOperation.READ not in allowed:
+            command = _grant(("Read", "Describe"), f"--group {group}")
+            yield Problem(f"the group {group} may not be joined", f"allow it: {command}")
+
+    def _forbidden(self, names: Sequence[str]) -> list[Problem]:
+        """What a worker does with topics that exist, and the connector's user may not."""
+        if not names:
+            return []
+        client = AdminClient(self._clients.admin())
+        futures = client.describe_topics(
+            TopicCollection(list(names)), include_authorized_operations=True, request_timeout=_ASK_S
+        )
+        problems = []
+        for name in names:
+            try:
+                allowed = futures[name].result(timeout=_ASK_S).authorized_operations
+            except (KafkaException, TimeoutError):
+                continue
+            if allowed is None:
+                continue
+            lacking = [what for what in self._needed(name) if AclOperation[what.upper()] not in allowed]
+            if lacking:
+                wrong = f"{' and '.join(lacking)} on topic {name} is not allowed"
+                problems.append(Problem(wrong, f"allow it: {_grant(lacking, f'--topic {name}')}"))
+        return problems
+
+    def _needed(self, topic: str) -> tuple[str, ...]:
+        if topic == self._names.control:
+            return ("Read",)
+        return ("Read", "Write") if topic in (self._names.state, self._names.seen) else ("Write",)
+
+    def _read_state(self) -> None:
+        """Raises RefusedError when workers wrote it for another topic or cluster, or are of a newer version."""
+        desk = Desk(self._kafka)
+        desk.read(range(self._kafka.shards))
+
+
+def _absent(topic: Topic) -> Problem:
+    wrong = f"topic {topic.name} does not exist and kafka.create_topics is false"
+    return Problem(wrong, f"create it with: {topics.create_command(topic)}")
+
+
+def _grant(operations: Sequence[str], resource: str) -> str:
+    wanted = " ".join(f"--operation {operation}" for operation in operations)
+    return f"kafka-acls.sh --bootstrap-server BROKER --add --allow-principal User:NAME {wanted} {resource}"
+
+
+_REMEDIES = {
+    KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED: "allow all ids of the app: "
+    + _grant(("Write", "Describe"), "--transactional-id {app}- --resource-pattern-type prefixed"),
+    KafkaError.CLUSTER_AUTHORIZATION_FAILED: "allow it: " + _grant(("IdempotentWrite",), "--cluster"),
+    KafkaError._UNSUPPORTED_FEATURE: "name brokers that have transactions (Kafka 2.5 and newer)",  # noqa: SLF001
+    KafkaError.UNSUPPORTED_VERSION: "name brokers that have transactions (Kafka 2.5 and newer)",
+}

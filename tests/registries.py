@@ -64,7 +64,8 @@ class Registry:
             *options,
             f"-Dquarkus.http.port={self.port}",
             f"-Dquarkus.http.host={HOST}",
-            "-Dquarkus.management.enabled=false",
+            f"-Dquarkus.management.port={free_ports(1)[0]}",  # it cannot be left out, and is 9000 for everybody
+            f"-Dquarkus.management.host={HOST}",
             "-jar",
             str(self._home / "quarkus-run.jar"),
         ]

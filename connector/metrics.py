@@ -2,7 +2,8 @@
 
 1. Counters and histograms count events as they are told; the gauges of a tenant are asked for at each scrape, through
    its view, so that none of them freezes at a good value.
-2. What is not known is absent, never a number: before the state is read, or when a view raises.
+2. What is not known is absent, never a number: before the state is first read, or when a view raises. While a shard
+   starts again the last commit is still known, and goes on ageing.
 3. A tenant's or a shard's series appear when it is owned and go when it is handed over. What is told after that is
    dropped: it must not bring a series back.
 4. Formatting 40,000 series takes the better part of a second. `Metrics.scrape` calls the views where it is awaited,
@@ -152,6 +153,7 @@ class Metrics:
     """Every metric of a worker, in a registry of its own."""
 
     def __init__(self, version: str, shards: int, clock: Callable[[], float] = time.time) -> None:
+        """`clock`: the one that covered call time is told by, in epoch seconds."""
         self._clock = clock
         self._registry = CollectorRegistry()
         self._tenants: dict[str, TenantMetrics] = {}
@@ -204,10 +206,16 @@ class Metrics:
             " rows.additional_properties says drop. When it grows: Graph has new fields, look for an upgrade.",
             "tenant",
         )  # fmt: skip
+        self.deepest_sweep_rows = self._counter(
+            "deepest_sweep_rows_total",
+            "Rows that turned up so late that only the sweep with the longest overlap found them. When it grows: look"
+            " at row_lateness_seconds and lengthen that overlap, else rows that are later still will be missed.",
+            "tenant",
+        )  # fmt: skip
         self.transactions = self._counter(
             "transactions_total",
-            "Kafka transactions by outcome. Some aborted ones at each rebalance are normal; a steady stream means that"
-            " brokers or another worker interfere: see the log.",
+            "Kafka transactions by outcome; one whose outcome is not known counts as aborted. Some aborted ones at each"
+            " rebalance are normal; a steady stream means that brokers or another worker interfere: see the log.",
             "shard", "outcome",
         )  # fmt: skip
         self.transaction_duration = self._histogram(
@@ -233,6 +241,11 @@ class Metrics:
             "1 when the last transaction or metadata request succeeded; 0 before the first. When 0: look at the"
             " brokers, the network, credentials and ACLs; the log names the error.",
         )
+        self._gauge(
+            "start_time_seconds",
+            "When this worker started, as Unix time. When it changes often: something ends the worker, see the log of"
+            " the one before, its exit code and its memory limit.",
+        ).set(clock())
         self._gauge(
             "build_info",
             "Always 1; the version is in the label. More than one for long: finish the upgrade.",
@@ -347,6 +360,7 @@ class TenantMetrics:
             for outcome in SWEEP_OUTCOMES
         }
         self._unknown_properties = metrics.unknown_properties.labels(label)
+        self._deepest_sweep_rows = metrics.deepest_sweep_rows.labels(label)
 
     def request_finished(self, lane: str, status: str, seconds: float) -> None:
         """Graph answered with an HTTP status, or did not (`error`)."""
@@ -373,6 +387,10 @@ class TenantMetrics:
         """Rows were read for the first time, that long after their call's end (else start), in regular sweeps."""
         for seconds in lateness_s:
             self._lateness.observe(seconds)
+
+    def found_by_deepest_sweep(self, n: int) -> None:
+        """`n` rows turned up too late for every sweep but the one with the longest overlap."""
+        self._deepest_sweep_rows.inc(n)
 
     def batch_committed(self, delay_s: float) -> None:
         """What one response brought was committed, that long after it was received."""
@@ -412,6 +430,7 @@ class TenantMetrics:
             metrics.request_duration,
             metrics.throttled_seconds,
             metrics.unknown_properties,
+            metrics.deepest_sweep_rows,
         ):
             family.remove(self.label)
 
@@ -459,7 +478,7 @@ class ShardMetrics:
         self._transaction_duration.observe(seconds)
 
     def transaction_aborted(self) -> None:
-        """A transaction did not land."""
+        """A transaction did not land, or nobody knows whether it did."""
         self._aborted.inc()
 
     def restored(self, seconds: float) -> None:

@@ -80,7 +80,7 @@ class Service:
         self._registry = Registry(settings.schema_registry) if settings.schema_registry.url else None
         self._registry_away: str | None = None
         "Why, while it is waited for."
-        self._metrics = Metrics(__version__, settings.kafka.shards)
+        self._metrics = Metrics(__version__, settings.kafka.shards, lambda: now().timestamp())
         self._instance = f"{os.uname().nodename}-{os.getpid()}"
         self._started = now()
         self._membership: Membership | None = None

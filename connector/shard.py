@@ -11,7 +11,7 @@
 import asyncio
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
 
@@ -85,23 +85,18 @@ class Reading:
 
     def view(self) -> TenantView:
         """What is true of the tenant at this moment."""
-        current = self.account.checkpoint.state
         failure = self.source.failing()
-        through = current.coverage.through or current.start
-        overdue = {duration_text(s.sweep.every): windows.overdue_seconds(s, self._now()) for s in current.sweeps}
-        holes = windows.gaps(current)
-        return TenantView(
-            covered_through=through.timestamp(),
-            gap_seconds=sum(hole.seconds for hole in holes),
-            gaps=len(holes),
+        return replace(
+            _committed_view(self.account.checkpoint.state, len(self.account.remembered), self._now),
             budget_used_ratio=self.source.budget_used_ratio(),
-            sweep_overdue=overdue,
             up=self.source.up,
             failing=failure.reason if failure else None,
-            paused=current.orders.paused,
-            remembered_rows=len(self.account.remembered),
-            backfill_remaining_seconds=jobs.remaining_seconds(current.orders),
         )
+
+    def rest(self) -> None:
+        """Nothing is read until the shard has started again: what was committed last is still shown, and gets older."""
+        state, remembered = self.account.checkpoint.state, len(self.account.remembered)
+        self._series.watch(partial(_committed_view, state, remembered, self._now))
 
     def committed(self, change: Change, now: datetime) -> None:
         """Counts what a commit has brought."""
@@ -136,13 +131,16 @@ class Reading:
                 self._ended(index, "failed")
 
     def _warn_of_late_rows(self, change: Change) -> None:
-        """Rows that only the deepest sweep found: what turns up later still is missed."""
-        sweeps = self.account.rules.sweeps
-        deepest = max(range(len(sweeps)), key=lambda index: sweeps[index].overlap)
-        rows = change.found[deepest]
-        if rows and len(sweeps) > 1 and time.monotonic() - self._warned_at >= _WARN_AGAIN_S:
+        """Rows that only the deepest sweep finds: what turns up later still is missed."""
+        *others, deepest = sorted(sweep.overlap for sweep in self.account.rules.sweeps)
+        if not others:
+            return
+        # Not those that the deepest sweep read: it also reads, first at times, what another one was to read next.
+        rows = sum(age_s > others[-1].total_seconds() for age_s in change.ages_s)
+        self._series.found_by_deepest_sweep(rows)
+        if rows and time.monotonic() - self._warned_at >= _WARN_AGAIN_S:
             self._warned_at = time.monotonic()
-            overlap = duration_text(sweeps[deepest].overlap)
+            overlap = duration_text(deepest)
             remedy = "a longer overlap of the deepest sweep finds what turns up later"
             label = self.account.tenant.label
             _logger.info("only_deepest_sweep_found", tenant=label, rows=rows, overlap=overlap, remedy=remedy)
@@ -348,8 +346,8 @@ class Shard:
         finally:
             self.failed = self.failed or any(reading.sweeper.failed for reading in self.readings.values())
             readings, self.readings = self.readings, {}
-            for key, reading in readings.items():
-                self._tenant_series[key].watch(TenantView)
+            for reading in readings.values():
+                reading.rest()
                 await reading.source.close()
 
     async def _all_done(self, sweepers: list[asyncio.Task[None]], buffer: Buffer) -> None:
@@ -430,8 +428,7 @@ class Shard:
                 if self._handing_over.is_set():
                     raise HandedOverError from error
             except ShardRestartError:
-                if isinstance(publisher, Acknowledgements):
-                    self._series.transaction_aborted()
+                self._series.transaction_aborted()
                 around.metrics.kafka_answered(ok=False)
                 raise
             else:
@@ -490,6 +487,21 @@ class Shard:
                 await event.wait()
         except TimeoutError:
             pass
+
+
+def _committed_view(state: windows.State, remembered: int, now: Callable[[], datetime]) -> TenantView:
+    """What is known of a tenant from what was committed, at this moment."""
+    through = state.coverage.through or state.start
+    holes = windows.gaps(state)
+    return TenantView(
+        covered_through=through.timestamp(),
+        gap_seconds=sum(hole.seconds for hole in holes),
+        gaps=len(holes),
+        sweep_overdue={duration_text(s.sweep.every): windows.overdue_seconds(s, now()) for s in state.sweeps},
+        paused=state.orders.paused,
+        remembered_rows=remembered,
+        backfill_remaining_seconds=jobs.remaining_seconds(state.orders),
+    )
 
 
 def _control_after(items: list[Item], control_offset: int) -> int:

@@ -90,6 +90,9 @@ def test_polling_faster_than_the_commit_publishes_nothing_twice(
     end = time.monotonic() + 14
     worker.until(lambda: time.monotonic() > end, "the time-outs to pass")
     assert worker.get("/livez")[0] == 200
+    # Neither frozen nor gone while the shard starts again and again: an alert rests on it.
+    assert worker.metric("lag_seconds") > 10
+    assert worker.metric("transactions_total", outcome="aborted") > 0
     broker_of_its_own.resume()
     finish(worker)
     assert len(source.requests()) > asked

@@ -150,6 +150,8 @@ def test_a_row_six_days_late_is_found_and_counted_as_late(bench: Bench, settings
     )
     assert worker.metric("rows_total", outcome="published") > before
     assert late > 10
+    assert worker.metric("deepest_sweep_rows_total") >= late
+    assert worker.named("only_deepest_sweep_found")
     assert worker.stop() == 0
     bench.check(source, claims=False)
 

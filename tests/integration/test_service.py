@@ -1,10 +1,15 @@
 """The service within this process, where its patience can be shortened."""
 
 import asyncio
+import re
+import threading
+import urllib.request
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from connector.batch import Batches
 from connector.config import load
 from connector.service import Service
 from tests.brokers import free_ports, wait_until
@@ -39,3 +44,44 @@ async def test_once_that_owns_nothing_ends_with_0(broker: SharedBroker, tmp_path
         finally:
             owner.stopping.set()
         assert await owning == 0
+
+
+async def test_lag_keeps_rising_while_a_shard_hangs_and_http_answers(
+    broker: SharedBroker, tmp_path: Path, topic: str, app: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hang, hangs, go_on = threading.Event(), threading.Event(), threading.Event()
+    prepare = Batches.prepare
+
+    def hanging(batches: Batches, *arguments: Any) -> Any:
+        if hang.is_set():
+            hangs.set()
+            go_on.wait(60)
+        return prepare(batches, *arguments)
+
+    monkeypatch.setattr(Batches, "prepare", hanging)
+    with Simulation(days=0.1, calls_per_day=100, frozen=True) as source:
+        file = tmp_path / "connector.toml"
+        file.write_text(toml(configuration(broker.bootstrap, topic, app, source)), encoding="utf-8")
+        service = Service(load(file, {}))
+        running = asyncio.create_task(service.run())
+
+        def lag_s() -> float:
+            with urllib.request.urlopen(f"http://127.0.0.1:{service.web.port}/metrics", timeout=10) as answer:
+                found = re.search(r"^direct_routing_lag_seconds{.*} (.*)$", answer.read().decode(), re.MULTILINE)
+            return float(found[1]) if found else -1.0
+
+        def watch() -> None:
+            wait_until(lambda: bool(service.status()["tenants"]), "it to own the tenant")
+            wait_until(lambda: 0 <= lag_s() < 60, "the tenant to be read")
+            hang.set()
+            assert hangs.wait(60)
+            before_s = lag_s()
+            assert before_s >= 0
+            wait_until(lambda: lag_s() > before_s + 2, "the lag to rise")
+
+        try:
+            await asyncio.to_thread(watch)
+        finally:
+            go_on.set()
+            service.stopping.set()
+        assert await running == 0

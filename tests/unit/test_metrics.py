@@ -36,12 +36,14 @@ FAMILIES = {
     "remembered_rows": ("gauge", {"tenant"}),
     "unknown_properties_total": ("counter", {"tenant"}),
     "backfill_remaining_seconds": ("gauge", {"tenant"}),
+    "deepest_sweep_rows_total": ("counter", {"tenant"}),
     "transactions_total": ("counter", {"shard", "outcome"}),
     "transaction_duration_seconds": ("histogram", {"shard"}),
     "restore_duration_seconds": ("gauge", {"shard"}),
     "shards": ("gauge", set()),
     "shards_owned": ("gauge", set()),
     "kafka_up": ("gauge", set()),
+    "start_time_seconds": ("gauge", set()),
     "build_info": ("gauge", {"version"}),
 }
 parse_openmetrics: Callable[[str], Iterable[Metric]] = text_string_to_metric_families
@@ -100,6 +102,7 @@ def test_every_family_is_there_at_the_first_scrape_although_no_tenant_is_owned(m
         "direct_routing_shards": 8,
         "direct_routing_shards_owned": 0,
         "direct_routing_kafka_up": 0,
+        "direct_routing_start_time_seconds": NOW,
         'direct_routing_build_info{version="1.2.3"}': 1,
     }
 
@@ -127,7 +130,7 @@ def test_each_family_says_what_to_do_about_it(metrics: Metrics) -> None:
 def test_a_tenant_has_at_most_80_series_even_with_six_sweeps(metrics: Metrics) -> None:
     metrics.tenant("fabrikam", [*EVERYS, "3d", "5d"]).watch(view)
 
-    assert len(of_tenant(metrics)) == 73
+    assert len(of_tenant(metrics)) == 74
     assert len(of_tenant(metrics, "fabrikam")) <= 80
 
 
@@ -266,6 +269,7 @@ def test_events_are_counted_under_their_labels(metrics: Metrics, tenant: TenantM
     tenant.batch_committed(0.07)
     tenant.sweep_ended("2h", "failed")
     tenant.unknown_properties_seen(6)
+    tenant.found_by_deepest_sweep(7)
     shard = metrics.shard(3)
     shard.transaction_committed(0.03)
     shard.transaction_aborted()
@@ -290,6 +294,7 @@ def test_events_are_counted_under_their_labels(metrics: Metrics, tenant: TenantM
         'commit_delay_seconds_sum{tenant="contoso"}': 0.07,
         'sweeps_total{every="2h",outcome="failed",tenant="contoso"}': 1,
         'unknown_properties_total{tenant="contoso"}': 6,
+        'deepest_sweep_rows_total{tenant="contoso"}': 7,
         'transactions_total{outcome="committed",shard="3"}': 1,
         'transactions_total{outcome="aborted",shard="3"}': 1,
         'transaction_duration_seconds_count{shard="3"}': 1,
@@ -304,7 +309,7 @@ def test_events_are_counted_under_their_labels(metrics: Metrics, tenant: TenantM
 def test_all_series_of_a_tenant_and_a_shard_vanish_when_they_are_handed_over(
     metrics: Metrics, tenant: TenantMetrics
 ) -> None:
-    empty = lines(Metrics("1.2.3", 8))
+    empty = lines(Metrics("1.2.3", 8, clock=lambda: NOW))
     tenant.request_finished("live", "503", 0.2)
     shard = metrics.shard(3)
 
@@ -336,7 +341,7 @@ def test_a_tenant_that_comes_back_starts_at_0_and_the_end_of_its_former_life_doe
     tenant.closed()
 
     assert lines(metrics)['direct_routing_rows_total{outcome="published",tenant="contoso"}'] == 0
-    assert len(of_tenant(metrics)) == 73
+    assert len(of_tenant(metrics)) == 74
 
 
 def test_a_shard_that_comes_back_starts_at_0(metrics: Metrics) -> None:

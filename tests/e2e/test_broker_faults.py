@@ -90,9 +90,7 @@ def test_polling_faster_than_the_commit_publishes_nothing_twice(
     end = time.monotonic() + 14
     worker.until(lambda: time.monotonic() > end, "the time-outs to pass")
     assert worker.get("/livez")[0] == 200
-    # Neither frozen nor gone while the shard starts again and again: an alert rests on it.
-    assert worker.metric("lag_seconds") > 10
-    assert worker.metric("transactions_total", outcome="aborted") > 0
+    assert worker.metric("kafka_up") == 0
     broker_of_its_own.resume()
     finish(worker)
     assert len(source.requests()) > asked
@@ -119,6 +117,9 @@ def test_after_a_transaction_that_failed_memory_is_what_was_committed(
     worker.until(lambda: len(worker.named("shard_restarting")) > 2, "the shard to start again and again")
     assert worker.get("/livez")[0] == 200
     assert len(oracle.read(broker.bootstrap, topic)) == rows
+    assert worker.metric("transactions_total", outcome="aborted") > 0
+    lag_s = worker.metric("lag_seconds")
+    worker.until(lambda: worker.metric("lag_seconds") > lag_s + 2, "the lag to rise")
     set_topic(broker.bootstrap, f"{app}.state", "max.message.bytes", "1000000")
     finish(worker)
     oracle.check(broker.bootstrap, topic, app, source.truth(), claims=False)

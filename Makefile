@@ -9,7 +9,7 @@ PYTHON ?= $(shell for python in python3.13 python3.12 python3.11 python3; do \
 BIN := .venv/bin
 COMPILE := $(BIN)/uv pip compile --quiet --generate-hashes --universal --python-version 3.11 \
 	--no-header --no-annotate --no-emit-index-url --no-emit-find-links
-SOURCES := connector tests $(wildcard benchmarks)
+SOURCES := connector tests deploy $(wildcard benchmarks)
 
 .PHONY: help
 help: ## List the targets
@@ -69,6 +69,10 @@ bench: .venv/.bench ## Rows per second, beside the limit and the plain recipe
 .venv/.bench: .venv/.package requirements/bench.txt
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/bench.txt
 	@touch $@
+
+.PHONY: dashboards
+dashboards: setup ## Write deploy/grafana/dashboards from their code
+	@$(BIN)/python -m deploy.grafana.generator
 
 .PHONY: image
 image: ## Build the container image direct-routing-connector

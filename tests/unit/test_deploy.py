@@ -1,6 +1,5 @@
-"""What is deployed: the image's recipe, the Compose file, the dashboard, and that they name what exists."""
+"""What is deployed: the image's recipe, the Compose file, and that they name what exists."""
 
-import itertools
 import json
 import os
 import re
@@ -9,16 +8,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from prometheus_client.parser import text_string_to_metric_families
-
 from connector import config
-from connector.metrics import Metrics
 from connector.simulator import tls
 from connector.simulator.options import Options
 from connector.simulator.server import Simulator
 
 ROOT = Path(__file__).parents[2]
-DASHBOARD = ROOT / "deploy/grafana/dashboards/direct-routing.json"
 
 
 def tool(name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -83,31 +78,6 @@ def test_the_compose_configuration_reads_the_simulator_beside_it(tmp_path: Path)
         assert tenant.identity.client_secret.get() == simulator.client_secret
 
 
-def test_the_dashboard_asks_only_for_metrics_that_the_connector_has() -> None:
-    metrics = Metrics("0", shards=1)
-    metrics.tenant("contoso", ["1m"])
-    metrics.shard(0)
-    text = metrics.render("")[0].decode()
-    families = text_string_to_metric_families(text)
-    has = {f"{family.name}_total" if family.type == "counter" else family.name for family in families}
-    queries = [target["expr"] for panel in json.loads(DASHBOARD.read_text())["panels"] for target in panel["targets"]]
-    assert queries
-    asks = set(re.findall(r"\bdirect_routing_\w+", " ".join(queries)))
-    assert asks - has == set()
-
-
-def test_no_panel_of_the_dashboard_covers_another() -> None:
-    taken: set[tuple[int, int]] = set()
-    for panel in json.loads(DASHBOARD.read_text())["panels"]:
-        place = panel["gridPos"]
-        columns = range(place["x"], place["x"] + place["w"])
-        rows = range(place["y"], place["y"] + place["h"])
-        cells = set(itertools.product(columns, rows))
-        assert not cells & taken, panel["title"]
-        assert max(x for x, _ in cells) < 24
-        taken |= cells
-
-
 def test_grafana_finds_prometheus_and_prometheus_finds_the_connector() -> None:
     services = compose()["services"]
     source = (ROOT / "deploy/grafana/provisioning/datasources/prometheus.yml").read_text(encoding="utf-8")
@@ -115,6 +85,19 @@ def test_grafana_finds_prometheus_and_prometheus_finds_the_connector() -> None:
     scraped = (ROOT / "deploy/prometheus/prometheus.yml").read_text(encoding="utf-8")
     assert 'targets: ["connector:9464"]\n' in scraped
     assert {"prometheus", "connector"} <= set(services)
+
+
+def test_grafana_shows_the_overview_first() -> None:
+    environment = compose()["services"]["grafana"]["environment"]
+    home = Path(environment["GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH"])
+    assert home.parent == Path("/var/lib/grafana/dashboards")
+    assert json.loads((ROOT / "deploy/grafana/dashboards" / home.name).read_text())["uid"] == "direct-routing-overview"
+
+
+def test_prometheus_finds_its_rules() -> None:
+    mounted = {volume["target"]: Path(volume["source"]) for volume in compose()["services"]["prometheus"]["volumes"]}
+    assert "rule_files: [alerts.yml]\n" in mounted["/etc/prometheus/prometheus.yml"].read_text(encoding="utf-8")
+    assert mounted["/etc/prometheus/alerts.yml"] == ROOT / "deploy/prometheus/alerts.yml"
 
 
 def test_the_pinned_requirements_name_no_place_to_fetch_from() -> None:

@@ -1,0 +1,137 @@
+"""What the workers do with Kafka: transactions, shards, restores."""
+
+from grafana_foundation_sdk.models.dashboard import Dashboard
+
+from deploy.grafana.generator.panels import (
+    GREEN,
+    ORANGE,
+    RED,
+    YELLOW,
+    Query,
+    Row,
+    board,
+    figure,
+    lines,
+    of_worker,
+    quantiles,
+)
+from deploy.grafana.generator.shared import NONE_IS_GOOD, brokers, commit_delay, shards_without_owner
+
+
+def dashboard() -> Dashboard:
+    """The dashboard of transactions, shards and restores."""
+    return board(
+        "kafka",
+        "Kafka",
+        "Transactions, shards and restores of the chosen workers. docs/runbook.md says what to do.",
+        [_glance(), _transactions(), _shards()],
+        tenants=False,
+    )
+
+
+def _glance() -> Row:
+    return Row(
+        "Now",
+        [
+            figure(
+                "Workers",
+                "Workers that Prometheus sees.",
+                "none",
+                Query(f"count({of_worker('build_info')})", "workers"),
+                steps=((None, RED), (1, GREEN)),
+            ),
+            figure(
+                "Versions",
+                "More than one for long: finish the upgrade.",
+                "none",
+                Query(f"count(count by (version) ({of_worker('build_info')}))", "versions"),
+                steps=((None, GREEN), (2, YELLOW)),
+            ),
+            figure(
+                "Workers without brokers",
+                "Workers whose last transaction or metadata request failed.",
+                "none",
+                Query(f"sum(1 - {of_worker('kafka_up')})", "workers"),
+                steps=NONE_IS_GOOD,
+            ),
+            shards_without_owner(),
+            figure(
+                "Aborted in an hour",
+                "Transactions that did not land, or of which nobody knows. A few at each rebalance are normal.",
+                "short",
+                Query(f"sum(increase({of_worker('transactions_total', outcome='aborted')}[1h]))", "aborted"),
+                steps=((None, GREEN), (10, ORANGE)),
+            ),
+            figure(
+                "Longest restore",
+                "The longest of the shards' last restores: for so long a tenant is not read after a worker has died.",
+                "s",
+                Query(f"max({of_worker('restore_duration_seconds')})", "restore"),
+                steps=((None, GREEN), (60, ORANGE)),
+            ),
+        ],
+    )
+
+
+def _transactions() -> Row:
+    every = of_worker("transactions_total")
+    aborted = of_worker("transactions_total", outcome="aborted")
+    return Row(
+        "Transactions",
+        [
+            lines(
+                "Transactions a minute, by outcome",
+                "A shard commits at once when it has rows, else every five seconds.",
+                "short",
+                [Query(f"sum by (outcome) (rate({every}[$__rate_interval])) * 60", "{{outcome}}")],
+                stacked=True,
+            ),
+            lines(
+                "Aborted in half an hour, by shard",
+                "A steady stream: brokers, ACLs, or another process with the same kafka.app. The log names the error.",
+                "short",
+                [Query(f"sum by (shard) (increase({aborted}[30m]))", "shard {{shard}}")],
+                steps=((None, GREEN), (10, ORANGE)),
+            ),
+            lines(
+                "From begin to commit",
+                "Above a second: look at the brokers' load, their disks and in-sync replicas.",
+                "s",
+                quantiles(of_worker("transaction_duration_seconds_bucket")),
+                steps=((None, GREEN), (1, ORANGE)),
+            ),
+            commit_delay(of_worker("commit_delay_seconds_bucket")),
+        ],
+    )
+
+
+def _shards() -> Row:
+    return Row(
+        "Shards and restores",
+        [
+            lines(
+                "Shards owned, by worker",
+                "Together they should reach the line of all shards; a worker at 0 stands by.",
+                "short",
+                [
+                    Query(f"sum by (instance) ({of_worker('shards_owned')})", "{{instance}}"),
+                    Query(f"max({of_worker('shards')})", "all shards"),
+                ],
+            ),
+            lines(
+                "Last restore, by shard",
+                "How long a shard took to read what was committed. Minutes: the state and seen topics are not"
+                " being compacted.",
+                "s",
+                [Query(f"max by (shard) ({of_worker('restore_duration_seconds')})", "shard {{shard}}")],
+                steps=((None, GREEN), (60, ORANGE)),
+            ),
+            brokers(),
+            lines(
+                "Remembered rows, by worker",
+                "Rows that a worker keeps in memory, about 24 bytes each. When memory gets short: add workers.",
+                "short",
+                [Query(f"sum by (instance) ({of_worker('remembered_rows')})", "{{instance}}")],
+            ),
+        ],
+    )

@@ -1,0 +1,182 @@
+"""All tenants at one look: how far behind, what is missing, whose fault."""
+
+from grafana_foundation_sdk.models.dashboard import Dashboard
+
+from deploy.grafana.generator.panels import (
+    BLUE,
+    GREEN,
+    YELLOW,
+    Column,
+    Query,
+    Row,
+    a_minute,
+    board,
+    by_label,
+    figure,
+    lines,
+    of_tenant,
+    timeline,
+)
+from deploy.grafana.generator.shared import (
+    LAG,
+    NONE_IS_BETTER,
+    NONE_IS_GOOD,
+    brokers,
+    overdue,
+    requests_by_status,
+    rows_by_outcome,
+    shards_without_owner,
+    throttled,
+)
+
+
+def dashboard() -> Dashboard:
+    """The overview."""
+    return board(
+        "overview",
+        "Overview",
+        "All tenants: how far behind, what is missing, whose fault. docs/runbook.md says what to do.",
+        [_glance(), _behind(), _rows(), _errors()],
+        tenants=True,
+    )
+
+
+def _glance() -> Row:
+    return Row(
+        "At a glance",
+        [
+            figure(
+                "Furthest behind",
+                "The largest lag of a tenant: no call time newer than that was read and committed.",
+                "s",
+                Query(f"max({of_tenant('lag_seconds')})", "lag"),
+                steps=LAG,
+            ),
+            figure(
+                "Never read",
+                "Call time, of all tenants together, that was never read. After an outage it shrinks by itself.",
+                "s",
+                Query(f"sum({of_tenant('gap_seconds')})", "gap"),
+                steps=NONE_IS_BETTER,
+            ),
+            figure(
+                "Failing tenants",
+                "Tenants that a sign-in, a permission, a refusal, throttling or an unreachable Graph keeps from"
+                " being read.",
+                "none",
+                Query(f"sum(max by (tenant) ({of_tenant('tenant_failing')}))", "failing"),
+                steps=NONE_IS_GOOD,
+            ),
+            figure(
+                "Paused tenants",
+                "Tenants that an operator has paused: nothing is read, and their other alerts are silent.",
+                "none",
+                Query(f"sum(max by (tenant) ({of_tenant('tenant_paused')}))", "paused"),
+                steps=((None, GREEN), (1, BLUE)),
+            ),
+            shards_without_owner(),
+            figure(
+                "Alerts that fire",
+                "Warnings and worse, of all tenants and instances: Prometheus' own list names them.",
+                "none",
+                Query(
+                    'count(ALERTS{alertname=~"DirectRouting.*", alertstate="firing", severity!="info"}) or vector(0)',
+                    "alerts",
+                ),
+                steps=NONE_IS_GOOD,
+            ),
+        ],
+    )
+
+
+def _behind() -> Row:
+    def now(metric: str) -> str:
+        return f"max by (tenant) ({of_tenant(metric)})"
+
+    return Row(
+        "Behind and missing",
+        [
+            by_label(
+                "Coverage",
+                "Every tenant now. A click on its name shows its own dashboard.",
+                "tenant",
+                [
+                    Column("Covered through", f"{now('covered_through_timestamp_seconds')} * 1000", "dateTimeAsIso"),
+                    Column("Lag", now("lag_seconds"), "s", LAG),
+                    Column("Never read", now("gap_seconds"), "s", NONE_IS_BETTER),
+                    Column("Gaps", now("gaps"), "none"),
+                    Column("Failing", now("tenant_failing"), "none", NONE_IS_GOOD),
+                    Column("Paused", now("tenant_paused"), "none"),
+                    Column(
+                        "Rows a minute",
+                        f"sum by (tenant) (rate({of_tenant('rows_total', outcome='published|revised')}[5m])) * 60",
+                        "short",
+                    ),
+                    Column("Backfill left", now("backfill_remaining_seconds"), "s"),
+                    Column("Remembered rows", now("remembered_rows"), "short"),
+                ],
+            ),
+            lines(
+                "Lag",
+                "Now minus the newest call time that was read and committed. It rises when reading stops, for"
+                " whatever reason.",
+                "s",
+                [Query(f"max by (tenant) ({of_tenant('lag_seconds')})", "{{tenant}}")],
+                steps=LAG,
+            ),
+            lines(
+                "Never read",
+                "Call time between a tenant's start and its newest call time that was never read. A line that"
+                " falls is being read;"
+                " one that stands for half an hour fires an alert.",
+                "s",
+                [Query(f"max by (tenant) ({of_tenant('gap_seconds')})", "{{tenant}}")],
+                steps=NONE_IS_BETTER,
+            ),
+        ],
+    )
+
+
+def _rows() -> Row:
+    return Row(
+        "Rows and budget",
+        [
+            rows_by_outcome(),
+            lines(
+                "Published rows a minute, by tenant",
+                "New rows and revisions. None for an hour in office hours, and no lag: the tenant has no calls,"
+                " or Graph shows none.",
+                "short",
+                [Query(a_minute(of_tenant("rows_total", outcome="published|revised"), "tenant"), "{{tenant}}")],
+            ),
+            lines(
+                "Budget used",
+                "Requests in the last minute divided by requests_per_minute. Near 100 % for hours: the sweeps do"
+                " not fit, see"
+                " connector plan.",
+                "percentunit",
+                [Query(f"max by (tenant) ({of_tenant('graph_budget_used_ratio')})", "{{tenant}}")],
+                steps=((None, GREEN), (0.9, YELLOW)),
+            ),
+            throttled(),
+        ],
+    )
+
+
+def _errors() -> Row:
+    return Row(
+        "Errors",
+        [
+            timeline(
+                "Failing tenants",
+                "Why a tenant fails: sign_in and permission are its owner's to repair, throttled and unreachable"
+                " pass by themselves.",
+                [Query(f"max by (tenant) ({of_tenant('tenant_failing')})", "{{tenant}}")],
+                "reads",
+                "fails",
+            ),
+            requests_by_status(),
+            overdue("tenant", "{{tenant}}"),
+            brokers(),
+        ],
+    )

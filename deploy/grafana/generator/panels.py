@@ -1,0 +1,340 @@
+"""What all dashboards are made of: queries, panels with units and thresholds, variables, and the marks of restarts.
+
+1. Every query filters by the dashboard's variables; a panel that does not says why in its description.
+2. A rate is taken over $__rate_interval, so that it fits any scrape interval.
+"""
+
+import json
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from grafana_foundation_sdk.builders import common as common_builders
+from grafana_foundation_sdk.builders import dashboard as builders
+from grafana_foundation_sdk.builders import heatmap, prometheus, stat, statetimeline, table, timeseries
+from grafana_foundation_sdk.cog import builder
+from grafana_foundation_sdk.cog.encoder import JSONEncoder
+from grafana_foundation_sdk.models import common, dashboard
+from grafana_foundation_sdk.models import heatmap as heatmap_models
+from grafana_foundation_sdk.models.prometheus import PromQueryFormat
+
+Panel = builder.Builder[dashboard.Panel]
+Steps = Sequence[tuple[float | None, str]]
+"Limits from which a colour holds, the first from minus infinity."
+
+GREEN, YELLOW, ORANGE, RED, BLUE, GREY = "green", "yellow", "orange", "red", "blue", "text"
+SOURCE = dashboard.DataSourceRef(type_val="prometheus", uid="${datasource}")
+TAG = "direct-routing"
+WIDTH = 24
+
+
+class Query(NamedTuple):
+    """One query of a panel, and what its series are called."""
+
+    expr: str
+    legend: str
+
+
+class Row(NamedTuple):
+    """Panels under a title."""
+
+    title: str
+    panels: Sequence[Panel]
+
+
+def of_tenant(metric: str, **labels: str) -> str:
+    """A selector of a metric's series of the chosen tenants, from the chosen instances."""
+    return _selector(metric, {"tenant": "$tenant", "instance": "$instance", **labels})
+
+
+def of_worker(metric: str, **labels: str) -> str:
+    """A selector of a metric's series from the chosen instances."""
+    return _selector(metric, {"instance": "$instance", **labels})
+
+
+def _selector(metric: str, labels: dict[str, str]) -> str:
+    within = ", ".join(f'{name}=~"{value}"' for name, value in labels.items())
+    return f"direct_routing_{metric}{{{within}}}"
+
+
+def a_minute(selector: str, by: str) -> str:
+    """How often a minute a counter rises, by labels."""
+    return f"sum by ({by}) (rate({selector}[$__rate_interval])) * 60"
+
+
+def quantiles(selector: str) -> list[Query]:
+    """Half, nine in ten and 99 in a hundred of a histogram's values lie below these."""
+    rate = f"sum by (le) (rate({selector}[$__rate_interval]))"
+    return [Query(f"histogram_quantile({q}, {rate})", name) for q, name in ((0.5, "p50"), (0.9, "p90"), (0.99, "p99"))]
+
+
+def lines(
+    title: str,
+    description: str,
+    unit: str,
+    queries: Sequence[Query],
+    *,
+    steps: Steps = (),
+    width: int = 12,
+    stacked: bool = False,
+) -> Panel:
+    """Values over time; limits are drawn as lines."""
+    panel = (
+        timeseries.Panel()
+        .title(title)
+        .description(description)
+        .datasource(SOURCE)
+        .unit(unit)
+        .min(0)
+        .height(8)
+        .span(width)
+        .line_width(1)
+        .fill_opacity(30 if stacked else 8)
+        .show_points(common.VisibilityMode.NEVER)
+        .legend(
+            common_builders.VizLegendOptions()
+            .display_mode(common.LegendDisplayMode.TABLE)
+            .placement(common.LegendPlacement.BOTTOM)
+            .show_legend(show_legend=True)
+            .calcs(["lastNotNull", "max"])
+        )
+        .tooltip(
+            common_builders.VizTooltipOptions().mode(common.TooltipDisplayMode.MULTI).sort(common.SortOrder.DESCENDING)
+        )
+        .thresholds(_thresholds(steps or [(None, GREEN)]))
+    )
+    if steps:
+        panel.thresholds_style(common_builders.GraphThresholdsStyleConfig().mode(common.GraphTresholdsStyleMode.DASHED))
+    if stacked:
+        panel.stacking(common_builders.StackingConfig().mode(common.StackingMode.NORMAL))
+    if unit == "percentunit":
+        panel.axis_soft_max(1)
+    for target in _targets(queries):
+        panel.with_target(target)
+    return panel
+
+
+def figure(
+    title: str,
+    description: str,
+    unit: str,
+    query: Query,
+    *,
+    steps: Steps = ((None, GREEN),),
+    width: int = 4,
+) -> Panel:
+    """One number, now."""
+    panel = (
+        stat.Panel()
+        .title(title)
+        .description(description)
+        .datasource(SOURCE)
+        .unit(unit)
+        .decimals(0 if unit == "none" else 1)
+        .height(4)
+        .span(width)
+        .no_value("no data")
+        .reduce_options(common_builders.ReduceDataOptions().calcs(["lastNotNull"]))
+        .color_mode(common.BigValueColorMode.VALUE)
+        .graph_mode(common.BigValueGraphMode.AREA)
+        .thresholds(_thresholds(steps))
+    )
+    for target in _targets([query]):
+        panel.with_target(target)
+    return panel
+
+
+def timeline(title: str, description: str, queries: Sequence[Query], good: str, bad: str, *, width: int = 12) -> Panel:
+    """States over time: 0 is called `good`, 1 is called `bad`."""
+    names = dashboard.ValueMap(
+        options={
+            "0": dashboard.ValueMappingResult(text=good, color=GREEN, index=0),
+            "1": dashboard.ValueMappingResult(text=bad, color=RED, index=1),
+        }
+    )
+    panel = (
+        statetimeline.Panel()
+        .title(title)
+        .description(description)
+        .datasource(SOURCE)
+        .unit("none")
+        .height(8)
+        .span(width)
+        .show_value(common.VisibilityMode.NEVER)
+        .merge_values(merge_values=True)
+        .mappings([names])
+        .thresholds(_thresholds([(None, GREEN), (1, RED)]))
+    )
+    for target in _targets(queries):
+        panel.with_target(target)
+    return panel
+
+
+def heat_map(title: str, description: str, selector: str, *, width: int = WIDTH) -> Panel:
+    """A histogram over time: the darker, the more values."""
+    return (
+        heatmap.Panel()
+        .title(title)
+        .description(description)
+        .datasource(SOURCE)
+        .unit("short")
+        .height(9)
+        .span(width)
+        .calculate(calculate=False)
+        .color(
+            heatmap.HeatmapColorOptions()
+            .mode(heatmap_models.HeatmapColorMode.SCHEME)
+            .scheme("Oranges")
+            .scale(heatmap_models.HeatmapColorScale.EXPONENTIAL)
+            .exponent(0.5)
+            .steps(64)
+        )
+        .y_axis(heatmap.YAxisConfig().unit("s"))
+        .filter_values(heatmap.FilterValueRange().le(1e-9))
+        .thresholds(_thresholds([(None, GREEN)]))
+        .with_target(
+            prometheus.Dataquery()
+            .expr(f"sum by (le) (increase({selector}[$__rate_interval]))")
+            .legend_format("{{le}}")
+            .format(PromQueryFormat.HEATMAP)
+            .ref_id("A")
+            .datasource(SOURCE)
+        )
+    )
+
+
+class Column(NamedTuple):
+    """A column of a table: one value for each row."""
+
+    title: str
+    expr: str
+    unit: str
+    steps: Steps = ()
+
+
+def by_label(title: str, description: str, label: str, columns: Sequence[Column]) -> Panel:
+    """A table of what is true now, a row for each value of a label."""
+    panel = (
+        table.Panel().title(title).description(description).datasource(SOURCE).unit("none").height(9).span(WIDTH)
+    ).thresholds(_thresholds([(None, GREEN)]))
+    names = {"Time": "", label: label.capitalize()}
+    for column, ref_id in zip(columns, "ABCDEFGHIJKLMNOP", strict=False):
+        panel.with_target(
+            prometheus.Dataquery()
+            .expr(column.expr)
+            .format(PromQueryFormat.TABLE)
+            .instant()
+            .ref_id(ref_id)
+            .datasource(SOURCE)
+        )
+        names[f"Value #{ref_id}"] = column.title
+        properties = [dashboard.DynamicConfigValue("unit", column.unit)]
+        if column.steps:
+            properties += [
+                dashboard.DynamicConfigValue("thresholds", _thresholds(column.steps).build()),
+                dashboard.DynamicConfigValue("custom.cellOptions", {"type": "color-text"}),
+            ]
+        panel.override_by_name(column.title, properties)
+    link = {
+        "title": "Its dashboard",
+        "url": f"/d/direct-routing-{label}?var-{label}=${{__value.raw}}&${{__url_time_range}}",
+    }
+    panel.override_by_name(label.capitalize(), [dashboard.DynamicConfigValue("links", [link])])
+    panel.with_transformation(dashboard.DataTransformerConfig(id_val="merge", options={}))
+    panel.with_transformation(
+        dashboard.DataTransformerConfig(
+            id_val="organize",
+            options={"excludeByName": {"Time": True}, "renameByName": {a: b for a, b in names.items() if b}},
+        )
+    )
+    return panel
+
+
+def board(uid: str, title: str, description: str, rows: Sequence[Row], *, tenants: bool) -> dashboard.Dashboard:
+    """A dashboard with its variables, marks of restarts, and links to the others."""
+    result = (
+        builders.Dashboard(f"Direct Routing · {title}")
+        .uid(f"direct-routing-{uid}")
+        .description(description)
+        .tags([TAG])
+        .editable()
+        .timezone("browser")
+        .refresh("30s")
+        .time("now-6h", "now")
+        .tooltip(dashboard.DashboardCursorSync.CROSSHAIR)
+        .with_variable(builders.DatasourceVariable("datasource").label("Data source").type("prometheus"))
+        .with_variable(_choice("instance", "Instance", "label_values(direct_routing_build_info, instance)"))
+        .annotation(_Restarts())
+        .link(
+            builders.DashboardLink("Direct Routing")
+            .type(dashboard.DashboardLinkType.DASHBOARDS)
+            .tags([TAG])
+            .as_dropdown(as_dropdown=False)
+            .include_vars(include_vars=True)
+            .keep_time(keep_time=True)
+        )
+    )
+    if tenants:
+        query = 'label_values(direct_routing_tenant_up{instance=~"$instance"}, tenant)'
+        result.with_variable(_choice("tenant", "Tenant", query))
+    for row in rows:
+        result.with_row(builders.Row(row.title))
+        for panel in row.panels:
+            result.with_panel(panel)
+    content = result.build()
+    for number, one in enumerate(content.panels or [], start=1):
+        one.id_val = number
+    return content
+
+
+def text(content: dashboard.Dashboard) -> str:
+    """The file of a dashboard."""
+    return json.dumps(content, cls=JSONEncoder, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+
+
+def _targets(queries: Sequence[Query]) -> list[prometheus.Dataquery]:
+    return [
+        prometheus.Dataquery().expr(query.expr).legend_format(query.legend).range().ref_id(ref_id).datasource(SOURCE)
+        for query, ref_id in zip(queries, "ABCDEFGHIJ", strict=False)
+    ]
+
+
+def _thresholds(steps: Steps) -> builders.ThresholdsConfig:
+    return (
+        builders.ThresholdsConfig()
+        .mode(dashboard.ThresholdsMode.ABSOLUTE)
+        .steps([dashboard.Threshold(value=value, color=color) for value, color in steps])
+    )
+
+
+def _choice(name: str, label: str, query: str) -> builders.QueryVariable:
+    return (
+        builders.QueryVariable(name)
+        .label(label)
+        .datasource(SOURCE)
+        .query({"query": query, "refId": name})
+        .multi(multi=True)
+        .include_all(include_all=True)
+        .all_value(".*")
+        .current(dashboard.VariableOption(text="All", value="$__all"))
+        .refresh(dashboard.VariableRefresh.ON_TIME_RANGE_CHANGED)
+        .sort(dashboard.VariableSort.ALPHABETICAL_ASC)
+    )
+
+
+class _Mark(dashboard.AnnotationQuery):
+    """A mark at the instant that the series' value tells, which the toolkit has no words for."""
+
+    def to_json(self) -> dict[str, object]:
+        return {
+            **super().to_json(),
+            "useValueForTime": True,
+            "titleFormat": "Worker started",
+            "textFormat": "{{instance}}",
+            "tagKeys": "instance",
+        }
+
+
+class _Restarts(builder.Builder[dashboard.AnnotationQuery]):
+    def build(self) -> dashboard.AnnotationQuery:
+        expr = f"{of_worker('start_time_seconds')} * 1000"
+        return _Mark(name="Restarts", datasource=SOURCE, enable=True, hide=False, icon_color=BLUE, expr=expr)

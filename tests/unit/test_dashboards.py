@@ -1,0 +1,89 @@
+"""The dashboards: as their code writes them, complete, and asking only for what the connector has."""
+
+import itertools
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from connector.metrics import Metrics, TenantView
+from deploy.grafana.generator.__main__ import FOLDER, dashboards
+
+CHECKED_IN: dict[str, dict[str, Any]] = {
+    path.name: json.loads(path.read_text(encoding="utf-8")) for path in sorted(FOLDER.iterdir())
+}
+PANELS = [
+    (file, panel) for file, content in CHECKED_IN.items() for panel in content["panels"] if panel["type"] != "row"
+]
+TITLES = [f"{Path(file).stem}: {panel['title']}" for file, panel in PANELS]
+OF_ALL = ("All instances count", "of all tenants and instances")
+"A panel that no variable narrows says so."
+
+
+def test_the_dashboards_are_as_their_code_writes_them() -> None:
+    """Else run `make dashboards`."""
+    assert {path.name: path.read_text(encoding="utf-8") for path in sorted(FOLDER.iterdir())} == dashboards()
+
+
+def test_there_are_an_overview_a_tenants_and_kafkas() -> None:
+    assert [content["uid"] for content in CHECKED_IN.values()] == [
+        "direct-routing-kafka",
+        "direct-routing-overview",
+        "direct-routing-tenant",
+    ]
+
+
+@pytest.mark.parametrize("file", CHECKED_IN)
+def test_data_source_instance_and_tenant_can_be_chosen_and_restarts_are_marked(file: str) -> None:
+    content = CHECKED_IN[file]
+    names = [variable["name"] for variable in content["templating"]["list"]]
+    assert names == ["datasource", "instance", *(["tenant"] if "kafka" not in file else [])]
+    (mark,) = content["annotations"]["list"]
+    assert (mark["name"], mark["useValueForTime"], mark["enable"]) == ("Restarts", True, True)
+    assert mark["expr"].startswith("direct_routing_start_time_seconds{")
+
+
+@pytest.mark.parametrize(("file", "panel"), PANELS, ids=TITLES)
+def test_a_panel_says_what_it_shows_in_which_unit_and_from_where_on_it_is_bad(file: str, panel: dict[str, Any]) -> None:
+    defaults = panel["fieldConfig"]["defaults"]
+    assert len(panel["description"]) > 20
+    assert panel["description"].endswith(".")
+    assert defaults["unit"]
+    assert defaults["thresholds"]["steps"][0]["value"] is None
+    assert panel["datasource"] == {"type": "prometheus", "uid": "${datasource}"}
+    assert panel["targets"]
+    variables = {variable["name"] for variable in CHECKED_IN[file]["templating"]["list"]}
+    for target in panel["targets"]:
+        used = set(re.findall(r"\$(\w+)", target["expr"])) - {"__rate_interval"}
+        assert used <= variables
+        assert "instance" in used or any(text in panel["description"] for text in OF_ALL)
+
+
+def test_the_panels_ask_only_for_metrics_that_the_connector_has() -> None:
+    metrics = Metrics("0", shards=1)
+    metrics.tenant("contoso", ["1m"]).watch(
+        lambda: TenantView(
+            covered_through=0, gap_seconds=0, gaps=0, paused=False, remembered_rows=0, backfill_remaining_seconds=0
+        )
+    )
+    metrics.shard(0)
+    families = text_string_to_metric_families(metrics.render("")[0].decode())
+    has = {sample.name for family in families for sample in family.samples}
+    asks = set(re.findall(r"\bdirect_routing_\w+", json.dumps(CHECKED_IN)))
+    assert asks - has == set()
+
+
+@pytest.mark.parametrize("file", CHECKED_IN)
+def test_no_panel_covers_another(file: str) -> None:
+    taken: set[tuple[int, int]] = set()
+    for panel in CHECKED_IN[file]["panels"]:
+        place = panel["gridPos"]
+        columns = range(place["x"], place["x"] + place["w"])
+        cells = set(itertools.product(columns, range(place["y"], place["y"] + place["h"])))
+        assert not cells & taken, panel["title"]
+        assert max(x for x, _ in cells) < 24
+        taken |= cells
+    assert len({panel["id"] for panel in CHECKED_IN[file]["panels"]}) == len(CHECKED_IN[file]["panels"])

@@ -1,7 +1,7 @@
 """What the same rows cost at least: decoded, encoded and produced, each alone and one after the other. Prints JSON.
 
-Decode: msgspec, page by page, straight into typed rows. Encode: the connector's encoder, which is fastavro, from
-dictionaries that are there already, instants as integers. Produce: keys and timestamps, no callback, until all is
+Decode: msgspec, page by page, straight into typed rows. Encode: fastavro, row by row, from dictionaries that are there
+already, instants as integers. Produce: keys and timestamps, no callback, until all is
 acknowledged, with the connector's own settings but no transaction.
 """
 

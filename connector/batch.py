@@ -16,26 +16,20 @@ import msgspec
 import numpy as np
 from msgspec import structs
 
-from connector import log
 from connector.config import Settings, Tenant
 from connector.core import dedup, instants, jobs, lateness, windows
 from connector.core.coverage import Window
-from connector.core.dedup import Entries, Remembered
-from connector.core.privacy import Privacy
+from connector.core.dedup import Entries, Hours, Remembered
 from connector.core.rows import Reading, Row, Shape, Unfit, unfit_entry
 from connector.core.windows import Rules, Slice, State
 from connector.kafka import avro, topics
 from connector.kafka.publishing import Offsets, Outgoing
 from connector.kafka.seen import Record, SeenLog, Written
 from connector.kafka.state import Checkpoint, checkpoint_record
+from connector.records import Made, RowRecords
 
-_logger = log.get(__name__)
 _STATE_PROGRESS_EVERY_S = 60
 _TOMBSTONES_A_COMMIT = 1_000
-_UNFIT = -(2**63)
-"In place of a start: the row was not published."
-_AHEAD_MAX_MS = 55 * 60_000  # a broker refuses record timestamps that are more than an hour ahead, and all with them
-_ROW_MAX_BYTES = 900_000  # a broker takes records of 1 MiB unless it is told otherwise
 
 
 class SweepsBegun(NamedTuple):
@@ -106,7 +100,7 @@ class Change:
     state: State
     pending: Remembered = field(default_factory=Remembered)
     entries: list[Entries] = field(default_factory=list)
-    hours: list[int] = field(default_factory=list)
+    hours: list[Hours] = field(default_factory=list)
     rows: list[Outgoing] = field(default_factory=list)
     dead_letters: list[Outgoing] = field(default_factory=list)
     published: int = 0
@@ -166,10 +160,7 @@ class Batches:
     ) -> None:
         """`partitions` and `schema_ids`: of each topic; there are no ids without a registry."""
         self._rows = settings.rows
-        self._key: bytes | None = None
-        self._key_problem: str | None = None
-        self._privacy = Privacy({}, None)
-        self._shape = shape
+        self._records = RowRecords(settings.rows, shape, schema_ids)
         self._partitions = partitions
         self._names = topics.Names(settings.kafka.app)
         self._schema_ids = schema_ids
@@ -180,8 +171,7 @@ class Batches:
         self, items: Iterable[Item], accounts: Mapping[str, Account], changes: dict[str, Change]
     ) -> dict[str, Change]:
         """Adds what items do to the accounts that they belong to; accounts stay as they are."""
-        if self._rows.privacy:
-            self._renew_privacy()
+        self._records.renew_privacy()
         for item in items:
             if isinstance(item, Commanded) and item.command is None:
                 continue
@@ -209,17 +199,6 @@ class Batches:
                     change.is_command = True
         return changes
 
-    def _renew_privacy(self) -> None:
-        """Treatments with the pseudonyms' key as it is now."""
-        source = self._rows.pseudonym_key
-        key = source.get() if source is not None else None
-        if not self._privacy or key != self._key:
-            self._key, self._privacy = key, Privacy(self._rows.privacy, key)
-        problem = source.problem if source is not None else None
-        if problem is not None and problem != self._key_problem:
-            _logger.warning("pseudonym_key_not_read", reason=problem, remedy="the key before it is used until then")
-        self._key_problem = problem
-
     def close(self, changes: Mapping[str, Change], accounts: Mapping[str, Account], now: datetime) -> None:
         """Nothing more comes: works out what is remembered and what is forgotten."""
         for tenant, change in changes.items():
@@ -240,22 +219,20 @@ class Batches:
                 revisions[verdict.revised] -= 1
             elif len(verdict.revised):
                 wanted = np.sort(np.concatenate([verdict.new, verdict.revised]))
-            fresh = frozenset(wanted.tolist())
+            fresh = wanted
             if page.slice.again and number == 0:
                 wanted = np.arange(len(chosen))
-            for_id: list[int] = []
-            hours: list[int] = []
-            columns = wanted.tolist(), group[wanted].tolist(), revisions[wanted].tolist()
-            for index, at, revision in zip(*columns, strict=True):
-                start_ms = self._publish(page.reading.rows[at], bytes(page.raws[at]), revision, origin)
-                again += start_ms != _UNFIT and index not in fresh
-                if start_ms != _UNFIT and index in fresh:
-                    for_id.append(index)
-                    hours.append(dedup.hour_of(start_ms, observed_ms, self._horizon_hours))
-            published += len(for_id)
-            if for_id:
-                remembered = dedup.with_revision(chosen[for_id], revisions[for_id])
-                self._pend(change, remembered, hours)
+            at = group[wanted].tolist()
+            rows, raws = [page.reading.rows[index] for index in at], [page.raws[index] for index in at]
+            made = self._publish(rows, revisions[wanted].tolist(), raws, origin)
+            indices = wanted[made.at]
+            is_fresh = np.isin(indices, fresh)
+            again += len(indices) - int(is_fresh.sum())
+            indices = indices[is_fresh]
+            published += len(indices)
+            if len(indices):
+                hours = dedup.hours_of(made.starts_ms, observed_ms, self._horizon_hours)[is_fresh]
+                self._pend(change, dedup.with_revision(chosen[indices], revisions[indices]), hours)
         if page.slice.job:
             orders = jobs.counted(
                 change.state.orders, page.slice.job, published + again, page.requests, page.received_at
@@ -266,47 +243,27 @@ class Batches:
         if handled and change.oldest_received_at is None:
             change.oldest_received_at = page.received_at
 
-    def _publish(self, row: Row | Unfit, raw: bytes, revision: int, origin: _Origin) -> int | None:
-        """Publishes a row, or dead-letters it; its start in epoch milliseconds, or _UNFIT when nothing is published."""
-        page, account, change, observed_ms, uncounted_ms = origin
-        if isinstance(row, Unfit):
+    def _publish(self, rows: list[Row | Unfit], revisions: list[int], raws: list[msgspec.Raw], origin: _Origin) -> Made:
+        """Publishes rows, and dead-letters those that do not fit."""
+        page, account, change, observed_ms, _ = origin
+        fitting = [at for at, row in enumerate(rows) if not isinstance(row, Unfit)]
+        chosen = [row for row in rows if not isinstance(row, Unfit)]
+        if len(chosen) < len(rows):
+            raws, revisions = [raws[at] for at in fitting], [revisions[at] for at in fitting]
+        made = self._records.make(chosen, raws, revisions, observed_ms, account.tenant)
+        for row in [row for row in rows if isinstance(row, Unfit)] + made.unfit:
             self._dead_letter(row, page, account, change)
-            return _UNFIT
-        values, problem = self._shape.resolve(row, raw)
-        if problem is None and len(raw) > _ROW_MAX_BYTES:
-            problem = Unfit(raw, row.id, f"row: longer than {_ROW_MAX_BYTES} bytes", values["startDateTime"])
-        if problem is not None:
-            self._dead_letter(problem, page, account, change)
-            return _UNFIT
-        start_ms: int | None = values["startDateTime"]
-        values["tenantId"] = account.tenant.id
-        values["observedDateTime"] = observed_ms
-        values["revision"] = revision
-        unknown = row.unknown if self._rows.additional_properties == "keep" else {}
-        if self._privacy:
-            self._privacy.treat(values)
-            unknown = self._privacy.treat_members(unknown)
-        values["additionalProperties"] = unknown
-        key = values[self._rows.key] or row.id
-        timestamp_ms = observed_ms
-        if self._rows.timestamp == "event" and start_ms is not None and 0 < start_ms <= observed_ms + _AHEAD_MAX_MS:
-            timestamp_ms = start_ms
-        value = self._encoder(avro.ROW, account.tenant.topic)(values)
-        change.rows.append(Outgoing(account.tenant.topic, key.encode(), value, -1, timestamp_ms))
-        if revision:
-            change.revised += 1
-        else:
-            change.published += 1
-            late_since = values["endDateTime"] or start_ms
-            if late_since is not None and _counts(uncounted_ms, start_ms):
-                change.lateness_s.append(max(0.0, (observed_ms - late_since) / 1000))
-                change.found[page.slice.priority] += 1
-                if start_ms is not None:
-                    change.ages_s.append((observed_ms - start_ms) / 1000)
-        if row.unknown:
-            change.unknown_properties |= row.unknown.keys()
-            change.unknown_count += len(row.unknown)
-        return start_ms
+        change.rows += made.records
+        revisions = [revisions[at] for at in made.at]
+        change.revised += sum(map(bool, revisions))
+        change.published += len(revisions) - sum(map(bool, revisions))
+        _note_lateness(made, revisions, origin)
+        for at in made.at:
+            unknown = chosen[at].unknown
+            if unknown:
+                change.unknown_properties |= unknown.keys()
+                change.unknown_count += len(unknown)
+        return made._replace(at=[fitting[at] for at in made.at])
 
     def _dead_letter(self, row: Unfit, page: PageRead, account: Account, change: Change) -> None:
         """Dead-letters a row, unless these bytes were before."""
@@ -322,24 +279,22 @@ class Batches:
             ("window.from", instants.text(page.slice.window.start).encode()),
             ("window.to", instants.text(page.slice.window.end).encode()),
         ]
-        value = self._privacy.treat_row(row.raw) if len(row.raw) <= _ROW_MAX_BYTES else b""
-        if len(value) > _ROW_MAX_BYTES:  # a pseudonym is longer than most values
-            value = b""
+        value = self._records.unfit_value(row.raw)
         topic = topics.dead_letters(account.tenant.topic)
         key = row.id.encode() if row.id else None
         change.dead_letters.append(Outgoing(topic, key, value, timestamp_ms=observed_ms, headers=headers))
-        self._pend(change, entry, [dedup.hour_of(row.start_ms, observed_ms, self._horizon_hours)])
+        self._pend(change, entry, dedup.hours_of([row.start_ms], observed_ms, self._horizon_hours))
 
     @staticmethod
-    def _pend(change: Change, entries: Entries, hours: list[int]) -> None:
-        change.pending.put(entries, np.array(hours, np.uint32))
+    def _pend(change: Change, entries: Entries, hours: Hours) -> None:
+        change.pending.put(entries, hours)
         change.entries.append(entries)
-        change.hours += hours
+        change.hours.append(hours)
 
     def _remember(self, change: Change, account: Account, now: datetime) -> None:
         if change.entries:
             entries = np.concatenate(change.entries)
-            change.written.append(account.seen.write(entries, np.array(change.hours, np.uint32)))
+            change.written.append(account.seen.write(entries, np.concatenate(change.hours)))
         horizon = now - timedelta(hours=self._horizon_hours)
         change.forget_before_hour = instants.to_ms(horizon) // dedup.HOUR_MS
         change.written.append(account.seen.forget(change.forget_before_hour, _TOMBSTONES_A_COMMIT))
@@ -462,12 +417,12 @@ def apply(changes: Mapping[str, Change], accounts: Mapping[str, Account]) -> Non
             account.checkpoint = change.checkpoint
 
 
-def _by_batch(change: Change) -> Iterable[tuple[Entries, np.ndarray[Any, np.dtype[np.uint32]]]]:
+def _by_batch(change: Change) -> Iterable[tuple[Entries, Hours]]:
     """Entries in one piece where no id is in it twice, else as they came."""
     if not change.entries:
         return
     entries = np.concatenate(change.entries)
-    hours = np.array(change.hours, np.uint32)
+    hours = np.concatenate(change.hours)
     for group in dedup.split_repeats(entries):
         yield entries[group], hours[group]
 
@@ -490,6 +445,19 @@ def _older(reading: Reading, group: np.ndarray[Any, np.dtype[np.intp]]) -> dedup
     """Fingerprints of an older layout, by index into a group of the reading's rows."""
     of_all = reading.fingerprints
     return None if of_all is None else lambda layout, indices: of_all(layout, group[indices])
+
+
+def _note_lateness(made: Made, revisions: list[int], origin: _Origin) -> None:
+    """How late the new rows were, but for what was never read before."""
+    page, _, change, observed_ms, uncounted_ms = origin
+    for start_ms, end_ms, revision in zip(made.starts_ms, made.ends_ms, revisions, strict=True):
+        late_since = start_ms if end_ms is None else end_ms
+        if revision or late_since is None or not _counts(uncounted_ms, start_ms):
+            continue
+        change.lateness_s.append(max(0.0, (observed_ms - late_since) / 1000))
+        change.found[page.slice.priority] += 1
+        if start_ms is not None:
+            change.ages_s.append((observed_ms - start_ms) / 1000)
 
 
 def _counts(uncounted_ms: tuple[tuple[int, int], ...], start_ms: int | None) -> bool:

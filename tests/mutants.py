@@ -115,14 +115,14 @@ MUTANTS = (
     Mutant(
         "what is remembered changes before the commit",
         "connector/batch.py",
-        "change.pending.put(entries, np.array(hours, np.uint32))",
-        "change.pending.put(entries[:0], np.array(hours[:0], np.uint32))",
+        "change.pending.put(entries, hours)",
+        "change.pending.put(entries[:0], hours[:0])",
         "tests/unit/test_batch.py",
     ),
     Mutant(
         "a row that does not fit is dead-lettered each time",
         "connector/batch.py",
-        "self._pend(change, entry, [dedup.hour_of(row.start_ms, observed_ms, self._horizon_hours)])",
+        "self._pend(change, entry, dedup.hours_of([row.start_ms], observed_ms, self._horizon_hours))",
         "pass",
         "tests/unit/test_batch.py -k DeadLetters",
     ),

@@ -5,7 +5,7 @@ numpy arrays, each at least four times as long as the next, so that a look-up to
 costs little however many there are.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -232,12 +232,16 @@ def revision_of(entry: Mapping[str, int]) -> int:
 
 
 def hour_of(start_ms: int | None, observed_ms: int, horizon_hours: int) -> int:
-    """The hour by which a row is remembered: its start, or its first reading where it has none that can be believed.
+    """The hour by which a row is remembered: its start, or its first reading where it has none that can be believed."""
+    return int(hours_of([start_ms], observed_ms, horizon_hours)[0])
+
+
+def hours_of(starts_ms: Sequence[int | None], observed_ms: int, horizon_hours: int) -> Hours:
+    """Likewise of many rows.
 
     A start outside of what the horizon holds would be forgotten at once, and the row be published again.
     """
     observed = observed_ms // HOUR_MS
-    if start_ms is None:
-        return observed
-    hour = start_ms // HOUR_MS
-    return hour if observed - horizon_hours <= hour <= observed + 24 else observed
+    starts = np.array([observed_ms if start is None else start for start in starts_ms], np.int64) // HOUR_MS
+    believed = (starts >= observed - horizon_hours) & (starts <= observed + 24)
+    return np.where(believed, starts, observed).astype(np.uint32)

@@ -64,12 +64,10 @@ class Privacy:
     def __bool__(self) -> bool:
         return bool(self._fields)
 
-    def treat(self, values: dict[str, Any]) -> None:
-        """Treats the values of a row where they are."""
+    def treat(self, columns: dict[str, list[Any]]) -> None:
+        """Treats the values of rows, given as a column for each field; lists stay as they are."""
         for name, treat in self._fields:
-            value = values[name]
-            if value is not None:
-                values[name] = treat(value)
+            columns[name] = [value if value is None else treat(value) for value in columns[name]]
 
     def treat_members(self, members: Mapping[str, str]) -> dict[str, str]:
         """Members that the schema does not know, each as JSON text, treated; what cannot be read is left out."""

@@ -322,19 +322,41 @@ class Shape:
 
         The second is set, and the first is of no use, when an instant is none.
         """
-        values = dict(zip(self.names, self._all_values(row.values), strict=True))
+        columns, problems = self.resolve_columns([row], [raw])
+        return {name: column[0] for name, column in columns.items()}, problems.get(0)
+
+    def resolve_columns(
+        self, rows: Sequence[Row], raws: Sequence[bytes | msgspec.Raw]
+    ) -> tuple[dict[str, list[Any]], dict[int, Unfit]]:
+        """The values of many rows by the schema's names, instants as epoch milliseconds.
+
+        And by index the rows with an instant that is none, whose values are of no use.
+        """
+        values = list(map(self._all_values, [row.values for row in rows]))
+        columns = {name: [value[at] for value in values] for at, name in enumerate(self.names)}
+        problems: dict[int, Unfit] = {}
         parse = instants.parse_ms
         for name in self.instants:
-            stamp = values[name]
-            if stamp is not None:
-                try:
-                    values[name] = parse(stamp)
-                except ValueError:
-                    return values, Unfit(raw, row.id, f"{name}: expected an instant (RFC 3339)", None)
+            column = columns[name]
+            try:
+                columns[name] = [stamp if stamp is None else parse(stamp) for stamp in column]
+            except ValueError:
+                columns[name] = [self._instant(name, at, rows, raws, problems) for at in range(len(rows))]
         for name in self.nested:
-            if values[name] is not None:
-                values[name] = msgspec.to_builtins(values[name])
-        return values, None
+            columns[name] = [value if value is None else msgspec.to_builtins(value) for value in columns[name]]
+        return columns, problems
+
+    @staticmethod
+    def _instant(
+        name: str, at: int, rows: Sequence[Row], raws: Sequence[bytes | msgspec.Raw], problems: dict[int, Unfit]
+    ) -> int | None:
+        stamp = getattr(rows[at].values, name)
+        try:
+            return stamp if stamp is None else instants.parse_ms(stamp)
+        except ValueError:
+            problem = Unfit(bytes(raws[at]), rows[at].id, f"{name}: expected an instant (RFC 3339)", None)
+            problems.setdefault(at, problem)
+            return None
 
     def instants_fit(self, row: Row) -> bool:
         """Whether every instant of a row is one."""

@@ -3,12 +3,13 @@
 import io
 import json
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import fastavro
 from fastavro.schema import fingerprint, to_parsing_canonical_form
 
+from connector.kafka import columns
 from connector.schemata import schema_text
 
 ROW = "directRoutingLogRow"
@@ -35,7 +36,7 @@ def encoder(name: str, written_as: int | None = None) -> Callable[[Mapping[str, 
     `written_as`: what the registry calls the schema; without it the value is in single-object encoding.
     """
     schema = load(name)
-    header = single_object_header(schema) if written_as is None else _CONFLUENT.pack(0, written_as)
+    header = _header(schema, written_as)
     parsed = fastavro.parse_schema(schema)
     buffer = io.BytesIO()
     write = fastavro.schemaless_writer
@@ -48,6 +49,16 @@ def encoder(name: str, written_as: int | None = None) -> Callable[[Mapping[str, 
         return buffer.getvalue()
 
     return encode
+
+
+def column_encoder(name: str, written_as: int | None = None) -> Callable[[Sequence[Iterable[Any]]], list[bytes]]:
+    """Like encoder for many records at once, given as one column of values for each field, in the schema's order."""
+    schema = load(name)
+    return columns.encoder(schema, _header(schema, written_as))
+
+
+def _header(schema: Mapping[str, Any], written_as: int | None) -> bytes:
+    return single_object_header(schema) if written_as is None else _CONFLUENT.pack(0, written_as)
 
 
 def schema_id(value: bytes) -> int | None:

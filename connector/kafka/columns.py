@@ -1,0 +1,122 @@
+"""Many Avro records of one schema at once, column by column.
+
+fastavro decides how a value is written. What differs from row to row, strings and instants, is written here; of
+everything else a column holds few different values, and what was written lately is not written again.
+"""
+
+import io
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cache
+from itertools import repeat
+from typing import Any
+
+import fastavro
+
+_Write = Callable[[Any], bytes]
+_KEPT = 1 << 15
+_KEPT_BYTES = 64
+_NULL, _NOT_NULL = b"\x00", b"\x02"  # the first and the second branch of a union
+_LOW_BITS = 14
+_LOW = (1 << _LOW_BITS) - 1
+
+
+class _Memo(dict[Any, bytes]):
+    """Values as they are written. Shared by threads: losing what another has just put in costs a little time."""
+
+    def __init__(self, write: _Write) -> None:
+        super().__init__()
+        self._write = write
+
+    def __missing__(self, value: Any) -> bytes:
+        written = self._write(value)
+        if len(written) <= _KEPT_BYTES:
+            if len(self) >= _KEPT:
+                self.clear()
+            self[value] = written
+        return written
+
+
+def encoder(schema: Mapping[str, Any], header: bytes) -> Callable[[Sequence[Iterable[Any]]], list[bytes]]:
+    """A function from one column of values for each field, in the schema's order, to `header` and body of each."""
+    writes = [_writer(json.dumps(field["type"])) for field in schema["fields"]]
+
+    def encode(columns: Sequence[Iterable[Any]]) -> list[bytes]:
+        written = [map(write, column) for write, column in zip(writes, columns, strict=True)]
+        return list(map(b"".join, zip(repeat(header), *written)))
+
+    return encode
+
+
+@cache
+def _writer(avro: str) -> _Write:
+    """What writes one value of a type, given as JSON; one for all fields of that type."""
+    kind = json.loads(avro)
+    nullable = isinstance(kind, list) and len(kind) == 2 and kind[0] == "null"
+    inner = kind[1] if nullable else kind
+    before = _NOT_NULL if nullable else b""
+    if inner == "string":
+        return _Memo(_string(before)).__getitem__
+    if inner in ("int", "long", "boolean"):
+        return _Memo(_by_fastavro(kind)).__getitem__
+    if isinstance(inner, dict) and inner.get("logicalType") == "timestamp-millis":
+        return _instant(before, _by_fastavro(kind))
+    return _mostly_empty(_by_fastavro(kind), nullable=nullable, is_map=inner["type"] == "map")
+
+
+def _by_fastavro(kind: Any) -> _Write:
+    parsed = fastavro.parse_schema(kind)
+
+    def write(value: Any) -> bytes:
+        buffer = io.BytesIO()
+        fastavro.schemaless_writer(buffer, parsed, value)
+        return buffer.getvalue()
+
+    return write
+
+
+def _string(before: bytes) -> _Write:
+    prefixes = [before + _varint(2 * length) for length in range(1024)]
+
+    def write(value: str | None) -> bytes:
+        if value is None and before:
+            return _NULL
+        text = value.encode()  # type: ignore[union-attr]
+        return (prefixes[len(text)] if len(text) < len(prefixes) else before + _varint(2 * len(text))) + text
+
+    return write
+
+
+def _instant(before: bytes, otherwise: _Write) -> _Write:
+    """Epoch milliseconds in two parts: the higher is the same for all that lies within eight seconds."""
+    lows = [before + bytes((low & 0x7F | 0x80, low >> 7 | 0x80)) for low in range(_LOW + 1)]
+    highs = _Memo(_varint)
+
+    def write(value: Any) -> bytes:
+        if type(value) is int and value > _LOW:
+            zigzag = value << 1
+            return lows[zigzag & _LOW] + highs[zigzag >> _LOW_BITS]
+        return otherwise(value)
+
+    return write
+
+
+def _mostly_empty(write: _Write, *, nullable: bool, is_map: bool) -> _Write:
+    nothing = {None: _NULL} if nullable else {}
+    empty = write({} if is_map else [])
+
+    def written(value: Any) -> bytes:
+        if value:
+            return write(value)
+        return nothing[None] if value is None else empty
+
+    return written
+
+
+def _varint(number: int) -> bytes:
+    pieces = bytearray()
+    while number > 0x7F:
+        pieces.append(number & 0x7F | 0x80)
+        number >>= 7
+    pieces.append(number)
+    return bytes(pieces)

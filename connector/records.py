@@ -1,0 +1,114 @@
+"""Rows as records of the row topic: resolved, treated and encoded many at a time, column by column."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import repeat
+from typing import Any, NamedTuple
+
+import msgspec
+
+from connector import log
+from connector.config import Tenant
+from connector.core.privacy import Privacy
+from connector.core.rows import Row, Shape, Unfit
+from connector.kafka import avro
+from connector.kafka.publishing import Outgoing
+
+ROW_MAX_BYTES = 900_000  # a broker takes records of 1 MiB unless it is told otherwise
+_AHEAD_MAX_MS = 55 * 60_000  # a broker refuses record timestamps that are more than an hour ahead, and all with them
+_logger = log.get(__name__)
+_ColumnEncoder = Callable[[Sequence[Iterable[Any]]], list[bytes]]
+
+
+class Made(NamedTuple):
+    """Records of rows; index i of every list belongs to the same row."""
+
+    at: list[int]
+    "Index of the row in what was given."
+    records: list[Outgoing]
+    starts_ms: list[int | None]
+    ends_ms: list[int | None]
+    unfit: list[Unfit]
+    "Rows of which there is no record."
+
+
+class RowRecords:
+    """Makes records. For one thread."""
+
+    def __init__(self, rows: Any, shape: Shape, schema_ids: Mapping[str, int] | None) -> None:
+        """`rows`: settings; `schema_ids`: of each topic, None without a registry."""
+        self._rows = rows
+        self._shape = shape
+        self._schema_ids = schema_ids
+        self._fields = [field["name"] for field in avro.load(avro.ROW)["fields"]]
+        self._encoders: dict[str, _ColumnEncoder] = {}
+        self._key: bytes | None = None
+        self._key_problem: str | None = None
+        self._privacy = Privacy({}, None)
+
+    def renew_privacy(self) -> None:
+        """Treatments with the pseudonyms' key as it is now."""
+        if not self._rows.privacy:
+            return
+        source = self._rows.pseudonym_key
+        key = source.get() if source is not None else None
+        if not self._privacy or key != self._key:
+            self._key, self._privacy = key, Privacy(self._rows.privacy, key)
+        problem = source.problem if source is not None else None
+        if problem is not None and problem != self._key_problem:
+            _logger.warning("pseudonym_key_not_read", reason=problem, remedy="the key before it is used until then")
+        self._key_problem = problem
+
+    def unfit_value(self, raw: bytes) -> bytes:
+        """What a row that does not fit is dead-lettered as; nothing when it would be too long."""
+        value = self._privacy.treat_row(raw) if len(raw) <= ROW_MAX_BYTES else b""
+        return value if len(value) <= ROW_MAX_BYTES else b""  # a pseudonym is longer than most values
+
+    def make(
+        self, rows: Sequence[Row], raws: Sequence[msgspec.Raw], revisions: list[int], observed_ms: int, tenant: Tenant
+    ) -> Made:
+        """The records of rows that fit; of those that turn out not to, why not."""
+        columns, problems = self._shape.resolve_columns(rows, raws)
+        for index, raw in enumerate(raws):
+            if memoryview(raw).nbytes > ROW_MAX_BYTES and index not in problems:
+                problem = f"row: longer than {ROW_MAX_BYTES} bytes"
+                problems[index] = Unfit(bytes(raw), rows[index].id, problem, columns["startDateTime"][index])
+        at = list(range(len(rows)))
+        unfit = [problems[index] for index in sorted(problems)]
+        if unfit:
+            at = [index for index in at if index not in problems]
+            columns = {name: [column[index] for index in at] for name, column in columns.items()}
+            rows, revisions = [rows[index] for index in at], [revisions[index] for index in at]
+        starts_ms = columns["startDateTime"]
+        if self._privacy:
+            self._privacy.treat(columns)
+        columns |= {
+            "tenantId": [tenant.id] * len(at),
+            "observedDateTime": [observed_ms] * len(at),
+            "revision": revisions,
+            "additionalProperties": self._unknown(rows),
+        }
+        names = [name or row.id for name, row in zip(columns[self._rows.key], rows, strict=True)]
+        values = self._encoder(tenant.topic)([columns[name] for name in self._fields])
+        stamps = self._stamps(starts_ms, observed_ms)
+        records = list(map(Outgoing, repeat(tenant.topic), map(str.encode, names), values, repeat(-1), stamps))
+        return Made(at, records, starts_ms, columns["endDateTime"], unfit)
+
+    def _unknown(self, rows: Sequence[Row]) -> list[Mapping[str, str]]:
+        if self._rows.additional_properties != "keep":
+            return [{}] * len(rows)
+        if self._privacy:
+            return [self._privacy.treat_members(row.unknown) if row.unknown else {} for row in rows]
+        return [row.unknown for row in rows]
+
+    def _stamps(self, starts_ms: list[int | None], observed_ms: int) -> list[int]:
+        if self._rows.timestamp != "event":
+            return [observed_ms] * len(starts_ms)
+        latest = observed_ms + _AHEAD_MAX_MS
+        return [start if start is not None and 0 < start <= latest else observed_ms for start in starts_ms]
+
+    def _encoder(self, topic: str) -> _ColumnEncoder:
+        encode = self._encoders.get(topic)
+        if encode is None:
+            written_as = None if self._schema_ids is None else self._schema_ids[topic]
+            encode = self._encoders[topic] = avro.column_encoder(avro.ROW, written_as)
+        return encode

@@ -70,7 +70,7 @@ def test_mask_keeps_length_and_punctuation_in_any_script(value: str) -> None:
 
 
 def test_a_pseudonym_names_its_key_and_is_the_same_for_the_same_value_and_key() -> None:
-    columns: dict[str, Any] = dict.fromkeys(ALL, ["Jürgen"]) | {"id": ["1"]}
+    columns: dict[str, Any] = {name: ["Jürgen"] for name in ALL} | {"id": ["1"]}
     PRIVACY.treat(columns)
     treated = {"callerNumber": "******", "userId": pseudonym("Jürgen"), "userDisplayName": None, "id": "1"}
     assert columns == {name: [value] for name, value in treated.items()}
@@ -78,9 +78,9 @@ def test_a_pseudonym_names_its_key_and_is_the_same_for_the_same_value_and_key() 
 
 @pytest.mark.parametrize("value", [None, ""])
 def test_null_and_the_empty_text_stay(value: str | None) -> None:
-    columns: dict[str, Any] = dict.fromkeys(ALL, [value])
+    columns: dict[str, Any] = {name: [value] for name in ALL}
     PRIVACY.treat(columns)
-    assert columns == dict.fromkeys(ALL, [value])
+    assert columns == {name: [value] for name in ALL}
     row = json.dumps(dict.fromkeys(ALL, value)).encode()
     assert PRIVACY.treat_row(row) == row
 

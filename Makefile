@@ -62,6 +62,10 @@ broker: setup ## Run a real Kafka broker until Ctrl-C and print its address
 demo: setup ## Thirty seconds of simulator, broker, connector and reader; nothing else needed
 	@$(BIN)/connector demo --for 30s
 
+.PHONY: chaos
+chaos: setup ## Workers, brokers and wires that fail at random; SEED=7 (or 1-10) MINUTES=3 a seed
+	@$(BIN)/python -m tests.chaos $(if $(SEED),--seeds $(SEED)) $(if $(MINUTES),--minutes $(MINUTES))
+
 .PHONY: bench
 bench: .venv/.bench ## Rows per second, beside the limit and the plain recipe
 	@$(BIN)/python -m benchmarks

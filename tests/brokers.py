@@ -103,6 +103,7 @@ class Broker:
         self.directory = directory
         self.port = int(settings["listeners"].split(",")[0].rpartition(":")[2])
         self.bootstrap = f"{HOST}:{self.port}"
+        self.proxied_port = int(settings["listeners"].rpartition(":")[2]) if "PROXIED" in settings["listeners"] else 0
         self.log = directory / "broker.log"
         self.settings = directory / "server.properties"
         self._command = [*command, str(self.settings)]
@@ -231,19 +232,24 @@ class Cluster:
         *,
         heap_mib: int = 320,
         fast_run: bool = False,
+        proxies: Sequence[int] = (),
     ) -> None:
+        """`proxies`: a port for each broker, under which its second listener (`proxied_port`) is advertised."""
         software = kafka()
         archive = _archive_options(software)
         self.id = _kafka_uuid()
         _delete_orphans()
         self.directory = Path(tempfile.mkdtemp(prefix=f"{FOLDER}{os.getpid()}-"))
-        ports = free_ports(2 * brokers)
+        ports = free_ports(2 * brokers + len(proxies))
+        second = ports[2 * brokers :]
         voters = ",".join(f"{n + 1}@{HOST}:{ports[2 * n + 1]}" for n in range(brokers))
         options = [f"-Xmx{heap_mib}m", *(FAST_RUN if fast_run else FAST_START), *archive, *LOGGING]
         self.brokers = tuple(
             _formatted_broker(
                 n + 1,
-                _settings(n + 1, brokers, ports[2 * n : 2 * n + 2], voters) | dict(properties or {}),
+                _settings(n + 1, brokers, ports[2 * n : 2 * n + 2], voters)
+                | (_second_listener(ports[2 * n : 2 * n + 2], second[n], proxies[n]) if proxies else {})
+                | dict(properties or {}),
                 self.directory / f"broker-{n + 1}",
                 software,
                 self.id,
@@ -369,6 +375,15 @@ def _settings(number: int, brokers: int, ports: Sequence[int], voters: str) -> d
         "log.cleaner.dedupe.buffer.size": str(16 << 20),
         "num.network.threads": "2",
         "num.io.threads": "4",
+    }
+
+
+def _second_listener(ports: Sequence[int], second: int, proxy: int) -> dict[str, str]:
+    """What a broker needs beside `_settings` to be reached through a proxy by some clients, and directly by others."""
+    return {
+        "listeners": f"PLAINTEXT://{HOST}:{ports[0]},CONTROLLER://{HOST}:{ports[1]},PROXIED://{HOST}:{second}",
+        "advertised.listeners": f"PLAINTEXT://{HOST}:{ports[0]},PROXIED://{HOST}:{proxy}",
+        "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,PROXIED:PLAINTEXT",
     }
 
 

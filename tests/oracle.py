@@ -199,6 +199,34 @@ def check(
     return found
 
 
+class Tally(NamedTuple):
+    """How many there are, and how many of them are wrong."""
+
+    rows: int
+    "Records of the row topic, and dead letters."
+    revisions: int
+    missing: int
+    doubled: int
+
+
+def tally(found: Committed, truth: Truth) -> Tally:
+    """The numbers of `differences`, for a table."""
+    newest = found.newest
+    versions = Counter((row.tenant, row.id, row.revision) for row in found.rows)
+    dead = Counter(entry.value for entry in found.dead_letters)
+    still = {bytes(v.row) for of in truth.values() for v in of if not v.fits and v.until is None}
+    behind = sum(
+        key not in newest or newest[key].fields != expected(bytes(wanted[-1].row))
+        for key, wanted in _fitting(truth).items()
+    )
+    return Tally(
+        len(found.rows) + len(found.dead_letters),
+        sum(row.revision > 0 for row in found.rows),
+        behind + len(still - dead.keys()),
+        sum(count - 1 for count in (*versions.values(), *dead.values())),
+    )
+
+
 def differences(
     found: Committed, truth: Truth, *, claims: bool = True, key: str = "id", repeats: bool = False
 ) -> list[str]:

@@ -1,0 +1,94 @@
+"""What goes wrong, in which order and for how long: a function of the seed alone."""
+
+import random
+from collections.abc import Iterator
+from typing import NamedTuple
+
+WORKERS = 3
+BROKERS = 3
+
+
+class Act(NamedTuple):
+    """One thing that goes wrong."""
+
+    name: str
+    "A method of the stage."
+    target: int = 0
+    "Number of a worker or broker, where the act is one of theirs."
+    seconds: float = 0.0
+    "How long it lasts."
+
+    def __str__(self) -> str:
+        whose = f" {self.target}" if self.name in TARGETED else ""
+        return f"{self.name.replace('_', ' ')}{whose}" + (f" for {self.seconds} s" if self.seconds else "")
+
+
+class Step(NamedTuple):
+    """Acts at the same time, and how long there is peace after the last of them."""
+
+    acts: tuple[Act, ...]
+    peace_s: float
+
+    @property
+    def seconds(self) -> float:
+        """How long it takes, but for the brokers' way back."""
+        return max(act.seconds for act in self.acts) + self.peace_s
+
+
+class _Kind(NamedTuple):
+    """An act that can be drawn; of one group one at a time."""
+
+    name: str
+    group: str
+    targets: int
+    shortest_s: float
+    longest_s: float
+    weight: int = 1
+
+
+# A worker's session lasts 3 s, librdkafka waits 6 s for an answer and a commit 10 s for its end: both sides of each are
+# tried.
+_KINDS = (
+    _Kind("kill_worker", "worker", WORKERS, 0, 4, 4),
+    _Kind("freeze_worker", "worker", WORKERS, 0.2, 2, 2),
+    _Kind("freeze_worker", "worker", WORKERS, 4, 8, 3),
+    _Kind("stop_worker", "worker", WORKERS, 0, 2, 1),
+    _Kind("kill_broker", "broker", BROKERS, 0, 4, 2),
+    _Kind("bounce_broker", "broker", BROKERS, 0, 2, 1),
+    _Kind("freeze_broker", "broker", BROKERS, 1, 8, 2),
+    _Kind("cut_wire", "wire", BROKERS, 0, 5, 2),
+    _Kind("delay_wire", "wire", BROKERS, 2, 6, 1),
+    _Kind("hold_wire", "wire", BROKERS, 2, 8, 2),
+    _Kind("lose_ends_of_transactions", "wire", 0, 1, 4, 2),
+    _Kind("lose_answers_to_ends_of_transactions", "wire", 0, 1, 4, 2),
+    _Kind("hold_answers_to_ends_of_transactions", "wire", 0, 2, 13, 3),
+    _Kind("expire_tokens", "graph", 0, 0, 0, 1),
+    _Kind("graph_down", "graph", 0, 1, 5, 1),
+    _Kind("sign_in_down", "graph", 0, 1, 4, 1),
+    _Kind("bad_weather", "graph", 0, 2, 6, 2),
+)
+TARGETED = frozenset(kind.name for kind in _KINDS if kind.targets)
+_TOGETHER = (1, 1, 1, 2, 2, 3)
+
+
+def steps(seed: int) -> Iterator[Step]:
+    """All steps of a seed, without end."""
+    chance = random.Random(seed)
+    while True:
+        acts: dict[str, Act] = {}
+        for _ in range(chance.choice(_TOGETHER)):
+            (kind,) = chance.choices(_KINDS, [kind.weight for kind in _KINDS])
+            seconds = round(chance.uniform(kind.shortest_s, kind.longest_s), 1)
+            acts.setdefault(kind.group, Act(kind.name, chance.randrange(kind.targets or 1), seconds))
+        yield Step(tuple(acts.values()), round(chance.uniform(0.5, 4), 1))
+
+
+def within(seed: int, seconds: float) -> list[Step]:
+    """The steps of a seed that fit into a time; a longer time begins with the same."""
+    chosen: list[Step] = []
+    for step in steps(seed):
+        seconds -= step.seconds
+        if seconds < 0:
+            break
+        chosen.append(step)
+    return chosen

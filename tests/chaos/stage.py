@@ -1,0 +1,297 @@
+"""Brokers, wires, source and workers, what can happen to them, and what must be true in the end."""
+
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NamedTuple, Self
+
+from tests import oracle
+from tests.brokers import Cluster, wait_until
+from tests.chaos.acts import BROKERS, WORKERS, Act, Step
+from tests.simulation import Simulation
+from tests.wire import END_TXN, Wires
+from tests.workers import Worker, _is_read, configuration
+
+Heal = Callable[[], None]
+
+TOPIC, APP = "calls", "chaos"
+TENANTS, SHARDS = 6, 4
+SESSION_S = 3
+HISTORY_S = 150
+_END_S = 300.0
+_BACK_S = 120.0
+_STOP_S = 30.0
+_WEATHER: dict[str, Any] = {
+    "throttled": 0.1,
+    "retry_after_s": 1.0,
+    "server_error": 0.1,
+    "cut": 0.1,
+    "garbage": 0.05,
+    "slow": 0.1,
+}
+_ALWAYS = {"repeat_once": 0.05, "upper_link": 0.5, "empty_page": 0.02, "slow_s": 0.5}
+_CALLS: dict[str, Any] = {
+    "durations": "short",
+    "lateness": "0.9:0s-5s,0.1:5s-50s",
+    "revised": 0.1,
+    "revised_after": "1:1s-50s",
+    "unknown": 0.01,
+    "unfit": 0.005,
+    "startless": 0.002,
+}
+
+
+class Outcome(NamedTuple):
+    """What a seed came to."""
+
+    seed: int
+    acts: int
+    strikes: int
+    "How many ends of transactions were lost or held on the wire."
+    tally: oracle.Tally
+    problems: list[str]
+
+
+class Stage:
+    """A context manager. `calls_per_day`: of each tenant; they go on until the end."""
+
+    def __init__(self, seed: int, folder: Path, calls_per_day: int, minutes: float) -> None:
+        self.seed = seed
+        self.folder = folder
+        self.played: list[str] = []
+        "What has happened so far."
+        self._calls_per_day = calls_per_day
+        self._deepest_min = 15 + 3 * minutes
+        self._begun = time.monotonic()
+        self._stack = ExitStack()
+        self._peace = threading.Event()
+        self.workers: list[Worker] = []
+
+    def __enter__(self) -> Self:
+        with ExitStack() as stack:
+            self.wires = stack.enter_context(Wires(BROKERS))
+            self.cluster = stack.enter_context(Cluster(BROKERS, proxies=self.wires.ports))
+            self.wires.lead_to([broker.proxied_port for broker in self.cluster.brokers])
+            self.source = stack.enter_context(
+                Simulation(
+                    seed=self.seed,
+                    tenants=TENANTS,
+                    days=HISTORY_S / 86_400,
+                    calls_per_day=self._calls_per_day,
+                    page_size=500,
+                    faults=_ALWAYS,
+                    **_CALLS,
+                )
+            )
+            settings = self._settings()
+            for number in range(WORKERS):
+                worker = Worker(self.folder / f"worker-{number}", settings)
+                self.workers.append(worker)
+                stack.callback(worker.kill)
+                worker.start()
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        for worker in self.workers:
+            worker.kill()
+        if kind is not None:
+            self.keep_logs()
+        self._stack.close()
+
+    def _settings(self) -> dict[str, Any]:
+        tenants = [{"id": tenant, "start": "-5m"} for tenant in self.source.tenants]
+        sweeps = [
+            {"every": "1s", "overlap": "30s"},
+            {"every": "5s", "overlap": "3m"},
+            {"every": "15s", "overlap": f"{self._deepest_min * 60:.0f}s"},
+        ]
+        properties = {"session.timeout.ms": str(SESSION_S * 1000), "heartbeat.interval.ms": "300"}
+        kafka = {"shards": SHARDS, "properties": properties}
+        return configuration(
+            self.wires.bootstrap, TOPIC, APP, self.source, tenants=tenants, windows={"sweeps": sweeps}, kafka=kafka
+        )
+
+    # --- what can happen: each returns how it heals -------------------------------------------------------------------
+
+    def kill_worker(self, act: Act) -> Heal:
+        self.workers[act.target].kill()
+        return self.workers[act.target].start
+
+    def stop_worker(self, act: Act) -> Heal:
+        worker = self.workers[act.target]
+        code = worker.stop(_STOP_S)
+        if worker.events:  # else it had not come as far as to hear signals
+            assert code == 0, f"worker {act.target} was stopped cleanly and ended with {code}"
+        return worker.start
+
+    def freeze_worker(self, act: Act) -> Heal:
+        self.workers[act.target].signal(signal.SIGSTOP)
+        return lambda: self.workers[act.target].signal(signal.SIGCONT)
+
+    def kill_broker(self, act: Act) -> Heal:
+        self.cluster.brokers[act.target].kill()
+        return lambda: self._bring_back(act.target)
+
+    def bounce_broker(self, act: Act) -> Heal:
+        self.cluster.brokers[act.target].stop()
+        return lambda: self._bring_back(act.target)
+
+    def freeze_broker(self, act: Act) -> Heal:
+        self.cluster.brokers[act.target].suspend()
+        return self.cluster.brokers[act.target].resume
+
+    def cut_wire(self, act: Act) -> Heal:
+        self.wires.cut(act.target)
+        return self.wires.heal
+
+    def delay_wire(self, act: Act) -> Heal:
+        self.wires.delay(act.target, 0.3)
+        return self.wires.heal
+
+    def hold_wire(self, act: Act) -> Heal:
+        self.wires.hold(act.target)
+        return self.wires.heal
+
+    def lose_ends_of_transactions(self, _act: Act) -> Heal:
+        self.wires.lose(END_TXN, "request")
+        return self.wires.heal
+
+    def lose_answers_to_ends_of_transactions(self, _act: Act) -> Heal:
+        self.wires.lose(END_TXN, "answer")
+        return self.wires.heal
+
+    def hold_answers_to_ends_of_transactions(self, _act: Act) -> Heal:
+        self.wires.lose(END_TXN, "hold")
+        return self.wires.heal
+
+    def expire_tokens(self, _act: Act) -> Heal:
+        self.source.expire_tokens()
+        return lambda: None
+
+    def graph_down(self, _act: Act) -> Heal:
+        self.source.set_faults(down=True)
+        return lambda: self.source.set_faults(down=False)
+
+    def sign_in_down(self, _act: Act) -> Heal:
+        self.source.set_faults(sign_in_down=True)
+        self.source.expire_tokens()
+        return lambda: self.source.set_faults(sign_in_down=False)
+
+    def bad_weather(self, _act: Act) -> Heal:
+        self.source.set_faults(**_WEATHER)
+        return lambda: self.source.set_faults(**dict.fromkeys(_WEATHER, 0))  # type: ignore[arg-type]
+
+    def _bring_back(self, number: int) -> None:
+        self.cluster.brokers[number].launch()
+        self.cluster.brokers[number].wait(BROKERS, _BACK_S)
+
+    # --- the play -----------------------------------------------------------------------------------------------------
+
+    def play(self, steps: Sequence[Step]) -> None:
+        """All steps in turn, once rows flow; whatever they broke is whole afterwards."""
+        for worker in self.workers:
+            worker.until_logged("shards_assigned")
+        wait_until(
+            lambda: any(worker.metric("rows_total", outcome="published") for worker in self.workers), "rows", _BACK_S
+        )
+        for step in steps:
+            begun = time.monotonic()
+            healing: list[tuple[float, Heal]] = []
+            for act in step.acts:
+                self.tell(str(act))
+                healing.append((begun + act.seconds, getattr(self, act.name)(act)))
+            for due, heal in sorted(healing, key=lambda one: one[0]):
+                self._peace.wait(max(0.0, due - time.monotonic()))
+                heal()
+            self._peace.wait(step.peace_s)
+            self.look()
+
+    def tell(self, what: str) -> None:
+        """Keep what happens, with its time."""
+        line = f"{time.monotonic() - self._begun:7.1f} s  {what}"
+        self.played.append(line)
+        with (self.folder / "acts.log").open("a", encoding="utf-8") as log:
+            log.write(f"{line}\n")
+
+    def look(self) -> None:
+        """No worker ends by itself."""
+        for number, worker in enumerate(self.workers):
+            assert worker.running, f"worker {number} ended by itself with {worker.exit_code}; {worker.tail()}"
+
+    def finish(self) -> Outcome:
+        """Waits until all is read and committed; what the topics then say, beside what the source has shown."""
+        self.tell("peace")
+        frozen_at = self.source.freeze()
+        self.source.clear_faults()
+        wait_until(lambda: self._is_complete(frozen_at), f"all to be read, {self._standing()}", _END_S, every_s=0.3)
+        problems, statuses = self._oddities()
+        for number, worker in enumerate(self.workers):
+            if (code := worker.stop(_STOP_S)) != 0:
+                problems.append(f"worker {number} ended with {code}")
+        # What is remembered is what is on the topics: who begins anew publishes nothing.
+        if (code := self.workers[0].run_once()) != 0:
+            problems.append(f"a worker of the last pass ended with {code}")
+        found = oracle.committed(self.cluster.bootstrap, TOPIC, APP)
+        truth = self.source.truth()
+        problems += oracle.differences(found, truth)
+        for tenant in self.source.tenants:
+            records = sum(row.tenant == tenant for row in found.rows)
+            if statuses.get(tenant, {}).get("records") != records:
+                problems.append(f"/status says {statuses.get(tenant, {}).get('records')} records, there are {records}")
+        acts = sum(" s  " in line for line in self.played) - 1
+        return Outcome(self.seed, acts, self.wires.struck, oracle.tally(found, truth), problems)
+
+    def _owners(self) -> list[tuple[Worker, dict[str, Any]]]:
+        return [(worker, tenant) for worker in self.workers for tenant in worker.status()["tenants"]]
+
+    def _is_complete(self, since: datetime) -> bool:
+        self.look()
+        owned = [tenant for _, tenant in self._owners()]
+        whole = sorted(tenant["id"] for tenant in owned) == sorted(self.source.tenants)
+        return whole and all("coverage" in tenant and _is_read(tenant, since) for tenant in owned)
+
+    def _standing(self) -> str:
+        return f"seed {self.seed}, logs in {self.folder}"
+
+    def _oddities(self) -> tuple[list[str], dict[str, Any]]:
+        """What workers say of themselves in peace and should not; their tenants."""
+        problems = []
+        shards: list[int] = []
+        for number, worker in enumerate(self.workers):
+            status = worker.status()
+            shards += status["shards_owned"]
+            for path in ("/livez", "/readyz"):
+                code, body = worker.get(path)
+                if code != 200:
+                    problems.append(f"worker {number}: {path} says {code} {body.strip()}")
+            for name, wanted in (("kafka_up", 1), ("shards", SHARDS), ("shards_owned", len(status["shards_owned"]))):
+                if (value := worker.metric(name)) != wanted:
+                    problems.append(f"worker {number}: {name} is {value:g}, not {wanted}")
+            for name in ("tenant_failing", "tenant_paused", "gap_seconds", "gaps"):
+                value = worker.metric(name)
+                problems += [f"worker {number}: {name} is {value:g} in peace"] if value else []
+            exported = sorted(labels["tenant"] for labels, _ in worker.series("tenant_up"))
+            if exported != sorted(tenant["id"] for tenant in status["tenants"]):
+                problems.append(f"worker {number}: series of {len(exported)} tenants, not of those that it owns")
+        if sorted(shards) != list(range(SHARDS)):
+            problems.append(f"shards are owned as {sorted(shards)}")
+        return problems, {tenant["id"]: tenant for _, tenant in self._owners()}
+
+    def keep_logs(self) -> None:
+        """The brokers' logs beside the workers', before their disks go."""
+        for broker in self.cluster.brokers:
+            if broker.log.is_file():
+                shutil.copy(broker.log, self.folder / f"broker-{broker.number}.log")
+
+    def report(self) -> str:
+        """What somebody needs who wants to see it again."""
+        return "\n".join([f"seed {self.seed} at {datetime.now(UTC):%H:%M:%S}, logs in {self.folder}", *self.played])

@@ -1,0 +1,228 @@
+"""The wire between Kafka's clients and its brokers, on loopback: it can be cut, slowed down, held, and lose one answer.
+
+A TCP proxy a broker. A broker that advertises the proxy's port is reached through it by whoever bootstraps there.
+"""
+
+import asyncio
+import struct
+import threading
+from collections.abc import Callable, Coroutine
+from types import TracebackType
+from typing import Any, Literal, Self
+
+from tests.brokers import HOST, free_ports
+
+END_TXN = 26
+"Kafka's number of the request that ends a transaction."
+Loss = Literal["request", "answer", "hold"]
+
+_CHUNK = 65_536
+_DEADLINE_S = 20.0
+_LAST_WORD_S = 0.5
+
+
+class _Connection:
+    """A client's connection and the one to the broker that stands for it."""
+
+    def __init__(self, client: asyncio.StreamWriter, broker: asyncio.StreamWriter) -> None:
+        self.client = client
+        self.broker = broker
+        self.may_answer = asyncio.Event()
+        self.may_answer.set()
+
+
+class Wire:
+    """To one broker. Its methods are called in the loop of `Wires`."""
+
+    def __init__(self, port: int) -> None:
+        self.port = port
+        "Where clients find it."
+        self.broker_port = 0
+        self.struck = 0
+        "How many requests or answers were lost, or answers held, one by one."
+        self._server: asyncio.Server | None = None
+        self._connections: set[_Connection] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._refuses = False
+        self._delay_s = 0.0
+        self._is_held = False
+        self._loss: tuple[int, Loss] | None = None
+
+    async def listen(self) -> None:
+        self._server = await asyncio.start_server(self._serve, HOST, self.port)
+
+    async def close(self) -> None:
+        if self._server is not None:
+            self._server.close()
+        for connection in list(self._connections):
+            self._cut(connection)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def cut(self) -> None:
+        """Every connection ends; new ones are refused until it heals."""
+        self._refuses = True
+        for connection in list(self._connections):
+            self._cut(connection)
+
+    def delay(self, seconds: float) -> None:
+        """Whatever a broker sends comes later."""
+        self._delay_s = seconds
+
+    def hold(self) -> None:
+        """Requests arrive and answers do not, until it heals."""
+        self._is_held = True
+        for connection in self._connections:
+            connection.may_answer.clear()
+
+    def lose(self, request: int, loss: Loss) -> None:
+        """Of each such request it loses the request or the answer, and the connection; or the answer is held."""
+        self._loss = (request, loss)
+
+    def heal(self) -> None:
+        """All that was held goes on its way."""
+        self._refuses, self._delay_s, self._is_held, self._loss = False, 0.0, False, None
+        for connection in self._connections:
+            connection.may_answer.set()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
+        try:
+            await self._carry(reader, writer)
+        except asyncio.CancelledError:
+            pass  # the proxy ends
+        finally:
+            writer.close()
+            self._tasks.discard(task)
+
+    async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self._refuses:
+            return
+        try:
+            from_broker, to_broker = await asyncio.open_connection(HOST, self.broker_port)
+        except OSError:
+            return
+        connection = _Connection(writer, to_broker)
+        if self._is_held:
+            connection.may_answer.clear()
+        self._connections.add(connection)
+        answers = asyncio.create_task(self._answers(from_broker, connection))
+        try:
+            await self._requests(reader, connection)
+        except (OSError, asyncio.IncompleteReadError):
+            pass
+        finally:
+            self._connections.discard(connection)
+            answers.cancel()
+            await asyncio.gather(answers, return_exceptions=True)
+            to_broker.close()
+
+    async def _requests(self, reader: asyncio.StreamReader, connection: _Connection) -> None:
+        """Requests one by one: four bytes with their length, then the number of what is asked."""
+        while True:
+            header = await reader.readexactly(4)
+            body = await reader.readexactly(struct.unpack(">i", header)[0])
+            loss = self._loss[1] if self._loss and struct.unpack_from(">h", body)[0] == self._loss[0] else None
+            if loss is not None:
+                self.struck += 1
+            if loss == "request":
+                return
+            if loss is not None:
+                connection.may_answer.clear()
+            connection.broker.write(header + body)
+            await connection.broker.drain()
+            if loss == "answer":
+                connection.client.close()
+                await asyncio.sleep(_LAST_WORD_S)
+                return
+
+    async def _answers(self, reader: asyncio.StreamReader, connection: _Connection) -> None:
+        try:
+            while chunk := await reader.read(_CHUNK):
+                if self._delay_s:
+                    await asyncio.sleep(self._delay_s)
+                await connection.may_answer.wait()
+                connection.client.write(chunk)
+                await connection.client.drain()
+        except OSError:
+            pass
+        finally:
+            connection.client.close()
+
+    @staticmethod
+    def _cut(connection: _Connection) -> None:
+        connection.client.transport.abort()
+        connection.broker.transport.abort()
+
+
+class Wires:
+    """One for each broker, in a thread of their own. A context manager; every method may be called from any thread."""
+
+    def __init__(self, count: int) -> None:
+        self._wires = [Wire(port) for port in free_ports(count)]
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="wires", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        for wire in self._wires:
+            self._wait(wire.listen())
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        for wire in self._wires:
+            self._wait(wire.close())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(_DEADLINE_S)
+        self._loop.close()
+
+    @property
+    def ports(self) -> list[int]:
+        return [wire.port for wire in self._wires]
+
+    @property
+    def bootstrap(self) -> str:
+        """Addresses of all brokers, through the proxies."""
+        return ",".join(f"{HOST}:{port}" for port in self.ports)
+
+    @property
+    def struck(self) -> int:
+        """How many requests or answers were lost, or answers held, one by one."""
+        return sum(wire.struck for wire in self._wires)
+
+    def lead_to(self, ports: list[int]) -> None:
+        """Where the brokers listen."""
+        for wire, port in zip(self._wires, ports, strict=True):
+            wire.broker_port = port
+
+    def cut(self, number: int) -> None:
+        self._do(self._wires[number].cut)
+
+    def delay(self, number: int, seconds: float) -> None:
+        self._do(lambda: self._wires[number].delay(seconds))
+
+    def hold(self, number: int) -> None:
+        self._do(self._wires[number].hold)
+
+    def lose(self, request: int, loss: Loss) -> None:
+        """At every broker, since any may be asked."""
+        for wire in self._wires:
+            self._do(lambda wire=wire: wire.lose(request, loss))  # type: ignore[misc]
+
+    def heal(self) -> None:
+        for wire in self._wires:
+            self._do(wire.heal)
+
+    def _do(self, function: Callable[[], None]) -> None:
+        async def call() -> None:
+            function()
+
+        self._wait(call())
+
+    def _wait(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(_DEADLINE_S)

@@ -110,6 +110,11 @@ class Worker:
         return self._process is not None and self._process.poll() is None
 
     @property
+    def pid(self) -> int | None:
+        """Of the newest process."""
+        return self._process.pid if self._process is not None else None
+
+    @property
     def exit_code(self) -> int | None:
         """Of the newest process; None while it runs."""
         return self._process.poll() if self._process is not None else None

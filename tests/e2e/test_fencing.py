@@ -1,0 +1,132 @@
+"""A worker that is frozen at the worst moments of a commit, and wakes when another has its shard.
+
+Two guards are between it and the topics: the group's generation, checked when offsets are sent, and the epoch of the
+transactional id, which the new owner raises when it opens its producer. Each is tried where the other cannot help.
+"""
+
+import signal
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests import oracle
+from tests.brokers import wait_until
+from tests.conftest import SharedBroker
+from tests.simulation import Simulation
+from tests.workers import Worker
+
+Simulate = Callable[..., Simulation]
+NewWorker = Callable[..., Worker]
+Settings = Callable[..., dict[str, Any]]
+
+_DEADLINE_S = 90.0
+
+
+class Pair:
+    """Two workers on one shard that can be halted, and what can be read of theirs."""
+
+    def __init__(self, bootstrap: str, topic: str, app: str, source: Simulation, workers: list[Worker]) -> None:
+        self.bootstrap, self.topic, self.app, self.source = bootstrap, topic, app, source
+        self.old, self.new = workers
+        self.places = [Path(worker.program[-1]) for worker in workers]
+
+    @property
+    def rows(self) -> int:
+        return len(oracle.read(self.bootstrap, self.topic))
+
+    def freeze_old_before(self, call: str) -> None:
+        """The old one stops amid a transaction with rows, once some are committed."""
+        self.old.start()
+        self.old.until(lambda: self.old.metric("rows_total", outcome="published") > 200, "the first rows")
+        (self.places[0] / f"freeze-{call}").touch()
+        frozen = self.places[0] / f"frozen-{call}"
+        wait_until(frozen.exists, f"the old worker to stop before {call}", _DEADLINE_S)
+        wait_until(lambda: _is_stopped(self.old), "the old worker to be frozen", _DEADLINE_S)
+
+    def start_new(self, held: str = "") -> None:
+        """The new one takes over; held there until it is let go."""
+        if held:
+            (self.places[1] / f"hold-{held}").touch()
+        self.new.start()
+        if held:
+            self.new.until((self.places[1] / f"held-{held}").exists, f"the new worker to be before {held}")
+        else:
+            self.new.until(lambda: self.new.metric("restore_duration_seconds") > 0, "the new worker to have opened")
+
+    def let_go(self, held: str) -> None:
+        (self.places[1] / f"hold-{held}").unlink()
+
+    def wake_old(self, event: str) -> None:
+        """Returns once it has logged what became of its transaction, or of its shard."""
+        self.old.signal(signal.SIGCONT)
+        self.old.until_logged(event)
+
+    def finish(self) -> None:
+        """What the source shows is there, once."""
+        self.source.clear_faults()
+        self.old.kill()
+        self.new.until_complete(datetime.now(UTC))
+        assert self.new.stop() == 0
+        oracle.check(self.bootstrap, self.topic, self.app, self.source.truth())
+
+
+def _is_stopped(worker: Worker) -> bool:
+    stat = Path(f"/proc/{worker.pid}/stat").read_text(encoding="utf-8")
+    return stat.rpartition(")")[2].split()[0] == "T"
+
+
+@pytest.fixture
+def pair(
+    broker: SharedBroker,
+    topic: str,
+    app: str,
+    simulate: Simulate,
+    new_worker: NewWorker,
+    settings: Settings,
+    tmp_path: Path,
+) -> Pair:
+    source = simulate(days=1, calls_per_day=4_000, page_size=100, frozen=True, faults={"slow": 1.0, "slow_s": 0.1})
+    configured = settings(source, kafka={"shards": 1})
+    workers = []
+    for name in ("old", "new"):
+        (tmp_path / name).mkdir()
+        workers.append(new_worker(configured, "-m", "tests.halting_worker", str(tmp_path / name)))
+    return Pair(broker.bootstrap, topic, app, source, workers)
+
+
+def test_before_the_new_owner_has_opened_its_producer_the_generation_alone_stops_the_old_one(pair: Pair) -> None:
+    """Frozen before it sends offsets, woken while the new owner is held before `init_transactions`."""
+    pair.freeze_old_before("send-offsets")
+    pair.start_new(held="init")
+    rows = pair.rows
+    pair.wake_old("transaction_aborted")
+    assert pair.rows == rows
+    assert not oracle.open_transactions(pair.bootstrap, [pair.topic])
+    pair.let_go("init")
+    pair.finish()
+
+
+def test_between_offsets_and_commit_the_epoch_alone_stops_the_old_one(pair: Pair) -> None:
+    """Its offsets were accepted while it owned the shard; the new owner has opened its producer since."""
+    pair.freeze_old_before("commit")
+    pair.start_new(held="commit")
+    rows = pair.rows
+    pair.wake_old("shard_fenced")
+    assert pair.rows == rows
+    pair.let_go("commit")
+    pair.finish()
+    assert not pair.new.named("shard_fenced"), "the old one opened a producer without asking whose the shard is"
+
+
+def test_what_the_old_one_commits_before_the_new_opens_its_producer_is_known_to_the_new(pair: Pair) -> None:
+    """No guard stands here, and none is needed: what is remembered is read after the former was fenced."""
+    pair.freeze_old_before("commit")
+    pair.start_new(held="init")
+    rows = pair.rows
+    pair.wake_old("shards_revoked")
+    wait_until(lambda: pair.rows > rows, "what was in flight to land", _DEADLINE_S)
+    pair.let_go("init")
+    pair.finish()

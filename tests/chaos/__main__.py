@@ -1,6 +1,7 @@
 """`python -m tests.chaos [--seeds 1-10] [--minutes 3]`: plays seeds and prints a table; 1 when one fails."""
 
 import argparse
+import logging
 import shutil
 import sys
 import traceback
@@ -55,6 +56,7 @@ def main() -> int:
     parser.add_argument("--seeds", type=seeds, default=seeds("1-10"), help="such as 7 or 1-10 (default 1-10)")
     parser.add_argument("--minutes", type=float, default=3.0, help="of acts, a seed (default 3)")
     options = parser.parse_args()
+    logging.getLogger("aiohttp.server").setLevel(logging.CRITICAL)  # workers that were killed amid an answer
     line = "{:>6} {:>6} {:>8} {:>8} {:>9} {:>8} {:>8}  {}\n"
     sys.stdout.write(line.format("seed", "acts", "strikes", "rows", "revisions", "missing", "doubled", ""))
     failed = rows = 0

@@ -234,7 +234,8 @@ class Stage:
         frozen_at = self.source.freeze()
         self.source.clear_faults()
         wait_until(lambda: self._is_complete(frozen_at), f"all to be read, {self._standing()}", _END_S, every_s=0.3)
-        problems, statuses = self._oddities()
+        problems = self._settled()
+        statuses = {tenant["id"]: tenant for tenant in self._owned()}
         for number, worker in enumerate(self.workers):
             if (code := worker.stop(_STOP_S)) != 0:
                 problems.append(f"worker {number} ended with {code}")
@@ -251,20 +252,34 @@ class Stage:
         acts = sum(" s  " in line for line in self.played) - 1
         return Outcome(self.seed, acts, self.wires.struck, oracle.tally(found, truth), problems)
 
-    def _owners(self) -> list[tuple[Worker, dict[str, Any]]]:
-        return [(worker, tenant) for worker in self.workers for tenant in worker.status()["tenants"]]
+    def _owned(self) -> list[dict[str, Any]]:
+        return [tenant for worker in self.workers for tenant in worker.status()["tenants"]]
 
     def _is_complete(self, since: datetime) -> bool:
         self.look()
-        owned = [tenant for _, tenant in self._owners()]
+        owned = self._owned()
         whole = sorted(tenant["id"] for tenant in owned) == sorted(self.source.tenants)
         return whole and all("coverage" in tenant and _is_read(tenant, since) for tenant in owned)
 
     def _standing(self) -> str:
         return f"seed {self.seed}, logs in {self.folder}"
 
-    def _oddities(self) -> tuple[list[str], dict[str, Any]]:
-        """What workers say of themselves in peace and should not; their tenants."""
+    def _settled(self) -> list[str]:
+        """What is still odd when a last worker has had time to join."""
+        odd: list[str] = []
+
+        def is_settled() -> bool:
+            odd[:] = self._oddities()
+            return not odd
+
+        try:
+            wait_until(is_settled, "workers to be as they should", _BACK_S, every_s=0.3)
+        except TimeoutError:
+            pass  # it is told with all else that is wrong
+        return odd
+
+    def _oddities(self) -> list[str]:
+        """What workers say of themselves in peace and should not."""
         problems = []
         shards: list[int] = []
         for number, worker in enumerate(self.workers):
@@ -285,7 +300,7 @@ class Stage:
                 problems.append(f"worker {number}: series of {len(exported)} tenants, not of those that it owns")
         if sorted(shards) != list(range(SHARDS)):
             problems.append(f"shards are owned as {sorted(shards)}")
-        return problems, {tenant["id"]: tenant for _, tenant in self._owners()}
+        return problems
 
     def keep_logs(self) -> None:
         """The brokers' logs beside the workers', before their disks go."""

@@ -5,7 +5,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -272,10 +272,8 @@ class Stage:
             odd[:] = self._oddities()
             return not odd
 
-        try:
+        with suppress(TimeoutError):  # what is odd is told with all else that is wrong
             wait_until(is_settled, "workers to be as they should", _BACK_S, every_s=0.3)
-        except TimeoutError:
-            pass  # it is told with all else that is wrong
         return odd
 
     def _oddities(self) -> list[str]:

@@ -57,9 +57,12 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=3.0, help="of acts, a seed (default 3)")
     options = parser.parse_args()
     logging.getLogger("aiohttp.server").setLevel(logging.CRITICAL)  # workers that were killed amid an answer
-    line = "{:>6} {:>6} {:>8} {:>8} {:>9} {:>8} {:>8}  {}\n"
-    sys.stdout.write(line.format("seed", "acts", "strikes", "rows", "revisions", "missing", "doubled", ""))
+    line = "{:>6} {:>6} {:>8} {:>8} {:>8} {:>9} {:>8} {:>8}  {}\n"
+    titles = ("seed", "acts", "seconds", "strikes", "rows", "revisions", "missing", "doubled", "")
+    sys.stdout.write(line.format(*titles))
+    sys.stdout.flush()
     failed = rows = 0
+    seconds = 0.0
     for seed in options.seeds:
         outcome = play(seed, options.minutes)
         failed += outcome is None or bool(outcome.problems)
@@ -68,10 +71,19 @@ def main() -> int:
         else:
             tally = outcome.tally
             rows += tally.rows
-            numbers = (outcome.acts, outcome.strikes, tally.rows, tally.revisions, tally.missing, tally.doubled)
+            seconds += outcome.seconds
+            numbers = (
+                outcome.acts,
+                round(outcome.seconds),
+                outcome.strikes,
+                tally.rows,
+                tally.revisions,
+                tally.missing,
+                tally.doubled,
+            )
             sys.stdout.write(line.format(seed, *numbers, "FAILED" if outcome.problems else "exact"))
         sys.stdout.flush()
-    sys.stdout.write(f"{len(options.seeds)} seeds, {rows} rows, {failed} failed\n")
+    sys.stdout.write(f"{len(options.seeds)} seeds, {seconds / 60:.1f} minutes, {rows} rows, {failed} failed\n")
     return bool(failed)
 
 

@@ -53,6 +53,8 @@ class Outcome(NamedTuple):
 
     seed: int
     acts: int
+    seconds: float
+    "From the first act to peace."
     strikes: int
     "How many ends of transactions were lost or held on the wire."
     tally: oracle.Tally
@@ -69,7 +71,7 @@ class Stage:
         "What has happened so far."
         self._calls_per_day = calls_per_day
         self._deepest_min = 15 + 3 * minutes
-        self._begun = time.monotonic()
+        self._begun = self._began_at = time.monotonic()
         self._stack = ExitStack()
         self._peace = threading.Event()
         self.workers: list[Worker] = []
@@ -204,6 +206,7 @@ class Stage:
         wait_until(
             lambda: any(worker.metric("rows_total", outcome="published") for worker in self.workers), "rows", _BACK_S
         )
+        self._began_at = time.monotonic()
         for step in steps:
             begun = time.monotonic()
             healing: list[tuple[float, Heal]] = []
@@ -231,6 +234,7 @@ class Stage:
     def finish(self) -> Outcome:
         """Waits until all is read and committed; what the topics then say, beside what the source has shown."""
         self.tell("peace")
+        seconds = time.monotonic() - self._began_at
         frozen_at = self.source.freeze()
         self.source.clear_faults()
         wait_until(lambda: self._is_complete(frozen_at), f"all to be read, {self._standing()}", _END_S, every_s=0.3)
@@ -249,8 +253,8 @@ class Stage:
             records = sum(row.tenant == tenant for row in found.rows)
             if statuses.get(tenant, {}).get("records") != records:
                 problems.append(f"/status says {statuses.get(tenant, {}).get('records')} records, there are {records}")
-        acts = sum(" s  " in line for line in self.played) - 1
-        return Outcome(self.seed, acts, self.wires.struck, oracle.tally(found, truth), problems)
+        acts = len(self.played) - 1
+        return Outcome(self.seed, acts, seconds, self.wires.struck, oracle.tally(found, truth), problems)
 
     def _owned(self) -> list[dict[str, Any]]:
         return [tenant for worker in self.workers for tenant in worker.status()["tenants"]]

@@ -13,7 +13,7 @@ from confluent_kafka.cimpl import NewTopic
 
 from connector.errors import FencedError, ShardRestartError
 from connector.kafka.clients import Clients
-from connector.kafka.publishing import Closing, Outgoing, Position
+from connector.kafka.publishing import AbortedError, Closing, Offsets, Outgoing, Position
 from connector.kafka.transaction import Transactions
 from tests import oracle
 from tests.brokers import Cluster, wait_until
@@ -87,9 +87,15 @@ async def test_a_commit_that_timed_out_pollutes_no_later_transaction(
     with member(bootstrap, app) as position:
         await transactions.call(transactions.open)
         await commit(transactions, topic, [b"before"], position())
-        interfere(transactions, "commit_transaction", broker_of_its_own.suspend)
+        calls: list[Callable[[], None]] = [broker_of_its_own.suspend, broker_of_its_own.resume]
+
+        def happen() -> None:
+            calls.pop(0)()
+
+        interfere(transactions, "commit_transaction", happen)
         with pytest.raises(ShardRestartError):
             await commit(transactions, topic, [b"in doubt"], position())
+        assert calls == [broker_of_its_own.resume], "commit was called again"
         broker_of_its_own.resume()
         await transactions.close()
     again = Transactions(clients, app)
@@ -151,3 +157,55 @@ async def test_a_call_that_never_returns_ends_the_transaction_not_the_shard(
         stuck.set()
         await successor.close()
     assert values(broker.bootstrap, topic) == [b"kept"]
+
+
+async def test_what_a_member_of_a_former_generation_writes_does_not_land_and_its_producer_stays_good(
+    broker: SharedBroker, topic: str, app: str
+) -> None:
+    """Neither its rows nor its state. Every rebalance amid a transaction comes to this."""
+    state = f"{app}.state"
+    create(broker.bootstrap, topic, state, f"{app}.control")
+    transactions = Transactions(Clients(broker.bootstrap, {"log_level": 0}), app)
+    await transactions.call(transactions.open)
+
+    def write(value: bytes, position: Position) -> Offsets:
+        rows = {"rows": [Outgoing(topic, None, value, 0)] * 2}
+        closing = Closing(lambda _: [], lambda offsets: [Outgoing(state, b"ends", b"%d" % offsets["rows"][0], 0)])
+        return transactions.commit(rows, closing, position)
+
+    with member(broker.bootstrap, app) as position:
+        assert await transactions.call(write, b"former", position()) == {"rows": {0: 2}}
+        stale = position()
+    with pytest.raises(AbortedError):
+        await transactions.call(write, b"stale", stale)
+    assert values(broker.bootstrap, topic) == [b"former"] * 2
+    assert values(broker.bootstrap, state) == [b"2"]
+    with member(broker.bootstrap, app) as position:
+        # Two rows and a marker of each of two transactions lie before.
+        assert await transactions.call(write, b"latter", position()) == {"rows": {0: 8}}
+    await transactions.close()
+    assert values(broker.bootstrap, topic) == [b"former"] * 2 + [b"latter"] * 2
+    assert values(broker.bootstrap, state) == [b"2", b"8"]
+
+
+async def test_an_abort_that_is_not_answered_is_no_abort(
+    broker_of_its_own: Cluster, topic: str, app: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only an abort that has succeeded proves that nothing landed."""
+    monkeypatch.setattr("connector.kafka.transaction._CALL_S", 2.0)
+    bootstrap = broker_of_its_own.bootstrap
+    create(bootstrap, topic, f"{app}.control")
+    transactions = Transactions(Clients(bootstrap, {"log_level": 0}), app)
+    await transactions.call(transactions.open)
+    with member(bootstrap, app) as position:
+        stale = position()
+    interfere(transactions, "abort_transaction", broker_of_its_own.suspend)
+    with pytest.raises(ShardRestartError):
+        await commit(transactions, topic, [b"in doubt"], stale)
+    broker_of_its_own.resume()
+    await transactions.close()
+    again = Transactions(Clients(bootstrap, {"log_level": 0}), app)
+    await again.call(again.open)
+    await again.close()
+    assert not values(bootstrap, topic)
+    assert not oracle.open_transactions(bootstrap, [topic, f"{app}.control"])

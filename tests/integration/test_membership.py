@@ -1,0 +1,151 @@
+"""Who owns which shard, on a real group: what a member says of itself, and when commands come."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+
+import pytest
+from confluent_kafka import Producer
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.cimpl import NewTopic
+
+from connector.kafka.clients import Clients
+from connector.kafka.ownership import Command, Membership
+from tests.brokers import wait_until
+from tests.conftest import SharedBroker
+
+_HAND_OVER_S = 1.0
+_DEADLINE_S = 60.0
+_SHARDS = 4
+
+
+class Watch:
+    """An owner that writes down what it is told."""
+
+    def __init__(self) -> None:
+        self.owned: set[int] = set()
+        self.commands: list[tuple[int, int]] = []
+        self.membership: Membership | None = None
+        self.takes_s = 0.0
+        "How long it takes to hand over."
+        self.handed_over_at = self.assigned_at = 0.0
+        self.held_when_lost: list[frozenset[int]] = []
+        self.blocks = threading.Event()
+        self.blocks.set()
+
+    def assigned(self, shards: frozenset[int]) -> None:
+        self.owned |= shards
+        self.assigned_at = time.monotonic()
+
+    def revoked(self, shards: frozenset[int]) -> threading.Event:
+        self.owned -= shards
+        gone = threading.Event()
+
+        def hand_over() -> None:
+            self.handed_over_at = time.monotonic()
+            gone.set()
+
+        threading.Timer(self.takes_s, hand_over).start()
+        return gone
+
+    def lost(self, shards: frozenset[int]) -> None:
+        assert self.membership is not None
+        self.owned -= shards
+        self.held_when_lost.append(self.membership.snapshot.partitions & shards)
+
+    def commanded(self, shard: int, command: Command) -> None:
+        self.commands.append((shard, command.offset))
+        self.blocks.wait(_DEADLINE_S)
+
+
+Join = Callable[..., tuple[Membership, Watch]]
+
+
+@pytest.fixture
+def join(broker: SharedBroker, app: str) -> Iterator[Join]:
+    """Joins the group of a control topic."""
+    admin = AdminClient({"bootstrap.servers": broker.bootstrap, "log_level": 0})
+    for future in admin.create_topics([NewTopic(f"{app}.control", _SHARDS)]).values():
+        future.result(10)
+    with ExitStack() as stack:
+
+        def make(takes_s: float = 0.0, **properties: str) -> tuple[Membership, Watch]:
+            watch = Watch()
+            watch.takes_s = takes_s
+            fast = {"session.timeout.ms": "3000", "heartbeat.interval.ms": "200", "log_level": 0}
+            clients = Clients(broker.bootstrap, fast | properties)
+            watch.membership = Membership(clients, app, f"{app}.control", watch)
+            watch.membership.start()
+            stack.callback(watch.membership.stop)
+            stack.callback(watch.blocks.set)
+            return watch.membership, watch
+
+        yield make
+
+
+def until_owned(*watches: Watch) -> None:
+    """Every shard has one owner, and everyone as many."""
+
+    def is_shared() -> bool:
+        owned = sorted(shard for watch in watches for shard in set(watch.owned))
+        return owned == list(range(_SHARDS)) and len({len(watch.owned) for watch in watches}) == 1
+
+    wait_until(is_shared, "the shards to be shared out", _DEADLINE_S)
+
+
+def file_commands(bootstrap: str, app: str, count: int) -> None:
+    producer = Producer({"bootstrap.servers": bootstrap, "log_level": 0})
+    for _ in range(count):
+        producer.produce(f"{app}.control", b"{}", b"tenant", partition=0)
+    assert producer.flush(_DEADLINE_S) == 0
+
+
+def test_commands_come_from_the_offset_that_the_shard_asks_for_and_only_while_it_is_open(
+    broker: SharedBroker, app: str, join: Join
+) -> None:
+    """Whatever was fetched before it was restored: its own state says where it stands, not the group."""
+    file_commands(broker.bootstrap, app, 3)
+    membership, watch = join()
+    until_owned(watch)
+    polls = membership.snapshot.polls
+    wait_until(lambda: membership.snapshot.polls > polls + 3, "polls", _DEADLINE_S)
+    assert not watch.commands
+    membership.open(0, 2)
+    wait_until(lambda: bool(watch.commands), "a command", _DEADLINE_S)
+    file_commands(broker.bootstrap, app, 1)
+    wait_until(lambda: len(watch.commands) > 1, "one more", _DEADLINE_S)
+    assert watch.commands == [(0, 2), (0, 3)]
+    membership.shut(0)
+    membership.open(0, 0)
+    wait_until(lambda: len(watch.commands) > 5, "all of them again", _DEADLINE_S)
+    assert watch.commands[2:] == [(0, 0), (0, 1), (0, 2), (0, 3)]
+
+
+def test_a_shard_moves_only_when_it_was_handed_over_and_no_snapshot_holds_what_another_has(join: Join) -> None:
+    """The generation knows members, not partitions: a live member's offsets for a partition that it lost are taken."""
+    first, of_first = join(takes_s=_HAND_OVER_S)
+    until_owned(of_first)
+    second, of_second = join()
+    until_owned(of_first, of_second)
+    assert of_second.assigned_at >= of_first.handed_over_at > 0
+    wait_until(lambda: second.snapshot.partitions == of_second.owned, "the new owner's snapshot", _DEADLINE_S)
+    wait_until(lambda: first.snapshot.metadata is not None, "a poll of the former", _DEADLINE_S)
+    assert first.snapshot.partitions == of_first.owned
+    assert not first.snapshot.partitions & second.snapshot.partitions
+
+
+def test_who_is_told_that_shards_are_lost_finds_them_in_no_snapshot(broker: SharedBroker, app: str, join: Join) -> None:
+    """A member that does not poll for longer than it may is put out of the group."""
+    file_commands(broker.bootstrap, app, 1)
+    membership, watch = join(**{"session.timeout.ms": "1500", "max.poll.interval.ms": "1500"})
+    until_owned(watch)
+    watch.blocks.clear()
+    membership.open(0, 0)
+    wait_until(lambda: bool(watch.commands), "a command that blocks", _DEADLINE_S)
+    end = time.monotonic() + 2.5
+    wait_until(lambda: time.monotonic() > end, "the interval to pass", _DEADLINE_S)
+    watch.blocks.set()
+    wait_until(lambda: bool(watch.held_when_lost), "it to be told", _DEADLINE_S)
+    assert watch.held_when_lost[0] == frozenset()
+    until_owned(watch)

@@ -1,0 +1,38 @@
+"""What a shard reads when it starts, on a real broker."""
+
+from confluent_kafka import Producer
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.cimpl import NewTopic
+
+from connector.kafka.clients import Clients
+from connector.kafka.restore import read_compacted
+from tests.conftest import SharedBroker
+
+
+def test_a_shard_remembers_what_is_committed_and_nothing_that_is_open_or_was_aborted(
+    broker: SharedBroker, app: str
+) -> None:
+    """Of its own partition alone; a deleted key is gone."""
+    state, seen = f"{app}.state", f"{app}.seen"
+    admin = AdminClient({"bootstrap.servers": broker.bootstrap, "log_level": 0})
+    for future in admin.create_topics([NewTopic(state, 2), NewTopic(seen, 2)]).values():
+        future.result(10)
+    clients = Clients(broker.bootstrap, {"log_level": 0})
+    producer = Producer(clients.producer(app))
+    producer.init_transactions(10)
+
+    def write(*records: tuple[str, bytes, bytes | None, int]) -> None:
+        producer.begin_transaction()
+        for topic, key, value, partition in records:
+            producer.produce(topic, value, key, partition)
+        assert producer.flush(10) == 0
+
+    write((state, b"a", b"1", 1), (state, b"gone", b"1", 1), (state, b"other", b"1", 0), (seen, b"s", b"1", 1))
+    producer.commit_transaction(10)
+    write((state, b"a", b"2", 1), (state, b"gone", None, 1))
+    producer.commit_transaction(10)
+    write((state, b"a", b"aborted", 1), (seen, b"aborted", b"", 1))
+    producer.abort_transaction(10)
+    write((state, b"a", b"open", 1), (seen, b"open", b"", 1))
+    assert read_compacted(clients, (state, seen), 1) == {state: {b"a": b"2"}, seen: {b"s": b"1"}}
+    producer.abort_transaction(10)

@@ -1,0 +1,171 @@
+"""A real Prometheus over a real run: every query of every panel, every alert, every query of the runbook."""
+
+import json
+import re
+import signal
+import subprocess
+import time
+from collections import Counter
+from collections.abc import Iterator
+from datetime import timedelta
+from typing import Any, NamedTuple
+
+import pytest
+
+from tests.brokers import wait_until
+from tests.conftest import SharedBroker
+from tests.prometheus import Prometheus
+from tests.simulation import Simulation
+from tests.system_software import program
+from tests.workers import ROOT, Worker, configuration
+
+# One run is enough for all of these.
+pytestmark = [pytest.mark.broker, pytest.mark.xdist_group("observability")]
+
+DASHBOARDS = sorted((ROOT / "deploy/grafana/dashboards").glob("*.json"))
+ALERTS = (ROOT / "deploy/prometheus/alerts.yml").read_text(encoding="utf-8")
+RUNBOOK = (ROOT / "docs/runbook.md").read_text(encoding="utf-8")
+VARIABLES = {"$tenant": ".*", "$instance": ".*", "$__rate_interval": "15s"}
+SCRAPES = 12
+
+
+class Scene(NamedTuple):
+    """A worker that has read, published, dead-lettered, been throttled and found late rows, and who watched."""
+
+    worker: Worker
+    prometheus: Prometheus
+    begun: float
+    "Epoch seconds."
+
+
+@pytest.fixture(scope="module")
+def scene(broker: SharedBroker, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
+    folder = tmp_path_factory.mktemp("observability")
+    name = folder.name
+    with Simulation(
+        tenants=2,
+        days=3,
+        calls_per_day=2_000,
+        durations="short",
+        lateness="0.5:0s-0s,0.5:6h-6h",
+        unfit=0.05,
+        unknown=0.05,
+        clock_offset_s=-3_600,
+    ) as source:
+        settings = configuration(broker.bootstrap, f"calls-{name}", f"app-{name}", source)
+        worker = Worker(folder / "worker", settings)
+        try:
+            begun = time.time()
+            worker.start()
+            worker.until_logged("http_listening")
+            rules = re.sub(r"^(\s+for:) .*$", r"\1 2s", ALERTS, flags=re.MULTILINE)
+            with Prometheus(folder / "prometheus", [f"127.0.0.1:{worker.port}"], rules) as prometheus:
+                worker.until_complete(source.freeze())
+                source.set_faults(throttled=0.2, retry_after_s=1.0)
+                # An hour's rows turn up at once, and are late.
+                source.set_clock_offset(timedelta())
+                for metric, labels in (
+                    ("deepest_sweep_rows_total", {}),
+                    ("rows_total", {"outcome": "dead_letter"}),
+                    ("unknown_properties_total", {}),
+                    ("graph_throttled_seconds_total", {}),
+                ):
+                    worker.until(lambda m=metric, of=labels: worker.metric(m, **of) > 0, f"{metric} {labels}")  # type: ignore[misc]
+                seen = _value(prometheus, "count_over_time(up[1h])")
+                wait_until(lambda: _value(prometheus, "count_over_time(up[1h])") >= seen + SCRAPES, "scrapes", 120)
+                yield Scene(worker, prometheus, begun)
+        finally:
+            worker.kill()
+
+
+def _value(prometheus: Prometheus, expression: str) -> float:
+    found = prometheus.query(expression)
+    return float(found[0]["value"][1]) if found else 0.0
+
+
+def panels() -> list[tuple[str, dict[str, Any]]]:
+    """Every panel with a name for people."""
+    return [
+        (f"{path.stem}: {panel['title']}", panel)
+        for path in DASHBOARDS
+        for panel in json.loads(path.read_text(encoding="utf-8"))["panels"]
+        if panel["type"] != "row"
+    ]
+
+
+def filled(expression: str) -> str:
+    """An expression with the dashboard's variables as Grafana fills them in."""
+    for variable, value in VARIABLES.items():
+        expression = expression.replace(variable, value)
+    assert "$" not in expression, expression
+    return expression
+
+
+def test_every_query_of_every_panel_is_answered_with_data(scene: Scene, capsys: pytest.CaptureFixture[str]) -> None:
+    counts: Counter[str] = Counter()
+    empty = []
+    for title, panel in panels():
+        for target in panel["targets"]:
+            expression = filled(target["expr"])
+            if target.get("instant"):
+                values = [series["value"][1] for series in scene.prometheus.query(expression)]
+            else:
+                found = scene.prometheus.query_range(expression, scene.begun, time.time())
+                values = [value for series in found for _, value in series["values"]]
+            counts[title.split(":")[0]] += 1
+            if all(value == "NaN" for value in values):
+                empty.append((title, expression))
+    assert not empty
+    with capsys.disabled():
+        print(f"\n{counts.total()} queries of panels answered with data: {dict(counts)}")  # noqa: T201 - the figure
+
+
+def test_every_alert_is_evaluated_on_data_and_only_those_that_should_fire_do(
+    scene: Scene, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Rows that do not fit, members that nobody knows, very late rows: and nothing else."""
+    rules = scene.prometheus.rules()
+    assert [rule["lastError"] for rule in rules if rule["health"] != "ok"] == []
+    selectors = {found for rule in rules for found in re.findall(r"direct_routing_\w+(?:{[^}]*})?", rule["query"])}
+    assert [selector for selector in sorted(selectors) if not scene.prometheus.query(selector)] == []
+    expected = {"DirectRoutingDeadLetters", "DirectRoutingUnknownMembers", "DirectRoutingVeryLateRows"}
+    wait_until(lambda: expected <= scene.prometheus.firing(), "what is wrong to be told", 60)
+    assert scene.prometheus.firing() - {"DirectRoutingThrottled"} == expected
+    texts = [text for alert in scene.prometheus.alerts() for text in alert["annotations"].values()]
+    assert [text for text in texts if "<error" in text or "<no value>" in text] == []
+    with capsys.disabled():
+        print(f"\n{len(rules)} rules evaluated on data, {len(selectors)} selectors")  # noqa: T201 - the figure
+
+
+def test_every_query_of_the_runbook_is_answered(scene: Scene) -> None:
+    queries = re.findall(r"```promql\n(.*?)```", RUNBOOK, re.DOTALL)
+    assert len(queries) > 10
+    for query in queries:
+        scene.prometheus.query(query)
+
+
+def test_promtool_has_nothing_to_say_about_the_metrics_and_a_tenant_has_at_most_80_series(scene: Scene) -> None:
+    scraped = scene.worker.get("/metrics")[1]
+    done = subprocess.run(
+        [program("promtool"), "check", "metrics"],
+        input=scraped,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    series = scene.prometheus.query('count by (tenant) ({__name__=~"direct_routing_.*", tenant!=""})')
+    assert len(series) == 2
+    assert all(float(one["value"][1]) <= 80 for one in series)
+
+
+def test_a_worker_that_is_frozen_amid_its_work_is_missed(scene: Scene) -> None:
+    """It holds its connections open and answers nothing, as a hanging event loop does. The last of these tests."""
+    assert "DirectRoutingAbsent" not in scene.prometheus.firing()
+    scene.worker.signal(signal.SIGSTOP)
+    try:
+        wait_until(lambda: "DirectRoutingAbsent" in scene.prometheus.firing(), "its absence to be told", 60)
+    finally:
+        scene.worker.signal(signal.SIGCONT)
+    wait_until(lambda: "DirectRoutingAbsent" not in scene.prometheus.firing(), "its return to be noticed", 60)

@@ -9,6 +9,7 @@ PYTHON ?= $(shell for python in python3.13 python3.12 python3.11 python3; do \
 BIN := .venv/bin
 COMPILE := $(BIN)/uv pip compile --quiet --generate-hashes --universal --python-version 3.11 \
 	--no-header --no-annotate --no-emit-index-url --no-emit-find-links
+VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 SOURCES := connector tests deploy $(wildcard benchmarks)
 
 .PHONY: help
@@ -79,14 +80,21 @@ dashboards: setup ## Write deploy/grafana/dashboards from their code
 	@$(BIN)/python -m deploy.grafana.generator
 
 .PHONY: image
-image: ## Build the container image direct-routing-connector
-	@docker build --file deploy/Dockerfile --tag direct-routing-connector .
+image: ## Build the container image; BASE=python:3.13-slim@sha256:... pins what it is built on
+	@docker build --file deploy/Dockerfile --tag direct-routing-connector:$(VERSION) $(if $(BASE),--build-arg BASE=$(BASE)) \
+		--build-arg VERSION=$(VERSION) --build-arg REVISION="$$(git rev-parse HEAD)" \
+		--build-arg CREATED="$$(date --utc +%Y-%m-%dT%H:%M:%SZ)" .
+
+.PHONY: chart
+chart: setup ## Write the configuration's schema into that of the Helm chart's values
+	@$(BIN)/python -m tests.helm
 
 .PHONY: requirements
 requirements: setup ## Pin requirements/*.txt anew, with hashes; UPGRADE=--upgrade takes the newest
 	@$(COMPILE) $(UPGRADE) pyproject.toml --output-file requirements/runtime.txt
 	@$(COMPILE) $(UPGRADE) --group build --output-file requirements/build.txt
 	@$(COMPILE) $(UPGRADE) --constraint requirements/runtime.txt --constraint requirements/build.txt --group dev pyproject.toml --output-file requirements/dev.txt
+	@$(COMPILE) $(UPGRADE) --constraint requirements/build.txt --group sbom --output-file requirements/sbom.txt
 	@$(COMPILE) $(UPGRADE) --constraint requirements/dev.txt --group bench pyproject.toml --output-file requirements/bench.txt
 
 .PHONY: clean

@@ -1,0 +1,177 @@
+"""A Docker daemon of the tests' own, and a base image made of this machine's Debian: no registry of images is asked.
+
+The daemon has its own folders and socket, so that one that runs here already is neither used nor disturbed. What it
+needs is installed the first time (tests/system_software.py); the base is kept in the cache.
+"""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from tests.brokers import _DIE_WITH_PARENT, _starter, wait_until
+from tests.kafka_software import MissingSoftwareError, _made_whole, cache_directory
+from tests.system_software import program
+
+ROOT = Path(__file__).parent.parent
+BASE = "base"
+"The tag of the base image."
+DEADLINE_S = 280.0
+_CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
+_SYSTEM_CLIENT = Path("/usr/bin/docker")
+
+
+class Daemon:
+    """A running `dockerd` with the base image. A context manager: on exit nothing of it is left."""
+
+    def __init__(self) -> None:
+        self._server = program("dockerd")
+        self._client = _SYSTEM_CLIENT if _SYSTEM_CLIENT.is_file() else Path(shutil.which("docker") or "docker")
+        self._folder = Path(tempfile.mkdtemp(prefix="drc-docker-"))
+        self._process: subprocess.Popen[bytes] | None = None
+        self.environment = {
+            **{name: value for name, value in os.environ.items() if not name.startswith(("DOCKER_", "COMPOSE_"))},
+            "DOCKER_HOST": f"unix://{self._folder}/socket",
+            "DOCKER_CONFIG": str(self._folder / "client"),
+            "DOCKER_BUILDKIT": "1",
+        }
+
+    def docker(self, *arguments: str, deadline_s: float = DEADLINE_S) -> str:
+        """What the client prints, without its last line end; AssertionError with all that it said when it fails."""
+        return self.run([self._client, *arguments], deadline_s=deadline_s)
+
+    def run(
+        self, command: list[Path | str], environment: Mapping[str, str] | None = None, deadline_s: float = DEADLINE_S
+    ) -> str:
+        """The same for any program that asks this daemon."""
+        done = subprocess.run(
+            command,
+            cwd=ROOT,
+            env={**self.environment, **(environment or {})},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=deadline_s,
+        )
+        assert done.returncode == 0, f"{command}:\n{done.stdout[-3000:]}\n{done.stderr[-5000:]}"
+        return done.stdout.rstrip("\n")
+
+    def build(self, tag: str, **arguments: str) -> None:
+        """The project's image on the base; `arguments` of the build."""
+        values = [f"--build-arg={name}={value}" for name, value in {"BASE": BASE, **arguments}.items()]
+        self.docker("build", "--network=host", "--file=deploy/Dockerfile", f"--tag={tag}", *values, ".")
+
+    def inspect(self, name: str) -> dict[str, Any]:
+        """All that is known of a container or an image."""
+        found: list[dict[str, Any]] = json.loads(self.docker("inspect", name))
+        return found[0]
+
+    def logs(self, container: str) -> list[dict[str, Any]]:
+        """The JSON lines that a container wrote, to either output."""
+        done = subprocess.run(
+            [self._client, "logs", container],
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=True,
+        )
+        return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{") and line.endswith("}")]
+
+    def __enter__(self) -> Self:
+        try:
+            base = _base()
+            self._start()
+            self.docker("import", "--change=ENV PIP_CERT=" + str(_CERTIFICATES), str(base), BASE)
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Remove the containers, end the daemon, unmount and delete what it had."""
+        if self._process is not None and self._process.poll() is None:
+            containers = self.docker("ps", "--all", "--quiet").split()
+            if containers:
+                self.docker("rm", "--force", "--volumes", *containers)
+            self._process.send_signal(signal.SIGTERM)
+            try:
+                self._process.wait(60)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait(20)
+        mounts = Path("/proc/self/mounts").read_text(encoding="utf-8").splitlines()
+        for place in sorted((line.split()[1] for line in mounts if str(self._folder) in line), reverse=True):
+            subprocess.run(["umount", "--lazy", place], check=False, capture_output=True)  # noqa: S607 - where it is
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _start(self) -> None:
+        command = [
+            str(self._server),
+            f"--data-root={self._folder}/data",
+            f"--exec-root={self._folder}/exec",
+            f"--pidfile={self._folder}/pid",
+            f"--host=unix://{self._folder}/socket",
+            "--bridge=none",
+            # Networks that no other daemon on this machine hands out.
+            f"--default-address-pool=base=10.{128 + uuid.uuid4().int % 120}.0.0/16,size=24",
+            "--log-level=warn",
+        ]
+        log = self._folder / "dockerd.log"
+        trampoline = [sys.executable, "-I", "-S", "-c", _DIE_WITH_PARENT, str(os.getpid()), *command]
+        with log.open("wb") as output:
+            self._process = _starter.submit(
+                lambda: subprocess.Popen(trampoline, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
+            ).result()
+        process = self._process
+
+        def serves() -> bool:
+            assert process.poll() is None, f"dockerd ended:\n{log.read_text(encoding='utf-8')[-3000:]}"
+            return self._answers()
+
+        wait_until(serves, "dockerd to serve", 120, every_s=0.1)
+
+    def _answers(self) -> bool:
+        asked = subprocess.run([self._client, "version"], env=self.environment, check=False, capture_output=True)
+        return asked.returncode == 0
+
+
+def _base() -> Path:
+    """The base image as a file; made if the cache does not have it. Raises MissingSoftwareError."""
+    release = dict(line.split("=", 1) for line in Path("/etc/os-release").read_text().splitlines() if "=" in line)
+    name = release.get("VERSION_CODENAME", "").strip('"')
+    image = cache_directory() / f"base-{name}-1" / "base.tar"
+    if not image.is_file():
+        _made_whole(image.parent, lambda folder: _make_base(name, folder / image.name))
+    return image
+
+
+def _make_base(release: str, target: Path) -> None:
+    """Debian with Python, from where this machine takes its packages, and with the authorities that it trusts."""
+    lists = [Path("/etc/apt/sources.list"), *Path("/etc/apt/sources.list.d").glob("debian.sources")]
+    command = [
+        str(program("mmdebstrap")),
+        "--variant=apt",
+        "--include=ca-certificates,python3,python3-venv",
+        *(f"--dpkgopt=path-exclude=/usr/share/{part}/*" for part in ("doc", "locale", "man")),
+        f"--customize-hook=copy-in {_CERTIFICATES} {_CERTIFICATES.parent}",
+        release,
+        str(target),
+        *(str(path) for path in lists if path.is_file()),
+    ]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    if done.returncode:
+        raise MissingSoftwareError(f"the base image cannot be made:\n{done.stderr[-2000:]}")

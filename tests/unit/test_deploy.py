@@ -5,8 +5,11 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 from connector import config
 from connector.simulator import tls
@@ -16,21 +19,79 @@ from connector.simulator.server import Simulator
 ROOT = Path(__file__).parents[2]
 
 
-def tool(name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
+GRAPH = ("--file=docker-compose.yml", "--file=deploy/compose.graph.yml")
+APPLICATION = {
+    "AZURE_TENANT_ID": "11111111-1111-1111-1111-111111111111",
+    "AZURE_CLIENT_ID": "22222222-2222-2222-2222-222222222222",
+    "AZURE_CLIENT_SECRET": "a secret",
+}
+
+
+def tool(name: str, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
     program = Path(sys.executable).parent / name
-    return subprocess.run([program, *arguments], cwd=ROOT, capture_output=True, text=True, check=False, timeout=30)
+    environment = {name: text for name, text in os.environ.items() if not name.startswith(("AZURE_", "COMPOSE_"))}
+    return subprocess.run(
+        [program, *arguments],
+        cwd=ROOT,
+        env=environment | variables,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
 
 
-def compose() -> dict[str, Any]:
-    done = tool("docker-compose", "config", "--format", "json")
+def compose(*files: str, **variables: str) -> dict[str, Any]:
+    done = tool("docker-compose", *files, "config", "--format", "json", **variables)
     assert done.returncode == 0, done.stderr
     answer: dict[str, Any] = json.loads(done.stdout)
     return answer
 
 
-def test_the_compose_file_is_valid() -> None:
-    done = tool("docker-compose", "config", "--quiet")
-    assert (done.returncode, done.stderr) == (0, "")
+def test_the_compose_files_are_valid() -> None:
+    for files, variables in (((), {}), (GRAPH, APPLICATION)):
+        done = tool("docker-compose", *files, "config", "--quiet", **variables)
+        assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_compose_asks_for_what_a_real_graph_needs() -> None:
+    done = tool("docker-compose", *GRAPH, "config", "--quiet")
+    assert done.returncode != 0
+    assert all(name in done.stderr for name in APPLICATION)
+
+
+def test_with_a_real_graph_there_is_no_simulator_and_the_configuration_loads() -> None:
+    services = compose(*GRAPH, **APPLICATION)["services"]
+    assert "simulator" not in services
+    connector = services["connector"]
+    assert "volumes" not in connector
+    assert connector["depends_on"].keys() == {"kafka", "registry"}
+    environment = {name: text for name, text in connector["environment"].items() if text is not None}
+    settings = config.load(None, environment, required=("kafka.bootstrap_servers",))
+    assert [tenant.id for tenant in settings.tenants] == [APPLICATION["AZURE_TENANT_ID"]]
+    assert settings.graph.root == "https://graph.microsoft.com"
+
+
+def test_images_and_versions_are_pinned() -> None:
+    images = {name: service["image"] for name, service in compose()["services"].items()}
+    assert all(re.search(r":v?\d+\.\d+\.\d+$", image) for image in images.values()), images
+    assert images["connector"] == images["simulator"] == f"direct-routing-connector:{VERSION}"
+    recipe = (ROOT / "deploy/Dockerfile").read_text(encoding="utf-8")
+    assert f"\nARG VERSION={VERSION}\n" in recipe
+    chart = yaml.safe_load((ROOT / "deploy/helm/direct-routing-connector/Chart.yaml").read_text(encoding="utf-8"))
+    assert chart["appVersion"] == VERSION
+
+
+def test_every_service_tells_its_health_and_waits_for_that_of_others() -> None:
+    services = compose()["services"]
+    assert services.keys() == {"kafka", "registry", "simulator", "connector", "prometheus", "grafana"}
+    assert "\nHEALTHCHECK " in (ROOT / "deploy/Dockerfile").read_text(encoding="utf-8")
+    told = {name: service["healthcheck"]["test"][0] for name, service in services.items() if name != "connector"}
+    assert set(told.values()) == {"CMD"}
+    waits = [wait for service in services.values() for wait in service.get("depends_on", {}).values()]
+    assert waits
+    assert {wait["condition"] for wait in waits} == {"service_healthy"}
 
 
 def test_compose_opens_ports_on_the_loopback_interface_only() -> None:

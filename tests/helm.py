@@ -1,0 +1,118 @@
+"""Helm and the schemas that clusters check with, both from the proxy of Go modules, kept in the cache.
+
+`python -m tests.helm` writes the configuration's schema, as the code has it, into the chart's (`make chart`).
+"""
+
+import fcntl
+import json
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from connector import document
+from tests.kafka_software import MissingSoftwareError, _made_whole, cache_directory
+
+ROOT = Path(__file__).parent.parent
+CHART = ROOT / "deploy/helm/direct-routing-connector"
+HELM_VERSION = "3.18.6"
+KUBERNETES_VERSION = "1.33"
+"Which Helm takes for the cluster's; its own makefile says that to the linker too."
+OPERATOR_VERSION = "0.85.0"
+_CRDS = "example/prometheus-operator-crd/monitoring.coreos.com_{}.yaml"
+_KINDS = {"ServiceMonitor": "servicemonitors", "PrometheusRule": "prometheusrules"}
+
+
+def helm() -> Path:
+    """The program; compiled if the cache does not have it (about two minutes). Raises MissingSoftwareError."""
+    program = cache_directory() / f"helm-{HELM_VERSION}" / "helm"
+    _once(program.parent, _build)
+    return program
+
+
+def resource_schema(kind: str) -> dict[str, Any]:
+    """The JSON Schema of a resource of the Prometheus operator, strict: no member but those that it names."""
+    folder = cache_directory() / f"prometheus-operator-{OPERATOR_VERSION}"
+    _once(folder, _fetch_crds)
+    definition = yaml.safe_load((folder / f"{_KINDS[kind]}.yaml").read_text(encoding="utf-8"))
+    schema: dict[str, Any] = definition["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
+    schema["properties"]["metadata"] = {"type": "object"}
+    strict: dict[str, Any] = _strict(schema)
+    return strict
+
+
+def values_schema() -> dict[str, Any]:
+    """The schema of the chart's values with that of the configuration as it is in the code."""
+    schema: dict[str, Any] = json.loads((CHART / "values.schema.json").read_text(encoding="utf-8"))
+    own = document.json_schema()
+    schema["$defs"] = own["$defs"]
+    members = {name: own[name] for name in ("type", "additionalProperties", "properties")}
+    schema["properties"]["config"] = {"description": "As connector.toml, table by table.", **members}
+    return schema
+
+
+def _strict(schema: Any) -> Any:
+    if isinstance(schema, list):
+        return [_strict(part) for part in schema]
+    if not isinstance(schema, dict):
+        return schema
+    strict = {name: _strict(part) for name, part in schema.items()}
+    if isinstance(schema.get("properties"), dict) and "x-kubernetes-preserve-unknown-fields" not in schema:
+        strict.setdefault("additionalProperties", False)
+    if schema.get("x-kubernetes-int-or-string"):
+        strict.pop("type", None)
+    if isinstance(strict.get("pattern"), str):
+        strict["pattern"] = strict["pattern"].replace("^(?i)", "(?i)^")  # as Python's re wants flags
+    return strict
+
+
+def _once(folder: Path, make: Callable[[Path], None]) -> None:
+    """Make a folder of the cache unless it is there; another process that needs it meanwhile waits."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with folder.with_name(f"{folder.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not folder.is_dir():
+            _made_whole(folder, make)
+
+
+def _build(target: Path) -> None:
+    major, minor = KUBERNETES_VERSION.split(".")
+    flags = ["-s", "-w"]
+    for package in ("chartutil", "lint/rules"):
+        place = f"helm.sh/helm/v3/pkg/{package}.k8sVersion"
+        flags += [f"-X {place}Major={major}", f"-X {place}Minor={minor}"]
+    module = f"helm.sh/helm/v3/cmd/helm@v{HELM_VERSION}"
+    _go("install", "-trimpath", f"-ldflags={' '.join(flags)}", module, GOBIN=str(target))
+
+
+def _fetch_crds(target: Path) -> None:
+    module = f"github.com/prometheus-operator/prometheus-operator@v{OPERATOR_VERSION}"
+    folder = Path(json.loads(_go("mod", "download", "-json", module))["Dir"])
+    for name in _KINDS.values():
+        shutil.copy(folder / _CRDS.format(name), target / f"{name}.yaml")
+
+
+def _go(*arguments: str, **environment: str) -> str:
+    go = shutil.which("go")
+    if go is None:
+        raise MissingSoftwareError("The chart's tests compile Helm, which needs Go 1.24 or newer: install it.")
+    with tempfile.TemporaryDirectory(prefix="drc-go-") as folder:
+        variables = {**os.environ, "GOFLAGS": "-mod=mod", **environment}
+        done = subprocess.run([go, *arguments], cwd=folder, env=variables, check=False, capture_output=True, text=True)
+    if done.returncode:
+        raise MissingSoftwareError(f"go {arguments[0]} failed:\n{done.stderr[-2000:]}")
+    return done.stdout
+
+
+def main() -> None:
+    """Write the chart's schema anew."""
+    (CHART / "values.schema.json").write_text(json.dumps(values_schema(), indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

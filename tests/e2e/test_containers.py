@@ -1,0 +1,255 @@
+"""The image and the Compose file, built and run by a Docker daemon of the tests' own (tests/containers.py).
+
+Images that are published elsewhere cannot be had in every place where tests run: Kafka, the registry and Prometheus run
+from their own programs in the base image, with all else that docker-compose.yml says of them. Grafana is left out.
+"""
+
+import json
+import re
+import sys
+import time
+import tomllib
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests import oracle
+from tests.brokers import free_ports, wait_until
+from tests.containers import BASE, ROOT, Daemon
+from tests.kafka_software import kafka, packaged_java
+from tests.registries import _software as registry_software
+from tests.simulation import Simulation
+from tests.system_software import program
+from tests.workers import toml
+
+pytestmark = pytest.mark.xdist_group("containers")
+
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+IMAGE = f"direct-routing-connector:{PROJECT['version']}"
+DEADLINE_S = 240.0
+
+
+@pytest.fixture(scope="module")
+def daemon() -> Iterator[Daemon]:
+    """A daemon that has built the image."""
+    with Daemon() as daemon:
+        daemon.build(IMAGE, REVISION="a-revision", CREATED="2026-01-02T03:04:05Z")
+        yield daemon
+
+
+@pytest.fixture
+def container(daemon: Daemon, unique: str) -> Iterator[Callable[..., str]]:
+    """Runs the image in the background as little privileged as can be; its name."""
+    names: list[str] = []
+
+    def run(user: str, *options: str, command: tuple[str, ...] = ()) -> str:
+        name = f"{unique}-{len(names)}"
+        names.append(name)
+        daemon.docker(
+            "run",
+            "--detach",
+            f"--name={name}",
+            "--network=host",
+            "--read-only",
+            "--cap-drop=ALL",
+            "--security-opt=no-new-privileges",
+            f"--user={user}",
+            # Nothing may call a shell.
+            *(f"--volume=/dev/null:/usr/bin/{shell}:ro" for shell in ("bash", "dash")),
+            "--health-interval=1s",
+            *options,
+            IMAGE,
+            *command,
+        )
+        return name
+
+    yield run
+    for name in names:
+        daemon.docker("rm", "--force", "--volumes", name)
+
+
+def until(daemon: Daemon, container: str, condition: Callable[[], bool], what: str) -> None:
+    """Return once `condition()` holds; says what the container logged when it ends before, or it takes too long."""
+
+    def holds() -> bool:
+        state = daemon.inspect(container)["State"]
+        assert state["Running"], f"{container} ended with {state['ExitCode']}: {daemon.logs(container)[-15:]}"
+        return condition()
+
+    try:
+        wait_until(holds, what, DEADLINE_S, every_s=0.3)
+    except TimeoutError as error:
+        raise TimeoutError(f"{error}; its log ends: {daemon.logs(container)[-15:]}") from None
+
+
+def test_the_image_says_what_it_is_and_who_runs_it(daemon: Daemon) -> None:
+    configuration = daemon.inspect(IMAGE)["Config"]
+    labels = configuration["Labels"]
+    prefix = "org.opencontainers.image."
+    assert labels[f"{prefix}version"] == PROJECT["version"]
+    assert labels[f"{prefix}revision"] == "a-revision"
+    assert labels[f"{prefix}created"] == "2026-01-02T03:04:05Z"
+    assert labels[f"{prefix}licenses"] == PROJECT["license"]
+    assert configuration["User"] == "10001:10001"
+    assert configuration["Entrypoint"] == ["connector"]
+
+
+def test_the_image_is_small(daemon: Daemon) -> None:
+    above = daemon.inspect(IMAGE)["Size"] - daemon.inspect(BASE)["Size"]
+    assert above < 160_000_000
+    files = daemon.docker("run", "--rm", "--network=none", "--entrypoint=find", IMAGE, "/opt/connector", "-type", "d")
+    names = {Path(line).name for line in files.splitlines()}
+    assert "connector" in names
+    assert names.isdisjoint({"tests", "pip", "hatchling", "cyclonedx_py"})
+
+
+def test_the_bill_of_materials_lists_what_is_pinned_and_no_more(daemon: Daemon) -> None:
+    text = daemon.docker("run", "--rm", "--network=none", "--entrypoint=cat", IMAGE, "/opt/connector/sbom.cdx.json")
+    bill = json.loads(text)
+    pinned = dict(
+        re.findall(r"^([A-Za-z0-9._-]+)==([^ ;]+)(?! ;)", (ROOT / "requirements/runtime.txt").read_text(), re.MULTILINE)
+    )
+    listed = {_normal(one["name"]): one["version"] for one in bill["components"]}
+    own = _normal(PROJECT["name"])
+    assert bill["bomFormat"] == "CycloneDX"
+    assert bill["metadata"]["component"]["name"] == PROJECT["name"]
+    assert listed.pop(own, PROJECT["version"]) == PROJECT["version"]
+    assert len(listed) > 10
+    assert listed.items() <= {_normal(name): version for name, version in pinned.items()}.items()
+
+
+def _normal(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+@pytest.mark.parametrize("user", ["12345:12345", "10001:10001"])
+def test_any_user_publishes_rows_from_a_read_only_root_and_stops_cleanly(
+    daemon: Daemon,
+    container: Callable[..., str],
+    simulate: Callable[..., Simulation],
+    settings: Callable[..., dict[str, Any]],
+    topic: str,
+    tmp_path: Path,
+    user: str,
+) -> None:
+    source = simulate(tenants=1, days=1, calls_per_day=200)
+    (port,) = free_ports(1)
+    name = container(user, *mounted(tmp_path, settings(source)), f"--env=CONNECTOR_HTTP__LISTEN=127.0.0.1:{port}")
+    bootstrap = settings(source)["kafka"]["bootstrap_servers"]
+    until(daemon, name, lambda: bool(oracle.read(bootstrap, topic)), "rows")
+    until(daemon, name, lambda: daemon.inspect(name)["State"]["Health"]["Status"] == "healthy", "health")
+    begun = time.monotonic()
+    daemon.docker("stop", "--time=30", name)
+    state = daemon.inspect(name)["State"]
+    assert state["ExitCode"] == 0, daemon.logs(name)[-15:]
+    # SIGKILL, after 30 s, would have been 137: the signal arrived.
+    assert time.monotonic() - begun < 25
+    assert not state["OOMKilled"]
+
+
+def mounted(folder: Path, settings: dict[str, Any]) -> list[str]:
+    """Options that mount a configuration and the CA that it names, for any user to read."""
+    shared = folder / "shared"
+    shared.mkdir()
+    (shared / "ca.pem").write_bytes(Path(settings["graph"]["ca_bundle"]).read_bytes())
+    (shared / "connector.toml").write_text(
+        toml(settings | {"graph": {**settings["graph"], "ca_bundle": "ca.pem"}}), encoding="utf-8"
+    )
+    shared.chmod(0o755)
+    for file in shared.iterdir():
+        file.chmod(0o644)
+    return [f"--volume={shared}:/etc/connector:ro", "--env=CONNECTOR_CONFIG=/etc/connector/connector.toml"]
+
+
+def test_wrong_settings_end_it_with_2_and_a_sentence(daemon: Daemon, container: Callable[..., str]) -> None:
+    name = container("12345:12345", "--env=CONNECTOR_KAFKA__TOPIK=x")
+    wait_until(lambda: not daemon.inspect(name)["State"]["Running"], "its end", DEADLINE_S, every_s=0.2)
+    assert daemon.inspect(name)["State"]["ExitCode"] == 2
+
+
+# What stands in for the image of Kafka: settings from variables, as that image has it.
+KAFKA_LAUNCHER = """\
+import os, subprocess, sys
+settings = {name[6:].lower().replace("_", "."): value for name, value in os.environ.items()
+            if name.startswith("KAFKA_") and name != "KAFKA_HEAP_OPTS"}
+with open("/tmp/server.properties", "w") as file:
+    file.writelines(f"{name}={value}\\n" for name, value in settings.items())
+    file.write("log.dirs=/tmp/kafka\\n")
+java = sys.argv[1:]
+cluster = ["--cluster-id", "AAAAAAAAAAAAAAAAAAAAAQ", "--config", "/tmp/server.properties"]
+subprocess.run([*java, "kafka.tools.StorageTool", "format", *cluster], check=True)
+os.execv(java[0], [java[0], os.environ["KAFKA_HEAP_OPTS"], *java[1:], "kafka.Kafka", "/tmp/server.properties"])
+"""
+
+
+def stand_ins(folder: Path) -> dict[str, Any]:
+    """A Compose file that runs from the base image what docker-compose.yml takes from published ones."""
+    java = packaged_java()
+    assert java is not None
+    home, libraries, registry = java.parent.parent, kafka().jars[0].parent, registry_software()
+    launcher = folder / "kafka.py"
+    launcher.write_text(KAFKA_LAUNCHER, encoding="utf-8")
+    options = ["-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"]
+    monitor, tool = program("prometheus"), program("promtool")
+    inside_java = f"/opt/java/{java.relative_to(home)}"
+    return {
+        "services": {
+            "kafka": {
+                "entrypoint": ["python3", "/opt/kafka.py", inside_java, *options, "-cp", "/opt/kafka/*"],
+                "volumes": [f"{home}:/opt/java:ro", f"{libraries}:/opt/kafka:ro", f"{launcher}:/opt/kafka.py:ro"],
+            },
+            "registry": {
+                "entrypoint": [inside_java, *options, "-Xmx320m", "-jar", "/opt/registry/quarkus-run.jar"],
+                "volumes": [f"{home}:/opt/java:ro", f"{registry}:/opt/registry:ro"],
+            },
+            "prometheus": {
+                "entrypoint": ["prometheus"],
+                "tmpfs": ["/prometheus"],
+                "volumes": [f"{path}:/usr/local/bin/{path.name}:ro" for path in (monitor, tool)],
+            },
+        }
+    }
+
+
+def get(port: int, path: str) -> Any:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=10) as response:
+        return json.load(response)
+
+
+def test_compose_brings_everything_up_in_order_and_rows_come_out(daemon: Daemon, tmp_path: Path) -> None:
+    kafka_port, connector_port, registry_port, prometheus_port = free_ports(4)
+    variables = {
+        "KAFKA_PORT": str(kafka_port),
+        "CONNECTOR_PORT": str(connector_port),
+        "REGISTRY_PORT": str(registry_port),
+        "PROMETHEUS_PORT": str(prometheus_port),
+        **{f"{name}_IMAGE": BASE for name in ("KAFKA", "REGISTRY", "PROMETHEUS")},
+    }
+    override = tmp_path / "stand-ins.json"
+    override.write_text(json.dumps(stand_ins(tmp_path)), encoding="utf-8")
+    files = ["--file=docker-compose.yml", f"--file={override}"]
+    compose: list[Path | str] = [Path(sys.executable).parent / "docker-compose", *files]
+    try:
+        daemon.run([*compose, "up", "--wait", "--no-build", "--pull=never", "prometheus"], variables)
+        wait_until(lambda: bool(oracle.read(f"localhost:{kafka_port}", "direct-routing-calls")), "rows", DEADLINE_S)
+        subjects = get(registry_port, "/apis/ccompat/v7/subjects")
+        assert "direct-routing-calls-value" in subjects
+
+        def scraped() -> bool:
+            targets = get(prometheus_port, "/api/v1/targets")["data"]["activeTargets"]
+            return [target["health"] for target in targets] == ["up"]
+
+        wait_until(scraped, "Prometheus to have scraped the connector", DEADLINE_S, every_s=0.5)
+        groups = get(prometheus_port, "/api/v1/rules")["data"]["groups"]
+        assert sum(len(group["rules"]) for group in groups) > 5
+        assert {tenant["name"] for tenant in get(connector_port, "/status")["tenants"]} == {"contoso", "fabrikam"}
+    except AssertionError as error:
+        logs = daemon.run([*compose, "logs", "--no-color", "--tail=20"], variables)
+        raise AssertionError(f"{error}\n{logs}") from None
+    finally:
+        daemon.run([*compose, "down", "--volumes", "--timeout=15"], variables)
+    assert daemon.docker("ps", "--all", "--quiet") == ""
+    assert daemon.docker("volume", "ls", "--quiet") == ""

@@ -10,18 +10,18 @@ import json
 import re
 import ssl
 import tomllib
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from difflib import SequenceMatcher
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_origin
+from typing import Annotated, Any, Generic, Literal, Self, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
 from connector import document
-from connector.core import privacy
+from connector.core import certificates, privacy
 from connector.core.windows import Sweep
 from connector.document import (
     Document,
@@ -41,6 +41,7 @@ PREFIX = "CONNECTOR_"
 FILE_VARIABLE = "CONNECTOR_CONFIG"
 
 Key = tuple[str | int, ...]
+_Text = TypeVar("_Text", str, bytes)
 
 _CLOUDS = {
     "global": ("https://graph.microsoft.com", "https://login.microsoftonline.com"),
@@ -52,40 +53,64 @@ _START = document.parse_instant("-7d")
 _UNSET = Reference("text", "")
 
 
-class Secret:
+class _Hidden(Generic[_Text]):
     """Something that only `get` shows. A file is read again each time, so that a rotated secret is seen."""
 
     __slots__ = ("_path", "_source", "_value")
 
-    def __init__(self, value: str, source: str = "value", path: Path | None = None) -> None:
-        self._value = value
+    def __init__(self, value: _Text, source: str = "value", path: Path | None = None) -> None:
+        self._value: _Text = value
         self._source = source
         self._path = path
 
     @classmethod
-    def from_file(cls, path: Path) -> "Secret":
-        """The content of a file without the line end at its end. Raises OSError, UnicodeDecodeError."""
-        return cls(_read_secret(path), f"file {path}", path)
+    def from_file(cls, path: Path) -> Self:
+        """The content of a file. Raises OSError, UnicodeDecodeError."""
+        return cls(cls._read(path), f"file {path}", path)
 
-    def get(self) -> str:
+    @staticmethod
+    def _read(path: Path) -> _Text:
+        raise NotImplementedError
+
+    def get(self) -> _Text:
         """The secret as it is now; while its file cannot be read, or is empty, as it was last."""
         if self._path is not None:
             try:
-                self._value = _read_secret(self._path) or self._value
+                self._value = self._read(self._path) or self._value
             except (OSError, UnicodeDecodeError):
                 return self._value
         return self._value
 
     def __repr__(self) -> str:
-        return f"Secret({self._source})"
+        return f"{type(self).__name__}({self._source})"
 
     def __eq__(self, other: object) -> bool:
-        if not isinstance(other, Secret):
+        if not isinstance(other, type(self)):
             return NotImplemented
         return (self._source, self._path, self._value) == (other._source, other._path, other._value)
 
     def __hash__(self) -> int:
         return hash((self._source, self._path))
+
+
+class Secret(_Hidden[str]):
+    """Text; of a file, without the line end at its end."""
+
+    __slots__ = ()
+
+    @staticmethod
+    def _read(path: Path) -> str:
+        return _read_secret(path)
+
+
+class SecretBytes(_Hidden[bytes]):
+    """Bytes; of a file, all of them."""
+
+    __slots__ = ()
+
+    @staticmethod
+    def _read(path: Path) -> bytes:
+        return path.read_bytes()
 
 
 class PseudonymKey:
@@ -138,6 +163,9 @@ def _read_secret(path: Path) -> str:
     return text.removesuffix("\n").removesuffix("\r") if text.endswith("\n") else text
 
 
+_H = TypeVar("_H", bound=_Hidden[Any])
+
+
 @dataclass(frozen=True, slots=True)
 class Graph:
     """Where and how Graph is read. `root` and `authority` have no slash at their end; `scope` is the cloud's own."""
@@ -155,10 +183,16 @@ class Graph:
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """With what a tenant signs in: client id and secret."""
+    """With what a tenant signs in: client id and one credential, or a managed identity."""
 
     client_id: str | None
-    client_secret: Secret | None
+    client_secret: Secret | None = None
+    client_certificate: SecretBytes | None = None
+    client_certificate_password: Secret | None = None
+    federated_token: Secret | None = None
+    "What workload identity signs in with."
+    managed_identity: bool = False
+    "System-assigned without `client_id`, else that one."
 
 
 @dataclass(frozen=True, slots=True)
@@ -708,6 +742,9 @@ def _azure(source: _Source, checked: Document) -> tuple[Document, str]:
                 tenant[key] = value
                 names["tenants", 0, key] = name
                 break
+    if "client_certificate" in tenant and environ.get("AZURE_CLIENT_CERTIFICATE_PASSWORD"):
+        tenant["client_certificate_password"] = environ["AZURE_CLIENT_CERTIFICATE_PASSWORD"]
+        names["tenants", 0, "client_certificate_password"] = "AZURE_CLIENT_CERTIFICATE_PASSWORD"
     source.set_list("tenants", [tenant], names)
     return _check(source), environ.get("AZURE_AUTHORITY_HOST", "")
 
@@ -720,17 +757,9 @@ def _refuse_unbuilt(source: _Source, checked: Document) -> None:
     unbuilt: list[tuple[Key, object, str]] = [
         (("kafka", "azure_event_hubs"), checked.kafka.azure_event_hubs, "leave it out"),
     ]
-    tables: list[tuple[Key, IdentityTable]] = [(("identity",), checked.identity)]
-    tables += [(("tenants", number), table) for number, table in enumerate(checked.tenants)]
-    for key, table in tables:
-        unbuilt += [
-            ((*key, name), getattr(table, name), "use client_secret")
-            for name in ("client_certificate", "client_certificate_password", "workload_identity", "managed_identity")
-        ]
     for key, value, todo in unbuilt:
         if value:
-            by_azure = source.origin(key).startswith("AZURE_")
-            source.report(key, f"is not built yet; {'set AZURE_CLIENT_SECRET' if by_azure else todo}")
+            source.report(key, f"is not built yet; {todo}")
 
 
 def _privacy(source: _Source, checked: Document) -> dict[str, str]:
@@ -843,11 +872,22 @@ def _check_bundle(source: _Source, key: Key, bundle: Path) -> None:
 
 def _secret(source: _Source, key: Key, reference: Reference) -> Secret | None:
     """The secret; None when it is reported as missing."""
+    return _hidden(source, key, reference, Secret, str)
+
+
+def _secret_bytes(source: _Source, key: Key, reference: Reference) -> SecretBytes | None:
+    """The same, of any bytes."""
+    return _hidden(source, key, reference, SecretBytes, _as_bytes)
+
+
+def _hidden(
+    source: _Source, key: Key, reference: Reference, kind: type[_H], convert: Callable[[str], Any]
+) -> _H | None:
     match reference.kind:
         case "file":
             path = _file(source, reference.value)
             try:
-                secret = Secret.from_file(path)
+                secret = kind.from_file(path)
             except OSError as error:
                 source.report(
                     key, f"names the file {path}, which cannot be read ({error.strerror}); create it or name another"
@@ -858,10 +898,10 @@ def _secret(source: _Source, key: Key, reference: Reference) -> Secret | None:
                 return None
             what = f"names the file {path}, which is empty; write the secret into it"
         case "env":
-            secret = Secret(source.environ.get(reference.value, ""), f"variable {reference.value}")
+            secret = kind(convert(source.environ.get(reference.value, "")), f"variable {reference.value}")
             what = f"names the variable {reference.value}, which is not set or empty; set it"
         case _:
-            secret, what = Secret(reference.value), "is empty; set it, or leave it out"
+            secret, what = kind(convert(reference.value)), "is empty; set it, or leave it out"
     if not secret.get():
         source.report(key, what)
         return None
@@ -869,13 +909,11 @@ def _secret(source: _Source, key: Key, reference: Reference) -> Secret | None:
 
 
 def _tenants(source: _Source, checked: Document) -> tuple[Tenant, ...]:
-    shared_secret = None
-    if checked.identity.client_secret is not None:
-        shared_secret = _secret(source, ("identity", "client_secret"), checked.identity.client_secret)
+    shared = _own_identity(source, ("identity",), checked.identity)
     tenants: list[Tenant] = []
     ids: dict[str, int] = {}
     for number, table in enumerate(checked.tenants):
-        identity = _identity(source, checked, number, table, shared_secret)
+        identity = _identity(source, checked, number, table, shared)
         if table.id is None:
             source.report(("tenants", number, "id"), "is missing; write the directory (tenant) id")
             continue
@@ -913,20 +951,88 @@ def _tenants(source: _Source, checked: Document) -> tuple[Tenant, ...]:
     return tuple(tenants)
 
 
-def _identity(source: _Source, checked: Document, number: int, table: TenantTable, shared: Secret | None) -> Identity:
+def _own_identity(source: _Source, here: Key, table: IdentityTable) -> Identity:
+    """What a table says by itself. Its certificate is not looked at: the password may be another table's."""
+    chosen = _credentials(table)
+    for name in chosen[1:]:
+        what = f"is set, and so is {chosen[0]}; leave one of the two out"
+        source.report((*here, name), what)
+    password, managed = table.client_certificate_password, table.managed_identity
+    identity = Identity(
+        client_id=table.client_id or None,
+        client_certificate_password=(
+            _secret(source, (*here, "client_certificate_password"), password) if password is not None else None
+        ),
+    )
+    if table.client_secret is not None:
+        return replace(identity, client_secret=_secret(source, (*here, "client_secret"), table.client_secret))
+    if table.client_certificate is not None:
+        content = _secret_bytes(source, (*here, "client_certificate"), table.client_certificate)
+        return replace(identity, client_certificate=content)
+    if table.workload_identity:
+        return replace(identity, federated_token=_federated_token(source, (*here, "workload_identity")))
+    if managed:
+        return replace(identity, client_id=managed if isinstance(managed, str) else None, managed_identity=True)
+    return identity
+
+
+def _federated_token(source: _Source, key: Key) -> Secret | None:
+    """What Kubernetes puts into AZURE_FEDERATED_TOKEN_FILE."""
+    written = source.environ.get("AZURE_FEDERATED_TOKEN_FILE", "")
+    if not written:
+        todo = "let Azure's workload identity webhook set it (label azure.workload.identity/use), or set it"
+        source.report(key, f"needs the variable AZURE_FEDERATED_TOKEN_FILE, which is not set; {todo}")
+        return None
+    return _secret(source, key, Reference("file", str(Path(written).absolute())))
+
+
+def _identity(source: _Source, checked: Document, number: int, table: TenantTable, shared: Identity) -> Identity:
+    """What a tenant signs in with: its own credential, else the shared one, unless that is switched off here."""
     here: Key = ("tenants", number)
-    client_id = table.client_id or checked.identity.client_id or None
+    own = _own_identity(source, here, table)
+    chosen, there = _credentials(table), _credentials(checked.identity)
+    identity = own
+    if not chosen and there and getattr(table, there[0]) is None:
+        identity = replace(
+            shared,
+            client_id=shared.client_id if shared.managed_identity else own.client_id or shared.client_id,
+            client_certificate_password=own.client_certificate_password or shared.client_certificate_password,
+        )
+        chosen, here = there, ("identity",)
+    elif chosen and not own.managed_identity:
+        identity = replace(
+            own,
+            client_id=own.client_id or shared.client_id,
+            client_certificate_password=own.client_certificate_password or shared.client_certificate_password,
+        )
+    if identity.federated_token is not None and identity.client_id is None:
+        identity = replace(identity, client_id=source.environ.get("AZURE_CLIENT_ID") or None)
+    _check_identity(source, number, table, identity, (*here, chosen[0]) if chosen else None)
+    return identity
+
+
+def _check_identity(source: _Source, number: int, table: TenantTable, identity: Identity, chosen: Key | None) -> None:
+    """Reports what a tenant lacks to sign in. `chosen`: the key of its credential."""
+    here: Key = ("tenants", number)
     from_azure = source.variables.get((*here, "id")) == "AZURE_TENANT_ID"
-    if client_id is None and not source.is_reported("identity", "client_id"):
+    if identity.client_id is None and not identity.managed_identity and not source.is_reported("identity", "client_id"):
         todo = "set AZURE_CLIENT_ID" if from_azure else "set it here or in [identity]"
         source.report((*here, "client_id"), f"is missing; {todo}", "AZURE_CLIENT_ID" if from_azure else None)
-    own = _credentials(table)
-    if table.client_secret is not None:
-        return Identity(client_id, _secret(source, (*here, "client_secret"), table.client_secret))
-    if not own and not _credentials(checked.identity) and not source.is_reported("identity", "client_secret"):
-        todo = "set AZURE_CLIENT_SECRET" if from_azure else "set it here or in [identity]"
+    if chosen is None and not any(source.is_reported("identity", name) for name in _CREDENTIALS):
+        todo = "set it here or in [identity], or client_certificate, workload_identity or managed_identity"
+        if from_azure:
+            todo = "set AZURE_CLIENT_SECRET, AZURE_CLIENT_CERTIFICATE_PATH or AZURE_FEDERATED_TOKEN_FILE"
         source.report((*here, "client_secret"), f"is missing; {todo}", "AZURE_CLIENT_SECRET" if from_azure else None)
-    return Identity(client_id, None if own else shared)
+    if identity.client_certificate is None:
+        if table.client_certificate_password is not None:
+            what = "is set, but there is no client_certificate; leave it out"
+            source.report((*here, "client_certificate_password"), what)
+        return
+    password = identity.client_certificate_password
+    try:
+        certificates.read(identity.client_certificate.get(), password.get() if password else None)
+    except certificates.NoCertificateError as error:
+        source.report(chosen or here, str(error))
 
 
 def _kafka(source: _Source, checked: Document) -> Kafka:

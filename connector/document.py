@@ -151,7 +151,7 @@ def _to_property(value: object) -> Reference:
 
 
 def _to_identity(value: object) -> bool | str:
-    if isinstance(value, (bool, str)):
+    if isinstance(value, bool) or (isinstance(value, str) and re.fullmatch(r"[!-~]{0,256}", value)):
         return value
     raise ValueError("must be true, false or the client id of a user-assigned identity")
 
@@ -361,14 +361,14 @@ class IdentityTable(Table):
     client_id: _ClientId | None = Field(None, description="Application (client) id.")
     client_secret: _SecretText | None = Field(None, description="Secret of the application.")
     client_certificate: _SecretText | None = Field(
-        None, description="PEM with key and certificate, or PFX. Not built yet."
+        None, description="Instead of a secret: PEM with an RSA key and its certificate, or PFX."
     )
-    client_certificate_password: _SecretText | None = Field(
-        None, description="Password of the certificate. Not built yet."
+    client_certificate_password: _SecretText | None = Field(None, description="Password of the certificate.")
+    workload_identity: bool | None = Field(
+        None, description="Instead of a secret: the token in the file that AZURE_FEDERATED_TOKEN_FILE names."
     )
-    workload_identity: bool | None = Field(None, description="Kubernetes workload identity. Not built yet.")
     managed_identity: _ManagedIdentity | None = Field(
-        None, description="Azure managed identity: true, or the client id of a user-assigned one. Not built yet."
+        None, description="Instead of a secret: true, or the client id of a user-assigned managed identity of Azure."
     )
 
 

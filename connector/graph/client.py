@@ -49,7 +49,6 @@ _LOG_AGAIN_S = 60.0
 _SAFE = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
 _MOST_KINDS = 64
 _OK, _UNAUTHORIZED, _FORBIDDEN, _NOT_ACCEPTABLE, _TOO_MANY = 200, 401, 403, 406, 429
-_UNTAKEN = "does not take a fresh token (401); check graph.cloud and the tenant's id"
 _PASSING_STATUSES = {408, 425, _TOO_MANY}
 
 
@@ -114,9 +113,11 @@ class NoEvents:
 class _UnauthorizedError(Exception):
     """Graph did not take the token."""
 
-    def __init__(self, exchange: "_Exchange") -> None:
+    def __init__(self, exchange: "_Exchange", audience: str) -> None:
         super().__init__("401")
         self.exchange = exchange
+        self.audience = audience
+        "Whom the token was for."
 
 
 class GraphClient:
@@ -250,8 +251,17 @@ class Source:
         try:
             page, received_at, size = await self._ask(url, {str(url)}, 0, slot)
         except _UnauthorizedError as error:
-            self._reject(error.exchange, "sign_in", _UNTAKEN)
+            self._reject(error.exchange, "sign_in", self._untaken(error.audience))
         return ReadPage(page.rows, received_at, size, page.next_link is None)
+
+    def _untaken(self, audience: str) -> str:
+        """Why Graph may not have taken a fresh token."""
+        cloud = permit.cloud_of(audience)
+        made_for = f" that is for {cloud}" if cloud else ""
+        theirs = permit.cloud_of(self._sign_in.graph_host)
+        hint = f", sign-in says that this tenant is of {theirs}" if theirs and theirs != cloud else ""
+        what = f"at {self._root.host} does not take a fresh token{made_for} (401){hint}"
+        return f"{what}; check graph.cloud and the tenant's id"
 
     async def close(self) -> None:
         """Ends what goes on in the background. Chains are ended by whoever reads them."""
@@ -272,7 +282,7 @@ class Source:
                 return await self._ask(url, followed, priority, slot)
             except _UnauthorizedError as error:
                 if unauthorized:
-                    self._reject(error.exchange, "sign_in", _UNTAKEN)
+                    self._reject(error.exchange, "sign_in", self._untaken(error.audience))
                 unauthorized = True
             except WeatherError as error:
                 failed = True
@@ -350,7 +360,8 @@ class Source:
         if status == _UNAUTHORIZED:
             self._sign_in.drop(token)
             self.health.up = False
-            raise _UnauthorizedError(exchange)
+            known = permit.read(token)
+            raise _UnauthorizedError(exchange, known.audience if known else "")
         if status == _NOT_ACCEPTABLE:
             self.health.answered()
             self.budget.succeeded(exchange.slot)

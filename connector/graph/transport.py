@@ -86,8 +86,11 @@ class Transport:
         max_bytes: int,
         form: bytes | None = None,
         departure: Departure | None = None,
+        through_proxy: bool = True,
     ) -> Answer:
         """The answer to one request, whatever its status; a redirect is an answer.
+
+        `through_proxy`: false for what only this machine can reach.
 
         Raises BrokenAnswerError when none came whole within the time and `max_bytes`.
         """
@@ -100,7 +103,7 @@ class Transport:
                 headers=headers,
                 data=form,
                 allow_redirects=False,
-                proxy=self._proxy(url),
+                proxy=self._proxy(url) if through_proxy else None,
                 trace_request_ctx=departure,
             ) as response:
                 body = bytearray()

@@ -11,7 +11,7 @@ import typer
 
 from connector.errors import ConfigurationError, RefusedError
 from connector.simulator.faults import SETTINGS_HELP, STRIKES, Faults
-from connector.simulator.options import Options, duration_s
+from connector.simulator.options import Federation, Options, duration_s
 
 _FAULTS = "; ".join(f"{name}: {text}" for name, text in {**STRIKES, **SETTINGS_HELP}.items())
 
@@ -29,6 +29,14 @@ def _duration(option: str, text: str) -> float:
         return duration_s(text)
     except ValueError as wrong:
         raise ConfigurationError([f"{option}: {wrong}"]) from None
+
+
+def _read(option: str, path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        message = f"{option}: {path} cannot be read ({error.strerror}); name a PEM file"
+        raise ConfigurationError([message]) from None
 
 
 def _option(field: str) -> str:
@@ -92,6 +100,33 @@ def simulate(  # noqa: PLR0913
     ] = 50,
     token_lifetime: Annotated[str, typer.Option(help="How long tokens live.")] = "1h",  # noqa: S107
     without_role: Annotated[int, typer.Option(metavar="N", help="The last N tenants lack the app role.")] = 0,
+    cloud: Annotated[
+        str,
+        typer.Option(help="The cloud whose tokens Graph takes: global, us-gov-l4, us-gov-l5. Default: any of them."),
+    ] = "",
+    certificate: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="PATH",
+            help="A certificate (PEM) that the application signs assertions with; may be repeated.",
+        ),
+    ] = None,
+    federated_key: Annotated[
+        Path | None,
+        typer.Option(metavar="PATH", help="Public key (PEM) of who issues federated tokens for the application."),
+    ] = None,
+    federated_issuer: Annotated[str, typer.Option(metavar="URL", help="Their issuer.")] = "https://issuer.example",
+    federated_subject: Annotated[str, typer.Option(metavar="TEXT", help="Their subject.")] = (
+        "system:serviceaccount:default:connector"
+    ),
+    imds: Annotated[
+        bool,
+        typer.Option(
+            "--imds",
+            help="Also be the endpoint of Azure's managed identities: its address is `imds` in the JSON line, for "
+            "AZURE_POD_IDENTITY_AUTHORITY_HOST.",
+        ),
+    ] = False,
     clock_offset: Annotated[
         str, typer.Option(help='How far the clock of the data is from the real one, such as "-3d".')
     ] = "0s",
@@ -142,6 +177,14 @@ def simulate(  # noqa: PLR0913
         requests_per_minute=requests_per_minute,
         token_lifetime_s=int(_duration("--token-lifetime", token_lifetime)),
         without_role=without_role,
+        cloud=cloud,
+        certificates=tuple(_read("--certificate", path) for path in certificate or ()),
+        federation=(
+            Federation(federated_issuer, federated_subject, _read("--federated-key", federated_key))
+            if federated_key
+            else None
+        ),
+        imds=imds,
         clock_offset_s=_duration("--clock-offset", clock_offset),
         frozen=frozen,
         prebuilt=prebuilt,
@@ -162,7 +205,11 @@ def simulate(  # noqa: PLR0913
 async def _serve(options: Options) -> None:
     from connector.simulator.server import Simulator  # noqa: PLC0415  # keeps `--help` fast
 
-    simulator = Simulator(options)
+    try:
+        simulator = Simulator(options)
+    except ValueError:
+        message = "--certificate, --federated-key: one of the files holds no PEM of its kind; name another"
+        raise ConfigurationError([message]) from None
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):

@@ -13,6 +13,7 @@ from connector.simulator.sign_in import Answer
 from connector.simulator.world import World
 
 DISCOVERY = re.compile(r"/([^/]+)/v2\.0/\.well-known/openid-configuration", re.IGNORECASE)
+KEYS = re.compile(r"/([^/]+)/discovery/v2\.0/keys", re.IGNORECASE)
 TOKEN = re.compile(r"/([^/]+)/oauth2/v2\.0/token", re.IGNORECASE)
 
 
@@ -65,8 +66,14 @@ async def _answer(world: World, request: web.Request, note: Request, tenant: str
         return _json(world.sign_in.discovery(tenant, root_of(request), world.epoch_s()))
     if request.method != "POST":
         return web.Response(status=405)
+    endpoint = f"{root_of(request)}{request.path}"
     form = {name: value for name, value in (await request.post()).items() if isinstance(value, str)}
-    return _json(world.sign_in.token(tenant, form, world.epoch_s()))
+    return _json(world.sign_in.token(tenant, form, endpoint, world.epoch_s()))
+
+
+def keys(world: World) -> web.Response:
+    """Answer with the keys that tokens are signed with."""
+    return _json(world.sign_in.keys())
 
 
 def _json(found: Answer, headers: dict[str, str] | None = None) -> web.Response:

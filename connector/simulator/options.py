@@ -8,6 +8,8 @@ from typing import Literal
 Order = Literal["start", "newest", "id"]
 Shape = Literal["flat", "busy-hours"]
 
+CLOUDS = ("global", "us-gov-l4", "us-gov-l5")
+
 _UNITS_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _DURATION = re.compile(r"([+-]?)(\d+(?:\.\d+)?)(ms|s|m|h|d)?")
 
@@ -31,6 +33,15 @@ def duration_s(text: str) -> float:
         raise ValueError(message)
     sign, number, unit = found.groups()
     return (-1.0 if sign == "-" else 1.0) * float(number) * _UNITS_S[unit or "s"]
+
+
+@dataclass(frozen=True, slots=True)
+class Federation:
+    """Whose tokens are taken for the application: issuer, subject, and the issuer's public key (PEM)."""
+
+    issuer: str
+    subject: str
+    public_key: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +128,10 @@ class Options(Recipe):
     requests_per_minute: int = 50
     token_lifetime_s: int = 3600
     without_role: int = 0
+    cloud: str = ""
+    certificates: tuple[bytes, ...] = ()
+    federation: Federation | None = None
+    imds: bool = False
     clock_offset_s: float = 0.0
     frozen: bool = False
     prebuilt: bool = False
@@ -136,6 +151,8 @@ class Options(Recipe):
         ):
             if getattr(self, name) < least:
                 problems.append(f"{name}: give at least {least}")
+        if self.cloud and self.cloud not in CLOUDS:
+            problems.append(f"cloud: give one of {', '.join(CLOUDS)}")
         if self.order not in {"start", "newest", "id"}:
             problems.append("order: give start, newest or id")
         return problems

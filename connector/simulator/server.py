@@ -12,7 +12,7 @@ from typing import Self
 
 from aiohttp import web
 
-from connector.simulator import control, entra, graph, tls
+from connector.simulator import control, entra, graph, imds, tls
 from connector.simulator.arrivals import Request
 from connector.simulator.options import Options
 from connector.simulator.world import TenantServed, TruthRow, World
@@ -40,12 +40,15 @@ class Simulator:
             raise ValueError("; ".join(problems))
         self.world = World(self.options, now)
         self.url = ""
+        self.imds_url = ""
+        "Where managed identities are asked for, when that is an option."
         self.port = 0
         self.ca_path = Path()
         self._host = "127.0.0.1" if self.options.host == "localhost" else self.options.host
         self._ca, self._tls = tls.make([*([] if self._host in _ANYWHERE else [self._host]), *self.options.names])
         self._folder: tempfile.TemporaryDirectory[str] | None = None
         self._runner: web.AppRunner | None = None
+        self._azure: web.AppRunner | None = None
         self._site: web.SockSite | None = None
         self._reopening: asyncio.Task[None] | None = None
 
@@ -65,6 +68,15 @@ class Simulator:
         return self.world.sign_in.secret
 
     @property
+    def managed_identity(self) -> str:
+        """The client id of the managed identity that people assigned to this machine."""
+        return next(iter(self.world.sign_in.machines))
+
+    def register(self, *certificates: bytes) -> None:
+        """Take these certificates (PEM) of the application and no others from here on."""
+        self.world.sign_in.registration.register(certificates)
+
+    @property
     def requests(self) -> list[Request]:
         """The newest 100,000 requests, oldest first."""
         return list(self.world.visits.requests)
@@ -78,6 +90,7 @@ class Simulator:
             "tenants": self.tenants,
             "client_id": self.client_id,
             "client_secret": self.client_secret,
+            **({"imds": self.imds_url, "managed_identity": self.managed_identity} if self.imds_url else {}),
         }
 
     async def start(self) -> None:
@@ -91,6 +104,8 @@ class Simulator:
         try:
             self._write_ca()
             await self._listen(self.options.port)
+            if self.options.imds:
+                await self._listen_as_azure()
         except OSError:
             await self.stop()
             raise
@@ -104,6 +119,9 @@ class Simulator:
             self._cut_connections()
             await self._runner.cleanup()
             self._runner = self._site = None
+        if self._azure is not None:
+            await self._azure.cleanup()
+            self._azure = None
         if self._folder is not None:
             self._folder.cleanup()
             self._folder = None
@@ -220,6 +238,18 @@ class Simulator:
         name = "localhost" if self._host in _ANYWHERE else self._host
         self.url = f"https://[{name}]:{self.port}" if ":" in name else f"https://{name}:{self.port}"
 
+    async def _listen_as_azure(self) -> None:
+        app = web.Application()
+        app.router.add_route("*", "/{path:.*}", self._answer_as_azure)
+        self._azure = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=_STOP_S)
+        await self._azure.setup()
+        listening = socket.create_server(("127.0.0.1", 0))
+        await web.SockSite(self._azure, listening).start()
+        self.imds_url = f"http://127.0.0.1:{listening.getsockname()[1]}"
+
+    async def _answer_as_azure(self, request: web.Request) -> web.StreamResponse:
+        return await imds.answer(self.world, request)
+
     def _write_ca(self) -> None:
         path = self.options.ca_out
         if path is None:
@@ -235,6 +265,8 @@ class Simulator:
         path = request.path
         if path.startswith("/simulator/"):
             return await control.answer(self.world, request, self._refuse_soon)
+        if entra.KEYS.fullmatch(path):
+            return entra.keys(self.world)
         if entra.TOKEN.fullmatch(path) or entra.DISCOVERY.fullmatch(path):
             return await entra.answer(self.world, request)
         return await graph.answer(self.world, request)

@@ -6,13 +6,21 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
-from uuid import uuid4
+from uuid import NAMESPACE_URL, uuid4, uuid5
 
+import jwt
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
 
-GRAPH_ROOTS = ("https://graph.microsoft.com", "https://graph.microsoft.us", "https://dod-graph.microsoft.us")
+from connector.simulator import assertions
+
+GRAPH_ROOTS = {
+    "global": "https://graph.microsoft.com",
+    "us-gov-l4": "https://graph.microsoft.us",
+    "us-gov-l5": "https://dod-graph.microsoft.us",
+}
 ROLE = "CallRecords.Read.All"
+_KEY_ID = "simulator"
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +79,13 @@ class SignIn:
         self._client_id = client_id
         self.secret = secret
         self.lifetime_s = lifetime_s
+        self.registration = assertions.Registration()
+        self.graph_roots = tuple(GRAPH_ROOTS.values())
+        "For whom a token must be made that Graph takes."
+        self.machine = str(uuid5(NAMESPACE_URL, f"system-assigned:{client_id}"))
+        "The managed identity that this machine has from the system, of the first tenant."
+        self.machines = {str(uuid5(NAMESPACE_URL, f"user-assigned:{client_id}"))}
+        "Those that were assigned to it by people."
         self._key = _signing_key()
         self._tokens: dict[str, Token] = {}
 
@@ -101,14 +116,17 @@ class SignIn:
                 "claims_supported": ["sub", "iss", "aud", "exp", "iat"],
                 "tenant_region_scope": "EU",
                 "cloud_instance_name": "microsoftonline.com",
-                "msgraph_host": "graph.microsoft.com",
+                "msgraph_host": self.graph_roots[0].removeprefix("https://"),
             },
         )
 
-    def token(  # one return for each of Entra's answers
-        self, tenant: str, form: Mapping[str, str], now: float
-    ) -> Answer:
-        """Return a token for the client credentials in `form`, or the error that Entra has for them."""
+    def keys(self) -> Answer:
+        """Return the keys that tokens are signed with (JWKS)."""
+        key: dict[str, object] = jwt.algorithms.RSAAlgorithm.to_jwk(self._key.public_key(), as_dict=True)
+        return Answer(200, {"keys": [key | {"kid": _KEY_ID, "use": "sig", "alg": "RS256"}]})
+
+    def token(self, tenant: str, form: Mapping[str, str], endpoint: str, now: float) -> Answer:
+        """Return a token for the client credentials in `form`, sent to `endpoint`, or Entra's error for them."""
         if tenant.lower() not in self._tenants:
             return self._unknown(tenant, now)
         if form.get("grant_type") != "client_credentials":
@@ -117,15 +135,9 @@ class SignIn:
         if client.lower() != self._client_id:
             text = f"Application with identifier '{client}' was not found in the directory '{tenant}'."
             return refusal(400, "unauthorized_client", 700016, text, now)
-        if "client_secret" not in form:
-            text = "The request body must contain the following parameter: 'client_assertion' or 'client_secret'."
-            return refusal(401, "invalid_client", 7000218, text, now)
-        if form["client_secret"] != self.secret:
-            text = (
-                "Invalid client secret provided. Ensure the secret being sent in the request is the client secret "
-                f"value, not the client secret ID, for a secret added to app '{client}'."
-            )
-            return refusal(401, "invalid_client", 7000215, text, now)
+        refused = self._unproved(form, client, endpoint, now)
+        if refused is not None:
+            return refused
         scope = form.get("scope", "").split()
         if len(scope) != 1 or not scope[0].endswith("/.default") or not scope[0].startswith("https://"):
             text = f"The provided value for the input parameter 'scope' is not valid. The scope {scope} is not valid."
@@ -136,21 +148,53 @@ class SignIn:
                 "token_type": "Bearer",
                 "expires_in": self.lifetime_s,
                 "ext_expires_in": self.lifetime_s,
-                "access_token": self._issue(tenant.lower(), scope[0].removesuffix("/.default").rstrip("/"), now),
+                "access_token": self._issue(
+                    tenant.lower(), scope[0].removesuffix("/.default").rstrip("/"), self._client_id, now
+                ),
             },
         )
 
-    def _issue(self, tenant: str, audience: str, now: float) -> str:
+    def _unproved(self, form: Mapping[str, str], client: str, endpoint: str, now: float) -> Answer | None:
+        """Return why the form does not prove who sends it; None when it does."""
+        if "client_assertion" in form:
+            if form.get("client_assertion_type") != assertions.TYPE:
+                text = "The request body must contain the following parameter: 'client_assertion_type'."
+                return refusal(400, "invalid_request", 900144, text, now)
+            try:
+                self.registration.check(form["client_assertion"], client, endpoint, now)
+            except assertions.WrongAssertionError as wrong:
+                return refusal(401, wrong.error, wrong.number, str(wrong), now)
+            return None
+        if "client_secret" not in form:
+            text = "The request body must contain the following parameter: 'client_assertion' or 'client_secret'."
+            return refusal(401, "invalid_client", 7000218, text, now)
+        if form["client_secret"] != self.secret:
+            text = (
+                "Invalid client secret provided. Ensure the secret being sent in the request is the client secret "
+                f"value, not the client secret ID, for a secret added to app '{client}'."
+            )
+            return refusal(401, "invalid_client", 7000215, text, now)
+        return None
+
+    def managed(self, audience: str, client: str | None, now: float) -> str | None:
+        """Return a token of a managed identity of the first tenant; None when this machine does not have it."""
+        if client is not None and client not in self.machines:
+            return None
+        return self._issue(next(iter(self._tenants)), audience, client or self.machine, now)
+
+    def _issue(self, tenant: str, audience: str, client: str, now: float) -> str:
         self._tokens = {text: token for text, token in self._tokens.items() if token.expires > now}
         has_role = self._tenants[tenant]
-        header = {"typ": "JWT", "alg": "RS256", "kid": "simulator"}
+        header = {"typ": "JWT", "alg": "RS256", "kid": _KEY_ID}
         claims = {
             "aud": audience,
             "iss": f"https://sts.windows.net/{tenant}/",
             "iat": int(now),
             "nbf": int(now),
             "exp": int(now) + self.lifetime_s,
-            "appid": self._client_id,
+            "appid": client,
+            "oid": str(uuid5(NAMESPACE_URL, f"{tenant}:{client}")),
+            "sub": str(uuid5(NAMESPACE_URL, f"{tenant}:{client}")),
             "idtyp": "app",
             "roles": [ROLE] if has_role else [],
             "tid": tenant,
@@ -175,7 +219,7 @@ class SignIn:
             return "Access token validation failure. Invalid signature."
         if token.expires <= now:
             return "Lifetime validation failed, the token is expired."
-        if token.audience not in GRAPH_ROOTS:
+        if token.audience not in self.graph_roots:
             return "Access token validation failure. Invalid audience."
         return token
 

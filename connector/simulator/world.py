@@ -9,12 +9,13 @@ import msgspec
 import numpy as np
 
 from connector.simulator.arrivals import Arrivals, Visits
+from connector.simulator.assertions import Registration
 from connector.simulator.calls import Block, Calls, guid, mix_one, tenant_key
 from connector.simulator.faults import Faults
 from connector.simulator.options import Options
 from connector.simulator.pages import Log, Page, Shelf, Version
 from connector.simulator.rows import Texts
-from connector.simulator.sign_in import SignIn
+from connector.simulator.sign_in import GRAPH_ROOTS, SignIn
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MS = timedelta(milliseconds=1)
@@ -164,6 +165,9 @@ class World:
         secret = f"{mix_one(own + 3):016x}~{mix_one(own + 4):016x}"
         roles = {tenant.id: tenant.has_role for tenant in self.tenants.values()}
         self.sign_in = SignIn(roles, self.client_id, secret, options.token_lifetime_s)
+        self.sign_in.registration = Registration(options.certificates, options.federation)
+        if options.cloud:
+            self.sign_in.graph_roots = (GRAPH_ROOTS[options.cloud],)
 
     def data_now(self) -> datetime:
         """Return the time that decides which rows can be seen."""

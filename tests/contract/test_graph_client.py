@@ -19,6 +19,7 @@ from connector.errors import ConfigurationError, RangeTooLongError, RejectedErro
 from connector.graph import client as graph_client
 from connector.graph.client import GraphClient, ReadPage, Source
 from connector.simulator import Options, Simulator
+from tests.proxies import proxy
 
 # One simulator serves most tests; making its keys takes longer than the tests.
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -51,6 +52,10 @@ class Secret:
 class Identity:
     client_id: str | None
     client_secret: Secret | None
+    client_certificate: None = None
+    client_certificate_password: None = None
+    federated_token: None = None
+    managed_identity: bool = False
 
 
 @dataclass
@@ -588,33 +593,6 @@ async def test_a_ca_bundle_that_is_none_is_an_error_of_the_configuration(bench: 
 
 
 # Proxy
-
-
-@contextlib.asynccontextmanager
-async def proxy() -> AsyncIterator[tuple[str, list[str]]]:
-    """An HTTP proxy that knows CONNECT: its address, and where it was asked to connect to."""
-    asked: list[str] = []
-
-    async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        while data := await reader.read(65536):
-            writer.write(data)
-        writer.close()
-
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        head = await reader.readuntil(b"\r\n\r\n")
-        place = head.split()[1].decode()
-        asked.append(place)
-        host, _, port = place.rpartition(":")
-        far_reader, far_writer = await asyncio.open_connection(host, int(port))
-        writer.write(b"HTTP/1.1 200 Connection established\r\n\r\n")
-        with contextlib.suppress(ConnectionError):
-            await asyncio.gather(pump(reader, far_writer), pump(far_reader, writer))
-
-    server = await asyncio.start_server(serve, "127.0.0.1", 0)
-    try:
-        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", asked
-    finally:
-        server.close()
 
 
 async def test_https_proxy_is_used_for_graph_and_sign_in_and_counts_no_request(

@@ -375,18 +375,24 @@ class TestAzure:
             ),
             (
                 {**AZURE, "AZURE_CLIENT_SECRET": ""},
-                "AZURE_CLIENT_SECRET: tenants[0].client_secret: is missing; set AZURE_CLIENT_SECRET",
+                (
+                    "AZURE_CLIENT_SECRET: tenants[0].client_secret: is missing; set AZURE_CLIENT_SECRET, "
+                    "AZURE_CLIENT_CERTIFICATE_PATH or AZURE_FEDERATED_TOKEN_FILE"
+                ),
             ),
             (
                 {**AZURE, "AZURE_CLIENT_SECRET": "", "AZURE_CLIENT_CERTIFICATE_PATH": "/c.pem"},
                 (
-                    "AZURE_CLIENT_CERTIFICATE_PATH: tenants[0].client_certificate: is not built yet; "
-                    "set AZURE_CLIENT_SECRET"
+                    "AZURE_CLIENT_CERTIFICATE_PATH: tenants[0].client_certificate: names the file /c.pem, "
+                    "which cannot be read (No such file or directory); create it or name another"
                 ),
             ),
             (
                 {**AZURE, "AZURE_CLIENT_SECRET": "", "AZURE_FEDERATED_TOKEN_FILE": "/token"},
-                "AZURE_FEDERATED_TOKEN_FILE: tenants[0].workload_identity: is not built yet; set AZURE_CLIENT_SECRET",
+                (
+                    "AZURE_FEDERATED_TOKEN_FILE: tenants[0].workload_identity: names the file /token, "
+                    "which cannot be read (No such file or directory); create it or name another"
+                ),
             ),
             (
                 {**AZURE, "AZURE_AUTHORITY_HOST": "http://login.example"},
@@ -717,12 +723,6 @@ class TestFile:
         ),
         # legal, but another issue brings it
         ("kafka.azure_event_hubs = true", "kafka.azure_event_hubs: is not built yet; leave it out"),
-        (
-            'identity.client_certificate = { file = "c.pem" }',
-            "identity.client_certificate: is not built yet; use client_secret",
-        ),
-        ("identity.workload_identity = true", "identity.workload_identity: is not built yet; use client_secret"),
-        ('identity.managed_identity = "x"', "identity.managed_identity: is not built yet; use client_secret"),
     ],
 )
 def test_a_wrong_value_is_one_line_with_file_key_and_what_to_do(
@@ -799,7 +799,10 @@ def test_tenants_with_the_same_id_in_another_case_or_the_same_name_are_refused(t
 def test_a_tenant_without_anything_to_sign_in_with_is_refused(tmp_path: Path) -> None:
     assert problems(tmp_path, f'[[tenants]]\nid = "{TENANT}"\n', tenant=False) == [
         "connector.toml: tenants[0].client_id: is missing; set it here or in [identity]",
-        "connector.toml: tenants[0].client_secret: is missing; set it here or in [identity]",
+        (
+            "connector.toml: tenants[0].client_secret: is missing; set it here or in [identity], "
+            "or client_certificate, workload_identity or managed_identity"
+        ),
     ]
 
 

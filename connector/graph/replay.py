@@ -1,0 +1,76 @@
+"""msal as a function of the answers that it needs: it is given those that have come and stops at the missing one."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+from urllib.parse import urlencode
+
+from connector.graph.transport import Answer
+
+
+class Request(NamedTuple):
+    """What msal wants to be asked."""
+
+    method: str
+    url: str
+    headers: dict[str, str]
+    form: bytes | None
+
+
+class MissingAnswerError(Exception):
+    """msal needs the answer to `request` to go on. No OSError or ValueError: msal catches those."""
+
+    def __init__(self, request: Request) -> None:
+        super().__init__("an answer is missing")
+        self.request = request
+
+
+class _Reply:
+    """An answer in the shape that msal expects."""
+
+    def __init__(self, answer: Answer) -> None:
+        self.status_code = answer.status
+        self.headers = answer.headers
+        self.text = answer.body.decode(errors="replace")
+
+
+class Replies:
+    """msal's `http_client`: the answers that have come, in order, then MissingAnswerError."""
+
+    def __init__(self) -> None:
+        self._answers: list[Answer] = []
+        self._given = 0
+
+    def rewind(self, answers: list[Answer]) -> None:
+        """Msal starts again, with these answers."""
+        self._answers, self._given = answers, 0
+
+    def get(self, url: str, params: Any = None, headers: Any = None, **_: Any) -> _Reply:
+        """As of a `requests` session."""
+        return self._reply(Request("GET", _with(url, params), _texts(headers), None))
+
+    def post(self, url: str, params: Any = None, data: Any = None, headers: Any = None, **_: Any) -> _Reply:
+        """As of a `requests` session."""
+        form = data if isinstance(data, str) else urlencode(_without_none(data or {}))
+        names = {"Content-Type": "application/x-www-form-urlencoded", **_texts(headers)}
+        return self._reply(Request("POST", _with(url, params), names, form.encode()))
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+    def _reply(self, request: Request) -> _Reply:
+        if self._given == len(self._answers):
+            raise MissingAnswerError(request)
+        self._given += 1
+        return _Reply(self._answers[self._given - 1])
+
+
+def _with(url: str, params: Any) -> str:
+    return f"{url}{'&' if '?' in url else '?'}{urlencode(_without_none(params))}" if params else url
+
+
+def _texts(headers: Mapping[str, Any] | None) -> dict[str, str]:
+    return {name: str(value) for name, value in (headers or {}).items() if value is not None}
+
+
+def _without_none(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if value is not None}

@@ -1,0 +1,210 @@
+"""With what each tenant signs in: one credential, its own or the shared one, and every mistake in a sentence."""
+
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from connector.config import Identity, load
+from connector.errors import ConfigurationError
+from tests.certificates import key_pair
+
+TENANT = "11111111-1111-1111-1111-111111111111"
+AZURE = {"AZURE_TENANT_ID": TENANT, "AZURE_CLIENT_ID": "app"}
+RSA = key_pair("unit")
+
+
+@cache
+def files() -> dict[str, bytes]:
+    """Made once: encryption takes long on purpose."""
+    return {
+        "app.pem": RSA.pem(),
+        "locked.pem": RSA.pem("p4ss"),
+        "app.pfx": RSA.pfx("p4ss"),
+        "key.pem": RSA.key_pem(),
+        "certificate.pem": RSA.certificate_pem,
+        "curve.pem": key_pair("curve", curve=True).pem(),
+        "foreign.pem": RSA.key_pem() + key_pair("curve", curve=True).certificate_pem,
+        "broken.pem": RSA.certificate_pem + b"-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n",
+        "text": b"no certificate",
+        "token": b"\nfederated\n\n",
+    }
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for name, content in files().items():
+        (tmp_path / name).write_bytes(content)
+    return tmp_path
+
+
+def identity(folder: Path, shared: str, own: str = "", environ: dict[str, str] | None = None) -> Identity:
+    text = f'[identity]\n{shared}\n[[tenants]]\nid = "{TENANT}"\n{own}\n'
+    path = folder / "connector.toml"
+    path.write_text(text, encoding="utf-8")
+    return load(path, environ or {}).tenants[0].identity
+
+
+def problems(folder: Path, shared: str, own: str = "", environ: dict[str, str] | None = None) -> list[str]:
+    with pytest.raises(ConfigurationError) as caught:
+        identity(folder, shared, own, environ)
+    return [problem.replace(f"{folder}/", "").removeprefix("connector.toml: ") for problem in caught.value.problems]
+
+
+SECRET = 'client_id = "app"\nclient_secret = "hunter2"\n'
+CERTIFICATE = 'client_id = "app"\nclient_certificate = { file = "app.pem" }\n'
+
+
+def kinds(found: Identity) -> list[str]:
+    names = ("client_secret", "client_certificate", "federated_token", "managed_identity")
+    return [name for name in names if getattr(found, name)]
+
+
+@pytest.mark.parametrize(
+    ("shared", "own", "expected", "client_id"),
+    [
+        (CERTIFICATE, "", ["client_certificate"], "app"),
+        (SECRET, 'client_certificate = { file = "app.pem" }', ["client_certificate"], "app"),
+        (CERTIFICATE, 'client_secret = "own"\nclient_id = "mine"', ["client_secret"], "mine"),
+        (SECRET, "managed_identity = true", ["managed_identity"], None),
+        (SECRET, 'managed_identity = "assigned"', ["managed_identity"], "assigned"),
+        ("managed_identity = true", SECRET, ["client_secret"], "app"),
+        ("managed_identity = true", 'client_id = "unused"', ["managed_identity"], None),
+        (SECRET, "managed_identity = false", ["client_secret"], "app"),
+        (SECRET, "workload_identity = true", ["federated_token"], "app"),
+        ('client_id = "app"\nworkload_identity = true', "", ["federated_token"], "app"),
+        ("workload_identity = true", "", ["federated_token"], "webhook"),
+    ],
+)
+def test_a_tenant_s_own_credential_replaces_the_shared_one(
+    folder: Path, shared: str, own: str, expected: list[str], client_id: str | None
+) -> None:
+    environ = {"AZURE_FEDERATED_TOKEN_FILE": str(folder / "token"), "AZURE_CLIENT_ID": "webhook"}
+    found = identity(folder, shared, own, environ)
+    assert (kinds(found), found.client_id) == (expected, client_id)
+
+
+@pytest.mark.parametrize(
+    ("lines", "expected"),
+    [
+        (
+            'client_certificate = { file = "missing.pem" }',
+            "names the file missing.pem, which cannot be read (No such file or directory); create it or name another",
+        ),
+        (
+            'client_certificate = { file = "curve.pem" }',
+            "holds a key that is no RSA key, and Microsoft Entra takes no other; create one with RSA",
+        ),
+        (
+            'client_certificate = { file = "key.pem" }',
+            "holds no certificate; write PEM with an RSA key and its certificate, or PFX",
+        ),
+        (
+            'client_certificate = { file = "certificate.pem" }',
+            "holds no private key; write PEM with an RSA key and its certificate, or PFX",
+        ),
+        (
+            'client_certificate = { file = "foreign.pem" }',
+            "holds no certificate of its private key; write PEM with an RSA key and its certificate, or PFX",
+        ),
+        (
+            'client_certificate = { file = "broken.pem" }',
+            "holds a private key that cannot be read; write PEM with an RSA key and its certificate, or PFX",
+        ),
+        ('client_certificate = { file = "locked.pem" }', "is encrypted; set client_certificate_password"),
+        (
+            'client_certificate = { file = "locked.pem" }\nclient_certificate_password = "wr0ng"',
+            "holds a private key that cannot be read; check client_certificate_password",
+        ),
+        ('client_certificate = { file = "app.pfx" }', "cannot be opened; set client_certificate_password"),
+        (
+            'client_certificate = { file = "app.pfx" }\nclient_certificate_password = "wr0ng"',
+            "cannot be opened; check client_certificate_password",
+        ),
+        (
+            'client_certificate = "app.pem"',
+            "is neither PEM nor PFX; write PEM with an RSA key and its certificate, or PFX",
+        ),
+    ],
+)
+def test_a_certificate_that_cannot_be_used_is_an_error_with_its_key(folder: Path, lines: str, expected: str) -> None:
+    assert problems(folder, f'client_id = "app"\n{lines}') == [f"identity.client_certificate: {expected}"]
+    assert problems(folder, "", f'client_id = "app"\n{lines}') == [f"tenants[0].client_certificate: {expected}"]
+
+
+@pytest.mark.parametrize(
+    ("shared", "own", "expected"),
+    [
+        (
+            SECRET + 'client_certificate = { file = "app.pem" }',
+            "",
+            "identity.client_certificate: is set, and so is client_secret; leave one of the two out",
+        ),
+        (
+            "",
+            SECRET + "managed_identity = true",
+            "tenants[0].managed_identity: is set, and so is client_secret; leave one of the two out",
+        ),
+        (
+            SECRET,
+            'client_certificate_password = "p4ss"',
+            "tenants[0].client_certificate_password: is set, but there is no client_certificate; leave it out",
+        ),
+        (
+            'client_id = "app"\nworkload_identity = true',
+            "",
+            (
+                "identity.workload_identity: needs the variable AZURE_FEDERATED_TOKEN_FILE, which is not set; let "
+                "Azure's workload identity webhook set it (label azure.workload.identity/use), or set it"
+            ),
+        ),
+        (
+            "managed_identity = 1",
+            "",
+            "identity.managed_identity: must be true, false or the client id of a user-assigned identity",
+        ),
+    ],
+)
+def test_there_is_exactly_one_credential_and_what_belongs_to_it(
+    folder: Path, shared: str, own: str, expected: str
+) -> None:
+    assert expected in problems(folder, shared, own)
+
+
+def test_a_shared_password_opens_the_certificates_of_tenants(folder: Path) -> None:
+    shared = 'client_id = "app"\nclient_certificate_password = "p4ss"'
+    found = identity(folder, shared, 'client_certificate = { file = "app.pfx" }')
+    assert found.client_certificate_password is not None
+    assert found.client_certificate_password.get() == "p4ss"
+
+
+@pytest.mark.parametrize(
+    ("present", "expected"),
+    [
+        (("AZURE_CLIENT_SECRET", "AZURE_CLIENT_CERTIFICATE_PATH", "AZURE_FEDERATED_TOKEN_FILE"), "client_secret"),
+        (("AZURE_CLIENT_CERTIFICATE_PATH", "AZURE_FEDERATED_TOKEN_FILE"), "client_certificate"),
+        (("AZURE_FEDERATED_TOKEN_FILE",), "federated_token"),
+    ],
+)
+def test_azure_variables_count_in_their_order(folder: Path, present: tuple[str, ...], expected: str) -> None:
+    values = {
+        "AZURE_CLIENT_SECRET": "hunter2",
+        "AZURE_CLIENT_CERTIFICATE_PATH": str(folder / "locked.pem"),
+        "AZURE_FEDERATED_TOKEN_FILE": str(folder / "token"),
+    }
+    environ = AZURE | {name: values[name] for name in present} | {"AZURE_CLIENT_CERTIFICATE_PASSWORD": "p4ss"}
+    assert kinds(load(None, environ).tenants[0].identity) == [expected]
+
+
+def test_a_managed_identity_needs_no_client_id_and_takes_its_tenant_from_azure() -> None:
+    environ = {"AZURE_TENANT_ID": TENANT, "CONNECTOR_IDENTITY__MANAGED_IDENTITY": "true"}
+    (tenant,) = load(None, environ).tenants
+    assert (tenant.id, tenant.identity.managed_identity, tenant.identity.client_id) == (TENANT, True, None)
+    environ["CONNECTOR_IDENTITY__MANAGED_IDENTITY"] = "assigned"
+    assert load(None, environ).tenants[0].identity.client_id == "assigned"
+
+
+def test_no_credential_shows_itself(folder: Path) -> None:
+    shown = repr(identity(folder, CERTIFICATE + 'client_certificate_password = "p4ss"'))
+    assert "p4ss" not in shown
+    assert "PRIVATE" not in shown

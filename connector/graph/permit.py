@@ -1,4 +1,4 @@
-"""What a token says that it is good for: read and not verified, which is Graph's part; it only explains refusals."""
+"""What a token says that it is good for: read and not verified, which is Graph's part."""
 
 import base64
 import json

@@ -67,6 +67,10 @@ demo: setup ## Thirty seconds of simulator, broker, connector and reader; nothin
 chaos: setup ## Workers, brokers and wires that fail at random; SEED=7 (or 1-10) MINUTES=3 a seed
 	@$(BIN)/python -m tests.chaos $(if $(SEED),--seeds $(SEED)) $(if $(MINUTES),--minutes $(MINUTES))
 
+.PHONY: mutants
+mutants: setup ## Break one rule after the other and see that a test notices; NAME=word takes those with it
+	@$(BIN)/python -m tests.mutants $(NAME)
+
 .PHONY: bench
 bench: .venv/.bench ## Rows per second, beside the limit and the plain recipe
 	@$(BIN)/python -m benchmarks

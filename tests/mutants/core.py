@@ -1,33 +1,10 @@
-"""Hand-made mutants of the core: each breaks one rule, and the test beside it must notice.
+"""Mutants of the core and of what makes batches: the fast tests catch them."""
 
-`python -m tests.mutants` works in a temporary copy and says which live; `python -m tests.mutants WORD` takes those
-whose name has the word in it. Not part of `make test`: it takes minutes.
-"""
+from tests.mutants.mutant import Mutant
 
-import os
-import shutil
-import subprocess
-import sys
-import tempfile
-from pathlib import Path
-from typing import NamedTuple
-
-ROOT = Path(__file__).parent.parent
-_TIMEOUT_S = 120
 _MODEL = "tests/property/test_model_exactly_once.py"
 
-
-class Mutant(NamedTuple):
-    """`old` becomes `new`, once, in `file`; `test` (pytest arguments) must fail."""
-
-    name: str
-    file: str
-    old: str
-    new: str
-    test: str
-
-
-MUTANTS = (
+CORE = (
     Mutant(
         "coverage says that a slice was read when it ended, not when its run began",
         "connector/core/windows.py",
@@ -169,43 +146,3 @@ MUTANTS = (
         "tests/unit/test_rows.py -k Entries",
     ),
 )
-
-
-def run(mutant: Mutant, copy: Path) -> str:
-    """What became of a mutant: caught, LIVES, or why it could not be made."""
-    file = copy / mutant.file
-    text = file.read_text(encoding="utf-8")
-    if text.count(mutant.old) != 1:
-        return f"STALE: {mutant.file} has {text.count(mutant.old)} of {mutant.old!r}"
-    file.write_text(text.replace(mutant.old, mutant.new), encoding="utf-8")
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *mutant.test.split()]
-    environment = {**os.environ, "PYTHONPATH": str(copy), "PYTHONDONTWRITEBYTECODE": "1"}
-    try:
-        done = subprocess.run(command, cwd=copy, env=environment, capture_output=True, check=False, timeout=_TIMEOUT_S)
-    except subprocess.TimeoutExpired:
-        return "caught (no end)"
-    finally:
-        file.write_text(text, encoding="utf-8")
-    return {0: "LIVES", 1: "caught"}.get(done.returncode, f"BROKEN: pytest ended with {done.returncode}")
-
-
-def main() -> int:
-    """Runs the mutants; 1 when one lives."""
-    words = sys.argv[1:]
-    chosen = [mutant for mutant in MUTANTS if all(word in mutant.name for word in words)]
-    worst = 0
-    with tempfile.TemporaryDirectory(prefix="mutants-") as folder:
-        copy = Path(folder)
-        for name in ("connector", "schemas", "tests"):
-            shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
-        shutil.copy(ROOT / "pyproject.toml", copy)
-        for mutant in chosen:
-            outcome = run(mutant, copy)
-            worst |= not outcome.startswith("caught")
-            sys.stdout.write(f"{outcome:10} {mutant.name}\n")
-            sys.stdout.flush()
-    return worst
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,0 +1,101 @@
+"""`python -m tests.mutants [WORD…]`: makes the mutants whose name has the words (all), and says which live.
+
+Of those that only a broker catches it shows too that the fast tests do not: they run once more for each.
+"""
+
+import os
+import queue
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
+
+from tests.brokers import Cluster
+from tests.mutants import MUTANTS
+from tests.mutants.mutant import FAST, ROOT, Mutant, stale
+
+_TIMEOUT_S = 420
+_AT_ONCE = max(2, (os.cpu_count() or 2) // 2)
+_LEFT_OUT = (".git", ".venv", "out", "dist", "build", "__pycache__", ".*_cache", ".hypothesis")
+
+
+def copy_to(folder: Path) -> None:
+    """All that tests read, without what they leave behind."""
+    shutil.copytree(ROOT, folder, ignore=shutil.ignore_patterns(*_LEFT_OUT), dirs_exist_ok=True)
+
+
+def tested(copy: Path, arguments: str, bootstrap: str) -> int | None:
+    """The exit code of pytest; None when it came to no end."""
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *arguments.split()]
+    more = {"PYTHONPATH": str(copy), "PYTHONDONTWRITEBYTECODE": "1", "KAFKA_BOOTSTRAP_SERVERS": bootstrap}
+    environment = {**os.environ, **more}
+    try:
+        done = subprocess.run(command, cwd=copy, env=environment, capture_output=True, check=False, timeout=_TIMEOUT_S)
+    except subprocess.TimeoutExpired:
+        return None
+    return done.returncode
+
+
+def outcome(mutant: Mutant, copy: Path, bootstrap: str) -> str:
+    """What became of a mutant: caught, or what is wrong with it or its test."""
+    if why := stale(mutant, copy):
+        return f"STALE: {why}"
+    file = copy / mutant.file
+    text = file.read_text(encoding="utf-8")
+    file.write_text(text.replace(mutant.old, mutant.new), encoding="utf-8")
+    try:
+        code = tested(copy, mutant.test, bootstrap)
+        if code == 0:
+            return "LIVES"
+        if code not in (1, None):
+            return f"BROKEN: pytest ended with {code}"
+        if mutant.broker and (code := tested(copy, FAST, bootstrap)) != 0:
+            return f"CAUGHT BY FAST TESTS ({code}): it needs no broker"
+    finally:
+        file.write_text(text, encoding="utf-8")
+    return "caught on a broker only" if mutant.broker else "caught"
+
+
+def main() -> int:
+    """Makes the mutants; 1 when one lives."""
+    words = sys.argv[1:]
+    chosen = [mutant for mutant in MUTANTS if all(word in mutant.name for word in words)]
+    copies: queue.SimpleQueue[Path] = queue.SimpleQueue()
+    caught = 0
+    with ExitStack() as stack:
+        copy = Path()
+        for _ in range(_AT_ONCE):
+            copy = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="mutants-")))
+            copy_to(copy)
+            copies.put(copy)
+        bootstrap = ""
+        if any(mutant.broker for mutant in chosen):
+            bootstrap = stack.enter_context(Cluster()).bootstrap
+            if tested(copy, FAST, bootstrap) != 0:
+                sys.stderr.write("the fast tests fail without any mutant: make check says why\n")
+                return 1
+
+        def make(mutant: Mutant) -> tuple[str, float]:
+            copy = copies.get()
+            begun = time.monotonic()
+            try:
+                return outcome(mutant, copy, bootstrap), time.monotonic() - begun
+            finally:
+                copies.put(copy)
+
+        with ThreadPoolExecutor(_AT_ONCE) as pool:
+            for mutant, (became, seconds) in zip(chosen, pool.map(make, chosen), strict=True):
+                caught += became.startswith("caught")
+                sys.stdout.write(f"{became:24} {seconds:5.0f} s  {mutant.name}  [{mutant.test}]\n")
+                sys.stdout.flush()
+    of_broker = sum(mutant.broker for mutant in chosen)
+    sys.stdout.write(f"{caught} of {len(chosen)} caught, {of_broker} of them by tests on a real broker alone\n")
+    return caught != len(chosen)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,156 @@
+"""Mutants of everything that speaks to Kafka: only a real broker notices."""
+
+from tests.mutants.mutant import Mutant
+
+_TRANSACTION = "connector/kafka/transaction.py"
+_OWNERSHIP = "connector/kafka/ownership.py"
+_TRANSACTIONS = "tests/integration/test_transactions.py"
+_MEMBERSHIP = "tests/integration/test_membership.py"
+_FENCING = "tests/e2e/test_fencing.py"
+
+KAFKA = (
+    Mutant(
+        "neither control offset nor generation is sent",
+        _TRANSACTION,
+        "            self._send_offsets(producer, control, position.metadata)\n",
+        "            assert control\n",
+        f"{_FENCING} -k generation_alone",
+        broker=True,
+    ),
+    Mutant(
+        "commit before produce: the state follows in a transaction of its own",
+        _TRANSACTION,
+        "            self._write(closing.last(offsets))\n",
+        "            producer.commit_transaction(_CALL_S)\n"
+        "            producer.begin_transaction()\n"
+        "            self._write(closing.last(offsets))\n",
+        f"{_TRANSACTIONS} -k former_generation",
+        broker=True,
+    ),
+    Mutant(
+        "state written outside the transaction",
+        _TRANSACTION,
+        "            self._write(closing.last(offsets))\n",
+        "            outside = Producer({k: v for k, v in self._settings.items() if not k.startswith('transaction')})\n"
+        "            for one in closing.last(offsets):\n"
+        "                outside.produce(one.topic, one.value, one.key, one.partition)\n"
+        "            outside.flush()\n",
+        f"{_TRANSACTIONS} -k former_generation",
+        broker=True,
+    ),
+    Mutant(
+        "commit called again after a time-out",
+        _TRANSACTION,
+        "            self._drop()\n"
+        '            raise _after(error, f"committing a transaction of {self._name}") from error\n',
+        "            producer.commit_transaction(_CALL_S)\n",
+        f"{_TRANSACTIONS} -k pollutes",
+        broker=True,
+    ),
+    Mutant(
+        "a commit that timed out counts as done",
+        _TRANSACTION,
+        'raise _after(error, f"committing a transaction of {self._name}") from error',
+        "return offsets",
+        f"{_TRANSACTIONS} -k pollutes",
+        broker=True,
+    ),
+    Mutant(
+        "abort outcome ignored",
+        _TRANSACTION,
+        'raise _after(second, f"aborting a transaction of {self._name}") from second',
+        "assert second",
+        f"{_TRANSACTIONS} -k not_answered",
+        broker=True,
+    ),
+    Mutant(
+        "what wants an abort is not aborted",
+        _TRANSACTION,
+        "(cause.txn_requires_abort() or cause.code() in _UNDELIVERED) and",
+        "cause.code() in _UNDELIVERED and",
+        f"{_TRANSACTIONS} -k former_generation",
+        broker=True,
+    ),
+    Mutant(
+        "a fence is an error like another",
+        _TRANSACTION,
+        "return error.code() in _FENCED",
+        "return error.code() < min(_FENCED)",
+        f"{_TRANSACTIONS} -k fences_who_had_it",
+        broker=True,
+    ),
+    Mutant(
+        "every worker has transactional ids of its own",
+        _TRANSACTION,
+        "super().__init__(transactional_id, clients.producer(transactional_id))",
+        "super().__init__(transactional_id, clients.producer(f'{transactional_id}-{id(self)}'))",
+        f"{_FENCING} -k epoch_alone",
+        broker=True,
+    ),
+    Mutant(
+        "an offset is that of the last record, not of the next",
+        "connector/kafka/publishing.py",
+        "message.offset() + 1",
+        "message.offset() + 0",
+        f"{_TRANSACTIONS} -k former_generation",
+        broker=True,
+    ),
+    Mutant(
+        "isolation level of restore read_uncommitted",
+        "connector/kafka/clients.py",
+        '"isolation.level": "read_committed",',
+        '"isolation.level": "read_uncommitted",',
+        "tests/integration/test_restore.py",
+        broker=True,
+    ),
+    Mutant(
+        "what was deleted is restored",
+        "connector/kafka/restore.py",
+        "values.pop(key, None)",
+        "pass",
+        "tests/integration/test_restore.py",
+        broker=True,
+    ),
+    Mutant(
+        "seek back omitted",
+        _OWNERSHIP,
+        "consumer.seek(partition)",
+        "assert consumer",
+        f"{_MEMBERSHIP} -k offset_that_the_shard_asks_for",
+        broker=True,
+    ),
+    Mutant(
+        "commands come before the shard is open",
+        _OWNERSHIP,
+        "elif message is not None and message.partition() in self._opened:",
+        "elif message is not None:",
+        f"{_MEMBERSHIP} -k offset_that_the_shard_asks_for",
+        broker=True,
+    ),
+    Mutant(
+        "a shard moves before it was handed over",
+        _OWNERSHIP,
+        "self._owner.revoked(shards).wait(_HAND_OVER_S)",
+        "self._owner.revoked(shards)",
+        f"{_MEMBERSHIP} -k handed_over",
+        broker=True,
+    ),
+    Mutant(
+        "a snapshot holds what was revoked",
+        _OWNERSHIP,
+        "            self._owner.revoked(shards).wait(_HAND_OVER_S)\n        self._partitions -= shards\n",
+        "            self._owner.revoked(shards).wait(_HAND_OVER_S)\n",
+        f"{_MEMBERSHIP} -k handed_over",
+        broker=True,
+    ),
+    Mutant(
+        "a snapshot holds what was lost when its owner is told",
+        _OWNERSHIP,
+        "        self._partitions -= shards\n        self._opened -= shards\n        self._publish(None)\n"
+        "        self._owner.lost(shards)\n",
+        "        self._owner.lost(shards)\n        self._partitions -= shards\n        self._opened -= shards\n"
+        "        self._publish(None)\n",
+        f"{_MEMBERSHIP} -k lost",
+        broker=True,
+    ),
+)

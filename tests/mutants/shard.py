@@ -1,0 +1,79 @@
+"""Mutants of the shard: what a transaction is preceded and followed by."""
+
+from tests.mutants.mutant import Mutant
+
+_FILE = "connector/shard.py"
+_TEST = "tests/unit/test_shard.py"
+_FENCING = "tests/e2e/test_fencing.py"
+
+SHARD = (
+    Mutant(
+        "a transaction begins with a snapshot that does not hold the shard",
+        _FILE,
+        "            if self.number not in snapshot.partitions:\n                raise HandedOverError\n            if",
+        "            if",
+        _TEST,
+    ),
+    Mutant(
+        "the metadata of a batch that is written again is that of the first time",
+        _FILE,
+        "        while True:\n            position = await self._position(control_offset)\n",
+        "        position = await self._position(control_offset)\n        while True:\n",
+        _TEST,
+    ),
+    Mutant(
+        "memory before commit",
+        _FILE,
+        "        closing = Closing(noted, last)\n",
+        "        closing = Closing(noted, last)\n        await publisher.call(batch.apply, changes, accounts)\n",
+        _TEST,
+    ),
+    Mutant(
+        "a batch that was aborted counts as committed",
+        _FILE,
+        "                if self._handing_over.is_set():\n                    raise HandedOverError from error\n",
+        "                break\n",
+        _TEST,
+    ),
+    Mutant(
+        "a producer is opened without asking whose the shard is",
+        _FILE,
+        "                    await self._confirm_ownership()\n",
+        "                    pass\n",
+        _TEST,
+    ),
+    Mutant(
+        "any poll confirms the ownership, also one that was on its way",
+        _FILE,
+        "snapshot.polls <= polls + 1 and not",
+        "snapshot.polls <= polls and not",
+        _TEST,
+    ),
+    Mutant(
+        "control offset not sent: it stays where it was",
+        _FILE,
+        "return Position(self._names.control, self.number, control_offset,",
+        "return Position(self._names.control, self.number, self._control,",
+        _TEST,
+    ),
+    Mutant(
+        "what is remembered is read before the former owner is fenced",
+        _FILE,
+        "        await publisher.call(publisher.open)\n"
+        "        internal = (self._names.state, self._names.seen)\n"
+        "        values = await publisher.call(read_compacted, self._around.clients, internal, self.number)\n",
+        "        internal = (self._names.state, self._names.seen)\n"
+        "        values = await publisher.call(read_compacted, self._around.clients, internal, self.number)\n"
+        "        await publisher.call(publisher.open)\n",
+        f"{_FENCING} -k known_to_the_new",
+        broker=True,
+    ),
+    Mutant(
+        "an outcome that is unknown counts as committed",
+        _FILE,
+        "                around.metrics.kafka_answered(ok=False)\n                raise\n",
+        "                around.metrics.kafka_answered(ok=False)\n                break\n",
+        "tests/e2e/test_broker_faults.py -k polling_faster",
+        broker=True,
+    ),
+)

@@ -1,0 +1,161 @@
+"""What a shard does about ownership and about a transaction that was aborted, without a broker."""
+
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from connector import batch
+from connector.core.rows import Shape
+from connector.errors import FencedError, HandedOverError
+from connector.kafka import avro
+from connector.kafka.ownership import Snapshot
+from connector.kafka.publishing import AbortedError, Closing, Offsets, Outgoing, Position, Publisher
+from connector.kafka.state import Home
+from connector.metrics import Metrics
+from connector.shard import Shard
+
+OURS = frozenset({0})
+NOBODYS: frozenset[int] = frozenset()
+
+
+class Group:
+    """A membership whose snapshots a test writes; each look may be followed by another poll."""
+
+    def __init__(self, *snapshots: Snapshot) -> None:
+        self._snapshots = list(snapshots)
+        self.looks = 0
+
+    @property
+    def snapshot(self) -> Snapshot:
+        self.looks += 1
+        return self._snapshots.pop(0) if len(self._snapshots) > 1 else self._snapshots[0]
+
+    def holds(self, _shard: int) -> bool:
+        return True
+
+    def shut(self, _shard: int) -> None:
+        pass
+
+
+class Scripted(Publisher):
+    """Its commits end as a test says, one after the other."""
+
+    def __init__(self, *ends: Exception | None) -> None:
+        super().__init__("scripted", {})
+        self._ends = list(ends)
+        self.positions: list[Position] = []
+
+    def open(self) -> None:
+        pass
+
+    def commit(self, records: Mapping[str, Sequence[Outgoing]], closing: Closing, position: Position) -> Offsets:
+        assert not records
+        self.positions.append(position)
+        closing.last({})
+        end = self._ends.pop(0)
+        if end is not None:
+            raise end
+        return {}
+
+
+def shard_of(group: Group) -> Shard:
+    settings = SimpleNamespace(
+        rows=SimpleNamespace(privacy={}, pseudonym_key=None),
+        dedup=SimpleNamespace(horizon=timedelta(days=150)),
+        windows=SimpleNamespace(sweeps=()),
+        kafka=SimpleNamespace(app="app", delivery="exactly_once"),
+    )
+    around = SimpleNamespace(
+        settings=settings,
+        home=Home("app", "cluster", "calls"),
+        partitions={},
+        schema_ids=None,
+        clients=None,
+        membership=group,
+        graph=SimpleNamespace(ahead=timedelta(0)),
+        metrics=Metrics("0", 1),
+        shape=Shape(avro.load(avro.ROW), "v1.0"),
+        once=False,
+        now=lambda: datetime(2026, 3, 1, tzinfo=UTC),
+    )
+    return Shard(0, cast("Any", around), [])
+
+
+async def test_no_transaction_begins_with_a_snapshot_that_does_not_hold_the_shard() -> None:
+    """The broker would take it: its guard knows members, and this one is alive with fresh metadata."""
+    publisher = Scripted(None)
+    shard = shard_of(Group(Snapshot(7, NOBODYS, "fresh")))
+    with pytest.raises(HandedOverError):
+        await shard._commit({}, {}, publisher, 0)
+    assert not publisher.positions
+    await publisher.close()
+
+
+async def test_an_aborted_batch_is_written_again_with_fresh_metadata_and_remembered_once_it_is_committed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    publisher = Scripted(AbortedError("rebalance"), AbortedError("rebalance"), None)
+    committed_when_applied: list[int] = []
+    monkeypatch.setattr(batch, "apply", lambda *_: committed_when_applied.append(len(publisher.positions)))
+    monkeypatch.setattr("connector.shard._FIRST_PAUSE_S", 0.0)
+    snapshots = [Snapshot(polls, OURS, f"poll {polls}") for polls in range(3)]
+    await shard_of(Group(*snapshots))._commit({}, {}, publisher, 5)
+    assert [position.metadata for position in publisher.positions] == ["poll 0", "poll 1", "poll 2"]
+    assert {(position.topic, position.partition, position.offset) for position in publisher.positions} == {
+        ("app.control", 0, 5)
+    }
+    assert committed_when_applied == [3]
+    await publisher.close()
+
+
+async def test_an_aborted_batch_is_not_written_again_when_the_shard_goes() -> None:
+    publisher = Scripted(AbortedError("rebalance"))
+    shard = shard_of(Group(Snapshot(0, OURS, "")))
+    shard.hand_over()
+    with pytest.raises(HandedOverError):
+        await shard._commit({}, {}, publisher, 0)
+    await publisher.close()
+
+
+@pytest.mark.parametrize("polls", [0, 1])
+async def test_who_was_fenced_opens_no_producer_before_a_further_poll_has_said_whose_the_shard_is(
+    monkeypatch: pytest.MonkeyPatch, polls: int
+) -> None:
+    """A poll that was on its way when it happened says nothing: two workers would fence each other in turns."""
+    lives: list[int] = []
+    before = [Snapshot(0, OURS, None)] * 3 + [Snapshot(polls, OURS, None)]
+    shard = shard_of(Group(*before, Snapshot(2, NOBODYS, None)))
+    monkeypatch.setattr(shard, "_wait", _no_wait)
+
+    async def live() -> None:
+        assert not lives
+        lives.append(0)
+        raise FencedError("somebody else has it")
+
+    monkeypatch.setattr(shard, "_live", live)
+    await shard.run()
+    assert lives == [0]
+
+
+async def test_who_was_fenced_and_still_owns_the_shard_starts_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    shard = shard_of(Group(Snapshot(0, OURS, None), *[Snapshot(2, OURS, None)]))
+    monkeypatch.setattr(shard, "_wait", _no_wait)
+    ends: list[Callable[[], None]] = [_fence, lambda: None]
+
+    async def live() -> None:
+        ends.pop(0)()
+
+    monkeypatch.setattr(shard, "_live", live)
+    await shard.run()
+    assert not ends
+
+
+def _fence() -> None:
+    raise FencedError("somebody else had it")
+
+
+async def _no_wait(_event: object, _seconds: float) -> None:
+    pass

@@ -88,6 +88,27 @@ def test_state_of_a_newer_version_is_refused_and_never_overwritten(
     assert [e for e in after if e.partition == partition] == [e for e in before if e.partition == partition]
 
 
+def test_state_of_an_older_version_is_read_and_nothing_is_published_again(
+    broker: SharedBroker, app: str, topic: str, simulate: Simulate, new_worker: NewWorker, settings: Settings
+) -> None:
+    """redpanda-data/connect jira: what later versions learned to write is missing in it."""
+    source = simulate(**TINY)
+    worker = new_worker(settings(source))
+    assert worker.run_once() == 0
+    first = ("v", "topic", "start", "sweeps", "coverage", "offsets", "stated")
+    for key, entry in _newest(broker.bootstrap, f"{app}.state").items():
+        if key.startswith(b"checkpoint/"):
+            members = json.loads(entry.value)
+            assert members.keys() > set(first)
+            _write(
+                broker.bootstrap, f"{app}.state", entry.partition, key.decode(), {name: members[name] for name in first}
+            )
+    before = oracle.check(broker.bootstrap, topic, app, source.truth())
+    assert before.rows
+    assert worker.run_once() == 0
+    assert oracle.check(broker.bootstrap, topic, app, source.truth()).rows == before.rows
+
+
 @pytest.mark.parametrize(("member", "other"), [("topic", "calls-elsewhere"), ("cluster", "another-cluster")])
 def test_state_that_was_written_for_another_place_is_refused_and_never_overwritten(
     broker: SharedBroker,

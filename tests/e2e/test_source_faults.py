@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from connector.simulator.rows import Texts
 from tests import oracle
 from tests.conftest import SharedBroker
 from tests.simulation import Simulation
@@ -72,6 +73,29 @@ def test_a_dead_letter_says_what_is_wrong_and_never_the_value(bench: Bench, sett
     for message in messages:
         assert "yesterday" not in message
         assert "49301234567" not in message
+
+
+def test_a_row_that_cannot_be_encoded_is_a_dead_letter_and_never_goes_out_raw(
+    bench: Bench, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """redpanda-data/connect `schema_registry_encode`. Half of a surrogate pair is legal in JSON and in no UTF-8."""
+    whole = Texts.__init__
+
+    def spoil(self: Texts, *arguments: Any) -> None:
+        whole(self, *arguments)
+        for call in range(0, len(self.first), 20):
+            self.first[call] = self.first[call].replace(b'"userDisplayName":"', b'"userDisplayName":"\\ud800')
+
+    monkeypatch.setattr(Texts, "__init__", spoil)
+    source = bench.simulate(**SMALL, revised=0.0)
+    worker = bench.new_worker(settings(source))
+    assert worker.run_once() == 0
+    shown = [(version.id, bytes(version.row)) for version in source.truth()[source.tenants[0]]]
+    broken = [row for _, row in shown if b"\\ud800" in row]
+    found = oracle.committed(bench.bootstrap, bench.topic, bench.app)  # each value of the row topic is Avro
+    assert len(broken) > 20
+    assert Counter(entry.value for entry in found.dead_letters) == Counter(broken)
+    assert Counter(row.id for row in found.rows) == Counter(name for name, row in shown if b"\\ud800" not in row)
 
 
 def test_a_token_that_expires_amid_a_chain_and_a_sign_in_that_is_down_lose_nothing(

@@ -1,0 +1,36 @@
+"""docs/guarantees.md names tests that there are."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+TESTS = Path(__file__).parent.parent
+TEXT = (TESTS.parent / "docs" / "guarantees.md").read_text(encoding="utf-8")
+NAMED = re.findall(r"`((?:unit|property|contract|integration|e2e)/test_\w+\.py)`(?: `(test_\w+)`)?", TEXT)
+CASES = re.findall(r"`((?:unit|property|contract|integration|e2e)/test_\w+\.py)` `(test_\w+)` \(`(\w+)`\)", TEXT)
+
+
+def source(file: str) -> str:
+    return (TESTS / file).read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(("file", "test"), sorted(set(NAMED)))
+def test_each_test_that_is_named_is_there(file: str, test: str) -> None:
+    assert re.search(rf"def {test}\(" if test else r"def test_\w+\(", source(file))
+
+
+@pytest.mark.parametrize(("file", "test", "case"), sorted(set(CASES)))
+def test_each_case_that_is_named_is_there(file: str, test: str, case: str) -> None:
+    assert f'"{case}"' in source(file).split(f"def {test}(")[0].rpartition("\n\n\n")[2]
+
+
+def test_every_row_of_a_table_of_promises_or_faults_names_a_test() -> None:
+    tables = [part for part in re.split(r"^## ", TEXT, flags=re.MULTILINE) if re.search(r"\| test \|\n", part)]
+    assert len(tables) > 5
+    for table in tables:
+        rows = [
+            line for line in table.splitlines() if line.startswith("| ") and not re.search(r"\| (test|---) \|$", line)
+        ]
+        assert rows
+        assert [row for row in rows if not re.search(r"/test_\w+\.py`", row)] == []

@@ -12,7 +12,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import NamedTuple, get_args
@@ -26,6 +26,7 @@ from prometheus_client.registry import Collector
 
 from connector import log
 from connector.core.budget import Lane
+from connector.core.pace import Pace
 from connector.errors import RejectedReason, WeatherReason
 
 LANES: tuple[str, ...] = get_args(Lane)
@@ -65,6 +66,16 @@ class TenantView:
     paused: bool | None = None
     remembered_rows: int | None = None
     backfill_remaining_seconds: float | None = None
+
+
+class Activity(NamedTuple):
+    """How busy a tenant is, for the page."""
+
+    requests: Mapping[str, int]
+    "How many ended with each status, since this worker has owned it."
+    rows_per_minute: float
+    "Published ones, also revised; the mean of the last five minutes."
+    budget_used_ratio: float
 
 
 class _Glance(NamedTuple):
@@ -277,10 +288,18 @@ class Metrics:
         """A transaction or metadata request ended."""
         self._kafka_up.set(ok)
 
-    def requests_by_status(self, label: str) -> dict[str, int]:
-        """How many requests a tenant's Graph answered since this worker has owned it; empty when it does not."""
+    def activity(self, label: str) -> Activity | None:
+        """How busy a tenant is; None when this worker does not own it."""
         tenant = self._tenants.get(label)
-        return {} if tenant is None else tenant.requests_by_status()
+        if tenant is None:
+            return None
+        view = tenant.look()
+        rate = tenant.pace.per_minute(self._clock())
+        return Activity(tenant.requests_by_status(), rate, view.budget_used_ratio if view else 0.0)
+
+    def now(self) -> float:
+        """Epoch seconds."""
+        return self._clock()
 
     def render(self, accept: str = "") -> tuple[bytes, str]:
         """The exposition and its content type: OpenMetrics when `accept` wants it, else the classic text format.
@@ -346,6 +365,7 @@ class TenantMetrics:
         self._open = True
         self._view: Callable[[], TenantView] = TenantView
         self._view_failed = False
+        self.pace = Pace(metrics.now())
         self._rows = {outcome: metrics.rows.labels(label, outcome) for outcome in ROW_OUTCOMES}
         self._lateness = metrics.lateness.labels(label)
         self._commit_delay = metrics.commit_delay.labels(label)
@@ -378,6 +398,8 @@ class TenantMetrics:
 
     def rows_committed(self, published: int = 0, revised: int = 0, duplicate: int = 0, dead_letter: int = 0) -> None:
         """A transaction landed, and with it so many rows."""
+        if published or revised:
+            self.pace.add(published + revised, self._metrics.now())
         self._rows["published"].inc(published)
         self._rows["revised"].inc(revised)
         self._rows["duplicate"].inc(duplicate)

@@ -127,8 +127,9 @@ class Examination:
             async with asyncio.timeout(_TENANT_S):
                 permit, host = await source.sign_in()
                 found += self._judge(permit, host, tenant.label)
-                at = "graph"
-                found.append(await self._ask(source, tenant.label))
+                if found[0].ok:
+                    at = "graph"
+                    found.append(await self._ask(source, tenant.label))
         except SourceError as error:
             found.append(_failed(at, error.wrong, error.remedy or _REACH, tenant.label))
         except TimeoutError:
@@ -188,7 +189,9 @@ class Examination:
 
     async def _transactions(self) -> list[Finding]:
         problems = await asyncio.to_thread(self._probe.transactions)
-        return _failures("transactions", problems) or [_passed("transactions", "can be begun and aborted")]
+        is_exact = self._settings.kafka.delivery == "exactly_once"
+        words = "can be begun and aborted" if is_exact else "are not used: kafka.delivery is at_least_once"
+        return _failures("transactions", problems) or [_passed("transactions", words)]
 
     # --- schema registry ----------------------------------------------------------------------------------------------
 

@@ -65,7 +65,8 @@ class Probe:
 
     def transactions(self) -> list[Problem]:
         """Whether a worker could begin transactions and commit the offsets of its group in them."""
-        return [*self._untransacted(), *self._ungrouped()]
+        untransacted = self._untransacted() if self._kafka.delivery == "exactly_once" else ()
+        return [*untransacted, *self._ungrouped()]
 
     def _untransacted(self) -> Iterable[Problem]:
         name = f"{self._kafka.app}-check"
@@ -140,10 +141,11 @@ def _grant(operations: Sequence[str], resource: str) -> str:
     return f"kafka-acls.sh --bootstrap-server BROKER --add --allow-principal User:NAME {wanted} {resource}"
 
 
+_NO_TRANSACTIONS = 'name brokers that have transactions, or set kafka.delivery = "at_least_once"'
 _REMEDIES = {
     KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED: "allow all ids of the app: "
     + _grant(("Write", "Describe"), "--transactional-id {app}- --resource-pattern-type prefixed"),
     KafkaError.CLUSTER_AUTHORIZATION_FAILED: "allow it: " + _grant(("IdempotentWrite",), "--cluster"),
-    KafkaError._UNSUPPORTED_FEATURE: "name brokers that have transactions (Kafka 2.5 and newer)",  # noqa: SLF001
-    KafkaError.UNSUPPORTED_VERSION: "name brokers that have transactions (Kafka 2.5 and newer)",
+    KafkaError._UNSUPPORTED_FEATURE: _NO_TRANSACTIONS,  # noqa: SLF001
+    KafkaError.UNSUPPORTED_VERSION: _NO_TRANSACTIONS,
 }

@@ -176,6 +176,8 @@ class Admin:
             )
             for t in topics
         ]
+        if not new:
+            return
         futures = self._client.create_topics(new, operation_timeout=_TIMEOUT_S, validate_only=only_asked)
         for topic in topics:
             try:
@@ -186,6 +188,8 @@ class Admin:
 
     def settings(self, names: Sequence[str]) -> dict[str, dict[str, str]]:
         """The settings of topics; those that the broker will not tell are left out."""
+        if not names:
+            return {}
         result: dict[str, dict[str, str]] = {}
         known = self._client.list_topics(timeout=_TIMEOUT_S)
         # librdkafka waits for the controller; its mock cluster names one that does not exist, and answers nothing.

@@ -5,10 +5,12 @@
 3. Stopping waits for no client: idle connections are closed at once, answers on their way get a quarter of a second.
 """
 
+import asyncio
 import errno
 import logging
 import socket
 from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any, Protocol, Self
 
@@ -109,9 +111,21 @@ class Web:
         """Stopped."""
         await self.stop()
 
-    async def _page(self, _request: web.Request) -> web.Response:
+    async def _page(self, request: web.Request) -> web.Response:
         ready, reasons = self._source.ready()
-        text = page.render(self._source.status(), reasons, self._metrics.requests_by_status, ready=ready)
+        status = self._source.status()
+        labels = [str(tenant.get("name") or tenant.get("id")) for tenant in status.get("tenants") or ()]
+        activities = {label: self._metrics.activity(label) for label in labels}
+        # Many tenants take a while to write down, and the event loop has other things to do.
+        text = await asyncio.to_thread(
+            page.render,
+            status,
+            reasons,
+            activities.get,
+            ready=ready,
+            as_of=f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC",
+            still="still" in request.query,
+        )
         return web.Response(
             text=text, content_type="text/html", headers={"Content-Security-Policy": page.CONTENT_SECURITY_POLICY}
         )

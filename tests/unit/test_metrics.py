@@ -303,7 +303,10 @@ def test_events_are_counted_under_their_labels(metrics: Metrics, tenant: TenantM
         "kafka_up": 1,
     }
     assert {name: series[f"direct_routing_{name}"] for name in expected} == expected
-    assert metrics.requests_by_status("contoso") == {"200": 1, "429": 0, "error": 0, "503": 1}
+    activity = metrics.activity("contoso")
+    assert activity is not None
+    assert activity.rows_per_minute == 9, "published and revised, over a minute at least"
+    assert activity.requests == {"200": 1, "429": 0, "error": 0, "503": 1}
 
 
 def test_all_series_of_a_tenant_and_a_shard_vanish_when_they_are_handed_over(
@@ -317,7 +320,7 @@ def test_all_series_of_a_tenant_and_a_shard_vanish_when_they_are_handed_over(
     shard.closed()
 
     assert lines(metrics) == empty
-    assert metrics.requests_by_status("contoso") == {}
+    assert metrics.activity("contoso") is None
 
 
 def test_what_is_told_after_the_handing_over_brings_no_series_back(metrics: Metrics, tenant: TenantMetrics) -> None:

@@ -1,12 +1,15 @@
 """The page as people see it: rules about its words and its markup."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime, timedelta
 from html.parser import HTMLParser
 from typing import Any
 
 import pytest
 
-from connector.web import page
+from connector.core import instants
+from connector.metrics import Activity
+from connector.web import page, strip
 
 TENANT = {
     "id": "11111111-1111-1111-1111-111111111111",
@@ -70,10 +73,16 @@ class Reader(HTMLParser):
 
 
 def read(
-    status: Mapping[str, Any], requests: Mapping[str, int] | None = None, *, reasons: list[str] | None = None
+    status: Mapping[str, Any],
+    requests: Mapping[str, int] | None = None,
+    *,
+    reasons: list[str] | None = None,
+    still: bool = False,
 ) -> Reader:
     reader = Reader()
-    reader.feed(page.render(status, reasons or [], lambda _: requests or {}, ready=not reasons))
+    activity = Activity(requests or {}, rows_per_minute=34.2, budget_used_ratio=0.27)
+    text = page.render(status, reasons or [], lambda _: activity, ready=not reasons, as_of="12:00", still=still)
+    reader.feed(text)
     reader.close()
     assert reader.open == []
     return reader
@@ -87,15 +96,18 @@ def test_a_tenant_shows_its_state_lag_gaps_sweeps_records_and_requests_in_words(
     text = read(STATUS, {"200": 1200, "429": 3, "503": 2, "error": 1}).text
 
     for words in (
-        "Ready. It owns 2 of 8 shards.",
+        "Ready. It owns 2 of 8 shards: 0, 3.",
         "1 tenant read by this worker: 1 up to date",
-        "contoso Up to date 12 s read to 2026-01-02 03:04:05 UTC",
-        "nothing",
-        "every 1m over 15m: on time",
+        "contoso Up to date Lag 12 s read to 2026-01-02 03:04:05 UTC",
+        "Never read nothing",
+        "Rows a minute 34",
+        "Budget used 27%",
+        "Shard 3",
+        "every 1m over 15m: on time, last ended 2026-01-02 03:04:05 UTC",
         "every 2h over 48h: overdue for 3 min 20 s",
         "every 24h over 7d: not ended yet",
-        "1,234",
-        "1,206 3 throttled (429) 3 failed",
+        "Published 1,234",
+        "1,206 requests, 3 throttled (429), 3 failed",
     ):
         assert words in text
 
@@ -127,7 +139,8 @@ def test_what_fails_says_why_and_comes_first() -> None:
 def test_what_is_not_known_is_not_shown_as_a_number() -> None:
     text = read(with_tenant(lag_seconds=None, gap_seconds=None, covered_through=None, records=None, sweeps=[])).text
 
-    assert text.count("not known") == 3
+    for words in ("Lag not known", "Never read not known", "Published not known"):
+        assert words in text
 
 
 def test_a_tenant_without_a_name_shows_its_id() -> None:
@@ -138,9 +151,10 @@ def test_gaps_tell_where_and_why_and_the_list_stays_short() -> None:
     gap = {"from": "2026-01-01T00:00:00.000Z", "to": "2026-01-01T01:00:00.000Z", "cause": "outage"}
     text = read(with_tenant(gap_seconds=3600 * 50, gaps=[gap] * 50)).text
 
-    assert "2 d 2 h 2026-01-01 00:00:00 UTC to 2026-01-01 01:00:00 UTC : outage" in text
+    assert "Never read 2 d 2 h" in text
+    assert "never read: 2026-01-01 00:00:00 UTC to 2026-01-01 01:00:00 UTC : outage" in text
     assert text.count("outage") == 3
-    assert "and 47 more" in text
+    assert "47 more pieces" in text
 
 
 def test_a_worker_that_is_not_ready_says_why() -> None:
@@ -157,20 +171,26 @@ def test_a_worker_without_shards_stands_by() -> None:
     assert "This worker reads no tenant at the moment." in text
 
 
-def test_jobs_are_listed_while_there_are_any() -> None:
+def test_jobs_are_listed_with_their_progress_while_there_are_any() -> None:
     job = {
         "id": "j-1",
         "kind": "backfill",
-        "tenant": "contoso",
-        "from": "A",
-        "to": "B",
+        "tenant": TENANT["id"],
+        "from": "2026-01-01T00:00:00.000Z",
+        "to": "2026-01-01T08:00:00.000Z",
         "state": "running",
-        "reason": None,
+        "reason": "it is slow",
         "remaining_seconds": 7200,
+        "rows": 1500,
     }
+    reader = read({**STATUS, "jobs": [{**job, "id": "j-0", "state": "done", "remaining_seconds": 0}, job]})
 
-    assert "j-1 contoso A to B running 2 h" in read({**STATUS, "jobs": [job]}).text
-    assert "Jobs" not in read(STATUS).text
+    words = "contoso 2026-01-01 00:00:00 UTC to 2026-01-01 08:00:00 UTC Running it is slow 75 %, 2 h of call time left"
+    assert words in reader.text
+    assert reader.text.index("j-1") < reader.text.index("j-0"), "open ones come first"
+    bars = [attributes["value"] for tag, attributes in reader.seen if tag == "progress"]
+    assert bars == ["75", "100"]
+    assert "Backfills" not in read(STATUS).text
 
 
 def test_nothing_from_outside_becomes_markup() -> None:
@@ -195,19 +215,112 @@ def test_the_page_has_no_script_no_handler_and_loads_nothing() -> None:
     for tag, attributes in read(STATUS).seen:
         assert tag not in {"script", "img", "iframe", "object", "form"}
         assert not any(name.startswith("on") or name in {"style", "src"} for name in attributes)
-        assert attributes.get("href", "/") in {"data:,", "/", "/status", "/metrics", "/readyz", "/livez"}
+        assert attributes.get("href", "/") in {"data:,", "/", "/?still=1", "/status", "/metrics", "/readyz", "/livez"}
 
 
-def test_the_table_can_be_read_aloud() -> None:
-    seen = read(STATUS).seen
+def many(count: int) -> dict[str, Any]:
+    failing = {**TENANT, "id": "f", "name": "zeta", "state": "failing", "reason": "why"}
+    return {**STATUS, "tenants": [*({**TENANT, "id": str(n), "name": f"t-{n:03}"} for n in range(count)), failing]}
 
-    assert ("html", {"lang": "en"}) in seen
-    headers = [attributes for tag, attributes in seen if tag == "th"]
-    assert headers
-    assert all(attributes.get("scope") in {"col", "row"} for attributes in headers)
-    assert [tag for tag, _ in seen].count("caption") == 1
-    assert [tag for tag, _ in seen].count("main") == 1
-    assert [tag for tag, _ in seen].count("h1") == 1
+
+def test_it_can_be_read_aloud() -> None:
+    for status in (STATUS, many(100)):
+        seen = read(status).seen
+        tags = [tag for tag, _ in seen]
+
+        assert ("html", {"lang": "en"}) in seen
+        assert all(attributes.get("scope") in {"col", "row"} for tag, attributes in seen if tag == "th")
+        assert (tags.count("main"), tags.count("h1")) == (1, 1)
+        assert tags.count("caption") == tags.count("table")
+        ids = [attributes["id"] for _, attributes in seen if "id" in attributes]
+        assert len(ids) == len(set(ids))
+        named = [attributes["aria-labelledby"] for _, attributes in seen if "aria-labelledby" in attributes]
+        assert set(named) <= set(ids)
+        for tag, attributes in seen:
+            if tag == "svg":
+                assert attributes.get("aria-hidden") or (attributes["role"] == "img" and attributes["aria-label"])
+
+
+def test_of_many_tenants_those_that_need_somebody_come_in_full_and_the_others_in_a_line() -> None:
+    reader = read(many(100))
+
+    assert [tag for tag, _ in reader.seen].count("article") == 1
+    assert reader.text.index("zeta Failing why Lag") < reader.text.index("The other 100 tenants")
+    assert "t-099 Up to date 12 s nothing 34 27%" in reader.text
+
+
+def test_it_refreshes_itself_unless_it_is_held_still() -> None:
+    def refreshes(reader: Reader) -> bool:
+        return any(attributes.get("http-equiv") == "refresh" for tag, attributes in reader.seen if tag == "meta")
+
+    assert refreshes(read(STATUS))
+    still = read(STATUS, still=True)
+    assert not refreshes(still)
+    assert ("a", {"href": "/"}) in still.seen
+
+
+NOW = datetime(2026, 1, 2, 12, tzinfo=UTC)
+
+
+def hours_ago(hours: float) -> str:
+    return instants.text(NOW - timedelta(hours=hours))
+
+
+def covered(*pieces: tuple[float, float, float], **changes: object) -> dict[str, Any]:
+    """From, to and last read, in hours before now."""
+    coverage = [{"from": hours_ago(a), "to": hours_ago(b), "last_read": hours_ago(at)} for a, b, at in pieces]
+    through = coverage[-1]["to"]
+    lag_s = 3600 * pieces[-1][1]
+    return {**TENANT, "coverage": coverage, "covered_through": through, "lag_seconds": lag_s, **changes}
+
+
+def drawn(tenant: Mapping[str, Any], jobs: Iterable[Mapping[str, Any]] = ()) -> str:
+    """The last 24 hours, a letter an hour."""
+    known = strip.pieces(tenant, jobs)
+    assert known is not None
+    letters = {"none": " ", "recent": "r", "today": "t", "older": "o", "due": "d", "gap": "G"}
+    runs = strip.runs(known, timedelta(hours=24), 24)
+    return "".join(letters[strip.NAMES[run.kind]] * (run.last - run.first) for run in runs)
+
+
+def test_a_strip_shows_when_call_time_was_last_read() -> None:
+    assert drawn(covered((22, 10, 30), (10, 2, 5), (2, 0, 0.5))) == "  " + 12 * "o" + 8 * "t" + "rr"
+
+
+def test_a_short_gap_is_seen_where_nobody_reads_it_and_is_due_where_somebody_does() -> None:
+    gap = [{"from": hours_ago(10.5), "to": hours_ago(10.4), "cause": "permission"}]
+    tenant = covered((24, 10.5, 1), (10.4, 0, 0.5), gaps=gap, gap_seconds=360)
+
+    assert drawn({**tenant, "state": "failing"}) == 13 * "r" + "G" + 10 * "r"
+    assert drawn({**tenant, "state": "catching_up"}) == 13 * "r" + "d" + 10 * "r"
+
+
+def test_what_was_not_read_up_to_now_is_a_gap_only_when_nobody_reads_it() -> None:
+    tenant = covered((24, 3, 0.5))
+
+    assert drawn({**tenant, "state": "failing"}) == 21 * "r" + "GGG"
+    assert drawn({**tenant, "state": "catching_up"}) == 21 * "r" + "ddr".replace("r", " ")
+
+
+def test_an_open_backfill_shows_what_it_is_going_to_read() -> None:
+    job = {"from": hours_ago(20), "to": hours_ago(8), "state": "running"}
+    tenant = covered((12, 0, 0.5))
+
+    assert drawn(tenant, [job]) == 4 * " " + 8 * "d" + 12 * "r"
+    assert drawn(tenant, [{**job, "state": "done"}]) == 12 * " " + 12 * "r"
+
+
+def test_a_tenant_of_which_nothing_is_known_has_no_strip() -> None:
+    assert strip.pieces({**TENANT, "lag_seconds": None}) is None
+
+
+def test_a_strip_is_also_a_sentence() -> None:
+    labels = [
+        attributes.get("aria-label", "")
+        for tag, attributes in read({**STATUS, "tenants": [covered((12, 0, 0.5))]}).seen
+    ]
+
+    assert "Last 24 hours: read in the last hour, 12 h; not wanted: before the start, 12 h" in labels
 
 
 @pytest.mark.parametrize(

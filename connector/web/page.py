@@ -173,7 +173,7 @@ def _tenants(tenants: list[Mapping[str, Any]], jobs: list[Mapping[str, Any]], ac
             '<div class="scroll" role="region" aria-labelledby="others" tabindex="0"><table>'
             f'<caption id="others">{"The other" if full else "All"} {len(tenants) - full} tenants</caption>'
             '<thead><tr><th scope="col">Tenant</th><th scope="col">State</th><th scope="col" class="number">Lag</th>'
-            '<th scope="col">Never read</th><th scope="col" class="number">Rows a minute</th>'
+            '<th scope="col">Gaps</th><th scope="col" class="number">Rows a minute</th>'
             '<th scope="col" class="number">Budget used</th><th scope="col">Last 24 hours</th>'
             "</tr></thead><tbody>"
         )
@@ -209,7 +209,7 @@ def _in_full(
     yield "<dl>"
     facts = (
         ("Lag", f"{_lag(tenant)}{_detail(_through(tenant))}"),
-        ("Never read", _never(tenant)),
+        ("Gaps", _never(tenant)),
         ("Rows a minute", _rate(activity)),
         ("Budget used", f"{_budget(activity)}{_detail(_requests(activity))}"),
         ("Published", _number(tenant.get("records"))),
@@ -320,7 +320,7 @@ def _through(tenant: Mapping[str, Any]) -> str:
 
 def _never(tenant: Mapping[str, Any]) -> str:
     seconds = tenant.get("gap_seconds")
-    return _NOT_KNOWN if seconds is None else duration(seconds) if seconds else "nothing"
+    return _NOT_KNOWN if seconds is None else duration(seconds) if seconds else "none"
 
 
 def _gaps(tenant: Mapping[str, Any]) -> str:
@@ -359,7 +359,8 @@ def _requests(activity: Activity | None) -> str:
         return ""
     throttled = activity.requests.get("429", 0)
     failed = sum(count for status, count in activity.requests.items() if status not in {"200", "429"})
-    words = [f"{sum(activity.requests.values()):,} requests"]
+    count = sum(activity.requests.values())
+    words = [f"{count:,} request{'' if count == 1 else 's'}"]
     words += [f"{throttled:,} throttled (429)"] if throttled else []
     words += [f"{failed:,} failed"] if failed else []
     return ", ".join(words)

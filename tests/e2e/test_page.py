@@ -149,7 +149,7 @@ def test_each_state_is_told_in_words_and_in_strips_and_what_needs_somebody_comes
         FAILING: ("Failing", "grant the application permission CallRecords.Read.All", "Budget used"),
         SLOW: ("Catching up", "call time that was not read yet is being read", "never read: 20"),
         GAP: ("Paused", "connector resume lets it go on", "paused"),
-        HEALTHY: ("Up to date", "Never read", "nothing", "Rows a minute"),
+        HEALTHY: ("Up to date", "Gaps", "none", "Rows a minute"),
         BACKFILL: ("Up to date",),
     }
     strips = {

@@ -99,7 +99,7 @@ def test_a_tenant_shows_its_state_lag_gaps_sweeps_records_and_requests_in_words(
         "Ready. It owns 2 of 8 shards: 0, 3.",
         "1 tenant read by this worker: 1 up to date",
         "contoso Up to date Lag 12 s read to 2026-01-02 03:04:05 UTC",
-        "Never read nothing",
+        "Gaps none",
         "Rows a minute 34",
         "Budget used 27%",
         "Shard 3",
@@ -139,7 +139,7 @@ def test_what_fails_says_why_and_comes_first() -> None:
 def test_what_is_not_known_is_not_shown_as_a_number() -> None:
     text = read(with_tenant(lag_seconds=None, gap_seconds=None, covered_through=None, records=None, sweeps=[])).text
 
-    for words in ("Lag not known", "Never read not known", "Published not known"):
+    for words in ("Lag not known", "Gaps not known", "Published not known"):
         assert words in text
 
 
@@ -151,7 +151,7 @@ def test_gaps_tell_where_and_why_and_the_list_stays_short() -> None:
     gap = {"from": "2026-01-01T00:00:00.000Z", "to": "2026-01-01T01:00:00.000Z", "cause": "outage"}
     text = read(with_tenant(gap_seconds=3600 * 50, gaps=[gap] * 50)).text
 
-    assert "Never read 2 d 2 h" in text
+    assert "Gaps 2 d 2 h" in text
     assert "never read: 2026-01-01 00:00:00 UTC to 2026-01-01 01:00:00 UTC : outage" in text
     assert text.count("outage") == 3
     assert "47 more pieces" in text
@@ -246,7 +246,7 @@ def test_of_many_tenants_those_that_need_somebody_come_in_full_and_the_others_in
 
     assert [tag for tag, _ in reader.seen].count("article") == 1
     assert reader.text.index("zeta Failing why Lag") < reader.text.index("The other 100 tenants")
-    assert "t-099 Up to date 12 s nothing 34 27%" in reader.text
+    assert "t-099 Up to date 12 s none 34 27%" in reader.text
 
 
 def test_it_refreshes_itself_unless_it_is_held_still() -> None:

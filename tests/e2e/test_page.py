@@ -5,6 +5,7 @@
 
 import os
 import re
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -66,10 +67,15 @@ def service(broker: SharedBroker, tmp_path_factory: pytest.TempPathFactory) -> I
         tenants[4] |= {"start": "-2d", "requests_per_minute": 30}
         source.set_faults(source.tenants[1], forbidden=1.0)
         folder = tmp_path_factory.mktemp("page")
-        names = f"page-{folder.parent.parent.name}-{os.getpid()}"
+        tag = uuid.uuid4().hex[:6]
         sweeps = [{"every": "1m", "overlap": "15m"}, {"every": "15m", "overlap": "3h"}]
         settings = configuration(
-            broker.bootstrap, f"calls-{names}", names, source, tenants=tenants, windows={"sweeps": sweeps}
+            broker.bootstrap,
+            f"direct-routing-calls-{tag}",
+            f"direct-routing-{tag}",
+            source,
+            tenants=tenants,
+            windows={"sweeps": sweeps},
         )
         worker = Worker(folder, settings)
         worker.start()
@@ -143,7 +149,7 @@ def test_each_state_is_told_in_words_and_in_strips_and_what_needs_somebody_comes
     answer = page.goto(f"{service.url}?still=1")
     assert answer is not None
     assert answer.status == 200
-    expect(page).to_have_title(re.compile("^1 failing · page-"))
+    expect(page).to_have_title(re.compile("^1 failing · direct-routing-"))
     assert page.get_by_role("heading", level=3).all_inner_texts() == [FAILING, SLOW, GAP, HEALTHY, BACKFILL]
     words = {
         FAILING: ("Failing", "grant the application permission CallRecords.Read.All", "Budget used"),
@@ -244,7 +250,7 @@ def _draw(page: Page, what: str) -> None:
     if what not in ("light", "dark"):
         page.screenshot(path=where / "page-telephone.png")
         return
-    page.screenshot(path=where / f"page-{what}.png", full_page=True)
+    page.screenshot(path=where / f"page-{what}.png")
     if what == "light":
         states = {HEALTHY: "healthy", FAILING: "failing", SLOW: "catching-up", GAP: "gap", BACKFILL: "backfill"}
         for name, state in states.items():

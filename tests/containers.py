@@ -18,7 +18,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from tests.brokers import _DIE_WITH_PARENT, _starter, wait_until
-from tests.kafka_software import MissingSoftwareError, _made_whole, cache_directory
+from tests.kafka_software import MissingSoftwareError, cache_directory, made_once
 from tests.system_software import program
 
 ROOT = Path(__file__).parent.parent
@@ -88,7 +88,7 @@ class Daemon:
 
     def __enter__(self) -> Self:
         try:
-            base = _base()
+            base = base_image()
             self._start()
             self.docker("import", "--change=ENV PIP_CERT=" + str(_CERTIFICATES), str(base), BASE)
         except BaseException:
@@ -149,13 +149,12 @@ class Daemon:
         return asked.returncode == 0
 
 
-def _base() -> Path:
+def base_image() -> Path:
     """The base image as a file; made if the cache does not have it. Raises MissingSoftwareError."""
     release = dict(line.split("=", 1) for line in Path("/etc/os-release").read_text().splitlines() if "=" in line)
     name = release.get("VERSION_CODENAME", "").strip('"')
     image = cache_directory() / f"base-{name}-1" / "base.tar"
-    if not image.is_file():
-        _made_whole(image.parent, lambda folder: _make_base(name, folder / image.name))
+    made_once(image.parent, lambda folder: _make_base(name, folder / image.name))
     return image
 
 

@@ -3,20 +3,18 @@
 `python -m tests.helm` writes the configuration's schema, as the code has it, into the chart's (`make chart`).
 """
 
-import fcntl
 import json
 import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from connector import document
-from tests.kafka_software import MissingSoftwareError, _made_whole, cache_directory
+from tests.kafka_software import MissingSoftwareError, cache_directory, made_once
 
 ROOT = Path(__file__).parent.parent
 CHART = ROOT / "deploy/helm/direct-routing-connector"
@@ -31,14 +29,14 @@ _KINDS = {"ServiceMonitor": "servicemonitors", "PrometheusRule": "prometheusrule
 def helm() -> Path:
     """The program; compiled if the cache does not have it (about two minutes). Raises MissingSoftwareError."""
     program = cache_directory() / f"helm-{HELM_VERSION}" / "helm"
-    _once(program.parent, _build)
+    made_once(program.parent, _build)
     return program
 
 
 def resource_schema(kind: str) -> dict[str, Any]:
     """The JSON Schema of a resource of the Prometheus operator, strict: no member but those that it names."""
     folder = cache_directory() / f"prometheus-operator-{OPERATOR_VERSION}"
-    _once(folder, _fetch_crds)
+    made_once(folder, _fetch_crds)
     definition = yaml.safe_load((folder / f"{_KINDS[kind]}.yaml").read_text(encoding="utf-8"))
     schema: dict[str, Any] = definition["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
     schema["properties"]["metadata"] = {"type": "object"}
@@ -69,15 +67,6 @@ def _strict(schema: Any) -> Any:
     if isinstance(strict.get("pattern"), str):
         strict["pattern"] = strict["pattern"].replace("^(?i)", "(?i)^")  # as Python's re wants flags
     return strict
-
-
-def _once(folder: Path, make: Callable[[Path], None]) -> None:
-    """Make a folder of the cache unless it is there; another process that needs it meanwhile waits."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with folder.with_name(f"{folder.name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not folder.is_dir():
-            _made_whole(folder, make)
 
 
 def _build(target: Path) -> None:

@@ -4,6 +4,7 @@ Jars come from Maven; without Maven from the `apache/kafka` image, which Docker 
 `DRC_CACHE`, else below `XDG_CACHE_HOME`, else `~/.cache`, in `direct-routing-connector`; deleting that is safe.
 """
 
+import fcntl
 import os
 import re
 import shutil
@@ -189,3 +190,12 @@ def _made_whole(target: Path, make: Callable[[Path], None]) -> None:
     finally:
         if scratch.is_dir():
             shutil.rmtree(scratch, ignore_errors=True)
+
+
+def made_once(folder: Path, make: Callable[[Path], None]) -> None:
+    """Make a folder of the cache unless it is there; another process that needs it meanwhile waits."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with folder.with_name(f"{folder.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not folder.is_dir():
+            _made_whole(folder, make)

@@ -19,6 +19,8 @@ from tests import helm
 from tests.helm import CHART, ROOT
 from tests.system_software import program
 
+pytestmark = pytest.mark.timeout(900)  # the first test of all waits until Helm is compiled
+
 INSTALLATIONS = sorted(path.name.removesuffix("-values.yaml") for path in (CHART / "ci").glob("*-values.yaml"))
 VERSIONS = ("1.27", "1.32", "1.37")
 OPERATOR = "monitoring.coreos.com/v1"

@@ -1,0 +1,22 @@
+"""`python -m tests.tools`: makes what tests need and what takes long to make, while others run already.
+
+Who needs one of them meanwhile waits for it, so that nothing is made twice.
+"""
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+from tests.containers import base_image
+from tests.helm import helm, resource_schema
+
+
+def main() -> None:
+    """Fill the cache."""
+    with ThreadPoolExecutor() as pool:
+        makers: list[Callable[[], object]] = [helm, lambda: resource_schema("ServiceMonitor"), base_image]
+        for work in [pool.submit(make) for make in makers]:
+            work.result()
+
+
+if __name__ == "__main__":
+    main()

@@ -3,7 +3,6 @@
 Who needs one of them meanwhile waits for it, so that nothing is made twice.
 """
 
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 from tests.containers import base_image
@@ -13,9 +12,10 @@ from tests.helm import helm, resource_schema
 def main() -> None:
     """Fill the cache."""
     with ThreadPoolExecutor() as pool:
-        makers: list[Callable[[], object]] = [helm, lambda: resource_schema("ServiceMonitor"), base_image]
-        for work in [pool.submit(make) for make in makers]:
-            work.result()
+        first, second = pool.submit(helm), pool.submit(base_image)
+        resource_schema("ServiceMonitor")
+        first.result()
+        second.result()
 
 
 if __name__ == "__main__":

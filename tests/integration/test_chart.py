@@ -16,6 +16,7 @@ import yaml
 
 from connector import config
 from tests import helm
+from tests.certificates import key_pair
 from tests.helm import CHART, ROOT
 from tests.system_software import program
 
@@ -152,23 +153,32 @@ def test_the_configuration_arrives_as_it_was_written(installation: tuple[str, Re
         assert sources == [values["existingConfigSecret"]]
 
 
-@pytest.mark.parametrize("name", ["many-tenants", "minimal", "monitoring"])
-def test_the_rendered_configuration_loads(name: str, render: Callable[..., Resources], tmp_path: Path) -> None:
-    resources = render(name)
+def test_the_rendered_configuration_loads(installation: tuple[str, Resources], tmp_path: Path) -> None:
+    name, resources = installation
+    if name == "private-registry":
+        assert "ConfigMap" not in resources  # it is a Secret that is there already
+        return
     written = resources["ConfigMap"]["data"]["connector.toml"]
-    named = re.findall(rf'"{SECRETS}/([^"]+)"', written)
     mounted = {mount["mountPath"] for mount in container(resources)["volumeMounts"]}
-    for path in named:
-        assert f"{SECRETS}/{path.partition('/')[0]}" in mounted
-        file = tmp_path / "secrets" / path
+    content = {"certificate.pem": key_pair("chart").pem()}
+    for place in re.findall(rf'"{SECRETS}/([^"]+)"', written):
+        assert f"{SECRETS}/{place.partition('/')[0]}" in mounted
+        file = tmp_path / "secrets" / place
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text("long enough for a key, and for any secret", encoding="utf-8")
+        file.write_bytes(content.get(file.name, b"long enough for a key, and for any secret"))
     path = tmp_path / "connector.toml"
     path.write_text(written.replace(SECRETS, str(tmp_path / "secrets")), encoding="utf-8")
-    given = {one["name"]: one.get("value", "from a secret") for one in container(resources)["env"]}
-    application = {"AZURE_TENANT_ID": ID, "AZURE_CLIENT_ID": ID, "AZURE_CLIENT_SECRET": "a secret"}
-    settings = config.load(path, application | given, required=("kafka.bootstrap_servers",))
+    environment = {one["name"]: one.get("value", "from a secret") for one in container(resources)["env"]}
+    if name == "monitoring":  # whose tenant is not in the chart
+        environment |= {"AZURE_TENANT_ID": ID, "AZURE_CLIENT_ID": ID, "AZURE_CLIENT_SECRET": "a secret"}
+    if name.startswith("workload-identity"):  # the token that the webhook, or the cluster, puts there
+        (tmp_path / "token").write_text("a token", encoding="utf-8")
+        environment["AZURE_FEDERATED_TOKEN_FILE"] = str(tmp_path / "token")
+    settings = config.load(path, environment, required=("kafka.bootstrap_servers",))
+    signs_in = settings.tenants[0].identity
     assert settings.http.port == 9464
+    assert bool(signs_in.client_certificate) == (name == "certificate")
+    assert bool(signs_in.federated_token) == name.startswith("workload-identity")
 
 
 def test_numbers_arrive_as_they_were_written(render: Callable[..., Resources]) -> None:

@@ -10,7 +10,7 @@ BIN := .venv/bin
 COMPILE := $(BIN)/uv pip compile --quiet --generate-hashes --universal --python-version 3.11 \
 	--no-header --no-annotate --no-emit-index-url --no-emit-find-links
 VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
-SOURCES := connector tests deploy $(wildcard benchmarks)
+SOURCES := connector tests deploy examples $(wildcard benchmarks)
 
 .PHONY: help
 help: ## List the targets
@@ -100,6 +100,7 @@ requirements: setup ## Pin requirements/*.txt anew, with hashes; UPGRADE=--upgra
 	@$(COMPILE) $(UPGRADE) --constraint requirements/runtime.txt --constraint requirements/build.txt --group dev pyproject.toml --output-file requirements/dev.txt
 	@$(COMPILE) $(UPGRADE) --constraint requirements/build.txt --group sbom --output-file requirements/sbom.txt
 	@$(COMPILE) $(UPGRADE) --constraint requirements/dev.txt --group bench pyproject.toml --output-file requirements/bench.txt
+	@$(COMPILE) $(UPGRADE) --group flink --output-file requirements/flink.txt
 
 .PHONY: clean
 clean: ## Remove what the other targets made, but for the downloads in the cache

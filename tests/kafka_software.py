@@ -115,7 +115,7 @@ def packaged_java() -> Path | None:
 def fetch_jars(target: Path) -> None:
     """Fill the folder `target` with Kafka's jars. Raises MissingSoftwareError when neither Maven nor Docker can."""
     failures = []
-    for tool, fetch in (("mvn", _fetch_with_maven), ("docker", _fetch_with_docker)):
+    for tool, fetch in (("mvn", fetch_with_maven), ("docker", _fetch_with_docker)):
         if not shutil.which(tool):
             failures.append(f"`{tool}` is not installed")
             continue
@@ -130,13 +130,16 @@ def fetch_jars(target: Path) -> None:
     )
 
 
-def _fetch_with_maven(target: Path) -> str | None:
+def fetch_with_maven(
+    target: Path, dependencies: Sequence[tuple[str, str, str]] = DEPENDENCIES, *options: str
+) -> str | None:
+    """Fill the folder `target` with jars and what they depend on; what went wrong, or None."""
     with tempfile.TemporaryDirectory(prefix="drc-maven-") as folder:
         pom = Path(folder) / "pom.xml"
-        dependencies = "\n".join(DEPENDENCY.format(*one) for one in DEPENDENCIES)
-        pom.write_text(POM.format(dependencies=dependencies), encoding="utf-8")
+        elements = "\n".join(DEPENDENCY.format(*one) for one in dependencies)
+        pom.write_text(POM.format(dependencies=elements), encoding="utf-8")
         plugin = f"org.apache.maven.plugins:maven-dependency-plugin:{DEPENDENCY_PLUGIN_VERSION}:copy-dependencies"
-        return _problem(["mvn", "-B", "-q", "-f", str(pom), plugin, f"-DoutputDirectory={target}"])
+        return _problem(["mvn", "-B", "-q", "-f", str(pom), plugin, f"-DoutputDirectory={target}", *options])
 
 
 def _fetch_with_docker(target: Path) -> str | None:

@@ -1,0 +1,173 @@
+"""Calls and failures per trunk and minute in Flink, each minute once: when no more rows are to be expected for it.
+
+    python final_minutes.py --topic direct-routing-calls --bootstrap-servers localhost:9092 \
+        --registry http://localhost:8081 --overlap-seconds 10800 --jars flink-sql-connector-kafka.jar …
+
+The tables are those of calls.sql. Flink's watermarks follow the rows, and say nothing of rows that Graph has not shown
+yet; the connector's `.progress` does. So both topics meet, tenant by tenant, in one function that holds each call until
+a statement of the chosen overlap covers it, and each statement until the tenant's rows have been read up to the offsets
+that it rests on. Its state is Flink's: checkpoints make it survive a restart.
+"""
+
+import argparse
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from pyflink.common import Row, Types
+from pyflink.datastream import StreamExecutionEnvironment
+from pyflink.datastream.functions import KeyedCoProcessFunction, RuntimeContext
+from pyflink.datastream.state import MapStateDescriptor, ValueStateDescriptor
+from pyflink.table import StreamTableEnvironment
+
+_ROWS = """
+SELECT tenantId, `partition`, `offset`, id, revision, trunkFullyQualifiedDomainName AS trunk,
+  COALESCE(successfulCall = FALSE, FALSE) AS failed,
+  CAST(TIMESTAMPDIFF(MINUTE, TIMESTAMP '1970-01-01 00:00:00', startDateTime) AS BIGINT) AS `minute`
+FROM calls{options}
+"""
+_STATEMENTS = """
+SELECT tenantId,
+  CAST(TIMESTAMPDIFF(MINUTE, TIMESTAMP '1970-01-01 00:00:00', completeThroughDateTime) AS BIGINT) AS through,
+  offsets
+FROM progress{options}
+WHERE overlapSeconds = {overlap_s}
+"""
+_TO_THE_END = " /*+ OPTIONS('scan.bounded.mode' = 'latest-offset') */"
+_RESULT = Types.ROW_NAMED(
+    ["tenant", "minute", "trunk", "calls", "failures"],
+    [Types.STRING(), Types.LONG(), Types.STRING(), Types.LONG(), Types.LONG()],
+)
+
+
+class FinalMinutes(KeyedCoProcessFunction):
+    """Keyed by tenant. First input: rows; second: statements. Minutes are counted from the epoch."""
+
+    def open(self, runtime_context: RuntimeContext) -> None:
+        """State of one tenant."""
+        self.calls = runtime_context.get_map_state(
+            MapStateDescriptor("calls", Types.STRING(), Types.PICKLED_BYTE_ARRAY())
+        )
+        self.next = runtime_context.get_map_state(MapStateDescriptor("next", Types.INT(), Types.LONG()))
+        self.statements = runtime_context.get_map_state(
+            MapStateDescriptor("statements", Types.LONG(), Types.PICKLED_BYTE_ARRAY())
+        )
+        self.final_before = runtime_context.get_state(ValueStateDescriptor("final before", Types.LONG()))
+
+    def process_element1(self, value: Row, ctx: KeyedCoProcessFunction.Context) -> Iterator[Row]:
+        """A row: one of a minute that is final already comes too late for it."""
+        known = self.calls.get(value.id)
+        late = value.minute is not None and value.minute < (self.final_before.value() or 0)
+        if late:
+            self.calls.remove(value.id)
+        elif known is None or value.revision >= known[0]:
+            self.calls.put(value.id, (value.revision, value.minute, value.trunk, value.failed))
+        self.next.put(value.partition, max(value.offset + 1, self.next.get(value.partition) or 0))
+        yield from self._close(ctx.get_current_key())
+
+    def process_element2(self, value: Row, ctx: KeyedCoProcessFunction.Context) -> Iterator[Row]:
+        """A statement of the chosen overlap."""
+        self.statements.put(value.through, list(value.offsets))
+        yield from self._close(ctx.get_current_key())
+
+    def _close(self, tenant: str) -> Iterator[Row]:
+        before = self.final_before.value() or 0
+        seen = [through for through, offsets in self.statements.items() if self._has_seen(offsets)]
+        for through in seen:
+            self.statements.remove(through)
+        through = max(seen, default=before)
+        if through <= before:
+            return
+        self.final_before.update(through)
+        sums: dict[tuple[int, str], list[int]] = {}
+        for call, (_, minute, trunk, failed) in list(self.calls.items()):
+            if minute is not None and minute < through:
+                total = sums.setdefault((minute, trunk), [0, 0])
+                total[0] += 1
+                total[1] += failed
+                self.calls.remove(call)
+        for (minute, trunk), (calls, failures) in sums.items():
+            yield Row(tenant, minute, trunk, calls, failures)
+
+    def _has_seen(self, offsets: list[int]) -> bool:
+        return all((self.next.get(partition) or 0) >= offset for partition, offset in enumerate(offsets))
+
+
+def tables(options: argparse.Namespace) -> list[str]:
+    """The statements of calls.sql for these topics, brokers and registry."""
+    text = (Path(__file__).parent / "calls.sql").read_text(encoding="utf-8")
+    lines = [line for line in text.splitlines() if not line.startswith("--")]
+    for default, chosen in (
+        ("direct-routing-calls", options.topic),
+        ("localhost:9092", options.bootstrap_servers),
+        ("http://localhost:8081", options.registry),
+        ("read_committed", options.isolation_level),
+    ):
+        lines = [line.replace(default, chosen) for line in lines]
+    return [statement.strip() for statement in "\n".join(lines).split(";") if statement.strip()]
+
+
+def environment(options: argparse.Namespace) -> StreamTableEnvironment:
+    """An environment that knows the tables."""
+    execution = StreamExecutionEnvironment.get_execution_environment()
+    execution.set_parallelism(options.parallelism)
+    execution.add_jars(*(Path(jar).resolve().as_uri() for jar in options.jars))
+    environment = StreamTableEnvironment.create(execution)
+    for statement in tables(options):
+        if statement.startswith("SET"):
+            _, name, _, value, _ = statement.split("'")
+            environment.get_config().set(name, value)
+        else:
+            environment.execute_sql(statement)
+    return environment
+
+
+def final_minutes(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """Final minutes as they come."""
+    tables = environment(options)
+    end = _TO_THE_END if options.to_the_end else ""
+    rows = tables.to_data_stream(tables.sql_query(_ROWS.format(options=end)))
+    statements = tables.to_data_stream(
+        tables.sql_query(_STATEMENTS.format(options=end, overlap_s=options.overlap_seconds))
+    )
+    by_tenant = rows.key_by(lambda row: row.tenantId, Types.STRING())
+    with_progress = by_tenant.connect(statements.key_by(lambda row: row.tenantId, Types.STRING()))
+    results = with_progress.process(FinalMinutes(), output_type=_RESULT)
+    with results.execute_and_collect("final minutes") as found:
+        for row in found:
+            yield row.as_dict()
+
+
+def calls_per_minute(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """What calls_per_minute.sql says of the topic as it is now."""
+    tables = environment(options)
+    tables.get_config().set("execution.runtime-mode", "batch")
+    query = (Path(__file__).parent / "calls_per_minute.sql").read_text(encoding="utf-8")
+    tables.execute_sql("ALTER TABLE calls SET ('scan.bounded.mode' = 'latest-offset')")
+    result = tables.execute_sql(query.rstrip().removesuffix(";"))
+    names = result.get_table_schema().get_field_names()
+    with result.collect() as found:
+        for row in found:
+            yield dict(zip(names, row, strict=True))
+
+
+def main() -> None:
+    """Prints what was asked for as JSON lines."""
+    parser = argparse.ArgumentParser(description="Calls and failures per trunk and minute, in Flink.")
+    parser.add_argument("--bootstrap-servers", default="localhost:9092")
+    parser.add_argument("--registry", default="http://localhost:8081")
+    parser.add_argument("--topic", default="direct-routing-calls")
+    parser.add_argument("--overlap-seconds", type=int, default=10_800, help="overlap of the sweep to wait for")
+    parser.add_argument("--jars", nargs="*", default=[], help="jars of the Kafka connector and of avro-confluent")
+    parser.add_argument("--parallelism", type=int, default=1)
+    parser.add_argument("--isolation-level", default="read_committed", help="anything else counts aborted rows too")
+    parser.add_argument("--to-the-end", action="store_true", help="stop where the topics end instead of waiting")
+    parser.add_argument("--as-of-now", action="store_true", help="run calls_per_minute.sql instead")
+    options = parser.parse_args()
+    for result in calls_per_minute(options) if options.as_of_now else final_minutes(options):
+        print(json.dumps(result, default=str), flush=True)
+
+
+if __name__ == "__main__":
+    main()

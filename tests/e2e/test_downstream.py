@@ -1,0 +1,162 @@
+"""The examples, over the real service, broker and registry: what they find is what Graph has shown."""
+
+import io
+import json
+import os
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any, NamedTuple
+
+import fastavro
+import pytest
+from confluent_kafka import Producer
+
+from connector.kafka import avro
+from tests import flink_software, oracle
+from tests.conftest import SharedBroker
+from tests.kafka_software import find_java
+from tests.registries import Registry
+from tests.simulation import Simulation
+from tests.workers import ROOT, Worker, configuration
+
+OVERLAP_S = 30 * 86_400
+
+
+class Total(NamedTuple):
+    """Calls and failures."""
+
+    calls: int
+    failures: int
+
+
+Totals = dict[tuple[str, datetime, str | None], Total]
+"By tenant, minute and trunk."
+
+
+@dataclass(frozen=True)
+class Published:
+    """A topic that holds all that a simulator has shown, and rows of a transaction that was aborted."""
+
+    bootstrap: str
+    registry: str
+    topic: str
+    truth: Totals
+    through: dict[str, datetime]
+    "Up to where each tenant's calls are complete, to the minute."
+
+    @property
+    def final(self) -> Totals:
+        """What of the truth is final."""
+        return {key: total for key, total in self.truth.items() if key[1] < self.through[key[0]]}
+
+
+@pytest.fixture(scope="module")
+def published(
+    broker: SharedBroker, registry: Registry, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Published]:
+    topic, app = f"calls-downstream-{os.getpid()}", f"app-downstream-{os.getpid()}"
+    with Simulation(tenants=2, days=2, calls_per_day=1_500, revised=0.05, frozen=True, unfit=0.01) as source:
+        settings = configuration(broker.bootstrap, topic, app, source, schema_registry={"url": registry.url})
+        worker = Worker(tmp_path_factory.mktemp("downstream"), settings)
+        try:
+            assert worker.run_once() == 0, worker.tail()
+        finally:
+            worker.kill()
+        abort_a_row(broker.bootstrap, topic)
+        yield Published(
+            broker.bootstrap, registry.url, topic, totals(source), complete_through(broker.bootstrap, topic)
+        )
+
+
+def complete_through(bootstrap: str, topic: str) -> dict[str, datetime]:
+    """Up to where `.progress` says that each tenant's calls are complete, to the minute."""
+    schema = fastavro.parse_schema(avro.load(avro.PROGRESS))
+    through: dict[str, datetime] = {}
+    for entry in oracle.read(bootstrap, f"{topic}.progress"):
+        statement: Any = fastavro.schemaless_reader(io.BytesIO(entry.value[5:]), schema, None)
+        if statement["overlapSeconds"] == OVERLAP_S:
+            through[statement["tenantId"]] = statement["completeThroughDateTime"].replace(second=0, microsecond=0)
+    return through
+
+
+def totals(source: Simulation) -> Totals:
+    """Of the newest version of each row that fits, as the simulator tells it."""
+    newest: dict[tuple[str, str], dict[str, Any]] = {}
+    for tenant, versions in source.truth().items():
+        for version in versions:
+            if version.fits:
+                assert version.id is not None
+                newest[tenant, version.id] = oracle.expected(bytes(version.row))
+    calls: Counter[tuple[str, datetime, str | None]] = Counter()
+    failures: Counter[tuple[str, datetime, str | None]] = Counter()
+    for (tenant, _), row in newest.items():
+        if row["startDateTime"] is not None:
+            start = datetime.fromtimestamp(row["startDateTime"] // 60_000 * 60, UTC)
+            key = tenant, start, row["trunkFullyQualifiedDomainName"]
+            calls[key] += 1
+            failures[key] += row["successfulCall"] is False
+    return {key: Total(calls[key], failures[key]) for key in calls}
+
+
+def abort_a_row(bootstrap: str, topic: str) -> None:
+    """What a killed worker leaves: a row that is in the log and was never committed."""
+    row = next(entry for entry in oracle.read(bootstrap, topic))
+    producer = Producer({"bootstrap.servers": bootstrap, "transactional.id": f"killed-{topic}"})
+    producer.init_transactions(60)
+    producer.begin_transaction()
+    for number in range(50):
+        producer.produce(topic, row.value, f"aborted-{number}".encode())
+    producer.flush(60)
+    producer.abort_transaction(60)
+
+
+def python_reader(published: Published, *arguments: str) -> Totals:
+    command = [sys.executable, str(ROOT / "examples" / "final_minutes.py")]
+    return results([*command, "--overlap", "30d", "--to-the-end", *arguments], published)
+
+
+def flink(published: Published, *arguments: str) -> Totals:
+    command = [str(flink_software.python()), str(ROOT / "examples" / "flink" / "final_minutes.py")]
+    command += ["--overlap-seconds", str(OVERLAP_S), "--to-the-end", *arguments]
+    return results([*command, "--jars", *map(str, flink_software.jars())], published)
+
+
+def results(command: list[str], published: Published) -> Totals:
+    """The minutes that a program prints, each once."""
+    where = ["--topic", published.topic, "--bootstrap-servers", published.bootstrap, "--registry", published.registry]
+    environ = {**os.environ, "JAVA_HOME": str(find_java()[0].resolve().parent.parent)}
+    done = subprocess.run(
+        [*command[:2], *where, *command[2:]], capture_output=True, text=True, check=False, timeout=240, env=environ
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    found: Totals = {}
+    for line in filter(lambda line: line.startswith("{"), done.stdout.splitlines()):
+        result = json.loads(line)
+        key = result.get("tenant") or result["tenantId"], minute(result["minute"]), result["trunk"]
+        assert key not in found, "each minute once"
+        found[key] = Total(result["calls"], result["failures"])
+    return found
+
+
+def minute(value: str | int) -> datetime:
+    """An instant, or minutes from the epoch."""
+    if isinstance(value, int):
+        return datetime.fromtimestamp(0, UTC) + timedelta(minutes=value)
+    return datetime.fromisoformat(value).replace(tzinfo=UTC)
+
+
+def test_the_python_reader_gives_each_minute_once_and_as_it_was(published: Published) -> None:
+    assert len(published.final) > 500
+    assert python_reader(published) == published.final
+
+
+def test_flink_gives_each_minute_once_and_as_it_was(published: Published) -> None:
+    assert flink(published) == published.final
+
+
+def test_flink_sql_counts_calls_and_failures_per_trunk_and_minute(published: Published) -> None:
+    assert flink(published, "--as-of-now") == published.truth

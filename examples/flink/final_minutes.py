@@ -19,22 +19,23 @@ from pyflink.common import Row, Types
 from pyflink.datastream import StreamExecutionEnvironment
 from pyflink.datastream.functions import KeyedCoProcessFunction, RuntimeContext
 from pyflink.datastream.state import MapStateDescriptor, ValueStateDescriptor
-from pyflink.table import StreamTableEnvironment
+from pyflink.table import EnvironmentSettings, StreamTableEnvironment
 
 _ROWS = """
 SELECT tenantId, `partition`, `offset`, id, revision, trunkFullyQualifiedDomainName AS trunk,
   COALESCE(successfulCall = FALSE, FALSE) AS failed,
   CAST(TIMESTAMPDIFF(MINUTE, TIMESTAMP '1970-01-01 00:00:00', startDateTime) AS BIGINT) AS `minute`
-FROM calls{options}
+FROM calls
 """
 _STATEMENTS = """
 SELECT tenantId,
   CAST(TIMESTAMPDIFF(MINUTE, TIMESTAMP '1970-01-01 00:00:00', completeThroughDateTime) AS BIGINT) AS through,
   offsets
-FROM progress{options}
+FROM progress
 WHERE overlapSeconds = {overlap_s}
 """
-_TO_THE_END = " /*+ OPTIONS('scan.bounded.mode' = 'latest-offset') */"
+_ENDLESS = "'scan.startup.mode' = 'earliest-offset'"
+_TO_THE_END = f"{_ENDLESS}, 'scan.bounded.mode' = 'latest-offset'"
 _RESULT = Types.ROW_NAMED(
     ["tenant", "minute", "trunk", "calls", "failures"],
     [Types.STRING(), Types.LONG(), Types.STRING(), Types.LONG(), Types.LONG()],
@@ -103,6 +104,7 @@ def tables(options: argparse.Namespace) -> list[str]:
         ("localhost:9092", options.bootstrap_servers),
         ("http://localhost:8081", options.registry),
         ("read_committed", options.isolation_level),
+        (_ENDLESS, _TO_THE_END if options.to_the_end or options.as_of_now else _ENDLESS),
     ):
         lines = [line.replace(default, chosen) for line in lines]
     return [statement.strip() for statement in "\n".join(lines).split(";") if statement.strip()]
@@ -113,7 +115,8 @@ def environment(options: argparse.Namespace) -> StreamTableEnvironment:
     execution = StreamExecutionEnvironment.get_execution_environment()
     execution.set_parallelism(options.parallelism)
     execution.add_jars(*(Path(jar).resolve().as_uri() for jar in options.jars))
-    environment = StreamTableEnvironment.create(execution)
+    mode = EnvironmentSettings.in_batch_mode() if options.as_of_now else EnvironmentSettings.in_streaming_mode()
+    environment = StreamTableEnvironment.create(execution, mode)
     for statement in tables(options):
         if statement.startswith("SET"):
             _, name, _, value, _ = statement.split("'")
@@ -126,11 +129,8 @@ def environment(options: argparse.Namespace) -> StreamTableEnvironment:
 def final_minutes(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """Final minutes as they come."""
     tables = environment(options)
-    end = _TO_THE_END if options.to_the_end else ""
-    rows = tables.to_data_stream(tables.sql_query(_ROWS.format(options=end)))
-    statements = tables.to_data_stream(
-        tables.sql_query(_STATEMENTS.format(options=end, overlap_s=options.overlap_seconds))
-    )
+    rows = tables.to_data_stream(tables.sql_query(_ROWS))
+    statements = tables.to_data_stream(tables.sql_query(_STATEMENTS.format(overlap_s=options.overlap_seconds)))
     by_tenant = rows.key_by(lambda row: row.tenantId, Types.STRING())
     with_progress = by_tenant.connect(statements.key_by(lambda row: row.tenantId, Types.STRING()))
     results = with_progress.process(FinalMinutes(), output_type=_RESULT)
@@ -142,9 +142,7 @@ def final_minutes(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
 def calls_per_minute(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """What calls_per_minute.sql says of the topic as it is now."""
     tables = environment(options)
-    tables.get_config().set("execution.runtime-mode", "batch")
     query = (Path(__file__).parent / "calls_per_minute.sql").read_text(encoding="utf-8")
-    tables.execute_sql("ALTER TABLE calls SET ('scan.bounded.mode' = 'latest-offset')")
     result = tables.execute_sql(query.rstrip().removesuffix(";"))
     names = result.get_table_schema().get_field_names()
     with result.collect() as found:

@@ -5,6 +5,7 @@ import re
 import signal
 import subprocess
 import time
+import uuid
 from collections import Counter
 from collections.abc import Iterator
 from datetime import timedelta
@@ -12,6 +13,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from tests import oracle
 from tests.brokers import wait_until
 from tests.conftest import SharedBroker
 from tests.prometheus import Prometheus
@@ -34,6 +36,8 @@ class Scene(NamedTuple):
 
     worker: Worker
     prometheus: Prometheus
+    source: Simulation
+    bootstrap: str
     begun: float
     "Epoch seconds."
 
@@ -41,7 +45,7 @@ class Scene(NamedTuple):
 @pytest.fixture(scope="module")
 def scene(broker: SharedBroker, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
     folder = tmp_path_factory.mktemp("observability")
-    name = folder.name
+    name = uuid.uuid4().hex[:8]
     with Simulation(
         tenants=2,
         days=3,
@@ -52,7 +56,7 @@ def scene(broker: SharedBroker, tmp_path_factory: pytest.TempPathFactory) -> Ite
         unknown=0.05,
         clock_offset_s=-3_600,
     ) as source:
-        settings = configuration(broker.bootstrap, f"calls-{name}", f"app-{name}", source)
+        settings = configuration(broker.bootstrap, f"calls-observed-{name}", f"app-observed-{name}", source)
         worker = Worker(folder / "worker", settings)
         try:
             begun = time.time()
@@ -73,7 +77,7 @@ def scene(broker: SharedBroker, tmp_path_factory: pytest.TempPathFactory) -> Ite
                     worker.until(lambda m=metric, of=labels: worker.metric(m, **of) > 0, f"{metric} {labels}")  # type: ignore[misc]
                 seen = _value(prometheus, "count_over_time(up[1h])")
                 wait_until(lambda: _value(prometheus, "count_over_time(up[1h])") >= seen + SCRAPES, "scrapes", 120)
-                yield Scene(worker, prometheus, begun)
+                yield Scene(worker, prometheus, source, broker.bootstrap, begun)
         finally:
             worker.kill()
 
@@ -158,6 +162,30 @@ def test_promtool_has_nothing_to_say_about_the_metrics_and_a_tenant_has_at_most_
     series = scene.prometheus.query('count by (tenant) ({__name__=~"direct_routing_.*", tenant!=""})')
     assert len(series) == 2
     assert all(float(one["value"][1]) <= 80 for one in series)
+
+
+def test_counters_tell_what_graph_was_asked_and_what_is_on_the_topics(scene: Scene) -> None:
+    worker, source = scene.worker, scene.source
+    source.clear_faults()
+    worker.until_complete(source.freeze())
+    kafka = worker.settings["kafka"]
+    found = oracle.committed(scene.bootstrap, kafka["topic"], kafka["app"])
+    counted = {
+        outcome: worker.metric("rows_total", outcome=outcome) for outcome in ("published", "revised", "dead_letter")
+    }
+    assert counted == {
+        "published": sum(not row.revision for row in found.rows),
+        "revised": sum(row.revision > 0 for row in found.rows),
+        "dead_letter": len(found.dead_letters),
+    }
+    assert worker.metric("unknown_properties_total") == sum(
+        len(row.fields["additionalProperties"]) for row in found.rows
+    )
+    at_once = len(source.tenants) * 4  # graph.concurrency: answered, and not counted yet
+    for status in (200, 429):
+        before = worker.metric("graph_requests_total", status=str(status))
+        asked = sum(request.status == status for request in source.requests())
+        assert 0 < before <= asked <= worker.metric("graph_requests_total", status=str(status)) + at_once
 
 
 def test_a_worker_that_is_frozen_amid_its_work_is_missed(scene: Scene) -> None:

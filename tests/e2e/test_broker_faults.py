@@ -107,7 +107,7 @@ def test_after_a_transaction_that_failed_memory_is_what_was_committed(
     source = simulate(days=1, calls_per_day=2_000, page_size=100, frozen=True)
     worker = new_worker(settings(source))
     worker.start()
-    worker.until_ready()
+    worker.until(lambda: bool(worker.tenant(source.tenants[0]).get("covered_through")), "the first commit")
     worker.kill()
     rows = len(oracle.read(broker.bootstrap, topic))
     set_topic(broker.bootstrap, f"{app}.state", "max.message.bytes", "100")

@@ -3,7 +3,6 @@
 1. Every problem is reported at once, one line each: file or variable, key, what is wrong, what to do.
 2. No message shows a value that may be a secret.
 3. What passes is frozen and resolved: durations, paths, roots, and each tenant with what it inherits.
-4. A setting that is legal but whose feature is not built is refused, never ignored.
 """
 
 import json
@@ -244,6 +243,16 @@ class Rows:
 
 
 @dataclass(frozen=True, slots=True)
+class EventHubs:
+    """Who signs in to Azure Event Hubs, where and for what. `id`: the tenant."""
+
+    id: str
+    label: str
+    identity: Identity
+    scope: str
+
+
+@dataclass(frozen=True, slots=True)
 class Kafka:
     """Brokers, names and promises. `replication_factor` -1 is the broker's default."""
 
@@ -255,7 +264,7 @@ class Kafka:
     create_topics: bool
     partitions: int
     replication_factor: int
-    azure_event_hubs: bool
+    event_hubs: EventHubs | None
     topic_properties: dict[str, str]
     properties: dict[str, str | Secret] = field(repr=False)
 
@@ -675,11 +684,12 @@ def _known_keys(model: type[BaseModel], prefix: Key = ()) -> list[Key]:
 
 def _resolve(source: _Source, checked: Document, required: Iterable[str]) -> Settings:
     checked, azure_authority = _azure(source, checked)
-    _refuse_unbuilt(source, checked)
     treatments = _privacy(source, checked)
     graph = _graph(source, checked, azure_authority)
     kafka = _kafka(source, checked)
-    tenants = _tenants(source, checked)
+    shared = _own_identity(source, ("identity",), checked.identity)
+    tenants = _tenants(source, checked, shared)
+    kafka = replace(kafka, event_hubs=_event_hubs(source, checked, shared, tenants))
     _check_names(source, checked)
     windows = _windows(source, checked)
     for name in required:
@@ -751,15 +761,6 @@ def _azure(source: _Source, checked: Document) -> tuple[Document, str]:
 
 def _credentials(table: IdentityTable) -> list[str]:
     return [name for name in _CREDENTIALS if getattr(table, name) not in (None, False, "")]
-
-
-def _refuse_unbuilt(source: _Source, checked: Document) -> None:
-    unbuilt: list[tuple[Key, object, str]] = [
-        (("kafka", "azure_event_hubs"), checked.kafka.azure_event_hubs, "leave it out"),
-    ]
-    for key, value, todo in unbuilt:
-        if value:
-            source.report(key, f"is not built yet; {todo}")
 
 
 def _privacy(source: _Source, checked: Document) -> dict[str, str]:
@@ -908,8 +909,7 @@ def _hidden(
     return secret
 
 
-def _tenants(source: _Source, checked: Document) -> tuple[Tenant, ...]:
-    shared = _own_identity(source, ("identity",), checked.identity)
+def _tenants(source: _Source, checked: Document, shared: Identity) -> tuple[Tenant, ...]:
     tenants: list[Tenant] = []
     ids: dict[str, int] = {}
     for number, table in enumerate(checked.tenants):
@@ -1035,6 +1035,35 @@ def _check_identity(source: _Source, number: int, table: TenantTable, identity: 
         source.report(chosen or here, str(error))
 
 
+def _event_hubs(source: _Source, checked: Document, shared: Identity, tenants: tuple[Tenant, ...]) -> EventHubs | None:
+    """[identity] in AZURE_TENANT_ID, else in the first tenant; that tenant's own where there is no shared one."""
+    here: Key = ("kafka", "azure_event_hubs")
+    table = checked.kafka
+    if not table.azure_event_hubs or not tenants:
+        return None
+    for name in table.properties:
+        if name.strip().lower() in ("sasl.mechanism", "sasl.mechanisms", "sasl.username", "sasl.password"):
+            what = "is set, but kafka.azure_event_hubs signs in with OAUTHBEARER; leave one of the two out"
+            source.report(("kafka", "properties", name), what)
+    host = table.bootstrap_servers.split(",")[0].rpartition("://")[2].rpartition(":")[0]
+    if not host:
+        source.report(
+            here, 'needs kafka.bootstrap_servers with a port, for instance "NAMESPACE.servicebus.windows.net:9093"'
+        )
+    protocol = next((r.value for n, r in table.properties.items() if n.strip().lower() == "security.protocol"), "")
+    if protocol and protocol.lower() != "sasl_ssl" and not document.is_protected(f"http://{host}"):
+        what = "is not SASL_SSL, so that the token would be sent unprotected; leave it out"
+        source.report(("kafka", "properties", "security.protocol"), what)
+    identity = tenants[0].identity
+    if _credentials(checked.identity):
+        client_id = shared.client_id
+        if client_id is None and not shared.managed_identity:
+            client_id = source.environ.get("AZURE_CLIENT_ID") or identity.client_id
+        identity = replace(shared, client_id=client_id)
+    tenant = source.environ.get("AZURE_TENANT_ID") or tenants[0].id
+    return EventHubs(tenant, f"Kafka at {host}", identity, f"https://{host}/.default")
+
+
 def _kafka(source: _Source, checked: Document) -> Kafka:
     table = checked.kafka
     properties: dict[str, str | Secret] = {}
@@ -1064,7 +1093,7 @@ def _kafka(source: _Source, checked: Document) -> Kafka:
         create_topics=table.create_topics,
         partitions=table.partitions,
         replication_factor=table.replication_factor,
-        azure_event_hubs=table.azure_event_hubs,
+        event_hubs=None,
         topic_properties=topic_properties,
         properties=properties,
     )

@@ -462,7 +462,9 @@ class KafkaTable(Table):
     replication_factor: Annotated[int, AfterValidator(_to_replication)] = Field(
         -1, description="-1: the broker's default."
     )
-    azure_event_hubs: bool = Field(default=False, description="OAUTHBEARER with the identity. Not built yet.")
+    azure_event_hubs: bool = Field(
+        default=False, description="OAUTHBEARER with [identity] in AZURE_TENANT_ID, else in the first tenant."
+    )
     topic_properties: dict[str, _Property] = Field({}, description="Of the row topic, when it has to be created.")
     properties: dict[str, _Property] = Field(
         {},

@@ -13,14 +13,13 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from connector import __version__, log, report
+from connector import __version__, brokers, log, report
 from connector.config import Settings, Tenant
 from connector.core import instants
 from connector.core.rows import Shape
 from connector.errors import BrokersAwayError, ConfigurationError, ConnectorError, RefusedError, RegistryAwayError
 from connector.graph.client import GraphClient
 from connector.kafka import avro, control, topics
-from connector.kafka.clients import Clients, resolve
 from connector.kafka.ownership import Command, Membership
 from connector.kafka.registry import Registry, Subject, subjects
 from connector.kafka.state import Home
@@ -75,7 +74,7 @@ class Service:
         self._reload = reload
         self._now = now
         self._names = topics.Names(settings.kafka.app)
-        self._clients = Clients(settings.kafka.bootstrap_servers, resolve(settings.kafka.properties))
+        self._clients = brokers.clients(settings)
         self._clients.check()
         self._registry = Registry(settings.schema_registry) if settings.schema_registry.url else None
         self._registry_away: str | None = None

@@ -9,6 +9,8 @@ from collections.abc import AsyncIterator
 async def proxy() -> AsyncIterator[tuple[str, list[str]]]:
     """An HTTP proxy that knows CONNECT: its address, and where it was asked to connect to."""
     asked: list[str] = []
+    serving: set[asyncio.Task[None] | None] = set()
+    writers: list[asyncio.StreamWriter] = []
 
     async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while data := await reader.read(65536):
@@ -16,11 +18,13 @@ async def proxy() -> AsyncIterator[tuple[str, list[str]]]:
         writer.close()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        serving.add(asyncio.current_task())
         head = await reader.readuntil(b"\r\n\r\n")
         place = head.split()[1].decode()
         asked.append(place)
         host, _, port = place.rpartition(":")
         far_reader, far_writer = await asyncio.open_connection(host, int(port))
+        writers.extend((writer, far_writer))
         writer.write(b"HTTP/1.1 200 Connection established\r\n\r\n")
         with contextlib.suppress(ConnectionError):
             await asyncio.gather(pump(reader, far_writer), pump(far_reader, writer))
@@ -30,3 +34,7 @@ async def proxy() -> AsyncIterator[tuple[str, list[str]]]:
         yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", asked
     finally:
         server.close()
+        for writer in writers:
+            writer.close()
+        await asyncio.gather(*filter(None, serving), return_exceptions=True)
+        await asyncio.gather(*(writer.wait_closed() for writer in writers), return_exceptions=True)

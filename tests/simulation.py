@@ -48,6 +48,10 @@ class Simulation:
         """[identity] of a configuration that may read every tenant."""
         return {"client_id": self._simulator.client_id, "client_secret": self._simulator.client_secret}
 
+    def signing_keys(self) -> dict[str, object]:
+        """The keys (JWKS) that tokens are signed with."""
+        return self._simulator.world.sign_in.keys().body
+
     def truth(self, *tenants: str) -> dict[str, list[TruthRow]]:
         """Every version that can be seen by now, by tenant (all)."""
 

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 import typer
 
-from connector import log
+from connector import brokers, log
 from connector.admin import arguments
 from connector.admin.arguments import ConfigOption, JsonOption
 from connector.config import Settings, Tenant
@@ -104,7 +104,7 @@ class Examination:
         if not settings.tenants:
             raise ConfigurationError([arguments.NO_TENANTS])
         self._settings = settings
-        self._probe = Probe(settings.kafka)
+        self._probe = Probe(settings.kafka, brokers.clients(settings))
         self._registry = Registry(settings.schema_registry) if settings.schema_registry.url else None
 
     async def run(self) -> list[Finding]:

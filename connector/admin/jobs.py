@@ -7,6 +7,7 @@ from uuid import UUID, uuid4
 
 import typer
 
+from connector import brokers
 from connector.admin import arguments, overview, text
 from connector.admin.arguments import ConfigOption, JsonOption, TenantOption
 from connector.core import jobs as core
@@ -26,7 +27,7 @@ def jobs(*, as_json: JsonOption = False, config: ConfigOption = None) -> None:
       connector jobs --config connector.toml
     """
     settings = arguments.read_settings(config)
-    found = overview.look(Desk(settings.kafka), settings, datetime.now(UTC)).describe_jobs()
+    found = overview.look(Desk(settings.kafka, brokers.clients(settings)), settings, datetime.now(UTC)).describe_jobs()
     if as_json:
         arguments.print_json(found)
     elif found:
@@ -75,7 +76,7 @@ def cancel(
     """
     settings = arguments.read_settings(config)
     job_id = _job_id(job)
-    desk = Desk(settings.kafka)
+    desk = Desk(settings.kafka, brokers.clients(settings))
     found = overview.look(desk, settings, datetime.now(UTC)).find_job(job_id)
     if found is None:
         raise ConfigurationError([f"JOB: there is no job {job_id}; connector jobs lists them"])
@@ -112,7 +113,7 @@ def resume(*, tenant: TenantOption, config: ConfigOption = None) -> None:
 
 def open_desk(settings: "Settings", tenant: "Tenant") -> Desk:
     """A desk that takes commands for a tenant; RefusedError when there is no worker that they could ever reach."""
-    desk = Desk(settings.kafka)
+    desk = Desk(settings.kafka, brokers.clients(settings))
     if desk.is_new:
         raise RefusedError(
             f"no worker has ever run with kafka.app = {settings.kafka.app}, so there is no topic for commands: "

@@ -7,6 +7,7 @@ from typing import Annotated, Any, NamedTuple
 import numpy as np
 import typer
 
+from connector import brokers
 from connector.admin import arguments, text
 from connector.admin.arguments import ConfigOption, JsonOption
 from connector.admin.text import Section
@@ -17,7 +18,6 @@ from connector.core.instants import EPOCH
 from connector.core.windows import Rules
 from connector.errors import BrokersAwayError, ConfigurationError, RefusedError
 from connector.kafka import control, seen, state, topics
-from connector.kafka.clients import Clients, resolve
 from connector.kafka.restore import read_compacted
 from connector.kafka.state import Checkpoint
 
@@ -122,7 +122,7 @@ _Hours = dict[str, tuple[int, Any]]
 
 def _read_shard(settings: Settings, shard: int, now: datetime) -> tuple[dict[str, Checkpoint], _Hours]:
     names = topics.Names(settings.kafka.app)
-    clients = Clients(settings.kafka.bootstrap_servers, resolve(settings.kafka.properties))
+    clients = brokers.clients(settings)
     clients.check()
     try:
         if names.state not in topics.Admin(clients).look().partitions:

@@ -3,7 +3,7 @@
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from connector import __version__
+from connector import __version__, brokers
 from connector.admin import arguments, jobs, overview, text
 from connector.admin.arguments import ConfigOption, JsonOption
 from connector.admin.text import Section
@@ -26,7 +26,7 @@ def status(*, as_json: JsonOption = False, config: ConfigOption = None) -> None:
     """
     settings = arguments.read_settings(config)
     now = datetime.now(UTC)
-    desk = Desk(settings.kafka)
+    desk = Desk(settings.kafka, brokers.clients(settings))
     found = overview.look(desk, settings, now)
     content = {
         "app": settings.kafka.app,

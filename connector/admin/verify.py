@@ -20,7 +20,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from connector import log
+from connector import brokers, log
 from connector.admin import arguments, text
 from connector.admin.arguments import ConfigOption, FromOption, JsonOption, TenantOption, ToOption
 from connector.config import Settings, Tenant, duration_text
@@ -31,7 +31,7 @@ from connector.core.rows import Row, Shape, Unfit, unfit_entry
 from connector.errors import BrokersAwayError, ConfigurationError, RangeTooLongError, RefusedError, SourceError
 from connector.graph.client import GraphClient, NoEvents
 from connector.kafka import avro, topics
-from connector.kafka.clients import Clients, resolve
+from connector.kafka.clients import Clients
 from connector.kafka.records import Bounds, Entry, Offsets, Records, row_decoder
 from connector.kafka.registry import Registry
 
@@ -222,7 +222,7 @@ class _Verification:
         registry = Registry(settings.schema_registry) if settings.schema_registry.url else None
         self._decode = row_decoder(registry.schema if registry is not None else None)
         self._stack = ExitStack()
-        self._clients = Clients(settings.kafka.bootstrap_servers, resolve(settings.kafka.properties))
+        self._clients = brokers.clients(settings)
         self._clients.check()
         self._rows = _Topic(self._clients, tenant.topic, self._stack)
         self._letters = _Topic(self._clients, topics.dead_letters(tenant.topic), self._stack)

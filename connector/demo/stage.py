@@ -9,14 +9,13 @@ from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from connector import log
+from connector import brokers, log
 from connector.config import Settings, load
 from connector.demo.screen import Screen, total
 from connector.demo.tally import Tally, Verdict
 from connector.document import duration_text
 from connector.errors import RefusedError
 from connector.kafka import topics
-from connector.kafka.clients import Clients, resolve
 from connector.kafka.follower import Follower
 from connector.kafka.mock import PARTITIONS, MockCluster
 from connector.service import Service
@@ -110,9 +109,7 @@ class Stage:
             await asyncio.sleep(_TICK_S / 5)
 
     def _follow(self) -> Follower:
-        kafka = self._settings.kafka
-        clients = Clients(kafka.bootstrap_servers, resolve(kafka.properties))
-        return Follower(clients, (self._topic, topics.dead_letters(self._topic)))
+        return Follower(brokers.clients(self._settings), (self._topic, topics.dead_letters(self._topic)))
 
     def _introduce(self, screen: Screen) -> None:
         kafka, windows = self._settings.kafka, self._settings.windows

@@ -1,7 +1,7 @@
 """librdkafka settings: the ones that the promise rests on, and the owner's, each given to the clients it belongs to."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from confluent_kafka import KafkaException
@@ -79,8 +79,16 @@ def resolve(properties: Mapping[str, Any]) -> Properties:
 class Clients:
     """Settings for each kind of client."""
 
-    def __init__(self, bootstrap_servers: str, owner: Mapping[str, Any]) -> None:
-        """`owner`: kafka.properties, secrets resolved."""
+    def __init__(
+        self,
+        bootstrap_servers: str,
+        owner: Mapping[str, Any],
+        bearer: Callable[[str | None], tuple[str, float]] | None = None,
+    ) -> None:
+        """`owner`: kafka.properties, secrets resolved. `bearer`: token and its end, for brokers that take OAUTHBEARER.
+
+        Since confluent-kafka 2.13 every kind of client asks it in a thread of its own, and waits for the first token.
+        """
         self._owner = dict(owner)
         self._common: Properties = {
             "bootstrap.servers": bootstrap_servers,
@@ -89,6 +97,8 @@ class Clients:
             "reconnect.backoff.max.ms": 2_000,
             "allow.auto.create.topics": False,
         }
+        if bearer is not None:
+            self._common |= {"security.protocol": "SASL_SSL", "sasl.mechanisms": "OAUTHBEARER", "oauth_cb": bearer}
 
     def admin(self) -> Properties:
         """For topics and their settings."""
@@ -153,13 +163,18 @@ class Clients:
     def check(self) -> None:
         """Raises ConfigurationError when librdkafka refuses a setting; asks no broker."""
         try:
-            AdminClient(self.admin())
+            AdminClient(_tokenless(self.admin()))
             from confluent_kafka import Consumer, Producer  # noqa: PLC0415 - built only to have the settings checked
 
-            Producer(self.producer("check"))
-            Producer(self.producer(None))
-            Consumer(self.member("check")).close()
+            Producer(_tokenless(self.producer("check")))
+            Producer(_tokenless(self.producer(None)))
+            Consumer(_tokenless(self.member("check"))).close()
         except KafkaException as error:
             raise ConfigurationError(
                 [f"kafka.properties: librdkafka refuses a setting: {error.args[0].str()}"]
             ) from error
+
+
+def _tokenless(properties: Properties) -> Properties:
+    """Without what makes a constructor wait for sign-in."""
+    return {name: value for name, value in properties.items() if name != "oauth_cb"}

@@ -14,7 +14,7 @@ from connector.config import Kafka
 from connector.core import jobs
 from connector.errors import BrokersAwayError, RefusedError
 from connector.kafka import control, state, topics
-from connector.kafka.clients import Clients, resolve
+from connector.kafka.clients import Clients
 from connector.kafka.control import Heard
 from connector.kafka.ownership import Command
 from connector.kafka.state import Home, Restored
@@ -36,10 +36,10 @@ class ShardView(NamedTuple):
 class Desk:
     """Blocking. Construction asks the brokers for their topics; BrokersAwayError when none answers."""
 
-    def __init__(self, kafka: Kafka) -> None:
+    def __init__(self, kafka: Kafka, clients: Clients) -> None:
         """`found`: the topics; RefusedError when they are not those of `kafka.shards` shards."""
         self._kafka = kafka
-        self._clients = Clients(kafka.bootstrap_servers, resolve(kafka.properties))
+        self._clients = clients
         self._clients.check()
         self._names = topics.Names(kafka.app)
         try:

@@ -16,7 +16,7 @@ from confluent_kafka.admin import AclOperation, AdminClient
 from connector.config import Kafka
 from connector.errors import BrokersAwayError
 from connector.kafka import topics
-from connector.kafka.clients import Clients, resolve
+from connector.kafka.clients import Clients
 from connector.kafka.desk import Desk
 from connector.kafka.topics import Found, Problem, Topic
 
@@ -35,10 +35,10 @@ class Standing(NamedTuple):
 class Probe:
     """The brokers of a configuration. Raises BrokersAwayError when none answers, ConfigurationError at construction."""
 
-    def __init__(self, kafka: Kafka) -> None:
+    def __init__(self, kafka: Kafka, clients: Clients) -> None:
         self._kafka = kafka
         self._names = topics.Names(kafka.app)
-        self._clients = Clients(kafka.bootstrap_servers, resolve(kafka.properties))
+        self._clients = clients
         self._clients.check()
         self._admin = topics.Admin(self._clients)
 
@@ -127,7 +127,7 @@ class Probe:
 
     def _read_state(self) -> None:
         """Raises RefusedError when workers wrote it for another topic or cluster, or are of a newer version."""
-        desk = Desk(self._kafka)
+        desk = Desk(self._kafka, self._clients)
         desk.read(range(self._kafka.shards))
 
 

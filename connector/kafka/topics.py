@@ -170,6 +170,8 @@ class Admin:
     def _create(
         self, topics: Sequence[Topic], replication_factor: int, *, only_asked: bool
     ) -> Iterator[tuple[Topic, KafkaError | None]]:
+        if not topics:
+            return
         new = [
             NewTopic(
                 t.name, num_partitions=t.partitions, replication_factor=replication_factor, config=dict(t.settings)

@@ -78,7 +78,7 @@ class TestDefaults:
         kafka = got.kafka
         assert (kafka.bootstrap_servers, kafka.topic, kafka.app) == ("", "direct-routing-calls", "direct-routing")
         assert (kafka.shards, kafka.partitions, kafka.replication_factor) == (8, 6, -1)
-        assert (kafka.delivery, kafka.create_topics, kafka.azure_event_hubs) == ("exactly_once", True, False)
+        assert (kafka.delivery, kafka.create_topics, kafka.event_hubs) == ("exactly_once", True, None)
         assert (kafka.topic_properties, kafka.properties) == ({}, {})
         assert (got.http.host, got.http.port) == ("0.0.0.0", 9464)  # noqa: S104
         assert (got.log.format, got.log.level) == ("auto", "info")
@@ -721,8 +721,13 @@ class TestFile:
                 "write at least 32 bytes, for instance those of: openssl rand -hex 32"
             ),
         ),
-        # legal, but another issue brings it
-        ("kafka.azure_event_hubs = true", "kafka.azure_event_hubs: is not built yet; leave it out"),
+        (
+            "kafka.azure_event_hubs = true",
+            (
+                "kafka.azure_event_hubs: needs kafka.bootstrap_servers with a port, for instance "
+                '"NAMESPACE.servicebus.windows.net:9093"'
+            ),
+        ),
     ],
 )
 def test_a_wrong_value_is_one_line_with_file_key_and_what_to_do(

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from tests import commands, oracle
-from tests.brokers import HOST, Cluster, free_ports
+from tests.brokers import HOST, Cluster, free_ports, wait_until
 from tests.simulation import Simulation
 from tests.workers import Worker, configuration
 
-LIFETIME_S = 8
+LIFETIME_S = 12
 
 
 class TokenBroker:
@@ -91,7 +91,7 @@ def test_a_token_of_the_shared_identity_opens_the_brokers_and_is_renewed(
         begun = datetime.now(UTC)
         worker.until(
             lambda: (
-                (datetime.now(UTC) - begun).total_seconds() > 1.5 * LIFETIME_S
+                (datetime.now(UTC) - begun).total_seconds() > LIFETIME_S
                 and len(source.requests("token")) >= before + 3
                 and worker.metric("transactions_total", outcome="committed") > committed
             ),
@@ -103,4 +103,7 @@ def test_a_token_of_the_shared_identity_opens_the_brokers_and_is_renewed(
         assert len(commands.status(worker.config)["tenants"]) == 2
         assert worker.stop() == 0
         assert "eyJ" not in worker.log.read_text(encoding="utf-8")
+        # On a slow machine a token may end before it is replaced: the broker then ends the last transaction itself.
+        mine = [topic, *(f"{app}.{name}" for name in ("state", "seen", "control"))]
+        wait_until(lambda: not oracle.open_transactions(broker.cluster.bootstrap, mine), "no open transaction", 60)
         oracle.check(broker.cluster.bootstrap, topic, app, source.truth())

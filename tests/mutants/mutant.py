@@ -15,7 +15,7 @@ class Mutant(NamedTuple):
     new: str
     test: str
     broker: bool = False
-    "Whether only a test on a real broker catches it: the fast tests (`FAST`) must pass."
+    "Whether it takes a real broker to catch it: the fast tests (`FAST`) notice nothing."
 
 
 FAST = "tests/unit --hypothesis-profile=quick --ignore=tests/unit/test_mutants.py"

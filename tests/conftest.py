@@ -15,6 +15,10 @@ from tests.registries import Registry
 # A shared machine is slow at times: how long an example takes says nothing.
 hypothesis.settings.register_profile("default", deadline=None)
 hypothesis.settings.register_profile("quick", deadline=None, max_examples=15)
+# To see that an example fails, not to tell the shortest one.
+hypothesis.settings.register_profile(
+    "mutants", deadline=None, database=None, phases=[hypothesis.Phase.explicit, hypothesis.Phase.generate]
+)
 hypothesis.settings.load_profile("default")
 
 OWN_CLUSTERS = frozenset({"broker_of_its_own", "three_brokers"})

@@ -31,6 +31,7 @@ def play(seed: int, minutes: float) -> Outcome | None:
     stage = Stage(seed, folder, CALLS_PER_DAY, minutes)
     try:
         with stage:
+            stage.until_rows_flow()
             stage.play(within(seed, 60 * minutes))
             outcome = stage.finish()
             if outcome.problems:

@@ -199,13 +199,16 @@ class Stage:
 
     # --- the play -----------------------------------------------------------------------------------------------------
 
-    def play(self, steps: Sequence[Step]) -> None:
-        """All steps in turn, once rows flow; whatever they broke is whole afterwards."""
+    def until_rows_flow(self) -> None:
+        """Every worker owns something, and something was committed."""
         for worker in self.workers:
             worker.until_logged("shards_assigned")
         wait_until(
             lambda: any(worker.metric("rows_total", outcome="published") for worker in self.workers), "rows", _BACK_S
         )
+
+    def play(self, steps: Sequence[Step]) -> None:
+        """All steps in turn; whatever they broke is whole afterwards."""
         self._began_at = time.monotonic()
         for step in steps:
             begun = time.monotonic()

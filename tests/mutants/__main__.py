@@ -22,6 +22,7 @@ from tests.mutants.mutant import FAST, ROOT, Mutant, stale
 
 _TIMEOUT_S = 420
 _AT_ONCE = max(2, (os.cpu_count() or 2) // 2)
+_OPTIONS = ("-p", "no:cacheprovider", "--hypothesis-profile=mutants")
 _LEFT_OUT = (".git", ".venv", "out", "dist", "build", "__pycache__", ".*_cache", ".hypothesis")
 
 
@@ -32,7 +33,7 @@ def copy_to(folder: Path) -> None:
 
 def tested(copy: Path, arguments: str, bootstrap: str) -> int | None:
     """The exit code of pytest; None when it came to no end."""
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *arguments.split()]
+    command = [sys.executable, "-m", "pytest", "-q", "-x", *_OPTIONS, *arguments.split()]
     more = {"PYTHONPATH": str(copy), "PYTHONDONTWRITEBYTECODE": "1", "KAFKA_BOOTSTRAP_SERVERS": bootstrap}
     environment = {**os.environ, **more}
     try:

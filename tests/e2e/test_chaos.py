@@ -9,7 +9,7 @@ from tests.chaos.acts import Act, Step, within
 from tests.chaos.stage import Stage
 from tests.wire import END_TXN
 
-SEED = 8
+SEED = 22
 SECONDS = 20.0
 
 

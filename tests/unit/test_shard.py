@@ -126,7 +126,7 @@ async def test_who_was_fenced_opens_no_producer_before_a_further_poll_has_said_w
 ) -> None:
     """A poll that was on its way when it happened says nothing: two workers would fence each other in turns."""
     lives: list[int] = []
-    before = [Snapshot(0, OURS, None)] * 3 + [Snapshot(polls, OURS, None)]
+    before = [Snapshot(0, OURS, None)] * 3 + [Snapshot(polls, OURS, None)] * 2
     shard = shard_of(Group(*before, Snapshot(2, NOBODYS, None)))
     monkeypatch.setattr(shard, "_wait", _no_wait)
 

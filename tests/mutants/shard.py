@@ -73,7 +73,7 @@ SHARD = (
         _FILE,
         "                around.metrics.kafka_answered(ok=False)\n                raise\n",
         "                around.metrics.kafka_answered(ok=False)\n                break\n",
-        "tests/e2e/test_broker_faults.py -k polling_faster",
+        "tests/e2e/test_wire.py -k does_not_land",
         broker=True,
     ),
 )

@@ -1,0 +1,43 @@
+"""The end of a transaction is lost on the wire for longer than a worker waits: it cannot know whether it landed."""
+
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+
+import pytest
+
+from tests import oracle
+from tests.brokers import Cluster
+from tests.simulation import Simulation
+from tests.wire import END_TXN, Loss, Wires
+from tests.workers import Worker, configuration
+
+Simulate = Callable[..., Simulation]
+NewWorker = Callable[..., Worker]
+
+
+@pytest.fixture
+def wired_broker() -> Iterator[tuple[Cluster, Wires]]:
+    """A broker for this test alone, and the wire that leads to it."""
+    with Wires(1) as wires, Cluster(proxies=wires.ports) as cluster:
+        wires.lead_to([broker.proxied_port for broker in cluster.brokers])
+        yield cluster, wires
+
+
+@pytest.mark.broker
+@pytest.mark.parametrize("loss", ["request", "hold"], ids=["it_does_not_land", "it_lands_and_is_not_answered"])
+def test_nothing_is_lost_or_repeated_when_nobody_knows_whether_a_transaction_has_landed(
+    wired_broker: tuple[Cluster, Wires], topic: str, app: str, simulate: Simulate, new_worker: NewWorker, loss: Loss
+) -> None:
+    cluster, wires = wired_broker
+    source = simulate(days=1, calls_per_day=3_000, page_size=100, frozen=True, faults={"slow": 1.0, "slow_s": 0.1})
+    worker = new_worker(configuration(wires.bootstrap, topic, app, source))
+    worker.start()
+    worker.until(lambda: worker.metric("rows_total", outcome="published") > 200, "the first rows")
+    wires.lose(END_TXN, loss)
+    worker.until(lambda: bool(worker.named("shard_restarting")), "a commit to be given up")
+    assert wires.struck > 0
+    wires.heal()
+    source.clear_faults()
+    worker.until_complete(datetime.now(UTC))
+    assert worker.stop() == 0
+    oracle.check(cluster.bootstrap, topic, app, source.truth())

@@ -256,8 +256,10 @@ class Service:
     def _heard(self, *, up: bool) -> None:
         if up:
             self._up_at = time.monotonic()
-        if up is not self._kafka_up:
-            _logger.info("brokers_answer" if up else "brokers_silent")
+        if up and not self._kafka_up:
+            _logger.info("brokers_answer")
+        elif self._kafka_up and not up:
+            _logger.warning("brokers_silent")
         self._kafka_up = up
         self._metrics.kafka_answered(up)
 

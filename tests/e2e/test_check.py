@@ -29,7 +29,7 @@ from tests import commands
 from tests.brokers import Cluster, free_ports
 from tests.registries import Fake, Registry
 from tests.simulation import Simulation
-from tests.workers import Worker, configuration, toml
+from tests.workers import ROOT, Worker, configuration, toml
 
 AUTHORIZED = {
     "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
@@ -40,6 +40,7 @@ PUNCTUAL: dict[str, Any] = {"durations": "short", "lateness": "none", "revised":
 "Late rows would be news, and logged."
 CHECKS = ["token", "role", "graph"]
 ALL = ["configuration", *CHECKS, *CHECKS, "brokers", "topics", "transactions", "schema_registry"]
+QUIET_SWEEPS = 10
 ALL_AT_ONCE_S = 120
 EVERYTHING_AWAY_S = 60  # 25 s of waiting, and the start of a process on a busy machine
 
@@ -146,6 +147,19 @@ def _seconds(url: str) -> float:
     inner = url.partition("(")[2].rstrip(")").replace("fromDateTime=", "").replace("toDateTime=", "")
     start, end = (datetime.fromisoformat(text) for text in inner.split(","))
     return (end - start).total_seconds()
+
+
+def test_a_worker_with_nothing_to_tell_logs_nothing_sweep_after_sweep(place: Place) -> None:
+    """Rows come meanwhile, and are committed."""
+    worker = place.worker
+    sweeps, rows = worker.metric("sweeps_total", outcome="ok"), worker.metric("rows_total")
+    with place.unnoticed():
+        worker.until(lambda: worker.metric("sweeps_total", outcome="ok") >= sweeps + QUIET_SWEEPS, "sweeps to end")
+    assert worker.metric("rows_total") > rows
+    started = [event["event"] for event in worker.events]
+    assert len(started) < 20, started
+    documented = (ROOT / "docs/logs.md").read_text(encoding="utf-8")
+    assert all(f"`{event}`" in documented for event in started)
 
 
 class Fault(NamedTuple):

@@ -86,10 +86,10 @@ def service(broker: SharedBroker, tmp_path_factory: pytest.TempPathFactory) -> I
             until_state(worker, FAILING, "failing")
             worker.until(lambda: all(tenant_of(worker, name)["gaps"] for name in (SLOW, GAP)), "something to be read")
             commands.succeed(worker.config, "pause", "--tenant", GAP)
-            commands.succeed(worker.config, "backfill", "--tenant", BACKFILL, "--from", "-12d", "--to", "-4d")
+            commands.succeed(worker.config, "backfill", "--tenant", BACKFILL, "--from", "-140d", "--to", "-4d")
             until_state(worker, GAP, "paused")
             worker.until(
-                lambda: any(0 < job["remaining_seconds"] < 8 * 86_400 for job in worker.status()["jobs"]),
+                lambda: any(0 < job["remaining_seconds"] < 136 * 86_400 for job in worker.status()["jobs"]),
                 "the backfill to be under way",
             )
             yield Service(worker, f"http://127.0.0.1:{worker.port}/")

@@ -1,0 +1,74 @@
+"""The table of events and the source name each other."""
+
+import ast
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+LEVELS = {"debug": "debug", "info": "info", "warning": "warning", "error": "error", "exception": "error"}
+LEVELS |= {"critical": "critical"}
+FOREIGN = {("library_message", "warning"), ("warning_raised", "warning")}
+"What libraries say, as connector/log.py names it."
+LOGGERS = ("_logger", "logger", "_log")
+
+
+def said() -> set[tuple[str, str]]:
+    """Every event of the source, with its level."""
+    found: set[tuple[str, str]] = set()
+    for path in sorted((ROOT / "connector").rglob("*.py")):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        assigned = {
+            target.id: node.value
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Assign)
+            for target in node.targets
+            if isinstance(target, ast.Name)
+        }
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and _is_logger(node.func.value):
+                if node.func.attr not in LEVELS:
+                    continue
+                event = node.args[0]
+                source = assigned[event.id] if isinstance(event, ast.Name) else event
+                if isinstance(source, ast.IfExp):
+                    source = ast.Tuple([source.body, source.orelse], ast.Load())
+                names = [part.value for part in ast.walk(source) if isinstance(part, ast.Constant)]
+                assert names, f"{path.name}:{node.lineno}: an event's name is no literal"
+                found |= {(str(name), LEVELS[node.func.attr]) for name in names}
+    return found | FOREIGN
+
+
+def _is_logger(node: ast.expr) -> bool:
+    if isinstance(node, ast.Name):
+        return node.id in LOGGERS
+    is_got = isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "get"
+    return is_got and ast.unparse(node).startswith("log.get(")
+
+
+def documented() -> list[list[str]]:
+    lines = (ROOT / "docs/logs.md").read_text(encoding="utf-8").splitlines()
+    return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines if line.startswith("| `")]
+
+
+def test_every_event_is_in_the_table_with_its_level_and_nothing_else_is() -> None:
+    assert {(row[0].strip("`"), row[1]) for row in documented()} == said()
+
+
+def test_the_table_is_in_order_and_says_of_each_event_what_it_means_and_what_to_do() -> None:
+    rows = documented()
+    assert [row[0] for row in rows] == sorted({row[0] for row in rows})
+    assert all(len(row) == 4 and all(row) for row in rows)
+
+
+def test_an_event_is_named_in_snake_case_and_has_one_level() -> None:
+    names = [name for name, _ in said()]
+    assert all(re.fullmatch(r"[a-z]+(_[a-z]+)*", name) for name in names)
+    assert len(names) == len(set(names))
+
+
+def test_alerts_that_the_table_refers_to_are_in_the_runbook() -> None:
+    text = (ROOT / "docs/logs.md").read_text(encoding="utf-8")
+    runbook = (ROOT / "docs/runbook.md").read_text(encoding="utf-8")
+    alerts = re.findall(r"\*([A-Z]\w+)\*", text)
+    assert alerts
+    assert {f"## {alert}" for alert in alerts} <= set(runbook.splitlines())

@@ -234,7 +234,7 @@ def _hurried(document: str) -> str:
 def test_a_telephone_shows_all_of_it_without_scrolling_sideways(
     service: Service, browser: Browser, request: pytest.FixtureRequest
 ) -> None:
-    visit = Visit(browser, viewport={"width": 390, "height": 844}, device_scale_factor=2)
+    visit = Visit(browser, viewport={"width": 390, "height": 844})
     visit.page.goto(f"{service.url}?still=1")
     assert visit.page.evaluate("document.documentElement.scrollWidth") == 390
     _draw(visit.page, request.node.name)

@@ -10,4 +10,4 @@ def clients(settings: Settings) -> Clients:
     kafka = settings.kafka
     hubs: EventHubs | None = kafka.event_hubs
     bearer = Bearer.start(settings.graph, hubs, hubs.scope) if hubs is not None else None
-    return Clients(kafka.bootstrap_servers, resolve(kafka.properties), bearer)
+    return Clients(kafka.bootstrap_servers, resolve(kafka.properties), kafka.app, bearer)

@@ -76,6 +76,10 @@ class BrokersAwayError(ConnectorError):
         self.remedy = remedy
 
 
+class ForbiddenError(BrokersAwayError):
+    """Brokers answer, and refuse a right: asked again too, since who grants it does not restart anything."""
+
+
 class RegistryAwayError(ConnectorError):
     """The schema registry did not answer, or not with what it is asked for (401, 403, 5xx, no JSON): asked again."""
 

@@ -17,7 +17,14 @@ from connector import __version__, brokers, log, report
 from connector.config import Settings, Tenant
 from connector.core import instants
 from connector.core.rows import Shape
-from connector.errors import BrokersAwayError, ConfigurationError, ConnectorError, RefusedError, RegistryAwayError
+from connector.errors import (
+    BrokersAwayError,
+    ConfigurationError,
+    ConnectorError,
+    ForbiddenError,
+    RefusedError,
+    RegistryAwayError,
+)
 from connector.graph.client import GraphClient
 from connector.kafka import avro, control, topics
 from connector.kafka.ownership import Command, Membership
@@ -189,8 +196,10 @@ class Service:
                 )
                 await self._warn_of_event_time(admin, self._settings)
             except BrokersAwayError as error:
-                self._heard(up=False)
-                _logger.warning("brokers_unreachable", reason=str(error), again_in_s=pause_s)
+                refused = isinstance(error, ForbiddenError)
+                self._heard(up=refused)
+                event = "right_missing" if refused else "brokers_unreachable"
+                _logger.warning(event, reason=str(error), remedy=error.remedy, again_in_s=pause_s)
                 if self._once and time.monotonic() - begun > _AWAY_S:
                     return None
                 await asyncio.sleep(pause_s)
@@ -248,18 +257,18 @@ class Service:
             await asyncio.sleep(_PROBE_EVERY_S)
             try:
                 await asyncio.to_thread(admin.look, _PROBE_S)
-            except BrokersAwayError:
-                self._heard(up=False)
+            except BrokersAwayError as error:
+                self._heard(up=False, reason=str(error), remedy=error.remedy)
             else:
                 self._heard(up=True)
 
-    def _heard(self, *, up: bool) -> None:
+    def _heard(self, *, up: bool, **why: str) -> None:
         if up:
             self._up_at = time.monotonic()
         if up and not self._kafka_up:
             _logger.info("brokers_answer")
         elif self._kafka_up and not up:
-            _logger.warning("brokers_silent")
+            _logger.warning("brokers_silent", **why)
         self._kafka_up = up
         self._metrics.kafka_answered(up)
 

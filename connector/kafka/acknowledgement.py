@@ -28,7 +28,7 @@ class Acknowledgements(Publisher):
     """An idempotent producer without transactions. It knows nothing for certain of a batch that failed."""
 
     def __init__(self, clients: Clients, names: Names, shard: int) -> None:
-        super().__init__(f"shard {shard} of {names.app}", clients.producer(None))
+        super().__init__(f"shard {shard} of {names.app}", names.app, clients.producer(None))
         self._checkpoints = names.state
         self._probes = [Outgoing(topic, _PROBE, None, shard) for topic in (names.seen, names.state)]
 
@@ -62,4 +62,4 @@ class Acknowledgements(Publisher):
 
     def _fail(self, error: KafkaException, doing: str) -> NoReturn:
         self._drop()
-        raise ShardRestartError(f"{doing} {self._name}: {error.args[0].str()}") from error
+        raise ShardRestartError(f"{doing} {self._name}: {self._explained(error)}") from error

@@ -83,12 +83,14 @@ class Clients:
         self,
         bootstrap_servers: str,
         owner: Mapping[str, Any],
+        app: str = "direct-routing",
         bearer: Callable[[str | None], tuple[str, float]] | None = None,
     ) -> None:
         """`owner`: kafka.properties, secrets resolved. `bearer`: token and its end, for brokers that take OAUTHBEARER.
 
         Since confluent-kafka 2.13 every kind of client asks it in a thread of its own, and waits for the first token.
         """
+        self.app = app
         self._owner = dict(owner)
         self._common: Properties = {
             "bootstrap.servers": bootstrap_servers,
@@ -153,7 +155,8 @@ class Clients:
         own = self._common | {"fetch.wait.max.ms": 20, "queued.min.messages": 100_000}
         own |= {k: v for k, v in self._owner.items() if k not in _PRODUCER_ONLY | {"group.protocol", *_CLASSIC_GROUP}}
         return own | {
-            "group.id": "direct-routing-connector-reader",  # librdkafka wants one; nothing is committed under it
+            # librdkafka asks for the group's coordinator, and so for the right to; nothing is joined or committed.
+            "group.id": self.app,
             "enable.auto.commit": False,
             "auto.offset.reset": "earliest",
             "isolation.level": "read_committed",

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, Protocol
 from confluent_kafka import Consumer, KafkaException, TopicPartition
 
 from connector import log
+from connector.kafka import rights
 from connector.kafka.clients import Clients
 
 _POLL_S = 0.1
@@ -63,6 +64,7 @@ class Membership:
 
     def __init__(self, clients: Clients, group: str, topic: str, owner: Owner) -> None:
         self._settings = clients.member(group)
+        self._group = group
         self._topic = topic
         self._owner = owner
         self._requests: queue.SimpleQueue[_Request] = queue.SimpleQueue()
@@ -138,7 +140,8 @@ class Membership:
                     raise KafkaException(error)
                 if error.str() != last_error:
                     last_error = error.str()
-                    _logger.warning("group_error", error=last_error, fatal=False)
+                    reason = rights.explained(error, self._group)
+                    _logger.warning("group_error", error=reason, fatal=False)
             elif message is not None and message.partition() in self._opened:
                 command = Command(message.offset(), message.key(), message.value())  # type: ignore[arg-type]
                 self._owner.commanded(message.partition(), command)  # type: ignore[arg-type]

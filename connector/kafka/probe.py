@@ -15,7 +15,7 @@ from confluent_kafka.admin import AclOperation, AdminClient
 
 from connector.config import Kafka
 from connector.errors import BrokersAwayError
-from connector.kafka import topics
+from connector.kafka import rights, topics
 from connector.kafka.clients import Clients
 from connector.kafka.desk import Desk
 from connector.kafka.topics import Found, Problem, Topic
@@ -77,8 +77,10 @@ class Probe:
             producer.abort_transaction(_ASK_S)
         except KafkaException as error:
             cause = error.args[0]
-            remedy = _REMEDIES.get(cause.code(), "see that the topic __transaction_state has its leaders")
-            yield Problem(f"initialising transactions of {name}: {cause.str()}", remedy.format(app=self._kafka.app))
+            todo = rights.remedy(cause, self._kafka.app) or _REMEDIES.get(
+                cause.code(), "see that the topic __transaction_state has its leaders"
+            )
+            yield Problem(f"initialising transactions of {name}: {cause.str()}", todo)
 
     def _ungrouped(self) -> Iterable[Problem]:
         group = self._kafka.app
@@ -95,7 +97,7 @@ class Probe:
         except TimeoutError:
             return
         if allowed is not None and AclOperation.READ not in allowed:
-            command = _grant(("Read", "Describe"), f"--group {group}")
+            command = rights.grant(("Read", "Describe"), f"--group {group}")
             yield Problem(f"the group {group} may not be joined", f"allow it: {command}")
 
     def _forbidden(self, names: Sequence[str]) -> list[Problem]:
@@ -117,7 +119,7 @@ class Probe:
             lacking = [what for what in self._needed(name) if AclOperation[what.upper()] not in allowed]
             if lacking:
                 wrong = f"{' and '.join(lacking)} on topic {name} is not allowed"
-                problems.append(Problem(wrong, f"allow it: {_grant(lacking, f'--topic {name}')}"))
+                problems.append(Problem(wrong, f"allow it: {rights.grant(lacking, f'--topic {name}')}"))
         return problems
 
     def _needed(self, topic: str) -> tuple[str, ...]:
@@ -136,16 +138,8 @@ def _absent(topic: Topic) -> Problem:
     return Problem(wrong, f"create it with: {topics.create_command(topic)}")
 
 
-def _grant(operations: Sequence[str], resource: str) -> str:
-    wanted = " ".join(f"--operation {operation}" for operation in operations)
-    return f"kafka-acls.sh --bootstrap-server BROKER --add --allow-principal User:NAME {wanted} {resource}"
-
-
-_NO_TRANSACTIONS = 'name brokers that have transactions, or set kafka.delivery = "at_least_once"'
+_NO_TRANSACTIONS = 'name brokers that have transactions (Kafka 2.5 and newer), or set kafka.delivery = "at_least_once"'
 _REMEDIES = {
-    KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED: "allow all ids of the app: "
-    + _grant(("Write", "Describe"), "--transactional-id {app}- --resource-pattern-type prefixed"),
-    KafkaError.CLUSTER_AUTHORIZATION_FAILED: "allow it: " + _grant(("IdempotentWrite",), "--cluster"),
-    KafkaError._UNSUPPORTED_FEATURE: _NO_TRANSACTIONS,  # noqa: SLF001
+    KafkaError._UNSUPPORTED_FEATURE: _NO_TRANSACTIONS,  # noqa: SLF001 - librdkafka's own codes have such names
     KafkaError.UNSUPPORTED_VERSION: _NO_TRANSACTIONS,
 }

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, TypeVar
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from connector.errors import ConnectorError, ShardRestartError
+from connector.kafka import rights
 
 _FLUSH_S = 15.0
 _T = TypeVar("_T")
@@ -58,11 +59,19 @@ class Closing(NamedTuple):
     "Remembered rows, progress and checkpoints."
 
 
+class Undelivered(NamedTuple):
+    """A record that was not acknowledged."""
+
+    error: KafkaError
+    topic: str
+
+
 class Publisher(ABC):
     """A producer, used by its own thread alone."""
 
-    def __init__(self, name: str, settings: Mapping[str, Any]) -> None:
+    def __init__(self, name: str, app: str, settings: Mapping[str, Any]) -> None:
         self._name = name
+        self._app = app
         self._settings = dict(settings)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"producer {name}")
         self._producer: Producer | None = None
@@ -100,23 +109,28 @@ class Publisher(ABC):
         return self._producer
 
     def _write(self, records: Sequence[Outgoing]) -> None:
-        """Produces records and waits until each is acknowledged; raises KafkaException when one is not."""
+        """Produces records and waits until each is acknowledged; else raises KafkaException(error, *topics)."""
         self._write_tagged({"": records})
 
     def _write_tagged(self, records: Mapping[str, Sequence[Outgoing]]) -> Offsets:
         """Likewise; the offsets by tag."""
         producer = self._opened()
         offsets: Offsets = {}
-        failures: list[KafkaError] = []
+        failures: list[Undelivered] = []
         for tag, tagged in records.items():
             _produce(producer, tagged, _note(offsets.setdefault(tag, {}), failures))
         left = producer.flush(_FLUSH_S)
         if failures:
-            raise KafkaException(failures[0])
+            first = failures[0].error
+            raise KafkaException(first, *dict.fromkeys(f.topic for f in failures if f.error.code() == first.code()))
         if left:
             self._drop()
             raise ShardRestartError(f"{left} records of {self._name} were not acknowledged in time")
         return offsets
+
+    def _explained(self, error: KafkaException) -> str:
+        cause, *topics = error.args
+        return rights.explained(cause, self._app, *topics)
 
     def _drop(self) -> None:
         """Lets go of the producer without waiting for what it has in flight."""
@@ -132,12 +146,12 @@ class Publisher(ABC):
             self._thread.shutdown(wait=False)
 
 
-def _note(offsets: dict[int, int], failures: list[KafkaError]) -> Callable[[KafkaError | None, Message], None]:
+def _note(offsets: dict[int, int], failures: list[Undelivered]) -> Callable[[KafkaError | None, Message], None]:
     """A delivery callback that keeps the next offset of each partition. Within a partition they come in order."""
 
     def delivered(error: KafkaError | None, message: Message) -> None:
         if error is not None:
-            failures.append(error)
+            failures.append(Undelivered(error, message.topic() or ""))
         else:
             offsets[message.partition()] = message.offset() + 1  # type: ignore[index,operator]
 

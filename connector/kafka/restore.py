@@ -5,6 +5,7 @@ import time
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, TopicPartition
 
 from connector.errors import ShardRestartError
+from connector.kafka import rights
 from connector.kafka.clients import Clients
 
 _BATCH = 10_000
@@ -18,6 +19,7 @@ def read_compacted(clients: Clients, topics: tuple[str, ...], partition: int) ->
     ShardRestartError when nothing comes for a while: brokers are away.
     """
     values: dict[str, dict[bytes, bytes]] = {topic: {} for topic in topics}
+    app = clients.app
     open_topics = set(topics)
     consumer = Consumer(clients.reader())
     try:
@@ -37,7 +39,8 @@ def read_compacted(clients: Clients, topics: tuple[str, ...], partition: int) ->
                 elif error.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001
                     open_topics.discard(topic)
                 elif not error.retriable():
-                    raise ShardRestartError(f"reading {topic}, partition {partition}: {error.str()}")
+                    reason = rights.explained(error, app, topic)
+                    raise ShardRestartError(f"reading partition {partition}: {reason}")
     except KafkaException as error:
         raise ShardRestartError(f"reading partition {partition}: {error.args[0].str()}") from error
     finally:

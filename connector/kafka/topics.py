@@ -12,7 +12,8 @@ from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, Resourc
 
 from connector import log
 from connector.core import timestamps
-from connector.errors import BrokersAwayError, RefusedError
+from connector.errors import BrokersAwayError, ForbiddenError, RefusedError
+from connector.kafka import rights
 from connector.kafka.clients import Clients
 
 _logger = log.get(__name__)
@@ -140,9 +141,16 @@ class Admin:
         """Why no broker answered: what its connections complained of says more than that time ran out."""
         self._client.poll(0)
         for complaint in reversed(self._complaints):
-            if complaint.code() in _REMEDIES:
-                return BrokersAwayError(complaint.str(), _REMEDIES[complaint.code()])
-        return BrokersAwayError(error.str())
+            remedy = _REMEDIES.get(complaint.code())
+            if remedy is None and "SSL" in complaint.str():
+                remedy = _CHECK_TLS
+            if remedy is not None:
+                return BrokersAwayError(complaint.str(), remedy)
+        transport = [c for c in self._complaints if c.code() == KafkaError._TRANSPORT]  # noqa: SLF001
+        if self._complaints and not transport:
+            # A broker that wants TLS, or a sign-in, says nothing to who comes without: it hangs up.
+            return BrokersAwayError("the brokers close every connection at once", _CHECK_PROTOCOL)
+        return BrokersAwayError(transport[-1].str() if transport else error.str())
 
     def create(self, topics: Sequence[Topic], replication_factor: int) -> None:
         """Creates topics; one that exists by now is fine."""
@@ -241,11 +249,11 @@ class Admin:
             found = self.look()
             missing = [topic for topic in topics if topic.name not in found.partitions]
             if missing:
+                self._ask_for(missing)
                 raise KafkaException(KafkaError(KafkaError.UNKNOWN_TOPIC_OR_PART, "topics are not visible yet"))
         if missing:
             # A broker may create topics by itself, librdkafka's mock cluster does; asking for one by name is enough.
-            for topic in missing:
-                self._client.list_topics(topic.name, timeout=_TIMEOUT_S)
+            self._ask_for(missing)
             found = self.look()
             missing = [topic for topic in topics if topic.name not in found.partitions]
         if missing:
@@ -255,6 +263,16 @@ class Admin:
             )
         _refuse(self.problems(topics, found))
         return found
+
+    def _ask_for(self, topics: Sequence[Topic]) -> None:
+        """Asks for topics by name. Raises ForbiddenError when the broker does not tell whether they exist."""
+        for topic in topics:
+            error = self._client.list_topics(topic.name, timeout=_TIMEOUT_S).topics[topic.name].error
+            if error is not None and error.code() == KafkaError.TOPIC_AUTHORIZATION_FAILED:
+                command = rights.grant(("Describe",), f"--topic {topic.name}")
+                raise ForbiddenError(
+                    f"the brokers do not tell whether topic {topic.name} exists", f"allow it: {command}"
+                )
 
     def problems(self, topics: Sequence[Topic], found: Found) -> list[Problem]:
         """What of topics that exist would break the promise. Raises KafkaException."""
@@ -313,11 +331,13 @@ _PERMANENT = frozenset(
 )
 
 
+_CHECK_PROTOCOL = "check security.protocol in kafka.properties: they may want SSL, SASL_SSL or SASL_PLAINTEXT"
+_CHECK_TLS = "check security.protocol, ssl.ca.location and ssl.certificate.location in kafka.properties"
 _REMEDIES = {
     KafkaError._AUTHENTICATION: (  # noqa: SLF001 - librdkafka's own codes have such names
         "check security.protocol, sasl.mechanism and the credentials in kafka.properties"
     ),
-    KafkaError._SSL: "check security.protocol and ssl.ca.location in kafka.properties",  # noqa: SLF001
+    KafkaError._SSL: _CHECK_TLS,  # noqa: SLF001
     KafkaError._RESOLVE: "check the host names in kafka.bootstrap_servers",  # noqa: SLF001
 }
 

@@ -28,7 +28,7 @@ class Transactions(Publisher):
     """A transactional producer. Raises as the module says. What a closed one had open is aborted by its successor."""
 
     def __init__(self, clients: Clients, transactional_id: str) -> None:
-        super().__init__(transactional_id, clients.producer(transactional_id))
+        super().__init__(transactional_id, transactional_id.rpartition("-")[0], clients.producer(transactional_id))
 
     def open(self) -> None:
         """Fences whoever had the transactional id, and ends its open transaction."""
@@ -37,25 +37,36 @@ class Transactions(Publisher):
             self._producer.init_transactions(_INIT_S)
         except KafkaException as error:
             self._drop()
-            raise _after(error, f"initialising transactions of {self._name}") from error
+            raise self._after(error, f"initialising transactions of {self._name}") from error
 
     def commit(self, records: Mapping[str, Sequence[Outgoing]], closing: Closing, position: Position) -> Offsets:
         """Commits all of it, with the position of the group, or nothing."""
         producer = self._opened()
+        control = TopicPartition(position.topic, position.partition, position.offset)
         try:
             producer.begin_transaction()
             offsets = self._write_tagged(records)
             self._write(closing.last(offsets))
-            control = TopicPartition(position.topic, position.partition, position.offset)
             self._send_offsets(producer, control, position.metadata)
         except KafkaException as error:
-            self._abort(producer, error)
+            self._abort(producer, self._cause(producer, error, control, position.metadata))
         try:
             producer.commit_transaction(_CALL_S)
         except KafkaException as error:
             self._drop()
-            raise _after(error, f"committing a transaction of {self._name}") from error
+            raise self._after(error, f"committing a transaction of {self._name}") from error
         return offsets
+
+    def _cause(
+        self, producer: Producer, error: KafkaException, control: TopicPartition, metadata: Any
+    ) -> KafkaException:
+        """Why librdkafka threw away the records of a transaction that it holds for failed: its next call tells."""
+        if error.args[0].code() in _PURGED:
+            try:
+                self._send_offsets(producer, control, metadata)
+            except KafkaException as cause:
+                return KafkaException(cause.args[0], *error.args[1:])
+        return error
 
     def _send_offsets(self, producer: Producer, control: TopicPartition, metadata: Any) -> None:
         """Sends them in a thread that can be left behind.
@@ -90,20 +101,19 @@ class Transactions(Publisher):
                 producer.abort_transaction(_CALL_S)
             except KafkaException as second:
                 self._drop()
-                raise _after(second, f"aborting a transaction of {self._name}") from second
-            raise AbortedError(f"{what}: {cause.str()}") from error
+                raise self._after(second, f"aborting a transaction of {self._name}") from second
+            raise AbortedError(f"{what}: {self._explained(error)}") from error
         self._drop()
-        raise _after(error, what) from error
+        raise self._after(error, what) from error
+
+    def _after(self, error: KafkaException, what: str) -> ShardRestartError:
+        kind = FencedError if _is_fenced(error.args[0]) else ShardRestartError
+        return kind(f"{what}: {self._explained(error)}")
 
 
-_UNDELIVERED = frozenset({KafkaError._MSG_TIMED_OUT, KafkaError._PURGE_QUEUE, KafkaError._PURGE_INFLIGHT})  # noqa: SLF001
+_PURGED = frozenset({KafkaError._PURGE_QUEUE, KafkaError._PURGE_INFLIGHT})  # noqa: SLF001
+_UNDELIVERED = _PURGED | {KafkaError._MSG_TIMED_OUT}  # noqa: SLF001
 
 
 def _is_fenced(error: KafkaError) -> bool:
     return error.code() in _FENCED
-
-
-def _after(error: KafkaException, what: str) -> ShardRestartError:
-    cause = error.args[0]
-    kind = FencedError if _is_fenced(cause) else ShardRestartError
-    return kind(f"{what}: {cause.str()}")

@@ -1,0 +1,34 @@
+"""What brokers refuse, and what to do: the commands that grant it."""
+
+from collections.abc import Sequence
+
+from confluent_kafka import KafkaError
+
+
+def grant(operations: Sequence[str], resource: str) -> str:
+    """The command that allows the connector's user so much; `resource`: as its options say it."""
+    wanted = " ".join(f"--operation {operation}" for operation in operations)
+    return f"kafka-acls.sh --bootstrap-server BROKER --add --allow-principal User:NAME {wanted} {resource}"
+
+
+def remedy(error: KafkaError, app: str, topics: Sequence[str] = ()) -> str | None:
+    """What to do about a right that is missing; None for any other error. `topics`: it is one of these."""
+    match error.code():
+        case KafkaError.TOPIC_AUTHORIZATION_FAILED:
+            names = " ".join(f"--topic {name}" for name in topics or ("TOPIC",))
+            return f"allow it: {grant(('Read', 'Write'), names)}"
+        case KafkaError.GROUP_AUTHORIZATION_FAILED:
+            return f"allow it: {grant(('Read', 'Describe'), f'--group {app}')}"
+        case KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED:
+            ids = f"--transactional-id {app}- --resource-pattern-type prefixed"
+            return f"allow all ids of the app: {grant(('Write', 'Describe'), ids)}"
+        case KafkaError.CLUSTER_AUTHORIZATION_FAILED:
+            return f"allow it: {grant(('IdempotentWrite',), '--cluster')}"
+    return None
+
+
+def explained(error: KafkaError, app: str, *topics: str) -> str:
+    """The broker's own words, and what to do about a right that is missing; `topics`: it is one of these."""
+    about = f"{', '.join(topics)}: " if topics else ""
+    todo = remedy(error, app, topics)
+    return f"{about}{error.str().rstrip('.')}" + (f": {todo}" if todo else "")

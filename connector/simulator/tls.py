@@ -1,4 +1,4 @@
-"""A throw-away CA, and a server certificate signed by it."""
+"""A throw-away CA, and certificates signed by it."""
 
 import ipaddress
 import ssl
@@ -13,6 +13,55 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 _VALID = timedelta(days=30)
+
+
+class Authority:
+    """A CA whose key is never written anywhere."""
+
+    def __init__(self, name: str) -> None:
+        self._before = datetime.now(UTC) - timedelta(days=1)
+        self._key = ec.generate_private_key(ec.SECP256R1())
+        self._name = _name(name)
+        certificate = (
+            self._certificate(self._name, self._key, is_ca=True)
+            .add_extension(x509.SubjectKeyIdentifier.from_public_key(self._key.public_key()), critical=False)
+            .sign(self._key, hashes.SHA256())
+        )
+        self.pem = certificate.public_bytes(serialization.Encoding.PEM)
+        "What has to be trusted."
+
+    def issue(self, common_name: str, hosts: Iterable[str] = ()) -> bytes:
+        """A private key and its certificate as PEM: a server's at `hosts` (names, addresses), else a client's."""
+        key = ec.generate_private_key(ec.SECP256R1())
+        names = [_general_name(host) for host in dict.fromkeys(hosts)]
+        usage = ExtendedKeyUsageOID.SERVER_AUTH if names else ExtendedKeyUsageOID.CLIENT_AUTH
+        issuer = x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key())
+        certificate = (
+            self._certificate(_name(common_name), key, is_ca=False)
+            .add_extension(x509.ExtendedKeyUsage([usage]), critical=False)
+            .add_extension(issuer, critical=False)
+        )
+        if names:
+            certificate = certificate.add_extension(x509.SubjectAlternativeName(names), critical=False)
+        private = key.private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        )
+        return private + certificate.sign(self._key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
+
+    def _certificate(
+        self, subject: x509.Name, key: ec.EllipticCurvePrivateKey, *, is_ca: bool
+    ) -> x509.CertificateBuilder:
+        return (
+            x509.CertificateBuilder()
+            .subject_name(subject)
+            .issuer_name(self._name)
+            .public_key(key.public_key())
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(self._before)
+            .not_valid_after(self._before + _VALID)
+            .add_extension(x509.BasicConstraints(ca=is_ca, path_length=0 if is_ca else None), critical=True)
+            .add_extension(_usage(is_ca=is_ca), critical=True)
+        )
 
 
 def _name(text: str) -> x509.Name:
@@ -42,49 +91,13 @@ def _general_name(host: str) -> x509.GeneralName:
 
 def make(hosts: Iterable[str]) -> tuple[bytes, ssl.SSLContext]:
     """Return the CA as PEM, and a context that serves as any of `hosts` (names and addresses) with its certificate."""
-    before = datetime.now(UTC) - timedelta(days=1)
-    ca_key, key = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
-    ca_name = _name("direct-routing-connector simulator, throw-away CA")
-    ca = (
-        x509.CertificateBuilder()
-        .subject_name(ca_name)
-        .issuer_name(ca_name)
-        .public_key(ca_key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(before)
-        .not_valid_after(before + _VALID)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .add_extension(_usage(is_ca=True), critical=True)
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(ca_key.public_key()), critical=False)
-        .sign(ca_key, hashes.SHA256())
-    )
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(_name("localhost"))
-        .issuer_name(ca_name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(before)
-        .not_valid_after(before + _VALID)
-        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-        .add_extension(_usage(is_ca=False), critical=True)
-        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
-        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(ca_key.public_key()), critical=False)
-        .add_extension(
-            x509.SubjectAlternativeName([_general_name(h) for h in dict.fromkeys(("localhost", "127.0.0.1", *hosts))]),
-            critical=False,
-        )
-        .sign(ca_key, hashes.SHA256())
-    )
+    authority = Authority("direct-routing-connector simulator, throw-away CA")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     with tempfile.TemporaryDirectory() as folder:
         # The ssl module reads key and certificate from files only.
         chain = Path(folder, "server.pem")
         chain.touch(mode=0o600)
-        private = key.private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-        )
-        chain.write_bytes(private + certificate.public_bytes(serialization.Encoding.PEM))
+        chain.write_bytes(authority.issue("localhost", ("localhost", "127.0.0.1", *hosts)))
         context.load_cert_chain(chain)
-    return ca.public_bytes(serialization.Encoding.PEM), context
+    return authority.pem, context

@@ -220,8 +220,8 @@ class Broker:
 class Cluster:
     """`brokers` real brokers; each is also a controller, so that three survive the loss of one.
 
-    `properties` are put over the server's settings; `fast_run` compiles hot code fully, for benchmarks: it starts 0.3 s
-    later.
+    `properties` are put over the server's settings; `listeners` are more of them, protocol by name; `fast_run` compiles
+    hot code fully, for benchmarks: it starts 0.3 s later.
     A context manager: starts on entry, kills and deletes everything on exit. Killing is right there: nobody reads on.
     """
 
@@ -230,6 +230,7 @@ class Cluster:
         brokers: int = 1,
         properties: Mapping[str, str] | None = None,
         *,
+        listeners: Mapping[str, str] | None = None,
         heap_mib: int = 320,
         fast_run: bool = False,
         proxies: Sequence[int] = (),
@@ -240,15 +241,21 @@ class Cluster:
         self.id = _kafka_uuid()
         _delete_orphans()
         self.directory = Path(tempfile.mkdtemp(prefix=f"{FOLDER}{os.getpid()}-"))
-        ports = free_ports(2 * brokers + len(proxies))
-        second = ports[2 * brokers :]
+        names = dict(listeners or {}) | ({"PROXIED": "PLAINTEXT"} if proxies else {})
+        ports = free_ports((2 + len(names)) * brokers)
+        more = [dict(zip(names, ports[2 * brokers + n :: brokers], strict=True)) for n in range(brokers)]
+        self._listeners = more[0]
         voters = ",".join(f"{n + 1}@{HOST}:{ports[2 * n + 1]}" for n in range(brokers))
         options = [f"-Xmx{heap_mib}m", *(FAST_RUN if fast_run else FAST_START), *archive, *LOGGING]
         self.brokers = tuple(
             _formatted_broker(
                 n + 1,
                 _settings(n + 1, brokers, ports[2 * n : 2 * n + 2], voters)
-                | (_second_listener(ports[2 * n : 2 * n + 2], second[n], proxies[n]) if proxies else {})
+                | _listeners(
+                    names,
+                    {"PLAINTEXT": ports[2 * n], "CONTROLLER": ports[2 * n + 1], **more[n]},
+                    {"PROXIED": proxies[n]} if proxies else {},
+                )
                 | dict(properties or {}),
                 self.directory / f"broker-{n + 1}",
                 software,
@@ -264,6 +271,10 @@ class Cluster:
     def bootstrap(self) -> str:
         """Addresses of all brokers, as `bootstrap.servers` wants them."""
         return ",".join(broker.bootstrap for broker in self.brokers)
+
+    def address(self, listener: str) -> str:
+        """Of one of the first broker's additional listeners."""
+        return f"{HOST}:{self._listeners[listener]}"
 
     def start(self) -> None:
         """Start every broker that is down; return when each one sees all."""
@@ -378,12 +389,13 @@ def _settings(number: int, brokers: int, ports: Sequence[int], voters: str) -> d
     }
 
 
-def _second_listener(ports: Sequence[int], second: int, proxy: int) -> dict[str, str]:
-    """What a broker needs beside `_settings` to be reached through a proxy by some clients, and directly by others."""
+def _listeners(protocols: Mapping[str, str], ports: Mapping[str, int], advertised: Mapping[str, int]) -> dict[str, str]:
+    """A broker's listeners, each at its port; `advertised`: ports other than those, such as a proxy's."""
+    told = {name: port for name, port in ports.items() if name != "CONTROLLER"} | dict(advertised)
     return {
-        "listeners": f"PLAINTEXT://{HOST}:{ports[0]},CONTROLLER://{HOST}:{ports[1]},PROXIED://{HOST}:{second}",
-        "advertised.listeners": f"PLAINTEXT://{HOST}:{ports[0]},PROXIED://{HOST}:{proxy}",
-        "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,PROXIED:PLAINTEXT",
+        "listeners": ",".join(f"{name}://{HOST}:{port}" for name, port in ports.items()),
+        "advertised.listeners": ",".join(f"{name}://{HOST}:{port}" for name, port in told.items()),
+        "listener.security.protocol.map": ",".join(f"{name}:{protocols.get(name, 'PLAINTEXT')}" for name in ports),
     }
 
 

@@ -14,7 +14,7 @@ from connector.core.coverage import Window
 from connector.core.dedup import Remembered
 from connector.core.rows import Shape, decode_page
 from connector.core.windows import Slice
-from connector.kafka import avro
+from connector.kafka import avro, state
 from connector.kafka.publishing import Outgoing
 from connector.kafka.seen import SeenLog
 from connector.kafka.state import Checkpoint
@@ -230,6 +230,23 @@ class TestWhatEndsATransaction:
         assert [record.key for record in again] == [record.key for record in first]
         batch.apply(bench.changes, bench.accounts)
         assert list(bench.account.checkpoint.offsets) == [0, 7, 0]
+
+    def test_without_transactions_the_former_checkpoint_learns_where_the_rows_lie(self) -> None:
+        """After a death rows may be remembered that no checkpoint covers: the next statement must be beyond them."""
+        bench = Bench()
+        before = bench.account.checkpoint
+        bench.read(row())
+        noted = bench.batches.noted(bench.changes, bench.accounts, {"t": {1: 5}}, 0)
+        values = {record.key or b"": record.value or b"" for record in noted}
+        restored = state.restore(values).checkpoints["t"]
+        assert (restored.offsets, restored.records) == ((0, 5, 0), 1)
+        assert restored.state == before.state
+        assert bench.account.checkpoint == before
+
+    def test_a_batch_without_rows_notes_nothing(self) -> None:
+        bench = Bench()
+        bench.read(b"5")
+        assert bench.batches.noted(bench.changes, bench.accounts, {"t": {}}, 0) == []
 
     def test_internal_records_go_to_the_partition_of_the_shard(self) -> None:
         bench = Bench()

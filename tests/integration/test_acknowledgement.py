@@ -1,0 +1,86 @@
+"""A shard's batches without transactions on a real broker: no part of one lands before what it rests on."""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+
+import pytest
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.cimpl import NewTopic
+
+from connector.errors import HandedOverError, ShardRestartError
+from connector.kafka.acknowledgement import Acknowledgements
+from connector.kafka.clients import Clients
+from connector.kafka.publishing import Closing, Offsets, Outgoing, Position
+from connector.kafka.topics import Names
+from tests import oracle
+from tests.brokers import set_topic
+from tests.conftest import SharedBroker
+
+
+@contextmanager
+def created(bootstrap: str, topic: str, names: Names) -> Iterator[Callable[[], list[int]]]:
+    """Makes the topics; how many records each has: rows, seen, state."""
+    topics = (topic, names.seen, names.state)
+    admin = AdminClient({"bootstrap.servers": bootstrap, "log_level": 0})
+    for future in admin.create_topics([NewTopic(name, 1) for name in topics]).values():
+        future.result(10)
+    yield lambda: [len(oracle.read(bootstrap, name)) for name in topics]
+
+
+def closing(names: Names) -> Closing:
+    def noted(offsets: Offsets) -> list[Outgoing]:
+        return [Outgoing(names.state, b"checkpoint", str(offsets).encode(), 0)]
+
+    def last(_: Offsets) -> list[Outgoing]:
+        checkpoint = Outgoing(names.state, b"checkpoint", b"", 0)
+        return [checkpoint, Outgoing(names.seen, b"remembered", os.urandom(500), 0), checkpoint]
+
+    return Closing(noted, last)
+
+
+async def commit(publisher: Acknowledgements, topic: str, names: Names, *, holds: bool = True) -> Offsets:
+    records = {"t": [Outgoing(topic, None, b"row", 0)] * 3}
+    position = Position(names.control, 0, 0, None, lambda: holds)
+    return await publisher.call(partial(publisher.commit, records, closing(names), position))
+
+
+async def test_a_part_that_is_not_acknowledged_ends_the_batch_before_the_next(
+    broker: SharedBroker, topic: str, app: str
+) -> None:
+    """Opening leaves a tombstone in each internal topic, and fails while one cannot be written."""
+    names = Names(app)
+    publisher = Acknowledgements(Clients(broker.bootstrap, {"log_level": 0}), names, 0)
+    with created(broker.bootstrap, topic, names) as counts:
+        await publisher.call(publisher.open)
+        assert counts() == [0, 1, 1]
+        assert await commit(publisher, topic, names) == {"t": {0: 3}}
+        assert counts() == [3, 2, 4]
+        set_topic(broker.bootstrap, names.seen, "max.message.bytes", "200")
+        with pytest.raises(ShardRestartError, match="writing a batch of shard 0"):
+            await commit(publisher, topic, names)
+        assert counts() == [6, 2, 5]
+        with pytest.raises(ShardRestartError, match="has no producer"):
+            await commit(publisher, topic, names)
+        set_topic(broker.bootstrap, names.seen, "max.message.bytes", "10")
+        with pytest.raises(ShardRestartError, match="opening shard 0"):
+            await publisher.call(publisher.open)
+        await publisher.close()
+        assert counts() == [6, 2, 6]
+
+
+async def test_a_worker_that_was_slow_writes_nothing_more_for_a_shard_that_it_has_lost(
+    broker: SharedBroker, topic: str, app: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("connector.kafka.acknowledgement._FRESH_S", 0.0)
+    names = Names(app)
+    publisher = Acknowledgements(Clients(broker.bootstrap, {"log_level": 0}), names, 0)
+    with created(broker.bootstrap, topic, names) as counts:
+        await publisher.call(publisher.open)
+        with pytest.raises(HandedOverError):
+            await commit(publisher, topic, names, holds=False)
+        assert counts() == [3, 1, 1]
+        await commit(publisher, topic, names)
+        assert counts() == [6, 2, 4]
+        await publisher.close()

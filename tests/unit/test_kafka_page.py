@@ -1,0 +1,9 @@
+"""docs/kafka.md says what the code does."""
+
+from connector.kafka import topics
+from tests.secured import commands
+
+
+def test_the_topics_by_hand_are_those_that_the_connector_would_create() -> None:
+    wanted = topics.wanted("direct-routing", ["direct-routing-calls"], 8, 6, {})
+    assert commands("Topics by hand") == [topics.create_command(topic) for topic in wanted]

@@ -44,7 +44,7 @@ class Scripted(Publisher):
     """Its commits end as a test says, one after the other."""
 
     def __init__(self, *ends: Exception | None) -> None:
-        super().__init__("scripted", {})
+        super().__init__("scripted", "app", {})
         self._ends = list(ends)
         self.positions: list[Position] = []
 

@@ -117,9 +117,15 @@ class Publisher(ABC):
         producer = self._opened()
         offsets: Offsets = {}
         failures: list[Undelivered] = []
-        for tag, tagged in records.items():
-            _produce(producer, tagged, _note(offsets.setdefault(tag, {}), failures))
-        left = producer.flush(_FLUSH_S)
+        try:
+            for tag, tagged in records.items():
+                _produce(producer, tagged, _note(offsets.setdefault(tag, {}), failures))
+            left = producer.flush(_FLUSH_S)
+        except SystemError as error:
+            # confluent-kafka raises a fatal error amid delivery callbacks, whose own calls then fail over it.
+            if isinstance(error.__cause__, KafkaException):
+                raise error.__cause__ from error
+            raise
         if failures:
             first = failures[0].error
             raise KafkaException(first, *dict.fromkeys(f.topic for f in failures if f.error.code() == first.code()))

@@ -24,6 +24,8 @@ FEW = {"days": 1, "calls_per_day": 300, "frozen": True}
 CONNECTOR = "The connector"
 CREATING = "The connector, where it creates its topics"
 WRONG = PASSWORD[::-1]
+RARELY = (".dlq", ".progress", ".control")
+"Topics that a worker uses at most once a minute."
 
 
 @pytest.fixture(scope="module")
@@ -149,12 +151,12 @@ def test_a_right_that_is_taken_away_is_named_with_its_remedy_and_waited_for(
     rights = documented_rights(CONNECTOR, topic, app, "watched")
     secured.create(documented_topics(topic, app, partitions=3, shards=2))
     secured.grant(*rights)
-    source = simulate(days=1, calls_per_day=2_000)
+    source = simulate(days=0.2, calls_per_day=30_000)
     worker = new_worker(settings(secured, topic, app, source, "SCRAM-SHA-256", "watched"))
     worker.start()
     worker.until_complete(datetime.now(UTC))
     for right in rights:
-        if right.operation is AclOperation.DESCRIBE_CONFIGS or right.name.endswith((".dlq", ".control")):
+        if right.operation is AclOperation.DESCRIBE_CONFIGS or right.name.endswith(RARELY):
             continue
         if right.operation is AclOperation.READ and right.restype is ResourceType.TOPIC:
             continue  # asked for only when a shard is restored

@@ -4,17 +4,28 @@ Its wall clock stands still with the simulator's, so that each run asks for the 
 """
 
 import json
+import os
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from benchmarks.rig import PARTITIONS, Rig, told
 from connector import config, log, service
+from connector.core.rows import Row
 from connector.metrics import TenantMetrics
+from connector.records import Made, RowRecords
 
+SLOWDOWN = "BENCH_SLOWDOWN_US"
+
+_TENANT = """
+[[tenants]]
+id = "{tenant}"
+start = "{since}"
+"""
 _CONFIGURATION = """
 [graph]
 base_url = "{rig.url}"
@@ -24,16 +35,15 @@ requests_per_minute = 1000000
 [identity]
 client_id = "{rig.client_id}"
 client_secret = "{rig.client_secret}"
-[[tenants]]
-id = "{rig.tenant}"
-start = "{rig.since}"
 [windows]
-slice = "1h"
+slice = "4h"
 [kafka]
 bootstrap_servers = "{rig.bootstrap}"
 topic = "{topic}"
 app = "{topic}"
 partitions = {partitions}
+shards = {shards}
+delivery = "{delivery}"
 [http]
 listen = "127.0.0.1:0"
 [log]
@@ -65,12 +75,29 @@ class _Marks:
         TenantMetrics.rows_committed = rows_committed  # type: ignore[method-assign,assignment]
 
 
-def main(rig: Rig, topic: str) -> dict[str, Any]:
+def _slow_down(us_a_row: float) -> None:
+    """A planted slowdown, by which bench-check is tried: each row costs so much more processor time."""
+    make = RowRecords.make
+
+    def slow(records: RowRecords, rows: Sequence[Row], *arguments: Any) -> Made:
+        until = time.thread_time() + len(rows) * us_a_row / 1e6
+        while time.thread_time() < until:
+            pass
+        return make(records, rows, *arguments)
+
+    RowRecords.make = slow  # type: ignore[method-assign]
+
+
+def main(rig: Rig, topic: str, shards: int, delivery: str) -> dict[str, Any]:
     """Rows, seconds and seconds of processor time."""
+    text = _CONFIGURATION.format(rig=rig, topic=topic, partitions=PARTITIONS, shards=shards, delivery=delivery)
+    text += "".join(_TENANT.format(tenant=tenant, since=rig.since) for tenant in rig.tenants)
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory) / "connector.toml"
-        path.write_text(_CONFIGURATION.format(rig=rig, topic=topic, partitions=PARTITIONS), encoding="utf-8")
+        path.write_text(text, encoding="utf-8")
         settings = config.load(path, {})
+    if SLOWDOWN in os.environ:
+        _slow_down(float(os.environ[SLOWDOWN]))
     log.configure(settings.log.format, settings.log.level)
     marks = _Marks()
     until = datetime.fromisoformat(rig.until)
@@ -85,4 +112,4 @@ def main(rig: Rig, topic: str) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    print(json.dumps(main(told(), sys.argv[2])))
+    print(json.dumps(main(told(), sys.argv[2], int(sys.argv[3]), sys.argv[4])))

@@ -7,7 +7,7 @@ import aiohttp
 from benchmarks.rig import Rig
 
 
-async def token(session: aiohttp.ClientSession, rig: Rig) -> str:
+async def token(session: aiohttp.ClientSession, rig: Rig, tenant: str) -> str:
     """An access token."""
     form = {
         "client_id": rig.client_id,
@@ -15,7 +15,7 @@ async def token(session: aiohttp.ClientSession, rig: Rig) -> str:
         "grant_type": "client_credentials",
         "scope": "https://graph.microsoft.com/.default",
     }
-    async with session.post(f"{rig.url}/{rig.tenant}/oauth2/v2.0/token", data=form) as answer:
+    async with session.post(f"{rig.url}/{tenant}/oauth2/v2.0/token", data=form) as answer:
         return str((await answer.json())["access_token"])
 
 
@@ -25,7 +25,7 @@ def headers(access_token: str) -> dict[str, str]:
 
 
 def window_url(rig: Rig) -> str:
-    """The first link of the chain that holds every row."""
+    """The first link of the chain that holds every row of a tenant, by the tenant's token."""
     since, until = (
         datetime.fromisoformat(instant).astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         for instant in (rig.since, rig.until)

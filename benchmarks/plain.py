@@ -37,30 +37,31 @@ async def main(rig: Rig, topic: str) -> dict[str, Any]:
     async with aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(ssl=ssl.create_default_context(cafile=rig.ca))
     ) as session:
-        authorization = headers(await token(session, rig))
-        url: str | None = window_url(rig)
+        tokens = [(tenant, headers(await token(session, rig, tenant))) for tenant in rig.tenants]
         began, cpu_began = time.monotonic(), time.process_time()
-        while url:
-            async with session.get(url, headers=authorization) as answer:
-                page = json.loads(await answer.read())
-            for row in page["value"]:
-                for name in instants:
-                    text = row.get(name)
-                    row[name] = None if text is None or text == _EMPTY else datetime.fromisoformat(text)
-                row["tenantId"] = rig.tenant
-                row["observedDateTime"] = datetime.now().astimezone()
-                row["revision"] = 0
-                row["additionalProperties"] = {}
-                value = serialize(row, context)
-                while True:
-                    try:
-                        producer.produce(topic, key=row["id"], value=value)
-                        break
-                    except BufferError:
-                        producer.poll(0.1)
-            producer.poll(0)
-            rows += len(page["value"])
-            url = page.get("@odata.nextLink")
+        for tenant, authorization in tokens:
+            url: str | None = window_url(rig)
+            while url:
+                async with session.get(url, headers=authorization) as answer:
+                    page = json.loads(await answer.read())
+                for row in page["value"]:
+                    for name in instants:
+                        text = row.get(name)
+                        row[name] = None if text is None or text == _EMPTY else datetime.fromisoformat(text)
+                    row["tenantId"] = tenant
+                    row["observedDateTime"] = datetime.now().astimezone()
+                    row["revision"] = 0
+                    row["additionalProperties"] = {}
+                    value = serialize(row, context)
+                    while True:
+                        try:
+                            producer.produce(topic, key=row["id"], value=value)
+                            break
+                        except BufferError:
+                            producer.poll(0.1)
+                producer.poll(0)
+                rows += len(page["value"])
+                url = page.get("@odata.nextLink")
         producer.flush()
         ended, cpu_ended = time.monotonic(), time.process_time()
     return {"rows": rows, "seconds": ended - began, "cpu_seconds": cpu_ended - cpu_began}

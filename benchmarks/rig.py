@@ -17,8 +17,10 @@ from confluent_kafka.admin import AdminClient, NewTopic
 from tests.brokers import Cluster
 
 PARTITIONS = 6
+TENANTS = 4
 _STOP_S = 10
 _READ_S = 60
+_RUN_S = 900
 _Json = dict[str, Any]
 
 
@@ -27,7 +29,7 @@ class Rig(NamedTuple):
 
     url: str
     ca: str
-    tenant: str
+    tenants: list[str]
     client_id: str
     client_secret: str
     bootstrap: str
@@ -78,10 +80,10 @@ class Rig(NamedTuple):
             consumer.close()
         return keys
 
-    def measure(self, module: str, *arguments: str) -> _Json:
+    def measure(self, module: str, *arguments: str, python: str = sys.executable) -> _Json:
         """What a module of this package prints about itself when it is run as a process."""
-        command = [sys.executable, "-m", f"benchmarks.{module}", json.dumps(self._asdict()), *arguments]
-        run = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+        command = [python, "-m", f"benchmarks.{module}", json.dumps(self._asdict()), *arguments]
+        run = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_RUN_S)
         if run.returncode:
             raise RuntimeError(f"benchmarks.{module} ended with {run.returncode}:\n{run.stderr[-4000:]}")
         result: _Json = json.loads(run.stdout.splitlines()[-1])
@@ -90,12 +92,12 @@ class Rig(NamedTuple):
 
 @contextlib.contextmanager
 def open_rig(rows: int, seed: int, directory: Path) -> Iterator[Rig]:
-    """A rig with a day of history of one tenant; everything ends with it."""
+    """A rig with a day of history, `rows` calls of all tenants together; everything ends with it."""
     with Cluster(fast_run=True, heap_mib=512) as cluster, _simulator(rows, seed, directory) as said:
         rig = Rig(
             said["url"],
             said["ca"],
-            said["tenants"][0],
+            said["tenants"],
             said["client_id"],
             said["client_secret"],
             cluster.bootstrap,
@@ -109,7 +111,8 @@ def open_rig(rows: int, seed: int, directory: Path) -> Iterator[Rig]:
 @contextlib.contextmanager
 def _simulator(rows: int, seed: int, directory: Path) -> Iterator[_Json]:
     command = [sys.executable, "-m", "connector", "simulate", "--prebuilt", "--days", "1", "--seed", str(seed)]
-    command += ["--calls-per-day", str(rows), "--ca-out", str(directory / "ca.pem")]
+    command += ["--tenants", str(TENANTS), "--calls-per-day", str(rows // TENANTS)]
+    command += ["--ca-out", str(directory / "ca.pem")]
     with (
         (directory / "simulator.log").open("wb") as log,
         subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log) as process,

@@ -61,7 +61,11 @@ class _Run:
 
 def _run(entries: Entries, hours: Hours) -> _Run:
     order = np.argsort(entries["hi"], kind="stable")
-    return _Run({name: np.ascontiguousarray(entries[name][order]) for name in _COLUMNS}, hours[order])
+    return _Run(_columns(entries, order), hours[order])
+
+
+def _columns(entries: Entries, chosen: NDArray[np.generic]) -> dict[str, NDArray[np.generic]]:
+    return {name: np.ascontiguousarray(entries[name][chosen]) for name in _COLUMNS}
 
 
 class Remembered:
@@ -111,12 +115,19 @@ class Remembered:
 
     def restore(self, entries: Entries, hours: Hours) -> None:
         """Starts from entries in any order, an id any number of times: its highest revision counts."""
-        order = np.lexsort((entries["meta"], entries["lo"], entries["hi"]))
+        order = np.argsort(np.ascontiguousarray(entries["hi"]))
+        hi = entries["hi"][order]
+        tied = np.zeros(len(entries), np.bool_)
+        tied[1:] = hi[1:] == hi[:-1]
+        tied[:-1] |= tied[1:]
+        at = np.flatnonzero(tied)  # few: what was revised
+        among = entries[order[at]]
+        order[at] = order[at][np.lexsort((among["meta"], among["lo"], among["hi"]))]
         entries, hours = entries[order], hours[order]
         last = np.ones(len(entries), np.bool_)
         last[:-1] = (entries["hi"][1:] != entries["hi"][:-1]) | (entries["lo"][1:] != entries["lo"][:-1])
-        entries, hours = entries[last], hours[last]
-        self._runs = [_run(entries, hours)] if len(entries) else []
+        hours = hours[last]
+        self._runs = [_Run(_columns(entries, last), hours)] if len(hours) else []
         self._hours = (0, np.zeros(0, np.int64))
         self._count(hours)
 

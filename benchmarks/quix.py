@@ -1,0 +1,83 @@
+"""Quix Streams 3 with a source of one's own and its Avro serializer: what its documentation would have one write.
+
+Its source path is at least once and not transactional; no state, no dedup. It runs in an environment of its own, since
+it pins other versions (requirements/quix.txt). The source is a process of its own, and measures itself. Prints JSON.
+"""
+
+import asyncio
+import json
+import ssl
+import sys
+import tempfile
+import time
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+from quixstreams import Application
+from quixstreams.models.serializers import AvroSerializer
+from quixstreams.sources import Source
+
+from benchmarks.graph import headers, token, window_url
+from benchmarks.rig import Rig, told
+from connector.schemata import schema_text
+
+_EMPTY = "0001-01-01T00:00:00Z"
+
+
+class GraphSource(Source):  # type: ignore[misc]
+    """Reads every tenant's chain once, and ends."""
+
+    def __init__(self, rig: Rig, outcome: Path) -> None:
+        super().__init__(name="graph")
+        self._rig = tuple(rig)
+        self._outcome = outcome
+
+    def run(self) -> None:
+        """Called by the framework, in the source's process."""
+        result = asyncio.run(self._read(Rig(*self._rig)))
+        self._outcome.write_text(json.dumps(result), encoding="utf-8")
+
+    async def _read(self, rig: Rig) -> dict[str, Any]:
+        fields = json.loads(schema_text("directRoutingLogRow"))["fields"]
+        instants = [field["name"] for field in fields if field["name"].endswith("DateTime")]
+        rows = 0
+        context = ssl.create_default_context(cafile=rig.ca)
+        async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=context)) as session:
+            tokens = [(tenant, headers(await token(session, rig, tenant))) for tenant in rig.tenants]
+            began, cpu_began = time.monotonic(), time.process_time()
+            for tenant, authorization in tokens:
+                url: str | None = window_url(rig)
+                while url:
+                    async with session.get(url, headers=authorization) as answer:
+                        page = json.loads(await answer.read())
+                    for row in page["value"]:
+                        for name in instants:
+                            text = row.get(name)
+                            row[name] = None if text is None or text == _EMPTY else datetime.fromisoformat(text)
+                        row |= {"tenantId": tenant, "revision": 0, "additionalProperties": {}}
+                        row["observedDateTime"] = datetime.now().astimezone()
+                        message = self.serialize(key=row["id"], value=row)
+                        self.produce(key=message.key, value=message.value)
+                    rows += len(page["value"])
+                    url = page.get("@odata.nextLink")
+            self.flush()
+            ended, cpu_ended = time.monotonic(), time.process_time()
+        return {"rows": rows, "seconds": ended - began, "cpu_seconds": cpu_ended - cpu_began}
+
+
+def main(rig: Rig, topic: str) -> dict[str, Any]:
+    """Rows, seconds and seconds of processor time, from the first request to the last acknowledgement."""
+    with tempfile.TemporaryDirectory() as directory:
+        outcome = Path(directory) / "outcome.json"
+        app = Application(broker_address=rig.bootstrap, loglevel="WARNING", state_dir=directory)
+        serializer = AvroSerializer(json.loads(schema_text("directRoutingLogRow")))
+        app.add_source(GraphSource(rig, outcome), app.topic(topic, key_serializer="str", value_serializer=serializer))
+        app.run()
+        result: dict[str, Any] = json.loads(outcome.read_text(encoding="utf-8"))
+    return result
+
+
+if __name__ == "__main__":
+    print(json.dumps(main(told(), sys.argv[2])))

@@ -72,8 +72,12 @@ mutants: setup ## Break one rule after the other and see that a test notices; NA
 	@$(BIN)/python -m tests.mutants $(NAME)
 
 .PHONY: bench
-bench: .venv/.bench ## Rows per second, beside the limit and the plain recipe
+bench: .venv/.bench ## Rows per second, beside the limit, the plain recipe, Quix Streams and Kafka Connect
 	@$(BIN)/python -m benchmarks
+
+.PHONY: bench-check
+bench-check: .venv/.bench ## Fail when ratios are more than 20 % below those of benchmarks/results.json
+	@$(BIN)/python -m benchmarks check
 
 .venv/.bench: .venv/.package requirements/bench.txt
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/bench.txt
@@ -101,6 +105,7 @@ requirements: setup ## Pin requirements/*.txt anew, with hashes; UPGRADE=--upgra
 	@$(COMPILE) $(UPGRADE) --constraint requirements/build.txt --group sbom --output-file requirements/sbom.txt
 	@$(COMPILE) $(UPGRADE) --constraint requirements/dev.txt --group bench pyproject.toml --output-file requirements/bench.txt
 	@$(COMPILE) $(UPGRADE) --group flink --output-file requirements/flink.txt
+	@$(COMPILE) $(UPGRADE) --group quix --output-file requirements/quix.txt
 
 .PHONY: clean
 clean: ## Remove what the other targets made, but for the downloads in the cache

@@ -1,73 +1,109 @@
-"""`python -m benchmarks` measures and writes results.json; `python -m benchmarks readme` shows it in README.md."""
+"""`python -m benchmarks` measures and writes results.json; `readme` shows it in README.md; `check` compares with it."""
 
 import argparse
 import json
 import os
+import subprocess
+import sys
 import tempfile
+import venv
 from pathlib import Path
 
-from benchmarks import report
+from benchmarks import gate, plots, report
 from benchmarks.rig import Rig, open_rig
+from tests.kafka_software import cache_directory
 
-_RESULTS = Path(__file__).with_name("results.json")
-_WARMING = ("engine", "plain")
-_README = Path(__file__).parents[1] / "README.md"
+_HERE = Path(__file__).parent
+_ROOT = _HERE.parent
+_RESULTS = _HERE / "results.json"
+_README = _ROOT / "README.md"
+_ENGINES = {
+    "engine": ("1", "exactly_once"),
+    "shards": ("8", "exactly_once"),
+    "at_least_once": ("1", "at_least_once"),
+}
+_CHECKED = ["engine", "at_least_once", "plain", "limit"]
 
 
-def _engine(rig: Rig, number: int) -> report.Run:
-    topic = f"engine-{number}"
-    run = rig.measure("engine", topic)
-    keys = rig.keys(topic)
-    if not len(keys) == len(set(keys)) == run["rows"]:
-        raise RuntimeError(f"{topic}: {run['rows']} rows reported, {len(keys)} records, {len(set(keys))} ids")
-    return run
+def quix_python() -> str:
+    """The Python of an environment of its own for Quix Streams, made once and kept in the cache."""
+    pinned = _ROOT / "requirements" / "quix.txt"
+    home = cache_directory() / "quix"
+    made = home / "made-of.txt"
+    python = home / "bin" / "python"
+    if not made.is_file() or made.read_bytes() != pinned.read_bytes():
+        venv.create(home, with_pip=True, clear=True)
+        install = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--require-hashes", "-r", pinned]
+        subprocess.run([python, *install], check=True)
+        made.write_bytes(pinned.read_bytes())
+    return str(python)
 
 
-def _measure(module: str, rig: Rig, number: int) -> report.Run:
-    if module == "engine":
-        return _engine(rig, number)
-    topic = f"{module}-{number}"
+def _measure(name: str, rig: Rig, number: int) -> report.Run:
+    topic = f"{name}-{number}".replace("_", "-")
+    if name in _ENGINES:
+        run = rig.measure("engine", topic, *_ENGINES[name])
+        keys = rig.keys(topic)
+        if not len(keys) == len(set(keys)) == run["rows"]:
+            raise RuntimeError(f"{topic}: {run['rows']} rows reported, {len(keys)} records, {len(set(keys))} ids")
+        return run
     rig.create_topic(topic)
-    return rig.measure(module, topic)
+    return rig.measure(name, topic, python=quix_python() if name == "quix" else sys.executable)
 
 
-def _run(rows: int, seed: int, repetitions: int, only: str | None) -> list[dict[str, report.Run]]:
-    """Each module once a repetition, in turns; one before them warms the broker and builds the pages."""
-    modules = [only] if only else ["engine", "plain", "limit"]
+def _run(rows: int, seed: int, repetitions: int, names: list[str]) -> list[dict[str, report.Run]]:
+    """Each once a repetition, in turns; one engine before them warms the broker and builds the pages."""
     measured: list[dict[str, report.Run]] = []
     with tempfile.TemporaryDirectory() as directory, open_rig(rows, seed, Path(directory)) as rig:
-        for number in range(repetitions + 1):
-            runs = {}
-            turn = number % len(modules)
-            for module in modules[turn:] + modules[:turn]:
-                if number or module in _WARMING:
-                    runs[module] = _measure(module, rig, number)
+        for name in ("engine", "plain"):
+            _measure(name, rig, 0)
+        for number in range(1, repetitions + 1):
+            turn = number % len(names)
+            runs = {name: _measure(name, rig, number) for name in names[turn:] + names[:turn]}
+            if "limit" in names:
+                runs["known"] = rig.measure("known")
             if len({run["rows"] for run in runs.values()}) != 1:
                 raise RuntimeError(f"not the same rows: { {name: run['rows'] for name, run in runs.items()} }")
-            if number:
-                measured.append(runs)
-                print(report.line(number, runs), flush=True)
+            measured.append(runs)
+            print(report.line(number, runs), flush=True)
     return measured
+
+
+def _check(rows: int, seed: int, repetitions: int) -> None:
+    committed = json.loads(_RESULTS.read_text(encoding="utf-8"))
+    measured = _run(rows, seed, repetitions, _CHECKED)
+    found = gate.ratios(measured)
+    lost = gate.losses(found, committed["cpu_ratios"])
+    for name, ratio in found.items():
+        verdict = "LOST" if name in lost else "kept"
+        print(f"{verdict}  {name}: {ratio['median']:.2f}, committed {committed['cpu_ratios'][name]['median']:.2f}")
+    if lost:
+        raise SystemExit(f"more than {gate.LOSS:.0%} lost: {', '.join(lost)}")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="benchmarks", description=__doc__)
-    parser.add_argument("what", nargs="?", default="run", choices=["run", "readme"])
-    parser.add_argument("--rows", type=int, default=120_000, help="calls of one day; not all are to be seen")
+    parser.add_argument("what", nargs="?", default="run", choices=["run", "readme", "check"])
+    parser.add_argument("--rows", type=int, default=40_000, help="calls of one day; not all are to be seen")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--repetitions", type=int, default=5)
-    parser.add_argument("--only", choices=["engine", "plain", "limit"], help="one of them, and write nothing")
+    parser.add_argument("--repetitions", type=int, default=3)
+    parser.add_argument("--only", choices=list(report.WHAT), help="one of them, and write nothing")
     options = parser.parse_args()
+    if options.what == "check":
+        _check(options.rows, options.seed, options.repetitions)
+        return
     if options.what == "run":
         load = os.getloadavg()[0]
-        measured = _run(options.rows, options.seed, options.repetitions, options.only)
+        names = [options.only] if options.only else list(report.WHAT)
+        measured = _run(options.rows, options.seed, options.repetitions, names)
         if options.only:
             return
         results = report.results(measured, options.seed, load)
         _RESULTS.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+        plots.throughput(results, _ROOT / "docs" / "images" / "throughput.png")
     results = json.loads(_RESULTS.read_text(encoding="utf-8"))
     print(report.table(results))
-    report.show(results, _README)
+    _README.write_text(report.shown(results, _README.read_text(encoding="utf-8")), encoding="utf-8")
 
 
 if __name__ == "__main__":

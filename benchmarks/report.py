@@ -2,57 +2,56 @@
 
 import os
 import platform
-import statistics
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from benchmarks import gate
+from benchmarks.rig import TENANTS
 from tests.kafka_software import KAFKA_VERSION
 
+_QUIX_VERSION = "3.28.1"
 Run = dict[str, Any]
 _BEGIN = "<!-- benchmarks: made by `make bench` from benchmarks/results.json -->"
 _END = "<!-- /benchmarks -->"
 _PACKAGES = ("aiohttp", "confluent-kafka", "fastavro", "msgspec", "numpy", "direct-routing-connector")
-_WHAT = {
-    "engine": "connector: Graph to committed, exactly once, deduplicated",
+WHAT = {
+    "engine": "connector: Graph to committed, exactly once, deduplicated, one shard",
+    "shards": "the same over 8 shards",
+    "at_least_once": 'the same as the first, `delivery = "at_least_once"`',
     "plain": "plain recipe: aiohttp, json, AvroSerializer, produce; no state, no dedup",
-    "limit": "limit: decode + encode + produce alone, one after the other",
+    "limit": "limit: msgspec decode + fastavro encode + produce alone, one after the other",
+    "quix": "Quix Streams 3, custom source and its Avro serializer; source path not transactional, no dedup",
+    "connect": "Kafka Connect, source task with the rows in memory, JSON converter; no HTTP, no Avro, no dedup",
 }
-_BESIDE = ("plain", "limit")
-_STEPS = ("decode", "encode", "produce")
+_STEPS = ("decode", "encode", "produce", "by column")
 
 
 def _rate(run: Run) -> float:
     return float(run["rows"] / run["seconds"])
 
 
-def _cpu_rate(run: Run) -> float:
-    """Rows a second of processor time of the process, all threads: what a busy machine disturbs least."""
-    return float(run["rows"] / run["cpu_seconds"])
-
-
-def _step_rate(limit: Run, step: str) -> float:
-    return float(limit["rows"] / limit["step_seconds"][step])
+def _us(run: Run) -> float:
+    """Processor time of the process a row, all threads: what a busy machine disturbs least."""
+    return float(1e6 * run["cpu_seconds"] / run["rows"])
 
 
 def line(number: int, runs: dict[str, Run]) -> str:
     """One repetition in a line."""
-    return f"{number}: " + ", ".join(f"{name} {_rate(run):,.0f} rows/s" for name, run in sorted(runs.items()))
-
-
-def _spread(values: Sequence[float], digits: int = 0) -> dict[str, float]:
-    middle = {"median": statistics.median(values), "least": min(values), "most": max(values)}
-    return {name: round(value, digits) for name, value in middle.items()}
+    said = [f"{name} {_rate(run):,.0f} rows/s ({_us(run):.1f} µs)" for name, run in sorted(runs.items())]
+    return f"{number}: {', '.join(said)}"
 
 
 def results(measured: list[dict[str, Run]], seed: int, load: float) -> dict[str, Any]:
     """Everything, raw runs included. `load`: of the machine, before anything was started."""
 
-    def spread(value: Callable[[dict[str, Run], str], float], names: Iterable[str], digits: int) -> dict[str, Any]:
-        return {name: _spread([value(runs, name) for runs in measured], digits) for name in names}
+    def of_each(value: Callable[[Run], float], digits: int) -> dict[str, gate.Spread]:
+        return {name: gate.spread([value(runs[name]) for runs in measured], digits) for name in WHAT}
 
+    known = [runs["known"] for runs in measured]
+    limits = [runs["limit"] for runs in measured]
     return {
         "measured": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": {
@@ -64,15 +63,21 @@ def results(measured: list[dict[str, Run]], seed: int, load: float) -> dict[str,
         "versions": {
             "python": platform.python_version(),
             "kafka": KAFKA_VERSION,
+            "quixstreams": _QUIX_VERSION,
             **{package: metadata.version(package) for package in _PACKAGES},
         },
         "seed": seed,
         "rows": measured[0]["engine"]["rows"],
-        "rows_per_second": spread(lambda runs, name: _rate(runs[name]), _WHAT, 0),
-        "cpu_us_per_row": spread(lambda runs, name: 1e6 / _cpu_rate(runs[name]), _WHAT, 1),
-        "engine_ratio": spread(lambda runs, name: _rate(runs["engine"]) / _rate(runs[name]), _BESIDE, 2),
-        "engine_cpu_ratio": spread(lambda runs, name: _cpu_rate(runs["engine"]) / _cpu_rate(runs[name]), _BESIDE, 2),
-        "step_rows_per_second": spread(lambda runs, name: _step_rate(runs["limit"], name), _STEPS, 0),
+        "rows_per_second": of_each(_rate, 0),
+        "cpu_us_per_row": of_each(_us, 1),
+        "ratios": gate.ratios(measured, "seconds"),
+        "cpu_ratios": gate.ratios(measured),
+        "step_us_per_row": {
+            step: gate.spread([1e6 * run["step_cpu_seconds"][step] / run["rows"] for run in limits], 2)
+            for step in _STEPS
+        },
+        "known_rows_per_second": gate.spread([_rate(run) for run in known], 0),
+        "known_decode_ratio": gate.spread([run["cpu_seconds"] / run["decode_cpu_seconds"] for run in known], 2),
         "runs": measured,
     }
 
@@ -87,29 +92,33 @@ def _processor() -> str:
 
 
 def table(found: dict[str, Any]) -> str:
-    """The results as a Markdown table with what they were measured on."""
-    rates, ratios = found["rows_per_second"], found["engine_ratio"]
-    lines = [
-        "| what | rows/s: median (least to most) | connector ÷ this | µs of processor a row |",
-        "| --- | --- | --- | --- |",
+    """The results as Markdown tables with what they were measured on."""
+    rates, costs, steps = found["rows_per_second"], found["cpu_us_per_row"], found["step_us_per_row"]
+    lines = ["| what | rows/s: median (least to most) | µs of processor a row |", "| --- | --- | --- |"]
+    lines += [f"| {what} | {_range(rates[name], 0)} | {_range(costs[name], 1)} |" for name, what in WHAT.items()]
+    lines += ["", "| times as fast | by the clock | by processor time |", "| --- | --- | --- |"]
+    lines += [
+        f"| {name} | {_range(found['ratios'][name], 2)} | {_range(found['cpu_ratios'][name], 2)} |"
+        for name in found["ratios"]
     ]
-    for name, what in _WHAT.items():
-        ratio = _range(ratios[name], 2) if name in ratios else ""
-        cpu = f"{found['cpu_us_per_row'][name]['median']:.1f}"
-        lines.append(f"| {what} | {_range(rates[name], 0)} | {ratio} | {cpu} |")
-    steps = {step: f"{rate['median']:,.0f}" for step, rate in found["step_rows_per_second"].items()}
+    known = (
+        f"A poll that finds only known rows, from page bytes in memory: {_range(found['known_rows_per_second'], 0)} rows"
+        f" a second of processor time, {_range(found['known_decode_ratio'], 2)} times what msgspec takes to decode them."
+    )
     machine = found["machine"]
     versions = ", ".join(f"{name} {version}" for name, version in found["versions"].items())
     parts = (
-        f"Parts of the limit, rows/s: msgspec decode {steps['decode']}, fastavro encode {steps['encode']}, librdkafka"
-        f" produce {steps['produce']}."
+        f"Parts of the limit, µs a row: msgspec decode {steps['decode']['median']}, fastavro encode"
+        f" {steps['encode']['median']}, librdkafka produce {steps['produce']['median']}. The connector encodes by column:"
+        f" {steps['by column']['median']}."
     )
     setting = (
-        f"{found['rows']:,} rows of one tenant, seed {found['seed']}, {len(found['runs'])} repetitions in turns; broker"
-        f" and simulator on the same {machine['cores']} cores ({machine['processor']}, {machine['system']}), load"
-        f" {machine['load_before']} before the start. Measured {found['measured'][:10]}: {versions}."
+        f"{found['rows']:,} rows of {TENANTS} tenants, seed {found['seed']}, {len(found['runs'])} repetitions in turns;"
+        f" broker and simulator on the same {machine['cores']} cores ({machine['processor']}, {machine['system']}), shared"
+        f" with others, load {machine['load_before']} before the start: only ratios of one run mean anything."
+        f" Measured {found['measured'][:10]}: {versions}."
     )
-    return "\n".join([*lines, "", parts, "", setting])
+    return "\n".join([*lines, "", parts, "", known, "", setting])
 
 
 def _range(spread: dict[str, float], digits: int) -> str:
@@ -117,11 +126,10 @@ def _range(spread: dict[str, float], digits: int) -> str:
     return f"{median} ({least} to {most})"
 
 
-def show(found: dict[str, Any], readme: Path) -> None:
-    """Puts the table between the two marks of README.md; elsewhere nothing changes."""
-    text = readme.read_text(encoding="utf-8")
+def shown(found: dict[str, Any], text: str) -> str:
+    """The text of README.md with the table between its two marks; elsewhere nothing changes."""
     before, begin, rest = text.partition(_BEGIN)
     _, end, after = rest.partition(_END)
     if not begin or not end:
-        raise SystemExit(f"{readme.name} has no section for the figures; add these two lines to it:\n{_BEGIN}\n{_END}")
-    readme.write_text(f"{before}{begin}\n\n{table(found)}\n\n{end}{after}", encoding="utf-8")
+        raise SystemExit(f"README.md has no section for the figures; add these two lines to it:\n{_BEGIN}\n{_END}")
+    return f"{before}{begin}\n\n{table(found)}\n\n{end}{after}"

@@ -55,8 +55,8 @@ def main(rig: Rig, topic: str) -> dict[str, Any]:
         with (directory / "rows.json").open("wb") as file:
             for body in asyncio.run(bodies_of(rig)):
                 file.writelines(msgspec.json.format(bytes(row), indent=-1) + b"\n" for row in decode_page(body).rows)
-        for part, text in (("worker", _WORKER), ("connector", _CONNECTOR)):
-            text = text.format(bootstrap=rig.bootstrap, directory=directory, topic=topic)
+        for part, template in (("worker", _WORKER), ("connector", _CONNECTOR)):
+            text = template.format(bootstrap=rig.bootstrap, directory=directory, topic=topic)
             (directory / f"{part}.properties").write_text(text, encoding="utf-8")
         jars = (directory, *software.jars)
         files = [str(directory / "worker.properties"), str(directory / "connector.properties")]

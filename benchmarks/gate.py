@@ -1,0 +1,34 @@
+"""Ratios of one run, by which a loss is told: of processor time, which a busy machine disturbs least."""
+
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+LOSS = 0.2
+"So much less than what was committed is a loss."
+RATIOS = {
+    "engine ÷ plain recipe": ("engine", "plain"),
+    "engine ÷ limit": ("engine", "limit"),
+    "exactly once ÷ at least once": ("engine", "at_least_once"),
+}
+
+Spread = dict[str, float]
+
+
+def spread(values: Sequence[float], digits: int) -> Spread:
+    """Median and range."""
+    found = {"median": statistics.median(values), "least": min(values), "most": max(values)}
+    return {name: round(value, digits) for name, value in found.items()}
+
+
+def ratios(measured: Sequence[Mapping[str, Mapping[str, Any]]], seconds: str = "cpu_seconds") -> dict[str, Spread]:
+    """How many times as fast the first is as the second, repetition by repetition."""
+    return {
+        name: spread([runs[other][seconds] / runs[one][seconds] for runs in measured], 3)
+        for name, (one, other) in RATIOS.items()
+    }
+
+
+def losses(found: Mapping[str, Spread], committed: Mapping[str, Spread]) -> list[str]:
+    """The ratios that lost more than LOSS of what was committed."""
+    return [name for name, ratio in found.items() if ratio["median"] < (1 - LOSS) * committed[name]["median"]]

@@ -1,0 +1,53 @@
+"""A poll that finds only known rows, from page bytes in memory: decoded, fingerprinted, judged. Prints JSON.
+
+msgspec's decoding of the same pages is measured beside it, since a busy machine slows both alike.
+"""
+
+import asyncio
+import json
+from typing import Any
+
+import numpy as np
+
+from benchmarks.limit import bodies_of, fastest, typed_page
+from benchmarks.rig import Rig, told
+from connector.core import dedup
+from connector.core.dedup import Remembered
+from connector.core.rows import Shape, decode_page
+from connector.schemata import schema_text
+
+
+def main(rig: Rig) -> dict[str, Any]:
+    """Rows, and seconds of processor time of the poll and of msgspec's decoding."""
+    schema = json.loads(schema_text("directRoutingLogRow"))
+    shape, decode = Shape(schema, "v1.0"), typed_page(schema).decode
+    bodies = asyncio.run(bodies_of(rig))
+    remembered, pending = Remembered(), Remembered()
+    for body in bodies:
+        entries = shape.read(decode_page(body).rows).entries
+        for group in dedup.split_repeats(entries):
+            chosen = entries[group]
+            remembered.put(chosen, np.zeros(len(chosen), np.uint32))
+
+    def poll() -> None:
+        for body in bodies:
+            reading = shape.read(decode_page(body).rows)
+            for group in dedup.split_repeats(reading.entries):
+                verdict = dedup.judge(reading.entries[group], (pending, remembered), reading.fingerprints)
+                if len(verdict.new) or len(verdict.revised):
+                    raise RuntimeError("a row was to be known")
+
+    def decoded() -> None:
+        for body in bodies:
+            decode(body)
+
+    return {
+        "rows": len(remembered),
+        "seconds": fastest(poll).cpu_seconds,
+        "cpu_seconds": fastest(poll).cpu_seconds,
+        "decode_cpu_seconds": fastest(decoded).cpu_seconds,
+    }
+
+
+if __name__ == "__main__":
+    print(json.dumps(main(told())))

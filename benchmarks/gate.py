@@ -32,3 +32,13 @@ def ratios(measured: Sequence[Mapping[str, Mapping[str, Any]]], seconds: str = "
 def losses(found: Mapping[str, Spread], committed: Mapping[str, Spread]) -> list[str]:
     """The ratios that lost more than LOSS of what was committed."""
     return [name for name, ratio in found.items() if ratio["median"] < (1 - LOSS) * committed[name]["median"]]
+
+
+def between(text: str, name: str, made: str) -> str:
+    """A page with what was made between the two marks of that name; elsewhere nothing changes."""
+    begin, end = f"<!-- {name}: made by benchmarks, not by hand -->", f"<!-- /{name} -->"
+    before, found, rest = text.partition(begin)
+    _, closed, after = rest.partition(end)
+    if not found or not closed:
+        raise SystemExit(f"the page has no place for {name}; add these two lines to it:\n{begin}\n{end}")
+    return f"{before}{begin}\n\n{made}\n\n{end}{after}"

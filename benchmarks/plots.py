@@ -32,3 +32,30 @@ def _save(figure: Any, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(target, dpi=110, metadata={"Software": None})
     plt.close(figure)
+
+
+def memory(found: list[dict[str, Any]], target: Path) -> None:
+    """Resident memory over remembered rows, with the straight line through nothing."""
+    figure, axes = plt.subplots(figsize=(6, 3.2), layout="constrained")
+    one = [shape for shape in found if shape["tenants"] == 1]
+    many = [shape for shape in found if shape["tenants"] != 1]
+    for shapes, mark, label in ((one, "o-", "one tenant"), (many, "s", "500 tenants")):
+        rows, mib = [s["rows"] / 1e6 for s in shapes], [s["resident_bytes"] / 2**20 for s in shapes]
+        axes.plot(rows, mib, mark, label=label)
+    most = max(shape["rows"] for shape in found)
+    axes.plot([0, most / 1e6], [0, 28 * most / 2**20], ":", color="#9a9a9a", label="28 bytes a row")
+    axes.set_xlabel("remembered rows, millions")
+    axes.set_ylabel("resident, MiB")
+    axes.legend(frameon=False)
+    axes.spines[["top", "right"]].set_visible(False)
+    _save(figure, target)
+
+
+def delays(found: list[float], target: Path) -> None:
+    """How long after Graph shows a row a read_committed reader has it."""
+    figure, axes = plt.subplots(figsize=(6, 3), layout="constrained")
+    axes.hist(found, bins=40, color="#1b6ca8")
+    axes.set_xlabel("seconds from visible at Graph to readable with read_committed")
+    axes.set_ylabel("rows")
+    axes.spines[["top", "right"]].set_visible(False)
+    _save(figure, target)

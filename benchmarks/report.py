@@ -14,8 +14,6 @@ from tests.kafka_software import KAFKA_VERSION
 
 _QUIX_VERSION = "3.28.1"
 Run = dict[str, Any]
-_BEGIN = "<!-- benchmarks: made by `make bench` from benchmarks/results.json -->"
-_END = "<!-- /benchmarks -->"
 _PACKAGES = ("aiohttp", "confluent-kafka", "fastavro", "msgspec", "numpy", "direct-routing-connector")
 WHAT = {
     "engine": "connector: Graph to committed, exactly once, deduplicated, one shard",
@@ -102,20 +100,20 @@ def table(found: dict[str, Any]) -> str:
         for name in found["ratios"]
     ]
     known = (
-        f"A poll that finds only known rows, from page bytes in memory: {_range(found['known_rows_per_second'], 0)} rows"
-        f" a second of processor time, {_range(found['known_decode_ratio'], 2)} times what msgspec takes to decode them."
+        f"A poll that finds only known rows, page bytes in memory: {_range(found['known_rows_per_second'], 0)} rows"
+        f" a second of processor time; {_range(found['known_decode_ratio'], 2)} times what msgspec takes to decode."
     )
     machine = found["machine"]
     versions = ", ".join(f"{name} {version}" for name, version in found["versions"].items())
     parts = (
         f"Parts of the limit, µs a row: msgspec decode {steps['decode']['median']}, fastavro encode"
-        f" {steps['encode']['median']}, librdkafka produce {steps['produce']['median']}. The connector encodes by column:"
-        f" {steps['by column']['median']}."
+        f" {steps['encode']['median']}, librdkafka produce {steps['produce']['median']}."
+        f" The connector encodes by column: {steps['by column']['median']}."
     )
     setting = (
-        f"{found['rows']:,} rows of {TENANTS} tenants, seed {found['seed']}, {len(found['runs'])} repetitions in turns;"
-        f" broker and simulator on the same {machine['cores']} cores ({machine['processor']}, {machine['system']}), shared"
-        f" with others, load {machine['load_before']} before the start: only ratios of one run mean anything."
+        f"{found['rows']:,} rows of {TENANTS} tenants, seed {found['seed']}, {len(found['runs'])} repetitions in turns."
+        f" Broker and simulator ran on the same {machine['cores']} cores ({machine['processor']}, {machine['system']}),"
+        f" shared with others, load {machine['load_before']} before the start: only ratios of one run mean anything."
         f" Measured {found['measured'][:10]}: {versions}."
     )
     return "\n".join([*lines, "", parts, "", known, "", setting])
@@ -127,9 +125,5 @@ def _range(spread: dict[str, float], digits: int) -> str:
 
 
 def shown(found: dict[str, Any], text: str) -> str:
-    """The text of README.md with the table between its two marks; elsewhere nothing changes."""
-    before, begin, rest = text.partition(_BEGIN)
-    _, end, after = rest.partition(_END)
-    if not begin or not end:
-        raise SystemExit(f"README.md has no section for the figures; add these two lines to it:\n{_BEGIN}\n{_END}")
-    return f"{before}{begin}\n\n{table(found)}\n\n{end}{after}"
+    """The text of README.md with these results."""
+    return gate.between(text, "benchmarks", table(found))

@@ -33,20 +33,22 @@ class Rig(NamedTuple):
     client_id: str
     client_secret: str
     bootstrap: str
-    since: str
-    until: str
+    since: str = ""
+    until: str = ""
 
     def ask(self, path: str) -> Any:
         """What the simulator says of itself."""
+        return json.loads(b"".join(self.lines(path)))
+
+    def lines(self, path: str) -> list[bytes]:
+        """What the simulator says line by line."""
         context = ssl.create_default_context(cafile=self.ca)
         with urllib.request.urlopen(f"{self.url}{path}", context=context, timeout=60) as answer:  # noqa: S310 - https
-            return json.loads(answer.read())
+            return list(answer.read().splitlines())
 
     def create_topic(self, topic: str) -> None:
         """A row topic as the connector makes it."""
-        admin = AdminClient({"bootstrap.servers": self.bootstrap})
-        for future in admin.create_topics([NewTopic(topic, PARTITIONS, 1)]).values():
-            future.result()
+        topic_of(self.bootstrap, topic, PARTITIONS)
 
     def keys(self, topic: str) -> list[bytes]:
         """The key of every committed record of a topic."""
@@ -90,29 +92,29 @@ class Rig(NamedTuple):
         return result
 
 
+def topic_of(bootstrap: str, topic: str, partitions: int) -> str:
+    """Makes a topic; its name."""
+    admin = AdminClient({"bootstrap.servers": bootstrap})
+    for future in admin.create_topics([NewTopic(topic, partitions, 1)]).values():
+        future.result()
+    return topic
+
+
 @contextlib.contextmanager
 def open_rig(rows: int, seed: int, directory: Path) -> Iterator[Rig]:
     """A rig with a day of history, `rows` calls of all tenants together; everything ends with it."""
-    with Cluster(fast_run=True, heap_mib=512) as cluster, _simulator(rows, seed, directory) as said:
-        rig = Rig(
-            said["url"],
-            said["ca"],
-            said["tenants"],
-            said["client_id"],
-            said["client_secret"],
-            cluster.bootstrap,
-            "",
-            "",
-        )
+    options = ["--prebuilt", "--days", "1", "--seed", str(seed)]
+    options += ["--tenants", str(TENANTS), "--calls-per-day", str(rows // TENANTS)]
+    with Cluster(fast_run=True, heap_mib=512) as cluster, simulator(options, directory) as said:
+        rig = Rig(said["url"], said["ca"], said["tenants"], said["client_id"], said["client_secret"], cluster.bootstrap)
         until = datetime.fromisoformat(rig.ask("/simulator/clock")["now"]).astimezone(UTC).replace(microsecond=0)
         yield rig._replace(since=(until - timedelta(days=1)).isoformat(), until=until.isoformat())
 
 
 @contextlib.contextmanager
-def _simulator(rows: int, seed: int, directory: Path) -> Iterator[_Json]:
-    command = [sys.executable, "-m", "connector", "simulate", "--prebuilt", "--days", "1", "--seed", str(seed)]
-    command += ["--tenants", str(TENANTS), "--calls-per-day", str(rows // TENANTS)]
-    command += ["--ca-out", str(directory / "ca.pem")]
+def simulator(options: list[str], directory: Path) -> Iterator[_Json]:
+    """What a simulator that runs as a process says when it is ready."""
+    command = [sys.executable, "-m", "connector", "simulate", *options, "--ca-out", str(directory / "ca.pem")]
     with (
         (directory / "simulator.log").open("wb") as log,
         subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log) as process,

@@ -1,0 +1,131 @@
+"""What remembering costs: bytes resident a row, all in, and rows restored a second, from a real broker.
+
+`python -m benchmarks.memory` measures each shape in a process of its own and writes memory.json and its picture.
+"""
+
+import argparse
+import gc
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from confluent_kafka import Producer
+
+from benchmarks import plots
+from benchmarks.rig import topic_of
+from connector.core.rows import ENTRY, LAYOUT
+from connector.kafka import seen
+from connector.kafka.clients import Clients
+from connector.kafka.restore import read_compacted
+from connector.kafka.seen import SeenLog
+from tests.brokers import Cluster
+
+_RESULTS = Path(__file__).with_name("memory.json")
+_PICTURE = Path(__file__).parents[1] / "docs" / "images" / "memory.png"
+_HORIZON_HOURS = 150 * 24
+_FIRST_HOUR = 490_000
+_COMMIT_ROWS = 5_000
+SHAPES = ((1, 1_000_000), (1, 5_000_000), (1, 10_000_000), (500, 10_000))
+
+
+def resident_bytes() -> int:
+    """Of this process."""
+    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    return pages * os.sysconf("SC_PAGESIZE")
+
+
+def records(tenants: int, rows: int, seed: int) -> Any:
+    """What commits of 5000 rows write to the seen topic, the calls spread evenly over 150 days."""
+    random = np.random.default_rng(seed)
+    for number in range(tenants):
+        log = SeenLog(f"{number:08d}-1111-1111-1111-111111111111")
+        log.fit_width(rows, _HORIZON_HOURS)
+        for first in range(0, rows, _COMMIT_ROWS):
+            count = min(_COMMIT_ROWS, rows - first)
+            entries = np.zeros(count, ENTRY)
+            for name, bits in (("hi", 64), ("lo", 32), ("fp", 64)):
+                entries[name] = random.integers(0, 2**bits, count, np.uint64)
+            entries["meta"] = LAYOUT
+            began = _FIRST_HOUR + np.sort(random.integers(first, first + count, count)) * _HORIZON_HOURS // rows
+            written = log.write(entries, began.astype(np.uint32))
+            log.apply(written)
+            yield from written.records
+
+
+def fill(bootstrap: str, topic: str, tenants: int, rows: int, seed: int) -> None:
+    """Writes the topic as a compacted one is read: the newest record of each key."""
+    newest = {record.key: record.value for record in records(tenants, rows, seed)}
+    producer = Producer({"bootstrap.servers": bootstrap, "linger.ms": 20, "queue.buffering.max.kbytes": 1_000_000})
+    for key, value in newest.items():
+        while True:
+            try:
+                producer.produce(topic, value, key, 0)
+                break
+            except BufferError:
+                producer.poll(0.1)
+    producer.flush()
+
+
+def restore(bootstrap: str, topic: str) -> dict[str, Any]:
+    """Restores as a shard does; what it took."""
+    for _ in range(2):  # what a process needs anyway is there before
+        seen.restore({record.key: record.value for record in records(2, 20_000, 2) if record.value})
+    clients = Clients(bootstrap, {})
+    gc.collect()
+    before, began, cpu_began = resident_bytes(), time.monotonic(), time.process_time()
+    values = read_compacted(clients, (topic,), 0)[topic]
+    count, read_s = len(values), time.monotonic() - began
+    restored = seen.restore(values)
+    del values
+    seconds, cpu_seconds = time.monotonic() - began, time.process_time() - cpu_began
+    gc.collect()
+    rows = sum(len(remembered) for remembered, _ in restored.values())
+    return {
+        "rows": rows,
+        "records": count,
+        "seconds": seconds,
+        "read_seconds": read_s,
+        "cpu_seconds": cpu_seconds,
+        "resident_bytes": resident_bytes() - before,
+        "array_bytes": sum(remembered.nbytes for remembered, _ in restored.values()),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="benchmarks.memory", description=__doc__)
+    parser.add_argument("--restore", nargs=2, metavar=("BOOTSTRAP", "TOPIC"), help="in a process of its own")
+    options = parser.parse_args()
+    if options.restore:
+        print(json.dumps(restore(*options.restore)))
+        return
+    measured = []
+    with Cluster(fast_run=True, heap_mib=512) as cluster:
+        for tenants, rows in SHAPES:
+            topic = topic_of(cluster.bootstrap, f"seen-{tenants}-{rows}", 1)
+            fill(cluster.bootstrap, topic, tenants, rows, 1)
+            command = [sys.executable, "-m", "benchmarks.memory", "--restore", cluster.bootstrap, topic]
+            run = subprocess.run(command, capture_output=True, text=True, check=True)
+            found = {"tenants": tenants, **json.loads(run.stdout.splitlines()[-1])}
+            measured.append(found)
+            print(line(found), flush=True)
+    _RESULTS.write_text(json.dumps(measured, indent=2) + "\n", encoding="utf-8")
+    plots.memory(measured, _PICTURE)
+
+
+def line(found: dict[str, Any]) -> str:
+    """One shape in a line."""
+    rows = found["rows"]
+    return (
+        f"{found['tenants']} tenants, {rows:,} rows in {found['records']:,} records: "
+        f"{found['resident_bytes'] / rows:.1f} bytes a row, {rows / found['seconds']:,.0f} rows/s, "
+        f"{rows / found['cpu_seconds']:,.0f} rows a second of processor time"
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -9,7 +9,7 @@ import tempfile
 import venv
 from pathlib import Path
 
-from benchmarks import gate, plots, report
+from benchmarks import gate, report
 from benchmarks.rig import Rig, open_rig
 from tests.kafka_software import cache_directory
 
@@ -33,8 +33,17 @@ def quix_python() -> str:
     python = home / "bin" / "python"
     if not made.is_file() or made.read_bytes() != pinned.read_bytes():
         venv.create(home, with_pip=True, clear=True)
-        install = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--require-hashes", "-r", pinned]
-        subprocess.run([python, *install], check=True)
+        install = [
+            "-m",
+            "pip",
+            "install",
+            "--quiet",
+            "--disable-pip-version-check",
+            "--require-hashes",
+            "-r",
+            str(pinned),
+        ]
+        subprocess.run([str(python), *install], check=True)
         made.write_bytes(pinned.read_bytes())
     return str(python)
 
@@ -93,6 +102,8 @@ def main() -> None:
         _check(options.rows, options.seed, options.repetitions)
         return
     if options.what == "run":
+        from benchmarks import plots  # noqa: PLC0415 - matplotlib is there for benchmarks alone
+
         load = os.getloadavg()[0]
         names = [options.only] if options.only else list(report.WHAT)
         measured = _run(options.rows, options.seed, options.repetitions, names)

@@ -85,7 +85,7 @@ def _slow_down(us_a_row: float) -> None:
             pass
         return make(records, rows, *arguments)
 
-    RowRecords.make = slow  # type: ignore[method-assign]
+    RowRecords.make = slow  # type: ignore[method-assign,assignment]
 
 
 def main(rig: Rig, topic: str, shards: int, delivery: str) -> dict[str, Any]:

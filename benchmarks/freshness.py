@@ -18,7 +18,6 @@ import msgspec
 import numpy as np
 from confluent_kafka import Consumer
 
-from benchmarks import plots
 from benchmarks.rig import Rig, simulator
 from connector.kafka import avro
 from tests.brokers import Cluster
@@ -131,6 +130,8 @@ def measure(tenants: int, calls_per_day: int, seconds: float, settle: float) -> 
 
 
 def main() -> None:
+    from benchmarks import plots  # noqa: PLC0415 - matplotlib is there for benchmarks alone
+
     parser = argparse.ArgumentParser(prog="benchmarks.freshness", description=__doc__)
     parser.add_argument("--tenants", type=int, default=50)
     parser.add_argument("--calls-per-day", type=int, default=5_000, help="of each tenant")

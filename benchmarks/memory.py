@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 from confluent_kafka import Producer
 
-from benchmarks import plots
 from benchmarks.rig import topic_of
 from connector.core.rows import ENTRY, LAYOUT
 from connector.kafka import seen
@@ -103,6 +102,8 @@ def main() -> None:
     if options.restore:
         print(json.dumps(restore(*options.restore)))
         return
+    from benchmarks import plots  # noqa: PLC0415 - matplotlib is there for benchmarks alone
+
     measured = []
     with Cluster(fast_run=True, heap_mib=512) as cluster:
         for tenants, rows in SHAPES:

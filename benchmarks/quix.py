@@ -16,13 +16,13 @@ from typing import Any
 
 import aiohttp
 from quixstreams import Application
-from quixstreams.models.serializers import AvroSerializer
+from quixstreams.models.serializers.avro import AvroSerializer
 from quixstreams.sources import Source
 
 from benchmarks.graph import headers, token, window_url
 from benchmarks.rig import Rig, told
-from connector.schemata import schema_text
 
+_SCHEMA = Path(__file__).parents[1] / "schemas" / "directRoutingLogRow.avsc"  # the connector is not installed here
 _EMPTY = "0001-01-01T00:00:00Z"
 
 
@@ -40,7 +40,7 @@ class GraphSource(Source):  # type: ignore[misc]
         self._outcome.write_text(json.dumps(result), encoding="utf-8")
 
     async def _read(self, rig: Rig) -> dict[str, Any]:
-        fields = json.loads(schema_text("directRoutingLogRow"))["fields"]
+        fields = json.loads(_SCHEMA.read_text(encoding="utf-8"))["fields"]
         instants = [field["name"] for field in fields if field["name"].endswith("DateTime")]
         rows = 0
         context = ssl.create_default_context(cafile=rig.ca)
@@ -72,7 +72,7 @@ def main(rig: Rig, topic: str) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as directory:
         outcome = Path(directory) / "outcome.json"
         app = Application(broker_address=rig.bootstrap, loglevel="WARNING", state_dir=directory)
-        serializer = AvroSerializer(json.loads(schema_text("directRoutingLogRow")))
+        serializer = AvroSerializer(json.loads(_SCHEMA.read_text(encoding="utf-8")))
         app.add_source(GraphSource(rig, outcome), app.topic(topic, key_serializer="str", value_serializer=serializer))
         app.run()
         result: dict[str, Any] = json.loads(outcome.read_text(encoding="utf-8"))

@@ -20,7 +20,7 @@ PARTITIONS = 6
 TENANTS = 4
 _STOP_S = 10
 _READ_S = 60
-_RUN_S = 900
+_RUN_S = 300
 _Json = dict[str, Any]
 
 

@@ -76,7 +76,10 @@ def commits(sizes: list[Size], every_s: float, random: np.random.Generator) -> i
 def measured(seed: int) -> dict[str, Any]:
     """Every worker's share."""
     random = np.random.default_rng(seed)
-    sweeps = tuple(Sweep(table.every, table.overlap) for table in WindowsTable().sweeps)
+    sweeps = tuple(
+        Sweep(table.every or timedelta(), table.overlap or timedelta())
+        for table in WindowsTable.model_validate({}).sweeps
+    )
     rules = Rules(sweeps, timedelta(), timedelta(days=1), timedelta(days=_DAYS))
     sizes = [size_of(calls, rules) for calls in _SIZES]
     every_s = min(sweep.every.total_seconds() for sweep in rules.sweeps)
@@ -115,7 +118,7 @@ def tables(found: dict[str, Any]) -> str:
     )
     for size, share in zip(found["sizes"], _SHARES, strict=True):
         used = size["requests_per_hour"] / (_REQUESTS_PER_MINUTE * 60)
-        cells = (
+        cells = [
             f"{size['calls_per_day']:,}",
             f"{share:.0%}",
             f"{size['requests_per_hour']:.0f}",
@@ -123,11 +126,11 @@ def tables(found: dict[str, Any]) -> str:
             f"{size['rows']:,}",
             f"{size['seen_records']:,} ({size['seen_bytes'] / 2**20:.1f} MiB)",
             "yes" if size["fits"] else "no",
-        )
+        ]
         lines.append(f"| {' | '.join(cells)} |")
     lines += ["", *_header("worker", "tenants", "calls a day", "requests/s", "commits/s", "rows", "memory", "restore")]
     for number, worker in enumerate(found["workers"]):
-        cells = (
+        cells = [
             str(number),
             str(worker["tenants"]),
             f"{worker['calls_per_day']:,}",
@@ -136,7 +139,7 @@ def tables(found: dict[str, Any]) -> str:
             f"{worker['remembered_rows']:,}",
             f"{worker['memory_mib']:,.0f} MiB",
             f"{worker['restore_s']:.0f} s",
-        )
+        ]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 

@@ -96,7 +96,7 @@ def _instant(before: bytes, otherwise: _Write) -> _Write:
         if type(value) is int and value > _LOW:
             zigzag = value << 1
             return lows[zigzag & _LOW] + highs[zigzag >> _LOW_BITS]
-        return otherwise(value)
+        return _NULL if value is None and before else otherwise(value)
 
     return write
 

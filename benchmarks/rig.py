@@ -5,6 +5,7 @@ import json
 import ssl
 import subprocess
 import sys
+import time
 import urllib.request
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -66,9 +67,10 @@ class Rig(NamedTuple):
         ended: set[int | None] = set()
         consumer.subscribe([topic])
         try:
+            deadline = time.monotonic() + _READ_S
             while len(ended) < PARTITIONS:
-                messages = consumer.consume(10_000, timeout=_READ_S)
-                if not messages:
+                messages = consumer.consume(10_000, timeout=0.1)
+                if time.monotonic() > deadline:
                     raise TimeoutError(f"{topic} could not be read to its end")
                 for message in messages:
                     error = message.error()

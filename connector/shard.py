@@ -32,7 +32,7 @@ from connector.kafka.acknowledgement import Acknowledgements
 from connector.kafka.clients import Clients
 from connector.kafka.ownership import Command, Membership
 from connector.kafka.publishing import AbortedError, Closing, Offsets, Outgoing, Position, Publisher
-from connector.kafka.restore import read_compacted
+from connector.kafka.restore import give_back, read_compacted
 from connector.kafka.state import Checkpoint, Home
 from connector.kafka.transaction import Transactions
 from connector.metrics import Metrics, TenantMetrics, TenantView
@@ -283,6 +283,8 @@ class Shard:
             tenant.key: self._account(tenant, restored.checkpoints.get(tenant.key), remembered.get(tenant.key), now)
             for tenant in self._tenants
         }
+        del values, remembered
+        await publisher.call(give_back)
         seconds = time.monotonic() - begun
         self._series.restored(seconds)
         rows = sum(len(account.remembered) for account in accounts.values())

@@ -1,6 +1,8 @@
 """The topic of remembered rows: what is written is what is remembered after a restart, in few records."""
 
 import random
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -237,3 +239,36 @@ def golden() -> dict[bytes, bytes]:
 def test_this_version_still_writes_them() -> None:
     lines = (DATA / "seen-1.hex").read_text().split()
     assert [text for record in golden().items() for text in (record[0].hex(), record[1].hex())] == lines
+
+
+def test_a_restore_leaves_no_more_memory_behind_than_what_is_remembered() -> None:
+    """In a process of its own, whose memory nobody else moves."""
+    program = """
+import gc, os
+from pathlib import Path
+import numpy as np
+from connector.core.rows import ENTRY, LAYOUT
+from connector.kafka import seen
+from connector.kafka.restore import give_back
+
+def resident():
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE")
+
+def remembered(rows):
+    log = seen.SeenLog("t")
+    entries = np.zeros(rows, ENTRY)
+    entries["hi"], entries["meta"] = np.random.default_rng(1).integers(0, 2**64, rows, np.uint64), LAYOUT
+    written = log.write(entries, np.arange(rows, dtype=np.uint32) * 3600 // rows)
+    return {record.key: record.value for record in written.records}
+
+seen.restore(remembered(1_000))
+gc.collect()
+before = resident()
+values = remembered(300_000)
+restored = seen.restore(values)
+del values
+give_back()
+print((resident() - before) / 300_000)
+"""
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert 28 <= float(run.stdout) < 40

@@ -208,3 +208,51 @@ def test_no_credential_shows_itself(folder: Path) -> None:
     shown = repr(identity(folder, CERTIFICATE + 'client_certificate_password = "p4ss"'))
     assert "p4ss" not in shown
     assert "PRIVATE" not in shown
+
+
+# Azure Event Hubs
+
+HUBS = '[kafka]\nbootstrap_servers = "voice.servicebus.windows.net:9093"\nazure_event_hubs = true\n'
+
+
+def event_hubs(
+    folder: Path, text: str, environ: dict[str, str] | None = None, hubs: str = HUBS
+) -> tuple[str, str, str | None]:
+    """Scope, tenant and client id."""
+    path = folder / "connector.toml"
+    path.write_text(hubs + text, encoding="utf-8")
+    found = load(path, environ or {}).kafka.event_hubs
+    assert found is not None
+    return found.scope, found.id, found.identity.client_id
+
+
+def test_event_hubs_are_opened_with_the_shared_identity_in_the_first_tenant_or_that_of_azure(folder: Path) -> None:
+    scope = "https://voice.servicebus.windows.net/.default"
+    tenant = f'[[tenants]]\nid = "{TENANT}"\n'
+    own = tenant + 'client_id = "own"\nclient_secret = "x"\n'
+    assert event_hubs(folder, f"[identity]\n{SECRET}{own}") == (scope, TENANT, "app")
+    assert event_hubs(folder, own) == (scope, TENANT, "own")
+    assert event_hubs(folder, f"[identity]\n{SECRET}{own}", {"AZURE_TENANT_ID": "other"}) == (scope, "other", "app")
+    assert event_hubs(folder, "", AZURE | {"AZURE_CLIENT_SECRET": "x"}) == (scope, TENANT, "app")
+    assert event_hubs(folder, f"[identity]\nmanaged_identity = true\n{tenant}") == (scope, TENANT, None)
+    several = HUBS.replace("voice", "SASL_SSL://other.servicebus.usgovcloudapi.net:9093,voice")
+    assert event_hubs(folder, own, hubs=several)[0] == "https://other.servicebus.usgovcloudapi.net/.default"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("sasl.mechanism", "PLAIN", "is set, but kafka.azure_event_hubs signs in with OAUTHBEARER"),
+        ("sasl.password", "hunter2", "is set, but kafka.azure_event_hubs signs in with OAUTHBEARER"),
+        ("security.protocol", "SASL_PLAINTEXT", "is not SASL_SSL, so that the token would be sent unprotected"),
+    ],
+)
+def test_what_would_keep_event_hubs_from_a_token_or_show_it_is_refused(
+    folder: Path, name: str, value: str, expected: str
+) -> None:
+    tenant = f'[[tenants]]\nid = "{TENANT}"\n{SECRET}'
+    with pytest.raises(ConfigurationError) as caught:
+        event_hubs(folder, f'[kafka.properties]\n"{name}" = "{value}"\n{tenant}')
+    (problem,) = caught.value.problems
+    assert f'kafka.properties."{name}": {expected}' in problem
+    assert "hunter2" not in problem

@@ -249,6 +249,15 @@ def test_of_many_tenants_those_that_need_somebody_come_in_full_and_the_others_in
     assert "t-099 Up to date 12 s none 34 27%" in reader.text
 
 
+def test_five_hundred_tenants_stay_a_page_of_half_a_megabyte() -> None:
+    tenants = [
+        {**covered((300, 48, 900), (48, 3, 70), (3, 0, 0.2)), "id": str(n), "name": f"t-{n}"} for n in range(500)
+    ]
+    text = page.render({**STATUS, "tenants": tenants}, [], lambda _: None, ready=True)
+
+    assert len(text) < 500_000
+
+
 def test_it_refreshes_itself_unless_it_is_held_still() -> None:
     def refreshes(reader: Reader) -> bool:
         return any(attributes.get("http-equiv") == "refresh" for tag, attributes in reader.seen if tag == "meta")

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 import pytest
 
 from benchmarks import gate, scale
@@ -38,7 +39,7 @@ def test_a_page_without_a_place_for_the_figures_is_refused() -> None:
 
 
 def test_a_shard_commits_rows_at_once_and_coverage_within_five_seconds() -> None:
-    random = scale.np.random.default_rng(1)
+    random = np.random.default_rng(1)
     busy = scale.Size(10_000_000, 60, True, 0, 0, 0)  # noqa: FBT003
     quiet = busy._replace(calls_per_day=0)
     assert scale.commits([busy], 60.0, random) == 60

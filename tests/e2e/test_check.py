@@ -31,6 +31,8 @@ from tests.registries import Fake, Registry
 from tests.simulation import Simulation
 from tests.workers import ROOT, Worker, configuration, toml
 
+pytestmark = pytest.mark.broker
+
 AUTHORIZED = {
     "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
     "allow.everyone.if.no.acl.found": "true",

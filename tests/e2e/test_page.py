@@ -30,7 +30,8 @@ CHROMIUM = (
 )
 DEADLINE_MS = 30_000
 HEALTHY, FAILING, SLOW, GAP, BACKFILL = NAMES = ("contoso", "fabrikam", "tailspin", "wingtip", "litware")
-SLOWLY = {"requests_per_minute": 2}
+SLOWLY = {"requests_per_minute": 10, "start": "-60d"}
+"Soon begun, and not done for minutes."
 LEAST_CONTRAST = 4.5
 
 _CONTRASTS = """() => {
@@ -64,7 +65,7 @@ def service(broker: SharedBroker, tmp_path_factory: pytest.TempPathFactory) -> I
         ]
         tenants[2] |= SLOWLY
         tenants[3] |= SLOWLY
-        tenants[4] |= {"start": "-2d", "requests_per_minute": 30}
+        tenants[4] |= {"start": "-1d", "requests_per_minute": 30}
         source.set_faults(source.tenants[1], forbidden=1.0)
         folder = tmp_path_factory.mktemp("page")
         tag = uuid.uuid4().hex[:6]

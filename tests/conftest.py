@@ -21,7 +21,7 @@ hypothesis.settings.register_profile(
 )
 hypothesis.settings.load_profile("default")
 
-OWN_CLUSTERS = frozenset({"broker_of_its_own", "three_brokers"})
+OWN_CLUSTERS = frozenset({"secured", "broker_of_its_own", "three_brokers"})
 EXISTING_BROKER = os.environ.get("KAFKA_BOOTSTRAP_SERVERS", "")
 
 

@@ -32,6 +32,7 @@ _LONGEST_REST_S = 60.0
 _WEATHER_REST_S = 1.0
 _SHORTEST_WINDOW = timedelta(seconds=1)
 _NORMAL_STEP_S = 120.0
+_MOST_HELD_ROWS = 2 * windows.ROWS_A_SLICE
 
 
 class _Chain(NamedTuple):
@@ -203,6 +204,8 @@ class Sweeper:
             rows += len(page.rows)
             read = PageRead(self._tenant, piece, page.rows, reading, page.received_at, page.bytes, unread)
             if piece.again:
+                if rows > _MOST_HELD_ROWS:
+                    raise RangeTooLongError(f"a slice of {self.account.tenant.label} has over {_MOST_HELD_ROWS} rows")
                 held.append(read)
             else:
                 await self._buffer.put_page(read)

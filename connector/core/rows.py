@@ -29,6 +29,7 @@ _EMPTY_DATE = b'"0001-01-01T00:00:00Z"'
 _ANCIENT = b'"000'  # how every spelling of the empty date begins
 _CHUNK = 64  # rows decoded in one go; a row that does not decode costs its chunk a second, slower attempt
 _DEEPEST = 64
+_MOST_PARTS = 400_000  # values and brackets of a page; Graph's pages have some 25,000, of a thousand rows
 _PIECE = 1 << 15
 _TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[{\]}]', re.DOTALL)
 _ESCAPE = re.compile(rb"\\(?:u[dD][89abAB]..\\u[dD][c-fC-F]..|u[dD][89a-fA-F]..|.)", re.DOTALL)
@@ -76,6 +77,8 @@ def decode_page(body: bytes) -> Page:
 
     Raises NotAPageError when `body` is anything but a whole page. A row that is JSON and cannot be decoded is on it.
     """
+    if body.count(b",") + body.count(b"[") + body.count(b"{") > _MOST_PARTS:
+        raise NotAPageError("the body has more parts than a page of rows")  # each would cost time and memory
     try:
         _check_utf8(body)  # rows stay undecoded here, so that bad UTF-8 inside one would pass unseen
         envelope, readable = _decode_envelope(body)

@@ -40,8 +40,9 @@ from connector.graph.transport import Answer, BrokenAnswerError, Departure, Tran
 
 logger = log.get(__name__)
 
-MAX_PAGE_BYTES = 32 << 20
+MAX_PAGE_BYTES = 16 << 20  # a page of a thousand rows is about one MiB
 MAX_PAGES = 1000
+MAX_LINK_CHARACTERS = 8192  # those that were followed are kept until the chain ends
 
 _SIGN_IN_THREADS = 4
 _SKEW_S = 30.0
@@ -227,17 +228,21 @@ class Source:
         """The pages of one chain, in order, each whole; `last` is true for the one that ends it.
 
         `priority`: 0 live, more for slower sweeps, 1000 for backfill. Raises RejectedError, WeatherError when one page
-        could not be read for the patience, RangeTooLongError for 406 and for a chain of more than 1000 pages.
+        could not be read for the patience, RangeTooLongError for 406 and for a chain of more than 1000 pages with rows.
         """
         url = URL(f"{self._root}/{_call(window)}", encoded=True)
         followed = {str(url)}
+        rows = 0
         for _ in range(MAX_PAGES):
             page, received_at, size = await self._page(url, followed, priority)
+            rows += len(page.rows)
             yield ReadPage(page.rows, received_at, size, page.next_link is None)
             if page.next_link is None:
                 return
             url = URL(page.next_link, encoded=True)
             followed.add(page.next_link)
+        if rows < MAX_PAGES:  # the parts would have no end either
+            self._reject(None, "rejected", f"gives {MAX_PAGES} pages with next to no rows; check graph.base_url")
         raise RangeTooLongError(f"A range of {self._tenant.label} has over {MAX_PAGES} pages; it is read in parts.")
 
     async def sign_in(self) -> tuple[Permit | None, str]:
@@ -336,6 +341,8 @@ class Source:
             self._weather(exchange, "unreachable", "answers 200 with a body that is no page")
         link = page.next_link
         if link is not None:
+            if len(link) > MAX_LINK_CHARACTERS:
+                self._weather(exchange, "unreachable", f"gives a next link of {len(link)} characters")
             if link in followed:
                 self._weather(exchange, "unreachable", "gives a next link that leads back into its chain")
             if not self._leads_home(link):
@@ -395,10 +402,11 @@ class Source:
         self._failures.happened(exchange)
         raise WeatherError(reason, message, f"Graph {what}")
 
-    def _reject(self, exchange: "_Exchange", reason: RejectedReason, what: str) -> NoReturn:
+    def _reject(self, exchange: "_Exchange | None", reason: RejectedReason, what: str) -> NoReturn:
         message = f"Graph {what} (tenant {self._tenant.label})."
         self.health.rejected(reason, message, time.monotonic())
-        self._failures.happened(exchange)
+        if exchange is not None:
+            self._failures.happened(exchange)
         raise RejectedError(reason, message, f"Graph {what}")
 
     def _finished(self, priority: int, status: str, begun: float) -> None:

@@ -1,0 +1,151 @@
+"""Answers that are meant to do harm: the tenant fails, memory stays bounded, the others do not notice."""
+
+import base64
+import gzip
+import json
+import ssl
+import threading
+from collections import Counter
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from connector.simulator import tls
+from tests import oracle
+from tests.simulation import Simulation
+from tests.workers import Worker
+
+MOST_MIB = 400
+PIECE = b" " * 65_536
+IMPATIENT = (
+    "-c",
+    "from connector.core import health; health.PATIENCE_S = 1.0\nfrom connector.__main__ import main; main()",
+    "run",
+)
+"""`connector run` to which a tenant fails after a second of bad answers instead of two minutes."""
+
+
+class HostileGraph:
+    """Graph over HTTPS; each tenant, told by its token, has an attack of its own, the others a page of ten rows."""
+
+    def __init__(self, attacks: dict[str, Callable[["HostileGraph", BaseHTTPRequestHandler], None]]) -> None:
+        self.asked: Counter[str] = Counter()
+        "Requests by tenant."
+        hostile = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_GET(self) -> None:
+                claims = self.headers["Authorization"].split(".")[1]
+                tenant = json.loads(base64.urlsafe_b64decode(claims + "=="))["tid"]
+                hostile.asked[tenant] += 1
+                try:
+                    attacks.get(tenant, peace)(hostile, self)
+                except (ConnectionError, ssl.SSLError):
+                    self.close_connection = True
+
+            def log_message(self, *_: Any) -> None: ...
+
+        authority, context = tls.make(["localhost"])
+        self.authority = authority
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = True
+        self._server.socket = context.wrap_socket(self._server.socket, server_side=True, do_handshake_on_connect=False)
+        self.url = f"https://localhost:{self._server.server_port}"
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+
+def send(handler: BaseHTTPRequestHandler, body: bytes, *, length: int | None = None, encoding: str = "") -> None:
+    handler.send_response(200)
+    handler.send_header("Content-Type", "application/json")
+    handler.send_header("Content-Length", str(len(body) if length is None else length))
+    if encoding:
+        handler.send_header("Content-Encoding", encoding)
+    handler.end_headers()
+    handler.wfile.write(body)
+
+
+def peace(_: HostileGraph, handler: BaseHTTPRequestHandler) -> None:
+    start = handler.path.split("fromDateTime=")[1].split(",")[0]
+    send(handler, json.dumps({"value": [{"id": f"row-{n}", "startDateTime": start} for n in range(10)]}).encode())
+
+
+def two_gigabytes(_: HostileGraph, handler: BaseHTTPRequestHandler) -> None:
+    send(handler, b'{"value":[', length=2 << 30)
+    for _piece in range((2 << 30) // len(PIECE)):
+        handler.wfile.write(PIECE)
+
+
+def endless_depth(_: HostileGraph, handler: BaseHTTPRequestHandler) -> None:
+    send(handler, b'{"value":[' + b"[" * (30 << 20))
+
+
+def compressed_bomb(_: HostileGraph, handler: BaseHTTPRequestHandler) -> None:
+    send(handler, BOMB, encoding="gzip")
+
+
+def a_million_links(hostile: HostileGraph, handler: BaseHTTPRequestHandler) -> None:
+    page = {"value": [], "@odata.nextLink": f"{hostile.url}/v1.0/next?{sum(hostile.asked.values())}"}
+    send(handler, json.dumps(page).encode())
+
+
+def a_link_without_end(hostile: HostileGraph, handler: BaseHTTPRequestHandler) -> None:
+    number = sum(hostile.asked.values())
+    page = {"value": [], "@odata.nextLink": f"{hostile.url}/v1.0/next?{number}{'x' * (8 << 20)}"}
+    send(handler, json.dumps(page).encode())
+
+
+ATTACKS = (two_gigabytes, endless_depth, compressed_bomb, a_million_links, a_link_without_end)
+BOMB = gzip.compress(bytes(1 << 30), compresslevel=1)
+
+
+def most_mib(worker: Worker) -> int:
+    """The most memory that a worker ever had resident."""
+    assert worker.pid is not None
+    status = Path(f"/proc/{worker.pid}/status").read_text(encoding="utf-8")
+    return int(status.split("VmHWM:")[1].split()[0]) >> 10
+
+
+def test_hostile_answers_fail_their_tenants_alone_in_bounded_memory(
+    tmp_path: Path,
+    simulate: Callable[..., Simulation],
+    new_worker: Callable[..., Worker],
+    settings: Callable[..., dict[str, Any]],
+    broker: Any,
+    topic: str,
+) -> None:
+    source = simulate(tenants=len(ATTACKS) + 1, days=1, calls_per_day=1)
+    *hostile, peaceful = source.tenants
+    trusted = tmp_path / "authorities.pem"
+    with HostileGraph(dict(zip(hostile, ATTACKS, strict=True))) as graph:
+        trusted.write_bytes(graph.authority + Path(source.ca).read_bytes())
+        configured = settings(source, graph={"base_url": graph.url, "ca_bundle": str(trusted), "timeout": "20s"})
+        worker = new_worker(configured, *IMPATIENT)
+        worker.start()
+        worker.until_ready()
+        for tenant, attack in zip(hostile, ATTACKS, strict=True):
+            wanted = "rejected" if attack is a_million_links else "unreachable"
+            worker.until(
+                lambda tenant=tenant: worker.tenant(tenant).get("state") == "failing",  # type: ignore[misc]
+                f"{attack.__name__} shows as failing",
+            )
+            assert worker.metric("tenant_failing", tenant=tenant, reason=wanted) == 1, attack.__name__
+        before = graph.asked[peaceful]
+        worker.until(lambda: graph.asked[peaceful] >= before + 5, "the peaceful tenant is read on and on")
+        assert worker.tenant(peaceful)["state"] == "ok"
+        assert most_mib(worker) < MOST_MIB
+        assert worker.stop() == 0
+    assert {entry.key for entry in oracle.read(broker.bootstrap, topic)} == {f"row-{n}".encode() for n in range(10)}

@@ -79,6 +79,10 @@ bench: .venv/.bench ## Rows per second, beside the limit, the plain recipe, Quix
 bench-check: .venv/.bench ## Fail when ratios are more than 20 % below those of benchmarks/results.json
 	@$(BIN)/python -m benchmarks check
 
+.PHONY: figures
+figures: setup ## What several workers and 500 tenants cost; FIGURES="stop idle" measures some of it
+	@$(BIN)/python -m benchmarks.fleet $(FIGURES)
+
 .venv/.bench: .venv/.package requirements/bench.txt
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/bench.txt
 	@touch $@

@@ -25,7 +25,7 @@ from connector.core.windows import Rules, Slice, State
 from connector.kafka import avro, topics
 from connector.kafka.publishing import Offsets, Outgoing
 from connector.kafka.seen import Record, SeenLog, Written
-from connector.kafka.state import Checkpoint, checkpoint_record
+from connector.kafka.state import Checkpoint, checkpoint_key, checkpoint_record
 from connector.records import Made, RowRecords
 
 _STATE_PROGRESS_EVERY_S = 60
@@ -91,6 +91,13 @@ class Account:
     checkpoint: Checkpoint
     remembered: Remembered
     seen: SeenLog
+    retired: bool = False
+    "Its tenant is not configured: nothing is read, and what is known is forgotten at the horizon."
+
+    def outlived(self, horizon: datetime) -> bool:
+        """Whether all that is known of a retired tenant is older than what may be read at all."""
+        through = self.checkpoint.state.coverage.through or self.checkpoint.state.start
+        return self.retired and through <= horizon
 
 
 @dataclass
@@ -122,6 +129,8 @@ class Change:
     written: list[Written] = field(default_factory=list)
     forget_before_hour: int = 0
     checkpoint: Checkpoint | None = None
+    ends_account: bool = False
+    "Nothing is left of a retired tenant."
 
     @property
     def has_rows(self) -> bool:
@@ -203,6 +212,14 @@ class Batches:
         """Nothing more comes: works out what is remembered and what is forgotten."""
         for tenant, change in changes.items():
             self._remember(change, accounts[tenant], now)
+
+    def retire(self, changes: dict[str, Change], accounts: Mapping[str, Account], now: datetime) -> None:
+        """Adds the tenants that are not configured and of which something has come to the horizon."""
+        horizon = now - timedelta(hours=self._horizon_hours)
+        hour = instants.to_ms(horizon) // dedup.HOUR_MS
+        for tenant, account in accounts.items():
+            if account.retired and tenant not in changes and (account.seen.is_due(hour) or account.outlived(horizon)):
+                changes[tenant] = Change(account.checkpoint.state, failing=account.checkpoint.failing)
 
     def _read(self, page: PageRead, account: Account, change: Change) -> None:
         entries = page.reading.entries
@@ -297,7 +314,10 @@ class Batches:
             change.written.append(account.seen.write(entries, np.concatenate(change.hours)))
         horizon = now - timedelta(hours=self._horizon_hours)
         change.forget_before_hour = instants.to_ms(horizon) // dedup.HOUR_MS
-        change.written.append(account.seen.forget(change.forget_before_hour, _TOMBSTONES_A_COMMIT))
+        forgotten = account.seen.forget(change.forget_before_hour, _TOMBSTONES_A_COMMIT)
+        change.written.append(forgotten)
+        is_empty = not change.entries and account.seen.is_emptied_by(forgotten)
+        change.ends_account = is_empty and account.outlived(horizon)
 
     def noted(
         self, changes: Mapping[str, Change], accounts: Mapping[str, Account], offsets: Offsets, shard: int
@@ -330,11 +350,14 @@ class Batches:
             account = accounts[tenant]
             for written in change.written:
                 records += [self.internal(self._names.seen, shard, record) for record in written.records]
+            if change.ends_account:
+                records.append(self.internal(self._names.state, shard, Record(checkpoint_key(tenant), None)))
+                continue
             before = account.checkpoint
             known = self._offsets(account, offsets.get(tenant, {}))
             stated = {overlap: (through, at) for overlap, through, at in before.stated}
-            statements = self._statements(change.state, stated, account, known, now)
-            records += statements
+            if not account.retired:
+                records += self._statements(change.state, stated, account, known, now)
             change.checkpoint = Checkpoint(
                 account.tenant.topic,
                 change.state,

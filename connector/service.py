@@ -9,11 +9,12 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from connector import __version__, brokers, log, report
+from connector.batch import Account
 from connector.config import Settings, Tenant
 from connector.core import instants
 from connector.core.rows import Shape
@@ -93,6 +94,7 @@ class Service:
         self._around: Surroundings | None = None
         self._shards: dict[int, Shard] = {}
         self._tasks: dict[int, asyncio.Task[None]] = {}
+        self._reading_again = asyncio.Lock()
         self._failed = False
         self._error: BaseException | None = None
         self._kafka_up = False
@@ -309,11 +311,26 @@ class Service:
         """SIGHUP: tenants and secrets. An invalid file leaves everything as it is."""
         if self._reload is None:
             return
-        try:
-            settings = await asyncio.to_thread(self._reload)
-        except ConfigurationError as error:
-            _logger.error("configuration_not_reloaded", problems="; ".join(error.problems))  # noqa: TRY400 - no bug
-            return
+        async with self._reading_again:
+            try:
+                settings = await asyncio.to_thread(self._reload)
+                self._check_tenants(settings.tenants)
+            except ConfigurationError as error:
+                _logger.error("configuration_not_reloaded", problems="; ".join(error.problems))  # noqa: TRY400 - no bug
+            else:
+                await self._take_over(settings)
+
+    def _check_tenants(self, tenants: Sequence[Tenant]) -> None:
+        """Raises ConfigurationError for what would end a running worker."""
+        if not tenants:
+            raise ConfigurationError(["tenants: there are none any more; name one at least, or stop the worker"])
+        owned = self._shards.items()
+        problems = [problem for number, shard in owned for problem in shard.misfits(self._tenants_of(number, tenants))]
+        if problems:
+            raise ConfigurationError(problems)
+
+    async def _take_over(self, settings: Settings) -> None:
+        """The tenants of a valid file."""
         if self._around is not None:
             wanted = self._wanted_topics(settings)
             admin = topics.Admin(self._clients)
@@ -340,9 +357,11 @@ class Service:
             shard.configure(self._tenants_of(number))
         _logger.info("configuration_reloaded", tenants=len(settings.tenants))
 
-    def _tenants_of(self, number: int) -> list[Tenant]:
+    def _tenants_of(self, number: int, tenants: Sequence[Tenant] | None = None) -> list[Tenant]:
+        """Those of a shard, of `tenants` or of all that are configured."""
         shards = self._settings.kafka.shards
-        return [tenant for tenant in self._settings.tenants if control.partition_of(tenant.key, shards) == number]
+        known = self._settings.tenants if tenants is None else tenants
+        return [tenant for tenant in known if control.partition_of(tenant.key, shards) == number]
 
     # --- ownership: called in the membership's thread -----------------------------------------------------------------
 
@@ -456,6 +475,12 @@ class Service:
                 reading = shard.readings.get(tenant.key)
                 tenants.append(_describe(subject, reading, self._now()))
                 jobs += _jobs(subject, reading)
+            for key, account in sorted(shard.accounts.items()):
+                if account.retired:
+                    stranger = report.Subject(key, None, number)
+                    tenants.append(_describe_account(stranger, account, self._now(), None))
+                    orders = account.checkpoint.state.orders
+                    jobs += report.jobs(key, orders, None, report.NOT_CONFIGURED)
         return {
             "app": self._settings.kafka.app,
             "topic": self._settings.kafka.topic,
@@ -479,9 +504,13 @@ def _describe(subject: report.Subject, reading: Reading | None, now: datetime) -
     """TENANT of the contract."""
     if reading is None:
         return report.unknown(subject, "its shard is being restored")
-    checkpoint = reading.account.checkpoint
-    remembered = len(reading.account.remembered)
-    return report.tenant(subject, checkpoint, now, failing=_failing(reading), remembered=remembered)
+    return _describe_account(subject, reading.account, now, _failing(reading))
+
+
+def _describe_account(
+    subject: report.Subject, account: Account, now: datetime, failing: tuple[str, str] | None
+) -> dict[str, Any]:
+    return report.tenant(subject, account.checkpoint, now, failing=failing, remembered=len(account.remembered))
 
 
 def _jobs(subject: report.Subject, reading: Reading | None) -> list[dict[str, Any]]:

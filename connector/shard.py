@@ -20,7 +20,7 @@ import msgspec
 from connector import batch, log
 from connector.batch import Account, Batches, Change, Commanded, Item, PageRead
 from connector.buffer import Buffer
-from connector.config import Settings, Tenant, duration_text
+from connector.config import Identity, Settings, Tenant, duration_text
 from connector.core import jobs, windows
 from connector.core.dedup import Remembered
 from connector.core.rows import Shape
@@ -45,6 +45,7 @@ _SNAPSHOT_WAIT_S = 10.0
 _FIRST_PAUSE_S = 0.2
 _LONGEST_PAUSE_S = 5.0
 _WARN_AGAIN_S = 3600.0
+_FORGET_EVERY_S = 600.0
 
 
 @dataclass(frozen=True)
@@ -155,6 +156,8 @@ class Shard:
     def __init__(self, number: int, around: Surroundings, tenants: list[Tenant]) -> None:
         self.number = number
         self.readings: dict[str, Reading] = {}
+        self.accounts: dict[str, Account] = {}
+        "All that the state tells of, also tenants that are not configured; empty before it is restored."
         self.restored = False
         self.failed = False
         "Whether a sweep has failed."
@@ -168,6 +171,9 @@ class Shard:
         self._publisher: Publisher | None = None
         self._control = 0
         self._changed = False
+        self._sweeping: dict[str, asyncio.Task[None]] = {}
+        self._plans: dict[str, windows.State] = {}
+        "How far tenants that are not configured any more were read, where that is not all committed."
         self._seen_unknown: set[str] = set()
         self._tenant_series: dict[str, TenantMetrics] = {}
         self._buffer = Buffer()
@@ -183,13 +189,22 @@ class Shard:
         self._handing_over.set()
 
     def configure(self, tenants: list[Tenant]) -> None:
-        """The tenants, and maybe their secrets, were read again."""
-        if tenants == self._tenants:
-            for reading in self.readings.values():
-                reading.sweeper.rest_no_longer()
-        else:
+        """The tenants, and maybe their secrets, were read again. Those that are as they were go on undisturbed."""
+        for reading in self.readings.values():
+            reading.sweeper.rest_no_longer()
+        if tenants != self._tenants:
             self._tenants = tenants
             self._changed = True
+            self._buffer.filled.set()
+
+    def misfits(self, tenants: list[Tenant]) -> list[str]:
+        """Why these tenants cannot be read here: a sentence for each whose state was written for another topic."""
+        known = ((tenant, self.accounts.get(tenant.key)) for tenant in tenants)
+        return [
+            _other_topic(tenant, account.checkpoint)
+            for tenant, account in known
+            if account is not None and account.checkpoint.topic != tenant.topic
+        ]
 
     def commanded(self, command: Command) -> None:
         """A record of the control topic. Before the shard is restored none counts: they come again once it is."""
@@ -237,8 +252,8 @@ class Shard:
     def _show_tenants(self) -> None:
         """A tenant's series are there from the moment it is owned, and its counters survive a restart of the shard."""
         everys = [duration_text(sweep.every) for sweep in self._around.settings.windows.sweeps]
-        keys = {tenant.key for tenant in self._tenants}
-        for key in self._tenant_series.keys() - keys:
+        labels = {tenant.key: tenant.label for tenant in self._tenants}
+        for key in [key for key, series in self._tenant_series.items() if series.label != labels.get(key)]:
             self._tenant_series.pop(key).closed()
         for tenant in self._tenants:
             if tenant.key not in self._tenant_series:
@@ -270,25 +285,26 @@ class Shard:
     async def _open(self, publisher: Publisher) -> dict[str, Account]:
         """A producer that fences every other one, where brokers can, then all that the shard knows."""
         begun = time.monotonic()
-        self._changed = False
         await publisher.call(publisher.open)
         internal = (self._names.state, self._names.seen)
-        values = await publisher.call(read_compacted, self._around.clients, internal, self.number)
+        read = partial(read_compacted, is_stopped=self._handing_over.is_set)
+        values = await publisher.call(read, self._around.clients, internal, self.number)
         restored = state.restore(values[self._names.state])
         state.check_home(restored.shard, self._around.home)
         remembered = await publisher.call(seen.restore, values[self._names.seen])
         self._control = restored.shard.control if restored.shard else 0
         now = self._around.now()
         accounts = {
-            tenant.key: self._account(tenant, restored.checkpoints.get(tenant.key), remembered.get(tenant.key), now)
-            for tenant in self._tenants
+            key: self._retired(key, checkpoint, remembered.get(key), now)
+            for key, checkpoint in restored.checkpoints.items()
         }
         del values, remembered
         await publisher.call(give_back)
         seconds = time.monotonic() - begun
         self._series.restored(seconds)
         rows = sum(len(account.remembered) for account in accounts.values())
-        _logger.info("shard_restored", shard=self.number, tenants=len(accounts), rows=rows, seconds=round(seconds, 2))
+        tenants = sum(tenant.key in accounts for tenant in self._tenants)
+        _logger.info("shard_restored", shard=self.number, tenants=tenants, rows=rows, seconds=round(seconds, 2))
         return accounts
 
     def _account(
@@ -305,73 +321,128 @@ class Shard:
             start = now + tenant.start if not isinstance(tenant.start, datetime) else tenant.start
             checkpoint = Checkpoint(tenant.topic, windows.first_state(rules, start, now))
         elif checkpoint.topic != tenant.topic:
-            raise RefusedError(
-                f"the state of tenant {tenant.label} was written for topic {checkpoint.topic}, now its topic is "
-                f"{tenant.topic}: set it back, or set kafka.app to a new name to read everything again"
-            )
+            raise RefusedError(_other_topic(tenant, checkpoint))
         checkpoint = msgspec.structs.replace(checkpoint, state=windows.resume(checkpoint.state, rules, now))
         hours = int(rules.horizon.total_seconds() // 3600)
         span = max(1, min(hours, int((now - checkpoint.state.start).total_seconds() // 3600)))
         seen_log.fit_width(len(remembered), span)
         return Account(tenant, rules, checkpoint, remembered, seen_log)
 
+    def _retired(
+        self, key: str, checkpoint: Checkpoint, memory: tuple[Remembered, seen.SeenLog] | None, now: datetime
+    ) -> Account:
+        """A tenant as the state knows it, whether it is configured or not."""
+        nobody = Identity(None, None)
+        tenant = Tenant(key, key, None, key, nobody, checkpoint.state.start, 1, checkpoint.topic)
+        return replace(self._account(tenant, checkpoint, memory, now), checkpoint=checkpoint, retired=True)
+
     async def _sweep(self, accounts: dict[str, Account], publisher: Publisher) -> None:
         around = self._around
         buffer = self._buffer = Buffer()
         around.membership.open(self.number, self._control)
-        for key, account in accounts.items():
-            series = self._tenant_series[key]
-            source = around.graph.source(account.tenant, series, around.now)
-            sweeper = Sweeper(
-                account,
-                source,
-                buffer,
-                around.shape,
-                concurrency=around.settings.graph.concurrency,
-                once=around.once,
-                now=around.now,
-            )
-            self.readings[key] = Reading(account, sweeper, series, around.now)
-        self.restored = True
+        self.accounts = accounts
         try:
             async with asyncio.TaskGroup() as group:
-                sweepers = [
-                    group.create_task(reading.sweeper.run(), name=f"sweeper {reading.account.tenant.label}")
-                    for reading in self.readings.values()
-                ]
-                done = group.create_task(self._all_done(sweepers, buffer), name="sweepers done")
-                await self._commit_loop(buffer, accounts, publisher, done)
-                for task in (*sweepers, done):
+                await self._follow(accounts, group)
+                self.restored = True
+                done = group.create_task(self._all_done(buffer), name="sweepers done")
+                await self._commit_loop(buffer, accounts, publisher, done, group)
+                for task in (*self._sweeping.values(), done):
                     task.cancel()
         except BaseExceptionGroup as errors:
             raise errors.exceptions[0] from errors
         finally:
             self.failed = self.failed or any(reading.sweeper.failed for reading in self.readings.values())
+            self.accounts = {}
+            self._sweeping.clear()
+            self._plans.clear()
             readings, self.readings = self.readings, {}
             for reading in readings.values():
                 reading.rest()
                 await reading.source.close()
 
-    async def _all_done(self, sweepers: list[asyncio.Task[None]], buffer: Buffer) -> None:
+    def _begin(self, account: Account, group: asyncio.TaskGroup, plan: windows.State | None = None) -> None:
+        """Somebody reads for a tenant from now on."""
+        around, tenant = self._around, account.tenant
+        series = self._tenant_series[tenant.key]
+        sweeper = Sweeper(
+            account,
+            around.graph.source(tenant, series, around.now),
+            self._buffer,
+            around.shape,
+            concurrency=around.settings.graph.concurrency,
+            once=around.once,
+            now=around.now,
+        )
+        if plan is not None:
+            sweeper.go_on(plan)
+        self.readings[tenant.key] = Reading(account, sweeper, series, around.now)
+        self._sweeping[tenant.key] = group.create_task(sweeper.run(), name=f"sweeper {tenant.label}")
+
+    async def _follow(self, accounts: dict[str, Account], group: asyncio.TaskGroup) -> None:
+        """Reads for the tenants that are configured, at the start and when they came, went or were changed.
+
+        Whoever is as before goes on undisturbed.
+        """
+        self._changed = False
+        wanted = {tenant.key: tenant for tenant in self._tenants}
+        going = [key for key, reading in self.readings.items() if wanted.get(key) != reading.account.tenant]
+        for key in going:
+            self._sweeping[key].cancel()
+            await asyncio.wait([self._sweeping.pop(key)])
+            reading = self.readings.pop(key)
+            await reading.source.close()
+            self._plans[key] = reading.sweeper.plan
+            reading.account.retired = True
+        self._show_tenants()
+        now = self._around.now()
+        for key, tenant in wanted.items():
+            if key in self.readings:
+                continue
+            account = accounts.get(key)
+            plan = self._plans.pop(key, None)
+            if account is None:
+                account = accounts[key] = self._account(tenant, None, None, now)
+            elif plan is None or plan == account.checkpoint.state:
+                account = accounts[key] = self._account(
+                    tenant, account.checkpoint, (account.remembered, account.seen), now
+                )
+                plan = None
+            account.tenant, account.retired = tenant, False
+            self._begin(account, group, plan)
+
+    async def _all_done(self, buffer: Buffer) -> None:
         """Ends when every sweeper has ended: only with `once`."""
-        if sweepers:
-            await asyncio.wait(sweepers)
-        if not sweepers and not self._around.once:
+        if not self._around.once:
             await asyncio.Event().wait()
+        while running := [task for task in self._sweeping.values() if not task.done()]:
+            await asyncio.wait(running)
         buffer.filled.set()
 
     async def _commit_loop(
-        self, buffer: Buffer, accounts: dict[str, Account], publisher: Publisher, done: asyncio.Task[None]
+        self,
+        buffer: Buffer,
+        accounts: dict[str, Account],
+        publisher: Publisher,
+        done: asyncio.Task[None],
+        group: asyncio.TaskGroup,
     ) -> None:
         """Commits what is there: rows at once, coverage at the latest after 5 s."""
         waiting: list[Item] = []
         is_urgent = False
         pending: dict[str, Change] = {}
-        since = time.monotonic()
+        since = forget_at = time.monotonic()
         while not self._handing_over.is_set():
             self._turned_at = time.monotonic()
             if self._changed:
-                raise ShardRestartError("its tenants have changed")
+                await self._follow(accounts, group)
+                _logger.info("tenants_changed", shard=self.number, tenants=len(self._tenants))
+            if time.monotonic() >= forget_at:
+                forget_at = time.monotonic() + _FORGET_EVERY_S
+                at = self._around.now() - self._around.graph.ahead
+                await publisher.call(self._batches.retire, pending, accounts, at)
+                await publisher.call(give_back)
+                is_urgent = is_urgent or bool(pending)
             finished = done.done()
             items = buffer.take(_ROWS_A_TRANSACTION)
             if items:
@@ -385,7 +456,7 @@ class Shard:
                     await buffer.committed(items)
                     waiting = [item for item in waiting if not isinstance(item, PageRead)]
             is_due = time.monotonic() - since >= _COMMIT_AT_LATEST_S or finished
-            if waiting and (is_due or is_urgent):
+            if (waiting or pending) and (is_due or is_urgent):
                 await self._commit(pending, accounts, publisher, _control_after(waiting, self._control))
                 await buffer.committed(waiting)
                 waiting, pending, is_urgent = [], {}, False
@@ -446,6 +517,10 @@ class Shard:
             reading = self.readings.get(tenant)
             if reading is not None:
                 reading.committed(change, committed_at)
+            if change.ends_account:
+                del accounts[tenant]
+                _logger.info("tenant_forgotten", shard=self.number, tenant=tenant)
+                continue
             self._tell_unknown(accounts[tenant].tenant, change)
 
     def _tell_unknown(self, tenant: Tenant, change: Change) -> None:
@@ -505,6 +580,13 @@ def _committed_view(state: windows.State, remembered: int, now: Callable[[], dat
         paused=state.orders.paused,
         remembered_rows=remembered,
         backfill_remaining_seconds=jobs.remaining_seconds(state.orders),
+    )
+
+
+def _other_topic(tenant: Tenant, checkpoint: Checkpoint) -> str:
+    return (
+        f"the state of tenant {tenant.label} was written for topic {checkpoint.topic}, now its topic is "
+        f"{tenant.topic}: set it back, or set kafka.app to a new name to read everything again"
     )
 
 

@@ -19,7 +19,7 @@ from connector.core import instants, jobs, windows
 from connector.core.coverage import Window
 from connector.core.instants import EPOCH
 from connector.core.rows import Reading, Shape
-from connector.core.windows import Sizes, Slice
+from connector.core.windows import Sizes, Slice, State
 from connector.errors import RangeTooLongError, RejectedError, SourceError, WeatherError
 from connector.graph.client import Source
 
@@ -96,6 +96,15 @@ class Sweeper:
                     await self._sleep(resting_s)
         finally:
             self._chains.clear()
+
+    @property
+    def plan(self) -> State:
+        """What is known once all that was handed over is committed."""
+        return self._plan
+
+    def go_on(self, plan: State) -> None:
+        """Takes over the plan of whoever read before and has handed over more than is committed."""
+        self._plan = plan
 
     def rest_no_longer(self) -> None:
         """Whatever the tenant failed of may have been repaired."""

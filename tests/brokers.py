@@ -381,6 +381,9 @@ def _settings(number: int, brokers: int, ports: Sequence[int], voters: str) -> d
         "share.coordinator.state.topic.min.isr": str(in_sync),
         "group.initial.rebalance.delay.ms": "0",
         "group.min.session.timeout.ms": "1000",
+        # Of KIP-848: a member hears of its shards with its next heartbeat, which is 5 s away by default.
+        "group.consumer.min.heartbeat.interval.ms": "500",
+        "group.consumer.heartbeat.interval.ms": "500",
         "broker.heartbeat.interval.ms": "500",
         "broker.session.timeout.ms": "3000",
         "log.cleaner.dedupe.buffer.size": str(16 << 20),

@@ -3,6 +3,7 @@
 import ssl
 import time
 import urllib.request
+from asyncio import sslproto
 from importlib import metadata
 from pathlib import Path
 from types import SimpleNamespace, TracebackType
@@ -13,6 +14,8 @@ from yarl import URL
 
 from connector.core.budget import Budget, Slot
 from connector.errors import ConfigurationError
+
+_TLS_BUFFER = 32 << 10
 
 
 class Answer:
@@ -56,6 +59,8 @@ class Transport:
         except OSError as error:
             problem = f"graph.ca_bundle: {self._ca_bundle} holds no certificates that can be read; name a PEM file"
             raise ConfigurationError([problem]) from error
+        # By default each connection keeps 256 KiB: with hundreds of tenants more than all that they remember.
+        sslproto.SSLProtocol.max_size = _TLS_BUFFER
         trace = aiohttp.TraceConfig()
         trace.on_request_headers_sent.append(_left)
         self._session = aiohttp.ClientSession(

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
-from confluent_kafka import Consumer, KafkaException, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
 from connector import log
 from connector.kafka import rights
@@ -136,7 +136,8 @@ class Membership:
             message = consumer.poll(_POLL_S)
             error = message.error() if message is not None else None
             if error is not None:
-                if error.fatal():
+                # librdkafka says it by the code, and leaves `fatal` unset, when the group has expelled the member.
+                if error.fatal() or error.code() == KafkaError._FATAL:  # noqa: SLF001
                     raise KafkaException(error)
                 if error.str() != last_error:
                     last_error = error.str()

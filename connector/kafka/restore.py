@@ -3,22 +3,29 @@
 import ctypes
 import sys
 import time
+from collections.abc import Callable
 
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, TopicPartition
 
-from connector.errors import ShardRestartError
+from connector import log
+from connector.errors import HandedOverError, ShardRestartError
 from connector.kafka import rights
 from connector.kafka.clients import Clients
 
 _BATCH = 10_000
 _SILENCE_S = 20.0
+_TELL_EVERY_S = 5.0
+_logger = log.get(__name__)
 
 
-def read_compacted(clients: Clients, topics: tuple[str, ...], partition: int) -> dict[str, dict[bytes, bytes]]:
+def read_compacted(
+    clients: Clients, topics: tuple[str, ...], partition: int, *, is_stopped: Callable[[], bool] = lambda: False
+) -> dict[str, dict[bytes, bytes]]:
     """By topic the newest value of each key in one partition, as a read_committed reader sees it now.
 
-    Its end is the EOF event, which is exactly the last stable offset; a watermark may be cached. Blocking. Raises
-    ShardRestartError when nothing comes for a while: brokers are away.
+    Its end is the EOF event, which is exactly the last stable offset; a watermark may be cached. Blocking; tells every
+    few seconds how far it has come. Raises ShardRestartError when nothing comes for a while: brokers are away; and
+    HandedOverError soon after `is_stopped` says so.
     """
     values: dict[str, dict[bytes, bytes]] = {topic: {} for topic in topics}
     app = clients.app
@@ -26,8 +33,15 @@ def read_compacted(clients: Clients, topics: tuple[str, ...], partition: int) ->
     consumer = Consumer(clients.reader())
     try:
         consumer.assign([TopicPartition(topic, partition, OFFSET_BEGINNING) for topic in topics])
-        heard = time.monotonic()
+        heard = told = time.monotonic()
+        records = 0
         while open_topics:
+            if is_stopped():
+                raise HandedOverError
+            if time.monotonic() - told > _TELL_EVERY_S:
+                told = time.monotonic()
+                left = sum(_left(consumer, topic, partition) for topic in open_topics)
+                _logger.info("shard_restoring", shard=partition, records=records, offsets_left=left)
             messages = consumer.consume(_BATCH, timeout=0.05)
             if messages:
                 heard = time.monotonic()
@@ -37,6 +51,7 @@ def read_compacted(clients: Clients, topics: tuple[str, ...], partition: int) ->
                 error = message.error()
                 topic = message.topic() or ""
                 if error is None:
+                    records += 1
                     _apply(values[topic], message.key(), message.value())
                 elif error.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001
                     open_topics.discard(topic)
@@ -55,6 +70,14 @@ def give_back() -> None:
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
     if trim is not None:
         trim(0)
+
+
+def _left(consumer: Consumer, topic: str, partition: int) -> int:
+    """Offsets to the end of a partition, as far as it is known; compaction has left holes among them."""
+    place = TopicPartition(topic, partition)
+    _, end = consumer.get_watermark_offsets(place, cached=True)
+    (position,) = consumer.position([place])
+    return max(0, end - max(0, position.offset))
 
 
 def _apply(values: dict[bytes, bytes], key: object, value: object) -> None:

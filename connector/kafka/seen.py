@@ -97,6 +97,14 @@ class SeenLog:
                 tails[bucket] = None
         return Written(records, tails)
 
+    def is_due(self, before_hour: int) -> bool:
+        """Whether `forget` would write something."""
+        return any(bucket.end_hour <= before_hour for bucket in self._tails)
+
+    def is_emptied_by(self, written: Written) -> bool:
+        """Whether nothing is left once `written` is committed."""
+        return self._tails.keys() <= {bucket for bucket, tail in written.tails.items() if tail is None}
+
     def apply(self, written: Written) -> None:
         """The commit that `written` was for has succeeded."""
         for bucket, tail in written.tails.items():

@@ -153,7 +153,12 @@ def checkpoint_record(tenant: str, checkpoint: Checkpoint) -> Record:
         checkpoint.remembered,
         checkpoint.ages,
     )
-    return Record(f"{_CHECKPOINT}{tenant}".encode(), msgspec.json.encode(record))
+    return Record(checkpoint_key(tenant), msgspec.json.encode(record))
+
+
+def checkpoint_key(tenant: str) -> bytes:
+    """Of the record of a tenant, whose lower-case id is `tenant`."""
+    return f"{_CHECKPOINT}{tenant}".encode()
 
 
 def restore(records: Mapping[bytes, bytes]) -> Restored:

@@ -1,10 +1,14 @@
 """Several workers, one identity: each shard has one owner, whatever happens to the others."""
 
+import logging
 import signal
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from confluent_kafka import Consumer
+
+from connector.kafka.clients import Clients
 from tests import oracle
 from tests.brokers import wait_until
 from tests.conftest import SharedBroker
@@ -111,6 +115,55 @@ def test_once_counts_only_what_it_owns(
     assert [worker.wait() for worker in workers] == [0, 0]
     last = new_worker(configured)
     assert last.run_once() == 0
+    oracle.check(broker.bootstrap, topic, app, source.truth())
+
+
+def test_the_newer_group_protocol_shares_and_hands_over_too(
+    broker: SharedBroker, topic: str, app: str, simulate: Simulate, new_worker: NewWorker, settings: Settings
+) -> None:
+    """KIP-848. The settings of the classic one, which librdkafka would refuse, are left out."""
+    source = simulate(**MANY)
+    properties = {**settings(source)["kafka"]["properties"], "group.protocol": "consumer"}
+    configured = settings(source, kafka={"shards": 4, "properties": properties})
+    first, second = new_worker(configured), new_worker(configured)
+    first.start()
+    first.until(lambda: len(owned(first)) == 4, "the first to own all")
+    second.start()
+    second.until(lambda: len(owned(first)) == 2 and len(owned(second)) == 2, "two shards each")
+    for worker in (first, second):
+        worker.until(lambda w=worker: w.get("/readyz")[0] == 200, "both to be ready")  # type: ignore[misc]
+    assert second.stop() == 0
+    first.until(lambda: len(owned(first)) == 4, "the leaver's shards")
+    first.until_complete(datetime.now(UTC))
+    assert first.stop() == 0
+    oracle.check(broker.bootstrap, topic, app, source.truth())
+
+
+def test_a_member_that_the_group_has_expelled_joins_again(
+    broker: SharedBroker, topic: str, app: str, simulate: Simulate, new_worker: NewWorker, settings: Settings
+) -> None:
+    """A fatal error of the consumer: here another process came with its instance id, which is why it has none."""
+    source = simulate(**MANY)
+    properties = {**settings(source)["kafka"]["properties"], "group.instance.id": "twin"}
+    worker = new_worker(settings(source, kafka={"properties": properties}))
+    worker.start()
+    worker.until(lambda: worker.metric("rows_total", outcome="published") > 0, "the first rows")
+    member = Clients(broker.bootstrap, properties).member(app)
+    twin = Consumer(member | {"logger": logging.getLogger("twin")})
+    twin.subscribe([f"{app}.control"])
+
+    def is_expelled() -> bool:
+        twin.poll(0.1)
+        return any(error["fatal"] for error in worker.named("group_error"))
+
+    try:
+        worker.until(is_expelled, "it to be expelled")
+    finally:
+        twin.close()
+    since = datetime.now(UTC)
+    worker.until(lambda: owned(worker) == {0, 1} and worker.get("/readyz")[0] == 200, "it to own everything again")
+    worker.until_complete(since)
+    assert worker.stop() == 0
     oracle.check(broker.bootstrap, topic, app, source.truth())
 
 

@@ -1,9 +1,13 @@
 """What a shard reads when it starts, on a real broker."""
 
+import pytest
+import structlog
 from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
+from connector.errors import HandedOverError
+from connector.kafka import restore
 from connector.kafka.clients import Clients
 from connector.kafka.restore import read_compacted
 from tests.conftest import SharedBroker
@@ -36,3 +40,25 @@ def test_a_shard_remembers_what_is_committed_and_nothing_that_is_open_or_was_abo
     write((state, b"a", b"open", 1), (seen, b"open", b"", 1))
     assert read_compacted(clients, (state, seen), 1) == {state: {b"a": b"2"}, seen: {b"s": b"1"}}
     producer.abort_transaction(10)
+
+
+def test_a_restore_tells_how_far_it_is_and_ends_soon_after_its_shard_was_handed_over(
+    broker: SharedBroker, app: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(restore, "_TELL_EVERY_S", 0.0)
+    topic = f"{app}.seen"
+    admin = AdminClient({"bootstrap.servers": broker.bootstrap, "log_level": 0})
+    for future in admin.create_topics([NewTopic(topic, 1)]).values():
+        future.result(10)
+    producer = Producer({"bootstrap.servers": broker.bootstrap})
+    for number in range(100):
+        producer.produce(topic, b"value", str(number).encode(), 0)
+    assert producer.flush(10) == 0
+    clients = Clients(broker.bootstrap, {"log_level": 0})
+    with structlog.testing.capture_logs() as events:
+        assert len(read_compacted(clients, (topic,), 0)[topic]) == 100
+    told = [event for event in events if event["event"] == "shard_restoring"]
+    assert told
+    assert all(event["records"] + event["offsets_left"] <= 100 for event in told)
+    with pytest.raises(HandedOverError):
+        read_compacted(clients, (topic,), 0, is_stopped=lambda: True)

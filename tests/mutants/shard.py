@@ -61,9 +61,11 @@ SHARD = (
         _FILE,
         "        await publisher.call(publisher.open)\n"
         "        internal = (self._names.state, self._names.seen)\n"
-        "        values = await publisher.call(read_compacted, self._around.clients, internal, self.number)\n",
+        "        read = partial(read_compacted, is_stopped=self._handing_over.is_set)\n"
+        "        values = await publisher.call(read, self._around.clients, internal, self.number)\n",
         "        internal = (self._names.state, self._names.seen)\n"
-        "        values = await publisher.call(read_compacted, self._around.clients, internal, self.number)\n"
+        "        read = partial(read_compacted, is_stopped=self._handing_over.is_set)\n"
+        "        values = await publisher.call(read, self._around.clients, internal, self.number)\n"
         "        await publisher.call(publisher.open)\n",
         f"{_FENCING} -k known_to_the_new",
         broker=True,

@@ -300,3 +300,22 @@ def test_gaps_are_the_call_time_that_was_never_read_up_to_the_newest_that_was() 
     state = state._replace(coverage=coverage)
     assert windows.gaps(state) == [Window(moment(-3600), moment(-3000)), Window(moment(-2000), moment(-600))]
     assert batch.gap_seconds(state) == 2000
+
+
+def test_a_tenant_that_is_not_configured_is_kept_until_the_horizon_and_then_forgotten() -> None:
+    """Its rows as their time comes, its checkpoint when all that it tells of may not be read any more."""
+    bench = Bench()
+    bench.read(row())
+    bench.commit()
+    bench.account.retired = True
+    horizon_s = SETTING.settings.dedup.horizon.total_seconds()
+
+    def retire(time_s: float) -> list[tuple[str, bytes | None]]:
+        bench.batches.retire(bench.changes, bench.accounts, moment(time_s))
+        return [(record.topic, record.value) for record in bench.commit(time_s=time_s)]
+
+    assert retire(horizon_s / 2) == []
+    # Buckets of a quiet tenant are sixteen days long.
+    written = retire(horizon_s + 20 * 86_400)
+    assert [(topic.rpartition(".")[2], value) for topic, value in written] == [("seen", None), ("state", None)]
+    assert not len(bench.account.remembered)

@@ -496,8 +496,10 @@ class Shard:
             except AbortedError as error:
                 self._series.transaction_aborted()
                 # Every rebalance causes one; what happens again with the same batch is for somebody to see.
-                tell = _logger.info if pause_s == _FIRST_PAUSE_S else _logger.warning
-                tell("transaction_aborted", shard=self.number, reason=str(error))
+                if pause_s == _FIRST_PAUSE_S:
+                    _logger.info("transaction_aborted", shard=self.number, reason=str(error))
+                else:
+                    _logger.warning("transaction_aborted_again", shard=self.number, reason=str(error))
                 await self._wait(self._handing_over, pause_s)
                 pause_s = min(_LONGEST_PAUSE_S, 2 * pause_s)
                 if self._handing_over.is_set():

@@ -71,8 +71,8 @@ CORE = (
     Mutant(
         "after a restart any revision of a row counts",
         "connector/core/dedup.py",
-        'order = np.lexsort((entries["meta"], entries["lo"], entries["hi"]))',
-        'order = np.lexsort((entries["lo"], entries["hi"]))',
+        'np.lexsort((among["meta"], among["lo"], among["hi"]))',
+        'np.lexsort((among["lo"], among["hi"]))',
         "tests/unit/test_seen.py",
     ),
     Mutant(

@@ -42,7 +42,7 @@ KAFKA = (
         "commit called again after a time-out",
         _TRANSACTION,
         "            self._drop()\n"
-        '            raise _after(error, f"committing a transaction of {self._name}") from error\n',
+        '            raise self._after(error, f"committing a transaction of {self._name}") from error\n',
         "            producer.commit_transaction(_CALL_S)\n",
         f"{_TRANSACTIONS} -k pollutes",
         broker=True,
@@ -50,7 +50,7 @@ KAFKA = (
     Mutant(
         "a commit that timed out counts as done",
         _TRANSACTION,
-        'raise _after(error, f"committing a transaction of {self._name}") from error',
+        'raise self._after(error, f"committing a transaction of {self._name}") from error',
         "return offsets",
         f"{_TRANSACTIONS} -k pollutes",
         broker=True,
@@ -58,7 +58,7 @@ KAFKA = (
     Mutant(
         "abort outcome ignored",
         _TRANSACTION,
-        'raise _after(second, f"aborting a transaction of {self._name}") from second',
+        'raise self._after(second, f"aborting a transaction of {self._name}") from second',
         "assert second",
         f"{_TRANSACTIONS} -k not_answered",
         broker=True,
@@ -82,8 +82,8 @@ KAFKA = (
     Mutant(
         "every worker has transactional ids of its own",
         _TRANSACTION,
-        "super().__init__(transactional_id, clients.producer(transactional_id))",
-        "super().__init__(transactional_id, clients.producer(f'{transactional_id}-{id(self)}'))",
+        'transactional_id.rpartition("-")[0], clients.producer(transactional_id)',
+        "transactional_id.rpartition('-')[0], clients.producer(f'{transactional_id}-{id(self)}')",
         f"{_FENCING} -k epoch_alone",
         broker=True,
     ),

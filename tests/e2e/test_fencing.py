@@ -89,7 +89,9 @@ def pair(
     tmp_path: Path,
 ) -> Pair:
     source = simulate(days=1, calls_per_day=4_000, page_size=100, frozen=True, faults={"slow": 1.0, "slow_s": 0.1})
-    configured = settings(source, kafka={"shards": 1})
+    # Else the coordinator's own time-out would end what the old one has open, and fence it, on a slow machine.
+    properties = {"session.timeout.ms": "2000", "heartbeat.interval.ms": "200", "transaction.timeout.ms": "120000"}
+    configured = settings(source, kafka={"shards": 1, "properties": properties})
     workers = []
     for name in ("old", "new"):
         (tmp_path / name).mkdir()

@@ -117,9 +117,13 @@ def test_commands_come_from_the_offset_that_the_shard_asks_for_and_only_while_it
     wait_until(lambda: len(watch.commands) > 1, "one more", _DEADLINE_S)
     assert watch.commands == [(0, 2), (0, 3)]
     membership.shut(0)
+    file_commands(broker.bootstrap, app, 1)
+    polls = membership.snapshot.polls
+    wait_until(lambda: membership.snapshot.polls > polls + 10, "polls that find it", _DEADLINE_S)
+    assert len(watch.commands) == 2
     membership.open(0, 0)
-    wait_until(lambda: len(watch.commands) > 5, "all of them again", _DEADLINE_S)
-    assert watch.commands[2:] == [(0, 0), (0, 1), (0, 2), (0, 3)]
+    wait_until(lambda: len(watch.commands) > 6, "all of them again", _DEADLINE_S)
+    assert watch.commands[2:] == [(0, 0), (0, 1), (0, 2), (0, 3), (0, 4)]
 
 
 def test_a_shard_moves_only_when_it_was_handed_over_and_no_snapshot_holds_what_another_has(join: Join) -> None:

@@ -23,6 +23,8 @@ NewWorker = Callable[..., Worker]
 Settings = Callable[..., dict[str, Any]]
 
 _DEADLINE_S = 90.0
+TIMED_OUT = ("shard_restarting",)
+"What a worker says that was frozen for longer than it waits for an answer: that it does not know."
 
 
 class Pair:
@@ -59,10 +61,10 @@ class Pair:
     def let_go(self, held: str) -> None:
         (self.places[1] / f"hold-{held}").unlink()
 
-    def wake_old(self, event: str) -> None:
+    def wake_old(self, *events: str) -> None:
         """Returns once it has logged what became of its transaction, or of its shard."""
         self.old.signal(signal.SIGCONT)
-        self.old.until_logged(event)
+        self.old.until(lambda: any(self.old.named(event) for event in events), " or ".join(events))
 
     def finish(self) -> None:
         """What the source shows is there, once."""
@@ -104,7 +106,7 @@ def test_before_the_new_owner_has_opened_its_producer_the_generation_alone_stops
     pair.freeze_old_before("send-offsets")
     pair.start_new(held="init")
     rows = pair.rows
-    pair.wake_old("transaction_aborted")
+    pair.wake_old("transaction_aborted", *TIMED_OUT)
     assert pair.rows == rows
     assert not oracle.open_transactions(pair.bootstrap, [pair.topic])
     pair.let_go("init")
@@ -116,7 +118,7 @@ def test_between_offsets_and_commit_the_epoch_alone_stops_the_old_one(pair: Pair
     pair.freeze_old_before("commit")
     pair.start_new(held="commit")
     rows = pair.rows
-    pair.wake_old("shard_fenced")
+    pair.wake_old("shard_fenced", *TIMED_OUT)
     assert pair.rows == rows
     pair.let_go("commit")
     pair.finish()

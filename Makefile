@@ -10,6 +10,8 @@ BIN := .venv/bin
 COMPILE := $(BIN)/uv pip compile --quiet --generate-hashes --universal --python-version 3.11 \
 	--no-header --no-annotate --no-emit-index-url --no-emit-find-links
 VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
+# Of the tests: most of them wait for others.
+JOBS ?= 3
 SOURCES := connector tests deploy examples $(wildcard benchmarks)
 
 .PHONY: help

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tempfile
 import venv
+from collections.abc import Iterator
 from pathlib import Path
 
 from benchmarks import gate, report
@@ -60,8 +61,8 @@ def _measure(name: str, rig: Rig, number: int) -> report.Run:
     return rig.measure(name, topic, python=quix_python() if name == "quix" else sys.executable)
 
 
-def _run(rows: int, seed: int, repetitions: int, names: list[str]) -> list[dict[str, report.Run]]:
-    """Each once a repetition, in turns; one engine before them warms the broker and builds the pages."""
+def _run(rows: int, seed: int, repetitions: int, names: list[str]) -> Iterator[list[dict[str, report.Run]]]:
+    """Each once a repetition, in turns: what is measured so far. An engine before them warms broker and simulator."""
     measured: list[dict[str, report.Run]] = []
     with tempfile.TemporaryDirectory() as directory, open_rig(rows, seed, Path(directory)) as rig:
         for name in ("engine", "plain"):
@@ -75,12 +76,12 @@ def _run(rows: int, seed: int, repetitions: int, names: list[str]) -> list[dict[
                 raise RuntimeError(f"not the same rows: { {name: run['rows'] for name, run in runs.items()} }")
             measured.append(runs)
             print(report.line(number, runs), flush=True)
-    return measured
+            yield measured
 
 
 def _check(rows: int, seed: int, repetitions: int) -> None:
     committed = json.loads(_RESULTS.read_text(encoding="utf-8"))
-    measured = _run(rows, seed, repetitions, _CHECKED)
+    *_, measured = _run(rows, seed, repetitions, _CHECKED)
     found = gate.ratios(measured)
     lost = gate.losses(found, committed["cpu_ratios"])
     for name, ratio in found.items():
@@ -106,12 +107,13 @@ def main() -> None:
 
         load = os.getloadavg()[0]
         names = [options.only] if options.only else list(report.WHAT)
-        measured = _run(options.rows, options.seed, options.repetitions, names)
+        for measured in _run(options.rows, options.seed, options.repetitions, names):
+            if not options.only:
+                results = report.results(measured, options.seed, load)
+                _RESULTS.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+                plots.throughput(results, _ROOT / "docs" / "images" / "throughput.png")
         if options.only:
             return
-        results = report.results(measured, options.seed, load)
-        _RESULTS.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
-        plots.throughput(results, _ROOT / "docs" / "images" / "throughput.png")
     results = json.loads(_RESULTS.read_text(encoding="utf-8"))
     print(report.table(results))
     _README.write_text(report.shown(results, _README.read_text(encoding="utf-8")), encoding="utf-8")

@@ -99,6 +99,8 @@ def restore(bootstrap: str, topic: str) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="benchmarks.memory", description=__doc__)
     parser.add_argument("--restore", nargs=2, metavar=("BOOTSTRAP", "TOPIC"), help="in a process of its own")
+    shapes = [f"{tenants}x{rows}" for tenants, rows in SHAPES]
+    parser.add_argument("--shapes", nargs="+", default=shapes, metavar="TENANTSxROWS", help="rows are of each tenant")
     options = parser.parse_args()
     if options.restore:
         print(json.dumps(restore(*options.restore)))
@@ -107,7 +109,7 @@ def main() -> None:
 
     measured = []
     with Cluster(fast_run=True, heap_mib=512) as cluster:
-        for tenants, rows in SHAPES:
+        for tenants, rows in (map(int, shape.split("x")) for shape in options.shapes):
             topic = topic_of(cluster.bootstrap, f"seen-{tenants}-{rows}", 1)
             fill(cluster.bootstrap, topic, tenants, rows, 1)
             command = [sys.executable, "-m", "benchmarks.memory", "--restore", cluster.bootstrap, topic]
@@ -115,8 +117,8 @@ def main() -> None:
             found = {"tenants": tenants, **json.loads(run.stdout.splitlines()[-1])}
             measured.append(found)
             print(line(found), flush=True)
-    _RESULTS.write_text(json.dumps(measured, indent=2) + "\n", encoding="utf-8")
-    plots.memory(measured, _PICTURE)
+            _RESULTS.write_text(json.dumps(measured, indent=2) + "\n", encoding="utf-8")
+            plots.memory(measured, _PICTURE)
 
 
 def line(found: dict[str, Any]) -> str:

@@ -1,11 +1,15 @@
 """What is shown of measurements is what was measured, and a loss is told."""
 
+import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from benchmarks import gate, scale
+from benchmarks import gate, report, scale
+
+ROOT = Path(__file__).parents[2]
 
 
 def run(**cpu_seconds: float) -> dict[str, dict[str, Any]]:
@@ -33,9 +37,22 @@ def test_one_disturbed_repetition_is_no_loss() -> None:
     assert gate.losses(gate.ratios(planted), gate.ratios(QUIET)) == []
 
 
+def test_the_figures_of_the_readme_are_those_of_the_results() -> None:
+    results = json.loads((ROOT / "benchmarks" / "results.json").read_text(encoding="utf-8"))
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert report.shown(results, readme) == readme
+
+
 def test_a_page_without_a_place_for_the_figures_is_refused() -> None:
     with pytest.raises(SystemExit, match="add these two lines"):
         gate.between("nothing", "scale", "figures")
+
+
+def test_results_tell_nothing_of_where_they_were_measured() -> None:
+    for file in (ROOT / "benchmarks").glob("*.json"):
+        text = file.read_text(encoding="utf-8")
+        assert "/" not in text.replace("rows/s", "")
+        assert "127.0.0.1" not in text
 
 
 def test_a_shard_commits_rows_at_once_and_coverage_within_five_seconds() -> None:

@@ -32,6 +32,12 @@ def test_a_connector_that_lost_more_than_a_fifth_is_told(times: float, is_lost: 
     assert gate.losses(gate.ratios(planted), committed) == (list(gate.RATIOS) if is_lost else [])
 
 
+def test_a_committed_figure_that_noise_made_too_good_holds_nobody_to_it() -> None:
+    name = "exactly once ÷ at least once"
+    committed = gate.ratios(QUIET) | {name: {"median": 1.4}}
+    assert gate.losses(gate.ratios(QUIET), committed) == []
+
+
 def test_one_disturbed_repetition_is_no_loss() -> None:
     planted = [*QUIET[:2], QUIET[2] | run(engine=9.0)]
     assert gate.losses(gate.ratios(planted), gate.ratios(QUIET)) == []

@@ -3,13 +3,15 @@
 1. 2 means that configuration or arguments are wrong and nothing was done; 130 is Ctrl-C, but it stops `run` and
    `simulate` with 0.
 2. A mistake of the user's is one line each on standard error, never a traceback. A bug is logged with its traceback.
-3. Nothing heavy is imported before a command needs it: `--help` and `--version` are quick.
+3. No core file is written: it would hold tokens, secrets and rows.
+4. Nothing heavy is imported before a command needs it: `--help` and `--version` are quick.
 """
 
 import errno
 import inspect
 import json
 import os
+import resource
 import sys
 from collections.abc import Callable, Sequence
 from functools import wraps
@@ -247,6 +249,7 @@ def command() -> TyperGroup:
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Runs the command of the process's arguments and leaves with the exit code that the contract names."""
     given = list(sys.argv[1:] if arguments is None else arguments)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
     code = _exit_code(given)
     if code == INTERRUPTED and given[0] in _STOPPED_BY_CTRL_C:
         code = OK

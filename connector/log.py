@@ -3,6 +3,8 @@
 1. Standard output is for results; every record, also of the libraries and of `warnings`, goes to standard error.
 2. Whatever looks like a token, a secret or a phone number is blotted out last, also inside tracebacks.
 3. Tracebacks never show local variables: those hold tokens and rows.
+4. What comes from outside makes no line of its own and moves no cursor: JSON is ASCII, and for people what cannot be
+   printed is escaped.
 """
 
 import logging
@@ -75,7 +77,12 @@ def configure(format: Format = "auto", level: str = "info", stream: TextIO | Non
     )
     formatter = structlog.stdlib.ProcessorFormatter(
         foreign_pre_chain=[_name_foreign, *shared],
-        processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, blot, renderer],
+        processors=[
+            structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+            blot,
+            *([] if as_json else [_printable]),
+            renderer,
+        ],
     )
     handler = logging.StreamHandler(stream)
     handler.setFormatter(formatter)
@@ -106,6 +113,20 @@ def is_configured() -> bool:
 def blot(_logger: object, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     """The event with everything that must not be seen replaced by `***`, to any depth."""
     return {key: _blotted(key, value) for key, value in event.items()}
+
+
+def _printable(_logger: object, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    # What is nested is shown as Python would write it, which escapes too.
+    return {
+        key: _escaped(value, "\n\t" if key in {"exception", "stack"} else "") if isinstance(value, str) else value
+        for key, value in event.items()
+    }
+
+
+def _escaped(text: str, kept: str) -> str:
+    if text.isprintable():
+        return text
+    return "".join(sign if sign.isprintable() or sign in kept else repr(sign)[1:-1] for sign in text)
 
 
 def _stamp(_logger: object, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:

@@ -152,3 +152,23 @@ def test_a_signal_stops_the_simulator_with_0(tmp_path: Path, number: signal.Sign
         assert process.wait(DEADLINE_S) == 0
         assert time.monotonic() - began < 10
     watchdog.cancel()
+
+
+def test_no_command_leaves_a_core_file() -> None:
+    """It would hold tokens, secrets and rows."""
+    program = (
+        "import resource; most = resource.getrlimit(resource.RLIMIT_CORE)[1]\n"
+        "resource.setrlimit(resource.RLIMIT_CORE, (most, most))\n"
+        "from connector.cli import main\n"
+        "try: main(['run'])\n"
+        "except SystemExit: print(resource.getrlimit(resource.RLIMIT_CORE)[0])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE_S,
+        check=True,
+        env=environment(),
+    )
+    assert done.stdout == "0\n"

@@ -139,3 +139,38 @@ def test_warnings_are_logged() -> None:
     (record,) = records(stream)
     assert record["event"] == "warning_raised"
     assert "old" in record["message"]
+
+
+@pytest.mark.parametrize(
+    "hostile",
+    [
+        "a\n2026-01-31T00:00:00.000Z [info     ] forged",
+        "a\r\nforged=1",
+        "\x1b[2J\x1b[31mred",
+        "\x1b]0;title\x07",
+        "a\x00b\x08c",
+        "\x9b31m",
+        "\u2028\u2029\x85",
+        "\u202eright\u2066to left",
+    ],
+)
+@pytest.mark.parametrize("style", ["json", "console"])
+def test_what_comes_from_outside_makes_no_line_and_no_escape_sequence(style: log.Format, hostile: str) -> None:
+    stream = io.StringIO()
+    log.configure(style, "info", stream)
+    log.get("connector").warning("tenant_failing", tenant=hostile, reason=f"Graph said: {hostile}", deep=[hostile])
+    logging.getLogger("aiohttp").warning("answer %s", hostile)
+    lines = stream.getvalue().removesuffix("\n").split("\n")
+    assert len(lines) == 2
+    assert all(line.isprintable() for line in lines)
+
+
+@pytest.mark.parametrize("style", ["json", "console"])
+def test_the_message_of_an_exception_brings_no_escape_sequence(style: log.Format) -> None:
+    stream = io.StringIO()
+    log.configure(style, "info", stream)
+    try:
+        raise RuntimeError("\x1b[31mred\r\x9b0m")  # noqa: TRY301
+    except RuntimeError:
+        log.get("connector").exception("failed")
+    assert all(line.isprintable() for line in stream.getvalue().removesuffix("\n").split("\n"))

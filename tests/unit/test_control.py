@@ -1,0 +1,81 @@
+"""Records of the control topic: whoever may write there can send anything, and what is no command is none."""
+
+import json
+from typing import Any
+
+import pytest
+
+from connector.kafka import control
+from connector.kafka.ownership import Command
+
+VALID = {
+    "id": "6f1c2a34-0b5d-4c7e-8f90-a1b2c3d4e5f6",
+    "command": "backfill",
+    "tenant": "AA",
+    "filed": "2026-03-10T12:00:00Z",
+    "from": "2026-03-01T00:00:00Z",
+    "to": "2026-03-02T00:00:00Z",
+}
+
+
+def heard(value: bytes | None, key: bytes | None = b"aa") -> control.Heard | None:
+    return control.parse(Command(7, key, value))
+
+
+def test_a_command_is_heard() -> None:
+    found = heard(json.dumps(VALID).encode())
+    assert found is not None
+    assert (found.tenant, found.order.command, found.order.again) == ("aa", "backfill", False)
+
+
+def test_the_tenant_is_the_one_that_the_command_names_whatever_its_key_says() -> None:
+    found = heard(json.dumps(VALID).encode(), b"bb")
+    assert found is not None
+    assert found.tenant == "aa"
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        None,
+        b"",
+        b"\xff\xfe\x00",
+        b"{",
+        b"null",
+        b"[]",
+        b"[" * 4_000,
+        b'{"id":' * 600,
+        b'{"id": ' + b"[" * 1_500 + b"]" * 1_500 + b"}",
+        b'{"id": "\xed\xa0\x80"}',
+        b" " * 4_096 + json.dumps(VALID).encode(),
+        json.dumps({**VALID, "more": "x" * 1_000_000}).encode(),
+    ],
+    ids=lambda value: repr(value)[:24],
+)
+def test_garbage_giants_and_depths_are_no_commands(value: bytes | None) -> None:
+    assert heard(value) is None
+
+
+@pytest.mark.parametrize(
+    "members",
+    [
+        {"id": 7},
+        {"id": "../../etc"},
+        {"id": ["6f1c2a34-0b5d-4c7e-8f90-a1b2c3d4e5f6"]},
+        {"command": "delete"},
+        {"command": ["pause"]},
+        {"tenant": None},
+        {"tenant": {"id": "AA"}},
+        {"filed": 1e308},
+        {"filed": "9" * 400},
+        {"from": "2026-03-02T00:00:00Z"},
+        {"from": "0000-00-00T00:00:00Z"},
+        {"to": None},
+        {"again": "yes"},
+        {"command": "cancel"},
+        {"command": "cancel", "job": "*"},
+    ],
+    ids=str,
+)
+def test_members_of_another_type_or_out_of_range_are_no_commands(members: dict[str, Any]) -> None:
+    assert heard(json.dumps({**VALID, **members}).encode()) is None

@@ -103,6 +103,17 @@ image: ## Build the container image; BASE=python:3.13-slim@sha256:... pins what 
 chart: setup ## Write the configuration's schema into that of the Helm chart's values
 	@$(BIN)/python -m tests.helm
 
+.PHONY: docs
+docs: setup ## Write docs/configuration.md and docs/licences.md from code and packages
+	@$(BIN)/python -m tests.reference
+	@$(BIN)/python -m tests.licences
+
+.PHONY: audit
+audit: setup ## Ask the advisory database about the pinned packages; fails also for those that it does not know
+	@$(BIN)/python -m venv --clear out/audit
+	@out/audit/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/audit.txt
+	@out/audit/bin/pip-audit --strict --require-hashes --disable-pip --requirement requirements/runtime.txt
+
 .PHONY: requirements
 requirements: setup ## Pin requirements/*.txt anew, with hashes; UPGRADE=--upgrade takes the newest
 	@$(COMPILE) $(UPGRADE) pyproject.toml --output-file requirements/runtime.txt
@@ -110,6 +121,7 @@ requirements: setup ## Pin requirements/*.txt anew, with hashes; UPGRADE=--upgra
 	@$(COMPILE) $(UPGRADE) --constraint requirements/runtime.txt --constraint requirements/build.txt --group dev pyproject.toml --output-file requirements/dev.txt
 	@$(COMPILE) $(UPGRADE) --constraint requirements/build.txt --group sbom --output-file requirements/sbom.txt
 	@$(COMPILE) $(UPGRADE) --constraint requirements/dev.txt --group bench pyproject.toml --output-file requirements/bench.txt
+	@$(COMPILE) $(UPGRADE) --group audit --output-file requirements/audit.txt
 	@$(COMPILE) $(UPGRADE) --group flink --output-file requirements/flink.txt
 	@$(COMPILE) $(UPGRADE) --group quix --output-file requirements/quix.txt
 

@@ -1,0 +1,94 @@
+"""docs/licences.md, written from what the pinned packages say of themselves (`make docs`)."""
+
+import re
+from collections.abc import Iterator
+from importlib import metadata
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).parent.parent
+PAGE = ROOT / "docs/licences.md"
+COMPATIBLE = frozenset(
+    [
+        "0BSD",
+        "Apache-2.0",
+        "BSD-2-Clause",
+        "BSD-3-Clause",
+        "CC0-1.0",
+        "ISC",
+        "MIT",
+        "MIT-0",
+        "MPL-2.0",
+        "PSF-2.0",
+        "Zlib",
+    ]
+)
+"What a program under Apache-2.0 may be delivered with, as SPDX spells it."
+_SPELLINGS = {
+    "Apache 2.0": "Apache-2.0",
+    "ISC License": "ISC",
+    "License :: OSI Approved :: Apache Software License": "Apache-2.0",
+    "License :: OSI Approved :: MIT License": "MIT",
+}
+_ON_WINDOWS = {"colorama": "BSD-3-Clause"}
+_INTRODUCTION = """\
+# Licences
+
+<!-- Written from requirements/runtime.txt and the packages by `make docs`, not by hand. -->
+
+The connector is under [Apache 2.0](../LICENSE). It runs with these packages, pinned in `requirements/runtime.txt`; each
+licence is what the package says of itself. All of them may be delivered with a program under Apache 2.0. MPL-2.0
+(certifi) asks that changes to its own files be published; nothing is changed.
+
+Wheels carry compiled libraries under licences of their own: confluent-kafka has librdkafka (BSD-2-Clause) and what that
+is built on, cryptography has OpenSSL (Apache-2.0), numpy has OpenBLAS (BSD-3-Clause) and the runtime libraries of GCC
+(GPL-3.0 with the runtime exception, which allows this). The image also has Python and its base's packages.
+`/opt/connector/sbom.cdx.json` in the image lists the Python packages for tools.
+
+| package | version | licence | |
+| --- | --- | --- | --- |
+"""
+
+
+class Package(NamedTuple):
+    """A line of the requirements; `where`: the marker that it is installed under."""
+
+    name: str
+    version: str
+    where: str
+
+
+def pinned() -> list[Package]:
+    """What `requirements/runtime.txt` names."""
+    lines = (ROOT / "requirements/runtime.txt").read_text(encoding="utf-8")
+    found = re.findall(r"^([a-z0-9._-]+)==([^\s;]+)(?: ; ([^\\\n]*))?", lines, re.MULTILINE)
+    return [Package(name, version, where.strip()) for name, version, where in found]
+
+
+def licence(name: str) -> str:
+    """What an installed package says of its licence, as SPDX spells it. Raises KeyError for a spelling not seen yet."""
+    if name in _ON_WINDOWS:
+        return _ON_WINDOWS[name]
+    for said in _said(metadata.metadata(name)):
+        spelled = _SPELLINGS.get(said, said)
+        if set(re.split(r" (?:AND|OR) ", spelled)) <= COMPATIBLE:
+            return spelled
+    raise KeyError(f"{name}: {list(_said(metadata.metadata(name)))}")
+
+
+def _said(about: metadata.PackageMetadata) -> Iterator[str]:
+    expressions = about.get_all("License-Expression") or []
+    yield from expressions
+    if not expressions:  # whoever has one has said it all
+        yield from about.get_all("License") or []
+        yield from (word for word in about.get_all("Classifier") or [] if word.startswith("License ::"))
+
+
+def line(package: Package) -> str:
+    """The package's line of the page."""
+    where = f"`{package.where}`" if package.where else ""
+    return f"| {package.name} | {package.version} | {licence(package.name)} | {where} |\n"
+
+
+if __name__ == "__main__":
+    PAGE.write_text(_INTRODUCTION + "".join(map(line, pinned())), encoding="utf-8")

@@ -1,0 +1,103 @@
+"""docs/configuration.md, written from the code: `python -m tests.reference` (`make docs`)."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from connector import document
+
+PAGE = Path(__file__).parent.parent / "docs/configuration.md"
+_INTRODUCTION = """\
+# Configuration, key by key
+
+<!-- Written from connector/document.py by `make docs`, not by hand. -->
+
+A TOML file (`--config`, else `CONNECTOR_CONFIG`, else none); variables override it, upper or lower case. Relative paths
+count from the file. All problems are reported at once, each with file or variable, key and what to do;
+`connector check` also tries what is written. `connector schema config` prints the JSON Schema, with which editors
+complete and check the file.
+
+| type | is |
+| --- | --- |
+| duration | `"500ms"`, `"15s"`, `"10m"`, `"2h"`, `"7d"` |
+| instant | `"2026-01-31T00:00:00Z"`, or a negative duration for that long ago: `"-7d"` |
+| secret | text, `{ file = "PATH" }` or `{ env = "NAME" }`; a file is read again when it changes |
+
+As a variable, a secret has `__FILE` or `__ENV` after its name for those two, and a list or a table is JSON. Below
+`CONNECTOR_KAFKA__PROPERTIES__` and `CONNECTOR_KAFKA__TOPIC_PROPERTIES__` an underscore stands for a dot.
+"""
+_BOUNDS = {"minimum": "at least", "maximum": "at most"}
+
+
+def text() -> str:
+    """The page."""
+    schema = document.json_schema()
+    parts = [_INTRODUCTION]
+    for name, member in schema["properties"].items():
+        is_list = member.get("type") == "array"
+        table = _resolved(schema, member["items"] if is_list else member)
+        parts.append(f"## {'[[' if is_list else '['}{name}{']]' if is_list else ']'}\n\n{member['description']}\n")
+        if is_list:
+            parts.append(f"As one variable: `{_variable(name)}`, a list in JSON.\n")
+        parts.append(_rows(schema, table, None if is_list else name))
+    return "\n".join(parts)
+
+
+def _rows(schema: dict[str, Any], table: dict[str, Any], name: str | None) -> str:
+    heads = ["key", "type", "default", "", *(["variable"] if name else [])]
+    lines = [heads, ["---"] * len(heads)]
+    below = []
+    for key, member in table["properties"].items():
+        needed = key in table.get("required", ())
+        default = "required" if needed else _value(member["default"]) if member.get("default", "") != "" else ""
+        cells = [f"`{key}`", _type(member), default, member["description"].replace("|", "\\|")]
+        lines.append([*cells, *([f"`{_variable(name, key)}`"] if name else [])])
+        if member.get("type") == "array":
+            below.append(f"\n`[[{name}.{key}]]`:\n\n" + _rows(schema, _resolved(schema, member["items"]), None))
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines) + "".join(below)
+
+
+def _resolved(schema: dict[str, Any], member: dict[str, Any]) -> dict[str, Any]:
+    table: dict[str, Any] = schema["$defs"][member["$ref"].rpartition("/")[2]]
+    return table
+
+
+def _variable(*path: str) -> str:
+    return "CONNECTOR_" + "__".join(path).upper()
+
+
+def _type(member: dict[str, Any]) -> str:
+    choices = member.get("anyOf", [])
+    if any(choice.get("type") == "object" for choice in choices):
+        return "secret"
+    if any(choice.get("format") == "date-time" for choice in choices):
+        return "instant"
+    if "additionalProperties" in member:
+        inner = _type(member["additionalProperties"])
+        return f"table of {'values or secrets' if inner == 'secret' else inner}"
+    if "enum" in member:
+        return ", ".join(f"`{choice}`" for choice in member["enum"])
+    if "pattern" in member:
+        return "duration"
+    if member["type"] == "array":
+        return "list of tables"
+    names = {"string": "text", "boolean": "true, false"}
+    kinds = member["type"] if isinstance(member["type"], list) else [member["type"]]
+    bounds = [f"{word} {member[bound]}" for bound, word in _BOUNDS.items() if bound in member]
+    return ", ".join([*(names.get(str(kind), str(kind)) for kind in kinds), *bounds])
+
+
+def _value(value: Any) -> str:
+    return "" if value in ({}, []) else f"`{_toml(value)}`"
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, dict):
+        return f"{{ {', '.join(f'{key} = {_toml(part)}' for key, part in value.items())} }}"
+    if isinstance(value, list):
+        return f"[{', '.join(map(_toml, value))}]"
+    return json.dumps(int(value) if isinstance(value, float) and value.is_integer() else value)
+
+
+if __name__ == "__main__":
+    PAGE.write_text(text(), encoding="utf-8")

@@ -8,7 +8,6 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
-from connector.cli import main
 from connector.metrics import Metrics
 
 ROOT = Path(__file__).parents[2]
@@ -64,23 +63,3 @@ def test_the_runbook_names_only_events_that_are_logged() -> None:
     events = set(re.findall(r"event `(\w+)`", RUNBOOK))
     assert events
     assert {event for event in events if f'"{event}"' not in SOURCES} == set()
-
-
-def test_the_runbooks_commands_exist_with_their_options(capsys: pytest.CaptureFixture[str]) -> None:
-    lines = re.findall(r"^connector (.*)$", RUNBOOK, re.MULTILINE)
-    assert lines
-    for line in lines:
-        name, *words = line.split("|")[0].split()
-        with pytest.raises(SystemExit) as ended:
-            main([name, "--help"])
-        assert ended.value.code == 0
-        assert {word for word in words if word.startswith("--")} <= set(capsys.readouterr().out.split()), line
-
-
-def test_the_runbooks_links_lead_somewhere() -> None:
-    anchors = {heading.lower() for heading in re.findall(r"^#+ (.*)$", RUNBOOK, re.MULTILINE)}
-    for link in re.findall(r"\]\(([^)]*)\)", RUNBOOK):
-        if link.startswith("#"):
-            assert link[1:] in anchors
-        elif not link.startswith("https:"):
-            assert (ROOT / "docs" / link).exists(), link

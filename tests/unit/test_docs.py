@@ -1,0 +1,144 @@
+"""What the documentation names is there: commands, options, keys, variables, files, headings.
+
+What is written from the code is as the code is.
+"""
+
+import io
+import re
+import tomllib
+from contextlib import redirect_stdout
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+from jsonschema import Draft202012Validator
+
+from connector.cli import main
+from connector.document import json_schema
+from tests import licences, reference
+
+ROOT = Path(__file__).parents[2]
+PAGES = [
+    *(ROOT / name for name in ("README.md", "SECURITY.md", "CHANGELOG.md", "CONTRIBUTING.md", "deploy/README.md")),
+    *sorted((ROOT / "docs").rglob("*.md")),
+    *sorted((ROOT / "deploy/helm").rglob("*.md")),
+]
+SCHEMA = json_schema()
+TEXTS = {str(path.relative_to(ROOT)): path.read_text(encoding="utf-8") for path in PAGES}
+COMMAND = re.compile(r"(?:^|[\s/])connector (?!connector\b)(schema [a-z]+|[a-z]+)\b(.*)")
+
+
+def blocks(text: str, language: str) -> list[str]:
+    """The fenced blocks of a language; "" has those without one."""
+    fence = re.compile(rf"^```{language}\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+    return [found[1] for found in fence.finditer(text)] if language else _plain_blocks(text)
+
+
+def _plain_blocks(text: str) -> list[str]:
+    parts = re.split(r"^```(\w*)\n?", text, flags=re.MULTILINE)
+    return [parts[at + 1] for at in range(1, len(parts) - 1, 4) if not parts[at]]
+
+
+def commands(text: str) -> list[tuple[str, str]]:
+    """Name and arguments of every command line of the connector: in blocks, and between backquotes."""
+    lines = [line.split("#")[0] for block in blocks(text, "") for line in block.replace("\\\n", " ").splitlines()]
+    lines += re.findall(r"(?<!`)`(connector [a-z][^`]*)`(?!`)", text)
+    found = [COMMAND.search(re.split(r"\s#|[|>;]", line)[0]) for line in lines]
+    return [(match[1], match[2]) for match in found if match]
+
+
+@cache
+def options(name: str) -> frozenset[str]:
+    written = io.StringIO()
+    with redirect_stdout(written), pytest.raises(SystemExit) as ended:
+        main([*name.split(), "--help"])
+    assert ended.value.code == 0, name
+    return frozenset(re.findall(r"--[a-z-]+", written.getvalue()))
+
+
+@pytest.mark.parametrize("page", TEXTS)
+def test_every_command_exists_with_its_options(page: str) -> None:
+    for name, arguments in commands(TEXTS[page]):
+        given = set(re.findall(r"(?:^|\s)(--[a-z-]+)", arguments))
+        assert given <= options(name), f"connector {name}{arguments}"
+
+
+def test_the_runbook_and_the_readme_have_commands_to_look_at() -> None:
+    assert ("run", " --config connector.toml") in commands(TEXTS["README.md"])
+    assert len(commands(TEXTS["docs/runbook.md"])) > 5
+
+
+@pytest.mark.parametrize("page", TEXTS)
+def test_every_toml_block_is_a_piece_of_a_configuration(page: str) -> None:
+    for block in blocks(TEXTS[page], "toml"):
+        problems = [error.message for error in Draft202012Validator(SCHEMA).iter_errors(tomllib.loads(block))]
+        assert problems == [], block
+
+
+def known(key: str) -> bool:
+    """Whether there is that key; what is below a table with free names is whatever it is."""
+    node: Any = SCHEMA
+    for part in key.replace("[]", "").split("."):
+        if "$ref" in node.get("items", node):
+            node = SCHEMA["$defs"][node.get("items", node)["$ref"].rpartition("/")[2]]
+        if node.get("additionalProperties"):
+            return True
+        if part not in node.get("properties", {}):
+            return False
+        node = node["properties"][part]
+    return True
+
+
+@pytest.mark.parametrize("page", TEXTS)
+def test_every_key_exists(page: str) -> None:
+    tables = "|".join(SCHEMA["properties"])
+    found = re.findall(rf"`((?:{tables})(?:\[\])?\.[a-z_]+(?:\.[A-Za-z_.]+)?)[` ]", TEXTS[page])
+    for row in re.findall(rf"^\| (`(?:{tables})[\[.].*?) \|", TEXTS[page], re.MULTILINE):
+        first, *others = re.findall(r"`([^`]+)`", row)
+        found += [first.rpartition(".")[0] + other for other in others if other.startswith(".")]
+    assert [key for key in found if not known(key)] == []
+
+
+@pytest.mark.parametrize("page", TEXTS)
+def test_every_variable_exists(page: str) -> None:
+    for name in re.findall(r"\bCONNECTOR_([A-Z]\w*__\w*[A-Z])\b", TEXTS[page]):
+        assert known(name.lower().removesuffix("__file").removesuffix("__env").replace("__", ".")), name
+
+
+def anchors(text: str) -> set[str]:
+    headings = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", TEXTS)
+def test_every_link_leads_somewhere(page: str) -> None:
+    for link in re.findall(r"\]\(([^)\s]+)\)", TEXTS[page]):
+        if re.match(r"https?:", link) or link.endswith(".png"):  # pictures are made where they can be, by make bench
+            continue
+        place, _, anchor = link.partition("#")
+        target = (ROOT / page).parent / place if place else ROOT / page
+        assert target.exists(), link
+        if anchor and target.suffix == ".md":
+            assert anchor in anchors(target.read_text(encoding="utf-8")), link
+
+
+def test_the_index_names_every_page() -> None:
+    pages = {path.name for path in (ROOT / "docs").glob("*.md")} - {"README.md"}
+    assert pages == set(re.findall(r"\]\(([a-z-]+\.md)\)", TEXTS["docs/README.md"]))
+
+
+def test_the_reference_is_what_the_code_says() -> None:
+    assert reference.PAGE.read_text(encoding="utf-8") == reference.text(), "run make docs"
+
+
+def test_every_licence_is_listed_as_the_package_says_it_and_may_be_delivered_with_apache_2() -> None:
+    listed = licences.PAGE.read_text(encoding="utf-8")
+    rows = re.findall(r"^\| ([a-z0-9-]+) \| (\d\S*) \| (.+?) \|", listed, re.MULTILINE)
+    pinned = licences.pinned()
+    assert [(name, version) for name, version, _ in rows] == [(one.name, one.version) for one in pinned], "make docs"
+    assert len(rows) > 20
+    for one in pinned:
+        if not one.where:
+            assert licences.line(one) in listed, "run make docs"
+    assert {part for *_, said in rows for part in re.split(r" (?:AND|OR) ", said)} <= licences.COMPATIBLE

@@ -46,6 +46,7 @@ def test_the_tenant_is_the_one_that_the_command_names_whatever_its_key_says() ->
         b"[" * 4_000,
         b'{"id":' * 600,
         b'{"id": ' + b"[" * 1_500 + b"]" * 1_500 + b"}",
+        b'{"x": ' + b"[" * 2_000 + b"]" * 2_000 + b"}",
         b'{"id": "\xed\xa0\x80"}',
         b" " * 4_096 + json.dumps(VALID).encode(),
         json.dumps({**VALID, "more": "x" * 1_000_000}).encode(),

@@ -55,7 +55,7 @@ check-fast-tests: setup
 
 .PHONY: test
 test: setup ## Every test, also those on a real Kafka broker (fetched the first time)
-	@nice $(BIN)/python -m tests.tools & $(BIN)/pytest
+	@nice $(BIN)/python -m tests.tools & $(BIN)/pytest --numprocesses=$(JOBS) --dist=loadfile
 
 .PHONY: broker
 broker: setup ## Run a real Kafka broker until Ctrl-C and print its address

@@ -11,6 +11,8 @@ import re
 import signal
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -81,6 +83,7 @@ class Worker:
         "More of subprocess.Popen's."
         self._folder = folder
         self._process: subprocess.Popen[bytes] | None = None
+        self._due = 0.0
         folder.mkdir(parents=True, exist_ok=True)
         self.configure(settings)
 
@@ -134,9 +137,12 @@ class Worker:
             self._process = _starter.submit(_popen, trampoline, options).result()
 
     def run_once(self, deadline_s: float = DEADLINE_S) -> int:
-        """Run `--once`; the exit code."""
+        """Run `--once`; the exit code. Sweeps of seconds are waited for until they are due again."""
+        threading.Event().wait(max(0.0, self._due - time.monotonic()))
         self.start("--once")
-        return self.wait(deadline_s)
+        code = self.wait(deadline_s)
+        self._due = time.monotonic() + max(map(_short_s, self.settings.get("windows", {}).get("sweeps", ())), default=0)
+        return code
 
     def wait(self, deadline_s: float = DEADLINE_S) -> int:
         """The exit code, once it has ended."""
@@ -250,6 +256,12 @@ class Worker:
         """The end of its log."""
         text = self.log.read_text(encoding="utf-8", errors="replace") if self.log.is_file() else ""
         return "its log ends:\n" + "\n".join(text.splitlines()[-lines:])
+
+
+def _short_s(sweep: Mapping[str, str]) -> int:
+    """The cadence of a sweep in seconds; 0 for one of minutes and more."""
+    match = re.fullmatch(r"(\d+)s", sweep["every"])
+    return int(match[1]) if match else 0
 
 
 def _popen(command: Sequence[str], options: Mapping[str, Any]) -> subprocess.Popen[bytes]:

@@ -34,6 +34,7 @@ _PIECE = 1 << 15
 _TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[{\]}]', re.DOTALL)
 _ESCAPE = re.compile(rb"\\(?:u[dD][89abAB]..\\u[dD][c-fC-F]..|u[dD][89a-fA-F]..|.)", re.DOTALL)
 _QUOTE, _SURROGATE = ord('"'), rb"\ud"
+_LIMIT = re.compile(r"(int) [<>]= -?\d+")
 _PATH = re.compile(r"^(?P<what>.*?)(?: - at `\$\.?(?P<path>.*)`)?$", re.DOTALL)
 
 # One remembered reading: 96 bits of the id's hash, revision and flags, 36 bits of fingerprint over the v1.0 members and
@@ -517,6 +518,7 @@ def _describe(error: Exception) -> str:
     if match is None:
         return "row: expected JSON that can be decoded"
     what = match["what"].replace("`", "").replace("Number out of range", "Expected a number within its range")
+    what = _LIMIT.sub(r"\1 of 32 bits", what)
     return f"{match['path'] or 'row'}: {what[:1].lower()}{what[1:]}"
 
 

@@ -433,12 +433,26 @@ async def test_a_range_that_graph_finds_too_long_is_to_be_split(bench: Bench) ->
     assert source.up
 
 
-async def test_a_chain_without_an_end_is_to_be_split(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_chain_of_too_many_pages_is_to_be_split(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(graph_client, "MAX_PAGES", 1)
+    with pytest.raises(RangeTooLongError, match="over 1 pages"):
+        await read(bench.source(), bench.window)
+    assert bench.graph_requests() == 1
+
+
+async def test_pages_without_rows_and_without_an_end_are_rejected(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its parts would have no end either."""
     monkeypatch.setattr(graph_client, "MAX_PAGES", 20)
     bench.simulator.set_faults(endless=1.0)
-    with pytest.raises(RangeTooLongError, match="20 pages"):
-        await read(bench.source(), bench.window)
+    source = bench.source()
+    with pytest.raises(RejectedError, match="20 pages"):
+        await read(source, bench.window)
     assert bench.graph_requests() == 20
+    failure = source.failing()
+    assert failure is not None
+    assert failure.reason == "rejected"
 
 
 # Sign-in

@@ -117,6 +117,8 @@ def test_commands_come_from_the_offset_that_the_shard_asks_for_and_only_while_it
     wait_until(lambda: len(watch.commands) > 1, "one more", _DEADLINE_S)
     assert watch.commands == [(0, 2), (0, 3)]
     membership.shut(0)
+    polls = membership.snapshot.polls
+    wait_until(lambda: membership.snapshot.polls > polls + 1, "it to be shut", _DEADLINE_S)
     file_commands(broker.bootstrap, app, 1)
     polls = membership.snapshot.polls
     wait_until(lambda: membership.snapshot.polls > polls + 10, "polls that find it", _DEADLINE_S)

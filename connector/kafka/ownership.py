@@ -22,6 +22,7 @@ _POLL_S = 0.1
 _HAND_OVER_S = 2.0
 _CONFIRM_S = 0.5
 _PAUSE_S = 0.02
+_REJOIN_S = 30.0
 _logger = log.get(__name__)
 
 _Request = Callable[[Consumer], None]
@@ -65,11 +66,15 @@ class Membership:
     def __init__(self, clients: Clients, group: str, topic: str, owner: Owner) -> None:
         self._settings = clients.member(group)
         self._group = group
+        # The newer protocol does not call back for an assignment that stays empty.
+        self._tells_all = str(self._settings.get("group.protocol", "classic")).lower() == "classic"
         self._topic = topic
         self._owner = owner
         self._requests: queue.SimpleQueue[_Request] = queue.SimpleQueue()
         self._partitions: frozenset[int] = frozenset()
         self._opened: set[int] = set()
+        self._lost_at: float | None = None
+        "Since when it has had no assignment, not even an empty one (monotonic seconds)."
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="group member", daemon=True)
         self.snapshot = Snapshot(0, frozenset(), None)
@@ -149,6 +154,9 @@ class Membership:
             for _ in range(self._requests.qsize()):
                 self._requests.get()(consumer)
             self._publish(consumer)
+            # Seen once after a broker was frozen: librdkafka's member polled on and never joined again.
+            if self._tells_all and self._lost_at is not None and time.monotonic() - self._lost_at > _REJOIN_S:
+                raise KafkaException(KafkaError(KafkaError._TIMED_OUT, "no assignment since the last was lost"))  # noqa: SLF001
 
     def _publish(self, consumer: Consumer | None) -> None:
         metadata = consumer.consumer_group_metadata() if consumer is not None else None
@@ -159,6 +167,7 @@ class Membership:
         self._partitions |= shards
         self._opened -= shards
         self.joined = True
+        self._lost_at = None
         self.changed_at = time.monotonic()
         if shards:
             self._requests.put(lambda c: self._pause(c, shards))
@@ -182,7 +191,7 @@ class Membership:
 
     def _lose(self, _consumer: Consumer, partitions: list[TopicPartition]) -> None:
         shards = frozenset(p.partition for p in partitions)
-        self.changed_at = time.monotonic()
+        self.changed_at = self._lost_at = time.monotonic()
         self._partitions -= shards
         self._opened -= shards
         self._publish(None)
@@ -190,6 +199,7 @@ class Membership:
 
     def _gone(self) -> None:
         """The consumer is closed: whatever it still had is lost."""
+        self._lost_at = time.monotonic()
         left, self._partitions = self._partitions, frozenset()
         self._opened.clear()
         self._publish(None)

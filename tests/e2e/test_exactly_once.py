@@ -121,13 +121,23 @@ def test_after_three_days_of_outage_nothing_is_missed(
     source.set_clock_offset(timedelta())
     after = new_worker(configured)
     after.start()
-    after.until(lambda: after.tenant(source.tenants[0]).get("gap_seconds") == 0, "the hole to be read")
+    after.until(lambda: _is_whole(after.tenant(source.tenants[0])), "the hole to be read")
     frozen_at = source.freeze()
     truth = source.truth()
     after.until(lambda: _last_read(after, source.tenants[0]) >= frozen_at, "what came meanwhile to be read")
     assert after.stop() == 0
     found = oracle.check(broker.bootstrap, topic, app, truth, claims=False)
     assert len(found.rows) > 9_000
+
+
+def _is_whole(tenant: dict[str, Any]) -> bool:
+    """Without a hole up to today: before its first commit a worker shows what was left three days ago."""
+    return (
+        bool(tenant)
+        and tenant["gap_seconds"] == 0
+        and tenant["lag_seconds"] is not None
+        and tenant["lag_seconds"] < 86_400
+    )
 
 
 def _last_read(worker: Worker, tenant: str) -> datetime:

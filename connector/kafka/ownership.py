@@ -154,7 +154,7 @@ class Membership:
             for _ in range(self._requests.qsize()):
                 self._requests.get()(consumer)
             self._publish(consumer)
-            # Seen once after a broker was frozen: librdkafka's member polled on and never joined again.
+            # Seen once, cause unknown: after a broker was frozen for 14 s no assignment came for two minutes.
             if self._tells_all and self._lost_at is not None and time.monotonic() - self._lost_at > _REJOIN_S:
                 raise KafkaException(KafkaError(KafkaError._TIMED_OUT, "no assignment since the last was lost"))  # noqa: SLF001
 

@@ -16,6 +16,8 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from connector.core.rows import id_keys
+
 SHOWN = 1_000
 _KEPT = 5 * SHOWN
 _RECORD = np.dtype(
@@ -237,8 +239,8 @@ class Comparison:
 
 def id_key(text: str) -> Key:
     """The key of an id, the same as a reading gives it (rows.ENTRY)."""
-    digest = hashlib.blake2b(b"i" + text.encode(), digest_size=12).digest()
-    return int.from_bytes(digest[:8], "little"), int.from_bytes(digest[8:], "little")
+    key = id_keys([text])[0]
+    return int(key["hi"]), int(key["lo"])
 
 
 def _hash(values: Any) -> int:

@@ -11,16 +11,16 @@ The shape of a row comes from the Avro schema alone; no field is spelled here.
 """
 
 import codecs
-import hashlib
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from operator import attrgetter, itemgetter
+from operator import add, attrgetter, itemgetter
 from types import MappingProxyType
 from typing import Annotated, Any, NamedTuple, overload
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
+from xxhash import xxh3_64_intdigest, xxh3_128_digest
 
 from connector.core import instants
 
@@ -41,6 +41,7 @@ _PATH = re.compile(r"^(?P<what>.*?)(?: - at `\$\.?(?P<path>.*)`)?$", re.DOTALL)
 # 28 over those that only beta has. Little-endian and packed, as in the `seen` topic.
 ENTRY = np.dtype([("hi", "<u8"), ("lo", "<u4"), ("meta", "<u4"), ("fp", "<u8")])
 _KEY = np.dtype([("hi", "<u8"), ("lo", "<u4")])
+_DIGEST = np.dtype([("key", _KEY), ("rest", "<u4")])
 LAYOUT = 1
 """Layout of the fingerprints, in the lowest three bits of meta. A field that the schema learns names the next number as
 its `layout`: what an older layout remembers is compared by the members that it knew."""
@@ -78,7 +79,7 @@ def decode_page(body: bytes) -> Page:
 
     Raises NotAPageError when `body` is anything but a whole page. A row that is JSON and cannot be decoded is on it.
     """
-    if body.count(b",") + body.count(b"[") + body.count(b"{") > _MOST_PARTS:
+    if _count_parts(body) > _MOST_PARTS:
         raise NotAPageError("the body has more parts than a page of rows")  # each would cost time and memory
     try:
         _check_utf8(body)  # rows stay undecoded here, so that bad UTF-8 inside one would pass unseen
@@ -91,6 +92,11 @@ def decode_page(body: bytes) -> Page:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise NotAPageError("the body is not a page of rows") from error
     return Page(envelope.value, link or None)
+
+
+def _count_parts(body: bytes) -> int:
+    characters = np.frombuffer(body, np.uint8)
+    return sum(int(np.count_nonzero(characters == part)) for part in b",[{")
 
 
 def _check_utf8(body: bytes) -> None:
@@ -237,14 +243,17 @@ class Shape:
         """Every row of a page, read; none is left out. `raws`: each row's JSON as received."""
         raws = list(raws)
         rows: list[Any] = []
+        unfit_at: list[int] = []
         for first in range(0, len(raws), _CHUNK):
-            rows += self._decode(raws[first : first + _CHUNK])
-        unfit_at = [at for at, row in enumerate(rows) if isinstance(row, Unfit)]
+            chunk = raws[first : first + _CHUNK]
+            decoded = self._decode(chunk)
+            if decoded is None:
+                decoded = [self._decode_alone(bytes(raw)) for raw in chunk]
+                unfit_at += [at for at, row in enumerate(decoded, first) if isinstance(row, Unfit)]
+            rows += decoded
         fitting = [row for row in rows if not isinstance(row, Unfit)] if unfit_at else rows
-        blake2b = hashlib.blake2b
         entries = np.zeros(len(rows), ENTRY)
         entries["meta"] = self._flags
-        keys = [blake2b(b"i" + text.encode(), digest_size=12).digest() for text in map(_id, fitting)]
         fits = np.ones(len(rows), np.bool_)
         if unfit_at:
             fits[unfit_at] = False
@@ -252,7 +261,7 @@ class Shape:
             for at in unfit_at:
                 entries[at] = unfit_entry(rows[at].raw)[0]
                 entries["meta"][at] = self._flags | UNFIT
-        key = np.frombuffer(b"".join(keys), _KEY)
+        key = id_keys(map(_id, fitting))
         entries["hi"][fits], entries["lo"][fits] = key["hi"], key["lo"]
         entries["fp"][fits] = self._said[self.layout].fingerprints(fitting, beta=self._beta_known)
 
@@ -265,8 +274,8 @@ class Shape:
 
         return Reading(_Rows(rows, raws, self._look), entries, older)
 
-    def _decode(self, raws: Sequence[bytes]) -> list[Any]:
-        """Of each row its values, or why it does not fit."""
+    def _decode(self, raws: Sequence[bytes]) -> list[Any] | None:
+        """Of each row its values; None when one does not fit."""
         text = b"[%b]" % b",".join(raws)
         for decoder in (self._strict_rows, self._lenient_rows):
             try:
@@ -275,9 +284,10 @@ class Shape:
                 continue
             if len(rows) == len(raws) and all(map(_id, rows)):
                 return rows
-        return [self._decode_alone(bytes(raw)) for raw in raws]
+        return None
 
     def _decode_alone(self, raw: bytes) -> Any:
+        """The values of a row, or why it does not fit."""
         try:
             values = self._lenient.decode(raw)
         except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
@@ -422,10 +432,9 @@ class _Lines:
 
 
 def _digests(pieces: list[_Lines], rows: list[Any]) -> NDArray[np.uint64]:
-    blake2b = hashlib.blake2b
     present = [piece(rows) for piece in pieces if piece]
-    joined = map(b"".join, zip(*present, strict=True)) if len(present) > 1 else present[0]
-    return np.frombuffer(b"".join([blake2b(line, digest_size=8).digest() for line in joined]), "<u8")
+    joined = map(add, *present) if len(present) > 1 else present[0]
+    return np.fromiter(map(xxh3_64_intdigest, joined), np.uint64, len(rows))
 
 
 def _layout(field: Mapping[str, Any]) -> int:
@@ -478,13 +487,22 @@ def _getter(names: Iterable[str]) -> Callable[[Any], tuple[Any, ...]]:
     return attrgetter(*names)
 
 
+def id_keys(ids: Iterable[str]) -> NDArray[np.void]:
+    """What ids are remembered by: 96 bits of hash, as fields hi and lo."""
+    return _keys([b"i" + text.encode() for text in ids])
+
+
 def unfit_entry(raw: bytes) -> NDArray[np.void]:
     """What is remembered of a row that does not fit: the hash of its bytes; shape (1,), dtype ENTRY."""
     entry = np.zeros(1, ENTRY)
-    key = np.frombuffer(hashlib.blake2b(b"u" + raw, digest_size=12).digest(), _KEY)
+    key = _keys([b"u" + raw])
     entry["hi"], entry["lo"] = key["hi"], key["lo"]
     entry["meta"] = LAYOUT | UNFIT
     return entry
+
+
+def _keys(texts: list[bytes]) -> NDArray[np.void]:
+    return np.frombuffer(b"".join(map(xxh3_128_digest, texts)), _DIGEST)["key"]
 
 
 def differ(first: NDArray[np.void], second: NDArray[np.void]) -> NDArray[np.bool_]:

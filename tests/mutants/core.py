@@ -141,8 +141,8 @@ CORE = (
     Mutant(
         "an unfit row is taken for the row with its id",
         "connector/core/rows.py",
-        'blake2b(b"u" + raw, digest_size=12)',
-        'blake2b(b"i" + raw.strip(b\'"\'), digest_size=12)',
+        '_keys([b"u" + raw])',
+        '_keys([b"i" + raw.strip(b\'"\')])',
         "tests/unit/test_rows.py -k Entries",
     ),
 )

@@ -452,6 +452,18 @@ async def test_fault_slow_and_hang(start: Clients) -> None:
     assert (await client.get(client.address()))[0].status == 200
 
 
+async def test_a_client_that_leaves_before_the_answer_is_no_failure(
+    start: Clients, caplog: pytest.LogCaptureFixture
+) -> None:
+    client = await start(faults={"slow": "1x1", "slow_s": 0.3})
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.1):
+            await client.get(client.address())
+    await asyncio.sleep(0.4)
+    assert not caplog.records
+    assert (await client.get(client.address()))[0].status == 200
+
+
 async def test_fault_down_closes_connections_and_ends(start: Clients) -> None:
     client = await start()
     client.simulator.set_faults(down=True)

@@ -12,7 +12,7 @@ def grant(operations: Sequence[str], resource: str) -> str:
 
 
 def remedy(error: KafkaError, app: str, topics: Sequence[str] = ()) -> str | None:
-    """What to do about a right that is missing; None for any other error. `topics`: it is one of these."""
+    """What to do about a refusal; None where nothing can be done. `topics`: it is about one of these."""
     match error.code():
         case KafkaError.TOPIC_AUTHORIZATION_FAILED:
             names = " ".join(f"--topic {name}" for name in topics or ("TOPIC",))
@@ -24,11 +24,13 @@ def remedy(error: KafkaError, app: str, topics: Sequence[str] = ()) -> str | Non
             return f"allow all ids of the app: {grant(('Write', 'Describe'), ids)}"
         case KafkaError.CLUSTER_AUTHORIZATION_FAILED:
             return f"allow it: {grant(('IdempotentWrite',), '--cluster')}"
+        case KafkaError.INVALID_TIMESTAMP:
+            return "set this machine's clock right: brokers take timestamps up to an hour ahead of their own clocks"
     return None
 
 
 def explained(error: KafkaError, app: str, *topics: str) -> str:
-    """The broker's own words, and what to do about a right that is missing; `topics`: it is one of these."""
+    """The broker's own words, and what to do about them; `topics`: it is about one of these."""
     about = f"{', '.join(topics)}: " if topics else ""
     todo = remedy(error, app, topics)
     return f"{about}{error.str().rstrip('.')}" + (f": {todo}" if todo else "")

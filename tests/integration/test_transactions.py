@@ -1,6 +1,7 @@
 """Transactions of a shard on a real broker, down to the calls in which their outcome is in doubt."""
 
 import asyncio
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -209,3 +210,17 @@ async def test_an_abort_that_is_not_answered_is_no_abort(
     await again.close()
     assert not values(bootstrap, topic)
     assert not oracle.open_transactions(bootstrap, [topic, f"{app}.control"])
+
+
+async def test_timestamps_that_brokers_refuse_are_said_to_be_the_clock(
+    broker: SharedBroker, topic: str, app: str
+) -> None:
+    create(broker.bootstrap, topic, f"{app}.control")
+    transactions = Transactions(Clients(broker.bootstrap, {"log_level": 0}), app)
+    tomorrow = [Outgoing(topic, None, b"row", timestamp_ms=int(1000 * time.time()) + 86_400_000)]
+    with member(broker.bootstrap, app) as position:
+        await transactions.call(transactions.open)
+        with pytest.raises(ShardRestartError, match="set this machine's clock right"):
+            await transactions.call(partial(transactions.commit, {"rows": tomorrow}, NOTHING, position()))
+    await transactions.close()
+    assert not values(broker.bootstrap, topic)

@@ -1,6 +1,6 @@
 """Rows as records of the row topic: resolved, treated and encoded many at a time, column by column."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import repeat
 from typing import Any, NamedTuple
 
@@ -16,7 +16,7 @@ from connector.kafka.publishing import Outgoing
 ROW_MAX_BYTES = 900_000  # a broker takes records of 1 MiB unless it is told otherwise
 _AHEAD_MAX_MS = 55 * 60_000  # a broker refuses record timestamps that are more than an hour ahead, and all with them
 _logger = log.get(__name__)
-_ColumnEncoder = Callable[[Sequence[Iterable[Any]]], list[bytes]]
+_ColumnEncoder = Callable[[Sequence[Sequence[Any]]], list[bytes]]
 
 
 class Made(NamedTuple):

@@ -1,6 +1,7 @@
 """Instants as Graph spells them (RFC 3339, any offset, 0 to 7 and more fraction digits), as epoch milliseconds."""
 
 import re
+from collections.abc import Iterable
 from datetime import UTC, date, datetime, timedelta
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -17,7 +18,10 @@ _minutes: dict[str, int] = {}
 _MINUTES_MAX = 50_000
 _EMPTY = "0001-01-01T00:00:00Z"
 _SECONDS = {f"{second:02d}": second * 1000 for second in range(60)}
-_FRACTIONS = {"Z": 0} | {f".{fraction:03d}Z": fraction for fraction in range(1000)}
+_FRACTIONS: dict[str, int] = {"Z": 0} | {
+    f".{fraction:0{digits}d}Z": fraction * 10 ** (3 - digits) for digits in (1, 2, 3) for fraction in range(10**digits)
+}
+_REST = re.compile("[0-9]+Z")  # of a fraction, after milliseconds
 
 
 def parse_ms(text: str) -> int | None:
@@ -28,9 +32,26 @@ def parse_ms(text: str) -> int | None:
     if text == _EMPTY:
         return None
     base, second, fraction = _minutes.get(text[:17]), _SECONDS.get(text[17:19]), _FRACTIONS.get(text[19:])
+    if fraction is None and _REST.fullmatch(text, 23):
+        fraction = _FRACTIONS.get(text[19:23] + "Z")
     if base is None or second is None or fraction is None:
         return _parse_any(text)
     return base + second + fraction
+
+
+def parse_column(column: Iterable[str | None]) -> list[int | None]:
+    """As `parse_ms`, of many; None stays None."""
+    minutes, seconds, fractions = _minutes, _SECONDS, _FRACTIONS
+    parsed: list[int | None] = []
+    for text in column:
+        if text is None or text == _EMPTY:
+            parsed.append(None)
+            continue
+        try:
+            parsed.append(minutes[text[:17]] + seconds[text[17:19]] + fractions[text[19:]])
+        except KeyError:
+            parsed.append(parse_ms(text))
+    return parsed
 
 
 def _parse_any(text: str) -> int | None:

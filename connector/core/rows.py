@@ -346,14 +346,15 @@ class Shape:
 
         And by index the rows with an instant that is none, whose values are of no use.
         """
-        values = list(map(self._all_values, [row.values for row in rows]))
-        columns = {name: [value[at] for value in values] for at, name in enumerate(self.names)}
+        columns: dict[str, list[Any]] = {name: [] for name in self.names}
+        columns |= zip(
+            self.names, map(list, zip(*[self._all_values(row.values) for row in rows], strict=True)), strict=False
+        )
         problems: dict[int, Unfit] = {}
-        parse = instants.parse_ms
         for name in self.instants:
             column = columns[name]
             try:
-                columns[name] = [stamp if stamp is None else parse(stamp) for stamp in column]
+                columns[name] = instants.parse_column(column)
             except ValueError:
                 columns[name] = [self._instant(name, at, rows, raws, problems) for at in range(len(rows))]
         for name in self.nested:

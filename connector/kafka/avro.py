@@ -3,7 +3,7 @@
 import io
 import json
 import struct
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import fastavro
@@ -51,7 +51,7 @@ def encoder(name: str, written_as: int | None = None) -> Callable[[Mapping[str, 
     return encode
 
 
-def column_encoder(name: str, written_as: int | None = None) -> Callable[[Sequence[Iterable[Any]]], list[bytes]]:
+def column_encoder(name: str, written_as: int | None = None) -> Callable[[Sequence[Sequence[Any]]], list[bytes]]:
     """Like encoder for many records at once, given as one column of values for each field, in the schema's order."""
     schema = load(name)
     return columns.encoder(schema, _header(schema, written_as))

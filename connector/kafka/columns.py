@@ -7,16 +7,18 @@ everything else a column holds few different values, and what was written lately
 import io
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import cache
-from itertools import repeat
+from functools import cache, partial
+from itertools import chain, repeat
 from typing import Any
 
 import fastavro
 
 _Write = Callable[[Any], bytes]
+_WriteColumn = Callable[[Sequence[Any]], Iterable[bytes]]
 _KEPT = 1 << 15
 _KEPT_BYTES = 64
 _NULL, _NOT_NULL = b"\x00", b"\x02"  # the first and the second branch of a union
+_SAMPLE = 64
 _LOW_BITS = 14
 _LOW = (1 << _LOW_BITS) - 1
 
@@ -37,31 +39,31 @@ class _Memo(dict[Any, bytes]):
         return written
 
 
-def encoder(schema: Mapping[str, Any], header: bytes) -> Callable[[Sequence[Iterable[Any]]], list[bytes]]:
+def encoder(schema: Mapping[str, Any], header: bytes) -> Callable[[Sequence[Sequence[Any]]], list[bytes]]:
     """A function from one column of values for each field, in the schema's order, to `header` and body of each."""
     writes = [_writer(json.dumps(field["type"])) for field in schema["fields"]]
 
-    def encode(columns: Sequence[Iterable[Any]]) -> list[bytes]:
-        written = [map(write, column) for write, column in zip(writes, columns, strict=True)]
+    def encode(columns: Sequence[Sequence[Any]]) -> list[bytes]:
+        written = [write(column) for write, column in zip(writes, columns, strict=True)]
         return list(map(b"".join, zip(repeat(header), *written)))
 
     return encode
 
 
 @cache
-def _writer(avro: str) -> _Write:
-    """What writes one value of a type, given as JSON; one for all fields of that type."""
+def _writer(avro: str) -> _WriteColumn:
+    """What writes a column of a type, given as JSON; one for all fields of that type."""
     kind = json.loads(avro)
     nullable = isinstance(kind, list) and len(kind) == 2 and kind[0] == "null"
     inner = kind[1] if nullable else kind
     before = _NOT_NULL if nullable else b""
     if inner == "string":
-        return _Memo(_string(before)).__getitem__
+        return _strings(before)
     if inner in ("int", "long", "boolean"):
-        return _Memo(_by_fastavro(kind)).__getitem__
+        return partial(map, _Memo(_by_fastavro(kind)).__getitem__)
     if isinstance(inner, dict) and inner.get("logicalType") == "timestamp-millis":
-        return _instant(before, _by_fastavro(kind))
-    return _mostly_empty(_by_fastavro(kind), nullable=nullable, is_map=inner["type"] == "map")
+        return _instants(before, _by_fastavro(kind))
+    return partial(map, _mostly_empty(_by_fastavro(kind), nullable=nullable, is_map=inner["type"] == "map"))
 
 
 def _by_fastavro(kind: Any) -> _Write:
@@ -75,7 +77,7 @@ def _by_fastavro(kind: Any) -> _Write:
     return write
 
 
-def _string(before: bytes) -> _Write:
+def _strings(before: bytes) -> _WriteColumn:
     prefixes = [before + _varint(2 * length) for length in range(1024)]
 
     def write(value: str | None) -> bytes:
@@ -84,21 +86,43 @@ def _string(before: bytes) -> _Write:
         text = value.encode()  # type: ignore[union-attr]
         return (prefixes[len(text)] if len(text) < len(prefixes) else before + _varint(2 * len(text))) + text
 
-    return write
+    memo = _Memo(write)
+
+    def write_column(column: Sequence[str | None]) -> Iterable[bytes]:
+        sample = column[:_SAMPLE]
+        if 2 * sum(map(memo.__contains__, sample)) >= len(sample):
+            return map(memo.__getitem__, column)
+        return chain(map(memo.__getitem__, sample), write_all(column[_SAMPLE:]))
+
+    def write_all(column: Sequence[str | None]) -> Iterable[bytes]:
+        try:  # none is null, and none is long
+            return [prefixes[len(text)] + text for text in map(str.encode, column)]  # type: ignore[arg-type]
+        except (TypeError, IndexError):
+            return map(write, column)
+
+    return write_column
 
 
-def _instant(before: bytes, otherwise: _Write) -> _Write:
+def _instants(before: bytes, otherwise: _Write) -> _WriteColumn:
     """Epoch milliseconds in two parts: the higher is the same for all that lies within eight seconds."""
     lows = [before + bytes((low & 0x7F | 0x80, low >> 7 | 0x80)) for low in range(_LOW + 1)]
     highs = _Memo(_varint)
 
     def write(value: Any) -> bytes:
-        if type(value) is int and value > _LOW:
-            zigzag = value << 1
-            return lows[zigzag & _LOW] + highs[zigzag >> _LOW_BITS]
         return _NULL if value is None and before else otherwise(value)
 
-    return write
+    def write_column(column: Sequence[Any]) -> Iterable[bytes]:
+        try:
+            return [
+                lows[value << 1 & _LOW] + highs[value << 1 >> _LOW_BITS]
+                if value is not None and value > _LOW
+                else write(value)
+                for value in column
+            ]
+        except TypeError:  # some are no integers
+            return map(write, column)
+
+    return write_column
 
 
 def _mostly_empty(write: _Write, *, nullable: bool, is_map: bool) -> _Write:

@@ -96,7 +96,7 @@ def main() -> None:
     parser.add_argument("what", nargs="?", default="run", choices=["run", "readme", "check"])
     parser.add_argument("--rows", type=int, default=40_000, help="calls of one day; not all are to be seen")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--repetitions", type=int, default=3)
+    parser.add_argument("--repetitions", type=int, default=7)
     parser.add_argument("--only", choices=list(report.WHAT), help="one of them, and write nothing")
     options = parser.parse_args()
     if options.what == "check":

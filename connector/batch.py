@@ -263,23 +263,25 @@ class Batches:
     def _publish(self, rows: list[Row | Unfit], revisions: list[int], raws: list[msgspec.Raw], origin: _Origin) -> Made:
         """Publishes rows, and dead-letters those that do not fit."""
         page, account, change, observed_ms, _ = origin
-        fitting = [at for at, row in enumerate(rows) if not isinstance(row, Unfit)]
         chosen = [row for row in rows if not isinstance(row, Unfit)]
+        fitting: Sequence[int] = range(len(rows))
         if len(chosen) < len(rows):
+            fitting = [at for at, row in enumerate(rows) if not isinstance(row, Unfit)]
             raws, revisions = [raws[at] for at in fitting], [revisions[at] for at in fitting]
         made = self._records.make(chosen, raws, revisions, observed_ms, account.tenant)
-        for row in [row for row in rows if isinstance(row, Unfit)] + made.unfit:
-            self._dead_letter(row, page, account, change)
+        if made.unfit or len(chosen) < len(rows):
+            for row in [row for row in rows if isinstance(row, Unfit)] + made.unfit:
+                self._dead_letter(row, page, account, change)
         change.rows += made.records
-        revisions = [revisions[at] for at in made.at]
-        change.revised += sum(map(bool, revisions))
-        change.published += len(revisions) - sum(map(bool, revisions))
+        if made.unfit:
+            chosen, revisions = [chosen[at] for at in made.at], [revisions[at] for at in made.at]
+        revised = len(revisions) - revisions.count(0)
+        change.revised += revised
+        change.published += len(revisions) - revised
         _note_lateness(made, revisions, origin)
-        for at in made.at:
-            unknown = chosen[at].unknown
-            if unknown:
-                change.unknown_properties |= unknown.keys()
-                change.unknown_count += len(unknown)
+        for unknown in [row.unknown for row in chosen if row.unknown]:
+            change.unknown_properties |= unknown.keys()
+            change.unknown_count += len(unknown)
         return made._replace(at=[fitting[at] for at in made.at])
 
     def _dead_letter(self, row: Unfit, page: PageRead, account: Account, change: Change) -> None:

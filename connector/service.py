@@ -5,6 +5,7 @@ Brokers, sign-in or Graph being away never end it. What waiting cannot mend does
 
 import asyncio
 import dataclasses
+import gc
 import os
 import signal
 import threading
@@ -42,6 +43,7 @@ _PROBE_EVERY_S = 10.0
 _PROBE_S = 5.0
 _AWAY_S = 120.0
 _STUCK_S = 60.0
+_GARBAGE_AFTER = 10_000
 
 
 def run(
@@ -55,6 +57,8 @@ def run(
 
     `reload`: reads the configuration again, for SIGHUP. Raises ConfigurationError and RefusedError.
     """
+    gc.freeze()  # what was imported stays
+    gc.set_threshold(_GARBAGE_AFTER)  # a page makes thousands of objects, hardly one of them part of a cycle
     return asyncio.run(Service(settings, once=once, reload=reload, now=now).run(signals=True))
 
 

@@ -11,7 +11,7 @@ COMPILE := $(BIN)/uv pip compile --quiet --generate-hashes --universal --python-
 	--no-header --no-annotate --no-emit-index-url --no-emit-find-links
 VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 # Of the tests: most of them wait for others.
-JOBS ?= 3
+JOBS ?= 4
 SOURCES := connector tests deploy examples $(wildcard benchmarks)
 
 .PHONY: help

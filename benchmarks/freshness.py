@@ -102,7 +102,7 @@ def _delays(rig: Rig, read: dict[tuple[str, str, int], float], since: float, unt
 def measure(tenants: int, calls_per_day: int, seconds: float, settle: float) -> dict[str, Any]:
     """Delays while the service runs for `seconds` after `settle`."""
     options = ["--tenants", str(tenants), "--calls-per-day", str(calls_per_day), "--days", "0.1", "--seed", "1"]
-    options += ["--lateness", "1:0s-30s", "--durations", "short"]
+    options += ["--lateness", "1:0s-30s", "--durations", "short", "--revised", "0"]  # revisions come later than 2 min
     with (
         tempfile.TemporaryDirectory() as name,
         Cluster(fast_run=True, heap_mib=512) as cluster,

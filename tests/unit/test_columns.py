@@ -42,6 +42,17 @@ def test_records_encoded_by_column_have_the_bytes_of_each_alone(name: str, data:
     assert _COLUMN_ENCODE[name](columns) == [_ENCODE[name](record) for record in records]
 
 
+@pytest.mark.parametrize("others", [[], [None], ["x" * 2000], ["Dvořák"]])
+@pytest.mark.parametrize("different", [1, 40, 500])
+def test_long_columns_have_the_bytes_of_each_alone(different: int, others: list[str | None]) -> None:
+    """However much a column repeats, and also when the same values come again."""
+    values = [f"text {number % different}" for number in range(500)] + others
+    records = [golden_values()[0] | {"calleeNumber": value, "userDisplayName": value} for value in values]
+    columns = [[record[field["name"]] for record in records] for field in avro.load(avro.ROW)["fields"]]
+    alone = [_ENCODE[avro.ROW](record) for record in records]
+    assert all(_COLUMN_ENCODE[avro.ROW](columns) == alone for _ in range(3))
+
+
 def test_the_golden_rows_are_encoded_to_the_same_bytes_by_column() -> None:
     columns = [[values[field["name"]] for values in golden_values()] for field in avro.load(avro.ROW)["fields"]]
     golden = [bytes.fromhex(line) for line in (DATA / "rows.avro.hex").read_text().split()]

@@ -61,6 +61,20 @@ def test_what_is_no_instant(text: str) -> None:
         instants.parse_ms(text)
 
 
+def test_a_column_is_read_as_each_alone() -> None:
+    column = [
+        "2026-01-01T00:00:00Z",
+        None,
+        "0001-01-01T00:00:00Z",
+        "2026-01-01T00:00:07.1234567Z",
+        "2026-01-01T01:00:00+01:00",
+    ]
+    expected = [None if text is None else instants.parse_ms(text) for text in column]
+    assert instants.parse_column(column) == instants.parse_column(column) == expected
+    with pytest.raises(ValueError, match="no instant"):
+        instants.parse_column([*column, "2026-01-01T00:00:07.12x4Z"])
+
+
 def test_the_memo_stays_small() -> None:
     for minute in range(60_000):
         instants.parse_ms(instants.text(instants.from_ms(minute * 60_000)))

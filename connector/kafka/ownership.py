@@ -68,13 +68,15 @@ class Membership:
         self._group = group
         # The newer protocol does not call back for an assignment that stays empty.
         self._tells_all = str(self._settings.get("group.protocol", "classic")).lower() == "classic"
+        # Whoever is frozen holds up the assignment of all others until its session has ended.
+        self._rejoin_s = max(_REJOIN_S, 2 * int(self._settings.get("session.timeout.ms", 0)) / 1000)
         self._topic = topic
         self._owner = owner
         self._requests: queue.SimpleQueue[_Request] = queue.SimpleQueue()
         self._partitions: frozenset[int] = frozenset()
         self._opened: set[int] = set()
-        self._lost_at: float | None = None
-        "Since when it has had no assignment, not even an empty one (monotonic seconds)."
+        self._waits_since: float | None = None
+        "When shards were lost or revoked; every assignment, also an empty one, ends the wait (monotonic seconds)."
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="group member", daemon=True)
         self.snapshot = Snapshot(0, frozenset(), None)
@@ -155,8 +157,9 @@ class Membership:
                 self._requests.get()(consumer)
             self._publish(consumer)
             # Seen once, cause unknown: after a broker was frozen for 14 s no assignment came for two minutes.
-            if self._tells_all and self._lost_at is not None and time.monotonic() - self._lost_at > _REJOIN_S:
-                raise KafkaException(KafkaError(KafkaError._TIMED_OUT, "no assignment since the last was lost"))  # noqa: SLF001
+            since = self._waits_since
+            if self._tells_all and since is not None and time.monotonic() - since > self._rejoin_s:
+                raise KafkaException(KafkaError(KafkaError._TIMED_OUT, "no assignment since the last one ended"))  # noqa: SLF001
 
     def _publish(self, consumer: Consumer | None) -> None:
         metadata = consumer.consumer_group_metadata() if consumer is not None else None
@@ -167,7 +170,7 @@ class Membership:
         self._partitions |= shards
         self._opened -= shards
         self.joined = True
-        self._lost_at = None
+        self._waits_since = None
         self.changed_at = time.monotonic()
         if shards:
             self._requests.put(lambda c: self._pause(c, shards))
@@ -187,11 +190,12 @@ class Membership:
             # Still ours while this callback runs: what is in flight may end, nothing new begins.
             self._owner.revoked(shards).wait(_HAND_OVER_S)
         self._partitions -= shards
+        self._waits_since = time.monotonic()
         self._publish(None)
 
     def _lose(self, _consumer: Consumer, partitions: list[TopicPartition]) -> None:
         shards = frozenset(p.partition for p in partitions)
-        self.changed_at = self._lost_at = time.monotonic()
+        self.changed_at = self._waits_since = time.monotonic()
         self._partitions -= shards
         self._opened -= shards
         self._publish(None)
@@ -199,7 +203,7 @@ class Membership:
 
     def _gone(self) -> None:
         """The consumer is closed: whatever it still had is lost."""
-        self._lost_at = time.monotonic()
+        self._waits_since = time.monotonic()
         left, self._partitions = self._partitions, frozenset()
         self._opened.clear()
         self._publish(None)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 
 import pytest
-from confluent_kafka import Producer
+from confluent_kafka import Consumer, Producer
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
@@ -155,3 +155,36 @@ def test_who_is_told_that_shards_are_lost_finds_them_in_no_snapshot(broker: Shar
     wait_until(lambda: bool(watch.held_when_lost), "it to be told", _DEADLINE_S)
     assert watch.held_when_lost[0] == frozenset()
     until_owned(watch)
+
+
+class Deaf(Consumer):
+    """The first of its kind hears of no assignment any more once shards were revoked."""
+
+    made = 0
+
+    def subscribe(self, topics: list[str], **callbacks: Callable[..., None]) -> None:  # type: ignore[override]
+        """With callbacks of which one is left out in the end."""
+        Deaf.made += 1
+        number, revoked = Deaf.made, threading.Event()
+
+        def on_assign(*arguments: object) -> None:
+            if number > 1 or not revoked.is_set():
+                callbacks["on_assign"](*arguments)
+
+        def on_revoke(*arguments: object) -> None:
+            revoked.set()
+            callbacks["on_revoke"](*arguments)
+
+        super().subscribe(topics, **callbacks | {"on_assign": on_assign, "on_revoke": on_revoke})
+
+
+def test_a_member_that_waits_for_an_assignment_in_vain_joins_anew(join: Join, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the cause: shards that the group has given to nobody's ear would be read by nobody."""
+    monkeypatch.setattr("connector.kafka.ownership._REJOIN_S", 1.0)
+    monkeypatch.setattr("connector.kafka.ownership.Consumer", Deaf)
+    _, first = join()
+    until_owned(first)
+    _, second = join()
+    until_owned(first, second)
+    wait_until(lambda: Deaf.made == 3, "the first to join anew", _DEADLINE_S)
+    until_owned(first, second)

@@ -18,6 +18,14 @@ KAFKA = (
         broker=True,
     ),
     Mutant(
+        "a member that is given nothing waits for ever",
+        "connector/kafka/ownership.py",
+        "time.monotonic() - since > self._rejoin_s",
+        "since < 0",
+        "tests/integration/test_membership.py -k anew",
+        broker=True,
+    ),
+    Mutant(
         "commit before produce: the state follows in a transaction of its own",
         _TRANSACTION,
         "            self._write(closing.last(offsets))\n",

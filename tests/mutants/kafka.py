@@ -19,10 +19,10 @@ KAFKA = (
     ),
     Mutant(
         "a member that is given nothing waits for ever",
-        "connector/kafka/ownership.py",
+        _OWNERSHIP,
         "time.monotonic() - since > self._rejoin_s",
         "since < 0",
-        "tests/integration/test_membership.py -k anew",
+        f"{_MEMBERSHIP} -k anew",
         broker=True,
     ),
     Mutant(

@@ -41,7 +41,8 @@ class _Halting(Producer):
 def _halt(folder: Path, name: str) -> None:
     if (folder / f"freeze-{name}").exists():
         (folder / f"freeze-{name}").rename(folder / f"frozen-{name}")
-        os.kill(os.getpid(), signal.SIGSTOP)
+        # To this thread: one sent to the process may stop another first, and this one be amid its call by then.
+        signal.pthread_kill(threading.get_ident(), signal.SIGSTOP)
     peace = threading.Event()
     while (folder / f"hold-{name}").exists():
         (folder / f"held-{name}").touch()

@@ -2,6 +2,7 @@
 
 import os
 import re
+import signal
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -80,6 +81,12 @@ def topic(unique: str) -> str:
 def app(unique: str) -> str:
     """Name for `kafka.app` of this test."""
     return f"app-{unique}"
+
+
+def pytest_configure() -> None:
+    """Whoever starts tests in the background of a script starts them, and all that they start, deaf to Ctrl-C."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -131,6 +131,9 @@ class Membership:
                 self._poll(consumer)
             except KafkaException as error:
                 _logger.warning("group_error", error=error.args[0].str(), fatal=True)
+            except (SystemError, AttributeError) as error:
+                # What was raised amid callbacks, see publishing: whatever it is, the group keeps its member.
+                _logger.warning("group_error", error=str(error.__cause__ or error), fatal=True)
             finally:
                 consumer.close()
             self._gone()

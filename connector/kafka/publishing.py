@@ -121,11 +121,8 @@ class Publisher(ABC):
             for tag, tagged in records.items():
                 _produce(producer, tagged, _note(offsets.setdefault(tag, {}), failures))
             left = producer.flush(_FLUSH_S)
-        except SystemError as error:
-            # confluent-kafka raises a fatal error amid delivery callbacks, whose own calls then fail over it.
-            if isinstance(error.__cause__, KafkaException):
-                raise error.__cause__ from error
-            raise
+        except (SystemError, AttributeError) as error:
+            raise _fatal(error) from error
         if failures:
             first = failures[0].error
             raise KafkaException(first, *dict.fromkeys(f.topic for f in failures if f.error.code() == first.code()))
@@ -150,6 +147,19 @@ class Publisher(ABC):
             await self.call(self._drop)
         finally:
             self._thread.shutdown(wait=False)
+
+
+def _fatal(error: Exception) -> Exception:
+    """The fatal error that confluent-kafka has raised amid callbacks: these go on, and what they call fails over it.
+
+    A call of a delivery's own fails with SystemError, and names it as its cause. The look-up of the logger's method
+    fails with AttributeError, though there is one, and the fatal error is gone.
+    """
+    if isinstance(error.__cause__, KafkaException):
+        return error.__cause__
+    if str(error).endswith("has no attribute 'log'"):
+        return KafkaException(KafkaError(KafkaError._FATAL, "the producer has failed, its log says why"))  # noqa: SLF001
+    return error
 
 
 def _note(offsets: dict[int, int], failures: list[Undelivered]) -> Callable[[KafkaError | None, Message], None]:

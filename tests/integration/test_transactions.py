@@ -212,6 +212,25 @@ async def test_an_abort_that_is_not_answered_is_no_abort(
     assert not oracle.open_transactions(bootstrap, [topic, f"{app}.control"])
 
 
+async def test_a_fatal_error_that_confluent_kafka_loses_amid_callbacks_restarts_the_shard(
+    broker: SharedBroker, topic: str, app: str
+) -> None:
+    """Seen under chaos: the producer was fenced, and what flush raised was that the logger has no method."""
+    create(broker.bootstrap, topic, f"{app}.control")
+    transactions = Transactions(Clients(broker.bootstrap, {"log_level": 0}), app)
+
+    def lose() -> None:
+        raise AttributeError("'Logger' object has no attribute 'log'")
+
+    with member(broker.bootstrap, app) as position:
+        await transactions.call(transactions.open)
+        interfere(transactions, "flush", lose)
+        with pytest.raises(ShardRestartError, match="its log says why"):
+            await commit(transactions, topic, [b"lost"], position())
+    await transactions.close()
+    assert not values(broker.bootstrap, topic)
+
+
 async def test_timestamps_that_brokers_refuse_are_said_to_be_the_clock(
     broker: SharedBroker, topic: str, app: str
 ) -> None:

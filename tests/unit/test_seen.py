@@ -263,6 +263,7 @@ def remembered(rows):
 
 seen.restore(remembered(1_000))
 gc.collect()
+give_back()  # what the imports left free would take the rows in
 before = resident()
 values = remembered(300_000)
 restored = seen.restore(values)

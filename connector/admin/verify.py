@@ -25,7 +25,7 @@ from connector.admin import arguments, text
 from connector.admin.arguments import ConfigOption, FromOption, JsonOption, TenantOption, ToOption
 from connector.config import Settings, Tenant, duration_text
 from connector.core import instants, windows
-from connector.core.comparison import SHOWN, Comparison, Fields, Key, Result, Said, id_key
+from connector.core.comparison import SHOWN, Comparison, Fields, Key, Result, Said, id_key, id_keys
 from connector.core.coverage import Window
 from connector.core.rows import Row, Shape, Unfit, unfit_entry
 from connector.errors import BrokersAwayError, ConfigurationError, RangeTooLongError, RefusedError, SourceError
@@ -273,17 +273,17 @@ class _Verification:
         """What both topics hold that was not read yet."""
         start_ms, end_ms = (instants.to_ms(moment) for moment in self._window)
         for entries in self._rows.rest():
-            keys: list[Key] = []
+            ids: list[str] = []
             revisions: list[int] = []
             said: list[Said] = []
             inside: list[bool] = []
             for record in self._own(entries):
                 began_ms = record["startDateTime"]
-                keys.append(id_key(record["id"]))
+                ids.append(record["id"])
                 revisions.append(record["revision"])
                 said.append(self._fields.said(record))
                 inside.append(began_ms is not None and start_ms <= began_ms < end_ms)
-            self._comparison.add_records(keys, revisions, said, inside)
+            self._comparison.add_records(id_keys(ids), revisions, said, inside)
         for entries in self._letters.rest():
             self._dead.add(entries)
 
@@ -396,8 +396,8 @@ class _Verification:
         if not differing and not named:
             return ids, values
         for entries in self._rows.again():
-            for record in self._own(entries):
-                key = id_key(record["id"])
+            records = list(self._own(entries))
+            for key, record in zip(id_keys(record["id"] for record in records), records, strict=True):
                 if key in named:
                     ids[key] = record["id"]
                 if key in differing and record["revision"] >= values.get(key, record)["revision"]:

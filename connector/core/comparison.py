@@ -16,7 +16,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from connector.core.rows import id_keys
+from connector.core import rows as readings
 
 SHOWN = 1_000
 _KEPT = 5 * SHOWN
@@ -237,10 +237,15 @@ class Comparison:
         return at, same
 
 
+def id_keys(ids: Iterable[str]) -> list[Key]:
+    """The keys of ids, the same as a reading gives them (rows.ENTRY)."""
+    keys = readings.id_keys(ids)
+    return list(zip(keys["hi"].tolist(), keys["lo"].tolist(), strict=True))
+
+
 def id_key(text: str) -> Key:
-    """The key of an id, the same as a reading gives it (rows.ENTRY)."""
-    key = id_keys([text])[0]
-    return int(key["hi"]), int(key["lo"])
+    """The key of one id."""
+    return id_keys([text])[0]
 
 
 def _hash(values: Any) -> int:

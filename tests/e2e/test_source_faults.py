@@ -45,7 +45,7 @@ def bench(broker: SharedBroker, topic: str, app: str, simulate: Simulate, new_wo
         pytest.param({"server_error": 0.05, "not_a_page": 0.1, "garbage": 0.1}, {}, id="html_and_json_that_is_no_page"),
         pytest.param({"cut": 0.15}, {"unfit": 0.05, "unknown": 0.1, "startless": 0.02}, id="cut_bodies_and_unfit_rows"),
         pytest.param({"throttled": "0.9x10", "retry_after": "mixed", "retry_after_s": 1.0}, {}, id="a_storm_of_429"),
-        pytest.param({"unauthorized": "1x1"}, {}, id="a_token_that_is_refused"),  # a second in a row fails the tenant
+        pytest.param({"unauthorized": "1x1"}, {}, id="a_token_that_is_refused"),
     ],
 )
 def test_every_row_arrives_once_in_spite_of(
@@ -58,6 +58,17 @@ def test_every_row_arrives_once_in_spite_of(
     found = bench.check(source)
     assert len(found.rows) + len(found.dead_letters) > 1_800
     assert bool(found.dead_letters) == bool(rows)
+
+
+def test_every_row_arrives_once_though_tokens_are_refused_now_and_then(bench: Bench, settings: Settings) -> None:
+    """A token that is refused is renewed once: two in a row fail the run. Four can do that to two runs."""
+    source = bench.simulate(**SMALL, faults={"unauthorized": "0.2x4"})
+    worker = bench.new_worker(settings(source))
+    codes = [worker.run_once()]
+    while codes[-1] and len(codes) < 3:
+        codes.append(worker.run_once())
+    assert codes[-1] == 0
+    assert len(bench.check(source).rows) > 1_800
 
 
 def test_a_dead_letter_says_what_is_wrong_and_never_the_value(bench: Bench, settings: Settings) -> None:

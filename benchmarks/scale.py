@@ -16,9 +16,9 @@ import numpy as np
 
 from benchmarks.gate import between
 from benchmarks.memory import records
+from connector.config.document import WindowsTable
 from connector.core import forecast
 from connector.core.windows import Rules, Sweep
-from connector.document import WindowsTable
 from connector.kafka.control import partition_of
 
 TENANTS, WORKERS, SHARDS = 1_000, 8, 64

@@ -181,7 +181,7 @@ def schema_config(*, config: UnreadConfigOption = None) -> None:  # noqa: ARG001
     Example:
       connector schema config > connector.schema.json
     """
-    from connector.document import json_schema  # noqa: PLC0415
+    from connector.config.document import json_schema  # noqa: PLC0415
 
     _print(json.dumps(json_schema(), indent=2))
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from connector import document
+from connector.config import document
 from tests.kafka_software import MissingSoftwareError, cache_directory, made_once
 
 ROOT = Path(__file__).parent.parent

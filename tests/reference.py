@@ -4,13 +4,13 @@ import json
 from pathlib import Path
 from typing import Any
 
-from connector import document
+from connector.config import document
 
 PAGE = Path(__file__).parent.parent / "docs/configuration.md"
 _INTRODUCTION = """\
 # Configuration, key by key
 
-<!-- Written from connector/document.py by `make docs`, not by hand. -->
+<!-- Written from connector/config/document.py by `make docs`, not by hand. -->
 
 A TOML file (`--config`, else `CONNECTOR_CONFIG`, else none); variables override it, upper or lower case. Relative paths
 count from the file. All problems are reported at once, each with file or variable, key and what to do;

@@ -48,7 +48,7 @@ def read_settings(config: Path | None, *, required: Iterable[str] = ("kafka.boot
 
 def find_tenant(settings: "Settings", text: str) -> "Tenant":
     """The tenant of that name or id."""
-    from connector.document import shown  # noqa: PLC0415
+    from connector.config.document import shown  # noqa: PLC0415
 
     for tenant in settings.tenants:
         if text.lower() == tenant.key or text == tenant.name:
@@ -98,7 +98,7 @@ _TICK = timedelta(microseconds=1)
 
 
 def _moment(option: str, text: str, now: datetime) -> datetime:
-    from connector.document import parse_instant  # noqa: PLC0415
+    from connector.config.document import parse_instant  # noqa: PLC0415
 
     try:
         moment = parse_instant(text)

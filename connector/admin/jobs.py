@@ -10,8 +10,8 @@ import typer
 from connector import brokers
 from connector.admin import arguments, overview, text
 from connector.admin.arguments import ConfigOption, JsonOption, TenantOption
+from connector.config.document import shown
 from connector.core import jobs as core
-from connector.document import shown
 from connector.errors import ConfigurationError, RefusedError
 from connector.kafka.desk import Desk
 

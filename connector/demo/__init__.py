@@ -41,7 +41,7 @@ def demo(
       connector demo --for 1m
       connector demo --bootstrap-servers localhost:9092
     """
-    from connector.document import parse_duration  # noqa: PLC0415 - keeps `--help` fast
+    from connector.config.document import parse_duration  # noqa: PLC0415 - keeps `--help` fast
 
     try:
         span = parse_duration(duration)

@@ -10,10 +10,9 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from connector import brokers, log
-from connector.config import Settings, load
+from connector.config import Settings, duration_text, load
 from connector.demo.screen import Screen, total
 from connector.demo.tally import Tally, Verdict
-from connector.document import duration_text
 from connector.errors import RefusedError
 from connector.kafka import topics
 from connector.kafka.follower import Follower

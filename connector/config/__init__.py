@@ -1,0 +1,49 @@
+"""Settings: a TOML file, overridden by CONNECTOR_* variables, checked as a whole.
+
+1. Every problem is reported at once, one line each: file or variable, key, what is wrong, what to do.
+2. No message shows a value that may be a secret.
+3. What passes is frozen and resolved: durations, paths, roots, and each tenant with what it inherits.
+"""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from connector.config.document import duration_text
+from connector.config.resolution import resolve
+from connector.config.secret import PseudonymKey, Secret, SecretBytes
+from connector.config.settings import EventHubs, Identity, Kafka, SchemaRegistry, Settings, Tenant
+from connector.config.source import Source
+from connector.config.validation import check
+from connector.errors import ConfigurationError
+
+__all__ = [
+    "EventHubs",
+    "Identity",
+    "Kafka",
+    "PseudonymKey",
+    "SchemaRegistry",
+    "Secret",
+    "SecretBytes",
+    "Settings",
+    "Tenant",
+    "duration_text",
+    "load",
+]
+
+
+def load(path: Path | None, environ: Mapping[str, str], *, required: Iterable[str] = ()) -> Settings:
+    """The settings from the file (`path`, else CONNECTOR_CONFIG, else none) and the environment.
+
+    `required` names keys that may not be empty here, such as "kafka.bootstrap_servers".
+    Raises ConfigurationError with every problem at once, each "FILE-or-VARIABLE: key: what is wrong; what to do".
+    """
+    source = Source(path, environ)
+    source.read_file()
+    source.read_variables()
+    checked = check(source)
+    if source.unreadable:
+        raise ConfigurationError(source.problems)
+    settings = resolve(source, checked, required)
+    if source.problems:
+        raise ConfigurationError(source.problems)
+    return settings

@@ -1,0 +1,131 @@
+"""With what each tenant, and Azure Event Hubs, signs in: its own credential, else the shared one."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from connector.config.document import Document, IdentityTable, Reference, TenantTable, is_protected
+from connector.config.references import read_secret, read_secret_bytes
+from connector.config.secret import Secret
+from connector.config.settings import EventHubs, Identity, Tenant
+from connector.config.source import Key, Source
+from connector.core import certificates
+
+_CREDENTIALS = ("client_secret", "client_certificate", "workload_identity", "managed_identity")
+
+
+def credentials(table: IdentityTable) -> list[str]:
+    """The names of the credentials that a table has; more than one is a mistake."""
+    return [name for name in _CREDENTIALS if getattr(table, name) not in (None, False, "")]
+
+
+def own_identity(source: Source, here: Key, table: IdentityTable) -> Identity:
+    """What a table says by itself. Its certificate is not looked at: the password may be another table's."""
+    chosen = credentials(table)
+    for name in chosen[1:]:
+        what = f"is set, and so is {chosen[0]}; leave one of the two out"
+        source.report((*here, name), what)
+    password, managed = table.client_certificate_password, table.managed_identity
+    identity = Identity(
+        client_id=table.client_id or None,
+        client_certificate_password=(
+            read_secret(source, (*here, "client_certificate_password"), password) if password is not None else None
+        ),
+    )
+    if table.client_secret is not None:
+        return replace(identity, client_secret=read_secret(source, (*here, "client_secret"), table.client_secret))
+    if table.client_certificate is not None:
+        content = read_secret_bytes(source, (*here, "client_certificate"), table.client_certificate)
+        return replace(identity, client_certificate=content)
+    if table.workload_identity:
+        return replace(identity, federated_token=_federated_token(source, (*here, "workload_identity")))
+    if managed:
+        return replace(identity, client_id=managed if isinstance(managed, str) else None, managed_identity=True)
+    return identity
+
+
+def _federated_token(source: Source, key: Key) -> Secret | None:
+    """What Kubernetes puts into AZURE_FEDERATED_TOKEN_FILE."""
+    written = source.environ.get("AZURE_FEDERATED_TOKEN_FILE", "")
+    if not written:
+        todo = "let Azure's workload identity webhook set it (label azure.workload.identity/use), or set it"
+        source.report(key, f"needs the variable AZURE_FEDERATED_TOKEN_FILE, which is not set; {todo}")
+        return None
+    return read_secret(source, key, Reference("file", str(Path(written).absolute())))
+
+
+def identity_of(source: Source, checked: Document, number: int, table: TenantTable, shared: Identity) -> Identity:
+    """What a tenant signs in with: its own credential, else the shared one, unless that is switched off here."""
+    here: Key = ("tenants", number)
+    own = own_identity(source, here, table)
+    chosen, there = credentials(table), credentials(checked.identity)
+    identity = own
+    if not chosen and there and getattr(table, there[0]) is None:
+        identity = replace(
+            shared,
+            client_id=shared.client_id if shared.managed_identity else own.client_id or shared.client_id,
+            client_certificate_password=own.client_certificate_password or shared.client_certificate_password,
+        )
+        chosen, here = there, ("identity",)
+    elif chosen and not own.managed_identity:
+        identity = replace(
+            own,
+            client_id=own.client_id or shared.client_id,
+            client_certificate_password=own.client_certificate_password or shared.client_certificate_password,
+        )
+    if identity.federated_token is not None and identity.client_id is None:
+        identity = replace(identity, client_id=source.environ.get("AZURE_CLIENT_ID") or None)
+    _check_identity(source, number, table, identity, (*here, chosen[0]) if chosen else None)
+    return identity
+
+
+def _check_identity(source: Source, number: int, table: TenantTable, identity: Identity, chosen: Key | None) -> None:
+    """Reports what a tenant lacks to sign in. `chosen`: the key of its credential."""
+    here: Key = ("tenants", number)
+    from_azure = source.variables.get((*here, "id")) == "AZURE_TENANT_ID"
+    if identity.client_id is None and not identity.managed_identity and not source.is_reported("identity", "client_id"):
+        todo = "set AZURE_CLIENT_ID" if from_azure else "set it here or in [identity]"
+        source.report((*here, "client_id"), f"is missing; {todo}", "AZURE_CLIENT_ID" if from_azure else None)
+    if chosen is None and not any(source.is_reported("identity", name) for name in _CREDENTIALS):
+        todo = "set it here or in [identity], or client_certificate, workload_identity or managed_identity"
+        if from_azure:
+            todo = "set AZURE_CLIENT_SECRET, AZURE_CLIENT_CERTIFICATE_PATH or AZURE_FEDERATED_TOKEN_FILE"
+        source.report((*here, "client_secret"), f"is missing; {todo}", "AZURE_CLIENT_SECRET" if from_azure else None)
+    if identity.client_certificate is None:
+        if table.client_certificate_password is not None:
+            what = "is set, but there is no client_certificate; leave it out"
+            source.report((*here, "client_certificate_password"), what)
+        return
+    password = identity.client_certificate_password
+    try:
+        certificates.read(identity.client_certificate.get(), password.get() if password else None)
+    except certificates.NoCertificateError as error:
+        source.report(chosen or here, str(error))
+
+
+def event_hubs(source: Source, checked: Document, shared: Identity, tenants: tuple[Tenant, ...]) -> EventHubs | None:
+    """[identity] in AZURE_TENANT_ID, else in the first tenant; that tenant's own where there is no shared one."""
+    here: Key = ("kafka", "azure_event_hubs")
+    table = checked.kafka
+    if not table.azure_event_hubs or not tenants:
+        return None
+    for name in table.properties:
+        if name.strip().lower() in ("sasl.mechanism", "sasl.mechanisms", "sasl.username", "sasl.password"):
+            what = "is set, but kafka.azure_event_hubs signs in with OAUTHBEARER; leave one of the two out"
+            source.report(("kafka", "properties", name), what)
+    host = table.bootstrap_servers.split(",")[0].rpartition("://")[2].rpartition(":")[0]
+    if not host:
+        source.report(
+            here, 'needs kafka.bootstrap_servers with a port, for instance "NAMESPACE.servicebus.windows.net:9093"'
+        )
+    protocol = next((r.value for n, r in table.properties.items() if n.strip().lower() == "security.protocol"), "")
+    if protocol and protocol.lower() != "sasl_ssl" and not is_protected(f"http://{host}"):
+        what = "is not SASL_SSL, so that the token would be sent unprotected; leave it out"
+        source.report(("kafka", "properties", "security.protocol"), what)
+    identity = tenants[0].identity
+    if credentials(checked.identity):
+        client_id = shared.client_id
+        if client_id is None and not shared.managed_identity:
+            client_id = source.environ.get("AZURE_CLIENT_ID") or identity.client_id
+        identity = replace(shared, client_id=client_id)
+    tenant = source.environ.get("AZURE_TENANT_ID") or tenants[0].id
+    return EventHubs(tenant, f"Kafka at {host}", identity, f"https://{host}/.default")

@@ -1,0 +1,108 @@
+"""What files and variables that settings name hold: secrets, keys, certificates. What cannot be read is reported."""
+
+import ssl
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from connector.config.document import Document, Reference
+from connector.config.secret import Hidden, PseudonymKey, Secret, SecretBytes
+from connector.config.source import Key, Source, key_text
+from connector.core import privacy
+
+_H = TypeVar("_H", bound=Hidden[Any])
+
+
+def path_of(source: Source, written: str) -> Path:
+    """The file that is meant: relative paths count from the configuration's."""
+    return (source.path.parent if source.path else Path()).absolute() / written
+
+
+def check_bundle(source: Source, key: Key, bundle: Path) -> None:
+    """Reports a file that is no PEM file with certificates."""
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cafile=bundle)
+    except ssl.SSLError:
+        source.report(key, f"names {bundle}, which holds no certificates; name a PEM file")
+    except OSError as error:
+        source.report(key, f"names {bundle}, which cannot be read ({error.strerror}); name a PEM file")
+
+
+def read_secret(source: Source, key: Key, reference: Reference) -> Secret | None:
+    """The secret; None when it is reported as missing."""
+    return _hidden(source, key, reference, Secret, str)
+
+
+def read_secret_bytes(source: Source, key: Key, reference: Reference) -> SecretBytes | None:
+    """The same, of any bytes."""
+    return _hidden(source, key, reference, SecretBytes, _as_bytes)
+
+
+def _hidden(source: Source, key: Key, reference: Reference, kind: type[_H], convert: Callable[[str], Any]) -> _H | None:
+    match reference.kind:
+        case "file":
+            path = path_of(source, reference.value)
+            try:
+                secret = kind.from_file(path)
+            except OSError as error:
+                source.report(
+                    key, f"names the file {path}, which cannot be read ({error.strerror}); create it or name another"
+                )
+                return None
+            except UnicodeDecodeError:
+                source.report(key, f"names the file {path}, which is not UTF-8 text; name another")
+                return None
+            what = f"names the file {path}, which is empty; write the secret into it"
+        case "env":
+            secret = kind(convert(source.environ.get(reference.value, "")), f"variable {reference.value}")
+            what = f"names the variable {reference.value}, which is not set or empty; set it"
+        case _:
+            secret, what = kind(convert(reference.value)), "is empty; set it, or leave it out"
+    if not secret.get():
+        source.report(key, what)
+        return None
+    return secret
+
+
+def read_pseudonym_key(source: Source, checked: Document) -> PseudonymKey | None:
+    """The key of the pseudonyms; None when there is none, or it is reported."""
+    here: Key = ("pseudonyms", "key")
+    reference = checked.pseudonyms.key
+    least = privacy.KEY_MIN_BYTES
+    if reference is None:
+        wanted = [name for name, treatment in checked.rows.privacy.items() if treatment == "pseudonymize"]
+        if wanted and not source.is_reported(*here):
+            of = key_text(("rows", "privacy", wanted[0]))
+            todo = f'write {{ file = "PATH" }} or {{ env = "NAME" }}, of at least {least} bytes'
+            source.report(here, f'is missing, but {of} is "pseudonymize"; {todo}')
+        return None
+    match reference.kind:
+        case "file":
+            path = path_of(source, reference.value)
+            try:
+                key = PseudonymKey.from_file(path)
+            except OSError as error:
+                todo = "create it or name another"
+                source.report(here, f"names the file {path}, which cannot be read ({error.strerror}); {todo}")
+                return None
+            what = f"names the file {path}, which "
+        case "env":
+            key = PseudonymKey(_as_bytes(source.environ.get(reference.value, "")), f"variable {reference.value}")
+            what = f"names the variable {reference.value}, which "
+        case _:
+            key, what = PseudonymKey(_as_bytes(reference.value)), ""
+    length = len(key.get())
+    if length < least:
+        size = f"is {length} bytes long" if length else "is empty" if reference.kind != "env" else "is not set or empty"
+        todo = f"write at least {least} bytes, for instance those of: openssl rand -hex {least}"
+        source.report(here, f"{what}{size}; {todo}")
+        return None
+    return key
+
+
+def _as_bytes(text: str) -> bytes:
+    """The text as UTF-8; where a variable was none, its bytes."""
+    try:
+        return text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        return text.encode("utf-8", "surrogatepass")

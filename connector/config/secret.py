@@ -1,0 +1,118 @@
+"""Values that only `get` shows. One that a file holds is read again each time, so that a rotated secret is seen."""
+
+from pathlib import Path
+from typing import Generic, Self, TypeVar
+
+from connector.core import privacy
+
+_Text = TypeVar("_Text", str, bytes)
+
+
+class Hidden(Generic[_Text]):
+    """Something that only `get` shows. A file is read again each time, so that a rotated secret is seen."""
+
+    __slots__ = ("_path", "_source", "_value")
+
+    def __init__(self, value: _Text, source: str = "value", path: Path | None = None) -> None:
+        self._value: _Text = value
+        self._source = source
+        self._path = path
+
+    @classmethod
+    def from_file(cls, path: Path) -> Self:
+        """The content of a file. Raises OSError, UnicodeDecodeError."""
+        return cls(cls._read(path), f"file {path}", path)
+
+    @staticmethod
+    def _read(path: Path) -> _Text:
+        raise NotImplementedError
+
+    def get(self) -> _Text:
+        """The secret as it is now; while its file cannot be read, or is empty, as it was last."""
+        if self._path is not None:
+            try:
+                self._value = self._read(self._path) or self._value
+            except (OSError, UnicodeDecodeError):
+                return self._value
+        return self._value
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self._source})"
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, type(self)):
+            return NotImplemented
+        return (self._source, self._path, self._value) == (other._source, other._path, other._value)
+
+    def __hash__(self) -> int:
+        return hash((self._source, self._path))
+
+
+class Secret(Hidden[str]):
+    """Text; of a file, without the line end at its end."""
+
+    __slots__ = ()
+
+    @staticmethod
+    def _read(path: Path) -> str:
+        return _read_secret(path)
+
+
+class SecretBytes(Hidden[bytes]):
+    """Bytes; of a file, all of them."""
+
+    __slots__ = ()
+
+    @staticmethod
+    def _read(path: Path) -> bytes:
+        return path.read_bytes()
+
+
+class PseudonymKey:
+    """Bytes that only `get` shows. A file is read again each time."""
+
+    __slots__ = ("_path", "_source", "_value", "problem")
+
+    def __init__(self, value: bytes, source: str = "value", path: Path | None = None) -> None:
+        self._value = value
+        self._source = source
+        self._path = path
+        self.problem: str | None = None
+        "Why the file was not taken when it was last read."
+
+    @classmethod
+    def from_file(cls, path: Path) -> "PseudonymKey":
+        """The content of a file without the line end at its end; any bytes. Raises OSError."""
+        return cls(_without_line_end(path.read_bytes()), f"file {path}", path)
+
+    def get(self) -> bytes:
+        """The key as it is now; while its file cannot be read, or is too short for a key, as it was last."""
+        if self._path is not None:
+            self.problem = None
+            try:
+                value = _without_line_end(self._path.read_bytes())
+            except OSError as error:
+                self.problem = f"{self._source} cannot be read ({error.strerror})"
+            else:
+                if len(value) < privacy.KEY_MIN_BYTES:
+                    self.problem = f"{self._source} is {len(value)} bytes long, less than {privacy.KEY_MIN_BYTES}"
+                else:
+                    self._value = value
+        return self._value
+
+    def become(self, other: "PseudonymKey") -> None:
+        """Is what another one is: the configuration was read again."""
+        for name in self.__slots__:
+            setattr(self, name, getattr(other, name))
+
+    def __repr__(self) -> str:
+        return f"PseudonymKey({self._source})"
+
+
+def _without_line_end(content: bytes) -> bytes:
+    return content.removesuffix(b"\n").removesuffix(b"\r") if content.endswith(b"\n") else content
+
+
+def _read_secret(path: Path) -> str:
+    text = path.read_bytes().decode("utf-8-sig")
+    return text.removesuffix("\n").removesuffix("\r") if text.endswith("\n") else text

@@ -1,0 +1,274 @@
+"""What was written, in the file and in CONNECTOR_* variables, and by whom; and what was found wrong with it."""
+
+import json
+import re
+import tomllib
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args, get_origin
+
+from pydantic import BaseModel
+
+from connector.config.document import Document, Reference, shown
+from connector.core import privacy
+from connector.schemata import schema_text
+
+PREFIX = "CONNECTOR_"
+FILE_VARIABLE = "CONNECTOR_CONFIG"
+
+Key = tuple[str | int, ...]
+
+
+class Source:
+    """What was written, key by key, by whom; and what is wrong with it so far, at most one problem a key."""
+
+    def __init__(self, path: Path | None, environ: Mapping[str, str]) -> None:
+        self.environ = environ
+        self.tree: dict[str, Any] = {}
+        self._file_tree: dict[str, Any] = {}
+        self.variables: dict[Key, str] = {}
+        self.problems: list[str] = []
+        self.unreadable = False
+        self._reported: set[Key] = set()
+        self._chosen_by: str | None = None
+        self.path = path
+        if path is None:
+            for name, text in environ.items():
+                if name.upper() == FILE_VARIABLE and text:
+                    self.path, self._chosen_by = Path(text), name
+
+    def read_file(self) -> None:
+        """Reads the file, if there is one; what cannot be read is a problem."""
+        if self.path is None:
+            return
+        origin = self._chosen_by or str(self.path)
+        try:
+            text = self.path.read_bytes().decode("utf-8-sig")
+            self.tree, self._file_tree = tomllib.loads(text), tomllib.loads(text)
+        except OSError as error:
+            why = error.strerror or type(error).__name__
+            what = f"{self.path} cannot be read ({why}); name a file that exists and that this user may read"
+        except UnicodeDecodeError:
+            what = f"{self.path} is not UTF-8; save it as UTF-8"
+        except (tomllib.TOMLDecodeError, RecursionError) as error:
+            what = f"{self.path} is not TOML: {one_line(str(error))}; repair that place"
+        else:
+            return
+        self.unreadable = True
+        self.problems.append(_printable(f"{origin}: {what}"))
+
+    def read_variables(self) -> None:
+        """Puts what the variables say over what the file says."""
+        found: dict[tuple[str, ...], tuple[str, str]] = {}
+        for name, text in sorted(self.environ.items()):
+            upper = name.upper()
+            if not upper.startswith(PREFIX) or upper == FILE_VARIABLE:
+                continue
+            rest = upper.removeprefix(PREFIX).lower()
+            if "__" not in rest and rest not in Document.model_fields:
+                continue
+            segments = tuple(rest.split("__"))
+            if segments in found and found[segments][1] != text:
+                self.report(segments, f"is also set by {found[segments][0]}; remove one of them", name)
+            found[segments] = (name, text)
+        for segments in sorted(found, key=len):  # what is more specific counts more
+            self._place(segments, *found[segments])
+
+    def _place(self, segments: tuple[str, ...], name: str, text: str) -> None:
+        model: type[BaseModel] = Document
+        for depth, segment in enumerate(segments):
+            kind = kind_of(model, segment)
+            key, rest = segments[: depth + 1], segments[depth + 1 :]
+            if isinstance(kind, type) and issubclass(kind, BaseModel) and rest:
+                model = kind
+                continue
+            if kind is dict and rest:
+                key, rest = (*key, _name_below(key, rest[0])), rest[1:]
+                kind = Reference
+            if kind is None:
+                self._put(segments, text, name)
+            elif kind is Reference and rest in (("file",), ("env",)):
+                self._put(key, {rest[0]: text}, name)
+            elif kind is list and rest:
+                self.report(key, f"is a list, which is set as a whole; put JSON into {variable(key)}", name)
+            elif rest and len(key) > depth + 1:
+                whole = variable((*key, *rest[:-1])) + "_" + rest[-1].upper()
+                self.report(segments, f"is no property; one underscore stands for a dot, as in {whole}", name)
+            elif rest:
+                self.report(segments, f"is no key, since {key_text(key)} is a value; set {variable(key)}", name)
+            else:
+                self._place_value(key, kind, text, name)
+            return
+
+    def _place_value(self, key: Key, kind: Any, text: str, name: str) -> None:
+        value: Any = text
+        if kind is list or kind is dict or (isinstance(kind, type) and issubclass(kind, BaseModel)):
+            try:
+                value = json.loads(text)
+            except (ValueError, RecursionError) as error:
+                place = (
+                    f" ({error.msg} at character {error.pos + 1})" if isinstance(error, json.JSONDecodeError) else ""
+                )
+                self.report(key, f"is not JSON{place}; write {'[…]' if kind is list else '{…}'}", name)
+                return
+        elif kind is Reference and text.startswith("{"):
+            try:
+                value = json.loads(text)
+            except ValueError:
+                value = text
+        elif kind is bool and text.lower() in ("true", "false"):
+            value = text.lower() == "true"
+        elif kind is int and re.fullmatch(r"[+-]?[0-9]{1,18}", text):
+            value = int(text)
+        elif kind is float and re.fullmatch(r"[+-]?[0-9]{1,18}(?:\.[0-9]*)?", text):
+            value = float(text)
+        self._merge(key, kind, value, name)
+
+    def _merge(self, key: Key, kind: Any, value: Any, name: str) -> None:
+        # Tables are merged key by key; a list, a value and { file } or { env } replace what was there.
+        model = kind if isinstance(kind, type) and issubclass(kind, BaseModel) else None
+        if isinstance(value, dict) and (model is not None or kind is dict):
+            self._put(key, None, name)
+            for inner, part in value.items():
+                self._merge((*key, inner), kind_of(model, inner) if model else Reference, part, name)
+        else:
+            self._put(key, value, name)
+
+    def _put(self, key: Key, value: Any, name: str) -> None:
+        """Sets the value; None only makes sure that there is a table."""
+        table = self.tree
+        for segment in key[:-1]:
+            inner = table.get(str(segment))
+            if not isinstance(inner, dict):
+                inner = table[str(segment)] = {}
+            table = inner
+        last = str(key[-1])
+        if value is None:
+            if not isinstance(table.get(last), dict):
+                table[last] = {}
+            return
+        table[last] = value
+        self.variables[key] = name
+
+    def set_list(self, key: str, value: list[dict[str, Any]], names: Mapping[Key, str]) -> None:
+        """Sets a list that other variables stand for. `names`: by key, which."""
+        self.tree[key] = value
+        self.variables.update(names)
+
+    # --- reporting
+
+    def report(self, key: Key, what: str, origin: str | None = None) -> None:
+        """Notes a problem, unless the key or a table around it has one already. `what` begins with a verb."""
+        if any(key[:length] in self._reported for length in range(1, len(key) + 1)):
+            return
+        self._reported.add(key)
+        self.problems.append(_printable(f"{origin or self.origin(key)}: {key_text(key)}: {what}"))
+
+    def is_reported(self, *key: str | int) -> bool:
+        """Whether the key, or a table around it, has a problem."""
+        return any(key[:length] in self._reported for length in range(1, len(key) + 1))
+
+    def origin(self, key: Key) -> str:
+        """Who wrote the key; when nobody did, who could."""
+        for length in range(len(key), 0, -1):
+            if key[:length] in self.variables:
+                return self.variables[key[:length]]
+        if self.path is not None:
+            return str(self.path)
+        return next((name for written, name in self.variables.items() if written[: len(key)] == key), variable(key))
+
+    def below(self, key: Key) -> list[tuple[Key, str]]:
+        """What variables wrote below the key."""
+        return [
+            (written, name) for written, name in self.variables.items() if written[: len(key)] == key and written != key
+        ]
+
+    def is_variable(self, key: Key) -> bool:
+        """Whether a variable wrote the key, alone and as plain text."""
+        return key in self.variables and variable(key) == self.variables[key].upper()
+
+    def is_in_file(self, key: Key) -> bool:
+        """Whether the file wrote the key or something below it."""
+        return _at(self._file_tree, key[:-1], key[-1])[1]
+
+    def remove(self, key: Key) -> None:
+        """Takes a value out of the tree, so that the rest can be checked; in a list an empty table takes its place."""
+        node, there = _at(self.tree, key[:-1], key[-1])
+        if there and isinstance(node, list):
+            node[int(key[-1])] = {}
+        elif there:
+            del node[key[-1]]
+
+
+def _name_below(table: Key, segment: str) -> str:
+    """What a variable's last part names: names of properties have dots, and those of fields upper case."""
+    if table[0] == "kafka":
+        return segment.replace("_", ".")
+    return next((name for name in treatable() if name.lower() == segment), segment)
+
+
+@cache
+def treatable() -> tuple[str, ...]:
+    """The fields of a row that can be masked, pseudonymized or dropped."""
+    return privacy.treatable(json.loads(schema_text("directRoutingLogRow")))
+
+
+def _at(node: Any, around: Key, last: str | int) -> tuple[Any, bool]:
+    for segment in around:
+        if not _has(node, segment):
+            return node, False
+        node = node[segment]
+    return node, _has(node, last)
+
+
+def _has(node: Any, segment: str | int) -> bool:
+    return (isinstance(node, dict) and segment in node) or (
+        isinstance(node, list) and isinstance(segment, int) and segment < len(node)
+    )
+
+
+def kind_of(model: type[BaseModel], name: str | int) -> Any:
+    """What a key takes: a table's model, list, dict, Reference or a plain type; None for an unknown key."""
+    info = model.model_fields.get(str(name))
+    if info is None:
+        return None
+    kind: Any = info.annotation
+    while True:
+        origin = get_origin(kind)
+        if origin is Annotated:
+            kind = get_args(kind)[0]
+        elif origin in (list, dict):
+            return origin
+        elif origin is None:
+            return kind
+        elif origin is Literal:
+            return str
+        else:  # a union: what is not None; bool | str takes "true" as a word
+            kind = get_args(kind)[0]
+
+
+def variable(key: Key) -> str:
+    """The name of the variable that sets a key."""
+    return PREFIX + "__".join(str(part) for part in key if isinstance(part, str)).upper().replace(".", "_")
+
+
+def key_text(key: Key) -> str:
+    """The key as it stands in a TOML file."""
+    text = ""
+    for part in key:
+        if isinstance(part, int):
+            text += f"[{part}]"
+        else:
+            bare = part if re.fullmatch(r"[A-Za-z0-9_-]+", part) else shown(part)
+            text += f".{bare}" if text else bare
+    return text
+
+
+def one_line(text: str) -> str:
+    """The text without line ends."""
+    return " ".join(text.split())
+
+
+def _printable(text: str) -> str:
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)

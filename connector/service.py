@@ -33,7 +33,8 @@ from connector.kafka.ownership import Command, Membership
 from connector.kafka.registry import Registry, Subject, subjects
 from connector.kafka.state import Home
 from connector.metrics import Metrics
-from connector.shard import Reading, Shard, Surroundings
+from connector.reading import Reading
+from connector.shard import Shard, Surroundings
 from connector.web.server import Web
 
 _logger = log.get(__name__)

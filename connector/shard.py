@@ -21,13 +21,19 @@ from connector import batch, log
 from connector.batch import Account, Batches, Change, Commanded, Item, PageRead
 from connector.buffer import Buffer
 from connector.config import Identity, Settings, Tenant, duration_text
-from connector.core import jobs, windows
+from connector.core import windows
 from connector.core.dedup import Remembered
 from connector.core.rows import Shape
 from connector.core.windows import Rules
-from connector.errors import FencedError, HandedOverError, RefusedError, ShardRestartError
-from connector.graph.client import GraphClient, Source
-from connector.kafka import control, seen, state, topics
+from connector.errors import (
+    FencedError,
+    HandedOverError,
+    HangingTransactionError,
+    RefusedError,
+    ShardRestartError,
+)
+from connector.graph.client import GraphClient
+from connector.kafka import control, hanging, seen, state, topics
 from connector.kafka.acknowledgement import Acknowledgements
 from connector.kafka.clients import Clients
 from connector.kafka.ownership import Command, Membership
@@ -35,7 +41,8 @@ from connector.kafka.publishing import AbortedError, Closing, Offsets, Outgoing,
 from connector.kafka.restore import give_back, read_compacted
 from connector.kafka.state import Checkpoint, Home
 from connector.kafka.transaction import Transactions
-from connector.metrics import Metrics, TenantMetrics, TenantView
+from connector.metrics import Metrics, TenantMetrics
+from connector.reading import Reading
 from connector.sweeper import Sweeper
 
 _logger = log.get(__name__)
@@ -44,8 +51,9 @@ _COMMIT_AT_LATEST_S = 5.0
 _SNAPSHOT_WAIT_S = 10.0
 _FIRST_PAUSE_S = 0.2
 _LONGEST_PAUSE_S = 5.0
-_WARN_AGAIN_S = 3600.0
 _FORGET_EVERY_S = 600.0
+_DECIDED_S = 10.0
+"How soon brokers have written the markers of a transaction that they say is over."
 
 
 @dataclass(frozen=True)
@@ -65,89 +73,6 @@ class Surroundings:
     shape: Shape
     once: bool
     now: Callable[[], datetime]
-
-
-class Reading:
-    """One tenant while a shard sweeps: its account, who reads for it, and its series."""
-
-    def __init__(self, account: Account, sweeper: Sweeper, series: TenantMetrics, now: Callable[[], datetime]) -> None:
-        self.account = account
-        self.sweeper = sweeper
-        self._series = series
-        self._now = now
-        self._replaced: dict[int, list[int]] = {}
-        self._warned_at = -_WARN_AGAIN_S
-        series.watch(self.view)
-
-    @property
-    def source(self) -> Source:
-        """The tenant's budget, token and health."""
-        return self.sweeper.source
-
-    def view(self) -> TenantView:
-        """What is true of the tenant at this moment."""
-        failure = self.source.failing()
-        return replace(
-            _committed_view(self.account.checkpoint.state, len(self.account.remembered), self._now),
-            budget_used_ratio=self.source.budget_used_ratio(),
-            up=self.source.up,
-            failing=failure.reason if failure else None,
-        )
-
-    def rest(self) -> None:
-        """Nothing is read until the shard has started again: what was committed last is still shown, and gets older."""
-        state, remembered = self.account.checkpoint.state, len(self.account.remembered)
-        self._series.watch(partial(_committed_view, state, remembered, self._now))
-
-    def committed(self, change: Change, now: datetime) -> None:
-        """Counts what a commit has brought."""
-        self._series.rows_committed(
-            published=change.published,
-            revised=change.revised,
-            duplicate=change.duplicate,
-            dead_letter=len(change.dead_letters),
-        )
-        self._series.rows_first_read(change.lateness_s)
-        if change.unknown_count:
-            self._series.unknown_properties_seen(change.unknown_count)
-        if change.oldest_received_at is not None and change.has_rows:
-            self._series.batch_committed(max(0.0, (now - change.oldest_received_at).total_seconds()))
-        self._warn_of_late_rows(change)
-        for begun in change.begun:
-            deepest = windows.replaced_by(begun, self.account.rules)
-            if deepest is not None:
-                self._replaced[deepest] = [index for index in begun if index != deepest]
-        # A sweep that was replaced ends with the one that replaced it.
-        waiting = {index for replaced in self._replaced.values() for index in replaced}
-        for index in change.ended:
-            if index not in waiting:
-                self._ended(index, "ok")
-            if index in self._replaced:
-                for replaced in self._replaced.pop(index):
-                    self._ended(replaced, "ok")
-                waiting = {i for replaced in self._replaced.values() for i in replaced}
-        if change.dropped:
-            failed = {*change.dropped, *(i for d in change.dropped for i in self._replaced.pop(d, []))}
-            for index in sorted(failed):
-                self._ended(index, "failed")
-
-    def _warn_of_late_rows(self, change: Change) -> None:
-        """Rows that only the deepest sweep finds: what turns up later still is missed."""
-        *others, deepest = sorted(sweep.overlap for sweep in self.account.rules.sweeps)
-        if not others:
-            return
-        # Not those that the deepest sweep read: it also reads, first at times, what another one was to read next.
-        rows = sum(age_s > others[-1].total_seconds() for age_s in change.ages_s)
-        self._series.found_by_deepest_sweep(rows)
-        if rows and time.monotonic() - self._warned_at >= _WARN_AGAIN_S:
-            self._warned_at = time.monotonic()
-            overlap = duration_text(deepest)
-            remedy = "a longer overlap of the deepest sweep finds what turns up later"
-            label = self.account.tenant.label
-            _logger.info("only_deepest_sweep_found", tenant=label, rows=rows, overlap=overlap, remedy=remedy)
-
-    def _ended(self, index: int, outcome: str) -> None:
-        self._series.sweep_ended(duration_text(self.account.rules.sweeps[index].every), outcome)
 
 
 class Shard:
@@ -287,8 +212,13 @@ class Shard:
         begun = time.monotonic()
         await publisher.call(publisher.open)
         internal = (self._names.state, self._names.seen)
-        read = partial(read_compacted, is_stopped=self._handing_over.is_set)
-        values = await publisher.call(read, self._around.clients, internal, self.number)
+        read = partial(read_compacted, is_stopped=self._handing_over.is_set, decided_within_s=_DECIDED_S)
+        try:
+            values = await publisher.call(read, self._around.clients, internal, self.number)
+        except HangingTransactionError as error:
+            if isinstance(publisher, Transactions):
+                await self._end_hanging(publisher, error.values[self._names.state])
+            raise
         restored = state.restore(values[self._names.state])
         state.check_home(restored.shard, self._around.home)
         remembered = await publisher.call(seen.restore, values[self._names.seen])
@@ -306,6 +236,16 @@ class Shard:
         tenants = sum(tenant.key in accounts for tenant in self._tenants)
         _logger.info("shard_restored", shard=self.number, tenants=tenants, rows=rows, seconds=round(seconds, 2))
         return accounts
+
+    async def _end_hanging(self, publisher: Transactions, committed: dict[bytes, bytes]) -> None:
+        """Ends a transaction of this shard that brokers have left open."""
+        around = self._around
+        row_topics = [name for topic in around.settings.topics for name in topics.of_rows(topic)]
+        counts = {name: around.partitions[name] for name in row_topics if name in around.partitions}
+        position = await self._position(0)
+        end = partial(hanging.end, publisher, around.clients, self._names, committed, counts, position)
+        outcome = await publisher.call(end)
+        _logger.warning("hanging_transaction_ended", shard=self.number, outcome=outcome)
 
     def _account(
         self,
@@ -568,21 +508,6 @@ class Shard:
                 await event.wait()
         except TimeoutError:
             pass
-
-
-def _committed_view(state: windows.State, remembered: int, now: Callable[[], datetime]) -> TenantView:
-    """What is known of a tenant from what was committed, at this moment."""
-    through = state.coverage.through or state.start
-    holes = windows.gaps(state)
-    return TenantView(
-        covered_through=through.timestamp(),
-        gap_seconds=sum(hole.seconds for hole in holes),
-        gaps=len(holes),
-        sweep_overdue={duration_text(s.sweep.every): windows.overdue_seconds(s, now()) for s in state.sweeps},
-        paused=state.orders.paused,
-        remembered_rows=remembered,
-        backfill_remaining_seconds=jobs.remaining_seconds(state.orders),
-    )
 
 
 def _other_topic(tenant: Tenant, checkpoint: Checkpoint) -> str:

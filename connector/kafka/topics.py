@@ -77,6 +77,11 @@ def progress(topic: str) -> str:
     return f"{topic}.progress"
 
 
+def of_rows(topic: str) -> tuple[str, str, str]:
+    """A row topic and the two that follow it."""
+    return topic, dead_letters(topic), progress(topic)
+
+
 def wanted(
     app: str,
     row_topics: Sequence[str],

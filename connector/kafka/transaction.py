@@ -9,7 +9,8 @@
 """
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, NoReturn
 
 from confluent_kafka import KafkaError, KafkaException, Producer, TopicPartition
@@ -17,9 +18,11 @@ from confluent_kafka import KafkaError, KafkaException, Producer, TopicPartition
 from connector.errors import FencedError, ShardRestartError
 from connector.kafka.clients import Clients
 from connector.kafka.publishing import AbortedError, Closing, Offsets, Outgoing, Position, Publisher
+from connector.kafka.visibility import Place, visible
 
 _CALL_S = 10.0
 _INIT_S = 15.0
+_TOMBSTONE = b"hanging"
 _OFFSETS_S = 12.0  # longer than librdkafka's own limit, where it keeps it
 _FENCED = frozenset({KafkaError._FENCED, KafkaError.INVALID_PRODUCER_EPOCH, 90})  # noqa: SLF001 - 90: PRODUCER_FENCED
 
@@ -29,6 +32,9 @@ class Transactions(Publisher):
 
     def __init__(self, clients: Clients, transactional_id: str) -> None:
         super().__init__(transactional_id, transactional_id.rpartition("-")[0], clients.producer(transactional_id))
+        self._clients = clients
+        self._committed: dict[Place, int] = {}
+        "Offsets of the last records of the last transaction that was committed, by where they lie."
 
     def open(self) -> None:
         """Fences whoever had the transactional id, and ends its open transaction."""
@@ -46,16 +52,38 @@ class Transactions(Publisher):
         try:
             producer.begin_transaction()
             offsets = self._write_tagged(records)
-            self._write(closing.last(offsets))
+            last = _by_topic(closing.last(offsets))
+            ends = self._write_tagged(last)
             self._send_offsets(producer, control, position.metadata)
         except KafkaException as error:
-            self._abort(producer, self._cause(producer, error, control, position.metadata))
+            self._abort(producer, self._cause(producer, error, control, position.metadata), position)
         try:
             producer.commit_transaction(_CALL_S)
         except KafkaException as error:
             self._drop()
             raise self._after(error, f"committing a transaction of {self._name}") from error
+        self._committed = _places(records, offsets) | _places(last, ends)
         return offsets
+
+    def end(self, places: Iterable[tuple[str, int]], position: Position, *, committed: bool) -> None:
+        """Ends whatever of this id hangs in these partitions (topic and number), see `hanging`.
+
+        A marker ends all that the id has open where it is written, so a transaction of a tombstone each gets it there.
+        """
+        producer = self._opened()
+        control = TopicPartition(position.topic, position.partition, position.offset)
+        try:
+            producer.begin_transaction()
+            self._write([Outgoing(topic, _TOMBSTONE, None, number) for topic, number in places])
+            if committed:
+                producer.commit_transaction(_CALL_S)
+            else:
+                with suppress(KafkaException):  # the group's partition may hang too; what fails is aborted all the same
+                    self._send_offsets(producer, control, position.metadata)
+                producer.abort_transaction(_CALL_S)
+        except KafkaException as error:
+            self._drop()
+            raise self._after(error, f"ending a hanging transaction of {self._name}") from error
 
     def _cause(
         self, producer: Producer, error: KafkaException, control: TopicPartition, metadata: Any
@@ -91,7 +119,7 @@ class Transactions(Publisher):
         if failures:
             raise failures[0]
 
-    def _abort(self, producer: Producer, error: KafkaException) -> NoReturn:
+    def _abort(self, producer: Producer, error: KafkaException, position: Position) -> NoReturn:
         """Ends a transaction that failed before commit was called; always raises."""
         what = f"writing a transaction of {self._name}"
         cause = error.args[0]
@@ -102,13 +130,40 @@ class Transactions(Publisher):
             except KafkaException as second:
                 self._drop()
                 raise self._after(second, f"aborting a transaction of {self._name}") from second
+            self._confirm_the_one_before(position)
             raise AbortedError(f"{what}: {self._explained(error)}") from error
         self._drop()
         raise self._after(error, what) from error
 
+    def _confirm_the_one_before(self, position: Position) -> None:
+        """Raises ShardRestartError when what was committed last was aborted with what followed it, see `hanging`."""
+        places = visible(self._clients, self._committed) if self._committed else set()
+        if len(places) == len(self._committed):
+            return
+        if not places:
+            self.end(self._committed, position, committed=False)
+        self._drop()
+        raise ShardRestartError(f"a transaction of {self._name} is gone that brokers had acknowledged")
+
     def _after(self, error: KafkaException, what: str) -> ShardRestartError:
         kind = FencedError if _is_fenced(error.args[0]) else ShardRestartError
         return kind(f"{what}: {self._explained(error)}")
+
+
+def _by_topic(records: Sequence[Outgoing]) -> dict[str, list[Outgoing]]:
+    found: dict[str, list[Outgoing]] = {}
+    for record in records:
+        found.setdefault(record.topic, []).append(record)
+    return found
+
+
+def _places(records: Mapping[str, Sequence[Outgoing]], offsets: Offsets) -> dict[Place, int]:
+    """Offsets of the last records; those of a tag go to one topic."""
+    return {
+        (records[tag][0].topic, partition): offset - 1
+        for tag, of in offsets.items()
+        for partition, offset in of.items()
+    }
 
 
 _PURGED = frozenset({KafkaError._PURGE_QUEUE, KafkaError._PURGE_INFLIGHT})  # noqa: SLF001

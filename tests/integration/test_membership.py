@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 
 import pytest
-from confluent_kafka import Consumer, Producer
+from confluent_kafka import Consumer, Message, Producer
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
@@ -101,6 +101,17 @@ def file_commands(bootstrap: str, app: str, count: int) -> None:
     assert producer.flush(_DEADLINE_S) == 0
 
 
+def lose_shards(membership: Membership, watch: Watch) -> None:
+    """Polls nothing for longer than it may, 1.5 s, which puts it out of the group. Takes a command of shard 0."""
+    watch.blocks.clear()
+    membership.open(0, 0)
+    wait_until(lambda: bool(watch.commands), "a command that blocks", _DEADLINE_S)
+    end = time.monotonic() + 2.5
+    wait_until(lambda: time.monotonic() > end, "the interval to pass", _DEADLINE_S)
+    watch.blocks.set()
+    wait_until(lambda: bool(watch.held_when_lost), "it to be told", _DEADLINE_S)
+
+
 def test_commands_come_from_the_offset_that_the_shard_asks_for_and_only_while_it_is_open(
     broker: SharedBroker, app: str, join: Join
 ) -> None:
@@ -146,45 +157,90 @@ def test_who_is_told_that_shards_are_lost_finds_them_in_no_snapshot(broker: Shar
     file_commands(broker.bootstrap, app, 1)
     membership, watch = join(**{"session.timeout.ms": "1500", "max.poll.interval.ms": "1500"})
     until_owned(watch)
-    watch.blocks.clear()
-    membership.open(0, 0)
-    wait_until(lambda: bool(watch.commands), "a command that blocks", _DEADLINE_S)
-    end = time.monotonic() + 2.5
-    wait_until(lambda: time.monotonic() > end, "the interval to pass", _DEADLINE_S)
-    watch.blocks.set()
-    wait_until(lambda: bool(watch.held_when_lost), "it to be told", _DEADLINE_S)
+    lose_shards(membership, watch)
     assert watch.held_when_lost[0] == frozenset()
     until_owned(watch)
 
 
 class Deaf(Consumer):
-    """The first of its kind hears of no assignment any more once shards were revoked."""
+    """The first of its kind hears of no assignment any more once shards were revoked or lost."""
 
     made = 0
 
     def subscribe(self, topics: list[str], **callbacks: Callable[..., None]) -> None:  # type: ignore[override]
         """With callbacks of which one is left out in the end."""
-        Deaf.made += 1
-        number, revoked = Deaf.made, threading.Event()
+        type(self).made += 1
+        number, ended = self.made, threading.Event()
 
         def on_assign(*arguments: object) -> None:
-            if number > 1 or not revoked.is_set():
+            if number > 1 or not ended.is_set():
                 callbacks["on_assign"](*arguments)
 
-        def on_revoke(*arguments: object) -> None:
-            revoked.set()
-            callbacks["on_revoke"](*arguments)
+        def ending(callback: Callable[..., None]) -> Callable[..., None]:
+            def end(*arguments: object) -> None:
+                ended.set()
+                callback(*arguments)
 
-        super().subscribe(topics, **callbacks | {"on_assign": on_assign, "on_revoke": on_revoke})
+            return end
+
+        ends = {name: ending(callbacks[name]) for name in ("on_revoke", "on_lost")}
+        super().subscribe(topics, **callbacks | ends | {"on_assign": on_assign})
 
 
-def test_a_member_that_waits_for_an_assignment_in_vain_joins_anew(join: Join, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever the cause: shards that the group has given to nobody's ear would be read by nobody."""
+@pytest.fixture
+def deaf(monkeypatch: pytest.MonkeyPatch) -> type[Deaf]:
+    """The consumers of this test: the first is deaf, and who hears nothing for a second joins anew."""
+
+    class Ours(Deaf):
+        pass
+
     monkeypatch.setattr("connector.kafka.ownership._REJOIN_S", 1.0)
-    monkeypatch.setattr("connector.kafka.ownership.Consumer", Deaf)
+    monkeypatch.setattr("connector.kafka.ownership.Consumer", Ours)
+    return Ours
+
+
+def test_a_member_that_waits_for_an_assignment_in_vain_joins_anew(join: Join, deaf: type[Deaf]) -> None:
+    """Whatever the cause: shards that the group has given to nobody's ear would be read by nobody."""
     _, first = join()
     until_owned(first)
     _, second = join()
     until_owned(first, second)
-    wait_until(lambda: Deaf.made == 3, "the first to join anew", _DEADLINE_S)
+    wait_until(lambda: deaf.made == 3, "the first to join anew", _DEADLINE_S)
     until_owned(first, second)
+
+
+def test_a_member_that_lost_its_shards_and_hears_of_no_others_joins_anew(
+    broker: SharedBroker, app: str, join: Join, deaf: type[Deaf]
+) -> None:
+    file_commands(broker.bootstrap, app, 1)
+    membership, watch = join(**{"session.timeout.ms": "1500", "max.poll.interval.ms": "1500"})
+    until_owned(watch)
+    lose_shards(membership, watch)
+    wait_until(lambda: deaf.made == 2, "it to join anew", _DEADLINE_S)
+    until_owned(watch)
+
+
+class Stumbling(Consumer):
+    """The first poll after `stumbles` is set raises what confluent-kafka does when an error is lost amid callbacks."""
+
+    stumbles = threading.Event()
+
+    def poll(self, timeout: float = -1) -> Message | None:
+        """As usual, but for once."""
+        if self.stumbles.is_set():
+            self.stumbles.clear()
+            raise AttributeError("'NoneType' object has no attribute 'log'")
+        return super().poll(timeout)
+
+
+def test_an_error_that_confluent_kafka_mangles_makes_the_member_anew(
+    join: Join, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A thread that ended instead would leave a worker that owns nothing for ever, and says nothing."""
+    monkeypatch.setattr("connector.kafka.ownership.Consumer", Stumbling)
+    _, watch = join()
+    until_owned(watch)
+    before = watch.assigned_at
+    Stumbling.stumbles.set()
+    wait_until(lambda: watch.assigned_at > before, "another assignment", _DEADLINE_S)
+    until_owned(watch)

@@ -2,13 +2,10 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING
 
 import pytest
-from confluent_kafka import Consumer, Producer
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
@@ -17,8 +14,12 @@ from connector.kafka.clients import Clients
 from connector.kafka.publishing import AbortedError, Closing, Offsets, Outgoing, Position
 from connector.kafka.transaction import Transactions
 from tests import oracle
-from tests.brokers import Cluster, wait_until
+from tests.brokers import Cluster
 from tests.conftest import SharedBroker
+from tests.producing import interfere, member
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 NOTHING = Closing(lambda _: [], lambda _: [])
 
@@ -31,42 +32,6 @@ def create(bootstrap: str, *topics: str) -> None:
 
 def values(bootstrap: str, topic: str) -> list[bytes]:
     return [entry.value for entry in oracle.read(bootstrap, topic)]
-
-
-@contextmanager
-def member(bootstrap: str, app: str) -> Iterator[Callable[[], Position]]:
-    """A group member that owns partition 0 of the control topic; positions with its metadata."""
-    topic = f"{app}.control"
-    consumer = Consumer(Clients(bootstrap, {"log_level": 0}).member(app))
-    try:
-        consumer.subscribe([topic])
-
-        def owns() -> bool:
-            consumer.poll(0.05)
-            return bool(consumer.assignment())
-
-        wait_until(owns, "the partition")
-        yield lambda: Position(topic, 0, 0, consumer.consumer_group_metadata(), lambda: True)
-    finally:
-        consumer.close()
-
-
-class Interfering:
-    """A producer around which something happens just before one of its calls."""
-
-    def __init__(self, producer: Producer, name: str, happening: Callable[[], object]) -> None:
-        self._producer, self._name, self._happening = producer, name, happening
-
-    def __getattr__(self, name: str) -> Any:
-        if name == self._name:
-            self._happening()
-        return getattr(self._producer, name)
-
-
-def interfere(transactions: Transactions, name: str, happening: Callable[[], object]) -> None:
-    producer = transactions._producer
-    assert producer is not None
-    transactions._producer = Interfering(producer, name, happening)  # type: ignore[assignment]
 
 
 async def commit(transactions: Transactions, topic: str, values: list[bytes], position: Position) -> None:

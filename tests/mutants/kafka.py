@@ -7,13 +7,14 @@ _OWNERSHIP = "connector/kafka/ownership.py"
 _TRANSACTIONS = "tests/integration/test_transactions.py"
 _MEMBERSHIP = "tests/integration/test_membership.py"
 _FENCING = "tests/e2e/test_fencing.py"
+_HANGING = "tests/integration/test_hanging.py"
 
 KAFKA = (
     Mutant(
         "neither control offset nor generation is sent",
         _TRANSACTION,
-        "            self._send_offsets(producer, control, position.metadata)\n",
-        "            assert control\n",
+        "            self._send_offsets(producer, control, position.metadata)\n        except",
+        "            assert control\n        except",
         f"{_FENCING} -k generation_alone",
         broker=True,
     ),
@@ -26,19 +27,60 @@ KAFKA = (
         broker=True,
     ),
     Mutant(
+        "a member that lost its shards waits for ever for others",
+        _OWNERSHIP,
+        "self.changed_at = self._waits_since = time.monotonic()",
+        "self.changed_at = time.monotonic()",
+        f"{_MEMBERSHIP} -k hears_of_no_others",
+        broker=True,
+    ),
+    Mutant(
+        "an error that confluent-kafka mangles ends the member's thread",
+        _OWNERSHIP,
+        "except (SystemError, AttributeError) as error:",
+        "except SystemError as error:",
+        f"{_MEMBERSHIP} -k mangles",
+        broker=True,
+    ),
+    Mutant(
+        "what is remembered ends at an open transaction that is over",
+        "connector/kafka/restore.py",
+        "if self._decided_within_s == math.inf or (message.offset() or 0) >= self._end(topic):",
+        "if self._decided_within_s:",
+        f"{_HANGING} -k can_be_seen",
+        broker=True,
+    ),
+    Mutant(
+        "a transaction that hangs is aborted, though rows of it can be seen",
+        "connector/kafka/hanging.py",
+        "if visible(clients, _last_rows(clients, names.state, shard, committed)):",
+        "if not names:",
+        f"{_HANGING} -k can_be_seen",
+        broker=True,
+    ),
+    Mutant(
+        "an abort says nothing of the commit before it",
+        _TRANSACTION,
+        "            self._confirm_the_one_before(position)\n",
+        "            assert position\n",
+        f"{_HANGING} -k takes_a_hanging_commit",
+        broker=True,
+    ),
+    Mutant(
         "commit before produce: the state follows in a transaction of its own",
         _TRANSACTION,
-        "            self._write(closing.last(offsets))\n",
+        "            ends = self._write_tagged(last)\n",
         "            producer.commit_transaction(_CALL_S)\n"
         "            producer.begin_transaction()\n"
-        "            self._write(closing.last(offsets))\n",
+        "            ends = self._write_tagged(last)\n",
         f"{_TRANSACTIONS} -k former_generation",
         broker=True,
     ),
     Mutant(
         "state written outside the transaction",
         _TRANSACTION,
-        "            self._write(closing.last(offsets))\n",
+        "            ends = self._write_tagged(last)\n",
+        "            ends: dict[str, dict[int, int]] = {}\n"
         "            outside = Producer({k: v for k, v in self._settings.items() if not k.startswith('transaction')})\n"
         "            for one in closing.last(offsets):\n"
         "                outside.produce(one.topic, one.value, one.key, one.partition)\n"

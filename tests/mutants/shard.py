@@ -6,6 +6,16 @@ _FILE = "connector/shard.py"
 _TEST = "tests/unit/test_shard.py"
 _FENCING = "tests/e2e/test_fencing.py"
 
+_READ = """\
+        read = partial(read_compacted, is_stopped=self._handing_over.is_set, decided_within_s=_DECIDED_S)
+        try:
+            values = await publisher.call(read, self._around.clients, internal, self.number)
+        except HangingTransactionError as error:
+            if isinstance(publisher, Transactions):
+                await self._end_hanging(publisher, error.values[self._names.state])
+            raise
+"""
+
 SHARD = (
     Mutant(
         "a transaction begins with a snapshot that does not hold the shard",
@@ -61,12 +71,12 @@ SHARD = (
         _FILE,
         "        await publisher.call(publisher.open)\n"
         "        internal = (self._names.state, self._names.seen)\n"
-        "        read = partial(read_compacted, is_stopped=self._handing_over.is_set)\n"
-        "        values = await publisher.call(read, self._around.clients, internal, self.number)\n",
+        f"{_READ}"
+        "        restored",
         "        internal = (self._names.state, self._names.seen)\n"
-        "        read = partial(read_compacted, is_stopped=self._handing_over.is_set)\n"
-        "        values = await publisher.call(read, self._around.clients, internal, self.number)\n"
-        "        await publisher.call(publisher.open)\n",
+        f"{_READ}"
+        "        await publisher.call(publisher.open)\n"
+        "        restored",
         f"{_FENCING} -k known_to_the_new",
         broker=True,
     ),

@@ -1,0 +1,48 @@
+"""A shard's producer without the shard: a place in the group for it, and what happens amid its calls."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from confluent_kafka import Consumer, Producer
+
+from connector.kafka.clients import Clients
+from connector.kafka.publishing import Position
+from connector.kafka.transaction import Transactions
+from tests.brokers import wait_until
+
+
+@contextmanager
+def member(bootstrap: str, app: str) -> Iterator[Callable[[], Position]]:
+    """A group member that owns partition 0 of the control topic; positions with its metadata."""
+    topic = f"{app}.control"
+    consumer = Consumer(Clients(bootstrap, {"log_level": 0}).member(app))
+    try:
+        consumer.subscribe([topic])
+
+        def owns() -> bool:
+            consumer.poll(0.05)
+            return bool(consumer.assignment())
+
+        wait_until(owns, "the partition")
+        yield lambda: Position(topic, 0, 0, consumer.consumer_group_metadata(), lambda: True)
+    finally:
+        consumer.close()
+
+
+class Interfering:
+    """A producer around which something happens just before one of its calls."""
+
+    def __init__(self, producer: Producer, name: str, happening: Callable[[], object]) -> None:
+        self._producer, self._name, self._happening = producer, name, happening
+
+    def __getattr__(self, name: str) -> Any:
+        if name == self._name:
+            self._happening()
+        return getattr(self._producer, name)
+
+
+def interfere(transactions: Transactions, name: str, happening: Callable[[], object]) -> None:
+    producer = transactions._producer
+    assert producer is not None
+    transactions._producer = Interfering(producer, name, happening)  # type: ignore[assignment]

@@ -8,9 +8,12 @@
 """
 
 import logging
+import math
 import os
 import re
 import sys
+import time
+from collections import Counter
 from collections.abc import Mapping, MutableMapping
 from datetime import UTC, datetime
 from typing import Any, Literal, TextIO, cast
@@ -23,6 +26,9 @@ from connector.core import instants
 Format = Literal["auto", "json", "console"]
 LEVELS = ("debug", "info", "warning", "error", "critical")
 _LIBRARIES = ("aiohttp", "asyncio", "msal", "urllib3", "requests", "confluent_kafka")
+_NUMBERS = re.compile(r"[0-9]+")
+_AGAIN_S = 60.0
+_KINDS = 1000
 _BLOT = "***"
 _SECRET_NAME = re.compile(
     r"secret|password|passwd|token|authorization|assertion|credential|api_?key|private_?key", re.IGNORECASE
@@ -47,7 +53,37 @@ def get(name: str) -> FilteringBoundLogger:
 
 def kafka_logger() -> logging.Logger:
     """What confluent-kafka's clients take as `logger=`, so that librdkafka does not write to standard error itself."""
-    return logging.getLogger("confluent_kafka.librdkafka")
+    logger = logging.getLogger("confluent_kafka.librdkafka")
+    if not logger.filters:
+        logger.addFilter(_Repeats())
+    return logger
+
+
+class _Repeats(logging.Filter):
+    """Passes a sentence, whatever its numbers, once a minute; `more_since_last` of the next counts those between.
+
+    A client that finds no broker says so twenty times a second.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._last: dict[str, float] = {}
+        self._more: Counter[str] = Counter()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether the record is logged."""
+        sentence = _NUMBERS.sub("", record.getMessage())
+        now = time.monotonic()
+        if now - self._last.get(sentence, -math.inf) < _AGAIN_S:
+            self._more[sentence] += 1
+            return False
+        if len(self._last) >= _KINDS:
+            self._last.clear()
+            self._more.clear()
+        self._last[sentence] = now
+        if more := self._more.pop(sentence, 0):
+            record.more_since_last = more
+        return True
 
 
 def configure(format: Format = "auto", level: str = "info", stream: TextIO | None = None) -> None:  # noqa: A002

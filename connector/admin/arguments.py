@@ -39,10 +39,12 @@ _SECOND = timedelta(seconds=1)
 
 def read_settings(config: Path | None, *, required: Iterable[str] = ("kafka.bootstrap_servers",)) -> "Settings":
     """The settings of a command that logs nothing but its own errors: librdkafka's complaints would hide them."""
+    from connector import log  # noqa: PLC0415
     from connector.config import load  # noqa: PLC0415
 
     settings = load(config, os.environ, required=required)
     logging.getLogger("connector.kafka").setLevel(logging.CRITICAL)
+    log.kafka_logger().setLevel(logging.CRITICAL)
     return settings
 
 

@@ -1,17 +1,15 @@
 """librdkafka settings: the ones that the promise rests on, and the owner's, each given to the clients it belongs to."""
 
-import logging
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
+from connector import log
 from connector.errors import ConfigurationError
 
 Properties = dict[str, Any]
-
-_logger = logging.getLogger("connector.kafka")
 
 # Names are librdkafka's (its CONFIGURATION.md, columns C and P). What is in neither belongs to every client.
 _CONSUMER_ONLY = frozenset(
@@ -95,7 +93,7 @@ class Clients:
         self._common: Properties = {
             "bootstrap.servers": bootstrap_servers,
             "client.id": "direct-routing-connector",
-            "logger": _logger,
+            "logger": log.kafka_logger(),
             "reconnect.backoff.max.ms": 2_000,
             "allow.auto.create.topics": False,
         }

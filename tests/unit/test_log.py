@@ -17,6 +17,9 @@ from connector import log
 def as_before() -> Iterator[None]:
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
+    librdkafka = logging.getLogger("confluent_kafka.librdkafka")
+    librdkafka.filters.clear()
+    librdkafka.setLevel(logging.NOTSET)
     yield
     logging.captureWarnings(capture=False)
     root.handlers[:], root.level = handlers, level
@@ -128,6 +131,20 @@ def test_libraries_are_heard_from_warning_on_and_under_one_event() -> None:
     (record,) = records(stream)
     assert (record["event"], record["message"]) == ("library_message", "broker 1 down")
     assert (record["logger"], record["level"]) == ("confluent_kafka.librdkafka", "error")
+
+
+def test_a_sentence_of_librdkafka_comes_once_a_minute_whatever_its_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client that finds no broker says so twenty times a second."""
+    stream = io.StringIO()
+    log.configure("json", "info", stream)
+    logger = log.kafka_logger()
+    for number in range(5):
+        logger.error("broker %d: refused", number)
+    logger.error("another sentence")
+    monkeypatch.setattr(log, "_AGAIN_S", 0.0)
+    logger.error("broker 7: refused")
+    told = [(record["message"], record.get("more_since_last")) for record in records(stream)]
+    assert told == [("broker 0: refused", None), ("another sentence", None), ("broker 7: refused", 4)]
 
 
 def test_warnings_are_logged() -> None:

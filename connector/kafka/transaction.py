@@ -1,7 +1,8 @@
 """One shard's producer: everything of a batch in one transaction, or nothing.
 
 1. An error before commit was called that wants an abort, and an abort that succeeds, prove that nothing landed: the
-   producer stays good (AbortedError). Every classic rebalance causes one.
+   producer stays good (AbortedError), if what it committed before can still be seen (see hanging.py). Every classic
+   rebalance causes one.
 2. After any other failure or time-out the outcome is unknown: the producer is dropped (ShardRestartError) and the shard
    starts again from what the topics say. `retriable()` is no excuse: librdkafka sets it for a commit that timed out,
    and such commits have landed. Commit is never called twice.

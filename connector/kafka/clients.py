@@ -148,8 +148,8 @@ class Clients:
             own = {k: v for k, v in own.items() if k not in _CLASSIC_GROUP}
         return own | {"group.id": group, "enable.auto.commit": False, "auto.offset.reset": "earliest"}
 
-    def reader(self) -> Properties:
-        """Reads partitions from their beginning to their last stable offset; joins no group."""
+    def reader(self, isolation: str = "read_committed") -> Properties:
+        """Reads partitions from their beginning to their last stable offset, or to their end; joins no group."""
         own = self._common | {"fetch.wait.max.ms": 20, "queued.min.messages": 100_000}
         own |= {k: v for k, v in self._owner.items() if k not in _PRODUCER_ONLY | {"group.protocol", *_CLASSIC_GROUP}}
         return own | {
@@ -157,7 +157,7 @@ class Clients:
             "group.id": self.app,
             "enable.auto.commit": False,
             "auto.offset.reset": "earliest",
-            "isolation.level": "read_committed",
+            "isolation.level": isolation,
             "enable.partition.eof": True,
         }
 

@@ -35,7 +35,7 @@ def read_compacted(
     Blocking; tells every few seconds how far it has come. Raises ShardRestartError when nothing comes for a while:
     brokers are away; and HandedOverError soon after `is_stopped` says so.
     """
-    consumer = Consumer(clients.reader() | {"isolation.level": isolation})
+    consumer = Consumer(clients.reader(isolation))
     reading = _Reading(consumer, topics, partition, clients.app, decided_within_s)
     try:
         consumer.assign([TopicPartition(topic, partition, OFFSET_BEGINNING) for topic in topics])

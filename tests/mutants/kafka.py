@@ -148,7 +148,7 @@ KAFKA = (
     Mutant(
         "isolation level of restore read_uncommitted",
         "connector/kafka/clients.py",
-        '"isolation.level": "read_committed",',
+        '"isolation.level": isolation,',
         '"isolation.level": "read_uncommitted",',
         "tests/integration/test_restore.py",
         broker=True,

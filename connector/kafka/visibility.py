@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
 from connector.errors import ShardRestartError
+from connector.kafka import rights
 from connector.kafka.clients import Clients
 
 _DECIDED_S = 20.0
@@ -24,7 +25,7 @@ def visible(clients: Clients, offsets: Mapping[Place, int]) -> set[Place]:
     consumer = Consumer(clients.reader())
     try:
         decided = _decided(consumer, offsets)
-        return _found(consumer, decided) if decided else set()
+        return _found(consumer, decided, clients.app) if decided else set()
     except KafkaException as error:
         raise ShardRestartError(f"looking for records in {_names(offsets)}: {error.args[0].str()}") from error
     finally:
@@ -47,7 +48,7 @@ def _decided(consumer: Consumer, offsets: Mapping[Place, int]) -> dict[Place, in
     return decided
 
 
-def _found(consumer: Consumer, offsets: Mapping[Place, int]) -> set[Place]:
+def _found(consumer: Consumer, offsets: Mapping[Place, int], app: str) -> set[Place]:
     found: set[Place] = set()
     waiting = set(offsets)
     consumer.assign([TopicPartition(topic, number, offset) for (topic, number), offset in offsets.items()])
@@ -58,6 +59,9 @@ def _found(consumer: Consumer, offsets: Mapping[Place, int]) -> set[Place]:
         for message in consumer.consume(len(waiting), timeout=0.05):
             place = message.topic() or "", message.partition() or 0
             error = message.error()
+            if error is not None and error.code() == KafkaError.TOPIC_AUTHORIZATION_FAILED:
+                reason = rights.explained(error, app, place[0])
+                raise ShardRestartError(f"whether an open transaction was a commit cannot be seen: {reason}")
             if error is None and message.offset() == offsets[place]:
                 found.add(place)
             if error is None or error.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001

@@ -94,6 +94,8 @@ class Shard:
         self._handing_over = asyncio.Event()
         self._batches = Batches(around.settings, around.shape, around.partitions, around.schema_ids)
         self._publisher: Publisher | None = None
+        self._committed: dict[tuple[str, int], int] = {}
+        "What the producer before committed last, until it was seen again."
         self._control = 0
         self._changed = False
         self._sweeping: dict[str, asyncio.Task[None]] = {}
@@ -200,6 +202,8 @@ class Shard:
         finally:
             self._around.membership.shut(self.number)
             self.restored = False
+            if isinstance(publisher, Transactions):
+                self._committed = publisher.committed or self._committed
             await publisher.close()
 
     def _new_publisher(self) -> Publisher:
@@ -219,6 +223,12 @@ class Shard:
             if isinstance(publisher, Transactions):
                 await self._end_hanging(publisher, error.values[self._names.state])
             raise
+        if isinstance(publisher, Transactions) and self._committed:
+            committed, position = self._committed, await self._position(0)
+            is_there = await publisher.call(publisher.confirm, committed, position)
+            self._committed = {}
+            if not is_there:
+                raise ShardRestartError("what brokers had acknowledged is gone")
         restored = state.restore(values[self._names.state])
         state.check_home(restored.shard, self._around.home)
         remembered = await publisher.call(seen.restore, values[self._names.seen])

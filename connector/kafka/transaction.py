@@ -35,7 +35,7 @@ class Transactions(Publisher):
     def __init__(self, clients: Clients, transactional_id: str) -> None:
         super().__init__(transactional_id, transactional_id.rpartition("-")[0], clients.producer(transactional_id))
         self._clients = clients
-        self._committed: dict[Place, int] = {}
+        self.committed: dict[Place, int] = {}
         "Offsets of the last records of the last transaction that was committed, by where they lie."
 
     def open(self) -> None:
@@ -64,7 +64,7 @@ class Transactions(Publisher):
         except KafkaException as error:
             self._drop()
             raise self._after(error, f"committing a transaction of {self._name}") from error
-        self._committed = _places(records, offsets) | _places(last, ends)
+        self.committed = _places(records, offsets) | _places(last, ends)
         return offsets
 
     def end(self, places: Iterable[tuple[str, int]], position: Position, *, committed: bool) -> None:
@@ -132,25 +132,27 @@ class Transactions(Publisher):
             except KafkaException as second:
                 self._drop()
                 raise self._after(second, f"aborting a transaction of {self._name}") from second
-            self._confirm_the_one_before(position)
+            if not self.confirm(self.committed, position):
+                self._drop()
+                raise ShardRestartError(f"a transaction of {self._name} is gone that brokers had acknowledged")
             raise AbortedError(f"{what}: {self._explained(error)}") from error
         self._drop()
         raise self._after(error, what) from error
 
-    def _confirm_the_one_before(self, position: Position) -> None:
-        """Raises ShardRestartError when what was committed last was aborted with what followed it, see `hanging`.
+    def confirm(self, committed: Mapping[Place, int], position: Position) -> bool:
+        """Whether this can be seen, the `committed` of who had the id before; if not it is ended, see `hanging`.
 
-        Only where the shard remembers: it need not have the right to read the topics of the rows.
+        It may have been aborted with what followed it. Only what the shard remembers is looked at: it need not have
+        the right to read the topics of the rows. Raises ShardRestartError.
         """
         names = Names(self._app)
-        told = {place: end for place, end in self._committed.items() if place[0] in (names.state, names.seen)}
+        told = {place: end for place, end in committed.items() if place[0] in (names.state, names.seen)}
         found = visible(self._clients, told) if told else set()
         if found == told.keys():
-            return
+            return True
         if not found:
-            self.end(self._committed, position, committed=False)
-        self._drop()
-        raise ShardRestartError(f"a transaction of {self._name} is gone that brokers had acknowledged")
+            self.end(committed, position, committed=False)
+        return False
 
     def _after(self, error: KafkaException, what: str) -> ShardRestartError:
         kind = FencedError if _is_fenced(error.args[0]) else ShardRestartError

@@ -146,9 +146,19 @@ async def test_an_abort_that_takes_a_hanging_commit_with_it_makes_the_shard_star
         stale = position()
     victim.start()
     wait_until(lambda: has_leader(three_brokers, names.state), "the partition to have a leader", _DEADLINE_S)
-    with pytest.raises(ShardRestartError, match="gone"):
+    # Sending offsets may be what fails: then the successor's producer aborts what is open, and not all that hangs.
+    with member(three_brokers.bootstrap, app), pytest.raises(ShardRestartError):
         await commit(transactions, names, [row(topic, b"c0", 0)], first, stale)
     await transactions.close()
+    again = Transactions(clients, names.transactional_id(0))
+    with member(three_brokers.bootstrap, app) as position:
+        await again.call(again.open)
+        assert not await again.call(again.confirm, transactions.committed, position())
     assert remembered(clients, names) == {b"a0"}
     assert values(three_brokers, topic) == [b"a0"]
     assert not oracle.open_transactions(three_brokers.bootstrap, [topic, names.state, names.seen])
+    with member(three_brokers.bootstrap, app) as position:
+        await commit(again, names, [row(topic, b"b0", 0), row(topic, b"b1", 1)], first, position())
+        assert await again.call(again.confirm, again.committed, position())
+    await again.close()
+    assert values(three_brokers, topic) == [b"a0", b"b0", b"b1"]

@@ -61,8 +61,8 @@ KAFKA = (
     Mutant(
         "an abort says nothing of the commit before it",
         _TRANSACTION,
-        "            self._confirm_the_one_before(position)\n",
-        "            assert position\n",
+        "if not self.confirm(self.committed, position):",
+        "if not position:",
         f"{_HANGING} -k takes_a_hanging_commit",
         broker=True,
     ),

@@ -72,11 +72,11 @@ SHARD = (
         "        await publisher.call(publisher.open)\n"
         "        internal = (self._names.state, self._names.seen)\n"
         f"{_READ}"
-        "        restored",
+        "        if isinstance(publisher, Transactions) and self._committed",
         "        internal = (self._names.state, self._names.seen)\n"
         f"{_READ}"
         "        await publisher.call(publisher.open)\n"
-        "        restored",
+        "        if isinstance(publisher, Transactions) and self._committed",
         f"{_FENCING} -k known_to_the_new",
         broker=True,
     ),

@@ -180,7 +180,7 @@ class Metrics:
         self.lateness = self._histogram(
             "row_lateness_seconds",
             "From a call's end to the first reading of its row, in regular sweeps. When rows come close to the deepest"
-            " overlap less its cadence: lengthen that overlap, or later ones will be missed.",
+            " overlap: lengthen that overlap, or later rows will be missed.",
             LATENESS_S, "tenant",
         )  # fmt: skip
         self.commit_delay = self._histogram(

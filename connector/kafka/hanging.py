@@ -1,6 +1,7 @@
 """Transactions that hang: the coordinator says that they are over, and some partitions never got their markers.
 
-Kafka 4.1 to 4.3 takes a partition that has no leader at that moment for deleted (KAFKA-20734). So a commit that was
+Kafka 4.3.0, 4.3.1 and 4.4.0 take a partition that has no leader at that moment for deleted (KAFKA-20734). So a commit
+that was
 acknowledged, or an abort, may never reach a partition whose only replica died amid it, or whose replicas all did.
 Read_committed readers then wait there; and whatever the producer's id ends next in that partition, be it a commit or an
 abort, ends what hangs as well. So a shard ends it before it goes on, by what of it can be seen already:

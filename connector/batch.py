@@ -20,6 +20,7 @@ from connector.config import Settings, Tenant
 from connector.core import dedup, instants, jobs, lateness, windows
 from connector.core.coverage import Window
 from connector.core.dedup import Entries, Hours, Remembered
+from connector.core.member_names import MemberNames
 from connector.core.rows import Reading, Row, Shape, Unfit, unfit_entry
 from connector.core.windows import Rules, Slice, State
 from connector.kafka import avro, topics
@@ -113,7 +114,7 @@ class Change:
     published: int = 0
     revised: int = 0
     duplicate: int = 0
-    unknown_properties: frozenset[str] = frozenset()
+    unknown_names: MemberNames = field(default_factory=MemberNames)
     unknown_count: int = 0
     lateness_s: list[float] = field(default_factory=list)
     found: Counter[int] = field(default_factory=Counter)
@@ -280,7 +281,7 @@ class Batches:
         change.published += len(revisions) - revised
         _note_lateness(made, revisions, origin)
         for unknown in [row.unknown for row in chosen if row.unknown]:
-            change.unknown_properties |= unknown.keys()
+            change.unknown_names.add(unknown)
             change.unknown_count += len(unknown)
         return made._replace(at=[fitting[at] for at in made.at])
 

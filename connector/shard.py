@@ -23,6 +23,7 @@ from connector.buffer import Buffer
 from connector.config import Identity, Settings, Tenant, duration_text
 from connector.core import windows
 from connector.core.dedup import Remembered
+from connector.core.member_names import MemberNames
 from connector.core.rows import Shape
 from connector.core.windows import Rules
 from connector.errors import (
@@ -101,7 +102,7 @@ class Shard:
         self._sweeping: dict[str, asyncio.Task[None]] = {}
         self._plans: dict[str, windows.State] = {}
         "How far tenants that are not configured any more were read, where that is not all committed."
-        self._seen_unknown: set[str] = set()
+        self._unknown_names = MemberNames()
         self._tenant_series: dict[str, TenantMetrics] = {}
         self._buffer = Buffer()
 
@@ -400,7 +401,7 @@ class Shard:
                     since = time.monotonic()
                 waiting += items
                 pending = await publisher.call(self._batches.prepare, items, accounts, pending)
-                is_urgent = any(change.is_urgent for change in pending.values())
+                is_urgent = is_urgent or any(change.is_urgent for change in pending.values())
                 # A row that is known already takes no room in what is to be committed.
                 if not is_urgent:
                     await buffer.committed(items)
@@ -473,12 +474,16 @@ class Shard:
                 del accounts[tenant]
                 _logger.info("tenant_forgotten", shard=self.number, tenant=tenant)
                 continue
-            self._tell_unknown(accounts[tenant].tenant, change)
+            self._log_unknown(accounts[tenant].tenant, change)
 
-    def _tell_unknown(self, tenant: Tenant, change: Change) -> None:
-        names = sorted(change.unknown_properties - self._seen_unknown)
-        if names:
-            self._seen_unknown.update(names)
+    def _log_unknown(self, tenant: Tenant, change: Change) -> None:
+        """Log names that this shard has not logged yet, and once that there are more than it logs."""
+        logged_all = not self._unknown_names.unnamed
+        names = sorted(self._unknown_names.add(change.unknown_names))
+        self._unknown_names.unnamed += change.unknown_names.unnamed
+        if logged_all and self._unknown_names.unnamed:
+            _logger.warning("unknown_properties", tenant=tenant.label, names=names, further=True)
+        elif names:
             _logger.warning("unknown_properties", tenant=tenant.label, names=names)
 
     async def _position(self, control_offset: int) -> Position:

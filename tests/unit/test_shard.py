@@ -1,13 +1,17 @@
 """What a shard does about ownership and about a transaction that was aborted, without a broker."""
 
+import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+from structlog.testing import capture_logs
 
 from connector import batch
+from connector.batch import Change, SweepsBegun
+from connector.buffer import Buffer
 from connector.core.rows import Shape
 from connector.errors import FencedError, HandedOverError
 from connector.kafka import avro
@@ -151,6 +155,44 @@ async def test_who_was_fenced_and_still_owns_the_shard_starts_again(monkeypatch:
     monkeypatch.setattr(shard, "_live", live)
     await shard.run()
     assert not ends
+
+
+def changed(**members: Any) -> SimpleNamespace:
+    return SimpleNamespace(**{"is_urgent": False, "begun": [], **members})
+
+
+async def test_tombstones_do_not_wait_for_the_next_coverage_commit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Items that are not urgent came in the same turn, and made the loop forget that something is."""
+    shard = shard_of(Group(Snapshot(0, OURS, "")))
+    monkeypatch.setattr("connector.shard._COMMIT_AT_LATEST_S", 3600.0)
+    buffer, publisher = Buffer(), Scripted()
+    buffer.put(SweepsBegun("t", datetime(2026, 3, 1, tzinfo=UTC)))
+    monkeypatch.setattr(shard._batches, "retire", lambda changes, *_: changes.update(gone=changed()))
+    monkeypatch.setattr(shard._batches, "prepare", lambda _items, _accounts, changes: {**changes, "t": changed()})
+    committed: list[list[str]] = []
+
+    async def commit(changes: dict[str, Any], *_: Any) -> None:
+        committed.append(sorted(changes))
+        shard.hand_over()
+
+    monkeypatch.setattr(shard, "_commit", commit)
+    async with asyncio.timeout(10), asyncio.TaskGroup() as group:
+        done = group.create_task(asyncio.sleep(3600))
+        await shard._commit_loop(buffer, {}, publisher, cast("Any", done), group)
+        done.cancel()
+    assert committed == [["gone", "t"]]
+    await publisher.close()
+
+
+def test_more_unknown_names_than_are_kept_are_logged_once() -> None:
+    shard = shard_of(Group(Snapshot(0, OURS, "")))
+    tenant = cast("Any", SimpleNamespace(label="contoso"))
+    with capture_logs() as logs:
+        for batch_number in range(5):
+            change = Change(cast("Any", None))
+            change.unknown_names.add(f"{batch_number} {name}" for name in range(60))
+            shard._log_unknown(tenant, change)
+    assert [(len(entry["names"]), entry.get("further", False)) for entry in logs] == [(60, False), (40, True)]
 
 
 def _fence() -> None:

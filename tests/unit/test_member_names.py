@@ -1,0 +1,42 @@
+"""Unknown member names: bounded in number and length, in linear time."""
+
+from connector.core.member_names import MAX_CHARACTERS, MAX_NAMES, MemberNames
+
+
+class Counted(str):
+    """A name that counts how often it is hashed."""
+
+    __slots__ = ()
+    hashes = 0
+
+    def __hash__(self) -> int:
+        Counted.hashes += 1
+        return super().__hash__()
+
+    def __eq__(self, other: object) -> bool:
+        return super().__eq__(other)
+
+
+def test_names_are_kept_up_to_the_limit_and_counted_beyond() -> None:
+    names = MemberNames()
+    first = [f"name {number}" for number in range(MAX_NAMES)]
+    assert names.add(first) == first
+    assert names.add([*first, "one", "two"]) == []
+    assert (list(names), names.unnamed) == (first, 2)
+
+
+def test_a_long_name_is_cut() -> None:
+    names = MemberNames()
+    (short,) = names.add(["x" * 1_000_000])
+    assert len(short) == MAX_CHARACTERS + 1
+    assert names.add(["x" * 1_000_000]) == []
+
+
+def test_each_name_is_hashed_a_constant_number_of_times() -> None:
+    """3,000 rows with five new names each took 0.9 s, a full batch 10 s: each row copied all names so far."""
+    names, rows = MemberNames(), 10_000
+    Counted.hashes = 0
+    for row in range(rows):
+        names.add([Counted(f"{row} {number}") for number in range(5)])
+    assert names.unnamed == 5 * rows - MAX_NAMES
+    assert Counted.hashes <= 2 * 5 * rows

@@ -10,7 +10,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -45,6 +45,8 @@ _PROBE_S = 5.0
 _AWAY_S = 120.0
 _STUCK_S = 60.0
 _GARBAGE_AFTER = 10_000
+_STRETCH = 25
+"Tenants that /status describes before other tasks of the event loop have their turn."
 
 
 def run(
@@ -469,23 +471,16 @@ class Service:
             reasons.append("every tenant fails")
         return not reasons, reasons
 
-    def status(self) -> dict[str, Any]:
-        """The JSON of /status."""
+    async def status(self) -> dict[str, Any]:
+        """Return the JSON of /status. Other tasks run between stretches of tenants."""
         ready, reasons = self.ready()
         tenants: list[dict[str, Any]] = []
         jobs: list[dict[str, Any]] = []
-        for number, shard in sorted(self._shards.items()):
-            for tenant in self._tenants_of(number):
-                subject = report.Subject(tenant.key, tenant, number)
-                reading = shard.readings.get(tenant.key)
-                tenants.append(_describe(subject, reading, self._now()))
-                jobs += _jobs(subject, reading)
-            for key, account in sorted(shard.accounts.items()):
-                if account.retired:
-                    stranger = report.Subject(key, None, number)
-                    tenants.append(_describe_account(stranger, account, self._now(), None))
-                    orders = account.checkpoint.state.orders
-                    jobs += report.jobs(key, orders, None, report.NOT_CONFIGURED)
+        for described, of_tenant in self._described():
+            tenants.append(described)
+            jobs += of_tenant
+            if len(tenants) % _STRETCH == 0:
+                await asyncio.sleep(0)
         return {
             "app": self._settings.kafka.app,
             "topic": self._settings.kafka.topic,
@@ -499,6 +494,20 @@ class Service:
             "shards_owned": sorted(self._shards),
             "started": instants.text(self._started),
         }
+
+    def _described(self) -> Iterator[tuple[dict[str, Any], list[dict[str, Any]]]]:
+        """Yield TENANT and JOBs of each tenant that the worker owns. Shards may come and go between two of them."""
+        for number, shard in sorted(self._shards.items()):
+            for tenant in self._tenants_of(number):
+                subject = report.Subject(tenant.key, tenant, number)
+                reading = shard.readings.get(tenant.key)
+                yield _describe(subject, reading, self._now()), _jobs(subject, reading)
+            for key, account in sorted(shard.accounts.items()):
+                if account.retired:
+                    stranger = report.Subject(key, None, number)
+                    orders = account.checkpoint.state.orders
+                    described = _describe_account(stranger, account, self._now(), None)
+                    yield described, report.jobs(key, orders, None, report.NOT_CONFIGURED)
 
 
 async def _wait_all(tasks: list[asyncio.Task[None]]) -> None:

@@ -69,14 +69,17 @@ def _columns(entries: Entries, chosen: NDArray[np.generic]) -> dict[str, NDArray
 
 
 class Remembered:
-    """All that is remembered of one tenant. Not shared: one owner, no locks."""
+    """All that is remembered of one tenant. One owner, no locks.
+
+    Other threads may ask for the length and `per_hour`: what these read is replaced as a whole, never in parts.
+    """
 
     def __init__(self) -> None:
         self._runs: list[_Run] = []
         self._hours: tuple[int, NDArray[np.int64]] = (0, np.zeros(0, np.int64))
 
     def __len__(self) -> int:
-        return sum(len(run) for run in self._runs)
+        return sum(map(len, self._runs))
 
     @property
     def nbytes(self) -> int:
@@ -108,10 +111,11 @@ class Remembered:
             fresh &= ~hit
         self._count(hours)
         if fresh.any():
-            self._runs.append(_run(entries[fresh], hours[fresh]))
-            while len(self._runs) > 1 and len(self._runs[-2]) < _GROWTH * len(self._runs[-1]):
-                last = self._runs.pop()
-                self._runs[-1] = self._runs[-1].merged(last)
+            runs = [*self._runs, _run(entries[fresh], hours[fresh])]
+            while len(runs) > 1 and len(runs[-2]) < _GROWTH * len(runs[-1]):
+                last = runs.pop()
+                runs[-1] = runs[-1].merged(last)
+            self._runs = runs
 
     def restore(self, entries: Entries, hours: Hours) -> None:
         """Starts from entries in any order, an id any number of times: its highest revision counts."""

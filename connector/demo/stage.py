@@ -133,16 +133,16 @@ class Stage:
                 self._simulator.freeze()
                 self._simulator.clear_faults()
                 frozen = datetime.now(UTC)
-            if frozen is not None and self._was_read_since(frozen):
+            if frozen is not None and await self._was_read_since(frozen):
                 return
             left_s = max(0, round(self._span_s - passed_s))
             phase = "reading all once more" if frozen else f"{left_s} s left"
             screen.progress(passed_s / self._span_s, phase, self._counts())
             screen.show(await asyncio.to_thread(lambda: self._tally.add(follower.poll(_TICK_S))))
 
-    def _was_read_since(self, moment: datetime) -> bool:
+    async def _was_read_since(self, moment: datetime) -> bool:
         """Whether every call time that Graph has rows of was read, and committed, by sweeps that began later."""
-        tenants = self._service.status()["tenants"]
+        tenants = (await self._service.status())["tenants"]
         return len(tenants) == len(_NAMES) and all(
             _is_covered(tenant["coverage"], self._simulator.world.since, moment) for tenant in tenants
         )

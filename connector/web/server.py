@@ -54,8 +54,8 @@ _library_log.addFilter(_is_fault)
 class StatusSource(Protocol):
     """What the service knows about itself. Each is called in the event loop and should take milliseconds."""
 
-    def status(self) -> dict[str, Any]:
-        """The JSON of /status, instants as RFC 3339 strings."""
+    async def status(self) -> dict[str, Any]:
+        """Return the JSON of /status, instants as RFC 3339 strings. Other tasks run between its tenants."""
         ...
 
     def ready(self) -> tuple[bool, list[str]]:
@@ -115,7 +115,7 @@ class Web:
 
     async def _page(self, request: web.Request) -> web.Response:
         ready, reasons = self._source.ready()
-        status = self._source.status()
+        status = await self._source.status()
         labels = [str(tenant.get("name") or tenant.get("id")) for tenant in status.get("tenants") or ()]
         activities = {}
         for number, label in enumerate(labels, 1):
@@ -149,7 +149,8 @@ class Web:
         return _json({"ready": ready, "reasons": reasons}, ok=ready)
 
     async def _status(self, _request: web.Request) -> web.Response:
-        return _json(self._source.status(), ok=True)
+        status = await self._source.status()
+        return await asyncio.to_thread(_json, status, ok=True)
 
 
 def _json(content: dict[str, Any], *, ok: bool) -> web.Response:

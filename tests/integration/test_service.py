@@ -5,7 +5,8 @@ import re
 import threading
 import urllib.request
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
@@ -39,7 +40,9 @@ async def test_once_that_owns_nothing_ends_with_0(broker: SharedBroker, tmp_path
         owner = Service(load(file, {}))
         owning = asyncio.create_task(owner.run())
         try:
-            await asyncio.to_thread(wait_until, lambda: bool(owner.status()["tenants"]), "the owner to own it")
+            await asyncio.to_thread(
+                wait_until, lambda: bool(asyncio.run(owner.status())["tenants"]), "the owner to own it"
+            )
             assert await Service(load(file, {}), once=True).run() == 0
         finally:
             owner.stopping.set()
@@ -71,7 +74,7 @@ async def test_lag_keeps_rising_while_a_shard_hangs_and_http_answers(
             return float(found[1]) if found else -1.0
 
         def watch() -> None:
-            wait_until(lambda: bool(service.status()["tenants"]), "it to own the tenant")
+            wait_until(lambda: bool(asyncio.run(service.status())["tenants"]), "it to own the tenant")
             wait_until(lambda: 0 <= lag_s() < 60, "the tenant to be read")
             hang.set()
             assert hangs.wait(60)
@@ -85,3 +88,27 @@ async def test_lag_keeps_rising_while_a_shard_hangs_and_http_answers(
             go_on.set()
             service.stopping.set()
         assert await running == 0
+
+
+async def test_status_lets_others_run_between_tenants(tmp_path: Path, topic: str, app: str) -> None:
+    """A worker of thousands of tenants must not stand still for whoever looks at it."""
+    with Simulation(days=0, calls_per_day=0, tenants=200) as source:
+        file = tmp_path / "connector.toml"
+        (port,) = free_ports(1)
+        settings = configuration(f"127.0.0.1:{port}", topic, app, source, kafka={"shards": 1})
+        file.write_text(toml(settings), encoding="utf-8")
+        service = Service(load(file, {}))
+        service._shards = {0: cast("Any", SimpleNamespace(readings={}, accounts={}, restored=False))}
+        turns = 0
+
+        async def turn() -> None:
+            nonlocal turns
+            while True:
+                turns += 1
+                await asyncio.sleep(0)
+
+        turning = asyncio.create_task(turn())
+        status = await service.status()
+        turning.cancel()
+    assert len(status["tenants"]) == 200
+    assert turns >= 5

@@ -178,3 +178,22 @@ def test_nothing_is_found_in_nothing() -> None:
     assert not len(judge(nothing, (remembered,)).new)
     assert split_repeats(nothing)[0].tolist() == []
     assert remembered.per_hour(5, 5).tolist() == []
+
+
+def test_the_length_is_whole_while_rows_are_merged(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The event loop asks for it while the producer's thread puts rows in."""
+    index, lengths = Remembered(), []
+    merged = dedup._Run.merged
+
+    def watched(run: Any, other: Any) -> Any:
+        lengths.append(len(index))
+        return merged(run, other)
+
+    monkeypatch.setattr(dedup._Run, "merged", watched)
+    for number in range(16):
+        entries = np.zeros(1, ENTRY)
+        entries["hi"] = number
+        index.put(entries, np.zeros(1, np.uint32))
+        assert len(index) == number + 1
+        assert set(lengths) <= {number, number + 1}
+        lengths.clear()

@@ -31,7 +31,7 @@ class Source:
         self.alive_answer: tuple[bool, list[str]] = (True, [])
         self.fault: Exception | None = None
 
-    def status(self) -> dict[str, Any]:
+    async def status(self) -> dict[str, Any]:
         if self.fault:
             raise self.fault
         return {"app": "direct-routing", "version": "1", "shards": 8, "tenants": self.tenants, "jobs": []}
@@ -147,7 +147,7 @@ async def test_status_is_the_json_of_the_service(client: aiohttp.ClientSession, 
 
     async with client.get("/status") as response:
         assert response.content_type == "application/json"
-        assert await response.json() == source.status()
+        assert await response.json() == await source.status()
 
 
 @pytest.mark.parametrize(

@@ -58,8 +58,8 @@ test: setup ## Every test, also those on a real Kafka broker (fetched the first 
 	@nice $(BIN)/python -m tests.tools & $(BIN)/pytest --numprocesses=$(JOBS) --dist=loadfile
 
 .PHONY: broker
-broker: setup ## Run a real Kafka broker until Ctrl-C and print its address
-	@$(BIN)/python -m tests.brokers
+broker: setup ## Run a real Kafka broker on localhost:9092 until Ctrl-C; PORT=9192 takes another port
+	@$(BIN)/python -m tests.brokers --port $(or $(PORT),9092)
 
 .PHONY: demo
 demo: setup ## Thirty seconds of simulator, broker, connector and reader; nothing else needed

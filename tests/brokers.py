@@ -234,8 +234,12 @@ class Cluster:
         heap_mib: int = 320,
         fast_run: bool = False,
         proxies: Sequence[int] = (),
+        port: int | None = None,
     ) -> None:
-        """`proxies`: a port for each broker, under which its second listener (`proxied_port`) is advertised."""
+        """`proxies`: a port for each broker, under which its second listener (`proxied_port`) is advertised.
+
+        `port`: the port of the first broker; a free one by default.
+        """
         software = kafka()
         archive = _archive_options(software)
         self.id = _kafka_uuid()
@@ -243,6 +247,7 @@ class Cluster:
         self.directory = Path(tempfile.mkdtemp(prefix=f"{FOLDER}{os.getpid()}-"))
         names = dict(listeners or {}) | ({"PROXIED": "PLAINTEXT"} if proxies else {})
         ports = free_ports((2 + len(names)) * brokers)
+        ports[0] = port or ports[0]
         more = [dict(zip(names, ports[2 * brokers + n :: brokers], strict=True)) for n in range(brokers)]
         self._listeners = more[0]
         voters = ",".join(f"{n + 1}@{HOST}:{ports[2 * n + 1]}" for n in range(brokers))
@@ -434,13 +439,14 @@ def main() -> None:
     """Run a broker, or several, until Ctrl-C."""
     parser = argparse.ArgumentParser(prog="python -m tests.brokers", description="A real Kafka broker until Ctrl-C.")
     parser.add_argument("--brokers", type=int, default=1, help="how many (default 1)")
+    parser.add_argument("--port", type=int, help="the port of the first broker (default: a free one)")
     parser.add_argument("--property", action="append", default=[], metavar="NAME=VALUE", help="a server setting")
     options = parser.parse_args()
     properties = dict(item.split("=", 1) for item in options.property)
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     signal.signal(signal.SIGINT, lambda *_: stop.set())
-    with Cluster(options.brokers, properties, heap_mib=512, fast_run=True) as cluster:
+    with Cluster(options.brokers, properties, heap_mib=512, fast_run=True, port=options.port) as cluster:
         sys.stdout.write(f"{cluster.bootstrap}\n")
         sys.stdout.flush()
         stop.wait()

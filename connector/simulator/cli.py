@@ -4,8 +4,9 @@ import asyncio
 import json
 import signal
 import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -63,6 +64,16 @@ def simulate(  # noqa: PLR0913
         Path | None,
         typer.Option(metavar="PATH", help="Where to write the throw-away CA, PEM. Default: a temporary file."),
     ] = None,
+    config_out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="PATH",
+            help="Where to write a configuration for `connector run` that reads this simulator. Default: nowhere.",
+        ),
+    ] = None,
+    bootstrap_servers: Annotated[
+        str, typer.Option(metavar="HOST:PORT", help="The broker that --config-out names; `make broker` runs one.")
+    ] = "localhost:9092",
     name: Annotated[
         list[str] | None, typer.Option(metavar="HOST", help="Another name for the certificate; may be repeated.")
     ] = None,
@@ -199,10 +210,10 @@ def simulate(  # noqa: PLR0913
     if problems:
         named = [problem.partition(":") for problem in problems]
         raise ConfigurationError([f"--{_option(field)}:{text}" for field, _, text in named])
-    asyncio.run(_serve(options))
+    asyncio.run(_serve(options, config_out, bootstrap_servers))
 
 
-async def _serve(options: Options) -> None:
+async def _serve(options: Options, config_out: Path | None, bootstrap_servers: str) -> None:
     from connector.simulator.server import Simulator  # noqa: PLC0415  # keeps `--help` fast
 
     try:
@@ -220,8 +231,41 @@ async def _serve(options: Options) -> None:
         message = f"could not start the simulator: {error}; choose another --listen or --ca-out"
         raise RefusedError(message) from None
     try:
+        if config_out is not None:
+            _write_configuration(config_out, simulator.announcement, bootstrap_servers)
         sys.stdout.write(json.dumps(simulator.announcement) + "\n")
         sys.stdout.flush()
         await stopping.wait()
     finally:
         await simulator.stop()
+
+
+def _write_configuration(path: Path, announcement: Mapping[str, Any], bootstrap_servers: str) -> None:
+    """Write a configuration file that reads the announced simulator; ConfigurationError when that fails."""
+    names = [f"simulated-{number + 1}" for number in range(len(announcement["tenants"]))]
+    tenants = [
+        f"[[tenants]]\nid = {json.dumps(tenant)}\nname = {json.dumps(name)}\n"
+        for name, tenant in zip(names, announcement["tenants"], strict=True)
+    ]
+    tables = "\n".join(tenants)
+    text = f"""\
+# Reads the simulator that wrote this file, while it runs: connector run --config {path}
+
+[graph]
+base_url = {json.dumps(announcement["url"])}
+authority = {json.dumps(announcement["url"])}
+ca_bundle = {json.dumps(str(Path(announcement["ca"]).absolute()))}
+
+[identity]
+client_id = {json.dumps(announcement["client_id"])}
+client_secret = {json.dumps(announcement["client_secret"])}
+
+{tables}
+[kafka]
+bootstrap_servers = {json.dumps(bootstrap_servers)}
+"""
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        message = f"--config-out: {path} cannot be written ({error.strerror}); name another file"
+        raise ConfigurationError([message]) from None

@@ -20,6 +20,7 @@ import pytest
 import requests
 from yarl import URL
 
+from connector.config import load
 from connector.core.rows import NotAPageError, decode_page
 from connector.simulator import Options, Simulator
 from connector.simulator.arrivals import Arrivals
@@ -618,3 +619,25 @@ async def test_the_command_prints_one_line_and_stops_with_0_on_sigterm(tmp_path:
         if process.returncode is None:
             process.kill()
             await process.wait()
+
+
+async def test_simulator_writes_a_configuration_that_reads_it(tmp_path: Path) -> None:
+    program = "import typer; from connector.simulator.cli import simulate; typer.run(simulate)"
+    written = tmp_path / "connector.toml"
+    arguments = ["--ca-out", str(tmp_path / "ca.pem"), "--tenants", "2", "--config-out", str(written)]
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", program, *arguments, stdout=asyncio.subprocess.PIPE
+    )
+    assert process.stdout is not None
+    try:
+        async with asyncio.timeout(30):
+            ready = json.loads(await process.stdout.readline())
+        settings = load(written, {}, required=("kafka.bootstrap_servers",))
+    finally:
+        process.kill()
+        await process.wait()
+
+    assert [tenant.id for tenant in settings.tenants] == ready["tenants"]
+    assert [tenant.name for tenant in settings.tenants] == ["simulated-1", "simulated-2"]
+    assert str(settings.graph.root).startswith(ready["url"])
+    assert settings.kafka.bootstrap_servers == "localhost:9092"

@@ -10,15 +10,13 @@ from datetime import datetime, timedelta
 from functools import partial
 from typing import NamedTuple
 
-import numpy as np
-
 from connector import log
 from connector.batch import Account, Commanded, PageRead, RunsDropped, SliceRead, SweepsBegun
 from connector.buffer import Buffer
 from connector.core import instants, jobs, windows
 from connector.core.coverage import Window
 from connector.core.instants import EPOCH
-from connector.core.rows import Reading, Shape
+from connector.core.rows import Shape, join
 from connector.core.windows import Sizes, Slice, State
 from connector.errors import RangeTooLongError, RejectedError, SourceError, WeatherError
 from connector.graph.client import Source
@@ -268,8 +266,7 @@ class Sweeper:
         if resting_s > 0:
             delay_s = resting_s
         else:
-            due = windows.next_due(self._plan)
-            # What is due may have to wait: while the tenant is paused, or while nothing has settled since its start.
+            due = windows.next_turn(self._plan, self.account.rules)
             delay_s = _LONGEST_SLEEP_S if due is None else max(_SHORTEST_SLEEP_S, (due - self._now()).total_seconds())
             if self._once:
                 delay_s = _LONGEST_SLEEP_S
@@ -285,10 +282,7 @@ def _joined(pages: list[PageRead]) -> PageRead:
     first = pages[0]
     return first._replace(
         raws=[raw for page in pages for raw in page.raws],
-        reading=Reading(
-            [row for page in pages for row in page.reading.rows],
-            np.concatenate([page.reading.entries for page in pages]),
-        ),
+        reading=join([page.reading for page in pages]),
         received_at=pages[-1].received_at,
         bytes=sum(page.bytes for page in pages),
         requests=len(pages),

@@ -210,6 +210,24 @@ class Reading(NamedTuple):
     "Of some rows, by index, the fingerprints of an older layout; None where there is none."
 
 
+def join(readings: Sequence[Reading]) -> Reading:
+    """Return the rows of several pages as one reading, with the older fingerprints of each."""
+    ends = np.cumsum([len(reading.entries) for reading in readings])
+
+    def older(layout: int, indices: NDArray[np.intp]) -> NDArray[np.uint64]:
+        fingerprints = np.zeros(len(indices), np.uint64)
+        pages = np.searchsorted(ends, indices, side="right")
+        for number in np.unique(pages).tolist():
+            reading, at = readings[number], pages == number
+            first = int(ends[number]) - len(reading.entries)
+            if reading.fingerprints is not None:
+                fingerprints[at] = reading.fingerprints(layout, indices[at] - first)
+        return fingerprints
+
+    rows = [row for reading in readings for row in reading.rows]
+    return Reading(rows, np.concatenate([reading.entries for reading in readings]), older)
+
+
 class Shape:
     """What a row looks like, from the Avro schema, and what the Graph version that is read knows of it."""
 

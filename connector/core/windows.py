@@ -25,6 +25,7 @@ from connector.core.instants import EPOCH
 
 ROWS_A_SLICE = 9_500  # about ten pages; the last page of a chain is seldom full
 _HOUR = timedelta(hours=1)
+_SECOND = timedelta(seconds=1)
 _SHORTEST_SLICE = timedelta(seconds=60)
 
 
@@ -177,6 +178,12 @@ def next_due(state: State) -> datetime | None:
     return min((s.due for s in state.sweeps if not s.running), default=None)
 
 
+def next_turn(state: State, rules: Rules) -> datetime | None:
+    """Return when the next sweep can begin; None until a command or a chain's end changes something."""
+    due = None if state.orders.paused else next_due(state)
+    return None if due is None else max(due, state.start + rules.settle + _SECOND)
+
+
 def overdue_seconds(sweep_state: SweepState, now: datetime) -> float:
     """For how long the sweep should have ended: it is to end before it is due again."""
     return max(0.0, (now - sweep_state.due - sweep_state.sweep.every).total_seconds())
@@ -191,21 +198,22 @@ def next_slice(
     """
     if state.orders.paused:
         return None
+    # Two chains over the same seconds could hand over an older version after a newer one.
+    taken = [piece.window for piece in in_flight]
     for index, sweep_state in enumerate(state.sweeps):
         run = sweep_state.run
         if run is None or not sweep_state.running or not (live if index == 0 else others):
             continue
-        taken = [piece.window for piece in in_flight if piece.at >= run.started]
         own = subtract(state.coverage.missing(run.window, since=run.started), taken)
         if own:
             return Slice(sizes.cut(own[-1], rules.slice, newest_first=True), index, run.started)
     for index, sweep_state in enumerate(state.sweeps):
         if sweep_state.run is not None and others:
-            pieces = subtract(_hole(state, sweep_state), [piece.window for piece in in_flight])
+            pieces = subtract(_hole(state, sweep_state), taken)
             if pieces:
                 window = sizes.cut(pieces[0], rules.slice, newest_first=False)
                 return Slice(window, len(state.sweeps) + index, sweep_state.run.started)
-    found = jobs.next_piece(state.orders, [piece.window for piece in in_flight if piece.job]) if others else None
+    found = jobs.next_piece(state.orders, taken) if others else None
     if found is None:
         return None
     job, oldest = found

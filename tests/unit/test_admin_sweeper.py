@@ -6,6 +6,8 @@ from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import pytest
+
 from connector.batch import Account
 from connector.buffer import Buffer
 from connector.config import Identity, Tenant
@@ -72,6 +74,11 @@ async def until(condition: Any) -> None:
             await asyncio.sleep(0)
 
 
+async def turns(sweeper: Sweeper, steps: int) -> None:
+    while sweeper._steps < steps:  # noqa: ASYNC110 - what is waited for sets no event
+        await asyncio.sleep(0.01)
+
+
 async def test_a_job_that_is_cancelled_before_it_has_asked_anything_leaves_room_for_the_next() -> None:
     source = Source()
     async with sweeping(source) as sweeper:
@@ -99,3 +106,14 @@ async def test_a_paused_tenant_asks_nothing_and_goes_on_when_resumed() -> None:
         assert len(source.asked) == 1
         sweeper.command(1, Command("r", "resume", NOW))
         await until(lambda: len(source.asked) == 2)
+
+
+async def test_a_paused_tenant_does_not_turn_its_sweeper() -> None:
+    source = Source()
+    async with sweeping(source) as sweeper:
+        await until(lambda: len(source.asked) == 1)
+        sweeper.command(0, Command("p", "pause", NOW))
+        await until(lambda: not sweeper._chains)
+        steps = sweeper._steps
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(turns(sweeper, steps + 2), 0.7)

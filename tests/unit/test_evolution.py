@@ -8,6 +8,7 @@ import copy
 import io
 import itertools
 import json
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,18 @@ import fastavro
 import numpy as np
 import pytest
 
+from connector.batch import PageRead
 from connector.core import dedup, rows
+from connector.core.coverage import Window
 from connector.core.dedup import Remembered
 from connector.core.evolution import clashes, obstacles
+from connector.core.instants import EPOCH
 from connector.core.rows import LAYOUT, Shape
+from connector.core.windows import Slice
 from connector.errors import RefusedError
 from connector.kafka import avro, seen
 from connector.schemata import NAMES
+from connector.sweeper import _joined
 
 SHIPPED = Path(__file__).parent.parent / "data" / "schemas"
 INSTANT = ["null", {"type": "long", "logicalType": "timestamp-millis"}]
@@ -277,3 +283,19 @@ def test_what_a_newer_layout_remembers_is_refused() -> None:
     written = seen.SeenLog("t").write(entries, np.array([480_000], np.uint32))
     with pytest.raises(RefusedError, match="layout 2, this program knows 1"):
         seen.restore({record.key: record.value for record in written.records if record.value is not None})
+
+
+def test_pages_that_are_joined_keep_older_fingerprints() -> None:
+    """A chain of `backfill --again` is committed as one page: an upgrade must not make false revisions of it."""
+    texts = [json.dumps({"id": f"call-{number}"} | KNOWN | BETA | LEARNED).encode() for number in range(7)]
+    before, after = Shape(V1, "v1.0"), Shape(AFTER, "v1.0")
+    remembered = Remembered()
+    remembered.put(before.read(texts).entries, np.full(len(texts), 480_000, np.uint32))
+    piece = Slice(Window(EPOCH, EPOCH + timedelta(hours=1)), 1000, EPOCH, "job", again=True)
+    parts: tuple[list[bytes], ...] = (texts[:2], texts[2:3], [], texts[3:])
+    pages = [PageRead("t", piece, [], after.read(part), EPOCH, 1, ()) for part in parts]
+    reading = _joined(pages).reading
+    verdict = dedup.judge(reading.entries, (remembered,), reading.fingerprints)
+    assert len(reading.rows) == len(texts)
+    assert not len(verdict.new)
+    assert not len(verdict.revised)

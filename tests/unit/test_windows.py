@@ -1,6 +1,7 @@
 """Which call time is read next: slices, sweeps that replace each other, catching up, first starts, restarts."""
 
 from collections import Counter
+from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from connector.core import windows
 from connector.core.coverage import Coverage, Window
 from connector.core.instants import EPOCH
+from connector.core.jobs import Command
 from connector.core.windows import ROWS_A_SLICE, Rules, Sizes, Slice, State, Sweep
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -46,6 +48,13 @@ def polled(state: State, rules: Rules, start: datetime, end: datetime, step: tim
         state, _ = run_dry(state, rules, now)
         now += step
     return state
+
+
+def coverage_of(slices: Iterable[Slice]) -> Coverage:
+    coverage = Coverage()
+    for piece in slices:
+        coverage = coverage.add(piece.window, NOW)
+    return coverage
 
 
 def total(read: list[Slice]) -> timedelta:
@@ -153,6 +162,17 @@ class TestSlices:
         assert total(list(in_flight)) == 10 * D
         assert set(seconds.values()) == {1}
 
+    @pytest.mark.parametrize("job", ["", "a backfill"])
+    def test_two_chains_never_read_the_same_seconds(self, job: str) -> None:
+        """The chain on its way is of an older run, or of a job: its answers may come after newer ones."""
+        state, _ = windows.begin(windows.first_state(DEFAULT, NOW - 10 * D, NOW), DEFAULT, NOW)
+        state = windows.command(state, Command("j", "backfill", NOW, Window(NOW - 10 * D, NOW)), NOW, NOW - 20 * D)
+        in_flight: tuple[Slice, ...] = (Slice(Window(NOW - 10 * M, NOW - 5 * M), 1000, NOW - D, job),)
+        while piece := next_piece(state, DEFAULT, in_flight):
+            in_flight += (piece,)
+        assert total(list(in_flight)) == 10 * D
+        assert not coverage_of(in_flight).missing(Window(NOW - 10 * D, NOW))
+
     def test_one_chain_is_kept_for_the_live_sweep(self) -> None:
         state, _ = windows.begin(windows.first_state(DEFAULT, NOW - 10 * D, NOW), DEFAULT, NOW)
         one = windows.next_slice(state, DEFAULT, (), sizes(), NOW, live=False, others=True)
@@ -191,6 +211,18 @@ class TestSweeps:
         assert windows.next_due(state) == NOW + M
         assert run_dry(state, DEFAULT, NOW + M - S)[1] == []
         assert run_dry(state, DEFAULT, NOW + M)[1] != []
+
+    def test_a_turn_waits_for_the_start_and_for_a_resume(self) -> None:
+        """Neither a paused tenant nor one whose start lies ahead has anything to do before."""
+        rules = DEFAULT._replace(settle=30 * S)
+        state = windows.first_state(rules, NOW + 5 * D, NOW)
+        turn = windows.next_turn(state, rules)
+        assert turn is not None
+        assert turn >= state.start + 30 * S
+        assert windows.begin(state, rules, turn - 2 * S)[1] == []
+        assert windows.begin(state, rules, turn)[1] == [0, 1, 2, 3]
+        paused = windows.command(state, Command("p", "pause", NOW), NOW, NOW - D)
+        assert windows.next_turn(paused, rules) is None
 
     def test_settle_keeps_the_newest_calls_for_later(self) -> None:
         rules = DEFAULT._replace(settle=90 * S)

@@ -34,6 +34,7 @@ REFUSED_PROPERTIES = {
     "acks": "exactly once rests on it",
     "request.required.acks": "exactly once rests on it",
     "group.id": "it is kafka.app",
+    "group.instance.id": "replicas that share one configuration would fence each other in turns",
     "isolation.level": "exactly once rests on it",
     "enable.auto.commit": "exactly once rests on it",
     "auto.offset.reset": "exactly once rests on it",

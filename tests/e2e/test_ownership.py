@@ -1,14 +1,10 @@
 """Several workers, one identity: each shard has one owner, whatever happens to the others."""
 
-import logging
 import signal
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from confluent_kafka import Consumer
-
-from connector.kafka.clients import Clients
 from tests import oracle
 from tests.brokers import wait_until
 from tests.conftest import SharedBroker
@@ -136,34 +132,6 @@ def test_the_newer_group_protocol_shares_and_hands_over_too(
     first.until(lambda: len(owned(first)) == 4, "the leaver's shards")
     first.until_complete(datetime.now(UTC))
     assert first.stop() == 0
-    oracle.check(broker.bootstrap, topic, app, source.truth())
-
-
-def test_a_member_that_the_group_has_expelled_joins_again(
-    broker: SharedBroker, topic: str, app: str, simulate: Simulate, new_worker: NewWorker, settings: Settings
-) -> None:
-    """A fatal error of the consumer: here another process came with its instance id, which is why it has none."""
-    source = simulate(**MANY)
-    properties = {**settings(source)["kafka"]["properties"], "group.instance.id": "twin"}
-    worker = new_worker(settings(source, kafka={"properties": properties}))
-    worker.start()
-    worker.until(lambda: worker.metric("rows_total", outcome="published") > 0, "the first rows")
-    member = Clients(broker.bootstrap, properties).member(app)
-    twin = Consumer(member | {"logger": logging.getLogger("twin")})
-    twin.subscribe([f"{app}.control"])
-
-    def is_expelled() -> bool:
-        twin.poll(0.1)
-        return any(error["fatal"] for error in worker.named("group_error"))
-
-    try:
-        worker.until(is_expelled, "it to be expelled")
-    finally:
-        twin.close()
-    since = datetime.now(UTC)
-    worker.until(lambda: owned(worker) == {0, 1} and worker.get("/readyz")[0] == 200, "it to own everything again")
-    worker.until_complete(since)
-    assert worker.stop() == 0
     oracle.check(broker.bootstrap, topic, app, source.truth())
 
 

@@ -162,6 +162,25 @@ def test_who_is_told_that_shards_are_lost_finds_them_in_no_snapshot(broker: Shar
     until_owned(watch)
 
 
+def test_a_member_that_the_group_has_expelled_joins_again(broker: SharedBroker, app: str, join: Join) -> None:
+    """A fatal error of the consumer: another process came with its instance id, which no configuration can set."""
+    instance = {"group.instance.id": "twin", "session.timeout.ms": "3000"}
+    _, watch = join(**instance)
+    until_owned(watch)
+    twin = Consumer(Clients(broker.bootstrap, {**instance, "log_level": 0}).member(app))
+    twin.subscribe([f"{app}.control"])
+
+    def is_expelled() -> bool:
+        twin.poll(0.1)
+        return bool(watch.held_when_lost)
+
+    try:
+        wait_until(is_expelled, "the first to be expelled", _DEADLINE_S)
+    finally:
+        twin.close()
+    until_owned(watch)
+
+
 class Deaf(Consumer):
     """The first of its kind hears of no assignment any more once shards were revoked or lost."""
 

@@ -602,6 +602,13 @@ class TestFile:
             ),
         ),
         (
+            '[kafka.properties]\n"group.instance.id" = "worker-0"',
+            (
+                'kafka.properties."group.instance.id": cannot be set, since replicas that share one configuration '
+                "would fence each other in turns; leave it out"
+            ),
+        ),
+        (
             '[kafka.properties]\nsasl.password = "hunter2"',
             (
                 "kafka.properties.sasl: is a table where a value belongs; quote the whole name, "
@@ -818,6 +825,7 @@ def test_a_tenant_without_anything_to_sign_in_with_is_refused(tmp_path: Path) ->
         "enable.idempotence",
         "acks",
         "group.id",
+        "group.instance.id",
         "isolation.level",
         "enable.auto.commit",
         "auto.offset.reset",

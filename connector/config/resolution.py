@@ -8,7 +8,7 @@ from difflib import SequenceMatcher
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from connector.config import document
+from connector.config import document, sasl
 from connector.config.document import Document, Reference, SchemaRegistryTable, duration_text, shown
 from connector.config.identities import credentials, event_hubs, identity_of, own_identity
 from connector.config.references import check_bundle, path_of, read_pseudonym_key, read_secret
@@ -233,6 +233,7 @@ def _kafka(source: Source, checked: Document) -> Kafka:
             secret = read_secret(source, key, reference)
             if secret is not None:
                 properties[name] = secret
+    sasl.check(source, properties, azure_event_hubs=table.azure_event_hubs)
     topic_properties: dict[str, str] = {}
     for name, reference in table.topic_properties.items():
         if reference.kind == "text":

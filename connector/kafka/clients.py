@@ -1,6 +1,8 @@
 """librdkafka settings: the ones that the promise rests on, and the owner's, each given to the clients it belongs to."""
 
+import ssl
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from confluent_kafka import KafkaException
@@ -66,6 +68,7 @@ _PRODUCER_ONLY = frozenset(
         "transaction.timeout.ms",
     }
 )
+_SYSTEM_BUNDLES = ("/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/cert.pem")
 _CLASSIC_GROUP = ("session.timeout.ms", "heartbeat.interval.ms", "partition.assignment.strategy")
 
 
@@ -97,6 +100,8 @@ class Clients:
             "reconnect.backoff.max.ms": 2_000,
             "allow.auto.create.topics": False,
         }
+        if str(self._owner.get("sasl.oauthbearer.method")).lower() == "oidc" and "https.ca.pem" not in self._owner:
+            self._common |= _system_bundle()
         if bearer is not None:
             self._common |= {"security.protocol": "SASL_SSL", "sasl.mechanisms": "OAUTHBEARER", "oauth_cb": bearer}
 
@@ -174,6 +179,12 @@ class Clients:
             raise ConfigurationError(
                 [f"kafka.properties: librdkafka refuses a setting: {error.args[0].str()}"]
             ) from error
+
+
+def _system_bundle() -> Properties:
+    """Return where the system's CA certificates are: curl in librdkafka's wheels looks only where Red Hat has them."""
+    paths = (ssl.get_default_verify_paths().cafile, *_SYSTEM_BUNDLES)
+    return next(({"https.ca.location": path} for path in paths if path and Path(path).is_file()), {})
 
 
 def _tokenless(properties: Properties) -> Properties:

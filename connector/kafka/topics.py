@@ -146,6 +146,10 @@ class Admin:
         """Why no broker answered: what its connections complained of says more than that time ran out."""
         self._client.poll(0)
         for complaint in reversed(self._complaints):
+            if _TOKENLESS in complaint.str():
+                return BrokersAwayError(
+                    complaint.str().replace(_TOKENLESS, "there is no token for the brokers"), _CHECK_OIDC
+                )
             remedy = _REMEDIES.get(complaint.code())
             if remedy is None and "SSL" in complaint.str():
                 remedy = _CHECK_TLS
@@ -337,6 +341,11 @@ _PERMANENT = frozenset(
 
 
 _CHECK_PROTOCOL = "check security.protocol in kafka.properties: they may want SSL, SASL_SSL or SASL_PLAINTEXT"
+_TOKENLESS = "Failed to acquire SASL OAUTHBEARER token"
+_CHECK_OIDC = (
+    "check sasl.oauthbearer.token.endpoint.url, client.id, client.secret and scope in kafka.properties, "
+    "and https.ca.location where the provider's certificate is from a CA of your own"
+)
 _CHECK_TLS = "check security.protocol, ssl.ca.location and ssl.certificate.location in kafka.properties"
 _REMEDIES = {
     KafkaError._AUTHENTICATION: (  # noqa: SLF001 - librdkafka's own codes have such names

@@ -2,6 +2,9 @@
 
 import asyncio
 import re
+from base64 import b64decode
+from binascii import Error as Base64Error
+from urllib.parse import unquote_plus
 from uuid import uuid4
 
 import msgspec
@@ -68,7 +71,20 @@ async def _answer(world: World, request: web.Request, note: Request, tenant: str
         return web.Response(status=405)
     endpoint = f"{root_of(request)}{request.path}"
     form = {name: value for name, value in (await request.post()).items() if isinstance(value, str)}
+    form = _basic_credentials(request.headers.get("Authorization", "")) | form
     return _json(world.sign_in.token(tenant, form, endpoint, world.epoch_s()))
+
+
+def _basic_credentials(authorization: str) -> dict[str, str]:
+    """Return client id and secret as form members (client_secret_basic, RFC 6749 section 2.3.1)."""
+    scheme, _, encoded = authorization.partition(" ")
+    if scheme.lower() != "basic":
+        return {}
+    try:
+        client, _, secret = b64decode(encoded, validate=True).decode().partition(":")
+    except (Base64Error, UnicodeDecodeError):
+        return {}
+    return {"client_id": unquote_plus(client), "client_secret": unquote_plus(secret)}
 
 
 def keys(world: World) -> web.Response:

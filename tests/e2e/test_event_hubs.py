@@ -3,51 +3,17 @@
 import json
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests import commands, oracle
-from tests.brokers import HOST, Cluster, free_ports, wait_until
+from tests.brokers import HOST, wait_until
 from tests.simulation import Simulation
+from tests.token_broker import TokenBroker
 from tests.workers import Worker, configuration
 
 LIFETIME_S = 12
-
-
-class TokenBroker:
-    """A broker with a second listener, where a token signed by the simulator for this host is needed."""
-
-    def __init__(self, folder: Path, source: Simulation) -> None:
-        keys = folder / "keys.json"
-        keys.write_text(json.dumps(source.signing_keys()), encoding="utf-8")
-        port = free_ports(1)[0]
-        self.cluster = Cluster()
-        self.bootstrap = f"{HOST}:{port}"
-        settings = self.cluster.brokers[0].settings
-        text = settings.read_text(encoding="utf-8")
-        plain = next(line for line in text.splitlines() if line.startswith("listeners="))
-        advertised = next(line for line in text.splitlines() if line.startswith("advertised.listeners="))
-        handler = "org.apache.kafka.common.security.oauthbearer.OAuthBearer"
-        own = {
-            "sasl.enabled.mechanisms": "OAUTHBEARER",
-            "oauthbearer.sasl.jaas.config": f"{handler}LoginModule required;",
-            "oauthbearer.sasl.server.callback.handler.class": f"{handler}ValidatorCallbackHandler",
-            "oauthbearer.sasl.oauthbearer.jwks.endpoint.url": keys.as_uri(),
-            "oauthbearer.sasl.oauthbearer.expected.audience": f"https://{HOST}",
-            "oauthbearer.sasl.oauthbearer.expected.issuer": f"https://sts.windows.net/{source.tenants[0]}/",
-            "oauthbearer.connections.max.reauth.ms": "3600000",
-        }
-        more = [
-            f"{plain},SASL://{self.bootstrap}",
-            f"{advertised},SASL://{self.bootstrap}",
-            "listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,SASL:SASL_PLAINTEXT",
-            *(f"listener.name.sasl.{name}={value}" for name, value in own.items()),
-        ]
-        # Of a setting that is there twice the second counts.
-        settings.write_text(text + "\n".join(more) + "\n", encoding="utf-8")
-        self.cluster.brokers[0]._command.insert(1, f"-Dorg.apache.kafka.sasl.oauthbearer.allowed.urls={keys.as_uri()}")
 
 
 @pytest.fixture
@@ -59,10 +25,10 @@ def source() -> Iterator[Simulation]:
 
 
 def test_a_token_of_the_shared_identity_opens_the_brokers_and_is_renewed(
-    tmp_path: Path, source: Simulation, new_worker: Callable[..., Worker], topic: str, app: str
+    source: Simulation, new_worker: Callable[..., Worker], topic: str, app: str
 ) -> None:
     """In the first tenant, for the brokers' host. While sign-in is away it waits; a token that ends is replaced."""
-    broker = TokenBroker(tmp_path, source)
+    broker = TokenBroker(source)
     with broker.cluster:
         settings: dict[str, Any] = configuration(
             broker.bootstrap,

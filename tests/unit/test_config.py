@@ -839,6 +839,53 @@ def test_a_property_that_the_promise_rests_on_is_refused_from_file_and_environme
     assert problem(tmp_path, "", {variable: "x"}).startswith(f"{variable}: kafka.properties.")
 
 
+_BEARER = """
+[kafka]
+azure_event_hubs = {hubs}
+bootstrap_servers = "broker.example:9093"
+[kafka.properties]
+"security.protocol" = "SASL_SSL"
+"sasl.mechanism" = "OAUTHBEARER"
+{more}
+"""
+
+
+@pytest.mark.parametrize("spelling", ["sasl.mechanism", "sasl.mechanisms"])
+def test_oauthbearer_without_a_token_source_is_refused(tmp_path: Path, spelling: str) -> None:
+    text = _BEARER.format(hubs="false", more="").replace("sasl.mechanism", spelling)
+    assert problem(tmp_path, text) == (
+        f'connector.toml: kafka.properties."{spelling}": is "OAUTHBEARER", but nothing gives the token; '
+        'set "sasl.oauthbearer.method" = "oidc" with the client id, client secret and token endpoint, '
+        "or kafka.azure_event_hubs = true (docs/kafka.md)"
+    )
+    name = f"CONNECTOR_KAFKA__PROPERTIES__{spelling.upper().replace('.', '_')}"
+    assert "nothing gives the token" in problem(tmp_path, "", {name: "OAUTHBEARER"})
+
+
+@pytest.mark.parametrize(
+    "more", ['"sasl.oauthbearer.method" = "oidc"', '"enable.sasl.oauthbearer.unsecure.jwt" = true']
+)
+def test_oauthbearer_with_a_token_source_is_accepted(tmp_path: Path, more: str) -> None:
+    got = settings(tmp_path, _BEARER.format(hubs="false", more=more) + VALID)
+    assert got.kafka.properties["sasl.mechanism"] == "OAUTHBEARER"
+
+
+def test_two_token_sources_are_refused(tmp_path: Path) -> None:
+    text = _BEARER.format(hubs="true", more='"sasl.oauthbearer.method" = "oidc"')
+    assert problem(tmp_path, text.replace('"sasl.mechanism" = "OAUTHBEARER"', "")) == (
+        'connector.toml: kafka.properties."sasl.oauthbearer.method": is set, and so is kafka.azure_event_hubs; '
+        "leave one of the two out"
+    )
+
+
+def test_aws_msk_iam_is_refused_with_what_to_use(tmp_path: Path) -> None:
+    text = '[kafka.properties]\n"sasl.mechanism" = "AWS_MSK_IAM"\n'
+    assert problem(tmp_path, text) == (
+        'connector.toml: kafka.properties."sasl.mechanism": is "AWS_MSK_IAM", which librdkafka does not have; '
+        "use SCRAM-SHA-512 or a client certificate (docs/kafka.md)"
+    )
+
+
 def test_every_problem_is_reported_at_once(tmp_path: Path) -> None:
     text = """
     [grap]

@@ -1,1 +1,1 @@
-"""Measurements: `make bench` runs them, results.json keeps them, README.md shows them."""
+"""Benchmarks: `make bench` runs them, results.json stores them, README.md shows them."""

@@ -27,7 +27,7 @@ _CHECKED = ["engine", "at_least_once", "plain", "limit"]
 
 
 def quix_python() -> str:
-    """The Python of an environment of its own for Quix Streams, made once and kept in the cache."""
+    """Return the Python of a separate environment for Quix Streams, which is created once and cached."""
     pinned = _ROOT / "requirements" / "quix.txt"
     home = cache_directory() / "quix"
     made = home / "made-of.txt"
@@ -62,7 +62,10 @@ def _measure(name: str, rig: Rig, number: int) -> report.Run:
 
 
 def _run(rows: int, seed: int, repetitions: int, names: list[str]) -> Iterator[list[dict[str, report.Run]]]:
-    """Each once a repetition, in turns: what is measured so far. An engine before them warms broker and simulator."""
+    """Run each benchmark once per repetition, in turns, and yield the results so far.
+
+    A first run warms broker and simulator.
+    """
     measured: list[dict[str, report.Run]] = []
     with tempfile.TemporaryDirectory() as directory, open_rig(rows, seed, Path(directory)) as rig:
         for name in ("engine", "plain"):

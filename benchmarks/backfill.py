@@ -1,8 +1,8 @@
-"""What a backfill promises, measured: `python -m benchmarks.backfill budget | memory`.
+"""Measures a backfill: `python -m benchmarks.backfill budget | memory`.
 
-budget: how much of `requests_per_minute` (48, of 50 that are enforced) it uses, from its first minute on and across a
-restart, and how long live rows take meanwhile. Takes about six minutes. memory: the most that the process has resident
-while a million rows are backfilled.
+budget: the share of `requests_per_minute` (48, of 50 that are enforced) that it uses, from its first minute on and
+across a restart, and how long live rows take meanwhile. Takes about six minutes. memory: the peak resident memory of
+the process while a million rows are backfilled.
 """
 
 import json
@@ -23,12 +23,12 @@ from tests.workers import Worker, configuration
 PER_MINUTE = 48
 ENFORCED = 50
 RESTART_AFTER = 90
-"Requests."
+"Number of requests."
 
 
 @contextmanager
 def scene(name: str, source_options: dict[str, Any], **sections: Any) -> Iterator[tuple[Simulation, Worker]]:
-    """A simulator, a broker, and a worker that is not started."""
+    """Yield a simulator and a worker on a broker. The worker is not started."""
     with (
         tempfile.TemporaryDirectory() as folder,
         Cluster() as cluster,

@@ -1,6 +1,7 @@
-"""The connector: the real service as a process, from its first request to Graph to its last commit. Prints JSON.
+"""Measures the connector: the real service as a process, from its first Graph request to its last commit. Prints JSON.
 
-Its wall clock stands still with the simulator's, so that each run asks for the same windows and gets pre-built pages.
+Its clock stands still together with the simulator's, so that each run requests the same windows and gets prebuilt
+pages.
 """
 
 import json
@@ -52,7 +53,7 @@ level = "warning"
 
 
 class _Marks:
-    """When the first request left, and when the last rows were committed."""
+    """Times of the first request and of the last commit with rows."""
 
     def __init__(self) -> None:
         self.began: tuple[float, float] | None = None
@@ -76,7 +77,7 @@ class _Marks:
 
 
 def _slow_down(us_a_row: float) -> None:
-    """A planted slowdown, by which bench-check is tried: each row costs so much more processor time."""
+    """Add processor time to each row: a planted slowdown that tests bench-check."""
     make = RowRecords.make
 
     def slow(records: RowRecords, rows: Sequence[Row], *arguments: Any) -> Made:
@@ -89,7 +90,7 @@ def _slow_down(us_a_row: float) -> None:
 
 
 def main(rig: Rig, topic: str, shards: int, delivery: str) -> dict[str, Any]:
-    """Rows, seconds and seconds of processor time."""
+    """Return rows, seconds and seconds of processor time."""
     text = _CONFIGURATION.format(rig=rig, topic=topic, partitions=PARTITIONS, shards=shards, delivery=delivery)
     text += "".join(_TENANT.format(tenant=tenant, since=rig.since) for tenant in rig.tenants)
     with tempfile.TemporaryDirectory() as directory:

@@ -1,4 +1,4 @@
-"""A flame graph of what py-spy recorded in its raw format: FILE, the function at the bottom, and the PNG to draw."""
+"""Draws a flame graph of a raw py-spy recording. Arguments: the file, the root function, the PNG to write."""
 
 import sys
 from collections import defaultdict
@@ -16,7 +16,7 @@ _NARROWEST = 0.004
 
 
 def _tree(text: str, root: str) -> dict[tuple[str, ...], int]:
-    """Samples of each path of functions below the one called `root`."""
+    """Return the samples of each path of functions below `root`."""
     found: dict[tuple[str, ...], int] = defaultdict(int)
     for line in text.splitlines():
         stack, _, count = line.rpartition(" ")
@@ -31,7 +31,7 @@ def _tree(text: str, root: str) -> dict[tuple[str, ...], int]:
 
 
 def draw(text: str, root: str, target: Path) -> None:
-    """Width is time; what is called lies above who calls it."""
+    """Draw the graph. The width is time, and callees are above their callers."""
     tree = _tree(text, root)
     total = max(tree.values())
     figure, axes = plt.subplots(figsize=(12, 4.5), layout="constrained")

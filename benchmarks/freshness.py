@@ -1,7 +1,7 @@
-"""From "visible at Graph" to "readable with read_committed": sweeps every 2 s, 50 tenants, one worker, a real broker.
+"""Measures the delay from visible in Graph to readable with read_committed: sweeps every 2 s, 50 tenants, one worker.
 
-The simulator, the connector and the reader share one clock. Rows are counted that became visible once every tenant had
-read its history. Writes freshness.json and its picture.
+Simulator, connector and consumer share one clock. Only rows count that became visible after every tenant had read its
+history. Writes freshness.json and its picture.
 """
 
 import argparse
@@ -56,7 +56,7 @@ start = "-5m"
 
 
 def _read(bootstrap: str, seconds: float) -> dict[tuple[str, str, int], float]:
-    """When a read_committed reader had each version, by tenant, id and revision."""
+    """Return when a read_committed consumer received each version, by tenant, id and revision."""
     consumer = Consumer(
         {
             "bootstrap.servers": bootstrap,
@@ -83,7 +83,7 @@ def _read(bootstrap: str, seconds: float) -> dict[tuple[str, str, int], float]:
 
 
 def _delays(rig: Rig, read: dict[tuple[str, str, int], float], since: float, until: float) -> tuple[list[float], int]:
-    """Delays of what became visible in a span, and how many of it were not read."""
+    """Return the delays of rows that became visible in a period, and how many of them never arrived."""
     delays, missing = [], 0
     for tenant in rig.tenants:
         for text in rig.lines(f"/simulator/truth?tenant={tenant}"):
@@ -100,7 +100,7 @@ def _delays(rig: Rig, read: dict[tuple[str, str, int], float], since: float, unt
 
 
 def measure(tenants: int, calls_per_day: int, seconds: float, settle: float) -> dict[str, Any]:
-    """Delays while the service runs for `seconds` after `settle`."""
+    """Measure delays while the service runs for `seconds`, after `settle`."""
     options = ["--tenants", str(tenants), "--calls-per-day", str(calls_per_day), "--days", "0.1", "--seed", "1"]
     options += ["--lateness", "1:0s-30s", "--durations", "short", "--revised", "0"]  # revisions come later than 2 min
     with (

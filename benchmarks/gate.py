@@ -1,11 +1,11 @@
-"""Ratios of one run, by which a loss is told: of processor time, which a busy machine disturbs least."""
+"""Compares ratios within one run to detect a loss of speed. Ratios of processor time depend least on other load."""
 
 import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 LOSS = 0.2
-"So much less than what was committed is a loss."
+"Ratios that are lower by more than this share count as a loss."
 RATIOS = {
     "engine ÷ plain recipe": ("engine", "plain"),
     "engine ÷ limit": ("engine", "limit"),
@@ -17,13 +17,13 @@ Spread = dict[str, float]
 
 
 def spread(values: Sequence[float], digits: int) -> Spread:
-    """Median and range."""
+    """Return median, minimum and maximum."""
     found = {"median": statistics.median(values), "least": min(values), "most": max(values)}
     return {name: round(value, digits) for name, value in found.items()}
 
 
 def ratios(measured: Sequence[Mapping[str, Mapping[str, Any]]], seconds: str = "cpu_seconds") -> dict[str, Spread]:
-    """How many times as fast the first is as the second, repetition by repetition."""
+    """Return how many times as fast the first benchmark is as the second, repetition by repetition."""
     return {
         name: spread([runs[other][seconds] / runs[one][seconds] for runs in measured], 3)
         for name, (one, other) in RATIOS.items()
@@ -31,13 +31,13 @@ def ratios(measured: Sequence[Mapping[str, Mapping[str, Any]]], seconds: str = "
 
 
 def losses(found: Mapping[str, Spread], committed: Mapping[str, Spread]) -> list[str]:
-    """The ratios that lost more than LOSS of what was committed."""
+    """Return the ratios that are more than LOSS below the committed ones."""
     wanted = {name: min(ratio["median"], _MOST.get(name, ratio["median"])) for name, ratio in committed.items()}
     return [name for name, ratio in found.items() if ratio["median"] < (1 - LOSS) * wanted[name]]
 
 
 def between(text: str, name: str, made: str) -> str:
-    """A page with what was made between the two marks of that name; elsewhere nothing changes."""
+    """Return a page with new text between the two marks of that name."""
     begin, end = f"<!-- {name}: made by benchmarks, not by hand -->", f"<!-- /{name} -->"
     before, found, rest = text.partition(begin)
     _, closed, after = rest.partition(end)

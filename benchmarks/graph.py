@@ -1,4 +1,4 @@
-"""Asking the simulator without the connector."""
+"""Requests to the simulator without the connector."""
 
 from datetime import UTC, datetime
 
@@ -8,7 +8,7 @@ from benchmarks.rig import Rig
 
 
 async def token(session: aiohttp.ClientSession, rig: Rig, tenant: str) -> str:
-    """An access token."""
+    """Return an access token."""
     form = {
         "client_id": rig.client_id,
         "client_secret": rig.client_secret,
@@ -20,12 +20,12 @@ async def token(session: aiohttp.ClientSession, rig: Rig, tenant: str) -> str:
 
 
 def headers(access_token: str) -> dict[str, str]:
-    """What each request carries."""
+    """Return the headers of each request."""
     return {"Authorization": f"Bearer {access_token}", "Accept": "application/json"}
 
 
 def window_url(rig: Rig) -> str:
-    """The first link of the chain that holds every row of a tenant, by the tenant's token."""
+    """Return the first link of the page chain that holds every row of a tenant."""
     since, until = (
         datetime.fromisoformat(instant).astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         for instant in (rig.since, rig.until)

@@ -1,6 +1,6 @@
-"""A poll that finds only known rows, from page bytes in memory: decoded, fingerprinted, judged. Prints JSON.
+"""Measures a poll that finds only known rows, with page bytes in memory: decode, fingerprint, classify. Prints JSON.
 
-msgspec's decoding of the same pages is measured beside it, since a busy machine slows both alike.
+Decoding the same pages with msgspec is measured next to it, because other load slows both alike.
 """
 
 import asyncio
@@ -18,7 +18,7 @@ from connector.schemata import schema_text
 
 
 def main(rig: Rig) -> dict[str, Any]:
-    """Rows, and seconds of processor time of the poll and of msgspec's decoding."""
+    """Return rows, and seconds of processor time of the poll and of msgspec's decoding."""
     schema = json.loads(schema_text("directRoutingLogRow"))
     shape, decode = Shape(schema, "v1.0"), typed_page(schema).decode
     bodies = asyncio.run(bodies_of(rig))

@@ -1,9 +1,8 @@
-"""What the same rows cost at least: decoded, encoded and produced, each alone and one after the other. Prints JSON.
+"""Measures the minimum cost of the same rows: decode, encode and produce, each alone, one after the other. Prints JSON.
 
-Decode: msgspec, page by page, straight into typed rows. Encode: fastavro, row by row, from dictionaries that are there
-already, instants as integers. Produce: keys and timestamps, no callback, until all is acknowledged, with the
-connector's own settings but no transaction. The connector's own way of encoding, by column, is measured beside it and
-not added.
+Decode: msgspec, page by page, into typed rows. Encode: fastavro, row by row, from existing dictionaries, with
+timestamps as integers. Produce: keys and timestamps, no callback, until everything is acknowledged, with the
+connector's own settings but no transaction. The connector's own encoding, by column, is measured too and not added.
 """
 
 import asyncio
@@ -31,7 +30,7 @@ _PAGE = 1000
 
 
 async def bodies_of(rig: Rig) -> list[bytes]:
-    """Every page of every tenant."""
+    """Return every page of every tenant."""
     bodies: list[bytes] = []
     async with aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(ssl=ssl.create_default_context(cafile=rig.ca))
@@ -78,7 +77,7 @@ class Cost(NamedTuple):
 
 
 def fastest(work: Callable[[], Cost | None]) -> Cost:
-    """The fastest of a few times: what disturbs can only make it slower. `work` may measure itself."""
+    """Return the fastest of a few runs, because other load can only slow a run down. `work` may measure itself."""
     costs = []
     for _ in range(_TIMES):
         gc.collect()
@@ -88,7 +87,7 @@ def fastest(work: Callable[[], Cost | None]) -> Cost:
 
 
 def _produce(rig: Rig, topic: str, keys: list[bytes], values: list[bytes]) -> Cost:
-    """From the first record to the last acknowledgement; the connection is there before."""
+    """Measure from the first record to the last acknowledgement, on an open connection."""
     producer = Producer(Clients(rig.bootstrap, {}).producer(None))
     producer.list_topics(topic)
     began, cpu_began = time.monotonic(), time.process_time()
@@ -104,7 +103,7 @@ def _produce(rig: Rig, topic: str, keys: list[bytes], values: list[bytes]) -> Co
 
 
 def main(rig: Rig, topic: str) -> dict[str, Any]:
-    """Rows, and seconds of each step and of all."""
+    """Return rows, and seconds of each step and of all steps."""
     schema = json.loads(schema_text("directRoutingLogRow"))
     bodies = asyncio.run(bodies_of(rig))
     records = records_of(rig, bodies, Shape(schema, "v1.0"))

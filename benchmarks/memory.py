@@ -1,4 +1,4 @@
-"""What remembering costs: bytes resident a row, all in, and rows restored a second, from a real broker.
+"""Measures the dedup index: resident bytes per row, and rows restored per second from a real broker.
 
 `python -m benchmarks.memory` measures each shape in a process of its own and writes memory.json and its picture.
 """
@@ -33,13 +33,13 @@ SHAPES = ((1, 1_000_000), (1, 5_000_000), (1, 10_000_000), (500, 10_000))
 
 
 def resident_bytes() -> int:
-    """Of this process."""
+    """Return the resident memory of this process, in bytes."""
     pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
     return pages * os.sysconf("SC_PAGESIZE")
 
 
 def records(tenants: int, rows: int, seed: int) -> Any:
-    """What commits of 5000 rows write to the seen topic, the calls spread evenly over 150 days."""
+    """Return what commits of 5,000 rows write to the seen topic, with calls spread evenly over 150 days."""
     random = np.random.default_rng(seed)
     for number in range(tenants):
         log = SeenLog(f"{number:08d}-1111-1111-1111-111111111111")
@@ -57,7 +57,7 @@ def records(tenants: int, rows: int, seed: int) -> Any:
 
 
 def fill(bootstrap: str, topic: str, tenants: int, rows: int, seed: int) -> None:
-    """Writes the topic as a compacted one is read: the newest record of each key."""
+    """Write the topic as it is after compaction: the newest record of each key."""
     newest = {record.key: record.value for record in records(tenants, rows, seed)}
     producer = Producer({"bootstrap.servers": bootstrap, "linger.ms": 20, "queue.buffering.max.kbytes": 1_000_000})
     for key, value in newest.items():
@@ -71,7 +71,7 @@ def fill(bootstrap: str, topic: str, tenants: int, rows: int, seed: int) -> None
 
 
 def restore(bootstrap: str, topic: str) -> dict[str, Any]:
-    """Restores as a shard does; what it took."""
+    """Restore as a shard does, and return the cost."""
     for _ in range(2):  # what a process needs anyway is there before
         seen.restore({record.key: record.value for record in records(2, 20_000, 2) if record.value})
     clients = Clients(bootstrap, {})
@@ -122,7 +122,7 @@ def main() -> None:
 
 
 def line(found: dict[str, Any]) -> str:
-    """One shape in a line."""
+    """Return one shape as a line."""
     rows = found["rows"]
     return (
         f"{found['tenants']} tenants, {rows:,} rows in {found['records']:,} records: "

@@ -1,7 +1,7 @@
-"""The plain recipe, as one would write it in an hour: aiohttp, json, confluent's AvroSerializer, produce. Prints JSON.
+"""Measures a plain recipe: aiohttp, json, Confluent's AvroSerializer, produce. Prints JSON.
 
-No state: it follows one page chain, remembers nothing, commits nothing, and publishes every row that it reads. The
-serializer registers its schema with confluent's own mock registry, in memory.
+It keeps no state: it follows one page chain, has no dedup index, commits nothing and publishes every row that it reads.
+The serializer registers its schema in Confluent's own mock registry, in memory.
 """
 
 import asyncio
@@ -26,7 +26,7 @@ _EMPTY = "0001-01-01T00:00:00Z"
 
 
 async def main(rig: Rig, topic: str) -> dict[str, Any]:
-    """Rows, seconds and seconds of processor time, from the first request to the last acknowledgement."""
+    """Return rows, seconds and seconds of processor time, from the first request to the last acknowledgement."""
     schema = json.loads(schema_text("directRoutingLogRow"))
     instants = [field["name"] for field in schema["fields"] if field["name"].endswith("DateTime")]
     registry = SchemaRegistryClient.new_client({"url": "mock://"})

@@ -1,7 +1,8 @@
-"""Quix Streams 3 with a source of one's own and its Avro serializer: what its documentation would have one write.
+"""Measures Quix Streams 3 with a custom source and its Avro serializer, written as its documentation suggests.
 
-Its source path is at least once and not transactional; no state, no dedup. It runs in an environment of its own, since
-it pins other versions (requirements/quix.txt). The source is a process of its own, and measures itself. Prints JSON.
+Its source path is at least once and not transactional; no state, no deduplication. It runs in an environment of its own
+because it pins other versions (requirements/quix.txt). The source is a separate process and measures itself. Prints
+JSON.
 """
 
 import asyncio
@@ -27,7 +28,7 @@ _EMPTY = "0001-01-01T00:00:00Z"
 
 
 class GraphSource(Source):  # type: ignore[misc]
-    """Reads every tenant's chain once, and ends."""
+    """Reads the page chain of every tenant once, and ends."""
 
     def __init__(self, rig: Rig, outcome: Path) -> None:
         super().__init__(name="graph")
@@ -35,7 +36,7 @@ class GraphSource(Source):  # type: ignore[misc]
         self._outcome = outcome
 
     def run(self) -> None:
-        """Called by the framework, in the source's process."""
+        """Run in the process of the source. The framework calls this."""
         result = asyncio.run(self._read(Rig(*self._rig)))
         self._outcome.write_text(json.dumps(result), encoding="utf-8")
 
@@ -68,7 +69,7 @@ class GraphSource(Source):  # type: ignore[misc]
 
 
 def main(rig: Rig, topic: str) -> dict[str, Any]:
-    """Rows, seconds and seconds of processor time, from the first request to the last acknowledgement."""
+    """Return rows, seconds and seconds of processor time, from the first request to the last acknowledgement."""
     with tempfile.TemporaryDirectory() as directory:
         outcome = Path(directory) / "outcome.json"
         app = Application(broker_address=rig.bootstrap, loglevel="WARNING", state_dir=directory)

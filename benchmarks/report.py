@@ -1,4 +1,4 @@
-"""Results as JSON, as a table, and as the section of README.md that is made from it."""
+"""Results as JSON, as a table, and as a section of README.md."""
 
 import os
 import platform
@@ -32,18 +32,18 @@ def _rate(run: Run) -> float:
 
 
 def _us(run: Run) -> float:
-    """Processor time of the process a row, all threads: what a busy machine disturbs least."""
+    """Return the processor time of the process per row, over all threads, in microseconds."""
     return float(1e6 * run["cpu_seconds"] / run["rows"])
 
 
 def line(number: int, runs: dict[str, Run]) -> str:
-    """One repetition in a line."""
+    """Return one repetition as a line."""
     said = [f"{name} {_rate(run):,.0f} rows/s ({_us(run):.1f} µs)" for name, run in sorted(runs.items())]
     return f"{number}: {', '.join(said)}"
 
 
 def results(measured: list[dict[str, Run]], seed: int, load: float) -> dict[str, Any]:
-    """Everything, raw runs included. `load`: of the machine, before anything was started."""
+    """Return all results, raw runs included. `load` is the load of the machine before the start."""
 
     def of_each(value: Callable[[Run], float], digits: int) -> dict[str, gate.Spread]:
         return {name: gate.spread([value(runs[name]) for runs in measured], digits) for name in WHAT}
@@ -90,7 +90,7 @@ def _processor() -> str:
 
 
 def table(found: dict[str, Any]) -> str:
-    """The results as Markdown tables with what they were measured on."""
+    """Return the results as Markdown tables, with the environment that they were measured in."""
     rates, costs, steps = found["rows_per_second"], found["cpu_us_per_row"], found["step_us_per_row"]
     lines = ["| what | rows/s: median (least to most) | µs of processor a row |", "| --- | --- | --- |"]
     lines += [f"| {what} | {_range(rates[name], 0)} | {_range(costs[name], 1)} |" for name, what in WHAT.items()]
@@ -125,5 +125,5 @@ def _range(spread: dict[str, float], digits: int) -> str:
 
 
 def shown(found: dict[str, Any], text: str) -> str:
-    """The text of README.md with these results."""
+    """Return the text of README.md with these results."""
     return gate.between(text, "benchmarks", table(found))

@@ -1,4 +1,4 @@
-"""What is measured against: a simulator with pre-built pages, as a process of its own, and a real broker."""
+"""Environment of the benchmarks: a simulator with prebuilt pages in a process of its own, and a real broker."""
 
 import contextlib
 import json
@@ -26,7 +26,7 @@ _Json = dict[str, Any]
 
 
 class Rig(NamedTuple):
-    """Where everything is, as a measured process is told; `until` is where the simulator's clock stands still."""
+    """Addresses that a measured process needs. `until` is where the clock of the simulator stands still."""
 
     url: str
     ca: str
@@ -38,21 +38,21 @@ class Rig(NamedTuple):
     until: str = ""
 
     def ask(self, path: str) -> Any:
-        """What the simulator says of itself."""
+        """Return what the simulator reports about itself."""
         return json.loads(b"".join(self.lines(path)))
 
     def lines(self, path: str) -> list[bytes]:
-        """What the simulator says line by line."""
+        """Return what the simulator reports, line by line."""
         context = ssl.create_default_context(cafile=self.ca)
         with urllib.request.urlopen(f"{self.url}{path}", context=context, timeout=60) as answer:  # noqa: S310 - https
             return list(answer.read().splitlines())
 
     def create_topic(self, topic: str) -> None:
-        """A row topic as the connector makes it."""
+        """Create a row topic as the connector does."""
         topic_of(self.bootstrap, topic, PARTITIONS)
 
     def keys(self, topic: str) -> list[bytes]:
-        """The key of every committed record of a topic."""
+        """Return the key of every committed record of a topic."""
         consumer = Consumer(
             {
                 "bootstrap.servers": self.bootstrap,
@@ -85,7 +85,7 @@ class Rig(NamedTuple):
         return keys
 
     def measure(self, module: str, *arguments: str, python: str = sys.executable) -> _Json:
-        """What a module of this package prints about itself when it is run as a process."""
+        """Run a module of this package as a process and return what it prints."""
         command = [python, "-m", f"benchmarks.{module}", json.dumps(self._asdict()), *arguments]
         run = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_RUN_S)
         if run.returncode:
@@ -95,7 +95,7 @@ class Rig(NamedTuple):
 
 
 def topic_of(bootstrap: str, topic: str, partitions: int) -> str:
-    """Makes a topic; its name."""
+    """Create a topic and return its name."""
     admin = AdminClient({"bootstrap.servers": bootstrap})
     for future in admin.create_topics([NewTopic(topic, partitions, 1)]).values():
         future.result()
@@ -104,7 +104,7 @@ def topic_of(bootstrap: str, topic: str, partitions: int) -> str:
 
 @contextlib.contextmanager
 def open_rig(rows: int, seed: int, directory: Path) -> Iterator[Rig]:
-    """A rig with a day of history, `rows` calls of all tenants together; everything ends with it."""
+    """Yield an environment with a day of history and `rows` calls of all tenants together. Everything ends with it."""
     options = ["--prebuilt", "--days", "1", "--seed", str(seed)]
     options += ["--tenants", str(TENANTS), "--calls-per-day", str(rows // TENANTS)]
     with Cluster(fast_run=True, heap_mib=512) as cluster, simulator(options, directory) as said:
@@ -115,7 +115,7 @@ def open_rig(rows: int, seed: int, directory: Path) -> Iterator[Rig]:
 
 @contextlib.contextmanager
 def simulator(options: list[str], directory: Path) -> Iterator[_Json]:
-    """What a simulator that runs as a process says when it is ready."""
+    """Run a simulator as a process and yield what it prints when it is ready."""
     command = [sys.executable, "-m", "connector", "simulate", *options, "--ca-out", str(directory / "ca.pem")]
     with (
         (directory / "simulator.log").open("wb") as log,
@@ -135,5 +135,5 @@ def simulator(options: list[str], directory: Path) -> Iterator[_Json]:
 
 
 def told() -> Rig:
-    """The rig that a measured process was told of."""
+    """Return the environment that a measured process was given."""
     return Rig(**json.loads(sys.argv[1]))

@@ -1,8 +1,8 @@
-"""1,000 tenants over 8 workers and 64 shards, in simulated time, with the real core; writes docs/scale.md's table.
+"""Simulates 1,000 tenants over 8 workers and 64 shards with the real core, and writes the tables of docs/scale.md.
 
-Requests: the scheduler's own steps (core.forecast) for each size of tenant. Commits: the shards' rule, rows at once and
-coverage within five seconds, over an hour of sweeps. State: what a tenant of that size has written after 150 days, by
-the code that writes it. Restore: its rows at the rate of benchmarks/memory.json.
+Requests: the scheduler's own steps (core.forecast) for each size of tenant. Commits: the rule of the shards, rows at
+once and coverage within five seconds, over an hour of sweeps. State: what a tenant of that size has written after 150
+days, by the code that writes it. Restore: its rows at the rate of benchmarks/memory.json.
 """
 
 import heapq
@@ -35,7 +35,7 @@ _MEMORY = _HERE / "memory.json"
 
 
 class Size(NamedTuple):
-    """What one tenant of a size costs."""
+    """Cost of one tenant of a size."""
 
     calls_per_day: int
     requests_per_hour: float
@@ -46,7 +46,7 @@ class Size(NamedTuple):
 
 
 def size_of(calls_per_day: int, rules: Rules) -> Size:
-    """One tenant in simulated time, and what it has written after 150 days."""
+    """Simulate one tenant, and return its cost after 150 days."""
     predicted = forecast.predict(
         rules, forecast.evenly(calls_per_day), _REQUESTS_PER_MINUTE, _CONCURRENCY, _BEGIN, cycle_s=0.0
     )
@@ -56,7 +56,7 @@ def size_of(calls_per_day: int, rules: Rules) -> Size:
 
 
 def commits(sizes: list[Size], every_s: float, random: np.random.Generator) -> int:
-    """Transactions of one shard in an hour: each live sweep of each tenant brings rows, or coverage alone."""
+    """Return the transactions of one shard in an hour. Each live sweep of a tenant brings rows, or coverage only."""
     events: list[tuple[float, bool]] = []
     for size in sizes:
         chance = 1 - np.exp(-size.calls_per_day / 86_400 * every_s)
@@ -74,7 +74,7 @@ def commits(sizes: list[Size], every_s: float, random: np.random.Generator) -> i
 
 
 def measured(seed: int) -> dict[str, Any]:
-    """Every worker's share."""
+    """Measure the share of every worker."""
     random = np.random.default_rng(seed)
     sweeps = tuple(
         Sweep(table.every or timedelta(), table.overlap or timedelta())
@@ -112,7 +112,7 @@ def measured(seed: int) -> dict[str, Any]:
 
 
 def tables(found: dict[str, Any]) -> str:
-    """What docs/scale.md shows."""
+    """Return the tables of docs/scale.md."""
     lines = _header(
         "calls a day", "share", "requests/h", "of the budget", "remembered rows", "`seen` records", "in time"
     )

@@ -1,16 +1,17 @@
-"""Calls and failures per trunk and minute, each minute once: when no more rows are to be expected for it.
+"""Calls and failures per trunk and minute, each minute once, when no more rows are expected for it.
 
     python examples/final_minutes.py --bootstrap-servers localhost:9092 --registry http://localhost:8081 --overlap 3h
 
-prints one JSON line for each tenant, minute and trunk. Needs `confluent-kafka[avro,schemaregistry]` and a connector
-with `schema_registry.url`.
+prints one JSON line per tenant, minute and trunk. It needs `confluent-kafka[avro,schemaregistry]` and a connector with
+`schema_registry.url`.
 
-When is a minute final? The connector says on `{topic}.progress` up to which call time all calls were read again at
-least `overlapSeconds` after they began, and how far a reader has to be in each partition of the topic to have seen all
-that this rests on. Kafka orders nothing between partitions, so a statement waits until the reader is there. Which
-overlap to wait for is the owner's choice: 3 h is quick, 48 h or 7 d see nearly every late row.
+When is a minute final? On `{topic}.progress`, the connector states up to which call time all calls were read again at
+least `overlapSeconds` after they began, and the offsets that a consumer must reach in each partition of the topic to
+have seen every record that the statement depends on. Kafka does not order records across partitions, so a statement
+waits until the consumer is there. You choose the overlap to wait for: 3 h is fast, 48 h or 7 d include nearly every
+late row.
 
-What is kept is in memory: it reads from the beginning when it is started again.
+The state is in memory: after a restart, the program reads from the beginning.
 """
 
 import argparse
@@ -33,7 +34,7 @@ _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
 class Minute(NamedTuple):
-    """A final minute of one trunk; `minute` is its beginning."""
+    """A final minute of one trunk. `minute` is its start."""
 
     tenant: str
     minute: datetime
@@ -48,21 +49,21 @@ class _Tenant:
     "The newest version of each call that is not final yet, by id."
     final_before: datetime = _NEVER
     statements: list[dict[str, Any]] = field(default_factory=list)
-    "Of the chosen overlap; those that the reader is not far enough for."
+    "Statements of the chosen overlap whose offsets the consumer has not reached yet."
 
 
 class FinalMinutes:
-    """Takes records in whatever order the partitions give them; says which minutes are final, each once."""
+    """Accepts records in any order of the partitions, and returns each final minute once."""
 
     def __init__(self, overlap_s: int) -> None:
         self.late = 0
-        "Rows whose minute was final before they came: a longer overlap would have waited for them."
+        "Rows whose minute was final before they arrived. A longer overlap would have waited for them."
         self._overlap_s = overlap_s
         self._next: defaultdict[int, int] = defaultdict(int)
         self._tenants: defaultdict[str, _Tenant] = defaultdict(_Tenant)
 
     def row(self, partition: int, offset: int, row: dict[str, Any]) -> list[Minute]:
-        """A record of the topic; the minutes that waited for it."""
+        """Process a record of the topic and return the minutes that waited for it."""
         tenant = self._tenants[row["tenantId"]]
         known = tenant.calls.get(row["id"])
         if row["startDateTime"] is not None and row["startDateTime"] < tenant.final_before:
@@ -73,12 +74,14 @@ class FinalMinutes:
         return self.reached(partition, offset + 1)
 
     def reached(self, partition: int, offset: int) -> list[Minute]:
-        """The reader has seen all records of a partition before an offset."""
+        """Record that all records of a partition before an offset were read, and return the minutes that waited for
+        them.
+        """
         self._next[partition] = max(self._next[partition], offset)
         return [minute for tenant in self._tenants for minute in self._close(tenant)]
 
     def statement(self, statement: dict[str, Any]) -> list[Minute]:
-        """A record of `{topic}.progress`; the minutes that it makes final."""
+        """Process a record of `{topic}.progress` and return the minutes that it makes final."""
         if statement["overlapSeconds"] != self._overlap_s:
             return []
         self._tenants[statement["tenantId"]].statements.append(statement)
@@ -110,7 +113,7 @@ class FinalMinutes:
 
 
 def read(bootstrap_servers: str, registry: str, topic: str, overlap_s: int, *, to_the_end: bool) -> Iterator[Minute]:
-    """Final minutes as they come; with `to_the_end` until both topics are read to where they end."""
+    """Yield final minutes as they come. With `to_the_end`, stop at the current end of both topics."""
     consumer = Consumer(
         {
             "bootstrap.servers": bootstrap_servers,
@@ -152,7 +155,7 @@ def read(bootstrap_servers: str, registry: str, topic: str, overlap_s: int, *, t
 
 
 def main() -> None:
-    """Prints final minutes as JSON lines."""
+    """Print final minutes as JSON lines."""
     parser = argparse.ArgumentParser(description="Calls and failures per trunk and minute, when a minute is final.")
     parser.add_argument("--bootstrap-servers", default="localhost:9092")
     parser.add_argument("--registry", default="http://localhost:8081", help="URL of the schema registry")

@@ -1,5 +1,5 @@
-"""Kafka Connect's own floor: the same rows, in memory already, through its framework and JSON converter. Prints JSON.
+"""Lower bound of Kafka Connect: the same rows, already in memory, through its framework and JSON converter.
 
-No HTTP, no Avro, no dedup; its producer is not transactional. The rows go through twice; the second time is measured,
-when the JVM has compiled what is hot.
+Prints JSON. No HTTP, no Avro, no deduplication; the producer is not transactional. The rows are sent twice. The second
+time is measured, after the JVM has compiled the hot code.
 """

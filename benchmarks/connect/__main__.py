@@ -1,4 +1,4 @@
-"""See the package."""
+"""Entry point of the package."""
 
 import asyncio
 import json
@@ -47,7 +47,7 @@ def _compile(software: Software, directory: Path) -> None:
 
 
 def main(rig: Rig, topic: str) -> dict[str, Any]:
-    """Rows, seconds and seconds of processor time, from the first record that is made to the last acknowledgement."""
+    """Return rows, seconds and seconds of processor time, from the first record to the last acknowledgement."""
     software = kafka()
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)

@@ -1,1 +1,1 @@
-"""Many workers, many tenants: how long shards stand still when workers come and go, and what 500 tenants cost."""
+"""Many workers and tenants: how long shards pause when workers come and go, and what 500 tenants cost."""

@@ -1,4 +1,4 @@
-"""`python -m benchmarks.fleet [WHAT…]` measures and prints a line for each figure."""
+"""`python -m benchmarks.fleet [NAME…]` measures and prints one line per figure."""
 
 import argparse
 import os
@@ -10,7 +10,7 @@ from benchmarks.fleet import crowd, moves
 from tests.brokers import Cluster
 
 _AS_SHIPPED = {"group.consumer.heartbeat.interval.ms": "5000"}
-"What brokers of tests have otherwise."
+"Settings that the brokers of the tests override."
 _MILLION = 1_000_000
 _TENANTS = 500
 

@@ -1,4 +1,4 @@
-"""What hundreds of tenants in one worker cost, how fast they all begin, and what one of them does to the others."""
+"""Measures what hundreds of tenants in one worker cost, how fast they start, and how one affects the others."""
 
 import os
 import statistics
@@ -28,18 +28,18 @@ _DEADLINE_S = 300.0
 
 
 class Idle(NamedTuple):
-    """A worker whose tenants have nothing new."""
+    """A worker whose tenants have no new rows."""
 
     restored_s: float
     memory_mb: float
     peak_mb: float
     cores: float
     held_ms: float
-    "The longest that /livez took to answer while /metrics was scraped."
+    "The longest response time of /livez while /metrics was scraped, in milliseconds."
 
 
 def idle(cluster: Cluster, tenants: int, remembered: int, seconds: float) -> Idle:
-    """Tenants with remembered rows and default sweeps, and a scrape every 15 s."""
+    """Run tenants with a filled dedup index and default sweeps, and scrape every 15 s."""
     with open_yard(cluster, tenants=tenants, **QUIET) as yard:
         yard.remember(SHARDS, remembered, DEFAULT_SWEEPS)
         worker = yard.worker(shards=SHARDS)
@@ -62,7 +62,7 @@ def idle(cluster: Cluster, tenants: int, remembered: int, seconds: float) -> Idl
 
 
 def cold(cluster: Cluster, tenants: int) -> float:
-    """Seconds from the start until the last tenant's first request, at 200 ms a token and without any state."""
+    """Return the seconds until the first request of the last tenant, with 200 ms per token and no state."""
     with open_yard(cluster, tenants=tenants, **QUIET, faults={"sign_in_slow": 1.0, "slow_s": 0.2}) as yard:
         worker = yard.worker(shards=SHARDS)
         begun = time.time()
@@ -84,9 +84,9 @@ STORMS: dict[str, dict[str, object]] = {
 
 
 def storms(cluster: Cluster, seconds: float) -> dict[str, float]:
-    """By how much the others' delay changes while one tenant fails: (with ÷ without) less 1.
+    """Return by how much the delay of other tenants changes while one tenant fails: (with ÷ without) less 1.
 
-    Delay: from when a row can be seen at Graph to when a reader of the topic sees it; spans with and without alternate.
+    The delay is the time from visible in Graph to visible on the topic. Periods with and without failures alternate.
     """
     with open_yard(cluster, tenants=20, **FLOWING) as yard:
         worker = yard.worker(shards=1, sweeps=SWEEPS)
@@ -138,7 +138,7 @@ def _swept(worker: Worker, tenants: int) -> bool:
 
 
 class _Held:
-    """The longest answer of /livez while something is watched."""
+    """The longest response time of /livez during a measurement."""
 
     def __init__(self) -> None:
         self.longest_s = 0.0

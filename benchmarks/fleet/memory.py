@@ -1,4 +1,4 @@
-"""Tenants that have been read for months: their checkpoints and remembered rows, written as workers would have."""
+"""Writes the state of tenants that were read for months, as workers would have written it."""
 
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
@@ -20,7 +20,7 @@ _BUSY = timedelta(days=149)
 
 
 def create_topics(bootstrap: str, app: str, topic: str, shards: int) -> None:
-    """The topics of an app, as its first worker would create them."""
+    """Create the topics of an app as its first worker would."""
     wanted = topics.wanted(app, [topic], shards, 3, {})
     admin = topics.Admin(Clients(bootstrap, {}))
 
@@ -37,7 +37,7 @@ def create_topics(bootstrap: str, app: str, topic: str, shards: int) -> None:
 def write(
     bootstrap: str, app: str, topic: str, tenants: Sequence[str], *, shards: int, rows_each: int, rules: windows.Rules
 ) -> None:
-    """Makes the tenants look as if all call time of 150 days had been read a moment ago."""
+    """Write state as if all call time of the last 150 days had just been read."""
     names = topics.Names(app)
     producer = Producer({"bootstrap.servers": bootstrap, "linger.ms": 20, "queue.buffering.max.messages": 1_000_000})
     now = datetime.now(UTC).replace(microsecond=0)
@@ -55,7 +55,7 @@ def write(
 
 
 def _remembered(tenant: str, seed: int, count: int, now: datetime) -> Iterator[Record]:
-    """Rows of calls spread over the horizon, written a few hundred at a time as they would have come."""
+    """Yield rows of calls spread over the horizon, a few hundred at a time."""
     generator = np.random.default_rng(seed)
     entries = np.zeros(count, rows.ENTRY)
     entries["hi"] = generator.integers(0, 2**63, count, dtype=np.uint64)

@@ -1,6 +1,6 @@
-"""How long tenants stand still when a worker dies, stops, or all are restarted one after the other.
+"""Measures how long tenants pause when a worker dies or stops, or when all workers are restarted in turn.
 
-Measured by a `read_committed` reader: from the signal to the end of the longest pause of any tenant whose shard moved.
+A `read_committed` consumer measures from the signal to the end of the longest pause of any tenant that moved.
 """
 
 import itertools
@@ -21,18 +21,18 @@ _DEADLINE_S = 120.0
 
 
 def owned(worker: Worker) -> list[int]:
-    """The shards that a worker owns."""
+    """Return the shards that a worker owns."""
     return list(worker.status()["shards_owned"])
 
 
 def rest(seconds: float) -> None:
-    """Lets the fleet run for a while."""
+    """Let the fleet run for some time."""
     end = time.monotonic() + seconds
     wait_until(lambda: time.monotonic() >= end, "the time to pass", seconds + 10)
 
 
 def takeover(cluster: Cluster, repetitions: int, *, remembered: int, how: signal.Signals, newer: bool) -> list[float]:
-    """Seconds from a signal to one of two workers until rows of all its tenants flow again."""
+    """Return the seconds from a signal to one of two workers until rows of all its tenants arrive again."""
     shards, tenants = 2, 8
     with open_yard(cluster, tenants=tenants, **FLOWING) as yard:
         yard.remember(shards, shards * remembered // tenants, SWEEPS)
@@ -59,7 +59,7 @@ def takeover(cluster: Cluster, repetitions: int, *, remembered: int, how: signal
 
 
 def rolling_restart(cluster: Cluster, repetitions: int) -> list[float]:
-    """The longest pause of any tenant while three workers are stopped and started one after the other."""
+    """Return the longest pause of any tenant while three workers are restarted in turn."""
     shards, tenants = 6, 12
     with open_yard(cluster, tenants=tenants, **FLOWING) as yard:
         yard.remember(shards, 10_000, SWEEPS)
@@ -85,7 +85,7 @@ def rolling_restart(cluster: Cluster, repetitions: int) -> list[float]:
 
 
 def _balance(workers: Iterable[Worker], shards: int) -> None:
-    """Waits until every worker is ready and has its share."""
+    """Wait until every worker is ready and owns its share."""
     crew = list(workers)
 
     def is_shared() -> bool:
@@ -95,13 +95,13 @@ def _balance(workers: Iterable[Worker], shards: int) -> None:
 
 
 def _flow(reader: Reader, tenants: Iterable[str]) -> None:
-    """Waits until rows of all the tenants were seen from now on."""
+    """Wait until new rows of all tenants have arrived."""
     since, wanted = time.time(), set(tenants)
     wait_until(lambda: wanted <= reader.times(since, time.time()).keys(), "rows to flow", _DEADLINE_S, every_s=0.1)
 
 
 def _pauses(reader: Reader, tenants: Iterable[str], since: float, until: float) -> list[tuple[float, float]]:
-    """Of each tenant its longest pause."""
+    """Return the longest pause of each tenant."""
     found = reader.times(since, until)
     pauses = []
     for tenant in tenants:

@@ -1,4 +1,4 @@
-"""Where fleets are measured: a real broker, the simulator, workers as processes, and a reader of what is committed."""
+"""Environment for measuring fleets: a real broker, the simulator, workers as processes, and a consumer."""
 
 import contextlib
 import tempfile
@@ -26,7 +26,7 @@ PARTITIONS = 3
 
 
 class Sight(NamedTuple):
-    """A committed record of the row topic, and when a `read_committed` reader saw it (seconds since the epoch)."""
+    """A committed record of the row topic, and when a `read_committed` consumer received it (Unix time in seconds)."""
 
     at: float
     tenant: str
@@ -35,7 +35,7 @@ class Sight(NamedTuple):
 
 
 class Reader:
-    """Sees every record of a topic from now on, in a thread of its own."""
+    """Consumes every new record of a topic in a thread of its own."""
 
     def __init__(self, bootstrap: str, topic: str) -> None:
         self.sights: list[Sight] = []
@@ -75,7 +75,7 @@ class Reader:
                     self.sights.append(Sight(at, row["tenantId"], row["id"], row["revision"]))
 
     def times(self, since: float, until: float) -> dict[str, list[float]]:
-        """When each tenant's records were seen, in a span of time."""
+        """Return when the records of each tenant arrived, within a period."""
         found: dict[str, list[float]] = defaultdict(list)
         for sight in self.sights:
             if since <= sight.at <= until:
@@ -83,14 +83,14 @@ class Reader:
         return found
 
     def check(self) -> None:
-        """Raises when a version was seen twice."""
+        """Raise an error if a version arrived twice."""
         versions = [sight[1:] for sight in self.sights]
         if len(versions) != len(set(versions)):
             raise RuntimeError(f"{len(versions) - len(set(versions))} of {len(versions)} records were published twice")
 
 
 class Yard:
-    """One broker, one simulator, one app, and its workers."""
+    """One broker, one simulator, one app and its workers."""
 
     def __init__(self, cluster: Cluster, source: Simulation, folder: Path) -> None:
         self.bootstrap = cluster.bootstrap
@@ -101,7 +101,7 @@ class Yard:
         self._workers: list[Worker] = []
 
     def worker(self, *, shards: int, sweeps: Sequence[dict[str, str]] = (), **sections: Any) -> Worker:
-        """A worker, not started yet. Without `sweeps` they are the default ones, and so is the budget."""
+        """Return a worker that is not started. Without `sweeps`, the default sweeps and the default budget apply."""
         settings = configuration(self.bootstrap, self.topic, self.app, self.source)
         settings["kafka"] |= {"shards": shards, "partitions": PARTITIONS, "properties": {}}
         settings["windows"] = {"sweeps": list(sweeps)} if sweeps else {}
@@ -113,7 +113,7 @@ class Yard:
         return worker
 
     def remember(self, shards: int, rows_each: int, sweeps: Sequence[dict[str, str]]) -> None:
-        """As if every tenant had been read for 150 days."""
+        """Write state as if every tenant had been read for 150 days."""
         memory.create_topics(self.bootstrap, self.app, self.topic, shards)
         every = [Sweep(parse_duration(sweep["every"]), parse_duration(sweep["overlap"])) for sweep in sweeps]
         rules = Rules(tuple(every), timedelta(), timedelta(days=1), timedelta(days=150))
@@ -121,22 +121,22 @@ class Yard:
         memory.write(self.bootstrap, self.app, self.topic, tenants, shards=shards, rows_each=rows_each, rules=rules)
 
     def reader(self) -> Reader:
-        """Of the row topic, which exists."""
+        """Return a consumer of the row topic, which exists."""
         return Reader(self.bootstrap, self.topic)
 
     def tenants_of(self, shards: Sequence[int], of: int) -> list[str]:
-        """The tenants of some of `of` shards."""
+        """Return the tenants of some of `of` shards."""
         return [tenant for tenant in self.source.tenants if control.partition_of(tenant.lower(), of) in set(shards)]
 
     def end(self) -> None:
-        """No worker outlives it."""
+        """Stop everything. No worker outlives this call."""
         for worker in self._workers:
             worker.kill()
 
 
 @contextlib.contextmanager
 def open_yard(cluster: Cluster, **options: Any) -> Iterator[Yard]:
-    """A yard with a simulator of these options."""
+    """Yield an environment with a simulator of these options."""
     with tempfile.TemporaryDirectory(prefix="fleet-") as folder, Simulation(**options) as source:
         yard = Yard(cluster, source, Path(folder))
         try:

@@ -1,4 +1,4 @@
-"""`connector demo`: everything at once on this machine, with made-up calls."""
+"""`connector demo`: simulator, broker, service and consumer on one machine, with invented calls."""
 
 from typing import Annotated
 
@@ -21,20 +21,21 @@ def demo(
         ),
     ] = "",
 ) -> None:
-    r"""Show the whole connector on this machine: nothing to install, no network.
+    r"""Run the whole connector on this machine, without a network and without anything installed.
 
-    Three tenants make calls up in a simulated Graph that throttles, fails and cuts answers short; the real service
-    reads them and publishes to Kafka; a reader decodes and prints what arrives, numbers masked. At the end Graph's
-    clock stops, everything is read once more, and what Graph shows is compared with what the topic holds.
-
-    \b
-    The mock cluster is librdkafka's. It can show neither fencing nor that aborted rows stay hidden: it fences nobody
-    and hides nothing. --bootstrap-servers shows that too; topics named demo-… are created there and stay.
-    CONNECTOR_KAFKA__PROPERTIES__* (for a cluster with a log-in), CONNECTOR_HTTP__LISTEN and CONNECTOR_LOG__LEVEL are
-    read, no other setting is.
+    Three tenants invent calls in a simulated Graph that throttles, fails and truncates responses. The real service
+    reads them and publishes to Kafka. A consumer decodes and prints the records, with masked numbers. At the end the
+    clock of Graph stops, everything is read once more, and the rows of Graph are compared with the topic.
 
     \b
-    Exits 0 when nothing is missing or duplicated, 1 otherwise; Ctrl-C leaves at once, without comparing: 130.
+    The embedded broker is the mock cluster of librdkafka. It does not fence and does not hide aborted rows, so that the
+    demo cannot show either. --bootstrap-servers runs the demo on a real cluster: topics named demo-… are created there
+    and stay. The only settings that are read are CONNECTOR_KAFKA__PROPERTIES__* (for a cluster that requires sign-in),
+    CONNECTOR_HTTP__LISTEN and CONNECTOR_LOG__LEVEL.
+
+    \b
+    Exits with 0 if no row is missing or duplicated, otherwise with 1. Ctrl-C exits at once with 130, without the
+    comparison.
 
     \b
     Example:

@@ -1,7 +1,7 @@
-"""What the demo shows: a few lines a second on standard output, and progress below them.
+"""Output of the demo: a few lines per second on standard output, and a progress line below them.
 
-1. No number is shown in clear, whatever Graph masks itself; names and addresses of people are left out.
-2. On a terminal progress is one line that stays at the bottom; elsewhere it goes to standard error.
+1. No number is shown in full, whatever Graph masks itself. Names and addresses of people are left out.
+2. On a terminal, progress is one line at the bottom. Otherwise, progress goes to standard error.
 """
 
 import sys
@@ -26,10 +26,10 @@ _BAR = 24
 
 
 class Screen:
-    """A context manager; every method is called from the event loop."""
+    """Context manager that prints. Every method is called in the event loop."""
 
     def __init__(self, names: Mapping[str, str], begun: datetime) -> None:
-        """`names`: of the tenants, by id. Rows of calls that ended before `begun` are history."""
+        """Take the `names` of the tenants by id. Rows of calls that ended before `begun` count as history."""
         for stream in (sys.stdout, sys.stderr):
             if hasattr(stream, "reconfigure"):
                 stream.reconfigure(errors="replace")
@@ -56,24 +56,24 @@ class Screen:
         self.settle()
 
     def settle(self) -> None:
-        """Takes the progress away; what follows stays."""
+        """Remove the progress line. Later output stays."""
         if self._live is not None:
             self._live.update(Text(""), refresh=True)
             self._live.stop()
             self._live = None
 
     def say(self, text: str = "", style: str = "") -> None:
-        """A line."""
+        """Print a line."""
         self._print(Text(text, style))
 
     def facts(self, facts: Sequence[tuple[str, str]]) -> None:
-        """Lines of a name and what it is."""
+        """Print lines that consist of a name and a value."""
         width = max(len(name) for name, _ in facts)
         for name, what in facts:
             self._print(Text.assemble(("  " + name.ljust(width), "bold"), "  ", what))
 
     def show(self, arrivals: Sequence[Arrival]) -> None:
-        """At most a few of the records, the rarest kinds first, and how many more came."""
+        """Print at most a few of the records, the rarest kinds first, and how many more arrived."""
         if arrivals and not self._has_head:
             self._has_head = True
             self.say()
@@ -92,7 +92,7 @@ class Screen:
             self._folded_at = now
 
     def progress(self, share: float, phase: str, counts: str) -> None:
-        """How far it is, `share` of the whole from 0 to 1."""
+        """Show how much is done, as a `share` from 0 to 1."""
         if self._live is not None:
             done = round(_BAR * min(1.0, max(0.0, share)))
             bar = Text.assemble("  ", ("━" * done, "green"), ("━" * (_BAR - done), "bright_black"))
@@ -105,7 +105,7 @@ class Screen:
             sys.stderr.flush()
 
     def table(self, verdicts: Mapping[str, Verdict]) -> None:
-        """The truth table: a line a tenant and their sum."""
+        """Print the result: one line per tenant and their sum."""
         head = ("tenant", "rows at Graph", "published", "revised", "dead letters", "missing", "duplicated")
         lines = [(self._names.get(tenant, tenant), *_cells(verdict)) for tenant, verdict in verdicts.items()]
         lines.append(("all", *_cells(total(verdicts.values()))))
@@ -141,12 +141,12 @@ class Screen:
 
 
 def total(verdicts: Any) -> Verdict:
-    """The sum of verdicts."""
+    """Return the sum of verdicts."""
     return Verdict(*(sum(column) for column in zip(*verdicts, strict=True)))
 
 
 def masked(value: str | None) -> str:
-    """A number or name as `mask` of the privacy settings shows it; an extension, which that leaves whole, wholly so."""
+    """Mask a number or name like the privacy setting `mask`, and mask extensions, which `mask` keeps, completely."""
     text = value or ""
     clear = _CLEAR if len(text) > _CLEAR and (text.startswith("+") or text[:1].isdigit()) else 0
     return text[:clear] + "".join("*" if character.isalnum() else character for character in text[clear:])
@@ -162,7 +162,7 @@ def _cells(verdict: Verdict) -> list[str]:
 
 
 def _chosen(arrivals: Sequence[Arrival], most: int) -> list[Arrival]:
-    """Of each kind the newest one, then rows, in the order of their coming."""
+    """Return the newest record of each kind, then further rows, in the order of arrival."""
     kinds: dict[str, list[int]] = {"dead letter": [], "revision": [], "row": []}
     for at, arrival in enumerate(arrivals):
         kinds["dead letter" if arrival.row is None else "revision" if arrival.row["revision"] else "row"].append(at)

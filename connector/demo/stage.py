@@ -1,4 +1,4 @@
-"""Puts simulator, broker, service and reader on one stage, and compares at the end."""
+"""Runs simulator, broker, service and consumer together, and compares their rows at the end."""
 
 import asyncio
 import json
@@ -40,7 +40,10 @@ _WEATHER = {
 
 
 def perform(span: timedelta, bootstrap_servers: str) -> int:
-    """Plays the demo; 0 when nothing is missing or duplicated, else 1. KeyboardInterrupt: it was stopped early."""
+    """Run the demo. Return 0 if no row is missing or duplicated, else 1.
+
+    Raise KeyboardInterrupt if it is stopped early.
+    """
     return asyncio.run(_perform(span, bootstrap_servers))
 
 
@@ -55,7 +58,7 @@ async def _perform(span: timedelta, bootstrap_servers: str) -> int:
 
 
 class Stage:
-    """One performance."""
+    """One run of the demo."""
 
     def __init__(self, simulator: Simulator, settings: Settings, span: timedelta, *, is_mock: bool) -> None:
         self._simulator = simulator
@@ -68,7 +71,7 @@ class Stage:
         self._begun = time.monotonic()
 
     async def play(self) -> int:
-        """From the first line to the last."""
+        """Run from the first line of output to the last."""
         names = {tenant.id: tenant.label for tenant in self._settings.tenants}
         with Screen(names, datetime.now(UTC)) as screen:
             screen.say("Microsoft Teams Direct Routing calls, from Microsoft Graph into Kafka, exactly once", "bold")
@@ -124,7 +127,7 @@ class Stage:
         )
 
     async def _until_read(self, working: asyncio.Task[int], follower: Follower, screen: Screen) -> None:
-        """Shows what arrives until the time is over and everything that Graph shows was read once more."""
+        """Print records until the time is over and every row that Graph shows was read once more."""
         frozen: datetime | None = None
         limit_s = self._span_s + _SETTLE_S
         while (passed_s := time.monotonic() - self._begun) < limit_s:
@@ -141,7 +144,7 @@ class Stage:
             screen.show(await asyncio.to_thread(lambda: self._tally.add(follower.poll(_TICK_S))))
 
     async def _was_read_since(self, moment: datetime) -> bool:
-        """Whether every call time that Graph has rows of was read, and committed, by sweeps that began later."""
+        """Return whether sweeps that began after `moment` have read and committed all call time that has rows."""
         tenants = (await self._service.status())["tenants"]
         return len(tenants) == len(_NAMES) and all(
             _is_covered(tenant["coverage"], self._simulator.world.since, moment) for tenant in tenants
@@ -180,7 +183,7 @@ class Stage:
 
 
 def _calls() -> Options:
-    """Calls short enough, and rows late enough, for half a minute to show everything."""
+    """Return options with calls short enough, and rows late enough, for 30 seconds to show every kind of event."""
     return Options(
         seed=_SEED,
         tenants=len(_NAMES),
@@ -232,7 +235,7 @@ def _settings(simulator: Simulator, span: timedelta, bootstrap_servers: str, *, 
 
 
 def _bypass_proxies() -> None:
-    """The simulator is on this machine, where no proxy finds it."""
+    """Exclude the simulator, which runs on this machine, from any proxy."""
     for variable in ("NO_PROXY", "no_proxy"):
         hosts = [os.environ[variable]] if os.environ.get(variable) else []
         os.environ[variable] = ",".join([*hosts, "127.0.0.1", "localhost"])
@@ -243,7 +246,7 @@ def _reachable(host: str) -> str:
 
 
 def _is_covered(coverage: list[dict[str, str]], start: datetime, moment: datetime) -> bool:
-    """Whether the pieces reach from `start` to `moment` without a hole and each was last read after `moment`."""
+    """Return whether the coverage reaches from `start` to `moment` without a gap and was last read after `moment`."""
     at = start
     for piece in coverage:
         begin, end, read = (datetime.fromisoformat(piece[name]) for name in ("from", "to", "last_read"))

@@ -1,8 +1,8 @@
-"""What the topics hold, beside what Graph showed. Shares no code with the service but the Avro decoder.
+"""Compares the topics with the rows that Graph showed. Shares no code with the service except the Avro decoder.
 
-1. A row is missing when the newest version that Graph shows is not the newest on the topic, field by field, or when it
-   does not fit and is not among the dead letters.
-2. A record is duplicated when its tenant, id and revision came before, or when it is more than Graph ever showed.
+1. A row is missing when the newest version that Graph shows is not the newest version on the topic, field by field, or
+   when it is invalid and not among the dead letters.
+2. A record is duplicated when its tenant, id and revision came before, or when Graph never showed that many versions.
 """
 
 import json
@@ -23,7 +23,7 @@ _INSTANT = re.compile(r"(.{19})(?:\.(\d+))?Z")
 
 
 class Arrival(NamedTuple):
-    """A record as it came. `former`: the version before it; `complaint`: why a dead letter does not fit."""
+    """A record as it arrived. `former` is the previous version, `complaint` the reason why a dead letter is invalid."""
 
     tenant: str
     row: dict[str, Any] | None
@@ -32,7 +32,7 @@ class Arrival(NamedTuple):
 
 
 class Verdict(NamedTuple):
-    """One tenant's line of the truth table."""
+    """The result for one tenant."""
 
     served: int = 0
     published: int = 0
@@ -43,7 +43,7 @@ class Verdict(NamedTuple):
 
 
 class Tally:
-    """Counts what arrives; owned by one thread at a time."""
+    """Counts the records that arrive. One thread uses it at a time."""
 
     def __init__(self, topic: str) -> None:
         self._topic = topic
@@ -56,11 +56,11 @@ class Tally:
         self.dead_letters = 0
 
     def add(self, entries: Iterable[Entry]) -> list[Arrival]:
-        """The records, decoded."""
+        """Decode records and count them."""
         return [self._row(entry) if entry.topic == self._topic else self._dead_letter(entry) for entry in entries]
 
     def verdict(self, tenant: str, truth: Sequence[TruthRow]) -> Verdict:
-        """Compares one tenant with every version that Graph showed of its rows."""
+        """Compare the records of one tenant with every version of its rows that Graph showed."""
         wanted: dict[str, list[TruthRow]] = defaultdict(list)
         for version in truth:
             if version.fits and version.id is not None:

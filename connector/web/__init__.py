@@ -1,4 +1,4 @@
-"""The endpoints and the page for people: they show, and change nothing."""
+"""HTTP endpoints and the page for people. They show state and change nothing."""
 
 from connector.web.server import StatusSource, Web
 

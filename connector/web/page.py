@@ -1,8 +1,8 @@
 """The page for people: the JSON of /status in words and strips, as one HTML document without scripts.
 
-1. What needs somebody comes first and in full; with many tenants the others are a line each.
-2. Every colour is also a word, and every strip also a sentence.
-3. It asks for itself again every half minute, unless somebody would rather read it in peace.
+1. Tenants that need attention come first, in full. With many tenants, each of the others takes one line.
+2. Every color is also given as a word, and every strip also as a sentence.
+3. The page reloads itself every 30 seconds, unless `still` is requested.
 """
 
 import base64
@@ -53,7 +53,7 @@ REFRESH_S = 30
 
 
 Activities = Callable[[str], Activity | None]
-"By the tenant's label; None for one that the worker does not own."
+"By the label of the tenant. None for a tenant that the worker does not own."
 
 
 def render(
@@ -65,12 +65,12 @@ def render(
     as_of: str = "",
     still: bool = False,
 ) -> str:
-    """The document. `as_of`: the time, as people read it; `still`: it does not refresh itself."""
+    """Return the document. `as_of` is the time for people. With `still`, the page does not reload itself."""
     return "".join(_document(status, reasons, activities, ready=ready, as_of=as_of, still=still))
 
 
 def duration(seconds: float) -> str:
-    """In words, at most two units: `3 min 20 s`, `2 d 4 h`, `0 s`; in whole seconds."""
+    """Return a duration in words with at most two units, in whole seconds: `3 min 20 s`, `2 d 4 h`, `0 s`."""
     left = round(abs(seconds))
     parts = []
     for size, unit in _UNITS:
@@ -270,11 +270,11 @@ def _picture(known: strip.Pieces, words: str, length: timedelta, cells: int) -> 
 
 
 _Y = {"recent": 0, "today": 0, "older": 0, "due": 5, "gap": 0}
-"Heights tell what is read from what is not, without colours."
+"Heights distinguish kinds of cells without colors."
 
 
 def _told(found: list[strip.Run], cell: timedelta) -> str:
-    """A strip as a sentence: each kind and how much of it, to the cell."""
+    """Return a strip as a sentence: each kind and its length, rounded to cells."""
     lengths = dict.fromkeys(strip.NAMES, timedelta())
     for kind, first, last in found:
         lengths[strip.NAMES[kind]] += (last - first) * cell

@@ -1,8 +1,8 @@
-"""The HTTP server: /metrics, /livez, /readyz, /status and the page, for GET and HEAD alone.
+"""HTTP server for /metrics, /livez, /readyz, /status and the page. It accepts GET and HEAD only.
 
-1. Whatever is asked for, nothing changes; nothing of the request is shown again.
-2. A probe is answered by the event loop itself: while that stands still, /livez is silent, and that is its message.
-3. Stopping waits for no client: idle connections are closed at once, answers on their way get a quarter of a second.
+1. A request changes nothing, and no part of a request is sent back.
+2. The event loop answers probes itself. While the loop hangs, /livez does not answer, which is the intended signal.
+3. Stopping does not wait for clients: idle connections are closed at once, responses in flight get 0.25 seconds.
 """
 
 import asyncio
@@ -37,7 +37,7 @@ _HEADERS = {
 _CONTENT_SECURITY_POLICY = "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 _COMPRESSED_FROM_BYTES = 4096
 _STRETCH = 25
-"Tenants that are looked at before others of the event loop have their turn."
+"Number of tenants that are described before other tasks of the event loop run."
 
 _log = log.get(__name__)
 
@@ -52,23 +52,23 @@ _library_log.addFilter(_is_fault)
 
 
 class StatusSource(Protocol):
-    """What the service knows about itself. Each is called in the event loop and should take milliseconds."""
+    """Source of what the server shows. Each method is called in the event loop and should take milliseconds."""
 
     async def status(self) -> dict[str, Any]:
-        """Return the JSON of /status, instants as RFC 3339 strings. Other tasks run between its tenants."""
+        """Return the JSON of /status, with times as RFC 3339 strings. Other tasks run between its tenants."""
         ...
 
     def ready(self) -> tuple[bool, list[str]]:
-        """Whether it is ready, and if not, why: sentences."""
+        """Return whether the worker is ready, and the reasons if it is not."""
         ...
 
     def alive(self) -> tuple[bool, list[str]]:
-        """Whether every loop turns, and if not, which do not: sentences."""
+        """Return whether every loop makes progress, and a sentence for each that does not."""
         ...
 
 
 class Web:
-    """The HTTP server of one worker. `port`: where it listens once started, also when it was asked for 0."""
+    """HTTP server of one worker. `port` is where it listens after the start, also if port 0 was configured."""
 
     def __init__(self, host: str, port: int, source: StatusSource, metrics: Metrics) -> None:
         self.host = host
@@ -87,7 +87,10 @@ class Web:
         )
 
     async def start(self) -> int:
-        """Listen; the port. RefusedError when another process listens there, ConfigurationError when none could."""
+        """Listen and return the port.
+
+        Raise RefusedError if the port is in use, ConfigurationError if the address is not one of this machine.
+        """
         await self._runner.setup()
         try:
             await web.TCPSite(self._runner, self.host, self.port).start()
@@ -99,18 +102,18 @@ class Web:
         return self.port
 
     async def stop(self) -> None:
-        """Stop listening and close all connections, within a second."""
+        """Stop listening and close all connections within a second."""
         await self._runner.cleanup()
 
     async def __aenter__(self) -> Self:
-        """Started."""
+        """Start."""
         await self.start()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Stopped."""
+        """Stop."""
         await self.stop()
 
     async def _page(self, request: web.Request) -> web.Response:

@@ -1,6 +1,6 @@
-"""Coverage as a strip: call time in cells, each with the worst that is true of it; equal neighbours are one.
+"""Coverage as a strip: cells of call time, each with the worst state in it. Equal neighbors are merged.
 
-The worst wins, so that a minute that was never read shows in a strip of two weeks.
+The worst state wins, so that a single minute that was never read is visible in a strip of two weeks.
 """
 
 from collections.abc import Iterable, Mapping
@@ -8,14 +8,14 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
 NONE, RECENT, TODAY, OLDER, DUE, GAP = range(6)
-"What is true of a cell, from what says least to the worst."
+"States of a cell, from the least to the most severe."
 NAMES = ("none", "recent", "today", "older", "due", "gap")
 
 _HOUR, _DAY = timedelta(hours=1), timedelta(days=1)
 
 
 class Run(NamedTuple):
-    """Cells of one kind, from `first` to before `last`."""
+    """Cells of the same kind, from `first` up to but not including `last`."""
 
     kind: int
     first: int
@@ -23,18 +23,18 @@ class Run(NamedTuple):
 
 
 class Pieces(NamedTuple):
-    """What is known of a tenant's call time. `start`: where it begins to be wanted."""
+    """The known call time of a tenant. `start` is where the wanted call time begins."""
 
     now: datetime
     start: datetime
     read: list[tuple[datetime, datetime, datetime]]
     "From, to, last read."
     unread: list[tuple[datetime, datetime, bool]]
-    "From, to, and whether it is going to be read without anybody doing anything."
+    "From, to, and whether it will be read without an operator's action."
 
 
 def pieces(tenant: Mapping[str, Any], jobs: Iterable[Mapping[str, Any]] = ()) -> Pieces | None:
-    """Of a TENANT and its JOBs; None when nothing is known of it."""
+    """Return the call time of a TENANT and its JOBs, or None if nothing is known of it."""
     if tenant.get("lag_seconds") is None:
         return None
     lag = timedelta(seconds=float(tenant["lag_seconds"]))
@@ -63,7 +63,7 @@ def pieces(tenant: Mapping[str, Any], jobs: Iterable[Mapping[str, Any]] = ()) ->
 
 
 def runs(known: Pieces, length: timedelta, cells: int) -> list[Run]:
-    """The last `length` before now."""
+    """Return the cells of the last `length` before now, merged."""
     begin, width = known.now - length, length / cells
     kinds = [NONE] * cells
 
@@ -92,13 +92,13 @@ def runs(known: Pieces, length: timedelta, cells: int) -> list[Run]:
 
 
 def oldest_reading(known: Pieces, length: timedelta) -> timedelta | None:
-    """How long ago the call time of the last `length` that waits longest was last read; None where none was."""
+    """Return the age of the oldest read within the last `length`, or None if nothing was read there."""
     ages = [known.now - at for _, end, at in known.read if end > known.now - length]
     return max(ages) if ages else None
 
 
 def moment(text: object) -> datetime | None:
-    """An instant of JSON; None for anything else."""
+    """Return a timestamp of JSON, or None for any other value."""
     try:
         found = datetime.fromisoformat(str(text))
     except ValueError:

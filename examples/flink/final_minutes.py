@@ -43,10 +43,10 @@ _RESULT = Types.ROW_NAMED(
 
 
 class FinalMinutes(KeyedCoProcessFunction):
-    """Keyed by tenant. First input: rows; second: statements. Minutes are counted from the epoch."""
+    """Keyed by tenant. The first input is rows, the second statements. Minutes are counted from the epoch."""
 
     def open(self, runtime_context: RuntimeContext) -> None:
-        """State of one tenant."""
+        """Create the state of one tenant."""
         self.calls = runtime_context.get_map_state(
             MapStateDescriptor("calls", Types.STRING(), Types.PICKLED_BYTE_ARRAY())
         )
@@ -57,7 +57,7 @@ class FinalMinutes(KeyedCoProcessFunction):
         self.final_before = runtime_context.get_state(ValueStateDescriptor("final before", Types.LONG()))
 
     def process_element1(self, value: Row, ctx: KeyedCoProcessFunction.Context) -> Iterator[Row]:
-        """A row: one of a minute that is final already comes too late for it."""
+        """Process a row. A row of a minute that is already final is too late."""
         known = self.calls.get(value.id)
         late = value.minute is not None and value.minute < (self.final_before.value() or 0)
         if late:
@@ -68,7 +68,7 @@ class FinalMinutes(KeyedCoProcessFunction):
         yield from self._close(ctx.get_current_key())
 
     def process_element2(self, value: Row, ctx: KeyedCoProcessFunction.Context) -> Iterator[Row]:
-        """A statement of the chosen overlap."""
+        """Process a statement of the chosen overlap."""
         self.statements.put(value.through, list(value.offsets))
         yield from self._close(ctx.get_current_key())
 
@@ -96,7 +96,7 @@ class FinalMinutes(KeyedCoProcessFunction):
 
 
 def tables(options: argparse.Namespace) -> list[str]:
-    """The statements of calls.sql for these topics, brokers and registry."""
+    """Return the SQL statements of calls.sql for these topics, brokers and registry."""
     text = (Path(__file__).parent / "calls.sql").read_text(encoding="utf-8")
     lines = [line for line in text.splitlines() if not line.startswith("--")]
     for default, chosen in (
@@ -111,7 +111,7 @@ def tables(options: argparse.Namespace) -> list[str]:
 
 
 def environment(options: argparse.Namespace) -> StreamTableEnvironment:
-    """An environment that knows the tables."""
+    """Return an environment that knows the tables."""
     execution = StreamExecutionEnvironment.get_execution_environment()
     execution.set_parallelism(options.parallelism)
     execution.add_jars(*(Path(jar).resolve().as_uri() for jar in options.jars))
@@ -127,7 +127,7 @@ def environment(options: argparse.Namespace) -> StreamTableEnvironment:
 
 
 def final_minutes(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    """Final minutes as they come."""
+    """Yield final minutes as they come."""
     tables = environment(options)
     rows = tables.to_data_stream(tables.sql_query(_ROWS))
     statements = tables.to_data_stream(tables.sql_query(_STATEMENTS.format(overlap_s=options.overlap_seconds)))
@@ -140,7 +140,7 @@ def final_minutes(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
 
 
 def calls_per_minute(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    """What calls_per_minute.sql says of the topic as it is now."""
+    """Yield the result of calls_per_minute.sql for the topic as it is now."""
     tables = environment(options)
     query = (Path(__file__).parent / "calls_per_minute.sql").read_text(encoding="utf-8")
     result = tables.execute_sql(query.rstrip().removesuffix(";"))
@@ -151,7 +151,7 @@ def calls_per_minute(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
 
 
 def main() -> None:
-    """Prints what was asked for as JSON lines."""
+    """Print the chosen result as JSON lines."""
     parser = argparse.ArgumentParser(description="Calls and failures per trunk and minute, in Flink.")
     parser.add_argument("--bootstrap-servers", default="localhost:9092")
     parser.add_argument("--registry", default="http://localhost:8081")

@@ -9,7 +9,7 @@ FOLDER = Path(__file__).parents[1] / "dashboards"
 
 
 def dashboards() -> dict[str, str]:
-    """The content of each file, by its name."""
+    """Return the content of each file by name."""
     return {
         "direct-routing-overview.json": text(overview.dashboard()),
         "direct-routing-tenant.json": text(tenant.dashboard()),

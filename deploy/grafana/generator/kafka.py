@@ -1,4 +1,4 @@
-"""What the workers do with Kafka: transactions, shards, restores."""
+"""Dashboard *Kafka*: transactions, shards and restores of the workers."""
 
 from grafana_foundation_sdk.models.dashboard import Dashboard
 
@@ -19,7 +19,7 @@ from deploy.grafana.generator.shared import NONE_IS_GOOD, brokers, commit_delay,
 
 
 def dashboard() -> Dashboard:
-    """The dashboard of transactions, shards and restores."""
+    """Return the dashboard of transactions, shards and restores."""
     return board(
         "kafka",
         "Kafka",

@@ -1,4 +1,4 @@
-"""All tenants at one look: how far behind, what is missing, whose fault."""
+"""Dashboard *Overview*: how far behind each tenant is, what is missing, and which party has to act."""
 
 from grafana_foundation_sdk.models.dashboard import Dashboard
 
@@ -31,7 +31,7 @@ from deploy.grafana.generator.shared import (
 
 
 def dashboard() -> Dashboard:
-    """The overview."""
+    """Return the overview."""
     return board(
         "overview",
         "Overview",

@@ -1,7 +1,7 @@
-"""What all dashboards are made of: queries, panels with units and thresholds, variables, and the marks of restarts.
+"""Parts of every dashboard: queries, panels with units and thresholds, variables, and annotations of restarts.
 
-1. Every query filters by the dashboard's variables; a panel that does not says why in its description.
-2. A rate is taken over $__rate_interval, so that it fits any scrape interval.
+1. Every query filters by the variables of the dashboard. A panel that does not says why in its description.
+2. A rate is computed over $__rate_interval, so that it fits any scrape interval.
 """
 
 import json
@@ -19,7 +19,7 @@ from grafana_foundation_sdk.models.prometheus import PromQueryFormat
 
 Panel = builder.Builder[dashboard.Panel]
 Steps = Sequence[tuple[float | None, str]]
-"Limits from which a colour holds, the first from minus infinity."
+"Thresholds with colors, the first from minus infinity."
 
 GREEN, YELLOW, ORANGE, RED, BLUE, GREY = "green", "yellow", "orange", "red", "blue", "text"
 SOURCE = dashboard.DataSourceRef(type_val="prometheus", uid="${datasource}")
@@ -28,7 +28,7 @@ WIDTH = 24
 
 
 class Query(NamedTuple):
-    """One query of a panel, and what its series are called."""
+    """A query of a panel and the name of its series."""
 
     expr: str
     legend: str
@@ -42,12 +42,12 @@ class Row(NamedTuple):
 
 
 def of_tenant(metric: str, **labels: str) -> str:
-    """A selector of a metric's series of the chosen tenants, from the chosen instances."""
+    """Return a selector for the series of a metric of the selected tenants and instances."""
     return _selector(metric, {"tenant": "$tenant", "instance": "$instance", **labels})
 
 
 def of_worker(metric: str, **labels: str) -> str:
-    """A selector of a metric's series from the chosen instances."""
+    """Return a selector for the series of a metric of the selected instances."""
     return _selector(metric, {"instance": "$instance", **labels})
 
 
@@ -57,12 +57,12 @@ def _selector(metric: str, labels: dict[str, str]) -> str:
 
 
 def a_minute(selector: str, by: str) -> str:
-    """How often a minute a counter rises, by labels."""
+    """Return the increase of a counter per minute, by labels."""
     return f"sum by ({by}) (rate({selector}[$__rate_interval])) * 60"
 
 
 def quantiles(selector: str) -> list[Query]:
-    """Half, nine in ten and 99 in a hundred of a histogram's values lie below these."""
+    """Return the 0.5, 0.9 and 0.99 quantiles of a histogram."""
     rate = f"sum by (le) (rate({selector}[$__rate_interval]))"
     return [Query(f"histogram_quantile({q}, {rate})", name) for q, name in ((0.5, "p50"), (0.9, "p90"), (0.99, "p99"))]
 
@@ -77,7 +77,7 @@ def lines(
     width: int = 12,
     stacked: bool = False,
 ) -> Panel:
-    """Values over time; limits are drawn as lines."""
+    """Return a panel of values over time, with thresholds as lines."""
     panel = (
         timeseries.Panel()
         .title(title)
@@ -122,7 +122,7 @@ def figure(
     steps: Steps = ((None, GREEN),),
     width: int = 4,
 ) -> Panel:
-    """One number, now."""
+    """Return a panel with one current number."""
     panel = (
         stat.Panel()
         .title(title)
@@ -144,7 +144,7 @@ def figure(
 
 
 def timeline(title: str, description: str, queries: Sequence[Query], good: str, bad: str, *, width: int = 12) -> Panel:
-    """States over time: 0 is called `good`, 1 is called `bad`."""
+    """Return a panel of states over time, in which 0 is named `good` and 1 is named `bad`."""
     names = dashboard.ValueMap(
         options={
             "0": dashboard.ValueMappingResult(text=good, color=GREEN, index=0),
@@ -170,7 +170,7 @@ def timeline(title: str, description: str, queries: Sequence[Query], good: str, 
 
 
 def heat_map(title: str, description: str, selector: str, *, width: int = WIDTH) -> Panel:
-    """A histogram over time: the darker, the more values."""
+    """Return a panel of a histogram over time. Darker cells hold more values."""
     return (
         heatmap.Panel()
         .title(title)
@@ -203,7 +203,7 @@ def heat_map(title: str, description: str, selector: str, *, width: int = WIDTH)
 
 
 class Column(NamedTuple):
-    """A column of a table: one value for each row."""
+    """A column of a table, with one value per row."""
 
     title: str
     expr: str
@@ -212,7 +212,7 @@ class Column(NamedTuple):
 
 
 def by_label(title: str, description: str, label: str, columns: Sequence[Column]) -> Panel:
-    """A table of what is true now, a row for each value of a label."""
+    """Return a table of current values with one row per value of a label."""
     panel = (
         table.Panel().title(title).description(description).datasource(SOURCE).unit("none").height(9).span(WIDTH)
     ).thresholds(_thresholds([(None, GREEN)]))
@@ -250,7 +250,7 @@ def by_label(title: str, description: str, label: str, columns: Sequence[Column]
 
 
 def board(uid: str, title: str, description: str, rows: Sequence[Row], *, tenants: bool) -> dashboard.Dashboard:
-    """A dashboard with its variables, marks of restarts, and links to the others."""
+    """Return a dashboard with its variables, annotations of restarts, and links to the other dashboards."""
     result = (
         builders.Dashboard(f"Direct Routing · {title}")
         .uid(f"direct-routing-{uid}")
@@ -287,7 +287,7 @@ def board(uid: str, title: str, description: str, rows: Sequence[Row], *, tenant
 
 
 def text(content: dashboard.Dashboard) -> str:
-    """The file of a dashboard."""
+    """Return the file of a dashboard."""
     return json.dumps(content, cls=JSONEncoder, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
 
 
@@ -322,7 +322,7 @@ def _choice(name: str, label: str, query: str) -> builders.QueryVariable:
 
 
 class _Mark(dashboard.AnnotationQuery):
-    """A mark at the instant that the series' value tells, which the toolkit has no words for."""
+    """An annotation at the time that the value of the series names, which the SDK cannot express."""
 
     def to_json(self) -> dict[str, object]:
         return {

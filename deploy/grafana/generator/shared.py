@@ -1,4 +1,4 @@
-"""Panels that stand on more than one dashboard."""
+"""Panels that appear on more than one dashboard."""
 
 from deploy.grafana.generator.panels import (
     GREEN,
@@ -23,7 +23,7 @@ OVERDUE: Steps = ((None, GREEN), (1800, ORANGE))
 
 
 def shards_without_owner() -> Panel:
-    """How many."""
+    """Return the panel with the number of shards without an owner."""
     return figure(
         "Shards without owner",
         "Tenants of these shards are not read, and have no series. All instances count, whichever are chosen.",
@@ -34,7 +34,7 @@ def shards_without_owner() -> Panel:
 
 
 def brokers() -> Panel:
-    """Whether they answer, to each worker."""
+    """Return the panel that shows whether the brokers answer each worker."""
     return timeline(
         "Brokers, as each worker sees them",
         "Whether a worker's last transaction or metadata request failed.",
@@ -45,7 +45,7 @@ def brokers() -> Panel:
 
 
 def rows_by_outcome() -> Panel:
-    """Rows a minute."""
+    """Return the panel of rows per minute."""
     return lines(
         "Rows a minute, by what became of them",
         "published and revised go to the row topic, dead_letter to its own. Duplicates are normal: call time is"
@@ -58,7 +58,7 @@ def rows_by_outcome() -> Panel:
 
 
 def requests_by_status() -> Panel:
-    """Requests a minute."""
+    """Return the panel of requests per minute."""
     return lines(
         "Requests a minute, by status",
         "error: no answer at all. 401 and 403: sign-in or permission. 429: throttled. 5xx: Graph's own trouble.",
@@ -69,7 +69,7 @@ def requests_by_status() -> Panel:
 
 
 def throttled() -> Panel:
-    """The share of time that Graph took."""
+    """Return the panel of the share of time that Graph throttled."""
     waited_s = of_tenant("graph_throttled_seconds_total")
     return lines(
         "Time that Graph made us wait",
@@ -82,7 +82,7 @@ def throttled() -> Panel:
 
 
 def overdue(label: str, legend: str) -> Panel:
-    """The most overdue sweep for each value of a label."""
+    """Return the panel of the most overdue sweep per value of a label."""
     return lines(
         "Overdue sweeps",
         "For how long a sweep should have ended. It grows while a tenant fails, brokers are away, or sweeps do"
@@ -94,7 +94,7 @@ def overdue(label: str, legend: str) -> Panel:
 
 
 def commit_delay(selector: str) -> Panel:
-    """From response to commit."""
+    """Return the panel of the delay from response to commit."""
     return lines(
         "From response to commit",
         "From Graph's response to the committed transaction that carries its rows. Seconds: the brokers are slow.",

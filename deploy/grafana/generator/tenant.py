@@ -1,4 +1,4 @@
-"""One tenant: how late its rows are, its sweeps, what became of rows, and how Graph answers."""
+"""Dashboard *Tenant*: lateness of rows, sweeps, outcomes of rows, and responses of Graph for one tenant."""
 
 from grafana_foundation_sdk.models.dashboard import Dashboard
 
@@ -34,7 +34,7 @@ CALM = ((None, BLUE),)
 
 
 def dashboard() -> Dashboard:
-    """The tenant's dashboard."""
+    """Return the dashboard of one tenant."""
     return board(
         "tenant",
         "Tenant",

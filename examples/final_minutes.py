@@ -74,9 +74,7 @@ class FinalMinutes:
         return self.reached(partition, offset + 1)
 
     def reached(self, partition: int, offset: int) -> list[Minute]:
-        """Record that all records of a partition before an offset were read, and return the minutes that waited for
-        them.
-        """
+        """Advance the position in a partition to an offset, and return the minutes that waited for it."""
         self._next[partition] = max(self._next[partition], offset)
         return [minute for tenant in self._tenants for minute in self._close(tenant)]
 

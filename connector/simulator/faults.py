@@ -3,6 +3,7 @@
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from difflib import get_close_matches
 
 STRIKES = {
@@ -18,6 +19,7 @@ STRIKES = {
     "bad_request": "400",
     "not_found": "404",
     "too_long": "406",
+    "unservable": "`unservable_status` for every range that holds an instant of `unservable_at`",
     "upper_link": "the link is spelled @odata.NextLink",
     "empty_page": "an empty page with a link to the page that should have come",
     "self_link": "the page's link is its own address",
@@ -41,6 +43,8 @@ SETTINGS: dict[str, object] = {
     "slow_s": 2.0,
     "repeat_rows": 5,
     "foreign_url": "https://graph.invalid",
+    "unservable_at": "",
+    "unservable_status": 500,
     "date_skew_s": 0.0,
 }
 SETTINGS_HELP = {
@@ -53,6 +57,8 @@ SETTINGS_HELP = {
     "slow_s": "how long slow answers take",
     "repeat_rows": "how many rows repeat at a seam",
     "foreign_url": "where foreign_link and redirect lead",
+    "unservable_at": "instants that unservable concerns, separated by commas, such as 2026-03-01T10:00:00Z",
+    "unservable_status": "the status that unservable answers with",
     "date_skew_s": "how far the Date header is off",
 }
 _RETRY_AFTER = ("seconds", "date", "none", "mixed")
@@ -86,6 +92,15 @@ def _strike(name: str, value: object) -> Strike:
     return Strike(float(share), times)
 
 
+def instants(text: str) -> list[datetime]:
+    """Return the instants of a list that is separated by commas; ValueError for one that is not an instant."""
+    found = [datetime.fromisoformat(part.strip()) for part in text.split(",") if part.strip()]
+    if any(instant.tzinfo is None for instant in found):
+        message = "unservable_at: give instants with their offset from UTC, such as 2026-03-01T10:00:00Z"
+        raise ValueError(message)
+    return found
+
+
 def _setting(name: str, value: object) -> object:
     default = SETTINGS[name]
     if isinstance(default, bool):
@@ -99,6 +114,8 @@ def _setting(name: str, value: object) -> object:
         if not isinstance(value, str) or (name == "retry_after" and value not in _RETRY_AFTER):
             message = f"{name}: {SETTINGS_HELP[name]}"
             raise ValueError(message)
+        if name == "unservable_at":
+            instants(value)
         return value
     try:
         number = float(str(value))

@@ -15,6 +15,7 @@ import msgspec
 from aiohttp import web
 
 from connector.simulator.arrivals import Request
+from connector.simulator.faults import instants
 from connector.simulator.pages import Page
 from connector.simulator.world import Tenant, World, to_ms
 
@@ -283,6 +284,18 @@ def _read(world: World, question: _Question, *, has_role: bool) -> None:
     oldest = to_ms(world.data_now() - timedelta(days=world.options.retention_days))
     question.is_beta = found[1].lower() == "beta"
     question.bounds = max(first, oldest), last
+    _end_if_unservable(world, question)
+
+
+def _end_if_unservable(world: World, question: _Question) -> None:
+    """End the request if its range holds an instant that the fault `unservable` concerns."""
+    faults, tenant, note = world.faults, question.tenant.id, question.note
+    first, last = question.bounds
+    held = [t for t in instants(str(faults.setting("unservable_at", tenant))) if first <= to_ms(t) < last]
+    if held and faults.strikes("unservable", tenant):
+        status = int(faults.number("unservable_status", tenant))
+        response = html(status) if status >= 500 else error(world, note, status, "BadRequest", "Invalid request.")
+        raise _Ended(response, "unservable")
 
 
 def _paging(query: str) -> tuple[int, str]:

@@ -66,6 +66,8 @@ _KINDS = (
     _Kind("graph_down", "graph", 0, 1, 5, 1),
     _Kind("sign_in_down", "graph", 0, 1, 4, 1),
     _Kind("bad_weather", "graph", 0, 2, 6, 2),
+    _Kind("fail_ranges_with_an_instant", "graph", 0, 4, 12, 2),
+    _Kind("refuse_ranges_with_an_instant", "graph", 0, 4, 12, 1),
 )
 TARGETED = frozenset(kind.name for kind in _KINDS if kind.targets)
 _TOGETHER = (1, 1, 1, 2, 2, 3)

@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
@@ -23,6 +23,7 @@ Heal = Callable[[], None]
 TOPIC, APP = "calls", "chaos"
 TENANTS, SHARDS = 6, 4
 SESSION_S = 3
+_LIVE_OVERLAP = timedelta(seconds=30)
 HISTORY_S = 150
 _END_S = 300.0
 _BACK_S = 120.0
@@ -113,7 +114,7 @@ class Stage:
     def _settings(self) -> dict[str, Any]:
         tenants = [{"id": tenant, "start": "-5m"} for tenant in self.source.tenants]
         sweeps = [
-            {"every": "1s", "overlap": "30s"},
+            {"every": "1s", "overlap": f"{_LIVE_OVERLAP.total_seconds():.0f}s"},
             {"every": "5s", "overlap": "3m"},
             {"every": "15s", "overlap": f"{self._deepest_min * 60:.0f}s"},
         ]
@@ -192,6 +193,18 @@ class Stage:
     def bad_weather(self, _act: Act) -> Heal:
         self.source.set_faults(**_WEATHER)
         return lambda: self.source.set_faults(**dict.fromkeys(_WEATHER, 0))  # type: ignore[arg-type]
+
+    def fail_ranges_with_an_instant(self, _act: Act) -> Heal:
+        return self._cannot_serve(500)
+
+    def refuse_ranges_with_an_instant(self, _act: Act) -> Heal:
+        return self._cannot_serve(400)
+
+    def _cannot_serve(self, status: int) -> Heal:
+        """Answer no request whose range holds an instant of the live sweep's overlap."""
+        instant = datetime.now(UTC) - _LIVE_OVERLAP / 3
+        self.source.set_faults(unservable=1, unservable_at=instant.isoformat(), unservable_status=status)
+        return lambda: self.source.set_faults(unservable=0)
 
     def _bring_back(self, number: int) -> None:
         self.cluster.brokers[number].launch()

@@ -31,6 +31,7 @@ LAST = json.loads((DATA / "page-last.json").read_text())
 NOON = datetime(2026, 3, 4, 12, tzinfo=UTC)
 SCOPE = "https://graph.microsoft.com/.default"
 DAY = timedelta(days=1)
+SECOND = timedelta(seconds=1)
 
 
 class Client:
@@ -376,6 +377,23 @@ async def test_fault_statuses(start: Clients, fault: str, status: int) -> None:
     client = await start(faults={fault: "1x1"})
     assert (await client.get(client.address()))[0].status == status
     assert (await client.get(client.address()))[0].status == 200
+
+
+@pytest.mark.parametrize("status", [500, 400])
+async def test_fault_unservable_concerns_ranges_that_hold_the_instant(start: Clients, status: int) -> None:
+    instant = NOON - DAY / 2
+    client = await start(faults={"unservable": 1, "unservable_at": instant.isoformat(), "unservable_status": status})
+    for first, end, expected in (
+        (NOON - DAY, NOON, status),
+        (instant, instant + SECOND, status),
+        (NOON - DAY, instant, 200),
+        (instant + SECOND, NOON, 200),
+    ):
+        assert (await client.get(client.address(first, end)))[0].status == expected
+    assert client.simulator.world.faults.struck["unservable"] == 2
+    for wrong in ("yesterday", "2026-03-01T10:00:00"):
+        with pytest.raises(ValueError, match=r"offset from UTC|Invalid isoformat"):
+            client.simulator.set_faults(unservable_at=wrong)
 
 
 async def test_fault_upper_link(start: Clients) -> None:

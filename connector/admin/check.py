@@ -171,6 +171,9 @@ class Examination:
         except BrokersAwayError as error:
             wrong = f"no broker answers at {self._settings.kafka.bootstrap_servers}: {error}"
             return [_failed("brokers", wrong, error.remedy)]
+        unreachable = await asyncio.to_thread(self._probe.unreachable, found)
+        if unreachable:
+            return _failures("brokers", unreachable)
         more = await asyncio.gather(self._topics(found), self._transactions())
         return [_passed("brokers", f"those of cluster {found.cluster} answer"), *(one for part in more for one in part)]
 

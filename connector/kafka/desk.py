@@ -4,7 +4,7 @@ Needs no worker, and disturbs none: it joins no group and has no transactional i
 """
 
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Self
 
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
@@ -13,7 +13,7 @@ from confluent_kafka.admin import AdminClient
 from connector.config import Kafka
 from connector.core import jobs
 from connector.errors import BrokersAwayError, RefusedError
-from connector.kafka import control, state, topics
+from connector.kafka import addresses, control, state, topics
 from connector.kafka.clients import Clients
 from connector.kafka.control import Heard
 from connector.kafka.ownership import Command
@@ -42,10 +42,12 @@ class Desk:
         self._clients = clients
         self._clients.check()
         self._names = topics.Names(kafka.app)
+        self._brokers: Mapping[int, addresses.Address] = {}
         try:
             found = topics.Admin(self._clients).look(_LOOK_S)
         except BrokersAwayError as error:
             raise self._away(str(error)) from error
+        self._brokers = found.brokers
         self._home = Home(kafka.app, found.cluster, kafka.topic)
         self._shards = [found.partitions.get(name, 0) for name in (self._names.control, self._names.state)]
         self.is_new = not any(self._shards)
@@ -156,6 +158,9 @@ class Desk:
         return restored
 
     def _away(self, why: str) -> BrokersAwayError:
+        failures = addresses.unreachable(self._brokers)
+        if failures:
+            return BrokersAwayError(f"{'; '.join(failures)}: {addresses.REMEDY}")
         return BrokersAwayError(
             f"no broker answers at {self._kafka.bootstrap_servers} ({why}): check "
             "kafka.bootstrap_servers, and that the brokers run"
@@ -193,6 +198,8 @@ class _Reader:
                 elif error is not None and error.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001
                     if number is not None and record.topic() == topic:
                         left.discard(number)
+                elif error is not None and error.code() == KafkaError._RESOLVE:  # noqa: SLF001
+                    raise self._away(error.str())
                 elif error is not None and not error.retriable():
                     raise RefusedError(f"reading {topic}: {error.str()}")
 

@@ -14,8 +14,7 @@ from confluent_kafka import KafkaError, KafkaException, Producer, TopicCollectio
 from confluent_kafka.admin import AclOperation, AdminClient
 
 from connector.config import Kafka
-from connector.errors import BrokersAwayError
-from connector.kafka import rights, topics
+from connector.kafka import addresses, rights, topics
 from connector.kafka.clients import Clients
 from connector.kafka.desk import Desk
 from connector.kafka.topics import Found, Problem, Topic
@@ -46,6 +45,10 @@ class Probe:
         """The cluster and its topics."""
         return self._admin.look(_LOOK_S)
 
+    def unreachable(self, found: Found) -> list[Problem]:
+        """Return the advertised addresses that cannot be reached."""
+        return [Problem(failure, addresses.REMEDY) for failure in addresses.unreachable(found.brokers)]
+
     def topics(self, wanted: Sequence[Topic], found: Found) -> Standing:
         """Whether a worker could use them. RefusedError for state that it would refuse."""
         present = [topic for topic in wanted if topic.name in found.partitions]
@@ -57,7 +60,7 @@ class Probe:
             else:
                 problems += [_absent(topic) for topic in missing]
         except KafkaException as error:
-            raise BrokersAwayError(error.args[0].str()) from error
+            raise self._admin.unanswered(error.args[0]) from error
         problems += self._forbidden([topic.name for topic in present])
         if not problems and {self._names.control, self._names.state} <= found.partitions.keys():
             self._read_state()

@@ -5,7 +5,7 @@ Only what would break the promise is refused; a broker that will not tell a topi
 
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import timedelta
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, ResourceType
@@ -13,11 +13,18 @@ from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, Resourc
 from connector import log
 from connector.core import timestamps
 from connector.errors import BrokersAwayError, ForbiddenError, RefusedError
-from connector.kafka import rights
+from connector.kafka import addresses, rights
+from connector.kafka.addresses import Address
 from connector.kafka.clients import Clients
 
+if TYPE_CHECKING:
+    from concurrent.futures import Future
+
+_T = TypeVar("_T")
 _logger = log.get(__name__)
 _TIMEOUT_S = 10.0
+_REQUEST_S = 15.0
+"How long a request may take that itself waits for `_TIMEOUT_S` at the broker."
 _DAY_MS = 86_400_000
 
 _COMPACTED = {
@@ -123,6 +130,7 @@ class Found(NamedTuple):
 
     cluster: str
     partitions: Mapping[str, int]
+    brokers: Mapping[int, Address] = {}
 
 
 class Admin:
@@ -130,6 +138,7 @@ class Admin:
 
     def __init__(self, clients: Clients) -> None:
         self._complaints: list[KafkaError] = []
+        self._brokers: Mapping[int, Address] = {}
         self._client = AdminClient(clients.admin() | {"error_cb": self._complaints.append})
 
     def look(self, timeout_s: float = _TIMEOUT_S) -> Found:
@@ -140,7 +149,8 @@ class Admin:
         except KafkaException as error:
             raise self._away(error.args[0]) from error
         partitions = {name: len(topic.partitions) for name, topic in metadata.topics.items() if topic.error is None}
-        return Found(str(metadata.cluster_id), partitions)
+        self._brokers = {number: Address(str(b.host), int(b.port or 0)) for number, b in metadata.brokers.items()}
+        return Found(str(metadata.cluster_id), partitions, self._brokers)
 
     def _away(self, error: KafkaError) -> BrokersAwayError:
         """Why no broker answered: what its connections complained of says more than that time ran out."""
@@ -160,6 +170,15 @@ class Admin:
             # A broker that wants TLS, or a sign-in, says nothing to who comes without: it hangs up.
             return BrokersAwayError("the brokers close every connection at once", _CHECK_PROTOCOL)
         return BrokersAwayError(transport[-1].str() if transport else error.str())
+
+    def unanswered(self, error: KafkaError) -> BrokersAwayError:
+        """Return why a request failed although a broker told of the cluster before: an advertised address, mostly."""
+        if error.code() in _UNANSWERED:
+            failures = addresses.unreachable(self._brokers)
+            if failures:
+                return BrokersAwayError("; ".join(failures), addresses.REMEDY)
+            return self._away(error)
+        return BrokersAwayError(error.str())
 
     def create(self, topics: Sequence[Topic], replication_factor: int) -> None:
         """Creates topics; one that exists by now is fine."""
@@ -197,10 +216,12 @@ class Admin:
         ]
         if not new:
             return
-        futures = self._client.create_topics(new, operation_timeout=_TIMEOUT_S, validate_only=only_asked)
+        futures = self._client.create_topics(
+            new, operation_timeout=_TIMEOUT_S, request_timeout=_REQUEST_S, validate_only=only_asked
+        )
         for topic in topics:
             try:
-                futures[topic.name].result(timeout=2 * _TIMEOUT_S)
+                _result(futures[topic.name])
                 yield topic, None
             except KafkaException as error:
                 yield topic, error.args[0]
@@ -216,8 +237,10 @@ class Admin:
         resources = [ConfigResource(ResourceType.TOPIC, name) for name in names]
         for resource, future in self._client.describe_configs(resources, request_timeout=wait_s).items():
             try:
-                entries = future.result(timeout=2 * _TIMEOUT_S)
+                entries = _result(future)
             except KafkaException as error:
+                if error.args[0].code() in _UNANSWERED and addresses.unreachable(self._brokers):
+                    raise
                 _logger.warning("topic_settings_unknown", topic=resource.name, error=error.args[0].str())
                 continue
             result[resource.name] = {name: entry.value for name, entry in entries.items()}
@@ -231,7 +254,7 @@ class Admin:
         try:
             settings = self.settings(list(reaches))
         except KafkaException as error:
-            raise BrokersAwayError(error.args[0].str()) from error
+            raise self.unanswered(error.args[0]) from error
         for topic, reach in reaches.items():
             for danger in timestamps.dangers(settings.get(topic, {}), reach, horizon):
                 setting = f"{danger.setting}={danger.value}"
@@ -247,7 +270,7 @@ class Admin:
         try:
             return self._ensure(topics, create=create, replication_factor=replication_factor)
         except KafkaException as error:
-            raise BrokersAwayError(error.args[0].str()) from error
+            raise self.unanswered(error.args[0]) from error
 
     def _ensure(self, topics: Sequence[Topic], *, create: bool, replication_factor: int) -> Found:
         found = self.look()
@@ -340,6 +363,14 @@ _PERMANENT = frozenset(
 )
 
 
+_UNANSWERED = frozenset(
+    {
+        KafkaError._TIMED_OUT,  # noqa: SLF001 - librdkafka's own codes have such names
+        KafkaError._TRANSPORT,  # noqa: SLF001
+        KafkaError._ALL_BROKERS_DOWN,  # noqa: SLF001
+        KafkaError._RESOLVE,  # noqa: SLF001
+    }
+)
 _CHECK_PROTOCOL = "check security.protocol in kafka.properties: they may want SSL, SASL_SSL or SASL_PLAINTEXT"
 _TOKENLESS = "Failed to acquire SASL OAUTHBEARER token"
 _CHECK_OIDC = (
@@ -354,6 +385,14 @@ _REMEDIES = {
     KafkaError._SSL: _CHECK_TLS,  # noqa: SLF001
     KafkaError._RESOLVE: "check the host names in kafka.bootstrap_servers",  # noqa: SLF001
 }
+
+
+def _result(future: "Future[_T]") -> _T:
+    """Return the outcome of a request. Raises KafkaException, also when there is none in time."""
+    try:
+        return future.result(timeout=2 * _TIMEOUT_S)
+    except TimeoutError:
+        raise KafkaException(KafkaError(KafkaError._TIMED_OUT, "no answer in time")) from None  # noqa: SLF001
 
 
 def _uncreated(topic: Topic, error: KafkaError) -> Problem:

@@ -37,12 +37,20 @@ NO_TENANTS = "tenants: there are none; add [[tenants]] or set AZURE_TENANT_ID an
 _SECOND = timedelta(seconds=1)
 
 
-def read_settings(config: Path | None, *, required: Iterable[str] = ("kafka.bootstrap_servers",)) -> "Settings":
-    """The settings of a command that logs nothing but its own errors: librdkafka's complaints would hide them."""
+def read_settings(
+    config: Path | None,
+    *,
+    required: Iterable[str] = ("kafka.bootstrap_servers",),
+    contacts_graph: bool = False,
+) -> "Settings":
+    """Return the settings of a command, and silence librdkafka, whose messages would hide the command's own errors.
+
+    Credentials for Graph are only needed by a command that contacts Graph.
+    """
     from connector import log  # noqa: PLC0415
     from connector.config import load  # noqa: PLC0415
 
-    settings = load(config, os.environ, required=required)
+    settings = load(config, os.environ, required=required, contacts_graph=contacts_graph)
     logging.getLogger("connector.kafka").setLevel(logging.CRITICAL)
     log.kafka_logger().setLevel(logging.CRITICAL)
     return settings

@@ -76,7 +76,7 @@ def check(*, as_json: JsonOption = False, config: ConfigOption = None) -> None:
       connector check --config connector.toml
       connector check --json | jq '.[] | select(.ok | not)'
     """
-    settings = arguments.read_settings(config)
+    settings = arguments.read_settings(config, contacts_graph=True)
     log.configure(settings.log.format, "critical")  # what goes wrong is a finding
     found = asyncio.run(Examination(settings).run())
     if as_json:

@@ -68,7 +68,7 @@ def verify(
       connector verify --tenant contoso --from -2d --to -1h
       connector verify --tenant contoso --from 2026-03-01T00:00:00Z --to 2026-03-02T00:00:00Z --json
     """
-    settings = arguments.read_settings(config)
+    settings = arguments.read_settings(config, contacts_graph=True)
     log.configure(settings.log.format, settings.log.level)
     chosen = arguments.find_tenant(settings, tenant)
     window = arguments.read_window(begin, end, datetime.now(UTC))

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from connector.config.document import duration_text
+from connector.config.identities import is_credential
 from connector.config.resolution import resolve
 from connector.config.secret import PseudonymKey, Secret, SecretBytes
 from connector.config.settings import EventHubs, Identity, Kafka, SchemaRegistry, Settings, Tenant
@@ -31,11 +32,14 @@ __all__ = [
 ]
 
 
-def load(path: Path | None, environ: Mapping[str, str], *, required: Iterable[str] = ()) -> Settings:
-    """The settings from the file (`path`, else CONNECTOR_CONFIG, else none) and the environment.
+def load(
+    path: Path | None, environ: Mapping[str, str], *, required: Iterable[str] = (), contacts_graph: bool = True
+) -> Settings:
+    """Return the settings from the file (`path`, else CONNECTOR_CONFIG, else none) and the environment.
 
-    `required` names keys that may not be empty here, such as "kafka.bootstrap_servers".
-    Raises ConfigurationError with every problem at once, each "FILE-or-VARIABLE: key: what is wrong; what to do".
+    `required` names keys that must not be empty, such as "kafka.bootstrap_servers". A command that does not contact
+    Graph needs no credentials: what is wrong with them is ignored, and the identities of the settings may be empty.
+    Raise ConfigurationError with every problem at once, each "FILE-or-VARIABLE: key: what is wrong; what to do".
     """
     source = Source(path, environ)
     source.read_file()
@@ -43,6 +47,8 @@ def load(path: Path | None, environ: Mapping[str, str], *, required: Iterable[st
     checked = check(source)
     if source.unreadable:
         raise ConfigurationError(source.problems)
+    if not contacts_graph and not checked.kafka.azure_event_hubs:
+        source.ignores = is_credential
     settings = resolve(source, checked, required)
     if source.problems:
         raise ConfigurationError(source.problems)

@@ -18,6 +18,11 @@ def credentials(table: IdentityTable) -> list[str]:
     return [name for name in _CREDENTIALS if getattr(table, name) not in (None, False, "")]
 
 
+def is_credential(key: Key) -> bool:
+    """Return whether a key belongs to the credentials of [identity] or of a tenant."""
+    return key[0] == "identity" or (key[0] == "tenants" and key[2:3] != () and key[2] in IdentityTable.model_fields)
+
+
 def own_identity(source: Source, here: Key, table: IdentityTable) -> Identity:
     """What a table says by itself. Its certificate is not looked at: the password may be another table's."""
     chosen = credentials(table)

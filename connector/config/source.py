@@ -3,7 +3,7 @@
 import json
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
@@ -30,6 +30,8 @@ class Source:
         self.variables: dict[Key, str] = {}
         self.problems: list[str] = []
         self.unreadable = False
+        self.ignores: Callable[[Key], bool] = lambda _: False
+        "Keys whose problems do not matter to the command."
         self._reported: set[Key] = set()
         self._chosen_by: str | None = None
         self.path = path
@@ -160,9 +162,11 @@ class Source:
 
     def report(self, key: Key, what: str, origin: str | None = None) -> None:
         """Notes a problem, unless the key or a table around it has one already. `what` begins with a verb."""
-        if any(key[:length] in self._reported for length in range(1, len(key) + 1)):
+        if self.is_reported(*key):
             return
         self._reported.add(key)
+        if self.ignores(key):
+            return
         self.problems.append(_printable(f"{origin or self.origin(key)}: {key_text(key)}: {what}"))
 
     def is_reported(self, *key: str | int) -> bool:

@@ -256,3 +256,19 @@ def test_what_would_keep_event_hubs_from_a_token_or_show_it_is_refused(
     (problem,) = caught.value.problems
     assert f'kafka.properties."{name}": {expected}' in problem
     assert "hunter2" not in problem
+
+
+@pytest.mark.parametrize(
+    "written", ['client_secret = { env = "ABSENT" }', 'client_certificate = { file = "absent" }', ""]
+)
+def test_commands_without_graph_need_no_credentials(folder: Path, written: str) -> None:
+    file = folder / "connector.toml"
+    file.write_text(
+        f'[identity]\n{written}\n[[tenants]]\nid = "11111111-1111-1111-1111-111111111111"\nname = "contoso"\n'
+    )
+
+    assert [tenant.name for tenant in load(file, {}, contacts_graph=False).tenants] == ["contoso"]
+    with pytest.raises(ConfigurationError):
+        load(file, {})
+    with pytest.raises(ConfigurationError, match=r"windows\.slice"):
+        load(file, {"CONNECTOR_WINDOWS__SLICE": "31d"}, contacts_graph=False)

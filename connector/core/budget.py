@@ -33,7 +33,9 @@ _MARGIN = 1.02
 _WINDOW_S = 60.0
 # The window as this side keeps it: a request may take this much longer on its way than one that left a minute later.
 _KEPT_WINDOW_S = 60.5
-_SECONDS = re.compile(r"[0-9]+(\.[0-9]+)?")
+_SECONDS = re.compile(r"[0-9]+(?:\.[0-9]*)?|\.[0-9]+")
+# Every form of an HTTP date has colons, and a comma at most after the day of the week.
+_DATE = re.compile(r"(?:\b(?:mon|tue|wed|thu|fri|sat|sun)[a-z]*,)?[^,]*:[^,]*", re.IGNORECASE)
 
 
 def lane_name(priority: int) -> Lane:
@@ -44,21 +46,31 @@ def lane_name(priority: int) -> Lane:
 
 
 def retry_after_s(value: str | None, server_now: datetime) -> float | None:
-    """How long `Retry-After` asks to wait, at most an hour; None when it says nothing of use.
+    """Return how long `Retry-After` asks to wait, at most an hour; None when it says nothing of use.
 
-    Seconds or an HTTP date, the latter counted from `server_now`, the response's own Date where it has one, so that
-    a clock that is off does not matter. Zero, negative, past and unreadable values say nothing.
+    Seconds, also with decimals, or an HTTP date, which is counted from `server_now`, the response's own Date where it
+    has one, so that a wrong clock does not matter. Of several values (two headers, or one with a comma) the longest
+    counts. Zero, negative, past and unreadable values say nothing.
     """
-    text = (value or "").strip()
-    if _SECONDS.fullmatch(text):
-        wait_s = float(text)
-    else:
-        try:
-            until = parsedate_to_datetime(text)
-        except (ValueError, TypeError, IndexError, OverflowError):
-            return None
-        wait_s = ((until if until.tzinfo else until.replace(tzinfo=UTC)) - server_now).total_seconds()
+    text = value or ""
+    dates = _DATE.findall(text)
+    waits = [_seconds(part) for part in _DATE.sub(",", text).split(",")]
+    waits += [_seconds_until(date, server_now) for date in dates]
+    wait_s = max(waits)
     return min(wait_s, LONGEST_RETRY_AFTER_S) if wait_s > 0 else None
+
+
+def _seconds(text: str) -> float:
+    text = text.strip(' \t"')
+    return float(text) if _SECONDS.fullmatch(text) else 0.0
+
+
+def _seconds_until(date: str, server_now: datetime) -> float:
+    try:
+        until = parsedate_to_datetime(date)
+    except (ValueError, TypeError, IndexError, OverflowError):
+        return 0.0
+    return ((until if until.tzinfo else until.replace(tzinfo=UTC)) - server_now).total_seconds()
 
 
 class Backoff:

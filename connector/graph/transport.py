@@ -117,6 +117,8 @@ class Transport:
                     if len(body) > max_bytes:
                         raise BrokenAnswerError(f"the answer is longer than {max_bytes >> 20} MiB")
                 names = {name.lower(): value for name, value in response.headers.items()}
+                if "retry-after" in names:
+                    names["retry-after"] = ", ".join(response.headers.getall("retry-after"))
                 return Answer(response.status, names, bytes(body))
         except TimeoutError as error:
             raise BrokenAnswerError(f"no whole answer within {self._timeout.total:g} s") from error

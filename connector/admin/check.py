@@ -190,7 +190,8 @@ class Examination:
         if standing.problems:
             return _failures("topics", standing.problems)
         created = f"; run will create {', '.join(standing.missing)}" if standing.missing else ""
-        return [_passed("topics", f"{len(wanted) - len(standing.missing)} are there and right{created}")]
+        refused = f"; brokers refuse settings, run will create {standing.left_out}" if standing.left_out else ""
+        return [_passed("topics", f"{len(wanted) - len(standing.missing)} are there and right{created}{refused}")]
 
     async def _transactions(self) -> list[Finding]:
         problems = await asyncio.to_thread(self._probe.transactions)

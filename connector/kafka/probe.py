@@ -29,6 +29,8 @@ class Standing(NamedTuple):
 
     problems: list[Problem]
     missing: list[str]
+    left_out: str = ""
+    "Which settings the brokers would refuse, and what that costs; empty where they take all."
 
 
 class Probe:
@@ -54,9 +56,10 @@ class Probe:
         present = [topic for topic in wanted if topic.name in found.partitions]
         missing = [topic for topic in wanted if topic.name not in found.partitions]
         try:
-            problems = self._admin.problems(present, found)
+            problems, left_out = self._admin.problems(present, found), ""
             if self._kafka.create_topics:
-                problems += self._admin.would_refuse(missing, self._kafka.replication_factor)
+                foreseen = self._admin.foresee(missing, self._kafka.replication_factor)
+                problems, left_out = [*problems, *foreseen.problems], foreseen.left_out
             else:
                 problems += [_absent(topic) for topic in missing]
         except KafkaException as error:
@@ -64,7 +67,7 @@ class Probe:
         problems += self._forbidden([topic.name for topic in present])
         if not problems and {self._names.control, self._names.state} <= found.partitions.keys():
             self._read_state()
-        return Standing(problems, [topic.name for topic in missing])
+        return Standing(problems, [topic.name for topic in missing], left_out)
 
     def transactions(self) -> list[Problem]:
         """Whether a worker could begin transactions and commit the offsets of its group in them."""

@@ -3,28 +3,24 @@
 Only what would break the promise is refused; a broker that will not tell a topic's settings is a warning.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import timedelta
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from typing import NamedTuple
 
 from confluent_kafka import KafkaError, KafkaException
-from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, ResourceType
+from confluent_kafka.admin import AdminClient, ConfigResource, ResourceType
 
 from connector import log
 from connector.core import timestamps
 from connector.errors import BrokersAwayError, ForbiddenError, RefusedError
-from connector.kafka import addresses, rights
+from connector.kafka import addresses, creation, rights
 from connector.kafka.addresses import Address
 from connector.kafka.clients import Clients
+from connector.kafka.creation import REFUSED_SETTING, Creation, Creator, answer
 
-if TYPE_CHECKING:
-    from concurrent.futures import Future
-
-_T = TypeVar("_T")
 _logger = log.get(__name__)
-_TIMEOUT_S = 10.0
-_REQUEST_S = 15.0
-"How long a request may take that itself waits for `_TIMEOUT_S` at the broker."
+_TIMEOUT_S = creation.TIMEOUT_S
 _DAY_MS = 86_400_000
 
 _COMPACTED = {
@@ -47,6 +43,8 @@ class Topic(NamedTuple):
     compacted: bool | None = None
     key: str = "id"
     "Field of the rows that is their key."
+    chosen: bool = False
+    "Whether the settings are the owner's own (`kafka.topic_properties`): none of them is left out."
 
 
 class Names(NamedTuple):
@@ -102,7 +100,7 @@ def wanted(
     topics = []
     for topic in dict.fromkeys(row_topics):
         topics += [
-            Topic(topic, partitions, topic_settings, key=key),
+            Topic(topic, partitions, topic_settings, key=key, chosen=True),
             Topic(dead_letters(topic), partitions, {"cleanup.policy": "delete", "retention.ms": str(30 * _DAY_MS)}),
             Topic(progress(topic), 1, {"cleanup.policy": "delete", "retention.ms": str(7 * _DAY_MS)}),
         ]
@@ -131,6 +129,13 @@ class Found(NamedTuple):
     cluster: str
     partitions: Mapping[str, int]
     brokers: Mapping[int, Address] = {}
+
+
+class Foreseen(NamedTuple):
+    """How the creation of topics would end: what is wrong, and in words which settings would be left out."""
+
+    problems: list[Problem]
+    left_out: str
 
 
 class Admin:
@@ -182,49 +187,38 @@ class Admin:
 
     def create(self, topics: Sequence[Topic], replication_factor: int) -> None:
         """Creates topics; one that exists by now is fine."""
-        for topic, error in self._create(topics, replication_factor, only_asked=False):
+        left_out = {}
+        for created in Creator(self._client).create(topics, replication_factor):
+            topic, error = created.topic, created.error
             if error is None:
                 _logger.info("topic_created", topic=topic.name)
+                left_out[topic.name] = list(created.left_out)
             elif error.code() in _PERMANENT:
-                raise RefusedError(str(_uncreated(topic, error))) from KafkaException(error)
+                raise RefusedError(str(_uncreated(created))) from KafkaException(error)
             elif error.code() != KafkaError.TOPIC_ALREADY_EXISTS:
                 raise KafkaException(error)
+        left_out = {name: settings for name, settings in left_out.items() if settings}
+        if left_out:
+            costs = _costs(left_out.values())
+            _logger.warning("topic_settings_left_out", left_out=left_out, costs=costs, remedy=_LEFT_OUT)
 
-    def would_refuse(self, topics: Sequence[Topic], replication_factor: int) -> list[Problem]:
-        """Why topics that do not exist could not be created. Creates nothing. Raises KafkaException."""
-        problems = []
-        for topic, error in self._create(topics, replication_factor, only_asked=True):
-            if error is not None and error.code() in _PERMANENT:
-                problems.append(_uncreated(topic, error))
-            elif error is not None and error.code() == KafkaError.TOPIC_ALREADY_EXISTS:
+    def foresee(self, topics: Sequence[Topic], replication_factor: int) -> "Foreseen":
+        """Return how the creation of topics that do not exist would end. Creates nothing. Raises KafkaException."""
+        problems, left_out = [], {}
+        for created in Creator(self._client).create(topics, replication_factor, validate_only=True):
+            topic, error = created.topic, created.error
+            if error is None:
+                left_out[topic.name] = list(created.left_out)
+            elif error.code() in _PERMANENT:
+                problems.append(_uncreated(created))
+            elif error.code() == KafkaError.TOPIC_ALREADY_EXISTS:
                 wrong = f"topic {topic.name} exists, and may not be looked at"
                 problems.append(Problem(wrong, f"allow the connector's user Describe and Write on topic {topic.name}"))
-            elif error is not None:
+            else:
                 raise KafkaException(error)
-        return problems
-
-    def _create(
-        self, topics: Sequence[Topic], replication_factor: int, *, only_asked: bool
-    ) -> Iterator[tuple[Topic, KafkaError | None]]:
-        if not topics:
-            return
-        new = [
-            NewTopic(
-                t.name, num_partitions=t.partitions, replication_factor=replication_factor, config=dict(t.settings)
-            )
-            for t in topics
-        ]
-        if not new:
-            return
-        futures = self._client.create_topics(
-            new, operation_timeout=_TIMEOUT_S, request_timeout=_REQUEST_S, validate_only=only_asked
-        )
-        for topic in topics:
-            try:
-                _result(futures[topic.name])
-                yield topic, None
-            except KafkaException as error:
-                yield topic, error.args[0]
+        refused = {name: settings for name, settings in left_out.items() if settings}
+        words = "; ".join(f"{name} without {', '.join(settings)}" for name, settings in refused.items())
+        return Foreseen(problems, f"{words} ({_costs(refused.values())})" if refused else "")
 
     def settings(self, names: Sequence[str]) -> dict[str, dict[str, str]]:
         """The settings of topics; those that the broker will not tell are left out."""
@@ -237,7 +231,7 @@ class Admin:
         resources = [ConfigResource(ResourceType.TOPIC, name) for name in names]
         for resource, future in self._client.describe_configs(resources, request_timeout=wait_s).items():
             try:
-                entries = _result(future)
+                entries = answer(future)
             except KafkaException as error:
                 if error.args[0].code() in _UNANSWERED and addresses.unreachable(self._brokers):
                     raise
@@ -357,6 +351,7 @@ _PERMANENT = frozenset(
         KafkaError.INVALID_REPLICATION_FACTOR,
         KafkaError.INVALID_CONFIG,
         KafkaError.INVALID_PARTITIONS,
+        KafkaError.INVALID_REQUEST,
         KafkaError.POLICY_VIOLATION,
         KafkaError.TOPIC_EXCEPTION,
     }
@@ -387,20 +382,47 @@ _REMEDIES = {
 }
 
 
-def _result(future: "Future[_T]") -> _T:
-    """Return the outcome of a request. Raises KafkaException, also when there is none in time."""
-    try:
-        return future.result(timeout=2 * _TIMEOUT_S)
-    except TimeoutError:
-        raise KafkaException(KafkaError(KafkaError._TIMED_OUT, "no answer in time")) from None  # noqa: SLF001
+_SLOWER = "old records of the internal topics are compacted later, so that restoring a shard takes longer"
+_COSTS = {
+    "segment.ms": _SLOWER,
+    "segment.bytes": _SLOWER,
+    "min.cleanable.dirty.ratio": _SLOWER,
+    "max.compaction.lag.ms": _SLOWER,
+    "delete.retention.ms": "tombstones of the internal topics stay longer than needed",
+    "retention.ms": "records are kept for as long as the brokers decide",
+    "cleanup.policy": "the brokers decide whether records are deleted or compacted",
+    "replication factor": "the brokers decide how many replicas there are",
+}
+_LEFT_OUT = "none is needed; whoever owns the brokers may set them on these topics later"
 
 
-def _uncreated(topic: Topic, error: KafkaError) -> Problem:
-    return Problem(
-        f"creating topic {topic.name}: {error.str()}",
-        "grant the connector the right to create it, or create it yourself and set kafka.create_topics = false: "
-        + create_command(topic),
-    )
+def _costs(left_out: Iterable[Sequence[str]]) -> str:
+    names = (re.split("[= ]\\S*$", setting)[0] for settings in left_out for setting in settings)
+    return "; ".join(dict.fromkeys(_COSTS[name] for name in names))
+
+
+def _uncreated(created: Creation) -> Problem:
+    topic, error, left_out = created
+    if error is None:
+        raise ValueError(topic.name)
+    wrong = f"creating topic {topic.name}: {error.str()}"
+    if left_out:
+        wrong = f"creating topic {topic.name} with {' and '.join(left_out)}: {error.str()}"
+        return Problem(wrong, "take that out of kafka.topic_properties, or write a value that the brokers take")
+    if error.code() in REFUSED_SETTING:
+        required = f"cleanup.policy={topic.settings['cleanup.policy']}, {topic.partitions} partitions"
+        return Problem(wrong, f"ask the owner of the brokers to allow what the topic cannot do without: {required}")
+    return Problem(wrong, _UNCREATED.get(error.code(), _MAY_NOT_CREATE + create_command(topic)))
+
+
+_MAY_NOT_CREATE = (
+    "grant the connector the right to create it, or create it yourself and set kafka.create_topics = false: "
+)
+_UNCREATED = {
+    KafkaError.INVALID_REPLICATION_FACTOR: "set kafka.replication_factor = -1, the brokers' default, or start brokers",
+    KafkaError.INVALID_PARTITIONS: "set kafka.partitions, and kafka.shards for internal topics, to what brokers allow",
+    KafkaError.TOPIC_EXCEPTION: "choose another kafka.topic or kafka.app",
+}
 
 
 def _alter_command(name: str, setting: str) -> str:

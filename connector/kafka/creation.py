@@ -1,0 +1,122 @@
+"""Creation of topics on brokers that refuse some of the settings, as managed clusters do.
+
+The broker's message need not name the refused setting. Each one is therefore tried by itself with a creation that is
+only validated; a broker that does not validate is asked with what it cannot refuse.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
+
+from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka.admin import AdminClient, NewTopic
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
+
+    from connector.kafka.topics import Topic
+
+_T = TypeVar("_T")
+TIMEOUT_S = 10.0
+_REQUEST_S = 15.0
+"How long a request may take that itself waits for `TIMEOUT_S` at the broker."
+_BROKERS_DEFAULT = -1
+REFUSED_SETTING = frozenset({KafkaError.POLICY_VIOLATION, KafkaError.INVALID_CONFIG, KafkaError.INVALID_REQUEST})
+"Codes with which brokers refuse what a topic shall be like."
+
+
+class Creation(NamedTuple):
+    """How the creation of a topic ended, or would end. `left_out`: what the brokers refuse, as `name=value`."""
+
+    topic: "Topic"
+    error: KafkaError | None
+    left_out: tuple[str, ...] = ()
+
+
+class Creator:
+    """Blocking; each request ends within seconds."""
+
+    def __init__(self, client: AdminClient) -> None:
+        self._client = client
+
+    def create(
+        self, topics: "Sequence[Topic]", replication_factor: int, *, validate_only: bool = False
+    ) -> Iterator[Creation]:
+        """Create topics, or with `validate_only` ask whether they could be created; the outcome of each."""
+        if not topics:
+            return
+        for topic, error in self._request(topics, replication_factor, validate_only=validate_only):
+            if error is None or error.code() not in REFUSED_SETTING:
+                yield Creation(topic, error)
+            else:
+                yield self._reduce(topic, replication_factor, error, validate_only=validate_only)
+
+    def _reduce(self, topic: "Topic", replication_factor: int, refusal: KafkaError, *, validate_only: bool) -> Creation:
+        """Create a refused topic without what the brokers refuse of it."""
+        wanted, factor, left_out = self._accepted(topic, replication_factor)
+        if topic.chosen and wanted.settings != topic.settings:
+            return Creation(topic, refusal, left_out)
+        attempts = [(wanted, factor), (_required(topic), _BROKERS_DEFAULT)]
+        for attempt, attempted_factor in attempts:
+            error = self._try(attempt, attempted_factor, validate_only=validate_only)
+            if error is None or error.code() not in REFUSED_SETTING:
+                return Creation(topic, error, _difference(topic, replication_factor, attempt, attempted_factor))
+        return Creation(topic, refusal)
+
+    def _accepted(self, topic: "Topic", replication_factor: int) -> "tuple[Topic, int, tuple[str, ...]]":
+        """Find the settings that the brokers take, by adding one after the other to those that have to be there."""
+        kept, factor = _required(topic), replication_factor
+        if self._refuses(kept, factor) and not self._refuses(kept, _BROKERS_DEFAULT):
+            factor = _BROKERS_DEFAULT
+        for name, value in topic.settings.items():
+            if name in kept.settings:
+                continue
+            more = kept._replace(settings={**kept.settings, name: value})
+            if not self._refuses(more, factor):
+                kept = more
+        return kept, factor, _difference(topic, replication_factor, kept, factor)
+
+    def _refuses(self, topic: "Topic", replication_factor: int) -> bool:
+        error = self._try(topic, replication_factor, validate_only=True)
+        return error is not None and error.code() in REFUSED_SETTING
+
+    def _try(self, topic: "Topic", replication_factor: int, *, validate_only: bool) -> KafkaError | None:
+        ((_, error),) = self._request([topic], replication_factor, validate_only=validate_only)
+        return error
+
+    def _request(
+        self, topics: "Sequence[Topic]", replication_factor: int, *, validate_only: bool
+    ) -> "Iterator[tuple[Topic, KafkaError | None]]":
+        new = [
+            NewTopic(
+                t.name, num_partitions=t.partitions, replication_factor=replication_factor, config=dict(t.settings)
+            )
+            for t in topics
+        ]
+        futures = self._client.create_topics(
+            new, operation_timeout=TIMEOUT_S, request_timeout=_REQUEST_S, validate_only=validate_only
+        )
+        for topic in topics:
+            try:
+                answer(futures[topic.name])
+                yield topic, None
+            except KafkaException as error:
+                yield topic, error.args[0]
+
+
+def answer(future: "Future[_T]") -> _T:
+    """Return the outcome of a request. Raises KafkaException, also when there is none in time."""
+    try:
+        return future.result(timeout=2 * TIMEOUT_S)
+    except TimeoutError:
+        raise KafkaException(KafkaError(KafkaError._TIMED_OUT, "no answer in time")) from None  # noqa: SLF001
+
+
+def _required(topic: "Topic") -> "Topic":
+    """Return the topic with the settings that it cannot do without."""
+    required = {"cleanup.policy"} if topic.compacted else set()
+    return topic._replace(settings={name: value for name, value in topic.settings.items() if name in required})
+
+
+def _difference(topic: "Topic", factor: int, kept: "Topic", kept_factor: int) -> tuple[str, ...]:
+    settings = tuple(f"{name}={value}" for name, value in topic.settings.items() if name not in kept.settings)
+    return (*settings, *([f"replication factor {factor}"] if factor != kept_factor else []))

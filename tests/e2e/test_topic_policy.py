@@ -1,0 +1,116 @@
+"""Brokers that refuse topic settings, as managed clusters do: topics are created without them."""
+
+import json
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from confluent_kafka.admin import AdminClient, ConfigResource, ResourceType
+
+from tests import commands, oracle, topic_policy
+from tests.brokers import Cluster
+from tests.simulation import Simulation
+from tests.workers import Worker, configuration
+
+pytestmark = pytest.mark.broker
+
+REFUSED = "segment.ms,max.compaction.lag.ms"
+INTERNAL = ("state", "seen")
+
+
+@pytest.fixture(scope="module")
+def source() -> Iterator[Simulation]:
+    with Simulation(days=1, calls_per_day=300, frozen=True, lateness="none") as source:
+        yield source
+
+
+@pytest.fixture(scope="module", params=["refused by the policy", "segment.ms must be at least 14400000"])
+def strict(request: pytest.FixtureRequest) -> Iterator[Cluster]:
+    """The message names one setting, or none: it cannot be relied on."""
+    with topic_policy.cluster(REFUSED, request.param) as cluster:
+        yield cluster
+
+
+def settings_of(cluster: Cluster, topic: str) -> dict[str, str]:
+    admin = AdminClient({"bootstrap.servers": cluster.bootstrap, "log_level": 0})
+    resource = ConfigResource(ResourceType.TOPIC, topic)
+    return {name: str(entry.value) for name, entry in admin.describe_configs([resource])[resource].result(10).items()}
+
+
+def findings(done: commands.Done) -> dict[str, Any]:
+    """By check."""
+    return {finding["check"]: finding for finding in json.loads(done.output)}
+
+
+def test_topics_are_created_without_a_refused_setting(
+    strict: Cluster, source: Simulation, topic: str, app: str, new_worker: Callable[..., Worker]
+) -> None:
+    """One warning says what was left out and what it costs; `check` predicts it and creates nothing."""
+    worker = new_worker(configuration(strict.bootstrap, topic, app, source))
+    predicted = findings(commands.run(worker.config, "check", "--json"))["topics"]
+    assert predicted["ok"], predicted
+    assert "segment.ms=3600000" in predicted["message"]
+    assert "max.compaction.lag.ms=3600000" in predicted["message"]
+    assert worker.run_once() == 0
+    (warned,) = worker.named("topic_settings_left_out")
+    left_out = ["segment.ms=3600000", "max.compaction.lag.ms=3600000"]
+    assert warned["level"] == "warning"
+    assert warned["left_out"] == {f"{app}.{name}": left_out for name in INTERNAL}
+    assert "restor" in warned["costs"]
+    assert "kafka-topics.sh" not in json.dumps(warned)
+    assert "kafka-configs.sh" not in json.dumps(warned)
+    for name in INTERNAL:
+        created = settings_of(strict, f"{app}.{name}")
+        assert created["cleanup.policy"] == "compact"
+        assert created["min.cleanable.dirty.ratio"] == "0.1"
+        assert created["segment.ms"] != "3600000"
+    oracle.check(strict.bootstrap, topic, app, source.truth())
+    again = new_worker(worker.settings)
+    assert again.run_once() == 0
+    assert not again.named("topic_settings_left_out")
+
+
+def test_a_refused_setting_of_the_owner_ends_run_with_its_name(
+    strict: Cluster, source: Simulation, topic: str, app: str, new_worker: Callable[..., Worker]
+) -> None:
+    """What the owner asked for is not left out in silence, and the refused command is no remedy."""
+    asked = {"topic_properties": {"segment.ms": "1000", "retention.ms": "86400000"}}
+    worker = new_worker(configuration(strict.bootstrap, topic, app, source, kafka=asked))
+    worker.start()
+    assert worker.wait() == 1
+    said = worker.tail(3)
+    assert f"creating topic {topic}" in said
+    assert "segment.ms=1000" in said
+    assert "kafka.topic_properties" in said
+    assert "kafka-topics.sh" not in said
+    failed = findings(commands.run(worker.config, "check", "--json"))["topics"]
+    assert not failed["ok"]
+    assert "kafka.topic_properties" in failed["remedy"]
+
+
+def test_a_policy_that_refuses_compaction_ends_run_without_repeating_the_command(
+    source: Simulation, topic: str, app: str, new_worker: Callable[..., Worker]
+) -> None:
+    with topic_policy.cluster("cleanup.policy", "no compaction here") as cluster:
+        worker = new_worker(configuration(cluster.bootstrap, topic, app, source))
+        worker.start()
+        assert worker.wait() == 1
+        said = worker.tail(3)
+        assert "no compaction here" in said
+        assert "cleanup.policy=compact" in said
+        assert "kafka-topics.sh" not in said
+
+
+def test_a_refused_replication_factor_is_left_to_the_brokers(
+    source: Simulation, topic: str, app: str, new_worker: Callable[..., Worker]
+) -> None:
+    """Managed clusters fix it."""
+    with topic_policy.cluster("", replicas=2) as cluster:
+        settings = configuration(cluster.bootstrap, topic, app, source, kafka={"replication_factor": 1})
+        worker = new_worker(settings)
+        worker.start()
+        warned = worker.until_logged("topic_settings_left_out")
+        assert warned["left_out"][topic] == ["replication factor 1"]
+        worker.until_complete(datetime.now(UTC))
+        assert worker.stop() == 0

@@ -1,0 +1,75 @@
+"""Real broker that refuses topic settings as managed clusters do: by a policy of its own (KIP-108)."""
+
+import os
+import subprocess
+import tempfile
+from pathlib import Path
+
+from tests.brokers import Cluster
+from tests.kafka_software import cache_directory, fetch_with_maven, kafka
+
+COMPILER = ("org.eclipse.jdt", "ecj", "3.33.0")
+"Compiles on a Java without a compiler of its own."
+SOURCE = """
+import java.util.Map;
+import org.apache.kafka.common.errors.PolicyViolationException;
+import org.apache.kafka.server.policy.CreateTopicPolicy;
+
+public class Policy implements CreateTopicPolicy {
+    private String refused;
+    private String replicas;
+
+    public void configure(Map<String, ?> configs) {
+        refused = System.getProperty("policy.refused", "");
+        replicas = System.getProperty("policy.replicas", "");
+    }
+
+    public void validate(RequestMetadata request) {
+        for (String name : refused.split(",")) {
+            if (request.configs().containsKey(name)) {
+                throw new PolicyViolationException(System.getProperty("policy.message", "refused by the policy"));
+            }
+        }
+        if (!replicas.isEmpty() && !replicas.equals(String.valueOf(request.replicationFactor()))) {
+            throw new PolicyViolationException("Topic replication factor must be " + replicas);
+        }
+    }
+
+    public void close() {}
+}
+"""
+
+
+def cluster(refused: str, message: str = "refused by the policy", replicas: int = 0) -> Cluster:
+    """Brokers that refuse each topic with one of the settings `refused`, separated by commas.
+
+    `replicas`: how many each topic must have, and how many brokers there are; 0: one broker, and any number.
+    """
+    made = Cluster(max(1, replicas), {"create.topic.policy.class.name": "Policy"})
+    options = {"refused": refused, "message": message, "replicas": replicas or ""}
+    for broker in made.brokers:
+        place = broker._command.index("-cp") + 1
+        broker._command[place] = os.pathsep.join((broker._command[place], str(_classes())))
+        broker._command[1:1] = [f"-Dpolicy.{name}={value}" for name, value in options.items()]
+    return made
+
+
+def _classes() -> Path:
+    """The folder of the compiled policy, which the cache keeps."""
+    folder = cache_directory() / "topic-policy"
+    if (folder / "Policy.class").is_file():
+        return folder
+    with tempfile.TemporaryDirectory(prefix="drc-policy-") as scratch:
+        source, jars = Path(scratch, "Policy.java"), Path(scratch, "jars")
+        source.write_text(SOURCE, encoding="utf-8")
+        problem = fetch_with_maven(jars, [COMPILER])
+        assert problem is None, problem
+        software = kafka()
+        class_path = os.pathsep.join(map(str, software.jars))
+        (compiler,) = jars.glob("ecj-*.jar")
+        out = Path(scratch, "classes")
+        command = [str(software.java), "-jar", str(compiler), "-17", "-cp", class_path, "-d", str(out), str(source)]
+        subprocess.run(command, check=True, capture_output=True)
+        folder.mkdir(parents=True, exist_ok=True)
+        (out / "Policy.class").replace(folder / "Policy.class")
+    return folder

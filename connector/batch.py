@@ -20,6 +20,7 @@ from connector.config import Settings, Tenant
 from connector.core import dedup, instants, jobs, lateness, windows
 from connector.core.coverage import Window
 from connector.core.dedup import Entries, Hours, Remembered
+from connector.core.failing_ranges import RangeFailure
 from connector.core.member_names import MemberNames
 from connector.core.rows import Reading, Row, Shape, Unfit, unfit_entry
 from connector.core.windows import Rules, Slice, State
@@ -63,6 +64,14 @@ class SliceRead(NamedTuple):
     now: datetime
 
 
+class RangeFailed(NamedTuple):
+    """A range could not be read."""
+
+    tenant: str
+    window: Window
+    failure: RangeFailure
+
+
 class RunsDropped(NamedTuple):
     """The runs on their way have failed."""
 
@@ -80,7 +89,7 @@ class Commanded(NamedTuple):
     command: jobs.Command | None = None
 
 
-Item = SweepsBegun | PageRead | SliceRead | RunsDropped | Commanded
+Item = SweepsBegun | PageRead | SliceRead | RangeFailed | RunsDropped | Commanded
 
 
 @dataclass
@@ -124,6 +133,8 @@ class Change:
     oldest_received_at: datetime | None = None
     ended: list[int] = field(default_factory=list)
     begun: list[list[int]] = field(default_factory=list)
+    overtaken: list[list[int]] = field(default_factory=list)
+    "Of those that begun, the sweeps whose run before had not ended."
     dropped: list[int] = field(default_factory=list)
     failing: tuple[str, str] | None = None
     is_command: bool = False
@@ -193,12 +204,15 @@ class Batches:
                 case SweepsBegun():
                     change.state, begun = windows.begin(change.state, account.rules, item.now)
                     change.begun.append(begun)
+                    change.overtaken.append(windows.overtaken(change.state, begun))
                 case PageRead():
                     self._read(item, account, change)
                 case SliceRead():
                     change.failing = None
                     change.state, ended = windows.finish(change.state, [(item.slice, item.steady)], item.now)
                     change.ended += ended
+                case RangeFailed():
+                    change.state = windows.range_failed(change.state, item.window, item.failure)
                 case RunsDropped():
                     change.state, dropped = windows.drop_runs(change.state)
                     change.dropped += dropped

@@ -34,6 +34,9 @@ class RefusedError(ConnectorError):
 class SourceError(ConnectorError):
     """Graph or its sign-in did not give what was asked for. Never moves a checkpoint."""
 
+    of_range = False
+    "Whether another range of call time may succeed."
+
     def __init__(self, message: str, told: str = "") -> None:
         """`told`: what is wrong, and after a semicolon what to do (the message itself)."""
         super().__init__(message)
@@ -62,6 +65,8 @@ class RejectedError(SourceError):
 
 class RangeTooLongError(SourceError):
     """Graph refused the length of a range (406), or a chain has no end: the range is to be split."""
+
+    of_range = True
 
 
 class BrokersAwayError(ConnectorError):

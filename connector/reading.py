@@ -64,7 +64,8 @@ class Reading:
         if change.oldest_received_at is not None and change.has_rows:
             self._series.batch_committed(max(0.0, (now - change.oldest_received_at).total_seconds()))
         self._warn_of_late_rows(change)
-        for begun in change.begun:
+        for begun, overtaken in zip(change.begun, change.overtaken, strict=True):
+            self._failed(overtaken)
             deepest = windows.replaced_by(begun, self.account.rules)
             if deepest is not None:
                 self._replaced[deepest] = [index for index in begun if index != deepest]
@@ -77,10 +78,13 @@ class Reading:
                 for replaced in self._replaced.pop(index):
                     self._ended(replaced, "ok")
                 waiting = {i for replaced in self._replaced.values() for i in replaced}
-        if change.dropped:
-            failed = {*change.dropped, *(i for d in change.dropped for i in self._replaced.pop(d, []))}
-            for index in sorted(failed):
-                self._ended(index, "failed")
+        self._failed(change.dropped)
+
+    def _failed(self, sweeps: list[int]) -> None:
+        """Count runs that failed, with those that were to end with them."""
+        failed = {*sweeps, *(i for index in sweeps for i in self._replaced.pop(index, []))}
+        for index in sorted(failed):
+            self._ended(index, "failed")
 
     def _warn_of_late_rows(self, change: Change) -> None:
         """Rows that only the deepest sweep finds: what turns up later still is missed."""

@@ -10,14 +10,16 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from connector.config import Tenant, duration_text
-from connector.core import instants, windows
-from connector.core.coverage import Read
+from connector.core import failing_ranges, instants, windows
+from connector.core.coverage import Read, Window, subtract
 from connector.core.jobs import ENDED, Job, Orders
 from connector.core.windows import State, SweepState
 from connector.kafka.state import Checkpoint
 
 NOT_CONFIGURED = "not configured"
 PAUSED = "an operator has paused it: connector resume lets it go on"
+_CATCHING_UP = "call time that was not read yet is being read"
+_UNREADABLE = "Graph does not serve some call time, see gaps: it is asked for again now and then"
 _NOT_READ_YET = "not read yet"
 _LATE = timedelta(minutes=1)
 
@@ -48,6 +50,7 @@ def unknown(subject: Subject, reason: str) -> dict[str, Any]:
         "lag_seconds": None,
         "gap_seconds": None,
         "gaps": [],
+        "unreadable": [],
         "coverage": [],
         "sweeps": [],
         "remembered_rows": None,
@@ -78,12 +81,16 @@ def tenant(
         "lag_seconds": round((now - (through or state.start)).total_seconds(), 3),
         "gap_seconds": sum(hole.seconds for hole in holes),
         "gaps": [
-            {
-                "from": instants.text(hole.start),
-                "to": instants.text(hole.end),
-                "cause": _cause(subject, state, failing, idle),
-            }
-            for hole in holes
+            _range(window, cause)
+            for window, cause in failing_ranges.causes(
+                state.failing_ranges, holes, _cause(subject, state, failing, idle)
+            )
+        ],
+        "unreadable": [
+            _range(window, cause)
+            for window, cause in failing_ranges.causes(
+                state.failing_ranges, failing_ranges.isolated(state.failing_ranges), ""
+            )
         ],
         "coverage": [_coverage(read) for read in state.coverage.reads],
         "sweeps": [_sweep(sweep_state, now) for sweep_state in state.sweeps],
@@ -148,8 +155,10 @@ def _condition(state: State, now: datetime, failing: tuple[str, str] | None, idl
         return "failing", failing[1]
     through = state.coverage.through
     late = _overdue(state, now)
-    if through is None or windows.gaps(state) or late > _LATE:
-        return "catching_up", idle or "call time that was not read yet is being read"
+    gaps = windows.gaps(state)
+    if through is None or gaps or late > _LATE:
+        is_unreadable = gaps and not subtract(gaps, failing_ranges.isolated(state.failing_ranges)) and late <= _LATE
+        return "catching_up", idle or (_UNREADABLE if is_unreadable else _CATCHING_UP)
     return "ok", None
 
 
@@ -172,6 +181,10 @@ def _cause(subject: Subject, state: State, failing: tuple[str, str] | None, idle
 def _second(moment: datetime | None) -> str | None:
     """As the state topic tells it: it knows whole seconds, a worker more until it restarts."""
     return instants.text(moment.replace(microsecond=0)) if moment else None
+
+
+def _range(window: Window, cause: str) -> dict[str, Any]:
+    return {"from": instants.text(window.start), "to": instants.text(window.end), "cause": cause}
 
 
 def _coverage(read: Read) -> dict[str, Any]:

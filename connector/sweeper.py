@@ -11,10 +11,11 @@ from functools import partial
 from typing import NamedTuple
 
 from connector import log
-from connector.batch import Account, Commanded, PageRead, RunsDropped, SliceRead, SweepsBegun
+from connector.batch import Account, Commanded, PageRead, RangeFailed, RunsDropped, SliceRead, SweepsBegun
 from connector.buffer import Buffer
-from connector.core import instants, jobs, windows
-from connector.core.coverage import Window
+from connector.core import failing_ranges, instants, jobs, windows
+from connector.core.coverage import Window, subtract
+from connector.core.failing_ranges import RangeFailure
 from connector.core.instants import EPOCH
 from connector.core.rows import Shape, join
 from connector.core.windows import Sizes, Slice, State
@@ -28,7 +29,8 @@ _LONGEST_SLEEP_S = 30.0
 _FIRST_REST_S = 10.0
 _LONGEST_REST_S = 60.0
 _WEATHER_REST_S = 1.0
-_SHORTEST_WINDOW = timedelta(seconds=1)
+_ATTEMPTS = 3
+"Failures of one page after which a range is asked for in parts; one that failed before has one attempt."
 _NORMAL_STEP_S = 120.0
 _MOST_HELD_ROWS = 2 * windows.ROWS_A_SLICE
 
@@ -69,13 +71,10 @@ class Sweeper:
         self._now = now
         self._tenant = account.tenant.key
         self._chains: dict[Slice, asyncio.Task[None]] = {}
-        self._set_aside: dict[Slice, float] = {}
-        "Slices that could not be read while others could, and until when they are left alone."
         self._wake = asyncio.Event()
         self._rest_s = 0.0
         self._resting_until = 0.0
         self._guess = windows.first_guess()
-        self._longest = account.rules.slice
         self._steps = 0
 
     async def run(self) -> None:
@@ -137,14 +136,12 @@ class Sweeper:
 
     def _open_chains(self, chains: asyncio.TaskGroup) -> None:
         """As many chains as may be open; one is kept for the live sweep where there are several."""
-        time_s = asyncio.get_running_loop().time()
-        self._set_aside = {piece: until for piece, until in self._set_aside.items() if self._once or until > time_s}
         while True:
             live, others = windows.room(self._chains, self._concurrency)
             piece = windows.next_slice(
                 self._plan,
-                self.account.rules._replace(slice=self._longest),
-                [*self._chains, *self._set_aside],
+                self.account.rules,
+                self._chains,
                 self._sizes(),
                 self._now(),
                 live=live,
@@ -176,21 +173,16 @@ class Sweeper:
             for _ in range(_REPEATS):
                 if chain.repeated:
                     chain = await self._read_chain(piece, unread)
-        except RangeTooLongError as error:
-            self._shorten(piece, error)
-        except WeatherError as error:
-            if self.source.failing():
-                self._fail(error)
-            else:
-                self._put_aside(piece, error)
         except SourceError as error:
-            self._fail(error)
+            self._failed(piece, error)
         else:
             if chain.held:
                 await self._buffer.put_page(_joined(chain.held))
             item = SliceRead(self._tenant, piece, not chain.repeated, self._now())
             self._buffer.put(item)
+            before = failing_ranges.isolated(self._plan.failing_ranges)
             self._plan, _ = windows.finish(self._plan, [(piece, item.steady)], item.now)
+            self._log_isolated(before)
             self._rest_s = 0.0
             if unread:
                 self._guess = windows.next_guess(piece.window, chain.rows)
@@ -203,7 +195,8 @@ class Sweeper:
         seen: set[int] = set()
         rows, repeated = 0, False
         held: list[PageRead] = []
-        async for page in self.source.pages(piece.window, piece.priority):
+        attempts = 1 if failing_ranges.is_known(self._plan.failing_ranges, piece.window) else _ATTEMPTS
+        async for page in self.source.pages(piece.window, piece.priority, attempts):
             reading = self._shape.read(page.rows)
             ids = set(reading.entries["hi"].tolist())
             repeated = repeated or not seen.isdisjoint(ids)
@@ -229,20 +222,30 @@ class Sweeper:
             return []
         return unread
 
-    def _shorten(self, piece: Slice, error: RangeTooLongError) -> None:
-        length = piece.window.end - piece.window.start
-        if length <= _SHORTEST_WINDOW:
+    def _failed(self, piece: Slice, error: SourceError) -> None:
+        """A slice could not be read. The tenant fails unless it may be for the range that it asked for."""
+        too_long = isinstance(error, RangeTooLongError)
+        failure = RangeFailure(error.wrong, self._now(), self.source.served_at, too_long)
+        is_hopeless = failing_ranges.refuses_any_length(self._plan.failing_ranges, piece.window, failure)
+        if error.of_range:
+            before = failing_ranges.isolated(self._plan.failing_ranges)
+            self._plan = windows.range_failed(self._plan, piece.window, failure)
+            self._buffer.put(RangeFailed(self._tenant, piece.window, failure))
+            self._log_isolated(before)
+        if is_hopeless:
             self._fail(RejectedError("rejected", str(error)))
-        else:
-            self._longest = max(_SHORTEST_WINDOW, windows.halves(piece.window)[0].end - piece.window.start)
-            self._guess = windows.ROWS_A_SLICE / self._longest.total_seconds()
+        elif not too_long and self.source.failing():
+            self._fail(error)
 
-    def _put_aside(self, piece: Slice, error: WeatherError) -> None:
-        """One slice cannot be read while others can: it must not hold up the rest of its sweep."""
-        self.failed = True
-        self._set_aside[piece] = asyncio.get_running_loop().time() + _LONGEST_REST_S
-        window = [instants.text(moment) for moment in piece.window]
-        _logger.warning("slice_put_aside", tenant=self.account.tenant.label, window=window, reason=str(error))
+    def _log_isolated(self, before: list[Window]) -> None:
+        """Log the call time that runs leave out since now, and that which they no longer do."""
+        ranges = self._plan.failing_ranges
+        after, label = failing_ranges.isolated(ranges), self.account.tenant.label
+        for window, cause in failing_ranges.causes(ranges, subtract(after, before), ""):
+            self.failed = True
+            _logger.warning("range_isolated", tenant=label, window=_text(window), reason=cause)
+        for window in subtract(before, after):
+            _logger.info("range_read_again", tenant=label, window=_text(window))
 
     def _fail(self, error: SourceError) -> None:
         """The runs on their way have failed; they begin anew after a rest."""
@@ -266,15 +269,22 @@ class Sweeper:
         if resting_s > 0:
             delay_s = resting_s
         else:
-            due = windows.next_turn(self._plan, self.account.rules)
+            due = self._next_turn()
             delay_s = _LONGEST_SLEEP_S if due is None else max(_SHORTEST_SLEEP_S, (due - self._now()).total_seconds())
-            if self._once:
-                delay_s = _LONGEST_SLEEP_S
         try:
             async with asyncio.timeout(min(delay_s, _LONGEST_SLEEP_S)):
                 await self._wake.wait()
         except TimeoutError:
             pass
+
+    def _next_turn(self) -> datetime | None:
+        if self._once:
+            return failing_ranges.next_retry(self._plan.failing_ranges, self._now())
+        return windows.next_turn(self._plan, self.account.rules, self._now())
+
+
+def _text(window: Window) -> list[str]:
+    return [instants.text(moment) for moment in window]
 
 
 def _joined(pages: list[PageRead]) -> PageRead:

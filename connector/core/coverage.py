@@ -1,8 +1,10 @@
 """Which call time was read, and when last: sorted, disjoint pieces, none of them empty."""
 
-from collections.abc import Iterable
-from datetime import datetime, timedelta
+from collections.abc import Callable, Iterable
+from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
+
+_NEVER = datetime.max.replace(tzinfo=UTC, microsecond=0)
 
 
 class Window(NamedTuple):
@@ -95,16 +97,41 @@ class Coverage(NamedTuple):
             return self
         return Coverage(tuple(read._replace(start=max(read.start, start)) for read in self.reads if read.end > start))
 
-    def merged(self, before: datetime) -> "Coverage":
-        """With neighbours before an instant in one piece each, as old as the oldest of them."""
+    def merged(self, is_alike: Callable[[Read, datetime], bool]) -> "Coverage":
+        """Return it with adjacent pieces joined where it makes no difference that the newer counts as read earlier."""
         pieces: list[Read] = []
         for read in self.reads:
             last = pieces[-1] if pieces else None
-            if last and last.end == read.start and read.end <= before and last.steady == read.steady:
-                pieces[-1] = Read(last.start, read.end, min(last.at, read.at), last.steady)
-            else:
-                pieces.append(read)
+            if last and last.end == read.start and last.steady == read.steady:
+                at = min(last.at, read.at)
+                newer = [one for one in (last, read) if one.at > at]
+                if all(is_alike(one, at) for one in newer):
+                    pieces[-1] = Read(last.start, read.end, at, last.steady)
+                    continue
+            pieces.append(read)
         return Coverage(tuple(pieces))
+
+    def limited(self, most: int) -> "Coverage":
+        """Return it with `most` pieces at most, which claim less: neighbors are joined, the shortest are left out."""
+        reads, tolerance = list(self.reads), timedelta(minutes=1)
+        while len(reads) > most and tolerance < timedelta(days=1000):
+            joined: list[Read] = []
+            for read in reads:
+                last = joined[-1] if joined else None
+                if last and last.end == read.start and abs(last.at - read.at) <= tolerance:
+                    joined[-1] = Read(last.start, read.end, min(last.at, read.at), last.steady and read.steady)
+                else:
+                    joined.append(read)
+            reads, tolerance = joined, 4 * tolerance
+        longest = sorted(reads, key=lambda read: read.end - read.start, reverse=True)[:most]
+        return self if len(self.reads) <= most else Coverage(tuple(sorted(longest)))
+
+    def with_passable(self, windows: Iterable[Window]) -> "Coverage":
+        """Return it as if `windows` were read at the end of time."""
+        coverage = self
+        for window in windows:
+            coverage = coverage.add(window, _NEVER)
+        return coverage
 
     def complete_through(self, start: datetime, overlap: timedelta) -> datetime:
         """Every call that began from `start` to before this was last read at least `overlap` after it began."""

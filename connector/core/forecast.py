@@ -302,7 +302,8 @@ class Simulation:
     def _turn(self) -> None:
         """What the sweeper does when it wakes: begins what is due, opens chains."""
         self.late |= {run.sweep for run in self.open_runs() if self._overran(run)}
-        self.state, _ = windows.begin(self.state, self._rules, self.now)
+        self.state, started = windows.begin(self.state, self._rules, self.now)
+        self.late |= set(windows.overtaken(self.state, started))
         now = self.now
         while True:
             sizes = self._sizes(now)

@@ -14,19 +14,24 @@
 
 from collections.abc import Collection, Iterable, Sequence
 from datetime import datetime, timedelta
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from connector.core import jobs
-from connector.core.coverage import Coverage, Window, subtract
+from connector.core import failing_ranges, jobs
+from connector.core.coverage import Coverage, Read, Window, subtract
+from connector.core.failing_ranges import FailingRanges, RangeFailure
 from connector.core.instants import EPOCH
 
 ROWS_A_SLICE = 9_500  # about ten pages; the last page of a chain is seldom full
 _HOUR = timedelta(hours=1)
 _SECOND = timedelta(seconds=1)
 _SHORTEST_SLICE = timedelta(seconds=60)
+_SHORTEST_RUN = timedelta(seconds=10)
+"A run is not overtaken before that, however short `every` is."
+_MOST_READS = 4_000  # 150 kB of the tenant's state record
 
 
 class Sweep(NamedTuple):
@@ -50,6 +55,8 @@ class Run(NamedTuple):
 
     started: datetime
     window: Window
+    overtaken: datetime | None = None
+    "When the run started that this one replaced before it had ended: what that one did not reach is read first."
 
 
 class SweepState(NamedTuple):
@@ -65,6 +72,17 @@ class SweepState(NamedTuple):
     run: Run | None = None
     "The run on its way, else the last one."
     running: bool = False
+    position: datetime | None = None
+    "Later than `through` when only isolated ranges lie between them."
+
+    @property
+    def resumes_at(self) -> datetime:
+        """Where the sweep goes on reading."""
+        return self.through if self.position is None else self.position
+
+    def moved(self, through: datetime, position: datetime) -> "SweepState":
+        """Return it further on."""
+        return self._replace(through=through, position=position if position > through else None)
 
 
 class State(NamedTuple):
@@ -75,6 +93,7 @@ class State(NamedTuple):
     sweeps: tuple[SweepState, ...]
     coverage: Coverage = Coverage()
     orders: jobs.Orders = jobs.Orders()
+    failing_ranges: FailingRanges = ()
 
 
 class Slice(NamedTuple):
@@ -124,40 +143,59 @@ def begin(state: State, rules: Rules, now: datetime) -> tuple[State, list[int]]:
     sweeps, started = list(state.sweeps), []
     for index, sweep_state in enumerate(sweeps):
         sweep = sweep_state.sweep
-        # A due time more than one `every` ahead was noted by a clock that has been set back since.
-        is_due = now >= sweep_state.due or sweep_state.due > now + sweep.every
-        if sweep_state.running or not is_due:
+        former = sweep_state.run if sweep_state.running else None
+        if now < _begins_at(sweep_state, now):
             continue
         own_start = max(end - sweep.overlap, floor)
         through = max(min(sweep_state.through, own_start), floor)
-        is_strip = through >= own_start - 2 * sweep.every
-        run = Run(now, Window(through if is_strip else own_start, end))
-        sweeps[index] = sweep_state._replace(run=run, running=True, through=through, due=min(sweep_state.due, now))
+        position = max(min(sweep_state.resumes_at, own_start), floor)
+        is_strip = position >= own_start - 2 * sweep.every
+        run = Run(now, Window(position if is_strip else own_start, end), former.started if former else None)
+        moved = sweep_state.moved(through, position)
+        sweeps[index] = moved._replace(run=run, running=True, due=min(sweep_state.due, now))
         started.append(index)
     if not started:
         return state, []
-    coverage = state.coverage.until(now).since(_second(now - rules.horizon)).merged(min(s.through for s in sweeps))
-    return state._replace(sweeps=tuple(sweeps), coverage=coverage), started
+    coverage = state.coverage.until(now).since(_second(now - rules.horizon))
+    coverage = coverage.merged(partial(_is_alike, sweeps)).limited(_MOST_READS)
+    ranges = failing_ranges.since(state.failing_ranges, floor)
+    return state._replace(sweeps=tuple(sweeps), coverage=coverage, failing_ranges=ranges), started
+
+
+def overtaken(state: State, started: Iterable[int]) -> list[int]:
+    """Return which of the sweeps that started just now replaced a run of their own that had not ended."""
+    runs = ((index, state.sweeps[index].run) for index in started)
+    return [index for index, run in runs if run is not None and run.overtaken is not None]
+
+
+def range_failed(state: State, window: Window, failure: RangeFailure) -> State:
+    """Return the state after a page of `window` could not be read."""
+    return state._replace(failing_ranges=failing_ranges.failed(state.failing_ranges, window, failure))
 
 
 def finish(state: State, slices: Iterable[tuple[Slice, bool]], now: datetime) -> tuple[State, list[int]]:
     """After slices were read (each with whether it was steady): the state, and the sweeps whose run ended."""
     coverage = state.coverage
     orders = state.orders
+    ranges = state.failing_ranges
     for piece, steady in slices:
         coverage = coverage.add(piece.window, piece.at, steady=steady)
+        ranges = failing_ranges.succeeded(ranges, piece.window, now)
         if piece.job:
             orders = jobs.progressed(orders, piece.job, piece.window, _second(now))
+    isolated = failing_ranges.isolated(ranges)
+    passable = coverage.with_passable(isolated)
     sweeps, ended = list(state.sweeps), []
     for index, former in enumerate(sweeps):
         sweep, run = former.sweep, former.run
         through = max(former.through, coverage.complete_through(former.through, sweep.overlap))
-        moved = former._replace(through=through)
-        if run is not None and former.running and not coverage.missing(run.window, since=run.started):
+        position = max(through, passable.complete_through(former.resumes_at, sweep.overlap))
+        moved = former.moved(through, position)
+        if run is not None and former.running and not passable.missing(run.window, since=run.started):
             moved = moved._replace(due=run.started + sweep.every, last_ok=_second(now), running=False)
             ended.append(index)
         sweeps[index] = moved
-    return state._replace(sweeps=tuple(sweeps), coverage=coverage, orders=orders), ended
+    return state._replace(sweeps=tuple(sweeps), coverage=coverage, orders=orders, failing_ranges=ranges), ended
 
 
 def command(state: State, order: jobs.Command, now: datetime, oldest: datetime) -> State:
@@ -178,10 +216,13 @@ def next_due(state: State) -> datetime | None:
     return min((s.due for s in state.sweeps if not s.running), default=None)
 
 
-def next_turn(state: State, rules: Rules) -> datetime | None:
-    """Return when the next sweep can begin; None until a command or a chain's end changes something."""
-    due = None if state.orders.paused else next_due(state)
-    return None if due is None else max(due, state.start + rules.settle + _SECOND)
+def next_turn(state: State, rules: Rules, now: datetime) -> datetime | None:
+    """Return when a sweep can begin or a range be asked for again; None until a command or a chain's end."""
+    if state.orders.paused:
+        return None
+    due = max(min(_begins_at(s, now) for s in state.sweeps), state.start + rules.settle + _SECOND)
+    retry = failing_ranges.next_retry(state.failing_ranges, now)
+    return due if retry is None else min(due, retry)
 
 
 def overdue_seconds(sweep_state: SweepState, now: datetime) -> float:
@@ -199,25 +240,31 @@ def next_slice(
     if state.orders.paused:
         return None
     # Two chains over the same seconds could hand over an older version after a newer one.
-    taken = [piece.window for piece in in_flight]
+    in_flight_windows = [piece.window for piece in in_flight]
+    taken = [*in_flight_windows, *failing_ranges.left_out(state.failing_ranges, now)]
+    cut = partial(_cut, state.failing_ranges, sizes, rules)
+    if others:
+        retries = subtract(failing_ranges.due(state.failing_ranges, now), in_flight_windows)
+        if retries:
+            return Slice(sizes.cut(retries[0], rules.slice, newest_first=False), len(state.sweeps), _second(now))
     for index, sweep_state in enumerate(state.sweeps):
         run = sweep_state.run
         if run is None or not sweep_state.running or not (live if index == 0 else others):
             continue
-        own = subtract(state.coverage.missing(run.window, since=run.started), taken)
+        own = _own(state, run, taken)
         if own:
-            return Slice(sizes.cut(own[-1], rules.slice, newest_first=True), index, run.started)
+            return Slice(cut(own[-1], newest_first=True), index, run.started)
     for index, sweep_state in enumerate(state.sweeps):
         if sweep_state.run is not None and others:
             pieces = subtract(_hole(state, sweep_state), taken)
             if pieces:
-                window = sizes.cut(pieces[0], rules.slice, newest_first=False)
+                window = cut(pieces[0], newest_first=False)
                 return Slice(window, len(state.sweeps) + index, sweep_state.run.started)
     found = jobs.next_piece(state.orders, taken) if others else None
     if found is None:
         return None
     job, oldest = found
-    window = sizes.cut(oldest, rules.slice, newest_first=False)
+    window = cut(oldest, newest_first=False)
     return Slice(window, jobs.PRIORITY, _second(now), job.id, job.again)
 
 
@@ -238,12 +285,53 @@ def is_idle(state: State) -> bool:
     return state.orders.paused or not any(s.running or (s.run is not None and _hole(state, s)) for s in state.sweeps)
 
 
+def _begins_at(sweep_state: SweepState, now: datetime) -> datetime:
+    """Return when the sweep's next run begins: when it is due, or when the run on its way is too old."""
+    every = sweep_state.sweep.every
+    if sweep_state.running and sweep_state.run is not None:
+        return sweep_state.run.started + max(every, _SHORTEST_RUN)
+    # A due time more than one `every` ahead was noted by a clock that has been set back since.
+    return sweep_state.due if sweep_state.due <= now + every else now
+
+
+def _own(state: State, run: Run, taken: list[Window]) -> list[Window]:
+    """Return what a run has to read, oldest first; while there is any, only what the run before it did not reach."""
+    for since in (run.overtaken, run.started):
+        missing = [] if since is None else subtract(state.coverage.missing(run.window, since=since), taken)
+        if missing:
+            return failing_ranges.most_promising(state.failing_ranges, missing)
+    return []
+
+
+def _cut(ranges: FailingRanges, sizes: "Sizes", rules: Rules, window: Window, *, newest_first: bool) -> Window:
+    """Return the newest (else the oldest) part of `window` to read as one slice."""
+    window = failing_ranges.fit(ranges, window, newest_first=newest_first)
+    return failing_ranges.fit(
+        ranges, sizes.cut(window, rules.slice, newest_first=newest_first), newest_first=newest_first
+    )
+
+
+def _is_alike(sweeps: Sequence[SweepState], read: Read, at: datetime) -> bool:
+    """Return whether it makes no difference to any run if `read` counts as read at `at`, which is earlier."""
+    for sweep_state in sweeps:
+        overlap, run = sweep_state.sweep.overlap, sweep_state.run
+        begins = [] if run is None else [run.started, run.overtaken]
+        if any(since is not None and at < since <= read.at for since in begins):
+            return False
+        is_passed = read.end <= sweep_state.resumes_at
+        is_ripe, is_unripe = read.end <= at - overlap, read.start >= read.at - overlap
+        if not (is_passed or is_ripe or is_unripe):
+            return False
+    return True
+
+
 def _hole(state: State, sweep_state: SweepState) -> list[Window]:
     """What lies between a sweep's last run and where it was complete, and no other run is going to read late enough."""
     run, overlap = sweep_state.run, sweep_state.sweep.overlap
-    if run is None or sweep_state.through >= run.window.start:
+    if run is None or sweep_state.resumes_at >= run.window.start:
         return []
-    hole = state.coverage.unripe(Window(sweep_state.through, run.window.start), overlap)
+    hole = state.coverage.unripe(Window(sweep_state.resumes_at, run.window.start), overlap)
+    hole = subtract(hole, failing_ranges.isolated(state.failing_ranges))
     others = [s.run for s in state.sweeps if s.running and s.run is not None]
     read_anyway = [Window(o.window.start, min(o.window.end, o.started - overlap)) for o in others]
     return subtract(hole, [window for window in read_anyway if window.start < window.end])

@@ -7,6 +7,7 @@ Rules:
    since the rest of the chain would be lost otherwise, and after the patience the whole chain is.
 2. Weather is retried here, within the budget, for ever as long as something else would not help: after `patience_s` of
    trying one page, waiting that Graph asked for not counted, the chain ends with WeatherError and is planned anew.
+   With `attempts` it ends after as many failures of one page that another range may not have.
 3. What the owner has to repair ends the chain at once.
 4. A page is yielded only when it and its link are whole; nothing of an answer's body is ever logged.
 """
@@ -209,6 +210,8 @@ class Source:
         self._dated = dated
         self._gate = Gate(self.budget, time.monotonic, self._tell_throttled)
         self._told_throttled_s = 0.0
+        self.served_at: datetime | None = None
+        "When Graph last gave a page of the tenant's rows (aware UTC)."
         self._failures = _Failures(tenant.label)
 
     @property
@@ -224,17 +227,18 @@ class Source:
         """Requests in the last 60 s ÷ requests_per_minute."""
         return self.budget.used_ratio(time.monotonic())
 
-    async def pages(self, window: Window, priority: int) -> AsyncGenerator[ReadPage, None]:
+    async def pages(self, window: Window, priority: int, attempts: int | None = None) -> AsyncGenerator[ReadPage, None]:
         """The pages of one chain, in order, each whole; `last` is true for the one that ends it.
 
         `priority`: 0 live, more for slower sweeps, 1000 for backfill. Raises RejectedError, WeatherError when one page
-        could not be read for the patience, RangeTooLongError for 406 and for a chain of more than 1000 pages with rows.
+        could not be read for the patience or in so many `attempts`, RangeTooLongError for 406 and for a chain of more
+        than 1000 pages with rows.
         """
         url = URL(f"{self._root}/{_call(window)}", encoded=True)
         followed = {str(url)}
         rows = 0
         for _ in range(MAX_PAGES):
-            page, received_at, size = await self._page(url, followed, priority)
+            page, received_at, size = await self._page(url, followed, priority, attempts)
             rows += len(page.rows)
             yield ReadPage(page.rows, received_at, size, page.next_link is None)
             if page.next_link is None:
@@ -272,11 +276,15 @@ class Source:
         """Ends what goes on in the background. Chains are ended by whoever reads them."""
         await self._sign_in.close()
 
-    async def _page(self, url: URL, followed: set[str], priority: int) -> tuple[Page, datetime, int]:
+    async def _page(
+        self, url: URL, followed: set[str], priority: int, attempts: int | None
+    ) -> tuple[Page, datetime, int]:
         """One page whose link can be followed, retried through weather."""
         begun: tuple[float, float] | None = None
         unauthorized = False
-        failed = False
+        # The only attempt of a range that failed before lets one other request go first.
+        failed = attempts == 1
+        failures = 0
         while True:
             at = time.monotonic()
             asked_s = self._asked_s(at)
@@ -291,12 +299,13 @@ class Source:
                 unauthorized = True
             except WeatherError as error:
                 failed = True
+                failures += error.of_range
                 unauthorized = False
                 begun = begun or (at, asked_s)
                 now = time.monotonic()
                 tried_s = now - begun[0] - (self._asked_s(now) - begun[1])
-                if tried_s >= self._patience_s:
-                    raise WeatherError(error.reason, str(error), f"{error.wrong}; {error.remedy}") from error
+                if tried_s >= self._patience_s or (attempts is not None and failures >= attempts):
+                    raise
 
     def _asked_s(self, now: float) -> float:
         return self.budget.asked_s(now) + self._sign_in.asked_s(now)
@@ -332,7 +341,9 @@ class Source:
             self._dated(exchange.dated_at, received_at)
         if answer.status != _OK:
             self._refuse(exchange, answer.status, token)
-        return self._read(exchange, answer.body, followed), received_at, len(answer.body)
+        page = self._read(exchange, answer.body, followed)
+        self.served_at = received_at
+        return page, received_at, len(answer.body)
 
     def _read(self, exchange: "_Exchange", body: bytes, followed: set[str]) -> Page:
         try:
@@ -347,7 +358,7 @@ class Source:
                 self._weather(exchange, "unreachable", "gives a next link that leads back into its chain")
             if not self._leads_home(link):
                 self._reject(exchange, "rejected", "gives a next link to another place; check graph.base_url")
-        self.health.answered()
+        self.health.answered(time.monotonic())
         self.budget.succeeded(exchange.slot)
         return page
 
@@ -380,6 +391,7 @@ class Source:
                 "permission",
                 f"refuses the log ({exchange.outcome}); grant the application permission CallRecords.Read.All to"
                 f" {self._tenant.identity.client_id or 'the application'} and give admin consent in this tenant",
+                of_range=True,
             )
         if status in _PASSING_STATUSES or not 300 <= status < 500:
             reason: WeatherReason = "throttled" if status == _TOO_MANY else "unreachable"
@@ -391,6 +403,7 @@ class Source:
             "rejected",
             f"rejects the call ({exchange.outcome}); check graph.cloud, graph.base_url and graph.api_version,"
             " this cloud may lack the function",
+            of_range=True,
         )
 
     def _weather(self, exchange: "_Exchange", reason: WeatherReason, what: str) -> NoReturn:
@@ -400,14 +413,20 @@ class Source:
         self.budget.failed(exchange.slot, now, kind, exchange.retry_after_s, random.random())  # noqa: S311
         self.health.weathered(reason, message, exchange.slot.granted_at)
         self._failures.happened(exchange)
-        raise WeatherError(reason, message, f"Graph {what}")
+        error = WeatherError(reason, message, f"Graph {what}")
+        error.of_range = reason != "throttled"
+        raise error
 
-    def _reject(self, exchange: "_Exchange | None", reason: RejectedReason, what: str) -> NoReturn:
+    def _reject(
+        self, exchange: "_Exchange | None", reason: RejectedReason, what: str, *, of_range: bool = False
+    ) -> NoReturn:
         message = f"Graph {what} (tenant {self._tenant.label})."
-        self.health.rejected(reason, message, time.monotonic())
+        self.health.rejected(reason, message, time.monotonic(), may_pass=of_range)
         if exchange is not None:
             self._failures.happened(exchange)
-        raise RejectedError(reason, message, f"Graph {what}")
+        error = RejectedError(reason, message, f"Graph {what}")
+        error.of_range = of_range
+        raise error
 
     def _finished(self, priority: int, status: str, begun: float) -> None:
         now = time.monotonic()

@@ -1,14 +1,14 @@
 """Who of a tenant's waiting requests leaves next, when its budget lets one through.
 
 Nobody holds a place: at each instant that the budget allows, the most urgent of those who wait then goes, so that a
-live request that has just come overtakes a backfill that has waited for long. A request that has failed lets one other
-go first, so that a page that always fails slows its tenant down but does not stop it.
+live request that has just come overtakes a backfill that has waited for long. A request that has failed lets the one
+that has waited longest go first, so that a page that always fails slows its tenant down but does not stop it.
 """
 
 import asyncio
 from collections.abc import Callable
 
-from connector.core.budget import Budget, Slot
+from connector.core.budget import BACKFILL, Budget, Slot
 
 # How often those who wait are told how the time passes, so that what is counted does not stand still meanwhile.
 _TICK_S = 5.0
@@ -24,8 +24,8 @@ class _Waiter:
         self.future = future
 
     @property
-    def urgency(self) -> tuple[bool, int, int]:
-        return self.aside, self.priority, self.order
+    def urgency(self) -> tuple[int, bool, int]:
+        return self.priority, self.aside, self.order
 
 
 class Gate:
@@ -41,7 +41,7 @@ class Gate:
         self._timer: asyncio.TimerHandle | None = None
 
     async def enter(self, priority: int, *, aside: bool = False) -> Slot:
-        """A slot, as soon as the budget has one and nobody more urgent waits; `aside` lets one other go first."""
+        """A slot, as soon as the budget has one and nobody more urgent waits; `aside` lets the oldest go first."""
         if not self._waiters and self._budget.delay_s(now := self._clock()) <= 0:
             return self._budget.take(now)
         loop = asyncio.get_running_loop()
@@ -69,10 +69,17 @@ class Gate:
             if delay_s > 0:
                 self._timer = asyncio.get_running_loop().call_later(min(delay_s, _TICK_S), self._open)
                 return
-            first = min(self._waiters, key=lambda waiter: waiter.urgency)
+            first = self._next()
             self._waiters.remove(first)
             if first.future.done():
                 continue
-            for waiter in self._waiters:
-                waiter.aside = False
             first.future.set_result(self._budget.take(now))
+
+    def _next(self) -> _Waiter:
+        """Return the most urgent waiter, or the oldest when that one steps aside; backfills come last."""
+        first = min(self._waiters, key=lambda waiter: waiter.urgency)
+        others = [waiter for waiter in self._waiters if not waiter.aside]
+        if not first.aside or not others:
+            return first
+        first.aside = False
+        return min(others, key=lambda waiter: (waiter.priority >= BACKFILL, waiter.order))

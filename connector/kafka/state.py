@@ -11,6 +11,7 @@ import msgspec
 
 from connector.core import jobs
 from connector.core.coverage import Coverage, Read, Window
+from connector.core.failing_ranges import FailingRange
 from connector.core.instants import EPOCH
 from connector.core.windows import Run, State, Sweep, SweepState
 from connector.errors import RefusedError
@@ -68,6 +69,19 @@ class _SweepRecord(msgspec.Struct, array_like=True):
     last_ok: int | None
     run: tuple[int, int, int] | None
     running: bool
+    overtaken: int | None = None
+    position: int | None = None
+
+
+class _RangeRecord(msgspec.Struct, array_like=True):
+    start: int
+    end: int
+    longest_s: int
+    failed_at: int
+    retry_at: int
+    failures: int
+    cause: str
+    isolated: bool
 
 
 class _JobRecord(msgspec.Struct, omit_defaults=True):
@@ -100,6 +114,7 @@ class _CheckpointRecord(msgspec.Struct):
     found: tuple[tuple[int, int], ...] = ()
     remembered: int = 0
     ages: tuple[int, ...] = ()
+    ranges: list[_RangeRecord] = []
 
 
 class _Version(msgspec.Struct):
@@ -132,6 +147,8 @@ def checkpoint_record(tenant: str, checkpoint: Checkpoint) -> Record:
             if s.run is None
             else (_seconds(s.run.started), _seconds(s.run.window.start), _seconds(s.run.window.end)),
             s.running,
+            None if s.run is None or s.run.overtaken is None else _seconds(s.run.overtaken),
+            None if s.position is None else _seconds(s.position),
         )
         for s in state.sweeps
     ]
@@ -152,6 +169,7 @@ def checkpoint_record(tenant: str, checkpoint: Checkpoint) -> Record:
         checkpoint.found,
         checkpoint.remembered,
         checkpoint.ages,
+        [_range_record(one) for one in state.failing_ranges],
     )
     return Record(checkpoint_key(tenant), msgspec.json.encode(record))
 
@@ -209,14 +227,16 @@ def _checkpoint(value: bytes) -> Checkpoint:
             _instant(s.through),
             _instant(s.due),
             None if s.last_ok is None else _instant(s.last_ok),
-            None if s.run is None else Run(_instant(s.run[0]), Window(_instant(s.run[1]), _instant(s.run[2]))),
+            _run(s),
             s.running,
+            None if s.position is None else _instant(s.position),
         )
         for s in record.sweeps
     )
     reads = tuple(Read(_instant(a), _instant(b), _instant(at), bool(steady)) for a, b, at, steady in record.coverage)
     orders = jobs.Orders(tuple(_job(job) for job in record.jobs), record.paused, record.applied)
-    state = State(_instant(record.start), sweeps, Coverage(reads), orders)
+    ranges = tuple(_range(one) for one in record.ranges)
+    state = State(_instant(record.start), sweeps, Coverage(reads), orders, ranges)
     return Checkpoint(
         record.topic,
         state,
@@ -228,6 +248,24 @@ def _checkpoint(value: bytes) -> Checkpoint:
         record.remembered,
         record.ages,
     )
+
+
+def _run(record: _SweepRecord) -> Run | None:
+    if record.run is None:
+        return None
+    started, start, end = map(_instant, record.run)
+    return Run(started, Window(start, end), None if record.overtaken is None else _instant(record.overtaken))
+
+
+def _range_record(one: FailingRange) -> _RangeRecord:
+    start, end, failed_at, retry_at = map(_seconds, (*one.window, one.failed_at, one.retry_at))
+    return _RangeRecord(start, end, one.longest_s, failed_at, retry_at, one.failures, one.cause, one.isolated)
+
+
+def _range(record: _RangeRecord) -> FailingRange:
+    start, end, failed_at, retry_at = map(_instant, (record.start, record.end, record.failed_at, record.retry_at))
+    window = Window(start, end)
+    return FailingRange(window, record.longest_s, failed_at, retry_at, record.failures, record.cause, record.isolated)
 
 
 def _job_record(job: jobs.Job) -> _JobRecord:

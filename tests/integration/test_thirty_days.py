@@ -6,7 +6,6 @@ environment for the whole month; the tests run as many days as it takes for the 
 
 import asyncio
 import os
-import selectors
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime, timedelta
@@ -32,6 +31,7 @@ from connector.kafka.state import Checkpoint
 from connector.simulator.calls import Calls, tenant_key
 from connector.simulator.options import Recipe
 from connector.sweeper import Sweeper
+from tests.simulated_time import SimulatedTime
 
 DAYS = int(os.environ.get("DAYS", "8"))
 CALLS_PER_DAY = 100_000
@@ -56,28 +56,6 @@ RULES = Rules(
 )
 
 
-class SimulatedTime(asyncio.SelectorEventLoop):
-    """An event loop whose clock jumps to the next timer as soon as nothing else is left to do."""
-
-    def __init__(self) -> None:
-        self.now_s = 0.0
-        super().__init__(_Selector(self))
-
-    def time(self) -> float:
-        return self.now_s
-
-
-class _Selector(selectors.SelectSelector):
-    def __init__(self, loop: SimulatedTime) -> None:
-        super().__init__()
-        self._loop = loop
-
-    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        assert timeout is not None, "everything waits for something that never happens"
-        self._loop.now_s += max(0.0, timeout)
-        return []
-
-
 class Graph:
     """The rows of one tenant, by call start, and who asks for them how often. Times are epoch milliseconds."""
 
@@ -85,6 +63,7 @@ class Graph:
         self.start_ms = start_ms
         self.visible_ms = visible_ms
         self.requests: list[float] = []
+        self.served_at: datetime | None = None
         self.requests_by_priority: Counter[int] = Counter()
         self.budget = Budget(REQUESTS_PER_MINUTE, loop.time())
         self._gate = Gate(self.budget, loop.time, lambda _: None)
@@ -96,7 +75,8 @@ class Graph:
     def failing(self) -> None:
         return None
 
-    async def pages(self, window: Window, priority: int) -> AsyncIterator[ReadPage]:
+    async def pages(self, window: Window, priority: int, attempts: int) -> AsyncIterator[ReadPage]:
+        assert attempts
         low, high = np.searchsorted(self.start_ms, [instants.to_ms(moment) for moment in window])
         offset, last = 0, False
         while not last:

@@ -115,7 +115,7 @@ def test_what_lies_before_a_start_is_dropped(reads: _Reads, start: int) -> None:
 @given(_reads, st.integers(0, _LENGTH))
 def test_merging_claims_nothing_that_is_not_true(reads: _Reads, before: int) -> None:
     coverage, model = covered(reads)
-    merged = coverage.merged(at(before))
+    merged = coverage.merged(lambda read, _: read.end <= at(before))
     assert len(merged.reads) <= len(coverage.reads)
     for second, (read_at, steady) in enumerate(unpacked(merged)):
         assert (read_at == _NEVER) == (model[second][0] == _NEVER)
@@ -123,6 +123,17 @@ def test_merging_claims_nothing_that_is_not_true(reads: _Reads, before: int) -> 
         assert steady == model[second][1]
         if second >= before:
             assert read_at == model[second][0]
+
+
+@given(_reads, st.integers(1, 4))
+def test_limited_coverage_claims_nothing_that_is_not_true(reads: _Reads, most: int) -> None:
+    coverage, model = covered(reads)
+    limited = coverage.limited(most)
+    assert len(limited.reads) <= most
+    if len(coverage.reads) <= most:
+        assert limited == coverage
+    for second, (read_at, _) in enumerate(unpacked(limited)):
+        assert read_at <= model[second][0]
 
 
 @given(st.lists(_windows, max_size=6), st.lists(_windows, max_size=6), _windows)

@@ -36,8 +36,9 @@ class Source:
         self.asked: list[Window] = []
         self.answering = asyncio.Event()
 
-    async def pages(self, window: Window, priority: int) -> AsyncGenerator[ReadPage, None]:
+    async def pages(self, window: Window, priority: int, attempts: int) -> AsyncGenerator[ReadPage, None]:
         assert priority >= 0
+        assert attempts > 1
         self.asked.append(window)
         await self.answering.wait()
         yield ReadPage([], NOW, 2, last=True)

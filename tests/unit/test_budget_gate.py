@@ -35,7 +35,7 @@ async def test_the_most_urgent_goes_first_and_equals_in_the_order_they_came() ->
         clock.now += 1.1
         gate._open()
         await asyncio.sleep(0)
-    assert order == ["live", "failed live", "sweep", "second sweep", "backfill"]
+    assert order == ["live", "sweep", "failed live", "second sweep", "backfill"]
 
 
 async def test_who_has_failed_lets_one_other_go_first_and_no_more() -> None:
@@ -57,6 +57,32 @@ async def test_who_has_failed_lets_one_other_go_first_and_no_more() -> None:
         gate._open()
         await asyncio.sleep(0)
     assert order == ["backfill", "failed live", "second backfill"]
+
+
+async def test_requests_that_failed_do_not_hold_up_the_oldest() -> None:
+    """Two ranges that fail again and again, more urgent than a sweep that reads other call time."""
+    clock, order = Clock(), []
+    gate = Gate(Budget(60, 0.0), clock, lambda _: None)
+
+    async def fail(name: str) -> None:
+        while True:
+            await gate.enter(1, aside=True)
+            order.append(name)
+
+    async def sweep() -> None:
+        await gate.enter(2)
+        order.append("sweep")
+
+    tasks = [asyncio.create_task(one) for one in (fail("one"), fail("other"), sweep())]
+    for _ in range(4):
+        await asyncio.sleep(0)
+        clock.now += 1.1
+        gate._open()
+        await asyncio.sleep(0)
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    assert order.index("sweep") <= 1
 
 
 async def test_who_gives_up_waiting_takes_no_slot() -> None:

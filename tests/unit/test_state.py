@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from connector.core import jobs, windows
 from connector.core.coverage import Coverage, Read, Window
+from connector.core.failing_ranges import FailingRange
 from connector.core.windows import Rules, State, Sweep, SweepState
 from connector.errors import RefusedError
 from connector.kafka import state
@@ -40,7 +41,7 @@ def some_checkpoint() -> Checkpoint:
 
 
 _seconds = st.integers(-(10**8), 10**8).map(at)
-_runs = st.builds(windows.Run, _seconds, st.builds(Window, _seconds, _seconds))
+_runs = st.builds(windows.Run, _seconds, st.builds(Window, _seconds, _seconds), st.none() | _seconds)
 _sweeps = st.builds(
     SweepState,
     st.builds(
@@ -53,6 +54,7 @@ _sweeps = st.builds(
     st.none() | _seconds,
     st.none() | _runs,
     st.booleans(),
+    st.none() | _seconds,
 )
 _coverage = st.lists(st.builds(Read, _seconds, _seconds, _seconds, st.booleans()), max_size=5).map(
     lambda reads: Coverage(tuple(reads))
@@ -75,10 +77,15 @@ _jobs = st.builds(
 _orders = st.builds(
     jobs.Orders, st.lists(_jobs, max_size=2).map(tuple), st.booleans(), st.lists(st.text(), max_size=3).map(tuple)
 )
+_ranges = st.builds(
+    FailingRange, _windows, st.integers(1, 86_400), _seconds, _seconds, st.integers(1, 99), st.text(), st.booleans()
+)
 _checkpoints = st.builds(
     Checkpoint,
     st.text(),
-    st.builds(State, _seconds, st.lists(_sweeps, max_size=3).map(tuple), _coverage, _orders),
+    st.builds(
+        State, _seconds, st.lists(_sweeps, max_size=3).map(tuple), _coverage, _orders, st.lists(_ranges).map(tuple)
+    ),
     st.integers(0, 2**53),
     st.lists(st.integers(0, 2**62), max_size=9).map(tuple),
     st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 10**10), st.integers(0, 10**10)), max_size=3).map(tuple),

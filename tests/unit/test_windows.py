@@ -216,13 +216,13 @@ class TestSweeps:
         """Neither a paused tenant nor one whose start lies ahead has anything to do before."""
         rules = DEFAULT._replace(settle=30 * S)
         state = windows.first_state(rules, NOW + 5 * D, NOW)
-        turn = windows.next_turn(state, rules)
+        turn = windows.next_turn(state, rules, NOW)
         assert turn is not None
         assert turn >= state.start + 30 * S
         assert windows.begin(state, rules, turn - 2 * S)[1] == []
         assert windows.begin(state, rules, turn)[1] == [0, 1, 2, 3]
         paused = windows.command(state, Command("p", "pause", NOW), NOW, NOW - D)
-        assert windows.next_turn(paused, rules) is None
+        assert windows.next_turn(paused, rules, NOW) is None
 
     def test_settle_keeps_the_newest_calls_for_later(self) -> None:
         rules = DEFAULT._replace(settle=90 * S)
@@ -259,6 +259,54 @@ class TestSweeps:
         state, _ = windows.begin(windows.first_state(DEFAULT, NOW - H, NOW), DEFAULT, NOW)
         assert windows.overdue_seconds(state.sweeps[0], NOW + M) == 0
         assert windows.overdue_seconds(state.sweeps[0], NOW + 3 * M) == 120
+
+    def test_slow_runs_are_overtaken_and_nothing_starves(self) -> None:
+        """A budget of one slice of an hour per hour, for a sweep of eight hours every two."""
+        rules = Rules((Sweep(2 * H, 8 * H),), 0 * S, H, 150 * D)
+        state, now, last_read = windows.first_state(rules, NOW - 8 * H, NOW), NOW, {}
+        for _ in range(48):
+            state, started = windows.begin(state, rules, now)
+            assert windows.overtaken(state, started) == ([0] if started and now > NOW else [])
+            run = state.sweeps[0].run
+            assert run is not None
+            assert now - run.started < 2 * H
+            piece = next_piece(state, rules, now=now)
+            assert piece is not None
+            last_read[piece.window.start] = now
+            state, _ = windows.finish(state, [(piece, True)], now)
+            now += H
+        hours = [now - n * H for n in range(3, 8)]
+        assert all(now - last_read.get(hour, NOW) <= 16 * H for hour in hours), "the oldest part has its turn"
+
+    def test_stuck_deep_sweeps_do_not_make_the_state_grow(self) -> None:
+        """The live sweep takes all of the budget: the deeper ones begin, and read nothing."""
+        state, _ = run_dry(windows.first_state(DEFAULT, NOW - D, NOW), DEFAULT, NOW)
+        for minute in range(1, 2 * 1440):
+            now = NOW + minute * M
+            state, _ = windows.begin(state, DEFAULT, now)
+            run = state.sweeps[0].run
+            assert run is not None
+            for part in state.coverage.missing(run.window, since=run.started):
+                state, _ = windows.finish(state, [(Slice(part, 0, run.started), True)], now)
+        assert len(state.coverage.reads) < 20
+        assert [NOW + 2 * D - s.run.started < s.sweep.every + H for s in state.sweeps if s.run] == 4 * [True]
+
+    @given(st.lists(st.tuples(st.integers(0, 500), st.integers(1, 200), st.integers(0, 700)), max_size=12))
+    def test_merging_changes_nothing_that_a_run_sees(self, reads: list[tuple[int, int, int]]) -> None:
+        state = windows.first_state(DEFAULT, NOW - 700 * M, NOW - 700 * M)
+        coverage = Coverage()
+        for start, length, read_at in reads:
+            at = NOW - 700 * M + read_at * M
+            coverage = coverage.add(Window(at - (start + length) * M, at - start * M), at)
+        state, _ = windows.begin(state._replace(coverage=coverage), DEFAULT, NOW - 300 * M)
+        before = windows.finish(state._replace(coverage=coverage), [], NOW)[0]
+        after = windows.finish(state, [], NOW)[0]
+        assert after.sweeps == before.sweeps or coverage.until(NOW - 300 * M) != coverage
+        for one in state.sweeps:
+            if one.run is not None:
+                known = coverage.until(NOW - 300 * M)
+                missing = state.coverage.missing(one.run.window, since=one.run.started)
+                assert missing == known.missing(one.run.window, since=one.run.started)
 
     def test_runs_that_failed_are_due_again_at_once(self) -> None:
         state, begun = windows.begin(windows.first_state(DEFAULT, NOW - H, NOW), DEFAULT, NOW)

@@ -1,0 +1,256 @@
+"""Ranges of call time that Graph fails to serve while it serves others.
+
+1. A range that fails is asked for in halves, down to one second. What fails at one second is isolated: runs complete
+   without it, it is reported with its cause, and it is asked for again slowly.
+2. Beyond the first halving, evidence is needed that the failure depends on the range: Graph served something to the
+   tenant since the range failed last. Without evidence a range only waits a moment. A refused length (406) needs
+   evidence only to be isolated.
+3. A success doubles the length beside it, and ends the narrowing there when its last failure is a minute old. Whatever
+   the range, narrowing ends a quarter of an hour after its last failure.
+4. What fails beside an isolated range, and is not longer, is isolated as a whole. An isolated range that fails again
+   is split. So long ranges are found in few requests, and shrink later.
+"""
+
+import itertools
+from datetime import datetime, timedelta
+from typing import NamedTuple
+
+from connector.core.coverage import Window, subtract
+
+MOST_RANGES = 200  # the state record of a tenant has to fit into one message
+_MOST_NARROWED = 32
+_MOST_SPLIT = 32
+_FIRST_RETRY_S = 60
+_LONGEST_RETRY_S = 1800
+_LONGEST_WAIT_S = 16
+_RECOVERED_AFTER = timedelta(minutes=1)
+_FORGOTTEN_AFTER = timedelta(minutes=15)
+_MOST_CAUSE = 200
+
+
+class RangeFailure(NamedTuple):
+    """One failure of a range. Times are aware UTC."""
+
+    cause: str
+    at: datetime
+    served_at: datetime | None
+    "When Graph last served a page of any range of the tenant."
+    too_long: bool = False
+    "Graph refuses the length of the range, or it has too many pages."
+
+
+class FailingRange(NamedTuple):
+    """Call time that Graph failed to serve. Ranges are disjoint and sorted."""
+
+    window: Window
+    longest_s: int
+    "The longest slice to ask for within it."
+    failed_at: datetime
+    retry_at: datetime
+    failures: int
+    "In a row, without evidence between them; of an isolated range: all."
+    cause: str
+    isolated: bool = False
+
+
+FailingRanges = tuple[FailingRange, ...]
+
+
+def failed(ranges: FailingRanges, window: Window, failure: RangeFailure) -> FailingRanges:
+    """Return the ranges after a request for `window` failed."""
+    known = [one for one in ranges if _overlap(one.window, window)]
+    others = _without(ranges, window)
+    if refuses_any_length(ranges, window, failure):
+        return tuple(one for one in others if one.isolated)
+    is_proven = _is_proven(known, failure)
+    failures = 1 + max((one.failures for one in known), default=0)
+    if any(one.isolated for one in known):
+        failures -= not is_proven
+        return _bounded([*others, *_still_isolated(window, failure, failures, len(ranges))])
+    if is_proven and (window.seconds <= 1 or _grows(others, window)):
+        return _bounded(_merged([*others, _isolated(window, failure, 1)], window))
+    longest_s = int(window.seconds)
+    if not known or is_proven or failure.too_long:
+        failures, longest_s = 1, max(1, (longest_s + 1) // 2)
+    wait_s = 0 if longest_s < window.seconds else min(2**failures, _LONGEST_WAIT_S)
+    retry_at = failure.at + timedelta(seconds=wait_s)
+    narrowed = FailingRange(window, longest_s, failure.at, retry_at, failures, failure.cause[:_MOST_CAUSE])
+    return _bounded([*others, narrowed])
+
+
+def succeeded(ranges: FailingRanges, window: Window, now: datetime) -> FailingRanges:
+    """Return the ranges after `window` was read."""
+    if not ranges:
+        return ranges
+    touched = [one.window for one in ranges if one.window.start <= window.end and window.start <= one.window.end]
+    left = []
+    for one in _without(ranges, window):
+        is_beside = any(_overlap(one.window, former) for former in touched)
+        if one.isolated:
+            left.append(one)
+        elif now - one.failed_at < (_RECOVERED_AFTER if is_beside else _FORGOTTEN_AFTER):
+            left.append(_eased(one, now, is_beside=is_beside))
+    return tuple(left)
+
+
+def since(ranges: FailingRanges, start: datetime) -> FailingRanges:
+    """Return the ranges without call time before `start`."""
+    return _without(ranges, Window(min((one.window.start for one in ranges), default=start), start))
+
+
+def isolated(ranges: FailingRanges) -> list[Window]:
+    """Return the call time that runs leave out, oldest first."""
+    return [one.window for one in ranges if one.isolated]
+
+
+def left_out(ranges: FailingRanges, now: datetime) -> list[Window]:
+    """Return the call time that no run and no job asks for at this moment."""
+    return [one.window for one in ranges if one.isolated or one.retry_at > now]
+
+
+def most_promising(ranges: FailingRanges, windows: list[Window]) -> list[Window]:
+    """Return those of `windows` to ask for first: what never failed, then what failed once. Successes are evidence."""
+    never_failed = subtract(windows, [one.window for one in ranges])
+    return never_failed or subtract(windows, [one.window for one in ranges if one.failures > 1]) or windows
+
+
+def due(ranges: FailingRanges, now: datetime) -> list[Window]:
+    """Return the isolated ranges that are to be asked for again, the one that waited longest first."""
+    found = sorted((one.retry_at, one.window) for one in ranges if one.isolated and one.retry_at <= now)
+    return [window for _, window in found]
+
+
+def next_retry(ranges: FailingRanges, now: datetime) -> datetime | None:
+    """Return when the next range may be asked for that may not be now."""
+    return min((one.retry_at for one in ranges if one.retry_at > now), default=None)
+
+
+def fit(ranges: FailingRanges, window: Window, *, newest_first: bool) -> Window:
+    """Return the newest (else the oldest) part of `window` that is not longer than its ranges allow."""
+    start, end = window
+    for one in ranges:
+        if not _overlap(one.window, window):
+            continue
+        longest = timedelta(seconds=one.longest_s)
+        if newest_first:
+            inside = one.window.end >= window.end
+            start = max(start, one.window.start, window.end - longest) if inside else max(start, one.window.end)
+        else:
+            inside = one.window.start <= window.start
+            end = min(end, one.window.end, window.start + longest) if inside else min(end, one.window.start)
+    return Window(start, end)
+
+
+def is_known(ranges: FailingRanges, window: Window) -> bool:
+    """Return whether some of `window` failed before."""
+    return any(_overlap(one.window, window) for one in ranges)
+
+
+def causes(ranges: FailingRanges, windows: list[Window], otherwise: str) -> list[tuple[Window, str]]:
+    """Return `windows` in pieces with the cause of each: that of the isolated range that it lies in, or `otherwise`."""
+    pieces = [(rest, otherwise) for rest in subtract(windows, isolated(ranges))]
+    for one in ranges:
+        for window in windows:
+            start, end = max(one.window.start, window.start), min(one.window.end, window.end)
+            if one.isolated and start < end:
+                pieces.append((Window(start, end), one.cause))
+    joined: list[tuple[Window, str]] = []
+    for window, cause in sorted(pieces):
+        if joined and joined[-1][0].end == window.start and joined[-1][1] == cause:
+            joined[-1] = (Window(joined[-1][0].start, window.end), cause)
+        else:
+            joined.append((window, cause))
+    return joined
+
+
+def refuses_any_length(ranges: FailingRanges, window: Window, failure: RangeFailure) -> bool:
+    """Return whether Graph refuses even one second while it serves nothing else: shorter ranges do not help."""
+    known = [one for one in ranges if _overlap(one.window, window)]
+    return failure.too_long and window.seconds <= 1 and not _is_proven(known, failure)
+
+
+def _is_proven(known: list[FailingRange], failure: RangeFailure) -> bool:
+    """Return whether Graph served something since the range failed last."""
+    if not known or failure.served_at is None:
+        return False
+    return failure.served_at > max(one.failed_at for one in known)
+
+
+def _eased(one: FailingRange, now: datetime, *, is_beside: bool) -> FailingRange:
+    """Return a range that another success is evidence for: it need not wait any more."""
+    longest_s = 2 * one.longest_s if is_beside else one.longest_s
+    return one._replace(longest_s=longest_s, retry_at=min(one.retry_at, now))
+
+
+def _grows(others: FailingRanges, window: Window) -> bool:
+    """Return whether isolated ranges that together are at least as long lie beside `window`."""
+    before = after = 0.0
+    for one in reversed(others):
+        if one.isolated and one.window.end == window.start - timedelta(seconds=before):
+            before += one.window.seconds
+    for one in others:
+        if one.isolated and one.window.start == window.end + timedelta(seconds=after):
+            after += one.window.seconds
+    return max(before, after) >= window.seconds
+
+
+def _isolated(window: Window, failure: RangeFailure, failures: int) -> FailingRange:
+    wait_s = min(_FIRST_RETRY_S * 2 ** min(failures - 1, 10), _LONGEST_RETRY_S)
+    retry_at = failure.at + timedelta(seconds=wait_s)
+    cause = failure.cause[:_MOST_CAUSE]
+    return FailingRange(window, max(1, int(window.seconds)), failure.at, retry_at, failures, cause, isolated=True)
+
+
+def _still_isolated(window: Window, failure: RangeFailure, failures: int, count: int) -> list[FailingRange]:
+    """Return an isolated range that failed again, in halves while there are few."""
+    if window.seconds <= 1 or count >= _MOST_SPLIT:
+        return [_isolated(window, failure, failures)]
+    middle = window.start + timedelta(seconds=int(window.seconds) // 2)
+    halves = (Window(window.start, middle), Window(middle, window.end))
+    return [_isolated(half, failure, failures) for half in halves]
+
+
+def _merged(ranges: list[FailingRange], window: Window) -> list[FailingRange]:
+    """Join the isolated range `window` with the isolated ones that touch it."""
+    result: list[FailingRange] = []
+    for one in sorted(ranges):
+        last = result[-1] if result else None
+        touches = last is not None and last.isolated and one.isolated and last.window.end == one.window.start
+        if last is not None and touches and window in (last.window, one.window):
+            result[-1] = _joined(last, one)
+            window = result[-1].window
+        else:
+            result.append(one)
+    return result
+
+
+def _joined(first: FailingRange, second: FailingRange) -> FailingRange:
+    window = Window(first.window.start, max(first.window.end, second.window.end))
+    newest = max(first, second, key=lambda one: one.failed_at)
+    return newest._replace(window=window, longest_s=max(1, int(window.seconds)))
+
+
+def _bounded(ranges: list[FailingRange]) -> FailingRanges:
+    """Forget the oldest narrowing above the limit; merge the closest isolated ranges above the limit."""
+    narrowed = sorted((one.failed_at, one.window) for one in ranges if not one.isolated)
+    forgotten = {window for _, window in narrowed[: max(0, len(narrowed) - _MOST_NARROWED)]}
+    kept = sorted(one for one in ranges if one.window not in forgotten)
+    while len(kept) > MOST_RANGES:
+        blocked = [number for number, one in enumerate(kept) if one.isolated]
+        first, second = min(
+            itertools.pairwise(blocked), key=lambda pair: kept[pair[1]].window.start - kept[pair[0]].window.end
+        )
+        kept[first : second + 1] = [_joined(kept[first], kept[second])]
+    return tuple(kept)
+
+
+def _without(ranges: FailingRanges, window: Window) -> FailingRanges:
+    return tuple(
+        one._replace(window=part)
+        for one in ranges
+        for part in ([one.window] if not _overlap(one.window, window) else subtract([one.window], [window]))
+    )
+
+
+def _overlap(one: Window, other: Window) -> bool:
+    return one.start < other.end and other.start < one.end

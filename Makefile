@@ -61,7 +61,8 @@ check-fast-tests: dev
 
 .PHONY: test
 test: dev ## All tests, also on real Kafka brokers (fetched the first time)
-	@nice $(BIN)/python -m tests.tools & $(BIN)/pytest --numprocesses=$(JOBS) --dist=loadfile
+	@nice $(BIN)/python -m tests.tools & $(BIN)/pytest --numprocesses=$(JOBS) --dist=loadgroup --no-loadscope-reorder \
+		$(if $(KEEP_DURATIONS),--keep-durations)
 
 .PHONY: broker
 broker: setup ## Run a real Kafka broker on localhost:9092 until Ctrl-C; PORT=9192 takes another port

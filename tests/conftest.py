@@ -5,13 +5,17 @@ import re
 import signal
 import uuid
 from collections.abc import Iterator
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
+from typing import Any
 
 import hypothesis
 import pytest
 
+from tests import durations
 from tests.brokers import KAFKA_VERSION, Cluster
-from tests.registries import Registry
+from tests.registries import RegistryClient
+from tests.shared import Shared, ask
 
 # A shared machine is slow at times: how long an example takes says nothing.
 hypothesis.settings.register_profile("default", deadline=None)
@@ -23,6 +27,7 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("default")
 
 OWN_CLUSTERS = frozenset({"secured", "broker_of_its_own", "three_brokers"})
+_SHARED = pytest.StashKey[Shared]()
 EXISTING_BROKER = os.environ.get("KAFKA_BOOTSTRAP_SERVERS", "")
 
 
@@ -34,20 +39,22 @@ class SharedBroker:
 
 
 @pytest.fixture(scope="session")
-def broker() -> Iterator[SharedBroker]:
-    """A real single broker, shared: KAFKA_BOOTSTRAP_SERVERS if set, else one of this session's own."""
-    if EXISTING_BROKER:
-        yield SharedBroker(EXISTING_BROKER)
-        return
-    with Cluster() as cluster:
-        yield SharedBroker(cluster.bootstrap)
+def broker(pytestconfig: pytest.Config) -> SharedBroker:
+    """A real single broker, shared by all: KAFKA_BOOTSTRAP_SERVERS if set, else one of this run's own."""
+    return SharedBroker(EXISTING_BROKER or _address(pytestconfig, "broker"))
 
 
 @pytest.fixture(scope="session")
-def registry() -> Iterator[Registry]:
-    """A real schema registry, shared: tests take subjects of their own."""
-    with Registry() as registry:
-        yield registry
+def registry(pytestconfig: pytest.Config) -> RegistryClient:
+    """A real schema registry, shared by all: tests take subjects of their own."""
+    return RegistryClient(int(_address(pytestconfig, "registry")))
+
+
+def _address(config: pytest.Config, name: str) -> str:
+    """Return the address of a process that the whole run shares."""
+    if _SHARED in config.stash:
+        return config.stash[_SHARED].address(name)
+    return ask(config.workerinput["shared"], name)  # type: ignore[attr-defined]
 
 
 @pytest.fixture
@@ -57,11 +64,28 @@ def broker_of_its_own() -> Iterator[Cluster]:
         yield cluster
 
 
+@pytest.fixture(scope="session")
+def _clusters_of_three() -> Iterator[list[Cluster]]:
+    """Clusters that a test has returned whole."""
+    clusters: list[Cluster] = []
+    yield clusters
+    for cluster in clusters:
+        cluster.close()
+
+
 @pytest.fixture
-def three_brokers() -> Iterator[Cluster]:
-    """A real cluster of three for this test alone; it survives the loss of any one."""
-    with Cluster(3) as cluster:
+def three_brokers(_clusters_of_three: list[Cluster]) -> Iterator[Cluster]:
+    """A real cluster of three, for one test after the other; it survives the loss of any one."""
+    cluster = _clusters_of_three.pop() if _clusters_of_three else Cluster(3)
+    with ExitStack() as stack:
+        stack.callback(cluster.close)
+        cluster.start()
         yield cluster
+        with suppress(RuntimeError, TimeoutError):
+            cluster.resume()
+            cluster.start()
+            stack.pop_all()
+            _clusters_of_three.append(cluster)
 
 
 @pytest.fixture
@@ -83,21 +107,55 @@ def app(unique: str) -> str:
     return f"app-{unique}"
 
 
-def pytest_configure() -> None:
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the option with which `make test KEEP_DURATIONS=1` runs."""
+    parser.addoption("--keep-durations", action="store_true", help="write tests/durations.json")
+
+
+def pytest_configure(config: pytest.Config) -> None:
     """Whoever starts tests in the background of a script starts them, and all that they start, deaf to Ctrl-C."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    if not hasattr(config, "workerinput"):
+        shared = config.stash[_SHARED] = Shared()
+        config.add_cleanup(shared.close)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """Tell a test process of pytest-xdist where it can ask for addresses."""
+    node.workerinput["shared"] = node.config.stash[_SHARED].listen()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark every test that uses a real broker with `broker`."""
+    """Mark tests that use a real broker, keep those of a group in one process, let the longest begin first."""
+    tests: list[durations.Test] = []
     for item in items:
-        if not (OWN_CLUSTERS | {"broker"}).isdisjoint(getattr(item, "fixturenames", ())):
+        on_broker = not (OWN_CLUSTERS | {"broker"}).isdisjoint(getattr(item, "fixturenames", ()))
+        if on_broker:
             item.add_marker("broker")
+        if group := _group(item):
+            item.add_marker(pytest.mark.xdist_group(group))
+        tests.append((item.nodeid, group, on_broker))
+    items[:] = [items[position] for position in durations.longest_first(tests, durations.load())]
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Say how many tests ran on a real broker."""
+def _group(item: pytest.Item) -> str:
+    """Return the name of what a test shares with others and is too dear to make in each process; "" if nothing."""
+    fixtures = getattr(item, "_fixtureinfo", None)
+    found = fixtures.name2fixturedefs.values() if fixtures else ()
+    if "three_brokers" in getattr(item, "fixturenames", ()):
+        return "three_brokers"
+    if any(definitions[-1].scope == "module" for definitions in found):
+        return item.nodeid.partition("::")[0]
+    return ""
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Say how many tests ran on a real broker; keep how long tests took if that is asked for."""
+    if config.getoption("keep_durations"):
+        passed = terminalreporter.getreports("passed")
+        durations.keep({durations.without_group(report.nodeid): report.duration for report in passed})
     reports = [
         report
         for outcome in ("passed", "failed")

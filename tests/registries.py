@@ -37,15 +37,40 @@ START_DEADLINE_S = 240.0  # 4 s on an idle machine, a minute on a busy one
 OLDEST_JAVA = 21
 
 
-class Registry:
+class RegistryClient:
+    """A registry that runs, by its port."""
+
+    def __init__(self, port: int) -> None:
+        self.port = port
+        self.url = f"http://{HOST}:{port}{PATH}"
+        "Root of the Confluent API, as schema_registry.url wants it."
+
+    def ask(self, method: str, path: str, body: Any = None) -> tuple[int, Any]:
+        """Status and JSON of an answer."""
+        connection = http.client.HTTPConnection(HOST, self.port, timeout=20)
+        try:
+            data = None if body is None else json.dumps(body)
+            connection.request(method, PATH + path, data, {"Content-Type": "application/json"})
+            response = connection.getresponse()
+            return response.status, json.loads(response.read() or b"null")
+        finally:
+            connection.close()
+
+    def put(self, subject: str, schema: Any, *, level: str = "NONE") -> int:
+        """Registers a schema under a subject, whatever is there already, and sets the level of compatibility."""
+        status, answer = self.ask("POST", f"/subjects/{subject}/versions", {"schema": json.dumps(schema)})
+        assert status == 200, answer
+        assert self.ask("PUT", f"/config/{subject}", {"compatibility": level})[0] == 200
+        return int(answer["id"])
+
+
+class Registry(RegistryClient):
     """One registry process, in memory; what was in it is gone when it stops. A context manager."""
 
     def __init__(self) -> None:
+        super().__init__(free_ports(1)[0])
         self._home = _software()
         self._folder = Path(tempfile.mkdtemp(prefix="drc-registry-"))
-        self.port = free_ports(1)[0]
-        self.url = f"http://{HOST}:{self.port}{PATH}"
-        "Root of the Confluent API, as schema_registry.url wants it."
         self._process: subprocess.Popen[bytes] | None = None
         self._making: Path | None = None
         "What the process writes as it leaves cleanly: it makes later starts four times as fast."
@@ -89,24 +114,6 @@ class Registry:
                 return False
 
         wait_until(serves, f"the registry to serve; its log ends:\n{self._tail()}", START_DEADLINE_S, every_s=0.1)
-
-    def ask(self, method: str, path: str, body: Any = None) -> tuple[int, Any]:
-        """Status and JSON of an answer."""
-        connection = http.client.HTTPConnection(HOST, self.port, timeout=20)
-        try:
-            data = None if body is None else json.dumps(body)
-            connection.request(method, PATH + path, data, {"Content-Type": "application/json"})
-            response = connection.getresponse()
-            return response.status, json.loads(response.read() or b"null")
-        finally:
-            connection.close()
-
-    def put(self, subject: str, schema: Any, *, level: str = "NONE") -> int:
-        """Registers a schema under a subject, whatever is there already, and sets the level of compatibility."""
-        status, answer = self.ask("POST", f"/subjects/{subject}/versions", {"schema": json.dumps(schema)})
-        assert status == 200, answer
-        assert self.ask("PUT", f"/config/{subject}", {"compatibility": level})[0] == 200
-        return int(answer["id"])
 
     def close(self) -> None:
         """End the process and delete what it has written but for the cache."""

@@ -27,7 +27,7 @@ from cryptography.x509.oid import NameOID
 
 from tests import commands
 from tests.brokers import Cluster, free_ports
-from tests.registries import Fake, Registry
+from tests.registries import Fake, RegistryClient
 from tests.simulation import Simulation
 from tests.workers import ROOT, Worker, configuration, toml
 
@@ -52,7 +52,7 @@ class Place(NamedTuple):
 
     cluster: Cluster
     source: Simulation
-    registry: Registry
+    registry: RegistryClient
     worker: Worker
     folder: Path
     admin: AdminClient
@@ -115,7 +115,7 @@ class Place(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def place(registry: Registry, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+def place(registry: RegistryClient, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     folder = tmp_path_factory.mktemp("check")
     with (
         Cluster(properties=AUTHORIZED) as cluster,

@@ -19,7 +19,7 @@ from connector.kafka import avro
 from tests import flink_software, oracle
 from tests.conftest import SharedBroker
 from tests.kafka_software import find_java
-from tests.registries import Registry
+from tests.registries import RegistryClient
 from tests.simulation import Simulation
 from tests.workers import ROOT, Worker, configuration
 
@@ -59,7 +59,7 @@ class Published:
 
 @pytest.fixture(scope="module")
 def published(
-    broker: SharedBroker, registry: Registry, tmp_path_factory: pytest.TempPathFactory
+    broker: SharedBroker, registry: RegistryClient, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Published]:
     topic, app = f"calls-downstream-{os.getpid()}", f"app-downstream-{os.getpid()}"
     with Simulation(tenants=2, days=2, calls_per_day=1_500, revised=0.05, frozen=True, unfit=0.01) as source:

@@ -20,7 +20,7 @@ from connector.config import load
 from connector.kafka import avro
 from tests import oracle
 from tests.conftest import SharedBroker
-from tests.registries import Answer, Answers, Fake, Registry
+from tests.registries import Answer, Answers, Fake, RegistryClient
 from tests.simulation import Simulation
 from tests.workers import ROOT, Worker, toml
 
@@ -35,7 +35,7 @@ def fake() -> Iterator[Callable[[Answers], Fake]]:
         yield lambda answer: stack.enter_context(Fake(answer))
 
 
-def read(registry: Registry, broker: SharedBroker, topic: str) -> list[dict[str, Any]]:
+def read(registry: RegistryClient, broker: SharedBroker, topic: str) -> list[dict[str, Any]]:
     """A topic as a reader with confluent's deserializer has it."""
     context = SerializationContext(topic, MessageField.VALUE)
     with SchemaRegistryClient({"url": registry.url}) as client:
@@ -53,7 +53,7 @@ def command(folder: Path, settings: dict[str, Any], *arguments: str) -> subproce
 @pytest.mark.parametrize("strategy", ["topic", "record", "topic_record"])
 def test_confluent_s_own_deserializer_reads_rows_and_progress(  # noqa: PLR0917 - fixtures
     strategy: str,
-    registry: Registry,
+    registry: RegistryClient,
     broker: SharedBroker,
     topic: str,
     tmp_path: Path,
@@ -93,7 +93,7 @@ def test_confluent_s_own_deserializer_reads_rows_and_progress(  # noqa: PLR0917 
 
 
 def test_another_schema_under_the_subject_ends_run_with_the_field_named(
-    registry: Registry, topic: str, simulate: Simulate, new_worker: NewWorker, settings: Settings
+    registry: RegistryClient, topic: str, simulate: Simulate, new_worker: NewWorker, settings: Settings
 ) -> None:
     schema = avro.load(avro.ROW)
     schema["fields"][2]["type"] = "int"
@@ -198,7 +198,7 @@ async def test_once_gives_up_when_the_registry_was_away_for_two_minutes(
 
 
 def test_schema_register_and_check_tell_each_subject(
-    registry: Registry, topic: str, tmp_path: Path, simulate: Simulate, settings: Settings
+    registry: RegistryClient, topic: str, tmp_path: Path, simulate: Simulate, settings: Settings
 ) -> None:
     configured = settings(simulate(days=1), schema_registry={"url": registry.url})
     before = command(tmp_path, configured, "schema", "check")
@@ -212,7 +212,7 @@ def test_schema_register_and_check_tell_each_subject(
 
 
 def test_schema_commands_say_what_is_wrong_in_a_sentence(
-    registry: Registry, topic: str, tmp_path: Path, simulate: Simulate, settings: Settings
+    registry: RegistryClient, topic: str, tmp_path: Path, simulate: Simulate, settings: Settings
 ) -> None:
     source = simulate(days=1)
     registry.put(f"{topic}-value", {"type": "record", "name": "order", "fields": []})

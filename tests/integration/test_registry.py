@@ -9,10 +9,10 @@ from connector.config import SchemaRegistry
 from connector.errors import RefusedError
 from connector.kafka import avro
 from connector.kafka.registry import Registry, Subject
-from tests.registries import Registry as RealRegistry
+from tests.registries import RegistryClient
 
 
-def client(real: RealRegistry, *, auto_register: bool = True) -> Registry:
+def client(real: RegistryClient, *, auto_register: bool = True) -> Registry:
     return Registry(
         SchemaRegistry(
             url=real.url,
@@ -42,7 +42,7 @@ def changed(**types: Any) -> dict[str, Any]:
     return schema
 
 
-def test_a_schema_is_registered_once_and_found_from_then_on(registry: RealRegistry, subject: Subject) -> None:
+def test_a_schema_is_registered_once_and_found_from_then_on(registry: RegistryClient, subject: Subject) -> None:
     with pytest.raises(RefusedError, match=r"is not registered \(there is none\).*connector schema register"):
         client(registry, auto_register=False).ensure([subject])
     assert client(registry).check(subject) == (None, True)
@@ -55,7 +55,7 @@ def test_a_schema_is_registered_once_and_found_from_then_on(registry: RealRegist
 
 @pytest.mark.parametrize("auto_register", [True, False])
 def test_another_schema_under_the_subject_is_refused_with_its_fields_named(
-    registry: RealRegistry,
+    registry: RegistryClient,
     subject: Subject,
     auto_register: bool,  # noqa: FBT001
 ) -> None:
@@ -71,7 +71,7 @@ def test_another_schema_under_the_subject_is_refused_with_its_fields_named(
 
 
 def test_an_older_version_that_clashes_is_found_where_the_registry_compares_with_all(
-    registry: RealRegistry, subject: Subject
+    registry: RegistryClient, subject: Subject
 ) -> None:
     registry.put(subject.name, changed(duration="string"))
     registry.put(subject.name, changed(mediaPathLocation=None), level="FULL_TRANSITIVE")
@@ -80,7 +80,7 @@ def test_an_older_version_that_clashes_is_found_where_the_registry_compares_with
 
 
 def test_a_later_version_is_registered_beside_the_older_and_an_older_program_still_finds_its_own(
-    registry: RealRegistry, subject: Subject
+    registry: RegistryClient, subject: Subject
 ) -> None:
     older = changed(mediaPathLocation=None)
     first = registry.put(subject.name, older, level="FULL_TRANSITIVE")

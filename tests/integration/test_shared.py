@@ -1,0 +1,39 @@
+"""Broker and registry of a run."""
+
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from tests.registries import RegistryClient
+from tests.shared import Shared, ask
+from tests.workers import ROOT
+
+
+def test_processes_that_ask_share_one_registry_until_the_run_ends() -> None:
+    program = "import sys; from tests.shared import ask; print(ask(sys.argv[1], 'registry'))"
+    shared = Shared()
+    try:
+        command = [sys.executable, "-c", program, shared.listen()]
+        with ThreadPoolExecutor() as pool:
+            answers = set(pool.map(lambda _: subprocess.check_output(command, cwd=ROOT, text=True), range(3)))
+        (port,) = answers
+        assert shared.address("registry") == port.strip()
+        assert RegistryClient(int(port)).ask("GET", "/subjects") == (200, [])
+    finally:
+        shared.close()
+    with pytest.raises(OSError, match="refused"):
+        RegistryClient(int(port)).ask("GET", "/subjects")
+
+
+def test_problem_at_the_start_is_told_to_whoever_asks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DRC_CACHE", "/dev/null/nowhere")
+    shared = Shared()
+    try:
+        path = shared.listen()
+        for _ in range(2):
+            with pytest.raises(RuntimeError, match="NotADirectoryError"):
+                ask(path, "broker")
+    finally:
+        shared.close()

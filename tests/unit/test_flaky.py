@@ -1,0 +1,89 @@
+"""What failed in a run of all tests is run again alone, and is not hidden when it passes."""
+
+import os
+import re
+import subprocess
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from tests import flaky
+from tests.workers import ROOT
+
+RACE = """
+from pathlib import Path
+
+import pytest
+
+@pytest.mark.xdist_group("tests/test_race.py")
+def test_race():
+    runs = Path("runs")
+    runs.write_text((runs.read_text() if runs.exists() else "") + ".")
+    assert len(runs.read_text()) % 3 != 1
+
+def test_sound():
+    pass
+"""
+NAME = "tests/test_race.py::test_race"
+
+
+def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = {name: text for name, text in os.environ.items() if not name.startswith("PYTEST_")}
+    return subprocess.run(
+        [sys.executable, "-m", "pytest", "--quiet", *arguments],
+        cwd=folder,
+        env={**environment, "PYTHONPATH": str(ROOT), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def closing_line(run: subprocess.CompletedProcess[str]) -> str:
+    return run.stdout.strip().splitlines()[-1]
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """A project with a test that fails in the first run and passes in the second."""
+    (tmp_path / "tests").mkdir()
+    (tmp_path / "tests" / "test_race.py").write_text(RACE, encoding="utf-8")
+    (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers = xdist_group\n", encoding="utf-8")
+    return tmp_path
+
+
+def test_race_is_printed_as_flaky_and_fails_the_second_run(project: Path) -> None:
+    today = datetime.now(UTC).date()
+    for time, code in ((1, 0), (2, 1)):
+        (project / "runs").unlink(missing_ok=True)
+        # The second time the test has the name that it has in a test process of pytest-xdist.
+        parallel = ("-p", "xdist", "--numprocesses=1", "--dist=loadgroup") if time == 2 else ()
+        assert run(project, *parallel).returncode == 1
+        again = run(project, "-p", "tests.flaky")
+        assert again.returncode == code
+        assert f"flaky: {NAME}" in again.stdout
+        assert "1 flaky tests" in again.stdout
+        assert (f"fails the run: {NAME}" in again.stdout) is (time == 2)
+        assert re.fullmatch(r"1 passed, 1 deselected in .*", closing_line(again))
+        assert (project / flaky.FILE).read_text(encoding="utf-8").splitlines() == [f"{today} {NAME}"] * time
+
+
+def test_test_that_fails_alone_too_is_not_flaky(project: Path) -> None:
+    assert run(project).returncode == 1
+    (project / "runs").unlink()
+    again = run(project, "-p", "tests.flaky")
+    assert again.returncode == 1
+    assert "0 flaky tests" in again.stdout
+    assert (project / flaky.FILE).read_text(encoding="utf-8") == ""
+
+
+def test_run_without_a_failed_test_is_not_green(project: Path) -> None:
+    """The run of all tests failed all the same, or nobody would ask."""
+    assert run(project, "-p", "tests.flaky").returncode == pytest.ExitCode.NO_TESTS_COLLECTED
+
+
+def test_file_of_flaky_tests_holds_no_test_twice() -> None:
+    assert flaky.twice(ROOT / flaky.FILE) == []

@@ -15,9 +15,10 @@ from typing import Any, NamedTuple
 import msgspec
 import numpy as np
 from msgspec import structs
+from numpy.typing import NDArray
 
 from connector.config import Settings, Tenant
-from connector.core import dedup, instants, jobs, lateness, windows
+from connector.core import dedup, horizon, instants, jobs, lateness, windows
 from connector.core.coverage import Window
 from connector.core.dedup import Entries, Hours, Remembered
 from connector.core.failing_ranges import RangeFailure
@@ -138,8 +139,9 @@ class Change:
     dropped: list[int] = field(default_factory=list)
     failing: tuple[str, str] | None = None
     is_command: bool = False
+    too_old: int = 0
+    "Rows that are not in the deduplication index and that it may have forgotten: not published, and not covered."
     written: list[Written] = field(default_factory=list)
-    forget_before_hour: int = 0
     checkpoint: Checkpoint | None = None
     ends_account: bool = False
     "Nothing is left of a retired tenant."
@@ -186,6 +188,7 @@ class Batches:
         self._names = topics.Names(settings.kafka.app)
         self._schema_ids = schema_ids
         self._encoders: dict[tuple[str, str], Callable[[Mapping[str, Any]], bytes]] = {}
+        self._horizon = settings.dedup.horizon
         self._horizon_hours = settings.dedup.horizon // timedelta(hours=1)
 
     def prepare(
@@ -209,7 +212,9 @@ class Batches:
                     self._read(item, account, change)
                 case SliceRead():
                     change.failing = None
-                    change.state, ended = windows.finish(change.state, [(item.slice, item.steady)], item.now)
+                    change.state, ended = windows.finish(
+                        change.state, [(item.slice, item.steady)], item.now, account.rules
+                    )
                     change.ended += ended
                 case RangeFailed():
                     change.state = windows.range_failed(change.state, item.window, item.failure)
@@ -223,17 +228,21 @@ class Batches:
                     change.is_command = True
         return changes
 
-    def close(self, changes: Mapping[str, Change], accounts: Mapping[str, Account], now: datetime) -> None:
-        """Nothing more comes: works out what is remembered and what is forgotten."""
+    def close(self, changes: Mapping[str, Change], accounts: Mapping[str, Account], now: datetime | None) -> None:
+        """Nothing more comes: works out what is remembered and what is forgotten.
+
+        `now`: None while no clock can be trusted. Then nothing is forgotten.
+        """
         for tenant, change in changes.items():
             self._remember(change, accounts[tenant], now)
 
     def retire(self, changes: dict[str, Change], accounts: Mapping[str, Account], now: datetime) -> None:
         """Adds the tenants that are not configured and of which something has come to the horizon."""
-        horizon = now - timedelta(hours=self._horizon_hours)
-        hour = instants.to_ms(horizon) // dedup.HOUR_MS
+        oldest = now - self._horizon
         for tenant, account in accounts.items():
-            if account.retired and tenant not in changes and (account.seen.is_due(hour) or account.outlived(horizon)):
+            before = horizon.forget_before(account.checkpoint.state.forgotten_before, self._horizon, now)
+            is_due = account.seen.is_due(_hour(before)) or account.outlived(oldest)
+            if account.retired and tenant not in changes and is_due:
                 changes[tenant] = Change(account.checkpoint.state, failing=account.checkpoint.failing)
 
     def _read(self, page: PageRead, account: Account, change: Change) -> None:
@@ -247,10 +256,12 @@ class Batches:
             verdict = dedup.judge(chosen, (change.pending, account.remembered), _older(page.reading, group))
             revisions = verdict.revisions
             wanted = verdict.new
+            if not page.slice.again:
+                wanted = self._certain(wanted, group, page, change)
             if self._rows.revisions == "ignore":
                 revisions[verdict.revised] -= 1
             elif len(verdict.revised):
-                wanted = np.sort(np.concatenate([verdict.new, verdict.revised]))
+                wanted = np.sort(np.concatenate([wanted, verdict.revised]))
             fresh = wanted
             if page.slice.again and number == 0:
                 wanted = np.arange(len(chosen))
@@ -274,6 +285,22 @@ class Batches:
         change.duplicate += len(entries) - handled
         if handled and change.oldest_received_at is None:
             change.oldest_received_at = page.received_at
+
+    @staticmethod
+    def _certain(new: NDArray[np.intp], group: NDArray[np.intp], page: PageRead, change: Change) -> NDArray[np.intp]:
+        """Return the rows of `new` that were not published before for certain: the index has forgotten none like it.
+
+        The chain of the others took too long. windows.finish does not count their call time as read.
+        """
+        before = change.state.forgotten_before
+        window = page.slice.window
+        if window.start >= before:
+            return new
+        assumed_ms, before_ms = instants.to_ms(window.end) - 1, instants.to_ms(before)
+        starts_ms = [_start_ms(page.reading.rows[index]) for index in group[new].tolist()]
+        certain = np.array([(assumed_ms if start is None else start) >= before_ms for start in starts_ms], np.bool_)
+        change.too_old += len(new) - int(certain.sum())
+        return new[certain]
 
     def _publish(self, rows: list[Row | Unfit], revisions: list[int], raws: list[msgspec.Raw], origin: _Origin) -> Made:
         """Publishes rows, and dead-letters those that do not fit."""
@@ -325,16 +352,18 @@ class Batches:
         change.entries.append(entries)
         change.hours.append(hours)
 
-    def _remember(self, change: Change, account: Account, now: datetime) -> None:
+    def _remember(self, change: Change, account: Account, now: datetime | None) -> None:
         if change.entries:
             entries = np.concatenate(change.entries)
             change.written.append(account.seen.write(entries, np.concatenate(change.hours)))
-        horizon = now - timedelta(hours=self._horizon_hours)
-        change.forget_before_hour = instants.to_ms(horizon) // dedup.HOUR_MS
-        forgotten = account.seen.forget(change.forget_before_hour, _TOMBSTONES_A_COMMIT)
+        if now is None:
+            return
+        before = horizon.forget_before(change.state.forgotten_before, self._horizon, now)
+        change.state = change.state._replace(forgotten_before=before)
+        forgotten = account.seen.forget(_hour(before), _TOMBSTONES_A_COMMIT)
         change.written.append(forgotten)
         is_empty = not change.entries and account.seen.is_emptied_by(forgotten)
-        change.ends_account = is_empty and account.outlived(horizon)
+        change.ends_account = is_empty and account.outlived(now - self._horizon)
 
     def noted(
         self, changes: Mapping[str, Change], accounts: Mapping[str, Account], offsets: Offsets, shard: int
@@ -383,7 +412,7 @@ class Batches:
                 tuple((overlap, through, at) for overlap, (through, at) in stated.items()),
                 change.failing,
                 _found(before.found, change.found, account.rules),
-                len(account.remembered) + _fresh(change, account.remembered),
+                _remembered(change, account.remembered),
                 lateness.counted(before.ages, change.ages_s),
             )
             records.append(self.internal(self._names.state, shard, checkpoint_record(tenant, change.checkpoint)))
@@ -450,7 +479,7 @@ def apply(changes: Mapping[str, Change], accounts: Mapping[str, Account]) -> Non
         account = accounts[tenant]
         for entries, hours in _by_batch(change):
             account.remembered.put(entries, hours)
-        account.remembered.forget(change.forget_before_hour)
+        account.remembered.forget(_hour(change.state.forgotten_before))
         for written in change.written:
             account.seen.apply(written)
         if change.checkpoint is not None:
@@ -472,13 +501,30 @@ def gap_seconds(state: State) -> float:
     return sum(gap.seconds for gap in windows.gaps(state))
 
 
-def _fresh(change: Change, remembered: Remembered) -> int:
-    """How many of a batch's ids were not remembered before it."""
+def _remembered(change: Change, remembered: Remembered) -> int:
+    """Return how many rows are remembered once the batch is committed, and its share forgotten."""
+    before = _hour(change.state.forgotten_before)
+    kept = remembered.count_from(before)
     if not change.entries:
-        return 0
-    entries = np.concatenate(change.entries)
+        return kept
+    entries, hours = np.concatenate(change.entries), np.concatenate(change.hours)
     known, _ = remembered.find(entries)
-    return len(np.unique(entries[~known][["hi", "lo"]]))
+    return kept + len(np.unique(entries[~known & (hours >= before)][["hi", "lo"]]))
+
+
+def _hour(moment: datetime) -> int:
+    """Return the hours from the epoch to a full hour."""
+    return instants.to_ms(moment) // dedup.HOUR_MS
+
+
+def _start_ms(row: Row | Unfit) -> int | None:
+    """Return when the call of a row began, where that can be read."""
+    if isinstance(row, Unfit):
+        return row.start_ms
+    try:
+        return instants.parse_ms(row.values.startDateTime)
+    except (TypeError, ValueError):
+        return None
 
 
 def _older(reading: Reading, group: np.ndarray[Any, np.dtype[np.intp]]) -> dedup.Fingerprints | None:

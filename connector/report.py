@@ -16,6 +16,7 @@ from connector.core.jobs import ENDED, Job, Orders
 from connector.core.windows import State, SweepState
 from connector.kafka.state import Checkpoint
 
+BEYOND_HORIZON = "it fell behind dedup.horizon before it was read: connector backfill --again reads it"
 NOT_CONFIGURED = "not configured"
 PAUSED = "an operator has paused it: connector resume lets it go on"
 _CATCHING_UP = "call time that was not read yet is being read"
@@ -80,12 +81,7 @@ def tenant(
         "covered_through": instants.text(through) if through else None,
         "lag_seconds": round((now - (through or state.start)).total_seconds(), 3),
         "gap_seconds": sum(hole.seconds for hole in holes),
-        "gaps": [
-            _range(window, cause)
-            for window, cause in failing_ranges.causes(
-                state.failing_ranges, holes, _cause(subject, state, failing, idle)
-            )
-        ],
+        "gaps": [_range(window, cause) for window, cause in _gaps(state, _cause(subject, state, failing, idle))],
         "unreadable": [
             _range(window, cause)
             for window, cause in failing_ranges.causes(
@@ -148,6 +144,14 @@ def by_age(found: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     return sorted(found, key=lambda one: (one["filed"], one["id"]))
 
 
+def _gaps(state: State, otherwise: str) -> list[tuple[Window, str]]:
+    """Return the gaps with their causes; `otherwise`: that of one of which nothing else is known."""
+    gaps = windows.gaps(state)
+    lost = [gap for gap in gaps if gap.end <= state.forgotten_before]
+    left = gaps[len(lost) :]
+    return [*((gap, BEYOND_HORIZON) for gap in lost), *failing_ranges.causes(state.failing_ranges, left, otherwise)]
+
+
 def _condition(state: State, now: datetime, failing: tuple[str, str] | None, idle: str) -> tuple[str, str | None]:
     if state.orders.paused:
         return "paused", PAUSED
@@ -155,7 +159,7 @@ def _condition(state: State, now: datetime, failing: tuple[str, str] | None, idl
         return "failing", failing[1]
     through = state.coverage.through
     late = _overdue(state, now)
-    gaps = windows.gaps(state)
+    gaps = [gap for gap in windows.gaps(state) if gap.end > state.forgotten_before]
     if through is None or gaps or late > _LATE:
         is_unreadable = gaps and not subtract(gaps, failing_ranges.isolated(state.failing_ranges)) and late <= _LATE
         return "catching_up", idle or (_UNREADABLE if is_unreadable else _CATCHING_UP)

@@ -53,6 +53,8 @@ _SNAPSHOT_WAIT_S = 10.0
 _FIRST_PAUSE_S = 0.2
 _LONGEST_PAUSE_S = 5.0
 _FORGET_EVERY_S = 600.0
+_LOG_AGAIN_S = 60.0
+_TOO_OLD_REMEDY = "their chain took so long that they may be published already: connector backfill --again reads them"
 _DECIDED_S = 10.0
 "How soon brokers have written the markers of a transaction that they say is over."
 
@@ -103,6 +105,7 @@ class Shard:
         self._plans: dict[str, windows.State] = {}
         "How far tenants that are not configured any more were read, where that is not all committed."
         self._unknown_names = MemberNames()
+        self._too_old, self._logged_too_old_at = 0, -_LOG_AGAIN_S
         self._tenant_series: dict[str, TenantMetrics] = {}
         self._buffer = Buffer()
 
@@ -475,6 +478,14 @@ class Shard:
                 _logger.info("tenant_forgotten", shard=self.number, tenant=tenant)
                 continue
             self._log_unknown(accounts[tenant].tenant, change)
+            self._log_too_old(accounts[tenant].tenant, change)
+
+    def _log_too_old(self, tenant: Tenant, change: Change) -> None:
+        """Report rows that were left out, at most once per minute."""
+        self._too_old += change.too_old
+        if self._too_old and time.monotonic() - self._logged_too_old_at >= _LOG_AGAIN_S:
+            _logger.warning("rows_left_out", tenant=tenant.label, rows=self._too_old, remedy=_TOO_OLD_REMEDY)
+            self._logged_too_old_at, self._too_old = time.monotonic(), 0
 
     def _log_unknown(self, tenant: Tenant, change: Change) -> None:
         """Log names that this shard has not logged yet, and once that there are more than it logs."""

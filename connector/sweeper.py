@@ -88,7 +88,7 @@ class Sweeper:
                     if resting_s <= 0:
                         self._begin()
                         self._open_chains(chains)
-                    if self._once and self._steps and not self._chains and (windows.is_idle(self._plan) or self.failed):
+                    if self._once and self._steps and not self._chains and (self._is_idle() or self.failed):
                         return
                     await self._sleep(resting_s)
         finally:
@@ -125,14 +125,23 @@ class Sweeper:
         """With `once` backfills are left to others."""
         return orders._replace(jobs=()) if once else orders
 
+    def _is_idle(self) -> bool:
+        return windows.is_idle(self._plan, self.account.rules, self._now())
+
     def _begin(self) -> None:
         if self._once and self._steps:
             return
         now = self._now()
+        self._heed_what_was_forgotten()
         self._plan, started = windows.begin(self._plan, self.account.rules, now)
         if started:
             self._buffer.put(SweepsBegun(self._tenant, now))
         self._steps += 1
+
+    def _heed_what_was_forgotten(self) -> None:
+        """Commits forget, not items: the plan follows what they have forgotten."""
+        forgotten_before = max(self._plan.forgotten_before, self.account.checkpoint.state.forgotten_before)
+        self._plan = self._plan._replace(forgotten_before=forgotten_before)
 
     def _open_chains(self, chains: asyncio.TaskGroup) -> None:
         """As many chains as may be open; one is kept for the live sweep where there are several."""
@@ -181,7 +190,7 @@ class Sweeper:
             item = SliceRead(self._tenant, piece, not chain.repeated, self._now())
             self._buffer.put(item)
             before = failing_ranges.isolated(self._plan.failing_ranges)
-            self._plan, _ = windows.finish(self._plan, [(piece, item.steady)], item.now)
+            self._plan, _ = windows.finish(self._plan, [(piece, item.steady)], item.now, self.account.rules)
             self._log_isolated(before)
             self._rest_s = 0.0
             if unread:

@@ -9,6 +9,7 @@ import msgspec
 from connector import report
 from connector.config import Settings
 from connector.core import jobs, windows
+from connector.core.instants import EPOCH
 from connector.core.jobs import Orders
 from connector.kafka import control
 from connector.kafka.control import Heard
@@ -89,12 +90,13 @@ def _known(
 ) -> Known:
     oldest = now - settings.dedup.horizon
     orders = checkpoint.state.orders if checkpoint else Orders()
+    forgotten_before = checkpoint.state.forgotten_before if checkpoint else EPOCH
     untaken = set()
     for heard in waiting:
         if heard.order.id not in orders.applied:
             untaken.add(heard.order.id)
         ended = {job.id for job in orders.jobs if job.state in jobs.ENDED}
-        orders = jobs.apply(orders, heard.order, now, oldest)
+        orders = jobs.apply(orders, heard.order, now, oldest, forgotten_before)
         # It will have ended when a worker says so.
         orders = orders._replace(
             jobs=tuple(j._replace(ended=None) if j.ended == now and j.id not in ended else j for j in orders.jobs)

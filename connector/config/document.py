@@ -417,7 +417,8 @@ class DedupTable(Table):
     """`[dedup]`."""
 
     horizon: _Span = Field(
-        parse_duration("150d"), description="How long a row is remembered, by its start; at least the deepest overlap."
+        parse_duration("150d"),
+        description="How long a row is remembered, by its start; at least the deepest overlap, its `every` and 1h.",
     )
 
 

@@ -27,6 +27,7 @@ from connector.config.settings import (
 )
 from connector.config.source import Key, Source, key_text, treatable
 from connector.config.validation import check
+from connector.core.horizon import MARGIN
 from connector.core.windows import Sweep
 from connector.schemata import schema_text
 
@@ -303,6 +304,20 @@ def _check_names(source: Source, checked: Document) -> None:
             )
 
 
+def _check_horizon(source: Source, horizon: timedelta, sweeps: Iterable[Sweep]) -> None:
+    """Report a horizon within which the deepest sweep cannot keep what it promises."""
+    deepest = max(sweeps, key=lambda sweep: (sweep.overlap, sweep.every), default=None)
+    if deepest is None:
+        return
+    shortest = deepest.overlap + deepest.every + MARGIN
+    if horizon < shortest:
+        source.report(
+            ("dedup", "horizon"),
+            f'is "{duration_text(horizon)}", shorter than the deepest overlap "{duration_text(deepest.overlap)}" plus '
+            f'its every "{duration_text(deepest.every)}" plus "1h"; write at least "{duration_text(shortest)}"',
+        )
+
+
 def _windows(source: Source, checked: Document) -> Windows:
     table = checked.windows
     if not timedelta(seconds=1) <= table.slice <= timedelta(days=30):
@@ -318,13 +333,6 @@ def _windows(source: Source, checked: Document) -> Windows:
                 source.report((*here, name), 'is missing; write a duration such as "15m"')
             elif value <= timedelta(0):
                 source.report((*here, name), 'must be longer than nothing; write a duration such as "15m"')
-        if sweep.overlap is not None and sweep.overlap > checked.dedup.horizon:
-            deepest, horizon = duration_text(sweep.overlap), duration_text(checked.dedup.horizon)
-            what = (
-                f'is "{horizon}", shorter than the overlap "{deepest}" of {key_text(here)}; write at least "{deepest}"'
-            )
-            if sweep.overlap == max(other.overlap for other in table.sweeps if other.overlap is not None):
-                source.report(("dedup", "horizon"), what)
         if sweep.every is not None and sweep.every in seen:
             source.report(
                 (*here, "every"), f"is the same as that of windows.sweeps[{seen[sweep.every]}]; each cadence once"
@@ -332,4 +340,5 @@ def _windows(source: Source, checked: Document) -> Windows:
         if sweep.every is not None and sweep.overlap is not None:
             seen.setdefault(sweep.every, number)
             sweeps.append(Sweep(sweep.every, sweep.overlap))
+    _check_horizon(source, checked.dedup.horizon, sweeps)
     return Windows(table.settle, table.slice, tuple(sorted(sweeps, key=lambda sweep: sweep.every)))

@@ -91,12 +91,6 @@ class Coverage(NamedTuple):
             )
         )
 
-    def since(self, start: datetime) -> "Coverage":
-        """Without what lies before `start`."""
-        if not self.reads or self.reads[0].start >= start:
-            return self
-        return Coverage(tuple(read._replace(start=max(read.start, start)) for read in self.reads if read.end > start))
-
     def merged(self, is_alike: Callable[[Read, datetime], bool]) -> "Coverage":
         """Return it with adjacent pieces joined where it makes no difference that the newer counts as read earlier."""
         pieces: list[Read] = []

@@ -150,6 +150,11 @@ class Remembered:
         self._hours = (before_hour, counts[before_hour - first :])
         return count - len(self)
 
+    def count_from(self, hour: int) -> int:
+        """Return how many rows are remembered that started at or after an hour since the epoch."""
+        first, counts = self._hours
+        return int(counts[max(0, hour - first) :].sum())
+
     def per_hour(self, first: int, end: int) -> NDArray[np.int64]:
         """Remembered rows by hour of start, for the hours `first` to `end` (not included) since the epoch."""
         result = np.zeros(max(0, end - first), np.int64)

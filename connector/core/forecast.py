@@ -372,7 +372,7 @@ class Simulation:
     def _ended(self, chain: _Chain) -> None:
         del self._chains[chain.piece]
         before = self.state.sweeps
-        self.state, ended = windows.finish(self.state, [(chain.piece, True)], self.now)
+        self.state, ended = windows.finish(self.state, [(chain.piece, True)], self.now, self._rules)
         self.reads.append(_Read(chain.piece.window, chain.began_s, self.time_s))
         for index in ended:
             run = before[index].run

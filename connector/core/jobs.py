@@ -8,7 +8,9 @@ from collections.abc import Collection
 from datetime import datetime
 from typing import Literal, NamedTuple
 
-from connector.core.coverage import Window, subtract
+from connector.core import horizon, instants
+from connector.core.coverage import Window, clip, subtract
+from connector.core.instants import EPOCH
 
 JobState = Literal["waiting", "running", "done", "cancelled", "failed"]
 ENDED: frozenset[JobState] = frozenset({"done", "cancelled", "failed"})
@@ -16,6 +18,8 @@ PRIORITY = 1000
 _KEPT_JOBS = 50
 _OPEN_JOBS = 100  # the state record of a tenant has to fit into one message, whoever files jobs
 _KEPT_IDS = 200
+_NAMED_PARTS = 3
+_REMEDY = "connector backfill --again reads it, and publishes also what the topic holds already"
 
 
 class Job(NamedTuple):
@@ -66,15 +70,19 @@ class Orders(NamedTuple):
     "Ids of the last commands, oldest first: none takes effect twice."
 
 
-def apply(orders: Orders, command: Command, now: datetime, oldest: datetime) -> Orders:
-    """After a command. A job's range is cut at `oldest`, before which rows may have been forgotten, and at `now`."""
+def apply(
+    orders: Orders, command: Command, now: datetime, oldest: datetime, forgotten_before: datetime = EPOCH
+) -> Orders:
+    """After a command. A job's range is cut at `oldest` (the horizon), with a margin unless `again`, and at `now`."""
     if command.id in orders.applied or any(job.id == command.id for job in orders.jobs):
         return orders
     orders = orders._replace(applied=(*orders.applied, command.id)[-_KEPT_IDS:])
     if command.command == "backfill" and command.window is not None:
-        window = Window(max(command.window.start, oldest), min(command.window.end, now))
+        begin = oldest if command.again else oldest + horizon.MARGIN
+        floor = begin if command.again else max(begin, forgotten_before)
+        window = Window(max(command.window.start, begin), min(command.window.end, now))
         job = Job(command.id, window, command.filed, command.again)
-        refusal = _refusal(orders, command.window, oldest, now)
+        refusal = _refusal(orders, command.window, oldest, floor, now)
         if refusal:
             job = job._replace(window=command.window, state="failed", ended=now, reason=refusal)
         return orders._replace(jobs=_kept((*orders.jobs, job)))
@@ -85,10 +93,15 @@ def apply(orders: Orders, command: Command, now: datetime, oldest: datetime) -> 
     return orders._replace(paused=command.command == "pause")
 
 
-def next_piece(orders: Orders, in_flight: Collection[Window]) -> tuple[Job, Window] | None:
-    """The job whose turn it is, and the oldest piece of it that nobody is reading."""
+def next_piece(
+    orders: Orders, in_flight: Collection[Window], floor: datetime = EPOCH, oldest: datetime = EPOCH
+) -> tuple[Job, Window] | None:
+    """The job whose turn it is, and the oldest piece of it that nobody is reading.
+
+    `floor`: before it rows may have been forgotten. Only a job that publishes them anyway reads further, to `oldest`.
+    """
     for job in orders.jobs:
-        pieces = subtract(job.left, in_flight)
+        pieces = subtract(_readable(job, floor, oldest), in_flight)
         if pieces:
             return job, pieces[0]
     return None
@@ -97,6 +110,11 @@ def next_piece(orders: Orders, in_flight: Collection[Window]) -> tuple[Job, Wind
 def progressed(orders: Orders, job_id: str, window: Window, now: datetime) -> Orders:
     """After a slice of a job was read; the last one ends it."""
     return orders._replace(jobs=tuple(_advanced(j, window, now) if j.id == job_id else j for j in orders.jobs))
+
+
+def expired(orders: Orders, now: datetime, floor: datetime, oldest: datetime) -> Orders:
+    """Return the jobs with those failed that have read all that they may, and not all of their range."""
+    return orders._replace(jobs=tuple(_expired(job, now, floor, oldest) for job in orders.jobs))
 
 
 def counted(orders: Orders, job_id: str, rows: int, requests: int, now: datetime) -> Orders:
@@ -126,14 +144,33 @@ def remaining_seconds(orders: Orders) -> float:
     return sum(job.remaining_seconds for job in orders.jobs)
 
 
-def _refusal(orders: Orders, window: Window, oldest: datetime, now: datetime) -> str:
+def _refusal(orders: Orders, window: Window, oldest: datetime, floor: datetime, now: datetime) -> str:
     if window.end <= oldest:
         return "all of its range lies beyond dedup.horizon"
+    if window.end <= floor:
+        return f"all of its range lies where rows may have been forgotten; {_REMEDY}"
     if window.start >= now:
         return "all of its range lies in the future"
     if sum(job.state not in ENDED for job in orders.jobs) >= _OPEN_JOBS:
         return f"{_OPEN_JOBS} jobs of this tenant are open already: wait for them, or cancel some"
     return ""
+
+
+def _readable(job: Job, floor: datetime, oldest: datetime) -> list[Window]:
+    """Return the parts of what a job has left that may still be read."""
+    begin = oldest if job.again else floor
+    return clip(job.left, Window(begin, max(begin, job.window.end)))
+
+
+def _expired(job: Job, now: datetime, floor: datetime, oldest: datetime) -> Job:
+    left = job.left
+    if not left or _readable(job, floor, oldest):
+        return job
+    parts = [f"{instants.text(part.start)} to {instants.text(part.end)}" for part in left[:_NAMED_PARTS]]
+    more = f" and {len(left) - _NAMED_PARTS} more" if len(left) > _NAMED_PARTS else ""
+    remedy = "it lies beyond dedup.horizon now" if job.again else _REMEDY
+    reason = f"not read, since rows may have been forgotten there: {', '.join(parts)}{more}; {remedy}"
+    return job._replace(state="failed", ended=now, reason=reason)
 
 
 def _advanced(job: Job, window: Window, now: datetime) -> Job:

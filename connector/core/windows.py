@@ -9,24 +9,26 @@
    how a deep sweep replaces the shallow ones that it contains.
 4. A sweep's own overlap is read first, newest first. What lies between it and `through` after an outage is its hole:
    read oldest first, after every sweep's own overlap, and not at all where a deeper run reads it anyway.
-5. No window begins before the tenant's start or before the horizon.
+5. No window begins before the tenant's start or before what may still be read (horizon.readable_from), at any step.
+   What a sweep could not read in time is missed: its position passes it, its `through` does not.
 """
 
 from collections.abc import Collection, Iterable, Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from connector.core import failing_ranges, jobs
-from connector.core.coverage import Coverage, Read, Window, subtract
+from connector.core import failing_ranges, horizon, jobs
+from connector.core.coverage import Coverage, Read, Window, clip, subtract
 from connector.core.failing_ranges import FailingRanges, RangeFailure
 from connector.core.instants import EPOCH
 
 ROWS_A_SLICE = 9_500  # about ten pages; the last page of a chain is seldom full
 _HOUR = timedelta(hours=1)
+_EARLIEST = datetime.min.replace(tzinfo=UTC)
 _SECOND = timedelta(seconds=1)
 _SHORTEST_SLICE = timedelta(seconds=60)
 _SHORTEST_RUN = timedelta(seconds=10)
@@ -73,16 +75,20 @@ class SweepState(NamedTuple):
     "The run on its way, else the last one."
     running: bool = False
     position: datetime | None = None
-    "Later than `through` when only isolated ranges lie between them."
+    "Later than `through` when the sweep goes on behind what it has missed."
+    missed: tuple[Window, ...] = ()
+    "Call time before the position that was not read late enough: isolated, or behind the horizon; oldest first."
 
     @property
     def resumes_at(self) -> datetime:
         """Where the sweep goes on reading."""
         return self.through if self.position is None else self.position
 
-    def moved(self, through: datetime, position: datetime) -> "SweepState":
-        """Return it further on."""
-        return self._replace(through=through, position=position if position > through else None)
+    def moved(self, position: datetime, missed: Iterable[Window]) -> "SweepState":
+        """Return it at a position, complete up to what it has missed before that."""
+        kept = horizon.bounded(clip(missed, Window(_EARLIEST, position)))
+        through = kept[0].start if kept else position
+        return self._replace(through=through, position=position if position > through else None, missed=kept)
 
 
 class State(NamedTuple):
@@ -94,6 +100,8 @@ class State(NamedTuple):
     coverage: Coverage = Coverage()
     orders: jobs.Orders = jobs.Orders()
     failing_ranges: FailingRanges = ()
+    forgotten_before: datetime = EPOCH
+    "The deduplication index may have forgotten rows of calls that began before this."
 
 
 class Slice(NamedTuple):
@@ -112,7 +120,7 @@ class Slice(NamedTuple):
 
 def first_state(rules: Rules, start: datetime, now: datetime) -> State:
     """A tenant that was never read."""
-    begin = max(min(_second(start), _second(now)), _second(now - rules.horizon))
+    begin = max(min(_second(start), _second(now)), horizon.readable_from(EPOCH, rules.horizon, now))
     return State(begin, tuple(SweepState(sweep, begin, _second(now)) for sweep in rules.sweeps))
 
 
@@ -123,8 +131,7 @@ def resume(state: State, rules: Rules, now: datetime) -> State:
     for sweep in rules.sweeps:
         found = known.get(sweep)
         if found is None:
-            through = state.coverage.complete_through(state.start, sweep.overlap)
-            found = SweepState(sweep, through, _second(now))
+            found = _taken_over(state, sweep, now)
         elif found.running and found.run is not None and now >= found.run.started + sweep.every:
             found = found._replace(running=False)
         sweeps.append(found)
@@ -136,7 +143,7 @@ def begin(state: State, rules: Rules, now: datetime) -> tuple[State, list[int]]:
     if state.orders.paused:
         return state, []
     now = _second(now)
-    floor = max(state.start, _second(now - rules.horizon))
+    floor = readable_from(state, rules, now)
     end = now - rules.settle
     if end <= floor:
         return state, []
@@ -147,19 +154,19 @@ def begin(state: State, rules: Rules, now: datetime) -> tuple[State, list[int]]:
         if now < _begins_at(sweep_state, now):
             continue
         own_start = max(end - sweep.overlap, floor)
-        through = max(min(sweep_state.through, own_start), floor)
-        position = max(min(sweep_state.resumes_at, own_start), floor)
+        passed = _passed(sweep_state, state.coverage, max(sweep_state.resumes_at, floor))
+        position = min(passed.resumes_at, own_start)
         is_strip = position >= own_start - 2 * sweep.every
         run = Run(now, Window(position if is_strip else own_start, end), former.started if former else None)
-        moved = sweep_state.moved(through, position)
+        moved = passed.moved(position, passed.missed)
         sweeps[index] = moved._replace(run=run, running=True, due=min(sweep_state.due, now))
         started.append(index)
     if not started:
         return state, []
-    coverage = state.coverage.until(now).since(_second(now - rules.horizon))
-    coverage = coverage.merged(partial(_is_alike, sweeps)).limited(_MOST_READS)
+    coverage = state.coverage.until(now).merged(partial(_is_alike, sweeps)).limited(_MOST_READS)
     ranges = failing_ranges.since(state.failing_ranges, floor)
-    return state._replace(sweeps=tuple(sweeps), coverage=coverage, failing_ranges=ranges), started
+    orders = jobs.expired(state.orders, now, *_job_floors(state, rules, now))
+    return state._replace(sweeps=tuple(sweeps), coverage=coverage, failing_ranges=ranges, orders=orders), started
 
 
 def overtaken(state: State, started: Iterable[int]) -> list[int]:
@@ -173,25 +180,27 @@ def range_failed(state: State, window: Window, failure: RangeFailure) -> State:
     return state._replace(failing_ranges=failing_ranges.failed(state.failing_ranges, window, failure))
 
 
-def finish(state: State, slices: Iterable[tuple[Slice, bool]], now: datetime) -> tuple[State, list[int]]:
+def finish(state: State, slices: Iterable[tuple[Slice, bool]], now: datetime, rules: Rules) -> tuple[State, list[int]]:
     """After slices were read (each with whether it was steady): the state, and the sweeps whose run ended."""
     coverage = state.coverage
     orders = state.orders
     ranges = state.failing_ranges
     for piece, steady in slices:
-        coverage = coverage.add(piece.window, piece.at, steady=steady)
         ranges = failing_ranges.succeeded(ranges, piece.window, now)
-        if piece.job:
-            orders = jobs.progressed(orders, piece.job, piece.window, _second(now))
+        for window in _claimed(state, piece):
+            coverage = coverage.add(window, piece.at, steady=steady)
+            if piece.job:
+                orders = jobs.progressed(orders, piece.job, window, _second(now))
+    orders = jobs.expired(orders, _second(now), *_job_floors(state, rules, now))
+    floor = readable_from(state, rules, now)
     isolated = failing_ranges.isolated(ranges)
     passable = coverage.with_passable(isolated)
     sweeps, ended = list(state.sweeps), []
     for index, former in enumerate(sweeps):
         sweep, run = former.sweep, former.run
-        through = max(former.through, coverage.complete_through(former.through, sweep.overlap))
-        position = max(through, passable.complete_through(former.resumes_at, sweep.overlap))
-        moved = former.moved(through, position)
-        if run is not None and former.running and not passable.missing(run.window, since=run.started):
+        position = passable.complete_through(max(former.resumes_at, floor), sweep.overlap)
+        moved = _passed(former, coverage, position)
+        if run is not None and former.running and not _unread(passable, run, floor):
             moved = moved._replace(due=run.started + sweep.every, last_ok=_second(now), running=False)
             ended.append(index)
         sweeps[index] = moved
@@ -200,7 +209,7 @@ def finish(state: State, slices: Iterable[tuple[Slice, bool]], now: datetime) ->
 
 def command(state: State, order: jobs.Command, now: datetime, oldest: datetime) -> State:
     """After an operator's command; a job's range is cut at `oldest`. A paused tenant has no runs on their way."""
-    orders = jobs.apply(state.orders, order, _second(now), _second(oldest))
+    orders = jobs.apply(state.orders, order, _second(now), _second(oldest), state.forgotten_before)
     state = state._replace(orders=orders)
     return drop_runs(state)[0] if orders.paused else state
 
@@ -239,28 +248,30 @@ def next_slice(
     """
     if state.orders.paused:
         return None
+    floor = readable_from(state, rules, now)
     # Two chains over the same seconds could hand over an older version after a newer one.
     in_flight_windows = [piece.window for piece in in_flight]
     taken = [*in_flight_windows, *failing_ranges.left_out(state.failing_ranges, now)]
     cut = partial(_cut, state.failing_ranges, sizes, rules)
     if others:
-        retries = subtract(failing_ranges.due(state.failing_ranges, now), in_flight_windows)
+        due = clip(failing_ranges.due(state.failing_ranges, now), Window(floor, max(floor, now)))
+        retries = subtract(due, in_flight_windows)
         if retries:
             return Slice(sizes.cut(retries[0], rules.slice, newest_first=False), len(state.sweeps), _second(now))
     for index, sweep_state in enumerate(state.sweeps):
         run = sweep_state.run
         if run is None or not sweep_state.running or not (live if index == 0 else others):
             continue
-        own = _own(state, run, taken)
+        own = _own(state, run, taken, floor)
         if own:
             return Slice(cut(own[-1], newest_first=True), index, run.started)
     for index, sweep_state in enumerate(state.sweeps):
         if sweep_state.run is not None and others:
-            pieces = subtract(_hole(state, sweep_state), taken)
+            pieces = subtract(_hole(state, sweep_state, floor), taken)
             if pieces:
                 window = cut(pieces[0], newest_first=False)
                 return Slice(window, len(state.sweeps) + index, sweep_state.run.started)
-    found = jobs.next_piece(state.orders, taken) if others else None
+    found = jobs.next_piece(state.orders, taken, *_job_floors(state, rules, now)) if others else None
     if found is None:
         return None
     job, oldest = found
@@ -280,9 +291,59 @@ def gaps(state: State) -> list[Window]:
     return state.coverage.missing(Window(state.start, through)) if through and through > state.start else []
 
 
-def is_idle(state: State) -> bool:
+def is_idle(state: State, rules: Rules, now: datetime) -> bool:
     """Whether nothing is left to read until a sweep is due."""
-    return state.orders.paused or not any(s.running or (s.run is not None and _hole(state, s)) for s in state.sweeps)
+    floor = readable_from(state, rules, now)
+    passable = state.coverage.with_passable(failing_ranges.isolated(state.failing_ranges))
+    runs = (s.run for s in state.sweeps if s.running and s.run is not None)
+    is_read = not any(_unread(passable, run, floor) for run in runs)
+    return state.orders.paused or (is_read and not any(_hole(state, s, floor) for s in state.sweeps))
+
+
+def readable_from(state: State, rules: Rules, now: datetime) -> datetime:
+    """Return the instant from which on sweeps may read a tenant's call time."""
+    return max(state.start, horizon.readable_from(state.forgotten_before, rules.horizon, now))
+
+
+def _job_floors(state: State, rules: Rules, now: datetime) -> tuple[datetime, datetime]:
+    """Return from where on a job may read: one that leaves out the rows in the index, and one that does not."""
+    floor = horizon.readable_from(state.forgotten_before, rules.horizon, now, horizon.JOB_MARGIN)
+    return floor, _second(now - rules.horizon)
+
+
+def _claimed(state: State, piece: Slice) -> list[Window]:
+    """Return the part of a slice that counts as read: without `again`, rows that may be forgotten were left out."""
+    window = piece.window
+    if piece.again:
+        return [window]
+    return clip([window], Window(state.forgotten_before, max(window.end, state.forgotten_before)))
+
+
+def _taken_over(state: State, sweep: Sweep, now: datetime) -> SweepState:
+    """Return a new sweep as complete as those before it and coverage prove it to be.
+
+    Coverage alone proves little of old call time, since merged pieces are as old as their oldest reading.
+    """
+    found = SweepState(sweep, state.coverage.complete_through(state.start, sweep.overlap), _second(now))
+    for former in state.sweeps:
+        if former.sweep.overlap >= sweep.overlap and former.resumes_at > found.resumes_at:
+            found = found.moved(former.resumes_at, former.missed)
+    return _passed(found, state.coverage, state.coverage.complete_through(found.resumes_at, sweep.overlap))
+
+
+def _passed(sweep_state: SweepState, coverage: Coverage, position: datetime) -> SweepState:
+    """Return a sweep that goes on at `position`. What it did not read late enough before that is missed."""
+    missed = list(sweep_state.missed)
+    if sweep_state.resumes_at < position:
+        missed.append(Window(sweep_state.resumes_at, position))
+    overlap = sweep_state.sweep.overlap
+    return sweep_state.moved(position, [part for window in missed for part in coverage.unripe(window, overlap)])
+
+
+def _unread(coverage: Coverage, run: Run, floor: datetime, since: datetime | None = None) -> list[Window]:
+    """Return what a run has not read since it started, or since another instant; oldest first."""
+    begin = max(run.window.start, floor)
+    return coverage.missing(Window(begin, run.window.end), since or run.started) if begin < run.window.end else []
 
 
 def _begins_at(sweep_state: SweepState, now: datetime) -> datetime:
@@ -294,10 +355,10 @@ def _begins_at(sweep_state: SweepState, now: datetime) -> datetime:
     return sweep_state.due if sweep_state.due <= now + every else now
 
 
-def _own(state: State, run: Run, taken: list[Window]) -> list[Window]:
+def _own(state: State, run: Run, taken: list[Window], floor: datetime) -> list[Window]:
     """Return what a run has to read, oldest first; while there is any, only what the run before it did not reach."""
     for since in (run.overtaken, run.started):
-        missing = [] if since is None else subtract(state.coverage.missing(run.window, since=since), taken)
+        missing = [] if since is None else subtract(_unread(state.coverage, run, floor, since), taken)
         if missing:
             return failing_ranges.most_promising(state.failing_ranges, missing)
     return []
@@ -325,12 +386,13 @@ def _is_alike(sweeps: Sequence[SweepState], read: Read, at: datetime) -> bool:
     return True
 
 
-def _hole(state: State, sweep_state: SweepState) -> list[Window]:
+def _hole(state: State, sweep_state: SweepState, floor: datetime) -> list[Window]:
     """What lies between a sweep's last run and where it was complete, and no other run is going to read late enough."""
     run, overlap = sweep_state.run, sweep_state.sweep.overlap
-    if run is None or sweep_state.resumes_at >= run.window.start:
+    begin = max(sweep_state.resumes_at, floor)
+    if run is None or begin >= run.window.start:
         return []
-    hole = state.coverage.unripe(Window(sweep_state.resumes_at, run.window.start), overlap)
+    hole = state.coverage.unripe(Window(begin, run.window.start), overlap)
     hole = subtract(hole, failing_ranges.isolated(state.failing_ranges))
     others = [s.run for s in state.sweeps if s.running and s.run is not None]
     read_anyway = [Window(o.window.start, min(o.window.end, o.started - overlap)) for o in others]

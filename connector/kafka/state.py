@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from connector.core import jobs
+from connector.core import horizon, jobs
 from connector.core.coverage import Coverage, Read, Window
 from connector.core.failing_ranges import FailingRange
 from connector.core.instants import EPOCH
@@ -71,6 +71,7 @@ class _SweepRecord(msgspec.Struct, array_like=True):
     running: bool
     overtaken: int | None = None
     position: int | None = None
+    missed: list[tuple[int, int]] = []
 
 
 class _RangeRecord(msgspec.Struct, array_like=True):
@@ -115,6 +116,7 @@ class _CheckpointRecord(msgspec.Struct):
     remembered: int = 0
     ages: tuple[int, ...] = ()
     ranges: list[_RangeRecord] = []
+    forgotten_before: int | None = None
 
 
 class _Version(msgspec.Struct):
@@ -149,6 +151,7 @@ def checkpoint_record(tenant: str, checkpoint: Checkpoint) -> Record:
             s.running,
             None if s.run is None or s.run.overtaken is None else _seconds(s.run.overtaken),
             None if s.position is None else _seconds(s.position),
+            [(_seconds(window.start), _seconds(window.end)) for window in s.missed],
         )
         for s in state.sweeps
     ]
@@ -170,6 +173,7 @@ def checkpoint_record(tenant: str, checkpoint: Checkpoint) -> Record:
         checkpoint.remembered,
         checkpoint.ages,
         [_range_record(one) for one in state.failing_ranges],
+        _seconds(state.forgotten_before),
     )
     return Record(checkpoint_key(tenant), msgspec.json.encode(record))
 
@@ -230,13 +234,13 @@ def _checkpoint(value: bytes) -> Checkpoint:
             _run(s),
             s.running,
             None if s.position is None else _instant(s.position),
+            _missed(s),
         )
         for s in record.sweeps
     )
     reads = tuple(Read(_instant(a), _instant(b), _instant(at), bool(steady)) for a, b, at, steady in record.coverage)
     orders = jobs.Orders(tuple(_job(job) for job in record.jobs), record.paused, record.applied)
-    ranges = tuple(_range(one) for one in record.ranges)
-    state = State(_instant(record.start), sweeps, Coverage(reads), orders, ranges)
+    state = _state(record, sweeps, Coverage(reads), orders)
     return Checkpoint(
         record.topic,
         state,
@@ -255,6 +259,22 @@ def _run(record: _SweepRecord) -> Run | None:
         return None
     started, start, end = map(_instant, record.run)
     return Run(started, Window(start, end), None if record.overtaken is None else _instant(record.overtaken))
+
+
+def _state(record: _CheckpointRecord, sweeps: tuple[SweepState, ...], coverage: Coverage, orders: jobs.Orders) -> State:
+    """Return the state of a record. An older one was cut at the horizon, and what was cut is not a gap."""
+    start = _instant(record.start)
+    ranges = tuple(_range(one) for one in record.ranges)
+    if record.forgotten_before is not None:
+        return State(start, sweeps, coverage, orders, ranges, _instant(record.forgotten_before))
+    cut = horizon.adopt_cut(start, [sweep.through for sweep in sweeps], coverage)
+    return State(max(start, cut), sweeps, coverage, orders, ranges, cut)
+
+
+def _missed(record: _SweepRecord) -> tuple[Window, ...]:
+    """Return what a sweep has missed; all that its position has passed where the record does not say so."""
+    passed = [] if record.position is None else [(record.through, record.position)]
+    return tuple(Window(_instant(start), _instant(end)) for start, end in record.missed or passed)
 
 
 def _range_record(one: FailingRange) -> _RangeRecord:

@@ -3,35 +3,106 @@
 from tests.mutants.mutant import Mutant
 
 _MODEL = "tests/property/test_model_exactly_once.py"
+_HORIZON = "tests/unit/test_horizon.py"
 
 CORE = (
     Mutant(
         "coverage says that a slice was read when it ended, not when its run began",
         "connector/core/windows.py",
-        "coverage = coverage.add(piece.window, piece.at, steady=steady)",
-        "coverage = coverage.add(piece.window, _second(now), steady=steady)",
+        "coverage = coverage.add(window, piece.at, steady=steady)",
+        "coverage = coverage.add(window, _second(now), steady=steady)",
         "tests/unit/test_windows.py -k counts_as_read",
     ),
     Mutant(
         "a run counts as done that was read before it began",
         "connector/core/windows.py",
-        "not passable.missing(run.window, since=run.started)",
-        "not passable.missing(run.window)",
+        "return coverage.missing(Window(begin, run.window.end), since or run.started)",
+        "return coverage.missing(Window(begin, run.window.end))",
         "tests/unit/test_windows.py",
     ),
     Mutant(
         "after an outage the hole is left",
         "connector/core/windows.py",
-        "hole = state.coverage.unripe(Window(sweep_state.resumes_at, run.window.start), overlap)",
+        "hole = state.coverage.unripe(Window(begin, run.window.start), overlap)",
         "hole: list[Window] = []",
         "tests/unit/test_windows.py -k CatchingUp",
     ),
     Mutant(
         "windows begin before the horizon",
-        "connector/core/windows.py",
-        "floor = max(state.start, _second(now - rules.horizon))",
-        "floor = state.start",
+        "connector/core/horizon.py",
+        "return max((now - horizon + margin).replace(microsecond=0), forgotten_before)",
+        "return forgotten_before",
         "tests/unit/test_windows.py -k horizon",
+    ),
+    Mutant(
+        "a longer horizon brings back what was forgotten",
+        "connector/core/horizon.py",
+        "return max((now - horizon + margin).replace(microsecond=0), forgotten_before)",
+        "return (now - horizon + margin).replace(microsecond=0)",
+        _HORIZON,
+    ),
+    Mutant(
+        "windows begin where rows are being forgotten",
+        "connector/core/horizon.py",
+        "MARGIN = timedelta(hours=1)",
+        "MARGIN = timedelta(0)",
+        _HORIZON,
+    ),
+    Mutant(
+        "a chain that took too long publishes rows that were forgotten",
+        "connector/batch.py",
+        "return new[certain]",
+        "return new",
+        _HORIZON,
+    ),
+    Mutant(
+        "call time whose rows were left out counts as read",
+        "connector/core/windows.py",
+        "    if piece.again:\n        return [window]\n",
+        "    if window:\n        return [window]\n",
+        _HORIZON,
+    ),
+    Mutant(
+        "a sweep calls complete what it could not read in time",
+        "connector/core/windows.py",
+        "through = kept[0].start if kept else position",
+        "through = position",
+        _HORIZON,
+    ),
+    Mutant(
+        "a job that waited past the horizon is never ended",
+        "connector/core/jobs.py",
+        "if not left or _readable(job, floor, oldest):",
+        "if left:",
+        _HORIZON,
+    ),
+    Mutant(
+        "pieces of a job are joined over a gap",
+        "connector/core/jobs.py",
+        "if joined and window.start <= joined[-1].end:",
+        "if joined:",
+        _HORIZON,
+    ),
+    Mutant(
+        "a removed tenant is forgotten by its start",
+        "connector/batch.py",
+        "through = self.checkpoint.state.coverage.through or self.checkpoint.state.start",
+        "through = self.checkpoint.state.start",
+        _HORIZON,
+    ),
+    Mutant(
+        "progress is silent after a clock was set back",
+        "connector/batch.py",
+        "0 <= now_s - last_at < _STATE_PROGRESS_EVERY_S",
+        "now_s - last_at < _STATE_PROGRESS_EVERY_S",
+        _HORIZON,
+    ),
+    Mutant(
+        "a changed sweep reads all history again",
+        "connector/core/windows.py",
+        "if former.sweep.overlap >= sweep.overlap and former.resumes_at > found.resumes_at:",
+        "if former.sweep == sweep:",
+        _HORIZON,
     ),
     Mutant(
         "a clock that was set back keeps what it has read in the future",
@@ -71,8 +142,8 @@ CORE = (
     Mutant(
         "an isolated range counts as complete",
         "connector/core/windows.py",
-        "max(former.through, coverage.complete_through(former.through, sweep.overlap))",
-        "max(former.through, passable.complete_through(former.through, sweep.overlap))",
+        "missed.append(Window(sweep_state.resumes_at, position))",
+        "missed += []",
         "tests/unit/test_failing_ranges.py -k around_a_bad_instant",
     ),
     Mutant(

@@ -201,6 +201,8 @@ class Worker:
     def sweep(self, tenant: str, now_s: float) -> None:
         """Begins what is due and opens chains, as Sweeper does."""
         account, now = self.accounts[tenant], moment(now_s)
+        forgotten_before = max(self.plans[tenant].forgotten_before, account.checkpoint.state.forgotten_before)
+        self.plans[tenant] = self.plans[tenant]._replace(forgotten_before=forgotten_before)
         self.plans[tenant], begun = windows.begin(self.plans[tenant], account.rules, now)
         if begun:
             self._queue.append(SweepsBegun(tenant, now))
@@ -245,7 +247,9 @@ class Worker:
         item = SliceRead(tenant, chain.piece, not chain.repeated, moment(now_s))
         self._queue.append(item)
         self._reads.append(Landed(tenant, chain.piece.window, chain.began_s))
-        self.plans[tenant], _ = windows.finish(self.plans[tenant], [(chain.piece, item.steady)], item.now)
+        self.plans[tenant], _ = windows.finish(
+            self.plans[tenant], [(chain.piece, item.steady)], item.now, self.accounts[tenant].rules
+        )
 
     def fail(self, tenant: str) -> None:
         """The source is away: the runs on their way have failed."""
@@ -308,11 +312,12 @@ class Worker:
             offsets[tag][partition] = ends[partition]
         return rows, dead, ends, dict(offsets)
 
-    @property
-    def is_idle(self) -> bool:
+    def is_idle(self, now: datetime) -> bool:
         """Whether nothing is on its way and all that was read is committed."""
         busy = self._queue or self._waiting or any(self._chains.values())
-        return not busy and all(windows.is_idle(plan) for plan in self.plans.values())
+        return not busy and all(
+            windows.is_idle(plan, self.accounts[tenant].rules, now) for tenant, plan in self.plans.items()
+        )
 
     def drain(self, time_s: float, now_s: float) -> None:
         """Reads and commits until nothing is on its way, in no time."""

@@ -106,13 +106,6 @@ def test_a_clock_that_was_set_back_has_read_nothing_of_the_future_nor_in_it(read
 
 
 @given(_reads, st.integers(0, _LENGTH))
-def test_what_lies_before_a_start_is_dropped(reads: _Reads, start: int) -> None:
-    coverage, model = covered(reads)
-    cut = [(_NEVER, True)] * start + model[start:]
-    assert unpacked(coverage.since(at(start))) == cut
-
-
-@given(_reads, st.integers(0, _LENGTH))
 def test_merging_claims_nothing_that_is_not_true(reads: _Reads, before: int) -> None:
     coverage, model = covered(reads)
     merged = coverage.merged(lambda read, _: read.end <= at(before))

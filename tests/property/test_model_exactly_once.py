@@ -137,7 +137,7 @@ class Storm:
         while self.time_s < end_s:
             self.time_s += self.setting.sweeps[0].every.total_seconds()
             worker.drain(self.time_s, self.time_s)
-        assert worker.is_idle
+        assert worker.is_idle(moment(self.time_s))
         return self.topics
 
 

@@ -55,6 +55,8 @@ def test_a_job_that_is_remembered_is_not_filed_again_when_its_command_is_forgott
 
 def test_a_job_reads_nothing_beyond_the_horizon_or_in_the_future() -> None:
     (job,) = applied(order(1, OLDEST - DAY, NOW + DAY)).jobs
+    assert job.window == Window(OLDEST + timedelta(hours=1), NOW)
+    (job,) = applied(order(1, OLDEST - DAY, NOW + DAY)._replace(again=True)).jobs
     assert job.window == Window(OLDEST, NOW)
     for start, end, reason in ((OLDEST - DAY, OLDEST, "dedup.horizon"), (NOW, NOW + DAY, "future")):
         (job,) = applied(order(1, start, end)).jobs

@@ -641,7 +641,10 @@ class TestFile:
         ),
         (
             'dedup.horizon = "6d"',
-            'dedup.horizon: is "6d", shorter than the overlap "7d" of windows.sweeps[3]; write at least "7d"',
+            (
+                'dedup.horizon: is "6d", shorter than the deepest overlap "7d" plus its every "24h" plus "1h"; '
+                'write at least "193h"'
+            ),
         ),
         ('rows.key = "callerNumber"', None),
         ('log.level = "loud"', None),

@@ -54,7 +54,8 @@ _sweeps = st.builds(
     st.none() | _seconds,
     st.none() | _runs,
     st.booleans(),
-    st.none() | _seconds,
+    st.none(),
+    st.lists(st.builds(Window, _seconds, _seconds), max_size=2).map(tuple),
 )
 _coverage = st.lists(st.builds(Read, _seconds, _seconds, _seconds, st.booleans()), max_size=5).map(
     lambda reads: Coverage(tuple(reads))
@@ -84,7 +85,13 @@ _checkpoints = st.builds(
     Checkpoint,
     st.text(),
     st.builds(
-        State, _seconds, st.lists(_sweeps, max_size=3).map(tuple), _coverage, _orders, st.lists(_ranges).map(tuple)
+        State,
+        _seconds,
+        st.lists(_sweeps, max_size=3).map(tuple),
+        _coverage,
+        _orders,
+        st.lists(_ranges).map(tuple),
+        _seconds,
     ),
     st.integers(0, 2**53),
     st.lists(st.integers(0, 2**62), max_size=9).map(tuple),

@@ -37,8 +37,8 @@ def run_dry(state: State, rules: Rules, now: datetime) -> tuple[State, list[Slic
     while piece := next_piece(state, rules, now=now):
         assert len(read) < 10_000
         read.append(piece)
-        state, _ = windows.finish(state, [(piece, True)], now)
-    assert windows.is_idle(state)
+        state, _ = windows.finish(state, [(piece, True)], now, rules)
+    assert windows.is_idle(state, rules, now)
     return state, read
 
 
@@ -77,7 +77,7 @@ class TestFirstStart:
     def test_it_never_reads_before_the_start_or_the_horizon(self) -> None:
         for start in (NOW - 3 * H, NOW - 149 * D, NOW - 1000 * D):
             _, read = run_dry(windows.first_state(DEFAULT, start, NOW), DEFAULT, NOW)
-            assert min(piece.window.start for piece in read) == max(start, NOW - 150 * D)
+            assert min(piece.window.start for piece in read) == max(start, NOW - 150 * D + H)
 
     @pytest.mark.parametrize("start", [NOW, NOW + 5 * D, NOW - 20 * S])
     def test_where_nothing_has_settled_it_waits_and_then_goes_on(self, start: datetime) -> None:
@@ -273,7 +273,7 @@ class TestSweeps:
             piece = next_piece(state, rules, now=now)
             assert piece is not None
             last_read[piece.window.start] = now
-            state, _ = windows.finish(state, [(piece, True)], now)
+            state, _ = windows.finish(state, [(piece, True)], now, rules)
             now += H
         hours = [now - n * H for n in range(3, 8)]
         assert all(now - last_read.get(hour, NOW) <= 16 * H for hour in hours), "the oldest part has its turn"
@@ -287,7 +287,7 @@ class TestSweeps:
             run = state.sweeps[0].run
             assert run is not None
             for part in state.coverage.missing(run.window, since=run.started):
-                state, _ = windows.finish(state, [(Slice(part, 0, run.started), True)], now)
+                state, _ = windows.finish(state, [(Slice(part, 0, run.started), True)], now, DEFAULT)
         assert len(state.coverage.reads) < 20
         assert [NOW + 2 * D - s.run.started < s.sweep.every + H for s in state.sweeps if s.run] == 4 * [True]
 
@@ -299,8 +299,8 @@ class TestSweeps:
             at = NOW - 700 * M + read_at * M
             coverage = coverage.add(Window(at - (start + length) * M, at - start * M), at)
         state, _ = windows.begin(state._replace(coverage=coverage), DEFAULT, NOW - 300 * M)
-        before = windows.finish(state._replace(coverage=coverage), [], NOW)[0]
-        after = windows.finish(state, [], NOW)[0]
+        before = windows.finish(state._replace(coverage=coverage), [], NOW, DEFAULT)[0]
+        after = windows.finish(state, [], NOW, DEFAULT)[0]
         assert after.sweeps == before.sweeps or coverage.until(NOW - 300 * M) != coverage
         for one in state.sweeps:
             if one.run is not None:
@@ -319,7 +319,7 @@ class TestSweeps:
         for _ in range(9):
             piece = next_piece(state, DEFAULT)
             assert piece is not None
-            state, _ = windows.finish(state, [(piece, True)], NOW)
+            state, _ = windows.finish(state, [(piece, True)], NOW, DEFAULT)
         state, _ = windows.drop_runs(state)
         assert state.coverage.through == NOW
 
@@ -327,7 +327,7 @@ class TestSweeps:
         rules = DEFAULT._replace(sweeps=(Sweep(M, 15 * M),))
         state, _ = windows.begin(windows.first_state(rules, NOW - H, NOW), rules, NOW)
         while piece := next_piece(state, rules):
-            state, _ = windows.finish(state, [(piece, True)], NOW + 10 * M)
+            state, _ = windows.finish(state, [(piece, True)], NOW + 10 * M, rules)
         assert {read.at for read in state.coverage.reads} == {NOW}
         assert state.sweeps[0].through == NOW - 15 * M
 
@@ -364,8 +364,8 @@ class TestCatchingUp:
         state = polled(windows.first_state(rules, NOW - 2 * H, NOW), rules, NOW, NOW + 5 * M)
         later = NOW + 60 * D
         state, read = run_dry(state, rules, later)
-        assert min(piece.window.start for piece in read) == later - 20 * D
-        assert state.coverage.missing(Window(later - 20 * D, later)) == []
+        assert min(piece.window.start for piece in read) == later - 20 * D + H
+        assert state.coverage.missing(Window(later - 20 * D + H, later)) == []
 
     def test_a_hole_is_gone_on_with_after_a_restart(self) -> None:
         state = polled(windows.first_state(DEFAULT, NOW - 2 * H, NOW), DEFAULT, NOW, NOW + 5 * M)
@@ -376,7 +376,7 @@ class TestCatchingUp:
             piece = next_piece(state, DEFAULT)
             assert piece is not None
             read.append(piece)
-            state, _ = windows.finish(state, [(piece, True)], later)
+            state, _ = windows.finish(state, [(piece, True)], later, DEFAULT)
         state = windows.resume(state, DEFAULT, later + 20 * S)
         state, rest = run_dry(state, DEFAULT, later + 20 * S)
         assert total(read) + total(rest) <= 30 * D + 8 * D
@@ -388,7 +388,7 @@ class TestRestarts:
         state, _ = windows.begin(windows.first_state(DEFAULT, NOW - 3 * D, NOW), DEFAULT, NOW)
         first = next_piece(state, DEFAULT)
         assert first is not None
-        state, _ = windows.finish(state, [(first, True)], NOW)
+        state, _ = windows.finish(state, [(first, True)], NOW, DEFAULT)
         resumed = windows.resume(state, DEFAULT, NOW + 10 * S)
         assert resumed == state
         second = next_piece(resumed, DEFAULT)

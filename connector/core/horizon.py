@@ -1,0 +1,49 @@
+"""Call time that may still be read, and what the deduplication index forgets.
+
+The index forgets rows at `now - horizon`, by whole hours of call start. A row that is read after it was forgotten would
+be published again. One function therefore says from where on call time may be read: `readable_from`. Every window, run
+and job is cut by it at every step.
+"""
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+
+from connector.core.coverage import Coverage, Window
+from connector.core.instants import EPOCH
+
+MARGIN = timedelta(hours=1)
+"How much later than `now - horizon` a window begins: a page chain may take so long from its start to its commit."
+JOB_MARGIN = timedelta(minutes=30)
+"The margin of a job, which an operator may file for all that MARGIN allows and which then waits for its turn."
+_HOUR = timedelta(hours=1)
+_MOST_MISSED = 200
+
+
+def readable_from(
+    forgotten_before: datetime, horizon: timedelta, now: datetime, margin: timedelta = MARGIN
+) -> datetime:
+    """Return the instant from which on call time may be read: no row that began later was forgotten."""
+    return max((now - horizon + margin).replace(microsecond=0), forgotten_before)
+
+
+def forget_before(forgotten_before: datetime, horizon: timedelta, now: datetime) -> datetime:
+    """Return the full hour before which the index forgets rows. It never moves back."""
+    return max(forgotten_before, EPOCH + (now - horizon - EPOCH) // _HOUR * _HOUR)
+
+
+def adopt_cut(start: datetime, throughs: Sequence[datetime], coverage: Coverage) -> datetime:
+    """Return before when rows may have been forgotten, by a state that does not say so.
+
+    Such a state was cut at the horizon: then every sweep is complete up to the first instant that is covered. Where a
+    sweep is not, its first run has not come so far yet, and nothing was cut.
+    """
+    first = coverage.reads[0].start if coverage.reads else start
+    return first if first > start and all(through >= first for through in throughs) else EPOCH
+
+
+def bounded(missed: Sequence[Window]) -> tuple[Window, ...]:
+    """Return `missed` with the oldest windows in one where there are too many to keep."""
+    if len(missed) <= _MOST_MISSED:
+        return tuple(missed)
+    first = Window(missed[0].start, missed[-_MOST_MISSED].end)
+    return (first, *missed[1 - _MOST_MISSED :])

@@ -118,3 +118,11 @@ def _committed_view(state: windows.State, remembered: int, now: Callable[[], dat
         remembered_rows=remembered,
         backfill_remaining_seconds=jobs.remaining_seconds(state.orders),
     )
+
+
+def rejected_view(account: Account | None, now: Callable[[], datetime]) -> TenantView:
+    """Return what is true of a tenant that is not read because of how it is configured."""
+    if account is None:
+        return TenantView(failing="rejected")
+    known = _committed_view(account.checkpoint.state, len(account.remembered), now)
+    return replace(known, failing="rejected")

@@ -8,11 +8,13 @@ import dataclasses
 import gc
 import os
 import signal
+import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 from connector import __version__, brokers, log, report
 from connector.batch import Account
@@ -102,8 +104,12 @@ class Service:
         self._shards: dict[int, Shard] = {}
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._reading_again = asyncio.Lock()
+        self._reloads: set[asyncio.Task[None]] = set()
         self._failed = False
         self._error: BaseException | None = None
+        self._signalled = False
+        self._is_process = False
+        "Whether it may end the process."
         self._kafka_up = False
         self._up_at = time.monotonic()
         self.stopping = asyncio.Event()
@@ -126,55 +132,82 @@ class Service:
         if self._error is not None:
             raise self._error
         _logger.info("service_stopped")
-        return 1 if self._failed else 0
+        return self._exit_code
 
     def _listen(self) -> None:
+        self._is_process = True
         for number in (signal.SIGTERM, signal.SIGINT):
             self._loop.add_signal_handler(number, self._stop_by_signal)
-        self._loop.add_signal_handler(signal.SIGHUP, lambda: self._loop.create_task(self._read_again()))
+        self._loop.add_signal_handler(signal.SIGHUP, self._reload_by_signal)
+
+    def _reload_by_signal(self) -> None:
+        task = self._loop.create_task(self._read_again(), name="reload")
+        self._reloads.add(task)
+        task.add_done_callback(self._reloads.discard)
 
     def _stop_by_signal(self) -> None:
-        if self.stopping.is_set():
-            os._exit(0)  # the second signal does not wait
-        self.stopping.set()
-        # A blocking call to brokers that are away cannot be interrupted; what it had open is aborted by its successor.
-        timer = threading.Timer(_STOP_S, os._exit, [0])
-        timer.daemon = True
-        timer.start()
+        if self._signalled:
+            self._exit()  # the second signal does not wait
+        self._signalled = True
+        self._stop()
 
-    async def _until_stopped(self, work: Any) -> None:
-        """Runs `work` until it ends or the service is to stop."""
+    def _fail(self, error: BaseException) -> None:
+        """Stop because of an error. The first one is what the process ends with."""
+        if self._error is None:
+            self._error = error
+            _logger.error("service_failed", reason=str(error) or type(error).__name__)
+        self._stop()
+
+    def _stop(self) -> None:
+        """Stop the service. The process ends with the right code even if a call does not return."""
+        if self._is_process and not self.stopping.is_set():
+            # A blocking call to brokers that are away cannot be interrupted. Its transaction is aborted by the next
+            # owner of the shard.
+            timer = threading.Timer(_STOP_S, self._exit)
+            timer.daemon = True
+            timer.start()
+        self.stopping.set()
+
+    @property
+    def _exit_code(self) -> int:
+        return 1 if self._failed or self._error is not None else 0
+
+    def _exit(self) -> None:
+        """End the process at once."""
+        if self._error is not None:
+            sys.stderr.write(f"{self._error}\n")
+        sys.stderr.flush()
+        os._exit(self._exit_code)
+
+    async def _until_stopped(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run `work` until it ends or the service is to stop."""
         working = asyncio.create_task(work, name="service")
         stopping = asyncio.create_task(self.stopping.wait())
-        await asyncio.wait({working, stopping}, return_when=asyncio.FIRST_COMPLETED)
-        stopping.cancel()
-        if not working.done():
-            working.cancel()
         try:
-            await working
-        except asyncio.CancelledError:
-            pass
-        except ConnectorError as error:
-            self._error = error
+            await asyncio.wait({working, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            stopping.cancel()
+            working.cancel()
+            await asyncio.wait({working})
+        error = None if working.cancelled() else working.exception()
+        if error is not None:
+            self._fail(error)
 
     async def _work(self, graph: GraphClient) -> None:
-        settings = self._settings
         admin = topics.Admin(self._clients)
-        found = await self._ensure_topics(admin)
-        if found is None:
+        topology = await self._prepare(admin)
+        if topology is None:
             self._failed = True
             return
-        schema_ids = await self._ensure_schemas()
-        if schema_ids is None and settings.schema_registry.url:
-            self._failed = True
-            return
-        home = Home(settings.kafka.app, found.cluster, settings.kafka.topic)
+        settings = self._settings
+        home = Home(settings.kafka.app, topology.cluster, settings.kafka.topic)
         self._membership = Membership(self._clients, settings.kafka.app, self._names.control, self)
         self._around = Surroundings(
             settings=settings,
             home=home,
-            partitions=dict(found.partitions),
-            schema_ids=schema_ids,
+            partitions=dict(topology.partitions),
+            schema_ids=topology.schema_ids,
+            unusable=topology.unusable,
             clients=self._clients,
             membership=self._membership,
             graph=graph,
@@ -193,56 +226,70 @@ class Service:
         finally:
             probe.cancel()
 
-    async def _ensure_topics(self, admin: topics.Admin) -> topics.Found | None:
-        """The topics once they are right. None when brokers were away for two minutes, and only with `once`."""
-        kafka = self._settings.kafka
-        wanted = self._wanted_topics(self._settings)
+    async def _prepare(self, admin: topics.Admin) -> "_Topology | None":
+        """Return the topology of the current settings, which SIGHUP may change during the wait.
+
+        Return None when brokers or registry were unavailable for two minutes, only with `once`.
+        """
+        while True:
+            settings = self._settings
+            prepared = await self._prepare_once(admin, settings)
+            if prepared is None or self._settings is settings:
+                return prepared
+
+    async def _prepare_once(self, admin: topics.Admin, settings: Settings) -> "_Topology | None":
+        """Retry until `settings` are prepared or are not current any more."""
         begun, pause_s = time.monotonic(), 0.5
         while True:
             try:
-                found = await asyncio.to_thread(
-                    admin.ensure, wanted, create=kafka.create_topics, replication_factor=kafka.replication_factor
-                )
-                await self._warn_of_event_time(admin, self._settings)
+                topology = await self._topology(admin, settings)
             except BrokersAwayError as error:
                 refused = isinstance(error, ForbiddenError)
                 self._heard(up=refused)
                 event = "right_missing" if refused else "brokers_unreachable"
                 _logger.warning(event, reason=str(error), remedy=error.remedy, again_in_s=pause_s)
-                if self._once and time.monotonic() - begun > _AWAY_S:
-                    return None
-                await asyncio.sleep(pause_s)
-                pause_s = min(10.0, 2 * pause_s)
-            else:
-                self._heard(up=True)
-                return found
-
-    async def _ensure_schemas(self) -> dict[str, int] | None:
-        """Of each topic what the registry calls its schema. None without one, or when it was away for two minutes.
-
-        The latter only with `once`.
-        """
-        if self._registry is None:
-            return None
-        wanted = self._subjects(self._settings)
-        begun, pause_s = time.monotonic(), 0.5
-        while True:
-            try:
-                schema_ids = await asyncio.to_thread(self._registry.ensure, wanted)
             except RegistryAwayError as error:
+                self._heard(up=True)
                 self._registry_away = str(error)
                 _logger.warning("schema_registry_away", reason=str(error), again_in_s=pause_s)
-                if self._once and time.monotonic() - begun > _AWAY_S:
-                    return None
-                await asyncio.sleep(pause_s)
-                pause_s = min(10.0, 2 * pause_s)
             else:
+                self._heard(up=True)
                 self._registry_away = None
-                _logger.info("schemas_found", ids=schema_ids)
-                return schema_ids
+                if topology.schema_ids is not None:
+                    _logger.info("schemas_found", ids=topology.schema_ids)
+                return topology
+            if self._once and time.monotonic() - begun > _AWAY_S:
+                return None
+            await asyncio.sleep(pause_s)
+            pause_s = min(10.0, 2 * pause_s)
+            settings = self._settings
 
-    def _subjects(self, settings: Settings) -> list[Subject]:
-        return subjects(settings.topics, self._settings.schema_registry.subject_name_strategy)
+    async def _topology(self, admin: topics.Admin, settings: Settings) -> "_Topology":
+        """Create or check the topics and schemas of `settings`.
+
+        Raise BrokersAwayError, RegistryAwayError, and RefusedError for what concerns every tenant.
+        """
+        kafka = self._settings.kafka
+        ensure = partial(admin.ensure, create=kafka.create_topics, replication_factor=kafka.replication_factor)
+        found = await asyncio.to_thread(ensure, self._wanted_topics(settings), shared_topic=kafka.topic)
+        await self._warn_of_event_time(admin, settings)
+        unusable = dict(found.unusable)
+        if self._registry is None:
+            return _Topology(found.cluster, found.partitions, None, unusable)
+        usable = [topic for topic in settings.topics if topic not in unusable]
+        ids, refused = await asyncio.to_thread(self._registry.ensure_each, self._subjects(usable))
+        unusable |= {
+            topic: problem
+            for s, problem in refused.items()
+            for topic in usable
+            if {topic, topics.progress(topic)} & {*s.topics}
+        }
+        if refused and (kafka.topic in unusable or unusable.keys() >= set(settings.topics)):
+            raise RefusedError("\n".join(refused.values()))
+        return _Topology(found.cluster, found.partitions, ids, unusable)
+
+    def _subjects(self, row_topics: Sequence[str]) -> list[Subject]:
+        return subjects(row_topics, self._settings.schema_registry.subject_name_strategy)
 
     def _wanted_topics(self, settings: Settings) -> list[topics.Topic]:
         kafka = self._settings.kafka
@@ -315,47 +362,40 @@ class Service:
             await asyncio.wait(left, timeout=_HAND_OVER_S)
 
     async def _read_again(self) -> None:
-        """SIGHUP: tenants and secrets. An invalid file leaves everything as it is."""
+        """Reload tenants and secrets (SIGHUP). An invalid file changes nothing."""
         if self._reload is None:
             return
         async with self._reading_again:
             try:
                 settings = await asyncio.to_thread(self._reload)
-                self._check_tenants(settings.tenants)
+                self._check_reloaded(settings)
+                await self._take_over(settings)
             except ConfigurationError as error:
                 _logger.error("configuration_not_reloaded", problems="; ".join(error.problems))  # noqa: TRY400 - no bug
-            else:
-                await self._take_over(settings)
+            except ConnectorError as error:
+                _logger.error("configuration_not_reloaded", problems=str(error))  # noqa: TRY400 - no bug
+            except Exception as error:
+                _logger.exception("configuration_not_reloaded", problems=repr(error))
 
-    def _check_tenants(self, tenants: Sequence[Tenant]) -> None:
-        """Raises ConfigurationError for what would end a running worker."""
-        if not tenants:
+    def _check_reloaded(self, settings: Settings) -> None:
+        """Raise ConfigurationError for what no running worker can do. Every worker decides alike."""
+        mine, wanted = self._settings.kafka.topic, settings.kafka.topic
+        if not settings.tenants:
             raise ConfigurationError(["tenants: there are none any more; name one at least, or stop the worker"])
-        owned = self._shards.items()
-        problems = [problem for number, shard in owned for problem in shard.misfits(self._tenants_of(number, tenants))]
-        if problems:
-            raise ConfigurationError(problems)
+        if wanted != mine:
+            raise ConfigurationError(
+                [f"kafka.topic: is {wanted} now, and was {mine} when the worker started; set it back"]
+            )
 
     async def _take_over(self, settings: Settings) -> None:
-        """The tenants of a valid file."""
+        """Use the tenants of a valid file. Raise BrokersAwayError, RegistryAwayError and RefusedError."""
         if self._around is not None:
-            wanted = self._wanted_topics(settings)
-            admin = topics.Admin(self._clients)
-            try:
-                found = await asyncio.to_thread(
-                    admin.ensure,
-                    wanted,
-                    create=self._settings.kafka.create_topics,
-                    replication_factor=self._settings.kafka.replication_factor,
-                )
-                await self._warn_of_event_time(admin, settings)
-                if self._registry is not None and self._around.schema_ids is not None:
-                    new = [s for s in self._subjects(settings) if not self._around.schema_ids.keys() >= set(s.topics)]
-                    self._around.schema_ids.update(await asyncio.to_thread(self._registry.ensure, new))
-            except (BrokersAwayError, RegistryAwayError, RefusedError) as error:
-                _logger.error("configuration_not_reloaded", problems=str(error))  # noqa: TRY400 - no bug
-                return
-            self._around.partitions.update(found.partitions)
+            topology = await self._topology(topics.Admin(self._clients), settings)
+            self._around.partitions.update(topology.partitions)
+            if self._around.schema_ids is not None:
+                self._around.schema_ids.update(topology.schema_ids or {})
+            self._around.unusable.clear()
+            self._around.unusable.update(topology.unusable)
         self._settings = dataclasses.replace(self._settings, tenants=settings.tenants)
         mine, newest = self._settings.rows.pseudonym_key, settings.rows.pseudonym_key
         if mine is not None and newest is not None:
@@ -364,11 +404,10 @@ class Service:
             shard.configure(self._tenants_of(number))
         _logger.info("configuration_reloaded", tenants=len(settings.tenants))
 
-    def _tenants_of(self, number: int, tenants: Sequence[Tenant] | None = None) -> list[Tenant]:
-        """Those of a shard, of `tenants` or of all that are configured."""
+    def _tenants_of(self, number: int) -> list[Tenant]:
+        """Return the configured tenants of a shard."""
         shards = self._settings.kafka.shards
-        known = self._settings.tenants if tenants is None else tenants
-        return [tenant for tenant in known if control.partition_of(tenant.key, shards) == number]
+        return [tenant for tenant in self._settings.tenants if control.partition_of(tenant.key, shards) == number]
 
     # --- ownership: called in the membership's thread -----------------------------------------------------------------
 
@@ -413,8 +452,7 @@ class Service:
         except asyncio.CancelledError:
             raise
         except BaseException as error:  # noqa: BLE001 - the top of the service: a refusal ends it, a bug crashes it
-            self._error = self._error or error
-            self.stopping.set()
+            self._fail(error)
         finally:
             self._failed = self._failed or (self._once and shard.failed)
             if self._shards.get(shard.number) is shard and not self._once:
@@ -467,7 +505,8 @@ class Service:
         if restoring:
             reasons.append(f"restoring shards {restoring}")
         readings = [reading for shard in self._shards.values() for reading in shard.readings.values()]
-        if readings and all(reading.source.failing() for reading in readings):
+        rejected = any(shard.rejected for shard in self._shards.values())
+        if (readings or rejected) and all(reading.source.failing() for reading in readings):
             reasons.append("every tenant fails")
         return not reasons, reasons
 
@@ -500,14 +539,29 @@ class Service:
         for number, shard in sorted(self._shards.items()):
             for tenant in self._tenants_of(number):
                 subject = report.Subject(tenant.key, tenant, number)
+                problem = shard.rejected.get(tenant.key)
                 reading = shard.readings.get(tenant.key)
-                yield _describe(subject, reading, self._now()), _jobs(subject, reading)
+                if problem is not None:
+                    yield _describe_rejected(subject, shard.accounts.get(tenant.key), self._now(), problem)
+                else:
+                    yield _describe(subject, reading, self._now()), _jobs(subject, reading)
             for key, account in sorted(shard.accounts.items()):
-                if account.retired:
+                if account.retired and key not in shard.rejected:
                     stranger = report.Subject(key, None, number)
                     orders = account.checkpoint.state.orders
                     described = _describe_account(stranger, account, self._now(), None)
                     yield described, report.jobs(key, orders, None, report.NOT_CONFIGURED)
+
+
+class _Topology(NamedTuple):
+    """What brokers and registry hold for some settings."""
+
+    cluster: str
+    partitions: Mapping[str, int]
+    schema_ids: dict[str, int] | None
+    "By topic; None without a registry."
+    unusable: dict[str, str]
+    "Row topics of single tenants that cannot be used, with what is wrong and what to do."
 
 
 async def _wait_all(tasks: list[asyncio.Task[None]]) -> None:
@@ -525,6 +579,17 @@ def _describe_account(
     subject: report.Subject, account: Account, now: datetime, failing: tuple[str, str] | None
 ) -> dict[str, Any]:
     return report.tenant(subject, account.checkpoint, now, failing=failing, remembered=len(account.remembered))
+
+
+def _describe_rejected(
+    subject: report.Subject, account: Account | None, now: datetime, problem: str
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Return TENANT and JOBs of a tenant that is not read because of how it is configured."""
+    failing = ("rejected", problem)
+    if account is None:
+        return report.unknown(subject, problem) | {"state": "failing"}, []
+    jobs = report.jobs(subject.id, account.checkpoint.state.orders, failing)
+    return _describe_account(subject, account, now, failing), jobs
 
 
 def _jobs(subject: report.Subject, reading: Reading | None) -> list[dict[str, Any]]:

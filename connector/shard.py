@@ -10,7 +10,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
@@ -18,7 +18,7 @@ from functools import partial
 import msgspec
 
 from connector import batch, log
-from connector.batch import Account, Batches, Change, Commanded, Item, PageRead
+from connector.batch import Account, Batches, Change, Commanded, Item, PageRead, RunsDropped
 from connector.buffer import Buffer
 from connector.config import Identity, Settings, Tenant, duration_text
 from connector.core import windows
@@ -30,7 +30,6 @@ from connector.errors import (
     FencedError,
     HandedOverError,
     HangingTransactionError,
-    RefusedError,
     ShardRestartError,
 )
 from connector.graph.client import GraphClient
@@ -43,7 +42,7 @@ from connector.kafka.restore import give_back, read_compacted
 from connector.kafka.state import Checkpoint, Home
 from connector.kafka.transaction import Transactions
 from connector.metrics import Metrics, TenantMetrics
-from connector.reading import Reading
+from connector.reading import Reading, rejected_view
 from connector.sweeper import Sweeper
 
 _logger = log.get(__name__)
@@ -69,6 +68,8 @@ class Surroundings:
     "Of each topic."
     schema_ids: dict[str, int] | None
     "Likewise; None without a registry."
+    unusable: dict[str, str]
+    "Row topics of single tenants that cannot be used, with what is wrong and what to do."
     clients: Clients
     membership: Membership
     graph: GraphClient
@@ -86,6 +87,8 @@ class Shard:
         self.readings: dict[str, Reading] = {}
         self.accounts: dict[str, Account] = {}
         "All that the state tells of, also tenants that are not configured; empty before it is restored."
+        self.rejected: dict[str, str] = {}
+        "Tenants of the configuration that are not read, with what is wrong and what to do."
         self.restored = False
         self.failed = False
         "Whether a sweep has failed."
@@ -116,26 +119,22 @@ class Shard:
         return time.monotonic() if blocked else self._turned_at
 
     def hand_over(self) -> None:
-        """Ends the shard: what is in flight finishes, nothing new begins."""
+        """Release the shard: Graph is asked nothing more, the transaction that is open finishes.
+
+        The next owner has a request budget of its own, so requests must not wait for a commit that blocks.
+        """
         self._handing_over.set()
+        for sweeping in self._sweeping.values():
+            sweeping.cancel()
 
     def configure(self, tenants: list[Tenant]) -> None:
         """The tenants, and maybe their secrets, were read again. Those that are as they were go on undisturbed."""
         for reading in self.readings.values():
             reading.sweeper.rest_no_longer()
-        if tenants != self._tenants:
+        if tenants != self._tenants or self.rejected:
             self._tenants = tenants
             self._changed = True
             self._buffer.filled.set()
-
-    def misfits(self, tenants: list[Tenant]) -> list[str]:
-        """Why these tenants cannot be read here: a sentence for each whose state was written for another topic."""
-        known = ((tenant, self.accounts.get(tenant.key)) for tenant in tenants)
-        return [
-            _other_topic(tenant, account.checkpoint)
-            for tenant, account in known
-            if account is not None and account.checkpoint.topic != tenant.topic
-        ]
 
     def commanded(self, command: Command) -> None:
         """A record of the control topic. Before the shard is restored none counts: they come again once it is."""
@@ -274,8 +273,6 @@ class Shard:
         if checkpoint is None:
             start = now + tenant.start if not isinstance(tenant.start, datetime) else tenant.start
             checkpoint = Checkpoint(tenant.topic, windows.first_state(rules, start, now))
-        elif checkpoint.topic != tenant.topic:
-            raise RefusedError(_other_topic(tenant, checkpoint))
         checkpoint = msgspec.structs.replace(checkpoint, state=windows.resume(checkpoint.state, rules, now))
         hours = int(rules.horizon.total_seconds() // 3600)
         span = max(1, min(hours, int((now - checkpoint.state.start).total_seconds() // 3600)))
@@ -349,9 +346,12 @@ class Shard:
             self._plans[key] = reading.sweeper.plan
             reading.account.retired = True
         self._show_tenants()
+        if self._handing_over.is_set():
+            return
         now = self._around.now()
+        self._reject(wanted, accounts)
         for key, tenant in wanted.items():
-            if key in self.readings:
+            if key in self.readings or key in self.rejected:
                 continue
             account = accounts.get(key)
             plan = self._plans.pop(key, None)
@@ -364,6 +364,28 @@ class Shard:
                 plan = None
             account.tenant, account.retired = tenant, False
             self._begin(account, group, plan)
+
+    def _reject(self, wanted: Mapping[str, Tenant], accounts: Mapping[str, Account]) -> None:
+        """Find the tenants that cannot be read as they are configured; the others are read all the same."""
+        before, self.rejected = self.rejected, {}
+        for key, tenant in wanted.items():
+            account = accounts.get(key)
+            problem = self._problem(tenant, account)
+            if not problem:
+                continue
+            self.rejected[key] = problem
+            self.failed = True
+            self._tenant_series[key].watch(partial(rejected_view, account, self._around.now))
+            if account is not None and account.checkpoint.failing != ("rejected", problem):
+                self._buffer.put(RunsDropped(key, "rejected", problem))
+            if before.get(key) != problem:
+                _logger.error("tenant_rejected", tenant=tenant.label, reason=problem)
+
+    def _problem(self, tenant: Tenant, account: Account | None) -> str:
+        """Return why a tenant cannot be read and what to do, or nothing."""
+        if account is not None and account.checkpoint.topic != tenant.topic:
+            return _other_topic(tenant, account.checkpoint)
+        return self._around.unusable.get(tenant.topic, "")
 
     async def _all_done(self, buffer: Buffer) -> None:
         """Ends when every sweeper has ended: only with `once`."""
@@ -539,7 +561,7 @@ class Shard:
 def _other_topic(tenant: Tenant, checkpoint: Checkpoint) -> str:
     return (
         f"the state of tenant {tenant.label} was written for topic {checkpoint.topic}, now its topic is "
-        f"{tenant.topic}: set it back, or set kafka.app to a new name to read everything again"
+        f"{tenant.topic}: set it back and send SIGHUP, or set kafka.app to a new name to read everything again"
     )
 
 

@@ -61,7 +61,7 @@ class Probe:
                 foreseen = self._admin.foresee(missing, self._kafka.replication_factor)
                 problems, left_out = [*problems, *foreseen.problems], foreseen.left_out
             else:
-                problems += [_absent(topic) for topic in missing]
+                problems += [topics.absent(topic) for topic in missing]
         except KafkaException as error:
             raise self._admin.unanswered(error.args[0]) from error
         problems += self._forbidden([topic.name for topic in present])
@@ -137,11 +137,6 @@ class Probe:
         """Raises RefusedError when workers wrote it for another topic or cluster, or are of a newer version."""
         desk = Desk(self._kafka, self._clients)
         desk.read(range(self._kafka.shards))
-
-
-def _absent(topic: Topic) -> Problem:
-    wrong = f"topic {topic.name} does not exist and kafka.create_topics is false"
-    return Problem(wrong, f"create it with: {topics.create_command(topic)}")
 
 
 _NO_TRANSACTIONS = 'name brokers that have transactions (Kafka 2.5 and newer), or set kafka.delivery = "at_least_once"'

@@ -77,20 +77,25 @@ class Registry:
 
     def ensure(self, wanted: Sequence[Subject]) -> dict[str, int]:
         """Of each topic the id of its schema: registered where that is wanted, else looked up."""
+        ids, problems = self.ensure_each(wanted)
+        if problems:
+            raise RefusedError("\n".join(problems.values()))
+        return ids
+
+    def ensure_each(self, wanted: Sequence[Subject]) -> tuple[dict[str, int], dict[Subject, str]]:
+        """Return the ids by topic, and the subjects that the registry refuses with what is wrong."""
         ids: dict[str, int] = {}
-        problems = []
+        problems: dict[Subject, str] = {}
         for subject in wanted:
             try:
                 schema_id = self.expect(subject).id
                 if schema_id is None:
                     schema_id = self.register(subject)
             except RefusedError as error:
-                problems.append(str(error))
+                problems[subject] = str(error)
                 continue
             ids |= dict.fromkeys(subject.topics, schema_id)
-        if problems:
-            raise RefusedError("\n".join(problems))
-        return ids
+        return ids, problems
 
     def register(self, subject: Subject) -> int:
         """The id of the subject's schema, which is registered if it is not there."""

@@ -4,8 +4,10 @@ Only what would break the promise is refused; a broker that will not tell a topi
 """
 
 import re
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import timedelta
+from types import MappingProxyType
 from typing import NamedTuple
 
 from confluent_kafka import KafkaError, KafkaException
@@ -21,6 +23,8 @@ from connector.kafka.creation import REFUSED_SETTING, Creation, Creator, answer
 
 _logger = log.get(__name__)
 _TIMEOUT_S = creation.TIMEOUT_S
+_VISIBLE_S = 5.0
+_PAUSE_S = 0.1
 _DAY_MS = 86_400_000
 
 _COMPACTED = {
@@ -45,6 +49,8 @@ class Topic(NamedTuple):
     "Field of the rows that is their key."
     chosen: bool = False
     "Whether the settings are the owner's own (`kafka.topic_properties`): none of them is left out."
+    row_topic: str = ""
+    "The row topic that it belongs to, or is; empty for an internal topic."
 
 
 class Names(NamedTuple):
@@ -100,17 +106,20 @@ def wanted(
     topics = []
     for topic in dict.fromkeys(row_topics):
         topics += [
-            Topic(topic, partitions, topic_settings, key=key, chosen=True),
-            Topic(dead_letters(topic), partitions, {"cleanup.policy": "delete", "retention.ms": str(30 * _DAY_MS)}),
-            Topic(progress(topic), 1, {"cleanup.policy": "delete", "retention.ms": str(7 * _DAY_MS)}),
+            Topic(topic, partitions, topic_settings, key=key, chosen=True, row_topic=topic),
+            Topic(dead_letters(topic), partitions, _kept_for_days(30), row_topic=topic),
+            Topic(progress(topic), 1, _kept_for_days(7), row_topic=topic),
         ]
-    control = {"cleanup.policy": "delete", "retention.ms": str(30 * _DAY_MS)}
     return [
         *topics,
-        Topic(names.control, shards, control, fixed=True, compacted=False),
+        Topic(names.control, shards, _kept_for_days(30), fixed=True, compacted=False),
         Topic(names.state, shards, _COMPACTED, fixed=True, compacted=True),
         Topic(names.seen, shards, _COMPACTED, fixed=True, compacted=True),
     ]
+
+
+def _kept_for_days(days: int) -> dict[str, str]:
+    return {"cleanup.policy": "delete", "retention.ms": str(days * _DAY_MS)}
 
 
 class Problem(NamedTuple):
@@ -129,6 +138,8 @@ class Found(NamedTuple):
     cluster: str
     partitions: Mapping[str, int]
     brokers: Mapping[int, Address] = {}
+    unusable: Mapping[str, str] = MappingProxyType({})
+    "Row topics that cannot be used while others can, with what is wrong and what to do."
 
 
 class Foreseen(NamedTuple):
@@ -185,8 +196,9 @@ class Admin:
             return self._away(error)
         return BrokersAwayError(error.str())
 
-    def create(self, topics: Sequence[Topic], replication_factor: int) -> None:
-        """Creates topics; one that exists by now is fine."""
+    def create(self, topics: Sequence[Topic], replication_factor: int) -> list[tuple[Topic, Problem]]:
+        """Create topics and return those that cannot be created. A topic that exists by now is fine."""
+        problems: list[tuple[Topic, Problem]] = []
         left_out = {}
         for created in Creator(self._client).create(topics, replication_factor):
             topic, error = created.topic, created.error
@@ -194,13 +206,14 @@ class Admin:
                 _logger.info("topic_created", topic=topic.name)
                 left_out[topic.name] = list(created.left_out)
             elif error.code() in _PERMANENT:
-                raise RefusedError(str(_uncreated(created))) from KafkaException(error)
+                problems.append((topic, _uncreated(created)))
             elif error.code() != KafkaError.TOPIC_ALREADY_EXISTS:
                 raise KafkaException(error)
         left_out = {name: settings for name, settings in left_out.items() if settings}
         if left_out:
             costs = _costs(left_out.values())
             _logger.warning("topic_settings_left_out", left_out=left_out, costs=costs, remedy=_LEFT_OUT)
+        return problems
 
     def foresee(self, topics: Sequence[Topic], replication_factor: int) -> "Foreseen":
         """Return how the creation of topics that do not exist would end. Creates nothing. Raises KafkaException."""
@@ -256,24 +269,40 @@ class Admin:
                 remedy = f'{command}, or rows.timestamp = "ingest"'
                 _logger.warning("event_time_danger", topic=topic, setting=setting, reason=danger.reason, remedy=remedy)
 
-    def ensure(self, topics: Sequence[Topic], *, create: bool, replication_factor: int) -> Found:
-        """Creates what is missing and checks what exists.
+    def ensure(
+        self, topics: Sequence[Topic], *, create: bool, replication_factor: int, shared_topic: str = ""
+    ) -> Found:
+        """Create what is missing and check what exists.
 
-        Raises RefusedError for what waiting cannot mend, BrokersAwayError for what it can.
+        Raise RefusedError for what retrying cannot fix and concerns every tenant: an internal topic, `shared_topic`, or
+        all row topics. Another row topic becomes unusable. Raise BrokersAwayError for what retrying can fix.
         """
         try:
-            return self._ensure(topics, create=create, replication_factor=replication_factor)
+            found, problems = self._ensure(topics, create=create, replication_factor=replication_factor)
         except KafkaException as error:
             raise self.unanswered(error.args[0]) from error
+        unusable = {topic.row_topic for topic, _ in problems}
+        if unusable >= {topic.row_topic for topic in topics if topic.row_topic}:
+            unusable = set()
+        unusable -= {"", shared_topic}
+        _refuse([problem for topic, problem in problems if topic.row_topic not in unusable])
+        return found._replace(
+            unusable={
+                name: "; ".join(str(problem) for topic, problem in problems if topic.row_topic == name)
+                for name in sorted(unusable)
+            }
+        )
 
-    def _ensure(self, topics: Sequence[Topic], *, create: bool, replication_factor: int) -> Found:
+    def _ensure(
+        self, topics: Sequence[Topic], *, create: bool, replication_factor: int
+    ) -> tuple[Found, list[tuple[Topic, Problem]]]:
         found = self.look()
         missing = [topic for topic in topics if topic.name not in found.partitions]
-        _refuse(_wrong_keys([(topic, topic.settings.get("cleanup.policy")) for topic in missing]))
+        problems = _wrong_keys([(topic, topic.settings.get("cleanup.policy")) for topic in missing])
+        missing = _without(missing, problems)
         if missing and create:
-            self.create(missing, replication_factor)
-            found = self.look()
-            missing = [topic for topic in topics if topic.name not in found.partitions]
+            problems += self.create(missing, replication_factor)
+            found, missing = self._look_for(_without(missing, problems))
             if missing:
                 self._ask_for(missing)
                 raise KafkaException(KafkaError(KafkaError.UNKNOWN_TOPIC_OR_PART, "topics are not visible yet"))
@@ -281,14 +310,19 @@ class Admin:
             # A broker may create topics by itself, librdkafka's mock cluster does; asking for one by name is enough.
             self._ask_for(missing)
             found = self.look()
+            problems += [(topic, absent(topic)) for topic in missing if topic.name not in found.partitions]
+        problems += self._unfit([topic for topic in topics if topic.name in found.partitions], found)
+        return found, problems
+
+    def _look_for(self, topics: Sequence[Topic]) -> tuple[Found, list[Topic]]:
+        """Look until the topics are visible, for a few seconds. Return those that are not."""
+        deadline = time.monotonic() + _VISIBLE_S
+        while True:
+            found = self.look()
             missing = [topic for topic in topics if topic.name not in found.partitions]
-        if missing:
-            raise RefusedError(
-                "these topics do not exist and kafka.create_topics is false: "
-                + "; ".join(f"{topic.name} (create it with: {create_command(topic)})" for topic in missing)
-            )
-        _refuse(self.problems(topics, found))
-        return found
+            if not missing or time.monotonic() > deadline:
+                return found, missing
+            time.sleep(_PAUSE_S)
 
     def _ask_for(self, topics: Sequence[Topic]) -> None:
         """Asks for topics by name. Raises ForbiddenError when the broker does not tell whether they exist."""
@@ -302,14 +336,11 @@ class Admin:
 
     def problems(self, topics: Sequence[Topic], found: Found) -> list[Problem]:
         """What of topics that exist would break the promise. Raises KafkaException."""
-        problems = []
+        return [problem for _, problem in self._unfit(topics, found)]
+
+    def _unfit(self, topics: Sequence[Topic], found: Found) -> list[tuple[Topic, Problem]]:
+        problems = wrong_counts(topics, found)
         fixed = [topic for topic in topics if topic.fixed]
-        for topic in fixed:
-            has = found.partitions[topic.name]
-            if has != topic.partitions:
-                wrong = f"topic {topic.name} has {has} partitions, kafka.shards is {topic.partitions}"
-                remedy = f"set kafka.shards = {has}, or, if it was never used, delete it and create it with: "
-                problems.append(Problem(wrong, remedy + create_command(topic)))
         keyed = [topic for topic in topics if topic.key != "id"]
         settings = self.settings([topic.name for topic in (*fixed, *keyed)])
         problems += _wrong_keys([(topic, settings.get(topic.name, {}).get("cleanup.policy")) for topic in keyed])
@@ -317,26 +348,49 @@ class Admin:
             policy = settings.get(topic.name, {}).get("cleanup.policy")
             if (policy is not None and ("compact" in policy) is not topic.compacted) or policy == "compact,delete":
                 right = topic.settings["cleanup.policy"]
-                problems.append(
-                    Problem(
-                        f"topic {topic.name} has cleanup.policy={policy}, it must be {right}",
-                        f"repair it with: {_alter_command(topic.name, f'cleanup.policy={right}')}",
-                    )
-                )
+                wrong = f"topic {topic.name} has cleanup.policy={policy}, it must be {right}"
+                remedy = f"repair it with: {_alter_command(topic.name, f'cleanup.policy={right}')}"
+                problems.append((topic, Problem(wrong, remedy)))
         return problems
 
 
-def _wrong_keys(topics: Sequence[tuple[Topic, str | None]]) -> list[Problem]:
+def wrong_counts(topics: Sequence[Topic], found: Found) -> list[tuple[Topic, Problem]]:
+    """Return the topics whose number of partitions is not that of the shards."""
+    problems = []
+    for topic in topics:
+        has = found.partitions.get(topic.name, topic.partitions)
+        if topic.fixed and has != topic.partitions:
+            wrong = f"topic {topic.name} has {has} partitions, kafka.shards is {topic.partitions}"
+            remedy = f"set kafka.shards = {has}, or, if it was never used, delete it and create it with: "
+            problems.append((topic, Problem(wrong, remedy + create_command(topic))))
+    return problems
+
+
+def _without(topics: Sequence[Topic], problems: Sequence[tuple[Topic, Problem]]) -> list[Topic]:
+    unfit = {topic.name for topic, _ in problems}
+    return [topic for topic in topics if topic.name not in unfit]
+
+
+def _wrong_keys(topics: Sequence[tuple[Topic, str | None]]) -> list[tuple[Topic, Problem]]:
     """Of topics, given with their cleanup.policy, those on which rows would replace others."""
     return [
-        Problem(
-            f'topic {topic.name} has cleanup.policy={policy}, and rows.key is "{topic.key}": of all records with one '
-            f"key a compacted topic keeps the newest alone, and many calls have the same {topic.key}",
-            f'set rows.key = "id", or keep every record: {_alter_command(topic.name, "cleanup.policy=delete")}',
+        (
+            topic,
+            Problem(
+                f'topic {topic.name} has cleanup.policy={policy}, and rows.key is "{topic.key}": of all records with '
+                f"one key a compacted topic keeps the newest alone, and many calls have the same {topic.key}",
+                f'set rows.key = "id", or keep every record: {_alter_command(topic.name, "cleanup.policy=delete")}',
+            ),
         )
         for topic, policy in topics
         if topic.key != "id" and "compact" in (policy or "")
     ]
+
+
+def absent(topic: Topic) -> Problem:
+    """Return the problem of a topic that does not exist and may not be created."""
+    wrong = f"topic {topic.name} does not exist and kafka.create_topics is false"
+    return Problem(wrong, f"create it with: {create_command(topic)}")
 
 
 def _refuse(problems: Sequence[Problem]) -> None:

@@ -5,6 +5,7 @@ transactional id, which the new owner raises when it opens its producer. Each is
 """
 
 import signal
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -132,4 +133,22 @@ def test_what_the_old_one_commits_before_the_new_opens_its_producer_is_known_to_
     pair.wake_old("shards_revoked")
     wait_until(lambda: pair.rows > rows, "what was in flight to land", _DEADLINE_S)
     pair.let_go("init")
+    pair.finish()
+
+
+def test_released_shard_requests_nothing_while_its_commit_blocks(pair: Pair) -> None:
+    """The next owner has a request budget of its own: the two together must stay within the tenant's."""
+    old = pair.places[0]
+    pair.old.start()
+    pair.old.until(lambda: pair.old.metric("rows_total", outcome="published") > 200, "the first rows")
+    (old / "hold-commit").touch()
+    pair.old.until((old / "held-commit").exists, "the old worker's commit to block")
+    pair.old.signal(signal.SIGTERM)
+    pair.old.until(lambda: not pair.old.status()["shards_owned"], "the old worker to release the shard")
+    before = len(pair.source.requests())
+    deadline = time.monotonic() + 2.0
+    wait_until(lambda: time.monotonic() > deadline, "time in which requests would have been made", _DEADLINE_S)
+    assert len(pair.source.requests()) == before
+    (old / "hold-commit").unlink()
+    pair.start_new()
     pair.finish()

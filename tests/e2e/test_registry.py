@@ -183,6 +183,41 @@ def test_topics_that_come_with_sighup_are_registered_first(
     assert asked == {f"/subjects/{topic}{of}-value" for of in ("", ".progress", "-own", "-own.progress")}
 
 
+def test_tenant_that_comes_while_the_registry_is_awaited_is_read(
+    topic: str, fake: Callable[[Answers], Fake], simulate: Simulate, new_worker: NewWorker, settings: Settings
+) -> None:
+    """Its topics and schemas are ensured like those of the tenants that were there first."""
+    answers: dict[str, Answer] = {"now": (503, {})}
+    server = fake(lambda *_: answers["now"])
+    source = simulate(days=1, calls_per_day=100, tenants=2)
+    configured = settings(source, schema_registry={"url": server.url})
+    first, second = configured["tenants"]
+    worker = new_worker(configured | {"tenants": [first]})
+    worker.start()
+    worker.until_logged("schema_registry_away")
+    worker.configure(configured | {"tenants": [first, {**second, "topic": f"{topic}-own"}]})
+    worker.signal(signal.SIGHUP)
+    worker.until_logged("configuration_reloaded")
+    answers["now"] = 200, {"id": 1}
+    worker.until_complete(datetime.now(UTC), tenants=2)
+    assert worker.stop() == 0
+
+
+def test_schema_that_is_refused_for_one_topic_rejects_its_tenant(
+    registry: RegistryClient, topic: str, simulate: Simulate, new_worker: NewWorker, settings: Settings
+) -> None:
+    source = simulate(days=0.1, calls_per_day=100, tenants=2)
+    configured = settings(source, schema_registry={"url": registry.url})
+    good, wrong = configured["tenants"]
+    registry.put(f"{topic}-own-value", {"type": "record", "name": "order", "fields": []})
+    worker = new_worker(configured | {"tenants": [good, {**wrong, "topic": f"{topic}-own"}]})
+    worker.start()
+    worker.until(lambda: worker.tenant(wrong["id"]).get("state") == "failing", "the tenant to be rejected")
+    assert "not compatible" in worker.tenant(wrong["id"])["reason"]
+    worker.until(lambda: worker.tenant(good["id"]).get("state") == "ok", "the other to be read")
+    assert worker.stop() == 0
+
+
 async def test_once_gives_up_when_the_registry_was_away_for_two_minutes(
     fake: Callable[[Answers], Fake],
     tmp_path: Path,

@@ -5,9 +5,13 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import pytest
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.cimpl import NewTopic
+
 from connector.kafka.clients import Clients
 from connector.kafka.restore import read_compacted
-from tests import oracle
+from tests import commands, oracle
 from tests.conftest import SharedBroker
 from tests.simulation import Simulation
 from tests.workers import Worker
@@ -70,19 +74,115 @@ def test_tenants_come_go_and_change_while_it_runs_and_the_others_go_on_undisturb
 def test_a_file_that_is_wrong_leaves_everything_as_it_is_with_one_line(
     topic: str, simulate: Simulate, new_worker: NewWorker, settings: Settings
 ) -> None:
-    """Also one that only a new worker could follow: another topic for a tenant that has been read."""
+    """Also one that only a new worker could follow: another topic for all."""
     source = simulate(**TINY)
     (tenant,) = source.tenants
-    worker = new_worker(settings(source))
+    configured = settings(source)
+    worker = new_worker(configured)
     worker.start()
     worker.until_complete(datetime.now(UTC))
     said = read_again(worker, [{"id": tenant}, {"id": tenant}], "configuration_not_reloaded")
     assert "tenants" in said["problems"]
-    said = read_again(worker, [{"id": tenant, "topic": f"{topic}-other"}], "configuration_not_reloaded")
-    assert f"its topic is {topic}-other" in said["problems"]
+    worker.settings = {**configured, "kafka": {**configured["kafka"], "topic": f"{topic}-other"}}
+    said = read_again(worker, configured["tenants"], "configuration_not_reloaded")
+    assert f"kafka.topic: is {topic}-other now" in said["problems"]
     worker.until_complete(datetime.now(UTC))
     assert worker.tenant(tenant)["state"] == "ok"
     assert not worker.named("configuration_reloaded")
+    assert worker.stop() == 0
+
+
+def is_rejected(worker: Worker, tenant: str) -> bool:
+    """Whether a tenant fails because of how it is configured, wherever an operator looks."""
+    known = worker.tenant(tenant)
+    return (
+        known.get("state") == "failing"
+        and worker.metric("tenant_failing", tenant=tenant, reason="rejected") == 1
+        and [value for _, value in worker.series("tenant_up", tenant=tenant)] == [0]
+    )
+
+
+def test_tenant_with_another_topic_is_rejected_alone(
+    broker: SharedBroker, topic: str, app: str, simulate: Simulate, new_worker: NewWorker, settings: Settings
+) -> None:
+    """On SIGHUP and at the next start. It continues when the file is corrected and read again."""
+    source = simulate(**TINY, tenants=2)
+    good, wrong = source.tenants
+    configured = settings(source, kafka={"shards": 1})
+    mistaken = [{"id": good, "start": "-19d"}, {"id": wrong, "start": "-19d", "topic": f"{topic}-other"}]
+    worker = new_worker(configured)
+    worker.start()
+    worker.until_complete(datetime.now(UTC))
+    said = read_again(worker, mistaken, "tenant_rejected")
+    assert f"its topic is {topic}-other" in said["reason"]
+    assert "SIGHUP" in said["reason"]
+    for start in (False, True):
+        if start:
+            assert worker.stop() == 0
+            worker.start()
+        worker.until(lambda: is_rejected(worker, wrong), "the tenant to be rejected")
+        assert f"its topic is {topic}-other" in worker.tenant(wrong)["reason"]
+        since = datetime.now(UTC)
+        worker.until(lambda: is_read(worker, good, since), "the other to be read")  # noqa: B023
+        assert worker.get("/readyz")[0] == 200
+        told = {t["id"]: t for t in commands.status(worker.config)["tenants"]}
+        assert (told[wrong]["state"], told[good]["state"]) == ("failing", "ok")
+        assert f"its topic is {topic}-other" in told[wrong]["reason"]
+    read_again(worker, configured["tenants"], "tenants_changed")
+    worker.until_complete(datetime.now(UTC))
+    assert not worker.metric("tenant_failing", tenant=wrong)
+    assert worker.stop() == 0
+    assert not oracle.read(broker.bootstrap, f"{topic}-other")
+    oracle.check(broker.bootstrap, topic, app, source.truth())
+
+
+def test_takeover_rejects_the_tenant_that_the_owner_rejected(
+    topic: str, simulate: Simulate, new_worker: NewWorker, settings: Settings
+) -> None:
+    """A rolling restart after a mistake leaves workers."""
+    source = simulate(**TINY, tenants=2)
+    good, wrong = source.tenants
+    configured = settings(source, kafka={"shards": 1})
+    owner, standby = new_worker(configured), new_worker(configured)
+    owner.start()
+    owner.until_complete(datetime.now(UTC))
+    standby.start()
+    standby.until(lambda: standby.get("/readyz")[0] == 200, "the standby to be ready")
+    mistaken = [{"id": good, "start": "-19d"}, {"id": wrong, "start": "-19d", "topic": f"{topic}-other"}]
+    for worker in (owner, standby):
+        read_again(worker, mistaken, "configuration_reloaded")
+    owner.until(lambda: is_rejected(owner, wrong), "the owner to reject it")
+    assert owner.stop() == 0
+    standby.until(lambda: is_rejected(standby, wrong), "the next owner to reject it")
+    since = datetime.now(UTC)
+    standby.until(lambda: is_read(standby, good, since), "the other to be read")
+    read_again(standby, configured["tenants"], "tenants_changed")
+    standby.until_complete(datetime.now(UTC))
+    assert standby.stop() == 0
+
+
+@pytest.mark.parametrize("start", [True, False], ids=["start", "SIGHUP"])
+def test_topic_that_cannot_be_used_rejects_its_tenant(
+    broker: SharedBroker, topic: str, simulate: Simulate, new_worker: NewWorker, settings: Settings, *, start: bool
+) -> None:
+    """The topic of one tenant alone: compacted, with a key that many rows have."""
+    source = simulate(**TINY, tenants=2)
+    good, wrong = source.tenants
+    admin = AdminClient({"bootstrap.servers": broker.bootstrap, "log_level": 0})
+    (created,) = admin.create_topics([NewTopic(f"{topic}-own", 1, config={"cleanup.policy": "compact"})]).values()
+    created.result(10)
+    configured = settings(source, kafka={"shards": 1}, rows={"key": "correlationId"})
+    mistaken = [{"id": good, "start": "-19d"}, {"id": wrong, "start": "-19d", "topic": f"{topic}-own"}]
+    worker = new_worker(configured | {"tenants": mistaken if start else mistaken[:1]})
+    worker.start()
+    since = datetime.now(UTC)
+    worker.until(lambda: is_read(worker, good, since), "the good one to be read")
+    if not start:
+        read_again(worker, mistaken, "configuration_reloaded")
+    worker.until(lambda: is_rejected(worker, wrong), "the other to be rejected")
+    assert "cleanup.policy=compact" in worker.tenant(wrong)["reason"]
+    read_again(worker, configured["tenants"], "tenants_changed")
+    worker.until_complete(datetime.now(UTC), 2)
     assert worker.stop() == 0
 
 

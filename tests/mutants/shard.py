@@ -81,6 +81,14 @@ SHARD = (
         broker=True,
     ),
     Mutant(
+        "a shard that is released goes on asking Graph while its commit blocks",
+        _FILE,
+        "            sweeping.cancel()\n\n",
+        "            sweeping.done()\n\n",
+        f"{_FENCING} -k requests_nothing",
+        broker=True,
+    ),
+    Mutant(
         "an outcome that is unknown counts as committed",
         _FILE,
         "                around.metrics.kafka_answered(ok=False)\n                raise\n",

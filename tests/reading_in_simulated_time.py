@@ -18,6 +18,7 @@ from yarl import URL
 from connector.batch import Account, Batches, Change, Item, PageRead
 from connector.buffer import Buffer
 from connector.core import windows
+from connector.core.budget import Budget
 from connector.core.coverage import Window
 from connector.core.dedup import Remembered
 from connector.core.health import Health
@@ -120,6 +121,7 @@ class Tenant:
             transport=cast("Any", self.graph),
             root=URL("https://graph/v1.0"),
             tenant=tenant,
+            budget=Budget(rpm, loop.time()),
             sign_in=cast("Any", sign_in),
             health=Health(),
             events=NoEvents(),

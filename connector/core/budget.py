@@ -6,7 +6,7 @@ Rules:
    for a small slack, so that nothing is ever made up for in a bunch.
 2. Besides, the N-th request before the next one left more than 60 s ago. With evenly spaced requests this never bites;
    it holds the promise when connections are slow to open.
-3. A new budget waits one step before its first request: whoever asked before may have asked just now.
+3. A budget that is new or resumed waits one step before its next request: another worker may have asked just now.
 4. `Retry-After` stops everything until then. Without it requests pause for longer and longer, with jitter; what was
    sent before a pause was decided and fails too belongs to the same step.
 
@@ -138,18 +138,23 @@ class Budget:
     def __init__(self, requests_per_minute: float, now: float) -> None:
         if not 1 <= requests_per_minute < math.inf:
             raise ValueError(f"requests_per_minute must be a number from 1, not {requests_per_minute}")
+        self._next_at = -math.inf
+        self._slots: deque[Slot] = deque()
+        self._stopped_until = -math.inf
+        self._backoff = Backoff()
+        self._asked = Elapsed()
+        self._throttled = Elapsed()
+        self.resume(requests_per_minute, now)
+
+    def resume(self, requests_per_minute: float, now: float) -> None:
+        """Continue at a rate that may be another one. Pauses, and the requests of the last minute, are kept."""
         self.requests_per_minute = requests_per_minute
         self._most = math.floor(requests_per_minute)
         self.step_s = _WINDOW_S / self._most * _MARGIN
         # At high rates a timer's grain and a busy moment of the event loop are longer than a step; at low rates a
         # tenth of a second is far less than what rule 2 leaves.
         self._slack_s = min(max(self.step_s / 10, 0.02), 0.1)
-        self._next_at = now + self.step_s
-        self._slots: deque[Slot] = deque()
-        self._stopped_until = -math.inf
-        self._backoff = Backoff()
-        self._asked = Elapsed()
-        self._throttled = Elapsed()
+        self._next_at = max(self._next_at, now + self.step_s)
 
     def delay_s(self, now: float) -> float:
         """How long until the next request may leave; 0 when it may now."""

@@ -77,6 +77,15 @@ class Token(NamedTuple):
     expires_at: float
 
 
+class Pauses:
+    """How long a tenant's sign-in is left alone, by its own `Retry-After` and by back-off."""
+
+    def __init__(self) -> None:
+        self.backoff = Backoff()
+        self.stopped_until = -math.inf
+        self.asked = Elapsed()
+
+
 class SignIn:
     """The tokens of one tenant."""
 
@@ -89,7 +98,9 @@ class SignIn:
         authority: str,
         scope: str,
         health: Health,
+        pauses: "Pauses | None" = None,
     ) -> None:
+        """`pauses`: those of the tenant's sign-in before, if any."""
         self._transport = transport
         self._pool = pool
         self._tenant = tenant
@@ -98,11 +109,9 @@ class SignIn:
         self._health = health
         self._held: Token | None = None
         self._flight: asyncio.Task[Token] | None = None
-        self._backoff = Backoff()
+        self._pauses = pauses or Pauses()
         self._replies = Replies()
         self._application: tuple[identity.Credential, identity.Application] | None = None
-        self._stopped_until = -math.inf
-        self._asked = Elapsed()
         self._last_problem = ""
         self._correlation_id = ""
         self.graph_host = ""
@@ -110,7 +119,7 @@ class SignIn:
 
     def asked_s(self, now: float) -> float:
         """Seconds until now in which a `Retry-After` of sign-in held everything back."""
-        return self._asked.at(now)
+        return self._pauses.asked.at(now)
 
     async def token(self) -> str:
         """A token that serves now. RejectedError and WeatherError as sign-in decides; waits out its own pauses."""
@@ -144,7 +153,7 @@ class SignIn:
         return self._flight
 
     async def _renew(self) -> Token:
-        await asyncio.sleep(max(self._backoff.until, self._stopped_until) - time.monotonic())
+        await asyncio.sleep(max(self._pauses.backoff.until, self._pauses.stopped_until) - time.monotonic())
         begun = time.monotonic()
         held = self._held
         try:
@@ -152,7 +161,7 @@ class SignIn:
         except (RejectedError, WeatherError) as error:
             self._failed(error, held, begun)
             raise
-        self._backoff.succeeded(begun)
+        self._pauses.backoff.succeeded(begun)
         self._health.signed_in()
         self._last_problem = ""
         self._held = token
@@ -167,7 +176,7 @@ class SignIn:
             self._health.rejected(error.reason, str(error), now)
         else:
             self._health.weathered(error.reason, str(error), begun)
-            self._backoff.failed(begun, now, FIRST_PAUSE_S["broken"], random.random())  # noqa: S311
+            self._pauses.backoff.failed(begun, now, FIRST_PAUSE_S["broken"], random.random())  # noqa: S311
         if str(error) != self._last_problem:
             self._last_problem = str(error)
             logger.warning(
@@ -266,8 +275,8 @@ class SignIn:
         wait_s = retry_after_s(answer.headers.get("retry-after"), datetime.now(UTC))
         if wait_s is not None:
             now = time.monotonic()
-            self._stopped_until = max(self._stopped_until, now + wait_s)
-            self._asked.extend(now, now + wait_s)
+            self._pauses.stopped_until = max(self._pauses.stopped_until, now + wait_s)
+            self._pauses.asked.extend(now, now + wait_s)
 
     def _weather(self, what: str) -> WeatherError:
         managed = self._tenant.identity.managed_identity

@@ -34,7 +34,7 @@ from connector.core.health import PATIENCE_S, Failure, Health
 from connector.core.rows import NotAPageError, Page, decode_page
 from connector.errors import RangeTooLongError, RejectedError, RejectedReason, WeatherError, WeatherReason
 from connector.graph import permit
-from connector.graph.auth import SignIn, Tenant
+from connector.graph.auth import Pauses, SignIn, Tenant
 from connector.graph.gate import Gate
 from connector.graph.permit import Permit
 from connector.graph.transport import Answer, BrokenAnswerError, Departure, Transport
@@ -130,6 +130,7 @@ class GraphClient:
         self._transport = Transport(settings.timeout.total_seconds(), settings.ca_bundle)
         self._pool = ThreadPoolExecutor(_SIGN_IN_THREADS, thread_name_prefix="sign-in")
         self._skewed = False
+        self._limits: dict[str, _Limits] = {}
         self.ahead = timedelta()
         "By how much this machine's clock was ahead of Graph's when it last answered; never negative."
 
@@ -150,8 +151,13 @@ class GraphClient:
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
         patience_s: float = PATIENCE_S,
     ) -> "Source":
-        """One tenant's reading, with a budget of its own that waits one step. `now`: the wall clock, aware UTC."""
+        """Return a reading of one tenant, which waits one step of its budget. `now`: the wall clock, aware UTC.
+
+        The readings of a tenant follow each other when its shard restarts or comes back, or SIGHUP changes it. Its
+        budget and its pauses belong to the client, and outlive them.
+        """
         health = Health(patience_s)
+        limits = self._limits_of(tenant)
         sign_in = SignIn(
             self._transport,
             self._pool,
@@ -159,11 +165,13 @@ class GraphClient:
             authority=self._settings.authority,
             scope=self._settings.scope,
             health=health,
+            pauses=limits.pauses,
         )
         return Source(
             transport=self._transport,
             root=URL(f"{self._settings.root}/{self._settings.api_version}", encoded=True),
             tenant=tenant,
+            budget=limits.budget,
             sign_in=sign_in,
             health=health,
             events=events,
@@ -171,6 +179,15 @@ class GraphClient:
             patience_s=patience_s,
             dated=self._compare_clocks,
         )
+
+    def _limits_of(self, tenant: Tenant) -> "_Limits":
+        now, key = time.monotonic(), tenant.id.lower()
+        limits = self._limits.get(key)
+        if limits is None:
+            limits = self._limits[key] = _Limits(Budget(tenant.requests_per_minute, now), Pauses())
+        else:
+            limits.budget.resume(tenant.requests_per_minute, now)
+        return limits
 
     def _compare_clocks(self, server_now: datetime, now: datetime) -> None:
         """Says once that the clocks differ, and again after they have agreed."""
@@ -182,6 +199,13 @@ class GraphClient:
         self._skewed = skewed
 
 
+class _Limits(NamedTuple):
+    """What holds back one tenant's requests to Graph and to sign-in, for the life of the process."""
+
+    budget: Budget
+    pauses: Pauses
+
+
 class Source:
     """One tenant's reading. Several chains at a time share its budget, its token and its health."""
 
@@ -191,6 +215,7 @@ class Source:
         transport: Transport,
         root: URL,
         tenant: Tenant,
+        budget: Budget,
         sign_in: SignIn,
         health: Health,
         events: SourceEvents,
@@ -198,7 +223,7 @@ class Source:
         patience_s: float,
         dated: Callable[[datetime, datetime], None],
     ) -> None:
-        self.budget = Budget(tenant.requests_per_minute, time.monotonic())
+        self.budget = budget
         self.health = health
         self._transport = transport
         self._root = root
@@ -209,7 +234,7 @@ class Source:
         self._patience_s = patience_s
         self._dated = dated
         self._gate = Gate(self.budget, time.monotonic, self._tell_throttled)
-        self._told_throttled_s = 0.0
+        self._told_throttled_s = budget.throttled_s(time.monotonic())
         self.served_at: datetime | None = None
         "When Graph last gave a page of the tenant's rows (aware UTC)."
         self._failures = _Failures(tenant.label)

@@ -280,6 +280,25 @@ async def test_retry_after_stops_every_chain_and_is_told(bench: Bench) -> None:
     assert bench.events.throttled_s == pytest.approx(1.0, abs=0.05)
 
 
+@pytest.mark.parametrize("fault", ["throttled", "sign_in_throttled"])
+async def test_retry_after_outlives_the_source_that_met_it(bench: Bench, fault: str) -> None:
+    """A shard restart, SIGHUP and a shard that comes back make another one."""
+    bench.simulator.set_faults({fault: "1x1", "retry_after_s": 1})
+    first = bench.source()
+    reading = asyncio.create_task(read(first, bench.window))
+    await until(lambda: any(request.status == 429 for request in bench.simulator.requests))
+    begun = time.monotonic()
+    await until(lambda: first._asked_s(time.monotonic() + 1.0) > 0.5)
+    reading.cancel()
+    await asyncio.wait([reading])
+    await first.close()
+    second = bench.source(bench.tenant(requests_per_minute=FAST / 2))
+    assert await read(second, bench.window)
+    assert time.monotonic() - begun >= 0.9
+    assert second.budget is first.budget
+    assert second.budget.requests_per_minute == FAST / 2
+
+
 async def test_time_that_graph_asked_to_wait_does_not_use_up_the_patience(bench: Bench) -> None:
     bench.simulator.set_faults(throttled="1x1", retry_after_s=1)
     source = bench.source(patience_s=0.25)

@@ -251,4 +251,12 @@ CORE = (
         '_keys([b"i" + raw.strip(b\'"\')])',
         "tests/unit/test_rows.py -k Entries",
     ),
+    Mutant(
+        "a tenant's pauses are forgotten when it is read anew",
+        "connector/graph/client.py",
+        "        limits = self._limits.get(key)\n",
+        "        limits = None\n",
+        "tests/contract/test_graph_client.py -k outlives",
+        broker=True,
+    ),
 )

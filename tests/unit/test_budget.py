@@ -25,6 +25,20 @@ NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 rates = st.one_of(st.integers(1, 400), st.floats(1, 400))
 
 
+@pytest.mark.parametrize("again", [60, 30, 120])
+def test_resumed_budget_keeps_pauses_and_the_last_minute(again: float) -> None:
+    """At most as many in any minute as the lower of the two rates allows, and nothing before Graph's pause ends."""
+    budget = Budget(60, 0.0)
+    before = drain(budget, 0.0, 30.0)
+    budget.failed(Slot(30.0), 30.0, "throttled", 20.0, 0.5)
+    budget.resume(again, 31.0)
+    after = drain(budget, 31.0, 200.0)
+    assert after[0] >= 50.0
+    assert most_in_a_minute(after) <= again
+    if again >= 60:
+        assert most_in_a_minute(before + after) <= again
+
+
 def most_in_a_minute(times: list[float]) -> int:
     first = most = 0
     for last, time in enumerate(times):

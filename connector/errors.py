@@ -93,15 +93,6 @@ class ShardRestartError(ConnectorError):
     """The outcome of a transaction is unknown, or its producer is unusable: the shard starts again as if new."""
 
 
-class HangingTransactionError(ShardRestartError):
-    """Brokers say that a transaction is over, and its records are neither committed nor aborted."""
-
-    def __init__(self, message: str, values: dict[str, dict[bytes, bytes]]) -> None:
-        """`values`: by topic what was committed before it."""
-        super().__init__(message)
-        self.values = values
-
-
 class FencedError(ShardRestartError):
     """Somebody else has the transactional id: ownership is confirmed before a new producer is made."""
 

@@ -29,16 +29,23 @@ from connector.core.windows import Rules
 from connector.errors import (
     FencedError,
     HandedOverError,
-    HangingTransactionError,
     ShardRestartError,
 )
 from connector.graph.client import GraphClient
-from connector.kafka import control, hanging, seen, state, topics
+from connector.kafka import control, seen, state, topics
 from connector.kafka.acknowledgement import Acknowledgements
 from connector.kafka.clients import Clients
 from connector.kafka.ownership import Command, Membership
-from connector.kafka.publishing import AbortedError, Closing, Offsets, Outgoing, Position, Publisher
-from connector.kafka.restore import give_back, read_compacted
+from connector.kafka.publishing import (
+    AbortedError,
+    Closing,
+    Offsets,
+    Outgoing,
+    Position,
+    Publisher,
+    TransactionRecord,
+)
+from connector.kafka.restore import PartitionContents, give_back, read_partition
 from connector.kafka.state import Checkpoint, Home
 from connector.kafka.transaction import Transactions
 from connector.metrics import Metrics, TenantMetrics
@@ -100,8 +107,6 @@ class Shard:
         self._handing_over = asyncio.Event()
         self._batches = Batches(around.settings, around.shape, around.partitions, around.schema_ids)
         self._publisher: Publisher | None = None
-        self._committed: dict[tuple[str, int], int] = {}
-        "What the producer before committed last, until it was seen again."
         self._control = 0
         self._changed = False
         self._sweeping: dict[str, asyncio.Task[None]] = {}
@@ -205,8 +210,6 @@ class Shard:
         finally:
             self._around.membership.shut(self.number)
             self.restored = False
-            if isinstance(publisher, Transactions):
-                self._committed = publisher.committed or self._committed
             await publisher.close()
 
     def _new_publisher(self) -> Publisher:
@@ -218,20 +221,8 @@ class Shard:
         """A producer that fences every other one, where brokers can, then all that the shard knows."""
         begun = time.monotonic()
         await publisher.call(publisher.open)
-        internal = (self._names.state, self._names.seen)
-        read = partial(read_compacted, is_stopped=self._handing_over.is_set, decided_within_s=_DECIDED_S)
-        try:
-            values = await publisher.call(read, self._around.clients, internal, self.number)
-        except HangingTransactionError as error:
-            if isinstance(publisher, Transactions):
-                await self._end_hanging(publisher, error.values[self._names.state])
-            raise
-        if isinstance(publisher, Transactions) and self._committed:
-            committed, position = self._committed, await self._position(0)
-            is_there = await publisher.call(publisher.confirm, committed, position)
-            self._committed = {}
-            if not is_there:
-                raise ShardRestartError("what brokers had acknowledged is gone")
+        read = await self._read(publisher)
+        values = read.values
         restored = state.restore(values[self._names.state])
         state.check_home(restored.shard, self._around.home)
         remembered = await publisher.call(seen.restore, values[self._names.seen])
@@ -250,15 +241,42 @@ class Shard:
         _logger.info("shard_restored", shard=self.number, tenants=tenants, rows=rows, seconds=round(seconds, 2))
         return accounts
 
-    async def _end_hanging(self, publisher: Transactions, committed: dict[bytes, bytes]) -> None:
-        """Ends a transaction of this shard that brokers have left open."""
-        around = self._around
-        row_topics = [name for topic in around.settings.topics for name in topics.of_rows(topic)]
-        counts = {name: around.partitions[name] for name in row_topics if name in around.partitions}
+    async def _read(self, publisher: Publisher) -> PartitionContents:
+        """Read the internal topics, once nothing of the shard is open and nothing that was committed is lost."""
+        read = partial(
+            read_partition,
+            self._around.clients,
+            (self._names.state, self._names.seen),
+            self.number,
+            is_stopped=self._handing_over.is_set,
+            decided_within_s=_DECIDED_S,
+        )
+        found = await publisher.call(read)
+        state.check_home(state.restore(found.values[self._names.state]).shard, self._around.home)
+        topics_now = {tenant.topic for tenant in self._tenants}
+        is_stopped, position = self._handing_over.is_set, await self._position(0)
+        ended = await publisher.call(publisher.end_open, found, topics_now, position, is_stopped)
+        if ended:
+            found = await publisher.call(read)
         position = await self._position(0)
-        end = partial(hanging.end, publisher, around.clients, self._names, committed, counts, position)
-        outcome = await publisher.call(end)
-        _logger.warning("hanging_transaction_ended", shard=self.number, outcome=outcome)
+        written = await publisher.call(publisher.write_lost, found, ended, position, is_stopped)
+        if written:
+            found = await publisher.call(read)
+        if ended or written:
+            outcome = "committed" if written else "aborted"
+            _logger.warning(
+                "hanging_transaction_ended",
+                shard=self.number,
+                outcome=outcome,
+                partitions=sorted(f"{topic}-{number}" for topic, number in ended),
+                records_written_again=written,
+            )
+        if found.undecided:
+            where = " and ".join(f"{topic}-{self.number}" for topic in sorted(found.undecided))
+            raise ShardRestartError(
+                f"a transaction in {where} stays open: end it with kafka-transactions.sh (find-hanging, then abort)"
+            )
+        return found
 
     def _account(
         self,
@@ -453,16 +471,8 @@ class Shard:
         # A clock that runs ahead would forget rows that Graph still shows, and publish them again.
         await publisher.call(self._batches.close, changes, accounts, now - around.graph.ahead)
         records = {tag: r for tenant, change in changes.items() for tag, r in change.records(tenant).items()}
-        record = batch.Batches.internal(self._names.state, self.number, state.shard_record(around.home, control_offset))
 
-        def noted(offsets: Offsets) -> list[Outgoing]:
-            return self._batches.noted(changes, accounts, offsets, self.number)
-
-        def last(offsets: Offsets) -> list[Outgoing]:
-            # A command is passed once the checkpoint that it led to is written.
-            return [*self._batches.last(changes, accounts, offsets, self.number, now), record]
-
-        closing = Closing(noted, last)
+        closing = self._closing(changes, accounts, control_offset, now)
         pause_s = _FIRST_PAUSE_S
         while True:
             position = await self._position(control_offset)
@@ -508,6 +518,24 @@ class Shard:
         if self._too_old and time.monotonic() - self._logged_too_old_at >= _LOG_AGAIN_S:
             _logger.warning("rows_left_out", tenant=tenant.label, rows=self._too_old, remedy=_TOO_OLD_REMEDY)
             self._logged_too_old_at, self._too_old = time.monotonic(), 0
+
+    def _closing(
+        self, changes: dict[str, Change], accounts: dict[str, Account], control_offset: int, now: datetime
+    ) -> Closing:
+        """Return what a batch ends with."""
+
+        def noted(offsets: Offsets) -> list[Outgoing]:
+            return self._batches.noted(changes, accounts, offsets, self.number)
+
+        def last(offsets: Offsets) -> list[Outgoing]:
+            return self._batches.last(changes, accounts, offsets, self.number, now)
+
+        def shard(transaction: TransactionRecord) -> list[Outgoing]:
+            # A command is passed once the checkpoint that it led to is written.
+            record = state.shard_record(self._around.home, control_offset, *transaction)
+            return [self._batches.internal(self._names.state, self.number, record)]
+
+        return Closing(noted, last, shard)
 
     def _log_unknown(self, tenant: Tenant, change: Change) -> None:
         """Log names that this shard has not logged yet, and once that there are more than it logs."""

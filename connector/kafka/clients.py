@@ -2,6 +2,7 @@
 
 import ssl
 from collections.abc import Callable, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +70,7 @@ _PRODUCER_ONLY = frozenset(
     }
 )
 _SYSTEM_BUNDLES = ("/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/cert.pem")
+_ABORTED_WITHIN_S = 10.0
 _CLASSIC_GROUP = ("session.timeout.ms", "heartbeat.interval.ms", "partition.assignment.strategy")
 
 
@@ -104,6 +106,16 @@ class Clients:
             self._common |= _system_bundle()
         if bearer is not None:
             self._common |= {"security.protocol": "SASL_SSL", "sasl.mechanisms": "OAUTHBEARER", "oauth_cb": bearer}
+
+    @cached_property
+    def asking(self) -> AdminClient:
+        """Client that every shard of the process asks for offsets."""
+        return AdminClient(self.admin())
+
+    @property
+    def decided_within_s(self) -> float:
+        """How soon brokers end a transaction whose producer is gone: they look for those every 10 s."""
+        return int(self.producer("")["transaction.timeout.ms"]) / 1000 + _ABORTED_WITHIN_S
 
     def admin(self) -> Properties:
         """For topics and their settings."""

@@ -1,59 +1,234 @@
-"""Transactions that hang: the coordinator says that they are over, and some partitions never got their markers.
+"""Find what transactions have lost that hang: transactions that are over, and whose markers some partitions never got.
 
 Kafka 4.3.0, 4.3.1 and 4.4.0 take a partition that has no leader at that moment for deleted (KAFKA-20734). So a commit
-that was
-acknowledged, or an abort, may never reach a partition whose only replica died amid it, or whose replicas all did.
-Read_committed readers then wait there; and whatever the producer's id ends next in that partition, be it a commit or an
-abort, ends what hangs as well. So a shard ends it before it goes on, by what of it can be seen already:
+that was acknowledged, or an abort, may never reach a partition whose replicas were all unavailable. Read_committed
+readers then wait there, and the next marker of the same producer's id in that partition, commit or abort, ends what
+hangs. ADR 9 says how a shard recovers:
 
-1. something: it was committed, and it is committed where the shard remembers it;
-2. nothing: it is aborted everywhere, and its rows are read and published again.
+1. What is open is aborted. That hides nothing that a reader has seen.
+2. A transaction of which any record is visible in any partition was committed. The others were aborted.
+3. What a committed one has lost is still in the log, and is written again in one transaction.
 """
 
-from collections.abc import Mapping
-from typing import Literal
+from collections.abc import Callable, Collection, Iterator, Mapping
+from typing import NamedTuple, cast
 
-from connector.kafka import state
+import msgspec
+from confluent_kafka import IsolationLevel, KafkaException, Message
+
+from connector import log
+from connector.errors import ShardRestartError
+from connector.kafka import state, topics, visibility
 from connector.kafka.clients import Clients
-from connector.kafka.publishing import Position
-from connector.kafka.restore import read_compacted
+from connector.kafka.publishing import Outgoing, TransactionRecord
+from connector.kafka.restore import PartitionContents
+from connector.kafka.state import ShardRecord
 from connector.kafka.topics import Names
-from connector.kafka.transaction import Transactions
-from connector.kafka.visibility import Place, visible
+from connector.kafka.visibility import Place, Places, last_offsets, merge, named
+
+HEADER = "transaction"
+_METADATA_S = 10.0
+_logger = log.get(__name__)
 
 
-def end(
-    transactions: Transactions,
-    clients: Clients,
-    names: Names,
-    committed: dict[bytes, bytes],
-    row_topics: Mapping[str, int],
-    position: Position,
-) -> Literal["committed", "aborted"]:
-    """Ends what hangs of the shard at `position`, whose producer was just opened; returns how. Blocking.
+class Unseen(NamedTuple):
+    """A transaction that was written completely, and that a read_committed reader of the state topic does not find."""
 
-    `committed`: what its partition of the state topic says without it. `row_topics`: the partitions of each topic that
-    the shard's transactions write to. Raises ShardRestartError.
+    record: ShardRecord
+    values: dict[bytes, bytes | None]
+    "Its records in the state topic."
+
+
+class Lost(NamedTuple):
+    """What committed transactions have lost."""
+
+    record: ShardRecord | None
+    "The newest committed one."
+    records: dict[Place, list[Message]]
+    checkpoints: dict[bytes, bytes | None]
+    "What the state topic would say besides without the loss."
+
+
+class Look(NamedTuple):
+    """A shard's partitions, and what a read_committed reader finds in them."""
+
+    clients: Clients
+    names: Names
+    shard: int
+    read: PartitionContents
+
+    @property
+    def internal(self) -> tuple[Place, Place]:
+        """The partitions that only this shard writes to."""
+        return (self.names.state, self.shard), (self.names.seen, self.shard)
+
+    @property
+    def last(self) -> ShardRecord | None:
+        """The last transaction that the state topic tells of."""
+        return state.restore(self.read.values[self.names.state]).shard
+
+    @property
+    def was_transaction(self) -> bool:
+        """Whether that was a transaction at all."""
+        return self.last is not None and bool(self.last.transaction)
+
+
+def open_places(look: Look, row_topics: Collection[str], is_stopped: Callable[[], bool]) -> set[Place]:
+    """Return the partitions in which a transaction stays open, and may be one of this shard. Blocking."""
+    ends: dict[Place, int | None] = dict.fromkeys(_watched(look, row_topics))
+    return visibility.undecided(look.clients, ends, look.clients.decided_within_s, is_stopped)
+
+
+def _watched(look: Look, row_topics: Collection[str]) -> set[Place]:
+    """Return the partitions that the shard may have left open: of its topics as they are, and of its transactions."""
+    restored = state.restore(look.read.values[look.names.state])
+    known = {*row_topics, *(checkpoint.topic for checkpoint in restored.checkpoints.values())}
+    try:
+        metadata = look.clients.asking.list_topics(timeout=_METADATA_S).topics
+    except KafkaException as error:
+        raise ShardRestartError(f"looking for partitions: {error.args[0].str()}") from error
+    partitions = {
+        (name, number)
+        for topic in known
+        for name in topics.of_rows(topic)
+        if name in metadata
+        for number in metadata[name].partitions
+    }
+    records = [restored.shard, *(unseen.record for unseen in unseen_transactions(look))]
+    places = merge(*(_places(record) for record in records if record is not None))
+    return partitions | last_offsets(places).keys() | set(look.internal)
+
+
+def find_lost(look: Look, ended: Collection[Place], is_stopped: Callable[[], bool]) -> Lost:
+    """Return what committed transactions have lost. Nothing of the shard may be open.
+
+    `ended`: where something was. Blocking; raises ShardRestartError when that cannot be known.
     """
-    shard = position.partition
-    internal = [(names.state, shard), (names.seen, shard)]
-    if visible(clients, _last_rows(clients, names.state, shard, committed)):
-        transactions.end(internal, position, committed=True)
-        return "committed"
-    rows = [(topic, number) for topic, count in row_topics.items() for number in range(count)]
-    transactions.end(internal + rows, position, committed=False)
-    return "aborted"
+    last, unseen = look.last, unseen_transactions(look)
+    records = [record for record in (last, *(one.record for one in unseen)) if record is not None]
+    _check_decided(look, merge(*(_places(record) for record in records)), is_stopped)
+    doubtful = {*ended, *(place for one in unseen for place in last_offsets(one.record.unproven))}
+    newest, checkpoints = last, dict[bytes, bytes | None]()
+    committed = [] if last is None else [_places(last)]
+    for one in unseen:
+        if _was_committed(look.clients, one, doubtful):
+            committed.append(_places(one.record))
+            checkpoints |= one.values
+            newest = one.record
+    lost = visibility.lost(look.clients, merge(*committed))
+    unreadable = lost.unreadable
+    if doubtful & unreadable.keys():
+        raise ShardRestartError(_unknown(unreadable))
+    if unreadable:
+        _logger.warning("transaction_unverified", shard=look.shard, reason=next(iter(unreadable.values())))
+    checkpoints.pop(state.SHARD, None)
+    return Lost(newest, lost.records, checkpoints)
 
 
-def _last_rows(clients: Clients, topic: str, shard: int, committed: dict[bytes, bytes]) -> dict[Place, int]:
-    """Offsets of the last rows that what hangs in a partition of the state topic tells of, by where they lie."""
-    known = state.restore(committed).checkpoints
-    open_too = read_compacted(clients, (topic,), shard, isolation="read_uncommitted")[topic]
-    found: dict[Place, int] = {}
-    for tenant, checkpoint in state.restore(open_too).checkpoints.items():
-        before = known[tenant].offsets if tenant in known else ()
-        for partition, offset in enumerate(checkpoint.offsets):
-            if offset > (before[partition] if partition < len(before) else 0):
-                place = checkpoint.topic, partition
-                found[place] = max(found.get(place, 0), offset - 1)
-    return found
+def unseen_transactions(look: Look) -> list[Unseen]:
+    """Return the transactions behind the last record that a reader of the state topic finds, oldest first."""
+    place = look.names.state, look.shard
+    start = look.read.offsets[look.names.state] + 1
+    end = visibility.offsets(look.clients, [place], IsolationLevel.READ_UNCOMMITTED).get(place)
+    if end is None:
+        raise ShardRestartError(f"looking for the end of {named([place])}: no answer")
+    if end <= start:
+        return []
+    messages, _ = visibility.read(look.clients, {place: (start, end - 1)}, "read_uncommitted")
+    found: dict[str, dict[bytes, bytes | None]] = {}
+    for message in messages[place].values():
+        headers = cast("dict[str, bytes]", dict(message.headers() or []))
+        found.setdefault(headers.get(HEADER, b"").decode(), {})[message.key() or b""] = message.value()
+    return [
+        Unseen(msgspec.json.decode(value, type=ShardRecord), values)
+        for transaction, values in found.items()
+        if transaction and (value := values.get(state.SHARD)) is not None
+    ]
+
+
+def records_again(look: Look, lost: Lost) -> dict[str, list[Outgoing]]:
+    """Return the records to write again by topic, but for progress: it is stated anew."""
+    progress = {topics.progress(checkpoint.topic) for checkpoint in _checkpoints(look, lost).values()}
+    again: dict[str, list[Outgoing]] = {}
+    for (topic, number), messages in lost.records.items():
+        if topic not in progress:
+            again.setdefault(topic, []).extend(
+                Outgoing(topic, m.key(), m.value(), number, m.timestamp()[1], _headers(m)) for m in messages
+            )
+    return again
+
+
+def state_again(look: Look, lost: Lost, written: Places) -> list[Outgoing]:
+    """Return the state records that go with them, once they are `written`: their rows lie elsewhere than before."""
+    moved = {
+        (topic, number): dict(zip((m.offset() for m in lost.records[topic, number]), _each(runs), strict=True))
+        for topic, partitions in written.items()
+        for number, runs in partitions.items()
+        if (topic, number) in lost.records
+    }
+    tenants = {str((m.key() or b"").decode()).lower() for of in lost.records.values() for m in of}
+    values = dict(lost.checkpoints)
+    for tenant, checkpoint in _checkpoints(look, lost).items():
+        offsets = tuple(
+            moved.get((checkpoint.topic, number), {}).get(end - 1, end - 1) + 1
+            for number, end in enumerate(checkpoint.offsets)
+        )
+        if offsets != checkpoint.offsets or tenant in tenants:
+            record = state.checkpoint_record(tenant, msgspec.structs.replace(checkpoint, offsets=offsets, stated=()))
+            values[record.key] = record.value
+    return [Outgoing(look.names.state, key, value, look.shard) for key, value in values.items()]
+
+
+def shard_again(look: Look, lost: Lost, transaction: TransactionRecord) -> list[Outgoing]:
+    """Return the record of the shard that ends the transaction in which all of it is written again."""
+    if lost.record is None:
+        return []
+    record = msgspec.structs.replace(
+        lost.record, transaction=transaction.transaction, places=transaction.places, unproven=transaction.unproven
+    )
+    return [Outgoing(look.names.state, state.SHARD, msgspec.json.encode(record), look.shard)]
+
+
+def _places(record: ShardRecord) -> Places:
+    return merge(record.unproven, record.places)
+
+
+def _checkpoints(look: Look, lost: Lost) -> dict[str, state.Checkpoint]:
+    """Return the tenants' checkpoints as they would be without the loss."""
+    values: dict[bytes, bytes | None] = {**look.read.values[look.names.state], **lost.checkpoints}
+    return state.restore({key: value for key, value in values.items() if value is not None}).checkpoints
+
+
+def _check_decided(look: Look, places: Places, is_stopped: Callable[[], bool]) -> None:
+    """Raise ShardRestartError where a transaction of another producer hides whether ours was committed."""
+    ends: dict[Place, int | None] = {place: last + 1 for place, last in last_offsets(places).items()}
+    hidden = visibility.undecided(look.clients, ends, look.clients.decided_within_s, is_stopped)
+    if hidden:
+        raise ShardRestartError(
+            f"records of this shard in {named(hidden)} lie behind a transaction of another producer that is open: "
+            "wait for its end, or end it with kafka-transactions.sh (find-hanging, then abort)"
+        )
+
+
+def _was_committed(clients: Clients, one: Unseen, doubtful: Collection[Place]) -> bool:
+    """Return whether any record of the transaction is visible. Raise ShardRestartError where that cannot be known."""
+    ends = {place: (end, end) for place, end in last_offsets(one.record.places).items()}
+    visible, unreadable = visibility.read(clients, ends, "read_committed")
+    if any(visible.values()):
+        return True
+    if unreadable and doubtful:
+        raise ShardRestartError(_unknown(unreadable))
+    return False
+
+
+def _unknown(unreadable: Mapping[Place, str]) -> str:
+    return f"whether a transaction was committed cannot be known: {next(iter(unreadable.values()))}"
+
+
+def _headers(message: Message) -> list[tuple[str, bytes]] | None:
+    headers = message.headers()
+    return None if headers is None else cast("list[tuple[str, bytes]]", headers)
+
+
+def _each(runs: Collection[tuple[int, int]]) -> Iterator[int]:
+    return (offset for first, last in runs for offset in range(first, last + 1))

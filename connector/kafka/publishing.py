@@ -6,14 +6,17 @@ A thread of its own for each producer: its calls block.
 import asyncio
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any, NamedTuple, TypeVar
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from connector.errors import ConnectorError, ShardRestartError
 from connector.kafka import rights
+from connector.kafka.restore import PartitionContents
+from connector.kafka.visibility import Place, Places
 
 _FLUSH_S = 15.0
 _T = TypeVar("_T")
@@ -50,6 +53,20 @@ Offsets = dict[str, dict[int, int]]
 "Next offset after the last record of each tag, by partition."
 
 
+class TransactionRecord(NamedTuple):
+    """What the record of the shard says of its transaction."""
+
+    transaction: str
+    "Its identity."
+    places: Places
+    "Its records, but for those of the state topic."
+    unproven: Places
+    "Records of transactions before it of which no marker has been seen."
+
+
+NO_TRANSACTION = TransactionRecord("", {}, {})
+
+
 class Closing(NamedTuple):
     """What a batch ends with, made of the offsets of its records."""
 
@@ -57,6 +74,8 @@ class Closing(NamedTuple):
     "Where its rows lie, for a checkpoint that does not cover them yet; only for who writes one after the other."
     last: Callable[[Offsets], Sequence[Outgoing]]
     "Remembered rows, progress and checkpoints."
+    shard: Callable[[TransactionRecord], Sequence[Outgoing]] = lambda _: []
+    "The record of the shard, which is the last of all."
 
 
 class Undelivered(NamedTuple):
@@ -75,6 +94,8 @@ class Publisher(ABC):
         self._settings = dict(settings)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"producer {name}")
         self._producer: Producer | None = None
+        self._written: Places = {}
+        "What was acknowledged of the batch."
         self.busy = False
         "Whether the thread is at work."
 
@@ -89,6 +110,24 @@ class Publisher(ABC):
         `records`: by a tag of the caller's, under which their offsets are returned. Raises AbortedError when nothing
         landed for certain, ShardRestartError when the outcome is unknown.
         """
+
+    def end_open(
+        self, read: PartitionContents, row_topics: Collection[str], position: Position, is_stopped: Callable[[], bool]
+    ) -> set[Place]:
+        """Abort what a transaction of this shard has left open anywhere; return the partitions.
+
+        `read`: the internal topics. `row_topics`: those of the tenants. Raises ShardRestartError or HandedOverError.
+        """
+        raise NotImplementedError
+
+    def write_lost(
+        self, read: PartitionContents, ended: Collection[Place], position: Position, is_stopped: Callable[[], bool]
+    ) -> int:
+        """Write again what committed transactions have lost; return how many records.
+
+        `read`: the internal topics after `end_open`, which has `ended` something there. Raises likewise.
+        """
+        raise NotImplementedError
 
     async def call(self, function: Callable[..., _T], *arguments: Any) -> _T:
         """Runs a function in the producer's thread; waits for its end even when cancelled."""
@@ -109,20 +148,23 @@ class Publisher(ABC):
         return self._producer
 
     def _write(self, records: Sequence[Outgoing]) -> None:
-        """Produces records and waits until each is acknowledged; else raises KafkaException(error, *topics)."""
-        self._write_tagged({"": records})
+        """Produce records and wait until each is acknowledged; else raise KafkaException(error, *topics)."""
+        by_topic: dict[str, list[Outgoing]] = {}
+        for record in records:
+            by_topic.setdefault(record.topic, []).append(record)
+        self._write_tagged(by_topic)
 
     def _write_tagged(self, records: Mapping[str, Sequence[Outgoing]]) -> Offsets:
-        """Likewise; the offsets by tag."""
+        """Do the same; return the offsets by tag. The records of a tag go to one topic."""
         producer = self._opened()
         offsets: Offsets = {}
         failures: list[Undelivered] = []
-        try:
+        with fatal_errors():
             for tag, tagged in records.items():
-                _produce(producer, tagged, _note(offsets.setdefault(tag, {}), failures))
+                if tagged:
+                    runs = self._written.setdefault(tagged[0].topic, {})
+                    _produce(producer, tagged, _note(offsets.setdefault(tag, {}), runs, failures))
             left = producer.flush(_FLUSH_S)
-        except (SystemError, AttributeError) as error:
-            raise _fatal(error) from error
         if failures:
             first = failures[0].error
             raise KafkaException(first, *dict.fromkeys(f.topic for f in failures if f.error.code() == first.code()))
@@ -141,6 +183,11 @@ class Publisher(ABC):
         if producer is not None:
             producer.purge(blocking=False)
 
+    def release(self) -> None:
+        """Let go of producer and thread, called from the thread that used it. What is in flight may still land."""
+        self._drop()
+        self._thread.shutdown(wait=False)
+
     async def close(self) -> None:
         """Lets go of producer and thread. What is in flight may still land."""
         try:
@@ -149,27 +196,45 @@ class Publisher(ABC):
             self._thread.shutdown(wait=False)
 
 
-def _fatal(error: Exception) -> Exception:
-    """The fatal error that confluent-kafka has raised amid callbacks: these go on, and what they call fails over it.
+@contextmanager
+def fatal_errors() -> Iterator[None]:
+    """Raise KafkaException for whatever confluent-kafka raises inside, so that nothing but success counts as such.
 
-    A call of a delivery's own fails with SystemError, and names it as its cause. The look-up of the logger's method
-    fails with AttributeError, though there is one, and the fatal error is gone.
+    When a fatal error occurs during callbacks, a call of a delivery's own fails with SystemError, and names the fatal
+    error as its cause. The look-up of the logger's method fails with AttributeError, though there is one, and the fatal
+    error is lost.
     """
-    if isinstance(error.__cause__, KafkaException):
-        return error.__cause__
-    if str(error).endswith("has no attribute 'log'"):
-        return KafkaException(KafkaError(KafkaError._FATAL, "the producer has failed, its log says why"))  # noqa: SLF001
-    return error
+    try:
+        yield
+    except (KafkaException, BufferError, ConnectorError):
+        raise
+    except Exception as error:
+        if isinstance(error.__cause__, KafkaException):
+            raise error.__cause__ from error
+        reason = f"the producer has failed, its log says why ({type(error).__name__}: {error})"
+        raise KafkaException(KafkaError(KafkaError._FATAL, reason)) from error  # noqa: SLF001
 
 
-def _note(offsets: dict[int, int], failures: list[Undelivered]) -> Callable[[KafkaError | None, Message], None]:
-    """A delivery callback that keeps the next offset of each partition. Within a partition they come in order."""
+def _note(
+    offsets: dict[int, int], runs: dict[int, list[tuple[int, int]]], failures: list[Undelivered]
+) -> Callable[[KafkaError | None, Message], None]:
+    """Return a delivery callback that keeps the next offset of each partition, and the offsets as ranges.
+
+    Within a partition they come in order.
+    """
 
     def delivered(error: KafkaError | None, message: Message) -> None:
         if error is not None:
             failures.append(Undelivered(error, message.topic() or ""))
+            return
+        partition: int = message.partition()  # type: ignore[assignment]
+        offset: int = message.offset()  # type: ignore[assignment]
+        offsets[partition] = offset + 1
+        known = runs.setdefault(partition, [])
+        if known and known[-1][1] == offset - 1:
+            known[-1] = known[-1][0], offset
         else:
-            offsets[message.partition()] = message.offset() + 1  # type: ignore[index,operator]
+            known.append((offset, offset))
 
     return delivered
 

@@ -5,11 +5,12 @@ import math
 import sys
 import time
 from collections.abc import Callable
+from typing import NamedTuple
 
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from connector import log
-from connector.errors import HandedOverError, HangingTransactionError, ShardRestartError
+from connector.errors import HandedOverError, ShardRestartError
 from connector.kafka import rights
 from connector.kafka.clients import Clients
 
@@ -19,23 +20,44 @@ _TELL_EVERY_S = 5.0
 _logger = log.get(__name__)
 
 
+class PartitionContents(NamedTuple):
+    """What a read_committed reader finds in one partition of some topics."""
+
+    values: dict[str, dict[bytes, bytes]]
+    "By topic the newest value of each key."
+    offsets: dict[str, int]
+    "By topic the offset of the newest record; -1 where there is none."
+    undecided: frozenset[str] = frozenset()
+    "Topics in which a transaction is open, so that no more can be read."
+
+
 def read_compacted(
     clients: Clients,
     topics: tuple[str, ...],
     partition: int,
     *,
     is_stopped: Callable[[], bool] = lambda: False,
-    decided_within_s: float = math.inf,
-    isolation: str = "read_committed",
 ) -> dict[str, dict[bytes, bytes]]:
-    """By topic the newest value of each key in one partition, as a reader of that isolation level sees it now.
+    """Return by topic the newest value of each key in one partition, up to the last stable offset."""
+    return read_partition(clients, topics, partition, is_stopped=is_stopped).values
 
-    Its end is the EOF event, which is exactly the last stable offset; a watermark may be cached. Who may count on no
-    transaction being open says how soon all before that watermark has to be decided: else HangingTransactionError.
-    Blocking; tells every few seconds how far it has come. Raises ShardRestartError when nothing comes for a while:
-    brokers are away; and HandedOverError soon after `is_stopped` says so.
+
+def read_partition(
+    clients: Clients,
+    topics: tuple[str, ...],
+    partition: int,
+    *,
+    is_stopped: Callable[[], bool] = lambda: False,
+    decided_within_s: float = math.inf,
+) -> PartitionContents:
+    """Read one partition of some topics to its end.
+
+    The end is the EOF event, which is exactly the last stable offset; a watermark may be cached. A caller who may
+    expect that no transaction is open says how soon all before the high watermark has to be decided.
+    Blocking; logs its progress. Raises ShardRestartError when no broker answers, and HandedOverError soon after
+    `is_stopped`.
     """
-    consumer = Consumer(clients.reader(isolation))
+    consumer = Consumer(clients.reader())
     reading = _Reading(consumer, topics, partition, clients.app, decided_within_s)
     try:
         consumer.assign([TopicPartition(topic, partition, OFFSET_BEGINNING) for topic in topics])
@@ -50,7 +72,7 @@ def read_compacted(
             if messages:
                 heard = time.monotonic()
             else:
-                reading.check_undecided()
+                reading.give_up_undecided()
                 if time.monotonic() - heard > _SILENCE_S:
                     what = ", ".join(sorted(reading.unread))
                     raise ShardRestartError(f"reading {what}, partition {partition}: no answer")
@@ -60,7 +82,7 @@ def read_compacted(
         raise ShardRestartError(f"reading partition {partition}: {error.args[0].str()}") from error
     finally:
         consumer.close()
-    return reading.values
+    return PartitionContents(reading.values, reading.offsets, frozenset(reading.given_up))
 
 
 class _Reading:
@@ -71,6 +93,8 @@ class _Reading:
     ) -> None:
         self.values: dict[str, dict[bytes, bytes]] = {topic: {} for topic in topics}
         self.unread = set(topics)
+        self.offsets = dict.fromkeys(topics, -1)
+        self.given_up: set[str] = set()
         self.records = 0
         self._consumer = consumer
         self._partition = partition
@@ -85,6 +109,7 @@ class _Reading:
         topic = message.topic() or ""
         if error is None:
             self.records += 1
+            self.offsets[topic] = message.offset() or 0
             self._undecided.pop(topic, None)
             _apply(self.values[topic], message.key(), message.value())
         elif error.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001
@@ -97,11 +122,13 @@ class _Reading:
             reason = rights.explained(error, self._app, topic)
             raise ShardRestartError(f"reading partition {self._partition}: {reason}")
 
-    def check_undecided(self) -> None:
-        """Raises HangingTransactionError when a transaction has been open for too long."""
-        if self._undecided and time.monotonic() - min(self._undecided.values()) > self._decided_within_s:
-            where = " and ".join(f"{topic}-{self._partition}" for topic in sorted(self._undecided))
-            raise HangingTransactionError(f"a transaction in {where} is over and has no end", self.values)
+    def give_up_undecided(self) -> None:
+        """Read no further in topics where a transaction has been open for too long."""
+        for topic, since in list(self._undecided.items()):
+            if time.monotonic() - since > self._decided_within_s:
+                del self._undecided[topic]
+                self.unread.discard(topic)
+                self.given_up.add(topic)
 
     def left(self) -> int:
         """Offsets to the ends, as far as they are known; compaction has left holes among them."""

@@ -16,9 +16,10 @@ from connector.core.instants import EPOCH
 from connector.core.windows import Run, State, Sweep, SweepState
 from connector.errors import RefusedError
 from connector.kafka.seen import Record
+from connector.kafka.visibility import Places
 
 VERSION = 1
-_SHARD = b"shard"
+SHARD = b"shard"
 _CHECKPOINT = "checkpoint/"
 
 
@@ -31,13 +32,22 @@ class Home(NamedTuple):
 
 
 class ShardRecord(msgspec.Struct, frozen=True):
-    """What a shard knows of itself. `control`: offset of the next command to apply."""
+    """What a shard knows of itself. The last record of each transaction.
+
+    `control`: offset of the next command to apply.
+    """
 
     app: str
     cluster: str
     topic: str
     control: int
     v: int = VERSION
+    transaction: str = ""
+    "Identity of the transaction that wrote it; its other state records have it in a header. Empty without one."
+    places: Places = {}
+    "The transaction's records, but for those of the state topic."
+    unproven: Places = {}
+    "Records of earlier transactions, acknowledged, of which no marker had been seen when this transaction began."
 
 
 class Checkpoint(msgspec.Struct, frozen=True):
@@ -130,9 +140,14 @@ class Restored(NamedTuple):
     checkpoints: dict[str, Checkpoint]
 
 
-def shard_record(home: Home, control: int) -> Record:
-    """The record of a shard."""
-    return Record(_SHARD, msgspec.json.encode(ShardRecord(home.app, home.cluster, home.topic, control)))
+def shard_record(
+    home: Home, control: int, transaction: str = "", places: Places | None = None, unproven: Places | None = None
+) -> Record:
+    """Return the record of a shard; see ShardRecord."""
+    record = ShardRecord(
+        home.app, home.cluster, home.topic, control, VERSION, transaction, places or {}, unproven or {}
+    )
+    return Record(SHARD, msgspec.json.encode(record))
 
 
 def checkpoint_record(tenant: str, checkpoint: Checkpoint) -> Record:
@@ -197,7 +212,7 @@ def restore(records: Mapping[bytes, bytes]) -> Restored:
                 f"the state topic holds a record of version {version}, this program reads version {VERSION} and older",
                 "run the version that wrote it, or a newer one",
             )
-        if key == _SHARD:
+        if key == SHARD:
             shard = msgspec.json.decode(value, type=ShardRecord)
         elif key.startswith(_CHECKPOINT.encode()):
             checkpoints[key.decode().removeprefix(_CHECKPOINT)] = _checkpoint(value)

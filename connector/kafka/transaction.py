@@ -1,7 +1,8 @@
 """One shard's producer: everything of a batch in one transaction, or nothing.
 
 1. An error before commit was called that wants an abort, and an abort that succeeds, prove that nothing landed: the
-   producer stays good (AbortedError), if what it committed before can still be seen (see hanging.py). Every classic
+   producer stays good (AbortedError), if the abort has reached every partition and what was committed before is still
+   visible (see hanging.py). Every classic
    rebalance causes one.
 2. After any other failure or time-out the outcome is unknown: the producer is dropped (ShardRestartError) and the shard
    starts again from what the topics say. `retriable()` is no excuse: librdkafka sets it for a commit that timed out,
@@ -10,22 +11,37 @@
 """
 
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+import time
+import uuid
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
-from typing import Any, NoReturn
+from typing import NoReturn
 
-from confluent_kafka import KafkaError, KafkaException, Producer, TopicPartition
+from confluent_kafka import IsolationLevel, KafkaError, KafkaException, Producer, TopicPartition
 
 from connector.errors import FencedError, ShardRestartError
+from connector.kafka import hanging, visibility
 from connector.kafka.clients import Clients
-from connector.kafka.publishing import AbortedError, Closing, Offsets, Outgoing, Position, Publisher
+from connector.kafka.publishing import (
+    AbortedError,
+    Closing,
+    Offsets,
+    Outgoing,
+    Position,
+    Publisher,
+    TransactionRecord,
+    fatal_errors,
+)
+from connector.kafka.restore import PartitionContents
 from connector.kafka.topics import Names
-from connector.kafka.visibility import Place, visible
+from connector.kafka.visibility import Place, Places, last_offsets, merge, named
 
 _CALL_S = 10.0
 _INIT_S = 15.0
 _TOMBSTONE = b"hanging"
 _OFFSETS_S = 12.0  # longer than librdkafka's own limit, where it keeps it
+_ABORTED_WITHIN_S = 5.0
+_PROVEN_WITHIN_S = 10.0
 _FENCED = frozenset({KafkaError._FENCED, KafkaError.INVALID_PRODUCER_EPOCH, 90})  # noqa: SLF001 - 90: PRODUCER_FENCED
 
 
@@ -35,14 +51,16 @@ class Transactions(Publisher):
     def __init__(self, clients: Clients, transactional_id: str) -> None:
         super().__init__(transactional_id, transactional_id.rpartition("-")[0], clients.producer(transactional_id))
         self._clients = clients
-        self.committed: dict[Place, int] = {}
-        "Offsets of the last records of the last transaction that was committed, by where they lie."
+        self._names = Names(self._app)
+        self._unproven: list[tuple[float, Places]] = []
+        "Commits that were acknowledged, when (monotonic seconds), and their records that may still be open."
 
     def open(self) -> None:
         """Fences whoever had the transactional id, and ends its open transaction."""
         try:
-            self._producer = Producer(self._settings)
-            self._producer.init_transactions(_INIT_S)
+            with fatal_errors():
+                self._producer = Producer(self._settings)
+                self._producer.init_transactions(_INIT_S)
         except KafkaException as error:
             self._drop()
             raise self._after(error, f"initialising transactions of {self._name}") from error
@@ -50,129 +68,188 @@ class Transactions(Publisher):
     def commit(self, records: Mapping[str, Sequence[Outgoing]], closing: Closing, position: Position) -> Offsets:
         """Commits all of it, with the position of the group, or nothing."""
         producer = self._opened()
-        control = TopicPartition(position.topic, position.partition, position.offset)
+        self._prove()
         try:
-            producer.begin_transaction()
-            offsets = self._write_tagged(records)
-            last = _by_topic(closing.last(offsets))
-            ends = self._write_tagged(last)
-            self._send_offsets(producer, control, position.metadata)
+            offsets = self._write_transaction(producer, records, closing, position)
         except KafkaException as error:
-            self._abort(producer, self._cause(producer, error, control, position.metadata), position)
+            self._abort(producer, self._cause(producer, error, position))
+        self._commit(producer)
+        return offsets
+
+    def end_open(
+        self, read: PartitionContents, row_topics: Collection[str], position: Position, is_stopped: Callable[[], bool]
+    ) -> set[Place]:
+        """Abort what a transaction of this shard has left open anywhere; return the partitions."""
+        look = hanging.Look(self._clients, self._names, position.partition, read)
+        places = hanging.open_places(look, row_topics, is_stopped)
+        if places:
+            self.end(places, position)
+        return places
+
+    def write_lost(
+        self, read: PartitionContents, ended: Collection[Place], position: Position, is_stopped: Callable[[], bool]
+    ) -> int:
+        """Write again what committed transactions have lost; return how many records."""
+        look = hanging.Look(self._clients, self._names, position.partition, read)
+        return self.write_again(look, hanging.find_lost(look, ended, is_stopped), position)
+
+    def write_again(self, look: hanging.Look, lost: hanging.Lost, position: Position) -> int:
+        """Write what is lost in one transaction; return how many records."""
+        if lost.record is None or not (lost.records or lost.checkpoints):
+            return 0
+        producer, records = self._opened(), hanging.records_again(look, lost)
+        closing = Closing(
+            noted=lambda _: [],
+            last=lambda _: hanging.state_again(look, lost, self._written),
+            shard=lambda transaction: hanging.shard_again(look, lost, transaction),
+        )
         try:
-            producer.commit_transaction(_CALL_S)
+            self._write_transaction(producer, records, closing, position._replace(offset=lost.record.control))
+        except KafkaException as error:
+            self._drop()
+            raise self._after(error, f"writing again what a transaction of {self._name} has lost") from error
+        self._commit(producer)
+        return sum(map(len, records.values())) + len(lost.checkpoints)
+
+    def _write_transaction(
+        self, producer: Producer, records: Mapping[str, Sequence[Outgoing]], closing: Closing, position: Position
+    ) -> Offsets:
+        """Write everything of a transaction but its end. Raises KafkaException."""
+        transaction, self._written = uuid.uuid4().hex, {}
+        with fatal_errors():
+            producer.begin_transaction()
+        offsets = self._write_tagged(records)
+        last = closing.last(offsets)
+        self._write([record for record in last if record.topic != self._names.state])
+        unproven = merge(*(places for _, places in self._unproven))
+        shard = closing.shard(TransactionRecord(transaction, merge(self._written), unproven))
+        states = [record for record in last if record.topic == self._names.state] + list(shard)
+        headers = [(hanging.HEADER, transaction.encode())]
+        self._write([record._replace(headers=headers) for record in states])
+        self._send_offsets(producer, position)
+        return offsets
+
+    def _commit(self, producer: Producer) -> None:
+        try:
+            with fatal_errors():
+                producer.commit_transaction(_CALL_S)
         except KafkaException as error:
             self._drop()
             raise self._after(error, f"committing a transaction of {self._name}") from error
-        self.committed = _places(records, offsets) | _places(last, ends)
-        return offsets
+        self._unproven.append((time.monotonic(), self._written))
 
-    def end(self, places: Iterable[tuple[str, int]], position: Position, *, committed: bool) -> None:
-        """Ends whatever of this id hangs in these partitions (topic and number), see `hanging`.
+    def _prove(self) -> None:
+        """Forget the commits whose markers are written; raise ShardRestartError when one is missing for too long.
+
+        An acknowledged commit that lies before the last stable offset cannot be aborted any more.
+        """
+        if not self._unproven:
+            return
+        places = last_offsets(merge(*(places for _, places in self._unproven)))
+        stable = visibility.offsets(self._clients, places, IsolationLevel.READ_COMMITTED)
+        left = [(since, visibility.after(places, stable)) for since, places in self._unproven]
+        self._unproven = [(since, places) for since, places in left if places]
+        limit_s = self._clients.decided_within_s + _PROVEN_WITHIN_S
+        if self._unproven and time.monotonic() - self._unproven[0][0] > limit_s:
+            self._drop()
+            where = named(last_offsets(self._unproven[0][1]))
+            raise ShardRestartError(f"a transaction that brokers have acknowledged is still open in {where}")
+
+    def end(self, places: Iterable[Place], position: Position) -> None:
+        """Abort whatever of this id is open in these partitions.
 
         A marker ends all that the id has open where it is written, so a transaction of a tombstone each gets it there.
         """
         producer = self._opened()
-        control = TopicPartition(position.topic, position.partition, position.offset)
         try:
-            producer.begin_transaction()
-            self._write([Outgoing(topic, _TOMBSTONE, None, number) for topic, number in places])
-            if committed:
-                producer.commit_transaction(_CALL_S)
-            else:
+            with fatal_errors():
+                producer.begin_transaction()
+                self._write([Outgoing(topic, _TOMBSTONE, None, number) for topic, number in places])
                 with suppress(KafkaException):  # the group's partition may hang too; what fails is aborted all the same
-                    self._send_offsets(producer, control, position.metadata)
+                    self._send_offsets(producer, position)
                 producer.abort_transaction(_CALL_S)
         except KafkaException as error:
             self._drop()
-            raise self._after(error, f"ending a hanging transaction of {self._name}") from error
+            raise self._after(
+                error, f"ending a transaction of {self._name} that is open in {named(set(places))}"
+            ) from error
 
-    def _cause(
-        self, producer: Producer, error: KafkaException, control: TopicPartition, metadata: Any
-    ) -> KafkaException:
+    def _cause(self, producer: Producer, error: KafkaException, position: Position) -> KafkaException:
         """Why librdkafka threw away the records of a transaction that it holds for failed: its next call tells."""
         if error.args[0].code() in _PURGED:
             try:
-                self._send_offsets(producer, control, metadata)
+                self._send_offsets(producer, position)
             except KafkaException as cause:
                 return KafkaException(cause.args[0], *error.args[1:])
         return error
 
-    def _send_offsets(self, producer: Producer, control: TopicPartition, metadata: Any) -> None:
+    def _send_offsets(self, producer: Producer, position: Position) -> None:
         """Sends them in a thread that can be left behind.
 
         After a broker was bounced the call may never return, whatever its time-out says (tried: librdkafka 2.16).
-        Whoever opens the id next fences what it might still do.
+        Whoever opens the id next fences what it might still do. Only a call that has returned counts as done.
         """
-        failures: list[KafkaException] = []
+        control = TopicPartition(position.topic, position.partition, position.offset)
+        outcome: list[KafkaException | None] = []
 
         def send() -> None:
             try:
-                producer.send_offsets_to_transaction([control], metadata, _CALL_S)
+                with fatal_errors():
+                    producer.send_offsets_to_transaction([control], position.metadata, _CALL_S)
             except KafkaException as error:
-                failures.append(error)
+                outcome.append(error)
+            else:
+                outcome.append(None)
 
         sender = threading.Thread(target=send, name=f"offsets {self._name}", daemon=True)
         sender.start()
         sender.join(_OFFSETS_S)
-        if sender.is_alive():
+        if not outcome:
             self._drop()
             raise ShardRestartError(f"the offsets of a transaction of {self._name} were not acknowledged in time")
-        if failures:
-            raise failures[0]
+        if outcome[0] is not None:
+            raise outcome[0]
 
-    def _abort(self, producer: Producer, error: KafkaException, position: Position) -> NoReturn:
+    def _abort(self, producer: Producer, error: KafkaException) -> NoReturn:
         """Ends a transaction that failed before commit was called; always raises."""
         what = f"writing a transaction of {self._name}"
         cause = error.args[0]
         # A record that was not delivered leaves the transaction abortable, though its own error does not say so.
         if (cause.txn_requires_abort() or cause.code() in _UNDELIVERED) and not _is_fenced(cause):
             try:
-                producer.abort_transaction(_CALL_S)
+                with fatal_errors():
+                    producer.abort_transaction(_CALL_S)
             except KafkaException as second:
                 self._drop()
-                raise self._after(second, f"aborting a transaction of {self._name}") from second
-            if not self.confirm(self.committed, position):
-                self._drop()
-                raise ShardRestartError(f"a transaction of {self._name} is gone that brokers had acknowledged")
+                doing = f"aborting a transaction of {self._name} that failed ({self._explained(error)})"
+                raise self._after(second, doing) from second
+            self._verify_abort()
             raise AbortedError(f"{what}: {self._explained(error)}") from error
         self._drop()
         raise self._after(error, what) from error
 
-    def confirm(self, committed: Mapping[Place, int], position: Position) -> bool:
-        """Whether this can be seen, the `committed` of who had the id before; if not it is ended, see `hanging`.
-
-        It may have been aborted with what followed it. Only what the shard remembers is looked at: it need not have
-        the right to read the topics of the rows. Raises ShardRestartError.
-        """
-        names = Names(self._app)
-        told = {place: end for place, end in committed.items() if place[0] in (names.state, names.seen)}
-        found = visible(self._clients, told) if told else set()
-        if found == told.keys():
-            return True
-        if not found:
-            self.end(committed, position, committed=False)
-        return False
+    def _verify_abort(self) -> None:
+        """Raise ShardRestartError unless the abort has reached every partition, and has taken no commit with it."""
+        places = merge(*(places for _, places in self._unproven))
+        ends: dict[Place, int | None] = {
+            place: last + 1 for place, last in last_offsets(merge(places, self._written)).items()
+        }
+        left_open = visibility.undecided(self._clients, ends, _ABORTED_WITHIN_S)
+        if left_open:
+            self._drop()
+            raise ShardRestartError(
+                f"a transaction of {self._name} was aborted and is still open in {named(left_open)}"
+            )
+        lost = visibility.lost(self._clients, places)
+        if lost.records or lost.unreadable:
+            self._drop()
+            where = named({*lost.records, *lost.unreadable})
+            raise ShardRestartError(f"an abort of {self._name} may have ended a transaction before it in {where}")
+        self._unproven = []
 
     def _after(self, error: KafkaException, what: str) -> ShardRestartError:
         kind = FencedError if _is_fenced(error.args[0]) else ShardRestartError
         return kind(f"{what}: {self._explained(error)}")
-
-
-def _by_topic(records: Sequence[Outgoing]) -> dict[str, list[Outgoing]]:
-    found: dict[str, list[Outgoing]] = {}
-    for record in records:
-        found.setdefault(record.topic, []).append(record)
-    return found
-
-
-def _places(records: Mapping[str, Sequence[Outgoing]], offsets: Offsets) -> dict[Place, int]:
-    """Offsets of the last records; those of a tag go to one topic."""
-    return {
-        (records[tag][0].topic, partition): offset - 1
-        for tag, of in offsets.items()
-        for partition, offset in of.items()
-    }
 
 
 _PURGED = frozenset({KafkaError._PURGE_QUEUE, KafkaError._PURGE_INFLIGHT})  # noqa: SLF001

@@ -1,73 +1,188 @@
-"""Which of some records a read_committed reader finds."""
+"""Look at partitions: how far their transactions are over, and which records a reader of an isolation level finds.
+
+The last stable offset is asked for with the right to describe the topic, which the right to write implies. Records
+need the right to read it.
+"""
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import NamedTuple
 
-from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
+from confluent_kafka import Consumer, IsolationLevel, KafkaError, KafkaException, Message, TopicPartition
+from confluent_kafka.admin import OffsetSpec
 
-from connector.errors import ShardRestartError
+from connector.errors import HandedOverError, ShardRestartError
 from connector.kafka import rights
 from connector.kafka.clients import Clients
 
-_DECIDED_S = 20.0
+_OFFSETS_S = 2.0
 _ANSWER_S = 10.0
+_GONE_AFTER_S = 3.0
 _PAUSE_S = 0.05
+_BATCH = 10_000
 
 Place = tuple[str, int]
 "Topic and partition."
+Places = dict[str, dict[int, list[tuple[int, int]]]]
+"Offsets of records, as ranges (first, last), by topic and partition."
 
 
-def visible(clients: Clients, offsets: Mapping[Place, int]) -> set[Place]:
-    """Where the record at that offset is committed. Blocking; raises ShardRestartError when brokers do not answer.
+class Lost(NamedTuple):
+    """Records that are in their partitions, and that a read_committed reader does not find."""
 
-    Other transactions that are open may hide it: they are waited for, and end, or are ended, within 20 s.
+    records: dict[Place, list[Message]]
+    unreadable: dict[Place, str]
+    "Partitions that may not be read, with the reason and the remedy."
+
+
+def last_offsets(places: Places) -> dict[Place, int]:
+    """Return the offset of the last record in each partition."""
+    return {(topic, number): runs[-1][1] for topic, of in places.items() for number, runs in of.items()}
+
+
+def merge(*parts: Places) -> Places:
+    """Return the records of all parts, which were written in this order."""
+    merged: Places = {}
+    for part in parts:
+        for topic, partitions in part.items():
+            for number, runs in partitions.items():
+                merged.setdefault(topic, {}).setdefault(number, []).extend(runs)
+    return merged
+
+
+def after(places: Places, stable: Mapping[Place, int | None]) -> Places:
+    """Return the ranges that do not end before the last stable offset. A topic that does not exist has none."""
+    left: Places = {}
+    for topic, partitions in places.items():
+        for number, runs in partitions.items():
+            end = stable.get((topic, number), 0)
+            open_runs = [run for run in runs if end is not None and run[1] >= end]
+            if open_runs:
+                left.setdefault(topic, {})[number] = open_runs
+    return left
+
+
+def offsets(clients: Clients, places: Iterable[Place], isolation: IsolationLevel) -> dict[Place, int | None]:
+    """Return where partitions end for a reader of that level; None for one that does not exist.
+
+    One for which no broker answered is left out. Blocking.
     """
-    consumer = Consumer(clients.reader())
-    try:
-        decided = _decided(consumer, offsets)
-        return _found(consumer, decided, clients.app) if decided else set()
-    except KafkaException as error:
-        raise ShardRestartError(f"looking for records in {_names(offsets)}: {error.args[0].str()}") from error
-    finally:
-        consumer.close()
-
-
-def _decided(consumer: Consumer, offsets: Mapping[Place, int]) -> dict[Place, int]:
-    """Those that lie below the last stable offset: librdkafka says nothing of one that is read from behind it."""
-    deadline = time.monotonic() + _DECIDED_S
-    waiting, decided = dict(offsets), {}
-    while waiting:
-        for place, offset in list(waiting.items()):
-            _, stable = consumer.get_watermark_offsets(TopicPartition(*place), timeout=_ANSWER_S)
-            if stable > offset:
-                decided[place] = waiting.pop(place)
-        if time.monotonic() > deadline:
-            break
-        if waiting:
-            time.sleep(_PAUSE_S)
-    return decided
-
-
-def _found(consumer: Consumer, offsets: Mapping[Place, int], app: str) -> set[Place]:
-    found: set[Place] = set()
-    waiting = set(offsets)
-    consumer.assign([TopicPartition(topic, number, offset) for (topic, number), offset in offsets.items()])
-    deadline = time.monotonic() + _ANSWER_S
-    while waiting:
-        if time.monotonic() > deadline:
-            raise ShardRestartError(f"looking for records in {_names(waiting)}: no answer")
-        for message in consumer.consume(len(waiting), timeout=0.05):
-            place = message.topic() or "", message.partition() or 0
-            error = message.error()
-            if error is not None and error.code() == KafkaError.TOPIC_AUTHORIZATION_FAILED:
-                reason = rights.explained(error, app, place[0])
-                raise ShardRestartError(f"whether an open transaction was a commit cannot be seen: {reason}")
-            if error is None and message.offset() == offsets[place]:
-                found.add(place)
-            if error is None or error.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001
-                waiting.discard(place)
+    latest = OffsetSpec.latest()  # type: ignore[no-untyped-call]
+    asked = {TopicPartition(*place): latest for place in places}
+    if not asked:
+        return {}
+    answers = clients.asking.list_offsets(asked, isolation_level=isolation, request_timeout=_OFFSETS_S)
+    found: dict[Place, int | None] = {}
+    for partition, answer in answers.items():
+        try:
+            end = answer.result(2 * _OFFSETS_S).offset
+        except KafkaException as error:
+            if error.args[0].code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
+                found[partition.topic, partition.partition] = None
+        except TimeoutError:
+            pass
+        else:
+            if end >= 0:  # -1001 without an error where the partition has no leader (librdkafka 2.16)
+                found[partition.topic, partition.partition] = end
     return found
 
 
-def _names(places: Iterable[Place]) -> str:
+def undecided(
+    clients: Clients,
+    ends: Mapping[Place, int | None],
+    within_s: float,
+    is_stopped: Callable[[], bool] = lambda: False,
+) -> set[Place]:
+    """Return the partitions where a transaction is open below these offsets for longer than `within_s`.
+
+    None stands for the end that the partition has now. Blocking. Raises HandedOverError soon after `is_stopped`.
+    """
+    waiting, goals, missing_since = set(ends), dict[Place, int](), dict[Place, float]()
+    deadline = time.monotonic() + within_s
+    while True:
+        for place, high in offsets(clients, waiting - goals.keys(), IsolationLevel.READ_UNCOMMITTED).items():
+            if high is not None:
+                end = ends[place]
+                goals[place] = high if end is None else min(high, end)
+            elif time.monotonic() - missing_since.setdefault(place, time.monotonic()) > _GONE_AFTER_S:
+                waiting.discard(place)
+        for place, stable in offsets(clients, waiting & goals.keys(), IsolationLevel.READ_COMMITTED).items():
+            if stable is not None and stable >= goals[place]:
+                waiting.discard(place)
+        if not waiting or time.monotonic() > deadline:
+            return waiting
+        if is_stopped():
+            raise HandedOverError
+        time.sleep(_PAUSE_S)
+
+
+def lost(clients: Clients, places: Places) -> Lost:
+    """Return what a read_committed reader does not find of some records. All of them must be decided.
+
+    A record that was deleted or compacted is not lost. Blocking; raises ShardRestartError when brokers do not answer.
+    """
+    ends = {place: (end, end) for place, end in last_offsets(places).items()}
+    visible, unreadable = read(clients, ends, "read_committed")
+    hidden = {
+        (topic, number): runs
+        for topic, of in places.items()
+        for number, runs in of.items()
+        if (topic, number) not in unreadable and runs[-1][1] not in visible[topic, number]
+    }
+    ranges = {place: (runs[0][0], runs[-1][1]) for place, runs in hidden.items()}
+    written, _ = read(clients, ranges, "read_uncommitted")
+    committed, _ = read(clients, ranges, "read_committed")
+    found = {
+        place: [
+            message
+            for offset, message in written[place].items()
+            if offset not in committed[place] and any(first <= offset <= last for first, last in runs)
+        ]
+        for place, runs in hidden.items()
+    }
+    return Lost({place: messages for place, messages in found.items() if messages}, unreadable)
+
+
+def read(
+    clients: Clients, ranges: Mapping[Place, tuple[int, int]], isolation: str
+) -> tuple[dict[Place, dict[int, Message]], dict[Place, str]]:
+    """Return records by partition and offset, and why partitions cannot be read. Blocking; raises ShardRestartError."""
+    found: dict[Place, dict[int, Message]] = {place: {} for place in ranges}
+    unreadable: dict[Place, str] = {}
+    if not ranges:
+        return found, unreadable
+    consumer = Consumer(clients.reader(isolation))
+    waiting = set(ranges)
+    try:
+        consumer.assign([TopicPartition(*place, first) for place, (first, _) in ranges.items()])
+        heard = time.monotonic()
+        while waiting:
+            if time.monotonic() - heard > _ANSWER_S:
+                raise ShardRestartError(f"looking for records in {named(waiting)}: no answer")
+            for message in consumer.consume(_BATCH, timeout=0.05):
+                heard = time.monotonic()
+                place = message.topic() or "", message.partition() or 0
+                error, offset = message.error(), message.offset() or 0
+                if error is None:
+                    if ranges[place][0] <= offset <= ranges[place][1]:
+                        found[place][offset] = message
+                    if offset >= ranges[place][1]:
+                        waiting.discard(place)
+                elif error.code() == KafkaError.TOPIC_AUTHORIZATION_FAILED:
+                    unreadable[place] = rights.explained(error, clients.app, place[0])
+                    waiting.discard(place)
+                elif error.code() in _ENDS:
+                    waiting.discard(place)
+    except KafkaException as error:
+        raise ShardRestartError(f"looking for records in {named(ranges)}: {error.args[0].str()}") from error
+    finally:
+        consumer.close()
+    return found, unreadable
+
+
+def named(places: Collection[Place]) -> str:
+    """Return the partitions for a message."""
     return ", ".join(sorted(f"{topic}-{number}" for topic, number in places))
+
+
+_ENDS = frozenset({KafkaError._PARTITION_EOF, KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_PARTITION})  # noqa: SLF001

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
+import pytest
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
@@ -20,49 +21,96 @@ def published(worker: Worker) -> float:
     return worker.metric("rows_total", outcome="published")
 
 
-def test_rows_of_a_commit_that_hangs_are_neither_lost_nor_repeated(
+@pytest.fixture
+def left_open(
     three_brokers: Cluster,
     topic: str,
     app: str,
     simulate: Callable[..., Simulation],
     new_worker: Callable[..., Worker],
     tmp_path: Path,
+) -> Callable[[list[str]], Simulation]:
+    """Let a commit hang in some topics: their only replica dies before it, and the worker after it."""
+
+    def leave(hanging: list[str]) -> Simulation:
+        admin = AdminClient({"bootstrap.servers": three_brokers.bootstrap, "log_level": 0})
+        compacted = {"cleanup.policy": "compact"}
+        wanted = [
+            NewTopic(
+                name,
+                1,
+                replica_assignment=[[3 if name in hanging else 2]],
+                config=compacted if name.startswith(app) else {},
+            )
+            for name in (*topics.of_rows(topic), f"{app}.state", f"{app}.seen")
+        ]
+        for future in admin.create_topics(wanted).values():
+            future.result(10)
+        source = simulate(days=1, calls_per_day=4_000, page_size=100, frozen=True, faults={"slow": 1.0, "slow_s": 0.1})
+        # Longer than it takes until the cluster knows of the death: the worker is to keep its shard.
+        properties = {"session.timeout.ms": "15000", "transaction.timeout.ms": "60000"}
+        kafka = {"shards": 1, "properties": properties}
+        worker = new_worker(
+            configuration(three_brokers.bootstrap, topic, app, source, kafka=kafka),
+            *("-m", "tests.halting_worker", str(tmp_path)),
+        )
+        worker.start()
+        worker.until(lambda: published(worker) > 200, "the first rows")
+        (tmp_path / "hold-commit").touch()
+        worker.until((tmp_path / "held-commit").exists, "a commit to be held")
+        before = published(worker)
+        victim = three_brokers.brokers[2]
+        victim.kill()
+
+        def is_known() -> bool:
+            known = admin.list_topics(hanging[-1], timeout=_DEADLINE_S).topics[hanging[-1]]
+            return known.partitions[0].leader < 0
+
+        wait_until(is_known, "the partition to be without a leader", _DEADLINE_S)
+        (tmp_path / "hold-commit").unlink()
+        worker.until(lambda: published(worker) > before, "the commit to be acknowledged")
+        worker.kill()
+        victim.start()
+        return source
+
+    return leave
+
+
+@pytest.mark.parametrize(("hangs", "outcome"), [("everything", "aborted"), ("seen", "committed")])
+def test_rows_of_a_commit_that_hangs_are_neither_lost_nor_repeated(
+    three_brokers: Cluster,
+    topic: str,
+    app: str,
+    left_open: Callable[[list[str]], Simulation],
+    new_worker: Callable[..., Worker],
+    hangs: str,
+    outcome: str,
 ) -> None:
-    """The only replica of the shard's topics dies before the commit, the worker after it."""
-    admin = AdminClient({"bootstrap.servers": three_brokers.bootstrap, "log_level": 0})
-    names = [*topics.of_rows(topic), f"{app}.state", f"{app}.seen"]
-    settings = {"cleanup.policy": "compact"}
-    wanted = [
-        NewTopic(name, 1, replica_assignment=[[3]], config=settings if name.startswith(app) else {}) for name in names
-    ]
-    for future in admin.create_topics(wanted).values():
-        future.result(10)
-    source = simulate(days=1, calls_per_day=4_000, page_size=100, frozen=True, faults={"slow": 1.0, "slow_s": 0.1})
-    # Longer than it takes until the cluster knows of the death: the worker is to keep its shard.
-    properties = {"session.timeout.ms": "15000", "transaction.timeout.ms": "60000"}
-    kafka = {"shards": 1, "properties": properties}
-    worker = new_worker(
-        configuration(three_brokers.bootstrap, topic, app, source, kafka=kafka),
-        *("-m", "tests.halting_worker", str(tmp_path)),
-    )
+    """Where only `seen` hangs, its readers see the rows already."""
+    seen = f"{app}.seen"
+    source = left_open([seen] if hangs == "seen" else [*topics.of_rows(topic), f"{app}.state", seen])
+    worker = new_worker(configuration(three_brokers.bootstrap, topic, app, source, kafka={"shards": 1}))
     worker.start()
-    worker.until(lambda: published(worker) > 200, "the first rows")
-    (tmp_path / "hold-commit").touch()
-    worker.until((tmp_path / "held-commit").exists, "a commit to be held")
-    before = published(worker)
-    victim = three_brokers.brokers[2]
-    victim.kill()
+    worker.until_complete(datetime.now(UTC))
+    assert [event["outcome"] for event in worker.named("hanging_transaction_ended")] == [outcome]
+    assert worker.stop() == 0
+    oracle.check(three_brokers.bootstrap, topic, app, source.truth())
 
-    def is_known() -> bool:
-        return admin.list_topics(names[-1], timeout=_DEADLINE_S).topics[names[-1]].partitions[0].leader < 0
 
-    wait_until(is_known, "the partition to be without a leader", _DEADLINE_S)
-    (tmp_path / "hold-commit").unlink()
-    worker.until(lambda: published(worker) > before, "the commit to be acknowledged")
-    worker.kill()
-    victim.start()
+def test_delivery_changed_to_at_least_once_ends_what_hangs(
+    three_brokers: Cluster,
+    topic: str,
+    app: str,
+    left_open: Callable[[list[str]], Simulation],
+    new_worker: Callable[..., Worker],
+) -> None:
+    """The shard cannot read its state before."""
+    source = left_open([*topics.of_rows(topic), f"{app}.state", f"{app}.seen"])
+    kafka = {"shards": 1, "delivery": "at_least_once"}
+    worker = new_worker(configuration(three_brokers.bootstrap, topic, app, source, kafka=kafka))
     worker.start()
     worker.until_complete(datetime.now(UTC))
     assert [event["outcome"] for event in worker.named("hanging_transaction_ended")] == ["aborted"]
     assert worker.stop() == 0
-    oracle.check(three_brokers.bootstrap, topic, app, source.truth())
+    names = [*topics.of_rows(topic), f"{app}.state", f"{app}.seen"]
+    assert not oracle.open_transactions(three_brokers.bootstrap, names)

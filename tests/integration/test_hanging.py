@@ -1,9 +1,10 @@
 """A transaction that brokers say is over, and whose markers some partitions never get (KAFKA-20734).
 
-Made on three real brokers: a partition has one replica, which dies between the last record and the commit.
+Made on three real brokers: some partitions have their only replica on a broker that dies between the last record and
+the end of the transaction.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import partial
 
@@ -13,152 +14,330 @@ from confluent_kafka.cimpl import NewTopic
 
 from connector.core import windows
 from connector.core.windows import Rules, Sweep
-from connector.errors import HangingTransactionError, ShardRestartError
-from connector.kafka import hanging, state
+from connector.errors import ShardRestartError
+from connector.kafka import state, topics
 from connector.kafka.clients import Clients
-from connector.kafka.publishing import Closing, Offsets, Outgoing, Position
-from connector.kafka.restore import read_compacted
-from connector.kafka.state import Checkpoint
+from connector.kafka.publishing import Closing, Offsets, Outgoing, Position, Publisher, TransactionRecord
+from connector.kafka.restore import PartitionContents, read_partition
+from connector.kafka.state import Checkpoint, Home
 from connector.kafka.topics import Names
 from connector.kafka.transaction import Transactions
 from tests import oracle
 from tests.brokers import Broker, Cluster, wait_until
 from tests.producing import interfere, member
 
-_DEADLINE_S = 60.0
-_TENANT = "11111111-1111-1111-1111-111111111111"
-_NOW = datetime(2026, 3, 1, tzinfo=UTC)
-_RULES = Rules(
-    (Sweep(timedelta(minutes=1), timedelta(minutes=15)),), timedelta(0), timedelta(days=1), timedelta(days=9)
-)
+DEADLINE_S = 60.0
+DOOMED, SAFE = 3, 2
+TENANT = "11111111-1111-1111-1111-111111111111"
+NOW = datetime(2026, 3, 1, tzinfo=UTC)
+RULES = Rules((Sweep(timedelta(minutes=1), timedelta(minutes=15)),), timedelta(0), timedelta(days=1), timedelta(days=9))
+
+
+class Bench:
+    """One shard's topics and producers, and a broker that dies."""
+
+    def __init__(self, cluster: Cluster, topic: str, app: str) -> None:
+        self.cluster, self.topic, self.names = cluster, topic, Names(app)
+        self.clients = Clients(cluster.bootstrap, {"log_level": 0}, app)
+        self.admin = AdminClient({"bootstrap.servers": cluster.bootstrap, "log_level": 0})
+        self.doomed: list[str] = []
+        self.ends = [0, 0]
+
+    def create(self, hanging: str) -> None:
+        """Create the topics; the partitions that `hanging` names lie on the broker that will die."""
+
+        def on(name: str) -> list[int]:
+            return [DOOMED if name in hanging.split() else SAFE]
+
+        rows, dead_letters, progress = topics.of_rows(self.topic)
+        wanted = {
+            rows: [on("row0"), on("row1")],
+            dead_letters: [on("dlq")],
+            progress: [on("progress")],
+            self.names.state: [on("state")],
+            self.names.seen: [on("seen")],
+            self.names.control: [[SAFE]],
+        }
+        self.doomed = [name for name, replicas in wanted.items() if [DOOMED] in replicas]
+        new = [NewTopic(name, len(replicas), replica_assignment=replicas) for name, replicas in wanted.items()]
+        for future in self.admin.create_topics(new).values():
+            future.result(10)
+
+    async def opened(self) -> Transactions:
+        transactions = Transactions(self.clients, self.names.transactional_id(0))
+        await transactions.call(transactions.open)
+        return transactions
+
+    @property
+    def victim(self) -> Broker:
+        return self.cluster.brokers[DOOMED - 1]
+
+    def leaders(self) -> list[int]:
+        found = [self.admin.list_topics(name, timeout=DEADLINE_S).topics[name] for name in self.doomed]
+        return [partition.leader for topic in found for partition in topic.partitions.values()]
+
+    def die(self) -> None:
+        """Return once the cluster knows of the death."""
+        count = sum(leader == DOOMED for leader in self.leaders())
+        self.victim.kill()
+        wait_until(lambda: sum(leader < 0 for leader in self.leaders()) == count, "no leader", DEADLINE_S)
+
+    def revive(self) -> None:
+        self.victim.start()
+        wait_until(lambda: min(self.leaders()) > 0, "leaders", DEADLINE_S)
+
+    async def commit(
+        self, publisher: Publisher, position: Position, rows: Sequence[Outgoing], dead: Sequence[Outgoing] = ()
+    ) -> None:
+        """Commit a batch as a shard does: rows, what is remembered of them, progress, checkpoint, shard."""
+        ends: list[int] = []
+
+        def last(offsets: Offsets) -> list[Outgoing]:
+            ends[:] = [offsets.get(TENANT, {}).get(number, end) for number, end in enumerate(self.ends)]
+            first_state = windows.first_state(RULES, NOW, NOW)
+            record = state.checkpoint_record(TENANT, Checkpoint(self.topic, first_state, offsets=tuple(ends)))
+            return [
+                *(Outgoing(self.names.seen, one.value, b"seen", 0) for one in (*rows, *dead)),
+                Outgoing(topics.progress(self.topic), TENANT.encode(), b"stated", 0),
+                Outgoing(self.names.state, record.key, record.value, 0),
+            ]
+
+        def shard(transaction: TransactionRecord) -> list[Outgoing]:
+            record = state.shard_record(Home(self.names.app, "cluster", self.topic), 7, *transaction)
+            return [Outgoing(self.names.state, record.key, record.value, 0)]
+
+        records = {TENANT: rows, f"{TENANT}/dead letters": dead}
+        await publisher.call(partial(publisher.commit, records, Closing(lambda _: [], last, shard), position))
+        self.ends = ends
+
+    async def hang(self, transactions: Transactions, position: Position, *batch: Sequence[Outgoing]) -> None:
+        """Commit a batch; the broker dies before the markers are written, and comes back."""
+        interfere(transactions, "commit_transaction", self.die)
+        await self.commit(transactions, position, *batch)
+        stop_interfering(transactions)
+        self.revive()
+
+    def read(self) -> PartitionContents:
+        return read_partition(self.clients, (self.names.state, self.names.seen), 0, decided_within_s=3.0)
+
+    async def recover(self, publisher: Publisher, row_topics: Sequence[str] | None = None) -> tuple[bool, int]:
+        """Do what a shard does when it starts; return whether something was open, and how much was written again."""
+        with member(self.cluster.bootstrap, self.names.app) as position:
+            wanted = [self.topic] if row_topics is None else row_topics
+            ended = await publisher.call(publisher.end_open, self.read(), wanted, position(), lambda: False)
+            written = await publisher.call(publisher.write_lost, self.read(), ended, position(), lambda: False)
+        return bool(ended), written
+
+    async def restart(self) -> tuple[bool, int]:
+        transactions = await self.opened()
+        try:
+            return await self.recover(transactions)
+        finally:
+            await transactions.close()
+
+    def row(self, value: bytes, partition: int) -> Outgoing:
+        return Outgoing(self.topic, value, value, partition)
+
+    def dead_letter(self, value: bytes) -> Outgoing:
+        headers = [("tenant", TENANT.encode())]
+        return Outgoing(topics.dead_letters(self.topic), None, value, 0, headers=headers)
+
+    def values(self, topic: str | None = None) -> list[bytes]:
+        return sorted(entry.value for entry in oracle.read(self.cluster.bootstrap, topic or self.topic))
+
+    @property
+    def remembered(self) -> set[bytes]:
+        """What a shard would know that starts at this moment."""
+        found = self.read()
+        assert not found.undecided
+        return set(found.values[self.names.seen])
+
+    @property
+    def checkpoint(self) -> Checkpoint:
+        return state.restore(self.read().values[self.names.state]).checkpoints[TENANT]
+
+    def check(self, *values: bytes) -> None:
+        """Check that these rows are published once and remembered, and that nothing is open."""
+        assert self.values() + self.values(topics.dead_letters(self.topic)) == list(values)
+        assert self.remembered == set(values)
+        names = [*topics.of_rows(self.topic), self.names.state, self.names.seen]
+        assert not oracle.open_transactions(self.cluster.bootstrap, names)
+        rows = oracle.read(self.cluster.bootstrap, self.topic)
+        assert all(entry.headers == () for entry in rows)
+        ends = [0, 0]
+        for entry in rows:
+            ends[entry.partition] = max(ends[entry.partition], entry.offset + 1)
+        assert list(self.checkpoint.offsets) == ends
+
+
+def stop_interfering(transactions: Transactions) -> None:
+    interfering = transactions._producer
+    transactions._producer = interfering._producer  # type: ignore[union-attr]
 
 
 @pytest.fixture(autouse=True)
 def _patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("connector.kafka.visibility._DECIDED_S", 2.0)
+    monkeypatch.setattr("connector.kafka.clients._ABORTED_WITHIN_S", -7.0)
+    monkeypatch.setattr("connector.kafka.transaction._PROVEN_WITHIN_S", DEADLINE_S)
 
 
-def create(cluster: Cluster, names: Names, topic: str, replicas: Sequence[int]) -> None:
-    """The row topic has a partition on each of `replicas`; what the shard remembers is on the first of them."""
-    admin = AdminClient({"bootstrap.servers": cluster.bootstrap, "log_level": 0})
-    wanted = [
-        NewTopic(topic, len(replicas), replica_assignment=[[replica] for replica in replicas]),
-        *(NewTopic(name, 1, replica_assignment=[[replicas[0]]]) for name in (names.state, names.seen)),
-        NewTopic(names.control, 1),
-    ]
-    for future in admin.create_topics(wanted).values():
-        future.result(10)
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    """Three brokers for the tests of this module; each test revives the one that dies."""
+    with Cluster(3) as cluster:
+        yield cluster
 
 
-def has_leader(cluster: Cluster, topic: str) -> bool:
-    admin = AdminClient({"bootstrap.servers": cluster.bootstrap, "log_level": 0})
-    return admin.list_topics(topic, timeout=_DEADLINE_S).topics[topic].partitions[0].leader > 0
+@pytest.fixture
+def bench(cluster: Cluster, topic: str, app: str) -> Bench:
+    return Bench(cluster, topic, app)
 
 
-def die(cluster: Cluster, broker: Broker, topic: str) -> None:
-    """Returns once the cluster knows."""
-    broker.kill()
-    wait_until(lambda: not has_leader(cluster, topic), "the partition to be without a leader", _DEADLINE_S)
-
-
-async def commit(
-    transactions: Transactions, names: Names, rows: Sequence[Outgoing], before: Sequence[int], position: Position
-) -> tuple[int, ...]:
-    """A batch as a shard's: rows, then one that it remembers, then its checkpoint, which says where its rows end."""
-    told: list[tuple[int, ...]] = []
-
-    def last(offsets: Offsets) -> list[Outgoing]:
-        ends = offsets.get(_TENANT, {})
-        told.append(tuple(ends.get(partition, end) for partition, end in enumerate(before)))
-        record = state.checkpoint_record(
-            _TENANT, Checkpoint(rows[0].topic, windows.first_state(_RULES, _NOW, _NOW), offsets=told[-1])
-        )
-        seen = Outgoing(names.seen, rows[0].value, b"seen", 0)
-        return [seen, Outgoing(names.state, record.key, record.value, 0)]
-
-    closing = Closing(lambda _: [], last)
-    await transactions.call(partial(transactions.commit, {_TENANT: rows}, closing, position))
-    return told[-1]
-
-
-def row(topic: str, value: bytes, partition: int) -> Outgoing:
-    return Outgoing(topic, value, value, partition)
-
-
-def values(cluster: Cluster, topic: str) -> list[bytes]:
-    return sorted(entry.value for entry in oracle.read(cluster.bootstrap, topic))
-
-
-def remembered(clients: Clients, names: Names) -> set[bytes]:
-    """What a shard would know that starts now."""
-    return set(read_compacted(clients, (names.state, names.seen), 0, decided_within_s=5.0)[names.seen])
-
-
-@pytest.mark.parametrize(("replicas", "outcome"), [((3, 3), "aborted"), ((3, 2), "committed")])
-async def test_a_transaction_that_hangs_is_committed_where_anything_of_it_can_be_seen_else_aborted(
-    three_brokers: Cluster, topic: str, app: str, replicas: tuple[int, int], outcome: str
-) -> None:
-    """Either way no row of it is lost, and none is there twice, once the shard has gone on."""
-    names, clients = Names(app), Clients(three_brokers.bootstrap, {"log_level": 0}, app)
-    create(three_brokers, names, topic, replicas)
-    transactions, again = (Transactions(clients, names.transactional_id(0)) for _ in range(2))
-    await transactions.call(transactions.open)
-    victim = three_brokers.brokers[2]
-    with member(three_brokers.bootstrap, app) as position:
-        first = await commit(transactions, names, [row(topic, b"a0", 0), row(topic, b"a1", 1)], (0, 0), position())
-        interfere(transactions, "commit_transaction", lambda: die(three_brokers, victim, names.state))
-        second = [row(topic, value, number % 2) for number, value in enumerate((b"b0", b"b1", b"b2", b"b3"))]
-        await commit(transactions, names, second, first, position())
+@pytest.mark.parametrize("hanging", ["seen", "row0 state seen progress"])
+async def test_hanging_commit_is_completed_by_its_successor(bench: Bench, hanging: str) -> None:
+    """Wherever a record of it is visible, it was a commit."""
+    bench.create(hanging)
+    transactions = await bench.opened()
+    with member(bench.cluster.bootstrap, bench.names.app) as position:
+        await bench.commit(transactions, position(), [bench.row(b"a0", 0), bench.row(b"a1", 1)])
+        await bench.hang(transactions, position(), [bench.row(b"b0", 0), bench.row(b"b1", 1), bench.row(b"b2", 0)])
     await transactions.close()
-    victim.start()
-    await again.call(again.open)
-    internal = (names.state, names.seen)
-    with pytest.raises(HangingTransactionError) as raised:
-        read_compacted(clients, internal, 0, decided_within_s=3.0)
-    assert raised.value.values[names.seen] == {b"a0": b"seen"}
-    committed = raised.value.values[names.state]
-    with member(three_brokers.bootstrap, app) as position:
-        end = partial(hanging.end, again, clients, names, committed, {topic: 2}, position())
-        assert await again.call(end) == outcome
-    known = remembered(clients, names)
-    assert known == ({b"a0"} if outcome == "aborted" else {b"a0", b"b0"})
-    third = [row(topic, b"c0", 0), row(topic, b"c1", 1)]
-    with member(three_brokers.bootstrap, app) as position:
-        await commit(again, names, third if outcome == "committed" else [*second, *third], first, position())
+    ended, _ = await bench.restart()
+    assert ended
+    bench.check(b"a0", b"a1", b"b0", b"b1", b"b2")
+    assert await bench.restart() == (False, 0)
+
+
+async def test_commit_that_hangs_everywhere_is_aborted(bench: Bench) -> None:
+    """Nobody has seen any of it: the rows are read again."""
+    bench.create("row0 row1 dlq progress state seen")
+    transactions = await bench.opened()
+    with member(bench.cluster.bootstrap, bench.names.app) as position:
+        await bench.commit(transactions, position(), [bench.row(b"a0", 0)])
+        await bench.hang(transactions, position(), [bench.row(b"b0", 0), bench.row(b"b1", 1)])
+    await transactions.close()
+    before = bench.checkpoint.offsets
+    assert await bench.restart() == (True, 0)
+    bench.ends = list(before)
+    bench.check(b"a0")
+    again = await bench.opened()
+    with member(bench.cluster.bootstrap, bench.names.app) as position:
+        await bench.commit(again, position(), [bench.row(b"b0", 0), bench.row(b"b1", 1)])
     await again.close()
-    assert values(three_brokers, topic) == [b"a0", b"a1", b"b0", b"b1", b"b2", b"b3", b"c0", b"c1"]
-    assert not oracle.open_transactions(three_brokers.bootstrap, [topic, *internal])
+    bench.check(b"a0", b"b0", b"b1")
 
 
-async def test_an_abort_that_takes_a_hanging_commit_with_it_makes_the_shard_start_again(
-    three_brokers: Cluster, topic: str, app: str
-) -> None:
-    """A marker ends all that is open: what was acknowledged before is gone, and must not be remembered."""
-    names, clients = Names(app), Clients(three_brokers.bootstrap, {"log_level": 0}, app)
-    create(three_brokers, names, topic, (3, 3))
-    transactions = Transactions(clients, names.transactional_id(0))
-    await transactions.call(transactions.open)
-    victim = three_brokers.brokers[2]
-    with member(three_brokers.bootstrap, app) as position:
-        first = await commit(transactions, names, [row(topic, b"a0", 0)], (0, 0), position())
-        interfere(transactions, "commit_transaction", lambda: die(three_brokers, victim, names.state))
-        await commit(transactions, names, [row(topic, b"b0", 0), row(topic, b"b1", 1)], first, position())
+async def test_hanging_commit_of_dead_letters_is_completed(bench: Bench) -> None:
+    bench.create("state seen")
+    transactions = await bench.opened()
+    with member(bench.cluster.bootstrap, bench.names.app) as position:
+        await bench.commit(transactions, position(), [bench.row(b"a0", 0)])
+        await bench.hang(transactions, position(), [], [bench.dead_letter(b"d0")])
+    await transactions.close()
+    await bench.restart()
+    bench.check(b"a0", b"d0")
+
+
+@pytest.mark.parametrize("hanging", ["state seen", "row0 row1"])
+async def test_abort_that_takes_a_hanging_commit_restores_it(bench: Bench, hanging: str) -> None:
+    """The next batch of the living shard is aborted by a rebalance: a marker ends all that is open."""
+    bench.create(hanging)
+    transactions = await bench.opened()
+    with member(bench.cluster.bootstrap, bench.names.app) as position:
+        await bench.commit(transactions, position(), [bench.row(b"a0", 0)])
+        await bench.hang(transactions, position(), [bench.row(b"b0", 0), bench.row(b"b1", 1)])
         stale = position()
-    victim.start()
-    wait_until(lambda: has_leader(three_brokers, names.state), "the partition to have a leader", _DEADLINE_S)
-    # Sending offsets may be what fails: then the successor's producer aborts what is open, and not all that hangs.
-    with member(three_brokers.bootstrap, app), pytest.raises(ShardRestartError):
-        await commit(transactions, names, [row(topic, b"c0", 0)], first, stale)
+    before = list(bench.ends)
+    with member(bench.cluster.bootstrap, bench.names.app), pytest.raises(ShardRestartError):
+        await bench.commit(transactions, stale, [bench.row(b"c0", 0), bench.row(b"c1", 1)])
     await transactions.close()
-    again = Transactions(clients, names.transactional_id(0))
-    with member(three_brokers.bootstrap, app) as position:
-        await again.call(again.open)
-        assert not await again.call(again.confirm, transactions.committed, position())
-    assert remembered(clients, names) == {b"a0"}
-    assert values(three_brokers, topic) == [b"a0"]
-    assert not oracle.open_transactions(three_brokers.bootstrap, [topic, names.state, names.seen])
-    with member(three_brokers.bootstrap, app) as position:
-        await commit(again, names, [row(topic, b"b0", 0), row(topic, b"b1", 1)], first, position())
-        assert await again.call(again.confirm, again.committed, position())
+    bench.ends = before
+    await bench.restart()
+    bench.check(b"a0", b"b0", b"b1")
+
+
+async def test_successor_restores_a_commit_that_an_abort_took(bench: Bench) -> None:
+    """The worker dies while the next transaction is open; what aborts that does not reach every partition."""
+    bench.create("row0 state seen")
+    transactions = await bench.opened()
+    with member(bench.cluster.bootstrap, bench.names.app) as position:
+        await bench.commit(transactions, position(), [bench.row(b"a0", 0)])
+        await bench.hang(transactions, position(), [bench.row(b"b0", 0), bench.row(b"b1", 1)])
+        interfere(transactions, "send_offsets_to_transaction", _die_silently)
+        with pytest.raises(ShardRestartError):
+            await bench.commit(transactions, position(), [bench.row(b"c0", 0)])
+    await transactions.close()
+    bench.ends = [0, 0]
+    await bench.restart()
+    bench.check(b"a0", b"b0", b"b1")
+
+
+def _die_silently() -> None:
+    raise SystemError("the process is gone")
+
+
+async def test_two_hanging_commits_in_a_row_are_both_restored(bench: Bench) -> None:
+    """The second does not write to every partition where the first hangs."""
+    bench.create("row0 row1 seen")
+    transactions = await bench.opened()
+    with member(bench.cluster.bootstrap, bench.names.app) as position:
+        await bench.commit(transactions, position(), [bench.row(b"a0", 0)])
+        await bench.hang(transactions, position(), [bench.row(b"b0", 0), bench.row(b"b1", 1)])
+        await bench.hang(transactions, position(), [bench.row(b"c0", 0)])
+        stale = position()
+    with member(bench.cluster.bootstrap, bench.names.app), pytest.raises(ShardRestartError):
+        await bench.commit(transactions, stale, [bench.row(b"d0", 0), bench.row(b"d1", 1)])
+    await transactions.close()
+    await bench.restart()
+    bench.check(b"a0", b"b0", b"b1", b"c0")
+
+
+async def test_shard_restarts_when_its_commit_stays_open(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Readers of the partition wait for as long as the shard writes nothing else there."""
+    bench.create("row0")
+    transactions = await bench.opened()
+    with member(bench.cluster.bootstrap, bench.names.app) as position:
+        await bench.hang(transactions, position(), [bench.row(b"a0", 0)])
+        await bench.commit(transactions, position(), [bench.row(b"a1", 1)])
+        monkeypatch.setattr("connector.kafka.transaction._PROVEN_WITHIN_S", -3.0)
+        with pytest.raises(ShardRestartError, match=f"still open in {bench.topic}-0"):
+            await bench.commit(transactions, position(), [bench.row(b"b1", 1)])
+    await transactions.close()
+    await bench.restart()
+    bench.check(b"a0", b"a1")
+
+
+async def test_abort_that_hangs_is_no_abort(bench: Bench) -> None:
+    """Otherwise the next commit would publish what was aborted."""
+    bench.create("row0")
+    transactions = await bench.opened()
+    with member(bench.cluster.bootstrap, bench.names.app) as position:
+        await bench.commit(transactions, position(), [bench.row(b"a0", 0)])
+        stale = position()
+    interfere(transactions, "abort_transaction", bench.die)
+    with member(bench.cluster.bootstrap, bench.names.app), pytest.raises(ShardRestartError):
+        await bench.commit(transactions, stale, [bench.row(b"b0", 0), bench.row(b"b1", 1)])
+    await transactions.close()
+    bench.revive()
+    assert await bench.restart() == (True, 0)
+    again = await bench.opened()
+    with member(bench.cluster.bootstrap, bench.names.app) as position:
+        await bench.commit(again, position(), [bench.row(b"b0", 0), bench.row(b"b1", 1)])
     await again.close()
-    assert values(three_brokers, topic) == [b"a0", b"b0", b"b1"]
+    bench.check(b"a0", b"b0", b"b1")
+
+
+async def test_topics_that_are_not_configured_are_ended_too(bench: Bench) -> None:
+    """A tenant's topic came with SIGHUP, or its tenant was removed, or it has got a partition."""
+    bench.create("row0 row1 dlq progress state seen")
+    transactions = await bench.opened()
+    with member(bench.cluster.bootstrap, bench.names.app) as position:
+        await bench.hang(transactions, position(), [bench.row(b"a0", 0), bench.row(b"a1", 1)])
+    await transactions.close()
+    again = await bench.opened()
+    assert await bench.recover(again, row_topics=[]) == (True, 0)
+    bench.ends = [0, 0]
+    with member(bench.cluster.bootstrap, bench.names.app) as position:
+        await bench.commit(again, position(), [bench.row(b"a0", 0), bench.row(b"a1", 1)])
+    await again.close()
+    bench.check(b"a0", b"a1")

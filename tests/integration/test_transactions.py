@@ -67,6 +67,8 @@ async def test_a_commit_that_timed_out_pollutes_no_later_transaction(
     again = Transactions(clients, app)
     with member(bootstrap, app) as position:
         await again.call(again.open)
+        if oracle.open_transactions(bootstrap, [topic]):  # the broker was fenced meanwhile: its markers are lost
+            await again.call(again.end, [(topic, 0)], position())
         landed = values(bootstrap, topic)[1:]
         assert landed in ([], [b"in doubt"])
         missing = [value for value in [b"in doubt"] if value not in landed]
@@ -191,6 +193,45 @@ async def test_a_fatal_error_that_confluent_kafka_loses_amid_callbacks_restarts_
         await transactions.call(transactions.open)
         interfere(transactions, "flush", lose)
         with pytest.raises(ShardRestartError, match="its log says why"):
+            await commit(transactions, topic, [b"lost"], position())
+    await transactions.close()
+    assert not values(broker.bootstrap, topic)
+
+
+@pytest.mark.parametrize("error", [SystemError, AttributeError, RuntimeError])
+async def test_transaction_without_its_offsets_is_not_committed(
+    broker: SharedBroker, topic: str, app: str, error: type[Exception]
+) -> None:
+    """Whatever the call raises: without the offsets no generation guards the transaction."""
+    create(broker.bootstrap, topic, f"{app}.control")
+    transactions = Transactions(Clients(broker.bootstrap, {"log_level": 0}), app)
+
+    def fail() -> None:
+        raise error("raised during a callback")
+
+    with member(broker.bootstrap, app) as position:
+        await transactions.call(transactions.open)
+        interfere(transactions, "send_offsets_to_transaction", fail)
+        with pytest.raises(ShardRestartError, match="raised during a callback"):
+            await commit(transactions, topic, [b"lost"], position())
+    await transactions.close()
+    assert not values(broker.bootstrap, topic)
+
+
+@pytest.mark.parametrize("call", ["begin_transaction", "flush", "commit_transaction"])
+async def test_call_that_fails_without_a_kafka_error_restarts_the_shard(
+    broker: SharedBroker, topic: str, app: str, call: str
+) -> None:
+    create(broker.bootstrap, topic, f"{app}.control")
+    transactions = Transactions(Clients(broker.bootstrap, {"log_level": 0}), app)
+
+    def fail() -> None:
+        raise SystemError("raised during a callback")
+
+    with member(broker.bootstrap, app) as position:
+        await transactions.call(transactions.open)
+        interfere(transactions, call, fail)
+        with pytest.raises(ShardRestartError, match="raised during a callback"):
             await commit(transactions, topic, [b"lost"], position())
     await transactions.close()
     assert not values(broker.bootstrap, topic)

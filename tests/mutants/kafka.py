@@ -7,14 +7,16 @@ _OWNERSHIP = "connector/kafka/ownership.py"
 _TRANSACTIONS = "tests/integration/test_transactions.py"
 _MEMBERSHIP = "tests/integration/test_membership.py"
 _FENCING = "tests/e2e/test_fencing.py"
+_HANGING_FILE = "connector/kafka/hanging.py"
+_VISIBILITY = "connector/kafka/visibility.py"
 _HANGING = "tests/integration/test_hanging.py"
 
 KAFKA = (
     Mutant(
         "neither control offset nor generation is sent",
         _TRANSACTION,
-        "            self._send_offsets(producer, control, position.metadata)\n        except",
-        "            assert control\n        except",
+        "        self._send_offsets(producer, position)\n        return offsets",
+        "        return offsets",
         f"{_FENCING} -k generation_alone",
         broker=True,
     ),
@@ -47,44 +49,93 @@ KAFKA = (
         "connector/kafka/restore.py",
         "if self._decided_within_s == math.inf or (message.offset() or 0) >= self._end(topic):",
         "if self._decided_within_s:",
-        f"{_HANGING} -k can_be_seen",
+        f"{_HANGING} -k not_configured",
         broker=True,
     ),
     Mutant(
-        "a transaction that hangs is aborted, though rows of it can be seen",
-        "connector/kafka/hanging.py",
-        "if visible(clients, _last_rows(clients, names.state, shard, committed)):",
-        "if not names:",
-        f"{_HANGING} -k can_be_seen",
+        "a transaction that hangs is aborted, though records of it are visible",
+        _HANGING_FILE,
+        "    if any(visible.values()):\n        return True\n",
+        "",
+        f"{_HANGING} -k restores_it",
         broker=True,
     ),
     Mutant(
-        "an abort says nothing of the commit before it",
+        "an abort counts as certain without a look at the commit before it",
         _TRANSACTION,
-        "if not self.confirm(self.committed, position):",
-        "if not position:",
-        f"{_HANGING} -k takes_a_hanging_commit",
+        "if lost.records or lost.unreadable:",
+        "if lost.unreadable:",
+        f"{_HANGING} -k restores_it",
+        broker=True,
+    ),
+    Mutant(
+        "an abort counts as certain before it has reached every partition",
+        _TRANSACTION,
+        "        if left_open:\n",
+        "        if not ends:\n",
+        f"{_HANGING} -k hangs_is_no_abort",
+        broker=True,
+    ),
+    Mutant(
+        "the last commit is not looked for by a new producer",
+        _HANGING_FILE,
+        "committed = [] if last is None else [_places(last)]",
+        "committed: list[Places] = []",
+        f"{_HANGING} -k completed_by_its_successor",
+        broker=True,
+    ),
+    Mutant(
+        "a commit that is visible in some partitions counts as visible in all",
+        _VISIBILITY,
+        "        if (topic, number) not in unreadable and runs[-1][1] not in visible[topic, number]\n",
+        "        if (topic, number) not in unreadable and not any(visible.values())\n",
+        f"{_HANGING} -k completed_by_its_successor",
+        broker=True,
+    ),
+    Mutant(
+        "only the last commit is looked for, not those before it that may hang too",
+        _HANGING_FILE,
+        "return merge(record.unproven, record.places)",
+        "return record.places",
+        f"{_HANGING} -k in_a_row",
+        broker=True,
+    ),
+    Mutant(
+        "only configured topics are freed of what hangs",
+        _HANGING_FILE,
+        "return partitions | last_offsets(places).keys() | set(look.internal)",
+        "return partitions | set(look.internal)",
+        f"{_HANGING} -k not_configured",
+        broker=True,
+    ),
+    Mutant(
+        "offsets that failed to be sent with an unknown error count as sent",
+        _TRANSACTION,
+        "            except KafkaException as error:\n                outcome.append(error)\n            else:\n"
+        "                outcome.append(None)\n",
+        "            except KafkaException as error:\n                outcome.append(error)\n            finally:\n"
+        "                outcome.insert(0, None)\n",
+        f"{_TRANSACTIONS} -k without_its_offsets",
         broker=True,
     ),
     Mutant(
         "commit before produce: the state follows in a transaction of its own",
         _TRANSACTION,
-        "            ends = self._write_tagged(last)\n",
-        "            producer.commit_transaction(_CALL_S)\n"
-        "            producer.begin_transaction()\n"
-        "            ends = self._write_tagged(last)\n",
+        "        self._write([record._replace(headers=headers) for record in states])\n",
+        "        producer.commit_transaction(_CALL_S)\n"
+        "        producer.begin_transaction()\n"
+        "        self._write([record._replace(headers=headers) for record in states])\n",
         f"{_TRANSACTIONS} -k former_generation",
         broker=True,
     ),
     Mutant(
         "state written outside the transaction",
         _TRANSACTION,
-        "            ends = self._write_tagged(last)\n",
-        "            ends: dict[str, dict[int, int]] = {}\n"
-        "            outside = Producer({k: v for k, v in self._settings.items() if not k.startswith('transaction')})\n"
-        "            for one in closing.last(offsets):\n"
-        "                outside.produce(one.topic, one.value, one.key, one.partition)\n"
-        "            outside.flush()\n",
+        "        self._write([record._replace(headers=headers) for record in states])\n",
+        "        outside = Producer({k: v for k, v in self._settings.items() if not k.startswith('transaction')})\n"
+        "        for one in states:\n"
+        "            outside.produce(one.topic, one.value, one.key, one.partition)\n"
+        "        outside.flush()\n",
         f"{_TRANSACTIONS} -k former_generation",
         broker=True,
     ),
@@ -108,8 +159,8 @@ KAFKA = (
     Mutant(
         "abort outcome ignored",
         _TRANSACTION,
-        'raise self._after(second, f"aborting a transaction of {self._name}") from second',
-        "assert second",
+        "raise self._after(second, doing) from second",
+        "assert doing",
         f"{_TRANSACTIONS} -k not_answered",
         broker=True,
     ),
@@ -140,8 +191,8 @@ KAFKA = (
     Mutant(
         "an offset is that of the last record, not of the next",
         "connector/kafka/publishing.py",
-        "message.offset() + 1",
-        "message.offset() + 0",
+        "offsets[partition] = offset + 1",
+        "offsets[partition] = offset",
         f"{_TRANSACTIONS} -k former_generation",
         broker=True,
     ),
@@ -184,6 +235,13 @@ KAFKA = (
         "self._owner.revoked(shards)",
         f"{_MEMBERSHIP} -k handed_over",
         broker=True,
+    ),
+    Mutant(
+        "the poll on its way confirms that a shard is still held",
+        _OWNERSHIP,
+        "while self.snapshot.polls <= polls + 1 and",
+        "while self.snapshot.polls <= polls and",
+        "tests/unit/test_holding.py",
     ),
     Mutant(
         "a snapshot holds what was revoked",

@@ -6,16 +6,6 @@ _FILE = "connector/shard.py"
 _TEST = "tests/unit/test_shard.py"
 _FENCING = "tests/e2e/test_fencing.py"
 
-_READ = """\
-        read = partial(read_compacted, is_stopped=self._handing_over.is_set, decided_within_s=_DECIDED_S)
-        try:
-            values = await publisher.call(read, self._around.clients, internal, self.number)
-        except HangingTransactionError as error:
-            if isinstance(publisher, Transactions):
-                await self._end_hanging(publisher, error.values[self._names.state])
-            raise
-"""
-
 SHARD = (
     Mutant(
         "a transaction begins with a snapshot that does not hold the shard",
@@ -34,8 +24,9 @@ SHARD = (
     Mutant(
         "memory before commit",
         _FILE,
-        "        closing = Closing(noted, last)\n",
-        "        closing = Closing(noted, last)\n        await publisher.call(batch.apply, changes, accounts)\n",
+        "        closing = self._closing(changes, accounts, control_offset, now)\n",
+        "        closing = self._closing(changes, accounts, control_offset, now)\n"
+        "        await publisher.call(batch.apply, changes, accounts)\n",
         _TEST,
     ),
     Mutant(
@@ -69,14 +60,8 @@ SHARD = (
     Mutant(
         "what is remembered is read before the former owner is fenced",
         _FILE,
-        "        await publisher.call(publisher.open)\n"
-        "        internal = (self._names.state, self._names.seen)\n"
-        f"{_READ}"
-        "        if isinstance(publisher, Transactions) and self._committed",
-        "        internal = (self._names.state, self._names.seen)\n"
-        f"{_READ}"
-        "        await publisher.call(publisher.open)\n"
-        "        if isinstance(publisher, Transactions) and self._committed",
+        "        await publisher.call(publisher.open)\n        read = await self._read(publisher)\n",
+        "        read = await self._read(publisher)\n        await publisher.call(publisher.open)\n",
         f"{_FENCING} -k known_to_the_new",
         broker=True,
     ),

@@ -1,0 +1,22 @@
+"""When a member of the group still holds a shard, without a broker."""
+
+import pytest
+
+from connector.kafka.ownership import Membership, Snapshot
+
+
+@pytest.mark.parametrize("is_kept", [True, False])
+def test_holding_waits_for_a_poll_that_began_after_the_question(
+    monkeypatch: pytest.MonkeyPatch, *, is_kept: bool
+) -> None:
+    """The poll on its way may have begun before a worker was frozen, and says what was true then."""
+    membership = object.__new__(Membership)
+    membership.snapshot = Snapshot(7, frozenset({0}), None)
+    later = [Snapshot(8, frozenset({0}), None), Snapshot(9, frozenset({0} if is_kept else ()), None)]
+
+    def poll(_seconds: float) -> None:
+        membership.snapshot = later.pop(0)
+
+    monkeypatch.setattr("connector.kafka.ownership.time.sleep", poll)
+    assert membership.holds(0) is is_kept
+    assert not later

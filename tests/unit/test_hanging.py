@@ -1,0 +1,69 @@
+"""How a transaction that a reader does not find is judged, without a broker."""
+
+import re
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from connector.errors import ShardRestartError
+from connector.kafka import hanging, visibility
+from connector.kafka.hanging import Look, Unseen
+from connector.kafka.restore import PartitionContents
+from connector.kafka.state import Home, ShardRecord, shard_record
+from connector.kafka.topics import Names
+
+ROWS, SEEN = ("calls", 0), ("app.seen", 0)
+TRANSACTION = Unseen(
+    ShardRecord(
+        "app", "cluster", "calls", 0, transaction="1", places={"calls": {0: [(3, 5)]}, "app.seen": {0: [(7, 7)]}}
+    ),
+    {},
+)
+REMEDY = "calls: Topic authorization failed: allow it: kafka-acls.sh"
+
+
+@pytest.fixture
+def readable(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Set which records are visible, and which partitions cannot be read."""
+
+    def look(visible: set[visibility.Place], unreadable: set[visibility.Place]) -> None:
+        found = {place: ({1: object()} if place in visible else {}) for place in (ROWS, SEEN)}
+        monkeypatch.setattr(visibility, "read", lambda *_: (found, dict.fromkeys(unreadable, REMEDY)))
+
+    return look
+
+
+def was_committed(doubtful: set[visibility.Place]) -> bool:
+    return hanging._was_committed(cast("Any", None), TRANSACTION, doubtful)
+
+
+def test_one_visible_record_proves_a_commit(readable: Any) -> None:
+    readable({SEEN}, {ROWS})
+    assert was_committed({ROWS})
+
+
+def test_topic_that_may_not_be_read_is_waited_for_where_something_hung(readable: Any) -> None:
+    """Nothing guesses the outcome: the log names the right that is missing."""
+    readable(set(), {ROWS})
+    with pytest.raises(ShardRestartError, match=re.escape(f"cannot be known: {REMEDY}")):
+        was_committed({SEEN})
+
+
+def test_ordinary_abort_needs_no_right_to_read_rows(readable: Any) -> None:
+    readable(set(), {ROWS})
+    assert not was_committed(set())
+
+
+@pytest.mark.parametrize(("transaction", "rows"), [("", set()), ("1", {("calls", 0), ("calls", 1)})])
+def test_rows_of_an_older_version_are_not_aborted(
+    monkeypatch: pytest.MonkeyPatch, transaction: str, rows: set[visibility.Place]
+) -> None:
+    """Its record does not say where its rows lie, so that they could not be written again."""
+    monkeypatch.setattr(hanging, "unseen_transactions", lambda _: [])
+    metadata = SimpleNamespace(topics={"calls": SimpleNamespace(partitions=[0, 1])})
+    clients = SimpleNamespace(asking=SimpleNamespace(list_topics=lambda **_: metadata))
+    record = shard_record(Home("app", "cluster", "calls"), 0, transaction)
+    read = PartitionContents({"app.state": {record.key: record.value or b""}}, {})
+    look = Look(cast("Any", clients), Names("app"), 0, read)
+    assert hanging._watched(look, ["calls"]) == rows | {("app.state", 0), ("app.seen", 0)}

@@ -23,6 +23,7 @@ _HAND_OVER_S = 2.0
 _CONFIRM_S = 0.5
 _PAUSE_S = 0.02
 _REJOIN_S = 30.0
+_AGAIN_S = 1.0
 _logger = log.get(__name__)
 
 _Request = Callable[[Consumer], None]
@@ -83,7 +84,7 @@ class Membership:
         self.changed_at = time.monotonic()
         "When the assignment last changed (monotonic seconds)."
         self.joined = False
-        "Whether an assignment, maybe an empty one, has come."
+        "Whether an assignment, maybe an empty one, has come since the membership was lost last."
 
     def start(self) -> None:
         """Joins the group."""
@@ -124,20 +125,26 @@ class Membership:
         return shard in self.snapshot.partitions
 
     def _run(self) -> None:
+        """Be a member until stopped. Whatever is raised makes the member anew: a dead thread would own its shards."""
         while not self._stopping.is_set():
-            consumer = Consumer(self._settings)
+            consumer: Consumer | None = None
             try:
+                consumer = Consumer(self._settings)
                 consumer.subscribe([self._topic], on_assign=self._assign, on_revoke=self._revoke, on_lost=self._lose)
                 self._poll(consumer)
-            except KafkaException as error:
-                _logger.warning("group_error", error=error.args[0].str(), fatal=True)
-            except (SystemError, AttributeError) as error:
-                # What was raised amid callbacks, see publishing: whatever it is, the group keeps its member.
-                _logger.warning("group_error", error=str(error.__cause__ or error), fatal=True)
-            finally:
-                consumer.close()
-            self._gone()
-            self._stopping.wait(1.0)
+            except Exception as error:  # noqa: BLE001 - the top of the thread
+                _report(error)
+            self._leave(consumer)
+            self._stopping.wait(_AGAIN_S)
+
+    def _leave(self, consumer: Consumer | None) -> None:
+        """Hold nothing, then leave the group with what is left of the consumer."""
+        for step in (self._gone, consumer.close if consumer is not None else None, self._gone):
+            try:
+                if step is not None:
+                    step()
+            except Exception as error:  # noqa: BLE001 - the top of the thread
+                _report(error)
 
     def _poll(self, consumer: Consumer) -> None:
         """Polls until stopped; raises KafkaException when the consumer is of no more use."""
@@ -161,7 +168,10 @@ class Membership:
             self._publish(consumer)
             # Seen once, cause unknown: after a broker was frozen for 14 s no assignment came for two minutes.
             since = self._waits_since
-            if self._tells_all and since is not None and time.monotonic() - since > self._rejoin_s:
+            waited = since is not None and time.monotonic() - since > self._rejoin_s
+            # The newer protocol tells nothing of an assignment that stays empty.
+            self.joined = self.joined or (waited and not self._tells_all)
+            if waited and self._tells_all:
                 raise KafkaException(KafkaError(KafkaError._TIMED_OUT, "no assignment since the last one ended"))  # noqa: SLF001
 
     def _publish(self, consumer: Consumer | None) -> None:
@@ -198,6 +208,7 @@ class Membership:
 
     def _lose(self, _consumer: Consumer, partitions: list[TopicPartition]) -> None:
         shards = frozenset(p.partition for p in partitions)
+        self.joined = False
         self.changed_at = self._waits_since = time.monotonic()
         self._partitions -= shards
         self._opened -= shards
@@ -205,10 +216,22 @@ class Membership:
         self._owner.lost(shards)
 
     def _gone(self) -> None:
-        """The consumer is closed: whatever it still had is lost."""
+        """Lose whatever the consumer still has."""
+        self.joined = False
         self._waits_since = time.monotonic()
         left, self._partitions = self._partitions, frozenset()
         self._opened.clear()
         self._publish(None)
         if left:
             self._owner.lost(left)
+
+
+def _report(error: Exception) -> None:
+    """Log why the member is made anew; with a traceback where it is a bug."""
+    if isinstance(error, KafkaException):
+        _logger.warning("group_error", error=error.args[0].str(), fatal=True)
+    elif isinstance(error, SystemError | AttributeError):
+        # What was raised amid callbacks, see publishing: whatever it is, the group keeps its member.
+        _logger.warning("group_error", error=str(error.__cause__ or error), fatal=True)
+    else:
+        _logger.warning("group_error", error=repr(error), fatal=True, exc_info=error)

@@ -31,6 +31,7 @@ class Watch:
         "How long it takes to hand over."
         self.handed_over_at = self.assigned_at = 0.0
         self.held_when_lost: list[frozenset[int]] = []
+        self.joined_when_lost: list[bool] = []
         self.blocks = threading.Event()
         self.blocks.set()
 
@@ -53,6 +54,7 @@ class Watch:
         assert self.membership is not None
         self.owned -= shards
         self.held_when_lost.append(self.membership.snapshot.partitions & shards)
+        self.joined_when_lost.append(self.membership.joined)
 
     def commanded(self, shard: int, command: Command) -> None:
         self.commands.append((shard, command.offset))
@@ -153,13 +155,15 @@ def test_a_shard_moves_only_when_it_was_handed_over_and_no_snapshot_holds_what_a
 
 
 def test_who_is_told_that_shards_are_lost_finds_them_in_no_snapshot(broker: SharedBroker, app: str, join: Join) -> None:
-    """A member that does not poll for longer than it may is put out of the group."""
+    """A member that does not poll for longer than it may is put out of the group, and joins again."""
     file_commands(broker.bootstrap, app, 1)
     membership, watch = join(**{"session.timeout.ms": "1500", "max.poll.interval.ms": "1500"})
     until_owned(watch)
     lose_shards(membership, watch)
     assert watch.held_when_lost[0] == frozenset()
+    assert watch.joined_when_lost == [False]
     until_owned(watch)
+    assert membership.joined
 
 
 def test_a_member_that_the_group_has_expelled_joins_again(broker: SharedBroker, app: str, join: Join) -> None:
@@ -243,23 +247,28 @@ class Stumbling(Consumer):
     """The first poll after `stumbles` is set raises what confluent-kafka does when an error is lost amid callbacks."""
 
     stumbles = threading.Event()
+    error = Exception("a test chooses another")
 
     def poll(self, timeout: float = -1) -> Message | None:
         """As usual, but for once."""
         if self.stumbles.is_set():
             self.stumbles.clear()
-            raise AttributeError("'NoneType' object has no attribute 'log'")
+            raise self.error
         return super().poll(timeout)
 
 
-def test_an_error_that_confluent_kafka_mangles_makes_the_member_anew(
-    join: Join, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("error", [AttributeError("'NoneType' object has no attribute 'log'"), ValueError("a bug")])
+def test_an_error_that_is_raised_in_its_thread_makes_the_member_anew(
+    join: Join, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     """A thread that ended instead would leave a worker that owns nothing for ever, and says nothing."""
     monkeypatch.setattr("connector.kafka.ownership.Consumer", Stumbling)
+    monkeypatch.setattr(Stumbling, "error", error)
     _, watch = join()
     until_owned(watch)
     before = watch.assigned_at
     Stumbling.stumbles.set()
+    wait_until(lambda: bool(watch.held_when_lost), "its shards to be lost", _DEADLINE_S)
+    assert watch.held_when_lost == [frozenset()]
     wait_until(lambda: watch.assigned_at > before, "another assignment", _DEADLINE_S)
     until_owned(watch)

@@ -37,14 +37,6 @@ KAFKA = (
         broker=True,
     ),
     Mutant(
-        "an error that confluent-kafka mangles ends the member's thread",
-        _OWNERSHIP,
-        "except (SystemError, AttributeError) as error:",
-        "except SystemError as error:",
-        f"{_MEMBERSHIP} -k mangles",
-        broker=True,
-    ),
-    Mutant(
         "what is remembered ends at an open transaction that is over",
         "connector/kafka/restore.py",
         "if self._decided_within_s == math.inf or (message.offset() or 0) >= self._end(topic):",
@@ -259,6 +251,22 @@ KAFKA = (
         "        self._owner.lost(shards)\n        self._partitions -= shards\n        self._opened -= shards\n"
         "        self._publish(None)\n",
         f"{_MEMBERSHIP} -k lost",
+        broker=True,
+    ),
+    Mutant(
+        "a member that was put out of the group counts as joined",
+        _OWNERSHIP,
+        "        self.joined = False\n        self.changed_at = self._waits_since",
+        "        self.changed_at = self._waits_since",
+        f"{_MEMBERSHIP} -k lost_finds",
+        broker=True,
+    ),
+    Mutant(
+        "the group's member dies of an error that nobody expected",
+        _OWNERSHIP,
+        "                self._poll(consumer)\n            except Exception as",
+        "                self._poll(consumer)\n            except KafkaException as",
+        f"{_MEMBERSHIP} -k raised_in_its_thread",
         broker=True,
     ),
 )

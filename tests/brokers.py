@@ -357,8 +357,7 @@ def _formatted_broker(
 ) -> Broker:
     """A broker whose disk is as Kafka's storage tool leaves it, without the second that the tool takes."""
     disk = directory / "disk"
-    disk.mkdir(parents=True)
-    shutil.copy(software.bootstrap_checkpoint, disk)
+    shutil.copytree(software.formatted, disk)
     meta = f"version=1\nnode.id={number}\ncluster.id={cluster_id}\ndirectory.id={_kafka_uuid()}\n"
     (disk / "meta.properties").write_text(meta, encoding="utf-8")
     command = software.command("kafka.Kafka", options=options)

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-KAFKA_VERSION = "4.3.0"
+KAFKA_VERSION = os.environ.get("KAFKA_VERSION", "4.3.0")
 DEPENDENCY_PLUGIN_VERSION = "3.8.1"
 OLDEST_JAVA = 17
 
@@ -47,11 +47,15 @@ class MissingSoftwareError(RuntimeError):
 
 @dataclass(frozen=True, slots=True)
 class Software:
-    """Everything that starting a broker takes. `classes` is a class-data archive, which halves the start."""
+    """Everything that starting a broker takes.
+
+    `formatted` is a disk as Kafka's storage tool leaves it, but for what names its node; `classes` is a class-data
+    archive, which halves the start.
+    """
 
     java: Path
     jars: tuple[Path, ...]
-    bootstrap_checkpoint: Path
+    formatted: Path
     classes: Path
 
     def command(self, main_class: str, *arguments: str, options: Sequence[str] = ()) -> list[str]:
@@ -76,9 +80,9 @@ def kafka() -> Software:
     if not libraries.is_dir():
         _made_whole(libraries, fetch_jars)
     jars = tuple(sorted(libraries.glob("*.jar")))
-    software = Software(java, jars, home / "bootstrap.checkpoint", home / f"classes-{java_version}.jsa")
-    if not software.bootstrap_checkpoint.is_file():
-        _made_whole(software.bootstrap_checkpoint, lambda target: _write_bootstrap_checkpoint(software, target))
+    software = Software(java, jars, home / "formatted", home / f"classes-{java_version}.jsa")
+    if not software.formatted.is_dir():
+        _made_whole(software.formatted, lambda target: _format(software, target))
     return software
 
 
@@ -161,9 +165,11 @@ def _problem(command: Sequence[str]) -> str | None:
     return " / ".join(lines[:3])
 
 
-def _write_bootstrap_checkpoint(software: Software, target: Path) -> None:
-    """Write the file in which a formatted disk names its feature levels; it is the same for every cluster and node."""
-    target.rmdir()
+def _format(software: Software, target: Path) -> None:
+    """Write the checkpoint in which a formatted disk names its feature levels, the same for every cluster and node.
+
+    Kafka 4.4 has it in the folder of the metadata's partition, older versions have it at the top.
+    """
     with tempfile.TemporaryDirectory(prefix="drc-format-") as folder:
         settings = Path(folder) / "server.properties"
         settings.write_text(
@@ -176,7 +182,8 @@ def _write_bootstrap_checkpoint(software: Software, target: Path) -> None:
         problem = _problem(software.command("kafka.tools.StorageTool", *arguments))
         if problem is not None:
             raise MissingSoftwareError(f"Kafka's storage tool does not run: {problem}")
-        shutil.copy(Path(folder) / "data" / "bootstrap.checkpoint", target)
+        ignored = shutil.ignore_patterns("meta.properties")
+        shutil.copytree(Path(folder) / "data", target, ignore=ignored, dirs_exist_ok=True)
 
 
 def _made_whole(target: Path, make: Callable[[Path], None]) -> None:

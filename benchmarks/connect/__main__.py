@@ -60,7 +60,7 @@ def main(rig: Rig, topic: str) -> dict[str, Any]:
             (directory / f"{part}.properties").write_text(text, encoding="utf-8")
         jars = (directory, *software.jars)
         files = [str(directory / "worker.properties"), str(directory / "connector.properties")]
-        command = Software(software.java, jars, software.bootstrap_checkpoint, software.classes).command(
+        command = Software(software.java, jars, software.formatted, software.classes).command(
             "org.apache.kafka.connect.cli.ConnectStandalone", *files, options=["-Xmx768m", "-XX:+UseSerialGC"]
         )
         with (directory / "log").open("wb") as log, subprocess.Popen(command, stdout=log, stderr=log) as process:

@@ -71,6 +71,40 @@ def test_every_row_arrives_once_though_tokens_are_refused_now_and_then(bench: Be
     assert len(bench.check(source).rows) > 1_800
 
 
+@pytest.mark.parametrize("status", [500, 400])
+def test_instant_that_graph_fails_to_serve_holds_up_nothing_else(
+    bench: Bench, settings: Settings, status: int
+) -> None:
+    """The rest arrives, the gap is reported with its cause, and its rows arrive when the fault ends."""
+    source = bench.simulate(**SMALL)
+    (tenant,) = source.tenants
+    versions = source.truth()[tenant]
+    second = sorted(version.start for version in versions)[len(versions) // 2].replace(microsecond=0)
+    source.set_faults(unservable=1, unservable_at=second.isoformat(), unservable_status=status)
+    inside = {v.id for v in versions if second <= v.start < second + timedelta(seconds=1)}
+    outside = {v.id for v in versions} - inside
+    worker = bench.new_worker(settings(source))
+    worker.start()
+    worker.until_logged("range_isolated")
+    worker.until(lambda: worker.metric("rows_total", outcome="published") >= len(outside), "the rows around it")
+    worker.until(lambda: worker.tenant(tenant).get("gap_seconds") == 1, "a gap of one second")
+    shown = worker.tenant(tenant)
+    (gap,) = shown["gaps"]
+    assert datetime.fromisoformat(gap["from"]) == second
+    assert str(status) in gap["cause"]
+    assert shown["unreadable"] == shown["gaps"]
+    assert shown["state"] == "catching_up"
+    assert worker.metric("tenant_failing") == 0
+    assert {row.id for row in oracle.committed(bench.bootstrap, bench.topic, bench.app).rows} == outside
+    source.set_faults(unservable=0)
+    worker.until(lambda: worker.tenant(tenant)["gap_seconds"] == 0, "no gap", 180)
+    worker.until_logged("range_read_again")
+    assert worker.tenant(tenant)["unreadable"] == []
+    worker.until_complete(source.freeze())
+    assert worker.stop() == 0
+    bench.check(source)
+
+
 def test_a_dead_letter_says_what_is_wrong_and_never_the_value(bench: Bench, settings: Settings) -> None:
     """The rest of the page goes on; the oracle has compared bytes, keys and windows."""
     source = bench.simulate(**SMALL, unfit=0.1)

@@ -6,7 +6,49 @@ _FILE = "connector/shard.py"
 _TEST = "tests/unit/test_shard.py"
 _FENCING = "tests/e2e/test_fencing.py"
 
+_HANDED_OVER = """\
+            if chain.held:
+                await self._buffer.put_page(_joined(chain.held))
+            item = SliceRead(self._tenant, piece, not chain.repeated, self._now())
+            self._buffer.put(item)
+"""
+_COUNTED_FIRST = """\
+            item = SliceRead(self._tenant, piece, not chain.repeated, self._now())
+            self._buffer.put(item)
+            if chain.held:
+                await self._buffer.put_page(_joined(chain.held))
+"""
+_CHAINS = "tests/unit/test_sweeper_chains.py"
+
 SHARD = (
+    Mutant(
+        "a chain with repeats is not read again",
+        "connector/sweeper.py",
+        "                if chain.repeated:\n",
+        "                if not chain:\n",
+        _CHAINS,
+    ),
+    Mutant(
+        "every slice is stable",
+        "connector/sweeper.py",
+        "SliceRead(self._tenant, piece, not chain.repeated, self._now())",
+        "SliceRead(self._tenant, piece, True, self._now())",
+        _CHAINS,
+    ),
+    Mutant(
+        "a slice that is published again counts before its rows are handed over",
+        "connector/sweeper.py",
+        _HANDED_OVER,
+        _COUNTED_FIRST,
+        _CHAINS,
+    ),
+    Mutant(
+        "other chains of a failed run go on",
+        "connector/sweeper.py",
+        'task.cancel(f"{piece.window} of a failed run")',
+        "pass",
+        _CHAINS,
+    ),
     Mutant(
         "a transaction begins with a snapshot that does not hold the shard",
         _FILE,

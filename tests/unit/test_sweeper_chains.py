@@ -1,0 +1,128 @@
+"""Page chains: read again when rows shifted, handed over before they count, ended with the run that failed."""
+
+import asyncio
+import json
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from typing import Any
+
+import msgspec
+
+from connector.batch import Account, Item, PageRead, RunsDropped, SliceRead
+from connector.buffer import Buffer
+from connector.core import windows
+from connector.core.coverage import Window
+from connector.core.dedup import Remembered
+from connector.core.jobs import Command
+from connector.core.rows import Shape
+from connector.errors import RejectedError
+from connector.graph.client import ReadPage
+from connector.kafka import avro
+from connector.kafka.seen import SeenLog
+from connector.kafka.state import Checkpoint
+from connector.sweeper import Sweeper
+from tests.unit.test_admin_sweeper import DAY, NOW, RULES, TENANT, until
+
+
+class Source:
+    """Answers each chain with the next of `chains`, the last one again and again; a chain is pages of ids."""
+
+    def __init__(self, *chains: list[list[str]]) -> None:
+        self.chains = list(chains)
+        self.asked: list[Window] = []
+        self.ended: list[Window] = []
+        self.refused: set[int] = set()
+        "Numbers of chains that are refused, once something else is asked for."
+        self.served_at = NOW
+
+    async def pages(self, window: Window, _priority: int, _attempts: int) -> AsyncGenerator[ReadPage, None]:
+        number = len(self.asked)
+        self.asked.append(window)
+        try:
+            if self.refused:
+                await until(lambda: len(self.asked) > 1)
+                if number in self.refused:
+                    raise RejectedError("sign_in", "the secret has expired")
+                await asyncio.Event().wait()
+            chain = self.chains.pop(0) if len(self.chains) > 1 else self.chains[0]
+            for ids in chain:
+                rows = [msgspec.Raw(json.dumps({"id": one}).encode()) for one in ids]
+                yield ReadPage(rows, NOW, 2, last=ids is chain[-1])
+        finally:
+            self.ended.append(window)
+
+    def failing(self) -> bool:
+        return bool(self.refused)
+
+
+class Handed(Buffer):
+    """Notes what is handed over."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.items: list[Item] = []
+
+    def put(self, item: Item) -> None:
+        self.items.append(item)
+
+    def of(self, kind: type) -> list[Any]:
+        return [item for item in self.items if isinstance(item, kind)]
+
+
+@asynccontextmanager
+async def sweeping(source: Source, history: timedelta = timedelta(minutes=1)) -> AsyncIterator[tuple[Sweeper, Handed]]:
+    state = windows.first_state(RULES, NOW - history, NOW)
+    account = Account(TENANT, RULES, Checkpoint("calls", state), Remembered(), SeenLog("aa"))
+    unchecked: Any = source
+    handed, shape = Handed(), Shape(avro.load(avro.ROW), "v1.0")
+    sweeper = Sweeper(account, unchecked, handed, shape, concurrency=3, once=False, now=lambda: NOW)
+    task = asyncio.create_task(sweeper.run())
+    try:
+        yield sweeper, handed
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
+
+
+async def test_chain_with_repeated_ids_is_read_again() -> None:
+    """Rows may have shifted over the boundary of two pages, and one may have been skipped."""
+    source = Source([["a", "b"], ["b", "c"]], [["a", "b"], ["c", "d"]])
+    async with sweeping(source) as (_, handed):
+        await until(lambda: handed.of(SliceRead))
+        assert len(source.asked) == 2
+        (read,) = handed.of(SliceRead)
+        assert read.steady
+        assert {bytes(row) for page in handed.of(PageRead) for row in page.raws} >= {b'{"id": "d"}'}
+
+
+async def test_slice_whose_ids_repeat_each_time_is_not_stable() -> None:
+    source = Source([["a", "b"], ["b", "c"]])
+    async with sweeping(source) as (sweeper, handed):
+        await until(lambda: handed.of(SliceRead))
+        assert len(source.asked) == 3
+        (read,) = handed.of(SliceRead)
+        assert not read.steady
+        assert not any(read.steady for read in sweeper.plan.coverage.reads)
+
+
+async def test_job_that_publishes_again_hands_over_its_rows_before_it_counts() -> None:
+    """Else a crash between two commits would leave rows out that the job says it has published."""
+    source = Source([["a"], ["b"]])
+    async with sweeping(source) as (sweeper, handed):
+        await until(lambda: handed.of(SliceRead))
+        handed.items.clear()
+        sweeper.command(0, Command("j", "backfill", NOW, Window(NOW - DAY, NOW - DAY + timedelta(minutes=1)), again=True))
+        await until(lambda: handed.of(SliceRead))
+        kinds = [type(item) for item in handed.items if isinstance(item, PageRead | SliceRead) and item.slice.again]
+        assert kinds == [PageRead, SliceRead]
+        assert len(handed.of(PageRead)[0].raws) == 2
+
+
+async def test_failed_run_ends_its_other_chains() -> None:
+    source = Source([["a"]])
+    source.refused = {0}
+    async with sweeping(source, 10 * DAY) as (_, handed):
+        await until(lambda: handed.of(RunsDropped))
+        await until(lambda: len(source.ended) == len(source.asked) > 1)
+        assert not handed.of(SliceRead)

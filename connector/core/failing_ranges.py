@@ -93,9 +93,15 @@ def succeeded(ranges: FailingRanges, window: Window, now: datetime) -> FailingRa
     return tuple(left)
 
 
-def since(ranges: FailingRanges, start: datetime) -> FailingRanges:
-    """Return the ranges without call time before `start`."""
-    return _without(ranges, Window(min((one.window.start for one in ranges), default=start), start))
+def as_known(ranges: FailingRanges, start: datetime, now: datetime) -> FailingRanges:
+    """Return the ranges without call time before `start`, and without times that a clock noted which was ahead."""
+    if not ranges:
+        return ranges
+    latest = now + timedelta(seconds=_LONGEST_RETRY_S)
+    readable = _without(ranges, Window(min(one.window.start for one in ranges), start))
+    return tuple(
+        one._replace(failed_at=min(one.failed_at, now), retry_at=min(one.retry_at, latest)) for one in readable
+    )
 
 
 def isolated(ranges: FailingRanges) -> list[Window]:

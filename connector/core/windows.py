@@ -164,7 +164,7 @@ def begin(state: State, rules: Rules, now: datetime) -> tuple[State, list[int]]:
     if not started:
         return state, []
     coverage = state.coverage.until(now).merged(partial(_is_alike, sweeps)).limited(_MOST_READS)
-    ranges = failing_ranges.since(state.failing_ranges, floor)
+    ranges = failing_ranges.as_known(state.failing_ranges, floor, now)
     orders = jobs.expired(state.orders, now, *_job_floors(state, rules, now))
     return state._replace(sweeps=tuple(sweeps), coverage=coverage, failing_ranges=ranges, orders=orders), started
 

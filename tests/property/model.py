@@ -17,9 +17,10 @@ import msgspec
 import numpy as np
 
 from connector import batch
-from connector.batch import Account, Batches, Change, Item, PageRead, RunsDropped, SliceRead, SweepsBegun
+from connector.batch import Account, Batches, Change, Item, PageRead, RangeFailed, RunsDropped, SliceRead, SweepsBegun
 from connector.core import instants, windows
 from connector.core.coverage import Window
+from connector.core.failing_ranges import RangeFailure
 from connector.core.rows import Page, Shape, decode_page
 from connector.core.windows import Rules, Sizes, Slice, Sweep
 from connector.kafka import avro, seen, state
@@ -90,6 +91,13 @@ class World:
     calls: list[Call]
     page_rows: int = 4
     requests: int = 0
+    unreadable: list[tuple[float, float, float]] = field(default_factory=list)
+    "Instants of call time that Graph does not serve, each from a time on until another."
+
+    def serves(self, window: Window, time_s: float) -> bool:
+        """Return whether a range holds no instant that Graph does not serve at a time."""
+        start_s, end_s = seconds_of(window.start), seconds_of(window.end)
+        return not any(start_s <= at < end_s and since <= time_s < until for at, since, until in self.unreadable)
 
     def page(self, window: Window, skip: int, time_s: float) -> Page:
         self.requests += 1
@@ -160,6 +168,8 @@ class _Chain:
     attempt: int = 0
     repeated: bool = False
     began_s: float = 0.0
+    asked: Page | None = None
+    "What Graph has answered and has not arrived."
     ids: set[int] = field(default_factory=set)
 
 
@@ -197,6 +207,7 @@ class Worker:
         self._pending: dict[str, Change] = {}
         self._reads: list[Landed] = []
         self._guess = windows.first_guess()
+        self._served_at: dict[str, datetime] = {}
 
     def sweep(self, tenant: str, now_s: float) -> None:
         """Begins what is due and opens chains, as Sweeper does."""
@@ -225,13 +236,23 @@ class Worker:
     def has_chains(self, tenant: str) -> bool:
         return bool(self._chains[tenant])
 
-    def read_page(self, tenant: str, which: int, time_s: float, now_s: float) -> None:
-        """Reads one page of one of the open chains; the last page hands the slice over, or begins it again."""
+    def read_page(self, tenant: str, which: int, time_s: float, now_s: float, *, slow: bool = False) -> None:
+        """Reads one page of one of the open chains; the last page hands the slice over, or begins it again.
+
+        `slow`: Graph makes its answer at this moment, and it arrives when the chain's turn comes again.
+        """
         chains = self._chains[tenant]
         chain = chains[which % len(chains)]
-        if not chain.skip:
+        if not chain.skip and chain.asked is None:
             chain.began_s = time_s
-        page = self._worlds[tenant].page(chain.piece.window, chain.skip, time_s)
+        if not self._worlds[tenant].serves(chain.piece.window, time_s):
+            self._fail_range(tenant, chain, now_s)
+            return
+        page = chain.asked or self._worlds[tenant].page(chain.piece.window, chain.skip, time_s)
+        chain.asked = page if slow and chain.asked is None else None
+        if chain.asked:
+            return
+        self._served_at[tenant] = moment(now_s)
         reading = _shape.read(page.rows)
         ids = set(reading.entries["hi"].tolist())
         chain.repeated = chain.repeated or not chain.ids.isdisjoint(ids)
@@ -250,6 +271,12 @@ class Worker:
         self.plans[tenant], _ = windows.finish(
             self.plans[tenant], [(chain.piece, item.steady)], item.now, self.accounts[tenant].rules
         )
+
+    def _fail_range(self, tenant: str, chain: _Chain, now_s: float) -> None:
+        self._chains[tenant].remove(chain)
+        failure = RangeFailure("Graph answers 500", moment(now_s), self._served_at.get(tenant))
+        self.plans[tenant] = windows.range_failed(self.plans[tenant], chain.piece.window, failure)
+        self._queue.append(RangeFailed(tenant, chain.piece.window, failure))
 
     def fail(self, tenant: str) -> None:
         """The source is away: the runs on their way have failed."""

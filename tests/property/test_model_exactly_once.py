@@ -10,6 +10,7 @@ from datetime import timedelta
 
 import pytest
 
+from connector.core import failing_ranges, windows
 from connector.kafka import state
 from tests.property.model import (
     EPOCH,
@@ -74,12 +75,19 @@ class Storm:
         for world in self.worlds.values():  # the history before the first start
             for number in range(rng.randrange(20) if begin_s else 0):
                 world.calls.append(call(f"old-{number}", rng.uniform(begin_s - 600, 0), 5.0))
+        for world in self.worlds.values():
+            world.unreadable = [self._unreadable() for _ in range(rng.choice([0, 0, 1, 2, 5]))]
         self.topics = Topics()
         self.ahead_s = 0.0
         self.most_ahead_s = 0.0
         self.time_s = 0.0
         self.worker: Worker | None = None
         self.away_until_s = dict.fromkeys(self.worlds, 0.0)
+
+    def _unreadable(self) -> tuple[float, float, float]:
+        """An instant that Graph does not serve for a while."""
+        at_s, since_s = self.rng.uniform(0, self.until_s), self.rng.uniform(0, self.until_s)
+        return at_s, since_s, min(self.until_s, since_s + self.rng.uniform(0, 1.5 * deepest_s(self.setting)))
 
     def first_start_s(self, tenant: str) -> float:
         """Calls before this are nobody's business: fixed by the first commit."""
@@ -118,7 +126,8 @@ class Storm:
             worker.sweep(tenant, self.now_s)
             for _ in range(rng.randrange(1, 9)):
                 if worker.has_chains(tenant):
-                    worker.read_page(tenant, rng.randrange(9), self.time_s, self.now_s)
+                    is_slow = rng.random() < 0.2
+                    worker.read_page(tenant, rng.randrange(9), self.time_s, self.now_s, slow=is_slow)
         if rng.random() < 0.01:
             raise Died
         worker.take(rng.choice([1, 3, 100]))
@@ -138,6 +147,9 @@ class Storm:
             self.time_s += self.setting.sweeps[0].every.total_seconds()
             worker.drain(self.time_s, self.time_s)
         assert worker.is_idle(moment(self.time_s))
+        for plan in worker.plans.values():
+            assert failing_ranges.isolated(plan.failing_ranges) == []
+            assert windows.gaps(plan) == []
         return self.topics
 
 

@@ -145,7 +145,13 @@ class TestIsolation:
 
     def test_what_lies_before_what_may_be_read_is_forgotten(self) -> None:
         ranges, _ = narrow((), 900)
-        assert failing_ranges.isolated(failing_ranges.since(ranges, NOW + S)) == []
+        assert failing_ranges.isolated(failing_ranges.as_known(ranges, NOW + S, NOW + 99 * S)) == []
+
+    def test_clock_that_was_ahead_does_not_put_the_retry_off(self) -> None:
+        ranges, _ = narrow((), 900)
+        before = NOW - timedelta(days=2)
+        known = failing_ranges.as_known(ranges, before, before)
+        assert failing_ranges.due(known, before + timedelta(minutes=30)) == failing_ranges.isolated(ranges)
 
 
 FAULTS = [

@@ -112,7 +112,9 @@ async def test_job_that_publishes_again_hands_over_its_rows_before_it_counts() -
     async with sweeping(source) as (sweeper, handed):
         await until(lambda: handed.of(SliceRead))
         handed.items.clear()
-        sweeper.command(0, Command("j", "backfill", NOW, Window(NOW - DAY, NOW - DAY + timedelta(minutes=1)), again=True))
+        sweeper.command(
+            0, Command("j", "backfill", NOW, Window(NOW - DAY, NOW - DAY + timedelta(minutes=1)), again=True)
+        )
         await until(lambda: handed.of(SliceRead))
         kinds = [type(item) for item in handed.items if isinstance(item, PageRead | SliceRead) and item.slice.again]
         assert kinds == [PageRead, SliceRead]

@@ -4,6 +4,7 @@ Only HTTP, sign-in and Kafka are models. What is handed over goes through the st
 """
 
 import asyncio
+import random
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -172,11 +173,12 @@ class Tenant:
 
 @contextmanager
 def reading(
-    fault: Fault, *, history: timedelta = timedelta(hours=2), rpm: float = 45, **graph: Any
+    fault: Fault, *, history: timedelta = timedelta(hours=2), rpm: float = 45, seed: int = 1, **graph: Any
 ) -> Iterator[Tenant]:
-    """Yield a tenant that is read in simulated time."""
+    """Yield a tenant that is read in simulated time. `seed`: of the jitter of pauses."""
     loop = SimulatedTime()
-    with mock.patch.object(client, "time", SimpleNamespace(monotonic=loop.time)):
+    clock = mock.patch.object(client, "time", SimpleNamespace(monotonic=loop.time))
+    with clock, mock.patch.object(client, "random", random.Random(seed)):
         tenant = Tenant(loop, fault, history=history, rpm=rpm, **graph)
         try:
             yield tenant

@@ -19,8 +19,7 @@ Settings = Callable[..., dict[str, Any]]
 
 RETRYING_SOON = (
     "-c",
-    "from connector.core import failing_ranges; failing_ranges._FIRST_RETRY_S = 5\n"
-    "from connector.__main__ import main; main()",
+    "import connector.core.failing_ranges as r; r._FIRST_RETRY_S = 5; from connector.__main__ import main; main()",
     "run",
 )
 """`connector run` that asks for an isolated range again after seconds instead of a minute."""

@@ -133,7 +133,7 @@ async def test_what_a_member_of_a_former_generation_writes_does_not_land_and_its
     """Neither its rows nor its state. Every rebalance amid a transaction comes to this."""
     state = f"{app}.state"
     create(broker.bootstrap, topic, state, f"{app}.control")
-    transactions = Transactions(Clients(broker.bootstrap, {"log_level": 0}), app)
+    transactions = Transactions(Clients(broker.bootstrap, {"log_level": 0}), f"{app}-0")
     await transactions.call(transactions.open)
 
     def write(value: bytes, position: Position) -> Offsets:

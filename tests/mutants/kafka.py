@@ -41,7 +41,7 @@ KAFKA = (
         "connector/kafka/restore.py",
         "if self._decided_within_s == math.inf or (message.offset() or 0) >= self._end(topic):",
         "if self._decided_within_s:",
-        f"{_HANGING} -k not_configured",
+        "tests/integration/test_restore.py -k late",
         broker=True,
     ),
     Mutant(
@@ -57,8 +57,7 @@ KAFKA = (
         _TRANSACTION,
         "if lost.records or lost.unreadable:",
         "if lost.unreadable:",
-        f"{_HANGING} -k restores_it",
-        broker=True,
+        "tests/unit/test_hanging.py",
     ),
     Mutant(
         "an abort counts as certain before it has reached every partition",

@@ -8,10 +8,12 @@ import pytest
 
 from connector.errors import ShardRestartError
 from connector.kafka import hanging, visibility
+from connector.kafka.clients import Clients
 from connector.kafka.hanging import Look, Unseen
 from connector.kafka.restore import PartitionContents
 from connector.kafka.state import Home, ShardRecord, shard_record
 from connector.kafka.topics import Names
+from connector.kafka.transaction import Transactions
 
 ROWS, SEEN = ("calls", 0), ("app.seen", 0)
 TRANSACTION = Unseen(
@@ -67,3 +69,20 @@ def test_rows_of_an_older_version_are_not_aborted(
     read = PartitionContents({"app.state": {record.key: record.value or b""}}, {})
     look = Look(cast("Any", clients), Names("app"), 0, read)
     assert hanging._watched(look, ["calls"]) == rows | {("app.state", 0), ("app.seen", 0)}
+
+
+@pytest.mark.parametrize("lost", [{ROWS: [object()]}, {}])
+async def test_abort_is_certain_while_commits_before_it_are_visible(
+    monkeypatch: pytest.MonkeyPatch, lost: dict[visibility.Place, list[Any]]
+) -> None:
+    transactions = Transactions(Clients("localhost:1", {}), "app-0")
+    transactions._unproven = [(0.0, {"calls": {0: [(3, 5)]}})]
+    monkeypatch.setattr(visibility, "undecided", lambda *_: set())
+    monkeypatch.setattr(visibility, "lost", lambda *_: visibility.Lost(lost, {}))
+    if lost:
+        with pytest.raises(ShardRestartError, match="may have ended a transaction before it in calls-0"):
+            transactions._verify_abort()
+    else:
+        transactions._verify_abort()
+        assert not transactions._unproven
+    await transactions.close()

@@ -14,7 +14,7 @@ from tests.brokers import HOST, free_ports
 
 END_TXN = 26
 "Kafka's number of the request that ends a transaction."
-Loss = Literal["request", "answer", "hold"]
+Loss = Literal["request", "answer", "hold", "delay"]
 
 _CHUNK = 65_536
 _DEADLINE_S = 20.0
@@ -29,6 +29,7 @@ class _Connection:
         self.broker = broker
         self.may_answer = asyncio.Event()
         self.may_answer.set()
+        self.may_ask = asyncio.Event()
 
 
 class Wire:
@@ -39,7 +40,7 @@ class Wire:
         "Where clients find it."
         self.broker_port = 0
         self.struck = 0
-        "How many requests or answers were lost, or answers held, one by one."
+        "How many requests or answers were lost, held or delayed, one by one."
         self._server: asyncio.Server | None = None
         self._connections: set[_Connection] = set()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -77,7 +78,10 @@ class Wire:
             connection.may_answer.clear()
 
     def lose(self, request: int, loss: Loss) -> None:
-        """Of each such request it loses the request or the answer, and the connection; or the answer is held."""
+        """Lose each such request or its answer, and the connection; or hold the answer; or delay the request.
+
+        Answers that are held and requests that are delayed go on their way when it heals.
+        """
         self._loss = (request, loss)
 
     def heal(self) -> None:
@@ -85,6 +89,7 @@ class Wire:
         self._refuses, self._delay_s, self._is_held, self._loss = False, 0.0, False, None
         for connection in self._connections:
             connection.may_answer.set()
+            connection.may_ask.set()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
@@ -130,7 +135,10 @@ class Wire:
                 self.struck += 1
             if loss == "request":
                 return
-            if loss is not None:
+            if loss == "delay":
+                connection.may_ask.clear()
+                await connection.may_ask.wait()
+            elif loss is not None:
                 connection.may_answer.clear()
             connection.broker.write(header + body)
             await connection.broker.drain()
@@ -192,7 +200,7 @@ class Wires:
 
     @property
     def struck(self) -> int:
-        """How many requests or answers were lost, or answers held, one by one."""
+        """How many requests or answers were lost, held or delayed, one by one."""
         return sum(wire.struck for wire in self._wires)
 
     def lead_to(self, ports: list[int]) -> None:

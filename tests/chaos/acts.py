@@ -56,6 +56,7 @@ _KINDS = (
     _Kind("kill_broker", "broker", BROKERS, 0, 4, 2),
     _Kind("bounce_broker", "broker", BROKERS, 0, 2, 1),
     _Kind("freeze_broker", "broker", BROKERS, 1, 8, 2),
+    _Kind("kill_only_replicas_amid_commits", "broker", BROKERS, 8, 12, 2),
     _Kind("cut_wire", "wire", BROKERS, 0, 5, 2),
     _Kind("delay_wire", "wire", BROKERS, 2, 6, 1),
     _Kind("hold_wire", "wire", BROKERS, 2, 8, 2),

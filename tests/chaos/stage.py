@@ -11,6 +11,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
+from confluent_kafka import KafkaException
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.cimpl import NewTopic
+
+from connector.kafka import topics
 from tests import oracle
 from tests.brokers import Cluster, wait_until
 from tests.chaos.acts import BROKERS, WORKERS, Act, Step
@@ -21,13 +26,18 @@ from tests.workers import Worker, _is_read, configuration
 Heal = Callable[[], None]
 
 TOPIC, APP = "calls", "chaos"
-TENANTS, SHARDS = 6, 4
+TENANTS, SHARDS, PARTITIONS = 6, 4, 3
 SESSION_S = 3
 _LIVE_OVERLAP = timedelta(seconds=30)
 HISTORY_S = 150
 _END_S = 300.0
 _BACK_S = 120.0
 _STOP_S = 30.0
+_COMMITS_S = 3.0
+_KNOWN_S = 10.0
+# Not the rows' topic: rows of a commit that hangs are published again behind offsets that progress has told.
+_WITH_ONE_REPLICA = ((f"{APP}.seen",), (f"{APP}.state", f"{APP}.seen"))
+"Topics whose partitions have one replica, by seed: a broker that dies amid a commit leaves it open in these alone."
 _WEATHER: dict[str, Any] = {
     "throttled": 0.1,
     "retry_after_s": 1.0,
@@ -82,6 +92,7 @@ class Stage:
             self.wires = stack.enter_context(Wires(BROKERS))
             self.cluster = stack.enter_context(Cluster(BROKERS, proxies=self.wires.ports))
             self.wires.lead_to([broker.proxied_port for broker in self.cluster.brokers])
+            self._create_topics()
             self.source = stack.enter_context(
                 Simulation(
                     seed=self.seed,
@@ -111,6 +122,24 @@ class Stage:
             self.keep_logs()
         self._stack.close()
 
+    def _create_topics(self) -> None:
+        """Create the topics as workers would, but some with one replica of each partition."""
+        single = _WITH_ONE_REPLICA[self.seed % len(_WITH_ONE_REPLICA)]
+        numbers = [broker.number for broker in self.cluster.brokers]
+        wanted = []
+        for topic in topics.wanted(APP, [TOPIC], SHARDS, PARTITIONS, {}):
+            count = 1 if topic.name in single else BROKERS
+            replicas = [[numbers[(p + n) % BROKERS] for n in range(count)] for p in range(topic.partitions)]
+            wanted.append(
+                NewTopic(topic.name, topic.partitions, replica_assignment=replicas, config=dict(topic.settings))
+            )
+        admin = self._admin()
+        for future in admin.create_topics(wanted).values():
+            future.result(_STOP_S)
+
+    def _admin(self) -> AdminClient:
+        return AdminClient({"bootstrap.servers": self.cluster.bootstrap, "log_level": 0})
+
     def _settings(self) -> dict[str, Any]:
         tenants = [{"id": tenant, "start": "-5m"} for tenant in self.source.tenants]
         sweeps = [
@@ -119,7 +148,7 @@ class Stage:
             {"every": "15s", "overlap": f"{self._deepest_min * 60:.0f}s"},
         ]
         properties = {"session.timeout.ms": str(SESSION_S * 1000), "heartbeat.interval.ms": "300"}
-        kafka = {"shards": SHARDS, "properties": properties}
+        kafka = {"shards": SHARDS, "partitions": PARTITIONS, "properties": properties}
         return configuration(
             self.wires.bootstrap, TOPIC, APP, self.source, tenants=tenants, windows={"sweeps": sweeps}, kafka=kafka
         )
@@ -152,6 +181,28 @@ class Stage:
     def freeze_broker(self, act: Act) -> Heal:
         self.cluster.brokers[act.target].suspend()
         return self.cluster.brokers[act.target].resume
+
+    def kill_only_replicas_amid_commits(self, act: Act) -> Heal:
+        """Kill a broker between the last records and the commits, which go on once the cluster knows (KAFKA-20734)."""
+        self.wires.lose(END_TXN, "delay")
+        begun = self.wires.struck
+        with suppress(TimeoutError):  # other acts may keep workers from committing
+            wait_until(lambda: self.wires.struck >= begun + SHARDS, "commits", _COMMITS_S)
+        self.cluster.brokers[act.target].kill()
+        with suppress(TimeoutError):
+            wait_until(lambda: not self._leads(act.target), "a broker to lead no partition", _KNOWN_S)
+        self.wires.heal()
+        return lambda: self._bring_back(act.target)
+
+    def _leads(self, number: int) -> bool:
+        """Return whether the cluster takes a broker for the leader of a partition."""
+        admin = self._admin()
+        try:
+            known = admin.list_topics(timeout=_KNOWN_S).topics.values()
+        except KafkaException:  # the brokers elect a controller
+            return True
+        leader = self.cluster.brokers[number].number
+        return any(partition.leader == leader for topic in known for partition in topic.partitions.values())
 
     def cut_wire(self, act: Act) -> Heal:
         self.wires.cut(act.target)

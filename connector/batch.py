@@ -17,6 +17,7 @@ import numpy as np
 from msgspec import structs
 from numpy.typing import NDArray
 
+from connector import log
 from connector.config import Settings, Tenant
 from connector.core import dedup, horizon, instants, jobs, lateness, windows
 from connector.core.coverage import Window
@@ -25,14 +26,19 @@ from connector.core.failing_ranges import RangeFailure
 from connector.core.member_names import MemberNames
 from connector.core.rows import Reading, Row, Shape, Unfit, unfit_entry
 from connector.core.windows import Rules, Slice, State
+from connector.dead_letters import dead_letter
 from connector.kafka import avro, topics
+from connector.kafka.limits import MOST_OVERHEAD, Limits, TooLong, raise_command, size
 from connector.kafka.publishing import Offsets, Outgoing
 from connector.kafka.seen import Record, SeenLog, Written
 from connector.kafka.state import Checkpoint, checkpoint_key, checkpoint_record
 from connector.records import Made, RowRecords
 
+_logger = log.get(__name__)
 _STATE_PROGRESS_EVERY_S = 60
 _TOMBSTONES_A_COMMIT = 1_000
+_CHECKPOINT_GROWTH = 10_000
+_FAR_OFFSET = 10**12
 
 
 class SweepsBegun(NamedTuple):
@@ -102,6 +108,8 @@ class Account:
     checkpoint: Checkpoint
     remembered: Remembered
     seen: SeenLog
+    checkpoint_bytes: int = 0
+    "Of the checkpoint that was written last; 0 where that is not known."
     retired: bool = False
     "Its tenant is not configured: nothing is read, and what is known is forgotten at the horizon."
 
@@ -143,6 +151,7 @@ class Change:
     "Rows that are not in the deduplication index and that it may have forgotten: not published, and not covered."
     written: list[Written] = field(default_factory=list)
     checkpoint: Checkpoint | None = None
+    checkpoint_bytes: int = 0
     ends_account: bool = False
     "Nothing is left of a retired tenant."
 
@@ -180,10 +189,14 @@ class Batches:
         shape: Shape,
         partitions: Mapping[str, int],
         schema_ids: Mapping[str, int] | None = None,
+        limits: Limits | None = None,
     ) -> None:
         """`partitions` and `schema_ids`: of each topic; there are no ids without a registry."""
         self._rows = settings.rows
-        self._records = RowRecords(settings.rows, shape, schema_ids)
+        self._limits = limits or Limits()
+        self._too_short: set[str] = set()
+        "Progress topics that do not take a statement, where the log says so."
+        self._records = RowRecords(settings.rows, shape, schema_ids, self._limits)
         self._partitions = partitions
         self._names = topics.Names(settings.kafka.app)
         self._schema_ids = schema_ids
@@ -332,18 +345,9 @@ class Batches:
         if not len(dedup.judge(entry, (change.pending, account.remembered)).new):
             return
         observed_ms = instants.to_ms(page.received_at)
-        headers = [
-            ("__connect.errors.topic", account.tenant.topic.encode()),
-            ("__connect.errors.exception.class.name", b"connector.RowDoesNotFit"),
-            ("__connect.errors.exception.message", row.problem.encode()),
-            ("tenant", account.tenant.id.encode()),
-            ("window.from", instants.text(page.slice.window.start).encode()),
-            ("window.to", instants.text(page.slice.window.end).encode()),
-        ]
-        value = self._records.unfit_value(row.raw)
-        topic = topics.dead_letters(account.tenant.topic)
-        key = row.id.encode() if row.id else None
-        change.dead_letters.append(Outgoing(topic, key, value, timestamp_ms=observed_ms, headers=headers))
+        value = self._records.unfit_value(row)
+        tenant, window = account.tenant, page.slice.window
+        change.dead_letters.append(dead_letter(row, value, tenant.topic, tenant.id, window, observed_ms, self._limits))
         self._pend(change, entry, dedup.hours_of([row.start_ms], observed_ms, self._horizon_hours))
 
     @staticmethod
@@ -355,7 +359,8 @@ class Batches:
     def _remember(self, change: Change, account: Account, now: datetime | None) -> None:
         if change.entries:
             entries = np.concatenate(change.entries)
-            change.written.append(account.seen.write(entries, np.concatenate(change.hours)))
+            room = self._limits.room(self._names.seen)
+            change.written.append(account.seen.write(entries, np.concatenate(change.hours), room))
         if now is None:
             return
         before = horizon.forget_before(change.state.forgotten_before, self._horizon, now)
@@ -415,8 +420,33 @@ class Batches:
                 _remembered(change, account.remembered),
                 lateness.counted(before.ages, change.ages_s),
             )
-            records.append(self.internal(self._names.state, shard, checkpoint_record(tenant, change.checkpoint)))
+            record = checkpoint_record(tenant, change.checkpoint)
+            change.checkpoint_bytes = len(record.value or b"")
+            records.append(self.internal(self._names.state, shard, record))
         return records
+
+    def too_long(
+        self, changes: Mapping[str, Change], accounts: Mapping[str, Account], shard: int, now: datetime
+    ) -> TooLong | None:
+        """Return a record that the batch cannot go without and that its topic does not take; None where all fit.
+
+        Rows are measured when their records are made. Checkpoints are measured here when one might have become too
+        long: they do not grow to twice their length in one batch.
+        """
+        seen = [record for change in changes.values() for written in change.written for record in written.records]
+        records = [self.internal(self._names.seen, shard, record) for record in seen]
+        for change in changes.values():
+            records += change.dead_letters
+        lengths = [accounts[tenant].checkpoint_bytes for tenant in changes]
+        if any(
+            not length or 2 * length + _CHECKPOINT_GROWTH > self._limits.room(self._names.state) for length in lengths
+        ):
+            furthest = {
+                tenant: dict.fromkeys(range(self._partitions.get(accounts[tenant].tenant.topic, 0)), _FAR_OFFSET)
+                for tenant in changes
+            }
+            records += self.last(changes, accounts, furthest, shard, now)
+        return self._limits.too_long(records)
 
     def _offsets(self, account: Account, newest: Mapping[int, int]) -> list[int]:
         """By partition the next offset after the tenant's last record, once those of a batch are written."""
@@ -445,7 +475,6 @@ class Batches:
             moved = sweep_state.through > state.start and through_s != last_through
             if not moved or 0 <= now_s - last_at < _STATE_PROGRESS_EVERY_S:
                 continue
-            stated[overlap_s] = (through_s, now_s)
             topic = topics.progress(account.tenant.topic)
             value = self._encoder(avro.PROGRESS, topic)(
                 {
@@ -457,8 +486,20 @@ class Batches:
                     "offsets": offsets,
                 }
             )
-            records.append(Outgoing(topic, account.tenant.id.encode(), value, partition=0))
+            record = Outgoing(topic, account.tenant.id.encode(), value, partition=0)
+            if self._limits.too_long([record]):
+                self._log_long_statement(record)
+                continue
+            stated[overlap_s] = (through_s, now_s)
+            records.append(record)
         return records
+
+    def _log_long_statement(self, record: Outgoing) -> None:
+        """Log once per topic that progress is not published: readers wait, and no row depends on it."""
+        if record.topic not in self._too_short:
+            self._too_short.add(record.topic)
+            needed = size(record) + MOST_OVERHEAD
+            _logger.warning("progress_too_long", topic=record.topic, remedy=raise_command(record.topic, needed))
 
     def _encoder(self, name: str, topic: str) -> Callable[[Mapping[str, Any]], bytes]:
         encode = self._encoders.get((name, topic))
@@ -483,7 +524,7 @@ def apply(changes: Mapping[str, Change], accounts: Mapping[str, Account]) -> Non
         for written in change.written:
             account.seen.apply(written)
         if change.checkpoint is not None:
-            account.checkpoint = change.checkpoint
+            account.checkpoint, account.checkpoint_bytes = change.checkpoint, change.checkpoint_bytes
 
 
 def _by_batch(change: Change) -> Iterable[tuple[Entries, Hours]]:

@@ -11,9 +11,11 @@ from connector.config import Tenant
 from connector.core.privacy import Privacy
 from connector.core.rows import Row, Shape, Unfit
 from connector.kafka import avro
+from connector.kafka.limits import LIMIT, Limits
 from connector.kafka.publishing import Outgoing
 
-ROW_MAX_BYTES = 900_000  # a broker takes records of 1 MiB unless it is told otherwise
+ROW_MAX_BYTES = 900_000
+"Of a row's JSON, whatever its topic takes."
 _AHEAD_MAX_MS = 55 * 60_000  # a broker refuses record timestamps that are more than an hour ahead, and all with them
 _logger = log.get(__name__)
 _ColumnEncoder = Callable[[Sequence[Sequence[Any]]], list[bytes]]
@@ -34,11 +36,14 @@ class Made(NamedTuple):
 class RowRecords:
     """Makes records. For one thread."""
 
-    def __init__(self, rows: Any, shape: Shape, schema_ids: Mapping[str, int] | None) -> None:
+    def __init__(
+        self, rows: Any, shape: Shape, schema_ids: Mapping[str, int] | None, limits: Limits | None = None
+    ) -> None:
         """`rows`: settings; `schema_ids`: of each topic, None without a registry."""
         self._rows = rows
         self._shape = shape
         self._schema_ids = schema_ids
+        self._limits = limits or Limits()
         self._fields = [field["name"] for field in avro.load(avro.ROW)["fields"]]
         self._encoders: dict[str, _ColumnEncoder] = {}
         self._key: bytes | None = None
@@ -58,20 +63,52 @@ class RowRecords:
             _logger.warning("pseudonym_key_not_read", reason=problem, remedy="the key before it is used until then")
         self._key_problem = problem
 
-    def unfit_value(self, raw: bytes) -> bytes:
-        """What a row that does not fit is dead-lettered as; nothing when it would be too long."""
-        value = self._privacy.treat_row(raw) if len(raw) <= ROW_MAX_BYTES else b""
-        return value if len(value) <= ROW_MAX_BYTES else b""  # a pseudonym is longer than most values
+    def unfit_value(self, row: Unfit) -> bytes:
+        """What a row that does not fit is dead-lettered as; nothing when it is too long."""
+        return b"" if row.is_too_long or len(row.raw) > ROW_MAX_BYTES else self._privacy.treat_row(row.raw)
 
     def make(
         self, rows: Sequence[Row], raws: Sequence[msgspec.Raw], revisions: list[int], observed_ms: int, tenant: Tenant
     ) -> Made:
         """The records of rows that fit; of those that turn out not to, why not."""
+        made = self._encode(rows, raws, revisions, observed_ms, tenant)
+        return self._without_long(made, rows, raws)
+
+    def _without_long(self, made: Made, rows: Sequence[Row], raws: Sequence[msgspec.Raw]) -> Made:
+        """Leave out the records that their topic does not take. Measures each only when the longest might not fit."""
+        records = made.records
+        if not records:
+            return made
+        topic = records[0].topic
+        room = self._limits.room(topic)
+        sizes = [len(record.key or b"") + len(record.value or b"") for record in records]
+        if max(sizes) <= room:
+            return made
+        problem = f"row: longer than topic {topic} takes ({LIMIT}={self._limits.of(topic)})"
+        unfit = [
+            Unfit(bytes(raws[at]), rows[at].id, problem, start, is_too_long=True)
+            for at, start, length in zip(made.at, made.starts_ms, sizes, strict=True)
+            if length > room
+        ]
+        kept = [index for index, length in enumerate(sizes) if length <= room]
+        return Made(
+            [made.at[index] for index in kept],
+            [records[index] for index in kept],
+            [made.starts_ms[index] for index in kept],
+            [made.ends_ms[index] for index in kept],
+            made.unfit + unfit,
+        )
+
+    def _encode(
+        self, rows: Sequence[Row], raws: Sequence[msgspec.Raw], revisions: list[int], observed_ms: int, tenant: Tenant
+    ) -> Made:
         columns, problems = self._shape.resolve_columns(rows, raws)
         for index, raw in enumerate(raws):
             if memoryview(raw).nbytes > ROW_MAX_BYTES and index not in problems:
                 problem = f"row: longer than {ROW_MAX_BYTES} bytes"
-                problems[index] = Unfit(bytes(raw), rows[index].id, problem, columns["startDateTime"][index])
+                problems[index] = Unfit(
+                    bytes(raw), rows[index].id, problem, columns["startDateTime"][index], is_too_long=True
+                )
         at = list(range(len(rows)))
         unfit = [problems[index] for index in sorted(problems)]
         if unfit:

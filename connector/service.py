@@ -504,6 +504,7 @@ class Service:
         restoring = sorted(number for number, shard in self._shards.items() if not shard.restored)
         if restoring:
             reasons.append(f"restoring shards {restoring}")
+        reasons += [shard.problem for _, shard in sorted(self._shards.items()) if shard.problem]
         readings = [reading for shard in self._shards.values() for reading in shard.readings.values()]
         rejected = any(shard.rejected for shard in self._shards.values())
         if (readings or rejected) and all(reading.source.failing() for reading in readings):
@@ -544,7 +545,7 @@ class Service:
                 if problem is not None:
                     yield _describe_rejected(subject, shard.accounts.get(tenant.key), self._now(), problem)
                 else:
-                    yield _describe(subject, reading, self._now()), _jobs(subject, reading)
+                    yield _describe(subject, reading, self._now(), shard.problem), _jobs(subject, reading)
             for key, account in sorted(shard.accounts.items()):
                 if account.retired and key not in shard.rejected:
                     stranger = report.Subject(key, None, number)
@@ -568,10 +569,10 @@ async def _wait_all(tasks: list[asyncio.Task[None]]) -> None:
     await asyncio.wait(tasks)
 
 
-def _describe(subject: report.Subject, reading: Reading | None, now: datetime) -> dict[str, Any]:
-    """TENANT of the contract."""
+def _describe(subject: report.Subject, reading: Reading | None, now: datetime, problem: str | None) -> dict[str, Any]:
+    """TENANT of the contract. `problem`: why its shard does not publish."""
     if reading is None:
-        return report.unknown(subject, "its shard is being restored")
+        return report.unknown(subject, problem or "its shard is being restored")
     return _describe_account(subject, reading.account, now, _failing(reading))
 
 

@@ -35,6 +35,7 @@ from connector.graph.client import GraphClient
 from connector.kafka import control, seen, state, topics
 from connector.kafka.acknowledgement import Acknowledgements
 from connector.kafka.clients import Clients
+from connector.kafka.limits import LengthRefusedError, RecordTooLongError, refusing_topics
 from connector.kafka.ownership import Command, Membership
 from connector.kafka.publishing import (
     AbortedError,
@@ -48,6 +49,7 @@ from connector.kafka.publishing import (
 from connector.kafka.restore import PartitionContents, give_back, read_partition
 from connector.kafka.state import Checkpoint, Home
 from connector.kafka.transaction import Transactions
+from connector.length_limits import LengthLimits
 from connector.metrics import Metrics, TenantMetrics
 from connector.reading import Reading, rejected_view
 from connector.sweeper import Sweeper
@@ -105,7 +107,11 @@ class Shard:
         self._names = topics.Names(around.settings.kafka.app)
         self._series = around.metrics.shard(number)
         self._handing_over = asyncio.Event()
-        self._batches = Batches(around.settings, around.shape, around.partitions, around.schema_ids)
+        limits = around.clients.limits
+        self._batches = Batches(around.settings, around.shape, around.partitions, around.schema_ids, limits)
+        self._lengths = LengthLimits(around.clients, number, (self._names.state, self._names.seen))
+        self.problem: str | None = None
+        "Why nothing is published until an operator has done something."
         self._publisher: Publisher | None = None
         self._control = 0
         self._changed = False
@@ -167,10 +173,12 @@ class Shard:
                 try:
                     await self._live()
                 except ShardRestartError as error:
-                    event = "shard_fenced" if isinstance(error, FencedError) else "shard_restarting"
-                    _logger.warning(event, shard=self.number, reason=str(error), again_in_s=pause_s)
+                    if not isinstance(error, RecordTooLongError):
+                        event = "shard_fenced" if isinstance(error, FencedError) else "shard_restarting"
+                        _logger.warning(event, shard=self.number, reason=str(error), again_in_s=pause_s)
                     # Not only when fenced: a fatal error of the producer may be a fence by another name.
                     await self._confirm_ownership()
+                    await self._heed_limits(error)
                 else:
                     return
                 self._turned_at = time.monotonic()
@@ -184,6 +192,19 @@ class Shard:
             for series in self._tenant_series.values():
                 series.closed()
 
+    async def _heed_limits(self, error: ShardRestartError) -> None:
+        """Wait until a record that was too long for its topic may be tried again."""
+        self.problem = str(error) if isinstance(error, RecordTooLongError) else None
+
+        async def pause(seconds: float) -> bool:
+            self._turned_at = time.monotonic()
+            self._series.transaction_aborted()
+            await self._wait(self._handing_over, seconds)
+            return self._handing_over.is_set()
+
+        await self._lengths.heed(error, pause)
+        self.problem = None
+
     def _show_tenants(self) -> None:
         """A tenant's series are there from the moment it is owned, and its counters survive a restart of the shard."""
         everys = [duration_text(sweep.every) for sweep in self._around.settings.windows.sweeps]
@@ -195,6 +216,8 @@ class Shard:
                 self._tenant_series[tenant.key] = self._around.metrics.tenant(tenant.label, everys)
 
     async def _live(self) -> None:
+        if self._around.settings.kafka.delivery == "at_least_once":
+            self._lengths.check()  # opening writes to them
         publisher = self._new_publisher()
         self._publisher = publisher
         opening = asyncio.create_task(self._open(publisher), name=f"open shard {self.number}")
@@ -470,6 +493,7 @@ class Shard:
         now = around.now()
         # A clock that runs ahead would forget rows that Graph still shows, and publish them again.
         await publisher.call(self._batches.close, changes, accounts, now - around.graph.ahead)
+        await self._check_lengths(changes, accounts, publisher, now)
         records = {tag: r for tenant, change in changes.items() for tag, r in change.records(tenant).items()}
 
         closing = self._closing(changes, accounts, control_offset, now)
@@ -481,6 +505,7 @@ class Shard:
                 await publisher.call(partial(publisher.commit, records, closing, position))
             except AbortedError as error:
                 self._series.transaction_aborted()
+                _restart_if_refused(error)
                 # Every rebalance causes one; what happens again with the same batch is for somebody to see.
                 if pause_s == _FIRST_PAUSE_S:
                     _logger.info("transaction_aborted", shard=self.number, reason=str(error))
@@ -490,9 +515,10 @@ class Shard:
                 pause_s = min(_LONGEST_PAUSE_S, 2 * pause_s)
                 if self._handing_over.is_set():
                     raise HandedOverError from error
-            except ShardRestartError:
+            except ShardRestartError as error:
                 self._series.transaction_aborted()
                 around.metrics.kafka_answered(ok=False)
+                _restart_if_refused(error)
                 raise
             else:
                 break
@@ -536,6 +562,15 @@ class Shard:
             return [self._batches.internal(self._names.state, self.number, record)]
 
         return Closing(noted, last, shard)
+
+    async def _check_lengths(
+        self, changes: dict[str, Change], accounts: dict[str, Account], publisher: Publisher, now: datetime
+    ) -> None:
+        """Raise RecordTooLongError before anything is written of a batch whose state cannot be."""
+        self._lengths.check()
+        too_long = await publisher.call(self._batches.too_long, changes, accounts, self.number, now)
+        if too_long is not None:
+            raise RecordTooLongError(too_long, self._around.clients.limits.of(too_long.topic))
 
     def _log_unknown(self, tenant: Tenant, change: Change) -> None:
         """Log names that this shard has not logged yet, and once that there are more than it logs."""
@@ -591,6 +626,13 @@ def _other_topic(tenant: Tenant, checkpoint: Checkpoint) -> str:
         f"the state of tenant {tenant.label} was written for topic {checkpoint.topic}, now its topic is "
         f"{tenant.topic}: set it back and send SIGHUP, or set kafka.app to a new name to read everything again"
     )
+
+
+def _restart_if_refused(error: AbortedError | ShardRestartError) -> None:
+    """Raise LengthRefusedError when a topic refused the length: the same batch would be refused again."""
+    refused = refusing_topics(error)
+    if refused:
+        raise LengthRefusedError(str(error), refused) from error
 
 
 def _control_after(items: list[Item], control_offset: int) -> int:

@@ -30,7 +30,8 @@ from connector.errors import (
 from connector.graph.client import GraphClient, NoEvents, Source
 from connector.graph.permit import OLDER_ROLE, ROLE, Permit
 from connector.kafka import topics
-from connector.kafka.probe import Probe
+from connector.kafka.limits import raise_command
+from connector.kafka.probe import Probe, Standing
 from connector.kafka.registry import Registry, subjects
 from connector.kafka.topics import Problem
 
@@ -191,7 +192,11 @@ class Examination:
             return _failures("topics", standing.problems)
         created = f"; run will create {', '.join(standing.missing)}" if standing.missing else ""
         refused = f"; brokers refuse settings, run will create {standing.left_out}" if standing.left_out else ""
-        return [_passed("topics", f"{len(wanted) - len(standing.missing)} are there and right{created}{refused}")]
+        return [
+            _passed(
+                "topics", f"{len(wanted) - len(standing.missing)} are there and right{created}{refused}{_low(standing)}"
+            )
+        ]
 
     async def _transactions(self) -> list[Finding]:
         problems = await asyncio.to_thread(self._probe.transactions)
@@ -221,6 +226,16 @@ class Examination:
                 return [*failed, _failed("schema_registry", wrong, remedy)]
         will = f"; run will register {unknown}" if unknown else ""
         return failed or [_passed("schema_registry", f"{len(wanted)} schemas fit{will}")]
+
+
+def _low(standing: Standing) -> str:
+    """Say which topics take short records only."""
+    words = (
+        f"; {topic} takes {limit} bytes (max.message.bytes): batches are no longer than that, and longer rows become "
+        f"dead letters; raise it with: {raise_command(topic)}"
+        for topic, limit in standing.limits.items()
+    )
+    return "".join(words)
 
 
 def _failures(check: Check, problems: Sequence[Problem]) -> list[Finding]:

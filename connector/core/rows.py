@@ -163,6 +163,8 @@ class Unfit(NamedTuple):
     problem: str
     "Field and expected type, never the value."
     start_ms: int | None
+    is_too_long: bool = False
+    "Whether it fits, and is only longer than a topic takes."
 
 
 class Row(NamedTuple):

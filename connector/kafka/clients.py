@@ -11,6 +11,7 @@ from confluent_kafka.admin import AdminClient
 
 from connector import log
 from connector.errors import ConfigurationError
+from connector.kafka.limits import Limits
 
 Properties = dict[str, Any]
 
@@ -95,6 +96,8 @@ class Clients:
         """
         self.app = app
         self._owner = dict(owner)
+        self.limits = Limits(owner)
+        "Shared by all that writes with these settings."
         self._common: Properties = {
             "bootstrap.servers": bootstrap_servers,
             "client.id": "direct-routing-connector",
@@ -139,7 +142,7 @@ class Clients:
         if transactional_id is None:
             own["message.timeout.ms"] = own.pop("transaction.timeout.ms")
         own |= {k: v for k, v in self._owner.items() if k not in _CONSUMER_ONLY}
-        own |= {"enable.idempotence": True, "acks": "all"}
+        own |= {"enable.idempotence": True, "acks": "all"} | self.limits.producer()
         if transactional_id is None:
             return {k: v for k, v in own.items() if k != "transaction.timeout.ms"}
         return own | {"transactional.id": transactional_id}

@@ -7,7 +7,7 @@
 Blocking: every call ends within seconds.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from confluent_kafka import KafkaError, KafkaException, Producer, TopicCollection
@@ -17,6 +17,7 @@ from connector.config import Kafka
 from connector.kafka import addresses, rights, topics
 from connector.kafka.clients import Clients
 from connector.kafka.desk import Desk
+from connector.kafka.limits import LEAST, raise_command
 from connector.kafka.topics import Found, Problem, Topic
 
 _LOOK_S = 8.0
@@ -31,6 +32,8 @@ class Standing(NamedTuple):
     missing: list[str]
     left_out: str = ""
     "Which settings the brokers would refuse, and what that costs; empty where they take all."
+    limits: Mapping[str, int] = {}
+    "`max.message.bytes` of the topics that take short records only."
 
 
 class Probe:
@@ -39,6 +42,7 @@ class Probe:
     def __init__(self, kafka: Kafka, clients: Clients) -> None:
         self._kafka = kafka
         self._names = topics.Names(kafka.app)
+        self._internal = (self._names.state, self._names.seen)
         self._clients = clients
         self._clients.check()
         self._admin = topics.Admin(self._clients)
@@ -67,7 +71,9 @@ class Probe:
         problems += self._forbidden([topic.name for topic in present])
         if not problems and {self._names.control, self._names.state} <= found.partitions.keys():
             self._read_state()
-        return Standing(problems, [topic.name for topic in missing], left_out)
+        low = self._clients.limits.low(topic.name for topic in present)
+        problems += [_too_low(name, limit) for name, limit in low.items() if limit < LEAST and name in self._internal]
+        return Standing(problems, [topic.name for topic in missing], left_out, low)
 
     def transactions(self) -> list[Problem]:
         """Whether a worker could begin transactions and commit the offsets of its group in them."""
@@ -137,6 +143,11 @@ class Probe:
         """Raises RefusedError when workers wrote it for another topic or cluster, or are of a newer version."""
         desk = Desk(self._kafka, self._clients)
         desk.read(range(self._kafka.shards))
+
+
+def _too_low(topic: str, limit: int) -> Problem:
+    wrong = f"topic {topic} takes {limit} bytes (max.message.bytes), which no record of state fits into"
+    return Problem(wrong, f"raise it with: {raise_command(topic)}")
 
 
 _NO_TRANSACTIONS = 'name brokers that have transactions (Kafka 2.5 and newer), or set kafka.delivery = "at_least_once"'

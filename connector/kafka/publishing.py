@@ -166,7 +166,9 @@ class Publisher(ABC):
                     _produce(producer, tagged, _note(offsets.setdefault(tag, {}), runs, failures))
             left = producer.flush(_FLUSH_S)
         if failures:
-            first = failures[0].error
+            first = next(
+                (f.error for f in failures if f.error.code() == KafkaError.MSG_SIZE_TOO_LARGE), failures[0].error
+            )
             raise KafkaException(first, *dict.fromkeys(f.topic for f in failures if f.error.code() == first.code()))
         if left:
             self._drop()
@@ -255,6 +257,8 @@ def _produce(
                 if time.monotonic() - full_since > _FLUSH_S:
                     raise KafkaException(KafkaError(KafkaError._QUEUE_FULL)) from None  # noqa: SLF001
                 producer.poll(0.1)
+            except KafkaException as error:
+                raise KafkaException(error.args[0], topic) from error
             else:
                 full_since = None
                 break

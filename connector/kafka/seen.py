@@ -18,7 +18,7 @@ from connector.errors import RefusedError
 
 VERSION = b"\x01"
 SEALED = 256
-_RECORD_MAX = (64 * 1024 - 1) // ENTRY.itemsize
+_RECORD_MAX_BYTES = 64 * 1024
 _WIDTHS = (1, 4, 24, 96, 384)
 _WORTH_AN_OBJECT = 1_000
 
@@ -59,8 +59,10 @@ class SeenLog:
         self._tails: dict[_Bucket, _Tail] = {}
         self.width = _WIDTHS[-1]
 
-    def write(self, entries: Entries, hours: Hours) -> Written:
+    def write(self, entries: Entries, hours: Hours, room: int = _RECORD_MAX_BYTES) -> Written:
         """The records that add `entries`; nothing remembered changes until `apply`.
+
+        `room`: the bytes that key and value of a record may take. One entry is written even where it takes more.
 
         A busy tenant's first rows show how busy it is: its buckets are not to stay as long as an unknown tenant's.
         """
@@ -73,10 +75,11 @@ class SeenLog:
             bucket = _Bucket(self.width, int(number))
             tail = self._tails.get(bucket, _Tail(0, b""))
             packed = tail.entries + entries[numbers == number].tobytes()
+            most = self._most_bytes(bucket, room)
             while True:
-                piece = packed[: _RECORD_MAX * ENTRY.itemsize]
+                piece = packed[:most]
                 records.append(Record(self._key(bucket, tail.number), VERSION + piece))
-                if len(piece) < SEALED * ENTRY.itemsize:
+                if len(piece) < min(most, SEALED * ENTRY.itemsize):
                     tail = _Tail(tail.number, piece)
                     break
                 tail = _Tail(tail.number + 1, b"")
@@ -122,6 +125,11 @@ class SeenLog:
         known = self._tails.get(bucket)
         if known is None or tail.number >= known.number:
             self._tails[bucket] = tail
+
+    def _most_bytes(self, bucket: _Bucket, room: int) -> int:
+        """Return the bytes of entries that a record of a bucket may hold, a whole number of them."""
+        beside = len(VERSION) + len(self._key(bucket, 10**9))
+        return max(1, (min(room, _RECORD_MAX_BYTES) - beside) // ENTRY.itemsize) * ENTRY.itemsize
 
     def _key(self, bucket: _Bucket, number: int) -> bytes:
         return f"{self._tenant}/{bucket.width}/{bucket.number}/{number}".encode()

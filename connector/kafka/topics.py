@@ -20,6 +20,7 @@ from connector.kafka import addresses, creation, rights
 from connector.kafka.addresses import Address
 from connector.kafka.clients import Clients
 from connector.kafka.creation import REFUSED_SETTING, Creation, Creator, answer
+from connector.kafka.limits import raise_command
 
 _logger = log.get(__name__)
 _TIMEOUT_S = creation.TIMEOUT_S
@@ -155,6 +156,7 @@ class Admin:
     def __init__(self, clients: Clients) -> None:
         self._complaints: list[KafkaError] = []
         self._brokers: Mapping[int, Address] = {}
+        self._limits = clients.limits
         self._client = AdminClient(clients.admin() | {"error_cb": self._complaints.append})
 
     def look(self, timeout_s: float = _TIMEOUT_S) -> Found:
@@ -233,25 +235,39 @@ class Admin:
         words = "; ".join(f"{name} without {', '.join(settings)}" for name, settings in refused.items())
         return Foreseen(problems, f"{words} ({_costs(refused.values())})" if refused else "")
 
-    def settings(self, names: Sequence[str]) -> dict[str, dict[str, str]]:
-        """The settings of topics; those that the broker will not tell are left out."""
-        if not names:
+    def settings(self, names: Sequence[str], optional: Sequence[str] = ()) -> dict[str, dict[str, str]]:
+        """The settings of topics; those that the broker will not tell are left out. No warning of `optional` ones."""
+        if not (names or optional):
             return {}
         result: dict[str, dict[str, str]] = {}
         known = self._client.list_topics(timeout=_TIMEOUT_S)
         # librdkafka waits for the controller; its mock cluster names one that does not exist, and answers nothing.
         wait_s = _TIMEOUT_S if known.controller_id in known.brokers else 1.0
-        resources = [ConfigResource(ResourceType.TOPIC, name) for name in names]
+        resources = [ConfigResource(ResourceType.TOPIC, name) for name in dict.fromkeys((*names, *optional))]
         for resource, future in self._client.describe_configs(resources, request_timeout=wait_s).items():
             try:
                 entries = answer(future)
             except KafkaException as error:
                 if error.args[0].code() in _UNANSWERED and addresses.unreachable(self._brokers):
                     raise
-                _logger.warning("topic_settings_unknown", topic=resource.name, error=error.args[0].str())
+                if resource.name in names:
+                    _logger.warning("topic_settings_unknown", topic=resource.name, error=error.args[0].str())
                 continue
             result[resource.name] = {name: entry.value for name, entry in entries.items()}
+        self._limits.learn(result)
         return result
+
+    def read_limits(self, names: Sequence[str]) -> None:
+        """Read again how long the records of topics may be. Raises BrokersAwayError."""
+        try:
+            self.settings((), names)
+        except KafkaException as error:
+            raise BrokersAwayError(error.args[0].str()) from error
+
+    def warn_of_limits(self, names: Sequence[str]) -> None:
+        """Log the topics that take shorter records than the producer makes unless it is told."""
+        for topic, limit in self._limits.low(names).items():
+            _logger.warning("topic_limit_low", topic=topic, limit=limit, remedy=raise_command(topic))
 
     def warn_of_event_time(self, reaches: Mapping[str, timedelta], horizon: timedelta) -> None:
         """Logs what settings of row topics do to records stamped with the start of the call.
@@ -312,6 +328,7 @@ class Admin:
             found = self.look()
             problems += [(topic, absent(topic)) for topic in missing if topic.name not in found.partitions]
         problems += self._unfit([topic for topic in topics if topic.name in found.partitions], found)
+        self.warn_of_limits([topic.name for topic in topics])
         return found, problems
 
     def _look_for(self, topics: Sequence[Topic]) -> tuple[Found, list[Topic]]:
@@ -342,7 +359,7 @@ class Admin:
         problems = wrong_counts(topics, found)
         fixed = [topic for topic in topics if topic.fixed]
         keyed = [topic for topic in topics if topic.key != "id"]
-        settings = self.settings([topic.name for topic in (*fixed, *keyed)])
+        settings = self.settings([topic.name for topic in (*fixed, *keyed)], [topic.name for topic in topics])
         problems += _wrong_keys([(topic, settings.get(topic.name, {}).get("cleanup.policy")) for topic in keyed])
         for topic in fixed:
             policy = settings.get(topic.name, {}).get("cleanup.policy")

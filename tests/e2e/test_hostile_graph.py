@@ -1,19 +1,14 @@
 """Answers that are meant to do harm: the tenant fails, memory stays bounded, the others do not notice."""
 
-import base64
 import gzip
 import json
-import ssl
-import threading
-from collections import Counter
 from collections.abc import Callable
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
-from connector.simulator import tls
 from tests import oracle
+from tests.hostile import HostileGraph, send
 from tests.simulation import Simulation
 from tests.workers import Worker
 
@@ -25,57 +20,6 @@ IMPATIENT = (
     "run",
 )
 """`connector run` to which a tenant fails after a second of bad answers instead of two minutes."""
-
-
-class HostileGraph:
-    """Graph over HTTPS; each tenant, told by its token, has an attack of its own, the others a page of ten rows."""
-
-    def __init__(self, attacks: dict[str, Callable[["HostileGraph", BaseHTTPRequestHandler], None]]) -> None:
-        self.asked: Counter[str] = Counter()
-        "Requests by tenant."
-        hostile = self
-
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def do_GET(self) -> None:
-                claims = self.headers["Authorization"].split(".")[1]
-                tenant = json.loads(base64.urlsafe_b64decode(claims + "=="))["tid"]
-                hostile.asked[tenant] += 1
-                try:
-                    attacks.get(tenant, peace)(hostile, self)
-                except (ConnectionError, ssl.SSLError):
-                    self.close_connection = True
-
-            def log_message(self, *_: Any) -> None: ...
-
-        authority, context = tls.make(["localhost"])
-        self.authority = authority
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
-        self._server.socket = context.wrap_socket(self._server.socket, server_side=True, do_handshake_on_connect=False)
-        self.url = f"https://localhost:{self._server.server_port}"
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-
-
-def send(handler: BaseHTTPRequestHandler, body: bytes, *, length: int | None = None, encoding: str = "") -> None:
-    handler.send_response(200)
-    handler.send_header("Content-Type", "application/json")
-    handler.send_header("Content-Length", str(len(body) if length is None else length))
-    if encoding:
-        handler.send_header("Content-Encoding", encoding)
-    handler.end_headers()
-    handler.wfile.write(body)
 
 
 def peace(_: HostileGraph, handler: BaseHTTPRequestHandler) -> None:
@@ -130,7 +74,7 @@ def test_hostile_answers_fail_their_tenants_alone_in_bounded_memory(
     source = simulate(tenants=len(ATTACKS) + 1, days=1, calls_per_day=1)
     *hostile, peaceful = source.tenants
     trusted = tmp_path / "authorities.pem"
-    with HostileGraph(dict(zip(hostile, ATTACKS, strict=True))) as graph:
+    with HostileGraph(dict(zip(hostile, ATTACKS, strict=True)), peace) as graph:
         trusted.write_bytes(graph.authority + Path(source.ca).read_bytes())
         configured = settings(source, graph={"base_url": graph.url, "ca_bundle": str(trusted), "timeout": "20s"})
         worker = new_worker(configured, *IMPATIENT)

@@ -98,7 +98,8 @@ async def test_status_lets_others_run_between_tenants(tmp_path: Path, topic: str
         settings = configuration(f"127.0.0.1:{port}", topic, app, source, kafka={"shards": 1})
         file.write_text(toml(settings), encoding="utf-8")
         service = Service(load(file, {}))
-        service._shards = {0: cast("Any", SimpleNamespace(readings={}, accounts={}, restored=False, rejected={}))}
+        standing = SimpleNamespace(readings={}, accounts={}, restored=False, rejected={}, problem=None)
+        service._shards = {0: cast("Any", standing)}
         turns = 0
 
         async def turn() -> None:

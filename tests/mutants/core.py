@@ -259,4 +259,18 @@ CORE = (
         "tests/contract/test_graph_client.py -k outlives",
         broker=True,
     ),
+    Mutant(
+        "a row that its topic does not take is published",
+        "connector/records.py",
+        "        if max(sizes) <= room:\n",
+        "        if sizes:\n",
+        "tests/unit/test_length_limits.py",
+    ),
+    Mutant(
+        "remembered rows are written in records that their topic does not take",
+        "connector/kafka/seen.py",
+        "(min(room, _RECORD_MAX_BYTES) - beside)",
+        "(_RECORD_MAX_BYTES - beside)",
+        "tests/unit/test_length_limits.py",
+    ),
 )

@@ -118,9 +118,25 @@ SHARD = (
     Mutant(
         "an outcome that is unknown counts as committed",
         _FILE,
-        "                around.metrics.kafka_answered(ok=False)\n                raise\n",
-        "                around.metrics.kafka_answered(ok=False)\n                break\n",
+        "                _restart_if_refused(error)\n                raise\n",
+        "                break\n",
         "tests/e2e/test_wire.py -k does_not_land",
+        broker=True,
+    ),
+    Mutant(
+        "a batch whose state cannot be written is written",
+        _FILE,
+        "        if too_long is not None:\n            raise RecordTooLongError",
+        "        if too_long == 0:\n            raise RecordTooLongError",
+        "tests/e2e/test_length_limits.py -k stops_before_rows",
+        broker=True,
+    ),
+    Mutant(
+        "a batch that a topic refused for its length is repeated as it is",
+        _FILE,
+        "    if refused:\n        raise LengthRefusedError",
+        "    if not error:\n        raise LengthRefusedError",
+        "tests/e2e/test_length_limits.py -k lowered_while",
         broker=True,
     ),
 )

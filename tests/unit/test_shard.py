@@ -15,6 +15,7 @@ from connector.buffer import Buffer
 from connector.core.rows import Shape
 from connector.errors import FencedError, HandedOverError
 from connector.kafka import avro
+from connector.kafka.limits import Limits
 from connector.kafka.ownership import Snapshot
 from connector.kafka.publishing import AbortedError, Closing, Offsets, Outgoing, Position, Publisher
 from connector.kafka.state import Home
@@ -77,7 +78,7 @@ def shard_of(group: Group) -> Shard:
         home=Home("app", "cluster", "calls"),
         partitions={},
         schema_ids=None,
-        clients=None,
+        clients=SimpleNamespace(limits=Limits()),
         membership=group,
         graph=SimpleNamespace(ahead=timedelta(0)),
         metrics=Metrics("0", 1),

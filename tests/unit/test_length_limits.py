@@ -1,0 +1,150 @@
+"""How long records may be, and what is left of a dead letter that is longer."""
+
+import numpy as np
+import pytest
+from confluent_kafka import KafkaError, KafkaException
+
+from connector.core.coverage import Window
+from connector.core.dedup import Remembered
+from connector.core.rows import ENTRY, Unfit
+from connector.dead_letters import dead_letter
+from connector.errors import ShardRestartError
+from connector.kafka import seen
+from connector.kafka.limits import LEAST, MOST_OVERHEAD, PRODUCER_DEFAULT, Limits, TooLong, refusing_topics, size
+from connector.kafka.publishing import AbortedError, Outgoing
+from connector.kafka.seen import SeenLog
+from tests.property.model import moment
+from tests.unit.test_batch import TENANT, Bench, row, said
+
+WINDOW = Window(moment(-60), moment(0))
+DLQ = "calls.dlq"
+
+
+def limits(**known: int) -> Limits:
+    found = Limits()
+    found.learn({name.replace("_", "."): {"max.message.bytes": str(limit)} for name, limit in known.items()})
+    return found
+
+
+def test_batches_follow_the_smallest_limit_and_records_the_largest() -> None:
+    assert limits(calls=20_000, app_state=2_000_000).producer() == {
+        "message.max.bytes": 2_000_000,
+        "batch.size": 20_000,
+    }
+    assert Limits().producer() == {"message.max.bytes": PRODUCER_DEFAULT, "batch.size": PRODUCER_DEFAULT}
+
+
+def test_limits_of_the_owner_hold() -> None:
+    own = Limits({"message.max.bytes": "50000", "batch.size": 3_000})
+    own.learn({"calls": {"max.message.bytes": "2000000"}})
+    assert own.producer() == {"message.max.bytes": 50_000, "batch.size": 3_000}
+    assert own.of("calls") == 50_000
+
+
+def test_a_guess_holds_until_brokers_tell_another_limit() -> None:
+    found = limits(calls=20_000)
+    found.lower("calls")
+    assert (found.of("calls"), found.producer()["batch.size"]) == (10_000, 10_000)
+    found.learn({"calls": {"max.message.bytes": "20000"}})
+    assert found.of("calls") == 10_000
+    found.learn({"calls": {"max.message.bytes": "30000"}})
+    assert found.of("calls") == 30_000
+
+
+def test_the_longest_record_is_named_with_what_it_needs() -> None:
+    records = [Outgoing("calls", b"k", b"v" * length) for length in (10, 500, 300)]
+    assert limits(calls=400).too_long(records) == TooLong("calls", 501 + MOST_OVERHEAD)
+    assert limits(calls=601).too_long(records) is None
+
+
+def test_a_refusal_is_found_beneath_what_came_of_it() -> None:
+    refusal = KafkaException(KafkaError(KafkaError.MSG_SIZE_TOO_LARGE), "calls")
+    aborted = AbortedError("aborted")
+    aborted.__cause__ = refusal
+    assert refusing_topics(aborted) == ["calls"]
+    assert refusing_topics(ShardRestartError("something else")) == []
+
+
+@pytest.mark.parametrize("limit", [PRODUCER_DEFAULT, 5_000, 2_000, 500, 300, 150, MOST_OVERHEAD])
+@pytest.mark.parametrize("id_length", [0, 10, 1_000, 600_000])
+@pytest.mark.parametrize("too_long", [False, True])
+def test_a_dead_letter_always_fits(limit: int, id_length: int, too_long: bool) -> None:  # noqa: FBT001
+    row_id = "x" * id_length or None
+    unfit = Unfit(b"{}", row_id, "problem " * 1_000, None, is_too_long=too_long)
+    value = b"" if too_long else b"v" * 400_000
+    letter = dead_letter(unfit, value, "calls", TENANT, WINDOW, 0, limits(calls_dlq=limit))
+    assert size(letter) <= max(0, limit - MOST_OVERHEAD)
+    if limit == PRODUCER_DEFAULT and (id_length <= 1_000 or not too_long):
+        is_kept = id_length + len(value) < 900_000 or id_length <= 1_000
+        assert letter.key == (row_id.encode() if row_id and is_kept else None)
+
+
+@pytest.mark.parametrize("limit", [LEAST, 2_000, 20_000])
+def test_remembered_rows_are_split_to_fit_and_restored_whole(limit: int) -> None:
+    log, room = SeenLog("t"), limit - MOST_OVERHEAD
+    log.width = 384
+    stored: dict[bytes, bytes] = {}
+    written = 0
+    for batch_rows in (1, 30, 200, 1, 700, 5):
+        entries = np.zeros(batch_rows, ENTRY)
+        entries["hi"] = np.arange(written, written + batch_rows)
+        entries["meta"] = 1
+        written += batch_rows
+        part = log.write(entries, np.zeros(batch_rows, np.uint32), room)
+        assert all(len(record.key) + len(record.value or b"") <= room for record in part.records)
+        stored.update({record.key: record.value or b"" for record in part.records})
+        log.apply(part)
+    remembered, restored = seen.restore(stored)["t"]
+    assert len(remembered) == written
+    assert isinstance(remembered, Remembered)
+    gone = {record.key for record in restored.forget(10_000, 10_000).records}
+    assert gone == set(stored)
+
+
+class TestARowThatIsTooLong:
+    def bench(self) -> Bench:
+        bench = Bench()
+        bench.batches._limits.learn({"calls": {"max.message.bytes": "2000"}, DLQ: {"max.message.bytes": "2000"}})
+        return bench
+
+    def test_it_is_dead_lettered_once_and_the_rest_go_on(self) -> None:
+        bench = self.bench()
+        long = row("long", zz="x" * 3_000)
+        change = bench.read(row("a"), long, row("b"))
+        assert said(change) == [("a", 0), ("b", 0)]
+        (letter,) = change.dead_letters
+        assert (letter.key, letter.value) == (b"long", b"")
+        problem = b"row: longer than topic calls takes (max.message.bytes=2000)"
+        assert dict(letter.headers or [])["__connect.errors.exception.message"] == problem
+        bench.commit()
+        assert not bench.read(row("a"), long).dead_letters
+
+    def test_it_is_published_once_the_topic_takes_it(self) -> None:
+        bench = self.bench()
+        long = row("long", zz="x" * 3_000)
+        bench.read(long)
+        bench.commit()
+        bench.batches._limits.learn({"calls": {"max.message.bytes": "20000"}})
+        assert said(bench.read(long)) == [("long", 0)]
+
+    def test_checkpoints_are_measured_before_anything_is_written(self) -> None:
+        bench = Bench()
+        bench.read(row())
+        bench.end()
+        assert bench.batches.too_long(bench.changes, bench.accounts, 0, moment(2.0)) is None
+        bench.batches._limits.learn({"app.state": {"max.message.bytes": "200"}})
+        found = bench.batches.too_long(bench.changes, bench.accounts, 0, moment(2.0))
+        assert found is not None
+        assert found.topic == "app.state"
+        written = bench.batches.last(bench.changes, bench.accounts, {"t": {0: 10**9}}, 0, moment(2.0))
+        checkpoint = next(record for record in written if record.topic == "app.state")
+        assert found.needed >= size(checkpoint) + MOST_OVERHEAD
+
+    def test_a_statement_that_is_too_long_is_left_out(self) -> None:
+        bench = Bench()
+        bench.batches._limits.learn({"calls.progress": {"max.message.bytes": "110"}})
+        state = bench.account.checkpoint.state
+        moved = state._replace(sweeps=(state.sweeps[0]._replace(through=moment(0)),))
+        stated: dict[int, tuple[int, int]] = {}
+        assert bench.batches._statements(moved, stated, bench.account, [0, 0, 0], moment(1)) == []
+        assert not stated

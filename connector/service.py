@@ -32,8 +32,9 @@ from connector.errors import (
 from connector.graph.client import GraphClient
 from connector.kafka import avro, control, topics
 from connector.kafka.ownership import Command, Membership
+from connector.kafka.publishing import LONGEST_CALL_S
 from connector.kafka.registry import Registry, Subject, subjects
-from connector.kafka.state import Home
+from connector.kafka.state import Home, ShardRecord, check_home
 from connector.metrics import Metrics
 from connector.reading import Reading
 from connector.shard import Shard, Surroundings
@@ -46,6 +47,7 @@ _PROBE_EVERY_S = 10.0
 _PROBE_S = 5.0
 _AWAY_S = 120.0
 _STUCK_S = 60.0
+_STRETCH_S = 5.0
 _GARBAGE_AFTER = 10_000
 _STRETCH = 25
 "Tenants that /status describes before other tasks of the event loop have their turn."
@@ -312,11 +314,23 @@ class Service:
         while True:
             await asyncio.sleep(_PROBE_EVERY_S)
             try:
-                await asyncio.to_thread(admin.look, _PROBE_S)
+                found = await asyncio.to_thread(admin.look, _PROBE_S)
+                self._heard(up=True)
+                self._check_found(found)
             except BrokersAwayError as error:
                 self._heard(up=False, reason=str(error), remedy=error.remedy)
-            else:
-                self._heard(up=True)
+            except RefusedError as error:
+                self._fail(error)
+
+    def _check_found(self, found: topics.Found) -> None:
+        """Raise RefusedError for what the start would refuse: another cluster took over, or a topic was enlarged."""
+        if self._around is not None and found.cluster != str(None):
+            home = self._around.home
+            record = ShardRecord(home.app, home.cluster, home.topic, 0)
+            check_home(record, home._replace(cluster=found.cluster))
+        problems = topics.wrong_counts(self._wanted_topics(self._settings), found)
+        if problems:
+            raise RefusedError("\n".join(str(problem) for _, problem in problems))
 
     def _heard(self, *, up: bool, **why: str) -> None:
         if up:
@@ -446,7 +460,7 @@ class Service:
     async def _run_shard(self, shard: Shard, former: asyncio.Task[None] | None) -> None:
         """Runs a shard to its end, after whoever had its number before in this worker has ended."""
         if former is not None:
-            await asyncio.wait([former])
+            await self._outlast(shard, former)
         try:
             await shard.run()
         except asyncio.CancelledError:
@@ -458,6 +472,15 @@ class Service:
             if self._shards.get(shard.number) is shard and not self._once:
                 del self._shards[shard.number]
             self._metrics.shards_owned(len(self._shards))
+
+    @staticmethod
+    async def _outlast(shard: Shard, former: asyncio.Task[None]) -> None:
+        """Wait for the former owner of a shard in this worker, which may be in a call to brokers."""
+        deadline = time.monotonic() + LONGEST_CALL_S
+        while not former.done():
+            await asyncio.wait([former], timeout=_STRETCH_S)
+            if time.monotonic() < deadline:
+                shard.touch()
 
     def _give_up(self, numbers: frozenset[int], gone: threading.Event) -> None:
         tasks = self._hand_over(set(numbers))

@@ -32,7 +32,7 @@ from connector.errors import (
     ShardRestartError,
 )
 from connector.graph.client import GraphClient
-from connector.kafka import control, seen, state, topics
+from connector.kafka import control, recreation, seen, state, topics
 from connector.kafka.acknowledgement import Acknowledgements
 from connector.kafka.clients import Clients
 from connector.kafka.limits import LengthRefusedError, RecordTooLongError, refusing_topics
@@ -61,6 +61,7 @@ _SNAPSHOT_WAIT_S = 10.0
 _FIRST_PAUSE_S = 0.2
 _LONGEST_PAUSE_S = 5.0
 _FORGET_EVERY_S = 600.0
+_NOWHERE = recreation.Place(0, "")
 _LOG_AGAIN_S = 60.0
 _TOO_OLD_REMEDY = "their chain took so long that they may be published already: connector backfill --again reads them"
 _DECIDED_S = 10.0
@@ -113,7 +114,7 @@ class Shard:
         self.problem: str | None = None
         "Why nothing is published until an operator has done something."
         self._publisher: Publisher | None = None
-        self._control = 0
+        self._control, self._control_id = _NOWHERE
         self._changed = False
         self._sweeping: dict[str, asyncio.Task[None]] = {}
         self._plans: dict[str, windows.State] = {}
@@ -125,9 +126,16 @@ class Shard:
 
     @property
     def turned_at(self) -> float:
-        """When the shard's loop last turned (monotonic seconds). Waiting for a broker's answer is no standstill."""
-        blocked = self._publisher is not None and self._publisher.busy
-        return time.monotonic() if blocked else self._turned_at
+        """When the shard's loop last turned (monotonic seconds).
+
+        It also turns while a call to brokers is within its time-outs.
+        """
+        is_waiting = self._publisher is not None and self._publisher.is_within_bounds
+        return time.monotonic() if is_waiting else self._turned_at
+
+    def touch(self) -> None:
+        """Count as turning."""
+        self._turned_at = time.monotonic()
 
     def hand_over(self) -> None:
         """Release the shard: Graph is asked nothing more, the transaction that is open finishes.
@@ -249,7 +257,9 @@ class Shard:
         restored = state.restore(values[self._names.state])
         state.check_home(restored.shard, self._around.home)
         remembered = await publisher.call(seen.restore, values[self._names.seen])
-        self._control = restored.shard.control if restored.shard else 0
+        known = recreation.Place(restored.shard.control, restored.shard.control_id) if restored.shard else _NOWHERE
+        locate = partial(recreation.locate, self._around.clients, self._names.control, self.number)
+        self._control, self._control_id = await publisher.call(locate, known)
         now = self._around.now()
         accounts = {
             key: self._retired(key, checkpoint, remembered.get(key), now)
@@ -264,6 +274,11 @@ class Shard:
         _logger.info("shard_restored", shard=self.number, tenants=tenants, rows=rows, seconds=round(seconds, 2))
         return accounts
 
+    def _is_stopped(self, publisher: Publisher) -> bool:
+        """Whether a restore is to end. It asks again and again, which shows that it does not hang."""
+        publisher.touch()
+        return self._handing_over.is_set()
+
     async def _read(self, publisher: Publisher) -> PartitionContents:
         """Read the internal topics, once nothing of the shard is open and nothing that was committed is lost."""
         read = partial(
@@ -271,7 +286,7 @@ class Shard:
             self._around.clients,
             (self._names.state, self._names.seen),
             self.number,
-            is_stopped=self._handing_over.is_set,
+            is_stopped=partial(self._is_stopped, publisher),
             decided_within_s=_DECIDED_S,
         )
         found = await publisher.call(read)
@@ -513,6 +528,7 @@ class Shard:
                     _logger.warning("transaction_aborted_again", shard=self.number, reason=str(error))
                 await self._wait(self._handing_over, pause_s)
                 pause_s = min(_LONGEST_PAUSE_S, 2 * pause_s)
+                self.touch()
                 if self._handing_over.is_set():
                     raise HandedOverError from error
             except ShardRestartError as error:
@@ -558,7 +574,7 @@ class Shard:
 
         def shard(transaction: TransactionRecord) -> list[Outgoing]:
             # A command is passed once the checkpoint that it led to is written.
-            record = state.shard_record(self._around.home, control_offset, *transaction)
+            record = state.shard_record(self._around.home, control_offset, *transaction, control_id=self._control_id)
             return [self._batches.internal(self._names.state, self.number, record)]
 
         return Closing(noted, last, shard)

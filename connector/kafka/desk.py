@@ -9,11 +9,12 @@ from typing import Any, NamedTuple, Self
 
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
+from msgspec import structs
 
 from connector.config import Kafka
 from connector.core import jobs
 from connector.errors import BrokersAwayError, RefusedError
-from connector.kafka import addresses, control, state, topics
+from connector.kafka import addresses, control, recreation, state, topics
 from connector.kafka.clients import Clients
 from connector.kafka.control import Heard
 from connector.kafka.ownership import Command
@@ -52,8 +53,10 @@ class Desk:
         self._shards = [found.partitions.get(name, 0) for name in (self._names.control, self._names.state)]
         self.is_new = not any(self._shards)
         "Whether no worker has ever run: there are no topics."
+        self._control_id = ""
         if not self.is_new:
             self._check()
+            self._control_id = recreation.topic_id(self._clients, self._names.control)
 
     def _check(self) -> None:
         for name, partitions in zip((self._names.control, self._names.state), self._shards, strict=True):
@@ -154,7 +157,11 @@ class Desk:
 
     def _restore(self, values: dict[bytes, bytes]) -> Restored:
         restored = state.restore(values)
-        state.check_home(restored.shard, self._home)
+        shard = restored.shard
+        state.check_home(shard, self._home)
+        if shard is not None and shard.control_id and self._control_id not in ("", shard.control_id):
+            # The control topic was created again: no worker has applied any of its commands yet.
+            return restored._replace(shard=structs.replace(shard, control=0))
         return restored
 
     def _away(self, why: str) -> BrokersAwayError:

@@ -19,6 +19,9 @@ from connector.kafka.restore import PartitionContents
 from connector.kafka.visibility import Place, Places
 
 _FLUSH_S = 15.0
+LONGEST_CALL_S = 120.0
+"""Longer than the time-outs of one call add up to: three times 15 s for records, 12 s for offsets, 10 s for a commit or
+an abort, and up to 40 s for looking at what was committed before."""
 _T = TypeVar("_T")
 
 
@@ -96,8 +99,8 @@ class Publisher(ABC):
         self._producer: Producer | None = None
         self._written: Places = {}
         "What was acknowledged of the batch."
-        self.busy = False
-        "Whether the thread is at work."
+        self._busy_since: float | None = None
+        "Since when the thread is at work, or has last shown that it turns (monotonic seconds)."
 
     @abstractmethod
     def open(self) -> None:
@@ -132,7 +135,7 @@ class Publisher(ABC):
     async def call(self, function: Callable[..., _T], *arguments: Any) -> _T:
         """Runs a function in the producer's thread; waits for its end even when cancelled."""
         future = asyncio.get_running_loop().run_in_executor(self._thread, function, *arguments)
-        self.busy = True
+        self._busy_since = time.monotonic()
         try:
             return await asyncio.shield(future)
         except asyncio.CancelledError:
@@ -140,7 +143,18 @@ class Publisher(ABC):
             future.exception()  # whoever was cancelled does not want to know, and asyncio is not to complain of it
             raise
         finally:
-            self.busy = False
+            self._busy_since = None
+
+    @property
+    def is_within_bounds(self) -> bool:
+        """Whether the thread is at work, and not for longer than the time-outs of one call add up to."""
+        since = self._busy_since
+        return since is not None and time.monotonic() - since < LONGEST_CALL_S
+
+    def touch(self) -> None:
+        """Show that a long call turns."""
+        if self._busy_since is not None:
+            self._busy_since = time.monotonic()
 
     def _opened(self) -> Producer:
         if self._producer is None:

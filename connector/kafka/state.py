@@ -48,6 +48,8 @@ class ShardRecord(msgspec.Struct, frozen=True):
     "The transaction's records, but for those of the state topic."
     unproven: Places = {}
     "Records of earlier transactions, acknowledged, of which no marker had been seen when this transaction began."
+    control_id: str = ""
+    "The brokers' id of the control topic that `control` is an offset of; empty if unknown."
 
 
 class Checkpoint(msgspec.Struct, frozen=True):
@@ -141,11 +143,16 @@ class Restored(NamedTuple):
 
 
 def shard_record(
-    home: Home, control: int, transaction: str = "", places: Places | None = None, unproven: Places | None = None
+    home: Home,
+    control: int,
+    transaction: str = "",
+    places: Places | None = None,
+    unproven: Places | None = None,
+    control_id: str = "",
 ) -> Record:
     """Return the record of a shard; see ShardRecord."""
     record = ShardRecord(
-        home.app, home.cluster, home.topic, control, VERSION, transaction, places or {}, unproven or {}
+        home.app, home.cluster, home.topic, control, VERSION, transaction, places or {}, unproven or {}, control_id
     )
     return Record(SHARD, msgspec.json.encode(record))
 

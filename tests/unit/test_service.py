@@ -3,6 +3,7 @@
 import asyncio
 import dataclasses
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -12,6 +13,7 @@ from connector import service
 from connector.config import Settings, load
 from connector.errors import BrokersAwayError, RefusedError
 from connector.kafka import topics
+from connector.kafka.state import Home
 from connector.kafka.topics import Found
 from connector.service import Service
 
@@ -190,3 +192,19 @@ async def test_reload_that_fails_of_a_bug_is_logged(settings: Settings) -> None:
     assert [(entry["event"], entry["problems"]) for entry in logged] == [
         ("configuration_not_reloaded", "ZeroDivisionError()")
     ]
+
+
+@pytest.mark.parametrize(
+    ("found", "expected"),
+    [
+        (Found("elsewhere", {}), "was written for Kafka cluster here, this is elsewhere"),
+        (Found("here", {"app.control": 9}), "topic app.control has 9 partitions, kafka.shards is 8"),
+    ],
+)
+async def test_probe_refuses_what_the_start_would_refuse(settings: Settings, found: Found, expected: str) -> None:
+    """Another cluster that takes over under the same address, and a control topic that was enlarged."""
+    worker = Service(settings)
+    worker._around = cast("Any", SimpleNamespace(home=Home("app", "here", "calls")))
+    worker._check_found(Found("here", {"app.control": 8}))
+    with pytest.raises(RefusedError, match=expected):
+        worker._check_found(found)

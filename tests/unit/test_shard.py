@@ -1,6 +1,8 @@
 """What a shard does about ownership and about a transaction that was aborted, without a broker."""
 
 import asyncio
+import math
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
@@ -14,7 +16,7 @@ from connector.batch import Change, SweepsBegun
 from connector.buffer import Buffer
 from connector.core.rows import Shape
 from connector.errors import FencedError, HandedOverError
-from connector.kafka import avro
+from connector.kafka import avro, publishing
 from connector.kafka.limits import Limits
 from connector.kafka.ownership import Snapshot
 from connector.kafka.publishing import AbortedError, Closing, Offsets, Outgoing, Position, Publisher
@@ -202,3 +204,36 @@ def _fence() -> None:
 
 async def _no_wait(_event: object, _seconds: float) -> None:
     pass
+
+
+async def test_call_to_brokers_counts_as_turning_within_its_time_outs_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A producer's thread that hangs shows at /livez, a restore that goes on does not."""
+    publisher = Scripted()
+    shard = shard_of(Group(Snapshot(0, OURS, None)))
+    shard._publisher = publisher
+    begun, end = threading.Event(), threading.Event()
+
+    def hang() -> None:
+        begun.set()
+        end.wait(60)
+
+    calling = asyncio.create_task(publisher.call(hang))
+    assert await asyncio.to_thread(begun.wait, 60)
+    before = shard._turned_at
+    assert shard.turned_at > before
+    monkeypatch.setattr(publishing, "LONGEST_CALL_S", 0.0)
+    assert shard.turned_at == before
+    end.set()
+    await calling
+    await publisher.close()
+
+
+async def test_batch_that_is_aborted_again_and_again_counts_as_turning(monkeypatch: pytest.MonkeyPatch) -> None:
+    publisher = Scripted(AbortedError("rebalance"), None)
+    shard = shard_of(Group(Snapshot(0, OURS, None), Snapshot(0, OURS, "")))
+    monkeypatch.setattr(shard, "_wait", _no_wait)
+    monkeypatch.setattr(batch, "apply", lambda *_: None)
+    shard._turned_at = -math.inf
+    await shard._commit({}, {}, publisher, 0)
+    assert shard._turned_at > 0
+    await publisher.close()

@@ -1,0 +1,60 @@
+"""A topic that was deleted and created again, on a real broker."""
+
+import pytest
+from confluent_kafka import Producer
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.cimpl import NewTopic
+
+from connector.kafka import recreation
+from connector.kafka.clients import Clients
+from connector.kafka.recreation import Place
+from tests.brokers import wait_until
+from tests.conftest import SharedBroker
+
+_DEADLINE_S = 60.0
+_RECORDS = 3
+
+
+def fill(bootstrap: str, topic: str) -> None:
+    """Create a topic with a few records."""
+    admin = AdminClient({"bootstrap.servers": bootstrap, "log_level": 0})
+
+    def is_created() -> bool:
+        (future,) = admin.create_topics([NewTopic(topic, 1)]).values()
+        return future.exception(10) is None  # refused while the deletion of the one before goes on
+
+    wait_until(is_created, "the topic to be created", _DEADLINE_S)
+    producer = Producer({"bootstrap.servers": bootstrap, "log_level": 0})
+    for _ in range(_RECORDS):
+        producer.produce(topic, b"x", partition=0)
+    assert producer.flush(_DEADLINE_S) == 0
+
+
+def delete(bootstrap: str, topic: str) -> None:
+    admin = AdminClient({"bootstrap.servers": bootstrap, "log_level": 0})
+    (future,) = admin.delete_topics([topic]).values()
+    future.result(10)
+
+
+def test_offset_in_a_topic_that_was_created_again_is_0(broker: SharedBroker, topic: str) -> None:
+    """Also when the new topic has as many records: its id is another one."""
+    clients = Clients(broker.bootstrap, {})
+    fill(broker.bootstrap, topic)
+    first = recreation.locate(clients, topic, 0, Place(_RECORDS, ""))
+    assert first.offset == _RECORDS
+    assert first.topic_id
+    assert recreation.locate(clients, topic, 0, first) == first
+    delete(broker.bootstrap, topic)
+    fill(broker.bootstrap, topic)
+    again = recreation.locate(clients, topic, 0, first)
+    assert again.offset == 0
+    assert again.topic_id not in ("", first.topic_id)
+
+
+@pytest.mark.parametrize(("offset", "expected"), [(_RECORDS, _RECORDS), (_RECORDS + 1, 0)])
+def test_offset_beyond_the_end_is_0_without_ids(
+    broker: SharedBroker, topic: str, monkeypatch: pytest.MonkeyPatch, offset: int, expected: int
+) -> None:
+    monkeypatch.setattr(recreation, "_id", lambda *_: "")
+    fill(broker.bootstrap, topic)
+    assert recreation.locate(Clients(broker.bootstrap, {}), topic, 0, Place(offset, "")) == Place(expected, "")

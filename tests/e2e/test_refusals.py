@@ -9,7 +9,7 @@ from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
-from tests import oracle
+from tests import commands, oracle
 from tests.conftest import SharedBroker
 from tests.simulation import Simulation
 from tests.workers import Worker
@@ -152,3 +152,28 @@ def _write(bootstrap: str, topic: str, partition: int, key: str, record: dict[st
     producer = Producer({"bootstrap.servers": bootstrap, "log_level": 0, "acks": "all"})
     producer.produce(topic, json.dumps(record).encode(), key.encode(), partition)
     assert producer.flush(20) == 0
+
+
+def test_command_on_a_control_topic_that_was_created_again_is_applied(
+    broker: SharedBroker, app: str, simulate: Simulate, new_worker: NewWorker, settings: Settings
+) -> None:
+    """It was filed before the worker started. The state still has the offset in the topic before."""
+    source = simulate(**TINY)
+    (tenant,) = source.tenants
+    worker = new_worker(settings(source, kafka={"shards": 1}))
+    worker.start()
+    worker.until_ready()
+    for command in ("pause", "resume"):
+        taken = len(worker.named("command_taken"))
+        commands.succeed(worker.config, command, "--tenant", tenant)
+        worker.until(lambda n=taken: len(worker.named("command_taken")) > n, "the command to be taken")  # type: ignore[misc]
+    worker.until(lambda: worker.tenant(tenant).get("state") == "ok", "the tenant to be read")
+    assert worker.stop() == 0
+    admin = AdminClient({"bootstrap.servers": broker.bootstrap, "log_level": 0})
+    (deleted,) = admin.delete_topics([f"{app}.control"]).values()
+    deleted.result(20)
+    create(broker.bootstrap, f"{app}.control", 1, "delete")
+    commands.succeed(worker.config, "pause", "--tenant", tenant)
+    worker.start()
+    worker.until(lambda: worker.tenant(tenant).get("state") == "paused", "the command to be applied")
+    assert worker.stop() == 0

@@ -6,8 +6,11 @@ from collections.abc import AsyncIterator
 
 
 @contextlib.asynccontextmanager
-async def proxy() -> AsyncIterator[tuple[str, list[str]]]:
-    """An HTTP proxy that knows CONNECT: its address, and where it was asked to connect to."""
+async def proxy(refuses: int = 0, heads: list[bytes] | None = None) -> AsyncIterator[tuple[str, list[str]]]:
+    """An HTTP proxy that knows CONNECT: its address, and where it was asked to connect to.
+
+    `refuses`: the status of every answer. `heads`: gets the head of every request.
+    """
     asked: list[str] = []
     serving: set[asyncio.Task[None] | None] = set()
     writers: list[asyncio.StreamWriter] = []
@@ -22,6 +25,12 @@ async def proxy() -> AsyncIterator[tuple[str, list[str]]]:
         head = await reader.readuntil(b"\r\n\r\n")
         place = head.split()[1].decode()
         asked.append(place)
+        if heads is not None:
+            heads.append(head)
+        if refuses:
+            writer.write(f"HTTP/1.1 {refuses} Refused\r\nContent-Length: 0\r\nConnection: close\r\n\r\n".encode())
+            writer.close()
+            return
         host, _, port = place.rpartition(":")
         far_reader, far_writer = await asyncio.open_connection(host, int(port))
         writers.extend((writer, far_writer))

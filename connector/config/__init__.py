@@ -10,6 +10,7 @@ from pathlib import Path
 
 from connector.config.document import duration_text
 from connector.config.identities import is_credential
+from connector.config.references import check_proxies
 from connector.config.resolution import resolve
 from connector.config.secret import PseudonymKey, Secret, SecretBytes
 from connector.config.settings import EventHubs, Identity, Kafka, SchemaRegistry, Settings, Tenant
@@ -47,9 +48,13 @@ def load(
     checked = check(source)
     if source.unreadable:
         raise ConfigurationError(source.problems)
-    if not contacts_graph and not checked.kafka.azure_event_hubs:
+    signs_in = contacts_graph or checked.kafka.azure_event_hubs
+    if not signs_in:
         source.ignores = is_credential
     settings = resolve(source, checked, required)
+    check_proxies(
+        source, (settings.graph.root, settings.graph.authority) if signs_in else (), settings.schema_registry.url
+    )
     if source.problems:
         raise ConfigurationError(source.problems)
     return settings

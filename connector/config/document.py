@@ -350,6 +350,10 @@ class GraphTable(Table):
         "", description="Overrides the cloud's sign-in root; the tenant id is appended. https only."
     )
     ca_bundle: _FilePath = Field("", description="PEM file of certificates to trust; also used for sign-in.")
+    tls_strict: bool = Field(
+        default=True,
+        description="Whether CA certificates must follow RFC 5280 strictly; false accepts one that does not.",
+    )
     api_version: Literal["v1.0", "beta"] = Field("v1.0", description="Version of Graph.")
     requests_per_minute: _Rate = Field(45.0, description="Requests to Graph in any 60 seconds, per tenant.")
     timeout: _Span = Field(parse_duration("30s"), description="How long one request may take.")
@@ -485,6 +489,10 @@ class SchemaRegistryTable(Table):
     password: _SecretText = Field(Reference("text", ""), description="Password for the registry.")
     token: _SecretText = Field(Reference("text", ""), description="Bearer token, instead of username and password.")
     ca_bundle: _FilePath = Field("", description="PEM file of certificates to trust.")
+    tls_strict: bool = Field(
+        default=True,
+        description="Whether CA certificates must follow RFC 5280 strictly; false accepts one that does not.",
+    )
     subject_name_strategy: Literal["topic", "record", "topic_record"] = Field(
         "topic", description="How subjects are named."
     )

@@ -1,10 +1,11 @@
 """What files and variables that settings name hold: secrets, keys, certificates. What cannot be read is reported."""
 
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, TypeVar
 
+from connector import proxies
 from connector.config.document import Document, Reference
 from connector.config.secret import Hidden, PseudonymKey, Secret, SecretBytes
 from connector.config.source import Key, Source, key_text
@@ -26,6 +27,20 @@ def check_bundle(source: Source, key: Key, bundle: Path) -> None:
         source.report(key, f"names {bundle}, which holds no certificates; name a PEM file")
     except OSError as error:
         source.report(key, f"names {bundle}, which cannot be read ({error.strerror}); name a PEM file")
+
+
+def check_proxies(source: Source, urls: Iterable[str], registry_url: str) -> None:
+    """Report a proxy variable that one of the URLs needs and that cannot be used."""
+    for url in (*urls, registry_url):
+        try:
+            proxy = proxies.choose(url, source.environ)
+        except proxies.UnusableProxyError as error:
+            source.report((error.variable,), str(error), "environment")
+            continue
+        if proxy is not None and proxy.scheme == "https" and url == registry_url:
+            what = "names an https:// proxy, which the schema registry cannot be asked through"
+            todo = "write http://HOST:PORT, or add the registry's host to NO_PROXY"
+            source.report((proxy.variable,), f"{what}; {todo}", "environment")
 
 
 def read_secret(source: Source, key: Key, reference: Reference) -> Secret | None:

@@ -175,6 +175,7 @@ def _graph(source: Source, checked: Document, azure_authority: str) -> Graph:
         requests_per_minute=table.requests_per_minute,
         timeout=table.timeout,
         concurrency=table.concurrency,
+        tls_strict=table.tls_strict,
     )
 
 
@@ -281,6 +282,7 @@ def _schema_registry(source: Source, table: SchemaRegistryTable) -> SchemaRegist
         ca_bundle=bundle,
         subject_name_strategy=table.subject_name_strategy,
         auto_register=table.auto_register,
+        tls_strict=table.tls_strict,
     )
 
 

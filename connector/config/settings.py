@@ -23,6 +23,7 @@ class Graph:
     requests_per_minute: float
     timeout: timedelta
     concurrency: int
+    tls_strict: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +126,7 @@ class SchemaRegistry:
     ca_bundle: Path | None
     subject_name_strategy: str
     auto_register: bool
+    tls_strict: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -257,7 +257,7 @@ class SignIn:
                 through_proxy=not by_azure,
             )
         except BrokenAnswerError as error:
-            raise self._weather(f"cannot be asked: {error}") from None
+            raise self._weather(f"cannot be asked: {error}", answered=False) from None
         passing = (408, 429, *_PASSING_OF_AZURE) if by_azure else (408, 429)
         if answer.status >= 500 or answer.status in passing:
             self._stop(answer)
@@ -278,10 +278,12 @@ class SignIn:
             self._pauses.stopped_until = max(self._pauses.stopped_until, now + wait_s)
             self._pauses.asked.extend(now, now + wait_s)
 
-    def _weather(self, what: str) -> WeatherError:
+    def _weather(self, what: str, *, answered: bool = True) -> WeatherError:
         managed = self._tenant.identity.managed_identity
         place = "Azure's identity endpoint of this machine" if managed else URL(self._authority).host
         told = f"sign-in at {place} {what}"
+        if answered:
+            told += "; wait: it was reached, and it answers again when its fault is over"
         return WeatherError("unreachable", f"Sign-in of {self._tenant.label} at {place} {what}; trying again.", told)
 
     def _rejected(self, what: str) -> RejectedError:

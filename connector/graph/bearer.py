@@ -13,6 +13,7 @@ from connector.core.health import Health
 from connector.errors import ConnectorError
 from connector.graph.auth import Account, SignIn, Token
 from connector.graph.transport import Transport
+from connector.trust import Trust
 
 # A client's constructor waits 10 s for its first token, and fails then.
 _PATIENCE_S = 5.0
@@ -30,6 +31,10 @@ class Surroundings(Protocol):
     @property
     def ca_bundle(self) -> Path | None:
         """A PEM file, or None for the system's authorities."""
+
+    @property
+    def tls_strict(self) -> bool:
+        """Whether certificates of CAs have to follow RFC 5280 to the letter."""
 
     @property
     def timeout(self) -> timedelta:
@@ -52,7 +57,8 @@ class Bearer:
         """With a thread that lives as long as the process. Raises ConfigurationError."""
         loop = asyncio.new_event_loop()
         threading.Thread(target=loop.run_forever, name="sign-in of brokers", daemon=True).start()
-        transport = Transport(surroundings.timeout.total_seconds(), surroundings.ca_bundle)
+        trust = Trust("graph", surroundings.ca_bundle, strict=surroundings.tls_strict)
+        transport = Transport(surroundings.timeout.total_seconds(), trust)
         asyncio.run_coroutine_threadsafe(transport.__aenter__(), loop).result()
         pool = ThreadPoolExecutor(1, thread_name_prefix="sign-in of brokers")
         sign_in = SignIn(transport, pool, account, authority=surroundings.authority, scope=scope, health=Health())

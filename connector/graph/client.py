@@ -38,6 +38,7 @@ from connector.graph.auth import Pauses, SignIn, Tenant
 from connector.graph.gate import Gate
 from connector.graph.permit import Permit
 from connector.graph.transport import Answer, BrokenAnswerError, Departure, Transport
+from connector.trust import Trust
 
 logger = log.get(__name__)
 
@@ -51,6 +52,7 @@ _LOG_AGAIN_S = 60.0
 _SAFE = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
 _MOST_KINDS = 64
 _OK, _UNAUTHORIZED, _FORBIDDEN, _NOT_ACCEPTABLE, _TOO_MANY = 200, 401, 403, 406, 429
+_ANSWERED = "wait: it was reached, and it answers again when its fault is over"
 _PASSING_STATUSES = {408, 425, _TOO_MANY}
 
 
@@ -82,6 +84,10 @@ class GraphSettings(Protocol):
     @property
     def ca_bundle(self) -> Path | None:
         """A PEM file, or None for the system's authorities."""
+
+    @property
+    def tls_strict(self) -> bool:
+        """Whether certificates of CAs have to follow RFC 5280 to the letter."""
 
     @property
     def api_version(self) -> str:
@@ -127,7 +133,8 @@ class GraphClient:
 
     def __init__(self, settings: GraphSettings) -> None:
         self._settings = settings
-        self._transport = Transport(settings.timeout.total_seconds(), settings.ca_bundle)
+        trust = Trust("graph", settings.ca_bundle, strict=settings.tls_strict)
+        self._transport = Transport(settings.timeout.total_seconds(), trust)
         self._pool = ThreadPoolExecutor(_SIGN_IN_THREADS, thread_name_prefix="sign-in")
         self._skewed = False
         self._limits: dict[str, _Limits] = {}
@@ -235,6 +242,7 @@ class Source:
         self._dated = dated
         self._gate = Gate(self.budget, time.monotonic, self._tell_throttled)
         self._told_throttled_s = budget.throttled_s(time.monotonic())
+        self._doubted = False
         self.served_at: datetime | None = None
         "When Graph last gave a page of the tenant's rows (aware UTC)."
         self._failures = _Failures(tenant.label)
@@ -356,6 +364,9 @@ class Source:
                 )
             except BrokenAnswerError as error:
                 self._finished(priority, "error", begun)
+                exchange.code = error.code
+                if error.code == "headers":
+                    self._doubt(token)
                 self._weather(exchange, "unreachable", f"cannot be read: {error}")
         finally:
             self.budget.settled(slot)
@@ -369,6 +380,12 @@ class Source:
         page = self._read(exchange, answer.body, followed)
         self.served_at = received_at
         return page, received_at, len(answer.body)
+
+    def _doubt(self, token: str) -> None:
+        """Drop the token once when an answer's status is lost: a 401 may name every reason in its headers."""
+        if not self._doubted:
+            self._doubted = True
+            self._sign_in.drop(token)
 
     def _read(self, exchange: "_Exchange", body: bytes, followed: set[str]) -> Page:
         try:
@@ -385,6 +402,7 @@ class Source:
                 self._reject(exchange, "rejected", "gives a next link to another place; check graph.base_url")
         self.health.answered(time.monotonic())
         self.budget.succeeded(exchange.slot)
+        self._doubted = False
         return page
 
     def _leads_home(self, link: str) -> bool:
@@ -408,7 +426,7 @@ class Source:
         if status == _NOT_ACCEPTABLE:
             self.health.answered()
             self.budget.succeeded(exchange.slot)
-            self._failures.happened(exchange)
+            self._failures.happened(exchange, "finds the range too long")
             raise RangeTooLongError(f"Graph finds a range of {self._tenant.label} too long ({exchange.outcome}).")
         if status == _FORBIDDEN:
             self._reject(
@@ -437,8 +455,9 @@ class Source:
         message = f"Graph {what} for {self._tenant.label}; trying again."
         self.budget.failed(exchange.slot, now, kind, exchange.retry_after_s, random.random())  # noqa: S311
         self.health.weathered(reason, message, exchange.slot.granted_at)
-        self._failures.happened(exchange)
-        error = WeatherError(reason, message, f"Graph {what}")
+        self._failures.happened(exchange, what)
+        told = f"Graph {what}" if exchange.status is None else f"Graph {what}; {_ANSWERED}"
+        error = WeatherError(reason, message, told)
         error.of_range = reason != "throttled"
         raise error
 
@@ -448,7 +467,7 @@ class Source:
         message = f"Graph {what} (tenant {self._tenant.label})."
         self.health.rejected(reason, message, time.monotonic(), may_pass=of_range)
         if exchange is not None:
-            self._failures.happened(exchange)
+            self._failures.happened(exchange, what)
         error = RejectedError(reason, message, f"Graph {what}")
         error.of_range = of_range
         raise error
@@ -500,7 +519,7 @@ class _Failures:
         self._label = label
         self._seen: dict[str, tuple[float, int]] = {}
 
-    def happened(self, exchange: _Exchange) -> None:
+    def happened(self, exchange: _Exchange, problem: str) -> None:
         now = time.monotonic()
         logged_at, unlogged = self._seen.get(exchange.outcome, (-_LOG_AGAIN_S, 0))
         if now - logged_at < _LOG_AGAIN_S:
@@ -514,6 +533,7 @@ class _Failures:
             tenant=self._label,
             status=exchange.status or "error",
             code=exchange.code,
+            problem=f"Graph {problem}",
             request_id=exchange.graph_id,
             client_request_id=exchange.id,
             more_since_last=unlogged,

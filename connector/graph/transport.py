@@ -1,21 +1,28 @@
 """The one HTTP client that Graph and its sign-in are asked with: TLS, proxies, time limits and size limits."""
 
+import os
 import ssl
 import time
-import urllib.request
 from asyncio import sslproto
 from importlib import metadata
-from pathlib import Path
 from types import SimpleNamespace, TracebackType
 from typing import Self
 
 import aiohttp
 from yarl import URL
 
+from connector import proxies
 from connector.core.budget import Budget, Slot
 from connector.errors import ConfigurationError
+from connector.proxies import Proxy
+from connector.trust import Trust
 
 _TLS_BUFFER = 32 << 10
+# Far more than aiohttp's own limits: an answer counts by its status, whatever its headers.
+_MAX_LINE_BYTES = 64 << 10
+_MAX_HEADER_BYTES = 1 << 20
+_MAX_HEADERS = 1000
+_PROXY_AUTHENTICATION_REQUIRED = 407
 
 
 class Answer:
@@ -33,6 +40,11 @@ class Answer:
 class BrokenAnswerError(Exception):
     """No whole answer came: the sentence says what happened, without what was sent or received."""
 
+    def __init__(self, code: str, message: str) -> None:
+        """`code`: one word for logs."""
+        super().__init__(message)
+        self.code = code
+
 
 class Departure:
     """A request that counts against a budget from the moment it leaves."""
@@ -47,27 +59,25 @@ class Departure:
 class Transport:
     """One aiohttp session a process; no cookies, no redirects, no requests repeated behind the budget's back."""
 
-    def __init__(self, timeout_s: float, ca_bundle: Path | None) -> None:
+    def __init__(self, timeout_s: float, trust: Trust) -> None:
         self._timeout = aiohttp.ClientTimeout(total=timeout_s)
-        self._ca_bundle = ca_bundle
+        self._trust = trust
         self._session: aiohttp.ClientSession | None = None
-        self._proxies: dict[str, URL | None] = {}
+        self._proxies: dict[str, Proxy | None] = {}
 
     async def __aenter__(self) -> Self:
-        try:
-            context = ssl.create_default_context(cafile=self._ca_bundle)
-        except OSError as error:
-            problem = f"graph.ca_bundle: {self._ca_bundle} holds no certificates that can be read; name a PEM file"
-            raise ConfigurationError([problem]) from error
         # By default each connection keeps 256 KiB: with hundreds of tenants more than all that they remember.
         sslproto.SSLProtocol.max_size = _TLS_BUFFER
         trace = aiohttp.TraceConfig()
         trace.on_request_headers_sent.append(_left)
         self._session = aiohttp.ClientSession(
             # No limit of its own: a tenant whose connections hang must not use up those of the others.
-            connector=aiohttp.TCPConnector(ssl=context, limit=0),
+            connector=aiohttp.TCPConnector(limit=0),
             cookie_jar=aiohttp.DummyCookieJar(),
             timeout=self._timeout,
+            max_line_size=_MAX_LINE_BYTES,
+            max_field_size=_MAX_HEADER_BYTES,
+            max_headers=_MAX_HEADERS,
             headers={"User-Agent": f"direct-routing-connector/{_version()}"},
             trace_configs=[trace],
         )
@@ -93,14 +103,18 @@ class Transport:
         departure: Departure | None = None,
         through_proxy: bool = True,
     ) -> Answer:
-        """The answer to one request, whatever its status; a redirect is an answer.
+        """Return the answer to one request, whatever its status; a redirect is an answer.
 
         `through_proxy`: false for what only this machine can reach.
 
-        Raises BrokenAnswerError when none came whole within the time and `max_bytes`.
+        Raises BrokenAnswerError when none came whole within the time and `max_bytes`, and ConfigurationError for a
+        proxy variable that cannot be used.
         """
         if self._session is None:
             raise RuntimeError("the client is not open")
+        proxy = self._proxy(url) if through_proxy else None
+        if proxy is not None and url.scheme == "http":  # no tunnel: the proxy reads the request itself
+            headers = headers | proxy.headers
         try:
             async with self._session.request(
                 method,
@@ -108,30 +122,70 @@ class Transport:
                 headers=headers,
                 data=form,
                 allow_redirects=False,
-                proxy=self._proxy(url) if through_proxy else None,
+                proxy=URL(proxy.address) if proxy else None,
+                proxy_headers=proxy.headers if proxy else None,
+                ssl=self._trust.context(),
                 trace_request_ctx=departure,
             ) as response:
+                if proxy is not None and response.status == _PROXY_AUTHENTICATION_REQUIRED:
+                    raise BrokenAnswerError("proxy", proxy.refused(response.status))
                 body = bytearray()
                 async for chunk in response.content.iter_any():
                     body += chunk
                     if len(body) > max_bytes:
-                        raise BrokenAnswerError(f"the answer is longer than {max_bytes >> 20} MiB")
+                        raise BrokenAnswerError("too_long", f"the answer is longer than {max_bytes >> 20} MiB")
                 names = {name.lower(): value for name, value in response.headers.items()}
                 if "retry-after" in names:
                     names["retry-after"] = ", ".join(response.headers.getall("retry-after"))
                 return Answer(response.status, names, bytes(body))
-        except TimeoutError as error:
-            raise BrokenAnswerError(f"no whole answer within {self._timeout.total:g} s") from error
         except (aiohttp.ClientError, OSError, ValueError) as error:
-            raise BrokenAnswerError(_describe(error)) from error
+            raise self._broken(error, proxy) from error
 
-    def _proxy(self, url: URL) -> URL | None:
-        """Read once for each host: aiohttp's own way of honouring proxies reads the environment for every request."""
-        place = f"{url.host}:{url.port}"
+    def _proxy(self, url: URL) -> Proxy | None:
+        """Return the proxy of a URL's host. Raises ConfigurationError."""
+        place = str(url.origin())
         if place not in self._proxies:
-            found = None if urllib.request.proxy_bypass(place) else urllib.request.getproxies().get(url.scheme)
-            self._proxies[place] = URL(found) if found else None
+            try:
+                self._proxies[place] = proxies.choose(place, os.environ)
+            except proxies.UnusableProxyError as error:
+                raise ConfigurationError([f"{error.variable}: {error}"]) from error
         return self._proxies[place]
+
+    def _broken(self, error: Exception, proxy: Proxy | None) -> BrokenAnswerError:
+        """Return what broke, without URLs or data, which aiohttp's own texts may hold."""
+        if proxy is None:
+            return BrokenAnswerError(*self._describe(error))
+        if isinstance(error, aiohttp.ClientHttpProxyError):
+            return BrokenAnswerError("proxy", proxy.refused(error.status))
+        # A client behind a proxy resolves and connects to nothing else.
+        if isinstance(error, aiohttp.ClientConnectorDNSError):
+            return BrokenAnswerError("proxy", proxy.unreachable("its name cannot be resolved"))
+        if isinstance(error, aiohttp.ClientProxyConnectionError):
+            return BrokenAnswerError("proxy", proxy.unreachable(_reason(error.os_error)))
+        code, told = self._describe(error)
+        wrong, semicolon, remedy = told.partition("; ")
+        return BrokenAnswerError(code, f"{wrong}, through the proxy {proxy.address}{semicolon}{remedy}")
+
+    def _describe(self, error: Exception) -> tuple[str, str]:
+        """Return a code, and the rest of a sentence with what to do after a semicolon."""
+        if isinstance(error, aiohttp.ClientConnectorCertificateError):
+            error = error.certificate_error
+        elif isinstance(error, aiohttp.ClientConnectorError) and isinstance(error.os_error, ssl.SSLError):
+            error = error.os_error
+        if isinstance(error, ssl.SSLError):
+            is_certificate = isinstance(error, ssl.SSLCertVerificationError)
+            return "certificate" if is_certificate else "tls", self._trust.describe(error)
+        if isinstance(error, TimeoutError):
+            return "timeout", f"no whole answer within {self._timeout.total:g} s"
+        if isinstance(error, aiohttp.ClientConnectorDNSError):
+            return "dns", "its name cannot be resolved"
+        if isinstance(error, aiohttp.ClientConnectorError):
+            return "connection", f"no connection ({_reason(error.os_error)})"
+        if isinstance(error, aiohttp.ClientPayloadError):
+            return "cut_off", "the answer was cut off"
+        if isinstance(error, aiohttp.ClientResponseError):
+            return "headers", "the head of its answer is not HTTP or is too long"
+        return "connection", f"the connection broke ({type(error).__name__})"
 
 
 async def _left(
@@ -144,30 +198,8 @@ async def _left(
         departure.budget.sent(departure.slot, time.monotonic())
 
 
-# By OpenSSL's X509_V_ERR codes; every other one is about who signed it.
-_CERTIFICATES = {
-    9: "its certificate is not valid yet; see that the clocks of both machines are right",
-    10: "its certificate has expired; whoever runs it has to renew it, or this machine's clock is wrong",
-    62: "its certificate is for another name; check the host, and that no proxy answers instead",
-    64: "its certificate is for another address; use a host name that it is for",
-}
-
-
-def _describe(error: Exception) -> str:
-    """What broke, without URLs or data, which aiohttp's own texts may hold."""
-    if isinstance(error, aiohttp.ClientConnectorCertificateError):
-        return _describe(error.certificate_error)
-    if isinstance(error, ssl.SSLCertVerificationError):
-        return _CERTIFICATES.get(error.verify_code, "its certificate is not trusted; name its authority in ca_bundle")
-    if isinstance(error, aiohttp.ClientConnectorDNSError):
-        return "its name cannot be resolved"
-    if isinstance(error, aiohttp.ClientProxyConnectionError | aiohttp.ClientHttpProxyError):
-        return "the proxy refused or did not answer"
-    if isinstance(error, aiohttp.ClientConnectorError):
-        return f"no connection ({error.os_error.strerror or type(error.os_error).__name__})"
-    if isinstance(error, aiohttp.ClientPayloadError):
-        return "the answer was cut off"
-    return f"the connection broke ({type(error).__name__})"
+def _reason(error: OSError) -> str:
+    return error.strerror or type(error).__name__
 
 
 def _version() -> str:

@@ -9,6 +9,8 @@ A small client of its own: see docs/adr/0007-schema-registry-client.md.
 """
 
 import json
+import os
+import re
 import ssl
 import time
 from base64 import b64encode
@@ -17,17 +19,21 @@ from http.client import HTTPException, HTTPResponse
 from typing import Any, NamedTuple
 from urllib.error import URLError
 from urllib.parse import quote
-from urllib.request import HTTPHandler, HTTPSHandler, OpenerDirector, ProxyHandler, Request
+from urllib.request import HTTPHandler, HTTPSHandler, OpenerDirector, Request
 
+from connector import proxies
 from connector.config import SchemaRegistry
 from connector.core import evolution
 from connector.errors import ConfigurationError, RefusedError, RegistryAwayError
 from connector.kafka import avro, topics
+from connector.proxies import Proxy
+from connector.trust import Trust
 
 _TIMEOUT_S = 5.0
 _WHOLE_ANSWER_S = 8.0
 _ANSWER_MAX_BYTES = 4 * 1024 * 1024
 _MEDIA_TYPE = "application/vnd.schemaregistry.v1+json"
+_REFUSED_TUNNEL = re.compile(r"Tunnel connection failed: ([0-9]{3})")
 _SUBJECT_UNKNOWN, _VERSION_UNKNOWN, _SCHEMA_UNKNOWN = 40401, 40402, 40403
 
 
@@ -63,17 +69,13 @@ class Registry:
     """Blocking: each request ends within seconds. Raises RegistryAwayError and RefusedError."""
 
     def __init__(self, settings: SchemaRegistry) -> None:
-        """Raises ConfigurationError when the certificates cannot be read."""
+        """Raises ConfigurationError when the certificates cannot be read or the proxy cannot be used."""
         self._settings = settings
+        self._trust = Trust("schema_registry", settings.ca_bundle, strict=settings.tls_strict)
         try:
-            context = ssl.create_default_context(cafile=settings.ca_bundle)
-        except OSError as error:
-            problem = f"schema_registry.ca_bundle: {settings.ca_bundle} holds no certificates; name a PEM file"
-            raise ConfigurationError([problem]) from error
-        # Without urllib's processor of errors every status is an answer, and no redirect takes the secret along.
-        self._opener = OpenerDirector()
-        for handler in (ProxyHandler(), HTTPHandler(), HTTPSHandler(context=context)):
-            self._opener.add_handler(handler)
+            self._proxy = proxies.choose(settings.url, os.environ)
+        except proxies.UnusableProxyError as error:
+            raise ConfigurationError([f"{error.variable}: {error}"]) from error
 
     def ensure(self, wanted: Sequence[Subject]) -> dict[str, int]:
         """Of each topic the id of its schema: registered where that is wanted, else looked up."""
@@ -205,14 +207,35 @@ class Registry:
             headers["Content-Type"] = _MEDIA_TYPE
         headers |= self._authorization()
         request = Request(self._settings.url + path, data, headers, method=method)  # noqa: S310 - http or https
+        if self._proxy is not None:
+            _send_through(request, self._proxy)
         try:
-            with self._opener.open(request, timeout=_TIMEOUT_S) as response:
+            with self._opener().open(request, timeout=_TIMEOUT_S) as response:
                 status, content = int(response.status), _read(response)
         except URLError as error:
-            raise self._away(f"cannot be reached: {_reason(error.reason)}") from None
+            raise self._away(self._unreached(error.reason)) from None
         except (OSError, HTTPException) as error:
             raise self._away(f"does not answer: {_reason(error)}") from None
+        if self._proxy is not None and status == 407:
+            raise self._away(f"cannot be reached: {self._proxy.refused(status)}")
         return status, self._understood(status, content)
+
+    def _opener(self) -> OpenerDirector:
+        # Without urllib's processor of errors every status is an answer, and no redirect takes the secret along.
+        opener = OpenerDirector()
+        for handler in (HTTPHandler(), HTTPSHandler(context=self._trust.context())):
+            opener.add_handler(handler)
+        return opener
+
+    def _unreached(self, reason: object) -> str:
+        """Return why there was no connection, which a proxy may be the reason for."""
+        if isinstance(reason, ssl.SSLError):
+            return f"cannot be reached: {self._trust.describe(reason)}"
+        if self._proxy is None:
+            return f"cannot be reached: {_reason(reason)}"
+        if refused := _REFUSED_TUNNEL.search(str(reason)):
+            return f"cannot be reached: {self._proxy.refused(int(refused[1]))}"
+        return f"cannot be reached: {self._proxy.unreachable(_reason(reason))}"
 
     def _understood(self, status: int, content: bytes) -> dict[str, Any]:
         if status in (401, 403):
@@ -254,6 +277,12 @@ class Registry:
 
     def _away(self, what: str) -> RegistryAwayError:
         return RegistryAwayError(f"the schema registry at {self._settings.url} {what}")
+
+
+def _send_through(request: Request, proxy: Proxy) -> None:
+    request.set_proxy(proxy.place, "http")
+    for name, value in proxy.headers.items():
+        request.add_header(name, value)
 
 
 def _read(response: HTTPResponse) -> bytes:

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import time
+from base64 import b64encode
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -18,7 +19,7 @@ from connector.core.coverage import Window
 from connector.errors import ConfigurationError, RangeTooLongError, RejectedError, WeatherError
 from connector.graph import client as graph_client
 from connector.graph.client import GraphClient, ReadPage, Source
-from connector.simulator import Options, Simulator
+from connector.simulator import Options, Simulator, graph
 from tests.proxies import proxy
 
 # One simulator serves most tests; making its keys takes longer than the tests.
@@ -38,6 +39,7 @@ class Settings:
     scope: str = "https://graph.microsoft.com/.default"
     api_version: str = "v1.0"
     timeout: timedelta = timedelta(seconds=5)
+    tls_strict: bool = True
 
 
 @dataclass
@@ -502,6 +504,23 @@ async def test_a_token_that_graph_never_takes_is_asked_for_once_more_and_not_for
     assert bench.graph_requests() == 2
 
 
+@pytest.mark.parametrize("characters", [9_000, 200_000, 3_000_000])
+async def test_enormous_challenge_drops_the_token_once(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, characters: int
+) -> None:
+    """A 401 whose WWW-Authenticate header is longer than any limit still means that the token is not accepted."""
+    monkeypatch.setattr(graph, "CHALLENGE", f'Bearer error_description="{"x" * characters}"')
+    source = bench.source(patience_s=2.0)
+    await read(source, bench.window)
+    bench.simulator.expire_tokens()
+    assert await read(source, bench.window)
+    assert bench.token_requests() == 2
+    bench.simulator.set_faults(unauthorized=1.0)
+    with pytest.raises((RejectedError, WeatherError)):
+        await read(source, bench.window)
+    assert bench.token_requests() == 3
+
+
 async def test_short_lived_tokens_are_used_for_most_of_their_life() -> None:
     async with opened(token_lifetime_s=60) as bench:
         source = bench.source()
@@ -655,16 +674,70 @@ async def test_no_proxy_is_honoured(
         assert await read(direct.source(), bench.window)
 
 
-async def test_a_proxy_that_is_away_is_weather(
+@pytest.mark.parametrize(
+    ("variable", "expected"),
+    [
+        (
+            "http://me:hunter2@127.0.0.1:9",
+            r"the proxy http://127\.0\.0\.1:9 cannot be reached \(.*\); check HTTPS_PROXY",
+        ),
+        ("proxy.invalid:3128", r"the proxy http://proxy\.invalid:3128 cannot be reached \(its name cannot be resolved"),
+    ],
+)
+async def test_proxy_that_is_unavailable_is_named(
+    bench: Bench, simulator: Simulator, monkeypatch: pytest.MonkeyPatch, variable: str, expected: str
+) -> None:
+    _set_proxy(monkeypatch, variable)
+    async with beside(simulator) as behind:
+        with pytest.raises(WeatherError, match=expected) as raised:
+            await read(behind.source(patience_s=0.0), bench.window)
+    assert "hunter2" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("user", "status", "expected"),
+    [
+        ("", 407, "requires a user name and password \\(407\\); set them in HTTPS_PROXY"),
+        ("me:hunter2@", 407, "does not accept the user name and password \\(407\\)"),
+        ("", 403, "refuses to connect \\(403\\); have it allow"),
+    ],
+)
+async def test_proxy_that_refuses_is_named_without_its_password(
+    bench: Bench, simulator: Simulator, monkeypatch: pytest.MonkeyPatch, user: str, status: int, expected: str
+) -> None:
+    async with proxy(refuses=status) as (address, _):
+        _set_proxy(monkeypatch, f"http://{user}{address.removeprefix('http://')}")
+        async with beside(simulator) as behind:
+            with pytest.raises(WeatherError, match=f"the proxy {address} {expected}") as raised:
+                await read(behind.source(patience_s=0.0), bench.window)
+    assert "hunter2" not in str(raised.value)
+
+
+async def test_proxy_gets_the_user_and_password_of_its_variable(
     bench: Bench, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:9")
+    heads: list[bytes] = []
+    async with proxy(heads=heads) as (address, _):
+        _set_proxy(monkeypatch, f"me:p%C3%A4ss%40@{address.removeprefix('http://')}")
+        async with beside(simulator) as behind:
+            assert await read(behind.source(), bench.window)
+    assert all(b"Basic " + b64encode("me:päss@".encode()) in head for head in heads)
+
+
+async def test_proxy_that_is_no_http_proxy_is_an_error_of_the_configuration(
+    bench: Bench, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _set_proxy(monkeypatch, "socks5://127.0.0.1:1080")
+    async with beside(simulator) as behind:
+        with pytest.raises(ConfigurationError, match=r"HTTPS_PROXY.*socks5"):
+            await read(behind.source(), bench.window)
+
+
+def _set_proxy(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    monkeypatch.setenv("HTTPS_PROXY", value)
     monkeypatch.setenv("NO_PROXY", "")
     monkeypatch.delenv("https_proxy", raising=False)
     monkeypatch.delenv("no_proxy", raising=False)
-    async with beside(simulator) as behind:
-        with pytest.raises(WeatherError, match="proxy"):
-            await read(behind.source(patience_s=0.0), bench.window)
 
 
 # Budget
@@ -728,6 +801,26 @@ async def test_a_storm_is_logged_once_and_without_what_was_sent(bench: Bench, lo
     assert failed[0]["request_id"] == asked.request_id
     assert failed[0]["client_request_id"] == asked.client_request_id
     assert "eyJ" not in str(logs)
+
+
+async def test_failed_request_names_its_cause_in_the_first_line(bench: Bench, logs: list[dict[str, object]]) -> None:
+    source = bench.source(patience_s=0.0)
+    await source.sign_in()
+    bench.simulator.set_faults(down=True)
+    with pytest.raises(WeatherError):
+        await read(source, bench.window)
+    failed = next(entry for entry in logs if entry["event"] == "request_failed")
+    assert (failed["status"], failed["code"]) == ("error", "connection")
+    assert failed["problem"] == "Graph cannot be read: the connection broke (ServerDisconnectedError)"
+
+
+async def test_answer_of_graph_is_never_told_to_be_out_of_reach(bench: Bench) -> None:
+    for faults in ({"server_error": 1.0}, {"throttled": 1.0, "retry_after": "none"}, {"sign_in_error": 1.0}):
+        bench.simulator.clear_faults()
+        bench.simulator.set_faults(faults)
+        with pytest.raises(WeatherError) as raised:
+            await read(bench.source(patience_s=0.0), bench.window)
+        assert "it was reached" in raised.value.remedy
 
 
 async def test_a_clock_that_is_minutes_off_is_said_once(bench: Bench, logs: list[dict[str, object]]) -> None:

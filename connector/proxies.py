@@ -1,0 +1,148 @@
+"""Proxy of a URL, as the environment's variables name it: one reading of them for Graph, sign-in and schema registry.
+
+The variables mean what they mean to curl, which operators try first:
+
+1. `https_proxy` or `HTTPS_PROXY` (`http_proxy` or `HTTP_PROXY` for http URLs), else `all_proxy` or `ALL_PROXY`. The
+   first that is not empty counts. A value without a scheme means http, one without a port means 1080 (https: 443).
+2. `no_proxy` or `NO_PROXY` lists what is reached directly, separated by commas or spaces: `*`, an address, a CIDR
+   range, or a domain, which includes its subdomains with and without a leading dot or `*.`. A port may follow.
+"""
+
+import ipaddress
+import re
+from base64 import b64encode
+from collections.abc import Mapping
+from typing import NamedTuple
+from urllib.parse import unquote, urlsplit
+
+_PORTS = {"http": 1080, "https": 443}
+_URL_PORTS = {"http": 80, "https": 443}
+_EXCEPTION = re.compile(
+    r"(?P<host>\[[^\]]*\](?:/[0-9]+)?|[^:]*|[0-9a-f:.%/]*:[0-9a-f:.%/]*:[0-9a-f:.%/]*)(?::(?P<port>[0-9]+))?"
+)
+_WRITE = "write http://HOST:PORT"
+
+
+class UnusableProxyError(ValueError):
+    """Value of a proxy variable that cannot be used. The message completes a sentence that begins with its name."""
+
+    def __init__(self, variable: str, problem: str) -> None:
+        super().__init__(problem)
+        self.variable = variable
+
+
+class Proxy(NamedTuple):
+    """Proxy that a variable names."""
+
+    variable: str
+    scheme: str
+    "http or https: how the connector speaks to the proxy."
+    host: str
+    port: int
+    user: str = ""
+    password: str = ""
+
+    @property
+    def place(self) -> str:
+        """Host and port, as in a URL."""
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    @property
+    def address(self) -> str:
+        """Its URL, without user name and password."""
+        return f"{self.scheme}://{self.place}"
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """What the proxy knows the connector by."""
+        if not self.user:
+            return {}
+        pair = f"{self.user}:{self.password}"
+        return {"Proxy-Authorization": f"Basic {b64encode(pair.encode()).decode()}"}
+
+    def unreachable(self, why: str) -> str:
+        """Return the sentence for a proxy that gave no answer."""
+        return f"the proxy {self.address} cannot be reached ({why}); check {self.variable}, and that the proxy runs"
+
+    def refused(self, status: int) -> str:
+        """Return the sentence for a proxy that answered instead of connecting."""
+        if status == 407:
+            what = "does not accept the user name and password" if self.user else "requires a user name and password"
+            todo = "with http://USER:PASSWORD@HOST:PORT, special characters percent-encoded"
+            return f"the proxy {self.address} {what} (407); set them in {self.variable}, {todo}"
+        return f"the proxy {self.address} refuses to connect ({status}); have it allow this host and port"
+
+    def __repr__(self) -> str:
+        return f"Proxy({self.variable}, {self.address})"
+
+
+def choose(url: str, environ: Mapping[str, str]) -> Proxy | None:
+    """Return the proxy that a URL is asked through, None for a direct connection. Raises UnusableProxyError."""
+    parts = urlsplit(url)
+    found = _first(environ, f"{parts.scheme}_proxy", "all_proxy")
+    if found is None:
+        return None
+    exceptions = _first(environ, "no_proxy")
+    port = parts.port or _URL_PORTS.get(parts.scheme, 0)
+    if exceptions is not None and _is_excepted(parts.hostname or "", port, exceptions[1]):
+        return None
+    return _read(*found)
+
+
+def _first(environ: Mapping[str, str], *names: str) -> tuple[str, str] | None:
+    """Return the first variable that is not empty, in lower case before upper case, with its value."""
+    for name in names:
+        for spelled in (name, name.upper()):
+            if value := environ.get(spelled, "").strip():
+                return spelled, value
+    return None
+
+
+def _read(variable: str, value: str) -> Proxy:
+    if "://" not in value:
+        value = f"http://{value}"
+    try:
+        parts = urlsplit(value)
+        port = parts.port
+    except ValueError:
+        raise UnusableProxyError(variable, f"is no address of a proxy; {_WRITE}") from None
+    if parts.scheme not in _PORTS:
+        what = f"names a proxy of the kind {parts.scheme[:20]}://, and the connector speaks to http:// proxies only"
+        raise UnusableProxyError(variable, f"{what}; {_WRITE}, or unset it")
+    host = parts.hostname or ""
+    if not re.fullmatch(r"[!-~]+", host) or re.search(r"[/\\@?#]", host) or port == 0:
+        raise UnusableProxyError(variable, f"is no address of a proxy; {_WRITE}")
+    user, password = unquote(parts.username or ""), unquote(parts.password or "")
+    if ":" in user or not (user + password).isprintable():
+        raise UnusableProxyError(variable, "has a user name or password with a colon or control character; change it")
+    return Proxy(variable, parts.scheme, host, port or _PORTS[parts.scheme], user, password)
+
+
+def _is_excepted(host: str, port: int, exceptions: str) -> bool:
+    if exceptions == "*":
+        return True
+    host = host.rstrip(".").lower()
+    return any(_matches(host, port, part) for part in re.split(r"[,\s]+", exceptions.lower()) if part)
+
+
+def _matches(host: str, port: int, exception: str) -> bool:
+    found = _EXCEPTION.fullmatch(exception)
+    if found is None or (found["port"] and int(found["port"]) != port):
+        return False
+    wanted = found["host"].replace("[", "").replace("]", "")
+    address = _address(host)
+    if address is not None:
+        try:
+            return address in ipaddress.ip_network(wanted.partition("%")[0], strict=False)
+        except ValueError:
+            return False
+    domain = wanted.removeprefix("*").strip(".")
+    return wanted == "*" or (domain != "" and (host == domain or host.endswith(f".{domain}")))
+
+
+def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    try:
+        address = ipaddress.ip_address(host.partition("%")[0])
+    except ValueError:
+        return None
+    return getattr(address, "ipv4_mapped", None) or address

@@ -41,6 +41,7 @@ _MAX_BYTES = 1 << 20
 _MOST_ANSWERS = 8  # discovery and token are two
 _SHORTEST_LIFETIME_S = 60.0
 _GUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+_ANSWERED = "wait: it was reached, and it answers again when its fault is over"
 _PASSING_OF_AZURE = (404, 410)  # while the machine's metadata service is updated
 
 
@@ -257,11 +258,13 @@ class SignIn:
                 through_proxy=not by_azure,
             )
         except BrokenAnswerError as error:
-            raise self._weather(f"cannot be asked: {error}", answered=False) from None
+            raise self._weather(f"cannot be asked: {error}", remedy="") from None
         passing = (408, 429, *_PASSING_OF_AZURE) if by_azure else (408, 429)
         if answer.status >= 500 or answer.status in passing:
             self._stop(answer)
-            raise self._weather(f"answered {answer.status}")
+            refusal = refusals.read(refusals.parse(answer.body) or {}, credential.kind)
+            codes, wait = (f" {refusal.codes}", refusal.wait) if refusal is not None else ("", "")
+            raise self._weather(f"answered {answer.status}{codes}", wait or _ANSWERED)
         document = refusals.parse(answer.body)
         if document is None:
             raise self._weather(f"answered {answer.status} without JSON")
@@ -278,12 +281,12 @@ class SignIn:
             self._pauses.stopped_until = max(self._pauses.stopped_until, now + wait_s)
             self._pauses.asked.extend(now, now + wait_s)
 
-    def _weather(self, what: str, *, answered: bool = True) -> WeatherError:
+    def _weather(self, what: str, remedy: str = _ANSWERED) -> WeatherError:
         managed = self._tenant.identity.managed_identity
         place = "Azure's identity endpoint of this machine" if managed else URL(self._authority).host
         told = f"sign-in at {place} {what}"
-        if answered:
-            told += "; wait: it was reached, and it answers again when its fault is over"
+        if remedy:
+            told += f"; {remedy}"
         return WeatherError("unreachable", f"Sign-in of {self._tenant.label} at {place} {what}; trying again.", told)
 
     def _rejected(self, what: str) -> RejectedError:
@@ -295,7 +298,7 @@ class SignIn:
             return self._weather("gave an answer that is no token")
         self._correlation_id = refusal.correlation_id
         if not refusal.remedy:
-            return self._weather(f"answered {refusal.codes}")
+            return self._weather(f"answered {refusal.codes}", refusal.wait or _ANSWERED)
         return self._rejected(f"{refusal.remedy} ({refusal.codes})")
 
 

@@ -16,6 +16,7 @@ import sys
 from collections.abc import Callable, Sequence
 from functools import wraps
 from importlib import import_module
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -248,12 +249,20 @@ def command() -> TyperGroup:
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Runs the command of the process's arguments and leaves with the exit code that the contract names."""
+    _write_in_any_locale()
     given = list(sys.argv[1:] if arguments is None else arguments)
     resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
     code = _exit_code(given)
     if code == INTERRUPTED and given[0] in _STOPPED_BY_CTRL_C:
         code = OK
     sys.exit(code)
+
+
+def _write_in_any_locale() -> None:
+    """Replace characters that the locale's encoding does not have instead of failing at them."""
+    for stream, errors in ((sys.stdout, "replace"), (sys.stderr, "backslashreplace")):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors=errors)
 
 
 def _exit_code(arguments: list[str]) -> int:

@@ -120,7 +120,8 @@ def _moment(option: str, text: str, now: datetime) -> datetime:
 
 
 def print_json(value: Any) -> None:
-    """Writes a result for programs."""
+    """Write a result for programs. An encoding other than UTF-8 gets escapes, which lose nothing."""
     import json  # noqa: PLC0415
 
-    sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    escaped = sys.stdout.encoding.lower().replace("-", "") != "utf8"
+    sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=escaped) + "\n")

@@ -1,5 +1,6 @@
 """What files and variables that settings name hold: secrets, keys, certificates. What cannot be read is reported."""
 
+import os
 import ssl
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -15,8 +16,10 @@ _H = TypeVar("_H", bound=Hidden[Any])
 
 
 def path_of(source: Source, written: str) -> Path:
-    """The file that is meant: relative paths count from the configuration's."""
-    return (source.path.parent if source.path else Path()).absolute() / written
+    """Return the file that is meant: relative paths count from the configuration's."""
+    # Names of files are UTF-8, also where the locale cannot write them.
+    name = os.fsdecode(written.encode("utf-8", "surrogateescape"))
+    return (source.path.parent if source.path else Path()).absolute() / name
 
 
 def check_bundle(source: Source, key: Key, bundle: Path) -> None:

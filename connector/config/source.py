@@ -24,7 +24,8 @@ class Source:
     """What was written, key by key, by whom; and what is wrong with it so far, at most one problem a key."""
 
     def __init__(self, path: Path | None, environ: Mapping[str, str]) -> None:
-        self.environ = environ
+        # Where the locale is not UTF-8, Python passes on bytes that it cannot read; they are UTF-8 all the same.
+        self.environ = {name: _utf8(text) for name, text in environ.items()}
         self.tree: dict[str, Any] = {}
         self._file_tree: dict[str, Any] = {}
         self.variables: dict[Key, str] = {}
@@ -203,6 +204,13 @@ class Source:
             node[int(key[-1])] = {}
         elif there:
             del node[key[-1]]
+
+
+def _utf8(text: str) -> str:
+    try:
+        return text.encode("utf-8", "surrogateescape").decode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:  # half of a pair, which no environment holds
+        return text
 
 
 def _name_below(table: Key, segment: str) -> str:

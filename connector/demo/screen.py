@@ -30,9 +30,6 @@ class Screen:
 
     def __init__(self, names: Mapping[str, str], begun: datetime) -> None:
         """Take the `names` of the tenants by id. Rows of calls that ended before `begun` count as history."""
-        for stream in (sys.stdout, sys.stderr):
-            if hasattr(stream, "reconfigure"):
-                stream.reconfigure(errors="replace")
         self._names = names
         self._begun = begun
         self._out = Console(highlight=False, soft_wrap=True)

@@ -40,7 +40,7 @@ class Answer:
 class BrokenAnswerError(Exception):
     """No whole answer came: the sentence says what happened, without what was sent or received."""
 
-    def __init__(self, code: str, message: str) -> None:
+    def __init__(self, message: str, code: str = "connection") -> None:
         """`code`: one word for logs."""
         super().__init__(message)
         self.code = code
@@ -128,12 +128,12 @@ class Transport:
                 trace_request_ctx=departure,
             ) as response:
                 if proxy is not None and response.status == _PROXY_AUTHENTICATION_REQUIRED:
-                    raise BrokenAnswerError("proxy", proxy.refused(response.status))
+                    raise BrokenAnswerError(proxy.refused(response.status), "proxy")
                 body = bytearray()
                 async for chunk in response.content.iter_any():
                     body += chunk
                     if len(body) > max_bytes:
-                        raise BrokenAnswerError("too_long", f"the answer is longer than {max_bytes >> 20} MiB")
+                        raise BrokenAnswerError(f"the answer is longer than {max_bytes >> 20} MiB", "too_long")
                 names = {name.lower(): value for name, value in response.headers.items()}
                 if "retry-after" in names:
                     names["retry-after"] = ", ".join(response.headers.getall("retry-after"))
@@ -154,17 +154,18 @@ class Transport:
     def _broken(self, error: Exception, proxy: Proxy | None) -> BrokenAnswerError:
         """Return what broke, without URLs or data, which aiohttp's own texts may hold."""
         if proxy is None:
-            return BrokenAnswerError(*self._describe(error))
+            code, told = self._describe(error)
+            return BrokenAnswerError(told, code)
         if isinstance(error, aiohttp.ClientHttpProxyError):
-            return BrokenAnswerError("proxy", proxy.refused(error.status))
+            return BrokenAnswerError(proxy.refused(error.status), "proxy")
         # A client behind a proxy resolves and connects to nothing else.
         if isinstance(error, aiohttp.ClientConnectorDNSError):
-            return BrokenAnswerError("proxy", proxy.unreachable("its name cannot be resolved"))
+            return BrokenAnswerError(proxy.unreachable("its name cannot be resolved"), "proxy")
         if isinstance(error, aiohttp.ClientProxyConnectionError):
-            return BrokenAnswerError("proxy", proxy.unreachable(_reason(error.os_error)))
+            return BrokenAnswerError(proxy.unreachable(_reason(error.os_error)), "proxy")
         code, told = self._describe(error)
         wrong, semicolon, remedy = told.partition("; ")
-        return BrokenAnswerError(code, f"{wrong}, through the proxy {proxy.address}{semicolon}{remedy}")
+        return BrokenAnswerError(f"{wrong}, through the proxy {proxy.address}{semicolon}{remedy}", code)
 
     def _describe(self, error: Exception) -> tuple[str, str]:
         """Return a code, and the rest of a sentence with what to do after a semicolon."""

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from connector import log
 from connector.batch import Account, Commanded, PageRead, RangeFailed, RunsDropped, SliceRead, SweepsBegun
-from connector.buffer import Buffer
+from connector.buffer import MAX_BYTES, Buffer
 from connector.core import failing_ranges, instants, jobs, windows
 from connector.core.coverage import Window, subtract
 from connector.core.failing_ranges import RangeFailure
@@ -213,9 +213,9 @@ class Sweeper:
             rows += len(page.rows)
             read = PageRead(self._tenant, piece, page.rows, reading, page.received_at, page.bytes, unread)
             if piece.again:
-                if rows > _MOST_HELD_ROWS:
-                    raise RangeTooLongError(f"a slice of {self.account.tenant.label} has over {_MOST_HELD_ROWS} rows")
                 held.append(read)
+                if rows > _MOST_HELD_ROWS or (len(held) > 1 and sum(one.bytes for one in held) > MAX_BYTES):
+                    raise RangeTooLongError(f"a slice of {self.account.tenant.label} is too large to be held")
             else:
                 await self._buffer.put_page(read)
         return _Chain(rows, repeated, held)

@@ -128,3 +128,22 @@ async def test_failed_run_ends_its_other_chains() -> None:
         await until(lambda: handed.of(RunsDropped))
         await until(lambda: len(source.ended) == len(source.asked) > 1)
         assert not handed.of(SliceRead)
+
+
+async def test_job_that_publishes_again_holds_a_bounded_number_of_bytes() -> None:
+    """Its slices are committed whole: one with more bytes than the buffer takes is read in parts."""
+
+    class Long(Source):
+        async def pages(self, window: Window, priority: int, _attempts: int) -> AsyncGenerator[ReadPage, None]:
+            self.asked.append(window)
+            length = 10 << 20 if priority >= 1_000 else 2
+            pages = 3 if window.end - window.start > timedelta(minutes=5) else 1
+            for number in range(pages):
+                yield ReadPage([msgspec.Raw(b'{"id":"%d"}' % number)], NOW, length, last=number == pages - 1)
+
+    source = Long([["a"]])
+    async with sweeping(source, timedelta(hours=3)) as (sweeper, handed):
+        window = Window(NOW - timedelta(hours=2), NOW - timedelta(hours=1))
+        sweeper.command(0, Command("job", "backfill", NOW, window, again=True))
+        await until(lambda: [page for page in handed.of(PageRead) if page.slice.again])
+        assert all(page.bytes <= 10 << 20 for page in handed.of(PageRead) if page.slice.again)

@@ -449,8 +449,14 @@ class Batches:
         return self._limits.too_long(records)
 
     def _offsets(self, account: Account, newest: Mapping[int, int]) -> list[int]:
-        """By partition the next offset after the tenant's last record, once those of a batch are written."""
+        """By partition the next offset after the tenant's last record, once those of a batch are written.
+
+        An offset lower than the one before proves that the topic was deleted and created again: what is known of its
+        other partitions belongs to the topic before, and readers would wait for it forever.
+        """
         before = account.checkpoint.offsets
+        if any(newest.get(partition, offset) < offset for partition, offset in enumerate(before)):
+            before = ()
         known = list(before) + [0] * (self._partitions.get(account.tenant.topic, 0) - len(before))
         for partition, offset in newest.items():
             known += [0] * (partition + 1 - len(known))

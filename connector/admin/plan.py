@@ -18,6 +18,7 @@ from connector.core.instants import EPOCH
 from connector.core.windows import Rules
 from connector.errors import BrokersAwayError, ConfigurationError, RefusedError
 from connector.kafka import control, seen, state, topics
+from connector.kafka.clients import Clients
 from connector.kafka.restore import read_compacted
 from connector.kafka.state import Checkpoint
 
@@ -100,8 +101,10 @@ def _rules(settings: Settings) -> Rules:
 def _as_they_came(settings: Settings, tenants: list[Tenant], now: datetime, calls_per_day: float | None) -> _Case:
     """Of these tenants the one whose calls are most for its budget."""
     cases = []
+    clients = brokers.clients(settings)  # once: those of Event Hubs have a thread and a session that sign in
+    clients.check()
     for shard in sorted({control.partition_of(tenant.key, settings.kafka.shards) for tenant in tenants}):
-        checkpoints, rows = _read_shard(settings, shard, now)
+        checkpoints, rows = _read_shard(settings, clients, shard, now)
         for tenant in tenants:
             checkpoint = checkpoints.get(tenant.key)
             if checkpoint is not None:
@@ -120,10 +123,10 @@ def _as_they_came(settings: Settings, tenants: list[Tenant], now: datetime, call
 _Hours = dict[str, tuple[int, Any]]
 
 
-def _read_shard(settings: Settings, shard: int, now: datetime) -> tuple[dict[str, Checkpoint], _Hours]:
+def _read_shard(
+    settings: Settings, clients: Clients, shard: int, now: datetime
+) -> tuple[dict[str, Checkpoint], _Hours]:
     names = topics.Names(settings.kafka.app)
-    clients = brokers.clients(settings)
-    clients.check()
     try:
         if names.state not in topics.Admin(clients).look().partitions:
             return {}, {}

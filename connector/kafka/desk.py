@@ -14,7 +14,7 @@ from msgspec import structs
 from connector.config import Kafka
 from connector.core import jobs
 from connector.errors import BrokersAwayError, RefusedError
-from connector.kafka import addresses, control, recreation, state, topics
+from connector.kafka import addresses, control, recreation, rights, state, topics
 from connector.kafka.clients import Clients
 from connector.kafka.control import Heard
 from connector.kafka.ownership import Command
@@ -92,7 +92,7 @@ class Desk:
     def follow(self, shard: int) -> Generator[Restored | None, None, None]:
         """What the shard's workers commit, from now on and for ever; None when nothing came for a moment.
 
-        Brokers that are away are waited for.
+        Wait for brokers that are unavailable. Raise RefusedError when a right is withdrawn or the topic is gone.
         """
         consumer = Consumer(self._clients.reader())
         values: dict[bytes, bytes] = {}
@@ -109,6 +109,9 @@ class Desk:
                     elif error.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001
                         changed = changed or not reached
                         reached = True
+                    elif error.code() in _LASTING:
+                        reason = rights.explained(error, self._kafka.app, self._names.state)
+                        raise RefusedError(f"reading {self._names.state}: {reason}")
                 yield self._restore(values) if changed and reached else None
         finally:
             consumer.close()
@@ -211,6 +214,16 @@ class _Reader:
                     raise RefusedError(f"reading {topic}: {error.str()}")
 
 
+_LASTING = frozenset(
+    {
+        KafkaError.TOPIC_AUTHORIZATION_FAILED,
+        KafkaError.GROUP_AUTHORIZATION_FAILED,
+        KafkaError.UNKNOWN_TOPIC_OR_PART,
+        KafkaError._UNKNOWN_TOPIC,  # noqa: SLF001 - librdkafka's own codes have such names
+        KafkaError._UNKNOWN_PARTITION,  # noqa: SLF001
+    }
+)
+"Errors of a reader that retrying does not fix."
 _IN_DOUBT = frozenset({KafkaError._MSG_TIMED_OUT, KafkaError._TIMED_OUT, KafkaError._TRANSPORT})  # noqa: SLF001
 
 

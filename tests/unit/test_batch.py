@@ -222,6 +222,14 @@ class TestWhatEndsATransaction:
         bench.commit({2: 9, 4: 2})
         assert list(bench.account.checkpoint.offsets) == [0, 5, 9, 0, 2]
 
+    def test_offsets_start_at_0_when_the_topic_was_created_again(self) -> None:
+        bench = Bench()
+        bench.read(row("a"))
+        bench.commit({0: 70, 1: 50})
+        bench.read(row("b"))
+        bench.commit({0: 1})
+        assert bench.account.checkpoint.offsets == (1, 0, 0)
+
     def test_asked_again_after_an_abort_it_says_the_same_with_the_new_offsets(self) -> None:
         bench = Bench()
         bench.read(row())

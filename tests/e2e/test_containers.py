@@ -134,7 +134,7 @@ def secured() -> Iterator[SecuredBroker]:
 
 @pytest.mark.parametrize(
     ("user", "mechanism", "principal"),
-    [("12345:12345", "SCRAM-SHA-512", "by-password"), ("10001:10001", "MUTUAL", "CN=by-certificate")],
+    [("1000660000:0", "SCRAM-SHA-512", "by-password"), ("10001:10001", "MUTUAL", "CN=by-certificate")],
 )
 def test_any_user_publishes_to_a_secured_broker_from_a_read_only_root_and_stops_cleanly(  # noqa: PLR0917 - fixtures
     daemon: Daemon,

@@ -106,6 +106,25 @@ def test_the_schemas_refuse_a_member_that_nobody_knows(render: Callable[..., Res
         jsonschema.validate(resources["ServiceMonitor"], helm.resource_schema("ServiceMonitor"))
 
 
+def test_user_and_groups_are_fixed_unless_values_leave_them_out(render: Callable[..., Resources]) -> None:
+    """OpenShift's restricted-v2 refuses pods that name a user or group outside of the range of the project."""
+    names = ("runAsUser", "runAsGroup", "fsGroup")
+    fixed = pod(render("minimal"))["securityContext"]
+    assert [fixed[name] for name in names] == [10001] * 3
+    chosen = render("openshift")
+    assert pod(chosen)["securityContext"].keys() == {"runAsNonRoot", "seccompProfile"}
+    assert container(chosen)["securityContext"].keys().isdisjoint(names)
+    for name in names:
+        without = pod(render("minimal", f"--set=podSecurityContext.{name}=null"))["securityContext"]
+        assert set(names) - without.keys() == {name}
+    other = pod(render("minimal", "--set=podSecurityContext.runAsUser=1000660000"))["securityContext"]
+    assert other["runAsUser"] == 1000660000
+    for wrong in ("0", "root"):
+        done = template("minimal", f"--set=podSecurityContext.runAsUser={wrong}")
+        assert done.returncode != 0
+        assert "runAsUser" in done.stderr
+
+
 def test_every_worker_runs_with_as_little_as_it_needs(installation: tuple[str, Resources]) -> None:
     _, resources = installation
     spec, only = pod(resources), container(resources)
@@ -113,7 +132,7 @@ def test_every_worker_runs_with_as_little_as_it_needs(installation: tuple[str, R
     assert spec["automountServiceAccountToken"] is False
     assert spec["terminationGracePeriodSeconds"] > 10
     assert spec["securityContext"]["runAsNonRoot"] is True
-    assert spec["securityContext"]["runAsUser"] > 0
+    assert spec["securityContext"].get("runAsUser", 1) > 0
     assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
     assert only["securityContext"] == {
         "allowPrivilegeEscalation": False,

@@ -116,6 +116,9 @@ class Shard:
         self._publisher: Publisher | None = None
         self._control, self._control_id = _NOWHERE
         self._changed = False
+        self._is_following = False
+        self._early: list[Command] = []
+        "Commands that came while tenants were exchanged."
         self._sweeping: dict[str, asyncio.Task[None]] = {}
         self._plans: dict[str, windows.State] = {}
         "How far tenants that are not configured any more were read, where that is not all committed."
@@ -158,6 +161,9 @@ class Shard:
     def commanded(self, command: Command) -> None:
         """A record of the control topic. Before the shard is restored none counts: they come again once it is."""
         if not self.restored:
+            return
+        if self._is_following:
+            self._early.append(command)
             return
         heard = control.parse(command)
         reading = self.readings.get(heard.tenant) if heard is not None else None
@@ -346,12 +352,13 @@ class Shard:
     async def _sweep(self, accounts: dict[str, Account], publisher: Publisher) -> None:
         around = self._around
         buffer = self._buffer = Buffer()
-        around.membership.open(self.number, self._control)
         self.accounts = accounts
         try:
             async with asyncio.TaskGroup() as group:
                 await self._follow(accounts, group)
                 self.restored = True
+                # Not before: a command that came earlier would be lost.
+                around.membership.open(self.number, self._control)
                 done = group.create_task(self._all_done(buffer), name="sweepers done")
                 await self._commit_loop(buffer, accounts, publisher, done, group)
                 for task in (*self._sweeping.values(), done):
@@ -392,6 +399,15 @@ class Shard:
         Whoever is as before goes on undisturbed.
         """
         self._changed = False
+        self._is_following = True
+        await self._exchange(accounts, group)
+        self._is_following = False
+        early, self._early = self._early, []
+        for command in early:
+            self.commanded(command)
+
+    async def _exchange(self, accounts: dict[str, Account], group: asyncio.TaskGroup) -> None:
+        """Stop reading for tenants that went or were changed, then start for those that are to be read."""
         wanted = {tenant.key: tenant for tenant in self._tenants}
         going = [key for key, reading in self.readings.items() if wanted.get(key) != reading.account.tenant]
         for key in going:

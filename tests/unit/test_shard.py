@@ -18,7 +18,7 @@ from connector.core.rows import Shape
 from connector.errors import FencedError, HandedOverError
 from connector.kafka import avro, publishing
 from connector.kafka.limits import Limits
-from connector.kafka.ownership import Snapshot
+from connector.kafka.ownership import Command, Snapshot
 from connector.kafka.publishing import AbortedError, Closing, Offsets, Outgoing, Position, Publisher
 from connector.kafka.state import Home
 from connector.metrics import Metrics
@@ -237,3 +237,18 @@ async def test_batch_that_is_aborted_again_and_again_counts_as_turning(monkeypat
     await shard._commit({}, {}, publisher, 0)
     assert shard._turned_at > 0
     await publisher.close()
+
+
+async def test_command_that_comes_while_tenants_change_is_not_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The reading of its tenant may be closed just then."""
+    shard = shard_of(Group(Snapshot(0, OURS, None)))
+    shard.restored = True
+    command = Command(7, None, b"")
+
+    async def exchange(*_: object) -> None:
+        shard.commanded(command)
+        assert not shard._buffer.take(1)
+
+    monkeypatch.setattr(shard, "_exchange", exchange)
+    await shard._follow({}, cast("Any", None))
+    assert [cast("Any", item).offset for item in shard._buffer.take(1)] == [7]

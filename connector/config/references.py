@@ -68,7 +68,10 @@ def _hidden(source: Source, key: Key, reference: Reference, kind: type[_H], conv
                 )
                 return None
             except UnicodeDecodeError:
-                source.report(key, f"names the file {path}, which is not UTF-8 text; name another")
+                source.report(
+                    key,
+                    f"names the file {path}, which is neither UTF-8 nor UTF-16 with a mark; save it as UTF-8",
+                )
                 return None
             what = f"names the file {path}, which is empty; write the secret into it"
         case "env":

@@ -1,22 +1,26 @@
 """Values that only `get` shows. One that a file holds is read again each time, so that a rotated secret is seen."""
 
+import codecs
 from pathlib import Path
 from typing import Generic, Self, TypeVar
 
+from connector import log
 from connector.core import privacy
 
+_logger = log.get(__name__)
 _Text = TypeVar("_Text", str, bytes)
 
 
 class Hidden(Generic[_Text]):
     """Something that only `get` shows. A file is read again each time, so that a rotated secret is seen."""
 
-    __slots__ = ("_path", "_source", "_value")
+    __slots__ = ("_path", "_problem", "_source", "_value")
 
     def __init__(self, value: _Text, source: str = "value", path: Path | None = None) -> None:
         self._value: _Text = value
         self._source = source
         self._path = path
+        self._problem = ""
 
     @classmethod
     def from_file(cls, path: Path) -> Self:
@@ -28,12 +32,24 @@ class Hidden(Generic[_Text]):
         raise NotImplementedError
 
     def get(self) -> _Text:
-        """The secret as it is now; while its file cannot be read, or is empty, as it was last."""
+        """Return the secret as it is now; while its file cannot be read, or is empty, as it was last.
+
+        A file that cannot be used is logged when that begins, and when it ends.
+        """
         if self._path is not None:
             try:
-                self._value = self._read(self._path) or self._value
-            except (OSError, UnicodeDecodeError):
-                return self._value
+                value = self._read(self._path)
+                problem = "" if value else "it is empty"
+            except OSError as error:
+                value, problem = self._value, f"it cannot be read ({error.strerror})"
+            except UnicodeDecodeError:
+                value, problem = self._value, "it is neither UTF-8 nor UTF-16 with a byte-order mark"
+            self._value = value or self._value
+            if problem and problem != self._problem:
+                _logger.warning("file_unreadable", name=str(self._path), problem=problem)
+            elif self._problem and not problem:
+                _logger.info("file_read_again", name=str(self._path))
+            self._problem = problem
         return self._value
 
     def __repr__(self) -> str:
@@ -114,5 +130,12 @@ def _without_line_end(content: bytes) -> bytes:
 
 
 def _read_secret(path: Path) -> str:
-    text = path.read_bytes().decode("utf-8-sig")
+    """Return the text of a file without the line end at its end. Windows may have added a mark or written UTF-16."""
+    content = path.read_bytes()
+    encoding = "utf-16" if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
+    text = content.decode(encoding)
+    if "\0" in text:
+        raise UnicodeDecodeError(
+            encoding, content, 0, len(content), "it has NUL characters, as UTF-16 without its mark"
+        )
     return text.removesuffix("\n").removesuffix("\r") if text.endswith("\n") else text

@@ -75,7 +75,9 @@ def read(identity: Identity) -> Credential:
     if not client_id:
         raise CredentialError("client_id is missing; configure it, there or in [identity]")
     if identity.client_secret is not None:
-        return Credential("client_secret", client_id, _value("client_secret", identity.client_secret))
+        # No secret of Entra ends with a line, and a file may end with two.
+        secret = _value("client_secret", identity.client_secret).rstrip("\r\n")
+        return Credential("client_secret", client_id, secret)
     if identity.federated_token is not None:
         token = _value("AZURE_FEDERATED_TOKEN_FILE", identity.federated_token).strip()
         return Credential("workload_identity", client_id, token)

@@ -266,7 +266,7 @@ class Registry:
     def _authorization(self) -> dict[str, str]:
         settings = self._settings
         if settings.token is not None:
-            token = settings.token.get()
+            token = settings.token.get().rstrip("\r\n")
             if not token.isascii() or not token.isprintable():
                 raise self._away("cannot be asked: schema_registry.token has characters that no header can carry")
             return {"Authorization": f"Bearer {token}"}

@@ -46,6 +46,8 @@ class SweepsBegun(NamedTuple):
 
     tenant: str
     now: datetime
+    start: datetime | None = None
+    "The tenant's start, where it was never read before."
 
 
 class PageRead(NamedTuple):
@@ -218,6 +220,8 @@ class Batches:
             change = changes[item.tenant]
             match item:
                 case SweepsBegun():
+                    if item.start is not None:
+                        change.state = windows.start_earlier(change.state, account.rules, item.start, item.now)
                     change.state, begun = windows.begin(change.state, account.rules, item.now)
                     change.begun.append(begun)
                     change.overtaken.append(windows.overtaken(change.state, begun))

@@ -125,7 +125,7 @@ class Service:
             self._listen()
         await self.web.start()
         try:
-            async with GraphClient(self._settings.graph) as graph:
+            async with GraphClient(self._settings.graph, self._now) as graph:
                 _logger.info("service_started", version=__version__, instance=self._instance, once=self._once)
                 await self._until_stopped(self._work(graph))
                 await self._leave()
@@ -216,7 +216,6 @@ class Service:
             metrics=self._metrics,
             shape=Shape(avro.load(avro.ROW), settings.graph.api_version),
             once=self._once,
-            now=self._now,
         )
         self._membership.start()
         probe = asyncio.create_task(self._probe(admin), name="broker probe")

@@ -10,7 +10,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
@@ -63,6 +63,10 @@ _LONGEST_PAUSE_S = 5.0
 _FORGET_EVERY_S = 600.0
 _NOWHERE = recreation.Place(0, "")
 _LOG_AGAIN_S = 60.0
+_STATE_LOST_REMEDY = (
+    "the tenant is read again from its start, and rows in the deduplication index are not published again; counts, "
+    "jobs and progress begin anew, and whatever the state topic lost was lost for every tenant of the shard"
+)
 _TOO_OLD_REMEDY = "their chain took so long that they may be published already: connector backfill --again reads them"
 _DECIDED_S = 10.0
 "How soon brokers have written the markers of a transaction that they say is over."
@@ -86,7 +90,6 @@ class Surroundings:
     metrics: Metrics
     shape: Shape
     once: bool
-    now: Callable[[], datetime]
 
 
 class Shard:
@@ -122,6 +125,8 @@ class Shard:
         self._sweeping: dict[str, asyncio.Task[None]] = {}
         self._plans: dict[str, windows.State] = {}
         "How far tenants that are not configured any more were read, where that is not all committed."
+        self._without_state: dict[str, tuple[Remembered, seen.SeenLog]] = {}
+        "The deduplication index of tenants that have no checkpoint: their state was lost."
         self._unknown_names = MemberNames()
         self._too_old, self._logged_too_old_at = 0, -_LOG_AGAIN_S
         self._tenant_series: dict[str, TenantMetrics] = {}
@@ -170,7 +175,7 @@ class Shard:
         if heard is None or reading is None:
             why = "it is none that this version knows" if heard is None else "its tenant is not configured here"
             _logger.warning("command_passed_over", shard=self.number, offset=command.offset, reason=why)
-            self._buffer.put(Commanded(command.offset, self._around.now()))
+            self._buffer.put(Commanded(command.offset, self._around.graph.clock.now()))
             return
         _logger.info(
             "command_taken", tenant=reading.account.tenant.label, command=heard.order.command, id=heard.order.id
@@ -263,10 +268,12 @@ class Shard:
         restored = state.restore(values[self._names.state])
         state.check_home(restored.shard, self._around.home)
         remembered = await publisher.call(seen.restore, values[self._names.seen])
+        _check_remembered(self._names.seen, restored.checkpoints, remembered)
+        self._without_state = {key: known for key, known in remembered.items() if key not in restored.checkpoints}
         known = recreation.Place(restored.shard.control, restored.shard.control_id) if restored.shard else _NOWHERE
         locate = partial(recreation.locate, self._around.clients, self._names.control, self.number)
         self._control, self._control_id = await publisher.call(locate, known)
-        now = self._around.now()
+        now = self._around.graph.clock.now()
         accounts = {
             key: self._retired(key, checkpoint, remembered.get(key), now)
             for key, checkpoint in restored.checkpoints.items()
@@ -381,16 +388,17 @@ class Shard:
         series = self._tenant_series[tenant.key]
         sweeper = Sweeper(
             account,
-            around.graph.source(tenant, series, around.now),
+            around.graph.source(tenant, series),
             self._buffer,
             around.shape,
             concurrency=around.settings.graph.concurrency,
             once=around.once,
-            now=around.now,
+            now=around.graph.clock.now,
+            learn_time=around.graph.learn_time,
         )
         if plan is not None:
             sweeper.go_on(plan)
-        self.readings[tenant.key] = Reading(account, sweeper, series, around.now)
+        self.readings[tenant.key] = Reading(account, sweeper, series, around.graph.clock.now)
         self._sweeping[tenant.key] = group.create_task(sweeper.run(), name=f"sweeper {tenant.label}")
 
     async def _follow(self, accounts: dict[str, Account], group: asyncio.TaskGroup) -> None:
@@ -420,7 +428,7 @@ class Shard:
         self._show_tenants()
         if self._handing_over.is_set():
             return
-        now = self._around.now()
+        now = self._around.graph.clock.now()
         self._reject(wanted, accounts)
         for key, tenant in wanted.items():
             if key in self.readings or key in self.rejected:
@@ -428,7 +436,10 @@ class Shard:
             account = accounts.get(key)
             plan = self._plans.pop(key, None)
             if account is None:
-                account = accounts[key] = self._account(tenant, None, None, now)
+                memory = self._without_state.pop(key, None)
+                if memory is not None:
+                    _logger.warning("state_lost", tenant=tenant.label, rows=len(memory[0]), remedy=_STATE_LOST_REMEDY)
+                account = accounts[key] = self._account(tenant, None, memory, now)
             elif plan is None or plan == account.checkpoint.state:
                 account = accounts[key] = self._account(
                     tenant, account.checkpoint, (account.remembered, account.seen), now
@@ -447,7 +458,7 @@ class Shard:
                 continue
             self.rejected[key] = problem
             self.failed = True
-            self._tenant_series[key].watch(partial(rejected_view, account, self._around.now))
+            self._tenant_series[key].watch(partial(rejected_view, account, self._around.graph.clock.now))
             if account is not None and account.checkpoint.failing != ("rejected", problem):
                 self._buffer.put(RunsDropped(key, "rejected", problem))
             if before.get(key) != problem:
@@ -487,8 +498,9 @@ class Shard:
                 _logger.info("tenants_changed", shard=self.number, tenants=len(self._tenants))
             if time.monotonic() >= forget_at:
                 forget_at = time.monotonic() + _FORGET_EVERY_S
-                at = self._around.now() - self._around.graph.ahead
-                await publisher.call(self._batches.retire, pending, accounts, at)
+                at = self._around.graph.clock.trusted()
+                if at is not None:
+                    await publisher.call(self._batches.retire, pending, accounts, at)
                 await publisher.call(give_back)
                 is_urgent = is_urgent or bool(pending)
             finished = done.done()
@@ -521,9 +533,9 @@ class Shard:
     ) -> None:
         """One batch; repeated for as long as it is certain that nothing landed."""
         around = self._around
-        now = around.now()
+        now = around.graph.clock.now()
         # A clock that runs ahead would forget rows that Graph still shows, and publish them again.
-        await publisher.call(self._batches.close, changes, accounts, now - around.graph.ahead)
+        await publisher.call(self._batches.close, changes, accounts, around.graph.clock.trusted())
         await self._check_lengths(changes, accounts, publisher, now)
         records = {tag: r for tenant, change in changes.items() for tag, r in change.records(tenant).items()}
 
@@ -558,7 +570,7 @@ class Shard:
         self._series.transaction_committed(time.monotonic() - begun)
         around.metrics.kafka_answered(ok=True)
         await publisher.call(batch.apply, changes, accounts)
-        committed_at = around.now()
+        committed_at = around.graph.clock.now()
         for tenant, change in changes.items():
             reading = self.readings.get(tenant)
             if reading is not None:
@@ -665,6 +677,21 @@ def _restart_if_refused(error: AbortedError | ShardRestartError) -> None:
     refused = refusing_topics(error)
     if refused:
         raise LengthRefusedError(str(error), refused) from error
+
+
+def _check_remembered(
+    topic: str,
+    checkpoints: Mapping[str, Checkpoint],
+    remembered: Mapping[str, tuple[Remembered, seen.SeenLog]],
+) -> None:
+    """Raise RefusedError when the deduplication index of a tenant is gone: all of its rows would be published again."""
+    for key, checkpoint in checkpoints.items():
+        if checkpoint.remembered and key not in remembered:
+            raise RefusedError(
+                f"the state says that {checkpoint.remembered} rows of tenant {key} are in the deduplication index, but "
+                f"topic {topic} holds none of them: they would be published again",
+                f"restore topic {topic}, or set kafka.app to a new name to read everything again into a new topic",
+            )
 
 
 def _control_after(items: list[Item], control_offset: int) -> int:

@@ -5,7 +5,7 @@ shard makes the same steps from the same items, in the same order, for the state
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from datetime import datetime, timedelta
 from functools import partial
 from typing import NamedTuple
@@ -48,7 +48,7 @@ class _Chain(NamedTuple):
 class Sweeper:
     """Runs until cancelled, or with `once` until every sweep that was due has ended or failed."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913
         self,
         account: Account,
         source: Source,
@@ -58,7 +58,9 @@ class Sweeper:
         concurrency: int,
         once: bool,
         now: Callable[[], datetime],
+        learn_time: Callable[[Source], Awaitable[None]] | None = None,
     ) -> None:
+        """`now`: the time that Graph has confirmed, once `learn_time` has returned; without that at once."""
         self.account = account
         self.source = source
         self.failed = False
@@ -69,6 +71,7 @@ class Sweeper:
         self._concurrency = concurrency
         self._once = once
         self._now = now
+        self._learn_time = learn_time
         self._tenant = account.tenant.key
         self._chains: dict[Slice, asyncio.Task[None]] = {}
         self._wake = asyncio.Event()
@@ -85,10 +88,11 @@ class Sweeper:
                 while True:
                     self._wake.clear()
                     resting_s = self._resting_until - loop.time()
-                    if resting_s <= 0:
+                    if resting_s <= 0 and await self._knows_time():
                         self._begin()
                         self._open_chains(chains)
-                    if self._once and self._steps and not self._chains and (self._is_idle() or self.failed):
+                    is_begun = self._steps or self.failed
+                    if self._once and is_begun and not self._chains and (self._is_idle() or self.failed):
                         return
                     await self._sleep(resting_s)
         finally:
@@ -125,6 +129,26 @@ class Sweeper:
         """With `once` backfills are left to others."""
         return orders._replace(jobs=()) if once else orders
 
+    async def _knows_time(self) -> bool:
+        """Return whether Graph has confirmed the time. Before that nothing begins, and no start is fixed."""
+        if self._learn_time is not None and not self._plan.orders.paused:
+            try:
+                await self._learn_time(self.source)
+            except SourceError as error:
+                self._fail(error)
+                return False
+        return True
+
+    def _fix_start(self, now: datetime) -> datetime | None:
+        """Return the start of a tenant that was never read, once the time is known; None for any other."""
+        is_read = self._plan.coverage.reads or any(sweep_state.run for sweep_state in self._plan.sweeps)
+        if is_read or self._learn_time is None:
+            return None
+        start = self.account.tenant.start
+        start = start if isinstance(start, datetime) else now + start
+        self._plan = windows.start_earlier(self._plan, self.account.rules, start, now)
+        return self._plan.start
+
     def _is_idle(self) -> bool:
         return windows.is_idle(self._plan, self.account.rules, self._now())
 
@@ -133,9 +157,10 @@ class Sweeper:
             return
         now = self._now()
         self._heed_what_was_forgotten()
+        start = self._fix_start(now)
         self._plan, started = windows.begin(self._plan, self.account.rules, now)
         if started:
-            self._buffer.put(SweepsBegun(self._tenant, now))
+            self._buffer.put(SweepsBegun(self._tenant, now, start))
         self._steps += 1
 
     def _heed_what_was_forgotten(self) -> None:

@@ -124,6 +124,14 @@ def first_state(rules: Rules, start: datetime, now: datetime) -> State:
     return State(begin, tuple(SweepState(sweep, begin, _second(now)) for sweep in rules.sweeps))
 
 
+def start_earlier(state: State, rules: Rules, start: datetime, now: datetime) -> State:
+    """Return a state that was never read with an earlier start: its own may be that of a clock that was ahead."""
+    if state.coverage.reads or any(sweep_state.run for sweep_state in state.sweeps):
+        return state
+    first = first_state(rules, min(start, state.start), now)
+    return state._replace(start=first.start, sweeps=first.sweeps)
+
+
 def resume(state: State, rules: Rules, now: datetime) -> State:
     """A stored state under today's rules: runs too old to go on are dropped, sweeps follow the configuration."""
     known = {sweep_state.sweep: sweep_state for sweep_state in state.sweeps}

@@ -12,12 +12,14 @@ Rules:
 4. A page is yielded only when it and its link are whole; nothing of an answer's body is ever logged.
 """
 
+import asyncio
 import random
 import re
 import time
 import uuid
 from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import aclosing, suppress
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from pathlib import Path
@@ -35,6 +37,7 @@ from connector.core.rows import NotAPageError, Page, decode_page
 from connector.errors import RangeTooLongError, RejectedError, RejectedReason, WeatherError, WeatherReason
 from connector.graph import permit
 from connector.graph.auth import Pauses, SignIn, Tenant
+from connector.graph.clock import TrustedClock
 from connector.graph.gate import Gate
 from connector.graph.permit import Permit
 from connector.graph.transport import Answer, BrokenAnswerError, Departure, Transport
@@ -48,6 +51,8 @@ MAX_LINK_CHARACTERS = 8192  # those that were followed are kept until the chain 
 
 _SIGN_IN_THREADS = 4
 _SKEW_S = 30.0
+_OTHERS_ANSWER_S = 2.0
+_DATE_RANGE_AGO = timedelta(days=7)
 _LOG_AGAIN_S = 60.0
 _SAFE = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
 _MOST_KINDS = 64
@@ -131,15 +136,17 @@ class _UnauthorizedError(Exception):
 class GraphClient:
     """What all tenants share: one HTTP session, and the threads that msal computes in."""
 
-    def __init__(self, settings: GraphSettings) -> None:
+    def __init__(self, settings: GraphSettings, now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
         self._settings = settings
         trust = Trust("graph", settings.ca_bundle, strict=settings.tls_strict)
         self._transport = Transport(settings.timeout.total_seconds(), trust)
         self._pool = ThreadPoolExecutor(_SIGN_IN_THREADS, thread_name_prefix="sign-in")
         self._skewed = False
         self._limits: dict[str, _Limits] = {}
-        self.ahead = timedelta()
-        "By how much this machine's clock was ahead of Graph's when it last answered; never negative."
+        self._now = now
+        self.clock = TrustedClock(now)
+        "Decides about windows, about what is forgotten and about progress."
+        self._is_asking_date = False
 
     async def __aenter__(self) -> Self:
         await self._transport.__aenter__()
@@ -155,10 +162,10 @@ class GraphClient:
         self,
         tenant: Tenant,
         events: SourceEvents,
-        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+        now: Callable[[], datetime] | None = None,
         patience_s: float = PATIENCE_S,
     ) -> "Source":
-        """Return a reading of one tenant, which waits one step of its budget. `now`: the wall clock, aware UTC.
+        """Return a reading of one tenant, which waits one step of its budget. `now`: dates pages.
 
         The readings of a tenant follow each other when its shard restarts or comes back, or SIGHUP changes it. Its
         budget and its pauses belong to the client, and outlive them.
@@ -182,7 +189,7 @@ class GraphClient:
             sign_in=sign_in,
             health=health,
             events=events,
-            now=now,
+            now=now or self.clock.now,
             patience_s=patience_s,
             dated=self._compare_clocks,
         )
@@ -196,10 +203,35 @@ class GraphClient:
             limits.budget.resume(tenant.requests_per_minute, now)
         return limits
 
-    def _compare_clocks(self, server_now: datetime, now: datetime) -> None:
+    async def learn_time(self, source: "Source") -> None:
+        """Return once Graph has answered anything: its Date is what counts. Raises as `Source.pages`.
+
+        While another tenant asks already, its answer is waited for, unless that takes long.
+        """
+        if self._is_asking_date:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_OTHERS_ANSWER_S):
+                    await self.clock.known.wait()
+        if self.clock.known.is_set():
+            return
+        self._is_asking_date = True
+        asking, known = asyncio.create_task(source.ask_date()), asyncio.create_task(self.clock.known.wait())
+        try:
+            await asyncio.wait({asking, known}, return_when=asyncio.FIRST_COMPLETED)
+            if not self.clock.known.is_set():
+                asking.result()
+        finally:
+            self._is_asking_date = False
+            for task in (asking, known):
+                task.cancel()
+            await asyncio.gather(asking, known, return_exceptions=True)
+
+    def _compare_clocks(self, server_now: datetime | None) -> None:
         """Says once that the clocks differ, and again after they have agreed."""
-        skew_s = (now - server_now).total_seconds()
-        self.ahead = max(timedelta(), now - server_now)
+        self.clock.answered(server_now)
+        if server_now is None:
+            return
+        skew_s = (self._now() - server_now).total_seconds()
         skewed = abs(skew_s) > _SKEW_S
         if skewed and not self._skewed:
             logger.warning("clock_skew", skew_s=round(skew_s, 1), remedy="synchronise this machine's clock")
@@ -228,7 +260,7 @@ class Source:
         events: SourceEvents,
         now: Callable[[], datetime],
         patience_s: float,
-        dated: Callable[[datetime, datetime], None],
+        dated: Callable[[datetime | None], None],
     ) -> None:
         self.budget = budget
         self.health = health
@@ -281,6 +313,12 @@ class Source:
         if rows < MAX_PAGES:  # the parts would have no end either
             self._reject(None, "rejected", f"gives {MAX_PAGES} pages with next to no rows; check graph.base_url")
         raise RangeTooLongError(f"A range of {self._tenant.label} has over {MAX_PAGES} pages; it is read in parts.")
+
+    async def ask_date(self) -> None:
+        """Ask for a second of call time, only for the Date of the answer. Raises as `pages`."""
+        begin = self._now().replace(microsecond=0) - _DATE_RANGE_AGO
+        async with aclosing(self.pages(Window(begin, begin + timedelta(seconds=1)), 0)) as pages:
+            await anext(pages)
 
     async def sign_in(self) -> tuple[Permit | None, str]:
         """What the token is good for, and the host of the Graph that sign-in names for this tenant, where it does."""
@@ -370,11 +408,10 @@ class Source:
                 self._weather(exchange, "unreachable", f"cannot be read: {error}")
         finally:
             self.budget.settled(slot)
-        received_at = self._now()
         self._finished(priority, str(answer.status), begun)
-        exchange.came(answer, received_at)
-        if exchange.dated_at is not None:
-            self._dated(exchange.dated_at, received_at)
+        exchange.came(answer, self._now())
+        self._dated(exchange.dated_at)
+        received_at = self._now()
         if answer.status != _OK:
             self._refuse(exchange, answer.status, token)
         page = self._read(exchange, answer.body, followed)

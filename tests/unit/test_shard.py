@@ -16,6 +16,7 @@ from connector.batch import Change, SweepsBegun
 from connector.buffer import Buffer
 from connector.core.rows import Shape
 from connector.errors import FencedError, HandedOverError
+from connector.graph.clock import TrustedClock
 from connector.kafka import avro, publishing
 from connector.kafka.limits import Limits
 from connector.kafka.ownership import Command, Snapshot
@@ -75,6 +76,8 @@ def shard_of(group: Group) -> Shard:
         windows=SimpleNamespace(sweeps=()),
         kafka=SimpleNamespace(app="app", delivery="exactly_once"),
     )
+    clock = TrustedClock()
+    clock.answered(None)
     around = SimpleNamespace(
         settings=settings,
         home=Home("app", "cluster", "calls"),
@@ -82,7 +85,7 @@ def shard_of(group: Group) -> Shard:
         schema_ids=None,
         clients=SimpleNamespace(limits=Limits()),
         membership=group,
-        graph=SimpleNamespace(ahead=timedelta(0)),
+        graph=SimpleNamespace(clock=clock),
         metrics=Metrics("0", 1),
         shape=Shape(avro.load(avro.ROW), "v1.0"),
         once=False,

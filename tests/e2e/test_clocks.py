@@ -1,0 +1,68 @@
+"""Machines whose clock is ahead, on a real broker: Graph's Date decides, and nothing before it is known."""
+
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from tests import oracle
+from tests.conftest import SharedBroker
+from tests.simulation import Simulation
+from tests.workers import Worker
+
+HISTORY = {"days": 1, "calls_per_day": 3_000, "lateness": "1.0:1s-2s", "durations": "short", "revised": 0.0}
+SWEEPS = {"sweeps": [{"every": "1s", "overlap": "10m"}, {"every": "60s", "overlap": "2h"}]}
+NewWorker = Callable[..., Worker]
+Settings = Callable[..., dict[str, Any]]
+Simulate = Callable[..., Simulation]
+
+
+@pytest.mark.parametrize("ahead", ["12h", "48h"])
+def test_first_start_with_a_clock_ahead_reads_all(
+    ahead: str,
+    broker: SharedBroker,
+    topic: str,
+    app: str,
+    simulate: Simulate,
+    new_worker: NewWorker,
+    settings: Settings,
+) -> None:
+    source = simulate(**HISTORY)
+    tenants = [{"id": tenant, "start": "-26h"} for tenant in source.tenants]
+    begun_at = datetime.now(UTC)
+    worker = new_worker(settings(source, windows=SWEEPS, tenants=tenants), "-m", "tests.shifted_worker", ahead)
+    worker.start()
+    worker.until(lambda: worker.metric("rows_total", outcome="published") > 2_500, "the history")
+    frozen_at = source.freeze()
+    worker.until(lambda: covered_through(worker, source) >= frozen_at, "all to be read")
+    tenant = worker.tenant(source.tenants[0])
+    assert worker.stop() == 0
+    start = datetime.fromisoformat(tenant["coverage"][0]["from"])
+    assert abs(start - (begun_at - timedelta(hours=26))) < timedelta(minutes=2)
+    assert (tenant["gap_seconds"], tenant["gaps"]) == (0, [])
+    assert covered_through(worker, source, tenant) <= datetime.now(UTC) + timedelta(seconds=2)
+    oracle.check(broker.bootstrap, topic, app, source.truth())
+
+
+def test_clock_ahead_forgets_nothing_and_doubles_nothing(
+    broker: SharedBroker, topic: str, app: str, simulate: Simulate, new_worker: NewWorker, settings: Settings
+) -> None:
+    source = simulate(**{**HISTORY, "calls_per_day": 20_000})
+    tenants = [{"id": tenant, "start": "-3h"} for tenant in source.tenants]
+    configured = settings(source, windows=SWEEPS, dedup={"horizon": "4h"}, tenants=tenants)
+    for clock in ("0s", "30h", "0s"):
+        worker = new_worker(configured, "-m", "tests.shifted_worker", clock)
+        begun_at = datetime.now(UTC)
+        worker.start()
+        worker.until(lambda one=worker, at=begun_at: covered_through(one, source) > at, f"a clock ahead by {clock}")  # type: ignore[misc]
+        assert worker.stop() == 0
+    rows = oracle.committed(broker.bootstrap, topic, app).rows
+    keys = [(row.fields["id"], row.revision) for row in rows]
+    assert len(keys) == len(set(keys)) > 2_000
+
+
+def covered_through(worker: Worker, source: Simulation, tenant: dict[str, Any] | None = None) -> datetime:
+    """Return up to when a worker says that it has read."""
+    told = (tenant or worker.tenant(source.tenants[0])).get("covered_through")
+    return datetime.fromisoformat(told) if told else datetime.min.replace(tzinfo=UTC)

@@ -1,0 +1,134 @@
+"""The clock that Graph confirms."""
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+from typing import Any, cast
+
+import pytest
+
+from connector.errors import RejectedError
+from connector.graph.client import GraphClient
+from connector.graph.clock import TrustedClock
+
+TRUE = datetime(2026, 3, 1, 12, tzinfo=UTC)
+S = timedelta(seconds=1)
+
+
+class Machine:
+    """A machine whose clock may be set, and a monotonic clock."""
+
+    def __init__(self, ahead: timedelta = timedelta()) -> None:
+        self.ahead = ahead
+        self.elapsed_s = 1000.0
+        self.clock = TrustedClock(lambda: self.true + self.ahead, lambda: self.elapsed_s)
+
+    @property
+    def true(self) -> datetime:
+        return TRUE + timedelta(seconds=self.elapsed_s - 1000)
+
+
+def test_clock_is_not_trusted_before_the_first_answer() -> None:
+    machine = Machine(timedelta(hours=30))
+    assert machine.clock.trusted() is None
+    machine.clock.answered(TRUE)
+    assert machine.clock.trusted() == TRUE + S
+
+
+def test_clock_without_date_is_trusted() -> None:
+    machine = Machine(timedelta(hours=30))
+    machine.clock.answered(None)
+    assert machine.clock.trusted() == TRUE + timedelta(hours=30)
+
+
+def test_clock_that_jumps_ahead_is_noticed_at_once() -> None:
+    machine = Machine()
+    machine.clock.answered(TRUE)
+    machine.elapsed_s += 600
+    machine.ahead = timedelta(days=2)
+    assert machine.clock.now() == TRUE + 601 * S
+
+
+@pytest.mark.parametrize("behind", [timedelta(hours=3), timedelta(seconds=30)])
+def test_clock_that_is_behind_counts(behind: timedelta) -> None:
+    machine = Machine(-behind)
+    machine.clock.answered(TRUE)
+    assert machine.clock.now() == TRUE - behind
+
+
+def test_slow_answer_does_not_set_time_back() -> None:
+    machine = Machine()
+    machine.clock.answered(TRUE)
+    machine.elapsed_s += 60
+    machine.clock.answered(TRUE + 30 * S)
+    assert machine.clock.now() == TRUE + 60 * S
+
+
+def test_time_follows_a_server_that_corrects_its_date() -> None:
+    machine = Machine(timedelta(days=1))
+    machine.clock.answered(TRUE + timedelta(hours=5))
+    machine.clock.answered(TRUE)
+    assert machine.clock.now() == TRUE + S
+
+
+def test_suspended_machine_catches_up_with_the_next_answer() -> None:
+    machine = Machine()
+    machine.clock.answered(TRUE)
+    machine.ahead = timedelta(hours=8)
+    machine.clock.answered(TRUE + timedelta(hours=8))
+    assert machine.clock.now() == TRUE + timedelta(hours=8)
+
+
+class Tenant:
+    """A source whose one request answers when it is told to."""
+
+    def __init__(self, clock: TrustedClock, error: Exception | None = None) -> None:
+        self.clock = clock
+        self.error = error
+        self.asked = 0
+        self.answering = asyncio.Event()
+
+    async def ask_date(self) -> None:
+        self.asked += 1
+        await self.answering.wait()
+        if self.error:
+            raise self.error
+        self.clock.answered(TRUE)
+
+
+def client() -> GraphClient:
+    class Settings:
+        timeout = timedelta(seconds=30)
+        ca_bundle = None
+
+    return GraphClient(cast("Any", Settings()))
+
+
+async def test_one_tenant_asks_for_the_time_of_all() -> None:
+    graph = client()
+    first, second = Tenant(graph.clock), Tenant(graph.clock)
+    learning = [asyncio.create_task(graph.learn_time(cast("Any", tenant))) for tenant in (first, second)]
+    while not first.asked:  # noqa: ASYNC110 - what is waited for sets no event
+        await asyncio.sleep(0)
+    first.answering.set()
+    await asyncio.gather(*learning)
+    assert (first.asked, second.asked) == (1, 0)
+    await graph.learn_time(cast("Any", second))
+    assert second.asked == 0
+
+
+async def test_tenant_that_cannot_ask_fails_and_the_next_asks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("connector.graph.client._OTHERS_ANSWER_S", 0.01)
+    graph = client()
+    broken, sound = Tenant(graph.clock, RejectedError("sign_in", "the secret is wrong")), Tenant(graph.clock)
+    learning = asyncio.create_task(graph.learn_time(cast("Any", broken)))
+    sound.answering.set()
+    while not broken.asked:  # noqa: ASYNC110 - what is waited for sets no event
+        await asyncio.sleep(0)
+    await graph.learn_time(cast("Any", sound))
+    await learning
+    assert graph.clock.known.is_set(), "the other's answer serves both"
+    alone = client()
+    broken = Tenant(alone.clock, RejectedError("sign_in", "the secret is wrong"))
+    broken.answering.set()
+    with pytest.raises(RejectedError):
+        await alone.learn_time(cast("Any", broken))

@@ -29,6 +29,7 @@ from connector.core.windows import Rules
 from connector.errors import (
     FencedError,
     HandedOverError,
+    RefusedError,
     ShardRestartError,
 )
 from connector.graph.client import GraphClient

@@ -108,7 +108,7 @@ def test_a_restart_after_a_clean_stop_publishes_nothing_again(
 def test_after_three_days_of_outage_nothing_is_missed(
     broker: SharedBroker, topic: str, app: str, simulate: Simulate, new_worker: NewWorker, settings: Settings
 ) -> None:
-    """No sweep reaches back so far: the hole is read too. Late rows are within the deepest overlap less its cadence."""
+    """No sweep reaches back so far: the hole is read too. Late rows are within the deepest overlap."""
     lateness = {"lateness": "0.9:20s-10m,0.1:10m-110m", "durations": "short", "revised": 0.0}
     source = simulate(days=2, calls_per_day=2_000, clock_offset_s=-3 * 86_400, **lateness)
     sweeps = [{"every": "1s", "overlap": "10m"}, {"every": "60s", "overlap": "2h"}]

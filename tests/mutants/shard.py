@@ -22,6 +22,37 @@ _CHAINS = "tests/unit/test_sweeper_chains.py"
 
 SHARD = (
     Mutant(
+        "the local clock decides what is forgotten",
+        "connector/shard.py",
+        "await publisher.call(self._batches.close, changes, accounts, around.graph.clock.trusted())",
+        "await publisher.call(self._batches.close, changes, accounts, around.graph.clock._now())",
+        "tests/e2e/test_clocks.py -k forgets_nothing",
+        broker=True,
+    ),
+    Mutant(
+        "the clock of a machine is trusted before Graph has answered",
+        "connector/graph/clock.py",
+        "return self.now() if self.known.is_set() else None",
+        "return self.now()",
+        "tests/unit/test_clock.py",
+    ),
+    Mutant(
+        "a deduplication index that is lost is not noticed",
+        "connector/shard.py",
+        "if checkpoint.remembered and key not in remembered:",
+        "if not key:",
+        "tests/e2e/test_lost_topics.py -k refused",
+        broker=True,
+    ),
+    Mutant(
+        "rows of a tenant whose state is lost are not used",
+        "connector/shard.py",
+        "memory = self._without_state.pop(key, None)",
+        "memory = None",
+        "tests/e2e/test_lost_topics.py -k lost_state",
+        broker=True,
+    ),
+    Mutant(
         "a chain with repeats is not read again",
         "connector/sweeper.py",
         "                if chain.repeated:\n",

@@ -236,8 +236,8 @@ def lateness_found(late_s: float, step_s: float, begin_s: float = 0.0) -> bool:
 
 @pytest.mark.parametrize("begin_s", [0, 11 * MINUTE_S + 59])
 @pytest.mark.parametrize("step_s", [60.0, 47.0])
-def test_a_row_is_found_for_certain_up_to_the_deepest_overlap_less_its_cadence(begin_s: float, step_s: float) -> None:
-    assert lateness_found(LATEST_S - DEEPEST_EVERY_S, step_s, begin_s)
+def test_row_is_found_for_certain_up_to_the_full_deepest_overlap(begin_s: float, step_s: float) -> None:
+    assert lateness_found(LATEST_S, step_s, begin_s)
 
 
 @pytest.mark.parametrize("begin_s", [0, 11 * MINUTE_S + 59])

@@ -3,6 +3,7 @@
 import asyncio
 from datetime import UTC, datetime, timedelta
 from typing import Any, cast
+from unittest.mock import MagicMock
 
 import pytest
 
@@ -96,11 +97,8 @@ class Tenant:
 
 
 def client() -> GraphClient:
-    class Settings:
-        timeout = timedelta(seconds=30)
-        ca_bundle = None
-
-    return GraphClient(cast("Any", Settings()))
+    settings = MagicMock(timeout=timedelta(seconds=30), ca_bundle=None, root="https://graph", authority="https://login")
+    return GraphClient(settings)
 
 
 async def test_one_tenant_asks_for_the_time_of_all() -> None:

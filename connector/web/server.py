@@ -35,6 +35,7 @@ _HEADERS = {
     "Cross-Origin-Resource-Policy": "same-origin",
 }
 _CONTENT_SECURITY_POLICY = "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+_ANYWHERE = ("", "0.0.0.0", "::")  # noqa: S104
 _COMPRESSED_FROM_BYTES = 4096
 _STRETCH = 25
 "Number of tenants that are described before other tasks of the event loop run."
@@ -93,13 +94,22 @@ class Web:
         """
         await self._runner.setup()
         try:
-            await web.TCPSite(self._runner, self.host, self.port).start()
+            await self._site().start()
         except (OSError, OverflowError) as error:
             await self._runner.cleanup()
             raise _refusal(self.host, self.port, error) from error
         self.port = int(self._runner.addresses[0][1])
         _log.info("http_listening", host=self.host, port=self.port)
         return self.port
+
+    def _site(self) -> web.BaseSite:
+        """Return the socket to serve. Every address of this machine means those of both families, where it has both."""
+        if self.host in _ANYWHERE and socket.has_dualstack_ipv6():
+            both = socket.create_server(
+                ("", self.port), family=socket.AF_INET6, dualstack_ipv6=True, reuse_port=False, backlog=128
+            )
+            return web.SockSite(self._runner, both)
+        return web.TCPSite(self._runner, self.host, self.port)
 
     async def stop(self) -> None:
         """Stop listening and close all connections within a second."""

@@ -304,3 +304,31 @@ async def test_noise_from_a_port_scanner_ends_its_connection_and_nothing_else(
     async with client.get("/livez") as response:
         assert response.status == 200
     assert [record for record in caplog.records if record.levelname in {"WARNING", "ERROR", "CRITICAL"}] == []
+
+
+@pytest.mark.parametrize("host", ["", "0.0.0.0", "::"])  # noqa: S104
+async def test_every_address_means_both_families(host: str, source: Source, metrics: Metrics) -> None:
+    async with Web(host, 0, source, metrics) as web, aiohttp.ClientSession() as session:
+        for loopback in ("127.0.0.1", "[::1]"):
+            async with session.get(f"http://{loopback}:{web.port}/livez") as answer:
+                assert answer.status == 200
+
+
+async def test_address_of_one_family_serves_that_one(source: Source, metrics: Metrics) -> None:
+    async with Web("::1", 0, source, metrics) as web, aiohttp.ClientSession() as session:
+        async with session.get(f"http://[::1]:{web.port}/livez") as answer:
+            assert answer.status == 200
+        with pytest.raises(aiohttp.ClientConnectorError):
+            await session.get(f"http://127.0.0.1:{web.port}/livez")
+
+
+async def test_system_without_ipv6_is_served_over_ipv4(
+    source: Source, metrics: Metrics, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(socket, "has_dualstack_ipv6", lambda: False)
+    async with (
+        Web("0.0.0.0", 0, source, metrics) as web,  # noqa: S104
+        aiohttp.ClientSession() as session,
+        session.get(f"http://127.0.0.1:{web.port}/livez") as answer,
+    ):
+        assert answer.status == 200

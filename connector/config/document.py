@@ -200,10 +200,12 @@ def _to_base_url(value: str) -> str:
     return value.rstrip("/")
 
 
-def _to_registry_url(value: str) -> str:
-    if value and _split_url(value).scheme not in ("http", "https"):
-        raise ValueError(f'is {shown(value)}, which is no address; write for instance "https://registry:8081"')
-    return value.rstrip("/")
+def _to_registry_urls(value: str) -> str:
+    urls = [url.strip() for url in value.split(",")] if value else []
+    for url in urls:
+        if _split_url(url).scheme not in ("http", "https"):
+            raise ValueError(f'is {shown(url)}, which is no address; write for instance "https://registry:8081"')
+    return ",".join(url.rstrip("/") for url in urls)
 
 
 def is_protected(url: str) -> bool:
@@ -482,8 +484,10 @@ class KafkaTable(Table):
 class SchemaRegistryTable(Table):
     """`[schema_registry]`."""
 
-    url: Annotated[str, AfterValidator(_to_registry_url)] = Field(
-        "", description="Root of the Confluent API; empty: Avro single-object encoding."
+    url: Annotated[str, AfterValidator(_to_registry_urls)] = Field(
+        "",
+        description="Root of the Confluent API, or several separated by commas, tried in turn; "
+        "empty: Avro single-object encoding.",
     )
     username: _Text = Field("", description="User name for the registry.")
     password: _SecretText = Field(Reference("text", ""), description="Password for the registry.")
@@ -493,6 +497,10 @@ class SchemaRegistryTable(Table):
         default=True,
         description="Whether CA certificates must follow RFC 5280 strictly; false accepts one that does not.",
     )
+    client_certificate: _FilePath = Field(
+        "", description="PEM file with the certificate, and maybe the key, that the registry wants (mutual TLS)."
+    )
+    client_key: _FilePath = Field("", description="PEM file with the key of client_certificate, where it is apart.")
     subject_name_strategy: Literal["topic", "record", "topic_record"] = Field(
         "topic", description="How subjects are named."
     )

@@ -268,9 +268,13 @@ def _schema_registry(source: Source, table: SchemaRegistryTable) -> SchemaRegist
         source.report((here, "password"), "is missing, but there is a user name; set it too")
     elif ":" in table.username:
         source.report((here, "username"), "contains a colon, which no user name can; leave it out")
-    elif (has_password or has_token) and table.url and not document.is_protected(table.url):
-        what = "where the secret would be sent unprotected; write https:// (http:// only for localhost)"
-        source.report((here, "url"), f"is {shown(table.url)}, {what}")
+    elif has_password or has_token:
+        for url in filter(None, table.url.split(",")):
+            if not document.is_protected(url):
+                what = "where the secret would be sent unprotected; write https:// (http:// only for localhost)"
+                source.report((here, "url"), f"is {shown(url)}, {what}")
+    if table.client_key and not table.client_certificate:
+        source.report((here, "client_certificate"), "is missing, but there is a client_key; set it too")
     bundle = path_of(source, table.ca_bundle) if table.ca_bundle else None
     if bundle is not None:
         check_bundle(source, (here, "ca_bundle"), bundle)
@@ -280,6 +284,8 @@ def _schema_registry(source: Source, table: SchemaRegistryTable) -> SchemaRegist
         password=read_secret(source, (here, "password"), table.password) if has_password else None,
         token=read_secret(source, (here, "token"), table.token) if has_token else None,
         ca_bundle=bundle,
+        client_certificate=path_of(source, table.client_certificate) if table.client_certificate else None,
+        client_key=path_of(source, table.client_key) if table.client_key else None,
         subject_name_strategy=table.subject_name_strategy,
         auto_register=table.auto_register,
         tls_strict=table.tls_strict,

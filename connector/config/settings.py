@@ -117,7 +117,10 @@ class Kafka:
 
 @dataclass(frozen=True, slots=True)
 class SchemaRegistry:
-    """The registry; an empty `url` means Avro single-object encoding. `url` has no slash at its end."""
+    """The registry; an empty `url` means Avro single-object encoding. `url`: one or more, separated by commas.
+
+    No url has a slash at its end.
+    """
 
     url: str
     username: str
@@ -127,6 +130,13 @@ class SchemaRegistry:
     subject_name_strategy: str
     auto_register: bool
     tls_strict: bool = True
+    client_certificate: Path | None = None
+    client_key: Path | None = None
+
+    @property
+    def urls(self) -> tuple[str, ...]:
+        """The registry's addresses, tried in turn."""
+        return tuple(self.url.split(","))
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ import time
 from base64 import b64encode
 from collections.abc import Iterable, Mapping, Sequence
 from http.client import HTTPException, HTTPResponse
+from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.error import URLError
 from urllib.parse import quote
@@ -73,9 +74,12 @@ class Registry:
         self._settings = settings
         self._trust = Trust("schema_registry", settings.ca_bundle, strict=settings.tls_strict)
         try:
-            self._proxy = proxies.choose(settings.url, os.environ)
+            self._proxies = {url: proxies.choose(url, os.environ) for url in settings.urls}
         except proxies.UnusableProxyError as error:
             raise ConfigurationError([f"{error.variable}: {error}"]) from error
+        self._url, *self._others = settings.urls
+        "The address that answered last; those that are tried when it does not."
+        self._context()
 
     def ensure(self, wanted: Sequence[Subject]) -> dict[str, int]:
         """Of each topic the id of its schema: registered where that is wanted, else looked up."""
@@ -155,7 +159,7 @@ class Registry:
         status, answer = self._ask("GET", f"/schemas/ids/{schema_id}")
         schema = _parsed(answer)
         if status != 200 or not isinstance(schema, dict):
-            raise RefusedError(f"the schema registry at {self._settings.url} has no Avro record under id {schema_id}")
+            raise RefusedError(f"the schema registry at {self._url} has no Avro record under id {schema_id}")
         return schema
 
     def expect(self, subject: Subject) -> Standing:
@@ -200,13 +204,28 @@ class Registry:
         return schema_id
 
     def _ask(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> tuple[int, dict[str, Any]]:
-        """Status and object of an answer: 200, 404 of a subject, 409 or 422; of a list, as member `list`."""
+        """Status and object of an answer: 200, 404 of a subject, 409 or 422; of a list, as member `list`.
+
+        Each address is tried once. Raises RegistryAwayError.
+        """
+        problems = []
+        for _ in range(1 + len(self._others)):
+            try:
+                return self._ask_one(method, path, body)
+            except RegistryAwayError as error:
+                problems.append(str(error))
+                self._others.append(self._url)
+                self._url = self._others.pop(0)
+        *first, last = problems
+        raise RegistryAwayError(" and ".join([*(problem.partition("; ")[0] for problem in first), last]))
+
+    def _ask_one(self, method: str, path: str, body: Mapping[str, Any] | None) -> tuple[int, dict[str, Any]]:
         data = None if body is None else json.dumps(body).encode()
         headers = {"Accept": f"{_MEDIA_TYPE}, application/json", "User-Agent": "direct-routing-connector"}
         if data is not None:
             headers["Content-Type"] = _MEDIA_TYPE
         headers |= self._authorization()
-        request = Request(self._settings.url + path, data, headers, method=method)  # noqa: S310 - http or https
+        request = Request(self._url + path, data, headers, method=method)  # noqa: S310 - http or https
         if self._proxy is not None:
             _send_through(request, self._proxy)
         try:
@@ -220,10 +239,20 @@ class Registry:
             raise self._away(f"cannot be reached: {self._proxy.refused(status)}")
         return status, self._understood(status, content)
 
+    @property
+    def _proxy(self) -> Proxy | None:
+        return self._proxies[self._url]
+
+    def _context(self) -> ssl.SSLContext:
+        context = self._trust.context()
+        if self._settings.client_certificate is not None:
+            _load_certificate(context, self._settings.client_certificate, self._settings.client_key)
+        return context
+
     def _opener(self) -> OpenerDirector:
         # Without urllib's processor of errors every status is an answer, and no redirect takes the secret along.
         opener = OpenerDirector()
-        for handler in (HTTPHandler(), HTTPSHandler(context=self._trust.context())):
+        for handler in (HTTPHandler(), HTTPSHandler(context=self._context())):
             opener.add_handler(handler)
         return opener
 
@@ -276,7 +305,17 @@ class Registry:
         return {}
 
     def _away(self, what: str) -> RegistryAwayError:
-        return RegistryAwayError(f"the schema registry at {self._settings.url} {what}")
+        return RegistryAwayError(f"the schema registry at {self._url} {what}")
+
+
+def _load_certificate(context: ssl.SSLContext, certificate: Path, key: Path | None) -> None:
+    """Have the client's certificate shown to a registry that wants one. Raises ConfigurationError."""
+    try:
+        context.load_cert_chain(certificate, key, password="")
+    except (OSError, ValueError) as error:
+        what = f"{certificate} and its key cannot be used ({_reason(error)})"
+        todo = "name PEM files of a certificate and of its key, without a password"
+        raise ConfigurationError([f"schema_registry.client_certificate: {what}; {todo}"]) from error
 
 
 def _send_through(request: Request, proxy: Proxy) -> None:

@@ -1,6 +1,7 @@
 """The registry's client, where a registry does not do as it should. What a real one does: tests/integration."""
 
 import json
+import ssl
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 
 from connector.config import SchemaRegistry, Secret
-from connector.errors import RefusedError, RegistryAwayError
+from connector.errors import ConfigurationError, RefusedError, RegistryAwayError
 from connector.kafka import avro, registry
 from connector.kafka.registry import Registry, Subject, subjects
 from connector.simulator import tls
@@ -70,6 +71,47 @@ def test_what_may_pass_by_itself_is_waited_for(
     server = fake(lambda *_: (status, content))
     with pytest.raises(RegistryAwayError, match=said):
         Registry(settings(server.url)).ensure([ROW])
+
+
+def test_a_registry_that_wants_a_client_certificate_gets_it(tmp_path: Path) -> None:
+    """Mutual TLS: the key in the file of the certificate, or in one of its own."""
+    authority = tls.Authority("CA of a registry")
+    files = {"ca": authority.pem, "server": authority.issue("registry", ("127.0.0.1",))}
+    client = authority.issue("connector")
+    key, certificate = client.split(b"-----BEGIN CERTIFICATE-----", 1)
+    files |= {"both": client, "key": key, "certificate": b"-----BEGIN CERTIFICATE-----" + certificate}
+    paths = {name: tmp_path / f"{name}.pem" for name in files}
+    for name, content in files.items():
+        paths[name].write_bytes(content)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(paths["server"])
+    context.load_verify_locations(paths["ca"])
+    context.verify_mode = ssl.CERT_REQUIRED
+    with Fake(lambda *_: (200, {"id": 7}), context) as server:
+        for members in (
+            {"client_certificate": paths["both"]},
+            {"client_certificate": paths["certificate"], "client_key": paths["key"]},
+        ):
+            made = Registry(settings(server.url, ca_bundle=paths["ca"], **members))
+            assert made.ensure([ROW]) == {"calls": 7}
+        with pytest.raises(RegistryAwayError):
+            Registry(settings(server.url, ca_bundle=paths["ca"])).ensure([ROW])
+    with pytest.raises(ConfigurationError, match=r"registry\.client_certificate: .* without a password"):
+        Registry(settings("https://127.0.0.1:1", client_certificate=paths["certificate"]))
+
+
+def test_addresses_of_a_registry_are_tried_in_turn(fake: Callable[[Answers], Fake]) -> None:
+    broken, right = fake(lambda *_: (503, {})), fake(lambda *_: (200, {"id": 7}))
+    nobody = "http://127.0.0.1:1"
+    made = Registry(settings(f"{nobody},{broken.url},{right.url}"))
+    assert made.ensure([ROW]) == {"calls": 7}
+    tried = len(broken.requests)
+    assert made.ensure([ROW]) == {"calls": 7}
+    assert len(broken.requests) == tried, "the one that answered is asked first"
+    with pytest.raises(RegistryAwayError) as caught:
+        Registry(settings(f"{nobody},{broken.url}")).ensure([ROW])
+    assert nobody in str(caught.value)
+    assert f"{broken.url} answers 503" in str(caught.value)
 
 
 def test_a_registry_that_is_not_there_is_waited_for() -> None:
@@ -202,7 +244,7 @@ def test_a_registry_with_a_certificate_of_its_own_is_asked_only_with_its_ca(tmp_
     bundle.write_bytes(pem)
     with Fake(lambda *_: (200, {"id": 2}), context) as server:
         assert Registry(settings(server.url, ca_bundle=bundle)).ensure([ROW]) == {"calls": 2}
-        with pytest.raises(RegistryAwayError, match=r"cannot be reached.*certificate verify failed"):
+        with pytest.raises(RegistryAwayError, match=r"cannot be reached.*certificate is not trusted"):
             Registry(settings(server.url)).ensure([ROW])
         assert len(server.requests) == 1
 

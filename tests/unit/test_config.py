@@ -653,6 +653,21 @@ class TestFile:
             'schema_registry.url: is no address; write for instance "https://localhost:8443"',
         ),
         (
+            'schema_registry.url = "https://one:8081, ftp://registry"',
+            'schema_registry.url: is "ftp://registry", which is no address; write for instance "https://registry:8081"',
+        ),
+        (
+            'schema_registry = { url = "https://one,http://registry:8081", token = "hunter2" }',
+            (
+                'schema_registry.url: is "http://registry:8081", where the secret would be sent unprotected; '
+                "write https:// (http:// only for localhost)"
+            ),
+        ),
+        (
+            'schema_registry = { url = "https://r", client_key = "key.pem" }',
+            "schema_registry.client_certificate: is missing, but there is a client_key; set it too",
+        ),
+        (
             'schema_registry.url = "ftp://registry"',
             'schema_registry.url: is "ftp://registry", which is no address; write for instance "https://registry:8081"',
         ),

@@ -497,11 +497,10 @@ class Shard:
             if self._changed:
                 await self._follow(accounts, group)
                 _logger.info("tenants_changed", shard=self.number, tenants=len(self._tenants))
-            if time.monotonic() >= forget_at:
+            at = self._around.graph.clock.trusted()
+            if at is not None and time.monotonic() >= forget_at:
                 forget_at = time.monotonic() + _FORGET_EVERY_S
-                at = self._around.graph.clock.trusted()
-                if at is not None:
-                    await publisher.call(self._batches.retire, pending, accounts, at)
+                await publisher.call(self._batches.retire, pending, accounts, at)
                 await publisher.call(give_back)
                 is_urgent = is_urgent or bool(pending)
             finished = done.done()

@@ -12,17 +12,17 @@ import numpy as np
 from benchmarks.limit import bodies_of, fastest, typed_page
 from benchmarks.rig import Rig, told
 from connector.core import dedup
-from connector.core.dedup import Remembered
-from connector.core.rows import Shape, decode_page
+from connector.core.dedup import DedupIndex
+from connector.core.rows import RowSchema, decode_page
 from connector.schemata import schema_text
 
 
 def main(rig: Rig) -> dict[str, Any]:
     """Return rows, and seconds of processor time of the poll and of msgspec's decoding."""
     schema = json.loads(schema_text("directRoutingLogRow"))
-    shape, decode = Shape(schema, "v1.0"), typed_page(schema).decode
+    shape, decode = RowSchema(schema, "v1.0"), typed_page(schema).decode
     bodies = asyncio.run(bodies_of(rig))
-    remembered, pending = Remembered(), Remembered()
+    remembered, pending = DedupIndex(), DedupIndex()
     for body in bodies:
         entries = shape.read(decode_page(body).rows).entries
         for group in dedup.split_repeats(entries):
@@ -33,7 +33,7 @@ def main(rig: Rig) -> dict[str, Any]:
         for body in bodies:
             reading = shape.read(decode_page(body).rows)
             for group in dedup.split_repeats(reading.entries):
-                verdict = dedup.judge(reading.entries[group], (pending, remembered), reading.fingerprints)
+                verdict = dedup.classify(reading.entries[group], (pending, remembered), reading.fingerprints)
                 if len(verdict.new) or len(verdict.revised):
                     raise RuntimeError("a row was to be known")
 

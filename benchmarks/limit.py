@@ -20,7 +20,7 @@ from confluent_kafka import Producer
 
 from benchmarks.graph import headers, token, window_url
 from benchmarks.rig import Rig, told
-from connector.core.rows import Row, Shape, decode_page
+from connector.core.rows import Row, RowSchema, decode_page
 from connector.kafka import avro
 from connector.kafka.clients import Clients
 from connector.schemata import schema_text
@@ -45,7 +45,7 @@ async def bodies_of(rig: Rig) -> list[bytes]:
     return bodies
 
 
-def records_of(rig: Rig, bodies: list[bytes], shape: Shape) -> list[dict[str, Any]]:
+def records_of(rig: Rig, bodies: list[bytes], shape: RowSchema) -> list[dict[str, Any]]:
     records = []
     for body in bodies:
         page = decode_page(body)
@@ -106,7 +106,7 @@ def main(rig: Rig, topic: str) -> dict[str, Any]:
     """Return rows, and seconds of each step and of all steps."""
     schema = json.loads(schema_text("directRoutingLogRow"))
     bodies = asyncio.run(bodies_of(rig))
-    records = records_of(rig, bodies, Shape(schema, "v1.0"))
+    records = records_of(rig, bodies, RowSchema(schema, "v1.0"))
     decode = typed_page(schema).decode
     encode = avro.encoder(avro.ROW)
     encode_columns = avro.column_encoder(avro.ROW)

@@ -20,7 +20,7 @@ from benchmarks.rig import topic_of
 from connector.core.rows import ENTRY, LAYOUT
 from connector.kafka import seen
 from connector.kafka.clients import Clients
-from connector.kafka.restore import give_back, read_compacted
+from connector.kafka.restore import read_compacted, trim_heap
 from connector.kafka.seen import SeenLog
 from tests.brokers import Cluster
 
@@ -81,7 +81,7 @@ def restore(bootstrap: str, topic: str) -> dict[str, Any]:
     count, read_s = len(values), time.monotonic() - began
     restored = seen.restore(values)
     del values
-    give_back()
+    trim_heap()
     seconds, cpu_seconds = time.monotonic() - began, time.process_time() - cpu_began
     gc.collect()
     rows = sum(len(remembered) for remembered, _ in restored.values())

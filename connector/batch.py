@@ -21,10 +21,10 @@ from connector import log
 from connector.config import Settings, Tenant
 from connector.core import dedup, horizon, instants, jobs, lateness, windows
 from connector.core.coverage import Window
-from connector.core.dedup import Entries, Hours, Remembered
+from connector.core.dedup import DedupIndex, Entries, Hours
 from connector.core.failing_ranges import RangeFailure
 from connector.core.member_names import MemberNames
-from connector.core.rows import Reading, Row, Shape, Unfit, unfit_entry
+from connector.core.rows import InvalidRow, PageRows, Row, RowSchema, invalid_entry
 from connector.core.windows import Rules, Slice, State
 from connector.dead_letters import dead_letter
 from connector.kafka import avro, topics
@@ -56,7 +56,7 @@ class PageRead(NamedTuple):
     tenant: str
     slice: Slice
     raws: Sequence[msgspec.Raw]
-    reading: Reading
+    reading: PageRows
     received_at: datetime
     bytes: int
     uncounted: tuple[Window, ...]
@@ -102,13 +102,13 @@ Item = SweepsBegun | PageRead | SliceRead | RangeFailed | RunsDropped | Commande
 
 
 @dataclass
-class Account:
+class TenantState:
     """What a shard has committed of one tenant."""
 
     tenant: Tenant
     rules: Rules
     checkpoint: Checkpoint
-    remembered: Remembered
+    remembered: DedupIndex
     seen: SeenLog
     checkpoint_bytes: int = 0
     "Of the checkpoint that was written last; 0 where that is not known."
@@ -126,7 +126,7 @@ class Change:
     """What a batch does to one account, once it is committed."""
 
     state: State
-    pending: Remembered = field(default_factory=Remembered)
+    pending: DedupIndex = field(default_factory=DedupIndex)
     entries: list[Entries] = field(default_factory=list)
     hours: list[Hours] = field(default_factory=list)
     rows: list[Outgoing] = field(default_factory=list)
@@ -176,7 +176,7 @@ class _Origin(NamedTuple):
     """Where rows come from, and whose they are."""
 
     page: PageRead
-    account: Account
+    account: TenantState
     change: Change
     observed_ms: int
     uncounted_ms: tuple[tuple[int, int], ...]
@@ -188,7 +188,7 @@ class Batches:
     def __init__(
         self,
         settings: Settings,
-        shape: Shape,
+        shape: RowSchema,
         partitions: Mapping[str, int],
         schema_ids: Mapping[str, int] | None = None,
         limits: Limits | None = None,
@@ -207,7 +207,7 @@ class Batches:
         self._horizon_hours = settings.dedup.horizon // timedelta(hours=1)
 
     def prepare(
-        self, items: Iterable[Item], accounts: Mapping[str, Account], changes: dict[str, Change]
+        self, items: Iterable[Item], accounts: Mapping[str, TenantState], changes: dict[str, Change]
     ) -> dict[str, Change]:
         """Adds what items do to the accounts that they belong to; accounts stay as they are."""
         self._records.renew_privacy()
@@ -245,7 +245,7 @@ class Batches:
                     change.is_command = True
         return changes
 
-    def close(self, changes: Mapping[str, Change], accounts: Mapping[str, Account], now: datetime | None) -> None:
+    def close(self, changes: Mapping[str, Change], accounts: Mapping[str, TenantState], now: datetime | None) -> None:
         """Nothing more comes: works out what is remembered and what is forgotten.
 
         `now`: None while no clock can be trusted. Then nothing is forgotten.
@@ -253,7 +253,7 @@ class Batches:
         for tenant, change in changes.items():
             self._remember(change, accounts[tenant], now)
 
-    def retire(self, changes: dict[str, Change], accounts: Mapping[str, Account], now: datetime) -> None:
+    def retire(self, changes: dict[str, Change], accounts: Mapping[str, TenantState], now: datetime) -> None:
         """Adds the tenants that are not configured and of which something has come to the horizon."""
         oldest = now - self._horizon
         for tenant, account in accounts.items():
@@ -262,7 +262,7 @@ class Batches:
             if account.retired and tenant not in changes and is_due:
                 changes[tenant] = Change(account.checkpoint.state, failing=account.checkpoint.failing)
 
-    def _read(self, page: PageRead, account: Account, change: Change) -> None:
+    def _read(self, page: PageRead, account: TenantState, change: Change) -> None:
         entries = page.reading.entries
         observed_ms = instants.to_ms(page.received_at)
         uncounted_ms = tuple((instants.to_ms(start), instants.to_ms(end)) for start, end in page.uncounted)
@@ -270,7 +270,7 @@ class Batches:
         published, again, dead_letters = 0, 0, len(change.dead_letters)
         for number, group in enumerate(dedup.split_repeats(entries)):
             chosen = entries[group]
-            verdict = dedup.judge(chosen, (change.pending, account.remembered), _older(page.reading, group))
+            verdict = dedup.classify(chosen, (change.pending, account.remembered), _older(page.reading, group))
             revisions = verdict.revisions
             wanted = verdict.new
             if not page.slice.again:
@@ -319,17 +319,19 @@ class Batches:
         change.too_old += len(new) - int(certain.sum())
         return new[certain]
 
-    def _publish(self, rows: list[Row | Unfit], revisions: list[int], raws: list[msgspec.Raw], origin: _Origin) -> Made:
+    def _publish(
+        self, rows: list[Row | InvalidRow], revisions: list[int], raws: list[msgspec.Raw], origin: _Origin
+    ) -> Made:
         """Publishes rows, and dead-letters those that do not fit."""
         page, account, change, observed_ms, _ = origin
-        chosen = [row for row in rows if not isinstance(row, Unfit)]
+        chosen = [row for row in rows if not isinstance(row, InvalidRow)]
         fitting: Sequence[int] = range(len(rows))
         if len(chosen) < len(rows):
-            fitting = [at for at, row in enumerate(rows) if not isinstance(row, Unfit)]
+            fitting = [at for at, row in enumerate(rows) if not isinstance(row, InvalidRow)]
             raws, revisions = [raws[at] for at in fitting], [revisions[at] for at in fitting]
         made = self._records.make(chosen, raws, revisions, observed_ms, account.tenant)
         if made.unfit or len(chosen) < len(rows):
-            for row in [row for row in rows if isinstance(row, Unfit)] + made.unfit:
+            for row in [row for row in rows if isinstance(row, InvalidRow)] + made.unfit:
                 self._dead_letter(row, page, account, change)
         change.rows += made.records
         if made.unfit:
@@ -343,13 +345,13 @@ class Batches:
             change.unknown_count += len(unknown)
         return made._replace(at=[fitting[at] for at in made.at])
 
-    def _dead_letter(self, row: Unfit, page: PageRead, account: Account, change: Change) -> None:
+    def _dead_letter(self, row: InvalidRow, page: PageRead, account: TenantState, change: Change) -> None:
         """Dead-letters a row, unless these bytes were before."""
-        entry = unfit_entry(row.raw)
-        if not len(dedup.judge(entry, (change.pending, account.remembered)).new):
+        entry = invalid_entry(row.raw)
+        if not len(dedup.classify(entry, (change.pending, account.remembered)).new):
             return
         observed_ms = instants.to_ms(page.received_at)
-        value = self._records.unfit_value(row)
+        value = self._records.dead_letter_value(row)
         tenant, window = account.tenant, page.slice.window
         change.dead_letters.append(dead_letter(row, value, tenant.topic, tenant.id, window, observed_ms, self._limits))
         self._pend(change, entry, dedup.hours_of([row.start_ms], observed_ms, self._horizon_hours))
@@ -360,7 +362,7 @@ class Batches:
         change.entries.append(entries)
         change.hours.append(hours)
 
-    def _remember(self, change: Change, account: Account, now: datetime | None) -> None:
+    def _remember(self, change: Change, account: TenantState, now: datetime | None) -> None:
         if change.entries:
             entries = np.concatenate(change.entries)
             room = self._limits.room(self._names.seen)
@@ -375,7 +377,7 @@ class Batches:
         change.ends_account = is_empty and account.outlived(now - self._horizon)
 
     def noted(
-        self, changes: Mapping[str, Change], accounts: Mapping[str, Account], offsets: Offsets, shard: int
+        self, changes: Mapping[str, Change], accounts: Mapping[str, TenantState], offsets: Offsets, shard: int
     ) -> list[Outgoing]:
         """The checkpoints before the batch, but that they know where its rows lie.
 
@@ -394,7 +396,7 @@ class Batches:
     def last(
         self,
         changes: Mapping[str, Change],
-        accounts: Mapping[str, Account],
+        accounts: Mapping[str, TenantState],
         offsets: Offsets,
         shard: int,
         now: datetime,
@@ -430,7 +432,7 @@ class Batches:
         return records
 
     def too_long(
-        self, changes: Mapping[str, Change], accounts: Mapping[str, Account], shard: int, now: datetime
+        self, changes: Mapping[str, Change], accounts: Mapping[str, TenantState], shard: int, now: datetime
     ) -> TooLong | None:
         """Return a record that the batch cannot go without and that its topic does not take; None where all fit.
 
@@ -452,7 +454,7 @@ class Batches:
             records += self.last(changes, accounts, furthest, shard, now)
         return self._limits.too_long(records)
 
-    def _offsets(self, account: Account, newest: Mapping[int, int]) -> list[int]:
+    def _offsets(self, account: TenantState, newest: Mapping[int, int]) -> list[int]:
         """By partition the next offset after the tenant's last record, once those of a batch are written.
 
         An offset lower than the one before proves that the topic was deleted and created again: what is known of its
@@ -471,7 +473,7 @@ class Batches:
         self,
         state: State,
         stated: dict[int, tuple[int, int]],
-        account: Account,
+        account: TenantState,
         offsets: list[int],
         now: datetime,
     ) -> list[Outgoing]:
@@ -524,7 +526,7 @@ class Batches:
         return Outgoing(topic, record.key, record.value, partition=shard)
 
 
-def apply(changes: Mapping[str, Change], accounts: Mapping[str, Account]) -> None:
+def apply(changes: Mapping[str, Change], accounts: Mapping[str, TenantState]) -> None:
     """The batch is committed: accounts become what it made of them."""
     for tenant, change in changes.items():
         account = accounts[tenant]
@@ -552,7 +554,7 @@ def gap_seconds(state: State) -> float:
     return sum(gap.seconds for gap in windows.gaps(state))
 
 
-def _remembered(change: Change, remembered: Remembered) -> int:
+def _remembered(change: Change, remembered: DedupIndex) -> int:
     """Return how many rows are remembered once the batch is committed, and its share forgotten."""
     before = _hour(change.state.forgotten_before)
     kept = remembered.count_from(before)
@@ -568,9 +570,9 @@ def _hour(moment: datetime) -> int:
     return instants.to_ms(moment) // dedup.HOUR_MS
 
 
-def _start_ms(row: Row | Unfit) -> int | None:
+def _start_ms(row: Row | InvalidRow) -> int | None:
     """Return when the call of a row began, where that can be read."""
-    if isinstance(row, Unfit):
+    if isinstance(row, InvalidRow):
         return row.start_ms
     try:
         return instants.parse_ms(row.values.startDateTime)
@@ -578,7 +580,7 @@ def _start_ms(row: Row | Unfit) -> int | None:
         return None
 
 
-def _older(reading: Reading, group: np.ndarray[Any, np.dtype[np.intp]]) -> dedup.Fingerprints | None:
+def _older(reading: PageRows, group: np.ndarray[Any, np.dtype[np.intp]]) -> dedup.Fingerprints | None:
     """Fingerprints of an older layout, by index into a group of the reading's rows."""
     of_all = reading.fingerprints
     return None if of_all is None else lambda layout, indices: of_all(layout, group[indices])

@@ -2,7 +2,7 @@
 
 from connector.core import instants
 from connector.core.coverage import Window
-from connector.core.rows import Unfit
+from connector.core.rows import InvalidRow
 from connector.kafka import topics
 from connector.kafka.limits import LIMIT, Limits, size
 from connector.kafka.publishing import Outgoing
@@ -13,7 +13,7 @@ _PROBLEM = "__connect.errors.exception.message"
 
 
 def dead_letter(
-    row: Unfit, value: bytes, topic: str, tenant: str, window: Window, observed_ms: int, limits: Limits
+    row: InvalidRow, value: bytes, topic: str, tenant: str, window: Window, observed_ms: int, limits: Limits
 ) -> Outgoing:
     """Return the record of a row of `topic` that cannot be published; `value` is its JSON after privacy.
 

@@ -5,8 +5,8 @@ A message says what was being done, to what, and what to do; never a token, a se
 
 from typing import Literal
 
-RejectedReason = Literal["sign_in", "permission", "rejected"]
-WeatherReason = Literal["throttled", "unreachable"]
+PermanentReason = Literal["sign_in", "permission", "rejected"]
+TransientReason = Literal["throttled", "unreachable"]
 
 
 class ConnectorError(Exception):
@@ -21,7 +21,7 @@ class ConfigurationError(ConnectorError):
         self.problems = problems
 
 
-class RefusedError(ConnectorError):
+class FatalError(ConnectorError):
     """What waiting cannot mend (a topic's settings, state of a newer version or of another topic): exit 1."""
 
     def __init__(self, wrong: str, remedy: str = "") -> None:
@@ -43,22 +43,22 @@ class SourceError(ConnectorError):
         self.wrong, _, self.remedy = (told or message).partition("; ")
 
 
-class WeatherError(SourceError):
+class TransientError(SourceError):
     """It passes by itself: asked again later, within the budget, for ever.
 
     The client retries on its own; it raises this only when nothing succeeded for its patience (120 s, time that
     Graph asked to wait not counted), so that the sweep is counted as failed and planned anew.
     """
 
-    def __init__(self, reason: WeatherReason, message: str, told: str = "") -> None:
+    def __init__(self, reason: TransientReason, message: str, told: str = "") -> None:
         super().__init__(message, told)
         self.reason = reason
 
 
-class RejectedError(SourceError):
+class PermanentError(SourceError):
     """The tenant fails, the others go on; tried again slowly. The message says what the owner has to repair."""
 
-    def __init__(self, reason: RejectedReason, message: str, told: str = "") -> None:
+    def __init__(self, reason: PermanentReason, message: str, told: str = "") -> None:
         super().__init__(message, told)
         self.reason = reason
 
@@ -69,7 +69,7 @@ class RangeTooLongError(SourceError):
     of_range = True
 
 
-class BrokersAwayError(ConnectorError):
+class BrokersUnavailableError(ConnectorError):
     """No broker answered, or not in time: asked again, for ever."""
 
     def __init__(
@@ -81,11 +81,11 @@ class BrokersAwayError(ConnectorError):
         self.remedy = remedy
 
 
-class ForbiddenError(BrokersAwayError):
+class ForbiddenError(BrokersUnavailableError):
     """Brokers answer, and refuse a right: asked again too, since who grants it does not restart anything."""
 
 
-class RegistryAwayError(ConnectorError):
+class RegistryUnavailableError(ConnectorError):
     """The schema registry did not answer, or not with what it is asked for (401, 403, 5xx, no JSON): asked again."""
 
 

@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 
 from connector import log
-from connector.errors import BrokersAwayError
+from connector.errors import BrokersUnavailableError
 from connector.kafka.clients import Clients
 from connector.kafka.limits import LEAST, RecordTooLongError, TooLong, raise_command, refusing_topics
 from connector.kafka.topics import Admin
@@ -63,5 +63,5 @@ class LengthLimits:
 
     async def _read(self, names: Sequence[str]) -> None:
         admin = self._admin = self._admin or Admin(self._clients)
-        with suppress(BrokersAwayError):
+        with suppress(BrokersUnavailableError):
             await asyncio.to_thread(admin.read_limits, names)

@@ -26,13 +26,13 @@ from prometheus_client.registry import Collector
 
 from connector import log
 from connector.core.budget import Lane
-from connector.core.pace import Pace
-from connector.errors import RejectedReason, WeatherReason
+from connector.core.pace import Rate
+from connector.errors import PermanentReason, TransientReason
 
 LANES: tuple[str, ...] = get_args(Lane)
 STATUSES = ("200", "429", "error")
 "Those that exist from the start in each lane; others when they occur."
-REASONS: tuple[str, ...] = (*get_args(RejectedReason), *get_args(WeatherReason))
+REASONS: tuple[str, ...] = (*get_args(PermanentReason), *get_args(TransientReason))
 ROW_OUTCOMES = ("published", "revised", "duplicate", "dead_letter")
 SWEEP_OUTCOMES = ("ok", "failed")
 TRANSACTION_OUTCOMES = ("committed", "aborted")
@@ -62,7 +62,7 @@ class TenantView:
     sweep_overdue: dict[str, float] = field(default_factory=dict)
     "Seconds by `every`; what is absent is not overdue."
     up: bool = False
-    failing: RejectedReason | WeatherReason | None = None
+    failing: PermanentReason | TransientReason | None = None
     paused: bool | None = None
     remembered_rows: int | None = None
     backfill_remaining_seconds: float | None = None
@@ -365,7 +365,7 @@ class TenantMetrics:
         self._open = True
         self._view: Callable[[], TenantView] = TenantView
         self._view_failed = False
-        self.pace = Pace(metrics.now())
+        self.pace = Rate(metrics.now())
         self._rows = {outcome: metrics.rows.labels(label, outcome) for outcome in ROW_OUTCOMES}
         self._lateness = metrics.lateness.labels(label)
         self._commit_delay = metrics.commit_delay.labels(label)

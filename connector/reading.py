@@ -7,7 +7,7 @@ from datetime import datetime
 from functools import partial
 
 from connector import log
-from connector.batch import Account, Change
+from connector.batch import Change, TenantState
 from connector.config import duration_text
 from connector.core import jobs, windows
 from connector.graph.client import Source
@@ -18,10 +18,12 @@ _logger = log.get(__name__)
 _WARN_AGAIN_S = 3600.0
 
 
-class Reading:
+class TenantRuntime:
     """A tenant's account, its sweeper and its series. Made when somebody begins to read for it."""
 
-    def __init__(self, account: Account, sweeper: Sweeper, series: TenantMetrics, now: Callable[[], datetime]) -> None:
+    def __init__(
+        self, account: TenantState, sweeper: Sweeper, series: TenantMetrics, now: Callable[[], datetime]
+    ) -> None:
         self.account = account
         self.sweeper = sweeper
         self._series = series
@@ -120,7 +122,7 @@ def _committed_view(state: windows.State, remembered: int, now: Callable[[], dat
     )
 
 
-def rejected_view(account: Account | None, now: Callable[[], datetime]) -> TenantView:
+def rejected_view(account: TenantState | None, now: Callable[[], datetime]) -> TenantView:
     """Return what is true of a tenant that is not read because of how it is configured."""
     if account is None:
         return TenantView(failing="rejected")

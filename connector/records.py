@@ -9,7 +9,7 @@ import msgspec
 from connector import log
 from connector.config import Tenant
 from connector.core.privacy import Privacy
-from connector.core.rows import Row, Shape, Unfit
+from connector.core.rows import InvalidRow, Row, RowSchema
 from connector.kafka import avro
 from connector.kafka.limits import LIMIT, Limits
 from connector.kafka.publishing import Outgoing
@@ -29,7 +29,7 @@ class Made(NamedTuple):
     records: list[Outgoing]
     starts_ms: list[int | None]
     ends_ms: list[int | None]
-    unfit: list[Unfit]
+    unfit: list[InvalidRow]
     "Rows of which there is no record."
 
 
@@ -37,7 +37,7 @@ class RowRecords:
     """Makes records. For one thread."""
 
     def __init__(
-        self, rows: Any, shape: Shape, schema_ids: Mapping[str, int] | None, limits: Limits | None = None
+        self, rows: Any, shape: RowSchema, schema_ids: Mapping[str, int] | None, limits: Limits | None = None
     ) -> None:
         """`rows`: settings; `schema_ids`: of each topic, None without a registry."""
         self._rows = rows
@@ -63,7 +63,7 @@ class RowRecords:
             _logger.warning("pseudonym_key_not_read", reason=problem, remedy="the key before it is used until then")
         self._key_problem = problem
 
-    def unfit_value(self, row: Unfit) -> bytes:
+    def dead_letter_value(self, row: InvalidRow) -> bytes:
         """What a row that does not fit is dead-lettered as; nothing when it is too long."""
         return b"" if row.is_too_long or len(row.raw) > ROW_MAX_BYTES else self._privacy.treat_row(row.raw)
 
@@ -86,7 +86,7 @@ class RowRecords:
             return made
         problem = f"row: longer than topic {topic} takes ({LIMIT}={self._limits.of(topic)})"
         unfit = [
-            Unfit(bytes(raws[at]), rows[at].id, problem, start, is_too_long=True)
+            InvalidRow(bytes(raws[at]), rows[at].id, problem, start, is_too_long=True)
             for at, start, length in zip(made.at, made.starts_ms, sizes, strict=True)
             if length > room
         ]
@@ -106,7 +106,7 @@ class RowRecords:
         for index, raw in enumerate(raws):
             if memoryview(raw).nbytes > ROW_MAX_BYTES and index not in problems:
                 problem = f"row: longer than {ROW_MAX_BYTES} bytes"
-                problems[index] = Unfit(
+                problems[index] = InvalidRow(
                     bytes(raw), rows[index].id, problem, columns["startDateTime"][index], is_too_long=True
                 )
         at = list(range(len(rows)))

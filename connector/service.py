@@ -1,6 +1,6 @@
 """The service: joins the group, runs the shards that it owns, serves HTTP, and stops within ten seconds.
 
-Brokers, sign-in or Graph being away never end it. What waiting cannot mend does (RefusedError).
+Brokers, sign-in or Graph being away never end it. What waiting cannot mend does (FatalError).
 """
 
 import asyncio
@@ -17,27 +17,27 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from connector import __version__, brokers, log, report
-from connector.batch import Account
+from connector.batch import TenantState
 from connector.config import Settings, Tenant
 from connector.core import instants
-from connector.core.rows import Shape
+from connector.core.rows import RowSchema
 from connector.errors import (
-    BrokersAwayError,
+    BrokersUnavailableError,
     ConfigurationError,
     ConnectorError,
+    FatalError,
     ForbiddenError,
-    RefusedError,
-    RegistryAwayError,
+    RegistryUnavailableError,
 )
 from connector.graph.client import GraphClient
 from connector.kafka import avro, control, topics
 from connector.kafka.ownership import Command, Membership
 from connector.kafka.publishing import LONGEST_CALL_S
 from connector.kafka.registry import Registry, Subject, subjects
-from connector.kafka.state import Home, ShardRecord, check_home
+from connector.kafka.state import ShardRecord, StateIdentity, check_identity
 from connector.metrics import Metrics
-from connector.reading import Reading
-from connector.shard import Shard, Surroundings
+from connector.reading import TenantRuntime
+from connector.shard import Shard, WorkerContext
 from connector.web.server import Web
 
 _logger = log.get(__name__)
@@ -62,7 +62,7 @@ def run(
 ) -> int:
     """Runs until SIGTERM or SIGINT (with `once` until every due sweep has ended); the exit code.
 
-    `reload`: reads the configuration again, for SIGHUP. Raises ConfigurationError and RefusedError.
+    `reload`: reads the configuration again, for SIGHUP. Raises ConfigurationError and FatalError.
     """
     gc.freeze()  # what was imported stays
     gc.set_threshold(_GARBAGE_AFTER)  # a page makes thousands of objects, hardly one of them part of a cycle
@@ -96,13 +96,13 @@ class Service:
         self._clients = brokers.clients(settings)
         self._clients.check()
         self._registry = Registry(settings.schema_registry) if settings.schema_registry.url else None
-        self._registry_away: str | None = None
+        self._registry_unavailable: str | None = None
         "Why, while it is waited for."
         self._metrics = Metrics(__version__, settings.kafka.shards, lambda: now().timestamp())
         self._instance = f"{os.uname().nodename}-{os.getpid()}"
         self._started = now()
         self._membership: Membership | None = None
-        self._around: Surroundings | None = None
+        self._around: WorkerContext | None = None
         self._shards: dict[int, Shard] = {}
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._reading_again = asyncio.Lock()
@@ -202,9 +202,9 @@ class Service:
             self._failed = True
             return
         settings = self._settings
-        home = Home(settings.kafka.app, topology.cluster, settings.kafka.topic)
+        home = StateIdentity(settings.kafka.app, topology.cluster, settings.kafka.topic)
         self._membership = Membership(self._clients, settings.kafka.app, self._names.control, self)
-        self._around = Surroundings(
+        self._around = WorkerContext(
             settings=settings,
             home=home,
             partitions=dict(topology.partitions),
@@ -214,7 +214,7 @@ class Service:
             membership=self._membership,
             graph=graph,
             metrics=self._metrics,
-            shape=Shape(avro.load(avro.ROW), settings.graph.api_version),
+            shape=RowSchema(avro.load(avro.ROW), settings.graph.api_version),
             once=self._once,
         )
         self._membership.start()
@@ -244,18 +244,18 @@ class Service:
         while True:
             try:
                 topology = await self._topology(admin, settings)
-            except BrokersAwayError as error:
+            except BrokersUnavailableError as error:
                 refused = isinstance(error, ForbiddenError)
                 self._heard(up=refused)
                 event = "right_missing" if refused else "brokers_unreachable"
                 _logger.warning(event, reason=str(error), remedy=error.remedy, again_in_s=pause_s)
-            except RegistryAwayError as error:
+            except RegistryUnavailableError as error:
                 self._heard(up=True)
-                self._registry_away = str(error)
+                self._registry_unavailable = str(error)
                 _logger.warning("schema_registry_away", reason=str(error), again_in_s=pause_s)
             else:
                 self._heard(up=True)
-                self._registry_away = None
+                self._registry_unavailable = None
                 if topology.schema_ids is not None:
                     _logger.info("schemas_found", ids=topology.schema_ids)
                 return topology
@@ -268,7 +268,7 @@ class Service:
     async def _topology(self, admin: topics.Admin, settings: Settings) -> "_Topology":
         """Create or check the topics and schemas of `settings`.
 
-        Raise BrokersAwayError, RegistryAwayError, and RefusedError for what concerns every tenant.
+        Raise BrokersUnavailableError, RegistryUnavailableError, and FatalError for what concerns every tenant.
         """
         kafka = self._settings.kafka
         ensure = partial(admin.ensure, create=kafka.create_topics, replication_factor=kafka.replication_factor)
@@ -286,7 +286,7 @@ class Service:
             if {topic, topics.progress(topic)} & {*s.topics}
         }
         if refused and (kafka.topic in unusable or unusable.keys() >= set(settings.topics)):
-            raise RefusedError("\n".join(refused.values()))
+            raise FatalError("\n".join(refused.values()))
         return _Topology(found.cluster, found.partitions, ids, unusable)
 
     def _subjects(self, row_topics: Sequence[str]) -> list[Subject]:
@@ -316,20 +316,20 @@ class Service:
                 found = await asyncio.to_thread(admin.look, _PROBE_S)
                 self._heard(up=True)
                 self._check_found(found)
-            except BrokersAwayError as error:
+            except BrokersUnavailableError as error:
                 self._heard(up=False, reason=str(error), remedy=error.remedy)
-            except RefusedError as error:
+            except FatalError as error:
                 self._fail(error)
 
     def _check_found(self, found: topics.Found) -> None:
-        """Raise RefusedError for what the start would refuse: another cluster took over, or a topic was enlarged."""
+        """Raise FatalError for what the start would refuse: another cluster took over, or a topic was enlarged."""
         if self._around is not None and found.cluster != str(None):
             home = self._around.home
             record = ShardRecord(home.app, home.cluster, home.topic, 0)
-            check_home(record, home._replace(cluster=found.cluster))
+            check_identity(record, home._replace(cluster=found.cluster))
         problems = topics.wrong_counts(self._wanted_topics(self._settings), found)
         if problems:
-            raise RefusedError("\n".join(str(problem) for _, problem in problems))
+            raise FatalError("\n".join(str(problem) for _, problem in problems))
 
     def _heard(self, *, up: bool, **why: str) -> None:
         if up:
@@ -401,7 +401,7 @@ class Service:
             )
 
     async def _take_over(self, settings: Settings) -> None:
-        """Use the tenants of a valid file. Raise BrokersAwayError, RegistryAwayError and RefusedError."""
+        """Use the tenants of a valid file. Raise BrokersUnavailableError, RegistryUnavailableError and FatalError."""
         if self._around is not None:
             topology = await self._topology(topics.Admin(self._clients), settings)
             self._around.partitions.update(topology.partitions)
@@ -519,8 +519,8 @@ class Service:
         reasons = []
         if not self._kafka_up:
             reasons.append("brokers are unreachable")
-        if self._registry_away is not None:
-            reasons.append(self._registry_away)
+        if self._registry_unavailable is not None:
+            reasons.append(self._registry_unavailable)
         if self._membership is None or not self._membership.joined:
             reasons.append("not in the consumer group yet")
         restoring = sorted(number for number, shard in self._shards.items() if not shard.restored)
@@ -591,7 +591,9 @@ async def _wait_all(tasks: list[asyncio.Task[None]]) -> None:
     await asyncio.wait(tasks)
 
 
-def _describe(subject: report.Subject, reading: Reading | None, now: datetime, problem: str | None) -> dict[str, Any]:
+def _describe(
+    subject: report.Subject, reading: TenantRuntime | None, now: datetime, problem: str | None
+) -> dict[str, Any]:
     """TENANT of the contract. `problem`: why its shard does not publish."""
     if reading is None:
         return report.unknown(subject, problem or "its shard is being restored")
@@ -599,13 +601,13 @@ def _describe(subject: report.Subject, reading: Reading | None, now: datetime, p
 
 
 def _describe_account(
-    subject: report.Subject, account: Account, now: datetime, failing: tuple[str, str] | None
+    subject: report.Subject, account: TenantState, now: datetime, failing: tuple[str, str] | None
 ) -> dict[str, Any]:
     return report.tenant(subject, account.checkpoint, now, failing=failing, remembered=len(account.remembered))
 
 
 def _describe_rejected(
-    subject: report.Subject, account: Account | None, now: datetime, problem: str
+    subject: report.Subject, account: TenantState | None, now: datetime, problem: str
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Return TENANT and JOBs of a tenant that is not read because of how it is configured."""
     failing = ("rejected", problem)
@@ -615,11 +617,11 @@ def _describe_rejected(
     return _describe_account(subject, account, now, failing), jobs
 
 
-def _jobs(subject: report.Subject, reading: Reading | None) -> list[dict[str, Any]]:
+def _jobs(subject: report.Subject, reading: TenantRuntime | None) -> list[dict[str, Any]]:
     """The JOBs of a tenant."""
     return report.jobs(subject.id, reading.account.checkpoint.state.orders, _failing(reading)) if reading else []
 
 
-def _failing(reading: Reading) -> tuple[str, str] | None:
+def _failing(reading: TenantRuntime) -> tuple[str, str] | None:
     failure = reading.source.failing()
     return (failure.reason, failure.message) if failure else None

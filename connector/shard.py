@@ -18,18 +18,18 @@ from functools import partial
 import msgspec
 
 from connector import batch, log
-from connector.batch import Account, Batches, Change, Commanded, Item, PageRead, RunsDropped
+from connector.batch import Batches, Change, Commanded, Item, PageRead, RunsDropped, TenantState
 from connector.buffer import Buffer
 from connector.config import Identity, Settings, Tenant, duration_text
 from connector.core import windows
-from connector.core.dedup import Remembered
+from connector.core.dedup import DedupIndex
 from connector.core.member_names import MemberNames
-from connector.core.rows import Shape
+from connector.core.rows import RowSchema
 from connector.core.windows import Rules
 from connector.errors import (
+    FatalError,
     FencedError,
     HandedOverError,
-    RefusedError,
     ShardRestartError,
 )
 from connector.graph.client import GraphClient
@@ -40,19 +40,19 @@ from connector.kafka.limits import LengthRefusedError, RecordTooLongError, refus
 from connector.kafka.ownership import Command, Membership
 from connector.kafka.publishing import (
     AbortedError,
-    Closing,
+    CommitContext,
     Offsets,
     Outgoing,
-    Position,
     Publisher,
+    TransactionContents,
     TransactionRecord,
 )
-from connector.kafka.restore import PartitionContents, give_back, read_partition
-from connector.kafka.state import Checkpoint, Home
+from connector.kafka.restore import PartitionContents, read_partition, trim_heap
+from connector.kafka.state import Checkpoint, StateIdentity
 from connector.kafka.transaction import Transactions
 from connector.length_limits import LengthLimits
 from connector.metrics import Metrics, TenantMetrics
-from connector.reading import Reading, rejected_view
+from connector.reading import TenantRuntime, rejected_view
 from connector.sweeper import Sweeper
 
 _logger = log.get(__name__)
@@ -74,11 +74,11 @@ _DECIDED_S = 10.0
 
 
 @dataclass(frozen=True)
-class Surroundings:
+class WorkerContext:
     """What every shard of a worker shares."""
 
     settings: Settings
-    home: Home
+    home: StateIdentity
     partitions: dict[str, int]
     "Of each topic."
     schema_ids: dict[str, int] | None
@@ -89,17 +89,17 @@ class Surroundings:
     membership: Membership
     graph: GraphClient
     metrics: Metrics
-    shape: Shape
+    shape: RowSchema
     once: bool
 
 
 class Shard:
-    """Runs until handed over (returns), cancelled, or refused (RefusedError)."""
+    """Runs until handed over (returns), cancelled, or refused (FatalError)."""
 
-    def __init__(self, number: int, around: Surroundings, tenants: list[Tenant]) -> None:
+    def __init__(self, number: int, around: WorkerContext, tenants: list[Tenant]) -> None:
         self.number = number
-        self.readings: dict[str, Reading] = {}
-        self.accounts: dict[str, Account] = {}
+        self.readings: dict[str, TenantRuntime] = {}
+        self.accounts: dict[str, TenantState] = {}
         "All that the state tells of, also tenants that are not configured; empty before it is restored."
         self.rejected: dict[str, str] = {}
         "Tenants of the configuration that are not read, with what is wrong and what to do."
@@ -126,7 +126,7 @@ class Shard:
         self._sweeping: dict[str, asyncio.Task[None]] = {}
         self._plans: dict[str, windows.State] = {}
         "How far tenants that are not configured any more were read, where that is not all committed."
-        self._without_state: dict[str, tuple[Remembered, seen.SeenLog]] = {}
+        self._without_state: dict[str, tuple[DedupIndex, seen.SeenLog]] = {}
         "The deduplication index of tenants that have no checkpoint: their state was lost."
         self._unknown_names = MemberNames()
         self._too_old, self._logged_too_old_at = 0, -_LOG_AGAIN_S
@@ -260,14 +260,14 @@ class Shard:
             return Acknowledgements(self._around.clients, self._names, self.number)
         return Transactions(self._around.clients, self._names.transactional_id(self.number))
 
-    async def _open(self, publisher: Publisher) -> dict[str, Account]:
+    async def _open(self, publisher: Publisher) -> dict[str, TenantState]:
         """A producer that fences every other one, where brokers can, then all that the shard knows."""
         begun = time.monotonic()
         await publisher.call(publisher.open)
         read = await self._read(publisher)
         values = read.values
         restored = state.restore(values[self._names.state])
-        state.check_home(restored.shard, self._around.home)
+        state.check_identity(restored.shard, self._around.home)
         remembered = await publisher.call(seen.restore, values[self._names.seen])
         _check_remembered(self._names.seen, restored.checkpoints, remembered)
         self._without_state = {key: known for key, known in remembered.items() if key not in restored.checkpoints}
@@ -280,7 +280,7 @@ class Shard:
             for key, checkpoint in restored.checkpoints.items()
         }
         del values, remembered
-        await publisher.call(give_back)
+        await publisher.call(trim_heap)
         seconds = time.monotonic() - begun
         self._series.restored(seconds)
         rows = sum(len(account.remembered) for account in accounts.values())
@@ -304,7 +304,7 @@ class Shard:
             decided_within_s=_DECIDED_S,
         )
         found = await publisher.call(read)
-        state.check_home(state.restore(found.values[self._names.state]).shard, self._around.home)
+        state.check_identity(state.restore(found.values[self._names.state]).shard, self._around.home)
         topics_now = {tenant.topic for tenant in self._tenants}
         is_stopped, position = self._handing_over.is_set, await self._position(0)
         ended = await publisher.call(publisher.end_open, found, topics_now, position, is_stopped)
@@ -334,12 +334,12 @@ class Shard:
         self,
         tenant: Tenant,
         checkpoint: Checkpoint | None,
-        memory: tuple[Remembered, seen.SeenLog] | None,
+        memory: tuple[DedupIndex, seen.SeenLog] | None,
         now: datetime,
-    ) -> Account:
+    ) -> TenantState:
         settings = self._around.settings
         rules = Rules(settings.windows.sweeps, settings.windows.settle, settings.windows.slice, settings.dedup.horizon)
-        remembered, seen_log = memory or (Remembered(), seen.SeenLog(tenant.key))
+        remembered, seen_log = memory or (DedupIndex(), seen.SeenLog(tenant.key))
         if checkpoint is None:
             start = now + tenant.start if not isinstance(tenant.start, datetime) else tenant.start
             checkpoint = Checkpoint(tenant.topic, windows.first_state(rules, start, now))
@@ -347,17 +347,17 @@ class Shard:
         hours = int(rules.horizon.total_seconds() // 3600)
         span = max(1, min(hours, int((now - checkpoint.state.start).total_seconds() // 3600)))
         seen_log.fit_width(len(remembered), span)
-        return Account(tenant, rules, checkpoint, remembered, seen_log)
+        return TenantState(tenant, rules, checkpoint, remembered, seen_log)
 
     def _retired(
-        self, key: str, checkpoint: Checkpoint, memory: tuple[Remembered, seen.SeenLog] | None, now: datetime
-    ) -> Account:
+        self, key: str, checkpoint: Checkpoint, memory: tuple[DedupIndex, seen.SeenLog] | None, now: datetime
+    ) -> TenantState:
         """A tenant as the state knows it, whether it is configured or not."""
         nobody = Identity(None, None)
         tenant = Tenant(key, key, None, key, nobody, checkpoint.state.start, 1, checkpoint.topic)
         return replace(self._account(tenant, checkpoint, memory, now), checkpoint=checkpoint, retired=True)
 
-    async def _sweep(self, accounts: dict[str, Account], publisher: Publisher) -> None:
+    async def _sweep(self, accounts: dict[str, TenantState], publisher: Publisher) -> None:
         around = self._around
         buffer = self._buffer = Buffer()
         self.accounts = accounts
@@ -383,7 +383,7 @@ class Shard:
                 reading.rest()
                 await reading.source.close()
 
-    def _begin(self, account: Account, group: asyncio.TaskGroup, plan: windows.State | None = None) -> None:
+    def _begin(self, account: TenantState, group: asyncio.TaskGroup, plan: windows.State | None = None) -> None:
         """Somebody reads for a tenant from now on."""
         around, tenant = self._around, account.tenant
         series = self._tenant_series[tenant.key]
@@ -399,10 +399,10 @@ class Shard:
         )
         if plan is not None:
             sweeper.go_on(plan)
-        self.readings[tenant.key] = Reading(account, sweeper, series, around.graph.clock.now)
+        self.readings[tenant.key] = TenantRuntime(account, sweeper, series, around.graph.clock.now)
         self._sweeping[tenant.key] = group.create_task(sweeper.run(), name=f"sweeper {tenant.label}")
 
-    async def _follow(self, accounts: dict[str, Account], group: asyncio.TaskGroup) -> None:
+    async def _follow(self, accounts: dict[str, TenantState], group: asyncio.TaskGroup) -> None:
         """Reads for the tenants that are configured, at the start and when they came, went or were changed.
 
         Whoever is as before goes on undisturbed.
@@ -415,7 +415,7 @@ class Shard:
         for command in early:
             self.commanded(command)
 
-    async def _exchange(self, accounts: dict[str, Account], group: asyncio.TaskGroup) -> None:
+    async def _exchange(self, accounts: dict[str, TenantState], group: asyncio.TaskGroup) -> None:
         """Stop reading for tenants that went or were changed, then start for those that are to be read."""
         wanted = {tenant.key: tenant for tenant in self._tenants}
         going = [key for key, reading in self.readings.items() if wanted.get(key) != reading.account.tenant]
@@ -449,7 +449,7 @@ class Shard:
             account.tenant, account.retired = tenant, False
             self._begin(account, group, plan)
 
-    def _reject(self, wanted: Mapping[str, Tenant], accounts: Mapping[str, Account]) -> None:
+    def _reject(self, wanted: Mapping[str, Tenant], accounts: Mapping[str, TenantState]) -> None:
         """Find the tenants that cannot be read as they are configured; the others are read all the same."""
         before, self.rejected = self.rejected, {}
         for key, tenant in wanted.items():
@@ -465,7 +465,7 @@ class Shard:
             if before.get(key) != problem:
                 _logger.error("tenant_rejected", tenant=tenant.label, reason=problem)
 
-    def _problem(self, tenant: Tenant, account: Account | None) -> str:
+    def _problem(self, tenant: Tenant, account: TenantState | None) -> str:
         """Return why a tenant cannot be read and what to do, or nothing."""
         if account is not None and account.checkpoint.topic != tenant.topic:
             return _other_topic(tenant, account.checkpoint)
@@ -482,7 +482,7 @@ class Shard:
     async def _commit_loop(
         self,
         buffer: Buffer,
-        accounts: dict[str, Account],
+        accounts: dict[str, TenantState],
         publisher: Publisher,
         done: asyncio.Task[None],
         group: asyncio.TaskGroup,
@@ -501,7 +501,7 @@ class Shard:
             if at is not None and time.monotonic() >= forget_at:
                 forget_at = time.monotonic() + _FORGET_EVERY_S
                 await publisher.call(self._batches.retire, pending, accounts, at)
-                await publisher.call(give_back)
+                await publisher.call(trim_heap)
                 is_urgent = is_urgent or bool(pending)
             finished = done.done()
             items = buffer.take(_ROWS_A_TRANSACTION)
@@ -529,7 +529,7 @@ class Shard:
             await self._commit(pending, accounts, publisher, _control_after(waiting, self._control))
 
     async def _commit(
-        self, changes: dict[str, Change], accounts: dict[str, Account], publisher: Publisher, control_offset: int
+        self, changes: dict[str, Change], accounts: dict[str, TenantState], publisher: Publisher, control_offset: int
     ) -> None:
         """One batch; repeated for as long as it is certain that nothing landed."""
         around = self._around
@@ -590,8 +590,8 @@ class Shard:
             self._logged_too_old_at, self._too_old = time.monotonic(), 0
 
     def _closing(
-        self, changes: dict[str, Change], accounts: dict[str, Account], control_offset: int, now: datetime
-    ) -> Closing:
+        self, changes: dict[str, Change], accounts: dict[str, TenantState], control_offset: int, now: datetime
+    ) -> TransactionContents:
         """Return what a batch ends with."""
 
         def noted(offsets: Offsets) -> list[Outgoing]:
@@ -605,10 +605,10 @@ class Shard:
             record = state.shard_record(self._around.home, control_offset, *transaction, control_id=self._control_id)
             return [self._batches.internal(self._names.state, self.number, record)]
 
-        return Closing(noted, last, shard)
+        return TransactionContents(noted, last, shard)
 
     async def _check_lengths(
-        self, changes: dict[str, Change], accounts: dict[str, Account], publisher: Publisher, now: datetime
+        self, changes: dict[str, Change], accounts: dict[str, TenantState], publisher: Publisher, now: datetime
     ) -> None:
         """Raise RecordTooLongError before anything is written of a batch whose state cannot be."""
         self._lengths.check()
@@ -626,7 +626,7 @@ class Shard:
         elif names:
             _logger.warning("unknown_properties", tenant=tenant.label, names=names)
 
-    async def _position(self, control_offset: int) -> Position:
+    async def _position(self, control_offset: int) -> CommitContext:
         """The control offset with metadata of a poll that still holds the shard."""
         deadline = time.monotonic() + _SNAPSHOT_WAIT_S
         holds = partial(self._around.membership.holds, self.number)
@@ -635,7 +635,7 @@ class Shard:
             if self.number not in snapshot.partitions:
                 raise HandedOverError
             if snapshot.metadata is not None:
-                return Position(self._names.control, self.number, control_offset, snapshot.metadata, holds)
+                return CommitContext(self._names.control, self.number, control_offset, snapshot.metadata, holds)
             if time.monotonic() > deadline:
                 raise ShardRestartError("the consumer group does not answer")
             await self._wait(self._handing_over, 0.02)
@@ -682,12 +682,12 @@ def _restart_if_refused(error: AbortedError | ShardRestartError) -> None:
 def _check_remembered(
     topic: str,
     checkpoints: Mapping[str, Checkpoint],
-    remembered: Mapping[str, tuple[Remembered, seen.SeenLog]],
+    remembered: Mapping[str, tuple[DedupIndex, seen.SeenLog]],
 ) -> None:
-    """Raise RefusedError when the deduplication index of a tenant is gone: all of its rows would be published again."""
+    """Raise FatalError when the deduplication index of a tenant is gone: all of its rows would be published again."""
     for key, checkpoint in checkpoints.items():
         if checkpoint.remembered and key not in remembered:
-            raise RefusedError(
+            raise FatalError(
                 f"the state says that {checkpoint.remembered} rows of tenant {key} are in the deduplication index, but "
                 f"topic {topic} holds none of them: they would be published again",
                 f"restore topic {topic}, or set kafka.app to a new name to read everything again into a new topic",

@@ -11,15 +11,15 @@ from functools import partial
 from typing import NamedTuple
 
 from connector import log
-from connector.batch import Account, Commanded, PageRead, RangeFailed, RunsDropped, SliceRead, SweepsBegun
+from connector.batch import Commanded, PageRead, RangeFailed, RunsDropped, SliceRead, SweepsBegun, TenantState
 from connector.buffer import MAX_BYTES, Buffer
 from connector.core import failing_ranges, instants, jobs, windows
 from connector.core.coverage import Window, subtract
 from connector.core.failing_ranges import RangeFailure
 from connector.core.instants import EPOCH
-from connector.core.rows import Shape, join
+from connector.core.rows import RowSchema, join
 from connector.core.windows import Sizes, Slice, State
-from connector.errors import RangeTooLongError, RejectedError, SourceError, WeatherError
+from connector.errors import PermanentError, RangeTooLongError, SourceError, TransientError
 from connector.graph.client import Source
 
 _logger = log.get(__name__)
@@ -28,7 +28,7 @@ _SHORTEST_SLEEP_S = 0.2
 _LONGEST_SLEEP_S = 30.0
 _FIRST_REST_S = 10.0
 _LONGEST_REST_S = 60.0
-_WEATHER_REST_S = 1.0
+_TRANSIENT_REST_S = 1.0
 _ATTEMPTS = 3
 "Failures of one page after which a range is asked for in parts; one that failed before has one attempt."
 _NORMAL_STEP_S = 120.0
@@ -50,10 +50,10 @@ class Sweeper:
 
     def __init__(  # noqa: PLR0913
         self,
-        account: Account,
+        account: TenantState,
         source: Source,
         buffer: Buffer,
-        shape: Shape,
+        shape: RowSchema,
         *,
         concurrency: int,
         once: bool,
@@ -267,7 +267,7 @@ class Sweeper:
             self._buffer.put(RangeFailed(self._tenant, piece.window, failure))
             self._log_isolated(before)
         if is_hopeless:
-            self._fail(RejectedError("rejected", str(error)))
+            self._fail(PermanentError("rejected", str(error)))
         elif not too_long and self.source.failing():
             self._fail(error)
 
@@ -288,13 +288,13 @@ class Sweeper:
         self.failed = True
         self._plan, dropped = windows.drop_runs(self._plan)
         if dropped:
-            reason = error.reason if isinstance(error, RejectedError | WeatherError) else "rejected"
+            reason = error.reason if isinstance(error, PermanentError | TransientError) else "rejected"
             self._buffer.put(RunsDropped(self._tenant, reason, str(error)))
         for piece, task in self._chains.items():
             if task is not asyncio.current_task():
                 task.cancel(f"{piece.window} of a failed run")
-        permanent = isinstance(error, RejectedError)
-        self._rest_s = min(_LONGEST_REST_S, max(_FIRST_REST_S, 2 * self._rest_s)) if permanent else _WEATHER_REST_S
+        permanent = isinstance(error, PermanentError)
+        self._rest_s = min(_LONGEST_REST_S, max(_FIRST_REST_S, 2 * self._rest_s)) if permanent else _TRANSIENT_REST_S
         self._resting_until = asyncio.get_running_loop().time() + self._rest_s
         _logger.warning("sweep_failed", tenant=self.account.tenant.label, reason=str(error), again_in_s=self._rest_s)
 

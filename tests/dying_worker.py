@@ -12,7 +12,7 @@ from pathlib import Path
 from connector import log, service, shard
 from connector.config import load
 from connector.kafka.acknowledgement import Acknowledgements
-from connector.kafka.publishing import Closing, Offsets, Outgoing, Position
+from connector.kafka.publishing import CommitContext, Offsets, Outgoing, TransactionContents
 
 PARTS = ("noted", "remembered", "checkpoint")
 
@@ -23,7 +23,9 @@ class Dying(Acknowledgements):
     _left: list[str] | None = None
     "Parts of the batch that were not begun; None for a batch without rows."
 
-    def commit(self, records: Mapping[str, Sequence[Outgoing]], closing: Closing, position: Position) -> Offsets:
+    def commit(
+        self, records: Mapping[str, Sequence[Outgoing]], closing: TransactionContents, position: CommitContext
+    ) -> Offsets:
         self._left = list(PARTS) if any(records.values()) else None
         return super().commit(records, closing, position)
 

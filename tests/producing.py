@@ -7,13 +7,13 @@ from typing import Any
 from confluent_kafka import Consumer, Producer
 
 from connector.kafka.clients import Clients
-from connector.kafka.publishing import Position
+from connector.kafka.publishing import CommitContext
 from connector.kafka.transaction import Transactions
 from tests.brokers import wait_until
 
 
 @contextmanager
-def member(bootstrap: str, app: str) -> Iterator[Callable[[], Position]]:
+def member(bootstrap: str, app: str) -> Iterator[Callable[[], CommitContext]]:
     """A group member that owns partition 0 of the control topic; positions with its metadata."""
     topic = f"{app}.control"
     consumer = Consumer(Clients(bootstrap, {"log_level": 0}).member(app))
@@ -25,7 +25,7 @@ def member(bootstrap: str, app: str) -> Iterator[Callable[[], Position]]:
             return bool(consumer.assignment())
 
         wait_until(owns, "the partition")
-        yield lambda: Position(topic, 0, 0, consumer.consumer_group_metadata(), lambda: True)
+        yield lambda: CommitContext(topic, 0, 0, consumer.consumer_group_metadata(), lambda: True)
     finally:
         consumer.close()
 

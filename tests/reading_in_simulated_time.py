@@ -16,18 +16,18 @@ from unittest import mock
 import msgspec
 from yarl import URL
 
-from connector.batch import Account, Batches, Change, Item, PageRead
+from connector.batch import Batches, Change, Item, PageRead, TenantState
 from connector.buffer import Buffer
 from connector.core import windows
 from connector.core.budget import Budget
 from connector.core.coverage import Window
-from connector.core.dedup import Remembered
+from connector.core.dedup import DedupIndex
 from connector.core.health import Health
-from connector.core.rows import Shape
+from connector.core.rows import RowSchema
 from connector.core.windows import Rules, State, Sweep
 from connector.graph import client
 from connector.graph.client import NoEvents, Source
-from connector.graph.transport import Answer, BrokenAnswerError
+from connector.graph.transport import BrokenAnswerError, Response
 from connector.kafka import avro
 from connector.kafka.seen import SeenLog
 from connector.kafka.state import Checkpoint
@@ -44,9 +44,9 @@ RULES = Rules(
     horizon=timedelta(days=150),
 )
 _INSTANT = re.compile(r"fromDateTime=([^,]+),toDateTime=([^)]+)\)")
-_SHAPE = Shape(avro.load(avro.ROW), "v1.0")
+_SHAPE = RowSchema(avro.load(avro.ROW), "v1.0")
 
-Fault = Callable[[Window, float], Answer | None]
+Fault = Callable[[Window, float], Response | None]
 """What Graph answers instead of rows to a request for a window at a time, if anything."""
 
 
@@ -54,11 +54,11 @@ def at(time_s: float) -> datetime:
     return BEGIN + timedelta(seconds=time_s)
 
 
-def error(status: int) -> Answer:
-    return Answer(status, {}, b"<html>Service error</html>")
+def error(status: int) -> Response:
+    return Response(status, {}, b"<html>Service error</html>")
 
 
-def too_large() -> Answer:
+def too_large() -> Response:
     raise BrokenAnswerError("the answer is longer than 16 MiB")
 
 
@@ -70,7 +70,7 @@ class Graph:
         self.requests: list[tuple[float, Window]] = []
         self._loop, self._step_s, self._answer_s = loop, step_s, answer_s
 
-    async def ask(self, _method: str, url: URL, *, departure: Any, **_: Any) -> Answer:
+    async def ask(self, _method: str, url: URL, *, departure: Any, **_: Any) -> Response:
         departure.budget.sent(departure.slot, self._loop.time())
         await asyncio.sleep(self._answer_s)
         found = _INSTANT.search(str(url))
@@ -78,7 +78,7 @@ class Graph:
         window = Window(*(datetime.fromisoformat(text) for text in found.groups()))
         self.requests.append((self._loop.time(), window))
         fault = self.fault(window, self._loop.time())
-        return fault or Answer(200, {}, msgspec.json.encode({"value": list(self._rows(window))}))
+        return fault or Response(200, {}, msgspec.json.encode({"value": list(self._rows(window))}))
 
     def _rows(self, window: Window) -> Iterator[dict[str, Any]]:
         first = -int((BEGIN - window.start).total_seconds() // self._step_s)
@@ -92,7 +92,7 @@ class Graph:
 class Handed(Buffer):
     """In place of a shard: makes its steps, and notes when the row of each call was first handed over."""
 
-    def __init__(self, account: Account, loop: SimulatedTime) -> None:
+    def __init__(self, account: TenantState, loop: SimulatedTime) -> None:
         super().__init__()
         self.found_at: dict[int, float] = {}
         self.changes: dict[str, Change] = {}
@@ -131,7 +131,7 @@ class Tenant:
             dated=lambda *_: None,
         )
         first = windows.first_state(RULES, BEGIN - history, BEGIN)
-        account = Account(tenant, RULES, Checkpoint(TOPIC, first), Remembered(), SeenLog("t"))
+        account = TenantState(tenant, RULES, Checkpoint(TOPIC, first), DedupIndex(), SeenLog("t"))
         self.handed = Handed(account, loop)
         self.sweeper = Sweeper(
             account, self.source, self.handed, _SHAPE, concurrency=4, once=False, now=lambda: at(loop.time())

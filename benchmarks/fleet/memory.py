@@ -8,7 +8,7 @@ from confluent_kafka import Producer
 
 from connector.core import rows, windows
 from connector.core.coverage import Coverage, Read
-from connector.errors import BrokersAwayError
+from connector.errors import BrokersUnavailableError
 from connector.kafka import control, topics
 from connector.kafka.clients import Clients
 from connector.kafka.seen import SEALED, Record, SeenLog
@@ -27,7 +27,7 @@ def create_topics(bootstrap: str, app: str, topic: str, shards: int) -> None:
     def are_there() -> bool:
         try:
             admin.ensure(wanted, create=True, replication_factor=1)
-        except BrokersAwayError:  # created a moment ago, and not seen yet
+        except BrokersUnavailableError:  # created a moment ago, and not seen yet
             return False
         return True
 

@@ -16,8 +16,8 @@ from connector.admin.arguments import ConfigOption, FromOption, TenantOption, To
 from connector.admin.jobs import open_desk
 from connector.config import Tenant
 from connector.core.jobs import ENDED, Command, Job
-from connector.errors import RefusedError
-from connector.kafka.desk import Desk
+from connector.errors import FatalError
+from connector.kafka.desk import OperatorClient
 from connector.kafka.state import Restored
 
 _TELL_EVERY_S = 10.0
@@ -67,8 +67,8 @@ def backfill(
         _follow(desk, chosen, order, offset)
 
 
-def _follow(desk: Desk, tenant: Tenant, order: Command, offset: int) -> None:
-    """Shows the job until it ends; RefusedError when it ended otherwise than done."""
+def _follow(desk: OperatorClient, tenant: Tenant, order: Command, offset: int) -> None:
+    """Shows the job until it ends; FatalError when it ended otherwise than done."""
     screen = _Screen(order)
     try:
         with closing(desk.follow(desk.shard_of(tenant.key))) as commits, screen:
@@ -89,7 +89,7 @@ def _follow(desk: Desk, tenant: Tenant, order: Command, offset: int) -> None:
     spent = text.span((job.ended - job.started).total_seconds()) if job.ended and job.started else "0s"
     outcome = f"{text.number(job.rows)} rows published, {text.number(job.requests)} requests, {spent}"
     if job.state != "done":
-        raise RefusedError(f"job {job.id} {_ENDED[job.state]}{f' ({job.reason})' if job.reason else ''}: {outcome}")
+        raise FatalError(f"job {job.id} {_ENDED[job.state]}{f' ({job.reason})' if job.reason else ''}: {outcome}")
     sys.stderr.write(f"job {job.id} is done: {outcome}\n")
 
 
@@ -103,7 +103,7 @@ def _find(restored: Restored, tenant: Tenant, order: Command) -> Job | None:
 
 
 def _refuse_passed_over(tenant: Tenant, order: Command) -> NoReturn:
-    raise RefusedError(
+    raise FatalError(
         f"job {order.id} was passed over: the worker's configuration has no tenant {tenant.label}; add it there, "
         "then file the job again"
     )

@@ -21,14 +21,14 @@ from connector.admin.arguments import ConfigOption, JsonOption
 from connector.config import Settings, Tenant
 from connector.core.coverage import Window
 from connector.errors import (
-    BrokersAwayError,
+    BrokersUnavailableError,
     ConfigurationError,
-    RefusedError,
-    RegistryAwayError,
+    FatalError,
+    RegistryUnavailableError,
     SourceError,
 )
 from connector.graph.client import GraphClient, NoEvents, Source
-from connector.graph.permit import OLDER_ROLE, ROLE, Permit
+from connector.graph.permit import OLDER_ROLE, ROLE, TokenClaims
 from connector.kafka import topics
 from connector.kafka.limits import raise_command
 from connector.kafka.probe import Probe, Standing
@@ -141,7 +141,7 @@ class Examination:
             await source.close()
         return found
 
-    def _judge(self, permit: Permit | None, host: str, tenant: str) -> list[Finding]:
+    def _judge(self, permit: TokenClaims | None, host: str, tenant: str) -> list[Finding]:
         """What the token, once there is one, says of cloud and role."""
         graph = self._settings.graph
         ours = urlsplit(graph.scope).hostname or ""
@@ -169,7 +169,7 @@ class Examination:
     async def _brokers(self) -> list[Finding]:
         try:
             found = await asyncio.to_thread(self._probe.look)
-        except BrokersAwayError as error:
+        except BrokersUnavailableError as error:
             wrong = f"no broker answers at {self._settings.kafka.bootstrap_servers}: {error}"
             return [_failed("brokers", wrong, error.remedy)]
         unreachable = await asyncio.to_thread(self._probe.unreachable, found)
@@ -184,9 +184,9 @@ class Examination:
         wanted = topics.wanted(kafka.app, settings.topics, kafka.shards, kafka.partitions, kafka.topic_properties, key)
         try:
             standing = await asyncio.to_thread(self._probe.topics, wanted, found)
-        except BrokersAwayError as error:
+        except BrokersUnavailableError as error:
             return [_failed("topics", f"the brokers do not tell: {error}", error.remedy)]
-        except RefusedError as error:
+        except FatalError as error:
             return [_failed("topics", error.wrong, error.remedy or "name another kafka.app")]
         if standing.problems:
             return _failures("topics", standing.problems)
@@ -218,9 +218,9 @@ class Examination:
         for subject in wanted:
             try:
                 unknown += registry.expect(subject).id is None
-            except RefusedError as error:
+            except FatalError as error:
                 failed.append(_failed("schema_registry", error.wrong, error.remedy or "look into the registry"))
-            except RegistryAwayError as error:
+            except RegistryUnavailableError as error:
                 wrong, _, remedy = str(error).partition("; ")
                 remedy = remedy or "check schema_registry.url, and that the registry runs and can be reached"
                 return [*failed, _failed("schema_registry", wrong, remedy)]

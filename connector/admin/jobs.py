@@ -12,8 +12,8 @@ from connector.admin import arguments, overview, text
 from connector.admin.arguments import ConfigOption, JsonOption, TenantOption
 from connector.config.document import shown
 from connector.core import jobs as core
-from connector.errors import ConfigurationError, RefusedError
-from connector.kafka.desk import Desk
+from connector.errors import ConfigurationError, FatalError
+from connector.kafka.desk import OperatorClient
 
 if TYPE_CHECKING:
     from connector.config import Settings, Tenant
@@ -27,7 +27,9 @@ def jobs(*, as_json: JsonOption = False, config: ConfigOption = None) -> None:
       connector jobs --config connector.toml
     """
     settings = arguments.read_settings(config)
-    found = overview.look(Desk(settings.kafka, brokers.clients(settings)), settings, datetime.now(UTC)).describe_jobs()
+    found = overview.look(
+        OperatorClient(settings.kafka, brokers.clients(settings)), settings, datetime.now(UTC)
+    ).describe_jobs()
     if as_json:
         arguments.print_json(found)
     elif found:
@@ -76,7 +78,7 @@ def cancel(
     """
     settings = arguments.read_settings(config)
     job_id = _job_id(job)
-    desk = Desk(settings.kafka, brokers.clients(settings))
+    desk = OperatorClient(settings.kafka, brokers.clients(settings))
     found = overview.look(desk, settings, datetime.now(UTC)).find_job(job_id)
     if found is None:
         raise ConfigurationError([f"JOB: there is no job {job_id}; connector jobs lists them"])
@@ -85,7 +87,7 @@ def cancel(
         sys.stderr.write(f"job {job_id} is cancelled already\n")
         return
     if wanted.state in core.ENDED:
-        raise RefusedError(f"job {job_id} has ended ({wanted.state}): there is nothing left to cancel")
+        raise FatalError(f"job {job_id} has ended ({wanted.state}): there is nothing left to cancel")
     order = core.Command(str(uuid4()), "cancel", datetime.now(UTC), job=job_id)
     desk.file(known.subject.id, order)
     sys.stderr.write(f"job {job_id} is to be cancelled\n")
@@ -111,11 +113,11 @@ def resume(*, tenant: TenantOption, config: ConfigOption = None) -> None:
     _file(tenant, config, "resume")
 
 
-def open_desk(settings: "Settings", tenant: "Tenant") -> Desk:
-    """A desk that takes commands for a tenant; RefusedError when there is no worker that they could ever reach."""
-    desk = Desk(settings.kafka, brokers.clients(settings))
+def open_desk(settings: "Settings", tenant: "Tenant") -> OperatorClient:
+    """A desk that takes commands for a tenant; FatalError when there is no worker that they could ever reach."""
+    desk = OperatorClient(settings.kafka, brokers.clients(settings))
     if desk.is_new:
-        raise RefusedError(
+        raise FatalError(
             f"no worker has ever run with kafka.app = {settings.kafka.app}, so there is no topic for commands: "
             "start connector run, then ask again"
         )

@@ -13,7 +13,7 @@ from connector.core.instants import EPOCH
 from connector.core.jobs import Orders
 from connector.kafka import control
 from connector.kafka.control import Heard
-from connector.kafka.desk import Desk
+from connector.kafka.desk import OperatorClient
 from connector.kafka.state import Checkpoint
 from connector.report import Subject
 
@@ -70,7 +70,7 @@ class Overview(NamedTuple):
         return "no worker is running" if self.workers == 0 else ""
 
 
-def look(desk: Desk, settings: Settings, now: datetime) -> Overview:
+def look(desk: OperatorClient, settings: Settings, now: datetime) -> Overview:
     """All that can be known now. Raises what the desk raises."""
     shards = settings.kafka.shards
     views = desk.read(range(shards))

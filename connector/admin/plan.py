@@ -16,7 +16,7 @@ from connector.core import forecast, lateness
 from connector.core.forecast import Forecast, Volume
 from connector.core.instants import EPOCH
 from connector.core.windows import Rules
-from connector.errors import BrokersAwayError, ConfigurationError, RefusedError
+from connector.errors import BrokersUnavailableError, ConfigurationError, FatalError
 from connector.kafka import control, seen, state, topics
 from connector.kafka.clients import Clients
 from connector.kafka.restore import read_compacted
@@ -131,8 +131,8 @@ def _read_shard(
         if names.state not in topics.Admin(clients).look().partitions:
             return {}, {}
         values = read_compacted(clients, (names.state, names.seen), shard)
-    except BrokersAwayError as error:
-        raise RefusedError(f"reading the state of app {settings.kafka.app}: {error}") from error
+    except BrokersUnavailableError as error:
+        raise FatalError(f"reading the state of app {settings.kafka.app}: {error}") from error
     restored = state.restore(values[names.state])
     starts = {tenant: -((EPOCH - known.state.start) // _HOUR) for tenant, known in restored.checkpoints.items()}
     return restored.checkpoints, seen.rows_per_hour(values[names.seen], starts, (now - EPOCH) // _HOUR + 1)

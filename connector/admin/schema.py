@@ -5,17 +5,17 @@ from collections.abc import Callable
 from pathlib import Path
 
 from connector.admin import arguments
-from connector.errors import RefusedError
+from connector.errors import FatalError
 from connector.kafka.registry import Registry, Subject, subjects
 
 
 def register(config: Path | None) -> None:
-    """Registers what is not there. Raises RefusedError, RegistryAwayError."""
+    """Registers what is not there. Raises FatalError, RegistryUnavailableError."""
     _each(config, lambda registry, subject: f"id {registry.register(subject)}")
 
 
 def check(config: Path | None) -> None:
-    """Compares and changes nothing. Raises RefusedError, RegistryAwayError."""
+    """Compares and changes nothing. Raises FatalError, RegistryUnavailableError."""
     _each(config, _stand)
 
 
@@ -33,7 +33,7 @@ def _each(config: Path | None, tell: Callable[[Registry, Subject], str]) -> None
     for subject in subjects(settings.topics, settings.schema_registry.subject_name_strategy):
         try:
             sys.stdout.write(f"{subject.name}: {tell(registry, subject)}\n")
-        except RefusedError as error:
+        except FatalError as error:
             problems.append(str(error))
     if problems:
-        raise RefusedError("\n".join(problems))
+        raise FatalError("\n".join(problems))

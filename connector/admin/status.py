@@ -7,7 +7,7 @@ from connector import __version__, brokers
 from connector.admin import arguments, jobs, overview, text
 from connector.admin.arguments import ConfigOption, JsonOption
 from connector.admin.text import Section
-from connector.kafka.desk import Desk
+from connector.kafka.desk import OperatorClient
 
 if TYPE_CHECKING:
     from connector.config import Settings
@@ -26,7 +26,7 @@ def status(*, as_json: JsonOption = False, config: ConfigOption = None) -> None:
     """
     settings = arguments.read_settings(config)
     now = datetime.now(UTC)
-    desk = Desk(settings.kafka, brokers.clients(settings))
+    desk = OperatorClient(settings.kafka, brokers.clients(settings))
     found = overview.look(desk, settings, now)
     content = {
         "app": settings.kafka.app,

@@ -27,8 +27,8 @@ from connector.config import Settings, Tenant, duration_text
 from connector.core import instants, windows
 from connector.core.comparison import SHOWN, Comparison, Fields, Key, Result, Said, id_key, id_keys
 from connector.core.coverage import Window
-from connector.core.rows import Row, Shape, Unfit, unfit_entry
-from connector.errors import BrokersAwayError, ConfigurationError, RangeTooLongError, RefusedError, SourceError
+from connector.core.rows import InvalidRow, Row, RowSchema, invalid_entry
+from connector.errors import BrokersUnavailableError, ConfigurationError, FatalError, RangeTooLongError, SourceError
 from connector.graph.client import GraphClient, NoEvents
 from connector.kafka import avro, topics
 from connector.kafka.clients import Clients
@@ -78,10 +78,10 @@ def verify(
     try:
         with _Verification(settings, budgeted, window) as verification:
             report = verification.run()
-    except BrokersAwayError as error:
-        raise RefusedError(f"reading topic {chosen.topic}: {error}; check kafka.bootstrap_servers") from error
+    except BrokersUnavailableError as error:
+        raise FatalError(f"reading topic {chosen.topic}: {error}; check kafka.bootstrap_servers") from error
     except SourceError as error:
-        raise RefusedError(str(error)) from error
+        raise FatalError(str(error)) from error
     if as_json:
         arguments.print_json(report.content)
     else:
@@ -214,7 +214,7 @@ class _Verification:
         self._window = window
         self._begun = datetime.now(UTC)
         schema = avro.load(avro.ROW)
-        self._shape = Shape(schema, settings.graph.api_version)
+        self._shape = RowSchema(schema, settings.graph.api_version)
         names = {version: [f["name"] for f in schema["fields"] if f.get("since") == version] for version in _VERSIONS}
         beta = names["beta"] if settings.graph.api_version == "beta" else []
         self._fields = Fields(names["v1.0"], beta, settings.rows.privacy)
@@ -377,12 +377,12 @@ class _Verification:
             if len(self._shown) < _KEPT or keys[at] in self._shown:
                 self._shown[keys[at]] = shown[at]
 
-    def _resolve(self, row: Row | Unfit, raw: bytes) -> tuple[dict[str, Any], Unfit | None]:
-        if isinstance(row, Unfit):
+    def _resolve(self, row: Row | InvalidRow, raw: bytes) -> tuple[dict[str, Any], InvalidRow | None]:
+        if isinstance(row, InvalidRow):
             return {}, row
         values, problem = self._shape.resolve(row, raw)
         if problem is None and len(raw) > _ROW_MAX_BYTES:
-            problem = Unfit(raw, row.id, "row: too long", values["startDateTime"])
+            problem = InvalidRow(raw, row.id, "row: too long", values["startDateTime"])
         return values, problem
 
     # --- the report
@@ -477,7 +477,7 @@ def _cut(topic: str, window: Window) -> str:
 
 
 def _bytes_hash(raw: bytes) -> int:
-    return int(unfit_entry(raw)["hi"][0])
+    return int(invalid_entry(raw)["hi"][0])
 
 
 @contextmanager

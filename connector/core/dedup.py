@@ -68,7 +68,7 @@ def _columns(entries: Entries, chosen: NDArray[np.generic]) -> dict[str, NDArray
     return {name: np.ascontiguousarray(entries[name][chosen]) for name in _COLUMNS}
 
 
-class Remembered:
+class DedupIndex:
     """All that is remembered of one tenant. One owner, no locks.
 
     Other threads may ask for the length and `per_hour`: what these read is replaced as a whole, never in parts.
@@ -178,7 +178,7 @@ class Remembered:
         self._hours = (new_first, grown)
 
 
-class Verdict(NamedTuple):
+class DedupResult(NamedTuple):
     """What a reading brings, by index into it. Whatever is in neither list is known already."""
 
     new: NDArray[np.intp]
@@ -187,7 +187,7 @@ class Verdict(NamedTuple):
     "Of each of the reading's rows: the revision that it becomes, or has."
 
 
-def judge(entries: Entries, layers: tuple[Remembered, ...], fingerprints: Fingerprints | None = None) -> Verdict:
+def classify(entries: Entries, layers: tuple[DedupIndex, ...], fingerprints: Fingerprints | None = None) -> DedupResult:
     """New, revised and known ids of a reading, by what `layers` remember; the first layer that knows an id counts.
 
     An id may be in `entries` only once: see split_repeats. What an older layout remembers is compared in that layout,
@@ -204,7 +204,7 @@ def judge(entries: Entries, layers: tuple[Remembered, ...], fingerprints: Finger
     revised = np.flatnonzero(changed)
     revisions = (known["meta"] >> REVISION_SHIFT).astype(np.int64)
     revisions[revised] = np.minimum(revisions[revised] + 1, MAX_REVISION)
-    return Verdict(np.flatnonzero(~found), revised, revisions)
+    return DedupResult(np.flatnonzero(~found), revised, revisions)
 
 
 def _as_remembered(

@@ -12,7 +12,7 @@ Rules:
 import math
 from typing import NamedTuple
 
-from connector.errors import RejectedReason, WeatherReason
+from connector.errors import PermanentReason, TransientReason
 
 PATIENCE_S = 120.0
 _ANSWERED_S = 60.0
@@ -23,7 +23,7 @@ _REFUSALS = 3
 class Failure(NamedTuple):
     """Why a tenant fails: a reason as the metrics call it, and a sentence for people."""
 
-    reason: RejectedReason | WeatherReason
+    reason: PermanentReason | TransientReason
     message: str
     since: float
 
@@ -38,7 +38,7 @@ class Health:
         "_refusals",
         "_refused_since",
         "_rejected",
-        "_weather",
+        "_transient",
         "up",
     )
 
@@ -47,7 +47,7 @@ class Health:
         "The last request, for a token or to Graph, succeeded."
         self._patience_s = patience_s
         self._rejected: Failure | None = None
-        self._weather: Failure | None = None
+        self._transient: Failure | None = None
         self._answered_at = self._refused_since = -math.inf
         self._refusals = 0
         self._may_pass = False
@@ -61,9 +61,9 @@ class Health:
         self.up = True
         self._answered_at = max(self._answered_at, now)
         self._refusals = 0
-        self._rejected = self._weather = None
+        self._rejected = self._transient = None
 
-    def rejected(self, reason: RejectedReason, message: str, now: float, *, may_pass: bool = False) -> None:
+    def rejected(self, reason: PermanentReason, message: str, now: float, *, may_pass: bool = False) -> None:
         """The owner has to repair something, unless it `may_pass`: another range may be answered."""
         self.up = False
         if not self._refusals:
@@ -74,17 +74,17 @@ class Health:
         since = self._rejected.since if self._rejected is not None and self._rejected.reason == reason else now
         self._rejected = Failure(reason, message, since)
         if not may_pass:
-            self._weather = None
+            self._transient = None
 
-    def weathered(self, reason: WeatherReason, message: str, begun: float) -> None:
+    def failed_transiently(self, reason: TransientReason, message: str, begun: float) -> None:
         """It passes by itself. `begun`: when the request that met it was begun."""
         self.up = False
-        since = begun if self._weather is None else self._weather.since
-        self._weather = Failure(reason, message, since)
+        since = begun if self._transient is None else self._transient.since
+        self._transient = Failure(reason, message, since)
 
     def failing(self, now: float) -> Failure | None:
         """The failure that counts at this moment, if any."""
-        if self._weather is not None and now - self._weather.since >= self._patience_s:
-            return self._weather
+        if self._transient is not None and now - self._transient.since >= self._patience_s:
+            return self._transient
         is_short = self._refusals < _REFUSALS or now - self._refused_since < _REFUSED_S
         return None if self._may_pass and is_short else self._rejected

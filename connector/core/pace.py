@@ -6,7 +6,7 @@ WINDOW_S = 300.0
 _BUCKET_S = 10.0
 
 
-class Pace:
+class Rate:
     """Counts of the last five minutes. Times in seconds of any clock that does not go back."""
 
     def __init__(self, now: float) -> None:

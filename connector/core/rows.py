@@ -155,7 +155,7 @@ def _whole_character(escape: re.Match[bytes]) -> bytes:
     return rb"\ufffd" if lone else escape[0]
 
 
-class Unfit(NamedTuple):
+class InvalidRow(NamedTuple):
     """A row that does not fit: where it would have gone is known, what is in it is not trusted."""
 
     raw: bytes
@@ -180,7 +180,7 @@ class Row(NamedTuple):
         return str(self.values.id)
 
 
-class _Rows(Sequence["Row | Unfit"]):
+class _Rows(Sequence["Row | InvalidRow"]):
     """Rows that are looked into only when they are asked for: most are known already and never are."""
 
     def __init__(self, rows: list[Any], raws: Sequence[bytes], look: Callable[[Any, bytes], Row]) -> None:
@@ -192,27 +192,27 @@ class _Rows(Sequence["Row | Unfit"]):
         return len(self._rows)
 
     @overload
-    def __getitem__(self, at: int) -> Row | Unfit: ...
+    def __getitem__(self, at: int) -> Row | InvalidRow: ...
     @overload
-    def __getitem__(self, at: slice) -> "Sequence[Row | Unfit]": ...
-    def __getitem__(self, at: int | slice) -> "Row | Unfit | Sequence[Row | Unfit]":
+    def __getitem__(self, at: slice) -> "Sequence[Row | InvalidRow]": ...
+    def __getitem__(self, at: int | slice) -> "Row | InvalidRow | Sequence[Row | InvalidRow]":
         if isinstance(at, slice):
             return _Rows(self._rows[at], self._raws[at], self._look)
         row = self._rows[at]
-        return row if isinstance(row, Unfit) else self._look(row, self._raws[at])
+        return row if isinstance(row, InvalidRow) else self._look(row, self._raws[at])
 
 
-class Reading(NamedTuple):
+class PageRows(NamedTuple):
     """The rows of one page with their identities; index i of `entries` belongs to `rows[i]`."""
 
-    rows: Sequence[Row | Unfit]
+    rows: Sequence[Row | InvalidRow]
     entries: NDArray[np.void]
     "dtype ENTRY, revision 0"
     fingerprints: Callable[[int, NDArray[np.intp]], NDArray[np.uint64]] | None = None
     "Of some rows, by index, the fingerprints of an older layout; None where there is none."
 
 
-def join(readings: Sequence[Reading]) -> Reading:
+def join(readings: Sequence[PageRows]) -> PageRows:
     """Return the rows of several pages as one reading, with the older fingerprints of each."""
     ends = np.cumsum([len(reading.entries) for reading in readings])
 
@@ -227,10 +227,10 @@ def join(readings: Sequence[Reading]) -> Reading:
         return fingerprints
 
     rows = [row for reading in readings for row in reading.rows]
-    return Reading(rows, np.concatenate([reading.entries for reading in readings]), older)
+    return PageRows(rows, np.concatenate([reading.entries for reading in readings]), older)
 
 
-class Shape:
+class RowSchema:
     """What a row looks like, from the Avro schema, and what the Graph version that is read knows of it."""
 
     def __init__(self, schema: Mapping[str, Any], api_version: str) -> None:
@@ -259,7 +259,7 @@ class Shape:
         self._said = {layout: _Said(graph_fields, layout) for layout in range(1, self.layout + 1)}
         self._flags = self.layout | (BETA_KNOWN if self._beta_known else 0)
 
-    def read(self, raws: Iterable[bytes]) -> Reading:
+    def read(self, raws: Iterable[bytes]) -> PageRows:
         """Every row of a page, read; none is left out. `raws`: each row's JSON as received."""
         raws = list(raws)
         rows: list[Any] = []
@@ -269,9 +269,9 @@ class Shape:
             decoded = self._decode(chunk)
             if decoded is None:
                 decoded = [self._decode_alone(bytes(raw)) for raw in chunk]
-                unfit_at += [at for at, row in enumerate(decoded, first) if isinstance(row, Unfit)]
+                unfit_at += [at for at, row in enumerate(decoded, first) if isinstance(row, InvalidRow)]
             rows += decoded
-        fitting = [row for row in rows if not isinstance(row, Unfit)] if unfit_at else rows
+        fitting = [row for row in rows if not isinstance(row, InvalidRow)] if unfit_at else rows
         entries = np.zeros(len(rows), ENTRY)
         entries["meta"] = self._flags
         fits = np.ones(len(rows), np.bool_)
@@ -279,7 +279,7 @@ class Shape:
             fits[unfit_at] = False
             entries["meta"][unfit_at] |= UNFIT
             for at in unfit_at:
-                entries[at] = unfit_entry(rows[at].raw)[0]
+                entries[at] = invalid_entry(rows[at].raw)[0]
                 entries["meta"][at] = self._flags | UNFIT
         key = id_keys(map(_id, fitting))
         entries["hi"][fits], entries["lo"][fits] = key["hi"], key["lo"]
@@ -292,7 +292,7 @@ class Shape:
             fingerprints[at] = self._said[layout].fingerprints(chosen, beta=self._beta_known)
             return fingerprints
 
-        return Reading(_Rows(rows, raws, self._look), entries, older)
+        return PageRows(_Rows(rows, raws, self._look), entries, older)
 
     def _decode(self, raws: Sequence[bytes]) -> list[Any] | None:
         """Of each row its values; None when one does not fit."""
@@ -314,7 +314,7 @@ class Shape:
             return self._unfit(raw, error)
         return values if _id(values) else self._unfit(raw, None)
 
-    def _unfit(self, raw: bytes, error: Exception | None) -> Unfit:
+    def _unfit(self, raw: bytes, error: Exception | None) -> InvalidRow:
         problem = None
         try:
             members = _members_decoder.decode(raw)
@@ -323,15 +323,15 @@ class Shape:
             try:
                 members = _members_decoder.decode(_mask(raw))
             except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
-                return Unfit(raw, None, problem, None)
+                return InvalidRow(raw, None, problem, None)
             problem = "row: expected whole characters and little nesting"
         id_text = _text(members.get("id"))
         if not id_text:
-            return Unfit(raw, None, "id: expected a string that is not empty", self._start(members))
+            return InvalidRow(raw, None, "id: expected a string that is not empty", self._start(members))
         if problem is None:
             problem = _describe(error) if error else "row: expected JSON that can be decoded"
-            return Unfit(raw, id_text, problem, self._start(members))
-        return Unfit(raw, None if "\ufffd" in id_text else id_text, problem, self._start(members))
+            return InvalidRow(raw, id_text, problem, self._start(members))
+        return InvalidRow(raw, None if "\ufffd" in id_text else id_text, problem, self._start(members))
 
     def _look(self, values: Any, raw: bytes) -> Row:
         """A row that fits with the members that the schema does not know."""
@@ -351,7 +351,7 @@ class Shape:
         except ValueError:
             return None
 
-    def resolve(self, row: Row, raw: bytes) -> tuple[dict[str, Any], Unfit | None]:
+    def resolve(self, row: Row, raw: bytes) -> tuple[dict[str, Any], InvalidRow | None]:
         """The values of a row under the names of the schema, instants as epoch milliseconds.
 
         The second is set, and the first is of no use, when an instant is none.
@@ -361,7 +361,7 @@ class Shape:
 
     def resolve_columns(
         self, rows: Sequence[Row], raws: Sequence[bytes | msgspec.Raw]
-    ) -> tuple[dict[str, list[Any]], dict[int, Unfit]]:
+    ) -> tuple[dict[str, list[Any]], dict[int, InvalidRow]]:
         """The values of many rows by the schema's names, instants as epoch milliseconds.
 
         And by index the rows with an instant that is none, whose values are of no use.
@@ -370,7 +370,7 @@ class Shape:
         columns |= zip(
             self.names, map(list, zip(*[self._all_values(row.values) for row in rows], strict=True)), strict=False
         )
-        problems: dict[int, Unfit] = {}
+        problems: dict[int, InvalidRow] = {}
         for name in self.instants:
             column = columns[name]
             try:
@@ -383,13 +383,13 @@ class Shape:
 
     @staticmethod
     def _instant(
-        name: str, at: int, rows: Sequence[Row], raws: Sequence[bytes | msgspec.Raw], problems: dict[int, Unfit]
+        name: str, at: int, rows: Sequence[Row], raws: Sequence[bytes | msgspec.Raw], problems: dict[int, InvalidRow]
     ) -> int | None:
         stamp = getattr(rows[at].values, name)
         try:
             return stamp if stamp is None else instants.parse_ms(stamp)
         except ValueError:
-            problem = Unfit(bytes(raws[at]), rows[at].id, f"{name}: expected an instant (RFC 3339)", None)
+            problem = InvalidRow(bytes(raws[at]), rows[at].id, f"{name}: expected an instant (RFC 3339)", None)
             problems.setdefault(at, problem)
             return None
 
@@ -513,7 +513,7 @@ def id_keys(ids: Iterable[str]) -> NDArray[np.void]:
     return _keys([b"i" + text.encode() for text in ids])
 
 
-def unfit_entry(raw: bytes) -> NDArray[np.void]:
+def invalid_entry(raw: bytes) -> NDArray[np.void]:
     """What is remembered of a row that does not fit: the hash of its bytes; shape (1,), dtype ENTRY."""
     entry = np.zeros(1, ENTRY)
     key = _keys([b"u" + raw])

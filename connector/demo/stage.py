@@ -13,7 +13,7 @@ from connector import brokers, log
 from connector.config import Settings, duration_text, load
 from connector.demo.screen import Screen, total
 from connector.demo.tally import Tally, Verdict
-from connector.errors import RefusedError
+from connector.errors import FatalError
 from connector.kafka import topics
 from connector.kafka.follower import Follower
 from connector.kafka.mock import PARTITIONS, MockCluster
@@ -103,7 +103,7 @@ class Stage:
             if time.monotonic() > deadline:
                 reasons = "; ".join(self._service.ready()[1])
                 servers = self._settings.kafka.bootstrap_servers
-                raise RefusedError(
+                raise FatalError(
                     f"starting the demo with Kafka at {servers}: not ready within {_READY_S:g} s ({reasons}): "
                     "name brokers that answer, or leave --bootstrap-servers out"
                 )
@@ -261,4 +261,4 @@ def _is_covered(coverage: list[dict[str, str]], start: datetime, moment: datetim
 def _raise_if_ended(working: asyncio.Task[int]) -> None:
     if working.done():
         working.result()
-        raise RefusedError("the service ended before the demo was over: its log, on standard error, says why")
+        raise FatalError("the service ended before the demo was over: its log, on standard error, says why")

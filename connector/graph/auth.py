@@ -29,10 +29,10 @@ from yarl import URL
 from connector import log
 from connector.core.budget import FIRST_PAUSE_S, Backoff, Elapsed, retry_after_s
 from connector.core.health import Health
-from connector.errors import ConnectorError, RejectedError, WeatherError
+from connector.errors import ConnectorError, PermanentError, TransientError
 from connector.graph import identity, permit, refusals
 from connector.graph.replay import MissingAnswerError, Replies, Request
-from connector.graph.transport import Answer, BrokenAnswerError, Transport
+from connector.graph.transport import BrokenAnswerError, Response, Transport
 
 logger = log.get(__name__)
 _T = TypeVar("_T")
@@ -45,7 +45,7 @@ _ANSWERED = "wait: it was reached, and it answers again when its fault is over"
 _PASSING_OF_AZURE = (404, 410)  # while the machine's metadata service is updated
 
 
-class Account(Protocol):
+class SignInTarget(Protocol):
     """Who signs in where."""
 
     @property
@@ -61,7 +61,7 @@ class Account(Protocol):
         """What it is signed in with."""
 
 
-class Tenant(Account, Protocol):
+class Tenant(SignInTarget, Protocol):
     """What is needed of a tenant's settings."""
 
     @property
@@ -94,7 +94,7 @@ class SignIn:
         self,
         transport: Transport,
         pool: ThreadPoolExecutor,
-        tenant: Account,
+        tenant: SignInTarget,
         *,
         authority: str,
         scope: str,
@@ -123,7 +123,7 @@ class SignIn:
         return self._pauses.asked.at(now)
 
     async def token(self) -> str:
-        """A token that serves now. RejectedError and WeatherError as sign-in decides; waits out its own pauses."""
+        """A token that serves now. PermanentError and TransientError as sign-in decides; waits out its own pauses."""
         return (await self.held()).text
 
     async def held(self) -> Token:
@@ -159,7 +159,7 @@ class SignIn:
         held = self._held
         try:
             token = await self._acquire()
-        except (RejectedError, WeatherError) as error:
+        except (PermanentError, TransientError) as error:
             self._failed(error, held, begun)
             raise
         self._pauses.backoff.succeeded(begun)
@@ -168,15 +168,15 @@ class SignIn:
         self._held = token
         return token
 
-    def _failed(self, error: RejectedError | WeatherError, held: Token | None, begun: float) -> None:
+    def _failed(self, error: PermanentError | TransientError, held: Token | None, begun: float) -> None:
         now = time.monotonic()
         self._application = None
         if held is not None and self._held is held and now < held.serves_until:
             self._held = held._replace(renew_at=now + 30.0 + 30.0 * random.random())  # noqa: S311
-        elif isinstance(error, RejectedError):
+        elif isinstance(error, PermanentError):
             self._health.rejected(error.reason, str(error), now)
         else:
-            self._health.weathered(error.reason, str(error), begun)
+            self._health.failed_transiently(error.reason, str(error), begun)
             self._pauses.backoff.failed(begun, now, FIRST_PAUSE_S["broken"], random.random())  # noqa: S311
         if str(error) != self._last_problem:
             self._last_problem = str(error)
@@ -229,23 +229,23 @@ class SignIn:
         return await asyncio.get_running_loop().run_in_executor(self._pool, function)
 
     async def _compute_with_answers(self, function: Callable[[], _T], credential: identity.Credential) -> _T:
-        answers: list[Answer] = []
+        answers: list[Response] = []
         while True:
             self._replies.rewind(answers)
             try:
                 return await self._compute(function)
             except MissingAnswerError as missing:
                 if len(answers) == _MOST_ANSWERS:
-                    raise self._weather("asks for ever more requests") from None
+                    raise self._transient("asks for ever more requests") from None
                 request = missing.request
-            except (RejectedError, WeatherError):
+            except (PermanentError, TransientError):
                 raise
             except Exception as error:  # noqa: BLE001
                 # msal trusts what it is sent; what it says about it may quote it.
-                raise self._weather(f"gave an answer that is not understood ({type(error).__name__})") from None
+                raise self._transient(f"gave an answer that is not understood ({type(error).__name__})") from None
             answers.append(await self._fetch(request, credential))
 
-    async def _fetch(self, request: Request, credential: identity.Credential) -> Answer:
+    async def _fetch(self, request: Request, credential: identity.Credential) -> Response:
         """An answer with status 200 and a JSON object: whatever else msal is shown, it logs whole."""
         by_azure = credential.kind == "managed_identity"
         try:
@@ -258,47 +258,47 @@ class SignIn:
                 through_proxy=not by_azure,
             )
         except BrokenAnswerError as error:
-            raise self._weather(f"cannot be asked: {error}", remedy="") from None
+            raise self._transient(f"cannot be asked: {error}", remedy="") from None
         passing = (408, 429, *_PASSING_OF_AZURE) if by_azure else (408, 429)
         if answer.status >= 500 or answer.status in passing:
             self._stop(answer)
             refusal = refusals.read(refusals.parse(answer.body) or {}, credential.kind)
             codes, wait = (f" {refusal.codes}", refusal.wait) if refusal is not None else ("", "")
-            raise self._weather(f"answered {answer.status}{codes}", wait or _ANSWERED)
+            raise self._transient(f"answered {answer.status}{codes}", wait or _ANSWERED)
         document = refusals.parse(answer.body)
         if document is None:
-            raise self._weather(f"answered {answer.status} without JSON")
+            raise self._transient(f"answered {answer.status} without JSON")
         if answer.status != 200:
             raise self._refusal(document, credential)
         host = document.get("msgraph_host")
         self.graph_host = host.lower() if isinstance(host, str) else self.graph_host
         return answer
 
-    def _stop(self, answer: Answer) -> None:
+    def _stop(self, answer: Response) -> None:
         wait_s = retry_after_s(answer.headers.get("retry-after"), datetime.now(UTC))
         if wait_s is not None:
             now = time.monotonic()
             self._pauses.stopped_until = max(self._pauses.stopped_until, now + wait_s)
             self._pauses.asked.extend(now, now + wait_s)
 
-    def _weather(self, what: str, remedy: str = _ANSWERED) -> WeatherError:
+    def _transient(self, what: str, remedy: str = _ANSWERED) -> TransientError:
         managed = self._tenant.identity.managed_identity
         place = "Azure's identity endpoint of this machine" if managed else URL(self._authority).host
         told = f"sign-in at {place} {what}"
         if remedy:
             told += f"; {remedy}"
-        return WeatherError("unreachable", f"Sign-in of {self._tenant.label} at {place} {what}; trying again.", told)
+        return TransientError("unreachable", f"Sign-in of {self._tenant.label} at {place} {what}; trying again.", told)
 
-    def _rejected(self, what: str) -> RejectedError:
-        return RejectedError("sign_in", f"Sign-in of {self._tenant.label} is refused: {what}.", what)
+    def _rejected(self, what: str) -> PermanentError:
+        return PermanentError("sign_in", f"Sign-in of {self._tenant.label} is refused: {what}.", what)
 
-    def _refusal(self, document: dict[str, Any], credential: identity.Credential) -> RejectedError | WeatherError:
+    def _refusal(self, document: dict[str, Any], credential: identity.Credential) -> PermanentError | TransientError:
         refusal = refusals.read(document, credential.kind)
         if refusal is None:
-            return self._weather("gave an answer that is no token")
+            return self._transient("gave an answer that is no token")
         self._correlation_id = refusal.correlation_id
         if not refusal.remedy:
-            return self._weather(f"answered {refusal.codes}", refusal.wait or _ANSWERED)
+            return self._transient(f"answered {refusal.codes}", refusal.wait or _ANSWERED)
         return self._rejected(f"{refusal.remedy} ({refusal.codes})")
 
 

@@ -11,7 +11,7 @@ from typing import Protocol
 
 from connector.core.health import Health
 from connector.errors import ConnectorError
-from connector.graph.auth import Account, SignIn, Token
+from connector.graph.auth import SignIn, SignInTarget, Token
 from connector.graph.transport import Transport
 from connector.trust import Trust
 
@@ -21,7 +21,7 @@ _UNUSABLE = "none"
 _UNUSABLE_S = 5.0
 
 
-class Surroundings(Protocol):
+class SignInContext(Protocol):
     """What is needed of the settings of Graph."""
 
     @property
@@ -53,7 +53,7 @@ class Bearer:
     loop: asyncio.AbstractEventLoop
 
     @classmethod
-    def start(cls, surroundings: Surroundings, account: Account, scope: str) -> "Bearer":
+    def start(cls, surroundings: SignInContext, account: SignInTarget, scope: str) -> "Bearer":
         """With a thread that lives as long as the process. Raises ConfigurationError."""
         loop = asyncio.new_event_loop()
         threading.Thread(target=loop.run_forever, name="sign-in of brokers", daemon=True).start()

@@ -6,7 +6,7 @@ Rules:
    has already followed. A page whose link breaks the last rule is a page that could not be read: it is asked for again,
    since the rest of the chain would be lost otherwise, and after the patience the whole chain is.
 2. Weather is retried here, within the budget, for ever as long as something else would not help: after `patience_s` of
-   trying one page, waiting that Graph asked for not counted, the chain ends with WeatherError and is planned anew.
+   trying one page, waiting that Graph asked for not counted, the chain ends with TransientError and is planned anew.
    With `attempts` it ends after as many failures of one page that another range may not have.
 3. What the owner has to repair ends the chain at once.
 4. A page is yielded only when it and its link are whole; nothing of an answer's body is ever logged.
@@ -34,13 +34,13 @@ from connector.core.budget import Budget, FailureKind, Slot, lane_name, retry_af
 from connector.core.coverage import Window
 from connector.core.health import PATIENCE_S, Failure, Health
 from connector.core.rows import NotAPageError, Page, decode_page
-from connector.errors import RangeTooLongError, RejectedError, RejectedReason, WeatherError, WeatherReason
+from connector.errors import PermanentError, PermanentReason, RangeTooLongError, TransientError, TransientReason
 from connector.graph import permit
 from connector.graph.auth import Pauses, SignIn, Tenant
 from connector.graph.clock import TrustedClock
-from connector.graph.gate import Gate
-from connector.graph.permit import Permit
-from connector.graph.transport import Answer, BrokenAnswerError, Departure, Transport
+from connector.graph.gate import RequestQueue
+from connector.graph.permit import TokenClaims
+from connector.graph.transport import BrokenAnswerError, RequestTiming, Response, Transport
 from connector.trust import Trust
 
 logger = log.get(__name__)
@@ -272,7 +272,7 @@ class Source:
         self._now = now
         self._patience_s = patience_s
         self._dated = dated
-        self._gate = Gate(self.budget, time.monotonic, self._tell_throttled)
+        self._queue = RequestQueue(self.budget, time.monotonic, self._tell_throttled)
         self._told_throttled_s = budget.throttled_s(time.monotonic())
         self._doubted = False
         self.served_at: datetime | None = None
@@ -295,9 +295,9 @@ class Source:
     async def pages(self, window: Window, priority: int, attempts: int | None = None) -> AsyncGenerator[ReadPage, None]:
         """The pages of one chain, in order, each whole; `last` is true for the one that ends it.
 
-        `priority`: 0 live, more for slower sweeps, 1000 for backfill. Raises RejectedError, WeatherError when one page
-        could not be read for the patience or in so many `attempts`, RangeTooLongError for 406 and for a chain of more
-        than 1000 pages with rows.
+        `priority`: 0 live, more for slower sweeps, 1000 for backfill. Raises PermanentError, TransientError when one
+        page could not be read for the patience or in so many `attempts`, RangeTooLongError for 406 and for a chain of
+        more than 1000 pages with rows.
         """
         url = URL(f"{self._root}/{_call(window)}", encoded=True)
         followed = {str(url)}
@@ -320,14 +320,14 @@ class Source:
         async with aclosing(self.pages(Window(begin, begin + timedelta(seconds=1)), 0)) as pages:
             await anext(pages)
 
-    async def sign_in(self) -> tuple[Permit | None, str]:
+    async def sign_in(self) -> tuple[TokenClaims | None, str]:
         """What the token is good for, and the host of the Graph that sign-in names for this tenant, where it does."""
         return permit.read(await self._sign_in.token()), self._sign_in.graph_host
 
     async def ask_once(self, window: Window) -> ReadPage:
         """The first page of a range, by one request that is not repeated, whatever comes of it. Raises as `pages`."""
         url = URL(f"{self._root}/{_call(window)}", encoded=True)
-        slot = await self._gate.enter(0)
+        slot = await self._queue.enter(0)
         try:
             page, received_at, size = await self._ask(url, {str(url)}, 0, slot)
         except _UnauthorizedError as error:
@@ -361,14 +361,14 @@ class Source:
             asked_s = self._asked_s(at)
             try:
                 await self._sign_in.token()
-                slot = await self._gate.enter(priority, aside=failed)
+                slot = await self._queue.enter(priority, aside=failed)
                 at, asked_s = slot.granted_at, self._asked_s(slot.granted_at)
                 return await self._ask(url, followed, priority, slot)
             except _UnauthorizedError as error:
                 if unauthorized:
                     self._reject(error.exchange, "sign_in", self._untaken(error.audience))
                 unauthorized = True
-            except WeatherError as error:
+            except TransientError as error:
                 failed = True
                 failures += error.of_range
                 unauthorized = False
@@ -398,14 +398,14 @@ class Source:
                         "client-request-id": exchange.id,
                     },
                     max_bytes=MAX_PAGE_BYTES,
-                    departure=Departure(self.budget, slot),
+                    departure=RequestTiming(self.budget, slot),
                 )
             except BrokenAnswerError as error:
                 self._finished(priority, "error", begun)
                 exchange.code = error.code
                 if error.code == "headers":
                     self._doubt(token)
-                self._weather(exchange, "unreachable", f"cannot be read: {error}")
+                self._transient(exchange, "unreachable", f"cannot be read: {error}")
         finally:
             self.budget.settled(slot)
         self._finished(priority, str(answer.status), begun)
@@ -428,13 +428,13 @@ class Source:
         try:
             page = decode_page(body)
         except NotAPageError:
-            self._weather(exchange, "unreachable", "answers 200 with a body that is no page")
+            self._transient(exchange, "unreachable", "answers 200 with a body that is no page")
         link = page.next_link
         if link is not None:
             if len(link) > MAX_LINK_CHARACTERS:
-                self._weather(exchange, "unreachable", f"gives a next link of {len(link)} characters")
+                self._transient(exchange, "unreachable", f"gives a next link of {len(link)} characters")
             if link in followed:
-                self._weather(exchange, "unreachable", "gives a next link that leads back into its chain")
+                self._transient(exchange, "unreachable", "gives a next link that leads back into its chain")
             if not self._leads_home(link):
                 self._reject(exchange, "rejected", "gives a next link to another place; check graph.base_url")
         self.health.answered(time.monotonic())
@@ -474,8 +474,8 @@ class Source:
                 of_range=True,
             )
         if status in _PASSING_STATUSES or not 300 <= status < 500:
-            reason: WeatherReason = "throttled" if status == _TOO_MANY else "unreachable"
-            self._weather(exchange, reason, f"answers {exchange.outcome}")
+            reason: TransientReason = "throttled" if status == _TOO_MANY else "unreachable"
+            self._transient(exchange, reason, f"answers {exchange.outcome}")
         if status < 400:
             self._reject(exchange, "rejected", f"redirects ({status}), which is not followed; check graph.base_url")
         self._reject(
@@ -486,26 +486,26 @@ class Source:
             of_range=True,
         )
 
-    def _weather(self, exchange: "_Exchange", reason: WeatherReason, what: str) -> NoReturn:
+    def _transient(self, exchange: "_Exchange", reason: TransientReason, what: str) -> NoReturn:
         now = time.monotonic()
         kind: FailureKind = "throttled" if reason == "throttled" else "broken"
         message = f"Graph {what} for {self._tenant.label}; trying again."
         self.budget.failed(exchange.slot, now, kind, exchange.retry_after_s, random.random())  # noqa: S311
-        self.health.weathered(reason, message, exchange.slot.granted_at)
+        self.health.failed_transiently(reason, message, exchange.slot.granted_at)
         self._failures.happened(exchange, what)
         told = f"Graph {what}" if exchange.status is None else f"Graph {what}; {_ANSWERED}"
-        error = WeatherError(reason, message, told)
+        error = TransientError(reason, message, told)
         error.of_range = reason != "throttled"
         raise error
 
     def _reject(
-        self, exchange: "_Exchange | None", reason: RejectedReason, what: str, *, of_range: bool = False
+        self, exchange: "_Exchange | None", reason: PermanentReason, what: str, *, of_range: bool = False
     ) -> NoReturn:
         message = f"Graph {what} (tenant {self._tenant.label})."
         self.health.rejected(reason, message, time.monotonic(), may_pass=of_range)
         if exchange is not None:
             self._failures.happened(exchange, what)
-        error = RejectedError(reason, message, f"Graph {what}")
+        error = PermanentError(reason, message, f"Graph {what}")
         error.of_range = of_range
         raise error
 
@@ -535,7 +535,7 @@ class _Exchange:
         self.dated_at: datetime | None = None
         self.retry_after_s: float | None = None
 
-    def came(self, answer: Answer, received_at: datetime) -> None:
+    def came(self, answer: Response, received_at: datetime) -> None:
         self.status = answer.status
         self.graph_id = _safe(answer.headers.get("request-id", ""))
         self.dated_at = _date(answer.headers.get("date"))

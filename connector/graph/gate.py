@@ -28,7 +28,7 @@ class _Waiter:
         return self.priority, self.aside, self.order
 
 
-class Gate:
+class RequestQueue:
     """Gives slots of one budget, one at a time, to the most urgent waiter."""
 
     def __init__(self, budget: Budget, clock: Callable[[], float], ticked: Callable[[float], None]) -> None:

@@ -15,7 +15,7 @@ _CLOUDS = {
 }
 
 
-class Permit(NamedTuple):
+class TokenClaims(NamedTuple):
     """Of a token that can be read; nothing of it is a secret."""
 
     audience: str
@@ -26,7 +26,7 @@ class Permit(NamedTuple):
     "Whose data it opens; empty when it does not say."
 
 
-def read(token: str) -> Permit | None:
+def read(token: str) -> TokenClaims | None:
     """None when the token cannot be read: its form is Graph's own matter."""
     try:
         part = token.split(".")[1]
@@ -36,7 +36,7 @@ def read(token: str) -> Permit | None:
     if not isinstance(claims, dict):
         return None
     audience, roles, tenant = claims.get("aud"), claims.get("roles"), claims.get("tid")
-    return Permit(
+    return TokenClaims(
         audience if isinstance(audience, str) else "",
         frozenset(role for role in roles if isinstance(role, str)) if isinstance(roles, list) else frozenset(),
         tenant if isinstance(tenant, str) else "",

@@ -138,7 +138,7 @@ _REMEDIES_BY_ERROR = {
 _REMEDY_OF_AZURE = "this machine has no such managed identity; assign it, and check managed_identity"
 
 
-class Refusal(NamedTuple):
+class EntraError(NamedTuple):
     """What sign-in said, in its own codes."""
 
     codes: str
@@ -149,7 +149,7 @@ class Refusal(NamedTuple):
     "The same for what passes by itself, where its code is known."
 
 
-def read(document: Mapping[str, Any], kind: str) -> Refusal | None:
+def read(document: Mapping[str, Any], kind: str) -> EntraError | None:
     """The refusal in an answer; None when it is none. `kind`: the key of the credential."""
     error = document.get("error")
     if not isinstance(error, str) or not _SAFE.fullmatch(error):
@@ -160,12 +160,12 @@ def read(document: Mapping[str, Any], kind: str) -> Refusal | None:
     correlation_id = correlation_id if _SAFE.fullmatch(correlation_id) else ""
     passing = [code for code in codes if code in PASSING]
     if passing or error in _PASSING:
-        return Refusal(known, correlation_id, "", PASSING[passing[0]] if passing else "")
+        return EntraError(known, correlation_id, "", PASSING[passing[0]] if passing else "")
     by_error = _REMEDIES_BY_ERROR.get(error, "check the tenant's id, client_id and {kind}").format(kind=kind)
     if kind == "managed_identity":
         by_error = _REMEDY_OF_AZURE
     remedy = next((REMEDIES[code] for code in codes if code in REMEDIES), by_error)
-    return Refusal(known, correlation_id, remedy)
+    return EntraError(known, correlation_id, remedy)
 
 
 def parse(body: bytes) -> dict[str, Any] | None:

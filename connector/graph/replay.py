@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 from urllib.parse import urlencode
 
-from connector.graph.transport import Answer
+from connector.graph.transport import Response
 
 
 class Request(NamedTuple):
@@ -27,7 +27,7 @@ class MissingAnswerError(Exception):
 class _Reply:
     """An answer in the shape that msal expects."""
 
-    def __init__(self, answer: Answer) -> None:
+    def __init__(self, answer: Response) -> None:
         self.status_code = answer.status
         self.headers = answer.headers
         self.text = answer.body.decode(errors="replace")
@@ -37,10 +37,10 @@ class Replies:
     """msal's `http_client`: the answers that have come, in order, then MissingAnswerError."""
 
     def __init__(self) -> None:
-        self._answers: list[Answer] = []
+        self._answers: list[Response] = []
         self._given = 0
 
-    def rewind(self, answers: list[Answer]) -> None:
+    def rewind(self, answers: list[Response]) -> None:
         """Msal starts again, with these answers."""
         self._answers, self._given = answers, 0
 

@@ -25,7 +25,7 @@ _MAX_HEADERS = 1000
 _PROXY_AUTHENTICATION_REQUIRED = 407
 
 
-class Answer:
+class Response:
     """A whole response. `body` is decompressed."""
 
     __slots__ = ("body", "headers", "status")
@@ -46,7 +46,7 @@ class BrokenAnswerError(Exception):
         self.code = code
 
 
-class Departure:
+class RequestTiming:
     """A request that counts against a budget from the moment it leaves."""
 
     __slots__ = ("budget", "slot")
@@ -100,9 +100,9 @@ class Transport:
         headers: dict[str, str],
         max_bytes: int,
         form: bytes | None = None,
-        departure: Departure | None = None,
+        departure: RequestTiming | None = None,
         through_proxy: bool = True,
-    ) -> Answer:
+    ) -> Response:
         """Return the answer to one request, whatever its status; a redirect is an answer.
 
         `through_proxy`: false for what only this machine can reach.
@@ -137,7 +137,7 @@ class Transport:
                 names = {name.lower(): value for name, value in response.headers.items()}
                 if "retry-after" in names:
                     names["retry-after"] = ", ".join(response.headers.getall("retry-after"))
-                return Answer(response.status, names, bytes(body))
+                return Response(response.status, names, bytes(body))
         except (aiohttp.ClientError, OSError, ValueError) as error:
             raise self._broken(error, proxy) from error
 
@@ -195,7 +195,7 @@ async def _left(
     parameters: aiohttp.TraceRequestHeadersSentParams,  # noqa: ARG001
 ) -> None:
     departure = context.trace_request_ctx
-    if isinstance(departure, Departure):
+    if isinstance(departure, RequestTiming):
         departure.budget.sent(departure.slot, time.monotonic())
 
 

@@ -18,7 +18,7 @@ from confluent_kafka import KafkaException, Producer
 from connector.errors import HandedOverError, ShardRestartError
 from connector.kafka import hanging
 from connector.kafka.clients import Clients
-from connector.kafka.publishing import NO_TRANSACTION, Closing, Offsets, Outgoing, Position, Publisher
+from connector.kafka.publishing import NO_TRANSACTION, CommitContext, Offsets, Outgoing, Publisher, TransactionContents
 from connector.kafka.restore import PartitionContents
 from connector.kafka.topics import Names
 from connector.kafka.transaction import Transactions
@@ -48,7 +48,9 @@ class Acknowledgements(Publisher):
         except KafkaException as error:
             self._fail(error, "opening")
 
-    def commit(self, records: Mapping[str, Sequence[Outgoing]], closing: Closing, position: Position) -> Offsets:
+    def commit(
+        self, records: Mapping[str, Sequence[Outgoing]], closing: TransactionContents, position: CommitContext
+    ) -> Offsets:
         """Writes one part after the other. Never AbortedError; HandedOverError when the shard was lost amid a batch."""
         confirmed = time.monotonic()
         self._written = {}
@@ -71,7 +73,11 @@ class Acknowledgements(Publisher):
         return offsets
 
     def end_open(
-        self, read: PartitionContents, row_topics: Collection[str], position: Position, is_stopped: Callable[[], bool]
+        self,
+        read: PartitionContents,
+        row_topics: Collection[str],
+        position: CommitContext,
+        is_stopped: Callable[[], bool],
     ) -> set[Place]:
         """End what a worker with transactions has left open, with a producer that can; return the partitions."""
         look = hanging.Look(self._clients, self._names, position.partition, read)
@@ -84,7 +90,7 @@ class Acknowledgements(Publisher):
         return places
 
     def write_lost(
-        self, read: PartitionContents, ended: Collection[Place], position: Position, is_stopped: Callable[[], bool]
+        self, read: PartitionContents, ended: Collection[Place], position: CommitContext, is_stopped: Callable[[], bool]
     ) -> int:
         """Write again what the transactions of such a worker have lost; return how many records."""
         look = hanging.Look(self._clients, self._names, position.partition, read)

@@ -13,12 +13,12 @@ from msgspec import structs
 
 from connector.config import Kafka
 from connector.core import jobs
-from connector.errors import BrokersAwayError, RefusedError
+from connector.errors import BrokersUnavailableError, FatalError
 from connector.kafka import addresses, control, recreation, rights, state, topics
 from connector.kafka.clients import Clients
 from connector.kafka.control import Heard
 from connector.kafka.ownership import Command
-from connector.kafka.state import Home, Restored
+from connector.kafka.state import Restored, StateIdentity
 
 _LOOK_S = 8.0
 _SILENCE_S = 15.0
@@ -34,11 +34,11 @@ class ShardView(NamedTuple):
     waiting: list[Heard]
 
 
-class Desk:
-    """Blocking. Construction asks the brokers for their topics; BrokersAwayError when none answers."""
+class OperatorClient:
+    """Blocking. Construction asks the brokers for their topics; BrokersUnavailableError when none answers."""
 
     def __init__(self, kafka: Kafka, clients: Clients) -> None:
-        """`found`: the topics; RefusedError when they are not those of `kafka.shards` shards."""
+        """`found`: the topics; FatalError when they are not those of `kafka.shards` shards."""
         self._kafka = kafka
         self._clients = clients
         self._clients.check()
@@ -46,10 +46,10 @@ class Desk:
         self._brokers: Mapping[int, addresses.Address] = {}
         try:
             found = topics.Admin(self._clients).look(_LOOK_S)
-        except BrokersAwayError as error:
+        except BrokersUnavailableError as error:
             raise self._away(str(error)) from error
         self._brokers = found.brokers
-        self._home = Home(kafka.app, found.cluster, kafka.topic)
+        self._home = StateIdentity(kafka.app, found.cluster, kafka.topic)
         self._shards = [found.partitions.get(name, 0) for name in (self._names.control, self._names.state)]
         self.is_new = not any(self._shards)
         "Whether no worker has ever run: there are no topics."
@@ -61,9 +61,9 @@ class Desk:
     def _check(self) -> None:
         for name, partitions in zip((self._names.control, self._names.state), self._shards, strict=True):
             if not partitions:
-                raise RefusedError(f"topic {name} does not exist: connector run makes it again")
+                raise FatalError(f"topic {name} does not exist: connector run makes it again")
             if partitions != self._kafka.shards:
-                raise RefusedError(
+                raise FatalError(
                     f"topic {name} has {partitions} partitions, kafka.shards is {self._kafka.shards}: "
                     f"set kafka.shards = {partitions}"
                 )
@@ -73,7 +73,7 @@ class Desk:
         return control.partition_of(tenant, self._kafka.shards)
 
     def read(self, shards: Sequence[int]) -> dict[int, ShardView]:
-        """What is known of each of these shards. RefusedError: their state is another topic's, or a newer version's."""
+        """What is known of each of these shards. FatalError: their state is another topic's, or a newer version's."""
         if self.is_new:
             return {number: ShardView(Restored(None, {}), []) for number in shards}
         with _Reader(self._clients, self._away) as reader:
@@ -92,7 +92,7 @@ class Desk:
     def follow(self, shard: int) -> Generator[Restored | None, None, None]:
         """What the shard's workers commit, from now on and for ever; None when nothing came for a moment.
 
-        Wait for brokers that are unavailable. Raise RefusedError when a right is withdrawn or the topic is gone.
+        Wait for brokers that are unavailable. Raise FatalError when a right is withdrawn or the topic is gone.
         """
         consumer = Consumer(self._clients.reader())
         values: dict[bytes, bytes] = {}
@@ -111,7 +111,7 @@ class Desk:
                         reached = True
                     elif error.code() in _LASTING:
                         reason = rights.explained(error, self._kafka.app, self._names.state)
-                        raise RefusedError(f"reading {self._names.state}: {reason}")
+                        raise FatalError(f"reading {self._names.state}: {reason}")
                 yield self._restore(values) if changed and reached else None
         finally:
             consumer.close()
@@ -119,7 +119,7 @@ class Desk:
     def file(self, tenant: str, order: jobs.Command) -> int:
         """Files a command; its offset. `tenant`: the id as its owner writes it.
 
-        Raises RefusedError when a broker refuses it, BrokersAwayError when none has taken it in time.
+        Raises FatalError when a broker refuses it, BrokersUnavailableError when none has taken it in time.
         """
         outcome: list[tuple[KafkaError | None, int]] = []
 
@@ -139,12 +139,12 @@ class Desk:
             while not outcome and time.monotonic() < deadline:
                 producer.poll(_PAUSE_S)
         except KafkaException as error:
-            raise RefusedError(f"filing a command in {self._names.control}: {error.args[0].str()}") from error
+            raise FatalError(f"filing a command in {self._names.control}: {error.args[0].str()}") from error
         if not outcome or (outcome[0][0] is not None and outcome[0][0].code() in _IN_DOUBT):
             raise self._away("the command may have been filed all the same: see connector jobs")
         problem, offset = outcome[0]
         if problem is not None:
-            raise RefusedError(f"filing a command in {self._names.control}: {problem.str()}")
+            raise FatalError(f"filing a command in {self._names.control}: {problem.str()}")
         return offset
 
     def workers(self) -> int | None:
@@ -161,17 +161,17 @@ class Desk:
     def _restore(self, values: dict[bytes, bytes]) -> Restored:
         restored = state.restore(values)
         shard = restored.shard
-        state.check_home(shard, self._home)
+        state.check_identity(shard, self._home)
         if shard is not None and shard.control_id and self._control_id not in ("", shard.control_id):
             # The control topic was created again: no worker has applied any of its commands yet.
             return restored._replace(shard=structs.replace(shard, control=0))
         return restored
 
-    def _away(self, why: str) -> BrokersAwayError:
+    def _away(self, why: str) -> BrokersUnavailableError:
         failures = addresses.unreachable(self._brokers)
         if failures:
-            return BrokersAwayError(f"{'; '.join(failures)}: {addresses.REMEDY}")
-        return BrokersAwayError(
+            return BrokersUnavailableError(f"{'; '.join(failures)}: {addresses.REMEDY}")
+        return BrokersUnavailableError(
             f"no broker answers at {self._kafka.bootstrap_servers} ({why}): check "
             "kafka.bootstrap_servers, and that the brokers run"
         )
@@ -211,7 +211,7 @@ class _Reader:
                 elif error is not None and error.code() == KafkaError._RESOLVE:  # noqa: SLF001
                     raise self._away(error.str())
                 elif error is not None and not error.retriable():
-                    raise RefusedError(f"reading {topic}: {error.str()}")
+                    raise FatalError(f"reading {topic}: {error.str()}")
 
 
 _LASTING = frozenset(

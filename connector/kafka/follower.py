@@ -6,7 +6,7 @@ from typing import NamedTuple, cast
 
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message, TopicPartition
 
-from connector.errors import BrokersAwayError
+from connector.errors import BrokersUnavailableError
 from connector.kafka.clients import Clients
 
 _BATCH = 2_000
@@ -24,7 +24,7 @@ class Entry(NamedTuple):
 
 
 class Follower:
-    """Blocking calls, for one thread at a time. They raise BrokersAwayError."""
+    """Blocking calls, for one thread at a time. They raise BrokersUnavailableError."""
 
     def __init__(self, clients: Clients, topics: Sequence[str]) -> None:
         """The topics exist."""
@@ -34,7 +34,7 @@ class Follower:
             known = self._consumer.list_topics(timeout=_TIMEOUT_S).topics
         except KafkaException as error:
             self._consumer.close()
-            raise BrokersAwayError(error.args[0].str()) from error
+            raise BrokersUnavailableError(error.args[0].str()) from error
         for topic in topics:
             self._next |= dict.fromkeys(((topic, number) for number in known[topic].partitions), OFFSET_BEGINNING)
         self._assign()
@@ -53,7 +53,7 @@ class Follower:
             if messages:
                 heard = time.monotonic()
             elif time.monotonic() - heard > _SILENCE_S:
-                raise BrokersAwayError(f"no broker answered for {_SILENCE_S:g} s while the topics were read")
+                raise BrokersUnavailableError(f"no broker answered for {_SILENCE_S:g} s while the topics were read")
             for message in messages:
                 entry = self._entry(message)
                 if entry is not None:
@@ -74,7 +74,7 @@ class Follower:
         try:
             return self._consumer.consume(_BATCH, timeout=timeout_s)
         except KafkaException as error:
-            raise BrokersAwayError(error.args[0].str()) from error
+            raise BrokersUnavailableError(error.args[0].str()) from error
 
     def _entry(self, message: Message) -> Entry | None:
         if message.error() is not None:

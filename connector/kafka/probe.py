@@ -16,7 +16,7 @@ from confluent_kafka.admin import AclOperation, AdminClient
 from connector.config import Kafka
 from connector.kafka import addresses, rights, topics
 from connector.kafka.clients import Clients
-from connector.kafka.desk import Desk
+from connector.kafka.desk import OperatorClient
 from connector.kafka.limits import LEAST, raise_command
 from connector.kafka.topics import Found, Problem, Topic
 
@@ -37,7 +37,10 @@ class Standing(NamedTuple):
 
 
 class Probe:
-    """The brokers of a configuration. Raises BrokersAwayError when none answers, ConfigurationError at construction."""
+    """The brokers of a configuration.
+
+    Raises BrokersUnavailableError when none answers, ConfigurationError at construction.
+    """
 
     def __init__(self, kafka: Kafka, clients: Clients) -> None:
         self._kafka = kafka
@@ -56,7 +59,7 @@ class Probe:
         return [Problem(failure, addresses.REMEDY) for failure in addresses.unreachable(found.brokers)]
 
     def topics(self, wanted: Sequence[Topic], found: Found) -> Standing:
-        """Whether a worker could use them. RefusedError for state that it would refuse."""
+        """Whether a worker could use them. FatalError for state that it would refuse."""
         present = [topic for topic in wanted if topic.name in found.partitions]
         missing = [topic for topic in wanted if topic.name not in found.partitions]
         try:
@@ -140,8 +143,8 @@ class Probe:
         return ("Read", "Write") if topic in (self._names.state, self._names.seen) else ("Write",)
 
     def _read_state(self) -> None:
-        """Raises RefusedError when workers wrote it for another topic or cluster, or are of a newer version."""
-        desk = Desk(self._kafka, self._clients)
+        """Raises FatalError when workers wrote it for another topic or cluster, or are of a newer version."""
+        desk = OperatorClient(self._kafka, self._clients)
         desk.read(range(self._kafka.shards))
 
 

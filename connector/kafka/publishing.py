@@ -40,7 +40,7 @@ class Outgoing(NamedTuple):
     headers: list[tuple[str, bytes]] | None = None
 
 
-class Position(NamedTuple):
+class CommitContext(NamedTuple):
     """What a batch says of the control topic, and as which member of the group."""
 
     topic: str
@@ -70,7 +70,7 @@ class TransactionRecord(NamedTuple):
 NO_TRANSACTION = TransactionRecord("", {}, {})
 
 
-class Closing(NamedTuple):
+class TransactionContents(NamedTuple):
     """What a batch ends with, made of the offsets of its records."""
 
     noted: Callable[[Offsets], Sequence[Outgoing]]
@@ -107,7 +107,9 @@ class Publisher(ABC):
         """Makes the producer; raises ShardRestartError when that fails."""
 
     @abstractmethod
-    def commit(self, records: Mapping[str, Sequence[Outgoing]], closing: Closing, position: Position) -> Offsets:
+    def commit(
+        self, records: Mapping[str, Sequence[Outgoing]], closing: TransactionContents, position: CommitContext
+    ) -> Offsets:
         """Writes `records`, then what `closing` makes of their offsets, as one batch of who is at `position`.
 
         `records`: by a tag of the caller's, under which their offsets are returned. Raises AbortedError when nothing
@@ -115,7 +117,11 @@ class Publisher(ABC):
         """
 
     def end_open(
-        self, read: PartitionContents, row_topics: Collection[str], position: Position, is_stopped: Callable[[], bool]
+        self,
+        read: PartitionContents,
+        row_topics: Collection[str],
+        position: CommitContext,
+        is_stopped: Callable[[], bool],
     ) -> set[Place]:
         """Abort what a transaction of this shard has left open anywhere; return the partitions.
 
@@ -124,7 +130,7 @@ class Publisher(ABC):
         raise NotImplementedError
 
     def write_lost(
-        self, read: PartitionContents, ended: Collection[Place], position: Position, is_stopped: Callable[[], bool]
+        self, read: PartitionContents, ended: Collection[Place], position: CommitContext, is_stopped: Callable[[], bool]
     ) -> int:
         """Write again what committed transactions have lost; return how many records.
 

@@ -13,7 +13,7 @@ from fastavro.read import SchemaResolutionError
 from fastavro.schema import SchemaParseException
 
 from connector.core import instants
-from connector.errors import BrokersAwayError, RefusedError
+from connector.errors import BrokersUnavailableError, FatalError
 from connector.kafka import avro
 from connector.kafka.clients import Clients
 
@@ -34,7 +34,7 @@ class Entry(NamedTuple):
 
 
 class Records:
-    """A context manager; blocking, for one thread. Everything raises BrokersAwayError when no broker answers."""
+    """A context manager; blocking, for one thread. Everything raises BrokersUnavailableError when no broker answers."""
 
     def __init__(self, clients: Clients, topic: str) -> None:
         self._topic = topic
@@ -54,12 +54,12 @@ class Records:
             metadata = self._consumer.list_topics(self._topic, timeout=_TIMEOUT_S).topics[self._topic]
             return {number: self._watermarks(number) for number in metadata.partitions}
         except KafkaException as error:
-            raise BrokersAwayError(error.args[0].str()) from error
+            raise BrokersUnavailableError(error.args[0].str()) from error
 
     def _watermarks(self, number: int) -> tuple[int, int]:
         found = self._consumer.get_watermark_offsets(TopicPartition(self._topic, number), timeout=_TIMEOUT_S)
         if found is None:
-            raise BrokersAwayError(f"no broker told where partition {number} of {self._topic} ends")
+            raise BrokersUnavailableError(f"no broker told where partition {number} of {self._topic} ends")
         return found
 
     def since(self, moment: datetime, bounds: Bounds) -> Offsets:
@@ -68,10 +68,10 @@ class Records:
         try:
             found = {p.partition: p for p in self._consumer.offsets_for_times(asked, timeout=_TIMEOUT_S)}
         except KafkaException as error:
-            raise BrokersAwayError(error.args[0].str()) from error
+            raise BrokersUnavailableError(error.args[0].str()) from error
         for place in found.values():
             if place.error is not None:
-                raise BrokersAwayError(place.error.str())
+                raise BrokersUnavailableError(place.error.str())
         return {
             number: found[number].offset if found[number].offset >= 0 else end for number, (_, end) in bounds.items()
         }
@@ -90,12 +90,12 @@ class Records:
                 if messages:
                     heard = time.monotonic()
                 elif time.monotonic() - heard > _SILENCE_S:
-                    raise BrokersAwayError(f"no broker answered for {_SILENCE_S:g} s")
+                    raise BrokersUnavailableError(f"no broker answered for {_SILENCE_S:g} s")
                 entries = [e for m in messages if (e := _entry(m, unread, offsets, ends)) is not None]
                 if entries:
                     yield entries
         except KafkaException as error:
-            raise BrokersAwayError(error.args[0].str()) from error
+            raise BrokersUnavailableError(error.args[0].str()) from error
         finally:
             self._consumer.unassign()
 
@@ -107,7 +107,7 @@ def _entry(message: Message, unread: set[int], offsets: Offsets, ends: Mapping[i
         if error.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001
             unread.discard(number)
         elif not error.retriable():
-            raise BrokersAwayError(error.str())
+            raise BrokersUnavailableError(error.str())
         return None
     if number not in unread:
         return None
@@ -140,7 +140,7 @@ def row_decoder(
             if schema_id not in writers:
                 try:
                     writers[schema_id] = fastavro.parse_schema(_without_logical_types(schema_of(schema_id)))
-                except (RefusedError, SchemaParseException) as error:
+                except (FatalError, SchemaParseException) as error:
                     raise ValueError(f"the value is written with schema {schema_id}, which is unknown") from error
             body, writer = value[avro.CONFLUENT_HEADER_BYTES :], writers[schema_id]
         else:

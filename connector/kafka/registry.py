@@ -3,7 +3,7 @@
 1. It is asked at the start and by `connector schema`, never while rows are published: its absence stops nothing.
 2. A schema is registered only under a subject whose newest version reads it and is read by it, whatever level of
    compatibility the registry asks for; the registry's own verdict comes on top.
-3. What may pass by itself (no answer, 401, 403, 5xx, no JSON) is RegistryAwayError; what cannot is RefusedError.
+3. What may pass by itself (no answer, 401, 403, 5xx, no JSON) is RegistryUnavailableError; what cannot is FatalError.
 
 A small client of its own: see docs/adr/0007-schema-registry-client.md.
 """
@@ -25,7 +25,7 @@ from urllib.request import HTTPHandler, HTTPSHandler, OpenerDirector, Request
 from connector import proxies
 from connector.config import SchemaRegistry
 from connector.core import evolution
-from connector.errors import ConfigurationError, RefusedError, RegistryAwayError
+from connector.errors import ConfigurationError, FatalError, RegistryUnavailableError
 from connector.kafka import avro, topics
 from connector.proxies import Proxy
 from connector.trust import Trust
@@ -67,7 +67,7 @@ def subjects(row_topics: Iterable[str], strategy: str) -> list[Subject]:
 
 
 class Registry:
-    """Blocking: each request ends within seconds. Raises RegistryAwayError and RefusedError."""
+    """Blocking: each request ends within seconds. Raises RegistryUnavailableError and FatalError."""
 
     def __init__(self, settings: SchemaRegistry) -> None:
         """Raises ConfigurationError when the certificates cannot be read or the proxy cannot be used."""
@@ -85,7 +85,7 @@ class Registry:
         """Of each topic the id of its schema: registered where that is wanted, else looked up."""
         ids, problems = self.ensure_each(wanted)
         if problems:
-            raise RefusedError("\n".join(problems.values()))
+            raise FatalError("\n".join(problems.values()))
         return ids
 
     def ensure_each(self, wanted: Sequence[Subject]) -> tuple[dict[str, int], dict[Subject, str]]:
@@ -97,7 +97,7 @@ class Registry:
                 schema_id = self.expect(subject).id
                 if schema_id is None:
                     schema_id = self.register(subject)
-            except RefusedError as error:
+            except FatalError as error:
                 problems[subject] = str(error)
                 continue
             ids |= dict.fromkeys(subject.topics, schema_id)
@@ -115,13 +115,11 @@ class Registry:
         known = self.find(subject)
         if known is None:
             said = _cut(str(answer.get("message") or "without saying why"))
-            raise RefusedError(
-                f"subject {subject.name}: the registry refuses schema {subject.schema} ({status}): {said}"
-            )
+            raise FatalError(f"subject {subject.name}: the registry refuses schema {subject.schema} ({status}): {said}")
         return known
 
     def check(self, subject: Subject) -> Standing:
-        """Whether the subject has its schema, or would take it. Raises RefusedError with the field in the way."""
+        """Whether the subject has its schema, or would take it. Raises FatalError with the field in the way."""
         known = self.find(subject)
         if known is not None:
             return Standing(known, is_first=False)
@@ -159,15 +157,15 @@ class Registry:
         status, answer = self._ask("GET", f"/schemas/ids/{schema_id}")
         schema = _parsed(answer)
         if status != 200 or not isinstance(schema, dict):
-            raise RefusedError(f"the schema registry at {self._url} has no Avro record under id {schema_id}")
+            raise FatalError(f"the schema registry at {self._url} has no Avro record under id {schema_id}")
         return schema
 
     def expect(self, subject: Subject) -> Standing:
-        """How the subject stands, registering nothing. Raises RefusedError where `ensure` would."""
+        """How the subject stands, registering nothing. Raises FatalError where `ensure` would."""
         standing = self.check(subject)
         if standing.id is None and not self._settings.auto_register:
             what = "there is none" if standing.is_first else "only others, which are compatible"
-            raise RefusedError(
+            raise FatalError(
                 f"subject {subject.name}: schema {subject.schema} is not registered ({what}) and "
                 "schema_registry.auto_register is false",
                 "register it with `connector schema register`",
@@ -184,7 +182,7 @@ class Registry:
 
     @staticmethod
     def _compare(subject: Subject, version: Mapping[str, Any]) -> None:
-        """Raises RefusedError when the subject's schema and a version cannot read each other."""
+        """Raises FatalError when the subject's schema and a version cannot read each other."""
         number = version.get("version")
         kind = version.get("schemaType") or "AVRO"
         if kind != "AVRO":
@@ -206,18 +204,18 @@ class Registry:
     def _ask(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> tuple[int, dict[str, Any]]:
         """Status and object of an answer: 200, 404 of a subject, 409 or 422; of a list, as member `list`.
 
-        Each address is tried once. Raises RegistryAwayError.
+        Each address is tried once. Raises RegistryUnavailableError.
         """
         problems = []
         for _ in range(1 + len(self._others)):
             try:
                 return self._ask_one(method, path, body)
-            except RegistryAwayError as error:
+            except RegistryUnavailableError as error:
                 problems.append(str(error))
                 self._others.append(self._url)
                 self._url = self._others.pop(0)
         *first, last = problems
-        raise RegistryAwayError(" and ".join([*(problem.partition("; ")[0] for problem in first), last]))
+        raise RegistryUnavailableError(" and ".join([*(problem.partition("; ")[0] for problem in first), last]))
 
     def _ask_one(self, method: str, path: str, body: Mapping[str, Any] | None) -> tuple[int, dict[str, Any]]:
         data = None if body is None else json.dumps(body).encode()
@@ -304,8 +302,8 @@ class Registry:
             return {"Authorization": f"Basic {b64encode(pair.encode()).decode()}"}
         return {}
 
-    def _away(self, what: str) -> RegistryAwayError:
-        return RegistryAwayError(f"the schema registry at {self._url} {what}")
+    def _away(self, what: str) -> RegistryUnavailableError:
+        return RegistryUnavailableError(f"the schema registry at {self._url} {what}")
 
 
 def _load_certificate(context: ssl.SSLContext, certificate: Path, key: Path | None) -> None:
@@ -351,8 +349,8 @@ def _parsed(answer: Mapping[str, Any]) -> Any:
         return None
 
 
-def _refusal(subject: Subject, why: str) -> RefusedError:
-    return RefusedError(
+def _refusal(subject: Subject, why: str) -> FatalError:
+    return FatalError(
         f"subject {subject.name}: schema {subject.schema} is not compatible with what is registered: {why}",
         "name another topic or another schema_registry.subject_name_strategy, or have that subject deleted",
     )

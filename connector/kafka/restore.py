@@ -141,7 +141,7 @@ class _Reading:
         return end
 
 
-def give_back() -> None:
+def trim_heap() -> None:
     """Gives the system what a restore has needed for a moment. glibc would keep it: as much again as all that stays."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
     if trim is not None:

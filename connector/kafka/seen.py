@@ -12,9 +12,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from connector.core.dedup import Entries, Hours, Remembered
+from connector.core.dedup import DedupIndex, Entries, Hours
 from connector.core.rows import ENTRY, LAYOUT, LAYOUT_MASK
-from connector.errors import RefusedError
+from connector.errors import FatalError
 
 VERSION = b"\x01"
 SEALED = 256
@@ -139,17 +139,17 @@ def _fitting_width(rows_an_hour: float) -> int:
     return next((width for width in _WIDTHS if rows_an_hour * width >= _WORTH_AN_OBJECT), _WIDTHS[-1])
 
 
-def restore(records: Mapping[bytes, bytes]) -> dict[str, tuple[Remembered, SeenLog]]:
+def restore(records: Mapping[bytes, bytes]) -> dict[str, tuple[DedupIndex, SeenLog]]:
     """What is remembered of each tenant, from the newest value of each key of a partition.
 
-    Raises RefusedError for a record that a newer version wrote.
+    Raises FatalError for a record that a newer version wrote.
     """
     values: dict[str, list[bytes]] = defaultdict(list)
     last_hours: dict[str, list[int]] = defaultdict(list)
     logs: dict[str, SeenLog] = {}
     for key, value in records.items():
         if value[:1] != VERSION:
-            raise RefusedError(
+            raise FatalError(
                 f"the seen topic holds a record of version {value[0]}, this program reads version {VERSION[0]}",
                 "run the version that wrote it, or a newer one",
             )
@@ -163,13 +163,13 @@ def restore(records: Mapping[bytes, bytes]) -> dict[str, tuple[Remembered, SeenL
         last_hours[tenant].append(bucket.end_hour - 1)
     result = {}
     for tenant, log in logs.items():
-        remembered = Remembered()
+        remembered = DedupIndex()
         lengths = [len(entries) // ENTRY.itemsize for entries in values[tenant]]
         hours = np.repeat(np.array(last_hours[tenant], np.uint32), lengths)
         remembers = np.frombuffer(b"".join(values.pop(tenant)), ENTRY)
         newest = int((remembers["meta"] & LAYOUT_MASK).max(initial=0))
         if newest > LAYOUT:
-            raise RefusedError(
+            raise FatalError(
                 f"the seen topic holds fingerprints of layout {newest}, this program knows {LAYOUT}: all that they "
                 "stand for would be published again; run the version that wrote them, or a newer one"
             )

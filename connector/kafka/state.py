@@ -14,7 +14,7 @@ from connector.core.coverage import Coverage, Read, Window
 from connector.core.failing_ranges import FailingRange
 from connector.core.instants import EPOCH
 from connector.core.windows import Run, State, Sweep, SweepState
-from connector.errors import RefusedError
+from connector.errors import FatalError
 from connector.kafka.seen import Record
 from connector.kafka.visibility import Places
 
@@ -23,7 +23,7 @@ SHARD = b"shard"
 _CHECKPOINT = "checkpoint/"
 
 
-class Home(NamedTuple):
+class StateIdentity(NamedTuple):
     """What the state belongs to."""
 
     app: str
@@ -143,7 +143,7 @@ class Restored(NamedTuple):
 
 
 def shard_record(
-    home: Home,
+    home: StateIdentity,
     control: int,
     transaction: str = "",
     places: Places | None = None,
@@ -206,16 +206,16 @@ def checkpoint_key(tenant: str) -> bytes:
 
 
 def restore(records: Mapping[bytes, bytes]) -> Restored:
-    """A shard's state from the newest value of each key of its partition. Raises RefusedError for a newer version's."""
+    """A shard's state from the newest value of each key of its partition. Raises FatalError for a newer version's."""
     shard = None
     checkpoints = {}
     for key, value in records.items():
         try:
             version = msgspec.json.decode(value, type=_Version).v
         except msgspec.DecodeError as error:
-            raise RefusedError(f"the state topic holds a record that is none of ours (key {key!r})") from error
+            raise FatalError(f"the state topic holds a record that is none of ours (key {key!r})") from error
         if version > VERSION:
-            raise RefusedError(
+            raise FatalError(
                 f"the state topic holds a record of version {version}, this program reads version {VERSION} and older",
                 "run the version that wrote it, or a newer one",
             )
@@ -226,17 +226,17 @@ def restore(records: Mapping[bytes, bytes]) -> Restored:
     return Restored(shard, checkpoints)
 
 
-def check_home(shard: ShardRecord | None, home: Home) -> None:
-    """Raises RefusedError when the state was written for another topic or cluster."""
+def check_identity(shard: ShardRecord | None, home: StateIdentity) -> None:
+    """Raises FatalError when the state was written for another topic or cluster."""
     if shard is None:
         return
     if shard.cluster != home.cluster:
-        raise RefusedError(
+        raise FatalError(
             f"the state of app {home.app} was written for Kafka cluster {shard.cluster}, this is {home.cluster}",
             "set kafka.app to a name of its own for this cluster, or restore the topic together with its state",
         )
     if shard.topic != home.topic:
-        raise RefusedError(
+        raise FatalError(
             f"the state of app {home.app} was written for topic {shard.topic}, kafka.topic is {home.topic}",
             "set kafka.topic back, or set kafka.app to a new name to read everything again into the new topic",
         )

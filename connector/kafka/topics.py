@@ -15,7 +15,7 @@ from confluent_kafka.admin import AdminClient, ConfigResource, ResourceType
 
 from connector import log
 from connector.core import timestamps
-from connector.errors import BrokersAwayError, ForbiddenError, RefusedError
+from connector.errors import BrokersUnavailableError, FatalError, ForbiddenError
 from connector.kafka import addresses, creation, rights
 from connector.kafka.addresses import Address
 from connector.kafka.clients import Clients
@@ -151,7 +151,7 @@ class Foreseen(NamedTuple):
 
 
 class Admin:
-    """Blocking calls about topics; each ends within seconds. `look` and `ensure` raise BrokersAwayError."""
+    """Blocking calls about topics; each ends within seconds. `look` and `ensure` raise BrokersUnavailableError."""
 
     def __init__(self, clients: Clients) -> None:
         self._complaints: list[KafkaError] = []
@@ -170,33 +170,33 @@ class Admin:
         self._brokers = {number: Address(str(b.host), int(b.port or 0)) for number, b in metadata.brokers.items()}
         return Found(str(metadata.cluster_id), partitions, self._brokers)
 
-    def _away(self, error: KafkaError) -> BrokersAwayError:
+    def _away(self, error: KafkaError) -> BrokersUnavailableError:
         """Why no broker answered: what its connections complained of says more than that time ran out."""
         self._client.poll(0)
         for complaint in reversed(self._complaints):
             if _TOKENLESS in complaint.str():
-                return BrokersAwayError(
+                return BrokersUnavailableError(
                     complaint.str().replace(_TOKENLESS, "there is no token for the brokers"), _CHECK_OIDC
                 )
             remedy = _REMEDIES.get(complaint.code())
             if remedy is None and "SSL" in complaint.str():
                 remedy = _CHECK_TLS
             if remedy is not None:
-                return BrokersAwayError(complaint.str(), remedy)
+                return BrokersUnavailableError(complaint.str(), remedy)
         transport = [c for c in self._complaints if c.code() == KafkaError._TRANSPORT]  # noqa: SLF001
         if self._complaints and not transport:
             # A broker that wants TLS, or a sign-in, says nothing to who comes without: it hangs up.
-            return BrokersAwayError("the brokers close every connection at once", _CHECK_PROTOCOL)
-        return BrokersAwayError(transport[-1].str() if transport else error.str())
+            return BrokersUnavailableError("the brokers close every connection at once", _CHECK_PROTOCOL)
+        return BrokersUnavailableError(transport[-1].str() if transport else error.str())
 
-    def unanswered(self, error: KafkaError) -> BrokersAwayError:
+    def unanswered(self, error: KafkaError) -> BrokersUnavailableError:
         """Return why a request failed although a broker told of the cluster before: an advertised address, mostly."""
         if error.code() in _UNANSWERED:
             failures = addresses.unreachable(self._brokers)
             if failures:
-                return BrokersAwayError("; ".join(failures), addresses.REMEDY)
+                return BrokersUnavailableError("; ".join(failures), addresses.REMEDY)
             return self._away(error)
-        return BrokersAwayError(error.str())
+        return BrokersUnavailableError(error.str())
 
     def create(self, topics: Sequence[Topic], replication_factor: int) -> list[tuple[Topic, Problem]]:
         """Create topics and return those that cannot be created. A topic that exists by now is fine."""
@@ -258,11 +258,11 @@ class Admin:
         return result
 
     def read_limits(self, names: Sequence[str]) -> None:
-        """Read again how long the records of topics may be. Raises BrokersAwayError."""
+        """Read again how long the records of topics may be. Raises BrokersUnavailableError."""
         try:
             self.settings((), names)
         except KafkaException as error:
-            raise BrokersAwayError(error.args[0].str()) from error
+            raise BrokersUnavailableError(error.args[0].str()) from error
 
     def warn_of_limits(self, names: Sequence[str]) -> None:
         """Log the topics that take shorter records than the producer makes unless it is told."""
@@ -272,7 +272,7 @@ class Admin:
     def warn_of_event_time(self, reaches: Mapping[str, timedelta], horizon: timedelta) -> None:
         """Logs what settings of row topics do to records stamped with the start of the call.
 
-        `reaches`: of each topic, how long ago a call that is read may have begun. Raises BrokersAwayError.
+        `reaches`: of each topic, how long ago a call that is read may have begun. Raises BrokersUnavailableError.
         """
         try:
             settings = self.settings(list(reaches))
@@ -290,8 +290,8 @@ class Admin:
     ) -> Found:
         """Create what is missing and check what exists.
 
-        Raise RefusedError for what retrying cannot fix and concerns every tenant: an internal topic, `shared_topic`, or
-        all row topics. Another row topic becomes unusable. Raise BrokersAwayError for what retrying can fix.
+        Raise FatalError for what retrying cannot fix and concerns every tenant: an internal topic, `shared_topic`, or
+        all row topics. Another row topic becomes unusable. Raise BrokersUnavailableError for what retrying can fix.
         """
         try:
             found, problems = self._ensure(topics, create=create, replication_factor=replication_factor)
@@ -412,7 +412,7 @@ def absent(topic: Topic) -> Problem:
 
 def _refuse(problems: Sequence[Problem]) -> None:
     if problems:
-        raise RefusedError("\n".join(map(str, problems)))
+        raise FatalError("\n".join(map(str, problems)))
 
 
 _PERMANENT = frozenset(

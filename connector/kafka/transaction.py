@@ -24,11 +24,11 @@ from connector.kafka import hanging, visibility
 from connector.kafka.clients import Clients
 from connector.kafka.publishing import (
     AbortedError,
-    Closing,
+    CommitContext,
     Offsets,
     Outgoing,
-    Position,
     Publisher,
+    TransactionContents,
     TransactionRecord,
     fatal_errors,
 )
@@ -65,7 +65,9 @@ class Transactions(Publisher):
             self._drop()
             raise self._after(error, f"initialising transactions of {self._name}") from error
 
-    def commit(self, records: Mapping[str, Sequence[Outgoing]], closing: Closing, position: Position) -> Offsets:
+    def commit(
+        self, records: Mapping[str, Sequence[Outgoing]], closing: TransactionContents, position: CommitContext
+    ) -> Offsets:
         """Commits all of it, with the position of the group, or nothing."""
         producer = self._opened()
         self._prove()
@@ -77,7 +79,11 @@ class Transactions(Publisher):
         return offsets
 
     def end_open(
-        self, read: PartitionContents, row_topics: Collection[str], position: Position, is_stopped: Callable[[], bool]
+        self,
+        read: PartitionContents,
+        row_topics: Collection[str],
+        position: CommitContext,
+        is_stopped: Callable[[], bool],
     ) -> set[Place]:
         """Abort what a transaction of this shard has left open anywhere; return the partitions."""
         look = hanging.Look(self._clients, self._names, position.partition, read)
@@ -87,18 +93,18 @@ class Transactions(Publisher):
         return places
 
     def write_lost(
-        self, read: PartitionContents, ended: Collection[Place], position: Position, is_stopped: Callable[[], bool]
+        self, read: PartitionContents, ended: Collection[Place], position: CommitContext, is_stopped: Callable[[], bool]
     ) -> int:
         """Write again what committed transactions have lost; return how many records."""
         look = hanging.Look(self._clients, self._names, position.partition, read)
         return self.write_again(look, hanging.find_lost(look, ended, is_stopped), position)
 
-    def write_again(self, look: hanging.Look, lost: hanging.Lost, position: Position) -> int:
+    def write_again(self, look: hanging.Look, lost: hanging.Lost, position: CommitContext) -> int:
         """Write what is lost in one transaction; return how many records."""
         if lost.record is None or not (lost.records or lost.checkpoints):
             return 0
         producer, records = self._opened(), hanging.records_again(look, lost)
-        closing = Closing(
+        closing = TransactionContents(
             noted=lambda _: [],
             last=lambda _: hanging.state_again(look, lost, self._written),
             shard=lambda transaction: hanging.shard_again(look, lost, transaction),
@@ -112,7 +118,11 @@ class Transactions(Publisher):
         return sum(map(len, records.values())) + len(lost.checkpoints)
 
     def _write_transaction(
-        self, producer: Producer, records: Mapping[str, Sequence[Outgoing]], closing: Closing, position: Position
+        self,
+        producer: Producer,
+        records: Mapping[str, Sequence[Outgoing]],
+        closing: TransactionContents,
+        position: CommitContext,
     ) -> Offsets:
         """Write everything of a transaction but its end. Raises KafkaException."""
         transaction, self._written = uuid.uuid4().hex, {}
@@ -155,7 +165,7 @@ class Transactions(Publisher):
             where = named(last_offsets(self._unproven[0][1]))
             raise ShardRestartError(f"a transaction that brokers have acknowledged is still open in {where}")
 
-    def end(self, places: Iterable[Place], position: Position) -> None:
+    def end(self, places: Iterable[Place], position: CommitContext) -> None:
         """Abort whatever of this id is open in these partitions.
 
         A marker ends all that the id has open where it is written, so a transaction of a tombstone each gets it there.
@@ -174,7 +184,7 @@ class Transactions(Publisher):
                 error, f"ending a transaction of {self._name} that is open in {named(set(places))}"
             ) from error
 
-    def _cause(self, producer: Producer, error: KafkaException, position: Position) -> KafkaException:
+    def _cause(self, producer: Producer, error: KafkaException, position: CommitContext) -> KafkaException:
         """Why librdkafka threw away the records of a transaction that it holds for failed: its next call tells."""
         if error.args[0].code() in _PURGED:
             try:
@@ -183,7 +193,7 @@ class Transactions(Publisher):
                 return KafkaException(cause.args[0], *error.args[1:])
         return error
 
-    def _send_offsets(self, producer: Producer, position: Position) -> None:
+    def _send_offsets(self, producer: Producer, position: CommitContext) -> None:
         """Sends them in a thread that can be left behind.
 
         After a broker was bounced the call may never return, whatever its time-out says (tried: librdkafka 2.16).

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from connector.errors import ConfigurationError, RefusedError
+from connector.errors import ConfigurationError, FatalError
 from connector.simulator.faults import SETTINGS_HELP, STRIKES, Faults
 from connector.simulator.options import Federation, Options, duration_s
 
@@ -229,7 +229,7 @@ async def _serve(options: Options, config_out: Path | None, bootstrap_servers: s
         await simulator.start()
     except OSError as error:
         message = f"could not start the simulator: {error}; choose another --listen or --ca-out"
-        raise RefusedError(message) from None
+        raise FatalError(message) from None
     try:
         if config_out is not None:
             _write_configuration(config_out, simulator.announcement, bootstrap_servers)

@@ -19,7 +19,7 @@ from aiohttp import hdrs, web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from connector import log
-from connector.errors import ConfigurationError, RefusedError
+from connector.errors import ConfigurationError, FatalError
 from connector.metrics import Metrics
 from connector.web import page
 
@@ -90,7 +90,7 @@ class Web:
     async def start(self) -> int:
         """Listen and return the port.
 
-        Raise RefusedError if the port is in use, ConfigurationError if the address is not one of this machine.
+        Raise FatalError if the port is in use, ConfigurationError if the address is not one of this machine.
         """
         await self._runner.setup()
         try:
@@ -197,12 +197,12 @@ async def _protect(_request: web.Request, response: web.StreamResponse) -> None:
     response.headers.setdefault("Content-Security-Policy", _CONTENT_SECURITY_POLICY)
 
 
-def _refusal(host: str, port: int, error: OSError | OverflowError) -> RefusedError | ConfigurationError:
+def _refusal(host: str, port: int, error: OSError | OverflowError) -> FatalError | ConfigurationError:
     where = f"http.listen: cannot listen on {f'[{host}]' if ':' in host else host}:{port}"
     mend = "in the configuration, or CONNECTOR_HTTP__LISTEN"
     code = error.errno if isinstance(error, OSError) else None
     if code == errno.EADDRINUSE:
-        return RefusedError(f"{where}: another process listens there; end it, or set another port ({mend})")
+        return FatalError(f"{where}: another process listens there; end it, or set another port ({mend})")
     if isinstance(error, socket.gaierror):
         return ConfigurationError([f"{where}: no such host name; set an address of this machine ({mend})"])
     if code == errno.EADDRNOTAVAIL:

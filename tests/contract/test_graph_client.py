@@ -16,7 +16,7 @@ from structlog.testing import capture_logs
 
 from connector.core import budget
 from connector.core.coverage import Window
-from connector.errors import ConfigurationError, RangeTooLongError, RejectedError, WeatherError
+from connector.errors import ConfigurationError, PermanentError, RangeTooLongError, TransientError
 from connector.graph import client as graph_client
 from connector.graph.client import GraphClient, ReadPage, Source
 from connector.simulator import Options, Simulator, graph
@@ -325,7 +325,7 @@ async def test_weather_without_a_success_ends_the_chain_after_the_patience(
 ) -> None:
     bench.simulator.set_faults(faults)
     source = bench.source(patience_s=0.1)
-    with pytest.raises(WeatherError) as raised:
+    with pytest.raises(TransientError) as raised:
         await read(source, bench.window)
     assert raised.value.reason == reason
     assert "tenant-0" in str(raised.value)
@@ -357,14 +357,14 @@ async def test_no_answer_is_asked_for_twice_behind_the_budget_s_back(bench: Benc
     source = bench.source(patience_s=0.1)
     await read(source, bench.window)
     bench.simulator.set_faults(down=True)
-    with pytest.raises(WeatherError):
+    with pytest.raises(TransientError):
         await read(source, bench.window)
     assert bench.graph_requests() == len(bench.events.requests)
 
 
 async def test_a_page_too_long_for_memory_is_weather(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(graph_client, "MAX_PAGE_BYTES", 1 << 12)
-    with pytest.raises(WeatherError, match="longer than"):
+    with pytest.raises(TransientError, match="longer than"):
         await read(bench.source(patience_s=0.1), bench.window)
 
 
@@ -387,7 +387,7 @@ async def test_what_the_owner_has_to_repair_ends_the_chain_at_once_with_a_senten
 ) -> None:
     bench.simulator.set_faults({fault: 1.0})
     source = bench.source()
-    with pytest.raises(RejectedError, match=words) as raised:
+    with pytest.raises(PermanentError, match=words) as raised:
         await read(source, bench.window)
     assert raised.value.reason == reason
     failure = source.failing()
@@ -402,7 +402,7 @@ async def test_what_the_owner_has_to_repair_ends_the_chain_at_once_with_a_senten
 async def test_a_missing_role_is_told_with_the_role_and_the_application() -> None:
     async with opened(without_role=1) as bench:
         source = bench.source()
-        with pytest.raises(RejectedError) as raised:
+        with pytest.raises(PermanentError) as raised:
             await read(source, bench.window)
         assert raised.value.reason == "permission"
         assert "CallRecords.Read.All" in str(raised.value)
@@ -415,7 +415,7 @@ async def test_a_link_to_another_host_gets_no_request_and_no_token(bench: Bench)
         for fault in ("foreign_link", "redirect"):
             bench.simulator.clear_faults()
             bench.simulator.set_faults({fault: 1.0, "foreign_url": elsewhere.simulator.url})
-            with pytest.raises(RejectedError):
+            with pytest.raises(PermanentError):
                 await read(bench.source(), bench.window)
         assert elsewhere.simulator.requests == []
 
@@ -468,7 +468,7 @@ async def test_pages_without_rows_and_without_an_end_are_rejected(
     monkeypatch.setattr(graph_client, "MAX_PAGES", 20)
     bench.simulator.set_faults(endless=1.0)
     source = bench.source()
-    with pytest.raises(RejectedError, match="20 pages"):
+    with pytest.raises(PermanentError, match="20 pages"):
         await read(source, bench.window)
     assert bench.graph_requests() == 20
     failure = source.failing()
@@ -498,7 +498,7 @@ async def test_a_token_that_expires_in_mid_chain_is_replaced_once_for_all_chains
 
 async def test_a_token_that_graph_never_takes_is_asked_for_once_more_and_not_for_ever(bench: Bench) -> None:
     bench.simulator.set_faults(unauthorized=1.0)
-    with pytest.raises(RejectedError):
+    with pytest.raises(PermanentError):
         await read(bench.source(), bench.window)
     assert bench.token_requests() == 2
     assert bench.graph_requests() == 2
@@ -516,7 +516,7 @@ async def test_enormous_challenge_drops_the_token_once(
     assert await read(source, bench.window)
     assert bench.token_requests() == 2
     bench.simulator.set_faults(unauthorized=1.0)
-    with pytest.raises((RejectedError, WeatherError)):
+    with pytest.raises((PermanentError, TransientError)):
         await read(source, bench.window)
     assert bench.token_requests() == 3
 
@@ -593,9 +593,9 @@ async def test_a_sign_in_that_is_refused_says_what_to_do_and_shows_no_secret(
     bench: Bench, logs: list[dict[str, object]], change: dict[str, object], words: str
 ) -> None:
     source = bench.source(bench.tenant(**change))  # type: ignore[arg-type]
-    with pytest.raises(RejectedError, match=words):
+    with pytest.raises(PermanentError, match=words):
         await read(source, bench.window)
-    with pytest.raises(RejectedError, match=words) as raised:
+    with pytest.raises(PermanentError, match=words) as raised:
         await read(source, bench.window)
     assert raised.value.reason == "sign_in"
     failure = source.failing()
@@ -609,7 +609,7 @@ async def test_a_sign_in_that_is_refused_says_what_to_do_and_shows_no_secret(
 async def test_a_secret_that_changes_is_used_at_the_next_try(bench: Bench) -> None:
     tenant = bench.tenant(secret="old")
     source = bench.source(tenant)
-    with pytest.raises(RejectedError):
+    with pytest.raises(PermanentError):
         await read(source, bench.window)
     assert tenant.identity.client_secret is not None
     tenant.identity.client_secret.value = bench.simulator.client_secret
@@ -623,7 +623,7 @@ async def test_a_secret_that_cannot_be_read_is_a_rejection(bench: Bench) -> None
             raise FileNotFoundError("/run/secrets/contoso")
 
     source = bench.source(bench.tenant(identity=Identity("x", Missing(""))))
-    with pytest.raises(RejectedError, match="cannot be read"):
+    with pytest.raises(PermanentError, match="cannot be read"):
         await read(source, bench.window)
 
 
@@ -631,7 +631,7 @@ async def test_a_ca_that_is_not_trusted_is_weather_with_a_remedy(bench: Bench) -
     settings = Settings(bench.settings.root, bench.settings.authority, None)
     async with GraphClient(settings) as client:
         source = client.source(bench.tenant(), bench.events, patience_s=0.0)
-        with pytest.raises(WeatherError, match="ca_bundle"):
+        with pytest.raises(TransientError, match="ca_bundle"):
             await read(source, bench.window)
 
 
@@ -689,7 +689,7 @@ async def test_proxy_that_is_unavailable_is_named(
 ) -> None:
     _set_proxy(monkeypatch, variable)
     async with beside(simulator) as behind:
-        with pytest.raises(WeatherError, match=expected) as raised:
+        with pytest.raises(TransientError, match=expected) as raised:
             await read(behind.source(patience_s=0.0), bench.window)
     assert "hunter2" not in str(raised.value)
 
@@ -708,7 +708,7 @@ async def test_proxy_that_refuses_is_named_without_its_password(
     async with proxy(refuses=status) as (address, _):
         _set_proxy(monkeypatch, f"http://{user}{address.removeprefix('http://')}")
         async with beside(simulator) as behind:
-            with pytest.raises(WeatherError, match=f"the proxy {address} {expected}") as raised:
+            with pytest.raises(TransientError, match=f"the proxy {address} {expected}") as raised:
                 await read(behind.source(patience_s=0.0), bench.window)
     assert "hunter2" not in str(raised.value)
 
@@ -791,7 +791,7 @@ async def test_a_storm_is_logged_once_and_without_what_was_sent(bench: Bench, lo
     bench.simulator.set_faults(forbidden=1.0)
     source = bench.source()
     for _ in range(5):
-        with pytest.raises(RejectedError):
+        with pytest.raises(PermanentError):
             await read(source, bench.window)
     failed = [entry for entry in logs if entry["event"] == "request_failed"]
     assert len(failed) == 1
@@ -807,7 +807,7 @@ async def test_failed_request_names_its_cause_in_the_first_line(bench: Bench, lo
     source = bench.source(patience_s=0.0)
     await source.sign_in()
     bench.simulator.set_faults(down=True)
-    with pytest.raises(WeatherError):
+    with pytest.raises(TransientError):
         await read(source, bench.window)
     failed = next(entry for entry in logs if entry["event"] == "request_failed")
     assert (failed["status"], failed["code"]) == ("error", "connection")
@@ -818,7 +818,7 @@ async def test_answer_of_graph_is_never_told_to_be_out_of_reach(bench: Bench) ->
     for faults in ({"server_error": 1.0}, {"throttled": 1.0, "retry_after": "none"}, {"sign_in_error": 1.0}):
         bench.simulator.clear_faults()
         bench.simulator.set_faults(faults)
-        with pytest.raises(WeatherError) as raised:
+        with pytest.raises(TransientError) as raised:
             await read(bench.source(patience_s=0.0), bench.window)
         assert "it was reached" in raised.value.remedy
 

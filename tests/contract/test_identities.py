@@ -17,7 +17,7 @@ from structlog.testing import capture_logs
 from connector import config
 from connector.core import budget
 from connector.core.coverage import Window
-from connector.errors import RejectedError, WeatherError
+from connector.errors import PermanentError, TransientError
 from connector.graph.client import GraphClient, Source
 from connector.simulator import Options, Simulator
 from connector.simulator.options import Federation
@@ -193,7 +193,7 @@ async def test_what_is_refused_fails_the_tenant_with_a_sentence_that_says_what_t
     words, write = REFUSED[name]
     with capture_logs() as logs:
         async with bench.source(write(bench)) as source:
-            with pytest.raises(RejectedError, match=words) as raised:
+            with pytest.raises(PermanentError, match=words) as raised:
                 await read(source)
             failure = source.failing()
     assert raised.value.reason == "sign_in"
@@ -206,13 +206,13 @@ async def test_what_is_refused_fails_the_tenant_with_a_sentence_that_says_what_t
 async def test_a_certificate_that_is_another_application_s_is_refused(bench: Bench) -> None:
     lines = certificate(bench, key_pair(MINE).pem()).replace(bench.simulator.client_id, "8" * 8)
     async with bench.source(lines) as source:
-        with pytest.raises(RejectedError, match=r"check client_id.*AADSTS700016"):
+        with pytest.raises(PermanentError, match=r"check client_id.*AADSTS700016"):
             await read(source)
 
 
 async def test_a_managed_identity_of_another_tenant_reads_nothing(bench: Bench) -> None:
     async with bench.source(managed(bench), tenant=1) as source:
-        with pytest.raises(RejectedError, match=f"of tenant {bench.simulator.tenants[0]}, and can read no other"):
+        with pytest.raises(PermanentError, match=f"of tenant {bench.simulator.tenants[0]}, and can read no other"):
             await read(source)
     assert bench.requests == []
 
@@ -220,7 +220,7 @@ async def test_a_managed_identity_of_another_tenant_reads_nothing(bench: Bench) 
 async def test_an_identity_endpoint_that_is_updated_is_weather(bench: Bench) -> None:
     bench.simulator.set_faults(sign_in_down=True)
     async with bench.source(managed(bench)) as source:
-        with pytest.raises(WeatherError, match=r"identity endpoint of this machine answered 503"):
+        with pytest.raises(TransientError, match=r"identity endpoint of this machine answered 503"):
             await read(source)
         bench.simulator.clear_faults()
         assert await read(source) > 0
@@ -237,25 +237,25 @@ async def test_a_certificate_that_is_replaced_is_used_without_a_restart(bench: B
         assert await read(source) > 0
         bench.simulator.register(key_pair("next").certificate_pem)
         bench.simulator.expire_tokens()
-        with pytest.raises(RejectedError, match="AADSTS700027"):
+        with pytest.raises(PermanentError, match="AADSTS700027"):
             await read(source)
         bench.write("certificate", PAIRS[form](key_pair("next")))
         assert await read(source) > 0
         bench.write("certificate", b"half of a certificate")
         bench.simulator.expire_tokens()
-        with pytest.raises(RejectedError, match="client_certificate is neither PEM nor PFX"):
+        with pytest.raises(PermanentError, match="client_certificate is neither PEM nor PFX"):
             await read(source)
 
 
 async def test_a_federated_token_is_read_again_for_each_sign_in(bench: Bench) -> None:
     async with bench.source(workload(bench, federated(exp=1))) as source:
-        with pytest.raises(RejectedError, match="AADSTS700024"):
+        with pytest.raises(PermanentError, match="AADSTS700024"):
             await read(source)
         bench.write("token", federated())
         assert await read(source) > 0
         bench.write("token", federated(sub="system:other"))
         bench.simulator.expire_tokens()
-        with pytest.raises(RejectedError, match="AADSTS700213"):
+        with pytest.raises(PermanentError, match="AADSTS700213"):
             await read(source)
 
 
@@ -273,7 +273,7 @@ async def test_nothing_of_an_identity_is_logged(bench: Bench, name: str, caplog:
             bench.simulator.register()
             bench.set("AZURE_POD_IDENTITY_AUTHORITY_HOST", "http://127.0.0.1:9")
             bench.write("token", "eyJ")
-            with pytest.raises((RejectedError, WeatherError)) as raised:
+            with pytest.raises((PermanentError, TransientError)) as raised:
                 await read(source)
             said = f"{logs}{caplog.text}{raised.value}{source.failing()}{source._tenant!r}"
     assert logs
@@ -315,7 +315,7 @@ async def test_a_token_is_for_the_graph_of_its_cloud_and_for_no_other(
                         continue
                     host = root.removeprefix("https://")
                     with pytest.raises(
-                        RejectedError, match=rf"for {host} \(cloud {other}\).*check graph.cloud"
+                        PermanentError, match=rf"for {host} \(cloud {other}\).*check graph.cloud"
                     ) as raised:
                         await read(source)
                     assert raised.value.reason == "sign_in"

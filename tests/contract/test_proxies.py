@@ -6,7 +6,7 @@ from base64 import b64encode
 import pytest
 
 from connector.config import SchemaRegistry
-from connector.errors import ConfigurationError, RefusedError, RegistryAwayError
+from connector.errors import ConfigurationError, FatalError, RegistryUnavailableError
 from connector.kafka.registry import Registry
 from connector.simulator import Options, Simulator
 from tests.proxies import proxy
@@ -25,7 +25,7 @@ async def test_the_schema_registry_is_asked_through_the_proxy_unless_it_is_excep
             server.url, "", None, None, server.ca_path, subject_name_strategy="topic", auto_register=False
         )
         # Any server that answers will do: what counts is the way there.
-        with pytest.raises((RefusedError, RegistryAwayError), match=r"answers|refuses|wants credentials"):
+        with pytest.raises((FatalError, RegistryUnavailableError), match=r"answers|refuses|wants credentials"):
             await asyncio.to_thread(Registry(settings).schema, 1)
         assert asked == ([] if excepted else [server.url.removeprefix("https://")])
 
@@ -37,7 +37,7 @@ async def test_registry_names_a_proxy_that_refuses(
 ) -> None:
     async with proxy(refuses=status) as (address, _):
         _set_proxy(monkeypatch, scheme, f"{user}{address.removeprefix('http://')}")
-        with pytest.raises(RegistryAwayError) as raised:
+        with pytest.raises(RegistryUnavailableError) as raised:
             await asyncio.to_thread(Registry(_settings(f"{scheme}://registry.invalid:8081")).schema, 1)
     assert (f"the proxy {address}" in str(raised.value)) == (status == 407 or scheme == "https")
     assert f"({status})" in str(raised.value)
@@ -46,7 +46,7 @@ async def test_registry_names_a_proxy_that_refuses(
 
 async def test_registry_names_a_proxy_that_is_unavailable(monkeypatch: pytest.MonkeyPatch) -> None:
     _set_proxy(monkeypatch, "https", "me:hunter2@127.0.0.1:9")
-    with pytest.raises(RegistryAwayError, match=r"the proxy http://127\.0\.0\.1:9 cannot be reached") as raised:
+    with pytest.raises(RegistryUnavailableError, match=r"the proxy http://127\.0\.0\.1:9 cannot be reached") as raised:
         await asyncio.to_thread(Registry(_settings("https://registry.invalid")).schema, 1)
     assert "hunter2" not in str(raised.value)
 
@@ -56,7 +56,7 @@ async def test_registry_proxy_gets_the_user_and_password(monkeypatch: pytest.Mon
     async with proxy(refuses=403, heads=heads) as (address, asked):
         for scheme in ("http", "https"):
             _set_proxy(monkeypatch, scheme, f"me:p%40ss@{address.removeprefix('http://')}")
-            with pytest.raises((RegistryAwayError, RefusedError)):
+            with pytest.raises((RegistryUnavailableError, FatalError)):
                 await asyncio.to_thread(Registry(_settings(f"{scheme}://registry.invalid:8081")).schema, 1)
     assert asked == ["http://registry.invalid:8081/schemas/ids/1", "registry.invalid:8081"]
     assert all(b"Basic " + b64encode(b"me:p@ss") in head for head in heads)

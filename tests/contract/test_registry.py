@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from connector.config import SchemaRegistry, Secret
-from connector.errors import ConfigurationError, RefusedError, RegistryAwayError
+from connector.errors import ConfigurationError, FatalError, RegistryUnavailableError
 from connector.kafka import avro, registry
 from connector.kafka.registry import Registry, Subject, subjects
 from connector.simulator import tls
@@ -69,7 +69,7 @@ def test_what_may_pass_by_itself_is_waited_for(
     fake: Callable[[Answers], Fake], status: int, content: Any, said: str
 ) -> None:
     server = fake(lambda *_: (status, content))
-    with pytest.raises(RegistryAwayError, match=said):
+    with pytest.raises(RegistryUnavailableError, match=said):
         Registry(settings(server.url)).ensure([ROW])
 
 
@@ -94,7 +94,7 @@ def test_a_registry_that_wants_a_client_certificate_gets_it(tmp_path: Path) -> N
         ):
             made = Registry(settings(server.url, ca_bundle=paths["ca"], **members))
             assert made.ensure([ROW]) == {"calls": 7}
-        with pytest.raises(RegistryAwayError):
+        with pytest.raises(RegistryUnavailableError):
             Registry(settings(server.url, ca_bundle=paths["ca"])).ensure([ROW])
     with pytest.raises(ConfigurationError, match=r"registry\.client_certificate: .* without a password"):
         Registry(settings("https://127.0.0.1:1", client_certificate=paths["certificate"]))
@@ -108,14 +108,14 @@ def test_addresses_of_a_registry_are_tried_in_turn(fake: Callable[[Answers], Fak
     tried = len(broken.requests)
     assert made.ensure([ROW]) == {"calls": 7}
     assert len(broken.requests) == tried, "the one that answered is asked first"
-    with pytest.raises(RegistryAwayError) as caught:
+    with pytest.raises(RegistryUnavailableError) as caught:
         Registry(settings(f"{nobody},{broken.url}")).ensure([ROW])
     assert nobody in str(caught.value)
     assert f"{broken.url} answers 503" in str(caught.value)
 
 
 def test_a_registry_that_is_not_there_is_waited_for() -> None:
-    with pytest.raises(RegistryAwayError, match=r"http://127\.0\.0\.1:1 cannot be reached: Connection refused"):
+    with pytest.raises(RegistryUnavailableError, match=r"http://127\.0\.0\.1:1 cannot be reached: Connection refused"):
         Registry(settings("http://127.0.0.1:1")).ensure([ROW])
 
 
@@ -130,19 +130,19 @@ def test_a_registry_that_hangs_or_trickles_is_given_up(
         return 200, {}
 
     server = fake(hang)
-    with pytest.raises(RegistryAwayError, match="timed out"):
+    with pytest.raises(RegistryUnavailableError, match="timed out"):
         Registry(settings(server.url)).ensure([ROW])
     release.set()
     monkeypatch.setattr(registry, "_WHOLE_ANSWER_S", -1.0)
     server = fake(lambda *_: (200, {"id": 1}))
-    with pytest.raises(RegistryAwayError, match="timed out"):
+    with pytest.raises(RegistryUnavailableError, match="timed out"):
         Registry(settings(server.url)).ensure([ROW])
 
 
 def test_an_endless_answer_is_given_up(fake: Callable[[Answers], Fake], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registry, "_ANSWER_MAX_BYTES", 1000)
     server = fake(lambda *_: (200, b" " * 2000))
-    with pytest.raises(RegistryAwayError, match="longer than"):
+    with pytest.raises(RegistryUnavailableError, match="longer than"):
         Registry(settings(server.url)).ensure([ROW])
 
 
@@ -160,7 +160,7 @@ def test_a_schema_that_the_registry_refuses_is_refused_in_its_words(
     fake: Callable[[Answers], Fake], status: int
 ) -> None:
     server = fake(empty((status, {"error_code": 42201, "message": "no\nsuch\x1b[31m schema"})))
-    with pytest.raises(RefusedError, match=rf"calls-value: .*\({status}\): no such \[31m schema$"):
+    with pytest.raises(FatalError, match=rf"calls-value: .*\({status}\): no such \[31m schema$"):
         Registry(settings(server.url)).ensure([ROW])
 
 
@@ -207,7 +207,7 @@ def test_another_schema_under_the_subject_is_refused_whatever_the_registry_think
     fake: Callable[[Answers], Fake], latest: Any, said: str
 ) -> None:
     server = fake(verdict((200, {"is_compatible": True}), latest))
-    with pytest.raises(RefusedError, match=said):
+    with pytest.raises(FatalError, match=said):
         Registry(settings(server.url)).ensure([ROW])
     assert not [
         path for method, path, _ in server.requests if method == "POST" and path == "/subjects/calls-value/versions"
@@ -218,7 +218,7 @@ def test_the_registry_s_verdict_counts_and_its_reasons_are_told(fake: Callable[[
     older = {**avro.load(avro.ROW), "doc": "another"}
     said = (200, {"is_compatible": False, "messages": ["{oldSchemaVersion: 1}", "because\nof that"]})
     server = fake(verdict(said, {"schema": json.dumps(older)}))
-    with pytest.raises(RefusedError, match=r"by the registry's rules, \{oldSchemaVersion: 1\}; because of that"):
+    with pytest.raises(FatalError, match=r"by the registry's rules, \{oldSchemaVersion: 1\}; because of that"):
         Registry(settings(server.url)).ensure([ROW])
 
 
@@ -244,7 +244,7 @@ def test_a_registry_with_a_certificate_of_its_own_is_asked_only_with_its_ca(tmp_
     bundle.write_bytes(pem)
     with Fake(lambda *_: (200, {"id": 2}), context) as server:
         assert Registry(settings(server.url, ca_bundle=bundle)).ensure([ROW]) == {"calls": 2}
-        with pytest.raises(RegistryAwayError, match=r"cannot be reached.*certificate is not trusted"):
+        with pytest.raises(RegistryUnavailableError, match=r"cannot be reached.*certificate is not trusted"):
             Registry(settings(server.url)).ensure([ROW])
         assert len(server.requests) == 1
 
@@ -252,7 +252,7 @@ def test_a_registry_with_a_certificate_of_its_own_is_asked_only_with_its_ca(tmp_
 def test_neither_redirects_nor_errors_show_a_secret(fake: Callable[[Answers], Fake]) -> None:
     server = fake(lambda *_: (307, b""))
     for token in ("hunter2", "hunter2\nX: y", "hünter2"):
-        with pytest.raises(RegistryAwayError) as caught:
+        with pytest.raises(RegistryUnavailableError) as caught:
             Registry(settings(server.url, token=Secret(token))).ensure([ROW])
         assert "nter2" not in str(caught.value)
     assert len(server.requests) == 1

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from connector.core.rows import Row, Shape
+from connector.core.rows import Row, RowSchema
 from connector.simulator import Options
 from connector.simulator.calls import DAY_MS, Calls, tenant_key
 from connector.simulator.options import Recipe
@@ -203,7 +203,7 @@ def test_a_revision_is_another_value_of_the_same_row_and_replaces_it() -> None:
 def test_exactly_the_rows_called_unfit_do_not_fit() -> None:
     recipe = Recipe(calls_per_day=20_000, unfit=0.05, unknown=0.05, startless=0.02, revised=0.1)
     versions = versions_of(recipe)
-    shape = Shape(json.loads(SCHEMA.read_text()), "v1.0")
+    shape = RowSchema(json.loads(SCHEMA.read_text()), "v1.0")
     readings = shape.read(v.text for v in versions).rows
     assert [isinstance(row, Row) and shape.instants_fit(row) for row in readings] == [v.fits for v in versions]
     unfit = [v for v in versions if not v.fits]
@@ -216,7 +216,7 @@ def test_exactly_the_rows_called_unfit_do_not_fit() -> None:
 
 def test_beta_rows_fit_too() -> None:
     log = log_of(Recipe(calls_per_day=2000))
-    shape = Shape(json.loads(SCHEMA.read_text()), "beta")
+    shape = RowSchema(json.loads(SCHEMA.read_text()), "beta")
     rows = log.page((NOON_MS - DAY_MS, NOON_MS), EVER_MS, 0, 1000, is_beta=True).rows
     assert all(isinstance(row, Row) and not row.unknown for row in shape.read(rows).rows)
 

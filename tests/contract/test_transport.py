@@ -20,8 +20,8 @@ from structlog.testing import capture_logs
 from yarl import URL
 
 from connector.config import SchemaRegistry
-from connector.errors import RefusedError, RegistryAwayError
-from connector.graph.transport import Answer, BrokenAnswerError, Transport
+from connector.errors import FatalError, RegistryUnavailableError
+from connector.graph.transport import BrokenAnswerError, Response, Transport
 from connector.kafka.registry import Registry
 from connector.trust import Trust
 
@@ -44,7 +44,7 @@ async def answering(head: bytes, context: ssl.SSLContext | None = None) -> Async
         yield URL(f"{'https' if context else 'http'}://127.0.0.1:{server.sockets[0].getsockname()[1]}/")
 
 
-async def ask(url: URL, ca_bundle: Path | None = None, *, strict: bool = True) -> Answer:
+async def ask(url: URL, ca_bundle: Path | None = None, *, strict: bool = True) -> Response:
     trust = Trust("graph", ca_bundle, strict=strict)
     async with asyncio.timeout(DEADLINE_S), Transport(5.0, trust) as transport:
         return await transport.ask("GET", url, headers={}, max_bytes=1 << 20)
@@ -205,10 +205,10 @@ async def test_registry_names_the_flaw_and_its_own_key(serve_as: Callable[..., S
     settings = SchemaRegistry("", "", None, None, server.bundle, subject_name_strategy="topic", auto_register=False)
     async with answering(HEAD, server.context) as url:
         settings = dataclasses.replace(settings, url=str(url).rstrip("/"))
-        with pytest.raises(RegistryAwayError, match=r"Missing Subject Key.*schema_registry\.tls_strict = false"):
+        with pytest.raises(RegistryUnavailableError, match=r"Missing Subject Key.*schema_registry\.tls_strict = false"):
             await asyncio.to_thread(Registry(settings).schema, 1)
         lenient = Registry(dataclasses.replace(settings, tls_strict=False))
-        with pytest.raises(RefusedError, match="has no Avro record"):
+        with pytest.raises(FatalError, match="has no Avro record"):
             await asyncio.to_thread(lenient.schema, 1)
 
 

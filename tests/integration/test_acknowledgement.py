@@ -12,7 +12,7 @@ from confluent_kafka.cimpl import NewTopic
 from connector.errors import HandedOverError, ShardRestartError
 from connector.kafka.acknowledgement import Acknowledgements
 from connector.kafka.clients import Clients
-from connector.kafka.publishing import Closing, Offsets, Outgoing, Position
+from connector.kafka.publishing import CommitContext, Offsets, Outgoing, TransactionContents
 from connector.kafka.topics import Names
 from tests import oracle
 from tests.brokers import set_topic
@@ -29,7 +29,7 @@ def created(bootstrap: str, topic: str, names: Names) -> Iterator[Callable[[], l
     yield lambda: [len(oracle.read(bootstrap, name)) for name in topics]
 
 
-def closing(names: Names) -> Closing:
+def closing(names: Names) -> TransactionContents:
     def noted(offsets: Offsets) -> list[Outgoing]:
         return [Outgoing(names.state, b"checkpoint", str(offsets).encode(), 0)]
 
@@ -37,12 +37,12 @@ def closing(names: Names) -> Closing:
         checkpoint = Outgoing(names.state, b"checkpoint", b"", 0)
         return [checkpoint, Outgoing(names.seen, b"remembered", os.urandom(500), 0), checkpoint]
 
-    return Closing(noted, last)
+    return TransactionContents(noted, last)
 
 
 async def commit(publisher: Acknowledgements, topic: str, names: Names, *, holds: bool = True) -> Offsets:
     records = {"t": [Outgoing(topic, None, b"row", 0)] * 3}
-    position = Position(names.control, 0, 0, None, lambda: holds)
+    position = CommitContext(names.control, 0, 0, None, lambda: holds)
     return await publisher.call(partial(publisher.commit, records, closing(names), position))
 
 

@@ -17,9 +17,16 @@ from connector.core.windows import Rules, Sweep
 from connector.errors import ShardRestartError
 from connector.kafka import state, topics
 from connector.kafka.clients import Clients
-from connector.kafka.publishing import Closing, Offsets, Outgoing, Position, Publisher, TransactionRecord
+from connector.kafka.publishing import (
+    CommitContext,
+    Offsets,
+    Outgoing,
+    Publisher,
+    TransactionContents,
+    TransactionRecord,
+)
 from connector.kafka.restore import PartitionContents, read_partition
-from connector.kafka.state import Checkpoint, Home
+from connector.kafka.state import Checkpoint, StateIdentity
 from connector.kafka.topics import Names
 from connector.kafka.transaction import Transactions
 from tests import oracle
@@ -87,7 +94,7 @@ class Bench:
         wait_until(lambda: min(self.leaders()) > 0, "leaders", DEADLINE_S)
 
     async def commit(
-        self, publisher: Publisher, position: Position, rows: Sequence[Outgoing], dead: Sequence[Outgoing] = ()
+        self, publisher: Publisher, position: CommitContext, rows: Sequence[Outgoing], dead: Sequence[Outgoing] = ()
     ) -> None:
         """Commit a batch as a shard does: rows, what is remembered of them, progress, checkpoint, shard."""
         ends: list[int] = []
@@ -103,14 +110,16 @@ class Bench:
             ]
 
         def shard(transaction: TransactionRecord) -> list[Outgoing]:
-            record = state.shard_record(Home(self.names.app, "cluster", self.topic), 7, *transaction)
+            record = state.shard_record(StateIdentity(self.names.app, "cluster", self.topic), 7, *transaction)
             return [Outgoing(self.names.state, record.key, record.value, 0)]
 
         records = {TENANT: rows, f"{TENANT}/dead letters": dead}
-        await publisher.call(partial(publisher.commit, records, Closing(lambda _: [], last, shard), position))
+        await publisher.call(
+            partial(publisher.commit, records, TransactionContents(lambda _: [], last, shard), position)
+        )
         self.ends = ends
 
-    async def hang(self, transactions: Transactions, position: Position, *batch: Sequence[Outgoing]) -> None:
+    async def hang(self, transactions: Transactions, position: CommitContext, *batch: Sequence[Outgoing]) -> None:
         """Commit a batch; the broker dies before the markers are written, and comes back."""
         interfere(transactions, "commit_transaction", self.die)
         await self.commit(transactions, position, *batch)

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from connector.config import SchemaRegistry
-from connector.errors import RefusedError
+from connector.errors import FatalError
 from connector.kafka import avro
 from connector.kafka.registry import Registry, Subject
 from tests.registries import RegistryClient
@@ -43,7 +43,7 @@ def changed(**types: Any) -> dict[str, Any]:
 
 
 def test_a_schema_is_registered_once_and_found_from_then_on(registry: RegistryClient, subject: Subject) -> None:
-    with pytest.raises(RefusedError, match=r"is not registered \(there is none\).*connector schema register"):
+    with pytest.raises(FatalError, match=r"is not registered \(there is none\).*connector schema register"):
         client(registry, auto_register=False).ensure([subject])
     assert client(registry).check(subject) == (None, True)
     ids = client(registry).ensure([subject])
@@ -61,7 +61,7 @@ def test_another_schema_under_the_subject_is_refused_with_its_fields_named(
 ) -> None:
     """Also where the registry asks for no compatibility at all, as this one does by default."""
     registry.put(subject.name, changed(callerNumber="long", tenantId=None))
-    with pytest.raises(RefusedError) as caught:
+    with pytest.raises(FatalError) as caught:
         client(registry, auto_register=auto_register).ensure([subject])
     assert f"subject {subject.name}: schema directRoutingLogRow is not compatible" in str(caught.value)
     assert "version 1: field callerNumber is long there and null or string here; field tenantId is missing there" in (
@@ -75,7 +75,7 @@ def test_an_older_version_that_clashes_is_found_where_the_registry_compares_with
 ) -> None:
     registry.put(subject.name, changed(duration="string"))
     registry.put(subject.name, changed(mediaPathLocation=None), level="FULL_TRANSITIVE")
-    with pytest.raises(RefusedError, match="version 1: field duration is string there and null or int here"):
+    with pytest.raises(FatalError, match="version 1: field duration is string there and null or int here"):
         client(registry).ensure([subject])
 
 

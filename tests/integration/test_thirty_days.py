@@ -16,16 +16,16 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from connector.batch import Account, Item, PageRead
+from connector.batch import Item, PageRead, TenantState
 from connector.buffer import Buffer
 from connector.core import dedup, forecast, instants, lateness, windows
 from connector.core.budget import Budget
 from connector.core.coverage import Window
-from connector.core.dedup import Remembered
-from connector.core.rows import ENTRY, LAYOUT, Reading, Shape
+from connector.core.dedup import DedupIndex
+from connector.core.rows import ENTRY, LAYOUT, PageRows, RowSchema
 from connector.core.windows import Rules, Sweep
 from connector.graph.client import ReadPage, Source
-from connector.graph.gate import Gate
+from connector.graph.gate import RequestQueue
 from connector.kafka.seen import SeenLog
 from connector.kafka.state import Checkpoint
 from connector.simulator.calls import Calls, tenant_key
@@ -66,7 +66,7 @@ class Graph:
         self.served_at: datetime | None = None
         self.requests_by_priority: Counter[int] = Counter()
         self.budget = Budget(REQUESTS_PER_MINUTE, loop.time())
-        self._gate = Gate(self.budget, loop.time, lambda _: None)
+        self._queue = RequestQueue(self.budget, loop.time, lambda _: None)
         self._loop = loop
 
     def now(self) -> datetime:
@@ -80,7 +80,7 @@ class Graph:
         low, high = np.searchsorted(self.start_ms, [instants.to_ms(moment) for moment in window])
         offset, last = 0, False
         while not last:
-            slot = await self._gate.enter(priority)
+            slot = await self._queue.enter(priority)
             self.requests.append(self._loop.time())
             self.requests_by_priority[priority] += 1
             self.budget.sent(slot, self._loop.time())
@@ -94,20 +94,20 @@ class Graph:
 
 
 class NumberedRows:
-    """In place of Shape: a row is its number, which is its id too."""
+    """In place of RowSchema: a row is its number, which is its id too."""
 
     @staticmethod
-    def read(rows: Sequence[int]) -> Reading:
+    def read(rows: Sequence[int]) -> PageRows:
         entries = np.zeros(len(rows), ENTRY)
         entries["hi"] = rows
         entries["meta"] = LAYOUT
-        return Reading(cast("Any", rows), entries)
+        return PageRows(cast("Any", rows), entries)
 
 
 class Topic(Buffer):
     """In place of a shard: what is handed over is judged against what is remembered, and is published at once."""
 
-    def __init__(self, remembered: Remembered, graph: Graph) -> None:
+    def __init__(self, remembered: DedupIndex, graph: Graph) -> None:
         super().__init__()
         self.published_ms = np.zeros(len(graph.start_ms), np.int64)
         self.times_published = np.zeros(len(graph.start_ms), np.int64)
@@ -137,7 +137,7 @@ class Topic(Buffer):
         self._open, self._open_rows = [], 0
         _, first = np.unique(entries["hi"], return_index=True)
         entries, received_ms, is_counted = entries[first], received_ms[first], is_counted[first]
-        new = dedup.judge(entries, (self._remembered,)).new
+        new = dedup.classify(entries, (self._remembered,)).new
         numbers = entries["hi"][new].astype(np.int64)
         self.times_published[numbers] += 1
         self.published_ms[numbers] = received_ms[new]
@@ -152,7 +152,7 @@ class Month(NamedTuple):
 
     graph: Graph
     topic: Topic
-    remembered: Remembered
+    remembered: DedupIndex
 
     def requests_by_day(self) -> NDArray[np.int64]:
         return np.bincount((np.array(self.graph.requests) // 86_400).astype(np.int64), minlength=DAYS)[:DAYS]
@@ -175,16 +175,16 @@ def make_rows() -> tuple[NDArray[np.int64], NDArray[np.int64]]:
 def live_through(start_ms: NDArray[np.int64], visible_ms: NDArray[np.int64]) -> Month:
     loop = SimulatedTime()
     graph = Graph(loop, start_ms, visible_ms)
-    remembered = Remembered()
+    remembered = DedupIndex()
     topic = Topic(remembered, graph)
     first = windows.first_state(RULES, BEGIN - timedelta(days=7), BEGIN)
     tenant = SimpleNamespace(key="tenant", label="tenant")
-    account = Account(cast("Any", tenant), RULES, Checkpoint("calls", first), remembered, SeenLog("tenant"))
+    account = TenantState(cast("Any", tenant), RULES, Checkpoint("calls", first), remembered, SeenLog("tenant"))
     sweeper = Sweeper(
         account,
         cast("Source", graph),
         topic,
-        cast("Shape", NumberedRows()),
+        cast("RowSchema", NumberedRows()),
         concurrency=CONCURRENCY,
         once=False,
         now=graph.now,

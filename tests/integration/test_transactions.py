@@ -11,7 +11,7 @@ from confluent_kafka.cimpl import NewTopic
 
 from connector.errors import FencedError, ShardRestartError
 from connector.kafka.clients import Clients
-from connector.kafka.publishing import AbortedError, Closing, Offsets, Outgoing, Position
+from connector.kafka.publishing import AbortedError, CommitContext, Offsets, Outgoing, TransactionContents
 from connector.kafka.transaction import Transactions
 from tests import oracle
 from tests.brokers import Cluster
@@ -21,7 +21,7 @@ from tests.producing import interfere, member
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-NOTHING = Closing(lambda _: [], lambda _: [])
+NOTHING = TransactionContents(lambda _: [], lambda _: [])
 
 
 def create(bootstrap: str, *topics: str) -> None:
@@ -34,7 +34,7 @@ def values(bootstrap: str, topic: str) -> list[bytes]:
     return [entry.value for entry in oracle.read(bootstrap, topic)]
 
 
-async def commit(transactions: Transactions, topic: str, values: list[bytes], position: Position) -> None:
+async def commit(transactions: Transactions, topic: str, values: list[bytes], position: CommitContext) -> None:
     records = {"rows": [Outgoing(topic, None, value, 0) for value in values]}
     await transactions.call(partial(transactions.commit, records, NOTHING, position))
 
@@ -136,9 +136,11 @@ async def test_what_a_member_of_a_former_generation_writes_does_not_land_and_its
     transactions = Transactions(Clients(broker.bootstrap, {"log_level": 0}), f"{app}-0")
     await transactions.call(transactions.open)
 
-    def write(value: bytes, position: Position) -> Offsets:
+    def write(value: bytes, position: CommitContext) -> Offsets:
         rows = {"rows": [Outgoing(topic, None, value, 0)] * 2}
-        closing = Closing(lambda _: [], lambda offsets: [Outgoing(state, b"ends", b"%d" % offsets["rows"][0], 0)])
+        closing = TransactionContents(
+            lambda _: [], lambda offsets: [Outgoing(state, b"ends", b"%d" % offsets["rows"][0], 0)]
+        )
         return transactions.commit(rows, closing, position)
 
     with member(broker.bootstrap, app) as position:

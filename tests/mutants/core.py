@@ -191,8 +191,8 @@ CORE = (
     Mutant(
         "the batch does not look into what it has published itself",
         "connector/batch.py",
-        "verdict = dedup.judge(chosen, (change.pending, account.remembered)",
-        "verdict = dedup.judge(chosen, (account.remembered,)",
+        "verdict = dedup.classify(chosen, (change.pending, account.remembered)",
+        "verdict = dedup.classify(chosen, (account.remembered,)",
         "tests/unit/test_batch.py",
     ),
     Mutant(

@@ -126,8 +126,8 @@ SHARD = (
     Mutant(
         "control offset not sent: it stays where it was",
         _FILE,
-        "return Position(self._names.control, self.number, control_offset,",
-        "return Position(self._names.control, self.number, self._control,",
+        "return CommitContext(self._names.control, self.number, control_offset,",
+        "return CommitContext(self._names.control, self.number, self._control,",
         _TEST,
     ),
     Mutant(

@@ -17,11 +17,21 @@ import msgspec
 import numpy as np
 
 from connector import batch
-from connector.batch import Account, Batches, Change, Item, PageRead, RangeFailed, RunsDropped, SliceRead, SweepsBegun
+from connector.batch import (
+    Batches,
+    Change,
+    Item,
+    PageRead,
+    RangeFailed,
+    RunsDropped,
+    SliceRead,
+    SweepsBegun,
+    TenantState,
+)
 from connector.core import instants, windows
 from connector.core.coverage import Window
 from connector.core.failing_ranges import RangeFailure
-from connector.core.rows import Page, Shape, decode_page
+from connector.core.rows import Page, RowSchema, decode_page
 from connector.core.windows import Rules, Sizes, Slice, Sweep
 from connector.kafka import avro, seen, state
 from connector.kafka.publishing import Offsets, Outgoing
@@ -29,12 +39,12 @@ from connector.shard import Shard
 
 EPOCH = datetime(2026, 3, 1, tzinfo=UTC)
 TOPIC, APP = "calls", "app"
-HOME = state.Home(APP, "cluster", TOPIC)
+HOME = state.StateIdentity(APP, "cluster", TOPIC)
 PARTITIONS = 3
 MINUTE_S = 60.0
 _decode_row = avro.decoder(avro.ROW)
 _decode_progress = avro.decoder(avro.PROGRESS)
-_shape = Shape(avro.load(avro.ROW), "v1.0")
+_shape = RowSchema(avro.load(avro.ROW), "v1.0")
 
 
 def moment(time_s: float) -> datetime:
@@ -186,10 +196,10 @@ class Worker:
         self._setting = setting
         settings = cast("Any", setting.settings)
         restored = state.restore(topics.state)
-        state.check_home(restored.shard, HOME)
+        state.check_identity(restored.shard, HOME)
         remembered = seen.restore(topics.seen)
         shard = cast("Any", SimpleNamespace(_around=SimpleNamespace(settings=settings)))
-        self.accounts: dict[str, Account] = {
+        self.accounts: dict[str, TenantState] = {
             tenant: Shard._account(
                 shard,
                 cast("Any", SimpleNamespace(id=tenant, key=tenant, label=tenant, topic=TOPIC, start=setting.start)),

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from connector.core import dedup
-from connector.core.dedup import HOUR_MS, Entries, Hours, Remembered, hour_of, judge, split_repeats, with_revision
+from connector.core.dedup import HOUR_MS, DedupIndex, Entries, Hours, classify, hour_of, split_repeats, with_revision
 from connector.core.rows import BETA_KNOWN, ENTRY, LAYOUT, MAX_REVISION, REVISION_SHIFT
 
 # Few values of `hi`, so that ids collide in their first 64 bits all the time.
@@ -34,7 +34,7 @@ class AgainstADictionary(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.remembered = Remembered()
+        self.remembered = DedupIndex()
         self.model: dict[tuple[int, int], tuple[int, int, int]] = {}
         self.forgotten_before = 0
 
@@ -55,9 +55,9 @@ class AgainstADictionary(RuleBasedStateMachine):
             del self.model[key]
 
     @rule(rows=_ROWS)
-    def judge(self, rows: dict[tuple[int, int], tuple[int, int]]) -> None:
+    def classify(self, rows: dict[tuple[int, int], tuple[int, int]]) -> None:
         items = [(key, fingerprint, 0) for key, (fingerprint, _) in rows.items()]
-        verdict = judge(entries_of(items), (Remembered(), self.remembered))
+        verdict = classify(entries_of(items), (DedupIndex(), self.remembered))
         assert verdict.new.tolist() == [n for n, (key, _, _) in enumerate(items) if key not in self.model]
         revised = [n for n, (key, said, _) in enumerate(items) if key in self.model and self.model[key][0] != said]
         assert verdict.revised.tolist() == revised
@@ -71,7 +71,7 @@ class AgainstADictionary(RuleBasedStateMachine):
         items = [(key, said, revision) for key, (said, revision, _) in self.model.items()]
         older = [(key, 99, revision - 1) for key, _, revision in items if revision]
         hours = [hour for _, _, hour in self.model.values()]
-        self.remembered = Remembered()
+        self.remembered = DedupIndex()
         self.remembered.restore(entries_of(older + items), hours_of([0] * len(older) + hours))
 
     @invariant()
@@ -89,7 +89,7 @@ TestAgainstADictionary: Any = AgainstADictionary.TestCase
 
 def test_at_scale_every_row_is_found_in_few_bytes() -> None:
     rng = np.random.default_rng(1)
-    remembered = Remembered()
+    remembered = DedupIndex()
     chunks = []
     for hour in range(60):
         chunk = np.zeros(5_000, ENTRY)
@@ -102,22 +102,22 @@ def test_at_scale_every_row_is_found_in_few_bytes() -> None:
     assert len(remembered) == 300_000
     assert remembered.nbytes <= 28 * 300_000
     for chunk in chunks:
-        verdict = judge(chunk, (remembered,))
+        verdict = classify(chunk, (remembered,))
         assert not len(verdict.new)
         assert not len(verdict.revised)
     strangers = chunks[0].copy()
     strangers["lo"] += 1_000_000
-    assert len(judge(strangers, (remembered,)).new) == 5_000
+    assert len(classify(strangers, (remembered,)).new) == 5_000
     assert remembered.forget(30) == 150_000
-    assert len(judge(chunks[29], (remembered,)).new) == 5_000
-    assert not len(judge(chunks[30], (remembered,)).new)
+    assert len(classify(chunks[29], (remembered,)).new) == 5_000
+    assert not len(classify(chunks[30], (remembered,)).new)
 
 
 def test_the_first_layer_that_knows_an_id_counts() -> None:
-    pending, remembered = Remembered(), Remembered()
+    pending, remembered = DedupIndex(), DedupIndex()
     remembered.put(entries_of([((1, 1), 5, 3)]), hours_of([0]))
     pending.put(entries_of([((1, 1), 6, 4)]), hours_of([0]))
-    same, back = (judge(entries_of([((1, 1), said, 0)]), (pending, remembered)) for said in (6, 5))
+    same, back = (classify(entries_of([((1, 1), said, 0)]), (pending, remembered)) for said in (6, 5))
     assert not len(same.revised)
     assert (back.revised.tolist(), back.revisions.tolist()) == ([0], [5])
 
@@ -145,9 +145,9 @@ def test_a_revision_is_kept_beside_the_flags(revisions: list[int], flags: int) -
 
 
 def test_revisions_stop_at_the_most_that_fits_and_never_begin_again() -> None:
-    remembered = Remembered()
+    remembered = DedupIndex()
     remembered.put(entries_of([((1, 1), 0, MAX_REVISION)]), hours_of([0]))
-    assert judge(entries_of([((1, 1), 1, 0)]), (remembered,)).revisions.tolist() == [MAX_REVISION]
+    assert classify(entries_of([((1, 1), 1, 0)]), (remembered,)).revisions.tolist() == [MAX_REVISION]
 
 
 @pytest.mark.parametrize(
@@ -170,19 +170,19 @@ def test_a_row_is_remembered_by_its_start_unless_it_would_be_forgotten_at_once(s
 
 
 def test_nothing_is_found_in_nothing() -> None:
-    remembered = Remembered()
+    remembered = DedupIndex()
     nothing = entries_of([])
     remembered.put(nothing, hours_of([]))
     remembered.restore(nothing, hours_of([]))
     assert not remembered.forget(10**6)
-    assert not len(judge(nothing, (remembered,)).new)
+    assert not len(classify(nothing, (remembered,)).new)
     assert split_repeats(nothing)[0].tolist() == []
     assert remembered.per_hour(5, 5).tolist() == []
 
 
 def test_the_length_is_whole_while_rows_are_merged(monkeypatch: pytest.MonkeyPatch) -> None:
     """The event loop asks for it while the producer's thread puts rows in."""
-    index, lengths = Remembered(), []
+    index, lengths = DedupIndex(), []
     merged = dedup._Run.merged
 
     def watched(run: Any, other: Any) -> Any:

@@ -14,7 +14,7 @@ from connector.core import jobs, windows
 from connector.core.coverage import Coverage, Window
 from connector.core.jobs import Command, Job, Orders
 from connector.core.windows import Rules, Sweep
-from connector.errors import RefusedError
+from connector.errors import FatalError
 from connector.kafka.state import Checkpoint, Restored, ShardRecord
 from connector.report import Subject
 
@@ -140,7 +140,7 @@ def test_a_tenant_that_was_never_read_has_no_lag_rather_than_none_to_speak_of() 
     assert tenant["reason"] == "no worker has ever run with kafka.app = app"
 
 
-class Desk:
+class OperatorClient:
     """Tells of what a test says that workers committed."""
 
     def __init__(self, *commits: Restored | None) -> None:
@@ -160,7 +160,7 @@ def restored(*of: Job, control: int = 0) -> Restored:
 
 
 def follow(*commits: Restored | None) -> None:
-    backfill._follow(Desk(*commits), TENANT, order(1), 7)  # type: ignore[arg-type]
+    backfill._follow(OperatorClient(*commits), TENANT, order(1), 7)  # type: ignore[arg-type]
 
 
 def test_waiting_ends_well_when_the_job_is_done(capfd: pytest.CaptureFixture[str]) -> None:
@@ -179,12 +179,12 @@ def test_waiting_ends_well_when_the_job_is_done(capfd: pytest.CaptureFixture[str
 
 def test_waiting_ends_badly_when_the_job_is_cancelled_fails_or_was_passed_over() -> None:
     job = Job("job-1", Window(NOW - 2 * DAY, NOW - DAY), NOW, ended=NOW)
-    with pytest.raises(RefusedError, match=r"job job-1 was cancelled: 0 rows published"):
+    with pytest.raises(FatalError, match=r"job job-1 was cancelled: 0 rows published"):
         follow(restored(job._replace(state="cancelled")))
-    with pytest.raises(RefusedError, match=r"job job-1 has failed \(too old\)"):
+    with pytest.raises(FatalError, match=r"job job-1 has failed \(too old\)"):
         follow(restored(job._replace(state="failed", reason="too old")))
     follow(restored(control=7), restored(job._replace(state="done"), control=8))
-    with pytest.raises(RefusedError, match="was passed over: the worker's configuration has no tenant contoso"):
+    with pytest.raises(FatalError, match="was passed over: the worker's configuration has no tenant contoso"):
         follow(restored(control=7), restored(control=8))
 
 

@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 
-from connector.batch import Account
+from connector.batch import TenantState
 from connector.buffer import Buffer
 from connector.config import Identity, Tenant
 from connector.core import windows
 from connector.core.coverage import Window
-from connector.core.dedup import Remembered
+from connector.core.dedup import DedupIndex
 from connector.core.jobs import Command
-from connector.core.rows import Shape
+from connector.core.rows import RowSchema
 from connector.core.windows import Rules, Sweep
 from connector.graph.client import ReadPage
 from connector.kafka import avro
@@ -50,13 +50,13 @@ class Source:
 @asynccontextmanager
 async def sweeping(source: Source) -> AsyncIterator[Sweeper]:
     state = windows.first_state(RULES, NOW - timedelta(minutes=1), NOW)
-    account = Account(TENANT, RULES, Checkpoint("calls", state), Remembered(), SeenLog("aa"))
+    account = TenantState(TENANT, RULES, Checkpoint("calls", state), DedupIndex(), SeenLog("aa"))
     unchecked: Any = source
     sweeper = Sweeper(
         account,
         unchecked,
         Buffer(),
-        Shape(avro.load(avro.ROW), "v1.0"),
+        RowSchema(avro.load(avro.ROW), "v1.0"),
         concurrency=2,
         once=False,
         now=lambda: NOW,

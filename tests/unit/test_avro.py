@@ -9,7 +9,7 @@ from typing import Any
 import fastavro
 import pytest
 
-from connector.core.rows import Row, Shape, decode_page
+from connector.core.rows import Row, RowSchema, decode_page
 from connector.kafka import avro
 
 DATA = Path(__file__).parent.parent / "data"
@@ -19,7 +19,7 @@ OBSERVED_MS = 1_772_323_200_123
 
 def golden_values() -> list[dict[str, Any]]:
     """The rows of the documented page as they are published."""
-    shape = Shape(avro.load(avro.ROW), "v1.0")
+    shape = RowSchema(avro.load(avro.ROW), "v1.0")
     page = decode_page((DATA / "page-first.json").read_bytes())
     values: list[dict[str, Any]] = []
     for row, raw in zip(shape.read(page.rows).rows, page.rows, strict=True):

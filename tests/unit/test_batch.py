@@ -8,11 +8,11 @@ from typing import Any, cast
 import pytest
 
 from connector import batch
-from connector.batch import Account, Batches, Change, PageRead, SliceRead, SweepsBegun
+from connector.batch import Batches, Change, PageRead, SliceRead, SweepsBegun, TenantState
 from connector.core import windows
 from connector.core.coverage import Window
-from connector.core.dedup import Remembered
-from connector.core.rows import Shape, decode_page
+from connector.core.dedup import DedupIndex
+from connector.core.rows import RowSchema, decode_page
 from connector.core.windows import Slice
 from connector.kafka import avro, state
 from connector.kafka.publishing import Outgoing
@@ -20,7 +20,7 @@ from connector.kafka.seen import SeenLog
 from connector.kafka.state import Checkpoint
 from tests.property.model import TOPIC, Setting, moment, sweep
 
-SHAPE = Shape(avro.load(avro.ROW), "v1.0")
+SHAPE = RowSchema(avro.load(avro.ROW), "v1.0")
 SETTING = Setting((sweep(1, 15),), start=timedelta(hours=-1))
 WINDOW = Window(moment(-600), moment(0))
 PIECE = Slice(WINDOW, 0, moment(0))
@@ -40,7 +40,7 @@ class Bench:
         tenant = SimpleNamespace(id=TENANT, key="t", label="t", topic=TOPIC)
         state = windows.first_state(SETTING.rules, moment(-3600), moment(0))
         checkpoint = Checkpoint(TOPIC, state)
-        self.account = Account(cast("Any", tenant), SETTING.rules, checkpoint, Remembered(), SeenLog("t"))
+        self.account = TenantState(cast("Any", tenant), SETTING.rules, checkpoint, DedupIndex(), SeenLog("t"))
         self.accounts = {"t": self.account}
         self.changes: dict[str, Change] = {}
 

@@ -3,7 +3,7 @@
 import asyncio
 
 from connector.core.budget import BACKFILL, Budget
-from connector.graph.gate import Gate
+from connector.graph.gate import RequestQueue
 
 
 class Clock:
@@ -17,7 +17,7 @@ class Clock:
 
 async def test_the_most_urgent_goes_first_and_equals_in_the_order_they_came() -> None:
     clock, order = Clock(), []
-    gate = Gate(Budget(60, 0.0), clock, lambda _: None)
+    gate = RequestQueue(Budget(60, 0.0), clock, lambda _: None)
 
     async def enter(name: str, priority: int, *, aside: bool = False) -> None:
         await gate.enter(priority, aside=aside)
@@ -40,7 +40,7 @@ async def test_the_most_urgent_goes_first_and_equals_in_the_order_they_came() ->
 
 async def test_who_has_failed_lets_one_other_go_first_and_no_more() -> None:
     clock, order = Clock(), []
-    gate = Gate(Budget(60, 0.0), clock, lambda _: None)
+    gate = RequestQueue(Budget(60, 0.0), clock, lambda _: None)
 
     async def enter(name: str, priority: int, *, aside: bool = False) -> None:
         await gate.enter(priority, aside=aside)
@@ -62,7 +62,7 @@ async def test_who_has_failed_lets_one_other_go_first_and_no_more() -> None:
 async def test_requests_that_failed_do_not_hold_up_the_oldest() -> None:
     """Two ranges that fail again and again, more urgent than a sweep that reads other call time."""
     clock, order = Clock(), []
-    gate = Gate(Budget(60, 0.0), clock, lambda _: None)
+    gate = RequestQueue(Budget(60, 0.0), clock, lambda _: None)
 
     async def fail(name: str) -> None:
         while True:
@@ -88,7 +88,7 @@ async def test_requests_that_failed_do_not_hold_up_the_oldest() -> None:
 async def test_who_gives_up_waiting_takes_no_slot() -> None:
     clock, order = Clock(), []
     budget = Budget(60, 0.0)
-    gate = Gate(budget, clock, lambda _: None)
+    gate = RequestQueue(budget, clock, lambda _: None)
 
     async def enter(name: str) -> None:
         await gate.enter(0)
@@ -107,7 +107,7 @@ async def test_a_slot_given_to_one_who_has_just_given_up_does_not_block_the_budg
     clock = Clock()
     budget = Budget(1, -100.0)
     budget.settled(budget.take(-70.0))
-    gate = Gate(budget, clock, lambda _: None)
+    gate = RequestQueue(budget, clock, lambda _: None)
     waiting = asyncio.create_task(gate.enter(0))
     await asyncio.sleep(0)
     clock.now = 30.0

@@ -7,7 +7,7 @@ from unittest.mock import MagicMock
 
 import pytest
 
-from connector.errors import RejectedError
+from connector.errors import PermanentError
 from connector.graph.client import GraphClient
 from connector.graph.clock import TrustedClock
 
@@ -117,7 +117,7 @@ async def test_one_tenant_asks_for_the_time_of_all() -> None:
 async def test_tenant_that_cannot_ask_fails_and_the_next_asks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("connector.graph.client._OTHERS_ANSWER_S", 0.01)
     graph = client()
-    broken, sound = Tenant(graph.clock, RejectedError("sign_in", "the secret is wrong")), Tenant(graph.clock)
+    broken, sound = Tenant(graph.clock, PermanentError("sign_in", "the secret is wrong")), Tenant(graph.clock)
     learning = asyncio.create_task(graph.learn_time(cast("Any", broken)))
     sound.answering.set()
     while not broken.asked:  # noqa: ASYNC110 - what is waited for sets no event
@@ -126,7 +126,7 @@ async def test_tenant_that_cannot_ask_fails_and_the_next_asks(monkeypatch: pytes
     await learning
     assert graph.clock.known.is_set(), "the other's answer serves both"
     alone = client()
-    broken = Tenant(alone.clock, RejectedError("sign_in", "the secret is wrong"))
+    broken = Tenant(alone.clock, PermanentError("sign_in", "the secret is wrong"))
     broken.answering.set()
-    with pytest.raises(RejectedError):
+    with pytest.raises(PermanentError):
         await alone.learn_time(cast("Any", broken))

@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 from confluent_kafka import KafkaError
 
-from connector.errors import RefusedError
+from connector.errors import FatalError
 from connector.kafka import desk
-from connector.kafka.desk import Desk
+from connector.kafka.desk import OperatorClient
 from connector.kafka.topics import Names
 
 
@@ -29,7 +29,7 @@ def following(monkeypatch: pytest.MonkeyPatch, *codes: int) -> Any:
         assign=lambda _: None, consume=lambda *_, **__: [records.pop(0)] if records else [], close=lambda: None
     )
     monkeypatch.setattr(desk, "Consumer", lambda _: reader)
-    mine = Desk.__new__(Desk)
+    mine = OperatorClient.__new__(OperatorClient)
     mine._clients = SimpleNamespace(reader=dict)  # type: ignore[assignment]
     mine._names = Names("app")
     mine._kafka = SimpleNamespace(app="app")  # type: ignore[assignment]
@@ -40,7 +40,7 @@ def following(monkeypatch: pytest.MonkeyPatch, *codes: int) -> Any:
 def test_follower_ends_when_a_right_is_withdrawn(monkeypatch: pytest.MonkeyPatch, code: int) -> None:
     """`backfill --wait` would wait forever."""
     commits = following(monkeypatch, code)
-    with pytest.raises(RefusedError, match="reading "):
+    with pytest.raises(FatalError, match="reading "):
         next(commits)
 
 

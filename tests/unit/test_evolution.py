@@ -19,12 +19,12 @@ import pytest
 from connector.batch import PageRead
 from connector.core import dedup, rows
 from connector.core.coverage import Window
-from connector.core.dedup import Remembered
+from connector.core.dedup import DedupIndex
 from connector.core.evolution import clashes, obstacles
 from connector.core.instants import EPOCH
-from connector.core.rows import LAYOUT, Shape
+from connector.core.rows import LAYOUT, RowSchema
 from connector.core.windows import Slice
-from connector.errors import RefusedError
+from connector.errors import FatalError
 from connector.kafka import avro, seen
 from connector.schemata import NAMES
 from connector.sweeper import _joined
@@ -157,7 +157,7 @@ def test_a_later_version_only_adds_fields_with_defaults(versions: dict[str, Any]
 
 
 def test_the_layout_of_fingerprints_is_the_newest_that_a_field_names() -> None:
-    assert Shape(avro.load(avro.ROW), "v1.0").layout == LAYOUT
+    assert RowSchema(avro.load(avro.ROW), "v1.0").layout == LAYOUT
 
 
 def test_clashes_name_the_field_and_what_it_is_on_either_side() -> None:
@@ -208,15 +208,15 @@ def raw(*parts: dict[str, Any]) -> bytes:
     return json.dumps({name: value for part in parts for name, value in part.items()}).encode()
 
 
-def outcome(before: Shape, first: bytes, after: Shape, second: bytes) -> str:
+def outcome(before: RowSchema, first: bytes, after: RowSchema, second: bytes) -> str:
     """What a second reading is, once the first was published and restored from the topic."""
     entries = before.read([first]).entries
     log = seen.SeenLog("t")
     written = log.write(entries, np.array([480_000], np.uint32))
-    remembered = Remembered()
+    remembered = DedupIndex()
     remembered.restore(np.frombuffer(written.records[0].value[1:], rows.ENTRY), np.array([480_000], np.uint32))  # type: ignore[index]
     reading = after.read([second])
-    verdict = dedup.judge(reading.entries, (remembered,), reading.fingerprints)
+    verdict = dedup.classify(reading.entries, (remembered,), reading.fingerprints)
     return "new" if len(verdict.new) else "revised" if len(verdict.revised) else "known"
 
 
@@ -225,7 +225,7 @@ def outcome(before: Shape, first: bytes, after: Shape, second: bytes) -> str:
 def test_an_upgrade_that_learns_fields_publishes_nothing_again(older: dict[str, Any], api_version: str) -> None:
     """Graph sent them before and after: they were in additionalProperties, and are fields."""
     row = raw(KNOWN, BETA, LEARNED)
-    before, after = Shape(older, api_version), Shape(AFTER, api_version)
+    before, after = RowSchema(older, api_version), RowSchema(AFTER, api_version)
     assert outcome(before, row, after, row) == "known"
     assert outcome(after, row, after, row) == "known"
     if older is V1:  # what it did not know may be anything
@@ -234,7 +234,7 @@ def test_an_upgrade_that_learns_fields_publishes_nothing_again(older: dict[str, 
 
 @pytest.mark.parametrize("api_version", ["v1.0", "beta"])
 def test_after_an_upgrade_a_member_that_both_versions_know_still_makes_a_revision(api_version: str) -> None:
-    before, after = Shape(V1, api_version), Shape(AFTER, api_version)
+    before, after = RowSchema(V1, api_version), RowSchema(AFTER, api_version)
     row = raw(KNOWN, BETA, LEARNED)
     assert outcome(before, row, after, raw(KNOWN, BETA, LEARNED, {"duration": 13})) == "revised"
     changed = outcome(before, row, after, raw(KNOWN, BETA, LEARNED, {"userCountryCode": "DE"}))
@@ -242,7 +242,7 @@ def test_after_an_upgrade_a_member_that_both_versions_know_still_makes_a_revisio
 
 
 def test_a_learned_member_makes_a_revision_once_the_row_was_read_with_it() -> None:
-    after = Shape(AFTER, "beta")
+    after = RowSchema(AFTER, "beta")
     row = raw(KNOWN, BETA, LEARNED)
     for change in (
         {"callerCity": "Basel"},
@@ -255,23 +255,23 @@ def test_a_learned_member_makes_a_revision_once_the_row_was_read_with_it() -> No
 
 
 def test_switching_between_v1_and_beta_publishes_nothing_again() -> None:
-    v1, beta = Shape(V1, "v1.0"), Shape(V1, "beta")
+    v1, beta = RowSchema(V1, "v1.0"), RowSchema(V1, "beta")
     assert outcome(v1, raw(KNOWN), beta, raw(KNOWN, BETA)) == "known"
     assert outcome(beta, raw(KNOWN, BETA), v1, raw(KNOWN)) == "known"
 
 
 def test_beta_s_members_are_fields_of_the_row() -> None:
-    reading = Shape(V1, "beta").read([raw(KNOWN, BETA)])
+    reading = RowSchema(V1, "beta").read([raw(KNOWN, BETA)])
     row = reading.rows[0]
     assert isinstance(row, rows.Row)
-    values, problem = Shape(V1, "beta").resolve(row, raw(KNOWN, BETA))
+    values, problem = RowSchema(V1, "beta").resolve(row, raw(KNOWN, BETA))
     assert problem is None
     assert {name: values[name] for name in BETA} == BETA
     assert row.unknown == {}
 
 
 def test_the_learned_empty_date_is_null_in_every_spelling() -> None:
-    after = Shape(AFTER, "beta")
+    after = RowSchema(AFTER, "beta")
     empty = {"ringDateTime": "0001-01-01T00:00:00.000Z", "handoverDateTime": "0001-01-01T00:00:00Z"}
     nothing = {"ringDateTime": None, "handoverDateTime": None}
     assert outcome(after, raw(KNOWN, empty), after, raw(KNOWN, nothing)) == "known"
@@ -279,23 +279,23 @@ def test_the_learned_empty_date_is_null_in_every_spelling() -> None:
 
 def test_what_a_newer_layout_remembers_is_refused() -> None:
     """All of it would be published again."""
-    entries = Shape(NEXT, "v1.0").read([raw(KNOWN)]).entries
+    entries = RowSchema(NEXT, "v1.0").read([raw(KNOWN)]).entries
     written = seen.SeenLog("t").write(entries, np.array([480_000], np.uint32))
-    with pytest.raises(RefusedError, match="layout 2, this program knows 1"):
+    with pytest.raises(FatalError, match="layout 2, this program knows 1"):
         seen.restore({record.key: record.value for record in written.records if record.value is not None})
 
 
 def test_pages_that_are_joined_keep_older_fingerprints() -> None:
     """A chain of `backfill --again` is committed as one page: an upgrade must not make false revisions of it."""
     texts = [json.dumps({"id": f"call-{number}"} | KNOWN | BETA | LEARNED).encode() for number in range(7)]
-    before, after = Shape(V1, "v1.0"), Shape(AFTER, "v1.0")
-    remembered = Remembered()
+    before, after = RowSchema(V1, "v1.0"), RowSchema(AFTER, "v1.0")
+    remembered = DedupIndex()
     remembered.put(before.read(texts).entries, np.full(len(texts), 480_000, np.uint32))
     piece = Slice(Window(EPOCH, EPOCH + timedelta(hours=1)), 1000, EPOCH, "job", again=True)
     parts: tuple[list[bytes], ...] = (texts[:2], texts[2:3], [], texts[3:])
     pages = [PageRead("t", piece, [], after.read(part), EPOCH, 1, ()) for part in parts]
     reading = _joined(pages).reading
-    verdict = dedup.judge(reading.entries, (remembered,), reading.fingerprints)
+    verdict = dedup.classify(reading.entries, (remembered,), reading.fingerprints)
     assert len(reading.rows) == len(texts)
     assert not len(verdict.new)
     assert not len(verdict.revised)

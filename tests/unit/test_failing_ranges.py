@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from connector.core import failing_ranges, windows
 from connector.core.coverage import Window, subtract
 from connector.core.failing_ranges import MOST_RANGES, FailingRanges, RangeFailure
-from connector.graph.transport import Answer
+from connector.graph.transport import Response
 from tests.reading_in_simulated_time import Fault, Tenant, at, error, reading, too_large
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -161,17 +161,17 @@ FAULTS = [
 BAD_S = 580
 
 
-def instant(time_s: int, answer: Callable[[], Answer], from_s: float, until_s: float) -> Fault:
-    """Answer so to every request whose range holds an instant."""
+def instant(time_s: int, answer: Callable[[], Response], from_s: float, until_s: float) -> Fault:
+    """Response so to every request whose range holds an instant."""
 
-    def fault(asked: Window, now_s: float) -> Answer | None:
+    def fault(asked: Window, now_s: float) -> Response | None:
         holds = asked.start <= at(time_s) < asked.end
         return answer() if holds and from_s <= now_s < until_s else None
 
     return fault
 
 
-def always(answer: Callable[[], Answer], from_s: float, until_s: float) -> Fault:
+def always(answer: Callable[[], Response], from_s: float, until_s: float) -> Fault:
     return lambda _, now_s: answer() if from_s <= now_s < until_s else None
 
 
@@ -191,7 +191,7 @@ def reasons(tenant: Tenant, until_s: float) -> list[tuple[float, str | None]]:
 
 class TestReading:
     @pytest.mark.parametrize("answer", FAULTS)
-    def test_rows_around_a_bad_instant_arrive_and_later_its_own(self, answer: Callable[[], Answer]) -> None:
+    def test_rows_around_a_bad_instant_arrive_and_later_its_own(self, answer: Callable[[], Response]) -> None:
         """An instant in the live window, default sweeps and budget."""
         with reading(instant(BAD_S, answer, 600, 1650)) as tenant:
             tenant.run(600)

@@ -11,7 +11,7 @@ from connector.kafka import hanging, visibility
 from connector.kafka.clients import Clients
 from connector.kafka.hanging import Look, Unseen
 from connector.kafka.restore import PartitionContents
-from connector.kafka.state import Home, ShardRecord, shard_record
+from connector.kafka.state import ShardRecord, StateIdentity, shard_record
 from connector.kafka.topics import Names
 from connector.kafka.transaction import Transactions
 
@@ -65,7 +65,7 @@ def test_rows_of_an_older_version_are_not_aborted(
     monkeypatch.setattr(hanging, "unseen_transactions", lambda _: [])
     metadata = SimpleNamespace(topics={"calls": SimpleNamespace(partitions=[0, 1])})
     clients = SimpleNamespace(asking=SimpleNamespace(list_topics=lambda **_: metadata))
-    record = shard_record(Home("app", "cluster", "calls"), 0, transaction)
+    record = shard_record(StateIdentity("app", "cluster", "calls"), 0, transaction)
     read = PartitionContents({"app.state": {record.key: record.value or b""}}, {})
     look = Look(cast("Any", clients), Names("app"), 0, read)
     assert hanging._watched(look, ["calls"]) == rows | {("app.state", 0), ("app.seen", 0)}

@@ -26,7 +26,7 @@ def test_what_the_owner_has_to_repair_fails_at_once_with_a_sentence() -> None:
 def test_weather_fails_only_after_two_minutes_without_a_success() -> None:
     health = Health()
     health.answered()
-    health.weathered("unreachable", "503", 100.0)
+    health.failed_transiently("unreachable", "503", 100.0)
     assert not health.up
     assert reason(health, 219.0) is None
     assert reason(health, 220.0) == "unreachable"
@@ -34,25 +34,25 @@ def test_weather_fails_only_after_two_minutes_without_a_success() -> None:
 
 def test_weather_becomes_a_failure_also_while_nothing_is_asked() -> None:
     health = Health()
-    health.weathered("throttled", "429", 0.0)
+    health.failed_transiently("throttled", "429", 0.0)
     assert reason(health, 121.0) == "throttled"
 
 
 def test_the_latest_weather_names_the_reason_and_the_first_its_beginning() -> None:
     health = Health()
-    health.weathered("throttled", "429", 0.0)
-    health.weathered("unreachable", "503", 100.0)
+    health.failed_transiently("throttled", "429", 0.0)
+    health.failed_transiently("unreachable", "503", 100.0)
     assert reason(health, 121.0) == "unreachable"
 
 
 def test_an_answer_ends_every_failure_and_starts_the_patience_anew() -> None:
     health = Health()
     health.rejected("sign_in", "secret", 0.0)
-    health.weathered("unreachable", "503", 1.0)
+    health.failed_transiently("unreachable", "503", 1.0)
     health.answered()
     assert health.up
     assert reason(health, 1000.0) is None
-    health.weathered("unreachable", "503", 1000.0)
+    health.failed_transiently("unreachable", "503", 1000.0)
     assert reason(health, 1100.0) is None
 
 
@@ -67,7 +67,7 @@ def test_a_token_alone_makes_a_tenant_up_but_does_not_end_a_failure() -> None:
 def test_a_rejection_stays_through_short_weather_and_gives_way_to_long() -> None:
     health = Health()
     health.rejected("permission", "grant", 0.0)
-    health.weathered("unreachable", "503", 10.0)
+    health.failed_transiently("unreachable", "503", 10.0)
     assert reason(health, 20.0) == "permission"
     assert reason(health, 130.0) == "unreachable"
 

@@ -11,7 +11,7 @@ from connector.batch import Commanded, PageRead, SliceRead, gap_seconds
 from connector.config import Identity, Tenant
 from connector.core import horizon, jobs, windows
 from connector.core.coverage import Coverage, Window
-from connector.core.dedup import Remembered
+from connector.core.dedup import DedupIndex
 from connector.core.windows import Slice, Sweep
 from connector.kafka import state
 from connector.kafka.state import Checkpoint
@@ -178,7 +178,7 @@ class TestSlowChains:
         topics = poll(TWELVE, world(30), every(600.0, 0, 30 * HOUR_S))
         worker = Worker(TWELVE, {"t": world(30)}, topics, 30 * HOUR_S)
         before = worker.accounts["t"].checkpoint.state.forgotten_before
-        worker.accounts["t"].remembered = Remembered()
+        worker.accounts["t"].remembered = DedupIndex()
         window = Window(before - timedelta(hours=2), before + timedelta(hours=2))
         piece = Slice(window, 1, moment(30 * HOUR_S), again=again)
         page = world(30).page(window, 0, 30 * HOUR_S)

@@ -5,8 +5,8 @@ import pytest
 from confluent_kafka import KafkaError, KafkaException
 
 from connector.core.coverage import Window
-from connector.core.dedup import Remembered
-from connector.core.rows import ENTRY, Unfit
+from connector.core.dedup import DedupIndex
+from connector.core.rows import ENTRY, InvalidRow
 from connector.dead_letters import dead_letter
 from connector.errors import ShardRestartError
 from connector.kafka import seen
@@ -70,7 +70,7 @@ def test_a_refusal_is_found_beneath_what_came_of_it() -> None:
 @pytest.mark.parametrize("too_long", [False, True])
 def test_a_dead_letter_always_fits(limit: int, id_length: int, too_long: bool) -> None:  # noqa: FBT001
     row_id = "x" * id_length or None
-    unfit = Unfit(b"{}", row_id, "problem " * 1_000, None, is_too_long=too_long)
+    unfit = InvalidRow(b"{}", row_id, "problem " * 1_000, None, is_too_long=too_long)
     value = b"" if too_long else b"v" * 400_000
     letter = dead_letter(unfit, value, "calls", TENANT, WINDOW, 0, limits(calls_dlq=limit))
     assert size(letter) <= max(0, limit - MOST_OVERHEAD)
@@ -96,7 +96,7 @@ def test_remembered_rows_are_split_to_fit_and_restored_whole(limit: int) -> None
         log.apply(part)
     remembered, restored = seen.restore(stored)["t"]
     assert len(remembered) == written
-    assert isinstance(remembered, Remembered)
+    assert isinstance(remembered, DedupIndex)
     gone = {record.key for record in restored.forget(10_000, 10_000).records}
     assert gone == set(stored)
 

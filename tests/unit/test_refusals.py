@@ -57,7 +57,7 @@ def test_descriptions_are_not_repeated() -> None:
 def test_a_token_tells_audience_roles_and_tenant_or_nothing() -> None:
     claims = {"aud": "https://graph.microsoft.us", "roles": ["A", 1], "tid": "t"}
     text = base64.urlsafe_b64encode(json.dumps(claims).encode()).decode().rstrip("=")
-    assert permit.read(f"x.{text}.y") == permit.Permit("https://graph.microsoft.us", frozenset({"A"}), "t")
+    assert permit.read(f"x.{text}.y") == permit.TokenClaims("https://graph.microsoft.us", frozenset({"A"}), "t")
     assert permit.read("opaque") is None
     assert permit.read("x.!!.y") is None
 

@@ -16,20 +16,20 @@ from connector.core.rows import (
     BETA_KNOWN,
     LAYOUT,
     UNFIT,
+    InvalidRow,
     NotAPageError,
-    Reading,
+    PageRows,
     Row,
-    Shape,
-    Unfit,
+    RowSchema,
     decode_page,
     differ,
-    unfit_entry,
+    invalid_entry,
 )
 from connector.kafka import avro
 
 DATA = Path(__file__).parent.parent / "data"
 SCHEMA = avro.load(avro.ROW)
-V1, BETA = Shape(SCHEMA, "v1.0"), Shape(SCHEMA, "beta")
+V1, BETA = RowSchema(SCHEMA, "v1.0"), RowSchema(SCHEMA, "beta")
 WHOLE: dict[str, Any] = json.loads((DATA / "page-first.json").read_text())["value"][0]
 INSTANTS = ("startDateTime", "inviteDateTime", "failureDateTime", "endDateTime")
 INT32 = ("duration", "finalSipCode", "callEndSubReason")
@@ -40,7 +40,7 @@ def text(**members: Any) -> bytes:
     return json.dumps({"id": "a", **members}).encode()
 
 
-def read_one(raw: bytes, shape: Shape = V1) -> Row | Unfit:
+def read_one(raw: bytes, shape: RowSchema = V1) -> Row | InvalidRow:
     return shape.read([raw]).rows[0]
 
 
@@ -54,7 +54,7 @@ def problem(raw: bytes) -> str:
     return row.problem
 
 
-def values_of(raw: bytes, shape: Shape = V1) -> dict[str, Any]:
+def values_of(raw: bytes, shape: RowSchema = V1) -> dict[str, Any]:
     row = read_one(raw, shape)
     assert isinstance(row, Row), row
     values, unfit = shape.resolve(row, raw)
@@ -68,7 +68,7 @@ def unknown_of(raw: bytes) -> dict[str, str]:
     return dict(row.unknown)
 
 
-def is_revised(first: bytes, second: bytes, shape: Shape = V1, other: Shape | None = None) -> bool:
+def is_revised(first: bytes, second: bytes, shape: RowSchema = V1, other: RowSchema | None = None) -> bool:
     """Whether the second reading of a row says something else; both have the same id."""
     one, two = shape.read([first]).entries, (other or shape).read([second]).entries
     assert (one["hi"], one["lo"]) == (two["hi"], two["lo"])
@@ -155,7 +155,7 @@ class TestPages:
         assert [bytes(raw) for raw in page.rows] == [others[0], row, others[1]]
         assert page.next_link == "l"
         first, second, third = V1.read(page.rows).rows
-        assert isinstance(second, Unfit)
+        assert isinstance(second, InvalidRow)
         assert (second.raw, second.id) == (row, "x")
         assert [one.id for one in (first, third)] == ["\\ud800", "b"]
 
@@ -176,7 +176,7 @@ class TestFit:
     def test_without_an_id_that_is_a_string_and_not_empty(self, raw: bytes) -> None:
         assert problem(raw) == "id: expected a string that is not empty"
         row = read_one(raw)
-        assert isinstance(row, Unfit)
+        assert isinstance(row, InvalidRow)
         assert row.id is None
 
     def test_a_row_with_nothing_but_an_id_fits(self) -> None:
@@ -217,16 +217,16 @@ class TestFit:
             for value in ("+4930123secret", 49301234567890, ["+4930123secret"], {"+4930123secret": 1}):
                 raw = json.dumps({"id": "a"} | {name: value}).encode()
                 row = read_one(raw)
-                if isinstance(row, Unfit):
+                if isinstance(row, InvalidRow):
                     assert "secret" not in row.problem
                     assert "49301" not in row.problem
 
     def test_it_has_the_key_and_the_start_of_the_row_where_they_can_be_read(self) -> None:
         row = read_one(text(startDateTime="2026-01-01T00:00:00Z", duration="x"))
-        assert isinstance(row, Unfit)
+        assert isinstance(row, InvalidRow)
         assert (row.id, row.start_ms) == ("a", 1_767_225_600_000)
         row = read_one(text(startDateTime="x", duration="x"))
-        assert isinstance(row, Unfit)
+        assert isinstance(row, InvalidRow)
         assert row.start_ms is None
 
     @pytest.mark.parametrize("name", ["startDateTime", "callerNumber", "duration", "mediaBypassEnabled"])
@@ -431,7 +431,7 @@ class TestEntries:
         entries = V1.read(raws).entries
         assert len({int(entry["hi"]) for entry in entries}) == 3
         assert all(entry["meta"] & UNFIT for entry in entries)
-        assert (unfit_entry(raws[0])["hi"], unfit_entry(raws[0])["lo"]) == (entries[0]["hi"], entries[0]["lo"])
+        assert (invalid_entry(raws[0])["hi"], invalid_entry(raws[0])["lo"]) == (entries[0]["hi"], entries[0]["lo"])
 
     def test_it_is_never_taken_for_the_row_with_its_id(self) -> None:
         """Not even when its bytes are some row's id."""
@@ -439,12 +439,12 @@ class TestEntries:
         assert unfit["hi"][0] not in fit["hi"]
 
     @pytest.mark.parametrize(("shape", "flags"), [(V1, LAYOUT), (BETA, LAYOUT | BETA_KNOWN)])
-    def test_a_reading_says_what_it_knew(self, shape: Shape, flags: int) -> None:
+    def test_a_reading_says_what_it_knew(self, shape: RowSchema, flags: int) -> None:
         assert shape.read([text()]).entries["meta"].tolist() == [flags]
 
     @pytest.mark.parametrize("count", [0, 1, 63, 64, 65, 1000])
     def test_a_page_of_any_length(self, count: int) -> None:
-        reading: Reading = V1.read([json.dumps({"id": f"i{n}"}).encode() for n in range(count)])
+        reading: PageRows = V1.read([json.dumps({"id": f"i{n}"}).encode() for n in range(count)])
         assert [row.id for row in reading.rows] == [f"i{n}" for n in range(count)]
         assert len(np.unique(reading.entries["hi"])) == count
 
@@ -453,7 +453,7 @@ class TestEntries:
         assert [row.values.duration for row in reading.rows if isinstance(row, Row)] == [0, 1, 2]
 
 
-def _frozen(shape: Shape) -> Callable[[bytes], dict[str, int]]:
+def _frozen(shape: RowSchema) -> Callable[[bytes], dict[str, int]]:
     def entry(raw: bytes) -> dict[str, int]:
         found = shape.read([raw]).entries[0]
         return {name: int(found[name]) for name in ("hi", "lo", "meta", "fp")}

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from connector.core.dedup import Entries, Hours, Remembered, judge
+from connector.core.dedup import DedupIndex, Entries, Hours, classify
 from connector.core.rows import ENTRY, LAYOUT, REVISION_SHIFT
-from connector.errors import RefusedError
+from connector.errors import FatalError
 from connector.kafka import seen
 from connector.kafka.seen import SEALED, SeenLog, Written
 
@@ -51,12 +51,12 @@ class Topic:
     def write(self, log: SeenLog, entries: Entries, at: Hours) -> None:
         self.take(log, log.write(entries, at))
 
-    def restored(self, tenant: str = "t") -> tuple[Remembered, SeenLog]:
-        return seen.restore(self.records).get(tenant, (Remembered(), SeenLog(tenant)))
+    def restored(self, tenant: str = "t") -> tuple[DedupIndex, SeenLog]:
+        return seen.restore(self.records).get(tenant, (DedupIndex(), SeenLog(tenant)))
 
 
-def is_all_known(remembered: Remembered, entries: Entries) -> bool:
-    verdict = judge(entries, (remembered,))
+def is_all_known(remembered: DedupIndex, entries: Entries) -> bool:
+    verdict = classify(entries, (remembered,))
     return not len(verdict.new) and not len(verdict.revised)
 
 
@@ -74,7 +74,7 @@ def test_whatever_was_written_is_remembered_after_a_restart(batches: list[tuple[
             remembered, log = topic.restored()
             assert len(remembered) == first
     remembered, _ = topic.restored()
-    assert not len(judge(rows(first), (remembered,)).new)
+    assert not len(classify(rows(first), (remembered,)).new)
     assert all(len(value) <= 64 * 1024 for value in topic.records.values())
 
 
@@ -206,7 +206,7 @@ def test_rows_are_kept_at_least_as_long_after_a_restart() -> None:
 
 
 def test_a_record_of_a_newer_version_is_refused() -> None:
-    with pytest.raises(RefusedError, match="version 2"):
+    with pytest.raises(FatalError, match="version 2"):
         seen.restore({b"t/1/1/0": b"\x02rest"})
 
 
@@ -249,7 +249,7 @@ from pathlib import Path
 import numpy as np
 from connector.core.rows import ENTRY, LAYOUT
 from connector.kafka import seen
-from connector.kafka.restore import give_back
+from connector.kafka.restore import trim_heap
 
 def resident():
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE")
@@ -263,12 +263,12 @@ def remembered(rows):
 
 seen.restore(remembered(1_000))
 gc.collect()
-give_back()  # what the imports left free would take the rows in
+trim_heap()  # what the imports left free would take the rows in
 before = resident()
 values = remembered(300_000)
 restored = seen.restore(values)
 del values
-give_back()
+trim_heap()
 print((resident() - before) / 300_000)
 """
     run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)

@@ -11,9 +11,9 @@ from structlog.testing import capture_logs
 
 from connector import service
 from connector.config import Settings, load
-from connector.errors import BrokersAwayError, RefusedError
+from connector.errors import BrokersUnavailableError, FatalError
 from connector.kafka import topics
-from connector.kafka.state import Home
+from connector.kafka.state import StateIdentity
 from connector.kafka.topics import Found
 from connector.service import Service
 
@@ -63,7 +63,7 @@ async def test_sigterm_after_a_failure_keeps_code_and_reason(
 ) -> None:
     exits = Exits(monkeypatch)
     worker = process(settings)
-    worker._fail(RefusedError("the state is of another cluster"))
+    worker._fail(FatalError("the state is of another cluster"))
     worker._stop_by_signal()
     assert not exits.codes
     worker._stop_by_signal()
@@ -89,7 +89,7 @@ async def test_stop_that_hangs_exits_with_the_right_code(
     monkeypatch.setattr(service, "_STOP_S", 0.01)
     worker = process(settings)
     if failed:
-        worker._fail(RefusedError("the state is of another cluster"))
+        worker._fail(FatalError("the state is of another cluster"))
     else:
         worker._stop_by_signal()
     await asyncio.wait_for(exits.first.wait(), 10)
@@ -119,8 +119,8 @@ async def test_error_of_a_shard_outlives_one_that_follows(settings: Settings) ->
     worker = Service(settings)
 
     async def work() -> None:
-        worker._error = RefusedError("first")
-        raise RefusedError("second")
+        worker._error = FatalError("first")
+        raise FatalError("second")
 
     await worker._until_stopped(work())
     assert str(worker._error) == "first"
@@ -137,7 +137,7 @@ class Brokers:
         """Take the topics down."""
         self.asked.append({topic.name for topic in wanted})
         if not self.available.is_set():
-            raise BrokersAwayError("no broker")
+            raise BrokersUnavailableError("no broker")
         return Found("cluster", dict.fromkeys(self.asked[-1], 1))
 
 
@@ -204,7 +204,7 @@ async def test_reload_that_fails_of_a_bug_is_logged(settings: Settings) -> None:
 async def test_probe_refuses_what_the_start_would_refuse(settings: Settings, found: Found, expected: str) -> None:
     """Another cluster that takes over under the same address, and a control topic that was enlarged."""
     worker = Service(settings)
-    worker._around = cast("Any", SimpleNamespace(home=Home("app", "here", "calls")))
+    worker._around = cast("Any", SimpleNamespace(home=StateIdentity("app", "here", "calls")))
     worker._check_found(Found("here", {"app.control": 8}))
-    with pytest.raises(RefusedError, match=expected):
+    with pytest.raises(FatalError, match=expected):
         worker._check_found(found)

@@ -14,14 +14,14 @@ from structlog.testing import capture_logs
 from connector import batch
 from connector.batch import Change, SweepsBegun
 from connector.buffer import Buffer
-from connector.core.rows import Shape
+from connector.core.rows import RowSchema
 from connector.errors import FencedError, HandedOverError
 from connector.graph.clock import TrustedClock
 from connector.kafka import avro, publishing
 from connector.kafka.limits import Limits
 from connector.kafka.ownership import Command, Snapshot
-from connector.kafka.publishing import AbortedError, Closing, Offsets, Outgoing, Position, Publisher
-from connector.kafka.state import Home
+from connector.kafka.publishing import AbortedError, CommitContext, Offsets, Outgoing, Publisher, TransactionContents
+from connector.kafka.state import StateIdentity
 from connector.metrics import Metrics
 from connector.shard import Shard
 
@@ -54,12 +54,14 @@ class Scripted(Publisher):
     def __init__(self, *ends: Exception | None) -> None:
         super().__init__("scripted", "app", {})
         self._ends = list(ends)
-        self.positions: list[Position] = []
+        self.positions: list[CommitContext] = []
 
     def open(self) -> None:
         pass
 
-    def commit(self, records: Mapping[str, Sequence[Outgoing]], closing: Closing, position: Position) -> Offsets:
+    def commit(
+        self, records: Mapping[str, Sequence[Outgoing]], closing: TransactionContents, position: CommitContext
+    ) -> Offsets:
         assert not records
         self.positions.append(position)
         closing.last({})
@@ -80,14 +82,14 @@ def shard_of(group: Group) -> Shard:
     clock.answered(None)
     around = SimpleNamespace(
         settings=settings,
-        home=Home("app", "cluster", "calls"),
+        home=StateIdentity("app", "cluster", "calls"),
         partitions={},
         schema_ids=None,
         clients=SimpleNamespace(limits=Limits()),
         membership=group,
         graph=SimpleNamespace(clock=clock),
         metrics=Metrics("0", 1),
-        shape=Shape(avro.load(avro.ROW), "v1.0"),
+        shape=RowSchema(avro.load(avro.ROW), "v1.0"),
         once=False,
         now=lambda: datetime(2026, 3, 1, tzinfo=UTC),
     )

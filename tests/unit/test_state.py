@@ -12,13 +12,13 @@ from connector.core import jobs, windows
 from connector.core.coverage import Coverage, Read, Window
 from connector.core.failing_ranges import FailingRange
 from connector.core.windows import Rules, State, Sweep, SweepState
-from connector.errors import RefusedError
+from connector.errors import FatalError
 from connector.kafka import state
-from connector.kafka.state import Checkpoint, Home
+from connector.kafka.state import Checkpoint, StateIdentity
 
 DATA = Path(__file__).parent.parent / "data"
 ZERO = datetime(2026, 3, 1, tzinfo=UTC)
-HOME = Home("app", "cluster-1", "calls")
+HOME = StateIdentity("app", "cluster-1", "calls")
 RULES = Rules(
     (Sweep(timedelta(minutes=1), timedelta(minutes=15)), Sweep(timedelta(days=1), timedelta(days=7))),
     timedelta(0),
@@ -112,30 +112,30 @@ def test_a_shard_knows_where_it_belongs_and_which_command_is_next() -> None:
     restored = state.restore({record.key: record.value})
     assert restored.shard is not None
     assert restored.shard.control == 42
-    state.check_home(restored.shard, HOME)
-    state.check_home(None, HOME)
+    state.check_identity(restored.shard, HOME)
+    state.check_identity(None, HOME)
 
 
 @pytest.mark.parametrize(
     ("home", "said"),
     [(HOME._replace(cluster="cluster-2"), "cluster cluster-1"), (HOME._replace(topic="other"), "kafka.topic is other")],
 )
-def test_state_written_for_another_topic_or_cluster_is_refused(home: Home, said: str) -> None:
+def test_state_written_for_another_topic_or_cluster_is_refused(home: StateIdentity, said: str) -> None:
     record = state.shard_record(HOME, 0)
     assert record.value is not None
-    with pytest.raises(RefusedError, match=said):
-        state.check_home(state.restore({record.key: record.value}).shard, home)
+    with pytest.raises(FatalError, match=said):
+        state.check_identity(state.restore({record.key: record.value}).shard, home)
 
 
 @pytest.mark.parametrize("key", [b"shard", b"checkpoint/t", b"whatever"])
 def test_a_record_of_a_newer_version_is_refused(key: bytes) -> None:
-    with pytest.raises(RefusedError, match=r"version 2.*run the version that wrote it"):
+    with pytest.raises(FatalError, match=r"version 2.*run the version that wrote it"):
         state.restore({key: b'{"v":2,"all":"different"}'})
 
 
 @pytest.mark.parametrize("value", [b"", b"\x00", b"[]", b"{}", b'{"v":"1"}'])
 def test_what_is_none_of_ours_is_refused(value: bytes) -> None:
-    with pytest.raises(RefusedError, match="none of ours"):
+    with pytest.raises(FatalError, match="none of ours"):
         state.restore({b"shard": value})
 
 
@@ -149,7 +149,7 @@ def test_records_of_version_1_stay_readable() -> None:
     restored = state.restore(dict(zip(lines[::2], lines[1::2], strict=True)))
     assert restored.shard is not None
     assert restored.shard.control == 42
-    state.check_home(restored.shard, HOME)
+    state.check_identity(restored.shard, HOME)
     assert restored.checkpoints == {"t1": some_checkpoint()}
 
 

@@ -9,14 +9,14 @@ from typing import Any
 
 import msgspec
 
-from connector.batch import Account, Item, PageRead, RunsDropped, SliceRead
+from connector.batch import Item, PageRead, RunsDropped, SliceRead, TenantState
 from connector.buffer import Buffer
 from connector.core import windows
 from connector.core.coverage import Window
-from connector.core.dedup import Remembered
+from connector.core.dedup import DedupIndex
 from connector.core.jobs import Command
-from connector.core.rows import Shape
-from connector.errors import RejectedError
+from connector.core.rows import RowSchema
+from connector.errors import PermanentError
 from connector.graph.client import ReadPage
 from connector.kafka import avro
 from connector.kafka.seen import SeenLog
@@ -43,7 +43,7 @@ class Source:
             if self.refused:
                 await until(lambda: len(self.asked) > 1)
                 if number in self.refused:
-                    raise RejectedError("sign_in", "the secret has expired")
+                    raise PermanentError("sign_in", "the secret has expired")
                 await asyncio.Event().wait()
             chain = self.chains.pop(0) if len(self.chains) > 1 else self.chains[0]
             for ids in chain:
@@ -73,9 +73,9 @@ class Handed(Buffer):
 @asynccontextmanager
 async def sweeping(source: Source, history: timedelta = timedelta(minutes=1)) -> AsyncIterator[tuple[Sweeper, Handed]]:
     state = windows.first_state(RULES, NOW - history, NOW)
-    account = Account(TENANT, RULES, Checkpoint("calls", state), Remembered(), SeenLog("aa"))
+    account = TenantState(TENANT, RULES, Checkpoint("calls", state), DedupIndex(), SeenLog("aa"))
     unchecked: Any = source
-    handed, shape = Handed(), Shape(avro.load(avro.ROW), "v1.0")
+    handed, shape = Handed(), RowSchema(avro.load(avro.ROW), "v1.0")
     sweeper = Sweeper(account, unchecked, handed, shape, concurrency=3, once=False, now=lambda: NOW)
     task = asyncio.create_task(sweeper.run())
     try:

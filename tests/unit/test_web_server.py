@@ -15,7 +15,7 @@ import pytest
 from prometheus_client.openmetrics.exposition import CONTENT_TYPE_LATEST
 from structlog.testing import capture_logs
 
-from connector.errors import ConfigurationError, RefusedError
+from connector.errors import ConfigurationError, FatalError
 from connector.metrics import Metrics, TenantView
 from connector.web import Web
 
@@ -225,7 +225,7 @@ async def test_a_port_that_another_process_has_is_refused_with_what_to_do(source
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(
-            RefusedError, match=rf"^http.listen: cannot listen on 127.0.0.1:{port}: another process .*end"
+            FatalError, match=rf"^http.listen: cannot listen on 127.0.0.1:{port}: another process .*end"
         ):
             await Web("127.0.0.1", port, source, metrics).start()
 

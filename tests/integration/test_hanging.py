@@ -247,7 +247,7 @@ async def test_hanging_commit_of_dead_letters_is_completed(bench: Bench) -> None
     bench.check(b"a0", b"d0")
 
 
-@pytest.mark.parametrize("hanging", ["state seen", "row0 row1"])
+@pytest.mark.parametrize("hanging", ["seen", "state seen", "row0 row1"])
 async def test_abort_that_takes_a_hanging_commit_restores_it(bench: Bench, hanging: str) -> None:
     """The next batch of the living shard is aborted by a rebalance: a marker ends all that is open."""
     bench.create(hanging)

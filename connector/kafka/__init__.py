@@ -1,1 +1,4 @@
-"""Kafka: encoding, what is stored, transactions, ownership. Alone here: confluent_kafka, fastavro."""
+"""Everything about Kafka: encoding, stored state, transactions, ownership of shards.
+
+Only this package imports confluent_kafka and fastavro.
+"""

@@ -1,11 +1,14 @@
-"""One shard's producer for brokers without transactions: each part of a batch is acknowledged before the next begins.
+"""Publisher of one shard for brokers without transactions. It writes a batch in parts and waits after each part.
 
-1. Rows, where they lie, what is remembered and progress, checkpoint: what a later part says rests on the earlier ones.
-   Whoever reads the topics after a death finds less than was published, never more: rows come again, none is lost.
-2. Nobody is fenced. The batch ends, and no part of it is begun, once the shard is known to be somebody else's.
-3. After any failure the outcome is unknown: the producer is dropped and the shard starts again from what the topics
-   say. Opening writes to the internal topics first: else rows would come again for as long as those cannot be written.
-4. The control offset is in the checkpoint alone; the group's is not committed, and nobody reads it.
+1. The order is: rows, a note of where the rows lie, dedup index and progress, checkpoint. Each part relies on the parts
+   before it. After a crash the topics therefore record less than was published, never more: the next worker may publish
+   rows again, but it loses none.
+2. Brokers do not fence this producer. As soon as the shard is known to belong to another worker, no further part of
+   the batch is written.
+3. After any failure the outcome is unknown: the producer is dropped and the shard restarts from what the topics
+   contain. `open` writes to the internal topics first. Otherwise each restart would publish rows again for as long as
+   those topics cannot be written.
+4. The control offset is stored in the shard's record only. The group's offset is not committed, and no code reads it.
 """
 
 import time
@@ -26,11 +29,14 @@ from connector.kafka.visibility import Place
 
 _PROBE = b"probe"
 _FRESH_S = 1.0
-"How long the shard's ownership, once confirmed, is taken for granted."
+"Seconds for which a confirmed ownership of the shard counts as current."
 
 
 class Acknowledgements(Publisher):
-    """An idempotent producer without transactions. It knows nothing for certain of a batch that failed."""
+    """Publisher with an idempotent producer and without transactions.
+
+    The outcome of a failed batch is always unknown.
+    """
 
     def __init__(self, clients: Clients, names: Names, shard: int) -> None:
         super().__init__(f"shard {shard} of {names.app}", names.app, clients.producer(None))
@@ -41,7 +47,7 @@ class Acknowledgements(Publisher):
         self._probes = [Outgoing(topic, _PROBE, None, shard) for topic in (names.seen, names.state)]
 
     def open(self) -> None:
-        """Makes the producer, and tries it where batches end."""
+        """Create the producer and write a probe record to each topic with which a batch ends."""
         try:
             self._producer = Producer(self._settings)
             self._write(self._probes)
@@ -51,7 +57,11 @@ class Acknowledgements(Publisher):
     def commit(
         self, records: Mapping[str, Sequence[Outgoing]], closing: TransactionContents, position: CommitContext
     ) -> Offsets:
-        """Writes one part after the other. Never AbortedError; HandedOverError when the shard was lost amid a batch."""
+        """Write the parts of a batch one after the other.
+
+        Raises ShardRestartError after any failure, and HandedOverError when the shard was lost during the batch. Never
+        raises AbortedError.
+        """
         confirmed = time.monotonic()
         self._written = {}
         try:
@@ -61,7 +71,7 @@ class Acknowledgements(Publisher):
             checkpoints = [record for record in last if record.topic == self._checkpoints]
             checkpoints += closing.shard(NO_TRANSACTION)
             for part in (closing.noted(offsets), remembered, checkpoints):
-                # Whoever was frozen, or waited for a broker, may wake when the shard is somebody else's.
+                # After the process was frozen or waited for a broker, the shard may belong to another worker.
                 if time.monotonic() - confirmed > _FRESH_S:
                     confirmed = time.monotonic()
                     if not position.holds():
@@ -79,7 +89,7 @@ class Acknowledgements(Publisher):
         position: CommitContext,
         is_stopped: Callable[[], bool],
     ) -> set[Place]:
-        """End what a worker with transactions has left open, with a producer that can; return the partitions."""
+        """Abort what a worker with transactions has left open, with a transactional producer. Return the partitions."""
         look = hanging.Look(self._clients, self._names, position.partition, read)
         if not read.undecided and not look.was_transaction:
             return set()
@@ -92,7 +102,10 @@ class Acknowledgements(Publisher):
     def write_lost(
         self, read: PartitionContents, ended: Collection[Place], position: CommitContext, is_stopped: Callable[[], bool]
     ) -> int:
-        """Write again what the transactions of such a worker have lost; return how many records."""
+        """Write again what the transactions of a worker with exactly-once delivery have lost.
+
+        Return the number of records.
+        """
         look = hanging.Look(self._clients, self._names, position.partition, read)
         if not ended and not look.was_transaction:
             return 0
@@ -104,7 +117,10 @@ class Acknowledgements(Publisher):
 
     @contextmanager
     def _former(self) -> Iterator[Transactions]:
-        """Open a producer as that of a worker with transactions."""
+        """Open the transactional producer that a worker with exactly-once delivery would use for this shard.
+
+        Raises ShardRestartError with the remedy when it cannot be opened or used.
+        """
         former = Transactions(self._clients, self._transactional_id)
         try:
             former.open()

@@ -1,4 +1,4 @@
-"""Check of the addresses that brokers advertise: clients use them for everything but their first request."""
+"""Check of the addresses that brokers advertise. Clients use them for everything but their first request."""
 
 import socket
 from collections.abc import Mapping

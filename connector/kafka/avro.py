@@ -1,4 +1,4 @@
-"""Avro values: rows and progress, in Avro single-object encoding or, with a registry, in Confluent wire format."""
+"""Avro values of rows and progress records: single-object encoding or, with a registry, the Confluent wire format."""
 
 import io
 import json
@@ -15,25 +15,26 @@ from connector.schemata import schema_text
 ROW = "directRoutingLogRow"
 PROGRESS = "progress"
 _MARKER = b"\xc3\x01"
-_CONFLUENT = struct.Struct(">bI")  # zero, and the id that the registry gave the schema
+_CONFLUENT = struct.Struct(">bI")  # a zero byte, then the registry's id of the schema
 CONFLUENT_HEADER_BYTES = _CONFLUENT.size
 
 
 def load(name: str) -> dict[str, Any]:
-    """A schema that the connector ships, as JSON."""
+    """Return a schema that the connector ships, as JSON."""
     schema: dict[str, Any] = json.loads(schema_text(name))
     return schema
 
 
 def single_object_header(schema: Mapping[str, Any]) -> bytes:
-    """The ten bytes before each body: marker and CRC-64-AVRO fingerprint, little-endian."""
+    """Return the ten bytes before each body: marker and CRC-64-AVRO fingerprint, little-endian."""
     return _MARKER + bytes.fromhex(fingerprint(to_parsing_canonical_form(dict(schema)), "CRC-64-AVRO"))
 
 
 def encoder(name: str, written_as: int | None = None) -> Callable[[Mapping[str, Any]], bytes]:
-    """A function from a record to its value on the topic, for one thread. Instants may be epoch milliseconds.
+    """Return a function that encodes a record as the value of its topic. Only one thread may use the function.
 
-    `written_as`: what the registry calls the schema; without it the value is in single-object encoding.
+    Timestamps may be given as epoch milliseconds. `written_as`: the registry's id of the schema; without it the value
+    is in single-object encoding.
     """
     schema = load(name)
     header = _header(schema, written_as)
@@ -52,7 +53,10 @@ def encoder(name: str, written_as: int | None = None) -> Callable[[Mapping[str, 
 
 
 def column_encoder(name: str, written_as: int | None = None) -> Callable[[Sequence[Sequence[Any]]], list[bytes]]:
-    """Like encoder for many records at once, given as one column of values for each field, in the schema's order."""
+    """Return a function that encodes many records at once, from one column of values per field in the schema's order.
+
+    `written_as`: see `encoder`.
+    """
     schema = load(name)
     return columns.encoder(schema, _header(schema, written_as))
 
@@ -62,7 +66,7 @@ def _header(schema: Mapping[str, Any], written_as: int | None) -> bytes:
 
 
 def schema_id(value: bytes) -> int | None:
-    """What the registry calls the schema of a value in Confluent wire format; None for any other value."""
+    """Return the registry's id of the schema of a value in Confluent wire format; None for any other value."""
     marker, number = _CONFLUENT.unpack_from(value) if len(value) >= _CONFLUENT.size else (1, 0)
     return number if marker == 0 else None
 
@@ -70,9 +74,10 @@ def schema_id(value: bytes) -> int | None:
 def decoder(
     name: str, schema_of: Callable[[int], Mapping[str, Any]] | None = None
 ) -> Callable[[bytes], dict[str, Any]]:
-    """The reverse of encoder, for readers within the project. Raises ValueError for another schema's value.
+    """Return a function that decodes what `encoder` has encoded, for readers within the project.
 
-    `schema_of`: the schema that the registry calls by an id; without it Confluent wire format cannot be read.
+    The function raises ValueError for a value of another schema. `schema_of`: returns the schema with an id of the
+    registry; without it the Confluent wire format cannot be read.
     """
     schema = load(name)
     parsed = fastavro.parse_schema(schema)

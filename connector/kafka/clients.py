@@ -1,4 +1,4 @@
-"""librdkafka settings: the ones that the promise rests on, and the owner's, each given to the clients it belongs to."""
+"""librdkafka settings of each kind of client: those that the guarantee needs, and those of `kafka.properties`."""
 
 import ssl
 from collections.abc import Callable, Mapping
@@ -15,7 +15,7 @@ from connector.kafka.limits import Limits
 
 Properties = dict[str, Any]
 
-# Names are librdkafka's (its CONFIGURATION.md, columns C and P). What is in neither belongs to every client.
+# Names of librdkafka (CONFIGURATION.md, columns C and P). A setting in neither list is given to every client.
 _CONSUMER_ONLY = frozenset(
     {
         "auto.commit.enable",
@@ -76,12 +76,12 @@ _CLASSIC_GROUP = ("session.timeout.ms", "heartbeat.interval.ms", "partition.assi
 
 
 def resolve(properties: Mapping[str, Any]) -> Properties:
-    """kafka.properties with their secrets in clear: for clients alone, never for a log."""
+    """Return kafka.properties with their secrets in plain text. For clients only, never for a log."""
     return {name: value.get() if hasattr(value, "get") else value for name, value in properties.items()}
 
 
 class Clients:
-    """Settings for each kind of client."""
+    """Source of the librdkafka settings for each kind of client."""
 
     def __init__(
         self,
@@ -90,14 +90,16 @@ class Clients:
         app: str = "direct-routing",
         bearer: Callable[[str | None], tuple[str, float]] | None = None,
     ) -> None:
-        """`owner`: kafka.properties, secrets resolved. `bearer`: token and its end, for brokers that take OAUTHBEARER.
+        """Keep the settings that all clients share.
 
-        Since confluent-kafka 2.13 every kind of client asks it in a thread of its own, and waits for the first token.
+        `owner`: kafka.properties with the secrets resolved. `bearer`: returns a token and when it expires, for brokers
+        that accept OAUTHBEARER. Since confluent-kafka 2.13 every kind of client calls it in a thread of its own and
+        waits for the first token.
         """
         self.app = app
         self._owner = dict(owner)
         self.limits = Limits(owner)
-        "Shared by all that writes with these settings."
+        "Limits that all writers with these settings share."
         self._common: Properties = {
             "bootstrap.servers": bootstrap_servers,
             "client.id": "direct-routing-connector",
@@ -112,23 +114,27 @@ class Clients:
 
     @cached_property
     def asking(self) -> AdminClient:
-        """Client that every shard of the process asks for offsets."""
+        """Return the client that every shard of the process uses to look up offsets."""
         return AdminClient(self.admin())
 
     @property
     def decided_within_s(self) -> float:
-        """How soon brokers end a transaction whose producer is gone: they look for those every 10 s."""
+        """Return the seconds after which brokers have aborted a transaction whose producer has stopped.
+
+        Brokers look for such transactions every 10 s.
+        """
         return int(self.producer("")["transaction.timeout.ms"]) / 1000 + _ABORTED_WITHIN_S
 
     def admin(self) -> Properties:
-        """For topics and their settings."""
+        """Return the settings for administration of topics."""
         shared = {k: v for k, v in self._owner.items() if k not in _CONSUMER_ONLY | _PRODUCER_ONLY}
         return {k: v for k, v in (self._common | shared).items() if k != "allow.auto.create.topics"}
 
     def producer(self, transactional_id: str | None) -> Properties:
-        """One a shard; without transactions: None. Either gives a record up after 10 s.
+        """Return the settings of a shard's only producer; `transactional_id` None for one without transactions.
 
-        Tried on Kafka 4.3: at the default retry back-off each transaction with offsets costs 100 ms.
+        Both kinds give up a record after 10 s. With the default retry back-off, each transaction with offsets takes 100
+        ms longer (measured on Kafka 4.3).
         """
         own = {k: v for k, v in self._common.items() if k != "allow.auto.create.topics"}
         own |= {
@@ -148,14 +154,20 @@ class Clients:
         return own | {"transactional.id": transactional_id}
 
     def commander(self) -> Properties:
-        """Files an operator's command: outside of any transaction, acknowledged by every replica, written once."""
+        """Return the settings of the producer of operators' commands.
+
+        It writes outside of any transaction. Each command is written once and acknowledged by all in-sync replicas.
+        """
         own = {k: v for k, v in self._common.items() if k != "allow.auto.create.topics"}
         own |= {"message.timeout.ms": 15_000, "retry.backoff.ms": 50}
         own |= {k: v for k, v in self._owner.items() if k not in _CONSUMER_ONLY | {"transaction.timeout.ms"}}
         return own | {"enable.idempotence": True, "acks": "all"}
 
     def member(self, group: str) -> Properties:
-        """The one consumer of the control topic, whose assignment is the ownership of shards."""
+        """Return the settings of the worker's only consumer of the control topic.
+
+        Its assignment decides who owns which shard.
+        """
         own = self._common | {
             "session.timeout.ms": 6_000,
             "heartbeat.interval.ms": 500,
@@ -169,11 +181,15 @@ class Clients:
         return own | {"group.id": group, "enable.auto.commit": False, "auto.offset.reset": "earliest"}
 
     def reader(self, isolation: str = "read_committed") -> Properties:
-        """Reads partitions from their beginning to their last stable offset, or to their end; joins no group."""
+        """Return the settings of a reader that joins no group.
+
+        It reads partitions to their last stable offset or, with `read_uncommitted`, to their end.
+        """
         own = self._common | {"fetch.wait.max.ms": 20, "queued.min.messages": 100_000}
         own |= {k: v for k, v in self._owner.items() if k not in _PRODUCER_ONLY | {"group.protocol", *_CLASSIC_GROUP}}
         return own | {
-            # librdkafka asks for the group's coordinator, and so for the right to; nothing is joined or committed.
+            # librdkafka looks up the coordinator of this group, so the connector's user needs the right to describe it.
+            # The reader neither joins the group nor commits.
             "group.id": self.app,
             "enable.auto.commit": False,
             "auto.offset.reset": "earliest",
@@ -182,10 +198,10 @@ class Clients:
         }
 
     def check(self) -> None:
-        """Raises ConfigurationError when librdkafka refuses a setting; asks no broker."""
+        """Raise ConfigurationError when librdkafka refuses a setting. Sends nothing to a broker."""
         try:
             AdminClient(_tokenless(self.admin()))
-            from confluent_kafka import Consumer, Producer  # noqa: PLC0415 - built only to have the settings checked
+            from confluent_kafka import Consumer, Producer  # noqa: PLC0415 - only to check the settings
 
             Producer(_tokenless(self.producer("check")))
             Producer(_tokenless(self.producer(None)))
@@ -197,11 +213,14 @@ class Clients:
 
 
 def _system_bundle() -> Properties:
-    """Return where the system's CA certificates are: curl in librdkafka's wheels looks only where Red Hat has them."""
+    """Return the location of the system's CA bundle.
+
+    The curl in librdkafka's wheels looks for it only where Red Hat's systems have it.
+    """
     paths = (ssl.get_default_verify_paths().cafile, *_SYSTEM_BUNDLES)
     return next(({"https.ca.location": path} for path in paths if path and Path(path).is_file()), {})
 
 
 def _tokenless(properties: Properties) -> Properties:
-    """Without what makes a constructor wait for sign-in."""
+    """Return the settings without the callback that makes a constructor wait for a token."""
     return {name: value for name, value in properties.items() if name != "oauth_cb"}

@@ -1,7 +1,7 @@
-"""Many Avro records of one schema at once, column by column.
+"""Avro encoder for many records of one schema at once, column by column.
 
-fastavro decides how a value is written. What differs from row to row, strings and instants, is written here; of
-everything else a column holds few different values, and what was written lately is not written again.
+fastavro decides how a value is encoded. Strings and timestamps differ from row to row and are encoded here. All other
+columns hold few different values or are mostly empty, so their encoded values are cached.
 """
 
 import io
@@ -24,7 +24,7 @@ _LOW = (1 << _LOW_BITS) - 1
 
 
 class _Memo(dict[Any, bytes]):
-    """Values as they are written. Shared by threads: losing what another has just put in costs a little time."""
+    """Cache of encoded values. Threads may share it: a lost entry is only encoded again."""
 
     def __init__(self, write: _Write) -> None:
         super().__init__()
@@ -40,7 +40,7 @@ class _Memo(dict[Any, bytes]):
 
 
 def encoder(schema: Mapping[str, Any], header: bytes) -> Callable[[Sequence[Sequence[Any]]], list[bytes]]:
-    """A function from one column of values for each field, in the schema's order, to `header` and body of each."""
+    """Return a function that encodes columns, one per field in the schema's order, as `header` and body per record."""
     writes = [_writer(json.dumps(field["type"])) for field in schema["fields"]]
 
     def encode(columns: Sequence[Sequence[Any]]) -> list[bytes]:
@@ -52,7 +52,7 @@ def encoder(schema: Mapping[str, Any], header: bytes) -> Callable[[Sequence[Sequ
 
 @cache
 def _writer(avro: str) -> _WriteColumn:
-    """What writes a column of a type, given as JSON; one for all fields of that type."""
+    """Return the function that encodes a column of a type, given as JSON. All fields of that type share it."""
     kind = json.loads(avro)
     nullable = isinstance(kind, list) and len(kind) == 2 and kind[0] == "null"
     inner = kind[1] if nullable else kind
@@ -89,13 +89,14 @@ def _strings(before: bytes) -> _WriteColumn:
     memo = _Memo(write)
 
     def write_column(column: Sequence[str | None]) -> Iterable[bytes]:
+        # The cache pays only where values repeat: if it has less than half of a sample, the rest bypasses it.
         sample = column[:_SAMPLE]
         if 2 * sum(map(memo.__contains__, sample)) >= len(sample):
             return map(memo.__getitem__, column)
         return chain(map(memo.__getitem__, sample), write_all(column[_SAMPLE:]))
 
     def write_all(column: Sequence[str | None]) -> Iterable[bytes]:
-        try:  # none is null, and none is long
+        try:  # the fast path: no value is null, and none is longer than the prefixes
             return [prefixes[len(text)] + text for text in map(str.encode, column)]  # type: ignore[arg-type]
         except (TypeError, IndexError):
             return map(write, column)
@@ -104,7 +105,12 @@ def _strings(before: bytes) -> _WriteColumn:
 
 
 def _instants(before: bytes, otherwise: _Write) -> _WriteColumn:
-    """Epoch milliseconds in two parts: the higher is the same for all that lies within eight seconds."""
+    """Return the function that encodes a column of epoch milliseconds.
+
+    An encoded number is looked up in two parts. All timestamps within the same eight seconds share the higher part.
+    """
+    # Avro writes a long as a zigzag varint: doubled if positive, then seven bits per byte, the lowest first. The low 14
+    # bits are the first two bytes, both with the bit that says that more bytes follow.
     lows = [before + bytes((low & 0x7F | 0x80, low >> 7 | 0x80)) for low in range(_LOW + 1)]
     highs = _Memo(_varint)
 
@@ -119,7 +125,7 @@ def _instants(before: bytes, otherwise: _Write) -> _WriteColumn:
                 else write(value)
                 for value in column
             ]
-        except TypeError:  # some are no integers
+        except TypeError:  # some values are datetimes
             return map(write, column)
 
     return write_column

@@ -1,6 +1,6 @@
-"""Commands on the control topic: JSON, keyed with the tenant, in the partition that is the tenant's shard.
+"""Commands on the control topic: JSON, keyed by the tenant, in the partition of the tenant's shard.
 
-Anybody with the right to write there can send anything: what is no command is passed over, never trusted.
+Every client with the right to write there can send anything. What is not a command is ignored and never trusted.
 """
 
 import zlib
@@ -36,12 +36,12 @@ class _Record(msgspec.Struct, omit_defaults=True):
 
 
 def partition_of(tenant: str, shards: int) -> int:
-    """The shard of a tenant, by its id in lower case."""
+    """Return the shard of a tenant, which its id in lower case decides."""
     return zlib.crc32(tenant.lower().encode()) % shards
 
 
 def encode(tenant: str, order: jobs.Command) -> bytes:
-    """The value of a command's record; `tenant` as its owner writes it."""
+    """Return the value of a command's record. `tenant`: spelled as in the configuration."""
     window = order.window
     record = _Record(
         order.id,
@@ -57,7 +57,7 @@ def encode(tenant: str, order: jobs.Command) -> bytes:
 
 
 def parse(command: Command) -> Heard | None:
-    """What a record asks for; None for anything that is no command of this version."""
+    """Return the command in a record; None for anything that is not a command of this version."""
     if command.value is None or len(command.value) > _LONGEST_BYTES:
         return None
     try:

@@ -1,7 +1,7 @@
 """Creation of topics on brokers that refuse some of the settings, as managed clusters do.
 
-The broker's message need not name the refused setting. Each one is therefore tried by itself with a creation that is
-only validated; a broker that does not validate is asked with what it cannot refuse.
+The broker's message need not name the refused setting. So each setting is tried alone in a request that the broker only
+validates. If that finds no accepted topic, the topic is created with its required settings only.
 """
 
 from collections.abc import Iterator, Sequence
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
 _T = TypeVar("_T")
 TIMEOUT_S = 10.0
 _REQUEST_S = 15.0
-"How long a request may take that itself waits for `TIMEOUT_S` at the broker."
+"Seconds that a request may take which itself waits for `TIMEOUT_S` at the broker."
 _BROKERS_DEFAULT = -1
 REFUSED_SETTING = frozenset({KafkaError.POLICY_VIOLATION, KafkaError.INVALID_CONFIG, KafkaError.INVALID_REQUEST})
-"Codes with which brokers refuse what a topic shall be like."
+"Error codes with which brokers refuse the settings of a topic."
 
 
 class Creation(NamedTuple):
-    """How the creation of a topic ended, or would end. `left_out`: what the brokers refuse, as `name=value`."""
+    """Outcome of the creation of a topic. `left_out`: the settings that the brokers refuse, as `name=value`."""
 
     topic: "Topic"
     error: KafkaError | None
@@ -33,7 +33,7 @@ class Creation(NamedTuple):
 
 
 class Creator:
-    """Blocking; each request ends within seconds."""
+    """Creator of topics. Its calls block; each request ends within seconds."""
 
     def __init__(self, client: AdminClient) -> None:
         self._client = client
@@ -41,7 +41,7 @@ class Creator:
     def create(
         self, topics: "Sequence[Topic]", replication_factor: int, *, validate_only: bool = False
     ) -> Iterator[Creation]:
-        """Create topics, or with `validate_only` ask whether they could be created; the outcome of each."""
+        """Create topics and yield the outcome of each. With `validate_only`, ask only whether they could be created."""
         if not topics:
             return
         for topic, error in self._request(topics, replication_factor, validate_only=validate_only):
@@ -51,7 +51,7 @@ class Creator:
                 yield self._reduce(topic, replication_factor, error, validate_only=validate_only)
 
     def _reduce(self, topic: "Topic", replication_factor: int, refusal: KafkaError, *, validate_only: bool) -> Creation:
-        """Create a refused topic without what the brokers refuse of it."""
+        """Create a topic that was refused, without the settings that the brokers refuse."""
         wanted, factor, left_out = self._accepted(topic, replication_factor)
         if topic.chosen and wanted.settings != topic.settings:
             return Creation(topic, refusal, left_out)
@@ -63,7 +63,7 @@ class Creator:
         return Creation(topic, refusal)
 
     def _accepted(self, topic: "Topic", replication_factor: int) -> "tuple[Topic, int, tuple[str, ...]]":
-        """Find the settings that the brokers take, by adding one after the other to those that have to be there."""
+        """Find the settings that the brokers accept, by adding one after the other to the required ones."""
         kept, factor = _required(topic), replication_factor
         if self._refuses(kept, factor) and not self._refuses(kept, _BROKERS_DEFAULT):
             factor = _BROKERS_DEFAULT
@@ -104,7 +104,7 @@ class Creator:
 
 
 def answer(future: "Future[_T]") -> _T:
-    """Return the outcome of a request. Raises KafkaException, also when there is none in time."""
+    """Return the outcome of a request. Raises KafkaException, also when none comes in time."""
     try:
         return future.result(timeout=2 * TIMEOUT_S)
     except TimeoutError:
@@ -112,7 +112,7 @@ def answer(future: "Future[_T]") -> _T:
 
 
 def _required(topic: "Topic") -> "Topic":
-    """Return the topic with the settings that it cannot do without."""
+    """Return the topic with its required settings only."""
     required = {"cleanup.policy"} if topic.compacted else set()
     return topic._replace(settings={name: value for name, value in topic.settings.items() if name in required})
 

@@ -1,6 +1,6 @@
-"""The operator's side of the internal topics: what workers have committed, and commands, new ones and those that wait.
+"""Client for operators: reads what workers have committed and the commands that wait, and writes new commands.
 
-Needs no worker, and disturbs none: it joins no group and has no transactional id.
+It needs no running worker and does not disturb one: it joins no group and has no transactional id.
 """
 
 import time
@@ -28,17 +28,21 @@ _BATCH = 1_000
 
 
 class ShardView(NamedTuple):
-    """What a shard's workers have committed, and the commands that none of them has applied yet, oldest first."""
+    """Committed state of a shard, and the commands that no worker has applied yet, oldest first."""
 
     restored: Restored
     waiting: list[Heard]
 
 
 class OperatorClient:
-    """Blocking. Construction asks the brokers for their topics; BrokersUnavailableError when none answers."""
+    """Reader of committed state and writer of commands. Its calls block."""
 
     def __init__(self, kafka: Kafka, clients: Clients) -> None:
-        """`found`: the topics; FatalError when they are not those of `kafka.shards` shards."""
+        """Look up the topics.
+
+        Raises BrokersUnavailableError when no broker answers, and FatalError when the internal topics do not have
+        `kafka.shards` partitions.
+        """
         self._kafka = kafka
         self._clients = clients
         self._clients.check()
@@ -52,7 +56,7 @@ class OperatorClient:
         self._home = StateIdentity(kafka.app, found.cluster, kafka.topic)
         self._shards = [found.partitions.get(name, 0) for name in (self._names.control, self._names.state)]
         self.is_new = not any(self._shards)
-        "Whether no worker has ever run: there are no topics."
+        "True if the internal topics do not exist, so that no worker has ever run."
         self._control_id = ""
         if not self.is_new:
             self._check()
@@ -69,11 +73,14 @@ class OperatorClient:
                 )
 
     def shard_of(self, tenant: str) -> int:
-        """The shard of a tenant, by its id."""
+        """Return the shard of a tenant."""
         return control.partition_of(tenant, self._kafka.shards)
 
     def read(self, shards: Sequence[int]) -> dict[int, ShardView]:
-        """What is known of each of these shards. FatalError: their state is another topic's, or a newer version's."""
+        """Return the state and the waiting commands of each of these shards.
+
+        Raises FatalError when the state belongs to another topic or cluster, or was written by a newer version.
+        """
         if self.is_new:
             return {number: ShardView(Restored(None, {}), []) for number in shards}
         with _Reader(self._clients, self._away) as reader:
@@ -90,9 +97,9 @@ class OperatorClient:
         return {number: ShardView(restored[number], waiting[number]) for number in shards}
 
     def follow(self, shard: int) -> Generator[Restored | None, None, None]:
-        """What the shard's workers commit, from now on and for ever; None when nothing came for a moment.
+        """Yield the state of a shard whenever its worker has committed, without end; None when nothing came for 0.1 s.
 
-        Wait for brokers that are unavailable. Raise FatalError when a right is withdrawn or the topic is gone.
+        Waits for brokers that are unavailable. Raises FatalError when a right is withdrawn or the topic was deleted.
         """
         consumer = Consumer(self._clients.reader())
         values: dict[bytes, bytes] = {}
@@ -117,9 +124,10 @@ class OperatorClient:
             consumer.close()
 
     def file(self, tenant: str, order: jobs.Command) -> int:
-        """Files a command; its offset. `tenant`: the id as its owner writes it.
+        """Write a command and return its offset. `tenant`: the id, spelled as in the configuration.
 
-        Raises FatalError when a broker refuses it, BrokersUnavailableError when none has taken it in time.
+        Raises FatalError when a broker refuses the command, and BrokersUnavailableError when none has acknowledged it
+        in time.
         """
         outcome: list[tuple[KafkaError | None, int]] = []
 
@@ -148,7 +156,7 @@ class OperatorClient:
         return offset
 
     def workers(self) -> int | None:
-        """How many workers are in the group; None when the broker does not tell."""
+        """Return the number of workers in the group; None when the brokers do not report it."""
         try:
             admin = AdminClient(self._clients.admin())
             future = admin.describe_consumer_groups([self._kafka.app], request_timeout=_LOOK_S)[self._kafka.app]
@@ -163,7 +171,7 @@ class OperatorClient:
         shard = restored.shard
         state.check_identity(shard, self._home)
         if shard is not None and shard.control_id and self._control_id not in ("", shard.control_id):
-            # The control topic was created again: no worker has applied any of its commands yet.
+            # The control topic was created again, so no worker has applied any of its commands yet.
             return restored._replace(shard=structs.replace(shard, control=0))
         return restored
 
@@ -178,7 +186,7 @@ class OperatorClient:
 
 
 class _Reader:
-    """One consumer that reads partitions to their last stable offset."""
+    """Consumer that reads partitions to their last stable offset."""
 
     def __init__(self, clients: Clients, away: Any) -> None:
         self._consumer = Consumer(clients.reader())
@@ -191,7 +199,7 @@ class _Reader:
         self._consumer.close()
 
     def read(self, topic: str, offsets: dict[int, int]) -> Iterator[tuple[int, Message]]:
-        """Partition and record; each partition from an offset on."""
+        """Yield partition and record. `offsets`: where to start in each partition."""
         left = set(offsets)
         self._consumer.assign([TopicPartition(topic, number, offset) for number, offset in offsets.items()])
         heard = time.monotonic()

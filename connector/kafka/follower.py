@@ -1,4 +1,4 @@
-"""Follows topics from their beginning as a `read_committed` reader that joins no group."""
+"""Reader that follows topics from their beginning with `read_committed` and joins no group."""
 
 import time
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ _SILENCE_S = 20.0
 
 
 class Entry(NamedTuple):
-    """A committed record; headers by name."""
+    """Committed record. Its headers are keyed by name."""
 
     topic: str
     key: bytes | None
@@ -24,10 +24,13 @@ class Entry(NamedTuple):
 
 
 class Follower:
-    """Blocking calls, for one thread at a time. They raise BrokersUnavailableError."""
+    """Follower of several topics.
+
+    Its calls block, may come from one thread at a time, and raise BrokersUnavailableError.
+    """
 
     def __init__(self, clients: Clients, topics: Sequence[str]) -> None:
-        """The topics exist."""
+        """Start before the first record of every partition of `topics`, which must exist."""
         self._consumer = Consumer(clients.reader())
         self._next: dict[tuple[str, int], int] = {}
         try:
@@ -40,11 +43,11 @@ class Follower:
         self._assign()
 
     def poll(self, timeout_s: float) -> list[Entry]:
-        """What came within the time."""
+        """Return the records that arrive within the time."""
         return [entry for message in self._consume(timeout_s) if (entry := self._entry(message)) is not None]
 
     def rest(self) -> list[Entry]:
-        """Everything up to where each partition ends now."""
+        """Return all remaining records up to the present end of each partition."""
         self._assign()
         unread, entries = set(self._next), list[Entry]()
         heard = time.monotonic()
@@ -63,11 +66,11 @@ class Follower:
         return entries
 
     def close(self) -> None:
-        """Forgets the connections."""
+        """Close the connections."""
         self._consumer.close()
 
     def _assign(self) -> None:
-        # Assigned anew, each partition tells its end again.
+        # A new assignment makes librdkafka report the end of each partition again.
         self._consumer.assign([TopicPartition(topic, number, at) for (topic, number), at in self._next.items()])
 
     def _consume(self, timeout_s: float) -> list[Message]:

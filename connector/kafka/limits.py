@@ -1,6 +1,7 @@
-"""How long a record and a batch may be: by the topics' `max.message.bytes` and by what the producer takes.
+"""Maximum length of records and batches, given by the topics' `max.message.bytes` and by the producer's own limits.
 
-A broker compares the limit with whole batches, so batches follow the smallest limit of the topics that are written to.
+A broker compares its limit with whole batches, so the batch size follows the smallest limit of all topics that are
+written to.
 """
 
 from collections.abc import Iterable, Mapping
@@ -18,21 +19,21 @@ BROKER_DEFAULT = 1_048_588
 PRODUCER_DEFAULT = 1_000_000
 "librdkafka's own limit for a record and for a batch."
 MOST_OVERHEAD = 100
-"A batch begins with 61 bytes, and a record has up to 36 beside its key, value and headers."
+"Bytes beyond key, value and headers: 61 at the start of a batch, and up to 36 per record."
 LEAST = 500
-"What every internal topic must take: tombstones, the record of a shard, one remembered row."
+"Minimum limit of an internal topic: a tombstone, the record of a shard or one row of the dedup index must fit."
 _HEADER_OVERHEAD = 10
 
 
 class TooLong(NamedTuple):
-    """A record that its topic does not take. `needed`: the least `max.message.bytes` that does."""
+    """Record that is too long for its topic. `needed`: the smallest sufficient `max.message.bytes`."""
 
     topic: str
     needed: int
 
 
 class RecordTooLongError(ShardRestartError):
-    """Nothing was written, because a record that the batch cannot go without is longer than its topic takes."""
+    """A record without which the batch cannot be written is too long for its topic. Nothing was written."""
 
     def __init__(self, record: TooLong, limit: int) -> None:
         self.record = record
@@ -43,7 +44,7 @@ class RecordTooLongError(ShardRestartError):
 
 
 class LengthRefusedError(ShardRestartError):
-    """Topics refused a record or batch for its length, though it should have fitted."""
+    """Brokers refused a record or batch as too long although it was within the known limits."""
 
     def __init__(self, message: str, topics: list[str]) -> None:
         super().__init__(message)
@@ -51,46 +52,46 @@ class LengthRefusedError(ShardRestartError):
 
 
 class Limits:
-    """What is known of the limits. Threads may share it: what is read is replaced as a whole."""
+    """Known limits of the topics. Threads may share it: each update replaces a mapping as a whole."""
 
     def __init__(self, owner: Mapping[str, Any] | None = None) -> None:
-        """`owner`: kafka.properties."""
+        """Keep the producer's own limits. `owner`: kafka.properties."""
         owner = owner or {}
         self._max_record = int(owner.get("message.max.bytes") or 0)
         self._max_batch = int(owner.get("batch.size") or PRODUCER_DEFAULT)
         self._known: dict[str, int] = {}
         self._guessed: dict[str, int] = {}
-        "Lower limits than brokers tell, or do not tell, after what was refused."
+        "Limits assumed after a refusal; they are lower than the known ones."
 
     def learn(self, settings: Mapping[str, Mapping[str, str | None]]) -> None:
-        """Keep the limits that topics' settings tell."""
+        """Store the limits that the settings of topics contain."""
         told = {name: int(limit) for name, of in settings.items() if (limit := of.get(LIMIT))}
         changed = {name for name, limit in told.items() if self._known.get(name) != limit}
         self._guessed = {name: guess for name, guess in self._guessed.items() if name not in changed}
         self._known = self._known | told
 
     def is_known(self, topic: str) -> bool:
-        """Return whether a broker told the limit of a topic."""
+        """Return whether a broker has reported the limit of a topic."""
         return topic in self._known
 
     def of(self, topic: str) -> int:
-        """Return the longest batch of one record that a topic takes, as far as is known."""
+        """Return the maximum bytes of a batch with one record of a topic, as far as is known."""
         most = self._max_record or max(PRODUCER_DEFAULT, *self._known.values(), 0)
         known = self._known.get(topic, PRODUCER_DEFAULT)
         return min(most, known, self._guessed.get(topic, known))
 
     def room(self, topic: str) -> int:
-        """Return the bytes that key, value and headers of a record of a topic may take together."""
+        """Return the maximum bytes of key, value and headers of a record together."""
         return max(0, self.of(topic) - MOST_OVERHEAD)
 
     def low(self, topics: Iterable[str]) -> dict[str, int]:
-        """Return the known limits of topics that are below those of a producer that nothing limits."""
+        """Return the known limits of topics that are below the default limit of a producer."""
         return {
             name: self._known[name] for name in topics if self._known.get(name, PRODUCER_DEFAULT) < PRODUCER_DEFAULT
         }
 
     def too_long(self, records: "Iterable[Outgoing]") -> TooLong | None:
-        """Return the longest of the records that their topics do not take; None where all fit."""
+        """Return the longest of the records that are too long for their topics; None if all fit."""
         found: TooLong | None = None
         for record in records:
             needed = size(record) + MOST_OVERHEAD
@@ -99,15 +100,15 @@ class Limits:
         return found
 
     def lower(self, topic: str) -> None:
-        """Guess a lower limit of a topic: it refused what should have fitted."""
+        """Halve the assumed limit of a topic, because it refused a record that should have fitted."""
         self._guessed = self._guessed | {topic: self.of(topic) // 2}
 
     def forget_guess(self, topic: str) -> None:
-        """Take for a topic's limit again what brokers tell."""
+        """Return to the limit that brokers report for a topic."""
         self._guessed = {name: guess for name, guess in self._guessed.items() if name != topic}
 
     def producer(self) -> dict[str, int]:
-        """Return the settings of a producer whose records and batches the topics take."""
+        """Return the producer settings with which the topics accept every record and batch."""
         limits = [*self._known.values(), *self._guessed.values()]
         most = self._max_record or max([PRODUCER_DEFAULT, *limits])
         return {"message.max.bytes": most, "batch.size": min([self._max_batch, *limits])}
@@ -120,13 +121,13 @@ def size(record: "Outgoing") -> int:
 
 
 def raise_command(topic: str, needed: int = 0) -> str:
-    """Return the command that lets a topic take records of `needed` bytes, and those of any usual row."""
+    """Return the command that lets a topic accept records of `needed` bytes and every usual row."""
     command = "kafka-configs.sh --bootstrap-server BROKER --alter --entity-type topics"
     return f"{command} --entity-name {topic} --add-config {LIMIT}={max(BROKER_DEFAULT, needed)}"
 
 
 def refusing_topics(error: BaseException | None) -> list[str]:
-    """Return the topics that, by an error or its causes, refused a record or batch for its length."""
+    """Return the topics that refused a record or batch as too long, according to an error or its causes."""
     if isinstance(error, LengthRefusedError):
         return error.topics
     while error is not None:

@@ -1,6 +1,7 @@
-"""librdkafka's mock cluster: a broker inside this process, for the demo alone.
+"""librdkafka's mock cluster: a broker inside this process, for the demo only.
 
-It hides no aborted rows, fences nobody, answers no admin request and keeps about 5 MB a partition.
+It does not hide aborted rows, does not fence, does not answer administration requests and keeps about 5 MB per
+partition.
 """
 
 from typing import Final
@@ -8,7 +9,7 @@ from typing import Final
 from confluent_kafka import Producer
 
 PARTITIONS: Final = 4
-"Of every topic; the mock cluster has no other number."
+"Partitions of every topic; the mock cluster supports no other number."
 _TIMEOUT_S = 5.0
 
 
@@ -19,4 +20,4 @@ class MockCluster:
         self._owner = Producer({"bootstrap.servers": "mock:1", "test.mock.num.brokers": 1, "log_level": 0})
         brokers = self._owner.list_topics(timeout=_TIMEOUT_S).brokers.values()
         self.bootstrap_servers = ",".join(f"{broker.host}:{broker.port}" for broker in brokers)
-        "Where other clients find it."
+        "Address for other clients."

@@ -1,9 +1,9 @@
-"""Membership of the group on the control topic: owning control partition p is owning shard p.
+"""Membership in the consumer group of the control topic: the owner of control partition p owns shard p.
 
-One thread alone touches the consumer: it does nothing but short polls, callbacks and queued requests, since any call
-from another thread waits for as long as a poll runs. After each poll it publishes a snapshot. A shard commits only with
-a snapshot that still holds its partition: the broker's generation guard knows members, not partitions, and accepts
-fresh metadata of a live member for a partition that it has lost.
+Only one thread uses the consumer. It runs short polls, callbacks and queued requests and nothing else, because a call
+from any other thread would wait until a running poll ends. After each poll the thread publishes a snapshot. A shard
+commits only while the snapshot still contains its partition. The broker's generation check is not enough: it knows
+members, not partitions, and accepts fresh metadata of a live member for a partition that this member has lost.
 """
 
 import queue
@@ -38,7 +38,7 @@ class Command(NamedTuple):
 
 
 class Snapshot(NamedTuple):
-    """What the group knew after a poll."""
+    """Assignment and group metadata after a poll."""
 
     polls: int
     partitions: frozenset[int]
@@ -46,30 +46,30 @@ class Snapshot(NamedTuple):
 
 
 class Owner(Protocol):
-    """Who is told about ownership. Called in the membership's thread: must not block, but for `revoked`."""
+    """Receiver of ownership changes. The membership's thread calls it, so no method may block."""
 
     def assigned(self, shards: frozenset[int]) -> None:
-        """These shards came."""
+        """Take note that these shards were assigned."""
 
     def revoked(self, shards: frozenset[int]) -> threading.Event:
-        """These shards go; the event is set when they have handed over."""
+        """Start the hand-over of these shards and return the event that is set once it is done."""
 
     def lost(self, shards: frozenset[int]) -> None:
-        """These shards are somebody else's already."""
+        """Take note that these shards already belong to another worker."""
 
     def commanded(self, shard: int, command: Command) -> None:
-        """A command for a shard that was opened."""
+        """Take a command for a shard that was opened."""
 
 
 class Membership:
-    """The consumer and its thread."""
+    """Consumer of the control topic with its thread."""
 
     def __init__(self, clients: Clients, group: str, topic: str, owner: Owner) -> None:
         self._settings = clients.member(group)
         self._group = group
-        # The newer protocol does not call back for an assignment that stays empty.
+        # The newer group protocol does not call back for an assignment that stays empty.
         self._tells_all = str(self._settings.get("group.protocol", "classic")).lower() == "classic"
-        # Whoever is frozen holds up the assignment of all others until its session has ended.
+        # A frozen member delays the assignment of all others until its session has ended.
         self._rejoin_s = max(_REJOIN_S, 2 * int(self._settings.get("session.timeout.ms", 0)) / 1000)
         self._topic = topic
         self._owner = owner
@@ -77,26 +77,28 @@ class Membership:
         self._partitions: frozenset[int] = frozenset()
         self._opened: set[int] = set()
         self._waits_since: float | None = None
-        "When shards were lost or revoked; every assignment, also an empty one, ends the wait (monotonic seconds)."
+        """Time at which shards were last lost or revoked; None once any assignment, even an empty one, came (monotonic
+        seconds).
+        """
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="group member", daemon=True)
         self.snapshot = Snapshot(0, frozenset(), None)
         self.changed_at = time.monotonic()
-        "When the assignment last changed (monotonic seconds)."
+        "Time at which the assignment last changed (monotonic seconds)."
         self.joined = False
-        "Whether an assignment, maybe an empty one, has come since the membership was lost last."
+        "True if an assignment, even an empty one, has come since the membership was last lost."
 
     def start(self) -> None:
-        """Joins the group."""
+        """Join the group."""
         self._thread.start()
 
     def stop(self) -> None:
-        """Leaves the group; blocks until it has left, 5 s at most."""
+        """Leave the group. Blocks until that is done, for at most 5 s."""
         self._stopping.set()
         self._thread.join(5.0)
 
     def open(self, shard: int, offset: int) -> None:
-        """Commands of a shard come from `offset` on."""
+        """Deliver the commands of a shard, starting at `offset`."""
 
         def seek(consumer: Consumer) -> None:
             if shard not in self._partitions:
@@ -104,7 +106,7 @@ class Membership:
             partition = TopicPartition(self._topic, shard, offset)
             try:
                 consumer.seek(partition)
-            except KafkaException:  # not fetched yet: after the next poll
+            except KafkaException:  # librdkafka does not fetch the partition yet: try again after the next poll
                 self._requests.put(seek)
                 return
             consumer.resume([partition])
@@ -113,19 +115,27 @@ class Membership:
         self._requests.put(seek)
 
     def shut(self, shard: int) -> None:
-        """No more commands of a shard, until it is opened again."""
+        """Deliver no more commands of a shard until it is opened again."""
         self._requests.put(lambda _consumer: self._opened.discard(shard))
 
     def holds(self, shard: int) -> bool:
-        """Whether the shard is still ours after a further poll, or after half a second. Not for the event loop."""
+        """Return whether the worker still owns the shard after a poll that starts after this call.
+
+        Blocks until the poll has ended, for at most 0.5 s: not for the event loop.
+        """
         deadline = time.monotonic() + _CONFIRM_S
+        # The poll that is running may have started before the shard was lost, so it proves nothing: wait for another.
         polls = self.snapshot.polls
         while self.snapshot.polls <= polls + 1 and time.monotonic() < deadline:
             time.sleep(_PAUSE_S)
         return shard in self.snapshot.partitions
 
     def _run(self) -> None:
-        """Be a member until stopped. Whatever is raised makes the member anew: a dead thread would own its shards."""
+        """Be a member of the group until stopped.
+
+        After any exception the consumer is replaced: if the thread ended, the process would keep its shards without
+        serving them.
+        """
         while not self._stopping.is_set():
             consumer: Consumer | None = None
             try:
@@ -138,7 +148,7 @@ class Membership:
             self._stopping.wait(_AGAIN_S)
 
     def _leave(self, consumer: Consumer | None) -> None:
-        """Hold nothing, then leave the group with what is left of the consumer."""
+        """Give up all shards, then close the consumer."""
         for step in (self._gone, consumer.close if consumer is not None else None, self._gone):
             try:
                 if step is not None:
@@ -147,13 +157,13 @@ class Membership:
                 _report(error)
 
     def _poll(self, consumer: Consumer) -> None:
-        """Polls until stopped; raises KafkaException when the consumer is of no more use."""
+        """Poll until stopped. Raises KafkaException when the consumer has to be replaced."""
         last_error = ""
         while not self._stopping.is_set():
             message = consumer.poll(_POLL_S)
             error = message.error() if message is not None else None
             if error is not None:
-                # librdkafka says it by the code, and leaves `fatal` unset, when the group has expelled the member.
+                # When the group has expelled the member, librdkafka sets only the code, not `fatal`.
                 if error.fatal() or error.code() == KafkaError._FATAL:  # noqa: SLF001
                     raise KafkaException(error)
                 if error.str() != last_error:
@@ -166,10 +176,10 @@ class Membership:
             for _ in range(self._requests.qsize()):
                 self._requests.get()(consumer)
             self._publish(consumer)
-            # Seen once, cause unknown: after a broker was frozen for 14 s no assignment came for two minutes.
+            # Observed once, cause unknown: no assignment came for two minutes after a broker was frozen for 14 s.
             since = self._waits_since
             waited = since is not None and time.monotonic() - since > self._rejoin_s
-            # The newer protocol tells nothing of an assignment that stays empty.
+            # With the newer group protocol, a member without a callback may simply have an empty assignment.
             self.joined = self.joined or (waited and not self._tells_all)
             if waited and self._tells_all:
                 raise KafkaException(KafkaError(KafkaError._TIMED_OUT, "no assignment since the last one ended"))  # noqa: SLF001
@@ -190,7 +200,10 @@ class Membership:
             self._owner.assigned(shards)
 
     def _pause(self, consumer: Consumer, shards: frozenset[int]) -> None:
-        """Commands wait until their shard is restored; what was fetched before is dropped, `open` seeks back."""
+        """Pause commands until their shard is restored.
+
+        Those fetched before are dropped, and `open` seeks back to them.
+        """
         waiting = [TopicPartition(self._topic, shard) for shard in shards & self._partitions - self._opened]
         if waiting:
             consumer.pause(waiting)
@@ -200,7 +213,7 @@ class Membership:
         self.changed_at = time.monotonic()
         self._opened -= shards
         if shards:
-            # Still ours while this callback runs: what is in flight may end, nothing new begins.
+            # The shards stay ours while this callback runs, so a commit in flight may end. No new one may start.
             self._owner.revoked(shards).wait(_HAND_OVER_S)
         self._partitions -= shards
         self._waits_since = time.monotonic()
@@ -216,7 +229,7 @@ class Membership:
         self._owner.lost(shards)
 
     def _gone(self) -> None:
-        """Lose whatever the consumer still has."""
+        """Report all shards that the consumer still has as lost."""
         self.joined = False
         self._waits_since = time.monotonic()
         left, self._partitions = self._partitions, frozenset()
@@ -227,11 +240,11 @@ class Membership:
 
 
 def _report(error: Exception) -> None:
-    """Log why the member is made anew; with a traceback where it is a bug."""
+    """Log why the consumer is replaced, with a traceback if the reason is a bug."""
     if isinstance(error, KafkaException):
         _logger.warning("group_error", error=error.args[0].str(), fatal=True)
     elif isinstance(error, SystemError | AttributeError):
-        # What was raised amid callbacks, see publishing: whatever it is, the group keeps its member.
+        # confluent-kafka raises these during callbacks, see publishing.fatal_errors. The consumer is replaced anyway.
         _logger.warning("group_error", error=str(error.__cause__ or error), fatal=True)
     else:
         _logger.warning("group_error", error=repr(error), fatal=True, exc_info=error)

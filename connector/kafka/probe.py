@@ -1,10 +1,10 @@
-"""What brokers would refuse of a worker, found without being one.
+"""Check of what brokers would refuse a worker, made without being a worker.
 
-1. Nothing is written but the transactional id `{app}-check`: no record, no offset, no topic, no member of a group. Not
-   even a transaction that is aborted: it would hold up whoever restores from that partition while it is open.
-2. What may be written is therefore asked for. A broker that does not tell what is allowed passes.
+1. It writes no record, offset or topic and joins no group. Only the transactional id `{app}-check` is used. Not even a
+   record that is then aborted is written: while it is undecided, every shard that restores from that partition waits.
+2. It therefore asks the brokers which operations are allowed. A broker that does not report them passes the check.
 
-Blocking: every call ends within seconds.
+Calls block; each ends within seconds.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -26,20 +26,20 @@ _INIT_S = 12.0
 
 
 class Standing(NamedTuple):
-    """How the topics are: what is wrong, and which would be created."""
+    """State of the topics: problems of those that exist, and those that would be created."""
 
     problems: list[Problem]
     missing: list[str]
     left_out: str = ""
-    "Which settings the brokers would refuse, and what that costs; empty where they take all."
+    "Settings that the brokers would refuse and the consequence; empty where they accept all."
     limits: Mapping[str, int] = {}
-    "`max.message.bytes` of the topics that take short records only."
+    "`max.message.bytes` of the topics that accept short records only."
 
 
 class Probe:
-    """The brokers of a configuration.
+    """Checks of the brokers of a configuration.
 
-    Raises BrokersUnavailableError when none answers, ConfigurationError at construction.
+    Raises BrokersUnavailableError when no broker answers, ConfigurationError at construction.
     """
 
     def __init__(self, kafka: Kafka, clients: Clients) -> None:
@@ -51,7 +51,7 @@ class Probe:
         self._admin = topics.Admin(self._clients)
 
     def look(self) -> Found:
-        """The cluster and its topics."""
+        """Return the cluster and its topics."""
         return self._admin.look(_LOOK_S)
 
     def unreachable(self, found: Found) -> list[Problem]:
@@ -59,7 +59,7 @@ class Probe:
         return [Problem(failure, addresses.REMEDY) for failure in addresses.unreachable(found.brokers)]
 
     def topics(self, wanted: Sequence[Topic], found: Found) -> Standing:
-        """Whether a worker could use them. FatalError for state that it would refuse."""
+        """Return the state of the topics that a worker would use. Raises FatalError for state that it would refuse."""
         present = [topic for topic in wanted if topic.name in found.partitions]
         missing = [topic for topic in wanted if topic.name not in found.partitions]
         try:
@@ -79,7 +79,7 @@ class Probe:
         return Standing(problems, [topic.name for topic in missing], left_out, low)
 
     def transactions(self) -> list[Problem]:
-        """Whether a worker could begin transactions and commit the offsets of its group in them."""
+        """Return the problems of a worker that uses transactions and commits its group's offsets in them."""
         untransacted = self._untransacted() if self._kafka.delivery == "exactly_once" else ()
         return [*untransacted, *self._ungrouped()]
 
@@ -116,7 +116,7 @@ class Probe:
             yield Problem(f"the group {group} may not be joined", f"allow it: {command}")
 
     def _forbidden(self, names: Sequence[str]) -> list[Problem]:
-        """What a worker does with topics that exist, and the connector's user may not."""
+        """Return the problems of topics that exist, but on which the connector's user lacks rights."""
         if not names:
             return []
         client = AdminClient(self._clients.admin())
@@ -143,7 +143,7 @@ class Probe:
         return ("Read", "Write") if topic in (self._names.state, self._names.seen) else ("Write",)
 
     def _read_state(self) -> None:
-        """Raises FatalError when workers wrote it for another topic or cluster, or are of a newer version."""
+        """Raise FatalError when the state belongs to another topic or cluster, or was written by a newer version."""
         desk = OperatorClient(self._kafka, self._clients)
         desk.read(range(self._kafka.shards))
 

@@ -1,6 +1,6 @@
-"""Where a shard's batches go: what every kind of producer of a shard has, and what it is given.
+"""Publisher of a shard's batches: the part that every kind of producer shares, and the types that it takes.
 
-A thread of its own for each producer: its calls block.
+Each producer has a thread of its own, because its calls block.
 """
 
 import asyncio
@@ -20,17 +20,18 @@ from connector.kafka.visibility import Place, Places
 
 _FLUSH_S = 15.0
 LONGEST_CALL_S = 120.0
-"""Longer than the time-outs of one call add up to: three times 15 s for records, 12 s for offsets, 10 s for a commit or
-an abort, and up to 40 s for looking at what was committed before."""
+"""Longer than the time-outs of one call together: three times 15 s for records, 12 s for offsets, 10 s for a commit or
+an abort, and up to 40 s for checks of earlier commits.
+"""
 _T = TypeVar("_T")
 
 
 class AbortedError(ConnectorError):
-    """The batch was given up for certain: nothing landed, producer and memory are good."""
+    """The batch was given up and certainly nothing was written. Producer and state in memory stay valid."""
 
 
 class Outgoing(NamedTuple):
-    """A record to produce; partition -1 lets the key decide. Timestamp in epoch milliseconds, 0 for now."""
+    """A record to produce. Partition -1: the key decides. Timestamp in epoch milliseconds; 0: the present time."""
 
     topic: str
     key: bytes | None
@@ -41,15 +42,15 @@ class Outgoing(NamedTuple):
 
 
 class CommitContext(NamedTuple):
-    """What a batch says of the control topic, and as which member of the group."""
+    """Offset of the control topic that a batch commits, and the group member on whose behalf it does so."""
 
     topic: str
     partition: int
     offset: int
     metadata: Any
-    "The consumer's group metadata, as fresh as the last poll."
+    "The consumer's group metadata after its last poll."
     holds: Callable[[], bool]
-    "Whether it still owns the partition; waits for a further poll."
+    "Returns whether the member still owns the partition after a further poll. Blocks."
 
 
 Offsets = dict[str, dict[int, int]]
@@ -57,26 +58,26 @@ Offsets = dict[str, dict[int, int]]
 
 
 class TransactionRecord(NamedTuple):
-    """What the record of the shard says of its transaction."""
+    """The part of the shard's record that describes its transaction."""
 
     transaction: str
-    "Its identity."
+    "Identity of the transaction."
     places: Places
-    "Its records, but for those of the state topic."
+    "Its records, except those of the state topic."
     unproven: Places
-    "Records of transactions before it of which no marker has been seen."
+    "Records of earlier transactions of which no marker has been seen."
 
 
 NO_TRANSACTION = TransactionRecord("", {}, {})
 
 
 class TransactionContents(NamedTuple):
-    """What a batch ends with, made of the offsets of its records."""
+    """Records at the end of a batch, made from the offsets of its rows."""
 
     noted: Callable[[Offsets], Sequence[Outgoing]]
-    "Where its rows lie, for a checkpoint that does not cover them yet; only for who writes one after the other."
+    "Notes of where the rows lie, ahead of the checkpoint that covers them; used only without transactions."
     last: Callable[[Offsets], Sequence[Outgoing]]
-    "Remembered rows, progress and checkpoints."
+    "Records of the dedup index, progress and checkpoints."
     shard: Callable[[TransactionRecord], Sequence[Outgoing]] = lambda _: []
     "The record of the shard, which is the last of all."
 
@@ -89,7 +90,7 @@ class Undelivered(NamedTuple):
 
 
 class Publisher(ABC):
-    """A producer, used by its own thread alone."""
+    """A producer that only its own thread uses."""
 
     def __init__(self, name: str, app: str, settings: Mapping[str, Any]) -> None:
         self._name = name
@@ -98,22 +99,22 @@ class Publisher(ABC):
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"producer {name}")
         self._producer: Producer | None = None
         self._written: Places = {}
-        "What was acknowledged of the batch."
+        "Acknowledged records of the batch."
         self._busy_since: float | None = None
-        "Since when the thread is at work, or has last shown that it turns (monotonic seconds)."
+        "Time since which the thread works or at which it last showed progress (monotonic seconds)."
 
     @abstractmethod
     def open(self) -> None:
-        """Makes the producer; raises ShardRestartError when that fails."""
+        """Create the producer. Raises ShardRestartError when that fails."""
 
     @abstractmethod
     def commit(
         self, records: Mapping[str, Sequence[Outgoing]], closing: TransactionContents, position: CommitContext
     ) -> Offsets:
-        """Writes `records`, then what `closing` makes of their offsets, as one batch of who is at `position`.
+        """Write `records`, then what `closing` makes of their offsets, as one batch for the member in `position`.
 
-        `records`: by a tag of the caller's, under which their offsets are returned. Raises AbortedError when nothing
-        landed for certain, ShardRestartError when the outcome is unknown.
+        `records`: keyed by a tag of the caller's choice. Returns the offsets by the same tags. Raises AbortedError when
+        certainly nothing was written, and ShardRestartError when the outcome is unknown.
         """
 
     def end_open(
@@ -123,42 +124,44 @@ class Publisher(ABC):
         position: CommitContext,
         is_stopped: Callable[[], bool],
     ) -> set[Place]:
-        """Abort what a transaction of this shard has left open anywhere; return the partitions.
+        """Abort what a transaction of this shard has left open in any partition. Return those partitions.
 
-        `read`: the internal topics. `row_topics`: those of the tenants. Raises ShardRestartError or HandedOverError.
+        `read`: contents of the internal topics. `row_topics`: topics of the tenants. Raises ShardRestartError or
+        HandedOverError.
         """
         raise NotImplementedError
 
     def write_lost(
         self, read: PartitionContents, ended: Collection[Place], position: CommitContext, is_stopped: Callable[[], bool]
     ) -> int:
-        """Write again what committed transactions have lost; return how many records.
+        """Write again what committed transactions have lost. Return the number of records.
 
-        `read`: the internal topics after `end_open`, which has `ended` something there. Raises likewise.
+        `read`: contents of the internal topics after `end_open`. `ended`: the partitions that `end_open` returned.
+        Raises ShardRestartError or HandedOverError.
         """
         raise NotImplementedError
 
     async def call(self, function: Callable[..., _T], *arguments: Any) -> _T:
-        """Runs a function in the producer's thread; waits for its end even when cancelled."""
+        """Run a function in the producer's thread. Waits for its end even when cancelled."""
         future = asyncio.get_running_loop().run_in_executor(self._thread, function, *arguments)
         self._busy_since = time.monotonic()
         try:
             return await asyncio.shield(future)
         except asyncio.CancelledError:
             await asyncio.wait([future])
-            future.exception()  # whoever was cancelled does not want to know, and asyncio is not to complain of it
+            future.exception()  # retrieved so that asyncio logs nothing; the cancelled caller does not need it
             raise
         finally:
             self._busy_since = None
 
     @property
     def is_within_bounds(self) -> bool:
-        """Whether the thread is at work, and not for longer than the time-outs of one call add up to."""
+        """Return whether the thread works, and within the time that one call may take."""
         since = self._busy_since
         return since is not None and time.monotonic() - since < LONGEST_CALL_S
 
     def touch(self) -> None:
-        """Show that a long call turns."""
+        """Show that a long call still makes progress."""
         if self._busy_since is not None:
             self._busy_since = time.monotonic()
 
@@ -168,14 +171,14 @@ class Publisher(ABC):
         return self._producer
 
     def _write(self, records: Sequence[Outgoing]) -> None:
-        """Produce records and wait until each is acknowledged; else raise KafkaException(error, *topics)."""
+        """Produce records and wait until each is acknowledged. Raises KafkaException(error, *topics) if one is not."""
         by_topic: dict[str, list[Outgoing]] = {}
         for record in records:
             by_topic.setdefault(record.topic, []).append(record)
         self._write_tagged(by_topic)
 
     def _write_tagged(self, records: Mapping[str, Sequence[Outgoing]]) -> Offsets:
-        """Do the same; return the offsets by tag. The records of a tag go to one topic."""
+        """Produce records as `_write` does and return the offsets by tag. All records of a tag go to one topic."""
         producer = self._opened()
         offsets: Offsets = {}
         failures: list[Undelivered] = []
@@ -200,18 +203,18 @@ class Publisher(ABC):
         return rights.explained(cause, self._app, *topics)
 
     def _drop(self) -> None:
-        """Lets go of the producer without waiting for what it has in flight."""
+        """Drop the producer without waiting for what it has in flight."""
         producer, self._producer = self._producer, None
         if producer is not None:
             producer.purge(blocking=False)
 
     def release(self) -> None:
-        """Let go of producer and thread, called from the thread that used it. What is in flight may still land."""
+        """Release producer and thread; called in the thread that used them. What is in flight may still be written."""
         self._drop()
         self._thread.shutdown(wait=False)
 
     async def close(self) -> None:
-        """Lets go of producer and thread. What is in flight may still land."""
+        """Release producer and thread. What is in flight may still be written."""
         try:
             await self.call(self._drop)
         finally:
@@ -220,11 +223,11 @@ class Publisher(ABC):
 
 @contextmanager
 def fatal_errors() -> Iterator[None]:
-    """Raise KafkaException for whatever confluent-kafka raises inside, so that nothing but success counts as such.
+    """Raise KafkaException for every exception of confluent-kafka, so that only success counts as success.
 
-    When a fatal error occurs during callbacks, a call of a delivery's own fails with SystemError, and names the fatal
-    error as its cause. The look-up of the logger's method fails with AttributeError, though there is one, and the fatal
-    error is lost.
+    When a fatal error occurs during callbacks, confluent-kafka raises one of two other exceptions. A delivery call
+    fails with SystemError, and its cause is the fatal error. Or the lookup of the logger's method fails with
+    AttributeError, although the method exists, and the fatal error is lost.
     """
     try:
         yield
@@ -242,7 +245,7 @@ def _note(
 ) -> Callable[[KafkaError | None, Message], None]:
     """Return a delivery callback that keeps the next offset of each partition, and the offsets as ranges.
 
-    Within a partition they come in order.
+    Within a partition, delivery reports come in the order of the offsets.
     """
 
     def delivered(error: KafkaError | None, message: Message) -> None:
@@ -264,13 +267,13 @@ def _note(
 def _produce(
     producer: Producer, records: Sequence[Outgoing], on_delivery: Callable[[KafkaError | None, Message], None]
 ) -> None:
-    """Hands records to librdkafka, waiting while its queue is full."""
+    """Pass records to librdkafka, and wait while its queue is full."""
     produce = producer.produce
     full_since: float | None = None
     for topic, key, value, partition, timestamp_ms, headers in records:
         while True:
             try:
-                # By position where that is possible: names cost a record as much again.
+                # Positional where possible: keyword arguments would double the time per record.
                 produce(topic, value, key, partition, on_delivery, timestamp=timestamp_ms, headers=headers)  # type: ignore[arg-type]
             except BufferError:
                 full_since = full_since or time.monotonic()

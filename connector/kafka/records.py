@@ -1,4 +1,4 @@
-"""One topic's records in a range of time, as a `read_committed` reader finds them that joins no group."""
+"""Records of one topic in a range of time, read with `read_committed` and without joining a group."""
 
 import io
 import time
@@ -26,7 +26,7 @@ Bounds = Mapping[int, tuple[int, int]]
 
 
 class Entry(NamedTuple):
-    """A committed record; headers by name."""
+    """Committed record. Its headers are keyed by name."""
 
     key: bytes | None
     value: bytes
@@ -34,7 +34,10 @@ class Entry(NamedTuple):
 
 
 class Records:
-    """A context manager; blocking, for one thread. Everything raises BrokersUnavailableError when no broker answers."""
+    """Reader of one topic: a context manager for one thread.
+
+    Every call blocks and raises BrokersUnavailableError when no broker answers.
+    """
 
     def __init__(self, clients: Clients, topic: str) -> None:
         self._topic = topic
@@ -49,7 +52,10 @@ class Records:
         self._consumer.close()
 
     def bounds(self) -> Bounds:
-        """First offset and the one after the last, of each partition; empty when there is no such topic."""
+        """Return per partition the first offset and the end. Empty if the topic does not exist.
+
+        The end is the offset of the next record to be written.
+        """
         try:
             metadata = self._consumer.list_topics(self._topic, timeout=_TIMEOUT_S).topics[self._topic]
             return {number: self._watermarks(number) for number in metadata.partitions}
@@ -63,7 +69,7 @@ class Records:
         return found
 
     def since(self, moment: datetime, bounds: Bounds) -> Offsets:
-        """Of each partition the first offset that is stamped at or after `moment`; its end where there is none."""
+        """Return per partition the first offset stamped at or after `moment`, or its end if there is none."""
         asked = [TopicPartition(self._topic, number, instants.to_ms(moment)) for number in bounds]
         try:
             found = {p.partition: p for p in self._consumer.offsets_for_times(asked, timeout=_TIMEOUT_S)}
@@ -77,9 +83,9 @@ class Records:
         }
 
     def read(self, offsets: Offsets, ends: Mapping[int, int]) -> Iterator[list[Entry]]:
-        """Records from `offsets` to `ends` (not included), or to where transactions are open.
+        """Yield the records from `offsets` up to `ends` (not included), or up to an open transaction.
 
-        `offsets` are moved to what comes next, so that the rest can be read later.
+        Advances `offsets` to the next records, so that a later call can read the rest.
         """
         unread = {number for number, at in offsets.items() if at < ends.get(number, 0)}
         try:
@@ -101,7 +107,7 @@ class Records:
 
 
 def _entry(message: Message, unread: set[int], offsets: Offsets, ends: Mapping[int, int]) -> Entry | None:
-    """A record that was asked for; notes how far its partition has come."""
+    """Return the record if it was asked for, and advance the offset of its partition."""
     number, offset, error = cast("int", message.partition()), cast("int", message.offset()), message.error()
     if error is not None:
         if error.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001
@@ -123,9 +129,10 @@ def _entry(message: Message, unread: set[int], offsets: Offsets, ends: Mapping[i
 def row_decoder(
     schema_of: Callable[[int], Mapping[str, Any]] | None = None,
 ) -> Callable[[bytes], dict[str, Any]]:
-    """A function from a value of the row topic to its record, instants as epoch milliseconds. Raises ValueError.
+    """Return a function that decodes a value of the row topic, with timestamps as epoch milliseconds.
 
-    `schema_of`: the schema that the registry calls by an id; without it Confluent wire format cannot be read.
+    The function raises ValueError. `schema_of`: returns the schema with an id of the registry; without it the Confluent
+    wire format cannot be read.
     """
     schema = avro.load(avro.ROW)
     header = avro.single_object_header(schema)

@@ -1,11 +1,12 @@
-"""The schema registry (Confluent's API): what each topic's schema is called there.
+"""Client of the schema registry (Confluent's API): looks up and registers the schema of each topic.
 
-1. It is asked at the start and by `connector schema`, never while rows are published: its absence stops nothing.
-2. A schema is registered only under a subject whose newest version reads it and is read by it, whatever level of
-   compatibility the registry asks for; the registry's own verdict comes on top.
-3. What may pass by itself (no answer, 401, 403, 5xx, no JSON) is RegistryUnavailableError; what cannot is FatalError.
+1. It is used at the start and by `connector schema`, never while rows are published. An unavailable registry therefore
+   stops nothing that runs.
+2. A schema is registered only under a subject whose newest version can read it and be read by it, whatever
+   compatibility level the registry has. The registry's own check is required as well.
+3. Problems that may pass (no answer, 401, 403, 5xx, no JSON) raise RegistryUnavailableError. Others raise FatalError.
 
-A small client of its own: see docs/adr/0007-schema-registry-client.md.
+docs/adr/0007-schema-registry-client.md explains why this is not an existing client.
 """
 
 import json
@@ -39,7 +40,7 @@ _SUBJECT_UNKNOWN, _VERSION_UNKNOWN, _SCHEMA_UNKNOWN = 40401, 40402, 40403
 
 
 class Subject(NamedTuple):
-    """A name in the registry, the schema that belongs under it, and the topics that are written with it."""
+    """A name in the registry, the schema that belongs to it, and the topics that are written with the schema."""
 
     name: str
     schema: str
@@ -48,14 +49,17 @@ class Subject(NamedTuple):
 
 
 class Standing(NamedTuple):
-    """How a schema stands under its subject: known by an id, or compatible with so many versions."""
+    """Result of the look-up of a schema under its subject.
+
+    `id`: None if the schema is not registered. `is_first`: the subject has no version at all.
+    """
 
     id: int | None
     is_first: bool
 
 
 def subjects(row_topics: Iterable[str], strategy: str) -> list[Subject]:
-    """Every subject of some row topics and their progress topics. `strategy`: topic, record or topic_record."""
+    """Return every subject of row topics and their progress topics. `strategy`: topic, record or topic_record."""
     found: dict[str, Subject] = {}
     for topic in row_topics:
         for schema, written in ((avro.ROW, topic), (avro.PROGRESS, topics.progress(topic))):
@@ -67,10 +71,16 @@ def subjects(row_topics: Iterable[str], strategy: str) -> list[Subject]:
 
 
 class Registry:
-    """Blocking: each request ends within seconds. Raises RegistryUnavailableError and FatalError."""
+    """Schema registry at one of several addresses.
+
+    Calls block; each request ends within seconds. Raises RegistryUnavailableError and FatalError.
+    """
 
     def __init__(self, settings: SchemaRegistry) -> None:
-        """Raises ConfigurationError when the certificates cannot be read or the proxy cannot be used."""
+        """Check the settings.
+
+        Raises ConfigurationError when the certificates cannot be read or the proxy cannot be used.
+        """
         self._settings = settings
         self._trust = Trust("schema_registry", settings.ca_bundle, strict=settings.tls_strict)
         try:
@@ -78,18 +88,18 @@ class Registry:
         except proxies.UnusableProxyError as error:
             raise ConfigurationError([f"{error.variable}: {error}"]) from error
         self._url, *self._others = settings.urls
-        "The address that answered last; those that are tried when it does not."
+        "The address that answered last, and the addresses to try when it does not answer."
         self._context()
 
     def ensure(self, wanted: Sequence[Subject]) -> dict[str, int]:
-        """Of each topic the id of its schema: registered where that is wanted, else looked up."""
+        """Return the schema id by topic. Registers missing schemas if the settings allow it. Raises FatalError."""
         ids, problems = self.ensure_each(wanted)
         if problems:
             raise FatalError("\n".join(problems.values()))
         return ids
 
     def ensure_each(self, wanted: Sequence[Subject]) -> tuple[dict[str, int], dict[Subject, str]]:
-        """Return the ids by topic, and the subjects that the registry refuses with what is wrong."""
+        """Return the schema id by topic, and the error message of each subject that cannot be used."""
         ids: dict[str, int] = {}
         problems: dict[Subject, str] = {}
         for subject in wanted:
@@ -104,14 +114,14 @@ class Registry:
         return ids, problems
 
     def register(self, subject: Subject) -> int:
-        """The id of the subject's schema, which is registered if it is not there."""
+        """Register the subject's schema unless it is registered already, and return its id."""
         standing = self.check(subject)
         if standing.id is not None:
             return standing.id
         status, answer = self._ask("POST", f"/subjects/{_quoted(subject.name)}/versions", _body(subject))
         if status == 200:
             return self._id(answer)
-        # Two workers that start together both register: a registry may refuse the second with 409 too.
+        # Two workers that start together both register. A registry may refuse the second request, also with 409.
         known = self.find(subject)
         if known is None:
             said = _cut(str(answer.get("message") or "without saying why"))
@@ -119,7 +129,10 @@ class Registry:
         return known
 
     def check(self, subject: Subject) -> Standing:
-        """Whether the subject has its schema, or would take it. Raises FatalError with the field in the way."""
+        """Return whether the subject has its schema or would accept it.
+
+        Raises FatalError that names the incompatible field.
+        """
         known = self.find(subject)
         if known is not None:
             return Standing(known, is_first=False)
@@ -129,7 +142,7 @@ class Registry:
         self._compare(subject, latest)
         path = f"/compatibility/subjects/{_quoted(subject.name)}/versions"
         status, answer = self._ask("POST", f"{path}?verbose=true", _body(subject))
-        if status == 404:  # registries of before 2021 compare with one version at a time
+        if status == 404:  # registries before 2021 compare with one version only
             status, answer = self._ask("POST", f"{path}/latest?verbose=true", _body(subject))
         if status != 200 or not isinstance(answer.get("is_compatible"), bool):
             raise self._away(f"gives no verdict on compatibility ({status})")
@@ -143,17 +156,17 @@ class Registry:
         return Standing(None, is_first=False)
 
     def find(self, subject: Subject) -> int | None:
-        """The id of exactly this schema under its subject; None when it is not there."""
+        """Return the id of exactly this schema under its subject; None if it is not registered."""
         status, answer = self._ask("POST", f"/subjects/{_quoted(subject.name)}", _body(subject))
         if status == 200:
             return self._id(answer)
         latest = self._version(subject, "latest")
-        if latest is not None and _parsed(latest) == avro.load(subject.schema):  # differs in white space alone
+        if latest is not None and _parsed(latest) == avro.load(subject.schema):  # only white space differs
             return self._id(latest)
         return None
 
     def schema(self, schema_id: int) -> dict[str, Any]:
-        """The schema that the registry calls by an id."""
+        """Return the schema with an id of the registry."""
         status, answer = self._ask("GET", f"/schemas/ids/{schema_id}")
         schema = _parsed(answer)
         if status != 200 or not isinstance(schema, dict):
@@ -161,7 +174,7 @@ class Registry:
         return schema
 
     def expect(self, subject: Subject) -> Standing:
-        """How the subject stands, registering nothing. Raises FatalError where `ensure` would."""
+        """Return the result of `check` without registering anything. Raises FatalError where `ensure` would."""
         standing = self.check(subject)
         if standing.id is None and not self._settings.auto_register:
             what = "there is none" if standing.is_first else "only others, which are compatible"
@@ -182,7 +195,7 @@ class Registry:
 
     @staticmethod
     def _compare(subject: Subject, version: Mapping[str, Any]) -> None:
-        """Raises FatalError when the subject's schema and a version cannot read each other."""
+        """Raise FatalError when the subject's schema and a version cannot read each other."""
         number = version.get("version")
         kind = version.get("schemaType") or "AVRO"
         if kind != "AVRO":
@@ -202,9 +215,10 @@ class Registry:
         return schema_id
 
     def _ask(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> tuple[int, dict[str, Any]]:
-        """Status and object of an answer: 200, 404 of a subject, 409 or 422; of a list, as member `list`.
+        """Return status and JSON object of an answer; an array becomes the member `list`.
 
-        Each address is tried once. Raises RegistryUnavailableError.
+        The status is 200, 404 for an unknown subject, version or schema, 409 or 422. Each address is tried once. Raises
+        RegistryUnavailableError.
         """
         problems = []
         for _ in range(1 + len(self._others)):
@@ -248,14 +262,14 @@ class Registry:
         return context
 
     def _opener(self) -> OpenerDirector:
-        # Without urllib's processor of errors every status is an answer, and no redirect takes the secret along.
+        # Without urllib's error and redirect processors every status is an answer, and no redirect forwards the secret.
         opener = OpenerDirector()
         for handler in (HTTPHandler(), HTTPSHandler(context=self._context())):
             opener.add_handler(handler)
         return opener
 
     def _unreached(self, reason: object) -> str:
-        """Return why there was no connection, which a proxy may be the reason for."""
+        """Return why the connection failed, including problems of a proxy."""
         if isinstance(reason, ssl.SSLError):
             return f"cannot be reached: {self._trust.describe(reason)}"
         if self._proxy is None:
@@ -307,7 +321,7 @@ class Registry:
 
 
 def _load_certificate(context: ssl.SSLContext, certificate: Path, key: Path | None) -> None:
-    """Have the client's certificate shown to a registry that wants one. Raises ConfigurationError."""
+    """Load the client certificate for a registry that requires one. Raises ConfigurationError."""
     try:
         context.load_cert_chain(certificate, key, password="")
     except (OSError, ValueError) as error:
@@ -323,7 +337,11 @@ def _send_through(request: Request, proxy: Proxy) -> None:
 
 
 def _read(response: HTTPResponse) -> bytes:
-    """The body; TimeoutError when it trickles, as the time limit of a socket counts from byte to byte."""
+    """Return the body of a response.
+
+    Raises TimeoutError when it arrives too slowly as a whole, because a socket's time-out only limits the time between
+    two pieces.
+    """
     deadline = time.monotonic() + _WHOLE_ANSWER_S
     pieces = []
     left = _ANSWER_MAX_BYTES
@@ -342,7 +360,7 @@ def _body(subject: Subject) -> dict[str, str]:
 
 
 def _parsed(answer: Mapping[str, Any]) -> Any:
-    """The schema in an answer; None when there is none."""
+    """Return the schema in an answer; None if there is none."""
     try:
         return json.loads(answer.get("schema") or "null")
     except (TypeError, ValueError, RecursionError):
@@ -357,7 +375,7 @@ def _refusal(subject: Subject, why: str) -> FatalError:
 
 
 def _cut(text: str, longest: int = 300) -> str:
-    """Foreign text on one line."""
+    """Return text of a foreign system on one line, with at most `longest` characters."""
     line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
     return line if len(line) <= longest else f"{line[:longest]}…"
 

@@ -1,4 +1,4 @@
-"""Reads a shard's partitions of the internal topics to their end."""
+"""Reader of a shard's partitions of the internal topics, up to their end."""
 
 import ctypes
 import math
@@ -21,14 +21,14 @@ _logger = log.get(__name__)
 
 
 class PartitionContents(NamedTuple):
-    """What a read_committed reader finds in one partition of some topics."""
+    """Contents of one partition of some topics for a `read_committed` reader."""
 
     values: dict[str, dict[bytes, bytes]]
-    "By topic the newest value of each key."
+    "Newest value of each key, by topic."
     offsets: dict[str, int]
-    "By topic the offset of the newest record; -1 where there is none."
+    "Offset of the newest record by topic; -1 if there is none."
     undecided: frozenset[str] = frozenset()
-    "Topics in which a transaction is open, so that no more can be read."
+    "Topics with an open transaction, which hides the records after it."
 
 
 def read_compacted(
@@ -52,9 +52,12 @@ def read_partition(
 ) -> PartitionContents:
     """Read one partition of some topics to its end.
 
-    The end is the EOF event, which is exactly the last stable offset; a watermark may be cached. A caller who may
-    expect that no transaction is open says how soon all before the high watermark has to be decided.
-    Blocking; logs its progress. Raises ShardRestartError when no broker answers, and HandedOverError soon after
+    The end is the EOF event, which comes exactly at the last stable offset; a watermark may be cached.
+    `decided_within_s`: seconds to wait for transactions below the high watermark to end. A topic in which one stays
+    open for longer is given up and named in `undecided`. By default no topic is given up, and the last stable offset is
+    the end.
+
+    Blocks and logs its progress. Raises ShardRestartError when no broker answers, and HandedOverError soon after
     `is_stopped`.
     """
     consumer = Consumer(clients.reader())
@@ -86,7 +89,7 @@ def read_partition(
 
 
 class _Reading:
-    """What one partition of some topics has told so far."""
+    """Records of one partition of some topics that were read so far."""
 
     def __init__(
         self, consumer: Consumer, topics: tuple[str, ...], partition: int, app: str, decided_within_s: float
@@ -101,10 +104,13 @@ class _Reading:
         self._app = app
         self._decided_within_s = decided_within_s
         self._undecided: dict[str, float] = {}
-        "Since when (monotonic seconds) the end of a topic lies behind an open transaction."
+        "Time since which the end of a topic lies behind an open transaction (monotonic seconds)."
 
     def take(self, message: Message) -> None:
-        """A record, the end of a topic, or an error: ShardRestartError where it does not pass by itself."""
+        """Process a record, the end of a topic, or an error.
+
+        Raises ShardRestartError for an error that retrying does not fix.
+        """
         error = message.error()
         topic = message.topic() or ""
         if error is None:
@@ -113,6 +119,7 @@ class _Reading:
             self._undecided.pop(topic, None)
             _apply(self.values[topic], message.key(), message.value())
         elif error.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001
+            # An EOF event below the high watermark means that an open transaction hides the records behind it.
             if self._decided_within_s == math.inf or (message.offset() or 0) >= self._end(topic):
                 self._undecided.pop(topic, None)
                 self.unread.discard(topic)
@@ -123,7 +130,7 @@ class _Reading:
             raise ShardRestartError(f"reading partition {self._partition}: {reason}")
 
     def give_up_undecided(self) -> None:
-        """Read no further in topics where a transaction has been open for too long."""
+        """Stop reading topics in which a transaction has been open for too long."""
         for topic, since in list(self._undecided.items()):
             if time.monotonic() - since > self._decided_within_s:
                 del self._undecided[topic]
@@ -131,18 +138,21 @@ class _Reading:
                 self.given_up.add(topic)
 
     def left(self) -> int:
-        """Offsets to the ends, as far as they are known; compaction has left holes among them."""
+        """Return the number of offsets up to the known ends. It includes offsets whose records were compacted."""
         positions = self._consumer.position([TopicPartition(topic, self._partition) for topic in self.unread])
         return sum(max(0, self._end(place.topic) - max(0, place.offset)) for place in positions)
 
     def _end(self, topic: str) -> int:
-        """The high watermark, at least as new as whatever was fetched last: what is open lies below it too."""
+        """Return the high watermark as of the last fetch. Records of open transactions lie below it too."""
         _, end = self._consumer.get_watermark_offsets(TopicPartition(topic, self._partition), cached=True)
         return end
 
 
 def trim_heap() -> None:
-    """Gives the system what a restore has needed for a moment. glibc would keep it: as much again as all that stays."""
+    """Return the memory that a restore needed temporarily to the system.
+
+    glibc would keep it, which doubles the memory that the process occupies.
+    """
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
     if trim is not None:
         trim(0)

@@ -1,4 +1,4 @@
-"""What brokers refuse, and what to do: the commands that grant it."""
+"""Remedies for requests that brokers refuse, with the commands that grant the missing right."""
 
 from collections.abc import Sequence
 
@@ -6,13 +6,13 @@ from confluent_kafka import KafkaError
 
 
 def grant(operations: Sequence[str], resource: str) -> str:
-    """The command that allows the connector's user so much; `resource`: as its options say it."""
+    """Return the command that grants operations to the connector's user. `resource`: as options of kafka-acls.sh."""
     wanted = " ".join(f"--operation {operation}" for operation in operations)
     return f"kafka-acls.sh --bootstrap-server BROKER --add --allow-principal User:NAME {wanted} {resource}"
 
 
 def remedy(error: KafkaError, app: str, topics: Sequence[str] = ()) -> str | None:
-    """What to do about a refusal; None where nothing can be done. `topics`: it is about one of these."""
+    """Return the remedy for a refused request; None if there is none. `topics`: the topics concerned."""
     match error.code():
         case KafkaError.TOPIC_AUTHORIZATION_FAILED:
             names = " ".join(f"--topic {name}" for name in topics or ("TOPIC",))
@@ -30,7 +30,7 @@ def remedy(error: KafkaError, app: str, topics: Sequence[str] = ()) -> str | Non
 
 
 def explained(error: KafkaError, app: str, *topics: str) -> str:
-    """The broker's own words, and what to do about them; `topics`: it is about one of these."""
+    """Return the broker's message with the topics concerned before it and the remedy after it."""
     about = f"{', '.join(topics)}: " if topics else ""
     todo = remedy(error, app, topics)
     return f"{about}{error.str().rstrip('.')}" + (f": {todo}" if todo else "")

@@ -1,8 +1,9 @@
-"""The `seen` topic: remembered rows, by tenant and bucket of call start.
+"""The `seen` topic: the rows of the dedup index, by tenant and bucket of call start.
 
-Key: `{tenant}/{width}/{bucket}/{number}`: a bucket is `width` hours long, counted from the epoch. Value: a version byte
-and packed entries (rows.ENTRY). The record with the highest number of a bucket is its tail: rewritten until it holds
-SEALED entries. An id may be in several records: its highest revision counts, so their order does not matter.
+The key is `{tenant}/{width}/{bucket}/{number}`. A bucket is `width` hours long, counted from the epoch. The value is a
+version byte and packed entries (rows.ENTRY). The record with the highest number of a bucket is its tail, which is
+rewritten until it holds SEALED entries. An id may occur in several records. Its highest revision counts, so the order
+of the records does not matter.
 """
 
 from collections import defaultdict
@@ -24,7 +25,7 @@ _WORTH_AN_OBJECT = 1_000
 
 
 class Record(NamedTuple):
-    """A record for partition p of an internal topic; value None is a tombstone."""
+    """A record for the shard's partition of an internal topic. Value None: a tombstone."""
 
     key: bytes
     value: bytes | None
@@ -45,14 +46,14 @@ class _Tail(NamedTuple):
 
 
 class Written(NamedTuple):
-    """What a commit writes, and the tails as they are once it has succeeded."""
+    """Records that a commit writes, and the tails that are valid once it has succeeded."""
 
     records: list[Record]
     tails: Mapping[_Bucket, _Tail | None]
 
 
 class SeenLog:
-    """One tenant's part of the topic: where the next remembered row is written to."""
+    """One tenant's part of the topic: decides into which record the next rows of the dedup index are written."""
 
     def __init__(self, tenant: str) -> None:
         self._tenant = tenant
@@ -60,11 +61,12 @@ class SeenLog:
         self.width = _WIDTHS[-1]
 
     def write(self, entries: Entries, hours: Hours, room: int = _RECORD_MAX_BYTES) -> Written:
-        """The records that add `entries`; nothing remembered changes until `apply`.
+        """Return the records that add `entries`. Changes no tail until `apply`.
 
-        `room`: the bytes that key and value of a record may take. One entry is written even where it takes more.
+        `room`: maximum bytes of key and value of a record. A single entry is written even if it needs more.
 
-        A busy tenant's first rows show how busy it is: its buckets are not to stay as long as an unknown tenant's.
+        The width of an unknown tenant's buckets is the longest. Many entries at once show how busy the tenant is, so
+        that its buckets become shorter.
         """
         if len(entries) >= _WORTH_AN_OBJECT:
             self.width = min(self.width, _fitting_width(len(entries) / (int(hours.max()) - int(hours.min()) + 1)))
@@ -76,6 +78,7 @@ class SeenLog:
             tail = self._tails.get(bucket, _Tail(0, b""))
             packed = tail.entries + entries[numbers == number].tobytes()
             most = self._most_bytes(bucket, room)
+            # The first record replaces the tail; each full one is sealed, and the next number becomes the tail.
             while True:
                 piece = packed[:most]
                 records.append(Record(self._key(bucket, tail.number), VERSION + piece))
@@ -90,7 +93,10 @@ class SeenLog:
         return Written(records, tails)
 
     def forget(self, before_hour: int, most: int) -> Written:
-        """Tombstones for buckets that ended before an hour; about `most` of them, the rest another time."""
+        """Return tombstones for buckets that ended before an hour: about `most` of them.
+
+        Later calls return the rest.
+        """
         records: list[Record] = []
         tails: dict[_Bucket, _Tail | None] = {}
         for bucket, tail in self._tails.items():
@@ -101,15 +107,15 @@ class SeenLog:
         return Written(records, tails)
 
     def is_due(self, before_hour: int) -> bool:
-        """Whether `forget` would write something."""
+        """Return whether `forget` would write a tombstone."""
         return any(bucket.end_hour <= before_hour for bucket in self._tails)
 
     def is_emptied_by(self, written: Written) -> bool:
-        """Whether nothing is left once `written` is committed."""
+        """Return whether no bucket is left once `written` is committed."""
         return self._tails.keys() <= {bucket for bucket, tail in written.tails.items() if tail is None}
 
     def apply(self, written: Written) -> None:
-        """The commit that `written` was for has succeeded."""
+        """Take over the tails of `written`, whose commit has succeeded."""
         for bucket, tail in written.tails.items():
             if tail is None:
                 self._tails.pop(bucket, None)
@@ -117,17 +123,20 @@ class SeenLog:
                 self._tails[bucket] = tail
 
     def fit_width(self, remembered: int, hours: int) -> None:
-        """Buckets as short as it takes for one to be worth an object: `remembered` rows over so many hours."""
+        """Choose the shortest width with enough rows per bucket.
+
+        `remembered`: rows in the dedup index over `hours` hours.
+        """
         self.width = _fitting_width(remembered / max(1, hours))
 
     def restored(self, bucket: _Bucket, tail: _Tail) -> None:
-        """A bucket's tail as it was found in the topic."""
+        """Take over a bucket's tail that was found in the topic."""
         known = self._tails.get(bucket)
         if known is None or tail.number >= known.number:
             self._tails[bucket] = tail
 
     def _most_bytes(self, bucket: _Bucket, room: int) -> int:
-        """Return the bytes of entries that a record of a bucket may hold, a whole number of them."""
+        """Return the maximum bytes of entries in a record of a bucket, for a whole number of entries."""
         beside = len(VERSION) + len(self._key(bucket, 10**9))
         return max(1, (min(room, _RECORD_MAX_BYTES) - beside) // ENTRY.itemsize) * ENTRY.itemsize
 
@@ -140,7 +149,7 @@ def _fitting_width(rows_an_hour: float) -> int:
 
 
 def restore(records: Mapping[bytes, bytes]) -> dict[str, tuple[DedupIndex, SeenLog]]:
-    """What is remembered of each tenant, from the newest value of each key of a partition.
+    """Return the dedup index of each tenant from the newest value of each key of a partition.
 
     Raises FatalError for a record that a newer version wrote.
     """
@@ -181,9 +190,10 @@ def restore(records: Mapping[bytes, bytes]) -> dict[str, tuple[DedupIndex, SeenL
 def rows_per_hour(
     records: Mapping[bytes, bytes], starts: Mapping[str, int], end: int
 ) -> dict[str, tuple[int, NDArray[np.float64]]]:
-    """Remembered rows of each tenant in `starts` by hour of call start, from its hour there to `end`, since the epoch.
+    """Return the number of rows per hour of call start for each tenant in `starts`.
 
-    Those of a longer bucket are spread evenly over its hours in that range. A row that was revised may count twice.
+    Hours are counted since the epoch, from the tenant's hour in `starts` up to `end`. Rows of a longer bucket are
+    spread evenly over its hours in that range. A row that was revised may count twice.
     """
     sizes: dict[str, dict[_Bucket, int]] = defaultdict(lambda: defaultdict(int))
     for key, value in records.items():
@@ -200,5 +210,5 @@ def rows_per_hour(
 
 
 def merge(parts: Iterable[Written]) -> list[Record]:
-    """The records of several parts, in order."""
+    """Return the records of several parts, in order."""
     return [record for part in parts for record in part.records]

@@ -1,6 +1,7 @@
-"""The topics: created with the settings that the promise needs, or checked.
+"""Topics of the connector: creates them with the settings that the guarantee needs, or checks those that exist.
 
-Only what would break the promise is refused; a broker that will not tell a topic's settings is a warning.
+A topic is refused only if it would break the guarantee. If a broker does not report a topic's settings, the connector
+logs a warning.
 """
 
 import re
@@ -39,7 +40,7 @@ _COMPACTED = {
 
 
 class Topic(NamedTuple):
-    """A topic as it would be created. `partitions` of one that exists is checked only where `fixed`."""
+    """A topic as it would be created. If it exists, its number of partitions is checked only where `fixed`."""
 
     name: str
     partitions: int
@@ -49,48 +50,48 @@ class Topic(NamedTuple):
     key: str = "id"
     "Field of the rows that is their key."
     chosen: bool = False
-    "Whether the settings are the owner's own (`kafka.topic_properties`): none of them is left out."
+    "True if the operator chose the settings (`kafka.topic_properties`): none of them may be left out."
     row_topic: str = ""
     "The row topic that it belongs to, or is; empty for an internal topic."
 
 
 class Names(NamedTuple):
-    """What the internal topics and the group are called."""
+    """Names of the internal topics and of the transactional ids."""
 
     app: str
 
     @property
     def control(self) -> str:
-        """Commands; its consumer group decides who owns which shard."""
+        """Return the topic of commands. Its consumer group decides who owns which shard."""
         return f"{self.app}.control"
 
     @property
     def state(self) -> str:
-        """Checkpoints, coverage, jobs."""
+        """Return the topic of checkpoints, with coverage and jobs."""
         return f"{self.app}.state"
 
     @property
     def seen(self) -> str:
-        """Remembered rows."""
+        """Return the topic of the dedup index."""
         return f"{self.app}.seen"
 
     def transactional_id(self, shard: int) -> str:
-        """Of the one producer of a shard."""
+        """Return the transactional id of the only producer of a shard."""
         return f"{self.app}-{shard}"
 
 
 def dead_letters(topic: str) -> str:
-    """Rows of a topic that do not fit."""
+    """Return the topic of the invalid rows of a row topic."""
     return f"{topic}.dlq"
 
 
 def progress(topic: str) -> str:
-    """What is complete of a topic."""
+    """Return the topic of the progress records of a row topic."""
     return f"{topic}.progress"
 
 
 def of_rows(topic: str) -> tuple[str, str, str]:
-    """A row topic and the two that follow it."""
+    """Return a row topic with its topics of dead letters and progress."""
     return topic, dead_letters(topic), progress(topic)
 
 
@@ -102,7 +103,7 @@ def wanted(
     topic_settings: Mapping[str, str],
     key: str = "id",
 ) -> list[Topic]:
-    """Every topic that the connector uses. `key`: field of the rows that is their key."""
+    """Return every topic that the connector uses. `key`: field of the rows that is their key."""
     names = Names(app)
     topics = []
     for topic in dict.fromkeys(row_topics):
@@ -124,7 +125,7 @@ def _kept_for_days(days: int) -> dict[str, str]:
 
 
 class Problem(NamedTuple):
-    """What is wrong, and what to do."""
+    """A problem and its remedy."""
 
     wrong: str
     remedy: str
@@ -140,18 +141,21 @@ class Found(NamedTuple):
     partitions: Mapping[str, int]
     brokers: Mapping[int, Address] = {}
     unusable: Mapping[str, str] = MappingProxyType({})
-    "Row topics that cannot be used while others can, with what is wrong and what to do."
+    "Row topics that cannot be used although others can, each with problem and remedy."
 
 
 class Foreseen(NamedTuple):
-    """How the creation of topics would end: what is wrong, and in words which settings would be left out."""
+    """Expected outcome of the creation of topics: problems, and a text about the settings that would be left out."""
 
     problems: list[Problem]
     left_out: str
 
 
 class Admin:
-    """Blocking calls about topics; each ends within seconds. `look` and `ensure` raise BrokersUnavailableError."""
+    """Administration of topics. Calls block; each ends within seconds.
+
+    `look` and `ensure` raise BrokersUnavailableError.
+    """
 
     def __init__(self, clients: Clients) -> None:
         self._complaints: list[KafkaError] = []
@@ -160,7 +164,7 @@ class Admin:
         self._client = AdminClient(clients.admin() | {"error_cb": self._complaints.append})
 
     def look(self, timeout_s: float = _TIMEOUT_S) -> Found:
-        """The cluster's id and its topics."""
+        """Return the cluster's id, its topics and its brokers."""
         try:
             self._complaints.clear()
             metadata = self._client.list_topics(timeout=timeout_s)
@@ -171,7 +175,7 @@ class Admin:
         return Found(str(metadata.cluster_id), partitions, self._brokers)
 
     def _away(self, error: KafkaError) -> BrokersUnavailableError:
-        """Why no broker answered: what its connections complained of says more than that time ran out."""
+        """Return why no broker answered. The errors of the connections say more about it than the time-out."""
         self._client.poll(0)
         for complaint in reversed(self._complaints):
             if _TOKENLESS in complaint.str():
@@ -185,12 +189,15 @@ class Admin:
                 return BrokersUnavailableError(complaint.str(), remedy)
         transport = [c for c in self._complaints if c.code() == KafkaError._TRANSPORT]  # noqa: SLF001
         if self._complaints and not transport:
-            # A broker that wants TLS, or a sign-in, says nothing to who comes without: it hangs up.
+            # A broker that requires TLS or authentication closes connections without it, and sends no error.
             return BrokersUnavailableError("the brokers close every connection at once", _CHECK_PROTOCOL)
         return BrokersUnavailableError(transport[-1].str() if transport else error.str())
 
     def unanswered(self, error: KafkaError) -> BrokersUnavailableError:
-        """Return why a request failed although a broker told of the cluster before: an advertised address, mostly."""
+        """Return why a request failed although a broker described the cluster before.
+
+        The usual reason is an advertised address that cannot be reached.
+        """
         if error.code() in _UNANSWERED:
             failures = addresses.unreachable(self._brokers)
             if failures:
@@ -199,7 +206,7 @@ class Admin:
         return BrokersUnavailableError(error.str())
 
     def create(self, topics: Sequence[Topic], replication_factor: int) -> list[tuple[Topic, Problem]]:
-        """Create topics and return those that cannot be created. A topic that exists by now is fine."""
+        """Create topics. Return those that cannot be created. A topic that exists by then is not a problem."""
         problems: list[tuple[Topic, Problem]] = []
         left_out = {}
         for created in Creator(self._client).create(topics, replication_factor):
@@ -218,7 +225,10 @@ class Admin:
         return problems
 
     def foresee(self, topics: Sequence[Topic], replication_factor: int) -> "Foreseen":
-        """Return how the creation of topics that do not exist would end. Creates nothing. Raises KafkaException."""
+        """Return the expected outcome of the creation of topics that do not exist.
+
+        Creates nothing. Raises KafkaException.
+        """
         problems, left_out = [], {}
         for created in Creator(self._client).create(topics, replication_factor, validate_only=True):
             topic, error = created.topic, created.error
@@ -236,12 +246,15 @@ class Admin:
         return Foreseen(problems, f"{words} ({_costs(refused.values())})" if refused else "")
 
     def settings(self, names: Sequence[str], optional: Sequence[str] = ()) -> dict[str, dict[str, str]]:
-        """The settings of topics; those that the broker will not tell are left out. No warning of `optional` ones."""
+        """Return the settings of topics, except those that the broker does not report.
+
+        Logs no warning about `optional` ones.
+        """
         if not (names or optional):
             return {}
         result: dict[str, dict[str, str]] = {}
         known = self._client.list_topics(timeout=_TIMEOUT_S)
-        # librdkafka waits for the controller; its mock cluster names one that does not exist, and answers nothing.
+        # librdkafka waits for the controller. Its mock cluster names one that does not exist and never answers.
         wait_s = _TIMEOUT_S if known.controller_id in known.brokers else 1.0
         resources = [ConfigResource(ResourceType.TOPIC, name) for name in dict.fromkeys((*names, *optional))]
         for resource, future in self._client.describe_configs(resources, request_timeout=wait_s).items():
@@ -258,21 +271,21 @@ class Admin:
         return result
 
     def read_limits(self, names: Sequence[str]) -> None:
-        """Read again how long the records of topics may be. Raises BrokersUnavailableError."""
+        """Read the maximum record length of topics again. Raises BrokersUnavailableError."""
         try:
             self.settings((), names)
         except KafkaException as error:
             raise BrokersUnavailableError(error.args[0].str()) from error
 
     def warn_of_limits(self, names: Sequence[str]) -> None:
-        """Log the topics that take shorter records than the producer makes unless it is told."""
+        """Log the topics whose limit is below the default limit of a producer."""
         for topic, limit in self._limits.low(names).items():
             _logger.warning("topic_limit_low", topic=topic, limit=limit, remedy=raise_command(topic))
 
     def warn_of_event_time(self, reaches: Mapping[str, timedelta], horizon: timedelta) -> None:
-        """Logs what settings of row topics do to records stamped with the start of the call.
+        """Log the settings of row topics that harm records which are stamped with the start of the call.
 
-        `reaches`: of each topic, how long ago a call that is read may have begun. Raises BrokersUnavailableError.
+        `reaches`: per topic, the maximum age of a call when it is read. Raises BrokersUnavailableError.
         """
         try:
             settings = self.settings(list(reaches))
@@ -288,10 +301,11 @@ class Admin:
     def ensure(
         self, topics: Sequence[Topic], *, create: bool, replication_factor: int, shared_topic: str = ""
     ) -> Found:
-        """Create what is missing and check what exists.
+        """Create missing topics and check those that exist.
 
-        Raise FatalError for what retrying cannot fix and concerns every tenant: an internal topic, `shared_topic`, or
-        all row topics. Another row topic becomes unusable. Raise BrokersUnavailableError for what retrying can fix.
+        Raises FatalError for a problem that retrying cannot fix and that concerns every tenant: one of an internal
+        topic, of `shared_topic`, or of all row topics. Any other row topic with a problem becomes unusable. Raises
+        BrokersUnavailableError for a problem that retrying can fix.
         """
         try:
             found, problems = self._ensure(topics, create=create, replication_factor=replication_factor)
@@ -323,7 +337,7 @@ class Admin:
                 self._ask_for(missing)
                 raise KafkaException(KafkaError(KafkaError.UNKNOWN_TOPIC_OR_PART, "topics are not visible yet"))
         if missing:
-            # A broker may create topics by itself, librdkafka's mock cluster does; asking for one by name is enough.
+            # Some brokers, like librdkafka's mock cluster, create a topic as soon as its metadata is requested.
             self._ask_for(missing)
             found = self.look()
             problems += [(topic, absent(topic)) for topic in missing if topic.name not in found.partitions]
@@ -342,7 +356,10 @@ class Admin:
             time.sleep(_PAUSE_S)
 
     def _ask_for(self, topics: Sequence[Topic]) -> None:
-        """Asks for topics by name. Raises ForbiddenError when the broker does not tell whether they exist."""
+        """Request the metadata of topics by name.
+
+        Raises ForbiddenError when the broker does not report whether a topic exists.
+        """
         for topic in topics:
             error = self._client.list_topics(topic.name, timeout=_TIMEOUT_S).topics[topic.name].error
             if error is not None and error.code() == KafkaError.TOPIC_AUTHORIZATION_FAILED:
@@ -352,7 +369,7 @@ class Admin:
                 )
 
     def problems(self, topics: Sequence[Topic], found: Found) -> list[Problem]:
-        """What of topics that exist would break the promise. Raises KafkaException."""
+        """Return the problems of existing topics that would break the guarantee. Raises KafkaException."""
         return [problem for _, problem in self._unfit(topics, found)]
 
     def _unfit(self, topics: Sequence[Topic], found: Found) -> list[tuple[Topic, Problem]]:
@@ -372,7 +389,7 @@ class Admin:
 
 
 def wrong_counts(topics: Sequence[Topic], found: Found) -> list[tuple[Topic, Problem]]:
-    """Return the topics whose number of partitions is not that of the shards."""
+    """Return the topics whose number of partitions differs from the number of shards."""
     problems = []
     for topic in topics:
         has = found.partitions.get(topic.name, topic.partitions)
@@ -389,7 +406,7 @@ def _without(topics: Sequence[Topic], problems: Sequence[tuple[Topic, Problem]])
 
 
 def _wrong_keys(topics: Sequence[tuple[Topic, str | None]]) -> list[tuple[Topic, Problem]]:
-    """Of topics, given with their cleanup.policy, those on which rows would replace others."""
+    """Return the topics on which rows would replace other rows. `topics`: with their cleanup.policy."""
     return [
         (
             topic,
@@ -502,7 +519,7 @@ def _alter_command(name: str, setting: str) -> str:
 
 
 def create_command(topic: Topic) -> str:
-    """What creates a topic as it should be."""
+    """Return the command that creates a topic with its settings."""
     settings = "".join(f" --config {name}={value}" for name, value in topic.settings.items())
     command = "kafka-topics.sh --bootstrap-server BROKER --create"
     return f"{command} --topic {topic.name} --partitions {topic.partitions}{settings}"

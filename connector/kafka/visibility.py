@@ -1,7 +1,7 @@
-"""Look at partitions: how far their transactions are over, and which records a reader of an isolation level finds.
+"""Queries about partitions: whether their transactions are decided, and which records an isolation level shows.
 
-The last stable offset is asked for with the right to describe the topic, which the right to write implies. Records
-need the right to read it.
+The last stable offset needs the right to describe the topic, which the right to write implies. Records need the right
+to read it.
 """
 
 import time
@@ -28,7 +28,7 @@ Places = dict[str, dict[int, list[tuple[int, int]]]]
 
 
 class Lost(NamedTuple):
-    """Records that are in their partitions, and that a read_committed reader does not find."""
+    """Records that are in their partitions but that a `read_committed` reader does not find."""
 
     records: dict[Place, list[Message]]
     unreadable: dict[Place, str]
@@ -41,7 +41,7 @@ def last_offsets(places: Places) -> dict[Place, int]:
 
 
 def merge(*parts: Places) -> Places:
-    """Return the records of all parts, which were written in this order."""
+    """Return the records of all parts. The parts must be in the order in which they were written."""
     merged: Places = {}
     for part in parts:
         for topic, partitions in part.items():
@@ -63,9 +63,9 @@ def after(places: Places, stable: Mapping[Place, int | None]) -> Places:
 
 
 def offsets(clients: Clients, places: Iterable[Place], isolation: IsolationLevel) -> dict[Place, int | None]:
-    """Return where partitions end for a reader of that level; None for one that does not exist.
+    """Return the end of each partition for a reader of that isolation level; None for a partition that does not exist.
 
-    One for which no broker answered is left out. Blocking.
+    The result leaves out partitions for which no broker answered. Blocks.
     """
     latest = OffsetSpec.latest()  # type: ignore[no-untyped-call]
     asked = {TopicPartition(*place): latest for place in places}
@@ -82,7 +82,7 @@ def offsets(clients: Clients, places: Iterable[Place], isolation: IsolationLevel
         except TimeoutError:
             pass
         else:
-            if end >= 0:  # -1001 without an error where the partition has no leader (librdkafka 2.16)
+            if end >= 0:  # librdkafka 2.16 returns -1001 without an error if the partition has no leader
                 found[partition.topic, partition.partition] = end
     return found
 
@@ -93,13 +93,14 @@ def undecided(
     within_s: float,
     is_stopped: Callable[[], bool] = lambda: False,
 ) -> set[Place]:
-    """Return the partitions where a transaction is open below these offsets for longer than `within_s`.
+    """Return the partitions in which a transaction stays open below these offsets for longer than `within_s`.
 
-    None stands for the end that the partition has now. Blocking. Raises HandedOverError soon after `is_stopped`.
+    None stands for the present end of the partition. Blocks. Raises HandedOverError soon after `is_stopped`.
     """
     waiting, goals, missing_since = set(ends), dict[Place, int](), dict[Place, float]()
     deadline = time.monotonic() + within_s
     while True:
+        # The high watermark is read once per partition: records that others write later do not prolong the wait.
         for place, high in offsets(clients, waiting - goals.keys(), IsolationLevel.READ_UNCOMMITTED).items():
             if high is not None:
                 end = ends[place]
@@ -117,10 +118,12 @@ def undecided(
 
 
 def lost(clients: Clients, places: Places) -> Lost:
-    """Return what a read_committed reader does not find of some records. All of them must be decided.
+    """Return which of some records a `read_committed` reader does not find. All of them must be decided.
 
-    A record that was deleted or compacted is not lost. Blocking; raises ShardRestartError when brokers do not answer.
+    A record that was deleted or compacted is not lost. Blocks. Raises ShardRestartError when brokers do not answer.
     """
+    # One marker decides all open records of a producer in a partition. So if the last one is visible, all are, and only
+    # partitions where it is hidden have to be read completely.
     ends = {place: (end, end) for place, end in last_offsets(places).items()}
     visible, unreadable = read(clients, ends, "read_committed")
     hidden = {
@@ -146,7 +149,10 @@ def lost(clients: Clients, places: Places) -> Lost:
 def read(
     clients: Clients, ranges: Mapping[Place, tuple[int, int]], isolation: str
 ) -> tuple[dict[Place, dict[int, Message]], dict[Place, str]]:
-    """Return records by partition and offset, and why partitions cannot be read. Blocking; raises ShardRestartError."""
+    """Return records by partition and offset, and the reasons why partitions cannot be read.
+
+    Blocks. Raises ShardRestartError.
+    """
     found: dict[Place, dict[int, Message]] = {place: {} for place in ranges}
     unreadable: dict[Place, str] = {}
     if not ranges:
@@ -181,7 +187,7 @@ def read(
 
 
 def named(places: Collection[Place]) -> str:
-    """Return the partitions for a message."""
+    """Return the partitions as text for a message."""
     return ", ".join(sorted(f"{topic}-{number}" for topic, number in places))
 
 

@@ -12,15 +12,19 @@ from connector.core.coverage import Coverage, Window
 from connector.core.instants import EPOCH
 
 MARGIN = timedelta(hours=1)
-"How much later than `now - horizon` a window begins: a page chain may take so long from its start to its commit."
-JOB_MARGIN = timedelta(minutes=30)
-"The margin of a job, which an operator may file for all that MARGIN allows and which then waits for its turn."
+"What the configuration, a first start and a new job leave between `now - horizon` and the call time that they need."
+STEP_MARGIN = timedelta(minutes=30)
+"""The part of MARGIN that each step of a run or job leaves: a page chain may take so long from its start to its commit.
+
+The rest is for what begins late. A run needs the call time back to where the last one was complete: if each step left
+all of MARGIN, the shortest horizon would cut a second from every run that begins a second late.
+"""
 _HOUR = timedelta(hours=1)
 _MOST_MISSED = 200
 
 
 def readable_from(
-    forgotten_before: datetime, horizon: timedelta, now: datetime, margin: timedelta = MARGIN
+    forgotten_before: datetime, horizon: timedelta, now: datetime, margin: timedelta = STEP_MARGIN
 ) -> datetime:
     """Return the instant from which on call time may be read: no row that began later was forgotten."""
     return max((now - horizon + margin).replace(microsecond=0), forgotten_before)

@@ -120,7 +120,8 @@ class Slice(NamedTuple):
 
 def first_state(rules: Rules, start: datetime, now: datetime) -> State:
     """A tenant that was never read."""
-    begin = max(min(_second(start), _second(now)), horizon.readable_from(EPOCH, rules.horizon, now))
+    oldest = horizon.readable_from(EPOCH, rules.horizon, now, horizon.MARGIN)
+    begin = max(min(_second(start), _second(now)), oldest)
     return State(begin, tuple(SweepState(sweep, begin, _second(now)) for sweep in rules.sweeps))
 
 
@@ -315,7 +316,7 @@ def readable_from(state: State, rules: Rules, now: datetime) -> datetime:
 
 def _job_floors(state: State, rules: Rules, now: datetime) -> tuple[datetime, datetime]:
     """Return from where on a job may read: one that leaves out the rows in the index, and one that does not."""
-    floor = horizon.readable_from(state.forgotten_before, rules.horizon, now, horizon.JOB_MARGIN)
+    floor = horizon.readable_from(state.forgotten_before, rules.horizon, now)
     return floor, _second(now - rules.horizon)
 
 

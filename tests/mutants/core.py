@@ -44,9 +44,16 @@ CORE = (
     Mutant(
         "windows begin where rows are being forgotten",
         "connector/core/horizon.py",
-        "MARGIN = timedelta(hours=1)",
-        "MARGIN = timedelta(0)",
+        "STEP_MARGIN = timedelta(minutes=30)",
+        "STEP_MARGIN = timedelta(0)",
         _HORIZON,
+    ),
+    Mutant(
+        "the shortest horizon cuts runs that begin late",
+        "connector/core/horizon.py",
+        "STEP_MARGIN = timedelta(minutes=30)",
+        "STEP_MARGIN = timedelta(hours=1)",
+        f"{_HORIZON} -k begin_late",
     ),
     Mutant(
         "a chain that took too long publishes rows that were forgotten",

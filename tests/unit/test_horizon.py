@@ -128,6 +128,17 @@ def test_tenant_read_for_longer_than_the_horizon_has_no_gap() -> None:
     assert {said.record["gapSeconds"] for said in topics.progress} == {0}
 
 
+@pytest.mark.parametrize("outage_s", [0.0, 28 * 60.0])
+def test_shortest_horizon_cuts_nothing_from_runs_that_begin_late(outage_s: float) -> None:
+    """A run needs the call time back to where the last one was complete, also when it begins late."""
+    setting = Setting((sweep(1, 5), sweep(12, 96)), horizon=timedelta(minutes=96 + 12 + 60))
+    at_the_edge = [call(f"c{n:05}", 5.3 + 61.7 * n, 96 * 60.0) for n in range(360)]
+    times_s = [*every(67.0, 0.0, 4 * HOUR_S), *every(67.0, 4 * HOUR_S + outage_s, 9 * HOUR_S)]
+    topics = poll(setting, World(at_the_edge, page_rows=500), times_s)
+    assert [sweep_state.missed for sweep_state in committed(topics).sweeps] == [(), ()]
+    assert len({row.id for row in topics.rows}) == len(topics.rows) == len(at_the_edge)
+
+
 def test_outage_longer_than_the_horizon_leaves_a_gap_with_its_cause() -> None:
     topics = poll(TWELVE, world(40), every(600.0, 0, 4 * HOUR_S))
     shown = world(40)
@@ -135,7 +146,7 @@ def test_outage_longer_than_the_horizon_leaves_a_gap_with_its_cause() -> None:
     known = committed(topics)
     last_read_s = 4 * HOUR_S - 600
     (gap,) = windows.gaps(known)
-    assert gap == Window(moment(last_read_s), moment(19 * HOUR_S))
+    assert gap == Window(moment(last_read_s), moment(18.5 * HOUR_S))
     for said in topics.progress:
         assert said.record["completeThroughDateTime"] <= moment(last_read_s)
     tenant = Tenant("t", "t", None, "t", Identity(None, None), timedelta(), 45, "calls")

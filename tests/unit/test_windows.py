@@ -364,8 +364,8 @@ class TestCatchingUp:
         state = polled(windows.first_state(rules, NOW - 2 * H, NOW), rules, NOW, NOW + 5 * M)
         later = NOW + 60 * D
         state, read = run_dry(state, rules, later)
-        assert min(piece.window.start for piece in read) == later - 20 * D + H
-        assert state.coverage.missing(Window(later - 20 * D + H, later)) == []
+        assert min(piece.window.start for piece in read) == later - 20 * D + H / 2
+        assert state.coverage.missing(Window(later - 20 * D + H / 2, later)) == []
 
     def test_a_hole_is_gone_on_with_after_a_restart(self) -> None:
         state = polled(windows.first_state(DEFAULT, NOW - 2 * H, NOW), DEFAULT, NOW, NOW + 5 * M)

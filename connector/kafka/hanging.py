@@ -1,13 +1,13 @@
-"""Find what transactions have lost that hang: transactions that are over, and whose markers some partitions never got.
+"""Recovery of records that hanging transactions have lost.
 
-Kafka 4.3.0, 4.3.1 and 4.4.0 take a partition that has no leader at that moment for deleted (KAFKA-20734). So a commit
-that was acknowledged, or an abort, may never reach a partition whose replicas were all unavailable. Read_committed
-readers then wait there, and the next marker of the same producer's id in that partition, commit or abort, ends what
-hangs. ADR 9 says how a shard recovers:
+A transaction hangs in a partition if it has ended but its marker never reached that partition. Kafka 4.3.0, 4.3.1 and
+4.4.0 treat a partition without a leader as deleted (KAFKA-20734). An acknowledged commit or abort may therefore never
+reach a partition whose replicas were all unavailable. `read_committed` readers then wait there, until the next marker
+of the same producer id in that partition, commit or abort, decides the records. A shard recovers as ADR 9 says:
 
-1. What is open is aborted. That hides nothing that a reader has seen.
-2. A transaction of which any record is visible in any partition was committed. The others were aborted.
-3. What a committed one has lost is still in the log, and is written again in one transaction.
+1. It aborts its transactions that are still open. This hides nothing that a reader has seen.
+2. A transaction was committed if any of its records is visible in any partition. The others were aborted.
+3. Records that a committed transaction has lost are still in the log. They are written again in one transaction.
 """
 
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -32,7 +32,7 @@ _logger = log.get(__name__)
 
 
 class Unseen(NamedTuple):
-    """A transaction that was written completely, and that a read_committed reader of the state topic does not find."""
+    """A completely written transaction that a `read_committed` reader of the state topic does not find."""
 
     record: ShardRecord
     values: dict[bytes, bytes | None]
@@ -40,17 +40,17 @@ class Unseen(NamedTuple):
 
 
 class Lost(NamedTuple):
-    """What committed transactions have lost."""
+    """Records that committed transactions have lost."""
 
     record: ShardRecord | None
-    "The newest committed one."
+    "Shard's record of the newest committed transaction."
     records: dict[Place, list[Message]]
     checkpoints: dict[bytes, bytes | None]
-    "What the state topic would say besides without the loss."
+    "Records that the state topic lacks because of the loss, by key."
 
 
 class Look(NamedTuple):
-    """A shard's partitions, and what a read_committed reader finds in them."""
+    """A shard, and what a `read_committed` reader finds in its partitions of the internal topics."""
 
     clients: Clients
     names: Names
@@ -59,28 +59,31 @@ class Look(NamedTuple):
 
     @property
     def internal(self) -> tuple[Place, Place]:
-        """The partitions that only this shard writes to."""
+        """Return the partitions that only this shard writes to."""
         return (self.names.state, self.shard), (self.names.seen, self.shard)
 
     @property
     def last(self) -> ShardRecord | None:
-        """The last transaction that the state topic tells of."""
+        """Return the shard's record of the last transaction that is visible in the state topic."""
         return state.restore(self.read.values[self.names.state]).shard
 
     @property
     def was_transaction(self) -> bool:
-        """Whether that was a transaction at all."""
+        """Return whether the shard's last visible record was written in a transaction."""
         return self.last is not None and bool(self.last.transaction)
 
 
 def open_places(look: Look, row_topics: Collection[str], is_stopped: Callable[[], bool]) -> set[Place]:
-    """Return the partitions in which a transaction stays open, and may be one of this shard. Blocking."""
+    """Return the partitions in which a transaction stays open that may belong to this shard. Blocks."""
     ends: dict[Place, int | None] = dict.fromkeys(_watched(look, row_topics))
     return visibility.undecided(look.clients, ends, look.clients.decided_within_s, is_stopped)
 
 
 def _watched(look: Look, row_topics: Collection[str]) -> set[Place]:
-    """Return the partitions that the shard may have left open: of its topics as they are, and of its transactions."""
+    """Return the partitions in which the shard may have left a transaction open.
+
+    They are those of its tenants' topics as they exist now, those that its transactions name, and the internal ones.
+    """
     restored = state.restore(look.read.values[look.names.state])
     known = {*row_topics, *(checkpoint.topic for checkpoint in restored.checkpoints.values())}
     try:
@@ -97,19 +100,22 @@ def _watched(look: Look, row_topics: Collection[str]) -> set[Place]:
     records = [restored.shard, *(unseen.record for unseen in unseen_transactions(look))]
     places = merge(*(_places(record) for record in records if record is not None))
     if restored.shard is not None and not restored.shard.transaction:
-        # An older version wrote it, and nobody could tell what an abort takes: the next commit publishes what hangs.
+        # The last record was written without an identity, so it would be unknown which records an abort takes away.
+        # What hangs in row topics is left as it is: the next commit there publishes it.
         partitions = set()
     return partitions | last_offsets(places).keys() | set(look.internal)
 
 
 def find_lost(look: Look, ended: Collection[Place], is_stopped: Callable[[], bool]) -> Lost:
-    """Return what committed transactions have lost. Nothing of the shard may be open.
+    """Return the records that committed transactions have lost. No transaction of the shard may be open.
 
-    `ended`: where something was. Blocking; raises ShardRestartError when that cannot be known.
+    `ended`: the partitions in which an open transaction was aborted. Blocks. Raises ShardRestartError when the outcome
+    of a transaction cannot be known.
     """
     last, unseen = look.last, unseen_transactions(look)
     records = [record for record in (last, *(one.record for one in unseen)) if record is not None]
     _check_decided(look, merge(*(_places(record) for record in records)), is_stopped)
+    # Where records were aborted just now or were never proven, a partition that cannot be read leaves the outcome open.
     doubtful = {*ended, *(place for one in unseen for place in last_offsets(one.record.unproven))}
     newest, checkpoints = last, dict[bytes, bytes | None]()
     committed = [] if last is None else [_places(last)]
@@ -150,7 +156,7 @@ def unseen_transactions(look: Look) -> list[Unseen]:
 
 
 def records_again(look: Look, lost: Lost) -> dict[str, list[Outgoing]]:
-    """Return the records to write again by topic, but for progress: it is stated anew."""
+    """Return by topic the records to write again, except progress records. Progress is stated again later."""
     progress = {topics.progress(checkpoint.topic) for checkpoint in _checkpoints(look, lost).values()}
     again: dict[str, list[Outgoing]] = {}
     for (topic, number), messages in lost.records.items():
@@ -162,13 +168,18 @@ def records_again(look: Look, lost: Lost) -> dict[str, list[Outgoing]]:
 
 
 def state_again(look: Look, lost: Lost, written: Places) -> list[Outgoing]:
-    """Return the state records that go with them, once they are `written`: their rows lie elsewhere than before."""
+    """Return the state records that belong to records that were written again.
+
+    `written`: where the records lie now. Their offsets in the checkpoints change accordingly.
+    """
+    # Old offset to new offset, per partition: records are written again in the order in which they were read.
     moved = {
         (topic, number): dict(zip((m.offset() for m in lost.records[topic, number]), _each(runs), strict=True))
         for topic, partitions in written.items()
         for number, runs in partitions.items()
         if (topic, number) in lost.records
     }
+    # Progress records are keyed by tenant. A tenant that lost one gets a new checkpoint and states its progress again.
     tenants = {str((m.key() or b"").decode()).lower() for of in lost.records.values() for m in of}
     values = dict(lost.checkpoints)
     for tenant, checkpoint in _checkpoints(look, lost).items():
@@ -183,7 +194,7 @@ def state_again(look: Look, lost: Lost, written: Places) -> list[Outgoing]:
 
 
 def shard_again(look: Look, lost: Lost, transaction: TransactionRecord) -> list[Outgoing]:
-    """Return the record of the shard that ends the transaction in which all of it is written again."""
+    """Return the record of the shard that ends the transaction in which everything is written again."""
     if lost.record is None:
         return []
     record = msgspec.structs.replace(
@@ -203,7 +214,7 @@ def _checkpoints(look: Look, lost: Lost) -> dict[str, state.Checkpoint]:
 
 
 def _check_decided(look: Look, places: Places, is_stopped: Callable[[], bool]) -> None:
-    """Raise ShardRestartError where a transaction of another producer hides whether ours was committed."""
+    """Raise ShardRestartError if a transaction of another producer hides whether ours was committed."""
     ends: dict[Place, int | None] = {place: last + 1 for place, last in last_offsets(places).items()}
     hidden = visibility.undecided(look.clients, ends, look.clients.decided_within_s, is_stopped)
     if hidden:
@@ -214,7 +225,7 @@ def _check_decided(look: Look, places: Places, is_stopped: Callable[[], bool]) -
 
 
 def _was_committed(clients: Clients, one: Unseen, doubtful: Collection[Place]) -> bool:
-    """Return whether any record of the transaction is visible. Raise ShardRestartError where that cannot be known."""
+    """Return whether any record of the transaction is visible. Raises ShardRestartError if that cannot be known."""
     ends = {place: (end, end) for place, end in last_offsets(one.record.places).items()}
     visible, unreadable = visibility.read(clients, ends, "read_committed")
     if any(visible.values()):

@@ -20,9 +20,7 @@ from connector.kafka.visibility import Place, Places
 
 _FLUSH_S = 15.0
 LONGEST_CALL_S = 120.0
-"""Longer than the time-outs of one call together: three times 15 s for records, 12 s for offsets, 10 s for a commit or
-an abort, and up to 40 s for checks of earlier commits.
-"""
+"Longer than all time-outs of one call: 3 x 15 s for records, 12 s offsets, 10 s commit or abort, 40 s checks."
 _T = TypeVar("_T")
 
 
@@ -75,7 +73,7 @@ class TransactionContents(NamedTuple):
     """Records at the end of a batch, made from the offsets of its rows."""
 
     noted: Callable[[Offsets], Sequence[Outgoing]]
-    "Notes of where the rows lie, ahead of the checkpoint that covers them; used only without transactions."
+    "The checkpoints from before the batch with the offsets of its rows; used only without transactions."
     last: Callable[[Offsets], Sequence[Outgoing]]
     "Records of the dedup index, progress and checkpoints."
     shard: Callable[[TransactionRecord], Sequence[Outgoing]] = lambda _: []

@@ -1,4 +1,4 @@
-"""Whether a topic was deleted and created again: its offsets start at 0 then, and older ones mean nothing."""
+"""Detection of topics that were deleted and created again, so that known offsets no longer apply."""
 
 from typing import NamedTuple
 
@@ -20,9 +20,9 @@ class Place(NamedTuple):
 
 
 def locate(clients: Clients, topic: str, partition: int, known: Place) -> Place:
-    """Return `known` as it is in the topic of today: offset 0 if the topic was created again since.
+    """Return `known`, or offset 0 if the topic was created again since.
 
-    Brokers that tell no id prove it only by an end that lies before the offset. Blocking, for seconds at most.
+    Brokers that report no id prove this only if the partition ends before the offset. Blocks, for seconds at most.
     """
     admin = AdminClient(clients.admin())
     try:
@@ -39,7 +39,7 @@ def locate(clients: Clients, topic: str, partition: int, known: Place) -> Place:
 
 
 def topic_id(clients: Clients, topic: str) -> str:
-    """Return the brokers' id of a topic; nothing if they do not tell it. Blocking, for seconds at most."""
+    """Return the brokers' id of a topic; empty if they do not report it. Blocks, for seconds at most."""
     try:
         return _id(AdminClient(clients.admin()), topic)
     except (KafkaException, TimeoutError):
@@ -48,7 +48,7 @@ def topic_id(clients: Clients, topic: str) -> str:
 
 def _id(admin: AdminClient, topic: str) -> str:
     known = admin.list_topics(topic, timeout=_ASK_S)
-    if known.controller_id not in known.brokers:  # librdkafka's mock cluster, which would let the request time out
+    if known.controller_id not in known.brokers:  # librdkafka's mock cluster, where the request would time out
         return ""
     futures = admin.describe_topics(TopicCollection([topic]), request_timeout=_ASK_S)
     found = futures[topic].result(timeout=2 * _ASK_S).topic_id

@@ -1,6 +1,7 @@
-"""The `state` topic: one record a shard, one a tenant. JSON, versioned; an older version is read, a newer one refused.
+"""The `state` topic: one record per shard and one per tenant, as JSON with a version.
 
-Keys: `shard`; `checkpoint/{tenant}`. Instants are epoch seconds: windows lie on whole seconds.
+Records of older versions are read, those of newer ones are refused. The keys are `shard` and `checkpoint/{tenant}`.
+Times are in epoch seconds, because windows lie on whole seconds.
 """
 
 from collections.abc import Mapping
@@ -24,7 +25,7 @@ _CHECKPOINT = "checkpoint/"
 
 
 class StateIdentity(NamedTuple):
-    """What the state belongs to."""
+    """App, Kafka cluster and row topic that the state belongs to."""
 
     app: str
     cluster: str
@@ -32,7 +33,7 @@ class StateIdentity(NamedTuple):
 
 
 class ShardRecord(msgspec.Struct, frozen=True):
-    """What a shard knows of itself. The last record of each transaction.
+    """State of a shard. It is the last record of each transaction.
 
     `control`: offset of the next command to apply.
     """
@@ -43,32 +44,32 @@ class ShardRecord(msgspec.Struct, frozen=True):
     control: int
     v: int = VERSION
     transaction: str = ""
-    "Identity of the transaction that wrote it; its other state records have it in a header. Empty without one."
+    "Identity of the transaction that wrote it, also in a header of its other state records; empty without one."
     places: Places = {}
-    "The transaction's records, but for those of the state topic."
+    "The transaction's records, except those of the state topic."
     unproven: Places = {}
-    "Records of earlier transactions, acknowledged, of which no marker had been seen when this transaction began."
+    "Acknowledged records of earlier transactions of which no marker had been seen when this transaction began."
     control_id: str = ""
-    "The brokers' id of the control topic that `control` is an offset of; empty if unknown."
+    "The brokers' id of the control topic to which `control` belongs; empty if unknown."
 
 
 class Checkpoint(msgspec.Struct, frozen=True):
-    """What a shard knows of a tenant, beside the remembered rows."""
+    """State of a tenant, apart from its rows in the dedup index."""
 
     topic: str
     state: State
     records: int = 0
-    "Published to the row topic so far."
+    "Number of records published to the row topic so far."
     offsets: tuple[int, ...] = ()
-    "For each partition of the row topic the next offset after the tenant's last record; 0 where none."
+    "Next offset after the tenant's last record, per partition of the row topic; 0 if there is none."
     stated: tuple[tuple[int, int, int], ...] = ()
-    "What was last said on the progress topic: overlap in seconds; complete through, and when, in epoch seconds."
+    "Last progress records: overlap in seconds, then complete-through and time of the record in epoch seconds."
     failing: tuple[str, str] | None = None
-    "Reason and sentence, when the last run failed and none has succeeded since."
+    "Reason and sentence, if the last run failed and none has succeeded since."
     found: tuple[tuple[int, int], ...] = ()
     "New rows by the overlap (seconds) of the sweep that found them."
     remembered: int = 0
-    "Remembered rows."
+    "Number of rows in the dedup index."
     ages: tuple[int, ...] = ()
     "New rows by their age, first read minus call start, at the edges of lateness.AGES_S."
 
@@ -136,7 +137,7 @@ class _Version(msgspec.Struct):
 
 
 class Restored(NamedTuple):
-    """What the state topic says of a shard; None for one that was never written."""
+    """State of a shard in the state topic. `shard` is None if it was never written."""
 
     shard: ShardRecord | None
     checkpoints: dict[str, Checkpoint]
@@ -150,7 +151,7 @@ def shard_record(
     unproven: Places | None = None,
     control_id: str = "",
 ) -> Record:
-    """Return the record of a shard; see ShardRecord."""
+    """Return the record of a shard. See ShardRecord."""
     record = ShardRecord(
         home.app, home.cluster, home.topic, control, VERSION, transaction, places or {}, unproven or {}, control_id
     )
@@ -158,7 +159,7 @@ def shard_record(
 
 
 def checkpoint_record(tenant: str, checkpoint: Checkpoint) -> Record:
-    """The record of a tenant, whose lower-case id is `tenant`."""
+    """Return the record of a tenant, whose lower-case id is `tenant`."""
     state = checkpoint.state
     sweeps = [
         _SweepRecord(
@@ -201,12 +202,15 @@ def checkpoint_record(tenant: str, checkpoint: Checkpoint) -> Record:
 
 
 def checkpoint_key(tenant: str) -> bytes:
-    """Of the record of a tenant, whose lower-case id is `tenant`."""
+    """Return the key of the record of a tenant, whose lower-case id is `tenant`."""
     return f"{_CHECKPOINT}{tenant}".encode()
 
 
 def restore(records: Mapping[bytes, bytes]) -> Restored:
-    """A shard's state from the newest value of each key of its partition. Raises FatalError for a newer version's."""
+    """Return a shard's state from the newest value of each key of its partition.
+
+    Raises FatalError for a record of a newer version and for a record that the connector did not write.
+    """
     shard = None
     checkpoints = {}
     for key, value in records.items():
@@ -227,7 +231,7 @@ def restore(records: Mapping[bytes, bytes]) -> Restored:
 
 
 def check_identity(shard: ShardRecord | None, home: StateIdentity) -> None:
-    """Raises FatalError when the state was written for another topic or cluster."""
+    """Raise FatalError when the state was written for another topic or cluster."""
     if shard is None:
         return
     if shard.cluster != home.cluster:
@@ -284,7 +288,7 @@ def _run(record: _SweepRecord) -> Run | None:
 
 
 def _state(record: _CheckpointRecord, sweeps: tuple[SweepState, ...], coverage: Coverage, orders: jobs.Orders) -> State:
-    """Return the state of a record. An older one was cut at the horizon, and what was cut is not a gap."""
+    """Return the state in a record. An older version cut its record at the horizon, and that cut is not a gap."""
     start = _instant(record.start)
     ranges = tuple(_range(one) for one in record.ranges)
     if record.forgotten_before is not None:
@@ -294,7 +298,10 @@ def _state(record: _CheckpointRecord, sweeps: tuple[SweepState, ...], coverage: 
 
 
 def _missed(record: _SweepRecord) -> tuple[Window, ...]:
-    """Return what a sweep has missed; all that its position has passed where the record does not say so."""
+    """Return the windows that a sweep has missed.
+
+    If the record lists none, they are the call time from `through` to the sweep's position.
+    """
     passed = [] if record.position is None else [(record.through, record.position)]
     return tuple(Window(_instant(start), _instant(end)) for start, end in record.missed or passed)
 

@@ -1,13 +1,12 @@
-"""One shard's producer: everything of a batch in one transaction, or nothing.
+"""Publisher of one shard for brokers with transactions. It writes a batch completely or not at all.
 
-1. An error before commit was called that wants an abort, and an abort that succeeds, prove that nothing landed: the
-   producer stays good (AbortedError), if the abort has reached every partition and what was committed before is still
-   visible (see hanging.py). Every classic
-   rebalance causes one.
-2. After any other failure or time-out the outcome is unknown: the producer is dropped (ShardRestartError) and the shard
-   starts again from what the topics say. `retriable()` is no excuse: librdkafka sets it for a commit that timed out,
-   and such commits have landed. Commit is never called twice.
-3. A fenced producer (FencedError) means that somebody else has the transactional id.
+1. If an error before the commit requires an abort and the abort succeeds, nothing was written and the producer stays
+   valid (AbortedError). The abort must have reached every partition, and earlier commits must still be visible (see
+   hanging.py). Every classic rebalance causes such an error.
+2. After any other failure or time-out the outcome is unknown. The producer is dropped (ShardRestartError), and the
+   shard restarts from what the topics contain. `retriable()` does not count: librdkafka also sets it for a commit that
+   timed out, and such commits have succeeded. Commit is never called twice.
+3. A fenced producer (FencedError) means that another producer has taken over the transactional id.
 """
 
 import threading
@@ -39,24 +38,27 @@ from connector.kafka.visibility import Place, Places, last_offsets, merge, named
 _CALL_S = 10.0
 _INIT_S = 15.0
 _TOMBSTONE = b"hanging"
-_OFFSETS_S = 12.0  # longer than librdkafka's own limit, where it keeps it
+_OFFSETS_S = 12.0  # longer than librdkafka's own limit, if it observes that
 _ABORTED_WITHIN_S = 5.0
 _PROVEN_WITHIN_S = 10.0
 _FENCED = frozenset({KafkaError._FENCED, KafkaError.INVALID_PRODUCER_EPOCH, 90})  # noqa: SLF001 - 90: PRODUCER_FENCED
 
 
 class Transactions(Publisher):
-    """A transactional producer. Raises as the module says. What a closed one had open is aborted by its successor."""
+    """Publisher with a transactional producer. Raises the errors that the module names.
+
+    When it is closed during a transaction, its successor aborts that transaction.
+    """
 
     def __init__(self, clients: Clients, transactional_id: str) -> None:
         super().__init__(transactional_id, transactional_id.rpartition("-")[0], clients.producer(transactional_id))
         self._clients = clients
         self._names = Names(self._app)
         self._unproven: list[tuple[float, Places]] = []
-        "Commits that were acknowledged, when (monotonic seconds), and their records that may still be open."
+        "Acknowledged commits: when (monotonic seconds), and their records that may still be undecided."
 
     def open(self) -> None:
-        """Fences whoever had the transactional id, and ends its open transaction."""
+        """Create the producer. This fences the previous one with the transactional id and ends its open transaction."""
         try:
             with fatal_errors():
                 self._producer = Producer(self._settings)
@@ -68,7 +70,7 @@ class Transactions(Publisher):
     def commit(
         self, records: Mapping[str, Sequence[Outgoing]], closing: TransactionContents, position: CommitContext
     ) -> Offsets:
-        """Commits all of it, with the position of the group, or nothing."""
+        """Commit all records and the control offset of the group in one transaction."""
         producer = self._opened()
         self._prove()
         try:
@@ -85,7 +87,7 @@ class Transactions(Publisher):
         position: CommitContext,
         is_stopped: Callable[[], bool],
     ) -> set[Place]:
-        """Abort what a transaction of this shard has left open anywhere; return the partitions."""
+        """Abort what a transaction of this shard has left open in any partition. Return those partitions."""
         look = hanging.Look(self._clients, self._names, position.partition, read)
         places = hanging.open_places(look, row_topics, is_stopped)
         if places:
@@ -95,12 +97,12 @@ class Transactions(Publisher):
     def write_lost(
         self, read: PartitionContents, ended: Collection[Place], position: CommitContext, is_stopped: Callable[[], bool]
     ) -> int:
-        """Write again what committed transactions have lost; return how many records."""
+        """Write again what committed transactions have lost. Return the number of records."""
         look = hanging.Look(self._clients, self._names, position.partition, read)
         return self.write_again(look, hanging.find_lost(look, ended, is_stopped), position)
 
     def write_again(self, look: hanging.Look, lost: hanging.Lost, position: CommitContext) -> int:
-        """Write what is lost in one transaction; return how many records."""
+        """Write what is lost in one transaction. Return the number of records."""
         if lost.record is None or not (lost.records or lost.checkpoints):
             return 0
         producer, records = self._opened(), hanging.records_again(look, lost)
@@ -124,7 +126,7 @@ class Transactions(Publisher):
         closing: TransactionContents,
         position: CommitContext,
     ) -> Offsets:
-        """Write everything of a transaction but its end. Raises KafkaException."""
+        """Write all records and offsets of a transaction, without its commit. Raises KafkaException."""
         transaction, self._written = uuid.uuid4().hex, {}
         with fatal_errors():
             producer.begin_transaction()
@@ -149,9 +151,9 @@ class Transactions(Publisher):
         self._unproven.append((time.monotonic(), self._written))
 
     def _prove(self) -> None:
-        """Forget the commits whose markers are written; raise ShardRestartError when one is missing for too long.
+        """Forget the commits whose markers are written. Raises ShardRestartError if a marker is missing for too long.
 
-        An acknowledged commit that lies before the last stable offset cannot be aborted any more.
+        An acknowledged commit that lies before the last stable offset can no longer be aborted.
         """
         if not self._unproven:
             return
@@ -166,16 +168,17 @@ class Transactions(Publisher):
             raise ShardRestartError(f"a transaction that brokers have acknowledged is still open in {where}")
 
     def end(self, places: Iterable[Place], position: CommitContext) -> None:
-        """Abort whatever of this id is open in these partitions.
+        """Abort everything that is open under this transactional id in these partitions.
 
-        A marker ends all that the id has open where it is written, so a transaction of a tombstone each gets it there.
+        A marker decides all open records of the producer in its partition. One transaction writes a tombstone to each
+        of the partitions, so that its abort writes a marker to each.
         """
         producer = self._opened()
         try:
             with fatal_errors():
                 producer.begin_transaction()
                 self._write([Outgoing(topic, _TOMBSTONE, None, number) for topic, number in places])
-                with suppress(KafkaException):  # the group's partition may hang too; what fails is aborted all the same
+                with suppress(KafkaException):  # the group's partition may hang too; the abort follows anyway
                     self._send_offsets(producer, position)
                 producer.abort_transaction(_CALL_S)
         except KafkaException as error:
@@ -185,7 +188,7 @@ class Transactions(Publisher):
             ) from error
 
     def _cause(self, producer: Producer, error: KafkaException, position: CommitContext) -> KafkaException:
-        """Why librdkafka threw away the records of a transaction that it holds for failed: its next call tells."""
+        """Return why librdkafka purged the records of a failed transaction. Its next call reports the cause."""
         if error.args[0].code() in _PURGED:
             try:
                 self._send_offsets(producer, position)
@@ -194,10 +197,11 @@ class Transactions(Publisher):
         return error
 
     def _send_offsets(self, producer: Producer, position: CommitContext) -> None:
-        """Sends them in a thread that can be left behind.
+        """Send the offsets in a thread that can be abandoned.
 
-        After a broker was bounced the call may never return, whatever its time-out says (tried: librdkafka 2.16).
-        Whoever opens the id next fences what it might still do. Only a call that has returned counts as done.
+        After a broker was restarted, the call may never return, whatever its time-out (observed with librdkafka 2.16).
+        The next producer with the transactional id fences what an abandoned call may still do. Only a call that has
+        returned counts as successful.
         """
         control = TopicPartition(position.topic, position.partition, position.offset)
         outcome: list[KafkaException | None] = []
@@ -221,10 +225,10 @@ class Transactions(Publisher):
             raise outcome[0]
 
     def _abort(self, producer: Producer, error: KafkaException) -> NoReturn:
-        """Ends a transaction that failed before commit was called; always raises."""
+        """Abort a transaction that failed before the commit, or drop its producer. Always raises."""
         what = f"writing a transaction of {self._name}"
         cause = error.args[0]
-        # A record that was not delivered leaves the transaction abortable, though its own error does not say so.
+        # A record that was not delivered leaves the transaction abortable, although the record's error does not say so.
         if (cause.txn_requires_abort() or cause.code() in _UNDELIVERED) and not _is_fenced(cause):
             try:
                 with fatal_errors():
@@ -239,7 +243,8 @@ class Transactions(Publisher):
         raise self._after(error, what) from error
 
     def _verify_abort(self) -> None:
-        """Raise ShardRestartError unless the abort has reached every partition, and has taken no commit with it."""
+        """Raise ShardRestartError unless the abort has reached every partition and has aborted no earlier commit."""
+        # The abort's marker also decides an earlier commit that hangs in the same partition, and would abort it there.
         places = merge(*(places for _, places in self._unproven))
         ends: dict[Place, int | None] = {
             place: last + 1 for place, last in last_offsets(merge(places, self._written)).items()

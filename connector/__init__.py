@@ -1,4 +1,4 @@
-"""Every Microsoft Teams Direct Routing call record, from Microsoft Graph into Kafka, exactly once."""
+"""Connector for every Microsoft Teams Direct Routing call record: from Microsoft Graph into Kafka, exactly once."""
 
 from importlib.metadata import version
 

@@ -1,4 +1,4 @@
-"""`python -m connector`, and what the console commands call."""
+"""Entry point of `python -m connector` and of the console commands."""
 
 from connector.cli import main
 

@@ -1,9 +1,10 @@
-"""From what was read to what one transaction writes: dedup → rows → Avro.
+"""Batches: they turn what was read into what one transaction writes (deduplication, rows, Avro).
 
-What is remembered changes only after the commit. Until then it is a pending layer of the batch, which later pages of
-the same batch look into, and which goes with the transaction.
+The dedup index changes only after the commit. Until then the entries of a batch lie in a pending index, which later
+pages of the same batch are also compared with. The pending index is dropped together with the transaction.
 
-Every row of a page ends in one of three ways: published, known already, or dead-lettered.
+Every row of a page ends in one of three ways: it is published, known already, or dead-lettered. The only exceptions are
+rows that the dedup index may have forgotten: they are left out and counted in `Change.too_old`.
 """
 
 from collections import Counter
@@ -42,16 +43,16 @@ _FAR_OFFSET = 10**12
 
 
 class SweepsBegun(NamedTuple):
-    """Sweeps that were due at `now` have begun."""
+    """Start of a run of every sweep that was due at `now`."""
 
     tenant: str
     now: datetime
     start: datetime | None = None
-    "The tenant's start, where it was never read before."
+    "The tenant's start if the tenant was never read before, else None."
 
 
 class PageRead(NamedTuple):
-    """A page of a slice."""
+    """One page of a slice."""
 
     tenant: str
     slice: Slice
@@ -60,12 +61,12 @@ class PageRead(NamedTuple):
     received_at: datetime
     bytes: int
     uncounted: tuple[Window, ...]
-    "Call time whose rows say nothing of lateness: it was never read before, in a first start or after an outage."
+    "Call time that was never read before (first start, outage). Its rows do not count towards lateness."
     requests: int = 1
 
 
 class SliceRead(NamedTuple):
-    """The last page of a slice was handed over before this."""
+    """End of a slice. All of its pages were put into the buffer before this item."""
 
     tenant: str
     slice: Slice
@@ -74,7 +75,7 @@ class SliceRead(NamedTuple):
 
 
 class RangeFailed(NamedTuple):
-    """A range could not be read."""
+    """Failure of a range of call time, which Graph did not serve."""
 
     tenant: str
     window: Window
@@ -82,7 +83,7 @@ class RangeFailed(NamedTuple):
 
 
 class RunsDropped(NamedTuple):
-    """The runs on their way have failed."""
+    """Failure of all of the tenant's runs that were in progress."""
 
     tenant: str
     reason: str
@@ -90,7 +91,7 @@ class RunsDropped(NamedTuple):
 
 
 class Commanded(NamedTuple):
-    """A record of the control topic; without a command it is passed over."""
+    """Record of the control topic. A record without a command only moves the control offset past it."""
 
     offset: int
     now: datetime
@@ -103,7 +104,7 @@ Item = SweepsBegun | PageRead | SliceRead | RangeFailed | RunsDropped | Commande
 
 @dataclass
 class TenantState:
-    """What a shard has committed of one tenant."""
+    """State of one tenant as the shard has committed it."""
 
     tenant: Tenant
     rules: Rules
@@ -111,19 +112,19 @@ class TenantState:
     remembered: DedupIndex
     seen: SeenLog
     checkpoint_bytes: int = 0
-    "Of the checkpoint that was written last; 0 where that is not known."
+    "Length of the checkpoint that was written last; 0 if it is not known."
     retired: bool = False
-    "Its tenant is not configured: nothing is read, and what is known is forgotten at the horizon."
+    "True for a tenant that is not configured: it is not read, and its state is dropped at the horizon."
 
     def outlived(self, horizon: datetime) -> bool:
-        """Whether all that is known of a retired tenant is older than what may be read at all."""
+        """Return whether the tenant is retired and none of its call time that was read lies after `horizon`."""
         through = self.checkpoint.state.coverage.through or self.checkpoint.state.start
         return self.retired and through <= horizon
 
 
 @dataclass
 class Change:
-    """What a batch does to one account, once it is committed."""
+    """Effect of a batch on one tenant, which `apply` puts into the tenant's state after the commit."""
 
     state: State
     pending: DedupIndex = field(default_factory=DedupIndex)
@@ -138,42 +139,46 @@ class Change:
     unknown_count: int = 0
     lateness_s: list[float] = field(default_factory=list)
     found: Counter[int] = field(default_factory=Counter)
-    "New rows by the sweep that found them; not what was never read before."
+    "New rows per index of the sweep that found them, without rows of call time that was never read before."
     ages_s: list[float] = field(default_factory=list)
-    "Of the same rows, those with a start: first read minus call start."
+    "Seconds from call start to first read for those rows of `found` that have a start."
     oldest_received_at: datetime | None = None
     ended: list[int] = field(default_factory=list)
     begun: list[list[int]] = field(default_factory=list)
     overtaken: list[list[int]] = field(default_factory=list)
-    "Of those that begun, the sweeps whose run before had not ended."
+    "The sweeps that were started, per start, whose previous run had not ended."
     dropped: list[int] = field(default_factory=list)
     failing: tuple[str, str] | None = None
     is_command: bool = False
     too_old: int = 0
-    "Rows that are not in the deduplication index and that it may have forgotten: not published, and not covered."
+    "New rows that the dedup index may have forgotten: not published, and their call time does not count as read."
     written: list[Written] = field(default_factory=list)
     checkpoint: Checkpoint | None = None
     checkpoint_bytes: int = 0
     ends_account: bool = False
-    "Nothing is left of a retired tenant."
+    "True if nothing is left of a retired tenant, so that its state is deleted."
 
     @property
     def has_rows(self) -> bool:
-        """Whether a reader of the topics would see something."""
+        """Return whether the batch publishes rows or dead letters."""
         return bool(self.rows or self.dead_letters)
 
     @property
     def is_urgent(self) -> bool:
-        """Whether it is not to wait for more."""
+        """Return whether the batch should be committed at once instead of waiting for more items."""
         return self.has_rows or self.is_command
 
     def records(self, tenant: str) -> dict[str, list[Outgoing]]:
-        """What is produced first. The rows go under the tenant's own tag: their offsets are wanted."""
+        """Return the rows and dead letters by tag.
+
+        The publisher reports offsets per tag. The rows have the tenant's own tag because the checkpoint needs their
+        offsets.
+        """
         return {tenant: self.rows, f"{tenant}/dead letters": self.dead_letters}
 
 
 class _Origin(NamedTuple):
-    """Where rows come from, and whose they are."""
+    """Page that rows were read from, with the tenant's state and the change that they belong to."""
 
     page: PageRead
     account: TenantState
@@ -183,7 +188,7 @@ class _Origin(NamedTuple):
 
 
 class Batches:
-    """Makes batches. Blocking and busy: runs in the producer's thread."""
+    """Builder of batches. Its methods block and use the CPU, so they run in the producer's thread."""
 
     def __init__(
         self,
@@ -193,11 +198,11 @@ class Batches:
         schema_ids: Mapping[str, int] | None = None,
         limits: Limits | None = None,
     ) -> None:
-        """`partitions` and `schema_ids`: of each topic; there are no ids without a registry."""
+        """`partitions` and `schema_ids` are per topic. Without a schema registry `schema_ids` is None."""
         self._rows = settings.rows
         self._limits = limits or Limits()
         self._too_short: set[str] = set()
-        "Progress topics that do not take a statement, where the log says so."
+        "Progress topics that cannot take a progress record and for which this was logged."
         self._records = RowRecords(settings.rows, shape, schema_ids, self._limits)
         self._partitions = partitions
         self._names = topics.Names(settings.kafka.app)
@@ -209,7 +214,7 @@ class Batches:
     def prepare(
         self, items: Iterable[Item], accounts: Mapping[str, TenantState], changes: dict[str, Change]
     ) -> dict[str, Change]:
-        """Adds what items do to the accounts that they belong to; accounts stay as they are."""
+        """Add the effects of `items` to `changes` and return it. The tenants' states in `accounts` do not change."""
         self._records.renew_privacy()
         for item in items:
             if isinstance(item, Commanded) and item.command is None:
@@ -246,15 +251,15 @@ class Batches:
         return changes
 
     def close(self, changes: Mapping[str, Change], accounts: Mapping[str, TenantState], now: datetime | None) -> None:
-        """Nothing more comes: works out what is remembered and what is forgotten.
+        """Complete the changes: compute the records of the dedup index and which of its entries are forgotten.
 
-        `now`: None while no clock can be trusted. Then nothing is forgotten.
+        No items may be added afterwards. `now` is None while the time is not confirmed; then nothing is forgotten.
         """
         for tenant, change in changes.items():
             self._remember(change, accounts[tenant], now)
 
     def retire(self, changes: dict[str, Change], accounts: Mapping[str, TenantState], now: datetime) -> None:
-        """Adds the tenants that are not configured and of which something has come to the horizon."""
+        """Add a change for each tenant that is not configured and has something to forget at the horizon."""
         oldest = now - self._horizon
         for tenant, account in accounts.items():
             before = horizon.forget_before(account.checkpoint.state.forgotten_before, self._horizon, now)
@@ -268,6 +273,8 @@ class Batches:
         uncounted_ms = tuple((instants.to_ms(start), instants.to_ms(end)) for start, end in page.uncounted)
         origin = _Origin(page, account, change, observed_ms, uncounted_ms)
         published, again, dead_letters = 0, 0, len(change.dead_letters)
+        # An id may occur several times in one page. Each group has an id at most once, and later groups are compared
+        # with the pending entries of earlier ones, so that a repeated row becomes a revision only if it differs.
         for number, group in enumerate(dedup.split_repeats(entries)):
             chosen = entries[group]
             verdict = dedup.classify(chosen, (change.pending, account.remembered), _older(page.reading, group))
@@ -276,16 +283,19 @@ class Batches:
             if not page.slice.again:
                 wanted = self._certain(wanted, group, page, change)
             if self._rows.revisions == "ignore":
+                # Under `again` a changed row is published with the revision that it already has.
                 revisions[verdict.revised] -= 1
             elif len(verdict.revised):
                 wanted = np.sort(np.concatenate([wanted, verdict.revised]))
             fresh = wanted
+            # `again` publishes known rows too, but each id once: the first group holds one occurrence of every id.
             if page.slice.again and number == 0:
                 wanted = np.arange(len(chosen))
             at = group[wanted].tolist()
             rows, raws = [page.reading.rows[index] for index in at], [page.raws[index] for index in at]
             made = self._publish(rows, revisions[wanted].tolist(), raws, origin)
             indices = wanted[made.at]
+            # Rows that are published again are in the index already and must not get a new entry or revision.
             is_fresh = np.isin(indices, fresh)
             again += len(indices) - int(is_fresh.sum())
             indices = indices[is_fresh]
@@ -305,9 +315,11 @@ class Batches:
 
     @staticmethod
     def _certain(new: NDArray[np.intp], group: NDArray[np.intp], page: PageRead, change: Change) -> NDArray[np.intp]:
-        """Return the rows of `new` that were not published before for certain: the index has forgotten none like it.
+        """Return the rows of `new` that were certainly never published.
 
-        The chain of the others took too long. windows.finish does not count their call time as read.
+        A row whose call began before `forgotten_before` is left out, because the index may have forgotten it. This
+        happens when a page chain takes so long that the horizon passes its call time meanwhile. windows.finish does
+        not count that call time as read.
         """
         before = change.state.forgotten_before
         window = page.slice.window
@@ -322,7 +334,7 @@ class Batches:
     def _publish(
         self, rows: list[Row | InvalidRow], revisions: list[int], raws: list[msgspec.Raw], origin: _Origin
     ) -> Made:
-        """Publishes rows, and dead-letters those that do not fit."""
+        """Add the records of valid rows to the change and dead-letter invalid rows; return the records made."""
         page, account, change, observed_ms, _ = origin
         chosen = [row for row in rows if not isinstance(row, InvalidRow)]
         fitting: Sequence[int] = range(len(rows))
@@ -346,7 +358,7 @@ class Batches:
         return made._replace(at=[fitting[at] for at in made.at])
 
     def _dead_letter(self, row: InvalidRow, page: PageRead, account: TenantState, change: Change) -> None:
-        """Dead-letters a row, unless these bytes were before."""
+        """Dead-letter a row, unless a row with the same bytes was dead-lettered before."""
         entry = invalid_entry(row.raw)
         if not len(dedup.classify(entry, (change.pending, account.remembered)).new):
             return
@@ -379,10 +391,11 @@ class Batches:
     def noted(
         self, changes: Mapping[str, Change], accounts: Mapping[str, TenantState], offsets: Offsets, shard: int
     ) -> list[Outgoing]:
-        """The checkpoints before the batch, but that they know where its rows lie.
+        """Return the previous checkpoints with the offsets of this batch's rows.
 
-        Where a batch is no transaction, rows may be remembered that no checkpoint covers: they are not published
-        again, and the next progress record would name offsets below them.
+        They matter with at-least-once delivery, where a batch is not a transaction: after a crash the dedup index may
+        hold rows that no checkpoint covers. Those rows are not published again, and without these checkpoints the next
+        progress record would name offsets below them.
         """
         records = []
         for tenant, change in changes.items():
@@ -401,7 +414,10 @@ class Batches:
         shard: int,
         now: datetime,
     ) -> list[Outgoing]:
-        """What a transaction ends with, once its rows have offsets: remembered rows, progress, checkpoints."""
+        """Return the records that end a transaction: dedup index, progress and checkpoints.
+
+        They need the offsets of the batch's rows, so they are made after the rows were produced.
+        """
         records = []
         for tenant, change in changes.items():
             account = accounts[tenant]
@@ -434,10 +450,10 @@ class Batches:
     def too_long(
         self, changes: Mapping[str, Change], accounts: Mapping[str, TenantState], shard: int, now: datetime
     ) -> TooLong | None:
-        """Return a record that the batch cannot go without and that its topic does not take; None where all fit.
+        """Return a record that the batch cannot do without and that is too long for its topic; None if all fit.
 
-        Rows are measured when their records are made. Checkpoints are measured here when one might have become too
-        long: they do not grow to twice their length in one batch.
+        Rows are measured when their records are made. Checkpoints are measured here, and only when one might have
+        become too long: a checkpoint does not grow to more than twice its length plus 10,000 bytes in one batch.
         """
         seen = [record for change in changes.values() for written in change.written for record in written.records]
         records = [self.internal(self._names.seen, shard, record) for record in seen]
@@ -455,10 +471,10 @@ class Batches:
         return self._limits.too_long(records)
 
     def _offsets(self, account: TenantState, newest: Mapping[int, int]) -> list[int]:
-        """By partition the next offset after the tenant's last record, once those of a batch are written.
+        """Return, by partition, the offset after the tenant's last record, once the batch is written.
 
-        An offset lower than the one before proves that the topic was deleted and created again: what is known of its
-        other partitions belongs to the topic before, and readers would wait for it forever.
+        An offset lower than the previous one proves that the topic was deleted and created again. The offsets that are
+        known of its other partitions then belong to the old topic, and consumers would wait for them forever.
         """
         before = account.checkpoint.offsets
         if any(newest.get(partition, offset) < offset for partition, offset in enumerate(before)):
@@ -477,7 +493,10 @@ class Batches:
         offsets: list[int],
         now: datetime,
     ) -> list[Outgoing]:
-        """Progress records that are due; `stated` is brought up to date."""
+        """Return the progress records that are due, and update `stated`.
+
+        `stated` maps an overlap in seconds to the last published call time and when it was published, in epoch seconds.
+        """
         records = []
         now_s = instants.to_ms(now) // 1000
         for sweep_state in state.sweeps:
@@ -507,7 +526,7 @@ class Batches:
         return records
 
     def _log_long_statement(self, record: Outgoing) -> None:
-        """Log once per topic that progress is not published: readers wait, and no row depends on it."""
+        """Log, once per topic, that progress is not published. Consumers wait for it, but no row depends on it."""
         if record.topic not in self._too_short:
             self._too_short.add(record.topic)
             needed = size(record) + MOST_OVERHEAD
@@ -522,12 +541,15 @@ class Batches:
 
     @staticmethod
     def internal(topic: str, shard: int, record: Record) -> Outgoing:
-        """A record for a shard's partition of an internal topic: written by number, never by a partitioner."""
+        """Return a record for the shard's partition of an internal topic.
+
+        The partition is given, never left to the key.
+        """
         return Outgoing(topic, record.key, record.value, partition=shard)
 
 
 def apply(changes: Mapping[str, Change], accounts: Mapping[str, TenantState]) -> None:
-    """The batch is committed: accounts become what it made of them."""
+    """Put the changes of a committed batch into the tenants' states."""
     for tenant, change in changes.items():
         account = accounts[tenant]
         for entries, hours in _by_batch(change):
@@ -540,7 +562,7 @@ def apply(changes: Mapping[str, Change], accounts: Mapping[str, TenantState]) ->
 
 
 def _by_batch(change: Change) -> Iterable[tuple[Entries, Hours]]:
-    """Entries in one piece where no id is in it twice, else as they came."""
+    """Yield the entries and hours of a change, split so that no piece has an id twice."""
     if not change.entries:
         return
     entries = np.concatenate(change.entries)
@@ -550,12 +572,12 @@ def _by_batch(change: Change) -> Iterable[tuple[Entries, Hours]]:
 
 
 def gap_seconds(state: State) -> float:
-    """Call time between the tenant's start and the newest that was read, that was never read."""
+    """Return the seconds between the tenant's start and the newest call time read that were never read."""
     return sum(gap.seconds for gap in windows.gaps(state))
 
 
 def _remembered(change: Change, remembered: DedupIndex) -> int:
-    """Return how many rows are remembered once the batch is committed, and its share forgotten."""
+    """Return the number of rows in the dedup index once the batch is committed and old rows are forgotten."""
     before = _hour(change.state.forgotten_before)
     kept = remembered.count_from(before)
     if not change.entries:
@@ -566,12 +588,12 @@ def _remembered(change: Change, remembered: DedupIndex) -> int:
 
 
 def _hour(moment: datetime) -> int:
-    """Return the hours from the epoch to a full hour."""
+    """Return the number of hours from the epoch to a full hour."""
     return instants.to_ms(moment) // dedup.HOUR_MS
 
 
 def _start_ms(row: Row | InvalidRow) -> int | None:
-    """Return when the call of a row began, where that can be read."""
+    """Return when the call of a row began, in epoch milliseconds; None if it cannot be read."""
     if isinstance(row, InvalidRow):
         return row.start_ms
     try:
@@ -581,13 +603,13 @@ def _start_ms(row: Row | InvalidRow) -> int | None:
 
 
 def _older(reading: PageRows, group: np.ndarray[Any, np.dtype[np.intp]]) -> dedup.Fingerprints | None:
-    """Fingerprints of an older layout, by index into a group of the reading's rows."""
+    """Return a function for fingerprints of an older version, by index into `group`; None if the page has none."""
     of_all = reading.fingerprints
     return None if of_all is None else lambda layout, indices: of_all(layout, group[indices])
 
 
 def _note_lateness(made: Made, revisions: list[int], origin: _Origin) -> None:
-    """How late the new rows were, but for what was never read before."""
+    """Record how late each new row was, except for rows of call time that was never read before."""
     page, _, change, observed_ms, uncounted_ms = origin
     for start_ms, end_ms, revision in zip(made.starts_ms, made.ends_ms, revisions, strict=True):
         late_since = start_ms if end_ms is None else end_ms
@@ -604,14 +626,14 @@ def _counts(uncounted_ms: tuple[tuple[int, int], ...], start_ms: int | None) -> 
         return True
     if start_ms is None:
         return False
-    for first, end in uncounted_ms:  # noqa: SIM110 - a generator costs a row more than all windows do
+    for first, end in uncounted_ms:  # noqa: SIM110 - a generator costs more per row than comparing all windows
         if first <= start_ms < end:
             return False
     return True
 
 
 def _found(before: tuple[tuple[int, int], ...], found: Counter[int], rules: Rules) -> tuple[tuple[int, int], ...]:
-    """Rows by the overlap, in seconds, of the sweep that found them."""
+    """Return the number of rows per overlap (in seconds) of the sweep that found them, with the batch's rows added."""
     total = Counter(dict(before))
     for index, rows in found.items():
         if index < len(rules.sweeps):

@@ -1,4 +1,4 @@
-"""Settings of the brokers' clients, where Kafka's sign-in and Microsoft's meet."""
+"""Settings of the Kafka clients: the only module that joins Kafka's sign-in and Microsoft's."""
 
 from connector.config import EventHubs, Settings
 from connector.graph.bearer import Bearer
@@ -6,7 +6,7 @@ from connector.kafka.clients import Clients, resolve
 
 
 def clients(settings: Settings) -> Clients:
-    """Of every kind of client. Raises ConfigurationError."""
+    """Return the settings of every kind of Kafka client. Raise ConfigurationError if they are invalid."""
     kafka = settings.kafka
     hubs: EventHubs | None = kafka.event_hubs
     bearer = Bearer.start(settings.graph, hubs, hubs.scope) if hubs is not None else None

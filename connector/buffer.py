@@ -1,4 +1,4 @@
-"""What was read and is not committed yet, in the order in which it was read: bounded in rows and in bytes."""
+"""Buffer for what was read and is not committed yet: in reading order, limited in rows and in bytes."""
 
 import asyncio
 from collections import deque
@@ -10,7 +10,10 @@ MAX_BYTES = 16 << 20
 
 
 class Buffer:
-    """Between the chains of a shard's tenants and its transactions. Room comes back with the commit, not before."""
+    """Queue between the page chains of a shard's tenants and its transactions.
+
+    Taking an item does not free its room; `committed` does. So what is read but not committed stays limited.
+    """
 
     def __init__(self, max_rows: int = MAX_ROWS, max_bytes: int = MAX_BYTES) -> None:
         self._max_rows = max_rows
@@ -20,10 +23,10 @@ class Buffer:
         self._bytes = 0
         self._room = asyncio.Condition()
         self.filled = asyncio.Event()
-        "Set while something waits to be taken."
+        "Set while an item waits to be taken."
 
     async def put_page(self, page: PageRead) -> None:
-        """Takes a page as soon as there is room: a slow broker slows the reading."""
+        """Add a page as soon as there is room, so that slow brokers slow the reading down."""
         async with self._room:
             await self._room.wait_for(self._has_room)
             self._rows += len(page.raws)
@@ -31,12 +34,15 @@ class Buffer:
             self.put(page)
 
     def put(self, item: Item) -> None:
-        """Takes what needs no room."""
+        """Add an item that needs no room."""
         self._items.append(item)
         self.filled.set()
 
     def take(self, max_rows: int) -> list[Item]:
-        """The oldest items, up to a number of rows but one page at least; empty when there are none."""
+        """Remove and return the oldest items: at most `max_rows` rows, but at least one page.
+
+        The list is empty if the buffer is.
+        """
         taken: list[Item] = []
         rows = 0
         while self._items:
@@ -51,7 +57,7 @@ class Buffer:
         return taken
 
     async def committed(self, items: list[Item]) -> None:
-        """Gives back the room of items that were taken."""
+        """Free the room of items that were committed, or that turned out to need no commit."""
         pages = [item for item in items if isinstance(item, PageRead)]
         if pages:
             async with self._room:

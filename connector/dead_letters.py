@@ -1,4 +1,4 @@
-"""Rows that cannot be published, as records of the dead letter topic: bounded in every part."""
+"""Records of the dead letter topic for rows that cannot be published. Every part of such a record has a size limit."""
 
 from connector.core import instants
 from connector.core.coverage import Window
@@ -15,9 +15,10 @@ _PROBLEM = "__connect.errors.exception.message"
 def dead_letter(
     row: InvalidRow, value: bytes, topic: str, tenant: str, window: Window, observed_ms: int, limits: Limits
 ) -> Outgoing:
-    """Return the record of a row of `topic` that cannot be published; `value` is its JSON after privacy.
+    """Return the dead letter of a row of `topic` that cannot be published; `value` is the row's JSON after privacy.
 
-    What the dead letter topic does not take is left out: first the value, then a long key, the key, the headers.
+    A dead letter that is too long for its topic is shortened step by step: first its value is left out, then a long
+    key, any key, and the headers.
     """
     name = topics.dead_letters(topic)
     key = row.id.encode() if row.id else None

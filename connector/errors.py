@@ -1,6 +1,7 @@
-"""Every error that the connector raises on purpose, grouped by what happens next.
+"""Errors that the connector raises on purpose, grouped by what happens next.
 
-A message says what was being done, to what, and what to do; never a token, a secret, a phone number or a row.
+A message states what was being done, what is wrong and what to do. It never holds a token, a secret, a phone number or
+a row.
 """
 
 from typing import Literal
@@ -10,11 +11,11 @@ TransientReason = Literal["throttled", "unreachable"]
 
 
 class ConnectorError(Exception):
-    """Root of the tree: anything that the connector itself decided to raise."""
+    """Base class of all errors that the connector raises on purpose."""
 
 
 class ConfigurationError(ConnectorError):
-    """Configuration or arguments are wrong and nothing was done: exit 2. `problems`: one sentence each."""
+    """Invalid configuration or arguments. Nothing was done; the process exits with 2. `problems`: one sentence each."""
 
     def __init__(self, problems: list[str]) -> None:
         super().__init__("\n".join(problems))
@@ -22,32 +23,32 @@ class ConfigurationError(ConnectorError):
 
 
 class FatalError(ConnectorError):
-    """What waiting cannot mend (a topic's settings, state of a newer version or of another topic): exit 1."""
+    """Problem that retrying cannot fix (topic settings, state of a newer version or of another topic): exit 1."""
 
     def __init__(self, wrong: str, remedy: str = "") -> None:
-        """`wrong`: a whole sentence where there is no `remedy`."""
+        """`wrong` must be a whole sentence if there is no `remedy`."""
         super().__init__(f"{wrong}: {remedy}" if remedy else wrong)
         self.wrong = wrong
         self.remedy = remedy
 
 
 class SourceError(ConnectorError):
-    """Graph or its sign-in did not give what was asked for. Never moves a checkpoint."""
+    """Failure of Graph or of its sign-in. It never moves a checkpoint."""
 
     of_range = False
-    "Whether another range of call time may succeed."
+    "True if another range of call time may succeed."
 
     def __init__(self, message: str, told: str = "") -> None:
-        """`told`: what is wrong, and after a semicolon what to do (the message itself)."""
+        """`told`: what is wrong and, after a semicolon, what to do. By default it is the message itself."""
         super().__init__(message)
         self.wrong, _, self.remedy = (told or message).partition("; ")
 
 
 class TransientError(SourceError):
-    """It passes by itself: asked again later, within the budget, for ever.
+    """Transient failure, retried forever within the request budget.
 
-    The client retries on its own; it raises this only when nothing succeeded for its patience (120 s, time that
-    Graph asked to wait not counted), so that the sweep is counted as failed and planned anew.
+    The client retries on its own. It raises this error only when no request succeeded for 120 s, not counting the time
+    that Graph asked it to wait. The sweep then counts as failed and is planned again.
     """
 
     def __init__(self, reason: TransientReason, message: str, told: str = "") -> None:
@@ -56,7 +57,10 @@ class TransientError(SourceError):
 
 
 class PermanentError(SourceError):
-    """The tenant fails, the others go on; tried again slowly. The message says what the owner has to repair."""
+    """Failure that needs operator action. The tenant fails and is retried slowly; other tenants are not affected.
+
+    The message states what has to be repaired.
+    """
 
     def __init__(self, reason: PermanentReason, message: str, told: str = "") -> None:
         super().__init__(message, told)
@@ -64,13 +68,13 @@ class PermanentError(SourceError):
 
 
 class RangeTooLongError(SourceError):
-    """Graph refused the length of a range (406), or a chain has no end: the range is to be split."""
+    """Refusal of a range because of its length (406), or a page chain without end: the range must be split."""
 
     of_range = True
 
 
 class BrokersUnavailableError(ConnectorError):
-    """No broker answered, or not in time: asked again, for ever."""
+    """Failure to reach the brokers: none answered, or not in time. Retried forever."""
 
     def __init__(
         self,
@@ -82,20 +86,20 @@ class BrokersUnavailableError(ConnectorError):
 
 
 class ForbiddenError(BrokersUnavailableError):
-    """Brokers answer, and refuse a right: asked again too, since who grants it does not restart anything."""
+    """Refusal of a right by brokers that answer. Retried as well: granting the right must not require a restart."""
 
 
 class RegistryUnavailableError(ConnectorError):
-    """The schema registry did not answer, or not with what it is asked for (401, 403, 5xx, no JSON): asked again."""
+    """Failure of the schema registry to answer as expected (no answer, 401, 403, 5xx, invalid JSON). Retried."""
 
 
 class ShardRestartError(ConnectorError):
-    """The outcome of a transaction is unknown, or its producer is unusable: the shard starts again as if new."""
+    """Unknown outcome of a transaction, or an unusable producer: the shard starts again as if it were new."""
 
 
 class FencedError(ShardRestartError):
-    """Somebody else has the transactional id: ownership is confirmed before a new producer is made."""
+    """Takeover of the transactional id by another producer. Ownership is confirmed before a new producer is opened."""
 
 
 class HandedOverError(ConnectorError):
-    """The partition is not assigned any more: the shard stops."""
+    """Loss of the partition, which is not assigned to this worker any more: the shard stops."""

@@ -1,4 +1,4 @@
-"""What a shard does after a record was too long for its topic: read the limits again, and wait until it fits."""
+"""Recovery from a record that was too long for its topic: read the limits again and wait until the record fits."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
@@ -15,26 +15,26 @@ _ASK_EVERY_S = 5.0
 
 
 class LengthLimits:
-    """The limits of a shard's topics, read again when one was met."""
+    """Length limits of a shard's topics, which are read again when a record exceeds one."""
 
     def __init__(self, clients: Clients, shard: int, internal: Sequence[str]) -> None:
-        """`internal`: topics without which nothing may be published."""
+        """Create the limits of one shard. Nothing may be published without the topics in `internal`."""
         self._clients = clients
         self._shard = shard
         self._internal = internal
         self._admin: Admin | None = None
 
     def check(self) -> None:
-        """Raise RecordTooLongError when an internal topic does not even take the shortest records."""
+        """Raise RecordTooLongError when an internal topic does not even accept the shortest records."""
         for topic in self._internal:
             limit = self._clients.limits.of(topic)
             if limit < LEAST:
                 raise RecordTooLongError(TooLong(topic, LEAST), limit)
 
     async def heed(self, error: Exception, pause: Callable[[float], Awaitable[bool]]) -> None:
-        """Return once what was too long may be tried again; at once for any other error.
+        """Return once the record that was too long may be tried again; return at once for any other error.
 
-        `pause` waits for some seconds and returns whether to give up.
+        `pause` waits for a number of seconds and returns whether to give up.
         """
         limits = self._clients.limits
         if not isinstance(error, RecordTooLongError):

@@ -1,4 +1,4 @@
-"""Rows as records of the row topic: resolved, treated and encoded many at a time, column by column."""
+"""Records of the row topic, made from rows: values are resolved, treated for privacy and encoded column by column."""
 
 from collections.abc import Callable, Mapping, Sequence
 from itertools import repeat
@@ -15,31 +15,35 @@ from connector.kafka.limits import LIMIT, Limits
 from connector.kafka.publishing import Outgoing
 
 ROW_MAX_BYTES = 900_000
-"Of a row's JSON, whatever its topic takes."
-_AHEAD_MAX_MS = 55 * 60_000  # a broker refuses record timestamps that are more than an hour ahead, and all with them
+"Limit for the JSON of a row, even if its topic accepts more."
+# A broker refuses a whole batch if the timestamp of one record is more than one hour ahead of its clock.
+_AHEAD_MAX_MS = 55 * 60_000
 _logger = log.get(__name__)
 _ColumnEncoder = Callable[[Sequence[Sequence[Any]]], list[bytes]]
 
 
 class Made(NamedTuple):
-    """Records of rows; index i of every list belongs to the same row."""
+    """Records made from rows, and the rows that have none.
+
+    Index i of `at`, `records`, `starts_ms` and `ends_ms` belongs to the same row.
+    """
 
     at: list[int]
-    "Index of the row in what was given."
+    "Index of the row in the list that was passed in."
     records: list[Outgoing]
     starts_ms: list[int | None]
     ends_ms: list[int | None]
     unfit: list[InvalidRow]
-    "Rows of which there is no record."
+    "Rows that have no record because they are invalid."
 
 
 class RowRecords:
-    """Makes records. For one thread."""
+    """Builder of row records, for use in one thread."""
 
     def __init__(
         self, rows: Any, shape: RowSchema, schema_ids: Mapping[str, int] | None, limits: Limits | None = None
     ) -> None:
-        """`rows`: settings; `schema_ids`: of each topic, None without a registry."""
+        """`rows` is the `rows` section of the settings. `schema_ids` is per topic, None without a schema registry."""
         self._rows = rows
         self._shape = shape
         self._schema_ids = schema_ids
@@ -51,7 +55,7 @@ class RowRecords:
         self._privacy = Privacy({}, None)
 
     def renew_privacy(self) -> None:
-        """Treatments with the pseudonyms' key as it is now."""
+        """Load the current key of the pseudonyms and use it for the following rows."""
         if not self._rows.privacy:
             return
         source = self._rows.pseudonym_key
@@ -64,18 +68,21 @@ class RowRecords:
         self._key_problem = problem
 
     def dead_letter_value(self, row: InvalidRow) -> bytes:
-        """What a row that does not fit is dead-lettered as; nothing when it is too long."""
+        """Return the value of a row's dead letter: its JSON after privacy, or nothing if it is too long."""
         return b"" if row.is_too_long or len(row.raw) > ROW_MAX_BYTES else self._privacy.treat_row(row.raw)
 
     def make(
         self, rows: Sequence[Row], raws: Sequence[msgspec.Raw], revisions: list[int], observed_ms: int, tenant: Tenant
     ) -> Made:
-        """The records of rows that fit; of those that turn out not to, why not."""
+        """Return the records of valid rows, and the invalid rows with a description of the problem."""
         made = self._encode(rows, raws, revisions, observed_ms, tenant)
         return self._without_long(made, rows, raws)
 
     def _without_long(self, made: Made, rows: Sequence[Row], raws: Sequence[msgspec.Raw]) -> Made:
-        """Leave out the records that their topic does not take. Measures each only when the longest might not fit."""
+        """Return `made` without the records that are too long for their topic; their rows become invalid.
+
+        Only keys and values are measured, because a row record has no headers.
+        """
         records = made.records
         if not records:
             return made

@@ -1,10 +1,11 @@
-"""Commands, exit codes and one-sentence errors; the only caller of `sys.exit`.
+"""Command line: commands, exit codes and one-sentence errors. Only this module calls `sys.exit`.
 
-1. 2 means that configuration or arguments are wrong and nothing was done; 130 is Ctrl-C, but it stops `run` and
-   `simulate` with 0.
-2. A mistake of the user's is one line each on standard error, never a traceback. A bug is logged with its traceback.
+1. Exit code 2 means that configuration or arguments are wrong and nothing was done. 130 is Ctrl-C, except for `run` and
+   `simulate`, which Ctrl-C stops with 0.
+2. A mistake of the user is reported in one line per problem on standard error, never with a traceback. A bug is logged
+   with its traceback.
 3. No core file is written: it would hold tokens, secrets and rows.
-4. Nothing heavy is imported before a command needs it: `--help` and `--version` are quick.
+4. Heavy modules are imported only by the command that needs them, so that `--help` and `--version` are quick.
 """
 
 import errno
@@ -29,7 +30,7 @@ from connector.errors import ConfigurationError, ConnectorError
 OK, FAILED, WRONG, INTERRUPTED = 0, 1, 2, 130
 _STOPPED_BY_CTRL_C = ("run", "simulate")
 
-# typer below 0.20 stands on click, later ones on a copy of it: this is the root of usage errors in both.
+# typer below 0.20 depends on click, later versions contain a copy of it. This is the base of usage errors in both.
 _UsageError: type[Exception] = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
 
 UnreadConfigOption = Annotated[
@@ -40,7 +41,7 @@ UnreadConfigOption = Annotated[
 app = typer.Typer(
     name="connector",
     add_completion=False,
-    pretty_exceptions_enable=False,  # they would show local variables, among them secrets
+    pretty_exceptions_enable=False,  # they would show local variables, which may hold secrets
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
@@ -50,7 +51,9 @@ app.add_typer(schema)
 
 @schema.callback()
 def schemas() -> None:
-    r"""Avro schemas, and the JSON Schema of the configuration.
+    r"""Show, check and register the schemas.
+
+    These are the Avro schemas of rows and progress records, and the JSON Schema of the configuration.
 
     \b
     Example:
@@ -64,7 +67,7 @@ def connector(
     *,
     version: Annotated[bool, typer.Option("--version", help="Show the version and exit.")] = False,
 ) -> None:
-    r"""Every Microsoft Teams Direct Routing call record, from Microsoft Graph into Kafka, exactly once.
+    r"""Read every Direct Routing call record from Microsoft Graph and publish it to Kafka, exactly once.
 
     \b
     Example:
@@ -88,13 +91,14 @@ def run(
     ] = False,
     config: ConfigOption = None,
 ) -> None:
-    r"""Read Graph and publish to Kafka, until stopped.
+    r"""Read Graph and publish to Kafka until stopped.
 
-    SIGTERM and SIGINT stop it within 10 s; SIGHUP reads tenants and secrets again. HTTP is served meanwhile.
+    SIGTERM and SIGINT stop it within 10 s. SIGHUP reloads tenants and secrets. While it runs, it serves metrics, status
+    and health over HTTP.
 
     \b
-    Exits 0 after a clean stop, 1 for what waiting cannot mend (with --once also when a sweep failed), 2 when the
-    configuration is wrong.
+    Exits 0 after a clean stop, 1 for a problem that retrying cannot fix (with
+    --once also when a sweep failed), 2 when the configuration is wrong.
 
     \b
     Example:
@@ -138,12 +142,14 @@ def schema_show(
 
 @schema.command("register")
 def schema_register(*, config: ConfigOption = None) -> None:
-    r"""Put the schemas into the registry, under the subjects of every topic.
+    r"""Register the schemas in the schema registry.
 
-    Prints each subject with the id of its schema. A schema that is there already is left as it is.
+    They are registered under the subjects of every topic. Prints each subject with the id of its schema. A schema that
+    is registered already is not changed.
 
     \b
-    Exits 1 when the registry does not answer or a schema is incompatible: the field in the way is named.
+    Exits 1 when the registry does not answer or a schema is incompatible; the
+    message names the field.
 
     \b
     Example:
@@ -156,12 +162,13 @@ def schema_register(*, config: ConfigOption = None) -> None:
 
 @schema.command("check")
 def schema_check(*, config: ConfigOption = None) -> None:
-    r"""Ask the registry whether the schemas are compatible with what is there; changes nothing.
+    r"""Check whether the registry would accept the schemas.
 
-    Prints each subject with the id of its schema, or that it would be registered.
+    Nothing is changed. Prints each subject with the id of its schema, or that it would be registered.
 
     \b
-    Exits 1 when the registry does not answer or a schema is incompatible: the field in the way is named.
+    Exits 1 when the registry does not answer or a schema is incompatible; the
+    message names the field.
 
     \b
     Example:
@@ -176,7 +183,7 @@ def schema_check(*, config: ConfigOption = None) -> None:
 def schema_config(*, config: UnreadConfigOption = None) -> None:  # noqa: ARG001
     r"""Print the JSON Schema of the configuration.
 
-    Editors complete and check a TOML file with it.
+    Editors use it to complete and check a TOML file.
 
     \b
     Example:
@@ -188,7 +195,7 @@ def schema_config(*, config: UnreadConfigOption = None) -> None:  # noqa: ARG001
 
 
 class _Deferred(TyperCommand):
-    """A command whose module is imported when it is called, not when commands are listed."""
+    """Command whose module is imported when the command is called, not when commands are listed."""
 
     def __init__(self, name: str, module: str, short_help: str) -> None:
         super().__init__(name, help=short_help)
@@ -217,7 +224,10 @@ def _taking_config(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _formatted(group: Any) -> Any:
-    """The command with examples on lines of their own: raw docstrings spell click's mark for that in two characters."""
+    r"""Return the command with its examples on separate lines.
+
+    Click keeps the lines of a paragraph that starts with the character "\b". Raw docstrings spell it in two characters.
+    """
     group.help = (group.help or "").replace("\\b\n", "\b\n")
     for inner in getattr(group, "commands", {}).values():
         _formatted(inner)
@@ -225,7 +235,7 @@ def _formatted(group: Any) -> Any:
 
 
 def command() -> TyperGroup:
-    """All commands, the ones of other modules not imported yet."""
+    """Return the group of all commands. Modules of other packages are imported when their command is called."""
     group = typer.main.get_command(app)
     if not isinstance(group, TyperGroup):
         raise TypeError("the application has commands")
@@ -248,7 +258,10 @@ def command() -> TyperGroup:
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
-    """Runs the command of the process's arguments and leaves with the exit code that the contract names."""
+    """Run the command in `arguments` and exit with the code that docs/interface.md names.
+
+    By default `arguments` are those of the process.
+    """
     _write_in_any_locale()
     given = list(sys.argv[1:] if arguments is None else arguments)
     resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
@@ -259,7 +272,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
 
 def _write_in_any_locale() -> None:
-    """Replace characters that the locale's encoding does not have instead of failing at them."""
+    """Replace characters that the locale's encoding does not have, instead of failing at them."""
     for stream, errors in ((sys.stdout, "replace"), (sys.stderr, "backslashreplace")):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors=errors)
@@ -280,7 +293,7 @@ def _exit_code(arguments: list[str]) -> int:
     except _UsageError as error:
         _complain([_usage(error)])
         return WRONG
-    except Exception as error:  # noqa: BLE001  # the top: a bug is logged here, or nowhere
+    except Exception as error:  # noqa: BLE001  # the top level: a bug is logged here or nowhere
         if isinstance(error, OSError) and error.errno == errno.EPIPE:  # `connector schema show | head`
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return FAILED

@@ -1,10 +1,10 @@
-"""Structured logs on standard error: events are snake_case names with key=value, never secrets.
+"""Structured logs on standard error: event names in snake_case with key=value pairs, never secrets.
 
-1. Standard output is for results; every record, also of the libraries and of `warnings`, goes to standard error.
-2. Whatever looks like a token, a secret or a phone number is blotted out last, also inside tracebacks.
-3. Tracebacks never show local variables: those hold tokens and rows.
-4. What comes from outside makes no line of its own and moves no cursor: JSON is ASCII, and for people what cannot be
-   printed is escaped.
+1. Standard output is for results. Every record goes to standard error, also those of libraries and of `warnings`.
+2. As the last step, everything that looks like a token, a secret or a phone number is redacted, also in tracebacks.
+3. Tracebacks never show local variables, because those hold tokens and rows.
+4. Text from outside can neither start a new line nor move the cursor: JSON is ASCII, and the console format escapes
+   everything that is not printable.
 """
 
 import logging
@@ -47,12 +47,12 @@ _SECRETS = (
 
 
 def get(name: str) -> FilteringBoundLogger:
-    """A logger; `name` is the module's."""
+    """Return the logger of a module; `name` is the module's name."""
     return cast("FilteringBoundLogger", structlog.stdlib.get_logger(name))
 
 
 def kafka_logger() -> logging.Logger:
-    """What confluent-kafka's clients take as `logger=`, so that librdkafka does not write to standard error itself."""
+    """Return the `logger=` of confluent-kafka's clients, so that librdkafka does not write to standard error itself."""
     logger = logging.getLogger("confluent_kafka.librdkafka")
     if not logger.filters:
         logger.addFilter(_Repeats())
@@ -60,9 +60,10 @@ def kafka_logger() -> logging.Logger:
 
 
 class _Repeats(logging.Filter):
-    """Passes a sentence, whatever its numbers, once a minute; `more_since_last` of the next counts those between.
+    """Filter that passes the same message once per minute, where messages that differ in numbers only are the same.
 
-    A client that finds no broker says so twenty times a second.
+    The next record that passes has the number of suppressed ones in `more_since_last`. Without the filter, a client
+    that finds no broker logs this twenty times per second.
     """
 
     def __init__(self) -> None:
@@ -71,7 +72,7 @@ class _Repeats(logging.Filter):
         self._more: Counter[str] = Counter()
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Whether the record is logged."""
+        """Return whether the record is logged."""
         sentence = _NUMBERS.sub("", record.getMessage())
         now = time.monotonic()
         if now - self._last.get(sentence, -math.inf) < _AGAIN_S:
@@ -87,9 +88,10 @@ class _Repeats(logging.Filter):
 
 
 def configure(format: Format = "auto", level: str = "info", stream: TextIO | None = None) -> None:  # noqa: A002
-    """From here on everything is logged to `stream` (standard error), as JSON lines or for people.
+    """Log everything to `stream` (default: standard error) from now on, as JSON lines or for people.
 
-    `auto` is JSON unless the stream is a terminal. May be called again, for instance when the settings are known.
+    `auto` is JSON unless the stream is a terminal. The function may be called again, for instance once the settings are
+    known.
     """
     stream = stream or sys.stderr
     terminal = stream.isatty()
@@ -128,7 +130,7 @@ def configure(format: Format = "auto", level: str = "info", stream: TextIO | Non
             root.removeHandler(old)
     root.addHandler(handler)
     root.setLevel(number)
-    for library in _LIBRARIES:  # at INFO and below they log requests, with what was sent
+    for library in _LIBRARIES:  # at INFO and below they log requests, including what was sent
         logging.getLogger(library).setLevel(max(number, logging.WARNING))
     logging.captureWarnings(capture=True)
     structlog.configure(
@@ -140,19 +142,19 @@ def configure(format: Format = "auto", level: str = "info", stream: TextIO | Non
 
 
 def is_configured() -> bool:
-    """Whether `configure` has been called."""
+    """Return whether `configure` has been called."""
     return any(
         isinstance(handler.formatter, structlog.stdlib.ProcessorFormatter) for handler in logging.getLogger().handlers
     )
 
 
 def blot(_logger: object, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    """The event with everything that must not be seen replaced by `***`, to any depth."""
+    """Return the event with everything confidential replaced by `***`, at any depth."""
     return {key: _blotted(key, value) for key, value in event.items()}
 
 
 def _printable(_logger: object, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    # What is nested is shown as Python would write it, which escapes too.
+    # The console renderer shows nested values with repr(), which escapes them.
     return {
         key: _escaped(value, "\n\t" if key in {"exception", "stack"} else "") if isinstance(value, str) else value
         for key, value in event.items()
@@ -188,7 +190,7 @@ def _blotted(key: str, value: object) -> object:
 
 
 def _name_foreign(_logger: object, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    # A library's sentence is no event name: it becomes `message`, so that events stay a closed list.
+    # A library's text is not an event name. It becomes `message`, so that the list of events stays closed.
     event["message"] = str(event["event"]).rstrip()
     event["event"] = "warning_raised" if event["_record"].name == "py.warnings" else "library_message"
     return event

@@ -1,13 +1,13 @@
-"""Every metric, one past-tense method an event.
+"""Metrics of a worker. Each event is reported by calling one method.
 
-1. Counters and histograms count events as they are told; the gauges of a tenant are asked for at each scrape, through
-   its view, so that none of them freezes at a good value.
-2. What is not known is absent, never a number: before the state is first read, or when a view raises. While a shard
-   starts again the last commit is still known, and goes on ageing.
-3. A tenant's or a shard's series appear when it is owned and go when it is handed over. What is told after that is
-   dropped: it must not bring a series back.
-4. Formatting 40,000 series takes the better part of a second. `Metrics.scrape` calls the views where it is awaited,
-   a few milliseconds at a stretch, and formats in a thread of its own.
+1. Counters and histograms count the reported events. The gauges of a tenant are computed at each scrape, by calling its
+   view, so that none of them freezes at a good value.
+2. A value that is not known is absent, never a number: before the state is first read, or when a view raises. While a
+   shard starts again the values of the last commit remain, and their age keeps growing.
+3. The series of a tenant or shard appear when it is owned and disappear when it is handed over. Later events are
+   dropped, because they must not bring a series back.
+4. Formatting 40,000 series takes almost a second. `Metrics.scrape` calls the views in the event loop, a few
+   milliseconds at a time, and formats in its own thread.
 """
 
 import asyncio
@@ -31,14 +31,14 @@ from connector.errors import PermanentReason, TransientReason
 
 LANES: tuple[str, ...] = get_args(Lane)
 STATUSES = ("200", "429", "error")
-"Those that exist from the start in each lane; others when they occur."
+"Statuses whose series exist from the start in each lane; others appear when they occur."
 REASONS: tuple[str, ...] = (*get_args(PermanentReason), *get_args(TransientReason))
 ROW_OUTCOMES = ("published", "revised", "duplicate", "dead_letter")
 SWEEP_OUTCOMES = ("ok", "failed")
 TRANSACTION_OUTCOMES = ("committed", "aborted")
 
 LATENESS_S = (60, 300, 900, 3600, 10_800, 21_600, 86_400, 172_800, 604_800)
-# Seven limits, so that a tenant with six sweeps still stays within 80 series.
+# Seven bucket limits, so that a tenant with six sweeps stays within 80 series.
 COMMIT_DELAY_S = (0.05, 0.1, 0.25, 1, 2.5, 10, 60)
 REQUEST_DURATION_S = (0.1, 0.25, 0.5, 1, 2.5, 10, 30)
 TRANSACTION_DURATION_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5)
@@ -52,15 +52,18 @@ _openmetrics: Callable[[Collector], bytes] = generate_openmetrics
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TenantView:
-    """What is true of a tenant at this moment. None: not known (its state is not restored), so the series is absent."""
+    """State of a tenant at this moment.
+
+    A value of None is not known (the state is not restored): its series is absent.
+    """
 
     covered_through: float | None = None
-    "Epoch seconds; where nothing was read yet: the tenant's start, so that the lag tells what is still to be read."
+    "Epoch seconds; the tenant's start if nothing was read yet, so that the lag includes what is still to be read."
     gap_seconds: float | None = None
     gaps: int | None = None
     budget_used_ratio: float = 0.0
     sweep_overdue: dict[str, float] = field(default_factory=dict)
-    "Seconds by `every`; what is absent is not overdue."
+    "Seconds by cadence (`every`); a cadence that is absent is not overdue."
     up: bool = False
     failing: PermanentReason | TransientReason | None = None
     paused: bool | None = None
@@ -69,17 +72,17 @@ class TenantView:
 
 
 class Activity(NamedTuple):
-    """How busy a tenant is, for the page."""
+    """Load of a tenant, for the page."""
 
     requests: Mapping[str, int]
-    "How many ended with each status, since this worker has owned it."
+    "Requests by status since this worker has owned the tenant."
     rows_per_minute: float
-    "Published ones, also revised; the mean of the last five minutes."
+    "Published rows, revisions included; the mean of the last five minutes."
     budget_used_ratio: float
 
 
 class _Glance(NamedTuple):
-    """A tenant as one scrape sees it."""
+    """Tenant as one scrape sees it."""
 
     tenant: str
     everys: tuple[str, ...]
@@ -88,7 +91,7 @@ class _Glance(NamedTuple):
 
 
 class _TenantGauge(NamedTuple):
-    """A family of which each tenant has one series, or one for each value of `label`."""
+    """Family of gauges with one series per tenant."""
 
     name: str
     help: str
@@ -164,7 +167,7 @@ class Metrics:
     """Every metric of a worker, in a registry of its own."""
 
     def __init__(self, version: str, shards: int, clock: Callable[[], float] = time.time) -> None:
-        """`clock`: the one that covered call time is told by, in epoch seconds."""
+        """`clock` returns the time to which covered call time is compared, in epoch seconds."""
         self._clock = clock
         self._registry = CollectorRegistry()
         self._tenants: dict[str, TenantMetrics] = {}
@@ -264,9 +267,10 @@ class Metrics:
         ).labels(version).set(1)
 
     def tenant(self, label: str, everys: Sequence[str]) -> "TenantMetrics":
-        """The tenant's metrics; all its series exist from here on, those that state must tell from `watch` on.
+        """Return new metrics of a tenant.
 
-        `everys`: the cadences of its sweeps as configured. A tenant of the same label that is still there is closed.
+        All its series exist from now on, except for the gauges of its state, which follow once `watch` was called.
+        `everys` are the configured cadences of its sweeps. Metrics of the same label that are still open are closed.
         """
         if (old := self._tenants.pop(label, None)) is not None:
             old.closed()
@@ -274,22 +278,22 @@ class Metrics:
         return tenant
 
     def shard(self, number: int) -> "ShardMetrics":
-        """The shard's metrics, at 0. The same shard that is still there is closed."""
+        """Return new metrics of a shard, all at 0. Metrics of the same shard that are still open are closed."""
         if (old := self._shards.pop(number, None)) is not None:
             old.closed()
         shard = self._shards[number] = ShardMetrics(self, number)
         return shard
 
     def shards_owned(self, n: int) -> None:
-        """This worker owns `n` shards."""
+        """Set the number of shards that this worker owns."""
         self._shards_owned.set(n)
 
     def kafka_answered(self, ok: bool) -> None:  # noqa: FBT001 — one event, two outcomes
-        """A transaction or metadata request ended."""
+        """Record whether Kafka answered the last transaction or metadata request."""
         self._kafka_up.set(ok)
 
     def activity(self, label: str) -> Activity | None:
-        """How busy a tenant is; None when this worker does not own it."""
+        """Return the load of a tenant; None when this worker does not own it."""
         tenant = self._tenants.get(label)
         if tenant is None:
             return None
@@ -298,20 +302,21 @@ class Metrics:
         return Activity(tenant.requests_by_status(), rate, view.budget_used_ratio if view else 0.0)
 
     def now(self) -> float:
-        """Epoch seconds."""
+        """Return the time in epoch seconds."""
         return self._clock()
 
     def render(self, accept: str = "") -> tuple[bytes, str]:
-        """The exposition and its content type: OpenMetrics when `accept` wants it, else the classic text format.
+        """Return the exposition and its content type: OpenMetrics if `accept` prefers it, else the classic text format.
 
-        Views are called here, so call it where they may be called. A second of work at 500 tenants: see `scrape`.
+        Views are called in the caller's thread. This takes about a second with 500 tenants; see `scrape`.
         """
         return self._render([self._glance(tenant) for tenant in list(self._tenants.values())], accept)
 
     async def scrape(self, accept: str = "") -> tuple[bytes, str]:
-        """As `render`: views are called in the event loop, each once and none while another runs; the rest in a thread.
+        """Return what `render` returns, without blocking the event loop.
 
-        One scrape is formatted at a time.
+        Each view is called once, in the event loop, and never two at the same time. One separate thread formats, so one
+        scrape is formatted at a time.
         """
         loop = asyncio.get_running_loop()
         glances = []
@@ -326,12 +331,12 @@ class Metrics:
         return await loop.run_in_executor(self._thread, self._render, glances, accept)
 
     def forget_tenant(self, tenant: "TenantMetrics") -> None:
-        """Its gauges are gone."""
+        """Drop the gauges of a tenant."""
         if self._tenants.get(tenant.label) is tenant:
             del self._tenants[tenant.label]
 
     def forget_shard(self, shard: "ShardMetrics") -> None:
-        """It may be owned anew."""
+        """Drop a shard, so that it can be owned again."""
         if self._shards.get(shard.number) is shard:
             del self._shards[shard.number]
 
@@ -356,7 +361,7 @@ class Metrics:
 
 
 class TenantMetrics:
-    """What happened to one tenant, while this worker owns it. Made by `Metrics.tenant`."""
+    """Metrics of one tenant while this worker owns it. Made by `Metrics.tenant`."""
 
     def __init__(self, metrics: Metrics, label: str, everys: tuple[str, ...]) -> None:
         self.label = label
@@ -383,7 +388,7 @@ class TenantMetrics:
         self._deepest_sweep_rows = metrics.deepest_sweep_rows.labels(label)
 
     def request_finished(self, lane: str, status: str, seconds: float) -> None:
-        """Graph answered with an HTTP status, or did not (`error`)."""
+        """Count a request that Graph answered with an HTTP status, or did not answer (`error`)."""
         count = self._requests.get((lane, status))
         if count is None:
             if not self._open:
@@ -393,11 +398,11 @@ class TenantMetrics:
         self._request_duration.observe(seconds)
 
     def throttled(self, seconds: float) -> None:
-        """That long was waited because Graph said so."""
+        """Add seconds that were spent waiting because Graph asked for it."""
         self._throttled_seconds.inc(seconds)
 
     def rows_committed(self, published: int = 0, revised: int = 0, duplicate: int = 0, dead_letter: int = 0) -> None:
-        """A transaction landed, and with it so many rows."""
+        """Count the rows of a committed transaction."""
         if published or revised:
             self.pace.add(published + revised, self._metrics.now())
         self._rows["published"].inc(published)
@@ -406,35 +411,35 @@ class TenantMetrics:
         self._rows["dead_letter"].inc(dead_letter)
 
     def rows_first_read(self, lateness_s: Iterable[float]) -> None:
-        """Rows were read for the first time, that long after their call's end (else start), in regular sweeps."""
+        """Record how late rows were first read in regular sweeps: seconds since their call's end, else its start."""
         for seconds in lateness_s:
             self._lateness.observe(seconds)
 
     def found_by_deepest_sweep(self, n: int) -> None:
-        """`n` rows turned up too late for every sweep but the one with the longest overlap."""
+        """Count `n` rows that appeared too late for every sweep but the one with the longest overlap."""
         self._deepest_sweep_rows.inc(n)
 
     def batch_committed(self, delay_s: float) -> None:
-        """What one response brought was committed, that long after it was received."""
+        """Record the seconds from receiving a response to committing its rows."""
         self._commit_delay.observe(delay_s)
 
     def sweep_ended(self, every: str, outcome: str) -> None:
-        """A sweep of one of the tenant's cadences ended: ok or failed."""
+        """Count a sweep that ended, by its cadence and `outcome` (`ok` or `failed`)."""
         self._sweeps[every, outcome].inc()
 
     def unknown_properties_seen(self, n: int) -> None:
-        """Rows had `n` members that the schema does not know."""
+        """Count `n` members of rows that the schema does not know."""
         self._unknown_properties.inc(n)
 
     def watch(self, view: Callable[[], TenantView]) -> None:
-        """From here on each scrape asks `view`, once, in the thread in which `Metrics.scrape` is awaited.
+        """Call `view` at each scrape from now on: once, in the thread in which `Metrics.scrape` is awaited.
 
         It should take microseconds. When it raises, the tenant's gauges are absent from that scrape.
         """
         self._view = view
 
     def closed(self) -> None:
-        """The tenant was handed over: its series are gone. What is told from here on is dropped."""
+        """Remove the tenant's series because the tenant was handed over. Later events are dropped."""
         if not self._open:
             return
         self._open = False
@@ -457,7 +462,7 @@ class TenantMetrics:
             family.remove(self.label)
 
     def requests_by_status(self) -> dict[str, int]:
-        """How many requests ended with each status, in all lanes."""
+        """Return the number of requests by status, in all lanes."""
         counts: dict[str, int] = {}
         for (_, status), counter in self._requests.items():
             total = sum(
@@ -467,10 +472,10 @@ class TenantMetrics:
         return counts
 
     def look(self) -> TenantView | None:
-        """The view of this moment; None when it raises, which is logged once until it works again."""
+        """Return the tenant's current view; None when it raises, which is logged once until it works again."""
         try:
             view = self._view()
-        except Exception:  # noqa: BLE001 — one tenant's fault must not cost the scrape of all the others
+        except Exception:  # noqa: BLE001 — an error of one tenant must not fail the scrape of all others
             if not self._view_failed:
                 _log.exception("tenant_view_failed", tenant=self.label, effect="its gauges are absent from /metrics")
             self._view_failed = True
@@ -482,7 +487,7 @@ class TenantMetrics:
 
 
 class ShardMetrics:
-    """What happened to one shard, while this worker owns it. Made by `Metrics.shard`."""
+    """Metrics of one shard while this worker owns it. Made by `Metrics.shard`."""
 
     def __init__(self, metrics: Metrics, number: int) -> None:
         self.number = number
@@ -495,20 +500,20 @@ class ShardMetrics:
         self._restore_duration = metrics.restore_duration.labels(label)
 
     def transaction_committed(self, seconds: float) -> None:
-        """A transaction landed, that long after it began."""
+        """Count a committed transaction and record how long it took."""
         self._committed.inc()
         self._transaction_duration.observe(seconds)
 
     def transaction_aborted(self) -> None:
-        """A transaction did not land, or nobody knows whether it did."""
+        """Count a transaction that was aborted or whose outcome is unknown."""
         self._aborted.inc()
 
     def restored(self, seconds: float) -> None:
-        """The shard's state was read to its end, in that time."""
+        """Record how long reading the shard's state took."""
         self._restore_duration.set(seconds)
 
     def closed(self) -> None:
-        """The shard was handed over: its series are gone."""
+        """Remove the shard's series because the shard was handed over."""
         if not self._open:
             return
         self._open = False
@@ -522,7 +527,7 @@ class ShardMetrics:
 
 
 class _Exposition:
-    """What one scrape shows: what was counted, and the tenants' gauges as they were looked at."""
+    """Metrics of one scrape: the registry's counters and the tenants' gauges."""
 
     def __init__(self, registry: CollectorRegistry, glances: list[_Glance]) -> None:
         self._registry = registry
@@ -545,7 +550,7 @@ class _Exposition:
                 failing.add_metric([glance.tenant, reason], float(glance.view.failing == reason))
         yield overdue
         yield failing
-        # prometheus_client can leave `_created` out only for the whole process.
+        # prometheus_client can switch `_created` samples off only for the whole process.
         for metric in self._registry.collect():
             metric.samples = [sample for sample in metric.samples if _is_no_created(sample.name)]
             yield metric
@@ -556,7 +561,7 @@ def _is_no_created(name: str) -> bool:
 
 
 def _wants_openmetrics(accept: str) -> bool:
-    # prometheus_client's own choice fails on a version that is no number, and knows no q.
+    # prometheus_client's own selection fails on a version that is not a number, and it ignores q.
     best = {"application/openmetrics-text": 0.0, "text/plain": 0.0}
     for part in accept.split(","):
         media, *parameters = (piece.strip() for piece in part.split(";"))

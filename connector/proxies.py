@@ -1,9 +1,10 @@
-"""Proxy of a URL, as the environment's variables name it: one reading of them for Graph, sign-in and schema registry.
+"""Choice of the proxy for a URL from environment variables, for Graph, sign-in and the schema registry alike.
 
-The variables mean what they mean to curl, which operators try first:
+The variables have the same meaning as in curl, which operators try first:
 
-1. `https_proxy` or `HTTPS_PROXY` (`http_proxy` or `HTTP_PROXY` for http URLs), else `all_proxy` or `ALL_PROXY`. The
-   first that is not empty counts. A value without a scheme means http, one without a port means 1080 (https: 443).
+1. The proxy is that of `https_proxy` or `HTTPS_PROXY` (for http URLs `http_proxy` or `HTTP_PROXY`), else that of
+   `all_proxy` or `ALL_PROXY`. The first variable that is not empty counts. A value without a scheme means http, and a
+   value without a port means 1080 (443 for https).
 2. `no_proxy` or `NO_PROXY` lists what is reached directly, separated by commas or spaces: `*`, an address, a CIDR
    range, or a domain, which includes its subdomains with and without a leading dot or `*.`. A port may follow.
 """
@@ -24,7 +25,7 @@ _WRITE = "write http://HOST:PORT"
 
 
 class UnusableProxyError(ValueError):
-    """Value of a proxy variable that cannot be used. The message completes a sentence that begins with its name."""
+    """Unusable value of a proxy variable. The message completes a sentence that begins with the variable's name."""
 
     def __init__(self, variable: str, problem: str) -> None:
         super().__init__(problem)
@@ -44,17 +45,17 @@ class Proxy(NamedTuple):
 
     @property
     def place(self) -> str:
-        """Host and port, as in a URL."""
+        """Return host and port, as in a URL."""
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
     @property
     def address(self) -> str:
-        """Its URL, without user name and password."""
+        """Return the proxy's URL without user name and password."""
         return f"{self.scheme}://{self.place}"
 
     @property
     def headers(self) -> dict[str, str]:
-        """What the proxy knows the connector by."""
+        """Return the headers that authenticate the connector to the proxy; empty without a user name."""
         if not self.user:
             return {}
         pair = f"{self.user}:{self.password}"
@@ -77,7 +78,7 @@ class Proxy(NamedTuple):
 
 
 def choose(url: str, environ: Mapping[str, str]) -> Proxy | None:
-    """Return the proxy that a URL is asked through, None for a direct connection. Raises UnusableProxyError."""
+    """Return the proxy for a URL, None for a direct connection. Raise UnusableProxyError."""
     parts = urlsplit(url)
     found = _first(environ, f"{parts.scheme}_proxy", "all_proxy")
     if found is None:

@@ -1,7 +1,7 @@
-"""TENANT and JOB of the contract, from what is committed. The one place that spells them: for /status and the commands.
+"""TENANT and JOB in the JSON shape of docs/interface.md, for /status and for the commands.
 
-1. Everything here is told from the state topic, so that a worker and an operator without one say the same.
-2. What only a living worker knows (what fails at this moment, how many rows are remembered) is handed in.
+1. They are computed from committed state, so that a worker and an operator's command without a worker agree.
+2. What only a running worker knows (what fails now, how many rows are in the dedup index) is an argument.
 """
 
 from collections.abc import Mapping, Sequence
@@ -27,7 +27,7 @@ _LATE = timedelta(minutes=1)
 
 @dataclass(frozen=True)
 class Subject:
-    """A tenant as it is told of. `key`: its id in lower case; without `configured` only the state knows it."""
+    """Tenant that a report is about. `key` is its id in lower case; `configured` is None if only the state knows it."""
 
     key: str
     configured: Tenant | None
@@ -35,12 +35,12 @@ class Subject:
 
     @property
     def id(self) -> str:
-        """As its owner writes it."""
+        """Return the tenant's id as the configuration spells it, else in lower case."""
         return self.configured.id if self.configured else self.key
 
 
 def unknown(subject: Subject, reason: str) -> dict[str, Any]:
-    """TENANT of which nothing is known."""
+    """Return the TENANT of a tenant of which nothing is known."""
     return {
         "id": subject.id,
         "name": subject.configured.name if subject.configured else None,
@@ -68,7 +68,11 @@ def tenant(
     remembered: int | None,
     idle: str = "",
 ) -> dict[str, Any]:
-    """TENANT. `failing`: reason and sentence. `idle`: why nothing is read at all, where that is known."""
+    """Return the TENANT of a checkpoint.
+
+    `failing` is the reason and the message of the current failure. `idle` states why nothing is read at all, if that is
+    known.
+    """
     state = checkpoint.state
     through = state.coverage.through
     holes = windows.gaps(state)
@@ -96,7 +100,7 @@ def tenant(
 
 
 def job(tenant_id: str, one: Job, waits_for: str | None = None) -> dict[str, Any]:
-    """JOB. `waits_for`: why it is not worked on, while it is open."""
+    """Return a job as JOB. `waits_for` states why an open job is not worked on."""
     return {
         "id": one.id,
         "kind": "backfill",
@@ -122,7 +126,11 @@ def jobs(
     idle: str = "",
     untaken: Mapping[str, str] | None = None,
 ) -> list[dict[str, Any]]:
-    """A tenant's JOBs in the order in which they are worked on. `untaken`: why, by id, those wait that nobody took."""
+    """Return a tenant's JOBs in the order in which they are worked on.
+
+    `failing` and `idle` have the same meaning as in `tenant`. `untaken` maps the id of a job that no worker has taken
+    to the reason.
+    """
     result = []
     ahead = ""
     for one in orders.jobs:
@@ -140,12 +148,12 @@ def jobs(
 
 
 def by_age(found: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """JOBs, first filed first."""
+    """Return JOBs sorted by when they were filed, oldest first."""
     return sorted(found, key=lambda one: (one["filed"], one["id"]))
 
 
 def _gaps(state: State, otherwise: str) -> list[tuple[Window, str]]:
-    """Return the gaps with their causes; `otherwise`: that of one of which nothing else is known."""
+    """Return the gaps with their causes; `otherwise` is the cause of a gap of which no other is known."""
     gaps = windows.gaps(state)
     lost = [gap for gap in gaps if gap.end <= state.forgotten_before]
     left = gaps[len(lost) :]
@@ -167,7 +175,7 @@ def _condition(state: State, now: datetime, failing: tuple[str, str] | None, idl
 
 
 def _overdue(state: State, now: datetime) -> timedelta:
-    """For how long the sweep with the shortest `every` should have ended, beyond one more run of it."""
+    """Return for how long the sweep with the shortest cadence is overdue, beyond one more run of it."""
     if not state.sweeps:
         return timedelta()
     live = state.sweeps[0]
@@ -183,7 +191,10 @@ def _cause(subject: Subject, state: State, failing: tuple[str, str] | None, idle
 
 
 def _second(moment: datetime | None) -> str | None:
-    """As the state topic tells it: it knows whole seconds, a worker more until it restarts."""
+    """Return the text of `moment` in whole seconds, as the state topic stores it.
+
+    A worker knows fractions of a second until it restarts. Without rounding its answer would differ afterwards.
+    """
     return instants.text(moment.replace(microsecond=0)) if moment else None
 
 

@@ -1,4 +1,4 @@
-"""Where the shipped Avro schemas are: inside the package when installed, beside it in a checkout."""
+"""Avro schemas as shipped: they lie inside the package when it is installed, and next to it in a checkout."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ _PLACES = (Path(__file__).parent / "schemas", Path(__file__).parent.parent / "sc
 
 
 def schema_text(name: str) -> str:
-    """Text of the Avro schema `name` (a member of `NAMES`), exactly as it is shipped."""
+    """Return the text of the Avro schema `name` (a member of `NAMES`), exactly as it is shipped."""
     if name not in NAMES:
         raise ValueError(f"no schema is called {name!r}")
     for place in _PLACES:

@@ -1,8 +1,8 @@
-"""Certificates that servers are trusted by: the same rules on every Python, and what is wrong with one that is refused.
+"""TLS trust in servers: the same rules with every Python version, and a precise reason if a certificate is refused.
 
-Python 3.13 made its default stricter about certificates of CAs (RFC 5280), so that a network whose inspecting proxy
-works with one version of Python fails with another. Here the strict rules always hold, unless the owner turns them
-off with `tls_strict = false`, and a certificate that breaks one is named with what it lacks.
+Python 3.13 made its default rules for CA certificates stricter (RFC 5280), so that a network with an inspecting proxy
+can work with one Python version and fail with another. Here the strict rules always apply, unless the configuration
+turns them off with `tls_strict = false`. The message for a certificate that breaks a rule names the rule.
 """
 
 import ssl
@@ -20,12 +20,15 @@ _WEAK = frozenset({66, 67, 68})
 
 
 class Trust:
-    """TLS context of a CA bundle. A bundle that is replaced is read again; one that cannot be read is not taken."""
+    """TLS context of a CA bundle.
+
+    A replaced bundle is loaded again; if it cannot be read, the previous one stays in use.
+    """
 
     def __init__(self, section: str, ca_bundle: Path | None, *, strict: bool = True) -> None:
-        """`section`: the table of the configuration that has `ca_bundle` and `tls_strict`.
+        """`section` is the table of the configuration that has `ca_bundle` and `tls_strict`.
 
-        Raises ConfigurationError when the bundle cannot be read.
+        Raise ConfigurationError when the bundle cannot be read.
         """
         self._section = section
         self._ca_bundle = ca_bundle
@@ -38,7 +41,7 @@ class Trust:
             raise ConfigurationError([problem]) from error
 
     def context(self) -> ssl.SSLContext:
-        """Return the context for the next connection; another object when the bundle was replaced."""
+        """Return the context for the next connection. It is a different object after the bundle was replaced."""
         stamp = _stamp(self._ca_bundle)
         if stamp != self._stamp:
             self._stamp = stamp
@@ -54,14 +57,17 @@ class Trust:
 
     def _load(self) -> ssl.SSLContext:
         context = ssl.create_default_context(cafile=self._ca_bundle)
-        # What Python 3.13 sets by itself, and earlier versions do not.
+        # Python 3.13 sets these flags by default, earlier versions do not.
         context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN | ssl.VERIFY_X509_STRICT
         if not self._strict:
             context.verify_flags &= ~ssl.VERIFY_X509_STRICT
         return context
 
     def describe(self, error: ssl.SSLError) -> str:
-        """Return what is wrong, and after a semicolon what to do: the rest of a sentence, without what was received."""
+        """Return what is wrong and, after a semicolon, what to do.
+
+        The text completes a sentence and holds nothing that the server sent.
+        """
         if not isinstance(error, ssl.SSLCertVerificationError):
             return _describe_handshake(error)
         code, words = error.verify_code, error.verify_message

@@ -1,4 +1,4 @@
-"""One tenant while its shard sweeps: who reads for it, what its series show, and how its sweeps ended."""
+"""Runtime of one tenant while its shard sweeps: its sweeper, its metrics, and the outcome of its sweeps."""
 
 import time
 from collections.abc import Callable
@@ -19,7 +19,7 @@ _WARN_AGAIN_S = 3600.0
 
 
 class TenantRuntime:
-    """A tenant's account, its sweeper and its series. Made when somebody begins to read for it."""
+    """State, sweeper and metrics of one tenant. Made when a sweeper starts to read for it."""
 
     def __init__(
         self, account: TenantState, sweeper: Sweeper, series: TenantMetrics, now: Callable[[], datetime]
@@ -34,11 +34,11 @@ class TenantRuntime:
 
     @property
     def source(self) -> Source:
-        """The tenant's budget, token and health."""
+        """Return the tenant's source, which knows its budget, token and health."""
         return self.sweeper.source
 
     def view(self) -> TenantView:
-        """What is true of the tenant at this moment."""
+        """Return the state of the tenant at this moment, for its metrics."""
         failure = self.source.failing()
         return replace(
             _committed_view(self.account.checkpoint.state, len(self.account.remembered), self._now),
@@ -48,12 +48,12 @@ class TenantRuntime:
         )
 
     def rest(self) -> None:
-        """Nothing is read until the shard has started again: what was committed last is still shown, and gets older."""
+        """Show only committed state until the shard has started again. Its age keeps growing."""
         state, remembered = self.account.checkpoint.state, len(self.account.remembered)
         self._series.watch(partial(_committed_view, state, remembered, self._now))
 
     def committed(self, change: Change, now: datetime) -> None:
-        """Counts what a commit has brought."""
+        """Report what a commit contains to the metrics."""
         self._series.rows_committed(
             published=change.published,
             revised=change.revised,
@@ -71,7 +71,7 @@ class TenantRuntime:
             deepest = windows.replaced_by(begun, self.account.rules)
             if deepest is not None:
                 self._replaced[deepest] = [index for index in begun if index != deepest]
-        # A sweep that was replaced ends with the one that replaced it.
+        # Sweeps that start together are read as one, by the deepest of them. The others end when that one ends.
         waiting = {index for replaced in self._replaced.values() for index in replaced}
         for index in change.ended:
             if index not in waiting:
@@ -83,17 +83,18 @@ class TenantRuntime:
         self._failed(change.dropped)
 
     def _failed(self, sweeps: list[int]) -> None:
-        """Count runs that failed, with those that were to end with them."""
+        """Count runs that failed, with the sweeps that were to end together with them."""
         failed = {*sweeps, *(i for index in sweeps for i in self._replaced.pop(index, []))}
         for index in sorted(failed):
             self._ended(index, "failed")
 
     def _warn_of_late_rows(self, change: Change) -> None:
-        """Rows that only the deepest sweep finds: what turns up later still is missed."""
+        """Count rows that only the deepest sweep can find, and log them: rows that appear even later are missed."""
         *others, deepest = sorted(sweep.overlap for sweep in self.account.rules.sweeps)
         if not others:
             return
-        # Not those that the deepest sweep read: it also reads, first at times, what another one was to read next.
+        # The age of a row decides, not the sweep that read it: the deepest sweep is sometimes the first to read call
+        # time that another sweep would have read next.
         rows = sum(age_s > others[-1].total_seconds() for age_s in change.ages_s)
         self._series.found_by_deepest_sweep(rows)
         if rows and time.monotonic() - self._warned_at >= _WARN_AGAIN_S:
@@ -108,7 +109,7 @@ class TenantRuntime:
 
 
 def _committed_view(state: windows.State, remembered: int, now: Callable[[], datetime]) -> TenantView:
-    """What is known of a tenant from what was committed, at this moment."""
+    """Return the view of committed state, without what only a running sweeper knows."""
     through = state.coverage.through or state.start
     holes = windows.gaps(state)
     return TenantView(
@@ -123,7 +124,7 @@ def _committed_view(state: windows.State, remembered: int, now: Callable[[], dat
 
 
 def rejected_view(account: TenantState | None, now: Callable[[], datetime]) -> TenantView:
-    """Return what is true of a tenant that is not read because of how it is configured."""
+    """Return the view of a tenant that is not read because of its configuration."""
     if account is None:
         return TenantView(failing="rejected")
     known = _committed_view(account.checkpoint.state, len(account.remembered), now)

@@ -1,6 +1,7 @@
-"""The service: joins the group, runs the shards that it owns, serves HTTP, and stops within ten seconds.
+"""Worker process: it joins the group, runs the shards that it owns, serves HTTP, and stops within ten seconds.
 
-Brokers, sign-in or Graph being away never end it. What waiting cannot mend does (FatalError).
+It keeps running while brokers, sign-in or Graph are unavailable. It ends for problems that retrying cannot fix
+(FatalError).
 """
 
 import asyncio
@@ -50,7 +51,7 @@ _STUCK_S = 60.0
 _STRETCH_S = 5.0
 _GARBAGE_AFTER = 10_000
 _STRETCH = 25
-"Tenants that /status describes before other tasks of the event loop have their turn."
+"Number of tenants that /status describes before it lets other tasks of the event loop run."
 
 
 def run(
@@ -60,17 +61,17 @@ def run(
     reload: Callable[[], Settings] | None = None,
     now: Callable[[], datetime] = lambda: datetime.now(UTC),
 ) -> int:
-    """Runs until SIGTERM or SIGINT (with `once` until every due sweep has ended); the exit code.
+    """Run until SIGTERM or SIGINT, with `once` until every due sweep has ended; return the exit code.
 
-    `reload`: reads the configuration again, for SIGHUP. Raises ConfigurationError and FatalError.
+    `reload` reads the configuration again on SIGHUP. Raise ConfigurationError and FatalError.
     """
-    gc.freeze()  # what was imported stays
-    gc.set_threshold(_GARBAGE_AFTER)  # a page makes thousands of objects, hardly one of them part of a cycle
+    gc.freeze()  # imported modules stay, so the collector need not visit them
+    gc.set_threshold(_GARBAGE_AFTER)  # a page creates thousands of objects, and almost none is part of a cycle
     return asyncio.run(Service(settings, once=once, reload=reload, now=now).run(signals=True))
 
 
 class Service:
-    """One worker."""
+    """One worker, with its membership, shards, metrics and web server."""
 
     def __init__(
         self,
@@ -97,7 +98,7 @@ class Service:
         self._clients.check()
         self._registry = Registry(settings.schema_registry) if settings.schema_registry.url else None
         self._registry_unavailable: str | None = None
-        "Why, while it is waited for."
+        "Reason while the schema registry is unavailable at the start, else None."
         self._metrics = Metrics(__version__, settings.kafka.shards, lambda: now().timestamp())
         self._instance = f"{os.uname().nodename}-{os.getpid()}"
         self._started = now()
@@ -111,15 +112,15 @@ class Service:
         self._error: BaseException | None = None
         self._signalled = False
         self._is_process = False
-        "Whether it may end the process."
+        "True if the service may end the process because it handles the process's signals."
         self._kafka_up = False
         self._up_at = time.monotonic()
         self.stopping = asyncio.Event()
-        "Set it to stop the service."
+        "Event that stops the service when it is set."
         self.web = Web(settings.http.host, settings.http.port, self, self._metrics)
 
     async def run(self, *, signals: bool = False) -> int:
-        """Runs until `stopping` is set; the exit code. Raises what cannot be mended."""
+        """Run until `stopping` is set and return the exit code. Raise the error that stopped it, if there was one."""
         self._loop = asyncio.get_running_loop()
         if signals:
             self._listen()
@@ -154,17 +155,17 @@ class Service:
         self._stop()
 
     def _fail(self, error: BaseException) -> None:
-        """Stop because of an error. The first one is what the process ends with."""
+        """Stop because of an error. The process ends with the first such error."""
         if self._error is None:
             self._error = error
             _logger.error("service_failed", reason=str(error) or type(error).__name__)
         self._stop()
 
     def _stop(self) -> None:
-        """Stop the service. The process ends with the right code even if a call does not return."""
+        """Stop the service. The process ends with the right exit code even if a call does not return."""
         if self._is_process and not self.stopping.is_set():
-            # A blocking call to brokers that are away cannot be interrupted. Its transaction is aborted by the next
-            # owner of the shard.
+            # A blocking call to unavailable brokers cannot be interrupted. The next owner of the shard aborts its
+            # transaction.
             timer = threading.Timer(_STOP_S, self._exit)
             timer.daemon = True
             timer.start()
@@ -182,7 +183,7 @@ class Service:
         os._exit(self._exit_code)
 
     async def _until_stopped(self, work: Coroutine[Any, Any, None]) -> None:
-        """Run `work` until it ends or the service is to stop."""
+        """Run `work` until it ends or the service stops."""
         working = asyncio.create_task(work, name="service")
         stopping = asyncio.create_task(self.stopping.wait())
         try:
@@ -228,9 +229,9 @@ class Service:
             probe.cancel()
 
     async def _prepare(self, admin: topics.Admin) -> "_Topology | None":
-        """Return the topology of the current settings, which SIGHUP may change during the wait.
+        """Return the topology of the current settings, which SIGHUP may change while brokers are unavailable.
 
-        Return None when brokers or registry were unavailable for two minutes, only with `once`.
+        Return None if brokers or registry were unavailable for two minutes. This happens with `once` only.
         """
         while True:
             settings = self._settings
@@ -239,7 +240,10 @@ class Service:
                 return prepared
 
     async def _prepare_once(self, admin: topics.Admin, settings: Settings) -> "_Topology | None":
-        """Retry until `settings` are prepared or are not current any more."""
+        """Retry until the topics and schemas of `settings` are ready, or until the settings are not current any more.
+
+        Return None under the same condition as `_prepare`.
+        """
         begun, pause_s = time.monotonic(), 0.5
         while True:
             try:
@@ -268,7 +272,8 @@ class Service:
     async def _topology(self, admin: topics.Admin, settings: Settings) -> "_Topology":
         """Create or check the topics and schemas of `settings`.
 
-        Raise BrokersUnavailableError, RegistryUnavailableError, and FatalError for what concerns every tenant.
+        Raise BrokersUnavailableError and RegistryUnavailableError, and FatalError for a problem that affects every
+        tenant.
         """
         kafka = self._settings.kafka
         ensure = partial(admin.ensure, create=kafka.create_topics, replication_factor=kafka.replication_factor)
@@ -309,7 +314,7 @@ class Service:
         await asyncio.to_thread(admin.warn_of_event_time, reaches, horizon)
 
     async def _probe(self, admin: topics.Admin) -> None:
-        """Asks a broker now and then, so that their absence shows when nothing is committed."""
+        """Query the brokers every ten seconds, so that their absence shows even when nothing is committed."""
         while True:
             await asyncio.sleep(_PROBE_EVERY_S)
             try:
@@ -322,7 +327,7 @@ class Service:
                 self._fail(error)
 
     def _check_found(self, found: topics.Found) -> None:
-        """Raise FatalError for what the start would refuse: another cluster took over, or a topic was enlarged."""
+        """Raise FatalError for what prevents a start: another cluster, or a topic with another partition count."""
         if self._around is not None and found.cluster != str(None):
             home = self._around.home
             record = ShardRecord(home.app, home.cluster, home.topic, 0)
@@ -342,7 +347,7 @@ class Service:
         self._metrics.kafka_answered(up)
 
     async def _until_done(self) -> None:
-        """With `once`: the first assignment, unchanged for two heartbeats; then every shard's sweeps."""
+        """Wait for an assignment that is unchanged for two heartbeats, then for all sweeps to end. For `once`."""
         membership = self._membership
         if membership is None:
             return
@@ -362,7 +367,7 @@ class Service:
                 return
 
     async def _leave(self) -> None:
-        """Hands everything over and leaves the group."""
+        """Hand over all shards and leave the group."""
         self._hand_over(set(self._shards))
         if self._tasks:
             await asyncio.wait(self._tasks.values(), timeout=_HAND_OVER_S)
@@ -384,14 +389,17 @@ class Service:
                 self._check_reloaded(settings)
                 await self._take_over(settings)
             except ConfigurationError as error:
-                _logger.error("configuration_not_reloaded", problems="; ".join(error.problems))  # noqa: TRY400 - no bug
+                _logger.error("configuration_not_reloaded", problems="; ".join(error.problems))  # noqa: TRY400 - not a bug
             except ConnectorError as error:
-                _logger.error("configuration_not_reloaded", problems=str(error))  # noqa: TRY400 - no bug
+                _logger.error("configuration_not_reloaded", problems=str(error))  # noqa: TRY400 - not a bug
             except Exception as error:
                 _logger.exception("configuration_not_reloaded", problems=repr(error))
 
     def _check_reloaded(self, settings: Settings) -> None:
-        """Raise ConfigurationError for what no running worker can do. Every worker decides alike."""
+        """Raise ConfigurationError for changes that a running worker cannot make.
+
+        Every worker decides in the same way.
+        """
         mine, wanted = self._settings.kafka.topic, settings.kafka.topic
         if not settings.tenants:
             raise ConfigurationError(["tenants: there are none any more; name one at least, or stop the worker"])
@@ -401,7 +409,11 @@ class Service:
             )
 
     async def _take_over(self, settings: Settings) -> None:
-        """Use the tenants of a valid file. Raise BrokersUnavailableError, RegistryUnavailableError and FatalError."""
+        """Use the tenants and secrets of a valid file.
+
+        Raise BrokersUnavailableError, RegistryUnavailableError or FatalError; the settings in use then stay as they
+        were.
+        """
         if self._around is not None:
             topology = await self._topology(topics.Admin(self._clients), settings)
             self._around.partitions.update(topology.partitions)
@@ -422,27 +434,27 @@ class Service:
         shards = self._settings.kafka.shards
         return [tenant for tenant in self._settings.tenants if control.partition_of(tenant.key, shards) == number]
 
-    # --- ownership: called in the membership's thread -----------------------------------------------------------------
+    # Ownership callbacks: these run in the membership's thread and only pass the event to the event loop.
 
     def assigned(self, shards: frozenset[int]) -> None:
-        """These shards came."""
+        """Start shards that were assigned to this worker."""
         self._loop.call_soon_threadsafe(self._take, shards)
 
     def revoked(self, shards: frozenset[int]) -> threading.Event:
-        """These shards go; the event is set when they have handed over."""
+        """Hand over shards that are revoked. The returned event is set once all of them are handed over."""
         gone = threading.Event()
         self._loop.call_soon_threadsafe(self._give_up, shards, gone)
         return gone
 
     def lost(self, shards: frozenset[int]) -> None:
-        """These shards are somebody else's already."""
+        """Stop shards that another worker may own already."""
         self._loop.call_soon_threadsafe(self._give_up, shards, threading.Event())
 
     def commanded(self, shard: int, command: Command) -> None:
-        """A command for a shard that was opened."""
+        """Pass a command to its shard."""
         self._loop.call_soon_threadsafe(self._command, shard, command)
 
-    # --- ownership: in the event loop ---------------------------------------------------------------------------------
+    # Ownership: these run in the event loop.
 
     def _take(self, numbers: frozenset[int]) -> None:
         if self.stopping.is_set() or self._around is None:
@@ -457,14 +469,14 @@ class Service:
         self._metrics.shards_owned(len(self._shards))
 
     async def _run_shard(self, shard: Shard, former: asyncio.Task[None] | None) -> None:
-        """Runs a shard to its end, after whoever had its number before in this worker has ended."""
+        """Run a shard to its end, after the previous shard with this number in this worker has ended."""
         if former is not None:
             await self._outlast(shard, former)
         try:
             await shard.run()
         except asyncio.CancelledError:
             raise
-        except BaseException as error:  # noqa: BLE001 - the top of the service: a refusal ends it, a bug crashes it
+        except BaseException as error:  # noqa: BLE001 - the top level: FatalError ends the service, and so does a bug
             self._fail(error)
         finally:
             self._failed = self._failed or (self._once and shard.failed)
@@ -474,7 +486,7 @@ class Service:
 
     @staticmethod
     async def _outlast(shard: Shard, former: asyncio.Task[None]) -> None:
-        """Wait for the former owner of a shard in this worker, which may be in a call to brokers."""
+        """Wait for the previous owner of a shard in this worker, which may be in a blocking call to brokers."""
         deadline = time.monotonic() + LONGEST_CALL_S
         while not former.done():
             await asyncio.wait([former], timeout=_STRETCH_S)
@@ -507,15 +519,19 @@ class Service:
         if shard is not None:
             shard.commanded(command)
 
-    # --- what it says of itself ---------------------------------------------------------------------------------------
+    # Health and status, for the web server.
 
     def alive(self) -> tuple[bool, list[str]]:
-        """Whether every shard's loop turns."""
+        """Return whether the loop of every shard makes progress, with the reasons if not."""
         stuck = [n for n, shard in self._shards.items() if time.monotonic() - shard.turned_at > _STUCK_S]
         return not stuck, [f"the loop of shard {number} does not turn" for number in sorted(stuck)]
 
     def ready(self) -> tuple[bool, list[str]]:
-        """Whether it is in the group, every shard is restored, and not all is failing."""
+        """Return whether the worker is ready, with the reasons if not.
+
+        It is ready if brokers and registry answer, it is in the group, every shard is restored and can publish, and not
+        every tenant fails.
+        """
         reasons = []
         if not self._kafka_up:
             reasons.append("brokers are unreachable")
@@ -534,7 +550,7 @@ class Service:
         return not reasons, reasons
 
     async def status(self) -> dict[str, Any]:
-        """Return the JSON of /status. Other tasks run between stretches of tenants."""
+        """Return the JSON of /status. Other tasks can run after every 25 tenants."""
         ready, reasons = self.ready()
         tenants: list[dict[str, Any]] = []
         jobs: list[dict[str, Any]] = []
@@ -577,12 +593,12 @@ class Service:
 
 
 class _Topology(NamedTuple):
-    """What brokers and registry hold for some settings."""
+    """Topics and schemas that brokers and registry hold for some settings."""
 
     cluster: str
     partitions: Mapping[str, int]
     schema_ids: dict[str, int] | None
-    "By topic; None without a registry."
+    "Schema id per topic; None without a registry."
     unusable: dict[str, str]
     "Row topics of single tenants that cannot be used, with what is wrong and what to do."
 
@@ -594,7 +610,7 @@ async def _wait_all(tasks: list[asyncio.Task[None]]) -> None:
 def _describe(
     subject: report.Subject, reading: TenantRuntime | None, now: datetime, problem: str | None
 ) -> dict[str, Any]:
-    """TENANT of the contract. `problem`: why its shard does not publish."""
+    """Return a tenant's TENANT. `problem` states why its shard does not publish."""
     if reading is None:
         return report.unknown(subject, problem or "its shard is being restored")
     return _describe_account(subject, reading.account, now, _failing(reading))
@@ -618,7 +634,7 @@ def _describe_rejected(
 
 
 def _jobs(subject: report.Subject, reading: TenantRuntime | None) -> list[dict[str, Any]]:
-    """The JOBs of a tenant."""
+    """Return the tenant's jobs in the JSON shape of docs/interface.md."""
     return report.jobs(subject.id, reading.account.checkpoint.state.orders, _failing(reading)) if reading else []
 
 

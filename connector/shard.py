@@ -1,11 +1,12 @@
-"""One shard: restore → sweep → commit. The only place where the stages meet.
+"""One shard: restore, sweep, commit. This is the only module that joins the stages.
 
-1. All HTTP for a batch is done before its transaction begins.
-2. What is remembered changes only after the commit.
-3. After an abort that is certain the batch is repeated with fresh metadata; after anything else that fails the shard
+1. All HTTP requests for a batch are finished before its transaction begins.
+2. The dedup index changes only after the commit.
+3. After an abort that is certain, the batch is repeated with fresh group metadata. After any other failure the shard
    starts again as if it were new: the recovery path is the start path.
-4. A transaction begins only with a snapshot of the group that still holds the shard.
-5. Before a new producer is made a further poll confirms the ownership: else two workers fence each other in turns.
+4. A transaction begins only with a snapshot of the group in which this worker still owns the shard.
+5. Before a new producer is opened, a further poll confirms the ownership. Otherwise two workers would fence each other
+   in turns.
 """
 
 import asyncio
@@ -70,19 +71,19 @@ _STATE_LOST_REMEDY = (
 )
 _TOO_OLD_REMEDY = "their chain took so long that they may be published already: connector backfill --again reads them"
 _DECIDED_S = 10.0
-"How soon brokers have written the markers of a transaction that they say is over."
+"Time in which brokers write the markers of a transaction after they report it as ended."
 
 
 @dataclass(frozen=True)
 class WorkerContext:
-    """What every shard of a worker shares."""
+    """Settings and objects that all shards of a worker share."""
 
     settings: Settings
     home: StateIdentity
     partitions: dict[str, int]
-    "Of each topic."
+    "Number of partitions per topic."
     schema_ids: dict[str, int] | None
-    "Likewise; None without a registry."
+    "Schema id per topic; None without a registry."
     unusable: dict[str, str]
     "Row topics of single tenants that cannot be used, with what is wrong and what to do."
     clients: Clients
@@ -94,18 +95,21 @@ class WorkerContext:
 
 
 class Shard:
-    """Runs until handed over (returns), cancelled, or refused (FatalError)."""
+    """Lifecycle of one shard.
+
+    `run` returns after a hand-over and raises FatalError if retrying cannot fix a problem.
+    """
 
     def __init__(self, number: int, around: WorkerContext, tenants: list[Tenant]) -> None:
         self.number = number
         self.readings: dict[str, TenantRuntime] = {}
         self.accounts: dict[str, TenantState] = {}
-        "All that the state tells of, also tenants that are not configured; empty before it is restored."
+        "States of all tenants in the topics, also of those that are not configured; empty before they are restored."
         self.rejected: dict[str, str] = {}
-        "Tenants of the configuration that are not read, with what is wrong and what to do."
+        "Configured tenants that are not read, with what is wrong and what to do."
         self.restored = False
         self.failed = False
-        "Whether a sweep has failed."
+        "True once a sweep has failed or a tenant was rejected."
         self._turned_at = time.monotonic()
         self._around = around
         self._tenants = tenants
@@ -116,18 +120,18 @@ class Shard:
         self._batches = Batches(around.settings, around.shape, around.partitions, around.schema_ids, limits)
         self._lengths = LengthLimits(around.clients, number, (self._names.state, self._names.seen))
         self.problem: str | None = None
-        "Why nothing is published until an operator has done something."
+        "Reason why nothing is published until an operator acts, else None."
         self._publisher: Publisher | None = None
         self._control, self._control_id = _NOWHERE
         self._changed = False
         self._is_following = False
         self._early: list[Command] = []
-        "Commands that came while tenants were exchanged."
+        "Commands that arrived while tenants were exchanged."
         self._sweeping: dict[str, asyncio.Task[None]] = {}
         self._plans: dict[str, windows.State] = {}
-        "How far tenants that are not configured any more were read, where that is not all committed."
+        "Plans of tenants that are not configured any more, because they may be ahead of what is committed."
         self._without_state: dict[str, tuple[DedupIndex, seen.SeenLog]] = {}
-        "The deduplication index of tenants that have no checkpoint: their state was lost."
+        "Dedup index of tenants that have no checkpoint, because their state was lost."
         self._unknown_names = MemberNames()
         self._too_old, self._logged_too_old_at = 0, -_LOG_AGAIN_S
         self._tenant_series: dict[str, TenantMetrics] = {}
@@ -135,28 +139,29 @@ class Shard:
 
     @property
     def turned_at(self) -> float:
-        """When the shard's loop last turned (monotonic seconds).
+        """Return when the shard's loop last made progress, in monotonic seconds.
 
-        It also turns while a call to brokers is within its time-outs.
+        A call to brokers counts as progress as long as it is within its time-outs.
         """
         is_waiting = self._publisher is not None and self._publisher.is_within_bounds
         return time.monotonic() if is_waiting else self._turned_at
 
     def touch(self) -> None:
-        """Count as turning."""
+        """Record that the shard makes progress."""
         self._turned_at = time.monotonic()
 
     def hand_over(self) -> None:
-        """Release the shard: Graph is asked nothing more, the transaction that is open finishes.
+        """Release the shard: no further requests to Graph are made, and the open transaction finishes.
 
-        The next owner has a request budget of its own, so requests must not wait for a commit that blocks.
+        The next owner has its own request budget, so the requests must stop at once and not wait for a commit that
+        blocks.
         """
         self._handing_over.set()
         for sweeping in self._sweeping.values():
             sweeping.cancel()
 
     def configure(self, tenants: list[Tenant]) -> None:
-        """The tenants, and maybe their secrets, were read again. Those that are as they were go on undisturbed."""
+        """Use tenants that were read again, maybe with other secrets. Unchanged tenants continue undisturbed."""
         for reading in self.readings.values():
             reading.sweeper.rest_no_longer()
         if tenants != self._tenants or self.rejected:
@@ -165,7 +170,10 @@ class Shard:
             self._buffer.filled.set()
 
     def commanded(self, command: Command) -> None:
-        """A record of the control topic. Before the shard is restored none counts: they come again once it is."""
+        """Execute a record of the control topic.
+
+        Records that arrive before the shard is restored are ignored: they are delivered again afterwards.
+        """
         if not self.restored:
             return
         if self._is_following:
@@ -184,7 +192,7 @@ class Shard:
         reading.sweeper.command(command.offset, heard.order)
 
     async def run(self) -> None:
-        """Owns the shard: starts, and starts again as if new whenever an outcome is unknown."""
+        """Run the shard, and start it again as if it were new whenever the outcome of a transaction is unknown."""
         pause_s = _FIRST_PAUSE_S
         try:
             while not self._handing_over.is_set():
@@ -196,7 +204,8 @@ class Shard:
                     if not isinstance(error, RecordTooLongError):
                         event = "shard_fenced" if isinstance(error, FencedError) else "shard_restarting"
                         _logger.warning(event, shard=self.number, reason=str(error), again_in_s=pause_s)
-                    # Not only when fenced: a fatal error of the producer may be a fence by another name.
+                    # This is not limited to FencedError: the producer may report a fence as another fatal error.
+                    # Opening a producer without confirmed ownership would fence the new owner, which would fence back.
                     await self._confirm_ownership()
                     await self._heed_limits(error)
                 else:
@@ -226,7 +235,10 @@ class Shard:
         self.problem = None
 
     def _show_tenants(self) -> None:
-        """A tenant's series are there from the moment it is owned, and its counters survive a restart of the shard."""
+        """Create the series of the configured tenants and close those of others.
+
+        A tenant's series exist from the moment it is owned, and its counters survive a restart of the shard.
+        """
         everys = [duration_text(sweep.every) for sweep in self._around.settings.windows.sweeps]
         labels = {tenant.key: tenant.label for tenant in self._tenants}
         for key in [key for key, series in self._tenant_series.items() if series.label != labels.get(key)]:
@@ -237,7 +249,7 @@ class Shard:
 
     async def _live(self) -> None:
         if self._around.settings.kafka.delivery == "at_least_once":
-            self._lengths.check()  # opening writes to them
+            self._lengths.check()  # opening the publisher writes to these topics
         publisher = self._new_publisher()
         self._publisher = publisher
         opening = asyncio.create_task(self._open(publisher), name=f"open shard {self.number}")
@@ -261,7 +273,10 @@ class Shard:
         return Transactions(self._around.clients, self._names.transactional_id(self.number))
 
     async def _open(self, publisher: Publisher) -> dict[str, TenantState]:
-        """A producer that fences every other one, where brokers can, then all that the shard knows."""
+        """Open the producer, restore the shard from its topics, and return the tenants' states.
+
+        A transactional producer fences all older ones, so that they cannot write during the restore.
+        """
         begun = time.monotonic()
         await publisher.call(publisher.open)
         read = await self._read(publisher)
@@ -289,12 +304,19 @@ class Shard:
         return accounts
 
     def _is_stopped(self, publisher: Publisher) -> bool:
-        """Whether a restore is to end. It asks again and again, which shows that it does not hang."""
+        """Return whether the restore should stop.
+
+        The restore calls this regularly, which also shows that it makes progress.
+        """
         publisher.touch()
         return self._handing_over.is_set()
 
     async def _read(self, publisher: Publisher) -> PartitionContents:
-        """Read the internal topics, once nothing of the shard is open and nothing that was committed is lost."""
+        """Read the internal topics once they are consistent.
+
+        Before that, hanging transactions of the shard are aborted, and lost records of committed transactions are
+        written again. Raise ShardRestartError if a transaction stays open.
+        """
         read = partial(
             read_partition,
             self._around.clients,
@@ -304,12 +326,14 @@ class Shard:
             decided_within_s=_DECIDED_S,
         )
         found = await publisher.call(read)
+        # Checked before anything is aborted or written: the topics may hold the state of another cluster or topic.
         state.check_identity(state.restore(found.values[self._names.state]).shard, self._around.home)
         topics_now = {tenant.topic for tenant in self._tenants}
         is_stopped, position = self._handing_over.is_set, await self._position(0)
         ended = await publisher.call(publisher.end_open, found, topics_now, position, is_stopped)
         if ended:
             found = await publisher.call(read)
+        # Aborting can have taken long, so ownership is checked again before records are written.
         position = await self._position(0)
         written = await publisher.call(publisher.write_lost, found, ended, position, is_stopped)
         if written:
@@ -352,7 +376,10 @@ class Shard:
     def _retired(
         self, key: str, checkpoint: Checkpoint, memory: tuple[DedupIndex, seen.SeenLog] | None, now: datetime
     ) -> TenantState:
-        """A tenant as the state knows it, whether it is configured or not."""
+        """Return a tenant as the state topic knows it, marked as retired even if it is configured.
+
+        `_exchange` removes the mark from configured tenants.
+        """
         nobody = Identity(None, None)
         tenant = Tenant(key, key, None, key, nobody, checkpoint.state.start, 1, checkpoint.topic)
         return replace(self._account(tenant, checkpoint, memory, now), checkpoint=checkpoint, retired=True)
@@ -365,7 +392,7 @@ class Shard:
             async with asyncio.TaskGroup() as group:
                 await self._follow(accounts, group)
                 self.restored = True
-                # Not before: a command that came earlier would be lost.
+                # Commands are requested only now, because `commanded` ignores them before the shard is restored.
                 around.membership.open(self.number, self._control)
                 done = group.create_task(self._all_done(buffer), name="sweepers done")
                 await self._commit_loop(buffer, accounts, publisher, done, group)
@@ -384,7 +411,7 @@ class Shard:
                 await reading.source.close()
 
     def _begin(self, account: TenantState, group: asyncio.TaskGroup, plan: windows.State | None = None) -> None:
-        """Somebody reads for a tenant from now on."""
+        """Start a sweeper for a tenant. It continues `plan` if there is one."""
         around, tenant = self._around, account.tenant
         series = self._tenant_series[tenant.key]
         sweeper = Sweeper(
@@ -403,9 +430,9 @@ class Shard:
         self._sweeping[tenant.key] = group.create_task(sweeper.run(), name=f"sweeper {tenant.label}")
 
     async def _follow(self, accounts: dict[str, TenantState], group: asyncio.TaskGroup) -> None:
-        """Reads for the tenants that are configured, at the start and when they came, went or were changed.
+        """Read for the configured tenants, at the start and after tenants were added, removed or changed.
 
-        Whoever is as before goes on undisturbed.
+        Unchanged tenants continue undisturbed.
         """
         self._changed = False
         self._is_following = True
@@ -416,7 +443,7 @@ class Shard:
             self.commanded(command)
 
     async def _exchange(self, accounts: dict[str, TenantState], group: asyncio.TaskGroup) -> None:
-        """Stop reading for tenants that went or were changed, then start for those that are to be read."""
+        """Stop reading for tenants that were removed or changed, then start for those that are to be read."""
         wanted = {tenant.key: tenant for tenant in self._tenants}
         going = [key for key, reading in self.readings.items() if wanted.get(key) != reading.account.tenant]
         for key in going:
@@ -450,7 +477,7 @@ class Shard:
             self._begin(account, group, plan)
 
     def _reject(self, wanted: Mapping[str, Tenant], accounts: Mapping[str, TenantState]) -> None:
-        """Find the tenants that cannot be read as they are configured; the others are read all the same."""
+        """Find the tenants that cannot be read as they are configured. The others are not affected."""
         before, self.rejected = self.rejected, {}
         for key, tenant in wanted.items():
             account = accounts.get(key)
@@ -466,13 +493,13 @@ class Shard:
                 _logger.error("tenant_rejected", tenant=tenant.label, reason=problem)
 
     def _problem(self, tenant: Tenant, account: TenantState | None) -> str:
-        """Return why a tenant cannot be read and what to do, or nothing."""
+        """Return why a tenant cannot be read and what to do; empty if it can be read."""
         if account is not None and account.checkpoint.topic != tenant.topic:
             return _other_topic(tenant, account.checkpoint)
         return self._around.unusable.get(tenant.topic, "")
 
     async def _all_done(self, buffer: Buffer) -> None:
-        """Ends when every sweeper has ended: only with `once`."""
+        """Return when every sweeper has ended, which happens with `once` only."""
         if not self._around.once:
             await asyncio.Event().wait()
         while running := [task for task in self._sweeping.values() if not task.done()]:
@@ -487,7 +514,7 @@ class Shard:
         done: asyncio.Task[None],
         group: asyncio.TaskGroup,
     ) -> None:
-        """Commits what is there: rows at once, coverage at the latest after 5 s."""
+        """Commit what was read: rows and commands at once, everything else after 5 s at the latest."""
         waiting: list[Item] = []
         is_urgent = False
         pending: dict[str, Change] = {}
@@ -511,7 +538,8 @@ class Shard:
                 waiting += items
                 pending = await publisher.call(self._batches.prepare, items, accounts, pending)
                 is_urgent = is_urgent or any(change.is_urgent for change in pending.values())
-                # A row that is known already takes no room in what is to be committed.
+                # Nothing of these pages is published, because all rows are known. They need not occupy the buffer
+                # until the next commit; only what they mean for coverage waits.
                 if not is_urgent:
                     await buffer.committed(items)
                     waiting = [item for item in waiting if not isinstance(item, PageRead)]
@@ -525,22 +553,26 @@ class Shard:
             elif not items and not done.done():
                 left_s = since + _COMMIT_AT_LATEST_S - time.monotonic() if waiting else _COMMIT_AT_LATEST_S
                 await self._wait_for_work(buffer, max(0.0, left_s))
+        # Hand-over: commit what was read while this worker still owns the shard. Otherwise the next owner would have to
+        # read it again, from its own request budget.
         if waiting and self.number in self._around.membership.snapshot.partitions:
             await self._commit(pending, accounts, publisher, _control_after(waiting, self._control))
 
     async def _commit(
         self, changes: dict[str, Change], accounts: dict[str, TenantState], publisher: Publisher, control_offset: int
     ) -> None:
-        """One batch; repeated for as long as it is certain that nothing landed."""
+        """Commit one batch, repeating it as long as it is certain that nothing of it was committed."""
         around = self._around
         now = around.graph.clock.now()
-        # A clock that runs ahead would forget rows that Graph still shows, and publish them again.
+        # The index forgets by confirmed time only: with a clock that is ahead it would forget rows that Graph still
+        # serves, and they would be published again.
         await publisher.call(self._batches.close, changes, accounts, around.graph.clock.trusted())
         await self._check_lengths(changes, accounts, publisher, now)
         records = {tag: r for tenant, change in changes.items() for tag, r in change.records(tenant).items()}
 
         closing = self._closing(changes, accounts, control_offset, now)
         pause_s = _FIRST_PAUSE_S
+        # Each attempt needs the current metadata of the group: brokers refuse that of an older generation.
         while True:
             position = await self._position(control_offset)
             begun = time.monotonic()
@@ -549,7 +581,7 @@ class Shard:
             except AbortedError as error:
                 self._series.transaction_aborted()
                 _restart_if_refused(error)
-                # Every rebalance causes one; what happens again with the same batch is for somebody to see.
+                # One abort per rebalance is normal. A second abort of the same batch needs an operator's attention.
                 if pause_s == _FIRST_PAUSE_S:
                     _logger.info("transaction_aborted", shard=self.number, reason=str(error))
                 else:
@@ -592,7 +624,7 @@ class Shard:
     def _closing(
         self, changes: dict[str, Change], accounts: dict[str, TenantState], control_offset: int, now: datetime
     ) -> TransactionContents:
-        """Return what a batch ends with."""
+        """Return the records that end a batch, as functions of the offsets of its rows."""
 
         def noted(offsets: Offsets) -> list[Outgoing]:
             return self._batches.noted(changes, accounts, offsets, self.number)
@@ -601,7 +633,7 @@ class Shard:
             return self._batches.last(changes, accounts, offsets, self.number, now)
 
         def shard(transaction: TransactionRecord) -> list[Outgoing]:
-            # A command is passed once the checkpoint that it led to is written.
+            # The control offset moves past a command in the same transaction that writes the command's effect.
             record = state.shard_record(self._around.home, control_offset, *transaction, control_id=self._control_id)
             return [self._batches.internal(self._names.state, self.number, record)]
 
@@ -610,7 +642,7 @@ class Shard:
     async def _check_lengths(
         self, changes: dict[str, Change], accounts: dict[str, TenantState], publisher: Publisher, now: datetime
     ) -> None:
-        """Raise RecordTooLongError before anything is written of a batch whose state cannot be."""
+        """Raise RecordTooLongError if the state of a batch cannot be written. Nothing is written before this check."""
         self._lengths.check()
         too_long = await publisher.call(self._batches.too_long, changes, accounts, self.number, now)
         if too_long is not None:
@@ -627,7 +659,11 @@ class Shard:
             _logger.warning("unknown_properties", tenant=tenant.label, names=names)
 
     async def _position(self, control_offset: int) -> CommitContext:
-        """The control offset with metadata of a poll that still holds the shard."""
+        """Return the control offset with the group metadata of a poll in which this worker owned the shard.
+
+        Raise HandedOverError if the shard is not owned any more, and ShardRestartError if the group does not answer
+        within ten seconds.
+        """
         deadline = time.monotonic() + _SNAPSHOT_WAIT_S
         holds = partial(self._around.membership.holds, self.number)
         while True:
@@ -641,7 +677,8 @@ class Shard:
             await self._wait(self._handing_over, 0.02)
 
     async def _confirm_ownership(self) -> None:
-        """Waits for a further poll; raises HandedOverError when the shard is not ours any more."""
+        """Wait for a poll that began after this call. Raise HandedOverError if the shard is not owned any more."""
+        # Two more polls: the first of them may have started before this call and report an older assignment.
         polls = self._around.membership.snapshot.polls
         while self._around.membership.snapshot.polls <= polls + 1 and not self._handing_over.is_set():
             await self._wait(self._handing_over, 0.05)
@@ -673,7 +710,10 @@ def _other_topic(tenant: Tenant, checkpoint: Checkpoint) -> str:
 
 
 def _restart_if_refused(error: AbortedError | ShardRestartError) -> None:
-    """Raise LengthRefusedError when a topic refused the length: the same batch would be refused again."""
+    """Raise LengthRefusedError if a topic refused a record because of its length.
+
+    The same batch would be refused again, so it must not be repeated.
+    """
     refused = refusing_topics(error)
     if refused:
         raise LengthRefusedError(str(error), refused) from error
@@ -684,7 +724,7 @@ def _check_remembered(
     checkpoints: Mapping[str, Checkpoint],
     remembered: Mapping[str, tuple[DedupIndex, seen.SeenLog]],
 ) -> None:
-    """Raise FatalError when the deduplication index of a tenant is gone: all of its rows would be published again."""
+    """Raise FatalError if a tenant's dedup index is gone: all of its rows would be published again."""
     for key, checkpoint in checkpoints.items():
         if checkpoint.remembered and key not in remembered:
             raise FatalError(
@@ -695,5 +735,5 @@ def _check_remembered(
 
 
 def _control_after(items: list[Item], control_offset: int) -> int:
-    """The offset of the next command once `items` are committed."""
+    """Return the offset of the next command once `items` are committed."""
     return max((item.offset + 1 for item in items if isinstance(item, Commanded)), default=control_offset)

@@ -1,7 +1,7 @@
-"""One tenant's reading: begins sweeps when they are due, opens page chains for slices, hands pages over in order.
+"""Sweeper of one tenant: it starts runs when they are due, opens page chains for slices, and hands over the pages.
 
-It plans ahead of what is committed: `plan` is the state as it will be once all that was handed over is committed. The
-shard makes the same steps from the same items, in the same order, for the state that it writes.
+It plans ahead of what is committed: `plan` is the state as it will be once everything that was handed over is
+committed. The shard applies the same steps, from the same items in the same order, to the state that it writes.
 """
 
 import asyncio
@@ -30,23 +30,23 @@ _FIRST_REST_S = 10.0
 _LONGEST_REST_S = 60.0
 _TRANSIENT_REST_S = 1.0
 _ATTEMPTS = 3
-"Failures of one page after which a range is asked for in parts; one that failed before has one attempt."
+"Failures of one page after which a range is split. A range that failed before has one attempt."
 _NORMAL_STEP_S = 120.0
 _MOST_HELD_ROWS = 2 * windows.ROWS_A_SLICE
 
 
 class _Chain(NamedTuple):
-    """One page chain, read to its end."""
+    """Page chain that was read to its end."""
 
     rows: int
     repeated: bool
-    "An id was on two pages: they may have shifted while they were read."
+    "True if an id was on two pages, so that rows may have shifted between pages while they were read."
     held: list[PageRead]
     "Pages that were not handed over yet."
 
 
 class Sweeper:
-    """Runs until cancelled, or with `once` until every sweep that was due has ended or failed."""
+    """Reader of one tenant, until it is cancelled or, with `once`, until every due sweep has ended or failed."""
 
     def __init__(  # noqa: PLR0913
         self,
@@ -60,11 +60,14 @@ class Sweeper:
         now: Callable[[], datetime],
         learn_time: Callable[[Source], Awaitable[None]] | None = None,
     ) -> None:
-        """`now`: the time that Graph has confirmed, once `learn_time` has returned; without that at once."""
+        """`now` is the time that Graph has confirmed, once `learn_time` has returned.
+
+        Without `learn_time` it counts at once.
+        """
         self.account = account
         self.source = source
         self.failed = False
-        "Whether a run has failed."
+        "True once a run has failed."
         self._plan = account.checkpoint.state._replace(orders=self._orders(account.checkpoint.state.orders, once=once))
         self._buffer = buffer
         self._shape = shape
@@ -81,7 +84,7 @@ class Sweeper:
         self._steps = 0
 
     async def run(self) -> None:
-        """Sweeps. Errors of the source never leave it; anything else is a bug and does."""
+        """Read what is due. Errors of the source never leave this method; any other error is a bug and does."""
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.TaskGroup() as chains:
@@ -100,20 +103,20 @@ class Sweeper:
 
     @property
     def plan(self) -> State:
-        """What is known once all that was handed over is committed."""
+        """Return the state as it will be once everything that was handed over is committed."""
         return self._plan
 
     def go_on(self, plan: State) -> None:
-        """Takes over the plan of whoever read before and has handed over more than is committed."""
+        """Continue the plan of a previous sweeper, which has handed over more than is committed."""
         self._plan = plan
 
     def rest_no_longer(self) -> None:
-        """Whatever the tenant failed of may have been repaired."""
+        """End the rest after a failure: its cause may have been fixed."""
         self._rest_s = self._resting_until = 0.0
         self._wake.set()
 
     def command(self, offset: int, command: jobs.Command) -> None:
-        """An operator's command: from now on it is part of the plan, and of the next commit."""
+        """Apply an operator's command to the plan at once, and hand it over for the next commit."""
         now = self._now()
         self._plan = windows.command(self._plan, command, now, now - self.account.rules.horizon)
         self._plan = self._plan._replace(orders=self._orders(self._plan.orders, once=self._once))
@@ -126,11 +129,11 @@ class Sweeper:
 
     @staticmethod
     def _orders(orders: jobs.Orders, *, once: bool) -> jobs.Orders:
-        """With `once` backfills are left to others."""
+        """Return the orders, with `once` without jobs: other workers run the backfills."""
         return orders._replace(jobs=()) if once else orders
 
     async def _knows_time(self) -> bool:
-        """Return whether Graph has confirmed the time. Before that nothing begins, and no start is fixed."""
+        """Return whether Graph has confirmed the time. Before that no run starts and no tenant's start is fixed."""
         if self._learn_time is not None and not self._plan.orders.paused:
             try:
                 await self._learn_time(self.source)
@@ -164,12 +167,12 @@ class Sweeper:
         self._steps += 1
 
     def _heed_what_was_forgotten(self) -> None:
-        """Commits forget, not items: the plan follows what they have forgotten."""
+        """Update the plan with what the dedup index has forgotten, which commits decide and not items."""
         forgotten_before = max(self._plan.forgotten_before, self.account.checkpoint.state.forgotten_before)
         self._plan = self._plan._replace(forgotten_before=forgotten_before)
 
     def _open_chains(self, chains: asyncio.TaskGroup) -> None:
-        """As many chains as may be open; one is kept for the live sweep where there are several."""
+        """Open as many chains as allowed. If several are allowed, one is reserved for the live sweep."""
         while True:
             live, others = windows.room(self._chains, self._concurrency)
             piece = windows.next_slice(
@@ -188,7 +191,7 @@ class Sweeper:
             task.add_done_callback(partial(self._forget_chain, piece))
 
     def _forget_chain(self, piece: Slice, task: asyncio.Task[None]) -> None:
-        """A task that is cancelled before its first step never comes to its own `finally`."""
+        """Remove the chain of a task that was cancelled before its first step, so that its `finally` did not run."""
         if self._chains.get(piece) is task:
             del self._chains[piece]
             self._wake.set()
@@ -200,7 +203,7 @@ class Sweeper:
         return Sizes(counts, first, self._plan.coverage, self._guess)
 
     async def _read(self, piece: Slice) -> None:
-        """Reads a slice and hands it over; tells the plan how it ended."""
+        """Read a slice, hand it over, and update the plan with the outcome."""
         try:
             unread = tuple(self._unread(piece))
             chain = await self._read_chain(piece, unread)
@@ -225,7 +228,7 @@ class Sweeper:
             self._wake.set()
 
     async def _read_chain(self, piece: Slice, unread: tuple[Window, ...]) -> _Chain:
-        """Reads one chain to its end, handing over its pages unless they are to be committed whole."""
+        """Read one chain to its end. Hand over its pages at once, unless they must be committed as a whole."""
         seen: set[int] = set()
         rows, repeated = 0, False
         held: list[PageRead] = []
@@ -246,7 +249,11 @@ class Sweeper:
         return _Chain(rows, repeated, held)
 
     def _unread(self, piece: Slice) -> list[Window]:
-        """Call time of a slice that nobody has read, unless it is a live sweep's usual step; all of a backfill's."""
+        """Return the call time of a slice that was never read, whose rows therefore do not count towards lateness.
+
+        All of a backfill's window counts as never read. A step of usual length of a live sweep does not: its rows are
+        on time.
+        """
         window = piece.window
         if piece.job:
             return [window]
@@ -257,7 +264,7 @@ class Sweeper:
         return unread
 
     def _failed(self, piece: Slice, error: SourceError) -> None:
-        """A slice could not be read. The tenant fails unless it may be for the range that it asked for."""
+        """Record that a slice could not be read. The tenant fails unless only this range may be affected."""
         too_long = isinstance(error, RangeTooLongError)
         failure = RangeFailure(error.wrong, self._now(), self.source.served_at, too_long)
         is_hopeless = failing_ranges.refuses_any_length(self._plan.failing_ranges, piece.window, failure)
@@ -272,7 +279,7 @@ class Sweeper:
             self._fail(error)
 
     def _log_isolated(self, before: list[Window]) -> None:
-        """Log the call time that runs leave out since now, and that which they no longer do."""
+        """Log the call time that runs leave out from now on, and the call time that they include again."""
         ranges = self._plan.failing_ranges
         after, label = failing_ranges.isolated(ranges), self.account.tenant.label
         for window, cause in failing_ranges.causes(ranges, subtract(after, before), ""):
@@ -282,7 +289,7 @@ class Sweeper:
             _logger.info("range_read_again", tenant=label, window=_text(window))
 
     def _fail(self, error: SourceError) -> None:
-        """The runs on their way have failed; they begin anew after a rest."""
+        """Fail all runs in progress. They start again after a rest."""
         if self._resting_until > asyncio.get_running_loop().time():
             return
         self.failed = True
@@ -299,7 +306,7 @@ class Sweeper:
         _logger.warning("sweep_failed", tenant=self.account.tenant.label, reason=str(error), again_in_s=self._rest_s)
 
     async def _sleep(self, resting_s: float) -> None:
-        """Until a chain ends or a sweep is due. Not for long: the wall clock may be set."""
+        """Wait until a chain ends or a sweep is due, at most 30 s because the wall clock may be set."""
         if resting_s > 0:
             delay_s = resting_s
         else:
@@ -322,7 +329,10 @@ def _text(window: Window) -> list[str]:
 
 
 def _joined(pages: list[PageRead]) -> PageRead:
-    """A chain that publishes again what is remembered, as one page: committed whole, so that no crash repeats it."""
+    """Return the pages of a chain that publishes known rows again as one page.
+
+    One page is committed as a whole, so that a crash cannot publish a part of the chain twice.
+    """
     first = pages[0]
     return first._replace(
         raws=[raw for page in pages for raw in page.raws],

@@ -1,1 +1,1 @@
-"""The pure core: decides about windows, rows and ids; no clock, no I/O, no logging, no asyncio. Time comes in."""
+"""Pure core: decides about windows, rows and ids. It has no clock, I/O, logging or asyncio: time is an argument."""

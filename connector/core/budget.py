@@ -1,16 +1,16 @@
-"""How often a tenant may be asked: an even pace, stops that Graph asks for, and pauses when it names no time.
+"""Rate limiter for one tenant's requests to Graph.
 
 Rules:
 
-1. Requests are spaced by one step, 60 s / floor(N) and 2 % more. A request that left late moves those after it, but
-   for a small slack, so that nothing is ever made up for in a bunch.
-2. Besides, the N-th request before the next one left more than 60 s ago. With evenly spaced requests this never bites;
-   it holds the promise when connections are slow to open.
-3. A budget that is new or resumed waits one step before its next request: another worker may have asked just now.
-4. `Retry-After` stops everything until then. Without it requests pause for longer and longer, with jitter; what was
-   sent before a pause was decided and fails too belongs to the same step.
+1. Requests are spaced by one step: 60 s / floor(N) plus 2 %. A request that leaves late delays those after it, except
+   for a small slack. Lost time is therefore never made up for in a burst.
+2. At most N requests leave within 60 s. Evenly spaced requests always satisfy this rule; it matters when connections
+   are slow to open and several requests leave together.
+3. A new or resumed budget waits one step before its next request, because another worker may have just sent one.
+4. `Retry-After` stops all requests until the given time. Without it the pauses double from failure to failure, with
+   jitter. Requests that were sent before a pause was decided and that fail as well do not lengthen the next pause.
 
-Times are monotonic seconds, passed in. `requests_per_minute` is not rounded up: 1.5 a minute is one.
+Times are monotonic seconds and are passed in. `requests_per_minute` is rounded down: 1.5 per minute counts as one.
 """
 
 import math
@@ -31,7 +31,8 @@ FIRST_PAUSE_S: dict[FailureKind, float] = {"throttled": 4.0, "broken": 1.0}
 
 _MARGIN = 1.02
 _WINDOW_S = 60.0
-# The window as this side keeps it: a request may take this much longer on its way than one that left a minute later.
+# The window that the limiter keeps. Half a second more than a minute, since Graph counts requests when they arrive: the
+# first one may take that much longer on its way than one that leaves a minute later.
 _KEPT_WINDOW_S = 60.5
 _SECONDS = re.compile(r"[0-9]+(?:\.[0-9]*)?|\.[0-9]+")
 # Every form of an HTTP date has colons, and a comma at most after the day of the week.
@@ -39,18 +40,19 @@ _DATE = re.compile(r"(?:\b(?:mon|tue|wed|thu|fri|sat|sun)[a-z]*,)?[^,]*:[^,]*", 
 
 
 def lane_name(priority: int) -> Lane:
-    """The lane that a priority is counted under: 0 live, 1000 and above backfill, else sweep."""
+    """Return the lane under which a priority is counted: 0 is live, 1000 and above is backfill, the rest is sweep."""
     if priority <= LIVE:
         return "live"
     return "backfill" if priority >= BACKFILL else "sweep"
 
 
 def retry_after_s(value: str | None, server_now: datetime) -> float | None:
-    """Return how long `Retry-After` asks to wait, at most an hour; None when it says nothing of use.
+    """Return how many seconds `Retry-After` asks to wait, at most an hour; None when it has no usable value.
 
-    Seconds, also with decimals, or an HTTP date, which is counted from `server_now`, the response's own Date where it
-    has one, so that a wrong clock does not matter. Of several values (two headers, or one with a comma) the longest
-    counts. Zero, negative, past and unreadable values say nothing.
+    The value is a number of seconds, also with decimals, or an HTTP date. A date is compared with `server_now`, which
+    is the `Date` header of the response where it has one, so that a wrong local clock does not matter. Of several
+    values (two headers, or one with a comma) the longest counts. Zero, negative, past and unreadable values are
+    ignored.
     """
     text = value or ""
     dates = _DATE.findall(text)
@@ -74,7 +76,7 @@ def _seconds_until(date: str, server_now: datetime) -> float:
 
 
 class Backoff:
-    """Pauses that double from failure to failure, with jitter, up to about a minute; a success starts afresh."""
+    """Exponential backoff with jitter, up to about a minute. A success resets it."""
 
     __slots__ = ("_decided_at", "_level", "until")
 
@@ -84,9 +86,10 @@ class Backoff:
         self.until = -math.inf
 
     def failed(self, sent_at: float, now: float, first_s: float, jitter: float) -> float:
-        """The instant until which to pause. `jitter` is a random number in [0, 1), the pause 0.5 to 1.5 times its step.
+        """Return the time until which to pause after a failure.
 
-        What was sent before the last pause was decided adds no step.
+        `jitter` is a random number in [0, 1); the pause is 0.5 to 1.5 times its step. A request that was sent before
+        the last pause was decided does not raise the step.
         """
         if sent_at >= self._decided_at:
             self._level = min(self._level + 1, 32)
@@ -96,13 +99,13 @@ class Backoff:
         return self.until
 
     def succeeded(self, sent_at: float) -> None:
-        """What was sent before the last pause was decided proves nothing."""
+        """Reset the backoff, unless the request was sent before the last pause was decided."""
         if sent_at >= self._decided_at:
             self._level = 0
 
 
 class Elapsed:
-    """How much time has passed inside spans, which may overlap and may end in the future."""
+    """Total time inside spans. Spans may overlap and may end in the future."""
 
     __slots__ = ("_end", "_total_s")
 
@@ -111,19 +114,19 @@ class Elapsed:
         self._total_s = 0.0
 
     def extend(self, now: float, until: float) -> None:
-        """Adds the span from `now` to `until`."""
+        """Add the span from `now` to `until`."""
         begin = max(now, self._end)
         if until > begin:
             self._total_s += until - begin
             self._end = until
 
     def at(self, now: float) -> float:
-        """Seconds inside spans up to `now`, which is not before the last span was added."""
+        """Return the seconds inside spans up to `now`, which must not be before the start of the last span added."""
         return self._total_s - max(0.0, self._end - now)
 
 
 class Slot:
-    """Leave for one request, until it has left (`Budget.sent`) or will not leave any more (`Budget.settled`)."""
+    """Right to send one request, until it was sent (`Budget.sent`) or is known not to be sent (`Budget.settled`)."""
 
     __slots__ = ("granted_at", "sent_at")
 
@@ -133,7 +136,7 @@ class Slot:
 
 
 class Budget:
-    """When the next request of one tenant may leave; see the rules of the module."""
+    """Rate limiter that decides when the next request of one tenant may leave; see the rules of the module."""
 
     def __init__(self, requests_per_minute: float, now: float) -> None:
         if not 1 <= requests_per_minute < math.inf:
@@ -147,17 +150,17 @@ class Budget:
         self.resume(requests_per_minute, now)
 
     def resume(self, requests_per_minute: float, now: float) -> None:
-        """Continue at a rate that may be another one. Pauses, and the requests of the last minute, are kept."""
+        """Continue at the given rate. Pauses and the requests of the last minute are kept."""
         self.requests_per_minute = requests_per_minute
         self._most = math.floor(requests_per_minute)
         self.step_s = _WINDOW_S / self._most * _MARGIN
-        # At high rates a timer's grain and a busy moment of the event loop are longer than a step; at low rates a
-        # tenth of a second is far less than what rule 2 leaves.
+        # At high rates the resolution of a timer and a busy moment of the event loop last longer than a step. At low
+        # rates a tenth of a second is far less than the room that rule 2 leaves.
         self._slack_s = min(max(self.step_s / 10, 0.02), 0.1)
         self._next_at = max(self._next_at, now + self.step_s)
 
     def delay_s(self, now: float) -> float:
-        """How long until the next request may leave; 0 when it may now."""
+        """Return the seconds until the next request may leave; 0 when it may leave at `now`."""
         self._forget(now)
         ready_at = max(self._next_at, self._stopped_until, self._backoff.until)
         if len(self._slots) >= self._most:
@@ -167,14 +170,17 @@ class Budget:
         return max(0.0, ready_at - now)
 
     def take(self, now: float) -> Slot:
-        """The leave that `delay_s` was 0 for."""
+        """Acquire the slot for one request. Call it only when `delay_s` is 0."""
         slot = Slot(now)
         self._slots.append(slot)
         self._next_at = max(self._next_at + self.step_s, now + self.step_s - self._slack_s)
         return slot
 
     def sent(self, slot: Slot, now: float) -> None:
-        """The request is on its way; before that it may have waited for a connection. A second time: it left again."""
+        """Record that the request leaves at `now`; before that it may have waited for a connection.
+
+        A second call for the same slot records that the HTTP client sent the request again.
+        """
         if slot.sent_at < math.inf:
             slot = Slot(now)
             self._slots.append(slot)
@@ -182,16 +188,19 @@ class Budget:
         self._next_at = max(self._next_at, now + self.step_s - self._slack_s)
 
     def settled(self, slot: Slot) -> None:
-        """A request that has not left by now will not leave any more."""
+        """Record that the request will not be sent any more, unless it was sent.
+
+        A request that was not sent still counts in the rate, from when its slot was acquired.
+        """
         if slot.sent_at == math.inf:
             slot.sent_at = slot.granted_at
 
     def succeeded(self, slot: Slot) -> None:
-        """Graph answered: pauses start from the shortest again."""
+        """Record a response from Graph: the next pause starts from the shortest step again."""
         self._backoff.succeeded(slot.granted_at)
 
     def failed(self, slot: Slot, now: float, kind: FailureKind, retry_after: float | None, jitter: float) -> None:
-        """Stops for `retry_after` seconds, or else backs off. `jitter`: a random number in [0, 1)."""
+        """Stop requests for `retry_after` seconds, or back off without it. `jitter` is a random number in [0, 1)."""
         if retry_after is None:
             until = self._backoff.failed(slot.granted_at, now, FIRST_PAUSE_S[kind], jitter)
         else:
@@ -202,15 +211,15 @@ class Budget:
             self._throttled.extend(now, until)
 
     def asked_s(self, now: float) -> float:
-        """Seconds until now in which `Retry-After` held everything back."""
+        """Return the seconds up to now in which `Retry-After` held all requests back."""
         return self._asked.at(now)
 
     def throttled_s(self, now: float) -> float:
-        """Seconds until now in which Graph's throttling held everything back, with `Retry-After` or without."""
+        """Return the seconds up to now in which throttling held all requests back, with `Retry-After` or without it."""
         return self._throttled.at(now)
 
     def used_ratio(self, now: float) -> float:
-        """Requests in the last 60 s ÷ requests_per_minute."""
+        """Return the number of requests in the last 60 s divided by requests_per_minute."""
         old = 0
         for slot in self._slots:
             if slot.sent_at > now - _WINDOW_S:

@@ -1,4 +1,4 @@
-"""The certificate that an application signs in with: PEM with its key, or PFX; with or without a password."""
+"""Client certificate of an application: PEM with its key, or PFX; with or without a password."""
 
 from __future__ import annotations
 
@@ -23,11 +23,14 @@ class Certificate(NamedTuple):
 
 
 class NoCertificateError(ValueError):
-    """The message is the rest of a sentence that begins with what was read ("holds no private key; …")."""
+    """The content holds no usable certificate. The message continues a sentence, such as "holds no private key; …"."""
 
 
 def read(content: bytes, password: str | None) -> Certificate:
-    """The certificate in `content`. A password that is not needed is passed over. Raises NoCertificateError."""
+    """Return the certificate in `content`. A password that is not needed is ignored.
+
+    Raises NoCertificateError when `content` has no RSA key with its certificate or cannot be opened.
+    """
     # Most configurations have no certificate, and the library takes long to load.
     from cryptography.hazmat.primitives.asymmetric import rsa  # noqa: PLC0415
     from cryptography.hazmat.primitives.serialization import (  # noqa: PLC0415

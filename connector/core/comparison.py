@@ -1,11 +1,12 @@
-"""Whether the topic holds what Graph shows, row by row: by hashes, so that a month of rows fits into memory.
+"""Comparison of a topic with what Graph shows, row by row, by hashes: a month of rows fits into memory.
 
-1. Of each row the newest version counts: on the topic the one with the highest revision, of Graph's the last reading.
-2. A row that was read and is not on the topic, or is there with other fields, is a suspect: it may have turned up after
-   the topic was read. Suspects are judged again once more of the topic was read.
-3. Versions that the topic has twice are counted of rows of the range alone.
+1. Only the newest version of each row counts: on the topic the one with the highest revision, of Graph the one that was
+   read last.
+2. A row that was read and that the topic lacks, or holds with other fields, is a suspect: the connector may have
+   published it after the topic was read. Suspects are checked again after more of the topic was read.
+3. Versions that the topic holds twice are counted for rows of the range only.
 
-A record costs 29 bytes, a row of Graph's nothing unless it is a suspect. Ids are kept of the first suspects only.
+A record takes 29 bytes. A row of Graph takes none unless it is a suspect. Ids are kept for the first suspects only.
 """
 
 import hashlib
@@ -31,27 +32,31 @@ Values = Mapping[str, Any]
 
 
 class Said(NamedTuple):
-    """What a version says, as hashes; `beta` is 0 where it says nothing that only beta knows."""
+    """Hashes of a version's values; `beta` is 0 where no field that only beta has is set."""
 
     said: int
     beta: int
 
 
 class Fields:
-    """The fields that are compared."""
+    """Names of the fields that are compared."""
 
     def __init__(self, names: Iterable[str], beta: Iterable[str], left_out: Collection[str]) -> None:
-        """`names`: of v1.0; `beta`: those besides that both sides can know; `left_out`: treated for privacy."""
+        """Select the fields to compare.
+
+        `names` are fields of v1.0, `beta` are the further fields that both sides can have, `left_out` are fields that
+        were treated for privacy and cannot be compared.
+        """
         self.v1 = tuple(name for name in names if name not in left_out)
         self.beta = tuple(name for name in beta if name not in left_out)
 
     def said(self, values: Values) -> Said:
-        """Hashes of a version's values: Graph's names, instants as epoch milliseconds."""
+        """Return the hashes of a version. `values` have Graph's names and instants as epoch milliseconds."""
         more = [values[name] for name in self.beta]
         return Said(_hash(self._v1_of(values)), 0 if all(v is None for v in more) else _hash(more) & 0xFFFFFFFF or 1)
 
     def differences(self, first: Values, second: Values) -> list[str]:
-        """Names of the fields in which two versions differ."""
+        """Return the names of the fields in which two versions differ."""
         names = list(self.v1)
         if not any(all(values[name] is None for name in self.beta) for values in (first, second)):
             names += self.beta
@@ -62,7 +67,7 @@ class Fields:
 
 
 class Suspect(NamedTuple):
-    """A row of Graph's that the topic lacks, or has with other fields."""
+    """Row of Graph that the topic lacks, or holds with other fields."""
 
     key: Key
     start_s: int
@@ -70,7 +75,7 @@ class Suspect(NamedTuple):
 
 
 class Result(NamedTuple):
-    """How the two compare. Lists name the first ones only, counts count all."""
+    """Result of a comparison. The lists hold the first rows only, the counts include all."""
 
     graph_rows: int
     topic_records: int
@@ -82,12 +87,16 @@ class Result(NamedTuple):
     missing_keys: list[Key]
     differing_keys: list[Key]
     duplicated_keys: list[tuple[Key, int, int]]
-    "Row, revision, and how often it is there."
+    "Row, revision, and how often this version is on the topic."
     unexpected_keys: list[Key]
 
 
 class Comparison:
-    """First the topic's records, then Graph's rows, then maybe more records; judged at any time."""
+    """Comparison of records of the topic with rows of Graph.
+
+    The records are added first, then the rows, then more records if there are any. The result can be asked for at any
+    time.
+    """
 
     def __init__(self) -> None:
         self._records: list[NDArray[np.void]] = []
@@ -99,7 +108,7 @@ class Comparison:
     def add_records(
         self, keys: Sequence[Key], revisions: Sequence[int], said: Sequence[Said], inside: Sequence[bool]
     ) -> None:
-        """Records of the topic, in the order of each partition; `inside`: the call began in the range."""
+        """Add records of the topic, in the order of each partition. `inside`: whether the call began in the range."""
         records = np.zeros(len(keys), _RECORD)
         records["hi"], records["lo"] = _columns(keys)
         records["revision"] = revisions
@@ -111,7 +120,7 @@ class Comparison:
             self._rebuild()
 
     def add_rows(self, keys: Sequence[Key], said: Sequence[Said], starts_s: Sequence[int]) -> NDArray[np.bool_]:
-        """Rows of one page of Graph's that fit; of which the topic cannot be said to hold the same."""
+        """Add the valid rows of one page of Graph; return which of them the topic lacks or holds with other fields."""
         rows = np.zeros(len(keys), _SUSPECT)
         rows["hi"], rows["lo"] = _columns(keys)
         rows["said"] = np.array([one.said for one in said], np.uint64)
@@ -119,7 +128,7 @@ class Comparison:
         rows["start_s"] = starts_s
         table = self._sealed()
         at, same = self._judge(table, rows)
-        # Of an id that is on the page twice the last reading counts: numpy assigns in order.
+        # Of an id that is on the page twice the last occurrence counts: numpy assigns in order.
         found = at >= 0
         self._state[at[found]] = np.where(same[found], _IDENTICAL, _DIFFERING)
         if not same.all():
@@ -127,13 +136,13 @@ class Comparison:
         return ~same
 
     def add_unfit(self, keys: Sequence[Key]) -> None:
-        """Ids of rows that Graph shows and that do not fit: what the topic holds of them is not unexpected."""
+        """Add ids of invalid rows that Graph shows, so that records of them on the topic do not count as unexpected."""
         rows = np.zeros(len(keys), _SUSPECT)
         rows["hi"], rows["lo"] = _columns(keys)
         self._unfit.append(rows)
 
     def suspects(self) -> list[Suspect]:
-        """Rows that are missing or differ at this moment."""
+        """Return the rows that are missing or differ at this moment."""
         suspects, at, same = self._open()
         return (
             [Suspect((int(row["hi"]), int(row["lo"])), int(row["start_s"])) for row in suspects[~same]]
@@ -142,7 +151,7 @@ class Comparison:
         )
 
     def result(self) -> Result:
-        """How the two compare by what was added so far."""
+        """Return the result for what was added so far."""
         table = self._sealed()
         suspects, at, same = self._open()
         self._state[at[(at >= 0) & same]] = _IDENTICAL
@@ -154,9 +163,11 @@ class Comparison:
         for rows in self._unfit:
             found, _ = self._judge(table, rows)
             hit = np.isin(np.flatnonzero(last), found[found >= 0])
+            # Neither identical nor differing: an invalid row cannot be compared, it only explains the record.
             state = np.where(hit & (state == _UNSEEN), _IDENTICAL + _DIFFERING, state)
         unexpected = newest[(state == _UNSEEN) & (newest["inside"] == 1)]
         identical = int((state == _IDENTICAL).sum())
+        # A record counts when its call began in the range, or when Graph showed its row in the range.
         in_range = (state != _UNSEEN) | (newest["inside"] == 1)
         of_range = np.repeat(in_range, np.diff(np.flatnonzero(last), prepend=-1))
         versions = table[of_range]
@@ -179,7 +190,11 @@ class Comparison:
         )
 
     def _open(self) -> tuple[NDArray[np.void], NDArray[np.intp], NDArray[np.bool_]]:
-        """Suspects, of each row its last reading, as the table stands; where a later reading was right none is left."""
+        """Return the suspects, each as it was read last, with their positions in the table and which are resolved.
+
+        The position is -1 where the topic has no record of the row. A suspect is resolved when the topic now holds the
+        same fields, or when a later reading of the row was identical to the topic.
+        """
         if not self._suspects:
             empty = np.zeros(0, _SUSPECT)
             return empty, np.zeros(0, np.intp), np.zeros(0, np.bool_)
@@ -196,7 +211,7 @@ class Comparison:
         return self._rebuild() if self._table is None else self._table
 
     def _rebuild(self) -> NDArray[np.void]:
-        """Sorted by row and version, the last record of a row being its newest version."""
+        """Sort the records by row and revision, so that the last record of a row is its newest version."""
         before, state = self._table, self._state
         records = np.concatenate([np.zeros(0, _RECORD), *self._records])
         self._records = [records]
@@ -208,17 +223,20 @@ class Comparison:
             for name in ("hi", "lo", "said", "beta"):
                 rows[name] = known[name]
             at, same = self._judge(table, rows)
-            # What was the same when it was read stays so: a version that came since is Graph's newer one.
+            # A row that was identical when it was read stays identical: a record that was published since holds a
+            # newer version of Graph.
             state = state[state != _UNSEEN]
             self._state[at] = np.where(same | (state == _DIFFERING), state, _IDENTICAL)
         return table
 
     @staticmethod
     def _judge(table: NDArray[np.void], rows: NDArray[np.void]) -> tuple[NDArray[np.intp], NDArray[np.bool_]]:
-        """Of each row the position of its newest version, -1 where there is none, and whether it says the same."""
+        """Return the position of each row's newest version, -1 where there is none, and whether it has equal fields."""
         at = np.full(len(rows), -1, np.intp)
         end = np.searchsorted(table["hi"], rows["hi"], side="right") - 1
         open_ = np.flatnonzero(end >= 0)
+        # `end` is the last record with the same `hi`, and a row's last record is its newest version. More than one
+        # round is needed only where different ids share their first 64 bits.
         while len(open_):
             here = end[open_]
             is_hi = table["hi"][here] == rows["hi"][open_]
@@ -238,13 +256,13 @@ class Comparison:
 
 
 def id_keys(ids: Iterable[str]) -> list[Key]:
-    """The keys of ids, the same as a reading gives them (rows.ENTRY)."""
+    """Return the keys of ids, equal to those that rows get when they are read (rows.ENTRY)."""
     keys = readings.id_keys(ids)
     return list(zip(keys["hi"].tolist(), keys["lo"].tolist(), strict=True))
 
 
 def id_key(text: str) -> Key:
-    """The key of one id."""
+    """Return the key of one id."""
     return id_keys([text])[0]
 
 
@@ -262,14 +280,14 @@ def _keys(rows: NDArray[np.void]) -> list[Key]:
 
 
 def _last(rows: NDArray[np.void]) -> NDArray[np.bool_]:
-    """Which of sorted rows is the last with its key."""
+    """Return which of the sorted rows are the last ones with their key."""
     last = np.ones(len(rows), np.bool_)
     last[:-1] = (rows["hi"][1:] != rows["hi"][:-1]) | (rows["lo"][1:] != rows["lo"][:-1])
     return last
 
 
 def _repeats(versions: NDArray[np.void]) -> tuple[NDArray[np.void], NDArray[np.intp]]:
-    """Versions that are there more than once, in sorted records, and how often."""
+    """Return the versions that occur more than once in sorted records, and how often each does."""
     last = _last(versions)
     last[:-1] |= versions["revision"][1:] != versions["revision"][:-1]
     times = np.diff(np.flatnonzero(last), prepend=-1)

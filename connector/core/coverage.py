@@ -1,4 +1,4 @@
-"""Which call time was read, and when last: sorted, disjoint pieces, none of them empty."""
+"""Coverage: which call time was read, and when last, as sorted, disjoint and non-empty pieces."""
 
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime, timedelta
@@ -15,32 +15,35 @@ class Window(NamedTuple):
 
     @property
     def seconds(self) -> float:
-        """Length in seconds."""
+        """Return the length in seconds."""
         return (self.end - self.start).total_seconds()
 
 
 class Read(NamedTuple):
-    """A piece of call time and when reading it last began."""
+    """Piece of call time with the time at which it was last read: when the run that read it started."""
 
     start: datetime
     end: datetime
     at: datetime
     steady: bool = True
-    "False while the source repeated rows at the seams of its pages each time it was read."
+    "False when the last reading had no stable paging in any of its attempts."
 
 
 class Coverage(NamedTuple):
-    """All that was read of a tenant."""
+    """All call time of a tenant that was read."""
 
     reads: tuple[Read, ...] = ()
 
     @property
     def through(self) -> datetime | None:
-        """End of the newest call time that was read."""
+        """Return the end of the newest call time that was read; None when nothing was read."""
         return self.reads[-1].end if self.reads else None
 
     def add(self, window: Window, at: datetime, *, steady: bool = True) -> "Coverage":
-        """With `window` read at `at`; where it was read later already, that counts."""
+        """Return the coverage after `window` was read at `at`.
+
+        A part that was already read later keeps its later time.
+        """
         pieces = [piece for read in self.reads for piece in _outside(read, window)]
         newest = window.start
         for read in self.reads:
@@ -55,7 +58,7 @@ class Coverage(NamedTuple):
         return Coverage(_joined(sorted(pieces)))
 
     def missing(self, window: Window, since: datetime | None = None) -> list[Window]:
-        """The parts of `window` that were not read at or after `since` (None: never read), oldest first."""
+        """Return the parts of `window` that were not read at or after `since` (None: never read), oldest first."""
         parts = []
         at = window.start
         for read in self.reads:
@@ -71,14 +74,18 @@ class Coverage(NamedTuple):
         return parts
 
     def unripe(self, window: Window, overlap: timedelta) -> list[Window]:
-        """The parts of `window` whose calls were not yet read `overlap` after they began, oldest first."""
+        """Return the parts of `window` whose last reading was less than `overlap` after their calls began.
+
+        The oldest part comes first. Parts that were never read are included.
+        """
         ripe = (Window(read.start, min(read.end, read.at - overlap)) for read in self.reads)
         return subtract([window], [part for part in ripe if part.start < part.end])
 
     def until(self, now: datetime) -> "Coverage":
-        """As known at `now`: without call time in the future, which a clock that has been set back since has read.
+        """Return the coverage without call time and read times later than `now`.
 
-        What that clock dated later than `now` was really read before it.
+        A clock that was ahead and has been set back since leaves such times. What that clock dated later than `now` was
+        really read before `now`, so it counts as read one second before.
         """
         if all(read.end <= now and read.at <= now for read in self.reads):
             return self
@@ -92,7 +99,11 @@ class Coverage(NamedTuple):
         )
 
     def merged(self, is_alike: Callable[[Read, datetime], bool]) -> "Coverage":
-        """Return it with adjacent pieces joined where it makes no difference that the newer counts as read earlier."""
+        """Return the coverage with adjacent pieces joined where `is_alike` allows it.
+
+        A joined piece keeps the older read time. `is_alike(piece, at)` states whether it makes no difference that the
+        piece then counts as read at the earlier time `at`.
+        """
         pieces: list[Read] = []
         for read in self.reads:
             last = pieces[-1] if pieces else None
@@ -106,7 +117,11 @@ class Coverage(NamedTuple):
         return Coverage(tuple(pieces))
 
     def limited(self, most: int) -> "Coverage":
-        """Return it with `most` pieces at most, which claim less: neighbors are joined, the shortest are left out."""
+        """Return the coverage in at most `most` pieces, by claiming less.
+
+        Adjacent pieces with similar read times are joined and keep the older one; then the shortest pieces are left
+        out.
+        """
         reads, tolerance = list(self.reads), timedelta(minutes=1)
         while len(reads) > most and tolerance < timedelta(days=1000):
             joined: list[Read] = []
@@ -121,14 +136,14 @@ class Coverage(NamedTuple):
         return self if len(self.reads) <= most else Coverage(tuple(sorted(longest)))
 
     def with_passable(self, windows: Iterable[Window]) -> "Coverage":
-        """Return it as if `windows` were read at the end of time."""
+        """Return the coverage as if `windows` were read at the latest possible time."""
         coverage = self
         for window in windows:
             coverage = coverage.add(window, _NEVER)
         return coverage
 
     def complete_through(self, start: datetime, overlap: timedelta) -> datetime:
-        """Every call that began from `start` to before this was last read at least `overlap` after it began."""
+        """Return up to where, from `start` on, every call was last read at least `overlap` after it began."""
         at = start
         for read in self.reads:
             if read.end <= at:
@@ -142,7 +157,7 @@ class Coverage(NamedTuple):
 
 
 def subtract(windows: Iterable[Window], taken: Iterable[Window]) -> list[Window]:
-    """What is left of `windows` without `taken`, in order."""
+    """Return the parts of `windows` outside `taken`, in order."""
     left = list(windows)
     for hole in taken:
         left = (
@@ -162,7 +177,7 @@ def subtract(windows: Iterable[Window], taken: Iterable[Window]) -> list[Window]
 
 
 def clip(windows: Iterable[Window], bounds: Window) -> list[Window]:
-    """The parts of `windows` inside of `bounds`, in order."""
+    """Return the parts of `windows` inside `bounds`, in order."""
     inside = (Window(max(w.start, bounds.start), min(w.end, bounds.end)) for w in windows)
     return [window for window in inside if window.start < window.end]
 

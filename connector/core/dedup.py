@@ -1,8 +1,8 @@
-"""What is remembered of a tenant, and which rows of a reading are new, revised or known.
+"""Deduplication index of a tenant, and the classification of rows as new, revised or known.
 
-A remembered row costs 28 bytes: a reading (rows.ENTRY, 24 bytes) and the hour of its start. They lie in a few sorted
-numpy arrays, each at least four times as long as the next, so that a look-up touches few of them and adding rows
-costs little however many there are.
+A row in the index takes 28 bytes: an entry (rows.ENTRY, 24 bytes) and the hour of its start. Entries lie in a few
+sorted numpy arrays, each at least four times as long as the next. A look-up therefore searches few arrays, and adding
+rows is cheap however large the index is.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -15,7 +15,7 @@ from connector.core.rows import ENTRY, LAYOUT_MASK, MAX_REVISION, REVISION_SHIFT
 
 Entries = NDArray[np.void]
 Fingerprints = Callable[[int, NDArray[np.intp]], NDArray[np.uint64]]
-"Of some of a reading's entries, by index, the fingerprints of an older layout."
+"Returns the fingerprints of an older version (`layout`) for some entries, given by index."
 Hours = NDArray[np.uint32]
 HOUR_MS = 3_600_000
 _GROWTH = 4
@@ -23,7 +23,7 @@ _COLUMNS = ("hi", "lo", "meta", "fp")
 
 
 class _Run:
-    """Entries sorted by `hi`, one array a column."""
+    """Entries sorted by `hi`, with one array per column."""
 
     __slots__ = ("columns", "hours")
 
@@ -35,12 +35,14 @@ class _Run:
         return len(self.hours)
 
     def find(self, entries: Entries) -> NDArray[np.intp]:
-        """Position of each entry's id, -1 where it is not here."""
+        """Return the position of each entry's id, -1 where it is not in this run."""
         hi, lo = self.columns["hi"], self.columns["lo"]
         position = np.searchsorted(hi, entries["hi"]).astype(np.intp)
         found = np.full(len(entries), -1, np.intp)
         open_ = np.arange(len(entries))
-        while len(open_):  # goes round again only for ids that share their first 64 bits
+        # `position` is the first entry with the same `hi`. A further round follows only for ids that share their first
+        # 64 bits with an entry whose `lo` differs.
+        while len(open_):
             at = position[open_]
             inside = at < len(hi)
             open_, at = open_[inside], at[inside]
@@ -53,7 +55,7 @@ class _Run:
         return found
 
     def merged(self, other: "_Run") -> "_Run":
-        """Both in one run; no id may be in both."""
+        """Return both runs as one. No id may be in both."""
         at = np.searchsorted(self.columns["hi"], other.columns["hi"])
         columns = {name: np.insert(self.columns[name], at, other.columns[name]) for name in _COLUMNS}
         return _Run(columns, np.insert(self.hours, at, other.hours))
@@ -69,9 +71,10 @@ def _columns(entries: Entries, chosen: NDArray[np.generic]) -> dict[str, NDArray
 
 
 class DedupIndex:
-    """All that is remembered of one tenant. One owner, no locks.
+    """Deduplication index of one tenant. It has one owner and needs no locks.
 
-    Other threads may ask for the length and `per_hour`: what these read is replaced as a whole, never in parts.
+    Other threads may read the length and `per_hour`: the attributes behind them are replaced as a whole, never changed
+    in place.
     """
 
     def __init__(self) -> None:
@@ -83,11 +86,11 @@ class DedupIndex:
 
     @property
     def nbytes(self) -> int:
-        """Bytes in the arrays."""
+        """Return the size of the arrays in bytes."""
         return sum(run.hours.nbytes + sum(column.nbytes for column in run.columns.values()) for run in self._runs)
 
     def find(self, entries: Entries) -> tuple[NDArray[np.bool_], Entries]:
-        """Which ids are remembered, and as what; both of the shape of `entries`."""
+        """Return which ids are in the index, and their entries there; both have the shape of `entries`."""
         found = np.zeros(len(entries), np.bool_)
         known = np.zeros(len(entries), ENTRY)
         for run in self._runs:
@@ -99,8 +102,9 @@ class DedupIndex:
         return found, known
 
     def put(self, entries: Entries, hours: Hours) -> None:
-        """Remembers each entry in place of what was remembered under its id. An id may be in `entries` only once."""
+        """Store each entry in place of the one with the same id. An id may occur in `entries` only once."""
         fresh = np.ones(len(entries), np.bool_)
+        # An id that is in the index already is overwritten where it lies, so that no id is ever in two runs.
         for run in self._runs:
             at = run.find(entries)
             hit = at >= 0
@@ -118,13 +122,15 @@ class DedupIndex:
             self._runs = runs
 
     def restore(self, entries: Entries, hours: Hours) -> None:
-        """Starts from entries in any order, an id any number of times: its highest revision counts."""
+        """Replace the content by entries in any order. Of several entries with one id the highest revision counts."""
         order = np.argsort(np.ascontiguousarray(entries["hi"]))
         hi = entries["hi"][order]
         tied = np.zeros(len(entries), np.bool_)
         tied[1:] = hi[1:] == hi[:-1]
         tied[:-1] |= tied[1:]
-        at = np.flatnonzero(tied)  # few: what was revised
+        # The exact order matters only among equal `hi`: few entries, those that were revised. Sorting by `meta` puts
+        # the highest revision last, because the revision is in its upper bits.
+        at = np.flatnonzero(tied)
         among = entries[order[at]]
         order[at] = order[at][np.lexsort((among["meta"], among["lo"], among["hi"]))]
         entries, hours = entries[order], hours[order]
@@ -136,7 +142,7 @@ class DedupIndex:
         self._count(hours)
 
     def forget(self, before_hour: int) -> int:
-        """Forgets rows that started before an hour since the epoch; how many they were."""
+        """Remove rows that started before the given hour since the epoch; return how many."""
         first, counts = self._hours
         if before_hour <= first or not len(self):
             return 0
@@ -151,12 +157,12 @@ class DedupIndex:
         return count - len(self)
 
     def count_from(self, hour: int) -> int:
-        """Return how many rows are remembered that started at or after an hour since the epoch."""
+        """Return the number of rows in the index that started at or after the given hour since the epoch."""
         first, counts = self._hours
         return int(counts[max(0, hour - first) :].sum())
 
     def per_hour(self, first: int, end: int) -> NDArray[np.int64]:
-        """Remembered rows by hour of start, for the hours `first` to `end` (not included) since the epoch."""
+        """Return the rows in the index per hour of start, for the hours `first` to `end` (excluded) since the epoch."""
         result = np.zeros(max(0, end - first), np.int64)
         known_first, counts = self._hours
         low, high = max(first, known_first), min(end, known_first + len(counts))
@@ -171,6 +177,8 @@ class DedupIndex:
         low, high = int(hours.min()), int(hours.max()) + 1
         if not len(counts):
             first = low
+        # The counts begin at `first` and grow at either end. A new array replaces the old one, because other threads
+        # may be reading it.
         new_first = min(low, first)
         grown = np.zeros(max(high, first + len(counts)) - new_first, np.int64)
         grown[first - new_first : first - new_first + len(counts)] = counts
@@ -179,19 +187,20 @@ class DedupIndex:
 
 
 class DedupResult(NamedTuple):
-    """What a reading brings, by index into it. Whatever is in neither list is known already."""
+    """Classification of a reading's rows, by index. Rows in neither list are known already."""
 
     new: NDArray[np.intp]
     revised: NDArray[np.intp]
     revisions: NDArray[np.int64]
-    "Of each of the reading's rows: the revision that it becomes, or has."
+    "For every row of the reading: the revision that it gets, or has already."
 
 
 def classify(entries: Entries, layers: tuple[DedupIndex, ...], fingerprints: Fingerprints | None = None) -> DedupResult:
-    """New, revised and known ids of a reading, by what `layers` remember; the first layer that knows an id counts.
+    """Classify the rows of a reading as new, revised or known by `layers`; the first layer with an id counts.
 
-    An id may be in `entries` only once: see split_repeats. What an older layout remembers is compared in that layout,
-    with `fingerprints`: so a program that has learned a field publishes nothing again.
+    An id may occur in `entries` only once: see split_repeats. An entry in the index whose fingerprint has an older
+    version is compared in that version, with `fingerprints`. So a release that knows a further field publishes nothing
+    again.
     """
     found = np.zeros(len(entries), np.bool_)
     known = np.zeros(len(entries), ENTRY)
@@ -200,6 +209,7 @@ def classify(entries: Entries, layers: tuple[DedupIndex, ...], fingerprints: Fin
         hit &= ~found
         known[hit] = as_known[hit]
         found |= hit
+    # Where an id was not found, `known` is all zeros and the comparison means nothing: `found` masks it.
     changed = found & differ(_as_remembered(entries, found, known, fingerprints), known)
     revised = np.flatnonzero(changed)
     revisions = (known["meta"] >> REVISION_SHIFT).astype(np.int64)
@@ -210,7 +220,7 @@ def classify(entries: Entries, layers: tuple[DedupIndex, ...], fingerprints: Fin
 def _as_remembered(
     entries: Entries, found: NDArray[np.bool_], known: Entries, fingerprints: Fingerprints | None
 ) -> Entries:
-    """The reading with each fingerprint in the layout of what is remembered under the same id."""
+    """Return the reading with each fingerprint in the version of the index entry with the same id."""
     if fingerprints is None:
         return entries
     layouts = known["meta"] & LAYOUT_MASK
@@ -225,7 +235,7 @@ def _as_remembered(
 
 
 def split_repeats(entries: Entries) -> list[NDArray[np.intp]]:
-    """Indices of `entries` in groups, in order, none of which has an id twice."""
+    """Return the indices of `entries` in groups, in order, such that no group holds an id twice."""
     if len(np.unique(entries["hi"])) == len(entries):
         return [np.arange(len(entries))]
     groups: list[list[int]] = []
@@ -240,26 +250,28 @@ def split_repeats(entries: Entries) -> list[NDArray[np.intp]]:
 
 
 def with_revision(entries: Entries, revision: NDArray[np.int64]) -> Entries:
-    """A copy of readings as they are remembered once published with a revision."""
+    """Return a copy of `entries` with the given revisions, as the index holds them."""
     result = entries.copy()
     result["meta"] = (entries["meta"] & ((1 << REVISION_SHIFT) - 1)) | (revision.astype("<u4") << REVISION_SHIFT)
     return result
 
 
 def revision_of(entry: Mapping[str, int]) -> int:
-    """The revision in one remembered entry."""
+    """Return the revision of one entry of the index."""
     return int(entry["meta"]) >> REVISION_SHIFT
 
 
 def hour_of(start_ms: int | None, observed_ms: int, horizon_hours: int) -> int:
-    """The hour by which a row is remembered: its start, or its first reading where it has none that can be believed."""
+    """Return the hour that decides how long a row stays in the index; see `hours_of`."""
     return int(hours_of([start_ms], observed_ms, horizon_hours)[0])
 
 
 def hours_of(starts_ms: Sequence[int | None], observed_ms: int, horizon_hours: int) -> Hours:
-    """Likewise of many rows.
+    """Return for each row the hour since the epoch that decides how long it stays in the index.
 
-    A start outside of what the horizon holds would be forgotten at once, and the row be published again.
+    It is the hour of the call's start. The hour of the reading replaces it where the start is missing, older than the
+    horizon or more than a day ahead. With a start before the horizon the row would be removed at once, and then be
+    published again.
     """
     observed = observed_ms // HOUR_MS
     starts = np.array([observed_ms if start is None else start for start in starts_ms], np.int64) // HOUR_MS

@@ -1,6 +1,6 @@
-"""Whether one Avro schema can read what another has written, and which fields stand in the way.
+"""Compatibility of Avro schemas: whether one can read what another has written, and which fields prevent it.
 
-The rules are those of Avro's schema resolution; logical types do not count, as they do not in a registry.
+The rules are those of Avro's schema resolution. Logical types are ignored, as they are by a schema registry.
 """
 
 from collections.abc import Iterator, Mapping
@@ -17,22 +17,22 @@ _PRIMITIVES = frozenset({"null", "boolean", "int", "long", "float", "double", "b
 
 
 class Obstacle(NamedTuple):
-    """Why a schema cannot read what another has written."""
+    """Reason why a schema cannot read what another has written."""
 
     field: str
-    "Its path; empty for the record itself."
+    "Path of the field; empty for the record itself."
     written: str
-    "As the writer has it; empty where it has no such field, and the reader no default."
+    "The writer's type; empty where the writer lacks the field and the reader has no default."
     read: str
 
 
 def obstacles(reader: Any, writer: Any) -> list[Obstacle]:
-    """What keeps `reader` from reading what `writer` has written; empty when it can. Both are schemas as JSON."""
+    """Return what keeps `reader` from reading what `writer` has written; both are schemas as JSON."""
     return list(_Resolution(_Names(reader), _Names(writer)).compare(reader, writer, ""))
 
 
 def clashes(ours: Any, theirs: Any) -> list[str]:
-    """What keeps two schemas from reading each other, a sentence for each field."""
+    """Return why two schemas cannot read each other: one sentence per field, none when they can."""
     sentences: dict[str, str] = {}
     for field, written, read in obstacles(ours, theirs):
         what = f"is {written} there and {read} here" if written else "is missing there and has no default here"
@@ -48,7 +48,7 @@ def _named(field: str) -> str:
 
 
 class _Names:
-    """The named types of a schema, by full name."""
+    """Named types of a schema, by full name."""
 
     def __init__(self, schema: Any) -> None:
         self.types: dict[str, tuple[Mapping[str, Any], str]] = {}
@@ -72,7 +72,10 @@ class _Names:
                         self._collect(schema.get(member), namespace)
 
     def find(self, schema: Any, namespace: str) -> Any:
-        """The type that is meant: names resolved, wrappers of primitives off; a mapping, a list or a primitive."""
+        """Return the type that `schema` stands for: a mapping, a list or the name of a primitive.
+
+        Names are resolved, and wrappers of primitives and of unions are removed.
+        """
         while True:
             if isinstance(schema, str):
                 if schema in _PRIMITIVES:
@@ -85,14 +88,14 @@ class _Names:
             return schema
 
     def namespace(self, schema: Any, namespace: str) -> str:
-        """The namespace within a type."""
+        """Return the namespace that applies within a type."""
         if isinstance(schema, dict) and "name" in schema:
             return full_name(schema, namespace).rpartition(".")[0]
         return namespace
 
 
 def full_name(schema: Mapping[str, Any], namespace: str = "") -> str:
-    """Namespace and name of a named type within an enclosing namespace."""
+    """Return the full name of a named type within an enclosing namespace."""
     name = str(schema["name"])
     space = str(schema.get("namespace", namespace))
     return name if "." in name or not space else f"{space}.{name}"
@@ -127,7 +130,7 @@ class _Resolution:
     def _nearest(
         self, reader: list[Any], writer: Any, path: str, spaces: tuple[str, str], obstacle: Obstacle
     ) -> Iterator[Obstacle]:
-        """What is wrong within the branch that is of the writer's kind, where there is one."""
+        """Yield the obstacles within the reader's branch of the writer's kind; without such a branch, `obstacle`."""
         for branch in reader:
             found = self._reader.find(branch, spaces[0])
             if isinstance(found, dict) and isinstance(writer, dict) and found["type"] == writer["type"]:
@@ -151,6 +154,7 @@ class _Resolution:
         elif reader["type"] == "fixed":
             if reader["size"] != writer["size"]:
                 yield obstacle
+        # A pair that is being compared already is skipped: the comparison of recursive types would never end.
         elif (id(reader), id(writer)) not in self._open:
             self._open.add((id(reader), id(writer)))
             yield from self._compare_fields(reader, writer, path, spaces)
@@ -169,7 +173,7 @@ class _Resolution:
 
 
 def _text(schema: Any) -> str:
-    """A type in a few words."""
+    """Return a type in a few words."""
     if isinstance(schema, list):
         return " or ".join(_text(branch) for branch in schema)
     if isinstance(schema, str):

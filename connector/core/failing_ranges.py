@@ -1,14 +1,15 @@
 """Ranges of call time that Graph fails to serve while it serves others.
 
-1. A range that fails is asked for in halves, down to one second. What fails at one second is isolated: runs complete
-   without it, it is reported with its cause, and it is asked for again slowly.
-2. Beyond the first halving, evidence is needed that the failure depends on the range: Graph served something to the
-   tenant since the range failed last. Without evidence a range only waits a moment. A refused length (406) needs
-   evidence only to be isolated.
-3. A success doubles the length beside it, and ends the narrowing there when its last failure is a minute old. Whatever
-   the range, narrowing ends a quarter of an hour after its last failure.
-4. What fails beside an isolated range, and is not longer, is isolated as a whole. An isolated range that fails again
-   is split. So long ranges are found in few requests, and shrink later.
+1. A range that fails is requested in halves, down to one second. A range that fails at one second is isolated: runs
+   complete without it, it is reported with its cause, and it is requested again at growing intervals.
+2. After the first halving, evidence is needed that the failure depends on the range: Graph served something to the
+   tenant since the range last failed. Without evidence a range is only delayed for a moment. A range that Graph refuses
+   for its length (406) needs evidence only to be isolated.
+3. A success doubles the length to request in the rest of its range and in adjacent ranges, or ends the narrowing there
+   when the last failure is a minute old. Anywhere else a success ends the narrowing of ranges whose last failure is a
+   quarter of an hour old.
+4. A range that fails next to an isolated range, and is not longer, is isolated as a whole. An isolated range that fails
+   again is split. So long ranges are found with few requests, and shrink later.
 """
 
 import itertools
@@ -17,7 +18,7 @@ from typing import NamedTuple
 
 from connector.core.coverage import Window, subtract
 
-MOST_RANGES = 200  # the state record of a tenant has to fit into one message
+MOST_RANGES = 200  # the state record of a tenant must fit into one message
 _MOST_NARROWED = 32
 _MOST_SPLIT = 32
 _FIRST_RETRY_S = 60
@@ -34,21 +35,21 @@ class RangeFailure(NamedTuple):
     cause: str
     at: datetime
     served_at: datetime | None
-    "When Graph last served a page of any range of the tenant."
+    "Time at which Graph last served a page of any range of the tenant."
     too_long: bool = False
-    "Graph refuses the length of the range, or it has too many pages."
+    "True if Graph refuses the length of the range, or the range has too many pages."
 
 
 class FailingRange(NamedTuple):
-    """Call time that Graph failed to serve. Ranges are disjoint and sorted."""
+    """Call time that Graph failed to serve. The ranges of a tenant are disjoint and sorted."""
 
     window: Window
     longest_s: int
-    "The longest slice to ask for within it."
+    "Length of the longest slice to request within it."
     failed_at: datetime
     retry_at: datetime
     failures: int
-    "In a row, without evidence between them; of an isolated range: all."
+    "Failures in a row without evidence between them; for an isolated range all failures."
     cause: str
     isolated: bool = False
 
@@ -61,15 +62,19 @@ def failed(ranges: FailingRanges, window: Window, failure: RangeFailure) -> Fail
     known = [one for one in ranges if _overlap(one.window, window)]
     others = _without(ranges, window)
     if refuses_any_length(ranges, window, failure):
+        # Narrowing has not helped, so the length was not the reason: forget what was narrowed.
         return tuple(one for one in others if one.isolated)
     is_proven = _is_proven(known, failure)
     failures = 1 + max((one.failures for one in known), default=0)
     if any(one.isolated for one in known):
+        # A failure while Graph serves nothing proves nothing about the range, so the interval does not grow.
         failures -= not is_proven
         return _bounded([*others, *_still_isolated(window, failure, failures, len(ranges))])
     if is_proven and (window.seconds <= 1 or _grows(others, window)):
         return _bounded(_merged([*others, _isolated(window, failure, 1)], window))
     longest_s = int(window.seconds)
+    # Halve at the first failure, and later only with evidence. Otherwise Graph may just be unavailable: keep the length
+    # and wait longer each time.
     if not known or is_proven or failure.too_long:
         failures, longest_s = 1, max(1, (longest_s + 1) // 2)
     wait_s = 0 if longest_s < window.seconds else min(2**failures, _LONGEST_WAIT_S)
@@ -94,7 +99,10 @@ def succeeded(ranges: FailingRanges, window: Window, now: datetime) -> FailingRa
 
 
 def as_known(ranges: FailingRanges, start: datetime, now: datetime) -> FailingRanges:
-    """Return the ranges without call time before `start`, and without times that a clock noted which was ahead."""
+    """Return the ranges without call time before `start`, and without times later than `now` allows.
+
+    A clock that was ahead leaves such times.
+    """
     if not ranges:
         return ranges
     latest = now + timedelta(seconds=_LONGEST_RETRY_S)
@@ -110,24 +118,27 @@ def isolated(ranges: FailingRanges) -> list[Window]:
 
 
 def left_out(ranges: FailingRanges, now: datetime) -> list[Window]:
-    """Return the call time that no run and no job asks for at this moment."""
+    """Return the call time that no run and no job requests at this moment."""
     return [one.window for one in ranges if one.isolated or one.retry_at > now]
 
 
 def most_promising(ranges: FailingRanges, windows: list[Window]) -> list[Window]:
-    """Return those of `windows` to ask for first: what never failed, then what failed once. Successes are evidence."""
+    """Return those of `windows` to request first: what never failed, then what failed once.
+
+    A success there is the evidence that other ranges need.
+    """
     never_failed = subtract(windows, [one.window for one in ranges])
     return never_failed or subtract(windows, [one.window for one in ranges if one.failures > 1]) or windows
 
 
 def due(ranges: FailingRanges, now: datetime) -> list[Window]:
-    """Return the isolated ranges that are to be asked for again, the one that waited longest first."""
+    """Return the isolated ranges to request again, the one that has waited longest first."""
     found = sorted((one.retry_at, one.window) for one in ranges if one.isolated and one.retry_at <= now)
     return [window for _, window in found]
 
 
 def next_retry(ranges: FailingRanges, now: datetime) -> datetime | None:
-    """Return when the next range may be asked for that may not be now."""
+    """Return when the next of the delayed ranges may be requested again; None when no range is delayed."""
     return min((one.retry_at for one in ranges if one.retry_at > now), default=None)
 
 
@@ -153,7 +164,7 @@ def is_known(ranges: FailingRanges, window: Window) -> bool:
 
 
 def causes(ranges: FailingRanges, windows: list[Window], otherwise: str) -> list[tuple[Window, str]]:
-    """Return `windows` in pieces with the cause of each: that of the isolated range that it lies in, or `otherwise`."""
+    """Return `windows` in pieces with their causes: that of the isolated range around the piece, or `otherwise`."""
     pieces = [(rest, otherwise) for rest in subtract(windows, isolated(ranges))]
     for one in ranges:
         for window in windows:
@@ -170,26 +181,30 @@ def causes(ranges: FailingRanges, windows: list[Window], otherwise: str) -> list
 
 
 def refuses_any_length(ranges: FailingRanges, window: Window, failure: RangeFailure) -> bool:
-    """Return whether Graph refuses even one second while it serves nothing else: shorter ranges do not help."""
+    """Return whether Graph refuses even one second while it serves nothing else, so that shorter ranges do not help."""
     known = [one for one in ranges if _overlap(one.window, window)]
     return failure.too_long and window.seconds <= 1 and not _is_proven(known, failure)
 
 
 def _is_proven(known: list[FailingRange], failure: RangeFailure) -> bool:
-    """Return whether Graph served something since the range failed last."""
+    """Return whether Graph served something since the range last failed."""
     if not known or failure.served_at is None:
         return False
     return failure.served_at > max(one.failed_at for one in known)
 
 
 def _eased(one: FailingRange, now: datetime, *, is_beside: bool) -> FailingRange:
-    """Return a range that another success is evidence for: it need not wait any more."""
+    """Return a narrowed range after a success: it is not delayed any longer.
+
+    Next to the success the length to request doubles as well.
+    """
     longest_s = 2 * one.longest_s if is_beside else one.longest_s
     return one._replace(longest_s=longest_s, retry_at=min(one.retry_at, now))
 
 
 def _grows(others: FailingRanges, window: Window) -> bool:
-    """Return whether isolated ranges that together are at least as long lie beside `window`."""
+    """Return whether the isolated ranges next to `window`, on one side, are together at least as long as it."""
+    # Isolated ranges that touch each other count together: follow them from `window` in either direction.
     before = after = 0.0
     for one in reversed(others):
         if one.isolated and one.window.end == window.start - timedelta(seconds=before):
@@ -208,7 +223,7 @@ def _isolated(window: Window, failure: RangeFailure, failures: int) -> FailingRa
 
 
 def _still_isolated(window: Window, failure: RangeFailure, failures: int, count: int) -> list[FailingRange]:
-    """Return an isolated range that failed again, in halves while there are few."""
+    """Return an isolated range that failed again, in halves unless there are too many ranges."""
     if window.seconds <= 1 or count >= _MOST_SPLIT:
         return [_isolated(window, failure, failures)]
     middle = window.start + timedelta(seconds=int(window.seconds) // 2)
@@ -237,7 +252,7 @@ def _joined(first: FailingRange, second: FailingRange) -> FailingRange:
 
 
 def _bounded(ranges: list[FailingRange]) -> FailingRanges:
-    """Forget the oldest narrowing above the limit; merge the closest isolated ranges above the limit."""
+    """Return the ranges within their limits: drop the oldest narrowed ones, and join the closest isolated ones."""
     narrowed = sorted((one.failed_at, one.window) for one in ranges if not one.isolated)
     forgotten = {window for _, window in narrowed[: max(0, len(narrowed) - _MOST_NARROWED)]}
     kept = sorted(one for one in ranges if one.window not in forgotten)

@@ -1,10 +1,11 @@
-"""What sweeps cost and promise: the scheduler's own steps, run over simulated time.
+"""Forecast of what sweeps cost and achieve: the scheduler's own steps, run in simulated time.
 
-1. Nothing is computed from a formula that the service could disobey: what to read next is decided by `windows`, when a
-   request may leave by `budget.Budget`. What is modelled is Graph (how many rows it shows, a fixed time to answer) and
-   the sweeper's few rules: so many chains at once, one kept for the live sweep, the most urgent request first.
-2. The model starts settled, as if each sweep had just run, turns for up to a day, and is measured after that.
-3. A configuration that does not fit is also run without a budget: what it costs is what it would ask for.
+1. No formula is used that the service could deviate from: `windows` decides what to read next, `budget.Budget` decides
+   when a request may leave. The model adds Graph (how many rows it shows, a fixed response time) and the few rules of
+   the sweeper: the number of concurrent chains, one chain reserved for the live sweep, the most urgent request first.
+2. The model starts in a settled state, as if each sweep had just run. It warms up for at most a day and is measured
+   after that.
+3. A configuration that does not fit is also run without a budget, which shows the requests that it would need.
 """
 
 import heapq
@@ -45,32 +46,35 @@ _LADDER = tuple(
 )
 _FEW_PAGES = 3
 _HALVINGS = 8
-_TIMES_READ = 3  # as the sweeper: a chain that may have shifted is read again, at most twice
+_TIMES_READ = 3  # like the sweeper: a chain without stable paging is read again, at most twice
 _SEED = 1
 _LAST_DAY = Window(EPOCH, EPOCH + timedelta(days=1))
 
 
 class Calls(Protocol):
-    """How many rows a simulated Graph shows."""
+    """Rows that a simulated Graph shows."""
 
     def count(self, window: Window, at: datetime) -> int:
-        """Rows of calls that began in `window`, as shown at `at`."""
+        """Return the rows of calls that began in `window`, as shown at `at`."""
 
     def inserted(self, window: Window, pages: int, since: datetime, until: datetime) -> float:
-        """Rows expected to turn up on pages that were already read, while so many pages are read in order of start."""
+        """Return the rows expected to appear on pages already read, while `pages` pages are read in order of start."""
 
     def per_hour(self, first: int, end: int, at: datetime) -> NDArray[np.int64]:
-        """Rows shown of the hours `first` to `end` (not included) since the epoch."""
+        """Return the rows shown for each of the hours `first` to `end` (excluded) since the epoch."""
 
     def weights(self, moments: NDArray[np.float64]) -> NDArray[np.float64]:
-        """How dense calls are at epoch seconds, in any unit."""
+        """Return the density of calls at the given epoch seconds, in any unit."""
 
 
 class Volume:
-    """Calls that come alike in each cycle of hours; the hours of a cycle are counted from the epoch."""
+    """Calls that repeat in each cycle of hours. The hours of a cycle are counted from the epoch."""
 
     def __init__(self, per_hour: Sequence[float], lateness: Lateness | None = None, seed: int | None = None) -> None:
-        """With `seed` counts scatter as those of independent calls do; without it calls come at even distances."""
+        """Set the calls per hour of one cycle.
+
+        With `seed` the counts scatter like those of independent calls; without it calls come at even intervals.
+        """
         self._seed = seed
         self._cycle = np.asarray(per_hour, np.float64)
         self._sums = np.concatenate([[0.0], np.cumsum(self._cycle)])
@@ -79,16 +83,16 @@ class Volume:
         self._drawn = 0
 
     def scaled(self, factor: float) -> "Volume":
-        """So many times as many calls, in the same way."""
+        """Return the same pattern with `factor` times as many calls."""
         return Volume((self._cycle * factor).tolist(), self._lateness, self._seed)
 
     @property
     def per_day(self) -> float:
-        """Calls on the mean day."""
+        """Return the calls of an average day."""
         return float(self._cycle.mean() * 24)
 
     def count(self, window: Window, at: datetime) -> int:
-        """Rows shown of a window."""
+        """Return the rows shown for a window."""
         if self._lateness is None and self._noise is None:
             until, since = math.floor(self._before(_hours(window.end)) + _SOON_S), self._before(_hours(window.start))
             return until - math.floor(since + _SOON_S)
@@ -99,10 +103,12 @@ class Volume:
         return max(0, round(expected + float(self._noise[self._drawn]) * math.sqrt(expected)))
 
     def inserted(self, window: Window, pages: int, since: datetime, until: datetime) -> float:
-        """Rows that turn up before a seam that was already read."""
+        """Return the rows expected to appear before a page boundary already read, on average over the boundaries."""
         if self._lateness is None or pages < 2:
             return 0.0
         start, end, first, last = (_hours(moment) for moment in (*window, since, until))
+        # With many pages, on average half of the rows appear before a boundary. With few pages each boundary is
+        # searched for: `low` is where the rows shown at `first` fill `page` pages.
         if pages > _FEW_PAGES:
             return (self._expected(start, end, last) - self._expected(start, end, first)) / 2
         rows = 0.0
@@ -116,18 +122,18 @@ class Volume:
         return rows / (pages - 1)
 
     def per_hour(self, first: int, end: int, at: datetime) -> NDArray[np.int64]:
-        """Rows shown of whole hours."""
+        """Return the rows shown for each whole hour."""
         edges = np.minimum(np.arange(first, end + 1, dtype=np.float64), _hours(at))
         return np.rint(self._shown(edges, self._cycle[np.arange(first, end) % len(self._cycle)], _hours(at))).astype(
             np.int64
         )
 
     def weights(self, moments: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Calls an hour."""
+        """Return the calls per hour."""
         return np.asarray(self._cycle[(moments // 3_600).astype(np.int64) % len(self._cycle)])
 
     def _before(self, hours: float) -> float:
-        """Calls from the epoch to an hour."""
+        """Return the calls from the epoch up to `hours` after it."""
         cycles, rest = divmod(hours, len(self._cycle))
         whole = int(rest)
         return float(cycles * self._sums[-1] + self._sums[whole] + self._cycle[whole] * (rest - whole))
@@ -136,6 +142,7 @@ class Volume:
         end = min(end, at)
         if self._lateness is None:
             return max(0.0, self._before(end) - self._before(start))
+        # All rows of calls before `settled` have appeared.
         settled = min(max(start, at - self._lateness.latest_s / 3_600), end)
         shown = self._before(settled) - self._before(start)
         if settled < end:
@@ -147,21 +154,23 @@ class Volume:
     def _shown(self, edges: NDArray[np.float64], calls_an_hour: NDArray[np.float64], at: float) -> NDArray[np.float64]:
         if self._lateness is None:
             return np.asarray(calls_an_hour * np.diff(edges))
+        # The share of rows that have appeared, integrated over the starts of the calls between two edges.
         return np.asarray(calls_an_hour * -np.diff(self._lateness.passed((at - edges) * 3_600)) / 3_600)
 
 
 def evenly(calls_per_day: float) -> Volume:
-    """So many calls a day at even distances, whose rows turn up at once."""
+    """Return calls at even intervals whose rows appear at once."""
     return Volume([calls_per_day / 24] * 24)
 
 
 def as_they_came(
     rows_per_hour: NDArray[np.float64] | NDArray[np.int64], first: int, now: datetime, lateness: Lateness | None
 ) -> tuple[Volume, float]:
-    """Calls that come as remembered ones did, and after how many seconds alike again.
+    """Return calls that come as those in the deduplication index did, and the seconds after which they repeat.
 
-    `rows_per_hour` are those of the hours from `first` (since the epoch) on. The newest day counts only where there is
-    no other: rows of it are still to turn up. With a week that is known days may differ, else each is the mean day.
+    `rows_per_hour` are the rows of the hours from `first` (since the epoch) on. The newest day is used only where there
+    is no other, because some of its rows have not appeared yet. When a whole week is known its days may differ;
+    otherwise each day is the average day.
     """
     hours = min(len(rows_per_hour), (now - EPOCH) // _HOUR - first)
     days = min(7, hours // 24 - 1) or min(1, hours // 24)
@@ -179,7 +188,7 @@ def as_they_came(
 
 
 class Delay(NamedTuple):
-    """How long a row that turns up `late_s` after its call began waits until it is read. None: it may never be."""
+    """Time until a row is read that appears `late_s` after its call began. None: it may never be read."""
 
     late_s: int
     worst_s: float | None
@@ -187,19 +196,19 @@ class Delay(NamedTuple):
 
 
 class Forecast(NamedTuple):
-    """What was measured. `requests_per_hour`: by sweep, in the order of the rules."""
+    """Result of a simulation. `requests_per_hour` has one value per sweep, in the order of the rules."""
 
     fits: bool
     requests_per_hour: tuple[float, ...]
     longest_run_s: tuple[float, ...]
-    "How long the longest run of each sweep took; of one that never ended, so far."
+    "Duration of the longest run of each sweep; of a run that never ended, its duration so far."
     late: tuple[int, ...]
-    "Sweeps of which a run had not ended when it was due again."
+    "Sweeps with a run that had not ended when the sweep was due again."
     delays: tuple[Delay, ...]
 
     @property
     def total(self) -> float:
-        """Requests per hour of all sweeps."""
+        """Return the requests per hour of all sweeps."""
         return sum(self.requests_per_hour)
 
 
@@ -228,7 +237,7 @@ class _RunEnded(NamedTuple):
 
 
 class Simulation:
-    """One tenant's sweeper and its Graph. Times are seconds since `begin`."""
+    """Sweeper of one tenant together with its Graph. Times are seconds since `begin`."""
 
     def __init__(
         self,
@@ -239,13 +248,16 @@ class Simulation:
         begin: datetime,
         state: State,
     ) -> None:
-        """Without `requests_per_minute` nothing holds requests back, and the pages of a chain come as one."""
+        """Prepare a simulation that continues from `state`.
+
+        Without `requests_per_minute` requests are not held back, and all pages of a chain come in one step.
+        """
         self.late: set[int] = set()
-        "Sweeps of which a run had not ended when it was due again."
+        "Sweeps with a run that had not ended when the sweep was due again."
         self.state = state
         self.time_s = 0.0
         self.requests: list[tuple[float, int]] = []
-        "When each request left, and for which sweep."
+        "Time of each request, and the index of its sweep."
         self.reads: list[_Read] = []
         self.runs: list[_RunEnded] = []
         self._rules = rules
@@ -264,13 +276,13 @@ class Simulation:
         self._first_hour = 0
         self._counts: NDArray[np.int64] = np.zeros(0, np.int64)
         day = (begin - EPOCH) // _HOUR
-        # As the sweeper's guess was after the first start; settled sweeps make no new one.
+        # The guess that the sweeper makes after its first start. Settled sweeps do not make another one.
         self._guess = windows.next_guess(_LAST_DAY, int(calls.per_hour(day - 24, day, begin).sum()))
 
     def run(
         self, until_s: float, *, sweep: int | None = None, since_s: float = 0.0, stop_when_late: bool = False
     ) -> None:
-        """Goes on until a time, or until a run of `sweep` that started at `since_s` or later has ended."""
+        """Continue until a time, or until a run of `sweep` that started at `since_s` or later has ended."""
         while True:
             if self._awake:
                 self._awake = False
@@ -288,11 +300,11 @@ class Simulation:
 
     @property
     def now(self) -> datetime:
-        """The simulated wall clock."""
+        """Return the time of the simulated wall clock."""
         return self._begin + timedelta(seconds=self.time_s)
 
     def open_runs(self) -> list[_RunEnded]:
-        """Runs on their way, as if they ended now."""
+        """Return the runs in progress, as if they ended now."""
         return [
             _RunEnded(index, self._since(s.run.started), self.time_s)
             for index, s in enumerate(self.state.sweeps)
@@ -300,7 +312,7 @@ class Simulation:
         ]
 
     def _turn(self) -> None:
-        """What the sweeper does when it wakes: begins what is due, opens chains."""
+        """Start the sweeps that are due and open chains, as the sweeper does when it wakes up."""
         self.late |= {run.sweep for run in self.open_runs() if self._overran(run)}
         self.state, started = windows.begin(self.state, self._rules, self.now)
         self.late |= set(windows.overtaken(self.state, started))
@@ -362,7 +374,7 @@ class Simulation:
             self._awake = True
 
     def _shifted(self, chain: _Chain) -> bool:
-        """Whether a chain is read again, since rows that turned up have moved others over a seam."""
+        """Return whether a chain must be read again, because rows that appeared moved others to another page."""
         if chain.times == _TIMES_READ:
             return False
         began = self._begin + timedelta(seconds=chain.began_s + ANSWER_S)
@@ -391,9 +403,10 @@ class Simulation:
 def predict(
     rules: Rules, calls: Calls, requests_per_minute: float, concurrency: int, begin: datetime, *, cycle_s: float = 0.0
 ) -> Forecast:
-    """What the rules cost and promise with these calls, which come alike again after `cycle_s`, at most a week.
+    """Return what the rules cost and achieve with these calls, which repeat after `cycle_s`, at most a week.
 
-    Of short sweeps not the whole cycle is simulated but a part of each hour of a day, or of each third hour of a week.
+    When all sweeps are short, the cycle is not simulated as a whole but in samples: one per hour of a day, or one per
+    three hours of a week.
     """
     slowest_s = max(sweep.every.total_seconds() for sweep in rules.sweeps)
     if cycle_s < _DAY_S or slowest_s > _SHORT_S:
@@ -406,6 +419,7 @@ def predict(
     for of_late in zip(*(part.delays for part in parts), strict=True):
         worst = [delay.worst_s for delay in of_late if delay.worst_s is not None]
         expected = [delay.expected_s for delay in of_late if delay.expected_s is not None]
+        # One sample in which such a row is not read means that it may never be read.
         if len(worst) < count:
             delays.append(Delay(of_late[0].late_s, None, None))
         else:
@@ -434,11 +448,13 @@ def _predict(
     )
     simulation.run(span[1], stop_when_late=True)
     if simulation.late:
+        # Nothing settles when the rules do not fit: measure the hours before the first late run, and let the simulation
+        # continue for as long, so that rows which appeared in them can still be read.
         span = max(0.0, simulation.time_s - _REST_S), simulation.time_s
         simulation.run(span[1] + _REST_S)
         requests = _demand(rules, calls, concurrency, begin)
     else:
-        # Rows that turn up at the end of the span are found by the runs after it.
+        # Rows that appear at the end of the span are read by the runs after it.
         simulation.run(span[1] + everys[slowest], sweep=slowest, since_s=span[1])
         counts = [0] * len(everys)
         for at_s, sweep in simulation.requests:
@@ -458,7 +474,10 @@ def _predict(
 
 
 def _demand(rules: Rules, calls: Calls, concurrency: int, begin: datetime) -> list[float]:
-    """Requests per hour that each sweep would make if nothing held it back: those of a run, as often as it is due."""
+    """Return the requests per hour that each sweep would make if nothing held it back.
+
+    These are the requests of one run, as often as the sweep is due.
+    """
     everys = [sweep.every.total_seconds() for sweep in rules.sweeps]
     simulation = _run_each(rules, calls, None, concurrency, begin)
     counts, runs = [0] * len(everys), [0] * len(everys)
@@ -472,7 +491,10 @@ def _demand(rules: Rules, calls: Calls, concurrency: int, begin: datetime) -> li
 def _run_each(
     rules: Rules, calls: Calls, requests_per_minute: float | None, concurrency: int, begin: datetime
 ) -> Simulation:
-    """A simulation in which the slowest sweep is due after some runs of the others, until it has ended or is late."""
+    """Return a simulation that ran until the slowest sweep had ended a run or, with a budget, until a run was late.
+
+    The slowest sweep is due after some runs of the others.
+    """
     everys = [sweep.every.total_seconds() for sweep in rules.sweeps]
     slowest = max(range(len(everys)), key=everys.__getitem__)
     warm_s = min(everys[slowest], 2 * max((e for at, e in enumerate(everys) if at != slowest), default=everys[slowest]))
@@ -485,7 +507,7 @@ def _run_each(
 
 
 def _settled(rules: Rules, begin: datetime, warm: timedelta) -> State:
-    """As if every sweep had ended its last run just when it began; those slower than `warm` are due then."""
+    """Return a state in which every sweep has just ended a run; those slower than `warm` are due after `warm`."""
     lasts = [begin - max(timedelta(), sweep.every - warm) for sweep in rules.sweeps]
     start = max(
         begin - rules.horizon, min(last - s.every - s.overlap for last, s in zip(lasts, rules.sweeps, strict=True))
@@ -504,11 +526,11 @@ def _settled(rules: Rules, begin: datetime, warm: timedelta) -> State:
 
 
 def _delay(late_s: int, simulation: Simulation, calls: Calls, begin: datetime, span: tuple[float, float]) -> Delay:
-    """Rows that turn up `late_s` after their calls began, at each instant of the span, and when each is read."""
+    """Return when rows are read that appear `late_s` after their calls began, for each instant of the span."""
     step = max(1.0, (span[1] - span[0]) / _STEPS)
     turned_up = np.arange(span[0], span[1], step)
     found = np.full(len(turned_up), np.inf)
-    for read in reversed(simulation.reads):  # earlier reads last: what they find, they find first
+    for read in reversed(simulation.reads):  # in reverse: the earliest reading of a row is the one that counts
         start = (read.window.start - begin).total_seconds() + late_s
         end = min((read.window.end - begin).total_seconds() + late_s, read.began_s + step / 2)
         if start < end and end > span[0]:
@@ -530,16 +552,16 @@ def _hours(moment: datetime) -> float:
 
 
 def fit(rules: Rules, calls: Calls, requests_per_minute: float, concurrency: int, begin: datetime) -> bool:
-    """Whether every sweep ends before it is due again, tried on one run of the slowest."""
+    """Return whether every sweep ends before it is due again, tried on one run of the slowest sweep."""
     return not _run_each(rules, calls, requests_per_minute, concurrency, begin).late
 
 
 def suggest(
     rules: Rules, calls: Calls, requests_per_minute: float, concurrency: int, begin: datetime, asked: Sequence[float]
 ) -> Rules | None:
-    """Rules like these whose sweeps come less often, or are fewer, and that fit; None where a few attempts found none.
+    """Return similar rules that fit, with longer cadences or fewer sweeps; None where a few attempts find none.
 
-    `asked`: requests per hour that each sweep would need.
+    `asked` are the requests per hour that each sweep would need.
     """
     hours = requests_per_minute * 60
     for share in _SHARES:
@@ -548,7 +570,7 @@ def suggest(
             worst = max(range(len(costs)), key=costs.__getitem__)
             slower = _slower(sweeps, worst)
             if slower is None:
-                worst = min(worst, len(sweeps) - 2)  # the deepest carries the promise
+                worst = min(worst, len(sweeps) - 2)  # the guarantee rests on the deepest sweep
                 del sweeps[worst], costs[worst]
             else:
                 costs[worst] *= sweeps[worst].every / slower
@@ -560,7 +582,10 @@ def suggest(
 
 
 def _slower(sweeps: Sequence[Sweep], index: int) -> timedelta | None:
-    """The next longer `every` of a sweep; None when it would come no more often than the next one, or leave holes."""
+    """Return the next longer cadence of a sweep; None when there is none.
+
+    The cadence must stay shorter than that of the next sweep, and must not exceed the overlap: that would leave gaps.
+    """
     longer = next((every for every in _LADDER if every > sweeps[index].every), None)
     if longer is None or (index + 1 < len(sweeps) and longer >= sweeps[index + 1].every):
         return None

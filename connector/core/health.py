@@ -1,12 +1,12 @@
-"""Whether a tenant fails and why, from the outcomes of its requests.
+"""Health of a tenant: whether it fails and why, from the outcomes of its requests.
 
 Rules:
 
-1. What the owner has to repair (sign_in, permission, rejected) makes the tenant fail at once.
-2. Weather (throttled, unreachable) does when nothing succeeded for the patience after it began.
-3. Refusals that may be of one range (4xx but 401) within a minute of an answer fail the tenant only when nothing but
-   refusals came for ten seconds and three requests.
-4. Only an answer of Graph ends a failure. A token alone does not: the role may still be missing.
+1. A permanent error, which needs operator action (sign_in, permission, rejected), makes the tenant fail at once.
+2. A transient error (throttled, unreachable) makes it fail when nothing succeeded for the patience after it started.
+3. Refusals that may concern one range only (4xx except 401) and start within a minute of a request that Graph served
+   make the tenant fail only after ten seconds and three refusals in a row.
+4. Only a request that Graph serves ends a failure. A token alone does not: the role may still be missing.
 """
 
 import math
@@ -21,7 +21,7 @@ _REFUSALS = 3
 
 
 class Failure(NamedTuple):
-    """Why a tenant fails: a reason as the metrics call it, and a sentence for people."""
+    """Reason why a tenant fails: the value of the metric label, and a sentence for people."""
 
     reason: PermanentReason | TransientReason
     message: str
@@ -29,7 +29,7 @@ class Failure(NamedTuple):
 
 
 class Health:
-    """The outcomes of one tenant's requests. Times are monotonic seconds, passed in."""
+    """Outcomes of one tenant's requests. Times are monotonic seconds and are passed in."""
 
     __slots__ = (
         "_answered_at",
@@ -44,7 +44,7 @@ class Health:
 
     def __init__(self, patience_s: float = PATIENCE_S) -> None:
         self.up = False
-        "The last request, for a token or to Graph, succeeded."
+        "True if the last request, for a token or to Graph, succeeded."
         self._patience_s = patience_s
         self._rejected: Failure | None = None
         self._transient: Failure | None = None
@@ -53,18 +53,18 @@ class Health:
         self._may_pass = False
 
     def signed_in(self) -> None:
-        """A token was issued."""
+        """Record that a token was issued."""
         self.up = True
 
     def answered(self, now: float = -math.inf) -> None:
-        """Graph answered what was asked."""
+        """Record that Graph served a request."""
         self.up = True
         self._answered_at = max(self._answered_at, now)
         self._refusals = 0
         self._rejected = self._transient = None
 
     def rejected(self, reason: PermanentReason, message: str, now: float, *, may_pass: bool = False) -> None:
-        """The owner has to repair something, unless it `may_pass`: another range may be answered."""
+        """Record an error that needs operator action. With `may_pass` it may concern one range only."""
         self.up = False
         if not self._refusals:
             self._refused_since = now
@@ -77,13 +77,13 @@ class Health:
             self._transient = None
 
     def failed_transiently(self, reason: TransientReason, message: str, begun: float) -> None:
-        """It passes by itself. `begun`: when the request that met it was begun."""
+        """Record a transient error. It counts from the start of the request that met it."""
         self.up = False
         since = begun if self._transient is None else self._transient.since
         self._transient = Failure(reason, message, since)
 
     def failing(self, now: float) -> Failure | None:
-        """The failure that counts at this moment, if any."""
+        """Return the failure that counts at `now`; None when the tenant does not fail."""
         if self._transient is not None and now - self._transient.since >= self._patience_s:
             return self._transient
         is_short = self._refusals < _REFUSALS or now - self._refused_since < _REFUSED_S

@@ -1,4 +1,4 @@
-"""Instants as Graph spells them (RFC 3339, any offset, 0 to 7 and more fraction digits), as epoch milliseconds."""
+"""Instants as Graph spells them (RFC 3339, any offset, any number of fraction digits), as epoch milliseconds."""
 
 import re
 from collections.abc import Iterable
@@ -13,7 +13,7 @@ _INSTANT = re.compile(
 )
 _EMPTY_WITHOUT_OFFSET = re.compile(r"0001-01-01(?:[Tt ]00:00(?::00(?:\.0+)?)?)?")
 
-# Rows of a page share few minutes: the memo saves parsing the date of each instant. Bounded, see parse_ms.
+# The rows of a page share few minutes: this cache saves parsing the date of each instant. _parse_any bounds its size.
 _minutes: dict[str, int] = {}
 _MINUTES_MAX = 50_000
 _EMPTY = "0001-01-01T00:00:00Z"
@@ -21,13 +21,13 @@ _SECONDS = {f"{second:02d}": second * 1000 for second in range(60)}
 _FRACTIONS: dict[str, int] = {"Z": 0} | {
     f".{fraction:0{digits}d}Z": fraction * 10 ** (3 - digits) for digits in (1, 2, 3) for fraction in range(10**digits)
 }
-_REST = re.compile("[0-9]+Z")  # of a fraction, after milliseconds
+_REST = re.compile("[0-9]+Z")  # what follows the milliseconds of a fraction
 
 
 def parse_ms(text: str) -> int | None:
-    """Epoch milliseconds of `text`, cut and not rounded; None for the empty date (0001-01-01T00:00:00 in any spelling).
+    """Return the epoch milliseconds of `text`, truncated; None for the empty date.
 
-    Raises ValueError when it is no instant.
+    The empty date is 0001-01-01T00:00:00 in any spelling. Raises ValueError when `text` is not an instant.
     """
     if text == _EMPTY:
         return None
@@ -40,7 +40,7 @@ def parse_ms(text: str) -> int | None:
 
 
 def parse_column(column: Iterable[str | None]) -> list[int | None]:
-    """As `parse_ms`, of many; None stays None."""
+    """Return the epoch milliseconds of many texts, as `parse_ms` does. None stays None."""
     minutes, seconds, fractions = _minutes, _SECONDS, _FRACTIONS
     parsed: list[int | None] = []
     for text in column:
@@ -74,7 +74,7 @@ def _parse_any(text: str) -> int | None:
         if minute_ms != _EMPTY_MS:
             _minutes[text[:17]] = minute_ms
         return milliseconds
-    if milliseconds == _EMPTY_MS:  # the empty date is spelled with any offset, and means the same
+    if milliseconds == _EMPTY_MS:  # the empty date with an offset is empty as well
         return None
     sign = 1 if match.group(9) == "+" else -1
     offset_minutes = int(match.group(10)) * 60 + int(match.group(11))
@@ -85,15 +85,15 @@ def _parse_any(text: str) -> int | None:
 
 
 def to_ms(moment: datetime) -> int:
-    """Epoch milliseconds of an aware datetime, cut."""
+    """Return the epoch milliseconds of an aware datetime, truncated."""
     return (moment - EPOCH) // timedelta(milliseconds=1)
 
 
 def from_ms(milliseconds: int) -> datetime:
-    """Aware UTC datetime of epoch milliseconds."""
+    """Return the aware UTC datetime of epoch milliseconds."""
     return EPOCH + timedelta(milliseconds=milliseconds)
 
 
 def text(moment: datetime) -> str:
-    """RFC 3339 in UTC with milliseconds, as every JSON of the connector spells instants."""
+    """Return RFC 3339 in UTC with milliseconds, as the connector spells instants in all of its JSON."""
     return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -1,7 +1,7 @@
-"""Backfills: ranges of call time that somebody asked to have read, worked through oldest first.
+"""Backfills: ranges of call time that an operator asked to read, processed oldest first.
 
-A job is durable: it is part of the tenant's state, and what it has done is told by windows, slice by slice. Commands
-carry an id and take effect once, however often they come.
+A job is durable: it is part of the tenant's state, and its progress is recorded as windows, slice by slice. Commands
+have an id and take effect once, however often they arrive.
 """
 
 from collections.abc import Collection
@@ -16,7 +16,7 @@ JobState = Literal["waiting", "running", "done", "cancelled", "failed"]
 ENDED: frozenset[JobState] = frozenset({"done", "cancelled", "failed"})
 PRIORITY = 1000
 _KEPT_JOBS = 50
-_OPEN_JOBS = 100  # the state record of a tenant has to fit into one message, whoever files jobs
+_OPEN_JOBS = 100  # the state record of a tenant must fit into one message
 _KEPT_IDS = 200
 _NAMED_PARTS = 3
 _REMEDY = "connector backfill --again reads it, and publishes also what the topic holds already"
@@ -29,29 +29,29 @@ class Job(NamedTuple):
     window: Window
     filed: datetime
     again: bool = False
-    "Publish also what is remembered, with the revision that it has."
+    "True if it also publishes rows that are in the deduplication index, with the revision that they have there."
     state: JobState = "waiting"
     reason: str | None = None
     started: datetime | None = None
     ended: datetime | None = None
     done: tuple[Window, ...] = ()
     rows: int = 0
-    "Published by it."
+    "Rows that it has published."
     requests: int = 0
 
     @property
     def left(self) -> list[Window]:
-        """What is still to be read, oldest first."""
+        """Return the windows that are still to be read, oldest first."""
         return [] if self.state in ENDED else subtract([self.window], self.done)
 
     @property
     def remaining_seconds(self) -> float:
-        """Call time still to be read."""
+        """Return the seconds of call time that are still to be read."""
         return sum(window.seconds for window in self.left)
 
 
 class Command(NamedTuple):
-    """What an operator asked for. `job`: the one to cancel."""
+    """Command of an operator. `job` is the id of the job to cancel."""
 
     id: str
     command: Literal["backfill", "cancel", "pause", "resume"]
@@ -62,18 +62,22 @@ class Command(NamedTuple):
 
 
 class Orders(NamedTuple):
-    """What operators have asked of a tenant."""
+    """Jobs of a tenant, and whether it is paused, as operators ordered."""
 
     jobs: tuple[Job, ...] = ()
     paused: bool = False
     applied: tuple[str, ...] = ()
-    "Ids of the last commands, oldest first: none takes effect twice."
+    "Ids of the last commands, oldest first. A command with one of these ids is ignored."
 
 
 def apply(
     orders: Orders, command: Command, now: datetime, oldest: datetime, forgotten_before: datetime = EPOCH
 ) -> Orders:
-    """After a command. A job's range is cut at `oldest` (the horizon), with a margin unless `again`, and at `now`."""
+    """Return the orders after a command.
+
+    The range of a job is cut at `oldest` (the horizon), with a margin unless the job has `again`, and at `now`. A job
+    without any range that may be read is kept as failed, with the reason.
+    """
     if command.id in orders.applied or any(job.id == command.id for job in orders.jobs):
         return orders
     orders = orders._replace(applied=(*orders.applied, command.id)[-_KEPT_IDS:])
@@ -96,9 +100,10 @@ def apply(
 def next_piece(
     orders: Orders, in_flight: Collection[Window], floor: datetime = EPOCH, oldest: datetime = EPOCH
 ) -> tuple[Job, Window] | None:
-    """The job whose turn it is, and the oldest piece of it that nobody is reading.
+    """Return the next job and the oldest piece of it that is not in flight; None when there is nothing to read.
 
-    `floor`: before it rows may have been forgotten. Only a job that publishes them anyway reads further, to `oldest`.
+    Before `floor` rows may have been forgotten. Only a job with `again`, which publishes them anyway, reads back to
+    `oldest`.
     """
     for job in orders.jobs:
         pieces = subtract(_readable(job, floor, oldest), in_flight)
@@ -108,17 +113,17 @@ def next_piece(
 
 
 def progressed(orders: Orders, job_id: str, window: Window, now: datetime) -> Orders:
-    """After a slice of a job was read; the last one ends it."""
+    """Return the orders after a slice of a job was read. The last slice ends the job."""
     return orders._replace(jobs=tuple(_advanced(j, window, now) if j.id == job_id else j for j in orders.jobs))
 
 
 def expired(orders: Orders, now: datetime, floor: datetime, oldest: datetime) -> Orders:
-    """Return the jobs with those failed that have read all that they may, and not all of their range."""
+    """Return the orders with those jobs failed that have range left, none of which may be read any longer."""
     return orders._replace(jobs=tuple(_expired(job, now, floor, oldest) for job in orders.jobs))
 
 
 def counted(orders: Orders, job_id: str, rows: int, requests: int, now: datetime) -> Orders:
-    """After pages of a job were read: it runs, and has published so many rows with so many requests more."""
+    """Return the orders after pages of a job were read, with the rows published and the requests added to it."""
     return orders._replace(
         jobs=tuple(
             job._replace(
@@ -135,12 +140,12 @@ def counted(orders: Orders, job_id: str, rows: int, requests: int, now: datetime
 
 
 def is_open(orders: Orders, job_id: str) -> bool:
-    """Whether a job is still to be worked on."""
+    """Return whether a job exists that has not ended."""
     return any(job.id == job_id and job.state not in ENDED for job in orders.jobs)
 
 
 def remaining_seconds(orders: Orders) -> float:
-    """Call time that jobs still have to read."""
+    """Return the seconds of call time that all jobs still have to read."""
     return sum(job.remaining_seconds for job in orders.jobs)
 
 
@@ -157,7 +162,7 @@ def _refusal(orders: Orders, window: Window, oldest: datetime, floor: datetime, 
 
 
 def _readable(job: Job, floor: datetime, oldest: datetime) -> list[Window]:
-    """Return the parts of what a job has left that may still be read."""
+    """Return the parts of a job's remaining range that may still be read."""
     begin = oldest if job.again else floor
     return clip(job.left, Window(begin, max(begin, job.window.end)))
 
@@ -185,7 +190,7 @@ def _cancelled(job: Job, now: datetime) -> Job:
 
 
 def _kept(jobs: tuple[Job, ...]) -> tuple[Job, ...]:
-    """Open jobs, and the last ones that have ended."""
+    """Return the open jobs, and the most recent ones that have ended."""
     ended = [job for job in jobs if job.state in ENDED]
     forgotten = {job.id for job in ended[:-_KEPT_JOBS]}
     return tuple(job for job in jobs if job.id not in forgotten)

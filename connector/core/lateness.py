@@ -1,4 +1,4 @@
-"""How long after a call began its row turns up: counted as rows are first read, learned from what was counted."""
+"""Lateness of rows: how long after a call began its row appears, counted when rows are first read."""
 
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
@@ -11,24 +11,27 @@ AGES_S = (
     *(60, 120, 180, 240, 300, 360, 420, 480, 540, 600, 720, 900),
     *(1_200, 1_800, 3_600, 7_200, 10_800, 21_600, 43_200, 86_400, 129_600, 172_800, 259_200, 432_000, 604_800),
 )
-"Upper edges; one count more is of what is older still."
+"Upper edges of the counts in seconds. One more count is for rows that are older."
 
 _FINE = 65
 _ENOUGH = 200
 
 
 class Sweeping(NamedTuple):
-    """When rows of an age are looked for: up to `overlap_s` every `every_s`."""
+    """Schedule of a sweep in seconds: every `every_s` it reads calls that are up to `overlap_s` old."""
 
     every_s: float
     overlap_s: float
 
 
 class Lateness:
-    """A distribution of ages at which rows turn up, linear between its knots."""
+    """Distribution of the ages at which rows appear, linear between its knots."""
 
     def __init__(self, ages_s: Sequence[float], shares: Sequence[float]) -> None:
-        """`shares`: of the rows that have turned up by each age, rising to 1. At age 0 there are none."""
+        """Set the knots.
+
+        `shares` are the shares of rows that have appeared by each age, rising to 1; at age 0 it is 0.
+        """
         self.latest_s = float(ages_s[-1])
         knots = np.array([0.0, *ages_s])
         fine = np.unique(np.concatenate([np.linspace(a, b, _FINE) for a, b in pairwise(knots)]))
@@ -37,13 +40,13 @@ class Lateness:
         self._passed = np.concatenate([[0.0], np.cumsum((known[1:] + known[:-1]) / 2 * np.diff(fine))])
 
     def passed(self, age_s: NDArray[np.float64]) -> NDArray[np.float64]:
-        """The integral of the share over ages from 0 to `age_s`, seconds."""
+        """Return the integral of the share over the ages from 0 to `age_s`, in seconds."""
         inside = np.interp(age_s, self._ages, self._passed)
         return np.asarray(inside + np.maximum(0.0, age_s - self.latest_s))
 
 
 def counted(before: Sequence[int], ages_s: Iterable[float]) -> tuple[int, ...]:
-    """Counts with rows of these ages added; `before` may be empty."""
+    """Return the counts with rows of the given ages added. `before` may be empty."""
     counts = np.zeros(len(AGES_S) + 1, np.int64)
     counts[: len(before)] = before
     np.add.at(counts, np.searchsorted(AGES_S, np.fromiter(ages_s, np.float64)), 1)
@@ -51,9 +54,9 @@ def counted(before: Sequence[int], ages_s: Iterable[float]) -> tuple[int, ...]:
 
 
 def learn(counts: Sequence[int], sweeps: Sequence[Sweeping]) -> Lateness | None:
-    """The distribution behind counts that these sweeps brought; None where too few rows were counted.
+    """Return the distribution behind counts that these sweeps measured; None where too few rows were counted.
 
-    A row is read half a cadence after it turned up, on the average.
+    On average a row is read half a cadence after it appeared.
     """
     total = sum(counts)
     if total < _ENOUGH:

@@ -12,7 +12,7 @@ class MemberNames:
     def __init__(self) -> None:
         self._names: dict[str, None] = {}
         self.unnamed = 0
-        "Members whose name came after the first MAX_NAMES."
+        "Number of members whose name came after the first MAX_NAMES."
 
     def __contains__(self, name: str) -> bool:
         return name in self._names
@@ -21,7 +21,7 @@ class MemberNames:
         return iter(self._names)
 
     def add(self, names: Iterable[str]) -> list[str]:
-        """Add names, cut to MAX_CHARACTERS; return those that are new. Takes constant time per name."""
+        """Add names, cut to MAX_CHARACTERS, and return those that are new. Each name takes constant time."""
         new: list[str] = []
         for name in names:
             short = name if len(name) <= MAX_CHARACTERS else f"{name[:MAX_CHARACTERS]}…"

@@ -1,9 +1,10 @@
-"""Personal data in rows, made unreadable before anything leaves the process.
+"""Privacy treatment of rows: personal data is made unreadable before anything leaves the process.
 
-1. `null` and "" stay as they are: that nothing was said is no personal data.
-2. What cannot be treated is not let through: a value that is no string becomes null, a row that is no object nothing.
-3. In JSON that the schema does not know (dead letters, further members) a treated field is recognised however its name
-   is spelled (escapes, upper and lower case), as often as it is there, and at any depth.
+1. `null` and "" stay as they are, because they hold no personal data.
+2. A value that cannot be treated is not let through: one that is not a string becomes null, and a row that is not an
+   object becomes empty.
+3. In JSON that the schema does not know (dead letters, further members) a treated field is recognized however its name
+   is spelled (escapes, upper and lower case), each time it occurs, and at any depth.
 """
 
 import hashlib
@@ -14,7 +15,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 KEY_MIN_BYTES = 32
-_CLEAR = 6  # country and area of a number, by which calls are still told apart
+_CLEAR = 6  # country and area code of a phone number, which still tell calls apart
 _TOKEN = re.compile(rb'\s+|"[^"\\]*(?:\\.[^"\\]*)*"|[{}\[\],:]|[^\s{}\[\],:"]+', re.DOTALL)
 _STRING, _OPEN, _CLOSE, _OBJECT = (b'"', b"{[", b"}]", b"{")
 
@@ -22,7 +23,7 @@ Treat = Callable[[str], str | None]
 
 
 def treatable(schema: Mapping[str, Any]) -> tuple[str, ...]:
-    """The fields of a row's Avro schema that may be treated: strings of Graph's, but not the row's identity."""
+    """Return the fields of a row's Avro schema that may be treated: strings of Graph, except the row's identity."""
     return tuple(
         field["name"]
         for field in schema["fields"]
@@ -31,13 +32,16 @@ def treatable(schema: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def mask(value: str) -> str:
-    """The value with stars for letters and digits, of a number (begins with + or a digit) those after the sixth."""
+    """Return the value with its letters and digits replaced by stars; a phone number keeps its first six characters.
+
+    A value that begins with + or a digit counts as a phone number.
+    """
     clear = _CLEAR if value[:1] == "+" or value[:1].isdecimal() else 0
     return value[:clear] + "".join("*" if character.isalnum() else character for character in value[clear:])
 
 
 def pseudonym(key: bytes) -> Callable[[str], str]:
-    """What turns a value into `{kid}:{hex}`: the same for the same value and key."""
+    """Return a function that turns a value into `{kid}:{hex}`, always the same for the same value and key."""
     kid = hashlib.sha256(key).hexdigest()[:8]
 
     def treat(value: str) -> str:
@@ -51,10 +55,10 @@ def _drop(value: str) -> str | None:
 
 
 class Privacy:
-    """Treats rows and their JSON. False when there is nothing to treat."""
+    """Privacy treatment of rows and their JSON. It is false when no field is treated."""
 
     def __init__(self, treatments: Mapping[str, str], key: bytes | None) -> None:
-        """`treatments`: mask, pseudonymize or drop, by field; `key`: of the pseudonyms, needed for pseudonymize."""
+        """Set the treatment per field: mask, pseudonymize or drop. `key` is needed for pseudonymize."""
         known: dict[str, Treat] = {"mask": mask, "drop": _drop}
         if key is not None:
             known["pseudonymize"] = pseudonym(key)
@@ -65,12 +69,15 @@ class Privacy:
         return bool(self._fields)
 
     def treat(self, columns: dict[str, list[Any]]) -> None:
-        """Treats the values of rows, given as a column for each field; lists stay as they are."""
+        """Treat the values of rows in place. `columns` has one column per field."""
         for name, treat in self._fields:
             columns[name] = [value if value is None else treat(value) for value in columns[name]]
 
     def treat_members(self, members: Mapping[str, str]) -> dict[str, str]:
-        """Members that the schema does not know, each as JSON text, treated; what cannot be read is left out."""
+        """Return members that the schema does not know, treated.
+
+        Each is JSON text; one that cannot be read is left out.
+        """
         treated = {}
         for name, text in members.items():
             result = self._treat_json(text.encode(), self._by_spelling.get(name.casefold()))
@@ -79,7 +86,7 @@ class Privacy:
         return treated
 
     def treat_row(self, raw: bytes) -> bytes:
-        """A row's JSON with its treated members, else byte by byte as it is; empty when it is no object."""
+        """Return a row's JSON with its fields treated and all other bytes unchanged; empty when it is not an object."""
         if not self:
             return raw
         return self._treat_json(raw, None) if raw.lstrip().startswith(_OBJECT) else b""
@@ -92,19 +99,19 @@ class Privacy:
 
 
 class _Rewriting:
-    """One walk over a JSON text, without recursion: rows may be nested deeper than Python calls."""
+    """One pass over a JSON text. It does not recurse, because rows may be nested deeper than Python allows calls."""
 
     def __init__(self, treats: Mapping[str, Treat], treat: Treat | None) -> None:
         self._treats = treats
         self._treat = treat
-        "Of the value that comes next."
+        "Treatment of the value that comes next."
         self._inside: list[bytes] = []
         self._is_name = False
         self._hidden_from = 0
-        "Depth of a value that is left out: nothing deeper is written."
+        "Depth of a value that is left out. Nothing at this depth or deeper is written."
 
     def run(self, raw: bytes) -> list[bytes]:
-        """The pieces of the result. Raises ValueError or IndexError for what is no JSON."""
+        """Return the pieces of the result. Raises ValueError or IndexError when `raw` is not JSON."""
         pieces: list[bytes] = []
         at = 0
         while at < len(raw):
@@ -118,6 +125,8 @@ class _Rewriting:
         return pieces
 
     def _take(self, token: bytes) -> bytes:
+        # In an object the token before `:` is a name, which selects the treatment of the value after it. An object or
+        # array in place of that value becomes null.
         first = token[:1]
         if first in _OPEN:
             return self._enter(token)
@@ -159,7 +168,7 @@ class _Rewriting:
 
 
 def _treated(token: bytes, treat: Treat) -> bytes:
-    """A value's JSON, treated; null where it is no string of whole characters."""
+    """Return a value's JSON, treated; null where it is not a string of valid characters."""
     if token[:1] != _STRING:
         return b"null"
     text = _text(token)
@@ -174,5 +183,5 @@ def _treated(token: bytes, treat: Treat) -> bytes:
 def _text(token: bytes) -> str:
     text: str = json.loads(token.decode(), strict=False)
     if not isinstance(text, str):
-        raise ValueError("a name that is no string")  # noqa: TRY004 - a text that is no JSON, as elsewhere here
+        raise ValueError("a name that is no string")  # noqa: TRY004 - the error for all text that is not JSON
     return text

@@ -1,6 +1,6 @@
-"""What a topic's settings do to records that are stamped with the start of the call, which may be months ago.
+"""Effects of a topic's settings on records whose timestamp is the start of the call, which may be months ago.
 
-Kafka deletes by a record's timestamp, not by when it was written, and refuses timestamps that are too far off.
+Kafka deletes records by their timestamp, not by when they were written, and refuses timestamps too far from its clock.
 """
 
 from collections.abc import Mapping
@@ -8,14 +8,15 @@ from datetime import timedelta
 from typing import NamedTuple
 
 AHEAD_MAX = timedelta(hours=1)
-"A broker refuses, unless told otherwise, what is further ahead of its clock."
-_BEFORE = ("message.timestamp.before.max.ms", "message.timestamp.difference.max.ms")  # the second until Kafka 3.9
+"Limit that a broker sets, unless configured otherwise, on timestamps ahead of its clock."
+# The second setting of each pair exists up to Kafka 3.9.
+_BEFORE = ("message.timestamp.before.max.ms", "message.timestamp.difference.max.ms")
 _AFTER = ("message.timestamp.after.max.ms", "message.timestamp.difference.max.ms")
 _MILLISECOND = timedelta(milliseconds=1)
 
 
 class Danger(NamedTuple):
-    """A setting of a topic under which event time loses records; `needed` is what to set it to."""
+    """Setting of a topic that loses records with event time; `needed` is the value to set."""
 
     setting: str
     value: str
@@ -24,9 +25,9 @@ class Danger(NamedTuple):
 
 
 def dangers(settings: Mapping[str, str | None], reach: timedelta, horizon: timedelta) -> list[Danger]:
-    """What is wrong with a topic's settings for event time.
+    """Return the settings of a topic that lose records with event time.
 
-    `reach`: how long ago a call that sweeps or a first start read may have begun; `horizon`: that a backfill reads.
+    `reach` is the age of the oldest call that sweeps or a first start may read, `horizon` the same for a backfill.
     """
     if settings.get("message.timestamp.type") == "LogAppendTime":
         reason = "the broker stamps records with its own time, not with the start of the call"
@@ -64,7 +65,7 @@ def _days(span: timedelta) -> str:
 
 
 def _span(settings: Mapping[str, str | None], name: str) -> timedelta | None:
-    """A limit in milliseconds; None where there is none."""
+    """Return a limit that is set in milliseconds; None where there is none."""
     text = settings.get(name)
     try:
         limit = int(text or -1)

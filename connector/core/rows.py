@@ -1,13 +1,13 @@
-"""Pages and rows of getDirectRoutingCalls: what fits, what a row says, and when two readings of it differ.
+"""Pages and rows of getDirectRoutingCalls: which rows are valid, and when two readings of a row differ.
 
-Rules (the outside surface calls them by these names):
+Rules:
 
-1. A row *fits* when it is an object, has an `id`, and every member that the schema knows has its JSON type.
-2. Null, an absent member and the empty date are the same; members that begin with `@` are not data.
-3. Two readings *differ* when a member that both of them know has another value as received: instants are compared
-   as the strings they came as. Which members a reading knows is said by its layout and by BETA_KNOWN.
+1. A row is valid when it is an object, has an `id`, and every member that the schema knows has its JSON type.
+2. Null, an absent member and the empty date are equal; members that begin with `@` are not data.
+3. Two readings of a row differ when a member that both of them know has another value as received: instants are
+   compared as strings. The fingerprint version (`layout`) and BETA_KNOWN state which members a reading knows.
 
-The shape of a row comes from the Avro schema alone; no field is spelled here.
+The members of a row come from the Avro schema alone; no field is named here except `id` and `startDateTime`.
 """
 
 import codecs
@@ -29,7 +29,7 @@ _EMPTY_DATE = b'"0001-01-01T00:00:00Z"'
 _ANCIENT = b'"000'  # how every spelling of the empty date begins
 _CHUNK = 64  # rows decoded in one go; a row that does not decode costs its chunk a second, slower attempt
 _DEEPEST = 64
-_MOST_PARTS = 400_000  # values and brackets of a page; Graph's pages have some 25,000, of a thousand rows
+_MOST_PARTS = 400_000  # values and brackets of a page; a page of Graph, of a thousand rows, has about 25,000
 _PIECE = 1 << 15
 _TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[{\]}]', re.DOTALL)
 _ESCAPE = re.compile(rb"\\(?:u[dD][89abAB]..\\u[dD][c-fC-F]..|u[dD][89a-fA-F]..|.)", re.DOTALL)
@@ -37,17 +37,18 @@ _QUOTE, _SURROGATE = ord('"'), rb"\ud"
 _LIMIT = re.compile(r"(int) [<>]= -?\d+")
 _PATH = re.compile(r"^(?P<what>.*?)(?: - at `\$\.?(?P<path>.*)`)?$", re.DOTALL)
 
-# One remembered reading: 96 bits of the id's hash, revision and flags, 36 bits of fingerprint over the v1.0 members and
-# 28 over those that only beta has. Little-endian and packed, as in the `seen` topic.
+# One entry of the deduplication index: 96 bits of the id's hash, revision and flags, 36 bits of fingerprint over the
+# members of v1.0 and 28 bits over those that only beta has. Little-endian and packed, as in the `seen` topic.
 ENTRY = np.dtype([("hi", "<u8"), ("lo", "<u4"), ("meta", "<u4"), ("fp", "<u8")])
 _KEY = np.dtype([("hi", "<u8"), ("lo", "<u4")])
 _DIGEST = np.dtype([("key", _KEY), ("rest", "<u4")])
 LAYOUT = 1
-"""Layout of the fingerprints, in the lowest three bits of meta. A field that the schema learns names the next number as
-its `layout`: what an older layout remembers is compared by the members that it knew."""
+"""Version of the fingerprints, in the lowest three bits of meta. A field that the schema learns has the next number as
+its `layout`. An entry with an older version is compared by the members that this version knew.
+"""
 LAYOUT_MASK = 0b111
 BETA_KNOWN = 1 << 3  # the reading knew beta's members
-UNFIT = 1 << 4  # not an id but the bytes of a row that did not fit
+UNFIT = 1 << 4  # the key is the hash of an invalid row's bytes, not of an id
 REVISION_SHIFT = 12
 MAX_REVISION = 2**20 - 1
 _BETA_BITS = np.uint64(28)
@@ -55,11 +56,11 @@ _BETA_MASK = np.uint64(2**28 - 1)
 
 
 class NotAPageError(ValueError):
-    """The body is not a page of rows: HTML, cut off, garbage, or JSON of another kind."""
+    """The body is not a page of rows: HTML, truncated, garbage, or JSON of another kind."""
 
 
 class Page(msgspec.Struct, frozen=True):
-    """One page: each row's JSON as received, and the link to the next page."""
+    """One page: the JSON of each row as received, and the link to the next page."""
 
     rows: list[msgspec.Raw]
     next_link: str | None
@@ -75,14 +76,14 @@ _members_decoder = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
 def decode_page(body: bytes) -> Page:
-    """The rows of a page and its next link, whose name is read without regard to case.
+    """Return the rows of a page and its next link, the name of which is case-insensitive.
 
-    Raises NotAPageError when `body` is anything but a whole page. A row that is JSON and cannot be decoded is on it.
+    A row that is JSON but cannot be decoded is included. Raises NotAPageError when `body` is anything but a whole page.
     """
     if _count_parts(body) > _MOST_PARTS:
         raise NotAPageError("the body has more parts than a page of rows")  # each would cost time and memory
     try:
-        _check_utf8(body)  # rows stay undecoded here, so that bad UTF-8 inside one would pass unseen
+        _check_utf8(body)  # rows stay undecoded here: invalid UTF-8 inside one would be missed
         envelope, readable = _decode_envelope(body)
         link = envelope.next_link
         if link is None and b"nextlink" in body.lower():
@@ -100,7 +101,10 @@ def _count_parts(body: bytes) -> int:
 
 
 def _check_utf8(body: bytes) -> None:
-    """In pieces: the text of a whole page does not fit into the processor's cache."""
+    """Raise UnicodeDecodeError when `body` is not UTF-8.
+
+    It is decoded in pieces, because the text of a whole page does not fit into the processor's cache.
+    """
     if not body.isascii():
         decode = codecs.getincrementaldecoder("utf-8")().decode
         pieces = memoryview(body)
@@ -110,12 +114,13 @@ def _check_utf8(body: bytes) -> None:
 
 
 def _decode_envelope(body: bytes) -> tuple[_Envelope, bytes]:
-    """The envelope with each row as received, and the body in a form that can be decoded."""
+    """Return the envelope with each row as received, and the body in a form that can be decoded."""
     try:
         return _envelope_decoder.decode(body), body
     except (msgspec.DecodeError, RecursionError) as error:
         if isinstance(error, msgspec.DecodeError) and _SURROGATE not in body.lower():
             raise
+    # Decode a copy of equal length that can be decoded, then take each row from the same position of the body.
     masked = _mask(body)
     envelope = _envelope_decoder.decode(masked)
     at, rows = 0, []
@@ -128,7 +133,12 @@ def _decode_envelope(body: bytes) -> tuple[_Envelope, bytes]:
 
 
 def _mask(text: bytes) -> bytes:
-    """JSON of the same length without what is legal and cannot be decoded: halves of surrogate pairs, deep nesting."""
+    """Return JSON of the same length without two things that are legal but cannot be decoded.
+
+    These are halves of surrogate pairs and deep nesting. The length stays the same so that a position in the result is
+    the position in `text`.
+    """
+    # `deep_at` is the depth of the outermost value that is nested too deeply; the whole value becomes the number 0.
     pieces, at, depth, deep_at = [], 0, 0, 0
     for token in _TOKEN.finditer(text):
         first = text[token.start()]
@@ -156,7 +166,7 @@ def _whole_character(escape: re.Match[bytes]) -> bytes:
 
 
 class InvalidRow(NamedTuple):
-    """A row that does not fit: where it would have gone is known, what is in it is not trusted."""
+    """Row that does not match the schema. It becomes a dead letter, and its values are not trusted."""
 
     raw: bytes
     id: str | None
@@ -164,11 +174,11 @@ class InvalidRow(NamedTuple):
     "Field and expected type, never the value."
     start_ms: int | None
     is_too_long: bool = False
-    "Whether it fits, and is only longer than a topic takes."
+    "True if the row matches the schema and is only too long for a topic."
 
 
 class Row(NamedTuple):
-    """A row that fits. `values`: one struct with a member for each of Graph's fields, values as received."""
+    """Valid row. `values` is one struct with a member per field of Graph, with the values as received."""
 
     values: Any
     unknown: Mapping[str, str]
@@ -176,12 +186,12 @@ class Row(NamedTuple):
 
     @property
     def id(self) -> str:
-        """Graph's identifier of the call."""
+        """Return Graph's identifier of the call."""
         return str(self.values.id)
 
 
 class _Rows(Sequence["Row | InvalidRow"]):
-    """Rows that are looked into only when they are asked for: most are known already and never are."""
+    """Rows that are examined only when they are accessed: most rows are known already and never are."""
 
     def __init__(self, rows: list[Any], raws: Sequence[bytes], look: Callable[[Any, bytes], Row]) -> None:
         self._rows = rows
@@ -203,17 +213,17 @@ class _Rows(Sequence["Row | InvalidRow"]):
 
 
 class PageRows(NamedTuple):
-    """The rows of one page with their identities; index i of `entries` belongs to `rows[i]`."""
+    """Rows of one page with their entries; index i of `entries` belongs to `rows[i]`."""
 
     rows: Sequence[Row | InvalidRow]
     entries: NDArray[np.void]
-    "dtype ENTRY, revision 0"
+    "Array of dtype ENTRY, with revision 0."
     fingerprints: Callable[[int, NDArray[np.intp]], NDArray[np.uint64]] | None = None
-    "Of some rows, by index, the fingerprints of an older layout; None where there is none."
+    "Returns the fingerprints of an older version (`layout`) for some rows, given by index; None where there is none."
 
 
 def join(readings: Sequence[PageRows]) -> PageRows:
-    """Return the rows of several pages as one reading, with the older fingerprints of each."""
+    """Return the rows of several pages as one reading, including their older fingerprints."""
     ends = np.cumsum([len(reading.entries) for reading in readings])
 
     def older(layout: int, indices: NDArray[np.intp]) -> NDArray[np.uint64]:
@@ -231,7 +241,7 @@ def join(readings: Sequence[PageRows]) -> PageRows:
 
 
 class RowSchema:
-    """What a row looks like, from the Avro schema, and what the Graph version that is read knows of it."""
+    """Schema of a row, from the Avro schema, and which of its members the Graph version in use knows."""
 
     def __init__(self, schema: Mapping[str, Any], api_version: str) -> None:
         graph_fields = [field for field in schema["fields"] if "since" in field]
@@ -244,7 +254,7 @@ class RowSchema:
             (name, msgspec.Raw, msgspec.field(name=f"@odata.{tag}", default=None))
             for name, tag in (("odata_type", "type"), ("odata_id", "id"), ("odata_etag", "etag"))
         ]
-        # No row can be part of a cycle: collecting garbage would look at each for nothing.
+        # A row cannot be part of a reference cycle: the garbage collector does not have to track it.
         self._strict = msgspec.defstruct("GraphRow", [*members, *ignored], forbid_unknown_fields=True, gc=False)
         lenient = msgspec.defstruct("GraphRow", [*members, *ignored], gc=False)
         self._lenient = msgspec.json.Decoder(lenient)
@@ -255,12 +265,12 @@ class RowSchema:
         self._all_instants = _getter(self.instants)
         self._beta_known = api_version == "beta"
         self.layout = max(map(_layout, [*graph_fields, *_nested_fields(graph_fields)]))
-        "Of the fingerprints that it makes."
+        "Version of the fingerprints that it computes."
         self._said = {layout: _Said(graph_fields, layout) for layout in range(1, self.layout + 1)}
         self._flags = self.layout | (BETA_KNOWN if self._beta_known else 0)
 
     def read(self, raws: Iterable[bytes]) -> PageRows:
-        """Every row of a page, read; none is left out. `raws`: each row's JSON as received."""
+        """Return all rows of a page; none is left out. `raws` holds the JSON of each row as received."""
         raws = list(raws)
         rows: list[Any] = []
         unfit_at: list[int] = []
@@ -295,7 +305,8 @@ class RowSchema:
         return PageRows(_Rows(rows, raws, self._look), entries, older)
 
     def _decode(self, raws: Sequence[bytes]) -> list[Any] | None:
-        """Of each row its values; None when one does not fit."""
+        """Return the values of each row; None when one of them is invalid."""
+        # The strict decoder is tried first: a row of its type has no unknown members and needs no second look.
         text = b"[%b]" % b",".join(raws)
         for decoder in (self._strict_rows, self._lenient_rows):
             try:
@@ -307,7 +318,7 @@ class RowSchema:
         return None
 
     def _decode_alone(self, raw: bytes) -> Any:
-        """The values of a row, or why it does not fit."""
+        """Return the values of a row, or an InvalidRow with the problem."""
         try:
             values = self._lenient.decode(raw)
         except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
@@ -334,7 +345,7 @@ class RowSchema:
         return InvalidRow(raw, None if "\ufffd" in id_text else id_text, problem, self._start(members))
 
     def _look(self, values: Any, raw: bytes) -> Row:
-        """A row that fits with the members that the schema does not know."""
+        """Return a valid row with the members that the schema does not know."""
         if isinstance(values, self._strict):
             return Row(values, _NOTHING)
         unknown = {
@@ -345,16 +356,16 @@ class RowSchema:
         return Row(values, unknown)
 
     def _start(self, members: Mapping[str, msgspec.Raw]) -> int | None:
-        """Start of a row that does not fit, if it can be read: it decides how long the row is remembered."""
+        """Return the start of an invalid row if it can be read. It decides how long the row stays in the index."""
         try:
             return instants.parse_ms(_text(members.get("startDateTime")) or "")
         except ValueError:
             return None
 
     def resolve(self, row: Row, raw: bytes) -> tuple[dict[str, Any], InvalidRow | None]:
-        """The values of a row under the names of the schema, instants as epoch milliseconds.
+        """Return the values of a row under the names of the schema, with instants as epoch milliseconds.
 
-        The second is set, and the first is of no use, when an instant is none.
+        The second result is set when a member is not an instant; the values must not be used then.
         """
         columns, problems = self.resolve_columns([row], [raw])
         return {name: column[0] for name, column in columns.items()}, problems.get(0)
@@ -362,9 +373,9 @@ class RowSchema:
     def resolve_columns(
         self, rows: Sequence[Row], raws: Sequence[bytes | msgspec.Raw]
     ) -> tuple[dict[str, list[Any]], dict[int, InvalidRow]]:
-        """The values of many rows by the schema's names, instants as epoch milliseconds.
+        """Return the values of many rows under the names of the schema, with instants as epoch milliseconds.
 
-        And by index the rows with an instant that is none, whose values are of no use.
+        The second result holds, by index, the rows with a member that is not an instant; their values must not be used.
         """
         columns: dict[str, list[Any]] = {name: [] for name in self.names}
         columns |= zip(
@@ -394,7 +405,7 @@ class RowSchema:
             return None
 
     def instants_fit(self, row: Row) -> bool:
-        """Whether every instant of a row is one."""
+        """Return whether every instant of a row can be parsed."""
         try:
             for stamp in self._all_instants(row.values):
                 if stamp is not None:
@@ -405,7 +416,7 @@ class RowSchema:
 
 
 class _Said:
-    """What rows say in the members that a layout knows, as fingerprints."""
+    """Fingerprints of one version (`layout`), over the members that this version knows."""
 
     def __init__(self, graph_fields: list[dict[str, Any]], layout: int) -> None:
         known = sorted((field for field in graph_fields if _layout(field) <= layout), key=itemgetter("name"))
@@ -415,7 +426,7 @@ class _Said:
         self._beta = [_Lines(beta, layout, instants=False), _Lines(beta, layout, instants=True)]
 
     def fingerprints(self, rows: list[Any], *, beta: bool) -> NDArray[np.uint64]:
-        """36 bits of what rows say in v1.0's members, and, when `beta` is known, 28 of beta's."""
+        """Return 36 bits of hash over the members of v1.0 and, when `beta` is known, 28 bits over those of beta."""
         result = _digests(self._v1, rows) & ~_BETA_MASK
         if beta:
             result |= _digests(self._beta, rows) & _BETA_MASK
@@ -423,7 +434,7 @@ class _Said:
 
 
 class _Lines:
-    """Of each row some values as JSON, which never has a line end within."""
+    """Some values of each row as one line of JSON, which never contains a line break."""
 
     def __init__(self, fields: list[dict[str, Any]], layout: int, *, instants: bool) -> None:
         fields = [field for field in fields if (_logical_type(field["type"]) == "timestamp-millis") is instants]
@@ -436,6 +447,7 @@ class _Lines:
         return bool(self._names)
 
     def __call__(self, rows: list[Any]) -> list[bytes]:
+        # One call encodes all rows, which is much faster than one call per row.
         said = list(map(self._values, rows))
         if self._cuts:
             cuts = [self._cuts.get(name, _as_it_is) for name in self._names]
@@ -445,7 +457,7 @@ class _Lines:
             return joined.split(b"\n")[:-1]
         joined = joined.replace(_EMPTY_DATE, b"null")
         lines = joined.split(b"\n")[:-1]
-        if _ANCIENT in joined:  # the empty date as null in every spelling
+        if _ANCIENT in joined:  # every spelling of the empty date becomes null
             for at, line in enumerate(lines):
                 if _ANCIENT in line:
                     lines[at] = msgspec.json.encode([_without_empty_date(stamp) for stamp in said[at]])
@@ -459,12 +471,12 @@ def _digests(pieces: list[_Lines], rows: list[Any]) -> NDArray[np.uint64]:
 
 
 def _layout(field: Mapping[str, Any]) -> int:
-    """The first layout of fingerprints that knows a field of the schema."""
+    """Return the first fingerprint version that knows a field of the schema."""
     return int(field.get("layout", 1))
 
 
 def _nested_fields(fields: Iterable[Mapping[str, Any]]) -> Iterable[Mapping[str, Any]]:
-    """The fields of all records within the types of fields."""
+    """Yield the fields of all records within the types of `fields`."""
     for field in fields:
         inner = _inner(field["type"])
         while isinstance(inner, dict) and "items" in inner:
@@ -475,7 +487,10 @@ def _nested_fields(fields: Iterable[Mapping[str, Any]]) -> Iterable[Mapping[str,
 
 
 def _cut(avro: Any, layout: int) -> Callable[[Any], Any] | None:
-    """What leaves out the members of nested records that a layout does not know; None where it knows them all."""
+    """Return a function that removes the members of nested records that a fingerprint version does not know.
+
+    Return None when the version knows them all.
+    """
     inner = _inner(avro)
     if not isinstance(inner, dict):
         return None
@@ -509,12 +524,12 @@ def _getter(names: Iterable[str]) -> Callable[[Any], tuple[Any, ...]]:
 
 
 def id_keys(ids: Iterable[str]) -> NDArray[np.void]:
-    """What ids are remembered by: 96 bits of hash, as fields hi and lo."""
+    """Return the keys of ids in the index: 96 bits of hash, as fields hi and lo."""
     return _keys([b"i" + text.encode() for text in ids])
 
 
 def invalid_entry(raw: bytes) -> NDArray[np.void]:
-    """What is remembered of a row that does not fit: the hash of its bytes; shape (1,), dtype ENTRY."""
+    """Return the index entry of an invalid row, with the hash of its bytes; shape (1,), dtype ENTRY."""
     entry = np.zeros(1, ENTRY)
     key = _keys([b"u" + raw])
     entry["hi"], entry["lo"] = key["hi"], key["lo"]
@@ -527,9 +542,9 @@ def _keys(texts: list[bytes]) -> NDArray[np.void]:
 
 
 def differ(first: NDArray[np.void], second: NDArray[np.void]) -> NDArray[np.bool_]:
-    """Whether two readings of the same ids differ in a member that both know; element by element.
+    """Return, element by element, whether two readings of the same ids differ in a member that both know.
 
-    Their fingerprints are of the same layout.
+    Their fingerprints must have the same version.
     """
     v1 = (first["fp"] >> _BETA_BITS) != (second["fp"] >> _BETA_BITS)
     both_know = (first["meta"] & second["meta"] & BETA_KNOWN) != 0
@@ -552,7 +567,7 @@ def _text(raw: msgspec.Raw | None) -> str | None:
 
 
 def _describe(error: Exception) -> str:
-    """Msgspec's sentence names types and the path, never a value."""
+    """Return what is wrong with a row. Msgspec's message names types and the path, never a value."""
     match = _PATH.match(str(error)) if isinstance(error, msgspec.ValidationError) else None
     if match is None:
         return "row: expected JSON that can be decoded"
@@ -578,7 +593,7 @@ def _is_array(avro: Any) -> bool:
 
 
 def _json_type(avro: Any) -> Any:
-    """The JSON type in which Graph sends what the schema holds as `avro`."""
+    """Return the JSON type in which Graph sends what the schema holds as `avro`."""
     inner = _inner(avro)
     simple = {"string": str, "int": _INT32, "boolean": bool}
     if isinstance(inner, str):

@@ -1,16 +1,18 @@
-"""Which call time to read next: sweeps, catching up after an outage, and slices.
+"""Scheduler: decides which call time to read next, for sweeps, catching up after an outage, and slices.
 
-1. A sweep reads, every `every`, all calls that began in the last `overlap`, and the strip back to where its last run
-   was complete. So its statement holds to the letter: every call that began before `through` was last read at least
-   `overlap` after it began.
-2. A run is done when coverage says that all of its window was read since it started. Nothing else is kept of it, so
-   that it goes on after a restart where it stopped, and what one sweep reads serves every other that wants it.
-3. Sweeps that are due together read each piece once, for the sweep with the shortest `every` that wants it: this is
-   how a deep sweep replaces the shallow ones that it contains.
-4. A sweep's own overlap is read first, newest first. What lies between it and `through` after an outage is its hole:
-   read oldest first, after every sweep's own overlap, and not at all where a deeper run reads it anyway.
+1. Every `every` a sweep reads all calls that began in the last `overlap`, and the catch-up range back to where its last
+   run was complete. So `through` holds exactly: every call that began before it was last read at least `overlap` after
+   it began.
+2. A run is done when coverage shows that all of its window was read since it started. No other progress of a run is
+   kept. A run therefore continues after a restart where it stopped, and what one sweep reads serves every other sweep
+   that needs it.
+3. Sweeps that are due together read each piece once, for the sweep with the shortest `every` that needs it. In this way
+   a deep sweep replaces the shallow ones that it contains.
+4. A sweep's own overlap is read first, newest first. After an outage the catch-up range lies between `through` and the
+   overlap. It is read oldest first, after the overlaps of all sweeps, and not at all where a deeper run reads it
+   anyway.
 5. No window begins before the tenant's start or before what may still be read (horizon.readable_from), at any step.
-   What a sweep could not read in time is missed: its position passes it, its `through` does not.
+   Call time that a sweep could not read in time is missed: the sweep's position moves past it, its `through` does not.
 """
 
 from collections.abc import Collection, Iterable, Sequence
@@ -32,19 +34,19 @@ _EARLIEST = datetime.min.replace(tzinfo=UTC)
 _SECOND = timedelta(seconds=1)
 _SHORTEST_SLICE = timedelta(seconds=60)
 _SHORTEST_RUN = timedelta(seconds=10)
-"A run is not overtaken before that, however short `every` is."
+"Minimum age at which a run can be replaced by the next one, however short `every` is."
 _MOST_READS = 4_000  # 150 kB of the tenant's state record
 
 
 class Sweep(NamedTuple):
-    """Every `every`, read again all calls that began in the last `overlap`."""
+    """Schedule that reads again, every `every`, all calls that began in the last `overlap`."""
 
     every: timedelta
     overlap: timedelta
 
 
 class Rules(NamedTuple):
-    """What the owner configured; sweeps in order of `every`."""
+    """Configuration of a tenant's sweeps, in order of `every`."""
 
     sweeps: tuple[Sweep, ...]
     settle: timedelta
@@ -53,49 +55,52 @@ class Rules(NamedTuple):
 
 
 class Run(NamedTuple):
-    """One run of a sweep: all of the window is to be read at or after `started`."""
+    """One run of a sweep: all of the window must be read at or after `started`."""
 
     started: datetime
     window: Window
     overtaken: datetime | None = None
-    "When the run started that this one replaced before it had ended: what that one did not reach is read first."
+    "Start of the run that this one replaced before it had ended. What that run did not reach is read first."
 
 
 class SweepState(NamedTuple):
-    """How far a sweep has come. Times are aware UTC."""
+    """Progress of a sweep. Times are aware UTC."""
 
     sweep: Sweep
     through: datetime
     "Every call that began before this was last read at least the overlap after it began."
     due: datetime
-    "When the next run is to begin; while one is on its way: when that was to begin."
+    "Time at which the next run is due or, during a run, at which this run was due."
     last_ok: datetime | None = None
-    "When the last run ended."
+    "Time at which the last run ended."
     run: Run | None = None
-    "The run on its way, else the last one."
+    "The run in progress, or the last one."
     running: bool = False
     position: datetime | None = None
-    "Later than `through` when the sweep goes on behind what it has missed."
+    "Set, and later than `through`, when the sweep continues after call time that it missed."
     missed: tuple[Window, ...] = ()
-    "Call time before the position that was not read late enough: isolated, or behind the horizon; oldest first."
+    "Call time before the position that was not read late enough, isolated or behind the horizon; oldest first."
 
     @property
     def resumes_at(self) -> datetime:
-        """Where the sweep goes on reading."""
+        """Return the call time from which the sweep continues."""
         return self.through if self.position is None else self.position
 
     def moved(self, position: datetime, missed: Iterable[Window]) -> "SweepState":
-        """Return it at a position, complete up to what it has missed before that."""
+        """Return the state of the sweep at `position`.
+
+        It is complete up to the first call time that it missed before that.
+        """
         kept = horizon.bounded(clip(missed, Window(_EARLIEST, position)))
         through = kept[0].start if kept else position
         return self._replace(through=through, position=position if position > through else None, missed=kept)
 
 
 class State(NamedTuple):
-    """What is known of a tenant's call time. Pure value: each step returns a new one."""
+    """State of a tenant's scheduler. It is immutable: each step returns a new one."""
 
     start: datetime
-    "Calls before this are not asked for: fixed at the first start."
+    "Calls before this are never requested; fixed at the first start."
     sweeps: tuple[SweepState, ...]
     coverage: Coverage = Coverage()
     orders: jobs.Orders = jobs.Orders()
@@ -109,24 +114,27 @@ class Slice(NamedTuple):
 
     window: Window
     priority: int
-    "0 is the sweep with the shortest `every`, and so on."
+    "Priority of its requests: 0 is the live sweep; other sweeps, catch-up and isolated ranges, and jobs follow."
     at: datetime
-    "What coverage will say of when it was read: when its run started, never later than the truth."
+    "Read time for coverage: when the run started, which is never later than the actual time."
     job: str = ""
-    "The backfill that it belongs to."
+    "Id of the backfill that it belongs to."
     again: bool = False
-    "Whether that publishes also what is remembered."
+    "True if this backfill also publishes rows that are in the deduplication index."
 
 
 def first_state(rules: Rules, start: datetime, now: datetime) -> State:
-    """A tenant that was never read."""
+    """Return the state of a tenant that was never read."""
     oldest = horizon.readable_from(EPOCH, rules.horizon, now, horizon.MARGIN)
     begin = max(min(_second(start), _second(now)), oldest)
     return State(begin, tuple(SweepState(sweep, begin, _second(now)) for sweep in rules.sweeps))
 
 
 def start_earlier(state: State, rules: Rules, start: datetime, now: datetime) -> State:
-    """Return a state that was never read with an earlier start: its own may be that of a clock that was ahead."""
+    """Return a state that was never read with an earlier start; any other state is returned unchanged.
+
+    A clock that was ahead may have set the start of the state.
+    """
     if state.coverage.reads or any(sweep_state.run for sweep_state in state.sweeps):
         return state
     first = first_state(rules, min(start, state.start), now)
@@ -134,7 +142,7 @@ def start_earlier(state: State, rules: Rules, start: datetime, now: datetime) ->
 
 
 def resume(state: State, rules: Rules, now: datetime) -> State:
-    """A stored state under today's rules: runs too old to go on are dropped, sweeps follow the configuration."""
+    """Return a stored state under the current rules: runs that are too old end, sweeps follow the configuration."""
     known = {sweep_state.sweep: sweep_state for sweep_state in state.sweeps}
     sweeps = []
     for sweep in rules.sweeps:
@@ -148,7 +156,10 @@ def resume(state: State, rules: Rules, now: datetime) -> State:
 
 
 def begin(state: State, rules: Rules, now: datetime) -> tuple[State, list[int]]:
-    """Starts a run of every sweep that is due; which ones, as indices. None of a paused tenant."""
+    """Start a run of every sweep that is due; return the state and the indices of these sweeps.
+
+    A paused tenant starts none.
+    """
     if state.orders.paused:
         return state, []
     now = _second(now)
@@ -165,6 +176,8 @@ def begin(state: State, rules: Rules, now: datetime) -> tuple[State, list[int]]:
         own_start = max(end - sweep.overlap, floor)
         passed = _passed(sweep_state, state.coverage, max(sweep_state.resumes_at, floor))
         position = min(passed.resumes_at, own_start)
+        # A short catch-up range is part of the run's window, and read newest first. A longer one, after an outage, is
+        # left to _hole, so that the sweep's own overlap is not delayed by it.
         is_strip = position >= own_start - 2 * sweep.every
         run = Run(now, Window(position if is_strip else own_start, end), former.started if former else None)
         moved = passed.moved(position, passed.missed)
@@ -179,7 +192,7 @@ def begin(state: State, rules: Rules, now: datetime) -> tuple[State, list[int]]:
 
 
 def overtaken(state: State, started: Iterable[int]) -> list[int]:
-    """Return which of the sweeps that started just now replaced a run of their own that had not ended."""
+    """Return which of the sweeps that just started replaced a run of their own that had not ended."""
     runs = ((index, state.sweeps[index].run) for index in started)
     return [index for index, run in runs if run is not None and run.overtaken is not None]
 
@@ -190,7 +203,10 @@ def range_failed(state: State, window: Window, failure: RangeFailure) -> State:
 
 
 def finish(state: State, slices: Iterable[tuple[Slice, bool]], now: datetime, rules: Rules) -> tuple[State, list[int]]:
-    """After slices were read (each with whether it was steady): the state, and the sweeps whose run ended."""
+    """Return the state after slices were read, and the indices of the sweeps whose run ended.
+
+    Each slice comes with whether its paging was stable.
+    """
     coverage = state.coverage
     orders = state.orders
     ranges = state.failing_ranges
@@ -203,6 +219,8 @@ def finish(state: State, slices: Iterable[tuple[Slice, bool]], now: datetime, ru
     orders = jobs.expired(orders, _second(now), *_job_floors(state, rules, now))
     floor = readable_from(state, rules, now)
     isolated = failing_ranges.isolated(ranges)
+    # Isolated ranges count as read here, so that they hold up neither runs nor positions. `_passed` uses the real
+    # coverage, which records them as missed.
     passable = coverage.with_passable(isolated)
     sweeps, ended = list(state.sweeps), []
     for index, former in enumerate(sweeps):
@@ -217,25 +235,31 @@ def finish(state: State, slices: Iterable[tuple[Slice, bool]], now: datetime, ru
 
 
 def command(state: State, order: jobs.Command, now: datetime, oldest: datetime) -> State:
-    """After an operator's command; a job's range is cut at `oldest`. A paused tenant has no runs on their way."""
+    """Return the state after an operator's command.
+
+    A job's range is cut at `oldest`. Pausing ends the runs in progress.
+    """
     orders = jobs.apply(state.orders, order, _second(now), _second(oldest), state.forgotten_before)
     state = state._replace(orders=orders)
     return drop_runs(state)[0] if orders.paused else state
 
 
 def drop_runs(state: State) -> tuple[State, list[int]]:
-    """Without the runs on their way, which failed; they are due again at once. Which sweeps they were."""
+    """Return the state without its runs in progress, which failed, and the indices of their sweeps.
+
+    The sweeps are due again at once.
+    """
     dropped = [index for index, sweep_state in enumerate(state.sweeps) if sweep_state.running]
     return state._replace(sweeps=tuple(s._replace(running=False) for s in state.sweeps)), dropped
 
 
 def next_due(state: State) -> datetime | None:
-    """When the next sweep is to begin; None when all are on their way."""
+    """Return when the next sweep is due; None when all have a run in progress."""
     return min((s.due for s in state.sweeps if not s.running), default=None)
 
 
 def next_turn(state: State, rules: Rules, now: datetime) -> datetime | None:
-    """Return when a sweep can begin or a range be asked for again; None until a command or a chain's end."""
+    """Return when a sweep can start or a range be requested again; None while the tenant is paused."""
     if state.orders.paused:
         return None
     due = max(min(_begins_at(s, now) for s in state.sweeps), state.start + rules.settle + _SECOND)
@@ -244,21 +268,21 @@ def next_turn(state: State, rules: Rules, now: datetime) -> datetime | None:
 
 
 def overdue_seconds(sweep_state: SweepState, now: datetime) -> float:
-    """For how long the sweep should have ended: it is to end before it is due again."""
+    """Return for how long the sweep should have ended: a run must end before the sweep is due again."""
     return max(0.0, (now - sweep_state.due - sweep_state.sweep.every).total_seconds())
 
 
 def next_slice(
     state: State, rules: Rules, in_flight: Collection[Slice], sizes: "Sizes", now: datetime, *, live: bool, others: bool
 ) -> Slice | None:
-    """The next piece to read, cut to about ten pages; None when everything wanted is read or on its way.
+    """Return the next slice to read, of about ten pages; None when all that is due was read or is in flight.
 
-    `live`, `others`: whether a chain may be opened for the sweep with the shortest `every`, and for the rest.
+    `live` and `others` state whether a chain may be opened for the sweep with the shortest `every`, and for the rest.
     """
     if state.orders.paused:
         return None
     floor = readable_from(state, rules, now)
-    # Two chains over the same seconds could hand over an older version after a newer one.
+    # Two chains over the same seconds could deliver an older version after a newer one.
     in_flight_windows = [piece.window for piece in in_flight]
     taken = [*in_flight_windows, *failing_ranges.left_out(state.failing_ranges, now)]
     cut = partial(_cut, state.failing_ranges, sizes, rules)
@@ -289,19 +313,22 @@ def next_slice(
 
 
 def room(in_flight: Collection[Slice], concurrency: int) -> tuple[bool, bool]:
-    """Whether one more chain may be opened for the shortest sweep, for which one is kept, and for others."""
+    """Return whether a further chain may be opened for the live sweep, and whether one may for the rest.
+
+    One chain is reserved for the live sweep when there is more than one.
+    """
     free = len(in_flight) < concurrency
     return free, free and sum(piece.priority != 0 for piece in in_flight) < max(1, concurrency - 1)
 
 
 def gaps(state: State) -> list[Window]:
-    """The pieces of call time that were never read, up to the newest that was."""
+    """Return the gaps: the call time that was never read, up to the newest that was."""
     through = state.coverage.through
     return state.coverage.missing(Window(state.start, through)) if through and through > state.start else []
 
 
 def is_idle(state: State, rules: Rules, now: datetime) -> bool:
-    """Whether nothing is left to read until a sweep is due."""
+    """Return whether nothing is left to read until a sweep is due."""
     floor = readable_from(state, rules, now)
     passable = state.coverage.with_passable(failing_ranges.isolated(state.failing_ranges))
     runs = (s.run for s in state.sweeps if s.running and s.run is not None)
@@ -315,13 +342,16 @@ def readable_from(state: State, rules: Rules, now: datetime) -> datetime:
 
 
 def _job_floors(state: State, rules: Rules, now: datetime) -> tuple[datetime, datetime]:
-    """Return from where on a job may read: one that leaves out the rows in the index, and one that does not."""
+    """Return the instants from which on a job may read: one that leaves out rows in the index, and one with `again`."""
     floor = horizon.readable_from(state.forgotten_before, rules.horizon, now)
     return floor, _second(now - rules.horizon)
 
 
 def _claimed(state: State, piece: Slice) -> list[Window]:
-    """Return the part of a slice that counts as read: without `again`, rows that may be forgotten were left out."""
+    """Return the part of a slice that counts as read.
+
+    Rows of call time that may be forgotten are left out without `again`, so that this call time does not count.
+    """
     window = piece.window
     if piece.again:
         return [window]
@@ -329,9 +359,9 @@ def _claimed(state: State, piece: Slice) -> list[Window]:
 
 
 def _taken_over(state: State, sweep: Sweep, now: datetime) -> SweepState:
-    """Return a new sweep as complete as those before it and coverage prove it to be.
+    """Return a new sweep that is as complete as the previous sweeps and coverage prove.
 
-    Coverage alone proves little of old call time, since merged pieces are as old as their oldest reading.
+    Coverage alone proves little about old call time, since merged pieces keep the read time of their oldest reading.
     """
     found = SweepState(sweep, state.coverage.complete_through(state.start, sweep.overlap), _second(now))
     for former in state.sweeps:
@@ -341,7 +371,7 @@ def _taken_over(state: State, sweep: Sweep, now: datetime) -> SweepState:
 
 
 def _passed(sweep_state: SweepState, coverage: Coverage, position: datetime) -> SweepState:
-    """Return a sweep that goes on at `position`. What it did not read late enough before that is missed."""
+    """Return a sweep that continues at `position`. Call time before it that was not read late enough is missed."""
     missed = list(sweep_state.missed)
     if sweep_state.resumes_at < position:
         missed.append(Window(sweep_state.resumes_at, position))
@@ -356,16 +386,19 @@ def _unread(coverage: Coverage, run: Run, floor: datetime, since: datetime | Non
 
 
 def _begins_at(sweep_state: SweepState, now: datetime) -> datetime:
-    """Return when the sweep's next run begins: when it is due, or when the run on its way is too old."""
+    """Return when the sweep's next run begins: when it is due, or when the run in progress is too old."""
     every = sweep_state.sweep.every
     if sweep_state.running and sweep_state.run is not None:
         return sweep_state.run.started + max(every, _SHORTEST_RUN)
-    # A due time more than one `every` ahead was noted by a clock that has been set back since.
+    # A due time more than one `every` ahead was recorded by a clock that has been set back since.
     return sweep_state.due if sweep_state.due <= now + every else now
 
 
 def _own(state: State, run: Run, taken: list[Window], floor: datetime) -> list[Window]:
-    """Return what a run has to read, oldest first; while there is any, only what the run before it did not reach."""
+    """Return what a run has to read, oldest first.
+
+    What the run that it replaced did not reach comes first, alone.
+    """
     for since in (run.overtaken, run.started):
         missing = [] if since is None else subtract(_unread(state.coverage, run, floor, since), taken)
         if missing:
@@ -387,7 +420,8 @@ def _is_alike(sweeps: Sequence[SweepState], read: Read, at: datetime) -> bool:
         overlap, run = sweep_state.sweep.overlap, sweep_state.run
         begins = [] if run is None else [run.started, run.overtaken]
         if any(since is not None and at < since <= read.at for since in begins):
-            return False
+            return False  # a run that counts the piece as read would read it again
+        # Progress is the same if the sweep is past the piece, if all of it is old enough at either time, or none of it.
         is_passed = read.end <= sweep_state.resumes_at
         is_ripe, is_unripe = read.end <= at - overlap, read.start >= read.at - overlap
         if not (is_passed or is_ripe or is_unripe):
@@ -396,7 +430,10 @@ def _is_alike(sweeps: Sequence[SweepState], read: Read, at: datetime) -> bool:
 
 
 def _hole(state: State, sweep_state: SweepState, floor: datetime) -> list[Window]:
-    """What lies between a sweep's last run and where it was complete, and no other run is going to read late enough."""
+    """Return the catch-up range of a sweep, without the parts that another run is going to read late enough.
+
+    It lies between where the sweep was complete and the start of its last run's window.
+    """
     run, overlap = sweep_state.run, sweep_state.sweep.overlap
     begin = max(sweep_state.resumes_at, floor)
     if run is None or begin >= run.window.start:
@@ -409,25 +446,33 @@ def _hole(state: State, sweep_state: SweepState, floor: datetime) -> list[Window
 
 
 class Sizes:
-    """How long a slice may be to fill about ten pages: from the rows remembered there, or from those read beside it."""
+    """Estimate of how long a slice may be to fill about ten pages.
+
+    It uses the rows in the deduplication index and, for call time that was never read, the density of call time nearby.
+    """
 
     def __init__(
         self, rows_per_hour: NDArray[np.int64], first_hour: int, coverage: Coverage, rows_per_second: float
     ) -> None:
-        """`rows_per_hour`: remembered rows from `first_hour` (since the epoch) on; elsewhere `rows_per_second`."""
+        """Set the densities.
+
+        `rows_per_hour` are the rows in the index from the hour `first_hour` (since the epoch) on. `rows_per_second` is
+        expected where nothing was read.
+        """
         self._rows_per_hour = rows_per_hour
         self._first_hour = first_hour
         self._coverage = coverage
         self._rows_per_second = rows_per_second
 
     def cut(self, window: Window, longest: timedelta, *, newest_first: bool) -> Window:
-        """The newest (else the oldest) part of `window` that is expected to hold ROWS_A_SLICE rows at most."""
+        """Return the newest (else the oldest) part of `window` that is expected to hold at most ROWS_A_SLICE rows."""
         if window.end - window.start > longest:
             window = (
                 Window(window.end - longest, window.end)
                 if newest_first
                 else Window(window.start, window.start + longest)
             )
+        # Walk from the end that is kept until the rows are enough, hour by hour because the index counts rows per hour.
         rows = 0.0
         at = window.end if newest_first else window.start
         while window.start < at or not newest_first:
@@ -452,7 +497,7 @@ class Sizes:
         return Window(window.start, min(window.end, max(at, window.start + _SHORTEST_SLICE)))
 
     def _expected(self, piece: Window) -> float:
-        """Rows expected in a piece within one hour."""
+        """Return the rows expected in a piece within one hour."""
         hour = (piece.start - EPOCH) // _HOUR - self._first_hour
         remembered = float(self._rows_per_hour[hour]) if 0 <= hour < len(self._rows_per_hour) else 0.0
         expected = remembered * piece.seconds / 3600
@@ -461,23 +506,23 @@ class Sizes:
 
 
 def first_guess() -> float:
-    """Rows a second to expect of a tenant of which nothing is known: slices begin at one hour."""
+    """Return the rows per second to expect for a tenant without any history: the first slices are one hour long."""
     return ROWS_A_SLICE / 3600
 
 
 def next_guess(window: Window, rows: int) -> float:
-    """Rows a second to expect beside a window that had `rows`: slices grow four times at most."""
+    """Return the rows per second to expect next to a window that had `rows`. Slices grow at most fourfold."""
     return max(1.25 * rows / window.seconds, ROWS_A_SLICE / (4 * window.seconds))
 
 
 def halves(window: Window) -> list[Window]:
-    """A window in two, or as it is when it is one second long."""
+    """Return a window in two parts, or unchanged when it is one second long."""
     middle = _second(window.start + (window.end - window.start) / 2)
     return [w for w in (Window(window.start, middle), Window(middle, window.end)) if w.start < w.end]
 
 
 def replaced_by(started: Sequence[int], rules: Rules) -> int | None:
-    """Of sweeps that started together the one that the others end with: the deepest."""
+    """Return which of the sweeps that started together the others end with: the deepest one."""
     return max(started, key=lambda index: rules.sweeps[index].overlap, default=None)
 
 

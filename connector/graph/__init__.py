@@ -1,1 +1,1 @@
-"""Microsoft Graph and its sign-in, as a source of pages. Only here: msal and aiohttp's client."""
+"""Client of Microsoft Graph and its sign-in, as a source of pages. Only this package uses msal and aiohttp's client."""

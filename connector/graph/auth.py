@@ -1,16 +1,19 @@
-"""Tokens of one tenant, by msal, which never waits for the network here.
+"""Access tokens of one tenant, acquired with msal but without letting msal wait for the network.
 
-msal blocks: it asks its `http_client` in the middle of its own work. A sign-in that hangs would hold a thread, and with
-many tenants all of them. So msal is run as a function of the answers that it needs: it is given those that have come,
-stops where the next one is missing, the request is made by the event loop, and msal is run again from the start. What
-runs in the few threads is only its computing (signatures) and the reading of secrets.
+msal is synchronous: it calls its `http_client` in the middle of its own work. A sign-in that hangs would block a
+thread, and with many tenants it would block all threads. msal therefore runs as a function of the responses that it
+needs: it receives the responses that have arrived and stops at the first missing one, the event loop makes that
+request, and msal runs again from the start. The few threads only compute signatures and read secrets.
 
 Rules:
 
-1. At most one token request is in flight a tenant; all who want the token wait for the same one.
-2. A token is renewed in its last quarter while it still serves, so that sign-in may be away for a while unnoticed.
-3. What failed is built anew: msal replays refusals from memory, and a changed secret needs a new instance anyhow.
-4. A managed identity is asked for without a proxy, and its token must be the tenant's: Azure picks the tenant, not we.
+1. At most one token request per tenant is in flight; all callers that need the token wait for the same request.
+2. A token is renewed in the last quarter of its lifetime while it is still valid, so that a short outage of sign-in
+   has no effect.
+3. After a failure the msal application is created again: msal caches errors in memory, and a changed secret needs a
+   new instance in any case.
+4. A managed identity is requested without a proxy, and its token must belong to the configured tenant, because Azure
+   chooses the tenant.
 """
 
 import asyncio
@@ -38,39 +41,43 @@ logger = log.get(__name__)
 _T = TypeVar("_T")
 
 _MAX_BYTES = 1 << 20
-_MOST_ANSWERS = 8  # discovery and token are two
+_MOST_ANSWERS = 8  # metadata and token are two requests
 _SHORTEST_LIFETIME_S = 60.0
 _GUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _ANSWERED = "wait: it was reached, and it answers again when its fault is over"
-_PASSING_OF_AZURE = (404, 410)  # while the machine's metadata service is updated
+_PASSING_OF_AZURE = (404, 410)  # the machine's metadata service is being updated
 
 
 class SignInTarget(Protocol):
-    """Who signs in where."""
+    """The identity that signs in, and the tenant in which it signs in."""
 
     @property
     def id(self) -> str:
-        """The tenant, as Graph and sign-in know it."""
+        """The tenant's id, as Graph and sign-in know it."""
 
     @property
     def label(self) -> str:
-        """As people know it."""
+        """The tenant's name for log events and messages."""
 
     @property
     def identity(self) -> identity.Identity:
-        """What it is signed in with."""
+        """The identity with which the tenant is signed in."""
 
 
 class Tenant(SignInTarget, Protocol):
-    """What is needed of a tenant's settings."""
+    """The settings of a tenant that a source needs."""
 
     @property
     def requests_per_minute(self) -> float:
-        """The most that may be asked in any minute."""
+        """The request budget: the maximum number of requests to Graph within any 60 s."""
 
 
 class Token(NamedTuple):
-    """Text, and until when it serves (monotonic and epoch seconds); renewed before."""
+    """An access token with its times.
+
+    `serves_until` and `renew_at` are monotonic seconds, `expires_at` is epoch seconds. The token is renewed from
+    `renew_at` on and is not used after `serves_until`.
+    """
 
     text: str
     serves_until: float
@@ -79,7 +86,7 @@ class Token(NamedTuple):
 
 
 class Pauses:
-    """How long a tenant's sign-in is left alone, by its own `Retry-After` and by back-off."""
+    """The pauses of a tenant's sign-in, set by its `Retry-After` headers and by exponential back-off."""
 
     def __init__(self) -> None:
         self.backoff = Backoff()
@@ -88,7 +95,7 @@ class Pauses:
 
 
 class SignIn:
-    """The tokens of one tenant."""
+    """The access tokens of one tenant."""
 
     def __init__(
         self,
@@ -101,7 +108,10 @@ class SignIn:
         health: Health,
         pauses: "Pauses | None" = None,
     ) -> None:
-        """`pauses`: those of the tenant's sign-in before, if any."""
+        """Create the sign-in of a tenant.
+
+        `pauses` are those of the tenant's previous sign-in, if there was one.
+        """
         self._transport = transport
         self._pool = pool
         self._tenant = tenant
@@ -116,18 +126,21 @@ class SignIn:
         self._last_problem = ""
         self._correlation_id = ""
         self.graph_host = ""
-        "Of the cloud that the tenant is in, once its metadata has told."
+        "The host of Graph in the tenant's cloud, empty until the tenant's sign-in metadata has been read."
 
     def asked_s(self, now: float) -> float:
-        """Seconds until now in which a `Retry-After` of sign-in held everything back."""
+        """Return the seconds up to `now` during which a `Retry-After` of sign-in held requests back."""
         return self._pauses.asked.at(now)
 
     async def token(self) -> str:
-        """A token that serves now. PermanentError and TransientError as sign-in decides; waits out its own pauses."""
+        """Return an access token that is valid now, after waiting out the pauses of sign-in.
+
+        Raise PermanentError or TransientError when sign-in fails.
+        """
         return (await self.held()).text
 
     async def held(self) -> Token:
-        """The same, with its times."""
+        """Return an access token that is valid now, with its times. Raise the same errors as `token`."""
         now = time.monotonic()
         if self._held is not None and now < self._held.serves_until:
             if now >= self._held.renew_at:
@@ -136,12 +149,12 @@ class SignIn:
         return await asyncio.shield(self._start())
 
     def drop(self, token: str) -> None:
-        """Graph did not take this token: it is not given out again."""
+        """Discard a token that Graph rejected, so that it is not returned again."""
         if self._held is not None and self._held.text == token:
             self._held = None
 
     async def close(self) -> None:
-        """Ends a token request that is in flight."""
+        """Cancel a token request that is in flight."""
         if self._flight is not None and not self._flight.done():
             self._flight.cancel()
             with contextlib.suppress(asyncio.CancelledError, ConnectorError):
@@ -216,7 +229,10 @@ class SignIn:
         )
 
     def _check_tenant(self, token: str) -> None:
-        """Rows read with another tenant's token would be published as this one's."""
+        """Raise PermanentError if a token belongs to another tenant.
+
+        The other tenant's rows would be published as rows of this tenant.
+        """
         known = permit.read(token)
         here, there = self._tenant.id.lower(), known.tenant.lower() if known else ""
         if _GUID.fullmatch(here) and _GUID.fullmatch(there) and here != there:
@@ -241,12 +257,17 @@ class SignIn:
             except (PermanentError, TransientError):
                 raise
             except Exception as error:  # noqa: BLE001
-                # msal trusts what it is sent; what it says about it may quote it.
+                # msal does not validate responses, and its exceptions may quote them, tokens included.
                 raise self._transient(f"gave an answer that is not understood ({type(error).__name__})") from None
             answers.append(await self._fetch(request, credential))
 
     async def _fetch(self, request: Request, credential: identity.Credential) -> Response:
-        """An answer with status 200 and a JSON object: whatever else msal is shown, it logs whole."""
+        """Return a response with status 200 and a JSON object as its body.
+
+        Raise PermanentError or TransientError otherwise.
+
+        msal must not see any other response, because it writes such a response to the log in full.
+        """
         by_azure = credential.kind == "managed_identity"
         try:
             answer = await self._transport.ask(
@@ -311,6 +332,9 @@ def _lifetime_s(expires_in: object) -> float:
 
 
 def _look_at(flight: asyncio.Task[Token]) -> None:
-    """Whoever waited may have gone; asyncio complains about exceptions that nobody has seen."""
+    """Retrieve the exception of a finished task, because asyncio logs exceptions that were never retrieved.
+
+    The callers that waited for the task may have been cancelled.
+    """
     if not flight.cancelled():
         flight.exception()

@@ -1,4 +1,4 @@
-"""Tokens for clients that block: an event loop of its own, in a thread of its own, signs in as for Graph."""
+"""Access tokens for synchronous clients, from an event loop in a separate thread that signs in as for Graph."""
 
 import asyncio
 import threading
@@ -15,38 +15,39 @@ from connector.graph.auth import SignIn, SignInTarget, Token
 from connector.graph.transport import Transport
 from connector.trust import Trust
 
-# A client's constructor waits 10 s for its first token, and fails then.
+# A client's constructor fails after waiting 10 s for its first token.
 _PATIENCE_S = 5.0
 _UNUSABLE = "none"
 _UNUSABLE_S = 5.0
 
 
 class SignInContext(Protocol):
-    """What is needed of the settings of Graph."""
+    """The settings of Graph that signing in needs."""
 
     @property
     def authority(self) -> str:
-        """Sign-in's root URL, without the tenant."""
+        """The root URL of sign-in, without the tenant."""
 
     @property
     def ca_bundle(self) -> Path | None:
-        """A PEM file, or None for the system's authorities."""
+        """A PEM file with certificate authorities, or None for those of the system."""
 
     @property
     def tls_strict(self) -> bool:
-        """Whether certificates of CAs have to follow RFC 5280 to the letter."""
+        """Return whether CA certificates must conform to RFC 5280 strictly."""
 
     @property
     def timeout(self) -> timedelta:
-        """For one whole answer."""
+        """The time limit for one complete response."""
 
 
 @dataclass(frozen=True, slots=True)
 class Bearer:
-    """`librdkafka`'s `oauth_cb`. Any thread may call it; none waits longer than 5 s.
+    """Token callback of librdkafka (`oauth_cb`). It is thread-safe and returns within 5 s.
 
-    While sign-in is away it gives out a token that no broker takes: a constructor would fail otherwise, and what it is
-    made for is to wait, as it waits for brokers. librdkafka asks again within seconds.
+    While sign-in is unavailable it returns a token that every broker rejects. Without a token the constructor of a
+    client would fail, although the client can wait for sign-in as it waits for brokers. librdkafka calls again within
+    seconds.
     """
 
     sign_in: SignIn
@@ -54,7 +55,7 @@ class Bearer:
 
     @classmethod
     def start(cls, surroundings: SignInContext, account: SignInTarget, scope: str) -> "Bearer":
-        """With a thread that lives as long as the process. Raises ConfigurationError."""
+        """Start the event loop in a thread that lives as long as the process. Raise ConfigurationError."""
         loop = asyncio.new_event_loop()
         threading.Thread(target=loop.run_forever, name="sign-in of brokers", daemon=True).start()
         trust = Trust("graph", surroundings.ca_bundle, strict=surroundings.tls_strict)
@@ -65,12 +66,12 @@ class Bearer:
         return cls(sign_in, loop)
 
     def __call__(self, _: str | None = None) -> tuple[str, float]:
-        """Token and the epoch second at which it ends."""
+        """Return a token and the time at which it expires, in epoch seconds."""
         waiting: Future[Token] = asyncio.run_coroutine_threadsafe(self.sign_in.held(), self.loop)
         try:
             token = waiting.result(_PATIENCE_S)
         except (ConnectorError, TimeoutError):
-            # SignIn has logged why; what it began goes on.
+            # SignIn has logged the reason. Its token request continues and serves a later call.
             waiting.cancel()
             return _UNUSABLE, time.time() + _UNUSABLE_S
         return token.text, token.expires_at

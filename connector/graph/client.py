@@ -1,15 +1,16 @@
-"""Graph's direct routing log as page chains, asked for within each tenant's budget.
+"""Client for Graph's direct routing log, which reads page chains within each tenant's request budget.
 
 Rules:
 
-1. A chain is followed link by link as given, to the configured scheme, host and port only, and never to a link that it
-   has already followed. A page whose link breaks the last rule is a page that could not be read: it is asked for again,
-   since the rest of the chain would be lost otherwise, and after the patience the whole chain is.
-2. Weather is retried here, within the budget, for ever as long as something else would not help: after `patience_s` of
-   trying one page, waiting that Graph asked for not counted, the chain ends with TransientError and is planned anew.
-   With `attempts` it ends after as many failures of one page that another range may not have.
-3. What the owner has to repair ends the chain at once.
-4. A page is yielded only when it and its link are whole; nothing of an answer's body is ever logged.
+1. A chain is followed link by link as Graph gives them, only to the configured scheme, host and port, and never to a
+   link that was already followed. A page whose link was already followed counts as a page that could not be read. It
+   is requested again, because the rest of the chain would be lost otherwise; after `patience_s` the chain ends.
+2. Transient errors are retried here within the budget. After trying one page for `patience_s`, not counting the time
+   for which Graph asked to wait, the chain ends with TransientError and is planned again. With `attempts` it ends
+   after that number of failures of one page, counting only failures that may depend on the range.
+3. A permanent error, which needs operator action, ends the chain at once.
+4. A page is yielded only when it and its link are complete. No part of a response body is ever logged, except Graph's
+   error code.
 """
 
 import asyncio
@@ -47,7 +48,7 @@ logger = log.get(__name__)
 
 MAX_PAGE_BYTES = 16 << 20  # a page of a thousand rows is about one MiB
 MAX_PAGES = 1000
-MAX_LINK_CHARACTERS = 8192  # those that were followed are kept until the chain ends
+MAX_LINK_CHARACTERS = 8192  # the links of a chain are kept in memory until it ends
 
 _SIGN_IN_THREADS = 4
 _SKEW_S = 30.0
@@ -62,79 +63,79 @@ _PASSING_STATUSES = {408, 425, _TOO_MANY}
 
 
 class ReadPage(NamedTuple):
-    """One page of a chain: each row's JSON as received, and when it had come whole (aware UTC)."""
+    """One page of a chain: the JSON of each row as received, and when the page was complete (aware UTC)."""
 
     rows: list[msgspec.Raw]
     received_at: datetime
     bytes: int
-    "Of the body, decompressed."
+    "Size of the decompressed body."
     last: bool
 
 
 class GraphSettings(Protocol):
-    """What is needed of the settings."""
+    """The settings of Graph that the client needs."""
 
     @property
     def root(self) -> str:
-        """Graph's root URL, without a slash at its end."""
+        """Graph's root URL, without a trailing slash."""
 
     @property
     def authority(self) -> str:
-        """Sign-in's root URL, without the tenant."""
+        """The root URL of sign-in, without the tenant."""
 
     @property
     def scope(self) -> str:
-        """Always of the cloud's own root."""
+        """The OAuth scope, always of the cloud's own root."""
 
     @property
     def ca_bundle(self) -> Path | None:
-        """A PEM file, or None for the system's authorities."""
+        """A PEM file with certificate authorities, or None for those of the system."""
 
     @property
     def tls_strict(self) -> bool:
-        """Whether certificates of CAs have to follow RFC 5280 to the letter."""
+        """Return whether CA certificates must conform to RFC 5280 strictly."""
 
     @property
     def api_version(self) -> str:
-        """Such as v1.0."""
+        """The version of Graph's API, for example v1.0."""
 
     @property
     def timeout(self) -> timedelta:
-        """For one whole answer."""
+        """The time limit for one complete response."""
 
 
 class SourceEvents(Protocol):
-    """Who wants to know what happens to one tenant's requests."""
+    """Receiver of what happens to one tenant's requests, for metrics."""
 
     def request_finished(self, lane: str, status: str, seconds: float) -> None:
-        """`status`: the HTTP code, or "error" when no whole answer came."""
+        """Count a finished request. `status` is the HTTP status, or "error" when no complete response arrived."""
 
     def throttled(self, seconds: float) -> None:
-        """So much more time has passed in which Graph held requests back."""
+        """Add time during which Graph held requests back."""
 
 
 class NoEvents:
-    """SourceEvents of requests that nobody counts."""
+    """SourceEvents for requests that are not counted."""
 
     def request_finished(self, lane: str, status: str, seconds: float) -> None:
-        """Nothing."""
+        """Do nothing."""
 
     def throttled(self, seconds: float) -> None:
-        """Nothing."""
+        """Do nothing."""
 
 
 class _UnauthorizedError(Exception):
-    """Graph did not take the token."""
+    """Graph rejected the token."""
 
     def __init__(self, exchange: "_Exchange", audience: str) -> None:
         super().__init__("401")
         self.exchange = exchange
         self.audience = audience
-        "Whom the token was for."
+        "The audience claim of the token, empty if it is unknown."
 
 
 class GraphClient:
-    """What all tenants share: one HTTP session, and the threads that msal computes in."""
+    """Client that all tenants share: one HTTP session, the threads in which msal computes, budgets, and the clock."""
 
     def __init__(self, settings: GraphSettings, now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
         self._settings = settings
@@ -145,7 +146,7 @@ class GraphClient:
         self._limits: dict[str, _Limits] = {}
         self._now = now
         self.clock = TrustedClock(now)
-        "Decides about windows, about what is forgotten and about progress."
+        "The time that decides about windows, about forgetting rows and about progress."
         self._is_asking_date = False
 
     async def __aenter__(self) -> Self:
@@ -165,10 +166,12 @@ class GraphClient:
         now: Callable[[], datetime] | None = None,
         patience_s: float = PATIENCE_S,
     ) -> "Source":
-        """Return a reading of one tenant, which waits one step of its budget. `now`: dates pages.
+        """Return a source of one tenant, whose first request waits one step of the budget.
 
-        The readings of a tenant follow each other when its shard restarts or comes back, or SIGHUP changes it. Its
-        budget and its pauses belong to the client, and outlive them.
+        `now` gives the time of pages.
+
+        A tenant gets another source when its shard restarts or comes back, or when SIGHUP changes its configuration.
+        Its budget and the pauses of its sign-in belong to the client and are kept.
         """
         health = Health(patience_s)
         limits = self._limits_of(tenant)
@@ -204,9 +207,11 @@ class GraphClient:
         return limits
 
     async def learn_time(self, source: "Source") -> None:
-        """Return once Graph has answered anything: its Date is what counts. Raises as `Source.pages`.
+        """Return once Graph has answered any request, because its Date sets the clock.
 
-        While another tenant asks already, its answer is waited for, unless that takes long.
+        Raise the errors of `Source.pages`.
+
+        While another tenant's request for this purpose is in flight, wait a short time for its response first.
         """
         if self._is_asking_date:
             with suppress(TimeoutError):
@@ -227,7 +232,7 @@ class GraphClient:
             await asyncio.gather(asking, known, return_exceptions=True)
 
     def _compare_clocks(self, server_now: datetime | None) -> None:
-        """Says once that the clocks differ, and again after they have agreed."""
+        """Pass Graph's time to the clock, and log a difference once, and again after the clocks have agreed."""
         self.clock.answered(server_now)
         if server_now is None:
             return
@@ -239,14 +244,14 @@ class GraphClient:
 
 
 class _Limits(NamedTuple):
-    """What holds back one tenant's requests to Graph and to sign-in, for the life of the process."""
+    """The limits of one tenant's requests to Graph and to sign-in, kept for the life of the process."""
 
     budget: Budget
     pauses: Pauses
 
 
 class Source:
-    """One tenant's reading. Several chains at a time share its budget, its token and its health."""
+    """Source of one tenant's pages. Concurrent chains share its budget, its token and its health."""
 
     def __init__(  # noqa: PLR0913
         self,
@@ -276,28 +281,28 @@ class Source:
         self._told_throttled_s = budget.throttled_s(time.monotonic())
         self._doubted = False
         self.served_at: datetime | None = None
-        "When Graph last gave a page of the tenant's rows (aware UTC)."
+        "The time at which Graph last returned a page of the tenant's rows (aware UTC)."
         self._failures = _Failures(tenant.label)
 
     @property
     def up(self) -> bool:
-        """The last request, for a token or to Graph, succeeded."""
+        """Return whether the last request, for a token or to Graph, succeeded."""
         return self.health.up
 
     def failing(self) -> Failure | None:
-        """Why the tenant fails at this moment, if it does."""
+        """Return why the tenant fails at this moment, or None if it does not fail."""
         return self.health.failing(time.monotonic())
 
     def budget_used_ratio(self) -> float:
-        """Requests in the last 60 s ÷ requests_per_minute."""
+        """Return the number of requests in the last 60 s divided by requests_per_minute."""
         return self.budget.used_ratio(time.monotonic())
 
     async def pages(self, window: Window, priority: int, attempts: int | None = None) -> AsyncGenerator[ReadPage, None]:
-        """The pages of one chain, in order, each whole; `last` is true for the one that ends it.
+        """Yield the pages of one chain in order, each complete; `last` is true for the last page.
 
-        `priority`: 0 live, more for slower sweeps, 1000 for backfill. Raises PermanentError, TransientError when one
-        page could not be read for the patience or in so many `attempts`, RangeTooLongError for 406 and for a chain of
-        more than 1000 pages with rows.
+        `priority` is 0 for live, larger for slower sweeps, and 1000 for backfill. Raise PermanentError; TransientError
+        when one page could not be read for `patience_s` or in `attempts` attempts; RangeTooLongError for status 406 and
+        for a chain of more than 1000 pages with rows.
         """
         url = URL(f"{self._root}/{_call(window)}", encoded=True)
         followed = {str(url)}
@@ -310,22 +315,26 @@ class Source:
                 return
             url = URL(page.next_link, encoded=True)
             followed.add(page.next_link)
-        if rows < MAX_PAGES:  # the parts would have no end either
+        if rows < MAX_PAGES:  # the chains of smaller ranges would not end either
             self._reject(None, "rejected", f"gives {MAX_PAGES} pages with next to no rows; check graph.base_url")
         raise RangeTooLongError(f"A range of {self._tenant.label} has over {MAX_PAGES} pages; it is read in parts.")
 
     async def ask_date(self) -> None:
-        """Ask for a second of call time, only for the Date of the answer. Raises as `pages`."""
+        """Request one second of call time, only for the Date of the response. Raise the errors of `pages`."""
         begin = self._now().replace(microsecond=0) - _DATE_RANGE_AGO
         async with aclosing(self.pages(Window(begin, begin + timedelta(seconds=1)), 0)) as pages:
             await anext(pages)
 
     async def sign_in(self) -> tuple[TokenClaims | None, str]:
-        """What the token is good for, and the host of the Graph that sign-in names for this tenant, where it does."""
+        """Return the claims of the token, and the host of Graph that sign-in names for this tenant.
+
+        The claims are None if the token cannot be read; the host is empty if sign-in names none. Raise the errors of
+        sign-in.
+        """
         return permit.read(await self._sign_in.token()), self._sign_in.graph_host
 
     async def ask_once(self, window: Window) -> ReadPage:
-        """The first page of a range, by one request that is not repeated, whatever comes of it. Raises as `pages`."""
+        """Return the first page of a range with one request that is never retried. Raise the errors of `pages`."""
         url = URL(f"{self._root}/{_call(window)}", encoded=True)
         slot = await self._queue.enter(0)
         try:
@@ -335,7 +344,7 @@ class Source:
         return ReadPage(page.rows, received_at, size, page.next_link is None)
 
     def _untaken(self, audience: str) -> str:
-        """Why Graph may not have taken a fresh token."""
+        """Describe why Graph may have rejected a fresh token, and what to do."""
         cloud = permit.cloud_of(audience)
         made_for = f" that is for {cloud}" if cloud else ""
         theirs = permit.cloud_of(self._sign_in.graph_host)
@@ -344,16 +353,16 @@ class Source:
         return f"{what}; check graph.cloud and the tenant's id"
 
     async def close(self) -> None:
-        """Ends what goes on in the background. Chains are ended by whoever reads them."""
+        """Cancel the background sign-in. The caller closes its own page chains."""
         await self._sign_in.close()
 
     async def _page(
         self, url: URL, followed: set[str], priority: int, attempts: int | None
     ) -> tuple[Page, datetime, int]:
-        """One page whose link can be followed, retried through weather."""
+        """Return one page whose link can be followed, its receipt time and its size. Retry through transient errors."""
         begun: tuple[float, float] | None = None
         unauthorized = False
-        # The only attempt of a range that failed before lets one other request go first.
+        # `attempts` is 1 for a range that failed before. Its request lets another request go first.
         failed = attempts == 1
         failures = 0
         while True:
@@ -382,10 +391,10 @@ class Source:
         return self.budget.asked_s(now) + self._sign_in.asked_s(now)
 
     async def _ask(self, url: URL, followed: set[str], priority: int, slot: Slot) -> tuple[Page, datetime, int]:
-        """One request: its page, or the error that its outcome stands for."""
+        """Send one request, and return its page or raise the error that its outcome stands for."""
         exchange = _Exchange(slot, str(uuid.uuid4()))
         try:
-            # It may have expired while the request waited for its slot.
+            # The token may have expired while the request waited for its slot.
             token = await self._sign_in.token()
             begun = time.monotonic()
             try:
@@ -419,7 +428,10 @@ class Source:
         return page, received_at, len(answer.body)
 
     def _doubt(self, token: str) -> None:
-        """Drop the token once when an answer's status is lost: a 401 may name every reason in its headers."""
+        """Drop the token once when the status of a response is lost.
+
+        The response may have been a 401, whose headers name its reasons and may be too long for the client.
+        """
         if not self._doubted:
             self._doubted = True
             self._sign_in.drop(token)
@@ -443,7 +455,10 @@ class Source:
         return page
 
     def _leads_home(self, link: str) -> bool:
-        """Whether the token may go there. The URL is parsed as it will be sent, so that no two parsers can differ."""
+        """Return whether a link leads to the configured scheme, host and port, so that the token may be sent there.
+
+        The URL is parsed exactly as it will be sent, so that no second parser can read another host in it.
+        """
         if not link.isascii() or not link.isprintable() or " " in link:
             return False
         try:
@@ -454,7 +469,7 @@ class Source:
         return place == (self._root.scheme, (self._root.host or "").lower(), self._root.port, None, None)
 
     def _refuse(self, exchange: "_Exchange", status: int, token: str) -> NoReturn:
-        """The table of errors, by status and never by message."""
+        """Raise the error for an HTTP status. The message of the response never decides."""
         if status == _UNAUTHORIZED:
             self._sign_in.drop(token)
             self.health.up = False
@@ -522,7 +537,7 @@ class Source:
 
 
 class _Exchange:
-    """One request and what is known of its answer but the body."""
+    """One request, and what is known of its response except the body."""
 
     __slots__ = ("code", "dated_at", "graph_id", "id", "retry_after_s", "slot", "status")
 
@@ -545,12 +560,15 @@ class _Exchange:
 
     @property
     def outcome(self) -> str:
-        """Status and code, as people look them up."""
+        """Return the status and Graph's error code, as an operator looks them up."""
         return f"{self.status} {self.code}".rstrip()
 
 
 class _Failures:
-    """The log of one tenant's failed requests: the first of a kind at once, then once a minute how many more."""
+    """The log of one tenant's failed requests.
+
+    The first failure of a kind is logged at once, further ones once per minute with their number.
+    """
 
     def __init__(self, label: str) -> None:
         self._label = label
@@ -586,7 +604,10 @@ class _ErrorBody(msgspec.Struct):
 
 
 def _code(body: bytes) -> str:
-    """Graph's error code, or nothing: gateways send HTML, and what looks like no code may be anything."""
+    """Return Graph's error code, or an empty string.
+
+    Gateways send HTML, and text that does not look like a code may be anything, so it is not logged.
+    """
     try:
         return _safe(msgspec.json.decode(body, type=_ErrorBody).error.code)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):

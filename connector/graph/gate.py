@@ -1,8 +1,9 @@
-"""Who of a tenant's waiting requests leaves next, when its budget lets one through.
+"""Priority queue in front of a tenant's rate limiter.
 
-Nobody holds a place: at each instant that the budget allows, the most urgent of those who wait then goes, so that a
-live request that has just come overtakes a backfill that has waited for long. A request that has failed lets the one
-that has waited longest go first, so that a page that always fails slows its tenant down but does not stop it.
+A waiting request has no fixed place: whenever the budget allows a request, the most urgent one that waits at that
+moment is sent. A live request that has just arrived therefore overtakes a backfill that has waited for a long time. A
+request that failed lets the request that has waited longest go first, so that a page that always fails slows its tenant
+down but does not block it.
 """
 
 import asyncio
@@ -10,7 +11,7 @@ from collections.abc import Callable
 
 from connector.core.budget import BACKFILL, Budget, Slot
 
-# How often those who wait are told how the time passes, so that what is counted does not stand still meanwhile.
+# How often `ticked` is called while requests wait, so that the metric of throttled time does not stand still.
 _TICK_S = 5.0
 
 
@@ -29,10 +30,13 @@ class _Waiter:
 
 
 class RequestQueue:
-    """Gives slots of one budget, one at a time, to the most urgent waiter."""
+    """Queue that gives the slots of one budget, one at a time, to the most urgent waiting request."""
 
     def __init__(self, budget: Budget, clock: Callable[[], float], ticked: Callable[[float], None]) -> None:
-        """`ticked` is called with `clock()` after time has passed with somebody waiting."""
+        """Create an empty queue.
+
+        `ticked` is called with `clock()` while requests wait, at least every 5 s.
+        """
         self._budget = budget
         self._clock = clock
         self._ticked = ticked
@@ -41,7 +45,10 @@ class RequestQueue:
         self._timer: asyncio.TimerHandle | None = None
 
     async def enter(self, priority: int, *, aside: bool = False) -> Slot:
-        """A slot, as soon as the budget has one and nobody more urgent waits; `aside` lets the oldest go first."""
+        """Return a slot as soon as the budget has one and no more urgent request waits.
+
+        With `aside`, the request that has waited longest goes first.
+        """
         if not self._waiters and self._budget.delay_s(now := self._clock()) <= 0:
             return self._budget.take(now)
         loop = asyncio.get_running_loop()
@@ -76,7 +83,7 @@ class RequestQueue:
             first.future.set_result(self._budget.take(now))
 
     def _next(self) -> _Waiter:
-        """Return the most urgent waiter, or the oldest when that one steps aside; backfills come last."""
+        """Return the most urgent waiter, or the oldest one if the most urgent one steps aside; backfills come last."""
         first = min(self._waiters, key=lambda waiter: waiter.urgency)
         others = [waiter for waiter in self._waiters if not waiter.aside]
         if not first.aside or not others:

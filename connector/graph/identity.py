@@ -1,4 +1,4 @@
-"""What a tenant is signed in with, read anew for each token, and what msal makes of it."""
+"""Credentials of a tenant, read again for each token, and the msal client that uses them."""
 
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple, Protocol, TypeVar
@@ -20,23 +20,23 @@ class Hidden(Protocol[_T_co]):
     """A value that may change on disk and is never shown."""
 
     def get(self) -> _T_co:
-        """The value as it is now."""
+        """Return the current value."""
 
 
 class Identity(Protocol):
-    """What a tenant is signed in with: one of the credentials."""
+    """The configured identity of a tenant: a client id with one of the credentials, or a managed identity."""
 
     @property
     def client_id(self) -> str | None:
-        """The application's id; of a managed identity, None for the one that the system assigned."""
+        """The application's client id. For a managed identity, None means the system-assigned one."""
 
     @property
     def client_secret(self) -> Hidden[str] | None:
-        """Its secret."""
+        """The application's client secret."""
 
     @property
     def client_certificate(self) -> Hidden[bytes] | None:
-        """Its certificate with the key, PEM or PFX."""
+        """The application's certificate with its private key, PEM or PFX."""
 
     @property
     def client_certificate_password(self) -> Hidden[str] | None:
@@ -44,22 +44,22 @@ class Identity(Protocol):
 
     @property
     def federated_token(self) -> Hidden[str] | None:
-        """What another identity provider says of it, such as Kubernetes."""
+        """The token of another identity provider, such as Kubernetes, that proves the application's identity."""
 
     @property
     def managed_identity(self) -> bool:
-        """Whether Azure knows who this machine is."""
+        """Return whether the identity is a managed identity of this machine."""
 
 
 class CredentialError(Exception):
-    """The identity cannot be used: the sentence says why and what to do, without any secret."""
+    """The identity cannot be used. The message states the reason and what to do, without any secret."""
 
 
 class Credential(NamedTuple):
-    """An identity as it is now. Equal ones sign in alike."""
+    """An identity with the current value of its credential. Equal credentials sign in in the same way."""
 
     kind: Kind
-    "The key that it is configured with."
+    "The configuration key of the credential."
     client_id: str
     value: str | certificates.Certificate = ""
 
@@ -68,14 +68,14 @@ class Credential(NamedTuple):
 
 
 def read(identity: Identity) -> Credential:
-    """The identity as it is now; reads files. Raises CredentialError."""
+    """Return the identity with the current value of its credential, read from files. Raise CredentialError."""
     client_id = identity.client_id or ""
     if identity.managed_identity:
         return Credential("managed_identity", client_id)
     if not client_id:
         raise CredentialError("client_id is missing; configure it, there or in [identity]")
     if identity.client_secret is not None:
-        # No secret of Entra ends with a line, and a file may end with two.
+        # Entra's secrets do not end with a line break, and a file may end with two.
         secret = _value("client_secret", identity.client_secret).rstrip("\r\n")
         return Credential("client_secret", client_id, secret)
     if identity.federated_token is not None:
@@ -108,41 +108,47 @@ def _value(name: str, secret: Hidden[_T]) -> _T:
 
 
 class Application(Protocol):
-    """What asks for tokens."""
+    """Client that requests tokens with one credential."""
 
     def acquire(self, scope: str) -> dict[str, Any]:
-        """A token that nobody had before, as OAuth answers. Run with answers."""
+        """Return a newly issued token, in the form of an OAuth response. Raise MissingAnswerError as `Replies` does."""
 
 
 def application(credential: Credential, authority: str, replies: Replies) -> Application:
-    """What asks for tokens with a credential; `authority` is the tenant's. Run with answers."""
+    """Return the client that requests tokens with a credential. `authority` is that of the tenant.
+
+    Raise MissingAnswerError as `Replies` does, because msal may read the tenant's metadata at construction.
+    """
     if credential.kind == "managed_identity":
         return _Managed(credential.client_id, replies)
     return _Confidential(credential, authority, replies)
 
 
 class _Confidential:
-    """An application that proves who it is to the tenant's sign-in."""
+    """An application that proves its identity to the tenant's sign-in."""
 
     def __init__(self, credential: Credential, authority: str, replies: Replies) -> None:
         self._msal = msal.ConfidentialClientApplication(
             credential.client_id,
             client_credential=_for_msal(credential),
             authority=authority,
-            # Else msal asks another host about aliases, and its failure hides the real one.
+            # Otherwise msal asks another host for aliases of the authority, and a failure there hides the real error.
             instance_discovery=False,
             http_client=replies,
         )
 
     def acquire(self, scope: str) -> dict[str, Any]:
-        # Renewal is decided elsewhere; what msal still holds would come back instead of a new token.
+        # SignIn decides when to renew. msal would return its cached token instead of a new one.
         self._msal.remove_tokens_for_client()
         result: dict[str, Any] = self._msal.acquire_token_for_client([scope])
         return result
 
 
 class _Managed:
-    """Azure vouches for this machine. One msal client a token: it has no other way to forget the last one."""
+    """A managed identity, for which Azure vouches.
+
+    Each token needs its own msal client, which caches the last token.
+    """
 
     def __init__(self, client_id: str, replies: Replies) -> None:
         self._client_id = client_id
@@ -162,7 +168,7 @@ class _Managed:
 def _for_msal(credential: Credential) -> str | dict[str, str | Callable[[], str]]:
     value = credential.value
     if isinstance(value, certificates.Certificate):
-        # Without a thumbprint msal signs with SHA-256.
+        # Without a thumbprint msal computes one with SHA-256; a given one would be taken as SHA-1.
         return {"private_key": value.private_key, "public_certificate": value.certificates}
     if credential.kind == "workload_identity":
         return {"client_assertion": lambda: value}

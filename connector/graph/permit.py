@@ -1,4 +1,4 @@
-"""What a token says that it is good for: read and not verified, which is Graph's part."""
+"""The claims of an access token, read without verification, which is Graph's task."""
 
 import base64
 import json
@@ -16,18 +16,18 @@ _CLOUDS = {
 
 
 class TokenClaims(NamedTuple):
-    """Of a token that can be read; nothing of it is a secret."""
+    """The claims of a token that can be read. None of them is a secret."""
 
     audience: str
-    "The service that takes it: a URL, or an application's id; empty when it does not say."
+    "The service that accepts the token: a URL or an application's id; empty if the token does not state it."
     roles: frozenset[str]
-    "Application permissions that were consented to."
+    "The application permissions that were consented to."
     tenant: str
-    "Whose data it opens; empty when it does not say."
+    "The tenant whose data the token opens; empty if the token does not state it."
 
 
 def read(token: str) -> TokenClaims | None:
-    """None when the token cannot be read: its form is Graph's own matter."""
+    """Return the claims of a token, or None if it cannot be read, because Microsoft may change its format."""
     try:
         part = token.split(".")[1]
         claims: Any = json.loads(base64.urlsafe_b64decode(part + "=" * (-len(part) % 4)))
@@ -44,6 +44,6 @@ def read(token: str) -> TokenClaims | None:
 
 
 def cloud_of(graph: str) -> str:
-    """The Graph that a URL or a host names, with its cloud, in words; else nothing."""
+    """Return the host of Graph that a URL or host names, with its cloud, in words; empty for another host."""
     host = (urlsplit(graph).hostname if "://" in graph else graph) or ""
     return f"{host} (cloud {_CLOUDS[host]})" if host in _CLOUDS else ""

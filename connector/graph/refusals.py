@@ -1,4 +1,4 @@
-"""What an OAuth error of sign-in means, and what to do. Descriptions are not repeated: they may quote what was sent."""
+"""Causes and remedies of sign-in's OAuth errors. Descriptions are not repeated, because they may quote secrets."""
 
 import json
 import re
@@ -23,7 +23,7 @@ _NOT_VALID = (
     "the certificate is not valid now; check its dates and this machine's clock, and replace it if it has expired"
 )
 _BUSY = "sign-in is busy or partly unavailable"
-# The meanings: https://learn.microsoft.com/entra/identity-platform/reference-error-codes
+# Source of the meanings: https://learn.microsoft.com/entra/identity-platform/reference-error-codes
 REMEDIES = {
     # client secrets
     70002: "the client secret is wrong; configure the secret's value, not its id",
@@ -83,7 +83,7 @@ REMEDIES = {
     900382: _WRONG_CLOUD,
     900432: _WRONG_CLOUD,
     50049: "sign-in does not know this authority; check graph.authority and graph.cloud",
-    # what the token is for
+    # the resource of the token
     50001: "what the token is for is disabled or not known to this tenant; check graph.cloud",
     500011: "what the token is for is not known to this tenant; check graph.cloud",
     650052: "this tenant has not enabled the service that the token is for; check its subscriptions and graph.cloud",
@@ -139,18 +139,18 @@ _REMEDY_OF_AZURE = "this machine has no such managed identity; assign it, and ch
 
 
 class EntraError(NamedTuple):
-    """What sign-in said, in its own codes."""
+    """An error of sign-in, in its own codes."""
 
     codes: str
     correlation_id: str
     remedy: str
-    "What is wrong, and after a semicolon what to do. Empty: it passes by itself."
+    "The cause and, after a semicolon, what to do. Empty for a transient error."
     wait: str = ""
-    "The same for what passes by itself, where its code is known."
+    "The cause and what to do for a transient error, if its code is known."
 
 
 def read(document: Mapping[str, Any], kind: str) -> EntraError | None:
-    """The refusal in an answer; None when it is none. `kind`: the key of the credential."""
+    """Return the error in a response, or None if there is none. `kind` is the configuration key of the credential."""
     error = document.get("error")
     if not isinstance(error, str) or not _SAFE.fullmatch(error):
         return None
@@ -169,7 +169,7 @@ def read(document: Mapping[str, Any], kind: str) -> EntraError | None:
 
 
 def parse(body: bytes) -> dict[str, Any] | None:
-    """The JSON object in an answer."""
+    """Return the JSON object in a response body, or None if the body is not one."""
     try:
         document = json.loads(body)
     except (ValueError, RecursionError):

@@ -1,4 +1,4 @@
-"""msal as a function of the answers that it needs: it is given those that have come and stops at the missing one."""
+"""HTTP client for msal that replays the responses that have arrived and stops msal at the first missing one."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -8,7 +8,7 @@ from connector.graph.transport import Response
 
 
 class Request(NamedTuple):
-    """What msal wants to be asked."""
+    """A request that msal wants to send."""
 
     method: str
     url: str
@@ -17,7 +17,7 @@ class Request(NamedTuple):
 
 
 class MissingAnswerError(Exception):
-    """msal needs the answer to `request` to go on. No OSError or ValueError: msal catches those."""
+    """msal needs the response to `request` to continue. Not an OSError or ValueError, because msal catches those."""
 
     def __init__(self, request: Request) -> None:
         super().__init__("an answer is missing")
@@ -25,7 +25,7 @@ class MissingAnswerError(Exception):
 
 
 class _Reply:
-    """An answer in the shape that msal expects."""
+    """A response with the attributes that msal expects."""
 
     def __init__(self, answer: Response) -> None:
         self.status_code = answer.status
@@ -34,28 +34,28 @@ class _Reply:
 
 
 class Replies:
-    """msal's `http_client`: the answers that have come, in order, then MissingAnswerError."""
+    """msal's `http_client`. It returns the responses that have arrived, in order, then raises MissingAnswerError."""
 
     def __init__(self) -> None:
         self._answers: list[Response] = []
         self._given = 0
 
     def rewind(self, answers: list[Response]) -> None:
-        """Msal starts again, with these answers."""
+        """Start again from the first of these responses."""
         self._answers, self._given = answers, 0
 
     def get(self, url: str, params: Any = None, headers: Any = None, **_: Any) -> _Reply:
-        """As of a `requests` session."""
+        """Return the response to a GET request, with the interface of a `requests` session."""
         return self._reply(Request("GET", _with(url, params), _texts(headers), None))
 
     def post(self, url: str, params: Any = None, data: Any = None, headers: Any = None, **_: Any) -> _Reply:
-        """As of a `requests` session."""
+        """Return the response to a POST request, with the interface of a `requests` session."""
         form = data if isinstance(data, str) else urlencode(_without_none(data or {}))
         names = {"Content-Type": "application/x-www-form-urlencoded", **_texts(headers)}
         return self._reply(Request("POST", _with(url, params), names, form.encode()))
 
     def close(self) -> None:
-        """Nothing is open."""
+        """Do nothing, since no connection is open."""
 
     def _reply(self, request: Request) -> _Reply:
         if self._given == len(self._answers):

@@ -1,4 +1,4 @@
-"""The one HTTP client that Graph and its sign-in are asked with: TLS, proxies, time limits and size limits."""
+"""The only HTTP client for Graph and its sign-in: TLS, proxies, time limits and size limits."""
 
 import os
 import ssl
@@ -18,7 +18,7 @@ from connector.proxies import Proxy
 from connector.trust import Trust
 
 _TLS_BUFFER = 32 << 10
-# Far more than aiohttp's own limits: an answer counts by its status, whatever its headers.
+# Far above aiohttp's defaults, so that unusual headers do not hide the status of a response.
 _MAX_LINE_BYTES = 64 << 10
 _MAX_HEADER_BYTES = 1 << 20
 _MAX_HEADERS = 1000
@@ -26,28 +26,28 @@ _PROXY_AUTHENTICATION_REQUIRED = 407
 
 
 class Response:
-    """A whole response. `body` is decompressed."""
+    """A complete response. `body` is decompressed."""
 
     __slots__ = ("body", "headers", "status")
 
     def __init__(self, status: int, headers: dict[str, str], body: bytes) -> None:
         self.status = status
         self.headers = headers
-        "Names in lower case."
+        "Headers by name in lower case."
         self.body = body
 
 
 class BrokenAnswerError(Exception):
-    """No whole answer came: the sentence says what happened, without what was sent or received."""
+    """No complete response arrived. The message states the reason, without any data that was sent or received."""
 
     def __init__(self, message: str, code: str = "connection") -> None:
-        """`code`: one word for logs."""
+        """Create the error. `code` is one word for logs."""
         super().__init__(message)
         self.code = code
 
 
 class RequestTiming:
-    """A request that counts against a budget from the moment it leaves."""
+    """A request that counts against a budget from the moment it is sent."""
 
     __slots__ = ("budget", "slot")
 
@@ -57,7 +57,7 @@ class RequestTiming:
 
 
 class Transport:
-    """One aiohttp session a process; no cookies, no redirects, no requests repeated behind the budget's back."""
+    """One aiohttp session per process, without cookies, redirects, or retries that the budget does not count."""
 
     def __init__(self, timeout_s: float, trust: Trust) -> None:
         self._timeout = aiohttp.ClientTimeout(total=timeout_s)
@@ -66,12 +66,12 @@ class Transport:
         self._proxies: dict[str, Proxy | None] = {}
 
     async def __aenter__(self) -> Self:
-        # By default each connection keeps 256 KiB: with hundreds of tenants more than all that they remember.
+        # By default each connection keeps a buffer of 256 KiB, which is too much with hundreds of tenants.
         sslproto.SSLProtocol.max_size = _TLS_BUFFER
         trace = aiohttp.TraceConfig()
         trace.on_request_headers_sent.append(_left)
         self._session = aiohttp.ClientSession(
-            # No limit of its own: a tenant whose connections hang must not use up those of the others.
+            # No limit on connections: a tenant whose connections hang must not use up those of other tenants.
             connector=aiohttp.TCPConnector(limit=0),
             cookie_jar=aiohttp.DummyCookieJar(),
             timeout=self._timeout,
@@ -81,7 +81,7 @@ class Transport:
             headers={"User-Agent": f"direct-routing-connector/{_version()}"},
             trace_configs=[trace],
         )
-        # aiohttp sends a GET again by itself when a kept connection breaks: a request that no budget knows of.
+        # aiohttp repeats a GET by itself when a kept connection breaks, and no budget would count that request.
         self._session._retry_connection = False  # noqa: SLF001
         return self
 
@@ -103,17 +103,17 @@ class Transport:
         departure: RequestTiming | None = None,
         through_proxy: bool = True,
     ) -> Response:
-        """Return the answer to one request, whatever its status; a redirect is an answer.
+        """Return the response to one request, whatever its status. A redirect is returned and not followed.
 
-        `through_proxy`: false for what only this machine can reach.
+        `through_proxy` is false for an address that only this machine can reach.
 
-        Raises BrokenAnswerError when none came whole within the time and `max_bytes`, and ConfigurationError for a
-        proxy variable that cannot be used.
+        Raise BrokenAnswerError when no complete response arrived within the timeout and `max_bytes`, and
+        ConfigurationError for a proxy variable that cannot be used.
         """
         if self._session is None:
             raise RuntimeError("the client is not open")
         proxy = self._proxy(url) if through_proxy else None
-        if proxy is not None and url.scheme == "http":  # no tunnel: the proxy reads the request itself
+        if proxy is not None and url.scheme == "http":  # without a tunnel the proxy reads the request's own headers
             headers = headers | proxy.headers
         try:
             async with self._session.request(
@@ -142,7 +142,7 @@ class Transport:
             raise self._broken(error, proxy) from error
 
     def _proxy(self, url: URL) -> Proxy | None:
-        """Return the proxy of a URL's host. Raises ConfigurationError."""
+        """Return the proxy for a URL's host, or None. Raise ConfigurationError if its variable cannot be used."""
         place = str(url.origin())
         if place not in self._proxies:
             try:
@@ -152,13 +152,13 @@ class Transport:
         return self._proxies[place]
 
     def _broken(self, error: Exception, proxy: Proxy | None) -> BrokenAnswerError:
-        """Return what broke, without URLs or data, which aiohttp's own texts may hold."""
+        """Return the error for a failed request, without the URLs and data that aiohttp's own messages may contain."""
         if proxy is None:
             code, told = self._describe(error)
             return BrokenAnswerError(told, code)
         if isinstance(error, aiohttp.ClientHttpProxyError):
             return BrokenAnswerError(proxy.refused(error.status), "proxy")
-        # A client behind a proxy resolves and connects to nothing else.
+        # Behind a proxy the client resolves and connects to the proxy only.
         if isinstance(error, aiohttp.ClientConnectorDNSError):
             return BrokenAnswerError(proxy.unreachable("its name cannot be resolved"), "proxy")
         if isinstance(error, aiohttp.ClientProxyConnectionError):
@@ -168,7 +168,7 @@ class Transport:
         return BrokenAnswerError(f"{wrong}, through the proxy {proxy.address}{semicolon}{remedy}", code)
 
     def _describe(self, error: Exception) -> tuple[str, str]:
-        """Return a code, and the rest of a sentence with what to do after a semicolon."""
+        """Return a code, and the rest of a sentence, with what to do after a semicolon."""
         if isinstance(error, aiohttp.ClientConnectorCertificateError):
             error = error.certificate_error
         elif isinstance(error, aiohttp.ClientConnectorError) and isinstance(error.os_error, ssl.SSLError):

@@ -1,1 +1,1 @@
-"""What an operator asks of the connector from a command line. One file a command; none of them needs a worker."""
+"""Commands for operators, one file per command. None of them needs a running worker."""

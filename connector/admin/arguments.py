@@ -1,4 +1,4 @@
-"""Options that several commands share, and what they mean. Raises ConfigurationError: one sentence, exit 2."""
+"""Options that several commands share, and their meaning. A wrong value raises ConfigurationError and exits with 2."""
 
 import logging
 import os
@@ -13,7 +13,7 @@ import typer
 
 from connector.errors import ConfigurationError
 
-if TYPE_CHECKING:  # `connector --help` reads this module, and is quick
+if TYPE_CHECKING:  # `connector --help` imports this module and must be quick
     from connector.config import Settings, Tenant
     from connector.core.coverage import Window
 
@@ -45,7 +45,7 @@ def read_settings(
 ) -> "Settings":
     """Return the settings of a command, and silence librdkafka, whose messages would hide the command's own errors.
 
-    Credentials for Graph are only needed by a command that contacts Graph.
+    Only a command that contacts Graph needs the credentials for it.
     """
     from connector import log  # noqa: PLC0415
     from connector.config import load  # noqa: PLC0415
@@ -57,7 +57,7 @@ def read_settings(
 
 
 def find_tenant(settings: "Settings", text: str) -> "Tenant":
-    """The tenant of that name or id."""
+    """Return the tenant with a name or id. Raise ConfigurationError if there is none."""
     from connector.config.document import shown  # noqa: PLC0415
 
     for tenant in settings.tenants:
@@ -72,9 +72,10 @@ def find_tenant(settings: "Settings", text: str) -> "Tenant":
 
 
 def read_window(begin: str, end: str, now: datetime, horizon: timedelta | None = None) -> "Window":
-    """The range of --from and --to in whole seconds; the second that `end` lies in is part of it.
+    """Return the range of --from and --to in whole seconds, including the second in which `end` lies.
 
-    Raises ConfigurationError for one that is upside down, in the future, or begins before `now - horizon`.
+    Raise ConfigurationError for a range that is reversed, in the future, shorter than a second, or begins before `now -
+    horizon`.
     """
     from connector.config import duration_text  # noqa: PLC0415
     from connector.core import instants  # noqa: PLC0415
@@ -120,7 +121,7 @@ def _moment(option: str, text: str, now: datetime) -> datetime:
 
 
 def print_json(value: Any) -> None:
-    """Write a result for programs. An encoding other than UTF-8 gets escapes, which lose nothing."""
+    """Write a result as JSON. An encoding other than UTF-8 gets escapes, which lose nothing."""
     import json  # noqa: PLC0415
 
     escaped = sys.stdout.encoding.lower().replace("-", "") != "utf8"

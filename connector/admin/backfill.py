@@ -1,4 +1,4 @@
-"""`connector backfill`: files a durable job, and follows it where that is asked for."""
+"""`connector backfill`: submits a durable job, and follows it with --wait."""
 
 import sys
 import time
@@ -40,14 +40,14 @@ def backfill(
     ] = False,
     config: ConfigOption = None,
 ) -> None:
-    r"""Have a range of call time read, whatever was read of it; prints the job's id.
+    r"""Have a range of call time read again, even if it was read before; prints the job's id.
 
-    A worker does it with what the sweeps leave of the budget. The job waits where no worker runs, and survives any
-    crash. Rows that are on the topic already are not published twice.
+    A worker runs the job with the requests that the sweeps leave of the budget. The job waits while no worker runs, and
+    survives any crash. Rows that are already on the topic are not published again, except with --again.
 
     \b
-    Exits 0 when it is filed, or done with --wait; 1 when it failed or was cancelled; 2 when the range or the tenant is
-    wrong.
+    Exits 0 when the job is submitted, or done with --wait; 1 when it failed or was cancelled; 2 when the range or the
+    tenant is wrong.
 
     \b
     Example:
@@ -68,7 +68,7 @@ def backfill(
 
 
 def _follow(desk: OperatorClient, tenant: Tenant, order: Command, offset: int) -> None:
-    """Shows the job until it ends; FatalError when it ended otherwise than done."""
+    """Show the job until it ends. Raise FatalError if it ends in another state than done."""
     screen = _Screen(order)
     try:
         with closing(desk.follow(desk.shard_of(tenant.key))) as commits, screen:
@@ -81,7 +81,7 @@ def _follow(desk: OperatorClient, tenant: Tenant, order: Command, offset: int) -
                 elif restored is not None and restored.shard is not None and restored.shard.control > offset:
                     _refuse_passed_over(tenant, order)
                 screen.tick()
-            else:  # pragma: no cover - a desk follows for ever
+            else:  # pragma: no cover - `follow` never ends by itself
                 return
     except KeyboardInterrupt:
         sys.stderr.write(f"job {order.id} goes on without being watched; connector jobs shows it\n")
@@ -110,7 +110,7 @@ def _refuse_passed_over(tenant: Tenant, order: Command) -> NoReturn:
 
 
 class _Screen:
-    """Progress on standard error: a bar on a terminal, else a line now and then."""
+    """Progress on standard error: a bar on a terminal, otherwise a line every 10 s."""
 
     def __init__(self, order: Command) -> None:
         self._order = order
@@ -145,7 +145,7 @@ class _Screen:
             self._progress.stop()
 
     def update(self, job: Job) -> None:
-        """The job as it is committed."""
+        """Show the job as a worker has committed it."""
         self._job = job
         if self._progress is None or self._task is None:
             return
@@ -156,7 +156,7 @@ class _Screen:
         )
 
     def tick(self) -> None:
-        """Time passes."""
+        """Write a line without a terminal, at most every 10 s."""
         if self._progress is not None or time.monotonic() - self._told_at < _TELL_EVERY_S:
             return
         self._told_at = time.monotonic()

@@ -1,8 +1,8 @@
-"""`connector check`: tries everything that `run` needs, beside a worker that does not notice.
+"""`connector check`: tests everything that `run` needs, without affecting a running worker.
 
-1. No row is published, no group joined, no topic or schema made; each tenant is asked one thing, once.
-2. What rests on something that failed is not tried and not listed: it would only repeat the one fault.
-3. Everything goes on at once, and every wait ends: with nothing there at all it takes half a minute.
+1. It publishes no row, joins no group, and creates no topic or schema. Each tenant gets one request to Graph.
+2. A check that depends on a failed one is neither made nor listed, because it would only repeat the same problem.
+3. All checks run at the same time, and every wait is limited: if nothing can be reached, it takes half a minute.
 """
 
 import asyncio
@@ -45,14 +45,14 @@ Check = Literal["configuration", "token", "role", "graph", "brokers", "topics", 
 
 
 class Finding(NamedTuple):
-    """One line."""
+    """The result of one check."""
 
     check: Check
     tenant: str | None
     ok: bool
     message: str
     remedy: str | None
-    "What to do; None where all is well."
+    "The action that solves the problem; None if the check passed."
 
 
 def _passed(check: Check, message: str, tenant: str | None = None) -> Finding:
@@ -64,13 +64,13 @@ def _failed(check: Check, message: str, remedy: str, tenant: str | None = None) 
 
 
 def check(*, as_json: JsonOption = False, config: ConfigOption = None) -> None:
-    r"""Try everything that `connector run` needs: from the configuration to the schema registry.
+    r"""Check everything that `connector run` needs, from the configuration to the schema registry.
 
-    Publishes nothing and disturbs no running worker. A line each, with what to do; what rests on something that failed
-    is not tried.
+    Publishes nothing and disturbs no running worker. Prints one line per check, with what to do if it fails. A check
+    that depends on a failed one is skipped.
 
     \b
-    Exits 0 when all pass, 1 when some fail, 2 when the configuration is wrong.
+    Exits 0 when all checks pass, 1 when some fail, 2 when the configuration is wrong.
 
     \b
     Example:
@@ -78,7 +78,7 @@ def check(*, as_json: JsonOption = False, config: ConfigOption = None) -> None:
       connector check --json | jq '.[] | select(.ok | not)'
     """
     settings = arguments.read_settings(config, contacts_graph=True)
-    log.configure(settings.log.format, "critical")  # what goes wrong is a finding
+    log.configure(settings.log.format, "critical")  # every problem is a finding, so the log stays quiet
     found = asyncio.run(Examination(settings).run())
     if as_json:
         arguments.print_json([finding._asdict() for finding in found])
@@ -100,7 +100,7 @@ def _show(found: Sequence[Finding], stream: TextIO) -> None:
 
 
 class Examination:
-    """All checks of a configuration. Raises ConfigurationError at construction."""
+    """All checks of one configuration. Construction raises ConfigurationError without tenants."""
 
     def __init__(self, settings: Settings) -> None:
         if not settings.tenants:
@@ -110,7 +110,7 @@ class Examination:
         self._registry = Registry(settings.schema_registry) if settings.schema_registry.url else None
 
     async def run(self) -> list[Finding]:
-        """What was found, in the order of the contract."""
+        """Return the findings in the order of docs/interface.md."""
         timeout = min(self._settings.graph.timeout, _ANSWER)
         async with GraphClient(dataclasses.replace(self._settings.graph, timeout=timeout)) as client:
             tenants = [self._tenant(client, tenant) for tenant in self._settings.tenants]
@@ -119,10 +119,8 @@ class Examination:
         words = f"complete, with {count} tenant{'' if count == 1 else 's'}"
         return [_passed("configuration", words), *(finding for part in found for finding in part)]
 
-    # --- a tenant -----------------------------------------------------------------------------------------------------
-
     async def _tenant(self, client: GraphClient, tenant: Tenant) -> list[Finding]:
-        # A budget makes its first request wait for its turn; this is the only one.
+        # The budget delays a tenant's first request by one step. The check makes no other one, so the step is short.
         source = client.source(dataclasses.replace(tenant, requests_per_minute=_AT_ONCE), NoEvents())
         found: list[Finding] = []
         at: Check = "token"
@@ -142,7 +140,7 @@ class Examination:
         return found
 
     def _judge(self, permit: TokenClaims | None, host: str, tenant: str) -> list[Finding]:
-        """What the token, once there is one, says of cloud and role."""
+        """Return the findings about a token: the cloud that it is for, and the application role."""
         graph = self._settings.graph
         ours = urlsplit(graph.scope).hostname or ""
         theirs = host or urlsplit(permit.audience if permit else "").hostname or ours
@@ -163,8 +161,6 @@ class Examination:
         end = datetime.now(UTC).replace(microsecond=0) - _AGO
         await source.ask_once(Window(end - _LENGTH, end))
         return _passed("graph", "the direct routing log can be read", tenant)
-
-    # --- Kafka --------------------------------------------------------------------------------------------------------
 
     async def _brokers(self) -> list[Finding]:
         try:
@@ -204,8 +200,6 @@ class Examination:
         words = "can be begun and aborted" if is_exact else "are not used: kafka.delivery is at_least_once"
         return _failures("transactions", problems) or [_passed("transactions", words)]
 
-    # --- schema registry ----------------------------------------------------------------------------------------------
-
     async def _schemas(self) -> list[Finding]:
         if self._registry is None:
             return [_passed("schema_registry", "none is configured; values are in Avro's single-object encoding")]
@@ -229,7 +223,7 @@ class Examination:
 
 
 def _low(standing: Standing) -> str:
-    """Say which topics take short records only."""
+    """Return the part of a message that names topics whose maximum record size is low."""
     words = (
         f"; {topic} takes {limit} bytes (max.message.bytes): batches are no longer than that, and longer rows become "
         f"dead letters; raise it with: {raise_command(topic)}"

@@ -1,4 +1,4 @@
-"""`connector jobs`, `cancel`, `pause` and `resume`: durable, through the control topic."""
+"""`connector jobs`, `cancel`, `pause` and `resume`: the control topic keeps commands until a worker applies them."""
 
 import sys
 from datetime import UTC, datetime
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def jobs(*, as_json: JsonOption = False, config: ConfigOption = None) -> None:
-    r"""Backfills: what waits, runs and has ended. Needs no worker.
+    r"""Show the backfill jobs: waiting, running and ended. Needs no running worker.
 
     \b
     Example:
@@ -39,7 +39,7 @@ def jobs(*, as_json: JsonOption = False, config: ConfigOption = None) -> None:
 
 
 def section(found: list[dict[str, object]], settings: "Settings") -> text.Section:
-    """JOBs as a table."""
+    """Return a table of jobs, given in the JSON form of docs/interface.md."""
     labels = {tenant.id: tenant.label for tenant in settings.tenants}
     rows = []
     for job in found:
@@ -67,10 +67,10 @@ def cancel(
     job: Annotated[str, typer.Argument(metavar="JOB", help="The job's id, as backfill printed it.")],
     config: ConfigOption = None,
 ) -> None:
-    r"""End a backfill. What it has published stays.
+    r"""Cancel a backfill. The rows that it has published stay.
 
     \b
-    Exits 0 when it is cancelled, now or before, 1 when it has ended otherwise, 2 when there is no such job.
+    Exits 0 when the job is or will be cancelled, 1 when it has ended in another state, 2 when there is no such job.
 
     \b
     Example:
@@ -94,7 +94,7 @@ def cancel(
 
 
 def pause(*, tenant: TenantOption, config: ConfigOption = None) -> None:
-    r"""Read nothing of a tenant until it is resumed. It survives restarts; the others go on.
+    r"""Stop reading a tenant until it is resumed. The pause survives restarts. Other tenants are not affected.
 
     \b
     Example:
@@ -104,7 +104,7 @@ def pause(*, tenant: TenantOption, config: ConfigOption = None) -> None:
 
 
 def resume(*, tenant: TenantOption, config: ConfigOption = None) -> None:
-    r"""Read a paused tenant again: what was missed meanwhile is read too.
+    r"""Read a paused tenant again, including the call time that was missed during the pause.
 
     \b
     Example:
@@ -114,7 +114,7 @@ def resume(*, tenant: TenantOption, config: ConfigOption = None) -> None:
 
 
 def open_desk(settings: "Settings", tenant: "Tenant") -> OperatorClient:
-    """A desk that takes commands for a tenant; FatalError when there is no worker that they could ever reach."""
+    """Return a client for commands to a tenant. Raise FatalError if no worker has ever run that could receive them."""
     desk = OperatorClient(settings.kafka, brokers.clients(settings))
     if desk.is_new:
         raise FatalError(

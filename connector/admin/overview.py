@@ -1,4 +1,4 @@
-"""What is known of every tenant without a worker: what is committed, and on top of it the commands that still wait."""
+"""State of every tenant without a running worker: the committed state with the waiting commands applied to it."""
 
 from collections.abc import Iterable
 from datetime import datetime
@@ -19,28 +19,28 @@ from connector.report import Subject
 
 
 class Known(NamedTuple):
-    """One tenant. `checkpoint`: None when no worker has read it yet."""
+    """One tenant. `checkpoint` is None if no worker has read the tenant yet."""
 
     subject: Subject
     checkpoint: Checkpoint | None
     orders: Orders
     untaken: frozenset[str]
-    "Ids of commands that no worker has applied yet; `orders` and `checkpoint` are as if one had."
+    "The ids of commands that no worker has applied yet. `orders` and `checkpoint` show the state after them."
 
 
 class Overview(NamedTuple):
-    """All tenants: those of the configuration in its order, then those that only the state knows."""
+    """All tenants: those of the configuration in its order, then those that only the committed state names."""
 
     tenants: list[Known]
     workers: int | None
-    "How many there are; None when the broker does not tell."
+    "The number of workers; None if the broker does not report it."
 
     def find_job(self, job_id: str) -> tuple[Known, jobs.Job] | None:
-        """A job and whose it is."""
+        """Return a job with its tenant, or None."""
         return next(((known, job) for known in self.tenants for job in known.orders.jobs if job.id == job_id), None)
 
     def describe_tenants(self, app: str, now: datetime, *, is_new: bool) -> list[dict[str, Any]]:
-        """TENANTs of the contract."""
+        """Return the tenants in the JSON form of docs/interface.md (TENANT)."""
         found = []
         for known in self.tenants:
             if known.checkpoint is None:
@@ -56,7 +56,7 @@ class Overview(NamedTuple):
         return found
 
     def describe_jobs(self) -> list[dict[str, Any]]:
-        """JOBs of the contract, first filed first."""
+        """Return the jobs in the JSON form of docs/interface.md (JOB), oldest first."""
         found: list[dict[str, Any]] = []
         for known in self.tenants:
             failing = known.checkpoint.failing if known.checkpoint else None
@@ -71,7 +71,7 @@ class Overview(NamedTuple):
 
 
 def look(desk: OperatorClient, settings: Settings, now: datetime) -> Overview:
-    """All that can be known now. Raises what the desk raises."""
+    """Return the state of all tenants. Raise the errors of `desk`."""
     shards = settings.kafka.shards
     views = desk.read(range(shards))
     configured = {tenant.key: tenant for tenant in settings.tenants}
@@ -79,7 +79,7 @@ def look(desk: OperatorClient, settings: Settings, now: datetime) -> Overview:
     known = []
     for key in (*configured, *sorted(committed.keys() - configured.keys())):
         subject = Subject(key, configured.get(key), control.partition_of(key, shards))
-        # A worker passes over commands for tenants that it has no configuration of.
+        # A worker ignores commands for tenants that are not in its configuration.
         waiting = [heard for heard in views[subject.shard].waiting if heard.tenant == key and subject.configured]
         known.append(_known(subject, committed.get(key), waiting, settings, now))
     return Overview(known, 0 if desk.is_new else desk.workers())
@@ -97,7 +97,7 @@ def _known(
             untaken.add(heard.order.id)
         ended = {job.id for job in orders.jobs if job.state in jobs.ENDED}
         orders = jobs.apply(orders, heard.order, now, oldest, forgotten_before)
-        # It will have ended when a worker says so.
+        # The job has no end time before a worker has applied the command.
         orders = orders._replace(
             jobs=tuple(j._replace(ended=None) if j.ended == now and j.id not in ended else j for j in orders.jobs)
         )

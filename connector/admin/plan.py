@@ -1,4 +1,4 @@
-"""`connector plan`: what the sweeps cost and promise, by a model that runs the service's own scheduler."""
+"""`connector plan`: the cost and guarantee of the sweeps, by a model that runs the service's own scheduler."""
 
 import math
 from datetime import UTC, datetime, timedelta
@@ -46,13 +46,13 @@ def plan(
     as_json: JsonOption = False,
     config: ConfigOption = None,
 ) -> None:
-    r"""What the sweeps cost, and how soon a late row is found.
+    r"""Show what the sweeps cost, and how soon they find a late row.
 
-    Requests per hour are the mean of a day. Nothing is asked of the network but with --from-state, which reads the
-    state of the workers from Kafka; --calls-per-day then says how many calls come in the same way.
+    Requests per hour are the mean of a day. The command uses the network only with --from-state, which reads the state
+    of the workers from Kafka. In that case --calls-per-day scales these calls to another number.
 
     \b
-    Exits 0 when it fits: every sweep ends before it is due again. 1 when it does not.
+    Exits 0 when the plan fits: every sweep ends before it is due again. 1 when it does not fit.
 
     \b
     Example:
@@ -83,7 +83,7 @@ _MOST_CALLS = 10_000_000
 
 
 class _Case(NamedTuple):
-    """Whose calls are planned for."""
+    """The tenant and the calls that the plan is for."""
 
     tenant: Tenant
     calls: Volume
@@ -95,13 +95,10 @@ def _rules(settings: Settings) -> Rules:
     return Rules(settings.windows.sweeps, settings.windows.settle, settings.windows.slice, settings.dedup.horizon)
 
 
-# --- as calls came
-
-
 def _as_they_came(settings: Settings, tenants: list[Tenant], now: datetime, calls_per_day: float | None) -> _Case:
-    """Of these tenants the one whose calls are most for its budget."""
+    """Return the case of the tenant with the most calls per request of its budget."""
     cases = []
-    clients = brokers.clients(settings)  # once: those of Event Hubs have a thread and a session that sign in
+    clients = brokers.clients(settings)  # created once: for Event Hubs they hold a thread and a session for signing in
     clients.check()
     for shard in sorted({control.partition_of(tenant.key, settings.kafka.shards) for tenant in tenants}):
         checkpoints, rows = _read_shard(settings, clients, shard, now)
@@ -139,7 +136,7 @@ def _read_shard(
 
 
 def _learn(settings: Settings, tenant: Tenant, checkpoint: Checkpoint, rows: Any, now: datetime) -> _Case:
-    """How many calls came when, and how late their rows were."""
+    """Return the case of one tenant from its state: how many calls came when, and how late their rows were."""
     warnings = []
     sweeps = settings.windows.sweeps
     cadences = [lateness.Sweeping(s.every.total_seconds(), s.overlap.total_seconds()) for s in sweeps]
@@ -160,9 +157,6 @@ def _learn(settings: Settings, tenant: Tenant, checkpoint: Checkpoint, rows: Any
             f"{text.number(of_all)} new rows: what turns up later still is missed; a longer overlap would find it."
         )
     return _Case(tenant, calls, cycle_s, warnings)
-
-
-# --- what it means
 
 
 def _describe(settings: Settings, case: _Case, now: datetime) -> dict[str, Any]:
@@ -229,7 +223,7 @@ def _warn(rules: Rules, result: Forecast, per_minute: float) -> list[str]:
 
 
 def _advise(settings: Settings, rules: Rules, case: _Case, result: Forecast, now: datetime) -> list[str]:
-    """What would fit."""
+    """Return changes of the budget or of the sweeps that would fit."""
     per_minute, concurrency = case.tenant.requests_per_minute, settings.graph.concurrency
     advice = []
     most = _DOCUMENTED_LIMIT - _BESIDES
@@ -248,7 +242,7 @@ def _advise(settings: Settings, rules: Rules, case: _Case, result: Forecast, now
 
 
 def _sections(content: dict[str, Any]) -> list[Section]:
-    """The tables that people read."""
+    """Return the tables for people."""
     title = (
         f"{content['tenant']}: {text.number(content['calls_per_day'])} calls a day, "
         f"{text.number(content['requests_per_hour'])} of {text.number(content['budget_per_hour'])} requests an hour: "

@@ -10,12 +10,12 @@ from connector.kafka.registry import Registry, Subject, subjects
 
 
 def register(config: Path | None) -> None:
-    """Registers what is not there. Raises FatalError, RegistryUnavailableError."""
+    """Register the schemas that are missing. Raise FatalError or RegistryUnavailableError."""
     _each(config, lambda registry, subject: f"id {registry.register(subject)}")
 
 
 def check(config: Path | None) -> None:
-    """Compares and changes nothing. Raises FatalError, RegistryUnavailableError."""
+    """Compare the schemas without changing anything. Raise FatalError or RegistryUnavailableError."""
     _each(config, _stand)
 
 

@@ -17,7 +17,7 @@ _DAY = timedelta(days=1)
 
 
 def status(*, as_json: JsonOption = False, config: ConfigOption = None) -> None:
-    r"""Tenants, coverage, lag, gaps and jobs. Works with no worker running.
+    r"""Show tenants, coverage, lag, gaps and jobs. Needs no running worker.
 
     \b
     Example:
@@ -44,7 +44,7 @@ def status(*, as_json: JsonOption = False, config: ConfigOption = None) -> None:
 
 
 def sections(content: dict[str, Any], settings: "Settings", now: datetime) -> list[Section]:
-    """The tables that people read."""
+    """Return the tables for people."""
     tenants = content["tenants"]
     workers = content["workers"]
     about = f"{content['app']} → {content['topic']}   {content['version']}   "

@@ -1,4 +1,4 @@
-"""What people read: a table for a terminal, the same without colour and frames for a file or a pipe."""
+"""Output for people: tables for a terminal, or without colours and frames for a file or a pipe."""
 
 import sys
 from collections.abc import Mapping, Sequence
@@ -34,7 +34,7 @@ class Section(NamedTuple):
 
 
 def show(sections: Sequence[Section], stream: TextIO | None = None) -> None:
-    """Writes tables, the empty ones left out, to `stream` (standard output)."""
+    """Write the tables that have rows to `stream` (default: standard output)."""
     stream = stream or sys.stdout
     shown = [section for section in sections if section.rows]
     if not stream.isatty():
@@ -66,7 +66,10 @@ def _plain(section: Section) -> str:
 
 
 def bar(tenant: Mapping[str, Any], end: datetime, length: timedelta, cells: int) -> str:
-    """Coverage of the last `length` before `end`: full, partly or not read; blank where nothing is expected."""
+    """Return the coverage of the last `length` before `end` as a bar of `cells` characters.
+
+    A cell is fully, partly or not read, or blank where no rows are expected.
+    """
     pieces = [(_moment(piece["from"]), _moment(piece["to"])) for piece in tenant["coverage"]]
     gaps = [(_moment(gap["from"]), _moment(gap["to"])) for gap in tenant["gaps"]]
     expected_from = min((start for start, _ in (*pieces, *gaps)), default=end)
@@ -74,7 +77,7 @@ def bar(tenant: Mapping[str, Any], end: datetime, length: timedelta, cells: int)
     for number in range(cells):
         start = end - length + number * length / cells
         stop = start + length / cells
-        # What was not read for lack of time yet, at the newest edge, is no hole.
+        # Call time after the newest that was read is not a gap, since it may just not have been read yet.
         through = pieces[-1][1] if pieces else end
         wanted = max(0.0, (min(stop, max(through, start)) - max(start, expected_from)).total_seconds())
         read = sum(max(0.0, (min(stop, b) - max(start, a)).total_seconds()) for a, b in pieces)
@@ -88,17 +91,17 @@ def bar(tenant: Mapping[str, Any], end: datetime, length: timedelta, cells: int)
 
 
 def ago(text: str | None, now: datetime) -> str:
-    """How long ago an instant of JSON was, for people."""
+    """Return how long ago an instant was, for people. `text` is the instant as in JSON."""
     return f"{span((now - _moment(text)).total_seconds())} ago" if text else "never"
 
 
 def when(text: str | None) -> str:
-    """An instant of JSON, to the second."""
+    """Return an instant of JSON without its fraction of a second."""
     return text[:19].replace("T", " ") if text else "-"
 
 
 def span(seconds: float | None) -> str:
-    """A length of time in its two largest units: 45s, 3m 20s, 2h 5m, 3d 4h."""
+    """Return a length of time in its two largest units: 45s, 3m 20s, 2h 5m, 3d 4h."""
     if seconds is None:
         return "-"
     left = max(0, int(seconds))
@@ -111,7 +114,7 @@ def span(seconds: float | None) -> str:
 
 
 def number(value: float | None) -> str:
-    """A count with its thousands apart."""
+    """Return a count with separators between thousands."""
     return "-" if value is None else f"{value:,.0f}"
 
 

@@ -1,7 +1,7 @@
 """`connector verify`: reads Graph and the topic, and compares the newest version of each row.
 
-The topic is read first, to its end as it was at the start; what Graph shows and it lacks is looked for again in what
-came since. Graph is read with a budget of its own, beside a worker's.
+The topic is read first, up to its end at the start. Rows of Graph that are missing on the topic are then looked for
+among the records published since. Graph is read with a separate budget, in addition to that of a running worker.
 """
 
 import asyncio
@@ -40,7 +40,7 @@ _WAIT_WHEN_CUT_S = 5.0
 _GRACE_S = 5.0
 _LOOK_EVERY_S = 1.0
 _KEPT = 5 * SHOWN
-_ROW_MAX_BYTES = 900_000  # as the service: a longer row is a dead letter
+_ROW_MAX_BYTES = 900_000  # the limit of the service, which dead-letters a longer row
 _FAILED = 1
 
 
@@ -55,13 +55,14 @@ def verify(
     as_json: JsonOption = False,
     config: ConfigOption = None,
 ) -> None:
-    r"""Compare what Graph shows with the topic, row by row and field by field.
+    r"""Compare Graph with the topic, row by row and field by field.
 
-    What seems missing is looked for again after one `every` of the sweep that covers it, at most two minutes.
+    Rows that seem to be missing are looked for again after one `every` of the sweep that covers them, at most two
+    minutes.
 
     \b
     Exits 0 when they are identical, 1 when rows are missing, duplicated or differ, 2 when the arguments are wrong or
-    the topic's retention has begun to delete the range.
+    the topic's retention has started to delete the range.
 
     \b
     Example:
@@ -95,7 +96,7 @@ class _Report(NamedTuple):
     failed: bool
 
     def describe(self, label: str) -> str:
-        """For people: ids, counts, fields; nothing of what a row says."""
+        """Return the report for people: ids, counts and names of fields, but no values of rows."""
         found = self.content
         lines = [
             f"{label}, calls from {text.when(found['from'])} to {text.when(found['to'])} (UTC)",
@@ -134,14 +135,14 @@ def _line(entry: Any) -> str:
 
 
 class _Shown(NamedTuple):
-    """A row of Graph's that the topic did not hold when it was read."""
+    """A row of Graph that was missing or different on the topic when Graph was read."""
 
     id: str
     values: dict[str, Any]
 
 
 class _UnfitShown(NamedTuple):
-    """A row of Graph's that does not fit."""
+    """An invalid row of Graph."""
 
     hash: int
     id: str | None
@@ -149,7 +150,7 @@ class _UnfitShown(NamedTuple):
 
 
 class _DeadLetters:
-    """What was dead-lettered, by the hash of its bytes; by id where the bytes are not those that were received."""
+    """The dead letters of a tenant, by the hash of their bytes, or by id if those are not the bytes from Graph."""
 
     def __init__(self, tenant: str, *, altered: bool) -> None:
         self._tenant = tenant
@@ -158,7 +159,7 @@ class _DeadLetters:
         self._ids: set[Key | None] = set()
 
     def add(self, entries: Sequence[Entry]) -> None:
-        """Dead letters of whatever tenant."""
+        """Add the dead letters that belong to the tenant."""
         for entry in entries:
             if entry.headers.get("tenant", b"").decode(errors="replace").lower() != self._tenant:
                 continue
@@ -168,12 +169,12 @@ class _DeadLetters:
                 self._hashes.add(_bytes_hash(entry.value))
 
     def hold(self, row: _UnfitShown) -> bool:
-        """Whether a row is among them."""
+        """Return whether a row was dead-lettered."""
         return row.hash in self._hashes or (id_key(row.id) if row.id else None) in self._ids
 
 
 class _Topic:
-    """A topic and how far it was read."""
+    """A topic with the offsets up to which it was read."""
 
     def __init__(self, clients: Clients, name: str, stack: ExitStack) -> None:
         self.name = name
@@ -183,30 +184,33 @@ class _Topic:
         self.next: Offsets = {}
 
     def open(self, since: datetime) -> None:
-        """Its bounds as they are, and the offsets to begin at."""
+        """Look up the bounds of the topic, and the offsets of the first records published since a time."""
         self.bounds = self.records.bounds()
         self.begin = self.records.since(since, self.bounds) if self.bounds else {}
         self.next = dict(self.begin)
 
     def rest(self) -> Iterator[list[Entry]]:
-        """What was not read yet, up to where it ended when it was opened, or looked at again."""
+        """Yield the records that were not read yet, up to the end that was last looked up."""
         return self.records.read(self.next, {number: end for number, (_, end) in self.bounds.items()})
 
     def look_again(self) -> None:
-        """Where it ends by now."""
+        """Look up the current end of the topic."""
         self.bounds = self.records.bounds()
 
     def again(self) -> Iterator[list[Entry]]:
-        """Everything that was read, once more."""
+        """Yield all records that were read once more."""
         return self.records.read(dict(self.begin), self.next)
 
     def may_be_cut(self) -> list[int]:
-        """Partitions that have lost records, none of which is known to be older than what was asked for."""
+        """Return the partitions that may have lost records of the range.
+
+        These partitions have lost records, and hold no record that is known to be older than the range.
+        """
         return [number for number, (low, _) in self.bounds.items() if low > 0 and self.begin[number] <= low]
 
 
 class _Verification:
-    """One comparison. A context manager: it holds connections to the brokers."""
+    """One comparison. A context manager, because it holds connections to the brokers."""
 
     def __init__(self, settings: Settings, tenant: Tenant, window: Window) -> None:
         self._settings = settings
@@ -238,7 +242,7 @@ class _Verification:
         self._stack.close()
 
     def run(self) -> _Report:
-        """Reads both, looks again for what is missing, and tells the difference."""
+        """Read the topic and Graph, look again for rows that are missing, and return the report."""
         self._rows.open(self._window.start)
         if not self._rows.bounds:
             raise ConfigurationError([f"kafka.topic: there is no topic {self._rows.name}; nothing was published yet"])
@@ -255,10 +259,11 @@ class _Verification:
             raise ConfigurationError([_cut(self._rows.name, self._window)])
         return self._report(result, lost, ids, values)
 
-    # --- the topic
-
     def _check_retention(self) -> bool:
-        """Whether records of the range may be gone; raises ConfigurationError where they surely begin to."""
+        """Return whether records of the range may have been deleted.
+
+        Raise ConfigurationError if the retention time of the topic is so short that it deletes them.
+        """
         cut = self._rows.may_be_cut()
         is_by_event = self._settings.rows.timestamp == "event"
         if not cut and not (is_by_event and any(low for low, _ in self._rows.bounds.values())):
@@ -270,7 +275,7 @@ class _Verification:
         return True
 
     def _read_topics(self) -> None:
-        """What both topics hold that was not read yet."""
+        """Read the records of both topics that were not read yet."""
         start_ms, end_ms = (instants.to_ms(moment) for moment in self._window)
         for entries in self._rows.rest():
             ids: list[str] = []
@@ -288,7 +293,7 @@ class _Verification:
             self._dead.add(entries)
 
     def _own(self, entries: Sequence[Entry]) -> Iterator[dict[str, Any]]:
-        """The tenant's rows. What is no row of ours is passed over and counted."""
+        """Yield the tenant's rows. Records that are not rows of this connector are skipped and counted."""
         for entry in entries:
             try:
                 record = self._decode(entry.value)
@@ -299,7 +304,10 @@ class _Verification:
                 yield record
 
     def _look_again(self, told: "_Tell", longest_s: float) -> list[_UnfitShown]:
-        """Reads on until nothing is missing, or the sweeps had their time; rows that do not fit and are nowhere."""
+        """Read on until nothing is missing or the sweeps had time to publish it.
+
+        Return the invalid rows that are not dead-lettered.
+        """
         begun = time.monotonic()
         while True:
             suspects = [suspect.start_s for suspect in self._comparison.suspects()]
@@ -308,7 +316,7 @@ class _Verification:
             left_s = begun + min(wait_s, longest_s) - time.monotonic()
             if not suspects and not lost:
                 return lost
-            # At least once: what turned up while Graph was read may have been published since.
+            # Read at least once more: rows that Graph added while it was read may have been published since.
             self._rows.look_again()
             self._letters.look_again()
             self._read_topics()
@@ -318,15 +326,13 @@ class _Verification:
             time.sleep(min(_LOOK_EVERY_S, left_s))
 
     def _every(self, start_s: int) -> timedelta | None:
-        """How often the sweep comes that covers a call; None where none does."""
+        """Return the cadence of the most frequent sweep that covers a call, or None if no sweep covers it."""
         age = self._begun - instants.from_ms(start_s * 1000)
         return min((s.every for s in self._settings.windows.sweeps if s.overlap >= age), default=None)
 
     def _wait_s(self, start_s: int) -> float:
         every = self._every(start_s)
         return 0.0 if every is None else min(_LONGEST_WAIT_S, every.total_seconds() + _GRACE_S)
-
-    # --- Graph
 
     async def _read_graph(self, told: "_Tell") -> None:
         async with GraphClient(self._settings.graph) as graph:
@@ -352,7 +358,7 @@ class _Verification:
                 await source.close()
 
     def _take(self, raws: Sequence[msgspec.Raw], window: Window) -> None:
-        """One page."""
+        """Add the rows of one page to the comparison."""
         reading = self._shape.read(raws)
         keys: list[Key] = []
         said: list[Said] = []
@@ -385,10 +391,11 @@ class _Verification:
             problem = InvalidRow(raw, row.id, "row: too long", values["startDateTime"])
         return values, problem
 
-    # --- the report
-
     def _look_up(self, result: Result) -> tuple[dict[Key, str], dict[Key, dict[str, Any]]]:
-        """Ids of what is told of the topic, and the newest version of what differs: read once more."""
+        """Return the ids of rows that the report names from the topic, and the newest version of differing rows.
+
+        The topic is read a second time, because the comparison keeps hashes only.
+        """
         differing = set(result.differing_keys[:SHOWN])
         named = {key for key, _, _ in result.duplicated_keys[:SHOWN]} | set(result.unexpected_keys[:SHOWN])
         ids: dict[Key, str] = {}
@@ -442,7 +449,7 @@ class _Verification:
         return _Report(content, failed)
 
     def _notes(self, result: Result, lost: list[_UnfitShown], *, is_ignoring: bool) -> list[str]:
-        """What a reader of the report should know."""
+        """Return notes for the reader of the report."""
         notes = []
         if result.missing or lost:
             starts_s = [suspect.start_s for suspect in self._comparison.suspects() if suspect.key in self._shown]
@@ -482,7 +489,7 @@ def _bytes_hash(raw: bytes) -> int:
 
 @contextmanager
 def _screen(window: Window) -> Iterator[_Tell]:
-    """Progress on standard error, by the call time that was read; on a terminal only."""
+    """Show progress on standard error, by the call time that was read. It appears on a terminal only."""
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:

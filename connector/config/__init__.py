@@ -2,7 +2,7 @@
 
 1. Every problem is reported at once, one line each: file or variable, key, what is wrong, what to do.
 2. No message shows a value that may be a secret.
-3. What passes is frozen and resolved: durations, paths, roots, and each tenant with what it inherits.
+3. The result is frozen and resolved: durations, paths, root URLs, and each tenant with the values that it inherits.
 """
 
 from collections.abc import Iterable, Mapping
@@ -39,8 +39,8 @@ def load(
     """Return the settings from the file (`path`, else CONNECTOR_CONFIG, else none) and the environment.
 
     `required` names keys that must not be empty, such as "kafka.bootstrap_servers". A command that does not contact
-    Graph needs no credentials: what is wrong with them is ignored, and the identities of the settings may be empty.
-    Raise ConfigurationError with every problem at once, each "FILE-or-VARIABLE: key: what is wrong; what to do".
+    Graph needs no credentials: problems with them are ignored, and the identities of the settings may be empty. Raise
+    ConfigurationError with every problem at once, each "FILE-or-VARIABLE: key: what is wrong; what to do".
     """
     source = Source(path, environ)
     source.read_file()

@@ -1,7 +1,7 @@
-"""What a configuration may contain: tables, keys, values, defaults, and the sentences for what is wrong with a value.
+"""The format of a configuration: tables, keys, values, defaults, and the messages for invalid values.
 
-Validators raise ValueError with the rest of a sentence that begins with the key ("is "x", which is no duration; …").
-No sentence shows a value that may be a secret.
+Validators raise ValueError with the rest of a sentence that begins with the key, for example `is "x", which is …; …`.
+No message shows a value that may be a secret.
 """
 
 import json
@@ -44,7 +44,7 @@ REFUSED_PROPERTIES = {
 
 
 def shown(value: object) -> str:
-    """The value as a message shows it: quoted, on one line, cut when long."""
+    """Return a value for a message: as JSON on one line, cut if it is longer than 80 characters."""
     text = json.dumps(value, ensure_ascii=True, default=str)
     return text if len(text) <= 80 else f"{text[:76]}…{text[-1]}"
 
@@ -56,7 +56,7 @@ _DURATION_MAX = timedelta(days=36_525)
 
 
 class Duration(timedelta):
-    """A timedelta that knows how it was written: metrics and JSON show a cadence as configured."""
+    """A timedelta that keeps the text of the configuration, so that metrics and JSON show a cadence as configured."""
 
     text: str = ""
 
@@ -65,7 +65,10 @@ class Duration(timedelta):
 
 
 def parse_duration(text: str) -> Duration:
-    """The duration that `text` says: "500ms", "15s", "10m", "2h" or "7d". Raises ValueError with a sentence."""
+    """Return the duration that `text` states, such as "500ms", "15s", "10m", "2h" or "7d".
+
+    Raise ValueError with the rest of a sentence.
+    """
     match = _DURATION.fullmatch(text)
     if match is None:
         raise ValueError(
@@ -80,7 +83,10 @@ def parse_duration(text: str) -> Duration:
 
 
 def duration_text(duration: timedelta) -> str:
-    """As configured, else in the largest unit that says it exactly ("15m", "1d"); below a millisecond is cut."""
+    """Return a duration as configured, else in the largest unit that states it exactly ("15m", "1d").
+
+    A fraction of a millisecond is dropped.
+    """
     if isinstance(duration, Duration) and duration.text:
         return duration.text
     milliseconds = duration // timedelta(milliseconds=1)
@@ -89,7 +95,10 @@ def duration_text(duration: timedelta) -> str:
 
 
 def parse_instant(text: str) -> datetime | timedelta:
-    """RFC 3339 as an aware UTC datetime, or a negative duration as a timedelta. Raises ValueError with a sentence."""
+    """Return an RFC 3339 instant as an aware UTC datetime, or a negative duration as a timedelta.
+
+    Raise ValueError with the rest of a sentence.
+    """
     if _DURATION.fullmatch(text):
         raise ValueError(f'is {shown(text)}, a positive duration; write "-{text}" for that long ago')
     if text.startswith("-") and _DURATION.fullmatch(text[1:]):
@@ -106,7 +115,7 @@ def parse_instant(text: str) -> datetime | timedelta:
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """A secret as it is written: itself, or the file or environment variable that holds it."""
+    """A configured secret: its text, or the file or environment variable that holds it."""
 
     kind: Literal["text", "file", "env"]
     value: str = field(repr=False)
@@ -146,7 +155,7 @@ def _to_property(value: object) -> Reference:
         return Reference("text", str(value).lower())
     if isinstance(value, (int, float)):
         return Reference("text", str(value))
-    if isinstance(value, dict) and not value.keys() <= {"file", "env"}:  # unquoted dots make tables in TOML
+    if isinstance(value, dict) and not value.keys() <= {"file", "env"}:  # TOML makes tables of names with unquoted dots
         raise ValueError('is a table where a value belongs; quote the whole name, as in "sasl.password" = "…"')
     return _to_reference(value)
 
@@ -209,13 +218,13 @@ def _to_registry_urls(value: str) -> str:
 
 
 def is_protected(url: str) -> bool:
-    """Whether a secret may be sent there: over TLS, or within this machine."""
+    """Return whether a secret may be sent to a URL: over TLS, or within this machine."""
     parts = urlsplit(url)
     return parts.scheme == "https" or _is_loopback(parts.hostname or "")
 
 
 def to_authority(value: str) -> str:
-    """The sign-in root without a slash at its end. Raises ValueError with a sentence."""
+    """Return the root URL of sign-in without a trailing slash. Raise ValueError with the rest of a sentence."""
     if not value:
         return value
     if _split_url(value).scheme != "https":
@@ -257,7 +266,7 @@ def _to_listen(value: str) -> str:
 
 
 def split_listen(value: str) -> tuple[str, int]:
-    """Host and port. Raises ValueError with a sentence."""
+    """Return the host and port of HOST:PORT. Raise ValueError with the rest of a sentence."""
     match = re.fullmatch(r"(\[[0-9A-Fa-f:.]+\]|[^\s:/\[\]@]*):([0-9]{1,5})", value)
     if match is None or int(match.group(2)) > 65_535:
         raise ValueError(f'is {shown(value)}, which is no address; write HOST:PORT, for instance "0.0.0.0:9464"')
@@ -334,7 +343,7 @@ _Treatment = Literal["mask", "pseudonymize", "drop"]
 
 
 class Table(BaseModel):
-    """A table of the configuration: unknown keys are errors, and nothing is converted."""
+    """A table of the configuration. Unknown keys are errors, and values are not converted between types."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, hide_input_in_errors=True)
 
@@ -525,7 +534,7 @@ class LogTable(Table):
 
 
 class Document(Table):
-    """All that a configuration may contain."""
+    """The whole configuration."""
 
     graph: GraphTable = Field(GraphTable.model_construct(), description="Microsoft Graph.")
     identity: IdentityTable = Field(
@@ -543,7 +552,7 @@ class Document(Table):
 
 
 def json_schema() -> dict[str, Any]:
-    """The JSON Schema (2020-12) of the configuration file."""
+    """Return the JSON Schema (2020-12) of the configuration file."""
     schema = Document.model_json_schema(schema_generator=_Generator)
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
@@ -568,7 +577,7 @@ class _Generator(GenerateJsonSchema):
 
 
 def _plain(node: Any) -> Any:
-    # TOML has no null: "absent" is said by not being required.
+    # TOML has no null: a key without a value is left out, so neither a null default nor a null type is valid.
     if isinstance(node, list):
         return [_plain(part) for part in node]
     if not isinstance(node, dict):

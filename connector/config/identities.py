@@ -1,4 +1,4 @@
-"""With what each tenant, and Azure Event Hubs, signs in: its own credential, else the shared one."""
+"""The credentials of each tenant and of Azure Event Hubs: their own credential, else the shared one."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +14,7 @@ _CREDENTIALS = ("client_secret", "client_certificate", "workload_identity", "man
 
 
 def credentials(table: IdentityTable) -> list[str]:
-    """The names of the credentials that a table has; more than one is a mistake."""
+    """Return the names of the credentials that a table sets. More than one is a mistake."""
     return [name for name in _CREDENTIALS if getattr(table, name) not in (None, False, "")]
 
 
@@ -24,7 +24,10 @@ def is_credential(key: Key) -> bool:
 
 
 def own_identity(source: Source, here: Key, table: IdentityTable) -> Identity:
-    """What a table says by itself. Its certificate is not looked at: the password may be another table's."""
+    """Return the identity that a table sets by itself, and report more than one credential.
+
+    The certificate is not parsed here, because its password may be set in another table.
+    """
     chosen = credentials(table)
     for name in chosen[1:]:
         what = f"is set, and so is {chosen[0]}; leave one of the two out"
@@ -49,7 +52,10 @@ def own_identity(source: Source, here: Key, table: IdentityTable) -> Identity:
 
 
 def _federated_token(source: Source, key: Key) -> Secret | None:
-    """What Kubernetes puts into AZURE_FEDERATED_TOKEN_FILE."""
+    """Return the token in the file of AZURE_FEDERATED_TOKEN_FILE, or report the variable as missing.
+
+    In Kubernetes the webhook of Azure's workload identity sets the variable.
+    """
     written = source.environ.get("AZURE_FEDERATED_TOKEN_FILE", "")
     if not written:
         todo = "let Azure's workload identity webhook set it (label azure.workload.identity/use), or set it"
@@ -59,7 +65,10 @@ def _federated_token(source: Source, key: Key) -> Secret | None:
 
 
 def identity_of(source: Source, checked: Document, number: int, table: TenantTable, shared: Identity) -> Identity:
-    """What a tenant signs in with: its own credential, else the shared one, unless that is switched off here."""
+    """Return the identity of a tenant: its own credential, else the shared one, and report what it lacks.
+
+    A tenant that sets the shared credential's key itself, for example to false, does not inherit it.
+    """
     here: Key = ("tenants", number)
     own = own_identity(source, here, table)
     chosen, there = credentials(table), credentials(checked.identity)
@@ -84,7 +93,7 @@ def identity_of(source: Source, checked: Document, number: int, table: TenantTab
 
 
 def _check_identity(source: Source, number: int, table: TenantTable, identity: Identity, chosen: Key | None) -> None:
-    """Reports what a tenant lacks to sign in. `chosen`: the key of its credential."""
+    """Report what a tenant lacks to sign in. `chosen` is the key of its credential."""
     here: Key = ("tenants", number)
     from_azure = source.variables.get((*here, "id")) == "AZURE_TENANT_ID"
     if identity.client_id is None and not identity.managed_identity and not source.is_reported("identity", "client_id"):
@@ -108,7 +117,11 @@ def _check_identity(source: Source, number: int, table: TenantTable, identity: I
 
 
 def event_hubs(source: Source, checked: Document, shared: Identity, tenants: tuple[Tenant, ...]) -> EventHubs | None:
-    """[identity] in AZURE_TENANT_ID, else in the first tenant; that tenant's own where there is no shared one."""
+    """Return the sign-in to Azure Event Hubs, or None without kafka.azure_event_hubs.
+
+    It uses [identity], or the first tenant's own identity if [identity] has no credential. The tenant is that of
+    AZURE_TENANT_ID, or else the first tenant.
+    """
     here: Key = ("kafka", "azure_event_hubs")
     table = checked.kafka
     if not table.azure_event_hubs or not tenants:

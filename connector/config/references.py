@@ -1,4 +1,4 @@
-"""What files and variables that settings name hold: secrets, keys, certificates. What cannot be read is reported."""
+"""Contents of the files and variables that settings name: secrets, keys, certificates. Read errors are reported."""
 
 import os
 import ssl
@@ -16,14 +16,14 @@ _H = TypeVar("_H", bound=Hidden[Any])
 
 
 def path_of(source: Source, written: str) -> Path:
-    """Return the file that is meant: relative paths count from the configuration's."""
-    # Names of files are UTF-8, also where the locale cannot write them.
+    """Return the path of a configured file. A relative path starts at the folder of the configuration file."""
+    # File names are encoded in UTF-8, even if the locale has another encoding.
     name = os.fsdecode(written.encode("utf-8", "surrogateescape"))
     return (source.path.parent if source.path else Path()).absolute() / name
 
 
 def check_bundle(source: Source, key: Key, bundle: Path) -> None:
-    """Reports a file that is no PEM file with certificates."""
+    """Report a CA bundle that cannot be read or is not a PEM file with certificates."""
     try:
         ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cafile=bundle)
     except ssl.SSLError:
@@ -33,7 +33,7 @@ def check_bundle(source: Source, key: Key, bundle: Path) -> None:
 
 
 def check_proxies(source: Source, urls: Iterable[str], registry_url: str) -> None:
-    """Report a proxy variable that one of the URLs needs and that cannot be used."""
+    """Report a proxy variable that applies to one of the URLs and cannot be used."""
     for url in (*urls, registry_url):
         try:
             proxy = proxies.choose(url, source.environ)
@@ -47,12 +47,12 @@ def check_proxies(source: Source, urls: Iterable[str], registry_url: str) -> Non
 
 
 def read_secret(source: Source, key: Key, reference: Reference) -> Secret | None:
-    """The secret; None when it is reported as missing."""
+    """Return a secret text, or None after reporting it as missing."""
     return _hidden(source, key, reference, Secret, str)
 
 
 def read_secret_bytes(source: Source, key: Key, reference: Reference) -> SecretBytes | None:
-    """The same, of any bytes."""
+    """Return secret bytes, or None after reporting them as missing."""
     return _hidden(source, key, reference, SecretBytes, _as_bytes)
 
 
@@ -86,7 +86,7 @@ def _hidden(source: Source, key: Key, reference: Reference, kind: type[_H], conv
 
 
 def read_pseudonym_key(source: Source, checked: Document) -> PseudonymKey | None:
-    """The key of the pseudonyms; None when there is none, or it is reported."""
+    """Return the key of the pseudonyms, or None if none is configured or its problem has been reported."""
     here: Key = ("pseudonyms", "key")
     reference = checked.pseudonyms.key
     least = privacy.KEY_MIN_BYTES
@@ -122,7 +122,7 @@ def read_pseudonym_key(source: Source, checked: Document) -> PseudonymKey | None
 
 
 def _as_bytes(text: str) -> bytes:
-    """The text as UTF-8; where a variable was none, its bytes."""
+    """Return text as UTF-8. A variable with bytes that are not UTF-8 gives those bytes."""
     try:
         return text.encode("utf-8", "surrogateescape")
     except UnicodeEncodeError:

@@ -1,4 +1,4 @@
-"""From a document without mistakes of spelling to settings: what depends on several keys, files or the environment."""
+"""Settings from a valid document: the checks that depend on several keys, on files or on the environment."""
 
 import json
 from collections.abc import Iterable
@@ -44,7 +44,7 @@ _UNSET = Reference("text", "")
 
 
 def resolve(source: Source, checked: Document, required: Iterable[str]) -> Settings:
-    """The settings; what is wrong with them is reported to the source. `required`: keys that may not be empty."""
+    """Return the settings, and report problems to the source. `required` names keys that must not be empty."""
     checked, azure_authority = _azure(source, checked)
     treatments = _privacy(source, checked)
     graph = _graph(source, checked, azure_authority)
@@ -81,7 +81,7 @@ def resolve(source: Source, checked: Document, required: Iterable[str]) -> Setti
 
 
 def _azure(source: Source, checked: Document) -> tuple[Document, str]:
-    """The document with the tenant of AZURE_TENANT_ID when it names none, and AZURE_AUTHORITY_HOST then."""
+    """Return the document with the tenant of AZURE_TENANT_ID if it names no tenant, and then AZURE_AUTHORITY_HOST."""
     if checked.tenants or source.is_reported("tenants"):
         return checked, ""
     environ = source.environ
@@ -122,7 +122,7 @@ def _azure(source: Source, checked: Document) -> tuple[Document, str]:
 
 
 def _privacy(source: Source, checked: Document) -> dict[str, str]:
-    """Treatments by field; those of fields that cannot be treated are reported."""
+    """Return the treatments by field, and report fields that cannot be treated."""
     treatments: dict[str, str] = {}
     for name, treatment in checked.rows.privacy.items():
         key: Key = ("rows", "privacy", name)
@@ -144,7 +144,7 @@ def _privacy(source: Source, checked: Document) -> dict[str, str]:
 
 @cache
 def _row_fields() -> dict[str, bool]:
-    """The names of a row's fields, and whether they are Graph's."""
+    """Return the names of a row's fields, each with whether it comes from Graph."""
     return {field["name"]: "since" in field for field in json.loads(schema_text("directRoutingLogRow"))["fields"]}
 
 
@@ -293,7 +293,7 @@ def _schema_registry(source: Source, table: SchemaRegistryTable) -> SchemaRegist
 
 
 def _check_names(source: Source, checked: Document) -> None:
-    """No topic may have two uses. Kafka tells names apart neither that differ only in '.' and '_'."""
+    """Report a topic that would have two uses. In Kafka, names that differ only in '.' and '_' collide."""
     taken: dict[str, tuple[str, Key]] = {}
     app: Key = ("kafka", "app")
     uses: list[tuple[str, Key]] = [(f"{checked.kafka.app}.{suffix}", app) for suffix in ("control", "state", "seen")]
@@ -313,7 +313,7 @@ def _check_names(source: Source, checked: Document) -> None:
 
 
 def _check_horizon(source: Source, horizon: timedelta, sweeps: Iterable[Sweep]) -> None:
-    """Report a horizon within which the deepest sweep cannot keep what it promises."""
+    """Report a horizon that is too short for the guarantee of the deepest sweep."""
     deepest = max(sweeps, key=lambda sweep: (sweep.overlap, sweep.every), default=None)
     if deepest is None:
         return

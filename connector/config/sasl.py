@@ -1,4 +1,4 @@
-"""Check of the sign-in settings in `kafka.properties` that librdkafka itself accepts and can never use."""
+"""Check of the SASL settings in `kafka.properties` that librdkafka accepts and can never use."""
 
 from collections.abc import Mapping
 
@@ -13,7 +13,7 @@ _TODO = (
 
 
 def check(source: Source, properties: Mapping[str, str | Secret], *, azure_event_hubs: bool) -> None:
-    """Report a mechanism that cannot sign in: without it the brokers would be waited for forever, without a reason."""
+    """Report a mechanism that cannot sign in, because librdkafka would wait forever for brokers without a reason."""
     values = {name.strip().lower(): (name, value) for name, value in properties.items()}
     for spelling in ("sasl.mechanism", "sasl.mechanisms"):
         name, mechanism = values.get(spelling, (spelling, ""))

@@ -1,4 +1,4 @@
-"""Values that only `get` shows. One that a file holds is read again each time, so that a rotated secret is seen."""
+"""Secrets, which only `get` shows. A file is read again on each call, so that a rotated secret takes effect."""
 
 import codecs
 from pathlib import Path
@@ -12,7 +12,7 @@ _Text = TypeVar("_Text", str, bytes)
 
 
 class Hidden(Generic[_Text]):
-    """Something that only `get` shows. A file is read again each time, so that a rotated secret is seen."""
+    """A value that only `get` shows. A file is read again on each call, so that a rotated secret takes effect."""
 
     __slots__ = ("_path", "_problem", "_source", "_value")
 
@@ -24,7 +24,7 @@ class Hidden(Generic[_Text]):
 
     @classmethod
     def from_file(cls, path: Path) -> Self:
-        """The content of a file. Raises OSError, UnicodeDecodeError."""
+        """Return the secret in a file. Raise OSError or UnicodeDecodeError."""
         return cls(cls._read(path), f"file {path}", path)
 
     @staticmethod
@@ -32,9 +32,9 @@ class Hidden(Generic[_Text]):
         raise NotImplementedError
 
     def get(self) -> _Text:
-        """Return the secret as it is now; while its file cannot be read, or is empty, as it was last.
+        """Return the current secret. While its file cannot be read or is empty, return the last secret.
 
-        A file that cannot be used is logged when that begins, and when it ends.
+        The log has an event when a file becomes unusable, and when it can be used again.
         """
         if self._path is not None:
             try:
@@ -65,7 +65,7 @@ class Hidden(Generic[_Text]):
 
 
 class Secret(Hidden[str]):
-    """Text; of a file, without the line end at its end."""
+    """A secret text. That of a file excludes the line break at its end."""
 
     __slots__ = ()
 
@@ -75,7 +75,7 @@ class Secret(Hidden[str]):
 
 
 class SecretBytes(Hidden[bytes]):
-    """Bytes; of a file, all of them."""
+    """Secret bytes. Those of a file are its whole content."""
 
     __slots__ = ()
 
@@ -85,7 +85,7 @@ class SecretBytes(Hidden[bytes]):
 
 
 class PseudonymKey:
-    """Bytes that only `get` shows. A file is read again each time."""
+    """The key of the pseudonyms, which only `get` shows. A file is read again on each call."""
 
     __slots__ = ("_path", "_source", "_value", "problem")
 
@@ -94,15 +94,15 @@ class PseudonymKey:
         self._source = source
         self._path = path
         self.problem: str | None = None
-        "Why the file was not taken when it was last read."
+        "Why the file was rejected when it was last read."
 
     @classmethod
     def from_file(cls, path: Path) -> "PseudonymKey":
-        """The content of a file without the line end at its end; any bytes. Raises OSError."""
+        """Return the key in a file: its bytes without the line break at its end. Raise OSError."""
         return cls(_without_line_end(path.read_bytes()), f"file {path}", path)
 
     def get(self) -> bytes:
-        """The key as it is now; while its file cannot be read, or is too short for a key, as it was last."""
+        """Return the current key. While its file cannot be read or is too short, return the last key."""
         if self._path is not None:
             self.problem = None
             try:
@@ -117,7 +117,7 @@ class PseudonymKey:
         return self._value
 
     def become(self, other: "PseudonymKey") -> None:
-        """Is what another one is: the configuration was read again."""
+        """Take over the state of another key after the configuration was read again."""
         for name in self.__slots__:
             setattr(self, name, getattr(other, name))
 
@@ -130,7 +130,7 @@ def _without_line_end(content: bytes) -> bytes:
 
 
 def _read_secret(path: Path) -> str:
-    """Return the text of a file without the line end at its end. Windows may have added a mark or written UTF-16."""
+    """Return the text of a file without the line break at its end. Windows may have added a mark or written UTF-16."""
     content = path.read_bytes()
     encoding = "utf-16" if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
     text = content.decode(encoding)

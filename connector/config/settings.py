@@ -1,4 +1,4 @@
-"""What passes: every setting frozen and resolved, each tenant with what it inherits."""
+"""The settings of a process: frozen and resolved, each tenant with the values that it inherits."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,7 +12,7 @@ from connector.core.windows import Sweep
 
 @dataclass(frozen=True, slots=True)
 class Graph:
-    """Where and how Graph is read. `root` and `authority` have no slash at their end; `scope` is the cloud's own."""
+    """Settings of Graph. `root` and `authority` have no trailing slash; `scope` is always that of the cloud."""
 
     cloud: str
     root: str
@@ -28,21 +28,24 @@ class Graph:
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """With what a tenant signs in: client id and one credential, or a managed identity."""
+    """The identity of a tenant: client id and one credential, or a managed identity."""
 
     client_id: str | None
     client_secret: Secret | None = None
     client_certificate: SecretBytes | None = None
     client_certificate_password: Secret | None = None
     federated_token: Secret | None = None
-    "What workload identity signs in with."
+    "The token of another identity provider, for workload identity."
     managed_identity: bool = False
-    "System-assigned without `client_id`, else that one."
+    "System-assigned without `client_id`, otherwise the user-assigned identity of that id."
 
 
 @dataclass(frozen=True, slots=True)
 class Tenant:
-    """One tenant with all that it inherits. `id` as written, `key` in lower case, `label` for people and metrics."""
+    """One tenant with the values that it inherits.
+
+    `id` is as written, `key` is the id in lower case, `label` is for people and metrics.
+    """
 
     id: str
     key: str
@@ -56,7 +59,7 @@ class Tenant:
 
 @dataclass(frozen=True, slots=True)
 class Windows:
-    """Sweeps in order of `every`; `settle` and `slice` as in the contract."""
+    """Sweeps in order of `every`, with `settle` and `slice` as docs/interface.md defines them."""
 
     settle: timedelta
     slice: timedelta
@@ -65,32 +68,32 @@ class Windows:
 
 @dataclass(frozen=True, slots=True)
 class Dedup:
-    """How long a row is remembered, by its start."""
+    """The dedup index. `horizon` is the time for which a row stays in it, counted from the start of its call."""
 
     horizon: timedelta
 
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """What becomes of rows on their way."""
+    """Form and treatment of the published rows."""
 
     key: str
     timestamp: str
     revisions: str
     additional_properties: str
     privacy: Mapping[str, str]
-    "mask, pseudonymize or drop by field of the schema."
+    "Treatment by field of the schema: mask, pseudonymize or drop."
     pseudonym_key: PseudonymKey | None = None
 
     @property
     def treated(self) -> frozenset[str]:
-        """Fields whose values on the topics are not those of Graph."""
+        """Fields whose published values differ from those of Graph."""
         return frozenset(self.privacy)
 
 
 @dataclass(frozen=True, slots=True)
 class EventHubs:
-    """Who signs in to Azure Event Hubs, where and for what. `id`: the tenant."""
+    """Sign-in to Azure Event Hubs. `id` is the tenant."""
 
     id: str
     label: str
@@ -100,7 +103,7 @@ class EventHubs:
 
 @dataclass(frozen=True, slots=True)
 class Kafka:
-    """Brokers, names and promises. `replication_factor` -1 is the broker's default."""
+    """Brokers, topic names and delivery. A `replication_factor` of -1 means the broker's default."""
 
     bootstrap_servers: str
     topic: str
@@ -117,9 +120,10 @@ class Kafka:
 
 @dataclass(frozen=True, slots=True)
 class SchemaRegistry:
-    """The registry; an empty `url` means Avro single-object encoding. `url`: one or more, separated by commas.
+    """The schema registry.
 
-    No url has a slash at its end.
+    `url` holds one or more addresses without trailing slashes, separated by commas. If it is empty, values are in Avro
+    single-object encoding.
     """
 
     url: str
@@ -141,7 +145,7 @@ class SchemaRegistry:
 
 @dataclass(frozen=True, slots=True)
 class Http:
-    """Where HTTP is served; port 0 is a free one."""
+    """The address of the HTTP server. Port 0 means any free port."""
 
     host: str
     port: int
@@ -149,7 +153,7 @@ class Http:
 
 @dataclass(frozen=True, slots=True)
 class Log:
-    """What is logged, and how."""
+    """Format and level of the log."""
 
     format: Literal["auto", "json", "console"]
     level: str
@@ -157,7 +161,7 @@ class Log:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """Everything that is configured, checked and resolved."""
+    """All settings, checked and resolved."""
 
     graph: Graph
     tenants: tuple[Tenant, ...]
@@ -171,5 +175,5 @@ class Settings:
 
     @property
     def topics(self) -> tuple[str, ...]:
-        """The row topics that the tenants use, each once, in order of their names."""
+        """The topics of rows that the tenants use, each once, in order of name."""
         return tuple(sorted({tenant.topic for tenant in self.tenants}))

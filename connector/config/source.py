@@ -1,4 +1,4 @@
-"""What was written, in the file and in CONNECTOR_* variables, and by whom; and what was found wrong with it."""
+"""The configured values with their origins, from the file and from CONNECTOR_* variables, and their problems."""
 
 import json
 import re
@@ -21,10 +21,10 @@ Key = tuple[str | int, ...]
 
 
 class Source:
-    """What was written, key by key, by whom; and what is wrong with it so far, at most one problem a key."""
+    """Configured values by key with their origins, and at most one problem per key."""
 
     def __init__(self, path: Path | None, environ: Mapping[str, str]) -> None:
-        # Where the locale is not UTF-8, Python passes on bytes that it cannot read; they are UTF-8 all the same.
+        # Without a UTF-8 locale, Python keeps bytes that it cannot decode as surrogates. They are UTF-8 in fact.
         self.environ = {name: _utf8(text) for name, text in environ.items()}
         self.tree: dict[str, Any] = {}
         self._file_tree: dict[str, Any] = {}
@@ -32,7 +32,7 @@ class Source:
         self.problems: list[str] = []
         self.unreadable = False
         self.ignores: Callable[[Key], bool] = lambda _: False
-        "Keys whose problems do not matter to the command."
+        "The keys whose problems do not matter to the command."
         self._reported: set[Key] = set()
         self._chosen_by: str | None = None
         self.path = path
@@ -42,7 +42,7 @@ class Source:
                     self.path, self._chosen_by = Path(text), name
 
     def read_file(self) -> None:
-        """Reads the file, if there is one; what cannot be read is a problem."""
+        """Read the file, if there is one. A file that cannot be read is a problem."""
         if self.path is None:
             return
         origin = self._chosen_by or str(self.path)
@@ -62,7 +62,7 @@ class Source:
         self.problems.append(_printable(f"{origin}: {what}"))
 
     def read_variables(self) -> None:
-        """Puts what the variables say over what the file says."""
+        """Override the values of the file with those of the variables."""
         found: dict[tuple[str, ...], tuple[str, str]] = {}
         for name, text in sorted(self.environ.items()):
             upper = name.upper()
@@ -75,7 +75,7 @@ class Source:
             if segments in found and found[segments][1] != text:
                 self.report(segments, f"is also set by {found[segments][0]}; remove one of them", name)
             found[segments] = (name, text)
-        for segments in sorted(found, key=len):  # what is more specific counts more
+        for segments in sorted(found, key=len):  # the variable of a key overrides that of its table
             self._place(segments, *found[segments])
 
     def _place(self, segments: tuple[str, ...], name: str, text: str) -> None:
@@ -129,7 +129,7 @@ class Source:
         self._merge(key, kind, value, name)
 
     def _merge(self, key: Key, kind: Any, value: Any, name: str) -> None:
-        # Tables are merged key by key; a list, a value and { file } or { env } replace what was there.
+        # Tables are merged key by key. A list, a value and { file } or { env } replace the previous value.
         model = kind if isinstance(kind, type) and issubclass(kind, BaseModel) else None
         if isinstance(value, dict) and (model is not None or kind is dict):
             self._put(key, None, name)
@@ -139,7 +139,7 @@ class Source:
             self._put(key, value, name)
 
     def _put(self, key: Key, value: Any, name: str) -> None:
-        """Sets the value; None only makes sure that there is a table."""
+        """Set a value. None only ensures that there is a table."""
         table = self.tree
         for segment in key[:-1]:
             inner = table.get(str(segment))
@@ -155,14 +155,12 @@ class Source:
         self.variables[key] = name
 
     def set_list(self, key: str, value: list[dict[str, Any]], names: Mapping[Key, str]) -> None:
-        """Sets a list that other variables stand for. `names`: by key, which."""
+        """Set a list that other variables define. `names` gives the variable of each key."""
         self.tree[key] = value
         self.variables.update(names)
 
-    # --- reporting
-
     def report(self, key: Key, what: str, origin: str | None = None) -> None:
-        """Notes a problem, unless the key or a table around it has one already. `what` begins with a verb."""
+        """Record a problem, unless the key or a table around it has one already. `what` begins with a verb."""
         if self.is_reported(*key):
             return
         self._reported.add(key)
@@ -171,11 +169,11 @@ class Source:
         self.problems.append(_printable(f"{origin or self.origin(key)}: {key_text(key)}: {what}"))
 
     def is_reported(self, *key: str | int) -> bool:
-        """Whether the key, or a table around it, has a problem."""
+        """Return whether the key, or a table around it, has a problem."""
         return any(key[:length] in self._reported for length in range(1, len(key) + 1))
 
     def origin(self, key: Key) -> str:
-        """Who wrote the key; when nobody did, who could."""
+        """Return the variable or file that set the key, or where to set it if none did."""
         for length in range(len(key), 0, -1):
             if key[:length] in self.variables:
                 return self.variables[key[:length]]
@@ -184,21 +182,21 @@ class Source:
         return next((name for written, name in self.variables.items() if written[: len(key)] == key), variable(key))
 
     def below(self, key: Key) -> list[tuple[Key, str]]:
-        """What variables wrote below the key."""
+        """Return the keys below a key that variables set, each with its variable."""
         return [
             (written, name) for written, name in self.variables.items() if written[: len(key)] == key and written != key
         ]
 
     def is_variable(self, key: Key) -> bool:
-        """Whether a variable wrote the key, alone and as plain text."""
+        """Return whether a variable set exactly this key."""
         return key in self.variables and variable(key) == self.variables[key].upper()
 
     def is_in_file(self, key: Key) -> bool:
-        """Whether the file wrote the key or something below it."""
+        """Return whether the file set the key or something below it."""
         return _at(self._file_tree, key[:-1], key[-1])[1]
 
     def remove(self, key: Key) -> None:
-        """Takes a value out of the tree, so that the rest can be checked; in a list an empty table takes its place."""
+        """Remove a value from the tree, so that the rest can be checked. In a list an empty table replaces it."""
         node, there = _at(self.tree, key[:-1], key[-1])
         if there and isinstance(node, list):
             node[int(key[-1])] = {}
@@ -209,12 +207,12 @@ class Source:
 def _utf8(text: str) -> str:
     try:
         return text.encode("utf-8", "surrogateescape").decode("utf-8", "surrogateescape")
-    except UnicodeEncodeError:  # half of a pair, which no environment holds
+    except UnicodeEncodeError:  # a lone surrogate, which cannot come from an environment
         return text
 
 
 def _name_below(table: Key, segment: str) -> str:
-    """What a variable's last part names: names of properties have dots, and those of fields upper case."""
+    """Return the key that the last part of a variable names: a property with dots, or a field in its own case."""
     if table[0] == "kafka":
         return segment.replace("_", ".")
     return next((name for name in treatable() if name.lower() == segment), segment)
@@ -222,7 +220,7 @@ def _name_below(table: Key, segment: str) -> str:
 
 @cache
 def treatable() -> tuple[str, ...]:
-    """The fields of a row that can be masked, pseudonymized or dropped."""
+    """Return the fields of a row that can be masked, pseudonymized or dropped."""
     return privacy.treatable(json.loads(schema_text("directRoutingLogRow")))
 
 
@@ -241,7 +239,7 @@ def _has(node: Any, segment: str | int) -> bool:
 
 
 def kind_of(model: type[BaseModel], name: str | int) -> Any:
-    """What a key takes: a table's model, list, dict, Reference or a plain type; None for an unknown key."""
+    """Return the type of a key: a table's model, list, dict, Reference or a plain type; None for an unknown key."""
     info = model.model_fields.get(str(name))
     if info is None:
         return None
@@ -256,17 +254,17 @@ def kind_of(model: type[BaseModel], name: str | int) -> Any:
             return kind
         elif origin is Literal:
             return str
-        else:  # a union: what is not None; bool | str takes "true" as a word
+        else:  # a union: its first type, so that bool | str accepts "true" as a boolean
             kind = get_args(kind)[0]
 
 
 def variable(key: Key) -> str:
-    """The name of the variable that sets a key."""
+    """Return the name of the variable that sets a key."""
     return PREFIX + "__".join(str(part) for part in key if isinstance(part, str)).upper().replace(".", "_")
 
 
 def key_text(key: Key) -> str:
-    """The key as it stands in a TOML file."""
+    """Return a key as it is written in a TOML file."""
     text = ""
     for part in key:
         if isinstance(part, int):
@@ -278,7 +276,7 @@ def key_text(key: Key) -> str:
 
 
 def one_line(text: str) -> str:
-    """The text without line ends."""
+    """Return text on one line."""
     return " ".join(text.split())
 
 

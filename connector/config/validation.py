@@ -1,4 +1,4 @@
-"""The document that was written, with every mistake in it as a sentence: what is wrong, and what to write."""
+"""Validation of the configured values, with a message for each mistake: what is wrong, and what to write."""
 
 from collections.abc import Mapping
 from difflib import SequenceMatcher
@@ -11,7 +11,7 @@ from connector.config.source import PREFIX, Key, Source, key_text, kind_of, one_
 
 
 def check(source: Source) -> Document:
-    """The document, with the keys that are wrong left out and reported."""
+    """Return the document without the invalid keys, which are reported to the source."""
     while True:
         try:
             return Document.model_validate(source.tree)
@@ -24,6 +24,8 @@ def check(source: Source) -> Document:
                     _report_unknown(source, key)
                 else:
                     source.report(key, _sentence(problem, by_variable=source.is_variable(key)))
+            # Inner keys come first, because removing a table removes its keys too. The loop ends when all that is left
+            # is valid.
             for key in sorted(set(keys), key=len, reverse=True):
                 source.remove(key)
 
@@ -68,7 +70,7 @@ def _report_unknown(source: Source, key: Key) -> None:
 
 
 def _nearest(key: Key) -> Key:
-    """The known key that is spelled most alike; one in the same table is preferred."""
+    """Return the known key with the most similar spelling, preferably in the same table."""
     pattern = tuple(part for part in key if isinstance(part, str))
 
     def likeness(known: Key) -> float:

@@ -1,4 +1,4 @@
-"""Microsoft Graph's call log and its sign-in, as they behave: the one stand-in that all tests use."""
+"""Simulator of Microsoft Graph's call log and its sign-in, which all tests use in place of the real services."""
 
 from typing import TYPE_CHECKING
 

@@ -1,4 +1,4 @@
-"""When requests came, and which of them throttling refuses. Times are monotonic seconds, passed in."""
+"""Record of requests, and the decision which of them throttling refuses. Times are monotonic seconds, passed in."""
 
 import math
 from collections import deque
@@ -11,7 +11,7 @@ _REMEMBERED = 100_000
 
 @dataclass(slots=True)
 class Request:
-    """One request as it was answered: status 0 is a connection closed without an answer."""
+    """One request with its response. Status 0 means that the connection was closed without a response."""
 
     at: datetime
     kind: str
@@ -27,7 +27,7 @@ class Request:
 
 
 class Arrivals:
-    """The requests of one tenant to one collection in the last 60 s; those that were refused count too."""
+    """The requests of one tenant to one collection in the last 60 s, including refused ones."""
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
@@ -36,7 +36,7 @@ class Arrivals:
         self._times: deque[float] = deque()
 
     def arrive(self, now: float) -> float | None:
-        """Count a request; return None when it may pass, else for how many seconds none will."""
+        """Count a request. Return None if it may pass, otherwise the seconds until one may pass."""
         while self._times and self._times[0] <= now - WINDOW_S:
             self._times.popleft()
         self._times.append(now)
@@ -48,7 +48,7 @@ class Arrivals:
 
 
 class Visits:
-    """The newest requests, and counters of all."""
+    """The latest requests, and counters of all requests."""
 
     def __init__(self) -> None:
         self.requests: deque[Request] = deque(maxlen=_REMEMBERED)
@@ -56,7 +56,7 @@ class Visits:
         self.total = 0
 
     def note(self, request: Request) -> None:
-        """Remember a request once it is answered."""
+        """Record a request after its response."""
         self.requests.append(request)
         key = (request.kind, request.tenant, request.status)
         self.counts[key] = self.counts.get(key, 0) + 1

@@ -1,4 +1,4 @@
-"""Client assertions: an application's certificate, or another identity provider's word for it, checked as Entra does.
+"""Client assertions, signed by an application's certificate or by another identity provider, checked as Entra does.
 
 Times are epoch seconds, passed in.
 """
@@ -22,7 +22,7 @@ _CLAIMS = ("aud", "exp", "iss", "sub")
 
 
 class WrongAssertionError(Exception):
-    """The assertion is refused: Entra's error, its number and its text."""
+    """The assertion is refused. Holds Entra's error, its number and its text."""
 
     def __init__(self, error: str, number: int, text: str) -> None:
         super().__init__(text)
@@ -31,10 +31,13 @@ class WrongAssertionError(Exception):
 
 
 class Registration:
-    """What an application may prove itself with beside a secret. Both may change at any time."""
+    """The credentials of an application besides its secret. They may be changed at any time."""
 
     def __init__(self, certificates: Iterable[bytes] = (), federation: Federation | None = None) -> None:
-        """`certificates`: PEM. ValueError when one, or the issuer's key, cannot be read."""
+        """Register certificates (PEM) and an issuer.
+
+        Raise ValueError if a certificate or the issuer's key cannot be read.
+        """
         self.federation = federation
         if federation is not None:
             serialization.load_pem_public_key(federation.public_key)
@@ -42,12 +45,12 @@ class Registration:
         self.register(certificates)
 
     def register(self, certificates: Iterable[bytes]) -> None:
-        """Take these certificates (PEM) and no others from here on. ValueError when one cannot be read."""
+        """Replace the registered certificates by these (PEM). Raise ValueError if one cannot be read."""
         found = [certificate for pem in certificates for certificate in x509.load_pem_x509_certificates(pem)]
         self._certificates = {_thumbprint(certificate): certificate for certificate in found}
 
     def check(self, assertion: str, client: str, endpoint: str, now: float) -> None:
-        """Whether the assertion proves that its bearer is `client`; WrongAssertionError if not."""
+        """Raise WrongAssertionError unless the assertion proves that its bearer is `client`."""
         try:
             header = jwt.get_unverified_header(assertion)
             claims = jwt.decode(assertion, options={"verify_signature": False})
@@ -101,7 +104,7 @@ def _thumbprint(certificate: x509.Certificate) -> str:
 
 
 def _is_signed(assertion: str, key: rsa.RSAPublicKey, algorithms: tuple[str, ...]) -> bool:
-    # Times and claims are checked by the simulator's own clock, and in Entra's words.
+    # Times and claims are checked later, with the simulator's clock and Entra's error messages.
     options: Any = {f"verify_{name}": False for name in ("exp", "nbf", "iat", "aud", "iss", "sub", "jti")}
     try:
         jwt.decode(assertion, key, algorithms=list(algorithms), options=options)

@@ -1,10 +1,10 @@
-"""Which calls exist, and from when each version of their rows can be seen. Pure: time comes in as milliseconds.
+"""Simulated calls, and the times from which each version of their rows is visible. Pure: time is passed in, in ms.
 
-1. A call is a function of (seed, tenant, day, its number in that day): neither the clock nor what was asked before
-   changes a byte of it. Blocks are only a way to keep them.
-2. Every random number is a hash of the call's key and a slot, and only + - * / are done with it, so that two machines
+1. A call is a function of (seed, tenant, day, its number in that day). Neither the clock nor earlier requests change a
+   byte of it. Blocks are only a unit of caching.
+2. Every random number is a hash of the call's key and a slot, and only + - * / are applied to it, so that two machines
    agree to the millisecond.
-3. A version's start lies within `MOST_MOVED_MS` of the block that its call was made in.
+3. A version's start lies within `MOST_MOVED_MS` of the block in which its call was made.
 """
 
 from collections.abc import Iterator
@@ -32,13 +32,13 @@ _LEG_SHARE = 0.1
 _LEG_SPREAD_MS = 4000
 _FAILING_MS = 30_000
 
-# Random words of a call, by slot; 16 and above belong to the text of the row.
+# Slots of a call's random words. Slots 16 and above belong to the text of the row.
 _POSITION, _LEG, _KIND, _DIGITS, _LENGTH, _LENGTH_IN, _LATE, _LATE_IN, _REVISED, _UNFIT = range(10)
 _SLOTS = 10
 _CHANGE_SLOTS = 10
 TEXT_SLOTS = 16
 
-# How many fraction digits instants are written with: mostly three, by 5 % of the rows from none to seven.
+# Number of fraction digits of instants, in steps of 5 % of the rows: mostly three, otherwise none to seven.
 _DIGITS_OF_20 = np.array([3] * 14 + [0, 1, 2, 5, 6, 7], dtype=np.int8)
 
 
@@ -50,7 +50,7 @@ def mix(words: Words) -> Words:
 
 
 def mix_one(word: int) -> int:
-    """Return the same as `mix`, of one Python integer."""
+    """Return the same bits as `mix`, for one Python integer."""
     word &= _MASK
     word = ((word ^ (word >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
     word = ((word ^ (word >> 27)) * 0x94D049BB133111EB) & _MASK
@@ -94,7 +94,7 @@ def _sample_ms(text: str, named: str, which: Floats, where: Floats) -> Longs:
 
 
 def _curve(recipe: Recipe) -> tuple[list[float], list[float]]:
-    """Return times of the day in ms, and which share of its calls began before each."""
+    """Return times of the day in ms, and the share of the day's calls that began before each."""
     if recipe.shape == "flat":
         return [0.0, float(DAY_MS)], [0.0, 1.0]
     eight, eighteen = 8 * 3_600_000.0, 18 * 3_600_000.0
@@ -103,14 +103,14 @@ def _curve(recipe: Recipe) -> tuple[list[float], list[float]]:
 
 
 class Change(NamedTuple):
-    """A later version of a row: from when it is seen, and the call start that it states."""
+    """A later version of a row: the time from which it is visible, and the call start that it states."""
 
     visible_ms: int
     start_ms: int
 
 
 class Block:
-    """The calls that began in [from_ms, to_ms), in the order of their starts: one entry of each array a call."""
+    """The calls that began in [from_ms, to_ms), in the order of their starts. Each array has one entry per call."""
 
     __slots__ = (
         "_final",
@@ -152,11 +152,11 @@ class Block:
         self._final: tuple[Longs, NDArray[np.int8]] | None = None
 
     def __len__(self) -> int:
-        """How many calls there are."""
+        """Return the number of calls."""
         return len(self.keys)
 
     def count(self, at_ms: int) -> int:
-        """Return how many rows can be seen."""
+        """Return the number of rows that are visible."""
         if at_ms >= self.settled_ms:
             return len(self.keys)
         if self._sorted is None:
@@ -164,7 +164,7 @@ class Block:
         return int(np.searchsorted(self._sorted, at_ms, side="right"))
 
     def view(self, at_ms: int) -> tuple[Longs, NDArray[np.int8]]:
-        """Return which calls' rows can be seen, and the version of every call that is current (-1: none yet)."""
+        """Return the calls whose rows are visible, and the current version of every call (-1: none yet)."""
         if at_ms >= self.settled_ms:
             if self._final is None:
                 self._final = self._view(at_ms)
@@ -184,15 +184,15 @@ class Block:
         return self.changes[call][version - 1].start_ms if version else int(self.start[call])
 
     def visible_from(self, call: int, version: int) -> int:
-        """Return when a version turned up, in ms."""
+        """Return the time from which a version is visible, in ms."""
         return self.changes[call][version - 1].visible_ms if version else int(self.visible[call])
 
     def version_count(self, call: int) -> int:
-        """Return how many versions a row has in all."""
+        """Return the total number of versions of a row."""
         return 1 + len(self.changes.get(call, ()))
 
     def fits(self, call: int, version: int) -> bool:
-        """Return whether a version fits the schema: the change of an unfit row mends it."""
+        """Return whether a version matches the schema. The first change of an invalid row makes it valid."""
         return version > 0 or call not in self.unfit
 
 
@@ -248,7 +248,8 @@ class Calls:
             visible = np.maximum(np.minimum(visible, start + recipe.latest_ms), end)
         changes = self._changes(keys, start, visible, unit)
         spoiled = self._unfit(unit[_UNFIT], words[_UNFIT])
-        # One change mends an unfit row: versions that are no objects would all be the same bytes.
+        # An invalid row has one change at most, which makes it valid: several invalid versions that are not objects
+        # would have the same bytes.
         changes.update({call: changes[call][:1] for call in spoiled if call in changes})
         return Block(
             (number, from_ms, to_ms),
@@ -264,7 +265,7 @@ class Calls:
         return mix(np.uint64(of_day) ^ (calls.astype(np.uint64) * np.uint64(0xA24BAED4963EE407)))
 
     def _candidates(self, from_ms: int, to_ms: int) -> Longs:
-        """Return the numbers of all calls of a day that may begin in a part of it; the edges are checked later."""
+        """Return the numbers of all calls that may begin in a part of a day. The caller checks the edges."""
         total = self.recipe.calls_per_day
         low, high = np.interp([from_ms - 2 * _LEG_SPREAD_MS, to_ms], self._times, self._shares) * total
         return np.arange(max(0, int(low) - 2), min(total, int(high) + 3), dtype=np.int64)

@@ -153,10 +153,10 @@ def simulate(  # noqa: PLR0913
         ),
     ] = None,
 ) -> None:
-    """Microsoft Graph and its sign-in over HTTPS, with made-up calls, until Ctrl-C.
+    """Simulate Microsoft Graph and its sign-in over HTTPS, with made-up calls, until Ctrl-C.
 
     Prints one JSON line with url, ca, tenants, client_id and client_secret when ready. While it runs, GET
-    /simulator/truth, /served, /requests, /faults and /clock tell what is true, and POST /simulator/faults, /freeze,
+    /simulator/truth, /served, /requests, /faults and /clock return its state, and POST /simulator/faults, /freeze,
     /clock, /expire-tokens and /refuse change it.
 
     Example: connector simulate --listen 127.0.0.1:8443 --ca-out ca.pem --tenants 2 --seed 7 --days 2 --calls-per-day
@@ -241,7 +241,7 @@ async def _serve(options: Options, config_out: Path | None, bootstrap_servers: s
 
 
 def _write_configuration(path: Path, announcement: Mapping[str, Any], bootstrap_servers: str) -> None:
-    """Write a configuration file that reads the announced simulator; ConfigurationError when that fails."""
+    """Write a configuration file for the announced simulator. Raise ConfigurationError if that fails."""
     names = [f"simulated-{number + 1}" for number in range(len(announcement["tenants"]))]
     tenants = [
         f"[[tenants]]\nid = {json.dumps(tenant)}\nname = {json.dumps(name)}\n"

@@ -1,4 +1,4 @@
-"""What a test or a demo asks the simulator itself, below /simulator/."""
+"""Control interface of the simulator for tests and the demo, below /simulator/."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
@@ -18,7 +18,7 @@ Refuse = Callable[[float], Awaitable[None]]
 
 
 async def answer(world: World, request: web.Request, refuse: Refuse) -> web.StreamResponse:
-    """Answer a request to the simulator; 400 with a sentence for what is wrong."""
+    """Answer a request to the simulator itself. An invalid request gets status 400 with the reason."""
     name = request.path.removeprefix("/simulator/")
     reads = {"truth": _truth, "served": _served}
     try:
@@ -80,7 +80,7 @@ def _clock(world: World) -> dict[str, object]:
 
 
 def requests(world: World, tenant: str | None = None, limit: int = _REQUESTS) -> dict[str, object]:
-    """Return counters of all requests and the newest `limit` of them."""
+    """Return counters of all requests and the latest `limit` of them."""
     counts: dict[str, dict[str, dict[str, int]]] = {}
     for (kind, of, status), count in sorted(world.visits.counts.items(), key=str):
         counts.setdefault(of or "", {}).setdefault(kind, {})[str(status)] = count

@@ -1,4 +1,4 @@
-"""The sign-in over HTTP, faults included."""
+"""HTTP endpoints of the sign-in, including faults."""
 
 import asyncio
 import re
@@ -21,7 +21,7 @@ TOKEN = re.compile(r"/([^/]+)/oauth2/v2\.0/token", re.IGNORECASE)
 
 
 async def answer(world: World, request: web.Request) -> web.StreamResponse:
-    """Answer a request to the sign-in, and note it."""
+    """Answer a request to the sign-in, and record it."""
     token = TOKEN.fullmatch(request.path)
     found = token or DISCOVERY.fullmatch(request.path)
     name = found[1].lower() if found else ""

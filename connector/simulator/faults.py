@@ -1,4 +1,4 @@
-"""Which faults are on, and when they strike: by share, with a random generator that is seeded."""
+"""Faults that are switched on, and the decision when they happen: by share, with a seeded random generator."""
 
 import random
 from collections.abc import Mapping
@@ -66,7 +66,7 @@ _RETRY_AFTER = ("seconds", "date", "none", "mixed")
 
 @dataclass(slots=True)
 class Strike:
-    """How likely a fault is, and how many times it still happens (None: for ever)."""
+    """The probability of a fault, and the number of times that it can still happen (None: unlimited)."""
 
     share: float
     times: int | None = None
@@ -93,7 +93,7 @@ def _strike(name: str, value: object) -> Strike:
 
 
 def instants(text: str) -> list[datetime]:
-    """Return the instants of a list that is separated by commas; ValueError for one that is not an instant."""
+    """Return the instants of a comma-separated list. Raise ValueError if one is not an instant."""
     found = [datetime.fromisoformat(part.strip()) for part in text.split(",") if part.strip()]
     if any(instant.tzinfo is None for instant in found):
         message = "unservable_at: give instants with their offset from UTC, such as 2026-03-01T10:00:00Z"
@@ -126,9 +126,9 @@ def _setting(name: str, value: object) -> object:
 
 
 class Faults:
-    """What is on for all tenants, and what differs for some.
+    """Faults and settings for all tenants, and those that differ for some tenants.
 
-    A fault is given as a share, as {"share", "times"} or as "SHARExTIMES"; a setting as its value.
+    A fault is given as a share, as {"share", "times"} or as "SHARExTIMES". A setting is given as its value.
     """
 
     def __init__(self, seed: int, changes: Mapping[str, object] | None = None) -> None:
@@ -139,7 +139,10 @@ class Faults:
         self.set(changes or {})
 
     def set(self, changes: Mapping[str, object], tenant: str | None = None) -> None:
-        """Change what is named and keep the rest; with `tenant` for it alone. ValueError changes nothing."""
+        """Change the named faults and settings and keep the others, for all tenants or only for `tenant`.
+
+        An invalid value raises ValueError and changes nothing.
+        """
         strikes: dict[str, Strike] = {}
         settings: dict[str, object] = {}
         for name, value in changes.items():
@@ -155,12 +158,12 @@ class Faults:
         self._settings.setdefault(tenant, {}).update(settings)
 
     def clear(self) -> None:
-        """Turn everything off, for every tenant."""
+        """Switch everything off, for every tenant."""
         self._strikes = {None: {}}
         self._settings = {None: {}}
 
     def strikes(self, name: str, tenant: str | None) -> bool:
-        """Return whether a fault happens this time, and count it."""
+        """Return whether a fault happens at this time, and count it."""
         strike = self._strikes.get(tenant, {}).get(name) or self._strikes[None].get(name)
         if strike is None or not strike.share or strike.times == 0:
             return False
@@ -183,7 +186,10 @@ class Faults:
         return float(str(self.setting(name, tenant)))
 
     def described(self) -> dict[str, object]:
-        """Return what is on, as it can be set again; what differs for tenants below "tenants"."""
+        """Return the faults and settings in the form in which they are set.
+
+        Those of single tenants are below "tenants".
+        """
         parts: dict[str | None, dict[str, object]] = {}
         for tenant in {*self._strikes, *self._settings}:
             strikes = self._strikes.get(tenant, {})

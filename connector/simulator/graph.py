@@ -1,4 +1,4 @@
-"""Graph's answers to getDirectRoutingCalls, faults included."""
+"""Graph's responses to getDirectRoutingCalls, including faults."""
 
 import asyncio
 import math
@@ -57,7 +57,7 @@ _NOT_PAGES = (
 
 
 class _Ended(Exception):  # noqa: N818
-    """The answer is decided."""
+    """Ends the processing of a request with a response."""
 
     def __init__(self, response: web.StreamResponse, fault: str | None = None) -> None:
         super().__init__()
@@ -78,17 +78,17 @@ class _Question:
 
     @property
     def address(self) -> str:
-        """The address without its query, as it was asked for."""
+        """The requested URL without its query."""
         return f"{root_of(self.request)}{self.request.raw_path.partition('?')[0]}"
 
 
 def root_of(request: web.Request) -> str:
-    """Return scheme and host as the client knows them."""
+    """Return the scheme and host with which the client addresses the simulator."""
     return f"https://{request.host}"
 
 
 def parse_instant(text: str) -> datetime:
-    """Return what Graph takes for an argument: a date, or date and time with Z or an offset; ValueError otherwise."""
+    """Return the instant of an argument: a date, or date and time with Z or an offset. Raise ValueError otherwise."""
     found = _INSTANT.fullmatch(text.strip())
     if not found:
         message = f"Invalid date time: {text}"
@@ -101,7 +101,7 @@ def parse_instant(text: str) -> datetime:
 
 
 def error(world: World, note: Request, status: int, code: str, text: str, **headers: str) -> web.Response:
-    """Return an error with Graph's body."""
+    """Return an error response with a body in Graph's format."""
     body = {
         "error": {
             "code": code,
@@ -118,13 +118,13 @@ def error(world: World, note: Request, status: int, code: str, text: str, **head
 
 
 def html(status: int, headers: Mapping[str, str] | None = None) -> web.Response:
-    """Return what a gateway says."""
+    """Return an HTML response, as a gateway sends it."""
     text = f"<html><head><title>{status}</title></head><body><h1>{status} Service error</h1></body></html>"
     return web.Response(status=status, text=text, content_type="text/html", headers=headers)
 
 
 def retry_after(world: World, tenant: str | None, seconds: float | None = None) -> dict[str, str]:
-    """Return a Retry-After header as the faults say, or for `seconds` in whole ones."""
+    """Return a Retry-After header as the settings define it, or for `seconds`, without a fraction."""
     if seconds is not None:
         return {"Retry-After": str(int(seconds))}
     form = world.faults.setting("retry_after", tenant)
@@ -140,22 +140,22 @@ def retry_after(world: World, tenant: str | None, seconds: float | None = None) 
 
 
 async def never(request: web.Request) -> NoReturn:
-    """Wait until the client goes away."""
-    # A transport tells nobody that it closes.
+    """Wait until the client closes the connection."""
+    # A transport has no event for its closing, so this polls.
     while request.transport is not None and not request.transport.is_closing():  # noqa: ASYNC110
         await asyncio.sleep(0.05)
     raise ConnectionResetError
 
 
 def drop(request: web.Request) -> web.Response:
-    """Close the connection without an answer."""
+    """Close the connection without a response."""
     if request.transport is not None:
         request.transport.abort()
     return web.Response(status=503)
 
 
 async def answer(world: World, request: web.Request) -> web.StreamResponse:
-    """Answer a request to Graph, and note it."""
+    """Answer a request to Graph, and record it."""
     note = Request(
         at=world.now(),
         kind="graph",
@@ -225,7 +225,7 @@ def _too_many(world: World, note: Request, headers: dict[str, str]) -> web.Respo
 
 
 def _strike(world: World, request: web.Request, note: Request) -> None:
-    """End the request with the first fault that happens instead of an answer."""
+    """End the request with the first fault that happens instead of a normal response."""
     faults, tenant = world.faults, note.tenant
     if faults.strikes("throttled", tenant):
         raise _Ended(_too_many(world, note, retry_after(world, tenant)), "throttled")
@@ -252,9 +252,9 @@ def _strike(world: World, request: web.Request, note: Request) -> None:
 
 
 def _read(world: World, question: _Question, *, has_role: bool) -> None:
-    """Fill the question from its address, or end with the error that Graph has for it."""
+    """Read the arguments of the request from its URL, or end it with Graph's error for them."""
     note = question.note
-    # "+" is a blank to Graph, encoded or not it is read from the bytes of the address.
+    # To Graph an unencoded "+" is a blank, so the "+" in raw_path is replaced before decoding.
     path, _, query = question.request.raw_path.partition("?")
     found = _CALL.fullmatch(unquote(path.replace("+", " ")))
     if not found:
@@ -288,7 +288,7 @@ def _read(world: World, question: _Question, *, has_role: bool) -> None:
 
 
 def _end_if_unservable(world: World, question: _Question) -> None:
-    """End the request if its range holds an instant that the fault `unservable` concerns."""
+    """End the request if its range contains an instant of the fault `unservable`."""
     faults, tenant, note = world.faults, question.tenant.id, question.note
     first, last = question.bounds
     held = [t for t in instants(str(faults.setting("unservable_at", tenant))) if first <= to_ms(t) < last]
@@ -350,7 +350,7 @@ def _empty(question: _Question, marker: str) -> tuple[bytes, Page]:
 
 
 def _link(world: World, question: _Question, page: Page) -> tuple[str | None, str]:
-    """Return the link to the next page and its member's name, after the faults."""
+    """Return the link to the next page and the name of its member, after applying faults."""
     faults, tenant, note = world.faults, question.tenant, question.note
     name = "@odata.NextLink" if faults.strikes("upper_link", tenant.id) else "@odata.nextLink"
     if faults.strikes("self_link", tenant.id):
@@ -364,7 +364,7 @@ def _link(world: World, question: _Question, page: Page) -> tuple[str | None, st
     if not page.more:
         return None, name
     repeated = min(int(faults.number("repeat_rows", tenant.id)), len(page.rows) - 1)
-    # Seams before this one may have repeated rows, so its offset alone would not name it.
+    # Earlier seams may have repeated rows and shifted the offset, so the seam is identified by its page number.
     seam = (note.url.partition("?")[0], -(-end // world.options.page_size))
     if faults.strikes("repeat", tenant.id):
         note.fault = "repeat"
@@ -406,7 +406,7 @@ async def _send(world: World, question: _Question, body: bytes, page: Page) -> w
 
 
 async def _send_cut(world: World, question: _Question, body: bytes, headers: dict[str, str]) -> web.StreamResponse:
-    """Send a part of the body and close, half of the time without sending what is buffered."""
+    """Send a part of the body and close the connection, in half of the cases without sending buffered data."""
     response = web.StreamResponse(headers={**headers, "Content-Length": str(len(body))})
     _finish(world, question.note, response)
     await response.prepare(question.request)

@@ -1,4 +1,4 @@
-"""Azure's instance metadata service, as far as it hands out tokens of managed identities. Plain HTTP, as in Azure."""
+"""Token endpoint of Azure's instance metadata service for managed identities. Plain HTTP, as in Azure."""
 
 from uuid import uuid4
 
@@ -12,7 +12,7 @@ PATH = "/metadata/identity/oauth2/token"
 
 
 async def answer(world: World, request: web.Request) -> web.StreamResponse:
-    """Answer a request for a token, and note it."""
+    """Answer a request for a token, and record it."""
     status, body = _answer(world, request)
     world.visits.note(
         Request(

@@ -1,4 +1,4 @@
-"""What a simulator is asked to be. Durations are seconds, shares are 0 to 1."""
+"""Options of a simulator. Durations are seconds, shares are 0 to 1."""
 
 import re
 from dataclasses import dataclass, field
@@ -26,7 +26,7 @@ LATEST_S = 6 * 86400
 
 
 def duration_s(text: str) -> float:
-    """Seconds of "90s", "-3d" or a bare number of seconds; ValueError for anything else."""
+    """Return the seconds of "90s", "-3d" or a bare number of seconds. Raise ValueError for any other text."""
     found = _DURATION.fullmatch(text.strip())
     if not found:
         message = f'"{text}" is no duration: write a number with ms, s, m, h or d, such as "90s" or "-3d"'
@@ -37,7 +37,7 @@ def duration_s(text: str) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Federation:
-    """Whose tokens are taken for the application: issuer, subject, and the issuer's public key (PEM)."""
+    """Federated credential of the application: issuer, subject, and the issuer's public key (PEM)."""
 
     issuer: str
     subject: str
@@ -46,13 +46,13 @@ class Federation:
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """A distribution of durations: `parts` are (share, shortest, longest) in ms; the short end is likelier."""
+    """A distribution of durations. `parts` are (share, shortest, longest) in ms; shorter durations are more likely."""
 
     parts: tuple[tuple[float, int, int], ...]
 
     @classmethod
     def parse(cls, text: str, names: dict[str, str]) -> "Spread":
-        """Return the distribution of a name in `names`, or of "SHARE:FROM-TO,…"; ValueError says what is wrong."""
+        """Return the distribution of a name in `names`, or of "SHARE:FROM-TO,…". Raise ValueError with the reason."""
         parts: list[tuple[float, int, int]] = []
         for part in names.get(text, text).split(","):
             share, _, reach = part.strip().partition(":")
@@ -71,7 +71,10 @@ class Spread:
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """Which calls exist and when their rows can be seen: with a tenant and a day it decides every byte of every row."""
+    """Parameters of the calls and of the visibility of their rows.
+
+    With a tenant and a day they determine every byte of every row.
+    """
 
     seed: int = 1
     calls_per_day: int = 10_000
@@ -91,11 +94,11 @@ class Recipe:
 
     @property
     def latest_ms(self) -> int | None:
-        """How long after a call began its last version turns up, unless the lateness is spelled out."""
+        """The maximum time from the start of a call to its last version; None if `lateness` lists shares."""
         return LATEST_S * 1000 if self.lateness in LATENESS else None
 
     def check(self) -> list[str]:
-        """Every problem, one sentence each, beginning with the name of the field."""
+        """Return every problem in one sentence, beginning with the name of the field."""
         problems = []
         for name, names in (("lateness", LATENESS), ("durations", DURATIONS), ("revised_after", {})):
             try:
@@ -114,7 +117,7 @@ class Recipe:
 
 @dataclass(frozen=True, kw_only=True)
 class Options(Recipe):
-    """A whole simulator: the recipe of its rows, and how they are served."""
+    """All options of a simulator: the parameters of its rows, and how they are served."""
 
     host: str = "127.0.0.1"
     port: int = 0
@@ -139,7 +142,7 @@ class Options(Recipe):
     faults: dict[str, object] = field(default_factory=dict)
 
     def check(self) -> list[str]:
-        """Every problem, one sentence each."""
+        """Return every problem in one sentence."""
         problems = super().check()
         for name, least in (
             ("tenants", 1),

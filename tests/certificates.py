@@ -1,4 +1,4 @@
-"""Certificates for tests, made when they are needed."""
+"""Certificates for tests, made on demand."""
 
 from datetime import UTC, datetime, timedelta
 from functools import cache
@@ -37,7 +37,7 @@ class KeyPair(NamedTuple):
         return self.key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, protection)
 
     def pem(self, password: str | None = None) -> bytes:
-        """Key and certificate in one file."""
+        """Return key and certificate in one PEM text."""
         return self.key_pem(password) + self.certificate_pem
 
     def pfx(self, password: str | None = None) -> bytes:
@@ -47,7 +47,7 @@ class KeyPair(NamedTuple):
 
 @cache
 def key_pair(name: str, *, curve: bool = False, expired: bool = False) -> KeyPair:
-    """The same for the same name: making keys takes long."""
+    """Return a key pair, the same for the same name and options because making keys takes long."""
     key = ec.generate_private_key(ec.SECP256R1()) if curve else rsa.generate_private_key(65537, 2048)
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
     begins = datetime.now(UTC) - timedelta(days=30)

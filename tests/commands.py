@@ -1,4 +1,4 @@
-"""The installed program's commands for an operator, as processes that end by themselves."""
+"""Commands of the installed program that end by themselves, run as processes."""
 
 import json
 import os
@@ -13,7 +13,7 @@ DEADLINE_S = 60
 
 
 class Done(NamedTuple):
-    """A command that has ended. `error`: the lines of standard error."""
+    """Finished command. `error` is the text of standard error."""
 
     code: int
     output: str
@@ -21,7 +21,7 @@ class Done(NamedTuple):
 
 
 def start(config: Path, *arguments: str) -> subprocess.Popen[str]:
-    """A command that goes on."""
+    """Start a command and return its process without waiting for it."""
     return subprocess.Popen(
         [sys.executable, "-m", "connector", *arguments, "--config", str(config)],
         stdin=subprocess.DEVNULL,
@@ -34,7 +34,7 @@ def start(config: Path, *arguments: str) -> subprocess.Popen[str]:
 
 
 def ended(process: subprocess.Popen[str], deadline_s: float = DEADLINE_S) -> Done:
-    """How it ended; killed when it does not."""
+    """Wait until a process ends and return its result; kill it and raise TimeoutError after `deadline_s`."""
     try:
         output, error = process.communicate(timeout=deadline_s)
     except subprocess.TimeoutExpired:
@@ -46,29 +46,29 @@ def ended(process: subprocess.Popen[str], deadline_s: float = DEADLINE_S) -> Don
 
 
 def run(config: Path, *arguments: str) -> Done:
-    """A command, once it has ended."""
+    """Run a command to its end and return its result."""
     return ended(start(config, *arguments))
 
 
 def succeed(config: Path, *arguments: str) -> str:
-    """What a command that exits 0 wrote to standard output."""
+    """Run a command that must exit with 0 and return its standard output."""
     done = run(config, *arguments)
     assert done.code == 0, done
     return done.output.strip()
 
 
 def jobs(config: Path) -> dict[str, dict[str, Any]]:
-    """JOBs by id."""
+    """Return the jobs that `jobs --json` lists, by id."""
     return {job["id"]: job for job in json.loads(succeed(config, "jobs", "--json"))}
 
 
 def status(config: Path) -> dict[str, Any]:
-    """What `status --json` says."""
+    """Return the JSON of `status --json`."""
     content: dict[str, Any] = json.loads(succeed(config, "status", "--json"))
     return content
 
 
 def interrupt(process: subprocess.Popen[str]) -> Done:
-    """How it ends after Ctrl-C."""
+    """Send Ctrl-C and return the result of the command."""
     process.send_signal(signal.SIGINT)
     return ended(process)

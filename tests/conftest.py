@@ -1,4 +1,4 @@
-"""What all tests share: a real Kafka broker, names that no other test has, and the count of tests that ran on it."""
+"""Fixtures that all tests share: a real Kafka broker, unique names, and the count of tests that ran on the broker."""
 
 import os
 import re
@@ -33,20 +33,20 @@ EXISTING_BROKER = os.environ.get("KAFKA_BOOTSTRAP_SERVERS", "")
 
 @dataclass(frozen=True, slots=True)
 class SharedBroker:
-    """A broker that other tests use at the same time: only its address, nothing to stop it with."""
+    """Broker that other tests use at the same time: it has an address only and cannot be stopped."""
 
     bootstrap: str
 
 
 @pytest.fixture(scope="session")
 def broker(pytestconfig: pytest.Config) -> SharedBroker:
-    """A real single broker, shared by all: KAFKA_BOOTSTRAP_SERVERS if set, else one of this run's own."""
+    """Return a real single broker, shared by all tests: KAFKA_BOOTSTRAP_SERVERS if set, else one of this run's own."""
     return SharedBroker(EXISTING_BROKER or _address(pytestconfig, "broker"))
 
 
 @pytest.fixture(scope="session")
 def registry(pytestconfig: pytest.Config) -> RegistryClient:
-    """A real schema registry, shared by all: tests take subjects of their own."""
+    """Return a real schema registry that all tests share; each test takes subjects of its own."""
     return RegistryClient(int(_address(pytestconfig, "registry")))
 
 
@@ -59,14 +59,14 @@ def _address(config: pytest.Config, name: str) -> str:
 
 @pytest.fixture
 def broker_of_its_own() -> Iterator[Cluster]:
-    """A real single broker for this test alone: to stop, kill, suspend and restart."""
+    """Yield a real single broker for this test alone, which it may stop, kill, suspend and restart."""
     with Cluster() as cluster:
         yield cluster
 
 
 @pytest.fixture(scope="session")
 def _clusters_of_three() -> Iterator[list[Cluster]]:
-    """Clusters that a test has returned whole."""
+    """Yield the pool of clusters that tests have returned intact; close them at the end."""
     clusters: list[Cluster] = []
     yield clusters
     for cluster in clusters:
@@ -75,7 +75,7 @@ def _clusters_of_three() -> Iterator[list[Cluster]]:
 
 @pytest.fixture
 def three_brokers(_clusters_of_three: list[Cluster]) -> Iterator[Cluster]:
-    """A real cluster of three, for one test after the other; it survives the loss of any one."""
+    """Yield a real cluster of three brokers, used by one test at a time; it survives the loss of any one broker."""
     cluster = _clusters_of_three.pop() if _clusters_of_three else Cluster(3)
     with ExitStack() as stack:
         stack.callback(cluster.close)
@@ -90,30 +90,33 @@ def three_brokers(_clusters_of_three: list[Cluster]) -> Iterator[Cluster]:
 
 @pytest.fixture
 def unique(request: pytest.FixtureRequest) -> str:
-    """A legal Kafka name that no other test and no other run has."""
+    """Return a legal Kafka name that no other test and no other run uses."""
     words = re.sub(r"[^A-Za-z0-9]+", "-", request.node.name.removeprefix("test_")).strip("-")
     return f"{words[:40]}-{uuid.uuid4().hex[:8]}"
 
 
 @pytest.fixture
 def topic(unique: str) -> str:
-    """Name for `kafka.topic` of this test."""
+    """Return the name for `kafka.topic` of this test."""
     return f"calls-{unique}"
 
 
 @pytest.fixture
 def app(unique: str) -> str:
-    """Name for `kafka.app` of this test."""
+    """Return the name for `kafka.app` of this test."""
     return f"app-{unique}"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add the option with which `make test KEEP_DURATIONS=1` runs."""
+    """Add the option that `make test KEEP_DURATIONS=1` sets."""
     parser.addoption("--keep-durations", action="store_true", help="write tests/durations.json")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Whoever starts tests in the background of a script starts them, and all that they start, deaf to Ctrl-C."""
+    """Make Ctrl-C work again, and create the owner of the processes that all tests share.
+
+    A script that runs tests in the background starts them, and all processes that they start, with SIGINT ignored.
+    """
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     if not hasattr(config, "workerinput"):
@@ -123,12 +126,12 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_configure_node(node: Any) -> None:
-    """Tell a test process of pytest-xdist where it can ask for addresses."""
+    """Pass the address of the shared processes to a test process of pytest-xdist."""
     node.workerinput["shared"] = node.config.stash[_SHARED].listen()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark tests that use a real broker, keep those of a group in one process, let the longest begin first."""
+    """Mark tests that use a real broker, keep groups in one process, and order the longest tests first."""
     tests: list[durations.Test] = []
     for item in items:
         on_broker = not (OWN_CLUSTERS | {"broker"}).isdisjoint(getattr(item, "fixturenames", ()))
@@ -141,7 +144,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def _group(item: pytest.Item) -> str:
-    """Return the name of what a test shares with others and is too dear to make in each process; "" if nothing."""
+    """Return the name of the expensive fixture that a test shares with others of one process; "" if there is none."""
     fixtures = getattr(item, "_fixtureinfo", None)
     found = fixtures.name2fixturedefs.values() if fixtures else ()
     if "three_brokers" in getattr(item, "fixturenames", ()):
@@ -152,7 +155,7 @@ def _group(item: pytest.Item) -> str:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    """Say how many tests ran on a real broker; keep how long tests took if that is asked for."""
+    """Print how many tests ran on a real broker; write the durations if the option is set."""
     if config.getoption("keep_durations"):
         passed = terminalreporter.getreports("passed")
         durations.keep({durations.without_group(report.nodeid): report.duration for report in passed})

@@ -1,4 +1,4 @@
-"""A Docker daemon of the tests' own, and a base image made of this machine's Debian: no registry of images is asked.
+"""Docker daemon of the tests' own, and a base image made of this machine's Debian without any image registry.
 
 The daemon has its own folders and socket, so that one that runs here already is neither used nor disturbed. What it
 needs is installed the first time (tests/system_software.py); the base is kept in the cache.
@@ -23,14 +23,14 @@ from tests.system_software import program
 
 ROOT = Path(__file__).parent.parent
 BASE = "base"
-"The tag of the base image."
+"Tag of the base image."
 DEADLINE_S = 800.0
 _CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
 _SYSTEM_CLIENT = Path("/usr/bin/docker")
 
 
 class Daemon:
-    """A running `dockerd` with the base image. A context manager: on exit nothing of it is left."""
+    """Running `dockerd` with the base image, as a context manager. On exit nothing of it is left."""
 
     def __init__(self) -> None:
         self._server = program("dockerd")
@@ -45,13 +45,19 @@ class Daemon:
         }
 
     def docker(self, *arguments: str, deadline_s: float = DEADLINE_S) -> str:
-        """What the client prints, without its last line end; AssertionError with all that it said when it fails."""
+        """Run the Docker client and return its output without the last line end.
+
+        Raises AssertionError with all output when the client fails.
+        """
         return self.run([self._client, *arguments], deadline_s=deadline_s)
 
     def run(
         self, command: list[Path | str], environment: Mapping[str, str] | None = None, deadline_s: float = DEADLINE_S
     ) -> str:
-        """The same for any program that asks this daemon."""
+        """Run any program that uses this daemon and return its output without the last line end.
+
+        Raises AssertionError with the end of its output when it fails.
+        """
         done = subprocess.run(
             command,
             cwd=ROOT,
@@ -65,17 +71,17 @@ class Daemon:
         return done.stdout.rstrip("\n")
 
     def build(self, tag: str, **arguments: str) -> None:
-        """The project's image on the base; `arguments` of the build."""
+        """Build the project's image on the base image. `arguments` are build arguments."""
         values = [f"--build-arg={name}={value}" for name, value in {"BASE": BASE, **arguments}.items()]
         self.docker("build", "--network=host", "--file=deploy/Dockerfile", f"--tag={tag}", *values, ".")
 
     def inspect(self, name: str) -> dict[str, Any]:
-        """All that is known of a container or an image."""
+        """Return what `docker inspect` reports on a container or an image."""
         found: list[dict[str, Any]] = json.loads(self.docker("inspect", name))
         return found[0]
 
     def logs(self, container: str) -> list[dict[str, Any]]:
-        """The JSON lines that a container wrote, to either output."""
+        """Return the JSON lines that a container wrote to standard output and standard error."""
         done = subprocess.run(
             [self._client, "logs", container],
             env=self.environment,
@@ -102,7 +108,7 @@ class Daemon:
         self.close()
 
     def close(self) -> None:
-        """Remove the containers, end the daemon, unmount and delete what it had."""
+        """Remove the containers, end the daemon, and unmount and delete its folders."""
         if self._process is not None and self._process.poll() is None:
             containers = self.docker("ps", "--all", "--quiet").split()
             if containers:
@@ -150,7 +156,7 @@ class Daemon:
 
 
 def base_image() -> Path:
-    """The base image as a file; made if the cache does not have it. Raises MissingSoftwareError."""
+    """Return the path of the base image; make it first if the cache does not have it. Raises MissingSoftwareError."""
     release = dict(line.split("=", 1) for line in Path("/etc/os-release").read_text().splitlines() if "=" in line)
     name = release.get("VERSION_CODENAME", "").strip('"')
     image = cache_directory() / f"base-{name}-1" / "base.tar"
@@ -159,7 +165,7 @@ def base_image() -> Path:
 
 
 def _make_base(release: str, target: Path) -> None:
-    """Debian with Python, from where this machine takes its packages, and with the authorities that it trusts."""
+    """Make an image of Debian with Python, from this machine's package sources and with its certificate authorities."""
     lists = [Path("/etc/apt/sources.list"), *Path("/etc/apt/sources.list.d").glob("debian.sources")]
     command = [
         str(program("mmdebstrap")),

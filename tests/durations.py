@@ -1,6 +1,6 @@
-"""How long tests take, kept in tests/durations.json so that the longest begin first.
+"""Durations of tests, kept in tests/durations.json so that the longest tests start first.
 
-`make test KEEP_DURATIONS=1` writes what it measured over what was known.
+`make test KEEP_DURATIONS=1` updates the file with what it measured.
 """
 
 import json
@@ -10,9 +10,9 @@ from pathlib import Path
 
 FILE = Path(__file__).with_name("durations.json")
 SHORTEST_S = 1.0
-"Tests that take less are not in the file."
+"Shortest duration that the file contains."
 UNKNOWN_BROKER_S = 5.0
-"What a test on a broker is taken to last before it was measured."
+"Assumed duration of a test on a broker that was not measured yet."
 
 Test = tuple[str, str, bool]
 "Name, group and whether it runs on a broker. Tests of a group run in one process, in their order."
@@ -27,19 +27,19 @@ def without_group(name: str) -> str:
 
 
 def load(file: Path = FILE) -> dict[str, float]:
-    """Return seconds by the name of a test."""
+    """Return the known durations in seconds, by test name."""
     known: dict[str, float] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     return known
 
 
 def keep(measured: Mapping[str, float], file: Path = FILE) -> None:
-    """Write what was measured over what was known."""
+    """Update the file with measured durations."""
     known = {name: round(seconds, 1) for name, seconds in {**load(file), **measured}.items() if seconds >= SHORTEST_S}
     file.write_text(json.dumps(known, indent=0, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def longest_first(tests: Sequence[Test], known: Mapping[str, float]) -> list[int]:
-    """Return the positions of tests in the order in which they are to begin: groups whole, each by its sum."""
+    """Return the positions of tests in starting order: groups stay together, the longest sum of durations first."""
     sums: dict[str, float] = {}
     groups = [group or name for name, group, _ in tests]
     for (name, _, on_broker), group in zip(tests, groups, strict=True):

@@ -1,4 +1,4 @@
-"""A worker that dies before a part of the first batch with rows: `python -m tests.dying_worker PART --config FILE`.
+"""Worker that dies before a part of the first batch with rows: `python -m tests.dying_worker PART --config FILE`.
 
 PART, in the order of delivery at least once: noted, remembered, checkpoint.
 """
@@ -18,10 +18,10 @@ PARTS = ("noted", "remembered", "checkpoint")
 
 
 class Dying(Acknowledgements):
-    """Writes its parts until it dies."""
+    """Delivery at least once that ends the process before one of its parts."""
 
     _left: list[str] | None = None
-    "Parts of the batch that were not begun; None for a batch without rows."
+    "Parts of the batch that were not started; None for a batch without rows."
 
     def commit(
         self, records: Mapping[str, Sequence[Outgoing]], closing: TransactionContents, position: CommitContext
@@ -36,7 +36,7 @@ class Dying(Acknowledgements):
 
 
 def work() -> int:
-    """Run the service; the exit code, if it lives."""
+    """Run the service; return the exit code if the process survives."""
     settings = load(Path(sys.argv[-1]), os.environ)
     log.configure(settings.log.format, settings.log.level)
     shard.Acknowledgements = Dying  # type: ignore[attr-defined]

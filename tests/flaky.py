@@ -1,7 +1,7 @@
-"""Plugin of pytest that runs again, alone, what failed last: `pytest -p tests.flaky`.
+"""Pytest plugin that runs the tests that failed last again, alone: `pytest -p tests.flaky`.
 
-What passes is not hidden: it is printed as `flaky: NAME` and appended to tests/flaky.txt with its date. A test that is
-in that file twice fails the run, until it is repaired and its lines are deleted.
+A test that passes then is not hidden: it is printed as `flaky: NAME` and appended to tests/flaky.txt with the date. A
+test that is in that file twice fails the run until it is repaired and its lines are deleted.
 """
 
 from collections import Counter
@@ -16,7 +16,7 @@ FILE = Path("tests", "flaky.txt")
 
 
 def twice(file: Path) -> list[str]:
-    """Return the tests that are in the file more than once."""
+    """Return the tests that the file contains more than once."""
     lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
     names = Counter(line.split(maxsplit=1)[1] for line in lines if line and not line.startswith("#"))
     return sorted(name for name, count in names.items() if count > 1)
@@ -24,7 +24,7 @@ def twice(file: Path) -> list[str]:
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Select what failed last. With pytest-xdist the names have their group appended."""
+    """Select the tests that failed last. With pytest-xdist their names have the group appended."""
     assert config.cache is not None
     failed = {without_group(name) for name in config.cache.get("cache/lastfailed", {})}
     config.hook.pytest_deselected(items=[item for item in items if not _is_of(item, failed)])
@@ -38,7 +38,7 @@ def _is_of(item: pytest.Item, names: set[str]) -> bool:
 
 @pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Note the flaky tests; fail the run for those that are noted twice."""
+    """Append the flaky tests to the file; fail the run if the file contains a test twice."""
     reporter = session.config.pluginmanager.get_plugin("terminalreporter")
     assert reporter is not None
     broken = {report.nodeid for outcome in ("failed", "error") for report in reporter.getreports(outcome)}

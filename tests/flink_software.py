@@ -1,7 +1,7 @@
 """Apache Flink for the tests of `examples/flink`: a Python environment of its own and the jars of its connectors.
 
-Both are fetched once and kept in the cache, as Kafka is. PyFlink has its own Python packages, some of them older than
-those of the connector, and takes Python up to 3.12.
+Both are fetched once and kept in the cache, as Kafka is. PyFlink needs Python packages of its own, some of them older
+than those of the connector, and supports Python up to 3.12.
 """
 
 import shutil
@@ -21,7 +21,7 @@ _PYTHONS = ("python3.11", "python3.12")
 
 
 def python() -> Path:
-    """An interpreter that has PyFlink. Raises MissingSoftwareError."""
+    """Return an interpreter that has PyFlink. Raises MissingSoftwareError."""
     home = cache_directory() / f"flink-{FLINK_VERSION}"
     if not home.is_dir():
         _made_whole(home, _install)
@@ -29,7 +29,7 @@ def python() -> Path:
 
 
 def jars() -> list[Path]:
-    """The connectors' jars. Raises MissingSoftwareError."""
+    """Return the jars of the connectors. Raises MissingSoftwareError."""
     home = cache_directory() / f"flink-{FLINK_VERSION}-jars"
     if not home.is_dir():
         _made_whole(home, _fetch)

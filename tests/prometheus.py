@@ -19,10 +19,13 @@ SCRAPE_S = 1
 
 
 class Prometheus:
-    """A context manager: scrapes `targets` (addresses) and evaluates the rules of a file, once a second each."""
+    """Prometheus process as a context manager.
+
+    It scrapes `targets` (addresses) and evaluates the rules of a file once per second.
+    """
 
     def __init__(self, folder: Path, targets: Sequence[str], rules: str) -> None:
-        """`rules`: the text of a rule file."""
+        """Write the configuration. `rules`: the text of a rule file."""
         self.folder = folder
         self.port = 0
         folder.mkdir(parents=True)
@@ -65,24 +68,27 @@ class Prometheus:
         self._end()
 
     def query(self, expression: str) -> list[dict[str, Any]]:
-        """The series of an instant query, as of now; RuntimeError with Prometheus' own words when it refuses."""
+        """Return the series of an instant query at the current time.
+
+        Raises RuntimeError with Prometheus' message when it refuses the query.
+        """
         return self._result("/api/v1/query", query=expression)
 
     def query_range(self, expression: str, start: float, end: float, step_s: float = 1) -> list[dict[str, Any]]:
-        """The series of a range query; times are epoch seconds."""
+        """Return the series of a range query; times are epoch seconds."""
         return self._result("/api/v1/query_range", query=expression, start=start, end=end, step=step_s)
 
     def firing(self) -> set[str]:
-        """The names of the alerts that fire."""
+        """Return the names of the alerts that fire."""
         return {alert["labels"]["alertname"] for alert in self.alerts() if alert["state"] == "firing"}
 
     def alerts(self) -> list[dict[str, Any]]:
-        """Every alert that is pending or fires."""
+        """Return every alert that is pending or fires."""
         found: list[dict[str, Any]] = self._ask("/api/v1/alerts")["alerts"]
         return found
 
     def rules(self) -> list[dict[str, Any]]:
-        """Every rule as it was evaluated last."""
+        """Return every rule with its latest evaluation."""
         return [rule for group in self._ask("/api/v1/rules")["groups"] for rule in group["rules"]]
 
     @property

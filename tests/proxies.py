@@ -1,4 +1,4 @@
-"""A proxy on the loopback interface."""
+"""Proxy on the loopback interface."""
 
 import asyncio
 import contextlib
@@ -7,9 +7,9 @@ from collections.abc import AsyncIterator
 
 @contextlib.asynccontextmanager
 async def proxy(refuses: int = 0, heads: list[bytes] | None = None) -> AsyncIterator[tuple[str, list[str]]]:
-    """An HTTP proxy that knows CONNECT: its address, and where it was asked to connect to.
+    """Run an HTTP proxy that supports CONNECT; yield its address and the list of requested destinations.
 
-    `refuses`: the status of every answer. `heads`: gets the head of every request.
+    `refuses`: the status with which it refuses every request, if not 0. `heads`: receives the head of every request.
     """
     asked: list[str] = []
     serving: set[asyncio.Task[None] | None] = set()

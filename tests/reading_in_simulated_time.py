@@ -1,6 +1,6 @@
-"""One tenant read in simulated time by the sweeper, client, queue and budget that really run.
+"""One tenant, read in simulated time by the real sweeper, client, request queue and budget.
 
-Only HTTP, sign-in and Kafka are models. What is handed over goes through the steps that a shard makes.
+Only HTTP, sign-in and Kafka are models. What the sweeper hands over goes through the steps that a shard makes.
 """
 
 import asyncio
@@ -47,7 +47,7 @@ _INSTANT = re.compile(r"fromDateTime=([^,]+),toDateTime=([^)]+)\)")
 _SHAPE = RowSchema(avro.load(avro.ROW), "v1.0")
 
 Fault = Callable[[Window, float], Response | None]
-"""What Graph answers instead of rows to a request for a window at a time, if anything."""
+"Function from the window and time of a request to the response that replaces its rows, or None."
 
 
 def at(time_s: float) -> datetime:
@@ -63,7 +63,10 @@ def too_large() -> Response:
 
 
 class Graph:
-    """One call begins every `step_s` seconds, and its row turns up two seconds later. Stands in for the transport."""
+    """Model of Graph in place of the transport.
+
+    One call begins every `step_s` seconds, and its row appears two seconds later.
+    """
 
     def __init__(self, loop: SimulatedTime, fault: Fault, *, step_s: int = 20, answer_s: float = 0.2) -> None:
         self.fault = fault
@@ -90,7 +93,7 @@ class Graph:
 
 
 class Handed(Buffer):
-    """In place of a shard: makes its steps, and notes when the row of each call was first handed over."""
+    """Buffer that does the work of a shard, and records when the row of each call was first handed over."""
 
     def __init__(self, account: TenantState, loop: SimulatedTime) -> None:
         super().__init__()
@@ -110,7 +113,7 @@ class Handed(Buffer):
 
 
 class Tenant:
-    """One tenant that is read from `history` before `BEGIN` on."""
+    """One tenant whose call time is read from `history` before `BEGIN` on."""
 
     def __init__(self, loop: SimulatedTime, fault: Fault, *, history: timedelta, rpm: float, **graph: Any) -> None:
         self.loop = loop
@@ -140,7 +143,7 @@ class Tenant:
 
     @property
     def plan(self) -> State:
-        """What the sweeper knows. What the shard would commit is the same."""
+        """Return the sweeper's state; assert that it equals the state that the shard would commit."""
         plan = self.sweeper.plan
         assert self.handed.changes["t"].state == plan
         return plan
@@ -162,7 +165,7 @@ class Tenant:
         self.loop.run_until_complete(asyncio.wait([self._task]))
 
     def worst_delay_s(self, since_s: float, until_s: float, *, without: tuple[int, ...] = ()) -> float:
-        """Return how long after it turned up the row of a call was found, at worst."""
+        """Return the longest time from the appearance of a call's row until it was read."""
         delays = [
             self.handed.found_at.get(start_s, float("inf")) - start_s - 2
             for start_s in range(-(-int(since_s) // 20) * 20, int(until_s), 20)
@@ -175,7 +178,7 @@ class Tenant:
 def reading(
     fault: Fault, *, history: timedelta = timedelta(hours=2), rpm: float = 45, seed: int = 1, **graph: Any
 ) -> Iterator[Tenant]:
-    """Yield a tenant that is read in simulated time. `seed`: of the jitter of pauses."""
+    """Yield a tenant that is read in simulated time. `seed`: seed of the jitter of pauses."""
     loop = SimulatedTime()
     clock = mock.patch.object(client, "time", SimpleNamespace(monotonic=loop.time))
     with clock, mock.patch.object(client, "random", random.Random(seed)):

@@ -1,4 +1,4 @@
-"""docs/configuration.md, written from the code: `python -m tests.reference` (`make docs`)."""
+"""Text of docs/configuration.md, written from the code: `python -m tests.reference` (`make docs`)."""
 
 import json
 from pathlib import Path
@@ -30,7 +30,7 @@ _BOUNDS = {"minimum": "at least", "maximum": "at most"}
 
 
 def text() -> str:
-    """The page."""
+    """Return the text of the page."""
     schema = document.json_schema()
     parts = [_INTRODUCTION]
     for name, member in schema["properties"].items():

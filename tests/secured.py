@@ -1,6 +1,6 @@
-"""A real broker as people have them: TLS, mutual TLS, SASL, and nobody may do anything that no ACL allows.
+"""Real broker with the security of production: TLS, mutual TLS, SASL, and only the operations that an ACL allows.
 
-Its plain listener is the tests' own way in: who comes there is a super user.
+Its plain listener is for the tests themselves: a client that connects there is a super user.
 """
 
 import argparse
@@ -33,7 +33,7 @@ _SCRAM = {"SCRAM-SHA-256": ScramMechanism.SCRAM_SHA_256, "SCRAM-SHA-512": ScramM
 
 
 class SecuredBroker:
-    """A context manager. `plain`: the tests' own address."""
+    """Secured broker as a context manager. `plain`: the tests' own address."""
 
     def __init__(self) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="drc-tls-")
@@ -58,7 +58,7 @@ class SecuredBroker:
 
     @property
     def plain(self) -> str:
-        """The tests' own address."""
+        """Return the tests' own address."""
         return self.cluster.bootstrap
 
     def __enter__(self) -> Self:
@@ -71,7 +71,7 @@ class SecuredBroker:
         self._folder.cleanup()
 
     def add_user(self, name: str, password: str = PASSWORD) -> None:
-        """One who may sign in with either SCRAM."""
+        """Add a user who may sign in with either SCRAM mechanism."""
         changes = [
             UserScramCredentialUpsertion(name, ScramCredentialInfo(mechanism, 4096), password.encode())
             for mechanism in _SCRAM.values()
@@ -81,17 +81,17 @@ class SecuredBroker:
                 future.result(20)
 
     def create(self, topics: Sequence[NewTopic]) -> None:
-        """Makes topics."""
+        """Create topics."""
         for future in self.admin.create_topics(list(topics)).values():
             future.result(20)
 
     def grant(self, *rights: AclBinding) -> None:
-        """Allows it."""
+        """Add ACL rules."""
         for future in self.admin.create_acls(list(rights)).values():
             future.result(20)
 
     def take(self, *rights: AclBinding) -> None:
-        """Allows it no longer."""
+        """Remove ACL rules, each of which must exist."""
         for r in rights:
             rule = AclBindingFilter(
                 r.restype, r.name, r.resource_pattern_type, r.principal, r.host, r.operation, r.permission_type
@@ -100,11 +100,11 @@ class SecuredBroker:
                 assert len(future.result(20)) == 1
 
     def client(self, name: str) -> str:
-        """A file with a client's key and certificate; its principal is User:CN={name}."""
+        """Return the path of a file with a client's key and certificate; its principal is User:CN={name}."""
         return self._file(f"{name}.pem", self._authority.issue(name))
 
     def kafka(self, mechanism: str, user: str) -> dict[str, Any]:
-        """`kafka.bootstrap_servers` and `kafka.properties` to sign in with: TLS, MUTUAL, or a SASL mechanism."""
+        """Return `kafka.bootstrap_servers` and `kafka.properties` to sign in with TLS, MUTUAL or a SASL mechanism."""
         properties = {"ssl.ca.location": self.ca, "security.protocol": "SSL"}
         if mechanism == "MUTUAL":
             pem = self.client(user)
@@ -126,7 +126,7 @@ class SecuredBroker:
 
 
 def commands(heading: str) -> list[str]:
-    """The commands below a heading of docs/kafka.md."""
+    """Return the commands below a heading of docs/kafka.md."""
     text = (ROOT / "docs" / "kafka.md").read_text(encoding="utf-8")
     section = re.split(rf"^#+ {re.escape(heading)}$", text, flags=re.MULTILINE)[1]
     section = re.split(r"^#+ ", section, flags=re.MULTILINE)[0]
@@ -138,7 +138,7 @@ def commands(heading: str) -> list[str]:
 
 
 def documented_rights(heading: str, topic: str, app: str, principal: str, group: str = "") -> list[AclBinding]:
-    """What the commands below a heading of docs/kafka.md grant, for a connector with other names."""
+    """Return the rights that the commands below a heading of docs/kafka.md grant, for a connector with other names."""
     rights = []
     for command in commands(heading):
         options = _OPTIONS.parse_args(command.split()[1:])
@@ -155,7 +155,7 @@ def documented_rights(heading: str, topic: str, app: str, principal: str, group:
 
 
 def documented_topics(topic: str, app: str, partitions: int, shards: int) -> list[NewTopic]:
-    """The topics by hand of docs/kafka.md, for a connector with other names and numbers."""
+    """Return the topics that docs/kafka.md creates by hand, for a connector with other names and numbers."""
     new = []
     for command in commands("Topics by hand"):
         options = _OPTIONS.parse_args(command.split()[1:])

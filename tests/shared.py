@@ -15,7 +15,7 @@ from tests.registries import Registry
 
 
 class Shared:
-    """Owner of the processes. `close` ends them."""
+    """Owner of the shared processes. `close` ends them."""
 
     def __init__(self) -> None:
         self._starts = {"broker": self._start_broker, "registry": self._start_registry}
@@ -27,7 +27,7 @@ class Shared:
         self._listener: Listener | None = None
 
     def address(self, name: str) -> str:
-        """Return the address of "broker" or "registry"; start it if it is the first time that somebody asks."""
+        """Return the address of "broker" or "registry"; the first call for each starts it."""
         with self._lock:
             if name not in self._started:
                 self._started[name] = self._pool.submit(self._starts[name])
@@ -68,7 +68,7 @@ class Shared:
 
 
 def ask(path: str, name: str) -> str:
-    """Return the address of "broker" or "registry" from the process that owns it; RuntimeError if it did not start."""
+    """Return the address of "broker" or "registry" from its owner; raise RuntimeError if it did not start."""
     with Client(path, "AF_UNIX") as connection:
         connection.send(name)
         address, problem = connection.recv()

@@ -1,4 +1,4 @@
-"""`connector run` on a machine whose clock is off: `python -m tests.shifted_worker -3d [--once] --config FILE`."""
+"""`connector run` on a machine whose clock is wrong: `python -m tests.shifted_worker -3d [--once] --config FILE`."""
 
 import argparse
 import os
@@ -12,7 +12,7 @@ from connector.simulator.options import duration_s
 
 
 def work() -> int:
-    """Run the service with a clock of its own; the exit code."""
+    """Run the service with a shifted clock; return the exit code."""
     parser = argparse.ArgumentParser()
     parser.add_argument("offset")
     parser.add_argument("--once", action="store_true")

@@ -1,11 +1,11 @@
-"""An event loop in simulated time."""
+"""Event loop in simulated time."""
 
 import asyncio
 import selectors
 
 
 class SimulatedTime(asyncio.SelectorEventLoop):
-    """An event loop whose clock jumps to the next timer as soon as nothing else is left to do."""
+    """Event loop whose clock jumps to the next timer as soon as nothing else is left to do."""
 
     def __init__(self) -> None:
         self.now_s = 0.0

@@ -1,4 +1,4 @@
-"""The simulator for tests that are not asynchronous: in a thread of its own, on a free port."""
+"""Simulator for tests that are not asynchronous: in a thread of its own, on a free port."""
 
 import asyncio
 import threading
@@ -15,10 +15,10 @@ _DEADLINE_S = 60.0
 
 
 class Simulation:
-    """A context manager; every method may be called from the test's thread."""
+    """Simulator as a context manager; every method may be called from the test's thread."""
 
     def __init__(self, now: Callable[[], datetime] = lambda: datetime.now(UTC), **options: Any) -> None:
-        """`options`: of the simulator; it throttles nobody unless asked to."""
+        """Create a simulator with `options`. It throttles no request unless an option says so."""
         self._simulator = Simulator(Options(**{"requests_per_minute": 0, **options}), now)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="simulator", daemon=True)
@@ -40,20 +40,20 @@ class Simulation:
 
     @property
     def tenants(self) -> list[str]:
-        """The tenants' ids."""
+        """Return the ids of the tenants."""
         return self._simulator.tenants
 
     @property
     def identity(self) -> dict[str, Any]:
-        """[identity] of a configuration that may read every tenant."""
+        """Return the [identity] section of a configuration that may read every tenant."""
         return {"client_id": self._simulator.client_id, "client_secret": self._simulator.client_secret}
 
     def signing_keys(self) -> dict[str, object]:
-        """The keys (JWKS) that tokens are signed with."""
+        """Return the keys (JWKS) that tokens are signed with."""
         return self._simulator.world.sign_in.keys().body
 
     def truth(self, *tenants: str) -> dict[str, list[TruthRow]]:
-        """Every version that can be seen by now, by tenant (all)."""
+        """Return every version that is visible now, by tenant (default: all tenants)."""
 
         def read() -> dict[str, list[TruthRow]]:
             return {tenant: list(self._simulator.truth(tenant)) for tenant in tenants or self.tenants}
@@ -61,11 +61,11 @@ class Simulation:
         return self._call(read)
 
     def requests(self, kind: str = "graph") -> list[Request]:
-        """The requests that were answered, oldest first."""
+        """Return the answered requests of a kind, oldest first."""
         return [request for request in self._call(lambda: self._simulator.requests) if request.kind == kind]
 
     def set_faults(self, tenant: str | None = None, **faults: object) -> None:
-        """Change what is named."""
+        """Change the named faults, of one tenant or of all."""
         self._call(lambda: self._simulator.set_faults(faults, tenant))
 
     def clear_faults(self) -> None:
@@ -73,7 +73,7 @@ class Simulation:
         self._call(self._simulator.clear_faults)
 
     def expire_tokens(self) -> None:
-        """Make every token given out so far worthless."""
+        """Invalidate every token that was issued so far."""
         self._call(self._simulator.expire_tokens)
 
     def set_clock_offset(self, offset: timedelta) -> None:
@@ -81,7 +81,7 @@ class Simulation:
         self._call(lambda: self._simulator.set_clock_offset(offset))
 
     def freeze(self) -> datetime:
-        """Stop the data's clock: from the returned instant (of the machine's clock) on nothing turns up."""
+        """Stop the data's clock; return the time, by the machine's clock, after which no row appears or changes."""
         self._call(self._simulator.freeze)
         return datetime.now(UTC)
 

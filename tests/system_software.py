@@ -1,4 +1,4 @@
-"""Programs of the operating system that tests run: found, else installed where that is possible without asking.
+"""Programs of the operating system that tests run, installed if they are missing and that is possible without asking.
 
 On Debian as root a missing program is installed with apt-get; elsewhere MissingSoftwareError says what to install.
 """
@@ -22,7 +22,10 @@ PACKAGES = {
 
 
 def program(name: str) -> Path:
-    """Where a program is; installed first if it has to be. Raises MissingSoftwareError, KeyError for one not listed."""
+    """Return the path of a program; install it first if it is missing.
+
+    Raises MissingSoftwareError, and KeyError for a program that is not listed.
+    """
     packages = PACKAGES[name]
     found = shutil.which(name)
     if found is None and os.geteuid() == 0 and shutil.which("apt-get"):

@@ -1,4 +1,7 @@
-"""Real broker with a listener that takes OAUTHBEARER tokens of the simulator, checked by the keys that it serves."""
+"""Real broker with a listener that accepts OAUTHBEARER tokens of the simulator.
+
+The broker verifies tokens with the keys that the simulator serves.
+"""
 
 from tests.brokers import HOST, Cluster, free_ports
 from tests.simulation import Simulation
@@ -7,7 +10,7 @@ AUDIENCE = f"https://{HOST}"
 
 
 class TokenBroker:
-    """`bootstrap`: the listener that needs a token; `cluster.bootstrap`: the tests' own way in."""
+    """Broker with two listeners: `bootstrap` needs a token, `cluster.bootstrap` is for the tests themselves."""
 
     def __init__(self, source: Simulation) -> None:
         port = free_ports(1)[0]

@@ -1,6 +1,6 @@
-"""`python -m tests.tools`: makes what tests need and what takes long to make, while others run already.
+"""`python -m tests.tools`: prepares software that tests need and that takes long, while other tests already run.
 
-Who needs one of them meanwhile waits for it, so that nothing is made twice.
+A test that needs it at the same time waits for it, so that nothing is made twice.
 """
 
 from concurrent.futures import ThreadPoolExecutor

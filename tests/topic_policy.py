@@ -1,4 +1,4 @@
-"""Real broker that refuses topic settings as managed clusters do: by a policy of its own (KIP-108)."""
+"""Real broker that refuses topic settings with a policy of its own (KIP-108), as managed clusters do."""
 
 import os
 import subprocess
@@ -9,7 +9,7 @@ from tests.brokers import Cluster
 from tests.kafka_software import cache_directory, fetch_with_maven, kafka
 
 COMPILER = ("org.eclipse.jdt", "ecj", "3.33.0")
-"Compiles on a Java without a compiler of its own."
+"Compiler for a Java that has none."
 SOURCE = """
 import java.util.Map;
 import org.apache.kafka.common.errors.PolicyViolationException;
@@ -41,7 +41,7 @@ public class Policy implements CreateTopicPolicy {
 
 
 def cluster(refused: str, message: str = "refused by the policy", replicas: int = 0) -> Cluster:
-    """Brokers that refuse each topic with one of the settings `refused`, separated by commas.
+    """Return brokers that refuse each topic with one of the settings `refused`, separated by commas.
 
     `replicas`: how many each topic must have, and how many brokers there are; 0: one broker, and any number.
     """
@@ -55,7 +55,7 @@ def cluster(refused: str, message: str = "refused by the policy", replicas: int 
 
 
 def _classes() -> Path:
-    """The folder of the compiled policy, which the cache keeps."""
+    """Return the folder of the compiled policy, which the cache keeps."""
     folder = cache_directory() / "topic-policy"
     if (folder / "Policy.class").is_file():
         return folder

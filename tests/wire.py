@@ -1,6 +1,7 @@
-"""The wire between Kafka's clients and its brokers, on loopback: it can be cut, slowed down, held, and lose one answer.
+"""Network between Kafka's clients and its brokers, on loopback: it can be cut, slowed down, held, or lose one answer.
 
-A TCP proxy a broker. A broker that advertises the proxy's port is reached through it by whoever bootstraps there.
+There is one TCP proxy per broker. A broker that advertises the proxy's port is reached through the proxy by every
+client that bootstraps there.
 """
 
 import asyncio
@@ -22,7 +23,7 @@ _LAST_WORD_S = 0.5
 
 
 class _Connection:
-    """A client's connection and the one to the broker that stands for it."""
+    """Client's connection and the connection to the broker that stands for it."""
 
     def __init__(self, client: asyncio.StreamWriter, broker: asyncio.StreamWriter) -> None:
         self.client = client
@@ -33,14 +34,14 @@ class _Connection:
 
 
 class Wire:
-    """To one broker. Its methods are called in the loop of `Wires`."""
+    """Proxy of one broker. Its methods are called in the event loop of `Wires`."""
 
     def __init__(self, port: int) -> None:
         self.port = port
-        "Where clients find it."
+        "Port at which clients reach it."
         self.broker_port = 0
         self.struck = 0
-        "How many requests or answers were lost, held or delayed, one by one."
+        "Number of requests and answers that were lost, held or delayed."
         self._server: asyncio.Server | None = None
         self._connections: set[_Connection] = set()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -62,17 +63,17 @@ class Wire:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def cut(self) -> None:
-        """Every connection ends; new ones are refused until it heals."""
+        """Cut every connection and refuse new ones until `heal`."""
         self._refuses = True
         for connection in list(self._connections):
             self._cut(connection)
 
     def delay(self, seconds: float) -> None:
-        """Whatever a broker sends comes later."""
+        """Delay everything that a broker sends."""
         self._delay_s = seconds
 
     def hold(self) -> None:
-        """Requests arrive and answers do not, until it heals."""
+        """Let requests pass and hold answers until `heal`."""
         self._is_held = True
         for connection in self._connections:
             connection.may_answer.clear()
@@ -80,12 +81,12 @@ class Wire:
     def lose(self, request: int, loss: Loss) -> None:
         """Lose each such request or its answer, and the connection; or hold the answer; or delay the request.
 
-        Answers that are held and requests that are delayed go on their way when it heals.
+        Answers that are held and requests that are delayed continue at `heal`.
         """
         self._loss = (request, loss)
 
     def heal(self) -> None:
-        """All that was held goes on its way."""
+        """End all faults; everything that was held continues."""
         self._refuses, self._delay_s, self._is_held, self._loss = False, 0.0, False, None
         for connection in self._connections:
             connection.may_answer.set()
@@ -126,7 +127,7 @@ class Wire:
             to_broker.close()
 
     async def _requests(self, reader: asyncio.StreamReader, connection: _Connection) -> None:
-        """Requests one by one: four bytes with their length, then the number of what is asked."""
+        """Forward requests one by one: four bytes with the length, then the API key of the request."""
         while True:
             header = await reader.readexactly(4)
             body = await reader.readexactly(struct.unpack(">i", header)[0])
@@ -167,7 +168,10 @@ class Wire:
 
 
 class Wires:
-    """One for each broker, in a thread of their own. A context manager; every method may be called from any thread."""
+    """One proxy per broker, in a thread of their own, as a context manager.
+
+    Every method may be called from any thread.
+    """
 
     def __init__(self, count: int) -> None:
         self._wires = [Wire(port) for port in free_ports(count)]
@@ -195,16 +199,16 @@ class Wires:
 
     @property
     def bootstrap(self) -> str:
-        """Addresses of all brokers, through the proxies."""
+        """Return the addresses of all brokers through the proxies."""
         return ",".join(f"{HOST}:{port}" for port in self.ports)
 
     @property
     def struck(self) -> int:
-        """How many requests or answers were lost, held or delayed, one by one."""
+        """Return the number of requests and answers that were lost, held or delayed."""
         return sum(wire.struck for wire in self._wires)
 
     def lead_to(self, ports: list[int]) -> None:
-        """Where the brokers listen."""
+        """Set the ports at which the brokers listen."""
         for wire, port in zip(self._wires, ports, strict=True):
             wire.broker_port = port
 
@@ -218,7 +222,7 @@ class Wires:
         self._do(self._wires[number].hold)
 
     def lose(self, request: int, loss: Loss) -> None:
-        """At every broker, since any may be asked."""
+        """Lose requests or answers at every broker, because a client may ask any of them."""
         for wire in self._wires:
             self._do(lambda wire=wire: wire.lose(request, loss))  # type: ignore[misc]
 

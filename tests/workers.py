@@ -23,13 +23,13 @@ from tests.brokers import _DIE_WITH_PARENT, _starter, wait_until
 ROOT = Path(__file__).parent.parent
 DEADLINE_S = 120.0
 FAST = ({"every": "1s", "overlap": "10m"}, {"every": "5s", "overlap": "30d"})
-"Sweeps of seconds, the second over all that a simulator of tests has, and more than the tenants' start."
+"Sweeps of seconds; the second one covers all data of a simulator of tests, and more than the tenants' start."
 
 _SAMPLE = re.compile(r"direct_routing_(\w+)(?:\{(.*)\})? (\S+)")
 
 
 def configuration(bootstrap: str, topic: str, app: str, source: Any, **sections: Any) -> dict[str, Any]:
-    """A configuration that reads all tenants of a simulator, fast; `sections` are put over it, member by member."""
+    """Return a configuration that reads all tenants of a simulator fast; `sections` override it member by member."""
     settings: dict[str, Any] = {
         "graph": {
             "base_url": source.url,
@@ -59,7 +59,7 @@ def configuration(bootstrap: str, topic: str, app: str, source: Any, **sections:
 
 
 def toml(settings: Mapping[str, Any]) -> str:
-    """A configuration file, one section a line."""
+    """Return the text of a configuration file, one section per line."""
     return "".join(f"{name} = {_literal(value)}\n" for name, value in settings.items())
 
 
@@ -72,15 +72,18 @@ def _literal(value: Any) -> str:
 
 
 class Worker:
-    """`connector run` with a configuration; one process at a time, started again as often as wanted."""
+    """`connector run` with a configuration: one process at a time, which can be started again any number of times."""
 
     def __init__(self, folder: Path, settings: Mapping[str, Any], *program: str) -> None:
-        """`program`: what to run instead of `-m connector run`; `--config FILE` is appended."""
+        """Write the configuration.
+
+        `program`: what to run instead of `-m connector run`; `--config FILE` is appended.
+        """
         self.config = folder / "connector.toml"
         self.program = list(program or ("-m", "connector", "run"))
         self.starts = 0
         self.options: dict[str, Any] = {}
-        "More of subprocess.Popen's."
+        "Additional options of subprocess.Popen."
         self._folder = folder
         self._process: subprocess.Popen[bytes] | None = None
         self._due = 0.0
@@ -88,38 +91,38 @@ class Worker:
         self.configure(settings)
 
     def configure(self, settings: Mapping[str, Any]) -> None:
-        """Write the file anew; read when the process starts, or is told to read it."""
+        """Write the configuration file again. A process reads it at its start, or when it is told to reload."""
         self.settings = settings
         self.config.write_text(toml(settings), encoding="utf-8")
 
     @property
     def log(self) -> Path:
-        """Standard error of the newest process."""
+        """Return the file with the standard error of the newest process."""
         return self._folder / f"log-{self.starts}"
 
     @property
     def events(self) -> list[dict[str, Any]]:
-        """What the newest process has logged."""
+        """Return the events that the newest process has logged."""
         lines = self.log.read_text(encoding="utf-8", errors="replace").splitlines() if self.log.is_file() else []
         return [json.loads(line) for line in lines if line.startswith("{") and line.endswith("}")]
 
     def named(self, event: str) -> list[dict[str, Any]]:
-        """The events of one name."""
+        """Return the events of one name."""
         return [entry for entry in self.events if entry.get("event") == event]
 
     @property
     def running(self) -> bool:
-        """Whether the process is there."""
+        """Return whether the process runs."""
         return self._process is not None and self._process.poll() is None
 
     @property
     def pid(self) -> int | None:
-        """Of the newest process."""
+        """Return the process id of the newest process."""
         return self._process.pid if self._process is not None else None
 
     @property
     def exit_code(self) -> int | None:
-        """Of the newest process; None while it runs."""
+        """Return the exit code of the newest process; None while it runs."""
         return self._process.poll() if self._process is not None else None
 
     def start(self, *arguments: str) -> None:
@@ -137,7 +140,7 @@ class Worker:
             self._process = _starter.submit(_popen, trampoline, options).result()
 
     def run_once(self, deadline_s: float = DEADLINE_S) -> int:
-        """Run `--once`; the exit code. Sweeps of seconds are waited for until they are due again."""
+        """Run with `--once`; return the exit code. Wait first until sweeps with a cadence of seconds are due again."""
         threading.Event().wait(max(0.0, self._due - time.monotonic()))
         self.start("--once")
         code = self.wait(deadline_s)
@@ -145,7 +148,7 @@ class Worker:
         return code
 
     def wait(self, deadline_s: float = DEADLINE_S) -> int:
-        """The exit code, once it has ended."""
+        """Wait until the process has ended; return the exit code. Raises TimeoutError."""
         assert self._process is not None
         try:
             return self._process.wait(deadline_s)
@@ -153,23 +156,26 @@ class Worker:
             raise TimeoutError(f"the worker does not end within {deadline_s:g} s; {self.tail()}") from None
 
     def signal(self, number: signal.Signals) -> None:
-        """Send a signal; nothing when it has ended."""
+        """Send a signal to the newest process; do nothing if it has ended."""
         if self._process is not None:
             self._process.send_signal(number)
 
     def stop(self, deadline_s: float = 15.0) -> int:
-        """SIGTERM; the exit code."""
+        """Stop the worker (SIGTERM); return the exit code."""
         self.signal(signal.SIGTERM)
         return self.wait(deadline_s)
 
     def kill(self) -> None:
-        """SIGKILL, also of a frozen one."""
+        """Kill the worker (SIGKILL), even if it is frozen."""
         if self._process is not None:
             self._process.kill()
             self._process.wait()
 
     def until(self, condition: Callable[[], bool], what: str, deadline_s: float = DEADLINE_S) -> None:
-        """Return once `condition()` holds; says what the worker logged when it ends before, or it takes too long."""
+        """Return once `condition()` holds.
+
+        Raises an error with the end of the log if the worker ends first or it takes too long.
+        """
 
         def holds() -> bool:
             if condition():
@@ -183,18 +189,18 @@ class Worker:
             raise TimeoutError(f"{error}; {self.tail()}") from None
 
     def until_logged(self, event: str, deadline_s: float = DEADLINE_S) -> dict[str, Any]:
-        """The first event of a name, once it is there."""
+        """Wait for the first event of a name and return it."""
         self.until(lambda: bool(self.named(event)), f"event {event}", deadline_s)
         return self.named(event)[0]
 
     def until_ready(self, deadline_s: float = DEADLINE_S) -> None:
-        """Return once /readyz says 200 and it owns something."""
+        """Return once /readyz answers 200 and the worker owns a shard."""
         self.until(lambda: self.get("/readyz")[0] == 200 and bool(self.status()["shards_owned"]), "ready", deadline_s)
 
     def until_complete(self, since: datetime, tenants: int | None = None, deadline_s: float = DEADLINE_S) -> None:
         """Return once all call time of its tenants was read, and committed, in runs that began after `since`.
 
-        `since`: aware UTC, of the worker's own clock.
+        `since`: aware UTC, by the worker's own clock.
         """
         count = len(self.settings["tenants"]) if tenants is None else tenants
 
@@ -206,12 +212,12 @@ class Worker:
 
     @property
     def port(self) -> int | None:
-        """Where it serves HTTP; None while it does not."""
+        """Return the port of the HTTP server; None while it is not listening."""
         listening = self.named("http_listening")
         return int(listening[0]["port"]) if listening else None
 
     def get(self, path: str) -> tuple[int, str]:
-        """Status and body; status 0 while nobody answers."""
+        """Return status and body of a GET request; status 0 while the server is unavailable."""
         port = self.port
         if port is None:
             return 0, ""
@@ -226,22 +232,22 @@ class Worker:
             connection.close()
 
     def status(self) -> dict[str, Any]:
-        """The JSON of /status; one without anything while nobody answers."""
+        """Return the JSON of /status; without tenants and shards while the server is unavailable."""
         code, body = self.get("/status")
         content: dict[str, Any] = json.loads(body) if code == 200 else {"tenants": [], "shards_owned": []}
         return content
 
     def tenant(self, tenant: str) -> dict[str, Any]:
-        """A tenant of /status, empty while it is not there."""
+        """Return a tenant of /status; empty while it is absent."""
         found: dict[str, Any] = next((t for t in self.status()["tenants"] if t["id"] == tenant), {})
         return found
 
     def metric(self, name: str, **labels: str) -> float:
-        """The sum of a metric's series with these labels; 0 where there is none."""
+        """Return the sum of a metric's series with these labels; 0 if there are none."""
         return sum(value for _, value in self.series(name, **labels))
 
     def series(self, name: str, **labels: str) -> list[tuple[dict[str, str], float]]:
-        """Series of a metric (without its prefix) with these labels."""
+        """Return the series of a metric (name without its prefix) with these labels."""
         found = []
         for line in self.get("/metrics")[1].splitlines():
             match = _SAMPLE.fullmatch(line)
@@ -253,13 +259,13 @@ class Worker:
         return found
 
     def tail(self, lines: int = 15) -> str:
-        """The end of its log."""
+        """Return the last lines of the log."""
         text = self.log.read_text(encoding="utf-8", errors="replace") if self.log.is_file() else ""
         return "its log ends:\n" + "\n".join(text.splitlines()[-lines:])
 
 
 def _short_s(sweep: Mapping[str, str]) -> int:
-    """The cadence of a sweep in seconds; 0 for one of minutes and more."""
+    """Return the cadence of a sweep in seconds; 0 for a cadence of minutes or more."""
     match = re.fullmatch(r"(\d+)s", sweep["every"])
     return int(match[1]) if match else 0
 

@@ -15,7 +15,7 @@ CALLS_PER_DAY = 1_500_000
 
 
 def seeds(text: str) -> list[int]:
-    """The numbers of "7", "1,4" or "1-10"."""
+    """Return the numbers in "7", "1,4" or "1-10"."""
     found: list[int] = []
     for part in text.split(","):
         first, _, last = part.partition("-")
@@ -24,7 +24,7 @@ def seeds(text: str) -> list[int]:
 
 
 def play(seed: int, minutes: float) -> Outcome | None:
-    """One seed; None when it came to no end. Says all that is needed to see it again when it fails."""
+    """Play one seed; return None if it did not finish. Print all that is needed to reproduce a failure."""
     folder = OUT / f"chaos-{seed}"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
@@ -47,12 +47,12 @@ def play(seed: int, minutes: float) -> Outcome | None:
 
 
 def again(seed: int, minutes: float) -> str:
-    """How the same acts are played again."""
+    """Return how to play the same acts again."""
     return f"to play it again: make chaos SEED={seed} MINUTES={minutes:g}"
 
 
 def main() -> int:
-    """Plays the seeds."""
+    """Play the seeds; return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
     parser.add_argument("--seeds", type=seeds, default=seeds("1-10"), help="such as 7 or 1-10 (default 1-10)")
     parser.add_argument("--minutes", type=float, default=3.0, help="of acts, a seed (default 3)")

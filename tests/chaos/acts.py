@@ -1,4 +1,4 @@
-"""What goes wrong, in which order and for how long: a function of the seed alone."""
+"""Faults of a chaos run, with their order and durations: a function of the seed alone."""
 
 import random
 from collections.abc import Iterator
@@ -9,14 +9,14 @@ BROKERS = 3
 
 
 class Act(NamedTuple):
-    """One thing that goes wrong."""
+    """Single fault."""
 
     name: str
-    "A method of the stage."
+    "Name of the method of `Stage` that causes it."
     target: int = 0
-    "Number of a worker or broker, where the act is one of theirs."
+    "Number of the worker or broker that it concerns, if any."
     seconds: float = 0.0
-    "How long it lasts."
+    "Duration of the fault."
 
     def __str__(self) -> str:
         whose = f" {self.target}" if self.name in TARGETED else ""
@@ -24,19 +24,19 @@ class Act(NamedTuple):
 
 
 class Step(NamedTuple):
-    """Acts at the same time, and how long there is peace after the last of them."""
+    """Acts that start at the same time, and the pause after the last of them."""
 
     acts: tuple[Act, ...]
     peace_s: float
 
     @property
     def seconds(self) -> float:
-        """How long it takes, but for the brokers' way back."""
+        """Return the duration of the step without the time that brokers need to recover."""
         return max(act.seconds for act in self.acts) + self.peace_s
 
 
 class _Kind(NamedTuple):
-    """An act that can be drawn; of one group one at a time."""
+    """Kind of act that can be drawn; a step has at most one act of each group."""
 
     name: str
     group: str
@@ -75,7 +75,7 @@ _TOGETHER = (1, 1, 1, 2, 2, 3)
 
 
 def steps(seed: int) -> Iterator[Step]:
-    """All steps of a seed, without end."""
+    """Yield the steps of a seed without end."""
     chance = random.Random(seed)
     while True:
         acts: dict[str, Act] = {}
@@ -87,7 +87,10 @@ def steps(seed: int) -> Iterator[Step]:
 
 
 def within(seed: int, seconds: float) -> list[Step]:
-    """The steps of a seed that fit into a time; a longer time begins with the same."""
+    """Return the first steps of a seed that together take at most `seconds`.
+
+    A longer time begins with the same steps.
+    """
     chosen: list[Step] = []
     for step in steps(seed):
         seconds -= step.seconds

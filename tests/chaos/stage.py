@@ -1,4 +1,4 @@
-"""Brokers, wires, source and workers, what can happen to them, and what must be true in the end."""
+"""Brokers, wires, source and workers of a chaos run, the faults that it causes, and what must hold in the end."""
 
 import shutil
 import signal
@@ -37,7 +37,7 @@ _COMMITS_S = 3.0
 _KNOWN_S = 10.0
 # Not the rows' topic: rows of a commit that hangs are published again behind offsets that progress has told.
 _WITH_ONE_REPLICA = ((f"{APP}.seen",), (f"{APP}.state", f"{APP}.seen"))
-"Topics whose partitions have one replica, by seed: a broker that dies amid a commit leaves it open in these alone."
+"Topics whose partitions have one replica, by seed: only there does the death of a broker leave a commit open."
 _WEATHER: dict[str, Any] = {
     "throttled": 0.1,
     "retry_after_s": 1.0,
@@ -60,26 +60,29 @@ _CALLS: dict[str, Any] = {
 
 
 class Outcome(NamedTuple):
-    """What a seed came to."""
+    """Result of a seed."""
 
     seed: int
     acts: int
     seconds: float
-    "From the first act to peace."
+    "Seconds from the first act to the end of the last one."
     strikes: int
-    "How many ends of transactions were lost or held on the wire."
+    "Number of transaction ends that were lost, held or delayed on the wire."
     tally: oracle.Tally
     problems: list[str]
 
 
 class Stage:
-    """A context manager. `calls_per_day`: of each tenant; they go on until the end."""
+    """Everything that a chaos run needs, as a context manager.
+
+    `calls_per_day`: calls of each tenant; new calls turn up until the end of the run.
+    """
 
     def __init__(self, seed: int, folder: Path, calls_per_day: int, minutes: float) -> None:
         self.seed = seed
         self.folder = folder
         self.played: list[str] = []
-        "What has happened so far."
+        "Acts so far, one line each."
         self._calls_per_day = calls_per_day
         self._deepest_min = 15 + 3 * minutes
         self._begun = self._began_at = time.monotonic()
@@ -123,7 +126,7 @@ class Stage:
         self._stack.close()
 
     def _create_topics(self) -> None:
-        """Create the topics as workers would, but some with one replica of each partition."""
+        """Create the topics as workers would, but some of them with one replica per partition."""
         single = _WITH_ONE_REPLICA[self.seed % len(_WITH_ONE_REPLICA)]
         numbers = [broker.number for broker in self.cluster.brokers]
         wanted = []
@@ -183,7 +186,10 @@ class Stage:
         return self.cluster.brokers[act.target].resume
 
     def kill_only_replicas_amid_commits(self, act: Act) -> Heal:
-        """Kill a broker between the last records and the commits, which go on once the cluster knows (KAFKA-20734)."""
+        """Kill a broker between the last records and the commits (KAFKA-20734).
+
+        The commits go on when the cluster knows that the broker is dead.
+        """
         self.wires.lose(END_TXN, "delay")
         begun = self.wires.struck
         with suppress(TimeoutError):  # other acts may keep workers from committing
@@ -195,7 +201,7 @@ class Stage:
         return lambda: self._bring_back(act.target)
 
     def _leads(self, number: int) -> bool:
-        """Return whether the cluster takes a broker for the leader of a partition."""
+        """Return whether the cluster regards a broker as the leader of a partition."""
         admin = self._admin()
         try:
             known = admin.list_topics(timeout=_KNOWN_S).topics.values()
@@ -264,7 +270,7 @@ class Stage:
     # --- the play -----------------------------------------------------------------------------------------------------
 
     def until_rows_flow(self) -> None:
-        """Every worker owns something, and something was committed."""
+        """Return once every worker owns a shard and rows were committed."""
         for worker in self.workers:
             worker.until_logged("shards_assigned")
         wait_until(
@@ -272,7 +278,7 @@ class Stage:
         )
 
     def play(self, steps: Sequence[Step]) -> None:
-        """All steps in turn; whatever they broke is whole afterwards."""
+        """Play all steps in turn; afterwards every fault is healed."""
         self._began_at = time.monotonic()
         for step in steps:
             begun = time.monotonic()
@@ -287,19 +293,19 @@ class Stage:
             self.look()
 
     def tell(self, what: str) -> None:
-        """Keep what happens, with its time."""
+        """Record an act with its time."""
         line = f"{time.monotonic() - self._begun:7.1f} s  {what}"
         self.played.append(line)
         with (self.folder / "acts.log").open("a", encoding="utf-8") as log:
             log.write(f"{line}\n")
 
     def look(self) -> None:
-        """No worker ends by itself."""
+        """Assert that no worker has ended by itself."""
         for number, worker in enumerate(self.workers):
             assert worker.running, f"worker {number} ended by itself with {worker.exit_code}; {worker.tail()}"
 
     def finish(self) -> Outcome:
-        """Waits until all is read and committed; what the topics then say, beside what the source has shown."""
+        """Wait until everything is read and committed; return how the topics differ from what the source has shown."""
         self.tell("peace")
         seconds = time.monotonic() - self._began_at
         frozen_at = self.source.freeze()
@@ -336,7 +342,7 @@ class Stage:
         return f"seed {self.seed}, logs in {self.folder}"
 
     def _settled(self) -> list[str]:
-        """What is still odd when a last worker has had time to join."""
+        """Return the oddities that remain after the workers had time to settle."""
         odd: list[str] = []
 
         def is_settled() -> bool:
@@ -348,7 +354,7 @@ class Stage:
         return odd
 
     def _oddities(self) -> list[str]:
-        """What workers say of themselves in peace and should not."""
+        """Return what workers report without any fault present, and should not report."""
         problems = []
         shards: list[int] = []
         for number, worker in enumerate(self.workers):
@@ -372,11 +378,11 @@ class Stage:
         return problems
 
     def keep_logs(self) -> None:
-        """The brokers' logs beside the workers', before their disks go."""
+        """Copy the brokers' logs into the folder of the workers' logs before the brokers' disks are deleted."""
         for broker in self.cluster.brokers:
             if broker.log.is_file():
                 shutil.copy(broker.log, self.folder / f"broker-{broker.number}.log")
 
     def report(self) -> str:
-        """What somebody needs who wants to see it again."""
+        """Return what is needed to reproduce the run: seed, time, log folder and acts."""
         return "\n".join([f"seed {self.seed} at {datetime.now(UTC):%H:%M:%S}, logs in {self.folder}", *self.played])

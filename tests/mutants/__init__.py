@@ -1,6 +1,7 @@
-"""Hand-made mutants: each breaks one rule, and the test beside it must notice.
+"""Hand-made mutants: each breaks one rule, and the test that is named with it must fail.
 
-`python -m tests.mutants` works in temporary copies and says which live; not part of `make test`: it takes minutes.
+`python -m tests.mutants` works in temporary copies and prints which mutants survive. It is not part of `make test`
+because it takes minutes.
 """
 
 from tests.mutants.core import CORE

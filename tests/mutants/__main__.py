@@ -1,7 +1,7 @@
-"""`python -m tests.mutants [WORD…]`: makes the mutants whose name or file has the words (all), and says which live.
+"""`python -m tests.mutants [WORD…]`: tests the mutants whose name or file contains all words, and prints the survivors.
 
-Of those that only a broker catches it shows too that the fast tests do not: these run over as many of them at once as
-do not touch the same lines.
+For mutants that only a broker catches it also shows that the fast tests do not notice them. The fast tests run over as
+many of these mutants at once as do not change the same lines.
 """
 
 import os
@@ -27,12 +27,12 @@ _LEFT_OUT = (".git", ".venv", "out", "dist", "build", "__pycache__", ".*_cache",
 
 
 def copy_to(folder: Path) -> None:
-    """All that tests read, without what they leave behind."""
+    """Copy all that tests read, without what they leave behind."""
     shutil.copytree(ROOT, folder, ignore=shutil.ignore_patterns(*_LEFT_OUT), dirs_exist_ok=True)
 
 
 def tested(copy: Path, arguments: str, bootstrap: str) -> int | None:
-    """The exit code of pytest; None when it came to no end."""
+    """Return the exit code of pytest, or None if it timed out."""
     command = [sys.executable, "-m", "pytest", "-q", "-x", *_OPTIONS, *arguments.split()]
     more = {"PYTHONPATH": str(copy), "PYTHONDONTWRITEBYTECODE": "1", "KAFKA_BOOTSTRAP_SERVERS": bootstrap}
     environment = {**os.environ, **more}
@@ -44,7 +44,7 @@ def tested(copy: Path, arguments: str, bootstrap: str) -> int | None:
 
 
 def outcome(mutant: Mutant, copy: Path, bootstrap: str) -> str:
-    """What became of a mutant: caught, or what is wrong with it or its test."""
+    """Return the result of a mutant: caught, or what is wrong with the mutant or its test."""
     if why := stale(mutant, copy):
         return f"STALE: {why}"
     file = copy / mutant.file
@@ -62,7 +62,7 @@ def outcome(mutant: Mutant, copy: Path, bootstrap: str) -> str:
 
 
 def noticed(mutants: Sequence[Mutant], copy: Path) -> list[str]:
-    """Names of mutants of which the fast tests notice something, all that go together made at once."""
+    """Return the names of mutants that the fast tests notice; mutants that fit together are tested at once."""
     left, found = list(mutants), []
     while left:
         texts: dict[Path, str] = {}
@@ -87,7 +87,7 @@ def noticed(mutants: Sequence[Mutant], copy: Path) -> list[str]:
 
 
 def main() -> int:
-    """Makes the mutants; 1 when one lives."""
+    """Test the mutants; return 1 when one survives."""
     words = sys.argv[1:]
     chosen = [mutant for mutant in MUTANTS if all(word in f"{mutant.name} {mutant.file}" for word in words)]
     of_broker = [mutant for mutant in chosen if mutant.broker]

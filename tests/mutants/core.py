@@ -1,4 +1,4 @@
-"""Mutants of the core and of what makes batches: the fast tests catch them."""
+"""Mutants of the core and of the code that makes batches: the fast tests catch them."""
 
 from tests.mutants.mutant import Mutant
 

@@ -1,4 +1,4 @@
-"""Mutants of everything that speaks to Kafka: only a real broker notices."""
+"""Mutants of everything that communicates with Kafka: only a real broker catches them."""
 
 from tests.mutants.mutant import Mutant
 

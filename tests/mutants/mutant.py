@@ -1,4 +1,4 @@
-"""What a mutant is."""
+"""Type of a mutant, and the check that a mutant fits the code."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -7,7 +7,7 @@ ROOT = Path(__file__).parent.parent.parent
 
 
 class Mutant(NamedTuple):
-    """`old` becomes `new`, once, in `file`; `test` (pytest arguments) must fail."""
+    """Change of `old` to `new` at one place of `file`, which must make `test` (pytest arguments) fail."""
 
     name: str
     file: str
@@ -15,14 +15,14 @@ class Mutant(NamedTuple):
     new: str
     test: str
     broker: bool = False
-    "Whether it takes a real broker to catch it: the fast tests (`FAST`) notice nothing."
+    "True if only a real broker catches it: the fast tests (`FAST`) do not notice it."
 
 
 FAST = "tests/unit --hypothesis-profile=quick --ignore=tests/unit/test_mutants.py"
-"""What `make check` runs, but for the test that each mutant can be made: of one that was made it cannot."""
+"Tests that `make check` runs, without the test that every mutant fits the code, which fails with any mutant applied."
 
 
 def stale(mutant: Mutant, root: Path = ROOT) -> str:
-    """Why a mutant cannot be made; empty when it can."""
+    """Return why a mutant does not fit the code; empty when it fits."""
     count = (root / mutant.file).read_text(encoding="utf-8").count(mutant.old)
     return "" if count == 1 else f"{mutant.file} has {count} of {mutant.old!r}"

@@ -1,4 +1,4 @@
-"""Mutants of the shard: what a transaction is preceded and followed by."""
+"""Mutants of the shard: its work before and after a transaction."""
 
 from tests.mutants.mutant import Mutant
 

@@ -1,4 +1,4 @@
-"""What the Graph client makes of Graph and its sign-in: the table of errors, row by row, and everybody's real bugs."""
+"""The Graph client against the simulator: each row of the table of errors, and the known bugs of such clients."""
 
 import asyncio
 import contextlib
@@ -31,7 +31,7 @@ FAST = 1_000_000.0
 
 @dataclass
 class Settings:
-    """The part of the settings that the client takes."""
+    """Settings that the client uses."""
 
     root: str
     authority: str
@@ -70,7 +70,7 @@ class Tenant:
 
 @dataclass
 class Events:
-    """What a tenant's metrics would have seen."""
+    """Recorder of what the client reports to a tenant's metrics."""
 
     requests: list[tuple[str, str]] = field(default_factory=list)
     throttled_s: float = 0.0

@@ -59,7 +59,7 @@ async def simulator() -> AsyncIterator[Simulator]:
 
 
 class Bench:
-    """What signs in: a configuration as owners write it, beside a simulator."""
+    """Simulator and configuration file with which a test signs in."""
 
     def __init__(self, simulator: Simulator, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.simulator = simulator
@@ -80,7 +80,7 @@ class Bench:
         return str(path)
 
     def set(self, name: str, value: str) -> None:
-        """A variable, for the configuration and for msal."""
+        """Set an environment variable, for the configuration and for msal."""
         self.environ[name] = value
         self._patch.setenv(name, value)
 

@@ -1,4 +1,4 @@
-"""The registry's client, where a registry does not do as it should. What a real one does: tests/integration."""
+"""The registry's client, where a registry misbehaves. tests/integration has the tests with a real registry."""
 
 import json
 import ssl
@@ -147,7 +147,7 @@ def test_an_endless_answer_is_given_up(fake: Callable[[Answers], Fake], monkeypa
 
 
 def empty(registering: Answer) -> Answers:
-    """A registry without the subject, and what it says when a schema is registered."""
+    """Return the answers of a registry that lacks the subject and answers a registration with `registering`."""
 
     def answer(method: str, path: str) -> Answer:
         return registering if method == "POST" and path.endswith("/versions") else UNKNOWN_SUBJECT
@@ -179,7 +179,7 @@ def test_another_worker_that_registers_at_the_same_time_is_no_conflict(fake: Cal
 
 
 def verdict(answer: Answer, latest: Any) -> Answers:
-    """A registry whose subject has another schema, and what it says of ours."""
+    """Return the answers of a registry whose subject has another schema and that answers a compatibility check."""
 
     def answered(method: str, path: str) -> Answer:
         if path.startswith("/compatibility/"):

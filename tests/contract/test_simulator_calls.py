@@ -1,4 +1,4 @@
-"""Which rows the simulator makes up, and when they can be seen: no sockets."""
+"""Rows that the simulator generates, and when they become visible, without sockets."""
 
 import itertools
 import json

@@ -1,4 +1,4 @@
-"""What the HTTP client makes of answers and connections that no library of a server would send."""
+"""The HTTP client against answers and connections that no server library would produce."""
 
 import asyncio
 import contextlib
@@ -30,7 +30,7 @@ DEADLINE_S = 20.0
 
 @contextlib.asynccontextmanager
 async def answering(head: bytes, context: ssl.SSLContext | None = None) -> AsyncIterator[URL]:
-    """A server that gives one answer to everything: the URL of it."""
+    """Run a server that gives one answer to every request; yield its URL."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
@@ -67,7 +67,7 @@ async def test_two_retry_after_headers_are_both_seen() -> None:
 
 
 def _authority(*flaws: str) -> tuple[rsa.RSAPrivateKey, x509.Certificate]:
-    """A CA that is correct but for the flaws."""
+    """Return a CA that is correct except for `flaws`."""
     key = rsa.generate_private_key(65537, 2048)
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "Inspecting CA")])
     now = datetime.now(UTC)
@@ -93,7 +93,7 @@ def _usage() -> x509.KeyUsage:
 
 
 class Server(NamedTuple):
-    """What a server shows, and the CA bundle of who trusts it."""
+    """TLS context of a server, and the CA bundle of a client that trusts it."""
 
     context: ssl.SSLContext
     bundle: Path

@@ -1,4 +1,4 @@
-"""Workers and simulators that end with the test that started them."""
+"""Fixtures of workers and simulators that end with the test that started them."""
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -14,14 +14,14 @@ from tests.workers import Worker, configuration
 
 @pytest.fixture
 def simulate() -> Iterator[Callable[..., Simulation]]:
-    """Starts simulators with options."""
+    """Yield a function that starts simulators with options."""
     with ExitStack() as stack:
         yield lambda **options: stack.enter_context(Simulation(**options))
 
 
 @pytest.fixture
 def new_worker(tmp_path: Path) -> Iterator[Callable[..., Worker]]:
-    """Makes workers with settings, not started yet."""
+    """Yield a function that returns workers with settings, not started yet."""
     workers: list[Worker] = []
 
     def make(settings: dict[str, Any], *program: str) -> Worker:
@@ -36,7 +36,7 @@ def new_worker(tmp_path: Path) -> Iterator[Callable[..., Worker]]:
 
 @pytest.fixture
 def settings(broker: SharedBroker, topic: str, app: str) -> Callable[..., dict[str, Any]]:
-    """Makes configurations for the shared broker and topics of this test's own."""
+    """Return a function that makes configurations for the shared broker and for topics of this test's own."""
 
     def make(source: Simulation, **sections: Any) -> dict[str, Any]:
         return configuration(broker.bootstrap, topic, app, source, **sections)

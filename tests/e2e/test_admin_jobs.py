@@ -41,7 +41,7 @@ def tenants(source: Simulation, start: str) -> list[dict[str, str]]:
 
 
 def remaining_seconds(bootstrap: str, app: str) -> dict[str, list[float]]:
-    """What each job had left, commit after commit, as the state topic tells it."""
+    """Return the seconds that each job had left at each commit, as the state topic shows them."""
     left: dict[str, list[float]] = defaultdict(list)
     for entry in oracle.read(bootstrap, f"{app}.state"):
         record = json.loads(entry.value)
@@ -57,7 +57,7 @@ def rows_of(worker: Worker, job: str) -> int:
 
 
 def until_job(worker: Worker, job: str, *states: str) -> dict[str, Any]:
-    """A job as the running worker tells of it, once it is in one of these states."""
+    """Wait until a job is in one of these states; return the job as the running worker reports it."""
 
     def found() -> dict[str, Any]:
         return next((one for one in worker.status().get("jobs", ()) if one["id"] == job), {})
@@ -123,7 +123,7 @@ def test_ten_kills_during_a_backfill_lose_and_repeat_nothing(
 def test_publishing_again_brings_each_row_once_with_the_revision_that_it_has(
     broker: SharedBroker, topic: str, app: str, simulate: Simulate, new_worker: NewWorker, settings: Settings
 ) -> None:
-    """Also when the worker is killed amid it: rows outside of the range are left alone."""
+    """Rows outside of the range stay untouched, even if the worker is killed during the job."""
     source = simulate(days=4, calls_per_day=8_000, **{**SOON, "revised": 0.1}, clock_offset_s=-43_200)
     configured = settings(source, tenants=tenants(source, "-5d"))
     worker = new_worker(configured)
@@ -179,12 +179,12 @@ class Scene:
         return commands.succeed(self.config, "backfill", "--tenant", tenant, *arguments)
 
     def write(self, value: bytes | None, partition: int = 0, key: bytes | None = None) -> None:
-        """Something on the control topic."""
+        """Write a record to the control topic."""
         self._producer.produce(self._control, value, key, partition)
         assert self._producer.flush(10) == 0
 
     def order(self, tenant: str, **members: Any) -> bytes:
-        """A command in the partition of its tenant."""
+        """Write a command into the partition of its tenant; return its value."""
         record = {"id": str(uuid.uuid4()), "tenant": tenant, "filed": "2026-01-01T00:00:00Z", **members}
         value = json.dumps(record).encode()
         self.write(value, partition_of(tenant, 2), tenant.encode())

@@ -18,7 +18,7 @@ DEADLINE_S = 60.0
 
 
 def advertising(address: str) -> Cluster:
-    """A cluster whose `address("OPEN")` answers, and names an address of no use."""
+    """Return a cluster whose `address("OPEN")` answers but advertises an unreachable address."""
     cluster = Cluster(listeners={"OPEN": "PLAINTEXT"})
     settings = cluster.brokers[0].settings
     plain, right = cluster.brokers[0].bootstrap, cluster.address("OPEN")
@@ -31,7 +31,7 @@ def advertising(address: str) -> Cluster:
 
 @pytest.fixture(params=["refused", "unresolved"])
 def place(request: pytest.FixtureRequest) -> Iterator[tuple[Cluster, str]]:
-    """The cluster, and what it advertises."""
+    """Yield the cluster and the address that it advertises."""
     address = f"{HOST}:{free_ports(1)[0]}" if request.param == "refused" else "broker.invalid:9092"
     with advertising(address) as cluster:
         yield cluster, address

@@ -1,4 +1,4 @@
-"""Without transactions: nothing is lost, whatever happens; what was published may be published again after a death."""
+"""Delivery without transactions: nothing is ever lost; after a crash, rows may be published again."""
 
 import random
 import signal
@@ -33,7 +33,7 @@ def published(worker: Worker) -> float:
 
 
 def repeated(found: Committed) -> int:
-    """Records of the row topic that repeat another."""
+    """Return the number of records of the row topic that repeat another."""
     return len(found.rows) - len({(row.tenant, row.id, row.revision) for row in found.rows})
 
 
@@ -138,9 +138,10 @@ def test_the_delivery_of_an_app_may_be_changed_and_changed_back(
 def test_a_frozen_worker_that_wakes_amid_its_work_loses_nothing(
     broker: SharedBroker, topic: str, app: str, simulate: Simulate, new_worker: NewWorker, settings: Settings
 ) -> None:
-    """Nobody fences it: what it had in flight may come again, and take the place of what others remembered since.
+    """Without transactions the frozen worker is not fenced, so rows in flight may be published again.
 
-    Then those rows come again too, once.
+    They may also replace what the other worker has written to the dedup index since. Then those rows are published
+    again too, once.
     """
     source = simulate(tenants=4, days=1, calls_per_day=1_500, page_size=50, frozen=True, faults=SLOW)
     configured = settings(source, kafka=AT_LEAST_ONCE)

@@ -1,4 +1,4 @@
-"""Whatever brokers do: exact set equality, tail included, and no transaction left open."""
+"""Faults of brokers: the topics equal the source exactly, the newest rows included, and no transaction stays open."""
 
 import threading
 import time
@@ -35,13 +35,16 @@ def published(worker: Worker) -> float:
 
 
 def finish(worker: Worker) -> None:
-    """A sweep over everything that began from here on, and a clean stop."""
+    """Wait for a sweep over all call time that began after this call, and stop the worker cleanly."""
     worker.until_complete(datetime.now(UTC))
     assert worker.stop() == 0
 
 
 def last_commit(worker: Worker) -> datetime:
-    """When the newest sweep ended that was committed. Counters of transactions begin anew with each owner."""
+    """Return when the newest committed sweep ended.
+
+    Counters of transactions are of no use for this: they start again with each owner.
+    """
     ends = [sweep["last_ok"] for tenant in worker.status()["tenants"] for sweep in tenant["sweeps"]]
     return max((datetime.fromisoformat(end) for end in ends if end), default=datetime.min.replace(tzinfo=UTC))
 
@@ -143,7 +146,7 @@ def test_after_a_transaction_that_failed_memory_is_what_was_committed(
 
 @pytest.fixture
 def guarded_broker() -> Any:
-    """A broker that everybody may use but where rules deny it."""
+    """Yield a broker on which everything is allowed that no rule denies."""
     rules = {
         "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
         "allow.everyone.if.no.acl.found": "true",

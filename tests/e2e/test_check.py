@@ -1,4 +1,4 @@
-"""`connector check` names what `run` would stumble over, and how to mend it, beside a worker that does not notice."""
+"""`connector check` names what `run` would fail on and how to fix it, without disturbing a running worker."""
 
 import json
 import ssl
@@ -39,7 +39,7 @@ AUTHORIZED = {
 }
 APP, TOPIC = "app", "calls"
 PUNCTUAL: dict[str, Any] = {"durations": "short", "lateness": "none", "revised": 0.0}
-"Late rows would be news, and logged."
+"Simulator options without late rows, which a worker would log."
 CHECKS = ["token", "role", "graph"]
 ALL = ["configuration", *CHECKS, *CHECKS, "brokers", "topics", "transactions", "schema_registry"]
 QUIET_SWEEPS = 10
@@ -48,7 +48,7 @@ EVERYTHING_AWAY_S = 60  # 25 s of waiting, and the start of a process on a busy 
 
 
 class Place(NamedTuple):
-    """A worker at work, and what a check beside it can be given."""
+    """Running worker, and what a check that runs at the same time can be given."""
 
     cluster: Cluster
     source: Simulation
@@ -58,7 +58,7 @@ class Place(NamedTuple):
     admin: AdminClient
 
     def settings(self, **sections: Any) -> dict[str, Any]:
-        """The worker's, with these changes."""
+        """Return the worker's settings with these changes."""
         return configuration(
             self.cluster.bootstrap,
             TOPIC,
@@ -81,7 +81,7 @@ class Place(NamedTuple):
         return path
 
     def check(self, **sections: Any) -> tuple[int, list[dict[str, Any]]]:
-        """Exit code and findings."""
+        """Run a check; return exit code and findings."""
         done = commands.run(self.write(self.settings(**sections)), "check", "--json")
         assert done.error == ""
         return done.code, json.loads(done.output)
@@ -92,7 +92,7 @@ class Place(NamedTuple):
 
     @contextmanager
     def unnoticed(self) -> Iterator[None]:
-        """The worker goes on committing, logs nothing, and nothing else about it changes."""
+        """Assert that the worker continues to commit, logs nothing, and changes in no other respect."""
 
         def told() -> Any:
             return (
@@ -166,7 +166,7 @@ def test_a_worker_with_nothing_to_tell_logs_nothing_sweep_after_sweep(place: Pla
 
 
 class Fault(NamedTuple):
-    """What is planted; where it shows; words of the message and of the remedy."""
+    """Planted fault, the checks that must show it, and words of the message and of the remedy."""
 
     plant: Callable[[Place], dict[str, Any]]
     shows: set[str]
@@ -274,7 +274,7 @@ FAULTS = [
 
 @pytest.fixture(scope="module")
 def examined(place: Place) -> dict[str, commands.Done]:
-    """How each fault was examined: all at the same time, beside the worker."""
+    """Check each fault, all at the same time and next to a running worker; return the results."""
     configs = {fault.plant.__name__: place.write(place.settings(**fault.plant(place))) for fault in FAULTS}
     with place.unnoticed():
         running = {name: commands.start(config, "check", "--json") for name, config in configs.items()}

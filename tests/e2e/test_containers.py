@@ -34,7 +34,7 @@ DEADLINE_S = 240.0
 
 @pytest.fixture(scope="module")
 def daemon() -> Iterator[Daemon]:
-    """A daemon that has built the image."""
+    """Yield a daemon that has built the image."""
     with Daemon() as daemon:
         daemon.build(IMAGE, REVISION="a-revision", CREATED="2026-01-02T03:04:05Z")
         yield daemon
@@ -42,7 +42,7 @@ def daemon() -> Iterator[Daemon]:
 
 @pytest.fixture
 def container(daemon: Daemon, unique: str) -> Iterator[Callable[..., str]]:
-    """Runs the image in the background as little privileged as can be; its name."""
+    """Yield a function that runs the image in the background with few privileges and returns the container's name."""
     names: list[str] = []
 
     def run(user: str, *options: str, command: tuple[str, ...] = ()) -> str:
@@ -127,7 +127,7 @@ def _normal(name: str) -> str:
 
 @pytest.fixture(scope="module")
 def secured() -> Iterator[SecuredBroker]:
-    """A broker with TLS, sign-in and ACLs."""
+    """Yield a broker with TLS, sign-in and ACLs."""
     with SecuredBroker() as broker:
         yield broker
 
@@ -209,7 +209,7 @@ os.execv(java[0], [java[0], os.environ["KAFKA_HEAP_OPTS"], *java[1:], "kafka.Kaf
 
 
 def stand_ins(folder: Path) -> dict[str, Any]:
-    """A Compose file that runs from the base image what docker-compose.yml takes from published ones."""
+    """Return a Compose file with replacements, made from the base image, for published images in docker-compose.yml."""
     java = packaged_java()
     assert java is not None
     home, libraries, registry = java.parent.parent, kafka().jars[0].parent, registry_software()

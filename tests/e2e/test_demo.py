@@ -40,7 +40,7 @@ def started(*arguments: str, **variables: str) -> Iterator[subprocess.Popen[str]
 
 
 def page(process: subprocess.Popen[str]) -> tuple[str, list[str]]:
-    """The page's address, and the lines up to the one that names it."""
+    """Return the page's address, and the lines up to the one that names it."""
     assert process.stdout is not None
     lines: list[str] = []
     for line in process.stdout:

@@ -37,7 +37,7 @@ class Total(NamedTuple):
 
 
 Totals = dict[tuple[str, datetime, str | None], Total]
-"By tenant, minute and trunk."
+"Totals by tenant, minute and trunk."
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Published:
 
     @property
     def final(self) -> Totals:
-        """What of the truth is final."""
+        """Return the totals of the truth that are final."""
         return {key: total for key, total in self.truth.items() if key[1] < self.through[key[0]]}
 
 
@@ -76,7 +76,7 @@ def published(
 
 
 def complete_through(bootstrap: str, topic: str) -> dict[str, datetime]:
-    """Up to where `.progress` says that each tenant's calls are complete, to the minute."""
+    """Return up to which minute `.progress` declares each tenant's calls complete."""
     schema = fastavro.parse_schema(avro.load(avro.PROGRESS))
     through: dict[str, datetime] = {}
     for entry in oracle.read(bootstrap, f"{topic}.progress"):
@@ -87,7 +87,7 @@ def complete_through(bootstrap: str, topic: str) -> dict[str, datetime]:
 
 
 def totals(source: Simulation) -> Totals:
-    """Of the newest version of each row that fits, as the simulator tells it."""
+    """Return the totals over the newest version of each valid row, from the simulator."""
     newest: dict[tuple[str, str], dict[str, Any]] = {}
     for tenant, versions in source.truth().items():
         for version in versions:
@@ -106,7 +106,7 @@ def totals(source: Simulation) -> Totals:
 
 
 def abort_a_row(bootstrap: str, topic: str) -> None:
-    """What a killed worker leaves: a row that is in the log and was never committed."""
+    """Leave what a killed worker leaves: rows that are in the log and were never committed."""
     schema = fastavro.parse_schema(avro.load(avro.ROW))
     value = next(entry for entry in oracle.read(bootstrap, topic)).value
     row: Any = fastavro.schemaless_reader(io.BytesIO(value[5:]), schema, None)
@@ -133,7 +133,7 @@ def flink(published: Published, *arguments: str) -> Totals:
 
 
 def results(command: list[str], published: Published) -> Totals:
-    """The minutes that a program prints, each once."""
+    """Run a program and return the minutes that it prints, asserting that it prints each only once."""
     where = ["--topic", published.topic, "--bootstrap-servers", published.bootstrap, "--registry", published.registry]
     environ = {**os.environ, "JAVA_HOME": str(find_java()[0].resolve().parent.parent)}
     done = subprocess.run(
@@ -155,7 +155,7 @@ def results(command: list[str], published: Published) -> Totals:
 
 
 def minute(value: str | int) -> datetime:
-    """An instant, or minutes from the epoch."""
+    """Return the time that a text, or a number of minutes since the epoch, denotes."""
     if isinstance(value, int):
         return datetime.fromtimestamp(0, UTC) + timedelta(minutes=value)
     return datetime.fromisoformat(value).replace(tzinfo=UTC)

@@ -63,7 +63,7 @@ def test_fifty_thousand_rows_of_history_in_bad_weather_arrive_exactly_once(
 def test_twenty_kills_at_any_moment_lose_and_repeat_nothing(
     broker: SharedBroker, topic: str, app: str, simulate: Simulate, new_worker: NewWorker, settings: Settings
 ) -> None:
-    """SIGKILL at seeded moments, from before the worker has joined to amid its commits, while the source goes on."""
+    """A worker gets SIGKILL at seeded times, from before it has joined to within its commits, while new rows appear."""
     moments = random.Random(3)
     source = simulate(**HISTORY, clock_offset_s=-36_000)
     worker = new_worker(settings(source))

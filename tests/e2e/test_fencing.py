@@ -25,11 +25,11 @@ Settings = Callable[..., dict[str, Any]]
 
 _DEADLINE_S = 90.0
 TIMED_OUT = ("shard_restarting",)
-"What a worker says that was frozen for longer than it waits for an answer: that it does not know."
+"Events of a worker that was frozen for longer than it waits for an answer: the outcome is unknown."
 
 
 class Pair:
-    """Two workers on one shard that can be halted, and what can be read of theirs."""
+    """Two workers of one shard that can be halted, and the topics that they write."""
 
     def __init__(self, bootstrap: str, topic: str, app: str, source: Simulation, workers: list[Worker]) -> None:
         self.bootstrap, self.topic, self.app, self.source = bootstrap, topic, app, source
@@ -41,7 +41,7 @@ class Pair:
         return len(oracle.read(self.bootstrap, self.topic))
 
     def freeze_old_before(self, call: str) -> None:
-        """The old one stops amid a transaction with rows, once some are committed."""
+        """Start the old worker and freeze it within a transaction with rows, after some rows were committed."""
         self.old.start()
         self.old.until(lambda: self.old.metric("rows_total", outcome="published") > 200, "the first rows")
         (self.places[0] / f"freeze-{call}").touch()
@@ -50,7 +50,7 @@ class Pair:
         wait_until(lambda: _is_stopped(self.old), "the old worker to be frozen", _DEADLINE_S)
 
     def start_new(self, held: str = "") -> None:
-        """The new one takes over; held there until it is let go."""
+        """Start the new worker, which takes over; `held` names a call before which it waits until it is released."""
         if held:
             (self.places[1] / f"hold-{held}").touch()
         self.new.start()
@@ -63,12 +63,12 @@ class Pair:
         (self.places[1] / f"hold-{held}").unlink()
 
     def wake_old(self, *events: str) -> None:
-        """Returns once it has logged what became of its transaction, or of its shard."""
+        """Wake the old worker; return once it has logged one of the events."""
         self.old.signal(signal.SIGCONT)
         self.old.until(lambda: any(self.old.named(event) for event in events), " or ".join(events))
 
     def finish(self) -> None:
-        """What the source shows is there, once."""
+        """Assert that the topics contain exactly what the source shows, once the new worker has read all of it."""
         self.source.clear_faults()
         self.old.kill()
         self.new.until_complete(datetime.now(UTC))

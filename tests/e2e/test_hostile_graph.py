@@ -57,7 +57,7 @@ BOMB = gzip.compress(bytes(1 << 30), compresslevel=1)
 
 
 def most_mib(worker: Worker) -> int:
-    """The most memory that a worker ever had resident."""
+    """Return the peak resident memory of a worker in MiB."""
     assert worker.pid is not None
     status = Path(f"/proc/{worker.pid}/status").read_text(encoding="utf-8")
     return int(status.split("VmHWM:")[1].split()[0]) >> 10

@@ -1,4 +1,4 @@
-"""The service signs in with a certificate: refused with a sentence, mended by a file, and never shown."""
+"""The service signs in with a certificate: a bad one is refused with a sentence, a new file fixes it, none is shown."""
 
 from collections.abc import Callable
 from pathlib import Path

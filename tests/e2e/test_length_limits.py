@@ -61,7 +61,7 @@ def place(broker: SharedBroker, topic: str, app: str, new_worker: NewWorker, set
 
 
 def create(place: Place, limited: list[str], limit: int) -> None:
-    """Creates the topics of an app, some of them with a small max.message.bytes."""
+    """Create the topics of an app, some of them with a small max.message.bytes."""
     broker, topic, app, *_ = place
     admin = AdminClient({"bootstrap.servers": broker.bootstrap, "log_level": 0})
     wanted = topics.wanted(app, [topic], 2, 3, {})

@@ -28,7 +28,7 @@ def delete(bootstrap: str, topic: str) -> None:
 
 @pytest.fixture
 def filled(simulate: Simulate, new_worker: NewWorker, settings: Settings) -> tuple[Simulation, dict[str, Any]]:
-    """A source that is frozen and read to its end."""
+    """Return a frozen source and the settings with which a worker has read all of it."""
     source = simulate(**HISTORY)
     configured = settings(source)
     frozen_at = source.freeze()

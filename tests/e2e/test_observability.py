@@ -39,7 +39,7 @@ class Scene(NamedTuple):
     source: Simulation
     bootstrap: str
     begun: float
-    "Epoch seconds."
+    "Start of the run in epoch seconds."
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +98,7 @@ def panels() -> list[tuple[str, dict[str, Any]]]:
 
 
 def filled(expression: str) -> str:
-    """An expression with the dashboard's variables as Grafana fills them in."""
+    """Return an expression with the dashboard's variables replaced as Grafana replaces them."""
     for variable, value in VARIABLES.items():
         expression = expression.replace(variable, value)
     assert "$" not in expression, expression
@@ -127,7 +127,7 @@ def test_every_query_of_every_panel_is_answered_with_data(scene: Scene, capsys: 
 def test_every_alert_is_evaluated_on_data_and_only_those_that_should_fire_do(
     scene: Scene, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Rows that do not fit, members that nobody knows, very late rows: and nothing else."""
+    """Invalid rows, unknown members and very late rows raise their alerts, and no other alert fires."""
     rules = scene.prometheus.rules()
     assert [rule["lastError"] for rule in rules if rule["health"] != "ok"] == []
     selectors = {found for rule in rules for found in re.findall(r"direct_routing_\w+(?:{[^}]*})?", rule["query"])}

@@ -33,7 +33,7 @@ def token_broker(source: Simulation) -> Iterator[TokenBroker]:
 
 
 def configured(broker: TokenBroker, source: Simulation, topic: str, app: str, folder: Path) -> dict[str, Any]:
-    """Settings as docs/kafka.md has them, with the secret in a file."""
+    """Return settings as docs/kafka.md shows them, with the secret in a file."""
     secret = folder / "secret"
     secret.write_text(f"{source.identity['client_secret']}\n", encoding="utf-8")
     settings = configuration(broker.bootstrap, topic, app, source)

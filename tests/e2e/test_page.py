@@ -1,6 +1,6 @@
-"""The page as people see it, in a browser, with the real service behind it: five tenants in five states.
+"""The status page in a browser, with the real service behind it: five tenants in five states.
 
-`SCREENSHOTS=docs/images pytest tests/e2e/test_page.py` draws the pictures of the documentation anew.
+`SCREENSHOTS=docs/images pytest tests/e2e/test_page.py` takes the pictures of the documentation again.
 """
 
 import os
@@ -31,7 +31,7 @@ CHROMIUM = (
 DEADLINE_MS = 30_000
 HEALTHY, FAILING, SLOW, GAP, BACKFILL = NAMES = ("contoso", "fabrikam", "tailspin", "wingtip", "litware")
 SLOWLY = {"requests_per_minute": 10, "start": "-60d"}
-"Soon begun, and not done for minutes."
+"Tenant settings with which reading starts soon and takes minutes."
 LEAST_CONTRAST = 4.5
 
 _CONTRASTS = """() => {
@@ -50,7 +50,7 @@ _CONTRASTS = """() => {
 
 
 class Service(NamedTuple):
-    """The worker, and where its page is."""
+    """The worker and the address of its page."""
 
     worker: Worker
     url: str

@@ -1,4 +1,4 @@
-"""`connector plan` beside what a real worker asks of the simulator.
+"""`connector plan` compared with the requests that a real worker sends to the simulator.
 
 It takes a minute and a half; REAL_TIME_MINUTES=10 does it with sweeps of 5 s, 30 s and 2 min and 5 % answers of 429.
 """

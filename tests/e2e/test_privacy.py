@@ -45,11 +45,11 @@ WEATHER = {
     "repeat_once": 0.1,
 }
 SHORTEST = 7
-"What is shorter a mask leaves as it is, or is found anywhere by chance."
+"Length below which a mask leaves a value unchanged, or a value may occur anywhere by chance."
 
 
 def treated(name: str, value: Any, key: bytes) -> Any:
-    """As the contract words it; shares no code with the connector."""
+    """Return a value treated as the contract words it, without code of the connector."""
     if value is None or value == "":
         return value
     if PRIVACY[name] == "drop" or not isinstance(value, str):
@@ -63,7 +63,7 @@ def treated(name: str, value: Any, key: bytes) -> Any:
 
 
 def treated_row(version: TruthRow, key: bytes) -> TruthRow:
-    """What the topics may say of a version: rows without members that the schema does not know."""
+    """Return the version of a row that the topics may contain: treated, and without members that the schema lacks."""
     members = msgspec.json.decode(version.row, type=dict[str, msgspec.Raw])
     fields = {field["name"] for field in oracle._schema()["fields"]}
     for name in [name for name in members if version.fits and name not in fields]:
@@ -250,7 +250,7 @@ def test_no_personal_data_leaves_the_process_under_faults_and_a_new_key_publishe
 def test_a_treated_key_leads_rows_of_one_user_to_one_partition(
     broker: SharedBroker, topic: str, app: str, simulate: Simulate, new_worker: NewWorker, settings: Settings
 ) -> None:
-    """The pseudonym is the record's key; a user who is nobody falls back to the id."""
+    """The pseudonym is the record's key; the key of a row without a user is its id."""
     source = simulate(days=1, calls_per_day=600, frozen=True, users=5)
     rows = {"key": "userId", "privacy": {name: PRIVACY[name] for name in ("userId", "callerNumber")}}
     worker = new_worker(settings(source, rows=rows, pseudonyms={"key": SECOND_KEY.decode()}))

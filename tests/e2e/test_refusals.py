@@ -1,4 +1,4 @@
-"""What waiting cannot mend is refused with exit code 1 and a sentence, and nothing is overwritten."""
+"""Problems that retrying cannot fix end `run` with exit code 1 and one sentence, and nothing is overwritten."""
 
 import json
 from collections.abc import Callable
@@ -28,7 +28,7 @@ def create(bootstrap: str, name: str, partitions: int, policy: str) -> None:
 
 
 def refusal(worker: Worker) -> str:
-    """What `run` says as it ends with 1."""
+    """Run the worker, which must exit with 1; return its message."""
     worker.start()
     assert worker.wait() == 1, worker.tail()
     lines = worker.log.read_text(encoding="utf-8").splitlines()

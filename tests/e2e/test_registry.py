@@ -36,7 +36,7 @@ def fake() -> Iterator[Callable[[Answers], Fake]]:
 
 
 def read(registry: RegistryClient, broker: SharedBroker, topic: str) -> list[dict[str, Any]]:
-    """A topic as a reader with confluent's deserializer has it."""
+    """Return the rows of a topic as Confluent's deserializer reads them."""
     context = SerializationContext(topic, MessageField.VALUE)
     with SchemaRegistryClient({"url": registry.url}) as client:
         deserialize = AvroDeserializer(client)

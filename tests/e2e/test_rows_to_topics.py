@@ -1,4 +1,4 @@
-"""How rows become records: the four keys, the two timestamps, a topic of its own for a tenant."""
+"""Rows as records: the four keys, the two timestamps, and a topic of its own for a tenant."""
 
 import signal
 from collections.abc import Callable
@@ -94,7 +94,7 @@ def test_a_key_that_rows_share_is_refused_on_a_compacted_topic(
     policy: str,
     exists: bool,  # noqa: FBT001
 ) -> None:
-    """Of all records with one key such a topic keeps the newest: legs of a call would replace each other."""
+    """A compacted topic keeps only the newest record of each key, so legs of a call would replace each other."""
     source = simulate(days=0, calls_per_day=0)
     admin = AdminClient({"bootstrap.servers": broker.bootstrap})
     if exists:
@@ -151,7 +151,7 @@ def test_tenants_have_topics_of_their_own_and_sighup_adds_one_with_another(
 def test_a_tenant_whose_topic_changes_is_refused_with_what_to_do(
     topic: str, simulate: Simulate, new_worker: NewWorker, settings: Settings
 ) -> None:
-    """What is remembered of it was published to the other one."""
+    """The dedup index describes rows that were published to the former topic."""
     source = simulate(days=0.1, calls_per_day=600, frozen=True)
     (tenant,) = source.tenants
     configured = settings(source)

@@ -1,4 +1,4 @@
-"""What a reader sees when Graph, or the version of it that is read, knows more."""
+"""Readers of the topic when Graph, or the API version that is read, has additional fields."""
 
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta

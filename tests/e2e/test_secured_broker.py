@@ -1,4 +1,4 @@
-"""Brokers as people have them: TLS, sign-in, and the rights that docs/kafka.md lists, no more."""
+"""Brokers with the security of production: TLS, sign-in, and only the rights that docs/kafka.md lists."""
 
 import json
 import time
@@ -25,7 +25,7 @@ CONNECTOR = "The connector"
 CREATING = "The connector, where it creates its topics"
 WRONG = PASSWORD[::-1]
 RARELY = (".dlq", ".progress", ".control")
-"Topics that a worker uses at most once a minute."
+"Topics that a worker uses at most once per minute."
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +35,7 @@ def secured() -> Iterator[SecuredBroker]:
 
 
 def settings(secured: SecuredBroker, topic: str, app: str, source: Any, mechanism: str, user: str) -> dict[str, Any]:
-    """A configuration that signs in so; `configuration` is for brokers that everybody may use."""
+    """Return a configuration that signs in with `mechanism`; `configuration` is for brokers without access control."""
     plain = configuration("", topic, app, source)
     kafka = secured.kafka(mechanism, user)
     properties = plain["kafka"]["properties"] | kafka.pop("properties")
@@ -43,7 +43,7 @@ def settings(secured: SecuredBroker, topic: str, app: str, source: Any, mechanis
 
 
 def said(worker: Worker) -> str:
-    """All that it shows: its log, and what it serves."""
+    """Return all that a worker shows: its log and its HTTP pages."""
     return worker.log.read_text(encoding="utf-8") + "".join(
         worker.get(path)[1] for path in ("/status", "/metrics", "/readyz", "/")
     )
@@ -117,7 +117,7 @@ def test_the_documented_rights_and_topics_are_enough_for_everybody(
 
 
 def read_by(secured: SecuredBroker, topic: str, group: str, rows: int) -> int:
-    """How many rows the reader finds."""
+    """Return the number of rows that the user `reader` finds."""
     kafka = secured.kafka("SCRAM-SHA-512", "reader")
     consumer = Consumer(
         {
@@ -168,7 +168,7 @@ def test_a_right_that_is_taken_away_is_named_with_its_remedy_and_waited_for(
 
 
 def lacks(secured: SecuredBroker, worker: Worker, right: AclBinding) -> None:
-    """Takes a right until it is missed and named."""
+    """Remove a right, wait until the worker names it as missing, and grant it again."""
     assert isinstance(right.restype, ResourceType)
     assert isinstance(right.operation, AclOperation)
     option = {

@@ -45,7 +45,7 @@ def test_tenants_that_fail_are_shown_with_what_to_do_and_the_others_go_on(
     settings: Settings,
     tmp_path: Path,
 ) -> None:
-    """A wrong secret, a role that is missing, a tenant that nobody knows; SIGHUP reads the repaired secret at once."""
+    """A wrong secret, a missing role and an unknown tenant fail alone; SIGHUP reloads a corrected secret at once."""
     source = simulate(**TINY, tenants=3, without_role=1)
     good, secretless, roleless = source.tenants
     secret = tmp_path / "secret"

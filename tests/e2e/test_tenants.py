@@ -25,7 +25,7 @@ TINY = {"days": 0.1, "calls_per_day": 1_000, "frozen": True}
 
 
 def read_again(worker: Worker, tenants: list[dict[str, Any]], answer: str) -> dict[str, Any]:
-    """Tell the worker of other tenants; what it logs as `answer`."""
+    """Make the worker reload other tenants; return what it logs as `answer`."""
     before = len(worker.named(answer))
     worker.configure({**worker.settings, "tenants": tenants})
     worker.signal(signal.SIGHUP)
@@ -34,7 +34,7 @@ def read_again(worker: Worker, tenants: list[dict[str, Any]], answer: str) -> di
 
 
 def is_read(worker: Worker, tenant: str, since: datetime) -> bool:
-    """Whether all its call time was read after an instant."""
+    """Return whether all call time of a tenant was read since a given time."""
     known = worker.tenant(tenant)
     pieces = known.get("coverage") or []
     return bool(pieces) and all(datetime.fromisoformat(piece["last_read"]) >= since for piece in pieces)
@@ -93,7 +93,7 @@ def test_a_file_that_is_wrong_leaves_everything_as_it_is_with_one_line(
 
 
 def is_rejected(worker: Worker, tenant: str) -> bool:
-    """Whether a tenant fails because of how it is configured, wherever an operator looks."""
+    """Return whether a tenant fails because of its configuration, in status and metrics alike."""
     known = worker.tenant(tenant)
     return (
         known.get("state") == "failing"
@@ -197,7 +197,7 @@ def test_a_tenant_that_was_removed_is_kept_until_the_horizon_and_then_forgotten(
     names = (f"{app}.state", f"{app}.seen")
 
     def known() -> list[int]:
-        """In how many records of each topic it is."""
+        """Return the number of records of each topic that contain a tenant."""
         values = read_compacted(Clients(broker.bootstrap, {}), names, 0)
         return [sum(gone.lower().encode() in key for key in values[name]) for name in names]
 

@@ -27,7 +27,7 @@ def source() -> Iterator[Simulation]:
 
 @pytest.fixture(scope="module", params=["refused by the policy", "segment.ms must be at least 14400000"])
 def strict(request: pytest.FixtureRequest) -> Iterator[Cluster]:
-    """The message names one setting, or none: it cannot be relied on."""
+    """Yield brokers with a policy whose message names one setting, or none, because nothing can rely on it."""
     with topic_policy.cluster(REFUSED, request.param) as cluster:
         yield cluster
 
@@ -39,7 +39,7 @@ def settings_of(cluster: Cluster, topic: str) -> dict[str, str]:
 
 
 def findings(done: commands.Done) -> dict[str, Any]:
-    """By check."""
+    """Return the findings by check."""
     return {finding["check"]: finding for finding in json.loads(done.output)}
 
 
@@ -74,7 +74,7 @@ def test_topics_are_created_without_a_refused_setting(
 def test_a_refused_setting_of_the_owner_ends_run_with_its_name(
     strict: Cluster, source: Simulation, topic: str, app: str, new_worker: Callable[..., Worker]
 ) -> None:
-    """What the owner asked for is not left out in silence, and the refused command is no remedy."""
+    """A setting of the configuration is never left out silently, and the remedy is not the refused command."""
     asked = {"topic_properties": {"segment.ms": "1000", "retention.ms": "86400000"}}
     worker = new_worker(configuration(strict.bootstrap, topic, app, source, kafka=asked))
     worker.start()

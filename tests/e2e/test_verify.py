@@ -1,4 +1,4 @@
-"""`connector verify` finds what is wrong on a topic, and nothing where nothing is."""
+"""`connector verify` finds every error on a topic, and reports none on a correct one."""
 
 import json
 import uuid
@@ -37,7 +37,7 @@ class Published(NamedTuple):
     folder: Path
 
     def copy(self, topic: str, rows: Sequence[Entry]) -> Path:
-        """The configuration of a topic of another name with these rows and the same dead letters."""
+        """Fill a topic of another name with these rows and the same dead letters; return its configuration."""
         admin = AdminClient({"bootstrap.servers": self.bootstrap})
         for name in (topic, f"{topic}.dlq"):
             admin.create_topics([NewTopic(name, 3)])[name].result(DEADLINE_S)
@@ -50,14 +50,14 @@ class Published(NamedTuple):
         return self.configure(topic)
 
     def configure(self, topic: str, **sections: Any) -> Path:
-        """A configuration file for a topic."""
+        """Write a configuration file for a topic; return its path."""
         settings = self.settings | {"kafka": self.settings["kafka"] | {"topic": topic}} | sections
         path = self.folder / f"{topic}.toml"
         path.write_text(toml(settings))
         return path
 
     def versions(self) -> dict[str, list[tuple[int, Entry, dict[str, Any]]]]:
-        """By id the versions of the tenant's rows: revision, record, and what is in it."""
+        """Return the versions of the tenant's rows by id: revision, record and content."""
         decode = row_decoder()
         found = defaultdict(list)
         for entry in self.rows:

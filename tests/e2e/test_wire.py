@@ -1,4 +1,4 @@
-"""The end of a transaction is lost on the wire for longer than a worker waits: it cannot know whether it landed."""
+"""The end of a transaction is lost on the network for longer than a worker waits, so that its outcome is unknown."""
 
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
@@ -17,7 +17,7 @@ NewWorker = Callable[..., Worker]
 
 @pytest.fixture
 def wired_broker() -> Iterator[tuple[Cluster, Wires]]:
-    """A broker for this test alone, and the wire that leads to it."""
+    """Yield a broker for this test alone and the network proxies that lead to it."""
     with Wires(1) as wires, Cluster(proxies=wires.ports) as cluster:
         wires.lead_to([broker.proxied_port for broker in cluster.brokers])
         yield cluster, wires

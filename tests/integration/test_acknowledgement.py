@@ -1,4 +1,4 @@
-"""A shard's batches without transactions on a real broker: no part of one lands before what it rests on."""
+"""A shard's batches without transactions on a real broker: no part is written before the parts that it depends on."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -21,7 +21,7 @@ from tests.conftest import SharedBroker
 
 @contextmanager
 def created(bootstrap: str, topic: str, names: Names) -> Iterator[Callable[[], list[int]]]:
-    """Makes the topics; how many records each has: rows, seen, state."""
+    """Create the topics; yield a function that counts the records of each: rows, seen, state."""
     topics = (topic, names.seen, names.state)
     admin = AdminClient({"bootstrap.servers": bootstrap, "log_level": 0})
     for future in admin.create_topics([NewTopic(name, 1) for name in topics]).values():

@@ -1,7 +1,7 @@
-"""Every alert, in promtool's own clock: fires when it should, and is silent when it should be.
+"""Every alert, in promtool's simulated time: it fires when it should, and is silent when it should be.
 
-A case is a healthy deployment but for some series; what fires is compared whole, so that each case also says which
-other alerts are silent.
+A case is a healthy deployment except for some series. The whole set of alerts that fire is compared, so that each case
+also states which other alerts are silent.
 """
 
 import itertools
@@ -68,7 +68,10 @@ HEALTHY = {
 
 
 class Case(NamedTuple):
-    """`series` are put over those of a healthy deployment, None takes one away; `fires` at `at` minutes, all of it."""
+    """Test case.
+
+    `series` override those of a healthy deployment, None removes one; `fires` are all alerts at `at` minutes.
+    """
 
     rule: str
     series: dict[str, str | None]
@@ -77,7 +80,7 @@ class Case(NamedTuple):
 
 
 def alert(name: str, severity: str, **labels: str) -> str:
-    """A firing alert as the ALERTS series shows it."""
+    """Return a firing alert in the form of the ALERTS series."""
     has = {"alertname": f"DirectRouting{name}", "alertstate": "firing", "severity": severity, **labels}
     return "ALERTS{" + ", ".join(f'{label}="{value}"' for label, value in sorted(has.items())) + "}"
 

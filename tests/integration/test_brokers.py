@@ -27,7 +27,7 @@ def publish(producer: Producer, topic: str, value: bytes) -> None:
 
 
 def values(bootstrap: str, topic: str, count: int) -> list[bytes]:
-    """The first `count` committed values of partition 0; fewer if no more come within 20 s."""
+    """Return the first `count` committed values of partition 0; fewer if no more come within 20 s."""
     consumer = Consumer(
         {
             "bootstrap.servers": bootstrap,
@@ -124,7 +124,7 @@ def test_a_broker_does_not_outlive_the_process_that_started_it(tmp_path: Path) -
 
 
 def alive(pid: int) -> bool:
-    """Whether the process runs; one that nobody has collected yet does not."""
+    """Return whether a process runs; a zombie does not."""
     try:
         return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
     except OSError:

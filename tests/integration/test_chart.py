@@ -30,7 +30,7 @@ SECRETS = "/etc/connector/secrets"
 ID = "11111111-1111-1111-1111-111111111111"
 
 Resources = dict[str, dict[str, Any]]
-"By kind; the chart has at most one of each."
+"Rendered resources by kind; the chart has at most one of each."
 
 
 def run_helm(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -48,7 +48,7 @@ def template(installation: str, *options: str) -> subprocess.CompletedProcess[st
 
 @pytest.fixture(scope="module")
 def render() -> Callable[..., Resources]:
-    """Renders an installation, with more of `--set`."""
+    """Return a function that renders an installation with additional `--set` options."""
 
     def rendered(installation: str, *options: str) -> Resources:
         done = template(installation, "--namespace=telephony", *options)

@@ -1,4 +1,4 @@
-"""Who owns which shard, on a real group: what a member says of itself, and when commands come."""
+"""Ownership of shards in a real consumer group: what a member reports, and when commands arrive."""
 
 import threading
 import time
@@ -21,14 +21,14 @@ _SHARDS = 4
 
 
 class Watch:
-    """An owner that writes down what it is told."""
+    """Owner that records every call that it receives."""
 
     def __init__(self) -> None:
         self.owned: set[int] = set()
         self.commands: list[tuple[int, int]] = []
         self.membership: Membership | None = None
         self.takes_s = 0.0
-        "How long it takes to hand over."
+        "Duration of a hand-over."
         self.handed_over_at = self.assigned_at = 0.0
         self.held_when_lost: list[frozenset[int]] = []
         self.joined_when_lost: list[bool] = []
@@ -66,7 +66,7 @@ Join = Callable[..., tuple[Membership, Watch]]
 
 @pytest.fixture
 def join(broker: SharedBroker, app: str) -> Iterator[Join]:
-    """Joins the group of a control topic."""
+    """Yield a function that joins the group of a control topic."""
     admin = AdminClient({"bootstrap.servers": broker.bootstrap, "log_level": 0})
     for future in admin.create_topics([NewTopic(f"{app}.control", _SHARDS)]).values():
         future.result(10)
@@ -87,7 +87,7 @@ def join(broker: SharedBroker, app: str) -> Iterator[Join]:
 
 
 def until_owned(*watches: Watch) -> None:
-    """Every shard has one owner, and everyone as many."""
+    """Wait until every shard has one owner and all members own equally many."""
 
     def is_shared() -> bool:
         owned = sorted(shard for watch in watches for shard in set(watch.owned))
@@ -104,7 +104,10 @@ def file_commands(bootstrap: str, app: str, count: int) -> None:
 
 
 def lose_shards(membership: Membership, watch: Watch) -> None:
-    """Polls nothing for longer than it may, 1.5 s, which puts it out of the group. Takes a command of shard 0."""
+    """Block polling for longer than the 1.5 s that the group allows, so that the member is removed.
+
+    This uses up a command of shard 0.
+    """
     watch.blocks.clear()
     membership.open(0, 0)
     wait_until(lambda: bool(watch.commands), "a command that blocks", _DEADLINE_S)
@@ -186,12 +189,12 @@ def test_a_member_that_the_group_has_expelled_joins_again(broker: SharedBroker, 
 
 
 class Deaf(Consumer):
-    """The first of its kind hears of no assignment any more once shards were revoked or lost."""
+    """Consumer class whose first instance receives no assignment any more once shards were revoked or lost."""
 
     made = 0
 
     def subscribe(self, topics: list[str], **callbacks: Callable[..., None]) -> None:  # type: ignore[override]
-        """With callbacks of which one is left out in the end."""
+        """Subscribe; the first instance ignores assignments after shards were revoked or lost."""
         type(self).made += 1
         number, ended = self.made, threading.Event()
 
@@ -212,7 +215,7 @@ class Deaf(Consumer):
 
 @pytest.fixture
 def deaf(monkeypatch: pytest.MonkeyPatch) -> type[Deaf]:
-    """The consumers of this test: the first is deaf, and who hears nothing for a second joins anew."""
+    """Return the consumers of this test: the first is deaf, and a member without an assignment rejoins after 1 s."""
 
     class Ours(Deaf):
         pass
@@ -223,7 +226,7 @@ def deaf(monkeypatch: pytest.MonkeyPatch) -> type[Deaf]:
 
 
 def test_a_member_that_waits_for_an_assignment_in_vain_joins_anew(join: Join, deaf: type[Deaf]) -> None:
-    """Whatever the cause: shards that the group has given to nobody's ear would be read by nobody."""
+    """Whatever the cause, shards that were assigned to a member without its knowledge would not be read."""
     _, first = join()
     until_owned(first)
     _, second = join()
@@ -244,13 +247,16 @@ def test_a_member_that_lost_its_shards_and_hears_of_no_others_joins_anew(
 
 
 class Stumbling(Consumer):
-    """The first poll after `stumbles` is set raises what confluent-kafka does when an error is lost amid callbacks."""
+    """Consumer whose first poll after `stumbles` is set raises `error`.
+
+    confluent-kafka raises such an error if one is lost during callbacks.
+    """
 
     stumbles = threading.Event()
     error = Exception("a test chooses another")
 
     def poll(self, timeout: float = -1) -> Message | None:
-        """As usual, but for once."""
+        """Poll as usual, except once."""
         if self.stumbles.is_set():
             self.stumbles.clear()
             raise self.error
@@ -261,7 +267,7 @@ class Stumbling(Consumer):
 def test_an_error_that_is_raised_in_its_thread_makes_the_member_anew(
     join: Join, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
-    """A thread that ended instead would leave a worker that owns nothing for ever, and says nothing."""
+    """If the thread ended instead, the worker would own nothing forever without a message."""
     monkeypatch.setattr("connector.kafka.ownership.Consumer", Stumbling)
     monkeypatch.setattr(Stumbling, "error", error)
     _, watch = join()

@@ -32,7 +32,7 @@ def subject(topic: str) -> Subject:
 
 
 def changed(**types: Any) -> dict[str, Any]:
-    """The schema of the rows with other types of some fields, and without the fields that become None."""
+    """Return the schema of the rows with other types for some fields, and without the fields whose type is None."""
     schema = copy.deepcopy(avro.load(avro.ROW))
     for field in schema["fields"]:
         if field["name"] in types:

@@ -1,4 +1,4 @@
-"""What a shard reads when it starts, on a real broker."""
+"""State that a shard reads when it starts, on a real broker."""
 
 import pytest
 import structlog
@@ -16,7 +16,7 @@ from tests.conftest import SharedBroker
 def test_a_shard_remembers_what_is_committed_and_nothing_that_is_open_or_was_aborted(
     broker: SharedBroker, app: str
 ) -> None:
-    """Of its own partition alone; a deleted key is gone."""
+    """A shard restores its own partition only; a deleted key is gone."""
     state, seen = f"{app}.state", f"{app}.seen"
     admin = AdminClient({"bootstrap.servers": broker.bootstrap, "log_level": 0})
     for future in admin.create_topics([NewTopic(state, 2), NewTopic(seen, 2)]).values():

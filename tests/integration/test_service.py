@@ -1,4 +1,4 @@
-"""The service within this process, where its patience can be shortened."""
+"""The service within the test process, where its timeouts can be shortened."""
 
 import asyncio
 import re
@@ -32,7 +32,7 @@ async def test_once_ends_with_1_when_brokers_are_away_for_longer_than_its_patien
 
 
 async def test_once_that_owns_nothing_ends_with_0(broker: SharedBroker, tmp_path: Path, topic: str, app: str) -> None:
-    """One shard and two workers: the second has nothing to do, and that is no failure."""
+    """With one shard and two workers the second worker has nothing to do, which counts as success."""
     with Simulation(days=0.1, calls_per_day=100, frozen=True) as source:
         file = tmp_path / "connector.toml"
         settings = configuration(broker.bootstrap, topic, app, source, kafka={"shards": 1})
@@ -91,7 +91,7 @@ async def test_lag_keeps_rising_while_a_shard_hangs_and_http_answers(
 
 
 async def test_status_lets_others_run_between_tenants(tmp_path: Path, topic: str, app: str) -> None:
-    """A worker of thousands of tenants must not stand still for whoever looks at it."""
+    """A worker of thousands of tenants must continue its work while it answers a status request."""
     with Simulation(days=0, calls_per_day=0, tenants=200) as source:
         file = tmp_path / "connector.toml"
         (port,) = free_ports(1)

@@ -57,7 +57,7 @@ RULES = Rules(
 
 
 class Graph:
-    """The rows of one tenant, by call start, and who asks for them how often. Times are epoch milliseconds."""
+    """Rows of one tenant by call start, and the times of requests for them. Times are epoch milliseconds."""
 
     def __init__(self, loop: SimulatedTime, start_ms: NDArray[np.int64], visible_ms: NDArray[np.int64]) -> None:
         self.start_ms = start_ms
@@ -94,7 +94,7 @@ class Graph:
 
 
 class NumberedRows:
-    """In place of RowSchema: a row is its number, which is its id too."""
+    """Replacement for RowSchema: a row is its number, which is its id too."""
 
     @staticmethod
     def read(rows: Sequence[int]) -> PageRows:
@@ -105,7 +105,7 @@ class NumberedRows:
 
 
 class Topic(Buffer):
-    """In place of a shard: what is handed over is judged against what is remembered, and is published at once."""
+    """Replacement for a shard: rows that are handed over are compared with the dedup index and published at once."""
 
     def __init__(self, remembered: DedupIndex, graph: Graph) -> None:
         super().__init__()
@@ -148,7 +148,7 @@ class Topic(Buffer):
 
 
 class Month(NamedTuple):
-    """What happened."""
+    """Results of the simulated days."""
 
     graph: Graph
     topic: Topic

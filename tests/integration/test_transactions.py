@@ -79,7 +79,7 @@ async def test_a_commit_that_timed_out_pollutes_no_later_transaction(
 
 
 async def test_who_opens_the_same_id_later_fences_who_had_it(broker: SharedBroker, topic: str, app: str) -> None:
-    """What the former had open is aborted, and it can neither commit nor begin again."""
+    """The former owner's open transaction is aborted, and the former owner can neither commit nor open another one."""
     create(broker.bootstrap, topic, f"{app}.control")
     clients = Clients(broker.bootstrap, {"log_level": 0})
     former, latter = Transactions(clients, app), Transactions(clients, app)
@@ -102,7 +102,10 @@ async def test_who_opens_the_same_id_later_fences_who_had_it(broker: SharedBroke
 async def test_a_call_that_never_returns_ends_the_transaction_not_the_shard(
     broker: SharedBroker, topic: str, app: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Sending offsets may hang for ever after a broker was bounced (seen once in eight): the next owner goes on."""
+    """Sending offsets may hang forever after a broker was restarted (seen once in eight times).
+
+    The next owner of the shard continues.
+    """
     create(broker.bootstrap, topic, f"{app}.control")
     monkeypatch.setattr("connector.kafka.transaction._OFFSETS_S", 0.5)
     clients = Clients(broker.bootstrap, {"log_level": 0})
@@ -130,7 +133,7 @@ async def test_a_call_that_never_returns_ends_the_transaction_not_the_shard(
 async def test_what_a_member_of_a_former_generation_writes_does_not_land_and_its_producer_stays_good(
     broker: SharedBroker, topic: str, app: str
 ) -> None:
-    """Neither its rows nor its state. Every rebalance amid a transaction comes to this."""
+    """Neither its rows nor its state are written. This happens at every rebalance during a transaction."""
     state = f"{app}.state"
     create(broker.bootstrap, topic, state, f"{app}.control")
     transactions = Transactions(Clients(broker.bootstrap, {"log_level": 0}), f"{app}-0")

@@ -86,7 +86,7 @@ def test_rows_of_a_commit_that_hangs_are_neither_lost_nor_repeated(
     hangs: str,
     outcome: str,
 ) -> None:
-    """Where only `seen` hangs, its readers see the rows already."""
+    """If only `seen` hangs, readers of the row topic already see the rows."""
     seen = f"{app}.seen"
     source = left_open([seen] if hangs == "seen" else [*topics.of_rows(topic), f"{app}.state", seen])
     worker = new_worker(configuration(three_brokers.bootstrap, topic, app, source, kafka={"shards": 1}))

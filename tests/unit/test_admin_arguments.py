@@ -1,4 +1,4 @@
-"""What --tenant, --from and --to mean, and the one sentence for each that is wrong."""
+"""The arguments --tenant, --from and --to: their meaning, and one sentence for each mistake."""
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path

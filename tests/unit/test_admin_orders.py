@@ -1,4 +1,4 @@
-"""What a tenant's jobs become under commands, and what is told of tenants and jobs."""
+"""Effect of commands on a tenant's jobs, and the reports on tenants and jobs."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -141,7 +141,7 @@ def test_a_tenant_that_was_never_read_has_no_lag_rather_than_none_to_speak_of() 
 
 
 class OperatorClient:
-    """Tells of what a test says that workers committed."""
+    """Client that reports what a test declares as committed by workers."""
 
     def __init__(self, *commits: Restored | None) -> None:
         self._commits = commits

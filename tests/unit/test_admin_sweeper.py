@@ -1,4 +1,4 @@
-"""What commands do to a tenant's reading."""
+"""Effect of commands on how a tenant is read."""
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
@@ -30,7 +30,7 @@ TENANT = Tenant("AA", "aa", "contoso", "contoso", Identity(None, None), -DAY, 45
 
 
 class Source:
-    """Answers nothing until it is told to."""
+    """Source that does not answer until a test lets it."""
 
     def __init__(self) -> None:
         self.asked: list[Window] = []

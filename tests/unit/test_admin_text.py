@@ -1,4 +1,4 @@
-"""What people read."""
+"""Output of the commands in human-readable form."""
 
 import io
 from datetime import UTC, datetime, timedelta

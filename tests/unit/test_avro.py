@@ -18,7 +18,7 @@ OBSERVED_MS = 1_772_323_200_123
 
 
 def golden_values() -> list[dict[str, Any]]:
-    """The rows of the documented page as they are published."""
+    """Return the rows of the documented page as they are published."""
     shape = RowSchema(avro.load(avro.ROW), "v1.0")
     page = decode_page((DATA / "page-first.json").read_bytes())
     values: list[dict[str, Any]] = []
@@ -52,7 +52,7 @@ def test_what_was_encoded_stays_readable() -> None:
 
 
 def crc64_avro(data: bytes) -> int:
-    """The Rabin fingerprint as the Avro specification writes it down."""
+    """Return the Rabin fingerprint as the Avro specification defines it."""
     empty = 0xC15D213AA4D7A795
     table = []
     for byte in range(256):

@@ -85,7 +85,7 @@ def test_a_dead_letter_is_treated_and_remembered_by_what_was_received() -> None:
 
 
 def test_a_dead_letter_that_grows_too_long_when_treated_has_an_empty_value() -> None:
-    """A record that no broker takes would stop the tenant for ever."""
+    """A record that brokers always refuse would stop the tenant forever."""
     members = ",".join('"callerNumber":"a"' for _ in range(20_000))
     key = PseudonymKey(b"1" * 32)
     bench = new_bench(privacy={"callerNumber": "pseudonymize"}, pseudonym_key=key)
@@ -101,6 +101,6 @@ def test_with_event_time_the_start_of_the_call_is_the_timestamp(ahead_ms: int) -
 
 @pytest.mark.parametrize("ahead_ms", [60 * 60_000, 10**13, -NOW_MS, -NOW_MS - 10**12])
 def test_a_start_that_brokers_refuse_or_that_no_clock_showed_leaves_the_reading_as_timestamp(ahead_ms: int) -> None:
-    """One such row would stop the tenant for ever. At 0 librdkafka takes its own clock."""
+    """One such row would stop the tenant forever. With timestamp 0, librdkafka would use its own clock."""
     bench = new_bench(timestamp="event")
     assert bench.read(started(ahead_ms)).rows[0].timestamp_ms == NOW_MS

@@ -1,4 +1,4 @@
-"""What is shown of measurements is what was measured, and a loss is told."""
+"""Published benchmark figures are the measured ones, and a loss of performance is reported."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""How often a tenant may be asked, in simulated time."""
+"""The request budget of a tenant, in simulated time."""
 
 import math
 import random
@@ -49,7 +49,7 @@ def most_in_a_minute(times: list[float]) -> int:
 
 
 def drain(budget: Budget, start: float, end: float, late_s: float = 0.0, seed: int = 0) -> list[float]:
-    """When requests leave if somebody always wants to ask and timers are late by up to `late_s`."""
+    """Return when requests are sent if one is always waiting and timers are late by up to `late_s`."""
     chance = random.Random(seed)
     now = start
     times: list[float] = []
@@ -142,7 +142,7 @@ def test_a_rate_that_is_none_is_refused(rate: float) -> None:
 
 
 def taken(budget: Budget, now: float) -> tuple[float, float]:
-    """When the next request leaves, and how long that took."""
+    """Return when the next request may be sent, and the delay until then."""
     delay_s = budget.delay_s(now)
     return now + delay_s, delay_s
 

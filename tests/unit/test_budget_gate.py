@@ -1,4 +1,4 @@
-"""Who of those who wait leaves next."""
+"""Order in which waiting requests are sent."""
 
 import asyncio
 
@@ -7,7 +7,7 @@ from connector.graph.gate import RequestQueue
 
 
 class Clock:
-    """Time that passes only when a test says so."""
+    """Clock that moves only when a test moves it."""
 
     now = 0.0
 

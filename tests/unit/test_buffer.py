@@ -1,4 +1,4 @@
-"""Between reading and committing: bounded in rows and in bytes, in order."""
+"""The buffer between reading and committing: bounded in rows and in bytes, in order."""
 
 import asyncio
 from datetime import UTC, datetime

@@ -1,4 +1,4 @@
-"""Many records at once have the bytes that each has alone, which fastavro writes."""
+"""Records that are encoded together have the same bytes as if fastavro encoded each alone."""
 
 import json
 from typing import Any
@@ -15,7 +15,7 @@ _COLUMN_ENCODE = {name: avro.column_encoder(name) for name in _ENCODE}
 
 
 def _values(kind: Any) -> st.SearchStrategy[Any]:
-    """Whatever a type of the schema can hold."""
+    """Return a strategy for all values of a type of the schema."""
     if isinstance(kind, list):
         return st.none() | _values(kind[1])
     if isinstance(kind, str):

@@ -1,4 +1,4 @@
-"""What the comparison of Graph and the topic finds."""
+"""Findings of the comparison between Graph and the topic."""
 
 from typing import Any
 

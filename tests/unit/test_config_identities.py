@@ -1,4 +1,4 @@
-"""With what each tenant signs in: one credential, its own or the shared one, and every mistake in a sentence."""
+"""Credentials of tenants: exactly one, the tenant's own or the shared one, and one sentence for each mistake."""
 
 from functools import cache
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Records of the control topic: whoever may write there can send anything, and what is no command is none."""
+"""Records of the control topic: any content may be there, and a record that is not a command is ignored."""
 
 import json
 from typing import Any

@@ -20,7 +20,7 @@ PANELS = [
 ]
 TITLES = [f"{Path(file).stem}: {panel['title']}" for file, panel in PANELS]
 OF_ALL = ("All instances count", "of all tenants and instances")
-"A panel that no variable narrows says so."
+"Words in the description of each panel that no variable narrows."
 
 
 def test_the_dashboards_are_as_their_code_writes_them() -> None:

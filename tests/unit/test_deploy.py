@@ -1,4 +1,4 @@
-"""What is deployed: the image's recipe, the Compose file, and that they name what exists."""
+"""Files for deployment: the Dockerfile and the Compose file, which must name only what exists."""
 
 import json
 import os

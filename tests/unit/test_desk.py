@@ -1,4 +1,4 @@
-"""What follows a shard's state, without a broker."""
+"""Following a shard's state topic, without a broker."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -23,7 +23,7 @@ class Record:
 
 
 def following(monkeypatch: pytest.MonkeyPatch, *codes: int) -> Any:
-    """A desk's follower whose reader meets errors, one after the other."""
+    """Return an operator client's follower whose reader meets errors, one after the other."""
     records = [Record(code) for code in codes]
     reader = SimpleNamespace(
         assign=lambda _: None, consume=lambda *_, **__: [records.pop(0)] if records else [], close=lambda: None

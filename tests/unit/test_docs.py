@@ -1,6 +1,6 @@
-"""What the documentation names is there: commands, options, keys, variables, files, headings.
+"""The documentation names only what exists: commands, options, keys, variables, files, headings.
 
-What is written from the code is as the code is.
+Pages and blocks that are generated from the code match it.
 """
 
 import io
@@ -30,7 +30,7 @@ COMMAND = re.compile(r"(?:^|[\s/])connector (?!connector\b)(schema [a-z]+|[a-z]+
 
 
 def blocks(text: str, language: str) -> list[str]:
-    """The fenced blocks of a language; "" has those without one."""
+    """Return the fenced blocks of a language; "" stands for blocks without one."""
     fence = re.compile(rf"^```{language}\n(.*?)^```$", re.MULTILINE | re.DOTALL)
     return [found[1] for found in fence.finditer(text)] if language else _plain_blocks(text)
 
@@ -77,7 +77,7 @@ def test_every_toml_block_is_a_piece_of_a_configuration(page: str) -> None:
 
 
 def known(key: str) -> bool:
-    """Whether there is that key; what is below a table with free names is whatever it is."""
+    """Return whether a configuration key exists. Below a table with free names every key exists."""
     node: Any = SCHEMA
     for part in key.replace("[]", "").split("."):
         if "$ref" in node.get("items", node):

@@ -1,4 +1,4 @@
-"""In which order tests begin."""
+"""Order in which tests start."""
 
 from pathlib import Path
 

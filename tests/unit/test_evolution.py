@@ -1,6 +1,6 @@
-"""docs/schema-evolution.md, held.
+"""Rules of docs/schema-evolution.md.
 
-Every version ever shipped, and made-up next ones, read each other; nothing is published again because a program has
+Every version ever shipped, and made-up next ones, read each other; no row is published again because a program has
 learned a field.
 """
 
@@ -39,7 +39,7 @@ def field(name: str, kind: Any, **more: Any) -> dict[str, Any]:
 
 
 def learned(schema: dict[str, Any], *fields: dict[str, Any], unit: dict[str, Any] | None = None) -> dict[str, Any]:
-    """The next version of a schema; `unit` is what an administrative unit learns."""
+    """Return the next version of a schema with added fields; `unit` is a field added to administrative units."""
     result = copy.deepcopy(schema)
     at = next((n for n, f in enumerate(result["fields"]) if f["name"] == "tenantId"), 0)
     result["fields"][at:at] = fields
@@ -50,7 +50,7 @@ def learned(schema: dict[str, Any], *fields: dict[str, Any], unit: dict[str, Any
 
 
 def shipped(name: str) -> dict[str, Any]:
-    """Every version ever shipped, oldest first."""
+    """Return every version ever shipped, oldest first."""
     files = sorted(SHIPPED.glob(f"{name}-v*.avsc"), key=lambda file: int(file.stem.rpartition("-v")[2]))
     return {file.stem.rpartition("-")[2]: json.loads(file.read_text(encoding="utf-8")) for file in files}
 
@@ -90,7 +90,7 @@ LEARNED = {
 
 
 def filled(avro_type: Any) -> Any:
-    """A value of a type that is nothing's default."""
+    """Return a value of a type that differs from every default."""
     if isinstance(avro_type, list):
         return filled(avro_type[-1])
     if isinstance(avro_type, dict):
@@ -121,7 +121,7 @@ def read(writer: dict[str, Any], reader: dict[str, Any], record: dict[str, Any])
 
 @pytest.mark.parametrize("name", NAMES)
 def test_what_is_shipped_is_the_newest_version_that_is_kept(name: str) -> None:
-    """A schema changes only as a new version, beside all those that were shipped."""
+    """A schema changes only as a new version; all versions that were shipped remain."""
     assert list(shipped(name).values())[-1] == avro.load(name)
 
 
@@ -209,7 +209,7 @@ def raw(*parts: dict[str, Any]) -> bytes:
 
 
 def outcome(before: RowSchema, first: bytes, after: RowSchema, second: bytes) -> str:
-    """What a second reading is, once the first was published and restored from the topic."""
+    """Return the dedup result of a second reading after the first was published and restored from the topic."""
     entries = before.read([first]).entries
     log = seen.SeenLog("t")
     written = log.write(entries, np.array([480_000], np.uint32))

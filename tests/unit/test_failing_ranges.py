@@ -1,4 +1,4 @@
-"""Ranges that Graph fails to serve: narrowed, isolated, reported, asked for again; the rest arrives as ever."""
+"""Ranges that Graph cannot serve are narrowed, isolated, reported and requested again; other rows arrive as usual."""
 
 import itertools
 import random
@@ -29,7 +29,7 @@ def failure(at_s: float, served_s: float | None = None, *, too_long: bool = Fals
 
 
 def narrow(ranges: FailingRanges, length_s: int) -> tuple[FailingRanges, float]:
-    """Fail the oldest part of [0, length) with evidence until something is isolated; return when, too."""
+    """Fail the oldest part of [0, length) with evidence until a range is isolated; return the ranges and the time."""
     at_s = 0.0
     while not failing_ranges.isolated(ranges):
         at_s += 2
@@ -162,7 +162,7 @@ BAD_S = 580
 
 
 def instant(time_s: int, answer: Callable[[], Response], from_s: float, until_s: float) -> Fault:
-    """Response so to every request whose range holds an instant."""
+    """Return a fault that gives `answer` to every request whose range contains a given time."""
 
     def fault(asked: Window, now_s: float) -> Response | None:
         holds = asked.start <= at(time_s) < asked.end
@@ -176,7 +176,7 @@ def always(answer: Callable[[], Response], from_s: float, until_s: float) -> Fau
 
 
 def reasons(tenant: Tenant, until_s: float) -> list[tuple[float, str | None]]:
-    """Run, and return why the tenant failed from when on."""
+    """Let time pass; return since when and why the tenant failed."""
     found: list[tuple[float, str | None]] = [(tenant.loop.time(), None)]
 
     def watch() -> None:

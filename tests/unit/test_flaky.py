@@ -1,4 +1,4 @@
-"""What failed in a run of all tests is run again alone, and is not hidden when it passes."""
+"""Tests that failed in a run of all tests run again alone, and are reported when they pass."""
 
 import os
 import re
@@ -48,7 +48,7 @@ def closing_line(run: subprocess.CompletedProcess[str]) -> str:
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
-    """A project with a test that fails in the first run and passes in the second."""
+    """Return a project with a test that fails in the first run and passes in the second."""
     (tmp_path / "tests").mkdir()
     (tmp_path / "tests" / "test_race.py").write_text(RACE, encoding="utf-8")
     (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers = xdist_group\n", encoding="utf-8")
@@ -81,7 +81,7 @@ def test_test_that_fails_alone_too_is_not_flaky(project: Path) -> None:
 
 
 def test_run_without_a_failed_test_is_not_green(project: Path) -> None:
-    """The run of all tests failed all the same, or nobody would ask."""
+    """The second run starts only because the run of all tests failed, so an empty second run is not a success."""
     assert run(project, "-p", "tests.flaky").returncode == pytest.ExitCode.NO_TESTS_COLLECTED
 
 

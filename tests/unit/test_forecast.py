@@ -1,4 +1,4 @@
-"""What the model of the scheduler says of sweeps, and that it says it of the scheduler's own steps."""
+"""Forecasts for sweeps, which come from the steps of the real scheduler."""
 
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
@@ -15,7 +15,7 @@ BEGIN = datetime(2026, 3, 2, 10, 0, tzinfo=UTC)
 
 
 def rules(*sweeps: tuple[float, float]) -> Rules:
-    """Sweeps by `every` and overlap in minutes."""
+    """Return sweeps with `every` and overlap in minutes."""
     return Rules(
         tuple(Sweep(timedelta(minutes=every), timedelta(minutes=overlap)) for every, overlap in sweeps),
         settle=timedelta(),

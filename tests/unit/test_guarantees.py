@@ -1,4 +1,4 @@
-"""docs/guarantees.md and SECURITY.md name tests that there are."""
+"""docs/guarantees.md and SECURITY.md name only tests that exist."""
 
 import re
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""How a transaction that a reader does not find is judged, without a broker."""
+"""Outcome of a transaction that a reader does not find, without a broker."""
 
 import re
 from types import SimpleNamespace

@@ -1,4 +1,4 @@
-"""Whether a tenant fails and why."""
+"""Health of a tenant: whether it fails, and the reason."""
 
 from connector.core.health import Health
 

@@ -1,4 +1,4 @@
-"""When a member of the group still holds a shard, without a broker."""
+"""Decision whether a group member still holds a shard, without a broker."""
 
 import pytest
 
@@ -9,7 +9,7 @@ from connector.kafka.ownership import Membership, Snapshot
 def test_holding_waits_for_a_poll_that_began_after_the_question(
     monkeypatch: pytest.MonkeyPatch, *, is_kept: bool
 ) -> None:
-    """The poll on its way may have begun before a worker was frozen, and says what was true then."""
+    """A poll that is already running may have started before the worker was frozen, so its result may be outdated."""
     membership = object.__new__(Membership)
     membership.snapshot = Snapshot(7, frozenset({0}), None)
     later = [Snapshot(8, frozenset({0}), None), Snapshot(9, frozenset({0} if is_kept else ()), None)]

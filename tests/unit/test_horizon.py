@@ -36,7 +36,7 @@ BACKFILL = "11111111-1111-1111-1111-11111111111"
 
 
 def world(until_h: float, from_h: float = 0.0) -> World:
-    """A call each ten minutes, shown five seconds after it began."""
+    """Return a world with one call every ten minutes, visible five seconds after its start."""
     calls = [call(f"c{n:05}", n * 600.0 + from_h * HOUR_S, 5.0) for n in range(int((until_h - from_h) * 6))]
     return World(calls, page_rows=500)
 

@@ -1,4 +1,4 @@
-"""Instants as Graph spells them, as epoch milliseconds."""
+"""Times as Graph spells them, as epoch milliseconds."""
 
 from datetime import UTC, datetime, timedelta, timezone
 

@@ -1,4 +1,4 @@
-"""Getting Kafka: what is said when it cannot be had."""
+"""Obtaining Kafka: the message when that is impossible."""
 
 import stat
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What the code relies on in libraries without their promise: an upgrade that takes it away is noticed here."""
+"""Behaviour of libraries that the code relies on without their promise: an upgrade that removes it fails here."""
 
 import inspect
 import logging

@@ -8,12 +8,12 @@ ROOT = Path(__file__).parents[2]
 LEVELS = {"debug": "debug", "info": "info", "warning": "warning", "error": "error", "exception": "error"}
 LEVELS |= {"critical": "critical"}
 FOREIGN = {("library_message", "warning"), ("warning_raised", "warning")}
-"What libraries say, as connector/log.py names it."
+"Events of libraries, as connector/log.py names them."
 LOGGERS = ("_logger", "logger", "_log")
 
 
 def said() -> set[tuple[str, str]]:
-    """Every event of the source, with its level."""
+    """Return every event of the source with its level."""
     found: set[tuple[str, str]] = set()
     for path in sorted((ROOT / "connector").rglob("*.py")):
         tree = ast.parse(path.read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""Rows a minute, as the page shows them."""
+"""Rows per minute, as the page shows them."""
 
 from connector.core.pace import WINDOW_S, Rate
 

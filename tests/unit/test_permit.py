@@ -1,4 +1,4 @@
-"""What is read of a token, whatever it holds."""
+"""Claims that are read from a token, whatever the token contains."""
 
 import base64
 import json

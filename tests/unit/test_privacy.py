@@ -1,4 +1,4 @@
-"""Personal data: what mask, pseudonymize and drop make of values, and of JSON that nobody can decode into fields."""
+"""Personal data: effect of mask, pseudonymize and drop on values, and on JSON that cannot be decoded into fields."""
 
 import hashlib
 import hmac
@@ -125,7 +125,10 @@ def test_null_and_the_empty_text_stay(value: str | None) -> None:
     ],
 )
 def test_a_row_that_does_not_fit_is_as_received_but_for_what_is_treated(row: str, treated: str) -> None:
-    """However a member is spelled, as often as it is there, however deep. What is no JSON object is left out whole."""
+    """A member is treated in every spelling, repetition and depth.
+
+    Any text that is not a JSON object is left out completely.
+    """
     assert PRIVACY.treat_row(row.encode()).decode() == treated
 
 

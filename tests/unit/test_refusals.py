@@ -1,4 +1,4 @@
-"""What sign-in's refusals mean, and what a token says of itself."""
+"""Errors of sign-in and their remedies, and the claims of a token."""
 
 import base64
 import json

@@ -1,4 +1,4 @@
-"""What fits, what a row says, when two readings of it differ: each sentence of the contract about rows."""
+"""Validity, content and comparison of rows: each sentence of the contract about rows."""
 
 import json
 import random
@@ -36,7 +36,7 @@ INT32 = ("duration", "finalSipCode", "callEndSubReason")
 
 
 def text(**members: Any) -> bytes:
-    """The JSON of a row with an id."""
+    """Return the JSON of a row with an id."""
     return json.dumps({"id": "a", **members}).encode()
 
 
@@ -45,7 +45,7 @@ def read_one(raw: bytes, shape: RowSchema = V1) -> Row | InvalidRow:
 
 
 def problem(raw: bytes) -> str:
-    """Why a row does not fit; asserts that it does not."""
+    """Return why a row is invalid; assert that it is."""
     row = read_one(raw)
     if isinstance(row, Row):
         _, unfit = V1.resolve(row, raw)
@@ -69,14 +69,14 @@ def unknown_of(raw: bytes) -> dict[str, str]:
 
 
 def is_revised(first: bytes, second: bytes, shape: RowSchema = V1, other: RowSchema | None = None) -> bool:
-    """Whether the second reading of a row says something else; both have the same id."""
+    """Return whether two readings of a row differ; both must have the same id."""
     one, two = shape.read([first]).entries, (other or shape).read([second]).entries
     assert (one["hi"], one["lo"]) == (two["hi"], two["lo"])
     return bool(differ(one, two)[0])
 
 
 class TestPages:
-    """A page is an object with an array `value`; whatever else comes is no page, and is never taken for data."""
+    """A page is an object with an array `value`; anything else is refused and never taken for data."""
 
     @pytest.mark.parametrize(
         "body",
@@ -166,7 +166,7 @@ class TestPages:
 
 
 class TestFit:
-    """A row does not fit when it is no object, has no id, or a known member has another type."""
+    """A row is invalid when it is anything but an object, has no id, or a known member has another type."""
 
     @pytest.mark.parametrize("raw", [b"1", b"null", b"true", b'"a"', b"[]", b'[{"id":"a"}]'])
     def test_what_is_no_object(self, raw: bytes) -> None:
@@ -259,7 +259,7 @@ class TestFit:
 
 
 class TestValues:
-    """What of a row is published."""
+    """Values of a row as they are published."""
 
     @pytest.mark.parametrize("name", INSTANTS)
     @pytest.mark.parametrize(
@@ -415,7 +415,7 @@ class TestRevised:
 
 
 class TestEntries:
-    """What is remembered of a reading."""
+    """Entries of the dedup index that stand for a reading."""
 
     def test_ids_are_told_apart_by_case_and_bytes(self) -> None:
         ids = ["a", "A", "a ", "ä", "a\u0308", "i", "u", "a\u0000"]

@@ -1,4 +1,4 @@
-"""The topic of remembered rows: what is written is what is remembered after a restart, in few records."""
+"""The `seen` topic: a restart restores the same dedup index, from few records."""
 
 import random
 import subprocess
@@ -225,7 +225,7 @@ def test_records_of_version_1_stay_readable() -> None:
 
 
 def golden() -> dict[bytes, bytes]:
-    """What `records of version 1` were written with."""
+    """Write the content of `records of version 1`; return the records."""
     topic, log, other = Topic(), SeenLog("t1"), SeenLog("t2")
     log.width = 24
     topic.write(log, rows(300), hours(300, 410))
@@ -242,7 +242,7 @@ def test_this_version_still_writes_them() -> None:
 
 
 def test_a_restore_leaves_no_more_memory_behind_than_what_is_remembered() -> None:
-    """In a process of its own, whose memory nobody else moves."""
+    """Memory is measured in a process of its own, so that other tests do not change it."""
     program = """
 import gc, os
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The `seen` topic: which record a remembered row lies in, and by which hour it is known again."""
+"""The `seen` topic: the record that a row of the dedup index lies in, and the hour by which it is found again."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ HOUR = 480_000
 
 
 def rows(count: int, hours: int) -> tuple[Entries, Hours]:
-    """Rows of calls spread evenly over so many hours."""
+    """Return rows of calls that are spread evenly over a number of hours."""
     entries = np.zeros(count, ENTRY)
     entries["hi"] = np.arange(count)
     return entries, (HOUR + np.arange(count) * hours // count).astype(np.uint32)

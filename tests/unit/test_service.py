@@ -36,7 +36,7 @@ def settings(tmp_path: Path) -> Settings:
 
 
 class Exits:
-    """The codes that the process would have ended with."""
+    """Exit codes that the process would have ended with."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.codes: list[int] = []
@@ -52,7 +52,7 @@ class Exits:
 
 
 def process(settings: Settings) -> Service:
-    """A service that may end the process."""
+    """Return a service that may end the process."""
     worker = Service(settings)
     worker._is_process = True
     return worker

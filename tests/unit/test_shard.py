@@ -1,4 +1,4 @@
-"""What a shard does about ownership and about a transaction that was aborted, without a broker."""
+"""Reaction of a shard to changes of ownership and to an aborted transaction, without a broker."""
 
 import asyncio
 import math
@@ -49,7 +49,7 @@ class Group:
 
 
 class Scripted(Publisher):
-    """Its commits end as a test says, one after the other."""
+    """Publisher whose commits end as a test says, one after the other."""
 
     def __init__(self, *ends: Exception | None) -> None:
         super().__init__("scripted", "app", {})

@@ -1,4 +1,4 @@
-"""The state topic: what is written is read again, also by later versions; what is not ours is refused."""
+"""The state topic: later versions read what was written, and records of another origin are refused."""
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -32,7 +32,7 @@ def at(seconds: int) -> datetime:
 
 
 def some_checkpoint() -> Checkpoint:
-    """A tenant in the middle of a run, with a hole and an unsteady piece."""
+    """Return a checkpoint of a tenant in the middle of a run, with a gap and a range read with unstable paging."""
     first = windows.first_state(RULES, at(-7200), at(0))
     begun, _ = windows.begin(first, RULES, at(0))
     coverage = Coverage((Read(at(-7200), at(-3600), at(0)), Read(at(-900), at(0), at(0), steady=False)))
@@ -154,7 +154,7 @@ def test_records_of_version_1_stay_readable() -> None:
 
 
 def test_members_that_came_later_are_missing_in_older_records() -> None:
-    """What a first version could not know is at its default."""
+    """Members that the first version did not write have their default."""
     record = state.checkpoint_record("t1", some_checkpoint())
     assert record.value is not None
     members = msgspec.json.decode(record.value)

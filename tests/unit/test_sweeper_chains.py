@@ -26,7 +26,7 @@ from tests.unit.test_admin_sweeper import DAY, NOW, RULES, TENANT, until
 
 
 class Source:
-    """Answers each chain with the next of `chains`, the last one again and again; a chain is pages of ids."""
+    """Source that answers each chain with the next of `chains`, and repeats the last one; a chain is pages of ids."""
 
     def __init__(self, *chains: list[list[str]]) -> None:
         self.chains = list(chains)
@@ -57,7 +57,7 @@ class Source:
 
 
 class Handed(Buffer):
-    """Notes what is handed over."""
+    """Buffer that records what is handed over."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""The page as people see it: rules about its words and its markup."""
+"""The status page: rules about its words and its markup."""
 
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
@@ -276,7 +276,7 @@ def hours_ago(hours: float) -> str:
 
 
 def covered(*pieces: tuple[float, float, float], **changes: object) -> dict[str, Any]:
-    """From, to and last read, in hours before now."""
+    """Return a tenant's status with coverage from tuples of start, end and last read, in hours before now."""
     coverage = [{"from": hours_ago(a), "to": hours_ago(b), "last_read": hours_ago(at)} for a, b, at in pieces]
     through = coverage[-1]["to"]
     lag_s = 3600 * pieces[-1][1]
@@ -284,7 +284,7 @@ def covered(*pieces: tuple[float, float, float], **changes: object) -> dict[str,
 
 
 def drawn(tenant: Mapping[str, Any], jobs: Iterable[Mapping[str, Any]] = ()) -> str:
-    """The last 24 hours, a letter an hour."""
+    """Return the coverage of the last 24 hours, one letter per hour."""
     known = strip.pieces(tenant, jobs)
     assert known is not None
     letters = {"none": " ", "recent": "r", "today": "t", "older": "o", "due": "d", "gap": "G"}

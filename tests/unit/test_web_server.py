@@ -23,7 +23,7 @@ PATHS = ("/", "/metrics", "/livez", "/readyz", "/status")
 
 
 class Source:
-    """A service that says what the test wants."""
+    """Service that reports what the test wants."""
 
     def __init__(self) -> None:
         self.tenants: list[dict[str, Any]] = []

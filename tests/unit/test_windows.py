@@ -1,4 +1,4 @@
-"""Which call time is read next: slices, sweeps that replace each other, catching up, first starts, restarts."""
+"""Choice of the call time to read next: slices, merged sweeps, catching up, first starts, restarts."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -21,7 +21,7 @@ DEFAULT = Rules((Sweep(M, 15 * M), Sweep(15 * M, 3 * H), Sweep(2 * H, 48 * H), S
 
 
 def sizes(coverage: Coverage = Coverage(), *, rows_an_hour: float = 0.0, guess: float = 0.0) -> Sizes:  # noqa: B008
-    """The same number of rows remembered in every hour of the last year."""
+    """Return sizes with the same number of rows in every hour of the last year."""
     first = (NOW - 365 * D - EPOCH) // H
     return Sizes(np.full(366 * 24, int(rows_an_hour), np.int64), first, coverage, guess)
 
@@ -31,7 +31,7 @@ def next_piece(state: State, rules: Rules, in_flight: tuple[Slice, ...] = (), no
 
 
 def run_dry(state: State, rules: Rules, now: datetime) -> tuple[State, list[Slice]]:
-    """Begins what is due and reads until nothing is wanted: the state, and what was read, in order."""
+    """Start what is due and read until nothing is left to read; return the state, and the slices in order."""
     state, _ = windows.begin(state, rules, now)
     read: list[Slice] = []
     while piece := next_piece(state, rules, now=now):

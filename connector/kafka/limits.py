@@ -130,8 +130,10 @@ def refusing_topics(error: BaseException | None) -> list[str]:
     """Return the topics that refused a record or batch as too long, according to an error or its causes."""
     if isinstance(error, LengthRefusedError):
         return error.topics
-    while error is not None:
+    checked: list[BaseException] = []
+    while error is not None and error not in checked:
         if isinstance(error, KafkaException) and error.args[0].code() == KafkaError.MSG_SIZE_TOO_LARGE:
             return [str(topic) for topic in error.args[1:]]
+        checked.append(error)
         error = error.__cause__
     return []

@@ -11,7 +11,7 @@ from connector.dead_letters import dead_letter
 from connector.errors import ShardRestartError
 from connector.kafka import seen
 from connector.kafka.limits import LEAST, MOST_OVERHEAD, PRODUCER_DEFAULT, Limits, TooLong, refusing_topics, size
-from connector.kafka.publishing import AbortedError, Outgoing
+from connector.kafka.publishing import AbortedError, Outgoing, fatal_errors
 from connector.kafka.seen import SeenLog
 from tests.property.model import moment
 from tests.unit.test_batch import TENANT, Bench, row, said
@@ -148,3 +148,21 @@ class TestARowThatIsTooLong:
         stated: dict[int, tuple[int, int]] = {}
         assert bench.batches._statements(moved, stated, bench.account, [0, 0, 0], moment(1)) == []
         assert not stated
+
+
+def test_error_that_leads_back_to_itself_names_no_topic() -> None:
+    fatal = KafkaException(KafkaError(KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED))
+    outer = SystemError("a callback failed")
+    outer.__cause__, fatal.__cause__ = fatal, outer
+
+    assert refusing_topics(fatal) == []
+
+
+def test_fatal_error_of_a_callback_keeps_no_cause() -> None:
+    fatal = KafkaException(KafkaError(KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED))
+
+    with pytest.raises(KafkaException) as raised, fatal_errors():
+        raise SystemError("a callback failed") from fatal
+
+    assert raised.value is fatal
+    assert raised.value.__cause__ is None

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import msgspec
@@ -40,6 +41,7 @@ _STATE_PROGRESS_EVERY_S = 60
 _TOMBSTONES_A_COMMIT = 1_000
 _CHECKPOINT_GROWTH = 10_000
 _FAR_OFFSET = 10**12
+_NO_IDS: Mapping[str, str] = MappingProxyType({})
 
 
 class SweepsBegun(NamedTuple):
@@ -175,6 +177,17 @@ class Change:
         offsets.
         """
         return {tenant: self.rows, f"{tenant}/dead letters": self.dead_letters}
+
+
+class Stated(NamedTuple):
+    """What was last said of a sweep on the progress topic."""
+
+    through_s: int = 0
+    at_s: int = 0
+    gap_s: int | None = None
+
+
+_NEVER_STATED = Stated()
 
 
 class _Origin(NamedTuple):
@@ -389,7 +402,12 @@ class Batches:
         change.ends_account = is_empty and account.outlived(now - self._horizon)
 
     def noted(
-        self, changes: Mapping[str, Change], accounts: Mapping[str, TenantState], offsets: Offsets, shard: int
+        self,
+        changes: Mapping[str, Change],
+        accounts: Mapping[str, TenantState],
+        offsets: Offsets,
+        shard: int,
+        topic_ids: Mapping[str, str] = _NO_IDS,
     ) -> list[Outgoing]:
         """Return the previous checkpoints with the offsets of this batch's rows.
 
@@ -400,9 +418,8 @@ class Batches:
         records = []
         for tenant, change in changes.items():
             if change.rows:
-                before = accounts[tenant].checkpoint
-                known, count = self._offsets(accounts[tenant], offsets.get(tenant, {})), before.records
-                noted = structs.replace(before, offsets=tuple(known), records=count + len(change.rows))
+                before = self._located(accounts[tenant], offsets.get(tenant, {}), topic_ids)
+                noted = structs.replace(before, records=before.records + len(change.rows))
                 records.append(self.internal(self._names.state, shard, checkpoint_record(tenant, noted)))
         return records
 
@@ -413,10 +430,12 @@ class Batches:
         offsets: Offsets,
         shard: int,
         now: datetime,
+        topic_ids: Mapping[str, str] = _NO_IDS,
     ) -> list[Outgoing]:
         """Return the records that end a transaction: dedup index, progress and checkpoints.
 
-        They need the offsets of the batch's rows, so they are made after the rows were produced.
+        They need the offsets of the batch's rows, so they are made after the rows were produced. `topic_ids`: the
+        brokers' ids of the row topics, where they are known.
         """
         records = []
         for tenant, change in changes.items():
@@ -426,21 +445,23 @@ class Batches:
             if change.ends_account:
                 records.append(self.internal(self._names.state, shard, Record(checkpoint_key(tenant), None)))
                 continue
-            before = account.checkpoint
-            known = self._offsets(account, offsets.get(tenant, {}))
-            stated = {overlap: (through, at) for overlap, through, at in before.stated}
+            before = self._located(account, offsets.get(tenant, {}), topic_ids)
+            gaps = dict(before.stated_gaps)
+            stated = {overlap: Stated(through, at, gaps.get(overlap)) for overlap, through, at in before.stated}
             if not account.retired:
-                records += self._statements(change.state, stated, account, known, now)
+                records += self._statements(change.state, stated, account, before.offsets, now)
             change.checkpoint = Checkpoint(
                 account.tenant.topic,
                 change.state,
                 before.records + len(change.rows),
-                tuple(known),
-                tuple((overlap, through, at) for overlap, (through, at) in stated.items()),
+                before.offsets,
+                tuple((overlap, one.through_s, one.at_s) for overlap, one in stated.items()),
                 change.failing,
                 _found(before.found, change.found, account.rules),
                 _remembered(change, account.remembered),
                 lateness.counted(before.ages, change.ages_s),
+                before.topic_id,
+                tuple((overlap, one.gap_s) for overlap, one in stated.items() if one.gap_s is not None),
             )
             record = checkpoint_record(tenant, change.checkpoint)
             change.checkpoint_bytes = len(record.value or b"")
@@ -470,41 +491,44 @@ class Batches:
             records += self.last(changes, accounts, furthest, shard, now)
         return self._limits.too_long(records)
 
-    def _offsets(self, account: TenantState, newest: Mapping[int, int]) -> list[int]:
-        """Return, by partition, the offset after the tenant's last record, once the batch is written.
+    def _located(self, account: TenantState, newest: Mapping[int, int], topic_ids: Mapping[str, str]) -> Checkpoint:
+        """Return the committed checkpoint with, by partition, the offset after the tenant's last record.
 
-        An offset lower than the previous one proves that the topic was deleted and created again. The offsets that are
-        known of its other partitions then belong to the old topic, and consumers would wait for them forever.
+        `newest`: the offsets of the batch's rows. Another id of the topic, or an offset lower than the previous one,
+        proves that the topic was deleted and created again. Offsets that are known of it then belong to the old topic,
+        and consumers would wait for them forever. The id is requested after the rows are written, so it is the id of
+        the topic that contains them. If the id of a topic with new rows is not known, the checkpoint has none: with
+        the old id, the next batch would discard the offsets of these rows.
         """
-        before = account.checkpoint.offsets
-        if any(newest.get(partition, offset) < offset for partition, offset in enumerate(before)):
-            before = ()
-        known = list(before) + [0] * (self._partitions.get(account.tenant.topic, 0) - len(before))
+        before, topic = account.checkpoint, account.tenant.topic
+        current = topic_ids.get(topic, "" if newest else before.topic_id)
+        is_new = bool(current and before.topic_id) and current != before.topic_id
+        if is_new or any(newest.get(partition, offset) < offset for partition, offset in enumerate(before.offsets)):
+            before = structs.replace(before, offsets=(), stated=())
+        known = list(before.offsets) + [0] * (self._partitions.get(topic, 0) - len(before.offsets))
         for partition, offset in newest.items():
             known += [0] * (partition + 1 - len(known))
             known[partition] = offset
-        return known
+        return structs.replace(before, offsets=tuple(known), topic_id=current)
 
     def _statements(
         self,
         state: State,
-        stated: dict[int, tuple[int, int]],
+        stated: dict[int, Stated],
         account: TenantState,
-        offsets: list[int],
+        offsets: Sequence[int],
         now: datetime,
     ) -> list[Outgoing]:
-        """Return the progress records that are due, and update `stated`.
-
-        `stated` maps an overlap in seconds to the last published call time and when it was published, in epoch seconds.
-        """
+        """Return the progress records that are due, and update `stated`, which maps overlaps in seconds."""
         records = []
         now_s = instants.to_ms(now) // 1000
         for sweep_state in state.sweeps:
             overlap_s = int(sweep_state.sweep.overlap.total_seconds())
-            through_s = instants.to_ms(sweep_state.through) // 1000
-            last_through, last_at = stated.get(overlap_s, (0, 0))
-            moved = sweep_state.through > state.start and through_s != last_through
-            if not moved or 0 <= now_s - last_at < _STATE_PROGRESS_EVERY_S:
+            last = stated.get(overlap_s, _NEVER_STATED)
+            if sweep_state.through <= state.start or 0 <= now_s - last.at_s < _STATE_PROGRESS_EVERY_S:
+                continue
+            through_s, gap_s = instants.to_ms(sweep_state.through) // 1000, int(gap_seconds(state))
+            if (through_s, gap_s) == (last.through_s, last.gap_s):
                 continue
             topic = topics.progress(account.tenant.topic)
             value = self._encoder(avro.PROGRESS, topic)(
@@ -513,15 +537,15 @@ class Batches:
                     "overlapSeconds": overlap_s,
                     "completeThroughDateTime": through_s * 1000,
                     "observedDateTime": instants.to_ms(now),
-                    "gapSeconds": int(gap_seconds(state)),
-                    "offsets": offsets,
+                    "gapSeconds": gap_s,
+                    "offsets": list(offsets),
                 }
             )
             record = Outgoing(topic, account.tenant.id.encode(), value, partition=0)
             if self._limits.too_long([record]):
                 self._log_long_statement(record)
                 continue
-            stated[overlap_s] = (through_s, now_s)
+            stated[overlap_s] = Stated(through_s, now_s, gap_s)
             records.append(record)
         return records
 
@@ -558,7 +582,14 @@ def apply(changes: Mapping[str, Change], accounts: Mapping[str, TenantState]) ->
         for written in change.written:
             account.seen.apply(written)
         if change.checkpoint is not None:
+            _log_created_again(account, change.checkpoint)
             account.checkpoint, account.checkpoint_bytes = change.checkpoint, change.checkpoint_bytes
+
+
+def _log_created_again(account: TenantState, after: Checkpoint) -> None:
+    before = account.checkpoint
+    if before.topic_id and after.topic_id and after.topic_id != before.topic_id:
+        _logger.warning("topic_created_again", topic=after.topic, tenant=account.tenant.label)
 
 
 def _by_batch(change: Change) -> Iterable[tuple[Entries, Hours]]:

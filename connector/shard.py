@@ -123,6 +123,7 @@ class Shard:
         "Reason why nothing is published until an operator acts, else None."
         self._publisher: Publisher | None = None
         self._control, self._control_id = _NOWHERE
+        self._topic_ids = recreation.TopicIds(around.clients)
         self._changed = False
         self._is_following = False
         self._early: list[Command] = []
@@ -289,10 +290,10 @@ class Shard:
         known = recreation.Place(restored.shard.control, restored.shard.control_id) if restored.shard else _NOWHERE
         locate = partial(recreation.locate, self._around.clients, self._names.control, self.number)
         self._control, self._control_id = await publisher.call(locate, known)
+        checkpoints = await publisher.call(self._without_stale_offsets, restored.checkpoints)
         now = self._around.graph.clock.now()
         accounts = {
-            key: self._retired(key, checkpoint, remembered.get(key), now)
-            for key, checkpoint in restored.checkpoints.items()
+            key: self._retired(key, checkpoint, remembered.get(key), now) for key, checkpoint in checkpoints.items()
         }
         del values, remembered
         await publisher.call(trim_heap)
@@ -302,6 +303,18 @@ class Shard:
         tenants = sum(tenant.key in accounts for tenant in self._tenants)
         _logger.info("shard_restored", shard=self.number, tenants=tenants, rows=rows, seconds=round(seconds, 2))
         return accounts
+
+    def _without_stale_offsets(self, checkpoints: Mapping[str, Checkpoint]) -> dict[str, Checkpoint]:
+        """Return the checkpoints without offsets in topics that were created again, where the end proves it."""
+        created_again = recreation.topics_that_end_before(self._around.clients, checkpoints.values())
+        for topic in created_again:
+            _logger.warning("topic_created_again", topic=topic, shard=self.number)
+        return {
+            key: msgspec.structs.replace(checkpoint, offsets=(), stated=())
+            if checkpoint.topic in created_again and not checkpoint.topic_id
+            else checkpoint
+            for key, checkpoint in checkpoints.items()
+        }
 
     def _is_stopped(self, publisher: Publisher) -> bool:
         """Return whether the restore should stop.
@@ -625,12 +638,16 @@ class Shard:
         self, changes: dict[str, Change], accounts: dict[str, TenantState], control_offset: int, now: datetime
     ) -> TransactionContents:
         """Return the records that end a batch, as functions of the offsets of its rows."""
+        read = [accounts[tenant] for tenant in changes if not accounts[tenant].retired]
+        row_topics = {account.tenant.topic for account in read}
 
         def noted(offsets: Offsets) -> list[Outgoing]:
-            return self._batches.noted(changes, accounts, offsets, self.number)
+            ids = self._topic_ids.of(row_topics)
+            return self._batches.noted(changes, accounts, offsets, self.number, ids)
 
         def last(offsets: Offsets) -> list[Outgoing]:
-            return self._batches.last(changes, accounts, offsets, self.number, now)
+            ids = self._topic_ids.of(row_topics)
+            return self._batches.last(changes, accounts, offsets, self.number, now, ids)
 
         def shard(transaction: TransactionRecord) -> list[Outgoing]:
             # The control offset moves past a command in the same transaction that writes the command's effect.

@@ -1,14 +1,23 @@
 """Detection of topics that were deleted and created again, so that known offsets no longer apply."""
 
-from typing import NamedTuple
+from collections.abc import Collection, Iterable
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from confluent_kafka import KafkaException, TopicCollection, TopicPartition
+from confluent_kafka import IsolationLevel, KafkaException, TopicCollection, TopicPartition, Uuid
 from confluent_kafka.admin import AdminClient, OffsetSpec
 
 from connector import log
+from connector.kafka import visibility
 from connector.kafka.clients import Clients
+from connector.kafka.state import Checkpoint
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
 
 _ASK_S = 5.0
+_ASK_AMID_BATCH_S = 2.0
+_NO_ID = str(Uuid(0, 0))
 _logger = log.get(__name__)
 
 
@@ -17,6 +26,56 @@ class Place(NamedTuple):
 
     offset: int
     topic_id: str
+
+
+class TopicIds:
+    """The brokers' ids of topics. Each call blocks for seconds at most."""
+
+    def __init__(self, clients: Clients) -> None:
+        self._clients = clients
+
+    def of(self, names: Collection[str]) -> dict[str, str]:
+        """Return the ids by topic; without those that brokers do not tell."""
+        if not names:
+            return {}
+        try:
+            if not self._answers:
+                return {}
+            asked = TopicCollection(list(names))
+            futures = self._clients.asking.describe_topics(asked, request_timeout=_ASK_AMID_BATCH_S)
+        except KafkaException:
+            return {}
+        ids = {name: _result(future) for name, future in futures.items()}
+        return {name: found for name, found in ids.items() if found}
+
+    @cached_property
+    def _answers(self) -> bool:
+        """Whether requests are answered at all: librdkafka's mock cluster would let each of them time out."""
+        known = self._clients.asking.list_topics(timeout=_ASK_S)
+        return known.controller_id in known.brokers
+
+
+def _result(future: "Future[Any]") -> str:
+    try:
+        found = str(future.result(timeout=2 * _ASK_AMID_BATCH_S).topic_id)
+    except (KafkaException, TimeoutError):
+        return ""
+    return "" if found in ("None", _NO_ID) else found
+
+
+def topics_that_end_before(clients: Clients, checkpoints: Iterable[Checkpoint]) -> set[str]:
+    """Return the row topics that end before the offsets of checkpoints: they were created again. Blocking.
+
+    Only for checkpoints without the id of their topic, which is the better proof.
+    """
+    furthest: dict[visibility.Place, int] = {}
+    for checkpoint in checkpoints:
+        for number, offset in enumerate(() if checkpoint.topic_id else checkpoint.offsets):
+            place = checkpoint.topic, number
+            furthest[place] = max(offset, furthest.get(place, 0))
+    asked = [place for place, offset in furthest.items() if offset]
+    ends = visibility.offsets(clients, asked, IsolationLevel.READ_UNCOMMITTED)
+    return {place[0] for place, end in ends.items() if end is not None and end < furthest[place]}
 
 
 def locate(clients: Clients, topic: str, partition: int, known: Place) -> Place:

@@ -72,6 +72,10 @@ class Checkpoint(msgspec.Struct, frozen=True):
     "Number of rows in the dedup index."
     ages: tuple[int, ...] = ()
     "New rows by their age, first read minus call start, at the edges of lateness.AGES_S."
+    topic_id: str = ""
+    "The brokers' id of the row topic that `offsets` belong to; empty if unknown."
+    stated_gaps: tuple[tuple[int, int], ...] = ()
+    "Call time never read, in seconds, as last said on the progress topic, by the overlap of the sweep (seconds)."
 
 
 class _SweepRecord(msgspec.Struct, array_like=True):
@@ -130,6 +134,8 @@ class _CheckpointRecord(msgspec.Struct):
     ages: tuple[int, ...] = ()
     ranges: list[_RangeRecord] = []
     forgotten_before: int | None = None
+    topic_id: str = ""
+    stated_gaps: tuple[tuple[int, int], ...] = ()
 
 
 class _Version(msgspec.Struct):
@@ -197,6 +203,8 @@ def checkpoint_record(tenant: str, checkpoint: Checkpoint) -> Record:
         checkpoint.ages,
         [_range_record(one) for one in state.failing_ranges],
         _seconds(state.forgotten_before),
+        checkpoint.topic_id,
+        checkpoint.stated_gaps,
     )
     return Record(checkpoint_key(tenant), msgspec.json.encode(record))
 
@@ -277,6 +285,8 @@ def _checkpoint(value: bytes) -> Checkpoint:
         record.found,
         record.remembered,
         record.ages,
+        record.topic_id,
+        record.stated_gaps,
     )
 
 

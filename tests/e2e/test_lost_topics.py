@@ -4,8 +4,11 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient
+from confluent_kafka.cimpl import NewTopic
 
+from connector.kafka import avro
 from tests import oracle
 from tests.brokers import wait_until
 from tests.conftest import SharedBroker
@@ -26,6 +29,22 @@ def delete(bootstrap: str, topic: str) -> None:
     wait_until(lambda: topic not in admin.list_topics(timeout=10).topics, f"{topic} to be gone", 30)
 
 
+def fill(bootstrap: str, topic: str, partitions: int, length: int) -> None:
+    """Create a topic with as many records in each partition."""
+    admin = AdminClient({"bootstrap.servers": bootstrap})
+
+    def is_created() -> bool:
+        (future,) = admin.create_topics([NewTopic(topic, partitions)]).values()
+        return future.exception(10) is None  # refused while the deletion of the one before goes on
+
+    wait_until(is_created, "the topic to be created", 30)
+    producer = Producer({"bootstrap.servers": bootstrap})
+    for number in range(partitions):
+        for _ in range(length):
+            producer.produce(topic, b"x", partition=number)
+    assert producer.flush(30) == 0
+
+
 @pytest.fixture
 def filled(simulate: Simulate, new_worker: NewWorker, settings: Settings) -> tuple[Simulation, dict[str, Any]]:
     """Return a frozen source and the settings with which a worker has read all of it."""
@@ -37,6 +56,30 @@ def filled(simulate: Simulate, new_worker: NewWorker, settings: Settings) -> tup
     worker.until_complete(frozen_at)
     assert worker.stop() == 0
     return source, configured
+
+
+def test_progress_counts_from_0_in_a_row_topic_created_again(
+    filled: tuple[Simulation, dict[str, Any]], broker: SharedBroker, topic: str, app: str, new_worker: NewWorker
+) -> None:
+    """In every partition, before any new row, and although the new topic is longer than the one before."""
+    _, configured = filled
+    before = oracle.committed(broker.bootstrap, topic, app)
+    assert all(before.progress[-1].offsets)
+    delete(broker.bootstrap, topic)
+    length = max(before.progress[-1].offsets) + 1
+    fill(broker.bootstrap, topic, len(before.progress[-1].offsets), length)
+    worker = new_worker(configured)
+    worker.start()
+    worker.until(lambda: bool(worker.named("topic_created_again")), "the new topic to be noticed")
+    progress = f"{topic}.progress"
+
+    def statements() -> list[dict[str, Any]]:
+        decode = avro.decoder(avro.PROGRESS)
+        return [decode(entry.value) for entry in oracle.read(broker.bootstrap, progress)][len(before.progress) :]
+
+    wait_until(lambda: bool(statements()), "progress to be stated", 60)
+    assert worker.stop() == 0
+    assert {tuple(one["offsets"]) for one in statements()} == {(0,) * len(before.progress[-1].offsets)}
 
 
 def test_lost_state_publishes_no_remembered_row_again(

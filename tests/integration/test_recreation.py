@@ -1,13 +1,17 @@
 """A topic that was deleted and created again, on a real broker."""
 
+from datetime import UTC, datetime, timedelta
+
 import pytest
 from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
+from connector.core import windows
 from connector.kafka import recreation
 from connector.kafka.clients import Clients
-from connector.kafka.recreation import Place
+from connector.kafka.recreation import Place, TopicIds
+from connector.kafka.state import Checkpoint
 from tests.brokers import wait_until
 from tests.conftest import SharedBroker
 
@@ -49,6 +53,32 @@ def test_offset_in_a_topic_that_was_created_again_is_0(broker: SharedBroker, top
     again = recreation.locate(clients, topic, 0, first)
     assert again.offset == 0
     assert again.topic_id not in ("", first.topic_id)
+
+
+def test_topic_created_again_has_another_id(broker: SharedBroker, topic: str) -> None:
+    ids = TopicIds(Clients(broker.bootstrap, {}))
+    assert ids.of([topic]) == {}
+    fill(broker.bootstrap, topic)
+    first = ids.of([topic])
+    assert ids.of([topic, f"{topic}.absent"]) == first
+    delete(broker.bootstrap, topic)
+    fill(broker.bootstrap, topic)
+    assert ids.of([topic])[topic] not in ("", first[topic])
+
+
+@pytest.mark.parametrize(
+    ("offset", "topic_id", "is_new"), [(_RECORDS, "", False), (_RECORDS + 1, "", True), (_RECORDS + 1, "known", False)]
+)
+def test_row_topic_that_ends_before_an_offset_is_a_new_one(
+    broker: SharedBroker, topic: str, offset: int, topic_id: str, *, is_new: bool
+) -> None:
+    """Only the id proves it where the checkpoint has it."""
+    fill(broker.bootstrap, topic)
+    start = datetime(2026, 3, 1, tzinfo=UTC)
+    no_state = windows.first_state(windows.Rules((), timedelta(0), timedelta(1), timedelta(9)), start, start)
+    checkpoint = Checkpoint(topic, no_state, offsets=(offset,), topic_id=topic_id)
+    found = recreation.topics_that_end_before(Clients(broker.bootstrap, {}), [checkpoint])
+    assert found == ({topic} if is_new else set())
 
 
 @pytest.mark.parametrize(("offset", "expected"), [(_RECORDS, _RECORDS), (_RECORDS + 1, 0)])

@@ -4,6 +4,7 @@ from tests.mutants.mutant import Mutant
 
 _MODEL = "tests/property/test_model_exactly_once.py"
 _HORIZON = "tests/unit/test_horizon.py"
+_BATCH = "tests/unit/test_batch.py"
 
 CORE = (
     Mutant(
@@ -98,10 +99,38 @@ CORE = (
         _HORIZON,
     ),
     Mutant(
+        "a row topic that was created again keeps its offsets",
+        "connector/batch.py",
+        "is_new = bool(current and before.topic_id) and current != before.topic_id",
+        "is_new = not current and current != before.topic_id",
+        f"{_BATCH} -k belong",
+    ),
+    Mutant(
+        "a topic created again keeps its statements",
+        "connector/batch.py",
+        "structs.replace(before, offsets=(), stated=())",
+        "structs.replace(before, offsets=())",
+        f"{_BATCH} -k created_again",
+    ),
+    Mutant(
+        "rows count for the topic of an id that was not told",
+        "connector/batch.py",
+        'topic_ids.get(topic, "" if newest else before.topic_id)',
+        "topic_ids.get(topic, before.topic_id)",
+        f"{_BATCH} -k belong",
+    ),
+    Mutant(
+        "a gap that changes is not stated",
+        "connector/batch.py",
+        "if (through_s, gap_s) == (last.through_s, last.gap_s):",
+        "if through_s == last.through_s:",
+        f"{_BATCH} -k gap_that_changes",
+    ),
+    Mutant(
         "progress is silent after a clock was set back",
         "connector/batch.py",
-        "0 <= now_s - last_at < _STATE_PROGRESS_EVERY_S",
-        "now_s - last_at < _STATE_PROGRESS_EVERY_S",
+        "0 <= now_s - last.at_s < _STATE_PROGRESS_EVERY_S",
+        "now_s - last.at_s < _STATE_PROGRESS_EVERY_S",
         _HORIZON,
     ),
     Mutant(

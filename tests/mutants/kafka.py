@@ -13,6 +13,30 @@ _HANGING = "tests/integration/test_hanging.py"
 
 KAFKA = (
     Mutant(
+        "rows that are written again keep the statements before",
+        _HANGING_FILE,
+        "offsets=offsets, stated=()",
+        "offsets=offsets",
+        f"{_HANGING} -k completed_by",
+        broker=True,
+    ),
+    Mutant(
+        "a row topic that is long enough counts as created again",
+        "connector/kafka/recreation.py",
+        "end is not None and end < furthest[place]",
+        "end is not None and end <= furthest[place]",
+        "tests/integration/test_recreation.py -k ends_before",
+        broker=True,
+    ),
+    Mutant(
+        "every topic counts as one without an id",
+        "connector/kafka/recreation.py",
+        "return {name: found for name, found in ids.items() if found}",
+        "return dict.fromkeys(ids, '')",
+        "tests/e2e/test_lost_topics.py -k counts_from_0",
+        broker=True,
+    ),
+    Mutant(
         "neither control offset nor generation is sent",
         _TRANSACTION,
         "        self._send_offsets(producer, position)\n        return offsets",

@@ -5,12 +5,13 @@ from datetime import timedelta
 from types import SimpleNamespace
 from typing import Any, cast
 
+import msgspec
 import pytest
 
 from connector import batch
 from connector.batch import Batches, Change, PageRead, SliceRead, SweepsBegun, TenantState
 from connector.core import windows
-from connector.core.coverage import Window
+from connector.core.coverage import Coverage, Read, Window
 from connector.core.dedup import DedupIndex
 from connector.core.rows import RowSchema, decode_page
 from connector.core.windows import Slice
@@ -52,13 +53,14 @@ class Bench:
         self.batches.prepare([item], self.accounts, self.changes)
         return self.changes["t"]
 
-    def end(self, offsets: dict[int, int] | None = None, time_s: float = 2.0) -> list[Outgoing]:
+    def end(self, offsets: dict[int, int] | None = None, time_s: float = 2.0, topic_id: str = "") -> list[Outgoing]:
         """Closes the batch; what the transaction would write last."""
+        ids = {TOPIC: topic_id} if topic_id else {}
         self.batches.close(self.changes, self.accounts, moment(time_s))
-        return self.batches.last(self.changes, self.accounts, {"t": offsets or {}}, 0, moment(time_s))
+        return self.batches.last(self.changes, self.accounts, {"t": offsets or {}}, 0, moment(time_s), ids)
 
-    def commit(self, offsets: dict[int, int] | None = None, time_s: float = 2.0) -> list[Outgoing]:
-        records = self.end(offsets, time_s)
+    def commit(self, offsets: dict[int, int] | None = None, time_s: float = 2.0, topic_id: str = "") -> list[Outgoing]:
+        records = self.end(offsets, time_s, topic_id)
         batch.apply(self.changes, self.accounts)
         self.changes = {}
         return records
@@ -230,6 +232,39 @@ class TestWhatEndsATransaction:
         bench.commit({0: 1})
         assert bench.account.checkpoint.offsets == (1, 0, 0)
 
+    @pytest.mark.parametrize(
+        ("before", "after", "expected", "id_after"),
+        [
+            ("old", "new", (0, 90, 0), "new"),
+            ("old", "old", (70, 90, 0), "old"),
+            ("", "new", (70, 90, 0), "new"),
+            ("old", "", (70, 90, 0), ""),
+        ],
+    )
+    def test_offsets_belong_to_the_topic_with_its_id(
+        self, before: str, after: str, expected: tuple[int, ...], id_after: str
+    ) -> None:
+        """A batch whose topic told no id leaves it unknown, so that another one later takes no rows of it away."""
+        bench = Bench()
+        bench.read(row("a"))
+        bench.commit({0: 70, 1: 50}, topic_id=before)
+        bench.read(row("b"))
+        bench.commit({1: 90}, topic_id=after)
+        assert (bench.account.checkpoint.offsets, bench.account.checkpoint.topic_id) == (expected, id_after)
+
+    def test_progress_names_a_topic_created_again_before_its_first_row(self) -> None:
+        bench = Bench()
+        assert self.sweep_through(bench, 0.0, {0: 3}, "old")
+        (record,) = self.sweep_through(bench, 30.0, {}, "new")
+        assert _decode_progress(record.value or b"")["offsets"] == [0, 0, 0]
+
+    def test_topic_keeps_its_id_while_it_tells_none(self) -> None:
+        """Nothing was written meanwhile, so the offsets still belong to it."""
+        bench = Bench()
+        self.sweep_through(bench, 0.0, {0: 3}, "old")
+        assert not self.sweep_through(bench, 30.0, {}, "")
+        assert bench.account.checkpoint.topic_id == "old"
+
     def test_asked_again_after_an_abort_it_says_the_same_with_the_new_offsets(self) -> None:
         bench = Bench()
         bench.read(row())
@@ -264,15 +299,20 @@ class TestWhatEndsATransaction:
         assert {record.partition for record in records if record.topic.startswith("app.")} == {5}
         assert {record.topic for record in records} == {"app.seen", "app.state"}
 
-    def sweep_through(self, bench: Bench, time_s: float) -> list[Outgoing]:
+    def sweep_through(
+        self, bench: Bench, time_s: float, offsets: dict[int, int] | None = None, topic_id: str = ""
+    ) -> list[Outgoing]:
         """A sweep that reads all it wants, committed."""
         now = moment(time_s)
+        state = bench.account.checkpoint.state
+        due = state._replace(sweeps=(state.sweeps[0]._replace(due=min(now, state.sweeps[0].due)),))
+        bench.account.checkpoint = msgspec.structs.replace(bench.account.checkpoint, state=due)
         bench.batches.prepare([SweepsBegun("t", now)], bench.accounts, bench.changes)
         run = bench.changes["t"].state.sweeps[0].run
         assert run is not None
         piece = Slice(Window(moment(-3600), run.window.end), 0, run.started)
         bench.batches.prepare([SliceRead("t", piece, steady=True, now=now)], bench.accounts, bench.changes)
-        records = bench.commit({0: 3}, time_s)
+        records = bench.commit({0: 3} if offsets is None else offsets, time_s, topic_id)
         return [record for record in records if record.topic == f"{TOPIC}.progress"]
 
     def test_progress_is_told_when_it_has_moved_and_at_most_once_a_minute(self) -> None:
@@ -281,10 +321,35 @@ class TestWhatEndsATransaction:
         assert told == [True, True, True, True]
         bench = Bench()
         assert self.sweep_through(bench, 0.0)
-        state = bench.account.checkpoint.state
-        hurried = state._replace(sweeps=(state.sweeps[0]._replace(due=moment(30)),))
-        bench.account.checkpoint = Checkpoint(TOPIC, hurried, 0, (0, 0, 0), bench.account.checkpoint.stated)
         assert not self.sweep_through(bench, 30.0)
+
+    def test_gap_that_changes_is_told_while_progress_stands_still(self) -> None:
+        bench = Bench()
+        self.sweep_through(bench, 0.0)
+        state = bench.account.checkpoint.state
+        window = Window(moment(100), moment(160))
+
+        def told(time_s: float) -> list[int]:
+            bench.changes["t"] = Change(state._replace(coverage=Coverage(reads)))
+            progress = [one for one in bench.commit({}, time_s) if one.topic == f"{TOPIC}.progress"]
+            return [_decode_progress(one.value or b"")["gapSeconds"] for one in progress]
+
+        reads = (*state.coverage.reads, Read(*window, moment(160)))
+        gap_s = (window.start - state.coverage.reads[-1].end) // timedelta(seconds=1)
+        assert [told(30), told(60), told(120)] == [[], [gap_s], []]
+        assert bench.account.checkpoint.state.sweeps == state.sweeps
+
+    def test_every_sweep_states_rows_that_were_written_again_at_once(self) -> None:
+        """Their offsets are others, so a checkpoint that goes with them has no statements."""
+        bench = Bench()
+        self.sweep_through(bench, 0.0)
+        state = bench.account.checkpoint.state
+        deeper = state.sweeps[0]._replace(sweep=sweep(60, 60))
+        sweeps = (state.sweeps[0], deeper)
+        bench.account.checkpoint = Checkpoint(TOPIC, state._replace(sweeps=sweeps), 1, (70, 0, 0))
+        bench.changes["t"] = Change(bench.account.checkpoint.state)
+        told = [_decode_progress(one.value or b"") for one in bench.commit({}, 1.0) if one.topic == f"{TOPIC}.progress"]
+        assert [(one["overlapSeconds"], one["offsets"]) for one in told] == [(900, [70, 0, 0]), (3600, [70, 0, 0])]
 
     def test_a_statement_says_where_its_rows_end(self) -> None:
         record = self.sweep_through(Bench(), 0.0)[0]

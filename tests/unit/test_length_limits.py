@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from confluent_kafka import KafkaError, KafkaException
 
+from connector.batch import Change
 from connector.core.coverage import Window
 from connector.core.dedup import DedupIndex
 from connector.core.rows import ENTRY, InvalidRow
@@ -13,7 +14,7 @@ from connector.kafka import seen
 from connector.kafka.limits import LEAST, MOST_OVERHEAD, PRODUCER_DEFAULT, Limits, TooLong, refusing_topics, size
 from connector.kafka.publishing import AbortedError, Outgoing, fatal_errors
 from connector.kafka.seen import SeenLog
-from tests.property.model import moment
+from tests.property.model import TOPIC, moment
 from tests.unit.test_batch import TENANT, Bench, row, said
 
 WINDOW = Window(moment(-60), moment(0))
@@ -145,9 +146,9 @@ class TestARowThatIsTooLong:
         bench.batches._limits.learn({"calls.progress": {"max.message.bytes": "110"}})
         state = bench.account.checkpoint.state
         moved = state._replace(sweeps=(state.sweeps[0]._replace(through=moment(0)),))
-        stated: dict[int, tuple[int, int]] = {}
-        assert bench.batches._statements(moved, stated, bench.account, [0, 0, 0], moment(1)) == []
-        assert not stated
+        bench.changes["t"] = Change(moved)
+        assert f"{TOPIC}.progress" not in {record.topic for record in bench.commit()}
+        assert bench.account.checkpoint.stated == ()
 
 
 def test_error_that_leads_back_to_itself_names_no_topic() -> None:

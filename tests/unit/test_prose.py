@@ -1,0 +1,28 @@
+"""The documentation and the docstrings keep to plain English, and the measure notices when they do not."""
+
+from tests import prose
+
+
+def test_documentation_stays_free_of_the_former_dialect() -> None:
+    texts = list(prose.pages())
+
+    assert 1000 * len(prose.dialect(texts)) / prose.words(texts) < 1
+
+
+def test_docstrings_stay_free_of_the_former_dialect() -> None:
+    texts = list(prose.docstrings("connector", "benchmarks", "examples", "deploy", "tests"))
+
+    assert 1000 * len(prose.dialect(texts)) / prose.words(texts) < 1
+
+
+def test_docstrings_of_the_connector_begin_with_an_action() -> None:
+    texts = list(prose.docstrings("connector", "benchmarks", "examples", "deploy"))
+
+    assert [(text.file, text.line) for text in prose.nominal(texts)] == []
+
+
+def test_planted_violations_are_found() -> None:
+    planted = prose.Text("planted.py", 7, "What a page says.\n\nIt is mended amid a run.", is_docstring=True)
+
+    assert prose.nominal([planted]) == [planted]
+    assert [(line, word) for _, line, word in prose.dialect([planted])] == [(9, "mended"), (9, "amid")]

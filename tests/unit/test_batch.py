@@ -1,4 +1,4 @@
-"""From what was read to what a transaction writes: each row is published, known already, or dead-lettered."""
+"""Batches from pages to records: each row is published, known already, or dead-lettered."""
 
 import json
 from datetime import timedelta
@@ -31,7 +31,7 @@ _decode_progress = avro.decoder(avro.PROGRESS)
 
 
 class Bench:
-    """One tenant, and a batch after another."""
+    """One tenant and its batches, one after the other."""
 
     def __init__(self, **rows: Any) -> None:
         settings = SETTING.settings
@@ -46,7 +46,7 @@ class Bench:
         self.changes: dict[str, Change] = {}
 
     def read(self, *rows: Any, time_s: float = 1.0, uncounted: tuple[Window, ...] = ()) -> Change:
-        """Adds a page of rows to the batch; what is no bytes is encoded."""
+        """Add a page of rows to the batch; rows other than bytes are encoded as JSON."""
         texts = [row if isinstance(row, bytes) else json.dumps(row).encode() for row in rows]
         page = decode_page(b'{"value":[%b]}' % b",".join(texts))
         item = PageRead("t", PIECE, page.rows, SHAPE.read(page.rows), moment(time_s), 1, uncounted)
@@ -54,7 +54,7 @@ class Bench:
         return self.changes["t"]
 
     def end(self, offsets: dict[int, int] | None = None, time_s: float = 2.0, topic_id: str = "") -> list[Outgoing]:
-        """Closes the batch; what the transaction would write last."""
+        """Close the batch; return the last records that the transaction would write."""
         ids = {TOPIC: topic_id} if topic_id else {}
         self.batches.close(self.changes, self.accounts, moment(time_s))
         return self.batches.last(self.changes, self.accounts, {"t": offsets or {}}, 0, moment(time_s), ids)
@@ -302,7 +302,7 @@ class TestWhatEndsATransaction:
     def sweep_through(
         self, bench: Bench, time_s: float, offsets: dict[int, int] | None = None, topic_id: str = ""
     ) -> list[Outgoing]:
-        """A sweep that reads all it wants, committed."""
+        """Run and commit a complete sweep; return its progress records."""
         now = moment(time_s)
         state = bench.account.checkpoint.state
         due = state._replace(sweeps=(state.sweeps[0]._replace(due=min(now, state.sweeps[0].due)),))

@@ -1,4 +1,4 @@
-"""How long records may be, and what is left of a dead letter that is longer."""
+"""Limits of record lengths, and what remains of a dead letter that exceeds them."""
 
 import numpy as np
 import pytest

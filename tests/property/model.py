@@ -4,10 +4,11 @@ Time is a number that the test moves on. The worker takes the steps of sweeper.p
 pace; what it knows at its start comes from the topics and from nowhere else.
 """
 
+import math
 import random
 import zlib
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
@@ -20,6 +21,7 @@ from connector import batch
 from connector.batch import (
     Batches,
     Change,
+    Commanded,
     Item,
     PageRead,
     RangeFailed,
@@ -28,7 +30,7 @@ from connector.batch import (
     SweepsBegun,
     TenantState,
 )
-from connector.core import instants, windows
+from connector.core import instants, jobs, windows
 from connector.core.coverage import Window
 from connector.core.failing_ranges import RangeFailure
 from connector.core.rows import Page, RowSchema, decode_page
@@ -45,6 +47,10 @@ MINUTE_S = 60.0
 _decode_row = avro.decoder(avro.ROW)
 _decode_progress = avro.decoder(avro.PROGRESS)
 _shape = RowSchema(avro.load(avro.ROW), "v1.0")
+
+
+class _Identified(msgspec.Struct):
+    id: str
 
 
 def moment(time_s: float) -> datetime:
@@ -73,14 +79,20 @@ class Version(NamedTuple):
 class Call:
     id: str
     versions: list[Version]
+    withdrawn_s: float = math.inf
+    "When Graph ceases to show it."
 
     @property
     def start_s(self) -> float:
         return self.versions[0].start_s
 
     def at(self, time_s: float) -> Version | None:
-        shown = [version for version in self.versions if version.from_s <= time_s]
+        shown = [version for version in self.versions if version.from_s <= time_s < self.withdrawn_s]
         return shown[-1] if shown else None
+
+
+def _id_of(raw: msgspec.Raw) -> bytes:
+    return msgspec.json.decode(raw, type=_Identified).id.encode()
 
 
 def row(call_id: str, start_s: float, duration: Any) -> bytes:
@@ -111,12 +123,26 @@ class World:
 
     def page(self, window: Window, skip: int, time_s: float) -> Page:
         self.requests += 1
-        start_s, end_s = seconds_of(window.start), seconds_of(window.end)
-        shown = (one.at(time_s) for one in self.calls)
-        texts = [v.text for v in shown if v is not None and start_s <= v.start_s < end_s]
+        texts = [version.text for _, version in self._shown(window, time_s)]
         part = texts[skip : skip + self.page_rows]
         link = b',"@odata.nextLink":"next"' if skip + self.page_rows < len(texts) else b""
         return decode_page(b'{"value":[%b]%b}' % (b",".join(part), link))
+
+    def hidden(self, window: Window, since_s: float, until_s: float, served: Collection[bytes]) -> frozenset[str]:
+        """Return the calls that a withdrawal may have hidden from a chain: shown at its begin, on none of its pages.
+
+        Empty when nothing was withdrawn from the window while the chain was read.
+        """
+        start_s, end_s = seconds_of(window.start), seconds_of(window.end)
+        withdrawn = (one for one in self.calls if since_s < one.withdrawn_s <= until_s)
+        if not any(start_s <= one.start_s < end_s for one in withdrawn):
+            return frozenset()
+        return frozenset(one.id for one, _ in self._shown(window, since_s) if one.id.encode() not in served)
+
+    def _shown(self, window: Window, time_s: float) -> list[tuple[Call, Version]]:
+        start_s, end_s = seconds_of(window.start), seconds_of(window.end)
+        shown = ((one, one.at(time_s)) for one in self.calls)
+        return [(one, version) for one, version in shown if version is not None and start_s <= version.start_s < end_s]
 
 
 class Published(NamedTuple):
@@ -142,6 +168,24 @@ class Landed(NamedTuple):
     tenant: str
     window: Window
     began_s: float
+    ended_s: float
+    hidden: frozenset[str]
+    "Calls that a withdrawal amid the chain may have hidden from it."
+
+    def shows(self, one: Call, since_s: float) -> bool:
+        """Return whether it read a call's time after an instant, while Graph showed the call."""
+        inside = seconds_of(self.window.start) <= one.start_s < seconds_of(self.window.end)
+        return inside and since_s <= self.began_s and self.ended_s < one.withdrawn_s
+
+
+class Commit(NamedTuple):
+    """One transaction that has landed."""
+
+    tenants: tuple[str, ...]
+    time_s: float
+    trusted_s: float | None
+    "The time by which rows were forgotten; None where Graph had not confirmed any."
+    horizon: timedelta
 
 
 @dataclass
@@ -156,6 +200,8 @@ class Topics:
     seen: dict[bytes, bytes] = field(default_factory=dict)
     ends: dict[int, int] = field(default_factory=dict)
     commits: int = 0
+    observe: Callable[[Commit], None] = lambda _: None
+    "Called after each commit."
 
     def keep(self, record: Outgoing, time_s: float) -> None:
         """Takes a record of a topic that is not the rows'."""
@@ -181,6 +227,7 @@ class _Chain:
     asked: Page | None = None
     "What Graph has answered and has not arrived."
     ids: set[int] = field(default_factory=set)
+    served: set[bytes] = field(default_factory=set)
 
 
 class Died(Exception):  # noqa: N818
@@ -224,9 +271,10 @@ class Worker:
         account, now = self.accounts[tenant], moment(now_s)
         forgotten_before = max(self.plans[tenant].forgotten_before, account.checkpoint.state.forgotten_before)
         self.plans[tenant] = self.plans[tenant]._replace(forgotten_before=forgotten_before)
+        start = self._fix_start(tenant, now)
         self.plans[tenant], begun = windows.begin(self.plans[tenant], account.rules, now)
         if begun:
-            self._queue.append(SweepsBegun(tenant, now))
+            self._queue.append(SweepsBegun(tenant, now, start))
         chains = self._chains[tenant]
         while True:
             others = sum(chain.piece.priority != 0 for chain in chains)
@@ -242,6 +290,26 @@ class Worker:
             if piece is None:
                 return
             chains.append(_Chain(piece))
+
+    def _fix_start(self, tenant: str, now: datetime) -> datetime | None:
+        plan = self.plans[tenant]
+        if plan.coverage.reads or any(sweep_state.run for sweep_state in plan.sweeps):
+            return None
+        start = now + self._setting.start
+        self.plans[tenant] = windows.start_earlier(plan, self.accounts[tenant].rules, start, now)
+        return self.plans[tenant].start
+
+    def command(self, tenant: str, command: jobs.Command, now_s: float) -> None:
+        """An operator's command, as Sweeper takes it."""
+        now, horizon = moment(now_s), self.accounts[tenant].rules.horizon
+        self.plans[tenant] = windows.command(self.plans[tenant], command, now, now - horizon)
+        self._queue.append(Commanded(0, now, tenant, command))
+        orders = self.plans[tenant].orders
+        self._chains[tenant] = [
+            chain
+            for chain in self._chains[tenant]
+            if not orders.paused and (not chain.piece.job or jobs.is_open(orders, chain.piece.job))
+        ]
 
     def has_chains(self, tenant: str) -> bool:
         return bool(self._chains[tenant])
@@ -267,17 +335,20 @@ class Worker:
         ids = set(reading.entries["hi"].tolist())
         chain.repeated = chain.repeated or not chain.ids.isdisjoint(ids)
         chain.ids |= ids
+        chain.served |= {_id_of(raw) for raw in page.rows}
         chain.skip += self._worlds[tenant].page_rows
         self._queue.append(PageRead(tenant, chain.piece, page.rows, reading, moment(now_s), 1, ()))
         if page.next_link:
             return
         if chain.repeated and chain.attempt < 2:
-            chain.attempt, chain.skip, chain.repeated, chain.ids = chain.attempt + 1, 0, False, set()
+            chains[chains.index(chain)] = _Chain(chain.piece, attempt=chain.attempt + 1)
             return
         chains.remove(chain)
         item = SliceRead(tenant, chain.piece, not chain.repeated, moment(now_s))
         self._queue.append(item)
-        self._reads.append(Landed(tenant, chain.piece.window, chain.began_s))
+        window, since_s = chain.piece.window, chain.began_s
+        hidden = self._worlds[tenant].hidden(window, since_s, time_s, chain.served)
+        self._reads.append(Landed(tenant, window, since_s, time_s, hidden))
         self.plans[tenant], _ = windows.finish(
             self.plans[tenant], [(chain.piece, item.steady)], item.now, self.accounts[tenant].rules
         )
@@ -303,12 +374,15 @@ class Worker:
         if not any(change.is_urgent for change in self._pending.values()):
             self._waiting = [item for item in self._waiting if not isinstance(item, PageRead)]
 
-    def commit(self, time_s: float, now_s: float, *, aborts: int = 0, death: str = "") -> None:
-        """One transaction. `death`: dies "before" it lands, or "after" it has and nobody knows."""
+    def commit(self, time_s: float, now_s: float, *, aborts: int = 0, death: str = "", is_trusted: bool = True) -> None:
+        """One transaction. `death`: dies "before" it lands, or "after" it has and nobody knows.
+
+        `is_trusted`: whether Graph has confirmed the time, so that rows may be forgotten.
+        """
         if not self._waiting:
             return
         now, changes, topics = moment(now_s), self._pending, self._topics
-        self._batches.close(changes, self.accounts, now)
+        self._batches.close(changes, self.accounts, now if is_trusted else None)
         for _ in range(aborts):
             _, _, ends, offsets = self._produce()
             self._batches.last(changes, self.accounts, offsets, 0, now)
@@ -326,6 +400,7 @@ class Worker:
         del self._reads[:slices]
         for record in [Batches.internal(f"{APP}.state", 0, state.shard_record(HOME, 0)), *last]:
             topics.keep(record, time_s)
+        topics.observe(Commit(tuple(changes), time_s, now_s if is_trusted else None, self._setting.horizon))
         if death == "after":
             raise Died
         batch.apply(changes, self.accounts)
@@ -384,6 +459,12 @@ class Setting:
     start: timedelta = timedelta(0)
     revisions: str = "publish"
     concurrency: int = 4
+
+    @property
+    def shortest_horizon(self) -> timedelta:
+        """The shortest that the configuration accepts."""
+        deepest = max(self.sweeps, key=lambda one: (one.overlap, one.every))
+        return deepest.overlap + deepest.every + timedelta(hours=1)
 
     @property
     def rules(self) -> Rules:

@@ -1,0 +1,92 @@
+"""What the model itself knows of a tenant's call time, second by second, without the connector's own arithmetic."""
+
+import math
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+import numpy as np
+from numpy.typing import NDArray
+
+from connector.core import windows
+from connector.core.windows import State
+from tests.property.model import Landed, Said, moment, seconds_of
+
+_FIRST_S, _LAST_S = -2 * 86_400, 8 * 86_400
+_HOUR_S = 3600
+
+
+def _nothing() -> NDArray[np.float64]:
+    return np.full(_LAST_S - _FIRST_S, -math.inf)
+
+
+@dataclass
+class Truth:
+    """When each second of a tenant's call time was last read, by what has landed."""
+
+    read_s: NDArray[np.float64] = field(default_factory=_nothing)
+    forgotten_before_s: float = -math.inf
+    "Rows of calls that began before this are forgotten."
+
+    def land(self, landed: list[Landed]) -> None:
+        """Take note of committed readings. Before what is forgotten they publish nothing, and do not count."""
+        for one in landed:
+            start_s = max(seconds_of(one.window.start), self.forgotten_before_s)
+            part = self._part(int(start_s), int(max(start_s, seconds_of(one.window.end))))
+            np.maximum(part, one.began_s, out=part)
+
+    def forget(self, now_s: float, horizon: timedelta) -> None:
+        """Take note of a commit that forgets what lies behind the horizon, by whole hours."""
+        before_s = math.floor((now_s - horizon.total_seconds()) / _HOUR_S) * _HOUR_S
+        self.forgotten_before_s = max(self.forgotten_before_s, before_s)
+
+    def gaps(self, start: datetime) -> list[tuple[datetime, datetime]]:
+        """Return what was never read between a start and the newest second that was."""
+        first_s = int(seconds_of(start))
+        part = self._part(first_s, _LAST_S)
+        read = np.flatnonzero(part > -math.inf)
+        unread = np.flatnonzero(part[: read[-1] + 1] == -math.inf) if len(read) else read
+        edges = np.flatnonzero(np.diff(unread) > 1)
+        begins = [unread[0], *unread[edges + 1]] if len(unread) else []
+        ends = [*unread[edges], unread[-1]] if len(unread) else []
+        pairs = zip(begins, ends, strict=True)
+        return [(moment(first_s + int(a)), moment(first_s + int(b) + 1)) for a, b in pairs]
+
+    def check_coverage(self, state: State, time_s: float, tolerance_s: float) -> None:
+        """Raise unless all that coverage claims was read, no earlier than it claims, and none of it in the future."""
+        for read in state.coverage.reads:
+            part = self._part(int(seconds_of(read.start)), int(seconds_of(read.end)))
+            assert part.min() >= seconds_of(read.at) - tolerance_s, f"not read: {read}"
+            assert seconds_of(read.end) <= time_s + tolerance_s, f"in the future: {read}"
+
+    def check_gaps(self, state: State, *, may_claim_less: bool) -> None:
+        """Raise unless the gaps are what was never read. After a clock was set back it may claim less."""
+        told = [(gap.start, gap.end) for gap in windows.gaps(state)]
+        true = self.gaps(state.start)
+        if may_claim_less:
+            through = state.coverage.through or state.start
+            true = [(start, min(end, through)) for start, end in true if start < through]
+            assert all(any(a <= start and end <= b for a, b in told) for start, end in true), (true, told)
+        else:
+            assert told == true
+
+    def check_progress(self, state: State, time_s: float, tolerance_s: float) -> None:
+        """Raise unless what each sweep calls complete was read at least its overlap after every call in it began."""
+        for sweep_state in state.sweeps:
+            overlap_s = sweep_state.sweep.overlap.total_seconds()
+            start_s, through_s = int(seconds_of(state.start)), int(seconds_of(sweep_state.through))
+            assert through_s <= max(start_s, time_s - overlap_s + tolerance_s), "in the future"
+            part = self._part(start_s, max(start_s, through_s))
+            ages_s = part - np.arange(start_s + 1, start_s + 1 + len(part))
+            assert len(part) == 0 or ages_s.min() >= overlap_s - tolerance_s, sweep_state
+
+    def check_statement(self, said: Said, state: State) -> None:
+        """Raise unless a progress record says what its state does, and names no offset beyond the end."""
+        record = said.record
+        (through,) = {s.through for s in state.sweeps if s.sweep.overlap.total_seconds() == record["overlapSeconds"]}
+        assert record["completeThroughDateTime"] == through
+        assert record["gapSeconds"] == sum((gap.end - gap.start).total_seconds() for gap in windows.gaps(state))
+        assert all(offset <= said.ends.get(n, 0) for n, offset in enumerate(record["offsets"]))
+
+    def _part(self, start_s: int, end_s: int) -> NDArray[np.float64]:
+        assert start_s >= _FIRST_S, "the model keeps call time of ten days"
+        return self.read_s[start_s - _FIRST_S : end_s - _FIRST_S]

@@ -1,9 +1,11 @@
 """The only HTTP client for Graph and its sign-in: TLS, proxies, time limits and size limits."""
 
+import asyncio
 import os
 import ssl
 import time
 from asyncio import sslproto
+from contextlib import AsyncExitStack
 from importlib import metadata
 from types import SimpleNamespace, TracebackType
 from typing import Self
@@ -18,6 +20,8 @@ from connector.proxies import Proxy
 from connector.trust import Trust
 
 _TLS_BUFFER = 32 << 10
+_LARGE_BYTES = 2 << 20  # a full page of rows has about 1 MiB
+_MOST_LARGE_BODIES = 4
 # Far above aiohttp's defaults, so that unusual headers do not hide the status of a response.
 _MAX_LINE_BYTES = 64 << 10
 _MAX_HEADER_BYTES = 1 << 20
@@ -64,6 +68,7 @@ class Transport:
         self._trust = trust
         self._session: aiohttp.ClientSession | None = None
         self._proxies: dict[str, Proxy | None] = {}
+        self._large_bodies = asyncio.Semaphore(_MOST_LARGE_BODIES)
 
     async def __aenter__(self) -> Self:
         # By default each connection keeps a buffer of 256 KiB, which is too much with hundreds of tenants.
@@ -91,6 +96,20 @@ class Transport:
         if self._session is not None:
             await self._session.close()
             self._session = None
+
+    async def _body(self, response: aiohttp.ClientResponse, max_bytes: int) -> bytes:
+        """Return the body. Only a few large ones are in memory at a time, whatever the number of tenants."""
+        body = bytearray()
+        async with AsyncExitStack() as large:
+            async for chunk in response.content.iter_any():
+                size = len(body) + len(chunk)
+                if size > max_bytes:
+                    body.clear()  # the traceback keeps it alive
+                    raise BrokenAnswerError(f"the answer is longer than {max_bytes >> 20} MiB", "too_long")
+                if len(body) <= _LARGE_BYTES < size:
+                    await large.enter_async_context(self._large_bodies)
+                body += chunk
+            return bytes(body)
 
     async def ask(
         self,
@@ -129,15 +148,11 @@ class Transport:
             ) as response:
                 if proxy is not None and response.status == _PROXY_AUTHENTICATION_REQUIRED:
                     raise BrokenAnswerError(proxy.refused(response.status), "proxy")
-                body = bytearray()
-                async for chunk in response.content.iter_any():
-                    body += chunk
-                    if len(body) > max_bytes:
-                        raise BrokenAnswerError(f"the answer is longer than {max_bytes >> 20} MiB", "too_long")
+                body = await self._body(response, max_bytes)
                 names = {name.lower(): value for name, value in response.headers.items()}
                 if "retry-after" in names:
                     names["retry-after"] = ", ".join(response.headers.getall("retry-after"))
-                return Response(response.status, names, bytes(body))
+                return Response(response.status, names, body)
         except (aiohttp.ClientError, OSError, ValueError) as error:
             raise self._broken(error, proxy) from error
 

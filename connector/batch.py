@@ -180,7 +180,7 @@ class Change:
 
 
 class Stated(NamedTuple):
-    """What was last said of a sweep on the progress topic."""
+    """The last statement about a sweep on the progress topic."""
 
     through_s: int = 0
     at_s: int = 0

@@ -29,7 +29,7 @@ class Screen:
     """Context manager that prints. Every method is called in the event loop."""
 
     def __init__(self, names: Mapping[str, str], begun: datetime) -> None:
-        """Take the `names` of the tenants by id. Rows of calls that ended before `begun` count as history."""
+        """Take the `names` of the tenants by id. Rows of calls that ended before this time count as history."""
         self._names = names
         self._begun = begun
         self._out = Console(highlight=False, soft_wrap=True)

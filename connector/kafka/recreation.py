@@ -50,7 +50,10 @@ class TopicIds:
 
     @cached_property
     def _answers(self) -> bool:
-        """Whether requests are answered at all: librdkafka's mock cluster would let each of them time out."""
+        """Return whether the brokers answer requests for topic ids.
+
+        In the mock cluster of librdkafka each would time out.
+        """
         known = self._clients.asking.list_topics(timeout=_ASK_S)
         return known.controller_id in known.brokers
 

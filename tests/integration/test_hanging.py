@@ -159,7 +159,7 @@ class Bench:
 
     @property
     def remembered(self) -> set[bytes]:
-        """What a shard would know that starts at this moment."""
+        """Return what a shard that starts at this moment would know."""
         found = self.read()
         assert not found.undecided
         return set(found.values[self.names.seen])

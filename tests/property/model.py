@@ -54,7 +54,7 @@ class _Identified(msgspec.Struct):
 
 
 def moment(time_s: float) -> datetime:
-    """The instant so many seconds after the world began."""
+    """Return the time so many seconds after the start of the world."""
     return EPOCH + timedelta(seconds=time_s)
 
 
@@ -67,7 +67,7 @@ def sweep(every_min: float, overlap_min: float) -> Sweep:
 
 
 class Version(NamedTuple):
-    """What Graph shows of a call from an instant on."""
+    """A version of a call that Graph shows from a moment on."""
 
     from_s: float
     start_s: float
@@ -80,7 +80,7 @@ class Call:
     id: str
     versions: list[Version]
     withdrawn_s: float = math.inf
-    "When Graph ceases to show it."
+    "The moment from which Graph does not show it any more."
 
     @property
     def start_s(self) -> float:
@@ -101,14 +101,14 @@ def row(call_id: str, start_s: float, duration: Any) -> bytes:
 
 
 def call(call_id: str, start_s: float, *late_s: float) -> Call:
-    """A call with a version for each of `late_s`, seconds after it began."""
+    """Return a call with one version per entry of `late_s`, in seconds after it began."""
     versions = [Version(start_s + late, start_s, row(call_id, start_s, n)) for n, late in enumerate(sorted(late_s))]
     return Call(call_id, versions)
 
 
 @dataclass
 class World:
-    """What Graph shows. A page is cut out of what is visible when it is asked for: rows shift when others turn up."""
+    """The rows that Graph shows. A page is cut out of what is visible at the request: rows shift when others appear."""
 
     calls: list[Call]
     page_rows: int = 4
@@ -190,7 +190,7 @@ class Commit(NamedTuple):
 
 @dataclass
 class Topics:
-    """What is committed."""
+    """The committed records."""
 
     rows: list[Published] = field(default_factory=list)
     dead: list[tuple[bytes | None, bytes]] = field(default_factory=list)
@@ -204,7 +204,7 @@ class Topics:
     "Called after each commit."
 
     def keep(self, record: Outgoing, time_s: float) -> None:
-        """Takes a record of a topic that is not the rows'."""
+        """Keep a record of a topic other than the row topic."""
         assert record.key is not None
         if record.topic.endswith(".progress"):
             said = _decode_progress(record.value or b"")
@@ -225,7 +225,7 @@ class _Chain:
     repeated: bool = False
     began_s: float = 0.0
     asked: Page | None = None
-    "What Graph has answered and has not arrived."
+    "Responses of Graph that have not arrived yet."
     ids: set[int] = field(default_factory=set)
     served: set[bytes] = field(default_factory=set)
 
@@ -300,7 +300,7 @@ class Worker:
         return self.plans[tenant].start
 
     def command(self, tenant: str, command: jobs.Command, now_s: float) -> None:
-        """An operator's command, as Sweeper takes it."""
+        """Apply an operator's command as Sweeper does."""
         now, horizon = moment(now_s), self.accounts[tenant].rules.horizon
         self.plans[tenant] = windows.command(self.plans[tenant], command, now, now - horizon)
         self._queue.append(Commanded(0, now, tenant, command))
@@ -315,10 +315,7 @@ class Worker:
         return bool(self._chains[tenant])
 
     def read_page(self, tenant: str, which: int, time_s: float, now_s: float, *, slow: bool = False) -> None:
-        """Reads one page of one of the open chains; the last page hands the slice over, or begins it again.
-
-        `slow`: Graph makes its answer at this moment, and it arrives when the chain's turn comes again.
-        """
+        """Read one page of an open chain. The last page hands the slice over, or starts it again."""
         chains = self._chains[tenant]
         chain = chains[which % len(chains)]
         if not chain.skip and chain.asked is None:
@@ -360,14 +357,14 @@ class Worker:
         self._queue.append(RangeFailed(tenant, chain.piece.window, failure))
 
     def fail(self, tenant: str) -> None:
-        """The source is away: the runs on their way have failed."""
+        """Let the source be unavailable: the current runs have failed."""
         self._chains[tenant].clear()
         self.plans[tenant], dropped = windows.drop_runs(self.plans[tenant])
         if dropped:
             self._queue.append(RunsDropped(tenant, "unreachable", "away"))
 
     def take(self, items: int) -> None:
-        """Adds what was read to the batch, as the shard's loop does."""
+        """Add what was read to the batch, as the loop of the shard does."""
         taken, self._queue = self._queue[:items], self._queue[items:]
         self._waiting += taken
         self._pending = self._batches.prepare(taken, self.accounts, self._pending)
@@ -425,14 +422,14 @@ class Worker:
         return rows, dead, ends, dict(offsets)
 
     def is_idle(self, now: datetime) -> bool:
-        """Whether nothing is on its way and all that was read is committed."""
+        """Return whether nothing is in flight and everything that was read is committed."""
         busy = self._queue or self._waiting or any(self._chains.values())
         return not busy and all(
             windows.is_idle(plan, self.accounts[tenant].rules, now) for tenant, plan in self.plans.items()
         )
 
     def drain(self, time_s: float, now_s: float) -> None:
-        """Reads and commits until nothing is on its way, in no time."""
+        """Read and commit, in no time, until nothing is in flight."""
         for tenant in self._worlds:
             self.sweep(tenant, now_s)
             while self.has_chains(tenant):
@@ -450,7 +447,7 @@ class Worker:
 
 @dataclass
 class Setting:
-    """What the owner configured."""
+    """The configuration."""
 
     sweeps: tuple[Sweep, ...]
     slice: timedelta = timedelta(days=1)
@@ -495,12 +492,15 @@ def poll(
 
 
 def every(step_s: float, start_s: float, end_s: float) -> list[float]:
-    """Times at a fixed step."""
+    """Return times at a fixed step."""
     return [float(time_s) for time_s in np.arange(start_s, end_s, step_s)]
 
 
 def some_calls(rng: random.Random, count: int, until_s: float, latest_s: float) -> list[Call]:
-    """Calls with late, revised and unfit rows. Graph lists them by id, so that a late one shifts the rest of a page."""
+    """Return calls with late, revised and invalid rows.
+
+    Graph lists them by id, so that a late row shifts the rest of a page.
+    """
     calls = []
     for number in range(count):
         call_id = f"{rng.getrandbits(48):012x}-{number}"

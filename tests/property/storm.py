@@ -46,7 +46,7 @@ def deepest_s(setting: Setting) -> float:
 
 
 def cadence_s(setting: Setting) -> float:
-    """Of the deepest sweep."""
+    """Return the cadence of the deepest sweep, in seconds."""
     return max(setting.sweeps, key=lambda one: one.overlap).every.total_seconds()
 
 
@@ -58,7 +58,7 @@ class Storm:
         self.setting = SETTINGS[seed % len(SETTINGS)]
         deep_s, shortest_s = deepest_s(self.setting), self.setting.shortest_horizon.total_seconds()
         self.is_near = rng.random() < 0.6
-        "Whether lives draw a horizon near the deepest overlap; else it is far away."
+        "True if lives draw a horizon near the deepest overlap. Otherwise the horizon is far away."
         self.until_s = rng.uniform(1.0, 2.0) * (shortest_s if self.is_near else deep_s) + _HOUR_S
         self.clock_is_right = rng.random() < 0.5
         tenants = ["t1", "t2"] if rng.random() < 0.3 else ["t1"]
@@ -79,7 +79,7 @@ class Storm:
         self.paused_until_s = dict.fromkeys(tenants, 0.0)
         self.shortest_horizon = FAR
         self.hindered: list[tuple[float, float]] = []
-        "When a process, Graph or an operator kept some tenant from being read."
+        "Times at which a process, Graph or an operator kept a tenant from being read."
 
     def _world(self) -> World:
         rng, begin_s = self.rng, self.setting.start.total_seconds()
@@ -94,7 +94,7 @@ class Storm:
         return world
 
     def _unreadable(self) -> tuple[float, float, float]:
-        """An instant that Graph does not serve for a while."""
+        """Return a moment of call time that Graph does not serve for some time."""
         at_s, since_s = self.rng.uniform(0, self.until_s), self.rng.uniform(0, self.until_s)
         return at_s, since_s, min(self.until_s, since_s + self.rng.uniform(0, 1.5 * deepest_s(self.setting)))
 
@@ -202,7 +202,7 @@ class Storm:
         self.clock.answered(moment(math.floor(self.time_s)))
 
     def _order(self, worker: Worker, tenant: str) -> None:
-        """An operator pauses and resumes the tenant, and files jobs that wait meanwhile."""
+        """Pause and resume the tenant as an operator, and submit jobs that wait meanwhile."""
         rng = self.rng
         if rng.random() < 0.002:
             self.paused_until_s[tenant] = self.time_s + rng.uniform(0, 0.5 * deepest_s(self.setting))
@@ -246,7 +246,7 @@ class Storm:
                 truth.forget(commit.trusted_s, commit.horizon)
 
     def run(self) -> Topics:
-        """The storm, then fair weather until everything that is due has been read."""
+        """Run the storm, then calm until everything that is due has been read."""
         while self.time_s < self.until_s:
             self.step()
         self.ahead_s = 0.0

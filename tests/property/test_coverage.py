@@ -28,7 +28,7 @@ _Reads = list[tuple[Window, int, bool]]
 
 
 def covered(reads: _Reads) -> tuple[Coverage, list[tuple[int, bool]]]:
-    """The coverage, and of each second when it was last read and whether steadily."""
+    """Return the coverage, and for each second when it was last read and whether its paging was stable."""
     coverage, model = Coverage(), [(_NEVER, True)] * _LENGTH
     for window, read_at, steady in reads:
         coverage = coverage.add(window, at(read_at), steady=steady)

@@ -1,4 +1,4 @@
-"""What is remembered, against a dictionary that remembers the same."""
+"""The dedup index, compared with a dictionary that holds the same rows."""
 
 from typing import Any
 

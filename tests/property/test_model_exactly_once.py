@@ -46,7 +46,7 @@ def published(topics: Topics, tenant: str) -> dict[str, list[Published]]:
 
 
 def assert_each_version_once(world: World, found: dict[str, list[Published]]) -> None:
-    """Published versions are versions of the row, in order, none twice; revisions count from 0."""
+    """Check that published versions are versions of the row, in order, none twice, with revisions from 0."""
     calls = {one.id: one for one in world.calls}
     for call_id, records in found.items():
         fitting = [n for n, version in enumerate(calls[call_id].versions) if version.fits]
@@ -97,7 +97,7 @@ LATEST_S, DEEPEST_EVERY_S = 96 * MINUTE_S, 12 * MINUTE_S
 
 
 def lateness_found(late_s: float, step_s: float, begin_s: float = 0.0) -> bool:
-    """Whether a call is found that turns up so long after it began; polled at a fixed step."""
+    """Return whether a call is found that becomes visible so long after it began, polled at a fixed step."""
     start_s = 50 * MINUTE_S + 17.3 + begin_s
     world = World([call("late", start_s, late_s)])
     topics = poll(THREE, world, every(step_s, 0, start_s + late_s + 2 * DEEPEST_EVERY_S))

@@ -1,4 +1,4 @@
-"""What the model itself knows of a tenant's call time, second by second, without the connector's own arithmetic."""
+"""The model's own knowledge of the call time of a tenant, second by second, without the connector's arithmetic."""
 
 import math
 from dataclasses import dataclass, field
@@ -21,7 +21,7 @@ def _nothing() -> NDArray[np.float64]:
 
 @dataclass
 class Truth:
-    """When each second of a tenant's call time was last read, by what has landed."""
+    """Return when each second of a tenant's call time was last read, according to what was committed."""
 
     read_s: NDArray[np.float64] = field(default_factory=_nothing)
     forgotten_before_s: float = -math.inf

@@ -67,7 +67,7 @@ _NOWHERE = recreation.Place(0, "")
 _LOG_AGAIN_S = 60.0
 _STATE_LOST_REMEDY = (
     "the tenant is read again from its start, and rows in the deduplication index are not published again; counts, "
-    "jobs and progress begin anew, and whatever the state topic lost was lost for every tenant of the shard"
+    "jobs and progress start again, and whatever the state topic lost was lost for every tenant of the shard"
 )
 _TOO_OLD_REMEDY = "their chain took so long that they may be published already: connector backfill --again reads them"
 _DECIDED_S = 10.0

@@ -115,6 +115,7 @@ class Publisher(ABC):
         certainly nothing was written, and ShardRestartError when the outcome is unknown.
         """
 
+    @abstractmethod
     def end_open(
         self,
         read: PartitionContents,
@@ -127,8 +128,8 @@ class Publisher(ABC):
         `read`: contents of the internal topics. `row_topics`: topics of the tenants. Raises ShardRestartError or
         HandedOverError.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def write_lost(
         self, read: PartitionContents, ended: Collection[Place], position: CommitContext, is_stopped: Callable[[], bool]
     ) -> int:
@@ -137,7 +138,6 @@ class Publisher(ABC):
         `read`: contents of the internal topics after `end_open`. `ended`: the partitions that `end_open` returned.
         Raises ShardRestartError or HandedOverError.
         """
-        raise NotImplementedError
 
     async def call(self, function: Callable[..., _T], *arguments: Any) -> _T:
         """Run a function in the producer's thread. Waits for its end even when cancelled."""

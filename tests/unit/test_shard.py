@@ -22,6 +22,7 @@ from connector.kafka.limits import Limits
 from connector.kafka.ownership import Command, Snapshot
 from connector.kafka.publishing import AbortedError, CommitContext, Offsets, Outgoing, Publisher, TransactionContents
 from connector.kafka.state import StateIdentity
+from connector.kafka.visibility import Place
 from connector.metrics import Metrics
 from connector.shard import Shard
 
@@ -69,6 +70,12 @@ class Scripted(Publisher):
         if end is not None:
             raise end
         return {}
+
+    def end_open(self, *_: Any) -> set[Place]:
+        return set()
+
+    def write_lost(self, *_: Any) -> int:
+        return 0
 
 
 def shard_of(group: Group) -> Shard:

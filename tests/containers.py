@@ -4,6 +4,7 @@ The daemon has its own folders and socket, so that one that runs here already is
 needs is installed the first time (tests/system_software.py); the base is kept in the cache.
 """
 
+import fcntl
 import json
 import os
 import shutil
@@ -95,7 +96,10 @@ class Daemon:
     def __enter__(self) -> Self:
         try:
             base = base_image()
-            self._start()
+            # Two daemons that start at once remove each other's iptables chains.
+            with (cache_directory() / "dockerd.lock").open("w") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                self._start()
             self.docker("import", "--change=ENV PIP_CERT=" + str(_CERTIFICATES), str(base), BASE)
         except BaseException:
             self.close()

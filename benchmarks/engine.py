@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.rig import PARTITIONS, Rig, told
-from connector import config, log, service
+from connector import config, log
 from connector.core.rows import Row
 from connector.metrics import TenantMetrics
-from connector.records import Made, RowRecords
+from connector.pipeline.row_records import Made, RowRecords
+from connector.worker import service
 
 SLOWDOWN = "BENCH_SLOWDOWN_US"
 

@@ -14,7 +14,7 @@ from benchmarks.rig import Rig, told
 from connector.core import dedup
 from connector.core.dedup import DedupIndex
 from connector.core.rows import RowSchema, decode_page
-from connector.schemata import schema_text
+from connector.schema_files import schema_text
 
 
 def main(rig: Rig) -> dict[str, Any]:

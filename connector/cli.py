@@ -24,7 +24,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from connector.admin.arguments import ConfigOption
+from connector.commands.arguments import ConfigOption
 from connector.errors import ConfigurationError, ConnectorError
 
 OK, FAILED, WRONG, INTERRUPTED = 0, 1, 2, 130
@@ -114,7 +114,7 @@ def run(
 
     settings = read()
     log.configure(settings.log.format, settings.log.level)
-    from connector import service  # noqa: PLC0415
+    from connector.worker import service  # noqa: PLC0415
 
     raise typer.Exit(service.run(settings, once=once, reload=read))
 
@@ -133,7 +133,7 @@ def schema_show(
     Example:
       connector schema show > directRoutingLogRow.avsc
     """
-    from connector.schemata import NAMES, schema_text  # noqa: PLC0415
+    from connector.schema_files import NAMES, schema_text  # noqa: PLC0415
 
     if name not in NAMES:
         raise ConfigurationError([f'schema show: there is no schema "{name}"; write {" or ".join(NAMES)}'])
@@ -155,7 +155,7 @@ def schema_register(*, config: ConfigOption = None) -> None:
     Example:
       connector schema register --config connector.toml
     """
-    from connector.admin import schema as commands  # noqa: PLC0415
+    from connector.commands import schema as commands  # noqa: PLC0415
 
     commands.register(config)
 
@@ -174,7 +174,7 @@ def schema_check(*, config: ConfigOption = None) -> None:
     Example:
       connector schema check --config connector.toml
     """
-    from connector.admin import schema as commands  # noqa: PLC0415
+    from connector.commands import schema as commands  # noqa: PLC0415
 
     commands.check(config)
 
@@ -241,16 +241,18 @@ def command() -> TyperGroup:
         raise TypeError("the application has commands")
     for deferred in (
         _Deferred("demo", "connector.demo", "Everything at once on this machine, with made-up calls."),
-        _Deferred("simulate", "connector.simulator.cli", "A realistic Graph with made-up calls, over HTTPS."),
-        _Deferred("check", "connector.admin.check", "Try everything that run needs; disturbs no worker."),
-        _Deferred("status", "connector.admin.status", "Tenants, coverage, lag, gaps and jobs; needs no worker."),
-        _Deferred("backfill", "connector.admin.backfill", "Have a range of call time read, whatever was read of it."),
-        _Deferred("jobs", "connector.admin.jobs", "Backfills: what waits, runs and has ended."),
-        _Deferred("cancel", "connector.admin.jobs", "End a backfill."),
-        _Deferred("pause", "connector.admin.jobs", "Read nothing of a tenant until it is resumed."),
-        _Deferred("resume", "connector.admin.jobs", "Read a paused tenant again."),
-        _Deferred("plan", "connector.admin.plan", "What the sweeps cost and promise."),
-        _Deferred("verify", "connector.admin.verify", "Compare what Graph shows with the topic."),
+        _Deferred("simulate", "connector.simulator.command", "A realistic Graph with made-up calls, over HTTPS."),
+        _Deferred("check", "connector.commands.check", "Try everything that run needs; disturbs no worker."),
+        _Deferred("status", "connector.commands.status", "Tenants, coverage, lag, gaps and jobs; needs no worker."),
+        _Deferred(
+            "backfill", "connector.commands.backfill", "Have a range of call time read, whatever was read of it."
+        ),
+        _Deferred("jobs", "connector.commands.jobs", "Backfills: what waits, runs and has ended."),
+        _Deferred("cancel", "connector.commands.jobs", "End a backfill."),
+        _Deferred("pause", "connector.commands.jobs", "Read nothing of a tenant until it is resumed."),
+        _Deferred("resume", "connector.commands.jobs", "Read a paused tenant again."),
+        _Deferred("plan", "connector.commands.plan", "What the sweeps cost and promise."),
+        _Deferred("verify", "connector.commands.verify", "Compare what Graph shows with the topic."),
     ):
         group.add_command(deferred)
     _formatted(group)

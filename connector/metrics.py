@@ -26,7 +26,7 @@ from prometheus_client.registry import Collector
 
 from connector import log
 from connector.core.budget import Lane
-from connector.core.pace import Rate
+from connector.core.rate import Rate
 from connector.errors import PermanentReason, TransientReason
 
 LANES: tuple[str, ...] = get_args(Lane)

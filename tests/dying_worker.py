@@ -9,10 +9,12 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from connector import log, service, shard
+from connector import log
 from connector.config import load
 from connector.kafka.acknowledgement import Acknowledgements
 from connector.kafka.publishing import CommitContext, Offsets, Outgoing, TransactionContents
+from connector.pipeline import shard
+from connector.worker import service
 
 PARTS = ("noted", "remembered", "checkpoint")
 

@@ -16,8 +16,6 @@ from unittest import mock
 import msgspec
 from yarl import URL
 
-from connector.batch import Batches, Change, Item, PageRead, TenantState
-from connector.buffer import Buffer
 from connector.core import windows
 from connector.core.budget import Budget
 from connector.core.coverage import Window
@@ -31,7 +29,9 @@ from connector.graph.transport import BrokenAnswerError, Response
 from connector.kafka import avro
 from connector.kafka.seen import SeenLog
 from connector.kafka.state import Checkpoint
-from connector.sweeper import Sweeper
+from connector.pipeline.batch import Batches, Change, Item, PageRead, TenantState
+from connector.pipeline.buffer import Buffer
+from connector.pipeline.sweeper import Sweeper
 from tests.property.model import TOPIC, Setting
 from tests.simulated_time import SimulatedTime
 

@@ -11,13 +11,13 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from connector.admin import arguments, text
-from connector.admin.arguments import ConfigOption, FromOption, TenantOption, ToOption
-from connector.admin.jobs import open_desk
+from connector.commands import arguments, text
+from connector.commands.arguments import ConfigOption, FromOption, TenantOption, ToOption
+from connector.commands.jobs import open_desk
 from connector.config import Tenant
 from connector.core.jobs import ENDED, Command, Job
 from connector.errors import FatalError
-from connector.kafka.desk import OperatorClient
+from connector.kafka.operator_client import OperatorClient
 from connector.kafka.state import Restored
 
 _TELL_EVERY_S = 10.0

@@ -16,8 +16,8 @@ from urllib.parse import urlsplit
 import typer
 
 from connector import brokers, log
-from connector.admin import arguments
-from connector.admin.arguments import ConfigOption, JsonOption
+from connector.commands import arguments
+from connector.commands.arguments import ConfigOption, JsonOption
 from connector.config import Settings, Tenant
 from connector.core.coverage import Window
 from connector.errors import (
@@ -28,7 +28,7 @@ from connector.errors import (
     SourceError,
 )
 from connector.graph.client import GraphClient, NoEvents, Source
-from connector.graph.permit import OLDER_ROLE, ROLE, TokenClaims
+from connector.graph.token_claims import OLDER_ROLE, ROLE, TokenClaims
 from connector.kafka import topics
 from connector.kafka.limits import raise_command
 from connector.kafka.probe import Probe, Standing

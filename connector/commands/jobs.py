@@ -8,12 +8,12 @@ from uuid import UUID, uuid4
 import typer
 
 from connector import brokers
-from connector.admin import arguments, overview, text
-from connector.admin.arguments import ConfigOption, JsonOption, TenantOption
+from connector.commands import arguments, overview, text
+from connector.commands.arguments import ConfigOption, JsonOption, TenantOption
 from connector.config.document import shown
 from connector.core import jobs as core
 from connector.errors import ConfigurationError, FatalError
-from connector.kafka.desk import OperatorClient
+from connector.kafka.operator_client import OperatorClient
 
 if TYPE_CHECKING:
     from connector.config import Settings, Tenant

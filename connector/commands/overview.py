@@ -6,16 +6,16 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from connector import report
+from connector import status_json
 from connector.config import Settings
 from connector.core import jobs, windows
 from connector.core.instants import EPOCH
 from connector.core.jobs import Orders
 from connector.kafka import control
 from connector.kafka.control import Heard
-from connector.kafka.desk import OperatorClient
+from connector.kafka.operator_client import OperatorClient
 from connector.kafka.state import Checkpoint
-from connector.report import Subject
+from connector.status_json import Subject
 
 
 class Known(NamedTuple):
@@ -45,11 +45,11 @@ class Overview(NamedTuple):
         for known in self.tenants:
             if known.checkpoint is None:
                 reason = f"no worker has ever run with kafka.app = {app}" if is_new else "no worker has read it yet"
-                found.append(report.unknown(known.subject, reason))
+                found.append(status_json.unknown(known.subject, reason))
                 continue
             failing, remembered = known.checkpoint.failing, known.checkpoint.remembered
             found.append(
-                report.tenant(
+                status_json.tenant(
                     known.subject, known.checkpoint, now, failing=failing, remembered=remembered, idle=self._idle
                 )
             )
@@ -60,10 +60,10 @@ class Overview(NamedTuple):
         found: list[dict[str, Any]] = []
         for known in self.tenants:
             failing = known.checkpoint.failing if known.checkpoint else None
-            idle = self._idle if known.subject.configured else report.NOT_CONFIGURED
+            idle = self._idle if known.subject.configured else status_json.NOT_CONFIGURED
             untaken = dict.fromkeys(known.untaken, "no worker has taken it yet")
-            found += report.jobs(known.subject.id, known.orders, failing, idle, untaken)
-        return report.by_age(found)
+            found += status_json.jobs(known.subject.id, known.orders, failing, idle, untaken)
+        return status_json.by_age(found)
 
     @property
     def _idle(self) -> str:

@@ -8,9 +8,9 @@ import numpy as np
 import typer
 
 from connector import brokers
-from connector.admin import arguments, text
-from connector.admin.arguments import ConfigOption, JsonOption
-from connector.admin.text import Section
+from connector.commands import arguments, text
+from connector.commands.arguments import ConfigOption, JsonOption
+from connector.commands.text import Section
 from connector.config import Settings, Tenant, duration_text
 from connector.core import forecast, lateness
 from connector.core.forecast import Forecast, Volume

@@ -4,7 +4,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from connector.admin import arguments
+from connector.commands import arguments
 from connector.errors import FatalError
 from connector.kafka.registry import Registry, Subject, subjects
 

@@ -4,10 +4,10 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from connector import __version__, brokers
-from connector.admin import arguments, jobs, overview, text
-from connector.admin.arguments import ConfigOption, JsonOption
-from connector.admin.text import Section
-from connector.kafka.desk import OperatorClient
+from connector.commands import arguments, jobs, overview, text
+from connector.commands.arguments import ConfigOption, JsonOption
+from connector.commands.text import Section
+from connector.kafka.operator_client import OperatorClient
 
 if TYPE_CHECKING:
     from connector.config import Settings

@@ -21,11 +21,11 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from connector import brokers, log
-from connector.admin import arguments, text
-from connector.admin.arguments import ConfigOption, FromOption, JsonOption, TenantOption, ToOption
+from connector.commands import arguments, text
+from connector.commands.arguments import ConfigOption, FromOption, JsonOption, TenantOption, ToOption
+from connector.commands.comparison import SHOWN, Comparison, Fields, Key, Result, Said, id_key, id_keys
 from connector.config import Settings, Tenant, duration_text
 from connector.core import instants, windows
-from connector.core.comparison import SHOWN, Comparison, Fields, Key, Result, Said, id_key, id_keys
 from connector.core.coverage import Window
 from connector.core.rows import InvalidRow, Row, RowSchema, invalid_entry
 from connector.errors import BrokersUnavailableError, ConfigurationError, FatalError, RangeTooLongError, SourceError

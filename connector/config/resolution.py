@@ -29,7 +29,7 @@ from connector.config.source import Key, Source, key_text, treatable
 from connector.config.validation import check
 from connector.core.horizon import MARGIN
 from connector.core.windows import Sweep
-from connector.schemata import schema_text
+from connector.schema_files import schema_text
 
 if TYPE_CHECKING:
     from connector.config.secret import Secret

@@ -12,7 +12,7 @@ from pydantic import BaseModel
 
 from connector.config.document import Document, Reference, shown
 from connector.core import privacy
-from connector.schemata import schema_text
+from connector.schema_files import schema_text
 
 PREFIX = "CONNECTOR_"
 FILE_VARIABLE = "CONNECTOR_CONFIG"

@@ -17,8 +17,8 @@ from connector.errors import FatalError
 from connector.kafka import topics
 from connector.kafka.follower import Follower
 from connector.kafka.mock import PARTITIONS, MockCluster
-from connector.service import Service
 from connector.simulator import Options, Simulator
+from connector.worker.service import Service
 
 _NAMES = ("contoso", "fabrikam", "northwind")
 _SEED = 7

@@ -33,7 +33,7 @@ from connector import log
 from connector.core.budget import FIRST_PAUSE_S, Backoff, Elapsed, retry_after_s
 from connector.core.health import Health
 from connector.errors import ConnectorError, PermanentError, TransientError
-from connector.graph import identity, permit, refusals
+from connector.graph import entra_errors, identity, token_claims
 from connector.graph.replay import MissingAnswerError, Replies, Request
 from connector.graph.transport import BrokenAnswerError, Response, Transport
 
@@ -233,7 +233,7 @@ class SignIn:
 
         The other tenant's rows would be published as rows of this tenant.
         """
-        known = permit.read(token)
+        known = token_claims.read(token)
         here, there = self._tenant.id.lower(), known.tenant.lower() if known else ""
         if _GUID.fullmatch(here) and _GUID.fullmatch(there) and here != there:
             raise self._rejected(
@@ -283,10 +283,10 @@ class SignIn:
         passing = (408, 429, *_PASSING_OF_AZURE) if by_azure else (408, 429)
         if answer.status >= 500 or answer.status in passing:
             self._stop(answer)
-            refusal = refusals.read(refusals.parse(answer.body) or {}, credential.kind)
+            refusal = entra_errors.read(entra_errors.parse(answer.body) or {}, credential.kind)
             codes, wait = (f" {refusal.codes}", refusal.wait) if refusal is not None else ("", "")
             raise self._transient(f"answered {answer.status}{codes}", wait or _ANSWERED)
-        document = refusals.parse(answer.body)
+        document = entra_errors.parse(answer.body)
         if document is None:
             raise self._transient(f"answered {answer.status} without JSON")
         if answer.status != 200:
@@ -314,7 +314,7 @@ class SignIn:
         return PermanentError("sign_in", f"Sign-in of {self._tenant.label} is refused: {what}.", what)
 
     def _refusal(self, document: dict[str, Any], credential: identity.Credential) -> PermanentError | TransientError:
-        refusal = refusals.read(document, credential.kind)
+        refusal = entra_errors.read(document, credential.kind)
         if refusal is None:
             return self._transient("gave an answer that is no token")
         self._correlation_id = refusal.correlation_id

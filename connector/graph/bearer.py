@@ -13,7 +13,7 @@ from connector.core.health import Health
 from connector.errors import ConnectorError
 from connector.graph.auth import SignIn, SignInTarget, Token
 from connector.graph.transport import Transport
-from connector.trust import Trust
+from connector.tls import Trust
 
 # A client's constructor fails after waiting 10 s for its first token.
 _PATIENCE_S = 5.0

@@ -36,13 +36,13 @@ from connector.core.coverage import Window
 from connector.core.health import PATIENCE_S, Failure, Health
 from connector.core.rows import NotAPageError, Page, decode_page
 from connector.errors import PermanentError, PermanentReason, RangeTooLongError, TransientError, TransientReason
-from connector.graph import permit
+from connector.graph import token_claims
 from connector.graph.auth import Pauses, SignIn, Tenant
 from connector.graph.clock import TrustedClock
-from connector.graph.gate import RequestQueue
-from connector.graph.permit import TokenClaims
+from connector.graph.request_queue import RequestQueue
+from connector.graph.token_claims import TokenClaims
 from connector.graph.transport import BrokenAnswerError, RequestTiming, Response, Transport
-from connector.trust import Trust
+from connector.tls import Trust
 
 logger = log.get(__name__)
 
@@ -331,7 +331,7 @@ class Source:
         The claims are None if the token cannot be read; the host is empty if sign-in names none. Raise the errors of
         sign-in.
         """
-        return permit.read(await self._sign_in.token()), self._sign_in.graph_host
+        return token_claims.read(await self._sign_in.token()), self._sign_in.graph_host
 
     async def ask_once(self, window: Window) -> ReadPage:
         """Return the first page of a range with one request that is never retried. Raise the errors of `pages`."""
@@ -345,9 +345,9 @@ class Source:
 
     def _untaken(self, audience: str) -> str:
         """Describe why Graph may have rejected a fresh token, and what to do."""
-        cloud = permit.cloud_of(audience)
+        cloud = token_claims.cloud_of(audience)
         made_for = f" that is for {cloud}" if cloud else ""
-        theirs = permit.cloud_of(self._sign_in.graph_host)
+        theirs = token_claims.cloud_of(self._sign_in.graph_host)
         hint = f", sign-in says that this tenant is of {theirs}" if theirs and theirs != cloud else ""
         what = f"at {self._root.host} does not take a fresh token{made_for} (401){hint}"
         return f"{what}; check graph.cloud and the tenant's id"
@@ -473,7 +473,7 @@ class Source:
         if status == _UNAUTHORIZED:
             self._sign_in.drop(token)
             self.health.up = False
-            known = permit.read(token)
+            known = token_claims.read(token)
             raise _UnauthorizedError(exchange, known.audience if known else "")
         if status == _NOT_ACCEPTABLE:
             self.health.answered()

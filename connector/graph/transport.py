@@ -17,7 +17,7 @@ from connector import proxies
 from connector.core.budget import Budget, Slot
 from connector.errors import ConfigurationError
 from connector.proxies import Proxy
-from connector.trust import Trust
+from connector.tls import Trust
 
 _TLS_BUFFER = 32 << 10
 _LARGE_BYTES = 2 << 20  # a full page of rows has about 1 MiB

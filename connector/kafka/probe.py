@@ -16,8 +16,8 @@ from confluent_kafka.admin import AclOperation, AdminClient
 from connector.config import Kafka
 from connector.kafka import addresses, rights, topics
 from connector.kafka.clients import Clients
-from connector.kafka.desk import OperatorClient
 from connector.kafka.limits import LEAST, raise_command
+from connector.kafka.operator_client import OperatorClient
 from connector.kafka.topics import Found, Problem, Topic
 
 _LOOK_S = 8.0

@@ -25,11 +25,10 @@ from urllib.request import HTTPHandler, HTTPSHandler, OpenerDirector, Request
 
 from connector import proxies
 from connector.config import SchemaRegistry
-from connector.core import evolution
 from connector.errors import ConfigurationError, FatalError, RegistryUnavailableError
-from connector.kafka import avro, topics
+from connector.kafka import avro, evolution, topics
 from connector.proxies import Proxy
-from connector.trust import Trust
+from connector.tls import Trust
 
 _TIMEOUT_S = 5.0
 _WHOLE_ANSWER_S = 8.0

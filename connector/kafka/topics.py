@@ -15,9 +15,8 @@ from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient, ConfigResource, ResourceType
 
 from connector import log
-from connector.core import timestamps
 from connector.errors import BrokersUnavailableError, FatalError, ForbiddenError
-from connector.kafka import addresses, creation, rights
+from connector.kafka import addresses, creation, event_time, rights
 from connector.kafka.addresses import Address
 from connector.kafka.clients import Clients
 from connector.kafka.creation import REFUSED_SETTING, Creation, Creator, answer
@@ -292,7 +291,7 @@ class Admin:
         except KafkaException as error:
             raise self.unanswered(error.args[0]) from error
         for topic, reach in reaches.items():
-            for danger in timestamps.dangers(settings.get(topic, {}), reach, horizon):
+            for danger in event_time.dangers(settings.get(topic, {}), reach, horizon):
                 setting = f"{danger.setting}={danger.value}"
                 command = _alter_command(topic, f"{danger.setting}={danger.needed}")
                 remedy = f'{command}, or rows.timestamp = "ingest"'

@@ -28,13 +28,13 @@ from connector.core.failing_ranges import RangeFailure
 from connector.core.member_names import MemberNames
 from connector.core.rows import InvalidRow, PageRows, Row, RowSchema, invalid_entry
 from connector.core.windows import Rules, Slice, State
-from connector.dead_letters import dead_letter
 from connector.kafka import avro, topics
 from connector.kafka.limits import MOST_OVERHEAD, Limits, TooLong, raise_command, size
 from connector.kafka.publishing import Offsets, Outgoing
 from connector.kafka.seen import Record, SeenLog, Written
 from connector.kafka.state import Checkpoint, checkpoint_key, checkpoint_record
-from connector.records import Made, RowRecords
+from connector.pipeline.dead_letters import dead_letter
+from connector.pipeline.row_records import Made, RowRecords
 
 _logger = log.get(__name__)
 _STATE_PROGRESS_EVERY_S = 60

@@ -3,7 +3,7 @@
 import asyncio
 from collections import deque
 
-from connector.batch import Item, PageRead
+from connector.pipeline.batch import Item, PageRead
 
 MAX_ROWS = 20_000
 MAX_BYTES = 16 << 20

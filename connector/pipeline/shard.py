@@ -18,9 +18,7 @@ from functools import partial
 
 import msgspec
 
-from connector import batch, log
-from connector.batch import Batches, Change, Commanded, Item, PageRead, RunsDropped, TenantState
-from connector.buffer import Buffer
+from connector import log
 from connector.config import Identity, Settings, Tenant, duration_text
 from connector.core import windows
 from connector.core.dedup import DedupIndex
@@ -51,10 +49,13 @@ from connector.kafka.publishing import (
 from connector.kafka.restore import PartitionContents, read_partition, trim_heap
 from connector.kafka.state import Checkpoint, StateIdentity
 from connector.kafka.transaction import Transactions
-from connector.length_limits import LengthLimits
 from connector.metrics import Metrics, TenantMetrics
-from connector.reading import TenantRuntime, rejected_view
-from connector.sweeper import Sweeper
+from connector.pipeline import batch
+from connector.pipeline.batch import Batches, Change, Commanded, Item, PageRead, RunsDropped, TenantState
+from connector.pipeline.buffer import Buffer
+from connector.pipeline.length_limits import LengthLimits
+from connector.pipeline.sweeper import Sweeper
+from connector.pipeline.tenant_runtime import TenantRuntime, rejected_view
 
 _logger = log.get(__name__)
 _ROWS_A_TRANSACTION = 10_000

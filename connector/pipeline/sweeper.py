@@ -11,8 +11,6 @@ from functools import partial
 from typing import NamedTuple
 
 from connector import log
-from connector.batch import Commanded, PageRead, RangeFailed, RunsDropped, SliceRead, SweepsBegun, TenantState
-from connector.buffer import MAX_BYTES, Buffer
 from connector.core import failing_ranges, instants, jobs, windows
 from connector.core.coverage import Window, subtract
 from connector.core.failing_ranges import RangeFailure
@@ -21,6 +19,8 @@ from connector.core.rows import RowSchema, join
 from connector.core.windows import Sizes, Slice, State
 from connector.errors import PermanentError, RangeTooLongError, SourceError, TransientError
 from connector.graph.client import Source
+from connector.pipeline.batch import Commanded, PageRead, RangeFailed, RunsDropped, SliceRead, SweepsBegun, TenantState
+from connector.pipeline.buffer import MAX_BYTES, Buffer
 
 _logger = log.get(__name__)
 _REPEATS = 2

@@ -7,12 +7,12 @@ from datetime import datetime
 from functools import partial
 
 from connector import log
-from connector.batch import Change, TenantState
 from connector.config import duration_text
 from connector.core import jobs, windows
 from connector.graph.client import Source
 from connector.metrics import TenantMetrics, TenantView
-from connector.sweeper import Sweeper
+from connector.pipeline.batch import Change, TenantState
+from connector.pipeline.sweeper import Sweeper
 
 _logger = log.get(__name__)
 _WARN_AGAIN_S = 3600.0

@@ -214,7 +214,7 @@ def simulate(  # noqa: PLR0913
 
 
 async def _serve(options: Options, config_out: Path | None, bootstrap_servers: str) -> None:
-    from connector.simulator.server import Simulator  # noqa: PLC0415  # keeps `--help` fast
+    from connector.simulator.http_server import Simulator  # noqa: PLC0415  # keeps `--help` fast
 
     try:
         simulator = Simulator(options)

@@ -12,7 +12,7 @@ from typing import Self
 
 from aiohttp import web
 
-from connector.simulator import control, entra, graph, imds, tls
+from connector.simulator import certificates, control_api, entra, graph, imds
 from connector.simulator.arrivals import Request
 from connector.simulator.options import Options
 from connector.simulator.world import TenantServed, TruthRow, World
@@ -45,7 +45,9 @@ class Simulator:
         self.port = 0
         self.ca_path = Path()
         self._host = "127.0.0.1" if self.options.host == "localhost" else self.options.host
-        self._ca, self._tls = tls.make([*([] if self._host in _ANYWHERE else [self._host]), *self.options.names])
+        self._ca, self._tls = certificates.make(
+            [*([] if self._host in _ANYWHERE else [self._host]), *self.options.names]
+        )
         self._folder: tempfile.TemporaryDirectory[str] | None = None
         self._runner: web.AppRunner | None = None
         self._azure: web.AppRunner | None = None
@@ -271,7 +273,7 @@ class Simulator:
     async def _answer(self, request: web.Request) -> web.StreamResponse:
         path = request.path
         if path.startswith("/simulator/"):
-            return await control.answer(self.world, request, self._refuse_soon)
+            return await control_api.answer(self.world, request, self._refuse_soon)
         if entra.KEYS.fullmatch(path):
             return entra.keys(self.world)
         if entra.TOKEN.fullmatch(path) or entra.DISCOVERY.fullmatch(path):

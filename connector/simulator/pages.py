@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from connector.simulator.calls import MOST_MOVED_MS, Block, Calls, Longs
 from connector.simulator.options import Order
-from connector.simulator.rows import Texts, beta, key_of
+from connector.simulator.row_content import Texts, beta, key_of
 
 K = TypeVar("K")
 V = TypeVar("V")

@@ -14,7 +14,7 @@ from connector.simulator.calls import Block, Calls, guid, mix_one, tenant_key
 from connector.simulator.faults import Faults
 from connector.simulator.options import Options
 from connector.simulator.pages import Log, Page, Shelf, Version
-from connector.simulator.rows import Texts
+from connector.simulator.row_content import Texts
 from connector.simulator.sign_in import GRAPH_ROOTS, SignIn
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)

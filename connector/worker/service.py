@@ -17,8 +17,7 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any, NamedTuple
 
-from connector import __version__, brokers, log, report
-from connector.batch import TenantState
+from connector import __version__, brokers, log, status_json
 from connector.config import Settings, Tenant
 from connector.core import instants
 from connector.core.rows import RowSchema
@@ -37,8 +36,9 @@ from connector.kafka.publishing import LONGEST_CALL_S
 from connector.kafka.registry import Registry, Subject, subjects
 from connector.kafka.state import ShardRecord, StateIdentity, check_identity
 from connector.metrics import Metrics
-from connector.reading import TenantRuntime
-from connector.shard import Shard, WorkerContext
+from connector.pipeline.batch import TenantState
+from connector.pipeline.shard import Shard, WorkerContext
+from connector.pipeline.tenant_runtime import TenantRuntime
 from connector.web.server import Web
 
 _logger = log.get(__name__)
@@ -565,7 +565,7 @@ class Service:
             "version": __version__,
             "shards": self._settings.kafka.shards,
             "tenants": tenants,
-            "jobs": report.by_age(jobs),
+            "jobs": status_json.by_age(jobs),
             "instance": self._instance,
             "ready": ready,
             "reasons": reasons,
@@ -577,7 +577,7 @@ class Service:
         """Yield TENANT and JOBs of each tenant that the worker owns. Shards may come and go between two of them."""
         for number, shard in sorted(self._shards.items()):
             for tenant in self._tenants_of(number):
-                subject = report.Subject(tenant.key, tenant, number)
+                subject = status_json.Subject(tenant.key, tenant, number)
                 problem = shard.rejected.get(tenant.key)
                 reading = shard.readings.get(tenant.key)
                 if problem is not None:
@@ -586,10 +586,10 @@ class Service:
                     yield _describe(subject, reading, self._now(), shard.problem), _jobs(subject, reading)
             for key, account in sorted(shard.accounts.items()):
                 if account.retired and key not in shard.rejected:
-                    stranger = report.Subject(key, None, number)
+                    stranger = status_json.Subject(key, None, number)
                     orders = account.checkpoint.state.orders
                     described = _describe_account(stranger, account, self._now(), None)
-                    yield described, report.jobs(key, orders, None, report.NOT_CONFIGURED)
+                    yield described, status_json.jobs(key, orders, None, status_json.NOT_CONFIGURED)
 
 
 class _Topology(NamedTuple):
@@ -608,34 +608,34 @@ async def _wait_all(tasks: list[asyncio.Task[None]]) -> None:
 
 
 def _describe(
-    subject: report.Subject, reading: TenantRuntime | None, now: datetime, problem: str | None
+    subject: status_json.Subject, reading: TenantRuntime | None, now: datetime, problem: str | None
 ) -> dict[str, Any]:
     """Return a tenant's TENANT. `problem` states why its shard does not publish."""
     if reading is None:
-        return report.unknown(subject, problem or "its shard is being restored")
+        return status_json.unknown(subject, problem or "its shard is being restored")
     return _describe_account(subject, reading.account, now, _failing(reading))
 
 
 def _describe_account(
-    subject: report.Subject, account: TenantState, now: datetime, failing: tuple[str, str] | None
+    subject: status_json.Subject, account: TenantState, now: datetime, failing: tuple[str, str] | None
 ) -> dict[str, Any]:
-    return report.tenant(subject, account.checkpoint, now, failing=failing, remembered=len(account.remembered))
+    return status_json.tenant(subject, account.checkpoint, now, failing=failing, remembered=len(account.remembered))
 
 
 def _describe_rejected(
-    subject: report.Subject, account: TenantState | None, now: datetime, problem: str
+    subject: status_json.Subject, account: TenantState | None, now: datetime, problem: str
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Return TENANT and JOBs of a tenant that is not read because of how it is configured."""
     failing = ("rejected", problem)
     if account is None:
-        return report.unknown(subject, problem) | {"state": "failing"}, []
-    jobs = report.jobs(subject.id, account.checkpoint.state.orders, failing)
+        return status_json.unknown(subject, problem) | {"state": "failing"}, []
+    jobs = status_json.jobs(subject.id, account.checkpoint.state.orders, failing)
     return _describe_account(subject, account, now, failing), jobs
 
 
-def _jobs(subject: report.Subject, reading: TenantRuntime | None) -> list[dict[str, Any]]:
+def _jobs(subject: status_json.Subject, reading: TenantRuntime | None) -> list[dict[str, Any]]:
     """Return the tenant's jobs in the JSON shape of docs/interface.md."""
-    return report.jobs(subject.id, reading.account.checkpoint.state.orders, _failing(reading)) if reading else []
+    return status_json.jobs(subject.id, reading.account.checkpoint.state.orders, _failing(reading)) if reading else []
 
 
 def _failing(reading: TenantRuntime) -> tuple[str, str] | None:

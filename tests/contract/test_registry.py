@@ -14,7 +14,7 @@ from connector.config import SchemaRegistry, Secret
 from connector.errors import ConfigurationError, FatalError, RegistryUnavailableError
 from connector.kafka import avro, registry
 from connector.kafka.registry import Registry, Subject, subjects
-from connector.simulator import tls
+from connector.simulator import certificates
 from tests.registries import Answer, Answers, Fake
 
 ROW = Subject("calls-value", avro.ROW, ("calls",))
@@ -75,7 +75,7 @@ def test_what_may_pass_by_itself_is_waited_for(
 
 def test_a_registry_that_wants_a_client_certificate_gets_it(tmp_path: Path) -> None:
     """Mutual TLS: the key in the file of the certificate, or in one of its own."""
-    authority = tls.Authority("CA of a registry")
+    authority = certificates.Authority("CA of a registry")
     files = {"ca": authority.pem, "server": authority.issue("registry", ("127.0.0.1",))}
     client = authority.issue("connector")
     key, certificate = client.split(b"-----BEGIN CERTIFICATE-----", 1)
@@ -239,7 +239,7 @@ def test_credentials_go_with_each_request_and_a_rotated_one_counts(
 
 
 def test_a_registry_with_a_certificate_of_its_own_is_asked_only_with_its_ca(tmp_path: Path) -> None:
-    pem, context = tls.make(["127.0.0.1"])
+    pem, context = certificates.make(["127.0.0.1"])
     bundle = tmp_path / "ca.pem"
     bundle.write_bytes(pem)
     with Fake(lambda *_: (200, {"id": 2}), context) as server:

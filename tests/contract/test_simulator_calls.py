@@ -16,7 +16,7 @@ from connector.simulator import Options
 from connector.simulator.calls import DAY_MS, Calls, tenant_key
 from connector.simulator.options import Recipe
 from connector.simulator.pages import Log, Version
-from connector.simulator.rows import UNFIT
+from connector.simulator.row_content import UNFIT
 from connector.simulator.world import World
 
 DATA = Path(__file__).parents[1] / "data"

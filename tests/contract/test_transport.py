@@ -23,7 +23,7 @@ from connector.config import SchemaRegistry
 from connector.errors import FatalError, RegistryUnavailableError
 from connector.graph.transport import BrokenAnswerError, Response, Transport
 from connector.kafka.registry import Registry
-from connector.trust import Trust
+from connector.tls import Trust
 
 DEADLINE_S = 20.0
 

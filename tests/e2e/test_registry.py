@@ -15,9 +15,9 @@ from confluent_kafka.schema_registry import SchemaRegistryClient
 from confluent_kafka.schema_registry.avro import AvroDeserializer
 from confluent_kafka.serialization import MessageField, SerializationContext
 
-from connector import service
 from connector.config import load
 from connector.kafka import avro
+from connector.worker import service
 from tests import oracle
 from tests.conftest import SharedBroker
 from tests.registries import Answer, Answers, Fake, RegistryClient

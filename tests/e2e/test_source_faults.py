@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from connector.simulator.rows import Texts
+from connector.simulator.row_content import Texts
 from tests import oracle
 from tests.conftest import SharedBroker
 from tests.simulation import Simulation

@@ -10,9 +10,9 @@ from typing import Any, cast
 
 import pytest
 
-from connector.batch import Batches
 from connector.config import load
-from connector.service import Service
+from connector.pipeline.batch import Batches
+from connector.worker.service import Service
 from tests.brokers import free_ports, wait_until
 from tests.conftest import SharedBroker
 from tests.simulation import Simulation
@@ -23,7 +23,7 @@ async def test_once_ends_with_1_when_brokers_are_away_for_longer_than_its_patien
     tmp_path: Path, topic: str, app: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The contract's two minutes, shortened."""
-    monkeypatch.setattr("connector.service._AWAY_S", 1.0)
+    monkeypatch.setattr("connector.worker.service._AWAY_S", 1.0)
     (port,) = free_ports(1)
     with Simulation(days=0, calls_per_day=0) as source:
         file = tmp_path / "connector.toml"

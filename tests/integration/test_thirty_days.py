@@ -16,8 +16,6 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from connector.batch import Item, PageRead, TenantState
-from connector.buffer import Buffer
 from connector.core import dedup, forecast, instants, lateness, windows
 from connector.core.budget import Budget
 from connector.core.coverage import Window
@@ -25,12 +23,14 @@ from connector.core.dedup import DedupIndex
 from connector.core.rows import ENTRY, LAYOUT, PageRows, RowSchema
 from connector.core.windows import Rules, Sweep
 from connector.graph.client import ReadPage, Source
-from connector.graph.gate import RequestQueue
+from connector.graph.request_queue import RequestQueue
 from connector.kafka.seen import SeenLog
 from connector.kafka.state import Checkpoint
+from connector.pipeline.batch import Item, PageRead, TenantState
+from connector.pipeline.buffer import Buffer
+from connector.pipeline.sweeper import Sweeper
 from connector.simulator.calls import Calls, tenant_key
 from connector.simulator.options import Recipe
-from connector.sweeper import Sweeper
 from tests.simulated_time import SimulatedTime
 
 DAYS = int(os.environ.get("DAYS", "8"))

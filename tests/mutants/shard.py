@@ -2,7 +2,7 @@
 
 from tests.mutants.mutant import Mutant
 
-_FILE = "connector/shard.py"
+_FILE = "connector/pipeline/shard.py"
 _TEST = "tests/unit/test_shard.py"
 _FENCING = "tests/e2e/test_fencing.py"
 
@@ -23,7 +23,7 @@ _CHAINS = "tests/unit/test_sweeper_chains.py"
 SHARD = (
     Mutant(
         "the local clock decides what is forgotten",
-        "connector/shard.py",
+        "connector/pipeline/shard.py",
         "await publisher.call(self._batches.close, changes, accounts, around.graph.clock.trusted())",
         "await publisher.call(self._batches.close, changes, accounts, around.graph.clock._now())",
         "tests/e2e/test_clocks.py -k forgets_nothing",
@@ -38,7 +38,7 @@ SHARD = (
     ),
     Mutant(
         "a deduplication index that is lost is not noticed",
-        "connector/shard.py",
+        "connector/pipeline/shard.py",
         "if checkpoint.remembered and key not in remembered:",
         "if not key:",
         "tests/e2e/test_lost_topics.py -k refused",
@@ -46,7 +46,7 @@ SHARD = (
     ),
     Mutant(
         "rows of a tenant whose state is lost are not used",
-        "connector/shard.py",
+        "connector/pipeline/shard.py",
         "memory = self._without_state.pop(key, None)",
         "memory = None",
         "tests/e2e/test_lost_topics.py -k lost_state",
@@ -54,28 +54,28 @@ SHARD = (
     ),
     Mutant(
         "a chain with repeats is not read again",
-        "connector/sweeper.py",
+        "connector/pipeline/sweeper.py",
         "                if chain.repeated:\n",
         "                if not chain:\n",
         _CHAINS,
     ),
     Mutant(
         "every slice is stable",
-        "connector/sweeper.py",
+        "connector/pipeline/sweeper.py",
         "SliceRead(self._tenant, piece, not chain.repeated, self._now())",
         "SliceRead(self._tenant, piece, True, self._now())",
         _CHAINS,
     ),
     Mutant(
         "a slice that is published again counts before its rows are handed over",
-        "connector/sweeper.py",
+        "connector/pipeline/sweeper.py",
         _HANDED_OVER,
         _COUNTED_FIRST,
         _CHAINS,
     ),
     Mutant(
         "other chains of a failed run go on",
-        "connector/sweeper.py",
+        "connector/pipeline/sweeper.py",
         'task.cancel(f"{piece.window} of a failed run")',
         "pass",
         _CHAINS,

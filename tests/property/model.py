@@ -17,8 +17,15 @@ from typing import Any, NamedTuple, cast
 import msgspec
 import numpy as np
 
-from connector import batch
-from connector.batch import (
+from connector.core import instants, jobs, windows
+from connector.core.coverage import Window
+from connector.core.failing_ranges import RangeFailure
+from connector.core.rows import Page, RowSchema, decode_page
+from connector.core.windows import Rules, Sizes, Slice, Sweep
+from connector.kafka import avro, seen, state
+from connector.kafka.publishing import Offsets, Outgoing
+from connector.pipeline import batch
+from connector.pipeline.batch import (
     Batches,
     Change,
     Commanded,
@@ -30,14 +37,7 @@ from connector.batch import (
     SweepsBegun,
     TenantState,
 )
-from connector.core import instants, jobs, windows
-from connector.core.coverage import Window
-from connector.core.failing_ranges import RangeFailure
-from connector.core.rows import Page, RowSchema, decode_page
-from connector.core.windows import Rules, Sizes, Slice, Sweep
-from connector.kafka import avro, seen, state
-from connector.kafka.publishing import Offsets, Outgoing
-from connector.shard import Shard
+from connector.pipeline.shard import Shard
 
 EPOCH = datetime(2026, 3, 1, tzinfo=UTC)
 TOPIC, APP = "calls", "app"

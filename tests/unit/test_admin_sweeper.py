@@ -8,8 +8,6 @@ from typing import Any
 
 import pytest
 
-from connector.batch import TenantState
-from connector.buffer import Buffer
 from connector.config import Identity, Tenant
 from connector.core import windows
 from connector.core.coverage import Window
@@ -21,7 +19,9 @@ from connector.graph.client import ReadPage
 from connector.kafka import avro
 from connector.kafka.seen import SeenLog
 from connector.kafka.state import Checkpoint
-from connector.sweeper import Sweeper
+from connector.pipeline.batch import TenantState
+from connector.pipeline.buffer import Buffer
+from connector.pipeline.sweeper import Sweeper
 
 NOW = datetime(2026, 3, 10, 12, tzinfo=UTC)
 DAY = timedelta(days=1)

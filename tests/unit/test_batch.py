@@ -8,8 +8,6 @@ from typing import Any, cast
 import msgspec
 import pytest
 
-from connector import batch
-from connector.batch import Batches, Change, PageRead, SliceRead, SweepsBegun, TenantState
 from connector.core import windows
 from connector.core.coverage import Coverage, Read, Window
 from connector.core.dedup import DedupIndex
@@ -19,6 +17,8 @@ from connector.kafka import avro, state
 from connector.kafka.publishing import Outgoing
 from connector.kafka.seen import SeenLog
 from connector.kafka.state import Checkpoint
+from connector.pipeline import batch
+from connector.pipeline.batch import Batches, Change, PageRead, SliceRead, SweepsBegun, TenantState
 from tests.property.model import TOPIC, Setting, moment, sweep
 
 SHAPE = RowSchema(avro.load(avro.ROW), "v1.0")

@@ -6,8 +6,8 @@ from typing import Any, cast
 
 import pytest
 
-from connector.batch import Item, PageRead, SweepsBegun
-from connector.buffer import Buffer
+from connector.pipeline.batch import Item, PageRead, SweepsBegun
+from connector.pipeline.buffer import Buffer
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
 DEADLINE_S = 5.0

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from connector.admin.arguments import find_tenant, read_window
+from connector.commands.arguments import find_tenant, read_window
 from connector.config import Settings, load
 from connector.errors import ConfigurationError
 

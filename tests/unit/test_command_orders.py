@@ -6,9 +6,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from connector import report
-from connector.admin import backfill
-from connector.admin.overview import Known, Overview
+from connector import status_json
+from connector.commands import backfill
+from connector.commands.overview import Known, Overview
 from connector.config import Identity, Tenant
 from connector.core import jobs, windows
 from connector.core.coverage import Coverage, Window
@@ -16,7 +16,7 @@ from connector.core.jobs import Command, Job, Orders
 from connector.core.windows import Rules, Sweep
 from connector.errors import FatalError
 from connector.kafka.state import Checkpoint, Restored, ShardRecord
-from connector.report import Subject
+from connector.status_json import Subject
 
 NOW = datetime(2026, 3, 10, 12, tzinfo=UTC)
 DAY = timedelta(days=1)
@@ -72,18 +72,18 @@ def test_open_jobs_are_bounded_so_that_the_state_record_fits_into_a_message() ->
 
 
 def test_jobs_wait_for_the_one_before_and_say_so() -> None:
-    first, second = report.jobs("AA", applied(order(1), order(2)), None)
+    first, second = status_json.jobs("AA", applied(order(1), order(2)), None)
     assert (first["reason"], second["reason"]) == (None, "it comes after job job-1")
-    first, second = report.jobs("AA", applied(order(1), order(2)), ("sign_in", "the secret is wrong"))
+    first, second = status_json.jobs("AA", applied(order(1), order(2)), ("sign_in", "the secret is wrong"))
     assert first["reason"] == second["reason"] == "the secret is wrong"
-    (told,) = report.jobs("AA", applied(order(1)), None, "no worker is running", {"job-1": "untaken"})
+    (told,) = status_json.jobs("AA", applied(order(1)), None, "no worker is running", {"job-1": "untaken"})
     assert told["reason"] == "no worker is running"
-    (told,) = report.jobs("AA", applied(order(1), Command("x", "pause", NOW)), None)
+    (told,) = status_json.jobs("AA", applied(order(1), Command("x", "pause", NOW)), None)
     assert "paused" in told["reason"]
 
 
 def test_a_job_has_the_members_of_the_contract() -> None:
-    (told,) = report.jobs("AA", applied(order(1)), None)
+    (told,) = status_json.jobs("AA", applied(order(1)), None)
     assert told == {
         "id": "job-1",
         "kind": "backfill",
@@ -103,7 +103,7 @@ def test_a_job_has_the_members_of_the_contract() -> None:
 
 
 def told(known: Checkpoint, now: datetime = NOW, **more: Any) -> dict[str, Any]:
-    return report.tenant(SUBJECT, known, now, failing=known.failing, remembered=0, **more)
+    return status_json.tenant(SUBJECT, known, now, failing=known.failing, remembered=0, **more)
 
 
 def test_a_tenant_that_is_read_is_ok_and_one_that_is_not_catches_up() -> None:
@@ -191,7 +191,7 @@ def test_waiting_ends_badly_when_the_job_is_cancelled_fails_or_was_passed_over()
 def test_what_only_the_state_knows_is_told_as_not_configured() -> None:
     subject = Subject("aa", None, 3)
     known = msgspec.structs.replace(checkpoint(), records=5)
-    tenant = report.tenant(subject, known, NOW, failing=None, remembered=4)
+    tenant = status_json.tenant(subject, known, NOW, failing=None, remembered=4)
     assert (tenant["id"], tenant["name"], tenant["state"], tenant["reason"]) == (
         "aa",
         None,

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from connector.admin import text
-from connector.admin.text import Section
+from connector.commands import text
+from connector.commands.text import Section
 from connector.core import instants
 
 NOW = datetime(2026, 3, 10, 12, tzinfo=UTC)

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from connector.core.comparison import Comparison, Fields, Said, id_key
+from connector.commands.comparison import Comparison, Fields, Said, id_key
 
 FIELDS = Fields(["id", "callType", "duration"], ["userCountryCode"], ["callType"])
 

@@ -12,9 +12,9 @@ from typing import Any
 import yaml
 
 from connector import config
-from connector.simulator import tls
+from connector.simulator import certificates
+from connector.simulator.http_server import Simulator
 from connector.simulator.options import Options
-from connector.simulator.server import Simulator
 
 ROOT = Path(__file__).parents[2]
 
@@ -128,7 +128,7 @@ def test_the_compose_configuration_reads_the_simulator_beside_it(tmp_path: Path)
     path = tmp_path / "connector.toml"
     authority = tmp_path / "ca.pem"
     simulator = Simulator(Options(tenants=2, seed=7, days=0.1, calls_per_day=1))
-    authority.write_bytes(tls.make(["simulator"])[0])
+    authority.write_bytes(certificates.make(["simulator"])[0])
     path.write_text(written.replace("/var/lib/connector/ca.pem", str(authority)), encoding="utf-8")
     settings = config.load(path, services["connector"]["environment"])
     assert [tenant.id for tenant in settings.tenants] == simulator.tenants

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from connector.graph import permit, refusals
+from connector.graph import entra_errors, token_claims
 
 
 @pytest.mark.parametrize(
@@ -33,7 +33,7 @@ from connector.graph import permit, refusals
 def test_a_refusal_has_a_remedy_unless_it_passes_by_itself(
     document: dict[str, object], kind: str, expected: str
 ) -> None:
-    refusal = refusals.read(document, kind)
+    refusal = entra_errors.read(document, kind)
     assert refusal is not None
     assert expected in refusal.remedy
     assert bool(refusal.remedy) == bool(expected)
@@ -41,7 +41,7 @@ def test_a_refusal_has_a_remedy_unless_it_passes_by_itself(
 
 @pytest.mark.parametrize("error", [None, 5, "<script>", "x" * 65, ""])
 def test_what_is_no_oauth_error_is_no_refusal(error: object) -> None:
-    assert refusals.read({"error": error}, "client_secret") is None
+    assert entra_errors.read({"error": error}, "client_secret") is None
 
 
 def test_descriptions_are_not_repeated() -> None:
@@ -50,16 +50,18 @@ def test_descriptions_are_not_repeated() -> None:
         "error_description": "AADSTS7000215: secret hunter2",
         "correlation_id": "a b",
     }
-    assert "hunter2" not in str(refusals.read(document, "client_secret"))
-    assert "a b" not in str(refusals.read(document, "client_secret"))
+    assert "hunter2" not in str(entra_errors.read(document, "client_secret"))
+    assert "a b" not in str(entra_errors.read(document, "client_secret"))
 
 
 def test_a_token_tells_audience_roles_and_tenant_or_nothing() -> None:
     claims = {"aud": "https://graph.microsoft.us", "roles": ["A", 1], "tid": "t"}
     text = base64.urlsafe_b64encode(json.dumps(claims).encode()).decode().rstrip("=")
-    assert permit.read(f"x.{text}.y") == permit.TokenClaims("https://graph.microsoft.us", frozenset({"A"}), "t")
-    assert permit.read("opaque") is None
-    assert permit.read("x.!!.y") is None
+    assert token_claims.read(f"x.{text}.y") == token_claims.TokenClaims(
+        "https://graph.microsoft.us", frozenset({"A"}), "t"
+    )
+    assert token_claims.read("opaque") is None
+    assert token_claims.read("x.!!.y") is None
 
 
 @pytest.mark.parametrize(
@@ -73,7 +75,7 @@ def test_a_token_tells_audience_roles_and_tenant_or_nothing() -> None:
     ],
 )
 def test_a_graph_is_named_with_its_cloud(graph: str, expected: str) -> None:
-    assert permit.cloud_of(graph) == expected
+    assert token_claims.cloud_of(graph) == expected
 
 
 WHAT_TO_TOUCH = {
@@ -122,7 +124,7 @@ def test_code_of_sign_in_has_a_remedy_that_fits(code: int, words: str) -> None:
             {"error": error, "error_codes": [code]},
             {"error": error, "error_description": f"AADSTS{code}: Something. Trace ID: x"},
         ):
-            refusal = refusals.read(document, "client_secret")
+            refusal = entra_errors.read(document, "client_secret")
             assert refusal is not None
             assert words in refusal.remedy
             assert "; " in refusal.remedy
@@ -130,27 +132,27 @@ def test_code_of_sign_in_has_a_remedy_that_fits(code: int, words: str) -> None:
 
 
 def test_every_code_of_the_table_is_tested() -> None:
-    assert sorted(code for codes in WHAT_TO_TOUCH.values() for code in codes) == sorted(refusals.REMEDIES)
+    assert sorted(code for codes in WHAT_TO_TOUCH.values() for code in codes) == sorted(entra_errors.REMEDIES)
 
 
 @pytest.mark.parametrize("code", [50033, 50196, 90006, 90012, 90024, 90033, 90055, 90090, 90091])
 def test_code_that_passes_by_itself_is_waited_for(code: int) -> None:
-    refusal = refusals.read({"error": "invalid_request", "error_codes": [code]}, "client_secret")
+    refusal = entra_errors.read({"error": "invalid_request", "error_codes": [code]}, "client_secret")
     assert refusal is not None
     assert refusal.remedy == ""
     assert "wait" in refusal.wait
-    assert code in refusals.PASSING
+    assert code in entra_errors.PASSING
 
 
 def test_table_in_the_documentation_is_that_of_the_code() -> None:
     text = (Path(__file__).parents[2] / "docs/identities.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| AADSTS(\d+) \| (.*) \| (.*) \|$", text, re.MULTILINE)
-    assert {int(code): f"{wrong}; {todo}" for code, wrong, todo in rows} == refusals.REMEDIES | refusals.PASSING
+    assert {int(code): f"{wrong}; {todo}" for code, wrong, todo in rows} == entra_errors.REMEDIES | entra_errors.PASSING
 
 
 @pytest.mark.parametrize("error", ["invalid_client", "invalid_grant", "invalid_resource", "access_denied", "other"])
 @pytest.mark.parametrize("kind", ["client_secret", "client_certificate", "workload_identity", "managed_identity"])
 def test_unknown_code_still_says_what_to_check(error: str, kind: str) -> None:
-    refusal = refusals.read({"error": error, "error_codes": [123456]}, kind)
+    refusal = entra_errors.read({"error": error, "error_codes": [123456]}, kind)
     assert refusal is not None
     assert refusal.remedy

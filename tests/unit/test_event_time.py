@@ -4,7 +4,7 @@ from datetime import timedelta
 
 import pytest
 
-from connector.core.timestamps import dangers
+from connector.kafka.event_time import dangers
 
 WEEK, HORIZON = timedelta(days=7), timedelta(days=150)
 DAY_MS = 86_400_000

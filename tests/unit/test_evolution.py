@@ -16,18 +16,18 @@ import fastavro
 import numpy as np
 import pytest
 
-from connector.batch import PageRead
 from connector.core import dedup, rows
 from connector.core.coverage import Window
 from connector.core.dedup import DedupIndex
-from connector.core.evolution import clashes, obstacles
 from connector.core.instants import EPOCH
 from connector.core.rows import LAYOUT, RowSchema
 from connector.core.windows import Slice
 from connector.errors import FatalError
 from connector.kafka import avro, seen
-from connector.schemata import NAMES
-from connector.sweeper import _joined
+from connector.kafka.evolution import clashes, obstacles
+from connector.pipeline.batch import PageRead
+from connector.pipeline.sweeper import _joined
+from connector.schema_files import NAMES
 
 SHIPPED = Path(__file__).parent.parent / "data" / "schemas"
 INSTANT = ["null", {"type": "long", "logicalType": "timestamp-millis"}]

@@ -6,8 +6,7 @@ from datetime import datetime, timedelta
 import msgspec
 import pytest
 
-from connector import report
-from connector.batch import Commanded, PageRead, SliceRead, gap_seconds
+from connector import status_json
 from connector.config import Identity, Tenant
 from connector.core import horizon, jobs, windows
 from connector.core.coverage import Coverage, Window
@@ -15,6 +14,7 @@ from connector.core.dedup import DedupIndex
 from connector.core.windows import Slice, Sweep
 from connector.kafka import state
 from connector.kafka.state import Checkpoint
+from connector.pipeline.batch import Commanded, PageRead, SliceRead, gap_seconds
 from tests.property.model import (
     Setting,
     Topics,
@@ -150,14 +150,14 @@ def test_outage_longer_than_the_horizon_leaves_a_gap_with_its_cause() -> None:
     for said in topics.progress:
         assert said.record["completeThroughDateTime"] <= moment(last_read_s)
     tenant = Tenant("t", "t", None, "t", Identity(None, None), timedelta(), 45, "calls")
-    told = report.tenant(
-        report.Subject("t", tenant, 0),
+    told = status_json.tenant(
+        status_json.Subject("t", tenant, 0),
         Checkpoint("calls", known),
         moment(40 * HOUR_S - 500),
         failing=None,
         remembered=0,
     )
-    assert [piece["cause"] for piece in told["gaps"]] == [report.BEYOND_HORIZON]
+    assert [piece["cause"] for piece in told["gaps"]] == [status_json.BEYOND_HORIZON]
     assert (told["state"], told["gap_seconds"]) == ("ok", gap.seconds)
     seconds_read = sum(landed.window.seconds for landed in topics.reads)
     requests = shown.requests

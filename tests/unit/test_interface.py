@@ -9,9 +9,9 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from typer.core import TyperGroup
 
-from connector import report
-from connector.admin.check import Finding
+from connector import status_json
 from connector.cli import command
+from connector.commands.check import Finding
 from connector.config.document import json_schema
 from connector.core.coverage import Window
 from connector.core.jobs import Job
@@ -98,8 +98,8 @@ def test_page_lists_every_metric_with_its_type() -> None:
 @pytest.mark.parametrize(
     ("title", "described"),
     [
-        ("### TENANT", report.unknown(report.Subject("t", None, 0), "")),
-        ("### JOB", report.job("t", Job("1", Window(NOW, NOW), NOW))),
+        ("### TENANT", status_json.unknown(status_json.Subject("t", None, 0), "")),
+        ("### JOB", status_json.job("t", Job("1", Window(NOW, NOW), NOW))),
         ("#### `connector check --json`", dict.fromkeys(Finding._fields)),
     ],
 )

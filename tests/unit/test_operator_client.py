@@ -7,8 +7,8 @@ import pytest
 from confluent_kafka import KafkaError
 
 from connector.errors import FatalError
-from connector.kafka import desk
-from connector.kafka.desk import OperatorClient
+from connector.kafka import operator_client
+from connector.kafka.operator_client import OperatorClient
 from connector.kafka.topics import Names
 
 
@@ -28,7 +28,7 @@ def following(monkeypatch: pytest.MonkeyPatch, *codes: int) -> Any:
     reader = SimpleNamespace(
         assign=lambda _: None, consume=lambda *_, **__: [records.pop(0)] if records else [], close=lambda: None
     )
-    monkeypatch.setattr(desk, "Consumer", lambda _: reader)
+    monkeypatch.setattr(operator_client, "Consumer", lambda _: reader)
     mine = OperatorClient.__new__(OperatorClient)
     mine._clients = SimpleNamespace(reader=dict)  # type: ignore[assignment]
     mine._names = Names("app")

@@ -3,7 +3,7 @@
 import asyncio
 
 from connector.core.budget import BACKFILL, Budget
-from connector.graph.gate import RequestQueue
+from connector.graph.request_queue import RequestQueue
 
 
 class Clock:

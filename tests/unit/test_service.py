@@ -9,13 +9,13 @@ from typing import Any, cast
 import pytest
 from structlog.testing import capture_logs
 
-from connector import service
 from connector.config import Settings, load
 from connector.errors import BrokersUnavailableError, FatalError
 from connector.kafka import topics
 from connector.kafka.state import StateIdentity
 from connector.kafka.topics import Found
-from connector.service import Service
+from connector.worker import service
+from connector.worker.service import Service
 
 CONFIG = """
 kafka = { bootstrap_servers = "127.0.0.1:1", app = "app", topic = "calls" }
@@ -42,7 +42,7 @@ class Exits:
         self.codes: list[int] = []
         self.first = asyncio.Event()
         self._loop = asyncio.get_running_loop()
-        monkeypatch.setattr("connector.service.os._exit", self._exit)
+        monkeypatch.setattr("connector.worker.service.os._exit", self._exit)
         # The timer outlives the test, and must not end the test run.
         monkeypatch.setattr(service, "_STOP_S", 86_400.0)
 
@@ -153,7 +153,7 @@ async def test_topics_of_a_tenant_that_comes_during_the_wait_are_ensured(
         brokers.available.set()
         await sleep(0)
 
-    monkeypatch.setattr("connector.service.asyncio.sleep", reload_meanwhile)
+    monkeypatch.setattr("connector.worker.service.asyncio.sleep", reload_meanwhile)
     topology = await worker._prepare(cast("Any", brokers))
     assert topology is not None
     assert "own" not in brokers.asked[0]

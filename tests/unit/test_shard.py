@@ -11,9 +11,6 @@ from typing import Any, cast
 import pytest
 from structlog.testing import capture_logs
 
-from connector import batch
-from connector.batch import Change, SweepsBegun
-from connector.buffer import Buffer
 from connector.core.rows import RowSchema
 from connector.errors import FencedError, HandedOverError
 from connector.graph.clock import TrustedClock
@@ -24,7 +21,10 @@ from connector.kafka.publishing import AbortedError, CommitContext, Offsets, Out
 from connector.kafka.state import StateIdentity
 from connector.kafka.visibility import Place
 from connector.metrics import Metrics
-from connector.shard import Shard
+from connector.pipeline import batch
+from connector.pipeline.batch import Change, SweepsBegun
+from connector.pipeline.buffer import Buffer
+from connector.pipeline.shard import Shard
 
 OURS = frozenset({0})
 NOBODYS: frozenset[int] = frozenset()
@@ -119,7 +119,7 @@ async def test_an_aborted_batch_is_written_again_with_fresh_metadata_and_remembe
     publisher = Scripted(AbortedError("rebalance"), AbortedError("rebalance"), None)
     committed_when_applied: list[int] = []
     monkeypatch.setattr(batch, "apply", lambda *_: committed_when_applied.append(len(publisher.positions)))
-    monkeypatch.setattr("connector.shard._FIRST_PAUSE_S", 0.0)
+    monkeypatch.setattr("connector.pipeline.shard._FIRST_PAUSE_S", 0.0)
     snapshots = [Snapshot(polls, OURS, f"poll {polls}") for polls in range(3)]
     await shard_of(Group(*snapshots))._commit({}, {}, publisher, 5)
     assert [position.metadata for position in publisher.positions] == ["poll 0", "poll 1", "poll 2"]
@@ -179,7 +179,7 @@ def changed(**members: Any) -> SimpleNamespace:
 async def test_tombstones_do_not_wait_for_the_next_coverage_commit(monkeypatch: pytest.MonkeyPatch) -> None:
     """Items that are not urgent came in the same turn, and made the loop forget that something is."""
     shard = shard_of(Group(Snapshot(0, OURS, "")))
-    monkeypatch.setattr("connector.shard._COMMIT_AT_LATEST_S", 3600.0)
+    monkeypatch.setattr("connector.pipeline.shard._COMMIT_AT_LATEST_S", 3600.0)
     buffer, publisher = Buffer(), Scripted()
     buffer.put(SweepsBegun("t", datetime(2026, 3, 1, tzinfo=UTC)))
     monkeypatch.setattr(shard._batches, "retire", lambda changes, *_: changes.update(gone=changed()))

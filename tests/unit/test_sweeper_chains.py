@@ -9,8 +9,6 @@ from typing import Any
 
 import msgspec
 
-from connector.batch import Item, PageRead, RunsDropped, SliceRead, TenantState
-from connector.buffer import Buffer
 from connector.core import windows
 from connector.core.coverage import Window
 from connector.core.dedup import DedupIndex
@@ -21,7 +19,9 @@ from connector.graph.client import ReadPage
 from connector.kafka import avro
 from connector.kafka.seen import SeenLog
 from connector.kafka.state import Checkpoint
-from connector.sweeper import Sweeper
+from connector.pipeline.batch import Item, PageRead, RunsDropped, SliceRead, TenantState
+from connector.pipeline.buffer import Buffer
+from connector.pipeline.sweeper import Sweeper
 from tests.unit.test_admin_sweeper import DAY, NOW, RULES, TENANT, until
 
 

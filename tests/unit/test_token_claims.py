@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from connector.graph import permit
+from connector.graph import token_claims
 
 
 def token(claims: Any) -> str:
@@ -15,15 +15,17 @@ def token(claims: Any) -> str:
 
 
 def test_audience_and_roles_are_read_without_asking_who_signed() -> None:
-    found = permit.read(token({"aud": "https://graph.microsoft.com", "roles": ["CallRecords.Read.All", "Other", 5]}))
+    found = token_claims.read(
+        token({"aud": "https://graph.microsoft.com", "roles": ["CallRecords.Read.All", "Other", 5]})
+    )
 
     assert found is not None
     assert found.audience == "https://graph.microsoft.com"
-    assert found.roles == {permit.ROLE, "Other"}
+    assert found.roles == {token_claims.ROLE, "Other"}
 
 
 def test_a_token_without_roles_has_none() -> None:
-    found = permit.read(token({"aud": 5}))
+    found = token_claims.read(token({"aud": 5}))
 
     assert found is not None
     assert (found.audience, found.roles) == ("", frozenset())
@@ -31,4 +33,4 @@ def test_a_token_without_roles_has_none() -> None:
 
 @pytest.mark.parametrize("text", ["", "opaque", "a.b", "a.!!.c", "a..c", token([1]), token(None), "a.\u20ac.c"])
 def test_a_token_that_cannot_be_read_says_nothing(text: str) -> None:
-    assert permit.read(text) is None
+    assert token_claims.read(text) is None

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 from unittest import mock
 
 import msgspec
@@ -29,11 +29,16 @@ from connector.graph.transport import BrokenAnswerError, Response
 from connector.kafka import avro
 from connector.kafka.seen import SeenLog
 from connector.kafka.state import Checkpoint
-from connector.pipeline.batch import Batches, Change, Item, PageRead, TenantState
+from connector.pipeline.batch import Batches
 from connector.pipeline.buffer import Buffer
+from connector.pipeline.messages import Item, PageRead
 from connector.pipeline.sweeper import Sweeper
+from connector.pipeline.tenant_state import TenantState
 from tests.property.model import TOPIC, Setting
 from tests.simulated_time import SimulatedTime
+
+if TYPE_CHECKING:
+    from connector.pipeline.change import Change
 
 BEGIN = datetime(2026, 3, 2, 7, 41, 13, tzinfo=UTC)
 M = timedelta(minutes=1)

@@ -9,7 +9,6 @@ rows that the dedup index may have forgotten: they are left out and counted in `
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -20,21 +19,21 @@ from msgspec import structs
 from numpy.typing import NDArray
 
 from connector import log
-from connector.config import Settings, Tenant
+from connector.config import Settings
 from connector.core import dedup, horizon, instants, jobs, lateness, windows
-from connector.core.coverage import Window
 from connector.core.dedup import DedupIndex, Entries, Hours
-from connector.core.failing_ranges import RangeFailure
-from connector.core.member_names import MemberNames
 from connector.core.rows import InvalidRow, PageRows, Row, RowSchema, invalid_entry
-from connector.core.windows import Rules, Slice, State
+from connector.core.windows import Rules, State
 from connector.kafka import avro, topics
 from connector.kafka.limits import MOST_OVERHEAD, Limits, TooLong, raise_command, size
 from connector.kafka.publishing import Offsets, Outgoing
-from connector.kafka.seen import Record, SeenLog, Written
+from connector.kafka.seen import Record
 from connector.kafka.state import Checkpoint, checkpoint_key, checkpoint_record
+from connector.pipeline.change import Change
 from connector.pipeline.dead_letters import dead_letter
+from connector.pipeline.messages import Commanded, Item, PageRead, RangeFailed, RunsDropped, RunsStarted, SliceRead
 from connector.pipeline.row_records import Made, RowRecords
+from connector.pipeline.tenant_state import TenantState
 
 _logger = log.get(__name__)
 _STATE_PROGRESS_EVERY_S = 60
@@ -42,141 +41,6 @@ _TOMBSTONES_A_COMMIT = 1_000
 _CHECKPOINT_GROWTH = 10_000
 _FAR_OFFSET = 10**12
 _NO_IDS: Mapping[str, str] = MappingProxyType({})
-
-
-class SweepsBegun(NamedTuple):
-    """Start of a run of every sweep that was due at `now`."""
-
-    tenant: str
-    now: datetime
-    start: datetime | None = None
-    "The tenant's start if the tenant was never read before, else None."
-
-
-class PageRead(NamedTuple):
-    """One page of a slice."""
-
-    tenant: str
-    slice: Slice
-    raws: Sequence[msgspec.Raw]
-    reading: PageRows
-    received_at: datetime
-    bytes: int
-    uncounted: tuple[Window, ...]
-    "Call time that was never read before (first start, outage). Its rows do not count towards lateness."
-    requests: int = 1
-
-
-class SliceRead(NamedTuple):
-    """End of a slice. All of its pages were put into the buffer before this item."""
-
-    tenant: str
-    slice: Slice
-    steady: bool
-    now: datetime
-
-
-class RangeFailed(NamedTuple):
-    """Failure of a range of call time, which Graph did not serve."""
-
-    tenant: str
-    window: Window
-    failure: RangeFailure
-
-
-class RunsDropped(NamedTuple):
-    """Failure of all of the tenant's runs that were in progress."""
-
-    tenant: str
-    reason: str
-    message: str
-
-
-class Commanded(NamedTuple):
-    """Record of the control topic. A record without a command only moves the control offset past it."""
-
-    offset: int
-    now: datetime
-    tenant: str = ""
-    command: jobs.Command | None = None
-
-
-Item = SweepsBegun | PageRead | SliceRead | RangeFailed | RunsDropped | Commanded
-
-
-@dataclass
-class TenantState:
-    """State of one tenant as the shard has committed it."""
-
-    tenant: Tenant
-    rules: Rules
-    checkpoint: Checkpoint
-    remembered: DedupIndex
-    seen: SeenLog
-    checkpoint_bytes: int = 0
-    "Length of the checkpoint that was written last; 0 if it is not known."
-    retired: bool = False
-    "True for a tenant that is not configured: it is not read, and its state is dropped at the horizon."
-
-    def outlived(self, horizon: datetime) -> bool:
-        """Return whether the tenant is retired and none of its call time that was read lies after `horizon`."""
-        through = self.checkpoint.state.coverage.through or self.checkpoint.state.start
-        return self.retired and through <= horizon
-
-
-@dataclass
-class Change:
-    """Effect of a batch on one tenant, which `apply` puts into the tenant's state after the commit."""
-
-    state: State
-    pending: DedupIndex = field(default_factory=DedupIndex)
-    entries: list[Entries] = field(default_factory=list)
-    hours: list[Hours] = field(default_factory=list)
-    rows: list[Outgoing] = field(default_factory=list)
-    dead_letters: list[Outgoing] = field(default_factory=list)
-    published: int = 0
-    revised: int = 0
-    duplicate: int = 0
-    unknown_names: MemberNames = field(default_factory=MemberNames)
-    unknown_count: int = 0
-    lateness_s: list[float] = field(default_factory=list)
-    found: Counter[int] = field(default_factory=Counter)
-    "New rows per index of the sweep that found them, without rows of call time that was never read before."
-    ages_s: list[float] = field(default_factory=list)
-    "Seconds from call start to first read for those rows of `found` that have a start."
-    oldest_received_at: datetime | None = None
-    ended: list[int] = field(default_factory=list)
-    begun: list[list[int]] = field(default_factory=list)
-    overtaken: list[list[int]] = field(default_factory=list)
-    "The sweeps that were started, per start, whose previous run had not ended."
-    dropped: list[int] = field(default_factory=list)
-    failing: tuple[str, str] | None = None
-    is_command: bool = False
-    too_old: int = 0
-    "New rows that the dedup index may have forgotten: not published, and their call time does not count as read."
-    written: list[Written] = field(default_factory=list)
-    checkpoint: Checkpoint | None = None
-    checkpoint_bytes: int = 0
-    ends_account: bool = False
-    "True if nothing is left of a retired tenant, so that its state is deleted."
-
-    @property
-    def has_rows(self) -> bool:
-        """Return whether the batch publishes rows or dead letters."""
-        return bool(self.rows or self.dead_letters)
-
-    @property
-    def is_urgent(self) -> bool:
-        """Return whether the batch should be committed at once instead of waiting for more items."""
-        return self.has_rows or self.is_command
-
-    def records(self, tenant: str) -> dict[str, list[Outgoing]]:
-        """Return the rows and dead letters by tag.
-
-        The publisher reports offsets per tag. The rows have the tenant's own tag because the checkpoint needs their
-        offsets.
-        """
-        return {tenant: self.rows, f"{tenant}/dead letters": self.dead_letters}
 
 
 class Stated(NamedTuple):
@@ -237,7 +101,7 @@ class Batches:
                 changes[item.tenant] = Change(account.checkpoint.state, failing=account.checkpoint.failing)
             change = changes[item.tenant]
             match item:
-                case SweepsBegun():
+                case RunsStarted():
                     if item.start is not None:
                         change.state = windows.start_earlier(change.state, account.rules, item.start, item.now)
                     change.state, begun = windows.begin(change.state, account.rules, item.now)

@@ -3,7 +3,7 @@
 import asyncio
 from collections import deque
 
-from connector.pipeline.batch import Item, PageRead
+from connector.pipeline.messages import Item, PageRead
 
 MAX_ROWS = 20_000
 MAX_BYTES = 16 << 20

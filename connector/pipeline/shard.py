@@ -51,11 +51,14 @@ from connector.kafka.state import Checkpoint, StateIdentity
 from connector.kafka.transaction import Transactions
 from connector.metrics import Metrics, TenantMetrics
 from connector.pipeline import batch
-from connector.pipeline.batch import Batches, Change, Commanded, Item, PageRead, RunsDropped, TenantState
+from connector.pipeline.batch import Batches
 from connector.pipeline.buffer import Buffer
+from connector.pipeline.change import Change
 from connector.pipeline.length_limits import LengthLimits
+from connector.pipeline.messages import Commanded, Item, PageRead, RunsDropped
 from connector.pipeline.sweeper import Sweeper
 from connector.pipeline.tenant_runtime import TenantRuntime, rejected_view
+from connector.pipeline.tenant_state import TenantState
 
 _logger = log.get(__name__)
 _ROWS_A_TRANSACTION = 10_000

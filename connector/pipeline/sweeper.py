@@ -19,8 +19,9 @@ from connector.core.rows import RowSchema, join
 from connector.core.windows import Sizes, Slice, State
 from connector.errors import PermanentError, RangeTooLongError, SourceError, TransientError
 from connector.graph.client import Source
-from connector.pipeline.batch import Commanded, PageRead, RangeFailed, RunsDropped, SliceRead, SweepsBegun, TenantState
 from connector.pipeline.buffer import MAX_BYTES, Buffer
+from connector.pipeline.messages import Commanded, PageRead, RangeFailed, RunsDropped, RunsStarted, SliceRead
+from connector.pipeline.tenant_state import TenantState
 
 _logger = log.get(__name__)
 _REPEATS = 2
@@ -163,7 +164,7 @@ class Sweeper:
         start = self._fix_start(now)
         self._plan, started = windows.begin(self._plan, self.account.rules, now)
         if started:
-            self._buffer.put(SweepsBegun(self._tenant, now, start))
+            self._buffer.put(RunsStarted(self._tenant, now, start))
         self._steps += 1
 
     def _heed_what_was_forgotten(self) -> None:

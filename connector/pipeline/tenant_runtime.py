@@ -11,8 +11,9 @@ from connector.config import duration_text
 from connector.core import jobs, windows
 from connector.graph.client import Source
 from connector.metrics import TenantMetrics, TenantView
-from connector.pipeline.batch import Change, TenantState
+from connector.pipeline.change import Change
 from connector.pipeline.sweeper import Sweeper
+from connector.pipeline.tenant_state import TenantState
 
 _logger = log.get(__name__)
 _WARN_AGAIN_S = 3600.0

@@ -36,9 +36,9 @@ from connector.kafka.publishing import LONGEST_CALL_S
 from connector.kafka.registry import Registry, Subject, subjects
 from connector.kafka.state import ShardRecord, StateIdentity, check_identity
 from connector.metrics import Metrics
-from connector.pipeline.batch import TenantState
 from connector.pipeline.shard import Shard, WorkerContext
 from connector.pipeline.tenant_runtime import TenantRuntime
+from connector.pipeline.tenant_state import TenantState
 from connector.web.server import Web
 
 _logger = log.get(__name__)

@@ -26,9 +26,10 @@ from connector.graph.client import ReadPage, Source
 from connector.graph.request_queue import RequestQueue
 from connector.kafka.seen import SeenLog
 from connector.kafka.state import Checkpoint
-from connector.pipeline.batch import Item, PageRead, TenantState
 from connector.pipeline.buffer import Buffer
+from connector.pipeline.messages import Item, PageRead
 from connector.pipeline.sweeper import Sweeper
+from connector.pipeline.tenant_state import TenantState
 from connector.simulator.calls import Calls, tenant_key
 from connector.simulator.options import Recipe
 from tests.simulated_time import SimulatedTime

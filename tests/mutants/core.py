@@ -93,7 +93,7 @@ CORE = (
     ),
     Mutant(
         "a removed tenant is forgotten by its start",
-        "connector/pipeline/batch.py",
+        "connector/pipeline/tenant_state.py",
         "through = self.checkpoint.state.coverage.through or self.checkpoint.state.start",
         "through = self.checkpoint.state.start",
         _HORIZON,

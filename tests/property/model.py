@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
-from typing import Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import msgspec
 import numpy as np
@@ -25,19 +25,13 @@ from connector.core.windows import Rules, Sizes, Slice, Sweep
 from connector.kafka import avro, seen, state
 from connector.kafka.publishing import Offsets, Outgoing
 from connector.pipeline import batch
-from connector.pipeline.batch import (
-    Batches,
-    Change,
-    Commanded,
-    Item,
-    PageRead,
-    RangeFailed,
-    RunsDropped,
-    SliceRead,
-    SweepsBegun,
-    TenantState,
-)
+from connector.pipeline.batch import Batches
+from connector.pipeline.messages import Commanded, Item, PageRead, RangeFailed, RunsDropped, RunsStarted, SliceRead
 from connector.pipeline.shard import Shard
+
+if TYPE_CHECKING:
+    from connector.pipeline.change import Change
+    from connector.pipeline.tenant_state import TenantState
 
 EPOCH = datetime(2026, 3, 1, tzinfo=UTC)
 TOPIC, APP = "calls", "app"
@@ -274,7 +268,7 @@ class Worker:
         start = self._fix_start(tenant, now)
         self.plans[tenant], begun = windows.begin(self.plans[tenant], account.rules, now)
         if begun:
-            self._queue.append(SweepsBegun(tenant, now, start))
+            self._queue.append(RunsStarted(tenant, now, start))
         chains = self._chains[tenant]
         while True:
             others = sum(chain.piece.priority != 0 for chain in chains)

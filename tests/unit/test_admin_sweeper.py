@@ -19,9 +19,9 @@ from connector.graph.client import ReadPage
 from connector.kafka import avro
 from connector.kafka.seen import SeenLog
 from connector.kafka.state import Checkpoint
-from connector.pipeline.batch import TenantState
 from connector.pipeline.buffer import Buffer
 from connector.pipeline.sweeper import Sweeper
+from connector.pipeline.tenant_state import TenantState
 
 NOW = datetime(2026, 3, 10, 12, tzinfo=UTC)
 DAY = timedelta(days=1)

@@ -18,7 +18,10 @@ from connector.kafka.publishing import Outgoing
 from connector.kafka.seen import SeenLog
 from connector.kafka.state import Checkpoint
 from connector.pipeline import batch
-from connector.pipeline.batch import Batches, Change, PageRead, SliceRead, SweepsBegun, TenantState
+from connector.pipeline.batch import Batches
+from connector.pipeline.change import Change
+from connector.pipeline.messages import PageRead, RunsStarted, SliceRead
+from connector.pipeline.tenant_state import TenantState
 from tests.property.model import TOPIC, Setting, moment, sweep
 
 SHAPE = RowSchema(avro.load(avro.ROW), "v1.0")
@@ -307,7 +310,7 @@ class TestWhatEndsATransaction:
         state = bench.account.checkpoint.state
         due = state._replace(sweeps=(state.sweeps[0]._replace(due=min(now, state.sweeps[0].due)),))
         bench.account.checkpoint = msgspec.structs.replace(bench.account.checkpoint, state=due)
-        bench.batches.prepare([SweepsBegun("t", now)], bench.accounts, bench.changes)
+        bench.batches.prepare([RunsStarted("t", now)], bench.accounts, bench.changes)
         run = bench.changes["t"].state.sweeps[0].run
         assert run is not None
         piece = Slice(Window(moment(-3600), run.window.end), 0, run.started)

@@ -6,8 +6,8 @@ from typing import Any, cast
 
 import pytest
 
-from connector.pipeline.batch import Item, PageRead, SweepsBegun
 from connector.pipeline.buffer import Buffer
+from connector.pipeline.messages import Item, PageRead, RunsStarted
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
 DEADLINE_S = 5.0
@@ -26,7 +26,7 @@ async def is_waiting(task: "asyncio.Task[None]") -> bool:
 
 async def test_items_come_out_in_the_order_in_which_they_came() -> None:
     buffer = Buffer()
-    items: list[Item] = [SweepsBegun("t", NOW), page(1), SweepsBegun("u", NOW), page(2)]
+    items: list[Item] = [RunsStarted("t", NOW), page(1), RunsStarted("u", NOW), page(2)]
     for item in items:
         if isinstance(item, PageRead):
             await buffer.put_page(item)
@@ -63,7 +63,7 @@ async def test_reading_waits_while_rows_or_bytes_are_too_many_until_they_are_com
 async def test_what_is_no_page_never_waits() -> None:
     buffer = Buffer(max_rows=1)
     await buffer.put_page(page(1))
-    buffer.put(SweepsBegun("t", NOW))
+    buffer.put(RunsStarted("t", NOW))
     assert len(buffer.take(100)) == 2
 
 

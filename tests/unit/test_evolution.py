@@ -25,7 +25,7 @@ from connector.core.windows import Slice
 from connector.errors import FatalError
 from connector.kafka import avro, seen
 from connector.kafka.evolution import clashes, obstacles
-from connector.pipeline.batch import PageRead
+from connector.pipeline.messages import PageRead
 from connector.pipeline.sweeper import _joined
 from connector.schema_files import NAMES
 

@@ -12,7 +12,7 @@ from connector.kafka import seen
 from connector.kafka.limits import LEAST, MOST_OVERHEAD, PRODUCER_DEFAULT, Limits, TooLong, refusing_topics, size
 from connector.kafka.publishing import AbortedError, Outgoing, fatal_errors
 from connector.kafka.seen import SeenLog
-from connector.pipeline.batch import Change
+from connector.pipeline.change import Change
 from connector.pipeline.dead_letters import dead_letter
 from tests.property.model import TOPIC, moment
 from tests.unit.test_batch import TENANT, Bench, row, said

@@ -22,8 +22,9 @@ from connector.kafka.state import StateIdentity
 from connector.kafka.visibility import Place
 from connector.metrics import Metrics
 from connector.pipeline import batch
-from connector.pipeline.batch import Change, SweepsBegun
 from connector.pipeline.buffer import Buffer
+from connector.pipeline.change import Change
+from connector.pipeline.messages import RunsStarted
 from connector.pipeline.shard import Shard
 
 OURS = frozenset({0})
@@ -181,7 +182,7 @@ async def test_tombstones_do_not_wait_for_the_next_coverage_commit(monkeypatch: 
     shard = shard_of(Group(Snapshot(0, OURS, "")))
     monkeypatch.setattr("connector.pipeline.shard._COMMIT_AT_LATEST_S", 3600.0)
     buffer, publisher = Buffer(), Scripted()
-    buffer.put(SweepsBegun("t", datetime(2026, 3, 1, tzinfo=UTC)))
+    buffer.put(RunsStarted("t", datetime(2026, 3, 1, tzinfo=UTC)))
     monkeypatch.setattr(shard._batches, "retire", lambda changes, *_: changes.update(gone=changed()))
     monkeypatch.setattr(shard._batches, "prepare", lambda _items, _accounts, changes: {**changes, "t": changed()})
     committed: list[list[str]] = []

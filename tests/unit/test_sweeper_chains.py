@@ -19,9 +19,10 @@ from connector.graph.client import ReadPage
 from connector.kafka import avro
 from connector.kafka.seen import SeenLog
 from connector.kafka.state import Checkpoint
-from connector.pipeline.batch import Item, PageRead, RunsDropped, SliceRead, TenantState
 from connector.pipeline.buffer import Buffer
+from connector.pipeline.messages import Item, PageRead, RunsDropped, SliceRead
 from connector.pipeline.sweeper import Sweeper
+from connector.pipeline.tenant_state import TenantState
 from tests.unit.test_admin_sweeper import DAY, NOW, RULES, TENANT, until
 
 

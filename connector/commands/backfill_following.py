@@ -1,19 +1,18 @@
-"""`connector backfill`: submits a durable job, and follows it with --wait."""
+"""Submission of a backfill job, and its progress for --wait."""
 
 import sys
 import time
 from contextlib import closing
 from datetime import UTC, datetime
-from typing import Annotated, NoReturn, Self
+from pathlib import Path
+from typing import NoReturn, Self
 from uuid import uuid4
 
-import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from connector.commands import arguments, text
-from connector.commands.arguments import ConfigOption, FromOption, TenantOption, ToOption
-from connector.commands.jobs import open_desk
+from connector.commands.orders import open_client
 from connector.config import Tenant
 from connector.core.jobs import ENDED, Command, Job
 from connector.errors import FatalError
@@ -23,55 +22,26 @@ from connector.kafka.state import Restored
 _TELL_EVERY_S = 10.0
 
 
-def backfill(
-    *,
-    tenant: TenantOption,
-    begin: FromOption,
-    end: ToOption,
-    wait: Annotated[
-        bool, typer.Option("--wait", help="Show its progress until it ends; Ctrl-C leaves the job running.")
-    ] = False,
-    again: Annotated[
-        bool,
-        typer.Option(
-            "--again",
-            help="Publish also what was published before, with the revision that it has: for a topic that lost data.",
-        ),
-    ] = False,
-    config: ConfigOption = None,
-) -> None:
-    r"""Have a range of call time read again, even if it was read before; prints the job's id.
-
-    A worker runs the job with the requests that the sweeps leave of the budget. The job waits while no worker runs, and
-    survives any crash. Rows that are already on the topic are not published again, except with --again.
-
-    \b
-    Exits 0 when the job is submitted, or done with --wait; 1 when it failed or was cancelled; 2 when the range or the
-    tenant is wrong.
-
-    \b
-    Example:
-      connector backfill --tenant contoso --from 2026-03-01T00:00:00Z --to 2026-03-08T00:00:00Z --wait
-      connector backfill --tenant contoso --from -30d --to -7d
-    """
+def submit(config: Path | None, tenant: str, begin: str, end: str, *, wait: bool, again: bool) -> None:
+    """Submit a job and write its id. With `wait`, follow the job until it ends; raise FatalError unless it is done."""
     settings = arguments.read_settings(config)
     chosen = arguments.find_tenant(settings, tenant)
     now = datetime.now(UTC)
     window = arguments.read_window(begin, end, now, settings.dedup.horizon)
-    desk = open_desk(settings, chosen)
+    client = open_client(settings, chosen)
     order = Command(str(uuid4()), "backfill", now.replace(microsecond=0), window, again)
-    offset = desk.file(chosen.id, order)
+    offset = client.file(chosen.id, order)
     sys.stdout.write(f"{order.id}\n")
     sys.stdout.flush()
     if wait:
-        _follow(desk, chosen, order, offset)
+        _follow(client, chosen, order, offset)
 
 
-def _follow(desk: OperatorClient, tenant: Tenant, order: Command, offset: int) -> None:
+def _follow(client: OperatorClient, tenant: Tenant, order: Command, offset: int) -> None:
     """Show the job until it ends. Raise FatalError if it ends in another state than done."""
     screen = _Screen(order)
     try:
-        with closing(desk.follow(desk.shard_of(tenant.key))) as commits, screen:
+        with closing(client.follow(client.shard_of(tenant.key))) as commits, screen:
             for restored in commits:
                 job = _find(restored, tenant, order) if restored else None
                 if job is not None:

@@ -72,6 +72,7 @@ class Suspect(NamedTuple):
     key: Key
     start_s: int
     "Epoch seconds of the window in which it was read, or of the call's start."
+    is_missing: bool
 
 
 class Result(NamedTuple):
@@ -145,7 +146,10 @@ class Comparison:
         """Return the rows that are missing or differ at this moment."""
         suspects, at, same = self._open()
         return (
-            [Suspect((int(row["hi"]), int(row["lo"])), int(row["start_s"])) for row in suspects[~same]]
+            [
+                Suspect((int(row["hi"]), int(row["lo"])), int(row["start_s"]), is_missing)
+                for row, is_missing in zip(suspects[~same], (at[~same] < 0).tolist(), strict=True)
+            ]
             if len(at)
             else []
         )

@@ -1,4 +1,4 @@
-"""`connector check`: tests everything that `run` needs, without affecting a running worker.
+"""Checks of `connector check`: they test everything that `run` needs, without affecting a running worker.
 
 1. It publishes no row, joins no group, and creates no topic or schema. Each tenant gets one request to Graph.
 2. A check that depends on a failed one is neither made nor listed, because it would only repeat the same problem.
@@ -10,14 +10,12 @@ import dataclasses
 import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Literal, NamedTuple, TextIO
 from urllib.parse import urlsplit
 
-import typer
-
 from connector import brokers, log
 from connector.commands import arguments
-from connector.commands.arguments import ConfigOption, JsonOption
 from connector.config import Settings, Tenant
 from connector.core.coverage import Window
 from connector.errors import (
@@ -39,7 +37,6 @@ _ANSWER = timedelta(seconds=8)
 _TENANT_S = 25.0
 _AGO, _LENGTH = timedelta(minutes=1), timedelta(seconds=1)
 _AT_ONCE = 60_000.0
-_FAILED = 1
 
 Check = Literal["configuration", "token", "role", "graph", "brokers", "topics", "transactions", "schema_registry"]
 
@@ -63,20 +60,8 @@ def _failed(check: Check, message: str, remedy: str, tenant: str | None = None) 
     return Finding(check, tenant, ok=False, message=message, remedy=remedy)
 
 
-def check(*, as_json: JsonOption = False, config: ConfigOption = None) -> None:
-    r"""Check everything that `connector run` needs, from the configuration to the schema registry.
-
-    Publishes nothing and disturbs no running worker. Prints one line per check, with what to do if it fails. A check
-    that depends on a failed one is skipped.
-
-    \b
-    Exits 0 when all checks pass, 1 when some fail, 2 when the configuration is wrong.
-
-    \b
-    Example:
-      connector check --config connector.toml
-      connector check --json | jq '.[] | select(.ok | not)'
-    """
+def examine(config: Path | None, *, as_json: bool) -> bool:
+    """Make all checks, write the findings, as JSON or for people, and return whether all checks passed."""
     settings = arguments.read_settings(config, contacts_graph=True)
     log.configure(settings.log.format, "critical")  # every problem is a finding, so the log stays quiet
     found = asyncio.run(Examination(settings).run())
@@ -84,8 +69,7 @@ def check(*, as_json: JsonOption = False, config: ConfigOption = None) -> None:
         arguments.print_json([finding._asdict() for finding in found])
     else:
         _show(found, sys.stdout)
-    if not all(finding.ok for finding in found):
-        raise typer.Exit(_FAILED)
+    return all(finding.ok for finding in found)
 
 
 def _show(found: Sequence[Finding], stream: TextIO) -> None:

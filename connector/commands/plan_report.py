@@ -1,15 +1,14 @@
-"""`connector plan`: the cost and guarantee of the sweeps, by a model that runs the service's own scheduler."""
+"""Output of `connector plan`: cost and guarantee of the sweeps, by a model that runs the service's own scheduler."""
 
 import math
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, Any, NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
-import typer
 
 from connector import brokers
 from connector.commands import arguments, text
-from connector.commands.arguments import ConfigOption, JsonOption
 from connector.commands.text import Section
 from connector.config import Settings, Tenant, duration_text
 from connector.core import forecast, lateness
@@ -23,42 +22,17 @@ from connector.kafka.restore import read_compacted
 from connector.kafka.state import Checkpoint
 
 _CALLS_PER_DAY = 10_000.0
+_MOST_CALLS = 10_000_000
 _DOCUMENTED_LIMIT = 50
 _BESIDES = 5
 _MUCH = 0.8
-_DOES_NOT_FIT = 1
 _HOUR = timedelta(hours=1)
 
 
-def plan(
-    *,
-    tenant: Annotated[
-        str | None,
-        typer.Option("--tenant", metavar="TENANT", help="A tenant's name or id. Default: the one that fits worst."),
-    ] = None,
-    calls_per_day: Annotated[
-        float | None,
-        typer.Option("--calls-per-day", help="Calls of the tenant, spread evenly over the day. [default: 10000]"),
-    ] = None,
-    from_state: Annotated[
-        bool, typer.Option("--from-state", help="Calls as they came, and as late, by what workers have remembered.")
-    ] = False,
-    as_json: JsonOption = False,
-    config: ConfigOption = None,
-) -> None:
-    r"""Show what the sweeps cost, and how soon they find a late row.
-
-    Requests per hour are the mean of a day. The command uses the network only with --from-state, which reads the state
-    of the workers from Kafka. In that case --calls-per-day scales these calls to another number.
-
-    \b
-    Exits 0 when the plan fits: every sweep ends before it is due again. 1 when it does not fit.
-
-    \b
-    Example:
-      connector plan --calls-per-day 50000
-      connector plan --tenant contoso --from-state
-    """
+def report(
+    config: Path | None, tenant: str | None, calls_per_day: float | None, *, from_state: bool, as_json: bool
+) -> bool:
+    """Write the plan, as JSON or for people, and return whether the sweeps fit."""
     settings = arguments.read_settings(config, required=("kafka.bootstrap_servers",) if from_state else ())
     if calls_per_day is not None and not 0 <= calls_per_day <= _MOST_CALLS:
         raise ConfigurationError([f"--calls-per-day: must be a number from 0 to {_MOST_CALLS:,}"])
@@ -75,11 +49,7 @@ def plan(
         arguments.print_json(content)
     else:
         text.show(_sections(content))
-    if not content["fits"]:
-        raise typer.Exit(_DOES_NOT_FIT)
-
-
-_MOST_CALLS = 10_000_000
+    return bool(content["fits"])
 
 
 class _Case(NamedTuple):

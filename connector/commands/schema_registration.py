@@ -1,4 +1,4 @@
-"""`connector schema register` and `connector schema check`: the schemas in the registry, without a worker."""
+"""Registration of the schemas for `connector schema register` and `check`, without a worker."""
 
 import sys
 from collections.abc import Callable

@@ -1,40 +1,32 @@
-"""`connector status`: tenants, coverage, lag, gaps and jobs, from the state topic and the commands not yet applied."""
+"""Output of `connector status`, from the state topic and the commands that no worker has applied yet."""
 
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 from connector import __version__, brokers
-from connector.commands import arguments, jobs, overview, text
-from connector.commands.arguments import ConfigOption, JsonOption
+from connector.commands import arguments, job_table, overview, text
 from connector.commands.text import Section
+from connector.config import Settings
 from connector.kafka.operator_client import OperatorClient
-
-if TYPE_CHECKING:
-    from connector.config import Settings
 
 _GAPS = 20
 _DAY = timedelta(days=1)
 
 
-def status(*, as_json: JsonOption = False, config: ConfigOption = None) -> None:
-    r"""Show tenants, coverage, lag, gaps and jobs. Needs no running worker.
-
-    \b
-    Example:
-      connector status --config connector.toml
-      connector status --json | jq '.tenants[] | {name, state, lag_seconds}'
-    """
+def report(config: Path | None, *, as_json: bool) -> None:
+    """Write the status, as JSON or for people."""
     settings = arguments.read_settings(config)
     now = datetime.now(UTC)
-    desk = OperatorClient(settings.kafka, brokers.clients(settings))
-    found = overview.look(desk, settings, now)
+    client = OperatorClient(settings.kafka, brokers.clients(settings))
+    found = overview.look(client, settings, now)
     content = {
         "app": settings.kafka.app,
         "topic": settings.kafka.topic,
         "version": __version__,
         "shards": settings.kafka.shards,
         "workers": found.workers,
-        "tenants": found.describe_tenants(settings.kafka.app, now, is_new=desk.is_new),
+        "tenants": found.describe_tenants(settings.kafka.app, now, is_new=client.is_new),
         "jobs": found.describe_jobs(),
     }
     if as_json:
@@ -43,7 +35,7 @@ def status(*, as_json: JsonOption = False, config: ConfigOption = None) -> None:
         text.show(sections(content, settings, now))
 
 
-def sections(content: dict[str, Any], settings: "Settings", now: datetime) -> list[Section]:
+def sections(content: dict[str, Any], settings: Settings, now: datetime) -> list[Section]:
     """Return the tables for people."""
     tenants = content["tenants"]
     workers = content["workers"]
@@ -88,7 +80,7 @@ def sections(content: dict[str, Any], settings: "Settings", now: datetime) -> li
         Section("Call time that was read", ("tenant", "last 24 hours", "last 14 days"), coverage),
         Section("Gaps", ("tenant", "from", "to", "cause"), [*gaps[:_GAPS], *more]),
         Section("Sweeps", ("tenant", "every>", "overlap>", "last ended>", "overdue>"), sweeps),
-        jobs.section(content["jobs"], settings),
+        job_table.section(content["jobs"], settings),
     ]
 
 

@@ -1,4 +1,4 @@
-"""`connector verify`: reads Graph and the topic, and compares the newest version of each row.
+"""Comparison for `connector verify`: it reads Graph and the topic, and compares the newest version of each row.
 
 The topic is read first, up to its end at the start. Rows of Graph that are missing on the topic are then looked for
 among the records published since. Graph is read with a separate budget, in addition to that of a running worker.
@@ -9,30 +9,29 @@ import dataclasses
 import math
 import sys
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, Any, NamedTuple, Self
+from pathlib import Path
+from typing import Any, NamedTuple, Self
 
 import msgspec
-import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from connector import brokers, log
-from connector.commands import arguments, text
-from connector.commands.arguments import ConfigOption, FromOption, JsonOption, TenantOption, ToOption
-from connector.commands.comparison import SHOWN, Comparison, Fields, Key, Result, Said, id_key, id_keys
-from connector.config import Settings, Tenant, duration_text
+from connector.commands import arguments
+from connector.commands.comparison import SHOWN, Comparison, Fields, Key, Result, Said, Suspect, id_key, id_keys
+from connector.commands.topic_reading import DeadLetters, TopicReading, bytes_hash
+from connector.commands.verification_report import Report, listed, notes
+from connector.config import Settings, Tenant
 from connector.core import instants, windows
 from connector.core.coverage import Window
-from connector.core.rows import InvalidRow, Row, RowSchema, invalid_entry
+from connector.core.rows import InvalidRow, Row, RowSchema
 from connector.errors import BrokersUnavailableError, ConfigurationError, FatalError, RangeTooLongError, SourceError
 from connector.graph.client import GraphClient, NoEvents
 from connector.kafka import avro, topics
-from connector.kafka.clients import Clients
-from connector.kafka.records import Bounds, Entry, Offsets, Records, row_decoder
+from connector.kafka.records import Entry, row_decoder
 from connector.kafka.registry import Registry
 
 _LONGEST_WAIT_S = 120.0
@@ -41,34 +40,12 @@ _GRACE_S = 5.0
 _LOOK_EVERY_S = 1.0
 _KEPT = 5 * SHOWN
 _ROW_MAX_BYTES = 900_000  # the limit of the service, which dead-letters a longer row
-_FAILED = 1
 
 
-def verify(
-    *,
-    tenant: TenantOption,
-    begin: FromOption,
-    end: ToOption,
-    requests_per_minute: Annotated[
-        float, typer.Option("--requests-per-minute", help="What it takes of Graph's limit, beside a running worker.")
-    ] = 5,
-    as_json: JsonOption = False,
-    config: ConfigOption = None,
-) -> None:
-    r"""Compare Graph with the topic, row by row and field by field.
-
-    Rows that seem to be missing are looked for again after one `every` of the sweep that covers them, at most two
-    minutes.
-
-    \b
-    Exits 0 when they are identical, 1 when rows are missing, duplicated or differ, 2 when the arguments are wrong or
-    the topic's retention has started to delete the range.
-
-    \b
-    Example:
-      connector verify --tenant contoso --from -2d --to -1h
-      connector verify --tenant contoso --from 2026-03-01T00:00:00Z --to 2026-03-02T00:00:00Z --json
-    """
+def compare(
+    config: Path | None, tenant: str, begin: str, end: str, requests_per_minute: float, *, as_json: bool
+) -> bool:
+    """Compare, write the report, and return whether nothing is missing, duplicated or different."""
     settings = arguments.read_settings(config, contacts_graph=True)
     log.configure(settings.log.format, settings.log.level)
     chosen = arguments.find_tenant(settings, tenant)
@@ -87,126 +64,22 @@ def verify(
         arguments.print_json(report.content)
     else:
         sys.stdout.write(report.describe(chosen.label))
-    if report.failed:
-        raise typer.Exit(_FAILED)
+    return not report.failed
 
 
-class _Report(NamedTuple):
-    content: dict[str, Any]
-    failed: bool
-
-    def describe(self, label: str) -> str:
-        """Return the report for people: ids, counts and names of fields, but no values of rows."""
-        found = self.content
-        lines = [
-            f"{label}, calls from {text.when(found['from'])} to {text.when(found['to'])} (UTC)",
-            f"Graph shows {text.number(found['graph_rows'])} rows",
-            f"the topic holds {text.number(found['topic_records'])} records of them",
-            "",
-            f"  {'identical':<14}{text.number(found['identical']):>12}",
-        ]
-        lines += [f"  {name.replace('_', '-'):<14}{text.number(found[name]['count']):>12}" for name in _LISTED]
-        for name, what in _LISTED.items():
-            if found[name]["count"]:
-                lines += ["", f"{what}:"]
-                lines += [f"  {_line(entry)}" for entry in found[name]["ids"]]
-                more = found[name]["count"] - len(found[name]["ids"])
-                lines += [f"  and {text.number(more)} more"] if more else []
-        lines += ["", *found["notes"]] if found["notes"] else []
-        lines += ["", "not identical" if self.failed else "identical"]
-        return "\n".join(lines) + "\n"
-
-
-_LISTED = {
-    "missing": "missing on the topic",
-    "duplicated": "on the topic more than once",
-    "differing": "differing",
-    "unexpected": "on the topic, and not shown by Graph any more",
-    "dead_lettered": "dead-lettered",
-}
-
-
-def _line(entry: Any) -> str:
-    if isinstance(entry, dict) and "fields" in entry:
-        return f"{entry['id']}  {', '.join(entry['fields'])}"
-    if isinstance(entry, dict):
-        return f"{entry['id']}  revision {entry['revision']}, {entry['times']} times"
-    return str(entry) if entry is not None else "(a row without an id)"
-
-
-class _Shown(NamedTuple):
+class _ValidRow(NamedTuple):
     """A row of Graph that was missing or different on the topic when Graph was read."""
 
     id: str
     values: dict[str, Any]
 
 
-class _UnfitShown(NamedTuple):
+class _BadRow(NamedTuple):
     """An invalid row of Graph."""
 
     hash: int
     id: str | None
     start_s: int
-
-
-class _DeadLetters:
-    """The dead letters of a tenant, by the hash of their bytes, or by id if those are not the bytes from Graph."""
-
-    def __init__(self, tenant: str, *, altered: bool) -> None:
-        self._tenant = tenant
-        self._altered = altered
-        self._hashes: set[int] = set()
-        self._ids: set[Key | None] = set()
-
-    def add(self, entries: Sequence[Entry]) -> None:
-        """Add the dead letters that belong to the tenant."""
-        for entry in entries:
-            if entry.headers.get("tenant", b"").decode(errors="replace").lower() != self._tenant:
-                continue
-            if self._altered or not entry.value:
-                self._ids.add(id_key(entry.key.decode(errors="replace")) if entry.key else None)
-            else:
-                self._hashes.add(_bytes_hash(entry.value))
-
-    def hold(self, row: _UnfitShown) -> bool:
-        """Return whether a row was dead-lettered."""
-        return row.hash in self._hashes or (id_key(row.id) if row.id else None) in self._ids
-
-
-class _Topic:
-    """A topic with the offsets up to which it was read."""
-
-    def __init__(self, clients: Clients, name: str, stack: ExitStack) -> None:
-        self.name = name
-        self.records = stack.enter_context(Records(clients, name))
-        self.bounds: Bounds = {}
-        self.begin: Offsets = {}
-        self.next: Offsets = {}
-
-    def open(self, since: datetime) -> None:
-        """Look up the bounds of the topic, and the offsets of the first records published since a time."""
-        self.bounds = self.records.bounds()
-        self.begin = self.records.since(since, self.bounds) if self.bounds else {}
-        self.next = dict(self.begin)
-
-    def rest(self) -> Iterator[list[Entry]]:
-        """Yield the records that were not read yet, up to the end that was last looked up."""
-        return self.records.read(self.next, {number: end for number, (_, end) in self.bounds.items()})
-
-    def look_again(self) -> None:
-        """Look up the current end of the topic."""
-        self.bounds = self.records.bounds()
-
-    def again(self) -> Iterator[list[Entry]]:
-        """Yield all records that were read once more."""
-        return self.records.read(dict(self.begin), self.next)
-
-    def may_be_cut(self) -> list[int]:
-        """Return the partitions that may have lost records of the range.
-
-        These partitions have lost records, and hold no record that is known to be older than the range.
-        """
-        return [number for number, (low, _) in self.bounds.items() if low > 0 and self.begin[number] <= low]
 
 
 class _Verification:
@@ -222,17 +95,18 @@ class _Verification:
         names = {version: [f["name"] for f in schema["fields"] if f.get("since") == version] for version in _VERSIONS}
         beta = names["beta"] if settings.graph.api_version == "beta" else []
         self._fields = Fields(names["v1.0"], beta, settings.rows.privacy)
+        self._is_ignoring = settings.rows.revisions == "ignore"
         self._comparison = Comparison()
         registry = Registry(settings.schema_registry) if settings.schema_registry.url else None
         self._decode = row_decoder(registry.schema if registry is not None else None)
         self._stack = ExitStack()
         self._clients = brokers.clients(settings)
         self._clients.check()
-        self._rows = _Topic(self._clients, tenant.topic, self._stack)
-        self._letters = _Topic(self._clients, topics.dead_letters(tenant.topic), self._stack)
-        self._dead = _DeadLetters(tenant.key, altered=bool(settings.rows.privacy))
-        self._shown: dict[Key, _Shown] = {}
-        self._unfit: dict[int, _UnfitShown] = {}
+        self._rows = TopicReading(self._clients, tenant.topic, self._stack)
+        self._letters = TopicReading(self._clients, topics.dead_letters(tenant.topic), self._stack)
+        self._dead = DeadLetters(tenant.key, altered=bool(settings.rows.privacy))
+        self._shown: dict[Key, _ValidRow] = {}
+        self._unfit: dict[int, _BadRow] = {}
         self._foreign = 0
 
     def __enter__(self) -> Self:
@@ -241,7 +115,7 @@ class _Verification:
     def __exit__(self, *_: object) -> None:
         self._stack.close()
 
-    def run(self) -> _Report:
+    def run(self) -> Report:
         """Read the topic and Graph, look again for rows that are missing, and return the report."""
         self._rows.open(self._window.start)
         if not self._rows.bounds:
@@ -254,10 +128,12 @@ class _Verification:
             asyncio.run(self._read_graph(told))
             lost = self._look_again(told, _WAIT_WHEN_CUT_S if is_cut else _LONGEST_WAIT_S)
             result = self._comparison.result()
+            # What revisions = "ignore" leaves different, no sweep publishes: it is neither pending nor a failure.
+            suspects = [one for one in self._comparison.suspects() if one.is_missing or not self._is_ignoring]
             ids, values = self._look_up(result)
         if is_cut and (result.missing or lost):
             raise ConfigurationError([_cut(self._rows.name, self._window)])
-        return self._report(result, lost, ids, values)
+        return self._report(result, suspects, lost, ids, values)
 
     def _check_retention(self) -> bool:
         """Return whether records of the range may have been deleted.
@@ -303,7 +179,7 @@ class _Verification:
             if record["tenantId"].lower() == self._tenant.key:
                 yield record
 
-    def _look_again(self, told: "_Tell", longest_s: float) -> list[_UnfitShown]:
+    def _look_again(self, told: "_Tell", longest_s: float) -> list[_BadRow]:
         """Read on until nothing is missing or the sweeps had time to publish it.
 
         Return the invalid rows that are not dead-lettered.
@@ -311,7 +187,7 @@ class _Verification:
         begun = time.monotonic()
         while True:
             suspects = [suspect.start_s for suspect in self._comparison.suspects()]
-            lost = [row for row in self._unfit.values() if not self._dead.hold(row)]
+            lost = [row for row in self._unfit.values() if not self._dead.holds(row.hash, row.id)]
             wait_s = max((self._wait_s(s) for s in (*suspects, *(row.start_s for row in lost))), default=0.0)
             left_s = begun + min(wait_s, longest_s) - time.monotonic()
             if not suspects and not lost:
@@ -321,7 +197,7 @@ class _Verification:
             self._letters.look_again()
             self._read_topics()
             if left_s <= 0:
-                return [row for row in lost if not self._dead.hold(row)]
+                return [row for row in lost if not self._dead.holds(row.hash, row.id)]
             told("looking again for what is missing", self._window.end)
             time.sleep(min(_LOOK_EVERY_S, left_s))
 
@@ -333,6 +209,11 @@ class _Verification:
     def _wait_s(self, start_s: int) -> float:
         every = self._every(start_s)
         return 0.0 if every is None else min(_LONGEST_WAIT_S, every.total_seconds() + _GRACE_S)
+
+    def _is_pending(self, start_s: int) -> bool:
+        """Return whether only a sweep that was not waited for finds a call."""
+        every = self._every(start_s)
+        return every is not None and every.total_seconds() + _GRACE_S > _LONGEST_WAIT_S
 
     async def _read_graph(self, told: "_Tell") -> None:
         async with GraphClient(self._settings.graph) as graph:
@@ -363,14 +244,14 @@ class _Verification:
         keys: list[Key] = []
         said: list[Said] = []
         starts_s: list[int] = []
-        shown: list[_Shown] = []
+        shown: list[_ValidRow] = []
         for row, raw, hi, lo in zip(
             reading.rows, raws, reading.entries["hi"].tolist(), reading.entries["lo"].tolist(), strict=True
         ):
             values, problem = self._resolve(row, bytes(raw))
             if problem is not None:
                 start_s = int(window.start.timestamp())
-                self._unfit[_bytes_hash(problem.raw)] = _UnfitShown(_bytes_hash(problem.raw), problem.id, start_s)
+                self._unfit[bytes_hash(problem.raw)] = _BadRow(bytes_hash(problem.raw), problem.id, start_s)
                 if problem.id:
                     self._comparison.add_unfit([id_key(problem.id)])
                 continue
@@ -378,7 +259,7 @@ class _Verification:
             keys.append((hi, lo))
             said.append(self._fields.said(values))
             starts_s.append(began_ms // 1000 if began_ms is not None else int(window.start.timestamp()))
-            shown.append(_Shown(values["id"], values))
+            shown.append(_ValidRow(values["id"], values))
         for at in self._comparison.add_rows(keys, said, starts_s).nonzero()[0].tolist():
             if len(self._shown) < _KEPT or keys[at] in self._shown:
                 self._shown[keys[at]] = shown[at]
@@ -412,14 +293,23 @@ class _Verification:
         return ids, values
 
     def _report(
-        self, result: Result, lost: list[_UnfitShown], ids: dict[Key, str], values: dict[Key, dict[str, Any]]
-    ) -> _Report:
-        missing: list[str | None] = [self._shown[key].id for key in result.missing_keys if key in self._shown]
-        missing += [row.id for row in lost]
+        self,
+        result: Result,
+        suspects: list[Suspect],
+        lost: list[_BadRow],
+        ids: dict[Key, str],
+        values: dict[Key, dict[str, Any]],
+    ) -> Report:
+        everys = [self._every(start_s) for start_s in [one.start_s for one in suspects] + [row.start_s for row in lost]]
+        pending = [one for one in suspects if self._is_pending(one.start_s)]
+        keys = {one.key for one in pending}
+        missing = [one for one in suspects if one.is_missing and one.key not in keys]
+        bad_pending = [row for row in lost if self._is_pending(row.start_s)]
+        bad_missing = [row for row in lost if not self._is_pending(row.start_s)]
         differing = [
             {"id": self._shown[key].id, "fields": self._fields.differences(self._shown[key].values, values[key])}
             for key in result.differing_keys[:SHOWN]
-            if key in self._shown and key in values
+            if key in self._shown and key in values and key not in keys
         ]
         duplicated = [
             {"id": ids[key], "revision": revision, "times": times}
@@ -427,7 +317,9 @@ class _Verification:
             if key in ids
         ]
         dead = [row.id for row in self._unfit.values() if row not in lost]
-        is_ignoring = self._settings.rows.revisions == "ignore"
+        unexpected = [ids[key] for key in result.unexpected_keys[:SHOWN] if key in ids]
+        missing_count, pending_count = len(missing) + len(bad_missing), len(pending) + len(bad_pending)
+        differing_count = result.differing - sum(not one.is_missing for one in pending)
         content = {
             "tenant": self._tenant.id,
             "from": instants.text(self._window.start),
@@ -435,40 +327,25 @@ class _Verification:
             "graph_rows": result.graph_rows + len(self._unfit),
             "topic_records": result.topic_records,
             "identical": result.identical,
-            "missing": {"count": result.missing + len(lost), "ids": missing[:SHOWN]},
-            "duplicated": {"count": result.duplicated, "ids": duplicated},
-            "differing": {"count": result.differing, "ids": differing},
-            "unexpected": {
-                "count": result.unexpected,
-                "ids": [ids[key] for key in result.unexpected_keys[:SHOWN] if key in ids],
-            },
-            "dead_lettered": {"count": len(dead), "ids": dead[:SHOWN]},
-            "notes": self._notes(result, lost, is_ignoring=is_ignoring),
+            "missing": listed(missing_count, [*self._ids(missing), *(row.id for row in bad_missing)]),
+            "pending": listed(pending_count, [*self._ids(pending), *(row.id for row in bad_pending)]),
+            "duplicated": listed(result.duplicated, duplicated),
+            "differing": listed(differing_count, differing),
+            "unexpected": listed(result.unexpected, unexpected),
+            "dead_lettered": listed(len(dead), dead),
+            "notes": notes(
+                self._settings,
+                everys,
+                differing=differing_count,
+                pending=pending_count,
+                foreign=self._foreign,
+            ),
         }
-        failed = bool(result.missing or lost or result.duplicated or (result.differing and not is_ignoring))
-        return _Report(content, failed)
+        failed = bool(missing_count or result.duplicated or (differing_count and not self._is_ignoring))
+        return Report(content, failed)
 
-    def _notes(self, result: Result, lost: list[_UnfitShown], *, is_ignoring: bool) -> list[str]:
-        """Return notes for the reader of the report."""
-        notes = []
-        if result.missing or lost:
-            starts_s = [suspect.start_s for suspect in self._comparison.suspects() if suspect.key in self._shown]
-            everys = Counter(self._every(start_s) for start_s in (*starts_s, *(row.start_s for row in lost)))
-            for every, count in sorted(everys.items(), key=lambda item: item[0] or timedelta.max):
-                if every is None:
-                    notes.append(f"No sweep reaches back to {text.number(count)} of these rows: a backfill finds them.")
-                elif every.total_seconds() + _GRACE_S > _LONGEST_WAIT_S:
-                    notes.append(
-                        f"{text.number(count)} of these rows only a slower sweep finds, the one every "
-                        f"{duration_text(every)}, which was not waited for: run verify again after it."
-                    )
-        if result.differing and is_ignoring:
-            notes.append('Rows may differ since rows.revisions is "ignore"; that does not count as a failure.')
-        if self._settings.rows.privacy:
-            notes.append(f"Not compared, for rows.privacy: {', '.join(sorted(self._settings.rows.privacy))}.")
-        if self._foreign:
-            notes.append(f"{text.number(self._foreign)} records of the topic are no rows of this connector.")
-        return notes
+    def _ids(self, suspects: Sequence[Suspect]) -> list[str]:
+        return [self._shown[one.key].id for one in suspects if one.key in self._shown]
 
 
 _VERSIONS = ("v1.0", "beta")
@@ -481,10 +358,6 @@ def _cut(topic: str, window: Window) -> str:
         f"--from: the retention of topic {topic} has begun to delete what was published since "
         f"{instants.text(window.start)}; name a later instant, or raise the topic's retention.ms"
     )
-
-
-def _bytes_hash(raw: bytes) -> int:
-    return int(invalid_entry(raw)["hi"][0])
 
 
 @contextmanager

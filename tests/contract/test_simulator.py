@@ -615,7 +615,7 @@ async def test_gzip_is_used_when_asked_for(start: Clients) -> None:
 
 
 async def test_the_command_prints_one_line_and_stops_with_0_on_sigterm(tmp_path: Path) -> None:
-    program = "import typer; from connector.simulator.command import simulate; typer.run(simulate)"
+    program = "import typer; from connector.commands.simulate import simulate; typer.run(simulate)"
     arguments = ["--listen", "127.0.0.1:0", "--ca-out", str(tmp_path / "ca.pem"), "--tenants", "2", "--seed", "3"]
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-c", program, *arguments, stdout=asyncio.subprocess.PIPE
@@ -640,7 +640,7 @@ async def test_the_command_prints_one_line_and_stops_with_0_on_sigterm(tmp_path:
 
 
 async def test_simulator_writes_a_configuration_that_reads_it(tmp_path: Path) -> None:
-    program = "import typer; from connector.simulator.command import simulate; typer.run(simulate)"
+    program = "import typer; from connector.commands.simulate import simulate; typer.run(simulate)"
     written = tmp_path / "connector.toml"
     arguments = ["--ca-out", str(tmp_path / "ca.pem"), "--tenants", "2", "--config-out", str(written)]
     process = await asyncio.create_subprocess_exec(

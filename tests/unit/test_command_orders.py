@@ -7,7 +7,7 @@ import msgspec
 import pytest
 
 from connector import status_json
-from connector.commands import backfill
+from connector.commands import backfill_following
 from connector.commands.overview import Known, Overview
 from connector.config import Identity, Tenant
 from connector.core import jobs, windows
@@ -160,7 +160,7 @@ def restored(*of: Job, control: int = 0) -> Restored:
 
 
 def follow(*commits: Restored | None) -> None:
-    backfill._follow(OperatorClient(*commits), TENANT, order(1), 7)  # type: ignore[arg-type]
+    backfill_following._follow(OperatorClient(*commits), TENANT, order(1), 7)  # type: ignore[arg-type]
 
 
 def test_waiting_ends_well_when_the_job_is_done(capfd: pytest.CaptureFixture[str]) -> None:

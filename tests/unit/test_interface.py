@@ -11,7 +11,7 @@ from typer.core import TyperGroup
 
 from connector import status_json
 from connector.cli import command
-from connector.commands.check import Finding
+from connector.commands.examination import Finding
 from connector.config.document import json_schema
 from connector.core.coverage import Window
 from connector.core.jobs import Job

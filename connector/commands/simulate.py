@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
+from connector.commands.options import UnreadConfigOption
 from connector.errors import ConfigurationError, FatalError
 from connector.simulator.faults import SETTINGS_HELP, STRIKES, Faults
 from connector.simulator.options import Federation, Options, duration_s
@@ -152,12 +153,13 @@ def simulate(  # noqa: PLR0913
             metavar="NAME=VALUE", help=f"A fault's share, SHARExTIMES, or a setting; may be repeated. {_FAULTS}."
         ),
     ] = None,
+    config: UnreadConfigOption = None,  # noqa: ARG001
 ) -> None:
-    """Simulate Microsoft Graph and its sign-in over HTTPS, with made-up calls, until Ctrl-C.
+    """Simulate Microsoft Graph and its sign-in over HTTPS.
 
-    Prints one JSON line with url, ca, tenants, client_id and client_secret when ready. While it runs, GET
-    /simulator/truth, /served, /requests, /faults and /clock return its state, and POST /simulator/faults, /freeze,
-    /clock, /expire-tokens and /refuse change it.
+    It makes up calls until Ctrl-C. Prints one JSON line with url, ca, tenants, client_id and client_secret when ready.
+    While it runs, GET /simulator/truth, /served, /requests, /faults and /clock return its state, and POST
+    /simulator/faults, /freeze, /clock, /expire-tokens and /refuse change it.
 
     Example: connector simulate --listen 127.0.0.1:8443 --ca-out ca.pem --tenants 2 --seed 7 --days 2 --calls-per-day
     5000 --fault throttled=0.05 --fault cut=1x3
@@ -214,7 +216,7 @@ def simulate(  # noqa: PLR0913
 
 
 async def _serve(options: Options, config_out: Path | None, bootstrap_servers: str) -> None:
-    from connector.simulator.http_server import Simulator  # noqa: PLC0415  # keeps `--help` fast
+    from connector.simulator.http_server import Simulator
 
     try:
         simulator = Simulator(options)

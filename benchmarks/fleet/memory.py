@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 import numpy as np
 from confluent_kafka import Producer
 
-from connector.core import rows, windows
+from connector.core import fingerprints, windows
 from connector.core.coverage import Coverage, Read
 from connector.errors import BrokersUnavailableError
 from connector.kafka import control, topics
@@ -57,11 +57,11 @@ def write(
 def _remembered(tenant: str, seed: int, count: int, now: datetime) -> Iterator[Record]:
     """Yield rows of calls spread over the horizon, a few hundred at a time."""
     generator = np.random.default_rng(seed)
-    entries = np.zeros(count, rows.ENTRY)
+    entries = np.zeros(count, fingerprints.ENTRY)
     entries["hi"] = generator.integers(0, 2**63, count, dtype=np.uint64)
     entries["lo"] = generator.integers(0, 2**32, count, dtype=np.uint32)
     entries["fp"] = generator.integers(0, 2**63, count, dtype=np.uint64)
-    entries["meta"] = rows.LAYOUT
+    entries["meta"] = fingerprints.LAYOUT
     first = int((now - _BUSY).timestamp()) // 3600
     hours = np.sort(generator.integers(first, int(now.timestamp()) // 3600 - 48, count)).astype(np.uint32)
     log = SeenLog(tenant)

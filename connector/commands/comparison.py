@@ -17,7 +17,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from connector.core import rows as readings
+from connector.core import fingerprints
 
 SHOWN = 1_000
 _KEPT = 5 * SHOWN
@@ -260,8 +260,8 @@ class Comparison:
 
 
 def id_keys(ids: Iterable[str]) -> list[Key]:
-    """Return the keys of ids, equal to those that rows get when they are read (rows.ENTRY)."""
-    keys = readings.id_keys(ids)
+    """Return the keys of ids, equal to those that rows get when they are read (fingerprints.ENTRY)."""
+    keys = fingerprints.id_keys(ids)
     return list(zip(keys["hi"].tolist(), keys["lo"].tolist(), strict=True))
 
 

@@ -5,7 +5,7 @@ from contextlib import ExitStack
 from datetime import datetime
 
 from connector.commands.comparison import Key, id_key
-from connector.core.rows import invalid_entry
+from connector.core.fingerprints import invalid_entry
 from connector.kafka.clients import Clients
 from connector.kafka.records import Bounds, Entry, Offsets, Records
 

@@ -1,8 +1,8 @@
 """Deduplication index of a tenant, and the classification of rows as new, revised or known.
 
-A row in the index takes 28 bytes: an entry (rows.ENTRY, 24 bytes) and the hour of its start. Entries lie in a few
-sorted numpy arrays, each at least four times as long as the next. A look-up therefore searches few arrays, and adding
-rows is cheap however large the index is.
+A row in the index takes 28 bytes: an entry (`fingerprints.ENTRY`, 24 bytes) and the hour of its start. Entries lie in a
+few sorted numpy arrays, each at least four times as long as the next. A look-up therefore searches few arrays, and
+adding rows is cheap however large the index is.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from connector.core.rows import ENTRY, LAYOUT_MASK, MAX_REVISION, REVISION_SHIFT, differ
+from connector.core.fingerprints import ENTRY, LAYOUT_MASK, MAX_REVISION, REVISION_SHIFT, differ
 
 Entries = NDArray[np.void]
 Fingerprints = Callable[[int, NDArray[np.intp]], NDArray[np.uint64]]

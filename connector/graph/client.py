@@ -34,7 +34,7 @@ from connector import log
 from connector.core.budget import Budget, FailureKind, Slot, lane_name, retry_after_s
 from connector.core.coverage import Window
 from connector.core.health import PATIENCE_S, Failure, Health
-from connector.core.rows import NotAPageError, Page, decode_page
+from connector.core.pages import NotAPageError, Page, decode_page
 from connector.errors import PermanentError, PermanentReason, RangeTooLongError, TransientError, TransientReason
 from connector.graph import token_claims
 from connector.graph.auth import Pauses, SignIn, Tenant

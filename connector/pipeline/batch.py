@@ -22,7 +22,8 @@ from connector import log
 from connector.config import Settings
 from connector.core import dedup, horizon, instants, jobs, lateness, windows
 from connector.core.dedup import DedupIndex, Entries, Hours
-from connector.core.rows import InvalidRow, PageRows, Row, RowSchema, invalid_entry
+from connector.core.fingerprints import invalid_entry
+from connector.core.rows import InvalidRow, PageRows, Row, RowSchema
 from connector.core.windows import Rules, State
 from connector.kafka import avro, topics
 from connector.kafka.limits import MOST_OVERHEAD, Limits, TooLong, raise_command, size

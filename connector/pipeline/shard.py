@@ -49,7 +49,8 @@ from connector.kafka.publishing import (
 from connector.kafka.restore import PartitionContents, read_partition, trim_heap
 from connector.kafka.state import Checkpoint, StateIdentity
 from connector.kafka.transaction import Transactions
-from connector.metrics import Metrics, TenantMetrics
+from connector.metrics.tenant import TenantMetrics
+from connector.metrics.worker import Metrics
 from connector.pipeline import batch
 from connector.pipeline.batch import Batches
 from connector.pipeline.buffer import Buffer

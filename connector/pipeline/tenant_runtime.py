@@ -10,7 +10,8 @@ from connector import log
 from connector.config import duration_text
 from connector.core import jobs, windows
 from connector.graph.client import Source
-from connector.metrics import TenantMetrics, TenantView
+from connector.metrics.gauges import TenantView
+from connector.metrics.tenant import TenantMetrics
 from connector.pipeline.change import Change
 from connector.pipeline.sweeper import Sweeper
 from connector.pipeline.tenant_state import TenantState

@@ -14,7 +14,7 @@ from html import escape
 from importlib.resources import files
 from typing import Any
 
-from connector.metrics import Activity
+from connector.metrics.worker import Activity
 from connector.web import strip
 
 _STYLE = files("connector.web").joinpath("page.css").read_text(encoding="utf-8")

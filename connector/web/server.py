@@ -20,7 +20,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 
 from connector import log
 from connector.errors import ConfigurationError, FatalError
-from connector.metrics import Metrics
+from connector.metrics.worker import Metrics
 from connector.web import page
 
 # aiohttp waits for it twice: for the answer, and for what it then cancelled.

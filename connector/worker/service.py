@@ -35,7 +35,7 @@ from connector.kafka.ownership import Command, Membership
 from connector.kafka.publishing import LONGEST_CALL_S
 from connector.kafka.registry import Registry, Subject, subjects
 from connector.kafka.state import ShardRecord, StateIdentity, check_identity
-from connector.metrics import Metrics
+from connector.metrics.worker import Metrics
 from connector.pipeline.shard import Shard, WorkerContext
 from connector.pipeline.tenant_runtime import TenantRuntime
 from connector.pipeline.tenant_state import TenantState

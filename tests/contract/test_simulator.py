@@ -21,7 +21,7 @@ import requests
 from yarl import URL
 
 from connector.config import load
-from connector.core.rows import NotAPageError, decode_page
+from connector.core.pages import NotAPageError, decode_page
 from connector.simulator import Options, Simulator
 from connector.simulator.arrivals import Arrivals
 

@@ -20,7 +20,8 @@ from connector.core import dedup, forecast, instants, lateness, windows
 from connector.core.budget import Budget
 from connector.core.coverage import Window
 from connector.core.dedup import DedupIndex
-from connector.core.rows import ENTRY, LAYOUT, PageRows, RowSchema
+from connector.core.fingerprints import ENTRY, LAYOUT
+from connector.core.rows import PageRows, RowSchema
 from connector.core.windows import Rules, Sweep
 from connector.graph.client import ReadPage, Source
 from connector.graph.request_queue import RequestQueue

@@ -261,14 +261,14 @@ CORE = (
     ),
     Mutant(
         "the empty date is null in its usual spelling only",
-        "connector/core/rows.py",
+        "connector/core/fingerprints.py",
         "if _ANCIENT in joined:",
         "if not joined:",
         "tests/unit/test_rows.py",
     ),
     Mutant(
         "members of beta count when only one reading knows them",
-        "connector/core/rows.py",
+        "connector/core/fingerprints.py",
         "both_know & beta",
         "beta",
         "tests/unit/test_rows.py -k Revised",
@@ -282,7 +282,7 @@ CORE = (
     ),
     Mutant(
         "an unfit row is taken for the row with its id",
-        "connector/core/rows.py",
+        "connector/core/fingerprints.py",
         '_keys([b"u" + raw])',
         '_keys([b"i" + raw.strip(b\'"\')])',
         "tests/unit/test_rows.py -k Entries",

@@ -20,7 +20,8 @@ import numpy as np
 from connector.core import instants, jobs, windows
 from connector.core.coverage import Window
 from connector.core.failing_ranges import RangeFailure
-from connector.core.rows import Page, RowSchema, decode_page
+from connector.core.pages import Page, decode_page
+from connector.core.rows import RowSchema
 from connector.core.windows import Rules, Sizes, Slice, Sweep
 from connector.kafka import avro, seen, state
 from connector.kafka.publishing import Offsets, Outgoing

@@ -10,7 +10,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from connector.core import dedup
 from connector.core.dedup import HOUR_MS, DedupIndex, Entries, Hours, classify, hour_of, split_repeats, with_revision
-from connector.core.rows import BETA_KNOWN, ENTRY, LAYOUT, MAX_REVISION, REVISION_SHIFT
+from connector.core.fingerprints import BETA_KNOWN, ENTRY, LAYOUT, MAX_REVISION, REVISION_SHIFT
 
 # Few values of `hi`, so that ids collide in their first 64 bits all the time.
 _KEYS = st.tuples(st.sampled_from([0, 1, 7, 2**63, 2**64 - 1]), st.integers(0, 40))

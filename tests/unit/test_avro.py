@@ -9,7 +9,8 @@ from typing import Any
 import fastavro
 import pytest
 
-from connector.core.rows import Row, RowSchema, decode_page
+from connector.core.pages import decode_page
+from connector.core.rows import Row, RowSchema
 from connector.kafka import avro
 
 DATA = Path(__file__).parent.parent / "data"

@@ -11,7 +11,8 @@ import pytest
 from connector.core import windows
 from connector.core.coverage import Coverage, Read, Window
 from connector.core.dedup import DedupIndex
-from connector.core.rows import RowSchema, decode_page
+from connector.core.pages import decode_page
+from connector.core.rows import RowSchema
 from connector.core.windows import Slice
 from connector.kafka import avro, state
 from connector.kafka.publishing import Outgoing

@@ -16,11 +16,12 @@ import fastavro
 import numpy as np
 import pytest
 
-from connector.core import dedup, rows
+from connector.core import dedup, fingerprints
 from connector.core.coverage import Window
 from connector.core.dedup import DedupIndex
+from connector.core.fingerprints import LAYOUT
 from connector.core.instants import EPOCH
-from connector.core.rows import LAYOUT, RowSchema
+from connector.core.rows import Row, RowSchema
 from connector.core.windows import Slice
 from connector.errors import FatalError
 from connector.kafka import avro, seen
@@ -214,7 +215,7 @@ def outcome(before: RowSchema, first: bytes, after: RowSchema, second: bytes) ->
     log = seen.SeenLog("t")
     written = log.write(entries, np.array([480_000], np.uint32))
     remembered = DedupIndex()
-    remembered.restore(np.frombuffer(written.records[0].value[1:], rows.ENTRY), np.array([480_000], np.uint32))  # type: ignore[index]
+    remembered.restore(np.frombuffer(written.records[0].value[1:], fingerprints.ENTRY), np.array([480_000], np.uint32))  # type: ignore[index]
     reading = after.read([second])
     verdict = dedup.classify(reading.entries, (remembered,), reading.fingerprints)
     return "new" if len(verdict.new) else "revised" if len(verdict.revised) else "known"
@@ -263,7 +264,7 @@ def test_switching_between_v1_and_beta_publishes_nothing_again() -> None:
 def test_beta_s_members_are_fields_of_the_row() -> None:
     reading = RowSchema(V1, "beta").read([raw(KNOWN, BETA)])
     row = reading.rows[0]
-    assert isinstance(row, rows.Row)
+    assert isinstance(row, Row)
     values, problem = RowSchema(V1, "beta").resolve(row, raw(KNOWN, BETA))
     assert problem is None
     assert {name: values[name] for name in BETA} == BETA

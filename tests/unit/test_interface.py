@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from connector.metrics.worker import Metrics
 from prometheus_client.parser import text_string_to_metric_families
 from typer.core import TyperGroup
 
@@ -15,7 +16,6 @@ from connector.commands.examination import Finding
 from connector.config.document import json_schema
 from connector.core.coverage import Window
 from connector.core.jobs import Job
-from connector.metrics import Metrics
 
 PAGE = (Path(__file__).parents[2] / "docs/interface.md").read_text(encoding="utf-8")
 NOW = datetime(2026, 3, 1, tzinfo=UTC)

@@ -6,7 +6,8 @@ from confluent_kafka import KafkaError, KafkaException
 
 from connector.core.coverage import Window
 from connector.core.dedup import DedupIndex
-from connector.core.rows import ENTRY, InvalidRow
+from connector.core.fingerprints import ENTRY
+from connector.core.rows import InvalidRow
 from connector.errors import ShardRestartError
 from connector.kafka import seen
 from connector.kafka.limits import LEAST, MOST_OVERHEAD, PRODUCER_DEFAULT, Limits, TooLong, refusing_topics, size

@@ -12,19 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from connector.core.rows import (
-    BETA_KNOWN,
-    LAYOUT,
-    UNFIT,
-    InvalidRow,
-    NotAPageError,
-    PageRows,
-    Row,
-    RowSchema,
-    decode_page,
-    differ,
-    invalid_entry,
-)
+from connector.core.fingerprints import BETA_KNOWN, LAYOUT, UNFIT, differ, invalid_entry
+from connector.core.pages import NotAPageError, decode_page
+from connector.core.rows import InvalidRow, PageRows, Row, RowSchema
 from connector.kafka import avro
 
 DATA = Path(__file__).parent.parent / "data"

@@ -6,9 +6,8 @@ from typing import Any
 
 import pytest
 import yaml
+from connector.metrics.worker import Metrics
 from prometheus_client.parser import text_string_to_metric_families
-
-from connector.metrics import Metrics
 
 ROOT = Path(__file__).parents[2]
 RULES: list[dict[str, Any]] = [

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from connector.core.dedup import DedupIndex, Entries, Hours, classify
-from connector.core.rows import ENTRY, LAYOUT, REVISION_SHIFT
+from connector.core.fingerprints import ENTRY, LAYOUT, REVISION_SHIFT
 from connector.errors import FatalError
 from connector.kafka import seen
 from connector.kafka.seen import SEALED, SeenLog, Written

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from connector.core.dedup import Entries, Hours
-from connector.core.rows import ENTRY
+from connector.core.fingerprints import ENTRY
 from connector.kafka import seen
 from connector.kafka.seen import SeenLog
 

@@ -24,7 +24,7 @@ from connector.core.health import Health
 from connector.core.rows import RowSchema
 from connector.core.windows import Rules, State, Sweep
 from connector.graph import client
-from connector.graph.client import NoEvents, Source
+from connector.graph.source import NoEvents, Source
 from connector.graph.transport import BrokenAnswerError, Response
 from connector.kafka import avro
 from connector.kafka.seen import SeenLog

@@ -25,7 +25,8 @@ from connector.errors import (
     RegistryUnavailableError,
     SourceError,
 )
-from connector.graph.client import GraphClient, NoEvents, Source
+from connector.graph.client import GraphClient
+from connector.graph.source import NoEvents, Source
 from connector.graph.token_claims import OLDER_ROLE, ROLE, TokenClaims
 from connector.kafka import topics
 from connector.kafka.limits import raise_command

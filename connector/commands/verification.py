@@ -29,7 +29,8 @@ from connector.core import instants, windows
 from connector.core.coverage import Window
 from connector.core.rows import InvalidRow, Row, RowSchema
 from connector.errors import BrokersUnavailableError, ConfigurationError, FatalError, RangeTooLongError, SourceError
-from connector.graph.client import GraphClient, NoEvents
+from connector.graph.client import GraphClient
+from connector.graph.source import NoEvents
 from connector.kafka import avro, topics
 from connector.kafka.records import Entry, row_decoder
 from connector.kafka.registry import Registry

@@ -25,11 +25,12 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from yarl import URL
 
 from connector import log
+from connector.config.settings import EventHubs, Tenant
 from connector.core.budget import FIRST_PAUSE_S, Backoff, Elapsed, retry_after_s
 from connector.core.health import Health
 from connector.errors import ConnectorError, PermanentError, TransientError
@@ -46,30 +47,6 @@ _SHORTEST_LIFETIME_S = 60.0
 _GUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _ANSWERED = "wait: it was reached, and it answers again when its fault is over"
 _PASSING_OF_AZURE = (404, 410)  # the machine's metadata service is being updated
-
-
-class SignInTarget(Protocol):
-    """The identity that signs in, and the tenant in which it signs in."""
-
-    @property
-    def id(self) -> str:
-        """The tenant's id, as Graph and sign-in know it."""
-
-    @property
-    def label(self) -> str:
-        """The tenant's name for log events and messages."""
-
-    @property
-    def identity(self) -> identity.Identity:
-        """The identity with which the tenant is signed in."""
-
-
-class Tenant(SignInTarget, Protocol):
-    """The settings of a tenant that a source needs."""
-
-    @property
-    def requests_per_minute(self) -> float:
-        """The request budget: the maximum number of requests to Graph within any 60 s."""
 
 
 class Token(NamedTuple):
@@ -101,7 +78,7 @@ class SignIn:
         self,
         transport: Transport,
         pool: ThreadPoolExecutor,
-        tenant: SignInTarget,
+        tenant: Tenant | EventHubs,
         *,
         authority: str,
         scope: str,

@@ -18,7 +18,7 @@ from connector.core.instants import EPOCH
 from connector.core.rows import RowSchema, join
 from connector.core.windows import Sizes, Slice, State
 from connector.errors import PermanentError, RangeTooLongError, SourceError, TransientError
-from connector.graph.client import Source
+from connector.graph.source import Source
 from connector.pipeline.buffer import MAX_BYTES, Buffer
 from connector.pipeline.messages import Commanded, PageRead, RangeFailed, RunsDropped, RunsStarted, SliceRead
 from connector.pipeline.tenant_state import TenantState

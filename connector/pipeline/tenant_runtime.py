@@ -9,7 +9,7 @@ from functools import partial
 from connector import log
 from connector.config import duration_text
 from connector.core import jobs, windows
-from connector.graph.client import Source
+from connector.graph.source import Source
 from connector.metrics.gauges import TenantView
 from connector.metrics.tenant import TenantMetrics
 from connector.pipeline.change import Change

@@ -5,7 +5,7 @@ import contextlib
 import time
 from base64 import b64encode
 from collections.abc import AsyncIterator, Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -14,11 +14,14 @@ import pytest
 import pytest_asyncio
 from structlog.testing import capture_logs
 
+from connector.config.secret import Secret
+from connector.config.settings import Graph, Identity, Tenant
 from connector.core import budget
 from connector.core.coverage import Window
 from connector.errors import ConfigurationError, PermanentError, RangeTooLongError, TransientError
-from connector.graph import client as graph_client
-from connector.graph.client import GraphClient, ReadPage, Source
+from connector.graph import source as graph_source
+from connector.graph.client import GraphClient
+from connector.graph.source import ReadPage, Source
 from connector.simulator import Options, Simulator, graph
 from tests.proxies import proxy
 
@@ -29,43 +32,18 @@ DEADLINE_S = 20.0
 FAST = 1_000_000.0
 
 
-@dataclass
-class Settings:
-    """Settings that the client uses."""
-
-    root: str
-    authority: str
-    ca_bundle: Path | None
-    scope: str = "https://graph.microsoft.com/.default"
-    api_version: str = "v1.0"
-    timeout: timedelta = timedelta(seconds=5)
-    tls_strict: bool = True
-
-
-@dataclass
-class Secret:
-    value: str
-
-    def get(self) -> str:
-        return self.value
-
-
-@dataclass
-class Identity:
-    client_id: str | None
-    client_secret: Secret | None
-    client_certificate: None = None
-    client_certificate_password: None = None
-    federated_token: None = None
-    managed_identity: bool = False
-
-
-@dataclass
-class Tenant:
-    id: str
-    label: str
-    identity: Identity
-    requests_per_minute: float = FAST
+def settings_of(url: str, ca_bundle: Path | None, timeout_s: float = 5.0) -> Graph:
+    return Graph(
+        cloud="global",
+        root=url,
+        authority=url,
+        scope="https://graph.microsoft.com/.default",
+        ca_bundle=ca_bundle,
+        api_version="v1.0",
+        requests_per_minute=FAST,
+        timeout=timedelta(seconds=timeout_s),
+        concurrency=4,
+    )
 
 
 @dataclass
@@ -93,17 +71,16 @@ class Bench:
     """A simulator with a thousand-odd calls, and what is needed to read them."""
 
     simulator: Simulator
-    settings: Settings
+    settings: Graph
     client: GraphClient
     events: Events = field(default_factory=Events)
 
     def tenant(self, number: int = 0, secret: str | None = None, **changes: object) -> Tenant:
         sim = self.simulator
         identity = Identity(sim.client_id, Secret(sim.client_secret if secret is None else secret))
-        tenant = Tenant(sim.tenants[number], f"tenant-{number}", identity)
-        for name, value in changes.items():
-            setattr(tenant, name, value)
-        return tenant
+        tenant = sim.tenants[number]
+        given = Tenant(tenant, tenant, None, f"tenant-{number}", identity, timedelta(days=-7), FAST, "calls")
+        return replace(given, **changes)  # type: ignore[arg-type]
 
     def source(self, tenant: Tenant | None = None, patience_s: float = 60.0) -> Source:
         return self.client.source(tenant or self.tenant(), self.events, patience_s=patience_s)
@@ -138,7 +115,7 @@ async def opened(timeout_s: float = 5.0, **options: object) -> AsyncIterator[Ben
 
 @contextlib.asynccontextmanager
 async def beside(simulator: Simulator, timeout_s: float = 5.0) -> AsyncIterator[Bench]:
-    settings = Settings(simulator.url, simulator.url, simulator.ca_path, timeout=timedelta(seconds=timeout_s))
+    settings = settings_of(simulator.url, simulator.ca_path, timeout_s)
     async with asyncio.timeout(DEADLINE_S), GraphClient(settings) as client:
         yield Bench(simulator, settings, client)
 
@@ -363,7 +340,7 @@ async def test_no_answer_is_asked_for_twice_behind_the_budget_s_back(bench: Benc
 
 
 async def test_a_page_too_long_for_memory_is_weather(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(graph_client, "MAX_PAGE_BYTES", 1 << 12)
+    monkeypatch.setattr(graph_source, "MAX_PAGE_BYTES", 1 << 12)
     with pytest.raises(TransientError, match="longer than"):
         await read(bench.source(patience_s=0.1), bench.window)
 
@@ -455,7 +432,7 @@ async def test_a_range_that_graph_finds_too_long_is_to_be_split(bench: Bench) ->
 
 
 async def test_a_chain_of_too_many_pages_is_to_be_split(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(graph_client, "MAX_PAGES", 1)
+    monkeypatch.setattr(graph_source, "MAX_PAGES", 1)
     with pytest.raises(RangeTooLongError, match="over 1 pages"):
         await read(bench.source(), bench.window)
     assert bench.graph_requests() == 1
@@ -465,7 +442,7 @@ async def test_pages_without_rows_and_without_an_end_are_rejected(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its parts would have no end either."""
-    monkeypatch.setattr(graph_client, "MAX_PAGES", 20)
+    monkeypatch.setattr(graph_source, "MAX_PAGES", 20)
     bench.simulator.set_faults(endless=1.0)
     source = bench.source()
     with pytest.raises(PermanentError, match="20 pages"):
@@ -606,29 +583,20 @@ async def test_a_sign_in_that_is_refused_says_what_to_do_and_shows_no_secret(
     assert bench.graph_requests() == 0
 
 
-async def test_a_secret_that_changes_is_used_at_the_next_try(bench: Bench) -> None:
-    tenant = bench.tenant(secret="old")
-    source = bench.source(tenant)
+async def test_changed_secret_is_used_at_the_next_attempt(bench: Bench, tmp_path: Path) -> None:
+    file = tmp_path / "secret"
+    file.write_text("old")
+    identity = Identity(bench.simulator.client_id, Secret.from_file(file))
+    source = bench.source(bench.tenant(identity=identity))
     with pytest.raises(PermanentError):
         await read(source, bench.window)
-    assert tenant.identity.client_secret is not None
-    tenant.identity.client_secret.value = bench.simulator.client_secret
+    file.write_text(bench.simulator.client_secret)
     assert await read(source, bench.window)
     assert source.failing() is None
 
 
-async def test_a_secret_that_cannot_be_read_is_a_rejection(bench: Bench) -> None:
-    class Missing(Secret):
-        def get(self) -> str:
-            raise FileNotFoundError("/run/secrets/contoso")
-
-    source = bench.source(bench.tenant(identity=Identity("x", Missing(""))))
-    with pytest.raises(PermanentError, match="cannot be read"):
-        await read(source, bench.window)
-
-
 async def test_a_ca_that_is_not_trusted_is_weather_with_a_remedy(bench: Bench) -> None:
-    settings = Settings(bench.settings.root, bench.settings.authority, None)
+    settings = settings_of(bench.simulator.url, None)
     async with GraphClient(settings) as client:
         source = client.source(bench.tenant(), bench.events, patience_s=0.0)
         with pytest.raises(TransientError, match="ca_bundle"):
@@ -640,7 +608,7 @@ async def test_a_ca_bundle_that_is_none_is_an_error_of_the_configuration(bench: 
     broken.write_text("no certificate")
     for path in (broken, tmp_path / "missing.pem"):
         with pytest.raises(ConfigurationError, match="ca_bundle"):
-            async with GraphClient(Settings(bench.settings.root, bench.settings.authority, path)):
+            async with GraphClient(settings_of(bench.simulator.url, path)):
                 pass
 
 

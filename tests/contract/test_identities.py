@@ -18,7 +18,8 @@ from connector import config
 from connector.core import budget
 from connector.core.coverage import Window
 from connector.errors import PermanentError, TransientError
-from connector.graph.client import GraphClient, Source
+from connector.graph.client import GraphClient
+from connector.graph.source import Source
 from connector.simulator import Options, Simulator
 from connector.simulator.options import Federation
 from tests.certificates import KeyPair, key_pair

@@ -23,8 +23,8 @@ from connector.core.dedup import DedupIndex
 from connector.core.fingerprints import ENTRY, LAYOUT
 from connector.core.rows import PageRows, RowSchema
 from connector.core.windows import Rules, Sweep
-from connector.graph.client import ReadPage, Source
 from connector.graph.request_queue import RequestQueue
+from connector.graph.source import ReadPage, Source
 from connector.kafka.seen import SeenLog
 from connector.kafka.state import Checkpoint
 from connector.pipeline.buffer import Buffer

@@ -15,7 +15,7 @@ from connector.core.dedup import DedupIndex
 from connector.core.jobs import Command
 from connector.core.rows import RowSchema
 from connector.core.windows import Rules, Sweep
-from connector.graph.client import ReadPage
+from connector.graph.source import ReadPage
 from connector.kafka import avro
 from connector.kafka.seen import SeenLog
 from connector.kafka.state import Checkpoint

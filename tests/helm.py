@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from connector.config import document
+from connector.config.json_schema import json_schema
 from tests.kafka_software import MissingSoftwareError, cache_directory, made_once
 
 ROOT = Path(__file__).parent.parent
@@ -50,7 +50,7 @@ def resource_schema(kind: str) -> dict[str, Any]:
 def values_schema() -> dict[str, Any]:
     """Return the schema of the chart's values with the configuration's schema as it is in the code."""
     schema: dict[str, Any] = json.loads((CHART / "values.schema.json").read_text(encoding="utf-8"))
-    own = document.json_schema()
+    own = json_schema()
     schema["$defs"] = own["$defs"]
     members = {name: own[name] for name in ("type", "additionalProperties", "properties")}
     schema["properties"]["config"] = {"description": "As connector.toml, table by table.", **members}

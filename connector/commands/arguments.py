@@ -12,7 +12,8 @@ from typing import Any
 
 from connector import log
 from connector.config import Settings, Tenant, duration_text, load
-from connector.config.document import parse_instant, shown
+from connector.config.durations import parse_instant
+from connector.config.quoting import shown
 from connector.core import instants
 from connector.core.coverage import Window
 from connector.errors import ConfigurationError

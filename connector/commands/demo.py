@@ -46,7 +46,7 @@ def demo(
       connector demo --for 1m
       connector demo --bootstrap-servers localhost:9092
     """
-    from connector.config.document import parse_duration
+    from connector.config.durations import parse_duration
 
     try:
         span = parse_duration(duration)

@@ -9,7 +9,7 @@ from uuid import UUID, uuid4
 from connector import brokers
 from connector.commands import arguments, overview
 from connector.config import Settings, Tenant
-from connector.config.document import shown
+from connector.config.quoting import shown
 from connector.core import jobs as core
 from connector.errors import ConfigurationError, FatalError
 from connector.kafka.operator_client import OperatorClient

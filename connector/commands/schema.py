@@ -93,6 +93,6 @@ def print_config_schema(*, config: UnreadConfigOption = None) -> None:  # noqa: 
     Example:
       connector schema config > connector.schema.json
     """
-    from connector.config.document import json_schema
+    from connector.config.json_schema import json_schema
 
     sys.stdout.write(json.dumps(json_schema(), indent=2) + "\n")

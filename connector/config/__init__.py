@@ -8,7 +8,7 @@
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from connector.config.document import duration_text
+from connector.config.durations import duration_text
 from connector.config.identities import is_credential
 from connector.config.references import check_proxies
 from connector.config.resolution import resolve

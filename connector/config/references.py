@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from connector import proxies
-from connector.config.document import Document, Reference
+from connector.config.document import Document
 from connector.config.secret import Hidden, PseudonymKey, Secret, SecretBytes
 from connector.config.source import Key, Source, key_text
+from connector.config.values import Reference
 from connector.core import privacy
 
 _H = TypeVar("_H", bound=Hidden[Any])

@@ -8,9 +8,11 @@ from difflib import SequenceMatcher
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from connector.config import document, sasl
-from connector.config.document import Document, Reference, SchemaRegistryTable, duration_text, shown
+from connector.config import sasl
+from connector.config.document import REFUSED_PROPERTIES, Document, SchemaRegistryTable
+from connector.config.durations import duration_text, parse_instant
 from connector.config.identities import credentials, event_hubs, identity_of, own_identity
+from connector.config.quoting import shown
 from connector.config.references import check_bundle, path_of, read_pseudonym_key, read_secret
 from connector.config.settings import (
     Dedup,
@@ -27,6 +29,7 @@ from connector.config.settings import (
 )
 from connector.config.source import Key, Source, key_text, treatable
 from connector.config.validation import check
+from connector.config.values import Reference, is_protected, split_listen, to_authority
 from connector.core.horizon import MARGIN
 from connector.core.windows import Sweep
 from connector.schema_files import schema_text
@@ -39,7 +42,7 @@ _CLOUDS = {
     "us-gov-l4": ("https://graph.microsoft.us", "https://login.microsoftonline.us"),
     "us-gov-l5": ("https://dod-graph.microsoft.us", "https://login.microsoftonline.us"),
 }
-_START = document.parse_instant("-7d")
+_START = parse_instant("-7d")
 _UNSET = Reference("text", "")
 
 
@@ -59,7 +62,7 @@ def resolve(source: Source, checked: Document, required: Iterable[str]) -> Setti
         if not getattr(getattr(checked, section), key):
             example = ', for instance "broker-1:9092"' if key == "bootstrap_servers" else ""
             source.report((section, key), f"is empty; set it{example}")
-    host, port = document.split_listen(checked.http.listen)
+    host, port = split_listen(checked.http.listen)
     return Settings(
         graph=graph,
         tenants=tenants,
@@ -155,9 +158,7 @@ def _graph(source: Source, checked: Document, azure_authority: str) -> Graph:
         authority = table.authority
     elif azure_authority:
         try:
-            authority = document.to_authority(
-                azure_authority if "://" in azure_authority else f"https://{azure_authority}"
-            )
+            authority = to_authority(azure_authority if "://" in azure_authority else f"https://{azure_authority}")
         except ValueError as error:
             source.report(("graph", "authority"), str(error), "AZURE_AUTHORITY_HOST")
     if table.timeout <= timedelta(0):
@@ -226,7 +227,7 @@ def _kafka(source: Source, checked: Document) -> Kafka:
     properties: dict[str, str | Secret] = {}
     for name, reference in table.properties.items():
         key: Key = ("kafka", "properties", name)
-        why = document.REFUSED_PROPERTIES.get(name.strip().lower())
+        why = REFUSED_PROPERTIES.get(name.strip().lower())
         if why is not None:
             source.report(key, f"cannot be set, since {why}; leave it out")
         elif reference.kind == "text":
@@ -270,7 +271,7 @@ def _schema_registry(source: Source, table: SchemaRegistryTable) -> SchemaRegist
         source.report((here, "username"), "contains a colon, which no user name can; leave it out")
     elif has_password or has_token:
         for url in filter(None, table.url.split(",")):
-            if not document.is_protected(url):
+            if not is_protected(url):
                 what = "where the secret would be sent unprotected; write https:// (http:// only for localhost)"
                 source.report((here, "url"), f"is {shown(url)}, {what}")
     if table.client_key and not table.client_certificate:

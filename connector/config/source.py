@@ -10,7 +10,9 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel
 
-from connector.config.document import Document, Reference, shown
+from connector.config.document import Document
+from connector.config.quoting import shown
+from connector.config.values import Reference
 from connector.core import privacy
 from connector.schema_files import schema_text
 

@@ -6,7 +6,8 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from connector.config.document import Document, SweepTable, TenantTable, shown
+from connector.config.document import Document, SweepTable, TenantTable
+from connector.config.quoting import shown
 from connector.config.source import PREFIX, Key, Source, key_text, kind_of, one_line, variable
 
 

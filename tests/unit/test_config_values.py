@@ -12,7 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from connector.config import load
-from connector.config.document import Document, duration_text, json_schema, parse_duration, parse_instant, shown
+from connector.config.document import Document
+from connector.config.durations import duration_text, parse_duration, parse_instant
+from connector.config.json_schema import json_schema
+from connector.config.quoting import shown
 from connector.errors import ConfigurationError
 
 MILLISECONDS = {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}

@@ -15,7 +15,7 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from connector.cli import main
-from connector.config.document import json_schema
+from connector.config.json_schema import json_schema
 from tests import licences, reference
 
 ROOT = Path(__file__).parents[2]

@@ -13,7 +13,7 @@ from typer.core import TyperGroup
 from connector import status_json
 from connector.cli import command
 from connector.commands.examination import Finding
-from connector.config.document import json_schema
+from connector.config.json_schema import json_schema
 from connector.core.coverage import Window
 from connector.core.jobs import Job
 

@@ -14,11 +14,10 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from connector.metrics.tenant import TenantMetrics
-
 from benchmarks.rig import PARTITIONS, Rig, told
 from connector import config, log
 from connector.core.rows import Row
+from connector.metrics.tenant import TenantMetrics
 from connector.pipeline.row_records import Made, RowRecords
 from connector.worker import service
 

@@ -20,10 +20,10 @@ from connector.core import windows
 from connector.core.budget import Budget
 from connector.core.coverage import Window
 from connector.core.dedup import DedupIndex
-from connector.core.health import Health
 from connector.core.rows import RowSchema
 from connector.core.windows import Rules, State, Sweep
-from connector.graph import client
+from connector.graph import exchange, source
+from connector.graph.health import Health
 from connector.graph.source import NoEvents, Source
 from connector.graph.transport import BrokenAnswerError, Response
 from connector.kafka import avro
@@ -185,8 +185,12 @@ def reading(
 ) -> Iterator[Tenant]:
     """Yield a tenant that is read in simulated time. `seed`: seed of the jitter of pauses."""
     loop = SimulatedTime()
-    clock = mock.patch.object(client, "time", SimpleNamespace(monotonic=loop.time))
-    with clock, mock.patch.object(client, "random", random.Random(seed)):
+    clock = SimpleNamespace(monotonic=loop.time)
+    with (
+        mock.patch.object(source, "time", clock),
+        mock.patch.object(exchange, "time", clock),
+        mock.patch.object(source, "random", random.Random(seed)),
+    ):
         tenant = Tenant(loop, fault, history=history, rpm=rpm, **graph)
         try:
             yield tenant

@@ -3,13 +3,13 @@
 from dataclasses import replace
 from pathlib import Path
 
+from connector.config import certificates
 from connector.config.document import Document, IdentityTable, TenantTable
 from connector.config.references import read_secret, read_secret_bytes
 from connector.config.secret import Secret
 from connector.config.settings import EventHubs, Identity, Tenant
 from connector.config.source import Key, Source
 from connector.config.values import Reference, is_protected
-from connector.core import certificates
 
 _CREDENTIALS = ("client_secret", "client_certificate", "workload_identity", "managed_identity")
 

@@ -32,9 +32,9 @@ from yarl import URL
 from connector import log
 from connector.config.settings import EventHubs, Tenant
 from connector.core.budget import FIRST_PAUSE_S, Backoff, Elapsed, retry_after_s
-from connector.core.health import Health
 from connector.errors import ConnectorError, PermanentError, TransientError
 from connector.graph import entra_errors, identity, token_claims
+from connector.graph.health import Health
 from connector.graph.replay import MissingAnswerError, Replies, Request
 from connector.graph.transport import BrokenAnswerError, Response, Transport
 

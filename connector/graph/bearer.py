@@ -7,9 +7,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 from connector.config.settings import EventHubs, Graph
-from connector.core.health import Health
 from connector.errors import ConnectorError
 from connector.graph.auth import SignIn, Token
+from connector.graph.health import Health
 from connector.graph.transport import Transport
 from connector.tls import Trust
 

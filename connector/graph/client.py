@@ -14,9 +14,9 @@ from yarl import URL
 from connector import log
 from connector.config.settings import Graph, Tenant
 from connector.core.budget import Budget
-from connector.core.health import PATIENCE_S, Health
 from connector.graph.auth import Pauses, SignIn
 from connector.graph.clock import TrustedClock
+from connector.graph.health import PATIENCE_S, Health
 from connector.graph.source import Source, SourceEvents
 from connector.graph.transport import Transport
 from connector.tls import Trust

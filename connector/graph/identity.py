@@ -5,9 +5,9 @@ from typing import Any, Literal, NamedTuple, Protocol, TypeVar
 
 import msal
 
+from connector.config import certificates
 from connector.config.secret import Hidden
 from connector.config.settings import Identity
-from connector.core import certificates
 from connector.graph.replay import Replies
 
 Kind = Literal["client_secret", "client_certificate", "workload_identity", "managed_identity"]

@@ -27,12 +27,12 @@ from yarl import URL
 from connector.config.settings import Tenant
 from connector.core.budget import Budget, FailureKind, Slot, lane_name
 from connector.core.coverage import Window
-from connector.core.health import Failure, Health
 from connector.core.pages import NotAPageError, Page, decode_page
 from connector.errors import PermanentError, PermanentReason, RangeTooLongError, TransientError, TransientReason
 from connector.graph import token_claims
 from connector.graph.auth import SignIn
 from connector.graph.exchange import OK, Exchange, RequestFailures
+from connector.graph.health import Failure, Health
 from connector.graph.request_queue import RequestQueue
 from connector.graph.token_claims import TokenClaims
 from connector.graph.transport import BrokenAnswerError, RequestTiming, Transport

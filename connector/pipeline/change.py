@@ -5,11 +5,11 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from connector.core.dedup import DedupIndex, Entries, Hours
-from connector.core.member_names import MemberNames
 from connector.core.windows import State
 from connector.kafka.publishing import Outgoing
 from connector.kafka.seen import Written
 from connector.kafka.state import Checkpoint
+from connector.pipeline.member_names import MemberNames
 
 
 @dataclass

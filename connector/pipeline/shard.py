@@ -22,7 +22,6 @@ from connector import log
 from connector.config import Identity, Settings, Tenant, duration_text
 from connector.core import windows
 from connector.core.dedup import DedupIndex
-from connector.core.member_names import MemberNames
 from connector.core.rows import RowSchema
 from connector.core.windows import Rules
 from connector.errors import (
@@ -56,6 +55,7 @@ from connector.pipeline.batch import Batches
 from connector.pipeline.buffer import Buffer
 from connector.pipeline.change import Change
 from connector.pipeline.length_limits import LengthLimits
+from connector.pipeline.member_names import MemberNames
 from connector.pipeline.messages import Commanded, Item, PageRead, RunsDropped
 from connector.pipeline.sweeper import Sweeper
 from connector.pipeline.tenant_runtime import TenantRuntime, rejected_view

@@ -16,7 +16,7 @@ MOST_MIB = 400
 PIECE = b" " * 65_536
 IMPATIENT = (
     "-c",
-    "from connector.core import health; health.PATIENCE_S = 1.0\nfrom connector.__main__ import main; main()",
+    "from connector.graph import health; health.PATIENCE_S = 1.0\nfrom connector.__main__ import main; main()",
     "run",
 )
 """`connector run` to which a tenant fails after a second of bad answers instead of two minutes."""

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from connector.metrics.gauges import TenantView
-from connector.metrics.worker import Metrics
 from prometheus_client.parser import text_string_to_metric_families
 
+from connector.metrics.gauges import TenantView
+from connector.metrics.worker import Metrics
 from deploy.grafana.generator.__main__ import FOLDER, dashboards
 
 CHECKED_IN: dict[str, dict[str, Any]] = {

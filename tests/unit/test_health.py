@@ -1,6 +1,6 @@
 """Health of a tenant: whether it fails, and the reason."""
 
-from connector.core.health import Health
+from connector.graph.health import Health
 
 
 def reason(health: Health, now: float) -> str | None:

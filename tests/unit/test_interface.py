@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from connector.metrics.worker import Metrics
 from prometheus_client.parser import text_string_to_metric_families
 from typer.core import TyperGroup
 
@@ -16,6 +15,7 @@ from connector.commands.examination import Finding
 from connector.config.json_schema import json_schema
 from connector.core.coverage import Window
 from connector.core.jobs import Job
+from connector.metrics.worker import Metrics
 
 PAGE = (Path(__file__).parents[2] / "docs/interface.md").read_text(encoding="utf-8")
 NOW = datetime(2026, 3, 1, tzinfo=UTC)

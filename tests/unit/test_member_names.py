@@ -1,6 +1,6 @@
 """Unknown member names: bounded in number and length, in linear time."""
 
-from connector.core.member_names import MAX_CHARACTERS, MAX_NAMES, MemberNames
+from connector.pipeline.member_names import MAX_CHARACTERS, MAX_NAMES, MemberNames
 
 
 class Counted(str):

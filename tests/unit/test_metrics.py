@@ -6,13 +6,14 @@ from collections.abc import Callable, Iterable
 from unittest.mock import Mock
 
 import pytest
-from connector.metrics.gauges import TenantView
-from connector.metrics.tenant import TenantMetrics
-from connector.metrics.worker import Metrics
 from prometheus_client.core import Metric
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 from structlog.testing import capture_logs
+
+from connector.metrics.gauges import TenantView
+from connector.metrics.tenant import TenantMetrics
+from connector.metrics.worker import Metrics
 
 EVERYS = ("1m", "15m", "2h", "24h")
 OPENMETRICS = "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.6,text/plain;version=0.0.4;q=0.3"

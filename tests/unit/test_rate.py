@@ -1,6 +1,6 @@
 """Rows per minute, as the page shows them."""
 
-from connector.core.rate import WINDOW_S, Rate
+from connector.metrics.rate import WINDOW_S, Rate
 
 
 def test_a_steady_stream_has_its_rate() -> None:

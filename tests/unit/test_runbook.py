@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 import yaml
-from connector.metrics.worker import Metrics
 from prometheus_client.parser import text_string_to_metric_families
+
+from connector.metrics.worker import Metrics
 
 ROOT = Path(__file__).parents[2]
 RULES: list[dict[str, Any]] = [

@@ -247,7 +247,7 @@ def test_a_restore_leaves_no_more_memory_behind_than_what_is_remembered() -> Non
 import gc, os
 from pathlib import Path
 import numpy as np
-from connector.core.rows import ENTRY, LAYOUT
+from connector.core.fingerprints import ENTRY, LAYOUT
 from connector.kafka import seen
 from connector.kafka.restore import trim_heap
 

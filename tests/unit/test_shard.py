@@ -9,7 +9,6 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
-from connector.metrics.worker import Metrics
 from structlog.testing import capture_logs
 
 from connector.core.rows import RowSchema
@@ -21,6 +20,7 @@ from connector.kafka.ownership import Command, Snapshot
 from connector.kafka.publishing import AbortedError, CommitContext, Offsets, Outgoing, Publisher, TransactionContents
 from connector.kafka.state import StateIdentity
 from connector.kafka.visibility import Place
+from connector.metrics.worker import Metrics
 from connector.pipeline import batch
 from connector.pipeline.buffer import Buffer
 from connector.pipeline.change import Change

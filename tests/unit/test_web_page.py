@@ -6,9 +6,9 @@ from html.parser import HTMLParser
 from typing import Any
 
 import pytest
-from connector.metrics.worker import Activity
 
 from connector.core import instants
+from connector.metrics.worker import Activity
 from connector.web import page, strip
 
 TENANT = {

@@ -12,12 +12,12 @@ from typing import Any
 
 import aiohttp
 import pytest
-from connector.metrics.gauges import TenantView
-from connector.metrics.worker import Metrics
 from prometheus_client.openmetrics.exposition import CONTENT_TYPE_LATEST
 from structlog.testing import capture_logs
 
 from connector.errors import ConfigurationError, FatalError
+from connector.metrics.gauges import TenantView
+from connector.metrics.worker import Metrics
 from connector.web import Web
 
 PATHS = ("/", "/metrics", "/livez", "/readyz", "/status")

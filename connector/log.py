@@ -24,7 +24,6 @@ from structlog.typing import FilteringBoundLogger, Processor
 from connector.core import instants
 
 Format = Literal["auto", "json", "console"]
-LEVELS = ("debug", "info", "warning", "error", "critical")
 _LIBRARIES = ("aiohttp", "asyncio", "msal", "urllib3", "requests", "confluent_kafka")
 _NUMBERS = re.compile(r"[0-9]+")
 _AGAIN_S = 60.0

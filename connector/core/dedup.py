@@ -5,7 +5,7 @@ few sorted numpy arrays, each at least four times as long as the next. A look-up
 adding rows is cheap however large the index is.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -254,16 +254,6 @@ def with_revision(entries: Entries, revision: NDArray[np.int64]) -> Entries:
     result = entries.copy()
     result["meta"] = (entries["meta"] & ((1 << REVISION_SHIFT) - 1)) | (revision.astype("<u4") << REVISION_SHIFT)
     return result
-
-
-def revision_of(entry: Mapping[str, int]) -> int:
-    """Return the revision of one entry of the index."""
-    return int(entry["meta"]) >> REVISION_SHIFT
-
-
-def hour_of(start_ms: int | None, observed_ms: int, horizon_hours: int) -> int:
-    """Return the hour that decides how long a row stays in the index; see `hours_of`."""
-    return int(hours_of([start_ms], observed_ms, horizon_hours)[0])
 
 
 def hours_of(starts_ms: Sequence[int | None], observed_ms: int, horizon_hours: int) -> Hours:

@@ -106,7 +106,6 @@ class RowSchema:
         graph_fields = [field for field in schema["fields"] if "since" in field]
         self.names = [field["name"] for field in graph_fields]
         self.instants = [f["name"] for f in graph_fields if logical_type(f["type"]) == "timestamp-millis"]
-        self.strings = [f["name"] for f in graph_fields if f["type"] in ("string", ["null", "string"])]
         self.nested = [f["name"] for f in graph_fields if is_array(f["type"])]
         members = [(f["name"], *member(f["type"])) if f["name"] != "id" else ("id", str) for f in graph_fields]
         ignored = [
@@ -121,7 +120,6 @@ class RowSchema:
         self._lenient_rows = msgspec.json.Decoder(list[lenient])  # type: ignore[valid-type]
         self._known = frozenset(self.names)
         self._all_values = attrgetter(*self.names)
-        self._all_instants = attrgetter(*self.instants)
         self._beta_known = api_version == "beta"
         self.layout = max(map(first_version, [*graph_fields, *nested_fields(graph_fields)]))
         "Version of the fingerprints that it computes."
@@ -263,15 +261,6 @@ class RowSchema:
             problems.setdefault(at, problem)
             return None
 
-    def instants_fit(self, row: Row) -> bool:
-        """Return whether every instant of a row can be parsed."""
-        try:
-            for stamp in self._all_instants(row.values):
-                if stamp is not None:
-                    instants.parse_ms(stamp)
-        except ValueError:
-            return False
-        return True
 
 
 _id = attrgetter("id")

@@ -22,7 +22,6 @@ Floats: TypeAlias = NDArray[np.float64]
 
 DAY_MS = 86_400_000
 MOST_MOVED_MS = 60_000
-MOST_VERSIONS = 4
 ROWS_A_BLOCK = 150
 
 _MASK = (1 << 64) - 1

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from connector.core import dedup
-from connector.core.dedup import HOUR_MS, DedupIndex, Entries, Hours, classify, hour_of, split_repeats, with_revision
+from connector.core.dedup import HOUR_MS, DedupIndex, Entries, Hours, classify, split_repeats, with_revision
 from connector.core.fingerprints import BETA_KNOWN, ENTRY, LAYOUT, MAX_REVISION, REVISION_SHIFT
 
 # Few values of `hi`, so that ids collide in their first 64 bits all the time.
@@ -139,7 +139,7 @@ def test_a_revision_is_kept_beside_the_flags(revisions: list[int], flags: int) -
     entries = np.zeros(len(revisions), ENTRY)
     entries["meta"] = flags
     kept = with_revision(entries, np.array(revisions, np.int64))
-    assert [dedup.revision_of(entry) for entry in kept] == revisions
+    assert [int(entry["meta"]) >> REVISION_SHIFT for entry in kept] == revisions
     assert set((kept["meta"] & 0xFFF).tolist()) == {flags}
     assert not (entries["meta"] >> REVISION_SHIFT).any()
 
@@ -166,7 +166,7 @@ def test_revisions_stop_at_the_most_that_fits_and_never_begin_again() -> None:
 )
 def test_a_row_is_remembered_by_its_start_unless_it_would_be_forgotten_at_once(start_h: int | None, hour: int) -> None:
     start_ms = None if start_h is None else start_h * HOUR_MS + 5
-    assert hour_of(start_ms, 1000 * HOUR_MS + 7, 200) == hour
+    assert dedup.hours_of([start_ms], 1000 * HOUR_MS + 7, 200) == [hour]
 
 
 def test_nothing_is_found_in_nothing() -> None:

@@ -44,10 +44,10 @@ format: dev ## Format the code and apply automatic fixes
 	@$(BIN)/ruff format $(SOURCES)
 
 .PHONY: check
-check: dev ## Format, lint, types, imports and the fast tests, in seconds
-	@$(MAKE) --jobs=2 --keep-going --output-sync=target check-fast-tests check-types check-format check-lint check-imports
+check: dev ## Format, lint, types, imports, dependencies and the fast tests, in seconds
+	@$(MAKE) --jobs=2 --keep-going --output-sync=target check-fast-tests check-types check-format check-lint check-imports check-dependencies
 
-.PHONY: check-format check-lint check-types check-imports check-fast-tests
+.PHONY: check-format check-lint check-types check-imports check-dependencies check-fast-tests
 check-format: dev
 	@$(BIN)/ruff format --check $(SOURCES)
 check-lint: dev
@@ -56,6 +56,8 @@ check-types: dev
 	@$(BIN)/mypy
 check-imports: dev
 	@$(BIN)/lint-imports --no-logo
+check-dependencies: dev
+	@$(BIN)/deptry connector
 check-fast-tests: dev
 	@$(BIN)/pytest --quiet --hypothesis-profile=quick tests/unit
 

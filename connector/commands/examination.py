@@ -30,7 +30,7 @@ from connector.graph.source import NoEvents, Source
 from connector.graph.token_claims import OLDER_ROLE, ROLE, TokenClaims
 from connector.kafka import topics
 from connector.kafka.limits import raise_command
-from connector.kafka.probe import Probe, Standing
+from connector.kafka.probe import Probe, TopicFindings
 from connector.kafka.registry import Registry, subjects
 from connector.kafka.topics import Problem
 
@@ -207,7 +207,7 @@ class Examination:
         return failed or [_passed("schema_registry", f"{len(wanted)} schemas fit{will}")]
 
 
-def _low(standing: Standing) -> str:
+def _low(standing: TopicFindings) -> str:
     """Return the part of a message that names topics whose maximum record size is low."""
     words = (
         f"; {topic} takes {limit} bytes (max.message.bytes): batches are no longer than that, and longer rows become "

@@ -9,21 +9,21 @@ from typing import Any, TypeVar
 from connector import proxies
 from connector.config.document import Document
 from connector.config.secret import Hidden, PseudonymKey, Secret, SecretBytes
-from connector.config.source import Key, Source, key_text
+from connector.config.source import ConfigSource, Key, key_text
 from connector.config.values import Reference
 from connector.core import privacy
 
 _H = TypeVar("_H", bound=Hidden[Any])
 
 
-def path_of(source: Source, written: str) -> Path:
+def path_of(source: ConfigSource, written: str) -> Path:
     """Return the path of a configured file. A relative path starts at the folder of the configuration file."""
     # File names are encoded in UTF-8, even if the locale has another encoding.
     name = os.fsdecode(written.encode("utf-8", "surrogateescape"))
     return (source.path.parent if source.path else Path()).absolute() / name
 
 
-def check_bundle(source: Source, key: Key, bundle: Path) -> None:
+def check_bundle(source: ConfigSource, key: Key, bundle: Path) -> None:
     """Report a CA bundle that cannot be read or is not a PEM file with certificates."""
     try:
         ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cafile=bundle)
@@ -33,7 +33,7 @@ def check_bundle(source: Source, key: Key, bundle: Path) -> None:
         source.report(key, f"names {bundle}, which cannot be read ({error.strerror}); name a PEM file")
 
 
-def check_proxies(source: Source, urls: Iterable[str], registry_url: str) -> None:
+def check_proxies(source: ConfigSource, urls: Iterable[str], registry_url: str) -> None:
     """Report a proxy variable that applies to one of the URLs and cannot be used."""
     for url in (*urls, registry_url):
         try:
@@ -47,17 +47,19 @@ def check_proxies(source: Source, urls: Iterable[str], registry_url: str) -> Non
             source.report((proxy.variable,), f"{what}; {todo}", "environment")
 
 
-def read_secret(source: Source, key: Key, reference: Reference) -> Secret | None:
+def read_secret(source: ConfigSource, key: Key, reference: Reference) -> Secret | None:
     """Return a secret text, or None after reporting it as missing."""
     return _hidden(source, key, reference, Secret, str)
 
 
-def read_secret_bytes(source: Source, key: Key, reference: Reference) -> SecretBytes | None:
+def read_secret_bytes(source: ConfigSource, key: Key, reference: Reference) -> SecretBytes | None:
     """Return secret bytes, or None after reporting them as missing."""
     return _hidden(source, key, reference, SecretBytes, _as_bytes)
 
 
-def _hidden(source: Source, key: Key, reference: Reference, kind: type[_H], convert: Callable[[str], Any]) -> _H | None:
+def _hidden(
+    source: ConfigSource, key: Key, reference: Reference, kind: type[_H], convert: Callable[[str], Any]
+) -> _H | None:
     match reference.kind:
         case "file":
             path = path_of(source, reference.value)
@@ -86,7 +88,7 @@ def _hidden(source: Source, key: Key, reference: Reference, kind: type[_H], conv
     return secret
 
 
-def read_pseudonym_key(source: Source, checked: Document) -> PseudonymKey | None:
+def read_pseudonym_key(source: ConfigSource, checked: Document) -> PseudonymKey | None:
     """Return the key of the pseudonyms, or None if none is configured or its problem has been reported."""
     here: Key = ("pseudonyms", "key")
     reference = checked.pseudonyms.key

@@ -27,7 +27,7 @@ from connector.config.settings import (
     Tenant,
     Windows,
 )
-from connector.config.source import Key, Source, key_text, treatable
+from connector.config.source import ConfigSource, Key, key_text, treatable
 from connector.config.validation import check
 from connector.config.values import Reference, is_protected, split_listen, to_authority
 from connector.core.horizon import MARGIN
@@ -46,7 +46,7 @@ _START = parse_instant("-7d")
 _UNSET = Reference("text", "")
 
 
-def resolve(source: Source, checked: Document, required: Iterable[str]) -> Settings:
+def resolve(source: ConfigSource, checked: Document, required: Iterable[str]) -> Settings:
     """Return the settings, and report problems to the source. `required` names keys that must not be empty."""
     checked, azure_authority = _azure(source, checked)
     treatments = _privacy(source, checked)
@@ -83,7 +83,7 @@ def resolve(source: Source, checked: Document, required: Iterable[str]) -> Setti
     )
 
 
-def _azure(source: Source, checked: Document) -> tuple[Document, str]:
+def _azure(source: ConfigSource, checked: Document) -> tuple[Document, str]:
     """Return the document with the tenant of AZURE_TENANT_ID if it names no tenant, and then AZURE_AUTHORITY_HOST."""
     if checked.tenants or source.is_reported("tenants"):
         return checked, ""
@@ -124,7 +124,7 @@ def _azure(source: Source, checked: Document) -> tuple[Document, str]:
     return check(source), environ.get("AZURE_AUTHORITY_HOST", "")
 
 
-def _privacy(source: Source, checked: Document) -> dict[str, str]:
+def _privacy(source: ConfigSource, checked: Document) -> dict[str, str]:
     """Return the treatments by field, and report fields that cannot be treated."""
     treatments: dict[str, str] = {}
     for name, treatment in checked.rows.privacy.items():
@@ -151,7 +151,7 @@ def _row_fields() -> dict[str, bool]:
     return {field["name"]: "since" in field for field in json.loads(schema_text("directRoutingLogRow"))["fields"]}
 
 
-def _graph(source: Source, checked: Document, azure_authority: str) -> Graph:
+def _graph(source: ConfigSource, checked: Document, azure_authority: str) -> Graph:
     table = checked.graph
     root, authority = _CLOUDS[table.cloud]
     if table.authority:
@@ -180,7 +180,7 @@ def _graph(source: Source, checked: Document, azure_authority: str) -> Graph:
     )
 
 
-def _tenants(source: Source, checked: Document, shared: Identity) -> tuple[Tenant, ...]:
+def _tenants(source: ConfigSource, checked: Document, shared: Identity) -> tuple[Tenant, ...]:
     tenants: list[Tenant] = []
     ids: dict[str, int] = {}
     for number, table in enumerate(checked.tenants):
@@ -222,7 +222,7 @@ def _tenants(source: Source, checked: Document, shared: Identity) -> tuple[Tenan
     return tuple(tenants)
 
 
-def _kafka(source: Source, checked: Document) -> Kafka:
+def _kafka(source: ConfigSource, checked: Document) -> Kafka:
     table = checked.kafka
     properties: dict[str, str | Secret] = {}
     for name, reference in table.properties.items():
@@ -258,7 +258,7 @@ def _kafka(source: Source, checked: Document) -> Kafka:
     )
 
 
-def _schema_registry(source: Source, table: SchemaRegistryTable) -> SchemaRegistry:
+def _schema_registry(source: ConfigSource, table: SchemaRegistryTable) -> SchemaRegistry:
     here = "schema_registry"
     has_password, has_token = table.password != _UNSET, table.token != _UNSET
     if has_token and (table.username or has_password):
@@ -293,7 +293,7 @@ def _schema_registry(source: Source, table: SchemaRegistryTable) -> SchemaRegist
     )
 
 
-def _check_names(source: Source, checked: Document) -> None:
+def _check_names(source: ConfigSource, checked: Document) -> None:
     """Report a topic that would have two uses. In Kafka, names that differ only in '.' and '_' collide."""
     taken: dict[str, tuple[str, Key]] = {}
     app: Key = ("kafka", "app")
@@ -313,7 +313,7 @@ def _check_names(source: Source, checked: Document) -> None:
             )
 
 
-def _check_horizon(source: Source, horizon: timedelta, sweeps: Iterable[Sweep]) -> None:
+def _check_horizon(source: ConfigSource, horizon: timedelta, sweeps: Iterable[Sweep]) -> None:
     """Report a horizon that is too short for the guarantee of the deepest sweep."""
     deepest = max(sweeps, key=lambda sweep: (sweep.overlap, sweep.every), default=None)
     if deepest is None:
@@ -327,7 +327,7 @@ def _check_horizon(source: Source, horizon: timedelta, sweeps: Iterable[Sweep]) 
         )
 
 
-def _windows(source: Source, checked: Document) -> Windows:
+def _windows(source: ConfigSource, checked: Document) -> Windows:
     table = checked.windows
     if not timedelta(seconds=1) <= table.slice <= timedelta(days=30):
         source.report(("windows", "slice"), f'is "{duration_text(table.slice)}"; write a duration from "1s" to "30d"')

@@ -22,7 +22,7 @@ FILE_VARIABLE = "CONNECTOR_CONFIG"
 Key = tuple[str | int, ...]
 
 
-class Source:
+class ConfigSource:
     """Configured values by key with their origins, and at most one problem per key."""
 
     def __init__(self, path: Path | None, environ: Mapping[str, str]) -> None:

@@ -8,10 +8,10 @@ from pydantic import BaseModel, ValidationError
 
 from connector.config.document import Document, SweepTable, TenantTable
 from connector.config.quoting import shown
-from connector.config.source import PREFIX, Key, Source, key_text, kind_of, one_line, variable
+from connector.config.source import PREFIX, ConfigSource, Key, key_text, kind_of, one_line, variable
 
 
-def check(source: Source) -> Document:
+def check(source: ConfigSource) -> Document:
     """Return the document without the invalid keys, which are reported to the source."""
     while True:
         try:
@@ -59,7 +59,7 @@ def _sentence(problem: Mapping[str, Any], *, by_variable: bool) -> str:
     return expected.get(kind.partition("_")[0], one_line(str(problem["msg"])))
 
 
-def _report_unknown(source: Source, key: Key) -> None:
+def _report_unknown(source: ConfigSource, key: Key) -> None:
     found = source.below(key)
     if not found or source.is_in_file(key):
         found.append((key, source.origin(key)))

@@ -262,7 +262,6 @@ class RowSchema:
             return None
 
 
-
 _id = attrgetter("id")
 _NOTHING: Mapping[str, str] = MappingProxyType({})
 

@@ -25,7 +25,7 @@ _ASK_S = 8.0
 _INIT_S = 12.0
 
 
-class Standing(NamedTuple):
+class TopicFindings(NamedTuple):
     """State of the topics: problems of those that exist, and those that would be created."""
 
     problems: list[Problem]
@@ -58,7 +58,7 @@ class Probe:
         """Return the advertised addresses that cannot be reached."""
         return [Problem(failure, addresses.REMEDY) for failure in addresses.unreachable(found.brokers)]
 
-    def topics(self, wanted: Sequence[Topic], found: Found) -> Standing:
+    def topics(self, wanted: Sequence[Topic], found: Found) -> TopicFindings:
         """Return the state of the topics that a worker would use. Raises FatalError for state that it would refuse."""
         present = [topic for topic in wanted if topic.name in found.partitions]
         missing = [topic for topic in wanted if topic.name not in found.partitions]
@@ -76,7 +76,7 @@ class Probe:
             self._read_state()
         low = self._clients.limits.low(topic.name for topic in present)
         problems += [_too_low(name, limit) for name, limit in low.items() if limit < LEAST and name in self._internal]
-        return Standing(problems, [topic.name for topic in missing], left_out, low)
+        return TopicFindings(problems, [topic.name for topic in missing], left_out, low)
 
     def transactions(self) -> list[Problem]:
         """Return the problems of a worker that uses transactions and commits its group's offsets in them."""

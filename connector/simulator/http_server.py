@@ -12,8 +12,8 @@ from typing import Self
 
 from aiohttp import web
 
-from connector.simulator import certificates, control_api, entra, graph, imds
-from connector.simulator.arrivals import Request
+from connector.simulator import certificates, control_api, entra, graph, imds, responses
+from connector.simulator.arrivals import ReceivedRequest
 from connector.simulator.options import Options
 from connector.simulator.world import TenantServed, TruthRow, World
 
@@ -79,7 +79,7 @@ class Simulator:
         self.world.sign_in.registration.register(certificates)
 
     @property
-    def requests(self) -> list[Request]:
+    def requests(self) -> list[ReceivedRequest]:
         """The latest 100,000 requests, oldest first."""
         return list(self.world.visits.requests)
 
@@ -281,4 +281,4 @@ class Simulator:
         try:
             return await graph.answer(self.world, request)
         except ConnectionError:  # the client has left; aiohttp would log it as an error of the server
-            return graph.drop(request)
+            return responses.drop(request)

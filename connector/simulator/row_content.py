@@ -1,6 +1,7 @@
 """The JSON text of rows in Graph's spelling. Pure: the same input always gives the same bytes."""
 
 from functools import lru_cache
+from typing import NamedTuple
 
 import msgspec
 import numpy as np
@@ -101,6 +102,24 @@ def _missing(name: str, kind: int) -> str:
     return f'"{name}":null,' if kind < 29 else ""
 
 
+class _Body(NamedTuple):
+    """The members of a row that its versions share."""
+
+    head: str
+    invited: str
+    ends: str
+    middle: str
+    reason: int
+    tail: str
+
+    def row(self, began: str, duration: int, version: int = 0) -> bytes:
+        """Return one version of the row. `began` is its member startDateTime with a comma."""
+        return (
+            f'{self.head}{began}"inviteDateTime":"{self.invited}",{self.ends}"duration":{duration},'
+            f'{self.middle}"callEndSubReason":{self.reason + version},{self.tail}}}'
+        ).encode()
+
+
 class Texts:
     """The rows of one block: `first` in the order of its calls, `later` by (call, version from 1 up)."""
 
@@ -154,23 +173,15 @@ class Texts:
             if w8 & 0xFFFF < unknown:
                 tail += _UNKNOWN[(w8 >> 16) & 7]
             began = '"startDateTime":null,' if (w8 >> 32) & 0xFFFF < startless else f'"startDateTime":"{started}",'
-            row = (
-                f'{head}{began}"inviteDateTime":"{invited}",{ends}"duration":{duration},'
-                f'{middle}"callEndSubReason":{reason},{tail}}}'
-            ).encode()
+            body = _Body(head, invited, ends, middle, reason, tail)
+            row = body.row(began, duration)
             self.first.append(row)
-            changes = block.changes.get(call, ())
-            for version, change in enumerate(changes, 1):
+            for version, change in enumerate(block.changes.get(call, ()), 1):
                 if began[-5:] != "null,":
                     moved = np.array([change.start_ms], dtype=np.int64)
-                    began = (
-                        f'"startDateTime":"{_instants(moved, digits[call : call + 1], extras[call : call + 1])[0]}",'
-                    )
-                longer = 0 if failed else duration + version
-                self.later[call, version] = (
-                    f'{head}{began}"inviteDateTime":"{invited}",{ends}"duration":{longer},'
-                    f'{middle}"callEndSubReason":{reason + version},{tail}}}'
-                ).encode()
+                    moved_to = _instants(moved, digits[call : call + 1], extras[call : call + 1])[0]
+                    began = f'"startDateTime":"{moved_to}",'
+                self.later[call, version] = body.row(began, 0 if failed else duration + version, version)
             if call in block.unfit:
                 self.first[call] = spoil(row, block.unfit[call])
         self.size = sum(map(len, self.first)) + sum(map(len, self.later.values())) + 200 * len(self.first)

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from connector.core.rows import Row, RowSchema
 from connector.simulator import Options
-from connector.simulator.calls import DAY_MS, Calls, tenant_key
+from connector.simulator.calls import DAY_MS, CallSequence, tenant_key
 from connector.simulator.options import Recipe
-from connector.simulator.pages import Log, Version
+from connector.simulator.pages import CallLog, Version
 from connector.simulator.row_content import UNFIT
 from connector.simulator.world import World
 
@@ -26,15 +26,15 @@ HOUR_MS = 3_600_000
 EVER_MS = NOON_MS + 400 * DAY_MS
 
 
-def log_of(recipe: Recipe, tenant: int = 0, since_ms: int = NOON_MS - 10 * DAY_MS) -> Log:
-    return Log(Calls(recipe, tenant_key(recipe.seed, tenant), since_ms))
+def log_of(recipe: Recipe, tenant: int = 0, since_ms: int = NOON_MS - 10 * DAY_MS) -> CallLog:
+    return CallLog(CallSequence(recipe, tenant_key(recipe.seed, tenant), since_ms))
 
 
 def versions_of(recipe: Recipe, hours: int = 24, at_ms: int = EVER_MS) -> list[Version]:
     return list(log_of(recipe).versions((NOON_MS - hours * HOUR_MS, NOON_MS), at_ms))
 
 
-def read(log: Log, bounds: tuple[int, int], at_ms: int, size: int, order: str = "start") -> list[bytes]:
+def read(log: CallLog, bounds: tuple[int, int], at_ms: int, size: int, order: str = "start") -> list[bytes]:
     rows: list[bytes] = []
     for offset in itertools.count(0, size):
         page = log.page(bounds, at_ms, offset, size, order)  # type: ignore[arg-type]
@@ -111,7 +111,7 @@ def test_the_bytes_of_a_seed_do_not_change_between_releases() -> None:
 @pytest.mark.parametrize("shape", ["flat", "busy-hours"])
 @pytest.mark.parametrize("per_day", [1, 40, 10_000])
 def test_a_day_has_exactly_as_many_calls_as_asked_for(shape: str, per_day: int) -> None:
-    calls = Calls(Recipe(calls_per_day=per_day, shape=shape), tenant_key(1, 0), 0)  # type: ignore[arg-type]
+    calls = CallSequence(Recipe(calls_per_day=per_day, shape=shape), tenant_key(1, 0), 0)  # type: ignore[arg-type]
     day_ms = 20_000 * DAY_MS
     starts = [start for block in calls.blocks(day_ms, day_ms + DAY_MS) for start in block.start.tolist()]
     assert sum(day_ms <= start < day_ms + DAY_MS for start in starts) == per_day

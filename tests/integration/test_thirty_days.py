@@ -31,7 +31,7 @@ from connector.pipeline.buffer import Buffer
 from connector.pipeline.messages import Item, PageRead
 from connector.pipeline.sweeper import Sweeper
 from connector.pipeline.tenant_state import TenantState
-from connector.simulator.calls import Calls, tenant_key
+from connector.simulator.calls import CallSequence, tenant_key
 from connector.simulator.options import Recipe
 from tests.simulated_time import SimulatedTime
 
@@ -166,7 +166,7 @@ def make_rows() -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         calls_per_day=CALLS_PER_DAY, shape="busy-hours", lateness="mixed", durations="1:0s-0s", failed=0.0, revised=0.0
     )
     since, until = BEGIN - timedelta(days=8), BEGIN + timedelta(days=DAYS)
-    calls = Calls(recipe, tenant_key(20_260_302, 0), instants.to_ms(since))
+    calls = CallSequence(recipe, tenant_key(20_260_302, 0), instants.to_ms(since))
     blocks = list(calls.blocks(instants.to_ms(since), instants.to_ms(until)))
     start = np.concatenate([block.start for block in blocks])
     visible = np.concatenate([block.visible for block in blocks])

@@ -8,11 +8,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from connector import brokers
-from connector.commands import arguments, text
+from connector.commands import arguments, plan_forecast, plan_volume, text
+from connector.commands.plan_forecast import Forecast
+from connector.commands.plan_volume import Volume
 from connector.commands.text import Section
 from connector.config import Settings, Tenant, duration_text
-from connector.core import forecast, lateness
-from connector.core.forecast import Forecast, Volume
+from connector.core import lateness
 from connector.core.instants import EPOCH
 from connector.core.windows import Rules
 from connector.errors import BrokersUnavailableError, ConfigurationError, FatalError
@@ -43,7 +44,7 @@ def report(
     else:
         calls = _CALLS_PER_DAY if calls_per_day is None else calls_per_day
         tightest = min(chosen, key=lambda one: one.requests_per_minute)
-        case = _Case(tightest, forecast.evenly(calls), 0.0, [])
+        case = _Case(tightest, plan_volume.evenly(calls), 0.0, [])
     content = _describe(settings, case, now)
     if as_json:
         arguments.print_json(content)
@@ -114,7 +115,7 @@ def _learn(settings: Settings, tenant: Tenant, checkpoint: Checkpoint, rows: Any
     if late is None:
         warnings.append("Too few new rows were counted to know how late they are: they are taken to turn up at once.")
     first, counts = rows or ((now - EPOCH) // _HOUR, np.zeros(0))
-    calls, cycle_s = forecast.as_they_came(counts, first, now, late)
+    calls, cycle_s = plan_volume.as_they_came(counts, first, now, late)
     days = len(counts) // 24
     if days < 7:
         warnings.append(f"{days} whole days of calls are remembered; a week says more.")
@@ -133,7 +134,7 @@ def _describe(settings: Settings, case: _Case, now: datetime) -> dict[str, Any]:
     rules = _rules(settings)
     per_minute = case.tenant.requests_per_minute
     concurrency = settings.graph.concurrency
-    result = forecast.predict(rules, case.calls, per_minute, concurrency, now, cycle_s=case.cycle_s)
+    result = plan_forecast.predict(rules, case.calls, per_minute, concurrency, now, cycle_s=case.cycle_s)
     return {
         "tenant": case.tenant.label,
         "calls_per_day": round(case.calls.per_day, 1),
@@ -164,7 +165,7 @@ def _describe(settings: Settings, case: _Case, now: datetime) -> dict[str, Any]:
     }
 
 
-_LATE = dict(zip(forecast.LATE_S, ("1m", "10m", "1h", "3h", "24h", "48h", "7d"), strict=True))
+_LATE = dict(zip(plan_forecast.LATE_S, ("1m", "10m", "1h", "3h", "24h", "48h", "7d"), strict=True))
 
 
 def _warn(rules: Rules, result: Forecast, per_minute: float) -> list[str]:
@@ -198,9 +199,9 @@ def _advise(settings: Settings, rules: Rules, case: _Case, result: Forecast, now
     advice = []
     most = _DOCUMENTED_LIMIT - _BESIDES
     needed = min(most, math.ceil(result.total / 60 / 0.9))
-    if per_minute < needed and forecast.fit(rules, case.calls, needed, concurrency, now):
+    if per_minute < needed and plan_forecast.fit(rules, case.calls, needed, concurrency, now):
         advice.append(f"requests_per_minute = {needed} would fit, where nobody else reads this log.")
-    changed = forecast.suggest(rules, case.calls, per_minute, concurrency, now, result.requests_per_hour)
+    changed = plan_forecast.suggest(rules, case.calls, per_minute, concurrency, now, result.requests_per_hour)
     if changed is not None:
         sweeps = ", ".join(f"every {duration_text(s.every)} over {duration_text(s.overlap)}" for s in changed.sweeps)
         advice.append(f"Fewer sweeps, or longer between them, would fit: {sweeps}.")

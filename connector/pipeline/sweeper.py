@@ -11,12 +11,13 @@ from functools import partial
 from typing import NamedTuple
 
 from connector import log
-from connector.core import failing_ranges, instants, jobs, windows
+from connector.core import failing_ranges, instants, jobs, slices, windows
 from connector.core.coverage import Window, subtract
 from connector.core.failing_ranges import RangeFailure
 from connector.core.instants import EPOCH
 from connector.core.rows import RowSchema, join
-from connector.core.windows import Sizes, Slice, State
+from connector.core.slices import Sizes
+from connector.core.windows import Slice, State
 from connector.errors import PermanentError, RangeTooLongError, SourceError, TransientError
 from connector.graph.source import Source
 from connector.pipeline.buffer import MAX_BYTES, Buffer
@@ -33,7 +34,7 @@ _TRANSIENT_REST_S = 1.0
 _ATTEMPTS = 3
 "Failures of one page after which a range is split. A range that failed before has one attempt."
 _NORMAL_STEP_S = 120.0
-_MOST_HELD_ROWS = 2 * windows.ROWS_A_SLICE
+_MOST_HELD_ROWS = 2 * slices.ROWS_A_SLICE
 
 
 class _Chain(NamedTuple):
@@ -81,7 +82,7 @@ class Sweeper:
         self._wake = asyncio.Event()
         self._rest_s = 0.0
         self._resting_until = 0.0
-        self._guess = windows.first_guess()
+        self._guess = slices.first_guess()
         self._steps = 0
 
     async def run(self) -> None:
@@ -154,7 +155,7 @@ class Sweeper:
         return self._plan.start
 
     def _is_idle(self) -> bool:
-        return windows.is_idle(self._plan, self.account.rules, self._now())
+        return slices.is_idle(self._plan, self.account.rules, self._now())
 
     def _begin(self) -> None:
         if self._once and self._steps:
@@ -175,8 +176,8 @@ class Sweeper:
     def _open_chains(self, chains: asyncio.TaskGroup) -> None:
         """Open as many chains as allowed. If several are allowed, one is reserved for the live sweep."""
         while True:
-            live, others = windows.room(self._chains, self._concurrency)
-            piece = windows.next_slice(
+            live, others = slices.room(self._chains, self._concurrency)
+            piece = slices.next_slice(
                 self._plan,
                 self.account.rules,
                 self._chains,
@@ -223,7 +224,7 @@ class Sweeper:
             self._log_isolated(before)
             self._rest_s = 0.0
             if unread:
-                self._guess = windows.next_guess(piece.window, chain.rows)
+                self._guess = slices.next_guess(piece.window, chain.rows)
         finally:
             self._chains.pop(piece, None)
             self._wake.set()

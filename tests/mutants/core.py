@@ -23,9 +23,9 @@ CORE = (
     ),
     Mutant(
         "after an outage the hole is left",
-        "connector/core/windows.py",
-        "hole = state.coverage.unripe(Window(begin, run.window.start), overlap)",
-        "hole: list[Window] = []",
+        "connector/core/slices.py",
+        "found = state.coverage.unripe(Window(begin, run.window.start), overlap)",
+        "found: list[Window] = []",
         "tests/unit/test_windows.py -k CatchingUp",
     ),
     Mutant(
@@ -191,7 +191,7 @@ CORE = (
     ),
     Mutant(
         "two chains read the same seconds at once",
-        "connector/core/windows.py",
+        "connector/core/slices.py",
         "taken = [*in_flight_windows, *failing",
         "taken = [*(p.window for p in in_flight if not p.job), *failing",
         "tests/unit/test_windows.py -k two_chains",

@@ -17,12 +17,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 import msgspec
 import numpy as np
 
-from connector.core import instants, jobs, windows
+from connector.core import instants, jobs, slices, windows
 from connector.core.coverage import Window
 from connector.core.failing_ranges import RangeFailure
 from connector.core.pages import Page, decode_page
 from connector.core.rows import RowSchema
-from connector.core.windows import Rules, Sizes, Slice, Sweep
+from connector.core.slices import Sizes
+from connector.core.windows import Rules, Slice, Sweep
 from connector.kafka import avro, seen, state
 from connector.kafka.publishing import Offsets, Outgoing
 from connector.pipeline import batch
@@ -258,7 +259,7 @@ class Worker:
         self._waiting: list[Item] = []
         self._pending: dict[str, Change] = {}
         self._reads: list[Landed] = []
-        self._guess = windows.first_guess()
+        self._guess = slices.first_guess()
         self._served_at: dict[str, datetime] = {}
 
     def sweep(self, tenant: str, now_s: float) -> None:
@@ -273,7 +274,7 @@ class Worker:
         chains = self._chains[tenant]
         while True:
             others = sum(chain.piece.priority != 0 for chain in chains)
-            piece = windows.next_slice(
+            piece = slices.next_slice(
                 self.plans[tenant],
                 account.rules,
                 [chain.piece for chain in chains],
@@ -420,7 +421,7 @@ class Worker:
         """Return whether nothing is in flight and everything that was read is committed."""
         busy = self._queue or self._waiting or any(self._chains.values())
         return not busy and all(
-            windows.is_idle(plan, self.accounts[tenant].rules, now) for tenant, plan in self.plans.items()
+            slices.is_idle(plan, self.accounts[tenant].rules, now) for tenant, plan in self.plans.items()
         )
 
     def drain(self, time_s: float, now_s: float) -> None:

@@ -9,11 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from connector.core import windows
+from connector.core import slices, windows
 from connector.core.coverage import Coverage, Window
 from connector.core.instants import EPOCH
 from connector.core.jobs import Command
-from connector.core.windows import ROWS_A_SLICE, Rules, Sizes, Slice, State, Sweep
+from connector.core.slices import ROWS_A_SLICE, Sizes
+from connector.core.windows import Rules, Slice, State, Sweep
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 S, M, H, D = (timedelta(seconds=s) for s in (1, 60, 3600, 86_400))
@@ -27,7 +28,7 @@ def sizes(coverage: Coverage = Coverage(), *, rows_an_hour: float = 0.0, guess: 
 
 
 def next_piece(state: State, rules: Rules, in_flight: tuple[Slice, ...] = (), now: datetime = NOW) -> Slice | None:
-    return windows.next_slice(state, rules, in_flight, sizes(state.coverage), now, live=True, others=True)
+    return slices.next_slice(state, rules, in_flight, sizes(state.coverage), now, live=True, others=True)
 
 
 def run_dry(state: State, rules: Rules, now: datetime) -> tuple[State, list[Slice]]:
@@ -38,7 +39,7 @@ def run_dry(state: State, rules: Rules, now: datetime) -> tuple[State, list[Slic
         assert len(read) < 10_000
         read.append(piece)
         state, _ = windows.finish(state, [(piece, True)], now, rules)
-    assert windows.is_idle(state, rules, now)
+    assert slices.is_idle(state, rules, now)
     return state, read
 
 
@@ -137,11 +138,11 @@ class TestSlices:
 
     def test_where_nothing_is_known_the_guess_counts_and_grows_four_times_at_most(self) -> None:
         window = Window(NOW - 30 * D, NOW)
-        first = sizes(guess=windows.first_guess()).cut(window, 30 * D, newest_first=True)
+        first = sizes(guess=slices.first_guess()).cut(window, 30 * D, newest_first=True)
         assert first.seconds == pytest.approx(3600, abs=60)
-        after_nothing = sizes(guess=windows.next_guess(first, 0)).cut(window, 30 * D, newest_first=True)
+        after_nothing = sizes(guess=slices.next_guess(first, 0)).cut(window, 30 * D, newest_first=True)
         assert after_nothing.seconds == pytest.approx(4 * 3600, abs=120)
-        after_many = sizes(guess=windows.next_guess(first, 100_000)).cut(window, 30 * D, newest_first=True)
+        after_many = sizes(guess=slices.next_guess(first, 100_000)).cut(window, 30 * D, newest_first=True)
         assert after_many.seconds < 360
 
     @given(st.integers(1, 100_000))
@@ -175,8 +176,8 @@ class TestSlices:
 
     def test_one_chain_is_kept_for_the_live_sweep(self) -> None:
         state, _ = windows.begin(windows.first_state(DEFAULT, NOW - 10 * D, NOW), DEFAULT, NOW)
-        one = windows.next_slice(state, DEFAULT, (), sizes(), NOW, live=False, others=True)
-        two = windows.next_slice(state, DEFAULT, (), sizes(), NOW, live=True, others=False)
+        one = slices.next_slice(state, DEFAULT, (), sizes(), NOW, live=False, others=True)
+        two = slices.next_slice(state, DEFAULT, (), sizes(), NOW, live=True, others=False)
         assert one is not None
         assert two is not None
         assert (one.priority, two.priority) == (1, 0)

@@ -6,7 +6,8 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from connector.core import forecast, lateness
+from connector.commands import plan_forecast, plan_volume
+from connector.core import lateness
 from connector.core.coverage import Window
 from connector.core.instants import EPOCH
 from connector.core.windows import Rules, Sweep
@@ -25,21 +26,21 @@ def rules(*sweeps: tuple[float, float]) -> Rules:
 
 
 def test_a_sweep_of_one_page_asks_once_each_time() -> None:
-    result = forecast.predict(rules((1, 15)), forecast.evenly(1_000), 45, 4, BEGIN)
+    result = plan_forecast.predict(rules((1, 15)), plan_volume.evenly(1_000), 45, 4, BEGIN)
     assert result.fits
     assert result.requests_per_hour == (60,)
 
 
 def test_a_deep_sweep_reads_every_page_of_its_overlap_and_of_the_strip_since_its_last_run() -> None:
     """10,000 calls in 20 h + 2 h that no shorter sweep reads: ten pages and a bit, every two hours."""
-    result = forecast.predict(rules((10, 60), (120, 1200)), forecast.evenly(12_000), 45, 4, BEGIN)
+    result = plan_forecast.predict(rules((10, 60), (120, 1200)), plan_volume.evenly(12_000), 45, 4, BEGIN)
     assert result.fits
     assert result.requests_per_hour[0] == pytest.approx(6)
     assert 10 / 2 <= result.requests_per_hour[1] <= 14 / 2
 
 
 def test_a_row_within_the_overlap_waits_for_one_cadence_at_most_and_one_beyond_it_for_ever() -> None:
-    result = forecast.predict(rules((1, 15), (15, 180)), forecast.evenly(1_000), 45, 4, BEGIN)
+    result = plan_forecast.predict(rules((1, 15), (15, 180)), plan_volume.evenly(1_000), 45, 4, BEGIN)
     delays = {delay.late_s: delay for delay in result.delays}
     assert delays[60].worst_s == pytest.approx(60, abs=5)
     assert delays[60].expected_s == pytest.approx(30, abs=3)
@@ -50,8 +51,8 @@ def test_a_row_within_the_overlap_waits_for_one_cadence_at_most_and_one_beyond_i
 
 def test_what_the_budget_cannot_read_does_not_fit_and_is_told_as_it_would_cost() -> None:
     sweeps = rules((1, 15), (15, 180), (120, 2_880))
-    slow = forecast.predict(sweeps, forecast.evenly(60_000), 2, 4, BEGIN)
-    fast = forecast.predict(sweeps, forecast.evenly(60_000), 600, 4, BEGIN)
+    slow = plan_forecast.predict(sweeps, plan_volume.evenly(60_000), 2, 4, BEGIN)
+    fast = plan_forecast.predict(sweeps, plan_volume.evenly(60_000), 600, 4, BEGIN)
     assert not slow.fits
     assert slow.late
     assert fast.fits
@@ -60,16 +61,16 @@ def test_what_the_budget_cannot_read_does_not_fit_and_is_told_as_it_would_cost()
 
 
 def test_what_is_suggested_fits() -> None:
-    sweeps, calls = rules((1, 15), (15, 180), (120, 2_880)), forecast.evenly(60_000)
-    asked = forecast.predict(sweeps, calls, 2, 4, BEGIN).requests_per_hour
-    changed = forecast.suggest(sweeps, calls, 2, 4, BEGIN, asked)
+    sweeps, calls = rules((1, 15), (15, 180), (120, 2_880)), plan_volume.evenly(60_000)
+    asked = plan_forecast.predict(sweeps, calls, 2, 4, BEGIN).requests_per_hour
+    changed = plan_forecast.suggest(sweeps, calls, 2, 4, BEGIN, asked)
     assert changed is not None
-    assert forecast.predict(changed, calls, 2, 4, BEGIN).fits
+    assert plan_forecast.predict(changed, calls, 2, 4, BEGIN).fits
     assert changed.sweeps[-1].overlap == sweeps.sweeps[-1].overlap
 
 
 def test_calls_at_even_distances_are_each_counted_once() -> None:
-    calls = forecast.evenly(10_007)
+    calls = plan_volume.evenly(10_007)
     edges = [BEGIN + timedelta(minutes=7 * n) for n in range(500)]
     counts = [calls.count(Window(a, b), BEGIN + timedelta(days=9)) for a, b in pairwise(edges)]
     assert sum(counts) == calls.count(Window(edges[0], edges[-1]), BEGIN + timedelta(days=9))
@@ -78,7 +79,7 @@ def test_calls_at_even_distances_are_each_counted_once() -> None:
 
 def test_rows_that_have_not_turned_up_are_not_shown() -> None:
     late = lateness.Lateness([60, 600], [0.5, 1])
-    calls = forecast.Volume([3_600] * 24, late)
+    calls = plan_volume.Volume([3_600] * 24, late)
     window = Window(BEGIN - timedelta(minutes=10), BEGIN)
     assert calls.count(window, BEGIN + timedelta(hours=1)) == 600
     # One row a second: half of those older than a minute are shown, and more the older they are.
@@ -107,7 +108,7 @@ def test_calls_are_learned_from_the_hours_of_what_is_remembered(days: int) -> No
     first = hour - 24 * days - 5
     of_day = np.arange(first, hour + 1) % 24
     counts = np.where((of_day >= 8) & (of_day < 18), 900, 100)
-    calls, cycle_s = forecast.as_they_came(counts, first, now, None)
+    calls, cycle_s = plan_volume.as_they_came(counts, first, now, None)
     assert cycle_s == 86_400
     if days:
         assert calls.per_day == pytest.approx(10 * 900 + 14 * 100)
@@ -121,7 +122,7 @@ def test_a_week_whose_days_differ_is_a_cycle() -> None:
     hour = (now - EPOCH) // timedelta(hours=1)
     first = hour - 24 * 9
     counts = np.where((np.arange(first, hour) // 24) % 7 < 2, 10, 100)
-    calls, cycle_s = forecast.as_they_came(counts, first, now, None)
+    calls, cycle_s = plan_volume.as_they_came(counts, first, now, None)
     assert cycle_s == 7 * 86_400
     at = now + timedelta(days=10)
     expected = 10 if ((at - EPOCH) // timedelta(hours=1) // 24) % 7 < 2 else 100

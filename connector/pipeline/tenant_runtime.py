@@ -1,5 +1,6 @@
 """Runtime of one tenant while its shard sweeps: its sweeper, its metrics, and the outcome of its sweeps."""
 
+import asyncio
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -24,10 +25,17 @@ class TenantRuntime:
     """State, sweeper and metrics of one tenant. Made when a sweeper starts to read for it."""
 
     def __init__(
-        self, account: TenantState, sweeper: Sweeper, series: TenantMetrics, now: Callable[[], datetime]
+        self,
+        account: TenantState,
+        sweeper: Sweeper,
+        task: asyncio.Task[None],
+        series: TenantMetrics,
+        now: Callable[[], datetime],
     ) -> None:
+        """`task` runs the sweeper."""
         self.account = account
         self.sweeper = sweeper
+        self.task = task
         self._series = series
         self._now = now
         self._replaced: dict[int, list[int]] = {}
@@ -38,6 +46,16 @@ class TenantRuntime:
     def source(self) -> Source:
         """Return the tenant's source, which knows its budget, token and health."""
         return self.sweeper.source
+
+    def stop(self) -> None:
+        """Make no further requests to Graph."""
+        self.task.cancel()
+
+    async def end(self) -> None:
+        """Stop the sweeper and close its source."""
+        self.task.cancel()
+        await asyncio.wait([self.task])
+        await self.source.close()
 
     def view(self) -> TenantView:
         """Return the state of the tenant at this moment, for its metrics."""

@@ -1,9 +1,12 @@
-"""State of a tenant as its shard has committed it."""
+"""State of a tenant as its shard has committed it, and how it is made from what the topics hold."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
-from connector.config import Tenant
+from msgspec import structs
+
+from connector.config import Identity, Settings, Tenant
+from connector.core import windows
 from connector.core.dedup import DedupIndex
 from connector.core.windows import Rules
 from connector.kafka.seen import SeenLog
@@ -28,3 +31,35 @@ class TenantState:
         """Return whether the tenant is retired and none of its call time that was read lies after `horizon`."""
         through = self.checkpoint.state.coverage.through or self.checkpoint.state.start
         return self.retired and through <= horizon
+
+
+IndexMemory = tuple[DedupIndex, SeenLog]
+"Deduplication index of a tenant, with the records of the `seen` topic that hold it."
+
+
+def rules_of(settings: Settings) -> Rules:
+    """Return the rules by which windows are planned."""
+    return Rules(settings.windows.sweeps, settings.windows.settle, settings.windows.slice, settings.dedup.horizon)
+
+
+def resumed_state(
+    tenant: Tenant, rules: Rules, checkpoint: Checkpoint | None, memory: IndexMemory | None, now: datetime
+) -> TenantState:
+    """Return the state from which to read for a tenant. It has no checkpoint if it was never read."""
+    remembered, seen_log = memory or (DedupIndex(), SeenLog(tenant.key))
+    if checkpoint is None:
+        start = now + tenant.start if not isinstance(tenant.start, datetime) else tenant.start
+        checkpoint = Checkpoint(tenant.topic, windows.first_state(rules, start, now))
+    checkpoint = structs.replace(checkpoint, state=windows.resume(checkpoint.state, rules, now))
+    hours = int(rules.horizon.total_seconds() // 3600)
+    span = max(1, min(hours, int((now - checkpoint.state.start).total_seconds() // 3600)))
+    seen_log.fit_width(len(remembered), span)
+    return TenantState(tenant, rules, checkpoint, remembered, seen_log)
+
+
+def retired_state(
+    key: str, rules: Rules, checkpoint: Checkpoint, memory: IndexMemory | None, now: datetime
+) -> TenantState:
+    """Return a tenant as the state topic knows it, marked as retired even if it is configured."""
+    tenant = Tenant(key, key, None, key, Identity(None, None), checkpoint.state.start, 1, checkpoint.topic)
+    return replace(resumed_state(tenant, rules, checkpoint, memory, now), checkpoint=checkpoint, retired=True)

@@ -12,10 +12,10 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 from connector import __version__, brokers, log, status_json
 from connector.config import Settings, Tenant
@@ -36,9 +36,10 @@ from connector.kafka.publishing import LONGEST_CALL_S
 from connector.kafka.registry import Registry, Subject, subjects
 from connector.kafka.state import ShardRecord, StateIdentity, check_identity
 from connector.metrics.worker import Metrics
-from connector.pipeline.shard import Shard, WorkerContext
+from connector.pipeline.shard import Shard
 from connector.pipeline.tenant_runtime import TenantRuntime
 from connector.pipeline.tenant_state import TenantState
+from connector.pipeline.worker_context import Topology, WorkerContext
 from connector.web.server import Web
 
 _logger = log.get(__name__)
@@ -207,10 +208,8 @@ class Service:
         self._membership = Membership(self._clients, settings.kafka.app, self._names.control, self)
         self._around = WorkerContext(
             settings=settings,
-            home=home,
-            partitions=dict(topology.partitions),
-            schema_ids=topology.schema_ids,
-            unusable=topology.unusable,
+            topology=topology,
+            identity=home,
             clients=self._clients,
             membership=self._membership,
             graph=graph,
@@ -228,7 +227,7 @@ class Service:
         finally:
             probe.cancel()
 
-    async def _prepare(self, admin: topics.Admin) -> "_Topology | None":
+    async def _prepare(self, admin: topics.Admin) -> Topology | None:
         """Return the topology of the current settings, which SIGHUP may change while brokers are unavailable.
 
         Return None if brokers or registry were unavailable for two minutes. This happens with `once` only.
@@ -239,7 +238,7 @@ class Service:
             if prepared is None or self._settings is settings:
                 return prepared
 
-    async def _prepare_once(self, admin: topics.Admin, settings: Settings) -> "_Topology | None":
+    async def _prepare_once(self, admin: topics.Admin, settings: Settings) -> Topology | None:
         """Retry until the topics and schemas of `settings` are ready, or until the settings are not current any more.
 
         Return None under the same condition as `_prepare`.
@@ -269,7 +268,7 @@ class Service:
             pause_s = min(10.0, 2 * pause_s)
             settings = self._settings
 
-    async def _topology(self, admin: topics.Admin, settings: Settings) -> "_Topology":
+    async def _topology(self, admin: topics.Admin, settings: Settings) -> Topology:
         """Create or check the topics and schemas of `settings`.
 
         Raise BrokersUnavailableError and RegistryUnavailableError, and FatalError for a problem that affects every
@@ -281,7 +280,7 @@ class Service:
         await self._warn_of_event_time(admin, settings)
         unusable = dict(found.unusable)
         if self._registry is None:
-            return _Topology(found.cluster, found.partitions, None, unusable)
+            return Topology(settings.tenants, found.cluster, found.partitions, None, unusable)
         usable = [topic for topic in settings.topics if topic not in unusable]
         ids, refused = await asyncio.to_thread(self._registry.ensure_each, self._subjects(usable))
         unusable |= {
@@ -292,7 +291,7 @@ class Service:
         }
         if refused and (kafka.topic in unusable or unusable.keys() >= set(settings.topics)):
             raise FatalError("\n".join(refused.values()))
-        return _Topology(found.cluster, found.partitions, ids, unusable)
+        return Topology(settings.tenants, found.cluster, found.partitions, ids, unusable)
 
     def _subjects(self, row_topics: Sequence[str]) -> list[Subject]:
         return subjects(row_topics, self._settings.schema_registry.subject_name_strategy)
@@ -329,7 +328,7 @@ class Service:
     def _check_found(self, found: topics.Found) -> None:
         """Raise FatalError for what prevents a start: another cluster, or a topic with another partition count."""
         if self._around is not None and found.cluster != str(None):
-            home = self._around.home
+            home = self._around.identity
             record = ShardRecord(home.app, home.cluster, home.topic, 0)
             check_identity(record, home._replace(cluster=found.cluster))
         problems = topics.wrong_counts(self._wanted_topics(self._settings), found)
@@ -416,17 +415,13 @@ class Service:
         """
         if self._around is not None:
             topology = await self._topology(topics.Admin(self._clients), settings)
-            self._around.partitions.update(topology.partitions)
-            if self._around.schema_ids is not None:
-                self._around.schema_ids.update(topology.schema_ids or {})
-            self._around.unusable.clear()
-            self._around.unusable.update(topology.unusable)
+            self._around.topology = topology.succeeding(self._around.topology)
         self._settings = dataclasses.replace(self._settings, tenants=settings.tenants)
         mine, newest = self._settings.rows.pseudonym_key, settings.rows.pseudonym_key
         if mine is not None and newest is not None:
             mine.become(newest)
-        for number, shard in self._shards.items():
-            shard.configure(self._tenants_of(number))
+        for shard in self._shards.values():
+            shard.reconfigured()
         _logger.info("configuration_reloaded", tenants=len(settings.tenants))
 
     def _tenants_of(self, number: int) -> list[Tenant]:
@@ -462,7 +457,7 @@ class Service:
         _logger.info("shards_assigned", shards=sorted(numbers))
         for number in sorted(numbers):
             former = self._tasks.get(number)
-            shard = Shard(number, self._around, self._tenants_of(number))
+            shard = Shard(number, self._around)
             self._shards[number] = shard
             task = self._loop.create_task(self._run_shard(shard, former), name=f"shard {number}")
             self._tasks[number] = task
@@ -543,9 +538,9 @@ class Service:
         if restoring:
             reasons.append(f"restoring shards {restoring}")
         reasons += [shard.problem for _, shard in sorted(self._shards.items()) if shard.problem]
-        readings = [reading for shard in self._shards.values() for reading in shard.readings.values()]
-        rejected = any(shard.rejected for shard in self._shards.values())
-        if (readings or rejected) and all(reading.source.failing() for reading in readings):
+        runtimes = [runtime for shard in self._shards.values() for runtime in shard.tenants.runtimes]
+        rejected = any(shard.tenants.is_any_rejected for shard in self._shards.values())
+        if (runtimes or rejected) and all(runtime.source.failing() for runtime in runtimes):
             reasons.append("every tenant fails")
         return not reasons, reasons
 
@@ -578,29 +573,17 @@ class Service:
         for number, shard in sorted(self._shards.items()):
             for tenant in self._tenants_of(number):
                 subject = status_json.Subject(tenant.key, tenant, number)
-                problem = shard.rejected.get(tenant.key)
-                reading = shard.readings.get(tenant.key)
-                if problem is not None:
-                    yield _describe_rejected(subject, shard.accounts.get(tenant.key), self._now(), problem)
+                owned = shard.tenants.get(tenant.key)
+                if owned.problem:
+                    yield _describe_rejected(subject, owned.state, self._now(), owned.problem)
                 else:
-                    yield _describe(subject, reading, self._now(), shard.problem), _jobs(subject, reading)
-            for key, account in sorted(shard.accounts.items()):
-                if account.retired and key not in shard.rejected:
+                    yield _describe(subject, owned.runtime, self._now(), shard.problem), _jobs(subject, owned.runtime)
+            for key, owned in shard.tenants:
+                if owned.state is not None and owned.state.retired and not owned.problem:
                     stranger = status_json.Subject(key, None, number)
-                    orders = account.checkpoint.state.orders
-                    described = _describe_account(stranger, account, self._now(), None)
+                    described = _describe_account(stranger, owned.state, self._now(), None)
+                    orders = owned.state.checkpoint.state.orders
                     yield described, status_json.jobs(key, orders, None, status_json.NOT_CONFIGURED)
-
-
-class _Topology(NamedTuple):
-    """Topics and schemas that brokers and registry hold for some settings."""
-
-    cluster: str
-    partitions: Mapping[str, int]
-    schema_ids: dict[str, int] | None
-    "Schema id per topic; None without a registry."
-    unusable: dict[str, str]
-    "Row topics of single tenants that cannot be used, with what is wrong and what to do."
 
 
 async def _wait_all(tasks: list[asyncio.Task[None]]) -> None:

@@ -12,6 +12,7 @@ import pytest
 
 from connector.config import load
 from connector.pipeline.batch import Batches
+from connector.pipeline.owned_tenants import OwnedTenants
 from connector.worker.service import Service
 from tests.brokers import free_ports, wait_until
 from tests.conftest import SharedBroker
@@ -98,7 +99,8 @@ async def test_status_lets_others_run_between_tenants(tmp_path: Path, topic: str
         settings = configuration(f"127.0.0.1:{port}", topic, app, source, kafka={"shards": 1})
         file.write_text(toml(settings), encoding="utf-8")
         service = Service(load(file, {}))
-        standing = SimpleNamespace(readings={}, accounts={}, restored=False, rejected={}, problem=None)
+        tenants = OwnedTenants(cast("Any", SimpleNamespace(worker=None)))
+        standing = SimpleNamespace(tenants=tenants, restored=False, problem=None)
         service._shards = {0: cast("Any", standing)}
         turns = 0
 

@@ -29,7 +29,7 @@ from connector.kafka.publishing import Offsets, Outgoing
 from connector.pipeline import batch
 from connector.pipeline.batch import Batches
 from connector.pipeline.messages import Commanded, Item, PageRead, RangeFailed, RunsDropped, RunsStarted, SliceRead
-from connector.pipeline.shard import Shard
+from connector.pipeline.tenant_state import resumed_state, rules_of
 
 if TYPE_CHECKING:
     from connector.pipeline.change import Change
@@ -241,11 +241,11 @@ class Worker:
         restored = state.restore(topics.state)
         state.check_identity(restored.shard, HOME)
         remembered = seen.restore(topics.seen)
-        shard = cast("Any", SimpleNamespace(_around=SimpleNamespace(settings=settings)))
+        rules = rules_of(settings)
         self.accounts: dict[str, TenantState] = {
-            tenant: Shard._account(
-                shard,
+            tenant: resumed_state(
                 cast("Any", SimpleNamespace(id=tenant, key=tenant, label=tenant, topic=TOPIC, start=setting.start)),
+                rules,
                 restored.checkpoints.get(tenant),
                 remembered.get(tenant),
                 moment(now_s),

@@ -204,7 +204,7 @@ async def test_reload_that_fails_of_a_bug_is_logged(settings: Settings) -> None:
 async def test_probe_refuses_what_the_start_would_refuse(settings: Settings, found: Found, expected: str) -> None:
     """Another cluster that takes over under the same address, and a control topic that was enlarged."""
     worker = Service(settings)
-    worker._around = cast("Any", SimpleNamespace(home=StateIdentity("app", "here", "calls")))
+    worker._around = cast("Any", SimpleNamespace(identity=StateIdentity("app", "here", "calls")))
     worker._check_found(Found("here", {"app.control": 8}))
     with pytest.raises(FatalError, match=expected):
         worker._check_found(found)

@@ -14,7 +14,7 @@ from structlog.testing import capture_logs
 from connector.core.rows import RowSchema
 from connector.errors import FencedError, HandedOverError
 from connector.graph.clock import TrustedClock
-from connector.kafka import avro, publishing
+from connector.kafka import avro, publishing, recreation
 from connector.kafka.limits import Limits
 from connector.kafka.ownership import Command, Snapshot
 from connector.kafka.publishing import AbortedError, CommitContext, Offsets, Outgoing, Publisher, TransactionContents
@@ -24,8 +24,11 @@ from connector.metrics.worker import Metrics
 from connector.pipeline import batch
 from connector.pipeline.buffer import Buffer
 from connector.pipeline.change import Change
+from connector.pipeline.commit_loop import CommitLoop
 from connector.pipeline.messages import RunsStarted
+from connector.pipeline.row_warnings import RowWarnings
 from connector.pipeline.shard import Shard
+from connector.pipeline.worker_context import Topology
 
 OURS = frozenset({0})
 NOBODYS: frozenset[int] = frozenset()
@@ -90,18 +93,21 @@ def shard_of(group: Group) -> Shard:
     clock.answered(None)
     around = SimpleNamespace(
         settings=settings,
-        home=StateIdentity("app", "cluster", "calls"),
-        partitions={},
-        schema_ids=None,
+        topology=Topology((), "cluster", {}, None, {}),
+        identity=StateIdentity("app", "cluster", "calls"),
         clients=SimpleNamespace(limits=Limits()),
         membership=group,
         graph=SimpleNamespace(clock=clock),
         metrics=Metrics("0", 1),
         shape=RowSchema(avro.load(avro.ROW), "v1.0"),
         once=False,
-        now=lambda: datetime(2026, 3, 1, tzinfo=UTC),
+        tenants_of=lambda _number: [],
     )
-    return Shard(0, cast("Any", around), [])
+    return Shard(0, cast("Any", around))
+
+
+def loop_of(shard: Shard, publisher: Publisher, buffer: Buffer | None = None) -> CommitLoop:
+    return CommitLoop(shard._context, publisher, shard.tenants, buffer or Buffer(), recreation.Place(0, ""))
 
 
 async def test_no_transaction_begins_with_a_snapshot_that_does_not_hold_the_shard() -> None:
@@ -109,7 +115,7 @@ async def test_no_transaction_begins_with_a_snapshot_that_does_not_hold_the_shar
     publisher = Scripted(None)
     shard = shard_of(Group(Snapshot(7, NOBODYS, "fresh")))
     with pytest.raises(HandedOverError):
-        await shard._commit({}, {}, publisher, 0)
+        await loop_of(shard, publisher)._commit({}, 0)
     assert not publisher.positions
     await publisher.close()
 
@@ -120,9 +126,9 @@ async def test_an_aborted_batch_is_written_again_with_fresh_metadata_and_remembe
     publisher = Scripted(AbortedError("rebalance"), AbortedError("rebalance"), None)
     committed_when_applied: list[int] = []
     monkeypatch.setattr(batch, "apply", lambda *_: committed_when_applied.append(len(publisher.positions)))
-    monkeypatch.setattr("connector.pipeline.shard._FIRST_PAUSE_S", 0.0)
+    monkeypatch.setattr("connector.pipeline.commit_loop._FIRST_PAUSE_S", 0.0)
     snapshots = [Snapshot(polls, OURS, f"poll {polls}") for polls in range(3)]
-    await shard_of(Group(*snapshots))._commit({}, {}, publisher, 5)
+    await loop_of(shard_of(Group(*snapshots)), publisher)._commit({}, 5)
     assert [position.metadata for position in publisher.positions] == ["poll 0", "poll 1", "poll 2"]
     assert {(position.topic, position.partition, position.offset) for position in publisher.positions} == {
         ("app.control", 0, 5)
@@ -136,7 +142,7 @@ async def test_an_aborted_batch_is_not_written_again_when_the_shard_goes() -> No
     shard = shard_of(Group(Snapshot(0, OURS, "")))
     shard.hand_over()
     with pytest.raises(HandedOverError):
-        await shard._commit({}, {}, publisher, 0)
+        await loop_of(shard, publisher)._commit({}, 0)
     await publisher.close()
 
 
@@ -148,7 +154,7 @@ async def test_who_was_fenced_opens_no_producer_before_a_further_poll_has_said_w
     lives: list[int] = []
     before = [Snapshot(0, OURS, None)] * 3 + [Snapshot(polls, OURS, None)] * 2
     shard = shard_of(Group(*before, Snapshot(2, NOBODYS, None)))
-    monkeypatch.setattr(shard, "_wait", _no_wait)
+    monkeypatch.setattr(shard._ownership, "wait", _no_wait)
 
     async def live() -> None:
         assert not lives
@@ -162,7 +168,7 @@ async def test_who_was_fenced_opens_no_producer_before_a_further_poll_has_said_w
 
 async def test_who_was_fenced_and_still_owns_the_shard_starts_again(monkeypatch: pytest.MonkeyPatch) -> None:
     shard = shard_of(Group(Snapshot(0, OURS, None), *[Snapshot(2, OURS, None)]))
-    monkeypatch.setattr(shard, "_wait", _no_wait)
+    monkeypatch.setattr(shard._ownership, "wait", _no_wait)
     ends: list[Callable[[], None]] = [_fence, lambda: None]
 
     async def live() -> None:
@@ -180,34 +186,37 @@ def changed(**members: Any) -> SimpleNamespace:
 async def test_tombstones_do_not_wait_for_the_next_coverage_commit(monkeypatch: pytest.MonkeyPatch) -> None:
     """Items that are not urgent came in the same turn, and made the loop forget that something is."""
     shard = shard_of(Group(Snapshot(0, OURS, "")))
-    monkeypatch.setattr("connector.pipeline.shard._COMMIT_AT_LATEST_S", 3600.0)
+    monkeypatch.setattr("connector.pipeline.commit_loop._COMMIT_AT_LATEST_S", 3600.0)
     buffer, publisher = Buffer(), Scripted()
     buffer.put(RunsStarted("t", datetime(2026, 3, 1, tzinfo=UTC)))
-    monkeypatch.setattr(shard._batches, "retire", lambda changes, *_: changes.update(gone=changed()))
-    monkeypatch.setattr(shard._batches, "prepare", lambda _items, _accounts, changes: {**changes, "t": changed()})
+    monkeypatch.setattr(shard._context.batches, "retire", lambda changes, *_: changes.update(gone=changed()))
+    monkeypatch.setattr(
+        shard._context.batches, "prepare", lambda _items, _accounts, changes: {**changes, "t": changed()}
+    )
     committed: list[list[str]] = []
 
     async def commit(changes: dict[str, Any], *_: Any) -> None:
         committed.append(sorted(changes))
         shard.hand_over()
 
-    monkeypatch.setattr(shard, "_commit", commit)
+    loop = loop_of(shard, publisher, buffer)
+    monkeypatch.setattr(loop, "_commit", commit)
     async with asyncio.timeout(10), asyncio.TaskGroup() as group:
         done = group.create_task(asyncio.sleep(3600))
-        await shard._commit_loop(buffer, {}, publisher, cast("Any", done), group)
+        await loop.run(group, cast("Any", done))
         done.cancel()
     assert committed == [["gone", "t"]]
     await publisher.close()
 
 
 def test_more_unknown_names_than_are_kept_are_logged_once() -> None:
-    shard = shard_of(Group(Snapshot(0, OURS, "")))
+    warnings = RowWarnings()
     tenant = cast("Any", SimpleNamespace(label="contoso"))
     with capture_logs() as logs:
         for batch_number in range(5):
             change = Change(cast("Any", None))
             change.unknown_names.add(f"{batch_number} {name}" for name in range(60))
-            shard._log_unknown(tenant, change)
+            warnings.committed(tenant, change)
     assert [(len(entry["names"]), entry.get("further", False)) for entry in logs] == [(60, False), (40, True)]
 
 
@@ -215,7 +224,7 @@ def _fence() -> None:
     raise FencedError("somebody else had it")
 
 
-async def _no_wait(_event: object, _seconds: float) -> None:
+async def _no_wait(_seconds: float) -> None:
     pass
 
 
@@ -223,7 +232,7 @@ async def test_call_to_brokers_counts_as_turning_within_its_time_outs_only(monke
     """A producer's thread that hangs shows at /livez, a restore that goes on does not."""
     publisher = Scripted()
     shard = shard_of(Group(Snapshot(0, OURS, None)))
-    shard._publisher = publisher
+    shard._context.liveness.is_calling = lambda: publisher.is_within_bounds
     begun, end = threading.Event(), threading.Event()
 
     def hang() -> None:
@@ -232,7 +241,7 @@ async def test_call_to_brokers_counts_as_turning_within_its_time_outs_only(monke
 
     calling = asyncio.create_task(publisher.call(hang))
     assert await asyncio.to_thread(begun.wait, 60)
-    before = shard._turned_at
+    before = shard._context.liveness._turned_at
     assert shard.turned_at > before
     monkeypatch.setattr(publishing, "LONGEST_CALL_S", 0.0)
     assert shard.turned_at == before
@@ -244,11 +253,12 @@ async def test_call_to_brokers_counts_as_turning_within_its_time_outs_only(monke
 async def test_batch_that_is_aborted_again_and_again_counts_as_turning(monkeypatch: pytest.MonkeyPatch) -> None:
     publisher = Scripted(AbortedError("rebalance"), None)
     shard = shard_of(Group(Snapshot(0, OURS, None), Snapshot(0, OURS, "")))
-    monkeypatch.setattr(shard, "_wait", _no_wait)
+    monkeypatch.setattr(shard._ownership, "wait", _no_wait)
     monkeypatch.setattr(batch, "apply", lambda *_: None)
-    shard._turned_at = -math.inf
-    await shard._commit({}, {}, publisher, 0)
-    assert shard._turned_at > 0
+    liveness = shard._context.liveness
+    liveness._turned_at = -math.inf
+    await loop_of(shard, publisher)._commit({}, 0)
+    assert liveness.turned_at > 0
     await publisher.close()
 
 
@@ -260,8 +270,8 @@ async def test_command_that_comes_while_tenants_change_is_not_lost(monkeypatch: 
 
     async def exchange(*_: object) -> None:
         shard.commanded(command)
-        assert not shard._buffer.take(1)
+        assert not shard.tenants._buffer.take(1)
 
-    monkeypatch.setattr(shard, "_exchange", exchange)
-    await shard._follow({}, cast("Any", None))
-    assert [cast("Any", item).offset for item in shard._buffer.take(1)] == [7]
+    monkeypatch.setattr(shard.tenants, "_exchange", exchange)
+    await shard.tenants.follow(cast("Any", None))
+    assert [cast("Any", item).offset for item in shard.tenants._buffer.take(1)] == [7]

@@ -1,0 +1,43 @@
+"""Warnings about rows of committed batches, each at a bounded rate."""
+
+import time
+
+from connector import log
+from connector.config import Tenant
+from connector.pipeline.change import Change
+from connector.pipeline.member_names import MemberNames
+
+_logger = log.get(__name__)
+_LOG_AGAIN_S = 60.0
+_TOO_OLD_REMEDY = "their chain took so long that they may be published already: connector backfill --again reads them"
+
+
+class RowWarnings:
+    """Warnings of one shard, which its restarts do not repeat."""
+
+    def __init__(self) -> None:
+        self._unknown_names = MemberNames()
+        self._too_old = 0
+        self._logged_too_old_at = -_LOG_AGAIN_S
+
+    def committed(self, tenant: Tenant, change: Change) -> None:
+        """Log what a committed change holds for an operator."""
+        self._log_unknown(tenant, change)
+        self._log_too_old(tenant, change)
+
+    def _log_unknown(self, tenant: Tenant, change: Change) -> None:
+        """Log names that this shard has not logged yet, and once that there are more than it logs."""
+        logged_all = not self._unknown_names.unnamed
+        names = sorted(self._unknown_names.add(change.unknown_names))
+        self._unknown_names.unnamed += change.unknown_names.unnamed
+        if logged_all and self._unknown_names.unnamed:
+            _logger.warning("unknown_properties", tenant=tenant.label, names=names, further=True)
+        elif names:
+            _logger.warning("unknown_properties", tenant=tenant.label, names=names)
+
+    def _log_too_old(self, tenant: Tenant, change: Change) -> None:
+        """Report rows that were left out, at most once per minute."""
+        self._too_old += change.too_old
+        if self._too_old and time.monotonic() - self._logged_too_old_at >= _LOG_AGAIN_S:
+            _logger.warning("rows_left_out", tenant=tenant.label, rows=self._too_old, remedy=_TOO_OLD_REMEDY)
+            self._logged_too_old_at, self._too_old = time.monotonic(), 0

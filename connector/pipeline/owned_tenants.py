@@ -1,4 +1,4 @@
-"""The tenants of one shard: the one place that knows what is committed, running and wrong for each of them."""
+"""Tenants of one shard: the one place that knows what is committed, running and wrong for each of them."""
 
 import asyncio
 from collections.abc import Iterator, Mapping
@@ -36,7 +36,7 @@ class OwnedTenant:
     series: TenantMetrics | None = None
     "None for a tenant that is not configured."
     problem: str = ""
-    "What is wrong with a configured tenant that is not read, and what to do; empty if it can be read."
+    "Reason why a configured tenant is not read, and what to do; empty if it can be read."
     state: TenantState | None = None
     "None until the tenant is read for the first time, and before the shard is restored."
     runtime: TenantRuntime | None = None
@@ -48,7 +48,7 @@ class OwnedTenant:
 
 
 class OwnedTenants:
-    """All tenants of one shard, configured or only known from its topics."""
+    """Tenants of one shard, configured or only known from its topics."""
 
     def __init__(self, shard: ShardContext) -> None:
         self.failed = False

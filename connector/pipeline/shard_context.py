@@ -1,4 +1,4 @@
-"""What the parts of one shard share for as long as the worker owns it, across restarts of the shard."""
+"""Parts of one shard that it shares with its restore and its commit loop, and that survive its restarts."""
 
 import time
 

@@ -1,4 +1,4 @@
-"""What all shards of a worker share: settings, clients, and the topology, which is replaced as a whole on SIGHUP."""
+"""Context that all shards of a worker share, with the topology that is replaced as a whole on SIGHUP."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from connector.core import instants
 from connector.core.fingerprints import BETA_KNOWN, ENTRY, UNFIT, Fingerprints, id_keys, invalid_entry
 from connector.core.member_types import first_version, is_array, logical_type, member, nested_fields
-from connector.core.pages import decode_members, mask
+from connector.core.pages import decode_members, is_deep, mask
 
 _CHUNK = 64  # rows decoded in one go; a row that does not decode costs its chunk a second, slower attempt
 _LIMIT = re.compile(r"(int) [<>]= -?\d+")
@@ -170,6 +170,8 @@ class RowSchema:
                 rows: list[Any] = decoder.decode(text)
             except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
                 continue
+            if decoder is self._lenient_rows and any(map(is_deep, map(bytes, raws))):
+                return None
             if len(rows) == len(raws) and all(map(_id, rows)):
                 return rows
         return None
@@ -180,12 +182,12 @@ class RowSchema:
             values = self._lenient.decode(raw)
         except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
             return self._unfit(raw, error)
-        return values if _id(values) else self._unfit(raw, None)
+        return values if _id(values) and not is_deep(raw) else self._unfit(raw, None)
 
     def _unfit(self, raw: bytes, error: Exception | None) -> InvalidRow:
         problem = None
         try:
-            members = decode_members(raw)
+            members = decode_members(raw if not is_deep(raw) else b"")
         except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
             problem = "row: expected an object"
             try:

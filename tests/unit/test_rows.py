@@ -149,6 +149,16 @@ class TestPages:
         assert (second.raw, second.id) == (row, "x")
         assert [one.id for one in (first, third)] == ["\\ud800", "b"]
 
+    @pytest.mark.parametrize("opening", ["[", '{"a":'])
+    def test_row_is_judged_alike_by_every_python(self, opening: str) -> None:
+        def row(depth: int) -> bytes:
+            closing = "]" if opening == "[" else "}"
+            return f'{{"id":"a","zz":{opening * depth}1{closing * depth}}}'.encode()
+
+        assert isinstance(read_one(row(499)), Row)
+        assert problem(row(500)) == problem(row(50_000)) == "row: expected whole characters and little nesting"
+        assert isinstance(read_one(b'{"id":"a","zz":[%b1]}' % (b'"[[[[",' * 999)), Row)
+
     def test_nesting_as_deep_as_json_libraries_go_is_kept(self) -> None:
         deep = "[" * 100 + "]" * 100
         page = decode_page(b'{"value":[{"id":"a","zz":%b}]}' % deep.encode())

@@ -17,7 +17,7 @@ SOURCES := connector tests deploy examples $(wildcard benchmarks)
 
 .PHONY: help
 help: ## List the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | while IFS=$$'\t' read -r name what; do \
+	@grep -hE '^[a-z0-9.-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | while IFS=$$'\t' read -r name what; do \
 		printf '  make %-13s %s\n' "$$name" "$$what"; done
 
 .PHONY: setup dev
@@ -60,6 +60,23 @@ check-dependencies: dev
 	@$(BIN)/deptry connector
 check-fast-tests: dev
 	@$(BIN)/pytest --quiet --hypothesis-profile=quick tests/unit
+
+# The image has Python 3.13, whose rules for certificates are stricter. Version managers may have it outside of PATH.
+PYTHON_3_13 ?= $(shell for python in python3.13 $(HOME)/.pyenv/versions/3.13*/bin/python3.13 \
+	$(HOME)/.local/share/uv/python/cpython-3.13*/bin/python3.13; do \
+	"$$python" -c '' 2>/dev/null && echo "$$python" && break; done)
+OF_PYTHON := tests/unit tests/contract/test_identities.py tests/contract/test_transport.py tests/contract/test_proxies.py \
+	tests/contract/test_registry.py
+.PHONY: check-3.13
+check-3.13: out/python3.13/.requirements ## The tests of units, TLS and sign-in on Python 3.13, as in the image
+	@out/python3.13/bin/pytest --quiet --hypothesis-profile=quick --numprocesses=$(JOBS) $(OF_PYTHON)
+
+out/python3.13/.requirements: .venv/.requirements
+	@if [ -z "$(PYTHON_3_13)" ]; then echo 'Python 3.13 is needed: install it, or set PYTHON_3_13' >&2; exit 1; fi
+	@$(BIN)/uv venv --quiet --clear --no-python-downloads --python $(PYTHON_3_13) out/python3.13
+	@$(BIN)/uv pip install --quiet --python out/python3.13 --require-hashes --requirement requirements/dev.txt
+	@$(BIN)/uv pip install --quiet --python out/python3.13 --no-deps --no-build-isolation --editable .
+	@touch $@
 
 .PHONY: test
 test: dev ## All tests, also on real Kafka brokers (fetched the first time)

@@ -23,6 +23,9 @@ _CATCHING_UP = "call time that was not read yet is being read"
 _UNREADABLE = "Graph does not serve some call time, see gaps: it is asked for again now and then"
 _NOT_READ_YET = "not read yet"
 _LATE = timedelta(minutes=1)
+_RATE_OVER = timedelta(minutes=10)
+_LEAST_SPAN_S = 30.0
+_EVER_S = 1e8
 
 
 @dataclass(frozen=True)
@@ -47,15 +50,21 @@ def unknown(subject: Subject, reason: str) -> dict[str, Any]:
         "shard": subject.shard,
         "state": "unknown",
         "reason": reason,
+        "reason_code": None,
+        "since": None,
         "covered_through": None,
         "lag_seconds": None,
         "gap_seconds": None,
+        "unread_seconds": None,
+        "unread_from": None,
+        "unread_done": None,
         "gaps": [],
         "unreadable": [],
         "coverage": [],
         "sweeps": [],
         "remembered_rows": None,
         "records": None,
+        "dead_letters": None,
     }
 
 
@@ -82,9 +91,12 @@ def tenant(
     return unknown(subject, "") | {
         "state": condition,
         "reason": reason,
+        "reason_code": failing[0] if failing and condition == "failing" else None,
+        "since": _last_read(state) if condition in ("failing", "paused") else None,
         "covered_through": instants.text(through) if through else None,
         "lag_seconds": round((now - (through or state.start)).total_seconds(), 3),
         "gap_seconds": sum(hole.seconds for hole in holes),
+        **_unread(state, holes, now, is_read=condition in ("ok", "catching_up") and not idle),
         "gaps": [_range(window, cause) for window, cause in _gaps(state, _cause(subject, state, failing, idle))],
         "unreadable": [
             _range(window, cause)
@@ -96,6 +108,7 @@ def tenant(
         "sweeps": [_sweep(sweep_state, now) for sweep_state in state.sweeps],
         "remembered_rows": remembered,
         "records": checkpoint.records,
+        "dead_letters": checkpoint.dead_letters,
     }
 
 
@@ -150,6 +163,32 @@ def jobs(
 def by_age(found: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return JOBs sorted by when they were filed, oldest first."""
     return sorted(found, key=lambda one: (one["filed"], one["id"]))
+
+
+def _unread(state: State, gaps: Sequence[Window], now: datetime, *, is_read: bool) -> dict[str, Any]:
+    """Return the call time from the tenant's start up to `now` that was never read, and when it will have been read.
+
+    The rate is that of the last ten minutes. `is_read` states whether the tenant is read at all.
+    """
+    through = state.coverage.through or state.start
+    seconds = sum(gap.seconds for gap in gaps) + max(0.0, (now - through).total_seconds())
+    recent = [read for read in state.coverage.reads if now - read.at <= _RATE_OVER]
+    done = None
+    if is_read and recent and seconds > _LATE.total_seconds():
+        spent_s = max(_LEAST_SPAN_S, *((now - read.at).total_seconds() for read in recent))
+        left_s = seconds * spent_s / max(1.0, sum((read.end - read.start).total_seconds() for read in recent))
+        done = instants.text(now + timedelta(seconds=round(left_s))) if left_s < _EVER_S else None
+    return {
+        "unread_seconds": round(seconds, 3),
+        "unread_from": instants.text(gaps[0].start if gaps else through) if seconds else None,
+        "unread_done": done,
+    }
+
+
+def _last_read(state: State) -> str | None:
+    """Return when call time of the tenant was last read and committed."""
+    reads = state.coverage.reads
+    return instants.text(max(read.at for read in reads)) if reads else None
 
 
 def _gaps(state: State, otherwise: str) -> list[tuple[Window, str]]:

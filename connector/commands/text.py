@@ -9,6 +9,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from connector import words
+
 _STYLES = {
     "ok": "green",
     "done": "green",
@@ -22,6 +24,7 @@ _STYLES = {
     "cancelled": "dim",
 }
 _FULL, _PART, _NONE, _OUTSIDE = "█", "▒", "·", " "
+LEGEND = f"{_FULL} read  {_PART} partly read  {_NONE} not read yet  blank: not wanted"
 _PLAIN = str.maketrans({_FULL: "#", _PART: "+", _NONE: "."})
 
 
@@ -55,7 +58,7 @@ def _plain(section: Section) -> str:
     titles = [column.rstrip(">") for column in section.columns]
     rows = [titles, *([cell.translate(_PLAIN) for cell in row] for row in section.rows)]
     widths = [max(len(row[n]) for row in rows) for n in range(len(titles))]
-    lines = [section.title]
+    lines = [section.title.translate(_PLAIN)]
     for row in rows:
         cells = [
             cell.rjust(width) if column.endswith(">") else cell.ljust(width)
@@ -101,16 +104,8 @@ def when(text: str | None) -> str:
 
 
 def span(seconds: float | None) -> str:
-    """Return a length of time in its two largest units: 45s, 3m 20s, 2h 5m, 3d 4h."""
-    if seconds is None:
-        return "-"
-    left = max(0, int(seconds))
-    parts: list[tuple[int, str]] = []
-    for unit, size in (("d", 86_400), ("h", 3_600), ("m", 60), ("s", 1)):
-        count, left = divmod(left, size)
-        if count or parts or unit == "s":
-            parts.append((count, unit))
-    return " ".join(f"{count}{unit}" for count, unit in parts[:2] if count or len(parts) == 1) or "0s"
+    """Return a length of time for people, or a dash if it is not known."""
+    return "-" if seconds is None else words.duration(max(0.0, seconds))
 
 
 def number(value: float | None) -> str:

@@ -76,6 +76,8 @@ class Checkpoint(msgspec.Struct, frozen=True):
     "The brokers' id of the row topic that `offsets` belong to; empty if unknown."
     stated_gaps: tuple[tuple[int, int], ...] = ()
     "Call time never read, in seconds, as last said on the progress topic, by the overlap of the sweep (seconds)."
+    dead_letters: int = 0
+    "Number of rows that were dead-lettered so far."
 
 
 class _SweepRecord(msgspec.Struct, array_like=True):
@@ -136,6 +138,7 @@ class _CheckpointRecord(msgspec.Struct):
     forgotten_before: int | None = None
     topic_id: str = ""
     stated_gaps: tuple[tuple[int, int], ...] = ()
+    dead_letters: int = 0
 
 
 class _Version(msgspec.Struct):
@@ -205,6 +208,7 @@ def checkpoint_record(tenant: str, checkpoint: Checkpoint) -> Record:
         _seconds(state.forgotten_before),
         checkpoint.topic_id,
         checkpoint.stated_gaps,
+        checkpoint.dead_letters,
     )
     return Record(checkpoint_key(tenant), msgspec.json.encode(record))
 
@@ -287,6 +291,7 @@ def _checkpoint(value: bytes) -> Checkpoint:
         record.ages,
         record.topic_id,
         record.stated_gaps,
+        record.dead_letters,
     )
 
 

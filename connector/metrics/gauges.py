@@ -50,6 +50,13 @@ class _TenantGauge(NamedTuple):
     value: Callable[[Glance], float | None]
 
 
+def _unread_seconds(glance: Glance) -> float | None:
+    view = glance.view
+    if view.covered_through is None or view.gap_seconds is None:
+        return None
+    return view.gap_seconds + max(0.0, glance.at - view.covered_through)
+
+
 _TENANT_GAUGES = (
     _TenantGauge(
         "lag_seconds",
@@ -68,6 +75,13 @@ _TENANT_GAUGES = (
         "Call time between the tenant's start and covered_through that was never read. It is closed by itself within"
         " the budget; when it does not fall: see graph_budget_used_ratio, else look at /status and file a backfill.",
         lambda glance: glance.view.gap_seconds,
+    ),
+    _TenantGauge(
+        "unread_seconds",
+        "Call time from the tenant's start up to now that was never read: gap_seconds plus lag_seconds. When it does"
+        " not fall: see tenant_failing, tenant_paused and graph_budget_used_ratio; /status tells from when it is and"
+        " when it will have been read.",
+        _unread_seconds,
     ),
     _TenantGauge(
         "gaps",

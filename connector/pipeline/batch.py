@@ -327,6 +327,7 @@ class Batches:
                 lateness.counted(before.ages, change.ages_s),
                 before.topic_id,
                 tuple((overlap, one.gap_s) for overlap, one in stated.items() if one.gap_s is not None),
+                before.dead_letters + len(change.dead_letters),
             )
             record = checkpoint_record(tenant, change.checkpoint)
             change.checkpoint_bytes = len(record.value or b"")

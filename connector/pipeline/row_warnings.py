@@ -1,9 +1,11 @@
 """Warnings about rows of committed batches, each at a bounded rate."""
 
 import time
+from collections import Counter
 
 from connector import log
 from connector.config import Tenant
+from connector.kafka import topics
 from connector.pipeline.change import Change
 from connector.pipeline.member_names import MemberNames
 
@@ -19,11 +21,14 @@ class RowWarnings:
         self._unknown_names = MemberNames()
         self._too_old = 0
         self._logged_too_old_at = -_LOG_AGAIN_S
+        self._dead_letters: Counter[str] = Counter()
+        self._logged_dead_letters_at: dict[str, float] = {}
 
     def committed(self, tenant: Tenant, change: Change) -> None:
         """Log what a committed change holds for an operator."""
         self._log_unknown(tenant, change)
         self._log_too_old(tenant, change)
+        self._log_dead_letters(tenant, change)
 
     def _log_unknown(self, tenant: Tenant, change: Change) -> None:
         """Log names that this shard has not logged yet, and once that there are more than it logs."""
@@ -41,3 +46,12 @@ class RowWarnings:
         if self._too_old and time.monotonic() - self._logged_too_old_at >= _LOG_AGAIN_S:
             _logger.warning("rows_left_out", tenant=tenant.label, rows=self._too_old, remedy=_TOO_OLD_REMEDY)
             self._logged_too_old_at, self._too_old = time.monotonic(), 0
+
+    def _log_dead_letters(self, tenant: Tenant, change: Change) -> None:
+        """Report rows that were dead-lettered, at most once per minute and tenant."""
+        label = tenant.label
+        self._dead_letters[label] += len(change.dead_letters)
+        rows, logged_at = self._dead_letters[label], self._logged_dead_letters_at.get(label, -_LOG_AGAIN_S)
+        if rows and time.monotonic() - logged_at >= _LOG_AGAIN_S:
+            _logger.warning("rows_dead_lettered", tenant=label, rows=rows, topic=topics.dead_letters(tenant.topic))
+            self._logged_dead_letters_at[label], self._dead_letters[label] = time.monotonic(), 0

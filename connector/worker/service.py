@@ -554,6 +554,7 @@ class Service:
             jobs += of_tenant
             if len(tenants) % _STRETCH == 0:
                 await asyncio.sleep(0)
+        mine = {tenant["id"].lower() for tenant in tenants}
         return {
             "app": self._settings.kafka.app,
             "topic": self._settings.kafka.topic,
@@ -566,6 +567,7 @@ class Service:
             "reasons": reasons,
             "shards_owned": sorted(self._shards),
             "started": instants.text(self._started),
+            "tenants_elsewhere": sum(tenant.key not in mine for tenant in self._settings.tenants),
         }
 
     def _described(self) -> Iterator[tuple[dict[str, Any], list[dict[str, Any]]]]:

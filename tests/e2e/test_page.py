@@ -154,17 +154,17 @@ def test_each_state_is_told_in_words_and_in_strips_and_what_needs_somebody_comes
     assert page.get_by_role("heading", level=3).all_inner_texts() == [FAILING, SLOW, GAP, HEALTHY, BACKFILL]
     words = {
         FAILING: ("Failing", "grant the application permission CallRecords.Read.All", "Budget used"),
-        SLOW: ("Catching up", "call time that was not read yet is being read", "never read: 20"),
+        SLOW: ("Catching up", "call time that was not read yet is being read", "gap: 20"),
         GAP: ("Paused", "connector resume lets it go on", "paused"),
-        HEALTHY: ("Up to date", "Gaps", "none", "Rows a minute"),
+        HEALTHY: ("Up to date", "only the newest", "Rows per minute"),
         BACKFILL: ("Up to date",),
     }
     strips = {
-        FAILING: "gap: never read, and nobody reads it, 13 d",
-        SLOW: "to be read, under way",
-        GAP: "gap: never read, and nobody reads it",
+        FAILING: "not read yet, and reading has stopped, 13 d",
+        SLOW: "not read yet, being read",
+        GAP: "not read yet, and reading has stopped",
         HEALTHY: "read in the last hour, 13 d",
-        BACKFILL: "to be read, under way",
+        BACKFILL: "not read yet, being read",
     }
     for name in NAMES:
         article = page.get_by_role("article", name=name)

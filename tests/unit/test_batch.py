@@ -182,6 +182,7 @@ class TestDeadLetters:
         assert len(bench.read(bad).dead_letters) == 1
         assert bench.changes["t"].duplicate == 2
         bench.commit()
+        assert bench.account.checkpoint.dead_letters == 1
         change = bench.read(bad)
         assert (change.dead_letters, change.duplicate) == ([], 1)
         assert len(bench.read(bad + b" " if bad == b"[]" else bad.replace(b":", b": ", 1)).dead_letters) == (

@@ -113,6 +113,29 @@ def test_a_tenant_that_is_read_is_ok_and_one_that_is_not_catches_up() -> None:
     assert (late["state"], late["reason"], late["lag_seconds"]) == ("catching_up", "no worker is running", 240)
 
 
+def test_unread_call_time_is_gaps_and_lag_and_says_when_it_is_done() -> None:
+    nothing = told(checkpoint(None))
+    assert (nothing["gap_seconds"], nothing["unread_seconds"]) == (0, 24 * 3600)
+    assert nothing["unread_from"] == "2026-03-09T12:00:00.000Z"
+    assert nothing["unread_done"] is None
+    newest = checkpoint(Window(NOW - timedelta(hours=6), NOW))
+    later = told(newest, NOW + timedelta(minutes=1))
+    assert later["unread_seconds"] == 18 * 3600 + 60
+    # Six hours of call time were read in one minute.
+    assert later["unread_done"] == "2026-03-10T12:04:00.000Z"
+    assert told(newest, NOW + timedelta(hours=1))["unread_done"] is None
+    assert told(newest, NOW + timedelta(minutes=1), idle="no worker is running")["unread_done"] is None
+    paused = told(checkpoint(Window(NOW - DAY / 4, NOW), orders=Orders(paused=True)))
+    assert (paused["unread_done"], paused["since"]) == (None, "2026-03-10T12:00:00.000Z")
+
+
+def test_failing_tenant_has_a_reason_code_and_since_when() -> None:
+    failing = told(checkpoint(failing=("throttled", "Graph says wait")))
+    assert (failing["reason_code"], failing["since"]) == ("throttled", "2026-03-10T12:00:00.000Z")
+    healthy = told(checkpoint())
+    assert (healthy["reason_code"], healthy["since"]) == (None, None)
+
+
 def test_a_gap_names_the_cause_that_is_known() -> None:
     read = Window(NOW - timedelta(hours=1), NOW)
     assert told(checkpoint(read))["gap_seconds"] == 23 * 3600
@@ -173,7 +196,7 @@ def test_waiting_ends_well_when_the_job_is_done(capfd: pytest.CaptureFixture[str
     assert written.out == ""
     assert written.err.splitlines() == [
         "job job-1 waits: no worker has taken it yet",
-        "job job-1 is done: 12,345 rows published, 17 requests, 1m 3s",
+        "job job-1 is done: 12,345 rows published, 17 requests, 1 min 3 s",
     ]
 
 

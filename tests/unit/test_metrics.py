@@ -22,6 +22,7 @@ FAMILIES = {
     "lag_seconds": ("gauge", {"tenant"}),
     "covered_through_timestamp_seconds": ("gauge", {"tenant"}),
     "gap_seconds": ("gauge", {"tenant"}),
+    "unread_seconds": ("gauge", {"tenant"}),
     "gaps": ("gauge", {"tenant"}),
     "rows_total": ("counter", {"tenant", "outcome"}),
     "row_lateness_seconds": ("histogram", {"tenant"}),
@@ -197,6 +198,7 @@ def test_gauges_are_what_the_view_tells_at_the_scrape(metrics: Metrics) -> None:
     assert of("lag_seconds") == 12.5
     assert of("covered_through_timestamp_seconds") == NOW - 12.5
     assert (of("gap_seconds"), of("gaps")) == (30, 2)
+    assert of("unread_seconds") == 30 + of("lag_seconds")
     assert of("graph_budget_used_ratio") == 0.75
     assert [of("sweep_overdue_seconds", every=every) for every in EVERYS] == [0, 0, 7, 0]
     assert of("tenant_up") == 1
@@ -223,7 +225,14 @@ def test_before_the_state_is_read_only_what_is_known_is_shown(metrics: Metrics) 
 
     assert series['direct_routing_tenant_up{tenant="contoso"}'] == 0
     assert series['direct_routing_graph_budget_used_ratio{tenant="contoso"}'] == 0
-    for unknown in ("lag_seconds", "covered_through_timestamp_seconds", "gap_seconds", "gaps", "remembered_rows"):
+    for unknown in (
+        "lag_seconds",
+        "covered_through_timestamp_seconds",
+        "gap_seconds",
+        "unread_seconds",
+        "gaps",
+        "remembered_rows",
+    ):
         assert f'direct_routing_{unknown}{{tenant="contoso"}}' not in series
 
 

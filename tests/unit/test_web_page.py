@@ -20,6 +20,10 @@ TENANT = {
     "covered_through": "2026-01-02T03:04:05.000Z",
     "lag_seconds": 12.3,
     "gap_seconds": 0,
+    "unread_seconds": 12.3,
+    "unread_from": "2026-01-02T03:04:05.000Z",
+    "unread_done": None,
+    "dead_letters": 7,
     "gaps": [],
     "coverage": [],
     "sweeps": [
@@ -99,8 +103,9 @@ def test_a_tenant_shows_its_state_lag_gaps_sweeps_records_and_requests_in_words(
         "Ready. It owns 2 of 8 shards: 0, 3.",
         "1 tenant read by this worker: 1 up to date",
         "contoso Up to date Lag 12 s read to 2026-01-02 03:04:05 UTC",
-        "Gaps none",
-        "Rows a minute 34",
+        "Not read yet only the newest 12 s Rows per minute",
+        "Rows per minute 34",
+        "Dead letters 7",
         "Budget used 27%",
         "Shard 3",
         "every 1m over 15m: on time, last ended 2026-01-02 03:04:05 UTC",
@@ -137,9 +142,10 @@ def test_what_fails_says_why_and_comes_first() -> None:
 
 
 def test_what_is_not_known_is_not_shown_as_a_number() -> None:
-    text = read(with_tenant(lag_seconds=None, gap_seconds=None, covered_through=None, records=None, sweeps=[])).text
+    names = ("lag_seconds", "gap_seconds", "unread_seconds", "covered_through", "records", "dead_letters")
+    text = read(with_tenant(**dict.fromkeys(names), sweeps=[])).text
 
-    for words in ("Lag not known", "Gaps not known", "Published not known"):
+    for words in ("Lag not known", "Not read yet not known", "Published not known", "Dead letters not known"):
         assert words in text
 
 
@@ -149,12 +155,39 @@ def test_a_tenant_without_a_name_shows_its_id() -> None:
 
 def test_gaps_tell_where_and_why_and_the_list_stays_short() -> None:
     gap = {"from": "2026-01-01T00:00:00.000Z", "to": "2026-01-01T01:00:00.000Z", "cause": "outage"}
-    text = read(with_tenant(gap_seconds=3600 * 50, gaps=[gap] * 50)).text
+    text = read(with_tenant(gap_seconds=3600 * 50, unread_seconds=3600 * 50, gaps=[gap] * 50)).text
 
-    assert "Gaps 2 d 2 h" in text
-    assert "never read: 2026-01-01 00:00:00 UTC to 2026-01-01 01:00:00 UTC : outage" in text
+    assert "Not read yet 2 d 2 h" in text
+    assert "gap: 2026-01-01 00:00:00 UTC to 2026-01-01 01:00:00 UTC : outage" in text
     assert text.count("outage") == 3
-    assert "47 more pieces" in text
+    assert "47 more gaps" in text
+
+
+def test_tenant_behind_shows_from_when_and_until_when_it_is_not_read() -> None:
+    behind = {
+        "state": "catching_up",
+        "unread_seconds": 86_400 * 13,
+        "unread_from": "2026-01-01T00:00:00.000Z",
+        "unread_done": "2026-01-14T03:00:00.000Z",
+    }
+    text = read(with_tenant(**behind)).text
+
+    expected = "Not read yet 13 d from 2026-01-01 00:00:00 UTC done at this rate by 2026-01-14 03:00:00 UTC"
+    assert expected in text
+    assert "Gaps" not in text
+
+
+def test_failing_tenant_shows_since_when_it_is_not_read() -> None:
+    text = read(with_tenant(state="failing", reason="why", since="2026-01-01T00:00:00.000Z")).text
+
+    assert "why (not read since 2026-01-01 00:00:00 UTC )" in text
+
+
+def test_page_names_tenants_elsewhere_and_the_command_that_lists_them() -> None:
+    text = read({**STATUS, "tenants_elsewhere": 2}).text
+
+    assert "2 tenants of this app are not in the shards of this worker: connector status lists all tenants." in text
+    assert "of this app" not in read(STATUS).text
 
 
 def test_a_worker_that_is_not_ready_says_why() -> None:
@@ -246,7 +279,7 @@ def test_of_many_tenants_those_that_need_somebody_come_in_full_and_the_others_in
 
     assert [tag for tag, _ in reader.seen].count("article") == 1
     assert reader.text.index("zeta Failing why Lag") < reader.text.index("The other 100 tenants")
-    assert "t-099 Up to date 12 s none 34 27%" in reader.text
+    assert "t-099 Up to date 12 s only the newest 12 s 7 34 27%" in reader.text
 
 
 def test_five_hundred_tenants_stay_a_page_of_half_a_megabyte() -> None:
@@ -330,22 +363,3 @@ def test_a_strip_is_also_a_sentence() -> None:
     ]
 
     assert "Last 24 hours: read in the last hour, 12 h; not wanted: before the start, 12 h" in labels
-
-
-@pytest.mark.parametrize(
-    ("seconds", "words"),
-    [
-        (0, "0 s"),
-        (0.4, "0 s"),
-        (-0.4, "0 s"),
-        (59.6, "1 min"),
-        (61, "1 min 1 s"),
-        (3600, "1 h"),
-        (3601, "1 h"),
-        (3660.2, "1 h 1 min"),
-        (86400 * 3 + 7200 + 59, "3 d 2 h"),
-        (-90, "minus 1 min 30 s"),
-    ],
-)
-def test_a_duration_has_at_most_two_units(seconds: float, words: str) -> None:
-    assert page.duration(seconds) == words

@@ -89,7 +89,7 @@ class _Repeats(logging.Filter):
 def configure(format: Format = "auto", level: str = "info", stream: TextIO | None = None) -> None:  # noqa: A002
     """Log everything to `stream` (default: standard error) from now on, as JSON lines or for people.
 
-    `auto` is JSON unless the stream is a terminal. The function may be called again, for instance once the settings are
+    `auto` is JSON unless the stream is a terminal. The function may be called again, for example once the settings are
     known.
     """
     stream = stream or sys.stderr

@@ -37,7 +37,7 @@ class Trust:
         try:
             self._context = self._load()
         except OSError as error:
-            problem = f"{section}.ca_bundle: {ca_bundle} holds no certificates that can be read; name a PEM file"
+            problem = f"{section}.ca_bundle: {ca_bundle} holds no certificates that can be read; specify a PEM file"
             raise ConfigurationError([problem]) from error
 
     def context(self) -> ssl.SSLContext:

@@ -64,7 +64,7 @@ def error(status: int) -> Response:
 
 
 def too_large() -> Response:
-    raise BrokenAnswerError("the answer is longer than 16 MiB")
+    raise BrokenAnswerError("the response is longer than 16 MiB")
 
 
 class Graph:

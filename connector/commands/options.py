@@ -22,8 +22,9 @@ JsonOption = Annotated[bool, typer.Option("--json", help="JSON on standard outpu
 TenantOption = Annotated[str, typer.Option("--tenant", metavar="TENANT", help="A tenant's name or id.")]
 FromOption = Annotated[
     str,
-    typer.Option("--from", metavar="INSTANT", help='Call time to begin at: RFC 3339, or "-7d" for that long ago.'),
+    typer.Option("--from", metavar="INSTANT", help='Call time to begin at: RFC 3339, or "-7d" for a time in the past.'),
 ]
 ToOption = Annotated[
-    str, typer.Option("--to", metavar="INSTANT", help='Call time to end before: RFC 3339, or "-1h" for that long ago.')
+    str,
+    typer.Option("--to", metavar="INSTANT", help='Call time to end before: RFC 3339, or "-1h" for a time in the past.'),
 ]

@@ -21,7 +21,7 @@ _FAULTS = "; ".join(f"{name}: {text}" for name, text in {**STRIKES, **SETTINGS_H
 def _address(listen: str) -> tuple[str, int]:
     host, colon, port = listen.rpartition(":")
     if not colon or not port.isdigit() or int(port) > 65535:
-        message = f'--listen: "{listen}" is no address; write HOST:PORT, such as 127.0.0.1:8443 (port 0: a free one)'
+        message = f'--listen: "{listen}" is not an address; write HOST:PORT, such as 127.0.0.1:8443 (0 picks a port)'
         raise ConfigurationError([message])
     return host.strip("[]"), int(port)
 
@@ -37,7 +37,7 @@ def _read(option: str, path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        message = f"{option}: {path} cannot be read ({error.strerror}); name a PEM file"
+        message = f"{option}: {path} cannot be read ({error.strerror}); specify a PEM file"
         raise ConfigurationError([message]) from None
 
 

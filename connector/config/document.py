@@ -36,15 +36,15 @@ from connector.config.values import (
 )
 
 REFUSED_PROPERTIES = {
-    "transactional.id": "it is made of kafka.app and the shard",
-    "enable.idempotence": "exactly once rests on it",
-    "acks": "exactly once rests on it",
-    "request.required.acks": "exactly once rests on it",
+    "transactional.id": "it is derived from kafka.app and the shard",
+    "enable.idempotence": "exactly-once delivery depends on it",
+    "acks": "exactly-once delivery depends on it",
+    "request.required.acks": "exactly-once delivery depends on it",
     "group.id": "it is kafka.app",
     "group.instance.id": "replicas that share one configuration would fence each other in turns",
-    "isolation.level": "exactly once rests on it",
-    "enable.auto.commit": "exactly once rests on it",
-    "auto.offset.reset": "exactly once rests on it",
+    "isolation.level": "exactly-once delivery depends on it",
+    "enable.auto.commit": "exactly-once delivery depends on it",
+    "auto.offset.reset": "exactly-once delivery depends on it",
     "bootstrap.servers": "it is kafka.bootstrap_servers",
     "metadata.broker.list": "it is kafka.bootstrap_servers",
 }
@@ -114,7 +114,7 @@ class GraphTable(Table):
     api_version: Literal["v1.0", "beta"] = Field("v1.0", description="Version of Graph.")
     requests_per_minute: _Rate = Field(45.0, description="Requests to Graph in any 60 seconds, per tenant.")
     timeout: _Span = Field(parse_duration("30s"), description="How long one request may take.")
-    concurrency: int = Field(4, ge=1, description="Page chains at once, per tenant.")
+    concurrency: int = Field(4, ge=1, description="Concurrent page chains per tenant.")
 
 
 class IdentityTable(Table):
@@ -167,7 +167,7 @@ class WindowsTable(Table):
     """`[windows]`."""
 
     settle: _Span = Field(parse_duration("0s"), description="The newest call time that a sweep reads is now - settle.")
-    slice: _Span = Field(parse_duration("1d"), description="Longest range asked in one page chain, at most 30d.")
+    slice: _Span = Field(parse_duration("1d"), description="Longest range that one page chain requests, at most 30d.")
     sweeps: list[SweepTable] = Field(
         [_sweep("1m", "15m"), _sweep("15m", "3h"), _sweep("2h", "48h"), _sweep("24h", "7d")],
         description="Every `every`, all calls that began in the last `overlap` are read again.",
@@ -179,7 +179,7 @@ class DedupTable(Table):
 
     horizon: _Span = Field(
         parse_duration("150d"),
-        description="How long a row is remembered, by its start; at least the deepest overlap, its `every` and 1h.",
+        description="How long the deduplication index keeps a row; at least the deepest overlap, its `every` and 1h.",
     )
 
 
@@ -187,13 +187,13 @@ class RowsTable(Table):
     """`[rows]`."""
 
     key: Literal["id", "correlationId", "userId", "trunkFullyQualifiedDomainName"] = Field(
-        "id", description="Field that becomes the record's key; id where it is null or empty."
+        "id", description="Field that becomes the record's key; id if it is null or empty."
     )
     timestamp: Literal["ingest", "event"] = Field("ingest", description="Timestamp of the record.")
-    revisions: Literal["publish", "ignore"] = Field("publish", description="What becomes of a row that Graph changed.")
+    revisions: Literal["publish", "ignore"] = Field("publish", description="Handling of a row that Graph changed.")
     additional_properties: Literal["keep", "drop"] | None = Field(
         None,
-        description="What becomes of members that the schema does not know; keep, or drop with any privacy setting.",
+        description="Handling of members that the schema lacks; keep, or drop if any privacy setting is used.",
     )
     privacy: dict[str, _Treatment] = Field(
         {}, description="Treatment by field, for any string field of Graph's but id."
@@ -212,26 +212,30 @@ class KafkaTable(Table):
     bootstrap_servers: Annotated[str, AfterValidator(to_servers)] = Field(
         "", description="host:port of some brokers, separated by commas; required for run."
     )
-    topic: _Topic = Field("direct-routing-calls", description="Topic of the rows; .dlq and .progress are beside it.")
+    topic: _Topic = Field(
+        "direct-routing-calls",
+        description="Topic of the rows; those of dead letters and progress end in .dlq and .progress.",
+    )
     app: Annotated[str, AfterValidator(to_app)] = Field(
         "direct-routing", description="Prefix of the group, the transactional ids and the internal topics."
     )
     shards: int = Field(8, ge=1, le=100_000, description="Partitions of the internal topics; fixed once created.")
     delivery: Literal["exactly_once", "at_least_once"] = Field(
-        "exactly_once", description="at_least_once is for brokers without transactions: rows may come again."
+        "exactly_once",
+        description="at_least_once is for brokers without transactions; rows can come twice.",
     )
     create_topics: bool = Field(default=True, description="Whether missing topics are created.")
-    partitions: int = Field(6, ge=1, le=100_000, description="Of the row topic, when it has to be created.")
+    partitions: int = Field(6, ge=1, le=100_000, description="For the row topic, when it is created.")
     replication_factor: Annotated[int, AfterValidator(to_replication)] = Field(
         -1, description="-1: the broker's default."
     )
     azure_event_hubs: bool = Field(
         default=False, description="OAUTHBEARER with [identity] in AZURE_TENANT_ID, else in the first tenant."
     )
-    topic_properties: dict[str, _Property] = Field({}, description="Of the row topic, when it has to be created.")
+    topic_properties: dict[str, _Property] = Field({}, description="For the row topic, when it is created.")
     properties: dict[str, _Property] = Field(
         {},
-        description="Any librdkafka property but those that exactly once rests on.",
+        description="Any librdkafka property except those that exactly-once delivery depends on.",
         json_schema_extra={"propertyNames": {"not": {"enum": list(REFUSED_PROPERTIES)}}},
     )
 
@@ -253,9 +257,9 @@ class SchemaRegistryTable(Table):
         description="Whether CA certificates must follow RFC 5280 strictly; false accepts one that does not.",
     )
     client_certificate: _FilePath = Field(
-        "", description="PEM file with the certificate, and maybe the key, that the registry wants (mutual TLS)."
+        "", description="PEM file with the client certificate for mutual TLS, optionally with its key."
     )
-    client_key: _FilePath = Field("", description="PEM file with the key of client_certificate, where it is apart.")
+    client_key: _FilePath = Field("", description="PEM file with the key of client_certificate, if it is separate.")
     subject_name_strategy: Literal["topic", "record", "topic_record"] = Field(
         "topic", description="How subjects are named."
     )
@@ -266,7 +270,7 @@ class HttpTable(Table):
     """`[http]`."""
 
     listen: Annotated[str, AfterValidator(to_listen)] = Field(
-        "0.0.0.0:9464", description="HOST:PORT; port 0 is a free one."
+        "0.0.0.0:9464", description="HOST:PORT; port 0 picks a free port."
     )
 
 
@@ -275,7 +279,7 @@ class LogTable(Table):
 
     format: Literal["auto", "json", "console"] = Field("auto", description="auto: JSON unless on a terminal.")
     level: Annotated[Literal["debug", "info", "warning", "error", "critical"], BeforeValidator(to_word)] = Field(
-        "info", description="The least that is logged."
+        "info", description="Minimum level that is logged."
     )
 
 
@@ -284,12 +288,12 @@ class Document(Table):
 
     graph: GraphTable = Field(GraphTable.model_construct(), description="Microsoft Graph.")
     identity: IdentityTable = Field(
-        IdentityTable.model_construct(), description="What every tenant uses unless its own table says otherwise."
+        IdentityTable.model_construct(), description="Credentials of every tenant that has none of its own."
     )
-    tenants: list[TenantTable] = Field([], description="None: one tenant from AZURE_TENANT_ID and its siblings.")
-    windows: WindowsTable = Field(WindowsTable.model_construct(), description="What is read again, how often.")
-    dedup: DedupTable = Field(DedupTable.model_construct(), description="What is remembered.")
-    rows: RowsTable = Field(RowsTable.model_construct(), description="What becomes of rows on their way.")
+    tenants: list[TenantTable] = Field([], description="Without any, AZURE_TENANT_ID and related variables define one.")
+    windows: WindowsTable = Field(WindowsTable.model_construct(), description="What is read again, and how often.")
+    dedup: DedupTable = Field(DedupTable.model_construct(), description="Deduplication index.")
+    rows: RowsTable = Field(RowsTable.model_construct(), description="Form of the published rows.")
     pseudonyms: PseudonymsTable = Field(PseudonymsTable.model_construct(), description="Key of the pseudonyms.")
     kafka: KafkaTable = Field(KafkaTable.model_construct(), description="Kafka.")
     schema_registry: SchemaRegistryTable = Field(SchemaRegistryTable.model_construct(), description="Schema registry.")

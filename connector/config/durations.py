@@ -8,7 +8,7 @@ from connector.core import instants
 
 _UNITS_MS = {"d": 86_400_000, "h": 3_600_000, "m": 60_000, "s": 1000, "ms": 1}
 _DURATION = re.compile(r"([0-9]+)(ms|s|m|h|d)")
-_INSTANT_HINT = 'write for instance "2026-01-31T00:00:00Z", or "-7d" for seven days ago'
+_INSTANT_HINT = 'write for example "2026-01-31T00:00:00Z", or "-7d" for seven days ago'
 _DURATION_MAX = timedelta(days=36_525)
 
 
@@ -29,7 +29,7 @@ def parse_duration(text: str) -> Duration:
     match = _DURATION.fullmatch(text)
     if match is None:
         raise ValueError(
-            f'is {shown(text)}, which is no duration; write for instance "500ms", "15s", "10m", "2h" or "7d"'
+            f'is {shown(text)}, which is not a duration; write for example "500ms", "15s", "10m", "2h" or "7d"'
         )
     digits, unit = match.groups()
     if len(digits) > 18 or int(digits) * _UNITS_MS[unit] > _DURATION_MAX / timedelta(milliseconds=1):
@@ -57,7 +57,7 @@ def parse_instant(text: str) -> datetime | timedelta:
     Raise ValueError with the rest of a sentence.
     """
     if _DURATION.fullmatch(text):
-        raise ValueError(f'is {shown(text)}, a positive duration; write "-{text}" for that long ago')
+        raise ValueError(f'is {shown(text)}, a positive duration; write "-{text}" for a time in the past')
     if text.startswith("-") and _DURATION.fullmatch(text[1:]):
         return -parse_duration(text[1:])
     try:
@@ -66,14 +66,14 @@ def parse_instant(text: str) -> datetime | timedelta:
     except (ValueError, OverflowError):
         moment = None
     if moment is None:
-        raise ValueError(f"is {shown(text)}, which is no instant; {_INSTANT_HINT}")
+        raise ValueError(f"is {shown(text)}, which is not an instant; {_INSTANT_HINT}")
     return moment
 
 
 def to_duration(value: object) -> timedelta:
     """Return a duration from its text."""
     if not isinstance(value, str):
-        raise ValueError('is no duration; write text with a unit, for instance "30s"')  # noqa: TRY004 (pydantic collects ValueError)
+        raise ValueError('is not a duration; write text with a unit, for example "30s"')  # noqa: TRY004 (pydantic collects ValueError)
     return parse_duration(value)
 
 
@@ -81,11 +81,11 @@ def to_instant(value: object) -> datetime | timedelta:
     """Return an aware UTC datetime, or a timedelta for an instant that long ago."""
     if isinstance(value, datetime):
         if value.tzinfo is None:
-            raise ValueError('has no offset from UTC; write for instance "2026-01-31T00:00:00Z"')
+            raise ValueError('has no offset from UTC; write for example "2026-01-31T00:00:00Z"')
         try:
             return value.astimezone(UTC)
         except OverflowError:
-            raise ValueError('is no instant; write for instance "2026-01-31T00:00:00Z"') from None
+            raise ValueError('is not an instant; write for example "2026-01-31T00:00:00Z"') from None
     if not isinstance(value, str):
-        raise ValueError(f"is no instant; {_INSTANT_HINT}")  # noqa: TRY004
+        raise ValueError(f"is not an instant; {_INSTANT_HINT}")  # noqa: TRY004
     return parse_instant(value)

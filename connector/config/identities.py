@@ -31,7 +31,7 @@ def own_identity(source: ConfigSource, here: Key, table: IdentityTable) -> Ident
     """
     chosen = credentials(table)
     for name in chosen[1:]:
-        what = f"is set, and so is {chosen[0]}; leave one of the two out"
+        what = f"cannot be combined with {chosen[0]}; remove one of them"
         source.report((*here, name), what)
     password, managed = table.client_certificate_password, table.managed_identity
     identity = Identity(
@@ -109,7 +109,7 @@ def _check_identity(
         source.report((*here, "client_secret"), f"is missing; {todo}", "AZURE_CLIENT_SECRET" if from_azure else None)
     if identity.client_certificate is None:
         if table.client_certificate_password is not None:
-            what = "is set, but there is no client_certificate; leave it out"
+            what = "is set, but there is no client_certificate; remove it"
             source.report((*here, "client_certificate_password"), what)
         return
     password = identity.client_certificate_password
@@ -133,16 +133,16 @@ def event_hubs(
         return None
     for name in table.properties:
         if name.strip().lower() in ("sasl.mechanism", "sasl.mechanisms", "sasl.username", "sasl.password"):
-            what = "is set, but kafka.azure_event_hubs signs in with OAUTHBEARER; leave one of the two out"
+            what = "is set, but kafka.azure_event_hubs signs in with OAUTHBEARER; remove one of them"
             source.report(("kafka", "properties", name), what)
     host = table.bootstrap_servers.split(",")[0].rpartition("://")[2].rpartition(":")[0]
     if not host:
         source.report(
-            here, 'needs kafka.bootstrap_servers with a port, for instance "NAMESPACE.servicebus.windows.net:9093"'
+            here, 'needs kafka.bootstrap_servers with a port, for example "NAMESPACE.servicebus.windows.net:9093"'
         )
     protocol = next((r.value for n, r in table.properties.items() if n.strip().lower() == "security.protocol"), "")
     if protocol and protocol.lower() != "sasl_ssl" and not is_protected(f"http://{host}"):
-        what = "is not SASL_SSL, so that the token would be sent unprotected; leave it out"
+        what = "is not SASL_SSL, so that the token would be sent unprotected; remove it"
         source.report(("kafka", "properties", "security.protocol"), what)
     identity = tenants[0].identity
     if credentials(checked.identity):

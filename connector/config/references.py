@@ -28,9 +28,9 @@ def check_bundle(source: ConfigSource, key: Key, bundle: Path) -> None:
     try:
         ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cafile=bundle)
     except ssl.SSLError:
-        source.report(key, f"names {bundle}, which holds no certificates; name a PEM file")
+        source.report(key, f"names {bundle}, which holds no certificates; specify a PEM file")
     except OSError as error:
-        source.report(key, f"names {bundle}, which cannot be read ({error.strerror}); name a PEM file")
+        source.report(key, f"names {bundle}, which cannot be read ({error.strerror}); specify a PEM file")
 
 
 def check_proxies(source: ConfigSource, urls: Iterable[str], registry_url: str) -> None:
@@ -42,7 +42,7 @@ def check_proxies(source: ConfigSource, urls: Iterable[str], registry_url: str) 
             source.report((error.variable,), str(error), "environment")
             continue
         if proxy is not None and proxy.scheme == "https" and url == registry_url:
-            what = "names an https:// proxy, which the schema registry cannot be asked through"
+            what = "names an https:// proxy, which cannot be used for the schema registry"
             todo = "write http://HOST:PORT, or add the registry's host to NO_PROXY"
             source.report((proxy.variable,), f"{what}; {todo}", "environment")
 
@@ -67,13 +67,14 @@ def _hidden(
                 secret = kind.from_file(path)
             except OSError as error:
                 source.report(
-                    key, f"names the file {path}, which cannot be read ({error.strerror}); create it or name another"
+                    key,
+                    f"names the file {path}, which cannot be read ({error.strerror}); create it or use another",
                 )
                 return None
             except UnicodeDecodeError:
                 source.report(
                     key,
-                    f"names the file {path}, which is neither UTF-8 nor UTF-16 with a mark; save it as UTF-8",
+                    f"names the file {path}, which is neither UTF-8 nor marked UTF-16; save it as UTF-8",
                 )
                 return None
             what = f"names the file {path}, which is empty; write the secret into it"
@@ -81,7 +82,7 @@ def _hidden(
             secret = kind(convert(source.environ.get(reference.value, "")), f"variable {reference.value}")
             what = f"names the variable {reference.value}, which is not set or empty; set it"
         case _:
-            secret, what = kind(convert(reference.value)), "is empty; set it, or leave it out"
+            secret, what = kind(convert(reference.value)), "is empty; set it or remove it"
     if not secret.get():
         source.report(key, what)
         return None
@@ -106,7 +107,7 @@ def read_pseudonym_key(source: ConfigSource, checked: Document) -> PseudonymKey 
             try:
                 key = PseudonymKey.from_file(path)
             except OSError as error:
-                todo = "create it or name another"
+                todo = "create it or use another"
                 source.report(here, f"names the file {path}, which cannot be read ({error.strerror}); {todo}")
                 return None
             what = f"names the file {path}, which "
@@ -118,7 +119,7 @@ def read_pseudonym_key(source: ConfigSource, checked: Document) -> PseudonymKey 
     length = len(key.get())
     if length < least:
         size = f"is {length} bytes long" if length else "is empty" if reference.kind != "env" else "is not set or empty"
-        todo = f"write at least {least} bytes, for instance those of: openssl rand -hex {least}"
+        todo = f"write at least {least} bytes, for example those of: openssl rand -hex {least}"
         source.report(here, f"{what}{size}; {todo}")
         return None
     return key

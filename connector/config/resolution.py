@@ -60,7 +60,7 @@ def resolve(source: ConfigSource, checked: Document, required: Iterable[str]) ->
     for name in required:
         section, key = name.split(".")
         if not getattr(getattr(checked, section), key):
-            example = ', for instance "broker-1:9092"' if key == "bootstrap_servers" else ""
+            example = ', for example "broker-1:9092"' if key == "bootstrap_servers" else ""
             source.report((section, key), f"is empty; set it{example}")
     host, port = split_listen(checked.http.listen)
     return Settings(
@@ -96,7 +96,7 @@ def _azure(source: ConfigSource, checked: Document) -> tuple[Document, str]:
             if have
             else "add [[tenants]], or set AZURE_TENANT_ID, AZURE_CLIENT_ID and AZURE_CLIENT_SECRET"
         )
-        source.report(("tenants",), f"names no tenant; {todo}")
+        source.report(("tenants",), f"has no tenant; {todo}")
         return checked, ""
     tenant: dict[str, Any] = {"id": tenant_id}
     names: dict[Key, str] = {("tenants", 0, "id"): "AZURE_TENANT_ID"}
@@ -132,16 +132,14 @@ def _privacy(source: ConfigSource, checked: Document) -> dict[str, str]:
         if name in treatable():
             treatments[name] = treatment
         elif name == "id":
-            source.report(key, "cannot be treated, since rows are told apart by it; leave it out")
+            source.report(key, "cannot be treated, because it identifies the rows; remove it")
         elif _row_fields().get(name):
-            source.report(key, "is a field that is no string, and only strings can be treated; leave it out")
+            source.report(key, "is not a string field, and only string fields can be treated; remove it")
         elif name in _row_fields():
-            source.report(
-                key, "is a field that the connector adds, and only those of Graph can be treated; leave it out"
-            )
+            source.report(key, "is a field that the connector adds, and only fields of Graph can be treated; remove it")
         else:
             nearest = max(treatable(), key=lambda known: SequenceMatcher(None, name.lower(), known.lower()).ratio())
-            source.report(key, f"is no field of a row; the nearest that can be treated is {nearest}")
+            source.report(key, f"is not a field of a row; the most similar is {nearest}")
     return treatments
 
 
@@ -162,7 +160,7 @@ def _graph(source: ConfigSource, checked: Document, azure_authority: str) -> Gra
         except ValueError as error:
             source.report(("graph", "authority"), str(error), "AZURE_AUTHORITY_HOST")
     if table.timeout <= timedelta(0):
-        source.report(("graph", "timeout"), 'must be longer than nothing; write for instance "30s"')
+        source.report(("graph", "timeout"), 'must be greater than zero; write for example "30s"')
     bundle = path_of(source, table.ca_bundle) if table.ca_bundle else None
     if bundle is not None:
         check_bundle(source, ("graph", "ca_bundle"), bundle)
@@ -191,7 +189,7 @@ def _tenants(source: ConfigSource, checked: Document, shared: Identity) -> tuple
         key = table.id.lower()
         if key in ids:
             source.report(
-                ("tenants", number, "id"), f"is the same as that of tenants[{ids[key]}]; name each tenant once"
+                ("tenants", number, "id"), f"is the same as in tenants[{ids[key]}]; configure each tenant once"
             )
         ids.setdefault(key, number)
         tenants.append(
@@ -212,7 +210,7 @@ def _tenants(source: ConfigSource, checked: Document, shared: Identity) -> tuple
             continue
         if table.name in names:
             source.report(
-                ("tenants", number, "name"), f"is the same as that of tenants[{names[table.name]}]; names are unique"
+                ("tenants", number, "name"), f"is the same as in tenants[{names[table.name]}]; names must be unique"
             )
         elif ids.get(table.name.lower(), number) != number:
             source.report(
@@ -229,7 +227,7 @@ def _kafka(source: ConfigSource, checked: Document) -> Kafka:
         key: Key = ("kafka", "properties", name)
         why = REFUSED_PROPERTIES.get(name.strip().lower())
         if why is not None:
-            source.report(key, f"cannot be set, since {why}; leave it out")
+            source.report(key, f"cannot be set, because {why}; remove it")
         elif reference.kind == "text":
             properties[name] = reference.value
         else:
@@ -242,7 +240,7 @@ def _kafka(source: ConfigSource, checked: Document) -> Kafka:
         if reference.kind == "text":
             topic_properties[name] = reference.value
         else:
-            source.report(("kafka", "topic_properties", name), "must be text; it is no secret")
+            source.report(("kafka", "topic_properties", name), "must be text; it is not a secret")
     return Kafka(
         bootstrap_servers=table.bootstrap_servers,
         topic=table.topic,
@@ -262,17 +260,17 @@ def _schema_registry(source: ConfigSource, table: SchemaRegistryTable) -> Schema
     here = "schema_registry"
     has_password, has_token = table.password != _UNSET, table.token != _UNSET
     if has_token and (table.username or has_password):
-        source.report((here, "token"), "is set, and so is a user name or password; leave one of the two out")
+        source.report((here, "token"), "cannot be combined with a user name or password; remove one of them")
     elif has_password and not table.username:
         source.report((here, "username"), "is missing, but there is a password; set it too")
     elif table.username and not has_password:
         source.report((here, "password"), "is missing, but there is a user name; set it too")
     elif ":" in table.username:
-        source.report((here, "username"), "contains a colon, which no user name can; leave it out")
+        source.report((here, "username"), "contains a colon, which a user name cannot contain; remove it")
     elif has_password or has_token:
         for url in filter(None, table.url.split(",")):
             if not is_protected(url):
-                what = "where the secret would be sent unprotected; write https:// (http:// only for localhost)"
+                what = "which would send the secret unprotected; write https:// (http:// only for localhost)"
                 source.report((here, "url"), f"is {shown(url)}, {what}")
     if table.client_key and not table.client_certificate:
         source.report((here, "client_certificate"), "is missing, but there is a client_key; set it too")
@@ -332,7 +330,7 @@ def _windows(source: ConfigSource, checked: Document) -> Windows:
     if not timedelta(seconds=1) <= table.slice <= timedelta(days=30):
         source.report(("windows", "slice"), f'is "{duration_text(table.slice)}"; write a duration from "1s" to "30d"')
     if not table.sweeps:
-        source.report(("windows", "sweeps"), "is empty; add a [[windows.sweeps]] or leave it out")
+        source.report(("windows", "sweeps"), "is empty; add a [[windows.sweeps]] or remove it")
     seen: dict[timedelta, int] = {}
     sweeps: list[Sweep] = []
     for number, sweep in enumerate(table.sweeps):
@@ -341,10 +339,10 @@ def _windows(source: ConfigSource, checked: Document) -> Windows:
             if value is None:
                 source.report((*here, name), 'is missing; write a duration such as "15m"')
             elif value <= timedelta(0):
-                source.report((*here, name), 'must be longer than nothing; write a duration such as "15m"')
+                source.report((*here, name), 'must be greater than zero; write a duration such as "15m"')
         if sweep.every is not None and sweep.every in seen:
             source.report(
-                (*here, "every"), f"is the same as that of windows.sweeps[{seen[sweep.every]}]; each cadence once"
+                (*here, "every"), f"is the same as in windows.sweeps[{seen[sweep.every]}]; use each cadence only once"
             )
         if sweep.every is not None and sweep.overlap is not None:
             seen.setdefault(sweep.every, number)

@@ -25,7 +25,7 @@ def check(source: ConfigSource, properties: Mapping[str, str | Secret], *, azure
             source.report(key, f'is "OAUTHBEARER", but nothing gives the token; {_TODO}')
     name, method = values.get("sasl.oauthbearer.method", ("", ""))
     if azure_event_hubs and _text(method) == "OIDC":
-        what = "is set, and so is kafka.azure_event_hubs; leave one of the two out"
+        what = "cannot be combined with kafka.azure_event_hubs; remove one of them"
         source.report(("kafka", "properties", name), what)
 
 

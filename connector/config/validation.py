@@ -44,17 +44,17 @@ def _sentence(problem: Mapping[str, Any], *, by_variable: bool) -> str:
         case "less_than_equal":
             return f"is {shown(problem['input'])}; write at most {context['le']:g}"
         case "finite_number":
-            return "is no finite number; write one"
+            return "is not a finite number; write a finite number"
     as_list = "[…]" if by_variable else f"[[{key_text(problem['loc'])}]]"
     unquoted = "" if by_variable else ", without quotes"
     expected = {
-        "string": "is no text; write text in quotes",
-        "int": f"is no whole number; write one{unquoted}",
-        "float": f"is no number; write one{unquoted}",
+        "string": "is not text; write text in quotes",
+        "int": f"is not a whole number; write one{unquoted}",
+        "float": f"is not a number; write one{unquoted}",
         "bool": f"is neither true nor false; write one of them{unquoted}",
-        "list": f"is no list; write {as_list}",
-        "dict": "is no table; write one",
-        "model": "is no table; write one",
+        "list": f"is not a list; write {as_list}",
+        "dict": "is not a table; write one",
+        "model": "is not a table; write one",
     }
     return expected.get(kind.partition("_")[0], one_line(str(problem["msg"])))
 

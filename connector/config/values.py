@@ -67,11 +67,11 @@ def _split_url(value: str) -> SplitResult:
     except ValueError:
         parts, port = None, None
     if parts is None or not parts.hostname or port == 0 or not re.fullmatch(r"[!-~]+", value):
-        raise ValueError('is no address; write for instance "https://localhost:8443"')
+        raise ValueError('is not an address; write for example "https://localhost:8443"')
     if parts.username is not None or parts.password is not None:
-        raise ValueError("has a user name in it; leave that out")
+        raise ValueError("contains a user name; remove it")
     if parts.query or parts.fragment or "?" in value or "#" in value:
-        raise ValueError("has a query or a fragment; give scheme, host and port only")
+        raise ValueError("has a query or a fragment; specify scheme, host and port only")
     if any(parts.hostname == host or parts.hostname.endswith(f".{host}") for host in _CHINA_HOSTS):
         raise ValueError(f"is {shown(value)}, but {_CHINA}")
     return parts
@@ -91,10 +91,10 @@ def to_base_url(value: str) -> str:
     parts = _split_url(value)
     if parts.scheme != "https" and not (parts.scheme == "http" and _is_loopback(parts.hostname or "")):
         raise ValueError(
-            f"is {shown(value)}, where the token would be sent unprotected; write https:// (http:// only for localhost)"
+            f"is {shown(value)}, which would send the token unprotected; write https:// (http:// only for localhost)"
         )
     if parts.path.rstrip("/").endswith(("/v1.0", "/beta")):
-        raise ValueError(f"is {shown(value)}, but the version is appended; leave it out and set graph.api_version")
+        raise ValueError(f"is {shown(value)}, but the version is appended; remove it and set graph.api_version")
     return value.rstrip("/")
 
 
@@ -103,7 +103,7 @@ def to_registry_urls(value: str) -> str:
     urls = [url.strip() for url in value.split(",")] if value else []
     for url in urls:
         if _split_url(url).scheme not in ("http", "https"):
-            raise ValueError(f'is {shown(url)}, which is no address; write for instance "https://registry:8081"')
+            raise ValueError(f'is {shown(url)}, which is not an address; write for example "https://registry:8081"')
     return ",".join(url.rstrip("/") for url in urls)
 
 
@@ -139,7 +139,7 @@ def _kafka_name(value: str, suffix: int) -> str:
     if len(value) > longest:
         raise ValueError(f"is {len(value)} characters long; use at most {longest}")
     if value in ("__consumer_offsets", "__transaction_state"):
-        raise ValueError(f"is {shown(value)}, which belongs to Kafka; choose another name")
+        raise ValueError(f"is {shown(value)}, which is reserved by Kafka; choose another name")
     return value
 
 
@@ -149,7 +149,7 @@ def to_servers(value: str) -> str:
     for server in servers:
         match = re.fullmatch(r"(?:[A-Za-z_]+://)?(?:\[[0-9A-Fa-f:.%]+\]|[^\s:/\[\]@]+)(?::([0-9]{1,5}))?", server)
         if match is None or not 1 <= int(match.group(1) or 9092) <= 65_535:
-            raise ValueError('is no list of brokers; write for instance "broker-1:9092,broker-2:9092"')
+            raise ValueError('is not a list of brokers; write for example "broker-1:9092,broker-2:9092"')
     return ",".join(servers)
 
 
@@ -163,7 +163,7 @@ def split_listen(value: str) -> tuple[str, int]:
     """Return the host and port of HOST:PORT. Raise ValueError with the rest of a sentence."""
     match = re.fullmatch(r"(\[[0-9A-Fa-f:.]+\]|[^\s:/\[\]@]*):([0-9]{1,5})", value)
     if match is None or int(match.group(2)) > 65_535:
-        raise ValueError(f'is {shown(value)}, which is no address; write HOST:PORT, for instance "0.0.0.0:9464"')
+        raise ValueError(f'is {shown(value)}, which is not an address; write HOST:PORT, for example "0.0.0.0:9464"')
     return match.group(1).strip("[]") or "0.0.0.0", int(match.group(2))  # noqa: S104 (what an empty host means everywhere)
 
 
@@ -182,7 +182,7 @@ def to_word(value: object) -> object:
 def to_text(value: str) -> str:
     """Return a text without control characters unchanged."""
     if not value.isprintable():
-        raise ValueError("contains a control character; leave it out")
+        raise ValueError("contains a control character; remove it")
     return value
 
 
@@ -192,12 +192,12 @@ def to_tenant_id(value: str) -> str:
     label = r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
     if not guid and not (len(value) <= 253 and re.fullmatch(rf"{label}(?:\.{label})+", value)):
         todo = "write the directory (tenant) id that Microsoft Entra shows, or a domain of it"
-        raise ValueError(f"is {shown(value)}, which is no tenant id; {todo}")
+        raise ValueError(f"is {shown(value)}, which is not a tenant id; {todo}")
     return value
 
 
 def to_client_id(value: str) -> str:
     """Return a client id unchanged, which may be empty."""
     if not re.fullmatch(r"[!-~]{0,256}", value):
-        raise ValueError("is no client id; write the application (client) id that Microsoft Entra shows")
+        raise ValueError("is not a client id; write the application (client) id that Microsoft Entra shows")
     return value

@@ -45,7 +45,7 @@ _MAX_BYTES = 1 << 20
 _MOST_ANSWERS = 8  # metadata and token are two requests
 _SHORTEST_LIFETIME_S = 60.0
 _GUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
-_ANSWERED = "wait: it was reached, and it answers again when its fault is over"
+_ANSWERED = "wait: the service responds and is retried until its fault ends"
 _PASSING_OF_AZURE = (404, 410)  # the machine's metadata service is being updated
 
 
@@ -229,13 +229,13 @@ class SignIn:
                 return await self._compute(function)
             except MissingAnswerError as missing:
                 if len(answers) == _MOST_ANSWERS:
-                    raise self._transient("asks for ever more requests") from None
+                    raise self._transient("requires an endless number of requests") from None
                 request = missing.request
             except (PermanentError, TransientError):
                 raise
             except Exception as error:  # noqa: BLE001
                 # msal does not validate responses, and its exceptions may quote them, tokens included.
-                raise self._transient(f"gave an answer that is not understood ({type(error).__name__})") from None
+                raise self._transient(f"returned a response that cannot be parsed ({type(error).__name__})") from None
             answers.append(await self._fetch(request, credential))
 
     async def _fetch(self, request: Request, credential: identity.Credential) -> Response:
@@ -293,7 +293,7 @@ class SignIn:
     def _refusal(self, document: dict[str, Any], credential: identity.Credential) -> PermanentError | TransientError:
         refusal = entra_errors.read(document, credential.kind)
         if refusal is None:
-            return self._transient("gave an answer that is no token")
+            return self._transient("returned a response without a token")
         self._correlation_id = refusal.correlation_id
         if not refusal.remedy:
             return self._transient(f"answered {refusal.codes}", refusal.wait or _ANSWERED)

@@ -15,8 +15,8 @@ _CONSENT = "grant the application permission CallRecords.Read.All and give admin
 _MALFORMED = (
     "sign-in cannot read the request; check graph.authority, and that no proxy changes requests, else report it"
 )
-_SUPPORT = "sign-in has a fault that does not pass; open a support request at Microsoft with the correlation id"
-_RESTRICTED = "the network's proxy lets nobody sign in to this tenant; have its tenant restrictions allow the tenant"
+_SUPPORT = "sign-in has a permanent fault; open a support request at Microsoft with the correlation id"
+_RESTRICTED = "the network's proxy blocks sign-in to this tenant; allow the tenant in its tenant restrictions"
 _NO_TENANT = "the request names no tenant that sign-in knows; check the tenant's id and graph.authority"
 _MISSING = "a client secret is missing; configure client_secret"
 _NOT_VALID = (
@@ -52,7 +52,7 @@ REMEDIES = {
     700222: "the federated token is Microsoft Entra's own, which is not accepted; use another issuer's",
     700229: "the federated token is a user's; use one that was issued to an application",
     50013: "the federated token is not signed by its issuer; check which issuer the application trusts",
-    50027: "the assertion is no token that sign-in can read; check what AZURE_FEDERATED_TOKEN_FILE names",
+    50027: "the assertion is not a token that sign-in can read; check what AZURE_FEDERATED_TOKEN_FILE names",
     # the application
     700016: "the application is not known in this tenant; check client_id, and give admin consent in this tenant",
     700011: "the application is not known in this tenant; check client_id, and give admin consent in this tenant",
@@ -64,11 +64,11 @@ REMEDIES = {
     50105: "the application requires an assignment; assign it, or switch the requirement off",
     90099: "the application is not authorized in this tenant; give admin consent in this tenant",
     # permissions
-    65001: f"nobody has consented to the application; {_CONSENT}",
+    65001: f"consent to the application is missing; {_CONSENT}",
     65005: f"the application's permissions are not configured correctly; {_CONSENT}",
     650056: f"the application's permissions are missing or not consented to; {_CONSENT}",
     650057: f"the application does not list Microsoft Graph among its permissions; {_CONSENT}",
-    90008: f"nobody has consented to the application; {_CONSENT}",
+    90008: f"consent to the application is missing; {_CONSENT}",
     90094: f"an administrator has to consent; {_CONSENT}",
     # the tenant
     90002: "the tenant does not exist in this cloud; check the tenant's id and graph.cloud",
@@ -117,18 +117,18 @@ REMEDIES = {
     90092: _SUPPORT,
 }
 PASSING = {
-    50033: f"{_BUSY}; wait, it passes by itself",
+    50033: f"{_BUSY}; wait, the fault is transient",
     50196: "the same request came too often; stop other programs that sign in with this client_id, and wait",
-    90006: f"{_BUSY}; wait, it passes by itself",
-    90012: f"{_BUSY}; wait, it passes by itself",
-    90024: f"{_BUSY}; wait, it passes by itself",
-    90033: f"{_BUSY}; wait, it passes by itself",
+    90006: f"{_BUSY}; wait, the fault is transient",
+    90012: f"{_BUSY}; wait, the fault is transient",
+    90024: f"{_BUSY}; wait, the fault is transient",
+    90033: f"{_BUSY}; wait, the fault is transient",
     90055: "there are too many requests for this tenant; stop other programs that sign in to it, and wait",
-    90090: f"{_BUSY}; wait, it passes by itself",
-    90091: f"{_BUSY}; wait, it passes by itself",
+    90090: f"{_BUSY}; wait, the fault is transient",
+    90091: f"{_BUSY}; wait, the fault is transient",
 }
 _REMEDIES_BY_ERROR = {
-    "invalid_client": "the credential does not fit; check client_id and {kind}",
+    "invalid_client": "the credential does not match; check client_id and {kind}",
     "unauthorized_client": "the application may not sign in here; check client_id, and give admin consent",
     "invalid_tenant": "the tenant does not exist in this cloud; check the tenant's id and graph.cloud",
     "invalid_scope": "the scope is not valid; check graph.cloud",

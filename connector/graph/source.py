@@ -42,7 +42,7 @@ MAX_PAGES = 1000
 MAX_LINK_CHARACTERS = 8192  # the links of a chain are kept in memory until it ends
 _DATE_RANGE_AGO = timedelta(days=7)
 _UNAUTHORIZED, _FORBIDDEN, _NOT_ACCEPTABLE, _TOO_MANY = 401, 403, 406, 429
-_ANSWERED = "wait: it was reached, and it answers again when its fault is over"
+_ANSWERED = "wait: the service responds and is retried until its fault ends"
 _PASSING_STATUSES = {408, 425, _TOO_MANY}
 
 
@@ -152,7 +152,7 @@ class Source:
             url = URL(page.next_link, encoded=True)
             followed.add(page.next_link)
         if rows < MAX_PAGES:  # the chains of smaller ranges would not end either
-            self._reject(None, "rejected", f"gives {MAX_PAGES} pages with next to no rows; check graph.base_url")
+            self._reject(None, "rejected", f"gives {MAX_PAGES} pages with almost no rows; check graph.base_url")
         raise RangeTooLongError(f"A range of {self._tenant.label} has over {MAX_PAGES} pages; it is read in parts.")
 
     async def ask_date(self) -> None:
@@ -185,7 +185,7 @@ class Source:
         made_for = f" that is for {cloud}" if cloud else ""
         theirs = token_claims.cloud_of(self._sign_in.graph_host)
         hint = f", sign-in says that this tenant is of {theirs}" if theirs and theirs != cloud else ""
-        what = f"at {self._root.host} does not take a fresh token{made_for} (401){hint}"
+        what = f"at {self._root.host} does not accept a fresh token{made_for} (401){hint}"
         return f"{what}; check graph.cloud and the tenant's id"
 
     async def close(self) -> None:
@@ -276,15 +276,15 @@ class Source:
         try:
             page = decode_page(body)
         except NotAPageError:
-            self._transient(exchange, "unreachable", "answers 200 with a body that is no page")
+            self._transient(exchange, "unreachable", "responds 200 with a body that is not a page")
         link = page.next_link
         if link is not None:
             if len(link) > MAX_LINK_CHARACTERS:
-                self._transient(exchange, "unreachable", f"gives a next link of {len(link)} characters")
+                self._transient(exchange, "unreachable", f"returns a next link of {len(link)} characters")
             if link in followed:
-                self._transient(exchange, "unreachable", "gives a next link that leads back into its chain")
+                self._transient(exchange, "unreachable", "returns a next link that leads back into its chain")
             if not self._leads_home(link):
-                self._reject(exchange, "rejected", "gives a next link to another place; check graph.base_url")
+                self._reject(exchange, "rejected", "returns a next link to another place; check graph.base_url")
         self.health.answered(time.monotonic())
         self.budget.succeeded(exchange.slot)
         self._doubted = False

@@ -92,14 +92,14 @@ def test_a_wrong_configuration_is_one_line_a_problem_and_exit_2(tmp_path: Path) 
         f"{path}: kafka.shards: is 0; write at least 1",
         f"{path}: kafka.topik: is not a known key; the nearest is kafka.topic",
         (
-            'CONNECTOR_HTTP__LISTEN: http.listen: is "here", which is no address; '
-            'write HOST:PORT, for instance "0.0.0.0:9464"'
+            'CONNECTOR_HTTP__LISTEN: http.listen: is "here", which is not an address; '
+            'write HOST:PORT, for example "0.0.0.0:9464"'
         ),
         (
-            f"{path}: tenants: names no tenant; add [[tenants]], "
+            f"{path}: tenants: has no tenant; add [[tenants]], "
             "or set AZURE_TENANT_ID, AZURE_CLIENT_ID and AZURE_CLIENT_SECRET"
         ),
-        f'{path}: kafka.bootstrap_servers: is empty; set it, for instance "broker-1:9092"',
+        f'{path}: kafka.bootstrap_servers: is empty; set it, for example "broker-1:9092"',
     ]
 
 

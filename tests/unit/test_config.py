@@ -269,13 +269,13 @@ class TestEnvironment:
             ),
             (
                 {"CONNECTOR_KAFKA__SHARDS": "eight"},
-                "CONNECTOR_KAFKA__SHARDS: kafka.shards: is no whole number; write one",
+                "CONNECTOR_KAFKA__SHARDS: kafka.shards: is not a whole number; write one",
             ),
             (
                 {"CONNECTOR_KAFKA__CREATE_TOPICS": "maybe"},
                 "CONNECTOR_KAFKA__CREATE_TOPICS: kafka.create_topics: is neither true nor false; write one of them",
             ),
-            ({"CONNECTOR_KAFKA": "[]"}, "CONNECTOR_KAFKA: kafka: is no table; write one"),
+            ({"CONNECTOR_KAFKA": "[]"}, "CONNECTOR_KAFKA: kafka: is not a table; write one"),
             (
                 {"CONNECTOR_TENANTS": "[}"},
                 "CONNECTOR_TENANTS: tenants: is not JSON (Expecting value at character 2); write […]",
@@ -290,14 +290,14 @@ class TestEnvironment:
             (
                 {"CONNECTOR_GRAPH__CLOUD__X": "x"},
                 (
-                    "CONNECTOR_GRAPH__CLOUD__X: graph.cloud.x: is no key, since graph.cloud is a value; "
+                    "CONNECTOR_GRAPH__CLOUD__X: graph.cloud.x: is not a key, because graph.cloud is a value; "
                     "set CONNECTOR_GRAPH__CLOUD"
                 ),
             ),
             (
                 {"CONNECTOR_KAFKA__PROPERTIES__SASL__PASSWORD": "x"},
                 (
-                    "CONNECTOR_KAFKA__PROPERTIES__SASL__PASSWORD: kafka.properties.sasl.password: is no property; "
+                    "CONNECTOR_KAFKA__PROPERTIES__SASL__PASSWORD: kafka.properties.sasl.password: is not a property; "
                     "one underscore stands for a dot, as in CONNECTOR_KAFKA__PROPERTIES__SASL_PASSWORD"
                 ),
             ),
@@ -354,18 +354,18 @@ class TestAzure:
             (
                 {},
                 (
-                    "CONNECTOR_TENANTS: tenants: names no tenant; add [[tenants]], "
+                    "CONNECTOR_TENANTS: tenants: has no tenant; add [[tenants]], "
                     "or set AZURE_TENANT_ID, AZURE_CLIENT_ID and AZURE_CLIENT_SECRET"
                 ),
             ),
             (
                 {**AZURE, "AZURE_TENANT_ID": ""},
-                "CONNECTOR_TENANTS: tenants: names no tenant; set AZURE_TENANT_ID too",
+                "CONNECTOR_TENANTS: tenants: has no tenant; set AZURE_TENANT_ID too",
             ),
             (
                 {**AZURE, "AZURE_TENANT_ID": "nonsense"},
                 (
-                    'AZURE_TENANT_ID: tenants[0].id: is "nonsense", which is no tenant id; '
+                    'AZURE_TENANT_ID: tenants[0].id: is "nonsense", which is not a tenant id; '
                     "write the directory (tenant) id that Microsoft Entra shows, or a domain of it"
                 ),
             ),
@@ -384,14 +384,14 @@ class TestAzure:
                 {**AZURE, "AZURE_CLIENT_SECRET": "", "AZURE_CLIENT_CERTIFICATE_PATH": "/c.pem"},
                 (
                     "AZURE_CLIENT_CERTIFICATE_PATH: tenants[0].client_certificate: names the file /c.pem, "
-                    "which cannot be read (No such file or directory); create it or name another"
+                    "which cannot be read (No such file or directory); create it or use another"
                 ),
             ),
             (
                 {**AZURE, "AZURE_CLIENT_SECRET": "", "AZURE_FEDERATED_TOKEN_FILE": "/token"},
                 (
                     "AZURE_FEDERATED_TOKEN_FILE: tenants[0].workload_identity: names the file /token, "
-                    "which cannot be read (No such file or directory); create it or name another"
+                    "which cannot be read (No such file or directory); create it or use another"
                 ),
             ),
             (
@@ -443,12 +443,12 @@ class TestSecrets:
             ),
             (
                 '{ file = "absent" }',
-                "names the file absent, which cannot be read (No such file or directory); create it or name another",
+                "names the file absent, which cannot be read (No such file or directory); create it or use another",
             ),
             ('{ file = "connector.toml", env = "X" }', 'must be text, { file = "PATH" } or { env = "NAME" }'),
             ('{ fil = "x" }', 'must be text, { file = "PATH" } or { env = "NAME" }'),
             ("12", 'must be text, { file = "PATH" } or { env = "NAME" }'),
-            ('""', "is empty; set it, or leave it out"),
+            ('""', "is empty; set it or remove it"),
         ],
     )
     def test_one_that_is_missing_at_the_start_is_a_problem(self, tmp_path: Path, reference: str, expected: str) -> None:
@@ -466,7 +466,7 @@ class TestFile:
     @pytest.mark.parametrize(
         ("content", "expected"),
         [
-            (b"[graph\n", "is not TOML: Expected ']' at the end of a table declaration (at line 1, column 7); repair"),
+            (b"[graph\n", "is not TOML: Expected ']' at the end of a table declaration (at line 1, column 7); correct"),
             (b"a = '\xff'", "is not UTF-8; save it as UTF-8"),
         ],
     )
@@ -520,22 +520,22 @@ class TestFile:
         (
             'graph.base_url = "http://graph.example"',
             (
-                'graph.base_url: is "http://graph.example", where the token would be sent unprotected; '
+                'graph.base_url: is "http://graph.example", which would send the token unprotected; '
                 "write https:// (http:// only for localhost)"
             ),
         ),
         (
             'graph.base_url = "localhost:8443"',
-            'graph.base_url: is no address; write for instance "https://localhost:8443"',
+            'graph.base_url: is not an address; write for example "https://localhost:8443"',
         ),
-        ('graph.base_url = "https://u:hunter2@h"', "graph.base_url: has a user name in it; leave that out"),
+        ('graph.base_url = "https://u:hunter2@h"', "graph.base_url: contains a user name; remove it"),
         (
             'graph.base_url = "https://h/?a"',
-            "graph.base_url: has a query or a fragment; give scheme, host and port only",
+            "graph.base_url: has a query or a fragment; specify scheme, host and port only",
         ),
         (
             'graph.base_url = "https://h/v1.0"',
-            'graph.base_url: is "https://h/v1.0", but the version is appended; leave it out and set graph.api_version',
+            'graph.base_url: is "https://h/v1.0", but the version is appended; remove it and set graph.api_version',
         ),
         (
             'graph.authority = "http://localhost"',
@@ -543,34 +543,34 @@ class TestFile:
         ),
         (
             'graph.ca_bundle = "absent.pem"',
-            "graph.ca_bundle: names absent.pem, which cannot be read (No such file or directory); name a PEM file",
+            "graph.ca_bundle: names absent.pem, which cannot be read (No such file or directory); specify a PEM file",
         ),
         (
             'graph.ca_bundle = "connector.toml"',
-            "graph.ca_bundle: names connector.toml, which holds no certificates; name a PEM file",
+            "graph.ca_bundle: names connector.toml, which holds no certificates; specify a PEM file",
         ),
         ("graph.requests_per_minute = 0.5", "graph.requests_per_minute: is 0.5; write at least 1"),
-        ("graph.requests_per_minute = inf", "graph.requests_per_minute: is no finite number; write one"),
-        ("graph.requests_per_minute = true", "graph.requests_per_minute: is no number; write one, without quotes"),
+        ("graph.requests_per_minute = inf", "graph.requests_per_minute: is not a finite number; write a finite number"),
+        ("graph.requests_per_minute = true", "graph.requests_per_minute: is not a number; write one, without quotes"),
         ("graph.concurrency = 0", "graph.concurrency: is 0; write at least 1"),
-        ('graph.timeout = "0s"', 'graph.timeout: must be longer than nothing; write for instance "30s"'),
-        ("graph.timeout = 30", 'graph.timeout: is no duration; write text with a unit, for instance "30s"'),
+        ('graph.timeout = "0s"', 'graph.timeout: must be greater than zero; write for example "30s"'),
+        ("graph.timeout = 30", 'graph.timeout: is not a duration; write text with a unit, for example "30s"'),
         (
             'graph.timeout = "half an hour"',
             (
-                'graph.timeout: is "half an hour", which is no duration; '
-                'write for instance "500ms", "15s", "10m", "2h" or "7d"'
+                'graph.timeout: is "half an hour", which is not a duration; '
+                'write for example "500ms", "15s", "10m", "2h" or "7d"'
             ),
         ),
-        ("kafka = 3", "kafka: is no table; write one"),
-        ('kafka.shards = "8"', "kafka.shards: is no whole number; write one, without quotes"),
+        ("kafka = 3", "kafka: is not a table; write one"),
+        ('kafka.shards = "8"', "kafka.shards: is not a whole number; write one, without quotes"),
         ("kafka.shards = 0", "kafka.shards: is 0; write at least 1"),
         ("kafka.partitions = 0", "kafka.partitions: is 0; write at least 1"),
         (
             "kafka.replication_factor = 0",
             "kafka.replication_factor: is 0; write -1 for the broker's default, or at least 1",
         ),
-        ("kafka.topic = 1", "kafka.topic: is no text; write text in quotes"),
+        ("kafka.topic = 1", "kafka.topic: is not text; write text in quotes"),
         (
             'kafka.topic = "a b"',
             "kafka.topic: is \"a b\", which Kafka does not allow; use letters, digits, '.', '_' and '-'",
@@ -592,20 +592,20 @@ class TestFile:
         ),
         (
             'kafka.bootstrap_servers = "a b:9092"',
-            'kafka.bootstrap_servers: is no list of brokers; write for instance "broker-1:9092,broker-2:9092"',
+            'kafka.bootstrap_servers: is not a list of brokers; write for example "broker-1:9092,broker-2:9092"',
         ),
         (
             '[kafka.properties]\n"transactional.id" = "x"',
             (
-                'kafka.properties."transactional.id": cannot be set, since it is made of kafka.app and the shard; '
-                "leave it out"
+                'kafka.properties."transactional.id": cannot be set, because it is derived from '
+                "kafka.app and the shard; remove it"
             ),
         ),
         (
             '[kafka.properties]\n"group.instance.id" = "worker-0"',
             (
-                'kafka.properties."group.instance.id": cannot be set, since replicas that share one configuration '
-                "would fence each other in turns; leave it out"
+                'kafka.properties."group.instance.id": cannot be set, because replicas that share one configuration '
+                "would fence each other in turns; remove it"
             ),
         ),
         (
@@ -621,23 +621,23 @@ class TestFile:
         ),
         (
             'http.listen = "localhost"',
-            'http.listen: is "localhost", which is no address; write HOST:PORT, for instance "0.0.0.0:9464"',
+            'http.listen: is "localhost", which is not an address; write HOST:PORT, for example "0.0.0.0:9464"',
         ),
         (
             'http.listen = "h:65536"',
-            'http.listen: is "h:65536", which is no address; write HOST:PORT, for instance "0.0.0.0:9464"',
+            'http.listen: is "h:65536", which is not an address; write HOST:PORT, for example "0.0.0.0:9464"',
         ),
         ('windows.slice = "31d"', 'windows.slice: is "31d"; write a duration from "1s" to "30d"'),
         ('windows.slice = "0s"', 'windows.slice: is "0s"; write a duration from "1s" to "30d"'),
-        ("windows.sweeps = []", "windows.sweeps: is empty; add a [[windows.sweeps]] or leave it out"),
-        ('[windows.sweeps]\nevery = "1m"', "windows.sweeps: is no list; write [[windows.sweeps]]"),
+        ("windows.sweeps = []", "windows.sweeps: is empty; add a [[windows.sweeps]] or remove it"),
+        ('[windows.sweeps]\nevery = "1m"', "windows.sweeps: is not a list; write [[windows.sweeps]]"),
         (
             'windows.sweeps = [{every = "0s", overlap = "1h"}]',
-            'windows.sweeps[0].every: must be longer than nothing; write a duration such as "15m"',
+            'windows.sweeps[0].every: must be greater than zero; write a duration such as "15m"',
         ),
         (
             'windows.sweeps = [{every = "60s", overlap = "1h"}, {every = "1m", overlap = "2h"}]',
-            "windows.sweeps[1].every: is the same as that of windows.sweeps[0]; each cadence once",
+            "windows.sweeps[1].every: is the same as in windows.sweeps[0]; use each cadence only once",
         ),
         (
             'dedup.horizon = "6d"',
@@ -650,16 +650,16 @@ class TestFile:
         ('log.level = "loud"', None),
         (
             'schema_registry.url = "registry:8081"',
-            'schema_registry.url: is no address; write for instance "https://localhost:8443"',
+            'schema_registry.url: is not an address; write for example "https://localhost:8443"',
         ),
         (
             'schema_registry.url = "https://one:8081, ftp://registry"',
-            'schema_registry.url: is "ftp://registry", which is no address; write for instance "https://registry:8081"',
+            'schema_registry.url: is "ftp://registry", which is not an address; write for example "https://registry:8081"',
         ),
         (
             'schema_registry = { url = "https://one,http://registry:8081", token = "hunter2" }',
             (
-                'schema_registry.url: is "http://registry:8081", where the secret would be sent unprotected; '
+                'schema_registry.url: is "http://registry:8081", which would send the secret unprotected; '
                 "write https:// (http:// only for localhost)"
             ),
         ),
@@ -669,7 +669,7 @@ class TestFile:
         ),
         (
             'schema_registry.url = "ftp://registry"',
-            'schema_registry.url: is "ftp://registry", which is no address; write for instance "https://registry:8081"',
+            'schema_registry.url: is "ftp://registry", which is not an address; write for example "https://registry:8081"',
         ),
         (
             'schema_registry = { url = "https://r", username = "u" }',
@@ -681,12 +681,12 @@ class TestFile:
         ),
         (
             'schema_registry = { url = "https://r", username = "u", password = "hunter2", token = "hunter2" }',
-            "schema_registry.token: is set, and so is a user name or password; leave one of the two out",
+            "schema_registry.token: cannot be combined with a user name or password; remove one of them",
         ),
         (
             'schema_registry = { url = "http://registry:8081", token = "hunter2" }',
             (
-                'schema_registry.url: is "http://registry:8081", where the secret would be sent unprotected; '
+                'schema_registry.url: is "http://registry:8081", which would send the secret unprotected; '
                 "write https:// (http:// only for localhost)"
             ),
         ),
@@ -697,26 +697,26 @@ class TestFile:
         ('schema_registry = { url = "https://r", subject_name_strategy = "topics" }', None),
         (
             '[rows.privacy]\ncallernumber = "mask"',
-            "rows.privacy.callernumber: is no field of a row; the nearest that can be treated is callerNumber",
+            "rows.privacy.callernumber: is not a field of a row; the most similar is callerNumber",
         ),
         (
             'rows.privacy.userName = "drop"',
-            "rows.privacy.userName: is no field of a row; the nearest that can be treated is userDisplayName",
+            "rows.privacy.userName: is not a field of a row; the most similar is userDisplayName",
         ),
         (
             'rows.privacy.id = "mask"',
-            "rows.privacy.id: cannot be treated, since rows are told apart by it; leave it out",
+            "rows.privacy.id: cannot be treated, because it identifies the rows; remove it",
         ),
         (
             'rows.privacy.tenantId = "drop"',
             (
                 "rows.privacy.tenantId: is a field that the connector adds, "
-                "and only those of Graph can be treated; leave it out"
+                "and only fields of Graph can be treated; remove it"
             ),
         ),
         (
             'rows.privacy.startDateTime = "drop"',
-            ("rows.privacy.startDateTime: is a field that is no string, and only strings can be treated; leave it out"),
+            ("rows.privacy.startDateTime: is not a string field, and only string fields can be treated; remove it"),
         ),
         ('rows.privacy.administrativeUnitInfos = "drop"', None),
         ('rows.privacy.duration = "mask"', None),
@@ -733,23 +733,23 @@ class TestFile:
         ),
         (
             'pseudonyms.key = "hunter2"',
-            ("pseudonyms.key: is 7 bytes long; write at least 32 bytes, for instance those of: openssl rand -hex 32"),
+            ("pseudonyms.key: is 7 bytes long; write at least 32 bytes, for example those of: openssl rand -hex 32"),
         ),
         (
             'pseudonyms.key = ""',
-            "pseudonyms.key: is empty; write at least 32 bytes, for instance those of: openssl rand -hex 32",
+            "pseudonyms.key: is empty; write at least 32 bytes, for example those of: openssl rand -hex 32",
         ),
         (
             'pseudonyms.key = { env = "ABSENT" }',
             (
                 "pseudonyms.key: names the variable ABSENT, which is not set or empty; "
-                "write at least 32 bytes, for instance those of: openssl rand -hex 32"
+                "write at least 32 bytes, for example those of: openssl rand -hex 32"
             ),
         ),
         (
             "kafka.azure_event_hubs = true",
             (
-                "kafka.azure_event_hubs: needs kafka.bootstrap_servers with a port, for instance "
+                "kafka.azure_event_hubs: needs kafka.bootstrap_servers with a port, for example "
                 '"NAMESPACE.servicebus.windows.net:9093"'
             ),
         ),
@@ -787,21 +787,21 @@ def test_a_registry_is_given_with_its_secret_and_its_subjects(tmp_path: Path) ->
     ("lines", "expected"),
     [
         ('name = "x"', "tenants[1].id: is missing; write the directory (tenant) id"),
-        (f'id = "{TENANT}"', "tenants[1].id: is the same as that of tenants[0]; name each tenant once"),
+        (f'id = "{TENANT}"', "tenants[1].id: is the same as in tenants[0]; configure each tenant once"),
         ('id = "common"', None),
         (f'id = "{OTHER}"\nname = "{TENANT}"', "tenants[1].name: is the id of tenants[0]; choose another"),
         (
             f'id = "{OTHER}"\nstart = "7d"',
-            'tenants[1].start: is "7d", a positive duration; write "-7d" for that long ago',
+            'tenants[1].start: is "7d", a positive duration; write "-7d" for a time in the past',
         ),
         (
             f'id = "{OTHER}"\nstart = 2026-01-01T00:00:00',
-            'tenants[1].start: has no offset from UTC; write for instance "2026-01-31T00:00:00Z"',
+            'tenants[1].start: has no offset from UTC; write for example "2026-01-31T00:00:00Z"',
         ),
         (
             f'id = "{OTHER}"\nstart = "yesterday"',
             (
-                'tenants[1].start: is "yesterday", which is no instant; write for instance "2026-01-31T00:00:00Z", '
+                'tenants[1].start: is "yesterday", which is not an instant; write for example "2026-01-31T00:00:00Z", '
                 'or "-7d" for seven days ago'
             ),
         ),
@@ -821,8 +821,8 @@ def test_tenants_with_the_same_id_in_another_case_or_the_same_name_are_refused(t
     one = 'client_id = "app"\nclient_secret = "s"\nname = "same"\n'
     text = f'[[tenants]]\nid = "{OTHER}"\n{one}[[tenants]]\nid = "{OTHER.lower()}"\n{one}'
     assert problems(tmp_path, text, tenant=False) == [
-        "connector.toml: tenants[1].id: is the same as that of tenants[0]; name each tenant once",
-        "connector.toml: tenants[1].name: is the same as that of tenants[0]; names are unique",
+        "connector.toml: tenants[1].id: is the same as in tenants[0]; configure each tenant once",
+        "connector.toml: tenants[1].name: is the same as in tenants[0]; names must be unique",
     ]
 
 
@@ -891,8 +891,8 @@ def test_oauthbearer_with_a_token_source_is_accepted(tmp_path: Path, more: str) 
 def test_two_token_sources_are_refused(tmp_path: Path) -> None:
     text = _BEARER.format(hubs="true", more='"sasl.oauthbearer.method" = "oidc"')
     assert problem(tmp_path, text.replace('"sasl.mechanism" = "OAUTHBEARER"', "")) == (
-        'connector.toml: kafka.properties."sasl.oauthbearer.method": is set, and so is kafka.azure_event_hubs; '
-        "leave one of the two out"
+        'connector.toml: kafka.properties."sasl.oauthbearer.method": cannot be combined with kafka.azure_event_hubs; '
+        "remove one of them"
     )
 
 
@@ -956,7 +956,7 @@ def test_what_a_command_requires_may_not_be_empty(tmp_path: Path) -> None:
     assert load(path, {}).kafka.bootstrap_servers == ""
     with pytest.raises(ConfigurationError) as caught:
         load(path, {}, required=["kafka.bootstrap_servers"])
-    assert caught.value.problems == [f'{path}: kafka.bootstrap_servers: is empty; set it, for instance "broker-1:9092"']
+    assert caught.value.problems == [f'{path}: kafka.bootstrap_servers: is empty; set it, for example "broker-1:9092"']
 
 
 def test_brokers_lose_the_white_space_between_them(tmp_path: Path) -> None:

@@ -89,7 +89,7 @@ def test_a_tenant_s_own_credential_replaces_the_shared_one(
     [
         (
             'client_certificate = { file = "missing.pem" }',
-            "names the file missing.pem, which cannot be read (No such file or directory); create it or name another",
+            "names the file missing.pem, which cannot be read (No such file or directory); create it or use another",
         ),
         (
             'client_certificate = { file = "curve.pem" }',
@@ -138,17 +138,17 @@ def test_a_certificate_that_cannot_be_used_is_an_error_with_its_key(folder: Path
         (
             SECRET + 'client_certificate = { file = "app.pem" }',
             "",
-            "identity.client_certificate: is set, and so is client_secret; leave one of the two out",
+            "identity.client_certificate: cannot be combined with client_secret; remove one of them",
         ),
         (
             "",
             SECRET + "managed_identity = true",
-            "tenants[0].managed_identity: is set, and so is client_secret; leave one of the two out",
+            "tenants[0].managed_identity: cannot be combined with client_secret; remove one of them",
         ),
         (
             SECRET,
             'client_certificate_password = "p4ss"',
-            "tenants[0].client_certificate_password: is set, but there is no client_certificate; leave it out",
+            "tenants[0].client_certificate_password: is set, but there is no client_certificate; remove it",
         ),
         (
             'client_id = "app"\nworkload_identity = true',

@@ -142,12 +142,12 @@ def test_user_and_password_are_decoded_and_never_shown() -> None:
 @pytest.mark.parametrize(
     ("environ", "expected"),
     [
-        ({"HTTPS_PROXY": "socks5://me:hunter2@proxy:1080"}, "HTTPS_PROXY: names a proxy of the kind socks5://"),
-        ({"all_proxy": "socks5h://proxy:1080"}, "all_proxy: names a proxy of the kind socks5h://"),
-        ({"HTTPS_PROXY": "http://proxy:no"}, "HTTPS_PROXY: is no address of a proxy"),
+        ({"HTTPS_PROXY": "socks5://me:hunter2@proxy:1080"}, "HTTPS_PROXY: names a socks5:// proxy"),
+        ({"all_proxy": "socks5h://proxy:1080"}, "all_proxy: names a socks5h:// proxy"),
+        ({"HTTPS_PROXY": "http://proxy:no"}, "HTTPS_PROXY: is not the address of a proxy"),
         (
             {"https_proxy": "https://proxy", "CONNECTOR_SCHEMA_REGISTRY__URL": "https://registry:8081"},
-            "https_proxy: names an https:// proxy, which the schema registry cannot",
+            "https_proxy: names an https:// proxy, which cannot be used",
         ),
     ],
 )

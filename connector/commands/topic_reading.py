@@ -7,7 +7,8 @@ from datetime import datetime
 from connector.commands.comparison import Key, id_key
 from connector.core.fingerprints import invalid_entry
 from connector.kafka.clients import Clients
-from connector.kafka.records import Bounds, Entry, Offsets, Records
+from connector.kafka.log_reader import Entry
+from connector.kafka.records import Bounds, Offsets, Records
 
 
 class TopicReading:

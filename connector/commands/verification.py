@@ -28,11 +28,19 @@ from connector.config import Settings, Tenant
 from connector.core import instants, windows
 from connector.core.coverage import Window
 from connector.core.rows import InvalidRow, Row, RowSchema
-from connector.errors import BrokersUnavailableError, ConfigurationError, FatalError, RangeTooLongError, SourceError
+from connector.errors import (
+    BrokersUnavailableError,
+    ConfigurationError,
+    FatalError,
+    ForbiddenError,
+    RangeTooLongError,
+    SourceError,
+)
 from connector.graph.client import GraphClient
 from connector.graph.source import NoEvents
 from connector.kafka import avro, topics
-from connector.kafka.records import Entry, row_decoder
+from connector.kafka.log_reader import Entry
+from connector.kafka.records import row_decoder
 from connector.kafka.registry import Registry
 
 _LONGEST_WAIT_S = 120.0
@@ -57,6 +65,8 @@ def compare(
     try:
         with _Verification(settings, budgeted, window) as verification:
             report = verification.run()
+    except ForbiddenError as error:
+        raise FatalError(f"reading topic {chosen.topic}: {error}") from error
     except BrokersUnavailableError as error:
         raise FatalError(f"reading topic {chosen.topic}: {error}; check kafka.bootstrap_servers") from error
     except SourceError as error:

@@ -21,11 +21,11 @@ from confluent_kafka import KafkaException, Producer
 from connector.errors import HandedOverError, ShardRestartError
 from connector.kafka import hanging
 from connector.kafka.clients import Clients
+from connector.kafka.log_reader import Place
 from connector.kafka.publishing import NO_TRANSACTION, CommitContext, Offsets, Outgoing, Publisher, TransactionContents
 from connector.kafka.restore import PartitionContents
 from connector.kafka.topics import Names
 from connector.kafka.transaction import Transactions
-from connector.kafka.visibility import Place
 
 _PROBE = b"probe"
 _FRESH_S = 1.0

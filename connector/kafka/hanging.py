@@ -20,11 +20,12 @@ from connector import log
 from connector.errors import ShardRestartError
 from connector.kafka import state, topics, visibility
 from connector.kafka.clients import Clients
+from connector.kafka.log_reader import Place, named
 from connector.kafka.publishing import Outgoing, TransactionRecord
 from connector.kafka.restore import PartitionContents
 from connector.kafka.state import ShardRecord
 from connector.kafka.topics import Names
-from connector.kafka.visibility import Place, Places, last_offsets, merge, named
+from connector.kafka.visibility import Places, last_offsets, merge
 
 HEADER = "transaction"
 _METADATA_S = 10.0

@@ -5,26 +5,25 @@ It needs no running worker and does not disturb one: it joins no group and has n
 
 import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, Self
+from typing import NamedTuple
 
-from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
+from confluent_kafka import KafkaError, KafkaException, Message, Producer
 from confluent_kafka.admin import AdminClient
 from msgspec import structs
 
 from connector.config import Kafka
 from connector.core import jobs
-from connector.errors import BrokersUnavailableError, FatalError
-from connector.kafka import addresses, control, recreation, rights, state, topics
+from connector.errors import BrokersUnavailableError, FatalError, ForbiddenError
+from connector.kafka import addresses, control, recreation, state, topics
 from connector.kafka.clients import Clients
 from connector.kafka.control import Heard
+from connector.kafka.log_reader import LogReader, Place, apply, from_beginning
 from connector.kafka.ownership import Command
 from connector.kafka.state import Restored, StateIdentity
 
 _LOOK_S = 8.0
-_SILENCE_S = 15.0
 _FILING_S = 20.0
 _PAUSE_S = 0.1
-_BATCH = 1_000
 
 
 class ShardView(NamedTuple):
@@ -83,45 +82,45 @@ class OperatorClient:
         """
         if self.is_new:
             return {number: ShardView(Restored(None, {}), []) for number in shards}
-        with _Reader(self._clients, self._away) as reader:
+        with LogReader(self._clients) as reader:
             values: dict[int, dict[bytes, bytes]] = {number: {} for number in shards}
-            for number, record in reader.read(self._names.state, dict.fromkeys(shards, OFFSET_BEGINNING)):
-                _apply(values[number], record)
+            for record in self._read(reader, from_beginning((self._names.state, number) for number in shards)):
+                apply(values[record.partition() or 0], record)
             restored = {number: self._restore(values[number]) for number in shards}
             waiting: dict[int, list[Heard]] = {number: [] for number in shards}
-            for number, record in reader.read(self._names.control, {n: _next(r) for n, r in restored.items()}):
-                heard = _heard(record)
+            for record in self._read(reader, {(self._names.control, n): _next(r) for n, r in restored.items()}):
+                heard, number = _heard(record), record.partition() or 0
                 is_ours = heard is not None and self.shard_of(heard.tenant) == number
                 if heard is not None and is_ours and (record.offset() or 0) >= _next(restored[number]):
                     waiting[number].append(heard)
         return {number: ShardView(restored[number], waiting[number]) for number in shards}
+
+    def _read(self, reader: LogReader, starts: Mapping[Place, int]) -> Iterator[Message]:
+        try:
+            for records in reader.read_to_end(starts):
+                yield from records
+        except ForbiddenError as error:
+            raise FatalError(f"reading {error}") from error
+        except BrokersUnavailableError as error:
+            raise self._away(str(error)) from error
 
     def follow(self, shard: int) -> Generator[Restored | None, None, None]:
         """Yield the state of a shard whenever its worker has committed, without end; None when nothing came for 0.1 s.
 
         Waits for brokers that are unavailable. Raises FatalError when a right is withdrawn or the topic was deleted.
         """
-        consumer = Consumer(self._clients.reader())
         values: dict[bytes, bytes] = {}
-        reached = False
-        try:
-            consumer.assign([TopicPartition(self._names.state, shard, OFFSET_BEGINNING)])
-            while True:
-                changed = False
-                for record in consumer.consume(_BATCH, timeout=_PAUSE_S):
-                    error = record.error()
-                    if error is None:
-                        _apply(values, record)
-                        changed = True
-                    elif error.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001
-                        changed = changed or not reached
-                        reached = True
-                    elif error.code() in _LASTING:
-                        reason = rights.explained(error, self._kafka.app, self._names.state)
-                        raise FatalError(f"reading {self._names.state}: {reason}")
-                yield self._restore(values) if changed and reached else None
-        finally:
-            consumer.close()
+        shown = False
+        with LogReader(self._clients) as reader:
+            try:
+                for records, at_end in reader.follow(from_beginning([(self._names.state, shard)])):
+                    for record in records:
+                        apply(values, record)
+                    changed = at_end and (bool(records) or not shown)
+                    shown = shown or at_end
+                    yield self._restore(values) if changed else None
+            except ForbiddenError as error:
+                raise FatalError(f"reading {error}") from error
 
     def file(self, tenant: str, order: jobs.Command) -> int:
         """Write a command and return its offset. `tenant`: the id, spelled as in the configuration.
@@ -185,53 +184,6 @@ class OperatorClient:
         )
 
 
-class _Reader:
-    """Consumer that reads partitions to their last stable offset."""
-
-    def __init__(self, clients: Clients, away: Any) -> None:
-        self._consumer = Consumer(clients.reader())
-        self._away = away
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._consumer.close()
-
-    def read(self, topic: str, offsets: dict[int, int]) -> Iterator[tuple[int, Message]]:
-        """Yield partition and record. `offsets`: where to start in each partition."""
-        left = set(offsets)
-        self._consumer.assign([TopicPartition(topic, number, offset) for number, offset in offsets.items()])
-        heard = time.monotonic()
-        while left:
-            records = self._consumer.consume(_BATCH, timeout=0.05)
-            if records:
-                heard = time.monotonic()
-            elif time.monotonic() - heard > _SILENCE_S:
-                raise self._away(f"reading {topic}")
-            for record in records:
-                error, number = record.error(), record.partition()
-                if error is None and number is not None and record.topic() == topic:
-                    yield number, record
-                elif error is not None and error.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001
-                    if number is not None and record.topic() == topic:
-                        left.discard(number)
-                elif error is not None and error.code() == KafkaError._RESOLVE:  # noqa: SLF001
-                    raise self._away(error.str())
-                elif error is not None and not error.retriable():
-                    raise FatalError(f"reading {topic}: {error.str()}")
-
-
-_LASTING = frozenset(
-    {
-        KafkaError.TOPIC_AUTHORIZATION_FAILED,
-        KafkaError.GROUP_AUTHORIZATION_FAILED,
-        KafkaError.UNKNOWN_TOPIC_OR_PART,
-        KafkaError._UNKNOWN_TOPIC,  # noqa: SLF001 - librdkafka's own codes have such names
-        KafkaError._UNKNOWN_PARTITION,  # noqa: SLF001
-    }
-)
-"Errors of a reader that retrying does not fix."
 _IN_DOUBT = frozenset({KafkaError._MSG_TIMED_OUT, KafkaError._TIMED_OUT, KafkaError._TRANSPORT})  # noqa: SLF001
 
 
@@ -248,13 +200,3 @@ def _heard(record: Message) -> Heard | None:
             value if isinstance(value, bytes) else None,
         )
     )
-
-
-def _apply(values: dict[bytes, bytes], record: Message) -> None:
-    key, value = record.key(), record.value()
-    if not isinstance(key, bytes):
-        return
-    if isinstance(value, bytes):
-        values[key] = value
-    else:
-        values.pop(key, None)

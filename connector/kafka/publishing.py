@@ -15,8 +15,9 @@ from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from connector.errors import ConnectorError, ShardRestartError
 from connector.kafka import rights
+from connector.kafka.log_reader import Place
 from connector.kafka.restore import PartitionContents
-from connector.kafka.visibility import Place, Places
+from connector.kafka.visibility import Places
 
 _FLUSH_S = 15.0
 LONGEST_CALL_S = 120.0

@@ -21,6 +21,7 @@ from confluent_kafka import IsolationLevel, KafkaError, KafkaException, Producer
 from connector.errors import FencedError, ShardRestartError
 from connector.kafka import hanging, visibility
 from connector.kafka.clients import Clients
+from connector.kafka.log_reader import Place, named
 from connector.kafka.publishing import (
     AbortedError,
     CommitContext,
@@ -33,7 +34,7 @@ from connector.kafka.publishing import (
 )
 from connector.kafka.restore import PartitionContents
 from connector.kafka.topics import Names
-from connector.kafka.visibility import Place, Places, last_offsets, merge, named
+from connector.kafka.visibility import Places, last_offsets, merge
 
 _CALL_S = 10.0
 _INIT_S = 15.0

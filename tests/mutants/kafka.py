@@ -9,6 +9,7 @@ _MEMBERSHIP = "tests/integration/test_membership.py"
 _FENCING = "tests/e2e/test_fencing.py"
 _HANGING_FILE = "connector/kafka/hanging.py"
 _VISIBILITY = "connector/kafka/visibility.py"
+_LOG_READER = "connector/kafka/log_reader.py"
 _HANGING = "tests/integration/test_hanging.py"
 
 KAFKA = (
@@ -62,10 +63,10 @@ KAFKA = (
     ),
     Mutant(
         "what is remembered ends at an open transaction that is over",
-        "connector/kafka/restore.py",
-        "if self._decided_within_s == math.inf or (message.offset() or 0) >= self._end(topic):",
-        "if self._decided_within_s:",
-        "tests/integration/test_restore.py -k late",
+        _LOG_READER,
+        "if decided_within_s == math.inf or offset >= self._high(at):",
+        "if decided_within_s:",
+        "tests/integration/test_log_reader.py -k late",
         broker=True,
     ),
     Mutant(
@@ -221,7 +222,7 @@ KAFKA = (
     ),
     Mutant(
         "what was deleted is restored",
-        "connector/kafka/restore.py",
+        _LOG_READER,
         "values.pop(key, None)",
         "pass",
         "tests/integration/test_restore.py",

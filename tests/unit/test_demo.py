@@ -12,7 +12,7 @@ from connector.config import load
 from connector.demo.screen import masked
 from connector.demo.tally import Tally, Verdict
 from connector.kafka import avro
-from connector.kafka.follower import Entry
+from connector.kafka.log_reader import Entry
 from connector.simulator import TruthRow
 
 TENANT = "11111111-1111-1111-1111-111111111111"

@@ -7,7 +7,7 @@ import pytest
 from confluent_kafka import KafkaError
 
 from connector.errors import FatalError
-from connector.kafka import operator_client
+from connector.kafka import log_reader
 from connector.kafka.operator_client import OperatorClient
 from connector.kafka.topics import Names
 
@@ -21,23 +21,40 @@ class Record:
     def error(self) -> KafkaError:
         return self._error
 
+    def topic(self) -> str:
+        return "app.state"
+
+    def partition(self) -> int:
+        return 0
+
 
 def following(monkeypatch: pytest.MonkeyPatch, *codes: int) -> Any:
     """Return an operator client's follower whose reader meets errors, one after the other."""
     records = [Record(code) for code in codes]
     reader = SimpleNamespace(
-        assign=lambda _: None, consume=lambda *_, **__: [records.pop(0)] if records else [], close=lambda: None
+        assign=lambda _: None,
+        consume=lambda *_, **__: [records.pop(0)] if records else [],
+        unassign=lambda: None,
+        close=lambda: None,
     )
-    monkeypatch.setattr(operator_client, "Consumer", lambda _: reader)
+    monkeypatch.setattr(log_reader, "Consumer", lambda _: reader)
     mine = OperatorClient.__new__(OperatorClient)
-    mine._clients = SimpleNamespace(reader=dict)  # type: ignore[assignment]
+    mine._clients = SimpleNamespace(reader=lambda _: {}, app="app")  # type: ignore[assignment]
     mine._names = Names("app")
     mine._kafka = SimpleNamespace(app="app")  # type: ignore[assignment]
     return mine.follow(0)
 
 
-@pytest.mark.parametrize("code", [KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError.GROUP_AUTHORIZATION_FAILED])
-def test_follower_ends_when_a_right_is_withdrawn(monkeypatch: pytest.MonkeyPatch, code: int) -> None:
+@pytest.mark.parametrize(
+    "code",
+    [
+        KafkaError.TOPIC_AUTHORIZATION_FAILED,
+        KafkaError.GROUP_AUTHORIZATION_FAILED,
+        KafkaError.UNKNOWN_TOPIC_OR_PART,
+        KafkaError._BAD_MSG,
+    ],
+)
+def test_follower_ends_at_an_error_that_retrying_does_not_fix(monkeypatch: pytest.MonkeyPatch, code: int) -> None:
     """`backfill --wait` would wait forever."""
     commits = following(monkeypatch, code)
     with pytest.raises(FatalError, match="reading "):

@@ -16,10 +16,10 @@ from connector.errors import FencedError, HandedOverError
 from connector.graph.clock import TrustedClock
 from connector.kafka import avro, publishing, recreation
 from connector.kafka.limits import Limits
+from connector.kafka.log_reader import Place
 from connector.kafka.ownership import Command, Snapshot
 from connector.kafka.publishing import AbortedError, CommitContext, Offsets, Outgoing, Publisher, TransactionContents
 from connector.kafka.state import StateIdentity
-from connector.kafka.visibility import Place
 from connector.metrics.worker import Metrics
 from connector.pipeline import batch
 from connector.pipeline.buffer import Buffer

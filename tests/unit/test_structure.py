@@ -27,7 +27,6 @@ LONG_FUNCTIONS = {
 }
 REPEATED_CLASSES = {
     "Command": "",
-    "Entry": "",
     "Lost": "",
     "Run": "",
     "Subject": "",

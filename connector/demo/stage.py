@@ -99,10 +99,10 @@ class Stage:
 
     async def _until_ready(self, working: asyncio.Task[int], screen: Screen) -> None:
         deadline = time.monotonic() + _READY_S
-        while not self._service.ready()[0]:
+        while not self._service.health.ready()[0]:
             _raise_if_ended(working)
             if time.monotonic() > deadline:
-                reasons = "; ".join(self._service.ready()[1])
+                reasons = "; ".join(self._service.health.ready()[1])
                 servers = self._settings.kafka.bootstrap_servers
                 raise FatalError(
                     f"starting the demo with Kafka at {servers}: not ready within {_READY_S:g} s ({reasons}): "
@@ -156,7 +156,7 @@ class Stage:
 
     async def _was_read_since(self, moment: datetime) -> bool:
         """Return whether sweeps that began after `moment` have read and committed all call time that has rows."""
-        tenants = (await self._service.status())["tenants"]
+        tenants = (await self._service.health.status())["tenants"]
         return len(tenants) == len(_NAMES) and all(
             _is_covered(tenant["coverage"], self._simulator.world.since, moment) for tenant in tenants
         )

@@ -88,6 +88,15 @@ class Membership:
         self.joined = False
         "True if an assignment, even an empty one, has come since the membership was last lost."
 
+    @property
+    def is_member(self) -> bool:
+        """Return whether the worker is in the group, maybe without a shard.
+
+        It may have been expelled when it lost its last shard and no assignment, not even an empty one, has come since.
+        """
+        is_waiting = self._tells_all and self._waits_since is not None
+        return self.joined and (bool(self._partitions) or not is_waiting)
+
     def start(self) -> None:
         """Join the group."""
         self._thread.start()

@@ -24,7 +24,7 @@ async def test_once_ends_with_1_when_brokers_are_away_for_longer_than_its_patien
     tmp_path: Path, topic: str, app: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The contract's two minutes, shortened."""
-    monkeypatch.setattr("connector.worker.service._AWAY_S", 1.0)
+    monkeypatch.setattr("connector.worker.startup._UNAVAILABLE_S", 1.0)
     (port,) = free_ports(1)
     with Simulation(days=0, calls_per_day=0) as source:
         file = tmp_path / "connector.toml"
@@ -42,7 +42,7 @@ async def test_once_that_owns_nothing_ends_with_0(broker: SharedBroker, tmp_path
         owning = asyncio.create_task(owner.run())
         try:
             await asyncio.to_thread(
-                wait_until, lambda: bool(asyncio.run(owner.status())["tenants"]), "the owner to own it"
+                wait_until, lambda: bool(asyncio.run(owner.health.status())["tenants"]), "the owner to own it"
             )
             assert await Service(load(file, {}), once=True).run() == 0
         finally:
@@ -75,7 +75,7 @@ async def test_lag_keeps_rising_while_a_shard_hangs_and_http_answers(
             return float(found[1]) if found else -1.0
 
         def watch() -> None:
-            wait_until(lambda: bool(asyncio.run(service.status())["tenants"]), "it to own the tenant")
+            wait_until(lambda: bool(asyncio.run(service.health.status())["tenants"]), "it to own the tenant")
             wait_until(lambda: 0 <= lag_s() < 60, "the tenant to be read")
             hang.set()
             assert hangs.wait(60)
@@ -101,7 +101,11 @@ async def test_status_lets_others_run_between_tenants(tmp_path: Path, topic: str
         service = Service(load(file, {}))
         tenants = OwnedTenants(cast("Any", SimpleNamespace(worker=None)))
         standing = SimpleNamespace(tenants=tenants, restored=False, problem=None)
-        service._shards = {0: cast("Any", standing)}
+        tenants_of = service._configuration.settings.tenants
+        service._shards.worker = cast(
+            "Any", SimpleNamespace(tenants_of=lambda _: tenants_of, membership=SimpleNamespace(is_member=True))
+        )
+        service._shards.running = {0: cast("Any", standing)}
         turns = 0
 
         async def turn() -> None:
@@ -111,7 +115,7 @@ async def test_status_lets_others_run_between_tenants(tmp_path: Path, topic: str
                 await asyncio.sleep(0)
 
         turning = asyncio.create_task(turn())
-        status = await service.status()
+        status = await service.health.status()
         turning.cancel()
     assert len(status["tenants"]) == 200
     assert turns >= 5

@@ -17,7 +17,7 @@ from confluent_kafka.serialization import MessageField, SerializationContext
 
 from connector.config import load
 from connector.kafka import avro
-from connector.worker import service
+from connector.worker import service, startup
 from tests import oracle
 from tests.conftest import SharedBroker
 from tests.registries import Answer, Answers, Fake, RegistryClient
@@ -225,7 +225,7 @@ async def test_once_gives_up_when_the_registry_was_away_for_two_minutes(
     settings: Settings,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(service, "_AWAY_S", 1.0)
+    monkeypatch.setattr(startup, "_UNAVAILABLE_S", 1.0)
     server = fake(lambda *_: (503, {}))
     config = tmp_path / "connector.toml"
     config.write_text(toml(settings(simulate(days=1), schema_registry={"url": server.url})), encoding="utf-8")

@@ -210,7 +210,7 @@ def test_topology_keeps_the_topics_of_tenants_that_are_gone() -> None:
     assert (after.partitions, after.schema_ids) == ({"a": 3, "b": 6}, {"a": 1, "b": 7})
 
 
-def test_worker_that_may_have_been_expelled_is_not_ready(settings: Settings) -> None:
+def test_worker_that_may_have_been_expelled_is_not_ready(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     """It has no shard, and no assignment, not even an empty one, has come since it lost its last one."""
     worker = Service(settings)
     membership = Membership(worker._clients, "app", "app.control", worker._shards)
@@ -222,7 +222,7 @@ def test_worker_that_may_have_been_expelled_is_not_ready(settings: Settings) -> 
     assert outside not in worker.health.ready()[1]
     revoked = threading.Event()
     revoked.set()
-    worker._shards.revoked = lambda _: revoked  # type: ignore[method-assign]
+    monkeypatch.setattr(worker._shards, "revoked", lambda _: revoked)
     membership._revoke(cast("Any", None), shard)
     assert outside in worker.health.ready()[1]
     membership._assign(cast("Any", None), [])

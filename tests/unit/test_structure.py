@@ -18,9 +18,7 @@ LONG_MODULES = {
     "connector/core/windows.py": "",
     "connector/kafka/topics.py": "",
     "connector/pipeline/batch.py": "",
-    "connector/pipeline/shard.py": "",
     "connector/web/page.py": "",
-    "connector/worker/service.py": "",
 }
 LONG_FUNCTIONS = {
     "connector/commands/simulate.py:simulate": "Each option of the command is an argument with its help.",

@@ -8,8 +8,9 @@ turns them off with `tls_strict = false`. The message for a certificate that bre
 import ssl
 from pathlib import Path
 
-from connector import log
+from connector import file_stamp, log
 from connector.errors import ConfigurationError
+from connector.file_stamp import FileStamp
 
 _logger = log.get(__name__)
 
@@ -33,7 +34,7 @@ class Trust:
         self._section = section
         self._ca_bundle = ca_bundle
         self._strict = strict
-        self._stamp = _stamp(ca_bundle)
+        self._stamp = self._read_stamp()
         try:
             self._context = self._load()
         except OSError as error:
@@ -42,7 +43,7 @@ class Trust:
 
     def context(self) -> ssl.SSLContext:
         """Return the context for the next connection. It is a different object after the bundle was replaced."""
-        stamp = _stamp(self._ca_bundle)
+        stamp = self._read_stamp()
         if stamp != self._stamp:
             self._stamp = stamp
             name = f"{self._section}.ca_bundle"
@@ -54,6 +55,9 @@ class Trust:
             else:
                 _logger.info("file_read_again", name=name)
         return self._context
+
+    def _read_stamp(self) -> FileStamp | None:
+        return file_stamp.read(self._ca_bundle) if self._ca_bundle else None
 
     def _load(self) -> ssl.SSLContext:
         context = ssl.create_default_context(cafile=self._ca_bundle)
@@ -102,13 +106,3 @@ def _describe_handshake(error: ssl.SSLError) -> str:
             f"it requires a client certificate ({reason}), which the connector does not send there; check the address"
         )
     return f"TLS failed ({reason}); check which versions of TLS it offers, and that no proxy answers instead"
-
-
-def _stamp(path: Path | None) -> tuple[int, int, int] | None:
-    if path is None:
-        return None
-    try:
-        found = path.stat()
-    except OSError:
-        return None
-    return found.st_mtime_ns, found.st_size, found.st_ino

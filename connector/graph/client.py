@@ -16,6 +16,7 @@ from connector.config.settings import Graph, Tenant
 from connector.core.budget import Budget
 from connector.graph.auth import Pauses, SignIn
 from connector.graph.clock import TrustedClock
+from connector.graph.directories import Directories
 from connector.graph.health import PATIENCE_S, Health
 from connector.graph.source import Source, SourceEvents
 from connector.graph.transport import Transport
@@ -39,6 +40,7 @@ class GraphClient:
         self._pool = ThreadPoolExecutor(_SIGN_IN_THREADS, thread_name_prefix="sign-in")
         self._skewed = False
         self._limits: dict[str, _Limits] = {}
+        self._directories = Directories()
         self._now = now
         self.clock = TrustedClock(now)
         "The time that decides about windows, about forgetting rows and about progress."
@@ -78,6 +80,7 @@ class GraphClient:
             scope=self._settings.scope,
             health=health,
             pauses=limits.pauses,
+            directories=self._directories,
         )
         return Source(
             transport=self._transport,

@@ -40,9 +40,7 @@ def read(identity: Identity) -> Credential:
     if not client_id:
         raise CredentialError("client_id is missing; configure it, there or in [identity]")
     if identity.client_secret is not None:
-        # Entra's secrets do not end with a line break, and a file may end with two.
-        secret = _value("client_secret", identity.client_secret).rstrip("\r\n")
-        return Credential("client_secret", client_id, secret)
+        return Credential("client_secret", client_id, _value("client_secret", identity.client_secret))
     if identity.federated_token is not None:
         token = _value("AZURE_FEDERATED_TOKEN_FILE", identity.federated_token).strip()
         return Credential("workload_identity", client_id, token)
@@ -60,6 +58,17 @@ def read(identity: Identity) -> Credential:
     except certificates.NoCertificateError as error:
         raise CredentialError(f"client_certificate {error}") from None
     return Credential("client_certificate", client_id, certificate)
+
+
+def has_changed(identity: Identity) -> bool:
+    """Return whether a file of the credential looks different than when it was last read."""
+    files = (
+        identity.client_secret,
+        identity.client_certificate,
+        identity.client_certificate_password,
+        identity.federated_token,
+    )
+    return any(file.has_changed() for file in files if file is not None)
 
 
 def _value(name: str, secret: Hidden[_Text]) -> _Text:

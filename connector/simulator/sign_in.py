@@ -74,6 +74,11 @@ def _part(data: bytes) -> str:
     return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
 
 
+def _directory(tenant: str) -> str:
+    """Return the id of a tenant that is given by its id or by one of its domains, such as ID.onmicrosoft.com."""
+    return tenant.lower().partition(".")[0]
+
+
 class TokenEndpoint:
     """Tenants (id, whether the application has its role), one client and its secret, and the issued tokens."""
 
@@ -94,7 +99,7 @@ class TokenEndpoint:
 
     def discovery(self, tenant: str, root: str, now: float) -> Answer:
         """Return the OpenID Connect metadata of a tenant."""
-        if tenant.lower() not in self._tenants:
+        if _directory(tenant) not in self._tenants:
             return self._unknown(tenant, now)
         base = f"{root}/{tenant}"
         return Answer(
@@ -130,7 +135,7 @@ class TokenEndpoint:
 
     def token(self, tenant: str, form: Mapping[str, str], endpoint: str, now: float) -> Answer:
         """Return a token for the client credentials in `form`, sent to `endpoint`, or Entra's error for them."""
-        if tenant.lower() not in self._tenants:
+        if _directory(tenant) not in self._tenants:
             return self._unknown(tenant, now)
         if form.get("grant_type") != "client_credentials":
             return refusal(400, "unsupported_grant_type", 70003, "The app requested an unsupported grant type.", now)
@@ -152,7 +157,7 @@ class TokenEndpoint:
                 "expires_in": self.lifetime_s,
                 "ext_expires_in": self.lifetime_s,
                 "access_token": self._issue(
-                    tenant.lower(), scope[0].removesuffix("/.default").rstrip("/"), self._client_id, now
+                    _directory(tenant), scope[0].removesuffix("/.default").rstrip("/"), self._client_id, now
                 ),
             },
         )

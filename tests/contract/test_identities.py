@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from connector import config
 from connector.core import budget
 from connector.core.coverage import Window
 from connector.errors import PermanentError, TransientError
+from connector.graph import auth
 from connector.graph.client import GraphClient
 from connector.graph.source import Source
 from connector.simulator import Options, Simulator
@@ -227,6 +228,42 @@ async def test_an_identity_endpoint_that_is_updated_is_weather(bench: Bench) -> 
         assert await read(source) > 0
 
 
+# One directory under two ids
+
+
+@pytest.mark.parametrize("ids", [("{0}.example", "{0}"), ("{0}.example", "{0}.onmicrosoft.com")])
+async def test_directory_that_is_configured_twice_is_read_once(bench: Bench, ids: tuple[str, str]) -> None:
+    sim = bench.simulator
+    tenants = "".join(f'[[tenants]]\nid = "{one.format(sim.tenants[0])}"\nname = "{n}"\n' for n, one in enumerate(ids))
+    path = Path(
+        bench.write(
+            "connector.toml",
+            f"""
+            [graph]
+            base_url = "{sim.url}"
+            authority = "{sim.url}"
+            ca_bundle = "{sim.ca_path}"
+            requests_per_minute = 1000000
+            [identity]
+            client_id = "{sim.client_id}"
+            client_secret = "{sim.client_secret}"
+            {tenants}
+            """,
+        )
+    )
+    settings = config.load(path, {})
+    async with asyncio.timeout(DEADLINE_S), GraphClient(settings.graph) as client:
+        domain, other = (client.source(tenant, bench, patience_s=0.0) for tenant in settings.tenants)
+        assert await read(domain) > 0
+        second, first = (domain, other) if ids[1] == "{0}" else (other, domain)
+        assert (await read(other) > 0) if first is other else True
+        with pytest.raises(PermanentError, match=rf"that of tenant {int(first is other)}, which is configured too"):
+            await read(second)
+        assert second.failing() is not None
+        await first.close()
+        assert await read(second) > 0
+
+
 # Rotation
 
 PAIRS: dict[str, Callable[[KeyPair], bytes]] = {"pem": KeyPair.pem, "pfx": KeyPair.pfx}
@@ -242,10 +279,50 @@ async def test_a_certificate_that_is_replaced_is_used_without_a_restart(bench: B
             await read(source)
         bench.write("certificate", PAIRS[form](key_pair("next")))
         assert await read(source) > 0
-        bench.write("certificate", b"half of a certificate")
-        bench.simulator.expire_tokens()
-        with pytest.raises(PermanentError, match="client_certificate is neither PEM nor PFX"):
-            await read(source)
+
+
+@pytest.mark.parametrize("form", PAIRS)
+async def test_certificate_that_does_not_parse_is_named_and_the_last_one_used(
+    bench: Bench, form: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(auth, "_LOOK_EVERY_S", 0.0)
+    good = PAIRS[form](key_pair(MINE))
+    with capture_logs() as logs:
+        async with bench.source(certificate(bench, good)) as source:
+            assert await read(source) > 0
+            bench.write("certificate", b"half of a certificate")
+            await _read_until(source, lambda: _named(logs, "file_unreadable"))
+            bench.simulator.expire_tokens()
+            assert await read(source) > 0
+            bench.write("certificate", good)
+            await _read_until(source, lambda: _named(logs, "file_read_again"))
+    told = [(entry["event"], entry.get("name")) for entry in logs if entry["event"].startswith("file_")]
+    assert told == [("file_unreadable", "client_certificate"), ("file_read_again", "client_certificate")]
+
+
+async def test_secret_that_cannot_be_used_is_named_before_it_is_needed(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(auth, "_LOOK_EVERY_S", 0.0)
+    file = bench.write("secret", bench.simulator.client_secret)
+    with capture_logs() as logs:
+        async with bench.source(
+            f'client_id = "{bench.simulator.client_id}"\nclient_secret = {{ file = "{file}" }}'
+        ) as it:
+            assert await read(it) > 0
+            bench.write("secret", "")
+            await _read_until(it, lambda: _named(logs, "file_unreadable"))
+    assert [entry["event"] for entry in logs] == ["file_unreadable"]
+
+
+def _named(logs: Sequence[Mapping[str, Any]], event: str) -> bool:
+    return any(entry["event"] == event for entry in logs)
+
+
+async def _read_until(source: Source, is_done: Callable[[], bool]) -> None:
+    async with asyncio.timeout(DEADLINE_S):
+        while not is_done():
+            assert await read(source) > 0
 
 
 async def test_a_federated_token_is_read_again_for_each_sign_in(bench: Bench) -> None:

@@ -140,8 +140,8 @@ image: ## Build the container image; BASE=python:3.13-slim@sha256:... pins the b
 		--build-arg CREATED="$$(date --utc +%Y-%m-%dT%H:%M:%SZ)" .
 
 .PHONY: chart
-chart: dev ## Write the schema of the configuration into the schema of the chart's values
-	@$(BIN)/python -m tests.helm
+chart: dashboards ## Write the chart's files that come from others: schema of the values, rules, dashboards, README
+	@$(BIN)/python -m deploy.helm.generator
 
 .PHONY: docs
 docs: dev ## Generate docs/configuration.md and docs/licences.md

@@ -1,7 +1,4 @@
-"""Helm and the schemas that clusters check resources with, both from the proxy of Go modules, kept in the cache.
-
-`python -m tests.helm` writes the schema of the configuration, as the code has it, into the chart (`make chart`).
-"""
+"""Helm and the schemas that clusters check resources with, both from the proxy of Go modules, kept in the cache."""
 
 import json
 import os
@@ -13,11 +10,8 @@ from typing import Any
 
 import yaml
 
-from connector.config.json_schema import json_schema
 from tests.kafka_software import MissingSoftwareError, cache_directory, made_once
 
-ROOT = Path(__file__).parent.parent
-CHART = ROOT / "deploy/helm/direct-routing-connector"
 HELM_VERSION = "3.18.6"
 KUBERNETES_VERSION = "1.33"
 "Version that Helm assumes for the cluster; Helm's makefile passes it to the linker too."
@@ -45,16 +39,6 @@ def resource_schema(kind: str) -> dict[str, Any]:
     schema["properties"]["metadata"] = {"type": "object"}
     strict: dict[str, Any] = _strict(schema)
     return strict
-
-
-def values_schema() -> dict[str, Any]:
-    """Return the schema of the chart's values with the configuration's schema as it is in the code."""
-    schema: dict[str, Any] = json.loads((CHART / "values.schema.json").read_text(encoding="utf-8"))
-    own = json_schema()
-    schema["$defs"] = own["$defs"]
-    members = {name: own[name] for name in ("type", "additionalProperties", "properties")}
-    schema["properties"]["config"] = {"description": "As connector.toml, table by table.", **members}
-    return schema
 
 
 def _strict(schema: Any) -> Any:
@@ -99,12 +83,3 @@ def _go(*arguments: str, **environment: str) -> str:
     if done.returncode:
         raise MissingSoftwareError(f"go {arguments[0]} failed:\n{done.stderr[-2000:]}")
     return done.stdout
-
-
-def main() -> None:
-    """Write the chart's schema again."""
-    (CHART / "values.schema.json").write_text(json.dumps(values_schema(), indent=2) + "\n", encoding="utf-8")
-
-
-if __name__ == "__main__":
-    main()

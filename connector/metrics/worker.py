@@ -16,10 +16,10 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, ProcessCollector
 
 from connector.metrics import exposition
-from connector.metrics.families import ShardFamilies, TenantFamilies, gauge
+from connector.metrics.families import PREFIX, ShardFamilies, TenantFamilies, gauge
 from connector.metrics.gauges import Glance
 from connector.metrics.shard import ShardMetrics
 from connector.metrics.tenant import TenantMetrics
@@ -77,6 +77,10 @@ class Metrics:
             "Always 1; the version is in the label. More than one for long: finish the upgrade.",
             "version",
         ).labels(version).set(1)
+
+    def watch_process(self) -> None:
+        """Add CPU time, memory and file descriptors of this process, read at each scrape."""
+        ProcessCollector(namespace=PREFIX.rstrip("_"), registry=self._registry)
 
     def tenant(self, label: str, everys: Sequence[str]) -> TenantMetrics:
         """Return new metrics of a tenant.

@@ -72,6 +72,7 @@ class Service:
         registry = Registry(settings.schema_registry) if settings.schema_registry.url else None
         self._builder = TopologyBuilder(topics.Admin(self._clients), registry, now)
         self._metrics = Metrics(__version__, settings.kafka.shards, lambda: now().timestamp())
+        self._metrics.watch_process()
         self._instance = f"{os.uname().nodename}-{os.getpid()}"
         self._configuration = Configuration(settings, reload, self._follow)
         self._shutdown = Shutdown()

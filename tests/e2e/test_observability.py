@@ -26,8 +26,11 @@ pytestmark = [pytest.mark.broker, pytest.mark.xdist_group("observability")]
 
 DASHBOARDS = sorted((ROOT / "deploy/grafana/dashboards").glob("*.json"))
 ALERTS = (ROOT / "deploy/prometheus/alerts.yml").read_text(encoding="utf-8")
+OBJECTIVES = (ROOT / "deploy/prometheus/slo.yml").read_text(encoding="utf-8").partition("\ngroups:\n")[2]
+RECORDED = "\n" + OBJECTIVES.partition("\n      # chart: freshnessObjective")[0] + "\n"
+"""Recording rules of the objectives, without the alerts."""
 RUNBOOK = (ROOT / "docs/runbook.md").read_text(encoding="utf-8")
-VARIABLES = {"$tenant": ".*", "$instance": ".*", "$__rate_interval": "15s"}
+VARIABLES = {"$tenant": ".*", "$namespace": ".*", "$job": ".*", "$instance": ".*", "$__rate_interval": "15s"}
 SCRAPES = 12
 
 
@@ -62,7 +65,7 @@ def scene(broker: SharedBroker, tmp_path_factory: pytest.TempPathFactory) -> Ite
             begun = time.time()
             worker.start()
             worker.until_logged("http_listening")
-            rules = re.sub(r"^(\s+for:) .*$", r"\1 2s", ALERTS, flags=re.MULTILINE)
+            rules = re.sub(r"^(\s+for:) .*$", r"\1 2s", ALERTS, flags=re.MULTILINE) + RECORDED
             with Prometheus(folder / "prometheus", [f"127.0.0.1:{worker.port}"], rules) as prometheus:
                 worker.until_complete(source.freeze())
                 source.set_faults(throttled=0.2, retry_after_s=1.0)

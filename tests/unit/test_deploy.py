@@ -157,8 +157,17 @@ def test_grafana_shows_the_overview_first() -> None:
 
 def test_prometheus_finds_its_rules() -> None:
     mounted = {volume["target"]: Path(volume["source"]) for volume in compose()["services"]["prometheus"]["volumes"]}
-    assert "rule_files: [alerts.yml]\n" in mounted["/etc/prometheus/prometheus.yml"].read_text(encoding="utf-8")
-    assert mounted["/etc/prometheus/alerts.yml"] == ROOT / "deploy/prometheus/alerts.yml"
+    assert "rule_files: [alerts.yml, slo.yml]\n" in mounted["/etc/prometheus/prometheus.yml"].read_text(
+        encoding="utf-8"
+    )
+    for name in ("alerts.yml", "slo.yml"):
+        assert mounted[f"/etc/prometheus/{name}"] == ROOT / "deploy/prometheus" / name
+
+
+def test_commands_in_the_container_of_compose_find_the_configuration() -> None:
+    connector = compose()["services"]["connector"]
+    mounted = {volume["target"] for volume in connector["volumes"]}
+    assert connector["environment"]["CONNECTOR_CONFIG"] in mounted
 
 
 def test_the_pinned_requirements_name_no_place_to_fetch_from() -> None:

@@ -88,6 +88,7 @@ def shown(default: Any) -> str:
 
 def test_page_lists_every_metric_with_its_type() -> None:
     metrics = Metrics("1.2.3", 8, NOW.timestamp)
+    metrics.watch_process()
     metrics.tenant("contoso", ["1m"])
     families = {family.name: family.type for family in text_string_to_metric_families(metrics.render("")[0].decode())}
     documented = {f"direct_routing_{one[0].removesuffix('_total')}": one[1] for one in rows(section("## Metrics"))}

@@ -143,6 +143,10 @@ image: ## Build the container image; BASE=python:3.13-slim@sha256:... pins the b
 chart: dashboards ## Write the chart's files that come from others: schema of the values, rules, dashboards, README
 	@$(BIN)/python -m deploy.helm.generator
 
+.PHONY: strimzi
+strimzi: dev ## Write the topics and users of deploy/strimzi from the code and docs/kafka.md
+	@$(BIN)/python -m deploy.strimzi.generator
+
 .PHONY: docs
 docs: dev ## Generate docs/configuration.md and docs/licences.md
 	@$(BIN)/python -m tests.reference

@@ -120,7 +120,8 @@ def _behind() -> Row:
                     Column("Gaps", now("gaps"), "none"),
                     Column(
                         "Failing",
-                        f"max by (tenant, reason) ({of_tenant('tenant_failing')} == 1)",
+                        f"max by (tenant, reason) ({of_tenant('tenant_failing')} == 1)"
+                        f' or on (tenant) label_replace({now("tenant_failing")}, "reason", "none", "", "")',
                         "none",
                         NONE_IS_GOOD,
                         ("reason",),
@@ -243,7 +244,7 @@ def _errors() -> Row:
         [
             timeline(
                 "Failing tenants",
-                "Why a tenant fails, at most 15 of them: sign_in and permission are its owner's to repair, throttled and"
+                "Why a tenant fails, 15 at most: sign_in and permission are its owner's to repair, throttled and"
                 " unreachable pass by themselves.",
                 [Query(largest(f"max by (tenant, reason) ({of_tenant('tenant_failing')})"), "{{tenant}}, {{reason}}")],
                 "reads",

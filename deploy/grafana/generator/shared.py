@@ -42,7 +42,7 @@ def shards_without_owner() -> Panel:
 def missing_workers() -> Panel:
     """Return the panel with the number of workers that ended or do not respond."""
     now = f"count by (namespace, job) ({of_deployment('build_info')})"
-    before = f"max_over_time(count by (namespace, job) ({of_deployment('build_info')})[1h:1m])"
+    before = f"max_over_time(count by (namespace, job) ({of_deployment('build_info')})[1h:15s])"
     return figure(
         "Missing workers",
         "Workers less than at most in the last hour. All instances count, whichever are chosen. A rolling update has"

@@ -29,7 +29,7 @@ _EVER_S = 1e8
 
 
 @dataclass(frozen=True)
-class Subject:
+class ReportedTenant:
     """Tenant that a report is about. `key` is its id in lower case; `configured` is None if only the state knows it."""
 
     key: str
@@ -42,7 +42,7 @@ class Subject:
         return self.configured.id if self.configured else self.key
 
 
-def unknown(subject: Subject, reason: str) -> dict[str, Any]:
+def unknown(subject: ReportedTenant, reason: str) -> dict[str, Any]:
     """Return the TENANT of a tenant of which nothing is known."""
     return {
         "id": subject.id,
@@ -69,7 +69,7 @@ def unknown(subject: Subject, reason: str) -> dict[str, Any]:
 
 
 def tenant(
-    subject: Subject,
+    subject: ReportedTenant,
     checkpoint: Checkpoint,
     now: datetime,
     *,
@@ -221,7 +221,7 @@ def _overdue(state: State, now: datetime) -> timedelta:
     return timedelta(seconds=windows.overdue_seconds(live, now)) - live.sweep.every
 
 
-def _cause(subject: Subject, state: State, failing: tuple[str, str] | None, idle: str) -> str:
+def _cause(subject: ReportedTenant, state: State, failing: tuple[str, str] | None, idle: str) -> str:
     if subject.configured is None:
         return NOT_CONFIGURED
     if state.orders.paused:

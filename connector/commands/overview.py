@@ -15,13 +15,13 @@ from connector.kafka import control
 from connector.kafka.control import Heard
 from connector.kafka.operator_client import OperatorClient
 from connector.kafka.state import Checkpoint
-from connector.status_json import Subject
+from connector.status_json import ReportedTenant
 
 
 class Known(NamedTuple):
     """One tenant. `checkpoint` is None if no worker has read the tenant yet."""
 
-    subject: Subject
+    subject: ReportedTenant
     checkpoint: Checkpoint | None
     orders: Orders
     untaken: frozenset[str]
@@ -78,7 +78,7 @@ def look(desk: OperatorClient, settings: Settings, now: datetime) -> Overview:
     committed = {key: checkpoint for view in views.values() for key, checkpoint in view.restored.checkpoints.items()}
     known = []
     for key in (*configured, *sorted(committed.keys() - configured.keys())):
-        subject = Subject(key, configured.get(key), control.partition_of(key, shards))
+        subject = ReportedTenant(key, configured.get(key), control.partition_of(key, shards))
         # A worker ignores commands for tenants that are not in its configuration.
         waiting = [heard for heard in views[subject.shard].waiting if heard.tenant == key and subject.configured]
         known.append(_known(subject, committed.get(key), waiting, settings, now))
@@ -86,7 +86,7 @@ def look(desk: OperatorClient, settings: Settings, now: datetime) -> Overview:
 
 
 def _known(
-    subject: Subject, checkpoint: Checkpoint | None, waiting: Iterable[Heard], settings: Settings, now: datetime
+    subject: ReportedTenant, checkpoint: Checkpoint | None, waiting: Iterable[Heard], settings: Settings, now: datetime
 ) -> Known:
     oldest = now - settings.dedup.horizon
     orders = checkpoint.state.orders if checkpoint else Orders()

@@ -18,7 +18,7 @@ from connector.kafka import addresses, control, recreation, state, topics
 from connector.kafka.clients import Clients
 from connector.kafka.control import Heard
 from connector.kafka.log_reader import LogReader, Place, apply, from_beginning
-from connector.kafka.ownership import Command
+from connector.kafka.ownership import ControlRecord
 from connector.kafka.state import Restored, StateIdentity
 
 _LOOK_S = 8.0
@@ -194,7 +194,7 @@ def _next(restored: Restored) -> int:
 def _heard(record: Message) -> Heard | None:
     key, value = record.key(), record.value()
     return control.parse(
-        Command(
+        ControlRecord(
             record.offset() or 0,
             key if isinstance(key, bytes) else None,
             value if isinstance(value, bytes) else None,

@@ -29,7 +29,7 @@ _logger = log.get(__name__)
 _Request = Callable[[Consumer], None]
 
 
-class Command(NamedTuple):
+class ControlRecord(NamedTuple):
     """A record of the control topic."""
 
     offset: int
@@ -57,7 +57,7 @@ class Owner(Protocol):
     def lost(self, shards: frozenset[int]) -> None:
         """Take note that these shards already belong to another worker."""
 
-    def commanded(self, shard: int, command: Command) -> None:
+    def commanded(self, shard: int, command: ControlRecord) -> None:
         """Take a command for a shard that was opened."""
 
 
@@ -180,7 +180,7 @@ class Membership:
                     reason = rights.explained(error, self._group)
                     _logger.warning("group_error", error=reason, fatal=False)
             elif message is not None and message.partition() in self._opened:
-                command = Command(message.offset(), message.key(), message.value())  # type: ignore[arg-type]
+                command = ControlRecord(message.offset(), message.key(), message.value())  # type: ignore[arg-type]
                 self._owner.commanded(message.partition(), command)  # type: ignore[arg-type]
             for _ in range(self._requests.qsize()):
                 self._requests.get()(consumer)

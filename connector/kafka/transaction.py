@@ -102,7 +102,7 @@ class Transactions(Publisher):
         look = hanging.Look(self._clients, self._names, position.partition, read)
         return self.write_again(look, hanging.find_lost(look, ended, is_stopped), position)
 
-    def write_again(self, look: hanging.Look, lost: hanging.Lost, position: CommitContext) -> int:
+    def write_again(self, look: hanging.Look, lost: hanging.LostCommits, position: CommitContext) -> int:
         """Write what is lost in one transaction. Return the number of records."""
         if lost.record is None or not (lost.records or lost.checkpoints):
             return 0

@@ -12,6 +12,7 @@ from datetime import datetime
 from functools import partial
 
 from connector import log
+from connector.backoff import doubling
 from connector.errors import HandedOverError, ShardRestartError
 from connector.kafka import recreation, state
 from connector.kafka.limits import LengthRefusedError, RecordTooLongError, refusing_topics
@@ -145,9 +146,8 @@ class CommitLoop:
         """Write one batch until it is committed. Raise HandedOverError and ShardRestartError."""
         records = {tag: r for tenant, change in changes.items() for tag, r in change.records(tenant).items()}
         closing = self._closing(changes, control_offset, now)
-        pause_s = _FIRST_PAUSE_S
         # Each attempt needs the current metadata of the group: brokers refuse that of an older generation.
-        while True:
+        for pause_s in doubling(_FIRST_PAUSE_S, _LONGEST_PAUSE_S):
             position = await self._shard.ownership.commit_context(control_offset)
             begun = time.monotonic()
             try:
@@ -157,7 +157,6 @@ class CommitLoop:
                 _restart_if_refused(error)
                 self._log_abort(error, is_first=pause_s == _FIRST_PAUSE_S)
                 await self._shard.ownership.wait(pause_s)
-                pause_s = min(_LONGEST_PAUSE_S, 2 * pause_s)
                 self._shard.liveness.touch()
                 if self._shard.ownership.handing_over.is_set():
                     raise HandedOverError from error

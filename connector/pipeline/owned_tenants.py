@@ -10,7 +10,7 @@ from connector import log
 from connector.config import Tenant, duration_text
 from connector.core import windows
 from connector.kafka import control
-from connector.kafka.ownership import Command
+from connector.kafka.ownership import ControlRecord
 from connector.kafka.state import Checkpoint
 from connector.metrics.tenant import TenantMetrics
 from connector.pipeline.buffer import Buffer
@@ -61,7 +61,7 @@ class OwnedTenants:
         self._followed: list[Tenant] = []
         "The tenants that were configured when `follow` began."
         self._is_following = False
-        self._early: list[Command] = []
+        self._early: list[ControlRecord] = []
         "Commands that arrived while tenants were exchanged."
         self._buffer = Buffer()
 
@@ -136,7 +136,7 @@ class OwnedTenants:
             self.is_outdated = True
             self._buffer.filled.set()
 
-    def commanded(self, command: Command) -> None:
+    def commanded(self, command: ControlRecord) -> None:
         """Execute a record of the control topic."""
         if self._is_following:
             self._early.append(command)

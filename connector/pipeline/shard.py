@@ -10,10 +10,11 @@ import asyncio
 import time
 
 from connector import log
+from connector.backoff import doubling
 from connector.errors import FencedError, HandedOverError, ShardRestartError
 from connector.kafka.acknowledgement import Acknowledgements
 from connector.kafka.limits import RecordTooLongError
-from connector.kafka.ownership import Command
+from connector.kafka.ownership import ControlRecord
 from connector.kafka.publishing import Publisher
 from connector.kafka.transaction import Transactions
 from connector.pipeline.buffer import Buffer
@@ -71,7 +72,7 @@ class Shard:
         """Follow the topology that the worker has now. Unchanged tenants continue undisturbed."""
         self.tenants.reconfigured()
 
-    def commanded(self, command: Command) -> None:
+    def commanded(self, command: ControlRecord) -> None:
         """Execute a record of the control topic.
 
         Records that arrive before the shard is restored are ignored: they are delivered again afterwards.
@@ -81,7 +82,8 @@ class Shard:
 
     async def run(self) -> None:
         """Run the shard, and start it again as if it were new whenever the outcome of a transaction is unknown."""
-        pause_s = _FIRST_PAUSE_S
+        pauses_s = doubling(_FIRST_PAUSE_S, _LONGEST_PAUSE_S)
+        pause_s = next(pauses_s)
         try:
             while not self._ownership.handing_over.is_set():
                 self.tenants.show()
@@ -99,9 +101,11 @@ class Shard:
                 else:
                     return
                 self.touch()
-                pause_s = _FIRST_PAUSE_S if time.monotonic() - begun > 4 * _LONGEST_PAUSE_S else pause_s
+                if time.monotonic() - begun > 4 * _LONGEST_PAUSE_S:
+                    pauses_s = doubling(_FIRST_PAUSE_S, _LONGEST_PAUSE_S)
+                    pause_s = next(pauses_s)
                 await self._ownership.wait(pause_s)
-                pause_s = min(_LONGEST_PAUSE_S, 2 * pause_s)
+                pause_s = next(pauses_s)
         except HandedOverError:
             _logger.info("shard_lost", shard=self.number)
         finally:

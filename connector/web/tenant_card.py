@@ -191,7 +191,7 @@ def _strip(known: strip.Pieces, words: str, length: timedelta, cells: int) -> St
     )
 
 
-def _sentence(found: list[strip.Run], cell: timedelta) -> str:
+def _sentence(found: list[strip.CellRange], cell: timedelta) -> str:
     """Return a strip as a sentence: each kind and its length, rounded to cells."""
     lengths = dict.fromkeys(strip.NAMES, timedelta())
     for kind, first, last in found:

@@ -5,7 +5,7 @@ import threading
 import time
 
 from connector import log
-from connector.kafka.ownership import Command
+from connector.kafka.ownership import ControlRecord
 from connector.kafka.publishing import LONGEST_CALL_S
 from connector.metrics.worker import Metrics
 from connector.pipeline.shard import Shard
@@ -58,7 +58,7 @@ class OwnedShards:
         """Stop shards that another worker may own already."""
         self.revoked(shards)
 
-    def commanded(self, shard: int, command: Command) -> None:
+    def commanded(self, shard: int, command: ControlRecord) -> None:
         """Pass a command to its shard."""
         if self._loop is not None:
             self._loop.call_soon_threadsafe(self._command, shard, command)
@@ -135,7 +135,7 @@ class OwnedShards:
         self._count()
         return tasks
 
-    def _command(self, number: int, command: Command) -> None:
+    def _command(self, number: int, command: ControlRecord) -> None:
         shard = self.running.get(number)
         if shard is not None:
             shard.commanded(command)

@@ -4,6 +4,7 @@ import asyncio
 import time
 
 from connector import log
+from connector.backoff import doubling
 from connector.errors import BrokersUnavailableError, ForbiddenError, RegistryUnavailableError
 from connector.pipeline.worker_context import Topology
 from connector.worker.broker_probe import BrokerProbe
@@ -30,7 +31,8 @@ class Startup:
 
         Return None if brokers or registry were unavailable for two minutes. This happens with `once` only.
         """
-        begun, pause_s = time.monotonic(), _FIRST_PAUSE_S
+        begun, pauses_s = time.monotonic(), doubling(_FIRST_PAUSE_S, _LONGEST_PAUSE_S)
+        pause_s = next(pauses_s)
         while True:
             settings = self._configuration.settings
             topology = await self._attempt(builder, pause_s)
@@ -41,7 +43,7 @@ class Startup:
             if once and time.monotonic() - begun > _UNAVAILABLE_S:
                 return None
             await asyncio.sleep(pause_s)
-            pause_s = min(_LONGEST_PAUSE_S, 2 * pause_s)
+            pause_s = next(pauses_s)
 
     async def _attempt(self, builder: TopologyBuilder, pause_s: float) -> Topology | None:
         """Return the topology, or None if brokers or registry do not answer."""

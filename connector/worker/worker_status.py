@@ -101,7 +101,7 @@ class WorkerStatus:
         worker = self._shards.worker
         for number, shard in sorted(self._shards.running.items()):
             for tenant in worker.tenants_of(number) if worker is not None else ():
-                subject = status_json.Subject(tenant.key, tenant, number)
+                subject = status_json.ReportedTenant(tenant.key, tenant, number)
                 owned = shard.tenants.get(tenant.key)
                 if owned.problem:
                     yield _describe_rejected(subject, owned.state, self._now(), owned.problem)
@@ -109,14 +109,14 @@ class WorkerStatus:
                     yield _describe(subject, owned.runtime, self._now(), shard.problem), _jobs(subject, owned.runtime)
             for key, owned in shard.tenants:
                 if owned.state is not None and owned.state.retired and not owned.problem:
-                    stranger = status_json.Subject(key, None, number)
+                    stranger = status_json.ReportedTenant(key, None, number)
                     described = _describe_account(stranger, owned.state, self._now(), None)
                     orders = owned.state.checkpoint.state.orders
                     yield described, status_json.jobs(key, orders, None, status_json.NOT_CONFIGURED)
 
 
 def _describe(
-    subject: status_json.Subject, reading: TenantRuntime | None, now: datetime, problem: str | None
+    subject: status_json.ReportedTenant, reading: TenantRuntime | None, now: datetime, problem: str | None
 ) -> dict[str, Any]:
     """Return a tenant's TENANT. `problem` states why its shard does not publish."""
     if reading is None:
@@ -125,13 +125,13 @@ def _describe(
 
 
 def _describe_account(
-    subject: status_json.Subject, account: TenantState, now: datetime, failing: tuple[str, str] | None
+    subject: status_json.ReportedTenant, account: TenantState, now: datetime, failing: tuple[str, str] | None
 ) -> dict[str, Any]:
     return status_json.tenant(subject, account.checkpoint, now, failing=failing, remembered=len(account.remembered))
 
 
 def _describe_rejected(
-    subject: status_json.Subject, account: TenantState | None, now: datetime, problem: str
+    subject: status_json.ReportedTenant, account: TenantState | None, now: datetime, problem: str
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Return TENANT and JOBs of a tenant that is not read because of how it is configured."""
     failing = ("rejected", problem)
@@ -141,7 +141,7 @@ def _describe_rejected(
     return _describe_account(subject, account, now, failing), jobs
 
 
-def _jobs(subject: status_json.Subject, reading: TenantRuntime | None) -> list[dict[str, Any]]:
+def _jobs(subject: status_json.ReportedTenant, reading: TenantRuntime | None) -> list[dict[str, Any]]:
     """Return the tenant's jobs in the JSON shape of docs/interface.md."""
     return status_json.jobs(subject.id, reading.account.checkpoint.state.orders, _failing(reading)) if reading else []
 

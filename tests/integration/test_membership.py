@@ -11,7 +11,7 @@ from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
 from connector.kafka.clients import Clients
-from connector.kafka.ownership import Command, Membership
+from connector.kafka.ownership import ControlRecord, Membership
 from tests.brokers import wait_until
 from tests.conftest import SharedBroker
 
@@ -56,7 +56,7 @@ class Watch:
         self.held_when_lost.append(self.membership.snapshot.partitions & shards)
         self.joined_when_lost.append(self.membership.joined)
 
-    def commanded(self, shard: int, command: Command) -> None:
+    def commanded(self, shard: int, command: ControlRecord) -> None:
         self.commands.append((shard, command.offset))
         self.blocks.wait(_DEADLINE_S)
 

@@ -95,8 +95,10 @@ SHARD = (
     Mutant(
         "the metadata of a batch that is written again is that of the first time",
         _FILE,
-        "        while True:\n            position = await self._shard.ownership.commit_context(control_offset)\n",
-        "        position = await self._shard.ownership.commit_context(control_offset)\n        while True:\n",
+        "        for pause_s in doubling(_FIRST_PAUSE_S, _LONGEST_PAUSE_S):\n"
+        "            position = await self._shard.ownership.commit_context(control_offset)\n",
+        "        position = await self._shard.ownership.commit_context(control_offset)\n"
+        "        for pause_s in doubling(_FIRST_PAUSE_S, _LONGEST_PAUSE_S):\n",
         _TEST,
     ),
     Mutant(

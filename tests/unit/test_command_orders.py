@@ -16,14 +16,14 @@ from connector.core.jobs import Command, Job, Orders
 from connector.core.windows import Rules, Sweep
 from connector.errors import FatalError
 from connector.kafka.state import Checkpoint, Restored, ShardRecord
-from connector.status_json import Subject
+from connector.status_json import ReportedTenant
 
 NOW = datetime(2026, 3, 10, 12, tzinfo=UTC)
 DAY = timedelta(days=1)
 OLDEST = NOW - 150 * DAY
 RULES = Rules((Sweep(timedelta(minutes=1), timedelta(minutes=15)),), timedelta(), DAY, 150 * DAY)
 TENANT = Tenant("AA", "aa", "contoso", "contoso", Identity(None, None), -DAY, 45, "calls")
-SUBJECT = Subject("aa", TENANT, 3)
+SUBJECT = ReportedTenant("aa", TENANT, 3)
 
 
 def order(number: int, start: datetime = NOW - 2 * DAY, end: datetime = NOW - DAY) -> Command:
@@ -212,7 +212,7 @@ def test_waiting_ends_badly_when_the_job_is_cancelled_fails_or_was_passed_over()
 
 
 def test_what_only_the_state_knows_is_told_as_not_configured() -> None:
-    subject = Subject("aa", None, 3)
+    subject = ReportedTenant("aa", None, 3)
     known = msgspec.structs.replace(checkpoint(), records=5)
     tenant = status_json.tenant(subject, known, NOW, failing=None, remembered=4)
     assert (tenant["id"], tenant["name"], tenant["state"], tenant["reason"]) == (

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from connector.kafka import control
-from connector.kafka.ownership import Command
+from connector.kafka.ownership import ControlRecord
 
 VALID = {
     "id": "6f1c2a34-0b5d-4c7e-8f90-a1b2c3d4e5f6",
@@ -19,7 +19,7 @@ VALID = {
 
 
 def heard(value: bytes | None, key: bytes | None = b"aa") -> control.Heard | None:
-    return control.parse(Command(7, key, value))
+    return control.parse(ControlRecord(7, key, value))
 
 
 def test_a_command_is_heard() -> None:

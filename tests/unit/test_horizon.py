@@ -152,7 +152,7 @@ def test_outage_longer_than_the_horizon_leaves_a_gap_with_its_cause() -> None:
         assert said.record["completeThroughDateTime"] <= moment(last_read_s)
     tenant = Tenant("t", "t", None, "t", Identity(None, None), timedelta(), 45, "calls")
     told = status_json.tenant(
-        status_json.Subject("t", tenant, 0),
+        status_json.ReportedTenant("t", tenant, 0),
         Checkpoint("calls", known),
         moment(40 * HOUR_S - 500),
         failing=None,

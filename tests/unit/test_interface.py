@@ -99,7 +99,7 @@ def test_page_lists_every_metric_with_its_type() -> None:
 @pytest.mark.parametrize(
     ("title", "described"),
     [
-        ("### TENANT", status_json.unknown(status_json.Subject("t", None, 0), "")),
+        ("### TENANT", status_json.unknown(status_json.ReportedTenant("t", None, 0), "")),
         ("### JOB", status_json.job("t", Job("1", Window(NOW, NOW), NOW))),
         ("#### `connector check --json`", dict.fromkeys(Finding._fields)),
     ],

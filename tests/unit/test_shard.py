@@ -17,7 +17,7 @@ from connector.graph.clock import TrustedClock
 from connector.kafka import avro, publishing, recreation
 from connector.kafka.limits import Limits
 from connector.kafka.log_reader import Place
-from connector.kafka.ownership import Command, Snapshot
+from connector.kafka.ownership import ControlRecord, Snapshot
 from connector.kafka.publishing import AbortedError, CommitContext, Offsets, Outgoing, Publisher, TransactionContents
 from connector.kafka.state import StateIdentity
 from connector.metrics.worker import Metrics
@@ -266,7 +266,7 @@ async def test_command_that_comes_while_tenants_change_is_not_lost(monkeypatch: 
     """The reading of its tenant may be closed just then."""
     shard = shard_of(Group(Snapshot(0, OURS, None)))
     shard.restored = True
-    command = Command(7, None, b"")
+    command = ControlRecord(7, None, b"")
 
     async def exchange(*_: object) -> None:
         shard.commanded(command)

@@ -6,14 +6,14 @@ from typing import Any
 
 from connector import status_json
 from connector.commands import status_report, text
-from connector.status_json import Subject
+from connector.status_json import ReportedTenant
 
 NOW = datetime(2026, 3, 10, 12, tzinfo=UTC)
 
 
 def tenant(name: str, **changes: Any) -> dict[str, Any]:
     known = {"lag_seconds": 60.0, "unread_seconds": 60.0, "gap_seconds": 0, "records": 5, "dead_letters": 2}
-    return status_json.unknown(Subject(name, None, 0), "") | {"state": "ok", "reason": None} | known | changes
+    return status_json.unknown(ReportedTenant(name, None, 0), "") | {"state": "ok", "reason": None} | known | changes
 
 
 def shown(*tenants: dict[str, Any]) -> list[str]:

@@ -14,7 +14,7 @@ from msgspec import structs
 from connector.config import Kafka
 from connector.core import jobs
 from connector.errors import BrokersUnavailableError, FatalError, ForbiddenError
-from connector.kafka import addresses, control, recreation, state, topics
+from connector.kafka import addresses, control, kept_commands, recreation, state, topics
 from connector.kafka.clients import Clients
 from connector.kafka.control import Heard
 from connector.kafka.log_reader import LogReader, Place, apply, from_beginning
@@ -87,7 +87,7 @@ class OperatorClient:
             for record in self._read(reader, from_beginning((self._names.state, number) for number in shards)):
                 apply(values[record.partition() or 0], record)
             restored = {number: self._restore(values[number]) for number in shards}
-            waiting: dict[int, list[Heard]] = {number: [] for number in shards}
+            waiting = {number: _kept(restored[number]) for number in shards}
             for record in self._read(reader, {(self._names.control, n): _next(r) for n, r in restored.items()}):
                 heard, number = _heard(record), record.partition() or 0
                 is_ours = heard is not None and self.shard_of(heard.tenant) == number
@@ -189,6 +189,11 @@ _IN_DOUBT = frozenset({KafkaError._MSG_TIMED_OUT, KafkaError._TIMED_OUT, KafkaEr
 
 def _next(restored: Restored) -> int:
     return restored.shard.control if restored.shard else 0
+
+
+def _kept(restored: Restored) -> list[Heard]:
+    """Return the commands that wait until their tenant is read."""
+    return kept_commands.parse(restored.shard.kept) if restored.shard else []
 
 
 def _heard(record: Message) -> Heard | None:

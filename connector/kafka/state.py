@@ -51,6 +51,8 @@ class ShardRecord(msgspec.Struct, frozen=True):
     "Acknowledged records of earlier transactions of which no marker had been seen when this transaction began."
     control_id: str = ""
     "The brokers' id of the control topic to which `control` belongs; empty if unknown."
+    kept: tuple[str, ...] = ()
+    "Commands for tenants that are not read, as JSON, oldest first."
 
 
 class Checkpoint(msgspec.Struct, frozen=True):
@@ -159,10 +161,20 @@ def shard_record(
     places: Places | None = None,
     unproven: Places | None = None,
     control_id: str = "",
+    kept: tuple[str, ...] = (),
 ) -> Record:
     """Return the record of a shard. See ShardRecord."""
     record = ShardRecord(
-        home.app, home.cluster, home.topic, control, VERSION, transaction, places or {}, unproven or {}, control_id
+        home.app,
+        home.cluster,
+        home.topic,
+        control,
+        VERSION,
+        transaction,
+        places or {},
+        unproven or {},
+        control_id,
+        kept,
     )
     return Record(SHARD, msgspec.json.encode(record))
 

@@ -50,14 +50,16 @@ class CommitLoop:
         tenants: OwnedTenants,
         buffer: Buffer,
         control: recreation.Place,
+        kept: tuple[str, ...] = (),
     ) -> None:
-        """`control` is the next command to apply."""
+        """`control` is the next command to apply. `kept`: commands for tenants that are not read."""
         self._shard = shard
         self._worker = shard.worker
         self._publisher = publisher
         self._tenants = tenants
         self._buffer = buffer
         self._control, self._control_id = control
+        self._kept = kept
         self._waiting: list[Item] = []
         "Items that were taken from the buffer and are not committed."
         self._pending: dict[str, Change] = {}
@@ -138,7 +140,7 @@ class CommitLoop:
         await publisher.call(self._shard.batches.close, changes, states, clock.trusted())
         await self._check_lengths(changes, now)
         await self._write(changes, control_offset, now)
-        self._control = control_offset
+        self._control, self._kept = control_offset, _kept_after(self._waiting, self._kept)
         await publisher.call(batch.apply, changes, states)
         self._tenants.committed(changes)
 
@@ -180,6 +182,7 @@ class CommitLoop:
     def _closing(self, changes: dict[str, Change], control_offset: int, now: datetime) -> TransactionContents:
         """Return the records that end a batch, as functions of the offsets of its rows."""
         shard, states = self._shard, self._tenants.states
+        kept = _kept_after(self._waiting, self._kept)
         row_topics = {states[tenant].tenant.topic for tenant in changes if not states[tenant].retired}
 
         def noted(offsets: Offsets) -> list[Outgoing]:
@@ -193,7 +196,7 @@ class CommitLoop:
         def shard_record(transaction: TransactionRecord) -> list[Outgoing]:
             # The control offset moves past a command in the same transaction that writes the command's effect.
             record = state.shard_record(
-                self._worker.identity, control_offset, *transaction, control_id=self._control_id
+                self._worker.identity, control_offset, *transaction, control_id=self._control_id, kept=kept
             )
             return [shard.batches.internal(shard.names.state, shard.number, record)]
 
@@ -221,4 +224,9 @@ def _restart_if_refused(error: AbortedError | ShardRestartError) -> None:
 
 def _control_after(items: list[Item], control_offset: int) -> int:
     """Return the offset of the next command once `items` are committed."""
-    return max((item.offset + 1 for item in items if isinstance(item, Commanded)), default=control_offset)
+    return max([control_offset, *(item.offset + 1 for item in items if isinstance(item, Commanded))])
+
+
+def _kept_after(items: list[Item], kept: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the commands that are kept once `items` are committed."""
+    return next((i.kept for i in reversed(items) if isinstance(i, Commanded) and i.kept is not None), kept)

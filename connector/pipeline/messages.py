@@ -62,12 +62,17 @@ class RunsDropped(NamedTuple):
 
 
 class Commanded(NamedTuple):
-    """Record of the control topic. A record without a command only moves the control offset past it."""
+    """Record of the control topic. A record without a command only moves the control offset past it.
+
+    `offset` is -1 for a command that was kept, which the control offset is past already.
+    """
 
     offset: int
     now: datetime
     tenant: str = ""
     command: jobs.Command | None = None
+    kept: tuple[str, ...] | None = None
+    "Commands that the shard keeps from now on for tenants that are not read; None if they did not change."
 
 
 Item = RunsStarted | PageRead | SliceRead | RangeFailed | RunsDropped | Commanded

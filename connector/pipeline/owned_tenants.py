@@ -9,7 +9,8 @@ from functools import partial
 from connector import log
 from connector.config import Tenant, duration_text
 from connector.core import windows
-from connector.kafka import control
+from connector.kafka import control, kept_commands
+from connector.kafka.control import Heard
 from connector.kafka.ownership import ControlRecord
 from connector.kafka.state import Checkpoint
 from connector.metrics.tenant import TenantMetrics
@@ -23,6 +24,7 @@ from connector.pipeline.tenant_runtime import TenantRuntime, rejected_view
 from connector.pipeline.tenant_state import IndexMemory, TenantState, resumed_state, rules_of
 
 _logger = log.get(__name__)
+_NO_OFFSET = -1
 _STATE_LOST_REMEDY = (
     "the tenant is read again from its start, and rows in the deduplication index are not published again; counts, "
     "jobs and progress start again, and whatever the state topic lost was lost for every tenant of the shard"
@@ -60,9 +62,8 @@ class OwnedTenants:
         self._of: dict[str, OwnedTenant] = {}
         self._followed: list[Tenant] = []
         "The tenants that were configured when `follow` began."
-        self._is_following = False
-        self._early: list[ControlRecord] = []
-        "Commands that arrived while tenants were exchanged."
+        self._kept: list[Heard] = []
+        "Commands for tenants that are not read, oldest first. It is ahead of what is committed."
         self._buffer = Buffer()
 
     def __iter__(self) -> Iterator[tuple[str, OwnedTenant]]:
@@ -98,6 +99,7 @@ class OwnedTenants:
     def load(self, restored: RestoredShard, buffer: Buffer) -> None:
         """Take the state of a shard that was restored. `buffer` receives what is read from now on."""
         self._buffer = buffer
+        self._kept = kept_commands.parse(restored.kept)
         for key, state in restored.states.items():
             self._of.setdefault(key, OwnedTenant()).state = state
         for key, orphan in restored.orphans.items():
@@ -137,20 +139,41 @@ class OwnedTenants:
             self._buffer.filled.set()
 
     def commanded(self, command: ControlRecord) -> None:
-        """Execute a record of the control topic."""
-        if self._is_following:
-            self._early.append(command)
-            return
+        """Execute a record of the control topic, or keep it until its tenant is read."""
         heard = control.parse(command)
-        runtime = self.get(heard.tenant).runtime if heard is not None else None
-        if heard is None or runtime is None:
-            why = "it is none that this version knows" if heard is None else "its tenant is not configured here"
-            _logger.warning("command_passed_over", shard=self._shard.number, offset=command.offset, reason=why)
+        if heard is None:
+            self._pass_over(command.offset, "it is none that this version knows")
             self._buffer.put(Commanded(command.offset, self._now()))
             return
-        label = runtime.account.tenant.label
-        _logger.info("command_taken", tenant=label, command=heard.order.command, id=heard.order.id)
-        runtime.sweeper.command(command.offset, heard.order)
+        runtime = self.get(heard.tenant).runtime
+        if runtime is not None:
+            _command(runtime, command.offset, heard)
+        elif control.partition_of(heard.tenant, self._worker.settings.kafka.shards) != self._shard.number:
+            self._pass_over(command.offset, "its tenant belongs to another shard")
+            self._buffer.put(Commanded(command.offset, self._now()))
+        else:
+            _logger.info("command_kept", tenant=heard.tenant, command=heard.order.command, id=heard.order.id)
+            kept = kept_commands.pack([*self._kept, heard])
+            if len(kept) <= len(self._kept):
+                self._pass_over(command.offset, "older commands for tenants that are not read were dropped for it")
+            self._kept = kept_commands.parse(kept)
+            self._buffer.put(Commanded(command.offset, self._now(), kept=kept))
+
+    def _pass_over(self, offset: int, reason: str) -> None:
+        _logger.warning("command_passed_over", shard=self._shard.number, offset=offset, reason=reason)
+
+    def _apply_kept(self) -> None:
+        """Execute the kept commands whose tenants are read."""
+        left = []
+        for heard in self._kept:
+            runtime = self.get(heard.tenant).runtime
+            if runtime is None:
+                left.append(heard)
+            else:
+                _command(runtime, _NO_OFFSET, heard)
+        if len(left) < len(self._kept):
+            self._kept = left
+            self._buffer.put(Commanded(_NO_OFFSET, self._now(), kept=kept_commands.pack(left)))
 
     def committed(self, changes: Mapping[str, Change]) -> None:
         """Report committed changes to the tenants, and forget the tenants that have nothing left."""
@@ -173,12 +196,8 @@ class OwnedTenants:
         Unchanged tenants continue undisturbed.
         """
         self.is_outdated = False
-        self._is_following = True
         await self._exchange(group)
-        self._is_following = False
-        early, self._early = self._early, []
-        for command in early:
-            self.commanded(command)
+        self._apply_kept()
 
     async def _exchange(self, group: asyncio.TaskGroup) -> None:
         """Stop reading for tenants that were removed or changed, then start for those that are to be read."""
@@ -269,6 +288,12 @@ class OwnedTenants:
             sweeper.go_on(plan)
         task = group.create_task(sweeper.run(), name=f"sweeper {configured.label}")
         tenant.runtime = TenantRuntime(state, sweeper, task, series, worker.graph.clock.now)
+
+
+def _command(runtime: TenantRuntime, offset: int, heard: Heard) -> None:
+    label = runtime.account.tenant.label
+    _logger.info("command_taken", tenant=label, command=heard.order.command, id=heard.order.id)
+    runtime.sweeper.command(offset, heard.order)
 
 
 def _other_topic(tenant: Tenant, checkpoint: Checkpoint) -> str:

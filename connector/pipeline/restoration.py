@@ -31,6 +31,8 @@ class RestoredShard(NamedTuple):
     "Deduplication index of tenants that have no checkpoint, because their state was lost."
     control: recreation.Place
     "Offset of the next command, with the brokers' id of the control topic."
+    kept: tuple[str, ...] = ()
+    "Commands that were kept for tenants that were not read."
 
 
 class Restoration:
@@ -66,7 +68,7 @@ class Restoration:
         del values, remembered
         await call(trim_heap)
         self._report(states, time.monotonic() - begun)
-        return RestoredShard(states, orphans, control)
+        return RestoredShard(states, orphans, control, restored.shard.kept if restored.shard else ())
 
     def _report(self, states: Mapping[str, TenantState], seconds: float) -> None:
         number = self._shard.number

@@ -155,7 +155,7 @@ class Shard:
         """Read and commit until the hand-over."""
         buffer = Buffer()
         self.tenants.load(restored, buffer)
-        loop = CommitLoop(self._context, publisher, self.tenants, buffer, restored.control)
+        loop = CommitLoop(self._context, publisher, self.tenants, buffer, restored.control, restored.kept)
         try:
             async with asyncio.TaskGroup() as group:
                 await self.tenants.follow(group)

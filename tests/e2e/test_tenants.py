@@ -71,6 +71,28 @@ def test_tenants_come_go_and_change_while_it_runs_and_the_others_go_on_undisturb
     oracle.check(broker.bootstrap, topic, app, source.truth())
 
 
+def test_command_for_a_tenant_that_the_worker_lacks_is_applied_later(
+    simulate: Simulate, new_worker: NewWorker, settings: Settings
+) -> None:
+    """A rolling deployment brings a new tenant to other workers first. The owner of its shard restarts in between."""
+    source = simulate(**TINY, tenants=2)
+    one, new = ({"id": tenant} for tenant in source.tenants)
+    worker = new_worker(settings(source, kafka={"shards": 1}, tenants=[one]))
+    worker.start()
+    worker.until_complete(datetime.now(UTC), 1)
+    worker.configure({**worker.settings, "tenants": [one, new]})
+    commands.succeed(worker.config, "backfill", "--tenant", new["id"], "--from", "-3d", "--to", "-2d")
+    commands.succeed(worker.config, "pause", "--tenant", new["id"])
+    worker.until(lambda: len(worker.named("command_kept")) == 2, "the commands to be kept")
+    assert worker.stop() == 0
+    (waiting,) = commands.jobs(worker.config).values()
+    assert (waiting["tenant"], waiting["state"]) == (new["id"], "waiting")
+    worker.start()
+    worker.until(lambda: worker.tenant(new["id"]).get("state") == "paused", "the new tenant to be paused")
+    assert commands.jobs(worker.config).keys() == {waiting["id"]}
+    assert worker.stop() == 0
+
+
 def test_a_file_that_is_wrong_leaves_everything_as_it_is_with_one_line(
     topic: str, simulate: Simulate, new_worker: NewWorker, settings: Settings
 ) -> None:

@@ -57,6 +57,20 @@ SHARD = (
         broker=True,
     ),
     Mutant(
+        "a command for a tenant that is not read yet is dropped",
+        _TENANTS,
+        "            self._buffer.put(Commanded(command.offset, self._now(), kept=kept))\n",
+        "            self._buffer.put(Commanded(command.offset, self._now()))\n",
+        _TEST,
+    ),
+    Mutant(
+        "kept commands are forgotten by the next batch",
+        _FILE,
+        "and i.kept is not None), kept)",
+        "and i.kept is not None), ())",
+        _TEST,
+    ),
+    Mutant(
         "a chain with repeats is not read again",
         "connector/pipeline/sweeper.py",
         "                if chain.repeated:\n",

@@ -7,14 +7,17 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from typing import Any, cast
+from uuid import UUID
 
 import pytest
 from structlog.testing import capture_logs
 
+from connector.core import jobs
 from connector.core.rows import RowSchema
 from connector.errors import FencedError, HandedOverError
 from connector.graph.clock import TrustedClock
-from connector.kafka import avro, publishing, recreation
+from connector.kafka import avro, control, kept_commands, publishing, recreation
+from connector.kafka.control import Heard
 from connector.kafka.limits import Limits
 from connector.kafka.log_reader import Place
 from connector.kafka.ownership import ControlRecord, Snapshot
@@ -25,7 +28,9 @@ from connector.pipeline import batch
 from connector.pipeline.buffer import Buffer
 from connector.pipeline.change import Change
 from connector.pipeline.commit_loop import CommitLoop
-from connector.pipeline.messages import RunsStarted
+from connector.pipeline.messages import Commanded, RunsStarted
+from connector.pipeline.owned_tenants import OwnedTenant
+from connector.pipeline.restoration import RestoredShard
 from connector.pipeline.row_warnings import RowWarnings
 from connector.pipeline.shard import Shard
 from connector.pipeline.worker_context import Topology
@@ -82,12 +87,12 @@ class Scripted(Publisher):
         return 0
 
 
-def shard_of(group: Group) -> Shard:
+def shard_of(group: Group, *, shards: int = 1) -> Shard:
     settings = SimpleNamespace(
         rows=SimpleNamespace(privacy={}, pseudonym_key=None),
         dedup=SimpleNamespace(horizon=timedelta(days=150)),
         windows=SimpleNamespace(sweeps=()),
-        kafka=SimpleNamespace(app="app", delivery="exactly_once"),
+        kafka=SimpleNamespace(app="app", delivery="exactly_once", shards=shards),
     )
     clock = TrustedClock()
     clock.answered(None)
@@ -262,16 +267,73 @@ async def test_batch_that_is_aborted_again_and_again_counts_as_turning(monkeypat
     await publisher.close()
 
 
-async def test_command_that_comes_while_tenants_change_is_not_lost(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The reading of its tenant may be closed just then."""
-    shard = shard_of(Group(Snapshot(0, OURS, None)))
-    shard.restored = True
-    command = ControlRecord(7, None, b"")
+TENANT = "00000000-0000-4000-8000-000000000001"
+PAUSE = Heard(TENANT, jobs.Command("11111111-1111-4111-8111-111111111111", "pause", datetime(2026, 3, 1, tzinfo=UTC)))
 
+
+class Runtime:
+    """Runtime of a tenant that notes its commands, as a sweeper hands them over."""
+
+    def __init__(self, buffer: Buffer) -> None:
+        self.account = SimpleNamespace(tenant=SimpleNamespace(label="contoso"))
+        self.sweeper = self
+        self._buffer = buffer
+
+    def command(self, offset: int, command: jobs.Command) -> None:
+        self._buffer.put(Commanded(offset, datetime(2026, 3, 1, tzinfo=UTC), TENANT, command))
+
+
+def read_from_now_on(shard: Shard, monkeypatch: pytest.MonkeyPatch) -> None:
     async def exchange(*_: object) -> None:
-        shard.commanded(command)
-        assert not shard.tenants._buffer.take(1)
+        shard.tenants._of[TENANT] = OwnedTenant(runtime=cast("Any", Runtime(shard.tenants._buffer)))
 
     monkeypatch.setattr(shard.tenants, "_exchange", exchange)
+
+
+async def test_command_for_a_tenant_that_is_not_read_yet_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tenant may be added to this worker next, or be closed at this moment because it changes."""
+    shard, publisher = shard_of(Group(Snapshot(0, OURS, ""))), Scripted(None, None, None)
+    shard.restored = True
+    buffer = shard.tenants._buffer
+    loop = loop_of(shard, publisher, buffer)
+    shard.commanded(ControlRecord(7, None, control.encode(PAUSE.tenant, PAUSE.order)))
+    loop._waiting = buffer.take(1)
+    await loop._flush()
+    assert publisher.positions[-1].offset == 8
+    await loop._flush()
+    (kept,) = loop._kept
+    assert control.parse(ControlRecord(0, None, kept.encode())) == PAUSE
+
+    read_from_now_on(shard, monkeypatch)
     await shard.tenants.follow(cast("Any", None))
-    assert [cast("Any", item).offset for item in shard.tenants._buffer.take(1)] == [7]
+    loop._waiting = buffer.take(1)
+    assert [cast("Any", item).command for item in loop._waiting] == [PAUSE.order, None]
+    await loop._flush()
+    assert publisher.positions[-1].offset == 8
+    assert not loop._kept
+    await publisher.close()
+
+
+async def test_restored_shard_applies_commands_that_were_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    shard = shard_of(Group(Snapshot(0, OURS, "")))
+    buffer = Buffer()
+    kept = kept_commands.pack([PAUSE])
+    shard.tenants.load(RestoredShard({}, {}, recreation.Place(8, ""), kept), buffer)
+    read_from_now_on(shard, monkeypatch)
+    await shard.tenants.follow(cast("Any", None))
+    assert [cast("Any", item).command for item in buffer.take(1)] == [PAUSE.order, None]
+
+
+def test_command_of_another_shard_is_not_kept() -> None:
+    shard = shard_of(Group(Snapshot(0, OURS, "")), shards=64)
+    assert control.partition_of(TENANT, 64)
+    shard.restored = True
+    shard.commanded(ControlRecord(7, None, control.encode(PAUSE.tenant, PAUSE.order)))
+    assert [cast("Any", item).kept for item in shard.tenants._buffer.take(1)] == [None]
+
+
+def test_kept_commands_are_bounded_and_the_newest_stay() -> None:
+    many = [PAUSE._replace(order=PAUSE.order._replace(id=str(UUID(int=n)))) for n in range(1_000)]
+    kept = kept_commands.pack(many)
+    assert 0 < sum(map(len, kept)) <= kept_commands.MAX_BYTES
+    assert kept_commands.parse(kept) == many[-len(kept) :]

@@ -26,6 +26,7 @@ _ANCIENT = b'"000'  # how every spelling of the empty date begins
 # members of v1.0 and 28 bits over those that only beta has. Little-endian and packed, as in the `seen` topic.
 ENTRY = np.dtype([("hi", "<u8"), ("lo", "<u4"), ("meta", "<u4"), ("fp", "<u8")])
 _KEY = np.dtype([("hi", "<u8"), ("lo", "<u4")])
+_CONTENT = np.dtype([("hi", "<u8"), ("lo", "<u4"), ("fp", "<u8")])
 _DIGEST = np.dtype([("key", _KEY), ("rest", "<u4")])
 LAYOUT = 1
 """Version of the fingerprints, in the lowest three bits of meta. A field that the schema learns has the next number as
@@ -34,7 +35,7 @@ its `layout`. An entry with an older version is compared by the members that thi
 
 LAYOUT_MASK = 0b111
 BETA_KNOWN = 1 << 3  # the reading knew beta's members
-UNFIT = 1 << 4  # the key is the hash of an invalid row's bytes, not of an id
+UNFIT = 1 << 4  # the key is the hash of what was dead-lettered, not of an id
 REVISION_SHIFT = 12
 MAX_REVISION = 2**20 - 1
 _BETA_BITS = np.uint64(28)
@@ -140,6 +141,18 @@ def invalid_entry(raw: bytes) -> NDArray[np.void]:
     entry["hi"], entry["lo"] = key["hi"], key["lo"]
     entry["meta"] = LAYOUT | UNFIT
     return entry
+
+
+def rejected_entries(entries: NDArray[np.void]) -> NDArray[np.void]:
+    """Return the index entries of rejected contents, each with the hash of a row's id and fingerprint."""
+    contents = np.zeros(len(entries), _CONTENT)
+    for name in ("hi", "lo", "fp"):
+        contents[name] = entries[name]
+    rejected = np.zeros(len(entries), ENTRY)
+    key = _keys([b"c" + content.tobytes() for content in contents])
+    rejected["hi"], rejected["lo"] = key["hi"], key["lo"]
+    rejected["meta"] = LAYOUT | UNFIT
+    return rejected
 
 
 def _keys(texts: list[bytes]) -> NDArray[np.void]:

@@ -34,6 +34,8 @@ class InvalidRow(NamedTuple):
     start_ms: int | None
     is_too_long: bool = False
     "True if the row matches the schema and is only too long for a topic."
+    is_conflict: bool = False
+    "True if the row matches the schema and only contradicts another row with its id."
 
 
 class Row(NamedTuple):
@@ -52,7 +54,12 @@ class Row(NamedTuple):
 class _Rows(Sequence["Row | InvalidRow"]):
     """Rows that are examined only when they are accessed: most rows are known already and never are."""
 
-    def __init__(self, rows: list[Any], raws: Sequence[bytes], look: Callable[[Any, bytes], Row]) -> None:
+    def __init__(
+        self,
+        rows: list[Any],
+        raws: Sequence[bytes],
+        look: Callable[[Sequence[Any], Sequence[bytes]], "list[Row | InvalidRow]"],
+    ) -> None:
         self._rows = rows
         self._raws = raws
         self._look = look
@@ -67,8 +74,11 @@ class _Rows(Sequence["Row | InvalidRow"]):
     def __getitem__(self, at: int | slice) -> "Row | InvalidRow | Sequence[Row | InvalidRow]":
         if isinstance(at, slice):
             return _Rows(self._rows[at], self._raws[at], self._look)
-        row = self._rows[at]
-        return row if isinstance(row, InvalidRow) else self._look(row, self._raws[at])
+        return self.pick([at])[0]
+
+    def pick(self, indices: Sequence[int]) -> "list[Row | InvalidRow]":
+        """Return the rows with the given indices."""
+        return self._look([self._rows[at] for at in indices], [self._raws[at] for at in indices])
 
 
 class PageRows(NamedTuple):
@@ -79,6 +89,11 @@ class PageRows(NamedTuple):
     "Array of dtype ENTRY, with revision 0."
     fingerprints: Callable[[int, NDArray[np.intp]], NDArray[np.uint64]] | None = None
     "Returns the fingerprints of an older version (`layout`) for some rows, given by index; None where there is none."
+
+    def pick(self, indices: Sequence[int]) -> list[Row | InvalidRow]:
+        """Return the rows with the given indices."""
+        rows = self.rows
+        return rows.pick(indices) if isinstance(rows, _Rows) else [rows[at] for at in indices]
 
 
 def join(readings: Sequence[PageRows]) -> PageRows:
@@ -203,16 +218,24 @@ class RowSchema:
             return InvalidRow(raw, id_text, problem, self._start(members))
         return InvalidRow(raw, None if "\ufffd" in id_text else id_text, problem, self._start(members))
 
-    def _look(self, values: Any, raw: bytes) -> Row:
-        """Return a valid row with the members that the schema does not know."""
-        if isinstance(values, self._strict):
-            return Row(values, _NOTHING)
-        unknown = {
+    def _look(self, rows: Sequence[Any], raws: Sequence[bytes]) -> list[Row | InvalidRow]:
+        """Return rows with the members that the schema does not know."""
+        strict = self._strict
+        return [
+            Row(row, _NOTHING)
+            if isinstance(row, strict)
+            else row
+            if isinstance(row, InvalidRow)
+            else Row(row, self._unknown(raw))
+            for row, raw in zip(rows, raws, strict=True)
+        ]
+
+    def _unknown(self, raw: bytes) -> dict[str, str]:
+        return {
             name: bytes(text).decode()
             for name, text in decode_members(raw).items()
             if not name.startswith("@") and name not in self._known
         }
-        return Row(values, unknown)
 
     def _start(self, members: Mapping[str, msgspec.Raw]) -> int | None:
         """Return the start of an invalid row if it can be read. It decides how long the row stays in the index."""

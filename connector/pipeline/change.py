@@ -1,15 +1,23 @@
 """Effect of a batch on one tenant: it is built before the transaction and applied after the commit."""
 
 from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
+import numpy as np
+
+from connector import log
+from connector.core import dedup, instants
 from connector.core.dedup import DedupIndex, Entries, Hours
 from connector.core.windows import State
 from connector.kafka.publishing import Outgoing
 from connector.kafka.seen import Written
 from connector.kafka.state import Checkpoint
 from connector.pipeline.member_names import MemberNames
+from connector.pipeline.tenant_state import TenantState
+
+_logger = log.get(__name__)
 
 
 @dataclass
@@ -40,6 +48,8 @@ class Change:
     dropped: list[int] = field(default_factory=list)
     failing: tuple[str, str] | None = None
     is_command: bool = False
+    conflicting: int = 0
+    "Dead letters of rows that contradict another row with their id."
     too_old: int = 0
     "New rows that the dedup index may have forgotten: not published, and their call time does not count as read."
     written: list[Written] = field(default_factory=list)
@@ -65,3 +75,38 @@ class Change:
         offsets.
         """
         return {tenant: self.rows, f"{tenant}/dead letters": self.dead_letters}
+
+
+def apply(changes: Mapping[str, Change], accounts: Mapping[str, TenantState]) -> None:
+    """Put the changes of a committed batch into the tenants' states."""
+    for tenant, change in changes.items():
+        account = accounts[tenant]
+        for entries, hours in _by_batch(change):
+            account.remembered.put(entries, hours)
+        account.remembered.forget(hour(change.state.forgotten_before))
+        for written in change.written:
+            account.seen.apply(written)
+        if change.checkpoint is not None:
+            _log_created_again(account, change.checkpoint)
+            account.checkpoint, account.checkpoint_bytes = change.checkpoint, change.checkpoint_bytes
+
+
+def hour(moment: datetime) -> int:
+    """Return the number of hours from the epoch to a full hour."""
+    return instants.to_ms(moment) // dedup.HOUR_MS
+
+
+def _by_batch(change: Change) -> Iterable[tuple[Entries, Hours]]:
+    """Yield the entries and hours of a change, split so that no piece has an id twice."""
+    if not change.entries:
+        return
+    entries = np.concatenate(change.entries)
+    hours = np.concatenate(change.hours)
+    for group in dedup.split_repeats(entries):
+        yield entries[group], hours[group]
+
+
+def _log_created_again(account: TenantState, after: Checkpoint) -> None:
+    before = account.checkpoint
+    if before.topic_id and after.topic_id and after.topic_id != before.topic_id:
+        _logger.warning("topic_created_again", topic=after.topic, tenant=account.tenant.label)

@@ -8,26 +8,18 @@
 
 import asyncio
 import time
-from datetime import datetime
 from functools import partial
 
 from connector import log
 from connector.backoff import doubling
 from connector.errors import HandedOverError, ShardRestartError
-from connector.kafka import recreation, state
+from connector.kafka import recreation
 from connector.kafka.limits import LengthRefusedError, RecordTooLongError, refusing_topics
-from connector.kafka.publishing import (
-    AbortedError,
-    Offsets,
-    Outgoing,
-    Publisher,
-    TransactionContents,
-    TransactionRecord,
-)
+from connector.kafka.publishing import AbortedError, Publisher
 from connector.kafka.restore import trim_heap
-from connector.pipeline import batch
+from connector.pipeline.batch_contents import BatchContents, ShardPosition
 from connector.pipeline.buffer import Buffer
-from connector.pipeline.change import Change
+from connector.pipeline.change import Change, apply
 from connector.pipeline.messages import Commanded, Item, PageRead
 from connector.pipeline.owned_tenants import OwnedTenants
 from connector.pipeline.shard_context import ShardContext
@@ -138,22 +130,24 @@ class CommitLoop:
         # The index forgets by confirmed time only: with a clock that is ahead it would forget rows that Graph still
         # serves, and they would be published again.
         await publisher.call(self._shard.batches.close, changes, states, clock.trusted())
-        await self._check_lengths(changes, now)
-        await self._write(changes, control_offset, now)
-        self._control, self._kept = control_offset, _kept_after(self._waiting, self._kept)
-        await publisher.call(batch.apply, changes, states)
+        kept = _kept_after(self._waiting, self._kept)
+        # The control offset moves past a command in the same transaction that writes the command's effect.
+        shard = ShardPosition(self._shard.number, self._worker.identity, control_offset, self._control_id, kept)
+        contents = self._shard.batches.contents(changes, states, shard, now)
+        await self._check_lengths(contents)
+        await self._write(contents, control_offset)
+        self._control, self._kept = control_offset, kept
+        await publisher.call(apply, changes, states)
         self._tenants.committed(changes)
 
-    async def _write(self, changes: dict[str, Change], control_offset: int, now: datetime) -> None:
+    async def _write(self, contents: BatchContents, control_offset: int) -> None:
         """Write one batch until it is committed. Raise HandedOverError and ShardRestartError."""
-        records = {tag: r for tenant, change in changes.items() for tag, r in change.records(tenant).items()}
-        closing = self._closing(changes, control_offset, now)
         # Each attempt needs the current metadata of the group: brokers refuse that of an older generation.
         for pause_s in doubling(_FIRST_PAUSE_S, _LONGEST_PAUSE_S):
             position = await self._shard.ownership.commit_context(control_offset)
             begun = time.monotonic()
             try:
-                await self._publisher.call(partial(self._publisher.commit, records, closing, position))
+                await self._publisher.call(partial(self._publisher.commit, contents, position))
             except AbortedError as error:
                 self._shard.series.transaction_aborted()
                 _restart_if_refused(error)
@@ -179,35 +173,10 @@ class CommitLoop:
         else:
             _logger.warning("transaction_aborted_again", shard=self._shard.number, reason=str(error))
 
-    def _closing(self, changes: dict[str, Change], control_offset: int, now: datetime) -> TransactionContents:
-        """Return the records that end a batch, as functions of the offsets of its rows."""
-        shard, states = self._shard, self._tenants.states
-        kept = _kept_after(self._waiting, self._kept)
-        row_topics = {states[tenant].tenant.topic for tenant in changes if not states[tenant].retired}
-
-        def noted(offsets: Offsets) -> list[Outgoing]:
-            ids = shard.topic_ids.of(row_topics)
-            return shard.batches.noted(changes, states, offsets, shard.number, ids)
-
-        def last(offsets: Offsets) -> list[Outgoing]:
-            ids = shard.topic_ids.of(row_topics)
-            return shard.batches.last(changes, states, offsets, shard.number, now, ids)
-
-        def shard_record(transaction: TransactionRecord) -> list[Outgoing]:
-            # The control offset moves past a command in the same transaction that writes the command's effect.
-            record = state.shard_record(
-                self._worker.identity, control_offset, *transaction, control_id=self._control_id, kept=kept
-            )
-            return [shard.batches.internal(shard.names.state, shard.number, record)]
-
-        return TransactionContents(noted, last, shard_record)
-
-    async def _check_lengths(self, changes: dict[str, Change], now: datetime) -> None:
+    async def _check_lengths(self, contents: BatchContents) -> None:
         """Raise RecordTooLongError if the state of a batch cannot be written. Nothing is written before this check."""
-        shard = self._shard
-        shard.lengths.check()
-        states = self._tenants.states
-        too_long = await self._publisher.call(shard.batches.too_long, changes, states, shard.number, now)
+        self._shard.lengths.check()
+        too_long = await self._publisher.call(contents.too_long)
         if too_long is not None:
             raise RecordTooLongError(too_long, self._worker.clients.limits.of(too_long.topic))
 

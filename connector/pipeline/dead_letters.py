@@ -23,9 +23,10 @@ def dead_letter(
     name = topics.dead_letters(topic)
     key = row.id.encode() if row.id else None
     problem = row.problem.encode()[:_MAX_PROBLEM_BYTES].decode(errors="ignore")
+    error = b"connector.RowConflict" if row.is_conflict else b"connector.RowDoesNotFit"
     headers = [
         ("__connect.errors.topic", topic.encode()),
-        ("__connect.errors.exception.class.name", b"connector.RowDoesNotFit"),
+        ("__connect.errors.exception.class.name", error),
         (_PROBLEM, problem.encode()),
         ("tenant", tenant.encode()),
         ("window.from", instants.text(window.start).encode()),

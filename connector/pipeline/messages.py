@@ -34,6 +34,12 @@ class PageRead(NamedTuple):
     uncounted: tuple[Window, ...]
     "Call time that was never read before (first start, outage). Its rows do not count towards lateness."
     requests: int = 1
+    number: int = 0
+    "Number of the page in its chain, from 0."
+    attempt: int = 0
+    "Number of earlier readings of the chain for this slice."
+    repeated: frozenset[int] = frozenset()
+    "First halves of the ids (field `hi` of their entries) that were on an earlier page of the chain."
 
 
 class SliceRead(NamedTuple):

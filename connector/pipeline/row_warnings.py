@@ -12,6 +12,7 @@ from connector.pipeline.member_names import MemberNames
 _logger = log.get(__name__)
 _LOG_AGAIN_S = 60.0
 _TOO_OLD_REMEDY = "their chain took so long that they may be published already: connector backfill --again reads them"
+_CONFLICT_REMEDY = "compare the dead letters of class connector.RowConflict with the topic, and report the ids"
 
 
 class RowWarnings:
@@ -23,12 +24,15 @@ class RowWarnings:
         self._logged_too_old_at = -_LOG_AGAIN_S
         self._dead_letters: Counter[str] = Counter()
         self._logged_dead_letters_at: dict[str, float] = {}
+        self._conflicting = 0
+        self._logged_conflicts_at = -_LOG_AGAIN_S
 
     def committed(self, tenant: Tenant, change: Change) -> None:
         """Log what a committed change holds for an operator."""
         self._log_unknown(tenant, change)
         self._log_too_old(tenant, change)
         self._log_dead_letters(tenant, change)
+        self._log_conflicts(tenant, change)
 
     def _log_unknown(self, tenant: Tenant, change: Change) -> None:
         """Log names that this shard has not logged yet, and once that there are more than it logs."""
@@ -55,3 +59,10 @@ class RowWarnings:
         if rows and time.monotonic() - logged_at >= _LOG_AGAIN_S:
             _logger.warning("rows_dead_lettered", tenant=label, rows=rows, topic=topics.dead_letters(tenant.topic))
             self._logged_dead_letters_at[label], self._dead_letters[label] = time.monotonic(), 0
+
+    def _log_conflicts(self, tenant: Tenant, change: Change) -> None:
+        """Report rows that contradict others with their id, at most once per minute."""
+        self._conflicting += change.conflicting
+        if self._conflicting and time.monotonic() - self._logged_conflicts_at >= _LOG_AGAIN_S:
+            _logger.warning("rows_conflict", tenant=tenant.label, rows=self._conflicting, remedy=_CONFLICT_REMEDY)
+            self._logged_conflicts_at, self._conflicting = time.monotonic(), 0

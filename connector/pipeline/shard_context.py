@@ -43,7 +43,6 @@ class ShardContext:
         self.ownership = ShardOwnership(worker.membership, number, self.names.control)
         self.liveness = Liveness()
         self.lengths = LengthLimits(worker.clients, number, (self.names.state, self.names.seen))
-        self.topic_ids = recreation.TopicIds(worker.clients)
         self.warnings = RowWarnings()
         self._topology = worker.topology
         self._batches = self._new_batches()
@@ -58,4 +57,11 @@ class ShardContext:
 
     def _new_batches(self) -> Batches:
         worker, topology = self.worker, self._topology
-        return Batches(worker.settings, worker.shape, topology.partitions, topology.schema_ids, worker.clients.limits)
+        return Batches(
+            worker.settings,
+            worker.shape,
+            topology.partitions,
+            topology.schema_ids,
+            worker.clients.limits,
+            recreation.TopicIds(worker.clients).of,
+        )

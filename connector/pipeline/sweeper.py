@@ -209,9 +209,9 @@ class Sweeper:
         try:
             unread = tuple(self._unread(piece))
             chain = await self._read_chain(piece, unread)
-            for _ in range(_REPEATS):
+            for attempt in range(1, _REPEATS + 1):
                 if chain.repeated:
-                    chain = await self._read_chain(piece, unread)
+                    chain = await self._read_chain(piece, unread, attempt)
         except SourceError as error:
             self._failed(piece, error)
         else:
@@ -229,19 +229,35 @@ class Sweeper:
             self._chains.pop(piece, None)
             self._wake.set()
 
-    async def _read_chain(self, piece: Slice, unread: tuple[Window, ...]) -> _Chain:
-        """Read one chain to its end. Hand over its pages at once, unless they must be committed as a whole."""
+    async def _read_chain(self, piece: Slice, unread: tuple[Window, ...], attempt: int = 0) -> _Chain:
+        """Read one chain to its end, after `attempt` earlier readings.
+
+        Hand over its pages at once, unless they must be committed as a whole.
+        """
         seen: set[int] = set()
-        rows, repeated = 0, False
+        rows, number, repeated = 0, 0, False
         held: list[PageRead] = []
         attempts = 1 if failing_ranges.is_known(self._plan.failing_ranges, piece.window) else _ATTEMPTS
         async for page in self.source.pages(piece.window, piece.priority, attempts):
             reading = self._shape.read(page.rows)
             ids = set(reading.entries["hi"].tolist())
-            repeated = repeated or not seen.isdisjoint(ids)
+            again = frozenset(seen & ids)
+            repeated = repeated or bool(again)
             seen |= ids
             rows += len(page.rows)
-            read = PageRead(self._tenant, piece, page.rows, reading, page.received_at, page.bytes, unread)
+            read = PageRead(
+                self._tenant,
+                piece,
+                page.rows,
+                reading,
+                page.received_at,
+                page.bytes,
+                unread,
+                number=number,
+                attempt=attempt,
+                repeated=again,
+            )
+            number += 1
             if piece.again:
                 held.append(read)
                 if rows > _MOST_HELD_ROWS or (len(held) > 1 and sum(one.bytes for one in held) > MAX_BYTES):
@@ -342,4 +358,5 @@ def _joined(pages: list[PageRead]) -> PageRead:
         received_at=pages[-1].received_at,
         bytes=sum(page.bytes for page in pages),
         requests=len(pages),
+        repeated=frozenset(),
     )

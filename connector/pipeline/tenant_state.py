@@ -1,6 +1,6 @@
 """State of a tenant as its shard has committed it, and how it is made from what the topics hold."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from msgspec import structs
@@ -8,9 +8,10 @@ from msgspec import structs
 from connector.config import Identity, Settings, Tenant
 from connector.core import windows
 from connector.core.dedup import DedupIndex
-from connector.core.windows import Rules
+from connector.core.windows import Rules, Slice
 from connector.kafka.seen import SeenLog
 from connector.kafka.state import Checkpoint
+from connector.pipeline.messages import PageRead
 
 
 @dataclass
@@ -26,6 +27,8 @@ class TenantState:
     "Length of the checkpoint that was written last; 0 if it is not known."
     retired: bool = False
     "True for a tenant that is not configured: it is not read, and its state is dropped at the horizon."
+    suspended: dict[Slice, dict[int, PageRead]] = field(default_factory=dict)
+    "Rows of chains that have not ended, which wait for that end: pages of one row, by the first half of the id."
 
     def outlived(self, horizon: datetime) -> bool:
         """Return whether the tenant is retired and none of its call time that was read lies after `horizon`."""

@@ -22,7 +22,6 @@ from connector.kafka.publishing import (
     Offsets,
     Outgoing,
     Publisher,
-    TransactionContents,
     TransactionRecord,
 )
 from connector.kafka.restore import PartitionContents, read_partition
@@ -31,7 +30,7 @@ from connector.kafka.topics import Names
 from connector.kafka.transaction import Transactions
 from tests import oracle
 from tests.brokers import Broker, Cluster, wait_until
-from tests.producing import interfere, member
+from tests.producing import Contents, interfere, member
 
 DEADLINE_S = 60.0
 DOOMED, SAFE = 3, 2
@@ -117,9 +116,7 @@ class Bench:
             return [Outgoing(self.names.state, record.key, record.value, 0)]
 
         records = {TENANT: rows, f"{TENANT}/dead letters": dead}
-        await publisher.call(
-            partial(publisher.commit, records, TransactionContents(lambda _: [], last, shard), position)
-        )
+        await publisher.call(partial(publisher.commit, Contents(records, last, shard), position))
         self.ends = ends
 
     async def hang(self, transactions: Transactions, position: CommitContext, *batch: Sequence[Outgoing]) -> None:

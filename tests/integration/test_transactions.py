@@ -11,17 +11,15 @@ from confluent_kafka.cimpl import NewTopic
 
 from connector.errors import FencedError, ShardRestartError
 from connector.kafka.clients import Clients
-from connector.kafka.publishing import AbortedError, CommitContext, Offsets, Outgoing, TransactionContents
+from connector.kafka.publishing import AbortedError, CommitContext, Offsets, Outgoing
 from connector.kafka.transaction import Transactions
 from tests import oracle
 from tests.brokers import Cluster
 from tests.conftest import SharedBroker
-from tests.producing import interfere, member
+from tests.producing import Contents, interfere, member
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-NOTHING = TransactionContents(lambda _: [], lambda _: [])
 
 
 def create(bootstrap: str, *topics: str) -> None:
@@ -35,8 +33,8 @@ def values(bootstrap: str, topic: str) -> list[bytes]:
 
 
 async def commit(transactions: Transactions, topic: str, values: list[bytes], position: CommitContext) -> None:
-    records = {"rows": [Outgoing(topic, None, value, 0) for value in values]}
-    await transactions.call(partial(transactions.commit, records, NOTHING, position))
+    contents = Contents({"rows": [Outgoing(topic, None, value, 0) for value in values]})
+    await transactions.call(partial(transactions.commit, contents, position))
 
 
 async def test_a_commit_that_timed_out_pollutes_no_later_transaction(
@@ -141,10 +139,8 @@ async def test_what_a_member_of_a_former_generation_writes_does_not_land_and_its
 
     def write(value: bytes, position: CommitContext) -> Offsets:
         rows = {"rows": [Outgoing(topic, None, value, 0)] * 2}
-        closing = TransactionContents(
-            lambda _: [], lambda offsets: [Outgoing(state, b"ends", b"%d" % offsets["rows"][0], 0)]
-        )
-        return transactions.commit(rows, closing, position)
+        contents = Contents(rows, lambda offsets: [Outgoing(state, b"ends", b"%d" % offsets["rows"][0], 0)])
+        return transactions.commit(contents, position)
 
     with member(broker.bootstrap, app) as position:
         assert await transactions.call(write, b"former", position()) == {"rows": {0: 2}}
@@ -251,6 +247,6 @@ async def test_timestamps_that_brokers_refuse_are_said_to_be_the_clock(
     with member(broker.bootstrap, app) as position:
         await transactions.call(transactions.open)
         with pytest.raises(ShardRestartError, match="set this machine's clock right"):
-            await transactions.call(partial(transactions.commit, {"rows": tomorrow}, NOTHING, position()))
+            await transactions.call(partial(transactions.commit, Contents({"rows": tomorrow}), position()))
     await transactions.close()
     assert not values(broker.bootstrap, topic)

@@ -5,6 +5,7 @@ from tests.mutants.mutant import Mutant
 _MODEL = "tests/property/test_model_exactly_once.py"
 _HORIZON = "tests/unit/test_horizon.py"
 _BATCH = "tests/unit/test_batch.py"
+_CONFLICTS = "tests/unit/test_conflicts.py"
 
 CORE = (
     Mutant(
@@ -58,9 +59,9 @@ CORE = (
     ),
     Mutant(
         "a chain that took too long publishes rows that were forgotten",
-        "connector/pipeline/batch.py",
-        "return new[certain]",
-        "return new",
+        "connector/pipeline/classification.py",
+        "    change.too_old += len(found) - len(certain)\n    return certain",
+        "    return found",
         _HORIZON,
     ),
     Mutant(
@@ -100,37 +101,37 @@ CORE = (
     ),
     Mutant(
         "a row topic that was created again keeps its offsets",
-        "connector/pipeline/batch.py",
+        "connector/pipeline/batch_contents.py",
         "is_new = bool(current and before.topic_id) and current != before.topic_id",
         "is_new = not current and current != before.topic_id",
         f"{_BATCH} -k belong",
     ),
     Mutant(
         "a topic created again keeps its statements",
-        "connector/pipeline/batch.py",
+        "connector/pipeline/batch_contents.py",
         "structs.replace(before, offsets=(), stated=())",
         "structs.replace(before, offsets=())",
         f"{_BATCH} -k created_again",
     ),
     Mutant(
         "rows count for the topic of an id that was not told",
-        "connector/pipeline/batch.py",
+        "connector/pipeline/batch_contents.py",
         'topic_ids.get(topic, "" if newest else before.topic_id)',
         "topic_ids.get(topic, before.topic_id)",
         f"{_BATCH} -k belong",
     ),
     Mutant(
         "a gap that changes is not stated",
-        "connector/pipeline/batch.py",
+        "connector/pipeline/progress_records.py",
         "if (through_s, gap_s) == (last.through_s, last.gap_s):",
         "if through_s == last.through_s:",
         f"{_BATCH} -k gap_that_changes",
     ),
     Mutant(
         "progress is silent after a clock was set back",
-        "connector/pipeline/batch.py",
-        "0 <= now_s - last.at_s < _STATE_PROGRESS_EVERY_S",
-        "now_s - last.at_s < _STATE_PROGRESS_EVERY_S",
+        "connector/pipeline/progress_records.py",
+        "0 <= now_s - last.at_s < _EVERY_S",
+        "now_s - last.at_s < _EVERY_S",
         _HORIZON,
     ),
     Mutant(
@@ -225,31 +226,73 @@ CORE = (
         "tests/property/test_dedup.py",
     ),
     Mutant(
-        "the batch does not look into what it has published itself",
+        "the order of contradicting rows on a page decides",
+        "connector/core/dedup.py",
+        "key=lambda index: (known[index], contents[index], -index)",
+        "key=lambda index: (known[index], -index)",
+        _CONFLICTS,
+    ),
+    Mutant(
+        "a row that contradicts the topic replaces what is there",
+        "connector/core/dedup.py",
+        "key=lambda index: (known[index], contents[index], -index)",
+        "key=lambda index: (contents[index], -index)",
+        _CONFLICTS,
+    ),
+    Mutant(
+        "a rejected content is published as soon as it turns up again",
+        "connector/pipeline/classification.py",
+        "revised=result.revised[~contradicts & ~waits]",
+        "revised=result.revised[~contradicts]",
+        _CONFLICTS,
+    ),
+    Mutant(
+        "a rejected content that turns up alone is lost",
         "connector/pipeline/batch.py",
-        "verdict = dedup.classify(chosen, (change.pending, account.remembered)",
-        "verdict = dedup.classify(chosen, (account.remembered,)",
+        "self._classifier.end_slice(item.slice, account, change)",
+        "pass",
+        _CONFLICTS,
+    ),
+    Mutant(
+        "a contradicting row is dropped without a dead letter",
+        "connector/pipeline/classification.py",
+        "rejected=np.concatenate([result.rejected, result.revised[contradicts]])",
+        "rejected=result.rejected",
+        _CONFLICTS,
+    ),
+    Mutant(
+        "a chain that is read again does not tell which ids it repeats",
+        "connector/pipeline/sweeper.py",
+        "                repeated=again,\n",
+        "",
+        "tests/unit/test_sweeper_chains.py",
+    ),
+    Mutant(
+        "the batch does not look into what it has published itself",
+        "connector/pipeline/classification.py",
+        "dedup.classify(reading.entries, (change.pending, account.remembered)",
+        "dedup.classify(reading.entries, (account.remembered,)",
         "tests/unit/test_batch.py",
     ),
     Mutant(
         "what is remembered changes before the commit",
-        "connector/pipeline/batch.py",
+        "connector/pipeline/classification.py",
         "change.pending.put(entries, hours)",
         "change.pending.put(entries[:0], hours[:0])",
         "tests/unit/test_batch.py",
     ),
     Mutant(
         "a row that does not fit is dead-lettered each time",
-        "connector/pipeline/batch.py",
-        "self._pend(change, entry, dedup.hours_of([row.start_ms], observed_ms, self._horizon_hours))",
+        "connector/pipeline/classification.py",
+        "_pend(change, entry, dedup.hours_of([row.start_ms], observed_ms, self._horizon_hours))",
         "pass",
         "tests/unit/test_batch.py -k DeadLetters",
     ),
     Mutant(
         "remembered rows are not written",
-        "connector/pipeline/batch.py",
-        "records += [self.internal(self._names.seen, shard, record) for record in written.records]",
-        "pass",
+        "connector/pipeline/batch_contents.py",
+        "return [self._internal(self._topics.names.seen, record) for part in written for record in part.records]",
+        "return []",
         f"{_MODEL} -k clean_restart",
     ),
     Mutant(
@@ -297,9 +340,9 @@ CORE = (
     ),
     Mutant(
         "a row that its topic does not take is published",
-        "connector/pipeline/row_records.py",
-        "        if max(sizes) <= room:\n",
-        "        if sizes:\n",
+        "connector/pipeline/row_encoder.py",
+        "if max(lengths, default=0) > room:",
+        "if max(lengths, default=0) < 0:",
         "tests/unit/test_length_limits.py",
     ),
     Mutant(

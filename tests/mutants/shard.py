@@ -118,9 +118,8 @@ SHARD = (
     Mutant(
         "memory before commit",
         _FILE,
-        "        await self._write(changes, control_offset, now)\n",
-        "        await publisher.call(batch.apply, changes, states)\n"
-        "        await self._write(changes, control_offset, now)\n",
+        "        await self._write(contents, control_offset)\n",
+        "        await publisher.call(apply, changes, states)\n        await self._write(contents, control_offset)\n",
         _TEST,
     ),
     Mutant(

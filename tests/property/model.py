@@ -25,9 +25,10 @@ from connector.core.rows import RowSchema
 from connector.core.slices import Sizes
 from connector.core.windows import Rules, Slice, Sweep
 from connector.kafka import avro, seen, state
-from connector.kafka.publishing import Offsets, Outgoing
-from connector.pipeline import batch
+from connector.kafka.publishing import NO_TRANSACTION, Offsets, Outgoing
 from connector.pipeline.batch import Batches
+from connector.pipeline.batch_contents import ShardPosition
+from connector.pipeline.change import apply
 from connector.pipeline.messages import Commanded, Item, PageRead, RangeFailed, RunsDropped, RunsStarted, SliceRead
 from connector.pipeline.tenant_state import resumed_state, rules_of
 
@@ -376,12 +377,13 @@ class Worker:
             return
         now, changes, topics = moment(now_s), self._pending, self._topics
         self._batches.close(changes, self.accounts, now if is_trusted else None)
+        contents = self._batches.contents(changes, self.accounts, ShardPosition(0, HOME, 0), now)
         for _ in range(aborts):
             _, _, ends, offsets = self._produce()
-            self._batches.last(changes, self.accounts, offsets, 0, now)
+            contents.final_records(offsets)
             topics.ends = {partition: end + 1 for partition, end in ends.items()}  # an abort leaves its marker
         rows, dead, ends, offsets = self._produce()
-        last = self._batches.last(changes, self.accounts, offsets, 0, now)
+        last = contents.final_records(offsets)
         if death == "before":
             raise Died
         topics.commits += 1
@@ -391,12 +393,12 @@ class Worker:
         slices = sum(isinstance(item, SliceRead) for item in self._waiting)
         topics.reads += self._reads[:slices]
         del self._reads[:slices]
-        for record in [Batches.internal(f"{APP}.state", 0, state.shard_record(HOME, 0)), *last]:
+        for record in [*contents.shard_record(NO_TRANSACTION), *last]:
             topics.keep(record, time_s)
         topics.observe(Commit(tuple(changes), time_s, now_s if is_trusted else None, self._setting.horizon))
         if death == "after":
             raise Died
-        batch.apply(changes, self.accounts)
+        apply(changes, self.accounts)
         self._waiting, self._pending = [], {}
 
     def _produce(self) -> tuple[list[Published], list[tuple[bytes | None, bytes]], dict[int, int], Offsets]:

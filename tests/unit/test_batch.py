@@ -15,13 +15,15 @@ from connector.core.pages import decode_page
 from connector.core.rows import RowSchema
 from connector.core.windows import Slice
 from connector.kafka import avro, state
+from connector.kafka.limits import Limits
 from connector.kafka.publishing import Outgoing
 from connector.kafka.seen import SeenLog
 from connector.kafka.state import Checkpoint
-from connector.pipeline import batch
 from connector.pipeline.batch import Batches
-from connector.pipeline.change import Change
+from connector.pipeline.batch_contents import BatchContents, ShardPosition
+from connector.pipeline.change import Change, apply
 from connector.pipeline.messages import PageRead, RunsStarted, SliceRead
+from connector.pipeline.progress_records import gap_seconds
 from connector.pipeline.tenant_state import TenantState
 from tests.property.model import TOPIC, Setting, moment, sweep
 
@@ -41,7 +43,11 @@ class Bench:
         settings = SETTING.settings
         for name, value in rows.items():
             setattr(settings.rows, name, value)
-        self.batches = Batches(cast("Any", settings), SHAPE, {TOPIC: 3})
+        self.topic_ids: dict[str, str] = {}
+        self.limits = Limits()
+        self.batches = Batches(
+            cast("Any", settings), SHAPE, {TOPIC: 3}, limits=self.limits, topic_ids=lambda _: self.topic_ids
+        )
         tenant = SimpleNamespace(id=TENANT, key="t", label="t", topic=TOPIC)
         state = windows.first_state(SETTING.rules, moment(-3600), moment(0))
         checkpoint = Checkpoint(TOPIC, state)
@@ -59,13 +65,17 @@ class Bench:
 
     def end(self, offsets: dict[int, int] | None = None, time_s: float = 2.0, topic_id: str = "") -> list[Outgoing]:
         """Close the batch; return the last records that the transaction would write."""
-        ids = {TOPIC: topic_id} if topic_id else {}
+        self.topic_ids = {TOPIC: topic_id} if topic_id else {}
         self.batches.close(self.changes, self.accounts, moment(time_s))
-        return self.batches.last(self.changes, self.accounts, {"t": offsets or {}}, 0, moment(time_s), ids)
+        return self.contents(time_s).final_records({"t": offsets or {}})
+
+    def contents(self, time_s: float = 2.0, shard: int = 0) -> BatchContents:
+        position = ShardPosition(shard, state.StateIdentity("app", "cluster", TOPIC), 0)
+        return self.batches.contents(self.changes, self.accounts, position, moment(time_s))
 
     def commit(self, offsets: dict[int, int] | None = None, time_s: float = 2.0, topic_id: str = "") -> list[Outgoing]:
         records = self.end(offsets, time_s, topic_id)
-        batch.apply(self.changes, self.accounts)
+        apply(self.changes, self.accounts)
         self.changes = {}
         return records
 
@@ -126,13 +136,6 @@ def test_what_is_in_the_batch_is_known_to_the_rest_of_it_and_forgotten_with_it()
     assert (change.published, change.revised, change.duplicate) == (3, 1, 1)
     bench.changes = {}  # the transaction was lost with the process
     assert said(bench.read(row(), row("b"))) == [("a", 0), ("b", 0)]
-
-
-def test_versions_of_a_row_on_one_page_are_published_in_their_order() -> None:
-    change = Bench().read(row(duration=1), row("b"), row(duration=2), row(duration=2), row(duration=1))
-    assert sorted(said(change)) == [("a", 0), ("a", 1), ("a", 2), ("b", 0)]
-    assert [_decode(record.value or b"")["duration"] for record in change.rows if record.key == b"a"] == [1, 2, 1]
-    assert change.duplicate == 1
 
 
 def test_after_the_commit_it_is_remembered() -> None:
@@ -202,7 +205,8 @@ class TestDeadLetters:
         change = bench.read(self.BAD, row("bad", endDateTime="soon"))
         assert (len(change.dead_letters), said(change)) == (2, [])
         bench.commit()
-        assert said(bench.read(row("bad", duration=1), row("bad", duration=2))) == [("bad", 1)]
+        assert said(bench.read(row("bad", duration=1), row("b"))) == [("b", 0)]
+        assert said(bench.read(row("bad", duration=2))) == [("b", 0), ("bad", 1)]
 
     def test_a_row_too_long_for_a_broker_is_dead_lettered_without_its_value(self) -> None:
         change = Bench().read(row("long", zz="x" * 950_000), row())
@@ -274,9 +278,9 @@ class TestWhatEndsATransaction:
         bench = Bench()
         bench.read(row())
         first = bench.end({1: 5})
-        again = bench.batches.last(bench.changes, bench.accounts, {"t": {1: 7}}, 0, moment(2.0))
+        again = bench.contents().final_records({"t": {1: 7}})
         assert [record.key for record in again] == [record.key for record in first]
-        batch.apply(bench.changes, bench.accounts)
+        apply(bench.changes, bench.accounts)
         assert list(bench.account.checkpoint.offsets) == [0, 7, 0]
 
     def test_without_transactions_the_former_checkpoint_learns_where_the_rows_lie(self) -> None:
@@ -284,7 +288,7 @@ class TestWhatEndsATransaction:
         bench = Bench()
         before = bench.account.checkpoint
         bench.read(row())
-        noted = bench.batches.noted(bench.changes, bench.accounts, {"t": {1: 5}}, 0)
+        noted = bench.contents().interim_checkpoints({"t": {1: 5}})
         values = {record.key or b"": record.value or b"" for record in noted}
         restored = state.restore(values).checkpoints["t"]
         assert (restored.offsets, restored.records) == ((0, 5, 0), 1)
@@ -294,13 +298,13 @@ class TestWhatEndsATransaction:
     def test_a_batch_without_rows_notes_nothing(self) -> None:
         bench = Bench()
         bench.read(b"5")
-        assert bench.batches.noted(bench.changes, bench.accounts, {"t": {}}, 0) == []
+        assert bench.contents().interim_checkpoints({"t": {}}) == []
 
     def test_internal_records_go_to_the_partition_of_the_shard(self) -> None:
         bench = Bench()
         bench.read(row())
         bench.batches.close(bench.changes, bench.accounts, moment(2.0))
-        records = bench.batches.last(bench.changes, bench.accounts, {}, 5, moment(2.0))
+        records = bench.contents(shard=5).final_records({})
         assert {record.partition for record in records if record.topic.startswith("app.")} == {5}
         assert {record.topic for record in records} == {"app.seen", "app.state"}
 
@@ -377,7 +381,7 @@ def test_gaps_are_the_call_time_that_was_never_read_up_to_the_newest_that_was() 
     coverage = coverage.add(Window(moment(-3000), moment(-2000)), moment(0))
     state = state._replace(coverage=coverage)
     assert windows.gaps(state) == [Window(moment(-3600), moment(-3000)), Window(moment(-2000), moment(-600))]
-    assert batch.gap_seconds(state) == 2000
+    assert gap_seconds(state) == 2000
 
 
 def test_a_tenant_that_is_not_configured_is_kept_until_the_horizon_and_then_forgotten() -> None:

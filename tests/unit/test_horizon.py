@@ -14,8 +14,8 @@ from connector.core.dedup import DedupIndex
 from connector.core.windows import Slice, Sweep
 from connector.kafka import state
 from connector.kafka.state import Checkpoint
-from connector.pipeline.batch import gap_seconds
 from connector.pipeline.messages import Commanded, PageRead, SliceRead
+from connector.pipeline.progress_records import gap_seconds
 from tests.property.model import (
     Setting,
     Topics,

@@ -106,7 +106,7 @@ def test_remembered_rows_are_split_to_fit_and_restored_whole(limit: int) -> None
 class TestARowThatIsTooLong:
     def bench(self) -> Bench:
         bench = Bench()
-        bench.batches._limits.learn({"calls": {"max.message.bytes": "2000"}, DLQ: {"max.message.bytes": "2000"}})
+        bench.limits.learn({"calls": {"max.message.bytes": "2000"}, DLQ: {"max.message.bytes": "2000"}})
         return bench
 
     def test_it_is_dead_lettered_once_and_the_rest_go_on(self) -> None:
@@ -126,25 +126,25 @@ class TestARowThatIsTooLong:
         long = row("long", zz="x" * 3_000)
         bench.read(long)
         bench.commit()
-        bench.batches._limits.learn({"calls": {"max.message.bytes": "20000"}})
+        bench.limits.learn({"calls": {"max.message.bytes": "20000"}})
         assert said(bench.read(long)) == [("long", 0)]
 
     def test_checkpoints_are_measured_before_anything_is_written(self) -> None:
         bench = Bench()
         bench.read(row())
         bench.end()
-        assert bench.batches.too_long(bench.changes, bench.accounts, 0, moment(2.0)) is None
-        bench.batches._limits.learn({"app.state": {"max.message.bytes": "200"}})
-        found = bench.batches.too_long(bench.changes, bench.accounts, 0, moment(2.0))
+        assert bench.contents().too_long() is None
+        bench.limits.learn({"app.state": {"max.message.bytes": "200"}})
+        found = bench.contents().too_long()
         assert found is not None
         assert found.topic == "app.state"
-        written = bench.batches.last(bench.changes, bench.accounts, {"t": {0: 10**9}}, 0, moment(2.0))
+        written = bench.contents().final_records({"t": {0: 10**9}})
         checkpoint = next(record for record in written if record.topic == "app.state")
         assert found.needed >= size(checkpoint) + MOST_OVERHEAD
 
     def test_a_statement_that_is_too_long_is_left_out(self) -> None:
         bench = Bench()
-        bench.batches._limits.learn({"calls.progress": {"max.message.bytes": "110"}})
+        bench.limits.learn({"calls.progress": {"max.message.bytes": "110"}})
         state = bench.account.checkpoint.state
         moved = state._replace(sweeps=(state.sweeps[0]._replace(through=moment(0)),))
         bench.changes["t"] = Change(moved)

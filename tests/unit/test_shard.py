@@ -3,10 +3,9 @@
 import asyncio
 import math
 import threading
-from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 from uuid import UUID
 
 import pytest
@@ -21,10 +20,10 @@ from connector.kafka.control import Heard
 from connector.kafka.limits import Limits
 from connector.kafka.log_reader import Place
 from connector.kafka.ownership import ControlRecord, Snapshot
-from connector.kafka.publishing import AbortedError, CommitContext, Offsets, Outgoing, Publisher, TransactionContents
+from connector.kafka.publishing import AbortedError, CommitContext, Offsets, Publisher, TransactionContents
 from connector.kafka.state import StateIdentity
 from connector.metrics.worker import Metrics
-from connector.pipeline import batch
+from connector.pipeline import commit_loop
 from connector.pipeline.buffer import Buffer
 from connector.pipeline.change import Change
 from connector.pipeline.commit_loop import CommitLoop
@@ -34,6 +33,9 @@ from connector.pipeline.restoration import RestoredShard
 from connector.pipeline.row_warnings import RowWarnings
 from connector.pipeline.shard import Shard
 from connector.pipeline.worker_context import Topology
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 OURS = frozenset({0})
 NOBODYS: frozenset[int] = frozenset()
@@ -69,12 +71,10 @@ class Scripted(Publisher):
     def open(self) -> None:
         pass
 
-    def commit(
-        self, records: Mapping[str, Sequence[Outgoing]], closing: TransactionContents, position: CommitContext
-    ) -> Offsets:
-        assert not records
+    def commit(self, contents: TransactionContents, position: CommitContext) -> Offsets:
+        assert not contents.rows
         self.positions.append(position)
-        closing.last({})
+        contents.final_records({})
         end = self._ends.pop(0)
         if end is not None:
             raise end
@@ -89,7 +89,7 @@ class Scripted(Publisher):
 
 def shard_of(group: Group, *, shards: int = 1) -> Shard:
     settings = SimpleNamespace(
-        rows=SimpleNamespace(privacy={}, pseudonym_key=None),
+        rows=SimpleNamespace(privacy={}, pseudonym_key=None, revisions="publish"),
         dedup=SimpleNamespace(horizon=timedelta(days=150)),
         windows=SimpleNamespace(sweeps=()),
         kafka=SimpleNamespace(app="app", delivery="exactly_once", shards=shards),
@@ -130,7 +130,7 @@ async def test_an_aborted_batch_is_written_again_with_fresh_metadata_and_remembe
 ) -> None:
     publisher = Scripted(AbortedError("rebalance"), AbortedError("rebalance"), None)
     committed_when_applied: list[int] = []
-    monkeypatch.setattr(batch, "apply", lambda *_: committed_when_applied.append(len(publisher.positions)))
+    monkeypatch.setattr(commit_loop, "apply", lambda *_: committed_when_applied.append(len(publisher.positions)))
     monkeypatch.setattr("connector.pipeline.commit_loop._FIRST_PAUSE_S", 0.0)
     snapshots = [Snapshot(polls, OURS, f"poll {polls}") for polls in range(3)]
     await loop_of(shard_of(Group(*snapshots)), publisher)._commit({}, 5)
@@ -259,7 +259,7 @@ async def test_batch_that_is_aborted_again_and_again_counts_as_turning(monkeypat
     publisher = Scripted(AbortedError("rebalance"), None)
     shard = shard_of(Group(Snapshot(0, OURS, None), Snapshot(0, OURS, "")))
     monkeypatch.setattr(shard._ownership, "wait", _no_wait)
-    monkeypatch.setattr(batch, "apply", lambda *_: None)
+    monkeypatch.setattr(commit_loop, "apply", lambda *_: None)
     liveness = shard._context.liveness
     liveness._turned_at = -math.inf
     await loop_of(shard, publisher)._commit({}, 0)

@@ -97,6 +97,16 @@ async def test_chain_with_repeated_ids_is_read_again() -> None:
         assert {bytes(row) for page in handed.of(PageRead) for row in page.raws} >= {b'{"id": "d"}'}
 
 
+async def test_pages_tell_which_ids_their_chain_repeats() -> None:
+    source = Source([["a", "b"], ["b", "c"]])
+    async with sweeping(source) as (_, handed):
+        await until(lambda: handed.of(SliceRead))
+        pages = handed.of(PageRead)
+        assert [(page.attempt, page.number) for page in pages] == [(0, 0), (0, 1), (1, 0), (1, 1), (2, 0), (2, 1)]
+        repeated = {int(page.reading.entries["hi"][0]) for page in pages if page.number}
+        assert [page.repeated for page in pages] == 3 * [frozenset(), repeated]
+
+
 async def test_slice_whose_ids_repeat_each_time_is_not_stable() -> None:
     source = Source([["a", "b"], ["b", "c"]])
     async with sweeping(source) as (sweeper, handed):

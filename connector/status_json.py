@@ -92,7 +92,7 @@ def tenant(
         "state": condition,
         "reason": reason,
         "reason_code": failing[0] if failing and condition == "failing" else None,
-        "since": _last_read(state) if condition in ("failing", "paused") else None,
+        "since": _last_read(state) if idle or condition in ("failing", "paused") else None,
         "covered_through": instants.text(through) if through else None,
         "lag_seconds": round((now - (through or state.start)).total_seconds(), 3),
         "gap_seconds": sum(hole.seconds for hole in holes),

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
+from typing import NamedTuple
 
 from connector import log
 from connector.config import Tenant, duration_text
@@ -31,9 +32,17 @@ _STATE_LOST_REMEDY = (
 )
 
 
+class Committed(NamedTuple):
+    """Committed state of a tenant, with the number of rows in its deduplication index."""
+
+    tenant: Tenant
+    checkpoint: Checkpoint
+    remembered: int
+
+
 @dataclass
 class OwnedTenant:
-    """One tenant of a shard. `series` and `problem` survive a restart of the shard, everything else is discarded."""
+    """One tenant of a shard. A restart of the shard discards all but `series`, `problem` and `before`."""
 
     series: TenantMetrics | None = None
     "None for a tenant that is not configured."
@@ -45,8 +54,17 @@ class OwnedTenant:
     "None unless the tenant is read."
     orphan: IndexMemory | None = None
     "Deduplication index of a tenant that has no checkpoint, because its state was lost."
+    before: Committed | None = None
+    "Committed state at the last restart of the shard."
     plan: windows.State | None = None
     "Plan of a tenant that is not read any more, because it may be ahead of what is committed."
+
+    @property
+    def last_known(self) -> Committed | None:
+        """Return what is committed, or was when the shard last started again; None if nothing is known."""
+        if self.state is None:
+            return self.before
+        return Committed(self.state.tenant, self.state.checkpoint, len(self.state.remembered))
 
 
 class OwnedTenants:
@@ -109,7 +127,11 @@ class OwnedTenants:
         """Discard all state, because the shard was handed over or starts again."""
         self.failed = self.failed or any(runtime.sweeper.failed for runtime in self.runtimes)
         runtimes = self.runtimes
-        self._of = {key: OwnedTenant(one.series, one.problem) for key, one in self._of.items() if one.series}
+        self._of = {
+            key: OwnedTenant(one.series, one.problem, before=one.last_known)
+            for key, one in self._of.items()
+            if one.series
+        }
         for runtime in runtimes:
             runtime.rest()
             await runtime.source.close()

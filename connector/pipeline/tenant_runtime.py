@@ -61,7 +61,7 @@ class TenantRuntime:
         """Return the state of the tenant at this moment, for its metrics."""
         failure = self.source.failing()
         return replace(
-            _committed_view(self.account.checkpoint.state, len(self.account.remembered), self._now),
+            committed_view(self.account.checkpoint.state, len(self.account.remembered), self._now),
             budget_used_ratio=self.source.budget_used_ratio(),
             up=self.source.up,
             failing=failure.reason if failure else None,
@@ -70,7 +70,7 @@ class TenantRuntime:
     def rest(self) -> None:
         """Show only committed state until the shard has started again. Its age keeps growing."""
         state, remembered = self.account.checkpoint.state, len(self.account.remembered)
-        self._series.watch(partial(_committed_view, state, remembered, self._now))
+        self._series.watch(partial(committed_view, state, remembered, self._now))
 
     def committed(self, change: Change, now: datetime) -> None:
         """Report what a commit contains to the metrics."""
@@ -128,7 +128,7 @@ class TenantRuntime:
         self._series.sweep_ended(duration_text(self.account.rules.sweeps[index].every), outcome)
 
 
-def _committed_view(state: windows.State, remembered: int, now: Callable[[], datetime]) -> TenantView:
+def committed_view(state: windows.State, remembered: int, now: Callable[[], datetime]) -> TenantView:
     """Return the view of committed state, without what only a running sweeper knows."""
     through = state.coverage.through or state.start
     holes = windows.gaps(state)
@@ -147,5 +147,5 @@ def rejected_view(account: TenantState | None, now: Callable[[], datetime]) -> T
     """Return the view of a tenant that is not read because of its configuration."""
     if account is None:
         return TenantView(failing="rejected")
-    known = _committed_view(account.checkpoint.state, len(account.remembered), now)
+    known = committed_view(account.checkpoint.state, len(account.remembered), now)
     return replace(known, failing="rejected")

@@ -21,10 +21,13 @@ class BrokerProbe:
         self.is_up = False
         self.up_at = time.monotonic()
         "Time of the last answer, or of the start (monotonic seconds)."
+        self.why = ""
+        "Why brokers do not answer, and what to do; empty while they do."
         self._metrics = metrics
 
     def heard(self, *, up: bool, **why: str) -> None:
         """Record whether brokers have answered, and log a change."""
+        self.why = "" if up else "; ".join(part for part in why.values() if part)
         if up:
             self.up_at = time.monotonic()
         if up and not self.is_up:

@@ -10,20 +10,25 @@ from connector.kafka.publishing import LONGEST_CALL_S
 from connector.metrics.worker import Metrics
 from connector.pipeline.shard import Shard
 from connector.pipeline.worker_context import WorkerContext
+from connector.worker.last_known import LastKnown
 from connector.worker.shutdown import Shutdown
 
 _logger = log.get(__name__)
 _HAND_OVER_S = 4.0
 _STRETCH_S = 5.0
+_LOOK_EVERY_S = 0.5
 
 
 class OwnedShards:
     """Shards of one worker. It implements the callbacks of its membership."""
 
-    def __init__(self, metrics: Metrics, shutdown: Shutdown) -> None:
+    def __init__(self, metrics: Metrics, shutdown: Shutdown, last_known: LastKnown) -> None:
         self.running: dict[int, Shard] = {}
         "Shards that are owned and not being handed over."
         self._tasks: dict[int, asyncio.Task[None]] = {}
+        self.last_known = last_known
+        "Tenants of shards that were lost, until the group assigns shards again."
+        self._forgetting: asyncio.Task[None] | None = None
         self._metrics = metrics
         self._shutdown = shutdown
         self.worker: WorkerContext | None = None
@@ -56,7 +61,8 @@ class OwnedShards:
 
     def lost(self, shards: frozenset[int]) -> None:
         """Stop shards that another worker may own already."""
-        self.revoked(shards)
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self._lose, shards)
 
     def commanded(self, shard: int, command: ControlRecord) -> None:
         """Pass a command to its shard."""
@@ -113,6 +119,22 @@ class OwnedShards:
             if self.running.get(shard.number) is shard and not is_kept:
                 del self.running[shard.number]
             self._count()
+
+    def _lose(self, numbers: frozenset[int]) -> None:
+        """Hand over shards, and keep what is known of their tenants until the worker is in the group again."""
+        lost = [shard for number, shard in self.running.items() if number in numbers]
+        self._give_up(numbers, threading.Event())
+        if self._shutdown.stopping.is_set():
+            return
+        for shard in lost:
+            self.last_known.keep(shard)
+        if lost and (self._forgetting is None or self._forgetting.done()):
+            self._forgetting = asyncio.get_running_loop().create_task(self._forget(), name="last known")
+
+    async def _forget(self) -> None:
+        while self.worker is not None and not self.worker.membership.is_member:  # noqa: ASYNC110 - set by a thread
+            await asyncio.sleep(_LOOK_EVERY_S)
+        self.last_known.forget()
 
     def _give_up(self, numbers: frozenset[int], gone: threading.Event) -> None:
         tasks = self._hand_over(set(numbers))

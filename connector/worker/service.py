@@ -8,6 +8,7 @@ import asyncio
 import gc
 import os
 import signal
+import sys
 from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime
 from typing import Any
@@ -26,10 +27,12 @@ from connector.pipeline.worker_context import Topology, WorkerContext
 from connector.web.server import Web
 from connector.worker import single_run
 from connector.worker.broker_probe import BrokerProbe
+from connector.worker.last_known import LastKnown
 from connector.worker.owned_shards import OwnedShards
 from connector.worker.reload import Configuration
 from connector.worker.shutdown import Shutdown
 from connector.worker.startup import Startup
+from connector.worker.terminal import greet, page_address
 from connector.worker.topology_builder import TopologyBuilder, check_found
 from connector.worker.worker_status import WorkerStatus
 
@@ -78,7 +81,7 @@ class Service:
         self._shutdown = Shutdown()
         self._probe = BrokerProbe(self._metrics)
         self._startup = Startup(self._configuration, self._probe)
-        self._shards = OwnedShards(self._metrics, self._shutdown)
+        self._shards = OwnedShards(self._metrics, self._shutdown, LastKnown(self._metrics, now))
         self.stopping = self._shutdown.stopping
         "Event that stops the service when it is set."
         self.health = WorkerStatus(
@@ -91,17 +94,26 @@ class Service:
         if signals:
             self._listen()
         await self.web.start()
+        greeting = self._greet() if signals and sys.stderr.isatty() else None
         try:
             async with GraphClient(self._configuration.settings.graph, self._now) as graph:
                 _logger.info("service_started", version=__version__, instance=self._instance, once=self._once)
                 await self._until_stopped(self._work(graph))
                 await self._leave()
         finally:
+            if greeting is not None:
+                greeting.cancel()
             await self.web.stop()
         if self._shutdown.error is not None:
             raise self._shutdown.error
         _logger.info("service_stopped")
         return self._shutdown.exit_code
+
+    def _greet(self) -> asyncio.Task[None]:
+        """Tell the person at the terminal where the page is, and when the first rows are published."""
+        address = page_address(self.web.host, self.web.port)
+        greeting = greet(address, self._metrics, lambda: self._configuration.settings.tenants, sys.stderr)
+        return asyncio.create_task(greeting, name="terminal")
 
     def _listen(self) -> None:
         self._shutdown.is_process = True

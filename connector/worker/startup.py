@@ -51,7 +51,7 @@ class Startup:
             topology = await builder.build(self._configuration.settings)
         except BrokersUnavailableError as error:
             refused = isinstance(error, ForbiddenError)
-            self._probe.heard(up=refused)
+            self._probe.heard(up=refused, reason=str(error), remedy=error.remedy)
             event = "right_missing" if refused else "brokers_unreachable"
             _logger.warning(event, reason=str(error), remedy=error.remedy, again_in_s=pause_s)
             return None

@@ -54,7 +54,7 @@ class WorkerStatus:
         """
         reasons = []
         if not self._probe.is_up:
-            reasons.append("brokers are unreachable")
+            reasons.append(self._brokers_away)
         if self._startup.registry_unavailable is not None:
             reasons.append(self._startup.registry_unavailable)
         if self._shards.worker is None or not self._shards.worker.membership.is_member:
@@ -68,6 +68,10 @@ class WorkerStatus:
         if (runtimes or rejected) and all(runtime.source.failing() for runtime in runtimes):
             reasons.append("every tenant fails")
         return not reasons, reasons
+
+    @property
+    def _brokers_away(self) -> str:
+        return "brokers are unreachable" + (f": {self._probe.why}" if self._probe.why else "")
 
     async def status(self) -> dict[str, Any]:
         """Return the JSON of /status. Other tasks can run after every 25 tenants."""
@@ -113,6 +117,8 @@ class WorkerStatus:
                     described = _describe_account(stranger, owned.state, self._now(), None)
                     orders = owned.state.checkpoint.state.orders
                     yield described, status_json.jobs(key, orders, None, status_json.NOT_CONFIGURED)
+        cause = "the worker is not in the consumer group" if self._probe.is_up else self._brokers_away
+        yield from self._shards.last_known.described(cause)
 
 
 def _describe(

@@ -1,5 +1,6 @@
 """Faults of brokers: the topics equal the source exactly, the newest rows included, and no transaction stays open."""
 
+import html
 import threading
 import time
 from collections.abc import Callable
@@ -225,3 +226,35 @@ def test_a_worker_waits_for_brokers_and_says_so(
     worker.until_ready()
     finish(worker)
     oracle.check(broker_of_its_own.bootstrap, topic, app, source.truth())
+
+
+def test_outage_leaves_lag_rising_and_names_the_cause(
+    broker_of_its_own: Cluster, topic: str, app: str, simulate: Simulate, new_worker: NewWorker
+) -> None:
+    """What was committed last stays visible until the group assigns shards again."""
+    source = simulate(days=0.1, calls_per_day=1_000, frozen=True)
+    worker = new_worker(configuration(broker_of_its_own.bootstrap, topic, app, source))
+    worker.start()
+    tenant = source.tenants[0]
+    worker.until(lambda: worker.tenant(tenant).get("state") == "ok", "the tenant to be read")
+    records, covered = (worker.tenant(tenant)[name] for name in ("records", "covered_through"))
+
+    broker_of_its_own.kill()
+    worker.until(lambda: not worker.status()["shards_owned"], "the shards to be lost", 90)
+    worker.until(lambda: worker.metric("kafka_up") == 0, "the outage to be noticed")
+
+    lag_s = worker.metric("lag_seconds", tenant=tenant)
+    worker.until(lambda: worker.metric("lag_seconds", tenant=tenant) > lag_s, "the lag to rise")
+    assert worker.metric("gap_seconds", tenant=tenant) == 0
+    known = worker.tenant(tenant)
+    assert (known["records"], known["covered_through"]) == (records, covered)
+    assert known["state"] == "unknown"
+    assert known["reason"].startswith("brokers are unreachable: ")
+    assert any(reason.startswith("brokers are unreachable: ") for reason in worker.status()["reasons"])
+    assert known["reason"] in html.unescape(worker.get("/")[1])
+
+    broker_of_its_own.start()
+    worker.until_ready()
+    worker.until(lambda: worker.tenant(tenant).get("state") == "ok", "the tenant to be read again")
+    assert len(worker.status()["tenants"]) == 1
+    assert len(worker.series("lag_seconds", tenant=tenant)) == 1

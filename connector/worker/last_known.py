@@ -15,11 +15,11 @@ from connector.metrics.tenant import TenantMetrics
 from connector.metrics.worker import Metrics
 from connector.pipeline.shard import Shard
 from connector.pipeline.tenant_runtime import committed_view
-from connector.status_json import Subject
+from connector.status_json import ReportedTenant
 
 
 class _LostTenant(NamedTuple):
-    subject: Subject
+    subject: ReportedTenant
     checkpoint: Checkpoint
     remembered: int
     series: TenantMetrics
@@ -42,7 +42,7 @@ class LastKnown:
                 continue
             series = self._metrics.tenant(before.label, before.everys)
             series.watch(partial(committed_view, known.checkpoint.state, known.remembered, self._now))
-            subject = Subject(key, known.tenant, shard.number)
+            subject = ReportedTenant(key, known.tenant, shard.number)
             self._tenants.append(_LostTenant(subject, known.checkpoint, known.remembered, series))
 
     def forget(self) -> None:

@@ -12,7 +12,7 @@ import msgspec
 
 from connector.core import instants, jobs
 from connector.core.coverage import Window
-from connector.kafka.ownership import ControlRecord
+from connector.kafka.membership import ControlRecord
 
 _LONGEST_BYTES = 4096
 

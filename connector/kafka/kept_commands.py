@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from connector.kafka import control
 from connector.kafka.control import Heard
-from connector.kafka.ownership import ControlRecord
+from connector.kafka.membership import ControlRecord
 
 MAX_BYTES = 16_384
 

@@ -18,7 +18,7 @@ from connector.kafka import addresses, control, kept_commands, recreation, state
 from connector.kafka.clients import Clients
 from connector.kafka.control import Heard
 from connector.kafka.log_reader import LogReader, Place, apply, from_beginning
-from connector.kafka.ownership import ControlRecord
+from connector.kafka.membership import ControlRecord
 from connector.kafka.state import Restored, StateIdentity
 
 _LOOK_S = 8.0

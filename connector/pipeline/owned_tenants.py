@@ -12,7 +12,7 @@ from connector.config import Tenant, duration_text
 from connector.core import windows
 from connector.kafka import control, kept_commands
 from connector.kafka.control import Heard
-from connector.kafka.ownership import ControlRecord
+from connector.kafka.membership import ControlRecord
 from connector.kafka.state import Checkpoint
 from connector.metrics.tenant import TenantMetrics
 from connector.pipeline.buffer import Buffer

@@ -14,7 +14,7 @@ from connector.backoff import doubling
 from connector.errors import FencedError, HandedOverError, ShardRestartError
 from connector.kafka.acknowledgement import Acknowledgements
 from connector.kafka.limits import RecordTooLongError
-from connector.kafka.ownership import ControlRecord
+from connector.kafka.membership import ControlRecord
 from connector.kafka.publishing import Publisher
 from connector.kafka.transaction import Transactions
 from connector.pipeline.buffer import Buffer

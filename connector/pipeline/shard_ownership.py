@@ -5,7 +5,7 @@ import time
 from functools import partial
 
 from connector.errors import HandedOverError, ShardRestartError
-from connector.kafka.ownership import Membership
+from connector.kafka.membership import Membership
 from connector.kafka.publishing import CommitContext
 
 _SNAPSHOT_WAIT_S = 10.0

@@ -9,7 +9,7 @@ from connector.core.rows import RowSchema
 from connector.graph.client import GraphClient
 from connector.kafka import control
 from connector.kafka.clients import Clients
-from connector.kafka.ownership import Membership
+from connector.kafka.membership import Membership
 from connector.kafka.state import StateIdentity
 from connector.metrics.worker import Metrics
 

@@ -5,7 +5,7 @@ import threading
 import time
 
 from connector import log
-from connector.kafka.ownership import ControlRecord
+from connector.kafka.membership import ControlRecord
 from connector.kafka.publishing import LONGEST_CALL_S
 from connector.metrics.worker import Metrics
 from connector.pipeline.shard import Shard

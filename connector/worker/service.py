@@ -19,7 +19,7 @@ from connector.core.rows import RowSchema
 from connector.errors import ConfigurationError
 from connector.graph.client import GraphClient
 from connector.kafka import avro, topics
-from connector.kafka.ownership import Membership
+from connector.kafka.membership import Membership
 from connector.kafka.registry import Registry
 from connector.kafka.state import StateIdentity
 from connector.metrics.worker import Metrics

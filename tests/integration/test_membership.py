@@ -11,7 +11,7 @@ from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
 from connector.kafka.clients import Clients
-from connector.kafka.ownership import ControlRecord, Membership
+from connector.kafka.membership import ControlRecord, Membership
 from tests.brokers import wait_until
 from tests.conftest import SharedBroker
 
@@ -220,8 +220,8 @@ def deaf(monkeypatch: pytest.MonkeyPatch) -> type[Deaf]:
     class Ours(Deaf):
         pass
 
-    monkeypatch.setattr("connector.kafka.ownership._REJOIN_S", 1.0)
-    monkeypatch.setattr("connector.kafka.ownership.Consumer", Ours)
+    monkeypatch.setattr("connector.kafka.membership._REJOIN_S", 1.0)
+    monkeypatch.setattr("connector.kafka.membership.Consumer", Ours)
     return Ours
 
 
@@ -268,7 +268,7 @@ def test_an_error_that_is_raised_in_its_thread_makes_the_member_anew(
     join: Join, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     """If the thread ended instead, the worker would own nothing forever without a message."""
-    monkeypatch.setattr("connector.kafka.ownership.Consumer", Stumbling)
+    monkeypatch.setattr("connector.kafka.membership.Consumer", Stumbling)
     monkeypatch.setattr(Stumbling, "error", error)
     _, watch = join()
     until_owned(watch)

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from connector.kafka import control
-from connector.kafka.ownership import ControlRecord
+from connector.kafka.membership import ControlRecord
 
 VALID = {
     "id": "6f1c2a34-0b5d-4c7e-8f90-a1b2c3d4e5f6",

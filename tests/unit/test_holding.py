@@ -2,7 +2,7 @@
 
 import pytest
 
-from connector.kafka.ownership import Membership, Snapshot
+from connector.kafka.membership import Membership, Snapshot
 
 
 @pytest.mark.parametrize("is_kept", [True, False])
@@ -17,6 +17,6 @@ def test_holding_waits_for_a_poll_that_began_after_the_question(
     def poll(_seconds: float) -> None:
         membership.snapshot = later.pop(0)
 
-    monkeypatch.setattr("connector.kafka.ownership.time.sleep", poll)
+    monkeypatch.setattr("connector.kafka.membership.time.sleep", poll)
     assert membership.holds(0) is is_kept
     assert not later

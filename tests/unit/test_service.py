@@ -15,7 +15,7 @@ from structlog.testing import capture_logs
 from connector.config import Settings, load
 from connector.errors import BrokersUnavailableError, FatalError
 from connector.kafka import topics
-from connector.kafka.ownership import Membership
+from connector.kafka.membership import Membership
 from connector.kafka.state import StateIdentity
 from connector.kafka.topics import Found
 from connector.pipeline.worker_context import Topology

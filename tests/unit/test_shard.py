@@ -19,7 +19,7 @@ from connector.kafka import avro, control, kept_commands, publishing, recreation
 from connector.kafka.control import Heard
 from connector.kafka.limits import Limits
 from connector.kafka.log_reader import Place
-from connector.kafka.ownership import ControlRecord, Snapshot
+from connector.kafka.membership import ControlRecord, Snapshot
 from connector.kafka.publishing import AbortedError, CommitContext, Offsets, Publisher, TransactionContents
 from connector.kafka.state import StateIdentity
 from connector.metrics.worker import Metrics

@@ -13,6 +13,7 @@ from connector.kafka import control, topics
 from connector.kafka.clients import Clients
 from connector.kafka.seen import SEALED, Record, SeenLog
 from connector.kafka.state import Checkpoint, checkpoint_record
+from connector.kafka.topic_admin import TopicAdmin
 from tests.brokers import wait_until
 
 _HORIZON = timedelta(days=150)
@@ -22,7 +23,7 @@ _BUSY = timedelta(days=149)
 def create_topics(bootstrap: str, app: str, topic: str, shards: int) -> None:
     """Create the topics of an app as its first worker would."""
     wanted = topics.wanted(app, [topic], shards, 3, {})
-    admin = topics.Admin(Clients(bootstrap, {}))
+    admin = TopicAdmin(Clients(bootstrap, {}))
 
     def are_there() -> bool:
         try:

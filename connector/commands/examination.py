@@ -32,7 +32,8 @@ from connector.kafka import topics
 from connector.kafka.limits import raise_command
 from connector.kafka.probe import Probe, TopicFindings
 from connector.kafka.registry import Registry, subjects
-from connector.kafka.topics import Problem
+from connector.kafka.topic_admin import Found
+from connector.kafka.topic_problems import Problem
 
 _ANSWER = timedelta(seconds=8)
 _TENANT_S = 25.0
@@ -159,7 +160,7 @@ class Examination:
         more = await asyncio.gather(self._topics(found), self._transactions())
         return [_passed("brokers", f"those of cluster {found.cluster} answer"), *(one for part in more for one in part)]
 
-    async def _topics(self, found: topics.Found) -> list[Finding]:
+    async def _topics(self, found: Found) -> list[Finding]:
         settings = self._settings
         kafka, key = settings.kafka, settings.rows.key
         wanted = topics.wanted(kafka.app, settings.topics, kafka.shards, kafka.partitions, kafka.topic_properties, key)

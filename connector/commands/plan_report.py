@@ -21,6 +21,7 @@ from connector.kafka import control, seen, state, topics
 from connector.kafka.clients import Clients
 from connector.kafka.restore import read_compacted
 from connector.kafka.state import Checkpoint
+from connector.kafka.topic_admin import TopicAdmin
 
 _CALLS_PER_DAY = 10_000.0
 _MOST_CALLS = 10_000_000
@@ -96,7 +97,7 @@ def _read_shard(
 ) -> tuple[dict[str, Checkpoint], _Hours]:
     names = topics.Names(settings.kafka.app)
     try:
-        if names.state not in topics.Admin(clients).look().partitions:
+        if names.state not in TopicAdmin(clients).look().partitions:
             return {}, {}
         values = read_compacted(clients, (names.state, names.seen), shard)
     except BrokersUnavailableError as error:

@@ -42,6 +42,7 @@ from connector.kafka import avro, topics
 from connector.kafka.log_reader import Entry
 from connector.kafka.records import row_decoder
 from connector.kafka.registry import Registry
+from connector.kafka.topic_admin import TopicAdmin
 
 _LONGEST_WAIT_S = 120.0
 _WAIT_WHEN_CUT_S = 5.0
@@ -155,7 +156,7 @@ class _Verification:
         is_by_event = self._settings.rows.timestamp == "event"
         if not cut and not (is_by_event and any(low for low, _ in self._rows.bounds.values())):
             return False
-        settings = topics.Admin(self._clients).settings([self._rows.name]).get(self._rows.name, {})
+        settings = TopicAdmin(self._clients).settings([self._rows.name]).get(self._rows.name, {})
         retention_ms = int(settings.get("retention.ms") or -1)
         if retention_ms >= 0 and self._window.start < self._begun - timedelta(milliseconds=min(retention_ms, _EVER_MS)):
             raise ConfigurationError([_cut(self._rows.name, self._window)])

@@ -20,6 +20,7 @@ from connector.kafka.control import Heard
 from connector.kafka.log_reader import LogReader, Place, apply, from_beginning
 from connector.kafka.membership import ControlRecord
 from connector.kafka.state import Restored, StateIdentity
+from connector.kafka.topic_admin import TopicAdmin
 
 _LOOK_S = 8.0
 _FILING_S = 20.0
@@ -48,7 +49,7 @@ class OperatorClient:
         self._names = topics.Names(kafka.app)
         self._brokers: Mapping[int, addresses.Address] = {}
         try:
-            found = topics.Admin(self._clients).look(_LOOK_S)
+            found = TopicAdmin(self._clients).look(_LOOK_S)
         except BrokersUnavailableError as error:
             raise self._away(str(error)) from error
         self._brokers = found.brokers

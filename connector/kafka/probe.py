@@ -18,7 +18,9 @@ from connector.kafka import addresses, rights, topics
 from connector.kafka.clients import Clients
 from connector.kafka.limits import LEAST, raise_command
 from connector.kafka.operator_client import OperatorClient
-from connector.kafka.topics import Found, Problem, Topic
+from connector.kafka.topic_admin import Found, TopicAdmin
+from connector.kafka.topic_problems import Problem, absent
+from connector.kafka.topics import Topic
 
 _LOOK_S = 8.0
 _ASK_S = 8.0
@@ -48,7 +50,7 @@ class Probe:
         self._internal = (self._names.state, self._names.seen)
         self._clients = clients
         self._clients.check()
-        self._admin = topics.Admin(self._clients)
+        self._admin = TopicAdmin(self._clients)
 
     def look(self) -> Found:
         """Return the cluster and its topics."""
@@ -68,7 +70,7 @@ class Probe:
                 foreseen = self._admin.foresee(missing, self._kafka.replication_factor)
                 problems, left_out = [*problems, *foreseen.problems], foreseen.left_out
             else:
-                problems += [topics.absent(topic) for topic in missing]
+                problems += [absent(topic) for topic in missing]
         except KafkaException as error:
             raise self._admin.unanswered(error.args[0]) from error
         problems += self._forbidden([topic.name for topic in present])

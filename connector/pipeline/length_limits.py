@@ -8,7 +8,7 @@ from connector import log
 from connector.errors import BrokersUnavailableError
 from connector.kafka.clients import Clients
 from connector.kafka.limits import LEAST, RecordTooLongError, TooLong, raise_command, refusing_topics
-from connector.kafka.topics import Admin
+from connector.kafka.topic_admin import TopicAdmin
 
 _logger = log.get(__name__)
 _ASK_EVERY_S = 5.0
@@ -22,7 +22,7 @@ class LengthLimits:
         self._clients = clients
         self._shard = shard
         self._internal = internal
-        self._admin: Admin | None = None
+        self._admin: TopicAdmin | None = None
 
     def check(self) -> None:
         """Raise RecordTooLongError when an internal topic does not even accept the shortest records."""
@@ -42,7 +42,7 @@ class LengthLimits:
             before = {topic: limits.of(topic) for topic in refused}
             if refused:
                 await self._read(refused)
-                (self._admin or Admin(self._clients)).warn_of_limits(refused)
+                (self._admin or TopicAdmin(self._clients)).warn_of_limits(refused)
             for topic, limit in before.items():
                 if limits.of(topic) == limit:
                     limits.lower(topic)
@@ -62,6 +62,6 @@ class LengthLimits:
                 return
 
     async def _read(self, names: Sequence[str]) -> None:
-        admin = self._admin = self._admin or Admin(self._clients)
+        admin = self._admin = self._admin or TopicAdmin(self._clients)
         with suppress(BrokersUnavailableError):
             await asyncio.to_thread(admin.read_limits, names)

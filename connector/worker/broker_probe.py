@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from connector import log
 from connector.errors import BrokersUnavailableError, FatalError
-from connector.kafka import topics
+from connector.kafka.topic_admin import Found, TopicAdmin
 from connector.metrics.worker import Metrics
 
 _logger = log.get(__name__)
@@ -37,9 +37,7 @@ class BrokerProbe:
         self.is_up = up
         self._metrics.kafka_answered(up)
 
-    async def run(
-        self, admin: topics.Admin, check: Callable[[topics.Found], None], fail: Callable[[FatalError], None]
-    ) -> None:
+    async def run(self, admin: TopicAdmin, check: Callable[[Found], None], fail: Callable[[FatalError], None]) -> None:
         """Query the brokers every ten seconds, so that their absence shows even when nothing is committed.
 
         `check` raises FatalError for an answer with which the worker cannot go on, which is passed to `fail`.

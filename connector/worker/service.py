@@ -22,6 +22,7 @@ from connector.kafka import avro, topics
 from connector.kafka.membership import Membership
 from connector.kafka.registry import Registry
 from connector.kafka.state import StateIdentity
+from connector.kafka.topic_admin import Found, TopicAdmin
 from connector.metrics.worker import Metrics
 from connector.pipeline.worker_context import Topology, WorkerContext
 from connector.web.server import Web
@@ -73,7 +74,7 @@ class Service:
         self._clients = brokers.clients(settings)
         self._clients.check()
         registry = Registry(settings.schema_registry) if settings.schema_registry.url else None
-        self._builder = TopologyBuilder(topics.Admin(self._clients), registry, now)
+        self._builder = TopologyBuilder(TopicAdmin(self._clients), registry, now)
         self._metrics = Metrics(__version__, settings.kafka.shards, lambda: now().timestamp())
         self._metrics.watch_process()
         self._instance = f"{os.uname().nodename}-{os.getpid()}"
@@ -144,7 +145,7 @@ class Service:
         worker = self._context(topology, graph)
         self._shards.begin(worker)
         worker.membership.start()
-        probing = self._probe.run(topics.Admin(self._clients), self._check_found, self._shutdown.fail)
+        probing = self._probe.run(TopicAdmin(self._clients), self._check_found, self._shutdown.fail)
         probe = asyncio.create_task(probing, name="broker probe")
         try:
             if self._once:
@@ -181,7 +182,7 @@ class Service:
             worker.topology = topology.succeeding(worker.topology)
             self._shards.reconfigured()
 
-    def _check_found(self, found: topics.Found) -> None:
+    def _check_found(self, found: Found) -> None:
         worker = self._shards.worker
         check_found(found, self._configuration.settings, worker.identity if worker is not None else None)
 

@@ -10,13 +10,15 @@ from connector.errors import FatalError
 from connector.kafka import topics
 from connector.kafka.registry import Registry, Subject, subjects
 from connector.kafka.state import ShardRecord, StateIdentity, check_identity
+from connector.kafka.topic_admin import Found, TopicAdmin
+from connector.kafka.topic_problems import wrong_counts
 from connector.pipeline.worker_context import Topology
 
 
 class TopologyBuilder:
     """Builder of a worker's topologies."""
 
-    def __init__(self, admin: topics.Admin, registry: Registry | None, now: Callable[[], datetime]) -> None:
+    def __init__(self, admin: TopicAdmin, registry: Registry | None, now: Callable[[], datetime]) -> None:
         self._admin = admin
         self._registry = registry
         self._now = now
@@ -58,7 +60,7 @@ class TopologyBuilder:
         await asyncio.to_thread(self._admin.warn_of_event_time, reaches, horizon)
 
 
-def check_found(found: topics.Found, settings: Settings, identity: StateIdentity | None) -> None:
+def check_found(found: Found, settings: Settings, identity: StateIdentity | None) -> None:
     """Raise FatalError for what prevents a start: another cluster, or a topic with another partition count.
 
     `identity` is that of the state, once it is known.
@@ -66,7 +68,7 @@ def check_found(found: topics.Found, settings: Settings, identity: StateIdentity
     if identity is not None and found.cluster != str(None):
         record = ShardRecord(identity.app, identity.cluster, identity.topic, 0)
         check_identity(record, identity._replace(cluster=found.cluster))
-    problems = topics.wrong_counts(_wanted_topics(settings), found)
+    problems = wrong_counts(_wanted_topics(settings), found.partitions)
     if problems:
         raise FatalError("\n".join(str(problem) for _, problem in problems))
 

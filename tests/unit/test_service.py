@@ -17,7 +17,7 @@ from connector.errors import BrokersUnavailableError, FatalError
 from connector.kafka import topics
 from connector.kafka.membership import Membership
 from connector.kafka.state import StateIdentity
-from connector.kafka.topics import Found
+from connector.kafka.topic_admin import Found
 from connector.pipeline.worker_context import Topology
 from connector.worker import shutdown
 from connector.worker.service import Service

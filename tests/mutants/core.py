@@ -41,7 +41,7 @@ CORE = (
         "connector/core/horizon.py",
         "return max((now - horizon + margin).replace(microsecond=0), forgotten_before)",
         "return (now - horizon + margin).replace(microsecond=0)",
-        _HORIZON,
+        f"{_HORIZON} -k unreadable_what_was_forgotten",
     ),
     Mutant(
         "windows begin where rows are being forgotten",

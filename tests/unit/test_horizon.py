@@ -111,6 +111,11 @@ def test_raised_horizon_lets_only_again_read_what_was_forgotten(*, again: bool) 
         assert len(topics.rows) == published + 1
 
 
+def test_raised_horizon_leaves_unreadable_what_was_forgotten() -> None:
+    raised = timedelta(days=5)
+    assert horizon.readable_from(moment(59 * HOUR_S), raised, moment(72 * HOUR_S)) == moment(59 * HOUR_S)
+
+
 def test_fraction_of_an_hour_of_the_horizon_counts() -> None:
     assert horizon.forget_before(moment(0), timedelta(hours=4, minutes=30), moment(10 * HOUR_S)) == moment(5 * HOUR_S)
     assert horizon.forget_before(moment(6 * HOUR_S), timedelta(hours=4), moment(9 * HOUR_S)) == moment(6 * HOUR_S)

@@ -167,6 +167,7 @@ requirements: dev ## Pin requirements/*.txt again, with hashes; UPGRADE=--upgrad
 	@$(COMPILE) $(UPGRADE) --constraint requirements/dev.txt --group bench pyproject.toml --output-file requirements/bench.txt
 	@$(COMPILE) $(UPGRADE) --group audit --output-file requirements/audit.txt
 	@$(COMPILE) $(UPGRADE) --group flink --output-file requirements/flink.txt
+	@$(COMPILE) $(UPGRADE) --group msgraph --output-file requirements/msgraph.txt
 	@$(COMPILE) $(UPGRADE) --group quix --output-file requirements/quix.txt
 
 .PHONY: clean

@@ -45,9 +45,10 @@ format: dev ## Format the code and apply automatic fixes
 
 .PHONY: check
 check: dev ## Format, lint, types, imports, dependencies and the fast tests, in seconds
-	@$(MAKE) --jobs=2 --keep-going --output-sync=target check-fast-tests check-types check-format check-lint check-imports check-dependencies
+	@$(MAKE) --jobs=2 --keep-going --output-sync=target check-fast-tests check-types check-format check-lint check-imports check-dependencies \
+		check-workflows
 
-.PHONY: check-format check-lint check-types check-imports check-dependencies check-fast-tests
+.PHONY: check-workflows check-format check-lint check-types check-imports check-dependencies check-fast-tests
 check-format: dev
 	@$(BIN)/ruff format --check $(SOURCES)
 check-lint: dev
@@ -58,6 +59,8 @@ check-imports: dev
 	@$(BIN)/lint-imports --no-logo
 check-dependencies: dev
 	@$(BIN)/deptry connector
+check-workflows: dev
+	@$(BIN)/python -m tests.workflows
 check-fast-tests: dev
 	@$(BIN)/pytest --quiet --hypothesis-profile=quick tests/unit
 
@@ -146,6 +149,21 @@ chart: dashboards ## Write the chart's files that come from others: schema of th
 .PHONY: strimzi
 strimzi: dev ## Write the topics and users of deploy/strimzi from the code and docs/kafka.md
 	@$(BIN)/python -m deploy.strimzi.generator
+
+.PHONY: chart-lint chart-package
+chart-lint: dev ## Lint the chart and check what it renders; needs Go
+	@$(BIN)/pytest --quiet tests/integration/test_chart.py
+chart-package: dev ## Write the chart's archive into dist; needs Go
+	@$(BIN)/python -m tests.helm dist
+
+.PHONY: wheel sbom version
+wheel: dev ## Write the wheel into dist
+	@$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --no-build-isolation --wheel-dir dist .
+sbom: ## Write what the image contains into dist/sbom.cdx.json
+	@mkdir -p dist
+	@docker run --rm --entrypoint cat direct-routing-connector:$(VERSION) /opt/connector/sbom.cdx.json > dist/sbom.cdx.json
+version:
+	@echo $(VERSION)
 
 .PHONY: docs
 docs: dev ## Generate docs/configuration.md and docs/licences.md

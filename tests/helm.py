@@ -1,15 +1,20 @@
-"""Helm and the schemas that clusters check resources with, both from the proxy of Go modules, kept in the cache."""
+"""Helm and the schemas that clusters check resources with, both from the proxy of Go modules, kept in the cache.
+
+`python -m tests.helm FOLDER` writes the chart's archive into a folder (`make chart-package`).
+"""
 
 import json
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from deploy.helm.generator.files import CHART
 from tests.kafka_software import MissingSoftwareError, cache_directory, made_once
 
 HELM_VERSION = "3.18.6"
@@ -62,8 +67,12 @@ def _build(target: Path) -> None:
     for package in ("chartutil", "lint/rules"):
         place = f"helm.sh/helm/v3/pkg/{package}.k8sVersion"
         flags += [f"-X {place}Major={major}", f"-X {place}Minor={minor}"]
-    module = f"helm.sh/helm/v3/cmd/helm@v{HELM_VERSION}"
-    _go("install", "-trimpath", f"-ldflags={' '.join(flags)}", module, GOBIN=str(target))
+    install_with_go(f"helm.sh/helm/v3/cmd/helm@v{HELM_VERSION}", target, f"-ldflags={' '.join(flags)}")
+
+
+def install_with_go(module: str, target: Path, *flags: str) -> None:
+    """Compile a program of a Go module into a folder. Raises MissingSoftwareError."""
+    _go("install", "-trimpath", *flags, module, GOBIN=str(target))
 
 
 def _fetch_crds(target: Path) -> None:
@@ -76,10 +85,19 @@ def _fetch_crds(target: Path) -> None:
 def _go(*arguments: str, **environment: str) -> str:
     go = shutil.which("go")
     if go is None:
-        raise MissingSoftwareError("The chart's tests compile Helm, which needs Go 1.24 or newer: install it.")
+        raise MissingSoftwareError("Helm and actionlint are compiled with Go 1.24 or newer: install it.")
     with tempfile.TemporaryDirectory(prefix="drc-go-") as folder:
         variables = {**os.environ, "GOFLAGS": "-mod=mod", **environment}
         done = subprocess.run([go, *arguments], cwd=folder, env=variables, check=False, capture_output=True, text=True)
     if done.returncode:
         raise MissingSoftwareError(f"go {arguments[0]} failed:\n{done.stderr[-2000:]}")
     return done.stdout
+
+
+def main() -> None:
+    """Write the chart as an archive into the folder that the command names."""
+    subprocess.run([helm(), "package", CHART, "--destination", sys.argv[1]], check=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -99,6 +99,11 @@ class State(NamedTuple):
     forgotten_before: datetime = EPOCH
     "The deduplication index may have forgotten rows of calls that began before this."
 
+    @property
+    def is_read(self) -> bool:
+        """Return whether the tenant was ever read, or a run has started."""
+        return bool(self.coverage.reads) or any(sweep_state.run for sweep_state in self.sweeps)
+
 
 class Slice(NamedTuple):
     """One page chain to read."""
@@ -126,7 +131,7 @@ def start_earlier(state: State, rules: Rules, start: datetime, now: datetime) ->
 
     A clock that was ahead may have set the start of the state.
     """
-    if state.coverage.reads or any(sweep_state.run for sweep_state in state.sweeps):
+    if state.is_read:
         return state
     first = first_state(rules, min(start, state.start), now)
     return state._replace(start=first.start, sweeps=first.sweeps)

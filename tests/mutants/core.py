@@ -262,8 +262,8 @@ CORE = (
     ),
     Mutant(
         "a chain that is read again does not tell which ids it repeats",
-        "connector/pipeline/sweeper.py",
-        "                repeated=again,\n",
+        "connector/pipeline/page_chain.py",
+        "            repeated=again,\n",
         "",
         "tests/unit/test_sweeper_chains.py",
     ),

@@ -1,7 +1,8 @@
 """A world of calls, a worker made of the real core, and topics in memory: everything of the connector but I/O.
 
-Time is a number that the test moves on. The worker takes the steps of sweeper.py and shard.py in any order and at any
-pace; what it knows at its start comes from the topics and from nowhere else.
+Time is a number that the test moves on. The scheduler that runs in production decides what is read. The worker takes
+the steps of shard.py in any order and at any pace; what it knows at its start comes from the topics and from nowhere
+else.
 """
 
 import math
@@ -17,13 +18,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 import msgspec
 import numpy as np
 
-from connector.core import instants, jobs, slices, windows
+from connector.core import instants, jobs, slices
 from connector.core.coverage import Window
 from connector.core.failing_ranges import RangeFailure
 from connector.core.pages import Page, decode_page
 from connector.core.rows import RowSchema
-from connector.core.slices import Sizes
-from connector.core.windows import Rules, Slice, Sweep
+from connector.core.scheduler import LearnTime, ReadSlice, Scheduler, SliceFailure, StartRuns
+from connector.core.windows import Rules, Slice, State, Sweep
 from connector.kafka import avro, seen, state
 from connector.kafka.publishing import NO_TRANSACTION, Offsets, Outgoing
 from connector.pipeline.batch import Batches
@@ -218,7 +219,7 @@ class Topics:
 class _Chain:
     piece: Slice
     skip: int = 0
-    attempt: int = 0
+    rows: int = 0
     repeated: bool = False
     began_s: float = 0.0
     asked: Page | None = None
@@ -254,59 +255,55 @@ class Worker:
             for tenant in worlds
         }
         self._batches = Batches(settings, _shape, {TOPIC: PARTITIONS})
-        self.plans = {tenant: account.checkpoint.state for tenant, account in self.accounts.items()}
+        self.schedulers = {
+            tenant: Scheduler(
+                account.checkpoint.state,
+                account.rules,
+                setting.concurrency,
+                account.remembered.per_hour,
+                start=setting.start,
+            )
+            for tenant, account in self.accounts.items()
+        }
         self._chains: dict[str, list[_Chain]] = {tenant: [] for tenant in worlds}
         self._queue: list[Item] = []
         self._waiting: list[Item] = []
         self._pending: dict[str, Change] = {}
         self._reads: list[Landed] = []
-        self._guess = slices.first_guess()
         self._served_at: dict[str, datetime] = {}
 
-    def sweep(self, tenant: str, now_s: float) -> None:
-        """Begins what is due and opens chains, as Sweeper does."""
-        account, now = self.accounts[tenant], moment(now_s)
-        forgotten_before = max(self.plans[tenant].forgotten_before, account.checkpoint.state.forgotten_before)
-        self.plans[tenant] = self.plans[tenant]._replace(forgotten_before=forgotten_before)
-        start = self._fix_start(tenant, now)
-        self.plans[tenant], begun = windows.begin(self.plans[tenant], account.rules, now)
-        if begun:
-            self._queue.append(RunsStarted(tenant, now, start))
-        chains = self._chains[tenant]
-        while True:
-            others = sum(chain.piece.priority != 0 for chain in chains)
-            piece = slices.next_slice(
-                self.plans[tenant],
-                account.rules,
-                [chain.piece for chain in chains],
-                self._sizes(tenant, now),
-                now,
-                live=len(chains) < self._setting.concurrency,
-                others=others < max(1, self._setting.concurrency - 1) and len(chains) < self._setting.concurrency,
-            )
-            if piece is None:
-                return
-            chains.append(_Chain(piece))
+    @property
+    def plans(self) -> dict[str, State]:
+        """Return the states as they will be once everything that was read is committed."""
+        return {tenant: scheduler.plan for tenant, scheduler in self.schedulers.items()}
 
-    def _fix_start(self, tenant: str, now: datetime) -> datetime | None:
-        plan = self.plans[tenant]
-        if plan.coverage.reads or any(sweep_state.run for sweep_state in plan.sweeps):
-            return None
-        start = now + self._setting.start
-        self.plans[tenant] = windows.start_earlier(plan, self.accounts[tenant].rules, start, now)
-        return self.plans[tenant].start
+    def sweep(self, tenant: str, now_s: float) -> None:
+        """Start runs that are due and open chains, until the scheduler waits."""
+        scheduler, now = self.schedulers[tenant], moment(now_s)
+        scheduler.forget(self.accounts[tenant].checkpoint.state.forgotten_before)
+        while True:
+            match scheduler.next(now):
+                case LearnTime():
+                    scheduler.confirm_time()
+                case StartRuns(start=start):
+                    self._queue.append(RunsStarted(tenant, now, start))
+                case ReadSlice(slice=piece):
+                    self._chains[tenant].append(_Chain(piece))
+                case _:
+                    return
 
     def command(self, tenant: str, command: jobs.Command, now_s: float) -> None:
-        """Apply an operator's command as Sweeper does."""
-        now, horizon = moment(now_s), self.accounts[tenant].rules.horizon
-        self.plans[tenant] = windows.command(self.plans[tenant], command, now, now - horizon)
+        """Let the scheduler apply an operator's command."""
+        now = moment(now_s)
+        ended = self.schedulers[tenant].command(command, now)
         self._queue.append(Commanded(0, now, tenant, command))
-        orders = self.plans[tenant].orders
-        self._chains[tenant] = [
-            chain
-            for chain in self._chains[tenant]
-            if not orders.paused and (not chain.piece.job or jobs.is_open(orders, chain.piece.job))
-        ]
+        self._give_up(tenant, ended)
+
+    def _give_up(self, tenant: str, pieces: Collection[Slice]) -> None:
+        """End chains without an outcome."""
+        self._chains[tenant] = [chain for chain in self._chains[tenant] if chain.piece not in pieces]
+        for piece in pieces:
+            self.schedulers[tenant].closed(piece)
 
     def has_chains(self, tenant: str) -> bool:
         return bool(self._chains[tenant])
@@ -329,35 +326,36 @@ class Worker:
         ids = set(reading.entries["hi"].tolist())
         chain.repeated = chain.repeated or not chain.ids.isdisjoint(ids)
         chain.ids |= ids
+        chain.rows += len(page.rows)
         chain.served |= {_id_of(raw) for raw in page.rows}
         chain.skip += self._worlds[tenant].page_rows
         self._queue.append(PageRead(tenant, chain.piece, page.rows, reading, moment(now_s), 1, ()))
         if page.next_link:
             return
-        if chain.repeated and chain.attempt < 2:
-            chains[chains.index(chain)] = _Chain(chain.piece, attempt=chain.attempt + 1)
+        if self.schedulers[tenant].repeats(chain.piece, repeated=chain.repeated):
+            chains[chains.index(chain)] = _Chain(chain.piece)
             return
         chains.remove(chain)
-        item = SliceRead(tenant, chain.piece, not chain.repeated, moment(now_s))
-        self._queue.append(item)
+        outcome = self.schedulers[tenant].finished(chain.piece, chain.rows, moment(now_s))
+        self._queue.append(SliceRead(tenant, chain.piece, outcome.steady, moment(now_s)))
         window, since_s = chain.piece.window, chain.began_s
         hidden = self._worlds[tenant].hidden(window, since_s, time_s, chain.served)
         self._reads.append(Landed(tenant, window, since_s, time_s, hidden))
-        self.plans[tenant], _ = windows.finish(
-            self.plans[tenant], [(chain.piece, item.steady)], item.now, self.accounts[tenant].rules
-        )
 
     def _fail_range(self, tenant: str, chain: _Chain, now_s: float) -> None:
         self._chains[tenant].remove(chain)
-        failure = RangeFailure("Graph answers 500", moment(now_s), self._served_at.get(tenant))
-        self.plans[tenant] = windows.range_failed(self.plans[tenant], chain.piece.window, failure)
-        self._queue.append(RangeFailed(tenant, chain.piece.window, failure))
+        cause = RangeFailure("Graph answers 500", moment(now_s), self._served_at.get(tenant))
+        failure = SliceFailure(cause, of_range=True, permanent=False, tenant_fails=False)
+        self.schedulers[tenant].failed(chain.piece, failure, moment(now_s))
+        self._queue.append(RangeFailed(tenant, chain.piece.window, cause))
 
-    def fail(self, tenant: str) -> None:
+    def fail(self, tenant: str, now_s: float, *, permanent: bool = False) -> None:
         """Let the source be unavailable: the current runs have failed."""
-        self._chains[tenant].clear()
-        self.plans[tenant], dropped = windows.drop_runs(self.plans[tenant])
-        if dropped:
+        rest = self.schedulers[tenant].rest(moment(now_s), permanent=permanent)
+        if rest is None:
+            return
+        self._give_up(tenant, rest.cancelled)
+        if rest.dropped:
             self._queue.append(RunsDropped(tenant, "unreachable", "away"))
 
     def take(self, items: int) -> None:
@@ -435,12 +433,6 @@ class Worker:
                 self.sweep(tenant, now_s)
         self.take(1_000_000)
         self.commit(time_s, now_s)
-
-    def _sizes(self, tenant: str, now: datetime) -> Sizes:
-        first = (self.plans[tenant].start - instants.EPOCH) // timedelta(hours=1)
-        end = (now - instants.EPOCH) // timedelta(hours=1) + 1
-        counts = self.accounts[tenant].remembered.per_hour(first, end)
-        return Sizes(counts, first, self.plans[tenant].coverage, self._guess)
 
 
 @dataclass

@@ -177,7 +177,7 @@ class Storm:
                 self.hindered.append((self.time_s, self.away_until_s[tenant]))
             self._order(worker, tenant)
             if self.time_s < self.away_until_s[tenant]:
-                worker.fail(tenant)
+                worker.fail(tenant, self.now_s(), permanent=self.away_until_s[tenant] % 2 < 1)
                 continue
             if not self.clock.known.is_set():
                 if rng.random() < 0.5:  # Graph has not answered yet

@@ -14,7 +14,7 @@ from connector.core.dedup import DedupIndex
 from connector.core.windows import Slice, Sweep
 from connector.kafka import state
 from connector.kafka.state import Checkpoint
-from connector.pipeline.messages import Commanded, PageRead, SliceRead
+from connector.pipeline.messages import PageRead, SliceRead
 from connector.pipeline.progress_records import gap_seconds
 from tests.property.model import (
     Setting,
@@ -48,9 +48,7 @@ def doubled(topics: Topics) -> list[tuple[str, int]]:
 
 
 def order(worker: Worker, time_s: float, command: jobs.Command) -> None:
-    now = moment(time_s)
-    worker.plans["t"] = windows.command(worker.plans["t"], command, now, now - worker.accounts["t"].rules.horizon)
-    worker._queue.append(Commanded(0, now, "t", command))
+    worker.command("t", command, time_s)
     worker.take(1_000_000)
     worker.commit(time_s, time_s)
 

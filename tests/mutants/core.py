@@ -3,11 +3,41 @@
 from tests.mutants.mutant import Mutant
 
 _MODEL = "tests/property/test_model_exactly_once.py"
+_STORM = f"{_MODEL} -k whatever_happens"
+_SCHEDULER = "connector/core/scheduler.py"
 _HORIZON = "tests/unit/test_horizon.py"
 _BATCH = "tests/unit/test_batch.py"
 _CONFLICTS = "tests/unit/test_conflicts.py"
 
 CORE = (
+    Mutant(
+        "a run starts before Graph has confirmed the time",
+        _SCHEDULER,
+        "if not self._is_time_known:",
+        "if self.plan.is_read and not self._is_time_known:",
+        _STORM,
+    ),
+    Mutant(
+        "the start of a tenant is in the plan and not committed",
+        _SCHEDULER,
+        "return StartRuns(start, tuple(",
+        "return StartRuns(None, tuple(",
+        _STORM,
+    ),
+    Mutant(
+        "the scheduler does not learn what the index has forgotten",
+        _SCHEDULER,
+        "max(self.plan.forgotten_before, before)",
+        "self.plan.forgotten_before",
+        _STORM,
+    ),
+    Mutant(
+        "a slice that failed stays open",
+        _SCHEDULER,
+        "        self.closed(piece)\n        before, cause",
+        "        before, cause",
+        _STORM,
+    ),
     Mutant(
         "coverage says that a slice was read when it ended, not when its run began",
         "connector/core/windows.py",
@@ -160,7 +190,7 @@ CORE = (
         "connector/core/coverage.py",
         "at = max(at, min(read.end, read.at - overlap))",
         "at = max(at, read.end)",
-        f"{_MODEL} -k whatever_happens",
+        _STORM,
     ),
     Mutant(
         "merged pieces are as new as the newest of them",

@@ -11,16 +11,18 @@ _TEST = "tests/unit/test_shard.py"
 _FENCING = "tests/e2e/test_fencing.py"
 
 _HANDED_OVER = """\
-            if chain.held:
-                await self._buffer.put_page(_joined(chain.held))
-            item = SliceRead(self._tenant, piece, not chain.repeated, self._now())
-            self._buffer.put(item)
+        if chain.held:
+            await self._buffer.put_page(chain.held)
+        now = self._now()
+        outcome = self._scheduler.finished(piece, chain.rows, now)
+        self._buffer.put(SliceRead(self._tenant, piece, outcome.steady, now))
 """
 _COUNTED_FIRST = """\
-            item = SliceRead(self._tenant, piece, not chain.repeated, self._now())
-            self._buffer.put(item)
-            if chain.held:
-                await self._buffer.put_page(_joined(chain.held))
+        now = self._now()
+        outcome = self._scheduler.finished(piece, chain.rows, now)
+        self._buffer.put(SliceRead(self._tenant, piece, outcome.steady, now))
+        if chain.held:
+            await self._buffer.put_page(chain.held)
 """
 _CHAINS = "tests/unit/test_sweeper_chains.py"
 
@@ -72,16 +74,16 @@ SHARD = (
     ),
     Mutant(
         "a chain with repeats is not read again",
-        "connector/pipeline/sweeper.py",
-        "                if chain.repeated:\n",
-        "                if not chain:\n",
+        "connector/core/scheduler.py",
+        "return repeated and slice_.repeats <= _REPEATS",
+        "return False",
         _CHAINS,
     ),
     Mutant(
         "every slice is stable",
-        "connector/pipeline/sweeper.py",
-        "SliceRead(self._tenant, piece, not chain.repeated, self._now())",
-        "SliceRead(self._tenant, piece, True, self._now())",
+        "connector/core/scheduler.py",
+        "slice_.steady = not repeated",
+        "slice_.steady = True",
         _CHAINS,
     ),
     Mutant(
@@ -94,7 +96,7 @@ SHARD = (
     Mutant(
         "other chains of a failed run go on",
         "connector/pipeline/sweeper.py",
-        'task.cancel(f"{piece.window} of a failed run")',
+        'self._tasks[piece].cancel(f"{piece.window} of a failed run")',
         "pass",
         _CHAINS,
     ),

@@ -277,13 +277,20 @@ class Worker:
         """Return the states as they will be once everything that was read is committed."""
         return {tenant: scheduler.plan for tenant, scheduler in self.schedulers.items()}
 
-    def sweep(self, tenant: str, now_s: float) -> None:
-        """Start runs that are due and open chains, until the scheduler waits."""
+    def sweep(self, tenant: str, now_s: float, learn_time: Callable[[], float | None] | None = None) -> None:
+        """Start runs that are due and open chains, until the scheduler waits.
+
+        `learn_time` returns the time that Graph has confirmed, or None while Graph does not answer.
+        """
         scheduler, now = self.schedulers[tenant], moment(now_s)
         scheduler.forget(self.accounts[tenant].checkpoint.state.forgotten_before)
         while True:
             match scheduler.next(now):
                 case LearnTime():
+                    confirmed_s = learn_time() if learn_time else now_s
+                    if confirmed_s is None:
+                        return
+                    now = moment(confirmed_s)
                     scheduler.confirm_time()
                 case StartRuns(start=start):
                     self._queue.append(RunsStarted(tenant, now, start))

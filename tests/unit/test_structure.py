@@ -19,9 +19,7 @@ LONG_MODULES = {
 LONG_FUNCTIONS = {
     "connector/commands/simulate.py:simulate": "Each option of the command is an argument with its help.",
 }
-REPEATED_CLASSES = {
-    "_Chain": "Private to the sweeper and to the simulation of plan.",
-}
+REPEATED_CLASSES: dict[str, str] = {}
 
 
 def nodes(kind: type[ast.AST] | tuple[type[ast.AST], ...]) -> Iterator[tuple[str, ast.AST]]:

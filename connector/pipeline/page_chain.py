@@ -24,7 +24,9 @@ class PageChain(NamedTuple):
     "All rows of the chain, if they were not handed over yet."
 
 
-async def read_chain(source: Source, tenant: Tenant, shape: RowSchema, buffer: Buffer, read: ReadSlice, attempt: int) -> PageChain:
+async def read_chain(
+    source: Source, tenant: Tenant, shape: RowSchema, buffer: Buffer, read: ReadSlice, attempt: int
+) -> PageChain:
     """Read one chain to its end, after `attempt` earlier readings.
 
     Hand over its pages at once, unless they must be committed as a whole.

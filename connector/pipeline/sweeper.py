@@ -1,7 +1,6 @@
 """Sweeper of one tenant: it reads the page chains that the scheduler decides on, and hands over what they contain."""
 
 import asyncio
-import itertools
 from collections.abc import Awaitable, Callable
 from datetime import datetime
 from functools import partial
@@ -134,10 +133,10 @@ class Sweeper:
         """Read a slice, hand it over, and report the outcome to the scheduler."""
         piece = read.slice
         try:
-            for attempt in itertools.count():
+            chain, attempt = await self._read_chain(read, 0), 0
+            while self._scheduler.repeats(piece, repeated=chain.repeated):
+                attempt += 1
                 chain = await self._read_chain(read, attempt)
-                if not self._scheduler.repeats(piece, repeated=chain.repeated):
-                    break
         except SourceError as error:
             self._failed(piece, error)
             return

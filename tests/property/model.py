@@ -405,6 +405,18 @@ class Worker:
             raise Died
         apply(changes, self.accounts)
         self._waiting, self._pending = [], {}
+        if not self._queue:
+            self._check_plans()
+
+    def _check_plans(self) -> None:
+        """Raise unless the plans equal what is committed, once everything that was handed over is committed."""
+        for tenant, scheduler in self.schedulers.items():
+            committed = self.accounts[tenant].checkpoint.state
+            scheduler.forget(committed.forgotten_before)
+            assert scheduler.plan.failing_ranges == committed.failing_ranges
+            assert _without_counts(scheduler.plan.orders) == _without_counts(committed.orders)
+            assert scheduler.plan.coverage == committed.coverage
+            assert not scheduler.plan.is_read or scheduler.plan.start == committed.start
 
     def _produce(self) -> tuple[list[Published], list[tuple[bytes | None, bytes]], dict[int, int], Offsets]:
         """Rows and dead letters of the batch, where the partitions then end, and the offsets that the rows get."""
@@ -440,6 +452,11 @@ class Worker:
                 self.sweep(tenant, now_s)
         self.take(1_000_000)
         self.commit(time_s, now_s)
+
+
+def _without_counts(orders: jobs.Orders) -> jobs.Orders:
+    """Return orders without what only a commit counts: rows, requests, and the time of the first page."""
+    return orders._replace(jobs=tuple(job._replace(rows=0, requests=0, started=None) for job in orders.jobs))
 
 
 @dataclass

@@ -169,7 +169,7 @@ ACCEPTED: dict[str, tuple[str, Callable[[Bench], str]]] = {
 
 
 @pytest.mark.parametrize("name", ACCEPTED)
-async def test_an_identity_gets_a_token_from_a_sign_in_that_checks_it(bench: Bench, name: str) -> None:
+async def test_each_identity_gets_a_token(bench: Bench, name: str) -> None:
     kind, write = ACCEPTED[name]
     before = bench.count(kind)
     async with bench.source(write(bench)) as source:
@@ -191,7 +191,7 @@ REFUSED: dict[str, tuple[str, Callable[[Bench], str]]] = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-async def test_what_is_refused_fails_the_tenant_with_a_sentence_that_says_what_to_do(bench: Bench, name: str) -> None:
+async def test_refused_identity_fails_its_tenant_with_a_remedy(bench: Bench, name: str) -> None:
     words, write = REFUSED[name]
     with capture_logs() as logs:
         async with bench.source(write(bench)) as source:
@@ -205,21 +205,21 @@ async def test_what_is_refused_fails_the_tenant_with_a_sentence_that_says_what_t
     assert bench.requests == []
 
 
-async def test_a_certificate_that_is_another_application_s_is_refused(bench: Bench) -> None:
+async def test_certificate_of_another_application_is_refused(bench: Bench) -> None:
     lines = certificate(bench, key_pair(MINE).pem()).replace(bench.simulator.client_id, "8" * 8)
     async with bench.source(lines) as source:
         with pytest.raises(PermanentError, match=r"check client_id.*AADSTS700016"):
             await read(source)
 
 
-async def test_a_managed_identity_of_another_tenant_reads_nothing(bench: Bench) -> None:
+async def test_managed_identity_of_another_tenant_is_refused(bench: Bench) -> None:
     async with bench.source(managed(bench), tenant=1) as source:
         with pytest.raises(PermanentError, match=f"of tenant {bench.simulator.tenants[0]}, and can read no other"):
             await read(source)
     assert bench.requests == []
 
 
-async def test_an_identity_endpoint_that_is_updated_is_weather(bench: Bench) -> None:
+async def test_updating_identity_endpoint_is_transient(bench: Bench) -> None:
     bench.simulator.set_faults(sign_in_down=True)
     async with bench.source(managed(bench)) as source:
         with pytest.raises(TransientError, match=r"identity endpoint of this machine answered 503"):
@@ -270,7 +270,7 @@ PAIRS: dict[str, Callable[[KeyPair], bytes]] = {"pem": KeyPair.pem, "pfx": KeyPa
 
 
 @pytest.mark.parametrize("form", PAIRS)
-async def test_a_certificate_that_is_replaced_is_used_without_a_restart(bench: Bench, form: str) -> None:
+async def test_replaced_certificate_is_used_without_a_restart(bench: Bench, form: str) -> None:
     async with bench.source(certificate(bench, PAIRS[form](key_pair(MINE)))) as source:
         assert await read(source) > 0
         bench.simulator.register(key_pair("next").certificate_pem)
@@ -325,7 +325,7 @@ async def _read_until(source: Source, is_done: Callable[[], bool]) -> None:
             assert await read(source) > 0
 
 
-async def test_a_federated_token_is_read_again_for_each_sign_in(bench: Bench) -> None:
+async def test_federated_token_file_is_read_for_each_sign_in(bench: Bench) -> None:
     async with bench.source(workload(bench, federated(exp=1))) as source:
         with pytest.raises(PermanentError, match="AADSTS700024"):
             await read(source)
@@ -341,7 +341,7 @@ async def test_a_federated_token_is_read_again_for_each_sign_in(bench: Bench) ->
 
 
 @pytest.mark.parametrize("name", ["pem_password", "pfx_password", "workload", "managed_user"])
-async def test_nothing_of_an_identity_is_logged(bench: Bench, name: str, caplog: pytest.LogCaptureFixture) -> None:
+async def test_identities_are_never_logged(bench: Bench, name: str, caplog: pytest.LogCaptureFixture) -> None:
     lines = ACCEPTED[name][1](bench)
     hidden = ["p4ss", *key_pair(MINE).key_pem().decode().splitlines()[1:-1], "eyJ"]
     with caplog.at_level(logging.DEBUG, "connector"), capture_logs() as logs:
@@ -368,7 +368,7 @@ ROOTS = {
 
 
 @pytest.mark.parametrize("cloud", ROOTS)
-async def test_a_cloud_has_its_root_its_sign_in_and_its_scope(cloud: str, tmp_path: Path) -> None:
+async def test_each_cloud_has_its_own_endpoints_and_scope(cloud: str, tmp_path: Path) -> None:
     path = tmp_path / "connector.toml"
     path.write_text(
         f'graph.cloud = "{cloud}"\n[[tenants]]\nid = "contoso.example"\nclient_id = "x"\nclient_secret = "y"'
@@ -379,9 +379,7 @@ async def test_a_cloud_has_its_root_its_sign_in_and_its_scope(cloud: str, tmp_pa
 
 
 @pytest.mark.parametrize("cloud", ROOTS)
-async def test_a_token_is_for_the_graph_of_its_cloud_and_for_no_other(
-    cloud: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_token_for_another_cloud_is_refused(cloud: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     options = Options(calls_per_day=100, days=1.0, lateness="none", requests_per_minute=0, cloud=cloud, imds=True)
     async with Simulator(options) as simulator:
         bench = Bench(simulator, tmp_path, monkeypatch)
@@ -402,9 +400,7 @@ async def test_a_token_is_for_the_graph_of_its_cloud_and_for_no_other(
 # Proxies
 
 
-async def test_a_managed_identity_is_asked_for_beside_every_proxy(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_managed_identity_requests_bypass_proxies(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     async with proxy() as (address, asked):
         for name in ("HTTPS_PROXY", "HTTP_PROXY"):
             monkeypatch.setenv(name, address)
@@ -416,7 +412,7 @@ async def test_a_managed_identity_is_asked_for_beside_every_proxy(
 
 
 @pytest.mark.parametrize("name", ["pem", "workload"])
-async def test_a_proxy_sees_graph_and_sign_in(bench: Bench, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_proxy_serves_graph_and_sign_in(bench: Bench, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     async with proxy() as (address, asked):
         monkeypatch.setenv("HTTPS_PROXY", address)
         async with bench.source(ACCEPTED[name][1](bench)) as source:

@@ -77,7 +77,7 @@ def left_open(
 
 
 @pytest.mark.parametrize(("hangs", "outcome"), [("everything", "aborted"), ("seen", "committed")])
-def test_rows_of_a_commit_that_hangs_are_neither_lost_nor_repeated(
+def test_hanging_commit_keeps_exactly_once(
     three_brokers: Cluster,
     topic: str,
     app: str,
@@ -97,7 +97,7 @@ def test_rows_of_a_commit_that_hangs_are_neither_lost_nor_repeated(
     oracle.check(three_brokers.bootstrap, topic, app, source.truth())
 
 
-def test_delivery_changed_to_at_least_once_ends_what_hangs(
+def test_change_to_at_least_once_ends_hanging_transactions(
     three_brokers: Cluster,
     topic: str,
     app: str,

@@ -63,7 +63,7 @@ def most_mib(worker: Worker) -> int:
     return int(status.split("VmHWM:")[1].split()[0]) >> 10
 
 
-def test_hostile_answers_fail_their_tenants_alone_in_bounded_memory(
+def test_hostile_responses_fail_only_their_tenant(
     tmp_path: Path,
     simulate: Callable[..., Simulation],
     new_worker: Callable[..., Worker],

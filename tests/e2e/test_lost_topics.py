@@ -58,7 +58,7 @@ def filled(simulate: Simulate, new_worker: NewWorker, settings: Settings) -> tup
     return source, configured
 
 
-def test_progress_counts_from_0_in_a_row_topic_created_again(
+def test_recreated_row_topic_restarts_progress_offsets(
     filled: tuple[Simulation, dict[str, Any]], broker: SharedBroker, topic: str, app: str, new_worker: NewWorker
 ) -> None:
     """In every partition, before any new row, and although the new topic is longer than the one before."""

@@ -51,7 +51,7 @@ def command(folder: Path, settings: dict[str, Any], *arguments: str) -> subproce
 
 
 @pytest.mark.parametrize("strategy", ["topic", "record", "topic_record"])
-def test_confluent_s_own_deserializer_reads_rows_and_progress(  # noqa: PLR0917 - fixtures
+def test_confluent_deserializer_reads_rows_and_progress(  # noqa: PLR0917 - fixtures
     strategy: str,
     registry: RegistryClient,
     broker: SharedBroker,
@@ -92,7 +92,7 @@ def test_confluent_s_own_deserializer_reads_rows_and_progress(  # noqa: PLR0917 
     assert verified.returncode == 0, verified.stderr
 
 
-def test_another_schema_under_the_subject_ends_run_with_the_field_named(
+def test_foreign_schema_ends_run_with_the_field(
     registry: RegistryClient, topic: str, simulate: Simulate, new_worker: NewWorker, settings: Settings
 ) -> None:
     schema = avro.load(avro.ROW)
@@ -107,7 +107,7 @@ def test_another_schema_under_the_subject_ends_run_with_the_field_named(
     assert "Traceback" not in worker.tail()
 
 
-def test_a_registry_that_is_away_is_waited_for_and_never_stops_a_running_worker(
+def test_unavailable_registry_never_stops_a_worker(
     broker: SharedBroker,
     topic: str,
     fake: Callable[[Answers], Fake],
@@ -140,7 +140,7 @@ def test_a_registry_that_is_away_is_waited_for_and_never_stops_a_running_worker(
     assert all(value.startswith(b"\x00\x00\x00\x01\x02") for value in values)
 
 
-def test_a_registry_that_hangs_delays_neither_health_nor_the_end(
+def test_hanging_registry_delays_neither_health_nor_stop(
     fake: Callable[[Answers], Fake], simulate: Simulate, new_worker: NewWorker, settings: Settings
 ) -> None:
     release = threading.Event()
@@ -159,7 +159,7 @@ def test_a_registry_that_hangs_delays_neither_health_nor_the_end(
     release.set()
 
 
-def test_topics_that_come_with_sighup_are_registered_first(
+def test_sighup_registers_new_topics_first(
     topic: str, fake: Callable[[Answers], Fake], simulate: Simulate, new_worker: NewWorker, settings: Settings
 ) -> None:
     answers: dict[str, Answer] = {"now": (200, {"id": 1})}
@@ -183,7 +183,7 @@ def test_topics_that_come_with_sighup_are_registered_first(
     assert asked == {f"/subjects/{topic}{of}-value" for of in ("", ".progress", "-own", "-own.progress")}
 
 
-def test_tenant_that_comes_while_the_registry_is_awaited_is_read(
+def test_tenant_added_while_waiting_for_the_registry_is_read(
     topic: str, fake: Callable[[Answers], Fake], simulate: Simulate, new_worker: NewWorker, settings: Settings
 ) -> None:
     """Its topics and schemas are ensured like those of the tenants that were there first."""
@@ -203,7 +203,7 @@ def test_tenant_that_comes_while_the_registry_is_awaited_is_read(
     assert worker.stop() == 0
 
 
-def test_schema_that_is_refused_for_one_topic_rejects_its_tenant(
+def test_refused_schema_rejects_only_its_tenant(
     registry: RegistryClient, topic: str, simulate: Simulate, new_worker: NewWorker, settings: Settings
 ) -> None:
     source = simulate(days=0.1, calls_per_day=100, tenants=2)
@@ -218,7 +218,7 @@ def test_schema_that_is_refused_for_one_topic_rejects_its_tenant(
     assert worker.stop() == 0
 
 
-async def test_once_gives_up_when_the_registry_was_away_for_two_minutes(
+async def test_once_gives_up_on_the_registry_after_two_minutes(
     fake: Callable[[Answers], Fake],
     tmp_path: Path,
     simulate: Simulate,
@@ -232,7 +232,7 @@ async def test_once_gives_up_when_the_registry_was_away_for_two_minutes(
     assert await service.Service(load(config, {}), once=True).run() == 1
 
 
-def test_schema_register_and_check_tell_each_subject(
+def test_schema_commands_report_each_subject(
     registry: RegistryClient, topic: str, tmp_path: Path, simulate: Simulate, settings: Settings
 ) -> None:
     configured = settings(simulate(days=1), schema_registry={"url": registry.url})
@@ -246,7 +246,7 @@ def test_schema_register_and_check_tell_each_subject(
     assert command(tmp_path, configured, "schema", "check").stdout == done.stdout
 
 
-def test_schema_commands_say_what_is_wrong_in_a_sentence(
+def test_schema_commands_explain_errors(
     registry: RegistryClient, topic: str, tmp_path: Path, simulate: Simulate, settings: Settings
 ) -> None:
     source = simulate(days=1)

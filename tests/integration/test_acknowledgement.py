@@ -46,9 +46,7 @@ async def commit(publisher: Acknowledgements, topic: str, names: Names, *, holds
     return await publisher.call(partial(publisher.commit, contents(topic, names), position))
 
 
-async def test_a_part_that_is_not_acknowledged_ends_the_batch_before_the_next(
-    broker: SharedBroker, topic: str, app: str
-) -> None:
+async def test_unacknowledged_part_stops_the_batch(broker: SharedBroker, topic: str, app: str) -> None:
     """Opening leaves a tombstone in each internal topic, and fails while one cannot be written."""
     names = Names(app)
     publisher = Acknowledgements(Clients(broker.bootstrap, {"log_level": 0}), names, 0)
@@ -70,7 +68,7 @@ async def test_a_part_that_is_not_acknowledged_ends_the_batch_before_the_next(
         assert counts() == [6, 2, 6]
 
 
-async def test_a_worker_that_was_slow_writes_nothing_more_for_a_shard_that_it_has_lost(
+async def test_slow_worker_writes_nothing_for_a_lost_shard(
     broker: SharedBroker, topic: str, app: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("connector.kafka.acknowledgement._FRESH_S", 0.0)

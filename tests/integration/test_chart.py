@@ -84,7 +84,7 @@ def container(resources: Resources) -> dict[str, Any]:
     return dict(only)
 
 
-def test_lint_has_nothing_to_say_about_any_installation() -> None:
+def test_helm_lint_accepts_every_installation() -> None:
     assert len(INSTALLATIONS) >= 5
     for name in INSTALLATIONS:
         done = run_helm("lint", "--strict", str(CHART), f"--values={values_file(name)}")
@@ -92,7 +92,7 @@ def test_lint_has_nothing_to_say_about_any_installation() -> None:
         assert "[WARNING]" not in done.stdout
 
 
-def test_every_resource_is_what_clusters_take(installation: tuple[str, Resources]) -> None:
+def test_rendered_resources_match_the_kubernetes_schemas(installation: tuple[str, Resources]) -> None:
     _, resources = installation
     assert {"Deployment", "Service"} <= resources.keys()
     for kind, resource in resources.items():
@@ -103,7 +103,7 @@ def test_every_resource_is_what_clusters_take(installation: tuple[str, Resources
             kubernetes_validate.validate(resource, version, strict=True)
 
 
-def test_the_schemas_refuse_a_member_that_nobody_knows(render: Callable[..., Resources]) -> None:
+def test_kubernetes_schemas_refuse_unknown_members(render: Callable[..., Resources]) -> None:
     resources = render("monitoring")
     resources["Deployment"]["spec"]["replica"] = 2
     with pytest.raises(kubernetes_validate.ValidationError):
@@ -132,7 +132,7 @@ def test_user_and_groups_are_fixed_unless_values_leave_them_out(render: Callable
         assert "runAsUser" in done.stderr
 
 
-def test_every_worker_runs_with_as_little_as_it_needs(installation: tuple[str, Resources]) -> None:
+def test_workers_run_with_least_privilege(installation: tuple[str, Resources]) -> None:
     _, resources = installation
     spec, only = pod(resources), container(resources)
     assert spec["enableServiceLinks"] is False
@@ -151,7 +151,7 @@ def test_every_worker_runs_with_as_little_as_it_needs(installation: tuple[str, R
     assert only["readinessProbe"]["httpGet"]["path"] == "/readyz"
 
 
-def test_selectors_find_the_workers_and_nothing_secret_is_written_down(installation: tuple[str, Resources]) -> None:
+def test_selectors_match_and_secrets_stay_out(installation: tuple[str, Resources]) -> None:
     _, resources = installation
     labels = resources["Deployment"]["spec"]["template"]["metadata"]["labels"]
     selectors = [resources["Service"]["spec"]["selector"]]
@@ -169,7 +169,7 @@ def test_selectors_find_the_workers_and_nothing_secret_is_written_down(installat
     assert "Secret" not in resources
 
 
-def test_the_configuration_arrives_as_it_was_written(installation: tuple[str, Resources]) -> None:
+def test_configuration_is_rendered_unchanged(installation: tuple[str, Resources]) -> None:
     name, resources = installation
     values = yaml.safe_load(Path(values_file(name)).read_text(encoding="utf-8"))
     if "ConfigMap" in resources:
@@ -207,14 +207,14 @@ def test_the_rendered_configuration_loads(installation: tuple[str, Resources], t
     assert bool(signs_in.federated_token) == name.startswith("workload-identity")
 
 
-def test_numbers_arrive_as_they_were_written(render: Callable[..., Resources]) -> None:
+def test_numbers_are_rendered_unchanged(render: Callable[..., Resources]) -> None:
     written = render("many-tenants")["ConfigMap"]["data"]["connector.toml"]
     assert "shards = 16\n" in written
     assert "requests_per_minute = 12.5\n" in written
     assert '"retention.ms" = "2592000000"\n' in written
 
 
-def test_a_changed_configuration_starts_the_workers_anew(render: Callable[..., Resources]) -> None:
+def test_changed_configuration_restarts_the_workers(render: Callable[..., Resources]) -> None:
     def checksum(*options: str) -> str:
         template = render("minimal", *options)["Deployment"]["spec"]["template"]
         return str(template["metadata"]["annotations"]["checksum/config"])
@@ -241,7 +241,7 @@ def test_a_changed_configuration_starts_the_workers_anew(render: Callable[..., R
         "extraVolumeMounts[0].name=here",
     ],
 )
-def test_a_wrong_value_is_refused_by_its_name(wrong: str) -> None:
+def test_wrong_value_is_refused_by_name(wrong: str) -> None:
     done = template("minimal", f"--set={wrong}")
     assert done.returncode != 0
     assert "values don't meet the specifications of the schema" in done.stderr
@@ -266,7 +266,7 @@ def test_readme_describes_every_value_of_the_schema() -> None:
     assert missing == {"global"}
 
 
-def test_workload_identity_marks_the_pod_and_the_service_account(render: Callable[..., Resources]) -> None:
+def test_workload_identity_labels_pod_and_service_account(render: Callable[..., Resources]) -> None:
     resources = render("workload-identity")
     labels = resources["Deployment"]["spec"]["template"]["metadata"]["labels"]
     assert labels["azure.workload.identity/use"] == "true"
@@ -275,7 +275,7 @@ def test_workload_identity_marks_the_pod_and_the_service_account(render: Callabl
     assert pod(resources)["serviceAccountName"] == resources["ServiceAccount"]["metadata"]["name"]
 
 
-def test_without_the_webhook_the_chart_mounts_the_token_where_the_variable_says(
+def test_chart_mounts_the_token_without_the_webhook(
     render: Callable[..., Resources],
 ) -> None:
     resources = render("workload-identity-without-webhook")
@@ -288,7 +288,7 @@ def test_without_the_webhook_the_chart_mounts_the_token_where_the_variable_says(
     assert environment["AZURE_TENANT_ID"] == "11111111-1111-1111-1111-111111111111"
 
 
-def test_a_digest_pins_the_image_and_nothing_is_made_that_is_there_already(render: Callable[..., Resources]) -> None:
+def test_digest_pins_the_image(render: Callable[..., Resources]) -> None:
     resources = render("private-registry")
     assert container(resources)["image"].endswith("/direct-routing-connector@sha256:" + 64 * "0")
     assert pod(resources)["serviceAccountName"] == "telephony"
@@ -309,7 +309,7 @@ def test_rules_with_default_values_equal_the_files(render: Callable[..., Resourc
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_the_notes_say_what_is_missing(tmp_path: Path) -> None:
+def test_notes_name_missing_values(tmp_path: Path) -> None:
     chart = tmp_path / "chart"
     shutil.copytree(CHART, chart)
     # Only a cluster gets the notes; as part of another template they are rendered without one.

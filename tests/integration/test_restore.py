@@ -13,9 +13,7 @@ from connector.kafka.restore import read_compacted
 from tests.conftest import SharedBroker
 
 
-def test_a_shard_remembers_what_is_committed_and_nothing_that_is_open_or_was_aborted(
-    broker: SharedBroker, app: str
-) -> None:
+def test_restore_reads_committed_records_only(broker: SharedBroker, app: str) -> None:
     """A shard restores its own partition only; a deleted key is gone."""
     state, seen = f"{app}.state", f"{app}.seen"
     admin = AdminClient({"bootstrap.servers": broker.bootstrap, "log_level": 0})
@@ -42,7 +40,7 @@ def test_a_shard_remembers_what_is_committed_and_nothing_that_is_open_or_was_abo
     producer.abort_transaction(10)
 
 
-def test_a_restore_tells_how_far_it_is_and_ends_soon_after_its_shard_was_handed_over(
+def test_restore_reports_progress_and_can_be_stopped(
     broker: SharedBroker, app: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(restore, "_TELL_EVERY_S", 0.0)

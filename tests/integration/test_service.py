@@ -20,7 +20,7 @@ from tests.simulation import Simulation
 from tests.workers import configuration, toml
 
 
-async def test_once_ends_with_1_when_brokers_are_away_for_longer_than_its_patience(
+async def test_once_exits_1_when_brokers_stay_unavailable(
     tmp_path: Path, topic: str, app: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The contract's two minutes, shortened."""
@@ -32,7 +32,7 @@ async def test_once_ends_with_1_when_brokers_are_away_for_longer_than_its_patien
         assert await Service(load(file, {}), once=True).run() == 1
 
 
-async def test_once_that_owns_nothing_ends_with_0(broker: SharedBroker, tmp_path: Path, topic: str, app: str) -> None:
+async def test_once_without_shards_exits_0(broker: SharedBroker, tmp_path: Path, topic: str, app: str) -> None:
     """With one shard and two workers the second worker has nothing to do, which counts as success."""
     with Simulation(days=0.1, calls_per_day=100, frozen=True) as source:
         file = tmp_path / "connector.toml"
@@ -50,7 +50,7 @@ async def test_once_that_owns_nothing_ends_with_0(broker: SharedBroker, tmp_path
         assert await owning == 0
 
 
-async def test_lag_keeps_rising_while_a_shard_hangs_and_http_answers(
+async def test_lag_rises_while_a_shard_hangs(
     broker: SharedBroker, tmp_path: Path, topic: str, app: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hang, hangs, go_on = threading.Event(), threading.Event(), threading.Event()
@@ -91,7 +91,7 @@ async def test_lag_keeps_rising_while_a_shard_hangs_and_http_answers(
         assert await running == 0
 
 
-async def test_status_lets_others_run_between_tenants(tmp_path: Path, topic: str, app: str) -> None:
+async def test_status_yields_between_tenants(tmp_path: Path, topic: str, app: str) -> None:
     """A worker of thousands of tenants must continue its work while it answers a status request."""
     with Simulation(days=0, calls_per_day=0, tenants=200) as source:
         file = tmp_path / "connector.toml"

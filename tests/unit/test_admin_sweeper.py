@@ -73,7 +73,7 @@ async def until(condition: Any) -> None:
             await asyncio.sleep(0)
 
 
-async def test_a_job_that_is_cancelled_before_it_has_asked_anything_leaves_room_for_the_next() -> None:
+async def test_cancelled_job_frees_its_place() -> None:
     source = Source()
     async with sweeping(source) as sweeper:
         await until(lambda: len(source.asked) == 1)
@@ -88,7 +88,7 @@ async def test_a_job_that_is_cancelled_before_it_has_asked_anything_leaves_room_
         await until(lambda: len(source.asked) == 2)
 
 
-async def test_a_paused_tenant_asks_nothing_and_goes_on_when_resumed() -> None:
+async def test_paused_tenant_sends_no_requests() -> None:
     source = Source()
     async with sweeping(source) as sweeper:
         await until(lambda: len(source.asked) == 1)

@@ -31,20 +31,20 @@ def tenant(coverage: list[tuple[datetime, datetime]], gaps: list[tuple[datetime,
     return {"coverage": pieces(coverage), "gaps": pieces(gaps)}
 
 
-def test_a_bar_shows_what_was_read_what_was_not_and_what_nobody_expects() -> None:
+def test_coverage_bar_shows_read_unread_and_unwanted() -> None:
     known = tenant([(NOW - 5 * HOUR, NOW - 3 * HOUR), (NOW - 1.5 * HOUR, NOW)], [(NOW - 3 * HOUR, NOW - 1.5 * HOUR)])
     assert text.bar(known, NOW, 6 * HOUR, 6) == " ██·▒█"
 
 
-def test_a_bar_of_a_tenant_that_was_not_read_for_long_has_a_hole_at_its_end() -> None:
+def test_coverage_bar_of_a_stale_tenant_ends_in_a_gap() -> None:
     assert text.bar(tenant([(NOW - 6 * HOUR, NOW - 2 * HOUR)], []), NOW, 6 * HOUR, 6) == "████··"
 
 
-def test_the_newest_moments_are_no_hole() -> None:
+def test_newest_moments_are_not_a_gap() -> None:
     assert text.bar(tenant([(NOW - 6 * HOUR, NOW - timedelta(seconds=50))], []), NOW, 6 * HOUR, 6) == "██████"
 
 
-def test_without_a_terminal_there_are_neither_colours_nor_frames_nor_wrapped_lines() -> None:
+def test_output_without_a_terminal_is_plain() -> None:
     stream = io.StringIO()
     text.show(
         [Section("Jobs", ("job", "rows>"), [("a" * 200, "7"), ("b", "1,000")]), Section("None", ("x",), [])], stream
@@ -58,7 +58,7 @@ def test_without_a_terminal_there_are_neither_colours_nor_frames_nor_wrapped_lin
     assert "\x1b" not in stream.getvalue()
 
 
-def test_on_a_terminal_a_state_has_its_colour_and_markup_is_not_obeyed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_terminal_output_has_colours_and_escapes_markup(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TERM", "xterm-256color")
     monkeypatch.delenv("NO_COLOR", raising=False)
     stream = Terminal()

@@ -83,7 +83,7 @@ class TestDefaults:
         assert (got.http.host, got.http.port) == ("0.0.0.0", 9464)  # noqa: S104
         assert (got.log.format, got.log.level) == ("auto", "info")
 
-    def test_a_tenant_inherits_what_it_does_not_say(self, tmp_path: Path) -> None:
+    def test_tenant_inherits_missing_settings(self, tmp_path: Path) -> None:
         got = settings(
             tmp_path,
             f"""
@@ -129,7 +129,7 @@ class TestDefaults:
             ("us-gov-l5", "https://dod-graph.microsoft.us", "https://login.microsoftonline.us"),
         ],
     )
-    def test_a_cloud_has_its_own_roots(self, tmp_path: Path, cloud: str, root: str, sign_in: str) -> None:
+    def test_cloud_has_its_own_roots(self, tmp_path: Path, cloud: str, root: str, sign_in: str) -> None:
         graph = settings(tmp_path, f'graph.cloud = "{cloud}"{VALID}').graph
         assert (graph.root, graph.authority, graph.scope) == (root, sign_in, f"{root}/.default")
 
@@ -149,23 +149,23 @@ class TestDefaults:
         http = settings(tmp_path, f'http.listen = "{listen}"{VALID}').http
         assert (http.host, http.port) == (host, port)
 
-    def test_sweeps_are_in_order_of_their_cadence_and_keep_their_spelling(self, tmp_path: Path) -> None:
+    def test_sweeps_are_sorted_by_cadence(self, tmp_path: Path) -> None:
         got = settings(
             tmp_path, f'windows.sweeps = [{{every="24h", overlap="7d"}}, {{every="60s", overlap="900s"}}]{VALID}'
         )
         assert [duration_text(sweep.every) for sweep in got.windows.sweeps] == ["60s", "24h"]
         assert duration_text(copy.deepcopy(got).windows.sweeps[0].every) == "60s"
 
-    def test_a_byte_order_mark_does_no_harm(self, tmp_path: Path) -> None:
+    def test_byte_order_mark_is_ignored(self, tmp_path: Path) -> None:
         assert settings(tmp_path, "\ufeff" + VALID).tenants[0].id == TENANT
 
-    def test_an_unquoted_toml_instant_is_taken(self, tmp_path: Path) -> None:
+    def test_unquoted_toml_instant_is_accepted(self, tmp_path: Path) -> None:
         got = settings(tmp_path, VALID + "start = 2026-01-31T01:00:00+01:00")
         assert got.tenants[0].start == datetime(2026, 1, 31, tzinfo=UTC)
 
 
 class TestEnvironment:
-    def test_overrides_the_file_key_by_key_without_regard_to_case(self, tmp_path: Path) -> None:
+    def test_overrides_the_file_key_by_key(self, tmp_path: Path) -> None:
         got = settings(
             tmp_path,
             f'[kafka]\ntopic = "from-file"\napp = "app-of-file"{VALID}',
@@ -191,7 +191,7 @@ class TestEnvironment:
         assert got.windows.sweeps == (Sweep(timedelta(milliseconds=500), timedelta(hours=1)),)
         assert (got.http.port, got.log.level) == (0, "debug")
 
-    def test_what_is_more_specific_wins_over_a_table_in_one_variable(self, tmp_path: Path) -> None:
+    def test_more_specific_variable_wins(self, tmp_path: Path) -> None:
         got = settings(
             tmp_path,
             f"[kafka]\nshards = 5{VALID}",
@@ -199,7 +199,7 @@ class TestEnvironment:
         )
         assert (got.kafka.topic, got.kafka.app, got.kafka.shards) == ("key", "table", 5)
 
-    def test_an_underscore_stands_for_a_dot_below_properties(self, tmp_path: Path) -> None:
+    def test_underscore_means_dot_in_properties(self, tmp_path: Path) -> None:
         got = settings(
             tmp_path,
             f'[kafka.properties]\n"sasl.password" = {{ file = "absent" }}\n"linger.ms" = 5{VALID}',
@@ -221,7 +221,7 @@ class TestEnvironment:
         assert load(None, {"CONNECTOR_CONFIG": str(path)}).kafka.topic == "chosen"
         assert load(path, {"CONNECTOR_CONFIG": "/nowhere"}).kafka.topic == "chosen"
 
-    def test_variables_of_others_are_ignored(self, tmp_path: Path) -> None:
+    def test_foreign_variables_are_ignored(self, tmp_path: Path) -> None:
         environ = {
             "CONNECTOR_SERVICE_HOST": "10.0.0.1",
             "CONNECTOR_PORT": "tcp://10.0.0.1:9464",
@@ -231,7 +231,7 @@ class TestEnvironment:
         }
         assert settings(tmp_path, VALID, environ) == settings(tmp_path, VALID)
 
-    def test_a_secret_may_be_json_or_a_deeper_variable(self, tmp_path: Path) -> None:
+    def test_secret_may_be_json_or_a_nested_variable(self, tmp_path: Path) -> None:
         (tmp_path / "secret").write_text("from-file\n")
         got = settings(
             tmp_path,
@@ -252,7 +252,7 @@ class TestEnvironment:
         assert got.tenants[0].identity.client_secret is not None
         assert got.tenants[0].identity.client_secret.get() == "from-file"
 
-    def test_a_secret_that_only_looks_like_json_is_itself(self, tmp_path: Path) -> None:
+    def test_secret_that_resembles_json_is_literal(self, tmp_path: Path) -> None:
         got = settings(tmp_path, VALID, {"CONNECTOR_KAFKA__PROPERTIES__SASL_PASSWORD": "{x"})
         assert got.kafka.properties == {"sasl.password": "{x"}
 
@@ -311,12 +311,10 @@ class TestEnvironment:
             ),
         ],
     )
-    def test_a_problem_names_the_variable_and_the_key(
-        self, tmp_path: Path, environ: dict[str, str], expected: str
-    ) -> None:
+    def test_problem_names_variable_and_key(self, tmp_path: Path, environ: dict[str, str], expected: str) -> None:
         assert problem(tmp_path, "", environ) == expected
 
-    def test_a_configuration_that_is_not_there_is_a_problem_of_its_variable(self) -> None:
+    def test_missing_file_names_its_variable(self) -> None:
         with pytest.raises(
             ConfigurationError, match=r"^CONNECTOR_CONFIG: /nowhere\.toml cannot be read \(No such file"
         ):
@@ -324,18 +322,18 @@ class TestEnvironment:
 
 
 class TestAzure:
-    def test_without_tenants_there_is_the_one_of_the_azure_variables(self) -> None:
+    def test_azure_variables_define_a_tenant(self) -> None:
         (tenant,) = load(None, AZURE).tenants
         assert (tenant.id, tenant.identity.client_id, tenant.label) == (TENANT, "app", TENANT)
         assert tenant.identity.client_secret is not None
         assert tenant.identity.client_secret.get() == "from-azure"
 
-    def test_tenants_that_are_configured_count_alone(self, tmp_path: Path) -> None:
+    def test_configured_tenants_replace_azure_variables(self, tmp_path: Path) -> None:
         got = settings(tmp_path, VALID.replace(TENANT, OTHER), {**AZURE, "AZURE_AUTHORITY_HOST": "https://a.example"})
         assert [tenant.id for tenant in got.tenants] == [OTHER]
         assert got.graph.authority == "https://login.microsoftonline.com"
 
-    def test_what_identity_says_counts_more(self, tmp_path: Path) -> None:
+    def test_identity_table_overrides_azure_variables(self, tmp_path: Path) -> None:
         (tenant,) = settings(tmp_path, '[identity]\nclient_id = "mine"\nclient_secret = "mine"', AZURE).tenants
         assert tenant.identity.client_id == "mine"
         assert tenant.identity.client_secret is not None
@@ -403,7 +401,7 @@ class TestAzure:
             ),
         ],
     )
-    def test_a_problem_names_the_variable(self, environ: dict[str, str], expected: str) -> None:
+    def test_problem_names_the_variable(self, environ: dict[str, str], expected: str) -> None:
         with pytest.raises(ConfigurationError) as caught:
             load(None, environ)
         assert caught.value.problems == [expected]
@@ -424,7 +422,7 @@ class TestSecrets:
         file.unlink()
         assert secret.get() == "second"
 
-    def test_no_repr_shows_one(self, tmp_path: Path) -> None:
+    def test_repr_shows_no_secret(self, tmp_path: Path) -> None:
         got = settings(
             tmp_path,
             f'[kafka.properties]\n"sasl.password" = "hunter2"\n"ssl.key.password" = {{ env = "S" }}{VALID}',
@@ -451,13 +449,13 @@ class TestSecrets:
             ('""', "is empty; set it or remove it"),
         ],
     )
-    def test_one_that_is_missing_at_the_start_is_a_problem(self, tmp_path: Path, reference: str, expected: str) -> None:
+    def test_missing_secret_file_is_a_problem(self, tmp_path: Path, reference: str, expected: str) -> None:
         text = VALID.replace('"hunter2"', reference)
         assert problem(tmp_path, text, tenant=False) == f"connector.toml: tenants[0].client_secret: {expected}"
         shared = f'[identity]\nclient_secret = {reference}\n[[tenants]]\nid = "{TENANT}"\nclient_id = "app"\n'
         assert problem(tmp_path, shared, tenant=False) == f"connector.toml: identity.client_secret: {expected}"
 
-    def test_two_settings_with_the_same_secrets_are_equal(self, tmp_path: Path) -> None:
+    def test_settings_with_the_same_secrets_are_equal(self, tmp_path: Path) -> None:
         assert settings(tmp_path, VALID) == settings(tmp_path, VALID)
         assert settings(tmp_path, VALID) != settings(tmp_path, VALID.replace("hunter2", "other"))
 
@@ -470,7 +468,7 @@ class TestFile:
             (b"a = '\xff'", "is not UTF-8; save it as UTF-8"),
         ],
     )
-    def test_that_cannot_be_understood_is_the_only_problem(self, tmp_path: Path, content: bytes, expected: str) -> None:
+    def test_unreadable_file_is_the_only_problem(self, tmp_path: Path, content: bytes, expected: str) -> None:
         path = tmp_path / "connector.toml"
         path.write_bytes(content)
         with pytest.raises(ConfigurationError) as caught:
@@ -755,9 +753,7 @@ class TestFile:
         ),
     ],
 )
-def test_a_wrong_value_is_one_line_with_file_key_and_what_to_do(
-    tmp_path: Path, text: str, expected: str | None
-) -> None:
+def test_wrong_value_gives_file_key_and_remedy(tmp_path: Path, text: str, expected: str | None) -> None:
     got = problem(tmp_path, f"{text}\n", tenant=True)
     assert "hunter2" not in got
     assert got.startswith("connector.toml: ")
@@ -765,7 +761,7 @@ def test_a_wrong_value_is_one_line_with_file_key_and_what_to_do(
         assert got == f"connector.toml: {expected}"
 
 
-def test_a_registry_is_given_with_its_secret_and_its_subjects(tmp_path: Path) -> None:
+def test_registry_settings_are_read(tmp_path: Path) -> None:
     text = """
         [schema_registry]
         url = "http://localhost:8081/apis/ccompat/v7/"
@@ -809,7 +805,7 @@ def test_a_registry_is_given_with_its_secret_and_its_subjects(tmp_path: Path) ->
         (f'id = "{OTHER}"\ntopic = ""', None),
     ],
 )
-def test_a_wrong_tenant_is_one_line(tmp_path: Path, lines: str, expected: str | None) -> None:
+def test_wrong_tenant_gives_one_line(tmp_path: Path, lines: str, expected: str | None) -> None:
     text = f'{VALID}[[tenants]]\nclient_id = "app"\nclient_secret = "s"\n{lines}\n'
     got = problem(tmp_path, text, tenant=False)
     assert got.startswith("connector.toml: tenants[1].")
@@ -817,7 +813,7 @@ def test_a_wrong_tenant_is_one_line(tmp_path: Path, lines: str, expected: str | 
         assert got == f"connector.toml: {expected}"
 
 
-def test_tenants_with_the_same_id_in_another_case_or_the_same_name_are_refused(tmp_path: Path) -> None:
+def test_duplicate_tenants_are_refused(tmp_path: Path) -> None:
     one = 'client_id = "app"\nclient_secret = "s"\nname = "same"\n'
     text = f'[[tenants]]\nid = "{OTHER}"\n{one}[[tenants]]\nid = "{OTHER.lower()}"\n{one}'
     assert problems(tmp_path, text, tenant=False) == [
@@ -826,7 +822,7 @@ def test_tenants_with_the_same_id_in_another_case_or_the_same_name_are_refused(t
     ]
 
 
-def test_a_tenant_without_anything_to_sign_in_with_is_refused(tmp_path: Path) -> None:
+def test_tenant_without_a_credential_is_refused(tmp_path: Path) -> None:
     assert problems(tmp_path, f'[[tenants]]\nid = "{TENANT}"\n', tenant=False) == [
         "connector.toml: tenants[0].client_id: is missing; set it here or in [identity]",
         (
@@ -849,7 +845,7 @@ def test_a_tenant_without_anything_to_sign_in_with_is_refused(tmp_path: Path) ->
         "auto.offset.reset",
     ],
 )
-def test_a_property_that_the_promise_rests_on_is_refused_from_file_and_environment(tmp_path: Path, name: str) -> None:
+def test_protected_kafka_property_is_refused(tmp_path: Path, name: str) -> None:
     assert f"kafka.properties.{name if '.' not in name else json.dumps(name)}: cannot be set" in problem(
         tmp_path, f'[kafka.properties]\n"{name}" = "x"\n'
     )
@@ -941,7 +937,7 @@ def test_every_problem_is_reported_at_once(tmp_path: Path) -> None:
     assert len(got) == 13
 
 
-def test_an_unknown_table_is_reported_for_the_file_and_for_every_variable(tmp_path: Path) -> None:
+def test_unknown_table_is_reported(tmp_path: Path) -> None:
     environ = {"CONNECTOR_KAFAK__TOPIC": "x", "CONNECTOR_KAFAK__APP": "x"}
     got = problems(tmp_path, "[kafak]\nshards = 1\n", environ)
     assert [line.split(": ")[0] for line in sorted(got)] == [
@@ -951,7 +947,7 @@ def test_an_unknown_table_is_reported_for_the_file_and_for_every_variable(tmp_pa
     ]
 
 
-def test_what_a_command_requires_may_not_be_empty(tmp_path: Path) -> None:
+def test_required_value_must_not_be_empty(tmp_path: Path) -> None:
     path = written(tmp_path, VALID)
     assert load(path, {}).kafka.bootstrap_servers == ""
     with pytest.raises(ConfigurationError) as caught:
@@ -959,17 +955,17 @@ def test_what_a_command_requires_may_not_be_empty(tmp_path: Path) -> None:
     assert caught.value.problems == [f'{path}: kafka.bootstrap_servers: is empty; set it, for example "broker-1:9092"']
 
 
-def test_brokers_lose_the_white_space_between_them(tmp_path: Path) -> None:
+def test_white_space_between_brokers_is_removed(tmp_path: Path) -> None:
     got = settings(tmp_path, f'kafka.bootstrap_servers = "a:9092, SASL_SSL://b, [::1]:9092"{VALID}')
     assert got.kafka.bootstrap_servers == "a:9092,SASL_SSL://b,[::1]:9092"
 
 
-def test_http_is_allowed_to_this_machine_only(tmp_path: Path) -> None:
+def test_plain_http_is_allowed_on_loopback_only(tmp_path: Path) -> None:
     for url in ("http://localhost:1", "http://127.0.0.1:1", "http://[::1]:1"):
         assert settings(tmp_path, f'graph.base_url = "{url}"{VALID}').graph.root == url
 
 
-def test_a_bundle_of_certificates_is_found_from_the_file(tmp_path: Path) -> None:
+def test_ca_bundle_path_is_relative_to_the_file(tmp_path: Path) -> None:
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "a CA")])
     certificate = (
@@ -992,7 +988,7 @@ def test_the_public_names_are_there() -> None:
 KEYED = 'pseudonyms.key = { file = "key" }\nrows.privacy = { callerNumber = "pseudonymize" }\n'
 
 
-def test_any_privacy_setting_makes_drop_the_default_of_members_that_the_schema_does_not_know(tmp_path: Path) -> None:
+def test_privacy_drops_unknown_members_by_default(tmp_path: Path) -> None:
     masked = settings(tmp_path, 'rows.privacy = { callerNumber = "mask", userCountryCode = "drop" }\n' + VALID).rows
     assert masked.additional_properties == "drop"
     assert masked.treated == {"callerNumber", "userCountryCode"}
@@ -1000,7 +996,7 @@ def test_any_privacy_setting_makes_drop_the_default_of_members_that_the_schema_d
     assert kept.additional_properties == "keep"
 
 
-def test_a_variable_names_a_field_without_regard_to_case(tmp_path: Path) -> None:
+def test_variable_names_a_field_in_any_case(tmp_path: Path) -> None:
     variables = {
         "CONNECTOR_ROWS__PRIVACY__CALLERNUMBER": "drop",
         "connector_rows__privacy__userPrincipalName": "mask",
@@ -1009,7 +1005,7 @@ def test_a_variable_names_a_field_without_regard_to_case(tmp_path: Path) -> None
     assert rows.privacy == {"callerNumber": "drop", "userPrincipalName": "mask"}
 
 
-def test_a_key_of_any_bytes_is_read_again_when_its_file_changes_and_never_becomes_a_weak_one(tmp_path: Path) -> None:
+def test_changed_pseudonym_key_file_is_read_again(tmp_path: Path) -> None:
     file = tmp_path / "key"
     first, second = bytes(range(224, 256)), bytes(range(100, 164))
     file.write_bytes(first + b"\r\n")
@@ -1028,7 +1024,7 @@ def test_a_key_of_any_bytes_is_read_again_when_its_file_changes_and_never_become
 
 
 @pytest.mark.parametrize(("content", "what"), [(b"", "is empty"), (b"x" * 31 + b"\n", "is 31 bytes long"), (None, "")])
-def test_a_file_with_too_short_a_key_is_a_problem(tmp_path: Path, content: bytes | None, what: str) -> None:
+def test_too_short_pseudonym_key_is_a_problem(tmp_path: Path, content: bytes | None, what: str) -> None:
     if content is not None:
         (tmp_path / "key").write_bytes(content)
     got = problem(tmp_path, KEYED, tenant=True)

@@ -25,12 +25,12 @@ OF_ALL = ("All instances count", "of all tenants and instances")
 "Words in the description of each panel that no variable narrows."
 
 
-def test_the_dashboards_are_as_their_code_writes_them() -> None:
+def test_dashboards_match_their_generator() -> None:
     """Else run `make dashboards`."""
     assert {path.name: path.read_text(encoding="utf-8") for path in sorted(FOLDER.iterdir())} == dashboards()
 
 
-def test_there_are_an_overview_a_tenants_and_kafkas() -> None:
+def test_all_dashboards_exist() -> None:
     assert [content["uid"] for content in CHECKED_IN.values()] == [
         "direct-routing-kafka",
         "direct-routing-overview",
@@ -49,7 +49,7 @@ def test_deployment_and_tenant_can_be_chosen_and_restarts_are_marked(file: str) 
 
 
 @pytest.mark.parametrize(("file", "panel"), PANELS, ids=TITLES)
-def test_a_panel_says_what_it_shows_in_which_unit_and_from_where_on_it_is_bad(file: str, panel: dict[str, Any]) -> None:
+def test_each_panel_has_description_unit_and_thresholds(file: str, panel: dict[str, Any]) -> None:
     defaults = panel["fieldConfig"]["defaults"]
     assert len(panel["description"]) > 20
     assert panel["description"].endswith(".")
@@ -65,7 +65,7 @@ def test_a_panel_says_what_it_shows_in_which_unit_and_from_where_on_it_is_bad(fi
         assert selects or any(text in panel["description"] for text in OF_ALL)
 
 
-def test_the_panels_ask_only_for_metrics_that_the_connector_has() -> None:
+def test_panels_query_existing_metrics_only() -> None:
     metrics = Metrics("0", shards=1)
     metrics.watch_process()
     metrics.tenant("contoso", ["1m"]).watch(
@@ -102,7 +102,7 @@ def test_overview_table_shows_reason_and_dead_letters() -> None:
 
 
 @pytest.mark.parametrize("file", CHECKED_IN)
-def test_no_panel_covers_another(file: str) -> None:
+def test_panels_do_not_overlap(file: str) -> None:
     taken: set[tuple[int, int]] = set()
     for panel in CHECKED_IN[file]["panels"]:
         place = panel["gridPos"]

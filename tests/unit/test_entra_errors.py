@@ -30,9 +30,7 @@ from connector.graph import entra_errors, token_claims
         ({"error": "temporarily_unavailable"}, "client_secret", ""),
     ],
 )
-def test_a_refusal_has_a_remedy_unless_it_passes_by_itself(
-    document: dict[str, object], kind: str, expected: str
-) -> None:
+def test_permanent_entra_errors_have_a_remedy(document: dict[str, object], kind: str, expected: str) -> None:
     refusal = entra_errors.read(document, kind)
     assert refusal is not None
     assert expected in refusal.remedy
@@ -40,11 +38,11 @@ def test_a_refusal_has_a_remedy_unless_it_passes_by_itself(
 
 
 @pytest.mark.parametrize("error", [None, 5, "<script>", "x" * 65, ""])
-def test_what_is_no_oauth_error_is_no_refusal(error: object) -> None:
+def test_other_responses_are_not_entra_errors(error: object) -> None:
     assert entra_errors.read({"error": error}, "client_secret") is None
 
 
-def test_descriptions_are_not_repeated() -> None:
+def test_error_descriptions_are_not_repeated() -> None:
     document = {
         "error": "invalid_client",
         "error_description": "AADSTS7000215: secret hunter2",
@@ -54,7 +52,7 @@ def test_descriptions_are_not_repeated() -> None:
     assert "a b" not in str(entra_errors.read(document, "client_secret"))
 
 
-def test_a_token_tells_audience_roles_and_tenant_or_nothing() -> None:
+def test_wrong_token_claims_are_explained() -> None:
     claims = {"aud": "https://graph.microsoft.us", "roles": ["A", 1], "tid": "t"}
     text = base64.urlsafe_b64encode(json.dumps(claims).encode()).decode().rstrip("=")
     assert token_claims.read(f"x.{text}.y") == token_claims.TokenClaims(
@@ -74,7 +72,7 @@ def test_a_token_tells_audience_roles_and_tenant_or_nothing() -> None:
         ("00000003-0000-0000-c000-000000000000", ""),
     ],
 )
-def test_a_graph_is_named_with_its_cloud(graph: str, expected: str) -> None:
+def test_graph_is_named_with_its_cloud(graph: str, expected: str) -> None:
     assert token_claims.cloud_of(graph) == expected
 
 
@@ -117,7 +115,7 @@ WHAT_TO_TOUCH = {
 
 
 @pytest.mark.parametrize(("code", "words"), [(code, words) for words, codes in WHAT_TO_TOUCH.items() for code in codes])
-def test_code_of_sign_in_has_a_remedy_that_fits(code: int, words: str) -> None:
+def test_sign_in_code_has_its_remedy(code: int, words: str) -> None:
     """The code alone decides, whatever OAuth error it comes with, and whether as number or inside the description."""
     for error in ("invalid_client", "invalid_request", "unauthorized_client", "interaction_required"):
         for document in (
@@ -136,7 +134,7 @@ def test_every_code_of_the_table_is_tested() -> None:
 
 
 @pytest.mark.parametrize("code", [50033, 50196, 90006, 90012, 90024, 90033, 90055, 90090, 90091])
-def test_code_that_passes_by_itself_is_waited_for(code: int) -> None:
+def test_transient_sign_in_code_is_retried(code: int) -> None:
     refusal = entra_errors.read({"error": "invalid_request", "error_codes": [code]}, "client_secret")
     assert refusal is not None
     assert refusal.remedy == ""
@@ -144,7 +142,7 @@ def test_code_that_passes_by_itself_is_waited_for(code: int) -> None:
     assert code in entra_errors.PASSING
 
 
-def test_table_in_the_documentation_is_that_of_the_code() -> None:
+def test_documented_sign_in_codes_match_the_code() -> None:
     text = (Path(__file__).parents[2] / "docs/identities.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| AADSTS(\d+) \| (.*) \| (.*) \|$", text, re.MULTILINE)
     assert {int(code): f"{wrong}; {todo}" for code, wrong, todo in rows} == entra_errors.REMEDIES | entra_errors.PASSING

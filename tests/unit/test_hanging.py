@@ -46,7 +46,7 @@ def test_one_visible_record_proves_a_commit(readable: Any) -> None:
     assert was_committed({ROWS})
 
 
-def test_topic_that_may_not_be_read_is_waited_for_where_something_hung(readable: Any) -> None:
+def test_unreadable_topic_is_waited_for_after_a_hang(readable: Any) -> None:
     """Nothing guesses the outcome: the log names the right that is missing."""
     readable(set(), {ROWS})
     with pytest.raises(ShardRestartError, match=re.escape(f"cannot be known: {REMEDY}")):

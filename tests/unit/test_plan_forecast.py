@@ -25,13 +25,13 @@ def rules(*sweeps: tuple[float, float]) -> Rules:
     )
 
 
-def test_a_sweep_of_one_page_asks_once_each_time() -> None:
+def test_sweep_of_one_page_needs_one_request() -> None:
     result = plan_forecast.predict(rules((1, 15)), plan_volume.evenly(1_000), 45, 4, BEGIN)
     assert result.fits
     assert result.requests_per_hour == (60,)
 
 
-def test_a_deep_sweep_reads_every_page_of_its_overlap_and_of_the_strip_since_its_last_run() -> None:
+def test_deep_sweep_reads_every_page_of_its_window() -> None:
     """10,000 calls in 20 h + 2 h that no shorter sweep reads: ten pages and a bit, every two hours."""
     result = plan_forecast.predict(rules((10, 60), (120, 1200)), plan_volume.evenly(12_000), 45, 4, BEGIN)
     assert result.fits
@@ -39,7 +39,7 @@ def test_a_deep_sweep_reads_every_page_of_its_overlap_and_of_the_strip_since_its
     assert 10 / 2 <= result.requests_per_hour[1] <= 14 / 2
 
 
-def test_a_row_within_the_overlap_waits_for_one_cadence_at_most_and_one_beyond_it_for_ever() -> None:
+def test_row_within_the_overlap_waits_one_cadence() -> None:
     result = plan_forecast.predict(rules((1, 15), (15, 180)), plan_volume.evenly(1_000), 45, 4, BEGIN)
     delays = {delay.late_s: delay for delay in result.delays}
     assert delays[60].worst_s == pytest.approx(60, abs=5)
@@ -49,7 +49,7 @@ def test_a_row_within_the_overlap_waits_for_one_cadence_at_most_and_one_beyond_i
     assert delays[86_400].expected_s is None
 
 
-def test_what_the_budget_cannot_read_does_not_fit_and_is_told_as_it_would_cost() -> None:
+def test_plan_beyond_the_budget_shows_its_cost() -> None:
     sweeps = rules((1, 15), (15, 180), (120, 2_880))
     slow = plan_forecast.predict(sweeps, plan_volume.evenly(60_000), 2, 4, BEGIN)
     fast = plan_forecast.predict(sweeps, plan_volume.evenly(60_000), 600, 4, BEGIN)
@@ -60,7 +60,7 @@ def test_what_the_budget_cannot_read_does_not_fit_and_is_told_as_it_would_cost()
     assert slow.total > 2 * 60
 
 
-def test_what_is_suggested_fits() -> None:
+def test_suggested_sweeps_fit_the_budget() -> None:
     sweeps, calls = rules((1, 15), (15, 180), (120, 2_880)), plan_volume.evenly(60_000)
     asked = plan_forecast.predict(sweeps, calls, 2, 4, BEGIN).requests_per_hour
     changed = plan_forecast.suggest(sweeps, calls, 2, 4, BEGIN, asked)
@@ -69,7 +69,7 @@ def test_what_is_suggested_fits() -> None:
     assert changed.sweeps[-1].overlap == sweeps.sweeps[-1].overlap
 
 
-def test_calls_at_even_distances_are_each_counted_once() -> None:
+def test_evenly_spaced_calls_are_counted_once() -> None:
     calls = plan_volume.evenly(10_007)
     edges = [BEGIN + timedelta(minutes=7 * n) for n in range(500)]
     counts = [calls.count(Window(a, b), BEGIN + timedelta(days=9)) for a, b in pairwise(edges)]
@@ -77,7 +77,7 @@ def test_calls_at_even_distances_are_each_counted_once() -> None:
     assert max(counts) - min(counts) <= 1
 
 
-def test_rows_that_have_not_turned_up_are_not_shown() -> None:
+def test_rows_that_have_not_appeared_are_not_shown() -> None:
     late = lateness.Lateness([60, 600], [0.5, 1])
     calls = plan_volume.Volume([3_600] * 24, late)
     window = Window(BEGIN - timedelta(minutes=10), BEGIN)
@@ -102,7 +102,7 @@ def test_lateness_is_learned_from_the_ages_of_new_rows() -> None:
 
 
 @pytest.mark.parametrize("days", [0, 1, 3, 9])
-def test_calls_are_learned_from_the_hours_of_what_is_remembered(days: int) -> None:
+def test_calls_are_learned_from_the_index(days: int) -> None:
     now = BEGIN
     hour = (now - EPOCH) // timedelta(hours=1)
     first = hour - 24 * days - 5
@@ -117,7 +117,7 @@ def test_calls_are_learned_from_the_hours_of_what_is_remembered(days: int) -> No
         assert calls.scaled(2).per_day == pytest.approx(2 * calls.per_day)
 
 
-def test_a_week_whose_days_differ_is_a_cycle() -> None:
+def test_week_with_different_days_is_a_cycle() -> None:
     now = BEGIN
     hour = (now - EPOCH) // timedelta(hours=1)
     first = hour - 24 * 9

@@ -15,7 +15,7 @@ class Clock:
         return self.now
 
 
-async def test_the_most_urgent_goes_first_and_equals_in_the_order_they_came() -> None:
+async def test_most_urgent_request_goes_first() -> None:
     clock, order = Clock(), []
     gate = RequestQueue(Budget(60, 0.0), clock, lambda _: None)
 
@@ -38,7 +38,7 @@ async def test_the_most_urgent_goes_first_and_equals_in_the_order_they_came() ->
     assert order == ["live", "sweep", "failed live", "second sweep", "backfill"]
 
 
-async def test_who_has_failed_lets_one_other_go_first_and_no_more() -> None:
+async def test_failed_request_lets_one_other_go_first() -> None:
     clock, order = Clock(), []
     gate = RequestQueue(Budget(60, 0.0), clock, lambda _: None)
 
@@ -85,7 +85,7 @@ async def test_requests_that_failed_do_not_hold_up_the_oldest() -> None:
     assert order.index("sweep") <= 1
 
 
-async def test_who_gives_up_waiting_takes_no_slot() -> None:
+async def test_cancelled_request_takes_no_slot() -> None:
     clock, order = Clock(), []
     budget = Budget(60, 0.0)
     gate = RequestQueue(budget, clock, lambda _: None)
@@ -103,7 +103,7 @@ async def test_who_gives_up_waiting_takes_no_slot() -> None:
     assert order == ["second"]
 
 
-async def test_a_slot_given_to_one_who_has_just_given_up_does_not_block_the_budget() -> None:
+async def test_slot_of_a_cancelled_request_is_passed_on() -> None:
     clock = Clock()
     budget = Budget(1, -100.0)
     budget.settled(budget.take(-70.0))

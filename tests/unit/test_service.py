@@ -151,7 +151,7 @@ def waiting(service: Service, admin: object) -> Awaitable[Topology | None]:
     return service._startup.wait(TopologyBuilder(cast("Any", admin), None, service._now), once=False)
 
 
-async def test_topics_of_a_tenant_that_comes_during_the_wait_are_ensured(
+async def test_topics_of_a_tenant_added_while_waiting_exist(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     brokers = Brokers()
@@ -171,7 +171,7 @@ async def test_topics_of_a_tenant_that_comes_during_the_wait_are_ensured(
     assert topology.tenants == settings.tenants
 
 
-async def test_topics_of_a_tenant_that_comes_at_the_last_moment_are_ensured(settings: Settings) -> None:
+async def test_topics_of_a_tenant_added_last_exist(settings: Settings) -> None:
     """The reload ends between the answer of the brokers and the start of the shards."""
     loop = asyncio.get_running_loop()
     worker = Service(dataclasses.replace(settings, tenants=settings.tenants[:1]), reload=lambda: settings)
@@ -191,7 +191,7 @@ async def test_topics_of_a_tenant_that_comes_at_the_last_moment_are_ensured(sett
     assert topology.tenants == settings.tenants
 
 
-async def test_reload_that_fails_of_a_bug_is_logged(settings: Settings) -> None:
+async def test_failing_reload_is_logged(settings: Settings) -> None:
     def reload() -> Settings:
         raise ZeroDivisionError
 

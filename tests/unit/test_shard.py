@@ -115,7 +115,7 @@ def loop_of(shard: Shard, publisher: Publisher, buffer: Buffer | None = None) ->
     return CommitLoop(shard._context, publisher, shard.tenants, buffer or Buffer(), recreation.Place(0, ""))
 
 
-async def test_no_transaction_begins_with_a_snapshot_that_does_not_hold_the_shard() -> None:
+async def test_transaction_needs_a_snapshot_with_the_shard() -> None:
     """The broker would take it: its guard knows members, and this one is alive with fresh metadata."""
     publisher = Scripted(None)
     shard = shard_of(Group(Snapshot(7, NOBODYS, "fresh")))
@@ -125,7 +125,7 @@ async def test_no_transaction_begins_with_a_snapshot_that_does_not_hold_the_shar
     await publisher.close()
 
 
-async def test_an_aborted_batch_is_written_again_with_fresh_metadata_and_remembered_once_it_is_committed(
+async def test_aborted_batch_is_repeated_with_fresh_metadata(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     publisher = Scripted(AbortedError("rebalance"), AbortedError("rebalance"), None)
@@ -142,7 +142,7 @@ async def test_an_aborted_batch_is_written_again_with_fresh_metadata_and_remembe
     await publisher.close()
 
 
-async def test_an_aborted_batch_is_not_written_again_when_the_shard_goes() -> None:
+async def test_aborted_batch_is_dropped_with_the_shard() -> None:
     publisher = Scripted(AbortedError("rebalance"))
     shard = shard_of(Group(Snapshot(0, OURS, "")))
     shard.hand_over()
@@ -152,9 +152,7 @@ async def test_an_aborted_batch_is_not_written_again_when_the_shard_goes() -> No
 
 
 @pytest.mark.parametrize("polls", [0, 1])
-async def test_who_was_fenced_opens_no_producer_before_a_further_poll_has_said_whose_the_shard_is(
-    monkeypatch: pytest.MonkeyPatch, polls: int
-) -> None:
+async def test_fenced_shard_waits_for_a_poll_before_reopening(monkeypatch: pytest.MonkeyPatch, polls: int) -> None:
     """A poll that was on its way when it happened says nothing: two workers would fence each other in turns."""
     lives: list[int] = []
     before = [Snapshot(0, OURS, None)] * 3 + [Snapshot(polls, OURS, None)] * 2
@@ -171,7 +169,7 @@ async def test_who_was_fenced_opens_no_producer_before_a_further_poll_has_said_w
     assert lives == [0]
 
 
-async def test_who_was_fenced_and_still_owns_the_shard_starts_again(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_fenced_owner_restarts_its_shard(monkeypatch: pytest.MonkeyPatch) -> None:
     shard = shard_of(Group(Snapshot(0, OURS, None), *[Snapshot(2, OURS, None)]))
     monkeypatch.setattr(shard._ownership, "wait", _no_wait)
     ends: list[Callable[[], None]] = [_fence, lambda: None]
@@ -214,7 +212,7 @@ async def test_tombstones_do_not_wait_for_the_next_coverage_commit(monkeypatch: 
     await publisher.close()
 
 
-def test_more_unknown_names_than_are_kept_are_logged_once() -> None:
+def test_unknown_names_over_the_limit_are_logged_once() -> None:
     warnings = RowWarnings()
     tenant = cast("Any", SimpleNamespace(label="contoso"))
     with capture_logs() as logs:
@@ -233,7 +231,7 @@ async def _no_wait(_seconds: float) -> None:
     pass
 
 
-async def test_call_to_brokers_counts_as_turning_within_its_time_outs_only(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_broker_call_counts_as_progress_within_its_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
     """A producer's thread that hangs shows at /livez, a restore that goes on does not."""
     publisher = Scripted()
     shard = shard_of(Group(Snapshot(0, OURS, None)))
@@ -255,7 +253,7 @@ async def test_call_to_brokers_counts_as_turning_within_its_time_outs_only(monke
     await publisher.close()
 
 
-async def test_batch_that_is_aborted_again_and_again_counts_as_turning(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_repeated_aborts_count_as_progress(monkeypatch: pytest.MonkeyPatch) -> None:
     publisher = Scripted(AbortedError("rebalance"), None)
     shard = shard_of(Group(Snapshot(0, OURS, None), Snapshot(0, OURS, "")))
     monkeypatch.setattr(shard._ownership, "wait", _no_wait)

@@ -107,7 +107,7 @@ async def test_pages_tell_which_ids_their_chain_repeats() -> None:
         assert [page.repeated for page in pages] == 3 * [frozenset(), repeated]
 
 
-async def test_slice_whose_ids_repeat_each_time_is_not_stable() -> None:
+async def test_slice_with_repeated_ids_is_unstable() -> None:
     source = Source([["a", "b"], ["b", "c"]])
     async with sweeping(source) as (sweeper, handed):
         await until(lambda: handed.of(SliceRead))
@@ -117,7 +117,7 @@ async def test_slice_whose_ids_repeat_each_time_is_not_stable() -> None:
         assert not any(read.steady for read in sweeper.plan.coverage.reads)
 
 
-async def test_job_that_publishes_again_hands_over_its_rows_before_it_counts() -> None:
+async def test_again_job_counts_after_handing_over_rows() -> None:
     """Else a crash between two commits would leave rows out that the job says it has published."""
     source = Source([["a"], ["b"]])
     async with sweeping(source) as (sweeper, handed):
@@ -141,7 +141,7 @@ async def test_failed_run_ends_its_other_chains() -> None:
         assert not handed.of(SliceRead)
 
 
-async def test_job_that_publishes_again_holds_a_bounded_number_of_bytes() -> None:
+async def test_again_job_holds_bounded_bytes() -> None:
     """Its slices are committed whole: one with more bytes than the buffer takes is read in parts."""
 
     class Long(Source):

@@ -53,7 +53,7 @@ class Trust:
                 problem = f"{self._ca_bundle} cannot be read as PEM ({error.strerror or type(error).__name__})"
                 _logger.warning("file_unreadable", name=name, problem=problem)
             else:
-                _logger.info("file_read_again", name=name)
+                _logger.info("file_reloaded", name=name)
         return self._context
 
     def _read_stamp(self) -> FileStamp | None:

@@ -50,7 +50,7 @@ class Hidden(Generic[_Text]):
             if problem and problem != self._problem:
                 _logger.warning("file_unreadable", name=str(self._path), problem=problem)
             elif self._problem and not problem:
-                _logger.info("file_read_again", name=str(self._path))
+                _logger.info("file_reloaded", name=str(self._path))
             self._problem = problem
         return self._value
 

@@ -245,7 +245,7 @@ class SignIn:
             return self._credential
         if self._credential_problem:
             name, self._credential_problem = self._credential_problem.partition(" ")[0], ""
-            logger.info("file_read_again", name=name, tenant=self._tenant.label)
+            logger.info("file_reloaded", name=name, tenant=self._tenant.label)
         self._credential = credential
         return credential
 

@@ -96,7 +96,7 @@ def locate(clients: Clients, topic: str, partition: int, known: Place) -> Place:
     except (KafkaException, TimeoutError):
         return known
     if is_new:
-        _logger.warning("topic_created_again", topic=topic, partition=partition, offset=known.offset)
+        _logger.warning("topic_recreated", topic=topic, partition=partition, offset=known.offset)
     return Place(0 if is_new else known.offset, current or known.topic_id)
 
 

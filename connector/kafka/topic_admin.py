@@ -116,7 +116,7 @@ class TopicAdmin:
         left_out = {name: settings for name, settings in left_out.items() if settings}
         if left_out:
             costs = topic_problems.costs(left_out.values())
-            _logger.warning("topic_settings_left_out", left_out=left_out, costs=costs, remedy=_LEFT_OUT)
+            _logger.warning("topic_settings_refused", left_out=left_out, costs=costs, remedy=_LEFT_OUT)
         return problems
 
     def foresee(self, topics: Sequence[Topic], replication_factor: int) -> Foreseen:
@@ -159,7 +159,7 @@ class TopicAdmin:
                 if error.args[0].code() in _UNANSWERED and addresses.unreachable(self._brokers):
                     raise
                 if resource.name in names:
-                    _logger.warning("topic_settings_unknown", topic=resource.name, error=error.args[0].str())
+                    _logger.warning("topic_settings_unreadable", topic=resource.name, error=error.args[0].str())
                 continue
             result[resource.name] = {name: entry.value for name, entry in entries.items()}
         self._limits.learn(result)
@@ -175,7 +175,7 @@ class TopicAdmin:
     def warn_of_limits(self, names: Sequence[str]) -> None:
         """Log the topics whose limit is below the default limit of a producer."""
         for topic, limit in self._limits.low(names).items():
-            _logger.warning("topic_limit_low", topic=topic, limit=limit, remedy=raise_command(topic))
+            _logger.warning("topic_record_limit_low", topic=topic, limit=limit, remedy=raise_command(topic))
 
     def warn_of_event_time(self, reaches: Mapping[str, timedelta], horizon: timedelta) -> None:
         """Log the settings of row topics that harm records which are stamped with the start of the call.
@@ -191,7 +191,13 @@ class TopicAdmin:
                 setting = f"{danger.setting}={danger.value}"
                 command = alter_command(topic, f"{danger.setting}={danger.needed}")
                 remedy = f'{command}, or rows.timestamp = "ingest"'
-                _logger.warning("event_time_danger", topic=topic, setting=setting, reason=danger.reason, remedy=remedy)
+                _logger.warning(
+                    "topic_config_unsafe_for_event_time",
+                    topic=topic,
+                    setting=setting,
+                    reason=danger.reason,
+                    remedy=remedy,
+                )
 
     def ensure(
         self, topics: Sequence[Topic], *, create: bool, replication_factor: int, shared_topic: str = ""

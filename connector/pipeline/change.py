@@ -109,4 +109,4 @@ def _by_batch(change: Change) -> Iterable[tuple[Entries, Hours]]:
 def _log_created_again(account: TenantState, after: Checkpoint) -> None:
     before = account.checkpoint
     if before.topic_id and after.topic_id and after.topic_id != before.topic_id:
-        _logger.warning("topic_created_again", topic=after.topic, tenant=account.tenant.label)
+        _logger.warning("topic_recreated", topic=after.topic, tenant=account.tenant.label)

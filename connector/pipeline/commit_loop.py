@@ -171,7 +171,7 @@ class CommitLoop:
         if is_first:
             _logger.info("transaction_aborted", shard=self._shard.number, reason=str(error))
         else:
-            _logger.warning("transaction_aborted_again", shard=self._shard.number, reason=str(error))
+            _logger.warning("transaction_aborted_repeatedly", shard=self._shard.number, reason=str(error))
 
     async def _check_lengths(self, contents: BatchContents) -> None:
         """Raise RecordTooLongError if the state of a batch cannot be written. Nothing is written before this check."""

@@ -182,7 +182,7 @@ class OwnedTenants:
             self._buffer.put(Commanded(command.offset, self._now(), kept=kept))
 
     def _pass_over(self, offset: int, reason: str) -> None:
-        _logger.warning("command_passed_over", shard=self._shard.number, offset=offset, reason=reason)
+        _logger.warning("command_ignored", shard=self._shard.number, offset=offset, reason=reason)
 
     def _apply_kept(self) -> None:
         """Execute the kept commands whose tenants are read."""
@@ -208,7 +208,7 @@ class OwnedTenants:
                 tenant.state = None
                 if tenant.series is None:
                     del self._of[key]
-                _logger.info("tenant_forgotten", shard=self._shard.number, tenant=key)
+                _logger.info("tenant_state_expired", shard=self._shard.number, tenant=key)
             elif tenant.state is not None:
                 self._shard.warnings.committed(tenant.state.tenant, change)
 
@@ -287,7 +287,9 @@ class OwnedTenants:
         if state is None:
             memory, tenant.orphan = tenant.orphan, None
             if memory is not None:
-                _logger.warning("state_lost", tenant=configured.label, rows=len(memory[0]), remedy=_STATE_LOST_REMEDY)
+                _logger.warning(
+                    "tenant_state_lost", tenant=configured.label, rows=len(memory[0]), remedy=_STATE_LOST_REMEDY
+                )
             state = resumed_state(configured, rules, None, memory, now)
         elif plan is None or plan == state.checkpoint.state:
             state = resumed_state(configured, rules, state.checkpoint, (state.remembered, state.seen), now)
@@ -314,7 +316,7 @@ class OwnedTenants:
 
 def _command(runtime: TenantRuntime, offset: int, heard: Heard) -> None:
     label = runtime.account.tenant.label
-    _logger.info("command_taken", tenant=label, command=heard.order.command, id=heard.order.id)
+    _logger.info("command_applied", tenant=label, command=heard.order.command, id=heard.order.id)
     runtime.sweeper.command(offset, heard.order)
 
 

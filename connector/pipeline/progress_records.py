@@ -88,7 +88,7 @@ class ProgressRecords:
         if record.topic not in self._too_short:
             self._too_short.add(record.topic)
             needed = size(record) + MOST_OVERHEAD
-            _logger.warning("progress_too_long", topic=record.topic, remedy=raise_command(record.topic, needed))
+            _logger.warning("progress_record_too_long", topic=record.topic, remedy=raise_command(record.topic, needed))
 
     def _encoder(self, topic: str) -> Callable[[Mapping[str, Any]], bytes]:
         encode = self._encoders.get(topic)

@@ -107,7 +107,7 @@ class Restoration:
             found = await publisher.call(read)
         if ended or written:
             _logger.warning(
-                "hanging_transaction_ended",
+                "hanging_transaction_resolved",
                 shard=shard.number,
                 outcome="committed" if written else "aborted",
                 partitions=sorted(f"{topic}-{number}" for topic, number in ended),
@@ -129,7 +129,7 @@ class Restoration:
         """Return the checkpoints without offsets in topics that were created again, where the end proves it."""
         created_again = recreation.topics_that_end_before(self._worker.clients, checkpoints.values())
         for topic in created_again:
-            _logger.warning("topic_created_again", topic=topic, shard=self._shard.number)
+            _logger.warning("topic_recreated", topic=topic, shard=self._shard.number)
         return {
             key: msgspec.structs.replace(checkpoint, offsets=(), stated=())
             if checkpoint.topic in created_again and not checkpoint.topic_id

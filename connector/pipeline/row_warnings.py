@@ -48,7 +48,9 @@ class RowWarnings:
         """Report rows that were left out, at most once per minute."""
         self._too_old += change.too_old
         if self._too_old and time.monotonic() - self._logged_too_old_at >= _LOG_AGAIN_S:
-            _logger.warning("rows_left_out", tenant=tenant.label, rows=self._too_old, remedy=_TOO_OLD_REMEDY)
+            _logger.warning(
+                "rows_skipped_near_horizon", tenant=tenant.label, rows=self._too_old, remedy=_TOO_OLD_REMEDY
+            )
             self._logged_too_old_at, self._too_old = time.monotonic(), 0
 
     def _log_dead_letters(self, tenant: Tenant, change: Change) -> None:

@@ -175,7 +175,7 @@ class Sweeper:
         for window, cause in outcome.isolated:
             _logger.warning("range_isolated", tenant=label, window=_text(window), reason=cause)
         for window in outcome.read_again:
-            _logger.info("range_read_again", tenant=label, window=_text(window))
+            _logger.info("range_recovered", tenant=label, window=_text(window))
 
     async def _sleep(self, until: datetime | None) -> None:
         """Wait until a chain ends or something is due, at most 30 s because the wall clock may be set."""

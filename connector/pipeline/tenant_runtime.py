@@ -122,7 +122,7 @@ class TenantRuntime:
             overlap = duration_text(deepest)
             remedy = "a longer overlap of the deepest sweep finds what turns up later"
             label = self.account.tenant.label
-            _logger.info("only_deepest_sweep_found", tenant=label, rows=rows, overlap=overlap, remedy=remedy)
+            _logger.info("very_late_rows_found", tenant=label, rows=rows, overlap=overlap, remedy=remedy)
 
     def _ended(self, index: int, outcome: str) -> None:
         self._series.sweep_ended(duration_text(self.account.rules.sweeps[index].every), outcome)

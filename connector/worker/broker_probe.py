@@ -31,9 +31,9 @@ class BrokerProbe:
         if up:
             self.up_at = time.monotonic()
         if up and not self.is_up:
-            _logger.info("brokers_answer")
+            _logger.info("brokers_available")
         elif self.is_up and not up:
-            _logger.warning("brokers_silent", **why)
+            _logger.warning("brokers_unavailable", **why)
         self.is_up = up
         self._metrics.kafka_answered(up)
 

@@ -40,11 +40,11 @@ class Configuration:
             try:
                 await self._take_over(await asyncio.to_thread(self._read))
             except ConfigurationError as error:
-                _logger.error("configuration_not_reloaded", problems="; ".join(error.problems))  # noqa: TRY400 - not a bug
+                _logger.error("configuration_reload_failed", problems="; ".join(error.problems))  # noqa: TRY400 - not a bug
             except ConnectorError as error:
-                _logger.error("configuration_not_reloaded", problems=str(error))  # noqa: TRY400 - not a bug
+                _logger.error("configuration_reload_failed", problems=str(error))  # noqa: TRY400 - not a bug
             except Exception as error:
-                _logger.exception("configuration_not_reloaded", problems=repr(error))
+                _logger.exception("configuration_reload_failed", problems=repr(error))
 
     async def _take_over(self, read: Settings) -> None:
         """Use the tenants and secrets of a valid file. After an error the settings in use stay as they were."""

@@ -29,6 +29,6 @@ async def wait_until_done(worker: WorkerContext, shards: OwnedShards, probe: Bro
     while running := shards.unfinished:
         await asyncio.wait(running, timeout=1.0)
         if time.monotonic() - probe.up_at > _UNAVAILABLE_S:
-            _logger.warning("brokers_away", waited_s=_UNAVAILABLE_S)
+            _logger.warning("gave_up_on_brokers", waited_s=_UNAVAILABLE_S)
             return False
     return True

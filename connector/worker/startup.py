@@ -52,13 +52,13 @@ class Startup:
         except BrokersUnavailableError as error:
             refused = isinstance(error, ForbiddenError)
             self._probe.heard(up=refused, reason=str(error), remedy=error.remedy)
-            event = "right_missing" if refused else "brokers_unreachable"
+            event = "permission_missing" if refused else "waiting_for_brokers"
             _logger.warning(event, reason=str(error), remedy=error.remedy, again_in_s=pause_s)
             return None
         except RegistryUnavailableError as error:
             self._probe.heard(up=True)
             self.registry_unavailable = str(error)
-            _logger.warning("schema_registry_away", reason=str(error), again_in_s=pause_s)
+            _logger.warning("waiting_for_schema_registry", reason=str(error), again_in_s=pause_s)
             return None
         self._probe.heard(up=True)
         self.registry_unavailable = None

@@ -295,9 +295,9 @@ async def test_certificate_that_does_not_parse_is_named_and_the_last_one_used(
             bench.simulator.expire_tokens()
             assert await read(source) > 0
             bench.write("certificate", good)
-            await _read_until(source, lambda: _named(logs, "file_read_again"))
+            await _read_until(source, lambda: _named(logs, "file_reloaded"))
     told = [(entry["event"], entry.get("name")) for entry in logs if entry["event"].startswith("file_")]
-    assert told == [("file_unreadable", "client_certificate"), ("file_read_again", "client_certificate")]
+    assert told == [("file_unreadable", "client_certificate"), ("file_reloaded", "client_certificate")]
 
 
 async def test_secret_that_cannot_be_used_is_named_before_it_is_needed(

@@ -226,6 +226,6 @@ async def test_replaced_ca_bundle_is_read_again(serve_as: Callable[..., Server])
         serve_as()  # another CA, which did not sign this server's certificate
         with capture_logs() as logs, pytest.raises(BrokenAnswerError, match="is not trusted"):
             await transport.ask("GET", url, headers={}, max_bytes=9)
-        assert [entry["event"] for entry in logs] == ["file_read_again"]
+        assert [entry["event"] for entry in logs] == ["file_reloaded"]
         new.bundle.write_bytes(good)
         assert (await transport.ask("GET", url, headers={}, max_bytes=9)).status == 200

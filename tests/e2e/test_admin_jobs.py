@@ -344,7 +344,7 @@ def test_garbage_on_the_control_topic_is_ignored(scene: Scene, broker: SharedBro
     scene.backfill("--from", "-4d", "--to", "-30m", "--wait", tenant="fabrikam")
     until_swept(scene.worker, scene.source, timedelta(minutes=59))
     assert len(scene.worker.named("shard_restored")) == 2, "no shard had to start again"
-    assert len(scene.worker.named("command_passed_over")) > 20
+    assert len(scene.worker.named("command_ignored")) > 20
     assert scene.worker.stop() == 0
     oracle.check(broker.bootstrap, topic, app, scene.source.truth(), claims=False)
 

@@ -207,7 +207,7 @@ def test_worker_waits_for_brokers_and_logs_it(
     source = simulate(days=0.1, calls_per_day=1_000, frozen=True)
     worker = new_worker(configuration(broker_of_its_own.bootstrap, topic, app, source))
     worker.start()
-    worker.until_logged("brokers_unreachable")
+    worker.until_logged("waiting_for_brokers")
     assert worker.get("/livez")[0] == 200
     code, body = worker.get("/readyz")
     assert code == 503
@@ -215,7 +215,7 @@ def test_worker_waits_for_brokers_and_logs_it(
     assert worker.metric("kafka_up") == 0
     assert worker.stop(10.5) == 0
     worker.start()
-    worker.until_logged("brokers_unreachable")
+    worker.until_logged("waiting_for_brokers")
     broker_of_its_own.start()
     worker.until_ready()
     assert worker.metric("kafka_up") == 1

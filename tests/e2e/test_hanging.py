@@ -92,7 +92,7 @@ def test_hanging_commit_keeps_exactly_once(
     worker = new_worker(configuration(three_brokers.bootstrap, topic, app, source, kafka={"shards": 1}))
     worker.start()
     worker.until_complete(datetime.now(UTC))
-    assert [event["outcome"] for event in worker.named("hanging_transaction_ended")] == [outcome]
+    assert [event["outcome"] for event in worker.named("hanging_transaction_resolved")] == [outcome]
     assert worker.stop() == 0
     oracle.check(three_brokers.bootstrap, topic, app, source.truth())
 
@@ -110,7 +110,7 @@ def test_change_to_at_least_once_ends_hanging_transactions(
     worker = new_worker(configuration(three_brokers.bootstrap, topic, app, source, kafka=kafka))
     worker.start()
     worker.until_complete(datetime.now(UTC))
-    assert [event["outcome"] for event in worker.named("hanging_transaction_ended")] == ["aborted"]
+    assert [event["outcome"] for event in worker.named("hanging_transaction_resolved")] == ["aborted"]
     assert worker.stop() == 0
     names = [*topics.of_rows(topic), f"{app}.state", f"{app}.seen"]
     assert not oracle.open_transactions(three_brokers.bootstrap, names)

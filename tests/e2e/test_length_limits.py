@@ -139,7 +139,7 @@ def test_batches_and_records_fit_topics_with_small_limits(
     worker = place.worker(source, delivery)
     assert worker.run_once() == 0
     assert not worker.named("shard_restarting")
-    warned = {entry["topic"]: entry["remedy"] for entry in worker.named("topic_limit_low")}
+    warned = {entry["topic"]: entry["remedy"] for entry in worker.named("topic_record_limit_low")}
     assert f"--entity-name {place.topic} --add-config max.message.bytes=1048588" in warned[place.topic]
     found = place.check(source)
     assert found.dead_letters

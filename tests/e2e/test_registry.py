@@ -124,7 +124,7 @@ def test_unavailable_registry_never_stops_a_worker(
     worker.until(lambda: reason in worker.get("/readyz")[1], "the reason in /readyz")
     assert worker.get("/readyz")[0] == 503
     assert worker.get("/livez")[0] == 200
-    assert worker.until_logged("schema_registry_away")["reason"].startswith(reason)
+    assert worker.until_logged("waiting_for_schema_registry")["reason"].startswith(reason)
     answers["now"] = 503, b"<html>"
     worker.until(lambda: "answers 503" in worker.get("/readyz")[1], "the new reason in /readyz")
     answers["now"] = 200, {"id": 258}
@@ -173,7 +173,7 @@ def test_sighup_registers_new_topics_first(
     answers["now"] = 503, {}
     worker.configure(configured | {"tenants": [first, {**second, "topic": f"{topic}-own"}]})
     worker.signal(signal.SIGHUP)
-    problem = worker.until_logged("configuration_not_reloaded")["problems"]
+    problem = worker.until_logged("configuration_reload_failed")["problems"]
     assert problem == f"the schema registry at {server.url} answers 503"
     answers["now"] = 200, {"id": 1}
     worker.signal(signal.SIGHUP)
@@ -194,7 +194,7 @@ def test_tenant_added_while_waiting_for_the_registry_is_read(
     first, second = configured["tenants"]
     worker = new_worker(configured | {"tenants": [first]})
     worker.start()
-    worker.until_logged("schema_registry_away")
+    worker.until_logged("waiting_for_schema_registry")
     worker.configure(configured | {"tenants": [first, {**second, "topic": f"{topic}-own"}]})
     worker.signal(signal.SIGHUP)
     worker.until_logged("configuration_reloaded")

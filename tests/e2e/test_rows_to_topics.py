@@ -63,7 +63,7 @@ def test_records_have_the_configured_key_and_timestamp(
     kafka = {"topic_properties": {"retention.ms": str(retention_ms)}} if retention_ms is not None else {}
     worker = new_worker(settings(source, rows={"key": key, "timestamp": timestamp}, kafka=kafka))
     assert worker.run_once() == 0
-    dangers = {entry["setting"] for entry in worker.named("event_time_danger")}
+    dangers = {entry["setting"] for entry in worker.named("topic_config_unsafe_for_event_time")}
     assert dangers == ({f"retention.ms={retention_ms}"} if retention_ms == 86_400_000 else set())
     found = oracle.committed(broker.bootstrap, topic, app)
     if retention_ms == 86_400_000:

@@ -70,7 +70,7 @@ def test_rows_are_published_with_each_sasl_mechanism(
     source = simulate(**FEW)
     worker = new_worker(settings(secured, topic, app, source, mechanism, user))
     assert worker.run_once() == 0
-    assert not worker.named("topic_settings_unknown")
+    assert not worker.named("topic_settings_unreadable")
     assert len(oracle.check(secured.plain, topic, app, source.truth()).rows) > 250
 
 
@@ -110,7 +110,7 @@ def test_documented_rights_suffice(
     assert PASSWORD not in said(second)
     assert second.stop() == 0
     for worker in (first, second):
-        assert not worker.named("topic_settings_unknown")
+        assert not worker.named("topic_settings_unreadable")
         assert PASSWORD not in worker.log.read_text(encoding="utf-8")
     found = oracle.check(secured.plain, topic, app, source.truth())
     assert read_by(secured, topic, f"{app}-reader", len(found.rows)) == len(found.rows) > 1_000
@@ -206,7 +206,7 @@ def test_rights_missing_at_startup_are_named(
     configured["kafka"]["create_topics"] = False
     waiting = new_worker(configured)
     waiting.start()
-    missing = waiting.until_logged("right_missing")
+    missing = waiting.until_logged("permission_missing")
     assert f"--operation Describe --topic {topic}" in missing["remedy"]
     secured.grant(*documented_rights(CONNECTOR, topic, app, "nobody"))
     waiting.until_complete(datetime.now(UTC))
@@ -247,8 +247,8 @@ def test_refused_broker_login_is_explained(
     worker.options = {"env": {"PYTHONPATH": str(Path.cwd()), "KAFKA_TEST_PASSWORD": WRONG}}
     worker.start()
     begun = time.monotonic()
-    worker.until(lambda: any(reason in event["reason"] for event in worker.named("brokers_unreachable")), reason)
-    told = next(event for event in worker.named("brokers_unreachable") if reason in event["reason"])
+    worker.until(lambda: any(reason in event["reason"] for event in worker.named("waiting_for_brokers")), reason)
+    told = next(event for event in worker.named("waiting_for_brokers") if reason in event["reason"])
     assert todo in told["remedy"]
     assert time.monotonic() - begun < 60
     assert worker.get("/livez")[0] == 200

@@ -101,7 +101,7 @@ def test_unservable_instant_delays_nothing_else(bench: Bench, settings: Settings
     assert {row.id for row in oracle.committed(bench.bootstrap, bench.topic, bench.app).rows} == outside
     source.set_faults(unservable=0)
     worker.until(lambda: worker.tenant(tenant)["gap_seconds"] == 0, "no gap", 180)
-    worker.until_logged("range_read_again")
+    worker.until_logged("range_recovered")
     assert worker.tenant(tenant)["unreadable"] == []
     worker.until_complete(source.freeze())
     assert worker.stop() == 0
@@ -219,7 +219,7 @@ def test_row_six_days_late_is_found(bench: Bench, settings: Settings) -> None:
     assert worker.metric("rows_total", outcome="published") > before
     assert late > 10
     assert worker.metric("deepest_sweep_rows_total") >= late
-    assert worker.named("only_deepest_sweep_found")
+    assert worker.named("very_late_rows_found")
     assert worker.stop() == 0
     bench.check(source, claims=False)
 

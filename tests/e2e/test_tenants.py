@@ -103,10 +103,10 @@ def test_sighup_with_a_wrong_file_changes_nothing(
     worker = new_worker(configured)
     worker.start()
     worker.until_complete(datetime.now(UTC))
-    said = read_again(worker, [{"id": tenant}, {"id": tenant}], "configuration_not_reloaded")
+    said = read_again(worker, [{"id": tenant}, {"id": tenant}], "configuration_reload_failed")
     assert "tenants" in said["problems"]
     worker.settings = {**configured, "kafka": {**configured["kafka"], "topic": f"{topic}-other"}}
-    said = read_again(worker, configured["tenants"], "configuration_not_reloaded")
+    said = read_again(worker, configured["tenants"], "configuration_reload_failed")
     assert f"kafka.topic: is {topic}-other now" in said["problems"]
     worker.until_complete(datetime.now(UTC))
     assert worker.tenant(tenant)["state"] == "ok"

@@ -48,5 +48,5 @@ def test_rotated_secret_that_cannot_be_read_is_logged_once(content: bytes | None
         assert [secret.get(), secret.get()] == ["old", "old"]
         path.write_bytes(b"new\n")
         assert [secret.get(), secret.get()] == ["new", "new"]
-    assert [entry["event"] for entry in logs] == ["file_unreadable", "file_read_again"]
+    assert [entry["event"] for entry in logs] == ["file_unreadable", "file_reloaded"]
     assert "old" not in str(logs)

@@ -199,7 +199,7 @@ async def test_failing_reload_is_logged(settings: Settings) -> None:
     with capture_logs() as logged:
         await worker._configuration.reload_soon()
     assert [(entry["event"], entry["problems"]) for entry in logged] == [
-        ("configuration_not_reloaded", "ZeroDivisionError()")
+        ("configuration_reload_failed", "ZeroDivisionError()")
     ]
 
 

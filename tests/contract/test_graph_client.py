@@ -659,7 +659,7 @@ async def test_proxy_that_is_unavailable_is_named(
     [
         ("", 407, "requires a user name and password \\(407\\); set them in HTTPS_PROXY"),
         ("me:hunter2@", 407, "does not accept the user name and password \\(407\\)"),
-        ("", 403, "refuses to connect \\(403\\); have it allow"),
+        ("", 403, "refuses to connect \\(403\\); allow this host"),
     ],
 )
 async def test_proxy_that_refuses_is_named_without_its_password(
@@ -782,7 +782,7 @@ async def test_answered_failure_is_never_called_unreachable(bench: Bench) -> Non
         bench.simulator.set_faults(faults)
         with pytest.raises(TransientError) as raised:
             await read(bench.source(patience_s=0.0), bench.window)
-        assert "it was reached" in raised.value.remedy
+        assert "the service responds" in raised.value.remedy
 
 
 async def test_clock_skew_is_logged_once(bench: Bench, logs: list[dict[str, object]]) -> None:

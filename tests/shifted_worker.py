@@ -6,10 +6,9 @@ import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from connector import log
+from connector import log, service
 from connector.config import load
 from connector.simulator.options import duration_s
-from connector.worker import service
 
 
 def work() -> int:

@@ -8,11 +8,9 @@ from difflib import SequenceMatcher
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from connector.config import sasl
-from connector.config.document import REFUSED_PROPERTIES, Document, SchemaRegistryTable
-from connector.config.durations import duration_text, parse_instant
+from connector.config import document, sasl
+from connector.config.document import Document, Reference, SchemaRegistryTable, duration_text, shown
 from connector.config.identities import credentials, event_hubs, identity_of, own_identity
-from connector.config.quoting import shown
 from connector.config.references import check_bundle, path_of, read_pseudonym_key, read_secret
 from connector.config.settings import (
     Dedup,
@@ -27,12 +25,11 @@ from connector.config.settings import (
     Tenant,
     Windows,
 )
-from connector.config.source import ConfigSource, Key, key_text, treatable
+from connector.config.source import Key, Source, key_text, treatable
 from connector.config.validation import check
-from connector.config.values import Reference, is_protected, split_listen, to_authority
 from connector.core.horizon import MARGIN
 from connector.core.windows import Sweep
-from connector.schema_files import schema_text
+from connector.schemata import schema_text
 
 if TYPE_CHECKING:
     from connector.config.secret import Secret
@@ -42,11 +39,11 @@ _CLOUDS = {
     "us-gov-l4": ("https://graph.microsoft.us", "https://login.microsoftonline.us"),
     "us-gov-l5": ("https://dod-graph.microsoft.us", "https://login.microsoftonline.us"),
 }
-_START = parse_instant("-7d")
+_START = document.parse_instant("-7d")
 _UNSET = Reference("text", "")
 
 
-def resolve(source: ConfigSource, checked: Document, required: Iterable[str]) -> Settings:
+def resolve(source: Source, checked: Document, required: Iterable[str]) -> Settings:
     """Return the settings, and report problems to the source. `required` names keys that must not be empty."""
     checked, azure_authority = _azure(source, checked)
     treatments = _privacy(source, checked)
@@ -60,9 +57,9 @@ def resolve(source: ConfigSource, checked: Document, required: Iterable[str]) ->
     for name in required:
         section, key = name.split(".")
         if not getattr(getattr(checked, section), key):
-            example = ', for example "broker-1:9092"' if key == "bootstrap_servers" else ""
+            example = ', for instance "broker-1:9092"' if key == "bootstrap_servers" else ""
             source.report((section, key), f"is empty; set it{example}")
-    host, port = split_listen(checked.http.listen)
+    host, port = document.split_listen(checked.http.listen)
     return Settings(
         graph=graph,
         tenants=tenants,
@@ -83,7 +80,7 @@ def resolve(source: ConfigSource, checked: Document, required: Iterable[str]) ->
     )
 
 
-def _azure(source: ConfigSource, checked: Document) -> tuple[Document, str]:
+def _azure(source: Source, checked: Document) -> tuple[Document, str]:
     """Return the document with the tenant of AZURE_TENANT_ID if it names no tenant, and then AZURE_AUTHORITY_HOST."""
     if checked.tenants or source.is_reported("tenants"):
         return checked, ""
@@ -96,7 +93,7 @@ def _azure(source: ConfigSource, checked: Document) -> tuple[Document, str]:
             if have
             else "add [[tenants]], or set AZURE_TENANT_ID, AZURE_CLIENT_ID and AZURE_CLIENT_SECRET"
         )
-        source.report(("tenants",), f"has no tenant; {todo}")
+        source.report(("tenants",), f"names no tenant; {todo}")
         return checked, ""
     tenant: dict[str, Any] = {"id": tenant_id}
     names: dict[Key, str] = {("tenants", 0, "id"): "AZURE_TENANT_ID"}
@@ -124,7 +121,7 @@ def _azure(source: ConfigSource, checked: Document) -> tuple[Document, str]:
     return check(source), environ.get("AZURE_AUTHORITY_HOST", "")
 
 
-def _privacy(source: ConfigSource, checked: Document) -> dict[str, str]:
+def _privacy(source: Source, checked: Document) -> dict[str, str]:
     """Return the treatments by field, and report fields that cannot be treated."""
     treatments: dict[str, str] = {}
     for name, treatment in checked.rows.privacy.items():
@@ -132,14 +129,16 @@ def _privacy(source: ConfigSource, checked: Document) -> dict[str, str]:
         if name in treatable():
             treatments[name] = treatment
         elif name == "id":
-            source.report(key, "cannot be treated, because it identifies the rows; remove it")
+            source.report(key, "cannot be treated, since rows are told apart by it; leave it out")
         elif _row_fields().get(name):
-            source.report(key, "is not a string field, and only string fields can be treated; remove it")
+            source.report(key, "is a field that is no string, and only strings can be treated; leave it out")
         elif name in _row_fields():
-            source.report(key, "is a field that the connector adds, and only fields of Graph can be treated; remove it")
+            source.report(
+                key, "is a field that the connector adds, and only those of Graph can be treated; leave it out"
+            )
         else:
             nearest = max(treatable(), key=lambda known: SequenceMatcher(None, name.lower(), known.lower()).ratio())
-            source.report(key, f"is not a field of a row; the most similar is {nearest}")
+            source.report(key, f"is no field of a row; the nearest that can be treated is {nearest}")
     return treatments
 
 
@@ -149,18 +148,20 @@ def _row_fields() -> dict[str, bool]:
     return {field["name"]: "since" in field for field in json.loads(schema_text("directRoutingLogRow"))["fields"]}
 
 
-def _graph(source: ConfigSource, checked: Document, azure_authority: str) -> Graph:
+def _graph(source: Source, checked: Document, azure_authority: str) -> Graph:
     table = checked.graph
     root, authority = _CLOUDS[table.cloud]
     if table.authority:
         authority = table.authority
     elif azure_authority:
         try:
-            authority = to_authority(azure_authority if "://" in azure_authority else f"https://{azure_authority}")
+            authority = document.to_authority(
+                azure_authority if "://" in azure_authority else f"https://{azure_authority}"
+            )
         except ValueError as error:
             source.report(("graph", "authority"), str(error), "AZURE_AUTHORITY_HOST")
     if table.timeout <= timedelta(0):
-        source.report(("graph", "timeout"), 'must be greater than zero; write for example "30s"')
+        source.report(("graph", "timeout"), 'must be longer than nothing; write for instance "30s"')
     bundle = path_of(source, table.ca_bundle) if table.ca_bundle else None
     if bundle is not None:
         check_bundle(source, ("graph", "ca_bundle"), bundle)
@@ -178,7 +179,7 @@ def _graph(source: ConfigSource, checked: Document, azure_authority: str) -> Gra
     )
 
 
-def _tenants(source: ConfigSource, checked: Document, shared: Identity) -> tuple[Tenant, ...]:
+def _tenants(source: Source, checked: Document, shared: Identity) -> tuple[Tenant, ...]:
     tenants: list[Tenant] = []
     ids: dict[str, int] = {}
     for number, table in enumerate(checked.tenants):
@@ -189,7 +190,7 @@ def _tenants(source: ConfigSource, checked: Document, shared: Identity) -> tuple
         key = table.id.lower()
         if key in ids:
             source.report(
-                ("tenants", number, "id"), f"is the same as in tenants[{ids[key]}]; configure each tenant once"
+                ("tenants", number, "id"), f"is the same as that of tenants[{ids[key]}]; name each tenant once"
             )
         ids.setdefault(key, number)
         tenants.append(
@@ -210,7 +211,7 @@ def _tenants(source: ConfigSource, checked: Document, shared: Identity) -> tuple
             continue
         if table.name in names:
             source.report(
-                ("tenants", number, "name"), f"is the same as in tenants[{names[table.name]}]; names must be unique"
+                ("tenants", number, "name"), f"is the same as that of tenants[{names[table.name]}]; names are unique"
             )
         elif ids.get(table.name.lower(), number) != number:
             source.report(
@@ -220,14 +221,14 @@ def _tenants(source: ConfigSource, checked: Document, shared: Identity) -> tuple
     return tuple(tenants)
 
 
-def _kafka(source: ConfigSource, checked: Document) -> Kafka:
+def _kafka(source: Source, checked: Document) -> Kafka:
     table = checked.kafka
     properties: dict[str, str | Secret] = {}
     for name, reference in table.properties.items():
         key: Key = ("kafka", "properties", name)
-        why = REFUSED_PROPERTIES.get(name.strip().lower())
+        why = document.REFUSED_PROPERTIES.get(name.strip().lower())
         if why is not None:
-            source.report(key, f"cannot be set, because {why}; remove it")
+            source.report(key, f"cannot be set, since {why}; leave it out")
         elif reference.kind == "text":
             properties[name] = reference.value
         else:
@@ -240,7 +241,7 @@ def _kafka(source: ConfigSource, checked: Document) -> Kafka:
         if reference.kind == "text":
             topic_properties[name] = reference.value
         else:
-            source.report(("kafka", "topic_properties", name), "must be text; it is not a secret")
+            source.report(("kafka", "topic_properties", name), "must be text; it is no secret")
     return Kafka(
         bootstrap_servers=table.bootstrap_servers,
         topic=table.topic,
@@ -256,21 +257,21 @@ def _kafka(source: ConfigSource, checked: Document) -> Kafka:
     )
 
 
-def _schema_registry(source: ConfigSource, table: SchemaRegistryTable) -> SchemaRegistry:
+def _schema_registry(source: Source, table: SchemaRegistryTable) -> SchemaRegistry:
     here = "schema_registry"
     has_password, has_token = table.password != _UNSET, table.token != _UNSET
     if has_token and (table.username or has_password):
-        source.report((here, "token"), "cannot be combined with a user name or password; remove one of them")
+        source.report((here, "token"), "is set, and so is a user name or password; leave one of the two out")
     elif has_password and not table.username:
         source.report((here, "username"), "is missing, but there is a password; set it too")
     elif table.username and not has_password:
         source.report((here, "password"), "is missing, but there is a user name; set it too")
     elif ":" in table.username:
-        source.report((here, "username"), "contains a colon, which a user name cannot contain; remove it")
+        source.report((here, "username"), "contains a colon, which no user name can; leave it out")
     elif has_password or has_token:
         for url in filter(None, table.url.split(",")):
-            if not is_protected(url):
-                what = "which would send the secret unprotected; write https:// (http:// only for localhost)"
+            if not document.is_protected(url):
+                what = "where the secret would be sent unprotected; write https:// (http:// only for localhost)"
                 source.report((here, "url"), f"is {shown(url)}, {what}")
     if table.client_key and not table.client_certificate:
         source.report((here, "client_certificate"), "is missing, but there is a client_key; set it too")
@@ -291,7 +292,7 @@ def _schema_registry(source: ConfigSource, table: SchemaRegistryTable) -> Schema
     )
 
 
-def _check_names(source: ConfigSource, checked: Document) -> None:
+def _check_names(source: Source, checked: Document) -> None:
     """Report a topic that would have two uses. In Kafka, names that differ only in '.' and '_' collide."""
     taken: dict[str, tuple[str, Key]] = {}
     app: Key = ("kafka", "app")
@@ -311,7 +312,7 @@ def _check_names(source: ConfigSource, checked: Document) -> None:
             )
 
 
-def _check_horizon(source: ConfigSource, horizon: timedelta, sweeps: Iterable[Sweep]) -> None:
+def _check_horizon(source: Source, horizon: timedelta, sweeps: Iterable[Sweep]) -> None:
     """Report a horizon that is too short for the guarantee of the deepest sweep."""
     deepest = max(sweeps, key=lambda sweep: (sweep.overlap, sweep.every), default=None)
     if deepest is None:
@@ -325,12 +326,12 @@ def _check_horizon(source: ConfigSource, horizon: timedelta, sweeps: Iterable[Sw
         )
 
 
-def _windows(source: ConfigSource, checked: Document) -> Windows:
+def _windows(source: Source, checked: Document) -> Windows:
     table = checked.windows
     if not timedelta(seconds=1) <= table.slice <= timedelta(days=30):
         source.report(("windows", "slice"), f'is "{duration_text(table.slice)}"; write a duration from "1s" to "30d"')
     if not table.sweeps:
-        source.report(("windows", "sweeps"), "is empty; add a [[windows.sweeps]] or remove it")
+        source.report(("windows", "sweeps"), "is empty; add a [[windows.sweeps]] or leave it out")
     seen: dict[timedelta, int] = {}
     sweeps: list[Sweep] = []
     for number, sweep in enumerate(table.sweeps):
@@ -339,10 +340,10 @@ def _windows(source: ConfigSource, checked: Document) -> Windows:
             if value is None:
                 source.report((*here, name), 'is missing; write a duration such as "15m"')
             elif value <= timedelta(0):
-                source.report((*here, name), 'must be greater than zero; write a duration such as "15m"')
+                source.report((*here, name), 'must be longer than nothing; write a duration such as "15m"')
         if sweep.every is not None and sweep.every in seen:
             source.report(
-                (*here, "every"), f"is the same as in windows.sweeps[{seen[sweep.every]}]; use each cadence only once"
+                (*here, "every"), f"is the same as that of windows.sweeps[{seen[sweep.every]}]; each cadence once"
             )
         if sweep.every is not None and sweep.overlap is not None:
             seen.setdefault(sweep.every, number)

@@ -20,12 +20,11 @@ from connector import log
 from connector.errors import ShardRestartError
 from connector.kafka import state, topics, visibility
 from connector.kafka.clients import Clients
-from connector.kafka.log_reader import Place, named
 from connector.kafka.publishing import Outgoing, TransactionRecord
 from connector.kafka.restore import PartitionContents
 from connector.kafka.state import ShardRecord
 from connector.kafka.topics import Names
-from connector.kafka.visibility import Places, last_offsets, merge
+from connector.kafka.visibility import Place, Places, last_offsets, merge, named
 
 HEADER = "transaction"
 _METADATA_S = 10.0
@@ -40,7 +39,7 @@ class Unseen(NamedTuple):
     "Its records in the state topic."
 
 
-class LostCommits(NamedTuple):
+class Lost(NamedTuple):
     """Records that committed transactions have lost."""
 
     record: ShardRecord | None
@@ -107,7 +106,7 @@ def _watched(look: Look, row_topics: Collection[str]) -> set[Place]:
     return partitions | last_offsets(places).keys() | set(look.internal)
 
 
-def find_lost(look: Look, ended: Collection[Place], is_stopped: Callable[[], bool]) -> LostCommits:
+def find_lost(look: Look, ended: Collection[Place], is_stopped: Callable[[], bool]) -> Lost:
     """Return the records that committed transactions have lost. No transaction of the shard may be open.
 
     `ended`: the partitions in which an open transaction was aborted. Blocks. Raises ShardRestartError when the outcome
@@ -132,7 +131,7 @@ def find_lost(look: Look, ended: Collection[Place], is_stopped: Callable[[], boo
     if unreadable:
         _logger.warning("transaction_unverified", shard=look.shard, reason=next(iter(unreadable.values())))
     checkpoints.pop(state.SHARD, None)
-    return LostCommits(newest, lost.records, checkpoints)
+    return Lost(newest, lost.records, checkpoints)
 
 
 def unseen_transactions(look: Look) -> list[Unseen]:
@@ -156,7 +155,7 @@ def unseen_transactions(look: Look) -> list[Unseen]:
     ]
 
 
-def records_again(look: Look, lost: LostCommits) -> dict[str, list[Outgoing]]:
+def records_again(look: Look, lost: Lost) -> dict[str, list[Outgoing]]:
     """Return by topic the records to write again, except progress records. Progress is stated again later."""
     progress = {topics.progress(checkpoint.topic) for checkpoint in _checkpoints(look, lost).values()}
     again: dict[str, list[Outgoing]] = {}
@@ -168,7 +167,7 @@ def records_again(look: Look, lost: LostCommits) -> dict[str, list[Outgoing]]:
     return again
 
 
-def state_again(look: Look, lost: LostCommits, written: Places) -> list[Outgoing]:
+def state_again(look: Look, lost: Lost, written: Places) -> list[Outgoing]:
     """Return the state records that belong to records that were written again.
 
     `written`: where the records lie now. Their offsets in the checkpoints change accordingly.
@@ -194,7 +193,7 @@ def state_again(look: Look, lost: LostCommits, written: Places) -> list[Outgoing
     return [Outgoing(look.names.state, key, value, look.shard) for key, value in values.items()]
 
 
-def shard_again(look: Look, lost: LostCommits, transaction: TransactionRecord) -> list[Outgoing]:
+def shard_again(look: Look, lost: Lost, transaction: TransactionRecord) -> list[Outgoing]:
     """Return the record of the shard that ends the transaction in which everything is written again."""
     if lost.record is None:
         return []
@@ -208,7 +207,7 @@ def _places(record: ShardRecord) -> Places:
     return merge(record.unproven, record.places)
 
 
-def _checkpoints(look: Look, lost: LostCommits) -> dict[str, state.Checkpoint]:
+def _checkpoints(look: Look, lost: Lost) -> dict[str, state.Checkpoint]:
     """Return the tenants' checkpoints as they would be without the loss."""
     values: dict[bytes, bytes | None] = {**look.read.values[look.names.state], **lost.checkpoints}
     return state.restore({key: value for key, value in values.items() if value is not None}).checkpoints

@@ -24,7 +24,7 @@ _KEY_ID = "simulator"
 
 
 @dataclass(frozen=True, slots=True)
-class IssuedToken:
+class Token:
     """The properties of an issued token."""
 
     tenant: str
@@ -74,12 +74,7 @@ def _part(data: bytes) -> str:
     return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
 
 
-def _directory(tenant: str) -> str:
-    """Return the id of a tenant that is given by its id or by one of its domains, such as ID.onmicrosoft.com."""
-    return tenant.lower().partition(".")[0]
-
-
-class TokenEndpoint:
+class SignIn:
     """Tenants (id, whether the application has its role), one client and its secret, and the issued tokens."""
 
     def __init__(self, tenants: Mapping[str, bool], client_id: str, secret: str, lifetime_s: int) -> None:
@@ -95,11 +90,11 @@ class TokenEndpoint:
         self.machines = {str(uuid5(NAMESPACE_URL, f"user-assigned:{client_id}"))}
         "The user-assigned managed identities of this machine."
         self._key = _signing_key()
-        self._tokens: dict[str, IssuedToken] = {}
+        self._tokens: dict[str, Token] = {}
 
     def discovery(self, tenant: str, root: str, now: float) -> Answer:
         """Return the OpenID Connect metadata of a tenant."""
-        if _directory(tenant) not in self._tenants:
+        if tenant.lower() not in self._tenants:
             return self._unknown(tenant, now)
         base = f"{root}/{tenant}"
         return Answer(
@@ -135,7 +130,7 @@ class TokenEndpoint:
 
     def token(self, tenant: str, form: Mapping[str, str], endpoint: str, now: float) -> Answer:
         """Return a token for the client credentials in `form`, sent to `endpoint`, or Entra's error for them."""
-        if _directory(tenant) not in self._tenants:
+        if tenant.lower() not in self._tenants:
             return self._unknown(tenant, now)
         if form.get("grant_type") != "client_credentials":
             return refusal(400, "unsupported_grant_type", 70003, "The app requested an unsupported grant type.", now)
@@ -157,7 +152,7 @@ class TokenEndpoint:
                 "expires_in": self.lifetime_s,
                 "ext_expires_in": self.lifetime_s,
                 "access_token": self._issue(
-                    _directory(tenant), scope[0].removesuffix("/.default").rstrip("/"), self._client_id, now
+                    tenant.lower(), scope[0].removesuffix("/.default").rstrip("/"), self._client_id, now
                 ),
             },
         )
@@ -214,10 +209,10 @@ class TokenEndpoint:
         signed = ".".join(_part(json.dumps(part, separators=(",", ":")).encode()) for part in (header, claims))
         signature = self._key.sign(signed.encode(), padding.PKCS1v15(), hashes.SHA256())
         token = f"{signed}.{_part(signature)}"
-        self._tokens[token] = IssuedToken(tenant, audience, now + self.lifetime_s, has_role)
+        self._tokens[token] = Token(tenant, audience, now + self.lifetime_s, has_role)
         return token
 
-    def holder(self, authorization: str | None, now: float) -> IssuedToken | str:
+    def holder(self, authorization: str | None, now: float) -> Token | str:
         """Return the token of an Authorization header, or the sentence with which Graph refuses it."""
         scheme, _, text = (authorization or "").partition(" ")
         if scheme.lower() != "bearer" or not text.strip():

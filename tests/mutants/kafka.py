@@ -3,13 +3,12 @@
 from tests.mutants.mutant import Mutant
 
 _TRANSACTION = "connector/kafka/transaction.py"
-_MEMBERSHIP_FILE = "connector/kafka/membership.py"
+_OWNERSHIP = "connector/kafka/ownership.py"
 _TRANSACTIONS = "tests/integration/test_transactions.py"
 _MEMBERSHIP = "tests/integration/test_membership.py"
 _FENCING = "tests/e2e/test_fencing.py"
 _HANGING_FILE = "connector/kafka/hanging.py"
 _VISIBILITY = "connector/kafka/visibility.py"
-_LOG_READER = "connector/kafka/log_reader.py"
 _HANGING = "tests/integration/test_hanging.py"
 
 KAFKA = (
@@ -47,7 +46,7 @@ KAFKA = (
     ),
     Mutant(
         "a member that is given nothing waits for ever",
-        _MEMBERSHIP_FILE,
+        _OWNERSHIP,
         "time.monotonic() - since > self._rejoin_s",
         "since < 0",
         f"{_MEMBERSHIP} -k anew",
@@ -55,7 +54,7 @@ KAFKA = (
     ),
     Mutant(
         "a member that lost its shards waits for ever for others",
-        _MEMBERSHIP_FILE,
+        _OWNERSHIP,
         "self.changed_at = self._waits_since = time.monotonic()",
         "self.changed_at = time.monotonic()",
         f"{_MEMBERSHIP} -k hears_of_no_others",
@@ -63,10 +62,10 @@ KAFKA = (
     ),
     Mutant(
         "what is remembered ends at an open transaction that is over",
-        _LOG_READER,
-        "if decided_within_s == math.inf or offset >= self._high(at):",
-        "if decided_within_s:",
-        "tests/integration/test_log_reader.py -k late",
+        "connector/kafka/restore.py",
+        "if self._decided_within_s == math.inf or (message.offset() or 0) >= self._end(topic):",
+        "if self._decided_within_s:",
+        "tests/integration/test_restore.py -k late",
         broker=True,
     ),
     Mutant(
@@ -222,7 +221,7 @@ KAFKA = (
     ),
     Mutant(
         "what was deleted is restored",
-        _LOG_READER,
+        "connector/kafka/restore.py",
         "values.pop(key, None)",
         "pass",
         "tests/integration/test_restore.py",
@@ -230,7 +229,7 @@ KAFKA = (
     ),
     Mutant(
         "seek back omitted",
-        _MEMBERSHIP_FILE,
+        _OWNERSHIP,
         "consumer.seek(partition)",
         "assert consumer",
         f"{_MEMBERSHIP} -k offset_that_the_shard_asks_for",
@@ -238,7 +237,7 @@ KAFKA = (
     ),
     Mutant(
         "commands come before the shard is open",
-        _MEMBERSHIP_FILE,
+        _OWNERSHIP,
         "elif message is not None and message.partition() in self._opened:",
         "elif message is not None:",
         f"{_MEMBERSHIP} -k offset_that_the_shard_asks_for",
@@ -246,7 +245,7 @@ KAFKA = (
     ),
     Mutant(
         "a shard moves before it was handed over",
-        _MEMBERSHIP_FILE,
+        _OWNERSHIP,
         "self._owner.revoked(shards).wait(_HAND_OVER_S)",
         "self._owner.revoked(shards)",
         f"{_MEMBERSHIP} -k handed_over",
@@ -254,14 +253,14 @@ KAFKA = (
     ),
     Mutant(
         "the poll on its way confirms that a shard is still held",
-        _MEMBERSHIP_FILE,
+        _OWNERSHIP,
         "while self.snapshot.polls <= polls + 1 and",
         "while self.snapshot.polls <= polls and",
         "tests/unit/test_holding.py",
     ),
     Mutant(
         "a snapshot holds what was revoked",
-        _MEMBERSHIP_FILE,
+        _OWNERSHIP,
         "            self._owner.revoked(shards).wait(_HAND_OVER_S)\n        self._partitions -= shards\n",
         "            self._owner.revoked(shards).wait(_HAND_OVER_S)\n",
         f"{_MEMBERSHIP} -k handed_over",
@@ -269,7 +268,7 @@ KAFKA = (
     ),
     Mutant(
         "a snapshot holds what was lost when its owner is told",
-        _MEMBERSHIP_FILE,
+        _OWNERSHIP,
         "        self._partitions -= shards\n        self._opened -= shards\n        self._publish(None)\n"
         "        self._owner.lost(shards)\n",
         "        self._owner.lost(shards)\n        self._partitions -= shards\n        self._opened -= shards\n"
@@ -279,7 +278,7 @@ KAFKA = (
     ),
     Mutant(
         "a member that was put out of the group counts as joined",
-        _MEMBERSHIP_FILE,
+        _OWNERSHIP,
         "        self.joined = False\n        self.changed_at = self._waits_since",
         "        self.changed_at = self._waits_since",
         f"{_MEMBERSHIP} -k lost_finds",
@@ -287,7 +286,7 @@ KAFKA = (
     ),
     Mutant(
         "the group's member dies of an error that nobody expected",
-        _MEMBERSHIP_FILE,
+        _OWNERSHIP,
         "                self._poll(consumer)\n            except Exception as",
         "                self._poll(consumer)\n            except KafkaException as",
         f"{_MEMBERSHIP} -k raised_in_its_thread",

@@ -1,1 +1,0 @@
-"""Pipeline of one shard: read pages of call records, deduplicate them, and publish them in transactions."""

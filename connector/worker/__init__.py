@@ -1,1 +1,0 @@
-"""The worker process: start-up, ownership of shards, reload and shutdown."""

@@ -17,7 +17,7 @@ SOURCES := connector tests deploy examples $(wildcard benchmarks)
 
 .PHONY: help
 help: ## List the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | while IFS=$$'\t' read -r name what; do \
+	@grep -hE '^[a-z0-9.-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | while IFS=$$'\t' read -r name what; do \
 		printf '  make %-13s %s\n' "$$name" "$$what"; done
 
 .PHONY: setup dev
@@ -44,10 +44,11 @@ format: dev ## Format the code and apply automatic fixes
 	@$(BIN)/ruff format $(SOURCES)
 
 .PHONY: check
-check: dev ## Format, lint, types, imports and the fast tests, in seconds
-	@$(MAKE) --jobs=2 --keep-going --output-sync=target check-fast-tests check-types check-format check-lint check-imports
+check: dev ## Format, lint, types, imports, dependencies and the fast tests, in seconds
+	@$(MAKE) --jobs=2 --keep-going --output-sync=target check-fast-tests check-types check-format check-lint check-imports check-dependencies \
+		check-workflows
 
-.PHONY: check-format check-lint check-types check-imports check-fast-tests
+.PHONY: check-workflows check-format check-lint check-types check-imports check-dependencies check-fast-tests
 check-format: dev
 	@$(BIN)/ruff format --check $(SOURCES)
 check-lint: dev
@@ -56,8 +57,29 @@ check-types: dev
 	@$(BIN)/mypy
 check-imports: dev
 	@$(BIN)/lint-imports --no-logo
+check-dependencies: dev
+	@$(BIN)/deptry connector
+check-workflows: dev
+	@$(BIN)/python -m tests.workflows
 check-fast-tests: dev
 	@$(BIN)/pytest --quiet --hypothesis-profile=quick tests/unit
+
+# The image has Python 3.13, whose rules for certificates are stricter. Version managers may have it outside of PATH.
+PYTHON_3_13 ?= $(shell for python in python3.13 $(HOME)/.pyenv/versions/3.13*/bin/python3.13 \
+	$(HOME)/.local/share/uv/python/cpython-3.13*/bin/python3.13; do \
+	"$$python" -c '' 2>/dev/null && echo "$$python" && break; done)
+OF_PYTHON := tests/unit tests/contract/test_identities.py tests/contract/test_transport.py tests/contract/test_proxies.py \
+	tests/contract/test_registry.py
+.PHONY: check-3.13
+check-3.13: out/python3.13/.requirements ## The tests of units, TLS and sign-in on Python 3.13, as in the image
+	@out/python3.13/bin/pytest --quiet --hypothesis-profile=quick --numprocesses=$(JOBS) $(OF_PYTHON)
+
+out/python3.13/.requirements: .venv/.requirements
+	@if [ -z "$(PYTHON_3_13)" ]; then echo 'Python 3.13 is needed: install it, or set PYTHON_3_13' >&2; exit 1; fi
+	@$(BIN)/uv venv --quiet --clear --no-python-downloads --python $(PYTHON_3_13) out/python3.13
+	@$(BIN)/uv pip install --quiet --python out/python3.13 --require-hashes --requirement requirements/dev.txt
+	@$(BIN)/uv pip install --quiet --python out/python3.13 --no-deps --no-build-isolation --editable .
+	@touch $@
 
 .PHONY: test
 test: dev ## All tests, also on real Kafka brokers (fetched the first time)
@@ -121,8 +143,27 @@ image: ## Build the container image; BASE=python:3.13-slim@sha256:... pins the b
 		--build-arg CREATED="$$(date --utc +%Y-%m-%dT%H:%M:%SZ)" .
 
 .PHONY: chart
-chart: dev ## Write the schema of the configuration into the schema of the chart's values
-	@$(BIN)/python -m tests.helm
+chart: dashboards ## Write the chart's files that come from others: schema of the values, rules, dashboards, README
+	@$(BIN)/python -m deploy.helm.generator
+
+.PHONY: strimzi
+strimzi: dev ## Write the topics and users of deploy/strimzi from the code and docs/kafka.md
+	@$(BIN)/python -m deploy.strimzi.generator
+
+.PHONY: chart-lint chart-package
+chart-lint: dev ## Lint the chart and check what it renders; needs Go
+	@$(BIN)/pytest --quiet tests/integration/test_chart.py
+chart-package: dev ## Write the chart's archive into dist; needs Go
+	@$(BIN)/python -m tests.helm dist
+
+.PHONY: wheel sbom version
+wheel: dev ## Write the wheel into dist
+	@$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --no-build-isolation --wheel-dir dist .
+sbom: ## Write what the image contains into dist/sbom.cdx.json
+	@mkdir -p dist
+	@docker run --rm --entrypoint cat direct-routing-connector:$(VERSION) /opt/connector/sbom.cdx.json > dist/sbom.cdx.json
+version:
+	@echo $(VERSION)
 
 .PHONY: docs
 docs: dev ## Generate docs/configuration.md and docs/licences.md
@@ -144,6 +185,7 @@ requirements: dev ## Pin requirements/*.txt again, with hashes; UPGRADE=--upgrad
 	@$(COMPILE) $(UPGRADE) --constraint requirements/dev.txt --group bench pyproject.toml --output-file requirements/bench.txt
 	@$(COMPILE) $(UPGRADE) --group audit --output-file requirements/audit.txt
 	@$(COMPILE) $(UPGRADE) --group flink --output-file requirements/flink.txt
+	@$(COMPILE) $(UPGRADE) --group msgraph --output-file requirements/msgraph.txt
 	@$(COMPILE) $(UPGRADE) --group quix --output-file requirements/quix.txt
 
 .PHONY: clean

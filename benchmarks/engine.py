@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.rig import PARTITIONS, Rig, told
-from connector import config, log, service
-from connector.core.rows import Row
-from connector.metrics import TenantMetrics
-from connector.records import Made, RowRecords
+from connector import config, log
+from connector.core.rows import InvalidRow
+from connector.metrics.tenant import TenantMetrics
+from connector.pipeline.row_encoder import EncodedRow, FoundRow, RowEncoder
+from connector.worker import service
 
 SLOWDOWN = "BENCH_SLOWDOWN_US"
 
@@ -78,15 +79,15 @@ class _Marks:
 
 def _slow_down(us_a_row: float) -> None:
     """Add processor time to each row: a planted slowdown that tests bench-check."""
-    make = RowRecords.make
+    encode = RowEncoder.encode
 
-    def slow(records: RowRecords, rows: Sequence[Row], *arguments: Any) -> Made:
+    def slow(encoder: RowEncoder, rows: Sequence[FoundRow], *arguments: Any) -> list[EncodedRow | InvalidRow]:
         until = time.thread_time() + len(rows) * us_a_row / 1e6
         while time.thread_time() < until:
             pass
-        return make(records, rows, *arguments)
+        return encode(encoder, rows, *arguments)
 
-    RowRecords.make = slow  # type: ignore[method-assign,assignment]
+    RowEncoder.encode = slow  # type: ignore[method-assign,assignment]
 
 
 def main(rig: Rig, topic: str, shards: int, delivery: str) -> dict[str, Any]:

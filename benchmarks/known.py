@@ -13,8 +13,9 @@ from benchmarks.limit import bodies_of, fastest, typed_page
 from benchmarks.rig import Rig, told
 from connector.core import dedup
 from connector.core.dedup import DedupIndex
-from connector.core.rows import RowSchema, decode_page
-from connector.schemata import schema_text
+from connector.core.pages import decode_page
+from connector.core.rows import RowSchema
+from connector.schema_files import schema_text
 
 
 def main(rig: Rig) -> dict[str, Any]:

@@ -20,10 +20,11 @@ from confluent_kafka import Producer
 
 from benchmarks.graph import headers, token, window_url
 from benchmarks.rig import Rig, told
-from connector.core.rows import Row, RowSchema, decode_page
+from connector.core.pages import decode_page
+from connector.core.rows import Row, RowSchema
 from connector.kafka import avro
 from connector.kafka.clients import Clients
-from connector.schemata import schema_text
+from connector.schema_files import schema_text
 
 _TIMES = 3
 _PAGE = 1000

@@ -17,7 +17,7 @@ import numpy as np
 from confluent_kafka import Producer
 
 from benchmarks.rig import topic_of
-from connector.core.rows import ENTRY, LAYOUT
+from connector.core.fingerprints import ENTRY, LAYOUT
 from connector.kafka import seen
 from connector.kafka.clients import Clients
 from connector.kafka.restore import read_compacted, trim_heap

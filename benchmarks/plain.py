@@ -20,7 +20,7 @@ from confluent_kafka.serialization import MessageField, SerializationContext
 
 from benchmarks.graph import headers, token, window_url
 from benchmarks.rig import Rig, told
-from connector.schemata import schema_text
+from connector.schema_files import schema_text
 
 _EMPTY = "0001-01-01T00:00:00Z"
 

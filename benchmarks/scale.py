@@ -1,8 +1,8 @@
 """Simulates 1,000 tenants over 8 workers and 64 shards with the real core, and writes the tables of docs/scale.md.
 
-Requests: the scheduler's own steps (core.forecast) for each size of tenant. Commits: the rule of the shards, rows at
-once and coverage within five seconds, over an hour of sweeps. State: what a tenant of that size has written after 150
-days, by the code that writes it. Restore: its rows at the rate of benchmarks/memory.json.
+Requests: the scheduler's own steps (the forecast of plan) for each size of tenant. Commits: the rule of the shards,
+rows at once and coverage within five seconds, over an hour of sweeps. State: what a tenant of that size has written
+after 150 days, by the code that writes it. Restore: its rows at the rate of benchmarks/memory.json.
 """
 
 import heapq
@@ -16,8 +16,8 @@ import numpy as np
 
 from benchmarks.gate import between
 from benchmarks.memory import records
+from connector.commands import plan_forecast, plan_volume
 from connector.config.document import WindowsTable
-from connector.core import forecast
 from connector.core.windows import Rules, Sweep
 from connector.kafka.control import partition_of
 
@@ -47,8 +47,8 @@ class Size(NamedTuple):
 
 def size_of(calls_per_day: int, rules: Rules) -> Size:
     """Simulate one tenant, and return its cost after 150 days."""
-    predicted = forecast.predict(
-        rules, forecast.evenly(calls_per_day), _REQUESTS_PER_MINUTE, _CONCURRENCY, _BEGIN, cycle_s=0.0
+    predicted = plan_forecast.predict(
+        rules, plan_volume.evenly(calls_per_day), _REQUESTS_PER_MINUTE, _CONCURRENCY, _BEGIN, cycle_s=0.0
     )
     rows = calls_per_day * _DAYS
     newest = {record.key: len(record.value or b"") for record in records(1, rows, 1)}

@@ -9,5 +9,5 @@ def clients(settings: Settings) -> Clients:
     """Return the settings of every kind of Kafka client. Raise ConfigurationError if they are invalid."""
     kafka = settings.kafka
     hubs: EventHubs | None = kafka.event_hubs
-    bearer = Bearer.start(settings.graph, hubs, hubs.scope) if hubs is not None else None
+    bearer = Bearer.start(settings.graph, hubs) if hubs is not None else None
     return Clients(kafka.bootstrap_servers, resolve(kafka.properties), kafka.app, bearer)

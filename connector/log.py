@@ -24,7 +24,6 @@ from structlog.typing import FilteringBoundLogger, Processor
 from connector.core import instants
 
 Format = Literal["auto", "json", "console"]
-LEVELS = ("debug", "info", "warning", "error", "critical")
 _LIBRARIES = ("aiohttp", "asyncio", "msal", "urllib3", "requests", "confluent_kafka")
 _NUMBERS = re.compile(r"[0-9]+")
 _AGAIN_S = 60.0
@@ -90,7 +89,7 @@ class _Repeats(logging.Filter):
 def configure(format: Format = "auto", level: str = "info", stream: TextIO | None = None) -> None:  # noqa: A002
     """Log everything to `stream` (default: standard error) from now on, as JSON lines or for people.
 
-    `auto` is JSON unless the stream is a terminal. The function may be called again, for instance once the settings are
+    `auto` is JSON unless the stream is a terminal. The function may be called again, for example once the settings are
     known.
     """
     stream = stream or sys.stderr

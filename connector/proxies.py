@@ -71,7 +71,7 @@ class Proxy(NamedTuple):
             what = "does not accept the user name and password" if self.user else "requires a user name and password"
             todo = "with http://USER:PASSWORD@HOST:PORT, special characters percent-encoded"
             return f"the proxy {self.address} {what} (407); set them in {self.variable}, {todo}"
-        return f"the proxy {self.address} refuses to connect ({status}); have it allow this host and port"
+        return f"the proxy {self.address} refuses to connect ({status}); allow this host and port there"
 
     def __repr__(self) -> str:
         return f"Proxy({self.variable}, {self.address})"
@@ -106,13 +106,13 @@ def _read(variable: str, value: str) -> Proxy:
         parts = urlsplit(value)
         port = parts.port
     except ValueError:
-        raise UnusableProxyError(variable, f"is no address of a proxy; {_WRITE}") from None
+        raise UnusableProxyError(variable, f"is not the address of a proxy; {_WRITE}") from None
     if parts.scheme not in _PORTS:
-        what = f"names a proxy of the kind {parts.scheme[:20]}://, and the connector speaks to http:// proxies only"
+        what = f"names a {parts.scheme[:20]}:// proxy, and only http:// proxies are supported"
         raise UnusableProxyError(variable, f"{what}; {_WRITE}, or unset it")
     host = parts.hostname or ""
     if not re.fullmatch(r"[!-~]+", host) or re.search(r"[/\\@?#]", host) or port == 0:
-        raise UnusableProxyError(variable, f"is no address of a proxy; {_WRITE}")
+        raise UnusableProxyError(variable, f"is not the address of a proxy; {_WRITE}")
     user, password = unquote(parts.username or ""), unquote(parts.password or "")
     if ":" in user or not (user + password).isprintable():
         raise UnusableProxyError(variable, "has a user name or password with a colon or control character; change it")

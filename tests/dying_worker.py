@@ -6,13 +6,15 @@ PART, in the order of delivery at least once: noted, remembered, checkpoint.
 import os
 import signal
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-from connector import log, service, shard
+from connector import log
 from connector.config import load
 from connector.kafka.acknowledgement import Acknowledgements
 from connector.kafka.publishing import CommitContext, Offsets, Outgoing, TransactionContents
+from connector.pipeline import shard
+from connector.worker import service
 
 PARTS = ("noted", "remembered", "checkpoint")
 
@@ -23,11 +25,9 @@ class Dying(Acknowledgements):
     _left: list[str] | None = None
     "Parts of the batch that were not started; None for a batch without rows."
 
-    def commit(
-        self, records: Mapping[str, Sequence[Outgoing]], closing: TransactionContents, position: CommitContext
-    ) -> Offsets:
-        self._left = list(PARTS) if any(records.values()) else None
-        return super().commit(records, closing, position)
+    def commit(self, contents: TransactionContents, position: CommitContext) -> Offsets:
+        self._left = list(PARTS) if any(contents.rows.values()) else None
+        return super().commit(contents, position)
 
     def _write(self, records: Sequence[Outgoing]) -> None:
         if self._left is not None and self._left.pop(0) == sys.argv[1]:

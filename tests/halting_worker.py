@@ -15,9 +15,10 @@ from typing import Any
 
 from confluent_kafka import Producer
 
-from connector import log, service
+from connector import log
 from connector.config import load
 from connector.kafka import transaction
+from connector.worker import service
 
 _EVERY_S = 0.02
 

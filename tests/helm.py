@@ -1,23 +1,22 @@
 """Helm and the schemas that clusters check resources with, both from the proxy of Go modules, kept in the cache.
 
-`python -m tests.helm` writes the schema of the configuration, as the code has it, into the chart (`make chart`).
+`python -m tests.helm FOLDER` writes the chart's archive into a folder (`make chart-package`).
 """
 
 import json
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from connector.config import document
+from deploy.helm.generator.files import CHART
 from tests.kafka_software import MissingSoftwareError, cache_directory, made_once
 
-ROOT = Path(__file__).parent.parent
-CHART = ROOT / "deploy/helm/direct-routing-connector"
 HELM_VERSION = "3.18.6"
 KUBERNETES_VERSION = "1.33"
 "Version that Helm assumes for the cluster; Helm's makefile passes it to the linker too."
@@ -47,16 +46,6 @@ def resource_schema(kind: str) -> dict[str, Any]:
     return strict
 
 
-def values_schema() -> dict[str, Any]:
-    """Return the schema of the chart's values with the configuration's schema as it is in the code."""
-    schema: dict[str, Any] = json.loads((CHART / "values.schema.json").read_text(encoding="utf-8"))
-    own = document.json_schema()
-    schema["$defs"] = own["$defs"]
-    members = {name: own[name] for name in ("type", "additionalProperties", "properties")}
-    schema["properties"]["config"] = {"description": "As connector.toml, table by table.", **members}
-    return schema
-
-
 def _strict(schema: Any) -> Any:
     if isinstance(schema, list):
         return [_strict(part) for part in schema]
@@ -78,8 +67,12 @@ def _build(target: Path) -> None:
     for package in ("chartutil", "lint/rules"):
         place = f"helm.sh/helm/v3/pkg/{package}.k8sVersion"
         flags += [f"-X {place}Major={major}", f"-X {place}Minor={minor}"]
-    module = f"helm.sh/helm/v3/cmd/helm@v{HELM_VERSION}"
-    _go("install", "-trimpath", f"-ldflags={' '.join(flags)}", module, GOBIN=str(target))
+    install_with_go(f"helm.sh/helm/v3/cmd/helm@v{HELM_VERSION}", target, f"-ldflags={' '.join(flags)}")
+
+
+def install_with_go(module: str, target: Path, *flags: str) -> None:
+    """Compile a program of a Go module into a folder. Raises MissingSoftwareError."""
+    _go("install", "-trimpath", *flags, module, GOBIN=str(target))
 
 
 def _fetch_crds(target: Path) -> None:
@@ -92,7 +85,7 @@ def _fetch_crds(target: Path) -> None:
 def _go(*arguments: str, **environment: str) -> str:
     go = shutil.which("go")
     if go is None:
-        raise MissingSoftwareError("The chart's tests compile Helm, which needs Go 1.24 or newer: install it.")
+        raise MissingSoftwareError("Helm and actionlint are compiled with Go 1.24 or newer: install it.")
     with tempfile.TemporaryDirectory(prefix="drc-go-") as folder:
         variables = {**os.environ, "GOFLAGS": "-mod=mod", **environment}
         done = subprocess.run([go, *arguments], cwd=folder, env=variables, check=False, capture_output=True, text=True)
@@ -102,8 +95,8 @@ def _go(*arguments: str, **environment: str) -> str:
 
 
 def main() -> None:
-    """Write the chart's schema again."""
-    (CHART / "values.schema.json").write_text(json.dumps(values_schema(), indent=2) + "\n", encoding="utf-8")
+    """Write the chart as an archive into the folder that the command names."""
+    subprocess.run([helm(), "package", CHART, "--destination", sys.argv[1]], check=True)
 
 
 if __name__ == "__main__":

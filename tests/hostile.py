@@ -10,7 +10,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
 from typing import Any, Self
 
-from connector.simulator import tls
+from connector.simulator import certificates
 
 
 class HostileGraph:
@@ -39,7 +39,7 @@ class HostileGraph:
 
             def log_message(self, *_: Any) -> None: ...
 
-        authority, context = tls.make(["localhost"])
+        authority, context = certificates.make(["localhost"])
         self.authority = authority
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self._server.daemon_threads = True

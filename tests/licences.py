@@ -30,6 +30,8 @@ _SPELLINGS = {
     "License :: OSI Approved :: Apache Software License": "Apache-2.0",
     "License :: OSI Approved :: MIT License": "MIT",
 }
+_BY_ITS_LICENCE_FILE = {"jinja2": "BSD-3-Clause"}
+"Packages that declare a family of licences only."
 _ON_WINDOWS = {"colorama": "BSD-3-Clause"}
 _INTRODUCTION = """\
 # Licences
@@ -70,8 +72,9 @@ def licence(name: str) -> str:
 
     Raises KeyError for an unknown spelling.
     """
-    if name in _ON_WINDOWS:
-        return _ON_WINDOWS[name]
+    known = _ON_WINDOWS | _BY_ITS_LICENCE_FILE
+    if name in known:
+        return known[name]
     for said in _said(metadata.metadata(name)):
         spelled = _SPELLINGS.get(said, said)
         if set(re.split(r" (?:AND|OR) ", spelled)) <= COMPATIBLE:

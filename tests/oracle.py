@@ -20,7 +20,7 @@ from confluent_kafka import Consumer, IsolationLevel, TopicPartition
 from confluent_kafka.admin import AdminClient, OffsetSpec
 
 from connector.kafka import avro
-from connector.schemata import schema_text
+from connector.schema_files import schema_text
 from connector.simulator import TruthRow
 
 Truth = Mapping[str, Sequence[TruthRow]]

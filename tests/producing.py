@@ -1,15 +1,41 @@
 """A shard's producer without the shard: a group membership for it, and interference with its calls."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from confluent_kafka import Consumer, Producer
 
 from connector.kafka.clients import Clients
-from connector.kafka.publishing import CommitContext
+from connector.kafka.publishing import CommitContext, Offsets, Outgoing, TransactionContents, TransactionRecord
 from connector.kafka.transaction import Transactions
 from tests.brokers import wait_until
+
+
+class Contents(TransactionContents):
+    """Contents of a transaction: rows by tag, and functions that return the other records."""
+
+    def __init__(
+        self,
+        rows: Mapping[str, Sequence[Outgoing]],
+        final: Callable[[Offsets], Sequence[Outgoing]] = lambda _: (),
+        shard: Callable[[TransactionRecord], Sequence[Outgoing]] = lambda _: (),
+        interim: Callable[[Offsets], Sequence[Outgoing]] = lambda _: (),
+    ) -> None:
+        self._rows, self._final, self._shard, self._interim = rows, final, shard, interim
+
+    @property
+    def rows(self) -> Mapping[str, Sequence[Outgoing]]:
+        return self._rows
+
+    def interim_checkpoints(self, offsets: Offsets) -> Sequence[Outgoing]:
+        return self._interim(offsets)
+
+    def final_records(self, offsets: Offsets) -> Sequence[Outgoing]:
+        return self._final(offsets)
+
+    def shard_record(self, transaction: TransactionRecord) -> Sequence[Outgoing]:
+        return self._shard(transaction)
 
 
 @contextmanager

@@ -10,30 +10,35 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 from unittest import mock
 
 import msgspec
 from yarl import URL
 
-from connector.batch import Batches, Change, Item, PageRead, TenantState
-from connector.buffer import Buffer
 from connector.core import windows
 from connector.core.budget import Budget
 from connector.core.coverage import Window
 from connector.core.dedup import DedupIndex
-from connector.core.health import Health
 from connector.core.rows import RowSchema
 from connector.core.windows import Rules, State, Sweep
-from connector.graph import client
-from connector.graph.client import NoEvents, Source
+from connector.graph import exchange, source
+from connector.graph.health import Health
+from connector.graph.source import NoEvents, Source
 from connector.graph.transport import BrokenAnswerError, Response
 from connector.kafka import avro
 from connector.kafka.seen import SeenLog
 from connector.kafka.state import Checkpoint
-from connector.sweeper import Sweeper
+from connector.pipeline.batch import Batches
+from connector.pipeline.buffer import Buffer
+from connector.pipeline.messages import Item, PageRead
+from connector.pipeline.sweeper import Sweeper
+from connector.pipeline.tenant_state import TenantState
 from tests.property.model import TOPIC, Setting
 from tests.simulated_time import SimulatedTime
+
+if TYPE_CHECKING:
+    from connector.pipeline.change import Change
 
 BEGIN = datetime(2026, 3, 2, 7, 41, 13, tzinfo=UTC)
 M = timedelta(minutes=1)
@@ -59,7 +64,7 @@ def error(status: int) -> Response:
 
 
 def too_large() -> Response:
-    raise BrokenAnswerError("the answer is longer than 16 MiB")
+    raise BrokenAnswerError("the response is longer than 16 MiB")
 
 
 class Graph:
@@ -180,8 +185,12 @@ def reading(
 ) -> Iterator[Tenant]:
     """Yield a tenant that is read in simulated time. `seed`: seed of the jitter of pauses."""
     loop = SimulatedTime()
-    clock = mock.patch.object(client, "time", SimpleNamespace(monotonic=loop.time))
-    with clock, mock.patch.object(client, "random", random.Random(seed)):
+    clock = SimpleNamespace(monotonic=loop.time)
+    with (
+        mock.patch.object(source, "time", clock),
+        mock.patch.object(exchange, "time", clock),
+        mock.patch.object(source, "random", random.Random(seed)),
+    ):
         tenant = Tenant(loop, fault, history=history, rpm=rpm, **graph)
         try:
             yield tenant

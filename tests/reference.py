@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from connector.config import document
+from connector.config.json_schema import json_schema
 
 PAGE = Path(__file__).parent.parent / "docs/configuration.md"
 _INTRODUCTION = """\
@@ -31,7 +31,7 @@ _BOUNDS = {"minimum": "at least", "maximum": "at most"}
 
 def text() -> str:
     """Return the text of the page."""
-    schema = document.json_schema()
+    schema = json_schema()
     parts = [_INTRODUCTION]
     for name, member in schema["properties"].items():
         is_list = member.get("type") == "array"

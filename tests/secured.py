@@ -24,7 +24,7 @@ from confluent_kafka.admin import (
 )
 from confluent_kafka.cimpl import NewTopic
 
-from connector.simulator.tls import Authority
+from connector.simulator.certificates import Authority
 from tests.brokers import HOST, Cluster
 from tests.workers import ROOT
 

@@ -6,9 +6,10 @@ import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from connector import log, service
+from connector import log
 from connector.config import load
 from connector.simulator.options import duration_s
+from connector.worker import service
 
 
 def work() -> int:

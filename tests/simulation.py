@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from connector.simulator import Options, Simulator, TruthRow
-from connector.simulator.arrivals import Request
+from connector.simulator.arrivals import ReceivedRequest
 
 _T = TypeVar("_T")
 _DEADLINE_S = 60.0
@@ -60,7 +60,7 @@ class Simulation:
 
         return self._call(read)
 
-    def requests(self, kind: str = "graph") -> list[Request]:
+    def requests(self, kind: str = "graph") -> list[ReceivedRequest]:
         """Return the answered requests of a kind, oldest first."""
         return [request for request in self._call(lambda: self._simulator.requests) if request.kind == kind]
 

@@ -14,7 +14,7 @@ import msgspec
 
 from benchmarks.limit import bodies_of
 from benchmarks.rig import Rig, told
-from connector.core.rows import decode_page
+from connector.core.pages import decode_page
 from tests.kafka_software import Software, kafka
 
 _SOURCE = Path(__file__).with_name("RowsConnector.java")

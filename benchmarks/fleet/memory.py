@@ -6,13 +6,14 @@ from datetime import UTC, datetime, timedelta
 import numpy as np
 from confluent_kafka import Producer
 
-from connector.core import rows, windows
+from connector.core import fingerprints, windows
 from connector.core.coverage import Coverage, Read
 from connector.errors import BrokersUnavailableError
 from connector.kafka import control, topics
 from connector.kafka.clients import Clients
 from connector.kafka.seen import SEALED, Record, SeenLog
 from connector.kafka.state import Checkpoint, checkpoint_record
+from connector.kafka.topic_admin import TopicAdmin
 from tests.brokers import wait_until
 
 _HORIZON = timedelta(days=150)
@@ -22,7 +23,7 @@ _BUSY = timedelta(days=149)
 def create_topics(bootstrap: str, app: str, topic: str, shards: int) -> None:
     """Create the topics of an app as its first worker would."""
     wanted = topics.wanted(app, [topic], shards, 3, {})
-    admin = topics.Admin(Clients(bootstrap, {}))
+    admin = TopicAdmin(Clients(bootstrap, {}))
 
     def are_there() -> bool:
         try:
@@ -57,11 +58,11 @@ def write(
 def _remembered(tenant: str, seed: int, count: int, now: datetime) -> Iterator[Record]:
     """Yield rows of calls spread over the horizon, a few hundred at a time."""
     generator = np.random.default_rng(seed)
-    entries = np.zeros(count, rows.ENTRY)
+    entries = np.zeros(count, fingerprints.ENTRY)
     entries["hi"] = generator.integers(0, 2**63, count, dtype=np.uint64)
     entries["lo"] = generator.integers(0, 2**32, count, dtype=np.uint32)
     entries["fp"] = generator.integers(0, 2**63, count, dtype=np.uint64)
-    entries["meta"] = rows.LAYOUT
+    entries["meta"] = fingerprints.LAYOUT
     first = int((now - _BUSY).timestamp()) // 3600
     hours = np.sort(generator.integers(first, int(now.timestamp()) // 3600 - 48, count)).astype(np.uint32)
     log = SeenLog(tenant)

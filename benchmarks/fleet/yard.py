@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, Self
 from confluent_kafka import OFFSET_END, Consumer, TopicPartition
 
 from benchmarks.fleet import memory
-from connector.config.document import parse_duration
+from connector.config.durations import parse_duration
 from connector.core.windows import Rules, Sweep
 from connector.kafka import avro, control
 from tests.brokers import Cluster

@@ -8,13 +8,13 @@
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from connector.config.document import duration_text
+from connector.config.durations import duration_text
 from connector.config.identities import is_credential
 from connector.config.references import check_proxies
 from connector.config.resolution import resolve
 from connector.config.secret import PseudonymKey, Secret, SecretBytes
 from connector.config.settings import EventHubs, Identity, Kafka, SchemaRegistry, Settings, Tenant
-from connector.config.source import Source
+from connector.config.source import ConfigSource
 from connector.config.validation import check
 from connector.errors import ConfigurationError
 
@@ -42,7 +42,7 @@ def load(
     Graph needs no credentials: problems with them are ignored, and the identities of the settings may be empty. Raise
     ConfigurationError with every problem at once, each "FILE-or-VARIABLE: key: what is wrong; what to do".
     """
-    source = Source(path, environ)
+    source = ConfigSource(path, environ)
     source.read_file()
     source.read_variables()
     checked = check(source)

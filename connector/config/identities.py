@@ -3,12 +3,13 @@
 from dataclasses import replace
 from pathlib import Path
 
-from connector.config.document import Document, IdentityTable, Reference, TenantTable, is_protected
+from connector.config import certificates
+from connector.config.document import Document, IdentityTable, TenantTable
 from connector.config.references import read_secret, read_secret_bytes
 from connector.config.secret import Secret
 from connector.config.settings import EventHubs, Identity, Tenant
-from connector.config.source import Key, Source
-from connector.core import certificates
+from connector.config.source import ConfigSource, Key
+from connector.config.values import Reference, is_protected
 
 _CREDENTIALS = ("client_secret", "client_certificate", "workload_identity", "managed_identity")
 
@@ -23,14 +24,14 @@ def is_credential(key: Key) -> bool:
     return key[0] == "identity" or (key[0] == "tenants" and key[2:3] != () and key[2] in IdentityTable.model_fields)
 
 
-def own_identity(source: Source, here: Key, table: IdentityTable) -> Identity:
+def own_identity(source: ConfigSource, here: Key, table: IdentityTable) -> Identity:
     """Return the identity that a table sets by itself, and report more than one credential.
 
     The certificate is not parsed here, because its password may be set in another table.
     """
     chosen = credentials(table)
     for name in chosen[1:]:
-        what = f"is set, and so is {chosen[0]}; leave one of the two out"
+        what = f"cannot be combined with {chosen[0]}; remove one of them"
         source.report((*here, name), what)
     password, managed = table.client_certificate_password, table.managed_identity
     identity = Identity(
@@ -51,7 +52,7 @@ def own_identity(source: Source, here: Key, table: IdentityTable) -> Identity:
     return identity
 
 
-def _federated_token(source: Source, key: Key) -> Secret | None:
+def _federated_token(source: ConfigSource, key: Key) -> Secret | None:
     """Return the token in the file of AZURE_FEDERATED_TOKEN_FILE, or report the variable as missing.
 
     In Kubernetes the webhook of Azure's workload identity sets the variable.
@@ -64,7 +65,7 @@ def _federated_token(source: Source, key: Key) -> Secret | None:
     return read_secret(source, key, Reference("file", str(Path(written).absolute())))
 
 
-def identity_of(source: Source, checked: Document, number: int, table: TenantTable, shared: Identity) -> Identity:
+def identity_of(source: ConfigSource, checked: Document, number: int, table: TenantTable, shared: Identity) -> Identity:
     """Return the identity of a tenant: its own credential, else the shared one, and report what it lacks.
 
     A tenant that sets the shared credential's key itself, for example to false, does not inherit it.
@@ -92,7 +93,9 @@ def identity_of(source: Source, checked: Document, number: int, table: TenantTab
     return identity
 
 
-def _check_identity(source: Source, number: int, table: TenantTable, identity: Identity, chosen: Key | None) -> None:
+def _check_identity(
+    source: ConfigSource, number: int, table: TenantTable, identity: Identity, chosen: Key | None
+) -> None:
     """Report what a tenant lacks to sign in. `chosen` is the key of its credential."""
     here: Key = ("tenants", number)
     from_azure = source.variables.get((*here, "id")) == "AZURE_TENANT_ID"
@@ -106,7 +109,7 @@ def _check_identity(source: Source, number: int, table: TenantTable, identity: I
         source.report((*here, "client_secret"), f"is missing; {todo}", "AZURE_CLIENT_SECRET" if from_azure else None)
     if identity.client_certificate is None:
         if table.client_certificate_password is not None:
-            what = "is set, but there is no client_certificate; leave it out"
+            what = "is set, but there is no client_certificate; remove it"
             source.report((*here, "client_certificate_password"), what)
         return
     password = identity.client_certificate_password
@@ -116,7 +119,9 @@ def _check_identity(source: Source, number: int, table: TenantTable, identity: I
         source.report(chosen or here, str(error))
 
 
-def event_hubs(source: Source, checked: Document, shared: Identity, tenants: tuple[Tenant, ...]) -> EventHubs | None:
+def event_hubs(
+    source: ConfigSource, checked: Document, shared: Identity, tenants: tuple[Tenant, ...]
+) -> EventHubs | None:
     """Return the sign-in to Azure Event Hubs, or None without kafka.azure_event_hubs.
 
     It uses [identity], or the first tenant's own identity if [identity] has no credential. The tenant is that of
@@ -128,16 +133,16 @@ def event_hubs(source: Source, checked: Document, shared: Identity, tenants: tup
         return None
     for name in table.properties:
         if name.strip().lower() in ("sasl.mechanism", "sasl.mechanisms", "sasl.username", "sasl.password"):
-            what = "is set, but kafka.azure_event_hubs signs in with OAUTHBEARER; leave one of the two out"
+            what = "is set, but kafka.azure_event_hubs signs in with OAUTHBEARER; remove one of them"
             source.report(("kafka", "properties", name), what)
     host = table.bootstrap_servers.split(",")[0].rpartition("://")[2].rpartition(":")[0]
     if not host:
         source.report(
-            here, 'needs kafka.bootstrap_servers with a port, for instance "NAMESPACE.servicebus.windows.net:9093"'
+            here, 'needs kafka.bootstrap_servers with a port, for example "NAMESPACE.servicebus.windows.net:9093"'
         )
     protocol = next((r.value for n, r in table.properties.items() if n.strip().lower() == "security.protocol"), "")
     if protocol and protocol.lower() != "sasl_ssl" and not is_protected(f"http://{host}"):
-        what = "is not SASL_SSL, so that the token would be sent unprotected; leave it out"
+        what = "is not SASL_SSL, so that the token would be sent unprotected; remove it"
         source.report(("kafka", "properties", "security.protocol"), what)
     identity = tenants[0].identity
     if credentials(checked.identity):

@@ -7,32 +7,33 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from connector import proxies
-from connector.config.document import Document, Reference
+from connector.config.document import Document
 from connector.config.secret import Hidden, PseudonymKey, Secret, SecretBytes
-from connector.config.source import Key, Source, key_text
+from connector.config.source import ConfigSource, Key, key_text
+from connector.config.values import Reference
 from connector.core import privacy
 
 _H = TypeVar("_H", bound=Hidden[Any])
 
 
-def path_of(source: Source, written: str) -> Path:
+def path_of(source: ConfigSource, written: str) -> Path:
     """Return the path of a configured file. A relative path starts at the folder of the configuration file."""
     # File names are encoded in UTF-8, even if the locale has another encoding.
     name = os.fsdecode(written.encode("utf-8", "surrogateescape"))
     return (source.path.parent if source.path else Path()).absolute() / name
 
 
-def check_bundle(source: Source, key: Key, bundle: Path) -> None:
+def check_bundle(source: ConfigSource, key: Key, bundle: Path) -> None:
     """Report a CA bundle that cannot be read or is not a PEM file with certificates."""
     try:
         ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cafile=bundle)
     except ssl.SSLError:
-        source.report(key, f"names {bundle}, which holds no certificates; name a PEM file")
+        source.report(key, f"names {bundle}, which holds no certificates; specify a PEM file")
     except OSError as error:
-        source.report(key, f"names {bundle}, which cannot be read ({error.strerror}); name a PEM file")
+        source.report(key, f"names {bundle}, which cannot be read ({error.strerror}); specify a PEM file")
 
 
-def check_proxies(source: Source, urls: Iterable[str], registry_url: str) -> None:
+def check_proxies(source: ConfigSource, urls: Iterable[str], registry_url: str) -> None:
     """Report a proxy variable that applies to one of the URLs and cannot be used."""
     for url in (*urls, registry_url):
         try:
@@ -41,22 +42,24 @@ def check_proxies(source: Source, urls: Iterable[str], registry_url: str) -> Non
             source.report((error.variable,), str(error), "environment")
             continue
         if proxy is not None and proxy.scheme == "https" and url == registry_url:
-            what = "names an https:// proxy, which the schema registry cannot be asked through"
+            what = "names an https:// proxy, which cannot be used for the schema registry"
             todo = "write http://HOST:PORT, or add the registry's host to NO_PROXY"
             source.report((proxy.variable,), f"{what}; {todo}", "environment")
 
 
-def read_secret(source: Source, key: Key, reference: Reference) -> Secret | None:
+def read_secret(source: ConfigSource, key: Key, reference: Reference) -> Secret | None:
     """Return a secret text, or None after reporting it as missing."""
     return _hidden(source, key, reference, Secret, str)
 
 
-def read_secret_bytes(source: Source, key: Key, reference: Reference) -> SecretBytes | None:
+def read_secret_bytes(source: ConfigSource, key: Key, reference: Reference) -> SecretBytes | None:
     """Return secret bytes, or None after reporting them as missing."""
     return _hidden(source, key, reference, SecretBytes, _as_bytes)
 
 
-def _hidden(source: Source, key: Key, reference: Reference, kind: type[_H], convert: Callable[[str], Any]) -> _H | None:
+def _hidden(
+    source: ConfigSource, key: Key, reference: Reference, kind: type[_H], convert: Callable[[str], Any]
+) -> _H | None:
     match reference.kind:
         case "file":
             path = path_of(source, reference.value)
@@ -64,13 +67,14 @@ def _hidden(source: Source, key: Key, reference: Reference, kind: type[_H], conv
                 secret = kind.from_file(path)
             except OSError as error:
                 source.report(
-                    key, f"names the file {path}, which cannot be read ({error.strerror}); create it or name another"
+                    key,
+                    f"names the file {path}, which cannot be read ({error.strerror}); create it or use another",
                 )
                 return None
             except UnicodeDecodeError:
                 source.report(
                     key,
-                    f"names the file {path}, which is neither UTF-8 nor UTF-16 with a mark; save it as UTF-8",
+                    f"names the file {path}, which is neither UTF-8 nor marked UTF-16; save it as UTF-8",
                 )
                 return None
             what = f"names the file {path}, which is empty; write the secret into it"
@@ -78,14 +82,14 @@ def _hidden(source: Source, key: Key, reference: Reference, kind: type[_H], conv
             secret = kind(convert(source.environ.get(reference.value, "")), f"variable {reference.value}")
             what = f"names the variable {reference.value}, which is not set or empty; set it"
         case _:
-            secret, what = kind(convert(reference.value)), "is empty; set it, or leave it out"
+            secret, what = kind(convert(reference.value)), "is empty; set it or remove it"
     if not secret.get():
         source.report(key, what)
         return None
     return secret
 
 
-def read_pseudonym_key(source: Source, checked: Document) -> PseudonymKey | None:
+def read_pseudonym_key(source: ConfigSource, checked: Document) -> PseudonymKey | None:
     """Return the key of the pseudonyms, or None if none is configured or its problem has been reported."""
     here: Key = ("pseudonyms", "key")
     reference = checked.pseudonyms.key
@@ -103,7 +107,7 @@ def read_pseudonym_key(source: Source, checked: Document) -> PseudonymKey | None
             try:
                 key = PseudonymKey.from_file(path)
             except OSError as error:
-                todo = "create it or name another"
+                todo = "create it or use another"
                 source.report(here, f"names the file {path}, which cannot be read ({error.strerror}); {todo}")
                 return None
             what = f"names the file {path}, which "
@@ -115,7 +119,7 @@ def read_pseudonym_key(source: Source, checked: Document) -> PseudonymKey | None
     length = len(key.get())
     if length < least:
         size = f"is {length} bytes long" if length else "is empty" if reference.kind != "env" else "is not set or empty"
-        todo = f"write at least {least} bytes, for instance those of: openssl rand -hex {least}"
+        todo = f"write at least {least} bytes, for example those of: openssl rand -hex {least}"
         source.report(here, f"{what}{size}; {todo}")
         return None
     return key

@@ -8,9 +8,11 @@ from difflib import SequenceMatcher
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from connector.config import document, sasl
-from connector.config.document import Document, Reference, SchemaRegistryTable, duration_text, shown
+from connector.config import sasl
+from connector.config.document import REFUSED_PROPERTIES, Document, SchemaRegistryTable
+from connector.config.durations import duration_text, parse_instant
 from connector.config.identities import credentials, event_hubs, identity_of, own_identity
+from connector.config.quoting import shown
 from connector.config.references import check_bundle, path_of, read_pseudonym_key, read_secret
 from connector.config.settings import (
     Dedup,
@@ -25,11 +27,12 @@ from connector.config.settings import (
     Tenant,
     Windows,
 )
-from connector.config.source import Key, Source, key_text, treatable
+from connector.config.source import ConfigSource, Key, key_text, treatable
 from connector.config.validation import check
+from connector.config.values import Reference, is_protected, split_listen, to_authority
 from connector.core.horizon import MARGIN
 from connector.core.windows import Sweep
-from connector.schemata import schema_text
+from connector.schema_files import schema_text
 
 if TYPE_CHECKING:
     from connector.config.secret import Secret
@@ -39,11 +42,11 @@ _CLOUDS = {
     "us-gov-l4": ("https://graph.microsoft.us", "https://login.microsoftonline.us"),
     "us-gov-l5": ("https://dod-graph.microsoft.us", "https://login.microsoftonline.us"),
 }
-_START = document.parse_instant("-7d")
+_START = parse_instant("-7d")
 _UNSET = Reference("text", "")
 
 
-def resolve(source: Source, checked: Document, required: Iterable[str]) -> Settings:
+def resolve(source: ConfigSource, checked: Document, required: Iterable[str]) -> Settings:
     """Return the settings, and report problems to the source. `required` names keys that must not be empty."""
     checked, azure_authority = _azure(source, checked)
     treatments = _privacy(source, checked)
@@ -57,9 +60,9 @@ def resolve(source: Source, checked: Document, required: Iterable[str]) -> Setti
     for name in required:
         section, key = name.split(".")
         if not getattr(getattr(checked, section), key):
-            example = ', for instance "broker-1:9092"' if key == "bootstrap_servers" else ""
+            example = ', for example "broker-1:9092"' if key == "bootstrap_servers" else ""
             source.report((section, key), f"is empty; set it{example}")
-    host, port = document.split_listen(checked.http.listen)
+    host, port = split_listen(checked.http.listen)
     return Settings(
         graph=graph,
         tenants=tenants,
@@ -80,7 +83,7 @@ def resolve(source: Source, checked: Document, required: Iterable[str]) -> Setti
     )
 
 
-def _azure(source: Source, checked: Document) -> tuple[Document, str]:
+def _azure(source: ConfigSource, checked: Document) -> tuple[Document, str]:
     """Return the document with the tenant of AZURE_TENANT_ID if it names no tenant, and then AZURE_AUTHORITY_HOST."""
     if checked.tenants or source.is_reported("tenants"):
         return checked, ""
@@ -93,7 +96,7 @@ def _azure(source: Source, checked: Document) -> tuple[Document, str]:
             if have
             else "add [[tenants]], or set AZURE_TENANT_ID, AZURE_CLIENT_ID and AZURE_CLIENT_SECRET"
         )
-        source.report(("tenants",), f"names no tenant; {todo}")
+        source.report(("tenants",), f"has no tenant; {todo}")
         return checked, ""
     tenant: dict[str, Any] = {"id": tenant_id}
     names: dict[Key, str] = {("tenants", 0, "id"): "AZURE_TENANT_ID"}
@@ -121,7 +124,7 @@ def _azure(source: Source, checked: Document) -> tuple[Document, str]:
     return check(source), environ.get("AZURE_AUTHORITY_HOST", "")
 
 
-def _privacy(source: Source, checked: Document) -> dict[str, str]:
+def _privacy(source: ConfigSource, checked: Document) -> dict[str, str]:
     """Return the treatments by field, and report fields that cannot be treated."""
     treatments: dict[str, str] = {}
     for name, treatment in checked.rows.privacy.items():
@@ -129,16 +132,14 @@ def _privacy(source: Source, checked: Document) -> dict[str, str]:
         if name in treatable():
             treatments[name] = treatment
         elif name == "id":
-            source.report(key, "cannot be treated, since rows are told apart by it; leave it out")
+            source.report(key, "cannot be treated, because it identifies the rows; remove it")
         elif _row_fields().get(name):
-            source.report(key, "is a field that is no string, and only strings can be treated; leave it out")
+            source.report(key, "is not a string field, and only string fields can be treated; remove it")
         elif name in _row_fields():
-            source.report(
-                key, "is a field that the connector adds, and only those of Graph can be treated; leave it out"
-            )
+            source.report(key, "is a field that the connector adds, and only fields of Graph can be treated; remove it")
         else:
             nearest = max(treatable(), key=lambda known: SequenceMatcher(None, name.lower(), known.lower()).ratio())
-            source.report(key, f"is no field of a row; the nearest that can be treated is {nearest}")
+            source.report(key, f"is not a field of a row; the most similar is {nearest}")
     return treatments
 
 
@@ -148,20 +149,18 @@ def _row_fields() -> dict[str, bool]:
     return {field["name"]: "since" in field for field in json.loads(schema_text("directRoutingLogRow"))["fields"]}
 
 
-def _graph(source: Source, checked: Document, azure_authority: str) -> Graph:
+def _graph(source: ConfigSource, checked: Document, azure_authority: str) -> Graph:
     table = checked.graph
     root, authority = _CLOUDS[table.cloud]
     if table.authority:
         authority = table.authority
     elif azure_authority:
         try:
-            authority = document.to_authority(
-                azure_authority if "://" in azure_authority else f"https://{azure_authority}"
-            )
+            authority = to_authority(azure_authority if "://" in azure_authority else f"https://{azure_authority}")
         except ValueError as error:
             source.report(("graph", "authority"), str(error), "AZURE_AUTHORITY_HOST")
     if table.timeout <= timedelta(0):
-        source.report(("graph", "timeout"), 'must be longer than nothing; write for instance "30s"')
+        source.report(("graph", "timeout"), 'must be greater than zero; write for example "30s"')
     bundle = path_of(source, table.ca_bundle) if table.ca_bundle else None
     if bundle is not None:
         check_bundle(source, ("graph", "ca_bundle"), bundle)
@@ -179,7 +178,7 @@ def _graph(source: Source, checked: Document, azure_authority: str) -> Graph:
     )
 
 
-def _tenants(source: Source, checked: Document, shared: Identity) -> tuple[Tenant, ...]:
+def _tenants(source: ConfigSource, checked: Document, shared: Identity) -> tuple[Tenant, ...]:
     tenants: list[Tenant] = []
     ids: dict[str, int] = {}
     for number, table in enumerate(checked.tenants):
@@ -190,7 +189,7 @@ def _tenants(source: Source, checked: Document, shared: Identity) -> tuple[Tenan
         key = table.id.lower()
         if key in ids:
             source.report(
-                ("tenants", number, "id"), f"is the same as that of tenants[{ids[key]}]; name each tenant once"
+                ("tenants", number, "id"), f"is the same as in tenants[{ids[key]}]; configure each tenant once"
             )
         ids.setdefault(key, number)
         tenants.append(
@@ -211,7 +210,7 @@ def _tenants(source: Source, checked: Document, shared: Identity) -> tuple[Tenan
             continue
         if table.name in names:
             source.report(
-                ("tenants", number, "name"), f"is the same as that of tenants[{names[table.name]}]; names are unique"
+                ("tenants", number, "name"), f"is the same as in tenants[{names[table.name]}]; names must be unique"
             )
         elif ids.get(table.name.lower(), number) != number:
             source.report(
@@ -221,14 +220,14 @@ def _tenants(source: Source, checked: Document, shared: Identity) -> tuple[Tenan
     return tuple(tenants)
 
 
-def _kafka(source: Source, checked: Document) -> Kafka:
+def _kafka(source: ConfigSource, checked: Document) -> Kafka:
     table = checked.kafka
     properties: dict[str, str | Secret] = {}
     for name, reference in table.properties.items():
         key: Key = ("kafka", "properties", name)
-        why = document.REFUSED_PROPERTIES.get(name.strip().lower())
+        why = REFUSED_PROPERTIES.get(name.strip().lower())
         if why is not None:
-            source.report(key, f"cannot be set, since {why}; leave it out")
+            source.report(key, f"cannot be set, because {why}; remove it")
         elif reference.kind == "text":
             properties[name] = reference.value
         else:
@@ -241,7 +240,7 @@ def _kafka(source: Source, checked: Document) -> Kafka:
         if reference.kind == "text":
             topic_properties[name] = reference.value
         else:
-            source.report(("kafka", "topic_properties", name), "must be text; it is no secret")
+            source.report(("kafka", "topic_properties", name), "must be text; it is not a secret")
     return Kafka(
         bootstrap_servers=table.bootstrap_servers,
         topic=table.topic,
@@ -257,21 +256,21 @@ def _kafka(source: Source, checked: Document) -> Kafka:
     )
 
 
-def _schema_registry(source: Source, table: SchemaRegistryTable) -> SchemaRegistry:
+def _schema_registry(source: ConfigSource, table: SchemaRegistryTable) -> SchemaRegistry:
     here = "schema_registry"
     has_password, has_token = table.password != _UNSET, table.token != _UNSET
     if has_token and (table.username or has_password):
-        source.report((here, "token"), "is set, and so is a user name or password; leave one of the two out")
+        source.report((here, "token"), "cannot be combined with a user name or password; remove one of them")
     elif has_password and not table.username:
         source.report((here, "username"), "is missing, but there is a password; set it too")
     elif table.username and not has_password:
         source.report((here, "password"), "is missing, but there is a user name; set it too")
     elif ":" in table.username:
-        source.report((here, "username"), "contains a colon, which no user name can; leave it out")
+        source.report((here, "username"), "contains a colon, which a user name cannot contain; remove it")
     elif has_password or has_token:
         for url in filter(None, table.url.split(",")):
-            if not document.is_protected(url):
-                what = "where the secret would be sent unprotected; write https:// (http:// only for localhost)"
+            if not is_protected(url):
+                what = "which would send the secret unprotected; write https:// (http:// only for localhost)"
                 source.report((here, "url"), f"is {shown(url)}, {what}")
     if table.client_key and not table.client_certificate:
         source.report((here, "client_certificate"), "is missing, but there is a client_key; set it too")
@@ -292,7 +291,7 @@ def _schema_registry(source: Source, table: SchemaRegistryTable) -> SchemaRegist
     )
 
 
-def _check_names(source: Source, checked: Document) -> None:
+def _check_names(source: ConfigSource, checked: Document) -> None:
     """Report a topic that would have two uses. In Kafka, names that differ only in '.' and '_' collide."""
     taken: dict[str, tuple[str, Key]] = {}
     app: Key = ("kafka", "app")
@@ -312,7 +311,7 @@ def _check_names(source: Source, checked: Document) -> None:
             )
 
 
-def _check_horizon(source: Source, horizon: timedelta, sweeps: Iterable[Sweep]) -> None:
+def _check_horizon(source: ConfigSource, horizon: timedelta, sweeps: Iterable[Sweep]) -> None:
     """Report a horizon that is too short for the guarantee of the deepest sweep."""
     deepest = max(sweeps, key=lambda sweep: (sweep.overlap, sweep.every), default=None)
     if deepest is None:
@@ -326,12 +325,12 @@ def _check_horizon(source: Source, horizon: timedelta, sweeps: Iterable[Sweep]) 
         )
 
 
-def _windows(source: Source, checked: Document) -> Windows:
+def _windows(source: ConfigSource, checked: Document) -> Windows:
     table = checked.windows
     if not timedelta(seconds=1) <= table.slice <= timedelta(days=30):
         source.report(("windows", "slice"), f'is "{duration_text(table.slice)}"; write a duration from "1s" to "30d"')
     if not table.sweeps:
-        source.report(("windows", "sweeps"), "is empty; add a [[windows.sweeps]] or leave it out")
+        source.report(("windows", "sweeps"), "is empty; add a [[windows.sweeps]] or remove it")
     seen: dict[timedelta, int] = {}
     sweeps: list[Sweep] = []
     for number, sweep in enumerate(table.sweeps):
@@ -340,10 +339,10 @@ def _windows(source: Source, checked: Document) -> Windows:
             if value is None:
                 source.report((*here, name), 'is missing; write a duration such as "15m"')
             elif value <= timedelta(0):
-                source.report((*here, name), 'must be longer than nothing; write a duration such as "15m"')
+                source.report((*here, name), 'must be greater than zero; write a duration such as "15m"')
         if sweep.every is not None and sweep.every in seen:
             source.report(
-                (*here, "every"), f"is the same as that of windows.sweeps[{seen[sweep.every]}]; each cadence once"
+                (*here, "every"), f"is the same as in windows.sweeps[{seen[sweep.every]}]; use each cadence only once"
             )
         if sweep.every is not None and sweep.overlap is not None:
             seen.setdefault(sweep.every, number)

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from connector.config.secret import Secret
-from connector.config.source import Key, Source
+from connector.config.source import ConfigSource, Key
 
 _MSK = "AWS_MSK_IAM"
 _TODO = (
@@ -12,7 +12,7 @@ _TODO = (
 )
 
 
-def check(source: Source, properties: Mapping[str, str | Secret], *, azure_event_hubs: bool) -> None:
+def check(source: ConfigSource, properties: Mapping[str, str | Secret], *, azure_event_hubs: bool) -> None:
     """Report a mechanism that cannot sign in, because librdkafka would wait forever for brokers without a reason."""
     values = {name.strip().lower(): (name, value) for name, value in properties.items()}
     for spelling in ("sasl.mechanism", "sasl.mechanisms"):
@@ -25,7 +25,7 @@ def check(source: Source, properties: Mapping[str, str | Secret], *, azure_event
             source.report(key, f'is "OAUTHBEARER", but nothing gives the token; {_TODO}')
     name, method = values.get("sasl.oauthbearer.method", ("", ""))
     if azure_event_hubs and _text(method) == "OIDC":
-        what = "is set, and so is kafka.azure_event_hubs; leave one of the two out"
+        what = "cannot be combined with kafka.azure_event_hubs; remove one of them"
         source.report(("kafka", "properties", name), what)
 
 

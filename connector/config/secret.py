@@ -4,7 +4,7 @@ import codecs
 from pathlib import Path
 from typing import Generic, Self, TypeVar
 
-from connector import log
+from connector import file_stamp, log
 from connector.core import privacy
 
 _logger = log.get(__name__)
@@ -14,12 +14,13 @@ _Text = TypeVar("_Text", str, bytes)
 class Hidden(Generic[_Text]):
     """A value that only `get` shows. A file is read again on each call, so that a rotated secret takes effect."""
 
-    __slots__ = ("_path", "_problem", "_source", "_value")
+    __slots__ = ("_path", "_problem", "_source", "_stamp", "_value")
 
     def __init__(self, value: _Text, source: str = "value", path: Path | None = None) -> None:
         self._value: _Text = value
         self._source = source
         self._path = path
+        self._stamp = file_stamp.read(path) if path else None
         self._problem = ""
 
     @classmethod
@@ -37,6 +38,7 @@ class Hidden(Generic[_Text]):
         The log has an event when a file becomes unusable, and when it can be used again.
         """
         if self._path is not None:
+            self._stamp = file_stamp.read(self._path)
             try:
                 value = self._read(self._path)
                 problem = "" if value else "it is empty"
@@ -48,9 +50,13 @@ class Hidden(Generic[_Text]):
             if problem and problem != self._problem:
                 _logger.warning("file_unreadable", name=str(self._path), problem=problem)
             elif self._problem and not problem:
-                _logger.info("file_read_again", name=str(self._path))
+                _logger.info("file_reloaded", name=str(self._path))
             self._problem = problem
         return self._value
+
+    def has_changed(self) -> bool:
+        """Return whether the file looks different than when it was last read."""
+        return self._path is not None and file_stamp.read(self._path) != self._stamp
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._source})"
@@ -65,7 +71,7 @@ class Hidden(Generic[_Text]):
 
 
 class Secret(Hidden[str]):
-    """A secret text. That of a file excludes the line break at its end."""
+    """A secret text. That of a file excludes the line breaks at its end."""
 
     __slots__ = ()
 
@@ -130,7 +136,7 @@ def _without_line_end(content: bytes) -> bytes:
 
 
 def _read_secret(path: Path) -> str:
-    """Return the text of a file without the line break at its end. Windows may have added a mark or written UTF-16."""
+    """Return the text of a file without the line breaks at its end. Windows may have added a mark or written UTF-16."""
     content = path.read_bytes()
     encoding = "utf-16" if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
     text = content.decode(encoding)
@@ -138,4 +144,4 @@ def _read_secret(path: Path) -> str:
         raise UnicodeDecodeError(
             encoding, content, 0, len(content), "it has NUL characters, as UTF-16 without its mark"
         )
-    return text.removesuffix("\n").removesuffix("\r") if text.endswith("\n") else text
+    return text.rstrip("\r\n")

@@ -10,9 +10,11 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel
 
-from connector.config.document import Document, Reference, shown
+from connector.config.document import Document
+from connector.config.quoting import shown
+from connector.config.values import Reference
 from connector.core import privacy
-from connector.schemata import schema_text
+from connector.schema_files import schema_text
 
 PREFIX = "CONNECTOR_"
 FILE_VARIABLE = "CONNECTOR_CONFIG"
@@ -20,7 +22,7 @@ FILE_VARIABLE = "CONNECTOR_CONFIG"
 Key = tuple[str | int, ...]
 
 
-class Source:
+class ConfigSource:
     """Configured values by key with their origins, and at most one problem per key."""
 
     def __init__(self, path: Path | None, environ: Mapping[str, str]) -> None:
@@ -51,11 +53,11 @@ class Source:
             self.tree, self._file_tree = tomllib.loads(text), tomllib.loads(text)
         except OSError as error:
             why = error.strerror or type(error).__name__
-            what = f"{self.path} cannot be read ({why}); name a file that exists and that this user may read"
+            what = f"{self.path} cannot be read ({why}); specify a file that exists and that this user can read"
         except UnicodeDecodeError:
             what = f"{self.path} is not UTF-8; save it as UTF-8"
         except (tomllib.TOMLDecodeError, RecursionError) as error:
-            what = f"{self.path} is not TOML: {one_line(str(error))}; repair that place"
+            what = f"{self.path} is not TOML: {one_line(str(error))}; correct it"
         else:
             return
         self.unreadable = True
@@ -97,9 +99,9 @@ class Source:
                 self.report(key, f"is a list, which is set as a whole; put JSON into {variable(key)}", name)
             elif rest and len(key) > depth + 1:
                 whole = variable((*key, *rest[:-1])) + "_" + rest[-1].upper()
-                self.report(segments, f"is no property; one underscore stands for a dot, as in {whole}", name)
+                self.report(segments, f"is not a property; one underscore stands for a dot, as in {whole}", name)
             elif rest:
-                self.report(segments, f"is no key, since {key_text(key)} is a value; set {variable(key)}", name)
+                self.report(segments, f"is not a key, because {key_text(key)} is a value; set {variable(key)}", name)
             else:
                 self._place_value(key, kind, text, name)
             return

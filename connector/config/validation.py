@@ -6,11 +6,12 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from connector.config.document import Document, SweepTable, TenantTable, shown
-from connector.config.source import PREFIX, Key, Source, key_text, kind_of, one_line, variable
+from connector.config.document import Document, SweepTable, TenantTable
+from connector.config.quoting import shown
+from connector.config.source import PREFIX, ConfigSource, Key, key_text, kind_of, one_line, variable
 
 
-def check(source: Source) -> Document:
+def check(source: ConfigSource) -> Document:
     """Return the document without the invalid keys, which are reported to the source."""
     while True:
         try:
@@ -43,22 +44,22 @@ def _sentence(problem: Mapping[str, Any], *, by_variable: bool) -> str:
         case "less_than_equal":
             return f"is {shown(problem['input'])}; write at most {context['le']:g}"
         case "finite_number":
-            return "is no finite number; write one"
+            return "is not a finite number; write a finite number"
     as_list = "[…]" if by_variable else f"[[{key_text(problem['loc'])}]]"
     unquoted = "" if by_variable else ", without quotes"
     expected = {
-        "string": "is no text; write text in quotes",
-        "int": f"is no whole number; write one{unquoted}",
-        "float": f"is no number; write one{unquoted}",
+        "string": "is not text; write text in quotes",
+        "int": f"is not a whole number; write one{unquoted}",
+        "float": f"is not a number; write one{unquoted}",
         "bool": f"is neither true nor false; write one of them{unquoted}",
-        "list": f"is no list; write {as_list}",
-        "dict": "is no table; write one",
-        "model": "is no table; write one",
+        "list": f"is not a list; write {as_list}",
+        "dict": "is not a table; write one",
+        "model": "is not a table; write one",
     }
     return expected.get(kind.partition("_")[0], one_line(str(problem["msg"])))
 
 
-def _report_unknown(source: Source, key: Key) -> None:
+def _report_unknown(source: ConfigSource, key: Key) -> None:
     found = source.below(key)
     if not found or source.is_in_file(key):
         found.append((key, source.origin(key)))

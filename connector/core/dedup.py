@@ -1,17 +1,17 @@
 """Deduplication index of a tenant, and the classification of rows as new, revised or known.
 
-A row in the index takes 28 bytes: an entry (rows.ENTRY, 24 bytes) and the hour of its start. Entries lie in a few
-sorted numpy arrays, each at least four times as long as the next. A look-up therefore searches few arrays, and adding
-rows is cheap however large the index is.
+A row in the index takes 28 bytes: an entry (`fingerprints.ENTRY`, 24 bytes) and the hour of its start. Entries lie in a
+few sorted numpy arrays, each at least four times as long as the next. A look-up therefore searches few arrays, and
+adding rows is cheap however large the index is.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from connector.core.rows import ENTRY, LAYOUT_MASK, MAX_REVISION, REVISION_SHIFT, differ
+from connector.core.fingerprints import ENTRY, LAYOUT_MASK, MAX_REVISION, REVISION_SHIFT, differ
 
 Entries = NDArray[np.void]
 Fingerprints = Callable[[int, NDArray[np.intp]], NDArray[np.uint64]]
@@ -187,21 +187,20 @@ class DedupIndex:
 
 
 class DedupResult(NamedTuple):
-    """Classification of a reading's rows, by index. Rows in neither list are known already."""
+    """Classification of a reading's rows, by index. All other rows are known already or repeat a chosen one."""
 
     new: NDArray[np.intp]
     revised: NDArray[np.intp]
+    chosen: NDArray[np.intp]
+    "One row per id: new, revised or known."
+    rejected: NDArray[np.intp]
+    "Rows with the id of a chosen row and other contents, one row per content."
     revisions: NDArray[np.int64]
     "For every row of the reading: the revision that it gets, or has already."
 
 
-def classify(entries: Entries, layers: tuple[DedupIndex, ...], fingerprints: Fingerprints | None = None) -> DedupResult:
-    """Classify the rows of a reading as new, revised or known by `layers`; the first layer with an id counts.
-
-    An id may occur in `entries` only once: see split_repeats. An entry in the index whose fingerprint has an older
-    version is compared in that version, with `fingerprints`. So a release that knows a further field publishes nothing
-    again.
-    """
+def find(entries: Entries, layers: tuple[DedupIndex, ...]) -> tuple[NDArray[np.bool_], Entries]:
+    """Return which ids are in one of the layers, and their entries there; the first layer with an id counts."""
     found = np.zeros(len(entries), np.bool_)
     known = np.zeros(len(entries), ENTRY)
     for layer in layers:
@@ -209,12 +208,47 @@ def classify(entries: Entries, layers: tuple[DedupIndex, ...], fingerprints: Fin
         hit &= ~found
         known[hit] = as_known[hit]
         found |= hit
+    return found, known
+
+
+def classify(entries: Entries, layers: tuple[DedupIndex, ...], fingerprints: Fingerprints | None = None) -> DedupResult:
+    """Classify the rows of a reading as new, revised or known by `layers`; the first layer with an id counts.
+
+    Of several rows with one id, one is chosen: see _choose. An entry in the index whose fingerprint has an older
+    version is compared in that version, with `fingerprints`. So a release that knows a further field publishes nothing
+    again.
+    """
+    found, known = find(entries, layers)
     # Where an id was not found, `known` is all zeros and the comparison means nothing: `found` masks it.
     changed = found & differ(_as_remembered(entries, found, known, fingerprints), known)
-    revised = np.flatnonzero(changed)
+    chosen, rejected = _choose(entries, found & ~changed)
+    revised = np.flatnonzero(changed & chosen)
     revisions = (known["meta"] >> REVISION_SHIFT).astype(np.int64)
     revisions[revised] = np.minimum(revisions[revised] + 1, MAX_REVISION)
-    return DedupResult(np.flatnonzero(~found), revised, revisions)
+    return DedupResult(np.flatnonzero(~found & chosen), revised, np.flatnonzero(chosen), rejected, revisions)
+
+
+def _choose(entries: Entries, is_known: NDArray[np.bool_]) -> tuple[NDArray[np.bool_], NDArray[np.intp]]:
+    """Return which rows are chosen, one per id, and which rows contradict a chosen one.
+
+    The row that the index holds already is chosen, otherwise the one with the greatest fingerprint. So the order of the
+    rows does not matter, and a reading that returns the same rows again changes nothing.
+    """
+    chosen = np.ones(len(entries), np.bool_)
+    if len(np.unique(entries["hi"])) == len(entries):
+        return chosen, np.zeros(0, np.intp)
+    by_id: dict[tuple[int, int], list[int]] = {}
+    for index, key in enumerate(zip(entries["hi"].tolist(), entries["lo"].tolist(), strict=True)):
+        by_id.setdefault(key, []).append(index)
+    known, contents = is_known.tolist(), entries["fp"].tolist()
+    chosen[:] = False
+    rejected: list[int] = []
+    for at in by_id.values():
+        best = max(at, key=lambda index: (known[index], contents[index], -index))
+        chosen[best] = True
+        others = {contents[index]: index for index in reversed(at) if contents[index] != contents[best]}
+        rejected += others.values()
+    return chosen, np.array(sorted(rejected), np.intp)
 
 
 def _as_remembered(
@@ -254,16 +288,6 @@ def with_revision(entries: Entries, revision: NDArray[np.int64]) -> Entries:
     result = entries.copy()
     result["meta"] = (entries["meta"] & ((1 << REVISION_SHIFT) - 1)) | (revision.astype("<u4") << REVISION_SHIFT)
     return result
-
-
-def revision_of(entry: Mapping[str, int]) -> int:
-    """Return the revision of one entry of the index."""
-    return int(entry["meta"]) >> REVISION_SHIFT
-
-
-def hour_of(start_ms: int | None, observed_ms: int, horizon_hours: int) -> int:
-    """Return the hour that decides how long a row stays in the index; see `hours_of`."""
-    return int(hours_of([start_ms], observed_ms, horizon_hours)[0])
 
 
 def hours_of(starts_ms: Sequence[int | None], observed_ms: int, horizon_hours: int) -> Hours:

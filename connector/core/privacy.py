@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 KEY_MIN_BYTES = 32
-_CLEAR = 6  # country and area code of a phone number, which still tell calls apart
+CLEAR = 6  # country and area code of a phone number, which still tell calls apart
 _TOKEN = re.compile(rb'\s+|"[^"\\]*(?:\\.[^"\\]*)*"|[{}\[\],:]|[^\s{}\[\],:"]+', re.DOTALL)
 _STRING, _OPEN, _CLOSE, _OBJECT = (b'"', b"{[", b"}]", b"{")
 
@@ -31,12 +31,12 @@ def treatable(schema: Mapping[str, Any]) -> tuple[str, ...]:
     )
 
 
-def mask(value: str) -> str:
-    """Return the value with its letters and digits replaced by stars; a phone number keeps its first six characters.
+def mask(value: str, clear: int = CLEAR) -> str:
+    """Return the value with its letters and digits replaced by stars. A phone number keeps `clear` characters.
 
     A value that begins with + or a digit counts as a phone number.
     """
-    clear = _CLEAR if value[:1] == "+" or value[:1].isdecimal() else 0
+    clear = clear if value[:1] == "+" or value[:1].isdecimal() else 0
     return value[:clear] + "".join("*" if character.isalnum() else character for character in value[clear:])
 
 

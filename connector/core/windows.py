@@ -1,4 +1,4 @@
-"""Scheduler: decides which call time to read next, for sweeps, catching up after an outage, and slices.
+"""Sweeps of a tenant: when their runs start, what a run has read, and how far each sweep is complete.
 
 1. Every `every` a sweep reads all calls that began in the last `overlap`, and the catch-up range back to where its last
    run was complete. So `through` holds exactly: every call that began before it was last read at least `overlap` after
@@ -8,31 +8,22 @@
    that needs it.
 3. Sweeps that are due together read each piece once, for the sweep with the shortest `every` that needs it. In this way
    a deep sweep replaces the shallow ones that it contains.
-4. A sweep's own overlap is read first, newest first. After an outage the catch-up range lies between `through` and the
-   overlap. It is read oldest first, after the overlaps of all sweeps, and not at all where a deeper run reads it
-   anyway.
-5. No window begins before the tenant's start or before what may still be read (horizon.readable_from), at any step.
+4. No window begins before the tenant's start or before what may still be read (horizon.readable_from), at any step.
    Call time that a sweep could not read in time is missed: the sweep's position moves past it, its `through` does not.
 """
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import NamedTuple
 
-import numpy as np
-from numpy.typing import NDArray
-
 from connector.core import failing_ranges, horizon, jobs
-from connector.core.coverage import Coverage, Read, Window, clip, subtract
+from connector.core.coverage import Coverage, Read, Window, clip
 from connector.core.failing_ranges import FailingRanges, RangeFailure
 from connector.core.instants import EPOCH
 
-ROWS_A_SLICE = 9_500  # about ten pages; the last page of a chain is seldom full
-_HOUR = timedelta(hours=1)
 _EARLIEST = datetime.min.replace(tzinfo=UTC)
 _SECOND = timedelta(seconds=1)
-_SHORTEST_SLICE = timedelta(seconds=60)
 _SHORTEST_RUN = timedelta(seconds=10)
 "Minimum age at which a run can be replaced by the next one, however short `every` is."
 _MOST_READS = 4_000  # 150 kB of the tenant's state record
@@ -108,6 +99,11 @@ class State(NamedTuple):
     forgotten_before: datetime = EPOCH
     "The deduplication index may have forgotten rows of calls that began before this."
 
+    @property
+    def is_read(self) -> bool:
+        """Return whether the tenant was ever read, or a run has started."""
+        return bool(self.coverage.reads) or any(sweep_state.run for sweep_state in self.sweeps)
+
 
 class Slice(NamedTuple):
     """One page chain to read."""
@@ -126,8 +122,8 @@ class Slice(NamedTuple):
 def first_state(rules: Rules, start: datetime, now: datetime) -> State:
     """Return the state of a tenant that was never read."""
     oldest = horizon.readable_from(EPOCH, rules.horizon, now, horizon.MARGIN)
-    begin = max(min(_second(start), _second(now)), oldest)
-    return State(begin, tuple(SweepState(sweep, begin, _second(now)) for sweep in rules.sweeps))
+    begin = max(min(second(start), second(now)), oldest)
+    return State(begin, tuple(SweepState(sweep, begin, second(now)) for sweep in rules.sweeps))
 
 
 def start_earlier(state: State, rules: Rules, start: datetime, now: datetime) -> State:
@@ -135,7 +131,7 @@ def start_earlier(state: State, rules: Rules, start: datetime, now: datetime) ->
 
     A clock that was ahead may have set the start of the state.
     """
-    if state.coverage.reads or any(sweep_state.run for sweep_state in state.sweeps):
+    if state.is_read:
         return state
     first = first_state(rules, min(start, state.start), now)
     return state._replace(start=first.start, sweeps=first.sweeps)
@@ -162,7 +158,7 @@ def begin(state: State, rules: Rules, now: datetime) -> tuple[State, list[int]]:
     """
     if state.orders.paused:
         return state, []
-    now = _second(now)
+    now = second(now)
     floor = readable_from(state, rules, now)
     end = now - rules.settle
     if end <= floor:
@@ -177,7 +173,7 @@ def begin(state: State, rules: Rules, now: datetime) -> tuple[State, list[int]]:
         passed = _passed(sweep_state, state.coverage, max(sweep_state.resumes_at, floor))
         position = min(passed.resumes_at, own_start)
         # A short catch-up range is part of the run's window, and read newest first. A longer one, after an outage, is
-        # left to _hole, so that the sweep's own overlap is not delayed by it.
+        # left to slices, so that the sweep's own overlap is not delayed by it.
         is_strip = position >= own_start - 2 * sweep.every
         run = Run(now, Window(position if is_strip else own_start, end), former.started if former else None)
         moved = passed.moved(position, passed.missed)
@@ -187,7 +183,7 @@ def begin(state: State, rules: Rules, now: datetime) -> tuple[State, list[int]]:
         return state, []
     coverage = state.coverage.until(now).merged(partial(_is_alike, sweeps)).limited(_MOST_READS)
     ranges = failing_ranges.as_known(state.failing_ranges, floor, now)
-    orders = jobs.expired(state.orders, now, *_job_floors(state, rules, now))
+    orders = jobs.expired(state.orders, now, *job_floors(state, rules, now))
     return state._replace(sweeps=tuple(sweeps), coverage=coverage, failing_ranges=ranges, orders=orders), started
 
 
@@ -215,8 +211,8 @@ def finish(state: State, slices: Iterable[tuple[Slice, bool]], now: datetime, ru
         for window in _claimed(state, piece):
             coverage = coverage.add(window, piece.at, steady=steady)
             if piece.job:
-                orders = jobs.progressed(orders, piece.job, window, _second(now))
-    orders = jobs.expired(orders, _second(now), *_job_floors(state, rules, now))
+                orders = jobs.progressed(orders, piece.job, window, second(now))
+    orders = jobs.expired(orders, second(now), *job_floors(state, rules, now))
     floor = readable_from(state, rules, now)
     isolated = failing_ranges.isolated(ranges)
     # Isolated ranges count as read here, so that they hold up neither runs nor positions. `_passed` uses the real
@@ -227,8 +223,8 @@ def finish(state: State, slices: Iterable[tuple[Slice, bool]], now: datetime, ru
         sweep, run = former.sweep, former.run
         position = passable.complete_through(max(former.resumes_at, floor), sweep.overlap)
         moved = _passed(former, coverage, position)
-        if run is not None and former.running and not _unread(passable, run, floor):
-            moved = moved._replace(due=run.started + sweep.every, last_ok=_second(now), running=False)
+        if run is not None and former.running and not unread(passable, run, floor):
+            moved = moved._replace(due=run.started + sweep.every, last_ok=second(now), running=False)
             ended.append(index)
         sweeps[index] = moved
     return state._replace(sweeps=tuple(sweeps), coverage=coverage, orders=orders, failing_ranges=ranges), ended
@@ -239,7 +235,7 @@ def command(state: State, order: jobs.Command, now: datetime, oldest: datetime) 
 
     A job's range is cut at `oldest`. Pausing ends the runs in progress.
     """
-    orders = jobs.apply(state.orders, order, _second(now), _second(oldest), state.forgotten_before)
+    orders = jobs.apply(state.orders, order, second(now), second(oldest), state.forgotten_before)
     state = state._replace(orders=orders)
     return drop_runs(state)[0] if orders.paused else state
 
@@ -272,68 +268,10 @@ def overdue_seconds(sweep_state: SweepState, now: datetime) -> float:
     return max(0.0, (now - sweep_state.due - sweep_state.sweep.every).total_seconds())
 
 
-def next_slice(
-    state: State, rules: Rules, in_flight: Collection[Slice], sizes: "Sizes", now: datetime, *, live: bool, others: bool
-) -> Slice | None:
-    """Return the next slice to read, of about ten pages; None when all that is due was read or is in flight.
-
-    `live` and `others` state whether a chain may be opened for the sweep with the shortest `every`, and for the rest.
-    """
-    if state.orders.paused:
-        return None
-    floor = readable_from(state, rules, now)
-    # Two chains over the same seconds could deliver an older version after a newer one.
-    in_flight_windows = [piece.window for piece in in_flight]
-    taken = [*in_flight_windows, *failing_ranges.left_out(state.failing_ranges, now)]
-    cut = partial(_cut, state.failing_ranges, sizes, rules)
-    if others:
-        due = clip(failing_ranges.due(state.failing_ranges, now), Window(floor, max(floor, now)))
-        retries = subtract(due, in_flight_windows)
-        if retries:
-            return Slice(sizes.cut(retries[0], rules.slice, newest_first=False), len(state.sweeps), _second(now))
-    for index, sweep_state in enumerate(state.sweeps):
-        run = sweep_state.run
-        if run is None or not sweep_state.running or not (live if index == 0 else others):
-            continue
-        own = _own(state, run, taken, floor)
-        if own:
-            return Slice(cut(own[-1], newest_first=True), index, run.started)
-    for index, sweep_state in enumerate(state.sweeps):
-        if sweep_state.run is not None and others:
-            pieces = subtract(_hole(state, sweep_state, floor), taken)
-            if pieces:
-                window = cut(pieces[0], newest_first=False)
-                return Slice(window, len(state.sweeps) + index, sweep_state.run.started)
-    found = jobs.next_piece(state.orders, taken, *_job_floors(state, rules, now)) if others else None
-    if found is None:
-        return None
-    job, oldest = found
-    window = cut(oldest, newest_first=False)
-    return Slice(window, jobs.PRIORITY, _second(now), job.id, job.again)
-
-
-def room(in_flight: Collection[Slice], concurrency: int) -> tuple[bool, bool]:
-    """Return whether a further chain may be opened for the live sweep, and whether one may for the rest.
-
-    One chain is reserved for the live sweep when there is more than one.
-    """
-    free = len(in_flight) < concurrency
-    return free, free and sum(piece.priority != 0 for piece in in_flight) < max(1, concurrency - 1)
-
-
 def gaps(state: State) -> list[Window]:
     """Return the gaps: the call time that was never read, up to the newest that was."""
     through = state.coverage.through
     return state.coverage.missing(Window(state.start, through)) if through and through > state.start else []
-
-
-def is_idle(state: State, rules: Rules, now: datetime) -> bool:
-    """Return whether nothing is left to read until a sweep is due."""
-    floor = readable_from(state, rules, now)
-    passable = state.coverage.with_passable(failing_ranges.isolated(state.failing_ranges))
-    runs = (s.run for s in state.sweeps if s.running and s.run is not None)
-    is_read = not any(_unread(passable, run, floor) for run in runs)
-    return state.orders.paused or (is_read and not any(_hole(state, s, floor) for s in state.sweeps))
 
 
 def readable_from(state: State, rules: Rules, now: datetime) -> datetime:
@@ -341,10 +279,10 @@ def readable_from(state: State, rules: Rules, now: datetime) -> datetime:
     return max(state.start, horizon.readable_from(state.forgotten_before, rules.horizon, now))
 
 
-def _job_floors(state: State, rules: Rules, now: datetime) -> tuple[datetime, datetime]:
+def job_floors(state: State, rules: Rules, now: datetime) -> tuple[datetime, datetime]:
     """Return the instants from which on a job may read: one that leaves out rows in the index, and one with `again`."""
     floor = horizon.readable_from(state.forgotten_before, rules.horizon, now)
-    return floor, _second(now - rules.horizon)
+    return floor, second(now - rules.horizon)
 
 
 def _claimed(state: State, piece: Slice) -> list[Window]:
@@ -363,7 +301,7 @@ def _taken_over(state: State, sweep: Sweep, now: datetime) -> SweepState:
 
     Coverage alone proves little about old call time, since merged pieces keep the read time of their oldest reading.
     """
-    found = SweepState(sweep, state.coverage.complete_through(state.start, sweep.overlap), _second(now))
+    found = SweepState(sweep, state.coverage.complete_through(state.start, sweep.overlap), second(now))
     for former in state.sweeps:
         if former.sweep.overlap >= sweep.overlap and former.resumes_at > found.resumes_at:
             found = found.moved(former.resumes_at, former.missed)
@@ -379,7 +317,7 @@ def _passed(sweep_state: SweepState, coverage: Coverage, position: datetime) -> 
     return sweep_state.moved(position, [part for window in missed for part in coverage.unripe(window, overlap)])
 
 
-def _unread(coverage: Coverage, run: Run, floor: datetime, since: datetime | None = None) -> list[Window]:
+def unread(coverage: Coverage, run: Run, floor: datetime, since: datetime | None = None) -> list[Window]:
     """Return what a run has not read since it started, or since another instant; oldest first."""
     begin = max(run.window.start, floor)
     return coverage.missing(Window(begin, run.window.end), since or run.started) if begin < run.window.end else []
@@ -392,26 +330,6 @@ def _begins_at(sweep_state: SweepState, now: datetime) -> datetime:
         return sweep_state.run.started + max(every, _SHORTEST_RUN)
     # A due time more than one `every` ahead was recorded by a clock that has been set back since.
     return sweep_state.due if sweep_state.due <= now + every else now
-
-
-def _own(state: State, run: Run, taken: list[Window], floor: datetime) -> list[Window]:
-    """Return what a run has to read, oldest first.
-
-    What the run that it replaced did not reach comes first, alone.
-    """
-    for since in (run.overtaken, run.started):
-        missing = [] if since is None else subtract(_unread(state.coverage, run, floor, since), taken)
-        if missing:
-            return failing_ranges.most_promising(state.failing_ranges, missing)
-    return []
-
-
-def _cut(ranges: FailingRanges, sizes: "Sizes", rules: Rules, window: Window, *, newest_first: bool) -> Window:
-    """Return the newest (else the oldest) part of `window` to read as one slice."""
-    window = failing_ranges.fit(ranges, window, newest_first=newest_first)
-    return failing_ranges.fit(
-        ranges, sizes.cut(window, rules.slice, newest_first=newest_first), newest_first=newest_first
-    )
 
 
 def _is_alike(sweeps: Sequence[SweepState], read: Read, at: datetime) -> bool:
@@ -429,95 +347,9 @@ def _is_alike(sweeps: Sequence[SweepState], read: Read, at: datetime) -> bool:
     return True
 
 
-def _hole(state: State, sweep_state: SweepState, floor: datetime) -> list[Window]:
-    """Return the catch-up range of a sweep, without the parts that another run is going to read late enough.
-
-    It lies between where the sweep was complete and the start of its last run's window.
-    """
-    run, overlap = sweep_state.run, sweep_state.sweep.overlap
-    begin = max(sweep_state.resumes_at, floor)
-    if run is None or begin >= run.window.start:
-        return []
-    hole = state.coverage.unripe(Window(begin, run.window.start), overlap)
-    hole = subtract(hole, failing_ranges.isolated(state.failing_ranges))
-    others = [s.run for s in state.sweeps if s.running and s.run is not None]
-    read_anyway = [Window(o.window.start, min(o.window.end, o.started - overlap)) for o in others]
-    return subtract(hole, [window for window in read_anyway if window.start < window.end])
-
-
-class Sizes:
-    """Estimate of how long a slice may be to fill about ten pages.
-
-    It uses the rows in the deduplication index and, for call time that was never read, the density of call time nearby.
-    """
-
-    def __init__(
-        self, rows_per_hour: NDArray[np.int64], first_hour: int, coverage: Coverage, rows_per_second: float
-    ) -> None:
-        """Set the densities.
-
-        `rows_per_hour` are the rows in the index from the hour `first_hour` (since the epoch) on. `rows_per_second` is
-        expected where nothing was read.
-        """
-        self._rows_per_hour = rows_per_hour
-        self._first_hour = first_hour
-        self._coverage = coverage
-        self._rows_per_second = rows_per_second
-
-    def cut(self, window: Window, longest: timedelta, *, newest_first: bool) -> Window:
-        """Return the newest (else the oldest) part of `window` that is expected to hold at most ROWS_A_SLICE rows."""
-        if window.end - window.start > longest:
-            window = (
-                Window(window.end - longest, window.end)
-                if newest_first
-                else Window(window.start, window.start + longest)
-            )
-        # Walk from the end that is kept until the rows are enough, hour by hour because the index counts rows per hour.
-        rows = 0.0
-        at = window.end if newest_first else window.start
-        while window.start < at or not newest_first:
-            if newest_first:
-                edge = max(window.start, _hour_floor(at - timedelta(microseconds=1)))
-                piece = Window(edge, at)
-            else:
-                if at >= window.end:
-                    break
-                edge = min(window.end, _hour_floor(at) + _HOUR)
-                piece = Window(at, edge)
-            expected = self._expected(piece)
-            if rows + expected > ROWS_A_SLICE:
-                share = (ROWS_A_SLICE - rows) / expected
-                length = timedelta(seconds=int(piece.seconds * share))
-                at = at - length if newest_first else at + length
-                break
-            rows += expected
-            at = edge
-        if newest_first:
-            return Window(max(window.start, min(at, window.end - _SHORTEST_SLICE)), window.end)
-        return Window(window.start, min(window.end, max(at, window.start + _SHORTEST_SLICE)))
-
-    def _expected(self, piece: Window) -> float:
-        """Return the rows expected in a piece within one hour."""
-        hour = (piece.start - EPOCH) // _HOUR - self._first_hour
-        remembered = float(self._rows_per_hour[hour]) if 0 <= hour < len(self._rows_per_hour) else 0.0
-        expected = remembered * piece.seconds / 3600
-        unread = sum(part.seconds for part in self._coverage.missing(piece))
-        return expected + unread * self._rows_per_second
-
-
-def first_guess() -> float:
-    """Return the rows per second to expect for a tenant without any history: the first slices are one hour long."""
-    return ROWS_A_SLICE / 3600
-
-
-def next_guess(window: Window, rows: int) -> float:
-    """Return the rows per second to expect next to a window that had `rows`. Slices grow at most fourfold."""
-    return max(1.25 * rows / window.seconds, ROWS_A_SLICE / (4 * window.seconds))
-
-
 def halves(window: Window) -> list[Window]:
     """Return a window in two parts, or unchanged when it is one second long."""
-    middle = _second(window.start + (window.end - window.start) / 2)
+    middle = second(window.start + (window.end - window.start) / 2)
     return [w for w in (Window(window.start, middle), Window(middle, window.end)) if w.start < w.end]
 
 
@@ -526,9 +358,6 @@ def replaced_by(started: Sequence[int], rules: Rules) -> int | None:
     return max(started, key=lambda index: rules.sweeps[index].overlap, default=None)
 
 
-def _second(moment: datetime) -> datetime:
+def second(moment: datetime) -> datetime:
+    """Return the whole second that `moment` lies in."""
     return moment.replace(microsecond=0)
-
-
-def _hour_floor(moment: datetime) -> datetime:
-    return moment.replace(minute=0, second=0, microsecond=0)

@@ -15,13 +15,14 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
+from connector.core.privacy import CLEAR, mask
 from connector.demo.tally import Arrival, Verdict
+from connector.words import duration
 
 _WIDTH = 100
 _LINES_A_SECOND = 4.0
 _FOLD_EVERY_S = 1.0
 _PROGRESS_EVERY_S = 5.0
-_CLEAR = 6
 _BAR = 24
 
 
@@ -130,7 +131,9 @@ class Screen:
         ended = row["endDateTime"] or row["failureDateTime"] or row["startDateTime"]
         if ended is None:
             return ""
-        return "history" if ended < self._begun else _span((row["observedDateTime"] - ended).total_seconds())
+        if ended < self._begun:
+            return "history"
+        return duration(max(0.0, (row["observedDateTime"] - ended).total_seconds()))
 
     def _print(self, text: Text) -> None:
         self._out.print(text, soft_wrap=True)
@@ -145,8 +148,7 @@ def total(verdicts: Any) -> Verdict:
 def masked(value: str | None) -> str:
     """Mask a number or name like the privacy setting `mask`, and mask extensions, which `mask` keeps, completely."""
     text = value or ""
-    clear = _CLEAR if len(text) > _CLEAR and (text.startswith("+") or text[:1].isdigit()) else 0
-    return text[:clear] + "".join("*" if character.isalnum() else character for character in text[clear:])
+    return mask(text, CLEAR if len(text) > CLEAR else 0)
 
 
 def _row(began: str, tenant: str, call: str, caller: str, callee: str, lasted: str, late: str, *, mark: str) -> str:  # noqa: PLR0913
@@ -180,14 +182,7 @@ def _clock(moment: datetime | None) -> str:
 def _lasted(row: Mapping[str, Any]) -> str:
     if row["successfulCall"] is False:
         return f"failed {row['finalSipCode'] or ''}".strip()
-    return _span(row["duration"]) if row["duration"] is not None else ""
-
-
-def _span(seconds: float) -> str:
-    whole = max(0, round(seconds))
-    if whole < 60:
-        return f"{whole} s"
-    return f"{whole // 60} min {whole % 60:02}" if whole < 3600 else f"{whole // 3600} h {whole % 3600 // 60:02}"
+    return duration(row["duration"]) if row["duration"] is not None else ""
 
 
 def _cut(text: str, width: int) -> str:

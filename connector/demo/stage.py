@@ -5,20 +5,20 @@ import json
 import os
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from connector import brokers, log
 from connector.config import Settings, duration_text, load
 from connector.demo.screen import Screen, total
-from connector.demo.tally import Tally, Verdict
+from connector.demo.tally import Arrival, Tally, Verdict
 from connector.errors import FatalError
 from connector.kafka import topics
-from connector.kafka.follower import Follower
+from connector.kafka.log_reader import LogReader, NewRecords, entry, from_beginning
 from connector.kafka.mock import PARTITIONS, MockCluster
-from connector.service import Service
 from connector.simulator import Options, Simulator
+from connector.worker.service import Service
 
 _NAMES = ("contoso", "fabrikam", "northwind")
 _SEED = 7
@@ -79,14 +79,15 @@ class Stage:
             working = asyncio.create_task(self._service.run(), name="service")
             try:
                 await self._until_ready(working, screen)
-                follower = await asyncio.to_thread(self._follow)
+                reader = await asyncio.to_thread(LogReader, brokers.clients(self._settings))
                 try:
+                    arrivals = await asyncio.to_thread(self._follow, reader)
                     self._introduce(screen)
-                    await self._until_read(working, follower, screen)
+                    await self._until_read(working, arrivals, screen)
                     await self._stop(working)
-                    screen.show(self._tally.add(await asyncio.to_thread(follower.rest)))
+                    screen.show(await asyncio.to_thread(self._rest, reader, arrivals))
                 finally:
-                    await asyncio.to_thread(follower.close)
+                    await asyncio.to_thread(reader.close)
             finally:
                 await self._stop(working)
             screen.progress(1.0, "comparing", "")
@@ -98,10 +99,10 @@ class Stage:
 
     async def _until_ready(self, working: asyncio.Task[int], screen: Screen) -> None:
         deadline = time.monotonic() + _READY_S
-        while not self._service.ready()[0]:
+        while not self._service.health.ready()[0]:
             _raise_if_ended(working)
             if time.monotonic() > deadline:
-                reasons = "; ".join(self._service.ready()[1])
+                reasons = "; ".join(self._service.health.ready()[1])
                 servers = self._settings.kafka.bootstrap_servers
                 raise FatalError(
                     f"starting the demo with Kafka at {servers}: not ready within {_READY_S:g} s ({reasons}): "
@@ -110,8 +111,18 @@ class Stage:
             screen.progress(0.0, "starting", "simulator, broker, connector")
             await asyncio.sleep(_TICK_S / 5)
 
-    def _follow(self) -> Follower:
-        return Follower(brokers.clients(self._settings), (self._topic, topics.dead_letters(self._topic)))
+    def _follow(self, reader: LogReader) -> Generator[NewRecords]:
+        """Start before the first record of every partition of the topics of rows and dead letters."""
+        topics_read = (self._topic, topics.dead_letters(self._topic))
+        places = [place for topic in topics_read for place in reader.partitions(topic)]
+        return reader.follow(from_beginning(places), _TICK_S)
+
+    def _rest(self, reader: LogReader, arrivals: Generator[NewRecords]) -> list[Arrival]:
+        """Return all remaining records up to the present end of each partition."""
+        arrivals.close()
+        return [
+            arrival for records in reader.read_to_end(reader.next) for arrival in self._tally.add(map(entry, records))
+        ]
 
     def _introduce(self, screen: Screen) -> None:
         kafka, windows = self._settings.kafka, self._settings.windows
@@ -126,7 +137,7 @@ class Stage:
             ]
         )
 
-    async def _until_read(self, working: asyncio.Task[int], follower: Follower, screen: Screen) -> None:
+    async def _until_read(self, working: asyncio.Task[int], arrivals: Generator[NewRecords], screen: Screen) -> None:
         """Print records until the time is over and every row that Graph shows was read once more."""
         frozen: datetime | None = None
         limit_s = self._span_s + _SETTLE_S
@@ -141,11 +152,11 @@ class Stage:
             left_s = max(0, round(self._span_s - passed_s))
             phase = "reading all once more" if frozen else f"{left_s} s left"
             screen.progress(passed_s / self._span_s, phase, self._counts())
-            screen.show(await asyncio.to_thread(lambda: self._tally.add(follower.poll(_TICK_S))))
+            screen.show(await asyncio.to_thread(lambda: self._tally.add(map(entry, next(arrivals).records))))
 
     async def _was_read_since(self, moment: datetime) -> bool:
         """Return whether sweeps that began after `moment` have read and committed all call time that has rows."""
-        tenants = (await self._service.status())["tenants"]
+        tenants = (await self._service.health.status())["tenants"]
         return len(tenants) == len(_NAMES) and all(
             _is_covered(tenant["coverage"], self._simulator.world.since, moment) for tenant in tenants
         )

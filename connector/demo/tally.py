@@ -14,7 +14,7 @@ from functools import cache
 from typing import Any, NamedTuple
 
 from connector.kafka import avro
-from connector.kafka.follower import Entry
+from connector.kafka.log_reader import Entry
 from connector.simulator import TruthRow
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)

@@ -20,20 +20,21 @@ import asyncio
 import contextlib
 import math
 import random
-import re
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from yarl import URL
 
 from connector import log
+from connector.config.settings import EventHubs, Tenant
 from connector.core.budget import FIRST_PAUSE_S, Backoff, Elapsed, retry_after_s
-from connector.core.health import Health
 from connector.errors import ConnectorError, PermanentError, TransientError
-from connector.graph import identity, permit, refusals
+from connector.graph import entra_errors, identity, token_claims
+from connector.graph.directories import GUID, Directories
+from connector.graph.health import Health
 from connector.graph.replay import MissingAnswerError, Replies, Request
 from connector.graph.transport import BrokenAnswerError, Response, Transport
 
@@ -43,33 +44,9 @@ _T = TypeVar("_T")
 _MAX_BYTES = 1 << 20
 _MOST_ANSWERS = 8  # metadata and token are two requests
 _SHORTEST_LIFETIME_S = 60.0
-_GUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
-_ANSWERED = "wait: it was reached, and it answers again when its fault is over"
+_LOOK_EVERY_S = 10.0
+_ANSWERED = "wait: the service responds and is retried until its fault ends"
 _PASSING_OF_AZURE = (404, 410)  # the machine's metadata service is being updated
-
-
-class SignInTarget(Protocol):
-    """The identity that signs in, and the tenant in which it signs in."""
-
-    @property
-    def id(self) -> str:
-        """The tenant's id, as Graph and sign-in know it."""
-
-    @property
-    def label(self) -> str:
-        """The tenant's name for log events and messages."""
-
-    @property
-    def identity(self) -> identity.Identity:
-        """The identity with which the tenant is signed in."""
-
-
-class Tenant(SignInTarget, Protocol):
-    """The settings of a tenant that a source needs."""
-
-    @property
-    def requests_per_minute(self) -> float:
-        """The request budget: the maximum number of requests to Graph within any 60 s."""
 
 
 class Token(NamedTuple):
@@ -83,6 +60,8 @@ class Token(NamedTuple):
     serves_until: float
     renew_at: float
     expires_at: float
+    directory: str = ""
+    "The id of the directory that the token opens; empty if the token does not state it."
 
 
 class Pauses:
@@ -97,20 +76,22 @@ class Pauses:
 class SignIn:
     """The access tokens of one tenant."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913
         self,
         transport: Transport,
         pool: ThreadPoolExecutor,
-        tenant: SignInTarget,
+        tenant: Tenant | EventHubs,
         *,
         authority: str,
         scope: str,
         health: Health,
         pauses: "Pauses | None" = None,
+        directories: Directories | None = None,
     ) -> None:
         """Create the sign-in of a tenant.
 
-        `pauses` are those of the tenant's previous sign-in, if there was one.
+        `pauses` are those of the tenant's previous sign-in, if there was one. `directories` are those that the tenants
+        of this process read; None for a sign-in that reads none.
         """
         self._transport = transport
         self._pool = pool
@@ -123,6 +104,11 @@ class SignIn:
         self._pauses = pauses or Pauses()
         self._replies = Replies()
         self._application: tuple[identity.Credential, identity.Application] | None = None
+        self._directories = directories
+        self._credential: identity.Credential | None = None
+        self._credential_problem = ""
+        self._look: asyncio.Task[identity.Credential | None] | None = None
+        self._look_at = -math.inf
         self._last_problem = ""
         self._correlation_id = ""
         self.graph_host = ""
@@ -143,8 +129,12 @@ class SignIn:
         """Return an access token that is valid now, with its times. Raise the same errors as `token`."""
         now = time.monotonic()
         if self._held is not None and now < self._held.serves_until:
+            self._check_reader(self._held.directory)
             if now >= self._held.renew_at:
                 self._start()
+            elif now >= self._look_at:
+                self._look_at = now + _LOOK_EVERY_S
+                self._look = asyncio.create_task(self._look_at_files(), name=f"credential {self._tenant.label}")
             return self._held
         return await asyncio.shield(self._start())
 
@@ -155,10 +145,13 @@ class SignIn:
 
     async def close(self) -> None:
         """Cancel a token request that is in flight."""
-        if self._flight is not None and not self._flight.done():
-            self._flight.cancel()
-            with contextlib.suppress(asyncio.CancelledError, ConnectorError):
-                await self._flight
+        if self._directories is not None and isinstance(self._tenant, Tenant):
+            self._directories.end(self._tenant)
+        for task in (self._flight, self._look):
+            if task is not None and not task.done():
+                task.cancel()
+                with contextlib.suppress(asyncio.CancelledError, ConnectorError):
+                    await task
 
     def _start(self) -> asyncio.Task[Token]:
         if self._flight is None or self._flight.done():
@@ -202,10 +195,7 @@ class SignIn:
             )
 
     async def _acquire(self) -> Token:
-        try:
-            credential = await self._compute(lambda: identity.read(self._tenant.identity))
-        except identity.CredentialError as error:
-            raise self._rejected(str(error)) from error
+        credential = await self._read_credential()
         if self._application is None or self._application[0] != credential:
             authority = f"{self._authority.rstrip('/')}/{self._tenant.id}"
             application = await self._compute_with_answers(
@@ -218,24 +208,67 @@ class SignIn:
         text = result.get("access_token")
         if not isinstance(text, str) or not text:
             raise self._refusal(result, credential)
+        claims = token_claims.read(text)
+        directory = claims.tenant.lower() if claims else ""
         if credential.kind == "managed_identity":
-            self._check_tenant(text)
+            self._check_tenant(directory)
+        self._check_reader(directory)
         lifetime_s = _lifetime_s(result.get("expires_in"))
         return Token(
             text,
             serves_until=asked_at + lifetime_s - min(30.0, lifetime_s / 10),
             renew_at=asked_at + lifetime_s - min(max(300.0, lifetime_s / 4), lifetime_s / 2),
             expires_at=time.time() + lifetime_s - (time.monotonic() - asked_at),
+            directory=directory,
         )
 
-    def _check_tenant(self, token: str) -> None:
-        """Raise PermanentError if a token belongs to another tenant.
+    async def _look_at_files(self) -> identity.Credential | None:
+        """Read a credential whose files have changed, so that the log names a bad one before it is needed."""
+        if not await self._compute(lambda: identity.has_changed(self._tenant.identity)):
+            return None
+        return await self._read_credential()
+
+    async def _read_credential(self) -> identity.Credential:
+        """Return the current credential, or the last one while the current one cannot be used.
+
+        Raise PermanentError if there is no last one.
+        """
+        try:
+            credential = await self._compute(lambda: identity.read(self._tenant.identity))
+        except identity.CredentialError as error:
+            if self._credential is None:
+                raise self._rejected(str(error)) from error
+            if str(error) != self._credential_problem:
+                self._credential_problem = str(error)
+                name, _, problem = str(error).partition(" ")
+                logger.warning("file_unreadable", name=name, tenant=self._tenant.label, problem=problem)
+            return self._credential
+        if self._credential_problem:
+            name, self._credential_problem = self._credential_problem.partition(" ")[0], ""
+            logger.info("file_reloaded", name=name, tenant=self._tenant.label)
+        self._credential = credential
+        return credential
+
+    def _check_reader(self, directory: str) -> None:
+        """Raise PermanentError if another configured tenant reads the directory: its rows would be read twice."""
+        if self._directories is None or not directory or not isinstance(self._tenant, Tenant):
+            return
+        other = self._directories.other_reader(directory, self._tenant)
+        if other is not None:
+            error = self._rejected(
+                f"its directory {directory} is that of tenant {other.label}, which is configured too, so that its rows"
+                " would be published twice; remove one of the two"
+            )
+            self._health.rejected(error.reason, str(error), time.monotonic())
+            raise error
+
+    def _check_tenant(self, there: str) -> None:
+        """Raise PermanentError if the directory `there` is not that of the tenant.
 
         The other tenant's rows would be published as rows of this tenant.
         """
-        known = permit.read(token)
-        here, there = self._tenant.id.lower(), known.tenant.lower() if known else ""
-        if _GUID.fullmatch(here) and _GUID.fullmatch(there) and here != there:
+        here = self._tenant.id.lower()
+        if GUID.fullmatch(here) and GUID.fullmatch(there) and here != there:
             raise self._rejected(
                 f"the managed identity is of tenant {there}, and can read no other; configure an application with a"
                 " secret, a certificate or workload identity for this one"
@@ -252,13 +285,13 @@ class SignIn:
                 return await self._compute(function)
             except MissingAnswerError as missing:
                 if len(answers) == _MOST_ANSWERS:
-                    raise self._transient("asks for ever more requests") from None
+                    raise self._transient("requires an endless number of requests") from None
                 request = missing.request
             except (PermanentError, TransientError):
                 raise
             except Exception as error:  # noqa: BLE001
                 # msal does not validate responses, and its exceptions may quote them, tokens included.
-                raise self._transient(f"gave an answer that is not understood ({type(error).__name__})") from None
+                raise self._transient(f"returned a response that cannot be parsed ({type(error).__name__})") from None
             answers.append(await self._fetch(request, credential))
 
     async def _fetch(self, request: Request, credential: identity.Credential) -> Response:
@@ -283,10 +316,10 @@ class SignIn:
         passing = (408, 429, *_PASSING_OF_AZURE) if by_azure else (408, 429)
         if answer.status >= 500 or answer.status in passing:
             self._stop(answer)
-            refusal = refusals.read(refusals.parse(answer.body) or {}, credential.kind)
+            refusal = entra_errors.read(entra_errors.parse(answer.body) or {}, credential.kind)
             codes, wait = (f" {refusal.codes}", refusal.wait) if refusal is not None else ("", "")
             raise self._transient(f"answered {answer.status}{codes}", wait or _ANSWERED)
-        document = refusals.parse(answer.body)
+        document = entra_errors.parse(answer.body)
         if document is None:
             raise self._transient(f"answered {answer.status} without JSON")
         if answer.status != 200:
@@ -314,9 +347,9 @@ class SignIn:
         return PermanentError("sign_in", f"Sign-in of {self._tenant.label} is refused: {what}.", what)
 
     def _refusal(self, document: dict[str, Any], credential: identity.Credential) -> PermanentError | TransientError:
-        refusal = refusals.read(document, credential.kind)
+        refusal = entra_errors.read(document, credential.kind)
         if refusal is None:
-            return self._transient("gave an answer that is no token")
+            return self._transient("returned a response without a token")
         self._correlation_id = refusal.correlation_id
         if not refusal.remedy:
             return self._transient(f"answered {refusal.codes}", refusal.wait or _ANSWERED)

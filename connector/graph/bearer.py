@@ -5,40 +5,18 @@ import threading
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from datetime import timedelta
-from pathlib import Path
-from typing import Protocol
 
-from connector.core.health import Health
+from connector.config.settings import EventHubs, Graph
 from connector.errors import ConnectorError
-from connector.graph.auth import SignIn, SignInTarget, Token
+from connector.graph.auth import SignIn, Token
+from connector.graph.health import Health
 from connector.graph.transport import Transport
-from connector.trust import Trust
+from connector.tls import Trust
 
 # A client's constructor fails after waiting 10 s for its first token.
 _PATIENCE_S = 5.0
 _UNUSABLE = "none"
 _UNUSABLE_S = 5.0
-
-
-class SignInContext(Protocol):
-    """The settings of Graph that signing in needs."""
-
-    @property
-    def authority(self) -> str:
-        """The root URL of sign-in, without the tenant."""
-
-    @property
-    def ca_bundle(self) -> Path | None:
-        """A PEM file with certificate authorities, or None for those of the system."""
-
-    @property
-    def tls_strict(self) -> bool:
-        """Return whether CA certificates must conform to RFC 5280 strictly."""
-
-    @property
-    def timeout(self) -> timedelta:
-        """The time limit for one complete response."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,15 +32,15 @@ class Bearer:
     loop: asyncio.AbstractEventLoop
 
     @classmethod
-    def start(cls, surroundings: SignInContext, account: SignInTarget, scope: str) -> "Bearer":
+    def start(cls, graph: Graph, target: EventHubs) -> "Bearer":
         """Start the event loop in a thread that lives as long as the process. Raise ConfigurationError."""
         loop = asyncio.new_event_loop()
         threading.Thread(target=loop.run_forever, name="sign-in of brokers", daemon=True).start()
-        trust = Trust("graph", surroundings.ca_bundle, strict=surroundings.tls_strict)
-        transport = Transport(surroundings.timeout.total_seconds(), trust)
+        trust = Trust("graph", graph.ca_bundle, strict=graph.tls_strict)
+        transport = Transport(graph.timeout.total_seconds(), trust)
         asyncio.run_coroutine_threadsafe(transport.__aenter__(), loop).result()
         pool = ThreadPoolExecutor(1, thread_name_prefix="sign-in of brokers")
-        sign_in = SignIn(transport, pool, account, authority=surroundings.authority, scope=scope, health=Health())
+        sign_in = SignIn(transport, pool, target, authority=graph.authority, scope=target.scope, health=Health())
         return cls(sign_in, loop)
 
     def __call__(self, _: str | None = None) -> tuple[str, float]:

@@ -5,50 +5,15 @@ from typing import Any, Literal, NamedTuple, Protocol, TypeVar
 
 import msal
 
-from connector.core import certificates
-from connector.errors import ConnectorError
+from connector.config import certificates
+from connector.config.secret import Hidden
+from connector.config.settings import Identity
 from connector.graph.replay import Replies
 
 Kind = Literal["client_secret", "client_certificate", "workload_identity", "managed_identity"]
 
 
-_T = TypeVar("_T", str, bytes)
-_T_co = TypeVar("_T_co", str, bytes, covariant=True)
-
-
-class Hidden(Protocol[_T_co]):
-    """A value that may change on disk and is never shown."""
-
-    def get(self) -> _T_co:
-        """Return the current value."""
-
-
-class Identity(Protocol):
-    """The configured identity of a tenant: a client id with one of the credentials, or a managed identity."""
-
-    @property
-    def client_id(self) -> str | None:
-        """The application's client id. For a managed identity, None means the system-assigned one."""
-
-    @property
-    def client_secret(self) -> Hidden[str] | None:
-        """The application's client secret."""
-
-    @property
-    def client_certificate(self) -> Hidden[bytes] | None:
-        """The application's certificate with its private key, PEM or PFX."""
-
-    @property
-    def client_certificate_password(self) -> Hidden[str] | None:
-        """The certificate's password."""
-
-    @property
-    def federated_token(self) -> Hidden[str] | None:
-        """The token of another identity provider, such as Kubernetes, that proves the application's identity."""
-
-    @property
-    def managed_identity(self) -> bool:
-        """Return whether the identity is a managed identity of this machine."""
+_Text = TypeVar("_Text", str, bytes)
 
 
 class CredentialError(Exception):
@@ -75,9 +40,7 @@ def read(identity: Identity) -> Credential:
     if not client_id:
         raise CredentialError("client_id is missing; configure it, there or in [identity]")
     if identity.client_secret is not None:
-        # Entra's secrets do not end with a line break, and a file may end with two.
-        secret = _value("client_secret", identity.client_secret).rstrip("\r\n")
-        return Credential("client_secret", client_id, secret)
+        return Credential("client_secret", client_id, _value("client_secret", identity.client_secret))
     if identity.federated_token is not None:
         token = _value("AZURE_FEDERATED_TOKEN_FILE", identity.federated_token).strip()
         return Credential("workload_identity", client_id, token)
@@ -97,11 +60,19 @@ def read(identity: Identity) -> Credential:
     return Credential("client_certificate", client_id, certificate)
 
 
-def _value(name: str, secret: Hidden[_T]) -> _T:
-    try:
-        value = secret.get()
-    except (ConnectorError, OSError, ValueError, LookupError) as error:
-        raise CredentialError(f"{name} cannot be read; check that its file is there and readable") from error
+def has_changed(identity: Identity) -> bool:
+    """Return whether a file of the credential looks different than when it was last read."""
+    files = (
+        identity.client_secret,
+        identity.client_certificate,
+        identity.client_certificate_password,
+        identity.federated_token,
+    )
+    return any(file.has_changed() for file in files if file is not None)
+
+
+def _value(name: str, secret: Hidden[_Text]) -> _Text:
+    value = secret.get()
     if not value:
         raise CredentialError(f"{name} is empty; configure it")
     return value

@@ -17,7 +17,7 @@ from connector import proxies
 from connector.core.budget import Budget, Slot
 from connector.errors import ConfigurationError
 from connector.proxies import Proxy
-from connector.trust import Trust
+from connector.tls import Trust
 
 _TLS_BUFFER = 32 << 10
 _LARGE_BYTES = 2 << 20  # a full page of rows has about 1 MiB
@@ -105,7 +105,7 @@ class Transport:
                 size = len(body) + len(chunk)
                 if size > max_bytes:
                     body.clear()  # the traceback keeps it alive
-                    raise BrokenAnswerError(f"the answer is longer than {max_bytes >> 20} MiB", "too_long")
+                    raise BrokenAnswerError(f"the response is longer than {max_bytes >> 20} MiB", "too_long")
                 if len(body) <= _LARGE_BYTES < size:
                     await large.enter_async_context(self._large_bodies)
                 body += chunk
@@ -192,15 +192,15 @@ class Transport:
             is_certificate = isinstance(error, ssl.SSLCertVerificationError)
             return "certificate" if is_certificate else "tls", self._trust.describe(error)
         if isinstance(error, TimeoutError):
-            return "timeout", f"no whole answer within {self._timeout.total:g} s"
+            return "timeout", f"no complete response within {self._timeout.total:g} s"
         if isinstance(error, aiohttp.ClientConnectorDNSError):
             return "dns", "its name cannot be resolved"
         if isinstance(error, aiohttp.ClientConnectorError):
             return "connection", f"no connection ({_reason(error.os_error)})"
         if isinstance(error, aiohttp.ClientPayloadError):
-            return "cut_off", "the answer was cut off"
+            return "cut_off", "the response was cut off"
         if isinstance(error, aiohttp.ClientResponseError):
-            return "headers", "the head of its answer is not HTTP or is too long"
+            return "headers", "the header of the response is not HTTP or is too long"
         return "connection", f"the connection broke ({type(error).__name__})"
 
 

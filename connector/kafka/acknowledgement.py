@@ -12,7 +12,7 @@
 """
 
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from typing import NoReturn
 
@@ -21,11 +21,11 @@ from confluent_kafka import KafkaException, Producer
 from connector.errors import HandedOverError, ShardRestartError
 from connector.kafka import hanging
 from connector.kafka.clients import Clients
+from connector.kafka.log_reader import Place
 from connector.kafka.publishing import NO_TRANSACTION, CommitContext, Offsets, Outgoing, Publisher, TransactionContents
 from connector.kafka.restore import PartitionContents
 from connector.kafka.topics import Names
 from connector.kafka.transaction import Transactions
-from connector.kafka.visibility import Place
 
 _PROBE = b"probe"
 _FRESH_S = 1.0
@@ -54,9 +54,7 @@ class Acknowledgements(Publisher):
         except KafkaException as error:
             self._fail(error, "opening")
 
-    def commit(
-        self, records: Mapping[str, Sequence[Outgoing]], closing: TransactionContents, position: CommitContext
-    ) -> Offsets:
+    def commit(self, contents: TransactionContents, position: CommitContext) -> Offsets:
         """Write the parts of a batch one after the other.
 
         Raises ShardRestartError after any failure, and HandedOverError when the shard was lost during the batch. Never
@@ -65,12 +63,12 @@ class Acknowledgements(Publisher):
         confirmed = time.monotonic()
         self._written = {}
         try:
-            offsets = self._write_tagged(records)
-            last = closing.last(offsets)
-            remembered = [record for record in last if record.topic != self._checkpoints]
-            checkpoints = [record for record in last if record.topic == self._checkpoints]
-            checkpoints += closing.shard(NO_TRANSACTION)
-            for part in (closing.noted(offsets), remembered, checkpoints):
+            offsets = self._write_tagged(contents.rows)
+            final = contents.final_records(offsets)
+            remembered = [record for record in final if record.topic != self._checkpoints]
+            checkpoints = [record for record in final if record.topic == self._checkpoints]
+            checkpoints += contents.shard_record(NO_TRANSACTION)
+            for part in (contents.interim_checkpoints(offsets), remembered, checkpoints):
                 # After the process was frozen or waited for a broker, the shard may belong to another worker.
                 if time.monotonic() - confirmed > _FRESH_S:
                     confirmed = time.monotonic()

@@ -10,7 +10,7 @@ import fastavro
 from fastavro.schema import fingerprint, to_parsing_canonical_form
 
 from connector.kafka import columns
-from connector.schemata import schema_text
+from connector.schema_files import schema_text
 
 ROW = "directRoutingLogRow"
 PROGRESS = "progress"

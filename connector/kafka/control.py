@@ -12,7 +12,7 @@ import msgspec
 
 from connector.core import instants, jobs
 from connector.core.coverage import Window
-from connector.kafka.ownership import Command
+from connector.kafka.membership import ControlRecord
 
 _LONGEST_BYTES = 4096
 
@@ -56,7 +56,7 @@ def encode(tenant: str, order: jobs.Command) -> bytes:
     return msgspec.json.encode(record)
 
 
-def parse(command: Command) -> Heard | None:
+def parse(command: ControlRecord) -> Heard | None:
     """Return the command in a record; None for anything that is not a command of this version."""
     if command.value is None or len(command.value) > _LONGEST_BYTES:
         return None

@@ -20,11 +20,12 @@ from connector import log
 from connector.errors import ShardRestartError
 from connector.kafka import state, topics, visibility
 from connector.kafka.clients import Clients
+from connector.kafka.log_reader import Place, named
 from connector.kafka.publishing import Outgoing, TransactionRecord
 from connector.kafka.restore import PartitionContents
 from connector.kafka.state import ShardRecord
 from connector.kafka.topics import Names
-from connector.kafka.visibility import Place, Places, last_offsets, merge, named
+from connector.kafka.visibility import Places, last_offsets, merge
 
 HEADER = "transaction"
 _METADATA_S = 10.0
@@ -39,7 +40,7 @@ class Unseen(NamedTuple):
     "Its records in the state topic."
 
 
-class Lost(NamedTuple):
+class LostCommits(NamedTuple):
     """Records that committed transactions have lost."""
 
     record: ShardRecord | None
@@ -106,7 +107,7 @@ def _watched(look: Look, row_topics: Collection[str]) -> set[Place]:
     return partitions | last_offsets(places).keys() | set(look.internal)
 
 
-def find_lost(look: Look, ended: Collection[Place], is_stopped: Callable[[], bool]) -> Lost:
+def find_lost(look: Look, ended: Collection[Place], is_stopped: Callable[[], bool]) -> LostCommits:
     """Return the records that committed transactions have lost. No transaction of the shard may be open.
 
     `ended`: the partitions in which an open transaction was aborted. Blocks. Raises ShardRestartError when the outcome
@@ -131,7 +132,7 @@ def find_lost(look: Look, ended: Collection[Place], is_stopped: Callable[[], boo
     if unreadable:
         _logger.warning("transaction_unverified", shard=look.shard, reason=next(iter(unreadable.values())))
     checkpoints.pop(state.SHARD, None)
-    return Lost(newest, lost.records, checkpoints)
+    return LostCommits(newest, lost.records, checkpoints)
 
 
 def unseen_transactions(look: Look) -> list[Unseen]:
@@ -155,7 +156,7 @@ def unseen_transactions(look: Look) -> list[Unseen]:
     ]
 
 
-def records_again(look: Look, lost: Lost) -> dict[str, list[Outgoing]]:
+def records_again(look: Look, lost: LostCommits) -> dict[str, list[Outgoing]]:
     """Return by topic the records to write again, except progress records. Progress is stated again later."""
     progress = {topics.progress(checkpoint.topic) for checkpoint in _checkpoints(look, lost).values()}
     again: dict[str, list[Outgoing]] = {}
@@ -167,7 +168,7 @@ def records_again(look: Look, lost: Lost) -> dict[str, list[Outgoing]]:
     return again
 
 
-def state_again(look: Look, lost: Lost, written: Places) -> list[Outgoing]:
+def state_again(look: Look, lost: LostCommits, written: Places) -> list[Outgoing]:
     """Return the state records that belong to records that were written again.
 
     `written`: where the records lie now. Their offsets in the checkpoints change accordingly.
@@ -193,7 +194,7 @@ def state_again(look: Look, lost: Lost, written: Places) -> list[Outgoing]:
     return [Outgoing(look.names.state, key, value, look.shard) for key, value in values.items()]
 
 
-def shard_again(look: Look, lost: Lost, transaction: TransactionRecord) -> list[Outgoing]:
+def shard_again(look: Look, lost: LostCommits, transaction: TransactionRecord) -> list[Outgoing]:
     """Return the record of the shard that ends the transaction in which everything is written again."""
     if lost.record is None:
         return []
@@ -207,7 +208,7 @@ def _places(record: ShardRecord) -> Places:
     return merge(record.unproven, record.places)
 
 
-def _checkpoints(look: Look, lost: Lost) -> dict[str, state.Checkpoint]:
+def _checkpoints(look: Look, lost: LostCommits) -> dict[str, state.Checkpoint]:
     """Return the tenants' checkpoints as they would be without the loss."""
     values: dict[bytes, bytes | None] = {**look.read.values[look.names.state], **lost.checkpoints}
     return state.restore({key: value for key, value in values.items() if value is not None}).checkpoints

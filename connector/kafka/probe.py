@@ -16,16 +16,18 @@ from confluent_kafka.admin import AclOperation, AdminClient
 from connector.config import Kafka
 from connector.kafka import addresses, rights, topics
 from connector.kafka.clients import Clients
-from connector.kafka.desk import OperatorClient
 from connector.kafka.limits import LEAST, raise_command
-from connector.kafka.topics import Found, Problem, Topic
+from connector.kafka.operator_client import OperatorClient
+from connector.kafka.topic_admin import Found, TopicAdmin
+from connector.kafka.topic_problems import Problem, absent
+from connector.kafka.topics import Topic
 
 _LOOK_S = 8.0
 _ASK_S = 8.0
 _INIT_S = 12.0
 
 
-class Standing(NamedTuple):
+class TopicFindings(NamedTuple):
     """State of the topics: problems of those that exist, and those that would be created."""
 
     problems: list[Problem]
@@ -48,7 +50,7 @@ class Probe:
         self._internal = (self._names.state, self._names.seen)
         self._clients = clients
         self._clients.check()
-        self._admin = topics.Admin(self._clients)
+        self._admin = TopicAdmin(self._clients)
 
     def look(self) -> Found:
         """Return the cluster and its topics."""
@@ -58,7 +60,7 @@ class Probe:
         """Return the advertised addresses that cannot be reached."""
         return [Problem(failure, addresses.REMEDY) for failure in addresses.unreachable(found.brokers)]
 
-    def topics(self, wanted: Sequence[Topic], found: Found) -> Standing:
+    def topics(self, wanted: Sequence[Topic], found: Found) -> TopicFindings:
         """Return the state of the topics that a worker would use. Raises FatalError for state that it would refuse."""
         present = [topic for topic in wanted if topic.name in found.partitions]
         missing = [topic for topic in wanted if topic.name not in found.partitions]
@@ -68,7 +70,7 @@ class Probe:
                 foreseen = self._admin.foresee(missing, self._kafka.replication_factor)
                 problems, left_out = [*problems, *foreseen.problems], foreseen.left_out
             else:
-                problems += [topics.absent(topic) for topic in missing]
+                problems += [absent(topic) for topic in missing]
         except KafkaException as error:
             raise self._admin.unanswered(error.args[0]) from error
         problems += self._forbidden([topic.name for topic in present])
@@ -76,7 +78,7 @@ class Probe:
             self._read_state()
         low = self._clients.limits.low(topic.name for topic in present)
         problems += [_too_low(name, limit) for name, limit in low.items() if limit < LEAST and name in self._internal]
-        return Standing(problems, [topic.name for topic in missing], left_out, low)
+        return TopicFindings(problems, [topic.name for topic in missing], left_out, low)
 
     def transactions(self) -> list[Problem]:
         """Return the problems of a worker that uses transactions and commits its group's offsets in them."""

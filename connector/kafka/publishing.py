@@ -15,8 +15,9 @@ from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from connector.errors import ConnectorError, ShardRestartError
 from connector.kafka import rights
+from connector.kafka.log_reader import Place
 from connector.kafka.restore import PartitionContents
-from connector.kafka.visibility import Place, Places
+from connector.kafka.visibility import Places
 
 _FLUSH_S = 15.0
 LONGEST_CALL_S = 120.0
@@ -69,15 +70,25 @@ class TransactionRecord(NamedTuple):
 NO_TRANSACTION = TransactionRecord("", {}, {})
 
 
-class TransactionContents(NamedTuple):
-    """Records at the end of a batch, made from the offsets of its rows."""
+class TransactionContents(ABC):
+    """All records of one batch. The rows are written first; the other records name their offsets."""
 
-    noted: Callable[[Offsets], Sequence[Outgoing]]
-    "The checkpoints from before the batch with the offsets of its rows; used only without transactions."
-    last: Callable[[Offsets], Sequence[Outgoing]]
-    "Records of the dedup index, progress and checkpoints."
-    shard: Callable[[TransactionRecord], Sequence[Outgoing]] = lambda _: []
-    "The record of the shard, which is the last of all."
+    @property
+    @abstractmethod
+    def rows(self) -> Mapping[str, Sequence[Outgoing]]:
+        """Return the rows and dead letters, keyed by a tag of the caller's choice. A tag has one topic."""
+
+    def interim_checkpoints(self, offsets: Offsets) -> Sequence[Outgoing]:  # noqa: ARG002
+        """Return the checkpoints from before the batch with the offsets of its rows; used without transactions only."""
+        return ()
+
+    @abstractmethod
+    def final_records(self, offsets: Offsets) -> Sequence[Outgoing]:
+        """Return the records of the dedup index, progress and checkpoints."""
+
+    @abstractmethod
+    def shard_record(self, transaction: TransactionRecord) -> Sequence[Outgoing]:
+        """Return the record of the shard, which is the last of all."""
 
 
 class Undelivered(NamedTuple):
@@ -106,13 +117,10 @@ class Publisher(ABC):
         """Create the producer. Raises ShardRestartError when that fails."""
 
     @abstractmethod
-    def commit(
-        self, records: Mapping[str, Sequence[Outgoing]], closing: TransactionContents, position: CommitContext
-    ) -> Offsets:
-        """Write `records`, then what `closing` makes of their offsets, as one batch for the member in `position`.
+    def commit(self, contents: TransactionContents, position: CommitContext) -> Offsets:
+        """Write everything in `contents` as one batch for the member in `position`; return the offsets of its rows.
 
-        `records`: keyed by a tag of the caller's choice. Returns the offsets by the same tags. Raises AbortedError when
-        certainly nothing was written, and ShardRestartError when the outcome is unknown.
+        Raises AbortedError when certainly nothing was written, and ShardRestartError when the outcome is unknown.
         """
 
     @abstractmethod
@@ -157,6 +165,11 @@ class Publisher(ABC):
         """Return whether the thread works, and within the time that one call may take."""
         since = self._busy_since
         return since is not None and time.monotonic() - since < LONGEST_CALL_S
+
+    @property
+    def written(self) -> Places:
+        """Return the acknowledged records of the batch."""
+        return self._written
 
     def touch(self) -> None:
         """Show that a long call still makes progress."""

@@ -8,7 +8,7 @@ from confluent_kafka import IsolationLevel, KafkaException, TopicCollection, Top
 from confluent_kafka.admin import AdminClient, OffsetSpec
 
 from connector import log
-from connector.kafka import visibility
+from connector.kafka import log_reader, visibility
 from connector.kafka.clients import Clients
 from connector.kafka.state import Checkpoint
 
@@ -71,7 +71,7 @@ def topics_that_end_before(clients: Clients, checkpoints: Iterable[Checkpoint]) 
 
     Only for checkpoints without the id of their topic, which is the better proof.
     """
-    furthest: dict[visibility.Place, int] = {}
+    furthest: dict[log_reader.Place, int] = {}
     for checkpoint in checkpoints:
         for number, offset in enumerate(() if checkpoint.topic_id else checkpoint.offsets):
             place = checkpoint.topic, number
@@ -96,7 +96,7 @@ def locate(clients: Clients, topic: str, partition: int, known: Place) -> Place:
     except (KafkaException, TimeoutError):
         return known
     if is_new:
-        _logger.warning("topic_created_again", topic=topic, partition=partition, offset=known.offset)
+        _logger.warning("topic_recreated", topic=topic, partition=partition, offset=known.offset)
     return Place(0 if is_new else known.offset, current or known.topic_id)
 
 

@@ -25,11 +25,10 @@ from urllib.request import HTTPHandler, HTTPSHandler, OpenerDirector, Request
 
 from connector import proxies
 from connector.config import SchemaRegistry
-from connector.core import evolution
 from connector.errors import ConfigurationError, FatalError, RegistryUnavailableError
-from connector.kafka import avro, topics
+from connector.kafka import avro, evolution, topics
 from connector.proxies import Proxy
-from connector.trust import Trust
+from connector.tls import Trust
 
 _TIMEOUT_S = 5.0
 _WHOLE_ANSWER_S = 8.0
@@ -48,7 +47,7 @@ class Subject(NamedTuple):
     topics: tuple[str, ...]
 
 
-class Standing(NamedTuple):
+class SchemaLookup(NamedTuple):
     """Result of the look-up of a schema under its subject.
 
     `id`: None if the schema is not registered. `is_first`: the subject has no version at all.
@@ -115,9 +114,9 @@ class Registry:
 
     def register(self, subject: Subject) -> int:
         """Register the subject's schema unless it is registered already, and return its id."""
-        standing = self.check(subject)
-        if standing.id is not None:
-            return standing.id
+        found = self.check(subject)
+        if found.id is not None:
+            return found.id
         status, answer = self._ask("POST", f"/subjects/{_quoted(subject.name)}/versions", _body(subject))
         if status == 200:
             return self._id(answer)
@@ -128,17 +127,17 @@ class Registry:
             raise FatalError(f"subject {subject.name}: the registry refuses schema {subject.schema} ({status}): {said}")
         return known
 
-    def check(self, subject: Subject) -> Standing:
+    def check(self, subject: Subject) -> SchemaLookup:
         """Return whether the subject has its schema or would accept it.
 
         Raises FatalError that names the incompatible field.
         """
         known = self.find(subject)
         if known is not None:
-            return Standing(known, is_first=False)
+            return SchemaLookup(known, is_first=False)
         latest = self._version(subject, "latest")
         if latest is None:
-            return Standing(None, is_first=True)
+            return SchemaLookup(None, is_first=True)
         self._compare(subject, latest)
         path = f"/compatibility/subjects/{_quoted(subject.name)}/versions"
         status, answer = self._ask("POST", f"{path}?verbose=true", _body(subject))
@@ -153,7 +152,7 @@ class Registry:
                     self._compare(subject, version)
             said = "; ".join(map(str, answer.get("messages") or [])) or "without saying why"
             raise _refusal(subject, f"by the registry's rules, {_cut(said)}")
-        return Standing(None, is_first=False)
+        return SchemaLookup(None, is_first=False)
 
     def find(self, subject: Subject) -> int | None:
         """Return the id of exactly this schema under its subject; None if it is not registered."""
@@ -173,17 +172,17 @@ class Registry:
             raise FatalError(f"the schema registry at {self._url} has no Avro record under id {schema_id}")
         return schema
 
-    def expect(self, subject: Subject) -> Standing:
+    def expect(self, subject: Subject) -> SchemaLookup:
         """Return the result of `check` without registering anything. Raises FatalError where `ensure` would."""
-        standing = self.check(subject)
-        if standing.id is None and not self._settings.auto_register:
-            what = "there is none" if standing.is_first else "only others, which are compatible"
+        found = self.check(subject)
+        if found.id is None and not self._settings.auto_register:
+            what = "there is none" if found.is_first else "only others, which are compatible"
             raise FatalError(
                 f"subject {subject.name}: schema {subject.schema} is not registered ({what}) and "
                 "schema_registry.auto_register is false",
                 "register it with `connector schema register`",
             )
-        return standing
+        return found
 
     def _version(self, subject: Subject, number: str) -> Mapping[str, Any] | None:
         status, answer = self._ask("GET", f"/subjects/{_quoted(subject.name)}/versions/{number}")

@@ -7,15 +7,11 @@ import time
 from collections.abc import Callable
 from typing import NamedTuple
 
-from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message, TopicPartition
-
 from connector import log
-from connector.errors import HandedOverError, ShardRestartError
-from connector.kafka import rights
+from connector.errors import BrokersUnavailableError, FatalError, HandedOverError, ShardRestartError
 from connector.kafka.clients import Clients
+from connector.kafka.log_reader import LogReader, apply, from_beginning
 
-_BATCH = 10_000
-_SILENCE_S = 20.0
 _TELL_EVERY_S = 5.0
 _logger = log.get(__name__)
 
@@ -52,100 +48,47 @@ def read_partition(
 ) -> PartitionContents:
     """Read one partition of some topics to its end.
 
-    The end is the EOF event, which comes exactly at the last stable offset; a watermark may be cached.
     `decided_within_s`: seconds to wait for transactions below the high watermark to end. A topic in which one stays
     open for longer is given up and named in `undecided`. By default no topic is given up, and the last stable offset is
     the end.
 
-    Blocks and logs its progress. Raises ShardRestartError when no broker answers, and HandedOverError soon after
-    `is_stopped`.
+    Blocks and logs its progress. Raises ShardRestartError when the partition cannot be read, and HandedOverError soon
+    after `is_stopped`.
     """
-    consumer = Consumer(clients.reader())
-    reading = _Reading(consumer, topics, partition, clients.app, decided_within_s)
-    try:
-        consumer.assign([TopicPartition(topic, partition, OFFSET_BEGINNING) for topic in topics])
-        heard = told = time.monotonic()
-        while reading.unread:
-            if is_stopped():
-                raise HandedOverError
-            if time.monotonic() - told > _TELL_EVERY_S:
-                told = time.monotonic()
-                _logger.info("shard_restoring", shard=partition, records=reading.records, offsets_left=reading.left())
-            messages = consumer.consume(_BATCH, timeout=0.05)
-            if messages:
-                heard = time.monotonic()
-            else:
-                reading.give_up_undecided()
-                if time.monotonic() - heard > _SILENCE_S:
-                    what = ", ".join(sorted(reading.unread))
-                    raise ShardRestartError(f"reading {what}, partition {partition}: no answer")
-            for message in messages:
-                reading.take(message)
-    except KafkaException as error:
-        raise ShardRestartError(f"reading partition {partition}: {error.args[0].str()}") from error
-    finally:
-        consumer.close()
-    return PartitionContents(reading.values, reading.offsets, frozenset(reading.given_up))
+    values: dict[str, dict[bytes, bytes]] = {topic: {} for topic in topics}
+    offsets = dict.fromkeys(topics, -1)
+    with LogReader(clients) as reader:
+        progress = _Progress(reader, partition, is_stopped)
+        starts = from_beginning((topic, partition) for topic in topics)
+        try:
+            for records in reader.read_to_end(starts, decided_within_s=decided_within_s, progress=progress.show):
+                progress.records += len(records)
+                for record in records:
+                    topic = record.topic() or ""
+                    offsets[topic] = record.offset() or 0
+                    apply(values[topic], record)
+        except (BrokersUnavailableError, FatalError) as error:
+            raise ShardRestartError(str(error)) from error
+        return PartitionContents(values, offsets, frozenset(topic for topic, _ in reader.undecided))
 
 
-class _Reading:
-    """Records of one partition of some topics that were read so far."""
+class _Progress:
+    """Progress of a restore: logged every few seconds. Ends the restore when the shard was released."""
 
-    def __init__(
-        self, consumer: Consumer, topics: tuple[str, ...], partition: int, app: str, decided_within_s: float
-    ) -> None:
-        self.values: dict[str, dict[bytes, bytes]] = {topic: {} for topic in topics}
-        self.unread = set(topics)
-        self.offsets = dict.fromkeys(topics, -1)
-        self.given_up: set[str] = set()
+    def __init__(self, reader: LogReader, shard: int, is_stopped: Callable[[], bool]) -> None:
         self.records = 0
-        self._consumer = consumer
-        self._partition = partition
-        self._app = app
-        self._decided_within_s = decided_within_s
-        self._undecided: dict[str, float] = {}
-        "Time since which the end of a topic lies behind an open transaction (monotonic seconds)."
+        self._reader = reader
+        self._shard = shard
+        self._is_stopped = is_stopped
+        self._told = time.monotonic()
 
-    def take(self, message: Message) -> None:
-        """Process a record, the end of a topic, or an error.
-
-        Raises ShardRestartError for an error that retrying does not fix.
-        """
-        error = message.error()
-        topic = message.topic() or ""
-        if error is None:
-            self.records += 1
-            self.offsets[topic] = message.offset() or 0
-            self._undecided.pop(topic, None)
-            _apply(self.values[topic], message.key(), message.value())
-        elif error.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001
-            # An EOF event below the high watermark means that an open transaction hides the records behind it.
-            if self._decided_within_s == math.inf or (message.offset() or 0) >= self._end(topic):
-                self._undecided.pop(topic, None)
-                self.unread.discard(topic)
-            else:
-                self._undecided.setdefault(topic, time.monotonic())
-        elif not error.retriable():
-            reason = rights.explained(error, self._app, topic)
-            raise ShardRestartError(f"reading partition {self._partition}: {reason}")
-
-    def give_up_undecided(self) -> None:
-        """Stop reading topics in which a transaction has been open for too long."""
-        for topic, since in list(self._undecided.items()):
-            if time.monotonic() - since > self._decided_within_s:
-                del self._undecided[topic]
-                self.unread.discard(topic)
-                self.given_up.add(topic)
-
-    def left(self) -> int:
-        """Return the number of offsets up to the known ends. It includes offsets whose records were compacted."""
-        positions = self._consumer.position([TopicPartition(topic, self._partition) for topic in self.unread])
-        return sum(max(0, self._end(place.topic) - max(0, place.offset)) for place in positions)
-
-    def _end(self, topic: str) -> int:
-        """Return the high watermark as of the last fetch. Records of open transactions lie below it too."""
-        _, end = self._consumer.get_watermark_offsets(TopicPartition(topic, self._partition), cached=True)
-        return end
+    def show(self) -> None:
+        """Log the progress if it is due. Raises HandedOverError soon after `is_stopped`."""
+        if self._is_stopped():
+            raise HandedOverError
+        if time.monotonic() - self._told > _TELL_EVERY_S:
+            self._told = time.monotonic()
+            _logger.info("shard_restoring", shard=self._shard, records=self.records, offsets_left=self._reader.left())
 
 
 def trim_heap() -> None:
@@ -156,12 +99,3 @@ def trim_heap() -> None:
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
     if trim is not None:
         trim(0)
-
-
-def _apply(values: dict[bytes, bytes], key: object, value: object) -> None:
-    if not isinstance(key, bytes):
-        return
-    if isinstance(value, bytes):
-        values[key] = value
-    else:
-        values.pop(key, None)

@@ -1,9 +1,9 @@
 """The `seen` topic: the rows of the dedup index, by tenant and bucket of call start.
 
 The key is `{tenant}/{width}/{bucket}/{number}`. A bucket is `width` hours long, counted from the epoch. The value is a
-version byte and packed entries (rows.ENTRY). The record with the highest number of a bucket is its tail, which is
-rewritten until it holds SEALED entries. An id may occur in several records. Its highest revision counts, so the order
-of the records does not matter.
+version byte and packed entries (`fingerprints.ENTRY`). The record with the highest number of a bucket is its tail,
+which is rewritten until it holds SEALED entries. An id may occur in several records. Its highest revision counts, so
+the order of the records does not matter.
 """
 
 from collections import defaultdict
@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from connector.core.dedup import DedupIndex, Entries, Hours
-from connector.core.rows import ENTRY, LAYOUT, LAYOUT_MASK
+from connector.core.fingerprints import ENTRY, LAYOUT, LAYOUT_MASK
 from connector.errors import FatalError
 
 VERSION = b"\x01"

@@ -51,6 +51,8 @@ class ShardRecord(msgspec.Struct, frozen=True):
     "Acknowledged records of earlier transactions of which no marker had been seen when this transaction began."
     control_id: str = ""
     "The brokers' id of the control topic to which `control` belongs; empty if unknown."
+    kept: tuple[str, ...] = ()
+    "Commands for tenants that are not read, as JSON, oldest first."
 
 
 class Checkpoint(msgspec.Struct, frozen=True):
@@ -76,6 +78,8 @@ class Checkpoint(msgspec.Struct, frozen=True):
     "The brokers' id of the row topic that `offsets` belong to; empty if unknown."
     stated_gaps: tuple[tuple[int, int], ...] = ()
     "Call time never read, in seconds, as last said on the progress topic, by the overlap of the sweep (seconds)."
+    dead_letters: int = 0
+    "Number of rows that were dead-lettered so far."
 
 
 class _SweepRecord(msgspec.Struct, array_like=True):
@@ -136,6 +140,7 @@ class _CheckpointRecord(msgspec.Struct):
     forgotten_before: int | None = None
     topic_id: str = ""
     stated_gaps: tuple[tuple[int, int], ...] = ()
+    dead_letters: int = 0
 
 
 class _Version(msgspec.Struct):
@@ -156,10 +161,20 @@ def shard_record(
     places: Places | None = None,
     unproven: Places | None = None,
     control_id: str = "",
+    kept: tuple[str, ...] = (),
 ) -> Record:
     """Return the record of a shard. See ShardRecord."""
     record = ShardRecord(
-        home.app, home.cluster, home.topic, control, VERSION, transaction, places or {}, unproven or {}, control_id
+        home.app,
+        home.cluster,
+        home.topic,
+        control,
+        VERSION,
+        transaction,
+        places or {},
+        unproven or {},
+        control_id,
+        kept,
     )
     return Record(SHARD, msgspec.json.encode(record))
 
@@ -205,6 +220,7 @@ def checkpoint_record(tenant: str, checkpoint: Checkpoint) -> Record:
         _seconds(state.forgotten_before),
         checkpoint.topic_id,
         checkpoint.stated_gaps,
+        checkpoint.dead_letters,
     )
     return Record(checkpoint_key(tenant), msgspec.json.encode(record))
 
@@ -287,6 +303,7 @@ def _checkpoint(value: bytes) -> Checkpoint:
         record.ages,
         record.topic_id,
         record.stated_gaps,
+        record.dead_letters,
     )
 
 

@@ -21,6 +21,7 @@ from confluent_kafka import IsolationLevel, KafkaError, KafkaException, Producer
 from connector.errors import FencedError, ShardRestartError
 from connector.kafka import hanging, visibility
 from connector.kafka.clients import Clients
+from connector.kafka.log_reader import Place, named
 from connector.kafka.publishing import (
     AbortedError,
     CommitContext,
@@ -33,7 +34,7 @@ from connector.kafka.publishing import (
 )
 from connector.kafka.restore import PartitionContents
 from connector.kafka.topics import Names
-from connector.kafka.visibility import Place, Places, last_offsets, merge, named
+from connector.kafka.visibility import Places, last_offsets, merge
 
 _CALL_S = 10.0
 _INIT_S = 15.0
@@ -67,14 +68,12 @@ class Transactions(Publisher):
             self._drop()
             raise self._after(error, f"initialising transactions of {self._name}") from error
 
-    def commit(
-        self, records: Mapping[str, Sequence[Outgoing]], closing: TransactionContents, position: CommitContext
-    ) -> Offsets:
+    def commit(self, contents: TransactionContents, position: CommitContext) -> Offsets:
         """Commit all records and the control offset of the group in one transaction."""
         producer = self._opened()
         self._prove()
         try:
-            offsets = self._write_transaction(producer, records, closing, position)
+            offsets = self._write_transaction(producer, contents, position)
         except KafkaException as error:
             self._abort(producer, self._cause(producer, error, position))
         self._commit(producer)
@@ -101,41 +100,30 @@ class Transactions(Publisher):
         look = hanging.Look(self._clients, self._names, position.partition, read)
         return self.write_again(look, hanging.find_lost(look, ended, is_stopped), position)
 
-    def write_again(self, look: hanging.Look, lost: hanging.Lost, position: CommitContext) -> int:
+    def write_again(self, look: hanging.Look, lost: hanging.LostCommits, position: CommitContext) -> int:
         """Write what is lost in one transaction. Return the number of records."""
         if lost.record is None or not (lost.records or lost.checkpoints):
             return 0
-        producer, records = self._opened(), hanging.records_again(look, lost)
-        closing = TransactionContents(
-            noted=lambda _: [],
-            last=lambda _: hanging.state_again(look, lost, self._written),
-            shard=lambda transaction: hanging.shard_again(look, lost, transaction),
-        )
+        producer, contents = self._opened(), _LostContents(self, look, lost)
         try:
-            self._write_transaction(producer, records, closing, position._replace(offset=lost.record.control))
+            self._write_transaction(producer, contents, position._replace(offset=lost.record.control))
         except KafkaException as error:
             self._drop()
             raise self._after(error, f"writing again what a transaction of {self._name} has lost") from error
         self._commit(producer)
-        return sum(map(len, records.values())) + len(lost.checkpoints)
+        return sum(map(len, contents.rows.values())) + len(lost.checkpoints)
 
-    def _write_transaction(
-        self,
-        producer: Producer,
-        records: Mapping[str, Sequence[Outgoing]],
-        closing: TransactionContents,
-        position: CommitContext,
-    ) -> Offsets:
+    def _write_transaction(self, producer: Producer, contents: TransactionContents, position: CommitContext) -> Offsets:
         """Write all records and offsets of a transaction, without its commit. Raises KafkaException."""
         transaction, self._written = uuid.uuid4().hex, {}
         with fatal_errors():
             producer.begin_transaction()
-        offsets = self._write_tagged(records)
-        last = closing.last(offsets)
-        self._write([record for record in last if record.topic != self._names.state])
+        offsets = self._write_tagged(contents.rows)
+        final = contents.final_records(offsets)
+        self._write([record for record in final if record.topic != self._names.state])
         unproven = merge(*(places for _, places in self._unproven))
-        shard = closing.shard(TransactionRecord(transaction, merge(self._written), unproven))
-        states = [record for record in last if record.topic == self._names.state] + list(shard)
+        shard = contents.shard_record(TransactionRecord(transaction, merge(self._written), unproven))
+        states = [record for record in final if record.topic == self._names.state] + list(shard)
         headers = [(hanging.HEADER, transaction.encode())]
         self._write([record._replace(headers=headers) for record in states])
         self._send_offsets(producer, position)
@@ -265,6 +253,26 @@ class Transactions(Publisher):
     def _after(self, error: KafkaException, what: str) -> ShardRestartError:
         kind = FencedError if _is_fenced(error.args[0]) else ShardRestartError
         return kind(f"{what}: {self._explained(error)}")
+
+
+class _LostContents(TransactionContents):
+    """Contents that committed transactions of the shard have lost, to be written again."""
+
+    def __init__(self, publisher: Transactions, look: hanging.Look, lost: hanging.LostCommits) -> None:
+        self._publisher = publisher
+        self._look = look
+        self._lost = lost
+        self._rows = hanging.records_again(look, lost)
+
+    @property
+    def rows(self) -> Mapping[str, Sequence[Outgoing]]:
+        return self._rows
+
+    def final_records(self, offsets: Offsets) -> Sequence[Outgoing]:  # noqa: ARG002
+        return hanging.state_again(self._look, self._lost, self._publisher.written)
+
+    def shard_record(self, transaction: TransactionRecord) -> Sequence[Outgoing]:
+        return hanging.shard_again(self._look, self._lost, transaction)
 
 
 _PURGED = frozenset({KafkaError._PURGE_QUEUE, KafkaError._PURGE_INFLIGHT})  # noqa: SLF001

@@ -5,24 +5,20 @@ to read it.
 """
 
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
-from confluent_kafka import Consumer, IsolationLevel, KafkaError, KafkaException, Message, TopicPartition
+from confluent_kafka import IsolationLevel, KafkaError, KafkaException, Message, TopicPartition
 from confluent_kafka.admin import OffsetSpec
 
-from connector.errors import HandedOverError, ShardRestartError
-from connector.kafka import rights
+from connector.errors import BrokersUnavailableError, FatalError, HandedOverError, ShardRestartError
 from connector.kafka.clients import Clients
+from connector.kafka.log_reader import LogReader, Place, place_of
 
 _OFFSETS_S = 2.0
-_ANSWER_S = 10.0
 _GONE_AFTER_S = 3.0
 _PAUSE_S = 0.05
-_BATCH = 10_000
 
-Place = tuple[str, int]
-"Topic and partition."
 Places = dict[str, dict[int, list[tuple[int, int]]]]
 "Offsets of records, as ranges (first, last), by topic and partition."
 
@@ -153,42 +149,16 @@ def read(
 
     Blocks. Raises ShardRestartError.
     """
-    found: dict[Place, dict[int, Message]] = {place: {} for place in ranges}
+    found: dict[Place, dict[int, Message]] = {of: {} for of in ranges}
     unreadable: dict[Place, str] = {}
     if not ranges:
         return found, unreadable
-    consumer = Consumer(clients.reader(isolation))
-    waiting = set(ranges)
-    try:
-        consumer.assign([TopicPartition(*place, first) for place, (first, _) in ranges.items()])
-        heard = time.monotonic()
-        while waiting:
-            if time.monotonic() - heard > _ANSWER_S:
-                raise ShardRestartError(f"looking for records in {named(waiting)}: no answer")
-            for message in consumer.consume(_BATCH, timeout=0.05):
-                heard = time.monotonic()
-                place = message.topic() or "", message.partition() or 0
-                error, offset = message.error(), message.offset() or 0
-                if error is None:
-                    if ranges[place][0] <= offset <= ranges[place][1]:
-                        found[place][offset] = message
-                    if offset >= ranges[place][1]:
-                        waiting.discard(place)
-                elif error.code() == KafkaError.TOPIC_AUTHORIZATION_FAILED:
-                    unreadable[place] = rights.explained(error, clients.app, place[0])
-                    waiting.discard(place)
-                elif error.code() in _ENDS:
-                    waiting.discard(place)
-    except KafkaException as error:
-        raise ShardRestartError(f"looking for records in {named(ranges)}: {error.args[0].str()}") from error
-    finally:
-        consumer.close()
+    starts, ends = ({of: edges[0] for of, edges in ranges.items()}, {of: edges[1] + 1 for of, edges in ranges.items()})
+    with LogReader(clients, isolation) as reader:
+        try:
+            for records in reader.read_to_end(starts, ends, unreadable=unreadable):
+                for record in records:
+                    found[place_of(record)][record.offset() or 0] = record
+        except (BrokersUnavailableError, FatalError) as error:
+            raise ShardRestartError(f"looking for records: {error}") from error
     return found, unreadable
-
-
-def named(places: Collection[Place]) -> str:
-    """Return the partitions as text for a message."""
-    return ", ".join(sorted(f"{topic}-{number}" for topic, number in places))
-
-
-_ENDS = frozenset({KafkaError._PARTITION_EOF, KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_PARTITION})  # noqa: SLF001

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from connector.simulator.options import Options
 
 if TYPE_CHECKING:
-    from connector.simulator.server import Simulator
+    from connector.simulator.http_server import Simulator
     from connector.simulator.world import TruthRow
 
 __all__ = ["Options", "Simulator", "TruthRow"]
@@ -14,7 +14,7 @@ __all__ = ["Options", "Simulator", "TruthRow"]
 def __getattr__(name: str) -> object:
     # aiohttp and numpy take longer to import than `connector simulate --help` should.
     if name == "Simulator":
-        from connector.simulator.server import Simulator  # noqa: PLC0415
+        from connector.simulator.http_server import Simulator  # noqa: PLC0415
 
         return Simulator
     if name == "TruthRow":

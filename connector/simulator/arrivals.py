@@ -10,7 +10,7 @@ _REMEMBERED = 100_000
 
 
 @dataclass(slots=True)
-class Request:
+class ReceivedRequest:
     """One request with its response. Status 0 means that the connection was closed without a response."""
 
     at: datetime
@@ -51,11 +51,11 @@ class Visits:
     """The latest requests, and counters of all requests."""
 
     def __init__(self) -> None:
-        self.requests: deque[Request] = deque(maxlen=_REMEMBERED)
+        self.requests: deque[ReceivedRequest] = deque(maxlen=_REMEMBERED)
         self.counts: dict[tuple[str, str | None, int], int] = {}
         self.total = 0
 
-    def note(self, request: Request) -> None:
+    def note(self, request: ReceivedRequest) -> None:
         """Record a request after its response."""
         self.requests.append(request)
         key = (request.kind, request.tenant, request.status)

@@ -22,7 +22,6 @@ Floats: TypeAlias = NDArray[np.float64]
 
 DAY_MS = 86_400_000
 MOST_MOVED_MS = 60_000
-MOST_VERSIONS = 4
 ROWS_A_BLOCK = 150
 
 _MASK = (1 << 64) - 1
@@ -102,7 +101,7 @@ def _curve(recipe: Recipe) -> tuple[list[float], list[float]]:
     return [0.0, eight, eighteen, float(DAY_MS)], [0.0, morning, morning + 0.9, 1.0]
 
 
-class Change(NamedTuple):
+class LaterVersion(NamedTuple):
     """A later version of a row: the time from which it is visible, and the call start that it states."""
 
     visible_ms: int
@@ -138,7 +137,7 @@ class Block:
         base_keys: Words,
         times: tuple[Longs, Longs, Longs],
         kinds: tuple[NDArray[np.bool_], NDArray[np.bool_], NDArray[np.int8]],
-        sparse: tuple[dict[int, tuple[Change, ...]], dict[int, int]],
+        sparse: tuple[dict[int, tuple[LaterVersion, ...]], dict[int, int]],
     ) -> None:
         self.number, self.from_ms, self.to_ms = bounds
         self.keys = keys
@@ -196,7 +195,7 @@ class Block:
         return version > 0 or call not in self.unfit
 
 
-class Calls:
+class CallSequence:
     """All calls of one tenant that began at `since_ms` or later."""
 
     def __init__(self, recipe: Recipe, key: int, since_ms: int) -> None:
@@ -270,7 +269,7 @@ class Calls:
         low, high = np.interp([from_ms - 2 * _LEG_SPREAD_MS, to_ms], self._times, self._shares) * total
         return np.arange(max(0, int(low) - 2), min(total, int(high) + 3), dtype=np.int64)
 
-    def _changes(self, keys: Words, start: Longs, visible: Longs, unit: Floats) -> dict[int, tuple[Change, ...]]:
+    def _changes(self, keys: Words, start: Longs, visible: Longs, unit: Floats) -> dict[int, tuple[LaterVersion, ...]]:
         recipe = self.recipe
         revised = np.flatnonzero(unit[_REVISED] < recipe.revised)
         if not len(revised):
@@ -280,7 +279,7 @@ class Calls:
         delays = [
             _sample_ms(recipe.revised_after, "", unit[slot], _unit(mix(words[slot]))).tolist() for slot in range(3)
         ]
-        changes: dict[int, tuple[Change, ...]] = {}
+        changes: dict[int, tuple[LaterVersion, ...]] = {}
         for at, call in enumerate(revised.tolist()):
             many = float(unit[3, at])
             seen, began = int(visible[call]), int(start[call])
@@ -292,7 +291,7 @@ class Calls:
                 seen += max(1, delays[version][at])
                 if latest is not None and seen > latest:
                     break
-                later.append(Change(seen, began))
+                later.append(LaterVersion(seen, began))
             if later:
                 changes[call] = tuple(later)
         return changes

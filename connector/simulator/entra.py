@@ -10,8 +10,8 @@ from uuid import uuid4
 import msgspec
 from aiohttp import web
 
-from connector.simulator.arrivals import Request
-from connector.simulator.graph import drop, html, never, retry_after, root_of
+from connector.simulator.arrivals import ReceivedRequest
+from connector.simulator.responses import drop, html, never, retry_after, root_of
 from connector.simulator.sign_in import Answer
 from connector.simulator.world import World
 
@@ -26,7 +26,7 @@ async def answer(world: World, request: web.Request) -> web.StreamResponse:
     found = token or DISCOVERY.fullmatch(request.path)
     name = found[1].lower() if found else ""
     tenant = name if name in world.tenants else None
-    note = Request(
+    note = ReceivedRequest(
         at=world.now(),
         kind="token" if token else "discovery",
         tenant=tenant,
@@ -47,7 +47,7 @@ async def answer(world: World, request: web.Request) -> web.StreamResponse:
     return response
 
 
-async def _answer(world: World, request: web.Request, note: Request, tenant: str) -> web.StreamResponse:
+async def _answer(world: World, request: web.Request, note: ReceivedRequest, tenant: str) -> web.StreamResponse:
     faults = world.faults
     if faults.setting("sign_in_down", note.tenant):
         note.fault = "sign_in_down"

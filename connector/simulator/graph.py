@@ -1,26 +1,22 @@
 """Graph's responses to getDirectRoutingCalls, including faults."""
 
 import asyncio
-import math
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from email.utils import format_datetime
-from typing import NoReturn
 from urllib.parse import unquote
 from uuid import uuid4
 
 import msgspec
 from aiohttp import web
 
-from connector.simulator.arrivals import Request
+from connector.simulator.arrivals import ReceivedRequest
 from connector.simulator.faults import instants
-from connector.simulator.pages import Page
-from connector.simulator.world import Tenant, World, to_ms
+from connector.simulator.pages import ServedPage
+from connector.simulator.responses import JSON_TYPE, drop, error, finish, html, never, retry_after, root_of, too_many
+from connector.simulator.world import SimulatedTenant, World, to_ms
 
 LONGEST_RANGE = timedelta(days=90)
-JSON_TYPE = "application/json;odata.metadata=minimal;odata.streaming=true;IEEE754Compatible=false;charset=utf-8"
 CHALLENGE = (
     'Bearer realm="", authorization_uri="https://login.microsoftonline.com/common/oauth2/authorize", '
     'client_id="00000003-0000-0000-c000-000000000000"'
@@ -68,8 +64,8 @@ class _Ended(Exception):  # noqa: N818
 @dataclass(slots=True)
 class _Question:
     request: web.Request
-    note: Request
-    tenant: Tenant
+    note: ReceivedRequest
+    tenant: SimulatedTenant
     is_beta: bool = False
     arguments: str = ""
     skip: int = 0
@@ -80,11 +76,6 @@ class _Question:
     def address(self) -> str:
         """The requested URL without its query."""
         return f"{root_of(self.request)}{self.request.raw_path.partition('?')[0]}"
-
-
-def root_of(request: web.Request) -> str:
-    """Return the scheme and host with which the client addresses the simulator."""
-    return f"https://{request.host}"
 
 
 def parse_instant(text: str) -> datetime:
@@ -100,63 +91,9 @@ def parse_instant(text: str) -> datetime:
     return datetime.fromisoformat(f"{date}T{minute}{second or ':00'}.{(fraction or '0')[:6]:0<6}{zone}").astimezone(UTC)
 
 
-def error(world: World, note: Request, status: int, code: str, text: str, **headers: str) -> web.Response:
-    """Return an error response with a body in Graph's format."""
-    body = {
-        "error": {
-            "code": code,
-            "message": text,
-            "innerError": {
-                "date": f"{world.now():%Y-%m-%dT%H:%M:%S}",
-                "request-id": note.request_id,
-                "client-request-id": note.client_request_id or note.request_id,
-            },
-        }
-    }
-    named = {name.replace("_", "-"): value for name, value in headers.items()}
-    return web.Response(status=status, body=msgspec.json.encode(body), headers={"Content-Type": JSON_TYPE, **named})
-
-
-def html(status: int, headers: Mapping[str, str] | None = None) -> web.Response:
-    """Return an HTML response, as a gateway sends it."""
-    text = f"<html><head><title>{status}</title></head><body><h1>{status} Service error</h1></body></html>"
-    return web.Response(status=status, text=text, content_type="text/html", headers=headers)
-
-
-def retry_after(world: World, tenant: str | None, seconds: float | None = None) -> dict[str, str]:
-    """Return a Retry-After header as the settings define it, or for `seconds`, without a fraction."""
-    if seconds is not None:
-        return {"Retry-After": str(int(seconds))}
-    form = world.faults.setting("retry_after", tenant)
-    if form == "mixed":
-        form = world.faults.random.choice(("seconds", "date", "none"))
-    wait_s = world.faults.number("retry_after_s", tenant)
-    if form == "none":
-        return {}
-    if form == "date":
-        moment = world.now() + timedelta(seconds=wait_s + 0.999)
-        return {"Retry-After": format_datetime(moment.astimezone(UTC), usegmt=True)}
-    return {"Retry-After": str(math.ceil(wait_s))}
-
-
-async def never(request: web.Request) -> NoReturn:
-    """Wait until the client closes the connection."""
-    # A transport has no event for its closing, so this polls.
-    while request.transport is not None and not request.transport.is_closing():  # noqa: ASYNC110
-        await asyncio.sleep(0.05)
-    raise ConnectionResetError
-
-
-def drop(request: web.Request) -> web.Response:
-    """Close the connection without a response."""
-    if request.transport is not None:
-        request.transport.abort()
-    return web.Response(status=503)
-
-
 async def answer(world: World, request: web.Request) -> web.StreamResponse:
     """Answer a request to Graph, and record it."""
-    note = Request(
+    note = ReceivedRequest(
         at=world.now(),
         kind="graph",
         tenant=None,
@@ -177,20 +114,11 @@ async def answer(world: World, request: web.Request) -> web.StreamResponse:
     note.status = 0 if closed and not response.prepared else response.status
     world.visits.note(note)
     if not response.prepared:
-        _finish(world, note, response)
+        finish(world, note, response)
     return response
 
 
-def _finish(world: World, note: Request, response: web.StreamResponse) -> None:
-    response.headers["request-id"] = note.request_id
-    response.headers["client-request-id"] = note.client_request_id or note.request_id
-    skew_s = world.faults.number("date_skew_s", note.tenant)
-    if skew_s:
-        moment = datetime.now(UTC) + timedelta(seconds=skew_s)
-        response.headers["Date"] = format_datetime(moment, usegmt=True)
-
-
-async def _answer(world: World, request: web.Request, note: Request) -> web.StreamResponse:
+async def _answer(world: World, request: web.Request, note: ReceivedRequest) -> web.StreamResponse:
     now_s = world.monotonic_s()
     holder = world.sign_in.holder(request.headers.get("Authorization"), world.epoch_s())
     tenant = None if isinstance(holder, str) else world.tenants[holder.tenant]
@@ -211,24 +139,18 @@ async def _answer(world: World, request: web.Request, note: Request) -> web.Stre
         response = error(world, note, 401, "InvalidAuthenticationToken", text, WWW_Authenticate=CHALLENGE)
         raise _Ended(response, None if refused else "unauthorized")
     if wait_s is not None:
-        raise _Ended(_too_many(world, note, retry_after(world, tenant.id, wait_s)), "limit")
+        raise _Ended(too_many(world, note, retry_after(world, tenant.id, wait_s)), "limit")
     _strike(world, request, note)
     question = _Question(request, note, tenant)
     _read(world, question, has_role=holder.has_role)
     return await _page(world, question)
 
 
-def _too_many(world: World, note: Request, headers: dict[str, str]) -> web.Response:
-    response = error(world, note, 429, "TooManyRequests", "Too many requests have been sent. Please try again later.")
-    response.headers.update(headers)
-    return response
-
-
-def _strike(world: World, request: web.Request, note: Request) -> None:
+def _strike(world: World, request: web.Request, note: ReceivedRequest) -> None:
     """End the request with the first fault that happens instead of a normal response."""
     faults, tenant = world.faults, note.tenant
     if faults.strikes("throttled", tenant):
-        raise _Ended(_too_many(world, note, retry_after(world, tenant)), "throttled")
+        raise _Ended(too_many(world, note, retry_after(world, tenant)), "throttled")
     if faults.strikes("server_error", tenant):
         status = int(faults.number("status", tenant)) or faults.random.choice(_STATUSES)
         headers = retry_after(world, tenant) if faults.setting("error_retry_after", tenant) else {}
@@ -344,12 +266,12 @@ def _begins_endless(world: World, question: _Question) -> bool:
     return world.faults.strikes("endless", question.tenant.id)
 
 
-def _empty(question: _Question, marker: str) -> tuple[bytes, Page]:
+def _empty(question: _Question, marker: str) -> tuple[bytes, ServedPage]:
     link = f"{question.address}?$skip={question.skip}&$skiptoken={marker}"
-    return _body(question, [], link, "@odata.nextLink"), Page([], more=True, picks=[])
+    return _body(question, [], link, "@odata.nextLink"), ServedPage([], more=True, picks=[])
 
 
-def _link(world: World, question: _Question, page: Page) -> tuple[str | None, str]:
+def _link(world: World, question: _Question, page: ServedPage) -> tuple[str | None, str]:
     """Return the link to the next page and the name of its member, after applying faults."""
     faults, tenant, note = world.faults, question.tenant, question.note
     name = "@odata.NextLink" if faults.strikes("upper_link", tenant.id) else "@odata.nextLink"
@@ -385,7 +307,7 @@ def _body(question: _Question, rows: list[bytes], link: str | None, name: str) -
     return b"".join((head.encode(), b",".join(rows), tail))
 
 
-async def _send(world: World, question: _Question, body: bytes, page: Page) -> web.StreamResponse:
+async def _send(world: World, question: _Question, body: bytes, page: ServedPage) -> web.StreamResponse:
     note, request = question.note, question.request
     note.rows = len(page.rows)
     headers = {"Content-Type": JSON_TYPE, "OData-Version": "4.0", "Cache-Control": "no-cache"}
@@ -395,7 +317,7 @@ async def _send(world: World, question: _Question, body: bytes, page: Page) -> w
     response = web.Response(body=body, headers=headers)
     if world.options.compress:
         response.enable_compression()
-    _finish(world, note, response)
+    finish(world, note, response)
     writer = await response.prepare(request)
     await response.write_eof()
     if writer is not None:
@@ -408,7 +330,7 @@ async def _send(world: World, question: _Question, body: bytes, page: Page) -> w
 async def _send_cut(world: World, question: _Question, body: bytes, headers: dict[str, str]) -> web.StreamResponse:
     """Send a part of the body and close the connection, in half of the cases without sending buffered data."""
     response = web.StreamResponse(headers={**headers, "Content-Length": str(len(body))})
-    _finish(world, question.note, response)
+    finish(world, question.note, response)
     await response.prepare(question.request)
     await response.write(body[: int(len(body) * world.faults.random.random())])
     transport = question.request.transport

@@ -5,7 +5,7 @@ from uuid import uuid4
 import msgspec
 from aiohttp import web
 
-from connector.simulator.arrivals import Request
+from connector.simulator.arrivals import ReceivedRequest
 from connector.simulator.world import World
 
 PATH = "/metadata/identity/oauth2/token"
@@ -15,7 +15,7 @@ async def answer(world: World, request: web.Request) -> web.StreamResponse:
     """Answer a request for a token, and record it."""
     status, body = _answer(world, request)
     world.visits.note(
-        Request(
+        ReceivedRequest(
             at=world.now(),
             kind="managed_token",
             tenant=next(iter(world.tenants)),

@@ -9,9 +9,9 @@ from typing import Generic, NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from connector.simulator.calls import MOST_MOVED_MS, Block, Calls, Longs
+from connector.simulator.calls import MOST_MOVED_MS, Block, CallSequence, Longs
 from connector.simulator.options import Order
-from connector.simulator.rows import Texts, beta, key_of
+from connector.simulator.row_content import Texts, beta, key_of
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -55,7 +55,7 @@ class Pick:
 
 
 @dataclass(frozen=True, slots=True)
-class Page:
+class ServedPage:
     """The rows of one page. `more` is true if other rows follow."""
 
     rows: list[bytes]
@@ -75,12 +75,12 @@ class Version(NamedTuple):
     text: bytes
 
 
-class Log:
+class CallLog:
     """One tenant's call log. Tenants may share `index` and `texts`. Methods get the time as `at_ms`."""
 
     def __init__(
         self,
-        calls: Calls,
+        calls: CallSequence,
         index: Shelf[tuple[int, int], Block] | None = None,
         texts: Shelf[tuple[int, int], Texts] | None = None,
     ) -> None:
@@ -115,7 +115,7 @@ class Log:
         order: Order = "start",
         *,
         is_beta: bool = False,
-    ) -> Page:
+    ) -> ServedPage:
         """Return the rows [offset, offset + limit) of those visible at `at_ms` with a start in the bounds."""
         chosen = self._by_id(bounds, at_ms) if order == "id" else self._by_start(bounds, at_ms, order, offset)
         picks: list[Pick] = []
@@ -137,7 +137,7 @@ class Log:
         rows: list[bytes] = []
         for pick in picks:
             rows += self._rows(pick, is_beta=is_beta)
-        return Page(rows, more, picks)
+        return ServedPage(rows, more, picks)
 
     def _rows(self, pick: Pick, *, is_beta: bool) -> list[bytes]:
         texts, block = self.texts(pick.block), pick.block

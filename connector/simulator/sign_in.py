@@ -24,7 +24,7 @@ _KEY_ID = "simulator"
 
 
 @dataclass(frozen=True, slots=True)
-class Token:
+class IssuedToken:
     """The properties of an issued token."""
 
     tenant: str
@@ -74,7 +74,12 @@ def _part(data: bytes) -> str:
     return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
 
 
-class SignIn:
+def _directory(tenant: str) -> str:
+    """Return the id of a tenant that is given by its id or by one of its domains, such as ID.onmicrosoft.com."""
+    return tenant.lower().partition(".")[0]
+
+
+class TokenEndpoint:
     """Tenants (id, whether the application has its role), one client and its secret, and the issued tokens."""
 
     def __init__(self, tenants: Mapping[str, bool], client_id: str, secret: str, lifetime_s: int) -> None:
@@ -90,11 +95,11 @@ class SignIn:
         self.machines = {str(uuid5(NAMESPACE_URL, f"user-assigned:{client_id}"))}
         "The user-assigned managed identities of this machine."
         self._key = _signing_key()
-        self._tokens: dict[str, Token] = {}
+        self._tokens: dict[str, IssuedToken] = {}
 
     def discovery(self, tenant: str, root: str, now: float) -> Answer:
         """Return the OpenID Connect metadata of a tenant."""
-        if tenant.lower() not in self._tenants:
+        if _directory(tenant) not in self._tenants:
             return self._unknown(tenant, now)
         base = f"{root}/{tenant}"
         return Answer(
@@ -130,7 +135,7 @@ class SignIn:
 
     def token(self, tenant: str, form: Mapping[str, str], endpoint: str, now: float) -> Answer:
         """Return a token for the client credentials in `form`, sent to `endpoint`, or Entra's error for them."""
-        if tenant.lower() not in self._tenants:
+        if _directory(tenant) not in self._tenants:
             return self._unknown(tenant, now)
         if form.get("grant_type") != "client_credentials":
             return refusal(400, "unsupported_grant_type", 70003, "The app requested an unsupported grant type.", now)
@@ -152,7 +157,7 @@ class SignIn:
                 "expires_in": self.lifetime_s,
                 "ext_expires_in": self.lifetime_s,
                 "access_token": self._issue(
-                    tenant.lower(), scope[0].removesuffix("/.default").rstrip("/"), self._client_id, now
+                    _directory(tenant), scope[0].removesuffix("/.default").rstrip("/"), self._client_id, now
                 ),
             },
         )
@@ -209,10 +214,10 @@ class SignIn:
         signed = ".".join(_part(json.dumps(part, separators=(",", ":")).encode()) for part in (header, claims))
         signature = self._key.sign(signed.encode(), padding.PKCS1v15(), hashes.SHA256())
         token = f"{signed}.{_part(signature)}"
-        self._tokens[token] = Token(tenant, audience, now + self.lifetime_s, has_role)
+        self._tokens[token] = IssuedToken(tenant, audience, now + self.lifetime_s, has_role)
         return token
 
-    def holder(self, authorization: str | None, now: float) -> Token | str:
+    def holder(self, authorization: str | None, now: float) -> IssuedToken | str:
         """Return the token of an Authorization header, or the sentence with which Graph refuses it."""
         scheme, _, text = (authorization or "").partition(" ")
         if scheme.lower() != "bearer" or not text.strip():

@@ -10,12 +10,12 @@ import numpy as np
 
 from connector.simulator.arrivals import Arrivals, Visits
 from connector.simulator.assertions import Registration
-from connector.simulator.calls import Block, Calls, guid, mix_one, tenant_key
+from connector.simulator.calls import Block, CallSequence, guid, mix_one, tenant_key
 from connector.simulator.faults import Faults
 from connector.simulator.options import Options
-from connector.simulator.pages import Log, Page, Shelf, Version
-from connector.simulator.rows import Texts
-from connector.simulator.sign_in import GRAPH_ROOTS, SignIn
+from connector.simulator.pages import CallLog, ServedPage, Shelf, Version
+from connector.simulator.row_content import Texts
+from connector.simulator.sign_in import GRAPH_ROOTS, TokenEndpoint
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MS = timedelta(milliseconds=1)
@@ -77,10 +77,10 @@ def _truth(version: Version) -> TruthRow:
     )
 
 
-class Tenant:
+class SimulatedTenant:
     """One tenant: its call log, its throttling, and which versions were delivered."""
 
-    def __init__(self, tenant_id: str, log: Log, limit: int, *, has_role: bool) -> None:
+    def __init__(self, tenant_id: str, log: CallLog, limit: int, *, has_role: bool) -> None:
         self.id = tenant_id
         self.log = log
         self.has_role = has_role
@@ -88,7 +88,7 @@ class Tenant:
         self.seams: dict[tuple[str, int], None] = {}
         self._delivered: dict[int, Marks] = {}
 
-    def delivered(self, page: Page) -> None:
+    def delivered(self, page: ServedPage) -> None:
         """Record that a page was sent completely."""
         for pick in page.picks:
             marks = self._delivered.get(pick.block.number)
@@ -151,20 +151,20 @@ class World:
             self.freeze(on=True)
         index = Shelf[tuple[int, int], Block](_INDEX_ROWS)
         texts = Shelf[tuple[int, int], Texts](_PREBUILT_BYTES if options.prebuilt else _TEXT_BYTES)
-        self.bodies = Shelf[tuple[str, str], tuple[bytes, Page]](_PREBUILT_BYTES)
+        self.bodies = Shelf[tuple[str, str], tuple[bytes, ServedPage]](_PREBUILT_BYTES)
         limit = 0 if options.prebuilt else options.requests_per_minute
-        self.tenants: dict[str, Tenant] = {}
+        self.tenants: dict[str, SimulatedTenant] = {}
         for number in range(options.tenants):
             key = tenant_key(options.seed, number)
             tenant_id = guid(mix_one(key + 1), mix_one(key + 2))
-            log = Log(Calls(options, key, to_ms(self.since)), index, texts)
+            log = CallLog(CallSequence(options, key, to_ms(self.since)), index, texts)
             has_role = number < options.tenants - options.without_role
-            self.tenants[tenant_id] = Tenant(tenant_id, log, limit, has_role=has_role)
+            self.tenants[tenant_id] = SimulatedTenant(tenant_id, log, limit, has_role=has_role)
         own = tenant_key(options.seed, -2)
         self.client_id = guid(mix_one(own + 1), mix_one(own + 2))
         secret = f"{mix_one(own + 3):016x}~{mix_one(own + 4):016x}"
         roles = {tenant.id: tenant.has_role for tenant in self.tenants.values()}
-        self.sign_in = SignIn(roles, self.client_id, secret, options.token_lifetime_s)
+        self.sign_in = TokenEndpoint(roles, self.client_id, secret, options.token_lifetime_s)
         self.sign_in.registration = Registration(options.certificates, options.federation)
         if options.cloud:
             self.sign_in.graph_roots = (GRAPH_ROOTS[options.cloud],)

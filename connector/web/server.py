@@ -20,7 +20,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 
 from connector import log
 from connector.errors import ConfigurationError, FatalError
-from connector.metrics import Metrics
+from connector.metrics.worker import Metrics
 from connector.web import page
 
 # aiohttp waits for it twice: for the answer, and for what it then cancelled.
@@ -205,7 +205,8 @@ def _refusal(host: str, port: int, error: OSError | OverflowError) -> FatalError
         return FatalError(f"{where}: another process listens there; end it, or set another port ({mend})")
     if isinstance(error, socket.gaierror):
         return ConfigurationError([f"{where}: no such host name; set an address of this machine ({mend})"])
-    if code == errno.EADDRNOTAVAIL:
+    # asyncio of Python 3.13 logs the error of each address and raises another one, without its number.
+    if code == errno.EADDRNOTAVAIL or (code is None and isinstance(error, OSError)):
         return ConfigurationError([f"{where}: this machine does not have that address; set one that it has ({mend})"])
     if code in {errno.EACCES, errno.EPERM}:
         return ConfigurationError([f"{where}: not permitted; set a port from 1024 ({mend})"])

@@ -14,7 +14,7 @@ NAMES = ("none", "recent", "today", "older", "due", "gap")
 _HOUR, _DAY = timedelta(hours=1), timedelta(days=1)
 
 
-class Run(NamedTuple):
+class CellRange(NamedTuple):
     """Cells of the same kind, from `first` up to but not including `last`."""
 
     kind: int
@@ -62,7 +62,7 @@ def pieces(tenant: Mapping[str, Any], jobs: Iterable[Mapping[str, Any]] = ()) ->
     return Pieces(now, start, read, unread)
 
 
-def runs(known: Pieces, length: timedelta, cells: int) -> list[Run]:
+def runs(known: Pieces, length: timedelta, cells: int) -> list[CellRange]:
     """Return the cells of the last `length` before now, merged."""
     begin, width = known.now - length, length / cells
     kinds = [NONE] * cells
@@ -82,12 +82,12 @@ def runs(known: Pieces, length: timedelta, cells: int) -> list[Run]:
         last = min(end, known.now - width) if goes_on or start > known.now - width else end
         if start < last and last > begin:
             mark(start, last, DUE if goes_on else GAP)
-    found: list[Run] = []
+    found: list[CellRange] = []
     for number, kind in enumerate(kinds):
         if found and found[-1].kind == kind:
             found[-1] = found[-1]._replace(last=number + 1)
         else:
-            found.append(Run(kind, number, number + 1))
+            found.append(CellRange(kind, number, number + 1))
     return found
 
 

@@ -5,7 +5,7 @@ import contextlib
 import time
 from base64 import b64encode
 from collections.abc import AsyncIterator, Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -14,11 +14,14 @@ import pytest
 import pytest_asyncio
 from structlog.testing import capture_logs
 
+from connector.config.secret import Secret
+from connector.config.settings import Graph, Identity, Tenant
 from connector.core import budget
 from connector.core.coverage import Window
 from connector.errors import ConfigurationError, PermanentError, RangeTooLongError, TransientError
-from connector.graph import client as graph_client
-from connector.graph.client import GraphClient, ReadPage, Source
+from connector.graph import source as graph_source
+from connector.graph.client import GraphClient
+from connector.graph.source import ReadPage, Source
 from connector.simulator import Options, Simulator, graph
 from tests.proxies import proxy
 
@@ -29,43 +32,18 @@ DEADLINE_S = 20.0
 FAST = 1_000_000.0
 
 
-@dataclass
-class Settings:
-    """Settings that the client uses."""
-
-    root: str
-    authority: str
-    ca_bundle: Path | None
-    scope: str = "https://graph.microsoft.com/.default"
-    api_version: str = "v1.0"
-    timeout: timedelta = timedelta(seconds=5)
-    tls_strict: bool = True
-
-
-@dataclass
-class Secret:
-    value: str
-
-    def get(self) -> str:
-        return self.value
-
-
-@dataclass
-class Identity:
-    client_id: str | None
-    client_secret: Secret | None
-    client_certificate: None = None
-    client_certificate_password: None = None
-    federated_token: None = None
-    managed_identity: bool = False
-
-
-@dataclass
-class Tenant:
-    id: str
-    label: str
-    identity: Identity
-    requests_per_minute: float = FAST
+def settings_of(url: str, ca_bundle: Path | None, timeout_s: float = 5.0) -> Graph:
+    return Graph(
+        cloud="global",
+        root=url,
+        authority=url,
+        scope="https://graph.microsoft.com/.default",
+        ca_bundle=ca_bundle,
+        api_version="v1.0",
+        requests_per_minute=FAST,
+        timeout=timedelta(seconds=timeout_s),
+        concurrency=4,
+    )
 
 
 @dataclass
@@ -93,17 +71,16 @@ class Bench:
     """A simulator with a thousand-odd calls, and what is needed to read them."""
 
     simulator: Simulator
-    settings: Settings
+    settings: Graph
     client: GraphClient
     events: Events = field(default_factory=Events)
 
     def tenant(self, number: int = 0, secret: str | None = None, **changes: object) -> Tenant:
         sim = self.simulator
         identity = Identity(sim.client_id, Secret(sim.client_secret if secret is None else secret))
-        tenant = Tenant(sim.tenants[number], f"tenant-{number}", identity)
-        for name, value in changes.items():
-            setattr(tenant, name, value)
-        return tenant
+        tenant = sim.tenants[number]
+        given = Tenant(tenant, tenant, None, f"tenant-{number}", identity, timedelta(days=-7), FAST, "calls")
+        return replace(given, **changes)  # type: ignore[arg-type]
 
     def source(self, tenant: Tenant | None = None, patience_s: float = 60.0) -> Source:
         return self.client.source(tenant or self.tenant(), self.events, patience_s=patience_s)
@@ -138,7 +115,7 @@ async def opened(timeout_s: float = 5.0, **options: object) -> AsyncIterator[Ben
 
 @contextlib.asynccontextmanager
 async def beside(simulator: Simulator, timeout_s: float = 5.0) -> AsyncIterator[Bench]:
-    settings = Settings(simulator.url, simulator.url, simulator.ca_path, timeout=timedelta(seconds=timeout_s))
+    settings = settings_of(simulator.url, simulator.ca_path, timeout_s)
     async with asyncio.timeout(DEADLINE_S), GraphClient(settings) as client:
         yield Bench(simulator, settings, client)
 
@@ -181,7 +158,7 @@ def logs() -> Iterator[list[dict[str, object]]]:
 # Reading
 
 
-async def test_a_chain_is_read_to_its_end_and_only_its_last_page_says_so(bench: Bench) -> None:
+async def test_chain_is_read_to_its_last_page(bench: Bench) -> None:
     source, window = bench.source(), bench.window
     before = datetime.now(UTC)
     pages = await read(source, window)
@@ -195,7 +172,7 @@ async def test_a_chain_is_read_to_its_end_and_only_its_last_page_says_so(bench: 
     assert bench.token_requests() == 1
 
 
-async def test_arguments_are_unquoted_utc_seconds_with_z(bench: Bench) -> None:
+async def test_request_times_are_utc_seconds_with_z(bench: Bench) -> None:
     await read(bench.source(), Window(datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC), datetime(2026, 1, 2, 4, tzinfo=UTC)))
     asked = bench.simulator.requests[-1]
     assert asked.url == (
@@ -212,9 +189,7 @@ async def test_requests_are_counted_in_their_lane(bench: Bench, priority: int, l
 
 
 @pytest.mark.parametrize("fault", ["upper_link", "empty_page", "repeat"])
-async def test_both_spellings_of_the_link_empty_pages_and_repeats_are_followed_to_the_end(
-    bench: Bench, fault: str
-) -> None:
+async def test_both_spellings_of_the_next_link_are_followed(bench: Bench, fault: str) -> None:
     bench.simulator.set_faults({fault: 1.0} if fault != "empty_page" else {fault: {"share": 1.0, "times": 4}})
     window = bench.window
     assert set(ids(await read(bench.source(), window))) == bench.expected(window)
@@ -226,7 +201,7 @@ async def test_compressed_pages_are_read() -> None:
         assert set(ids(await read(bench.source(), window))) == bench.expected(window)
 
 
-async def test_chains_at_once_share_one_token_request(bench: Bench) -> None:
+async def test_concurrent_chains_share_one_token_request(bench: Bench) -> None:
     source, window = bench.source(), bench.window
     every = await asyncio.gather(*(read(source, window) for _ in range(4)))
     assert all(set(ids(pages)) == bench.expected(window) for pages in every)
@@ -252,9 +227,7 @@ async def test_chains_at_once_share_one_token_request(bench: Bench) -> None:
         ({"not_a_page": "1x4"}, {"200"}),
     ],
 )
-async def test_weather_drops_nothing_and_jumps_over_nothing(
-    bench: Bench, faults: dict[str, object], statuses: set[str]
-) -> None:
+async def test_transient_errors_skip_no_page(bench: Bench, faults: dict[str, object], statuses: set[str]) -> None:
     bench.simulator.set_faults(faults)
     source, window = bench.source(), bench.window
     pages = await read(source, window)
@@ -264,7 +237,7 @@ async def test_weather_drops_nothing_and_jumps_over_nothing(
     assert source.failing() is None
 
 
-async def test_a_storm_of_everything_loses_no_row(bench: Bench) -> None:
+async def test_all_faults_together_lose_no_row(bench: Bench) -> None:
     bench.simulator.set_faults(
         throttled=0.1, retry_after="none", server_error=0.1, cut=0.1, garbage=0.05, upper_link=0.3
     )
@@ -273,7 +246,7 @@ async def test_a_storm_of_everything_loses_no_row(bench: Bench) -> None:
         assert sorted(ids(pages)) == sorted(bench.expected(window))
 
 
-async def test_retry_after_stops_every_chain_and_is_told(bench: Bench) -> None:
+async def test_retry_after_pauses_every_chain_and_is_reported(bench: Bench) -> None:
     bench.simulator.set_faults(throttled="1x1", retry_after_s=1)
     source, window = bench.source(), bench.window
     begun = time.monotonic()
@@ -283,7 +256,7 @@ async def test_retry_after_stops_every_chain_and_is_told(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize("fault", ["throttled", "sign_in_throttled"])
-async def test_retry_after_outlives_the_source_that_met_it(bench: Bench, fault: str) -> None:
+async def test_retry_after_outlives_its_source(bench: Bench, fault: str) -> None:
     """A shard restart, SIGHUP and a shard that comes back make another one."""
     bench.simulator.set_faults({fault: "1x1", "retry_after_s": 1})
     first = bench.source()
@@ -301,7 +274,7 @@ async def test_retry_after_outlives_the_source_that_met_it(bench: Bench, fault: 
     assert second.budget.requests_per_minute == FAST / 2
 
 
-async def test_time_that_graph_asked_to_wait_does_not_use_up_the_patience(bench: Bench) -> None:
+async def test_retry_after_does_not_count_towards_the_time_limit(bench: Bench) -> None:
     bench.simulator.set_faults(throttled="1x1", retry_after_s=1)
     source = bench.source(patience_s=0.25)
     assert await read(source, bench.window)
@@ -320,7 +293,7 @@ async def test_time_that_graph_asked_to_wait_does_not_use_up_the_patience(bench:
         ({"sign_in_throttled": 1.0, "retry_after": "none"}, "unreachable"),
     ],
 )
-async def test_weather_without_a_success_ends_the_chain_after_the_patience(
+async def test_transient_errors_end_a_chain_after_the_time_limit(
     bench: Bench, faults: dict[str, object], reason: str
 ) -> None:
     bench.simulator.set_faults(faults)
@@ -338,21 +311,21 @@ async def test_weather_without_a_success_ends_the_chain_after_the_patience(
     assert source.failing() is None
 
 
-async def test_an_answer_that_never_comes_is_given_up_after_the_timeout(bench: Bench, simulator: Simulator) -> None:
+async def test_missing_response_ends_with_the_timeout(bench: Bench, simulator: Simulator) -> None:
     async with beside(simulator, timeout_s=0.3) as impatient:
         bench.simulator.set_faults(hang="1x1")
         assert await read(impatient.source(), bench.window)
         assert impatient.events.statuses[0] == "error"
 
 
-async def test_a_link_to_itself_is_not_followed_but_its_page_is_read_again(bench: Bench) -> None:
+async def test_next_link_to_itself_repeats_the_page(bench: Bench) -> None:
     bench.simulator.set_faults(self_link="1x2")
     window = bench.window
     pages = await read(bench.source(), window)
     assert sorted(ids(pages)) == sorted(bench.expected(window))
 
 
-async def test_no_answer_is_asked_for_twice_behind_the_budget_s_back(bench: Bench) -> None:
+async def test_each_request_uses_the_budget_once(bench: Bench) -> None:
     """Connections that were kept break before they answer; each request that arrives was counted."""
     source = bench.source(patience_s=0.1)
     await read(source, bench.window)
@@ -362,8 +335,8 @@ async def test_no_answer_is_asked_for_twice_behind_the_budget_s_back(bench: Benc
     assert bench.graph_requests() == len(bench.events.requests)
 
 
-async def test_a_page_too_long_for_memory_is_weather(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(graph_client, "MAX_PAGE_BYTES", 1 << 12)
+async def test_page_over_the_size_limit_is_transient(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(graph_source, "MAX_PAGE_BYTES", 1 << 12)
     with pytest.raises(TransientError, match="longer than"):
         await read(bench.source(patience_s=0.1), bench.window)
 
@@ -382,9 +355,7 @@ async def test_a_page_too_long_for_memory_is_weather(bench: Bench, monkeypatch: 
         ("unauthorized", "sign_in", "401"),
     ],
 )
-async def test_what_the_owner_has_to_repair_ends_the_chain_at_once_with_a_sentence(
-    bench: Bench, fault: str, reason: str, words: str
-) -> None:
+async def test_permanent_error_ends_the_chain_with_a_remedy(bench: Bench, fault: str, reason: str, words: str) -> None:
     bench.simulator.set_faults({fault: 1.0})
     source = bench.source()
     with pytest.raises(PermanentError, match=words) as raised:
@@ -399,7 +370,7 @@ async def test_what_the_owner_has_to_repair_ends_the_chain_at_once_with_a_senten
     assert source.failing() is None
 
 
-async def test_a_missing_role_is_told_with_the_role_and_the_application() -> None:
+async def test_missing_role_names_role_and_application() -> None:
     async with opened(without_role=1) as bench:
         source = bench.source()
         with pytest.raises(PermanentError) as raised:
@@ -410,7 +381,7 @@ async def test_a_missing_role_is_told_with_the_role_and_the_application() -> Non
         assert "consent" in str(raised.value)
 
 
-async def test_a_link_to_another_host_gets_no_request_and_no_token(bench: Bench) -> None:
+async def test_next_link_to_another_host_gets_no_token(bench: Bench) -> None:
     async with opened() as elsewhere:
         for fault in ("foreign_link", "redirect"):
             bench.simulator.clear_faults()
@@ -439,14 +410,14 @@ async def test_a_link_to_another_host_gets_no_request_and_no_token(bench: Bench)
         "file:///etc/passwd",
     ],
 )
-async def test_only_the_configured_scheme_host_and_port_are_followed(bench: Bench, link: str) -> None:
+async def test_next_link_must_match_scheme_host_and_port(bench: Bench, link: str) -> None:
     source = bench.source()
     place = bench.simulator.url.removeprefix("https://")
     assert not source._leads_home(link.format(place=place))
     assert source._leads_home(f"https://{place}/v1.0/x?$skip=1000")
 
 
-async def test_a_range_that_graph_finds_too_long_is_to_be_split(bench: Bench) -> None:
+async def test_range_that_graph_finds_too_long_is_split(bench: Bench) -> None:
     now = datetime.now(UTC).replace(microsecond=0)
     source = bench.source()
     with pytest.raises(RangeTooLongError, match="406"):
@@ -454,18 +425,16 @@ async def test_a_range_that_graph_finds_too_long_is_to_be_split(bench: Bench) ->
     assert source.up
 
 
-async def test_a_chain_of_too_many_pages_is_to_be_split(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(graph_client, "MAX_PAGES", 1)
+async def test_chain_with_too_many_pages_is_split(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(graph_source, "MAX_PAGES", 1)
     with pytest.raises(RangeTooLongError, match="over 1 pages"):
         await read(bench.source(), bench.window)
     assert bench.graph_requests() == 1
 
 
-async def test_pages_without_rows_and_without_an_end_are_rejected(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_endless_empty_pages_are_rejected(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its parts would have no end either."""
-    monkeypatch.setattr(graph_client, "MAX_PAGES", 20)
+    monkeypatch.setattr(graph_source, "MAX_PAGES", 20)
     bench.simulator.set_faults(endless=1.0)
     source = bench.source()
     with pytest.raises(PermanentError, match="20 pages"):
@@ -479,7 +448,7 @@ async def test_pages_without_rows_and_without_an_end_are_rejected(
 # Sign-in
 
 
-async def test_a_token_that_expires_in_mid_chain_is_replaced_once_for_all_chains(bench: Bench) -> None:
+async def test_expired_token_is_replaced_once_for_all_chains(bench: Bench) -> None:
     source, window = bench.source(), bench.window
 
     async def read_and_expire() -> list[ReadPage]:
@@ -496,7 +465,7 @@ async def test_a_token_that_expires_in_mid_chain_is_replaced_once_for_all_chains
     assert "401" in bench.events.statuses
 
 
-async def test_a_token_that_graph_never_takes_is_asked_for_once_more_and_not_for_ever(bench: Bench) -> None:
+async def test_rejected_token_is_replaced_only_once(bench: Bench) -> None:
     bench.simulator.set_faults(unauthorized=1.0)
     with pytest.raises(PermanentError):
         await read(bench.source(), bench.window)
@@ -521,7 +490,7 @@ async def test_enormous_challenge_drops_the_token_once(
     assert bench.token_requests() == 3
 
 
-async def test_short_lived_tokens_are_used_for_most_of_their_life() -> None:
+async def test_short_lived_token_is_used_for_most_of_its_lifetime() -> None:
     async with opened(token_lifetime_s=60) as bench:
         source = bench.source()
         for _ in range(3):
@@ -529,7 +498,7 @@ async def test_short_lived_tokens_are_used_for_most_of_their_life() -> None:
         assert bench.token_requests() == 1
 
 
-async def test_sign_in_may_be_away_while_a_token_serves() -> None:
+async def test_valid_token_serves_while_sign_in_is_unavailable() -> None:
     async with opened(token_lifetime_s=4, calls_per_day=10) as bench:
         source = bench.source()
         await read(source, bench.window)
@@ -544,7 +513,7 @@ async def test_sign_in_may_be_away_while_a_token_serves() -> None:
         await source.close()
 
 
-async def test_a_sign_in_that_comes_back_is_used_without_being_told(bench: Bench) -> None:
+async def test_recovered_sign_in_is_used_without_a_reload(bench: Bench) -> None:
     bench.simulator.set_faults(sign_in_down=True)
     reading = asyncio.create_task(read(bench.source(), bench.window))
     await until(lambda: any(request.fault == "sign_in_down" for request in bench.simulator.requests))
@@ -552,14 +521,14 @@ async def test_a_sign_in_that_comes_back_is_used_without_being_told(bench: Bench
     assert await reading
 
 
-async def test_retry_after_of_sign_in_is_obeyed_and_not_counted(bench: Bench) -> None:
+async def test_retry_after_of_sign_in_is_obeyed(bench: Bench) -> None:
     bench.simulator.set_faults(sign_in_throttled="1x1", retry_after_s=1)
     begun = time.monotonic()
     assert await read(bench.source(patience_s=0.3), bench.window)
     assert time.monotonic() - begun >= 1.0
 
 
-async def test_a_hundred_sign_ins_that_hang_delay_nobody_else() -> None:
+async def test_hanging_sign_ins_delay_no_other_tenant() -> None:
     async with opened(tenants=101, calls_per_day=20, days=3) as bench:
         hanging = bench.simulator.tenants[1:]
         for tenant in hanging:
@@ -589,7 +558,7 @@ async def test_a_hundred_sign_ins_that_hang_delay_nobody_else() -> None:
         ({"identity": Identity("x", Secret(""))}, "client_secret"),
     ],
 )
-async def test_a_sign_in_that_is_refused_says_what_to_do_and_shows_no_secret(
+async def test_refused_sign_in_gives_a_remedy_without_secrets(
     bench: Bench, logs: list[dict[str, object]], change: dict[str, object], words: str
 ) -> None:
     source = bench.source(bench.tenant(**change))  # type: ignore[arg-type]
@@ -606,48 +575,39 @@ async def test_a_sign_in_that_is_refused_says_what_to_do_and_shows_no_secret(
     assert bench.graph_requests() == 0
 
 
-async def test_a_secret_that_changes_is_used_at_the_next_try(bench: Bench) -> None:
-    tenant = bench.tenant(secret="old")
-    source = bench.source(tenant)
+async def test_changed_secret_is_used_at_the_next_attempt(bench: Bench, tmp_path: Path) -> None:
+    file = tmp_path / "secret"
+    file.write_text("old")
+    identity = Identity(bench.simulator.client_id, Secret.from_file(file))
+    source = bench.source(bench.tenant(identity=identity))
     with pytest.raises(PermanentError):
         await read(source, bench.window)
-    assert tenant.identity.client_secret is not None
-    tenant.identity.client_secret.value = bench.simulator.client_secret
+    file.write_text(bench.simulator.client_secret)
     assert await read(source, bench.window)
     assert source.failing() is None
 
 
-async def test_a_secret_that_cannot_be_read_is_a_rejection(bench: Bench) -> None:
-    class Missing(Secret):
-        def get(self) -> str:
-            raise FileNotFoundError("/run/secrets/contoso")
-
-    source = bench.source(bench.tenant(identity=Identity("x", Missing(""))))
-    with pytest.raises(PermanentError, match="cannot be read"):
-        await read(source, bench.window)
-
-
-async def test_a_ca_that_is_not_trusted_is_weather_with_a_remedy(bench: Bench) -> None:
-    settings = Settings(bench.settings.root, bench.settings.authority, None)
+async def test_untrusted_ca_is_transient_with_a_remedy(bench: Bench) -> None:
+    settings = settings_of(bench.simulator.url, None)
     async with GraphClient(settings) as client:
         source = client.source(bench.tenant(), bench.events, patience_s=0.0)
         with pytest.raises(TransientError, match="ca_bundle"):
             await read(source, bench.window)
 
 
-async def test_a_ca_bundle_that_is_none_is_an_error_of_the_configuration(bench: Bench, tmp_path: Path) -> None:
+async def test_invalid_ca_bundle_is_a_configuration_error(bench: Bench, tmp_path: Path) -> None:
     broken = tmp_path / "ca.pem"
     broken.write_text("no certificate")
     for path in (broken, tmp_path / "missing.pem"):
         with pytest.raises(ConfigurationError, match="ca_bundle"):
-            async with GraphClient(Settings(bench.settings.root, bench.settings.authority, path)):
+            async with GraphClient(settings_of(bench.simulator.url, path)):
                 pass
 
 
 # Proxy
 
 
-async def test_https_proxy_is_used_for_graph_and_sign_in_and_counts_no_request(
+async def test_https_proxy_serves_graph_and_sign_in(
     bench: Bench, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with proxy() as (address, asked):
@@ -699,7 +659,7 @@ async def test_proxy_that_is_unavailable_is_named(
     [
         ("", 407, "requires a user name and password \\(407\\); set them in HTTPS_PROXY"),
         ("me:hunter2@", 407, "does not accept the user name and password \\(407\\)"),
-        ("", 403, "refuses to connect \\(403\\); have it allow"),
+        ("", 403, "refuses to connect \\(403\\); allow this host"),
     ],
 )
 async def test_proxy_that_refuses_is_named_without_its_password(
@@ -724,7 +684,7 @@ async def test_proxy_gets_the_user_and_password_of_its_variable(
     assert all(b"Basic " + b64encode("me:päss@".encode()) in head for head in heads)
 
 
-async def test_proxy_that_is_no_http_proxy_is_an_error_of_the_configuration(
+async def test_unsupported_proxy_is_a_configuration_error(
     bench: Bench, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _set_proxy(monkeypatch, "socks5://127.0.0.1:1080")
@@ -743,7 +703,7 @@ def _set_proxy(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
 # Budget
 
 
-async def test_live_requests_overtake_those_that_wait(bench: Bench) -> None:
+async def test_live_requests_overtake_waiting_requests(bench: Bench) -> None:
     source, window = bench.source(bench.tenant(requests_per_minute=600)), bench.window
     order: list[str] = []
 
@@ -772,7 +732,7 @@ async def test_requests_are_spaced_as_configured(bench: Bench) -> None:
     assert source.budget_used_ratio() == pytest.approx(len(pages) / 600)
 
 
-async def test_a_reader_that_is_cancelled_while_it_waits_leaves_nothing_behind(bench: Bench) -> None:
+async def test_cancelled_reader_leaves_no_waiting_request(bench: Bench) -> None:
     source, window = bench.source(bench.tenant(requests_per_minute=120)), bench.window
     tasks = [asyncio.create_task(read(source, window)) for _ in range(5)]
     await until(lambda: bench.graph_requests() > 0)
@@ -787,7 +747,9 @@ async def test_a_reader_that_is_cancelled_while_it_waits_leaves_nothing_behind(b
 # Logs
 
 
-async def test_a_storm_is_logged_once_and_without_what_was_sent(bench: Bench, logs: list[dict[str, object]]) -> None:
+async def test_repeated_failure_is_logged_once_without_request_data(
+    bench: Bench, logs: list[dict[str, object]]
+) -> None:
     bench.simulator.set_faults(forbidden=1.0)
     source = bench.source()
     for _ in range(5):
@@ -814,16 +776,16 @@ async def test_failed_request_names_its_cause_in_the_first_line(bench: Bench, lo
     assert failed["problem"] == "Graph cannot be read: the connection broke (ServerDisconnectedError)"
 
 
-async def test_answer_of_graph_is_never_told_to_be_out_of_reach(bench: Bench) -> None:
+async def test_answered_failure_is_never_called_unreachable(bench: Bench) -> None:
     for faults in ({"server_error": 1.0}, {"throttled": 1.0, "retry_after": "none"}, {"sign_in_error": 1.0}):
         bench.simulator.clear_faults()
         bench.simulator.set_faults(faults)
         with pytest.raises(TransientError) as raised:
             await read(bench.source(patience_s=0.0), bench.window)
-        assert "it was reached" in raised.value.remedy
+        assert "the service responds" in raised.value.remedy
 
 
-async def test_a_clock_that_is_minutes_off_is_said_once(bench: Bench, logs: list[dict[str, object]]) -> None:
+async def test_clock_skew_is_logged_once(bench: Bench, logs: list[dict[str, object]]) -> None:
     bench.simulator.set_faults(date_skew_s=-300.0)
     await read(bench.source(), bench.window)
     skews = [entry for entry in logs if entry["event"] == "clock_skew"]
@@ -831,6 +793,6 @@ async def test_a_clock_that_is_minutes_off_is_said_once(bench: Bench, logs: list
     assert skews[0]["skew_s"] == pytest.approx(300.0, abs=2.0)
 
 
-async def test_nothing_is_logged_when_all_is_well(bench: Bench, logs: list[dict[str, object]]) -> None:
+async def test_success_logs_nothing(bench: Bench, logs: list[dict[str, object]]) -> None:
     await read(bench.source(), bench.window)
     assert logs == []

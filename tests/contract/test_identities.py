@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,9 @@ from connector import config
 from connector.core import budget
 from connector.core.coverage import Window
 from connector.errors import PermanentError, TransientError
-from connector.graph.client import GraphClient, Source
+from connector.graph import auth
+from connector.graph.client import GraphClient
+from connector.graph.source import Source
 from connector.simulator import Options, Simulator
 from connector.simulator.options import Federation
 from tests.certificates import KeyPair, key_pair
@@ -167,7 +169,7 @@ ACCEPTED: dict[str, tuple[str, Callable[[Bench], str]]] = {
 
 
 @pytest.mark.parametrize("name", ACCEPTED)
-async def test_an_identity_gets_a_token_from_a_sign_in_that_checks_it(bench: Bench, name: str) -> None:
+async def test_each_identity_gets_a_token(bench: Bench, name: str) -> None:
     kind, write = ACCEPTED[name]
     before = bench.count(kind)
     async with bench.source(write(bench)) as source:
@@ -189,7 +191,7 @@ REFUSED: dict[str, tuple[str, Callable[[Bench], str]]] = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-async def test_what_is_refused_fails_the_tenant_with_a_sentence_that_says_what_to_do(bench: Bench, name: str) -> None:
+async def test_refused_identity_fails_its_tenant_with_a_remedy(bench: Bench, name: str) -> None:
     words, write = REFUSED[name]
     with capture_logs() as logs:
         async with bench.source(write(bench)) as source:
@@ -203,21 +205,21 @@ async def test_what_is_refused_fails_the_tenant_with_a_sentence_that_says_what_t
     assert bench.requests == []
 
 
-async def test_a_certificate_that_is_another_application_s_is_refused(bench: Bench) -> None:
+async def test_certificate_of_another_application_is_refused(bench: Bench) -> None:
     lines = certificate(bench, key_pair(MINE).pem()).replace(bench.simulator.client_id, "8" * 8)
     async with bench.source(lines) as source:
         with pytest.raises(PermanentError, match=r"check client_id.*AADSTS700016"):
             await read(source)
 
 
-async def test_a_managed_identity_of_another_tenant_reads_nothing(bench: Bench) -> None:
+async def test_managed_identity_of_another_tenant_is_refused(bench: Bench) -> None:
     async with bench.source(managed(bench), tenant=1) as source:
         with pytest.raises(PermanentError, match=f"of tenant {bench.simulator.tenants[0]}, and can read no other"):
             await read(source)
     assert bench.requests == []
 
 
-async def test_an_identity_endpoint_that_is_updated_is_weather(bench: Bench) -> None:
+async def test_updating_identity_endpoint_is_transient(bench: Bench) -> None:
     bench.simulator.set_faults(sign_in_down=True)
     async with bench.source(managed(bench)) as source:
         with pytest.raises(TransientError, match=r"identity endpoint of this machine answered 503"):
@@ -226,13 +228,49 @@ async def test_an_identity_endpoint_that_is_updated_is_weather(bench: Bench) -> 
         assert await read(source) > 0
 
 
+# One directory under two ids
+
+
+@pytest.mark.parametrize("ids", [("{0}.example", "{0}"), ("{0}.example", "{0}.onmicrosoft.com")])
+async def test_directory_that_is_configured_twice_is_read_once(bench: Bench, ids: tuple[str, str]) -> None:
+    sim = bench.simulator
+    tenants = "".join(f'[[tenants]]\nid = "{one.format(sim.tenants[0])}"\nname = "{n}"\n' for n, one in enumerate(ids))
+    path = Path(
+        bench.write(
+            "connector.toml",
+            f"""
+            [graph]
+            base_url = "{sim.url}"
+            authority = "{sim.url}"
+            ca_bundle = "{sim.ca_path}"
+            requests_per_minute = 1000000
+            [identity]
+            client_id = "{sim.client_id}"
+            client_secret = "{sim.client_secret}"
+            {tenants}
+            """,
+        )
+    )
+    settings = config.load(path, {})
+    async with asyncio.timeout(DEADLINE_S), GraphClient(settings.graph) as client:
+        domain, other = (client.source(tenant, bench, patience_s=0.0) for tenant in settings.tenants)
+        assert await read(domain) > 0
+        second, first = (domain, other) if ids[1] == "{0}" else (other, domain)
+        assert (await read(other) > 0) if first is other else True
+        with pytest.raises(PermanentError, match=rf"that of tenant {int(first is other)}, which is configured too"):
+            await read(second)
+        assert second.failing() is not None
+        await first.close()
+        assert await read(second) > 0
+
+
 # Rotation
 
 PAIRS: dict[str, Callable[[KeyPair], bytes]] = {"pem": KeyPair.pem, "pfx": KeyPair.pfx}
 
 
 @pytest.mark.parametrize("form", PAIRS)
-async def test_a_certificate_that_is_replaced_is_used_without_a_restart(bench: Bench, form: str) -> None:
+async def test_replaced_certificate_is_used_without_a_restart(bench: Bench, form: str) -> None:
     async with bench.source(certificate(bench, PAIRS[form](key_pair(MINE)))) as source:
         assert await read(source) > 0
         bench.simulator.register(key_pair("next").certificate_pem)
@@ -241,13 +279,53 @@ async def test_a_certificate_that_is_replaced_is_used_without_a_restart(bench: B
             await read(source)
         bench.write("certificate", PAIRS[form](key_pair("next")))
         assert await read(source) > 0
-        bench.write("certificate", b"half of a certificate")
-        bench.simulator.expire_tokens()
-        with pytest.raises(PermanentError, match="client_certificate is neither PEM nor PFX"):
-            await read(source)
 
 
-async def test_a_federated_token_is_read_again_for_each_sign_in(bench: Bench) -> None:
+@pytest.mark.parametrize("form", PAIRS)
+async def test_certificate_that_does_not_parse_is_named_and_the_last_one_used(
+    bench: Bench, form: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(auth, "_LOOK_EVERY_S", 0.0)
+    good = PAIRS[form](key_pair(MINE))
+    with capture_logs() as logs:
+        async with bench.source(certificate(bench, good)) as source:
+            assert await read(source) > 0
+            bench.write("certificate", b"half of a certificate")
+            await _read_until(source, lambda: _named(logs, "file_unreadable"))
+            bench.simulator.expire_tokens()
+            assert await read(source) > 0
+            bench.write("certificate", good)
+            await _read_until(source, lambda: _named(logs, "file_reloaded"))
+    told = [(entry["event"], entry.get("name")) for entry in logs if entry["event"].startswith("file_")]
+    assert told == [("file_unreadable", "client_certificate"), ("file_reloaded", "client_certificate")]
+
+
+async def test_secret_that_cannot_be_used_is_named_before_it_is_needed(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(auth, "_LOOK_EVERY_S", 0.0)
+    file = bench.write("secret", bench.simulator.client_secret)
+    with capture_logs() as logs:
+        async with bench.source(
+            f'client_id = "{bench.simulator.client_id}"\nclient_secret = {{ file = "{file}" }}'
+        ) as it:
+            assert await read(it) > 0
+            bench.write("secret", "")
+            await _read_until(it, lambda: _named(logs, "file_unreadable"))
+    assert [entry["event"] for entry in logs] == ["file_unreadable"]
+
+
+def _named(logs: Sequence[Mapping[str, Any]], event: str) -> bool:
+    return any(entry["event"] == event for entry in logs)
+
+
+async def _read_until(source: Source, is_done: Callable[[], bool]) -> None:
+    async with asyncio.timeout(DEADLINE_S):
+        while not is_done():
+            assert await read(source) > 0
+
+
+async def test_federated_token_file_is_read_for_each_sign_in(bench: Bench) -> None:
     async with bench.source(workload(bench, federated(exp=1))) as source:
         with pytest.raises(PermanentError, match="AADSTS700024"):
             await read(source)
@@ -263,7 +341,7 @@ async def test_a_federated_token_is_read_again_for_each_sign_in(bench: Bench) ->
 
 
 @pytest.mark.parametrize("name", ["pem_password", "pfx_password", "workload", "managed_user"])
-async def test_nothing_of_an_identity_is_logged(bench: Bench, name: str, caplog: pytest.LogCaptureFixture) -> None:
+async def test_identities_are_never_logged(bench: Bench, name: str, caplog: pytest.LogCaptureFixture) -> None:
     lines = ACCEPTED[name][1](bench)
     hidden = ["p4ss", *key_pair(MINE).key_pem().decode().splitlines()[1:-1], "eyJ"]
     with caplog.at_level(logging.DEBUG, "connector"), capture_logs() as logs:
@@ -290,7 +368,7 @@ ROOTS = {
 
 
 @pytest.mark.parametrize("cloud", ROOTS)
-async def test_a_cloud_has_its_root_its_sign_in_and_its_scope(cloud: str, tmp_path: Path) -> None:
+async def test_each_cloud_has_its_own_endpoints_and_scope(cloud: str, tmp_path: Path) -> None:
     path = tmp_path / "connector.toml"
     path.write_text(
         f'graph.cloud = "{cloud}"\n[[tenants]]\nid = "contoso.example"\nclient_id = "x"\nclient_secret = "y"'
@@ -301,9 +379,7 @@ async def test_a_cloud_has_its_root_its_sign_in_and_its_scope(cloud: str, tmp_pa
 
 
 @pytest.mark.parametrize("cloud", ROOTS)
-async def test_a_token_is_for_the_graph_of_its_cloud_and_for_no_other(
-    cloud: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_token_for_another_cloud_is_refused(cloud: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     options = Options(calls_per_day=100, days=1.0, lateness="none", requests_per_minute=0, cloud=cloud, imds=True)
     async with Simulator(options) as simulator:
         bench = Bench(simulator, tmp_path, monkeypatch)
@@ -324,9 +400,7 @@ async def test_a_token_is_for_the_graph_of_its_cloud_and_for_no_other(
 # Proxies
 
 
-async def test_a_managed_identity_is_asked_for_beside_every_proxy(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_managed_identity_requests_bypass_proxies(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     async with proxy() as (address, asked):
         for name in ("HTTPS_PROXY", "HTTP_PROXY"):
             monkeypatch.setenv(name, address)
@@ -338,7 +412,7 @@ async def test_a_managed_identity_is_asked_for_beside_every_proxy(
 
 
 @pytest.mark.parametrize("name", ["pem", "workload"])
-async def test_a_proxy_sees_graph_and_sign_in(bench: Bench, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_proxy_serves_graph_and_sign_in(bench: Bench, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     async with proxy() as (address, asked):
         monkeypatch.setenv("HTTPS_PROXY", address)
         async with bench.source(ACCEPTED[name][1](bench)) as source:

@@ -13,9 +13,7 @@ from tests.proxies import proxy
 
 
 @pytest.mark.parametrize("excepted", ["", "127.0.0.1"])
-async def test_the_schema_registry_is_asked_through_the_proxy_unless_it_is_excepted(
-    excepted: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_registry_uses_the_proxy_unless_excluded(excepted: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("https_proxy", "no_proxy"):
         monkeypatch.delenv(name, raising=False)
     async with Simulator(Options(calls_per_day=1)) as server, proxy() as (address, asked):
@@ -62,7 +60,7 @@ async def test_registry_proxy_gets_the_user_and_password(monkeypatch: pytest.Mon
     assert all(b"Basic " + b64encode(b"me:p@ss") in head for head in heads)
 
 
-def test_registry_refuses_a_proxy_that_is_no_http_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_registry_refuses_an_unsupported_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
     _set_proxy(monkeypatch, "https", "socks5://127.0.0.1:1080")
     with pytest.raises(ConfigurationError, match=r"HTTPS_PROXY.*socks5"):
         Registry(_settings("https://registry.invalid"))

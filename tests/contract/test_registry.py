@@ -14,7 +14,7 @@ from connector.config import SchemaRegistry, Secret
 from connector.errors import ConfigurationError, FatalError, RegistryUnavailableError
 from connector.kafka import avro, registry
 from connector.kafka.registry import Registry, Subject, subjects
-from connector.simulator import tls
+from connector.simulator import certificates
 from tests.registries import Answer, Answers, Fake
 
 ROW = Subject("calls-value", avro.ROW, ("calls",))
@@ -65,7 +65,7 @@ def settings(url: str, **members: Any) -> SchemaRegistry:
         (200, b"[" * 100_000, "no JSON"),
     ],
 )
-def test_what_may_pass_by_itself_is_waited_for(
+def test_transient_registry_errors_are_retried(
     fake: Callable[[Answers], Fake], status: int, content: Any, said: str
 ) -> None:
     server = fake(lambda *_: (status, content))
@@ -73,9 +73,9 @@ def test_what_may_pass_by_itself_is_waited_for(
         Registry(settings(server.url)).ensure([ROW])
 
 
-def test_a_registry_that_wants_a_client_certificate_gets_it(tmp_path: Path) -> None:
+def test_registry_gets_the_client_certificate(tmp_path: Path) -> None:
     """Mutual TLS: the key in the file of the certificate, or in one of its own."""
-    authority = tls.Authority("CA of a registry")
+    authority = certificates.Authority("CA of a registry")
     files = {"ca": authority.pem, "server": authority.issue("registry", ("127.0.0.1",))}
     client = authority.issue("connector")
     key, certificate = client.split(b"-----BEGIN CERTIFICATE-----", 1)
@@ -100,7 +100,7 @@ def test_a_registry_that_wants_a_client_certificate_gets_it(tmp_path: Path) -> N
         Registry(settings("https://127.0.0.1:1", client_certificate=paths["certificate"]))
 
 
-def test_addresses_of_a_registry_are_tried_in_turn(fake: Callable[[Answers], Fake]) -> None:
+def test_registry_addresses_are_tried_in_turn(fake: Callable[[Answers], Fake]) -> None:
     broken, right = fake(lambda *_: (503, {})), fake(lambda *_: (200, {"id": 7}))
     nobody = "http://127.0.0.1:1"
     made = Registry(settings(f"{nobody},{broken.url},{right.url}"))
@@ -114,12 +114,12 @@ def test_addresses_of_a_registry_are_tried_in_turn(fake: Callable[[Answers], Fak
     assert f"{broken.url} answers 503" in str(caught.value)
 
 
-def test_a_registry_that_is_not_there_is_waited_for() -> None:
+def test_unreachable_registry_is_retried() -> None:
     with pytest.raises(RegistryUnavailableError, match=r"http://127\.0\.0\.1:1 cannot be reached: Connection refused"):
         Registry(settings("http://127.0.0.1:1")).ensure([ROW])
 
 
-def test_a_registry_that_hangs_or_trickles_is_given_up(
+def test_hanging_registry_ends_with_the_timeout(
     fake: Callable[[Answers], Fake], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(registry, "_TIMEOUT_S", 0.2)
@@ -139,7 +139,7 @@ def test_a_registry_that_hangs_or_trickles_is_given_up(
         Registry(settings(server.url)).ensure([ROW])
 
 
-def test_an_endless_answer_is_given_up(fake: Callable[[Answers], Fake], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_endless_registry_response_is_cut_off(fake: Callable[[Answers], Fake], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registry, "_ANSWER_MAX_BYTES", 1000)
     server = fake(lambda *_: (200, b" " * 2000))
     with pytest.raises(RegistryUnavailableError, match="longer than"):
@@ -156,15 +156,13 @@ def empty(registering: Answer) -> Answers:
 
 
 @pytest.mark.parametrize("status", [409, 422])
-def test_a_schema_that_the_registry_refuses_is_refused_in_its_words(
-    fake: Callable[[Answers], Fake], status: int
-) -> None:
+def test_refused_schema_quotes_the_registry(fake: Callable[[Answers], Fake], status: int) -> None:
     server = fake(empty((status, {"error_code": 42201, "message": "no\nsuch\x1b[31m schema"})))
     with pytest.raises(FatalError, match=rf"calls-value: .*\({status}\): no such \[31m schema$"):
         Registry(settings(server.url)).ensure([ROW])
 
 
-def test_another_worker_that_registers_at_the_same_time_is_no_conflict(fake: Callable[[Answers], Fake]) -> None:
+def test_concurrent_registration_is_not_a_conflict(fake: Callable[[Answers], Fake]) -> None:
     registered = threading.Event()
 
     def answer(method: str, path: str) -> Answer:
@@ -203,9 +201,7 @@ def verdict(answer: Answer, latest: Any) -> Answers:
         ({}, "version 1"),
     ],
 )
-def test_another_schema_under_the_subject_is_refused_whatever_the_registry_thinks(
-    fake: Callable[[Answers], Fake], latest: Any, said: str
-) -> None:
+def test_foreign_schema_under_the_subject_is_refused(fake: Callable[[Answers], Fake], latest: Any, said: str) -> None:
     server = fake(verdict((200, {"is_compatible": True}), latest))
     with pytest.raises(FatalError, match=said):
         Registry(settings(server.url)).ensure([ROW])
@@ -214,7 +210,7 @@ def test_another_schema_under_the_subject_is_refused_whatever_the_registry_think
     ]
 
 
-def test_the_registry_s_verdict_counts_and_its_reasons_are_told(fake: Callable[[Answers], Fake]) -> None:
+def test_incompatibility_reasons_of_the_registry_are_shown(fake: Callable[[Answers], Fake]) -> None:
     older = {**avro.load(avro.ROW), "doc": "another"}
     said = (200, {"is_compatible": False, "messages": ["{oldSchemaVersion: 1}", "because\nof that"]})
     server = fake(verdict(said, {"schema": json.dumps(older)}))
@@ -222,9 +218,7 @@ def test_the_registry_s_verdict_counts_and_its_reasons_are_told(fake: Callable[[
         Registry(settings(server.url)).ensure([ROW])
 
 
-def test_credentials_go_with_each_request_and_a_rotated_one_counts(
-    fake: Callable[[Answers], Fake], tmp_path: Path
-) -> None:
+def test_rotated_registry_credentials_are_used(fake: Callable[[Answers], Fake], tmp_path: Path) -> None:
     server = fake(lambda *_: (200, {"id": 5}))
     Registry(settings(server.url, username="user", password=Secret("päss"))).ensure([ROW])
     assert server.requests[-1][2]["Authorization"] == "Basic dXNlcjpww6Rzcw=="
@@ -238,8 +232,8 @@ def test_credentials_go_with_each_request_and_a_rotated_one_counts(
     assert server.requests[-1][2]["Authorization"] == "Bearer second"
 
 
-def test_a_registry_with_a_certificate_of_its_own_is_asked_only_with_its_ca(tmp_path: Path) -> None:
-    pem, context = tls.make(["127.0.0.1"])
+def test_registry_certificate_needs_its_ca(tmp_path: Path) -> None:
+    pem, context = certificates.make(["127.0.0.1"])
     bundle = tmp_path / "ca.pem"
     bundle.write_bytes(pem)
     with Fake(lambda *_: (200, {"id": 2}), context) as server:
@@ -249,7 +243,7 @@ def test_a_registry_with_a_certificate_of_its_own_is_asked_only_with_its_ca(tmp_
         assert len(server.requests) == 1
 
 
-def test_neither_redirects_nor_errors_show_a_secret(fake: Callable[[Answers], Fake]) -> None:
+def test_redirects_and_errors_show_no_secret(fake: Callable[[Answers], Fake]) -> None:
     server = fake(lambda *_: (307, b""))
     for token in ("hunter2", "hunter2\nX: y", "hünter2"):
         with pytest.raises(RegistryUnavailableError) as caught:
@@ -258,9 +252,7 @@ def test_neither_redirects_nor_errors_show_a_secret(fake: Callable[[Answers], Fa
     assert len(server.requests) == 1
 
 
-def test_a_proxy_of_the_environment_is_asked_unless_no_proxy_names_the_registry(
-    fake: Callable[[Answers], Fake], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_registry_honours_proxy_and_no_proxy(fake: Callable[[Answers], Fake], monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("HTTP_PROXY", "NO_PROXY", "no_proxy"):
         monkeypatch.delenv(name, raising=False)
     proxy = fake(lambda *_: (200, {"id": 9}))
@@ -272,7 +264,7 @@ def test_a_proxy_of_the_environment_is_asked_unless_no_proxy_names_the_registry(
     assert Registry(settings(server.url)).ensure([ROW]) == {"calls": 4}
 
 
-def test_subjects_follow_the_strategy_and_each_is_asked_for_once() -> None:
+def test_subjects_follow_the_naming_strategy() -> None:
     row, progress = "microsoft.graph.callRecords.directRoutingLogRow", "microsoft.graph.callRecords.progress"
     assert [(s.name, s.topics) for s in subjects(["a", "b"], "topic")] == [
         ("a-value", ("a",)),

@@ -21,7 +21,7 @@ import requests
 from yarl import URL
 
 from connector.config import load
-from connector.core.rows import NotAPageError, decode_page
+from connector.core.pages import NotAPageError, decode_page
 from connector.simulator import Options, Simulator
 from connector.simulator.arrivals import Arrivals
 
@@ -121,7 +121,7 @@ async def start() -> AsyncIterator[Clients]:
         yield Clients(stack)
 
 
-async def test_a_page_is_spelled_as_documented(start: Clients) -> None:
+async def test_page_has_the_documented_json(start: Clients) -> None:
     client = await start()
     pages = await client.chain(client.address())
     first, last = pages[0], pages[-1]
@@ -139,7 +139,7 @@ async def test_a_page_is_spelled_as_documented(start: Clients) -> None:
 
 
 @pytest.mark.parametrize("order", ["start", "newest", "id"])
-async def test_following_the_links_reads_each_visible_row_once(start: Clients, order: str) -> None:
+async def test_next_links_read_each_visible_row_once(start: Clients, order: str) -> None:
     client = await start(order=order, revised=0.1)
     pages = await client.chain(client.address())
     ids = [row["id"] for page in pages for row in page["value"]]
@@ -149,7 +149,7 @@ async def test_following_the_links_reads_each_visible_row_once(start: Clients, o
     assert len(pages) == 5
 
 
-async def test_beta_is_served_below_its_own_name(start: Clients) -> None:
+async def test_beta_has_its_own_path(start: Clients) -> None:
     client = await start()
     page = await client.page(client.address(version="beta"))
     assert page["@odata.context"].startswith("https://graph.microsoft.com/beta/")
@@ -157,7 +157,7 @@ async def test_beta_is_served_below_its_own_name(start: Clients) -> None:
     assert "/beta/" in page["@odata.nextLink"]
 
 
-async def test_live_calls_turn_up_as_time_passes_and_not_while_frozen(start: Clients) -> None:
+async def test_live_calls_appear_unless_frozen(start: Clients) -> None:
     now = NOON
     client = await start(now=lambda: now, page_size=1000, calls_per_day=5000, token_lifetime_s=86400)
     address = client.address(NOON - timedelta(hours=1), NOON + timedelta(hours=2))
@@ -174,7 +174,7 @@ async def test_live_calls_turn_up_as_time_passes_and_not_while_frozen(start: Cli
     assert len((await client.page(address))["value"]) == 0
 
 
-async def test_two_simulators_of_one_seed_serve_the_same_bytes(start: Clients) -> None:
+async def test_same_seed_serves_the_same_bytes(start: Clients) -> None:
     one, other = await start(seed=5), await start(seed=5, days=2)
     assert one.simulator.tenants == other.simulator.tenants
     assert one.simulator.client_secret == other.simulator.client_secret
@@ -220,7 +220,7 @@ async def test_msal_signs_in_with_the_ca_and_reads(start: Clients) -> None:
         (None, {"grant_type": "password"}, 400, "unsupported_grant_type", 70003),
     ],
 )
-async def test_the_sign_in_refuses_as_entra_does(
+async def test_sign_in_refuses_as_entra_does(
     start: Clients, tenant: str | None, changes: dict[str, str], status: int, error: str, number: int
 ) -> None:
     client = await start()
@@ -229,7 +229,7 @@ async def test_the_sign_in_refuses_as_entra_does(
     assert answer["error_description"].startswith(f"AADSTS{number}: ")
 
 
-async def test_graph_refuses_what_is_no_good_token_with_401(start: Clients) -> None:
+async def test_invalid_token_gets_401(start: Clients) -> None:
     now = NOON
     client = await start(now=lambda: now, token_lifetime_s=600)
     other = await start(seed=2)
@@ -248,7 +248,7 @@ async def test_graph_refuses_what_is_no_good_token_with_401(start: Clients) -> N
     assert (await client.get(client.address()))[0].status == 401
 
 
-async def test_all_tokens_expire_at_once_on_request(start: Clients) -> None:
+async def test_tokens_expire_on_request(start: Clients) -> None:
     client = await start()
     assert (await client.post("expire-tokens", {}))["expired"] == 1
     assert (await client.get(client.address()))[0].status == 401
@@ -256,7 +256,7 @@ async def test_all_tokens_expire_at_once_on_request(start: Clients) -> None:
     assert (await client.get(client.address()))[0].status == 200
 
 
-async def test_a_tenant_without_the_role_gets_403_with_an_empty_message(start: Clients) -> None:
+async def test_tenant_without_the_role_gets_403(start: Clients) -> None:
     client = await start(tenants=2, without_role=1, tenant=1)
     response, body = await client.get(client.address())
     assert (response.status, json.loads(body)["error"]["message"]) == (403, "")
@@ -281,7 +281,7 @@ async def test_a_tenant_without_the_role_gets_403_with_an_empty_message(start: C
         ("fromDateTime=2025-12-03T23:59:59Z,toDateTime=2026-03-04T00:00:00Z", 406),
     ],
 )
-async def test_the_call_takes_what_graph_takes(start: Clients, arguments: str, status: int) -> None:
+async def test_request_accepts_the_forms_that_graph_accepts(start: Clients, arguments: str, status: int) -> None:
     client = await start()
     url = f"{client.simulator.url}/v1.0/communications/callRecords/getDirectRoutingCalls({arguments})"
     response, body = await client.get(url)
@@ -291,14 +291,14 @@ async def test_the_call_takes_what_graph_takes(start: Clients, arguments: str, s
     assert (await client.get(f"{client.simulator.url}/v1.0/users"))[0].status == 404
 
 
-async def test_query_options_other_than_its_own_are_ignored(start: Clients) -> None:
+async def test_unknown_query_options_are_ignored(start: Clients) -> None:
     client = await start()
     plain = await client.page(client.address())
     odd = await client.page(f"{client.address()}?$filter=callType%20eq%20'ByotIn'&$top=5&x=y")
     assert odd == plain
 
 
-async def test_throttling_counts_what_it_refuses_and_says_when_to_come_again(start: Clients) -> None:
+async def test_throttling_counts_refused_requests(start: Clients) -> None:
     client = await start(requests_per_minute=50, tenants=2, calls_per_day=10)
     statuses = [(await client.get(client.address()))[0].status for _ in range(52)]
     assert statuses == [200] * 50 + [429] * 2
@@ -310,7 +310,7 @@ async def test_throttling_counts_what_it_refuses_and_says_when_to_come_again(sta
     assert (await client.get(client.address()))[0].status == 200
 
 
-def test_retrying_early_prolongs_the_wait() -> None:
+def test_early_retry_prolongs_throttling() -> None:
     arrivals = Arrivals(50)
     assert [arrivals.arrive(float(second)) for second in range(50)] == [None] * 50
     assert arrivals.arrive(55.0) == 6.0
@@ -347,7 +347,7 @@ async def test_fault_server_error_is_html_of_any_documented_status(start: Client
     assert (response.status, response.headers["Retry-After"]) == (503, "2")
 
 
-async def test_fault_cut_ends_the_body_early_and_delivers_nothing(start: Clients) -> None:
+async def test_fault_cut_truncates_the_body(start: Clients) -> None:
     client = await start()
     client.simulator.set_faults(cut={"share": 1, "times": 6})
     for _ in range(6):
@@ -359,7 +359,7 @@ async def test_fault_cut_ends_the_body_early_and_delivers_nothing(start: Clients
 
 
 @pytest.mark.parametrize("fault", ["garbage", "not_a_page"])
-async def test_fault_bodies_that_are_no_pages(start: Clients, fault: str) -> None:
+async def test_fault_bodies_are_not_pages(start: Clients, fault: str) -> None:
     client = await start()
     client.simulator.set_faults({fault: 1})
     for _ in range(30):
@@ -380,7 +380,7 @@ async def test_fault_statuses(start: Clients, fault: str, status: int) -> None:
 
 
 @pytest.mark.parametrize("status", [500, 400])
-async def test_fault_unservable_concerns_ranges_that_hold_the_instant(start: Clients, status: int) -> None:
+async def test_fault_unservable_fails_ranges_with_the_instant(start: Clients, status: int) -> None:
     instant = NOON - DAY / 2
     client = await start(faults={"unservable": 1, "unservable_at": instant.isoformat(), "unservable_status": status})
     for first, end, expected in (
@@ -404,7 +404,7 @@ async def test_fault_upper_link(start: Clients) -> None:
     assert len(pages) == 5
 
 
-async def test_fault_empty_page_still_leads_to_every_row(start: Clients) -> None:
+async def test_fault_empty_page_loses_no_row(start: Clients) -> None:
     client = await start(faults={"empty_page": 1})
     pages = await client.chain(client.address())
     assert [bool(page["value"]) for page in pages] == [False, True] * 5
@@ -436,7 +436,7 @@ async def test_fault_endless_links_are_all_different(start: Clients) -> None:
     assert len(set(links)) == 20
 
 
-async def test_fault_repeat_shows_rows_again_at_every_seam_and_loses_none(start: Clients) -> None:
+async def test_fault_repeat_repeats_rows_at_page_boundaries(start: Clients) -> None:
     client = await start()
     steady = [row["id"] for page in await client.chain(client.address()) for row in page["value"]]
     client.simulator.set_faults(repeat=1, repeat_rows=3)
@@ -449,7 +449,7 @@ async def test_fault_repeat_shows_rows_again_at_every_seam_and_loses_none(start:
         assert len(ids) == len(steady) + 3 * (len(pages) - 1)
 
 
-async def test_fault_repeat_once_is_gone_when_the_chain_is_read_again(start: Clients) -> None:
+async def test_fault_repeat_once_ends_with_the_next_chain(start: Clients) -> None:
     client = await start(faults={"repeat_once": 1, "repeat_rows": 3, "upper_link": 0.5})
     counts = []
     for _ in range(2):
@@ -471,9 +471,7 @@ async def test_fault_slow_and_hang(start: Clients) -> None:
     assert (await client.get(client.address()))[0].status == 200
 
 
-async def test_a_client_that_leaves_before_the_answer_is_no_failure(
-    start: Clients, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_client_that_disconnects_early_is_not_an_error(start: Clients, caplog: pytest.LogCaptureFixture) -> None:
     client = await start(faults={"slow": "1x1", "slow_s": 0.3})
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.1):
@@ -501,7 +499,7 @@ async def test_fault_down_closes_connections_and_ends(start: Clients) -> None:
         await client.sign_in()
 
 
-async def test_the_port_refuses_connections_until_it_is_opened_again(start: Clients) -> None:
+async def test_closed_port_refuses_connections(start: Clients) -> None:
     client = await start()
     url = client.simulator.url
     await client.simulator.refuse()
@@ -515,7 +513,7 @@ async def test_the_port_refuses_connections_until_it_is_opened_again(start: Clie
     assert await client.is_reachable_within(5)
 
 
-async def test_faults_of_the_sign_in(start: Clients) -> None:
+async def test_sign_in_faults_answer_as_described(start: Clients) -> None:
     client = await start(faults={"slow_s": 0.1, "retry_after_s": 3})
     url = f"{client.simulator.url}/{client.simulator.tenants[0]}/v2.0/.well-known/openid-configuration"
     client.simulator.set_faults(sign_in_error="1x1")
@@ -532,7 +530,7 @@ async def test_faults_of_the_sign_in(start: Clients) -> None:
     assert (await client.sign_in())["status"] == 200
 
 
-async def test_faults_of_one_tenant_spare_the_others(start: Clients) -> None:
+async def test_fault_of_one_tenant_spares_the_others(start: Clients) -> None:
     client = await start(tenants=2)
     first, second = client.simulator.tenants
     await client.post("faults", {"tenant": first, "server_error": 1})
@@ -554,14 +552,14 @@ async def test_wrong_faults_are_refused_with_the_nearest_name(start: Clients) ->
             client.simulator.set_faults(wrong)
 
 
-async def test_the_date_header_can_be_wrong(start: Clients) -> None:
+async def test_date_header_can_be_shifted(start: Clients) -> None:
     client = await start(faults={"date_skew_s": 300})
     response, _ = await client.get(client.address())
     off = parsedate_to_datetime(response.headers["Date"]) - datetime.now(UTC)
     assert timedelta(seconds=250) < off < timedelta(seconds=350)
 
 
-async def test_truth_and_served_are_told_over_http(start: Clients) -> None:
+async def test_truth_and_served_rows_are_available_over_http(start: Clients) -> None:
     client = await start(revised=0.2, unfit=0.05)
     await client.chain(client.address())
     url, tenant = client.simulator.url, client.simulator.tenants[0]
@@ -579,7 +577,7 @@ async def test_truth_and_served_are_told_over_http(start: Clients) -> None:
         assert response.status == 400
 
 
-async def test_every_request_is_remembered_with_its_outcome(start: Clients) -> None:
+async def test_each_request_is_recorded_with_its_outcome(start: Clients) -> None:
     client = await start(faults={"throttled": "1x1"})
     tenant = client.simulator.tenants[0]
     for _ in range(3):
@@ -607,15 +605,15 @@ async def test_prebuilt_serves_the_same_rows_without_throttling(start: Clients) 
         await quick.page(quick.address())
 
 
-async def test_gzip_is_used_when_asked_for(start: Clients) -> None:
+async def test_gzip_is_used_on_request(start: Clients) -> None:
     client = await start(compress=True)
     response, body = await client.get(client.address())
     assert response.headers["Content-Encoding"] in {"gzip", "deflate"}
     assert len(json.loads(body)["value"]) == 100
 
 
-async def test_the_command_prints_one_line_and_stops_with_0_on_sigterm(tmp_path: Path) -> None:
-    program = "import typer; from connector.simulator.cli import simulate; typer.run(simulate)"
+async def test_simulate_prints_one_line_and_exits_0_on_sigterm(tmp_path: Path) -> None:
+    program = "import typer; from connector.commands.simulate import simulate; typer.run(simulate)"
     arguments = ["--listen", "127.0.0.1:0", "--ca-out", str(tmp_path / "ca.pem"), "--tenants", "2", "--seed", "3"]
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-c", program, *arguments, stdout=asyncio.subprocess.PIPE
@@ -640,7 +638,7 @@ async def test_the_command_prints_one_line_and_stops_with_0_on_sigterm(tmp_path:
 
 
 async def test_simulator_writes_a_configuration_that_reads_it(tmp_path: Path) -> None:
-    program = "import typer; from connector.simulator.cli import simulate; typer.run(simulate)"
+    program = "import typer; from connector.commands.simulate import simulate; typer.run(simulate)"
     written = tmp_path / "connector.toml"
     arguments = ["--ca-out", str(tmp_path / "ca.pem"), "--tenants", "2", "--config-out", str(written)]
     process = await asyncio.create_subprocess_exec(

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 
 from connector.core.rows import Row, RowSchema
 from connector.simulator import Options
-from connector.simulator.calls import DAY_MS, Calls, tenant_key
+from connector.simulator.calls import DAY_MS, CallSequence, tenant_key
 from connector.simulator.options import Recipe
-from connector.simulator.pages import Log, Version
-from connector.simulator.rows import UNFIT
+from connector.simulator.pages import CallLog, Version
+from connector.simulator.row_content import UNFIT
 from connector.simulator.world import World
 
 DATA = Path(__file__).parents[1] / "data"
@@ -26,15 +26,15 @@ HOUR_MS = 3_600_000
 EVER_MS = NOON_MS + 400 * DAY_MS
 
 
-def log_of(recipe: Recipe, tenant: int = 0, since_ms: int = NOON_MS - 10 * DAY_MS) -> Log:
-    return Log(Calls(recipe, tenant_key(recipe.seed, tenant), since_ms))
+def log_of(recipe: Recipe, tenant: int = 0, since_ms: int = NOON_MS - 10 * DAY_MS) -> CallLog:
+    return CallLog(CallSequence(recipe, tenant_key(recipe.seed, tenant), since_ms))
 
 
 def versions_of(recipe: Recipe, hours: int = 24, at_ms: int = EVER_MS) -> list[Version]:
     return list(log_of(recipe).versions((NOON_MS - hours * HOUR_MS, NOON_MS), at_ms))
 
 
-def read(log: Log, bounds: tuple[int, int], at_ms: int, size: int, order: str = "start") -> list[bytes]:
+def read(log: CallLog, bounds: tuple[int, int], at_ms: int, size: int, order: str = "start") -> list[bytes]:
     rows: list[bytes] = []
     for offset in itertools.count(0, size):
         page = log.page(bounds, at_ms, offset, size, order)  # type: ignore[arg-type]
@@ -52,7 +52,7 @@ def sample_rows() -> list[dict[str, object]]:
     return [row for name in ("first", "last") for row in json.loads((DATA / f"page-{name}.json").read_text())["value"]]
 
 
-def test_a_row_has_the_documented_members_with_their_types_and_no_others() -> None:
+def test_row_has_exactly_the_documented_members() -> None:
     kinds: dict[str, set[type]] = {}
     for row in sample_rows():
         for name, value in row.items():
@@ -68,13 +68,13 @@ def test_a_row_has_the_documented_members_with_their_types_and_no_others() -> No
     assert complete > 1500
 
 
-def test_beta_adds_its_four_members() -> None:
+def test_beta_row_has_four_more_members() -> None:
     page = log_of(Recipe(calls_per_day=500)).page((NOON_MS - DAY_MS, NOON_MS), EVER_MS, 0, 1000, is_beta=True)
     added = {"userCountryCode", "otherPartyCountryCode", "transferorCorrelationId", "administrativeUnitInfos"}
     assert all(added <= set(json.loads(row)) for row in page.rows)
 
 
-def test_everything_that_users_reported_occurs() -> None:
+def test_reported_oddities_occur() -> None:
     rows = [json.loads(version.text) for version in versions_of(Recipe(calls_per_day=5000))]
     fractions = {len(r["startDateTime"].partition(".")[2].rstrip("Z")) for r in rows}
     assert fractions == {0, 1, 2, 3, 5, 6, 7}
@@ -92,7 +92,7 @@ def test_everything_that_users_reported_occurs() -> None:
     assert any(r["startDateTime"] == r["failureDateTime"] for r in failed)
 
 
-def test_the_same_seed_makes_the_same_bytes_whatever_was_asked_before() -> None:
+def test_rows_do_not_depend_on_earlier_requests() -> None:
     recipe = Recipe(calls_per_day=3000, unfit=0.01, unknown=0.01)
     one, other = log_of(recipe), log_of(recipe, since_ms=NOON_MS - 5 * DAY_MS)
     read(other, (NOON_MS - 2 * HOUR_MS, NOON_MS), NOON_MS, 7)
@@ -102,7 +102,7 @@ def test_the_same_seed_makes_the_same_bytes_whatever_was_asked_before() -> None:
     assert read(log_of(recipe, tenant=1), bounds, EVER_MS, 1000) != read(one, bounds, EVER_MS, 1000)
 
 
-def test_the_bytes_of_a_seed_do_not_change_between_releases() -> None:
+def test_rows_of_a_seed_stay_the_same_across_releases() -> None:
     page = log_of(Recipe(seed=7, calls_per_day=100)).page((NOON_MS - DAY_MS, NOON_MS), NOON_MS, 0, 2)
     golden = json.loads((DATA / "simulator-seed-7.json").read_text())
     assert [json.loads(row) for row in page.rows] == golden
@@ -110,8 +110,8 @@ def test_the_bytes_of_a_seed_do_not_change_between_releases() -> None:
 
 @pytest.mark.parametrize("shape", ["flat", "busy-hours"])
 @pytest.mark.parametrize("per_day", [1, 40, 10_000])
-def test_a_day_has_exactly_as_many_calls_as_asked_for(shape: str, per_day: int) -> None:
-    calls = Calls(Recipe(calls_per_day=per_day, shape=shape), tenant_key(1, 0), 0)  # type: ignore[arg-type]
+def test_day_has_the_requested_number_of_calls(shape: str, per_day: int) -> None:
+    calls = CallSequence(Recipe(calls_per_day=per_day, shape=shape), tenant_key(1, 0), 0)  # type: ignore[arg-type]
     day_ms = 20_000 * DAY_MS
     starts = [start for block in calls.blocks(day_ms, day_ms + DAY_MS) for start in block.start.tolist()]
     assert sum(day_ms <= start < day_ms + DAY_MS for start in starts) == per_day
@@ -129,7 +129,7 @@ def test_a_day_has_exactly_as_many_calls_as_asked_for(shape: str, per_day: int) 
     order=st.sampled_from(["start", "newest", "id"]),
     moved=st.booleans(),
 )
-def test_pages_add_up_to_what_could_be_seen(
+def test_pages_together_hold_all_visible_rows(
     per_day: int, hours: float, age_h: float, size: int, order: str, *, moved: bool
 ) -> None:
     recipe = Recipe(calls_per_day=per_day, revised=0.3, moved=1.0 if moved else 0.0, unfit=0.05)
@@ -149,7 +149,7 @@ def test_pages_add_up_to_what_could_be_seen(
     assert sorted(read(log, bounds, at_ms, size, order)) == seen(current)
 
 
-def test_the_range_takes_its_beginning_in_and_leaves_its_end_out() -> None:
+def test_range_includes_its_start_and_excludes_its_end() -> None:
     log = log_of(Recipe(calls_per_day=1000, revised=0))
     starts = [v.block.start_of(v.call, 0) for v in log.versions((NOON_MS - HOUR_MS, NOON_MS), EVER_MS)]
     first, last = starts[0], starts[-1]
@@ -158,7 +158,7 @@ def test_the_range_takes_its_beginning_in_and_leaves_its_end_out() -> None:
     assert len(read(log, (first + 1, last), EVER_MS, 1000)) == len(starts) - 2
 
 
-def test_most_rows_turn_up_soon_and_all_within_six_days_of_the_call() -> None:
+def test_all_rows_appear_within_six_days() -> None:
     late = []
     for version in versions_of(Recipe(calls_per_day=20_000)):
         ended = int(version.block.end[version.call])
@@ -172,17 +172,17 @@ def test_most_rows_turn_up_soon_and_all_within_six_days_of_the_call() -> None:
     assert share[2] == 1
 
 
-def test_without_lateness_a_row_is_there_when_its_call_ends() -> None:
+def test_row_without_lateness_appears_at_the_end_of_its_call() -> None:
     for version in versions_of(Recipe(calls_per_day=500, lateness="none", revised=0)):
         assert version.visible_ms == int(version.block.end[version.call])
 
 
-def test_lateness_can_be_spelled_out() -> None:
+def test_lateness_can_be_configured() -> None:
     for version in versions_of(Recipe(calls_per_day=500, lateness="1:7d-8d", revised=0)):
         assert 7 * DAY_MS <= version.visible_ms - int(version.block.end[version.call]) <= 8 * DAY_MS
 
 
-def test_a_revision_is_another_value_of_the_same_row_and_replaces_it() -> None:
+def test_revision_replaces_its_row() -> None:
     by_call: dict[tuple[int, int], list[Version]] = {}
     for version in versions_of(Recipe(calls_per_day=5000, revised=0.1, moved=0.5)):
         by_call.setdefault((version.block.number, version.call), []).append(version)
@@ -200,12 +200,16 @@ def test_a_revision_is_another_value_of_the_same_row_and_replaces_it() -> None:
     assert 0.3 < moved / len(revised) < 0.7
 
 
-def test_exactly_the_rows_called_unfit_do_not_fit() -> None:
+def test_only_rows_made_invalid_are_invalid() -> None:
     recipe = Recipe(calls_per_day=20_000, unfit=0.05, unknown=0.05, startless=0.02, revised=0.1)
     versions = versions_of(recipe)
     shape = RowSchema(json.loads(SCHEMA.read_text()), "v1.0")
     readings = shape.read(v.text for v in versions).rows
-    assert [isinstance(row, Row) and shape.instants_fit(row) for row in readings] == [v.fits for v in versions]
+    fitting = [
+        isinstance(row, Row) and shape.resolve(row, version.text)[1] is None
+        for row, version in zip(readings, versions, strict=True)
+    ]
+    assert fitting == [version.fits for version in versions]
     unfit = [v for v in versions if not v.fits]
     assert len({v.text for v in unfit}) == len(unfit)
     assert len({v.block.unfit[v.call] % len(UNFIT) for v in unfit}) == len(UNFIT)
@@ -214,14 +218,14 @@ def test_exactly_the_rows_called_unfit_do_not_fit() -> None:
     assert 0.04 < unknown / len(readings) < 0.06
 
 
-def test_beta_rows_fit_too() -> None:
+def test_beta_rows_are_valid() -> None:
     log = log_of(Recipe(calls_per_day=2000))
     shape = RowSchema(json.loads(SCHEMA.read_text()), "beta")
     rows = log.page((NOON_MS - DAY_MS, NOON_MS), EVER_MS, 0, 1000, is_beta=True).rows
     assert all(isinstance(row, Row) and not row.unknown for row in shape.read(rows).rows)
 
 
-def test_a_row_that_turns_up_between_two_pages_shifts_the_rest() -> None:
+def test_row_that_appears_between_pages_shifts_the_rest() -> None:
     log = log_of(Recipe(calls_per_day=5000, lateness="0.5:0s-0s,0.5:10m-20m", revised=0))
     bounds = (NOON_MS - HOUR_MS, NOON_MS)
     first = log.page(bounds, NOON_MS - HOUR_MS // 2, 0, 50)
@@ -234,7 +238,7 @@ def test_a_row_that_turns_up_between_two_pages_shifts_the_rest() -> None:
     assert set(newest[0].rows) & set(newest[1].rows)
 
 
-def test_frozen_nothing_turns_up_until_the_clock_goes_on() -> None:
+def test_frozen_simulator_shows_no_new_rows() -> None:
     now = datetime(2026, 3, 4, 12, tzinfo=UTC)
     world = World(Options(calls_per_day=5000, frozen=True), lambda: now)
     tenant = next(iter(world.tenants))
@@ -247,7 +251,7 @@ def test_frozen_nothing_turns_up_until_the_clock_goes_on() -> None:
     assert len(list(world.truth(tenant))) < count
 
 
-def test_truth_at_an_earlier_time_is_what_was_true_then() -> None:
+def test_truth_can_be_read_for_an_earlier_time() -> None:
     now = datetime(2026, 3, 4, 12, tzinfo=UTC)
     world = World(Options(calls_per_day=2000, days=1, revised=0.2), lambda: now)
     tenant = next(iter(world.tenants))
@@ -260,11 +264,11 @@ def test_truth_at_an_earlier_time_is_what_was_true_then() -> None:
     assert all(msgspec.json.decode(row.row)["id"] == row.id for row in then)
 
 
-def test_wrong_options_are_all_named() -> None:
+def test_every_wrong_option_is_named() -> None:
     problems = Options(failed=2, lateness="soon", tenants=0, order="x").check()  # type: ignore[arg-type]
     assert [problem.partition(":")[0] for problem in problems] == ["lateness", "failed", "tenants", "order"]
 
 
-def test_the_package_needs_nothing_for_the_simulator_that_it_does_not_declare() -> None:
+def test_simulator_needs_only_declared_packages() -> None:
     declared = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]["dependencies"]
     assert any(name.startswith("cryptography") for name in declared)

@@ -23,7 +23,7 @@ from connector.config import SchemaRegistry
 from connector.errors import FatalError, RegistryUnavailableError
 from connector.graph.transport import BrokenAnswerError, Response, Transport
 from connector.kafka.registry import Registry
-from connector.trust import Trust
+from connector.tls import Trust
 
 DEADLINE_S = 20.0
 
@@ -160,9 +160,7 @@ async def test_ca_that_breaks_a_strict_rule_is_named_with_its_flaw(
 
 
 @pytest.mark.parametrize("flaws", [flaws for flaws, _ in STRICT])
-async def test_ca_that_breaks_a_strict_rule_is_accepted_when_the_owner_says_so(
-    serve_as: Callable[..., Server], flaws: tuple[str, ...]
-) -> None:
+async def test_tls_strict_false_accepts_a_flawed_ca(serve_as: Callable[..., Server], flaws: tuple[str, ...]) -> None:
     server = serve_as(*flaws)
     async with answering(HEAD, server.context) as url:
         assert (await ask(url, server.bundle, strict=False)).status == 200
@@ -193,7 +191,7 @@ async def test_certificate_error_names_the_check_that_failed(
             await ask(url, bundle, strict=strict)
 
 
-async def test_server_that_speaks_no_tls_is_named_so() -> None:
+async def test_server_without_tls_is_named() -> None:
     async with answering(HEAD) as url:
         with pytest.raises(BrokenAnswerError, match="does not speak TLS there") as raised:
             await ask(url.with_scheme("https"))
@@ -212,7 +210,7 @@ async def test_registry_names_the_flaw_and_its_own_key(serve_as: Callable[..., S
             await asyncio.to_thread(lenient.schema, 1)
 
 
-async def test_ca_bundle_that_is_replaced_is_read_again(serve_as: Callable[..., Server]) -> None:
+async def test_replaced_ca_bundle_is_read_again(serve_as: Callable[..., Server]) -> None:
     """One that cannot be read is logged once, and the one before stays in use."""
     new = serve_as()
     good = new.bundle.read_bytes()
@@ -228,6 +226,6 @@ async def test_ca_bundle_that_is_replaced_is_read_again(serve_as: Callable[..., 
         serve_as()  # another CA, which did not sign this server's certificate
         with capture_logs() as logs, pytest.raises(BrokenAnswerError, match="is not trusted"):
             await transport.ask("GET", url, headers={}, max_bytes=9)
-        assert [entry["event"] for entry in logs] == ["file_read_again"]
+        assert [entry["event"] for entry in logs] == ["file_reloaded"]
         new.bundle.write_bytes(good)
         assert (await transport.ask("GET", url, headers={}, max_bytes=9)).status == 200

@@ -58,7 +58,7 @@ def test_run_waits_and_names_an_advertised_address_that_fails(
         assert good.run_once() == 0
     worker = new_worker(configuration(cluster.address("OPEN"), topic, app, source))
     worker.start()
-    event = worker.until_logged("brokers_unreachable", DEADLINE_S)
+    event = worker.until_logged("waiting_for_brokers", DEADLINE_S)
     assert f"broker 1 advertises {address}, which cannot be reached" in event["reason"]
     assert "advertised.listeners" in event["remedy"]
     assert worker.get("/livez")[0] == 200

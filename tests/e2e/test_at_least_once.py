@@ -37,7 +37,7 @@ def repeated(found: Committed) -> int:
     return len(found.rows) - len({(row.tenant, row.id, row.revision) for row in found.rows})
 
 
-def test_kills_at_any_moment_lose_nothing_and_a_clean_stop_repeats_nothing(
+def test_at_least_once_survives_kills(
     broker: SharedBroker, topic: str, app: str, simulate: Simulate, new_worker: NewWorker, settings: Settings
 ) -> None:
     """SIGKILL at seeded moments while the source goes on; progress is true all the same."""
@@ -65,7 +65,7 @@ def test_kills_at_any_moment_lose_nothing_and_a_clean_stop_repeats_nothing(
 
 
 @pytest.mark.parametrize("part", PARTS[1:])
-def test_a_death_between_two_parts_of_a_batch_loses_nothing_and_progress_is_true(
+def test_crash_between_batch_parts_keeps_progress_true(
     broker: SharedBroker,
     topic: str,
     app: str,
@@ -92,7 +92,7 @@ def test_a_death_between_two_parts_of_a_batch_loses_nothing_and_progress_is_true
     assert bool(repeated(found)) is (part != "checkpoint")
 
 
-def test_while_the_state_cannot_be_written_rows_are_not_repeated_for_ever(
+def test_unwritable_state_stops_repeated_rows(
     broker: SharedBroker, topic: str, app: str, simulate: Simulate, new_worker: NewWorker, settings: Settings
 ) -> None:
     source = simulate(days=1, calls_per_day=2_000, page_size=100, clock_offset_s=-3_600, frozen=True)
@@ -118,7 +118,7 @@ def test_while_the_state_cannot_be_written_rows_are_not_repeated_for_ever(
     oracle.check(broker.bootstrap, topic, app, source.truth(), claims=False, repeats=True)
 
 
-def test_the_delivery_of_an_app_may_be_changed_and_changed_back(
+def test_delivery_can_be_changed_and_changed_back(
     broker: SharedBroker, topic: str, app: str, simulate: Simulate, new_worker: NewWorker, settings: Settings
 ) -> None:
     """After clean stops nothing is repeated; whatever it was, the memory is the same."""
@@ -135,7 +135,7 @@ def test_the_delivery_of_an_app_may_be_changed_and_changed_back(
         so_far = len(found.rows)
 
 
-def test_a_frozen_worker_that_wakes_amid_its_work_loses_nothing(
+def test_frozen_at_least_once_worker_loses_nothing(
     broker: SharedBroker, topic: str, app: str, simulate: Simulate, new_worker: NewWorker, settings: Settings
 ) -> None:
     """Without transactions the frozen worker is not fenced, so rows in flight may be published again.
@@ -165,7 +165,7 @@ def test_a_frozen_worker_that_wakes_amid_its_work_loses_nothing(
     assert len(oracle.check(broker.bootstrap, topic, app, source.truth(), repeats=True).rows) == len(found.rows)
 
 
-def test_nothing_is_lost_when_the_broker_is_killed(
+def test_at_least_once_survives_a_killed_broker(
     broker_of_its_own: Cluster, topic: str, app: str, simulate: Simulate, new_worker: NewWorker
 ) -> None:
     source = simulate(days=1, calls_per_day=6_000, page_size=100, frozen=True, faults={"slow": 1.0, "slow_s": 0.1})

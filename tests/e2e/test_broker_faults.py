@@ -1,5 +1,6 @@
 """Faults of brokers: the topics equal the source exactly, the newest rows included, and no transaction stays open."""
 
+import html
 import threading
 import time
 from collections.abc import Callable
@@ -51,7 +52,7 @@ def last_commit(worker: Worker) -> datetime:
 
 @pytest.mark.parametrize("pause_s", [0, 4])
 @pytest.mark.parametrize("how", ["bounced_cleanly", "killed"])
-def test_nothing_is_lost_or_repeated_when_the_broker_is(
+def test_broker_fault_keeps_exactly_once(
     broker_of_its_own: Cluster, topic: str, app: str, simulate: Simulate, new_worker: NewWorker, how: str, pause_s: int
 ) -> None:
     """Kafka's test_exactly_once_source, which cannot see a lost tail."""
@@ -67,7 +68,7 @@ def test_nothing_is_lost_or_repeated_when_the_broker_is(
     oracle.check(broker_of_its_own.bootstrap, topic, app, source.truth())
 
 
-def test_three_brokers_lost_and_bounced_in_turn_lose_and_repeat_nothing(
+def test_rolling_broker_restarts_keep_exactly_once(
     three_brokers: Cluster, topic: str, app: str, simulate: Simulate, new_worker: NewWorker
 ) -> None:
     source = simulate(**HISTORY)
@@ -84,7 +85,7 @@ def test_three_brokers_lost_and_bounced_in_turn_lose_and_repeat_nothing(
     oracle.check(three_brokers.bootstrap, topic, app, source.truth())
 
 
-def test_polling_faster_than_the_commit_publishes_nothing_twice(
+def test_polling_faster_than_commits_keeps_exactly_once(
     broker_of_its_own: Cluster, topic: str, app: str, simulate: Simulate, new_worker: NewWorker
 ) -> None:
     """castorm/kafka-connect-http 263: sweeps are due again and again while a frozen broker commits nothing."""
@@ -106,7 +107,7 @@ def test_polling_faster_than_the_commit_publishes_nothing_twice(
     oracle.check(broker_of_its_own.bootstrap, topic, app, source.truth())
 
 
-def test_after_a_transaction_that_failed_memory_is_what_was_committed(
+def test_failed_transaction_leaves_committed_state(
     broker: SharedBroker, topic: str, app: str, simulate: Simulate, new_worker: NewWorker, settings: Settings
 ) -> None:
     """confluentinc/kafka-connect-jdbc PR 1239, redpanda-data/connect TestCacheSet_SoftFails.
@@ -158,7 +159,7 @@ def guarded_broker() -> Any:
 
 @pytest.mark.broker
 @pytest.mark.parametrize("denied", ["", ".state"], ids=["the_row_topic", "the_state_topic"])
-def test_a_right_that_is_taken_away_while_it_runs_is_waited_for(
+def test_withdrawn_right_is_waited_for(
     guarded_broker: Cluster, topic: str, app: str, simulate: Simulate, new_worker: NewWorker, denied: str
 ) -> None:
     """Kafka's ExactlyOnceSourceIntegrationTest: it recovers when the right is granted again."""
@@ -183,7 +184,7 @@ def test_a_right_that_is_taken_away_while_it_runs_is_waited_for(
     oracle.check(guarded_broker.bootstrap, topic, app, source.truth())
 
 
-def test_sigterm_ends_it_within_ten_seconds_though_the_broker_is_frozen(
+def test_sigterm_ends_within_10_s_with_frozen_broker(
     broker_of_its_own: Cluster, topic: str, app: str, simulate: Simulate, new_worker: NewWorker
 ) -> None:
     source = simulate(**HISTORY)
@@ -198,7 +199,7 @@ def test_sigterm_ends_it_within_ten_seconds_though_the_broker_is_frozen(
     oracle.check(broker_of_its_own.bootstrap, topic, app, source.truth())
 
 
-def test_a_worker_waits_for_brokers_and_says_so(
+def test_worker_waits_for_brokers_and_logs_it(
     broker_of_its_own: Cluster, topic: str, app: str, simulate: Simulate, new_worker: NewWorker
 ) -> None:
     """/livez is 200 whatever Kafka does; /readyz says what is missing; SIGTERM ends the waiting."""
@@ -206,7 +207,7 @@ def test_a_worker_waits_for_brokers_and_says_so(
     source = simulate(days=0.1, calls_per_day=1_000, frozen=True)
     worker = new_worker(configuration(broker_of_its_own.bootstrap, topic, app, source))
     worker.start()
-    worker.until_logged("brokers_unreachable")
+    worker.until_logged("waiting_for_brokers")
     assert worker.get("/livez")[0] == 200
     code, body = worker.get("/readyz")
     assert code == 503
@@ -214,7 +215,7 @@ def test_a_worker_waits_for_brokers_and_says_so(
     assert worker.metric("kafka_up") == 0
     assert worker.stop(10.5) == 0
     worker.start()
-    worker.until_logged("brokers_unreachable")
+    worker.until_logged("waiting_for_brokers")
     broker_of_its_own.start()
     worker.until_ready()
     assert worker.metric("kafka_up") == 1
@@ -225,3 +226,35 @@ def test_a_worker_waits_for_brokers_and_says_so(
     worker.until_ready()
     finish(worker)
     oracle.check(broker_of_its_own.bootstrap, topic, app, source.truth())
+
+
+def test_outage_leaves_lag_rising_and_names_the_cause(
+    broker_of_its_own: Cluster, topic: str, app: str, simulate: Simulate, new_worker: NewWorker
+) -> None:
+    """What was committed last stays visible until the group assigns shards again."""
+    source = simulate(days=0.1, calls_per_day=1_000, frozen=True)
+    worker = new_worker(configuration(broker_of_its_own.bootstrap, topic, app, source))
+    worker.start()
+    tenant = source.tenants[0]
+    worker.until(lambda: worker.tenant(tenant).get("state") == "ok", "the tenant to be read")
+    records, covered = (worker.tenant(tenant)[name] for name in ("records", "covered_through"))
+
+    broker_of_its_own.kill()
+    worker.until(lambda: not worker.status()["shards_owned"], "the shards to be lost", 90)
+    worker.until(lambda: worker.metric("kafka_up") == 0, "the outage to be noticed")
+
+    lag_s = worker.metric("lag_seconds", tenant=tenant)
+    worker.until(lambda: worker.metric("lag_seconds", tenant=tenant) > lag_s, "the lag to rise")
+    assert worker.metric("gap_seconds", tenant=tenant) == 0
+    known = worker.tenant(tenant)
+    assert (known["records"], known["covered_through"]) == (records, covered)
+    assert known["state"] == "unknown"
+    assert known["reason"].startswith("brokers are unreachable: ")
+    assert any(reason.startswith("brokers are unreachable: ") for reason in worker.status()["reasons"])
+    assert known["reason"] in html.unescape(worker.get("/")[1])
+
+    broker_of_its_own.start()
+    worker.until_ready()
+    worker.until(lambda: worker.tenant(tenant).get("state") == "ok", "the tenant to be read again")
+    assert len(worker.status()["tenants"]) == 1
+    assert len(worker.series("lag_seconds", tenant=tenant)) == 1

@@ -13,7 +13,7 @@ SEED = 22
 SECONDS = 20.0
 
 
-def test_acts_are_a_function_of_the_seed_and_more_time_adds_to_them() -> None:
+def test_acts_depend_only_on_the_seed() -> None:
     assert within(SEED, SECONDS) == within(SEED, SECONDS)
     assert within(SEED, 10 * SECONDS)[: len(within(SEED, SECONDS))] == within(SEED, SECONDS)
     assert within(SEED, SECONDS) != within(SEED + 1, SECONDS)
@@ -21,7 +21,7 @@ def test_acts_are_a_function_of_the_seed_and_more_time_adds_to_them() -> None:
 
 @pytest.mark.broker
 @pytest.mark.timeout(900)
-def test_whatever_goes_wrong_every_few_seconds_nothing_is_lost_or_repeated(tmp_path: Path) -> None:
+def test_random_faults_keep_exactly_once(tmp_path: Path) -> None:
     """An end of a transaction is withheld while its worker is killed; then what the seed says."""
     first = Step((Act("kill_worker", 0, 1.0), Act("hold_answers_to_ends_of_transactions", 0, 3.0)), 0.5)
     stage = Stage(SEED, tmp_path, calls_per_day=400_000, minutes=1)

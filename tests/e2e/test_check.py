@@ -133,7 +133,7 @@ def place(registry: RegistryClient, tmp_path_factory: pytest.TempPathFactory) ->
             place.worker.kill()
 
 
-def test_all_passes_beside_a_running_worker_with_one_graph_request_a_tenant(place: Place) -> None:
+def test_check_passes_beside_a_running_worker(place: Place) -> None:
     mine = place.settings(graph={"requests_per_minute": 1})
     begun = place.source.requests()[-1].at
     with place.unnoticed():
@@ -152,7 +152,7 @@ def _seconds(url: str) -> float:
     return (end - start).total_seconds()
 
 
-def test_a_worker_with_nothing_to_tell_logs_nothing_sweep_after_sweep(place: Place) -> None:
+def test_idle_worker_logs_nothing(place: Place) -> None:
     """Rows come meanwhile, and are committed."""
     worker = place.worker
     sweeps, rows = worker.metric("sweeps_total", outcome="ok"), worker.metric("rows_total")
@@ -282,7 +282,7 @@ def examined(place: Place) -> dict[str, commands.Done]:
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.plant.__name__)
-def test_a_planted_fault_is_named_with_its_remedy_and_the_worker_does_not_notice(
+def test_check_names_a_planted_fault_with_its_remedy(
     place: Place, examined: dict[str, commands.Done], fault: Fault
 ) -> None:
     done = examined[fault.plant.__name__]
@@ -297,7 +297,7 @@ def test_a_planted_fault_is_named_with_its_remedy_and_the_worker_does_not_notice
     assert not any(word in json.dumps(found) for word in ("eyJ", "guessed", place.source.identity["client_secret"]))
 
 
-def test_what_a_worker_may_not_do_with_its_topics_and_its_group_is_told_without_doing_it(place: Place) -> None:
+def test_check_names_missing_rights_without_using_them(place: Place) -> None:
     kafka = {"app": "narrow", "topic": "narrow-calls", "replication_factor": 3}
     for name in ("narrow-calls", "narrow.state"):
         place.admin.create_topics([NewTopic(name, 2, config={"cleanup.policy": "compact"})])[name].result(10)
@@ -313,7 +313,7 @@ def test_what_a_worker_may_not_do_with_its_topics_and_its_group_is_told_without_
     assert "creating topic narrow.seen" in said
 
 
-def test_a_new_app_passes_and_nothing_is_made(place: Place) -> None:
+def test_check_creates_nothing_for_a_new_app(place: Place) -> None:
     topics, subjects = place.admin.list_topics(timeout=10).topics.keys(), place.registry.ask("GET", "/subjects")
     code, found = place.check(kafka={"app": "fresh", "topic": "fresh-calls"})
     assert code == 0, found
@@ -326,7 +326,7 @@ def test_a_new_app_passes_and_nothing_is_made(place: Place) -> None:
     assert {group.group_id for group in groups} == {APP}
 
 
-def test_topics_that_nobody_is_to_create_are_named_with_the_command_that_does(place: Place) -> None:
+def test_check_gives_commands_for_missing_topics(place: Place) -> None:
     code, found = place.check(kafka={"app": "absent", "topic": "absent-calls", "create_topics": False})
     wrong = [finding for finding in found if not finding["ok"]]
     assert code == 1
@@ -334,7 +334,7 @@ def test_topics_that_nobody_is_to_create_are_named_with_the_command_that_does(pl
     assert all("kafka-topics.sh" in finding["remedy"] for finding in wrong)
 
 
-def test_state_that_run_would_refuse_is_refused(place: Place) -> None:
+def test_check_refuses_state_that_run_refuses(place: Place) -> None:
     code, found = place.check(kafka={"topic": "another"})
     wrong = [finding for finding in found if not finding["ok"]]
     assert (code, [finding["check"] for finding in wrong]) == (1, ["topics"])
@@ -342,7 +342,7 @@ def test_state_that_run_would_refuse_is_refused(place: Place) -> None:
     assert "set kafka.topic back" in wrong[0]["remedy"]
 
 
-def test_people_get_a_line_for_each_check(place: Place) -> None:
+def test_check_prints_a_line_per_check(place: Place) -> None:
     done = commands.run(place.write(place.settings(**no_role(place))), "check")
     assert (done.code, done.error) == (1, "")
     lines = done.output.splitlines()
@@ -360,7 +360,7 @@ def test_people_get_a_line_for_each_check(place: Place) -> None:
     assert "; to do: grant CallRecords.Read.All" in lines[2]
 
 
-def test_a_wrong_configuration_exits_2_with_a_line_for_each_problem(place: Place) -> None:
+def test_check_exits_2_with_a_line_per_problem(place: Place) -> None:
     broken = place.settings(kafka={"shards": 0}, windows={"slice": "soon"})
     done = commands.run(place.write(broken), "check", "--json")
     assert (done.code, done.output) == (2, "")
@@ -369,7 +369,7 @@ def test_a_wrong_configuration_exits_2_with_a_line_for_each_problem(place: Place
     assert "windows.slice" in done.error
 
 
-def test_with_everything_away_it_ends_soon_and_says_so(place: Place) -> None:
+def test_check_ends_soon_when_all_is_unavailable(place: Place) -> None:
     away = [f"127.0.0.1:{port}" for port in free_ports(3)]
     begun = time.monotonic()
     code, found = place.check(

@@ -34,7 +34,7 @@ def connector(*arguments: str, **variables: str) -> subprocess.CompletedProcess[
     return done
 
 
-def test_version_is_on_standard_output() -> None:
+def test_version_is_printed_to_standard_output() -> None:
     done = connector("--version")
     assert (done.returncode, done.stderr) == (0, "")
     assert re.fullmatch(r"connector \d+\.\d+\.\d+\S*\n", done.stdout)
@@ -43,7 +43,7 @@ def test_version_is_on_standard_output() -> None:
 @pytest.mark.parametrize(
     "arguments", [(), ("run",), ("schema",), ("schema", "show"), ("schema", "config"), ("simulate",)]
 )
-def test_help_has_an_example(arguments: tuple[str, ...]) -> None:
+def test_help_shows_an_example(arguments: tuple[str, ...]) -> None:
     done = connector(*arguments, "--help")
     assert (done.returncode, done.stderr) == (0, "")
     assert "Example" in done.stdout
@@ -76,14 +76,14 @@ def test_version_and_help_import_nothing_heavy() -> None:
         (("simulate", "--listen", "here"), "--listen: "),
     ],
 )
-def test_wrong_arguments_are_one_sentence_and_exit_2(arguments: tuple[str, ...], sentence: str) -> None:
+def test_wrong_arguments_exit_2_with_one_sentence(arguments: tuple[str, ...], sentence: str) -> None:
     done = connector(*arguments)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith(sentence)
     assert done.stderr.count("\n") == 1
 
 
-def test_a_wrong_configuration_is_one_line_a_problem_and_exit_2(tmp_path: Path) -> None:
+def test_wrong_configuration_exits_2_with_a_line_per_problem(tmp_path: Path) -> None:
     path = tmp_path / "connector.toml"
     path.write_text('[kafka]\ntopik = "x"\nshards = 0\n[identity]\nclient_secret = "hunter2"\n')
     done = connector("run", "--config", str(path), CONNECTOR_HTTP__LISTEN="here")
@@ -92,24 +92,24 @@ def test_a_wrong_configuration_is_one_line_a_problem_and_exit_2(tmp_path: Path) 
         f"{path}: kafka.shards: is 0; write at least 1",
         f"{path}: kafka.topik: is not a known key; the nearest is kafka.topic",
         (
-            'CONNECTOR_HTTP__LISTEN: http.listen: is "here", which is no address; '
-            'write HOST:PORT, for instance "0.0.0.0:9464"'
+            'CONNECTOR_HTTP__LISTEN: http.listen: is "here", which is not an address; '
+            'write HOST:PORT, for example "0.0.0.0:9464"'
         ),
         (
-            f"{path}: tenants: names no tenant; add [[tenants]], "
+            f"{path}: tenants: has no tenant; add [[tenants]], "
             "or set AZURE_TENANT_ID, AZURE_CLIENT_ID and AZURE_CLIENT_SECRET"
         ),
-        f'{path}: kafka.bootstrap_servers: is empty; set it, for instance "broker-1:9092"',
+        f'{path}: kafka.bootstrap_servers: is empty; set it, for example "broker-1:9092"',
     ]
 
 
-def test_the_configuration_named_by_the_environment_is_read() -> None:
+def test_configuration_path_comes_from_the_environment() -> None:
     done = connector("run", CONNECTOR_CONFIG="/nowhere/connector.toml")
     assert done.returncode == 2
     assert done.stderr.startswith("CONNECTOR_CONFIG: /nowhere/connector.toml cannot be read")
 
 
-def test_schemas_are_on_standard_output() -> None:
+def test_schemas_are_printed_to_standard_output() -> None:
     shown = connector("schema", "show")
     assert (shown.returncode, shown.stderr) == (0, "")
     assert json.loads(shown.stdout)["name"] == "directRoutingLogRow"
@@ -118,7 +118,7 @@ def test_schemas_are_on_standard_output() -> None:
     assert json.loads(config.stdout)["$schema"].startswith("https://json-schema.org/")
 
 
-def test_a_reader_that_goes_away_is_no_bug() -> None:
+def test_closed_output_pipe_is_not_a_bug() -> None:
     process = subprocess.Popen(
         [sys.executable, "-m", "connector", "schema", "config"],
         stdout=subprocess.PIPE,
@@ -134,7 +134,7 @@ def test_a_reader_that_goes_away_is_no_bug() -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_stops_the_simulator_with_0(tmp_path: Path, number: signal.Signals) -> None:
+def test_signal_stops_the_simulator_with_0(tmp_path: Path, number: signal.Signals) -> None:
     process = subprocess.Popen(
         [sys.executable, "-m", "connector", "simulate", "--days", "0", "--ca-out", str(tmp_path / "ca.pem")],
         stdout=subprocess.PIPE,
@@ -154,7 +154,7 @@ def test_a_signal_stops_the_simulator_with_0(tmp_path: Path, number: signal.Sign
     watchdog.cancel()
 
 
-def test_no_command_leaves_a_core_file() -> None:
+def test_commands_leave_no_core_file() -> None:
     """It would hold tokens, secrets and rows."""
     program = (
         "import resource; most = resource.getrlimit(resource.RLIMIT_CORE)[1]\n"

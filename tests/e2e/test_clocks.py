@@ -19,7 +19,7 @@ Simulate = Callable[..., Simulation]
 
 
 @pytest.mark.parametrize("ahead", ["12h", "48h"])
-def test_first_start_with_a_clock_ahead_reads_all(
+def test_first_start_with_a_fast_clock_reads_all_rows(
     ahead: str,
     broker: SharedBroker,
     topic: str,
@@ -45,7 +45,7 @@ def test_first_start_with_a_clock_ahead_reads_all(
     oracle.check(broker.bootstrap, topic, app, source.truth())
 
 
-def test_clock_ahead_forgets_nothing_and_doubles_nothing(
+def test_fast_clock_forgets_and_doubles_nothing(
     broker: SharedBroker, topic: str, app: str, simulate: Simulate, new_worker: NewWorker, settings: Settings
 ) -> None:
     source = simulate(**{**HISTORY, "calls_per_day": 20_000})

@@ -51,7 +51,7 @@ def page(process: subprocess.Popen[str]) -> tuple[str, list[str]]:
     raise AssertionError(f"no line names the page: {lines}")
 
 
-def test_the_demo_ends_with_the_truth_and_shows_no_number_in_clear() -> None:
+def test_demo_ends_with_the_proof_and_masks_numbers() -> None:
     """A proxy for the rest of the world changes nothing."""
     proxies = dict.fromkeys(("HTTPS_PROXY", "HTTP_PROXY", "https_proxy", "http_proxy"), "http://127.0.0.1:9")
     with started("--for", "8s", **proxies) as process:
@@ -74,7 +74,7 @@ def test_the_demo_ends_with_the_truth_and_shows_no_number_in_clear() -> None:
     assert "Traceback" not in err
 
 
-def test_the_demo_runs_on_a_real_broker(broker: SharedBroker) -> None:
+def test_demo_runs_on_a_real_broker(broker: SharedBroker) -> None:
     with started("--for", "8s", "--bootstrap-servers", broker.bootstrap) as process:
         out, err = process.communicate()
     assert process.returncode == 0, out[-2000:] + err
@@ -82,7 +82,7 @@ def test_the_demo_runs_on_a_real_broker(broker: SharedBroker) -> None:
     assert broker.bootstrap in out
 
 
-def test_ctrl_c_leaves_the_demo_with_130_and_no_traceback() -> None:
+def test_ctrl_c_ends_the_demo_with_130() -> None:
     with started("--for", "10m") as process:
         page(process)
         process.send_signal(signal.SIGINT)
@@ -92,14 +92,14 @@ def test_ctrl_c_leaves_the_demo_with_130_and_no_traceback() -> None:
 
 
 @pytest.mark.parametrize("span", ["30", "1s", "soon"])
-def test_a_duration_that_is_none_or_too_short_is_refused(span: str) -> None:
+def test_demo_refuses_an_invalid_duration(span: str) -> None:
     with started("--for", span) as process:
         out, err = process.communicate()
     assert (process.returncode, out) == (2, "")
     assert re.fullmatch(r"--for: is .+\n", err)
 
 
-def test_a_broker_that_does_not_answer_is_named() -> None:
+def test_demo_names_a_silent_broker() -> None:
     with started("--for", "5s", "--bootstrap-servers", "127.0.0.1:9") as process:
         _, err = process.communicate()
     assert process.returncode == 1

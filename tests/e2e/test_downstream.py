@@ -161,19 +161,19 @@ def minute(value: str | int) -> datetime:
     return datetime.fromisoformat(value).replace(tzinfo=UTC)
 
 
-def test_the_python_reader_gives_each_minute_once_and_as_it_was(published: Published) -> None:
+def test_python_example_emits_each_minute_once(published: Published) -> None:
     assert len(published.final) > 500
     assert python_reader(published) == published.final
 
 
-def test_flink_gives_each_minute_once_and_as_it_was(published: Published) -> None:
+def test_flink_emits_each_minute_once(published: Published) -> None:
     assert flink(published) == published.final
 
 
-def test_a_reader_that_is_not_told_read_committed_counts_what_was_aborted(published: Published) -> None:
+def test_read_uncommitted_counts_aborted_rows(published: Published) -> None:
     found = flink(published, "--as-of-now", "--isolation-level", "read_uncommitted")
     assert sum(total.calls for total in found.values()) > sum(total.calls for total in published.truth.values())
 
 
-def test_flink_sql_counts_calls_and_failures_per_trunk_and_minute(published: Published) -> None:
+def test_flink_sql_counts_calls_per_trunk_and_minute(published: Published) -> None:
     assert flink(published, "--as-of-now") == published.truth

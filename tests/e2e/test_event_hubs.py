@@ -24,7 +24,7 @@ def source() -> Iterator[Simulation]:
         yield source
 
 
-def test_a_token_of_the_shared_identity_opens_the_brokers_and_is_renewed(
+def test_event_hubs_token_is_used_and_renewed(
     source: Simulation, new_worker: Callable[..., Worker], topic: str, app: str
 ) -> None:
     """In the first tenant, for the brokers' host. While sign-in is away it waits; a token that ends is replaced."""

@@ -102,7 +102,7 @@ def pair(
     return Pair(broker.bootstrap, topic, app, source, workers)
 
 
-def test_before_the_new_owner_has_opened_its_producer_the_generation_alone_stops_the_old_one(pair: Pair) -> None:
+def test_generation_stops_the_old_owner_before_fencing(pair: Pair) -> None:
     """Frozen before it sends offsets, woken while the new owner is held before `init_transactions`."""
     pair.freeze_old_before("send-offsets")
     pair.start_new(held="init")
@@ -113,7 +113,7 @@ def test_before_the_new_owner_has_opened_its_producer_the_generation_alone_stops
     pair.finish()
 
 
-def test_between_offsets_and_commit_the_epoch_alone_stops_the_old_one(pair: Pair) -> None:
+def test_epoch_stops_the_old_owner_after_sent_offsets(pair: Pair) -> None:
     """Its offsets were accepted while it owned the shard; the new owner has opened its producer since."""
     pair.freeze_old_before("commit")
     pair.start_new(held="commit")
@@ -125,7 +125,7 @@ def test_between_offsets_and_commit_the_epoch_alone_stops_the_old_one(pair: Pair
     assert not pair.new.named("shard_fenced"), "the old one opened a producer without asking whose the shard is"
 
 
-def test_what_the_old_one_commits_before_the_new_opens_its_producer_is_known_to_the_new(pair: Pair) -> None:
+def test_new_owner_knows_the_last_commit_of_the_old(pair: Pair) -> None:
     """No guard stands here, and none is needed: what is remembered is read after the former was fenced."""
     pair.freeze_old_before("commit")
     pair.start_new(held="init")

@@ -77,7 +77,7 @@ def left_open(
 
 
 @pytest.mark.parametrize(("hangs", "outcome"), [("everything", "aborted"), ("seen", "committed")])
-def test_rows_of_a_commit_that_hangs_are_neither_lost_nor_repeated(
+def test_hanging_commit_keeps_exactly_once(
     three_brokers: Cluster,
     topic: str,
     app: str,
@@ -92,12 +92,12 @@ def test_rows_of_a_commit_that_hangs_are_neither_lost_nor_repeated(
     worker = new_worker(configuration(three_brokers.bootstrap, topic, app, source, kafka={"shards": 1}))
     worker.start()
     worker.until_complete(datetime.now(UTC))
-    assert [event["outcome"] for event in worker.named("hanging_transaction_ended")] == [outcome]
+    assert [event["outcome"] for event in worker.named("hanging_transaction_resolved")] == [outcome]
     assert worker.stop() == 0
     oracle.check(three_brokers.bootstrap, topic, app, source.truth())
 
 
-def test_delivery_changed_to_at_least_once_ends_what_hangs(
+def test_change_to_at_least_once_ends_hanging_transactions(
     three_brokers: Cluster,
     topic: str,
     app: str,
@@ -110,7 +110,7 @@ def test_delivery_changed_to_at_least_once_ends_what_hangs(
     worker = new_worker(configuration(three_brokers.bootstrap, topic, app, source, kafka=kafka))
     worker.start()
     worker.until_complete(datetime.now(UTC))
-    assert [event["outcome"] for event in worker.named("hanging_transaction_ended")] == ["aborted"]
+    assert [event["outcome"] for event in worker.named("hanging_transaction_resolved")] == ["aborted"]
     assert worker.stop() == 0
     names = [*topics.of_rows(topic), f"{app}.state", f"{app}.seen"]
     assert not oracle.open_transactions(three_brokers.bootstrap, names)

@@ -16,7 +16,7 @@ MOST_MIB = 400
 PIECE = b" " * 65_536
 IMPATIENT = (
     "-c",
-    "from connector.core import health; health.PATIENCE_S = 1.0\nfrom connector.__main__ import main; main()",
+    "from connector.graph import health; health.PATIENCE_S = 1.0\nfrom connector.__main__ import main; main()",
     "run",
 )
 """`connector run` to which a tenant fails after a second of bad answers instead of two minutes."""
@@ -63,7 +63,7 @@ def most_mib(worker: Worker) -> int:
     return int(status.split("VmHWM:")[1].split()[0]) >> 10
 
 
-def test_hostile_answers_fail_their_tenants_alone_in_bounded_memory(
+def test_hostile_responses_fail_only_their_tenant(
     tmp_path: Path,
     simulate: Callable[..., Simulation],
     new_worker: Callable[..., Worker],

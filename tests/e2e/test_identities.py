@@ -11,7 +11,7 @@ from tests.simulation import Simulation
 from tests.workers import Worker
 
 
-def test_a_certificate_that_is_not_registered_fails_its_tenants_and_one_that_is_reads_them(
+def test_unregistered_certificate_fails_its_tenants(
     broker: SharedBroker,
     topic: str,
     app: str,

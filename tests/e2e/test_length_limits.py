@@ -89,7 +89,7 @@ def answer(rows: list[dict[str, Any]]) -> Callable[[HostileGraph, BaseHTTPReques
 
 
 @pytest.mark.parametrize("delivery", DELIVERIES)
-def test_rows_that_are_too_long_are_dead_lettered_once(
+def test_too_long_rows_are_dead_lettered_once(
     place: Place,
     simulate: Simulate,
     tmp_path: Path,
@@ -139,7 +139,7 @@ def test_batches_and_records_fit_topics_with_small_limits(
     worker = place.worker(source, delivery)
     assert worker.run_once() == 0
     assert not worker.named("shard_restarting")
-    warned = {entry["topic"]: entry["remedy"] for entry in worker.named("topic_limit_low")}
+    warned = {entry["topic"]: entry["remedy"] for entry in worker.named("topic_record_limit_low")}
     assert f"--entity-name {place.topic} --add-config max.message.bytes=1048588" in warned[place.topic]
     found = place.check(source)
     assert found.dead_letters
@@ -157,7 +157,7 @@ def test_batches_and_records_fit_topics_with_small_limits(
         ("{topic}.dlq", 80, "exactly_once"),
     ],
 )
-def test_state_that_cannot_be_written_stops_before_rows_and_goes_on_when_it_can(
+def test_too_long_state_stops_before_rows_are_written(
     place: Place,
     simulate: Simulate,
     limited: str,
@@ -186,7 +186,7 @@ def test_state_that_cannot_be_written_stops_before_rows_and_goes_on_when_it_can(
 
 
 @pytest.mark.parametrize(("limited", "delivery"), [("{topic}", "exactly_once"), ("{app}.seen", "at_least_once")])
-def test_a_limit_that_is_lowered_while_it_runs_is_followed(
+def test_lowered_record_limit_is_followed(
     place: Place,
     simulate: Simulate,
     limited: str,

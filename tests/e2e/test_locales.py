@@ -50,13 +50,13 @@ def connector(locale: str, *arguments: str, **variables: str) -> subprocess.Comp
 
 
 @pytest.mark.parametrize("locale", LOCALES)
-def test_result_is_shown_in_every_locale(locale: str, config: Path) -> None:
+def test_results_are_shown_in_every_locale(locale: str, config: Path) -> None:
     shown = connector(locale, "plan", "--config", str(config))
     assert (shown.returncode, shown.stderr) == (0, b"")
     assert b"rich" in shown.stdout
 
 
-def test_json_loses_nothing_in_a_locale_without_utf_8(config: Path) -> None:
+def test_json_is_complete_without_utf_8(config: Path) -> None:
     for variables in ({}, {"CONNECTOR_TENANTS": TENANTS}):
         done = connector("c", "plan", "--config", str(config), "--json", **variables)
         assert json.loads(done.stdout)["fits"] is True, done.stderr

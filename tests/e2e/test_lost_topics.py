@@ -58,7 +58,7 @@ def filled(simulate: Simulate, new_worker: NewWorker, settings: Settings) -> tup
     return source, configured
 
 
-def test_progress_counts_from_0_in_a_row_topic_created_again(
+def test_recreated_row_topic_restarts_progress_offsets(
     filled: tuple[Simulation, dict[str, Any]], broker: SharedBroker, topic: str, app: str, new_worker: NewWorker
 ) -> None:
     """In every partition, before any new row, and although the new topic is longer than the one before."""
@@ -70,7 +70,7 @@ def test_progress_counts_from_0_in_a_row_topic_created_again(
     fill(broker.bootstrap, topic, len(before.progress[-1].offsets), length)
     worker = new_worker(configured)
     worker.start()
-    worker.until(lambda: bool(worker.named("topic_created_again")), "the new topic to be noticed")
+    worker.until(lambda: bool(worker.named("topic_recreated")), "the new topic to be noticed")
     progress = f"{topic}.progress"
 
     def statements() -> list[dict[str, Any]]:
@@ -91,7 +91,7 @@ def test_lost_state_publishes_no_remembered_row_again(
     worker.start()
     worker.until(lambda: worker.metric("rows_total", outcome="duplicate") > 1_000, "all to be read again")
     assert worker.stop() == 0
-    assert [entry["level"] for entry in worker.named("state_lost")] == ["warning"]
+    assert [entry["level"] for entry in worker.named("tenant_state_lost")] == ["warning"]
     found = oracle.check(broker.bootstrap, topic, app, source.truth(), claims=False)
     assert len(found.rows) > 1_000
 

@@ -50,7 +50,7 @@ def configured(broker: TokenBroker, source: Simulation, topic: str, app: str, fo
     return settings
 
 
-def test_client_credentials_open_the_brokers_and_tokens_are_renewed(
+def test_oidc_client_credentials_are_used_and_renewed(
     token_broker: TokenBroker,
     source: Simulation,
     topic: str,
@@ -91,7 +91,7 @@ FAULTS = {
 
 
 @pytest.mark.parametrize("name", FAULTS)
-def test_a_token_that_cannot_be_had_is_named_as_such(
+def test_missing_oidc_token_is_named(
     token_broker: TokenBroker, source: Simulation, topic: str, app: str, tmp_path: Path, name: str
 ) -> None:
     """`check` and `run` use the same sentence."""

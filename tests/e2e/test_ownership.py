@@ -28,7 +28,7 @@ def tenants(worker: Worker) -> set[str]:
     return {labels["tenant"] for labels, _ in worker.series("tenant_up")}
 
 
-def test_a_second_worker_with_the_same_identity_does_not_double_the_output(
+def test_second_worker_with_same_identity_doubles_nothing(
     broker: SharedBroker, topic: str, app: str, simulate: Simulate, new_worker: NewWorker, settings: Settings
 ) -> None:
     """Wazuh ms-graph, castorm `tasks.max`. A tenant's series are exported by its owner and by no other."""
@@ -52,7 +52,7 @@ def test_a_second_worker_with_the_same_identity_does_not_double_the_output(
     oracle.check(broker.bootstrap, topic, app, source.truth())
 
 
-def test_a_frozen_worker_that_wakes_after_its_session_publishes_nothing_more(
+def test_frozen_worker_publishes_nothing_after_its_session(
     broker: SharedBroker, topic: str, app: str, simulate: Simulate, new_worker: NewWorker, settings: Settings
 ) -> None:
     """KIP-447: SIGSTOP past the session while it commits, then SIGCONT."""
@@ -78,7 +78,7 @@ def test_a_frozen_worker_that_wakes_after_its_session_publishes_nothing_more(
     assert len(found.rows) == before
 
 
-def test_shards_that_wander_among_three_workers_lose_and_repeat_nothing(
+def test_moving_shards_keep_exactly_once(
     broker: SharedBroker, topic: str, app: str, simulate: Simulate, new_worker: NewWorker, settings: Settings
 ) -> None:
     """Each join and leave is a rebalance, and each rebalance aborts what was open."""
@@ -114,7 +114,7 @@ def test_once_counts_only_what_it_owns(
     oracle.check(broker.bootstrap, topic, app, source.truth())
 
 
-def test_the_newer_group_protocol_shares_and_hands_over_too(
+def test_consumer_group_protocol_hands_shards_over(
     broker: SharedBroker, topic: str, app: str, simulate: Simulate, new_worker: NewWorker, settings: Settings
 ) -> None:
     """KIP-848. The settings of the classic one, which librdkafka would refuse, are left out."""
@@ -135,7 +135,7 @@ def test_the_newer_group_protocol_shares_and_hands_over_too(
     oracle.check(broker.bootstrap, topic, app, source.truth())
 
 
-def test_a_clock_that_steps_back_stops_nothing(
+def test_clock_stepping_back_stops_nothing(
     broker: SharedBroker, topic: str, app: str, simulate: Simulate, new_worker: NewWorker, settings: Settings
 ) -> None:
     """Its sweeps were due in what is the future; what turned up since is found all the same."""

@@ -143,9 +143,7 @@ def visit(browser: Browser, request: pytest.FixtureRequest) -> Iterator[Visit]:
     visit.context.close()
 
 
-def test_each_state_is_told_in_words_and_in_strips_and_what_needs_somebody_comes_first(
-    service: Service, visit: Visit, request: pytest.FixtureRequest
-) -> None:
+def test_page_shows_failing_tenants_first(service: Service, visit: Visit, request: pytest.FixtureRequest) -> None:
     page = visit.page
     answer = page.goto(f"{service.url}?still=1")
     assert answer is not None
@@ -154,17 +152,17 @@ def test_each_state_is_told_in_words_and_in_strips_and_what_needs_somebody_comes
     assert page.get_by_role("heading", level=3).all_inner_texts() == [FAILING, SLOW, GAP, HEALTHY, BACKFILL]
     words = {
         FAILING: ("Failing", "grant the application permission CallRecords.Read.All", "Budget used"),
-        SLOW: ("Catching up", "call time that was not read yet is being read", "never read: 20"),
+        SLOW: ("Catching up", "call time that was not read yet is being read", "gap: 20"),
         GAP: ("Paused", "connector resume lets it go on", "paused"),
-        HEALTHY: ("Up to date", "Gaps", "none", "Rows a minute"),
+        HEALTHY: ("Up to date", "only the newest", "Rows per minute"),
         BACKFILL: ("Up to date",),
     }
     strips = {
-        FAILING: "gap: never read, and nobody reads it, 13 d",
-        SLOW: "to be read, under way",
-        GAP: "gap: never read, and nobody reads it",
+        FAILING: "not read yet, and reading has stopped, 13 d",
+        SLOW: "not read yet, being read",
+        GAP: "not read yet, and reading has stopped",
         HEALTHY: "read in the last hour, 13 d",
-        BACKFILL: "to be read, under way",
+        BACKFILL: "not read yet, being read",
     }
     for name in NAMES:
         article = page.get_by_role("article", name=name)
@@ -179,7 +177,7 @@ def test_each_state_is_told_in_words_and_in_strips_and_what_needs_somebody_comes
     _draw(page, request.node.callspec.params["visit"])
 
 
-def test_it_asks_its_own_worker_alone_and_breaks_no_rule_of_its_own(service: Service, visit: Visit) -> None:
+def test_page_loads_from_its_own_worker_only(service: Service, visit: Visit) -> None:
     answer = visit.page.goto(service.url)
     assert answer is not None
     assert "default-src 'none'" in answer.headers["content-security-policy"]
@@ -188,13 +186,13 @@ def test_it_asks_its_own_worker_alone_and_breaks_no_rule_of_its_own(service: Ser
     assert visit.complaints == []
 
 
-def test_every_text_can_be_read_in_light_and_in_dark(service: Service, visit: Visit) -> None:
+def test_page_contrast_suffices_in_light_and_dark(service: Service, visit: Visit) -> None:
     visit.page.goto(f"{service.url}?still=1")
     contrast, where = visit.page.evaluate(_CONTRASTS)
     assert contrast >= LEAST_CONTRAST, where
 
 
-def test_the_keyboard_reaches_and_opens_everything_and_it_can_be_held_still(service: Service, visit: Visit) -> None:
+def test_page_is_usable_by_keyboard(service: Service, visit: Visit) -> None:
     page = visit.page
     page.goto(service.url)
     page.keyboard.press("Tab")
@@ -213,7 +211,7 @@ def test_the_keyboard_reaches_and_opens_everything_and_it_can_be_held_still(serv
     assert page.locator("meta[http-equiv=refresh]").count() == 0
 
 
-def test_it_refreshes_itself_where_somebody_was_reading(service: Service, browser: Browser) -> None:
+def test_page_refresh_keeps_the_reading_position(service: Service, browser: Browser) -> None:
     visit = Visit(browser, viewport={"width": 390, "height": 800})
     page = visit.page
     # The page's own half minute is shortened on its way: what is tested is what a browser makes of it.
@@ -232,9 +230,7 @@ def _hurried(document: str) -> str:
     return document.replace('http-equiv="refresh" content="30"', 'http-equiv="refresh" content="1"')
 
 
-def test_a_telephone_shows_all_of_it_without_scrolling_sideways(
-    service: Service, browser: Browser, request: pytest.FixtureRequest
-) -> None:
+def test_page_fits_a_phone(service: Service, browser: Browser, request: pytest.FixtureRequest) -> None:
     visit = Visit(browser, viewport={"width": 390, "height": 844})
     visit.page.goto(f"{service.url}?still=1")
     assert visit.page.evaluate("document.documentElement.scrollWidth") == 390

@@ -29,7 +29,7 @@ def config(tmp_path: Path) -> Path:
     return path
 
 
-def test_the_default_sweeps_fit_ten_thousand_calls_a_day_and_need_no_network(config: Path) -> None:
+def test_default_sweeps_fit_10000_calls_per_day(config: Path) -> None:
     plan = json.loads(commands.succeed(config, "plan", "--json"))
     assert plan["fits"] is True
     assert plan["budget_per_hour"] == 2700
@@ -44,7 +44,7 @@ def test_the_default_sweeps_fit_ten_thousand_calls_a_day_and_need_no_network(con
     assert plan["warnings"] == []
 
 
-def test_more_calls_than_the_budget_can_read_do_not_fit_and_the_advice_does(config: Path) -> None:
+def test_plan_advice_fits_the_budget(config: Path) -> None:
     done = commands.run(config, "plan", "--calls-per-day", "2000000", "--json")
     plan = json.loads(done.output)
     assert (done.code, plan["fits"]) == (1, False)
@@ -56,14 +56,14 @@ def test_more_calls_than_the_budget_can_read_do_not_fit_and_the_advice_does(conf
 @pytest.mark.parametrize(
     "options", [("--calls-per-day", "-1"), ("--calls-per-day", "many"), ("--tenant", "nobody"), ("--from-state",)]
 )
-def test_wrong_arguments_are_one_sentence(config: Path, options: tuple[str, ...]) -> None:
+def test_wrong_arguments_give_one_sentence(config: Path, options: tuple[str, ...]) -> None:
     done = commands.run(config, "plan", *options)
     assert (done.code, done.output) == (2, "")
     assert len(done.error.splitlines()) == 1
 
 
 @pytest.mark.timeout(600 + 120 * MINUTES)
-def test_plan_from_state_predicts_what_a_worker_asks_for(
+def test_plan_from_state_predicts_the_requests(
     simulate: Callable[..., Simulation],
     new_worker: Callable[..., Worker],
     settings: Callable[..., dict[str, Any]],

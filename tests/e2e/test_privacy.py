@@ -137,13 +137,13 @@ def everything(bootstrap: str, topics: Iterable[str]) -> dict[str, bytes]:
     return contents
 
 
-def test_the_watch_finds_what_it_looks_for() -> None:
+def test_privacy_scan_finds_planted_values() -> None:
     watch = Watch({"+493012345678", "Chloé Dvořák"})
     assert watch.find("\x00Chloé Dvořák +49301234567".encode()) == {"Chloé Dvořák".encode()}
     assert watch.find(json.dumps({"a": "Chloé Dvořák"}).encode())
 
 
-def test_no_personal_data_leaves_the_process_under_faults_and_a_new_key_publishes_nothing_again(  # noqa: PLR0915
+def test_no_personal_data_leaves_the_process(  # noqa: PLR0915
     broker: SharedBroker,
     topic: str,
     app: str,
@@ -247,7 +247,7 @@ def test_no_personal_data_leaves_the_process_under_faults_and_a_new_key_publishe
     assert not watch.find(verify.log.read_bytes())
 
 
-def test_a_treated_key_leads_rows_of_one_user_to_one_partition(
+def test_pseudonymized_key_keeps_one_partition_per_user(
     broker: SharedBroker, topic: str, app: str, simulate: Simulate, new_worker: NewWorker, settings: Settings
 ) -> None:
     """The pseudonym is the record's key; the key of a row without a user is its id."""
@@ -273,7 +273,7 @@ def test_a_treated_key_leads_rows_of_one_user_to_one_partition(
     assert not clear & {row.fields["userId"] for row in found.rows if row.fields["userId"]}
 
 
-def test_a_key_field_that_is_dropped_falls_back_to_the_id(
+def test_dropped_key_field_falls_back_to_the_id(
     broker: SharedBroker, topic: str, app: str, simulate: Simulate, new_worker: NewWorker, settings: Settings
 ) -> None:
     source = simulate(days=0.2, calls_per_day=600, frozen=True)

@@ -46,7 +46,7 @@ def refusal(worker: Worker) -> str:
         (("control", 1, "delete"), ["kafka.shards = 1", "kafka-topics.sh", "--create"]),
     ],
 )
-def test_a_topic_with_wrong_settings_is_refused_with_the_command_that_repairs_it(
+def test_wrong_topic_settings_are_refused_with_a_command(
     broker: SharedBroker,
     app: str,
     simulate: Simulate,
@@ -62,7 +62,7 @@ def test_a_topic_with_wrong_settings_is_refused_with_the_command_that_repairs_it
         assert text in said
 
 
-def test_topics_that_may_not_be_created_are_named_with_the_commands_that_create_them(
+def test_missing_topics_are_named_with_commands(
     app: str, topic: str, simulate: Simulate, new_worker: NewWorker, settings: Settings
 ) -> None:
     said = refusal(new_worker(settings(simulate(**TINY), kafka={"create_topics": False})))
@@ -71,7 +71,7 @@ def test_topics_that_may_not_be_created_are_named_with_the_commands_that_create_
 
 
 @pytest.mark.parametrize("key", ["shard", "checkpoint/{tenant}", "something-new"])
-def test_state_of_a_newer_version_is_refused_and_never_overwritten(
+def test_newer_state_is_refused_and_not_overwritten(
     broker: SharedBroker, app: str, simulate: Simulate, new_worker: NewWorker, settings: Settings, key: str
 ) -> None:
     source = simulate(**TINY)
@@ -88,7 +88,7 @@ def test_state_of_a_newer_version_is_refused_and_never_overwritten(
     assert [e for e in after if e.partition == partition] == [e for e in before if e.partition == partition]
 
 
-def test_state_of_an_older_version_is_read_and_nothing_is_published_again(
+def test_older_state_is_read_without_republishing(
     broker: SharedBroker, app: str, topic: str, simulate: Simulate, new_worker: NewWorker, settings: Settings
 ) -> None:
     """redpanda-data/connect jira: what later versions learned to write is missing in it."""
@@ -110,7 +110,7 @@ def test_state_of_an_older_version_is_read_and_nothing_is_published_again(
 
 
 @pytest.mark.parametrize(("member", "other"), [("topic", "calls-elsewhere"), ("cluster", "another-cluster")])
-def test_state_that_was_written_for_another_place_is_refused_and_never_overwritten(
+def test_foreign_state_is_refused_and_not_overwritten(
     broker: SharedBroker,
     app: str,
     simulate: Simulate,
@@ -133,7 +133,7 @@ def test_state_that_was_written_for_another_place_is_refused_and_never_overwritt
     assert [e.value for e in oracle.read(broker.bootstrap, f"{app}.state")] == [e.value for e in before]
 
 
-def test_another_topic_for_the_same_app_is_refused(
+def test_second_row_topic_for_an_app_is_refused(
     broker: SharedBroker, topic: str, simulate: Simulate, new_worker: NewWorker, settings: Settings
 ) -> None:
     source = simulate(**TINY)
@@ -154,7 +154,7 @@ def _write(bootstrap: str, topic: str, partition: int, key: str, record: dict[st
     assert producer.flush(20) == 0
 
 
-def test_command_on_a_control_topic_that_was_created_again_is_applied(
+def test_recreated_control_topic_delivers_commands(
     broker: SharedBroker, app: str, simulate: Simulate, new_worker: NewWorker, settings: Settings
 ) -> None:
     """It was filed before the worker started. The state still has the offset in the topic before."""
@@ -164,9 +164,9 @@ def test_command_on_a_control_topic_that_was_created_again_is_applied(
     worker.start()
     worker.until_ready()
     for command in ("pause", "resume"):
-        taken = len(worker.named("command_taken"))
+        taken = len(worker.named("command_applied"))
         commands.succeed(worker.config, command, "--tenant", tenant)
-        worker.until(lambda n=taken: len(worker.named("command_taken")) > n, "the command to be taken")  # type: ignore[misc]
+        worker.until(lambda n=taken: len(worker.named("command_applied")) > n, "the command to be taken")  # type: ignore[misc]
     worker.until(lambda: worker.tenant(tenant).get("state") == "ok", "the tenant to be read")
     assert worker.stop() == 0
     admin = AdminClient({"bootstrap.servers": broker.bootstrap, "log_level": 0})

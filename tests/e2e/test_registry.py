@@ -15,9 +15,9 @@ from confluent_kafka.schema_registry import SchemaRegistryClient
 from confluent_kafka.schema_registry.avro import AvroDeserializer
 from confluent_kafka.serialization import MessageField, SerializationContext
 
-from connector import service
 from connector.config import load
 from connector.kafka import avro
+from connector.worker import service, startup
 from tests import oracle
 from tests.conftest import SharedBroker
 from tests.registries import Answer, Answers, Fake, RegistryClient
@@ -51,7 +51,7 @@ def command(folder: Path, settings: dict[str, Any], *arguments: str) -> subproce
 
 
 @pytest.mark.parametrize("strategy", ["topic", "record", "topic_record"])
-def test_confluent_s_own_deserializer_reads_rows_and_progress(  # noqa: PLR0917 - fixtures
+def test_confluent_deserializer_reads_rows_and_progress(  # noqa: PLR0917 - fixtures
     strategy: str,
     registry: RegistryClient,
     broker: SharedBroker,
@@ -92,7 +92,7 @@ def test_confluent_s_own_deserializer_reads_rows_and_progress(  # noqa: PLR0917 
     assert verified.returncode == 0, verified.stderr
 
 
-def test_another_schema_under_the_subject_ends_run_with_the_field_named(
+def test_foreign_schema_ends_run_with_the_field(
     registry: RegistryClient, topic: str, simulate: Simulate, new_worker: NewWorker, settings: Settings
 ) -> None:
     schema = avro.load(avro.ROW)
@@ -107,7 +107,7 @@ def test_another_schema_under_the_subject_ends_run_with_the_field_named(
     assert "Traceback" not in worker.tail()
 
 
-def test_a_registry_that_is_away_is_waited_for_and_never_stops_a_running_worker(
+def test_unavailable_registry_never_stops_a_worker(
     broker: SharedBroker,
     topic: str,
     fake: Callable[[Answers], Fake],
@@ -124,7 +124,7 @@ def test_a_registry_that_is_away_is_waited_for_and_never_stops_a_running_worker(
     worker.until(lambda: reason in worker.get("/readyz")[1], "the reason in /readyz")
     assert worker.get("/readyz")[0] == 503
     assert worker.get("/livez")[0] == 200
-    assert worker.until_logged("schema_registry_away")["reason"].startswith(reason)
+    assert worker.until_logged("waiting_for_schema_registry")["reason"].startswith(reason)
     answers["now"] = 503, b"<html>"
     worker.until(lambda: "answers 503" in worker.get("/readyz")[1], "the new reason in /readyz")
     answers["now"] = 200, {"id": 258}
@@ -140,7 +140,7 @@ def test_a_registry_that_is_away_is_waited_for_and_never_stops_a_running_worker(
     assert all(value.startswith(b"\x00\x00\x00\x01\x02") for value in values)
 
 
-def test_a_registry_that_hangs_delays_neither_health_nor_the_end(
+def test_hanging_registry_delays_neither_health_nor_stop(
     fake: Callable[[Answers], Fake], simulate: Simulate, new_worker: NewWorker, settings: Settings
 ) -> None:
     release = threading.Event()
@@ -159,7 +159,7 @@ def test_a_registry_that_hangs_delays_neither_health_nor_the_end(
     release.set()
 
 
-def test_topics_that_come_with_sighup_are_registered_first(
+def test_sighup_registers_new_topics_first(
     topic: str, fake: Callable[[Answers], Fake], simulate: Simulate, new_worker: NewWorker, settings: Settings
 ) -> None:
     answers: dict[str, Answer] = {"now": (200, {"id": 1})}
@@ -173,7 +173,7 @@ def test_topics_that_come_with_sighup_are_registered_first(
     answers["now"] = 503, {}
     worker.configure(configured | {"tenants": [first, {**second, "topic": f"{topic}-own"}]})
     worker.signal(signal.SIGHUP)
-    problem = worker.until_logged("configuration_not_reloaded")["problems"]
+    problem = worker.until_logged("configuration_reload_failed")["problems"]
     assert problem == f"the schema registry at {server.url} answers 503"
     answers["now"] = 200, {"id": 1}
     worker.signal(signal.SIGHUP)
@@ -183,7 +183,7 @@ def test_topics_that_come_with_sighup_are_registered_first(
     assert asked == {f"/subjects/{topic}{of}-value" for of in ("", ".progress", "-own", "-own.progress")}
 
 
-def test_tenant_that_comes_while_the_registry_is_awaited_is_read(
+def test_tenant_added_while_waiting_for_the_registry_is_read(
     topic: str, fake: Callable[[Answers], Fake], simulate: Simulate, new_worker: NewWorker, settings: Settings
 ) -> None:
     """Its topics and schemas are ensured like those of the tenants that were there first."""
@@ -194,7 +194,7 @@ def test_tenant_that_comes_while_the_registry_is_awaited_is_read(
     first, second = configured["tenants"]
     worker = new_worker(configured | {"tenants": [first]})
     worker.start()
-    worker.until_logged("schema_registry_away")
+    worker.until_logged("waiting_for_schema_registry")
     worker.configure(configured | {"tenants": [first, {**second, "topic": f"{topic}-own"}]})
     worker.signal(signal.SIGHUP)
     worker.until_logged("configuration_reloaded")
@@ -203,7 +203,7 @@ def test_tenant_that_comes_while_the_registry_is_awaited_is_read(
     assert worker.stop() == 0
 
 
-def test_schema_that_is_refused_for_one_topic_rejects_its_tenant(
+def test_refused_schema_rejects_only_its_tenant(
     registry: RegistryClient, topic: str, simulate: Simulate, new_worker: NewWorker, settings: Settings
 ) -> None:
     source = simulate(days=0.1, calls_per_day=100, tenants=2)
@@ -218,21 +218,21 @@ def test_schema_that_is_refused_for_one_topic_rejects_its_tenant(
     assert worker.stop() == 0
 
 
-async def test_once_gives_up_when_the_registry_was_away_for_two_minutes(
+async def test_once_gives_up_on_the_registry_after_two_minutes(
     fake: Callable[[Answers], Fake],
     tmp_path: Path,
     simulate: Simulate,
     settings: Settings,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(service, "_AWAY_S", 1.0)
+    monkeypatch.setattr(startup, "_UNAVAILABLE_S", 1.0)
     server = fake(lambda *_: (503, {}))
     config = tmp_path / "connector.toml"
     config.write_text(toml(settings(simulate(days=1), schema_registry={"url": server.url})), encoding="utf-8")
     assert await service.Service(load(config, {}), once=True).run() == 1
 
 
-def test_schema_register_and_check_tell_each_subject(
+def test_schema_commands_report_each_subject(
     registry: RegistryClient, topic: str, tmp_path: Path, simulate: Simulate, settings: Settings
 ) -> None:
     configured = settings(simulate(days=1), schema_registry={"url": registry.url})
@@ -246,7 +246,7 @@ def test_schema_register_and_check_tell_each_subject(
     assert command(tmp_path, configured, "schema", "check").stdout == done.stdout
 
 
-def test_schema_commands_say_what_is_wrong_in_a_sentence(
+def test_schema_commands_explain_errors(
     registry: RegistryClient, topic: str, tmp_path: Path, simulate: Simulate, settings: Settings
 ) -> None:
     source = simulate(days=1)

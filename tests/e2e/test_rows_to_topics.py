@@ -45,7 +45,7 @@ SMALL = {"days": 1, "calls_per_day": 600, "frozen": True, "startless": 0.05}
         ("trunkFullyQualifiedDomainName", "event", 86_400_000),
     ],
 )
-def test_records_have_the_key_and_the_timestamp_that_are_set(
+def test_records_have_the_configured_key_and_timestamp(
     broker: SharedBroker,
     topic: str,
     app: str,
@@ -63,7 +63,7 @@ def test_records_have_the_key_and_the_timestamp_that_are_set(
     kafka = {"topic_properties": {"retention.ms": str(retention_ms)}} if retention_ms is not None else {}
     worker = new_worker(settings(source, rows={"key": key, "timestamp": timestamp}, kafka=kafka))
     assert worker.run_once() == 0
-    dangers = {entry["setting"] for entry in worker.named("event_time_danger")}
+    dangers = {entry["setting"] for entry in worker.named("topic_config_unsafe_for_event_time")}
     assert dangers == ({f"retention.ms={retention_ms}"} if retention_ms == 86_400_000 else set())
     found = oracle.committed(broker.bootstrap, topic, app)
     if retention_ms == 86_400_000:
@@ -85,7 +85,7 @@ def test_records_have_the_key_and_the_timestamp_that_are_set(
     ("policy", "exists"),
     [pytest.param("compact,delete", True, id="that_exists"), pytest.param("compact", False, id="to_be_created")],
 )
-def test_a_key_that_rows_share_is_refused_on_a_compacted_topic(
+def test_shared_key_is_refused_on_a_compacted_topic(
     broker: SharedBroker,
     topic: str,
     simulate: Simulate,
@@ -110,7 +110,7 @@ def test_a_key_that_rows_share_is_refused_on_a_compacted_topic(
     assert (topic in admin.list_topics(timeout=30).topics) is exists
 
 
-def test_the_id_as_key_on_a_compacted_topic_is_fine(
+def test_id_key_is_accepted_on_a_compacted_topic(
     topic: str, simulate: Simulate, new_worker: NewWorker, settings: Settings, broker: SharedBroker, app: str
 ) -> None:
     source = simulate(days=0.1, calls_per_day=600, frozen=True)
@@ -119,7 +119,7 @@ def test_the_id_as_key_on_a_compacted_topic_is_fine(
     assert oracle.check(broker.bootstrap, topic, app, source.truth()).rows
 
 
-def test_tenants_have_topics_of_their_own_and_sighup_adds_one_with_another(
+def test_sighup_adds_a_tenant_with_its_own_topic(
     broker: SharedBroker, topic: str, app: str, simulate: Simulate, new_worker: NewWorker, settings: Settings
 ) -> None:
     """Each with .dlq and .progress; a tenant without one of its own writes to the common topic."""
@@ -148,7 +148,7 @@ def test_tenants_have_topics_of_their_own_and_sighup_adds_one_with_another(
     assert sorted(days) == [7, 30]
 
 
-def test_a_tenant_whose_topic_changes_is_refused_with_what_to_do(
+def test_changed_tenant_topic_is_refused_with_a_remedy(
     topic: str, simulate: Simulate, new_worker: NewWorker, settings: Settings
 ) -> None:
     """The dedup index describes rows that were published to the former topic."""

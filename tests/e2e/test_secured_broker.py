@@ -53,7 +53,7 @@ def said(worker: Worker) -> str:
     ("mechanism", "principal"),
     [("TLS", "ANONYMOUS"), ("MUTUAL", "CN=client"), ("PLAIN", "plain"), ("SCRAM-SHA-256", "scram")],
 )
-def test_rows_are_published_over_tls_and_each_sign_in(
+def test_rows_are_published_with_each_sasl_mechanism(
     secured: SecuredBroker,
     topic: str,
     app: str,
@@ -70,11 +70,11 @@ def test_rows_are_published_over_tls_and_each_sign_in(
     source = simulate(**FEW)
     worker = new_worker(settings(secured, topic, app, source, mechanism, user))
     assert worker.run_once() == 0
-    assert not worker.named("topic_settings_unknown")
+    assert not worker.named("topic_settings_unreadable")
     assert len(oracle.check(secured.plain, topic, app, source.truth()).rows) > 250
 
 
-def test_the_documented_rights_and_topics_are_enough_for_everybody(
+def test_documented_rights_suffice(
     secured: SecuredBroker, topic: str, app: str, simulate: Simulate, new_worker: NewWorker, tmp_path: Path
 ) -> None:
     """Topics by hand; rows, an operator's backfill, a second worker, a restart, a reader. The password is in a file."""
@@ -110,7 +110,7 @@ def test_the_documented_rights_and_topics_are_enough_for_everybody(
     assert PASSWORD not in said(second)
     assert second.stop() == 0
     for worker in (first, second):
-        assert not worker.named("topic_settings_unknown")
+        assert not worker.named("topic_settings_unreadable")
         assert PASSWORD not in worker.log.read_text(encoding="utf-8")
     found = oracle.check(secured.plain, topic, app, source.truth())
     assert read_by(secured, topic, f"{app}-reader", len(found.rows)) == len(found.rows) > 1_000
@@ -143,7 +143,7 @@ def read_by(secured: SecuredBroker, topic: str, group: str, rows: int) -> int:
     return sum(found)
 
 
-def test_a_right_that_is_taken_away_is_named_with_its_remedy_and_waited_for(
+def test_withdrawn_right_is_named_and_waited_for(
     secured: SecuredBroker, topic: str, app: str, simulate: Simulate, new_worker: NewWorker
 ) -> None:
     """One worker, one right after the other; each time it goes on without a restart."""
@@ -191,7 +191,7 @@ def lacks(secured: SecuredBroker, worker: Worker, right: AclBinding) -> None:
     worker.until(lambda: worker.metric("transactions_total", outcome="committed") > committed, "work to go on")
 
 
-def test_rights_that_are_missing_at_the_start_are_named(
+def test_rights_missing_at_startup_are_named(
     secured: SecuredBroker, topic: str, app: str, simulate: Simulate, new_worker: NewWorker
 ) -> None:
     """Topics that it may not see are waited for; topics that it may not create are not."""
@@ -206,7 +206,7 @@ def test_rights_that_are_missing_at_the_start_are_named(
     configured["kafka"]["create_topics"] = False
     waiting = new_worker(configured)
     waiting.start()
-    missing = waiting.until_logged("right_missing")
+    missing = waiting.until_logged("permission_missing")
     assert f"--operation Describe --topic {topic}" in missing["remedy"]
     secured.grant(*documented_rights(CONNECTOR, topic, app, "nobody"))
     waiting.until_complete(datetime.now(UTC))
@@ -234,7 +234,7 @@ WRONGS: dict[str, tuple[str, dict[str, Any], str, str]] = {
 
 
 @pytest.mark.parametrize("what", WRONGS)
-def test_a_worker_that_is_not_let_in_waits_and_says_what_is_wrong_and_what_to_do(
+def test_refused_broker_login_is_explained(
     secured: SecuredBroker, topic: str, app: str, simulate: Simulate, new_worker: NewWorker, what: str
 ) -> None:
     """In one sentence, and without the password."""
@@ -247,8 +247,8 @@ def test_a_worker_that_is_not_let_in_waits_and_says_what_is_wrong_and_what_to_do
     worker.options = {"env": {"PYTHONPATH": str(Path.cwd()), "KAFKA_TEST_PASSWORD": WRONG}}
     worker.start()
     begun = time.monotonic()
-    worker.until(lambda: any(reason in event["reason"] for event in worker.named("brokers_unreachable")), reason)
-    told = next(event for event in worker.named("brokers_unreachable") if reason in event["reason"])
+    worker.until(lambda: any(reason in event["reason"] for event in worker.named("waiting_for_brokers")), reason)
+    told = next(event for event in worker.named("waiting_for_brokers") if reason in event["reason"])
     assert todo in told["remedy"]
     assert time.monotonic() - begun < 60
     assert worker.get("/livez")[0] == 200

@@ -24,9 +24,7 @@ TINY = {"days": 0.1, "calls_per_day": 1_000, "frozen": True}
 STRANGER = "99999999-9999-4999-8999-999999999999"
 
 
-def test_once_says_with_its_exit_code_whether_every_sweep_ended(
-    simulate: Simulate, new_worker: NewWorker, settings: Settings
-) -> None:
+def test_once_exit_code_reports_failed_sweeps(simulate: Simulate, new_worker: NewWorker, settings: Settings) -> None:
     source = simulate(**TINY, tenants=2)
     right = settings(source)
     assert new_worker(right).run_once() == 0
@@ -36,7 +34,7 @@ def test_once_says_with_its_exit_code_whether_every_sweep_ended(
     assert new_worker({**right, "kafka": {"topic": "x"}}).run_once() == 2
 
 
-def test_tenants_that_fail_are_shown_with_what_to_do_and_the_others_go_on(
+def test_failing_tenant_shows_a_remedy(
     broker: SharedBroker,
     topic: str,
     app: str,
@@ -88,7 +86,7 @@ def test_tenants_that_fail_are_shown_with_what_to_do_and_the_others_go_on(
     oracle.check(broker.bootstrap, topic, app, source.truth(good, secretless))
 
 
-def test_readiness_is_lost_only_when_every_tenant_fails(
+def test_worker_is_unready_only_if_every_tenant_fails(
     simulate: Simulate, new_worker: NewWorker, settings: Settings
 ) -> None:
     source = simulate(**TINY, without_role=1)
@@ -103,7 +101,7 @@ def test_readiness_is_lost_only_when_every_tenant_fails(
 
 
 @pytest.mark.parametrize("faults", [{"hang": 1.0}, {"sign_in_hang": 1.0}, {"down": True}], ids=lambda f: next(iter(f)))
-def test_sigterm_ends_it_within_ten_seconds_whatever_the_source_does(
+def test_sigterm_ends_within_10_s_with_any_source(
     simulate: Simulate, new_worker: NewWorker, settings: Settings, faults: dict[str, Any]
 ) -> None:
     source = simulate(**TINY, faults=faults)
@@ -113,7 +111,7 @@ def test_sigterm_ends_it_within_ten_seconds_whatever_the_source_does(
     assert worker.stop(10.5) == 0
 
 
-def test_a_sign_in_that_hangs_delays_nobody_else(simulate: Simulate, new_worker: NewWorker, settings: Settings) -> None:
+def test_hanging_sign_in_delays_no_other_tenant(simulate: Simulate, new_worker: NewWorker, settings: Settings) -> None:
     source = simulate(**TINY, tenants=3)
     source.set_faults(source.tenants[0], sign_in_hang=1.0)
     worker = new_worker(settings(source, kafka={"shards": 1}))
@@ -125,7 +123,7 @@ def test_a_sign_in_that_hangs_delays_nobody_else(simulate: Simulate, new_worker:
     assert worker.stop() == 0
 
 
-def test_every_series_of_a_tenant_is_there_before_its_first_event(
+def test_tenant_series_exist_before_the_first_event(
     simulate: Simulate, new_worker: NewWorker, settings: Settings
 ) -> None:
     """Redpanda Connect, PR 4664."""
@@ -145,7 +143,7 @@ def test_every_series_of_a_tenant_is_there_before_its_first_event(
     assert worker.stop() == 0
 
 
-def test_a_port_in_use_is_one_sentence(simulate: Simulate, new_worker: NewWorker, settings: Settings) -> None:
+def test_occupied_port_gives_one_sentence(simulate: Simulate, new_worker: NewWorker, settings: Settings) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         listen = f"127.0.0.1:{taken.getsockname()[1]}"
         worker = new_worker(settings(simulate(**TINY), http={"listen": listen}))
@@ -164,7 +162,7 @@ _WRITING_NOTHING = (
 )
 
 
-def test_it_runs_without_a_home_and_without_a_byte_in_any_file(
+def test_worker_runs_without_home_and_files(
     broker: SharedBroker, topic: str, app: str, simulate: Simulate, new_worker: NewWorker, settings: Settings
 ) -> None:
     """As in a container whose root is read-only; the kernel refuses every write to a file."""

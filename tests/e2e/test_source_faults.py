@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from connector.simulator.rows import Texts
+from connector.simulator.row_content import Texts
 from tests import oracle
 from tests.conftest import SharedBroker
 from tests.simulation import Simulation
@@ -54,7 +54,7 @@ def bench(broker: SharedBroker, topic: str, app: str, simulate: Simulate, new_wo
         pytest.param({"unauthorized": "1x1"}, {}, id="a_token_that_is_refused"),
     ],
 )
-def test_every_row_arrives_once_in_spite_of(
+def test_graph_fault_keeps_exactly_once(
     bench: Bench, settings: Settings, faults: dict[str, Any], rows: dict[str, Any]
 ) -> None:
     """elastic/beats 34304; a Teams function that stopped at 1,000 rows; Oracle's session monitor resumes "from now"."""
@@ -66,7 +66,7 @@ def test_every_row_arrives_once_in_spite_of(
     assert bool(found.dead_letters) == bool(rows)
 
 
-def test_every_row_arrives_once_though_tokens_are_refused_now_and_then(bench: Bench, settings: Settings) -> None:
+def test_refused_tokens_keep_exactly_once(bench: Bench, settings: Settings) -> None:
     """A token that is refused is renewed once: two in a row fail the run. Four can do that to two runs."""
     source = bench.simulate(**SMALL, faults={"unauthorized": "0.2x4"})
     worker = bench.new_worker(settings(source))
@@ -77,7 +77,7 @@ def test_every_row_arrives_once_though_tokens_are_refused_now_and_then(bench: Be
     assert len(bench.check(source).rows) > 1_800
 
 
-def test_instant_that_graph_fails_to_serve_holds_up_nothing_else(bench: Bench, settings: Settings) -> None:
+def test_unservable_instant_delays_nothing_else(bench: Bench, settings: Settings) -> None:
     """The rest arrives, the gap is reported with its cause, and its rows arrive when the fault ends."""
     source = bench.simulate(**SMALL)
     (tenant,) = source.tenants
@@ -101,14 +101,14 @@ def test_instant_that_graph_fails_to_serve_holds_up_nothing_else(bench: Bench, s
     assert {row.id for row in oracle.committed(bench.bootstrap, bench.topic, bench.app).rows} == outside
     source.set_faults(unservable=0)
     worker.until(lambda: worker.tenant(tenant)["gap_seconds"] == 0, "no gap", 180)
-    worker.until_logged("range_read_again")
+    worker.until_logged("range_recovered")
     assert worker.tenant(tenant)["unreadable"] == []
     worker.until_complete(source.freeze())
     assert worker.stop() == 0
     bench.check(source)
 
 
-def test_a_dead_letter_says_what_is_wrong_and_never_the_value(bench: Bench, settings: Settings) -> None:
+def test_dead_letter_states_the_problem_without_the_value(bench: Bench, settings: Settings) -> None:
     """The rest of the page goes on; the oracle has compared bytes, keys and windows."""
     source = bench.simulate(**SMALL, unfit=0.1)
     worker = bench.new_worker(settings(source))
@@ -123,9 +123,7 @@ def test_a_dead_letter_says_what_is_wrong_and_never_the_value(bench: Bench, sett
         assert "49301234567" not in message
 
 
-def test_a_row_that_cannot_be_encoded_is_a_dead_letter_and_never_goes_out_raw(
-    bench: Bench, settings: Settings, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_unencodable_row_is_a_dead_letter(bench: Bench, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     """redpanda-data/connect `schema_registry_encode`. Half of a surrogate pair is legal in JSON and in no UTF-8."""
     whole = Texts.__init__
 
@@ -146,9 +144,7 @@ def test_a_row_that_cannot_be_encoded_is_a_dead_letter_and_never_goes_out_raw(
     assert Counter(row.id for row in found.rows) == Counter(name for name, row in shown if b"\\ud800" not in row)
 
 
-def test_a_token_that_expires_amid_a_chain_and_a_sign_in_that_is_down_lose_nothing(
-    bench: Bench, settings: Settings
-) -> None:
+def test_expired_token_and_sign_in_outage_lose_nothing(bench: Bench, settings: Settings) -> None:
     source = bench.simulate(**SMALL, faults={"slow": 1.0, "slow_s": 0.1})
     worker = bench.new_worker(settings(source))
     worker.start()
@@ -164,7 +160,7 @@ def test_a_token_that_expires_amid_a_chain_and_a_sign_in_that_is_down_lose_nothi
     bench.check(source)
 
 
-def test_an_empty_month_moves_the_window_on(bench: Bench, settings: Settings) -> None:
+def test_empty_month_advances_coverage(bench: Bench, settings: Settings) -> None:
     """castorm/kafka-connect-http 273."""
     source = bench.simulate(days=0, calls_per_day=0)
     worker = bench.new_worker(settings(source, tenants=[{"id": source.tenants[0], "start": "-31d"}]))
@@ -181,7 +177,7 @@ def test_an_empty_month_moves_the_window_on(bench: Bench, settings: Settings) ->
     assert max(statement.complete_through for statement in found.progress) > begun - timedelta(minutes=11)
 
 
-def test_rows_that_turn_up_while_their_boundary_is_read_are_found(bench: Bench, settings: Settings) -> None:
+def test_rows_that_appear_at_a_boundary_are_found(bench: Bench, settings: Settings) -> None:
     """airbytehq/airbyte 85918, 80152: calls that end, and rows that appear, in the very seconds that are being read."""
     source = bench.simulate(
         days=0.001,
@@ -205,7 +201,7 @@ def test_rows_that_turn_up_while_their_boundary_is_read_are_found(bench: Bench, 
     assert {statement.overlap for statement in found.progress} == {timedelta(seconds=30)}
 
 
-def test_a_row_six_days_late_is_found_and_counted_as_late(bench: Bench, settings: Settings) -> None:
+def test_row_six_days_late_is_found(bench: Bench, settings: Settings) -> None:
     """meltano/squared PR 677. What a first start reads says nothing of lateness."""
     source = bench.simulate(
         days=7, calls_per_day=300, durations="short", lateness="0.5:0s-0s,0.5:6d-6d", revised=0, clock_offset_s=-10_800
@@ -223,12 +219,12 @@ def test_a_row_six_days_late_is_found_and_counted_as_late(bench: Bench, settings
     assert worker.metric("rows_total", outcome="published") > before
     assert late > 10
     assert worker.metric("deepest_sweep_rows_total") >= late
-    assert worker.named("only_deepest_sweep_found")
+    assert worker.named("very_late_rows_found")
     assert worker.stop() == 0
     bench.check(source, claims=False)
 
 
-def test_a_row_later_than_the_deepest_overlap_is_missed(bench: Bench, settings: Settings) -> None:
+def test_row_later_than_the_deepest_overlap_is_missed(bench: Bench, settings: Settings) -> None:
     """The exact edge of the promise: what turns up after the last sweep over its start has no reader."""
     source = bench.simulate(
         days=1,
@@ -264,7 +260,7 @@ def test_a_row_later_than_the_deepest_overlap_is_missed(bench: Bench, settings: 
 @pytest.mark.parametrize(
     ("page_size", "days"), [(100, 1.0), (3, 0.001)], ids=["kills_between_pages", "kills_between_rows_of_one_second"]
 )
-def test_nothing_is_lost_or_repeated_by(bench: Bench, settings: Settings, page_size: int, days: float) -> None:
+def test_paging_fault_keeps_exactly_once(bench: Bench, settings: Settings, page_size: int, days: float) -> None:
     """castorm/kafka-connect-http PR 90; confluentinc/kafka-connect-jdbc 598: two rows with the same instant."""
     source = bench.simulate(
         days=days,

@@ -40,7 +40,7 @@ def is_read(worker: Worker, tenant: str, since: datetime) -> bool:
     return bool(pieces) and all(datetime.fromisoformat(piece["last_read"]) >= since for piece in pieces)
 
 
-def test_tenants_come_go_and_change_while_it_runs_and_the_others_go_on_undisturbed(
+def test_tenant_changes_do_not_disturb_other_tenants(
     broker: SharedBroker, topic: str, app: str, simulate: Simulate, new_worker: NewWorker, settings: Settings
 ) -> None:
     source = simulate(**TINY, tenants=4)
@@ -71,7 +71,29 @@ def test_tenants_come_go_and_change_while_it_runs_and_the_others_go_on_undisturb
     oracle.check(broker.bootstrap, topic, app, source.truth())
 
 
-def test_a_file_that_is_wrong_leaves_everything_as_it_is_with_one_line(
+def test_command_for_a_tenant_that_the_worker_lacks_is_applied_later(
+    simulate: Simulate, new_worker: NewWorker, settings: Settings
+) -> None:
+    """A rolling deployment brings a new tenant to other workers first. The owner of its shard restarts in between."""
+    source = simulate(**TINY, tenants=2)
+    one, new = ({"id": tenant} for tenant in source.tenants)
+    worker = new_worker(settings(source, kafka={"shards": 1}, tenants=[one]))
+    worker.start()
+    worker.until_complete(datetime.now(UTC), 1)
+    worker.configure({**worker.settings, "tenants": [one, new]})
+    commands.succeed(worker.config, "backfill", "--tenant", new["id"], "--from", "-3d", "--to", "-2d")
+    commands.succeed(worker.config, "pause", "--tenant", new["id"])
+    worker.until(lambda: len(worker.named("command_kept")) == 2, "the commands to be kept")
+    assert worker.stop() == 0
+    (waiting,) = commands.jobs(worker.config).values()
+    assert (waiting["tenant"], waiting["state"]) == (new["id"], "waiting")
+    worker.start()
+    worker.until(lambda: worker.tenant(new["id"]).get("state") == "paused", "the new tenant to be paused")
+    assert commands.jobs(worker.config).keys() == {waiting["id"]}
+    assert worker.stop() == 0
+
+
+def test_sighup_with_a_wrong_file_changes_nothing(
     topic: str, simulate: Simulate, new_worker: NewWorker, settings: Settings
 ) -> None:
     """Also one that only a new worker could follow: another topic for all."""
@@ -81,10 +103,10 @@ def test_a_file_that_is_wrong_leaves_everything_as_it_is_with_one_line(
     worker = new_worker(configured)
     worker.start()
     worker.until_complete(datetime.now(UTC))
-    said = read_again(worker, [{"id": tenant}, {"id": tenant}], "configuration_not_reloaded")
+    said = read_again(worker, [{"id": tenant}, {"id": tenant}], "configuration_reload_failed")
     assert "tenants" in said["problems"]
     worker.settings = {**configured, "kafka": {**configured["kafka"], "topic": f"{topic}-other"}}
-    said = read_again(worker, configured["tenants"], "configuration_not_reloaded")
+    said = read_again(worker, configured["tenants"], "configuration_reload_failed")
     assert f"kafka.topic: is {topic}-other now" in said["problems"]
     worker.until_complete(datetime.now(UTC))
     assert worker.tenant(tenant)["state"] == "ok"
@@ -136,7 +158,7 @@ def test_tenant_with_another_topic_is_rejected_alone(
     oracle.check(broker.bootstrap, topic, app, source.truth())
 
 
-def test_takeover_rejects_the_tenant_that_the_owner_rejected(
+def test_takeover_rejects_the_same_tenant(
     topic: str, simulate: Simulate, new_worker: NewWorker, settings: Settings
 ) -> None:
     """A rolling restart after a mistake leaves workers."""
@@ -162,7 +184,7 @@ def test_takeover_rejects_the_tenant_that_the_owner_rejected(
 
 
 @pytest.mark.parametrize("start", [True, False], ids=["start", "SIGHUP"])
-def test_topic_that_cannot_be_used_rejects_its_tenant(
+def test_unusable_topic_rejects_its_tenant(
     broker: SharedBroker, topic: str, simulate: Simulate, new_worker: NewWorker, settings: Settings, *, start: bool
 ) -> None:
     """The topic of one tenant alone: compacted, with a key that many rows have."""
@@ -186,7 +208,7 @@ def test_topic_that_cannot_be_used_rejects_its_tenant(
     assert worker.stop() == 0
 
 
-def test_a_tenant_that_was_removed_is_kept_until_the_horizon_and_then_forgotten(
+def test_removed_tenant_expires_at_the_horizon(
     broker: SharedBroker, app: str, simulate: Simulate, new_worker: NewWorker, settings: Settings
 ) -> None:
     # In the past: brokers refuse what is dated far ahead.

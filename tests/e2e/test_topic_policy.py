@@ -53,7 +53,7 @@ def test_topics_are_created_without_a_refused_setting(
     assert "segment.ms=3600000" in predicted["message"]
     assert "max.compaction.lag.ms=3600000" in predicted["message"]
     assert worker.run_once() == 0
-    (warned,) = worker.named("topic_settings_left_out")
+    (warned,) = worker.named("topic_settings_refused")
     left_out = ["segment.ms=3600000", "max.compaction.lag.ms=3600000"]
     assert warned["level"] == "warning"
     assert warned["left_out"] == {f"{app}.{name}": left_out for name in INTERNAL}
@@ -68,10 +68,10 @@ def test_topics_are_created_without_a_refused_setting(
     oracle.check(strict.bootstrap, topic, app, source.truth())
     again = new_worker(worker.settings)
     assert again.run_once() == 0
-    assert not again.named("topic_settings_left_out")
+    assert not again.named("topic_settings_refused")
 
 
-def test_a_refused_setting_of_the_owner_ends_run_with_its_name(
+def test_refused_configured_setting_ends_run(
     strict: Cluster, source: Simulation, topic: str, app: str, new_worker: Callable[..., Worker]
 ) -> None:
     """A setting of the configuration is never left out silently, and the remedy is not the refused command."""
@@ -89,7 +89,7 @@ def test_a_refused_setting_of_the_owner_ends_run_with_its_name(
     assert "kafka.topic_properties" in failed["remedy"]
 
 
-def test_a_policy_that_refuses_compaction_ends_run_without_repeating_the_command(
+def test_refused_compaction_ends_run(
     source: Simulation, topic: str, app: str, new_worker: Callable[..., Worker]
 ) -> None:
     with topic_policy.cluster("cleanup.policy", "no compaction here") as cluster:
@@ -102,7 +102,7 @@ def test_a_policy_that_refuses_compaction_ends_run_without_repeating_the_command
         assert "kafka-topics.sh" not in said
 
 
-def test_a_refused_replication_factor_is_left_to_the_brokers(
+def test_refused_replication_factor_uses_the_broker_default(
     source: Simulation, topic: str, app: str, new_worker: Callable[..., Worker]
 ) -> None:
     """Managed clusters fix it."""
@@ -110,7 +110,7 @@ def test_a_refused_replication_factor_is_left_to_the_brokers(
         settings = configuration(cluster.bootstrap, topic, app, source, kafka={"replication_factor": 1})
         worker = new_worker(settings)
         worker.start()
-        warned = worker.until_logged("topic_settings_left_out")
+        warned = worker.until_logged("topic_settings_refused")
         assert warned["left_out"][topic] == ["replication factor 1"]
         worker.until_complete(datetime.now(UTC))
         assert worker.stop() == 0

@@ -94,7 +94,7 @@ def verify(config: Path, tenant: str, *options: str) -> tuple[int, dict[str, Any
     return done.code, json.loads(done.output) if done.output else {}, done.error
 
 
-def test_a_topic_that_holds_all_that_graph_shows_is_identical(published: Published) -> None:
+def test_verify_passes_for_a_complete_topic(published: Published) -> None:
     config = published.configure(published.settings["kafka"]["topic"])
     code, report, error = verify(config, published.tenant)
     assert code == 0, (report, error)
@@ -108,7 +108,7 @@ def test_a_topic_that_holds_all_that_graph_shows_is_identical(published: Publish
     assert text.endswith("identical")
 
 
-def test_each_of_four_planted_faults_is_found(published: Published, topic: str) -> None:
+def test_verify_finds_each_planted_fault(published: Published, topic: str) -> None:
     """A row removed, a row twice, a field changed; and a dead letter removed."""
     versions = published.versions()
     removed, repeated, changed = list(versions)[:3]
@@ -133,7 +133,7 @@ def test_each_of_four_planted_faults_is_found(published: Published, topic: str) 
     assert report["identical"] == len(versions) - 2
 
 
-def test_a_row_that_graph_does_not_show_is_told_and_is_no_failure(published: Published, topic: str) -> None:
+def test_row_unknown_to_graph_is_reported_not_failed(published: Published, topic: str) -> None:
     versions = published.versions()
     known = next(iter(versions.values()))[0]
     values = {**known[2], "id": "00000000-0000-0000-0000-000000000000", "revision": 0}
@@ -143,7 +143,7 @@ def test_a_row_that_graph_does_not_show_is_told_and_is_no_failure(published: Pub
     assert report["unexpected"] == {"count": 1, "ids": [values["id"]]}
 
 
-def test_a_range_that_retention_has_begun_to_delete_is_refused(published: Published, topic: str) -> None:
+def test_verify_refuses_a_range_under_retention(published: Published, topic: str) -> None:
     config = published.copy(topic, published.rows)
     admin = AdminClient({"bootstrap.servers": published.bootstrap})
     for deleted in admin.delete_records([TopicPartition(topic, number, 1_000) for number in range(3)]).values():
@@ -168,7 +168,7 @@ def test_a_range_that_retention_has_begun_to_delete_is_refused(published: Publis
         ("--from", "yesterday", "--to", "-1h"),
     ],
 )
-def test_wrong_arguments_are_one_sentence(tmp_path: Path, options: tuple[str, ...]) -> None:
+def test_wrong_arguments_give_one_sentence(tmp_path: Path, options: tuple[str, ...]) -> None:
     path = tmp_path / "connector.toml"
     tenant = "11111111-1111-1111-1111-111111111111"
     identity = {"client_id": "a", "client_secret": "b"}

@@ -25,7 +25,7 @@ def wired_broker() -> Iterator[tuple[Cluster, Wires]]:
 
 @pytest.mark.broker
 @pytest.mark.parametrize("loss", ["request", "hold"], ids=["it_does_not_land", "it_lands_and_is_not_answered"])
-def test_nothing_is_lost_or_repeated_when_nobody_knows_whether_a_transaction_has_landed(
+def test_unknown_commit_outcome_keeps_exactly_once(
     wired_broker: tuple[Cluster, Wires], topic: str, app: str, simulate: Simulate, new_worker: NewWorker, loss: Loss
 ) -> None:
     cluster, wires = wired_broker

@@ -12,11 +12,12 @@ from confluent_kafka.cimpl import NewTopic
 from connector.errors import HandedOverError, ShardRestartError
 from connector.kafka.acknowledgement import Acknowledgements
 from connector.kafka.clients import Clients
-from connector.kafka.publishing import CommitContext, Offsets, Outgoing, TransactionContents
+from connector.kafka.publishing import CommitContext, Offsets, Outgoing
 from connector.kafka.topics import Names
 from tests import oracle
 from tests.brokers import set_topic
 from tests.conftest import SharedBroker
+from tests.producing import Contents
 
 
 @contextmanager
@@ -29,26 +30,23 @@ def created(bootstrap: str, topic: str, names: Names) -> Iterator[Callable[[], l
     yield lambda: [len(oracle.read(bootstrap, name)) for name in topics]
 
 
-def closing(names: Names) -> TransactionContents:
-    def noted(offsets: Offsets) -> list[Outgoing]:
+def contents(topic: str, names: Names) -> Contents:
+    def interim(offsets: Offsets) -> list[Outgoing]:
         return [Outgoing(names.state, b"checkpoint", str(offsets).encode(), 0)]
 
-    def last(_: Offsets) -> list[Outgoing]:
+    def final(_: Offsets) -> list[Outgoing]:
         checkpoint = Outgoing(names.state, b"checkpoint", b"", 0)
         return [checkpoint, Outgoing(names.seen, b"remembered", os.urandom(500), 0), checkpoint]
 
-    return TransactionContents(noted, last)
+    return Contents({"t": [Outgoing(topic, None, b"row", 0)] * 3}, final, interim=interim)
 
 
 async def commit(publisher: Acknowledgements, topic: str, names: Names, *, holds: bool = True) -> Offsets:
-    records = {"t": [Outgoing(topic, None, b"row", 0)] * 3}
     position = CommitContext(names.control, 0, 0, None, lambda: holds)
-    return await publisher.call(partial(publisher.commit, records, closing(names), position))
+    return await publisher.call(partial(publisher.commit, contents(topic, names), position))
 
 
-async def test_a_part_that_is_not_acknowledged_ends_the_batch_before_the_next(
-    broker: SharedBroker, topic: str, app: str
-) -> None:
+async def test_unacknowledged_part_stops_the_batch(broker: SharedBroker, topic: str, app: str) -> None:
     """Opening leaves a tombstone in each internal topic, and fails while one cannot be written."""
     names = Names(app)
     publisher = Acknowledgements(Clients(broker.bootstrap, {"log_level": 0}), names, 0)
@@ -70,7 +68,7 @@ async def test_a_part_that_is_not_acknowledged_ends_the_batch_before_the_next(
         assert counts() == [6, 2, 6]
 
 
-async def test_a_worker_that_was_slow_writes_nothing_more_for_a_shard_that_it_has_lost(
+async def test_slow_worker_writes_nothing_for_a_lost_shard(
     broker: SharedBroker, topic: str, app: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("connector.kafka.acknowledgement._FRESH_S", 0.0)

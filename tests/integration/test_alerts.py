@@ -19,6 +19,7 @@ from tests.system_software import program
 
 ROOT = Path(__file__).parents[2]
 RULES = ROOT / "deploy/prometheus/alerts.yml"
+OBJECTIVES = ROOT / "deploy/prometheus/slo.yml"
 
 STEPS = 1_800
 _SHORT = 120
@@ -101,6 +102,10 @@ DEEPEST = f"deepest_sweep_rows_total{{{CONTOSO}}}"
 ABORTED = 'transactions_total{shard="0",outcome="aborted"}'
 KAFKA = 'kafka_up{instance="a"}'
 OWNED_BY_B = 'shards_owned{instance="b"}'
+
+
+UP_A, UP_B = 'up{instance="a",job="connector"}', 'up{instance="b",job="connector"}'
+BUILD_A, BUILD_B = (f'build_info{{instance="{one}",job="connector",version="1"}}' for one in "ab")
 
 
 def failing(reason: str) -> str:
@@ -265,6 +270,19 @@ CASES = (
         10,
         {alert("ShardsWithoutOwner", "critical", namespace="test")},
     ),
+    Case(
+        "one of two workers that does not respond is missing, while shards have owners",
+        {UP_A: still(1), UP_B: still(0), BUILD_A: still(1), BUILD_B: then(1, 20, "")},
+        35,
+        {alert("WorkerMissing", "warning", job="connector")},
+    ),
+    Case(
+        "one of two workers that Prometheus does not find any more is missing",
+        {BUILD_A: still(1), BUILD_B: then(1, 60, "")},
+        80,
+        {alert("WorkerMissing", "warning", job="connector")},
+    ),
+    Case("a rolling update has a worker more for a while", {BUILD_A: still(1), BUILD_B: then(1, 10, "")}, 60),
     Case("no worker at all is critical", dict.fromkeys(HEALTHY, None), 5, {alert("Absent", "critical")}),
     Case("a worker that is restarted is not absent", {'build_info{instance="a",version="1"}': f"_x3 {still(1)}"}, 6),
 )
@@ -274,17 +292,17 @@ def promtool(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run([program("promtool"), *arguments], capture_output=True, text=True, check=False, timeout=280)
 
 
-def test_promtool_has_nothing_to_say_about_the_rules() -> None:
-    done = promtool("check", "rules", "--lint=all", "--lint-fatal", RULES)
+def test_promtool_accepts_the_rules() -> None:
+    done = promtool("check", "rules", "--lint=all", "--lint-fatal", RULES, OBJECTIVES)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_each_alert_fires_when_it_should_and_is_silent_when_it_should_be(tmp_path: Path) -> None:
+def test_each_alert_fires_only_when_it_should(tmp_path: Path) -> None:
     done = run(CASES, tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_promtool_notices_each_alert_that_nobody_expects(tmp_path: Path) -> None:
+def test_promtool_notices_unexpected_alerts(tmp_path: Path) -> None:
     unexpected = [case._replace(fires=frozenset()) for case in CASES if case.fires and case.at <= 30]
     done = run(unexpected, tmp_path)
     assert done.returncode == 1
@@ -302,6 +320,10 @@ def run(cases: Iterable[Case], folder: Path) -> subprocess.CompletedProcess[str]
     return promtool("test", "rules", *files)
 
 
+def _full(name: str) -> str:
+    return name if name.startswith("up{") else f"direct_routing_{name}"
+
+
 def _test(case: Case) -> dict[str, Any]:
     series = {
         # What comes after the moment that is asked for would only cost time.
@@ -312,7 +334,7 @@ def _test(case: Case) -> dict[str, Any]:
     return {
         "name": case.rule,
         "interval": "1m",
-        "input_series": [{"series": f"direct_routing_{name}", "values": values} for name, values in series.items()],
+        "input_series": [{"series": _full(name), "values": values} for name, values in series.items()],
         "promql_expr_test": [
             {
                 "expr": 'ALERTS{alertstate="firing"}',
@@ -323,7 +345,7 @@ def _test(case: Case) -> dict[str, Any]:
     }
 
 
-def test_each_rule_has_a_case_in_which_it_fires() -> None:
+def test_each_alert_has_a_firing_case() -> None:
     fired = {(name, severity) for case in CASES for name, severity in map(_named, case.fires)}
     assert {(rule["alert"], rule["labels"]["severity"]) for rule in rules()} == fired
 

@@ -57,7 +57,7 @@ def producer_to(bootstrap: str, **properties: str | int) -> Producer:
     return Producer({"bootstrap.servers": bootstrap, "log_level": 0, "acks": "all"} | properties)
 
 
-def test_the_shared_broker_hides_aborted_records(broker: SharedBroker, topic: str, app: str) -> None:
+def test_shared_broker_hides_aborted_records(broker: SharedBroker, topic: str, app: str) -> None:
     create(broker.bootstrap, topic)
     producer = producer_to(broker.bootstrap, **{"transactional.id": app})
     producer.init_transactions(20)
@@ -70,7 +70,7 @@ def test_the_shared_broker_hides_aborted_records(broker: SharedBroker, topic: st
     assert values(broker.bootstrap, topic, 1) == [b"committed"]
 
 
-def test_a_killed_broker_comes_back_as_the_same_broker(broker_of_its_own: Cluster, topic: str) -> None:
+def test_killed_broker_restarts_with_its_data(broker_of_its_own: Cluster, topic: str) -> None:
     address = broker_of_its_own.bootstrap
     create(address, topic)
     publish(producer_to(address), topic, b"before")
@@ -82,7 +82,7 @@ def test_a_killed_broker_comes_back_as_the_same_broker(broker_of_its_own: Cluste
     assert values(address, topic, 2) == [b"before", b"after"]
 
 
-def test_a_suspended_broker_answers_nobody_until_it_is_resumed(broker_of_its_own: Cluster) -> None:
+def test_suspended_broker_does_not_answer(broker_of_its_own: Cluster) -> None:
     admin = AdminClient({"bootstrap.servers": broker_of_its_own.bootstrap, "log_level": 0})
     broker_of_its_own.suspend()
     try:
@@ -95,7 +95,7 @@ def test_a_suspended_broker_answers_nobody_until_it_is_resumed(broker_of_its_own
     assert admin.list_topics(timeout=10).brokers
 
 
-def test_three_brokers_survive_the_loss_of_one(three_brokers: Cluster, topic: str) -> None:
+def test_three_brokers_survive_one_loss(three_brokers: Cluster, topic: str) -> None:
     create(three_brokers.bootstrap, topic)
     three_brokers.brokers[0].kill()
     producer = producer_to(three_brokers.bootstrap)
@@ -105,7 +105,7 @@ def test_three_brokers_survive_the_loss_of_one(three_brokers: Cluster, topic: st
     assert values(three_brokers.bootstrap, topic, 2) == [b"with two", b"with three"]
 
 
-def test_a_broker_does_not_outlive_the_process_that_started_it(tmp_path: Path) -> None:
+def test_broker_ends_with_its_parent_process(tmp_path: Path) -> None:
     program = (
         "import sys, signal\n"
         "from tests.brokers import Cluster\n"

@@ -1,4 +1,4 @@
-"""The Helm chart: what it renders for several kinds of installations, held against the schemas that clusters use."""
+"""The Helm chart: rendered for several kinds of installations and validated with the schemas that clusters use."""
 
 import json
 import re
@@ -15,9 +15,9 @@ import pytest
 import yaml
 
 from connector import config
+from deploy.helm.generator.files import CHART, ROOT, RUNBOOK, generated
 from tests import helm
 from tests.certificates import key_pair
-from tests.helm import CHART, ROOT
 from tests.system_software import program
 
 pytestmark = pytest.mark.timeout(900)  # the first test of all waits until Helm is compiled
@@ -46,6 +46,13 @@ def template(installation: str, *options: str) -> subprocess.CompletedProcess[st
     return run_helm("template", "calls", str(CHART), values, *options)
 
 
+def name_of(document: dict[str, Any]) -> str:
+    if "grafana_dashboard" in document["metadata"].get("labels", {}):
+        (file,) = document["data"]
+        return str(file)
+    return str(document["kind"])
+
+
 @pytest.fixture(scope="module")
 def render() -> Callable[..., Resources]:
     """Return a function that renders an installation with additional `--set` options."""
@@ -54,7 +61,7 @@ def render() -> Callable[..., Resources]:
         done = template(installation, "--namespace=telephony", *options)
         assert done.returncode == 0, done.stderr
         documents = [document for document in yaml.safe_load_all(done.stdout) if document]
-        found = {document["kind"]: document for document in documents}
+        found = {name_of(document): document for document in documents}
         assert len(found) == len(documents)
         return found
 
@@ -77,7 +84,7 @@ def container(resources: Resources) -> dict[str, Any]:
     return dict(only)
 
 
-def test_lint_has_nothing_to_say_about_any_installation() -> None:
+def test_helm_lint_accepts_every_installation() -> None:
     assert len(INSTALLATIONS) >= 5
     for name in INSTALLATIONS:
         done = run_helm("lint", "--strict", str(CHART), f"--values={values_file(name)}")
@@ -85,7 +92,7 @@ def test_lint_has_nothing_to_say_about_any_installation() -> None:
         assert "[WARNING]" not in done.stdout
 
 
-def test_every_resource_is_what_clusters_take(installation: tuple[str, Resources]) -> None:
+def test_rendered_resources_match_the_kubernetes_schemas(installation: tuple[str, Resources]) -> None:
     _, resources = installation
     assert {"Deployment", "Service"} <= resources.keys()
     for kind, resource in resources.items():
@@ -96,7 +103,7 @@ def test_every_resource_is_what_clusters_take(installation: tuple[str, Resources
             kubernetes_validate.validate(resource, version, strict=True)
 
 
-def test_the_schemas_refuse_a_member_that_nobody_knows(render: Callable[..., Resources]) -> None:
+def test_kubernetes_schemas_refuse_unknown_members(render: Callable[..., Resources]) -> None:
     resources = render("monitoring")
     resources["Deployment"]["spec"]["replica"] = 2
     with pytest.raises(kubernetes_validate.ValidationError):
@@ -125,7 +132,7 @@ def test_user_and_groups_are_fixed_unless_values_leave_them_out(render: Callable
         assert "runAsUser" in done.stderr
 
 
-def test_every_worker_runs_with_as_little_as_it_needs(installation: tuple[str, Resources]) -> None:
+def test_workers_run_with_least_privilege(installation: tuple[str, Resources]) -> None:
     _, resources = installation
     spec, only = pod(resources), container(resources)
     assert spec["enableServiceLinks"] is False
@@ -144,7 +151,7 @@ def test_every_worker_runs_with_as_little_as_it_needs(installation: tuple[str, R
     assert only["readinessProbe"]["httpGet"]["path"] == "/readyz"
 
 
-def test_selectors_find_the_workers_and_nothing_secret_is_written_down(installation: tuple[str, Resources]) -> None:
+def test_selectors_match_and_secrets_stay_out(installation: tuple[str, Resources]) -> None:
     _, resources = installation
     labels = resources["Deployment"]["spec"]["template"]["metadata"]["labels"]
     selectors = [resources["Service"]["spec"]["selector"]]
@@ -162,7 +169,7 @@ def test_selectors_find_the_workers_and_nothing_secret_is_written_down(installat
     assert "Secret" not in resources
 
 
-def test_the_configuration_arrives_as_it_was_written(installation: tuple[str, Resources]) -> None:
+def test_configuration_is_rendered_unchanged(installation: tuple[str, Resources]) -> None:
     name, resources = installation
     values = yaml.safe_load(Path(values_file(name)).read_text(encoding="utf-8"))
     if "ConfigMap" in resources:
@@ -200,14 +207,14 @@ def test_the_rendered_configuration_loads(installation: tuple[str, Resources], t
     assert bool(signs_in.federated_token) == name.startswith("workload-identity")
 
 
-def test_numbers_arrive_as_they_were_written(render: Callable[..., Resources]) -> None:
+def test_numbers_are_rendered_unchanged(render: Callable[..., Resources]) -> None:
     written = render("many-tenants")["ConfigMap"]["data"]["connector.toml"]
     assert "shards = 16\n" in written
     assert "requests_per_minute = 12.5\n" in written
     assert '"retention.ms" = "2592000000"\n' in written
 
 
-def test_a_changed_configuration_starts_the_workers_anew(render: Callable[..., Resources]) -> None:
+def test_changed_configuration_restarts_the_workers(render: Callable[..., Resources]) -> None:
     def checksum(*options: str) -> str:
         template = render("minimal", *options)["Deployment"]["spec"]["template"]
         return str(template["metadata"]["annotations"]["checksum/config"])
@@ -228,21 +235,38 @@ def test_a_changed_configuration_starts_the_workers_anew(render: Callable[..., R
         "config.kafka.delivery=sometimes",
         "config.windows.sweeps[0].every=often",
         "secrets[0].name=graph",
+        "prometheusRule.thresholds.lagWarning=5",
+        "prometheusRule.runbookUrl=docs/runbook.md",
+        "service.ipFamilyPolicy=Both",
+        "extraVolumeMounts[0].name=here",
     ],
 )
-def test_a_wrong_value_is_refused_by_its_name(wrong: str) -> None:
+def test_wrong_value_is_refused_by_name(wrong: str) -> None:
     done = template("minimal", f"--set={wrong}")
     assert done.returncode != 0
     assert "values don't meet the specifications of the schema" in done.stderr
     assert re.split(r"[.\[]", wrong.partition("=")[0])[-2 if "[" in wrong else -1].strip("0].") in done.stderr
 
 
-def test_the_chart_s_schema_knows_the_configuration_as_the_code_does() -> None:
-    written = json.loads((CHART / "values.schema.json").read_text(encoding="utf-8"))
-    assert written == helm.values_schema(), "make chart"
+def test_generated_files_of_the_chart_are_current() -> None:
+    """Run `make chart` otherwise."""
+    wanted = generated()
+    assert {name: (CHART / name).read_text(encoding="utf-8") for name in wanted} == wanted
+    assert {f"files/{path.relative_to(CHART / 'files')}" for path in (CHART / "files").rglob("*.*")} <= wanted.keys()
 
 
-def test_workload_identity_marks_the_pod_and_the_service_account(render: Callable[..., Resources]) -> None:
+def test_chart_folder_contains_no_symbolic_link() -> None:
+    assert [path for path in CHART.rglob("*") if path.is_symlink()] == []
+
+
+def test_readme_describes_every_value_of_the_schema() -> None:
+    schema = json.loads((CHART / "values.schema.json").read_text(encoding="utf-8"))
+    described = set(re.findall(r"^\| `([\w.]+)` \|", (CHART / "README.md").read_text(encoding="utf-8"), re.MULTILINE))
+    missing = {name for name in schema["properties"] if not any(f"{one}.".startswith(f"{name}.") for one in described)}
+    assert missing == {"global"}
+
+
+def test_workload_identity_labels_pod_and_service_account(render: Callable[..., Resources]) -> None:
     resources = render("workload-identity")
     labels = resources["Deployment"]["spec"]["template"]["metadata"]["labels"]
     assert labels["azure.workload.identity/use"] == "true"
@@ -251,7 +275,7 @@ def test_workload_identity_marks_the_pod_and_the_service_account(render: Callabl
     assert pod(resources)["serviceAccountName"] == resources["ServiceAccount"]["metadata"]["name"]
 
 
-def test_without_the_webhook_the_chart_mounts_the_token_where_the_variable_says(
+def test_chart_mounts_the_token_without_the_webhook(
     render: Callable[..., Resources],
 ) -> None:
     resources = render("workload-identity-without-webhook")
@@ -264,17 +288,19 @@ def test_without_the_webhook_the_chart_mounts_the_token_where_the_variable_says(
     assert environment["AZURE_TENANT_ID"] == "11111111-1111-1111-1111-111111111111"
 
 
-def test_a_digest_pins_the_image_and_nothing_is_made_that_is_there_already(render: Callable[..., Resources]) -> None:
+def test_digest_pins_the_image(render: Callable[..., Resources]) -> None:
     resources = render("private-registry")
     assert container(resources)["image"].endswith("/direct-routing-connector@sha256:" + 64 * "0")
     assert pod(resources)["serviceAccountName"] == "telephony"
-    assert resources.keys() == {"Deployment", "Service"}
+    assert resources.keys() == {"Deployment", "Service", "Pod"}
 
 
-def test_the_alerts_are_those_of_the_one_file(render: Callable[..., Resources], tmp_path: Path) -> None:
+def test_rules_with_default_values_equal_the_files(render: Callable[..., Resources], tmp_path: Path) -> None:
     spec = render("monitoring")["PrometheusRule"]["spec"]
-    alerts = ROOT / "deploy/prometheus/alerts.yml"
-    assert spec == yaml.safe_load(alerts.read_text(encoding="utf-8"))
+    files = [
+        yaml.safe_load((ROOT / "deploy/prometheus" / name).read_text("utf-8")) for name in ("alerts.yml", "slo.yml")
+    ]
+    assert spec["groups"] == [group for file in files for group in file["groups"]]
     rules = tmp_path / "rules.yml"
     rules.write_text(yaml.safe_dump(spec), encoding="utf-8")
     done = subprocess.run(
@@ -283,7 +309,7 @@ def test_the_alerts_are_those_of_the_one_file(render: Callable[..., Resources], 
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_the_notes_say_what_is_missing(tmp_path: Path) -> None:
+def test_notes_name_missing_values(tmp_path: Path) -> None:
     chart = tmp_path / "chart"
     shutil.copytree(CHART, chart)
     # Only a cluster gets the notes; as part of another template they are rendered without one.
@@ -300,4 +326,100 @@ def test_the_notes_say_what_is_missing(tmp_path: Path) -> None:
     assert "prometheusRule.enabled" in bare
     assert "configuration yet" not in complete
     assert "prometheusRule.enabled" not in complete
-    assert "connector status" in complete
+    assert complete.count("-- connector status\n") == 1
+    assert "prometheusRule.runbookUrl" in complete
+    assert "prometheusRule.runbookUrl" not in rendered(f"--values={values_file('platform')}")
+
+
+def test_platform_values_reach_the_pods(render: Callable[..., Resources]) -> None:
+    values = yaml.safe_load(Path(values_file("platform")).read_text(encoding="utf-8"))
+    resources = render("platform")
+    deployment = resources["Deployment"]
+    spec, only, template = pod(resources), container(resources), deployment["spec"]["template"]
+    for name in ("imagePullSecrets", "priorityClassName", "nodeSelector", "tolerations", "affinity"):
+        assert spec[name] == values[name]
+    assert only["image"] == f"{values['image']['repository']}@{values['image']['digest']}"
+    assert only["envFrom"] == values["envFrom"]
+    assert all(one in only["env"] for one in values["extraEnv"])
+    assert all(one in only["volumeMounts"] for one in values["extraVolumeMounts"])
+    assert all(one in spec["volumes"] for one in values["extraVolumes"])
+    assert values["podSecurityContext"].items() <= spec["securityContext"].items()
+    assert spec["securityContext"]["runAsUser"] == 10001
+    (constraint,) = spec["topologySpreadConstraints"]
+    assert values["topologySpreadConstraints"][0].items() <= constraint.items()
+    assert constraint["labelSelector"]["matchLabels"] == deployment["spec"]["selector"]["matchLabels"]
+    assert values["podLabels"].items() <= template["metadata"]["labels"].items()
+    assert values["podAnnotations"].items() <= template["metadata"]["annotations"].items()
+    assert values["deploymentAnnotations"].items() <= deployment["metadata"]["annotations"].items()
+    for resource in resources.values():
+        assert resource["metadata"]["labels"]["team"] == "telephony"
+        assert resource["metadata"]["annotations"]["example.org/owner"] == "telephony"
+
+
+def test_service_and_monitor_take_families_and_relabelings(render: Callable[..., Resources]) -> None:
+    resources = render("platform")
+    assert resources["Service"]["spec"]["ipFamilyPolicy"] == "PreferDualStack"
+    assert resources["Service"]["spec"]["ipFamilies"] == ["IPv6", "IPv4"]
+    (endpoint,) = resources["ServiceMonitor"]["spec"]["endpoints"]
+    assert endpoint["relabelings"][0]["replacement"] == "west"
+    assert endpoint["metricRelabelings"][0]["action"] == "drop"
+
+
+def test_thresholds_and_runbook_url_of_alerts_are_values(render: Callable[..., Resources]) -> None:
+    rules = [rule for group in render("platform")["PrometheusRule"]["spec"]["groups"] for rule in group["rules"]]
+    expressions = {(rule["alert"], rule["labels"]["severity"]): rule["expr"] for rule in rules if "alert" in rule}
+    assert "> 1800" in expressions["DirectRoutingLag", "warning"]
+    assert "> 7200" in expressions["DirectRoutingLag", "critical"]
+    assert "14.4 * (1 - 0.995)" in expressions["DirectRoutingFreshnessBudgetBurn", "critical"]
+    assert "14.4 * (1 - 0.99)" in expressions["DirectRoutingCompletenessBudgetBurn", "critical"]
+    assert "> bool 360" in next(rule["expr"] for rule in rules if rule.get("record") == "direct_routing:stale:bool")
+    links = {rule["annotations"]["runbook_url"] for rule in rules if "alert" in rule}
+    assert {link.partition("#")[0] for link in links} == {"https://wiki.example.org/direct-routing/runbook"}
+    assert RUNBOOK not in yaml.safe_dump(rules)
+    without = render("platform", "--set=prometheusRule.slo.enabled=false")["PrometheusRule"]["spec"]["groups"]
+    assert [group["name"] for group in without] == ["direct-routing-tenants", "direct-routing-workers"]
+
+
+def test_each_threshold_of_the_values_changes_a_rule(render: Callable[..., Resources]) -> None:
+    values = yaml.safe_load((CHART / "values.yaml").read_text(encoding="utf-8"))["prometheusRule"]
+    before = render("monitoring")["PrometheusRule"]
+    for group in ("thresholds", "slo"):
+        for name, value in values[group].items():
+            option = f"--set-json=prometheusRule.{group}.{name}={'false' if value is True else value / 2}"
+            assert render("monitoring", option)["PrometheusRule"] != before, name
+
+
+def test_dashboards_are_config_maps_when_turned_on(render: Callable[..., Resources]) -> None:
+    folder = ROOT / "deploy/grafana/dashboards"
+    resources = render("platform", "--set=dashboards.namespace=grafana")
+    for file in folder.iterdir():
+        written = resources[file.name]
+        assert json.loads(written["data"][file.name]) == json.loads(file.read_text(encoding="utf-8"))
+        assert written["metadata"]["namespace"] == "grafana"
+        assert written["metadata"]["annotations"]["grafana_folder"] == "Telephony"
+    assert not any(name.endswith(".json") for name in render("minimal"))
+
+
+def test_workers_and_test_pod_find_the_configuration(installation: tuple[str, Resources]) -> None:
+    """So that `kubectl exec ... -- connector status` works as the runbook says."""
+    _, resources = installation
+    (check,) = resources["Pod"]["spec"]["containers"]
+    assert (container(resources)["args"], check["args"]) == (["run"], ["check"])
+    for one in (container(resources), check):
+        assert {"name": "CONNECTOR_CONFIG", "value": "/etc/connector/config/connector.toml"} in one["env"]
+        assert {"name": "config", "mountPath": "/etc/connector/config", "readOnly": True} in one["volumeMounts"]
+
+
+def test_test_pod_is_a_hook_that_no_selector_finds(installation: tuple[str, Resources]) -> None:
+    _, resources = installation
+    check = resources["Pod"]
+    assert check["metadata"]["annotations"]["helm.sh/hook"] == "test"
+    assert check["spec"]["restartPolicy"] == "Never"
+    selector = resources["Service"]["spec"]["selector"]
+    assert not selector.items() <= check["metadata"]["labels"].items()
+    for name in ("securityContext", "serviceAccountName", "volumes"):
+        assert check["spec"][name] == pod(resources)[name]
+    without = ("name", "args", "ports", "startupProbe", "livenessProbe", "readinessProbe")
+    assert {k: v for k, v in container(resources).items() if k not in without} == {
+        k: v for k, v in check["spec"]["containers"][0].items() if k not in without
+    }

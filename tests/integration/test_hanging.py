@@ -22,7 +22,6 @@ from connector.kafka.publishing import (
     Offsets,
     Outgoing,
     Publisher,
-    TransactionContents,
     TransactionRecord,
 )
 from connector.kafka.restore import PartitionContents, read_partition
@@ -31,7 +30,7 @@ from connector.kafka.topics import Names
 from connector.kafka.transaction import Transactions
 from tests import oracle
 from tests.brokers import Broker, Cluster, wait_until
-from tests.producing import interfere, member
+from tests.producing import Contents, interfere, member
 
 DEADLINE_S = 60.0
 DOOMED, SAFE = 3, 2
@@ -117,9 +116,7 @@ class Bench:
             return [Outgoing(self.names.state, record.key, record.value, 0)]
 
         records = {TENANT: rows, f"{TENANT}/dead letters": dead}
-        await publisher.call(
-            partial(publisher.commit, records, TransactionContents(lambda _: [], last, shard), position)
-        )
+        await publisher.call(partial(publisher.commit, Contents(records, last, shard), position))
         self.ends = ends
 
     async def hang(self, transactions: Transactions, position: CommitContext, *batch: Sequence[Outgoing]) -> None:
@@ -206,7 +203,7 @@ def bench(cluster: Cluster, topic: str, app: str) -> Bench:
 
 
 @pytest.mark.parametrize(("hanging", "stated"), [("seen", STATED), ("row0 state seen progress", ())])
-async def test_hanging_commit_is_completed_by_its_successor(bench: Bench, hanging: str, stated: object) -> None:
+async def test_successor_completes_a_hanging_commit(bench: Bench, hanging: str, stated: object) -> None:
     """Wherever a record of it is visible, it was a commit.
 
     Progress is stated again at once where rows moved: a statement before may name offsets that they lie behind.
@@ -255,7 +252,7 @@ async def test_hanging_commit_of_dead_letters_is_completed(bench: Bench) -> None
 
 
 @pytest.mark.parametrize("hanging", ["seen", "state seen", "row0 row1"])
-async def test_abort_that_takes_a_hanging_commit_restores_it(bench: Bench, hanging: str) -> None:
+async def test_abort_over_a_hanging_commit_restores_it(bench: Bench, hanging: str) -> None:
     """The next batch of the living shard is aborted by a rebalance: a marker ends all that is open."""
     bench.create(hanging)
     transactions = await bench.opened()
@@ -323,7 +320,7 @@ async def test_shard_restarts_when_its_commit_stays_open(bench: Bench, monkeypat
     bench.check(b"a0", b"a1")
 
 
-async def test_abort_that_hangs_is_no_abort(bench: Bench) -> None:
+async def test_hanging_abort_is_not_an_abort(bench: Bench) -> None:
     """Otherwise the next commit would publish what was aborted."""
     bench.create("row0")
     transactions = await bench.opened()
@@ -343,7 +340,7 @@ async def test_abort_that_hangs_is_no_abort(bench: Bench) -> None:
     bench.check(b"a0", b"b0", b"b1")
 
 
-async def test_topics_that_are_not_configured_are_ended_too(bench: Bench) -> None:
+async def test_hanging_transactions_end_on_unconfigured_topics(bench: Bench) -> None:
     """A tenant's topic came with SIGHUP, or its tenant was removed, or it has got a partition."""
     bench.create("row0 row1 dlq progress state seen")
     transactions = await bench.opened()

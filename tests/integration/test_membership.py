@@ -11,7 +11,7 @@ from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
 from connector.kafka.clients import Clients
-from connector.kafka.ownership import Command, Membership
+from connector.kafka.membership import ControlRecord, Membership
 from tests.brokers import wait_until
 from tests.conftest import SharedBroker
 
@@ -56,7 +56,7 @@ class Watch:
         self.held_when_lost.append(self.membership.snapshot.partitions & shards)
         self.joined_when_lost.append(self.membership.joined)
 
-    def commanded(self, shard: int, command: Command) -> None:
+    def commanded(self, shard: int, command: ControlRecord) -> None:
         self.commands.append((shard, command.offset))
         self.blocks.wait(_DEADLINE_S)
 
@@ -117,9 +117,7 @@ def lose_shards(membership: Membership, watch: Watch) -> None:
     wait_until(lambda: bool(watch.held_when_lost), "it to be told", _DEADLINE_S)
 
 
-def test_commands_come_from_the_offset_that_the_shard_asks_for_and_only_while_it_is_open(
-    broker: SharedBroker, app: str, join: Join
-) -> None:
+def test_commands_start_at_the_requested_offset(broker: SharedBroker, app: str, join: Join) -> None:
     """Whatever was fetched before it was restored: its own state says where it stands, not the group."""
     file_commands(broker.bootstrap, app, 3)
     membership, watch = join()
@@ -144,7 +142,7 @@ def test_commands_come_from_the_offset_that_the_shard_asks_for_and_only_while_it
     assert watch.commands[2:] == [(0, 0), (0, 1), (0, 2), (0, 3), (0, 4)]
 
 
-def test_a_shard_moves_only_when_it_was_handed_over_and_no_snapshot_holds_what_another_has(join: Join) -> None:
+def test_shard_moves_only_after_its_release(join: Join) -> None:
     """The generation knows members, not partitions: a live member's offsets for a partition that it lost are taken."""
     first, of_first = join(takes_s=_HAND_OVER_S)
     until_owned(of_first)
@@ -157,7 +155,7 @@ def test_a_shard_moves_only_when_it_was_handed_over_and_no_snapshot_holds_what_a
     assert not first.snapshot.partitions & second.snapshot.partitions
 
 
-def test_who_is_told_that_shards_are_lost_finds_them_in_no_snapshot(broker: SharedBroker, app: str, join: Join) -> None:
+def test_lost_shards_are_in_no_snapshot(broker: SharedBroker, app: str, join: Join) -> None:
     """A member that does not poll for longer than it may is put out of the group, and joins again."""
     file_commands(broker.bootstrap, app, 1)
     membership, watch = join(**{"session.timeout.ms": "1500", "max.poll.interval.ms": "1500"})
@@ -169,7 +167,7 @@ def test_who_is_told_that_shards_are_lost_finds_them_in_no_snapshot(broker: Shar
     assert membership.joined
 
 
-def test_a_member_that_the_group_has_expelled_joins_again(broker: SharedBroker, app: str, join: Join) -> None:
+def test_expelled_member_rejoins(broker: SharedBroker, app: str, join: Join) -> None:
     """A fatal error of the consumer: another process came with its instance id, which no configuration can set."""
     instance = {"group.instance.id": "twin", "session.timeout.ms": "3000"}
     _, watch = join(**instance)
@@ -220,12 +218,12 @@ def deaf(monkeypatch: pytest.MonkeyPatch) -> type[Deaf]:
     class Ours(Deaf):
         pass
 
-    monkeypatch.setattr("connector.kafka.ownership._REJOIN_S", 1.0)
-    monkeypatch.setattr("connector.kafka.ownership.Consumer", Ours)
+    monkeypatch.setattr("connector.kafka.membership._REJOIN_S", 1.0)
+    monkeypatch.setattr("connector.kafka.membership.Consumer", Ours)
     return Ours
 
 
-def test_a_member_that_waits_for_an_assignment_in_vain_joins_anew(join: Join, deaf: type[Deaf]) -> None:
+def test_member_without_an_assignment_rejoins(join: Join, deaf: type[Deaf]) -> None:
     """Whatever the cause, shards that were assigned to a member without its knowledge would not be read."""
     _, first = join()
     until_owned(first)
@@ -235,9 +233,7 @@ def test_a_member_that_waits_for_an_assignment_in_vain_joins_anew(join: Join, de
     until_owned(first, second)
 
 
-def test_a_member_that_lost_its_shards_and_hears_of_no_others_joins_anew(
-    broker: SharedBroker, app: str, join: Join, deaf: type[Deaf]
-) -> None:
+def test_member_that_lost_its_shards_rejoins(broker: SharedBroker, app: str, join: Join, deaf: type[Deaf]) -> None:
     file_commands(broker.bootstrap, app, 1)
     membership, watch = join(**{"session.timeout.ms": "1500", "max.poll.interval.ms": "1500"})
     until_owned(watch)
@@ -264,11 +260,11 @@ class Stumbling(Consumer):
 
 
 @pytest.mark.parametrize("error", [AttributeError("'NoneType' object has no attribute 'log'"), ValueError("a bug")])
-def test_an_error_that_is_raised_in_its_thread_makes_the_member_anew(
+def test_exception_in_the_member_thread_replaces_the_consumer(
     join: Join, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     """If the thread ended instead, the worker would own nothing forever without a message."""
-    monkeypatch.setattr("connector.kafka.ownership.Consumer", Stumbling)
+    monkeypatch.setattr("connector.kafka.membership.Consumer", Stumbling)
     monkeypatch.setattr(Stumbling, "error", error)
     _, watch = join()
     until_owned(watch)

@@ -40,7 +40,7 @@ def delete(bootstrap: str, topic: str) -> None:
     future.result(10)
 
 
-def test_offset_in_a_topic_that_was_created_again_is_0(broker: SharedBroker, topic: str) -> None:
+def test_recreated_topic_starts_at_offset_0(broker: SharedBroker, topic: str) -> None:
     """Also when the new topic has as many records: its id is another one."""
     clients = Clients(broker.bootstrap, {})
     fill(broker.bootstrap, topic)
@@ -55,7 +55,7 @@ def test_offset_in_a_topic_that_was_created_again_is_0(broker: SharedBroker, top
     assert again.topic_id not in ("", first.topic_id)
 
 
-def test_topic_created_again_has_another_id(broker: SharedBroker, topic: str) -> None:
+def test_recreated_topic_has_another_id(broker: SharedBroker, topic: str) -> None:
     ids = TopicIds(Clients(broker.bootstrap, {}))
     assert ids.of([topic]) == {}
     fill(broker.bootstrap, topic)
@@ -69,7 +69,7 @@ def test_topic_created_again_has_another_id(broker: SharedBroker, topic: str) ->
 @pytest.mark.parametrize(
     ("offset", "topic_id", "is_new"), [(_RECORDS, "", False), (_RECORDS + 1, "", True), (_RECORDS + 1, "known", False)]
 )
-def test_row_topic_that_ends_before_an_offset_is_a_new_one(
+def test_row_topic_shorter_than_an_offset_is_recreated(
     broker: SharedBroker, topic: str, offset: int, topic_id: str, *, is_new: bool
 ) -> None:
     """Only the id proves it where the checkpoint has it."""

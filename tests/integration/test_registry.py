@@ -42,7 +42,7 @@ def changed(**types: Any) -> dict[str, Any]:
     return schema
 
 
-def test_a_schema_is_registered_once_and_found_from_then_on(registry: RegistryClient, subject: Subject) -> None:
+def test_schema_is_registered_once(registry: RegistryClient, subject: Subject) -> None:
     with pytest.raises(FatalError, match=r"is not registered \(there is none\).*connector schema register"):
         client(registry, auto_register=False).ensure([subject])
     assert client(registry).check(subject) == (None, True)
@@ -54,7 +54,7 @@ def test_a_schema_is_registered_once_and_found_from_then_on(registry: RegistryCl
 
 
 @pytest.mark.parametrize("auto_register", [True, False])
-def test_another_schema_under_the_subject_is_refused_with_its_fields_named(
+def test_foreign_schema_is_refused_with_its_fields(
     registry: RegistryClient,
     subject: Subject,
     auto_register: bool,  # noqa: FBT001
@@ -70,18 +70,14 @@ def test_another_schema_under_the_subject_is_refused_with_its_fields_named(
     assert registry.ask("GET", f"/subjects/{subject.name}/versions") == (200, [1])
 
 
-def test_an_older_version_that_clashes_is_found_where_the_registry_compares_with_all(
-    registry: RegistryClient, subject: Subject
-) -> None:
+def test_clash_with_an_older_version_is_found(registry: RegistryClient, subject: Subject) -> None:
     registry.put(subject.name, changed(duration="string"))
     registry.put(subject.name, changed(mediaPathLocation=None), level="FULL_TRANSITIVE")
     with pytest.raises(FatalError, match="version 1: field duration is string there and null or int here"):
         client(registry).ensure([subject])
 
 
-def test_a_later_version_is_registered_beside_the_older_and_an_older_program_still_finds_its_own(
-    registry: RegistryClient, subject: Subject
-) -> None:
+def test_later_schema_version_keeps_the_older_usable(registry: RegistryClient, subject: Subject) -> None:
     older = changed(mediaPathLocation=None)
     first = registry.put(subject.name, older, level="FULL_TRANSITIVE")
     ids = client(registry).ensure([subject])

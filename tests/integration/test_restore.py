@@ -9,13 +9,11 @@ from confluent_kafka.cimpl import NewTopic
 from connector.errors import HandedOverError
 from connector.kafka import restore
 from connector.kafka.clients import Clients
-from connector.kafka.restore import read_compacted, read_partition
+from connector.kafka.restore import read_compacted
 from tests.conftest import SharedBroker
 
 
-def test_a_shard_remembers_what_is_committed_and_nothing_that_is_open_or_was_aborted(
-    broker: SharedBroker, app: str
-) -> None:
+def test_restore_reads_committed_records_only(broker: SharedBroker, app: str) -> None:
     """A shard restores its own partition only; a deleted key is gone."""
     state, seen = f"{app}.state", f"{app}.seen"
     admin = AdminClient({"bootstrap.servers": broker.bootstrap, "log_level": 0})
@@ -42,7 +40,7 @@ def test_a_shard_remembers_what_is_committed_and_nothing_that_is_open_or_was_abo
     producer.abort_transaction(10)
 
 
-def test_a_restore_tells_how_far_it_is_and_ends_soon_after_its_shard_was_handed_over(
+def test_restore_reports_progress_and_can_be_stopped(
     broker: SharedBroker, app: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(restore, "_TELL_EVERY_S", 0.0)
@@ -62,31 +60,3 @@ def test_a_restore_tells_how_far_it_is_and_ends_soon_after_its_shard_was_handed_
     assert all(event["records"] + event["offsets_left"] <= 100 for event in told)
     with pytest.raises(HandedOverError):
         read_compacted(clients, (topic,), 0, is_stopped=lambda: True)
-
-
-def test_restore_waits_for_a_marker_that_is_late(
-    broker: SharedBroker, app: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Brokers report a transaction as complete before its markers are in every partition."""
-    topic = f"{app}.state"
-    admin = AdminClient({"bootstrap.servers": broker.bootstrap, "log_level": 0})
-    for future in admin.create_topics([NewTopic(topic, 1)]).values():
-        future.result(10)
-    clients = Clients(broker.bootstrap, {"log_level": 0})
-    producer = Producer(clients.producer(app))
-    producer.init_transactions(10)
-    producer.begin_transaction()
-    producer.produce(topic, b"1", b"a", 0)
-    assert producer.flush(10) == 0
-    commits = [producer.commit_transaction]
-    give_up = restore._Reading.give_up_undecided
-
-    def commit_once(reading: restore._Reading) -> None:
-        if commits and reading._undecided:
-            commits.pop()(10)
-        give_up(reading)
-
-    monkeypatch.setattr(restore._Reading, "give_up_undecided", commit_once)
-    found = read_partition(clients, (topic,), 0, decided_within_s=30.0)
-    assert found == ({topic: {b"a": b"1"}}, {topic: 0}, frozenset())
-    assert not commits

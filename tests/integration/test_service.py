@@ -10,20 +10,21 @@ from typing import Any, cast
 
 import pytest
 
-from connector.batch import Batches
 from connector.config import load
-from connector.service import Service
+from connector.pipeline.batch import Batches
+from connector.pipeline.owned_tenants import OwnedTenants
+from connector.worker.service import Service
 from tests.brokers import free_ports, wait_until
 from tests.conftest import SharedBroker
 from tests.simulation import Simulation
 from tests.workers import configuration, toml
 
 
-async def test_once_ends_with_1_when_brokers_are_away_for_longer_than_its_patience(
+async def test_once_exits_1_when_brokers_stay_unavailable(
     tmp_path: Path, topic: str, app: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The contract's two minutes, shortened."""
-    monkeypatch.setattr("connector.service._AWAY_S", 1.0)
+    monkeypatch.setattr("connector.worker.startup._UNAVAILABLE_S", 1.0)
     (port,) = free_ports(1)
     with Simulation(days=0, calls_per_day=0) as source:
         file = tmp_path / "connector.toml"
@@ -31,7 +32,7 @@ async def test_once_ends_with_1_when_brokers_are_away_for_longer_than_its_patien
         assert await Service(load(file, {}), once=True).run() == 1
 
 
-async def test_once_that_owns_nothing_ends_with_0(broker: SharedBroker, tmp_path: Path, topic: str, app: str) -> None:
+async def test_once_without_shards_exits_0(broker: SharedBroker, tmp_path: Path, topic: str, app: str) -> None:
     """With one shard and two workers the second worker has nothing to do, which counts as success."""
     with Simulation(days=0.1, calls_per_day=100, frozen=True) as source:
         file = tmp_path / "connector.toml"
@@ -41,7 +42,7 @@ async def test_once_that_owns_nothing_ends_with_0(broker: SharedBroker, tmp_path
         owning = asyncio.create_task(owner.run())
         try:
             await asyncio.to_thread(
-                wait_until, lambda: bool(asyncio.run(owner.status())["tenants"]), "the owner to own it"
+                wait_until, lambda: bool(asyncio.run(owner.health.status())["tenants"]), "the owner to own it"
             )
             assert await Service(load(file, {}), once=True).run() == 0
         finally:
@@ -49,7 +50,7 @@ async def test_once_that_owns_nothing_ends_with_0(broker: SharedBroker, tmp_path
         assert await owning == 0
 
 
-async def test_lag_keeps_rising_while_a_shard_hangs_and_http_answers(
+async def test_lag_rises_while_a_shard_hangs(
     broker: SharedBroker, tmp_path: Path, topic: str, app: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hang, hangs, go_on = threading.Event(), threading.Event(), threading.Event()
@@ -74,7 +75,7 @@ async def test_lag_keeps_rising_while_a_shard_hangs_and_http_answers(
             return float(found[1]) if found else -1.0
 
         def watch() -> None:
-            wait_until(lambda: bool(asyncio.run(service.status())["tenants"]), "it to own the tenant")
+            wait_until(lambda: bool(asyncio.run(service.health.status())["tenants"]), "it to own the tenant")
             wait_until(lambda: 0 <= lag_s() < 60, "the tenant to be read")
             hang.set()
             assert hangs.wait(60)
@@ -90,7 +91,7 @@ async def test_lag_keeps_rising_while_a_shard_hangs_and_http_answers(
         assert await running == 0
 
 
-async def test_status_lets_others_run_between_tenants(tmp_path: Path, topic: str, app: str) -> None:
+async def test_status_yields_between_tenants(tmp_path: Path, topic: str, app: str) -> None:
     """A worker of thousands of tenants must continue its work while it answers a status request."""
     with Simulation(days=0, calls_per_day=0, tenants=200) as source:
         file = tmp_path / "connector.toml"
@@ -98,8 +99,13 @@ async def test_status_lets_others_run_between_tenants(tmp_path: Path, topic: str
         settings = configuration(f"127.0.0.1:{port}", topic, app, source, kafka={"shards": 1})
         file.write_text(toml(settings), encoding="utf-8")
         service = Service(load(file, {}))
-        standing = SimpleNamespace(readings={}, accounts={}, restored=False, rejected={}, problem=None)
-        service._shards = {0: cast("Any", standing)}
+        tenants = OwnedTenants(cast("Any", SimpleNamespace(worker=None)))
+        standing = SimpleNamespace(tenants=tenants, restored=False, problem=None)
+        tenants_of = service._configuration.settings.tenants
+        service._shards.worker = cast(
+            "Any", SimpleNamespace(tenants_of=lambda _: tenants_of, membership=SimpleNamespace(is_member=True))
+        )
+        service._shards.running = {0: cast("Any", standing)}
         turns = 0
 
         async def turn() -> None:
@@ -109,7 +115,7 @@ async def test_status_lets_others_run_between_tenants(tmp_path: Path, topic: str
                 await asyncio.sleep(0)
 
         turning = asyncio.create_task(turn())
-        status = await service.status()
+        status = await service.health.status()
         turning.cancel()
     assert len(status["tenants"]) == 200
     assert turns >= 5

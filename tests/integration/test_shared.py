@@ -11,7 +11,7 @@ from tests.shared import Shared, ask
 from tests.workers import ROOT
 
 
-def test_processes_that_ask_share_one_registry_until_the_run_ends() -> None:
+def test_processes_share_one_registry_per_run() -> None:
     program = "import sys; from tests.shared import ask; print(ask(sys.argv[1], 'registry'))"
     shared = Shared()
     try:
@@ -27,7 +27,7 @@ def test_processes_that_ask_share_one_registry_until_the_run_ends() -> None:
         RegistryClient(int(port)).ask("GET", "/subjects")
 
 
-def test_problem_at_the_start_is_told_to_whoever_asks(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_start_failure_reaches_every_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DRC_CACHE", "/dev/null/nowhere")
     shared = Shared()
     try:

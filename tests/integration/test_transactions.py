@@ -11,17 +11,15 @@ from confluent_kafka.cimpl import NewTopic
 
 from connector.errors import FencedError, ShardRestartError
 from connector.kafka.clients import Clients
-from connector.kafka.publishing import AbortedError, CommitContext, Offsets, Outgoing, TransactionContents
+from connector.kafka.publishing import AbortedError, CommitContext, Offsets, Outgoing
 from connector.kafka.transaction import Transactions
 from tests import oracle
 from tests.brokers import Cluster
 from tests.conftest import SharedBroker
-from tests.producing import interfere, member
+from tests.producing import Contents, interfere, member
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-NOTHING = TransactionContents(lambda _: [], lambda _: [])
 
 
 def create(bootstrap: str, *topics: str) -> None:
@@ -35,11 +33,11 @@ def values(bootstrap: str, topic: str) -> list[bytes]:
 
 
 async def commit(transactions: Transactions, topic: str, values: list[bytes], position: CommitContext) -> None:
-    records = {"rows": [Outgoing(topic, None, value, 0) for value in values]}
-    await transactions.call(partial(transactions.commit, records, NOTHING, position))
+    contents = Contents({"rows": [Outgoing(topic, None, value, 0) for value in values]})
+    await transactions.call(partial(transactions.commit, contents, position))
 
 
-async def test_a_commit_that_timed_out_pollutes_no_later_transaction(
+async def test_timed_out_commit_does_not_affect_later_transactions(
     broker_of_its_own: Cluster, topic: str, app: str
 ) -> None:
     """confluentinc/librdkafka 5423: the late EndTxn must not end the next transaction, nor may a row come twice.
@@ -78,7 +76,7 @@ async def test_a_commit_that_timed_out_pollutes_no_later_transaction(
     assert not oracle.open_transactions(bootstrap, [topic, f"{app}.control"])
 
 
-async def test_who_opens_the_same_id_later_fences_who_had_it(broker: SharedBroker, topic: str, app: str) -> None:
+async def test_later_producer_fences_the_earlier_one(broker: SharedBroker, topic: str, app: str) -> None:
     """The former owner's open transaction is aborted, and the former owner can neither commit nor open another one."""
     create(broker.bootstrap, topic, f"{app}.control")
     clients = Clients(broker.bootstrap, {"log_level": 0})
@@ -99,7 +97,7 @@ async def test_who_opens_the_same_id_later_fences_who_had_it(broker: SharedBroke
     assert values(broker.bootstrap, topic) == [b"of the latter"]
 
 
-async def test_a_call_that_never_returns_ends_the_transaction_not_the_shard(
+async def test_hanging_call_ends_only_its_transaction(
     broker: SharedBroker, topic: str, app: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Sending offsets may hang forever after a broker was restarted (seen once in eight times).
@@ -130,9 +128,7 @@ async def test_a_call_that_never_returns_ends_the_transaction_not_the_shard(
     assert values(broker.bootstrap, topic) == [b"kept"]
 
 
-async def test_what_a_member_of_a_former_generation_writes_does_not_land_and_its_producer_stays_good(
-    broker: SharedBroker, topic: str, app: str
-) -> None:
+async def test_old_generation_cannot_commit(broker: SharedBroker, topic: str, app: str) -> None:
     """Neither its rows nor its state are written. This happens at every rebalance during a transaction."""
     state = f"{app}.state"
     create(broker.bootstrap, topic, state, f"{app}.control")
@@ -141,10 +137,8 @@ async def test_what_a_member_of_a_former_generation_writes_does_not_land_and_its
 
     def write(value: bytes, position: CommitContext) -> Offsets:
         rows = {"rows": [Outgoing(topic, None, value, 0)] * 2}
-        closing = TransactionContents(
-            lambda _: [], lambda offsets: [Outgoing(state, b"ends", b"%d" % offsets["rows"][0], 0)]
-        )
-        return transactions.commit(rows, closing, position)
+        contents = Contents(rows, lambda offsets: [Outgoing(state, b"ends", b"%d" % offsets["rows"][0], 0)])
+        return transactions.commit(contents, position)
 
     with member(broker.bootstrap, app) as position:
         assert await transactions.call(write, b"former", position()) == {"rows": {0: 2}}
@@ -161,7 +155,7 @@ async def test_what_a_member_of_a_former_generation_writes_does_not_land_and_its
     assert values(broker.bootstrap, state) == [b"2", b"8"]
 
 
-async def test_an_abort_that_is_not_answered_is_no_abort(
+async def test_unanswered_abort_is_not_an_abort(
     broker_of_its_own: Cluster, topic: str, app: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Only an abort that has succeeded proves that nothing landed."""
@@ -184,9 +178,7 @@ async def test_an_abort_that_is_not_answered_is_no_abort(
     assert not oracle.open_transactions(bootstrap, [topic, f"{app}.control"])
 
 
-async def test_a_fatal_error_that_confluent_kafka_loses_amid_callbacks_restarts_the_shard(
-    broker: SharedBroker, topic: str, app: str
-) -> None:
+async def test_fatal_error_lost_in_a_callback_restarts_the_shard(broker: SharedBroker, topic: str, app: str) -> None:
     """Seen under chaos: the producer was fenced, and what flush raised was that the logger has no method."""
     create(broker.bootstrap, topic, f"{app}.control")
     transactions = Transactions(Clients(broker.bootstrap, {"log_level": 0}), app)
@@ -242,15 +234,13 @@ async def test_call_that_fails_without_a_kafka_error_restarts_the_shard(
     assert not values(broker.bootstrap, topic)
 
 
-async def test_timestamps_that_brokers_refuse_are_said_to_be_the_clock(
-    broker: SharedBroker, topic: str, app: str
-) -> None:
+async def test_refused_timestamps_point_to_the_clock(broker: SharedBroker, topic: str, app: str) -> None:
     create(broker.bootstrap, topic, f"{app}.control")
     transactions = Transactions(Clients(broker.bootstrap, {"log_level": 0}), app)
     tomorrow = [Outgoing(topic, None, b"row", timestamp_ms=int(1000 * time.time()) + 86_400_000)]
     with member(broker.bootstrap, app) as position:
         await transactions.call(transactions.open)
         with pytest.raises(ShardRestartError, match="set this machine's clock right"):
-            await transactions.call(partial(transactions.commit, {"rows": tomorrow}, NOTHING, position()))
+            await transactions.call(partial(transactions.commit, Contents({"rows": tomorrow}), position()))
     await transactions.close()
     assert not values(broker.bootstrap, topic)

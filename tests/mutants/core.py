@@ -3,10 +3,41 @@
 from tests.mutants.mutant import Mutant
 
 _MODEL = "tests/property/test_model_exactly_once.py"
+_STORM = f"{_MODEL} -k whatever_happens"
+_SCHEDULER = "connector/core/scheduler.py"
 _HORIZON = "tests/unit/test_horizon.py"
 _BATCH = "tests/unit/test_batch.py"
+_CONFLICTS = "tests/unit/test_conflicts.py"
 
 CORE = (
+    Mutant(
+        "a run starts before Graph has confirmed the time",
+        _SCHEDULER,
+        "if not self._is_time_known:",
+        "if self.plan.is_read and not self._is_time_known:",
+        _STORM,
+    ),
+    Mutant(
+        "a range that failed is not in the plan",
+        _SCHEDULER,
+        "        if failure.of_range:\n",
+        "        if cause.too_long:\n",
+        _STORM,
+    ),
+    Mutant(
+        "a chain that was repeated once is not read again",
+        _SCHEDULER,
+        "return repeated and slice_.repeats <= _REPEATS",
+        "return repeated and slice_.repeats < 1",
+        "tests/unit/test_scheduler.py",
+    ),
+    Mutant(
+        "a command reaches further in the plan than in the commit",
+        _SCHEDULER,
+        "command, now, now - self._rules.horizon)",
+        "command, now, now - 2 * self._rules.horizon)",
+        _STORM,
+    ),
     Mutant(
         "coverage says that a slice was read when it ended, not when its run began",
         "connector/core/windows.py",
@@ -23,9 +54,9 @@ CORE = (
     ),
     Mutant(
         "after an outage the hole is left",
-        "connector/core/windows.py",
-        "hole = state.coverage.unripe(Window(begin, run.window.start), overlap)",
-        "hole: list[Window] = []",
+        "connector/core/slices.py",
+        "found = state.coverage.unripe(Window(begin, run.window.start), overlap)",
+        "found: list[Window] = []",
         "tests/unit/test_windows.py -k CatchingUp",
     ),
     Mutant(
@@ -40,7 +71,7 @@ CORE = (
         "connector/core/horizon.py",
         "return max((now - horizon + margin).replace(microsecond=0), forgotten_before)",
         "return (now - horizon + margin).replace(microsecond=0)",
-        _HORIZON,
+        f"{_HORIZON} -k unreadable_what_was_forgotten",
     ),
     Mutant(
         "windows begin where rows are being forgotten",
@@ -58,9 +89,9 @@ CORE = (
     ),
     Mutant(
         "a chain that took too long publishes rows that were forgotten",
-        "connector/batch.py",
-        "return new[certain]",
-        "return new",
+        "connector/pipeline/classification.py",
+        "    change.too_old += len(found) - len(certain)\n    return certain",
+        "    return found",
         _HORIZON,
     ),
     Mutant(
@@ -93,44 +124,44 @@ CORE = (
     ),
     Mutant(
         "a removed tenant is forgotten by its start",
-        "connector/batch.py",
+        "connector/pipeline/tenant_state.py",
         "through = self.checkpoint.state.coverage.through or self.checkpoint.state.start",
         "through = self.checkpoint.state.start",
         _HORIZON,
     ),
     Mutant(
         "a row topic that was created again keeps its offsets",
-        "connector/batch.py",
+        "connector/pipeline/batch_contents.py",
         "is_new = bool(current and before.topic_id) and current != before.topic_id",
         "is_new = not current and current != before.topic_id",
         f"{_BATCH} -k belong",
     ),
     Mutant(
         "a topic created again keeps its statements",
-        "connector/batch.py",
+        "connector/pipeline/batch_contents.py",
         "structs.replace(before, offsets=(), stated=())",
         "structs.replace(before, offsets=())",
         f"{_BATCH} -k created_again",
     ),
     Mutant(
         "rows count for the topic of an id that was not told",
-        "connector/batch.py",
+        "connector/pipeline/batch_contents.py",
         'topic_ids.get(topic, "" if newest else before.topic_id)',
         "topic_ids.get(topic, before.topic_id)",
         f"{_BATCH} -k belong",
     ),
     Mutant(
         "a gap that changes is not stated",
-        "connector/batch.py",
+        "connector/pipeline/progress_records.py",
         "if (through_s, gap_s) == (last.through_s, last.gap_s):",
         "if through_s == last.through_s:",
         f"{_BATCH} -k gap_that_changes",
     ),
     Mutant(
         "progress is silent after a clock was set back",
-        "connector/batch.py",
-        "0 <= now_s - last.at_s < _STATE_PROGRESS_EVERY_S",
-        "now_s - last.at_s < _STATE_PROGRESS_EVERY_S",
+        "connector/pipeline/progress_records.py",
+        "0 <= now_s - last.at_s < _EVERY_S",
+        "now_s - last.at_s < _EVERY_S",
         _HORIZON,
     ),
     Mutant(
@@ -159,7 +190,7 @@ CORE = (
         "connector/core/coverage.py",
         "at = max(at, min(read.end, read.at - overlap))",
         "at = max(at, read.end)",
-        f"{_MODEL} -k whatever_happens",
+        _STORM,
     ),
     Mutant(
         "merged pieces are as new as the newest of them",
@@ -191,7 +222,7 @@ CORE = (
     ),
     Mutant(
         "two chains read the same seconds at once",
-        "connector/core/windows.py",
+        "connector/core/slices.py",
         "taken = [*in_flight_windows, *failing",
         "taken = [*(p.window for p in in_flight if not p.job), *failing",
         "tests/unit/test_windows.py -k two_chains",
@@ -225,31 +256,73 @@ CORE = (
         "tests/property/test_dedup.py",
     ),
     Mutant(
+        "the order of contradicting rows on a page decides",
+        "connector/core/dedup.py",
+        "key=lambda index: (known[index], contents[index], -index)",
+        "key=lambda index: (known[index], -index)",
+        _CONFLICTS,
+    ),
+    Mutant(
+        "a row that contradicts the topic replaces what is there",
+        "connector/core/dedup.py",
+        "key=lambda index: (known[index], contents[index], -index)",
+        "key=lambda index: (contents[index], -index)",
+        _CONFLICTS,
+    ),
+    Mutant(
+        "a rejected content is published as soon as it turns up again",
+        "connector/pipeline/classification.py",
+        "revised=result.revised[~contradicts & ~waits]",
+        "revised=result.revised[~contradicts]",
+        _CONFLICTS,
+    ),
+    Mutant(
+        "a rejected content that turns up alone is lost",
+        "connector/pipeline/batch.py",
+        "self._classifier.end_slice(item.slice, account, change)",
+        "pass",
+        _CONFLICTS,
+    ),
+    Mutant(
+        "a contradicting row is dropped without a dead letter",
+        "connector/pipeline/classification.py",
+        "rejected=np.concatenate([result.rejected, result.revised[contradicts]])",
+        "rejected=result.rejected",
+        _CONFLICTS,
+    ),
+    Mutant(
+        "a chain that is read again does not tell which ids it repeats",
+        "connector/pipeline/page_chain.py",
+        "            repeated=again,\n",
+        "",
+        "tests/unit/test_sweeper_chains.py",
+    ),
+    Mutant(
         "the batch does not look into what it has published itself",
-        "connector/batch.py",
-        "verdict = dedup.classify(chosen, (change.pending, account.remembered)",
-        "verdict = dedup.classify(chosen, (account.remembered,)",
+        "connector/pipeline/classification.py",
+        "dedup.classify(reading.entries, (change.pending, account.remembered)",
+        "dedup.classify(reading.entries, (account.remembered,)",
         "tests/unit/test_batch.py",
     ),
     Mutant(
         "what is remembered changes before the commit",
-        "connector/batch.py",
+        "connector/pipeline/classification.py",
         "change.pending.put(entries, hours)",
         "change.pending.put(entries[:0], hours[:0])",
         "tests/unit/test_batch.py",
     ),
     Mutant(
         "a row that does not fit is dead-lettered each time",
-        "connector/batch.py",
-        "self._pend(change, entry, dedup.hours_of([row.start_ms], observed_ms, self._horizon_hours))",
+        "connector/pipeline/classification.py",
+        "_pend(change, entry, dedup.hours_of([row.start_ms], observed_ms, self._horizon_hours))",
         "pass",
         "tests/unit/test_batch.py -k DeadLetters",
     ),
     Mutant(
         "remembered rows are not written",
-        "connector/batch.py",
-        "records += [self.internal(self._names.seen, shard, record) for record in written.records]",
-        "pass",
+        "connector/pipeline/batch_contents.py",
+        "return [self._internal(self._topics.names.seen, record) for part in written for record in part.records]",
+        "return []",
         f"{_MODEL} -k clean_restart",
     ),
     Mutant(
@@ -261,14 +334,14 @@ CORE = (
     ),
     Mutant(
         "the empty date is null in its usual spelling only",
-        "connector/core/rows.py",
+        "connector/core/fingerprints.py",
         "if _ANCIENT in joined:",
         "if not joined:",
         "tests/unit/test_rows.py",
     ),
     Mutant(
         "members of beta count when only one reading knows them",
-        "connector/core/rows.py",
+        "connector/core/fingerprints.py",
         "both_know & beta",
         "beta",
         "tests/unit/test_rows.py -k Revised",
@@ -282,7 +355,7 @@ CORE = (
     ),
     Mutant(
         "an unfit row is taken for the row with its id",
-        "connector/core/rows.py",
+        "connector/core/fingerprints.py",
         '_keys([b"u" + raw])',
         '_keys([b"i" + raw.strip(b\'"\')])',
         "tests/unit/test_rows.py -k Entries",
@@ -297,9 +370,9 @@ CORE = (
     ),
     Mutant(
         "a row that its topic does not take is published",
-        "connector/records.py",
-        "        if max(sizes) <= room:\n",
-        "        if sizes:\n",
+        "connector/pipeline/row_encoder.py",
+        "if max(lengths, default=0) > room:",
+        "if max(lengths, default=0) < 0:",
         "tests/unit/test_length_limits.py",
     ),
     Mutant(

@@ -3,12 +3,13 @@
 from tests.mutants.mutant import Mutant
 
 _TRANSACTION = "connector/kafka/transaction.py"
-_OWNERSHIP = "connector/kafka/ownership.py"
+_MEMBERSHIP_FILE = "connector/kafka/membership.py"
 _TRANSACTIONS = "tests/integration/test_transactions.py"
 _MEMBERSHIP = "tests/integration/test_membership.py"
 _FENCING = "tests/e2e/test_fencing.py"
 _HANGING_FILE = "connector/kafka/hanging.py"
 _VISIBILITY = "connector/kafka/visibility.py"
+_LOG_READER = "connector/kafka/log_reader.py"
 _HANGING = "tests/integration/test_hanging.py"
 
 KAFKA = (
@@ -46,7 +47,7 @@ KAFKA = (
     ),
     Mutant(
         "a member that is given nothing waits for ever",
-        _OWNERSHIP,
+        _MEMBERSHIP_FILE,
         "time.monotonic() - since > self._rejoin_s",
         "since < 0",
         f"{_MEMBERSHIP} -k anew",
@@ -54,7 +55,7 @@ KAFKA = (
     ),
     Mutant(
         "a member that lost its shards waits for ever for others",
-        _OWNERSHIP,
+        _MEMBERSHIP_FILE,
         "self.changed_at = self._waits_since = time.monotonic()",
         "self.changed_at = time.monotonic()",
         f"{_MEMBERSHIP} -k hears_of_no_others",
@@ -62,10 +63,10 @@ KAFKA = (
     ),
     Mutant(
         "what is remembered ends at an open transaction that is over",
-        "connector/kafka/restore.py",
-        "if self._decided_within_s == math.inf or (message.offset() or 0) >= self._end(topic):",
-        "if self._decided_within_s:",
-        "tests/integration/test_restore.py -k late",
+        _LOG_READER,
+        "if decided_within_s == math.inf or offset >= self._high(at):",
+        "if decided_within_s:",
+        "tests/integration/test_log_reader.py -k late",
         broker=True,
     ),
     Mutant(
@@ -221,7 +222,7 @@ KAFKA = (
     ),
     Mutant(
         "what was deleted is restored",
-        "connector/kafka/restore.py",
+        _LOG_READER,
         "values.pop(key, None)",
         "pass",
         "tests/integration/test_restore.py",
@@ -229,7 +230,7 @@ KAFKA = (
     ),
     Mutant(
         "seek back omitted",
-        _OWNERSHIP,
+        _MEMBERSHIP_FILE,
         "consumer.seek(partition)",
         "assert consumer",
         f"{_MEMBERSHIP} -k offset_that_the_shard_asks_for",
@@ -237,7 +238,7 @@ KAFKA = (
     ),
     Mutant(
         "commands come before the shard is open",
-        _OWNERSHIP,
+        _MEMBERSHIP_FILE,
         "elif message is not None and message.partition() in self._opened:",
         "elif message is not None:",
         f"{_MEMBERSHIP} -k offset_that_the_shard_asks_for",
@@ -245,7 +246,7 @@ KAFKA = (
     ),
     Mutant(
         "a shard moves before it was handed over",
-        _OWNERSHIP,
+        _MEMBERSHIP_FILE,
         "self._owner.revoked(shards).wait(_HAND_OVER_S)",
         "self._owner.revoked(shards)",
         f"{_MEMBERSHIP} -k handed_over",
@@ -253,14 +254,14 @@ KAFKA = (
     ),
     Mutant(
         "the poll on its way confirms that a shard is still held",
-        _OWNERSHIP,
+        _MEMBERSHIP_FILE,
         "while self.snapshot.polls <= polls + 1 and",
         "while self.snapshot.polls <= polls and",
         "tests/unit/test_holding.py",
     ),
     Mutant(
         "a snapshot holds what was revoked",
-        _OWNERSHIP,
+        _MEMBERSHIP_FILE,
         "            self._owner.revoked(shards).wait(_HAND_OVER_S)\n        self._partitions -= shards\n",
         "            self._owner.revoked(shards).wait(_HAND_OVER_S)\n",
         f"{_MEMBERSHIP} -k handed_over",
@@ -268,7 +269,7 @@ KAFKA = (
     ),
     Mutant(
         "a snapshot holds what was lost when its owner is told",
-        _OWNERSHIP,
+        _MEMBERSHIP_FILE,
         "        self._partitions -= shards\n        self._opened -= shards\n        self._publish(None)\n"
         "        self._owner.lost(shards)\n",
         "        self._owner.lost(shards)\n        self._partitions -= shards\n        self._opened -= shards\n"
@@ -278,7 +279,7 @@ KAFKA = (
     ),
     Mutant(
         "a member that was put out of the group counts as joined",
-        _OWNERSHIP,
+        _MEMBERSHIP_FILE,
         "        self.joined = False\n        self.changed_at = self._waits_since",
         "        self.changed_at = self._waits_since",
         f"{_MEMBERSHIP} -k lost_finds",
@@ -286,7 +287,7 @@ KAFKA = (
     ),
     Mutant(
         "the group's member dies of an error that nobody expected",
-        _OWNERSHIP,
+        _MEMBERSHIP_FILE,
         "                self._poll(consumer)\n            except Exception as",
         "                self._poll(consumer)\n            except KafkaException as",
         f"{_MEMBERSHIP} -k raised_in_its_thread",

@@ -2,30 +2,36 @@
 
 from tests.mutants.mutant import Mutant
 
-_FILE = "connector/shard.py"
+_FILE = "connector/pipeline/commit_loop.py"
+_LIFE = "connector/pipeline/shard.py"
+_OWNERSHIP = "connector/pipeline/shard_ownership.py"
+_RESTORATION = "connector/pipeline/restoration.py"
+_TENANTS = "connector/pipeline/owned_tenants.py"
 _TEST = "tests/unit/test_shard.py"
 _FENCING = "tests/e2e/test_fencing.py"
 
 _HANDED_OVER = """\
-            if chain.held:
-                await self._buffer.put_page(_joined(chain.held))
-            item = SliceRead(self._tenant, piece, not chain.repeated, self._now())
-            self._buffer.put(item)
+        if chain.held:
+            await self._buffer.put_page(chain.held)
+        now = self._now()
+        outcome = self._scheduler.finished(piece, chain.rows, now)
+        self._buffer.put(SliceRead(self._tenant, piece, outcome.steady, now))
 """
 _COUNTED_FIRST = """\
-            item = SliceRead(self._tenant, piece, not chain.repeated, self._now())
-            self._buffer.put(item)
-            if chain.held:
-                await self._buffer.put_page(_joined(chain.held))
+        now = self._now()
+        outcome = self._scheduler.finished(piece, chain.rows, now)
+        self._buffer.put(SliceRead(self._tenant, piece, outcome.steady, now))
+        if chain.held:
+            await self._buffer.put_page(chain.held)
 """
 _CHAINS = "tests/unit/test_sweeper_chains.py"
 
 SHARD = (
     Mutant(
         "the local clock decides what is forgotten",
-        "connector/shard.py",
-        "await publisher.call(self._batches.close, changes, accounts, around.graph.clock.trusted())",
-        "await publisher.call(self._batches.close, changes, accounts, around.graph.clock._now())",
+        _FILE,
+        "await publisher.call(self._shard.batches.close, changes, states, clock.trusted())",
+        "await publisher.call(self._shard.batches.close, changes, states, clock._now())",
         "tests/e2e/test_clocks.py -k forgets_nothing",
         broker=True,
     ),
@@ -38,7 +44,7 @@ SHARD = (
     ),
     Mutant(
         "a deduplication index that is lost is not noticed",
-        "connector/shard.py",
+        _RESTORATION,
         "if checkpoint.remembered and key not in remembered:",
         "if not key:",
         "tests/e2e/test_lost_topics.py -k refused",
@@ -46,79 +52,96 @@ SHARD = (
     ),
     Mutant(
         "rows of a tenant whose state is lost are not used",
-        "connector/shard.py",
-        "memory = self._without_state.pop(key, None)",
+        _TENANTS,
+        "memory, tenant.orphan = tenant.orphan, None",
         "memory = None",
         "tests/e2e/test_lost_topics.py -k lost_state",
         broker=True,
     ),
     Mutant(
+        "a command for a tenant that is not read yet is dropped",
+        _TENANTS,
+        "            self._buffer.put(Commanded(command.offset, self._now(), kept=kept))\n",
+        "            self._buffer.put(Commanded(command.offset, self._now()))\n",
+        _TEST,
+    ),
+    Mutant(
+        "kept commands are forgotten by the next batch",
+        _FILE,
+        "and i.kept is not None), kept)",
+        "and i.kept is not None), ())",
+        _TEST,
+    ),
+    Mutant(
         "a chain with repeats is not read again",
-        "connector/sweeper.py",
-        "                if chain.repeated:\n",
-        "                if not chain:\n",
+        "connector/core/scheduler.py",
+        "return repeated and slice_.repeats <= _REPEATS",
+        "return False",
         _CHAINS,
     ),
     Mutant(
         "every slice is stable",
-        "connector/sweeper.py",
-        "SliceRead(self._tenant, piece, not chain.repeated, self._now())",
-        "SliceRead(self._tenant, piece, True, self._now())",
+        "connector/core/scheduler.py",
+        "slice_.steady = not repeated",
+        "slice_.steady = True",
         _CHAINS,
     ),
     Mutant(
         "a slice that is published again counts before its rows are handed over",
-        "connector/sweeper.py",
+        "connector/pipeline/sweeper.py",
         _HANDED_OVER,
         _COUNTED_FIRST,
         _CHAINS,
     ),
     Mutant(
         "other chains of a failed run go on",
-        "connector/sweeper.py",
-        'task.cancel(f"{piece.window} of a failed run")',
+        "connector/pipeline/sweeper.py",
+        'self._tasks[piece].cancel(f"{piece.window} of a failed run")',
         "pass",
         _CHAINS,
     ),
     Mutant(
         "a transaction begins with a snapshot that does not hold the shard",
-        _FILE,
-        "            if self.number not in snapshot.partitions:\n                raise HandedOverError\n            if",
+        _OWNERSHIP,
+        "            if self._number not in snapshot.partitions:\n"
+        "                raise HandedOverError\n            if",
         "            if",
         _TEST,
     ),
     Mutant(
         "the metadata of a batch that is written again is that of the first time",
         _FILE,
-        "        while True:\n            position = await self._position(control_offset)\n",
-        "        position = await self._position(control_offset)\n        while True:\n",
+        "        for pause_s in doubling(_FIRST_PAUSE_S, _LONGEST_PAUSE_S):\n"
+        "            position = await self._shard.ownership.commit_context(control_offset)\n",
+        "        position = await self._shard.ownership.commit_context(control_offset)\n"
+        "        for pause_s in doubling(_FIRST_PAUSE_S, _LONGEST_PAUSE_S):\n",
         _TEST,
     ),
     Mutant(
         "memory before commit",
         _FILE,
-        "        closing = self._closing(changes, accounts, control_offset, now)\n",
-        "        closing = self._closing(changes, accounts, control_offset, now)\n"
-        "        await publisher.call(batch.apply, changes, accounts)\n",
+        "        await self._write(contents, control_offset)\n",
+        "        await publisher.call(apply, changes, states)\n        await self._write(contents, control_offset)\n",
         _TEST,
     ),
     Mutant(
         "a batch that was aborted counts as committed",
         _FILE,
-        "                if self._handing_over.is_set():\n                    raise HandedOverError from error\n",
-        "                break\n",
+        "                if self._shard.ownership.handing_over.is_set():\n"
+        "                    raise HandedOverError from error\n",
+        "                return\n",
         _TEST,
     ),
     Mutant(
         "a producer is opened without asking whose the shard is",
-        _FILE,
-        "                    await self._confirm_ownership()\n",
+        _LIFE,
+        "                    await self._ownership.confirm()\n",
         "                    pass\n",
         _TEST,
     ),
     Mutant(
         "any poll confirms the ownership, also one that was on its way",
-        _FILE,
+        _OWNERSHIP,
         "snapshot.polls <= polls + 1 and not",
         "snapshot.polls <= polls and not",
         _TEST,
@@ -126,23 +149,23 @@ SHARD = (
     Mutant(
         "control offset not sent: it stays where it was",
         _FILE,
-        "return CommitContext(self._names.control, self.number, control_offset,",
-        "return CommitContext(self._names.control, self.number, self._control,",
+        "position = await self._shard.ownership.commit_context(control_offset)",
+        "position = await self._shard.ownership.commit_context(self._control)",
         _TEST,
     ),
     Mutant(
         "what is remembered is read before the former owner is fenced",
-        _FILE,
-        "        await publisher.call(publisher.open)\n        read = await self._read(publisher)\n",
-        "        read = await self._read(publisher)\n        await publisher.call(publisher.open)\n",
+        _RESTORATION,
+        "        await call(self._publisher.open)\n        values = (await self._read()).values\n",
+        "        values = (await self._read()).values\n        await call(self._publisher.open)\n",
         f"{_FENCING} -k known_to_the_new",
         broker=True,
     ),
     Mutant(
         "a shard that is released goes on asking Graph while its commit blocks",
-        _FILE,
-        "            sweeping.cancel()\n\n",
-        "            sweeping.done()\n\n",
+        _LIFE,
+        "        self._ownership.handing_over.set()\n        self.tenants.stop_reading()\n",
+        "        self._ownership.handing_over.set()\n",
         f"{_FENCING} -k requests_nothing",
         broker=True,
     ),
@@ -150,7 +173,7 @@ SHARD = (
         "an outcome that is unknown counts as committed",
         _FILE,
         "                _restart_if_refused(error)\n                raise\n",
-        "                break\n",
+        "                return\n",
         "tests/e2e/test_wire.py -k does_not_land",
         broker=True,
     ),

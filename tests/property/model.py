@@ -1,7 +1,8 @@
 """A world of calls, a worker made of the real core, and topics in memory: everything of the connector but I/O.
 
-Time is a number that the test moves on. The worker takes the steps of sweeper.py and shard.py in any order and at any
-pace; what it knows at its start comes from the topics and from nowhere else.
+Time is a number that the test moves on. The scheduler that runs in production decides what is read. The worker takes
+the steps of shard.py in any order and at any pace; what it knows at its start comes from the topics and from nowhere
+else.
 """
 
 import math
@@ -12,32 +13,29 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
-from typing import Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import msgspec
 import numpy as np
 
-from connector import batch
-from connector.batch import (
-    Batches,
-    Change,
-    Commanded,
-    Item,
-    PageRead,
-    RangeFailed,
-    RunsDropped,
-    SliceRead,
-    SweepsBegun,
-    TenantState,
-)
-from connector.core import instants, jobs, windows
+from connector.core import instants, jobs, slices
 from connector.core.coverage import Window
 from connector.core.failing_ranges import RangeFailure
-from connector.core.rows import Page, RowSchema, decode_page
-from connector.core.windows import Rules, Sizes, Slice, Sweep
+from connector.core.pages import Page, decode_page
+from connector.core.rows import RowSchema
+from connector.core.scheduler import LearnTime, ReadSlice, Scheduler, SliceFailure, StartRuns
+from connector.core.windows import Rules, Slice, State, Sweep
 from connector.kafka import avro, seen, state
-from connector.kafka.publishing import Offsets, Outgoing
-from connector.shard import Shard
+from connector.kafka.publishing import NO_TRANSACTION, Offsets, Outgoing
+from connector.pipeline.batch import Batches
+from connector.pipeline.batch_contents import ShardPosition
+from connector.pipeline.change import apply
+from connector.pipeline.messages import Commanded, Item, PageRead, RangeFailed, RunsDropped, RunsStarted, SliceRead
+from connector.pipeline.tenant_state import resumed_state, rules_of
+
+if TYPE_CHECKING:
+    from connector.pipeline.change import Change
+    from connector.pipeline.tenant_state import TenantState
 
 EPOCH = datetime(2026, 3, 1, tzinfo=UTC)
 TOPIC, APP = "calls", "app"
@@ -221,7 +219,7 @@ class Topics:
 class _Chain:
     piece: Slice
     skip: int = 0
-    attempt: int = 0
+    rows: int = 0
     repeated: bool = False
     began_s: float = 0.0
     asked: Page | None = None
@@ -245,11 +243,11 @@ class Worker:
         restored = state.restore(topics.state)
         state.check_identity(restored.shard, HOME)
         remembered = seen.restore(topics.seen)
-        shard = cast("Any", SimpleNamespace(_around=SimpleNamespace(settings=settings)))
+        rules = rules_of(settings)
         self.accounts: dict[str, TenantState] = {
-            tenant: Shard._account(
-                shard,
+            tenant: resumed_state(
                 cast("Any", SimpleNamespace(id=tenant, key=tenant, label=tenant, topic=TOPIC, start=setting.start)),
+                rules,
                 restored.checkpoints.get(tenant),
                 remembered.get(tenant),
                 moment(now_s),
@@ -257,59 +255,62 @@ class Worker:
             for tenant in worlds
         }
         self._batches = Batches(settings, _shape, {TOPIC: PARTITIONS})
-        self.plans = {tenant: account.checkpoint.state for tenant, account in self.accounts.items()}
+        self.schedulers = {
+            tenant: Scheduler(
+                account.checkpoint.state,
+                account.rules,
+                setting.concurrency,
+                account.remembered.per_hour,
+                start=setting.start,
+            )
+            for tenant, account in self.accounts.items()
+        }
         self._chains: dict[str, list[_Chain]] = {tenant: [] for tenant in worlds}
         self._queue: list[Item] = []
         self._waiting: list[Item] = []
         self._pending: dict[str, Change] = {}
         self._reads: list[Landed] = []
-        self._guess = windows.first_guess()
         self._served_at: dict[str, datetime] = {}
 
-    def sweep(self, tenant: str, now_s: float) -> None:
-        """Begins what is due and opens chains, as Sweeper does."""
-        account, now = self.accounts[tenant], moment(now_s)
-        forgotten_before = max(self.plans[tenant].forgotten_before, account.checkpoint.state.forgotten_before)
-        self.plans[tenant] = self.plans[tenant]._replace(forgotten_before=forgotten_before)
-        start = self._fix_start(tenant, now)
-        self.plans[tenant], begun = windows.begin(self.plans[tenant], account.rules, now)
-        if begun:
-            self._queue.append(SweepsBegun(tenant, now, start))
-        chains = self._chains[tenant]
-        while True:
-            others = sum(chain.piece.priority != 0 for chain in chains)
-            piece = windows.next_slice(
-                self.plans[tenant],
-                account.rules,
-                [chain.piece for chain in chains],
-                self._sizes(tenant, now),
-                now,
-                live=len(chains) < self._setting.concurrency,
-                others=others < max(1, self._setting.concurrency - 1) and len(chains) < self._setting.concurrency,
-            )
-            if piece is None:
-                return
-            chains.append(_Chain(piece))
+    @property
+    def plans(self) -> dict[str, State]:
+        """Return the states as they will be once everything that was read is committed."""
+        return {tenant: scheduler.plan for tenant, scheduler in self.schedulers.items()}
 
-    def _fix_start(self, tenant: str, now: datetime) -> datetime | None:
-        plan = self.plans[tenant]
-        if plan.coverage.reads or any(sweep_state.run for sweep_state in plan.sweeps):
-            return None
-        start = now + self._setting.start
-        self.plans[tenant] = windows.start_earlier(plan, self.accounts[tenant].rules, start, now)
-        return self.plans[tenant].start
+    def sweep(self, tenant: str, now_s: float, learn_time: Callable[[], float | None] | None = None) -> None:
+        """Start runs that are due and open chains, until the scheduler waits.
+
+        `learn_time` returns the time that Graph has confirmed, or None while Graph does not answer.
+        """
+        scheduler, now = self.schedulers[tenant], moment(now_s)
+        scheduler.forget(self.accounts[tenant].checkpoint.state.forgotten_before)
+        while True:
+            match scheduler.next(now):
+                case LearnTime():
+                    confirmed_s = learn_time() if learn_time else now_s
+                    if confirmed_s is None:
+                        return
+                    now = moment(confirmed_s)
+                    scheduler.confirm_time()
+                case StartRuns(start=start):
+                    self._queue.append(RunsStarted(tenant, now, start))
+                case ReadSlice(slice=piece):
+                    self._chains[tenant].append(_Chain(piece))
+                case _:
+                    return
 
     def command(self, tenant: str, command: jobs.Command, now_s: float) -> None:
-        """Apply an operator's command as Sweeper does."""
-        now, horizon = moment(now_s), self.accounts[tenant].rules.horizon
-        self.plans[tenant] = windows.command(self.plans[tenant], command, now, now - horizon)
+        """Let the scheduler apply an operator's command."""
+        now = moment(now_s)
+        ended = self.schedulers[tenant].command(command, now)
         self._queue.append(Commanded(0, now, tenant, command))
-        orders = self.plans[tenant].orders
-        self._chains[tenant] = [
-            chain
-            for chain in self._chains[tenant]
-            if not orders.paused and (not chain.piece.job or jobs.is_open(orders, chain.piece.job))
-        ]
+        self._give_up(tenant, ended)
+
+    def _give_up(self, tenant: str, pieces: Collection[Slice]) -> None:
+        """End chains without an outcome."""
+        self._chains[tenant] = [chain for chain in self._chains[tenant] if chain.piece not in pieces]
+        for piece in pieces:
+            self.schedulers[tenant].closed(piece)
 
     def has_chains(self, tenant: str) -> bool:
         return bool(self._chains[tenant])
@@ -332,35 +333,36 @@ class Worker:
         ids = set(reading.entries["hi"].tolist())
         chain.repeated = chain.repeated or not chain.ids.isdisjoint(ids)
         chain.ids |= ids
+        chain.rows += len(page.rows)
         chain.served |= {_id_of(raw) for raw in page.rows}
         chain.skip += self._worlds[tenant].page_rows
         self._queue.append(PageRead(tenant, chain.piece, page.rows, reading, moment(now_s), 1, ()))
         if page.next_link:
             return
-        if chain.repeated and chain.attempt < 2:
-            chains[chains.index(chain)] = _Chain(chain.piece, attempt=chain.attempt + 1)
+        if self.schedulers[tenant].repeats(chain.piece, repeated=chain.repeated):
+            chains[chains.index(chain)] = _Chain(chain.piece)
             return
         chains.remove(chain)
-        item = SliceRead(tenant, chain.piece, not chain.repeated, moment(now_s))
-        self._queue.append(item)
+        outcome = self.schedulers[tenant].finished(chain.piece, chain.rows, moment(now_s))
+        self._queue.append(SliceRead(tenant, chain.piece, outcome.steady, moment(now_s)))
         window, since_s = chain.piece.window, chain.began_s
         hidden = self._worlds[tenant].hidden(window, since_s, time_s, chain.served)
         self._reads.append(Landed(tenant, window, since_s, time_s, hidden))
-        self.plans[tenant], _ = windows.finish(
-            self.plans[tenant], [(chain.piece, item.steady)], item.now, self.accounts[tenant].rules
-        )
 
     def _fail_range(self, tenant: str, chain: _Chain, now_s: float) -> None:
         self._chains[tenant].remove(chain)
-        failure = RangeFailure("Graph answers 500", moment(now_s), self._served_at.get(tenant))
-        self.plans[tenant] = windows.range_failed(self.plans[tenant], chain.piece.window, failure)
-        self._queue.append(RangeFailed(tenant, chain.piece.window, failure))
+        cause = RangeFailure("Graph answers 500", moment(now_s), self._served_at.get(tenant))
+        failure = SliceFailure(cause, of_range=True, permanent=False, tenant_fails=False)
+        self.schedulers[tenant].failed(chain.piece, failure, moment(now_s))
+        self._queue.append(RangeFailed(tenant, chain.piece.window, cause))
 
-    def fail(self, tenant: str) -> None:
+    def fail(self, tenant: str, now_s: float, *, permanent: bool = False) -> None:
         """Let the source be unavailable: the current runs have failed."""
-        self._chains[tenant].clear()
-        self.plans[tenant], dropped = windows.drop_runs(self.plans[tenant])
-        if dropped:
+        rest = self.schedulers[tenant].rest(moment(now_s), permanent=permanent)
+        if rest is None:
+            return
+        self._give_up(tenant, rest.cancelled)
+        if rest.dropped:
             self._queue.append(RunsDropped(tenant, "unreachable", "away"))
 
     def take(self, items: int) -> None:
@@ -380,12 +382,13 @@ class Worker:
             return
         now, changes, topics = moment(now_s), self._pending, self._topics
         self._batches.close(changes, self.accounts, now if is_trusted else None)
+        contents = self._batches.contents(changes, self.accounts, ShardPosition(0, HOME, 0), now)
         for _ in range(aborts):
             _, _, ends, offsets = self._produce()
-            self._batches.last(changes, self.accounts, offsets, 0, now)
+            contents.final_records(offsets)
             topics.ends = {partition: end + 1 for partition, end in ends.items()}  # an abort leaves its marker
         rows, dead, ends, offsets = self._produce()
-        last = self._batches.last(changes, self.accounts, offsets, 0, now)
+        last = contents.final_records(offsets)
         if death == "before":
             raise Died
         topics.commits += 1
@@ -395,13 +398,25 @@ class Worker:
         slices = sum(isinstance(item, SliceRead) for item in self._waiting)
         topics.reads += self._reads[:slices]
         del self._reads[:slices]
-        for record in [Batches.internal(f"{APP}.state", 0, state.shard_record(HOME, 0)), *last]:
+        for record in [*contents.shard_record(NO_TRANSACTION), *last]:
             topics.keep(record, time_s)
         topics.observe(Commit(tuple(changes), time_s, now_s if is_trusted else None, self._setting.horizon))
         if death == "after":
             raise Died
-        batch.apply(changes, self.accounts)
+        apply(changes, self.accounts)
         self._waiting, self._pending = [], {}
+        if not self._queue:
+            self._check_plans()
+
+    def _check_plans(self) -> None:
+        """Raise unless the plans equal what is committed, once everything that was handed over is committed."""
+        for tenant, scheduler in self.schedulers.items():
+            committed = self.accounts[tenant].checkpoint.state
+            scheduler.forget(committed.forgotten_before)
+            assert scheduler.plan.failing_ranges == committed.failing_ranges
+            assert _without_counts(scheduler.plan.orders) == _without_counts(committed.orders)
+            assert scheduler.plan.coverage == committed.coverage
+            assert not scheduler.plan.is_read or scheduler.plan.start == committed.start
 
     def _produce(self) -> tuple[list[Published], list[tuple[bytes | None, bytes]], dict[int, int], Offsets]:
         """Rows and dead letters of the batch, where the partitions then end, and the offsets that the rows get."""
@@ -425,7 +440,7 @@ class Worker:
         """Return whether nothing is in flight and everything that was read is committed."""
         busy = self._queue or self._waiting or any(self._chains.values())
         return not busy and all(
-            windows.is_idle(plan, self.accounts[tenant].rules, now) for tenant, plan in self.plans.items()
+            slices.is_idle(plan, self.accounts[tenant].rules, now) for tenant, plan in self.plans.items()
         )
 
     def drain(self, time_s: float, now_s: float) -> None:
@@ -438,11 +453,10 @@ class Worker:
         self.take(1_000_000)
         self.commit(time_s, now_s)
 
-    def _sizes(self, tenant: str, now: datetime) -> Sizes:
-        first = (self.plans[tenant].start - instants.EPOCH) // timedelta(hours=1)
-        end = (now - instants.EPOCH) // timedelta(hours=1) + 1
-        counts = self.accounts[tenant].remembered.per_hour(first, end)
-        return Sizes(counts, first, self.plans[tenant].coverage, self._guess)
+
+def _without_counts(orders: jobs.Orders) -> jobs.Orders:
+    """Return orders without what only a commit counts: rows, requests, and the time of the first page."""
+    return orders._replace(jobs=tuple(job._replace(rows=0, requests=0, started=None) for job in orders.jobs))
 
 
 @dataclass

@@ -177,13 +177,9 @@ class Storm:
                 self.hindered.append((self.time_s, self.away_until_s[tenant]))
             self._order(worker, tenant)
             if self.time_s < self.away_until_s[tenant]:
-                worker.fail(tenant)
+                worker.fail(tenant, self.now_s(), permanent=self.away_until_s[tenant] % 2 < 1)
                 continue
-            if not self.clock.known.is_set():
-                if rng.random() < 0.5:  # Graph has not answered yet
-                    continue
-                self._answered()
-            worker.sweep(tenant, self.now_s())
+            worker.sweep(tenant, self.now_s(), self._learn_time)
             for _ in range(rng.randrange(1, 9)):
                 if worker.has_chains(tenant):
                     self._answered()
@@ -196,6 +192,14 @@ class Storm:
             death = rng.choice(["before", "after"]) if rng.random() < 0.05 else ""
             is_trusted, aborts = self.clock.known.is_set(), int(rng.random() < 0.1)
             worker.commit(self.time_s, self.now_s(), aborts=aborts, death=death, is_trusted=is_trusted)
+
+    def _learn_time(self) -> float | None:
+        """Return the time that Graph has confirmed, or None if Graph has not answered yet."""
+        if not self.clock.known.is_set():
+            if self.rng.random() < 0.5:
+                return None
+            self._answered()
+        return self.now_s()
 
     def _answered(self) -> None:
         """Take note of the Date of an answer of Graph, which has whole seconds."""

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from connector.core import dedup
-from connector.core.dedup import HOUR_MS, DedupIndex, Entries, Hours, classify, hour_of, split_repeats, with_revision
-from connector.core.rows import BETA_KNOWN, ENTRY, LAYOUT, MAX_REVISION, REVISION_SHIFT
+from connector.core.dedup import HOUR_MS, DedupIndex, Entries, Hours, classify, split_repeats, with_revision
+from connector.core.fingerprints import BETA_KNOWN, ENTRY, LAYOUT, MAX_REVISION, REVISION_SHIFT
 
 # Few values of `hi`, so that ids collide in their first 64 bits all the time.
 _KEYS = st.tuples(st.sampled_from([0, 1, 7, 2**63, 2**64 - 1]), st.integers(0, 40))
@@ -87,7 +87,7 @@ AgainstADictionary.TestCase.settings = settings(max_examples=25, stateful_step_c
 TestAgainstADictionary: Any = AgainstADictionary.TestCase
 
 
-def test_at_scale_every_row_is_found_in_few_bytes() -> None:
+def test_index_finds_every_row_in_few_bytes() -> None:
     rng = np.random.default_rng(1)
     remembered = DedupIndex()
     chunks = []
@@ -113,7 +113,7 @@ def test_at_scale_every_row_is_found_in_few_bytes() -> None:
     assert not len(classify(chunks[30], (remembered,)).new)
 
 
-def test_the_first_layer_that_knows_an_id_counts() -> None:
+def test_first_layer_with_an_id_counts() -> None:
     pending, remembered = DedupIndex(), DedupIndex()
     remembered.put(entries_of([((1, 1), 5, 3)]), hours_of([0]))
     pending.put(entries_of([((1, 1), 6, 4)]), hours_of([0]))
@@ -123,7 +123,7 @@ def test_the_first_layer_that_knows_an_id_counts() -> None:
 
 
 @given(st.lists(st.tuples(st.sampled_from([0, 1]), st.integers(0, 5)), max_size=40))
-def test_repeats_are_judged_one_after_the_other(keys: list[tuple[int, int]]) -> None:
+def test_repeated_ids_are_classified_in_order(keys: list[tuple[int, int]]) -> None:
     groups = split_repeats(entries_of([(key, 0, 0) for key in keys]))
     for group in groups:
         assert len({keys[at] for at in group}) == len(group)
@@ -135,16 +135,16 @@ def test_repeats_are_judged_one_after_the_other(keys: list[tuple[int, int]]) -> 
 
 
 @given(st.lists(st.integers(0, MAX_REVISION), min_size=1, max_size=9), st.sampled_from([LAYOUT, LAYOUT | BETA_KNOWN]))
-def test_a_revision_is_kept_beside_the_flags(revisions: list[int], flags: int) -> None:
+def test_revision_is_stored_with_the_flags(revisions: list[int], flags: int) -> None:
     entries = np.zeros(len(revisions), ENTRY)
     entries["meta"] = flags
     kept = with_revision(entries, np.array(revisions, np.int64))
-    assert [dedup.revision_of(entry) for entry in kept] == revisions
+    assert [int(entry["meta"]) >> REVISION_SHIFT for entry in kept] == revisions
     assert set((kept["meta"] & 0xFFF).tolist()) == {flags}
     assert not (entries["meta"] >> REVISION_SHIFT).any()
 
 
-def test_revisions_stop_at_the_most_that_fits_and_never_begin_again() -> None:
+def test_revisions_stop_at_their_maximum() -> None:
     remembered = DedupIndex()
     remembered.put(entries_of([((1, 1), 0, MAX_REVISION)]), hours_of([0]))
     assert classify(entries_of([((1, 1), 1, 0)]), (remembered,)).revisions.tolist() == [MAX_REVISION]
@@ -164,12 +164,12 @@ def test_revisions_stop_at_the_most_that_fits_and_never_begin_again() -> None:
         (10**7, 1000),
     ],
 )
-def test_a_row_is_remembered_by_its_start_unless_it_would_be_forgotten_at_once(start_h: int | None, hour: int) -> None:
+def test_row_is_indexed_by_its_call_start(start_h: int | None, hour: int) -> None:
     start_ms = None if start_h is None else start_h * HOUR_MS + 5
-    assert hour_of(start_ms, 1000 * HOUR_MS + 7, 200) == hour
+    assert dedup.hours_of([start_ms], 1000 * HOUR_MS + 7, 200) == [hour]
 
 
-def test_nothing_is_found_in_nothing() -> None:
+def test_empty_index_finds_nothing() -> None:
     remembered = DedupIndex()
     nothing = entries_of([])
     remembered.put(nothing, hours_of([]))
@@ -180,7 +180,7 @@ def test_nothing_is_found_in_nothing() -> None:
     assert remembered.per_hour(5, 5).tolist() == []
 
 
-def test_the_length_is_whole_while_rows_are_merged(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_index_length_is_stable_while_merging(monkeypatch: pytest.MonkeyPatch) -> None:
     """The event loop asks for it while the producer's thread puts rows in."""
     index, lengths = DedupIndex(), []
     merged = dedup._Run.merged

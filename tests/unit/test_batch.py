@@ -8,17 +8,23 @@ from typing import Any, cast
 import msgspec
 import pytest
 
-from connector import batch
-from connector.batch import Batches, Change, PageRead, SliceRead, SweepsBegun, TenantState
 from connector.core import windows
 from connector.core.coverage import Coverage, Read, Window
 from connector.core.dedup import DedupIndex
-from connector.core.rows import RowSchema, decode_page
+from connector.core.pages import decode_page
+from connector.core.rows import RowSchema
 from connector.core.windows import Slice
 from connector.kafka import avro, state
+from connector.kafka.limits import Limits
 from connector.kafka.publishing import Outgoing
 from connector.kafka.seen import SeenLog
 from connector.kafka.state import Checkpoint
+from connector.pipeline.batch import Batches
+from connector.pipeline.batch_contents import BatchContents, ShardPosition
+from connector.pipeline.change import Change, apply
+from connector.pipeline.messages import PageRead, RunsStarted, SliceRead
+from connector.pipeline.progress_records import gap_seconds
+from connector.pipeline.tenant_state import TenantState
 from tests.property.model import TOPIC, Setting, moment, sweep
 
 SHAPE = RowSchema(avro.load(avro.ROW), "v1.0")
@@ -37,7 +43,11 @@ class Bench:
         settings = SETTING.settings
         for name, value in rows.items():
             setattr(settings.rows, name, value)
-        self.batches = Batches(cast("Any", settings), SHAPE, {TOPIC: 3})
+        self.topic_ids: dict[str, str] = {}
+        self.limits = Limits()
+        self.batches = Batches(
+            cast("Any", settings), SHAPE, {TOPIC: 3}, limits=self.limits, topic_ids=lambda _: self.topic_ids
+        )
         tenant = SimpleNamespace(id=TENANT, key="t", label="t", topic=TOPIC)
         state = windows.first_state(SETTING.rules, moment(-3600), moment(0))
         checkpoint = Checkpoint(TOPIC, state)
@@ -55,13 +65,17 @@ class Bench:
 
     def end(self, offsets: dict[int, int] | None = None, time_s: float = 2.0, topic_id: str = "") -> list[Outgoing]:
         """Close the batch; return the last records that the transaction would write."""
-        ids = {TOPIC: topic_id} if topic_id else {}
+        self.topic_ids = {TOPIC: topic_id} if topic_id else {}
         self.batches.close(self.changes, self.accounts, moment(time_s))
-        return self.batches.last(self.changes, self.accounts, {"t": offsets or {}}, 0, moment(time_s), ids)
+        return self.contents(time_s).final_records({"t": offsets or {}})
+
+    def contents(self, time_s: float = 2.0, shard: int = 0) -> BatchContents:
+        position = ShardPosition(shard, state.StateIdentity("app", "cluster", TOPIC), 0)
+        return self.batches.contents(self.changes, self.accounts, position, moment(time_s))
 
     def commit(self, offsets: dict[int, int] | None = None, time_s: float = 2.0, topic_id: str = "") -> list[Outgoing]:
         records = self.end(offsets, time_s, topic_id)
-        batch.apply(self.changes, self.accounts)
+        apply(self.changes, self.accounts)
         self.changes = {}
         return records
 
@@ -75,7 +89,7 @@ def said(change: Change) -> list[tuple[str, int]]:
     return [(value["id"], value["revision"]) for value in values]
 
 
-def test_a_row_is_published_with_what_the_connector_adds() -> None:
+def test_published_row_has_the_added_fields() -> None:
     change = Bench().read(row(zz=1.50, duration=7))
     value = _decode(change.rows[0].value or b"")
     assert value["tenantId"] == TENANT
@@ -85,7 +99,7 @@ def test_a_row_is_published_with_what_the_connector_adds() -> None:
     assert (change.published, list(change.unknown_names), change.unknown_count) == (1, ["zz"], 1)
 
 
-def test_unknown_members_can_be_dropped_and_are_counted_all_the_same() -> None:
+def test_dropped_unknown_members_are_counted() -> None:
     change = Bench(additional_properties="drop").read(row(zz=1))
     assert _decode(change.rows[0].value or b"")["additionalProperties"] == {}
     assert change.unknown_count == 1
@@ -100,21 +114,19 @@ def test_unknown_members_can_be_dropped_and_are_counted_all_the_same() -> None:
         ("trunkFullyQualifiedDomainName", "tränk", "tränk".encode()),
     ],
 )
-def test_the_key_is_the_configured_member_or_the_id_where_it_is_null_or_empty(
-    key: str, member: str | None, expected: bytes
-) -> None:
+def test_key_is_the_configured_member_or_the_id(key: str, member: str | None, expected: bytes) -> None:
     change = Bench(key=key).read(row() | {key: member})
     assert change.rows[0].key == expected
 
 
-def test_the_timestamp_is_the_reading_or_the_start_of_the_call() -> None:
+def test_timestamp_is_read_time_or_call_start() -> None:
     start_ms = 1_772_322_900_000
     assert Bench().read(row()).rows[0].timestamp_ms == start_ms + 301_000
     assert Bench(timestamp="event").read(row()).rows[0].timestamp_ms == start_ms
     assert Bench(timestamp="event").read({"id": "a"}).rows[0].timestamp_ms == start_ms + 301_000
 
 
-def test_what_is_in_the_batch_is_known_to_the_rest_of_it_and_forgotten_with_it() -> None:
+def test_pending_rows_are_known_within_their_batch() -> None:
     bench = Bench()
     bench.read(row(), row("b"))
     change = bench.read(row(), row("b", duration=2), row("c"))
@@ -124,14 +136,7 @@ def test_what_is_in_the_batch_is_known_to_the_rest_of_it_and_forgotten_with_it()
     assert said(bench.read(row(), row("b"))) == [("a", 0), ("b", 0)]
 
 
-def test_versions_of_a_row_on_one_page_are_published_in_their_order() -> None:
-    change = Bench().read(row(duration=1), row("b"), row(duration=2), row(duration=2), row(duration=1))
-    assert sorted(said(change)) == [("a", 0), ("a", 1), ("a", 2), ("b", 0)]
-    assert [_decode(record.value or b"")["duration"] for record in change.rows if record.key == b"a"] == [1, 2, 1]
-    assert change.duplicate == 1
-
-
-def test_after_the_commit_it_is_remembered() -> None:
+def test_committed_rows_are_in_the_index() -> None:
     bench = Bench()
     bench.read(row(), row("b"))
     bench.commit()
@@ -142,7 +147,7 @@ def test_after_the_commit_it_is_remembered() -> None:
     assert bench.account.checkpoint.records == 4
 
 
-def test_a_revision_that_is_ignored_counts_as_a_duplicate() -> None:
+def test_ignored_revision_counts_as_duplicate() -> None:
     bench = Bench(revisions="ignore")
     bench.read(row())
     bench.commit()
@@ -153,7 +158,7 @@ def test_a_revision_that_is_ignored_counts_as_a_duplicate() -> None:
 class TestDeadLetters:
     BAD = b'{"id":"bad","startDateTime":"2026-02-28T23:55:00Z","duration":"x"}'
 
-    def test_a_row_that_does_not_fit_is_dead_lettered_as_received_and_the_rest_go_on(self) -> None:
+    def test_invalid_row_is_dead_lettered_as_received(self) -> None:
         change = Bench().read(row(), self.BAD, row("b"))
         assert said(change) == [("a", 0), ("b", 0)]
         record = change.dead_letters[0]
@@ -168,44 +173,46 @@ class TestDeadLetters:
         }
 
     @pytest.mark.parametrize("bad", [b"7", b'"x"', b'{"duration":1}', b'{"id":""}', b'{"id":null}', b'{"id":7}'])
-    def test_without_an_id_it_has_no_key(self, bad: bytes) -> None:
+    def test_dead_letter_without_an_id_has_no_key(self, bad: bytes) -> None:
         assert Bench().read(bad).dead_letters[0].key is None
 
     @pytest.mark.parametrize("bad", [BAD, b'{"id":"a","endDateTime":"soon"}', b"[]"])
-    def test_the_same_bytes_are_dead_lettered_once(self, bad: bytes) -> None:
+    def test_same_bytes_are_dead_lettered_once(self, bad: bytes) -> None:
         bench = Bench()
         assert len(bench.read(bad, bad).dead_letters) == 1
         assert len(bench.read(bad).dead_letters) == 1
         assert bench.changes["t"].duplicate == 2
         bench.commit()
+        assert bench.account.checkpoint.dead_letters == 1
         change = bench.read(bad)
         assert (change.dead_letters, change.duplicate) == ([], 1)
         assert len(bench.read(bad + b" " if bad == b"[]" else bad.replace(b":", b": ", 1)).dead_letters) == (
             bad != b"[]"
         )
 
-    def test_when_the_same_id_fits_later_it_is_revision_0(self) -> None:
+    def test_row_that_becomes_valid_is_revision_0(self) -> None:
         bench = Bench()
         bench.read(self.BAD)
         bench.commit()
         assert said(bench.read(row("bad", duration=1))) == [("bad", 0)]
 
-    def test_a_revision_that_does_not_fit_leaves_the_row_as_it_was(self) -> None:
+    def test_invalid_revision_leaves_the_row_unchanged(self) -> None:
         bench = Bench()
         bench.read(row("bad", duration=1))
         bench.commit()
         change = bench.read(self.BAD, row("bad", endDateTime="soon"))
         assert (len(change.dead_letters), said(change)) == (2, [])
         bench.commit()
-        assert said(bench.read(row("bad", duration=1), row("bad", duration=2))) == [("bad", 1)]
+        assert said(bench.read(row("bad", duration=1), row("b"))) == [("b", 0)]
+        assert said(bench.read(row("bad", duration=2))) == [("b", 0), ("bad", 1)]
 
-    def test_a_row_too_long_for_a_broker_is_dead_lettered_without_its_value(self) -> None:
+    def test_too_long_row_is_dead_lettered_without_its_value(self) -> None:
         change = Bench().read(row("long", zz="x" * 950_000), row())
         assert said(change) == [("a", 0)]
         assert (change.dead_letters[0].key, change.dead_letters[0].value) == (b"long", b"")
 
 
-def test_lateness_is_counted_from_the_end_of_the_call_and_not_of_what_was_never_read() -> None:
+def test_lateness_counts_from_the_end_of_the_call() -> None:
     ended = row(endDateTime="2026-02-28T23:59:00Z")
     assert Bench().read(ended).lateness_s == [61.0]
     assert Bench().read(row()).lateness_s == [301.0]
@@ -215,7 +222,7 @@ def test_lateness_is_counted_from_the_end_of_the_call_and_not_of_what_was_never_
 
 
 class TestWhatEndsATransaction:
-    def test_offsets_are_kept_for_each_partition_from_batch_to_batch(self) -> None:
+    def test_offsets_are_kept_per_partition(self) -> None:
         bench = Bench()
         bench.read(row())
         bench.commit({1: 5})
@@ -224,7 +231,7 @@ class TestWhatEndsATransaction:
         bench.commit({2: 9, 4: 2})
         assert list(bench.account.checkpoint.offsets) == [0, 5, 9, 0, 2]
 
-    def test_offsets_start_at_0_when_the_topic_was_created_again(self) -> None:
+    def test_offsets_restart_in_a_recreated_topic(self) -> None:
         bench = Bench()
         bench.read(row("a"))
         bench.commit({0: 70, 1: 50})
@@ -252,50 +259,50 @@ class TestWhatEndsATransaction:
         bench.commit({1: 90}, topic_id=after)
         assert (bench.account.checkpoint.offsets, bench.account.checkpoint.topic_id) == (expected, id_after)
 
-    def test_progress_names_a_topic_created_again_before_its_first_row(self) -> None:
+    def test_progress_restarts_in_a_recreated_topic(self) -> None:
         bench = Bench()
         assert self.sweep_through(bench, 0.0, {0: 3}, "old")
         (record,) = self.sweep_through(bench, 30.0, {}, "new")
         assert _decode_progress(record.value or b"")["offsets"] == [0, 0, 0]
 
-    def test_topic_keeps_its_id_while_it_tells_none(self) -> None:
+    def test_topic_keeps_its_id_without_an_answer(self) -> None:
         """Nothing was written meanwhile, so the offsets still belong to it."""
         bench = Bench()
         self.sweep_through(bench, 0.0, {0: 3}, "old")
         assert not self.sweep_through(bench, 30.0, {}, "")
         assert bench.account.checkpoint.topic_id == "old"
 
-    def test_asked_again_after_an_abort_it_says_the_same_with_the_new_offsets(self) -> None:
+    def test_repeated_batch_records_the_new_offsets(self) -> None:
         bench = Bench()
         bench.read(row())
         first = bench.end({1: 5})
-        again = bench.batches.last(bench.changes, bench.accounts, {"t": {1: 7}}, 0, moment(2.0))
+        again = bench.contents().final_records({"t": {1: 7}})
         assert [record.key for record in again] == [record.key for record in first]
-        batch.apply(bench.changes, bench.accounts)
+        apply(bench.changes, bench.accounts)
         assert list(bench.account.checkpoint.offsets) == [0, 7, 0]
 
-    def test_without_transactions_the_former_checkpoint_learns_where_the_rows_lie(self) -> None:
+    def test_interim_checkpoint_records_row_offsets(self) -> None:
         """After a death rows may be remembered that no checkpoint covers: the next statement must be beyond them."""
         bench = Bench()
         before = bench.account.checkpoint
         bench.read(row())
-        noted = bench.batches.noted(bench.changes, bench.accounts, {"t": {1: 5}}, 0)
+        noted = bench.contents().interim_checkpoints({"t": {1: 5}})
         values = {record.key or b"": record.value or b"" for record in noted}
         restored = state.restore(values).checkpoints["t"]
         assert (restored.offsets, restored.records) == ((0, 5, 0), 1)
         assert restored.state == before.state
         assert bench.account.checkpoint == before
 
-    def test_a_batch_without_rows_notes_nothing(self) -> None:
+    def test_batch_without_rows_has_no_interim_checkpoint(self) -> None:
         bench = Bench()
         bench.read(b"5")
-        assert bench.batches.noted(bench.changes, bench.accounts, {"t": {}}, 0) == []
+        assert bench.contents().interim_checkpoints({"t": {}}) == []
 
-    def test_internal_records_go_to_the_partition_of_the_shard(self) -> None:
+    def test_internal_records_use_the_shard_partition(self) -> None:
         bench = Bench()
         bench.read(row())
         bench.batches.close(bench.changes, bench.accounts, moment(2.0))
-        records = bench.batches.last(bench.changes, bench.accounts, {}, 5, moment(2.0))
+        records = bench.contents(shard=5).final_records({})
         assert {record.partition for record in records if record.topic.startswith("app.")} == {5}
         assert {record.topic for record in records} == {"app.seen", "app.state"}
 
@@ -307,7 +314,7 @@ class TestWhatEndsATransaction:
         state = bench.account.checkpoint.state
         due = state._replace(sweeps=(state.sweeps[0]._replace(due=min(now, state.sweeps[0].due)),))
         bench.account.checkpoint = msgspec.structs.replace(bench.account.checkpoint, state=due)
-        bench.batches.prepare([SweepsBegun("t", now)], bench.accounts, bench.changes)
+        bench.batches.prepare([RunsStarted("t", now)], bench.accounts, bench.changes)
         run = bench.changes["t"].state.sweeps[0].run
         assert run is not None
         piece = Slice(Window(moment(-3600), run.window.end), 0, run.started)
@@ -315,7 +322,7 @@ class TestWhatEndsATransaction:
         records = bench.commit({0: 3} if offsets is None else offsets, time_s, topic_id)
         return [record for record in records if record.topic == f"{TOPIC}.progress"]
 
-    def test_progress_is_told_when_it_has_moved_and_at_most_once_a_minute(self) -> None:
+    def test_progress_is_written_at_most_once_per_minute(self) -> None:
         bench = Bench()
         told = [bool(self.sweep_through(bench, time_s)) for time_s in (0.0, 60.0, 119.0 + 1, 180.0)]
         assert told == [True, True, True, True]
@@ -323,7 +330,7 @@ class TestWhatEndsATransaction:
         assert self.sweep_through(bench, 0.0)
         assert not self.sweep_through(bench, 30.0)
 
-    def test_gap_that_changes_is_told_while_progress_stands_still(self) -> None:
+    def test_changed_gap_is_written_without_progress(self) -> None:
         bench = Bench()
         self.sweep_through(bench, 0.0)
         state = bench.account.checkpoint.state
@@ -339,7 +346,7 @@ class TestWhatEndsATransaction:
         assert [told(30), told(60), told(120)] == [[], [gap_s], []]
         assert bench.account.checkpoint.state.sweeps == state.sweeps
 
-    def test_every_sweep_states_rows_that_were_written_again_at_once(self) -> None:
+    def test_rewritten_rows_update_progress_at_once(self) -> None:
         """Their offsets are others, so a checkpoint that goes with them has no statements."""
         bench = Bench()
         self.sweep_through(bench, 0.0)
@@ -351,7 +358,7 @@ class TestWhatEndsATransaction:
         told = [_decode_progress(one.value or b"") for one in bench.commit({}, 1.0) if one.topic == f"{TOPIC}.progress"]
         assert [(one["overlapSeconds"], one["offsets"]) for one in told] == [(900, [70, 0, 0]), (3600, [70, 0, 0])]
 
-    def test_a_statement_says_where_its_rows_end(self) -> None:
+    def test_progress_record_has_the_end_offsets(self) -> None:
         record = self.sweep_through(Bench(), 0.0)[0]
         assert (record.key, record.partition) == (TENANT.encode(), 0)
         value = _decode_progress(record.value or b"")
@@ -365,17 +372,17 @@ class TestWhatEndsATransaction:
         }
 
 
-def test_gaps_are_the_call_time_that_was_never_read_up_to_the_newest_that_was() -> None:
+def test_gaps_are_unread_time_before_the_newest_read() -> None:
     state = windows.first_state(SETTING.rules, moment(-3600), moment(0))
     assert windows.gaps(state) == []
     coverage = state.coverage.add(Window(moment(-600), moment(-300)), moment(0))
     coverage = coverage.add(Window(moment(-3000), moment(-2000)), moment(0))
     state = state._replace(coverage=coverage)
     assert windows.gaps(state) == [Window(moment(-3600), moment(-3000)), Window(moment(-2000), moment(-600))]
-    assert batch.gap_seconds(state) == 2000
+    assert gap_seconds(state) == 2000
 
 
-def test_a_tenant_that_is_not_configured_is_kept_until_the_horizon_and_then_forgotten() -> None:
+def test_removed_tenant_expires_at_the_horizon() -> None:
     """Its rows as their time comes, its checkpoint when all that it tells of may not be read any more."""
     bench = Bench()
     bench.read(row())

@@ -30,7 +30,7 @@ def started(ahead_ms: int) -> dict[str, Any]:
     return row(startDateTime=instants.text(instants.from_ms(NOW_MS + ahead_ms)))
 
 
-def test_a_new_key_publishes_nothing_again_and_a_revision_once_under_it(tmp_path: Path) -> None:
+def test_new_pseudonym_key_republishes_nothing(tmp_path: Path) -> None:
     file = tmp_path / "key"
     file.write_bytes(b"1" * 32)
     key = PseudonymKey.from_file(file)
@@ -46,7 +46,7 @@ def test_a_new_key_publishes_nothing_again_and_a_revision_once_under_it(tmp_path
     assert NUMBER.encode() not in (first.value or b"") + (second.value or b"")
 
 
-def test_a_value_that_changes_behind_its_stars_is_a_revision() -> None:
+def test_change_in_a_masked_value_is_a_revision() -> None:
     """Versions are told apart by what was received."""
     bench = new_bench(privacy={"callerNumber": "mask"})
     bench.read(row(callerNumber="+4930123456"))
@@ -55,14 +55,14 @@ def test_a_value_that_changes_behind_its_stars_is_a_revision() -> None:
     assert (values(record)["callerNumber"], values(record)["revision"]) == ("+49301*****", 1)
 
 
-def test_the_treated_value_is_the_key_and_a_dropped_one_falls_back_to_the_id() -> None:
+def test_treated_value_is_the_key() -> None:
     masked = new_bench(privacy={"userId": "mask"}, key="userId")
     assert masked.read(row(userId="abc-d")).rows[0].key == b"***-*"
     dropped = new_bench(privacy={"userId": "drop"}, key="userId")
     assert dropped.read(row(userId="abc-d")).rows[0].key == b"a"
 
 
-def test_members_that_the_schema_does_not_know_are_treated_by_name_where_they_are_kept() -> None:
+def test_unknown_members_are_treated_by_name() -> None:
     bench = new_bench(privacy={"callerNumber": "mask"}, additional_properties="keep")
     (record,) = bench.read(row(CallerNumber=NUMBER, leg={"callerNumber": NUMBER}, other=1)).rows
     assert values(record)["additionalProperties"] == {
@@ -72,7 +72,7 @@ def test_members_that_the_schema_does_not_know_are_treated_by_name_where_they_ar
     }
 
 
-def test_a_dead_letter_is_treated_and_remembered_by_what_was_received() -> None:
+def test_dead_letter_is_treated_and_indexed_as_received() -> None:
     bench = new_bench(privacy={"callerNumber": "drop", "userDisplayName": "mask"})
     unfit = row(callerNumber=NUMBER, duration="x", userDisplayName=7)
     (letter,) = bench.read(unfit).dead_letters
@@ -84,7 +84,7 @@ def test_a_dead_letter_is_treated_and_remembered_by_what_was_received() -> None:
     assert bench.read([NUMBER]).dead_letters[-1].value == b""
 
 
-def test_a_dead_letter_that_grows_too_long_when_treated_has_an_empty_value() -> None:
+def test_treated_dead_letter_over_the_limit_is_empty() -> None:
     """A record that brokers always refuse would stop the tenant forever."""
     members = ",".join('"callerNumber":"a"' for _ in range(20_000))
     key = PseudonymKey(b"1" * 32)
@@ -94,13 +94,13 @@ def test_a_dead_letter_that_grows_too_long_when_treated_has_an_empty_value() -> 
 
 
 @pytest.mark.parametrize("ahead_ms", [-(10**10), 0, 50 * 60_000])
-def test_with_event_time_the_start_of_the_call_is_the_timestamp(ahead_ms: int) -> None:
+def test_event_time_uses_the_call_start(ahead_ms: int) -> None:
     bench = new_bench(timestamp="event")
     assert bench.read(started(ahead_ms)).rows[0].timestamp_ms == NOW_MS + ahead_ms
 
 
 @pytest.mark.parametrize("ahead_ms", [60 * 60_000, 10**13, -NOW_MS, -NOW_MS - 10**12])
-def test_a_start_that_brokers_refuse_or_that_no_clock_showed_leaves_the_reading_as_timestamp(ahead_ms: int) -> None:
+def test_refused_call_start_falls_back_to_read_time(ahead_ms: int) -> None:
     """One such row would stop the tenant forever. With timestamp 0, librdkafka would use its own clock."""
     bench = new_bench(timestamp="event")
     assert bench.read(started(ahead_ms)).rows[0].timestamp_ms == NOW_MS

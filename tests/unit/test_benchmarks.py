@@ -19,49 +19,49 @@ def run(**cpu_seconds: float) -> dict[str, dict[str, Any]]:
 QUIET = [run(engine=1.0, plain=3.0, limit=0.8, at_least_once=0.95)] * 3
 
 
-def test_a_run_like_the_committed_one_is_no_loss_however_slow_the_machine() -> None:
+def test_equal_ratio_passes_on_a_slow_machine() -> None:
     committed = gate.ratios(QUIET)
     slower = [{name: {"cpu_seconds": 5 * one["cpu_seconds"]} for name, one in runs.items()} for runs in QUIET]
     assert gate.losses(gate.ratios(slower), committed) == []
 
 
 @pytest.mark.parametrize(("times", "is_lost"), [(1.2, False), (1.3, True)])
-def test_a_connector_that_lost_more_than_a_fifth_is_told(times: float, is_lost: bool) -> None:  # noqa: FBT001
+def test_loss_of_a_fifth_is_reported(times: float, is_lost: bool) -> None:  # noqa: FBT001
     committed = gate.ratios(QUIET)
     planted = [runs | run(engine=times) for runs in QUIET]
     assert gate.losses(gate.ratios(planted), committed) == (list(gate.RATIOS) if is_lost else [])
 
 
-def test_a_committed_figure_that_noise_made_too_good_holds_nobody_to_it() -> None:
+def test_noisy_reference_figure_is_not_binding() -> None:
     name = "exactly once ÷ at least once"
     committed = gate.ratios(QUIET) | {name: {"median": 1.4}}
     assert gate.losses(gate.ratios(QUIET), committed) == []
 
 
-def test_one_disturbed_repetition_is_no_loss() -> None:
+def test_one_disturbed_repetition_passes() -> None:
     planted = [*QUIET[:2], QUIET[2] | run(engine=9.0)]
     assert gate.losses(gate.ratios(planted), gate.ratios(QUIET)) == []
 
 
-def test_the_figures_of_the_readme_are_those_of_the_results() -> None:
+def test_readme_figures_match_the_results() -> None:
     results = json.loads((ROOT / "benchmarks" / "results.json").read_text(encoding="utf-8"))
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     assert report.shown(results, readme) == readme
 
 
-def test_a_page_without_a_place_for_the_figures_is_refused() -> None:
+def test_page_without_figure_markers_is_refused() -> None:
     with pytest.raises(SystemExit, match="add these two lines"):
         gate.between("nothing", "scale", "figures")
 
 
-def test_results_tell_nothing_of_where_they_were_measured() -> None:
+def test_results_do_not_describe_the_machine() -> None:
     for file in (ROOT / "benchmarks").glob("*.json"):
         text = file.read_text(encoding="utf-8")
         assert "/" not in text.replace("rows/s", "")
         assert "127.0.0.1" not in text
 
 
-def test_a_shard_commits_rows_at_once_and_coverage_within_five_seconds() -> None:
+def test_shard_commits_rows_at_once() -> None:
     random = np.random.default_rng(1)
     busy = scale.Size(10_000_000, 60, True, 0, 0, 0)  # noqa: FBT003
     quiet = busy._replace(calls_per_day=0)

@@ -6,8 +6,8 @@ from typing import Any, cast
 
 import pytest
 
-from connector.batch import Item, PageRead, SweepsBegun
-from connector.buffer import Buffer
+from connector.pipeline.buffer import Buffer
+from connector.pipeline.messages import Item, PageRead, RunsStarted
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
 DEADLINE_S = 5.0
@@ -24,9 +24,9 @@ async def is_waiting(task: "asyncio.Task[None]") -> bool:
     return not task.done()
 
 
-async def test_items_come_out_in_the_order_in_which_they_came() -> None:
+async def test_items_keep_their_order() -> None:
     buffer = Buffer()
-    items: list[Item] = [SweepsBegun("t", NOW), page(1), SweepsBegun("u", NOW), page(2)]
+    items: list[Item] = [RunsStarted("t", NOW), page(1), RunsStarted("u", NOW), page(2)]
     for item in items:
         if isinstance(item, PageRead):
             await buffer.put_page(item)
@@ -38,7 +38,7 @@ async def test_items_come_out_in_the_order_in_which_they_came() -> None:
     assert buffer.take(100) == []
 
 
-async def test_so_many_rows_are_taken_but_one_page_at_least() -> None:
+async def test_take_returns_at_least_one_page() -> None:
     buffer = Buffer()
     for rows in (7, 3, 1):
         await buffer.put_page(page(rows))
@@ -48,7 +48,7 @@ async def test_so_many_rows_are_taken_but_one_page_at_least() -> None:
 
 
 @pytest.mark.parametrize("big", [page(10, 1), page(1, 100)])
-async def test_reading_waits_while_rows_or_bytes_are_too_many_until_they_are_committed(big: PageRead) -> None:
+async def test_full_buffer_makes_readers_wait(big: PageRead) -> None:
     buffer = Buffer(max_rows=10, max_bytes=100)
     await buffer.put_page(big)
     waiting = asyncio.create_task(buffer.put_page(page(1)))
@@ -60,20 +60,20 @@ async def test_reading_waits_while_rows_or_bytes_are_too_many_until_they_are_com
         await waiting
 
 
-async def test_what_is_no_page_never_waits() -> None:
+async def test_items_without_rows_never_wait() -> None:
     buffer = Buffer(max_rows=1)
     await buffer.put_page(page(1))
-    buffer.put(SweepsBegun("t", NOW))
+    buffer.put(RunsStarted("t", NOW))
     assert len(buffer.take(100)) == 2
 
 
-async def test_a_page_larger_than_the_buffer_passes_when_it_is_empty() -> None:
+async def test_oversized_page_passes_an_empty_buffer() -> None:
     buffer = Buffer(max_rows=10, max_bytes=10)
     async with asyncio.timeout(DEADLINE_S):
         await buffer.put_page(page(1000, 1000))
 
 
-async def test_pages_without_rows_take_no_room_of_others() -> None:
+async def test_empty_pages_take_no_room() -> None:
     buffer = Buffer(max_rows=10, max_bytes=1000)
     async with asyncio.timeout(DEADLINE_S):
         for _ in range(50):
@@ -82,7 +82,7 @@ async def test_pages_without_rows_take_no_room_of_others() -> None:
     assert (buffer._rows, buffer._bytes) == (0, 0)
 
 
-async def test_a_reader_that_is_cancelled_while_it_waits_leaves_no_trace() -> None:
+async def test_cancelled_reader_takes_no_room() -> None:
     buffer = Buffer(max_rows=1)
     await buffer.put_page(page(1))
     waiting = asyncio.create_task(buffer.put_page(page(1)))

@@ -50,7 +50,7 @@ def test_clock_that_jumps_ahead_is_noticed_at_once() -> None:
 
 
 @pytest.mark.parametrize("behind", [timedelta(hours=3), timedelta(seconds=30)])
-def test_clock_that_is_behind_counts(behind: timedelta) -> None:
+def test_slow_clock_is_corrected(behind: timedelta) -> None:
     machine = Machine(-behind)
     machine.clock.answered(TRUE)
     assert machine.clock.now() == TRUE - behind
@@ -101,7 +101,7 @@ def client() -> GraphClient:
     return GraphClient(settings)
 
 
-async def test_one_tenant_asks_for_the_time_of_all() -> None:
+async def test_one_tenant_asks_for_the_time_for_all() -> None:
     graph = client()
     first, second = Tenant(graph.clock), Tenant(graph.clock)
     learning = [asyncio.create_task(graph.learn_time(cast("Any", tenant))) for tenant in (first, second)]

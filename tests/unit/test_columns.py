@@ -59,7 +59,7 @@ def test_the_golden_rows_are_encoded_to_the_same_bytes_by_column() -> None:
     assert _COLUMN_ENCODE[avro.ROW](columns) == golden
 
 
-def test_a_value_of_another_type_is_refused() -> None:
+def test_value_of_another_type_is_refused() -> None:
     values = json.loads(json.dumps(golden_values()[0]))
     columns = [[values[field["name"]]] for field in avro.load(avro.ROW)["fields"]]
     columns[0] = [5]
@@ -67,5 +67,5 @@ def test_a_value_of_another_type_is_refused() -> None:
         _COLUMN_ENCODE[avro.ROW](columns)
 
 
-def test_no_records_are_no_bytes() -> None:
+def test_no_records_give_no_bytes() -> None:
     assert _COLUMN_ENCODE[avro.ROW]([[] for _ in avro.load(avro.ROW)["fields"]]) == []

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from connector.core.comparison import Comparison, Fields, Said, id_key
+from connector.commands.comparison import Comparison, Fields, Said, id_key
 
 FIELDS = Fields(["id", "callType", "duration"], ["userCountryCode"], ["callType"])
 
@@ -33,7 +33,7 @@ def comparison() -> Comparison:
     return Comparison()
 
 
-def test_a_row_is_identical_when_its_newest_version_says_the_same(comparison: Comparison) -> None:
+def test_row_with_the_same_newest_version_is_identical(comparison: Comparison) -> None:
     publish(comparison, ("a", 1, {"duration": 7}), ("a", 0, {}), ("b", 0, {}))
     assert show(comparison, ("a", {"duration": 7}), ("b", {})) == [False, False]
     result = comparison.result()
@@ -41,7 +41,7 @@ def test_a_row_is_identical_when_its_newest_version_says_the_same(comparison: Co
     assert (result.missing, result.differing, result.duplicated, result.unexpected) == (0, 0, 0, 0)
 
 
-def test_missing_differing_duplicated_and_unexpected_rows_are_told_apart(comparison: Comparison) -> None:
+def test_comparison_distinguishes_each_difference(comparison: Comparison) -> None:
     publish(
         comparison, ("same", 0, {}), ("other", 0, {"duration": 6}), ("twice", 0, {}), ("twice", 0, {}), ("gone", 0, {})
     )
@@ -55,12 +55,12 @@ def test_missing_differing_duplicated_and_unexpected_rows_are_told_apart(compari
     assert (result.identical, result.graph_rows, result.topic_records) == (2, 4, 5)
 
 
-def test_a_field_treated_for_privacy_is_not_compared(comparison: Comparison) -> None:
+def test_treated_field_is_not_compared(comparison: Comparison) -> None:
     publish(comparison, ("a", 0, {"callType": "******"}))
     assert show(comparison, ("a", {})) == [False]
 
 
-def test_what_only_beta_knows_is_compared_where_both_sides_know_it(comparison: Comparison) -> None:
+def test_beta_fields_are_compared_if_both_sides_have_them(comparison: Comparison) -> None:
     publish(comparison, ("v1", 0, {}), ("beta", 0, {"userCountryCode": "DE"}))
     assert show(comparison, ("v1", {"userCountryCode": "DE"}), ("beta", {"userCountryCode": "FR"})) == [False, True]
     assert FIELDS.differences(values("a", userCountryCode="DE"), values("a", userCountryCode="FR")) == [
@@ -69,7 +69,7 @@ def test_what_only_beta_knows_is_compared_where_both_sides_know_it(comparison: C
     assert FIELDS.differences(values("a", userCountryCode="DE"), values("a", duration=6)) == ["duration"]
 
 
-def test_a_row_that_is_published_while_it_is_looked_for_is_identical(comparison: Comparison) -> None:
+def test_row_published_during_verify_is_identical(comparison: Comparison) -> None:
     publish(comparison, ("a", 0, {}))
     show(comparison, ("a", {"duration": 9}), ("late", {}), start_s=17)
     assert {suspect.start_s for suspect in comparison.suspects()} == {17}
@@ -79,14 +79,14 @@ def test_a_row_that_is_published_while_it_is_looked_for_is_identical(comparison:
     assert (result.identical, result.missing, result.differing, result.topic_records) == (2, 0, 0, 3)
 
 
-def test_a_row_that_is_revised_after_it_was_read_stays_identical(comparison: Comparison) -> None:
+def test_row_revised_during_verify_stays_identical(comparison: Comparison) -> None:
     publish(comparison, ("a", 0, {}))
     show(comparison, ("a", {}))
     publish(comparison, ("a", 1, {"duration": 9}))
     assert comparison.result().identical == 1
 
 
-def test_of_a_row_that_graph_shows_twice_the_last_reading_counts(comparison: Comparison) -> None:
+def test_last_reading_of_a_repeated_row_counts(comparison: Comparison) -> None:
     publish(comparison, ("a", 0, {"duration": 9}), ("b", 0, {}))
     show(comparison, ("a", {}), ("b", {}))
     show(comparison, ("a", {"duration": 9}), ("b", {"duration": 1}))
@@ -95,13 +95,13 @@ def test_of_a_row_that_graph_shows_twice_the_last_reading_counts(comparison: Com
     assert result.graph_rows == 2
 
 
-def test_a_row_that_does_not_fit_by_now_is_not_unexpected(comparison: Comparison) -> None:
+def test_row_that_became_invalid_is_not_unexpected(comparison: Comparison) -> None:
     publish(comparison, ("a", 0, {}))
     comparison.add_unfit([id_key("a")])
     result = comparison.result()
     assert (result.unexpected, result.identical, result.graph_rows) == (0, 0, 0)
 
 
-def test_nothing_at_all_is_identical(comparison: Comparison) -> None:
+def test_two_empty_sides_are_identical(comparison: Comparison) -> None:
     result = comparison.result()
     assert (result.graph_rows, result.topic_records, result.missing) == (0, 0, 0)

@@ -83,7 +83,7 @@ class TestDefaults:
         assert (got.http.host, got.http.port) == ("0.0.0.0", 9464)  # noqa: S104
         assert (got.log.format, got.log.level) == ("auto", "info")
 
-    def test_a_tenant_inherits_what_it_does_not_say(self, tmp_path: Path) -> None:
+    def test_tenant_inherits_missing_settings(self, tmp_path: Path) -> None:
         got = settings(
             tmp_path,
             f"""
@@ -129,7 +129,7 @@ class TestDefaults:
             ("us-gov-l5", "https://dod-graph.microsoft.us", "https://login.microsoftonline.us"),
         ],
     )
-    def test_a_cloud_has_its_own_roots(self, tmp_path: Path, cloud: str, root: str, sign_in: str) -> None:
+    def test_cloud_has_its_own_roots(self, tmp_path: Path, cloud: str, root: str, sign_in: str) -> None:
         graph = settings(tmp_path, f'graph.cloud = "{cloud}"{VALID}').graph
         assert (graph.root, graph.authority, graph.scope) == (root, sign_in, f"{root}/.default")
 
@@ -149,23 +149,23 @@ class TestDefaults:
         http = settings(tmp_path, f'http.listen = "{listen}"{VALID}').http
         assert (http.host, http.port) == (host, port)
 
-    def test_sweeps_are_in_order_of_their_cadence_and_keep_their_spelling(self, tmp_path: Path) -> None:
+    def test_sweeps_are_sorted_by_cadence(self, tmp_path: Path) -> None:
         got = settings(
             tmp_path, f'windows.sweeps = [{{every="24h", overlap="7d"}}, {{every="60s", overlap="900s"}}]{VALID}'
         )
         assert [duration_text(sweep.every) for sweep in got.windows.sweeps] == ["60s", "24h"]
         assert duration_text(copy.deepcopy(got).windows.sweeps[0].every) == "60s"
 
-    def test_a_byte_order_mark_does_no_harm(self, tmp_path: Path) -> None:
+    def test_byte_order_mark_is_ignored(self, tmp_path: Path) -> None:
         assert settings(tmp_path, "\ufeff" + VALID).tenants[0].id == TENANT
 
-    def test_an_unquoted_toml_instant_is_taken(self, tmp_path: Path) -> None:
+    def test_unquoted_toml_instant_is_accepted(self, tmp_path: Path) -> None:
         got = settings(tmp_path, VALID + "start = 2026-01-31T01:00:00+01:00")
         assert got.tenants[0].start == datetime(2026, 1, 31, tzinfo=UTC)
 
 
 class TestEnvironment:
-    def test_overrides_the_file_key_by_key_without_regard_to_case(self, tmp_path: Path) -> None:
+    def test_overrides_the_file_key_by_key(self, tmp_path: Path) -> None:
         got = settings(
             tmp_path,
             f'[kafka]\ntopic = "from-file"\napp = "app-of-file"{VALID}',
@@ -191,7 +191,7 @@ class TestEnvironment:
         assert got.windows.sweeps == (Sweep(timedelta(milliseconds=500), timedelta(hours=1)),)
         assert (got.http.port, got.log.level) == (0, "debug")
 
-    def test_what_is_more_specific_wins_over_a_table_in_one_variable(self, tmp_path: Path) -> None:
+    def test_more_specific_variable_wins(self, tmp_path: Path) -> None:
         got = settings(
             tmp_path,
             f"[kafka]\nshards = 5{VALID}",
@@ -199,7 +199,7 @@ class TestEnvironment:
         )
         assert (got.kafka.topic, got.kafka.app, got.kafka.shards) == ("key", "table", 5)
 
-    def test_an_underscore_stands_for_a_dot_below_properties(self, tmp_path: Path) -> None:
+    def test_underscore_means_dot_in_properties(self, tmp_path: Path) -> None:
         got = settings(
             tmp_path,
             f'[kafka.properties]\n"sasl.password" = {{ file = "absent" }}\n"linger.ms" = 5{VALID}',
@@ -221,7 +221,7 @@ class TestEnvironment:
         assert load(None, {"CONNECTOR_CONFIG": str(path)}).kafka.topic == "chosen"
         assert load(path, {"CONNECTOR_CONFIG": "/nowhere"}).kafka.topic == "chosen"
 
-    def test_variables_of_others_are_ignored(self, tmp_path: Path) -> None:
+    def test_foreign_variables_are_ignored(self, tmp_path: Path) -> None:
         environ = {
             "CONNECTOR_SERVICE_HOST": "10.0.0.1",
             "CONNECTOR_PORT": "tcp://10.0.0.1:9464",
@@ -231,7 +231,7 @@ class TestEnvironment:
         }
         assert settings(tmp_path, VALID, environ) == settings(tmp_path, VALID)
 
-    def test_a_secret_may_be_json_or_a_deeper_variable(self, tmp_path: Path) -> None:
+    def test_secret_may_be_json_or_a_nested_variable(self, tmp_path: Path) -> None:
         (tmp_path / "secret").write_text("from-file\n")
         got = settings(
             tmp_path,
@@ -252,7 +252,7 @@ class TestEnvironment:
         assert got.tenants[0].identity.client_secret is not None
         assert got.tenants[0].identity.client_secret.get() == "from-file"
 
-    def test_a_secret_that_only_looks_like_json_is_itself(self, tmp_path: Path) -> None:
+    def test_secret_that_resembles_json_is_literal(self, tmp_path: Path) -> None:
         got = settings(tmp_path, VALID, {"CONNECTOR_KAFKA__PROPERTIES__SASL_PASSWORD": "{x"})
         assert got.kafka.properties == {"sasl.password": "{x"}
 
@@ -269,13 +269,13 @@ class TestEnvironment:
             ),
             (
                 {"CONNECTOR_KAFKA__SHARDS": "eight"},
-                "CONNECTOR_KAFKA__SHARDS: kafka.shards: is no whole number; write one",
+                "CONNECTOR_KAFKA__SHARDS: kafka.shards: is not a whole number; write one",
             ),
             (
                 {"CONNECTOR_KAFKA__CREATE_TOPICS": "maybe"},
                 "CONNECTOR_KAFKA__CREATE_TOPICS: kafka.create_topics: is neither true nor false; write one of them",
             ),
-            ({"CONNECTOR_KAFKA": "[]"}, "CONNECTOR_KAFKA: kafka: is no table; write one"),
+            ({"CONNECTOR_KAFKA": "[]"}, "CONNECTOR_KAFKA: kafka: is not a table; write one"),
             (
                 {"CONNECTOR_TENANTS": "[}"},
                 "CONNECTOR_TENANTS: tenants: is not JSON (Expecting value at character 2); write […]",
@@ -290,14 +290,14 @@ class TestEnvironment:
             (
                 {"CONNECTOR_GRAPH__CLOUD__X": "x"},
                 (
-                    "CONNECTOR_GRAPH__CLOUD__X: graph.cloud.x: is no key, since graph.cloud is a value; "
+                    "CONNECTOR_GRAPH__CLOUD__X: graph.cloud.x: is not a key, because graph.cloud is a value; "
                     "set CONNECTOR_GRAPH__CLOUD"
                 ),
             ),
             (
                 {"CONNECTOR_KAFKA__PROPERTIES__SASL__PASSWORD": "x"},
                 (
-                    "CONNECTOR_KAFKA__PROPERTIES__SASL__PASSWORD: kafka.properties.sasl.password: is no property; "
+                    "CONNECTOR_KAFKA__PROPERTIES__SASL__PASSWORD: kafka.properties.sasl.password: is not a property; "
                     "one underscore stands for a dot, as in CONNECTOR_KAFKA__PROPERTIES__SASL_PASSWORD"
                 ),
             ),
@@ -311,12 +311,10 @@ class TestEnvironment:
             ),
         ],
     )
-    def test_a_problem_names_the_variable_and_the_key(
-        self, tmp_path: Path, environ: dict[str, str], expected: str
-    ) -> None:
+    def test_problem_names_variable_and_key(self, tmp_path: Path, environ: dict[str, str], expected: str) -> None:
         assert problem(tmp_path, "", environ) == expected
 
-    def test_a_configuration_that_is_not_there_is_a_problem_of_its_variable(self) -> None:
+    def test_missing_file_names_its_variable(self) -> None:
         with pytest.raises(
             ConfigurationError, match=r"^CONNECTOR_CONFIG: /nowhere\.toml cannot be read \(No such file"
         ):
@@ -324,18 +322,18 @@ class TestEnvironment:
 
 
 class TestAzure:
-    def test_without_tenants_there_is_the_one_of_the_azure_variables(self) -> None:
+    def test_azure_variables_define_a_tenant(self) -> None:
         (tenant,) = load(None, AZURE).tenants
         assert (tenant.id, tenant.identity.client_id, tenant.label) == (TENANT, "app", TENANT)
         assert tenant.identity.client_secret is not None
         assert tenant.identity.client_secret.get() == "from-azure"
 
-    def test_tenants_that_are_configured_count_alone(self, tmp_path: Path) -> None:
+    def test_configured_tenants_replace_azure_variables(self, tmp_path: Path) -> None:
         got = settings(tmp_path, VALID.replace(TENANT, OTHER), {**AZURE, "AZURE_AUTHORITY_HOST": "https://a.example"})
         assert [tenant.id for tenant in got.tenants] == [OTHER]
         assert got.graph.authority == "https://login.microsoftonline.com"
 
-    def test_what_identity_says_counts_more(self, tmp_path: Path) -> None:
+    def test_identity_table_overrides_azure_variables(self, tmp_path: Path) -> None:
         (tenant,) = settings(tmp_path, '[identity]\nclient_id = "mine"\nclient_secret = "mine"', AZURE).tenants
         assert tenant.identity.client_id == "mine"
         assert tenant.identity.client_secret is not None
@@ -354,18 +352,18 @@ class TestAzure:
             (
                 {},
                 (
-                    "CONNECTOR_TENANTS: tenants: names no tenant; add [[tenants]], "
+                    "CONNECTOR_TENANTS: tenants: has no tenant; add [[tenants]], "
                     "or set AZURE_TENANT_ID, AZURE_CLIENT_ID and AZURE_CLIENT_SECRET"
                 ),
             ),
             (
                 {**AZURE, "AZURE_TENANT_ID": ""},
-                "CONNECTOR_TENANTS: tenants: names no tenant; set AZURE_TENANT_ID too",
+                "CONNECTOR_TENANTS: tenants: has no tenant; set AZURE_TENANT_ID too",
             ),
             (
                 {**AZURE, "AZURE_TENANT_ID": "nonsense"},
                 (
-                    'AZURE_TENANT_ID: tenants[0].id: is "nonsense", which is no tenant id; '
+                    'AZURE_TENANT_ID: tenants[0].id: is "nonsense", which is not a tenant id; '
                     "write the directory (tenant) id that Microsoft Entra shows, or a domain of it"
                 ),
             ),
@@ -384,14 +382,14 @@ class TestAzure:
                 {**AZURE, "AZURE_CLIENT_SECRET": "", "AZURE_CLIENT_CERTIFICATE_PATH": "/c.pem"},
                 (
                     "AZURE_CLIENT_CERTIFICATE_PATH: tenants[0].client_certificate: names the file /c.pem, "
-                    "which cannot be read (No such file or directory); create it or name another"
+                    "which cannot be read (No such file or directory); create it or use another"
                 ),
             ),
             (
                 {**AZURE, "AZURE_CLIENT_SECRET": "", "AZURE_FEDERATED_TOKEN_FILE": "/token"},
                 (
                     "AZURE_FEDERATED_TOKEN_FILE: tenants[0].workload_identity: names the file /token, "
-                    "which cannot be read (No such file or directory); create it or name another"
+                    "which cannot be read (No such file or directory); create it or use another"
                 ),
             ),
             (
@@ -403,14 +401,14 @@ class TestAzure:
             ),
         ],
     )
-    def test_a_problem_names_the_variable(self, environ: dict[str, str], expected: str) -> None:
+    def test_problem_names_the_variable(self, environ: dict[str, str], expected: str) -> None:
         with pytest.raises(ConfigurationError) as caught:
             load(None, environ)
         assert caught.value.problems == [expected]
 
 
 class TestSecrets:
-    def test_a_file_is_read_again_when_it_changes_and_its_line_end_is_cut(self, tmp_path: Path) -> None:
+    def test_a_file_is_read_again_when_it_changes_and_its_line_ends_are_cut(self, tmp_path: Path) -> None:
         file = tmp_path / "secret"
         file.write_bytes(b" first \r\n")
         got = settings(tmp_path, VALID.replace('"hunter2"', '{ file = "secret" }'))
@@ -418,13 +416,13 @@ class TestSecrets:
         assert secret is not None
         assert secret.get() == " first "
         file.write_bytes(b"second\n\n")
-        assert secret.get() == "second\n"
+        assert secret.get() == "second"
         file.write_bytes(b"")
-        assert secret.get() == "second\n"
+        assert secret.get() == "second"
         file.unlink()
-        assert secret.get() == "second\n"
+        assert secret.get() == "second"
 
-    def test_no_repr_shows_one(self, tmp_path: Path) -> None:
+    def test_repr_shows_no_secret(self, tmp_path: Path) -> None:
         got = settings(
             tmp_path,
             f'[kafka.properties]\n"sasl.password" = "hunter2"\n"ssl.key.password" = {{ env = "S" }}{VALID}',
@@ -443,21 +441,21 @@ class TestSecrets:
             ),
             (
                 '{ file = "absent" }',
-                "names the file absent, which cannot be read (No such file or directory); create it or name another",
+                "names the file absent, which cannot be read (No such file or directory); create it or use another",
             ),
             ('{ file = "connector.toml", env = "X" }', 'must be text, { file = "PATH" } or { env = "NAME" }'),
             ('{ fil = "x" }', 'must be text, { file = "PATH" } or { env = "NAME" }'),
             ("12", 'must be text, { file = "PATH" } or { env = "NAME" }'),
-            ('""', "is empty; set it, or leave it out"),
+            ('""', "is empty; set it or remove it"),
         ],
     )
-    def test_one_that_is_missing_at_the_start_is_a_problem(self, tmp_path: Path, reference: str, expected: str) -> None:
+    def test_missing_secret_file_is_a_problem(self, tmp_path: Path, reference: str, expected: str) -> None:
         text = VALID.replace('"hunter2"', reference)
         assert problem(tmp_path, text, tenant=False) == f"connector.toml: tenants[0].client_secret: {expected}"
         shared = f'[identity]\nclient_secret = {reference}\n[[tenants]]\nid = "{TENANT}"\nclient_id = "app"\n'
         assert problem(tmp_path, shared, tenant=False) == f"connector.toml: identity.client_secret: {expected}"
 
-    def test_two_settings_with_the_same_secrets_are_equal(self, tmp_path: Path) -> None:
+    def test_settings_with_the_same_secrets_are_equal(self, tmp_path: Path) -> None:
         assert settings(tmp_path, VALID) == settings(tmp_path, VALID)
         assert settings(tmp_path, VALID) != settings(tmp_path, VALID.replace("hunter2", "other"))
 
@@ -466,11 +464,11 @@ class TestFile:
     @pytest.mark.parametrize(
         ("content", "expected"),
         [
-            (b"[graph\n", "is not TOML: Expected ']' at the end of a table declaration (at line 1, column 7); repair"),
+            (b"[graph\n", "is not TOML: Expected ']' at the end of a table declaration (at line 1, column 7); correct"),
             (b"a = '\xff'", "is not UTF-8; save it as UTF-8"),
         ],
     )
-    def test_that_cannot_be_understood_is_the_only_problem(self, tmp_path: Path, content: bytes, expected: str) -> None:
+    def test_unreadable_file_is_the_only_problem(self, tmp_path: Path, content: bytes, expected: str) -> None:
         path = tmp_path / "connector.toml"
         path.write_bytes(content)
         with pytest.raises(ConfigurationError) as caught:
@@ -520,22 +518,22 @@ class TestFile:
         (
             'graph.base_url = "http://graph.example"',
             (
-                'graph.base_url: is "http://graph.example", where the token would be sent unprotected; '
+                'graph.base_url: is "http://graph.example", which would send the token unprotected; '
                 "write https:// (http:// only for localhost)"
             ),
         ),
         (
             'graph.base_url = "localhost:8443"',
-            'graph.base_url: is no address; write for instance "https://localhost:8443"',
+            'graph.base_url: is not an address; write for example "https://localhost:8443"',
         ),
-        ('graph.base_url = "https://u:hunter2@h"', "graph.base_url: has a user name in it; leave that out"),
+        ('graph.base_url = "https://u:hunter2@h"', "graph.base_url: contains a user name; remove it"),
         (
             'graph.base_url = "https://h/?a"',
-            "graph.base_url: has a query or a fragment; give scheme, host and port only",
+            "graph.base_url: has a query or a fragment; specify scheme, host and port only",
         ),
         (
             'graph.base_url = "https://h/v1.0"',
-            'graph.base_url: is "https://h/v1.0", but the version is appended; leave it out and set graph.api_version',
+            'graph.base_url: is "https://h/v1.0", but the version is appended; remove it and set graph.api_version',
         ),
         (
             'graph.authority = "http://localhost"',
@@ -543,34 +541,34 @@ class TestFile:
         ),
         (
             'graph.ca_bundle = "absent.pem"',
-            "graph.ca_bundle: names absent.pem, which cannot be read (No such file or directory); name a PEM file",
+            "graph.ca_bundle: names absent.pem, which cannot be read (No such file or directory); specify a PEM file",
         ),
         (
             'graph.ca_bundle = "connector.toml"',
-            "graph.ca_bundle: names connector.toml, which holds no certificates; name a PEM file",
+            "graph.ca_bundle: names connector.toml, which holds no certificates; specify a PEM file",
         ),
         ("graph.requests_per_minute = 0.5", "graph.requests_per_minute: is 0.5; write at least 1"),
-        ("graph.requests_per_minute = inf", "graph.requests_per_minute: is no finite number; write one"),
-        ("graph.requests_per_minute = true", "graph.requests_per_minute: is no number; write one, without quotes"),
+        ("graph.requests_per_minute = inf", "graph.requests_per_minute: is not a finite number; write a finite number"),
+        ("graph.requests_per_minute = true", "graph.requests_per_minute: is not a number; write one, without quotes"),
         ("graph.concurrency = 0", "graph.concurrency: is 0; write at least 1"),
-        ('graph.timeout = "0s"', 'graph.timeout: must be longer than nothing; write for instance "30s"'),
-        ("graph.timeout = 30", 'graph.timeout: is no duration; write text with a unit, for instance "30s"'),
+        ('graph.timeout = "0s"', 'graph.timeout: must be greater than zero; write for example "30s"'),
+        ("graph.timeout = 30", 'graph.timeout: is not a duration; write text with a unit, for example "30s"'),
         (
             'graph.timeout = "half an hour"',
             (
-                'graph.timeout: is "half an hour", which is no duration; '
-                'write for instance "500ms", "15s", "10m", "2h" or "7d"'
+                'graph.timeout: is "half an hour", which is not a duration; '
+                'write for example "500ms", "15s", "10m", "2h" or "7d"'
             ),
         ),
-        ("kafka = 3", "kafka: is no table; write one"),
-        ('kafka.shards = "8"', "kafka.shards: is no whole number; write one, without quotes"),
+        ("kafka = 3", "kafka: is not a table; write one"),
+        ('kafka.shards = "8"', "kafka.shards: is not a whole number; write one, without quotes"),
         ("kafka.shards = 0", "kafka.shards: is 0; write at least 1"),
         ("kafka.partitions = 0", "kafka.partitions: is 0; write at least 1"),
         (
             "kafka.replication_factor = 0",
             "kafka.replication_factor: is 0; write -1 for the broker's default, or at least 1",
         ),
-        ("kafka.topic = 1", "kafka.topic: is no text; write text in quotes"),
+        ("kafka.topic = 1", "kafka.topic: is not text; write text in quotes"),
         (
             'kafka.topic = "a b"',
             "kafka.topic: is \"a b\", which Kafka does not allow; use letters, digits, '.', '_' and '-'",
@@ -592,20 +590,20 @@ class TestFile:
         ),
         (
             'kafka.bootstrap_servers = "a b:9092"',
-            'kafka.bootstrap_servers: is no list of brokers; write for instance "broker-1:9092,broker-2:9092"',
+            'kafka.bootstrap_servers: is not a list of brokers; write for example "broker-1:9092,broker-2:9092"',
         ),
         (
             '[kafka.properties]\n"transactional.id" = "x"',
             (
-                'kafka.properties."transactional.id": cannot be set, since it is made of kafka.app and the shard; '
-                "leave it out"
+                'kafka.properties."transactional.id": cannot be set, because it is derived from '
+                "kafka.app and the shard; remove it"
             ),
         ),
         (
             '[kafka.properties]\n"group.instance.id" = "worker-0"',
             (
-                'kafka.properties."group.instance.id": cannot be set, since replicas that share one configuration '
-                "would fence each other in turns; leave it out"
+                'kafka.properties."group.instance.id": cannot be set, because replicas that share one configuration '
+                "would fence each other in turns; remove it"
             ),
         ),
         (
@@ -621,23 +619,23 @@ class TestFile:
         ),
         (
             'http.listen = "localhost"',
-            'http.listen: is "localhost", which is no address; write HOST:PORT, for instance "0.0.0.0:9464"',
+            'http.listen: is "localhost", which is not an address; write HOST:PORT, for example "0.0.0.0:9464"',
         ),
         (
             'http.listen = "h:65536"',
-            'http.listen: is "h:65536", which is no address; write HOST:PORT, for instance "0.0.0.0:9464"',
+            'http.listen: is "h:65536", which is not an address; write HOST:PORT, for example "0.0.0.0:9464"',
         ),
         ('windows.slice = "31d"', 'windows.slice: is "31d"; write a duration from "1s" to "30d"'),
         ('windows.slice = "0s"', 'windows.slice: is "0s"; write a duration from "1s" to "30d"'),
-        ("windows.sweeps = []", "windows.sweeps: is empty; add a [[windows.sweeps]] or leave it out"),
-        ('[windows.sweeps]\nevery = "1m"', "windows.sweeps: is no list; write [[windows.sweeps]]"),
+        ("windows.sweeps = []", "windows.sweeps: is empty; add a [[windows.sweeps]] or remove it"),
+        ('[windows.sweeps]\nevery = "1m"', "windows.sweeps: is not a list; write [[windows.sweeps]]"),
         (
             'windows.sweeps = [{every = "0s", overlap = "1h"}]',
-            'windows.sweeps[0].every: must be longer than nothing; write a duration such as "15m"',
+            'windows.sweeps[0].every: must be greater than zero; write a duration such as "15m"',
         ),
         (
             'windows.sweeps = [{every = "60s", overlap = "1h"}, {every = "1m", overlap = "2h"}]',
-            "windows.sweeps[1].every: is the same as that of windows.sweeps[0]; each cadence once",
+            "windows.sweeps[1].every: is the same as in windows.sweeps[0]; use each cadence only once",
         ),
         (
             'dedup.horizon = "6d"',
@@ -650,16 +648,16 @@ class TestFile:
         ('log.level = "loud"', None),
         (
             'schema_registry.url = "registry:8081"',
-            'schema_registry.url: is no address; write for instance "https://localhost:8443"',
+            'schema_registry.url: is not an address; write for example "https://localhost:8443"',
         ),
         (
             'schema_registry.url = "https://one:8081, ftp://registry"',
-            'schema_registry.url: is "ftp://registry", which is no address; write for instance "https://registry:8081"',
+            'schema_registry.url: is "ftp://registry", which is not an address; write for example "https://registry:8081"',
         ),
         (
             'schema_registry = { url = "https://one,http://registry:8081", token = "hunter2" }',
             (
-                'schema_registry.url: is "http://registry:8081", where the secret would be sent unprotected; '
+                'schema_registry.url: is "http://registry:8081", which would send the secret unprotected; '
                 "write https:// (http:// only for localhost)"
             ),
         ),
@@ -669,7 +667,7 @@ class TestFile:
         ),
         (
             'schema_registry.url = "ftp://registry"',
-            'schema_registry.url: is "ftp://registry", which is no address; write for instance "https://registry:8081"',
+            'schema_registry.url: is "ftp://registry", which is not an address; write for example "https://registry:8081"',
         ),
         (
             'schema_registry = { url = "https://r", username = "u" }',
@@ -681,12 +679,12 @@ class TestFile:
         ),
         (
             'schema_registry = { url = "https://r", username = "u", password = "hunter2", token = "hunter2" }',
-            "schema_registry.token: is set, and so is a user name or password; leave one of the two out",
+            "schema_registry.token: cannot be combined with a user name or password; remove one of them",
         ),
         (
             'schema_registry = { url = "http://registry:8081", token = "hunter2" }',
             (
-                'schema_registry.url: is "http://registry:8081", where the secret would be sent unprotected; '
+                'schema_registry.url: is "http://registry:8081", which would send the secret unprotected; '
                 "write https:// (http:// only for localhost)"
             ),
         ),
@@ -697,26 +695,26 @@ class TestFile:
         ('schema_registry = { url = "https://r", subject_name_strategy = "topics" }', None),
         (
             '[rows.privacy]\ncallernumber = "mask"',
-            "rows.privacy.callernumber: is no field of a row; the nearest that can be treated is callerNumber",
+            "rows.privacy.callernumber: is not a field of a row; the most similar is callerNumber",
         ),
         (
             'rows.privacy.userName = "drop"',
-            "rows.privacy.userName: is no field of a row; the nearest that can be treated is userDisplayName",
+            "rows.privacy.userName: is not a field of a row; the most similar is userDisplayName",
         ),
         (
             'rows.privacy.id = "mask"',
-            "rows.privacy.id: cannot be treated, since rows are told apart by it; leave it out",
+            "rows.privacy.id: cannot be treated, because it identifies the rows; remove it",
         ),
         (
             'rows.privacy.tenantId = "drop"',
             (
                 "rows.privacy.tenantId: is a field that the connector adds, "
-                "and only those of Graph can be treated; leave it out"
+                "and only fields of Graph can be treated; remove it"
             ),
         ),
         (
             'rows.privacy.startDateTime = "drop"',
-            ("rows.privacy.startDateTime: is a field that is no string, and only strings can be treated; leave it out"),
+            ("rows.privacy.startDateTime: is not a string field, and only string fields can be treated; remove it"),
         ),
         ('rows.privacy.administrativeUnitInfos = "drop"', None),
         ('rows.privacy.duration = "mask"', None),
@@ -733,31 +731,29 @@ class TestFile:
         ),
         (
             'pseudonyms.key = "hunter2"',
-            ("pseudonyms.key: is 7 bytes long; write at least 32 bytes, for instance those of: openssl rand -hex 32"),
+            ("pseudonyms.key: is 7 bytes long; write at least 32 bytes, for example those of: openssl rand -hex 32"),
         ),
         (
             'pseudonyms.key = ""',
-            "pseudonyms.key: is empty; write at least 32 bytes, for instance those of: openssl rand -hex 32",
+            "pseudonyms.key: is empty; write at least 32 bytes, for example those of: openssl rand -hex 32",
         ),
         (
             'pseudonyms.key = { env = "ABSENT" }',
             (
                 "pseudonyms.key: names the variable ABSENT, which is not set or empty; "
-                "write at least 32 bytes, for instance those of: openssl rand -hex 32"
+                "write at least 32 bytes, for example those of: openssl rand -hex 32"
             ),
         ),
         (
             "kafka.azure_event_hubs = true",
             (
-                "kafka.azure_event_hubs: needs kafka.bootstrap_servers with a port, for instance "
+                "kafka.azure_event_hubs: needs kafka.bootstrap_servers with a port, for example "
                 '"NAMESPACE.servicebus.windows.net:9093"'
             ),
         ),
     ],
 )
-def test_a_wrong_value_is_one_line_with_file_key_and_what_to_do(
-    tmp_path: Path, text: str, expected: str | None
-) -> None:
+def test_wrong_value_gives_file_key_and_remedy(tmp_path: Path, text: str, expected: str | None) -> None:
     got = problem(tmp_path, f"{text}\n", tenant=True)
     assert "hunter2" not in got
     assert got.startswith("connector.toml: ")
@@ -765,7 +761,7 @@ def test_a_wrong_value_is_one_line_with_file_key_and_what_to_do(
         assert got == f"connector.toml: {expected}"
 
 
-def test_a_registry_is_given_with_its_secret_and_its_subjects(tmp_path: Path) -> None:
+def test_registry_settings_are_read(tmp_path: Path) -> None:
     text = """
         [schema_registry]
         url = "http://localhost:8081/apis/ccompat/v7/"
@@ -787,21 +783,21 @@ def test_a_registry_is_given_with_its_secret_and_its_subjects(tmp_path: Path) ->
     ("lines", "expected"),
     [
         ('name = "x"', "tenants[1].id: is missing; write the directory (tenant) id"),
-        (f'id = "{TENANT}"', "tenants[1].id: is the same as that of tenants[0]; name each tenant once"),
+        (f'id = "{TENANT}"', "tenants[1].id: is the same as in tenants[0]; configure each tenant once"),
         ('id = "common"', None),
         (f'id = "{OTHER}"\nname = "{TENANT}"', "tenants[1].name: is the id of tenants[0]; choose another"),
         (
             f'id = "{OTHER}"\nstart = "7d"',
-            'tenants[1].start: is "7d", a positive duration; write "-7d" for that long ago',
+            'tenants[1].start: is "7d", a positive duration; write "-7d" for a time in the past',
         ),
         (
             f'id = "{OTHER}"\nstart = 2026-01-01T00:00:00',
-            'tenants[1].start: has no offset from UTC; write for instance "2026-01-31T00:00:00Z"',
+            'tenants[1].start: has no offset from UTC; write for example "2026-01-31T00:00:00Z"',
         ),
         (
             f'id = "{OTHER}"\nstart = "yesterday"',
             (
-                'tenants[1].start: is "yesterday", which is no instant; write for instance "2026-01-31T00:00:00Z", '
+                'tenants[1].start: is "yesterday", which is not an instant; write for example "2026-01-31T00:00:00Z", '
                 'or "-7d" for seven days ago'
             ),
         ),
@@ -809,7 +805,7 @@ def test_a_registry_is_given_with_its_secret_and_its_subjects(tmp_path: Path) ->
         (f'id = "{OTHER}"\ntopic = ""', None),
     ],
 )
-def test_a_wrong_tenant_is_one_line(tmp_path: Path, lines: str, expected: str | None) -> None:
+def test_wrong_tenant_gives_one_line(tmp_path: Path, lines: str, expected: str | None) -> None:
     text = f'{VALID}[[tenants]]\nclient_id = "app"\nclient_secret = "s"\n{lines}\n'
     got = problem(tmp_path, text, tenant=False)
     assert got.startswith("connector.toml: tenants[1].")
@@ -817,16 +813,16 @@ def test_a_wrong_tenant_is_one_line(tmp_path: Path, lines: str, expected: str | 
         assert got == f"connector.toml: {expected}"
 
 
-def test_tenants_with_the_same_id_in_another_case_or_the_same_name_are_refused(tmp_path: Path) -> None:
+def test_duplicate_tenants_are_refused(tmp_path: Path) -> None:
     one = 'client_id = "app"\nclient_secret = "s"\nname = "same"\n'
     text = f'[[tenants]]\nid = "{OTHER}"\n{one}[[tenants]]\nid = "{OTHER.lower()}"\n{one}'
     assert problems(tmp_path, text, tenant=False) == [
-        "connector.toml: tenants[1].id: is the same as that of tenants[0]; name each tenant once",
-        "connector.toml: tenants[1].name: is the same as that of tenants[0]; names are unique",
+        "connector.toml: tenants[1].id: is the same as in tenants[0]; configure each tenant once",
+        "connector.toml: tenants[1].name: is the same as in tenants[0]; names must be unique",
     ]
 
 
-def test_a_tenant_without_anything_to_sign_in_with_is_refused(tmp_path: Path) -> None:
+def test_tenant_without_a_credential_is_refused(tmp_path: Path) -> None:
     assert problems(tmp_path, f'[[tenants]]\nid = "{TENANT}"\n', tenant=False) == [
         "connector.toml: tenants[0].client_id: is missing; set it here or in [identity]",
         (
@@ -849,7 +845,7 @@ def test_a_tenant_without_anything_to_sign_in_with_is_refused(tmp_path: Path) ->
         "auto.offset.reset",
     ],
 )
-def test_a_property_that_the_promise_rests_on_is_refused_from_file_and_environment(tmp_path: Path, name: str) -> None:
+def test_protected_kafka_property_is_refused(tmp_path: Path, name: str) -> None:
     assert f"kafka.properties.{name if '.' not in name else json.dumps(name)}: cannot be set" in problem(
         tmp_path, f'[kafka.properties]\n"{name}" = "x"\n'
     )
@@ -891,8 +887,8 @@ def test_oauthbearer_with_a_token_source_is_accepted(tmp_path: Path, more: str) 
 def test_two_token_sources_are_refused(tmp_path: Path) -> None:
     text = _BEARER.format(hubs="true", more='"sasl.oauthbearer.method" = "oidc"')
     assert problem(tmp_path, text.replace('"sasl.mechanism" = "OAUTHBEARER"', "")) == (
-        'connector.toml: kafka.properties."sasl.oauthbearer.method": is set, and so is kafka.azure_event_hubs; '
-        "leave one of the two out"
+        'connector.toml: kafka.properties."sasl.oauthbearer.method": cannot be combined with kafka.azure_event_hubs; '
+        "remove one of them"
     )
 
 
@@ -941,7 +937,7 @@ def test_every_problem_is_reported_at_once(tmp_path: Path) -> None:
     assert len(got) == 13
 
 
-def test_an_unknown_table_is_reported_for_the_file_and_for_every_variable(tmp_path: Path) -> None:
+def test_unknown_table_is_reported(tmp_path: Path) -> None:
     environ = {"CONNECTOR_KAFAK__TOPIC": "x", "CONNECTOR_KAFAK__APP": "x"}
     got = problems(tmp_path, "[kafak]\nshards = 1\n", environ)
     assert [line.split(": ")[0] for line in sorted(got)] == [
@@ -951,25 +947,25 @@ def test_an_unknown_table_is_reported_for_the_file_and_for_every_variable(tmp_pa
     ]
 
 
-def test_what_a_command_requires_may_not_be_empty(tmp_path: Path) -> None:
+def test_required_value_must_not_be_empty(tmp_path: Path) -> None:
     path = written(tmp_path, VALID)
     assert load(path, {}).kafka.bootstrap_servers == ""
     with pytest.raises(ConfigurationError) as caught:
         load(path, {}, required=["kafka.bootstrap_servers"])
-    assert caught.value.problems == [f'{path}: kafka.bootstrap_servers: is empty; set it, for instance "broker-1:9092"']
+    assert caught.value.problems == [f'{path}: kafka.bootstrap_servers: is empty; set it, for example "broker-1:9092"']
 
 
-def test_brokers_lose_the_white_space_between_them(tmp_path: Path) -> None:
+def test_white_space_between_brokers_is_removed(tmp_path: Path) -> None:
     got = settings(tmp_path, f'kafka.bootstrap_servers = "a:9092, SASL_SSL://b, [::1]:9092"{VALID}')
     assert got.kafka.bootstrap_servers == "a:9092,SASL_SSL://b,[::1]:9092"
 
 
-def test_http_is_allowed_to_this_machine_only(tmp_path: Path) -> None:
+def test_plain_http_is_allowed_on_loopback_only(tmp_path: Path) -> None:
     for url in ("http://localhost:1", "http://127.0.0.1:1", "http://[::1]:1"):
         assert settings(tmp_path, f'graph.base_url = "{url}"{VALID}').graph.root == url
 
 
-def test_a_bundle_of_certificates_is_found_from_the_file(tmp_path: Path) -> None:
+def test_ca_bundle_path_is_relative_to_the_file(tmp_path: Path) -> None:
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "a CA")])
     certificate = (
@@ -992,7 +988,7 @@ def test_the_public_names_are_there() -> None:
 KEYED = 'pseudonyms.key = { file = "key" }\nrows.privacy = { callerNumber = "pseudonymize" }\n'
 
 
-def test_any_privacy_setting_makes_drop_the_default_of_members_that_the_schema_does_not_know(tmp_path: Path) -> None:
+def test_privacy_drops_unknown_members_by_default(tmp_path: Path) -> None:
     masked = settings(tmp_path, 'rows.privacy = { callerNumber = "mask", userCountryCode = "drop" }\n' + VALID).rows
     assert masked.additional_properties == "drop"
     assert masked.treated == {"callerNumber", "userCountryCode"}
@@ -1000,7 +996,7 @@ def test_any_privacy_setting_makes_drop_the_default_of_members_that_the_schema_d
     assert kept.additional_properties == "keep"
 
 
-def test_a_variable_names_a_field_without_regard_to_case(tmp_path: Path) -> None:
+def test_variable_names_a_field_in_any_case(tmp_path: Path) -> None:
     variables = {
         "CONNECTOR_ROWS__PRIVACY__CALLERNUMBER": "drop",
         "connector_rows__privacy__userPrincipalName": "mask",
@@ -1009,7 +1005,7 @@ def test_a_variable_names_a_field_without_regard_to_case(tmp_path: Path) -> None
     assert rows.privacy == {"callerNumber": "drop", "userPrincipalName": "mask"}
 
 
-def test_a_key_of_any_bytes_is_read_again_when_its_file_changes_and_never_becomes_a_weak_one(tmp_path: Path) -> None:
+def test_changed_pseudonym_key_file_is_read_again(tmp_path: Path) -> None:
     file = tmp_path / "key"
     first, second = bytes(range(224, 256)), bytes(range(100, 164))
     file.write_bytes(first + b"\r\n")
@@ -1028,7 +1024,7 @@ def test_a_key_of_any_bytes_is_read_again_when_its_file_changes_and_never_become
 
 
 @pytest.mark.parametrize(("content", "what"), [(b"", "is empty"), (b"x" * 31 + b"\n", "is 31 bytes long"), (None, "")])
-def test_a_file_with_too_short_a_key_is_a_problem(tmp_path: Path, content: bytes | None, what: str) -> None:
+def test_too_short_pseudonym_key_is_a_problem(tmp_path: Path, content: bytes | None, what: str) -> None:
     if content is not None:
         (tmp_path / "key").write_bytes(content)
     got = problem(tmp_path, KEYED, tenant=True)

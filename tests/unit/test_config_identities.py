@@ -76,7 +76,7 @@ def kinds(found: Identity) -> list[str]:
         ("workload_identity = true", "", ["federated_token"], "webhook"),
     ],
 )
-def test_a_tenant_s_own_credential_replaces_the_shared_one(
+def test_tenant_credential_replaces_the_shared_one(
     folder: Path, shared: str, own: str, expected: list[str], client_id: str | None
 ) -> None:
     environ = {"AZURE_FEDERATED_TOKEN_FILE": str(folder / "token"), "AZURE_CLIENT_ID": "webhook"}
@@ -89,7 +89,7 @@ def test_a_tenant_s_own_credential_replaces_the_shared_one(
     [
         (
             'client_certificate = { file = "missing.pem" }',
-            "names the file missing.pem, which cannot be read (No such file or directory); create it or name another",
+            "names the file missing.pem, which cannot be read (No such file or directory); create it or use another",
         ),
         (
             'client_certificate = { file = "curve.pem" }',
@@ -127,7 +127,7 @@ def test_a_tenant_s_own_credential_replaces_the_shared_one(
         ),
     ],
 )
-def test_a_certificate_that_cannot_be_used_is_an_error_with_its_key(folder: Path, lines: str, expected: str) -> None:
+def test_unusable_certificate_names_its_key(folder: Path, lines: str, expected: str) -> None:
     assert problems(folder, f'client_id = "app"\n{lines}') == [f"identity.client_certificate: {expected}"]
     assert problems(folder, "", f'client_id = "app"\n{lines}') == [f"tenants[0].client_certificate: {expected}"]
 
@@ -138,17 +138,17 @@ def test_a_certificate_that_cannot_be_used_is_an_error_with_its_key(folder: Path
         (
             SECRET + 'client_certificate = { file = "app.pem" }',
             "",
-            "identity.client_certificate: is set, and so is client_secret; leave one of the two out",
+            "identity.client_certificate: cannot be combined with client_secret; remove one of them",
         ),
         (
             "",
             SECRET + "managed_identity = true",
-            "tenants[0].managed_identity: is set, and so is client_secret; leave one of the two out",
+            "tenants[0].managed_identity: cannot be combined with client_secret; remove one of them",
         ),
         (
             SECRET,
             'client_certificate_password = "p4ss"',
-            "tenants[0].client_certificate_password: is set, but there is no client_certificate; leave it out",
+            "tenants[0].client_certificate_password: is set, but there is no client_certificate; remove it",
         ),
         (
             'client_id = "app"\nworkload_identity = true',
@@ -165,13 +165,11 @@ def test_a_certificate_that_cannot_be_used_is_an_error_with_its_key(folder: Path
         ),
     ],
 )
-def test_there_is_exactly_one_credential_and_what_belongs_to_it(
-    folder: Path, shared: str, own: str, expected: str
-) -> None:
+def test_exactly_one_credential_is_allowed(folder: Path, shared: str, own: str, expected: str) -> None:
     assert expected in problems(folder, shared, own)
 
 
-def test_a_shared_password_opens_the_certificates_of_tenants(folder: Path) -> None:
+def test_shared_password_opens_tenant_certificates(folder: Path) -> None:
     shared = 'client_id = "app"\nclient_certificate_password = "p4ss"'
     found = identity(folder, shared, 'client_certificate = { file = "app.pfx" }')
     assert found.client_certificate_password is not None
@@ -186,7 +184,7 @@ def test_a_shared_password_opens_the_certificates_of_tenants(folder: Path) -> No
         (("AZURE_FEDERATED_TOKEN_FILE",), "federated_token"),
     ],
 )
-def test_azure_variables_count_in_their_order(folder: Path, present: tuple[str, ...], expected: str) -> None:
+def test_azure_variables_have_a_precedence(folder: Path, present: tuple[str, ...], expected: str) -> None:
     values = {
         "AZURE_CLIENT_SECRET": "hunter2",
         "AZURE_CLIENT_CERTIFICATE_PATH": str(folder / "locked.pem"),
@@ -196,7 +194,7 @@ def test_azure_variables_count_in_their_order(folder: Path, present: tuple[str, 
     assert kinds(load(None, environ).tenants[0].identity) == [expected]
 
 
-def test_a_managed_identity_needs_no_client_id_and_takes_its_tenant_from_azure() -> None:
+def test_managed_identity_needs_no_client_id() -> None:
     environ = {"AZURE_TENANT_ID": TENANT, "CONNECTOR_IDENTITY__MANAGED_IDENTITY": "true"}
     (tenant,) = load(None, environ).tenants
     assert (tenant.id, tenant.identity.managed_identity, tenant.identity.client_id) == (TENANT, True, None)
@@ -204,7 +202,7 @@ def test_a_managed_identity_needs_no_client_id_and_takes_its_tenant_from_azure()
     assert load(None, environ).tenants[0].identity.client_id == "assigned"
 
 
-def test_no_credential_shows_itself(folder: Path) -> None:
+def test_credentials_are_never_shown(folder: Path) -> None:
     shown = repr(identity(folder, CERTIFICATE + 'client_certificate_password = "p4ss"'))
     assert "p4ss" not in shown
     assert "PRIVATE" not in shown
@@ -226,7 +224,7 @@ def event_hubs(
     return found.scope, found.id, found.identity.client_id
 
 
-def test_event_hubs_are_opened_with_the_shared_identity_in_the_first_tenant_or_that_of_azure(folder: Path) -> None:
+def test_event_hubs_use_the_shared_identity(folder: Path) -> None:
     scope = "https://voice.servicebus.windows.net/.default"
     tenant = f'[[tenants]]\nid = "{TENANT}"\n'
     own = tenant + 'client_id = "own"\nclient_secret = "x"\n'
@@ -247,9 +245,7 @@ def test_event_hubs_are_opened_with_the_shared_identity_in_the_first_tenant_or_t
         ("security.protocol", "SASL_PLAINTEXT", "is not SASL_SSL, so that the token would be sent unprotected"),
     ],
 )
-def test_what_would_keep_event_hubs_from_a_token_or_show_it_is_refused(
-    folder: Path, name: str, value: str, expected: str
-) -> None:
+def test_conflicting_event_hubs_settings_are_refused(folder: Path, name: str, value: str, expected: str) -> None:
     tenant = f'[[tenants]]\nid = "{TENANT}"\n{SECRET}'
     with pytest.raises(ConfigurationError) as caught:
         event_hubs(folder, f'[kafka.properties]\n"{name}" = "{value}"\n{tenant}')

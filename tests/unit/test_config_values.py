@@ -12,14 +12,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from connector.config import load
-from connector.config.document import Document, duration_text, json_schema, parse_duration, parse_instant, shown
+from connector.config.document import Document
+from connector.config.durations import duration_text, parse_duration, parse_instant
+from connector.config.json_schema import json_schema
+from connector.config.quoting import shown
 from connector.errors import ConfigurationError
 
 MILLISECONDS = {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 
 
 @given(st.integers(0, 36_525), st.sampled_from(sorted(MILLISECONDS)))
-def test_a_duration_is_its_number_of_units_and_is_shown_as_written(number: int, unit: str) -> None:
+def test_duration_is_parsed_and_shown_as_written(number: int, unit: str) -> None:
     duration = parse_duration(f"{number}{unit}")
     assert duration == timedelta(milliseconds=number * MILLISECONDS[unit])
     assert duration_text(duration) == f"{number}{unit}"
@@ -28,7 +31,7 @@ def test_a_duration_is_its_number_of_units_and_is_shown_as_written(number: int, 
 
 
 @given(st.integers(0, 3_000_000_000_000))
-def test_a_computed_duration_is_shown_exactly_and_in_its_largest_unit(milliseconds: int) -> None:
+def test_computed_duration_uses_its_largest_unit(milliseconds: int) -> None:
     duration = timedelta(milliseconds=milliseconds)
     text = duration_text(duration)
     assert parse_duration(text) == duration
@@ -42,7 +45,7 @@ def test_computed_durations(seconds: float, text: str) -> None:
 
 
 @given(st.text(max_size=8))
-def test_no_text_makes_a_duration_fail_otherwise_than_with_a_sentence(text: str) -> None:
+def test_any_text_as_duration_gives_a_sentence(text: str) -> None:
     try:
         duration = parse_duration(text)
     except ValueError as error:
@@ -56,13 +59,13 @@ def test_no_text_makes_a_duration_fail_otherwise_than_with_a_sentence(text: str)
 @pytest.mark.parametrize(
     "text", ["", "15", "m", "1.5h", "1h30m", " 15m", "15m ", "15 m", "-7d", "+7d", "PT15M", "1w", "٣m", "15M"]
 )
-def test_anything_else_is_no_duration(text: str) -> None:
-    with pytest.raises(ValueError, match="is no duration"):
+def test_invalid_duration_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="is not a duration"):
         parse_duration(text)
 
 
 @pytest.mark.parametrize("text", ["36526d", "9" * 18 + "d", "9" * 5000 + "ms"])
-def test_a_duration_ends_at_a_hundred_years(text: str) -> None:
+def test_duration_is_limited_to_a_hundred_years(text: str) -> None:
     with pytest.raises(ValueError, match="longer than 100 years") as caught:
         parse_duration(text)
     assert len(str(caught.value)) < 200
@@ -82,13 +85,13 @@ def test_instants(text: str, instant: datetime | timedelta) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "7d", "now", "2026-01-31", "2026-01-31T00:00:00", "0001-01-01T00:00:00Z", "--7d"])
-def test_anything_else_is_no_instant(text: str) -> None:
-    with pytest.raises(ValueError, match=r"no instant|positive duration"):
+def test_invalid_instant_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=r"not an instant|positive duration"):
         parse_instant(text)
 
 
 @given(st.text(max_size=200))
-def test_a_value_is_shown_on_one_short_line(text: str) -> None:
+def test_value_is_shown_on_one_short_line(text: str) -> None:
     assert len(shown(text)) <= 80
     assert shown(text).isprintable()
 
@@ -113,7 +116,7 @@ VALUES = [
 
 
 @given(st.dictionaries(st.sampled_from(KEYS).map("CONNECTOR_{}".format), st.sampled_from(VALUES) | st.text(max_size=9)))
-def test_whatever_is_written_every_problem_is_one_line(environ: dict[str, str]) -> None:
+def test_every_problem_is_one_line(environ: dict[str, str]) -> None:
     with pytest.raises(ConfigurationError) as caught:
         load(None, environ)
     assert caught.value.problems

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from connector.kafka import control
-from connector.kafka.ownership import Command
+from connector.kafka.membership import ControlRecord
 
 VALID = {
     "id": "6f1c2a34-0b5d-4c7e-8f90-a1b2c3d4e5f6",
@@ -19,16 +19,16 @@ VALID = {
 
 
 def heard(value: bytes | None, key: bytes | None = b"aa") -> control.Heard | None:
-    return control.parse(Command(7, key, value))
+    return control.parse(ControlRecord(7, key, value))
 
 
-def test_a_command_is_heard() -> None:
+def test_command_is_parsed() -> None:
     found = heard(json.dumps(VALID).encode())
     assert found is not None
     assert (found.tenant, found.order.command, found.order.again) == ("aa", "backfill", False)
 
 
-def test_the_tenant_is_the_one_that_the_command_names_whatever_its_key_says() -> None:
+def test_tenant_comes_from_the_command_value() -> None:
     found = heard(json.dumps(VALID).encode(), b"bb")
     assert found is not None
     assert found.tenant == "aa"
@@ -53,7 +53,7 @@ def test_the_tenant_is_the_one_that_the_command_names_whatever_its_key_says() ->
     ],
     ids=lambda value: repr(value)[:24],
 )
-def test_garbage_giants_and_depths_are_no_commands(value: bytes | None) -> None:
+def test_garbage_is_not_a_command(value: bytes | None) -> None:
     assert heard(value) is None
 
 
@@ -78,5 +78,5 @@ def test_garbage_giants_and_depths_are_no_commands(value: bytes | None) -> None:
     ],
     ids=str,
 )
-def test_members_of_another_type_or_out_of_range_are_no_commands(members: dict[str, Any]) -> None:
+def test_command_with_invalid_members_is_ignored(members: dict[str, Any]) -> None:
     assert heard(json.dumps({**VALID, **members}).encode()) is None

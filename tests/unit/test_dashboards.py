@@ -9,12 +9,14 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from connector.metrics import Metrics, TenantView
+from connector.metrics.gauges import TenantView
+from connector.metrics.worker import Metrics
 from deploy.grafana.generator.__main__ import FOLDER, dashboards
 
 CHECKED_IN: dict[str, dict[str, Any]] = {
     path.name: json.loads(path.read_text(encoding="utf-8")) for path in sorted(FOLDER.iterdir())
 }
+ROOT = Path(__file__).parents[2]
 PANELS = [
     (file, panel) for file, content in CHECKED_IN.items() for panel in content["panels"] if panel["type"] != "row"
 ]
@@ -23,12 +25,12 @@ OF_ALL = ("All instances count", "of all tenants and instances")
 "Words in the description of each panel that no variable narrows."
 
 
-def test_the_dashboards_are_as_their_code_writes_them() -> None:
+def test_dashboards_match_their_generator() -> None:
     """Else run `make dashboards`."""
     assert {path.name: path.read_text(encoding="utf-8") for path in sorted(FOLDER.iterdir())} == dashboards()
 
 
-def test_there_are_an_overview_a_tenants_and_kafkas() -> None:
+def test_all_dashboards_exist() -> None:
     assert [content["uid"] for content in CHECKED_IN.values()] == [
         "direct-routing-kafka",
         "direct-routing-overview",
@@ -37,17 +39,17 @@ def test_there_are_an_overview_a_tenants_and_kafkas() -> None:
 
 
 @pytest.mark.parametrize("file", CHECKED_IN)
-def test_data_source_instance_and_tenant_can_be_chosen_and_restarts_are_marked(file: str) -> None:
+def test_deployment_and_tenant_can_be_chosen_and_restarts_are_marked(file: str) -> None:
     content = CHECKED_IN[file]
     names = [variable["name"] for variable in content["templating"]["list"]]
-    assert names == ["datasource", "instance", *(["tenant"] if "kafka" not in file else [])]
+    assert names == ["datasource", "namespace", "job", "instance", *(["tenant"] if "kafka" not in file else [])]
     (mark,) = content["annotations"]["list"]
     assert (mark["name"], mark["useValueForTime"], mark["enable"]) == ("Restarts", True, True)
     assert mark["expr"].startswith("direct_routing_start_time_seconds{")
 
 
 @pytest.mark.parametrize(("file", "panel"), PANELS, ids=TITLES)
-def test_a_panel_says_what_it_shows_in_which_unit_and_from_where_on_it_is_bad(file: str, panel: dict[str, Any]) -> None:
+def test_each_panel_has_description_unit_and_thresholds(file: str, panel: dict[str, Any]) -> None:
     defaults = panel["fieldConfig"]["defaults"]
     assert len(panel["description"]) > 20
     assert panel["description"].endswith(".")
@@ -59,11 +61,13 @@ def test_a_panel_says_what_it_shows_in_which_unit_and_from_where_on_it_is_bad(fi
     for target in panel["targets"]:
         used = set(re.findall(r"\$(\w+)", target["expr"])) - {"__rate_interval"}
         assert used <= variables
-        assert "instance" in used or any(text in panel["description"] for text in OF_ALL)
+        selects = {"namespace", "job"} <= used and ("instance" in used or "direct_routing:" in target["expr"])
+        assert selects or any(text in panel["description"] for text in OF_ALL)
 
 
-def test_the_panels_ask_only_for_metrics_that_the_connector_has() -> None:
+def test_panels_query_existing_metrics_only() -> None:
     metrics = Metrics("0", shards=1)
+    metrics.watch_process()
     metrics.tenant("contoso", ["1m"]).watch(
         lambda: TenantView(
             covered_through=0, gap_seconds=0, gaps=0, paused=False, remembered_rows=0, backfill_remaining_seconds=0
@@ -76,8 +80,29 @@ def test_the_panels_ask_only_for_metrics_that_the_connector_has() -> None:
     assert asks - has == set()
 
 
+def test_panels_ask_only_for_series_that_rules_record() -> None:
+    rules = (ROOT / "deploy/prometheus/slo.yml").read_text(encoding="utf-8")
+    asks = set(re.findall(r"direct_routing:[\w:]+", json.dumps(CHECKED_IN)))
+    assert asks
+    assert asks <= set(re.findall(r"record: (\S+)", rules))
+
+
+def test_panels_with_a_line_per_tenant_show_the_largest() -> None:
+    for file, panel in PANELS:
+        if panel["type"] in {"timeseries", "state-timeline"} and "overview" in file:
+            for target in panel["targets"]:
+                if "{{tenant}}" in target["legendFormat"]:
+                    assert target["expr"].startswith("topk("), panel["title"]
+
+
+def test_overview_table_shows_reason_and_dead_letters() -> None:
+    (table,) = [panel for file, panel in PANELS if "overview" in file and panel["type"] == "table"]
+    columns = table["transformations"][1]["options"]["renameByName"].values()
+    assert {"Tenant", "Lag", "Failing", "Reason", "Dead letters in a day"} <= set(columns)
+
+
 @pytest.mark.parametrize("file", CHECKED_IN)
-def test_no_panel_covers_another(file: str) -> None:
+def test_panels_do_not_overlap(file: str) -> None:
     taken: set[tuple[int, int]] = set()
     for panel in CHECKED_IN[file]["panels"]:
         place = panel["gridPos"]

@@ -12,7 +12,7 @@ from connector.config import load
 from connector.demo.screen import masked
 from connector.demo.tally import Tally, Verdict
 from connector.kafka import avro
-from connector.kafka.follower import Entry
+from connector.kafka.log_reader import Entry
 from connector.simulator import TruthRow
 
 TENANT = "11111111-1111-1111-1111-111111111111"
@@ -55,20 +55,20 @@ def judged(records: list[Entry], truth: list[TruthRow]) -> Verdict:
     return tally.verdict(TENANT, truth)
 
 
-def test_what_is_on_the_topic_in_its_newest_version_is_not_missing() -> None:
+def test_row_with_its_newest_version_is_not_missing() -> None:
     assert judged([record(3)], [shown(3)]) == Verdict(1, 1, 0, 0, 0, 0)
     both = [shown(3, is_newest=False), shown(4, 1)]
     assert judged([record(3), record(4, 1)], both) == Verdict(1, 1, 1, 0, 0, 0)
     assert judged([record(4)], both) == Verdict(1, 1, 0, 0, 0, 0)
 
 
-def test_a_row_that_is_absent_or_behind_is_missing() -> None:
+def test_absent_or_outdated_row_is_missing() -> None:
     assert judged([], [shown(3)]).missing == 1
     assert judged([record(3)], [shown(3, is_newest=False), shown(4, 1)]).missing == 1
     assert judged([record(9)], [shown(3)]).missing == 1
 
 
-def test_a_version_that_comes_twice_is_duplicated() -> None:
+def test_version_published_twice_is_duplicated() -> None:
     assert judged([record(3), record(3)], [shown(3)]).duplicated == 1
     assert judged([record(3), record(3, 1)], [shown(3)]).duplicated == 1
     assert judged([record(3)], []).duplicated == 1
@@ -84,7 +84,7 @@ def test_a_version_that_comes_twice_is_duplicated() -> None:
         ([dead_letter(b"{}")], [], 0, 1),
     ],
 )
-def test_each_row_that_does_not_fit_is_a_dead_letter_once(
+def test_invalid_row_is_one_dead_letter(
     records: list[Entry], truth: list[TruthRow], missing: int, duplicated: int
 ) -> None:
     verdict = judged(records, truth)
@@ -104,11 +104,11 @@ def test_each_row_that_does_not_fit_is_a_dead_letter_once(
         (None, ""),
     ],
 )
-def test_no_number_is_shown_in_clear(value: str | None, text: str) -> None:
+def test_demo_masks_phone_numbers(value: str | None, text: str) -> None:
     assert masked(value) == text
 
 
-def test_the_example_configuration_is_right() -> None:
+def test_example_configuration_is_valid() -> None:
     path = Path(__file__).parents[2] / "examples" / "connector.toml"
     load(path, {"AZURE_CLIENT_SECRET": "x"}, required=("kafka.bootstrap_servers",))
 
@@ -123,7 +123,7 @@ def uncommented(tmp_path: Path) -> Callable[[str], Path]:
     return write
 
 
-def test_what_the_example_comments_out_can_be_put_back(uncommented: Callable[[str], Path]) -> None:
+def test_commented_examples_are_valid(uncommented: Callable[[str], Path]) -> None:
     source = (Path(__file__).parents[2] / "examples" / "connector.toml").read_text()
     out = io.StringIO()
     for line in source.splitlines():

@@ -12,9 +12,9 @@ from typing import Any
 import yaml
 
 from connector import config
-from connector.simulator import tls
+from connector.simulator import certificates
+from connector.simulator.http_server import Simulator
 from connector.simulator.options import Options
-from connector.simulator.server import Simulator
 
 ROOT = Path(__file__).parents[2]
 
@@ -49,19 +49,19 @@ def compose(*files: str, **variables: str) -> dict[str, Any]:
     return answer
 
 
-def test_the_compose_files_are_valid() -> None:
+def test_compose_files_are_valid() -> None:
     for files, variables in (((), {}), (GRAPH, APPLICATION)):
         done = tool("docker-compose", *files, "config", "--quiet", **variables)
         assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_compose_asks_for_what_a_real_graph_needs() -> None:
+def test_compose_requires_the_settings_of_a_real_graph() -> None:
     done = tool("docker-compose", *GRAPH, "config", "--quiet")
     assert done.returncode != 0
     assert all(name in done.stderr for name in APPLICATION)
 
 
-def test_with_a_real_graph_there_is_no_simulator_and_the_configuration_loads() -> None:
+def test_compose_for_a_real_graph_has_no_simulator() -> None:
     services = compose(*GRAPH, **APPLICATION)["services"]
     assert "simulator" not in services
     connector = services["connector"]
@@ -83,7 +83,7 @@ def test_images_and_versions_are_pinned() -> None:
     assert chart["appVersion"] == VERSION
 
 
-def test_every_service_tells_its_health_and_waits_for_that_of_others() -> None:
+def test_compose_services_have_health_checks() -> None:
     services = compose()["services"]
     assert services.keys() == {"kafka", "registry", "simulator", "connector", "prometheus", "grafana"}
     assert "\nHEALTHCHECK " in (ROOT / "deploy/Dockerfile").read_text(encoding="utf-8")
@@ -94,13 +94,13 @@ def test_every_service_tells_its_health_and_waits_for_that_of_others() -> None:
     assert {wait["condition"] for wait in waits} == {"service_healthy"}
 
 
-def test_compose_opens_ports_on_the_loopback_interface_only() -> None:
+def test_compose_ports_are_on_loopback_only() -> None:
     ports = [port for service in compose()["services"].values() for port in service.get("ports", [])]
     assert ports
     assert {port["host_ip"] for port in ports} == {"127.0.0.1"}
 
 
-def test_compose_mounts_only_files_that_are_here() -> None:
+def test_compose_mounts_existing_files_only() -> None:
     binds = [
         Path(volume["source"])
         for service in compose()["services"].values()
@@ -111,24 +111,24 @@ def test_compose_mounts_only_files_that_are_here() -> None:
     assert [bind for bind in binds if not bind.exists()] == []
 
 
-def test_hadolint_has_nothing_to_say_about_the_dockerfile() -> None:
+def test_hadolint_accepts_the_dockerfile() -> None:
     done = tool("hadolint", "deploy/Dockerfile")
     assert (done.returncode, done.stdout) == (0, "")
 
 
-def test_the_image_runs_as_a_fixed_user_who_is_not_root() -> None:
+def test_image_runs_as_a_fixed_non_root_user() -> None:
     users = re.findall(r"^USER (\d+):(\d+)$", (ROOT / "deploy/Dockerfile").read_text(encoding="utf-8"), re.MULTILINE)
     assert users
     assert all(int(uid) > 0 and int(gid) > 0 for uid, gid in users)
 
 
-def test_the_compose_configuration_reads_the_simulator_beside_it(tmp_path: Path) -> None:
+def test_compose_configuration_reads_the_simulator(tmp_path: Path) -> None:
     services = compose()["services"]
     written = (ROOT / "deploy/connector.toml").read_text(encoding="utf-8")
     path = tmp_path / "connector.toml"
     authority = tmp_path / "ca.pem"
     simulator = Simulator(Options(tenants=2, seed=7, days=0.1, calls_per_day=1))
-    authority.write_bytes(tls.make(["simulator"])[0])
+    authority.write_bytes(certificates.make(["simulator"])[0])
     path.write_text(written.replace("/var/lib/connector/ca.pem", str(authority)), encoding="utf-8")
     settings = config.load(path, services["connector"]["environment"])
     assert [tenant.id for tenant in settings.tenants] == simulator.tenants
@@ -139,7 +139,7 @@ def test_the_compose_configuration_reads_the_simulator_beside_it(tmp_path: Path)
         assert tenant.identity.client_secret.get() == simulator.client_secret
 
 
-def test_grafana_finds_prometheus_and_prometheus_finds_the_connector() -> None:
+def test_compose_connects_grafana_and_prometheus() -> None:
     services = compose()["services"]
     source = (ROOT / "deploy/grafana/provisioning/datasources/prometheus.yml").read_text(encoding="utf-8")
     assert "url: http://prometheus:9090\n" in source
@@ -157,11 +157,20 @@ def test_grafana_shows_the_overview_first() -> None:
 
 def test_prometheus_finds_its_rules() -> None:
     mounted = {volume["target"]: Path(volume["source"]) for volume in compose()["services"]["prometheus"]["volumes"]}
-    assert "rule_files: [alerts.yml]\n" in mounted["/etc/prometheus/prometheus.yml"].read_text(encoding="utf-8")
-    assert mounted["/etc/prometheus/alerts.yml"] == ROOT / "deploy/prometheus/alerts.yml"
+    assert "rule_files: [alerts.yml, slo.yml]\n" in mounted["/etc/prometheus/prometheus.yml"].read_text(
+        encoding="utf-8"
+    )
+    for name in ("alerts.yml", "slo.yml"):
+        assert mounted[f"/etc/prometheus/{name}"] == ROOT / "deploy/prometheus" / name
 
 
-def test_the_pinned_requirements_name_no_place_to_fetch_from() -> None:
+def test_commands_in_the_container_of_compose_find_the_configuration() -> None:
+    connector = compose()["services"]["connector"]
+    mounted = {volume["target"] for volume in connector["volumes"]}
+    assert connector["environment"]["CONNECTOR_CONFIG"] in mounted
+
+
+def test_pinned_requirements_name_no_index() -> None:
     for path in sorted((ROOT / "requirements").glob("*.txt")):
         text = path.read_text(encoding="utf-8")
         assert "://" not in text

@@ -15,7 +15,7 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from connector.cli import main
-from connector.config.document import json_schema
+from connector.config.json_schema import json_schema
 from tests import licences, reference
 
 ROOT = Path(__file__).parents[2]
@@ -58,19 +58,19 @@ def options(name: str) -> frozenset[str]:
 
 
 @pytest.mark.parametrize("page", TEXTS)
-def test_every_command_exists_with_its_options(page: str) -> None:
+def test_documented_commands_and_options_exist(page: str) -> None:
     for name, arguments in commands(TEXTS[page]):
         given = set(re.findall(r"(?:^|\s)(--[a-z-]+)", arguments))
         assert given <= options(name), f"connector {name}{arguments}"
 
 
-def test_the_runbook_and_the_readme_have_commands_to_look_at() -> None:
+def test_runbook_and_readme_contain_commands() -> None:
     assert ("run", " --config connector.toml") in commands(TEXTS["README.md"])
     assert len(commands(TEXTS["docs/runbook.md"])) > 5
 
 
 @pytest.mark.parametrize("page", TEXTS)
-def test_every_toml_block_is_a_piece_of_a_configuration(page: str) -> None:
+def test_documented_toml_is_valid_configuration(page: str) -> None:
     for block in blocks(TEXTS[page], "toml"):
         problems = [error.message for error in Draft202012Validator(SCHEMA).iter_errors(tomllib.loads(block))]
         assert problems == [], block
@@ -91,7 +91,7 @@ def known(key: str) -> bool:
 
 
 @pytest.mark.parametrize("page", TEXTS)
-def test_every_key_exists(page: str) -> None:
+def test_documented_keys_exist(page: str) -> None:
     tables = "|".join(SCHEMA["properties"])
     found = re.findall(rf"`((?:{tables})(?:\[\])?\.[a-z_]+(?:\.[A-Za-z_.]+)?)[` ]", TEXTS[page])
     for row in re.findall(rf"^\| (`(?:{tables})[\[.].*?) \|", TEXTS[page], re.MULTILINE):
@@ -101,7 +101,7 @@ def test_every_key_exists(page: str) -> None:
 
 
 @pytest.mark.parametrize("page", TEXTS)
-def test_every_variable_exists(page: str) -> None:
+def test_documented_variables_exist(page: str) -> None:
     for name in re.findall(r"\bCONNECTOR_([A-Z]\w*__\w*[A-Z])\b", TEXTS[page]):
         assert known(name.lower().removesuffix("__file").removesuffix("__env").replace("__", ".")), name
 
@@ -112,7 +112,7 @@ def anchors(text: str) -> set[str]:
 
 
 @pytest.mark.parametrize("page", TEXTS)
-def test_every_link_leads_somewhere(page: str) -> None:
+def test_documented_links_resolve(page: str) -> None:
     for link in re.findall(r"\]\(([^)\s]+)\)", TEXTS[page]):
         if re.match(r"https?:", link) or link.endswith(".png"):  # pictures are made where they can be, by make bench
             continue
@@ -123,16 +123,16 @@ def test_every_link_leads_somewhere(page: str) -> None:
             assert anchor in anchors(target.read_text(encoding="utf-8")), link
 
 
-def test_the_index_names_every_page() -> None:
+def test_index_lists_every_page() -> None:
     pages = {path.name for path in (ROOT / "docs").glob("*.md")} - {"README.md"}
     assert pages == set(re.findall(r"\]\(([a-z-]+\.md)\)", TEXTS["docs/README.md"]))
 
 
-def test_the_reference_is_what_the_code_says() -> None:
+def test_configuration_reference_matches_the_code() -> None:
     assert reference.PAGE.read_text(encoding="utf-8") == reference.text(), "run make docs"
 
 
-def test_every_licence_is_listed_as_the_package_says_it_and_may_be_delivered_with_apache_2() -> None:
+def test_licences_are_listed_and_compatible() -> None:
     listed = licences.PAGE.read_text(encoding="utf-8")
     rows = re.findall(r"^\| ([a-z0-9-]+) \| (\d\S*) \| (.+?) \|", listed, re.MULTILINE)
     pinned = licences.pinned()

@@ -5,21 +5,21 @@ from pathlib import Path
 from tests import durations
 
 
-def test_longest_tests_begin_first_and_groups_stay_whole() -> None:
+def test_longest_tests_start_first() -> None:
     tests = [("a", "", False), ("b", "g", False), ("c", "", False), ("d", "g", True), ("e", "", True), ("f", "", False)]
     known = {"a": 6.0, "b": 3.0, "c": 7.0}
     # The group lasts 8 s with its test on a broker, which was never measured.
     assert durations.longest_first(tests, known) == [1, 3, 2, 0, 4, 5]
 
 
-def test_measured_durations_are_written_over_what_was_known(tmp_path: Path) -> None:
+def test_measured_durations_replace_known_ones(tmp_path: Path) -> None:
     file = tmp_path / "durations.json"
     durations.keep({"a": 3.04, "b": 2.0, "short": 0.9}, file)
     durations.keep({"b": 5.0, "c": 1.0}, file)
     assert durations.load(file) == {"a": 3.0, "b": 5.0, "c": 1.0}
 
 
-def test_group_is_taken_off_a_name_and_nothing_else() -> None:
+def test_group_suffix_is_removed_from_names() -> None:
     name = "tests/unit/test_a.py::test_b[user@example.org]"
     assert durations.without_group(name) == name
     for group in ("three_brokers", "tests/e2e/test_c.py"):

@@ -16,18 +16,19 @@ import fastavro
 import numpy as np
 import pytest
 
-from connector.batch import PageRead
-from connector.core import dedup, rows
+from connector.core import dedup, fingerprints
 from connector.core.coverage import Window
 from connector.core.dedup import DedupIndex
-from connector.core.evolution import clashes, obstacles
+from connector.core.fingerprints import LAYOUT
 from connector.core.instants import EPOCH
-from connector.core.rows import LAYOUT, RowSchema
+from connector.core.rows import Row, RowSchema
 from connector.core.windows import Slice
 from connector.errors import FatalError
 from connector.kafka import avro, seen
-from connector.schemata import NAMES
-from connector.sweeper import _joined
+from connector.kafka.evolution import clashes, obstacles
+from connector.pipeline.messages import PageRead
+from connector.pipeline.page_chain import joined
+from connector.schema_files import NAMES
 
 SHIPPED = Path(__file__).parent.parent / "data" / "schemas"
 INSTANT = ["null", {"type": "long", "logicalType": "timestamp-millis"}]
@@ -120,13 +121,13 @@ def read(writer: dict[str, Any], reader: dict[str, Any], record: dict[str, Any])
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_what_is_shipped_is_the_newest_version_that_is_kept(name: str) -> None:
+def test_shipped_schema_is_the_newest_kept_version(name: str) -> None:
     """A schema changes only as a new version; all versions that were shipped remain."""
     assert list(shipped(name).values())[-1] == avro.load(name)
 
 
 @pytest.mark.parametrize("versions", [ROW_VERSIONS, PROGRESS_VERSIONS], ids=["rows", "progress"])
-def test_every_version_reads_what_every_other_has_written(versions: dict[str, Any]) -> None:
+def test_all_schema_versions_are_compatible(versions: dict[str, Any]) -> None:
     """Full transitive: fields that both know keep their values, the others are their defaults."""
     print(f"\n{'written by':>12} | " + " | ".join(f"read by {name}" for name in versions))  # noqa: T201 - the matrix
     for name, writer in versions.items():
@@ -149,18 +150,18 @@ def test_every_version_reads_what_every_other_has_written(versions: dict[str, An
 
 
 @pytest.mark.parametrize("versions", [ROW_VERSIONS, PROGRESS_VERSIONS], ids=["rows", "progress"])
-def test_a_later_version_only_adds_fields_with_defaults(versions: dict[str, Any]) -> None:
+def test_later_versions_only_add_fields_with_defaults(versions: dict[str, Any]) -> None:
     for older, newer in itertools.pairwise(versions.values()):
         names = [f["name"] for f in older["fields"]]
         assert [f["name"] for f in newer["fields"] if f["name"] in names] == names
         assert all("default" in f for f in newer["fields"] if f["name"] not in names)
 
 
-def test_the_layout_of_fingerprints_is_the_newest_that_a_field_names() -> None:
+def test_fingerprint_version_is_the_newest_of_the_fields() -> None:
     assert RowSchema(avro.load(avro.ROW), "v1.0").layout == LAYOUT
 
 
-def test_clashes_name_the_field_and_what_it_is_on_either_side() -> None:
+def test_schema_clash_names_the_field_and_both_types() -> None:
     other = copy.deepcopy(V1)
     other["fields"] = [f for f in other["fields"] if f["name"] not in ("tenantId", "callType")]
     next(f for f in other["fields"] if f["name"] == "callerNumber")["type"] = "long"
@@ -197,7 +198,7 @@ def test_clashes_name_the_field_and_what_it_is_on_either_side() -> None:
         ),
     ],
 )
-def test_avro_s_resolution_rules_hold(reader: Any, writer: Any, fits: bool) -> None:  # noqa: FBT001
+def test_avro_resolution_rules_hold(reader: Any, writer: Any, fits: bool) -> None:  # noqa: FBT001
     assert (not obstacles(reader, writer)) is fits
 
 
@@ -214,7 +215,7 @@ def outcome(before: RowSchema, first: bytes, after: RowSchema, second: bytes) ->
     log = seen.SeenLog("t")
     written = log.write(entries, np.array([480_000], np.uint32))
     remembered = DedupIndex()
-    remembered.restore(np.frombuffer(written.records[0].value[1:], rows.ENTRY), np.array([480_000], np.uint32))  # type: ignore[index]
+    remembered.restore(np.frombuffer(written.records[0].value[1:], fingerprints.ENTRY), np.array([480_000], np.uint32))  # type: ignore[index]
     reading = after.read([second])
     verdict = dedup.classify(reading.entries, (remembered,), reading.fingerprints)
     return "new" if len(verdict.new) else "revised" if len(verdict.revised) else "known"
@@ -222,7 +223,7 @@ def outcome(before: RowSchema, first: bytes, after: RowSchema, second: bytes) ->
 
 @pytest.mark.parametrize("api_version", ["v1.0", "beta"])
 @pytest.mark.parametrize("older", [V1, NEXT], ids=["v1", "made up 1"])
-def test_an_upgrade_that_learns_fields_publishes_nothing_again(older: dict[str, Any], api_version: str) -> None:
+def test_upgrade_with_new_fields_republishes_nothing(older: dict[str, Any], api_version: str) -> None:
     """Graph sent them before and after: they were in additionalProperties, and are fields."""
     row = raw(KNOWN, BETA, LEARNED)
     before, after = RowSchema(older, api_version), RowSchema(AFTER, api_version)
@@ -233,7 +234,7 @@ def test_an_upgrade_that_learns_fields_publishes_nothing_again(older: dict[str, 
 
 
 @pytest.mark.parametrize("api_version", ["v1.0", "beta"])
-def test_after_an_upgrade_a_member_that_both_versions_know_still_makes_a_revision(api_version: str) -> None:
+def test_known_member_makes_a_revision_after_an_upgrade(api_version: str) -> None:
     before, after = RowSchema(V1, api_version), RowSchema(AFTER, api_version)
     row = raw(KNOWN, BETA, LEARNED)
     assert outcome(before, row, after, raw(KNOWN, BETA, LEARNED, {"duration": 13})) == "revised"
@@ -241,7 +242,7 @@ def test_after_an_upgrade_a_member_that_both_versions_know_still_makes_a_revisio
     assert changed == ("revised" if api_version == "beta" else "known")
 
 
-def test_a_learned_member_makes_a_revision_once_the_row_was_read_with_it() -> None:
+def test_new_member_makes_a_revision_after_one_reading() -> None:
     after = RowSchema(AFTER, "beta")
     row = raw(KNOWN, BETA, LEARNED)
     for change in (
@@ -254,30 +255,30 @@ def test_a_learned_member_makes_a_revision_once_the_row_was_read_with_it() -> No
         assert outcome(after, row, after, raw(KNOWN, BETA, LEARNED, change)) == "revised"
 
 
-def test_switching_between_v1_and_beta_publishes_nothing_again() -> None:
+def test_switching_between_v1_and_beta_republishes_nothing() -> None:
     v1, beta = RowSchema(V1, "v1.0"), RowSchema(V1, "beta")
     assert outcome(v1, raw(KNOWN), beta, raw(KNOWN, BETA)) == "known"
     assert outcome(beta, raw(KNOWN, BETA), v1, raw(KNOWN)) == "known"
 
 
-def test_beta_s_members_are_fields_of_the_row() -> None:
+def test_beta_members_are_row_fields() -> None:
     reading = RowSchema(V1, "beta").read([raw(KNOWN, BETA)])
     row = reading.rows[0]
-    assert isinstance(row, rows.Row)
+    assert isinstance(row, Row)
     values, problem = RowSchema(V1, "beta").resolve(row, raw(KNOWN, BETA))
     assert problem is None
     assert {name: values[name] for name in BETA} == BETA
     assert row.unknown == {}
 
 
-def test_the_learned_empty_date_is_null_in_every_spelling() -> None:
+def test_empty_date_of_a_new_field_is_null() -> None:
     after = RowSchema(AFTER, "beta")
     empty = {"ringDateTime": "0001-01-01T00:00:00.000Z", "handoverDateTime": "0001-01-01T00:00:00Z"}
     nothing = {"ringDateTime": None, "handoverDateTime": None}
     assert outcome(after, raw(KNOWN, empty), after, raw(KNOWN, nothing)) == "known"
 
 
-def test_what_a_newer_layout_remembers_is_refused() -> None:
+def test_newer_fingerprint_version_is_refused() -> None:
     """All of it would be published again."""
     entries = RowSchema(NEXT, "v1.0").read([raw(KNOWN)]).entries
     written = seen.SeenLog("t").write(entries, np.array([480_000], np.uint32))
@@ -285,7 +286,7 @@ def test_what_a_newer_layout_remembers_is_refused() -> None:
         seen.restore({record.key: record.value for record in written.records if record.value is not None})
 
 
-def test_pages_that_are_joined_keep_older_fingerprints() -> None:
+def test_joined_pages_keep_older_fingerprints() -> None:
     """A chain of `backfill --again` is committed as one page: an upgrade must not make false revisions of it."""
     texts = [json.dumps({"id": f"call-{number}"} | KNOWN | BETA | LEARNED).encode() for number in range(7)]
     before, after = RowSchema(V1, "v1.0"), RowSchema(AFTER, "v1.0")
@@ -294,7 +295,7 @@ def test_pages_that_are_joined_keep_older_fingerprints() -> None:
     piece = Slice(Window(EPOCH, EPOCH + timedelta(hours=1)), 1000, EPOCH, "job", again=True)
     parts: tuple[list[bytes], ...] = (texts[:2], texts[2:3], [], texts[3:])
     pages = [PageRead("t", piece, [], after.read(part), EPOCH, 1, ()) for part in parts]
-    reading = _joined(pages).reading
+    reading = joined(pages).reading
     verdict = dedup.classify(reading.entries, (remembered,), reading.fingerprints)
     assert len(reading.rows) == len(texts)
     assert not len(verdict.new)

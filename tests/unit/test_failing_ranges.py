@@ -143,11 +143,11 @@ class TestIsolation:
             inside = any(w.start <= NOW + second * S < w.end for w in failing_ranges.isolated(ranges))
             assert inside, "what is merged stays isolated"
 
-    def test_what_lies_before_what_may_be_read_is_forgotten(self) -> None:
+    def test_failing_ranges_before_the_readable_time_are_dropped(self) -> None:
         ranges, _ = narrow((), 900)
         assert failing_ranges.isolated(failing_ranges.as_known(ranges, NOW + S, NOW + 99 * S)) == []
 
-    def test_clock_that_was_ahead_does_not_put_the_retry_off(self) -> None:
+    def test_clock_that_was_ahead_does_not_delay_the_retry(self) -> None:
         ranges, _ = narrow((), 900)
         before = NOW - timedelta(days=2)
         known = failing_ranges.as_known(ranges, before, before)
@@ -220,7 +220,7 @@ class TestReading:
             assert windows.gaps(tenant.plan) == [Window(at(-1), at(0))]
             assert tenant.source.failing() is None
 
-    def test_refused_lengths_for_everything_leave_nothing_behind(self) -> None:
+    def test_refused_length_everywhere_leaves_no_ranges(self) -> None:
         with reading(always(lambda: error(406), 600, 635)) as tenant:
             tenant.run(900)
             assert tenant.worst_delay_s(640, 820) < 65
@@ -229,7 +229,7 @@ class TestReading:
             assert tenant.plan.failing_ranges == ()
 
     @pytest.mark.parametrize(("status", "reason", "after_s"), [(403, "permission", 10), (500, "unreachable", 120)])
-    def test_what_fails_everywhere_fails_the_tenant(self, status: int, reason: str, after_s: float) -> None:
+    def test_failure_everywhere_fails_the_tenant(self, status: int, reason: str, after_s: float) -> None:
         with reading(always(lambda: error(status), 600, 1200)) as tenant:
             tenant.run(600)
             ((since_s, failed),) = reasons(tenant, 1200)

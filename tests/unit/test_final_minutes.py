@@ -56,7 +56,7 @@ def sums(found: list[Any]) -> dict[tuple[datetime, str], tuple[int, int]]:
 
 
 @given(data=st.data())
-def test_final_minutes_are_complete_in_whatever_order_topics_and_partitions_come(data: st.DataObject) -> None:
+def test_final_minutes_do_not_depend_on_record_order(data: st.DataObject) -> None:
     minutes = data.draw(st.lists(st.tuples(st.integers(0, 5), st.integers(0, PARTITIONS - 1)), max_size=30))
     partitions: list[list[dict[str, Any]]] = [[] for _ in range(PARTITIONS)]
     statements = []
@@ -82,21 +82,21 @@ def test_final_minutes_are_complete_in_whatever_order_topics_and_partitions_come
     assert final_minutes.late == 0
 
 
-def test_a_statement_waits_until_the_reader_is_as_far_as_it_rests_on() -> None:
+def test_progress_waits_for_its_row_offsets() -> None:
     final_minutes = reader.FinalMinutes(OVERLAP_S)
     assert final_minutes.statement(statement(1, [1, 1, 0])) == []
     assert final_minutes.row(0, 0, row(0, 0.5)) == []
     assert [minute.calls for minute in final_minutes.row(1, 0, row(2, 0.5))] == [2]
 
 
-def test_what_was_aborted_after_the_last_row_is_passed_at_the_partition_s_end() -> None:
+def test_aborted_rows_at_the_end_are_skipped() -> None:
     final_minutes = reader.FinalMinutes(OVERLAP_S)
     final_minutes.row(0, 0, row(0, 0.5))
     assert final_minutes.statement(statement(1, [5, 0, 0])) == []
     assert [minute.calls for minute in final_minutes.reached(0, 5)] == [1]
 
 
-def test_only_the_newest_revision_counts_also_when_it_moves_the_start() -> None:
+def test_newest_revision_counts_when_it_moves_the_start() -> None:
     final_minutes = reader.FinalMinutes(OVERLAP_S)
     final_minutes.row(0, 0, row(0, 0.5, failed=True))
     final_minutes.row(0, 1, row(0, 1.5, 1))
@@ -104,7 +104,7 @@ def test_only_the_newest_revision_counts_also_when_it_moves_the_start() -> None:
     assert (minute.minute, minute.calls, minute.failures) == (NOON + timedelta(minutes=1), 1, 0)
 
 
-def test_a_row_that_comes_after_its_minute_was_final_is_counted_as_late() -> None:
+def test_row_after_its_final_minute_counts_as_late() -> None:
     final_minutes = reader.FinalMinutes(OVERLAP_S)
     final_minutes.statement(statement(5, [0, 0, 0]))
     final_minutes.row(0, 0, row(0, 0.5))
@@ -112,7 +112,7 @@ def test_a_row_that_comes_after_its_minute_was_final_is_counted_as_late() -> Non
     assert final_minutes.statement(statement(6, [1, 0, 0])) == []
 
 
-def test_other_overlaps_and_other_tenants_close_nothing() -> None:
+def test_other_overlaps_and_tenants_close_no_minute() -> None:
     final_minutes = reader.FinalMinutes(OVERLAP_S)
     final_minutes.row(0, 0, row(0, 0.5))
     assert final_minutes.statement(statement(5, [0, 0, 0], overlap_s=900)) == []

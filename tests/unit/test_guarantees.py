@@ -18,17 +18,17 @@ def source(file: str) -> str:
 
 
 @pytest.mark.parametrize(("file", "test"), sorted(set(NAMED)))
-def test_each_test_that_is_named_is_there(file: str, test: str) -> None:
+def test_guarantees_name_existing_tests(file: str, test: str) -> None:
     assert re.search(rf"def {test}\(" if test else r"def test_\w+\(", source(file))
 
 
 @pytest.mark.parametrize(("file", "test", "case"), sorted(set(CASES)))
-def test_each_case_that_is_named_is_there(file: str, test: str, case: str) -> None:
+def test_guarantees_name_existing_cases(file: str, test: str, case: str) -> None:
     assert f'"{case}"' in source(file).split(f"def {test}(")[0].rpartition("\n\n\n")[2]
 
 
 @pytest.mark.parametrize(("page", "least"), [("docs/guarantees.md", 6), ("SECURITY.md", 1)])
-def test_every_row_of_a_table_of_promises_faults_or_threats_names_a_test(page: str, least: int) -> None:
+def test_every_row_of_the_tables_names_a_test(page: str, least: int) -> None:
     tables = [part for part in re.split(r"^## ", TEXTS[page], flags=re.MULTILINE) if re.search(r"\| test \|\n", part)]
     assert len(tables) >= least
     for table in tables:

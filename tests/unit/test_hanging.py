@@ -10,6 +10,7 @@ from connector.errors import ShardRestartError
 from connector.kafka import hanging, visibility
 from connector.kafka.clients import Clients
 from connector.kafka.hanging import Look, Unseen
+from connector.kafka.log_reader import Place
 from connector.kafka.restore import PartitionContents
 from connector.kafka.state import ShardRecord, StateIdentity, shard_record
 from connector.kafka.topics import Names
@@ -29,14 +30,14 @@ REMEDY = "calls: Topic authorization failed: allow it: kafka-acls.sh"
 def readable(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Set which records are visible, and which partitions cannot be read."""
 
-    def look(visible: set[visibility.Place], unreadable: set[visibility.Place]) -> None:
+    def look(visible: set[Place], unreadable: set[Place]) -> None:
         found = {place: ({1: object()} if place in visible else {}) for place in (ROWS, SEEN)}
         monkeypatch.setattr(visibility, "read", lambda *_: (found, dict.fromkeys(unreadable, REMEDY)))
 
     return look
 
 
-def was_committed(doubtful: set[visibility.Place]) -> bool:
+def was_committed(doubtful: set[Place]) -> bool:
     return hanging._was_committed(cast("Any", None), TRANSACTION, doubtful)
 
 
@@ -45,7 +46,7 @@ def test_one_visible_record_proves_a_commit(readable: Any) -> None:
     assert was_committed({ROWS})
 
 
-def test_topic_that_may_not_be_read_is_waited_for_where_something_hung(readable: Any) -> None:
+def test_unreadable_topic_is_waited_for_after_a_hang(readable: Any) -> None:
     """Nothing guesses the outcome: the log names the right that is missing."""
     readable(set(), {ROWS})
     with pytest.raises(ShardRestartError, match=re.escape(f"cannot be known: {REMEDY}")):
@@ -59,7 +60,7 @@ def test_ordinary_abort_needs_no_right_to_read_rows(readable: Any) -> None:
 
 @pytest.mark.parametrize(("transaction", "rows"), [("", set()), ("1", {("calls", 0), ("calls", 1)})])
 def test_rows_of_an_older_version_are_not_aborted(
-    monkeypatch: pytest.MonkeyPatch, transaction: str, rows: set[visibility.Place]
+    monkeypatch: pytest.MonkeyPatch, transaction: str, rows: set[Place]
 ) -> None:
     """Its record does not say where its rows lie, so that they could not be written again."""
     monkeypatch.setattr(hanging, "unseen_transactions", lambda _: [])
@@ -73,7 +74,7 @@ def test_rows_of_an_older_version_are_not_aborted(
 
 @pytest.mark.parametrize("lost", [{ROWS: [object()]}, {}])
 async def test_abort_is_certain_while_commits_before_it_are_visible(
-    monkeypatch: pytest.MonkeyPatch, lost: dict[visibility.Place, list[Any]]
+    monkeypatch: pytest.MonkeyPatch, lost: dict[Place, list[Any]]
 ) -> None:
     transactions = Transactions(Clients("localhost:1", {}), "app-0")
     transactions._unproven = [(0.0, {"calls": {0: [(3, 5)]}})]

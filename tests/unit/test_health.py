@@ -1,6 +1,6 @@
 """Health of a tenant: whether it fails, and the reason."""
 
-from connector.core.health import Health
+from connector.graph.health import Health
 
 
 def reason(health: Health, now: float) -> str | None:
@@ -8,13 +8,13 @@ def reason(health: Health, now: float) -> str | None:
     return failure and failure.reason
 
 
-def test_before_the_first_request_a_tenant_is_neither_up_nor_failing() -> None:
+def test_tenant_is_neither_up_nor_failing_at_first() -> None:
     health = Health()
     assert not health.up
     assert reason(health, 1e9) is None
 
 
-def test_what_the_owner_has_to_repair_fails_at_once_with_a_sentence() -> None:
+def test_permanent_error_fails_the_tenant_at_once() -> None:
     health = Health()
     health.rejected("permission", "grant the role", 5.0)
     failure = health.failing(5.0)
@@ -23,7 +23,7 @@ def test_what_the_owner_has_to_repair_fails_at_once_with_a_sentence() -> None:
     assert not health.up
 
 
-def test_weather_fails_only_after_two_minutes_without_a_success() -> None:
+def test_transient_errors_fail_after_two_minutes() -> None:
     health = Health()
     health.answered()
     health.failed_transiently("unreachable", "503", 100.0)
@@ -32,20 +32,20 @@ def test_weather_fails_only_after_two_minutes_without_a_success() -> None:
     assert reason(health, 220.0) == "unreachable"
 
 
-def test_weather_becomes_a_failure_also_while_nothing_is_asked() -> None:
+def test_transient_error_becomes_a_failure_while_idle() -> None:
     health = Health()
     health.failed_transiently("throttled", "429", 0.0)
     assert reason(health, 121.0) == "throttled"
 
 
-def test_the_latest_weather_names_the_reason_and_the_first_its_beginning() -> None:
+def test_failure_has_latest_reason_and_first_time() -> None:
     health = Health()
     health.failed_transiently("throttled", "429", 0.0)
     health.failed_transiently("unreachable", "503", 100.0)
     assert reason(health, 121.0) == "unreachable"
 
 
-def test_an_answer_ends_every_failure_and_starts_the_patience_anew() -> None:
+def test_success_ends_every_failure() -> None:
     health = Health()
     health.rejected("sign_in", "secret", 0.0)
     health.failed_transiently("unreachable", "503", 1.0)
@@ -56,7 +56,7 @@ def test_an_answer_ends_every_failure_and_starts_the_patience_anew() -> None:
     assert reason(health, 1100.0) is None
 
 
-def test_a_token_alone_makes_a_tenant_up_but_does_not_end_a_failure() -> None:
+def test_token_alone_does_not_end_a_failure() -> None:
     health = Health()
     health.rejected("permission", "grant", 0.0)
     health.signed_in()
@@ -64,7 +64,7 @@ def test_a_token_alone_makes_a_tenant_up_but_does_not_end_a_failure() -> None:
     assert reason(health, 1.0) == "permission"
 
 
-def test_a_rejection_stays_through_short_weather_and_gives_way_to_long() -> None:
+def test_rejection_outlasts_short_outages() -> None:
     health = Health()
     health.rejected("permission", "grant", 0.0)
     health.failed_transiently("unreachable", "503", 10.0)
@@ -72,7 +72,7 @@ def test_a_rejection_stays_through_short_weather_and_gives_way_to_long() -> None
     assert reason(health, 130.0) == "unreachable"
 
 
-def test_a_repeated_rejection_keeps_its_beginning() -> None:
+def test_repeated_rejection_keeps_its_start() -> None:
     health = Health()
     health.rejected("sign_in", "a", 1.0)
     health.rejected("sign_in", "b", 50.0)

@@ -2,13 +2,11 @@
 
 import pytest
 
-from connector.kafka.ownership import Membership, Snapshot
+from connector.kafka.membership import Membership, Snapshot
 
 
 @pytest.mark.parametrize("is_kept", [True, False])
-def test_holding_waits_for_a_poll_that_began_after_the_question(
-    monkeypatch: pytest.MonkeyPatch, *, is_kept: bool
-) -> None:
+def test_ownership_check_waits_for_a_later_poll(monkeypatch: pytest.MonkeyPatch, *, is_kept: bool) -> None:
     """A poll that is already running may have started before the worker was frozen, so its result may be outdated."""
     membership = object.__new__(Membership)
     membership.snapshot = Snapshot(7, frozenset({0}), None)
@@ -17,6 +15,6 @@ def test_holding_waits_for_a_poll_that_began_after_the_question(
     def poll(_seconds: float) -> None:
         membership.snapshot = later.pop(0)
 
-    monkeypatch.setattr("connector.kafka.ownership.time.sleep", poll)
+    monkeypatch.setattr("connector.kafka.membership.time.sleep", poll)
     assert membership.holds(0) is is_kept
     assert not later

@@ -6,8 +6,7 @@ from datetime import datetime, timedelta
 import msgspec
 import pytest
 
-from connector import report
-from connector.batch import Commanded, PageRead, SliceRead, gap_seconds
+from connector import status_json
 from connector.config import Identity, Tenant
 from connector.core import horizon, jobs, windows
 from connector.core.coverage import Coverage, Window
@@ -15,6 +14,8 @@ from connector.core.dedup import DedupIndex
 from connector.core.windows import Slice, Sweep
 from connector.kafka import state
 from connector.kafka.state import Checkpoint
+from connector.pipeline.messages import PageRead, SliceRead
+from connector.pipeline.progress_records import gap_seconds
 from tests.property.model import (
     Setting,
     Topics,
@@ -47,9 +48,7 @@ def doubled(topics: Topics) -> list[tuple[str, int]]:
 
 
 def order(worker: Worker, time_s: float, command: jobs.Command) -> None:
-    now = moment(time_s)
-    worker.plans["t"] = windows.command(worker.plans["t"], command, now, now - worker.accounts["t"].rules.horizon)
-    worker._queue.append(Commanded(0, now, "t", command))
+    worker.command("t", command, time_s)
     worker.take(1_000_000)
     worker.commit(time_s, time_s)
 
@@ -110,6 +109,11 @@ def test_raised_horizon_lets_only_again_read_what_was_forgotten(*, again: bool) 
         assert len(topics.rows) == published + 1
 
 
+def test_raised_horizon_leaves_unreadable_what_was_forgotten() -> None:
+    raised = timedelta(days=5)
+    assert horizon.readable_from(moment(59 * HOUR_S), raised, moment(72 * HOUR_S)) == moment(59 * HOUR_S)
+
+
 def test_fraction_of_an_hour_of_the_horizon_counts() -> None:
     assert horizon.forget_before(moment(0), timedelta(hours=4, minutes=30), moment(10 * HOUR_S)) == moment(5 * HOUR_S)
     assert horizon.forget_before(moment(6 * HOUR_S), timedelta(hours=4), moment(9 * HOUR_S)) == moment(6 * HOUR_S)
@@ -150,14 +154,14 @@ def test_outage_longer_than_the_horizon_leaves_a_gap_with_its_cause() -> None:
     for said in topics.progress:
         assert said.record["completeThroughDateTime"] <= moment(last_read_s)
     tenant = Tenant("t", "t", None, "t", Identity(None, None), timedelta(), 45, "calls")
-    told = report.tenant(
-        report.Subject("t", tenant, 0),
+    told = status_json.tenant(
+        status_json.ReportedTenant("t", tenant, 0),
         Checkpoint("calls", known),
         moment(40 * HOUR_S - 500),
         failing=None,
         remembered=0,
     )
-    assert [piece["cause"] for piece in told["gaps"]] == [report.BEYOND_HORIZON]
+    assert [piece["cause"] for piece in told["gaps"]] == [status_json.BEYOND_HORIZON]
     assert (told["state"], told["gap_seconds"]) == ("ok", gap.seconds)
     seconds_read = sum(landed.window.seconds for landed in topics.reads)
     requests = shown.requests
@@ -208,7 +212,7 @@ class TestSlowChains:
         newest = [read for read in change.state.coverage.reads if read.at >= moment(30 * HOUR_S)]
         assert min(read.start for read in newest) == before, "call time whose rows were left out does not count"
 
-    def test_again_publishes_and_covers_them_all_the_same(self) -> None:
+    def test_again_publishes_and_covers_forgotten_rows(self) -> None:
         _, worker = self.read(again=True)
         change = worker._pending["t"]
         assert (len(change.rows), change.too_old) == (24, 0)
@@ -226,7 +230,7 @@ class TestChangedSweeps:
         assert min(landed.window.start for landed in topics.reads) >= moment(99 * HOUR_S - 12 * HOUR_S)
         assert all(one.through > moment(85 * HOUR_S) for one in committed(topics).sweeps)
 
-    def test_deeper_sweep_than_any_before_reads_what_none_has_proven(self) -> None:
+    def test_deeper_sweep_reads_unproven_time(self) -> None:
         topics = poll(Setting((SHALLOW,)), world(100), every(600.0, 0, 99 * HOUR_S))
         topics.reads.clear()
         poll(Setting((SHALLOW, DEEP)), world(100), every(600.0, 99 * HOUR_S, 100 * HOUR_S), topics)
@@ -242,7 +246,7 @@ class TestOlderRecords:
         text = (record.value or b"").replace(b'"forgotten_before":%d' % known.forgotten_before.timestamp(), b'"x":0')
         return state.restore({record.key: text}).checkpoints["t"].state
 
-    def test_what_was_cut_is_no_gap_and_may_be_forgotten(self) -> None:
+    def test_time_cut_by_the_horizon_is_not_a_gap(self) -> None:
         known = committed(poll(TWELVE, world(40), every(600.0, 0, 40 * HOUR_S)))
         cut = moment(28 * HOUR_S)
         reads = tuple(read._replace(start=max(read.start, cut)) for read in known.coverage.reads if read.end > cut)
@@ -250,7 +254,7 @@ class TestOlderRecords:
         assert (restored.start, restored.forgotten_before) == (cut, cut)
         assert windows.gaps(restored) == []
 
-    def test_first_run_on_its_way_stays_to_be_read(self) -> None:
+    def test_first_run_in_progress_stays_due(self) -> None:
         setting = Setting((SHALLOW, DEEP), start=timedelta(hours=-20), slice=timedelta(hours=1))
         worker = Worker(setting, {"t": world(5, -20)}, topics := Topics(), 0.0)
         worker.sweep("t", 0.0)
@@ -262,7 +266,7 @@ class TestOlderRecords:
         assert restored.forgotten_before < restored.start
 
 
-def test_pieces_of_a_job_are_not_joined_over_a_gap() -> None:
+def test_job_pieces_are_not_joined_over_a_gap() -> None:
     orders = jobs.apply(jobs.Orders(), backfill(1, 9 * HOUR_S, 0, 9 * HOUR_S), moment(9 * HOUR_S), moment(-99 * HOUR_S))
     read = [Window(moment(at * HOUR_S), moment((at + 1) * HOUR_S)) for at in (0, 4, 1)]
     for window in read:
@@ -290,14 +294,14 @@ def test_progress_goes_on_when_the_clock_was_set_back() -> None:
     assert len(topics.progress) > count
 
 
-def test_missed_windows_stay_few_and_shrink_to_none_that_was_read() -> None:
+def test_missed_windows_are_bounded() -> None:
     missed = [Window(moment(n * 100.0), moment(n * 100.0 + 10)) for n in range(500)]
     kept = horizon.bounded(missed)
     assert len(kept) == 200
     assert all(any(one.start <= window.start and window.end <= one.end for one in kept) for window in missed)
 
 
-def test_checkpoint_counts_what_is_remembered_after_forgetting() -> None:
+def test_checkpoint_counts_rows_after_expiry() -> None:
     topics = poll(TWELVE, world(10), [*every(600.0, 0, 10 * HOUR_S), 60 * HOUR_S])
     assert state.restore(topics.state).checkpoints["t"].remembered == 0
     assert isinstance(committed(topics).forgotten_before, datetime)

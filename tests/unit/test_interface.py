@@ -9,13 +9,13 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from typer.core import TyperGroup
 
-from connector import report
-from connector.admin.check import Finding
+from connector import status_json
 from connector.cli import command
-from connector.config.document import json_schema
+from connector.commands.examination import Finding
+from connector.config.json_schema import json_schema
 from connector.core.coverage import Window
 from connector.core.jobs import Job
-from connector.metrics import Metrics
+from connector.metrics.worker import Metrics
 
 PAGE = (Path(__file__).parents[2] / "docs/interface.md").read_text(encoding="utf-8")
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
@@ -88,6 +88,7 @@ def shown(default: Any) -> str:
 
 def test_page_lists_every_metric_with_its_type() -> None:
     metrics = Metrics("1.2.3", 8, NOW.timestamp)
+    metrics.watch_process()
     metrics.tenant("contoso", ["1m"])
     families = {family.name: family.type for family in text_string_to_metric_families(metrics.render("")[0].decode())}
     documented = {f"direct_routing_{one[0].removesuffix('_total')}": one[1] for one in rows(section("## Metrics"))}
@@ -98,8 +99,8 @@ def test_page_lists_every_metric_with_its_type() -> None:
 @pytest.mark.parametrize(
     ("title", "described"),
     [
-        ("### TENANT", report.unknown(report.Subject("t", None, 0), "")),
-        ("### JOB", report.job("t", Job("1", Window(NOW, NOW), NOW))),
+        ("### TENANT", status_json.unknown(status_json.ReportedTenant("t", None, 0), "")),
+        ("### JOB", status_json.job("t", Job("1", Window(NOW, NOW), NOW))),
         ("#### `connector check --json`", dict.fromkeys(Finding._fields)),
     ],
 )

@@ -13,9 +13,7 @@ def executable(path: Path, script: str) -> None:
     path.chmod(path.stat().st_mode | stat.S_IXUSR)
 
 
-def test_without_maven_and_docker_the_message_says_what_to_install(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_missing_maven_and_docker_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(
         kafka_software.MissingSoftwareError, match=r"Install Maven .* or Docker, or set KAFKA_BOOTSTRAP"
@@ -23,14 +21,14 @@ def test_without_maven_and_docker_the_message_says_what_to_install(
         kafka_software.fetch_jars(tmp_path)
 
 
-def test_why_maven_failed_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_maven_failure_is_explained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     executable(tmp_path / "mvn", "echo 'no route to the repository'; exit 1")
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(kafka_software.MissingSoftwareError, match="`mvn` failed: no route to the repository"):
         kafka_software.fetch_jars(tmp_path)
 
 
-def test_a_java_that_is_too_old_is_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_old_java_is_skipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "bin").mkdir()
     executable(tmp_path / "bin" / "java", """echo 'openjdk version "11.0.1"' >&2""")
     monkeypatch.setenv("JAVA_HOME", str(tmp_path))
@@ -40,7 +38,7 @@ def test_a_java_that_is_too_old_is_passed_over(tmp_path: Path, monkeypatch: pyte
     assert int(version.split(".")[0]) >= kafka_software.OLDEST_JAVA
 
 
-def test_the_cache_is_where_the_environment_says(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cache_path_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", "/caches")
     monkeypatch.delenv("DRC_CACHE", raising=False)
     assert kafka_software.cache_directory() == Path("/caches/direct-routing-connector")

@@ -4,16 +4,17 @@ import numpy as np
 import pytest
 from confluent_kafka import KafkaError, KafkaException
 
-from connector.batch import Change
 from connector.core.coverage import Window
 from connector.core.dedup import DedupIndex
-from connector.core.rows import ENTRY, InvalidRow
-from connector.dead_letters import dead_letter
+from connector.core.fingerprints import ENTRY
+from connector.core.rows import InvalidRow
 from connector.errors import ShardRestartError
 from connector.kafka import seen
 from connector.kafka.limits import LEAST, MOST_OVERHEAD, PRODUCER_DEFAULT, Limits, TooLong, refusing_topics, size
 from connector.kafka.publishing import AbortedError, Outgoing, fatal_errors
 from connector.kafka.seen import SeenLog
+from connector.pipeline.change import Change
+from connector.pipeline.dead_letters import dead_letter
 from tests.property.model import TOPIC, moment
 from tests.unit.test_batch import TENANT, Bench, row, said
 
@@ -35,14 +36,14 @@ def test_batches_follow_the_smallest_limit_and_records_the_largest() -> None:
     assert Limits().producer() == {"message.max.bytes": PRODUCER_DEFAULT, "batch.size": PRODUCER_DEFAULT}
 
 
-def test_limits_of_the_owner_hold() -> None:
+def test_configured_limits_hold() -> None:
     own = Limits({"message.max.bytes": "50000", "batch.size": 3_000})
     own.learn({"calls": {"max.message.bytes": "2000000"}})
     assert own.producer() == {"message.max.bytes": 50_000, "batch.size": 3_000}
     assert own.of("calls") == 50_000
 
 
-def test_a_guess_holds_until_brokers_tell_another_limit() -> None:
+def test_assumed_limit_holds_until_brokers_report_one() -> None:
     found = limits(calls=20_000)
     found.lower("calls")
     assert (found.of("calls"), found.producer()["batch.size"]) == (10_000, 10_000)
@@ -52,13 +53,13 @@ def test_a_guess_holds_until_brokers_tell_another_limit() -> None:
     assert found.of("calls") == 30_000
 
 
-def test_the_longest_record_is_named_with_what_it_needs() -> None:
+def test_longest_record_is_named_with_its_length() -> None:
     records = [Outgoing("calls", b"k", b"v" * length) for length in (10, 500, 300)]
     assert limits(calls=400).too_long(records) == TooLong("calls", 501 + MOST_OVERHEAD)
     assert limits(calls=601).too_long(records) is None
 
 
-def test_a_refusal_is_found_beneath_what_came_of_it() -> None:
+def test_refused_length_is_found_in_the_error_chain() -> None:
     refusal = KafkaException(KafkaError(KafkaError.MSG_SIZE_TOO_LARGE), "calls")
     aborted = AbortedError("aborted")
     aborted.__cause__ = refusal
@@ -69,7 +70,7 @@ def test_a_refusal_is_found_beneath_what_came_of_it() -> None:
 @pytest.mark.parametrize("limit", [PRODUCER_DEFAULT, 5_000, 2_000, 500, 300, 150, MOST_OVERHEAD])
 @pytest.mark.parametrize("id_length", [0, 10, 1_000, 600_000])
 @pytest.mark.parametrize("too_long", [False, True])
-def test_a_dead_letter_always_fits(limit: int, id_length: int, too_long: bool) -> None:  # noqa: FBT001
+def test_dead_letter_always_fits(limit: int, id_length: int, too_long: bool) -> None:  # noqa: FBT001
     row_id = "x" * id_length or None
     unfit = InvalidRow(b"{}", row_id, "problem " * 1_000, None, is_too_long=too_long)
     value = b"" if too_long else b"v" * 400_000
@@ -81,7 +82,7 @@ def test_a_dead_letter_always_fits(limit: int, id_length: int, too_long: bool) -
 
 
 @pytest.mark.parametrize("limit", [LEAST, 2_000, 20_000])
-def test_remembered_rows_are_split_to_fit_and_restored_whole(limit: int) -> None:
+def test_index_records_are_split_and_restored(limit: int) -> None:
     log, room = SeenLog("t"), limit - MOST_OVERHEAD
     log.width = 384
     stored: dict[bytes, bytes] = {}
@@ -105,10 +106,10 @@ def test_remembered_rows_are_split_to_fit_and_restored_whole(limit: int) -> None
 class TestARowThatIsTooLong:
     def bench(self) -> Bench:
         bench = Bench()
-        bench.batches._limits.learn({"calls": {"max.message.bytes": "2000"}, DLQ: {"max.message.bytes": "2000"}})
+        bench.limits.learn({"calls": {"max.message.bytes": "2000"}, DLQ: {"max.message.bytes": "2000"}})
         return bench
 
-    def test_it_is_dead_lettered_once_and_the_rest_go_on(self) -> None:
+    def test_too_long_row_is_dead_lettered_once(self) -> None:
         bench = self.bench()
         long = row("long", zz="x" * 3_000)
         change = bench.read(row("a"), long, row("b"))
@@ -120,30 +121,30 @@ class TestARowThatIsTooLong:
         bench.commit()
         assert not bench.read(row("a"), long).dead_letters
 
-    def test_it_is_published_once_the_topic_takes_it(self) -> None:
+    def test_row_is_published_once_the_limit_allows(self) -> None:
         bench = self.bench()
         long = row("long", zz="x" * 3_000)
         bench.read(long)
         bench.commit()
-        bench.batches._limits.learn({"calls": {"max.message.bytes": "20000"}})
+        bench.limits.learn({"calls": {"max.message.bytes": "20000"}})
         assert said(bench.read(long)) == [("long", 0)]
 
-    def test_checkpoints_are_measured_before_anything_is_written(self) -> None:
+    def test_checkpoints_are_measured_before_writing(self) -> None:
         bench = Bench()
         bench.read(row())
         bench.end()
-        assert bench.batches.too_long(bench.changes, bench.accounts, 0, moment(2.0)) is None
-        bench.batches._limits.learn({"app.state": {"max.message.bytes": "200"}})
-        found = bench.batches.too_long(bench.changes, bench.accounts, 0, moment(2.0))
+        assert bench.contents().too_long() is None
+        bench.limits.learn({"app.state": {"max.message.bytes": "200"}})
+        found = bench.contents().too_long()
         assert found is not None
         assert found.topic == "app.state"
-        written = bench.batches.last(bench.changes, bench.accounts, {"t": {0: 10**9}}, 0, moment(2.0))
+        written = bench.contents().final_records({"t": {0: 10**9}})
         checkpoint = next(record for record in written if record.topic == "app.state")
         assert found.needed >= size(checkpoint) + MOST_OVERHEAD
 
-    def test_a_statement_that_is_too_long_is_left_out(self) -> None:
+    def test_too_long_progress_record_is_left_out(self) -> None:
         bench = Bench()
-        bench.batches._limits.learn({"calls.progress": {"max.message.bytes": "110"}})
+        bench.limits.learn({"calls.progress": {"max.message.bytes": "110"}})
         state = bench.account.checkpoint.state
         moved = state._replace(sweeps=(state.sweeps[0]._replace(through=moment(0)),))
         bench.changes["t"] = Change(moved)

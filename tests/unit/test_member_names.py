@@ -1,6 +1,6 @@
 """Unknown member names: bounded in number and length, in linear time."""
 
-from connector.core.member_names import MAX_CHARACTERS, MAX_NAMES, MemberNames
+from connector.pipeline.member_names import MAX_CHARACTERS, MAX_NAMES, MemberNames
 
 
 class Counted(str):
@@ -25,7 +25,7 @@ def test_names_are_kept_up_to_the_limit_and_counted_beyond() -> None:
     assert (list(names), names.unnamed) == (first, 2)
 
 
-def test_a_long_name_is_cut() -> None:
+def test_long_name_is_cut() -> None:
     names = MemberNames()
     (short,) = names.add(["x" * 1_000_000])
     assert len(short) == MAX_CHARACTERS + 1

@@ -11,7 +11,9 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 from structlog.testing import capture_logs
 
-from connector.metrics import Metrics, TenantMetrics, TenantView
+from connector.metrics.gauges import TenantView
+from connector.metrics.tenant import TenantMetrics
+from connector.metrics.worker import Metrics
 
 EVERYS = ("1m", "15m", "2h", "24h")
 OPENMETRICS = "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.6,text/plain;version=0.0.4;q=0.3"
@@ -20,6 +22,7 @@ FAMILIES = {
     "lag_seconds": ("gauge", {"tenant"}),
     "covered_through_timestamp_seconds": ("gauge", {"tenant"}),
     "gap_seconds": ("gauge", {"tenant"}),
+    "unread_seconds": ("gauge", {"tenant"}),
     "gaps": ("gauge", {"tenant"}),
     "rows_total": ("counter", {"tenant", "outcome"}),
     "row_lateness_seconds": ("histogram", {"tenant"}),
@@ -92,7 +95,7 @@ def families(metrics: Metrics) -> Iterable[Metric]:
     return parse_text(metrics.render()[0].decode())
 
 
-def test_every_family_is_there_at_the_first_scrape_although_no_tenant_is_owned(metrics: Metrics) -> None:
+def test_every_metric_exists_at_the_first_scrape(metrics: Metrics) -> None:
     text = metrics.render()[0].decode()
 
     declared = dict(line.split()[2:4] for line in text.splitlines() if line.startswith("# TYPE"))
@@ -108,7 +111,7 @@ def test_every_family_is_there_at_the_first_scrape_although_no_tenant_is_owned(m
 
 
 @pytest.mark.usefixtures("tenant")
-def test_every_series_carries_exactly_the_labels_of_its_family(metrics: Metrics) -> None:
+def test_every_series_has_the_labels_of_its_metric(metrics: Metrics) -> None:
     metrics.shard(3)
     seen = set()
     for family in families(metrics):
@@ -120,14 +123,14 @@ def test_every_series_carries_exactly_the_labels_of_its_family(metrics: Metrics)
     assert len(seen) == len(FAMILIES)
 
 
-def test_each_family_says_what_to_do_about_it(metrics: Metrics) -> None:
+def test_each_metric_help_says_what_to_do(metrics: Metrics) -> None:
     for family in families(metrics):
         assert len(family.documentation) > 40, family.name
         assert family.documentation.endswith(".")
 
 
 @pytest.mark.usefixtures("tenant")
-def test_a_tenant_has_at_most_80_series_even_with_six_sweeps(metrics: Metrics) -> None:
+def test_tenant_has_at_most_80_series(metrics: Metrics) -> None:
     metrics.tenant("fabrikam", [*EVERYS, "3d", "5d"]).watch(view)
 
     assert len(of_tenant(metrics)) == 74
@@ -135,7 +138,7 @@ def test_a_tenant_has_at_most_80_series_even_with_six_sweeps(metrics: Metrics) -
 
 
 @pytest.mark.usefixtures("tenant")
-def test_histograms_have_at_most_ten_buckets_and_lateness_those_of_the_contract(metrics: Metrics) -> None:
+def test_histograms_have_the_documented_buckets(metrics: Metrics) -> None:
     metrics.shard(0)
     limits = {
         family.name.removeprefix("direct_routing_"): [
@@ -153,14 +156,14 @@ def test_histograms_have_at_most_ten_buckets_and_lateness_those_of_the_contract(
 
 @pytest.mark.usefixtures("tenant")
 @pytest.mark.parametrize("lane", ["live", "sweep", "backfill"])
-def test_in_each_lane_200_429_and_error_exist_before_the_first_request(metrics: Metrics, lane: str) -> None:
+def test_request_series_exist_before_the_first_request(metrics: Metrics, lane: str) -> None:
     for status in ("200", "429", "error"):
         name = f'direct_routing_graph_requests_total{{lane="{lane}",status="{status}",tenant="contoso"}}'
         assert lines(metrics)[name] == 0
 
 
 @pytest.mark.usefixtures("tenant")
-def test_what_is_counted_exists_at_0_before_the_first_event(metrics: Metrics) -> None:
+def test_counters_start_at_0(metrics: Metrics) -> None:
     metrics.shard(0)
     series = lines(metrics)
 
@@ -185,7 +188,7 @@ def test_no_created_series_are_shown(metrics: Metrics, tenant: TenantMetrics, ac
 
 
 @pytest.mark.usefixtures("tenant")
-def test_gauges_are_what_the_view_tells_at_the_scrape(metrics: Metrics) -> None:
+def test_gauges_show_the_view_at_the_scrape(metrics: Metrics) -> None:
     series = lines(metrics)
 
     def of(name: str, **labels: str) -> float:
@@ -195,6 +198,7 @@ def test_gauges_are_what_the_view_tells_at_the_scrape(metrics: Metrics) -> None:
     assert of("lag_seconds") == 12.5
     assert of("covered_through_timestamp_seconds") == NOW - 12.5
     assert (of("gap_seconds"), of("gaps")) == (30, 2)
+    assert of("unread_seconds") == 30 + of("lag_seconds")
     assert of("graph_budget_used_ratio") == 0.75
     assert [of("sweep_overdue_seconds", every=every) for every in EVERYS] == [0, 0, 7, 0]
     assert of("tenant_up") == 1
@@ -205,7 +209,7 @@ def test_gauges_are_what_the_view_tells_at_the_scrape(metrics: Metrics) -> None:
     assert of("backfill_remaining_seconds") == 3600
 
 
-def test_lag_grows_between_two_scrapes_although_nothing_happens() -> None:
+def test_lag_grows_between_scrapes() -> None:
     now = [NOW]
     metrics = Metrics("1", 1, clock=lambda: now[0])
     metrics.tenant("contoso", EVERYS).watch(view)
@@ -215,17 +219,24 @@ def test_lag_grows_between_two_scrapes_although_nothing_happens() -> None:
     assert lines(metrics)['direct_routing_lag_seconds{tenant="contoso"}'] == 72.5
 
 
-def test_before_the_state_is_read_only_what_is_known_is_shown(metrics: Metrics) -> None:
+def test_unknown_gauges_are_not_shown(metrics: Metrics) -> None:
     metrics.tenant("contoso", EVERYS)
     series = lines(metrics)
 
     assert series['direct_routing_tenant_up{tenant="contoso"}'] == 0
     assert series['direct_routing_graph_budget_used_ratio{tenant="contoso"}'] == 0
-    for unknown in ("lag_seconds", "covered_through_timestamp_seconds", "gap_seconds", "gaps", "remembered_rows"):
+    for unknown in (
+        "lag_seconds",
+        "covered_through_timestamp_seconds",
+        "gap_seconds",
+        "unread_seconds",
+        "gaps",
+        "remembered_rows",
+    ):
         assert f'direct_routing_{unknown}{{tenant="contoso"}}' not in series
 
 
-def test_a_view_is_called_once_a_scrape(metrics: Metrics, tenant: TenantMetrics) -> None:
+def test_view_is_called_once_per_scrape(metrics: Metrics, tenant: TenantMetrics) -> None:
     calls = Mock(side_effect=view)
     tenant.watch(calls)
 
@@ -235,9 +246,7 @@ def test_a_view_is_called_once_a_scrape(metrics: Metrics, tenant: TenantMetrics)
     assert calls.call_count == 2
 
 
-def test_a_view_that_raises_costs_only_the_gauges_of_its_tenant_and_is_logged_once(
-    metrics: Metrics, tenant: TenantMetrics
-) -> None:
+def test_failing_view_affects_only_its_tenant(metrics: Metrics, tenant: TenantMetrics) -> None:
     broken = [True]
 
     def sometimes() -> TenantView:
@@ -309,9 +318,7 @@ def test_events_are_counted_under_their_labels(metrics: Metrics, tenant: TenantM
     assert activity.requests == {"200": 1, "429": 0, "error": 0, "503": 1}
 
 
-def test_all_series_of_a_tenant_and_a_shard_vanish_when_they_are_handed_over(
-    metrics: Metrics, tenant: TenantMetrics
-) -> None:
+def test_released_tenant_and_shard_have_no_series(metrics: Metrics, tenant: TenantMetrics) -> None:
     empty = lines(Metrics("1.2.3", 8, clock=lambda: NOW))
     tenant.request_finished("live", "503", 0.2)
     shard = metrics.shard(3)
@@ -323,7 +330,7 @@ def test_all_series_of_a_tenant_and_a_shard_vanish_when_they_are_handed_over(
     assert metrics.activity("contoso") is None
 
 
-def test_what_is_told_after_the_handing_over_brings_no_series_back(metrics: Metrics, tenant: TenantMetrics) -> None:
+def test_late_events_bring_no_series_back(metrics: Metrics, tenant: TenantMetrics) -> None:
     tenant.closed()
 
     tenant.request_finished("live", "200", 0.2)
@@ -334,9 +341,7 @@ def test_what_is_told_after_the_handing_over_brings_no_series_back(metrics: Metr
     assert of_tenant(metrics) == set()
 
 
-def test_a_tenant_that_comes_back_starts_at_0_and_the_end_of_its_former_life_does_not_touch_it(
-    metrics: Metrics, tenant: TenantMetrics
-) -> None:
+def test_returning_tenant_starts_at_0(metrics: Metrics, tenant: TenantMetrics) -> None:
     tenant.rows_committed(published=5)
 
     metrics.tenant("contoso", EVERYS).watch(view)
@@ -347,7 +352,7 @@ def test_a_tenant_that_comes_back_starts_at_0_and_the_end_of_its_former_life_doe
     assert len(of_tenant(metrics)) == 74
 
 
-def test_a_shard_that_comes_back_starts_at_0(metrics: Metrics) -> None:
+def test_returning_shard_starts_at_0(metrics: Metrics) -> None:
     old = metrics.shard(3)
     old.transaction_aborted()
 
@@ -373,14 +378,14 @@ def test_a_shard_that_comes_back_starts_at_0(metrics: Metrics) -> None:
         (";;,=,q=", False),
     ],
 )
-def test_the_format_is_what_the_accept_header_prefers(metrics: Metrics, accept: str, *, openmetrics: bool) -> None:
+def test_format_follows_the_accept_header(metrics: Metrics, accept: str, *, openmetrics: bool) -> None:
     body, content_type = metrics.render(accept)
 
     assert content_type.startswith("application/openmetrics-text; version=1.0.0" if openmetrics else "text/plain")
     assert body.endswith(b"# EOF\n") is openmetrics
 
 
-def test_openmetrics_says_the_same_as_the_classic_text(metrics: Metrics, tenant: TenantMetrics) -> None:
+def test_openmetrics_matches_the_classic_format(metrics: Metrics, tenant: TenantMetrics) -> None:
     tenant.rows_first_read([1, 2, 3000])
     metrics.shard(1)
 
@@ -398,7 +403,7 @@ def test_openmetrics_says_the_same_as_the_classic_text(metrics: Metrics, tenant:
     assert strict == classic
 
 
-def test_a_name_with_quotes_line_ends_and_backslashes_reads_back_as_it_was(metrics: Metrics) -> None:
+def test_label_values_are_escaped(metrics: Metrics) -> None:
     odd = 'a "b"\\\nc · ü'
     metrics.tenant(odd, EVERYS).watch(view)
 
@@ -407,9 +412,7 @@ def test_a_name_with_quotes_line_ends_and_backslashes_reads_back_as_it_was(metri
         assert odd in {sample.labels.get("tenant") for family in parse(text) for sample in family.samples}
 
 
-async def test_a_scrape_calls_views_in_the_event_loop_and_shows_what_render_shows(
-    metrics: Metrics, tenant: TenantMetrics
-) -> None:
+async def test_scrape_calls_views_in_the_event_loop(metrics: Metrics, tenant: TenantMetrics) -> None:
     threads = []
 
     def noted() -> TenantView:
@@ -422,7 +425,7 @@ async def test_a_scrape_calls_views_in_the_event_loop_and_shows_what_render_show
     assert set(threads) == {threading.current_thread()}
 
 
-async def test_the_event_loop_turns_while_500_tenants_are_scraped() -> None:
+async def test_scrape_of_500_tenants_does_not_block() -> None:
     metrics = Metrics("1", 8)
     for n in range(500):
         metrics.tenant(f"tenant-{n}", EVERYS).watch(view)

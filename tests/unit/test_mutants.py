@@ -9,13 +9,13 @@ from tests.mutants.mutant import ROOT, Mutant, stale
 
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
-def test_each_mutant_can_be_made_and_has_a_test(mutant: Mutant) -> None:
+def test_each_mutant_fits_and_names_a_test(mutant: Mutant) -> None:
     assert not stale(mutant)
     assert mutant.new != mutant.old
     assert (ROOT / mutant.test.split()[0]).is_file()
 
 
-def test_there_are_enough_of_them_and_no_two_are_one() -> None:
+def test_mutants_are_distinct() -> None:
     assert len(MUTANTS) >= 25
     assert sum(mutant.broker for mutant in MUTANTS) >= 10
     assert max(Counter(mutant.name for mutant in MUTANTS).values()) == 1

@@ -24,7 +24,7 @@ def pseudonym(value: str) -> str:
     return f"{kid}:{hmac.new(KEY, value.encode(), hashlib.sha256).hexdigest()}"
 
 
-def test_strings_of_graphs_can_be_treated_but_not_the_identity() -> None:
+def test_row_strings_can_be_treated_except_the_id() -> None:
     fields = treatable(avro.load(avro.ROW))
     assert {"callerNumber", "userPrincipalName", "correlationId", "userCountryCode"} <= set(fields)
     assert not {"id", "tenantId", "startDateTime", "duration", "administrativeUnitInfos", "additionalProperties"} & set(
@@ -53,9 +53,7 @@ def test_strings_of_graphs_can_be_treated_but_not_the_identity() -> None:
         ("🙂a", "🙂*"),
     ],
 )
-def test_mask_leaves_six_characters_of_a_number_and_no_letter_or_digit_of_anything_else(
-    value: str, masked: str
-) -> None:
+def test_mask_keeps_six_characters_of_a_number(value: str, masked: str) -> None:
     assert mask(value) == masked
 
 
@@ -69,7 +67,7 @@ def test_mask_keeps_length_and_punctuation_in_any_script(value: str) -> None:
         assert after == ("*" if readable and not (number and at < 6) else before)
 
 
-def test_a_pseudonym_names_its_key_and_is_the_same_for_the_same_value_and_key() -> None:
+def test_pseudonym_is_stable_and_names_its_key() -> None:
     columns: dict[str, Any] = {name: ["Jürgen"] for name in ALL} | {"id": ["1"]}
     PRIVACY.treat(columns)
     treated = {"callerNumber": "******", "userId": pseudonym("Jürgen"), "userDisplayName": None, "id": "1"}
@@ -77,7 +75,7 @@ def test_a_pseudonym_names_its_key_and_is_the_same_for_the_same_value_and_key() 
 
 
 @pytest.mark.parametrize("value", [None, ""])
-def test_null_and_the_empty_text_stay(value: str | None) -> None:
+def test_null_and_empty_values_are_not_treated(value: str | None) -> None:
     columns: dict[str, Any] = {name: [value] for name in ALL}
     PRIVACY.treat(columns)
     assert columns == {name: [value] for name in ALL}
@@ -124,7 +122,7 @@ def test_null_and_the_empty_text_stay(value: str | None) -> None:
         ('{"callerNumber":"Anna"}, "Anna"', ""),
     ],
 )
-def test_a_row_that_does_not_fit_is_as_received_but_for_what_is_treated(row: str, treated: str) -> None:
+def test_invalid_row_is_treated_where_configured(row: str, treated: str) -> None:
     """A member is treated in every spelling, repetition and depth.
 
     Any text that is not a JSON object is left out completely.
@@ -132,18 +130,18 @@ def test_a_row_that_does_not_fit_is_as_received_but_for_what_is_treated(row: str
     assert PRIVACY.treat_row(row.encode()).decode() == treated
 
 
-def test_a_row_nested_deeper_than_python_calls_is_treated() -> None:
+def test_deeply_nested_row_is_treated() -> None:
     deep = b'{"a":' * 5_000 + b'{"callerNumber":"Anna"}' + b"}" * 5_000
     assert PRIVACY.treat_row(deep) == deep.replace(b"Anna", b"****")
     hidden = b'{"userDisplayName":' + b"[" * 5_000 + b"]" * 5_000 + b"}"
     assert PRIVACY.treat_row(hidden) == b'{"userDisplayName":null}'
 
 
-def test_without_a_setting_a_row_is_as_received() -> None:
+def test_row_without_privacy_is_unchanged() -> None:
     assert Privacy({}, None).treat_row(b'["+4930123456"]') == b'["+4930123456"]'
 
 
-def test_members_that_the_schema_does_not_know_are_treated_where_they_have_a_treated_name() -> None:
+def test_unknown_members_with_treated_names_are_treated() -> None:
     members = {
         "CallerNumber": '"Anna"',
         "leg": '{"userId": "u", "n": 1}',
@@ -180,7 +178,7 @@ def _expected(value: Any, *, is_treated: str | None = None) -> Any:
 
 
 @given(st.dictionaries(st.sampled_from([*ALL, "callernumber", "id", "leg"]), _JSON), st.sampled_from([None, 1]))
-def test_whatever_a_row_holds_its_json_is_that_of_the_treated_values(row: dict[str, Any], indent: int | None) -> None:
+def test_treated_json_matches_the_treated_values(row: dict[str, Any], indent: int | None) -> None:
     text = json.dumps(row, ensure_ascii=indent is None, indent=indent).encode()
     treated = json.loads(PRIVACY.treat_row(text))
     assert treated == _expected(row)

@@ -3,19 +3,19 @@
 from tests import prose
 
 
-def test_documentation_stays_free_of_the_former_dialect() -> None:
+def test_documentation_contains_no_dialect() -> None:
     texts = list(prose.pages())
 
     assert 1000 * len(prose.dialect(texts)) / prose.words(texts) < 1
 
 
-def test_docstrings_stay_free_of_the_former_dialect() -> None:
+def test_docstrings_contain_no_dialect() -> None:
     texts = list(prose.docstrings("connector", "benchmarks", "examples", "deploy", "tests"))
 
     assert 1000 * len(prose.dialect(texts)) / prose.words(texts) < 1
 
 
-def test_docstrings_of_the_connector_begin_with_an_action() -> None:
+def test_docstrings_start_with_a_verb() -> None:
     texts = list(prose.docstrings("connector", "benchmarks", "examples", "deploy"))
 
     assert [(text.file, text.line) for text in prose.nominal(texts)] == []

@@ -24,7 +24,7 @@ GRAPH = "https://graph.microsoft.com/v1.0"
         ("localhost:3128", "http://localhost:3128"),
     ],
 )
-def test_proxy_is_read_as_curl_reads_it(value: str, address: str) -> None:
+def test_proxy_variables_work_as_in_curl(value: str, address: str) -> None:
     chosen = proxies.choose(GRAPH, {"HTTPS_PROXY": value})
     assert chosen is not None
     assert chosen.address == address
@@ -43,7 +43,7 @@ def test_proxy_is_read_as_curl_reads_it(value: str, address: str) -> None:
         ({}, None),
     ],
 )
-def test_first_variable_that_is_not_empty_counts(environ: dict[str, str], variable: str | None) -> None:
+def test_first_non_empty_variable_counts(environ: dict[str, str], variable: str | None) -> None:
     chosen = proxies.choose(GRAPH, environ)
     assert (chosen.variable if chosen else None) == variable
 
@@ -99,7 +99,7 @@ def test_http_urls_have_variables_of_their_own() -> None:
         ("https://localhost:8443", "localhost", True),
     ],
 )
-def test_no_proxy_excepts_names_addresses_and_ranges(url: str, exceptions: str, direct: bool) -> None:  # noqa: FBT001
+def test_no_proxy_excludes_names_addresses_and_ranges(url: str, exceptions: str, direct: bool) -> None:  # noqa: FBT001
     for name in ("no_proxy", "NO_PROXY"):
         assert (proxies.choose(url, {"HTTPS_PROXY": "proxy:3128", name: exceptions}) is None) == direct
 
@@ -126,7 +126,7 @@ def test_unusable_value_names_the_variable_and_no_password(value: str) -> None:
     assert ";" in str(raised.value)
 
 
-def test_unusable_value_that_is_not_needed_is_no_problem() -> None:
+def test_unneeded_invalid_proxy_is_ignored() -> None:
     assert proxies.choose(GRAPH, {"ALL_PROXY": "socks5://proxy", "NO_PROXY": "*"}) is None
 
 
@@ -142,12 +142,12 @@ def test_user_and_password_are_decoded_and_never_shown() -> None:
 @pytest.mark.parametrize(
     ("environ", "expected"),
     [
-        ({"HTTPS_PROXY": "socks5://me:hunter2@proxy:1080"}, "HTTPS_PROXY: names a proxy of the kind socks5://"),
-        ({"all_proxy": "socks5h://proxy:1080"}, "all_proxy: names a proxy of the kind socks5h://"),
-        ({"HTTPS_PROXY": "http://proxy:no"}, "HTTPS_PROXY: is no address of a proxy"),
+        ({"HTTPS_PROXY": "socks5://me:hunter2@proxy:1080"}, "HTTPS_PROXY: names a socks5:// proxy"),
+        ({"all_proxy": "socks5h://proxy:1080"}, "all_proxy: names a socks5h:// proxy"),
+        ({"HTTPS_PROXY": "http://proxy:no"}, "HTTPS_PROXY: is not the address of a proxy"),
         (
             {"https_proxy": "https://proxy", "CONNECTOR_SCHEMA_REGISTRY__URL": "https://registry:8081"},
-            "https_proxy: names an https:// proxy, which the schema registry cannot",
+            "https_proxy: names an https:// proxy, which cannot be used",
         ),
     ],
 )

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from connector.core.dedup import DedupIndex, Entries, Hours, classify
-from connector.core.rows import ENTRY, LAYOUT, REVISION_SHIFT
+from connector.core.fingerprints import ENTRY, LAYOUT, REVISION_SHIFT
 from connector.errors import FatalError
 from connector.kafka import seen
 from connector.kafka.seen import SEALED, SeenLog, Written
@@ -64,7 +64,7 @@ def is_all_known(remembered: DedupIndex, entries: Entries) -> bool:
     st.lists(st.tuples(st.integers(0, 700), st.integers(0, 2000), st.booleans()), max_size=12),
     st.sampled_from([1, 24, 384]),
 )
-def test_whatever_was_written_is_remembered_after_a_restart(batches: list[tuple[int, int, bool]], width: int) -> None:
+def test_written_index_is_restored(batches: list[tuple[int, int, bool]], width: int) -> None:
     topic, log, first = Topic(), SeenLog("t"), 0
     log.width = width
     for count, hour, restart in batches:
@@ -78,7 +78,7 @@ def test_whatever_was_written_is_remembered_after_a_restart(batches: list[tuple[
     assert all(len(value) <= 64 * 1024 for value in topic.records.values())
 
 
-def test_a_tail_is_rewritten_until_it_is_sealed_and_then_never_again() -> None:
+def test_tail_is_rewritten_until_sealed() -> None:
     topic, log = Topic(), SeenLog("t")
     log.width = 1
     for first in range(0, 600, 10):
@@ -90,7 +90,7 @@ def test_a_tail_is_rewritten_until_it_is_sealed_and_then_never_again() -> None:
 
 
 @pytest.mark.parametrize("count", [1, SEALED - 1, SEALED, SEALED + 1, 2730, 2731, 20_000])
-def test_large_batches_are_written_sealed_up_to_64_kilobytes(count: int) -> None:
+def test_large_batches_are_sealed_up_to_64_kb(count: int) -> None:
     topic, log = Topic(), SeenLog("t")
     topic.write(log, rows(count), hours(count, 5))
     assert topic.written == len(topic.records) <= count // 2700 + 2
@@ -98,7 +98,7 @@ def test_large_batches_are_written_sealed_up_to_64_kilobytes(count: int) -> None
     assert len(topic.restored()[0]) == count
 
 
-def test_nothing_changes_until_the_commit_has_succeeded() -> None:
+def test_index_log_changes_only_after_the_commit() -> None:
     log = SeenLog("t")
     first, again = log.write(rows(5), hours(5, 5)), log.write(rows(5), hours(5, 5))
     assert first.records == again.records
@@ -108,7 +108,7 @@ def test_nothing_changes_until_the_commit_has_succeeded() -> None:
     assert (longer[0].value or b"").startswith(first.records[0].value or b"?")
 
 
-def test_the_highest_revision_counts_in_whatever_order_records_come() -> None:
+def test_highest_revision_counts_in_any_order() -> None:
     topic, log = Topic(), SeenLog("t")
     log.width = 1
     for revision in range(5):
@@ -121,7 +121,7 @@ def test_the_highest_revision_counts_in_whatever_order_records_come() -> None:
     assert set((known["meta"] >> REVISION_SHIFT).tolist()) == {4}
 
 
-def test_a_revision_that_moves_the_start_into_another_bucket_counts_too() -> None:
+def test_revision_in_another_bucket_counts() -> None:
     topic, log = Topic(), SeenLog("t")
     log.width = 1
     topic.write(log, rows(3, 0, 1), hours(3, 9))
@@ -132,7 +132,7 @@ def test_a_revision_that_moves_the_start_into_another_bucket_counts_too() -> Non
 
 
 @pytest.mark.parametrize("width", [1, 4, 24])
-def test_tombstones_come_for_whole_buckets_that_have_ended_and_take_every_record(width: int) -> None:
+def test_tombstones_delete_whole_buckets(width: int) -> None:
     topic, log = Topic(), SeenLog("t")
     log.width = width
     for hour in range(48):
@@ -149,7 +149,7 @@ def test_tombstones_come_for_whole_buckets_that_have_ended_and_take_every_record
     assert not log.forget(10**6, 1000).records
 
 
-def test_about_as_many_tombstones_at_once_as_are_wanted() -> None:
+def test_tombstones_per_commit_are_bounded() -> None:
     topic, log = Topic(), SeenLog("t")
     log.width = 1
     for hour in range(100):
@@ -157,7 +157,7 @@ def test_about_as_many_tombstones_at_once_as_are_wanted() -> None:
     assert len(log.forget(1000, 10).records) == 10
 
 
-def test_after_a_restart_tombstones_take_the_buckets_of_every_width() -> None:
+def test_tombstones_after_a_restart_cover_every_width() -> None:
     topic, log = Topic(), SeenLog("t")
     for width in (1, 4, 24, 96, 384):
         log.width = width
@@ -178,13 +178,13 @@ def test_after_a_restart_tombstones_take_the_buckets_of_every_width() -> None:
         (3600 * 11, 3600, 96),
     ],
 )
-def test_a_bucket_is_as_long_as_it_takes_to_be_worth_an_object(remembered: int, span_h: int, width: int) -> None:
+def test_bucket_width_follows_the_row_rate(remembered: int, span_h: int, width: int) -> None:
     log = SeenLog("t")
     log.fit_width(remembered, span_h)
     assert log.width == width
 
 
-def test_tenants_do_not_see_each_other() -> None:
+def test_tenants_are_separate_in_the_index() -> None:
     topic, logs = Topic(), {tenant: SeenLog(tenant) for tenant in ("a", "b/c")}
     topic.write(logs["a"], rows(5), hours(5, 5))
     topic.write(logs["b/c"], rows(7, 100), hours(7, 5))
@@ -194,7 +194,7 @@ def test_tenants_do_not_see_each_other() -> None:
     }
 
 
-def test_rows_are_kept_at_least_as_long_after_a_restart() -> None:
+def test_rows_are_kept_as_long_after_a_restart() -> None:
     """A bucket's hour is not kept a row: after a restart its rows count as of its last hour."""
     topic, log = Topic(), SeenLog("t")
     log.width = 24
@@ -205,7 +205,7 @@ def test_rows_are_kept_at_least_as_long_after_a_restart() -> None:
     assert remembered.forget(48) == 5
 
 
-def test_a_record_of_a_newer_version_is_refused() -> None:
+def test_record_of_a_newer_version_is_refused() -> None:
     with pytest.raises(FatalError, match="version 2"):
         seen.restore({b"t/1/1/0": b"\x02rest"})
 
@@ -236,18 +236,18 @@ def golden() -> dict[bytes, bytes]:
     return topic.records
 
 
-def test_this_version_still_writes_them() -> None:
+def test_version_1_records_are_written() -> None:
     lines = (DATA / "seen-1.hex").read_text().split()
     assert [text for record in golden().items() for text in (record[0].hex(), record[1].hex())] == lines
 
 
-def test_a_restore_leaves_no_more_memory_behind_than_what_is_remembered() -> None:
+def test_restore_frees_its_memory() -> None:
     """Memory is measured in a process of its own, so that other tests do not change it."""
     program = """
 import gc, os
 from pathlib import Path
 import numpy as np
-from connector.core.rows import ENTRY, LAYOUT
+from connector.core.fingerprints import ENTRY, LAYOUT
 from connector.kafka import seen
 from connector.kafka.restore import trim_heap
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from connector.core.dedup import Entries, Hours
-from connector.core.rows import ENTRY
+from connector.core.fingerprints import ENTRY
 from connector.kafka import seen
 from connector.kafka.seen import SeenLog
 
@@ -21,19 +21,19 @@ def rows(count: int, hours: int) -> tuple[Entries, Hours]:
 @pytest.mark.parametrize(
     ("count", "hours", "width"), [(10_000, 5, 1), (10_000, 24, 4), (2_000, 48, 24), (1_000, 240, 384)]
 )
-def test_a_busy_tenants_first_rows_lie_in_short_buckets(count: int, hours: int, width: int) -> None:
+def test_busy_tenant_starts_with_short_buckets(count: int, hours: int, width: int) -> None:
     log = SeenLog("tenant")
     log.write(*rows(count, hours))
     assert log.width == width
 
 
-def test_a_few_rows_say_nothing_of_how_busy_a_tenant_is() -> None:
+def test_few_rows_do_not_set_the_width() -> None:
     log = SeenLog("tenant")
     log.write(*rows(900, 1))
     assert log.width == 384
 
 
-def test_rows_are_known_again_by_the_hour_of_their_call_after_the_first_start() -> None:
+def test_restored_rows_are_found_by_their_hour() -> None:
     log = SeenLog("tenant")
     entries, hours = rows(12_000, 6)
     written = log.write(entries, hours)
@@ -44,7 +44,7 @@ def test_rows_are_known_again_by_the_hour_of_their_call_after_the_first_start() 
     assert (first, counts.tolist()) == (HOUR, [2_000.0] * 6)
 
 
-def test_rows_of_a_long_bucket_are_spread_evenly_from_the_tenants_start_until_now() -> None:
+def test_rows_of_a_long_bucket_are_spread_evenly() -> None:
     log = SeenLog("tenant")
     entries, hours = rows(500, 1)
     records = {r.key: r.value for r in log.write(entries, hours).records if r.value is not None}

@@ -2,20 +2,27 @@
 
 import asyncio
 import dataclasses
+import threading
+from collections.abc import Awaitable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+from confluent_kafka import TopicPartition
 from structlog.testing import capture_logs
 
-from connector import service
 from connector.config import Settings, load
 from connector.errors import BrokersUnavailableError, FatalError
 from connector.kafka import topics
+from connector.kafka.membership import Membership
 from connector.kafka.state import StateIdentity
-from connector.kafka.topics import Found
-from connector.service import Service
+from connector.kafka.topic_admin import Found
+from connector.pipeline.worker_context import Topology
+from connector.worker import shutdown
+from connector.worker.service import Service
+from connector.worker.shutdown import Shutdown
+from connector.worker.topology_builder import TopologyBuilder, check_found
 
 CONFIG = """
 kafka = { bootstrap_servers = "127.0.0.1:1", app = "app", topic = "calls" }
@@ -42,56 +49,54 @@ class Exits:
         self.codes: list[int] = []
         self.first = asyncio.Event()
         self._loop = asyncio.get_running_loop()
-        monkeypatch.setattr("connector.service.os._exit", self._exit)
+        monkeypatch.setattr("connector.worker.shutdown.os._exit", self._exit)
         # The timer outlives the test, and must not end the test run.
-        monkeypatch.setattr(service, "_STOP_S", 86_400.0)
+        monkeypatch.setattr(shutdown, "_STOP_S", 86_400.0)
 
     def _exit(self, code: int) -> None:
         self.codes.append(code)
         self._loop.call_soon_threadsafe(self.first.set)
 
 
-def process(settings: Settings) -> Service:
-    """Return a service that may end the process."""
-    worker = Service(settings)
-    worker._is_process = True
+def process() -> Shutdown:
+    """Return the shutdown of a worker that may end the process."""
+    worker = Shutdown()
+    worker.is_process = True
     return worker
 
 
 async def test_sigterm_after_a_failure_keeps_code_and_reason(
-    settings: Settings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     exits = Exits(monkeypatch)
-    worker = process(settings)
-    worker._fail(FatalError("the state is of another cluster"))
-    worker._stop_by_signal()
+    worker = process()
+    worker.fail(FatalError("the state is of another cluster"))
+    worker.signalled()
     assert not exits.codes
-    worker._stop_by_signal()
+    worker.signalled()
     assert exits.codes == [1]
     assert "the state is of another cluster\n" in capsys.readouterr().err
 
 
 async def test_second_sigterm_of_a_sound_worker_exits_with_0(
-    settings: Settings, monkeypatch: pytest.MonkeyPatch
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     exits = Exits(monkeypatch)
-    worker = process(settings)
-    worker._stop_by_signal()
-    worker._stop_by_signal()
+    worker = process()
+    worker.signalled()
+    worker.signalled()
     assert exits.codes == [0]
 
 
 @pytest.mark.parametrize("failed", [True, False])
-async def test_stop_that_hangs_exits_with_the_right_code(
-    settings: Settings, monkeypatch: pytest.MonkeyPatch, *, failed: bool
-) -> None:
+async def test_stop_that_hangs_exits_with_the_right_code(monkeypatch: pytest.MonkeyPatch, *, failed: bool) -> None:
     exits = Exits(monkeypatch)
-    monkeypatch.setattr(service, "_STOP_S", 0.01)
-    worker = process(settings)
+    monkeypatch.setattr(shutdown, "_STOP_S", 0.01)
+    worker = process()
     if failed:
-        worker._fail(FatalError("the state is of another cluster"))
+        worker.fail(FatalError("the state is of another cluster"))
     else:
-        worker._stop_by_signal()
+        worker.signalled()
     await asyncio.wait_for(exits.first.wait(), 10)
     assert exits.codes == [int(failed)]
 
@@ -119,11 +124,11 @@ async def test_error_of_a_shard_outlives_one_that_follows(settings: Settings) ->
     worker = Service(settings)
 
     async def work() -> None:
-        worker._error = FatalError("first")
+        worker._shutdown.fail(FatalError("first"))
         raise FatalError("second")
 
     await worker._until_stopped(work())
-    assert str(worker._error) == "first"
+    assert str(worker._shutdown.error) == "first"
 
 
 class Brokers:
@@ -141,7 +146,12 @@ class Brokers:
         return Found("cluster", dict.fromkeys(self.asked[-1], 1))
 
 
-async def test_topics_of_a_tenant_that_comes_during_the_wait_are_ensured(
+def waiting(service: Service, admin: object) -> Awaitable[Topology | None]:
+    """Return the start-up of a worker whose brokers `admin` stands for."""
+    return service._startup.wait(TopologyBuilder(cast("Any", admin), None, service._now), once=False)
+
+
+async def test_topics_of_a_tenant_added_while_waiting_exist(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     brokers = Brokers()
@@ -149,18 +159,19 @@ async def test_topics_of_a_tenant_that_comes_during_the_wait_are_ensured(
     sleep = asyncio.sleep
 
     async def reload_meanwhile(_: float) -> None:
-        await worker._read_again()
+        await worker._configuration.reload()
         brokers.available.set()
         await sleep(0)
 
-    monkeypatch.setattr("connector.service.asyncio.sleep", reload_meanwhile)
-    topology = await worker._prepare(cast("Any", brokers))
+    monkeypatch.setattr("connector.worker.startup.asyncio.sleep", reload_meanwhile)
+    topology = await waiting(worker, brokers)
     assert topology is not None
     assert "own" not in brokers.asked[0]
     assert {"own", "own.dlq", "own.progress"} <= topology.partitions.keys()
+    assert topology.tenants == settings.tenants
 
 
-async def test_topics_of_a_tenant_that_comes_at_the_last_moment_are_ensured(settings: Settings) -> None:
+async def test_topics_of_a_tenant_added_last_exist(settings: Settings) -> None:
     """The reload ends between the answer of the brokers and the start of the shards."""
     loop = asyncio.get_running_loop()
     worker = Service(dataclasses.replace(settings, tenants=settings.tenants[:1]), reload=lambda: settings)
@@ -169,29 +180,53 @@ async def test_topics_of_a_tenant_that_comes_at_the_last_moment_are_ensured(sett
         def ensure(self, wanted: list[topics.Topic], **options: object) -> Found:
             found = super().ensure(wanted, **options)
             if len(self.asked) == 1:
-                asyncio.run_coroutine_threadsafe(worker._read_again(), loop).result(10)
+                asyncio.run_coroutine_threadsafe(worker._configuration.reload(), loop).result(10)
             return found
 
     brokers = Late()
     brokers.available.set()
-    topology = await worker._prepare(cast("Any", brokers))
+    topology = await waiting(worker, brokers)
     assert topology is not None
     assert "own" in topology.partitions
+    assert topology.tenants == settings.tenants
 
 
-async def test_reload_that_fails_of_a_bug_is_logged(settings: Settings) -> None:
+async def test_failing_reload_is_logged(settings: Settings) -> None:
     def reload() -> Settings:
         raise ZeroDivisionError
 
     worker = Service(settings, reload=reload)
-    worker._loop = asyncio.get_running_loop()
     with capture_logs() as logged:
-        worker._reload_by_signal()
-        (task,) = worker._reloads
-        await task
+        await worker._configuration.reload_soon()
     assert [(entry["event"], entry["problems"]) for entry in logged] == [
-        ("configuration_not_reloaded", "ZeroDivisionError()")
+        ("configuration_reload_failed", "ZeroDivisionError()")
     ]
+
+
+def test_topology_keeps_the_topics_of_tenants_that_are_gone() -> None:
+    """Rows that were read for them may wait for their commit."""
+    before = Topology((), "cluster", {"a": 3, "b": 3}, {"a": 1, "b": 2}, {})
+    after = Topology((), "cluster", {"b": 6}, {"b": 7}, {}).succeeding(before)
+    assert (after.partitions, after.schema_ids) == ({"a": 3, "b": 6}, {"a": 1, "b": 7})
+
+
+def test_worker_that_may_have_been_expelled_is_not_ready(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has no shard, and no assignment, not even an empty one, has come since it lost its last one."""
+    worker = Service(settings)
+    membership = Membership(worker._clients, "app", "app.control", worker._shards)
+    worker._shards.worker = cast("Any", SimpleNamespace(membership=membership))
+    outside = "not in the consumer group yet"
+    assert outside in worker.health.ready()[1]
+    shard = [TopicPartition("app.control", 0)]
+    membership._assign(cast("Any", None), shard)
+    assert outside not in worker.health.ready()[1]
+    revoked = threading.Event()
+    revoked.set()
+    monkeypatch.setattr(worker._shards, "revoked", lambda _: revoked)
+    membership._revoke(cast("Any", None), shard)
+    assert outside in worker.health.ready()[1]
+    membership._assign(cast("Any", None), [])
+    assert outside not in worker.health.ready()[1]
 
 
 @pytest.mark.parametrize(
@@ -203,8 +238,7 @@ async def test_reload_that_fails_of_a_bug_is_logged(settings: Settings) -> None:
 )
 async def test_probe_refuses_what_the_start_would_refuse(settings: Settings, found: Found, expected: str) -> None:
     """Another cluster that takes over under the same address, and a control topic that was enlarged."""
-    worker = Service(settings)
-    worker._around = cast("Any", SimpleNamespace(home=StateIdentity("app", "here", "calls")))
-    worker._check_found(Found("here", {"app.control": 8}))
+    identity = StateIdentity("app", "here", "calls")
+    check_found(Found("here", {"app.control": 8}), settings, identity)
     with pytest.raises(FatalError, match=expected):
-        worker._check_found(found)
+        check_found(found, settings, identity)

@@ -3,28 +3,39 @@
 import asyncio
 import math
 import threading
-from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
+from uuid import UUID
 
 import pytest
 from structlog.testing import capture_logs
 
-from connector import batch
-from connector.batch import Change, SweepsBegun
-from connector.buffer import Buffer
+from connector.core import jobs
 from connector.core.rows import RowSchema
 from connector.errors import FencedError, HandedOverError
 from connector.graph.clock import TrustedClock
-from connector.kafka import avro, publishing
+from connector.kafka import avro, control, kept_commands, publishing, recreation
+from connector.kafka.control import Heard
 from connector.kafka.limits import Limits
-from connector.kafka.ownership import Command, Snapshot
-from connector.kafka.publishing import AbortedError, CommitContext, Offsets, Outgoing, Publisher, TransactionContents
+from connector.kafka.log_reader import Place
+from connector.kafka.membership import ControlRecord, Snapshot
+from connector.kafka.publishing import AbortedError, CommitContext, Offsets, Publisher, TransactionContents
 from connector.kafka.state import StateIdentity
-from connector.kafka.visibility import Place
-from connector.metrics import Metrics
-from connector.shard import Shard
+from connector.metrics.worker import Metrics
+from connector.pipeline import commit_loop
+from connector.pipeline.buffer import Buffer
+from connector.pipeline.change import Change
+from connector.pipeline.commit_loop import CommitLoop
+from connector.pipeline.messages import Commanded, RunsStarted
+from connector.pipeline.owned_tenants import OwnedTenant
+from connector.pipeline.restoration import RestoredShard
+from connector.pipeline.row_warnings import RowWarnings
+from connector.pipeline.shard import Shard
+from connector.pipeline.worker_context import Topology
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 OURS = frozenset({0})
 NOBODYS: frozenset[int] = frozenset()
@@ -60,12 +71,10 @@ class Scripted(Publisher):
     def open(self) -> None:
         pass
 
-    def commit(
-        self, records: Mapping[str, Sequence[Outgoing]], closing: TransactionContents, position: CommitContext
-    ) -> Offsets:
-        assert not records
+    def commit(self, contents: TransactionContents, position: CommitContext) -> Offsets:
+        assert not contents.rows
         self.positions.append(position)
-        closing.last({})
+        contents.final_records({})
         end = self._ends.pop(0)
         if end is not None:
             raise end
@@ -78,50 +87,53 @@ class Scripted(Publisher):
         return 0
 
 
-def shard_of(group: Group) -> Shard:
+def shard_of(group: Group, *, shards: int = 1) -> Shard:
     settings = SimpleNamespace(
-        rows=SimpleNamespace(privacy={}, pseudonym_key=None),
+        rows=SimpleNamespace(privacy={}, pseudonym_key=None, revisions="publish"),
         dedup=SimpleNamespace(horizon=timedelta(days=150)),
         windows=SimpleNamespace(sweeps=()),
-        kafka=SimpleNamespace(app="app", delivery="exactly_once"),
+        kafka=SimpleNamespace(app="app", delivery="exactly_once", shards=shards),
     )
     clock = TrustedClock()
     clock.answered(None)
     around = SimpleNamespace(
         settings=settings,
-        home=StateIdentity("app", "cluster", "calls"),
-        partitions={},
-        schema_ids=None,
+        topology=Topology((), "cluster", {}, None, {}),
+        identity=StateIdentity("app", "cluster", "calls"),
         clients=SimpleNamespace(limits=Limits()),
         membership=group,
         graph=SimpleNamespace(clock=clock),
         metrics=Metrics("0", 1),
         shape=RowSchema(avro.load(avro.ROW), "v1.0"),
         once=False,
-        now=lambda: datetime(2026, 3, 1, tzinfo=UTC),
+        tenants_of=lambda _number: [],
     )
-    return Shard(0, cast("Any", around), [])
+    return Shard(0, cast("Any", around))
 
 
-async def test_no_transaction_begins_with_a_snapshot_that_does_not_hold_the_shard() -> None:
+def loop_of(shard: Shard, publisher: Publisher, buffer: Buffer | None = None) -> CommitLoop:
+    return CommitLoop(shard._context, publisher, shard.tenants, buffer or Buffer(), recreation.Place(0, ""))
+
+
+async def test_transaction_needs_a_snapshot_with_the_shard() -> None:
     """The broker would take it: its guard knows members, and this one is alive with fresh metadata."""
     publisher = Scripted(None)
     shard = shard_of(Group(Snapshot(7, NOBODYS, "fresh")))
     with pytest.raises(HandedOverError):
-        await shard._commit({}, {}, publisher, 0)
+        await loop_of(shard, publisher)._commit({}, 0)
     assert not publisher.positions
     await publisher.close()
 
 
-async def test_an_aborted_batch_is_written_again_with_fresh_metadata_and_remembered_once_it_is_committed(
+async def test_aborted_batch_is_repeated_with_fresh_metadata(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     publisher = Scripted(AbortedError("rebalance"), AbortedError("rebalance"), None)
     committed_when_applied: list[int] = []
-    monkeypatch.setattr(batch, "apply", lambda *_: committed_when_applied.append(len(publisher.positions)))
-    monkeypatch.setattr("connector.shard._FIRST_PAUSE_S", 0.0)
+    monkeypatch.setattr(commit_loop, "apply", lambda *_: committed_when_applied.append(len(publisher.positions)))
+    monkeypatch.setattr("connector.pipeline.commit_loop._FIRST_PAUSE_S", 0.0)
     snapshots = [Snapshot(polls, OURS, f"poll {polls}") for polls in range(3)]
-    await shard_of(Group(*snapshots))._commit({}, {}, publisher, 5)
+    await loop_of(shard_of(Group(*snapshots)), publisher)._commit({}, 5)
     assert [position.metadata for position in publisher.positions] == ["poll 0", "poll 1", "poll 2"]
     assert {(position.topic, position.partition, position.offset) for position in publisher.positions} == {
         ("app.control", 0, 5)
@@ -130,24 +142,22 @@ async def test_an_aborted_batch_is_written_again_with_fresh_metadata_and_remembe
     await publisher.close()
 
 
-async def test_an_aborted_batch_is_not_written_again_when_the_shard_goes() -> None:
+async def test_aborted_batch_is_dropped_with_the_shard() -> None:
     publisher = Scripted(AbortedError("rebalance"))
     shard = shard_of(Group(Snapshot(0, OURS, "")))
     shard.hand_over()
     with pytest.raises(HandedOverError):
-        await shard._commit({}, {}, publisher, 0)
+        await loop_of(shard, publisher)._commit({}, 0)
     await publisher.close()
 
 
 @pytest.mark.parametrize("polls", [0, 1])
-async def test_who_was_fenced_opens_no_producer_before_a_further_poll_has_said_whose_the_shard_is(
-    monkeypatch: pytest.MonkeyPatch, polls: int
-) -> None:
+async def test_fenced_shard_waits_for_a_poll_before_reopening(monkeypatch: pytest.MonkeyPatch, polls: int) -> None:
     """A poll that was on its way when it happened says nothing: two workers would fence each other in turns."""
     lives: list[int] = []
     before = [Snapshot(0, OURS, None)] * 3 + [Snapshot(polls, OURS, None)] * 2
     shard = shard_of(Group(*before, Snapshot(2, NOBODYS, None)))
-    monkeypatch.setattr(shard, "_wait", _no_wait)
+    monkeypatch.setattr(shard._ownership, "wait", _no_wait)
 
     async def live() -> None:
         assert not lives
@@ -159,9 +169,9 @@ async def test_who_was_fenced_opens_no_producer_before_a_further_poll_has_said_w
     assert lives == [0]
 
 
-async def test_who_was_fenced_and_still_owns_the_shard_starts_again(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_fenced_owner_restarts_its_shard(monkeypatch: pytest.MonkeyPatch) -> None:
     shard = shard_of(Group(Snapshot(0, OURS, None), *[Snapshot(2, OURS, None)]))
-    monkeypatch.setattr(shard, "_wait", _no_wait)
+    monkeypatch.setattr(shard._ownership, "wait", _no_wait)
     ends: list[Callable[[], None]] = [_fence, lambda: None]
 
     async def live() -> None:
@@ -179,34 +189,37 @@ def changed(**members: Any) -> SimpleNamespace:
 async def test_tombstones_do_not_wait_for_the_next_coverage_commit(monkeypatch: pytest.MonkeyPatch) -> None:
     """Items that are not urgent came in the same turn, and made the loop forget that something is."""
     shard = shard_of(Group(Snapshot(0, OURS, "")))
-    monkeypatch.setattr("connector.shard._COMMIT_AT_LATEST_S", 3600.0)
+    monkeypatch.setattr("connector.pipeline.commit_loop._COMMIT_AT_LATEST_S", 3600.0)
     buffer, publisher = Buffer(), Scripted()
-    buffer.put(SweepsBegun("t", datetime(2026, 3, 1, tzinfo=UTC)))
-    monkeypatch.setattr(shard._batches, "retire", lambda changes, *_: changes.update(gone=changed()))
-    monkeypatch.setattr(shard._batches, "prepare", lambda _items, _accounts, changes: {**changes, "t": changed()})
+    buffer.put(RunsStarted("t", datetime(2026, 3, 1, tzinfo=UTC)))
+    monkeypatch.setattr(shard._context.batches, "retire", lambda changes, *_: changes.update(gone=changed()))
+    monkeypatch.setattr(
+        shard._context.batches, "prepare", lambda _items, _accounts, changes: {**changes, "t": changed()}
+    )
     committed: list[list[str]] = []
 
     async def commit(changes: dict[str, Any], *_: Any) -> None:
         committed.append(sorted(changes))
         shard.hand_over()
 
-    monkeypatch.setattr(shard, "_commit", commit)
+    loop = loop_of(shard, publisher, buffer)
+    monkeypatch.setattr(loop, "_commit", commit)
     async with asyncio.timeout(10), asyncio.TaskGroup() as group:
         done = group.create_task(asyncio.sleep(3600))
-        await shard._commit_loop(buffer, {}, publisher, cast("Any", done), group)
+        await loop.run(group, cast("Any", done))
         done.cancel()
     assert committed == [["gone", "t"]]
     await publisher.close()
 
 
-def test_more_unknown_names_than_are_kept_are_logged_once() -> None:
-    shard = shard_of(Group(Snapshot(0, OURS, "")))
+def test_unknown_names_over_the_limit_are_logged_once() -> None:
+    warnings = RowWarnings()
     tenant = cast("Any", SimpleNamespace(label="contoso"))
     with capture_logs() as logs:
         for batch_number in range(5):
             change = Change(cast("Any", None))
             change.unknown_names.add(f"{batch_number} {name}" for name in range(60))
-            shard._log_unknown(tenant, change)
+            warnings.committed(tenant, change)
     assert [(len(entry["names"]), entry.get("further", False)) for entry in logs] == [(60, False), (40, True)]
 
 
@@ -214,15 +227,15 @@ def _fence() -> None:
     raise FencedError("somebody else had it")
 
 
-async def _no_wait(_event: object, _seconds: float) -> None:
+async def _no_wait(_seconds: float) -> None:
     pass
 
 
-async def test_call_to_brokers_counts_as_turning_within_its_time_outs_only(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_broker_call_counts_as_progress_within_its_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
     """A producer's thread that hangs shows at /livez, a restore that goes on does not."""
     publisher = Scripted()
     shard = shard_of(Group(Snapshot(0, OURS, None)))
-    shard._publisher = publisher
+    shard._context.liveness.is_calling = lambda: publisher.is_within_bounds
     begun, end = threading.Event(), threading.Event()
 
     def hang() -> None:
@@ -231,7 +244,7 @@ async def test_call_to_brokers_counts_as_turning_within_its_time_outs_only(monke
 
     calling = asyncio.create_task(publisher.call(hang))
     assert await asyncio.to_thread(begun.wait, 60)
-    before = shard._turned_at
+    before = shard._context.liveness._turned_at
     assert shard.turned_at > before
     monkeypatch.setattr(publishing, "LONGEST_CALL_S", 0.0)
     assert shard.turned_at == before
@@ -240,27 +253,85 @@ async def test_call_to_brokers_counts_as_turning_within_its_time_outs_only(monke
     await publisher.close()
 
 
-async def test_batch_that_is_aborted_again_and_again_counts_as_turning(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_repeated_aborts_count_as_progress(monkeypatch: pytest.MonkeyPatch) -> None:
     publisher = Scripted(AbortedError("rebalance"), None)
     shard = shard_of(Group(Snapshot(0, OURS, None), Snapshot(0, OURS, "")))
-    monkeypatch.setattr(shard, "_wait", _no_wait)
-    monkeypatch.setattr(batch, "apply", lambda *_: None)
-    shard._turned_at = -math.inf
-    await shard._commit({}, {}, publisher, 0)
-    assert shard._turned_at > 0
+    monkeypatch.setattr(shard._ownership, "wait", _no_wait)
+    monkeypatch.setattr(commit_loop, "apply", lambda *_: None)
+    liveness = shard._context.liveness
+    liveness._turned_at = -math.inf
+    await loop_of(shard, publisher)._commit({}, 0)
+    assert liveness.turned_at > 0
     await publisher.close()
 
 
-async def test_command_that_comes_while_tenants_change_is_not_lost(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The reading of its tenant may be closed just then."""
-    shard = shard_of(Group(Snapshot(0, OURS, None)))
-    shard.restored = True
-    command = Command(7, None, b"")
+TENANT = "00000000-0000-4000-8000-000000000001"
+PAUSE = Heard(TENANT, jobs.Command("11111111-1111-4111-8111-111111111111", "pause", datetime(2026, 3, 1, tzinfo=UTC)))
 
+
+class Runtime:
+    """Runtime of a tenant that notes its commands, as a sweeper hands them over."""
+
+    def __init__(self, buffer: Buffer) -> None:
+        self.account = SimpleNamespace(tenant=SimpleNamespace(label="contoso"))
+        self.sweeper = self
+        self._buffer = buffer
+
+    def command(self, offset: int, command: jobs.Command) -> None:
+        self._buffer.put(Commanded(offset, datetime(2026, 3, 1, tzinfo=UTC), TENANT, command))
+
+
+def read_from_now_on(shard: Shard, monkeypatch: pytest.MonkeyPatch) -> None:
     async def exchange(*_: object) -> None:
-        shard.commanded(command)
-        assert not shard._buffer.take(1)
+        shard.tenants._of[TENANT] = OwnedTenant(runtime=cast("Any", Runtime(shard.tenants._buffer)))
 
-    monkeypatch.setattr(shard, "_exchange", exchange)
-    await shard._follow({}, cast("Any", None))
-    assert [cast("Any", item).offset for item in shard._buffer.take(1)] == [7]
+    monkeypatch.setattr(shard.tenants, "_exchange", exchange)
+
+
+async def test_command_for_a_tenant_that_is_not_read_yet_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tenant may be added to this worker next, or be closed at this moment because it changes."""
+    shard, publisher = shard_of(Group(Snapshot(0, OURS, ""))), Scripted(None, None, None)
+    shard.restored = True
+    buffer = shard.tenants._buffer
+    loop = loop_of(shard, publisher, buffer)
+    shard.commanded(ControlRecord(7, None, control.encode(PAUSE.tenant, PAUSE.order)))
+    loop._waiting = buffer.take(1)
+    await loop._flush()
+    assert publisher.positions[-1].offset == 8
+    await loop._flush()
+    (kept,) = loop._kept
+    assert control.parse(ControlRecord(0, None, kept.encode())) == PAUSE
+
+    read_from_now_on(shard, monkeypatch)
+    await shard.tenants.follow(cast("Any", None))
+    loop._waiting = buffer.take(1)
+    assert [cast("Any", item).command for item in loop._waiting] == [PAUSE.order, None]
+    await loop._flush()
+    assert publisher.positions[-1].offset == 8
+    assert not loop._kept
+    await publisher.close()
+
+
+async def test_restored_shard_applies_commands_that_were_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    shard = shard_of(Group(Snapshot(0, OURS, "")))
+    buffer = Buffer()
+    kept = kept_commands.pack([PAUSE])
+    shard.tenants.load(RestoredShard({}, {}, recreation.Place(8, ""), kept), buffer)
+    read_from_now_on(shard, monkeypatch)
+    await shard.tenants.follow(cast("Any", None))
+    assert [cast("Any", item).command for item in buffer.take(1)] == [PAUSE.order, None]
+
+
+def test_command_of_another_shard_is_not_kept() -> None:
+    shard = shard_of(Group(Snapshot(0, OURS, "")), shards=64)
+    assert control.partition_of(TENANT, 64)
+    shard.restored = True
+    shard.commanded(ControlRecord(7, None, control.encode(PAUSE.tenant, PAUSE.order)))
+    assert [cast("Any", item).kept for item in shard.tenants._buffer.take(1)] == [None]
+
+
+def test_kept_commands_are_bounded_and_the_newest_stay() -> None:
+    many = [PAUSE._replace(order=PAUSE.order._replace(id=str(UUID(int=n)))) for n in range(1_000)]
+    kept = kept_commands.pack(many)
+    assert 0 < sum(map(len, kept)) <= kept_commands.MAX_BYTES
+    assert kept_commands.parse(kept) == many[-len(kept) :]

@@ -100,13 +100,13 @@ _checkpoints = st.builds(
 
 
 @given(_checkpoints)
-def test_every_checkpoint_is_read_as_it_was_written(checkpoint: Checkpoint) -> None:
+def test_checkpoint_round_trips(checkpoint: Checkpoint) -> None:
     record = state.checkpoint_record("tenant/x", checkpoint)
     assert record.value is not None
     assert state.restore({record.key: record.value}).checkpoints == {"tenant/x": checkpoint}
 
 
-def test_a_shard_knows_where_it_belongs_and_which_command_is_next() -> None:
+def test_shard_record_round_trips() -> None:
     record = state.shard_record(HOME, 42)
     assert record.value is not None
     restored = state.restore({record.key: record.value})
@@ -128,18 +128,18 @@ def test_state_written_for_another_topic_or_cluster_is_refused(home: StateIdenti
 
 
 @pytest.mark.parametrize("key", [b"shard", b"checkpoint/t", b"whatever"])
-def test_a_record_of_a_newer_version_is_refused(key: bytes) -> None:
+def test_record_of_a_newer_version_is_refused(key: bytes) -> None:
     with pytest.raises(FatalError, match=r"version 2.*run the version that wrote it"):
         state.restore({key: b'{"v":2,"all":"different"}'})
 
 
 @pytest.mark.parametrize("value", [b"", b"\x00", b"[]", b"{}", b'{"v":"1"}'])
-def test_what_is_none_of_ours_is_refused(value: bytes) -> None:
+def test_foreign_record_is_refused(value: bytes) -> None:
     with pytest.raises(FatalError, match="none of ours"):
         state.restore({b"shard": value})
 
 
-def test_nothing_was_never_written() -> None:
+def test_missing_record_restores_nothing() -> None:
     assert state.restore({}) == state.Restored(None, {})
 
 
@@ -153,7 +153,7 @@ def test_records_of_version_1_stay_readable() -> None:
     assert restored.checkpoints == {"t1": some_checkpoint()}
 
 
-def test_members_that_came_later_are_missing_in_older_records() -> None:
+def test_older_records_lack_later_members() -> None:
     """Members that the first version did not write have their default."""
     record = state.checkpoint_record("t1", some_checkpoint())
     assert record.value is not None

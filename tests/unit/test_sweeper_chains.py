@@ -9,19 +9,20 @@ from typing import Any
 
 import msgspec
 
-from connector.batch import Item, PageRead, RunsDropped, SliceRead, TenantState
-from connector.buffer import Buffer
 from connector.core import windows
 from connector.core.coverage import Window
 from connector.core.dedup import DedupIndex
 from connector.core.jobs import Command
 from connector.core.rows import RowSchema
 from connector.errors import PermanentError
-from connector.graph.client import ReadPage
+from connector.graph.source import ReadPage
 from connector.kafka import avro
 from connector.kafka.seen import SeenLog
 from connector.kafka.state import Checkpoint
-from connector.sweeper import Sweeper
+from connector.pipeline.buffer import Buffer
+from connector.pipeline.messages import Item, PageRead, RunsDropped, SliceRead
+from connector.pipeline.sweeper import Sweeper
+from connector.pipeline.tenant_state import TenantState
 from tests.unit.test_admin_sweeper import DAY, NOW, RULES, TENANT, until
 
 
@@ -96,7 +97,17 @@ async def test_chain_with_repeated_ids_is_read_again() -> None:
         assert {bytes(row) for page in handed.of(PageRead) for row in page.raws} >= {b'{"id": "d"}'}
 
 
-async def test_slice_whose_ids_repeat_each_time_is_not_stable() -> None:
+async def test_pages_tell_which_ids_their_chain_repeats() -> None:
+    source = Source([["a", "b"], ["b", "c"]])
+    async with sweeping(source) as (_, handed):
+        await until(lambda: handed.of(SliceRead))
+        pages = handed.of(PageRead)
+        assert [(page.attempt, page.number) for page in pages] == [(0, 0), (0, 1), (1, 0), (1, 1), (2, 0), (2, 1)]
+        repeated = {int(page.reading.entries["hi"][0]) for page in pages if page.number}
+        assert [page.repeated for page in pages] == 3 * [frozenset(), repeated]
+
+
+async def test_slice_with_repeated_ids_is_unstable() -> None:
     source = Source([["a", "b"], ["b", "c"]])
     async with sweeping(source) as (sweeper, handed):
         await until(lambda: handed.of(SliceRead))
@@ -106,7 +117,7 @@ async def test_slice_whose_ids_repeat_each_time_is_not_stable() -> None:
         assert not any(read.steady for read in sweeper.plan.coverage.reads)
 
 
-async def test_job_that_publishes_again_hands_over_its_rows_before_it_counts() -> None:
+async def test_again_job_counts_after_handing_over_rows() -> None:
     """Else a crash between two commits would leave rows out that the job says it has published."""
     source = Source([["a"], ["b"]])
     async with sweeping(source) as (sweeper, handed):
@@ -130,7 +141,7 @@ async def test_failed_run_ends_its_other_chains() -> None:
         assert not handed.of(SliceRead)
 
 
-async def test_job_that_publishes_again_holds_a_bounded_number_of_bytes() -> None:
+async def test_again_job_holds_bounded_bytes() -> None:
     """Its slices are committed whole: one with more bytes than the buffer takes is read in parts."""
 
     class Long(Source):

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from connector.core import instants
-from connector.metrics import Activity
+from connector.metrics.worker import Activity
 from connector.web import page, strip
 
 TENANT = {
@@ -20,6 +20,10 @@ TENANT = {
     "covered_through": "2026-01-02T03:04:05.000Z",
     "lag_seconds": 12.3,
     "gap_seconds": 0,
+    "unread_seconds": 12.3,
+    "unread_from": "2026-01-02T03:04:05.000Z",
+    "unread_done": None,
+    "dead_letters": 7,
     "gaps": [],
     "coverage": [],
     "sweeps": [
@@ -92,15 +96,16 @@ def with_tenant(**changes: object) -> dict[str, Any]:
     return {**STATUS, "tenants": [{**TENANT, **changes}]}
 
 
-def test_a_tenant_shows_its_state_lag_gaps_sweeps_records_and_requests_in_words() -> None:
+def test_tenant_card_shows_state_lag_and_gaps() -> None:
     text = read(STATUS, {"200": 1200, "429": 3, "503": 2, "error": 1}).text
 
     for words in (
         "Ready. It owns 2 of 8 shards: 0, 3.",
         "1 tenant read by this worker: 1 up to date",
         "contoso Up to date Lag 12 s read to 2026-01-02 03:04:05 UTC",
-        "Gaps none",
-        "Rows a minute 34",
+        "Not read yet only the newest 12 s Rows per minute",
+        "Rows per minute 34",
+        "Dead letters 7",
         "Budget used 27%",
         "Shard 3",
         "every 1m over 15m: on time, last ended 2026-01-02 03:04:05 UTC",
@@ -123,11 +128,11 @@ def test_a_tenant_shows_its_state_lag_gaps_sweeps_records_and_requests_in_words(
         ("a later version's", "Not known yet"),
     ],
 )
-def test_every_state_is_a_word_and_not_a_colour_alone(state: str, words: str) -> None:
+def test_every_state_is_shown_as_a_word(state: str, words: str) -> None:
     assert f"contoso {words}" in read(with_tenant(state=state)).text
 
 
-def test_what_fails_says_why_and_comes_first() -> None:
+def test_failing_tenants_come_first_with_a_reason() -> None:
     failing = {**TENANT, "name": "zeta", "state": "failing", "reason": "The secret has expired: put a new one."}
     reader = read({**STATUS, "tenants": [TENANT, failing]})
 
@@ -136,42 +141,70 @@ def test_what_fails_says_why_and_comes_first() -> None:
     assert reader.text.startswith("1 failing")
 
 
-def test_what_is_not_known_is_not_shown_as_a_number() -> None:
-    text = read(with_tenant(lag_seconds=None, gap_seconds=None, covered_through=None, records=None, sweeps=[])).text
+def test_unknown_values_are_not_shown_as_numbers() -> None:
+    names = ("lag_seconds", "gap_seconds", "unread_seconds", "covered_through", "records", "dead_letters")
+    text = read(with_tenant(**dict.fromkeys(names), sweeps=[])).text
 
-    for words in ("Lag not known", "Gaps not known", "Published not known"):
+    for words in ("Lag not known", "Not read yet not known", "Published not known", "Dead letters not known"):
         assert words in text
 
 
-def test_a_tenant_without_a_name_shows_its_id() -> None:
+def test_tenant_without_a_name_shows_its_id() -> None:
     assert f"{TENANT['id']} Up to date" in read(with_tenant(name=None)).text
 
 
-def test_gaps_tell_where_and_why_and_the_list_stays_short() -> None:
+def test_gap_list_shows_cause_and_stays_short() -> None:
     gap = {"from": "2026-01-01T00:00:00.000Z", "to": "2026-01-01T01:00:00.000Z", "cause": "outage"}
-    text = read(with_tenant(gap_seconds=3600 * 50, gaps=[gap] * 50)).text
+    text = read(with_tenant(gap_seconds=3600 * 50, unread_seconds=3600 * 50, gaps=[gap] * 50)).text
 
-    assert "Gaps 2 d 2 h" in text
-    assert "never read: 2026-01-01 00:00:00 UTC to 2026-01-01 01:00:00 UTC : outage" in text
+    assert "Not read yet 2 d 2 h" in text
+    assert "gap: 2026-01-01 00:00:00 UTC to 2026-01-01 01:00:00 UTC : outage" in text
     assert text.count("outage") == 3
-    assert "47 more pieces" in text
+    assert "47 more gaps" in text
 
 
-def test_a_worker_that_is_not_ready_says_why() -> None:
+def test_tenant_behind_shows_from_when_and_until_when_it_is_not_read() -> None:
+    behind = {
+        "state": "catching_up",
+        "unread_seconds": 86_400 * 13,
+        "unread_from": "2026-01-01T00:00:00.000Z",
+        "unread_done": "2026-01-14T03:00:00.000Z",
+    }
+    text = read(with_tenant(**behind)).text
+
+    expected = "Not read yet 13 d from 2026-01-01 00:00:00 UTC done at this rate by 2026-01-14 03:00:00 UTC"
+    assert expected in text
+    assert "Gaps" not in text
+
+
+def test_failing_tenant_shows_since_when_it_is_not_read() -> None:
+    text = read(with_tenant(state="failing", reason="why", since="2026-01-01T00:00:00.000Z")).text
+
+    assert "why (not read since 2026-01-01 00:00:00 UTC )" in text
+
+
+def test_page_names_tenants_elsewhere_and_the_command_that_lists_them() -> None:
+    text = read({**STATUS, "tenants_elsewhere": 2}).text
+
+    assert "2 tenants of this app are not in the shards of this worker: connector status lists all tenants." in text
+    assert "of this app" not in read(STATUS).text
+
+
+def test_unready_worker_shows_the_reason() -> None:
     text = read(STATUS, reasons=["Brokers are unreachable: look at the network."]).text
 
     assert "Not ready." in text
     assert "Brokers are unreachable: look at the network." in text
 
 
-def test_a_worker_without_shards_stands_by() -> None:
+def test_worker_without_shards_is_standby() -> None:
     text = read({**STATUS, "tenants": [], "shards_owned": []}).text
 
     assert "It owns no shard: it stands by" in text
     assert "This worker reads no tenant at the moment." in text
 
 
-def test_jobs_are_listed_with_their_progress_while_there_are_any() -> None:
+def test_jobs_are_listed_with_progress() -> None:
     job = {
         "id": "j-1",
         "kind": "backfill",
@@ -193,7 +226,7 @@ def test_jobs_are_listed_with_their_progress_while_there_are_any() -> None:
     assert "Backfills" not in read(STATUS).text
 
 
-def test_nothing_from_outside_becomes_markup() -> None:
+def test_external_text_is_escaped_in_html() -> None:
     evil = "\"><script>alert(1)</script><b a='"
     gap = {"from": evil, "to": evil, "cause": evil}
     sweep = {"every": evil, "overlap": evil, "last_ok": None, "overdue_seconds": 0}
@@ -211,7 +244,7 @@ def test_nothing_from_outside_becomes_markup() -> None:
     assert reader.text.count(evil) >= 15
 
 
-def test_the_page_has_no_script_no_handler_and_loads_nothing() -> None:
+def test_page_has_no_script_and_loads_nothing() -> None:
     for tag, attributes in read(STATUS).seen:
         assert tag not in {"script", "img", "iframe", "object", "form"}
         assert not any(name.startswith("on") or name in {"style", "src"} for name in attributes)
@@ -223,7 +256,7 @@ def many(count: int) -> dict[str, Any]:
     return {**STATUS, "tenants": [*({**TENANT, "id": str(n), "name": f"t-{n:03}"} for n in range(count)), failing]}
 
 
-def test_it_can_be_read_aloud() -> None:
+def test_page_is_readable_by_screen_readers() -> None:
     for status in (STATUS, many(100)):
         seen = read(status).seen
         tags = [tag for tag, _ in seen]
@@ -241,15 +274,15 @@ def test_it_can_be_read_aloud() -> None:
                 assert attributes.get("aria-hidden") or (attributes["role"] == "img" and attributes["aria-label"])
 
 
-def test_of_many_tenants_those_that_need_somebody_come_in_full_and_the_others_in_a_line() -> None:
+def test_healthy_tenants_are_listed_compactly() -> None:
     reader = read(many(100))
 
     assert [tag for tag, _ in reader.seen].count("article") == 1
     assert reader.text.index("zeta Failing why Lag") < reader.text.index("The other 100 tenants")
-    assert "t-099 Up to date 12 s none 34 27%" in reader.text
+    assert "t-099 Up to date 12 s only the newest 12 s 7 34 27%" in reader.text
 
 
-def test_five_hundred_tenants_stay_a_page_of_half_a_megabyte() -> None:
+def test_page_of_500_tenants_is_below_half_a_megabyte() -> None:
     tenants = [
         {**covered((300, 48, 900), (48, 3, 70), (3, 0, 0.2)), "id": str(n), "name": f"t-{n}"} for n in range(500)
     ]
@@ -258,7 +291,7 @@ def test_five_hundred_tenants_stay_a_page_of_half_a_megabyte() -> None:
     assert len(text) < 500_000
 
 
-def test_it_refreshes_itself_unless_it_is_held_still() -> None:
+def test_page_refreshes_unless_paused() -> None:
     def refreshes(reader: Reader) -> bool:
         return any(attributes.get("http-equiv") == "refresh" for tag, attributes in reader.seen if tag == "meta")
 
@@ -292,11 +325,11 @@ def drawn(tenant: Mapping[str, Any], jobs: Iterable[Mapping[str, Any]] = ()) -> 
     return "".join(letters[strip.NAMES[run.kind]] * (run.last - run.first) for run in runs)
 
 
-def test_a_strip_shows_when_call_time_was_last_read() -> None:
+def test_strip_shows_when_time_was_last_read() -> None:
     assert drawn(covered((22, 10, 30), (10, 2, 5), (2, 0, 0.5))) == "  " + 12 * "o" + 8 * "t" + "rr"
 
 
-def test_a_short_gap_is_seen_where_nobody_reads_it_and_is_due_where_somebody_does() -> None:
+def test_short_gap_is_visible_in_the_strip() -> None:
     gap = [{"from": hours_ago(10.5), "to": hours_ago(10.4), "cause": "permission"}]
     tenant = covered((24, 10.5, 1), (10.4, 0, 0.5), gaps=gap, gap_seconds=360)
 
@@ -304,14 +337,14 @@ def test_a_short_gap_is_seen_where_nobody_reads_it_and_is_due_where_somebody_doe
     assert drawn({**tenant, "state": "catching_up"}) == 13 * "r" + "d" + 10 * "r"
 
 
-def test_what_was_not_read_up_to_now_is_a_gap_only_when_nobody_reads_it() -> None:
+def test_unread_recent_time_is_a_gap_only_if_not_due() -> None:
     tenant = covered((24, 3, 0.5))
 
     assert drawn({**tenant, "state": "failing"}) == 21 * "r" + "GGG"
     assert drawn({**tenant, "state": "catching_up"}) == 21 * "r" + "ddr".replace("r", " ")
 
 
-def test_an_open_backfill_shows_what_it_is_going_to_read() -> None:
+def test_open_backfill_shows_its_range() -> None:
     job = {"from": hours_ago(20), "to": hours_ago(8), "state": "running"}
     tenant = covered((12, 0, 0.5))
 
@@ -319,33 +352,14 @@ def test_an_open_backfill_shows_what_it_is_going_to_read() -> None:
     assert drawn(tenant, [{**job, "state": "done"}]) == 12 * " " + 12 * "r"
 
 
-def test_a_tenant_of_which_nothing_is_known_has_no_strip() -> None:
+def test_unknown_tenant_has_no_strip() -> None:
     assert strip.pieces({**TENANT, "lag_seconds": None}) is None
 
 
-def test_a_strip_is_also_a_sentence() -> None:
+def test_strip_has_a_text_alternative() -> None:
     labels = [
         attributes.get("aria-label", "")
         for tag, attributes in read({**STATUS, "tenants": [covered((12, 0, 0.5))]}).seen
     ]
 
     assert "Last 24 hours: read in the last hour, 12 h; not wanted: before the start, 12 h" in labels
-
-
-@pytest.mark.parametrize(
-    ("seconds", "words"),
-    [
-        (0, "0 s"),
-        (0.4, "0 s"),
-        (-0.4, "0 s"),
-        (59.6, "1 min"),
-        (61, "1 min 1 s"),
-        (3600, "1 h"),
-        (3601, "1 h"),
-        (3660.2, "1 h 1 min"),
-        (86400 * 3 + 7200 + 59, "3 d 2 h"),
-        (-90, "minus 1 min 30 s"),
-    ],
-)
-def test_a_duration_has_at_most_two_units(seconds: float, words: str) -> None:
-    assert page.duration(seconds) == words

@@ -16,7 +16,8 @@ from prometheus_client.openmetrics.exposition import CONTENT_TYPE_LATEST
 from structlog.testing import capture_logs
 
 from connector.errors import ConfigurationError, FatalError
-from connector.metrics import Metrics, TenantView
+from connector.metrics.gauges import TenantView
+from connector.metrics.worker import Metrics
 from connector.web import Web
 
 PATHS = ("/", "/metrics", "/livez", "/readyz", "/status")
@@ -89,9 +90,7 @@ async def test_nothing_can_be_changed(client: aiohttp.ClientSession, path: str, 
 
 
 @pytest.mark.parametrize("path", [*PATHS, "/nothing", "/static/../etc/passwd"])
-async def test_every_answer_carries_the_headers_that_keep_it_where_it_belongs(
-    client: aiohttp.ClientSession, path: str
-) -> None:
+async def test_every_response_has_security_headers(client: aiohttp.ClientSession, path: str) -> None:
     async with client.get(path) as response:
         assert response.headers["X-Content-Type-Options"] == "nosniff"
         assert response.headers["Cache-Control"] == "no-store"
@@ -101,7 +100,7 @@ async def test_every_answer_carries_the_headers_that_keep_it_where_it_belongs(
         assert response.headers["Server"] == "direct-routing-connector"
 
 
-async def test_the_page_allows_its_own_style_sheet_and_nothing_else(client: aiohttp.ClientSession) -> None:
+async def test_csp_allows_only_the_page_style_sheet(client: aiohttp.ClientSession) -> None:
     async with client.get("/") as response:
         policy = response.headers["Content-Security-Policy"]
         style = re.search(r"<style>(.*?)</style>", await response.text(), re.DOTALL)
@@ -112,7 +111,7 @@ async def test_the_page_allows_its_own_style_sheet_and_nothing_else(client: aioh
     assert "unsafe" not in policy
 
 
-async def test_what_is_not_there_says_what_is_and_repeats_nothing_of_the_request(client: aiohttp.ClientSession) -> None:
+async def test_not_found_lists_endpoints_without_an_echo(client: aiohttp.ClientSession) -> None:
     async with client.get("/secret-path?token=abc") as response:
         text = await response.text()
 
@@ -134,7 +133,7 @@ async def test_readiness_is_503_with_the_reasons(client: aiohttp.ClientSession, 
         assert "Brokers are unreachable." in await response.text()
 
 
-async def test_liveness_is_503_when_a_loop_stands_still(client: aiohttp.ClientSession, source: Source) -> None:
+async def test_liveness_is_503_when_a_loop_is_stuck(client: aiohttp.ClientSession, source: Source) -> None:
     source.alive_answer = (False, ["Shard 3 has not turned for 61 s."])
 
     async with client.get("/livez") as response:
@@ -158,7 +157,7 @@ async def test_status_is_the_json_of_the_service(client: aiohttp.ClientSession, 
         ("application/openmetrics-text;version=garbage", CONTENT_TYPE_LATEST),
     ],
 )
-async def test_metrics_come_in_the_format_that_is_asked_for(
+async def test_metrics_follow_the_requested_format(
     client: aiohttp.ClientSession, accept: str, content_type: str
 ) -> None:
     async with client.get("/metrics", headers={"Accept": accept}) as response:
@@ -166,7 +165,7 @@ async def test_metrics_come_in_the_format_that_is_asked_for(
         assert "# TYPE direct_routing_lag_seconds gauge" in await response.text()
 
 
-async def test_a_long_answer_is_compressed_only_for_those_who_can_read_it(client: aiohttp.ClientSession) -> None:
+async def test_long_response_is_compressed_on_request(client: aiohttp.ClientSession) -> None:
     async with client.get("/metrics", headers={"Accept-Encoding": "gzip"}) as response:
         assert response.headers["Content-Encoding"] == "gzip"
         compressed = await response.read()
@@ -177,7 +176,7 @@ async def test_a_long_answer_is_compressed_only_for_those_who_can_read_it(client
         assert "Content-Encoding" not in response.headers
 
 
-async def test_a_fault_is_logged_and_answered_without_its_details(
+async def test_internal_error_is_logged_without_details_for_clients(
     client: aiohttp.ClientSession, source: Source
 ) -> None:
     source.fault = RuntimeError("inner detail")
@@ -213,7 +212,7 @@ async def test_probes_are_answered_while_500_tenants_are_scraped(
     assert answered > 5
 
 
-async def test_port_0_takes_a_free_one_and_logs_it(source: Source, metrics: Metrics) -> None:
+async def test_port_0_picks_a_free_port(source: Source, metrics: Metrics) -> None:
     with capture_logs() as logs:
         async with Web("127.0.0.1", 0, source, metrics) as web:
             assert web.port > 0
@@ -221,7 +220,7 @@ async def test_port_0_takes_a_free_one_and_logs_it(source: Source, metrics: Metr
     assert {"event": "http_listening", "host": "127.0.0.1", "port": web.port, "log_level": "info"} in logs
 
 
-async def test_a_port_that_another_process_has_is_refused_with_what_to_do(source: Source, metrics: Metrics) -> None:
+async def test_occupied_port_gives_a_remedy(source: Source, metrics: Metrics) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(
@@ -238,7 +237,7 @@ async def test_a_port_that_another_process_has_is_refused_with_what_to_do(source
         ("::1", 70000, ""),
     ],
 )
-async def test_an_address_that_this_machine_cannot_listen_on_is_an_error_of_the_configuration(
+async def test_foreign_listen_address_is_a_configuration_error(
     source: Source, metrics: Metrics, host: str, port: int, words: str
 ) -> None:
     with pytest.raises(
@@ -247,7 +246,7 @@ async def test_an_address_that_this_machine_cannot_listen_on_is_an_error_of_the_
         await Web(host, port, source, metrics).start()
 
 
-async def test_it_stops_within_a_second_whatever_clients_hold_open(source: Source, metrics: Metrics) -> None:
+async def test_server_stops_within_a_second_with_open_clients(source: Source, metrics: Metrics) -> None:
     web = Web("127.0.0.1", 0, source, metrics)
     port = await web.start()
     async with connection(port) as idle, connection(port) as halfway, connection(port) as kept:
@@ -266,7 +265,7 @@ async def test_it_stops_within_a_second_whatever_clients_hold_open(source: Sourc
                 pass
 
 
-async def test_it_stops_within_a_second_while_an_answer_is_on_its_way(source: Source) -> None:
+async def test_server_stops_within_a_second_while_responding(source: Source) -> None:
     class Slow(Metrics):
         async def scrape(self, accept: str = "") -> tuple[bytes, str]:
             asked.set()
@@ -290,7 +289,7 @@ async def test_it_stops_within_a_second_while_an_answer_is_on_its_way(source: So
     "noise",
     [b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", b"GET / HTTP/9.9\r\n\r\n", b"nonsense\r\n\r\n", b"\r\n" * 50],
 )
-async def test_noise_from_a_port_scanner_ends_its_connection_and_nothing_else(
+async def test_port_scanner_noise_ends_only_its_connection(
     client: aiohttp.ClientSession, caplog: pytest.LogCaptureFixture, noise: bytes
 ) -> None:
     async with client.get("/livez") as response:
@@ -307,7 +306,7 @@ async def test_noise_from_a_port_scanner_ends_its_connection_and_nothing_else(
 
 
 @pytest.mark.parametrize("host", ["", "0.0.0.0", "::"])  # noqa: S104
-async def test_every_address_means_both_families(host: str, source: Source, metrics: Metrics) -> None:
+async def test_wildcard_address_serves_both_families(host: str, source: Source, metrics: Metrics) -> None:
     async with Web(host, 0, source, metrics) as web, aiohttp.ClientSession() as session:
         for loopback in ("127.0.0.1", "[::1]"):
             async with session.get(f"http://{loopback}:{web.port}/livez") as answer:

@@ -9,11 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from connector.core import windows
+from connector.core import slices, windows
 from connector.core.coverage import Coverage, Window
 from connector.core.instants import EPOCH
 from connector.core.jobs import Command
-from connector.core.windows import ROWS_A_SLICE, Rules, Sizes, Slice, State, Sweep
+from connector.core.slices import ROWS_A_SLICE, Sizes
+from connector.core.windows import Rules, Slice, State, Sweep
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 S, M, H, D = (timedelta(seconds=s) for s in (1, 60, 3600, 86_400))
@@ -27,7 +28,7 @@ def sizes(coverage: Coverage = Coverage(), *, rows_an_hour: float = 0.0, guess: 
 
 
 def next_piece(state: State, rules: Rules, in_flight: tuple[Slice, ...] = (), now: datetime = NOW) -> Slice | None:
-    return windows.next_slice(state, rules, in_flight, sizes(state.coverage), now, live=True, others=True)
+    return slices.next_slice(state, rules, in_flight, sizes(state.coverage), now, live=True, others=True)
 
 
 def run_dry(state: State, rules: Rules, now: datetime) -> tuple[State, list[Slice]]:
@@ -38,7 +39,7 @@ def run_dry(state: State, rules: Rules, now: datetime) -> tuple[State, list[Slic
         assert len(read) < 10_000
         read.append(piece)
         state, _ = windows.finish(state, [(piece, True)], now, rules)
-    assert windows.is_idle(state, rules, now)
+    assert slices.is_idle(state, rules, now)
     return state, read
 
 
@@ -62,32 +63,32 @@ def total(read: list[Slice]) -> timedelta:
 
 
 class TestFirstStart:
-    def test_it_reads_from_the_start_to_now_each_second_once(self) -> None:
+    def test_each_second_from_the_start_is_read_once(self) -> None:
         state, read = run_dry(windows.first_state(DEFAULT, NOW - 10 * D, NOW), DEFAULT, NOW)
         assert total(read) == 10 * D
         assert state.coverage.missing(Window(NOW - 10 * D, NOW)) == []
 
-    def test_the_newest_come_first_and_each_is_read_for_the_shortest_sweep_that_wants_it(self) -> None:
+    def test_newest_slices_come_first(self) -> None:
         _, read = run_dry(windows.first_state(DEFAULT, NOW - 10 * D, NOW), DEFAULT, NOW)
         assert read[0].window == Window(NOW - 15 * M, NOW)
         own = [piece for piece in read if piece.priority < 4]
         assert [piece.window.end for piece in own] == sorted((piece.window.end for piece in own), reverse=True)
         assert [piece.priority for piece in own] == sorted(piece.priority for piece in own)
 
-    def test_it_never_reads_before_the_start_or_the_horizon(self) -> None:
+    def test_nothing_before_start_or_horizon_is_read(self) -> None:
         for start in (NOW - 3 * H, NOW - 149 * D, NOW - 1000 * D):
             _, read = run_dry(windows.first_state(DEFAULT, start, NOW), DEFAULT, NOW)
             assert min(piece.window.start for piece in read) == max(start, NOW - 150 * D + H)
 
     @pytest.mark.parametrize("start", [NOW, NOW + 5 * D, NOW - 20 * S])
-    def test_where_nothing_has_settled_it_waits_and_then_goes_on(self, start: datetime) -> None:
+    def test_unsettled_time_is_waited_for(self, start: datetime) -> None:
         rules = DEFAULT._replace(settle=30 * S)
         state, read = run_dry(windows.first_state(rules, start, NOW), rules, NOW)
         assert read == []
         _, read = run_dry(state, rules, NOW + 10 * M)
         assert read[0].window.end == NOW + 10 * M - 30 * S
 
-    def test_a_start_that_moves_later_on_changes_nothing(self) -> None:
+    def test_later_start_changes_nothing(self) -> None:
         state = polled(windows.first_state(DEFAULT, NOW - 5 * M, NOW), DEFAULT, NOW, NOW + 5 * M)
         assert state.start == NOW - 5 * M
 
@@ -101,7 +102,7 @@ class TestSlices:
         st.booleans(),
         st.integers(1, 30 * 86_400),
     )
-    def test_a_slice_is_part_of_the_piece_in_whole_seconds_and_not_too_long(
+    def test_slice_is_bounded_and_in_whole_seconds(
         self,
         length_s: int,
         rows_an_hour: int,
@@ -122,7 +123,7 @@ class TestSlices:
         assert cut.start.microsecond == cut.end.microsecond == 0
 
     @given(st.integers(10, 500_000), st.booleans())
-    def test_a_slice_holds_about_ten_pages(self, rows_an_hour: int, newest_first: bool) -> None:  # noqa: FBT001
+    def test_slice_holds_about_ten_pages(self, rows_an_hour: int, newest_first: bool) -> None:  # noqa: FBT001
         window = Window(NOW - 30 * D, NOW)
         coverage = Coverage().add(window, NOW)
         cut = sizes(coverage, rows_an_hour=rows_an_hour).cut(window, 30 * D, newest_first=newest_first)
@@ -130,22 +131,22 @@ class TestSlices:
         assert rows <= ROWS_A_SLICE + 1
         assert rows > 0.9 * ROWS_A_SLICE or cut == window
 
-    def test_where_a_minute_has_more_than_ten_pages_a_slice_is_a_minute(self) -> None:
+    def test_busy_slice_is_at_least_a_minute(self) -> None:
         coverage = Coverage().add(Window(NOW - D, NOW), NOW)
         cut = sizes(coverage, rows_an_hour=10**8).cut(Window(NOW - H, NOW), D, newest_first=True)
         assert cut == Window(NOW - M, NOW)
 
-    def test_where_nothing_is_known_the_guess_counts_and_grows_four_times_at_most(self) -> None:
+    def test_guessed_slice_grows_at_most_fourfold(self) -> None:
         window = Window(NOW - 30 * D, NOW)
-        first = sizes(guess=windows.first_guess()).cut(window, 30 * D, newest_first=True)
+        first = sizes(guess=slices.first_guess()).cut(window, 30 * D, newest_first=True)
         assert first.seconds == pytest.approx(3600, abs=60)
-        after_nothing = sizes(guess=windows.next_guess(first, 0)).cut(window, 30 * D, newest_first=True)
+        after_nothing = sizes(guess=slices.next_guess(first, 0)).cut(window, 30 * D, newest_first=True)
         assert after_nothing.seconds == pytest.approx(4 * 3600, abs=120)
-        after_many = sizes(guess=windows.next_guess(first, 100_000)).cut(window, 30 * D, newest_first=True)
+        after_many = sizes(guess=slices.next_guess(first, 100_000)).cut(window, 30 * D, newest_first=True)
         assert after_many.seconds < 360
 
     @given(st.integers(1, 100_000))
-    def test_halves_are_whole_seconds_and_together_the_window(self, length_s: int) -> None:
+    def test_halves_are_whole_seconds_and_complete(self, length_s: int) -> None:
         window = Window(NOW, NOW + length_s * S)
         parts = windows.halves(window)
         assert parts[0].start == window.start
@@ -153,7 +154,7 @@ class TestSlices:
         assert sum((part.end - part.start for part in parts), timedelta(0)) == length_s * S
         assert len(parts) == (1 if length_s == 1 else 2)
 
-    def test_what_is_on_its_way_is_not_asked_for_again(self) -> None:
+    def test_slices_in_progress_are_not_planned_again(self) -> None:
         state, _ = windows.begin(windows.first_state(DEFAULT, NOW - 10 * D, NOW), DEFAULT, NOW)
         in_flight: tuple[Slice, ...] = ()
         while piece := next_piece(state, DEFAULT, in_flight):
@@ -173,10 +174,10 @@ class TestSlices:
         assert total(list(in_flight)) == 10 * D
         assert not coverage_of(in_flight).missing(Window(NOW - 10 * D, NOW))
 
-    def test_one_chain_is_kept_for_the_live_sweep(self) -> None:
+    def test_one_chain_is_reserved_for_the_live_sweep(self) -> None:
         state, _ = windows.begin(windows.first_state(DEFAULT, NOW - 10 * D, NOW), DEFAULT, NOW)
-        one = windows.next_slice(state, DEFAULT, (), sizes(), NOW, live=False, others=True)
-        two = windows.next_slice(state, DEFAULT, (), sizes(), NOW, live=True, others=False)
+        one = slices.next_slice(state, DEFAULT, (), sizes(), NOW, live=False, others=True)
+        two = slices.next_slice(state, DEFAULT, (), sizes(), NOW, live=True, others=False)
         assert one is not None
         assert two is not None
         assert (one.priority, two.priority) == (1, 0)
@@ -200,7 +201,7 @@ class TestSweeps:
                 at += 5 * M
         assert set(seconds.values()) == {1}
 
-    def test_each_run_reads_its_overlap_and_back_to_where_the_last_was_complete(self) -> None:
+    def test_run_reaches_back_to_the_last_complete_run(self) -> None:
         rules = DEFAULT._replace(sweeps=(Sweep(M, 15 * M),))
         state = polled(windows.first_state(rules, NOW - 2 * H, NOW), rules, NOW, NOW + 5 * M)
         _, read = run_dry(state, rules, NOW + 5 * M)
@@ -212,7 +213,7 @@ class TestSweeps:
         assert run_dry(state, DEFAULT, NOW + M - S)[1] == []
         assert run_dry(state, DEFAULT, NOW + M)[1] != []
 
-    def test_a_turn_waits_for_the_start_and_for_a_resume(self) -> None:
+    def test_next_turn_waits_for_start_and_resume(self) -> None:
         """Neither a paused tenant nor one whose start lies ahead has anything to do before."""
         rules = DEFAULT._replace(settle=30 * S)
         state = windows.first_state(rules, NOW + 5 * D, NOW)
@@ -224,7 +225,7 @@ class TestSweeps:
         paused = windows.command(state, Command("p", "pause", NOW), NOW, NOW - D)
         assert windows.next_turn(paused, rules, NOW) is None
 
-    def test_settle_keeps_the_newest_calls_for_later(self) -> None:
+    def test_settle_postpones_the_newest_calls(self) -> None:
         rules = DEFAULT._replace(settle=90 * S)
         _, read = run_dry(windows.first_state(rules, NOW - H, NOW), rules, NOW)
         assert max(piece.window.end for piece in read) == NOW - 90 * S
@@ -240,7 +241,7 @@ class TestSweeps:
             (Sweep(M, 5 * M), Sweep(2 * M, 5 * M), Sweep(3 * M, 5 * M)),
         ],
     )
-    def test_any_sweeps_end_each_time_and_their_statements_move_on(self, sweeps: tuple[Sweep, ...]) -> None:
+    def test_any_sweeps_end_and_advance_progress(self, sweeps: tuple[Sweep, ...]) -> None:
         rules = DEFAULT._replace(sweeps=sweeps)
         state = windows.first_state(rules, NOW - 3 * D, NOW)
         now = NOW
@@ -255,12 +256,12 @@ class TestSweeps:
             reach = max(state.start, sweep_state.run.started - sweep_state.sweep.overlap)
             assert sweep_state.through >= reach, "what another sweep has read counts too"
 
-    def test_a_run_that_does_not_end_shows_as_overdue(self) -> None:
+    def test_unfinished_run_is_overdue(self) -> None:
         state, _ = windows.begin(windows.first_state(DEFAULT, NOW - H, NOW), DEFAULT, NOW)
         assert windows.overdue_seconds(state.sweeps[0], NOW + M) == 0
         assert windows.overdue_seconds(state.sweeps[0], NOW + 3 * M) == 120
 
-    def test_slow_runs_are_overtaken_and_nothing_starves(self) -> None:
+    def test_slow_runs_are_replaced_without_starvation(self) -> None:
         """A budget of one slice of an hour per hour, for a sweep of eight hours every two."""
         rules = Rules((Sweep(2 * H, 8 * H),), 0 * S, H, 150 * D)
         state, now, last_read = windows.first_state(rules, NOW - 8 * H, NOW), NOW, {}
@@ -292,7 +293,7 @@ class TestSweeps:
         assert [NOW + 2 * D - s.run.started < s.sweep.every + H for s in state.sweeps if s.run] == 4 * [True]
 
     @given(st.lists(st.tuples(st.integers(0, 500), st.integers(1, 200), st.integers(0, 700)), max_size=12))
-    def test_merging_changes_nothing_that_a_run_sees(self, reads: list[tuple[int, int, int]]) -> None:
+    def test_merging_does_not_change_a_run(self, reads: list[tuple[int, int, int]]) -> None:
         state = windows.first_state(DEFAULT, NOW - 700 * M, NOW - 700 * M)
         coverage = Coverage()
         for start, length, read_at in reads:
@@ -314,7 +315,7 @@ class TestSweeps:
         assert begun == dropped == [0, 1, 2, 3]
         assert windows.begin(state, DEFAULT, NOW + S)[1] == begun
 
-    def test_what_a_failed_run_has_read_is_not_lost(self) -> None:
+    def test_readings_of_a_failed_run_are_kept(self) -> None:
         state, _ = windows.begin(windows.first_state(DEFAULT, NOW - 30 * D, NOW), DEFAULT, NOW)
         for _ in range(9):
             piece = next_piece(state, DEFAULT)
@@ -323,7 +324,7 @@ class TestSweeps:
         state, _ = windows.drop_runs(state)
         assert state.coverage.through == NOW
 
-    def test_a_slice_counts_as_read_when_its_run_began_however_long_that_took(self) -> None:
+    def test_slice_counts_as_read_at_the_start_of_its_run(self) -> None:
         rules = DEFAULT._replace(sweeps=(Sweep(M, 15 * M),))
         state, _ = windows.begin(windows.first_state(rules, NOW - H, NOW), rules, NOW)
         while piece := next_piece(state, rules):
@@ -331,14 +332,14 @@ class TestSweeps:
         assert {read.at for read in state.coverage.reads} == {NOW}
         assert state.sweeps[0].through == NOW - 15 * M
 
-    def test_the_deepest_of_those_that_begin_together_is_the_one_the_others_end_with(self) -> None:
+    def test_sweeps_started_together_end_with_the_deepest(self) -> None:
         assert windows.replaced_by([0, 1, 3], DEFAULT) == 3
         assert windows.replaced_by([], DEFAULT) is None
 
 
 class TestCatchingUp:
     @pytest.mark.parametrize("outage", [30 * S, 10 * M, 4 * H, 3 * D, 20 * D, 100 * D])
-    def test_all_that_began_meanwhile_is_read_once(self, outage: timedelta) -> None:
+    def test_runs_started_meanwhile_share_one_reading(self, outage: timedelta) -> None:
         state = polled(windows.first_state(DEFAULT, NOW - 2 * H, NOW), DEFAULT, NOW, NOW + 5 * M)
         later = NOW + 5 * M + outage
         through = state.coverage.through
@@ -348,7 +349,7 @@ class TestCatchingUp:
         assert total(read) <= (later - state.start) + outage + 4 * H
         assert all(piece.window.seconds <= 86_400 for piece in read)
 
-    def test_own_overlaps_come_first_and_the_hole_then_oldest_first(self) -> None:
+    def test_overlap_is_read_before_the_gap(self) -> None:
         rules = DEFAULT._replace(sweeps=DEFAULT.sweeps[:2])
         state = polled(windows.first_state(rules, NOW - 2 * H, NOW), rules, NOW, NOW + 5 * M)
         later = NOW + 10 * D
@@ -359,7 +360,7 @@ class TestCatchingUp:
         assert hole == sorted(hole, key=lambda piece: (piece.priority, piece.window))
         assert total(hole) == later - 3 * H - min(piece.window.start for piece in hole)
 
-    def test_no_window_begins_before_the_horizon_however_long_it_was(self) -> None:
+    def test_no_window_starts_before_the_horizon(self) -> None:
         rules = DEFAULT._replace(horizon=20 * D)
         state = polled(windows.first_state(rules, NOW - 2 * H, NOW), rules, NOW, NOW + 5 * M)
         later = NOW + 60 * D
@@ -367,7 +368,7 @@ class TestCatchingUp:
         assert min(piece.window.start for piece in read) == later - 20 * D + H / 2
         assert state.coverage.missing(Window(later - 20 * D + H / 2, later)) == []
 
-    def test_a_hole_is_gone_on_with_after_a_restart(self) -> None:
+    def test_gap_reading_continues_after_a_restart(self) -> None:
         state = polled(windows.first_state(DEFAULT, NOW - 2 * H, NOW), DEFAULT, NOW, NOW + 5 * M)
         later = NOW + 30 * D
         state, _ = windows.begin(state, DEFAULT, later)
@@ -384,7 +385,7 @@ class TestCatchingUp:
 
 
 class TestRestarts:
-    def test_a_run_on_its_way_goes_on_where_it_stopped(self) -> None:
+    def test_run_continues_after_a_restart(self) -> None:
         state, _ = windows.begin(windows.first_state(DEFAULT, NOW - 3 * D, NOW), DEFAULT, NOW)
         first = next_piece(state, DEFAULT)
         assert first is not None
@@ -395,12 +396,12 @@ class TestRestarts:
         assert second is not None
         assert second.window.end == first.window.start
 
-    def test_a_run_too_old_to_go_on_is_dropped(self) -> None:
+    def test_too_old_run_is_dropped(self) -> None:
         state, _ = windows.begin(windows.first_state(DEFAULT, NOW - 3 * D, NOW), DEFAULT, NOW)
         resumed = windows.resume(state, DEFAULT, NOW + 20 * M)
         assert [sweep_state.running for sweep_state in resumed.sweeps] == [False, False, True, True]
 
-    def test_a_sweep_that_is_new_begins_with_what_coverage_proves(self) -> None:
+    def test_new_sweep_starts_from_coverage(self) -> None:
         state = polled(windows.first_state(DEFAULT, NOW - 2 * H, NOW), DEFAULT, NOW, NOW + 30 * M)
         rules = DEFAULT._replace(sweeps=(Sweep(M, 10 * M), *DEFAULT.sweeps[1:]))
         new = windows.resume(state, rules, NOW + 30 * M).sweeps[0]
@@ -409,7 +410,7 @@ class TestRestarts:
         later, _ = run_dry(windows.resume(state, rules, NOW + 30 * M), rules, NOW + 30 * M)
         assert later.sweeps[0].through == NOW + 20 * M
 
-    def test_a_sweep_that_was_taken_out_is_gone(self) -> None:
+    def test_removed_sweep_is_gone(self) -> None:
         state, _ = run_dry(windows.first_state(DEFAULT, NOW - 2 * H, NOW), DEFAULT, NOW)
         rules = DEFAULT._replace(sweeps=DEFAULT.sweeps[:1])
         assert [s.sweep for s in windows.resume(state, rules, NOW).sweeps] == list(rules.sweeps)
@@ -420,7 +421,7 @@ class TestClocks:
 
     @pytest.mark.parametrize("step", [S, 30 * S, 2 * M, 10 * M, 3 * H, 5 * D])
     @pytest.mark.parametrize("rules", [RULES, DEFAULT])
-    def test_after_a_step_back_sweeps_go_on_and_read_again(self, rules: Rules, step: timedelta) -> None:
+    def test_sweeps_continue_after_a_clock_step_back(self, rules: Rules, step: timedelta) -> None:
         state = polled(windows.first_state(rules, NOW - 9 * D, NOW), rules, NOW, NOW + 20 * M)
         now = NOW + 19 * M - step
         state, read = run_dry(state, rules, now)
@@ -433,7 +434,7 @@ class TestClocks:
         assert state.coverage.through is not None
         assert state.coverage.through <= now + 10 * M
 
-    def test_after_a_step_ahead_and_back_statements_are_taken_back(self) -> None:
+    def test_clock_step_ahead_and_back_withdraws_progress(self) -> None:
         state = polled(windows.first_state(self.RULES, NOW - 3 * D, NOW), self.RULES, NOW, NOW + 10 * M)
         state, _ = run_dry(state, self.RULES, NOW + 5 * H)
         state = polled(state, self.RULES, NOW + 10 * M, NOW + 20 * M)

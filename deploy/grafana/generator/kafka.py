@@ -15,7 +15,7 @@ from deploy.grafana.generator.panels import (
     of_worker,
     quantiles,
 )
-from deploy.grafana.generator.shared import NONE_IS_GOOD, brokers, commit_delay, shards_without_owner
+from deploy.grafana.generator.shared import NONE_IS_GOOD, brokers, commit_delay, missing_workers, shards_without_owner
 
 
 def dashboard() -> Dashboard:
@@ -24,7 +24,7 @@ def dashboard() -> Dashboard:
         "kafka",
         "Kafka",
         "Transactions, shards and restores of the chosen workers. docs/runbook.md says what to do.",
-        [_glance(), _transactions(), _shards()],
+        [_glance(), _transactions(), _shards(), _processes()],
         tenants=False,
     )
 
@@ -55,6 +55,7 @@ def _glance() -> Row:
                 steps=NONE_IS_GOOD,
             ),
             shards_without_owner(),
+            missing_workers(),
             figure(
                 "Aborted in an hour",
                 "Transactions that did not land, or of which nobody knows. A few at each rebalance are normal.",
@@ -132,6 +133,47 @@ def _shards() -> Row:
                 "Rows that a worker keeps in memory, about 24 bytes each. When memory gets short: add workers.",
                 "short",
                 [Query(f"sum by (instance) ({of_worker('remembered_rows')})", "{{instance}}")],
+            ),
+        ],
+    )
+
+
+def _processes() -> Row:
+    return Row(
+        "Processes",
+        [
+            lines(
+                "CPU, by worker",
+                "Cores that a worker uses. At 1 the event loop is the limit: add workers.",
+                "short",
+                [
+                    Query(
+                        f"sum by (instance) (rate({of_worker('process_cpu_seconds_total')}[$__rate_interval]))",
+                        "{{instance}}",
+                    )
+                ],
+                steps=((None, GREEN), (0.9, ORANGE)),
+                width=8,
+            ),
+            lines(
+                "Memory, by worker",
+                "Resident memory. Compare it with the container's limit; at the limit the kernel kills the worker.",
+                "bytes",
+                [Query(f"max by (instance) ({of_worker('process_resident_memory_bytes')})", "{{instance}}")],
+                width=8,
+            ),
+            lines(
+                "File descriptors, by worker",
+                "Share of the open file descriptors that the process may have.",
+                "percentunit",
+                [
+                    Query(
+                        f"max by (instance) ({of_worker('process_open_fds')} / {of_worker('process_max_fds')})",
+                        "{{instance}}",
+                    )
+                ],
+                steps=((None, GREEN), (0.8, ORANGE)),
+                width=8,
             ),
         ],
     )

@@ -5,15 +5,19 @@ from grafana_foundation_sdk.models.dashboard import Dashboard
 from deploy.grafana.generator.panels import (
     BLUE,
     GREEN,
+    RED,
     YELLOW,
     Column,
+    Panel,
     Query,
     Row,
     a_minute,
     board,
     by_label,
     figure,
+    largest,
     lines,
+    of_rule,
     of_tenant,
     timeline,
 )
@@ -22,6 +26,7 @@ from deploy.grafana.generator.shared import (
     NONE_IS_BETTER,
     NONE_IS_GOOD,
     brokers,
+    missing_workers,
     overdue,
     requests_by_status,
     rows_by_outcome,
@@ -36,7 +41,7 @@ def dashboard() -> Dashboard:
         "overview",
         "Overview",
         "All tenants: how far behind, what is missing, whose fault. docs/runbook.md says what to do.",
-        [_glance(), _behind(), _rows(), _errors()],
+        [_glance(), _behind(), _objectives(), _rows(), _errors()],
         tenants=True,
     )
 
@@ -75,6 +80,14 @@ def _glance() -> Row:
                 steps=((None, GREEN), (1, BLUE)),
             ),
             shards_without_owner(),
+            missing_workers(),
+            figure(
+                "Dead letters in a day",
+                "Rows of the chosen tenants that do not fit the schema. They are in the dead-letter topic.",
+                "short",
+                Query(f"sum(increase({of_tenant('rows_total', outcome='dead_letter')}[1d]))", "dead letters"),
+                steps=NONE_IS_BETTER,
+            ),
             figure(
                 "Alerts that fire",
                 "Warnings and worse, of all tenants and instances: Prometheus' own list names them.",
@@ -105,7 +118,20 @@ def _behind() -> Row:
                     Column("Lag", now("lag_seconds"), "s", LAG),
                     Column("Never read", now("gap_seconds"), "s", NONE_IS_BETTER),
                     Column("Gaps", now("gaps"), "none"),
-                    Column("Failing", now("tenant_failing"), "none", NONE_IS_GOOD),
+                    Column(
+                        "Failing",
+                        f"max by (tenant, reason) ({of_tenant('tenant_failing')} == 1)"
+                        f' or on (tenant) label_replace({now("tenant_failing")}, "reason", "none", "", "")',
+                        "none",
+                        NONE_IS_GOOD,
+                        ("reason",),
+                    ),
+                    Column(
+                        "Dead letters in a day",
+                        f"sum by (tenant) (increase({of_tenant('rows_total', outcome='dead_letter')}[1d]))",
+                        "short",
+                        NONE_IS_BETTER,
+                    ),
                     Column("Paused", now("tenant_paused"), "none"),
                     Column(
                         "Rows a minute",
@@ -121,7 +147,7 @@ def _behind() -> Row:
                 "Now minus the newest call time that was read and committed. It rises when reading stops, for"
                 " whatever reason.",
                 "s",
-                [Query(f"max by (tenant) ({of_tenant('lag_seconds')})", "{{tenant}}")],
+                [Query(largest(f"max by (tenant) ({of_tenant('lag_seconds')})"), "{{tenant}}")],
                 steps=LAG,
             ),
             lines(
@@ -130,8 +156,53 @@ def _behind() -> Row:
                 " falls is being read;"
                 " one that stands for half an hour fires an alert.",
                 "s",
-                [Query(f"max by (tenant) ({of_tenant('gap_seconds')})", "{{tenant}}")],
+                [Query(largest(f"max by (tenant) ({of_tenant('gap_seconds')})"), "{{tenant}}")],
                 steps=NONE_IS_BETTER,
+            ),
+        ],
+    )
+
+
+def _objectives() -> Row:
+    def met(sli: str, title: str, text: str) -> Panel:
+        return figure(
+            title,
+            f"{text} Share of the last 30 days, of the worst tenant. The objective is 99 %; slo.yml has the rules.",
+            "percentunit",
+            Query(f"1 - max({of_rule(f'direct_routing:{sli}:ratio_30d')})", "met"),
+            steps=((None, RED), (0.99, GREEN)),
+        )
+
+    def burn(sli: str, title: str) -> Panel:
+        bad = f"max by (tenant) ({of_rule(f'direct_routing:{sli}:ratio_1h')})"
+        return lines(
+            title,
+            "How many times faster than allowed an objective of 99 % is used up, in the last hour."
+            " Above 14.4 it pages.",
+            "short",
+            [Query(largest(f"{bad} / (1 - 0.99)"), "{{tenant}}")],
+            steps=((None, GREEN), (1, YELLOW), (14.4, RED)),
+            width=10,
+        )
+
+    return Row(
+        "Objectives",
+        [
+            met("stale", "Fresh", "A tenant is fresh while its lag is at most two minutes."),
+            burn("stale", "Burn rate of freshness"),
+            burn("incomplete", "Burn rate of completeness"),
+            met("incomplete", "Complete", "A tenant is complete while none of its call time is unread."),
+            figure(
+                "Rows that were fresh",
+                "Share of the rows that were published while their tenant was fresh, in the last hour, of all chosen"
+                " tenants.",
+                "percentunit",
+                Query(
+                    f"sum(avg_over_time({of_rule('direct_routing:fresh_rows:rate5m')}[1h]))"
+                    f" / sum(avg_over_time({of_rule('direct_routing:published_rows:rate5m')}[1h]))",
+                    "fresh",
+                ),
+                steps=((None, RED), (0.99, GREEN)),
             ),
         ],
     )
@@ -147,7 +218,11 @@ def _rows() -> Row:
                 "New rows and revisions. None for an hour in office hours, and no lag: the tenant has no calls,"
                 " or Graph shows none.",
                 "short",
-                [Query(a_minute(of_tenant("rows_total", outcome="published|revised"), "tenant"), "{{tenant}}")],
+                [
+                    Query(
+                        largest(a_minute(of_tenant("rows_total", outcome="published|revised"), "tenant")), "{{tenant}}"
+                    )
+                ],
             ),
             lines(
                 "Budget used",
@@ -155,7 +230,7 @@ def _rows() -> Row:
                 " not fit, see"
                 " connector plan.",
                 "percentunit",
-                [Query(f"max by (tenant) ({of_tenant('graph_budget_used_ratio')})", "{{tenant}}")],
+                [Query(largest(f"max by (tenant) ({of_tenant('graph_budget_used_ratio')})"), "{{tenant}}")],
                 steps=((None, GREEN), (0.9, YELLOW)),
             ),
             throttled(),
@@ -169,9 +244,9 @@ def _errors() -> Row:
         [
             timeline(
                 "Failing tenants",
-                "Why a tenant fails: sign_in and permission are its owner's to repair, throttled and unreachable"
-                " pass by themselves.",
-                [Query(f"max by (tenant) ({of_tenant('tenant_failing')})", "{{tenant}}")],
+                "Why a tenant fails, 15 at most: sign_in and permission are its owner's to repair, throttled and"
+                " unreachable pass by themselves.",
+                [Query(largest(f"max by (tenant, reason) ({of_tenant('tenant_failing')})"), "{{tenant}}, {{reason}}")],
                 "reads",
                 "fails",
             ),

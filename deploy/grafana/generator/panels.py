@@ -25,6 +25,10 @@ GREEN, YELLOW, ORANGE, RED, BLUE, GREY = "green", "yellow", "orange", "red", "bl
 SOURCE = dashboard.DataSourceRef(type_val="prometheus", uid="${datasource}")
 TAG = "direct-routing"
 WIDTH = 24
+MOST_LINES = 15
+"Lines of a panel that shows a line for each tenant."
+_NAMESPACE = {"namespace": "$namespace"}
+_DEPLOYMENT = {"namespace": "$namespace", "job": "$job"}
 
 
 class Query(NamedTuple):
@@ -43,12 +47,27 @@ class Row(NamedTuple):
 
 def of_tenant(metric: str, **labels: str) -> str:
     """Return a selector for the series of a metric of the selected tenants and instances."""
-    return _selector(metric, {"tenant": "$tenant", "instance": "$instance", **labels})
+    return _selector(metric, {**_DEPLOYMENT, "tenant": "$tenant", "instance": "$instance", **labels})
 
 
 def of_worker(metric: str, **labels: str) -> str:
     """Return a selector for the series of a metric of the selected instances."""
-    return _selector(metric, {"instance": "$instance", **labels})
+    return _selector(metric, {**_DEPLOYMENT, "instance": "$instance", **labels})
+
+
+def of_deployment(metric: str, **labels: str) -> str:
+    """Return a selector for the series of a metric of the selected namespaces and jobs, of all their instances."""
+    return _selector(metric, {**_DEPLOYMENT, **labels})
+
+
+def of_rule(record: str) -> str:
+    """Return a selector for a series of the selected tenants that slo.yml records."""
+    return f'{record}{{namespace=~"$namespace", job=~"$job", tenant=~"$tenant"}}'
+
+
+def largest(expr: str) -> str:
+    """Return the largest series of an expression: hundreds of lines could not be read."""
+    return f"topk({MOST_LINES}, {expr})"
 
 
 def _selector(metric: str, labels: dict[str, str]) -> str:
@@ -209,6 +228,8 @@ class Column(NamedTuple):
     expr: str
     unit: str
     steps: Steps = ()
+    labels: tuple[str, ...] = ()
+    "Labels of the series that are columns too, such as the reason of a failure."
 
 
 def by_label(title: str, description: str, label: str, columns: Sequence[Column]) -> Panel:
@@ -227,6 +248,7 @@ def by_label(title: str, description: str, label: str, columns: Sequence[Column]
             .datasource(SOURCE)
         )
         names[f"Value #{ref_id}"] = column.title
+        names |= {name: name.capitalize() for name in column.labels}
         properties = [dashboard.DynamicConfigValue("unit", column.unit)]
         if column.steps:
             properties += [
@@ -262,7 +284,9 @@ def board(uid: str, title: str, description: str, rows: Sequence[Row], *, tenant
         .time("now-6h", "now")
         .tooltip(dashboard.DashboardCursorSync.CROSSHAIR)
         .with_variable(builders.DatasourceVariable("datasource").label("Data source").type("prometheus"))
-        .with_variable(_choice("instance", "Instance", "label_values(direct_routing_build_info, instance)"))
+        .with_variable(_choice("namespace", "Namespace", "label_values(direct_routing_build_info, namespace)"))
+        .with_variable(_choice("job", "Job", f"label_values({_selector('build_info', _NAMESPACE)}, job)"))
+        .with_variable(_choice("instance", "Instance", f"label_values({of_deployment('build_info')}, instance)"))
         .annotation(_Restarts())
         .link(
             builders.DashboardLink("Direct Routing")
@@ -274,7 +298,7 @@ def board(uid: str, title: str, description: str, rows: Sequence[Row], *, tenant
         )
     )
     if tenants:
-        query = 'label_values(direct_routing_tenant_up{instance=~"$instance"}, tenant)'
+        query = f"label_values({of_worker('tenant_up')}, tenant)"
         result.with_variable(_choice("tenant", "Tenant", query))
     for row in rows:
         result.with_row(builders.Row(row.title))

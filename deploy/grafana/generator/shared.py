@@ -9,7 +9,9 @@ from deploy.grafana.generator.panels import (
     Steps,
     a_minute,
     figure,
+    largest,
     lines,
+    of_deployment,
     of_tenant,
     of_worker,
     quantiles,
@@ -28,8 +30,26 @@ def shards_without_owner() -> Panel:
         "Shards without owner",
         "Tenants of these shards are not read, and have no series. All instances count, whichever are chosen.",
         "none",
-        Query("max(direct_routing_shards) - sum(direct_routing_shards_owned)", "shards"),
+        Query(
+            f"sum(max by (namespace, job) ({of_deployment('shards')})"
+            f" - sum by (namespace, job) ({of_deployment('shards_owned')}))",
+            "shards",
+        ),
         steps=NONE_IS_GOOD,
+    )
+
+
+def missing_workers() -> Panel:
+    """Return the panel with the number of workers that ended or do not respond."""
+    now = f"count by (namespace, job) ({of_deployment('build_info')})"
+    before = f"max_over_time(count by (namespace, job) ({of_deployment('build_info')})[1h:15s])"
+    return figure(
+        "Missing workers",
+        "Workers less than at most in the last hour. All instances count, whichever are chosen. A rolling update has"
+        " one more for a while.",
+        "none",
+        Query(f"sum({before} - ({now} or {before} * 0))", "workers"),
+        steps=NONE_IS_BETTER,
     )
 
 
@@ -76,7 +96,7 @@ def throttled() -> Panel:
         "Share of the time that was waited because of 429 and Retry-After. Above a tenth: somebody else reads"
         " this log too.",
         "percentunit",
-        [Query(f"sum by (tenant) (rate({waited_s}[$__rate_interval]))", "{{tenant}}")],
+        [Query(largest(f"sum by (tenant) (rate({waited_s}[$__rate_interval]))"), "{{tenant}}")],
         steps=((None, GREEN), (0.1, ORANGE)),
     )
 
@@ -88,7 +108,7 @@ def overdue(label: str, legend: str) -> Panel:
         "For how long a sweep should have ended. It grows while a tenant fails, brokers are away, or sweeps do"
         " not fit.",
         "s",
-        [Query(f"max by ({label}) ({of_tenant('sweep_overdue_seconds')})", legend)],
+        [Query(largest(f"max by ({label}) ({of_tenant('sweep_overdue_seconds')})"), legend)],
         steps=OVERDUE,
     )
 

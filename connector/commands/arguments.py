@@ -1,0 +1,100 @@
+"""Meaning of the options that several commands share. A wrong value raises ConfigurationError and exits with 2."""
+
+import json
+import logging
+import os
+import sys
+from collections.abc import Iterable
+from datetime import datetime, timedelta
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from connector import log
+from connector.config import Settings, Tenant, duration_text, load
+from connector.config.durations import parse_instant
+from connector.config.quoting import shown
+from connector.core import instants
+from connector.core.coverage import Window
+from connector.errors import ConfigurationError
+
+NO_TENANTS = "tenants: there are none; add [[tenants]] or set AZURE_TENANT_ID and AZURE_CLIENT_ID"
+_SECOND = timedelta(seconds=1)
+
+
+def read_settings(
+    config: Path | None,
+    *,
+    required: Iterable[str] = ("kafka.bootstrap_servers",),
+    contacts_graph: bool = False,
+) -> Settings:
+    """Return the settings of a command, and silence librdkafka, whose messages would hide the command's own errors.
+
+    Only a command that contacts Graph needs the credentials for it.
+    """
+    settings = load(config, os.environ, required=required, contacts_graph=contacts_graph)
+    logging.getLogger("connector.kafka").setLevel(logging.CRITICAL)
+    log.kafka_logger().setLevel(logging.CRITICAL)
+    return settings
+
+
+def find_tenant(settings: Settings, text: str) -> Tenant:
+    """Return the tenant with a name or id. Raise ConfigurationError if there is none."""
+    for tenant in settings.tenants:
+        if text.lower() == tenant.key or text == tenant.name:
+            return tenant
+    if not settings.tenants:
+        raise ConfigurationError([NO_TENANTS])
+    names = [name for tenant in settings.tenants for name in (tenant.name, tenant.id) if name]
+    lower = {name.lower(): name for name in names}
+    nearest = get_close_matches(text.lower(), lower, 1, 0.0)
+    raise ConfigurationError([f"--tenant: there is no tenant {shown(text)}; the nearest is {lower[nearest[0]]}"])
+
+
+def read_window(begin: str, end: str, now: datetime, horizon: timedelta | None = None) -> Window:
+    """Return the range of --from and --to in whole seconds, including the second in which `end` lies.
+
+    Raise ConfigurationError for a range that is reversed, in the future, shorter than a second, or begins before `now -
+    horizon`.
+    """
+    first, last = _moment("--from", begin, now), _moment("--to", end, now)
+    problems = [
+        f"{option}: {instants.text(moment)} is in the future, it is {instants.text(now)} now; name a past instant"
+        for option, moment in (("--from", first), ("--to", last))
+        if moment > now
+    ]
+    if first >= last:
+        problems.append(
+            f"--from: {instants.text(first)} is not before --to, {instants.text(last)}: swap them, or widen the range"
+        )
+    if horizon is not None and first < now.replace(microsecond=0) - horizon:
+        problems.append(
+            f"--from: {instants.text(first)} lies beyond dedup.horizon ({duration_text(horizon)}): rows may have been "
+            f"forgotten there, and could be published twice; begin at {instants.text(now - horizon)} or later"
+        )
+    if problems:
+        raise ConfigurationError(problems[:1])
+    cut = now.replace(microsecond=0)
+    window = Window(first.replace(microsecond=0), min(cut, (last + _SECOND - _TICK).replace(microsecond=0)))
+    if window.start >= window.end:
+        raise ConfigurationError(["--from: the range is shorter than a second; widen it"])
+    return window
+
+
+_TICK = timedelta(microseconds=1)
+
+
+def _moment(option: str, text: str, now: datetime) -> datetime:
+    try:
+        moment = parse_instant(text)
+        return now.replace(microsecond=0) + moment if isinstance(moment, timedelta) else moment
+    except ValueError as wrong:
+        raise ConfigurationError([f"{option}: {wrong}"]) from None
+    except OverflowError:
+        raise ConfigurationError([f"{option}: {text[:40]} is before the year 1; name a later instant"]) from None
+
+
+def print_json(value: Any) -> None:
+    """Write a result as JSON. An encoding other than UTF-8 gets escapes, which lose nothing."""
+    escaped = sys.stdout.encoding.lower().replace("-", "") != "utf8"
+    sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=escaped) + "\n")

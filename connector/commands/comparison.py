@@ -1,0 +1,298 @@
+"""Comparison of a topic with what Graph shows, row by row, by hashes: a month of rows fits into memory.
+
+1. Only the newest version of each row counts: on the topic the one with the highest revision, of Graph the one that was
+   read last.
+2. A row that was read and that the topic lacks, or holds with other fields, is a suspect: the connector may have
+   published it after the topic was read. Suspects are checked again after more of the topic was read.
+3. Versions that the topic holds twice are counted for rows of the range only.
+
+A record takes 29 bytes. A row of Graph takes none unless it is a suspect. Ids are kept for the first suspects only.
+"""
+
+import hashlib
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from connector.core import fingerprints
+
+SHOWN = 1_000
+_KEPT = 5 * SHOWN
+_RECORD = np.dtype(
+    [("hi", "<u8"), ("lo", "<u4"), ("revision", "<u4"), ("said", "<u8"), ("beta", "<u4"), ("inside", "u1")]
+)
+_SUSPECT = np.dtype([("hi", "<u8"), ("lo", "<u4"), ("said", "<u8"), ("beta", "<u4"), ("start_s", "<i8")])
+_UNSEEN, _IDENTICAL, _DIFFERING = 0, 1, 2
+
+Key = tuple[int, int]
+Values = Mapping[str, Any]
+
+
+class Said(NamedTuple):
+    """Hashes of a version's values; `beta` is 0 where no field that only beta has is set."""
+
+    said: int
+    beta: int
+
+
+class Fields:
+    """Names of the fields that are compared."""
+
+    def __init__(self, names: Iterable[str], beta: Iterable[str], left_out: Collection[str]) -> None:
+        """Select the fields to compare.
+
+        `names` are fields of v1.0, `beta` are the further fields that both sides can have, `left_out` are fields that
+        were treated for privacy and cannot be compared.
+        """
+        self.v1 = tuple(name for name in names if name not in left_out)
+        self.beta = tuple(name for name in beta if name not in left_out)
+
+    def said(self, values: Values) -> Said:
+        """Return the hashes of a version. `values` have Graph's names and instants as epoch milliseconds."""
+        more = [values[name] for name in self.beta]
+        return Said(_hash(self._v1_of(values)), 0 if all(v is None for v in more) else _hash(more) & 0xFFFFFFFF or 1)
+
+    def differences(self, first: Values, second: Values) -> list[str]:
+        """Return the names of the fields in which two versions differ."""
+        names = list(self.v1)
+        if not any(all(values[name] is None for name in self.beta) for values in (first, second)):
+            names += self.beta
+        return [name for name in names if first[name] != second[name]]
+
+    def _v1_of(self, values: Values) -> list[Any]:
+        return [values[name] for name in self.v1]
+
+
+class Suspect(NamedTuple):
+    """Row of Graph that the topic lacks, or holds with other fields."""
+
+    key: Key
+    start_s: int
+    "Epoch seconds of the window in which it was read, or of the call's start."
+    is_missing: bool
+
+
+class Result(NamedTuple):
+    """Result of a comparison. The lists hold the first rows only, the counts include all."""
+
+    graph_rows: int
+    topic_records: int
+    identical: int
+    missing: int
+    differing: int
+    duplicated: int
+    unexpected: int
+    missing_keys: list[Key]
+    differing_keys: list[Key]
+    duplicated_keys: list[tuple[Key, int, int]]
+    "Row, revision, and how often this version is on the topic."
+    unexpected_keys: list[Key]
+
+
+class Comparison:
+    """Comparison of records of the topic with rows of Graph.
+
+    The records are added first, then the rows, then more records if there are any. The result can be asked for at any
+    time.
+    """
+
+    def __init__(self) -> None:
+        self._records: list[NDArray[np.void]] = []
+        self._table: NDArray[np.void] | None = None
+        self._state: NDArray[np.uint8] = np.zeros(0, np.uint8)
+        self._suspects: list[NDArray[np.void]] = []
+        self._unfit: list[NDArray[np.void]] = []
+
+    def add_records(
+        self, keys: Sequence[Key], revisions: Sequence[int], said: Sequence[Said], inside: Sequence[bool]
+    ) -> None:
+        """Add records of the topic, in the order of each partition. `inside`: whether the call began in the range."""
+        records = np.zeros(len(keys), _RECORD)
+        records["hi"], records["lo"] = _columns(keys)
+        records["revision"] = revisions
+        records["said"] = np.array([one.said for one in said], np.uint64)
+        records["beta"] = [one.beta for one in said]
+        records["inside"] = inside
+        self._records.append(records)
+        if self._table is not None:
+            self._rebuild()
+
+    def add_rows(self, keys: Sequence[Key], said: Sequence[Said], starts_s: Sequence[int]) -> NDArray[np.bool_]:
+        """Add the valid rows of one page of Graph; return which of them the topic lacks or holds with other fields."""
+        rows = np.zeros(len(keys), _SUSPECT)
+        rows["hi"], rows["lo"] = _columns(keys)
+        rows["said"] = np.array([one.said for one in said], np.uint64)
+        rows["beta"] = [one.beta for one in said]
+        rows["start_s"] = starts_s
+        table = self._sealed()
+        at, same = self._judge(table, rows)
+        # Of an id that is on the page twice the last occurrence counts: numpy assigns in order.
+        found = at >= 0
+        self._state[at[found]] = np.where(same[found], _IDENTICAL, _DIFFERING)
+        if not same.all():
+            self._suspects.append(rows[~same])
+        return ~same
+
+    def add_unfit(self, keys: Sequence[Key]) -> None:
+        """Add ids of invalid rows that Graph shows, so that records of them on the topic do not count as unexpected."""
+        rows = np.zeros(len(keys), _SUSPECT)
+        rows["hi"], rows["lo"] = _columns(keys)
+        self._unfit.append(rows)
+
+    def suspects(self) -> list[Suspect]:
+        """Return the rows that are missing or differ at this moment."""
+        suspects, at, same = self._open()
+        return (
+            [
+                Suspect((int(row["hi"]), int(row["lo"])), int(row["start_s"]), is_missing)
+                for row, is_missing in zip(suspects[~same], (at[~same] < 0).tolist(), strict=True)
+            ]
+            if len(at)
+            else []
+        )
+
+    def result(self) -> Result:
+        """Return the result for what was added so far."""
+        table = self._sealed()
+        suspects, at, same = self._open()
+        self._state[at[(at >= 0) & same]] = _IDENTICAL
+        self._state[at[(at >= 0) & ~same]] = _DIFFERING
+        missing, differing = suspects[at < 0], suspects[(at >= 0) & ~same]
+        last = _last(table)
+        newest = table[last]
+        state = self._state[last]
+        for rows in self._unfit:
+            found, _ = self._judge(table, rows)
+            hit = np.isin(np.flatnonzero(last), found[found >= 0])
+            # Neither identical nor differing: an invalid row cannot be compared, it only explains the record.
+            state = np.where(hit & (state == _UNSEEN), _IDENTICAL + _DIFFERING, state)
+        unexpected = newest[(state == _UNSEEN) & (newest["inside"] == 1)]
+        identical = int((state == _IDENTICAL).sum())
+        # A record counts when its call began in the range, or when Graph showed its row in the range.
+        in_range = (state != _UNSEEN) | (newest["inside"] == 1)
+        of_range = np.repeat(in_range, np.diff(np.flatnonzero(last), prepend=-1))
+        versions = table[of_range]
+        repeated, times = _repeats(versions)
+        return Result(
+            graph_rows=identical + len(missing) + len(differing),
+            topic_records=len(versions),
+            identical=identical,
+            missing=len(missing),
+            differing=len(differing),
+            duplicated=len(repeated),
+            unexpected=len(unexpected),
+            missing_keys=_keys(missing),
+            differing_keys=_keys(differing),
+            duplicated_keys=[
+                (key, int(revision), int(count))
+                for key, revision, count in zip(_keys(repeated), repeated["revision"], times, strict=False)
+            ],
+            unexpected_keys=_keys(unexpected),
+        )
+
+    def _open(self) -> tuple[NDArray[np.void], NDArray[np.intp], NDArray[np.bool_]]:
+        """Return the suspects, each as it was read last, with their positions in the table and which are resolved.
+
+        The position is -1 where the topic has no record of the row. A suspect is resolved when the topic now holds the
+        same fields, or when a later reading of the row was identical to the topic.
+        """
+        if not self._suspects:
+            empty = np.zeros(0, _SUSPECT)
+            return empty, np.zeros(0, np.intp), np.zeros(0, np.bool_)
+        suspects = np.concatenate(self._suspects)
+        order = np.lexsort((np.arange(len(suspects)), suspects["lo"], suspects["hi"]))
+        suspects = suspects[order]
+        suspects = suspects[_last(suspects)]
+        at, same = self._judge(self._sealed(), suspects)
+        healed = np.zeros(len(suspects), np.bool_)
+        healed[at >= 0] = self._state[at[at >= 0]] == _IDENTICAL
+        return suspects, at, same | healed
+
+    def _sealed(self) -> NDArray[np.void]:
+        return self._rebuild() if self._table is None else self._table
+
+    def _rebuild(self) -> NDArray[np.void]:
+        """Sort the records by row and revision, so that the last record of a row is its newest version."""
+        before, state = self._table, self._state
+        records = np.concatenate([np.zeros(0, _RECORD), *self._records])
+        self._records = [records]
+        table = records[np.lexsort((np.arange(len(records)), records["revision"], records["lo"], records["hi"]))]
+        self._table, self._state = table, np.zeros(len(table), np.uint8)
+        if before is not None:
+            known = before[state != _UNSEEN]
+            rows = np.zeros(len(known), _SUSPECT)
+            for name in ("hi", "lo", "said", "beta"):
+                rows[name] = known[name]
+            at, same = self._judge(table, rows)
+            # A row that was identical when it was read stays identical: a record that was published since holds a
+            # newer version of Graph.
+            state = state[state != _UNSEEN]
+            self._state[at] = np.where(same | (state == _DIFFERING), state, _IDENTICAL)
+        return table
+
+    @staticmethod
+    def _judge(table: NDArray[np.void], rows: NDArray[np.void]) -> tuple[NDArray[np.intp], NDArray[np.bool_]]:
+        """Return the position of each row's newest version, -1 where there is none, and whether it has equal fields."""
+        at = np.full(len(rows), -1, np.intp)
+        end = np.searchsorted(table["hi"], rows["hi"], side="right") - 1
+        open_ = np.flatnonzero(end >= 0)
+        # `end` is the last record with the same `hi`, and a row's last record is its newest version. More than one
+        # round is needed only where different ids share their first 64 bits.
+        while len(open_):
+            here = end[open_]
+            is_hi = table["hi"][here] == rows["hi"][open_]
+            open_, here = open_[is_hi], here[is_hi]
+            is_row = table["lo"][here] == rows["lo"][open_]
+            at[open_[is_row]] = here[is_row]
+            open_ = open_[~is_row]
+            end[open_] -= 1
+            open_ = open_[end[open_] >= 0]
+        same = at >= 0
+        known = table[at[same]]
+        ours = rows[same]
+        same[same] = (known["said"] == ours["said"]) & (
+            (known["beta"] == ours["beta"]) | (known["beta"] == 0) | (ours["beta"] == 0)
+        )
+        return at, same
+
+
+def id_keys(ids: Iterable[str]) -> list[Key]:
+    """Return the keys of ids, equal to those that rows get when they are read (fingerprints.ENTRY)."""
+    keys = fingerprints.id_keys(ids)
+    return list(zip(keys["hi"].tolist(), keys["lo"].tolist(), strict=True))
+
+
+def id_key(text: str) -> Key:
+    """Return the key of one id."""
+    return id_keys([text])[0]
+
+
+def _hash(values: Any) -> int:
+    return int.from_bytes(hashlib.blake2b(msgspec.msgpack.encode(values), digest_size=8).digest(), "little")
+
+
+def _columns(keys: Sequence[Key]) -> tuple[NDArray[np.uint64], NDArray[np.uint32]]:
+    return np.array([hi for hi, _ in keys], np.uint64), np.array([lo for _, lo in keys], np.uint32)
+
+
+def _keys(rows: NDArray[np.void]) -> list[Key]:
+    first = rows[:_KEPT]
+    return list(zip(first["hi"].tolist(), first["lo"].tolist(), strict=True))
+
+
+def _last(rows: NDArray[np.void]) -> NDArray[np.bool_]:
+    """Return which of the sorted rows are the last ones with their key."""
+    last = np.ones(len(rows), np.bool_)
+    last[:-1] = (rows["hi"][1:] != rows["hi"][:-1]) | (rows["lo"][1:] != rows["lo"][:-1])
+    return last
+
+
+def _repeats(versions: NDArray[np.void]) -> tuple[NDArray[np.void], NDArray[np.intp]]:
+    """Return the versions that occur more than once in sorted records, and how often each does."""
+    last = _last(versions)
+    last[:-1] |= versions["revision"][1:] != versions["revision"][:-1]
+    times = np.diff(np.flatnonzero(last), prepend=-1)
+    return versions[last][times > 1], times[times > 1]

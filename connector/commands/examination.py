@@ -1,0 +1,225 @@
+"""Checks of `connector check`: they test everything that `run` needs, without affecting a running worker.
+
+1. It publishes no row, joins no group, and creates no topic or schema. Each tenant gets one request to Graph.
+2. A check that depends on a failed one is neither made nor listed, because it would only repeat the same problem.
+3. All checks run at the same time, and every wait is limited: if nothing can be reached, it takes half a minute.
+"""
+
+import asyncio
+import dataclasses
+import sys
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Literal, NamedTuple, TextIO
+from urllib.parse import urlsplit
+
+from connector import brokers, log
+from connector.commands import arguments
+from connector.config import Settings, Tenant
+from connector.core.coverage import Window
+from connector.errors import (
+    BrokersUnavailableError,
+    ConfigurationError,
+    FatalError,
+    RegistryUnavailableError,
+    SourceError,
+)
+from connector.graph.client import GraphClient
+from connector.graph.source import NoEvents, Source
+from connector.graph.token_claims import OLDER_ROLE, ROLE, TokenClaims
+from connector.kafka import topics
+from connector.kafka.limits import raise_command
+from connector.kafka.probe import Probe, TopicFindings
+from connector.kafka.registry import Registry, subjects
+from connector.kafka.topic_admin import Found
+from connector.kafka.topic_problems import Problem
+
+_ANSWER = timedelta(seconds=8)
+_TENANT_S = 25.0
+_AGO, _LENGTH = timedelta(minutes=1), timedelta(seconds=1)
+_AT_ONCE = 60_000.0
+
+Check = Literal["configuration", "token", "role", "graph", "brokers", "topics", "transactions", "schema_registry"]
+
+
+class Finding(NamedTuple):
+    """The result of one check."""
+
+    check: Check
+    tenant: str | None
+    ok: bool
+    message: str
+    remedy: str | None
+    "The action that solves the problem; None if the check passed."
+
+
+def _passed(check: Check, message: str, tenant: str | None = None) -> Finding:
+    return Finding(check, tenant, ok=True, message=message, remedy=None)
+
+
+def _failed(check: Check, message: str, remedy: str, tenant: str | None = None) -> Finding:
+    return Finding(check, tenant, ok=False, message=message, remedy=remedy)
+
+
+def examine(config: Path | None, *, as_json: bool) -> bool:
+    """Make all checks, write the findings, as JSON or for people, and return whether all checks passed."""
+    settings = arguments.read_settings(config, contacts_graph=True)
+    log.configure(settings.log.format, "critical")  # every problem is a finding, so the log stays quiet
+    found = asyncio.run(Examination(settings).run())
+    if as_json:
+        arguments.print_json([finding._asdict() for finding in found])
+    else:
+        _show(found, sys.stdout)
+    return all(finding.ok for finding in found)
+
+
+def _show(found: Sequence[Finding], stream: TextIO) -> None:
+    passed, failed = ("✓", "✗") if stream.isatty() else ("ok", "FAILED")
+    for finding in found:
+        mark = passed if finding.ok else failed
+        what = f"{finding.check} of {finding.tenant}" if finding.tenant else finding.check
+        todo = f"; to do: {finding.remedy}" if finding.remedy else ""
+        stream.write(f"{mark} {what}: {finding.message}{todo}\n")
+    failures = sum(not finding.ok for finding in found)
+    stream.write(f"{failures} of {len(found)} checks failed\n" if failures else f"all {len(found)} checks passed\n")
+
+
+class Examination:
+    """All checks of one configuration. Construction raises ConfigurationError without tenants."""
+
+    def __init__(self, settings: Settings) -> None:
+        if not settings.tenants:
+            raise ConfigurationError([arguments.NO_TENANTS])
+        self._settings = settings
+        self._probe = Probe(settings.kafka, brokers.clients(settings))
+        self._registry = Registry(settings.schema_registry) if settings.schema_registry.url else None
+
+    async def run(self) -> list[Finding]:
+        """Return the findings in the order of docs/interface.md."""
+        timeout = min(self._settings.graph.timeout, _ANSWER)
+        async with GraphClient(dataclasses.replace(self._settings.graph, timeout=timeout)) as client:
+            tenants = [self._tenant(client, tenant) for tenant in self._settings.tenants]
+            found = await asyncio.gather(*tenants, self._brokers(), self._schemas())
+        count = len(self._settings.tenants)
+        words = f"complete, with {count} tenant{'' if count == 1 else 's'}"
+        return [_passed("configuration", words), *(finding for part in found for finding in part)]
+
+    async def _tenant(self, client: GraphClient, tenant: Tenant) -> list[Finding]:
+        # The budget delays a tenant's first request by one step. The check makes no other one, so the step is short.
+        source = client.source(dataclasses.replace(tenant, requests_per_minute=_AT_ONCE), NoEvents())
+        found: list[Finding] = []
+        at: Check = "token"
+        try:
+            async with asyncio.timeout(_TENANT_S):
+                permit, host = await source.sign_in()
+                found += self._judge(permit, host, tenant.label)
+                if found[0].ok:
+                    at = "graph"
+                    found.append(await self._ask(source, tenant.label))
+        except SourceError as error:
+            found.append(_failed(at, error.wrong, error.remedy or _REACH, tenant.label))
+        except TimeoutError:
+            found.append(_failed(at, f"no answer within {_TENANT_S:g} s", _REACH, tenant.label))
+        finally:
+            await source.close()
+        return found
+
+    def _judge(self, permit: TokenClaims | None, host: str, tenant: str) -> list[Finding]:
+        """Return the findings about a token: the cloud that it is for, and the application role."""
+        graph = self._settings.graph
+        ours = urlsplit(graph.scope).hostname or ""
+        theirs = host or urlsplit(permit.audience if permit else "").hostname or ours
+        if theirs != ours:
+            wrong = f"sign-in gives tokens of this tenant for {theirs}, graph.cloud = {graph.cloud} reads {ours}"
+            return [_failed("token", wrong, f"set graph.cloud to the cloud of {theirs}", tenant)]
+        signed_in = _passed("token", f"signed in, for {ours}", tenant)
+        if permit is None:
+            return [signed_in, _passed("role", "the token does not tell; Graph's answer does", tenant)]
+        if permit.roles & {ROLE, OLDER_ROLE}:
+            has = ROLE if ROLE in permit.roles else OLDER_ROLE
+            return [signed_in, _passed("role", f"the token has {has}", tenant)]
+        instead = ", ".join(sorted(permit.roles)) or "none"
+        wrong = f"the token lacks the application permission {ROLE}; it has {instead}"
+        return [signed_in, _failed("role", wrong, f"grant {ROLE} and give admin consent in this tenant", tenant)]
+
+    async def _ask(self, source: Source, tenant: str) -> Finding:
+        end = datetime.now(UTC).replace(microsecond=0) - _AGO
+        await source.ask_once(Window(end - _LENGTH, end))
+        return _passed("graph", "the direct routing log can be read", tenant)
+
+    async def _brokers(self) -> list[Finding]:
+        try:
+            found = await asyncio.to_thread(self._probe.look)
+        except BrokersUnavailableError as error:
+            wrong = f"no broker answers at {self._settings.kafka.bootstrap_servers}: {error}"
+            return [_failed("brokers", wrong, error.remedy)]
+        unreachable = await asyncio.to_thread(self._probe.unreachable, found)
+        if unreachable:
+            return _failures("brokers", unreachable)
+        more = await asyncio.gather(self._topics(found), self._transactions())
+        return [_passed("brokers", f"those of cluster {found.cluster} answer"), *(one for part in more for one in part)]
+
+    async def _topics(self, found: Found) -> list[Finding]:
+        settings = self._settings
+        kafka, key = settings.kafka, settings.rows.key
+        wanted = topics.wanted(kafka.app, settings.topics, kafka.shards, kafka.partitions, kafka.topic_properties, key)
+        try:
+            standing = await asyncio.to_thread(self._probe.topics, wanted, found)
+        except BrokersUnavailableError as error:
+            return [_failed("topics", f"the brokers do not tell: {error}", error.remedy)]
+        except FatalError as error:
+            return [_failed("topics", error.wrong, error.remedy or "name another kafka.app")]
+        if standing.problems:
+            return _failures("topics", standing.problems)
+        created = f"; run will create {', '.join(standing.missing)}" if standing.missing else ""
+        refused = f"; brokers refuse settings, run will create {standing.left_out}" if standing.left_out else ""
+        return [
+            _passed(
+                "topics", f"{len(wanted) - len(standing.missing)} are there and right{created}{refused}{_low(standing)}"
+            )
+        ]
+
+    async def _transactions(self) -> list[Finding]:
+        problems = await asyncio.to_thread(self._probe.transactions)
+        is_exact = self._settings.kafka.delivery == "exactly_once"
+        words = "can be begun and aborted" if is_exact else "are not used: kafka.delivery is at_least_once"
+        return _failures("transactions", problems) or [_passed("transactions", words)]
+
+    async def _schemas(self) -> list[Finding]:
+        if self._registry is None:
+            return [_passed("schema_registry", "none is configured; values are in Avro's single-object encoding")]
+        return await asyncio.to_thread(self._compare_schemas, self._registry)
+
+    def _compare_schemas(self, registry: Registry) -> list[Finding]:
+        settings = self._settings
+        wanted = subjects(settings.topics, settings.schema_registry.subject_name_strategy)
+        failed, unknown = [], 0
+        for subject in wanted:
+            try:
+                unknown += registry.expect(subject).id is None
+            except FatalError as error:
+                failed.append(_failed("schema_registry", error.wrong, error.remedy or "look into the registry"))
+            except RegistryUnavailableError as error:
+                wrong, _, remedy = str(error).partition("; ")
+                remedy = remedy or "check schema_registry.url, and that the registry runs and can be reached"
+                return [*failed, _failed("schema_registry", wrong, remedy)]
+        will = f"; run will register {unknown}" if unknown else ""
+        return failed or [_passed("schema_registry", f"{len(wanted)} schemas fit{will}")]
+
+
+def _low(standing: TopicFindings) -> str:
+    """Return the part of a message that names topics whose maximum record size is low."""
+    words = (
+        f"; {topic} takes {limit} bytes (max.message.bytes): batches are no longer than that, and longer rows become "
+        f"dead letters; raise it with: {raise_command(topic)}"
+        for topic, limit in standing.limits.items()
+    )
+    return "".join(words)
+
+
+def _failures(check: Check, problems: Sequence[Problem]) -> list[Finding]:
+    return [_failed(check, problem.wrong, problem.remedy) for problem in problems]
+
+
+_REACH = "see that this machine reaches it over HTTPS; behind a proxy set HTTPS_PROXY"

@@ -1,0 +1,48 @@
+"""Output of `connector jobs`, which `connector status` contains."""
+
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+
+from connector import brokers
+from connector.commands import arguments, overview, text
+from connector.config import Settings
+from connector.kafka.operator_client import OperatorClient
+
+
+def report(config: Path | None, *, as_json: bool) -> None:
+    """Write the jobs, as JSON or for people."""
+    settings = arguments.read_settings(config)
+    found = overview.look(
+        OperatorClient(settings.kafka, brokers.clients(settings)), settings, datetime.now(UTC)
+    ).describe_jobs()
+    if as_json:
+        arguments.print_json(found)
+    elif found:
+        text.show([section(found, settings)])
+    else:
+        sys.stderr.write("there are no jobs; connector backfill files one\n")
+
+
+def section(found: list[dict[str, object]], settings: Settings) -> text.Section:
+    """Return a table of jobs, given in the JSON form of docs/interface.md."""
+    labels = {tenant.id: tenant.label for tenant in settings.tenants}
+    rows = []
+    for job in found:
+        total = (datetime.fromisoformat(str(job["to"])) - datetime.fromisoformat(str(job["from"]))).total_seconds()
+        left = float(str(job["remaining_seconds"]))
+        is_cut = job["state"] in ("cancelled", "failed")
+        rows.append(
+            (
+                str(job["id"]),
+                labels.get(str(job["tenant"]), str(job["tenant"])),
+                str(job["state"]),
+                "-" if is_cut else f"{100 * (1 - left / total):.0f} %",
+                text.when(str(job["from"])),
+                text.when(str(job["to"])),
+                text.number(float(str(job["rows"]))),
+                text.number(float(str(job["requests"]))),
+                str(job["reason"] or ""),
+            )
+        )
+    return text.Section("Jobs", ("job", "tenant", "state", "read>", "from", "to", "rows>", "requests>", "reason"), rows)

@@ -1,0 +1,62 @@
+"""Commands to a tenant: the control topic keeps them until a worker applies them."""
+
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Literal
+from uuid import UUID, uuid4
+
+from connector import brokers
+from connector.commands import arguments, overview
+from connector.config import Settings, Tenant
+from connector.config.quoting import shown
+from connector.core import jobs as core
+from connector.errors import ConfigurationError, FatalError
+from connector.kafka.operator_client import OperatorClient
+
+
+def cancel(config: Path | None, job: str) -> None:
+    """Cancel a job. Raise ConfigurationError if there is none, FatalError if it has ended in another state."""
+    settings = arguments.read_settings(config)
+    job_id = _job_id(job)
+    client = OperatorClient(settings.kafka, brokers.clients(settings))
+    found = overview.look(client, settings, datetime.now(UTC)).find_job(job_id)
+    if found is None:
+        raise ConfigurationError([f"JOB: there is no job {job_id}; connector jobs lists them"])
+    known, wanted = found
+    if wanted.state == "cancelled":
+        sys.stderr.write(f"job {job_id} is cancelled already\n")
+        return
+    if wanted.state in core.ENDED:
+        raise FatalError(f"job {job_id} has ended ({wanted.state}): there is nothing left to cancel")
+    order = core.Command(str(uuid4()), "cancel", datetime.now(UTC), job=job_id)
+    client.file(known.subject.id, order)
+    sys.stderr.write(f"job {job_id} is to be cancelled\n")
+
+
+def submit(config: Path | None, name: str, command: Literal["pause", "resume"]) -> None:
+    """Submit a command to a tenant."""
+    settings = arguments.read_settings(config)
+    tenant = arguments.find_tenant(settings, name)
+    open_client(settings, tenant).file(tenant.id, core.Command(str(uuid4()), command, datetime.now(UTC)))
+    sys.stderr.write(f"tenant {tenant.label} is to be {command}d\n")
+
+
+def open_client(settings: Settings, tenant: Tenant) -> OperatorClient:
+    """Return a client for commands to a tenant. Raise FatalError if no worker has ever run that could receive them."""
+    client = OperatorClient(settings.kafka, brokers.clients(settings))
+    if client.is_new:
+        raise FatalError(
+            f"no worker has ever run with kafka.app = {settings.kafka.app}, so there is no topic for commands: "
+            "start connector run, then ask again"
+        )
+    client.read([client.shard_of(tenant.key)])
+    return client
+
+
+def _job_id(written: str) -> str:
+    try:
+        return str(UUID(written))
+    except ValueError:
+        message = f"JOB: {shown(written)} is no job id; connector jobs lists them"
+        raise ConfigurationError([message]) from None

@@ -1,0 +1,44 @@
+"""`connector plan`."""
+
+from typing import Annotated
+
+import typer
+
+from connector.commands.options import ConfigOption, JsonOption
+
+_DOES_NOT_FIT = 1
+
+
+def plan(
+    *,
+    tenant: Annotated[
+        str | None,
+        typer.Option("--tenant", metavar="TENANT", help="A tenant's name or id. Default: the one that fits worst."),
+    ] = None,
+    calls_per_day: Annotated[
+        float | None,
+        typer.Option("--calls-per-day", help="Calls of the tenant, spread evenly over the day. [default: 10000]"),
+    ] = None,
+    from_state: Annotated[
+        bool, typer.Option("--from-state", help="Calls as they came, and as late, by what workers have remembered.")
+    ] = False,
+    as_json: JsonOption = False,
+    config: ConfigOption = None,
+) -> None:
+    r"""Show what the sweeps cost, and how soon they find a late row.
+
+    Requests per hour are the mean of a day. The command uses the network only with --from-state, which reads the state
+    of the workers from Kafka. In that case --calls-per-day scales these calls to another number.
+
+    \b
+    Exits 0 when the plan fits: every sweep ends before it is due again. 1 when it does not fit.
+
+    \b
+    Example:
+      connector plan --calls-per-day 50000
+      connector plan --tenant contoso --from-state
+    """
+    from connector.commands import plan_report
+
+    if not plan_report.report(config, tenant, calls_per_day, from_state=from_state, as_json=as_json):
+        raise typer.Exit(_DOES_NOT_FIT)

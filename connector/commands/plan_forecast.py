@@ -1,0 +1,244 @@
+"""Forecast of what sweeps cost and achieve: the scheduler's own steps, run in simulated time.
+
+1. No formula is used that the service could deviate from: the scheduler that runs in production decides what is read.
+2. The simulation starts in a settled state, as if each sweep had just run. It warms up for at most a day and is
+   measured after that.
+3. A configuration that does not fit is also run without a budget, which shows the requests that it would need.
+"""
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from typing import NamedTuple
+
+import numpy as np
+
+from connector.commands.plan_simulation import Simulation
+from connector.commands.plan_volume import Calls
+from connector.core.coverage import Coverage, Window
+from connector.core.windows import Rules, Run, State, Sweep, SweepState
+
+LATE_S = (60, 600, 3_600, 10_800, 86_400, 172_800, 604_800)
+
+_DAY_S = 86_400.0
+_LONGEST_SPAN_S = 7 * _DAY_S
+_SHORTEST_RUNS = 10
+_STEPS = 86_400
+_REST_S = 3 * 3_600.0
+_SHORT_S = 3_600.0
+_SHARES = (0.75, 0.5, 0.35)
+_LADDER = tuple(
+    timedelta(minutes=m) for m in (1, 2, 5, 10, 15, 30, 60, 120, 180, 240, 360, 720, 1440, 2880, 4320, 10080)
+)
+
+
+class Delay(NamedTuple):
+    """Time until a row is read that appears `late_s` after its call began. None: it may never be read."""
+
+    late_s: int
+    worst_s: float | None
+    expected_s: float | None
+
+
+class Forecast(NamedTuple):
+    """Result of a simulation. `requests_per_hour` has one value per sweep, in the order of the rules."""
+
+    fits: bool
+    requests_per_hour: tuple[float, ...]
+    longest_run_s: tuple[float, ...]
+    "Duration of the longest run of each sweep; of a run that never ended, its duration so far."
+    late: tuple[int, ...]
+    "Sweeps with a run that had not ended when the sweep was due again."
+    delays: tuple[Delay, ...]
+
+    @property
+    def total(self) -> float:
+        """Return the requests per hour of all sweeps."""
+        return sum(self.requests_per_hour)
+
+
+def predict(
+    rules: Rules, calls: Calls, requests_per_minute: float, concurrency: int, begin: datetime, *, cycle_s: float = 0.0
+) -> Forecast:
+    """Return what the rules cost and achieve with these calls, which repeat after `cycle_s`, at most a week.
+
+    When all sweeps are short, the cycle is not simulated as a whole but in samples: one per hour of a day, or one per
+    three hours of a week.
+    """
+    slowest_s = max(sweep.every.total_seconds() for sweep in rules.sweeps)
+    if cycle_s < _DAY_S or slowest_s > _SHORT_S:
+        return _predict(rules, calls, requests_per_minute, concurrency, begin, cycle_s)
+    count = 24 if cycle_s == _DAY_S else 56
+    begins = [begin + timedelta(seconds=number * cycle_s / count) for number in range(count)]
+    parts = [_predict(rules, calls, requests_per_minute, concurrency, at, 0.0) for at in begins]
+    weights = calls.weights(np.array([at.timestamp() for at in begins]))
+    delays = []
+    for of_late in zip(*(part.delays for part in parts), strict=True):
+        worst = [delay.worst_s for delay in of_late if delay.worst_s is not None]
+        expected = [delay.expected_s for delay in of_late if delay.expected_s is not None]
+        # One sample in which such a row is not read means that it may never be read.
+        if len(worst) < count:
+            delays.append(Delay(of_late[0].late_s, None, None))
+        else:
+            mean = np.average(expected, weights=weights if weights.any() else None)
+            delays.append(Delay(of_late[0].late_s, max(worst), float(mean)))
+    return Forecast(
+        fits=all(part.fits for part in parts),
+        requests_per_hour=tuple(np.mean([part.requests_per_hour for part in parts], axis=0).tolist()),
+        longest_run_s=tuple(np.max([part.longest_run_s for part in parts], axis=0).tolist()),
+        late=tuple(sorted({sweep for part in parts for sweep in part.late})),
+        delays=tuple(delays),
+    )
+
+
+def _predict(
+    rules: Rules, calls: Calls, requests_per_minute: float, concurrency: int, begin: datetime, cycle_s: float
+) -> Forecast:
+    everys = [sweep.every.total_seconds() for sweep in rules.sweeps]
+    slowest = max(range(len(everys)), key=everys.__getitem__)
+    warm_s = min(everys[slowest], _DAY_S)
+    least_s = min(_DAY_S, _SHORTEST_RUNS * everys[slowest], max(everys[slowest], _SHORT_S))
+    span_s = min(max(everys[slowest], least_s, cycle_s), _LONGEST_SPAN_S)
+    span = warm_s, warm_s + span_s
+    simulation = Simulation(
+        rules, calls, requests_per_minute, concurrency, begin, _settled(rules, begin, timedelta(seconds=warm_s))
+    )
+    simulation.run(span[1], stop_when_late=True)
+    if simulation.late:
+        # Nothing settles when the rules do not fit: measure the hours before the first late run, and let the simulation
+        # continue for as long, so that rows which appeared in them can still be read.
+        span = max(0.0, simulation.time_s - _REST_S), simulation.time_s
+        simulation.run(span[1] + _REST_S)
+        requests = _demand(rules, calls, concurrency, begin)
+    else:
+        # Rows that appear at the end of the span are read by the runs after it.
+        simulation.run(span[1] + everys[slowest], sweep=slowest, since_s=span[1])
+        counts = [0] * len(everys)
+        for at_s, sweep in simulation.requests:
+            counts[sweep] += span[0] <= at_s < span[1]
+        requests = [3_600 * count / max(span_s, every_s) for count, every_s in zip(counts, everys, strict=True)]
+    longest = [0.0] * len(everys)
+    for run in simulation.runs + simulation.open_runs():
+        if run.ended_s >= span[0]:
+            longest[run.sweep] = max(longest[run.sweep], run.ended_s - run.started_s)
+    return Forecast(
+        fits=not simulation.late,
+        requests_per_hour=tuple(requests),
+        longest_run_s=tuple(longest),
+        late=tuple(sorted(simulation.late)),
+        delays=tuple(_delay(late_s, simulation, calls, begin, span) for late_s in LATE_S),
+    )
+
+
+def _demand(rules: Rules, calls: Calls, concurrency: int, begin: datetime) -> list[float]:
+    """Return the requests per hour that each sweep would make if nothing held it back.
+
+    These are the requests of one run, as often as the sweep is due.
+    """
+    everys = [sweep.every.total_seconds() for sweep in rules.sweeps]
+    simulation = _run_each(rules, calls, None, concurrency, begin)
+    counts, runs = [0] * len(everys), [0] * len(everys)
+    for _, sweep in simulation.requests:
+        counts[sweep] += 1
+    for run in simulation.runs:
+        runs[run.sweep] += 1
+    return [3_600 * n / max(1, of) / every_s for n, of, every_s in zip(counts, runs, everys, strict=True)]
+
+
+def _run_each(
+    rules: Rules, calls: Calls, requests_per_minute: float | None, concurrency: int, begin: datetime
+) -> Simulation:
+    """Return a simulation that ran until the slowest sweep had ended a run or, with a budget, until a run was late.
+
+    The slowest sweep is due after some runs of the others.
+    """
+    everys = [sweep.every.total_seconds() for sweep in rules.sweeps]
+    slowest = max(range(len(everys)), key=everys.__getitem__)
+    warm_s = min(everys[slowest], 2 * max((e for at, e in enumerate(everys) if at != slowest), default=everys[slowest]))
+    settled = _settled(rules, begin, timedelta(seconds=warm_s))
+    simulation = Simulation(rules, calls, requests_per_minute, concurrency, begin, settled)
+    simulation.run(
+        warm_s + everys[slowest], sweep=slowest, since_s=warm_s, stop_when_late=requests_per_minute is not None
+    )
+    return simulation
+
+
+def _settled(rules: Rules, begin: datetime, warm: timedelta) -> State:
+    """Return a state in which every sweep has just ended a run; those slower than `warm` are due after `warm`."""
+    lasts = [begin - max(timedelta(), sweep.every - warm) for sweep in rules.sweeps]
+    start = max(
+        begin - rules.horizon, min(last - s.every - s.overlap for last, s in zip(lasts, rules.sweeps, strict=True))
+    )
+    coverage = Coverage()
+    sweeps = []
+    for last, sweep in sorted(zip(lasts, rules.sweeps, strict=True), key=lambda pair: pair[0]):
+        window = Window(max(start, last - sweep.every - sweep.overlap), last - rules.settle)
+        if window.start < window.end:
+            coverage = coverage.add(window, last)
+    for last, sweep in zip(lasts, rules.sweeps, strict=True):
+        through = max(start, last - sweep.overlap)
+        run = Run(last, Window(through, last - rules.settle))
+        sweeps.append(SweepState(sweep, through, last + sweep.every, last, run))
+    return State(start, tuple(sweeps), coverage)
+
+
+def _delay(late_s: int, simulation: Simulation, calls: Calls, begin: datetime, span: tuple[float, float]) -> Delay:
+    """Return when rows are read that appear `late_s` after their calls began, for each instant of the span."""
+    step = max(1.0, (span[1] - span[0]) / _STEPS)
+    turned_up = np.arange(span[0], span[1], step)
+    found = np.full(len(turned_up), np.inf)
+    for read in reversed(simulation.reads):  # in reverse: the earliest reading of a row is the one that counts
+        start = (read.window.start - begin).total_seconds() + late_s
+        end = min((read.window.end - begin).total_seconds() + late_s, read.began_s + step / 2)
+        if start < end and end > span[0]:
+            low, high = np.searchsorted(turned_up, (start, end))
+            found[low:high] = np.minimum(found[low:high], read.ended_s)
+    delay = found - turned_up
+    weights = calls.weights(begin.timestamp() + turned_up - late_s)
+    if not weights.any():
+        weights = np.ones(len(turned_up))
+    delay, weights = delay[weights > 0], weights[weights > 0]
+    worst = float(delay.max())
+    if not np.isfinite(worst):
+        return Delay(late_s, None, None)
+    return Delay(late_s, worst, float(np.average(delay, weights=weights)))
+
+
+def fit(rules: Rules, calls: Calls, requests_per_minute: float, concurrency: int, begin: datetime) -> bool:
+    """Return whether every sweep ends before it is due again, tried on one run of the slowest sweep."""
+    return not _run_each(rules, calls, requests_per_minute, concurrency, begin).late
+
+
+def suggest(
+    rules: Rules, calls: Calls, requests_per_minute: float, concurrency: int, begin: datetime, asked: Sequence[float]
+) -> Rules | None:
+    """Return similar rules that fit, with longer cadences or fewer sweeps; None where a few attempts find none.
+
+    `asked` are the requests per hour that each sweep would need.
+    """
+    hours = requests_per_minute * 60
+    for share in _SHARES:
+        sweeps, costs = list(rules.sweeps), list(asked)
+        while sum(costs) > share * hours and len(sweeps) > 1:
+            worst = max(range(len(costs)), key=costs.__getitem__)
+            slower = _slower(sweeps, worst)
+            if slower is None:
+                worst = min(worst, len(sweeps) - 2)  # the guarantee rests on the deepest sweep
+                del sweeps[worst], costs[worst]
+            else:
+                costs[worst] *= sweeps[worst].every / slower
+                sweeps[worst] = sweeps[worst]._replace(every=slower)
+        changed = rules._replace(sweeps=tuple(sweeps))
+        if sum(costs) <= share * hours and fit(changed, calls, requests_per_minute, concurrency, begin):
+            return changed
+    return None
+
+
+def _slower(sweeps: Sequence[Sweep], index: int) -> timedelta | None:
+    """Return the next longer cadence of a sweep; None when there is none.
+
+    The cadence must stay shorter than that of the next sweep, and must not exceed the overlap: that would leave gaps.
+    """
+    longer = next((every for every in _LADDER if every > sweeps[index].every), None)
+    if longer is None or (index + 1 < len(sweeps) and longer >= sweeps[index + 1].every):
+        return None
+    return longer if longer <= sweeps[index].overlap else None

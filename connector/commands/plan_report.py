@@ -1,0 +1,241 @@
+"""Output of `connector plan`: cost and guarantee of the sweeps, by a model that runs the service's own scheduler."""
+
+import math
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from connector import brokers
+from connector.commands import arguments, plan_forecast, plan_volume, text
+from connector.commands.plan_forecast import Forecast
+from connector.commands.plan_volume import Volume
+from connector.commands.text import Section
+from connector.config import Settings, Tenant, duration_text
+from connector.core import lateness
+from connector.core.instants import EPOCH
+from connector.core.windows import Rules
+from connector.errors import BrokersUnavailableError, ConfigurationError, FatalError
+from connector.kafka import control, seen, state, topics
+from connector.kafka.clients import Clients
+from connector.kafka.restore import read_compacted
+from connector.kafka.state import Checkpoint
+from connector.kafka.topic_admin import TopicAdmin
+
+_CALLS_PER_DAY = 10_000.0
+_MOST_CALLS = 10_000_000
+_DOCUMENTED_LIMIT = 50
+_BESIDES = 5
+_MUCH = 0.8
+_HOUR = timedelta(hours=1)
+
+
+def report(
+    config: Path | None, tenant: str | None, calls_per_day: float | None, *, from_state: bool, as_json: bool
+) -> bool:
+    """Write the plan, as JSON or for people, and return whether the sweeps fit."""
+    settings = arguments.read_settings(config, required=("kafka.bootstrap_servers",) if from_state else ())
+    if calls_per_day is not None and not 0 <= calls_per_day <= _MOST_CALLS:
+        raise ConfigurationError([f"--calls-per-day: must be a number from 0 to {_MOST_CALLS:,}"])
+    chosen = [arguments.find_tenant(settings, tenant)] if tenant is not None else list(settings.tenants)
+    now = datetime.now(UTC).replace(microsecond=0)
+    if from_state:
+        case = _as_they_came(settings, chosen, now, calls_per_day)
+    else:
+        calls = _CALLS_PER_DAY if calls_per_day is None else calls_per_day
+        tightest = min(chosen, key=lambda one: one.requests_per_minute)
+        case = _Case(tightest, plan_volume.evenly(calls), 0.0, [])
+    content = _describe(settings, case, now)
+    if as_json:
+        arguments.print_json(content)
+    else:
+        text.show(_sections(content))
+    return bool(content["fits"])
+
+
+class _Case(NamedTuple):
+    """The tenant and the calls that the plan is for."""
+
+    tenant: Tenant
+    calls: Volume
+    cycle_s: float
+    warnings: list[str]
+
+
+def _rules(settings: Settings) -> Rules:
+    return Rules(settings.windows.sweeps, settings.windows.settle, settings.windows.slice, settings.dedup.horizon)
+
+
+def _as_they_came(settings: Settings, tenants: list[Tenant], now: datetime, calls_per_day: float | None) -> _Case:
+    """Return the case of the tenant with the most calls per request of its budget."""
+    cases = []
+    clients = brokers.clients(settings)  # created once: for Event Hubs they hold a thread and a session for signing in
+    clients.check()
+    for shard in sorted({control.partition_of(tenant.key, settings.kafka.shards) for tenant in tenants}):
+        checkpoints, rows = _read_shard(settings, clients, shard, now)
+        for tenant in tenants:
+            checkpoint = checkpoints.get(tenant.key)
+            if checkpoint is not None:
+                cases.append(_learn(settings, tenant, checkpoint, rows.get(tenant.key), now))
+    if not cases:
+        who = f"tenant {tenants[0].label}" if len(tenants) == 1 else "any tenant"
+        raise ConfigurationError(
+            [f"--from-state: no worker has written the state of {who} yet; let one run first, or leave the option out"]
+        )
+    worst = max(cases, key=lambda case: case.calls.per_day / case.tenant.requests_per_minute)
+    if calls_per_day is None or not worst.calls.per_day:
+        return worst
+    return worst._replace(calls=worst.calls.scaled(calls_per_day / worst.calls.per_day))
+
+
+_Hours = dict[str, tuple[int, Any]]
+
+
+def _read_shard(
+    settings: Settings, clients: Clients, shard: int, now: datetime
+) -> tuple[dict[str, Checkpoint], _Hours]:
+    names = topics.Names(settings.kafka.app)
+    try:
+        if names.state not in TopicAdmin(clients).look().partitions:
+            return {}, {}
+        values = read_compacted(clients, (names.state, names.seen), shard)
+    except BrokersUnavailableError as error:
+        raise FatalError(f"reading the state of app {settings.kafka.app}: {error}") from error
+    restored = state.restore(values[names.state])
+    starts = {tenant: -((EPOCH - known.state.start) // _HOUR) for tenant, known in restored.checkpoints.items()}
+    return restored.checkpoints, seen.rows_per_hour(values[names.seen], starts, (now - EPOCH) // _HOUR + 1)
+
+
+def _learn(settings: Settings, tenant: Tenant, checkpoint: Checkpoint, rows: Any, now: datetime) -> _Case:
+    """Return the case of one tenant from its state: how many calls came when, and how late their rows were."""
+    warnings = []
+    sweeps = settings.windows.sweeps
+    cadences = [lateness.Sweeping(s.every.total_seconds(), s.overlap.total_seconds()) for s in sweeps]
+    late = lateness.learn(checkpoint.ages, cadences)
+    if late is None:
+        warnings.append("Too few new rows were counted to know how late they are: they are taken to turn up at once.")
+    first, counts = rows or ((now - EPOCH) // _HOUR, np.zeros(0))
+    calls, cycle_s = plan_volume.as_they_came(counts, first, now, late)
+    days = len(counts) // 24
+    if days < 7:
+        warnings.append(f"{days} whole days of calls are remembered; a week says more.")
+    deepest = max(sweeps, key=lambda sweep: sweep.overlap).overlap
+    found = dict(checkpoint.found)
+    rows_found, of_all = found.get(int(deepest.total_seconds()), 0), sum(found.values())
+    if len(sweeps) > 1 and rows_found:
+        warnings.append(
+            f"The sweep with the deepest overlap, {duration_text(deepest)}, still found {text.number(rows_found)} of "
+            f"{text.number(of_all)} new rows: what turns up later still is missed; a longer overlap would find it."
+        )
+    return _Case(tenant, calls, cycle_s, warnings)
+
+
+def _describe(settings: Settings, case: _Case, now: datetime) -> dict[str, Any]:
+    rules = _rules(settings)
+    per_minute = case.tenant.requests_per_minute
+    concurrency = settings.graph.concurrency
+    result = plan_forecast.predict(rules, case.calls, per_minute, concurrency, now, cycle_s=case.cycle_s)
+    return {
+        "tenant": case.tenant.label,
+        "calls_per_day": round(case.calls.per_day, 1),
+        "fits": result.fits,
+        "budget_per_hour": round(per_minute * 60, 1),
+        "requests_per_hour": round(result.total, 1),
+        "sweeps": [
+            {
+                "every": duration_text(sweep.every),
+                "overlap": duration_text(sweep.overlap),
+                "requests_per_hour": round(requests, 1),
+                "longest_run_seconds": round(longest_s, 1),
+            }
+            for sweep, requests, longest_s in zip(
+                rules.sweeps, result.requests_per_hour, result.longest_run_s, strict=True
+            )
+        ],
+        "delays": [
+            {
+                "late": _LATE[delay.late_s],
+                "worst_seconds": None if delay.worst_s is None else round(delay.worst_s, 1),
+                "expected_seconds": None if delay.expected_s is None else round(delay.expected_s, 1),
+            }
+            for delay in result.delays
+        ],
+        "warnings": case.warnings + _warn(rules, result, per_minute),
+        "advice": [] if result.fits else _advise(settings, rules, case, result, now),
+    }
+
+
+_LATE = dict(zip(plan_forecast.LATE_S, ("1m", "10m", "1h", "3h", "24h", "48h", "7d"), strict=True))
+
+
+def _warn(rules: Rules, result: Forecast, per_minute: float) -> list[str]:
+    warnings = []
+    for index in result.late:
+        sweep = rules.sweeps[index]
+        warnings.append(
+            f"The sweep every {duration_text(sweep.every)} has not ended when it is due again: a run takes "
+            f"{text.span(result.longest_run_s[index])} or more."
+        )
+    used = result.total / (per_minute * 60)
+    if result.fits and used > _MUCH:
+        warnings.append(
+            f"Sweeps use {used:.0%} of the budget: little is left for backfills and for catching up after an outage."
+        )
+    if result.fits:
+        never = [_LATE[delay.late_s] for delay in result.delays if delay.worst_s is None]
+        if never:
+            warnings.append(
+                f"Rows that turn up {' or '.join(never)} after their call began may never be found: "
+                f"the deepest overlap is {duration_text(max(sweep.overlap for sweep in rules.sweeps))}."
+            )
+    if per_minute > _DOCUMENTED_LIMIT:
+        warnings.append(f"Graph's documented limit is {_DOCUMENTED_LIMIT} requests a minute; more are answered 429.")
+    return warnings
+
+
+def _advise(settings: Settings, rules: Rules, case: _Case, result: Forecast, now: datetime) -> list[str]:
+    """Return changes of the budget or of the sweeps that would fit."""
+    per_minute, concurrency = case.tenant.requests_per_minute, settings.graph.concurrency
+    advice = []
+    most = _DOCUMENTED_LIMIT - _BESIDES
+    needed = min(most, math.ceil(result.total / 60 / 0.9))
+    if per_minute < needed and plan_forecast.fit(rules, case.calls, needed, concurrency, now):
+        advice.append(f"requests_per_minute = {needed} would fit, where nobody else reads this log.")
+    changed = plan_forecast.suggest(rules, case.calls, per_minute, concurrency, now, result.requests_per_hour)
+    if changed is not None:
+        sweeps = ", ".join(f"every {duration_text(s.every)} over {duration_text(s.overlap)}" for s in changed.sweeps)
+        advice.append(f"Fewer sweeps, or longer between them, would fit: {sweeps}.")
+    if not advice:
+        advice.append(
+            "Nothing near these sweeps fits: shorten the overlaps that cost most, or raise requests_per_minute."
+        )
+    return advice
+
+
+def _sections(content: dict[str, Any]) -> list[Section]:
+    """Return the tables for people."""
+    title = (
+        f"{content['tenant']}: {text.number(content['calls_per_day'])} calls a day, "
+        f"{text.number(content['requests_per_hour'])} of {text.number(content['budget_per_hour'])} requests an hour: "
+        f"{'fits' if content['fits'] else 'does not fit'}"
+    )
+    sweeps = [
+        (s["every"], s["overlap"], f"{s['requests_per_hour']:,.1f}", text.span(s["longest_run_seconds"] or None))
+        for s in content["sweeps"]
+    ]
+    delays = [
+        (delay["late"], *("never" if delay[name] is None else text.span(delay[name]) for name in _DELAYS))
+        for delay in content["delays"]
+    ]
+    return [
+        Section(title, ("every", "overlap", "requests an hour>", "longest run>"), sweeps),
+        Section(
+            "A row that turns up", ("after its call began", "found at the latest in>", "on the average in>"), delays
+        ),
+        Section("Warnings", ("",), [(warning,) for warning in content["warnings"]]),
+        Section("Advice", ("",), [(line,) for line in content["advice"]]),
+    ]
+
+
+_DELAYS = ("worst_seconds", "expected_seconds")

@@ -1,0 +1,163 @@
+"""Rows that the simulated Graph of plan shows: calls that repeat each day or week, and appear late."""
+
+import math
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from connector.core.coverage import Window
+from connector.core.instants import EPOCH
+from connector.core.lateness import Lateness
+
+ROWS_A_PAGE = 1_000
+_HOUR = timedelta(hours=1)
+_DAY_S = 86_400.0
+_SOON_S = 1e-6
+_NOISE = 4_096
+_ALIKE = 1.2
+_FEW_PAGES = 3
+_HALVINGS = 8
+_SEED = 1
+
+
+class Calls(Protocol):
+    """Rows that a simulated Graph shows."""
+
+    def count(self, window: Window, at: datetime) -> int:
+        """Return the rows of calls that began in `window`, as shown at `at`."""
+
+    def inserted(self, window: Window, pages: int, since: datetime, until: datetime) -> float:
+        """Return the rows expected to appear on pages already read, while `pages` pages are read in order of start."""
+
+    def per_hour(self, first: int, end: int, at: datetime) -> NDArray[np.int64]:
+        """Return the rows shown for each of the hours `first` to `end` (excluded) since the epoch."""
+
+    def weights(self, moments: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return the density of calls at the given epoch seconds, in any unit."""
+
+
+class Volume:
+    """Calls that repeat in each cycle of hours. The hours of a cycle are counted from the epoch."""
+
+    def __init__(self, per_hour: Sequence[float], lateness: Lateness | None = None, seed: int | None = None) -> None:
+        """Set the calls per hour of one cycle.
+
+        With `seed` the counts scatter like those of independent calls; without it calls come at even intervals.
+        """
+        self._seed = seed
+        self._cycle = np.asarray(per_hour, np.float64)
+        self._sums = np.concatenate([[0.0], np.cumsum(self._cycle)])
+        self._lateness = lateness
+        self._noise = None if seed is None else np.random.default_rng(seed).standard_normal(_NOISE)
+        self._drawn = 0
+
+    def scaled(self, factor: float) -> "Volume":
+        """Return the same pattern with `factor` times as many calls."""
+        return Volume((self._cycle * factor).tolist(), self._lateness, self._seed)
+
+    @property
+    def per_day(self) -> float:
+        """Return the calls of an average day."""
+        return float(self._cycle.mean() * 24)
+
+    def count(self, window: Window, at: datetime) -> int:
+        """Return the rows shown for a window."""
+        if self._lateness is None and self._noise is None:
+            until, since = math.floor(self._before(_hours(window.end)) + _SOON_S), self._before(_hours(window.start))
+            return until - math.floor(since + _SOON_S)
+        expected = self._expected(_hours(window.start), _hours(window.end), _hours(at))
+        if self._noise is None:
+            return round(expected)
+        self._drawn = (self._drawn + 1) % _NOISE
+        return max(0, round(expected + float(self._noise[self._drawn]) * math.sqrt(expected)))
+
+    def inserted(self, window: Window, pages: int, since: datetime, until: datetime) -> float:
+        """Return the rows expected to appear before a page boundary already read, on average over the boundaries."""
+        if self._lateness is None or pages < 2:
+            return 0.0
+        start, end, first, last = (_hours(moment) for moment in (*window, since, until))
+        # With many pages, on average half of the rows appear before a boundary. With few pages each boundary is
+        # searched for: `low` is where the rows shown at `first` fill `page` pages.
+        if pages > _FEW_PAGES:
+            return (self._expected(start, end, last) - self._expected(start, end, first)) / 2
+        rows = 0.0
+        for page in range(1, pages):
+            low, high = start, end
+            for _ in range(_HALVINGS):
+                middle = (low + high) / 2
+                full = self._expected(start, middle, first) > page * ROWS_A_PAGE
+                low, high = (low, middle) if full else (middle, high)
+            rows += self._expected(start, low, last) - self._expected(start, low, first)
+        return rows / (pages - 1)
+
+    def per_hour(self, first: int, end: int, at: datetime) -> NDArray[np.int64]:
+        """Return the rows shown for each whole hour."""
+        edges = np.minimum(np.arange(first, end + 1, dtype=np.float64), _hours(at))
+        return np.rint(self._shown(edges, self._cycle[np.arange(first, end) % len(self._cycle)], _hours(at))).astype(
+            np.int64
+        )
+
+    def weights(self, moments: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return the calls per hour."""
+        return np.asarray(self._cycle[(moments // 3_600).astype(np.int64) % len(self._cycle)])
+
+    def _before(self, hours: float) -> float:
+        """Return the calls from the epoch up to `hours` after it."""
+        cycles, rest = divmod(hours, len(self._cycle))
+        whole = int(rest)
+        return float(cycles * self._sums[-1] + self._sums[whole] + self._cycle[whole] * (rest - whole))
+
+    def _expected(self, start: float, end: float, at: float) -> float:
+        end = min(end, at)
+        if self._lateness is None:
+            return max(0.0, self._before(end) - self._before(start))
+        # All rows of calls before `settled` have appeared.
+        settled = min(max(start, at - self._lateness.latest_s / 3_600), end)
+        shown = self._before(settled) - self._before(start)
+        if settled < end:
+            first, last = int(settled), int(np.ceil(end))
+            edges = np.clip(np.arange(first, last + 1, dtype=np.float64), settled, end)
+            shown += float(self._shown(edges, self._cycle[np.arange(first, last) % len(self._cycle)], at).sum())
+        return max(0.0, shown)
+
+    def _shown(self, edges: NDArray[np.float64], calls_an_hour: NDArray[np.float64], at: float) -> NDArray[np.float64]:
+        if self._lateness is None:
+            return np.asarray(calls_an_hour * np.diff(edges))
+        # The share of rows that have appeared, integrated over the starts of the calls between two edges.
+        return np.asarray(calls_an_hour * -np.diff(self._lateness.passed((at - edges) * 3_600)) / 3_600)
+
+
+def evenly(calls_per_day: float) -> Volume:
+    """Return calls at even intervals whose rows appear at once."""
+    return Volume([calls_per_day / 24] * 24)
+
+
+def as_they_came(
+    rows_per_hour: NDArray[np.float64] | NDArray[np.int64], first: int, now: datetime, lateness: Lateness | None
+) -> tuple[Volume, float]:
+    """Return calls that come as those in the deduplication index did, and the seconds after which they repeat.
+
+    `rows_per_hour` are the rows of the hours from `first` (since the epoch) on. The newest day is used only where there
+    is no other, because some of its rows have not appeared yet. When a whole week is known its days may differ;
+    otherwise each day is the average day.
+    """
+    hours = min(len(rows_per_hour), (now - EPOCH) // _HOUR - first)
+    days = min(7, hours // 24 - 1) or min(1, hours // 24)
+    if days < 1:
+        known = rows_per_hour[:hours]
+        return Volume([float(known.mean()) if len(known) else 0.0] * 24, lateness, _SEED), _DAY_S
+    end = hours - 24 if hours // 24 > 1 else hours
+    by_day = rows_per_hour[end - 24 * days : end].reshape(days, 24)
+    totals = by_day.sum(axis=1)
+    is_week = days == 7 and float(totals.max()) > _ALIKE * float(totals.min())
+    cycle = by_day.ravel() if is_week else by_day.mean(axis=0)
+    return Volume(np.roll(cycle, (first + end - 24 * days) % len(cycle)).tolist(), lateness, _SEED), len(
+        cycle
+    ) * 3_600.0
+
+
+def _hours(moment: datetime) -> float:
+    return (moment - EPOCH).total_seconds() / 3_600

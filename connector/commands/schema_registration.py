@@ -1,0 +1,39 @@
+"""Registration of the schemas for `connector schema register` and `check`, without a worker."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from connector.commands import arguments
+from connector.errors import FatalError
+from connector.kafka.registry import Registry, Subject, subjects
+
+
+def register(config: Path | None) -> None:
+    """Register the schemas that are missing. Raise FatalError or RegistryUnavailableError."""
+    _each(config, lambda registry, subject: f"id {registry.register(subject)}")
+
+
+def check(config: Path | None) -> None:
+    """Compare the schemas without changing anything. Raise FatalError or RegistryUnavailableError."""
+    _each(config, _stand)
+
+
+def _stand(registry: Registry, subject: Subject) -> str:
+    standing = registry.check(subject)
+    if standing.id is not None:
+        return f"id {standing.id}"
+    return "no schema yet" if standing.is_first else "compatible, not registered yet"
+
+
+def _each(config: Path | None, tell: Callable[[Registry, Subject], str]) -> None:
+    settings = arguments.read_settings(config, required=("schema_registry.url",))
+    registry = Registry(settings.schema_registry)
+    problems = []
+    for subject in subjects(settings.topics, settings.schema_registry.subject_name_strategy):
+        try:
+            sys.stdout.write(f"{subject.name}: {tell(registry, subject)}\n")
+        except FatalError as error:
+            problems.append(str(error))
+    if problems:
+        raise FatalError("\n".join(problems))

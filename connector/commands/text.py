@@ -1,0 +1,117 @@
+"""Output for people: tables for a terminal, or without colours and frames for a file or a pipe."""
+
+import sys
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any, NamedTuple, TextIO
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from connector import words
+
+_STYLES = {
+    "ok": "green",
+    "done": "green",
+    "running": "cyan",
+    "catching_up": "yellow",
+    "waiting": "yellow",
+    "paused": "yellow",
+    "unknown": "magenta",
+    "failing": "bold red",
+    "failed": "bold red",
+    "cancelled": "dim",
+}
+_FULL, _PART, _NONE, _OUTSIDE = "█", "▒", "·", " "
+LEGEND = f"{_FULL} read  {_PART} partly read  {_NONE} not read yet  blank: not wanted"
+_PLAIN = str.maketrans({_FULL: "#", _PART: "+", _NONE: "."})
+
+
+class Section(NamedTuple):
+    """A table. A column whose title ends in `>` is aligned to the right."""
+
+    title: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+
+def show(sections: Sequence[Section], stream: TextIO | None = None) -> None:
+    """Write the tables that have rows to `stream` (default: standard output)."""
+    stream = stream or sys.stdout
+    shown = [section for section in sections if section.rows]
+    if not stream.isatty():
+        stream.write("\n".join(_plain(section) for section in shown))
+        return
+    console = Console(file=stream)
+    for section in shown:
+        table = Table(title=section.title, title_justify="left", title_style="bold", box=None, pad_edge=False)
+        for column in section.columns:
+            table.add_column(column.rstrip(">"), justify="right" if column.endswith(">") else "left", overflow="fold")
+        for row in section.rows:
+            table.add_row(*(Text(cell, style=_STYLES.get(cell, "")) for cell in row))
+        console.print(table)
+        console.print()
+
+
+def _plain(section: Section) -> str:
+    titles = [column.rstrip(">") for column in section.columns]
+    rows = [titles, *([cell.translate(_PLAIN) for cell in row] for row in section.rows)]
+    widths = [max(len(row[n]) for row in rows) for n in range(len(titles))]
+    lines = [section.title.translate(_PLAIN)]
+    for row in rows:
+        cells = [
+            cell.rjust(width) if column.endswith(">") else cell.ljust(width)
+            for cell, width, column in zip(row, widths, section.columns, strict=True)
+        ]
+        lines.append("  ".join(cells).rstrip())
+    return "\n".join(lines) + "\n"
+
+
+def bar(tenant: Mapping[str, Any], end: datetime, length: timedelta, cells: int) -> str:
+    """Return the coverage of the last `length` before `end` as a bar of `cells` characters.
+
+    A cell is fully, partly or not read, or blank where no rows are expected.
+    """
+    pieces = [(_moment(piece["from"]), _moment(piece["to"])) for piece in tenant["coverage"]]
+    gaps = [(_moment(gap["from"]), _moment(gap["to"])) for gap in tenant["gaps"]]
+    expected_from = min((start for start, _ in (*pieces, *gaps)), default=end)
+    result = ""
+    for number in range(cells):
+        start = end - length + number * length / cells
+        stop = start + length / cells
+        # Call time after the newest that was read is not a gap, since it may just not have been read yet.
+        through = pieces[-1][1] if pieces else end
+        wanted = max(0.0, (min(stop, max(through, start)) - max(start, expected_from)).total_seconds())
+        read = sum(max(0.0, (min(stop, b) - max(start, a)).total_seconds()) for a, b in pieces)
+        if start >= through and pieces and end - through > length / cells:
+            result += _NONE
+        elif wanted <= 0:
+            result += _OUTSIDE
+        else:
+            result += _FULL if read >= wanted - 1 else _PART if read > 0 else _NONE
+    return result
+
+
+def ago(text: str | None, now: datetime) -> str:
+    """Return how long ago an instant was, for people. `text` is the instant as in JSON."""
+    return f"{span((now - _moment(text)).total_seconds())} ago" if text else "never"
+
+
+def when(text: str | None) -> str:
+    """Return an instant of JSON without its fraction of a second."""
+    return text[:19].replace("T", " ") if text else "-"
+
+
+def span(seconds: float | None) -> str:
+    """Return a length of time for people, or a dash if it is not known."""
+    return "-" if seconds is None else words.duration(max(0.0, seconds))
+
+
+def number(value: float | None) -> str:
+    """Return a count with separators between thousands."""
+    return "-" if value is None else f"{value:,.0f}"
+
+
+def _moment(text: str) -> datetime:
+    return datetime.fromisoformat(text).astimezone(UTC)

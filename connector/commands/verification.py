@@ -1,0 +1,386 @@
+"""Comparison for `connector verify`: it reads Graph and the topic, and compares the newest version of each row.
+
+The topic is read first, up to its end at the start. Rows of Graph that are missing on the topic are then looked for
+among the records published since. Graph is read with a separate budget, in addition to that of a running worker.
+"""
+
+import asyncio
+import dataclasses
+import math
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+
+import msgspec
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from connector import brokers, log
+from connector.commands import arguments
+from connector.commands.comparison import SHOWN, Comparison, Fields, Key, Result, Said, Suspect, id_key, id_keys
+from connector.commands.topic_reading import DeadLetters, TopicReading, bytes_hash
+from connector.commands.verification_report import Report, listed, notes
+from connector.config import Settings, Tenant
+from connector.core import instants, windows
+from connector.core.coverage import Window
+from connector.core.rows import InvalidRow, Row, RowSchema
+from connector.errors import (
+    BrokersUnavailableError,
+    ConfigurationError,
+    FatalError,
+    ForbiddenError,
+    RangeTooLongError,
+    SourceError,
+)
+from connector.graph.client import GraphClient
+from connector.graph.source import NoEvents
+from connector.kafka import avro, topics
+from connector.kafka.log_reader import Entry
+from connector.kafka.records import row_decoder
+from connector.kafka.registry import Registry
+from connector.kafka.topic_admin import TopicAdmin
+
+_LONGEST_WAIT_S = 120.0
+_WAIT_WHEN_CUT_S = 5.0
+_GRACE_S = 5.0
+_LOOK_EVERY_S = 1.0
+_KEPT = 5 * SHOWN
+_ROW_MAX_BYTES = 900_000  # the limit of the service, which dead-letters a longer row
+
+
+def compare(
+    config: Path | None, tenant: str, begin: str, end: str, requests_per_minute: float, *, as_json: bool
+) -> bool:
+    """Compare, write the report, and return whether nothing is missing, duplicated or different."""
+    settings = arguments.read_settings(config, contacts_graph=True)
+    log.configure(settings.log.format, settings.log.level)
+    chosen = arguments.find_tenant(settings, tenant)
+    window = arguments.read_window(begin, end, datetime.now(UTC))
+    if not 1 <= requests_per_minute < math.inf:
+        raise ConfigurationError(["--requests-per-minute: must be a number from 1; 5 leaves a running worker its 45"])
+    budgeted = dataclasses.replace(chosen, requests_per_minute=requests_per_minute)
+    try:
+        with _Verification(settings, budgeted, window) as verification:
+            report = verification.run()
+    except ForbiddenError as error:
+        raise FatalError(f"reading topic {chosen.topic}: {error}") from error
+    except BrokersUnavailableError as error:
+        raise FatalError(f"reading topic {chosen.topic}: {error}; check kafka.bootstrap_servers") from error
+    except SourceError as error:
+        raise FatalError(str(error)) from error
+    if as_json:
+        arguments.print_json(report.content)
+    else:
+        sys.stdout.write(report.describe(chosen.label))
+    return not report.failed
+
+
+class _ValidRow(NamedTuple):
+    """A row of Graph that was missing or different on the topic when Graph was read."""
+
+    id: str
+    values: dict[str, Any]
+
+
+class _BadRow(NamedTuple):
+    """An invalid row of Graph."""
+
+    hash: int
+    id: str | None
+    start_s: int
+
+
+class _Verification:
+    """One comparison. A context manager, because it holds connections to the brokers."""
+
+    def __init__(self, settings: Settings, tenant: Tenant, window: Window) -> None:
+        self._settings = settings
+        self._tenant = tenant
+        self._window = window
+        self._begun = datetime.now(UTC)
+        schema = avro.load(avro.ROW)
+        self._shape = RowSchema(schema, settings.graph.api_version)
+        names = {version: [f["name"] for f in schema["fields"] if f.get("since") == version] for version in _VERSIONS}
+        beta = names["beta"] if settings.graph.api_version == "beta" else []
+        self._fields = Fields(names["v1.0"], beta, settings.rows.privacy)
+        self._is_ignoring = settings.rows.revisions == "ignore"
+        self._comparison = Comparison()
+        registry = Registry(settings.schema_registry) if settings.schema_registry.url else None
+        self._decode = row_decoder(registry.schema if registry is not None else None)
+        self._stack = ExitStack()
+        self._clients = brokers.clients(settings)
+        self._clients.check()
+        self._rows = TopicReading(self._clients, tenant.topic, self._stack)
+        self._letters = TopicReading(self._clients, topics.dead_letters(tenant.topic), self._stack)
+        self._dead = DeadLetters(tenant.key, altered=bool(settings.rows.privacy))
+        self._shown: dict[Key, _ValidRow] = {}
+        self._unfit: dict[int, _BadRow] = {}
+        self._foreign = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def run(self) -> Report:
+        """Read the topic and Graph, look again for rows that are missing, and return the report."""
+        self._rows.open(self._window.start)
+        if not self._rows.bounds:
+            raise ConfigurationError([f"kafka.topic: there is no topic {self._rows.name}; nothing was published yet"])
+        self._letters.open(self._window.start)
+        is_cut = self._check_retention()
+        with _screen(self._window) as told:
+            told("reading the topic", self._window.start)
+            self._read_topics()
+            asyncio.run(self._read_graph(told))
+            lost = self._look_again(told, _WAIT_WHEN_CUT_S if is_cut else _LONGEST_WAIT_S)
+            result = self._comparison.result()
+            # What revisions = "ignore" leaves different, no sweep publishes: it is neither pending nor a failure.
+            suspects = [one for one in self._comparison.suspects() if one.is_missing or not self._is_ignoring]
+            ids, values = self._look_up(result)
+        if is_cut and (result.missing or lost):
+            raise ConfigurationError([_cut(self._rows.name, self._window)])
+        return self._report(result, suspects, lost, ids, values)
+
+    def _check_retention(self) -> bool:
+        """Return whether records of the range may have been deleted.
+
+        Raise ConfigurationError if the retention time of the topic is so short that it deletes them.
+        """
+        cut = self._rows.may_be_cut()
+        is_by_event = self._settings.rows.timestamp == "event"
+        if not cut and not (is_by_event and any(low for low, _ in self._rows.bounds.values())):
+            return False
+        settings = TopicAdmin(self._clients).settings([self._rows.name]).get(self._rows.name, {})
+        retention_ms = int(settings.get("retention.ms") or -1)
+        if retention_ms >= 0 and self._window.start < self._begun - timedelta(milliseconds=min(retention_ms, _EVER_MS)):
+            raise ConfigurationError([_cut(self._rows.name, self._window)])
+        return True
+
+    def _read_topics(self) -> None:
+        """Read the records of both topics that were not read yet."""
+        start_ms, end_ms = (instants.to_ms(moment) for moment in self._window)
+        for entries in self._rows.rest():
+            ids: list[str] = []
+            revisions: list[int] = []
+            said: list[Said] = []
+            inside: list[bool] = []
+            for record in self._own(entries):
+                began_ms = record["startDateTime"]
+                ids.append(record["id"])
+                revisions.append(record["revision"])
+                said.append(self._fields.said(record))
+                inside.append(began_ms is not None and start_ms <= began_ms < end_ms)
+            self._comparison.add_records(id_keys(ids), revisions, said, inside)
+        for entries in self._letters.rest():
+            self._dead.add(entries)
+
+    def _own(self, entries: Sequence[Entry]) -> Iterator[dict[str, Any]]:
+        """Yield the tenant's rows. Records that are not rows of this connector are skipped and counted."""
+        for entry in entries:
+            try:
+                record = self._decode(entry.value)
+            except ValueError:
+                self._foreign += 1
+                continue
+            if record["tenantId"].lower() == self._tenant.key:
+                yield record
+
+    def _look_again(self, told: "_Tell", longest_s: float) -> list[_BadRow]:
+        """Read on until nothing is missing or the sweeps had time to publish it.
+
+        Return the invalid rows that are not dead-lettered.
+        """
+        begun = time.monotonic()
+        while True:
+            suspects = [suspect.start_s for suspect in self._comparison.suspects()]
+            lost = [row for row in self._unfit.values() if not self._dead.holds(row.hash, row.id)]
+            wait_s = max((self._wait_s(s) for s in (*suspects, *(row.start_s for row in lost))), default=0.0)
+            left_s = begun + min(wait_s, longest_s) - time.monotonic()
+            if not suspects and not lost:
+                return lost
+            # Read at least once more: rows that Graph added while it was read may have been published since.
+            self._rows.look_again()
+            self._letters.look_again()
+            self._read_topics()
+            if left_s <= 0:
+                return [row for row in lost if not self._dead.holds(row.hash, row.id)]
+            told("looking again for what is missing", self._window.end)
+            time.sleep(min(_LOOK_EVERY_S, left_s))
+
+    def _every(self, start_s: int) -> timedelta | None:
+        """Return the cadence of the most frequent sweep that covers a call, or None if no sweep covers it."""
+        age = self._begun - instants.from_ms(start_s * 1000)
+        return min((s.every for s in self._settings.windows.sweeps if s.overlap >= age), default=None)
+
+    def _wait_s(self, start_s: int) -> float:
+        every = self._every(start_s)
+        return 0.0 if every is None else min(_LONGEST_WAIT_S, every.total_seconds() + _GRACE_S)
+
+    def _is_pending(self, start_s: int) -> bool:
+        """Return whether only a sweep that was not waited for finds a call."""
+        every = self._every(start_s)
+        return every is not None and every.total_seconds() + _GRACE_S > _LONGEST_WAIT_S
+
+    async def _read_graph(self, told: "_Tell") -> None:
+        async with GraphClient(self._settings.graph) as graph:
+            source = graph.source(self._tenant, NoEvents())
+            try:
+                left = [self._window]
+                while left:
+                    window = left.pop()
+                    if window.end - window.start > self._settings.windows.slice:
+                        edge = window.start + self._settings.windows.slice
+                        left += [Window(edge, window.end), Window(window.start, edge)]
+                        continue
+                    told("reading Graph", window.start)
+                    try:
+                        async for page in source.pages(window, 0):
+                            self._take(page.rows, window)
+                    except RangeTooLongError:
+                        parts = windows.halves(window)
+                        if len(parts) < 2:
+                            raise
+                        left += reversed(parts)
+            finally:
+                await source.close()
+
+    def _take(self, raws: Sequence[msgspec.Raw], window: Window) -> None:
+        """Add the rows of one page to the comparison."""
+        reading = self._shape.read(raws)
+        keys: list[Key] = []
+        said: list[Said] = []
+        starts_s: list[int] = []
+        shown: list[_ValidRow] = []
+        for row, raw, hi, lo in zip(
+            reading.rows, raws, reading.entries["hi"].tolist(), reading.entries["lo"].tolist(), strict=True
+        ):
+            values, problem = self._resolve(row, bytes(raw))
+            if problem is not None:
+                start_s = int(window.start.timestamp())
+                self._unfit[bytes_hash(problem.raw)] = _BadRow(bytes_hash(problem.raw), problem.id, start_s)
+                if problem.id:
+                    self._comparison.add_unfit([id_key(problem.id)])
+                continue
+            began_ms = values["startDateTime"]
+            keys.append((hi, lo))
+            said.append(self._fields.said(values))
+            starts_s.append(began_ms // 1000 if began_ms is not None else int(window.start.timestamp()))
+            shown.append(_ValidRow(values["id"], values))
+        for at in self._comparison.add_rows(keys, said, starts_s).nonzero()[0].tolist():
+            if len(self._shown) < _KEPT or keys[at] in self._shown:
+                self._shown[keys[at]] = shown[at]
+
+    def _resolve(self, row: Row | InvalidRow, raw: bytes) -> tuple[dict[str, Any], InvalidRow | None]:
+        if isinstance(row, InvalidRow):
+            return {}, row
+        values, problem = self._shape.resolve(row, raw)
+        if problem is None and len(raw) > _ROW_MAX_BYTES:
+            problem = InvalidRow(raw, row.id, "row: too long", values["startDateTime"])
+        return values, problem
+
+    def _look_up(self, result: Result) -> tuple[dict[Key, str], dict[Key, dict[str, Any]]]:
+        """Return the ids of rows that the report names from the topic, and the newest version of differing rows.
+
+        The topic is read a second time, because the comparison keeps hashes only.
+        """
+        differing = set(result.differing_keys[:SHOWN])
+        named = {key for key, _, _ in result.duplicated_keys[:SHOWN]} | set(result.unexpected_keys[:SHOWN])
+        ids: dict[Key, str] = {}
+        values: dict[Key, dict[str, Any]] = {}
+        if not differing and not named:
+            return ids, values
+        for entries in self._rows.again():
+            records = list(self._own(entries))
+            for key, record in zip(id_keys(record["id"] for record in records), records, strict=True):
+                if key in named:
+                    ids[key] = record["id"]
+                if key in differing and record["revision"] >= values.get(key, record)["revision"]:
+                    values[key] = record
+        return ids, values
+
+    def _report(
+        self,
+        result: Result,
+        suspects: list[Suspect],
+        lost: list[_BadRow],
+        ids: dict[Key, str],
+        values: dict[Key, dict[str, Any]],
+    ) -> Report:
+        everys = [self._every(start_s) for start_s in [one.start_s for one in suspects] + [row.start_s for row in lost]]
+        pending = [one for one in suspects if self._is_pending(one.start_s)]
+        keys = {one.key for one in pending}
+        missing = [one for one in suspects if one.is_missing and one.key not in keys]
+        bad_pending = [row for row in lost if self._is_pending(row.start_s)]
+        bad_missing = [row for row in lost if not self._is_pending(row.start_s)]
+        differing = [
+            {"id": self._shown[key].id, "fields": self._fields.differences(self._shown[key].values, values[key])}
+            for key in result.differing_keys[:SHOWN]
+            if key in self._shown and key in values and key not in keys
+        ]
+        duplicated = [
+            {"id": ids[key], "revision": revision, "times": times}
+            for key, revision, times in result.duplicated_keys[:SHOWN]
+            if key in ids
+        ]
+        dead = [row.id for row in self._unfit.values() if row not in lost]
+        unexpected = [ids[key] for key in result.unexpected_keys[:SHOWN] if key in ids]
+        missing_count, pending_count = len(missing) + len(bad_missing), len(pending) + len(bad_pending)
+        differing_count = result.differing - sum(not one.is_missing for one in pending)
+        content = {
+            "tenant": self._tenant.id,
+            "from": instants.text(self._window.start),
+            "to": instants.text(self._window.end),
+            "graph_rows": result.graph_rows + len(self._unfit),
+            "topic_records": result.topic_records,
+            "identical": result.identical,
+            "missing": listed(missing_count, [*self._ids(missing), *(row.id for row in bad_missing)]),
+            "pending": listed(pending_count, [*self._ids(pending), *(row.id for row in bad_pending)]),
+            "duplicated": listed(result.duplicated, duplicated),
+            "differing": listed(differing_count, differing),
+            "unexpected": listed(result.unexpected, unexpected),
+            "dead_lettered": listed(len(dead), dead),
+            "notes": notes(
+                self._settings,
+                everys,
+                differing=differing_count,
+                pending=pending_count,
+                foreign=self._foreign,
+            ),
+        }
+        failed = bool(missing_count or result.duplicated or (differing_count and not self._is_ignoring))
+        return Report(content, failed)
+
+    def _ids(self, suspects: Sequence[Suspect]) -> list[str]:
+        return [self._shown[one.key].id for one in suspects if one.key in self._shown]
+
+
+_VERSIONS = ("v1.0", "beta")
+_EVER_MS = 10**13
+_Tell = Callable[[str, datetime], None]
+
+
+def _cut(topic: str, window: Window) -> str:
+    return (
+        f"--from: the retention of topic {topic} has begun to delete what was published since "
+        f"{instants.text(window.start)}; name a later instant, or raise the topic's retention.ms"
+    )
+
+
+@contextmanager
+def _screen(window: Window) -> Iterator[_Tell]:
+    """Show progress on standard error, by the call time that was read. It appears on a terminal only."""
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task("", total=window.seconds)
+
+        def tell(what: str, at: datetime) -> None:
+            progress.update(task, description=what, completed=(at - window.start).total_seconds())
+
+        yield tell

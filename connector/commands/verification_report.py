@@ -1,0 +1,89 @@
+"""Report of `connector verify`, as JSON and for people."""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from datetime import timedelta
+from typing import Any, NamedTuple
+
+from connector.commands import text
+from connector.commands.comparison import SHOWN
+from connector.config import Settings, duration_text
+
+
+class Report(NamedTuple):
+    """Outcome of a comparison, in the JSON form of docs/interface.md."""
+
+    content: dict[str, Any]
+    failed: bool
+
+    def describe(self, label: str) -> str:
+        """Return the report for people: ids, counts and names of fields, but no values of rows."""
+        found = self.content
+        lines = [
+            f"{label}, calls from {text.when(found['from'])} to {text.when(found['to'])} (UTC)",
+            f"Graph shows {text.number(found['graph_rows'])} rows",
+            f"the topic holds {text.number(found['topic_records'])} records of them",
+            "",
+            f"  {'identical':<14}{text.number(found['identical']):>12}",
+        ]
+        lines += [f"  {name.replace('_', '-'):<14}{text.number(found[name]['count']):>12}" for name in LISTED]
+        for name, what in LISTED.items():
+            if found[name]["count"]:
+                lines += ["", f"{what}:"]
+                lines += [f"  {_line(entry)}" for entry in found[name]["ids"]]
+                more = found[name]["count"] - len(found[name]["ids"])
+                lines += [f"  and {text.number(more)} more"] if more else []
+        lines += ["", *found["notes"]] if found["notes"] else []
+        but = ", except for what is pending" if found["pending"]["count"] else ""
+        lines += ["", "not identical" if self.failed else f"identical{but}"]
+        return "\n".join(lines) + "\n"
+
+
+LISTED = {
+    "missing": "missing on the topic",
+    "duplicated": "on the topic more than once",
+    "differing": "differing",
+    "pending": "not on the topic yet; a sweep that was not waited for finds them",
+    "unexpected": "on the topic, and not shown by Graph any more",
+    "dead_lettered": "dead-lettered",
+}
+
+
+def _line(entry: Any) -> str:
+    if isinstance(entry, dict) and "fields" in entry:
+        return f"{entry['id']}  {', '.join(entry['fields'])}"
+    if isinstance(entry, dict):
+        return f"{entry['id']}  revision {entry['revision']}, {entry['times']} times"
+    return str(entry) if entry is not None else "(a row without an id)"
+
+
+def listed(count: int, ids: Sequence[Any]) -> dict[str, Any]:
+    """Return a count with the first entries, as the report names them."""
+    return {"count": count, "ids": list(ids[:SHOWN])}
+
+
+def notes(
+    settings: Settings, everys: Iterable[timedelta | None], *, differing: int, pending: int, foreign: int
+) -> list[str]:
+    """Return notes for the reader of the report.
+
+    `everys` holds, for each row that the topic lacks, the cadence of the sweep that finds it, or None if no sweep does.
+    `foreign` is the number of records that are not rows of this connector.
+    """
+    found = []
+    counts = Counter(everys)
+    if counts[None]:
+        found.append(f"No sweep reaches back to {text.number(counts.pop(None))} of these rows: a backfill finds them.")
+    slowest = max((every for every in counts if every is not None), default=None)
+    if pending and slowest is not None:
+        found.append(
+            f"{text.number(pending)} rows are pending: only a slower sweep finds them, at the latest the one every "
+            f"{duration_text(slowest)}, which was not waited for. A row that is pending again after it is missing."
+        )
+    if differing and settings.rows.revisions == "ignore":
+        found.append('Rows may differ since rows.revisions is "ignore"; that does not count as a failure.')
+    if settings.rows.privacy:
+        found.append(f"Not compared, for rows.privacy: {', '.join(sorted(settings.rows.privacy))}.")
+    if foreign:
+        found.append(f"{text.number(foreign)} records of the topic are no rows of this connector.")
+    return found

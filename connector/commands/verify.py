@@ -1,0 +1,40 @@
+"""`connector verify`."""
+
+from typing import Annotated
+
+import typer
+
+from connector.commands.options import ConfigOption, FromOption, JsonOption, TenantOption, ToOption
+
+_NOT_IDENTICAL = 1
+
+
+def verify(
+    *,
+    tenant: TenantOption,
+    begin: FromOption,
+    end: ToOption,
+    requests_per_minute: Annotated[
+        float, typer.Option("--requests-per-minute", help="What it takes of Graph's limit, beside a running worker.")
+    ] = 5,
+    as_json: JsonOption = False,
+    config: ConfigOption = None,
+) -> None:
+    r"""Compare Graph with the topic, row by row and field by field.
+
+    Rows that seem to be missing are looked for again after one `every` of the sweep that covers them, at most two
+    minutes. Rows that only a slower sweep finds are pending: run the command again after that sweep.
+
+    \b
+    Exits 0 when they are identical, 1 when rows are missing, duplicated or differ, 2 when the arguments are wrong or
+    the topic's retention has started to delete the range.
+
+    \b
+    Example:
+      connector verify --tenant contoso --from -2d --to -1h
+      connector verify --tenant contoso --from 2026-03-01T00:00:00Z --to 2026-03-02T00:00:00Z --json
+    """
+    from connector.commands import verification
+
+    if not verification.compare(config, tenant, begin, end, requests_per_minute, as_json=as_json):
+        raise typer.Exit(_NOT_IDENTICAL)

@@ -1,0 +1,91 @@
+"""Durations and instants as the configuration and the command line write them, for example "15m"."""
+
+import re
+from datetime import UTC, datetime, timedelta
+
+from connector.config.quoting import shown
+from connector.core import instants
+
+_UNITS_MS = {"d": 86_400_000, "h": 3_600_000, "m": 60_000, "s": 1000, "ms": 1}
+_DURATION = re.compile(r"([0-9]+)(ms|s|m|h|d)")
+_INSTANT_HINT = 'write for example "2026-01-31T00:00:00Z", or "-7d" for seven days ago'
+_DURATION_MAX = timedelta(days=36_525)
+
+
+class Duration(timedelta):
+    """A timedelta that keeps the text of the configuration, so that metrics and JSON show a cadence as configured."""
+
+    text: str = ""
+
+    def __reduce__(self) -> tuple[type["Duration"], tuple[int, int, int], dict[str, str]]:
+        return Duration, (self.days, self.seconds, self.microseconds), {"text": self.text}
+
+
+def parse_duration(text: str) -> Duration:
+    """Return the duration that `text` states, such as "500ms", "15s", "10m", "2h" or "7d".
+
+    Raise ValueError with the rest of a sentence.
+    """
+    match = _DURATION.fullmatch(text)
+    if match is None:
+        raise ValueError(
+            f'is {shown(text)}, which is not a duration; write for example "500ms", "15s", "10m", "2h" or "7d"'
+        )
+    digits, unit = match.groups()
+    if len(digits) > 18 or int(digits) * _UNITS_MS[unit] > _DURATION_MAX / timedelta(milliseconds=1):
+        raise ValueError(f"is {shown(text)}, longer than 100 years; write a shorter one")
+    duration = Duration(milliseconds=int(digits) * _UNITS_MS[unit])
+    duration.text = text
+    return duration
+
+
+def duration_text(duration: timedelta) -> str:
+    """Return a duration as configured, else in the largest unit that states it exactly ("15m", "1d").
+
+    A fraction of a millisecond is dropped.
+    """
+    if isinstance(duration, Duration) and duration.text:
+        return duration.text
+    milliseconds = duration // timedelta(milliseconds=1)
+    unit = next(unit for unit, size in _UNITS_MS.items() if milliseconds % size == 0 and (milliseconds or unit == "s"))
+    return f"{milliseconds // _UNITS_MS[unit]}{unit}"
+
+
+def parse_instant(text: str) -> datetime | timedelta:
+    """Return an RFC 3339 instant as an aware UTC datetime, or a negative duration as a timedelta.
+
+    Raise ValueError with the rest of a sentence.
+    """
+    if _DURATION.fullmatch(text):
+        raise ValueError(f'is {shown(text)}, a positive duration; write "-{text}" for a time in the past')
+    if text.startswith("-") and _DURATION.fullmatch(text[1:]):
+        return -parse_duration(text[1:])
+    try:
+        milliseconds = instants.parse_ms(text)
+        moment = instants.from_ms(milliseconds) if milliseconds is not None else None
+    except (ValueError, OverflowError):
+        moment = None
+    if moment is None:
+        raise ValueError(f"is {shown(text)}, which is not an instant; {_INSTANT_HINT}")
+    return moment
+
+
+def to_duration(value: object) -> timedelta:
+    """Return a duration from its text."""
+    if not isinstance(value, str):
+        raise ValueError('is not a duration; write text with a unit, for example "30s"')  # noqa: TRY004 (pydantic collects ValueError)
+    return parse_duration(value)
+
+
+def to_instant(value: object) -> datetime | timedelta:
+    """Return an aware UTC datetime, or a timedelta for an instant that long ago."""
+    if isinstance(value, datetime):
+        if value.tzinfo is None:
+            raise ValueError('has no offset from UTC; write for example "2026-01-31T00:00:00Z"')
+        try:
+            return value.astimezone(UTC)
+        except OverflowError:
+            raise ValueError('is not an instant; write for example "2026-01-31T00:00:00Z"') from None
+    if not isinstance(value, str):
+        raise ValueError(f"is not an instant; {_INSTANT_HINT}")  # noqa: TRY004
+    return parse_instant(value)

@@ -1,0 +1,203 @@
+"""Validators of the configuration's values: addresses, names, secrets and words, with the messages for invalid ones.
+
+Validators raise ValueError with the rest of a sentence that begins with the key, for example `is "x", which is …; …`.
+No message shows a value that may be a secret.
+"""
+
+import re
+from dataclasses import dataclass, field
+from ipaddress import ip_address
+from typing import Literal
+from urllib.parse import SplitResult, urlsplit
+
+from connector.config.quoting import shown
+
+_CHINA = "Microsoft does not offer these records in its cloud in China"
+_CHINA_HOSTS = ("chinacloudapi.cn", "partner.microsoftonline.cn", "azure.cn")
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """A configured secret: its text, or the file or environment variable that holds it."""
+
+    kind: Literal["text", "file", "env"]
+    value: str = field(repr=False)
+
+
+def to_reference(value: object) -> Reference:
+    """Return the secret that a text or a table of one key (`file` or `env`) refers to."""
+    if isinstance(value, str):
+        return Reference("text", value)
+    if isinstance(value, dict) and len(value) == 1:
+        kind, target = next(iter(value.items()))
+        if kind in ("file", "env") and isinstance(target, str) and target and "\0" not in target:
+            return Reference(kind, target)
+    raise ValueError('must be text, { file = "PATH" } or { env = "NAME" }')
+
+
+def to_property(value: object) -> Reference:
+    """Return the value of a librdkafka or topic property, which may also be a number or a boolean."""
+    if isinstance(value, bool):
+        return Reference("text", str(value).lower())
+    if isinstance(value, (int, float)):
+        return Reference("text", str(value))
+    if isinstance(value, dict) and not value.keys() <= {"file", "env"}:  # TOML makes tables of names with unquoted dots
+        raise ValueError('is a table where a value belongs; quote the whole name, as in "sasl.password" = "…"')
+    return to_reference(value)
+
+
+def to_identity(value: object) -> bool | str:
+    """Return true, false or the client id of a managed identity."""
+    if isinstance(value, bool) or (isinstance(value, str) and re.fullmatch(r"[!-~]{0,256}", value)):
+        return value
+    raise ValueError("must be true, false or the client id of a user-assigned identity")
+
+
+def to_cloud(value: object) -> object:
+    """Return the name of a cloud unchanged. Refuse the cloud in China with its own message."""
+    if isinstance(value, str) and re.search(r"china|21vianet|mooncake|gallatin", value.lower()):
+        raise ValueError(f"is {shown(value)}, but {_CHINA}; only global, us-gov-l4 and us-gov-l5 can be read")
+    return value
+
+
+def _split_url(value: str) -> SplitResult:
+    try:
+        parts = urlsplit(value)
+        port = parts.port
+    except ValueError:
+        parts, port = None, None
+    if parts is None or not parts.hostname or port == 0 or not re.fullmatch(r"[!-~]+", value):
+        raise ValueError('is not an address; write for example "https://localhost:8443"')
+    if parts.username is not None or parts.password is not None:
+        raise ValueError("contains a user name; remove it")
+    if parts.query or parts.fragment or "?" in value or "#" in value:
+        raise ValueError("has a query or a fragment; specify scheme, host and port only")
+    if any(parts.hostname == host or parts.hostname.endswith(f".{host}") for host in _CHINA_HOSTS):
+        raise ValueError(f"is {shown(value)}, but {_CHINA}")
+    return parts
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")
+
+
+def to_base_url(value: str) -> str:
+    """Return Graph's root URL without a trailing slash: https, or http within this machine."""
+    if not value:
+        return value
+    parts = _split_url(value)
+    if parts.scheme != "https" and not (parts.scheme == "http" and _is_loopback(parts.hostname or "")):
+        raise ValueError(
+            f"is {shown(value)}, which would send the token unprotected; write https:// (http:// only for localhost)"
+        )
+    if parts.path.rstrip("/").endswith(("/v1.0", "/beta")):
+        raise ValueError(f"is {shown(value)}, but the version is appended; remove it and set graph.api_version")
+    return value.rstrip("/")
+
+
+def to_registry_urls(value: str) -> str:
+    """Return the registry's addresses, separated by commas, without trailing slashes."""
+    urls = [url.strip() for url in value.split(",")] if value else []
+    for url in urls:
+        if _split_url(url).scheme not in ("http", "https"):
+            raise ValueError(f'is {shown(url)}, which is not an address; write for example "https://registry:8081"')
+    return ",".join(url.rstrip("/") for url in urls)
+
+
+def is_protected(url: str) -> bool:
+    """Return whether a secret may be sent to a URL: over TLS, or within this machine."""
+    parts = urlsplit(url)
+    return parts.scheme == "https" or _is_loopback(parts.hostname or "")
+
+
+def to_authority(value: str) -> str:
+    """Return the root URL of sign-in without a trailing slash. Raise ValueError with the rest of a sentence."""
+    if not value:
+        return value
+    if _split_url(value).scheme != "https":
+        raise ValueError(f"is {shown(value)}, but secrets are sent there; write https://")
+    return value.rstrip("/")
+
+
+def to_topic(value: str) -> str:
+    """Return the name of a row topic, which leaves room for the longest suffix."""
+    return _kafka_name(value, len(".progress"))
+
+
+def to_app(value: str) -> str:
+    """Return the prefix of the internal topics, which leaves room for the longest suffix."""
+    return _kafka_name(value, len(".control"))
+
+
+def _kafka_name(value: str, suffix: int) -> str:
+    longest = 249 - suffix
+    if not re.fullmatch(r"[a-zA-Z0-9._-]+", value) or value in (".", ".."):
+        raise ValueError(f"is {shown(value)}, which Kafka does not allow; use letters, digits, '.', '_' and '-'")
+    if len(value) > longest:
+        raise ValueError(f"is {len(value)} characters long; use at most {longest}")
+    if value in ("__consumer_offsets", "__transaction_state"):
+        raise ValueError(f"is {shown(value)}, which is reserved by Kafka; choose another name")
+    return value
+
+
+def to_servers(value: str) -> str:
+    """Return a list of brokers without white space."""
+    servers = [server.strip() for server in value.split(",")] if value.strip() else []
+    for server in servers:
+        match = re.fullmatch(r"(?:[A-Za-z_]+://)?(?:\[[0-9A-Fa-f:.%]+\]|[^\s:/\[\]@]+)(?::([0-9]{1,5}))?", server)
+        if match is None or not 1 <= int(match.group(1) or 9092) <= 65_535:
+            raise ValueError('is not a list of brokers; write for example "broker-1:9092,broker-2:9092"')
+    return ",".join(servers)
+
+
+def to_listen(value: str) -> str:
+    """Return the address of the HTTP server unchanged."""
+    split_listen(value)
+    return value
+
+
+def split_listen(value: str) -> tuple[str, int]:
+    """Return the host and port of HOST:PORT. Raise ValueError with the rest of a sentence."""
+    match = re.fullmatch(r"(\[[0-9A-Fa-f:.]+\]|[^\s:/\[\]@]*):([0-9]{1,5})", value)
+    if match is None or int(match.group(2)) > 65_535:
+        raise ValueError(f'is {shown(value)}, which is not an address; write HOST:PORT, for example "0.0.0.0:9464"')
+    return match.group(1).strip("[]") or "0.0.0.0", int(match.group(2))  # noqa: S104 (what an empty host means everywhere)
+
+
+def to_replication(value: int) -> int:
+    """Return a replication factor, or -1 for that of the broker."""
+    if value != -1 and not 1 <= value <= 32_767:
+        raise ValueError(f"is {value}; write -1 for the broker's default, or at least 1")
+    return value
+
+
+def to_word(value: object) -> object:
+    """Return a text in lower case, and any other value unchanged."""
+    return value.lower() if isinstance(value, str) else value
+
+
+def to_text(value: str) -> str:
+    """Return a text without control characters unchanged."""
+    if not value.isprintable():
+        raise ValueError("contains a control character; remove it")
+    return value
+
+
+def to_tenant_id(value: str) -> str:
+    """Return a tenant id unchanged: a GUID or a domain."""
+    guid = re.fullmatch(r"[0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}", value)
+    label = r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
+    if not guid and not (len(value) <= 253 and re.fullmatch(rf"{label}(?:\.{label})+", value)):
+        todo = "write the directory (tenant) id that Microsoft Entra shows, or a domain of it"
+        raise ValueError(f"is {shown(value)}, which is not a tenant id; {todo}")
+    return value
+
+
+def to_client_id(value: str) -> str:
+    """Return a client id unchanged, which may be empty."""
+    if not re.fullmatch(r"[!-~]{0,256}", value):
+        raise ValueError("is not a client id; write the application (client) id that Microsoft Entra shows")
+    return value

@@ -1,0 +1,177 @@
+"""Fingerprints of rows and the entries of the deduplication index: when two readings of a row differ.
+
+Rules:
+
+1. Null, an absent member and the empty date are equal; members that begin with `@` are not data.
+2. Two readings of a row differ when a member that both of them know has another value as received: instants are
+   compared as strings. The fingerprint version (`layout`) and BETA_KNOWN state which members a reading knows.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from operator import add, attrgetter, itemgetter
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+from xxhash import xxh3_64_intdigest, xxh3_128_digest
+
+from connector.core import instants
+from connector.core.member_types import first_version, inner_type, logical_type
+
+_EMPTY_DATE = b'"0001-01-01T00:00:00Z"'
+_ANCIENT = b'"000'  # how every spelling of the empty date begins
+
+# One entry of the deduplication index: 96 bits of the id's hash, revision and flags, 36 bits of fingerprint over the
+# members of v1.0 and 28 bits over those that only beta has. Little-endian and packed, as in the `seen` topic.
+ENTRY = np.dtype([("hi", "<u8"), ("lo", "<u4"), ("meta", "<u4"), ("fp", "<u8")])
+_KEY = np.dtype([("hi", "<u8"), ("lo", "<u4")])
+_CONTENT = np.dtype([("hi", "<u8"), ("lo", "<u4"), ("fp", "<u8")])
+_DIGEST = np.dtype([("key", _KEY), ("rest", "<u4")])
+LAYOUT = 1
+"""Version of the fingerprints, in the lowest three bits of meta. A field that the schema learns has the next number as
+its `layout`. An entry with an older version is compared by the members that this version knew.
+"""
+
+LAYOUT_MASK = 0b111
+BETA_KNOWN = 1 << 3  # the reading knew beta's members
+UNFIT = 1 << 4  # the key is the hash of what was dead-lettered, not of an id
+REVISION_SHIFT = 12
+MAX_REVISION = 2**20 - 1
+_BETA_BITS = np.uint64(28)
+_BETA_MASK = np.uint64(2**28 - 1)
+
+_encode_lines = msgspec.json.Encoder().encode_lines
+
+
+class Fingerprints:
+    """Fingerprints of one version (`layout`), over the members that this version knows."""
+
+    def __init__(self, graph_fields: list[dict[str, Any]], layout: int) -> None:
+        known = sorted((field for field in graph_fields if first_version(field) <= layout), key=itemgetter("name"))
+        v1 = [field for field in known if field["since"] == "v1.0"]
+        beta = [field for field in known if field["since"] != "v1.0"]
+        self._v1 = [_Lines(v1, layout, instants=False), _Lines(v1, layout, instants=True)]
+        self._beta = [_Lines(beta, layout, instants=False), _Lines(beta, layout, instants=True)]
+
+    def of(self, rows: list[Any], *, beta: bool) -> NDArray[np.uint64]:
+        """Return 36 bits of hash over the members of v1.0 and, when `beta` is known, 28 bits over those of beta."""
+        result = _digests(self._v1, rows) & ~_BETA_MASK
+        if beta:
+            result |= _digests(self._beta, rows) & _BETA_MASK
+        return result
+
+
+class _Lines:
+    """Some values of each row as one line of JSON, which never contains a line break."""
+
+    def __init__(self, fields: list[dict[str, Any]], layout: int, *, instants: bool) -> None:
+        fields = [field for field in fields if (logical_type(field["type"]) == "timestamp-millis") is instants]
+        self._names = [field["name"] for field in fields]
+        self._cuts = {field["name"]: cut for field in fields if (cut := _cut(field["type"], layout)) is not None}
+        self._values = _getter(self._names)
+        self._instants = instants
+
+    def __bool__(self) -> bool:
+        return bool(self._names)
+
+    def __call__(self, rows: list[Any]) -> list[bytes]:
+        # One call encodes all rows, which is much faster than one call per row.
+        rows_values = list(map(self._values, rows))
+        if self._cuts:
+            cuts = [self._cuts.get(name, _as_it_is) for name in self._names]
+            rows_values = [tuple(cut(value) for cut, value in zip(cuts, values, strict=True)) for values in rows_values]
+        joined = _encode_lines(rows_values)
+        if not self._instants:
+            return joined.split(b"\n")[:-1]
+        joined = joined.replace(_EMPTY_DATE, b"null")
+        lines = joined.split(b"\n")[:-1]
+        if _ANCIENT in joined:  # every spelling of the empty date becomes null
+            for at, line in enumerate(lines):
+                if _ANCIENT in line:
+                    lines[at] = msgspec.json.encode([_without_empty_date(stamp) for stamp in rows_values[at]])
+        return lines
+
+
+def _digests(pieces: list[_Lines], rows: list[Any]) -> NDArray[np.uint64]:
+    present = [piece(rows) for piece in pieces if piece]
+    joined = map(add, *present) if len(present) > 1 else present[0]
+    return np.fromiter(map(xxh3_64_intdigest, joined), np.uint64, len(rows))
+
+
+def _cut(avro: Any, layout: int) -> Callable[[Any], Any] | None:
+    """Return a function that removes the members of nested records that a fingerprint version does not know.
+
+    Return None when the version knows them all.
+    """
+    inner = inner_type(avro)
+    if not isinstance(inner, dict):
+        return None
+    if "items" in inner:
+        one = _cut(inner["items"], layout)
+        return None if one is None else lambda values: values if values is None else [one(value) for value in values]
+    if "fields" not in inner:
+        return None
+    known = [
+        (field["name"], _cut(field["type"], layout)) for field in inner["fields"] if first_version(field) <= layout
+    ]
+    if len(known) == len(inner["fields"]) and all(cut is None for _, cut in known):
+        return None
+    cuts = [(name, cut or _as_it_is) for name, cut in known]
+    return lambda value: value if value is None else {name: cut(getattr(value, name)) for name, cut in cuts}
+
+
+def _as_it_is(value: Any) -> Any:
+    return value
+
+
+def _getter(names: Sequence[str]) -> Callable[[Any], tuple[Any, ...]]:
+    return attrgetter(*names) if len(names) > 1 else lambda row: tuple(getattr(row, name) for name in names)
+
+
+def id_keys(ids: Iterable[str]) -> NDArray[np.void]:
+    """Return the keys of ids in the index: 96 bits of hash, as fields hi and lo."""
+    return _keys([b"i" + text.encode() for text in ids])
+
+
+def invalid_entry(raw: bytes) -> NDArray[np.void]:
+    """Return the index entry of an invalid row, with the hash of its bytes; shape (1,), dtype ENTRY."""
+    entry = np.zeros(1, ENTRY)
+    key = _keys([b"u" + raw])
+    entry["hi"], entry["lo"] = key["hi"], key["lo"]
+    entry["meta"] = LAYOUT | UNFIT
+    return entry
+
+
+def rejected_entries(entries: NDArray[np.void]) -> NDArray[np.void]:
+    """Return the index entries of rejected contents, each with the hash of a row's id and fingerprint."""
+    contents = np.zeros(len(entries), _CONTENT)
+    for name in ("hi", "lo", "fp"):
+        contents[name] = entries[name]
+    rejected = np.zeros(len(entries), ENTRY)
+    key = _keys([b"c" + content.tobytes() for content in contents])
+    rejected["hi"], rejected["lo"] = key["hi"], key["lo"]
+    rejected["meta"] = LAYOUT | UNFIT
+    return rejected
+
+
+def _keys(texts: list[bytes]) -> NDArray[np.void]:
+    return np.frombuffer(b"".join(map(xxh3_128_digest, texts)), _DIGEST)["key"]
+
+
+def differ(first: NDArray[np.void], second: NDArray[np.void]) -> NDArray[np.bool_]:
+    """Return, element by element, whether two readings of the same ids differ in a member that both know.
+
+    Their fingerprints must have the same version.
+    """
+    v1 = (first["fp"] >> _BETA_BITS) != (second["fp"] >> _BETA_BITS)
+    both_know = (first["meta"] & second["meta"] & BETA_KNOWN) != 0
+    beta = (first["fp"] & _BETA_MASK) != (second["fp"] & _BETA_MASK)
+    return np.asarray(v1 | (both_know & beta))
+
+
+def _without_empty_date(stamp: str | None) -> str | None:
+    try:
+        return None if stamp is None or instants.parse_ms(stamp) is None else stamp
+    except ValueError:
+        return stamp

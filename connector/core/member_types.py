@@ -1,0 +1,64 @@
+"""Types of a row's members, taken from the Avro schema."""
+
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any
+
+import msgspec
+
+_INT32 = Annotated[int, msgspec.Meta(ge=-(2**31), le=2**31 - 1)]
+
+
+def first_version(field: Mapping[str, Any]) -> int:
+    """Return the first fingerprint version that knows a field of the schema."""
+    return int(field.get("layout", 1))
+
+
+def nested_fields(fields: Iterable[Mapping[str, Any]]) -> Iterable[Mapping[str, Any]]:
+    """Yield the fields of all records within the types of `fields`."""
+    for field in fields:
+        inner = inner_type(field["type"])
+        while isinstance(inner, dict) and "items" in inner:
+            inner = inner_type(inner["items"])
+        if isinstance(inner, dict) and "fields" in inner:
+            yield from inner["fields"]
+            yield from nested_fields(inner["fields"])
+
+
+def inner_type(avro: Any) -> Any:
+    """Return an Avro type without the null of its union."""
+    if isinstance(avro, list):
+        return next(branch for branch in avro if branch != "null")
+    return avro
+
+
+def logical_type(avro: Any) -> str | None:
+    """Return the logical type of an Avro type, such as timestamp-millis, or None."""
+    inner = inner_type(avro)
+    return inner.get("logicalType") if isinstance(inner, dict) else None
+
+
+def is_array(avro: Any) -> bool:
+    """Return whether an Avro type is an array, nullable or not."""
+    inner = inner_type(avro)
+    return isinstance(inner, dict) and inner.get("type") == "array"
+
+
+def _json_type(avro: Any) -> Any:
+    """Return the JSON type in which Graph sends what the schema holds as `avro`."""
+    inner = inner_type(avro)
+    simple = {"string": str, "int": _INT32, "boolean": bool}
+    if isinstance(inner, str):
+        return simple[inner]
+    if logical_type(avro) == "timestamp-millis":
+        return str
+    if inner["type"] == "array":
+        return list[_json_type(inner["items"])]  # type: ignore[misc]
+    if inner["type"] == "record":
+        fields = [(field["name"], *member(field["type"])) for field in inner["fields"]]
+        return msgspec.defstruct(inner["name"], fields)
+    raise TypeError(f"no JSON type for {inner}")
+
+
+def member(avro: Any) -> tuple[Any, Any]:
+    """Return the type and the default of a struct's member: every member of a row may be null or absent."""
+    return _json_type(avro) | None, None

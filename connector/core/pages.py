@@ -1,0 +1,142 @@
+"""Pages of getDirectRoutingCalls: the JSON of each row as received, and the link to the next page."""
+
+import codecs
+import re
+
+import msgspec
+import numpy as np
+
+_DEEPEST = 64
+_DEEPEST_ROW = 500  # what Python 3.11 decodes with any stack above it; 3.13 decodes far more
+_MOST_PARTS = 400_000  # values and brackets of a page; a page of Graph, of a thousand rows, has about 25,000
+_PIECE = 1 << 15
+_TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[{\]}]', re.DOTALL)
+_ESCAPE = re.compile(rb"\\(?:u[dD][89abAB]..\\u[dD][c-fC-F]..|u[dD][89a-fA-F]..|.)", re.DOTALL)
+
+_QUOTE, _SURROGATE = ord('"'), rb"\ud"
+
+
+class NotAPageError(ValueError):
+    """The body is not a page of rows: HTML, truncated, garbage, or JSON of another kind."""
+
+
+class Page(msgspec.Struct, frozen=True):
+    """One page: the JSON of each row as received, and the link to the next page."""
+
+    rows: list[msgspec.Raw]
+    next_link: str | None
+
+
+class _Envelope(msgspec.Struct):
+    value: list[msgspec.Raw]
+    next_link: str | None = msgspec.field(name="@odata.nextLink", default=None)
+
+
+_envelope_decoder = msgspec.json.Decoder(_Envelope)
+
+decode_members = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+
+
+def decode_page(body: bytes) -> Page:
+    """Return the rows of a page and its next link, the name of which is case-insensitive.
+
+    A row that is JSON but cannot be decoded is included. Raises NotAPageError when `body` is anything but a whole page.
+    """
+    if _count_parts(body) > _MOST_PARTS:
+        raise NotAPageError("the body has more parts than a page of rows")  # each would cost time and memory
+    try:
+        _check_utf8(body)  # rows stay undecoded here: invalid UTF-8 inside one would be missed
+        envelope, readable = _decode_envelope(body)
+        link = envelope.next_link
+        if link is None and b"nextlink" in body.lower():
+            for name, raw in decode_members(readable).items():
+                if name.lower() == "@odata.nextlink":
+                    link = msgspec.json.decode(raw, type=str | None)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise NotAPageError("the body is not a page of rows") from error
+    return Page(envelope.value, link or None)
+
+
+def _count_parts(body: bytes) -> int:
+    characters = np.frombuffer(body, np.uint8)
+    return sum(int(np.count_nonzero(characters == part)) for part in b",[{")
+
+
+def _check_utf8(body: bytes) -> None:
+    """Raise UnicodeDecodeError when `body` is not UTF-8.
+
+    It is decoded in pieces, because the text of a whole page does not fit into the processor's cache.
+    """
+    if not body.isascii():
+        decode = codecs.getincrementaldecoder("utf-8")().decode
+        pieces = memoryview(body)
+        for first in range(0, len(body), _PIECE):
+            decode(pieces[first : first + _PIECE])
+        decode(b"", final=True)
+
+
+def _decode_envelope(body: bytes) -> tuple[_Envelope, bytes]:
+    """Return the envelope with each row as received, and the body in a form that can be decoded."""
+    try:
+        return _envelope_decoder.decode(body), body
+    except (msgspec.DecodeError, RecursionError) as error:
+        if isinstance(error, msgspec.DecodeError) and _SURROGATE not in body.lower():
+            raise
+    # Decode a copy of equal length that can be decoded, then take each row from the same position of the body.
+    masked = mask(body)
+    envelope = _envelope_decoder.decode(masked)
+    at, rows = 0, []
+    for raw in envelope.value:
+        at = masked.index(raw, at)
+        end = at + len(bytes(raw))
+        rows.append(msgspec.Raw(body[at:end]))
+        at = end
+    return _Envelope(rows, envelope.next_link), masked
+
+
+def mask(text: bytes) -> bytes:
+    """Return JSON of the same length without two things that are legal but cannot be decoded.
+
+    These are halves of surrogate pairs and deep nesting. The length stays the same so that a position in the result is
+    the position in `text`.
+    """
+    # `deep_at` is the depth of the outermost value that is nested too deeply; the whole value becomes the number 0.
+    pieces, at, depth, deep_at = [], 0, 0, 0
+    for token in _TOKEN.finditer(text):
+        first = text[token.start()]
+        if first == _QUOTE:
+            if not deep_at and rb"\u" in token[0]:
+                pieces += [text[at : token.start()], _ESCAPE.sub(_whole_character, token[0])]
+                at = token.end()
+        elif first in b"[{":
+            depth += 1
+            if depth > _DEEPEST and not deep_at:
+                deep_at = depth
+                pieces.append(text[at : token.start()])
+                at = token.start()
+        else:
+            if depth == deep_at and deep_at:
+                pieces.append(b"0".ljust(token.end() - at))
+                at, deep_at = token.end(), 0
+            depth -= 1
+    return b"".join([*pieces, text[at:]])
+
+
+def is_deep(row: bytes) -> bool:
+    """Return whether a row is nested deeper than every version of Python can decode.
+
+    Whether a row is valid must not depend on the version of Python.
+    """
+    if row.count(b"[") + row.count(b"{") <= _DEEPEST_ROW:
+        return False
+    depth = 0
+    for token in _TOKEN.finditer(row):
+        depth += (token[0][:1] in b"[{") - (token[0] in b"]}")
+        if depth > _DEEPEST_ROW:
+            return True
+    return False
+
+
+def _whole_character(escape: re.Match[bytes]) -> bytes:
+    lone = len(escape[0]) == 6 and escape[0][2:3] in b"dD"
+    return rb"\ufffd" if lone else escape[0]

@@ -1,0 +1,377 @@
+"""Source of one tenant's pages, which reads page chains within the tenant's request budget.
+
+Rules:
+
+1. A chain is followed link by link as Graph gives them, only to the configured scheme, host and port, and never to a
+   link that was already followed. A page whose link was already followed counts as a page that could not be read. It
+   is requested again, because the rest of the chain would be lost otherwise; after `patience_s` the chain ends.
+2. Transient errors are retried here within the budget. After trying one page for `patience_s`, not counting the time
+   for which Graph asked to wait, the chain ends with TransientError and is planned again. With `attempts` it ends
+   after that number of failures of one page, counting only failures that may depend on the range.
+3. A permanent error, which needs operator action, ends the chain at once.
+4. A page is yielded only when it and its link are complete. No part of a response body is ever logged, except Graph's
+   error code.
+"""
+
+import random
+import time
+import uuid
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
+from datetime import UTC, datetime, timedelta
+from typing import NamedTuple, NoReturn, Protocol
+
+import msgspec
+from yarl import URL
+
+from connector.config.settings import Tenant
+from connector.core.budget import Budget, FailureKind, Slot, lane_name
+from connector.core.coverage import Window
+from connector.core.pages import NotAPageError, Page, decode_page
+from connector.errors import PermanentError, PermanentReason, RangeTooLongError, TransientError, TransientReason
+from connector.graph import token_claims
+from connector.graph.auth import SignIn
+from connector.graph.exchange import OK, Exchange, RequestFailures
+from connector.graph.health import Failure, Health
+from connector.graph.request_queue import RequestQueue
+from connector.graph.token_claims import TokenClaims
+from connector.graph.transport import BrokenAnswerError, RequestTiming, Transport
+
+MAX_PAGE_BYTES = 16 << 20  # a page of a thousand rows is about one MiB
+MAX_PAGES = 1000
+MAX_LINK_CHARACTERS = 8192  # the links of a chain are kept in memory until it ends
+_DATE_RANGE_AGO = timedelta(days=7)
+_UNAUTHORIZED, _FORBIDDEN, _NOT_ACCEPTABLE, _TOO_MANY = 401, 403, 406, 429
+_ANSWERED = "wait: the service responds and is retried until its fault ends"
+_PASSING_STATUSES = {408, 425, _TOO_MANY}
+
+
+class ReadPage(NamedTuple):
+    """One page of a chain: the JSON of each row as received, and when the page was complete (aware UTC)."""
+
+    rows: list[msgspec.Raw]
+    received_at: datetime
+    bytes: int
+    "Size of the decompressed body."
+    last: bool
+
+
+class SourceEvents(Protocol):
+    """Receiver of what happens to one tenant's requests, for metrics."""
+
+    def request_finished(self, lane: str, status: str, seconds: float) -> None:
+        """Count a finished request. `status` is the HTTP status, or "error" when no complete response arrived."""
+
+    def throttled(self, seconds: float) -> None:
+        """Add time during which Graph held requests back."""
+
+
+class NoEvents:
+    """SourceEvents for requests that are not counted."""
+
+    def request_finished(self, lane: str, status: str, seconds: float) -> None:
+        """Do nothing."""
+
+    def throttled(self, seconds: float) -> None:
+        """Do nothing."""
+
+
+class _UnauthorizedError(Exception):
+    """Graph rejected the token."""
+
+    def __init__(self, exchange: Exchange, audience: str) -> None:
+        super().__init__("401")
+        self.exchange = exchange
+        self.audience = audience
+        "The audience claim of the token, empty if it is unknown."
+
+
+class Source:
+    """Source of one tenant's pages. Concurrent chains share its budget, its token and its health."""
+
+    def __init__(  # noqa: PLR0913
+        self,
+        *,
+        transport: Transport,
+        root: URL,
+        tenant: Tenant,
+        budget: Budget,
+        sign_in: SignIn,
+        health: Health,
+        events: SourceEvents,
+        now: Callable[[], datetime],
+        patience_s: float,
+        dated: Callable[[datetime | None], None],
+    ) -> None:
+        self.budget = budget
+        self.health = health
+        self._transport = transport
+        self._root = root
+        self._tenant = tenant
+        self._sign_in = sign_in
+        self._events = events
+        self._now = now
+        self._patience_s = patience_s
+        self._dated = dated
+        self._queue = RequestQueue(self.budget, time.monotonic, self._tell_throttled)
+        self._told_throttled_s = budget.throttled_s(time.monotonic())
+        self._doubted = False
+        self.served_at: datetime | None = None
+        "The time at which Graph last returned a page of the tenant's rows (aware UTC)."
+        self._failures = RequestFailures(tenant.label)
+
+    @property
+    def up(self) -> bool:
+        """Return whether the last request, for a token or to Graph, succeeded."""
+        return self.health.up
+
+    def failing(self) -> Failure | None:
+        """Return why the tenant fails at this moment, or None if it does not fail."""
+        return self.health.failing(time.monotonic())
+
+    def budget_used_ratio(self) -> float:
+        """Return the number of requests in the last 60 s divided by requests_per_minute."""
+        return self.budget.used_ratio(time.monotonic())
+
+    async def pages(self, window: Window, priority: int, attempts: int | None = None) -> AsyncGenerator[ReadPage, None]:
+        """Yield the pages of one chain in order, each complete; `last` is true for the last page.
+
+        `priority` is 0 for live, larger for slower sweeps, and 1000 for backfill. Raise PermanentError; TransientError
+        when one page could not be read for `patience_s` or in `attempts` attempts; RangeTooLongError for status 406 and
+        for a chain of more than 1000 pages with rows.
+        """
+        url = URL(f"{self._root}/{_call(window)}", encoded=True)
+        followed = {str(url)}
+        rows = 0
+        for _ in range(MAX_PAGES):
+            page, received_at, size = await self._page(url, followed, priority, attempts)
+            rows += len(page.rows)
+            yield ReadPage(page.rows, received_at, size, page.next_link is None)
+            if page.next_link is None:
+                return
+            url = URL(page.next_link, encoded=True)
+            followed.add(page.next_link)
+        if rows < MAX_PAGES:  # the chains of smaller ranges would not end either
+            self._reject(None, "rejected", f"gives {MAX_PAGES} pages with almost no rows; check graph.base_url")
+        raise RangeTooLongError(f"A range of {self._tenant.label} has over {MAX_PAGES} pages; it is read in parts.")
+
+    async def ask_date(self) -> None:
+        """Request one second of call time, only for the Date of the response. Raise the errors of `pages`."""
+        begin = self._now().replace(microsecond=0) - _DATE_RANGE_AGO
+        async with aclosing(self.pages(Window(begin, begin + timedelta(seconds=1)), 0)) as pages:
+            await anext(pages)
+
+    async def sign_in(self) -> tuple[TokenClaims | None, str]:
+        """Return the claims of the token, and the host of Graph that sign-in names for this tenant.
+
+        The claims are None if the token cannot be read; the host is empty if sign-in names none. Raise the errors of
+        sign-in.
+        """
+        return token_claims.read(await self._sign_in.token()), self._sign_in.graph_host
+
+    async def ask_once(self, window: Window) -> ReadPage:
+        """Return the first page of a range with one request that is never retried. Raise the errors of `pages`."""
+        url = URL(f"{self._root}/{_call(window)}", encoded=True)
+        slot = await self._queue.enter(0)
+        try:
+            page, received_at, size = await self._ask(url, {str(url)}, 0, slot)
+        except _UnauthorizedError as error:
+            self._reject(error.exchange, "sign_in", self._untaken(error.audience))
+        return ReadPage(page.rows, received_at, size, page.next_link is None)
+
+    def _untaken(self, audience: str) -> str:
+        """Describe why Graph may have rejected a fresh token, and what to do."""
+        cloud = token_claims.cloud_of(audience)
+        made_for = f" that is for {cloud}" if cloud else ""
+        theirs = token_claims.cloud_of(self._sign_in.graph_host)
+        hint = f", sign-in says that this tenant is of {theirs}" if theirs and theirs != cloud else ""
+        what = f"at {self._root.host} does not accept a fresh token{made_for} (401){hint}"
+        return f"{what}; check graph.cloud and the tenant's id"
+
+    async def close(self) -> None:
+        """Cancel the background sign-in. The caller closes its own page chains."""
+        await self._sign_in.close()
+
+    async def _page(
+        self, url: URL, followed: set[str], priority: int, attempts: int | None
+    ) -> tuple[Page, datetime, int]:
+        """Return one page whose link can be followed, its receipt time and its size. Retry through transient errors."""
+        begun: tuple[float, float] | None = None
+        unauthorized = False
+        # `attempts` is 1 for a range that failed before. Its request lets another request go first.
+        failed = attempts == 1
+        failures = 0
+        while True:
+            at = time.monotonic()
+            asked_s = self._asked_s(at)
+            try:
+                await self._sign_in.token()
+                slot = await self._queue.enter(priority, aside=failed)
+                at, asked_s = slot.granted_at, self._asked_s(slot.granted_at)
+                return await self._ask(url, followed, priority, slot)
+            except _UnauthorizedError as error:
+                if unauthorized:
+                    self._reject(error.exchange, "sign_in", self._untaken(error.audience))
+                unauthorized = True
+            except TransientError as error:
+                failed = True
+                failures += error.of_range
+                unauthorized = False
+                begun = begun or (at, asked_s)
+                now = time.monotonic()
+                tried_s = now - begun[0] - (self._asked_s(now) - begun[1])
+                if tried_s >= self._patience_s or (attempts is not None and failures >= attempts):
+                    raise
+
+    def _asked_s(self, now: float) -> float:
+        return self.budget.asked_s(now) + self._sign_in.asked_s(now)
+
+    async def _ask(self, url: URL, followed: set[str], priority: int, slot: Slot) -> tuple[Page, datetime, int]:
+        """Send one request, and return its page or raise the error that its outcome stands for."""
+        exchange = Exchange(slot, str(uuid.uuid4()))
+        try:
+            # The token may have expired while the request waited for its slot.
+            token = await self._sign_in.token()
+            begun = time.monotonic()
+            try:
+                answer = await self._transport.ask(
+                    "GET",
+                    url,
+                    headers={
+                        "Accept": "application/json",
+                        "Authorization": f"Bearer {token}",
+                        "client-request-id": exchange.id,
+                    },
+                    max_bytes=MAX_PAGE_BYTES,
+                    departure=RequestTiming(self.budget, slot),
+                )
+            except BrokenAnswerError as error:
+                self._finished(priority, "error", begun)
+                exchange.code = error.code
+                if error.code == "headers":
+                    self._doubt(token)
+                self._transient(exchange, "unreachable", f"cannot be read: {error}")
+        finally:
+            self.budget.settled(slot)
+        self._finished(priority, str(answer.status), begun)
+        exchange.came(answer, self._now())
+        self._dated(exchange.dated_at)
+        received_at = self._now()
+        if answer.status != OK:
+            self._refuse(exchange, answer.status, token)
+        page = self._read(exchange, answer.body, followed)
+        self.served_at = received_at
+        return page, received_at, len(answer.body)
+
+    def _doubt(self, token: str) -> None:
+        """Drop the token once when the status of a response is lost.
+
+        The response may have been a 401, whose headers name its reasons and may be too long for the client.
+        """
+        if not self._doubted:
+            self._doubted = True
+            self._sign_in.drop(token)
+
+    def _read(self, exchange: Exchange, body: bytes, followed: set[str]) -> Page:
+        try:
+            page = decode_page(body)
+        except NotAPageError:
+            self._transient(exchange, "unreachable", "responds 200 with a body that is not a page")
+        link = page.next_link
+        if link is not None:
+            if len(link) > MAX_LINK_CHARACTERS:
+                self._transient(exchange, "unreachable", f"returns a next link of {len(link)} characters")
+            if link in followed:
+                self._transient(exchange, "unreachable", "returns a next link that leads back into its chain")
+            if not self._leads_home(link):
+                self._reject(exchange, "rejected", "returns a next link to another place; check graph.base_url")
+        self.health.answered(time.monotonic())
+        self.budget.succeeded(exchange.slot)
+        self._doubted = False
+        return page
+
+    def _leads_home(self, link: str) -> bool:
+        """Return whether a link leads to the configured scheme, host and port, so that the token may be sent there.
+
+        The URL is parsed exactly as it will be sent, so that no second parser can read another host in it.
+        """
+        if not link.isascii() or not link.isprintable() or " " in link:
+            return False
+        try:
+            url = URL(link, encoded=True)
+            place = url.scheme, (url.host or "").lower(), url.port, url.user, url.password
+        except ValueError:
+            return False
+        return place == (self._root.scheme, (self._root.host or "").lower(), self._root.port, None, None)
+
+    def _refuse(self, exchange: Exchange, status: int, token: str) -> NoReturn:
+        """Raise the error for an HTTP status. The message of the response never decides."""
+        if status == _UNAUTHORIZED:
+            self._sign_in.drop(token)
+            self.health.up = False
+            known = token_claims.read(token)
+            raise _UnauthorizedError(exchange, known.audience if known else "")
+        if status == _NOT_ACCEPTABLE:
+            self.health.answered()
+            self.budget.succeeded(exchange.slot)
+            self._failures.happened(exchange, "finds the range too long")
+            raise RangeTooLongError(f"Graph finds a range of {self._tenant.label} too long ({exchange.outcome}).")
+        if status == _FORBIDDEN:
+            self._reject(
+                exchange,
+                "permission",
+                f"refuses the log ({exchange.outcome}); grant the application permission CallRecords.Read.All to"
+                f" {self._tenant.identity.client_id or 'the application'} and give admin consent in this tenant",
+                of_range=True,
+            )
+        if status in _PASSING_STATUSES or not 300 <= status < 500:
+            reason: TransientReason = "throttled" if status == _TOO_MANY else "unreachable"
+            self._transient(exchange, reason, f"answers {exchange.outcome}")
+        if status < 400:
+            self._reject(exchange, "rejected", f"redirects ({status}), which is not followed; check graph.base_url")
+        self._reject(
+            exchange,
+            "rejected",
+            f"rejects the call ({exchange.outcome}); check graph.cloud, graph.base_url and graph.api_version,"
+            " this cloud may lack the function",
+            of_range=True,
+        )
+
+    def _transient(self, exchange: Exchange, reason: TransientReason, what: str) -> NoReturn:
+        now = time.monotonic()
+        kind: FailureKind = "throttled" if reason == "throttled" else "broken"
+        message = f"Graph {what} for {self._tenant.label}; trying again."
+        self.budget.failed(exchange.slot, now, kind, exchange.retry_after_s, random.random())  # noqa: S311
+        self.health.failed_transiently(reason, message, exchange.slot.granted_at)
+        self._failures.happened(exchange, what)
+        told = f"Graph {what}" if exchange.status is None else f"Graph {what}; {_ANSWERED}"
+        error = TransientError(reason, message, told)
+        error.of_range = reason != "throttled"
+        raise error
+
+    def _reject(
+        self, exchange: Exchange | None, reason: PermanentReason, what: str, *, of_range: bool = False
+    ) -> NoReturn:
+        message = f"Graph {what} (tenant {self._tenant.label})."
+        self.health.rejected(reason, message, time.monotonic(), may_pass=of_range)
+        if exchange is not None:
+            self._failures.happened(exchange, what)
+        error = PermanentError(reason, message, f"Graph {what}")
+        error.of_range = of_range
+        raise error
+
+    def _finished(self, priority: int, status: str, begun: float) -> None:
+        now = time.monotonic()
+        self._events.request_finished(lane_name(priority), status, now - begun)
+        self._tell_throttled(now)
+
+    def _tell_throttled(self, now: float) -> None:
+        throttled_s = self.budget.throttled_s(now)
+        if throttled_s > self._told_throttled_s:
+            self._events.throttled(throttled_s - self._told_throttled_s)
+            self._told_throttled_s = throttled_s
+
+
+def _call(window: Window) -> str:
+    start, end = (instant.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ") for instant in (window.start, window.end))
+    return f"communications/callRecords/getDirectRoutingCalls(fromDateTime={start},toDateTime={end})"

@@ -1,0 +1,333 @@
+"""Reader of Kafka partitions that joins no group: reads them to their end, or follows them.
+
+This is the only loop around `consume` of such a reader. Its rules:
+
+1. The end of a partition is the EOF event, which comes exactly at the last stable offset. A watermark may be cached.
+2. A missing right raises ForbiddenError with the command that grants it. Any other error that retrying does not fix
+   raises FatalError.
+3. Transient errors count as silence. Records and EOF events end it. `read_to_end` raises BrokersUnavailableError after
+   `SILENCE_S`; `follow` yields every `_PAUSE_S`, so that its caller decides how long to wait.
+"""
+
+import math
+import time
+from collections.abc import Callable, Generator, Iterable, Mapping
+from types import TracebackType
+from typing import NamedTuple, NoReturn, Self, cast
+
+from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message, TopicPartition
+
+from connector.errors import BrokersUnavailableError, FatalError, ForbiddenError
+from connector.kafka import rights
+from connector.kafka.clients import Clients
+
+SILENCE_S = 20.0
+_LOOK_UP_S = 15.0
+_ROUND_S = 0.05
+_PAUSE_S = 0.1
+_BATCH = 10_000
+
+Place = tuple[str, int]
+"Topic and partition."
+
+
+class Entry(NamedTuple):
+    """Record of a topic. Its headers are keyed by name."""
+
+    topic: str
+    key: bytes | None
+    value: bytes
+    headers: Mapping[str, bytes]
+
+
+class NewRecords(NamedTuple):
+    """Records that `follow` received in one round. `at_end`: every partition was read to its end at least once."""
+
+    records: list[Message]
+    at_end: bool
+
+
+class LogReader:
+    """Reader of partitions, as a context manager. One thread uses it at a time, and every call blocks."""
+
+    def __init__(self, clients: Clients, isolation: str = "read_committed") -> None:
+        self._app = clients.app
+        self._consumer = Consumer(clients.reader(isolation))
+        self._unread: set[Place] = set()
+        self._transient = ""
+        self._is_open = True
+        self.next: dict[Place, int] = {}
+        "Offset of the next record per partition."
+        self.undecided: dict[Place, float] = {}
+        "Partitions whose end lies behind an open transaction, with the time since when (monotonic seconds)."
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._is_open = False
+        self._consumer.close()
+
+    def read_to_end(
+        self,
+        starts: Mapping[Place, int],
+        ends: Mapping[Place, int] | None = None,
+        *,
+        decided_within_s: float = math.inf,
+        progress: Callable[[], object] = lambda: None,
+        unreadable: dict[Place, str] | None = None,
+    ) -> Generator[list[Message]]:
+        """Yield the records from `starts` to the end of each partition, or up to `ends` (not included).
+
+        `decided_within_s`: seconds to wait for transactions below the high watermark to end. A partition in which one
+        stays open for longer is given up and stays in `undecided`. By default no partition is given up, and the last
+        stable offset is the end. `progress` is called every 0.05 s at least and stops the reading when it raises.
+        `unreadable`: receives the partitions that may not be read, with the remedy, instead of ForbiddenError.
+        librdkafka does not report a partition that does not exist, so that `SILENCE_S` ends the reading. One that is
+        deleted meanwhile is an error, or has ended if `unreadable` is given.
+        """
+        limits = ends or {}
+        self.next, self.undecided = dict(starts), {}
+        self._unread = {place for place, start in starts.items() if start < limits.get(place, math.inf)}
+        self._assign()
+        heard = time.monotonic()
+        try:
+            while self._unread:
+                progress()
+                messages = self._consume(_ROUND_S)
+                records = [m for m in messages if self._is_wanted(m, limits, decided_within_s, unreadable)]
+                self._give_up_undecided(decided_within_s)
+                if any(_is_answer(message) for message in messages) or self._unread <= self.undecided.keys():
+                    heard = time.monotonic()
+                elif time.monotonic() - heard > SILENCE_S:
+                    raise self._silent()
+                if records:
+                    yield records
+        finally:
+            self._unassign()
+
+    def follow(self, starts: Mapping[Place, int], pause_s: float = _PAUSE_S) -> Generator[NewRecords]:
+        """Yield the records from `starts` on as they arrive, without end; an empty list when none came in `pause_s`."""
+        self.next, self.undecided = dict(starts), {}
+        self._unread = set(starts)
+        self._assign()
+        try:
+            while True:
+                messages = self._consume(pause_s)
+                records = [m for m in messages if self._is_record(m)]
+                yield NewRecords(records, not self._unread)
+        finally:
+            self._unassign()
+
+    def left(self) -> int:
+        """Return the number of offsets up to the known ends. It includes offsets whose records were compacted."""
+        positions = self._consumer.position([TopicPartition(*place) for place in self._unread])
+        return sum(max(0, self._high((at.topic, at.partition)) - max(0, at.offset)) for at in positions)
+
+    def partitions(self, topic: str) -> list[Place]:
+        """Return the partitions of a topic. Empty if it does not exist."""
+        try:
+            found = self._consumer.list_topics(topic, timeout=_LOOK_UP_S).topics[topic]
+        except KafkaException as error:
+            self._raise(error.args[0], (topic,))
+        return [(topic, number) for number in found.partitions]
+
+    def bounds(self, place: Place) -> tuple[int, int]:
+        """Return the first offset of a partition and its end: the offset of the next record to be written."""
+        try:
+            found = self._consumer.get_watermark_offsets(TopicPartition(*place), timeout=_LOOK_UP_S)
+        except KafkaException as error:
+            self._raise(error.args[0], place[:1])
+        if found is None:
+            raise BrokersUnavailableError(f"no broker told where partition {place[1]} of {place[0]} ends")
+        return found
+
+    def offsets_at(self, places: Iterable[Place], epoch_ms: int) -> dict[Place, int]:
+        """Return per partition the first offset stamped at or after a time; negative if there is none."""
+        asked = [TopicPartition(*place, epoch_ms) for place in places]
+        try:
+            found = self._consumer.offsets_for_times(asked, timeout=_LOOK_UP_S)
+        except KafkaException as error:
+            self._raise(error.args[0], ())
+        for place in found:
+            if place.error is not None:
+                self._raise(place.error, (place.topic,))
+        return {(place.topic, place.partition): place.offset for place in found}
+
+    def _assign(self) -> None:
+        # A new assignment makes librdkafka report the end of each partition again.
+        self._transient = ""
+        try:
+            self._consumer.assign([TopicPartition(*place, self.next[place]) for place in self._unread])
+        except KafkaException as error:
+            self._raise(error.args[0], ())
+
+    def _unassign(self) -> None:
+        if self._is_open:  # a generator that was left early ends when it is collected, maybe after `close`
+            self._consumer.unassign()
+
+    def _consume(self, timeout_s: float) -> list[Message]:
+        try:
+            return self._consumer.consume(_BATCH, timeout=timeout_s)
+        except KafkaException as error:
+            self._raise(error.args[0], ())
+
+    def _is_wanted(
+        self,
+        message: Message,
+        limits: Mapping[Place, int],
+        decided_within_s: float,
+        unreadable: dict[Place, str] | None,
+    ) -> bool:
+        """Return whether a message is a record to yield. Process the end of a partition or an error."""
+        at, offset = place_of(message), message.offset() or 0
+        if at not in self._unread and message.topic() is not None:
+            return False
+        if _is_end(message):
+            # An EOF event below the high watermark means that an open transaction hides the records behind it.
+            if decided_within_s == math.inf or offset >= self._high(at):
+                self._end(at)
+            else:
+                self.undecided.setdefault(at, time.monotonic())
+            return False
+        error = message.error()
+        if error is not None and unreadable is not None and message.topic() is not None and error.code() in _OF_PLACE:
+            if error.code() not in _UNKNOWN:
+                unreadable[at] = rights.explained(error, self._app, at[0])
+            self._end(at)
+            return False
+        if not self._is_record(message):
+            return False
+        limit = limits.get(at, math.inf)
+        if offset + 1 >= limit:
+            self._end(at)
+        return offset < limit
+
+    def _is_record(self, message: Message) -> bool:
+        """Return whether a message is a record, whose offset is then passed. Raise an error that retrying won't fix."""
+        at, error = place_of(message), message.error()
+        if error is None:
+            self.undecided.pop(at, None)
+            self.next[at] = (message.offset() or 0) + 1
+        elif _is_end(message):
+            self._end(at)
+        else:
+            self._raise_lasting(error, at[:1] if at[0] else ())
+        return error is None
+
+    def _end(self, at: Place) -> None:
+        self._unread.discard(at)
+        self.undecided.pop(at, None)
+
+    def _give_up_undecided(self, decided_within_s: float) -> None:
+        now = time.monotonic()
+        self._unread -= {at for at, since in self.undecided.items() if now - since > decided_within_s}
+
+    def _high(self, at: Place) -> int:
+        """Return the high watermark as of the last fetch. Records of open transactions lie below it too."""
+        _, end = self._consumer.get_watermark_offsets(TopicPartition(*at), cached=True)
+        return end
+
+    def _silent(self) -> BrokersUnavailableError:
+        where = named(self._unread)
+        because = f" ({self._transient})" if self._transient else ""
+        return BrokersUnavailableError(f"reading {where}: no answer for {SILENCE_S:g} s{because}")
+
+    def _raise_lasting(self, error: KafkaError, topics: tuple[str, ...]) -> None:
+        if error.retriable() or error.code() in _TRANSIENT:
+            self._transient = error.str()
+        else:
+            self._raise(error, topics)
+
+    def _raise(self, error: KafkaError, topics: tuple[str, ...]) -> NoReturn:
+        reason = rights.explained(error, self._app, *topics)
+        if error.code() in _FORBIDDEN:
+            raise ForbiddenError(reason, rights.remedy(error, self._app, topics) or "")
+        if error.retriable() or error.code() in _TRANSIENT:
+            raise BrokersUnavailableError(reason)
+        raise FatalError(f"reading {reason}")
+
+
+def place_of(message: Message) -> Place:
+    """Return the partition of a message; an empty topic if it concerns none."""
+    return message.topic() or "", message.partition() or 0
+
+
+def entry(message: Message) -> Entry:
+    """Return a record with its headers by name."""
+    headers = cast("list[tuple[str, bytes]]", message.headers() or [])
+    return Entry(message.topic() or "", message.key(), message.value() or b"", dict(headers))
+
+
+def apply(values: dict[bytes, bytes], record: Message) -> None:
+    """Store the value of a record under its key; a tombstone removes the key."""
+    key, value = record.key(), record.value()
+    if not isinstance(key, bytes):
+        return
+    if isinstance(value, bytes):
+        values[key] = value
+    else:
+        values.pop(key, None)
+
+
+def from_beginning(places: Iterable[Place]) -> dict[Place, int]:
+    """Return the starts that read every record of the partitions."""
+    return dict.fromkeys(places, OFFSET_BEGINNING)
+
+
+def named(places: Iterable[Place]) -> str:
+    """Return the partitions as text for a message."""
+    return ", ".join(sorted(f"{topic}-{number}" for topic, number in places))
+
+
+def _is_end(message: Message) -> bool:
+    error = message.error()
+    return error is not None and error.code() == KafkaError._PARTITION_EOF  # noqa: SLF001
+
+
+def _is_answer(message: Message) -> bool:
+    return message.error() is None or _is_end(message)
+
+
+# Names of librdkafka's own codes begin with an underscore.
+_FORBIDDEN = frozenset(
+    {
+        KafkaError.TOPIC_AUTHORIZATION_FAILED,
+        KafkaError.GROUP_AUTHORIZATION_FAILED,
+        KafkaError.CLUSTER_AUTHORIZATION_FAILED,
+    }
+)
+_UNKNOWN = frozenset(
+    {KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC, KafkaError._UNKNOWN_PARTITION}  # noqa: SLF001
+)
+_OF_PLACE = _UNKNOWN | {KafkaError.TOPIC_AUTHORIZATION_FAILED}
+"Errors that concern a single partition."
+_TRANSIENT = frozenset(
+    {
+        KafkaError._TRANSPORT,  # noqa: SLF001
+        KafkaError._ALL_BROKERS_DOWN,  # noqa: SLF001
+        KafkaError._TIMED_OUT,  # noqa: SLF001
+        KafkaError._RESOLVE,  # noqa: SLF001
+        KafkaError._WAIT_COORD,  # noqa: SLF001
+        KafkaError.BROKER_NOT_AVAILABLE,
+        KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
+        KafkaError.COORDINATOR_NOT_AVAILABLE,
+        KafkaError.FENCED_LEADER_EPOCH,
+        KafkaError.KAFKA_STORAGE_ERROR,
+        KafkaError.LEADER_NOT_AVAILABLE,
+        KafkaError.NETWORK_EXCEPTION,
+        KafkaError.NOT_COORDINATOR,
+        KafkaError.NOT_LEADER_FOR_PARTITION,
+        KafkaError.OFFSET_NOT_AVAILABLE,
+        KafkaError.REPLICA_NOT_AVAILABLE,
+        KafkaError.REQUEST_TIMED_OUT,
+        KafkaError.UNKNOWN_LEADER_EPOCH,
+    }
+)
+"Errors of fetches and look-ups that librdkafka retries by itself."

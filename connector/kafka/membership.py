@@ -1,0 +1,259 @@
+"""Membership in the consumer group of the control topic: the owner of control partition p owns shard p.
+
+Only one thread uses the consumer. It runs short polls, callbacks and queued requests and nothing else, because a call
+from any other thread would wait until a running poll ends. After each poll the thread publishes a snapshot. A shard
+commits only while the snapshot still contains its partition. The broker's generation check is not enough: it knows
+members, not partitions, and accepts fresh metadata of a live member for a partition that this member has lost.
+"""
+
+import queue
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
+
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
+
+from connector import log
+from connector.kafka import rights
+from connector.kafka.clients import Clients
+
+_POLL_S = 0.1
+_HAND_OVER_S = 2.0
+_CONFIRM_S = 0.5
+_PAUSE_S = 0.02
+_REJOIN_S = 30.0
+_AGAIN_S = 1.0
+_logger = log.get(__name__)
+
+_Request = Callable[[Consumer], None]
+
+
+class ControlRecord(NamedTuple):
+    """A record of the control topic."""
+
+    offset: int
+    key: bytes | None
+    value: bytes | None
+
+
+class Snapshot(NamedTuple):
+    """Assignment and group metadata after a poll."""
+
+    polls: int
+    partitions: frozenset[int]
+    metadata: Any
+
+
+class Owner(Protocol):
+    """Receiver of ownership changes. The membership's thread calls it, so no method may block."""
+
+    def assigned(self, shards: frozenset[int]) -> None:
+        """Take note that these shards were assigned."""
+
+    def revoked(self, shards: frozenset[int]) -> threading.Event:
+        """Start the hand-over of these shards and return the event that is set once it is done."""
+
+    def lost(self, shards: frozenset[int]) -> None:
+        """Take note that these shards already belong to another worker."""
+
+    def commanded(self, shard: int, command: ControlRecord) -> None:
+        """Take a command for a shard that was opened."""
+
+
+class Membership:
+    """Consumer of the control topic with its thread."""
+
+    def __init__(self, clients: Clients, group: str, topic: str, owner: Owner) -> None:
+        self._settings = clients.member(group)
+        self._group = group
+        # The newer group protocol does not call back for an assignment that stays empty.
+        self._tells_all = str(self._settings.get("group.protocol", "classic")).lower() == "classic"
+        # A frozen member delays the assignment of all others until its session has ended.
+        self._rejoin_s = max(_REJOIN_S, 2 * int(self._settings.get("session.timeout.ms", 0)) / 1000)
+        self._topic = topic
+        self._owner = owner
+        self._requests: queue.SimpleQueue[_Request] = queue.SimpleQueue()
+        self._partitions: frozenset[int] = frozenset()
+        self._opened: set[int] = set()
+        self._waits_since: float | None = None
+        """Time at which shards were last lost or revoked; None once any assignment, even an empty one, came (monotonic
+        seconds).
+        """
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="group member", daemon=True)
+        self.snapshot = Snapshot(0, frozenset(), None)
+        self.changed_at = time.monotonic()
+        "Time at which the assignment last changed (monotonic seconds)."
+        self.joined = False
+        "True if an assignment, even an empty one, has come since the membership was last lost."
+
+    @property
+    def is_member(self) -> bool:
+        """Return whether the worker is in the group, maybe without a shard.
+
+        It may have been expelled when it lost its last shard and no assignment, not even an empty one, has come since.
+        """
+        is_waiting = self._tells_all and self._waits_since is not None
+        return self.joined and (bool(self._partitions) or not is_waiting)
+
+    def start(self) -> None:
+        """Join the group."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Leave the group. Blocks until that is done, for at most 5 s."""
+        self._stopping.set()
+        self._thread.join(5.0)
+
+    def open(self, shard: int, offset: int) -> None:
+        """Deliver the commands of a shard, starting at `offset`."""
+
+        def seek(consumer: Consumer) -> None:
+            if shard not in self._partitions:
+                return
+            partition = TopicPartition(self._topic, shard, offset)
+            try:
+                consumer.seek(partition)
+            except KafkaException:  # librdkafka does not fetch the partition yet: try again after the next poll
+                self._requests.put(seek)
+                return
+            consumer.resume([partition])
+            self._opened.add(shard)
+
+        self._requests.put(seek)
+
+    def shut(self, shard: int) -> None:
+        """Deliver no more commands of a shard until it is opened again."""
+        self._requests.put(lambda _consumer: self._opened.discard(shard))
+
+    def holds(self, shard: int) -> bool:
+        """Return whether the worker still owns the shard after a poll that starts after this call.
+
+        Blocks until the poll has ended, for at most 0.5 s: not for the event loop.
+        """
+        deadline = time.monotonic() + _CONFIRM_S
+        # The poll that is running may have started before the shard was lost, so it proves nothing: wait for another.
+        polls = self.snapshot.polls
+        while self.snapshot.polls <= polls + 1 and time.monotonic() < deadline:
+            time.sleep(_PAUSE_S)
+        return shard in self.snapshot.partitions
+
+    def _run(self) -> None:
+        """Be a member of the group until stopped.
+
+        After any exception the consumer is replaced: if the thread ended, the process would keep its shards without
+        serving them.
+        """
+        while not self._stopping.is_set():
+            consumer: Consumer | None = None
+            try:
+                consumer = Consumer(self._settings)
+                consumer.subscribe([self._topic], on_assign=self._assign, on_revoke=self._revoke, on_lost=self._lose)
+                self._poll(consumer)
+            except Exception as error:  # noqa: BLE001 - the top of the thread
+                _report(error)
+            self._leave(consumer)
+            self._stopping.wait(_AGAIN_S)
+
+    def _leave(self, consumer: Consumer | None) -> None:
+        """Give up all shards, then close the consumer."""
+        for step in (self._gone, consumer.close if consumer is not None else None, self._gone):
+            try:
+                if step is not None:
+                    step()
+            except Exception as error:  # noqa: BLE001 - the top of the thread
+                _report(error)
+
+    def _poll(self, consumer: Consumer) -> None:
+        """Poll until stopped. Raises KafkaException when the consumer has to be replaced."""
+        last_error = ""
+        while not self._stopping.is_set():
+            message = consumer.poll(_POLL_S)
+            error = message.error() if message is not None else None
+            if error is not None:
+                # When the group has expelled the member, librdkafka sets only the code, not `fatal`.
+                if error.fatal() or error.code() == KafkaError._FATAL:  # noqa: SLF001
+                    raise KafkaException(error)
+                if error.str() != last_error:
+                    last_error = error.str()
+                    reason = rights.explained(error, self._group)
+                    _logger.warning("group_error", error=reason, fatal=False)
+            elif message is not None and message.partition() in self._opened:
+                command = ControlRecord(message.offset(), message.key(), message.value())  # type: ignore[arg-type]
+                self._owner.commanded(message.partition(), command)  # type: ignore[arg-type]
+            for _ in range(self._requests.qsize()):
+                self._requests.get()(consumer)
+            self._publish(consumer)
+            # Observed once, cause unknown: no assignment came for two minutes after a broker was frozen for 14 s.
+            since = self._waits_since
+            waited = since is not None and time.monotonic() - since > self._rejoin_s
+            # With the newer group protocol, a member without a callback may simply have an empty assignment.
+            self.joined = self.joined or (waited and not self._tells_all)
+            if waited and self._tells_all:
+                raise KafkaException(KafkaError(KafkaError._TIMED_OUT, "no assignment since the last one ended"))  # noqa: SLF001
+
+    def _publish(self, consumer: Consumer | None) -> None:
+        metadata = consumer.consumer_group_metadata() if consumer is not None else None
+        self.snapshot = Snapshot(self.snapshot.polls + 1, self._partitions, metadata)
+
+    def _assign(self, _consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        shards = frozenset(p.partition for p in partitions)
+        self._partitions |= shards
+        self._opened -= shards
+        self.joined = True
+        self._waits_since = None
+        self.changed_at = time.monotonic()
+        if shards:
+            self._requests.put(lambda c: self._pause(c, shards))
+            self._owner.assigned(shards)
+
+    def _pause(self, consumer: Consumer, shards: frozenset[int]) -> None:
+        """Pause commands until their shard is restored.
+
+        Those fetched before are dropped, and `open` seeks back to them.
+        """
+        waiting = [TopicPartition(self._topic, shard) for shard in shards & self._partitions - self._opened]
+        if waiting:
+            consumer.pause(waiting)
+
+    def _revoke(self, _consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        shards = frozenset(p.partition for p in partitions)
+        self.changed_at = time.monotonic()
+        self._opened -= shards
+        if shards:
+            # The shards stay ours while this callback runs, so a commit in flight may end. No new one may start.
+            self._owner.revoked(shards).wait(_HAND_OVER_S)
+        self._partitions -= shards
+        self._waits_since = time.monotonic()
+        self._publish(None)
+
+    def _lose(self, _consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        shards = frozenset(p.partition for p in partitions)
+        self.joined = False
+        self.changed_at = self._waits_since = time.monotonic()
+        self._partitions -= shards
+        self._opened -= shards
+        self._publish(None)
+        self._owner.lost(shards)
+
+    def _gone(self) -> None:
+        """Report all shards that the consumer still has as lost."""
+        self.joined = False
+        self._waits_since = time.monotonic()
+        left, self._partitions = self._partitions, frozenset()
+        self._opened.clear()
+        self._publish(None)
+        if left:
+            self._owner.lost(left)
+
+
+def _report(error: Exception) -> None:
+    """Log why the consumer is replaced, with a traceback if the reason is a bug."""
+    if isinstance(error, KafkaException):
+        _logger.warning("group_error", error=error.args[0].str(), fatal=True)
+    elif isinstance(error, SystemError | AttributeError):
+        # confluent-kafka raises these during callbacks, see publishing.fatal_errors. The consumer is replaced anyway.
+        _logger.warning("group_error", error=str(error.__cause__ or error), fatal=True)
+    else:
+        _logger.warning("group_error", error=repr(error), fatal=True, exc_info=error)

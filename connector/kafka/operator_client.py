@@ -1,0 +1,208 @@
+"""Client for operators: reads what workers have committed and the commands that wait, and writes new commands.
+
+It needs no running worker and does not disturb one: it joins no group and has no transactional id.
+"""
+
+import time
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+from confluent_kafka import KafkaError, KafkaException, Message, Producer
+from confluent_kafka.admin import AdminClient
+from msgspec import structs
+
+from connector.config import Kafka
+from connector.core import jobs
+from connector.errors import BrokersUnavailableError, FatalError, ForbiddenError
+from connector.kafka import addresses, control, kept_commands, recreation, state, topics
+from connector.kafka.clients import Clients
+from connector.kafka.control import Heard
+from connector.kafka.log_reader import LogReader, Place, apply, from_beginning
+from connector.kafka.membership import ControlRecord
+from connector.kafka.state import Restored, StateIdentity
+from connector.kafka.topic_admin import TopicAdmin
+
+_LOOK_S = 8.0
+_FILING_S = 20.0
+_PAUSE_S = 0.1
+
+
+class ShardView(NamedTuple):
+    """Committed state of a shard, and the commands that no worker has applied yet, oldest first."""
+
+    restored: Restored
+    waiting: list[Heard]
+
+
+class OperatorClient:
+    """Reader of committed state and writer of commands. Its calls block."""
+
+    def __init__(self, kafka: Kafka, clients: Clients) -> None:
+        """Look up the topics.
+
+        Raises BrokersUnavailableError when no broker answers, and FatalError when the internal topics do not have
+        `kafka.shards` partitions.
+        """
+        self._kafka = kafka
+        self._clients = clients
+        self._clients.check()
+        self._names = topics.Names(kafka.app)
+        self._brokers: Mapping[int, addresses.Address] = {}
+        try:
+            found = TopicAdmin(self._clients).look(_LOOK_S)
+        except BrokersUnavailableError as error:
+            raise self._away(str(error)) from error
+        self._brokers = found.brokers
+        self._home = StateIdentity(kafka.app, found.cluster, kafka.topic)
+        self._shards = [found.partitions.get(name, 0) for name in (self._names.control, self._names.state)]
+        self.is_new = not any(self._shards)
+        "True if the internal topics do not exist, so that no worker has ever run."
+        self._control_id = ""
+        if not self.is_new:
+            self._check()
+            self._control_id = recreation.topic_id(self._clients, self._names.control)
+
+    def _check(self) -> None:
+        for name, partitions in zip((self._names.control, self._names.state), self._shards, strict=True):
+            if not partitions:
+                raise FatalError(f"topic {name} does not exist: connector run makes it again")
+            if partitions != self._kafka.shards:
+                raise FatalError(
+                    f"topic {name} has {partitions} partitions, kafka.shards is {self._kafka.shards}: "
+                    f"set kafka.shards = {partitions}"
+                )
+
+    def shard_of(self, tenant: str) -> int:
+        """Return the shard of a tenant."""
+        return control.partition_of(tenant, self._kafka.shards)
+
+    def read(self, shards: Sequence[int]) -> dict[int, ShardView]:
+        """Return the state and the waiting commands of each of these shards.
+
+        Raises FatalError when the state belongs to another topic or cluster, or was written by a newer version.
+        """
+        if self.is_new:
+            return {number: ShardView(Restored(None, {}), []) for number in shards}
+        with LogReader(self._clients) as reader:
+            values: dict[int, dict[bytes, bytes]] = {number: {} for number in shards}
+            for record in self._read(reader, from_beginning((self._names.state, number) for number in shards)):
+                apply(values[record.partition() or 0], record)
+            restored = {number: self._restore(values[number]) for number in shards}
+            waiting = {number: _kept(restored[number]) for number in shards}
+            for record in self._read(reader, {(self._names.control, n): _next(r) for n, r in restored.items()}):
+                heard, number = _heard(record), record.partition() or 0
+                is_ours = heard is not None and self.shard_of(heard.tenant) == number
+                if heard is not None and is_ours and (record.offset() or 0) >= _next(restored[number]):
+                    waiting[number].append(heard)
+        return {number: ShardView(restored[number], waiting[number]) for number in shards}
+
+    def _read(self, reader: LogReader, starts: Mapping[Place, int]) -> Iterator[Message]:
+        try:
+            for records in reader.read_to_end(starts):
+                yield from records
+        except ForbiddenError as error:
+            raise FatalError(f"reading {error}") from error
+        except BrokersUnavailableError as error:
+            raise self._away(str(error)) from error
+
+    def follow(self, shard: int) -> Generator[Restored | None, None, None]:
+        """Yield the state of a shard whenever its worker has committed, without end; None when nothing came for 0.1 s.
+
+        Waits for brokers that are unavailable. Raises FatalError when a right is withdrawn or the topic was deleted.
+        """
+        values: dict[bytes, bytes] = {}
+        shown = False
+        with LogReader(self._clients) as reader:
+            try:
+                for records, at_end in reader.follow(from_beginning([(self._names.state, shard)])):
+                    for record in records:
+                        apply(values, record)
+                    changed = at_end and (bool(records) or not shown)
+                    shown = shown or at_end
+                    yield self._restore(values) if changed else None
+            except ForbiddenError as error:
+                raise FatalError(f"reading {error}") from error
+
+    def file(self, tenant: str, order: jobs.Command) -> int:
+        """Write a command and return its offset. `tenant`: the id, spelled as in the configuration.
+
+        Raises FatalError when a broker refuses the command, and BrokersUnavailableError when none has acknowledged it
+        in time.
+        """
+        outcome: list[tuple[KafkaError | None, int]] = []
+
+        def delivered(error: KafkaError | None, message: Message) -> None:
+            outcome.append((error, message.offset() or 0))
+
+        deadline = time.monotonic() + _FILING_S
+        try:
+            producer = Producer(self._clients.commander())
+            producer.produce(
+                self._names.control,
+                control.encode(tenant, order),
+                tenant.encode(),
+                self.shard_of(tenant),
+                on_delivery=delivered,
+            )
+            while not outcome and time.monotonic() < deadline:
+                producer.poll(_PAUSE_S)
+        except KafkaException as error:
+            raise FatalError(f"filing a command in {self._names.control}: {error.args[0].str()}") from error
+        if not outcome or (outcome[0][0] is not None and outcome[0][0].code() in _IN_DOUBT):
+            raise self._away("the command may have been filed all the same: see connector jobs")
+        problem, offset = outcome[0]
+        if problem is not None:
+            raise FatalError(f"filing a command in {self._names.control}: {problem.str()}")
+        return offset
+
+    def workers(self) -> int | None:
+        """Return the number of workers in the group; None when the brokers do not report it."""
+        try:
+            admin = AdminClient(self._clients.admin())
+            future = admin.describe_consumer_groups([self._kafka.app], request_timeout=_LOOK_S)[self._kafka.app]
+            return len(future.result(timeout=_LOOK_S).members)
+        except KafkaException as error:
+            return 0 if error.args[0].code() == KafkaError.GROUP_ID_NOT_FOUND else None
+        except TimeoutError:
+            return None
+
+    def _restore(self, values: dict[bytes, bytes]) -> Restored:
+        restored = state.restore(values)
+        shard = restored.shard
+        state.check_identity(shard, self._home)
+        if shard is not None and shard.control_id and self._control_id not in ("", shard.control_id):
+            # The control topic was created again, so no worker has applied any of its commands yet.
+            return restored._replace(shard=structs.replace(shard, control=0))
+        return restored
+
+    def _away(self, why: str) -> BrokersUnavailableError:
+        failures = addresses.unreachable(self._brokers)
+        if failures:
+            return BrokersUnavailableError(f"{'; '.join(failures)}: {addresses.REMEDY}")
+        return BrokersUnavailableError(
+            f"no broker answers at {self._kafka.bootstrap_servers} ({why}): check "
+            "kafka.bootstrap_servers, and that the brokers run"
+        )
+
+
+_IN_DOUBT = frozenset({KafkaError._MSG_TIMED_OUT, KafkaError._TIMED_OUT, KafkaError._TRANSPORT})  # noqa: SLF001
+
+
+def _next(restored: Restored) -> int:
+    return restored.shard.control if restored.shard else 0
+
+
+def _kept(restored: Restored) -> list[Heard]:
+    """Return the commands that wait until their tenant is read."""
+    return kept_commands.parse(restored.shard.kept) if restored.shard else []
+
+
+def _heard(record: Message) -> Heard | None:
+    key, value = record.key(), record.value()
+    return control.parse(
+        ControlRecord(
+            record.offset() or 0,
+            key if isinstance(key, bytes) else None,
+            value if isinstance(value, bytes) else None,
+        )
+    )

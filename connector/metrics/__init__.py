@@ -1,0 +1,1 @@
+"""Metrics of a worker: what is counted, and how it is exposed to Prometheus."""

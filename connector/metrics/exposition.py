@@ -1,0 +1,56 @@
+"""The exposition of one scrape, in the format that the scraper prefers."""
+
+from collections.abc import Callable, Iterator, Sequence
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import Metric
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
+from prometheus_client.openmetrics.exposition import CONTENT_TYPE_LATEST as CONTENT_TYPE_OPENMETRICS
+from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
+from prometheus_client.registry import Collector
+
+from connector.metrics.gauges import Glance, tenant_gauges
+
+_openmetrics: Callable[[Collector], bytes] = generate_openmetrics
+
+
+class _Exposition:
+    """Metrics of one scrape: the registry's counters and the tenants' gauges."""
+
+    def __init__(self, registry: CollectorRegistry, glances: Sequence[Glance]) -> None:
+        self._registry = registry
+        self._glances = glances
+
+    def collect(self) -> Iterator[Metric]:
+        yield from tenant_gauges(self._glances)
+        # prometheus_client can switch `_created` samples off only for the whole process.
+        for metric in self._registry.collect():
+            metric.samples = [sample for sample in metric.samples if not sample.name.endswith("_created")]
+            yield metric
+
+
+def render(registry: CollectorRegistry, glances: Sequence[Glance], accept: str) -> tuple[bytes, str]:
+    """Return the exposition and its content type: OpenMetrics if `accept` prefers it, else the classic text format."""
+    metrics = _Exposition(registry, glances)
+    if _wants_openmetrics(accept):
+        return _openmetrics(metrics), CONTENT_TYPE_OPENMETRICS
+    return generate_latest(metrics), CONTENT_TYPE_PLAIN_0_0_4
+
+
+def _wants_openmetrics(accept: str) -> bool:
+    # prometheus_client's own selection fails on a version that is not a number, and it ignores q.
+    best = {"application/openmetrics-text": 0.0, "text/plain": 0.0}
+    for part in accept.split(","):
+        media, *parameters = (piece.strip() for piece in part.split(";"))
+        quality = 1.0
+        for parameter in parameters:
+            name, _, value = parameter.partition("=")
+            if name.strip().lower() == "q":
+                try:
+                    quality = float(value)
+                except ValueError:
+                    quality = 0.0
+        if media.lower() in best:
+            best[media.lower()] = max(best[media.lower()], quality)
+    wanted = best["application/openmetrics-text"]
+    return wanted > 0 and wanted >= best["text/plain"]

@@ -1,0 +1,163 @@
+"""Metrics of a worker. Each event is reported by calling one method.
+
+1. Counters and histograms count the reported events. The gauges of a tenant are computed at each scrape, by calling its
+   view, so that none of them freezes at a good value.
+2. A value that is not known is absent, never a number: before the state is first read, or when a view raises. While a
+   shard starts again the values of the last commit remain, and their age keeps growing.
+3. The series of a tenant or shard appear when it is owned and disappear when it is handed over. Later events are
+   dropped, because they must not bring a series back.
+4. Formatting 40,000 series takes almost a second. `Metrics.scrape` calls the views in the event loop, a few
+   milliseconds at a time, and formats in its own thread.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
+
+from prometheus_client import CollectorRegistry, ProcessCollector
+
+from connector.metrics import exposition
+from connector.metrics.families import PREFIX, ShardFamilies, TenantFamilies, gauge
+from connector.metrics.gauges import Glance
+from connector.metrics.shard import ShardMetrics
+from connector.metrics.tenant import TenantMetrics
+
+_STRETCH_S = 0.005
+
+
+class Activity(NamedTuple):
+    """Load of a tenant, for the page."""
+
+    requests: Mapping[str, int]
+    "Requests by status since this worker has owned the tenant."
+    rows_per_minute: float
+    "Published rows, revisions included; the mean of the last five minutes."
+    budget_used_ratio: float
+
+
+class Metrics:
+    """Every metric of a worker, in a registry of its own."""
+
+    def __init__(self, version: str, shards: int, clock: Callable[[], float] = time.time) -> None:
+        """`clock` returns the time to which covered call time is compared, in epoch seconds."""
+        self._clock = clock
+        self._registry = CollectorRegistry()
+        self._tenants: dict[str, TenantMetrics] = {}
+        self._shards: dict[int, ShardMetrics] = {}
+        self._thread: ThreadPoolExecutor | None = None
+
+        self._tenant_families = TenantFamilies(self._registry)
+        self._shard_families = ShardFamilies(self._registry)
+        gauge(
+            self._registry, "shards", "kafka.shards: partitions of the internal topics. Workers must agree on it."
+        ).set(shards)
+        self._shards_owned = gauge(
+            self._registry,
+            "shards_owned",
+            "How many shards this worker owns. The sum over all workers should be direct_routing_shards; when it stays"
+            " less, no worker reads the others: look at the workers' readiness and the consumer group.",
+        )
+        self._kafka_up = gauge(
+            self._registry,
+            "kafka_up",
+            "1 when the last transaction or metadata request succeeded; 0 before the first. When 0: look at the"
+            " brokers, the network, credentials and ACLs; the log names the error.",
+        )
+        gauge(
+            self._registry,
+            "start_time_seconds",
+            "When this worker started, as Unix time. When it changes often: something ends the worker, see the log of"
+            " the one before, its exit code and its memory limit.",
+        ).set(clock())
+        gauge(
+            self._registry,
+            "build_info",
+            "Always 1; the version is in the label. More than one for long: finish the upgrade.",
+            "version",
+        ).labels(version).set(1)
+
+    def watch_process(self) -> None:
+        """Add CPU time, memory and file descriptors of this process, read at each scrape."""
+        ProcessCollector(namespace=PREFIX.rstrip("_"), registry=self._registry)
+
+    def tenant(self, label: str, everys: Sequence[str]) -> TenantMetrics:
+        """Return new metrics of a tenant.
+
+        All its series exist from now on, except for the gauges of its state, which follow once `watch` was called.
+        `everys` are the configured cadences of its sweeps. Metrics of the same label that are still open are closed.
+        """
+        if (old := self._tenants.pop(label, None)) is not None:
+            old.closed()
+        tenant = self._tenants[label] = TenantMetrics(
+            self._tenant_families, label, tuple(everys), self._clock, self._forget_tenant
+        )
+        return tenant
+
+    def shard(self, number: int) -> ShardMetrics:
+        """Return new metrics of a shard, all at 0. Metrics of the same shard that are still open are closed."""
+        if (old := self._shards.pop(number, None)) is not None:
+            old.closed()
+        shard = self._shards[number] = ShardMetrics(self._shard_families, number, self._forget_shard)
+        return shard
+
+    def shards_owned(self, n: int) -> None:
+        """Set the number of shards that this worker owns."""
+        self._shards_owned.set(n)
+
+    def kafka_answered(self, ok: bool) -> None:  # noqa: FBT001 — one event, two outcomes
+        """Record whether Kafka answered the last transaction or metadata request."""
+        self._kafka_up.set(ok)
+
+    def activity(self, label: str) -> Activity | None:
+        """Return the load of a tenant; None when this worker does not own it."""
+        tenant = self._tenants.get(label)
+        if tenant is None:
+            return None
+        view = tenant.look()
+        rate = tenant.pace.per_minute(self._clock())
+        return Activity(tenant.requests_by_status(), rate, view.budget_used_ratio if view else 0.0)
+
+    def render(self, accept: str = "") -> tuple[bytes, str]:
+        """Return the exposition and its content type: OpenMetrics if `accept` prefers it, else the classic text format.
+
+        Views are called in the caller's thread. This takes about a second with 500 tenants; see `scrape`.
+        """
+        return self._render([self._glance(tenant) for tenant in list(self._tenants.values())], accept)
+
+    async def scrape(self, accept: str = "") -> tuple[bytes, str]:
+        """Return what `render` returns, without blocking the event loop.
+
+        Each view is called once, in the event loop, and never two at the same time. One separate thread formats, so one
+        scrape is formatted at a time.
+        """
+        loop = asyncio.get_running_loop()
+        glances = []
+        since = loop.time()
+        for tenant in list(self._tenants.values()):
+            glances.append(self._glance(tenant))
+            if loop.time() - since > _STRETCH_S:
+                await asyncio.sleep(0)
+                since = loop.time()
+        if self._thread is None:
+            self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="metrics")
+        return await loop.run_in_executor(self._thread, self._render, glances, accept)
+
+    def _forget_tenant(self, tenant: TenantMetrics) -> None:
+        """Drop the gauges of a tenant."""
+        if self._tenants.get(tenant.label) is tenant:
+            del self._tenants[tenant.label]
+
+    def _forget_shard(self, shard: ShardMetrics) -> None:
+        """Drop a shard, so that it can be owned again."""
+        if self._shards.get(shard.number) is shard:
+            del self._shards[shard.number]
+
+    def _glance(self, tenant: TenantMetrics) -> Glance | None:
+        view = tenant.look()
+        return None if view is None else Glance(tenant.label, tenant.everys, view, self._clock())
+
+    def _render(self, glances: list[Glance | None], accept: str) -> tuple[bytes, str]:
+        present = [glance for glance in glances if glance is not None]
+        return exposition.render(self._registry, present, accept)

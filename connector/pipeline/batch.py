@@ -1,0 +1,128 @@
+"""Batches: they turn what was read into what one transaction writes.
+
+The dedup index changes only after the commit. Until then the entries of a batch lie in a pending index, which later
+pages of the same batch are also compared with. The pending index is dropped together with the transaction.
+"""
+
+from collections.abc import Callable, Collection, Iterable, Mapping
+from datetime import datetime
+
+import numpy as np
+
+from connector.config import Settings
+from connector.core import horizon, jobs, windows
+from connector.core.rows import RowSchema
+from connector.kafka.limits import Limits
+from connector.kafka.topics import Names
+from connector.pipeline.batch_contents import BatchContents, ShardPosition, StateTopics
+from connector.pipeline.change import Change, hour
+from connector.pipeline.classification import RowClassifier
+from connector.pipeline.messages import Commanded, Item, PageRead, RangeFailed, RunsDropped, RunsStarted, SliceRead
+from connector.pipeline.progress_records import ProgressRecords
+from connector.pipeline.row_encoder import RowEncoder
+from connector.pipeline.tenant_state import TenantState
+
+_TOMBSTONES_A_COMMIT = 1_000
+
+
+class Batches:
+    """Builder of batches. Its methods block and use the CPU, so they run in the producer's thread."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        shape: RowSchema,
+        partitions: Mapping[str, int],
+        schema_ids: Mapping[str, int] | None = None,
+        limits: Limits | None = None,
+        topic_ids: Callable[[Collection[str]], Mapping[str, str]] = lambda _: {},
+    ) -> None:
+        """`partitions` and `schema_ids` are per topic. Without a schema registry `schema_ids` is None.
+
+        `topic_ids` returns the brokers' ids of topics.
+        """
+        self._limits = limits or Limits()
+        self._encoder = RowEncoder(settings.rows, shape, schema_ids, self._limits)
+        self._classifier = RowClassifier(settings, shape, self._encoder, self._limits)
+        self._names = Names(settings.kafka.app)
+        progress = ProgressRecords(schema_ids, self._limits)
+        self._topics = StateTopics(self._names, partitions, self._limits, progress, topic_ids)
+        self._horizon = settings.dedup.horizon
+
+    def prepare(
+        self, items: Iterable[Item], accounts: Mapping[str, TenantState], changes: dict[str, Change]
+    ) -> dict[str, Change]:
+        """Add the effects of `items` to `changes` and return it. The committed states in `accounts` do not change."""
+        self._encoder.renew_privacy()
+        for item in items:
+            if isinstance(item, Commanded) and item.command is None:
+                continue
+            account = accounts[item.tenant]
+            if item.tenant not in changes:
+                changes[item.tenant] = Change(account.checkpoint.state, failing=account.checkpoint.failing)
+            self._add(item, account, changes[item.tenant])
+        return changes
+
+    def _add(self, item: Item, account: TenantState, change: Change) -> None:
+        match item:
+            case RunsStarted():
+                if item.start is not None:
+                    change.state = windows.start_earlier(change.state, account.rules, item.start, item.now)
+                change.state, begun = windows.begin(change.state, account.rules, item.now)
+                change.begun.append(begun)
+                change.overtaken.append(windows.overtaken(change.state, begun))
+            case PageRead():
+                self._classifier.read(item, account, change)
+            case SliceRead():
+                self._classifier.end_slice(item.slice, account, change)
+                change.failing = None
+                change.state, ended = windows.finish(change.state, [(item.slice, item.steady)], item.now, account.rules)
+                change.ended += ended
+            case RangeFailed():
+                change.state = windows.range_failed(change.state, item.window, item.failure)
+            case RunsDropped():
+                account.suspended.clear()
+                change.state, dropped = windows.drop_runs(change.state)
+                change.dropped += dropped
+                change.failing = (item.reason, item.message)
+            case Commanded(command=jobs.Command() as command):
+                oldest = item.now - account.rules.horizon
+                change.state = windows.command(change.state, command, item.now, oldest)
+                change.is_command = True
+
+    def close(self, changes: Mapping[str, Change], accounts: Mapping[str, TenantState], now: datetime | None) -> None:
+        """Complete the changes: compute the records of the dedup index and which of its entries are forgotten.
+
+        No items may be added afterwards. `now` is None while the time is not confirmed; then nothing is forgotten.
+        """
+        for tenant, change in changes.items():
+            self._remember(change, accounts[tenant], now)
+
+    def retire(self, changes: dict[str, Change], accounts: Mapping[str, TenantState], now: datetime) -> None:
+        """Add a change for each tenant that is not configured and has something to forget at the horizon."""
+        oldest = now - self._horizon
+        for tenant, account in accounts.items():
+            before = horizon.forget_before(account.checkpoint.state.forgotten_before, self._horizon, now)
+            is_due = account.seen.is_due(hour(before)) or account.outlived(oldest)
+            if account.retired and tenant not in changes and is_due:
+                changes[tenant] = Change(account.checkpoint.state, failing=account.checkpoint.failing)
+
+    def contents(
+        self, changes: Mapping[str, Change], accounts: Mapping[str, TenantState], shard: ShardPosition, now: datetime
+    ) -> BatchContents:
+        """Return what the transaction of closed changes writes."""
+        return BatchContents(changes, accounts, shard, now, self._topics)
+
+    def _remember(self, change: Change, account: TenantState, now: datetime | None) -> None:
+        if change.entries:
+            entries = np.concatenate(change.entries)
+            room = self._limits.room(self._names.seen)
+            change.written.append(account.seen.write(entries, np.concatenate(change.hours), room))
+        if now is None:
+            return
+        before = horizon.forget_before(change.state.forgotten_before, self._horizon, now)
+        change.state = change.state._replace(forgotten_before=before)
+        forgotten = account.seen.forget(hour(before), _TOMBSTONES_A_COMMIT)
+        change.written.append(forgotten)
+        is_empty = not change.entries and account.seen.is_emptied_by(forgotten)
+        change.ends_account = is_empty and account.outlived(now - self._horizon)

@@ -1,0 +1,251 @@
+"""Classification of rows that were read: each one is published, known already, or dead-lettered.
+
+The only exceptions are rows that the dedup index may have forgotten: they are left out and counted in `Change.too_old`.
+
+Rows contradict each other if one answer, or a chain that is read again, returns an id with different contents. One
+content is chosen, and each other content is dead-lettered once (ADR 10). A content that was rejected before is
+published only once its chain has ended without another content of the id.
+"""
+
+from datetime import timedelta
+
+import msgspec
+import numpy as np
+
+from connector.config import Settings
+from connector.core import dedup, instants, jobs
+from connector.core.dedup import DedupResult, Entries, Hours
+from connector.core.fingerprints import invalid_entry, rejected_entries
+from connector.core.rows import InvalidRow, Row, RowSchema
+from connector.core.windows import Slice
+from connector.kafka.limits import Limits
+from connector.pipeline.change import Change
+from connector.pipeline.dead_letters import dead_letter
+from connector.pipeline.messages import PageRead
+from connector.pipeline.row_encoder import EncodedRow, FoundRow, RowEncoder
+from connector.pipeline.tenant_state import TenantState
+
+_CONFLICT_PROBLEM = "row: another row of the same answer or page chain has this id and other contents"
+
+
+class RowClassifier:
+    """Classifier of the rows of pages, for use in one thread."""
+
+    def __init__(self, settings: Settings, shape: RowSchema, encoder: RowEncoder, limits: Limits) -> None:
+        self._shape = shape
+        self._encoder = encoder
+        self._limits = limits
+        self._ignores_revisions = settings.rows.revisions == "ignore"
+        self._horizon_hours = settings.dedup.horizon // timedelta(hours=1)
+
+    def read(self, page: PageRead, account: TenantState, change: Change) -> None:
+        """Add what a page publishes to the change."""
+        if not page.number:
+            account.suspended.pop(page.slice, None)
+        result = self._classify(page, account, change)
+        if page.repeated or len(result.revised):
+            result = self._without_conflicts(result, page, account, change)
+        self._publish(result, page, account, change)
+
+    def end_slice(self, piece: Slice, account: TenantState, change: Change) -> None:
+        """Publish the suspended rows of a chain that has ended: no other content of their ids turned up in it."""
+        for page in account.suspended.pop(piece, {}).values():
+            self._publish(self._classify(page, account, change), page, account, change)
+
+    @staticmethod
+    def _classify(page: PageRead, account: TenantState, change: Change) -> DedupResult:
+        reading = page.reading
+        return dedup.classify(reading.entries, (change.pending, account.remembered), reading.fingerprints)
+
+    def _without_conflicts(
+        self, result: DedupResult, page: PageRead, account: TenantState, change: Change
+    ) -> DedupResult:
+        """Return the result without the rows that contradict a row on an earlier page of their chain.
+
+        A first reading of a chain may meet an id twice because Graph changed the row meanwhile, so there the later
+        content counts as a revision.
+        """
+        suspended = account.suspended.get(page.slice, {})
+        for key in page.repeated & suspended.keys():
+            del suspended[key]
+            change.duplicate += 1
+        entries = page.reading.entries[result.revised]
+        was_rejected, _ = dedup.find(rejected_entries(entries), (change.pending, account.remembered))
+        is_repeated = np.isin(entries["hi"], np.array([*page.repeated], np.uint64))
+        contradicts = is_repeated & (was_rejected | (page.attempt > 0))
+        waits = was_rejected & ~is_repeated & (not self._ignores_revisions)
+        for index in result.revised[waits].tolist():
+            key = int(page.reading.entries["hi"][index])
+            account.suspended.setdefault(page.slice, {})[key] = self._alone(page, index)
+            change.duplicate -= 1  # it is counted when it is published, or when its id turns up again
+        left_out = result.revised[contradicts | waits]
+        return result._replace(
+            revised=result.revised[~contradicts & ~waits],
+            chosen=np.setdiff1d(result.chosen, left_out),
+            rejected=np.concatenate([result.rejected, result.revised[contradicts]]),
+        )
+
+    def _alone(self, page: PageRead, index: int) -> PageRead:
+        """Return a row as a page of its own, without a reference to its page."""
+        raw = msgspec.Raw(bytes(page.raws[index]))
+        return page._replace(raws=[raw], reading=self._shape.read([raw]), bytes=len(bytes(raw)), requests=0)
+
+    def _publish(self, result: DedupResult, page: PageRead, account: TenantState, change: Change) -> None:
+        """Add the records of new and revised rows to the change, and the dead letters of rows that have no record."""
+        observed_ms, letters = instants.to_ms(page.received_at), len(change.dead_letters)
+        for index in result.rejected.tolist():
+            self._reject(page, index, account, change)
+        found = self._find(result, page)
+        if not page.slice.again:
+            found = _certain(found, page, change)
+        outcomes = self._encoder.encode(found, observed_ms, account.tenant) if found else []
+        encoded = [one for one in outcomes if not isinstance(one, InvalidRow)]
+        if len(encoded) < len(found):
+            found = [row for row, one in zip(found, outcomes, strict=True) if not isinstance(one, InvalidRow)]
+            for one in outcomes:
+                if isinstance(one, InvalidRow):
+                    self._dead_letter(one, page, account, change)
+        change.rows += [one.record for one in encoded]
+        self._remember(found, encoded, page, change)
+        _count(found, encoded, page, change)
+        handled = len(encoded) + len(change.dead_letters) - letters
+        change.duplicate += len(page.reading.entries) - handled
+        if handled and change.oldest_received_at is None:
+            change.oldest_received_at = page.received_at
+
+    def _remember(self, found: list[FoundRow], encoded: list[EncodedRow], page: PageRead, change: Change) -> None:
+        """Add the index entries of published rows, except of known rows that were only published again."""
+        observed_ms = instants.to_ms(page.received_at)
+        starts_ms = [one.start_ms for row, one in zip(found, encoded, strict=True) if row.is_version]
+        versions = found if len(starts_ms) == len(found) else [row for row in found if row.is_version]
+        if versions:
+            hours = dedup.hours_of(starts_ms, observed_ms, self._horizon_hours)
+            entries = page.reading.entries[[row.at for row in versions]]
+            revisions = np.array([row.revision for row in versions], np.int64)
+            _pend(change, dedup.with_revision(entries, revisions), hours)
+
+    def _find(self, result: DedupResult, page: PageRead) -> list[FoundRow]:
+        """Return the rows that are to be published: new and revised ones, and with `again` also those that are known.
+
+        If revisions are ignored, `again` publishes a changed row with the revision that it already has.
+        """
+        revisions, is_version = result.revisions, np.zeros(len(page.raws), np.bool_)
+        is_version[result.new] = True
+        if self._ignores_revisions:
+            revisions[result.revised] -= 1
+        else:
+            is_version[result.revised] = True
+        at = result.chosen if page.slice.again else np.flatnonzero(is_version)
+        indices = at.tolist()
+        raws = page.raws
+        return list(
+            map(
+                FoundRow,
+                indices,
+                page.reading.pick(indices),
+                [raws[index] for index in indices],
+                revisions[at].tolist(),
+                is_version[at].tolist(),
+            )
+        )
+
+    def _reject(self, page: PageRead, index: int, account: TenantState, change: Change) -> None:
+        """Dead-letter a row that contradicts another one, unless its content was rejected before."""
+        row, raw = page.reading.rows[index], bytes(page.raws[index])
+        letter = InvalidRow(raw, row.id, _CONFLICT_PROBLEM, _start_ms(row), is_conflict=True)
+        entry = rejected_entries(page.reading.entries[[index]])
+        change.conflicting += self._add_letter(letter, entry, page, account, change)
+
+    def _dead_letter(self, row: InvalidRow, page: PageRead, account: TenantState, change: Change) -> None:
+        """Dead-letter a row, unless a row with the same bytes was dead-lettered before."""
+        self._add_letter(row, invalid_entry(row.raw), page, account, change)
+
+    def _add_letter(
+        self, row: InvalidRow, entry: Entries, page: PageRead, account: TenantState, change: Change
+    ) -> bool:
+        """Add a dead letter and its index entry, and return True, unless the index has the entry."""
+        is_known, _ = dedup.find(entry, (change.pending, account.remembered))
+        if is_known.any():
+            return False
+        observed_ms = instants.to_ms(page.received_at)
+        value = self._encoder.dead_letter_value(row)
+        tenant, window = account.tenant, page.slice.window
+        letter = dead_letter(row, value, tenant.topic, tenant.id, window, observed_ms, self._limits)
+        change.dead_letters.append(letter)
+        _pend(change, entry, dedup.hours_of([row.start_ms], observed_ms, self._horizon_hours))
+        return True
+
+
+def _pend(change: Change, entries: Entries, hours: Hours) -> None:
+    change.pending.put(entries, hours)
+    change.entries.append(entries)
+    change.hours.append(hours)
+
+
+def _certain(found: list[FoundRow], page: PageRead, change: Change) -> list[FoundRow]:
+    """Return the rows without new ones that may have been published before.
+
+    A new row whose call began before `forgotten_before` is left out, because the index may have forgotten it. This
+    happens when a page chain takes so long that the horizon passes its call time meanwhile. windows.finish does not
+    count that call time as read.
+    """
+    before, window = change.state.forgotten_before, page.slice.window
+    if window.start >= before:
+        return found
+    assumed_ms, before_ms = instants.to_ms(window.end) - 1, instants.to_ms(before)
+    certain = []
+    for one in found:
+        start_ms = _start_ms(one.row)
+        if one.revision or (assumed_ms if start_ms is None else start_ms) >= before_ms:
+            certain.append(one)
+    change.too_old += len(found) - len(certain)
+    return certain
+
+
+def _start_ms(row: Row | InvalidRow) -> int | None:
+    """Return when the call of a row began, in epoch milliseconds; None if it cannot be read."""
+    if isinstance(row, InvalidRow):
+        return row.start_ms
+    try:
+        return instants.parse_ms(row.values.startDateTime)
+    except (TypeError, ValueError):
+        return None
+
+
+def _count(found: list[FoundRow], encoded: list[EncodedRow], page: PageRead, change: Change) -> None:
+    """Count the published rows: revisions, names that the schema does not know, lateness, and the rows of a job."""
+    revised = sum([1 for row in found if row.revision])
+    change.revised += revised
+    change.published += len(found) - revised
+    for row in found:
+        if unknown := row.row.unknown:  # type: ignore[union-attr]  # invalid rows are not published
+            change.unknown_names.add(unknown)
+            change.unknown_count += len(unknown)
+    _note_lateness(found, encoded, page, change)
+    if page.slice.job:
+        orders = jobs.counted(change.state.orders, page.slice.job, len(found), page.requests, page.received_at)
+        change.state = change.state._replace(orders=orders)
+
+
+def _note_lateness(found: list[FoundRow], encoded: list[EncodedRow], page: PageRead, change: Change) -> None:
+    """Record how late each new row was, except for rows of call time that was never read before."""
+    observed_ms = instants.to_ms(page.received_at)
+    uncounted_ms = [(instants.to_ms(start), instants.to_ms(end)) for start, end in page.uncounted]
+    new = [one for row, one in zip(found, encoded, strict=True) if not row.revision]
+    if uncounted_ms:
+        new = [one for one in new if _counts(uncounted_ms, one.start_ms)]
+    since_ms = [one.start_ms if one.end_ms is None else one.end_ms for one in new]
+    lateness_s = [max(0.0, (observed_ms - since) / 1000) for since in since_ms if since is not None]
+    change.lateness_s += lateness_s
+    if lateness_s:
+        change.found[page.slice.priority] += len(lateness_s)
+    change.ages_s += [(observed_ms - one.start_ms) / 1000 for one in new if one.start_ms is not None]
+
+
+def _counts(uncounted_ms: list[tuple[int, int]], start_ms: int | None) -> bool:
+    if start_ms is None:
+        return False
+    for first, end in uncounted_ms:  # noqa: SIM110 - a generator costs more per row than comparing all windows
+        if first <= start_ms < end:
+            return False
+    return True

@@ -1,0 +1,201 @@
+"""Commit loop of one shard: it takes what was read from the buffer and commits it, one transaction after the other.
+
+1. All HTTP requests for a batch are finished before its transaction begins.
+2. The dedup index changes only after the commit.
+3. After an abort that is certain, the batch is repeated with fresh group metadata. Any other failure ends the loop.
+4. A transaction begins only with a snapshot of the group in which this worker still owns the shard.
+"""
+
+import asyncio
+import time
+from functools import partial
+
+from connector import log
+from connector.backoff import doubling
+from connector.errors import HandedOverError, ShardRestartError
+from connector.kafka import recreation
+from connector.kafka.limits import LengthRefusedError, RecordTooLongError, refusing_topics
+from connector.kafka.publishing import AbortedError, Publisher
+from connector.kafka.restore import trim_heap
+from connector.pipeline.batch_contents import BatchContents, ShardPosition
+from connector.pipeline.buffer import Buffer
+from connector.pipeline.change import Change, apply
+from connector.pipeline.messages import Commanded, Item, PageRead
+from connector.pipeline.owned_tenants import OwnedTenants
+from connector.pipeline.shard_context import ShardContext
+
+_logger = log.get(__name__)
+_ROWS_A_TRANSACTION = 10_000
+_COMMIT_AT_LATEST_S = 5.0
+_FORGET_EVERY_S = 600.0
+_FIRST_PAUSE_S = 0.2
+_LONGEST_PAUSE_S = 5.0
+
+
+class CommitLoop:
+    """Commit loop from a restore to the hand-over, or to a transaction whose outcome is unknown."""
+
+    def __init__(
+        self,
+        shard: ShardContext,
+        publisher: Publisher,
+        tenants: OwnedTenants,
+        buffer: Buffer,
+        control: recreation.Place,
+        kept: tuple[str, ...] = (),
+    ) -> None:
+        """`control` is the next command to apply. `kept`: commands for tenants that are not read."""
+        self._shard = shard
+        self._worker = shard.worker
+        self._publisher = publisher
+        self._tenants = tenants
+        self._buffer = buffer
+        self._control, self._control_id = control
+        self._kept = kept
+        self._waiting: list[Item] = []
+        "Items that were taken from the buffer and are not committed."
+        self._pending: dict[str, Change] = {}
+        "Their effect per tenant."
+        self._is_urgent = False
+        self._since = self._forget_at = time.monotonic()
+
+    async def run(self, group: asyncio.TaskGroup, sweepers: asyncio.Task[None]) -> None:
+        """Commit what was read: rows and commands at once, everything else after 5 s at the latest.
+
+        Return when the shard is handed over, or when `sweepers` has ended and everything is committed. Sweepers of new
+        tenants are started in `group`.
+        """
+        handing_over = self._shard.ownership.handing_over
+        while not handing_over.is_set():
+            self._shard.liveness.touch()
+            if self._tenants.is_outdated:
+                await self._tenants.follow(group)
+                tenants = len(self._worker.tenants_of(self._shard.number))
+                _logger.info("tenants_changed", shard=self._shard.number, tenants=tenants)
+            await self._forget()
+            finished = sweepers.done()
+            items = self._buffer.take(_ROWS_A_TRANSACTION)
+            if items:
+                await self._add(items)
+            is_due = self._is_urgent or finished or time.monotonic() - self._since >= _COMMIT_AT_LATEST_S
+            if is_due and (self._waiting or self._pending):
+                await self._flush()
+            elif finished and not items:
+                return
+            elif not items and not sweepers.done():
+                left_s = _COMMIT_AT_LATEST_S
+                if self._waiting:
+                    left_s = max(0.0, self._since + _COMMIT_AT_LATEST_S - time.monotonic())
+                await self._shard.ownership.wait_for(self._buffer.filled, left_s)
+        # Hand-over: commit what was read while this worker still owns the shard. Otherwise the next owner would have to
+        # read it again, from its own request budget.
+        if self._waiting and self._shard.ownership.is_owned:
+            await self._commit(self._pending, _control_after(self._waiting, self._control))
+
+    async def _forget(self) -> None:
+        """Add the tenants that are not configured to the batch when they have something to forget."""
+        at = self._worker.graph.clock.trusted()
+        if at is None or time.monotonic() < self._forget_at:
+            return
+        self._forget_at = time.monotonic() + _FORGET_EVERY_S
+        await self._publisher.call(self._shard.batches.retire, self._pending, self._tenants.states, at)
+        await self._publisher.call(trim_heap)
+        self._is_urgent = self._is_urgent or bool(self._pending)
+
+    async def _add(self, items: list[Item]) -> None:
+        """Add items to the batch."""
+        if not self._waiting:
+            self._since = time.monotonic()
+        self._waiting += items
+        self._pending = await self._publisher.call(
+            self._shard.batches.prepare, items, self._tenants.states, self._pending
+        )
+        self._is_urgent = self._is_urgent or any(change.is_urgent for change in self._pending.values())
+        # Nothing of these pages is published, because all rows are known. They need not occupy the buffer until the
+        # next commit; only what they mean for coverage waits.
+        if not self._is_urgent:
+            await self._buffer.committed(items)
+            self._waiting = [item for item in self._waiting if not isinstance(item, PageRead)]
+
+    async def _flush(self) -> None:
+        """Commit the batch and begin another."""
+        await self._commit(self._pending, _control_after(self._waiting, self._control))
+        await self._buffer.committed(self._waiting)
+        self._waiting, self._pending, self._is_urgent = [], {}, False
+
+    async def _commit(self, changes: dict[str, Change], control_offset: int) -> None:
+        """Commit one batch, repeating it as long as it is certain that nothing of it was committed."""
+        publisher, clock, states = self._publisher, self._worker.graph.clock, self._tenants.states
+        now = clock.now()
+        # The index forgets by confirmed time only: with a clock that is ahead it would forget rows that Graph still
+        # serves, and they would be published again.
+        await publisher.call(self._shard.batches.close, changes, states, clock.trusted())
+        kept = _kept_after(self._waiting, self._kept)
+        # The control offset moves past a command in the same transaction that writes the command's effect.
+        shard = ShardPosition(self._shard.number, self._worker.identity, control_offset, self._control_id, kept)
+        contents = self._shard.batches.contents(changes, states, shard, now)
+        await self._check_lengths(contents)
+        await self._write(contents, control_offset)
+        self._control, self._kept = control_offset, kept
+        await publisher.call(apply, changes, states)
+        self._tenants.committed(changes)
+
+    async def _write(self, contents: BatchContents, control_offset: int) -> None:
+        """Write one batch until it is committed. Raise HandedOverError and ShardRestartError."""
+        # Each attempt needs the current metadata of the group: brokers refuse that of an older generation.
+        for pause_s in doubling(_FIRST_PAUSE_S, _LONGEST_PAUSE_S):
+            position = await self._shard.ownership.commit_context(control_offset)
+            begun = time.monotonic()
+            try:
+                await self._publisher.call(partial(self._publisher.commit, contents, position))
+            except AbortedError as error:
+                self._shard.series.transaction_aborted()
+                _restart_if_refused(error)
+                self._log_abort(error, is_first=pause_s == _FIRST_PAUSE_S)
+                await self._shard.ownership.wait(pause_s)
+                self._shard.liveness.touch()
+                if self._shard.ownership.handing_over.is_set():
+                    raise HandedOverError from error
+            except ShardRestartError as error:
+                self._shard.series.transaction_aborted()
+                self._worker.metrics.kafka_answered(ok=False)
+                _restart_if_refused(error)
+                raise
+            else:
+                self._shard.series.transaction_committed(time.monotonic() - begun)
+                self._worker.metrics.kafka_answered(ok=True)
+                return
+
+    def _log_abort(self, error: AbortedError, *, is_first: bool) -> None:
+        """Log an abort. One per rebalance is normal; a second of the same batch needs an operator's attention."""
+        if is_first:
+            _logger.info("transaction_aborted", shard=self._shard.number, reason=str(error))
+        else:
+            _logger.warning("transaction_aborted_repeatedly", shard=self._shard.number, reason=str(error))
+
+    async def _check_lengths(self, contents: BatchContents) -> None:
+        """Raise RecordTooLongError if the state of a batch cannot be written. Nothing is written before this check."""
+        self._shard.lengths.check()
+        too_long = await self._publisher.call(contents.too_long)
+        if too_long is not None:
+            raise RecordTooLongError(too_long, self._worker.clients.limits.of(too_long.topic))
+
+
+def _restart_if_refused(error: AbortedError | ShardRestartError) -> None:
+    """Raise LengthRefusedError if a topic refused a record because of its length.
+
+    The same batch would be refused again, so it must not be repeated.
+    """
+    refused = refusing_topics(error)
+    if refused:
+        raise LengthRefusedError(str(error), refused) from error
+
+
+def _control_after(items: list[Item], control_offset: int) -> int:
+    """Return the offset of the next command once `items` are committed."""
+    return max([control_offset, *(item.offset + 1 for item in items if isinstance(item, Commanded))])
+
+
+def _kept_after(items: list[Item], kept: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the commands that are kept once `items` are committed."""
+    return next((i.kept for i in reversed(items) if isinstance(i, Commanded) and i.kept is not None), kept)

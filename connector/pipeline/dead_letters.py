@@ -1,0 +1,51 @@
+"""Records of the dead letter topic for rows that cannot be published. Every part of such a record has a size limit."""
+
+from connector.core import instants
+from connector.core.coverage import Window
+from connector.core.rows import InvalidRow
+from connector.kafka import topics
+from connector.kafka.limits import LIMIT, Limits, size
+from connector.kafka.publishing import Outgoing
+
+_MAX_KEY_BYTES = 1_024
+_MAX_PROBLEM_BYTES = 1_024
+_PROBLEM = "__connect.errors.exception.message"
+
+
+def dead_letter(
+    row: InvalidRow, value: bytes, topic: str, tenant: str, window: Window, observed_ms: int, limits: Limits
+) -> Outgoing:
+    """Return the dead letter of a row of `topic` that cannot be published; `value` is the row's JSON after privacy.
+
+    A dead letter that is too long for its topic is shortened step by step: first its value is left out, then a long
+    key, any key, and the headers.
+    """
+    name = topics.dead_letters(topic)
+    key = row.id.encode() if row.id else None
+    problem = row.problem.encode()[:_MAX_PROBLEM_BYTES].decode(errors="ignore")
+    error = b"connector.RowConflict" if row.is_conflict else b"connector.RowDoesNotFit"
+    headers = [
+        ("__connect.errors.topic", topic.encode()),
+        ("__connect.errors.exception.class.name", error),
+        (_PROBLEM, problem.encode()),
+        ("tenant", tenant.encode()),
+        ("window.from", instants.text(window.start).encode()),
+        ("window.to", instants.text(window.end).encode()),
+    ]
+    record = Outgoing(name, key, value, timestamp_ms=observed_ms, headers=headers)
+    if not row.is_too_long and size(record) <= limits.room(name):
+        return record
+    if value:
+        problem += f"; its value is left out: {name} takes {limits.of(name)} bytes ({LIMIT})"
+    headers[2] = _PROBLEM, problem.encode()
+    record = record._replace(value=b"")
+    if key is not None and len(key) > _MAX_KEY_BYTES:
+        record = record._replace(key=None)
+    smaller = (
+        record,
+        record._replace(key=None),
+        record._replace(key=None, headers=headers[2:4]),
+        record._replace(key=None, headers=headers[3:4]),
+        record._replace(key=None, headers=[]),
+    )
+    return next((one for one in smaller if size(one) <= limits.room(name)), smaller[-1])

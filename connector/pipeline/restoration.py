@@ -1,0 +1,149 @@
+"""Restoration of a shard from its topics, after the previous owner was fenced and hanging transactions were ended."""
+
+import time
+from collections.abc import Mapping
+from functools import partial
+from typing import NamedTuple
+
+import msgspec
+
+from connector import log
+from connector.errors import FatalError, ShardRestartError
+from connector.kafka import recreation, seen, state
+from connector.kafka.publishing import Publisher
+from connector.kafka.restore import PartitionContents, read_partition, trim_heap
+from connector.kafka.state import Checkpoint
+from connector.pipeline.shard_context import ShardContext
+from connector.pipeline.tenant_state import IndexMemory, TenantState, retired_state, rules_of
+
+_logger = log.get(__name__)
+_NOWHERE = recreation.Place(0, "")
+_DECIDED_S = 10.0
+"Time in which brokers write the markers of a transaction after they report it as ended."
+
+
+class RestoredShard(NamedTuple):
+    """State of a shard as its topics hold it."""
+
+    states: dict[str, TenantState]
+    "State per tenant, also of tenants that are not configured. All are marked as retired."
+    orphans: dict[str, IndexMemory]
+    "Deduplication index of tenants that have no checkpoint, because their state was lost."
+    control: recreation.Place
+    "Offset of the next command, with the brokers' id of the control topic."
+    kept: tuple[str, ...] = ()
+    "Commands that were kept for tenants that were not read."
+
+
+class Restoration:
+    """One restoration of a shard."""
+
+    def __init__(self, shard: ShardContext, publisher: Publisher) -> None:
+        self._shard = shard
+        self._worker = shard.worker
+        self._publisher = publisher
+
+    async def run(self) -> RestoredShard:
+        """Open the producer and read the shard's topics.
+
+        A transactional producer fences all older ones, so that they cannot write during the restore.
+        """
+        shard, worker, call = self._shard, self._worker, self._publisher.call
+        begun = time.monotonic()
+        await call(self._publisher.open)
+        values = (await self._read()).values
+        restored = state.restore(values[shard.names.state])
+        state.check_identity(restored.shard, worker.identity)
+        remembered = await call(seen.restore, values[shard.names.seen])
+        _check_remembered(shard.names.seen, restored.checkpoints, remembered)
+        orphans = {key: known for key, known in remembered.items() if key not in restored.checkpoints}
+        known = recreation.Place(restored.shard.control, restored.shard.control_id) if restored.shard else _NOWHERE
+        control = await call(recreation.locate, worker.clients, shard.names.control, shard.number, known)
+        checkpoints = await call(self._without_stale_offsets, restored.checkpoints)
+        now, rules = worker.graph.clock.now(), rules_of(worker.settings)
+        states = {
+            key: retired_state(key, rules, checkpoint, remembered.get(key), now)
+            for key, checkpoint in checkpoints.items()
+        }
+        del values, remembered
+        await call(trim_heap)
+        self._report(states, time.monotonic() - begun)
+        return RestoredShard(states, orphans, control, restored.shard.kept if restored.shard else ())
+
+    def _report(self, states: Mapping[str, TenantState], seconds: float) -> None:
+        number = self._shard.number
+        self._shard.series.restored(seconds)
+        rows = sum(len(restored.remembered) for restored in states.values())
+        tenants = sum(tenant.key in states for tenant in self._worker.tenants_of(number))
+        _logger.info("shard_restored", shard=number, tenants=tenants, rows=rows, seconds=round(seconds, 2))
+
+    async def _read(self) -> PartitionContents:
+        """Read the internal topics once they are consistent.
+
+        Before that, hanging transactions of the shard are aborted, and lost records of committed transactions are
+        written again. Raise ShardRestartError if a transaction stays open.
+        """
+        shard, worker, publisher = self._shard, self._worker, self._publisher
+        read = partial(
+            read_partition,
+            worker.clients,
+            (shard.names.state, shard.names.seen),
+            shard.number,
+            is_stopped=self._is_stopped,
+            decided_within_s=_DECIDED_S,
+        )
+        found = await publisher.call(read)
+        # Checked before anything is aborted or written: the topics may hold the state of another cluster or topic.
+        state.check_identity(state.restore(found.values[shard.names.state]).shard, worker.identity)
+        topics_now = {tenant.topic for tenant in worker.tenants_of(shard.number)}
+        is_stopped, position = shard.ownership.handing_over.is_set, await shard.ownership.commit_context(0)
+        ended = await publisher.call(publisher.end_open, found, topics_now, position, is_stopped)
+        if ended:
+            found = await publisher.call(read)
+        # Aborting can have taken long, so ownership is checked again before records are written.
+        position = await shard.ownership.commit_context(0)
+        written = await publisher.call(publisher.write_lost, found, ended, position, is_stopped)
+        if written:
+            found = await publisher.call(read)
+        if ended or written:
+            _logger.warning(
+                "hanging_transaction_resolved",
+                shard=shard.number,
+                outcome="committed" if written else "aborted",
+                partitions=sorted(f"{topic}-{number}" for topic, number in ended),
+                records_written_again=written,
+            )
+        if found.undecided:
+            where = " and ".join(f"{topic}-{shard.number}" for topic in sorted(found.undecided))
+            raise ShardRestartError(
+                f"a transaction in {where} stays open: end it with kafka-transactions.sh (find-hanging, then abort)"
+            )
+        return found
+
+    def _is_stopped(self) -> bool:
+        """Return whether to stop. The restore calls this regularly, which also shows that it makes progress."""
+        self._publisher.touch()
+        return self._shard.ownership.handing_over.is_set()
+
+    def _without_stale_offsets(self, checkpoints: Mapping[str, Checkpoint]) -> dict[str, Checkpoint]:
+        """Return the checkpoints without offsets in topics that were created again, where the end proves it."""
+        created_again = recreation.topics_that_end_before(self._worker.clients, checkpoints.values())
+        for topic in created_again:
+            _logger.warning("topic_recreated", topic=topic, shard=self._shard.number)
+        return {
+            key: msgspec.structs.replace(checkpoint, offsets=(), stated=())
+            if checkpoint.topic in created_again and not checkpoint.topic_id
+            else checkpoint
+            for key, checkpoint in checkpoints.items()
+        }
+
+
+def _check_remembered(topic: str, checkpoints: Mapping[str, Checkpoint], remembered: Mapping[str, IndexMemory]) -> None:
+    """Raise FatalError if a tenant's dedup index is gone: all of its rows would be published again."""
+    for key, checkpoint in checkpoints.items():
+        if checkpoint.remembered and key not in remembered:
+            raise FatalError(
+                f"the state says that {checkpoint.remembered} rows of tenant {key} are in the deduplication index, but "
+                f"topic {topic} holds none of them: they would be published again",
+                f"restore topic {topic}, or set kafka.app to a new name to read everything again into a new topic",
+            )

@@ -1,0 +1,179 @@
+"""Life cycle of one shard: restore, run, restart, release.
+
+1. After a failure with an unknown outcome the shard starts again as if it were new: the recovery path is the start
+   path.
+2. Before a new producer is opened, a further poll confirms the ownership. Otherwise two workers would fence each other
+   in turns.
+"""
+
+import asyncio
+import time
+
+from connector import log
+from connector.backoff import doubling
+from connector.errors import FencedError, HandedOverError, ShardRestartError
+from connector.kafka.acknowledgement import Acknowledgements
+from connector.kafka.limits import RecordTooLongError
+from connector.kafka.membership import ControlRecord
+from connector.kafka.publishing import Publisher
+from connector.kafka.transaction import Transactions
+from connector.pipeline.buffer import Buffer
+from connector.pipeline.commit_loop import CommitLoop
+from connector.pipeline.owned_tenants import OwnedTenants
+from connector.pipeline.restoration import Restoration, RestoredShard
+from connector.pipeline.shard_context import ShardContext
+from connector.pipeline.worker_context import WorkerContext
+
+_logger = log.get(__name__)
+_FIRST_PAUSE_S = 0.2
+_LONGEST_PAUSE_S = 5.0
+
+
+class Shard:
+    """Lifecycle of one shard.
+
+    `run` returns after a hand-over and raises FatalError if retrying cannot fix a problem.
+    """
+
+    def __init__(self, number: int, worker: WorkerContext) -> None:
+        self.number = number
+        self.restored = False
+        self.problem: str | None = None
+        "Reason why nothing is published until an operator acts, else None."
+        self._worker = worker
+        self._context = ShardContext(number, worker)
+        self._ownership = self._context.ownership
+        self.tenants = OwnedTenants(self._context)
+
+    @property
+    def failed(self) -> bool:
+        """Return whether a sweep has failed or a tenant was rejected."""
+        return self.tenants.failed
+
+    @property
+    def turned_at(self) -> float:
+        """Return when the shard last made progress, in monotonic seconds."""
+        return self._context.liveness.turned_at
+
+    def touch(self) -> None:
+        """Record that the shard makes progress."""
+        self._context.liveness.touch()
+
+    def hand_over(self) -> None:
+        """Release the shard: no further requests to Graph are made, and the open transaction finishes.
+
+        The next owner has its own request budget, so the requests must stop at once and not wait for a commit that
+        blocks.
+        """
+        self._ownership.handing_over.set()
+        self.tenants.stop_reading()
+
+    def reconfigured(self) -> None:
+        """Follow the topology that the worker has now. Unchanged tenants continue undisturbed."""
+        self.tenants.reconfigured()
+
+    def commanded(self, command: ControlRecord) -> None:
+        """Execute a record of the control topic.
+
+        Records that arrive before the shard is restored are ignored: they are delivered again afterwards.
+        """
+        if self.restored:
+            self.tenants.commanded(command)
+
+    async def run(self) -> None:
+        """Run the shard, and start it again as if it were new whenever the outcome of a transaction is unknown."""
+        pauses_s = doubling(_FIRST_PAUSE_S, _LONGEST_PAUSE_S)
+        pause_s = next(pauses_s)
+        try:
+            while not self._ownership.handing_over.is_set():
+                self.tenants.show()
+                begun = time.monotonic()
+                try:
+                    await self._live()
+                except ShardRestartError as error:
+                    if not isinstance(error, RecordTooLongError):
+                        event = "shard_fenced" if isinstance(error, FencedError) else "shard_restarting"
+                        _logger.warning(event, shard=self.number, reason=str(error), again_in_s=pause_s)
+                    # This is not limited to FencedError: the producer may report a fence as another fatal error.
+                    # Opening a producer without confirmed ownership would fence the new owner, which would fence back.
+                    await self._ownership.confirm()
+                    await self._heed_limits(error)
+                else:
+                    return
+                self.touch()
+                if time.monotonic() - begun > 4 * _LONGEST_PAUSE_S:
+                    pauses_s = doubling(_FIRST_PAUSE_S, _LONGEST_PAUSE_S)
+                    pause_s = next(pauses_s)
+                await self._ownership.wait(pause_s)
+                pause_s = next(pauses_s)
+        except HandedOverError:
+            _logger.info("shard_lost", shard=self.number)
+        finally:
+            self._context.series.closed()
+            self.tenants.close()
+
+    async def _heed_limits(self, error: ShardRestartError) -> None:
+        """Wait until a record that was too long for its topic may be tried again."""
+        self.problem = str(error) if isinstance(error, RecordTooLongError) else None
+
+        async def pause(seconds: float) -> bool:
+            self.touch()
+            self._context.series.transaction_aborted()
+            await self._ownership.wait(seconds)
+            return self._ownership.handing_over.is_set()
+
+        await self._context.lengths.heed(error, pause)
+        self.problem = None
+
+    async def _live(self) -> None:
+        """Restore the shard and run it until the hand-over. Raise ShardRestartError."""
+        if self._worker.settings.kafka.delivery == "at_least_once":
+            self._context.lengths.check()  # opening the publisher writes to these topics
+        publisher = self._new_publisher()
+        self._context.liveness.is_calling = lambda: publisher.is_within_bounds
+        restoring = asyncio.create_task(Restoration(self._context, publisher).run(), name=f"open shard {self.number}")
+        try:
+            handing_over = asyncio.create_task(self._ownership.handing_over.wait())
+            await asyncio.wait({restoring, handing_over}, return_when=asyncio.FIRST_COMPLETED)
+            handing_over.cancel()
+            if not restoring.done():
+                restoring.cancel()
+                return
+            await self._work(restoring.result(), publisher)
+        finally:
+            self._ownership.shut_commands()
+            self.restored = False
+            await publisher.close()
+
+    def _new_publisher(self) -> Publisher:
+        clients, names = self._worker.clients, self._context.names
+        if self._worker.settings.kafka.delivery == "at_least_once":
+            return Acknowledgements(clients, names, self.number)
+        return Transactions(clients, names.transactional_id(self.number))
+
+    async def _work(self, restored: RestoredShard, publisher: Publisher) -> None:
+        """Read and commit until the hand-over."""
+        buffer = Buffer()
+        self.tenants.load(restored, buffer)
+        loop = CommitLoop(self._context, publisher, self.tenants, buffer, restored.control, restored.kept)
+        try:
+            async with asyncio.TaskGroup() as group:
+                await self.tenants.follow(group)
+                self.restored = True
+                # Commands are requested only now, because `commanded` ignores them before the shard is restored.
+                self._ownership.open_commands(restored.control.offset)
+                sweepers = group.create_task(self._sweepers_ended(buffer), name="sweepers done")
+                await loop.run(group, sweepers)
+                self.tenants.stop_reading()
+                sweepers.cancel()
+        except BaseExceptionGroup as errors:
+            raise errors.exceptions[0] from errors
+        finally:
+            await self.tenants.unload()
+
+    async def _sweepers_ended(self, buffer: Buffer) -> None:
+        """Return when every sweeper has ended, which happens with `once` only."""
+        if not self._worker.once:
+            await asyncio.Event().wait()
+        await self.tenants.sweepers_ended()
+        buffer.filled.set()

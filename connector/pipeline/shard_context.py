@@ -1,0 +1,67 @@
+"""Parts of one shard that it shares with its restore and its commit loop, and that survive its restarts."""
+
+import time
+
+from connector.kafka import recreation, topics
+from connector.pipeline.batch import Batches
+from connector.pipeline.length_limits import LengthLimits
+from connector.pipeline.row_warnings import RowWarnings
+from connector.pipeline.shard_ownership import ShardOwnership
+from connector.pipeline.worker_context import WorkerContext
+
+
+class Liveness:
+    """Time at which a shard last made progress."""
+
+    def __init__(self) -> None:
+        self.is_calling = _no_call
+        "Returns whether a call to brokers runs and is within its time-outs, which counts as progress."
+        self._turned_at = time.monotonic()
+
+    @property
+    def turned_at(self) -> float:
+        """Return when the shard last made progress, in monotonic seconds."""
+        return time.monotonic() if self.is_calling() else self._turned_at
+
+    def touch(self) -> None:
+        """Record that the shard makes progress."""
+        self._turned_at = time.monotonic()
+
+
+def _no_call() -> bool:
+    return False
+
+
+class ShardContext:
+    """Parts of one shard that survive its restarts. None of them holds what was committed."""
+
+    def __init__(self, number: int, worker: WorkerContext) -> None:
+        self.number = number
+        self.worker = worker
+        self.names = topics.Names(worker.settings.kafka.app)
+        self.series = worker.metrics.shard(number)
+        self.ownership = ShardOwnership(worker.membership, number, self.names.control)
+        self.liveness = Liveness()
+        self.lengths = LengthLimits(worker.clients, number, (self.names.state, self.names.seen))
+        self.warnings = RowWarnings()
+        self._topology = worker.topology
+        self._batches = self._new_batches()
+
+    @property
+    def batches(self) -> Batches:
+        """Return the builder of batches for the topology that the worker has at this moment."""
+        if self._topology is not self.worker.topology:
+            self._topology = self.worker.topology
+            self._batches = self._new_batches()
+        return self._batches
+
+    def _new_batches(self) -> Batches:
+        worker, topology = self.worker, self._topology
+        return Batches(
+            worker.settings,
+            worker.shape,
+            topology.partitions,
+            topology.schema_ids,
+            worker.clients.limits,
+            recreation.TopicIds(worker.clients).of,
+        )

@@ -1,0 +1,191 @@
+"""Sweeper of one tenant: it reads the page chains that the scheduler decides on, and hands over what they contain."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from datetime import datetime
+from functools import partial
+
+from connector import log
+from connector.core import instants, jobs
+from connector.core.coverage import Window
+from connector.core.failing_ranges import RangeFailure
+from connector.core.rows import RowSchema
+from connector.core.scheduler import LearnTime, Outcome, ReadSlice, Rest, Scheduler, SliceFailure, StartRuns, Stop, Wait
+from connector.core.windows import Slice, State
+from connector.errors import PermanentError, RangeTooLongError, SourceError, TransientError
+from connector.graph.source import Source
+from connector.pipeline.buffer import Buffer
+from connector.pipeline.messages import Commanded, RangeFailed, RunsDropped, RunsStarted, SliceRead
+from connector.pipeline.page_chain import read_chain
+from connector.pipeline.tenant_state import TenantState
+
+_logger = log.get(__name__)
+_SHORTEST_SLEEP_S = 0.2
+_LONGEST_SLEEP_S = 30.0
+
+
+class Sweeper:
+    """Reader of one tenant, until it is cancelled or, with `once`, until every due sweep has ended or failed."""
+
+    def __init__(  # noqa: PLR0913
+        self,
+        account: TenantState,
+        source: Source,
+        buffer: Buffer,
+        shape: RowSchema,
+        *,
+        concurrency: int,
+        once: bool,
+        now: Callable[[], datetime],
+        learn_time: Callable[[Source], Awaitable[None]] | None = None,
+    ) -> None:
+        """`now` is the time that Graph has confirmed, once `learn_time` has returned.
+
+        Without `learn_time` it counts at once.
+        """
+        self.account = account
+        self.source = source
+        self._buffer = buffer
+        self._read_chain = partial(read_chain, source, account.tenant, shape, buffer)
+        self._now = now
+        self._learn_time = learn_time
+        self._tenant = account.tenant.key
+        self._scheduler = Scheduler(
+            account.checkpoint.state,
+            account.rules,
+            concurrency,
+            account.remembered.per_hour,
+            start=account.tenant.start if learn_time else None,
+            once=once,
+        )
+        self._tasks: dict[Slice, asyncio.Task[None]] = {}
+        self._wake = asyncio.Event()
+
+    async def run(self) -> None:
+        """Read what is due. Errors of the source never leave this method; any other error is a bug and does."""
+        async with asyncio.TaskGroup() as chains:
+            while True:
+                self._wake.clear()
+                self._scheduler.forget(self.account.checkpoint.state.forgotten_before)
+                now = self._now()
+                match self._scheduler.next(now):
+                    case LearnTime():
+                        await self._confirm_time()
+                    case StartRuns(start=start):
+                        self._buffer.put(RunsStarted(self._tenant, now, start))
+                    case ReadSlice() as read:
+                        self._open_chain(read, chains)
+                    case Wait(until=until):
+                        await self._sleep(until)
+                    case Stop():
+                        return
+
+    @property
+    def failed(self) -> bool:
+        """Return whether a run has failed."""
+        return self._scheduler.has_failed
+
+    @property
+    def plan(self) -> State:
+        """Return the state as it will be once everything that was handed over is committed."""
+        return self._scheduler.plan
+
+    def go_on(self, plan: State) -> None:
+        """Continue the plan of a previous sweeper, which has handed over more than is committed."""
+        self._scheduler.plan = plan
+
+    def rest_no_longer(self) -> None:
+        """End the rest after a failure: its cause may have been repaired."""
+        self._scheduler.end_rest()
+        self._wake.set()
+
+    def command(self, offset: int, command: jobs.Command) -> None:
+        """Apply an operator's command to the plan at once, and hand it over for the next commit."""
+        now = self._now()
+        for piece in self._scheduler.command(command, now):
+            self._tasks[piece].cancel("an operator's command")
+        self._buffer.put(Commanded(offset, now, self._tenant, command))
+        self._wake.set()
+
+    async def _confirm_time(self) -> None:
+        """Wait until Graph has confirmed the time."""
+        try:
+            if self._learn_time is not None:
+                await self._learn_time(self.source)
+        except SourceError as error:
+            self._rest(self._scheduler.rest(self._now(), permanent=isinstance(error, PermanentError)), error)
+        else:
+            self._scheduler.confirm_time()
+
+    def _open_chain(self, read: ReadSlice, chains: asyncio.TaskGroup) -> None:
+        name = f"chain {self.account.tenant.label} {read.slice.window.start:%m-%dT%H:%M:%S}"
+        task = self._tasks[read.slice] = chains.create_task(self._read(read), name=name)
+        task.add_done_callback(partial(self._close_chain, read.slice))
+
+    def _close_chain(self, piece: Slice, task: asyncio.Task[None]) -> None:
+        """Close the slice of a task that has ended. The same slice may be open again in another task."""
+        if self._tasks.get(piece) is task:
+            del self._tasks[piece]
+            self._scheduler.closed(piece)
+        self._wake.set()
+
+    async def _read(self, read: ReadSlice) -> None:
+        """Read a slice, hand it over, and report the outcome to the scheduler."""
+        piece = read.slice
+        try:
+            chain, attempt = await self._read_chain(read, 0), 0
+            while self._scheduler.repeats(piece, repeated=chain.repeated):
+                attempt += 1
+                chain = await self._read_chain(read, attempt)
+        except SourceError as error:
+            self._failed(piece, error)
+            return
+        if chain.held:
+            await self._buffer.put_page(chain.held)
+        now = self._now()
+        outcome = self._scheduler.finished(piece, chain.rows, now)
+        self._buffer.put(SliceRead(self._tenant, piece, outcome.steady, now))
+        self._log_ranges(outcome)
+
+    def _failed(self, piece: Slice, error: SourceError) -> None:
+        """Report to the scheduler that a slice could not be read, and hand over what that means."""
+        now = self._now()
+        cause = RangeFailure(error.wrong, now, self.source.served_at, isinstance(error, RangeTooLongError))
+        failure = SliceFailure(cause, error.of_range, isinstance(error, PermanentError), bool(self.source.failing()))
+        outcome = self._scheduler.failed(piece, failure, now)
+        if error.of_range:
+            self._buffer.put(RangeFailed(self._tenant, piece.window, cause))
+        self._log_ranges(outcome)
+        self._rest(outcome.rest, error)
+
+    def _rest(self, rest: Rest | None, error: SourceError) -> None:
+        """Hand over that the runs in progress have failed, and give up the open slices."""
+        if rest is None:
+            return
+        if rest.dropped:
+            reason = error.reason if isinstance(error, PermanentError | TransientError) else "rejected"
+            self._buffer.put(RunsDropped(self._tenant, reason, str(error)))
+        for piece in rest.cancelled:
+            self._tasks[piece].cancel(f"{piece.window} of a failed run")
+        _logger.warning("sweep_failed", tenant=self.account.tenant.label, reason=str(error), again_in_s=rest.seconds)
+
+    def _log_ranges(self, outcome: Outcome) -> None:
+        """Log the call time that runs leave out from now on, and the call time that they include again."""
+        label = self.account.tenant.label
+        for window, cause in outcome.isolated:
+            _logger.warning("range_isolated", tenant=label, window=_text(window), reason=cause)
+        for window in outcome.read_again:
+            _logger.info("range_recovered", tenant=label, window=_text(window))
+
+    async def _sleep(self, until: datetime | None) -> None:
+        """Wait until a chain ends or something is due, at most 30 s because the wall clock may be set."""
+        delay_s = _LONGEST_SLEEP_S if until is None else (until - self._now()).total_seconds()
+        try:
+            async with asyncio.timeout(min(max(_SHORTEST_SLEEP_S, delay_s), _LONGEST_SLEEP_S)):
+                await self._wake.wait()
+        except TimeoutError:
+            pass
+
+
+def _text(window: Window) -> list[str]:
+    return [instants.text(moment) for moment in window]

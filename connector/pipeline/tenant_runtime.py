@@ -1,0 +1,151 @@
+"""Runtime of one tenant while its shard sweeps: its sweeper, its metrics, and the outcome of its sweeps."""
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import datetime
+from functools import partial
+
+from connector import log
+from connector.config import duration_text
+from connector.core import jobs, windows
+from connector.graph.source import Source
+from connector.metrics.gauges import TenantView
+from connector.metrics.tenant import TenantMetrics
+from connector.pipeline.change import Change
+from connector.pipeline.sweeper import Sweeper
+from connector.pipeline.tenant_state import TenantState
+
+_logger = log.get(__name__)
+_WARN_AGAIN_S = 3600.0
+
+
+class TenantRuntime:
+    """State, sweeper and metrics of one tenant. Made when a sweeper starts to read for it."""
+
+    def __init__(
+        self,
+        account: TenantState,
+        sweeper: Sweeper,
+        task: asyncio.Task[None],
+        series: TenantMetrics,
+        now: Callable[[], datetime],
+    ) -> None:
+        """`task` runs the sweeper."""
+        self.account = account
+        self.sweeper = sweeper
+        self.task = task
+        self._series = series
+        self._now = now
+        self._replaced: dict[int, list[int]] = {}
+        self._warned_at = -_WARN_AGAIN_S
+        series.watch(self.view)
+
+    @property
+    def source(self) -> Source:
+        """Return the tenant's source, which knows its budget, token and health."""
+        return self.sweeper.source
+
+    def stop(self) -> None:
+        """Make no further requests to Graph."""
+        self.task.cancel()
+
+    async def end(self) -> None:
+        """Stop the sweeper and close its source."""
+        self.task.cancel()
+        await asyncio.wait([self.task])
+        await self.source.close()
+
+    def view(self) -> TenantView:
+        """Return the state of the tenant at this moment, for its metrics."""
+        failure = self.source.failing()
+        return replace(
+            committed_view(self.account.checkpoint.state, len(self.account.remembered), self._now),
+            budget_used_ratio=self.source.budget_used_ratio(),
+            up=self.source.up,
+            failing=failure.reason if failure else None,
+        )
+
+    def rest(self) -> None:
+        """Show only committed state until the shard has started again. Its age keeps growing."""
+        state, remembered = self.account.checkpoint.state, len(self.account.remembered)
+        self._series.watch(partial(committed_view, state, remembered, self._now))
+
+    def committed(self, change: Change, now: datetime) -> None:
+        """Report what a commit contains to the metrics."""
+        self._series.rows_committed(
+            published=change.published,
+            revised=change.revised,
+            duplicate=change.duplicate,
+            dead_letter=len(change.dead_letters),
+        )
+        self._series.rows_first_read(change.lateness_s)
+        if change.unknown_count:
+            self._series.unknown_properties_seen(change.unknown_count)
+        if change.oldest_received_at is not None and change.has_rows:
+            self._series.batch_committed(max(0.0, (now - change.oldest_received_at).total_seconds()))
+        self._warn_of_late_rows(change)
+        for begun, overtaken in zip(change.begun, change.overtaken, strict=True):
+            self._failed(overtaken)
+            deepest = windows.replaced_by(begun, self.account.rules)
+            if deepest is not None:
+                self._replaced[deepest] = [index for index in begun if index != deepest]
+        # Sweeps that start together are read as one, by the deepest of them. The others end when that one ends.
+        waiting = {index for replaced in self._replaced.values() for index in replaced}
+        for index in change.ended:
+            if index not in waiting:
+                self._ended(index, "ok")
+            if index in self._replaced:
+                for replaced in self._replaced.pop(index):
+                    self._ended(replaced, "ok")
+                waiting = {i for replaced in self._replaced.values() for i in replaced}
+        self._failed(change.dropped)
+
+    def _failed(self, sweeps: list[int]) -> None:
+        """Count runs that failed, with the sweeps that were to end together with them."""
+        failed = {*sweeps, *(i for index in sweeps for i in self._replaced.pop(index, []))}
+        for index in sorted(failed):
+            self._ended(index, "failed")
+
+    def _warn_of_late_rows(self, change: Change) -> None:
+        """Count rows that only the deepest sweep can find, and log them: rows that appear even later are missed."""
+        *others, deepest = sorted(sweep.overlap for sweep in self.account.rules.sweeps)
+        if not others:
+            return
+        # The age of a row decides, not the sweep that read it: the deepest sweep is sometimes the first to read call
+        # time that another sweep would have read next.
+        rows = sum(age_s > others[-1].total_seconds() for age_s in change.ages_s)
+        self._series.found_by_deepest_sweep(rows)
+        if rows and time.monotonic() - self._warned_at >= _WARN_AGAIN_S:
+            self._warned_at = time.monotonic()
+            overlap = duration_text(deepest)
+            remedy = "a longer overlap of the deepest sweep finds what turns up later"
+            label = self.account.tenant.label
+            _logger.info("very_late_rows_found", tenant=label, rows=rows, overlap=overlap, remedy=remedy)
+
+    def _ended(self, index: int, outcome: str) -> None:
+        self._series.sweep_ended(duration_text(self.account.rules.sweeps[index].every), outcome)
+
+
+def committed_view(state: windows.State, remembered: int, now: Callable[[], datetime]) -> TenantView:
+    """Return the view of committed state, without what only a running sweeper knows."""
+    through = state.coverage.through or state.start
+    holes = windows.gaps(state)
+    return TenantView(
+        covered_through=through.timestamp(),
+        gap_seconds=sum(hole.seconds for hole in holes),
+        gaps=len(holes),
+        sweep_overdue={duration_text(s.sweep.every): windows.overdue_seconds(s, now()) for s in state.sweeps},
+        paused=state.orders.paused,
+        remembered_rows=remembered,
+        backfill_remaining_seconds=jobs.remaining_seconds(state.orders),
+    )
+
+
+def rejected_view(account: TenantState | None, now: Callable[[], datetime]) -> TenantView:
+    """Return the view of a tenant that is not read because of its configuration."""
+    if account is None:
+        return TenantView(failing="rejected")
+    known = committed_view(account.checkpoint.state, len(account.remembered), now)
+    return replace(known, failing="rejected")

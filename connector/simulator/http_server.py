@@ -1,0 +1,284 @@
+"""The simulator as a server: Graph, its sign-in and the control interface on one HTTPS port."""
+
+import asyncio
+import os
+import socket
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from aiohttp import web
+
+from connector.simulator import certificates, control_api, entra, graph, imds, responses
+from connector.simulator.arrivals import ReceivedRequest
+from connector.simulator.options import Options
+from connector.simulator.world import TenantServed, TruthRow, World
+
+_STOP_S = 0.5
+_BACKLOG = 512
+_ANYWHERE = {"", "0.0.0.0", "::"}  # noqa: S104
+
+
+def utc_now() -> datetime:
+    """Return the real time."""
+    return datetime.now(UTC)
+
+
+class Simulator:
+    """Simulator of Graph and its sign-in, used with `async with` or start() and stop().
+
+    `now` (aware UTC) drives the data's clock and the lifetime of tokens. Throttling always uses real time.
+    """
+
+    def __init__(self, options: Options | None = None, now: Callable[[], datetime] = utc_now) -> None:
+        self.options = options or Options()
+        problems = self.options.check()
+        if problems:
+            raise ValueError("; ".join(problems))
+        self.world = World(self.options, now)
+        self.url = ""
+        self.imds_url = ""
+        "The address of the endpoint for managed identities, empty if it is not enabled."
+        self.port = 0
+        self.ca_path = Path()
+        self._host = "127.0.0.1" if self.options.host == "localhost" else self.options.host
+        self._ca, self._tls = certificates.make(
+            [*([] if self._host in _ANYWHERE else [self._host]), *self.options.names]
+        )
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
+        self._runner: web.AppRunner | None = None
+        self._azure: web.AppRunner | None = None
+        self._site: web.SockSite | None = None
+        self._reopening: asyncio.Task[None] | None = None
+
+    @property
+    def tenants(self) -> list[str]:
+        """The tenants' ids."""
+        return list(self.world.tenants)
+
+    @property
+    def client_id(self) -> str:
+        """The application's id."""
+        return self.world.client_id
+
+    @property
+    def client_secret(self) -> str:
+        """The application's secret, the same in every tenant."""
+        return self.world.sign_in.secret
+
+    @property
+    def managed_identity(self) -> str:
+        """The client id of the user-assigned managed identity of this machine."""
+        return next(iter(self.world.sign_in.machines))
+
+    def register(self, *certificates: bytes) -> None:
+        """Replace the registered certificates of the application by these (PEM)."""
+        self.world.sign_in.registration.register(certificates)
+
+    @property
+    def requests(self) -> list[ReceivedRequest]:
+        """The latest 100,000 requests, oldest first."""
+        return list(self.world.visits.requests)
+
+    @property
+    def announcement(self) -> dict[str, object]:
+        """Return the values that `connector simulate` prints when it is ready."""
+        return {
+            "url": self.url,
+            "ca": str(self.ca_path),
+            "tenants": self.tenants,
+            "client_id": self.client_id,
+            "client_secret": self.client_secret,
+            **({"imds": self.imds_url, "managed_identity": self.managed_identity} if self.imds_url else {}),
+        }
+
+    async def start(self) -> None:
+        """Listen, and set `url`, `port` and `ca_path`. Raise OSError if the port or the CA's path cannot be used."""
+        if self.options.prebuilt:
+            await asyncio.to_thread(self.world.prebuild)
+        app = web.Application()
+        app.router.add_route("*", "/{path:.*}", self._answer)
+        self._runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=_STOP_S)
+        await self._runner.setup()
+        try:
+            self._write_ca()
+            await self._listen(self.options.port)
+            if self.options.imds:
+                await self._listen_as_azure()
+        except OSError:
+            await self.stop()
+            raise
+
+    async def stop(self) -> None:
+        """Close every connection, and delete the CA file unless `ca_out` names it."""
+        if self._reopening is not None:
+            self._reopening.cancel()
+            self._reopening = None
+        if self._runner is not None:
+            self._cut_connections()
+            await self._runner.cleanup()
+            self._runner = self._site = None
+        if self._azure is not None:
+            await self._azure.cleanup()
+            self._azure = None
+        if self._folder is not None:
+            self._folder.cleanup()
+            self._folder = None
+
+    async def __aenter__(self) -> Self:
+        """Start."""
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Stop."""
+        await self.stop()
+
+    def truth(
+        self,
+        tenant: str | None = None,
+        start: datetime | None = None,
+        end: datetime | None = None,
+        at: datetime | None = None,
+        *,
+        is_beta: bool = False,
+    ) -> Iterator[TruthRow]:
+        """Yield every version visible by `at` (default: now) with a start in [start, end).
+
+        Without `tenant`, the versions are those of the first tenant.
+        """
+        return self.world.truth(tenant or self.tenants[0], start, end, at, is_beta=is_beta)
+
+    def served(self) -> dict[str, TenantServed]:
+        """Return the number of distinct versions and rows sent in complete 200 responses, by tenant."""
+        return self.world.served()
+
+    def served_rows(self, tenant: str | None = None) -> Iterator[TruthRow]:
+        """Yield the versions that were sent in complete 200 responses."""
+        return self.world.served_rows(tenant or self.tenants[0])
+
+    def set_faults(
+        self, changes: Mapping[str, object] | None = None, tenant: str | None = None, **more: object
+    ) -> None:
+        """Change the named faults and settings and keep the others.
+
+        For example throttled=0.05, cut={"share": 1, "times": 3}. The names are in `faults.STRIKES` and
+        `faults.SETTINGS`.
+        """
+        self.world.set_faults({**(changes or {}), **more}, tenant)
+
+    def clear_faults(self) -> None:
+        """Turn every fault off."""
+        self.world.faults.clear()
+
+    def expire_tokens(self) -> int:
+        """Invalidate every token issued so far."""
+        return self.world.sign_in.expire()
+
+    def freeze(self, *, on: bool = True) -> None:
+        """Stop the data's clock, so that no row becomes visible."""
+        self.world.freeze(on=on)
+
+    def set_clock_offset(self, offset: timedelta) -> None:
+        """Set the difference between the data's clock and the real one."""
+        self.world.set_offset(offset)
+
+    def max_requests_in_60_s(self, tenant: str | None = None) -> int:
+        """Return the maximum number of Graph requests that arrived within 60 s."""
+        return self.world.tenants[tenant or self.tenants[0]].arrivals.most
+
+    async def refuse(self, for_s: float | None = None) -> None:
+        """Close the port and every connection, for `for_s` seconds or until `accept`."""
+        if self._reopening is not None:
+            self._reopening.cancel()
+            self._reopening = None
+        if self._site is not None:
+            await self._site.stop()
+            self._site = None
+        self._cut_connections()
+        if for_s is not None:
+            self._reopening = asyncio.create_task(self._reopen(for_s), name="simulator-reopen")
+
+    async def accept(self) -> None:
+        """Listen again on the same port."""
+        if self._site is None:
+            await self._listen(self.port)
+
+    async def _reopen(self, after_s: float) -> None:
+        await asyncio.sleep(after_s)
+        await self.accept()
+
+    async def _refuse_soon(self, for_s: float) -> None:
+        # The delay lets the response to this request be sent first.
+        asyncio.get_running_loop().call_later(0.05, lambda: self._start_refusing(for_s))
+
+    def _start_refusing(self, for_s: float) -> None:
+        if self._runner is not None and self._reopening is None:
+            self._reopening = asyncio.create_task(self._refuse_for(for_s), name="simulator-refuse")
+
+    async def _refuse_for(self, for_s: float) -> None:
+        if self._site is not None:
+            await self._site.stop()
+            self._site = None
+        self._cut_connections()
+        await asyncio.sleep(for_s)
+        await self.accept()
+        self._reopening = None
+
+    def _cut_connections(self) -> None:
+        if self._runner is not None and self._runner.server is not None:
+            for connection in list(self._runner.server.connections):
+                if connection.transport is not None:
+                    connection.transport.abort()
+
+    async def _listen(self, port: int) -> None:
+        if self._runner is None:
+            return
+        family = socket.AF_INET6 if ":" in self._host else socket.AF_INET
+        listening = socket.create_server((self._host, port), family=family, backlog=_BACKLOG)
+        self._site = web.SockSite(self._runner, listening, ssl_context=self._tls)
+        await self._site.start()
+        self.port = listening.getsockname()[1]
+        name = "localhost" if self._host in _ANYWHERE else self._host
+        self.url = f"https://[{name}]:{self.port}" if ":" in name else f"https://{name}:{self.port}"
+
+    async def _listen_as_azure(self) -> None:
+        app = web.Application()
+        app.router.add_route("*", "/{path:.*}", self._answer_as_azure)
+        self._azure = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=_STOP_S)
+        await self._azure.setup()
+        listening = socket.create_server(("127.0.0.1", 0))
+        await web.SockSite(self._azure, listening).start()
+        self.imds_url = f"http://127.0.0.1:{listening.getsockname()[1]}"
+
+    async def _answer_as_azure(self, request: web.Request) -> web.StreamResponse:
+        return await imds.answer(self.world, request)
+
+    def _write_ca(self) -> None:
+        path = self.options.ca_out
+        if path is None:
+            self._folder = tempfile.TemporaryDirectory(prefix="connector-simulator-")
+            path = Path(self._folder.name, "ca.pem")
+        # A program that waits for the file must never read an incomplete one.
+        written = path.with_name(f".{path.name}.{os.getpid()}")
+        written.write_bytes(self._ca)
+        written.replace(path)
+        self.ca_path = path.absolute()
+
+    async def _answer(self, request: web.Request) -> web.StreamResponse:
+        path = request.path
+        if path.startswith("/simulator/"):
+            return await control_api.answer(self.world, request, self._refuse_soon)
+        if entra.KEYS.fullmatch(path):
+            return entra.keys(self.world)
+        if entra.TOKEN.fullmatch(path) or entra.DISCOVERY.fullmatch(path):
+            return await entra.answer(self.world, request)
+        try:
+            return await graph.answer(self.world, request)
+        except ConnectionError:  # the client has left; aiohttp would log it as an error of the server
+            return responses.drop(request)

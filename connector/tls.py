@@ -1,0 +1,108 @@
+"""TLS trust in servers: the same rules with every Python version, and a precise reason if a certificate is refused.
+
+Python 3.13 made its default rules for CA certificates stricter (RFC 5280), so that a network with an inspecting proxy
+can work with one Python version and fail with another. Here the strict rules always apply, unless the configuration
+turns them off with `tls_strict = false`. The message for a certificate that breaks a rule names the rule.
+"""
+
+import ssl
+from pathlib import Path
+
+from connector import file_stamp, log
+from connector.errors import ConfigurationError
+from connector.file_stamp import FileStamp
+
+_logger = log.get(__name__)
+
+# OpenSSL's codes, x509_vfy.h. The strict rules are those of X509_V_FLAG_X509_STRICT.
+_STRICT = frozenset(range(80, 95)) | {79}
+_UNKNOWN_ISSUER = frozenset({2, 18, 19, 20, 21, 27})
+_WEAK = frozenset({66, 67, 68})
+
+
+class Trust:
+    """TLS context of a CA bundle.
+
+    A replaced bundle is loaded again; if it cannot be read, the previous one stays in use.
+    """
+
+    def __init__(self, section: str, ca_bundle: Path | None, *, strict: bool = True) -> None:
+        """`section` is the table of the configuration that has `ca_bundle` and `tls_strict`.
+
+        Raise ConfigurationError when the bundle cannot be read.
+        """
+        self._section = section
+        self._ca_bundle = ca_bundle
+        self._strict = strict
+        self._stamp = self._read_stamp()
+        try:
+            self._context = self._load()
+        except OSError as error:
+            problem = f"{section}.ca_bundle: {ca_bundle} holds no certificates that can be read; specify a PEM file"
+            raise ConfigurationError([problem]) from error
+
+    def context(self) -> ssl.SSLContext:
+        """Return the context for the next connection. It is a different object after the bundle was replaced."""
+        stamp = self._read_stamp()
+        if stamp != self._stamp:
+            self._stamp = stamp
+            name = f"{self._section}.ca_bundle"
+            try:
+                self._context = self._load()
+            except OSError as error:
+                problem = f"{self._ca_bundle} cannot be read as PEM ({error.strerror or type(error).__name__})"
+                _logger.warning("file_unreadable", name=name, problem=problem)
+            else:
+                _logger.info("file_reloaded", name=name)
+        return self._context
+
+    def _read_stamp(self) -> FileStamp | None:
+        return file_stamp.read(self._ca_bundle) if self._ca_bundle else None
+
+    def _load(self) -> ssl.SSLContext:
+        context = ssl.create_default_context(cafile=self._ca_bundle)
+        # Python 3.13 sets these flags by default, earlier versions do not.
+        context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN | ssl.VERIFY_X509_STRICT
+        if not self._strict:
+            context.verify_flags &= ~ssl.VERIFY_X509_STRICT
+        return context
+
+    def describe(self, error: ssl.SSLError) -> str:
+        """Return what is wrong and, after a semicolon, what to do.
+
+        The text completes a sentence and holds nothing that the server sent.
+        """
+        if not isinstance(error, ssl.SSLCertVerificationError):
+            return _describe_handshake(error)
+        code, words = error.verify_code, error.verify_message
+        bundle, strict = f"{self._section}.ca_bundle", f"{self._section}.tls_strict"
+        if code in _UNKNOWN_ISSUER:
+            return f"its certificate is not trusted ({words}); name the CA that signed it in {bundle}"
+        if code in _STRICT:
+            todo = f"have that CA's certificate issued correctly, or accept it with {strict} = false"
+            return f"a certificate in its chain breaks RFC 5280 ({words}); {todo}"
+        if code in _WEAK:
+            return f"a certificate in its chain is too weak ({words}); have it issued with a stronger key or signature"
+        what, todo = _FLAWS.get(code, ("is refused", "have it issued correctly"))
+        return f"its certificate {what} ({words}); {todo}"
+
+
+_FLAWS = {
+    9: ("is not valid yet", "check the clocks of both machines"),
+    10: ("has expired", "have it renewed, or that of its CA; if it has not expired, correct this machine's clock"),
+    23: ("was revoked", "have another one issued"),
+    26: ("is not meant for servers", "have one issued for server authentication"),
+    62: ("is for another host name", "check the host, and that no proxy answers instead"),
+    64: ("is for another address", "use a host name that it is for"),
+}
+
+
+def _describe_handshake(error: ssl.SSLError) -> str:
+    reason = (error.reason or "").replace("_", " ").lower() or type(error).__name__
+    if error.reason in ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "HTTP_REQUEST", "PACKET_LENGTH_TOO_LONG"):
+        return f"it does not speak TLS there ({reason}); check the port, and that no proxy answers instead"
+    if "CERTIFICATE" in (error.reason or ""):
+        return (
+            f"it requires a client certificate ({reason}), which the connector does not send there; check the address"
+        )
+    return f"TLS failed ({reason}); check which versions of TLS it offers, and that no proxy answers instead"

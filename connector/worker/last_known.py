@@ -1,0 +1,61 @@
+"""Tenants of shards that the worker has lost, until the group assigns shards again.
+
+While brokers are unreachable no worker owns the shards. What was committed last stays visible meanwhile, and its age
+keeps growing, so that an outage does not hide the lag.
+"""
+
+from collections.abc import Callable, Iterator
+from datetime import datetime
+from functools import partial
+from typing import Any, NamedTuple
+
+from connector import status_json
+from connector.kafka.state import Checkpoint
+from connector.metrics.tenant import TenantMetrics
+from connector.metrics.worker import Metrics
+from connector.pipeline.shard import Shard
+from connector.pipeline.tenant_runtime import committed_view
+from connector.status_json import ReportedTenant
+
+
+class _LostTenant(NamedTuple):
+    subject: ReportedTenant
+    checkpoint: Checkpoint
+    remembered: int
+    series: TenantMetrics
+
+
+class LastKnown:
+    """Last committed state of the tenants of lost shards, with their series."""
+
+    def __init__(self, metrics: Metrics, now: Callable[[], datetime]) -> None:
+        self._metrics = metrics
+        self._now = now
+        self._tenants: list[_LostTenant] = []
+
+    def keep(self, shard: Shard) -> None:
+        """Keep what is known of the configured tenants of a shard that was lost. Their counters start again."""
+        for key, owned in shard.tenants:
+            before = owned.series
+            known = owned.last_known
+            if before is None or known is None:
+                continue
+            series = self._metrics.tenant(before.label, before.everys)
+            series.watch(partial(committed_view, known.checkpoint.state, known.remembered, self._now))
+            subject = ReportedTenant(key, known.tenant, shard.number)
+            self._tenants.append(_LostTenant(subject, known.checkpoint, known.remembered, series))
+
+    def forget(self) -> None:
+        """Forget all tenants, because the group has assigned shards again."""
+        lost, self._tenants = self._tenants, []
+        for tenant in lost:
+            tenant.series.closed()
+
+    def described(self, cause: str) -> Iterator[tuple[dict[str, Any], list[dict[str, Any]]]]:
+        """Yield TENANT and JOBs of each tenant. `cause` states why it is not read."""
+        for lost in self._tenants:
+            described = status_json.tenant(
+                lost.subject, lost.checkpoint, self._now(), failing=None, remembered=lost.remembered, idle=cause
+            )
+            jobs = status_json.jobs(lost.subject.id, lost.checkpoint.state.orders, None, cause)
+            yield described | {"state": "unknown", "reason": cause}, jobs

@@ -1,0 +1,179 @@
+"""Shards that a worker owns: they start and end with the assignment of their control partitions."""
+
+import asyncio
+import threading
+import time
+
+from connector import log
+from connector.kafka.membership import ControlRecord
+from connector.kafka.publishing import LONGEST_CALL_S
+from connector.metrics.worker import Metrics
+from connector.pipeline.shard import Shard
+from connector.pipeline.worker_context import WorkerContext
+from connector.worker.last_known import LastKnown
+from connector.worker.shutdown import Shutdown
+
+_logger = log.get(__name__)
+_HAND_OVER_S = 4.0
+_STRETCH_S = 5.0
+_LOOK_EVERY_S = 0.5
+
+
+class OwnedShards:
+    """Shards of one worker. It implements the callbacks of its membership."""
+
+    def __init__(self, metrics: Metrics, shutdown: Shutdown, last_known: LastKnown) -> None:
+        self.running: dict[int, Shard] = {}
+        "Shards that are owned and not being handed over."
+        self._tasks: dict[int, asyncio.Task[None]] = {}
+        self.last_known = last_known
+        "Tenants of shards that were lost, until the group assigns shards again."
+        self._forgetting: asyncio.Task[None] | None = None
+        self._metrics = metrics
+        self._shutdown = shutdown
+        self.worker: WorkerContext | None = None
+        "None before the worker's topics are ready."
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def begin(self, worker: WorkerContext) -> None:
+        """Take shards from now on. The membership must not call before."""
+        self.worker = worker
+        self._loop = asyncio.get_running_loop()
+
+    @property
+    def unfinished(self) -> list[asyncio.Task[None]]:
+        """Return the tasks of shards that have not ended."""
+        return [task for task in self._tasks.values() if not task.done()]
+
+    # Ownership callbacks: these run in the membership's thread and only pass the event to the event loop.
+
+    def assigned(self, shards: frozenset[int]) -> None:
+        """Start shards that were assigned to this worker."""
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self._take, shards)
+
+    def revoked(self, shards: frozenset[int]) -> threading.Event:
+        """Hand over shards that are revoked. The returned event is set once all of them are handed over."""
+        gone = threading.Event()
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self._give_up, shards, gone)
+        return gone
+
+    def lost(self, shards: frozenset[int]) -> None:
+        """Stop shards that another worker may own already."""
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self._lose, shards)
+
+    def commanded(self, shard: int, command: ControlRecord) -> None:
+        """Pass a command to its shard."""
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self._command, shard, command)
+
+    # These run in the event loop.
+
+    def reconfigured(self) -> None:
+        """Let all shards follow the topology that the worker has now."""
+        for shard in self.running.values():
+            shard.reconfigured()
+
+    async def leave(self) -> None:
+        """Hand over all shards."""
+        self._hand_over(set(self.running))
+        if self._tasks:
+            await asyncio.wait(self._tasks.values(), timeout=_HAND_OVER_S)
+
+    async def abandon(self) -> None:
+        """Cancel the shards that have not ended."""
+        left = self.unfinished
+        for task in left:
+            task.cancel()
+        if left:
+            await asyncio.wait(left, timeout=_HAND_OVER_S)
+
+    def _take(self, numbers: frozenset[int]) -> None:
+        if self._shutdown.stopping.is_set() or self.worker is None:
+            return
+        _logger.info("shards_assigned", shards=sorted(numbers))
+        for number in sorted(numbers):
+            former = self._tasks.get(number)
+            shard = self.running[number] = Shard(number, self.worker)
+            running = self._run(shard, former, is_kept=self.worker.once)
+            self._tasks[number] = asyncio.get_running_loop().create_task(running, name=f"shard {number}")
+        self._count()
+
+    async def _run(self, shard: Shard, former: asyncio.Task[None] | None, *, is_kept: bool) -> None:
+        """Run a shard to its end, after the previous shard with this number in this worker has ended.
+
+        `is_kept`: whether the shard counts as owned after its end, as with `once`.
+        """
+        try:
+            if former is not None:
+                await _outlast(shard, former)
+            await shard.run()
+        except asyncio.CancelledError:
+            raise
+        except BaseException as error:  # noqa: BLE001 - the top level: FatalError ends the worker, and so does a bug
+            self._shutdown.fail(error)
+        finally:
+            self._shutdown.failed = self._shutdown.failed or (is_kept and shard.failed)
+            if self.running.get(shard.number) is shard and not is_kept:
+                del self.running[shard.number]
+            self._count()
+
+    def _lose(self, numbers: frozenset[int]) -> None:
+        """Hand over shards, and keep what is known of their tenants until the worker is in the group again."""
+        lost = [shard for number, shard in self.running.items() if number in numbers]
+        self._give_up(numbers, threading.Event())
+        if self._shutdown.stopping.is_set():
+            return
+        for shard in lost:
+            self.last_known.keep(shard)
+        if lost and (self._forgetting is None or self._forgetting.done()):
+            self._forgetting = asyncio.get_running_loop().create_task(self._forget(), name="last known")
+
+    async def _forget(self) -> None:
+        while self.worker is not None and not self.worker.membership.is_member:  # noqa: ASYNC110 - set by a thread
+            await asyncio.sleep(_LOOK_EVERY_S)
+        self.last_known.forget()
+
+    def _give_up(self, numbers: frozenset[int], gone: threading.Event) -> None:
+        tasks = self._hand_over(set(numbers))
+        if not tasks:
+            gone.set()
+            return
+        _logger.info("shards_revoked", shards=sorted(numbers))
+        waiting = asyncio.get_running_loop().create_task(_wait_all(tasks))
+        waiting.add_done_callback(lambda _: gone.set())
+
+    def _hand_over(self, numbers: set[int]) -> list[asyncio.Task[None]]:
+        tasks = []
+        for number in numbers:
+            shard = self.running.pop(number, None)
+            if shard is not None:
+                shard.hand_over()
+            task = self._tasks.get(number)
+            if task is not None and not task.done():
+                tasks.append(task)
+        self._count()
+        return tasks
+
+    def _command(self, number: int, command: ControlRecord) -> None:
+        shard = self.running.get(number)
+        if shard is not None:
+            shard.commanded(command)
+
+    def _count(self) -> None:
+        self._metrics.shards_owned(len(self.running))
+
+
+async def _outlast(shard: Shard, former: asyncio.Task[None]) -> None:
+    """Wait for the previous owner of a shard in this worker, which may be in a blocking call to brokers."""
+    deadline = time.monotonic() + LONGEST_CALL_S
+    while not former.done():
+        await asyncio.wait([former], timeout=_STRETCH_S)
+        if time.monotonic() < deadline:
+            shard.touch()
+
+
+async def _wait_all(tasks: list[asyncio.Task[None]]) -> None:
+    await asyncio.wait(tasks)

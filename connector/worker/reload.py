@@ -1,0 +1,71 @@
+"""Configuration of a running worker, which SIGHUP reads again."""
+
+import asyncio
+import dataclasses
+from collections.abc import Awaitable, Callable
+
+from connector import log
+from connector.config import Settings
+from connector.errors import ConfigurationError, ConnectorError
+
+_logger = log.get(__name__)
+
+Follow = Callable[[Settings], Awaitable[None]]
+"Makes the topology of settings. Raises BrokersUnavailableError, RegistryUnavailableError or FatalError."
+
+
+class Configuration:
+    """Owner of the settings that a worker is to follow."""
+
+    def __init__(self, settings: Settings, read: Callable[[], Settings] | None, follow: Follow) -> None:
+        """`read` reads the configuration again. `follow` prepares settings before they are used."""
+        self.settings = settings
+        self._read = read
+        self._follow = follow
+        self._reloading = asyncio.Lock()
+        self._reloads: set[asyncio.Task[None]] = set()
+
+    def reload_soon(self) -> asyncio.Task[None]:
+        """Start a task that reloads the configuration."""
+        task = asyncio.get_running_loop().create_task(self.reload(), name="reload")
+        self._reloads.add(task)
+        task.add_done_callback(self._reloads.discard)
+        return task
+
+    async def reload(self) -> None:
+        """Reload tenants and secrets (SIGHUP). An invalid file changes nothing."""
+        if self._read is None:
+            return
+        async with self._reloading:
+            try:
+                await self._take_over(await asyncio.to_thread(self._read))
+            except ConfigurationError as error:
+                _logger.error("configuration_reload_failed", problems="; ".join(error.problems))  # noqa: TRY400 - not a bug
+            except ConnectorError as error:
+                _logger.error("configuration_reload_failed", problems=str(error))  # noqa: TRY400 - not a bug
+            except Exception as error:
+                _logger.exception("configuration_reload_failed", problems=repr(error))
+
+    async def _take_over(self, read: Settings) -> None:
+        """Use the tenants and secrets of a valid file. After an error the settings in use stay as they were."""
+        self._check(read)
+        settings = dataclasses.replace(self.settings, tenants=read.tenants)
+        await self._follow(settings)
+        self.settings = settings
+        mine, newest = settings.rows.pseudonym_key, read.rows.pseudonym_key
+        if mine is not None and newest is not None:
+            mine.become(newest)
+        _logger.info("configuration_reloaded", tenants=len(settings.tenants))
+
+    def _check(self, read: Settings) -> None:
+        """Raise ConfigurationError for changes that a running worker cannot make.
+
+        Every worker decides in the same way.
+        """
+        mine, wanted = self.settings.kafka.topic, read.kafka.topic
+        if not read.tenants:
+            raise ConfigurationError(["tenants: there are none any more; name one at least, or stop the worker"])
+        if wanted != mine:
+            raise ConfigurationError(
+                [f"kafka.topic: is {wanted} now, and was {mine} when the worker started; set it back"]
+            )

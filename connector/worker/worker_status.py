@@ -1,0 +1,157 @@
+"""Health and status of a worker, for its web server."""
+
+import asyncio
+import time
+from collections.abc import Callable, Iterator
+from datetime import datetime
+from typing import Any
+
+from connector import __version__, status_json
+from connector.core import instants
+from connector.pipeline.tenant_runtime import TenantRuntime
+from connector.pipeline.tenant_state import TenantState
+from connector.worker.broker_probe import BrokerProbe
+from connector.worker.owned_shards import OwnedShards
+from connector.worker.reload import Configuration
+from connector.worker.startup import Startup
+
+_STUCK_S = 60.0
+_STRETCH = 25
+"Number of tenants that /status describes before it lets other tasks of the event loop run."
+
+
+class WorkerStatus:
+    """Health and status of one worker."""
+
+    def __init__(
+        self,
+        configuration: Configuration,
+        instance: str,
+        now: Callable[[], datetime],
+        *,
+        probe: BrokerProbe,
+        startup: Startup,
+        shards: OwnedShards,
+    ) -> None:
+        self._configuration = configuration
+        self._instance = instance
+        self._now = now
+        self._started = now()
+        self._probe = probe
+        self._startup = startup
+        self._shards = shards
+
+    def alive(self) -> tuple[bool, list[str]]:
+        """Return whether the loop of every shard makes progress, with the reasons if not."""
+        stuck = [n for n, shard in self._shards.running.items() if time.monotonic() - shard.turned_at > _STUCK_S]
+        return not stuck, [f"the loop of shard {number} does not turn" for number in sorted(stuck)]
+
+    def ready(self) -> tuple[bool, list[str]]:
+        """Return whether the worker is ready, with the reasons if not.
+
+        It is ready if brokers and registry answer, it is in the group, every shard is restored and can publish, and not
+        every tenant fails.
+        """
+        reasons = []
+        if not self._probe.is_up:
+            reasons.append(self._brokers_away)
+        if self._startup.registry_unavailable is not None:
+            reasons.append(self._startup.registry_unavailable)
+        if self._shards.worker is None or not self._shards.worker.membership.is_member:
+            reasons.append("not in the consumer group yet")
+        restoring = sorted(number for number, shard in self._shards.running.items() if not shard.restored)
+        if restoring:
+            reasons.append(f"restoring shards {restoring}")
+        reasons += [shard.problem for _, shard in sorted(self._shards.running.items()) if shard.problem]
+        runtimes = [runtime for shard in self._shards.running.values() for runtime in shard.tenants.runtimes]
+        rejected = any(shard.tenants.is_any_rejected for shard in self._shards.running.values())
+        if (runtimes or rejected) and all(runtime.source.failing() for runtime in runtimes):
+            reasons.append("every tenant fails")
+        return not reasons, reasons
+
+    @property
+    def _brokers_away(self) -> str:
+        return "brokers are unreachable" + (f": {self._probe.why}" if self._probe.why else "")
+
+    async def status(self) -> dict[str, Any]:
+        """Return the JSON of /status. Other tasks can run after every 25 tenants."""
+        ready, reasons = self.ready()
+        tenants: list[dict[str, Any]] = []
+        jobs: list[dict[str, Any]] = []
+        for described, of_tenant in self._described():
+            tenants.append(described)
+            jobs += of_tenant
+            if len(tenants) % _STRETCH == 0:
+                await asyncio.sleep(0)
+        settings = self._configuration.settings
+        mine = {tenant["id"].lower() for tenant in tenants}
+        return {
+            "app": settings.kafka.app,
+            "topic": settings.kafka.topic,
+            "version": __version__,
+            "shards": settings.kafka.shards,
+            "tenants": tenants,
+            "jobs": status_json.by_age(jobs),
+            "instance": self._instance,
+            "ready": ready,
+            "reasons": reasons,
+            "shards_owned": sorted(self._shards.running),
+            "started": instants.text(self._started),
+            "tenants_elsewhere": sum(tenant.key not in mine for tenant in settings.tenants),
+        }
+
+    def _described(self) -> Iterator[tuple[dict[str, Any], list[dict[str, Any]]]]:
+        """Yield TENANT and JOBs of each tenant that the worker owns. Shards may come and go between two of them."""
+        worker = self._shards.worker
+        for number, shard in sorted(self._shards.running.items()):
+            for tenant in worker.tenants_of(number) if worker is not None else ():
+                subject = status_json.ReportedTenant(tenant.key, tenant, number)
+                owned = shard.tenants.get(tenant.key)
+                if owned.problem:
+                    yield _describe_rejected(subject, owned.state, self._now(), owned.problem)
+                else:
+                    yield _describe(subject, owned.runtime, self._now(), shard.problem), _jobs(subject, owned.runtime)
+            for key, owned in shard.tenants:
+                if owned.state is not None and owned.state.retired and not owned.problem:
+                    stranger = status_json.ReportedTenant(key, None, number)
+                    described = _describe_account(stranger, owned.state, self._now(), None)
+                    orders = owned.state.checkpoint.state.orders
+                    yield described, status_json.jobs(key, orders, None, status_json.NOT_CONFIGURED)
+        cause = "the worker is not in the consumer group" if self._probe.is_up else self._brokers_away
+        yield from self._shards.last_known.described(cause)
+
+
+def _describe(
+    subject: status_json.ReportedTenant, reading: TenantRuntime | None, now: datetime, problem: str | None
+) -> dict[str, Any]:
+    """Return a tenant's TENANT. `problem` states why its shard does not publish."""
+    if reading is None:
+        return status_json.unknown(subject, problem or "its shard is being restored")
+    return _describe_account(subject, reading.account, now, _failing(reading))
+
+
+def _describe_account(
+    subject: status_json.ReportedTenant, account: TenantState, now: datetime, failing: tuple[str, str] | None
+) -> dict[str, Any]:
+    return status_json.tenant(subject, account.checkpoint, now, failing=failing, remembered=len(account.remembered))
+
+
+def _describe_rejected(
+    subject: status_json.ReportedTenant, account: TenantState | None, now: datetime, problem: str
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Return TENANT and JOBs of a tenant that is not read because of how it is configured."""
+    failing = ("rejected", problem)
+    if account is None:
+        return status_json.unknown(subject, problem) | {"state": "failing"}, []
+    jobs = status_json.jobs(subject.id, account.checkpoint.state.orders, failing)
+    return _describe_account(subject, account, now, failing), jobs
+
+
+def _jobs(subject: status_json.ReportedTenant, reading: TenantRuntime | None) -> list[dict[str, Any]]:
+    """Return the tenant's jobs in the JSON shape of docs/interface.md."""
+    return status_json.jobs(subject.id, reading.account.checkpoint.state.orders, _failing(reading)) if reading else []
+
+
+def _failing(reading: TenantRuntime) -> tuple[str, str] | None:
+    failure = reading.source.failing()
+    return (failure.reason, failure.message) if failure else None

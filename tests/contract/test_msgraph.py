@@ -1,0 +1,93 @@
+"""Microsoft's own packages against the simulator, and Microsoft's published page against the simulator's rows."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from connector.core.pages import decode_page
+from connector.simulator import Options, Simulator
+from tests import microsoft_software
+from tests.workers import ROOT
+
+PAGE = ROOT / "tests" / "data" / "page-first.json"
+"Microsoft's published sample, with a failed call beside its own, which succeeded."
+READER = ROOT / "tests" / "reading_with_msgraph.py"
+NOON = datetime(2026, 3, 4, 12, tzinfo=UTC)
+DAY = timedelta(days=1)
+DEADLINE_S = 240.0
+
+
+@pytest.fixture
+async def simulator() -> AsyncIterator[Simulator]:
+    options = Options(calls_per_day=500, days=3, page_size=100, requests_per_minute=0, revised=0.1)
+    async with Simulator(options, lambda: NOON) as simulator:
+        yield simulator
+
+
+@pytest.fixture(scope="module")
+def python() -> Path:
+    """Return the interpreter that has Microsoft's packages."""
+    return microsoft_software.python()
+
+
+async def read(python: Path, simulator: Simulator, start: str, end: str) -> tuple[int, list[dict[str, Any]], str]:
+    """Return the exit code, the rows and the problem of a process that reads a range with Microsoft's packages."""
+    of_simulator = (simulator.url, str(simulator.ca_path), simulator.tenants[0])
+    arguments = (*of_simulator, simulator.client_id, simulator.client_secret, start, end)
+    pipe = asyncio.subprocess.PIPE
+    process = await asyncio.create_subprocess_exec(python, READER, *arguments, stdout=pipe, stderr=pipe)
+    try:
+        async with asyncio.timeout(DEADLINE_S):
+            rows, problem = await process.communicate()
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    assert process.returncode is not None
+    return process.returncode, [json.loads(line) for line in rows.splitlines()], problem.decode()
+
+
+def comparable(row: dict[str, Any]) -> dict[str, Any]:
+    """Return a row's members without nulls, which the SDK leaves out, and with moments that it writes differently."""
+    return {
+        name: datetime.fromisoformat(value) if name.endswith("DateTime") else value
+        for name, value in row.items()
+        if value is not None
+    }
+
+
+async def test_microsofts_sdk_reads_the_truth_row_for_row(python: Path, simulator: Simulator) -> None:
+    code, rows, problem = await read(python, simulator, f"{NOON - DAY:%Y-%m-%dT%XZ}", f"{NOON:%Y-%m-%dT%XZ}")
+    assert code == 0, problem
+    last = [row for row in simulator.truth(start=NOON - DAY, end=NOON) if row.until is None]
+    truth = [comparable(json.loads(bytes(row.row))) for row in last]
+    assert {row["id"]: comparable(row) for row in rows} == {row["id"]: row for row in truth}
+    assert len(rows) == len(truth) > 400
+    pages = [request.rows for request in simulator.requests if request.kind == "graph"]
+    assert pages == [100] * (len(rows) // 100) + [len(rows) % 100]
+
+
+async def test_link_as_the_sdk_builds_it_is_refused(python: Path, simulator: Simulator) -> None:
+    """The SDK writes `+00:00` for `Z` and loses the comma between the arguments, so that links are built by hand."""
+    code, rows, problem = await read(python, simulator, (NOON - DAY).isoformat(), NOON.isoformat())
+    assert (code, rows) == (1, [])
+    assert "400 BadRequest" in problem
+    link = next(request.url for request in simulator.requests if request.kind == "graph")
+    assert "2026-03-03T12%3A00%3A00%2B00%3A00" in link
+
+
+async def test_rows_have_the_members_and_types_of_the_sample(simulator: Simulator) -> None:
+    sample = [json.loads(bytes(row)) for row in decode_page(PAGE.read_bytes()).rows]
+    types = {name: {type(row[name]) for row in sample} | {type(None)} for name in sample[0]}
+    rows = [json.loads(bytes(row.row)) for row in simulator.truth(start=NOON - DAY, end=NOON)]
+    assert {row["successfulCall"] for row in rows} == {True, False}
+    data = [{name: value for name, value in row.items() if not name.startswith("@")} for row in rows]
+    assert {frozenset(row) for row in data} >= {frozenset(types)}
+    for row in data:
+        assert list(row) == [name for name in types if name in row]
+        assert [name for name, value in row.items() if type(value) not in types[name]] == []

@@ -1,0 +1,103 @@
+"""Rows with one id and different contents in one reading: one is published, each other one dead-lettered once."""
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from connector.core.pages import decode_page
+from connector.kafka import avro
+from connector.pipeline.messages import PageRead, SliceRead
+from tests.property.model import moment
+from tests.unit.test_batch import PIECE, SHAPE, Bench, row, said
+
+_decode = avro.decoder(avro.ROW)
+A, B = row(duration=1), row(duration=2)
+MODES = pytest.mark.parametrize("revisions", ["publish", "ignore"])
+
+
+def page(*rows: Any, number: int = 0, attempt: int = 0, repeated: bool = False) -> PageRead:
+    rows_read = decode_page(msgspec.json.encode({"value": rows})).rows
+    reading = SHAPE.read(rows_read)
+    again = frozenset(reading.entries["hi"].tolist()) if repeated else frozenset()
+    return PageRead("t", PIECE, rows_read, reading, moment(1.0), 1, (), number=number, attempt=attempt, repeated=again)
+
+
+def sweep(bench: Bench, *attempts: list[list[Any]]) -> tuple[list[int], list[int]]:
+    """Read a slice, a chain of pages per attempt; return the durations that are published and dead-lettered."""
+    for attempt, chain in enumerate(attempts):
+        for number, rows in enumerate(chain):
+            read = page(*rows, number=number, attempt=attempt, repeated=number > 0)
+            bench.batches.prepare([read], bench.accounts, bench.changes)
+    bench.batches.prepare([SliceRead("t", PIECE, len(attempts) == 1, moment(2.0))], bench.accounts, bench.changes)
+    change = bench.changes["t"]
+    letters = [msgspec.json.decode(record.value or b"")["duration"] for record in change.dead_letters]
+    durations = [_decode(record.value or b"")["duration"] for record in change.rows]
+    assert change.conflicting == len(letters)
+    assert change.duplicate >= 0
+    bench.commit()
+    return durations, letters
+
+
+@MODES
+def test_conflict_on_a_page_publishes_one_row_in_any_order(revisions: str) -> None:
+    outcomes = [sweep(Bench(revisions=revisions), [rows]) for rows in ([A, B, A], [B, A, B])]
+    assert outcomes[0] == outcomes[1]
+    published, letters = outcomes[0]
+    assert sorted(published + letters) == [1, 2]
+    assert len(published) == 1
+
+
+@MODES
+def test_conflict_on_a_page_is_settled_in_later_sweeps(revisions: str) -> None:
+    bench = Bench(revisions=revisions)
+    sweep(bench, [[A, B]])
+    assert [sweep(bench, [rows]) for rows in ([A, B], [B, A])] == [([], []), ([], [])]
+
+
+@MODES
+def test_conflict_keeps_the_row_that_is_on_the_topic(revisions: str) -> None:
+    for first, second in ((A, B), (B, A)):
+        bench = Bench(revisions=revisions)
+        sweep(bench, [[first]])
+        assert sweep(bench, [[first, second]]) == ([], [second["duration"]])
+
+
+def test_dead_letter_of_a_conflict_states_its_own_reason() -> None:
+    change = Bench().read(A, B)
+    headers = dict(change.dead_letters[0].headers or [])
+    assert change.dead_letters[0].key == b"a"
+    assert headers["__connect.errors.exception.class.name"] == b"connector.RowConflict"
+    assert headers["__connect.errors.exception.message"].startswith(b"row: another row")
+
+
+def test_first_reading_of_a_chain_publishes_a_changed_row() -> None:
+    """Graph may have changed the row between the two pages."""
+    bench = Bench()
+    assert sweep(bench, [[A], [B]], [[row("b", duration=3)], [B]]) == ([1, 2, 3], [])
+
+
+@MODES
+def test_conflict_across_pages_is_settled_in_any_order(revisions: str) -> None:
+    bench = Bench(revisions=revisions)
+    published, letters = sweep(bench, [[A], [B]], [[A], [B]], [[A], [B]])
+    assert (published, letters) == (([1, 2, 1] if revisions == "publish" else [1]), [2])
+    for chain in ([[A], [B]], [[B], [A]], [[B], [A]], [[A], [B]]):
+        assert sweep(bench, chain, chain, chain) == ([], [])
+
+
+def test_content_of_a_former_conflict_is_published_alone() -> None:
+    bench = Bench()
+    _published, letters = sweep(bench, [[A, B]])
+    loser = A if letters == [1] else B
+    assert sweep(bench, [[loser], []]) == (letters, [])
+    assert sweep(bench, [[loser], []]) == ([], [])
+
+
+def test_chain_that_breaks_off_forgets_the_suspended_row() -> None:
+    bench = Bench()
+    _, letters = sweep(bench, [[A, B]])
+    loser, winner = (A, B) if letters == [1] else (B, A)
+    bench.batches.prepare([page(loser)], bench.accounts, bench.changes)
+    assert said(bench.changes["t"]) == []
+    assert sweep(bench, [[winner]]) == ([], [])

@@ -1,0 +1,117 @@
+"""Order in which waiting requests are sent."""
+
+import asyncio
+
+from connector.core.budget import BACKFILL, Budget
+from connector.graph.request_queue import RequestQueue
+
+
+class Clock:
+    """Clock that moves only when a test moves it."""
+
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+async def test_most_urgent_request_goes_first() -> None:
+    clock, order = Clock(), []
+    gate = RequestQueue(Budget(60, 0.0), clock, lambda _: None)
+
+    async def enter(name: str, priority: int, *, aside: bool = False) -> None:
+        await gate.enter(priority, aside=aside)
+        order.append(name)
+
+    tasks = [
+        asyncio.create_task(enter("backfill", BACKFILL)),
+        asyncio.create_task(enter("failed live", 0, aside=True)),
+        asyncio.create_task(enter("sweep", 2)),
+        asyncio.create_task(enter("second sweep", 2)),
+        asyncio.create_task(enter("live", 0)),
+    ]
+    await asyncio.sleep(0)
+    for _ in tasks:
+        clock.now += 1.1
+        gate._open()
+        await asyncio.sleep(0)
+    assert order == ["live", "sweep", "failed live", "second sweep", "backfill"]
+
+
+async def test_failed_request_lets_one_other_go_first() -> None:
+    clock, order = Clock(), []
+    gate = RequestQueue(Budget(60, 0.0), clock, lambda _: None)
+
+    async def enter(name: str, priority: int, *, aside: bool = False) -> None:
+        await gate.enter(priority, aside=aside)
+        order.append(name)
+
+    tasks = [
+        asyncio.create_task(enter("failed live", 0, aside=True)),
+        asyncio.create_task(enter("backfill", BACKFILL)),
+        asyncio.create_task(enter("second backfill", BACKFILL)),
+    ]
+    await asyncio.sleep(0)
+    for _ in tasks:
+        clock.now += 1.1
+        gate._open()
+        await asyncio.sleep(0)
+    assert order == ["backfill", "failed live", "second backfill"]
+
+
+async def test_requests_that_failed_do_not_hold_up_the_oldest() -> None:
+    """Two ranges that fail again and again, more urgent than a sweep that reads other call time."""
+    clock, order = Clock(), []
+    gate = RequestQueue(Budget(60, 0.0), clock, lambda _: None)
+
+    async def fail(name: str) -> None:
+        while True:
+            await gate.enter(1, aside=True)
+            order.append(name)
+
+    async def sweep() -> None:
+        await gate.enter(2)
+        order.append("sweep")
+
+    tasks = [asyncio.create_task(one) for one in (fail("one"), fail("other"), sweep())]
+    for _ in range(4):
+        await asyncio.sleep(0)
+        clock.now += 1.1
+        gate._open()
+        await asyncio.sleep(0)
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    assert order.index("sweep") <= 1
+
+
+async def test_cancelled_request_takes_no_slot() -> None:
+    clock, order = Clock(), []
+    budget = Budget(60, 0.0)
+    gate = RequestQueue(budget, clock, lambda _: None)
+
+    async def enter(name: str) -> None:
+        await gate.enter(0)
+        order.append(name)
+
+    first, second = asyncio.create_task(enter("first")), asyncio.create_task(enter("second"))
+    await asyncio.sleep(0)
+    first.cancel()
+    clock.now += 1.1
+    gate._open()
+    await asyncio.gather(first, second, return_exceptions=True)
+    assert order == ["second"]
+
+
+async def test_slot_of_a_cancelled_request_is_passed_on() -> None:
+    clock = Clock()
+    budget = Budget(1, -100.0)
+    budget.settled(budget.take(-70.0))
+    gate = RequestQueue(budget, clock, lambda _: None)
+    waiting = asyncio.create_task(gate.enter(0))
+    await asyncio.sleep(0)
+    clock.now = 30.0
+    gate._open()
+    waiting.cancel()
+    await asyncio.gather(waiting, return_exceptions=True)
+    assert budget.delay_s(100.0) == 0.0

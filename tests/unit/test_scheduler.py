@@ -1,0 +1,143 @@
+"""Decisions of the scheduler: when it rests, waits, repeats and stops, and what the outcome of a slice means."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import numpy as np
+import pytest
+
+from connector.core import failing_ranges, windows
+from connector.core.coverage import Window
+from connector.core.failing_ranges import RangeFailure
+from connector.core.jobs import Command
+from connector.core.scheduler import LearnTime, ReadSlice, Scheduler, SliceFailure, StartRuns, Stop, Wait
+from connector.core.windows import Rules, Sweep
+
+NOW = datetime(2026, 3, 10, 12, tzinfo=UTC)
+S, M, D = timedelta(seconds=1), timedelta(minutes=1), timedelta(days=1)
+RULES = Rules((Sweep(M, 10 * M), Sweep(10 * M, D)), timedelta(), D, 150 * D)
+
+
+def scheduler(history: timedelta = 5 * M, **options: Any) -> Scheduler:
+    state = windows.first_state(RULES, NOW - history, NOW)
+    return Scheduler(state, RULES, 4, lambda first, end: np.zeros(end - first, np.int64), **options)
+
+
+def opened(plan: Scheduler, now: datetime = NOW) -> list[ReadSlice]:
+    """Return the slices that are opened until the scheduler waits."""
+    found = []
+    while not isinstance(decision := plan.next(now), Wait | Stop):
+        if isinstance(decision, ReadSlice):
+            found.append(decision)
+    return found
+
+
+def failure(*, of_range: bool = False, permanent: bool = False, tenant_fails: bool = True) -> SliceFailure:
+    return SliceFailure(RangeFailure("answers 500", NOW, None), of_range, permanent, tenant_fails)
+
+
+def test_time_is_learned_before_a_run_starts() -> None:
+    plan = scheduler(start=-D)
+    assert isinstance(plan.next(NOW + D), LearnTime)
+    plan.confirm_time()
+    assert plan.next(NOW) == StartRuns(NOW - D, ())
+
+
+def test_due_time_is_read_and_then_waited_for() -> None:
+    plan = scheduler()
+    assert plan.next(NOW) == StartRuns(None, ())
+    (read,) = opened(plan)
+    assert read.slice.window == Window(NOW - 5 * M, NOW)
+    assert read.unread == (read.slice.window,)
+    assert plan.finished(read.slice, 3, NOW).ended == (0, 1)
+    assert plan.next(NOW) == Wait(NOW + M)
+
+
+def test_chain_is_repeated_twice_and_then_not_steady() -> None:
+    plan = scheduler()
+    (read,) = opened(plan)
+    assert [plan.repeats(read.slice, repeated=True) for _ in range(3)] == [True, True, False]
+    assert not plan.finished(read.slice, 3, NOW).steady
+
+
+def test_chain_without_repeats_is_steady_at_once() -> None:
+    plan = scheduler()
+    (read,) = opened(plan)
+    assert plan.repeats(read.slice, repeated=True)
+    assert not plan.repeats(read.slice, repeated=False)
+    assert plan.finished(read.slice, 3, NOW).steady
+
+
+def test_rests_grow_while_only_an_operator_can_help() -> None:
+    plan, now, rests = scheduler(), NOW, []
+    for _ in range(5):
+        opened(plan, now)
+        rest = plan.rest(now, permanent=True)
+        assert rest is not None
+        for piece in rest.cancelled:
+            plan.closed(piece)
+        rests.append(rest.seconds)
+        assert plan.next(now) == Wait(now + rest.seconds * S)
+        assert plan.rest(now, permanent=True) is None
+        now += rest.seconds * S
+    assert rests == [10, 20, 40, 60, 60]
+    plan.end_rest()
+    assert opened(plan, now)
+
+
+def test_failed_tenant_drops_its_runs_and_open_slices() -> None:
+    plan = scheduler(20 * D)
+    first, *others = opened(plan)
+    outcome = plan.failed(first.slice, failure(), NOW)
+    assert outcome.rest is not None
+    assert outcome.rest.dropped
+    assert outcome.rest.seconds == 1
+    assert set(outcome.rest.cancelled) == {read.slice for read in others}
+    assert not any(sweep_state.running for sweep_state in plan.plan.sweeps)
+    assert plan.has_failed
+
+
+def test_failed_range_does_not_fail_the_tenant() -> None:
+    plan = scheduler()
+    (read,) = opened(plan)
+    assert plan.failed(read.slice, failure(of_range=True, tenant_fails=False), NOW).rest is None
+    assert failing_ranges.is_known(plan.plan.failing_ranges, read.slice.window)
+    assert {again.attempts for again in opened(plan)} == {1}
+
+
+def test_rest_is_not_longer_after_the_clock_is_set_back() -> None:
+    plan = scheduler()
+    plan.rest(NOW + 2 * D, permanent=True)
+    assert plan.next(NOW) == Wait(NOW + M)
+    assert opened(plan, NOW + M)
+
+
+def test_paused_tenant_waits_without_an_end() -> None:
+    plan = scheduler()
+    (read,) = opened(plan)
+    assert plan.command(Command("p", "pause", NOW), NOW) == (read.slice,)
+    plan.closed(read.slice)
+    assert plan.next(NOW + D) == Wait(None)
+
+
+def test_cancelled_job_ends_its_slices_only() -> None:
+    plan = scheduler()
+    (live,) = opened(plan)
+    plan.command(Command("j", "backfill", NOW, Window(NOW - 3 * D, NOW - 2 * D)), NOW)
+    assert {read.slice.job for read in opened(plan)} == {"j"}
+    ended = plan.command(Command("c", "cancel", NOW, job="j"), NOW)
+    assert ended
+    assert live.slice not in ended
+
+
+@pytest.mark.parametrize("is_failing", [False, True])
+def test_once_stops_when_all_is_read_or_failed(*, is_failing: bool) -> None:
+    plan = scheduler(once=True)
+    (read,) = opened(plan)
+    assert isinstance(plan.next(NOW), Wait)
+    if is_failing:
+        plan.failed(read.slice, failure(), NOW)
+    else:
+        plan.finished(read.slice, 3, NOW)
+    assert isinstance(plan.next(NOW), Stop)
+    assert plan.has_failed is is_failing

@@ -1,0 +1,48 @@
+"""The size and the names of the modules: what a reader can rely on without looking."""
+
+import ast
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+MODULES = {path.relative_to(ROOT).as_posix(): path.read_text() for path in sorted((ROOT / "connector").rglob("*.py"))}
+MOST_LINES_A_MODULE = 400
+MOST_LINES_A_FUNCTION = 60
+
+# Each exception has its reason.
+LONG_MODULES = {
+    "connector/pipeline/batch.py": "To be split: it applies messages and computes the records of a transaction.",
+}
+LONG_FUNCTIONS = {
+    "connector/commands/simulate.py:simulate": "Each option of the command is an argument with its help.",
+}
+REPEATED_CLASSES: dict[str, str] = {}
+
+
+def nodes(kind: type[ast.AST] | tuple[type[ast.AST], ...]) -> Iterator[tuple[str, ast.AST]]:
+    for path, text in MODULES.items():
+        yield from ((path, node) for node in ast.walk(ast.parse(text)) if isinstance(node, kind))
+
+
+def test_no_class_name_occurs_twice() -> None:
+    names = Counter(node.name for _, node in nodes(ast.ClassDef) if isinstance(node, ast.ClassDef))
+    assert {name for name, count in names.items() if count > 1} <= REPEATED_CLASSES.keys()
+
+
+@pytest.mark.parametrize("path", MODULES)
+def test_module_is_short_enough_to_read(path: str) -> None:
+    lines = MODULES[path].count("\n")
+    assert lines <= MOST_LINES_A_MODULE or path in LONG_MODULES
+
+
+def test_functions_are_short_enough_to_read() -> None:
+    long = {
+        f"{path}:{node.name}"
+        for path, node in nodes((ast.FunctionDef, ast.AsyncFunctionDef))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        and (node.end_lineno or 0) - node.lineno >= MOST_LINES_A_FUNCTION
+    }
+    assert long <= LONG_FUNCTIONS.keys()

@@ -112,6 +112,10 @@ demo: setup ## 30 seconds of simulator, broker, connector and consumer; needs no
 chaos: dev ## Random faults of workers, brokers and connections; SEED=7 (or 1-10), MINUTES=3 per seed
 	@$(BIN)/python -m tests.chaos $(if $(SEED),--seeds $(SEED)) $(if $(MINUTES),--minutes $(MINUTES))
 
+.PHONY: soak
+soak: dev ## One worker with 200 tenants and faults: memory, threads and files do not grow; MINUTES=30
+	@nice $(BIN)/python -m tests.chaos.soak $(if $(MINUTES),--minutes $(MINUTES))
+
 .PHONY: mutants
 mutants: dev ## Break one rule after the other and check that a test notices; NAME=word selects some
 	@$(BIN)/python -m tests.mutants $(NAME)

@@ -24,6 +24,7 @@ from connector.core.rows import RowSchema
 from connector.core.windows import Rules, State, Sweep
 from connector.graph import exchange, source
 from connector.graph.health import Health
+from connector.graph.page_memory import PageMemory
 from connector.graph.source import NoEvents, Source
 from connector.graph.transport import BrokenAnswerError, Response
 from connector.kafka import avro
@@ -131,6 +132,7 @@ class Tenant:
             root=URL("https://graph/v1.0"),
             tenant=tenant,
             budget=Budget(rpm, loop.time()),
+            memory=PageMemory(),
             sign_in=cast("Any", sign_in),
             health=Health(),
             events=NoEvents(),

@@ -241,6 +241,7 @@ class _Verification:
                     told("reading Graph", window.start)
                     try:
                         async for page in source.pages(window, 0):
+                            page.room.release()
                             self._take(page.rows, window)
                     except RangeTooLongError:
                         parts = windows.halves(window)

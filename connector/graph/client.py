@@ -18,6 +18,7 @@ from connector.graph.auth import Pauses, SignIn
 from connector.graph.clock import TrustedClock
 from connector.graph.directories import Directories
 from connector.graph.health import PATIENCE_S, Health
+from connector.graph.page_memory import PageMemory
 from connector.graph.source import Source, SourceEvents
 from connector.graph.transport import Transport
 from connector.tls import Trust
@@ -39,6 +40,7 @@ class GraphClient:
         self._transport = Transport(settings.timeout.total_seconds(), trust)
         self._pool = ThreadPoolExecutor(_SIGN_IN_THREADS, thread_name_prefix="sign-in")
         self._skewed = False
+        self._memory = PageMemory()
         self._limits: dict[str, _Limits] = {}
         self._directories = Directories()
         self._now = now
@@ -87,6 +89,7 @@ class GraphClient:
             root=URL(f"{self._settings.root}/{self._settings.api_version}", encoded=True),
             tenant=tenant,
             budget=limits.budget,
+            memory=self._memory,
             sign_in=sign_in,
             health=health,
             events=events,

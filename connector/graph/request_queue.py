@@ -8,17 +8,26 @@ down but does not block it.
 
 import asyncio
 from collections.abc import Callable
+from typing import NamedTuple
 
 from connector.core.budget import BACKFILL, Budget, Slot
+from connector.graph.page_memory import PageMemory, PageRoom
 
 # How often `ticked` is called while requests wait, so that the metric of throttled time does not stand still.
 _TICK_S = 5.0
 
 
+class Admission(NamedTuple):
+    """What a request needs before it is sent: a slot of the budget, and room for the page."""
+
+    slot: Slot
+    room: PageRoom
+
+
 class _Waiter:
     __slots__ = ("aside", "future", "order", "priority")
 
-    def __init__(self, priority: int, order: int, future: asyncio.Future[Slot], *, aside: bool) -> None:
+    def __init__(self, priority: int, order: int, future: asyncio.Future[Admission], *, aside: bool) -> None:
         self.priority = priority
         self.order = order
         self.aside = aside
@@ -32,25 +41,26 @@ class _Waiter:
 class RequestQueue:
     """Queue that gives the slots of one budget, one at a time, to the most urgent waiting request."""
 
-    def __init__(self, budget: Budget, clock: Callable[[], float], ticked: Callable[[float], None]) -> None:
+    def __init__(
+        self, budget: Budget, memory: PageMemory, clock: Callable[[], float], ticked: Callable[[float], None]
+    ) -> None:
         """Create an empty queue.
 
         `ticked` is called with `clock()` while requests wait, at least every 5 s.
         """
         self._budget = budget
+        self._memory = memory
         self._clock = clock
         self._ticked = ticked
         self._waiters: list[_Waiter] = []
         self._order = 0
         self._timer: asyncio.TimerHandle | None = None
 
-    async def enter(self, priority: int, *, aside: bool = False) -> Slot:
-        """Return a slot as soon as the budget has one and no more urgent request waits.
+    async def enter(self, priority: int, *, aside: bool = False) -> Admission:
+        """Return a slot and room as soon as there are both and no more urgent request waits.
 
         With `aside`, the request that has waited longest goes first.
         """
-        if not self._waiters and self._budget.delay_s(now := self._clock()) <= 0:
-            return self._budget.take(now)
         loop = asyncio.get_running_loop()
         self._order += 1
         waiter = _Waiter(priority, self._order, loop.create_future(), aside=aside)
@@ -62,7 +72,8 @@ class RequestQueue:
             if waiter in self._waiters:
                 self._waiters.remove(waiter)
             elif waiter.future.done() and not waiter.future.cancelled():
-                self._budget.settled(waiter.future.result())
+                self._budget.settled(waiter.future.result().slot)
+                waiter.future.result().room.release()
             raise
 
     def _open(self) -> None:
@@ -71,16 +82,17 @@ class RequestQueue:
             self._timer = None
         now = self._clock()
         self._ticked(now)
+        self._waiters = [waiter for waiter in self._waiters if not waiter.future.done()]
         while self._waiters:
             delay_s = self._budget.delay_s(now)
-            if delay_s > 0:
-                self._timer = asyncio.get_running_loop().call_later(min(delay_s, _TICK_S), self._open)
+            room = self._memory.reserve(self._open) if delay_s <= 0 else None
+            if room is None:
+                next_s = min(delay_s, _TICK_S) if delay_s > 0 else _TICK_S
+                self._timer = asyncio.get_running_loop().call_later(next_s, self._open)
                 return
             first = self._next()
             self._waiters.remove(first)
-            if first.future.done():
-                continue
-            first.future.set_result(self._budget.take(now))
+            first.future.set_result(Admission(self._budget.take(now), room))
 
     def _next(self) -> _Waiter:
         """Return the most urgent waiter, or the oldest one if the most urgent one steps aside; backfills come last."""

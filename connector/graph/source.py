@@ -33,7 +33,8 @@ from connector.graph import token_claims
 from connector.graph.auth import SignIn
 from connector.graph.exchange import OK, Exchange, RequestFailures
 from connector.graph.health import Failure, Health
-from connector.graph.request_queue import RequestQueue
+from connector.graph.page_memory import DECODED, NO_ROOM, PageMemory, PageRoom
+from connector.graph.request_queue import Admission, RequestQueue
 from connector.graph.token_claims import TokenClaims
 from connector.graph.transport import BrokenAnswerError, RequestTiming, Transport
 
@@ -54,6 +55,8 @@ class ReadPage(NamedTuple):
     bytes: int
     "Size of the decompressed body."
     last: bool
+    room: PageRoom = NO_ROOM
+    "Released by the receiver of the page."
 
 
 class SourceEvents(Protocol):
@@ -96,6 +99,7 @@ class Source:
         root: URL,
         tenant: Tenant,
         budget: Budget,
+        memory: PageMemory,
         sign_in: SignIn,
         health: Health,
         events: SourceEvents,
@@ -113,7 +117,7 @@ class Source:
         self._now = now
         self._patience_s = patience_s
         self._dated = dated
-        self._queue = RequestQueue(self.budget, time.monotonic, self._tell_throttled)
+        self._queue = RequestQueue(self.budget, memory, time.monotonic, self._tell_throttled)
         self._told_throttled_s = budget.throttled_s(time.monotonic())
         self._doubted = False
         self.served_at: datetime | None = None
@@ -144,9 +148,9 @@ class Source:
         followed = {str(url)}
         rows = 0
         for _ in range(MAX_PAGES):
-            page, received_at, size = await self._page(url, followed, priority, attempts)
+            page, received_at, size, room = await self._page(url, followed, priority, attempts)
             rows += len(page.rows)
-            yield ReadPage(page.rows, received_at, size, page.next_link is None)
+            yield ReadPage(page.rows, received_at, size, page.next_link is None, room)
             if page.next_link is None:
                 return
             url = URL(page.next_link, encoded=True)
@@ -159,7 +163,7 @@ class Source:
         """Request one second of call time, only for the Date of the response. Raise the errors of `pages`."""
         begin = self._now().replace(microsecond=0) - _DATE_RANGE_AGO
         async with aclosing(self.pages(Window(begin, begin + timedelta(seconds=1)), 0)) as pages:
-            await anext(pages)
+            (await anext(pages)).room.release()
 
     async def sign_in(self) -> tuple[TokenClaims | None, str]:
         """Return the claims of the token, and the host of Graph that sign-in names for this tenant.
@@ -172,11 +176,12 @@ class Source:
     async def ask_once(self, window: Window) -> ReadPage:
         """Return the first page of a range with one request that is never retried. Raise the errors of `pages`."""
         url = URL(f"{self._root}/{_call(window)}", encoded=True)
-        slot = await self._queue.enter(0)
+        admission = await self._queue.enter(0)
         try:
-            page, received_at, size = await self._ask(url, {str(url)}, 0, slot)
+            page, received_at, size, room = await self._ask(url, {str(url)}, 0, admission)
         except _UnauthorizedError as error:
             self._reject(error.exchange, "sign_in", self._untaken(error.audience))
+        room.release()
         return ReadPage(page.rows, received_at, size, page.next_link is None)
 
     def _untaken(self, audience: str) -> str:
@@ -194,8 +199,8 @@ class Source:
 
     async def _page(
         self, url: URL, followed: set[str], priority: int, attempts: int | None
-    ) -> tuple[Page, datetime, int]:
-        """Return one page whose link can be followed, its receipt time and its size. Retry through transient errors."""
+    ) -> tuple[Page, datetime, int, PageRoom]:
+        """Return one page whose link can be followed, its receipt time, size and room. Retry transient errors."""
         begun: tuple[float, float] | None = None
         unauthorized = False
         # `attempts` is 1 for a range that failed before. Its request lets another request go first.
@@ -206,9 +211,9 @@ class Source:
             asked_s = self._asked_s(at)
             try:
                 await self._sign_in.token()
-                slot = await self._queue.enter(priority, aside=failed)
-                at, asked_s = slot.granted_at, self._asked_s(slot.granted_at)
-                return await self._ask(url, followed, priority, slot)
+                admission = await self._queue.enter(priority, aside=failed)
+                at, asked_s = admission.slot.granted_at, self._asked_s(admission.slot.granted_at)
+                return await self._ask(url, followed, priority, admission)
             except _UnauthorizedError as error:
                 if unauthorized:
                     self._reject(error.exchange, "sign_in", self._untaken(error.audience))
@@ -226,8 +231,20 @@ class Source:
     def _asked_s(self, now: float) -> float:
         return self.budget.asked_s(now) + self._sign_in.asked_s(now)
 
-    async def _ask(self, url: URL, followed: set[str], priority: int, slot: Slot) -> tuple[Page, datetime, int]:
+    async def _ask(
+        self, url: URL, followed: set[str], priority: int, admission: Admission
+    ) -> tuple[Page, datetime, int, PageRoom]:
         """Send one request, and return its page or raise the error that its outcome stands for."""
+        room = admission.room
+        try:
+            page, received_at, size = await self._send(url, followed, priority, admission.slot)
+        except BaseException:
+            room.release()
+            raise
+        room.resize(DECODED * size)
+        return page, received_at, size, room
+
+    async def _send(self, url: URL, followed: set[str], priority: int, slot: Slot) -> tuple[Page, datetime, int]:
         exchange = Exchange(slot, str(uuid.uuid4()))
         try:
             # The token may have expired while the request waited for its slot.

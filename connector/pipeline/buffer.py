@@ -19,6 +19,8 @@ class Buffer:
         self._max_rows = max_rows
         self._max_bytes = max_bytes
         self._items: deque[Item] = deque()
+        self._pages: dict[int, PageRead] = {}
+        "Pages that were put and are not committed, by identity."
         self._rows = 0
         self._bytes = 0
         self._room = asyncio.Condition()
@@ -27,11 +29,16 @@ class Buffer:
 
     async def put_page(self, page: PageRead) -> None:
         """Add a page as soon as there is room, so that slow brokers slow the reading down."""
-        async with self._room:
-            await self._room.wait_for(self._has_room)
-            self._rows += len(page.raws)
-            self._bytes += page.bytes
-            self.put(page)
+        try:
+            async with self._room:
+                await self._room.wait_for(self._has_room)
+        except asyncio.CancelledError:
+            page.room.release()
+            raise
+        self._rows += len(page.raws)
+        self._bytes += page.bytes
+        self._pages[id(page)] = page
+        self.put(page)
 
     def put(self, item: Item) -> None:
         """Add an item that needs no room."""
@@ -64,6 +71,14 @@ class Buffer:
                 self._rows -= sum(len(page.raws) for page in pages)
                 self._bytes -= sum(page.bytes for page in pages)
                 self._room.notify_all()
+            for page in pages:
+                self._pages.pop(id(page), page).room.release()
+
+    def discard(self) -> None:
+        """Release the room of all pages, because their shard was handed over or starts again."""
+        for page in self._pages.values():
+            page.room.release()
+        self._pages.clear()
 
     def _has_room(self) -> bool:
         return not self._rows or (self._rows < self._max_rows and self._bytes < self._max_bytes)

@@ -11,6 +11,7 @@ from connector.core.coverage import Window
 from connector.core.failing_ranges import RangeFailure
 from connector.core.rows import PageRows
 from connector.core.windows import Slice
+from connector.graph.page_memory import NO_ROOM, PageRoom
 
 
 class RunsStarted(NamedTuple):
@@ -40,6 +41,8 @@ class PageRead(NamedTuple):
     "Number of earlier readings of the chain for this slice."
     repeated: frozenset[int] = frozenset()
     "First halves of the ids (field `hi` of their entries) that were on an earlier page of the chain."
+    room: PageRoom = NO_ROOM
+    "Released when the page is committed or discarded."
 
 
 class SliceRead(NamedTuple):

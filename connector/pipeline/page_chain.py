@@ -53,11 +53,14 @@ async def read_chain(
             number=number,
             attempt=attempt,
             repeated=again,
+            room=page.room,
         )
         number += 1
         if not piece.again:
             await buffer.put_page(page_read)
             continue
+        # Chains that waited for room while they hold pages would wait for each other. They have a limit of their own.
+        page.room.release()
         held.append(page_read)
         if rows > _MOST_HELD_ROWS or (len(held) > 1 and sum(one.bytes for one in held) > MAX_BYTES):
             raise RangeTooLongError(f"a slice of {tenant.label} is too large to be held")

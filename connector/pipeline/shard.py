@@ -169,6 +169,7 @@ class Shard:
         except BaseExceptionGroup as errors:
             raise errors.exceptions[0] from errors
         finally:
+            buffer.discard()
             await self.tenants.unload()
 
     async def _sweepers_ended(self, buffer: Buffer) -> None:

@@ -24,6 +24,7 @@ from connector.core.dedup import DedupIndex
 from connector.core.fingerprints import ENTRY, LAYOUT
 from connector.core.rows import PageRows, RowSchema
 from connector.core.windows import Rules, Sweep
+from connector.graph.page_memory import PageMemory
 from connector.graph.request_queue import RequestQueue
 from connector.graph.source import ReadPage, Source
 from connector.kafka.seen import SeenLog
@@ -69,7 +70,7 @@ class Graph:
         self.served_at: datetime | None = None
         self.requests_by_priority: Counter[int] = Counter()
         self.budget = Budget(REQUESTS_PER_MINUTE, loop.time())
-        self._queue = RequestQueue(self.budget, loop.time, lambda _: None)
+        self._queue = RequestQueue(self.budget, PageMemory(), loop.time, lambda _: None)
         self._loop = loop
 
     def now(self) -> datetime:
@@ -83,7 +84,8 @@ class Graph:
         low, high = np.searchsorted(self.start_ms, [instants.to_ms(moment) for moment in window])
         offset, last = 0, False
         while not last:
-            slot = await self._queue.enter(priority)
+            slot, room = await self._queue.enter(priority)
+            room.release()
             self.requests.append(self._loop.time())
             self.requests_by_priority[priority] += 1
             self.budget.sent(slot, self._loop.time())

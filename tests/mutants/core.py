@@ -11,6 +11,13 @@ _CONFLICTS = "tests/unit/test_conflicts.py"
 
 CORE = (
     Mutant(
+        "pages are requested however much memory those take that are not committed",
+        "connector/graph/page_memory.py",
+        "return not self.bytes or self.bytes + self._page_bytes <= self._max_bytes",
+        "return True",
+        "tests/unit/test_page_memory.py",
+    ),
+    Mutant(
         "a run starts before Graph has confirmed the time",
         _SCHEDULER,
         "if not self._is_time_known:",

@@ -3,6 +3,7 @@
 import asyncio
 
 from connector.core.budget import BACKFILL, Budget
+from connector.graph.page_memory import PageMemory
 from connector.graph.request_queue import RequestQueue
 
 
@@ -17,7 +18,7 @@ class Clock:
 
 async def test_most_urgent_request_goes_first() -> None:
     clock, order = Clock(), []
-    gate = RequestQueue(Budget(60, 0.0), clock, lambda _: None)
+    gate = RequestQueue(Budget(60, 0.0), PageMemory(), clock, lambda _: None)
 
     async def enter(name: str, priority: int, *, aside: bool = False) -> None:
         await gate.enter(priority, aside=aside)
@@ -40,7 +41,7 @@ async def test_most_urgent_request_goes_first() -> None:
 
 async def test_failed_request_lets_one_other_go_first() -> None:
     clock, order = Clock(), []
-    gate = RequestQueue(Budget(60, 0.0), clock, lambda _: None)
+    gate = RequestQueue(Budget(60, 0.0), PageMemory(), clock, lambda _: None)
 
     async def enter(name: str, priority: int, *, aside: bool = False) -> None:
         await gate.enter(priority, aside=aside)
@@ -62,7 +63,7 @@ async def test_failed_request_lets_one_other_go_first() -> None:
 async def test_requests_that_failed_do_not_hold_up_the_oldest() -> None:
     """Two ranges that fail again and again, more urgent than a sweep that reads other call time."""
     clock, order = Clock(), []
-    gate = RequestQueue(Budget(60, 0.0), clock, lambda _: None)
+    gate = RequestQueue(Budget(60, 0.0), PageMemory(), clock, lambda _: None)
 
     async def fail(name: str) -> None:
         while True:
@@ -88,7 +89,7 @@ async def test_requests_that_failed_do_not_hold_up_the_oldest() -> None:
 async def test_cancelled_request_takes_no_slot() -> None:
     clock, order = Clock(), []
     budget = Budget(60, 0.0)
-    gate = RequestQueue(budget, clock, lambda _: None)
+    gate = RequestQueue(budget, PageMemory(), clock, lambda _: None)
 
     async def enter(name: str) -> None:
         await gate.enter(0)
@@ -107,7 +108,7 @@ async def test_slot_of_a_cancelled_request_is_passed_on() -> None:
     clock = Clock()
     budget = Budget(1, -100.0)
     budget.settled(budget.take(-70.0))
-    gate = RequestQueue(budget, clock, lambda _: None)
+    gate = RequestQueue(budget, PageMemory(), clock, lambda _: None)
     waiting = asyncio.create_task(gate.enter(0))
     await asyncio.sleep(0)
     clock.now = 30.0

@@ -1,0 +1,170 @@
+"""Limit on the bytes of pages in memory, whatever the number of tenants and shards."""
+
+import asyncio
+import json
+import tracemalloc
+from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
+from typing import Any, cast
+from unittest import mock
+
+from yarl import URL
+
+from connector.core.budget import Budget
+from connector.core.coverage import Window
+from connector.core.rows import RowSchema
+from connector.graph.health import Health
+from connector.graph.page_memory import MAX_BYTES, PageMemory, PageRoom
+from connector.graph.request_queue import RequestQueue
+from connector.graph.source import NoEvents, Source
+from connector.graph.transport import Response
+from connector.kafka import avro
+from connector.pipeline.buffer import Buffer
+from connector.pipeline.messages import PageRead
+
+NOW = datetime(2026, 3, 1, tzinfo=UTC)
+WINDOW = Window(NOW, NOW + timedelta(hours=1))
+TENANTS, SHARDS = 250, 2
+PAGE = json.dumps({"value": [{"id": str(n), "calleeNumber": "0" * 10_000} for n in range(100)]}).encode()
+"A page of big rows, about 1 MiB."
+
+
+def reserve(memory: PageMemory) -> PageRoom:
+    room = memory.reserve(lambda: None)
+    assert room is not None
+    return room
+
+
+def test_page_larger_than_the_limit_passes_alone() -> None:
+    memory = PageMemory(max_bytes=10, page_bytes=4)
+    room = reserve(memory)
+    room.resize(100)
+    assert memory.reserve(lambda: None) is None
+    room.release()
+    assert reserve(PageMemory(max_bytes=1, page_bytes=4)).bytes == 4
+
+
+def test_released_room_goes_to_those_that_wait_in_turn() -> None:
+    memory, order = PageMemory(max_bytes=8, page_bytes=4), []
+    rooms = [reserve(memory), reserve(memory)]
+
+    def wait(name: str) -> None:
+        def freed() -> None:
+            if memory.reserve(freed) is not None:
+                order.append(name)
+
+        freed()
+
+    for name in ("first", "second", "third"):
+        wait(name)
+    rooms[0].resize(3)
+    assert order == [], "one byte is not room for a page"
+    rooms[1].release()
+    assert order == ["first"]
+    rooms[0].release()
+    rooms[0].release()
+    assert order == ["first", "second"]
+    assert memory.bytes == 8
+
+
+async def test_request_that_is_cancelled_returns_its_room() -> None:
+    memory, now = PageMemory(), 0.0
+    queue = RequestQueue(Budget(60, 0.0), memory, lambda: now, lambda _: None)
+    waiting = asyncio.create_task(queue.enter(0))
+    await asyncio.sleep(0)
+    assert memory.bytes == 0, "no room is held while the budget pauses"
+    now = 10.0
+    queue._open()
+    assert memory.bytes
+    waiting.cancel()
+    await asyncio.wait([waiting])
+    assert memory.bytes == 0
+
+
+async def test_waiting_page_that_is_cancelled_returns_its_room() -> None:
+    memory, buffer = PageMemory(), Buffer(max_rows=1)
+    await buffer.put_page(read(reserve(memory)))
+    waiting = asyncio.create_task(buffer.put_page(read(reserve(memory))))
+    await asyncio.sleep(0)
+    held = memory.bytes
+    waiting.cancel()
+    await asyncio.wait([waiting])
+    assert memory.bytes == held // 2
+
+
+async def test_shard_that_restarts_returns_its_room() -> None:
+    memory, buffer = PageMemory(), Buffer()
+    for _ in range(3):
+        await buffer.put_page(read(reserve(memory)))
+    await buffer.committed(buffer.take(1))
+    buffer.discard()
+    assert memory.bytes == 0
+
+
+def read(room: PageRoom) -> PageRead:
+    return PageRead("t", cast("Any", None), cast("Any", [b"{}"]), cast("Any", None), NOW, room.bytes, (), room=room)
+
+
+class Answering:
+    """Transport that answers each request with a full page."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    async def ask(self, *_: object, **__: object) -> Response:
+        self.asked += 1
+        await asyncio.sleep(0)
+        return Response(200, {"date": "Sun, 01 Mar 2026 00:00:00 GMT"}, bytes(bytearray(PAGE)))
+
+
+async def test_memory_is_limited_when_nothing_is_committed() -> None:
+    """Each tenant holds a full page while brokers are unavailable; all are read once commits succeed again."""
+    transport, shape = Answering(), RowSchema(avro.load(avro.ROW), "v1.0")
+    memory = PageMemory()
+    buffers = [Buffer() for _ in range(SHARDS)]
+    done: list[int] = []
+
+    async def chain(number: int) -> None:
+        async for page in source(transport, memory).pages(WINDOW, 0):
+            reading = shape.read(page.rows)
+            await buffers[number % SHARDS].put_page(
+                PageRead("t", cast("Any", None), page.rows, reading, NOW, page.bytes, (), room=page.room)
+            )
+            done.append(number)
+
+    tracemalloc.start()
+    try:
+        tasks = [asyncio.create_task(chain(number)) for number in range(TENANTS)]
+        before = -1
+        while transport.asked != before:
+            before = transport.asked
+            for _ in range(50):
+                await asyncio.sleep(0)
+        assert tracemalloc.get_traced_memory()[0] < MAX_BYTES
+    finally:
+        tracemalloc.stop()
+    async with asyncio.timeout(60):
+        while len(done) < TENANTS:
+            for buffer in buffers:
+                await buffer.committed(buffer.take(10_000))
+            await asyncio.sleep(0)
+    await asyncio.gather(*tasks)
+
+
+def source(transport: Answering, memory: PageMemory) -> Source:
+    tenant = SimpleNamespace(id="t", key="t", label="t", topic="calls", requests_per_minute=60_000)
+    tenant.identity = SimpleNamespace(client_id="app")
+    sign_in = SimpleNamespace(token=mock.AsyncMock(return_value="x.x.x"), asked_s=lambda _: 0.0, graph_host="")
+    return Source(
+        transport=cast("Any", transport),
+        root=URL("https://graph/v1.0"),
+        tenant=cast("Any", tenant),
+        budget=Budget(60_000, -100.0),
+        memory=memory,
+        sign_in=cast("Any", sign_in),
+        health=Health(),
+        events=NoEvents(),
+        now=lambda: NOW,
+        patience_s=120.0,
+        dated=lambda _: None,
+    )

@@ -18,7 +18,7 @@ _TICK_S = 5.0
 
 
 class Admission(NamedTuple):
-    """What a request needs before it is sent: a slot of the budget, and room for the page."""
+    """Slot of the budget for a request, and room for its page."""
 
     slot: Slot
     room: PageRoom

@@ -5,6 +5,7 @@ Each producer has a thread of its own, because its calls block.
 
 import asyncio
 import time
+import traceback
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -149,7 +150,7 @@ class Publisher(ABC):
 
     async def call(self, function: Callable[..., _T], *arguments: Any) -> _T:
         """Run a function in the producer's thread. Waits for its end even when cancelled."""
-        future = asyncio.get_running_loop().run_in_executor(self._thread, function, *arguments)
+        future = asyncio.get_running_loop().run_in_executor(self._thread, _without_frames, function, *arguments)
         self._busy_since = time.monotonic()
         try:
             return await asyncio.shield(future)
@@ -230,6 +231,22 @@ class Publisher(ABC):
             await self.call(self._drop)
         finally:
             self._thread.shutdown(wait=False)
+
+
+def _without_frames(function: Callable[..., _T], *arguments: Any) -> _T:
+    """Call a function whose errors keep nothing of it alive.
+
+    The error of a TaskGroup is part of a reference cycle. Until the next full garbage collection, its frames would keep
+    the producer that was dropped, with all its threads and connections.
+    """
+    try:
+        return function(*arguments)
+    except Exception as error:
+        related: BaseException | None = error
+        while related is not None:
+            traceback.clear_frames(related.__traceback__)
+            related = related.__cause__ or related.__context__
+        raise
 
 
 @contextmanager

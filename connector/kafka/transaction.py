@@ -14,7 +14,7 @@ import time
 import uuid
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from confluent_kafka import IsolationLevel, KafkaError, KafkaException, Producer, TopicPartition
 
@@ -193,17 +193,8 @@ class Transactions(Publisher):
         """
         control = TopicPartition(position.topic, position.partition, position.offset)
         outcome: list[KafkaException | None] = []
-
-        def send() -> None:
-            try:
-                with fatal_errors():
-                    producer.send_offsets_to_transaction([control], position.metadata, _CALL_S)
-            except KafkaException as error:
-                outcome.append(error)
-            else:
-                outcome.append(None)
-
-        sender = threading.Thread(target=send, name=f"offsets {self._name}", daemon=True)
+        arguments = producer, control, position.metadata, outcome
+        sender = threading.Thread(target=_send, args=arguments, name=f"offsets {self._name}", daemon=True)
         sender.start()
         sender.join(_OFFSETS_S)
         if not outcome:
@@ -277,6 +268,17 @@ class _LostContents(TransactionContents):
 
 _PURGED = frozenset({KafkaError._PURGE_QUEUE, KafkaError._PURGE_INFLIGHT})  # noqa: SLF001
 _UNDELIVERED = _PURGED | {KafkaError._MSG_TIMED_OUT}  # noqa: SLF001
+
+
+def _send(producer: Producer, control: TopicPartition, metadata: Any, outcome: list[KafkaException | None]) -> None:
+    """Send an offset and append the error, or None after a success, to `outcome`."""
+    try:
+        with fatal_errors():
+            producer.send_offsets_to_transaction([control], metadata, _CALL_S)
+    except KafkaException as error:
+        outcome.append(error)
+    else:
+        outcome.append(None)
 
 
 def _is_fenced(error: KafkaError) -> bool:

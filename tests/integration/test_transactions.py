@@ -1,11 +1,14 @@
 """Transactions of a shard on a real broker, down to the calls in which their outcome is in doubt."""
 
 import asyncio
+import gc
 import time
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
@@ -14,7 +17,7 @@ from connector.kafka.clients import Clients
 from connector.kafka.publishing import AbortedError, CommitContext, Offsets, Outgoing
 from connector.kafka.transaction import Transactions
 from tests import oracle
-from tests.brokers import Cluster
+from tests.brokers import Cluster, wait_until
 from tests.conftest import SharedBroker
 from tests.producing import Contents, interfere, member
 
@@ -30,6 +33,11 @@ def create(bootstrap: str, *topics: str) -> None:
 
 def values(bootstrap: str, topic: str) -> list[bytes]:
     return [entry.value for entry in oracle.read(bootstrap, topic)]
+
+
+def thread_names() -> list[str]:
+    """Return the names of this process's threads, also of those that Python did not start."""
+    return [(task / "comm").read_text().strip() for task in Path("/proc/self/task").iterdir()]
 
 
 async def commit(transactions: Transactions, topic: str, values: list[bytes], position: CommitContext) -> None:
@@ -213,6 +221,36 @@ async def test_transaction_without_its_offsets_is_not_committed(
             await commit(transactions, topic, [b"lost"], position())
     await transactions.close()
     assert not values(broker.bootstrap, topic)
+
+
+@pytest.mark.parametrize("call", ["flush", "send_offsets_to_transaction", "commit_transaction"])
+async def test_failed_transaction_ends_the_threads_of_its_producer(
+    broker: SharedBroker, topic: str, app: str, call: str
+) -> None:
+    """The error may live in a reference cycle for hours. It must not keep the producer."""
+    create(broker.bootstrap, topic, f"{app}.control")
+    transactions = Transactions(Clients(broker.bootstrap, {"log_level": 0}), app)
+
+    def fail() -> None:
+        raise KafkaException(KafkaError(KafkaError._FATAL, "broken"))
+
+    def others() -> int:
+        return sum(name.startswith("rdk:") for name in thread_names()) - of_the_group
+
+    gc.disable()
+    try:
+        with member(broker.bootstrap, app) as position:
+            context = position()
+            of_the_group = sum(name.startswith("rdk:") for name in thread_names())
+            await transactions.call(transactions.open)
+            interfere(transactions, call, fail)
+            with pytest.raises(ShardRestartError) as failure:
+                await commit(transactions, topic, [b"lost"], context)
+            wait_until(lambda: others() <= 0, "the end of the producer's threads", 10)
+            assert failure.value.__traceback__ is not None
+    finally:
+        gc.enable()
+        await transactions.close()
 
 
 @pytest.mark.parametrize("call", ["begin_transaction", "flush", "commit_transaction"])

@@ -28,6 +28,7 @@ _TICK_S = 0.25
 _READY_S = 20.0
 _SETTLE_S = 60.0
 _STOP_S = 10.0
+_DECIDED_S = 10.0
 _READ = ("CONNECTOR_KAFKA__PROPERTIES", "CONNECTOR_HTTP__", "CONNECTOR_LOG__")
 _WEATHER = {
     "throttled": 0.02,
@@ -118,11 +119,13 @@ class Stage:
         return reader.follow(from_beginning(places), _TICK_S)
 
     def _rest(self, reader: LogReader, arrivals: Generator[NewRecords]) -> list[Arrival]:
-        """Return all remaining records up to the present end of each partition."""
+        """Return all remaining records up to the present end of each partition.
+
+        The connector has ended its last transaction, but brokers may still be about to write its markers.
+        """
         arrivals.close()
-        return [
-            arrival for records in reader.read_to_end(reader.next) for arrival in self._tally.add(map(entry, records))
-        ]
+        rest = reader.read_to_end(reader.next, decided_within_s=_DECIDED_S)
+        return [arrival for records in rest for arrival in self._tally.add(map(entry, records))]
 
     def _introduce(self, screen: Screen) -> None:
         kafka, windows = self._settings.kafka, self._settings.windows

@@ -127,11 +127,18 @@ KAFKA = (
     Mutant(
         "offsets that failed to be sent with an unknown error count as sent",
         _TRANSACTION,
-        "            except KafkaException as error:\n                outcome.append(error)\n            else:\n"
-        "                outcome.append(None)\n",
-        "            except KafkaException as error:\n                outcome.append(error)\n            finally:\n"
-        "                outcome.insert(0, None)\n",
+        "    except KafkaException as error:\n        outcome.append(error)\n    else:\n        outcome.append(None)\n",
+        "    except KafkaException as error:\n        outcome.append(error)\n    finally:\n"
+        "        outcome.insert(0, None)\n",
         f"{_TRANSACTIONS} -k without_its_offsets",
+        broker=True,
+    ),
+    Mutant(
+        "the error of a failed transaction keeps its producer",
+        "connector/kafka/publishing.py",
+        "            traceback.clear_frames(related.__traceback__)\n",
+        "",
+        f"{_TRANSACTIONS} -k ends_the_threads",
         broker=True,
     ),
     Mutant(

@@ -7,6 +7,7 @@ logs a warning.
 import time
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
+from functools import cached_property
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -49,14 +50,18 @@ class Foreseen(NamedTuple):
 class TopicAdmin:
     """Administration of topics. Calls block; each ends within seconds.
 
-    `look` and `ensure` raise BrokersUnavailableError.
+    `look` and `ensure` raise BrokersUnavailableError. The first call waits for a token if brokers ask for one.
     """
 
     def __init__(self, clients: Clients) -> None:
         self._complaints: list[KafkaError] = []
         self._brokers: Mapping[int, Address] = {}
         self._limits = clients.limits
-        self._client = AdminClient(clients.admin() | {"error_cb": self._complaints.append})
+        self._settings = clients.admin() | {"error_cb": self._complaints.append}
+
+    @cached_property
+    def _client(self) -> AdminClient:
+        return AdminClient(self._settings)
 
     def look(self, timeout_s: float = _TIMEOUT_S) -> Found:
         """Return the cluster's id, its topics and its brokers."""

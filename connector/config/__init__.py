@@ -1,8 +1,9 @@
-"""Settings: a TOML file, overridden by CONNECTOR_* variables, checked as a whole.
+"""Settings from a TOML file and from CONNECTOR_* variables, which take precedence. They are checked as a whole.
 
 1. Every problem is reported at once, one line each: file or variable, key, what is wrong, what to do.
 2. No message shows a value that may be a secret.
-3. The result is frozen and resolved: durations, paths, root URLs, and each tenant with the values that it inherits.
+3. The settings are frozen and resolved: durations, paths and root URLs are computed, and each tenant has the values
+   that it inherits.
 """
 
 from collections.abc import Iterable, Mapping
@@ -36,11 +37,12 @@ __all__ = [
 def load(
     path: Path | None, environ: Mapping[str, str], *, required: Iterable[str] = (), contacts_graph: bool = True
 ) -> Settings:
-    """Return the settings from the file (`path`, else CONNECTOR_CONFIG, else none) and the environment.
+    """Return the settings from the configuration file and the environment.
 
-    `required` names keys that must not be empty, such as "kafka.bootstrap_servers". A command that does not contact
-    Graph needs no credentials: problems with them are ignored, and the identities of the settings may be empty. Raise
-    ConfigurationError with every problem at once, each "FILE-or-VARIABLE: key: what is wrong; what to do".
+    The file is `path`, or else the one that CONNECTOR_CONFIG names; there may be none. `required` names keys that must
+    not be empty, such as "kafka.bootstrap_servers". If `contacts_graph` is false, no credentials are needed: problems
+    with them are ignored, and the identities of the settings may be empty. Raise ConfigurationError with every problem
+    at once, each as "FILE-or-VARIABLE: key: what is wrong; what to do".
     """
     source = ConfigSource(path, environ)
     source.read_file()

@@ -1,4 +1,4 @@
-"""Client certificate of an application: PEM with its key, or PFX; with or without a password."""
+"""Client certificate of an application, from PEM with its key or from PFX, with or without a password."""
 
 from __future__ import annotations
 
@@ -16,20 +16,21 @@ _WRITE = "write PEM with an RSA key and its certificate, or PFX"
 
 
 class Certificate(NamedTuple):
-    """Key and certificates as PEM; the certificate that belongs to the key is the first one."""
+    """Private key and certificates as PEM. The first certificate is the one that belongs to the key."""
 
     private_key: str
     certificates: str
 
 
 class NoCertificateError(ValueError):
-    """The content holds no usable certificate. The message continues a sentence, such as "holds no private key; …"."""
+    """Content without a usable certificate. The message continues a sentence, for example "holds no private key; …"."""
 
 
 def read(content: bytes, password: str | None) -> Certificate:
-    """Return the certificate in `content`. A password that is not needed is ignored.
+    """Return the key and the certificates in `content`, which is PEM or PFX.
 
-    Raises NoCertificateError when `content` has no RSA key with its certificate or cannot be opened.
+    A password is ignored if it is not needed. Raise NoCertificateError if the content cannot be opened, or does not
+    hold an RSA key with its certificate.
     """
     # Most configurations have no certificate, and the library takes long to load.
     from cryptography.hazmat.primitives.asymmetric import rsa  # noqa: PLC0415

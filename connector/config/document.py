@@ -1,4 +1,4 @@
-"""The format of a configuration: tables, keys, types, defaults and descriptions."""
+"""Format of a configuration: tables, keys, types, defaults and descriptions."""
 
 from datetime import datetime, timedelta
 from typing import Annotated, Literal

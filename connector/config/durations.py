@@ -13,7 +13,7 @@ _DURATION_MAX = timedelta(days=36_525)
 
 
 class Duration(timedelta):
-    """A timedelta that keeps the text of the configuration, so that metrics and JSON show a cadence as configured."""
+    """Duration that keeps its text from the configuration, so that metrics and JSON show the text of the operator."""
 
     text: str = ""
 
@@ -24,7 +24,7 @@ class Duration(timedelta):
 def parse_duration(text: str) -> Duration:
     """Return the duration that `text` states, such as "500ms", "15s", "10m", "2h" or "7d".
 
-    Raise ValueError with the rest of a sentence.
+    Raise ValueError if it is not a duration. The error's text continues a sentence that begins with the key.
     """
     match = _DURATION.fullmatch(text)
     if match is None:
@@ -40,7 +40,7 @@ def parse_duration(text: str) -> Duration:
 
 
 def duration_text(duration: timedelta) -> str:
-    """Return a duration as configured, else in the largest unit that states it exactly ("15m", "1d").
+    """Return a duration as it was configured, or else in the largest unit that is exact, such as "15m" or "1d".
 
     A fraction of a millisecond is dropped.
     """
@@ -52,9 +52,9 @@ def duration_text(duration: timedelta) -> str:
 
 
 def parse_instant(text: str) -> datetime | timedelta:
-    """Return an RFC 3339 instant as an aware UTC datetime, or a negative duration as a timedelta.
+    """Return an RFC 3339 time as an aware UTC datetime, or a text such as "-7d" as a negative timedelta.
 
-    Raise ValueError with the rest of a sentence.
+    Raise ValueError if the text is neither. The error's text continues a sentence that begins with the key.
     """
     if _DURATION.fullmatch(text):
         raise ValueError(f'is {shown(text)}, a positive duration; write "-{text}" for a time in the past')
@@ -71,14 +71,17 @@ def parse_instant(text: str) -> datetime | timedelta:
 
 
 def to_duration(value: object) -> timedelta:
-    """Return a duration from its text."""
+    """Return the duration that a configuration value states. Raise ValueError if it is not the text of a duration."""
     if not isinstance(value, str):
         raise ValueError('is not a duration; write text with a unit, for example "30s"')  # noqa: TRY004 (pydantic collects ValueError)
     return parse_duration(value)
 
 
 def to_instant(value: object) -> datetime | timedelta:
-    """Return an aware UTC datetime, or a timedelta for an instant that long ago."""
+    """Return a configured instant: an aware UTC datetime, or a negative timedelta relative to now.
+
+    Raise ValueError if the value is neither.
+    """
     if isinstance(value, datetime):
         if value.tzinfo is None:
             raise ValueError('has no offset from UTC; write for example "2026-01-31T00:00:00Z"')

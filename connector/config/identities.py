@@ -1,4 +1,4 @@
-"""The credentials of each tenant and of Azure Event Hubs: their own credential, else the shared one."""
+"""Credentials of each tenant and of Azure Event Hubs. A tenant's own credential takes precedence over [identity]."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -15,19 +15,19 @@ _CREDENTIALS = ("client_secret", "client_certificate", "workload_identity", "man
 
 
 def credentials(table: IdentityTable) -> list[str]:
-    """Return the names of the credentials that a table sets. More than one is a mistake."""
+    """Return the names of the credentials that a table sets. A valid table sets at most one."""
     return [name for name in _CREDENTIALS if getattr(table, name) not in (None, False, "")]
 
 
 def is_credential(key: Key) -> bool:
-    """Return whether a key belongs to the credentials of [identity] or of a tenant."""
+    """Return whether a key is one of the credential keys of [identity] or of a tenant."""
     return key[0] == "identity" or (key[0] == "tenants" and key[2:3] != () and key[2] in IdentityTable.model_fields)
 
 
 def own_identity(source: ConfigSource, here: Key, table: IdentityTable) -> Identity:
-    """Return the identity that a table sets by itself, and report more than one credential.
+    """Return the identity that one table configures, without inherited values. Report a second credential as a problem.
 
-    The certificate is not parsed here, because its password may be set in another table.
+    `here` is the key of the table. The certificate is not parsed yet, because its password may be in another table.
     """
     chosen = credentials(table)
     for name in chosen[1:]:
@@ -53,9 +53,9 @@ def own_identity(source: ConfigSource, here: Key, table: IdentityTable) -> Ident
 
 
 def _federated_token(source: ConfigSource, key: Key) -> Secret | None:
-    """Return the token in the file of AZURE_FEDERATED_TOKEN_FILE, or report the variable as missing.
+    """Return the token in the file that AZURE_FEDERATED_TOKEN_FILE names, or report that the variable is not set.
 
-    In Kubernetes the webhook of Azure's workload identity sets the variable.
+    In Kubernetes, the webhook of Azure Workload Identity sets the variable.
     """
     written = source.environ.get("AZURE_FEDERATED_TOKEN_FILE", "")
     if not written:
@@ -66,9 +66,10 @@ def _federated_token(source: ConfigSource, key: Key) -> Secret | None:
 
 
 def identity_of(source: ConfigSource, checked: Document, number: int, table: TenantTable, shared: Identity) -> Identity:
-    """Return the identity of a tenant: its own credential, else the shared one, and report what it lacks.
+    """Return the identity of a tenant: its own credential, else that of [identity]. Report what is missing.
 
-    A tenant that sets the shared credential's key itself, for example to false, does not inherit it.
+    `number` is the tenant's position in the configuration, and `shared` is the identity of [identity]. A tenant that
+    sets the key of the shared credential itself, for example to false, does not inherit that credential.
     """
     here: Key = ("tenants", number)
     own = own_identity(source, here, table)
@@ -96,7 +97,7 @@ def identity_of(source: ConfigSource, checked: Document, number: int, table: Ten
 def _check_identity(
     source: ConfigSource, number: int, table: TenantTable, identity: Identity, chosen: Key | None
 ) -> None:
-    """Report what a tenant lacks to sign in. `chosen` is the key of its credential."""
+    """Report what a tenant lacks to sign in. `chosen` is the key of its credential, or None if it has none."""
     here: Key = ("tenants", number)
     from_azure = source.variables.get((*here, "id")) == "AZURE_TENANT_ID"
     if identity.client_id is None and not identity.managed_identity and not source.is_reported("identity", "client_id"):
@@ -122,10 +123,10 @@ def _check_identity(
 def event_hubs(
     source: ConfigSource, checked: Document, shared: Identity, tenants: tuple[Tenant, ...]
 ) -> EventHubs | None:
-    """Return the sign-in to Azure Event Hubs, or None without kafka.azure_event_hubs.
+    """Return how to sign in to Azure Event Hubs, or None if kafka.azure_event_hubs is not set.
 
-    It uses [identity], or the first tenant's own identity if [identity] has no credential. The tenant is that of
-    AZURE_TENANT_ID, or else the first tenant.
+    The credential is that of [identity], or that of the first tenant if [identity] has none. The tenant to sign in to
+    is the one that AZURE_TENANT_ID names, or else the first tenant.
     """
     here: Key = ("kafka", "azure_event_hubs")
     table = checked.kafka

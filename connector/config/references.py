@@ -1,4 +1,4 @@
-"""Contents of the files and variables that settings name: secrets, keys, certificates. Read errors are reported."""
+"""Content of files and variables that settings refer to: secrets, keys and certificates. Read errors are reported."""
 
 import os
 import ssl
@@ -17,7 +17,10 @@ _H = TypeVar("_H", bound=Hidden[Any])
 
 
 def path_of(source: ConfigSource, written: str) -> Path:
-    """Return the path of a configured file. A relative path starts at the folder of the configuration file."""
+    """Return the absolute path of a configured file name.
+
+    A relative name starts at the folder of the configuration file.
+    """
     # File names are encoded in UTF-8, even if the locale has another encoding.
     name = os.fsdecode(written.encode("utf-8", "surrogateescape"))
     return (source.path.parent if source.path else Path()).absolute() / name
@@ -34,7 +37,10 @@ def check_bundle(source: ConfigSource, key: Key, bundle: Path) -> None:
 
 
 def check_proxies(source: ConfigSource, urls: Iterable[str], registry_url: str) -> None:
-    """Report a proxy variable that applies to one of the URLs and cannot be used."""
+    """Report every proxy variable that applies to one of the URLs but has an unusable value.
+
+    `urls` are those of Graph and of sign-in. The registry's client does not support proxies with https:// URLs.
+    """
     for url in (*urls, registry_url):
         try:
             proxy = proxies.choose(url, source.environ)
@@ -48,12 +54,12 @@ def check_proxies(source: ConfigSource, urls: Iterable[str], registry_url: str) 
 
 
 def read_secret(source: ConfigSource, key: Key, reference: Reference) -> Secret | None:
-    """Return a secret text, or None after reporting it as missing."""
+    """Return the secret text that `reference` names. If it is empty or unreadable, report that and return None."""
     return _hidden(source, key, reference, Secret, str)
 
 
 def read_secret_bytes(source: ConfigSource, key: Key, reference: Reference) -> SecretBytes | None:
-    """Return secret bytes, or None after reporting them as missing."""
+    """Return the secret bytes that `reference` names. If they are empty or unreadable, report that and return None."""
     return _hidden(source, key, reference, SecretBytes, _as_bytes)
 
 
@@ -90,7 +96,7 @@ def _hidden(
 
 
 def read_pseudonym_key(source: ConfigSource, checked: Document) -> PseudonymKey | None:
-    """Return the key of the pseudonyms, or None if none is configured or its problem has been reported."""
+    """Return the pseudonym key. Return None if none is configured or its problem was reported."""
     here: Key = ("pseudonyms", "key")
     reference = checked.pseudonyms.key
     least = privacy.KEY_MIN_BYTES
@@ -126,7 +132,7 @@ def read_pseudonym_key(source: ConfigSource, checked: Document) -> PseudonymKey 
 
 
 def _as_bytes(text: str) -> bytes:
-    """Return text as UTF-8. A variable with bytes that are not UTF-8 gives those bytes."""
+    """Encode text as UTF-8. Bytes of an environment variable that are not UTF-8 are restored unchanged."""
     try:
         return text.encode("utf-8", "surrogateescape")
     except UnicodeEncodeError:

@@ -1,4 +1,4 @@
-"""Settings from a valid document: the checks that depend on several keys, on files or on the environment."""
+"""Resolution of a valid document into settings, with the checks that involve several keys, files or the environment."""
 
 import json
 from collections.abc import Iterable
@@ -47,7 +47,10 @@ _UNSET = Reference("text", "")
 
 
 def resolve(source: ConfigSource, checked: Document, required: Iterable[str]) -> Settings:
-    """Return the settings, and report problems to the source. `required` names keys that must not be empty."""
+    """Return the resolved settings, and report every problem to `source`.
+
+    `required` names keys that must not be empty.
+    """
     checked, azure_authority = _azure(source, checked)
     treatments = _privacy(source, checked)
     graph = _graph(source, checked, azure_authority)
@@ -84,7 +87,11 @@ def resolve(source: ConfigSource, checked: Document, required: Iterable[str]) ->
 
 
 def _azure(source: ConfigSource, checked: Document) -> tuple[Document, str]:
-    """Return the document with the tenant of AZURE_TENANT_ID if it names no tenant, and then AZURE_AUTHORITY_HOST."""
+    """Add the tenant that the AZURE_* variables describe, unless the configuration has tenants.
+
+    Return the document and the sign-in root of AZURE_AUTHORITY_HOST. The root is empty if the configuration has
+    tenants, because the variables are ignored then. Report a problem if neither defines a tenant.
+    """
     if checked.tenants or source.is_reported("tenants"):
         return checked, ""
     environ = source.environ
@@ -125,7 +132,7 @@ def _azure(source: ConfigSource, checked: Document) -> tuple[Document, str]:
 
 
 def _privacy(source: ConfigSource, checked: Document) -> dict[str, str]:
-    """Return the treatments by field, and report fields that cannot be treated."""
+    """Return the treatment (mask, pseudonymize or drop) by field, and report fields that do not allow a treatment."""
     treatments: dict[str, str] = {}
     for name, treatment in checked.rows.privacy.items():
         key: Key = ("rows", "privacy", name)
@@ -145,7 +152,7 @@ def _privacy(source: ConfigSource, checked: Document) -> dict[str, str]:
 
 @cache
 def _row_fields() -> dict[str, bool]:
-    """Return the names of a row's fields, each with whether it comes from Graph."""
+    """Return all fields of a row by name, each with true if it comes from Graph and false if the connector adds it."""
     return {field["name"]: "since" in field for field in json.loads(schema_text("directRoutingLogRow"))["fields"]}
 
 
@@ -292,7 +299,10 @@ def _schema_registry(source: ConfigSource, table: SchemaRegistryTable) -> Schema
 
 
 def _check_names(source: ConfigSource, checked: Document) -> None:
-    """Report a topic that would have two uses. In Kafka, names that differ only in '.' and '_' collide."""
+    """Report a topic name that would be used for two purposes.
+
+    Names that differ only in '.' and '_' count as equal, because they collide in Kafka.
+    """
     taken: dict[str, tuple[str, Key]] = {}
     app: Key = ("kafka", "app")
     uses: list[tuple[str, Key]] = [(f"{checked.kafka.app}.{suffix}", app) for suffix in ("control", "state", "seen")]
@@ -312,7 +322,10 @@ def _check_names(source: ConfigSource, checked: Document) -> None:
 
 
 def _check_horizon(source: ConfigSource, horizon: timedelta, sweeps: Iterable[Sweep]) -> None:
-    """Report a horizon that is too short for the guarantee of the deepest sweep."""
+    """Report a `dedup.horizon` that is too short.
+
+    It must last for the overlap and the `every` of the deepest sweep, plus one hour.
+    """
     deepest = max(sweeps, key=lambda sweep: (sweep.overlap, sweep.every), default=None)
     if deepest is None:
         return

@@ -1,4 +1,4 @@
-"""Check of the SASL settings in `kafka.properties` that librdkafka accepts and can never use."""
+"""Check of `kafka.properties` for SASL settings that librdkafka accepts but can never sign in with."""
 
 from collections.abc import Mapping
 
@@ -13,7 +13,10 @@ _TODO = (
 
 
 def check(source: ConfigSource, properties: Mapping[str, str | Secret], *, azure_event_hubs: bool) -> None:
-    """Report a mechanism that cannot sign in, because librdkafka would wait forever for brokers without a reason."""
+    """Report a SASL mechanism that can never sign in.
+
+    Without this check, librdkafka would wait for the brokers forever and give no reason.
+    """
     values = {name.strip().lower(): (name, value) for name, value in properties.items()}
     for spelling in ("sasl.mechanism", "sasl.mechanisms"):
         name, mechanism = values.get(spelling, (spelling, ""))

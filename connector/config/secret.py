@@ -1,4 +1,4 @@
-"""Secrets, which only `get` shows. A file is read again on each call, so that a rotated secret takes effect."""
+"""Secrets that only `get` reveals. A secret file is read on every call, so that a rotated secret takes effect."""
 
 import codecs
 from pathlib import Path
@@ -12,7 +12,7 @@ _Text = TypeVar("_Text", str, bytes)
 
 
 class Hidden(Generic[_Text]):
-    """A value that only `get` shows. A file is read again on each call, so that a rotated secret takes effect."""
+    """Value that only `get` reveals. If it is in a file, the file is read on every call of `get`."""
 
     __slots__ = ("_path", "_problem", "_source", "_stamp", "_value")
 
@@ -25,7 +25,7 @@ class Hidden(Generic[_Text]):
 
     @classmethod
     def from_file(cls, path: Path) -> Self:
-        """Return the secret in a file. Raise OSError or UnicodeDecodeError."""
+        """Return the secret that a file holds. Raise OSError or UnicodeDecodeError if the file cannot be read."""
         return cls(cls._read(path), f"file {path}", path)
 
     @staticmethod
@@ -33,7 +33,7 @@ class Hidden(Generic[_Text]):
         raise NotImplementedError
 
     def get(self) -> _Text:
-        """Return the current secret. While its file cannot be read or is empty, return the last secret.
+        """Return the current secret. While its file is empty or cannot be read, return the last secret that was read.
 
         The log has an event when a file becomes unusable, and when it can be used again.
         """
@@ -55,7 +55,7 @@ class Hidden(Generic[_Text]):
         return self._value
 
     def has_changed(self) -> bool:
-        """Return whether the file looks different than when it was last read."""
+        """Return whether the file's modification time, size or inode changed since the file was last read."""
         return self._path is not None and file_stamp.read(self._path) != self._stamp
 
     def __repr__(self) -> str:
@@ -71,7 +71,7 @@ class Hidden(Generic[_Text]):
 
 
 class Secret(Hidden[str]):
-    """A secret text. That of a file excludes the line breaks at its end."""
+    """Secret text. If it comes from a file, line breaks at the end of the file do not belong to it."""
 
     __slots__ = ()
 
@@ -81,7 +81,7 @@ class Secret(Hidden[str]):
 
 
 class SecretBytes(Hidden[bytes]):
-    """Secret bytes. Those of a file are its whole content."""
+    """Secret bytes. If they come from a file, they are its whole content."""
 
     __slots__ = ()
 
@@ -91,7 +91,7 @@ class SecretBytes(Hidden[bytes]):
 
 
 class PseudonymKey:
-    """The key of the pseudonyms, which only `get` shows. A file is read again on each call."""
+    """Key of the pseudonyms, which only `get` reveals. If it is in a file, the file is read on every call of `get`."""
 
     __slots__ = ("_path", "_source", "_value", "problem")
 
@@ -100,15 +100,18 @@ class PseudonymKey:
         self._source = source
         self._path = path
         self.problem: str | None = None
-        "Why the file was rejected when it was last read."
+        "Reason why the file was rejected at the last read, or None if it was not."
 
     @classmethod
     def from_file(cls, path: Path) -> "PseudonymKey":
-        """Return the key in a file: its bytes without the line break at its end. Raise OSError."""
+        """Return the key that a file holds, without a line break at the end.
+
+        Raise OSError if the file cannot be read.
+        """
         return cls(_without_line_end(path.read_bytes()), f"file {path}", path)
 
     def get(self) -> bytes:
-        """Return the current key. While its file cannot be read or is too short, return the last key."""
+        """Return the current key. While its file is too short or cannot be read, return the last key that was read."""
         if self._path is not None:
             self.problem = None
             try:
@@ -123,7 +126,7 @@ class PseudonymKey:
         return self._value
 
     def become(self, other: "PseudonymKey") -> None:
-        """Take over the state of another key after the configuration was read again."""
+        """Copy the value and the source of another key into this object, after the configuration was read again."""
         for name in self.__slots__:
             setattr(self, name, getattr(other, name))
 
@@ -136,7 +139,10 @@ def _without_line_end(content: bytes) -> bytes:
 
 
 def _read_secret(path: Path) -> str:
-    """Return the text of a file without the line breaks at its end. Windows may have added a mark or written UTF-16."""
+    """Return the text of a file without line breaks at its end.
+
+    A byte-order mark is removed and UTF-16 is decoded, because programs on Windows may write both.
+    """
     content = path.read_bytes()
     encoding = "utf-16" if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
     text = content.decode(encoding)

@@ -1,4 +1,4 @@
-"""The settings of a process: frozen and resolved, each tenant with the values that it inherits."""
+"""Settings of a process: frozen and resolved, each tenant with the values that it inherits."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,7 +12,10 @@ from connector.core.windows import Sweep
 
 @dataclass(frozen=True, slots=True)
 class Graph:
-    """Settings of Graph. `root` and `authority` have no trailing slash; `scope` is always that of the cloud."""
+    """Settings for Graph.
+
+    `root` and `authority` have no trailing slash. `scope` is that of the cloud, even if `root` is overridden.
+    """
 
     cloud: str
     root: str
@@ -28,23 +31,23 @@ class Graph:
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """The identity of a tenant: client id and one credential, or a managed identity."""
+    """Identity for sign-in: a client id with one credential, or a managed identity of Azure."""
 
     client_id: str | None
     client_secret: Secret | None = None
     client_certificate: SecretBytes | None = None
     client_certificate_password: Secret | None = None
     federated_token: Secret | None = None
-    "The token of another identity provider, for workload identity."
+    "Token of another identity provider, for workload identity."
     managed_identity: bool = False
-    "System-assigned without `client_id`, otherwise the user-assigned identity of that id."
+    "True for a managed identity: user-assigned if `client_id` is set, otherwise system-assigned."
 
 
 @dataclass(frozen=True, slots=True)
 class Tenant:
-    """One tenant with the values that it inherits.
+    """Tenant with the values that it inherits from other tables.
 
-    `id` is as written, `key` is the id in lower case, `label` is for people and metrics.
+    `id` is spelled as configured, `key` is the id in lower case, and `label` is the text for people and metrics.
     """
 
     id: str
@@ -59,7 +62,7 @@ class Tenant:
 
 @dataclass(frozen=True, slots=True)
 class Windows:
-    """Sweeps in order of `every`, with `settle` and `slice` as docs/interface.md defines them."""
+    """Sweeps, ordered by `every`, and the keys `settle` and `slice` of docs/interface.md."""
 
     settle: timedelta
     slice: timedelta
@@ -68,7 +71,10 @@ class Windows:
 
 @dataclass(frozen=True, slots=True)
 class Dedup:
-    """The dedup index. `horizon` is the time for which a row stays in it, counted from the start of its call."""
+    """Settings of the dedup index.
+
+    `horizon` is how long a row stays in it, counted from the start of the row's call.
+    """
 
     horizon: timedelta
 
@@ -82,18 +88,18 @@ class Rows:
     revisions: str
     additional_properties: str
     privacy: Mapping[str, str]
-    "Treatment by field of the schema: mask, pseudonymize or drop."
+    "Treatment by field name: mask, pseudonymize or drop."
     pseudonym_key: PseudonymKey | None = None
 
     @property
     def treated(self) -> frozenset[str]:
-        """Fields whose published values differ from those of Graph."""
+        """Names of the fields whose published values differ from those of Graph."""
         return frozenset(self.privacy)
 
 
 @dataclass(frozen=True, slots=True)
 class EventHubs:
-    """Sign-in to Azure Event Hubs. `id` is the tenant."""
+    """Sign-in to Azure Event Hubs. `id` is the tenant to sign in to, and `label` names the brokers in messages."""
 
     id: str
     label: str
@@ -103,7 +109,7 @@ class EventHubs:
 
 @dataclass(frozen=True, slots=True)
 class Kafka:
-    """Brokers, topic names and delivery. A `replication_factor` of -1 means the broker's default."""
+    """Brokers, topics and delivery. A `replication_factor` of -1 means the default of the broker."""
 
     bootstrap_servers: str
     topic: str
@@ -120,10 +126,10 @@ class Kafka:
 
 @dataclass(frozen=True, slots=True)
 class SchemaRegistry:
-    """The schema registry.
+    """Settings of the schema registry.
 
-    `url` holds one or more addresses without trailing slashes, separated by commas. If it is empty, values are in Avro
-    single-object encoding.
+    `url` holds one or more addresses without trailing slashes, separated by commas. If it is empty, there is no
+    registry, and values are in Avro single-object encoding.
     """
 
     url: str
@@ -139,13 +145,13 @@ class SchemaRegistry:
 
     @property
     def urls(self) -> tuple[str, ...]:
-        """The registry's addresses, tried in turn."""
+        """The addresses of the registry, in the order in which they are tried."""
         return tuple(self.url.split(","))
 
 
 @dataclass(frozen=True, slots=True)
 class Http:
-    """The address of the HTTP server. Port 0 means any free port."""
+    """Address of the HTTP server. Port 0 means any free port."""
 
     host: str
     port: int
@@ -175,5 +181,5 @@ class Settings:
 
     @property
     def topics(self) -> tuple[str, ...]:
-        """The topics of rows that the tenants use, each once, in order of name."""
+        """The row topics of all tenants, without duplicates, sorted by name."""
         return tuple(sorted({tenant.topic for tenant in self.tenants}))

@@ -1,4 +1,4 @@
-"""The configured values with their origins, from the file and from CONNECTOR_* variables, and their problems."""
+"""Configured values from the file and from CONNECTOR_* variables, each with its origin, and the problems with them."""
 
 import json
 import re
@@ -23,7 +23,7 @@ Key = tuple[str | int, ...]
 
 
 class ConfigSource:
-    """Configured values by key with their origins, and at most one problem per key."""
+    """Configured values by key, each with its origin, and at most one problem per key."""
 
     def __init__(self, path: Path | None, environ: Mapping[str, str]) -> None:
         # Without a UTF-8 locale, Python keeps bytes that it cannot decode as surrogates. They are UTF-8 in fact.
@@ -34,7 +34,7 @@ class ConfigSource:
         self.problems: list[str] = []
         self.unreadable = False
         self.ignores: Callable[[Key], bool] = lambda _: False
-        "The keys whose problems do not matter to the command."
+        "Returns true for a key whose problems are ignored, because the command does not need it."
         self._reported: set[Key] = set()
         self._chosen_by: str | None = None
         self.path = path
@@ -44,7 +44,7 @@ class ConfigSource:
                     self.path, self._chosen_by = Path(text), name
 
     def read_file(self) -> None:
-        """Read the file, if there is one. A file that cannot be read is a problem."""
+        """Read the configuration file, if there is one. Report a file that cannot be read."""
         if self.path is None:
             return
         origin = self._chosen_by or str(self.path)
@@ -64,7 +64,7 @@ class ConfigSource:
         self.problems.append(_printable(f"{origin}: {what}"))
 
     def read_variables(self) -> None:
-        """Override the values of the file with those of the variables."""
+        """Override the values of the file with those of the CONNECTOR_* variables."""
         found: dict[tuple[str, ...], tuple[str, str]] = {}
         for name, text in sorted(self.environ.items()):
             upper = name.upper()
@@ -141,7 +141,7 @@ class ConfigSource:
             self._put(key, value, name)
 
     def _put(self, key: Key, value: Any, name: str) -> None:
-        """Set a value. None only ensures that there is a table."""
+        """Set the value of a key. The value None creates an empty table, if the key does not hold a table already."""
         table = self.tree
         for segment in key[:-1]:
             inner = table.get(str(segment))
@@ -157,12 +157,16 @@ class ConfigSource:
         self.variables[key] = name
 
     def set_list(self, key: str, value: list[dict[str, Any]], names: Mapping[Key, str]) -> None:
-        """Set a list that other variables define. `names` gives the variable of each key."""
+        """Set a list of tables that AZURE_* variables define. `names` maps each key to the variable that set it."""
         self.tree[key] = value
         self.variables.update(names)
 
     def report(self, key: Key, what: str, origin: str | None = None) -> None:
-        """Record a problem, unless the key or a table around it has one already. `what` begins with a verb."""
+        """Record a problem with a key, unless the key or a table that contains it already has a problem.
+
+        `what` is the message, which begins with a verb. `origin` is the file or variable to blame, by default the one
+        that set the key.
+        """
         if self.is_reported(*key):
             return
         self._reported.add(key)
@@ -171,11 +175,11 @@ class ConfigSource:
         self.problems.append(_printable(f"{origin or self.origin(key)}: {key_text(key)}: {what}"))
 
     def is_reported(self, *key: str | int) -> bool:
-        """Return whether the key, or a table around it, has a problem."""
+        """Return whether the key, or a table that contains it, already has a problem."""
         return any(key[:length] in self._reported for length in range(1, len(key) + 1))
 
     def origin(self, key: Key) -> str:
-        """Return the variable or file that set the key, or where to set it if none did."""
+        """Return the file or variable that set a key. If none did, return the one in which it can be set."""
         for length in range(len(key), 0, -1):
             if key[:length] in self.variables:
                 return self.variables[key[:length]]
@@ -184,21 +188,21 @@ class ConfigSource:
         return next((name for written, name in self.variables.items() if written[: len(key)] == key), variable(key))
 
     def below(self, key: Key) -> list[tuple[Key, str]]:
-        """Return the keys below a key that variables set, each with its variable."""
+        """Return the keys inside a table that were set by variables, each with its variable."""
         return [
             (written, name) for written, name in self.variables.items() if written[: len(key)] == key and written != key
         ]
 
     def is_variable(self, key: Key) -> bool:
-        """Return whether a variable set exactly this key."""
+        """Return whether the CONNECTOR_* variable of exactly this key set it, not that of a table that contains it."""
         return key in self.variables and variable(key) == self.variables[key].upper()
 
     def is_in_file(self, key: Key) -> bool:
-        """Return whether the file set the key or something below it."""
+        """Return whether the configuration file contains the key."""
         return _at(self._file_tree, key[:-1], key[-1])[1]
 
     def remove(self, key: Key) -> None:
-        """Remove a value from the tree, so that the rest can be checked. In a list an empty table replaces it."""
+        """Remove an invalid value, so that the rest can be validated. In a list, an empty table takes its place."""
         node, there = _at(self.tree, key[:-1], key[-1])
         if there and isinstance(node, list):
             node[int(key[-1])] = {}
@@ -214,7 +218,10 @@ def _utf8(text: str) -> str:
 
 
 def _name_below(table: Key, segment: str) -> str:
-    """Return the key that the last part of a variable names: a property with dots, or a field in its own case."""
+    """Return the key that the last part of a variable's name stands for.
+
+    In a Kafka property, underscores stand for dots. A field of a row gets back its upper-case letters.
+    """
     if table[0] == "kafka":
         return segment.replace("_", ".")
     return next((name for name in treatable() if name.lower() == segment), segment)
@@ -222,7 +229,7 @@ def _name_below(table: Key, segment: str) -> str:
 
 @cache
 def treatable() -> tuple[str, ...]:
-    """Return the fields of a row that can be masked, pseudonymized or dropped."""
+    """Return the names of the row fields that can be masked, pseudonymized or dropped."""
     return privacy.treatable(json.loads(schema_text("directRoutingLogRow")))
 
 
@@ -241,7 +248,10 @@ def _has(node: Any, segment: str | int) -> bool:
 
 
 def kind_of(model: type[BaseModel], name: str | int) -> Any:
-    """Return the type of a key: a table's model, list, dict, Reference or a plain type; None for an unknown key."""
+    """Return the type of the key `name` in `model`, or None if there is no such key.
+
+    The type is the model of a table, list, dict, Reference or a plain type.
+    """
     info = model.model_fields.get(str(name))
     if info is None:
         return None
@@ -261,7 +271,7 @@ def kind_of(model: type[BaseModel], name: str | int) -> Any:
 
 
 def variable(key: Key) -> str:
-    """Return the name of the variable that sets a key."""
+    """Return the name of the CONNECTOR_* variable that sets a key."""
     return PREFIX + "__".join(str(part) for part in key if isinstance(part, str)).upper().replace(".", "_")
 
 
@@ -278,7 +288,7 @@ def key_text(key: Key) -> str:
 
 
 def one_line(text: str) -> str:
-    """Return text on one line."""
+    """Return text with every line break and run of spaces replaced by one space."""
     return " ".join(text.split())
 
 

@@ -1,4 +1,4 @@
-"""Validation of the configured values, with a message for each mistake: what is wrong, and what to write."""
+"""Validation of the configured values. Each mistake gets a message that states what is wrong and what to write."""
 
 from collections.abc import Mapping
 from difflib import SequenceMatcher
@@ -12,7 +12,7 @@ from connector.config.source import PREFIX, ConfigSource, Key, key_text, kind_of
 
 
 def check(source: ConfigSource) -> Document:
-    """Return the document without the invalid keys, which are reported to the source."""
+    """Validate the configured values: report each invalid key to `source`, and return the document without them."""
     while True:
         try:
             return Document.model_validate(source.tree)

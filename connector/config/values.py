@@ -1,7 +1,8 @@
-"""Validators of the configuration's values: addresses, names, secrets and words, with the messages for invalid ones.
+"""Validators for configured values (addresses, names, secrets and words), with the messages for invalid values.
 
-Validators raise ValueError with the rest of a sentence that begins with the key, for example `is "x", which is …; …`.
-No message shows a value that may be a secret.
+A validator returns the value, sometimes in a normalized form. It raises ValueError for an invalid value. The error's
+text continues a sentence that begins with the key, for example `is "x", which is …; …`. No message shows a value that
+may be a secret.
 """
 
 import re
@@ -18,14 +19,14 @@ _CHINA_HOSTS = ("chinacloudapi.cn", "partner.microsoftonline.cn", "azure.cn")
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """A configured secret: its text, or the file or environment variable that holds it."""
+    """Configured secret: the text itself, or the file or environment variable that holds it."""
 
     kind: Literal["text", "file", "env"]
     value: str = field(repr=False)
 
 
 def to_reference(value: object) -> Reference:
-    """Return the secret that a text or a table of one key (`file` or `env`) refers to."""
+    """Return a configured secret as a Reference. The value is text, or a table with the single key `file` or `env`."""
     if isinstance(value, str):
         return Reference("text", value)
     if isinstance(value, dict) and len(value) == 1:
@@ -36,7 +37,7 @@ def to_reference(value: object) -> Reference:
 
 
 def to_property(value: object) -> Reference:
-    """Return the value of a librdkafka or topic property, which may also be a number or a boolean."""
+    """Return the value of a librdkafka property or a topic property, which may also be a number or a boolean."""
     if isinstance(value, bool):
         return Reference("text", str(value).lower())
     if isinstance(value, (int, float)):
@@ -47,14 +48,14 @@ def to_property(value: object) -> Reference:
 
 
 def to_identity(value: object) -> bool | str:
-    """Return true, false or the client id of a managed identity."""
+    """Validate the setting of a managed identity and return it unchanged: true, false, or a client id."""
     if isinstance(value, bool) or (isinstance(value, str) and re.fullmatch(r"[!-~]{0,256}", value)):
         return value
     raise ValueError("must be true, false or the client id of a user-assigned identity")
 
 
 def to_cloud(value: object) -> object:
-    """Return the name of a cloud unchanged. Refuse the cloud in China with its own message."""
+    """Return the name of a cloud unchanged, but raise a specific ValueError for the cloud in China."""
     if isinstance(value, str) and re.search(r"china|21vianet|mooncake|gallatin", value.lower()):
         raise ValueError(f"is {shown(value)}, but {_CHINA}; only global, us-gov-l4 and us-gov-l5 can be read")
     return value
@@ -85,7 +86,10 @@ def _is_loopback(host: str) -> bool:
 
 
 def to_base_url(value: str) -> str:
-    """Return Graph's root URL without a trailing slash: https, or http within this machine."""
+    """Validate the root URL of Graph, and return it without a trailing slash.
+
+    It must use https. Only a URL of this machine may use http.
+    """
     if not value:
         return value
     parts = _split_url(value)
@@ -99,7 +103,7 @@ def to_base_url(value: str) -> str:
 
 
 def to_registry_urls(value: str) -> str:
-    """Return the registry's addresses, separated by commas, without trailing slashes."""
+    """Validate the addresses of the schema registry, separated by commas, and return them without trailing slashes."""
     urls = [url.strip() for url in value.split(",")] if value else []
     for url in urls:
         if _split_url(url).scheme not in ("http", "https"):
@@ -108,13 +112,13 @@ def to_registry_urls(value: str) -> str:
 
 
 def is_protected(url: str) -> bool:
-    """Return whether a secret may be sent to a URL: over TLS, or within this machine."""
+    """Return whether a secret may be sent to a URL: the URL uses https, or it is one of this machine."""
     parts = urlsplit(url)
     return parts.scheme == "https" or _is_loopback(parts.hostname or "")
 
 
 def to_authority(value: str) -> str:
-    """Return the root URL of sign-in without a trailing slash. Raise ValueError with the rest of a sentence."""
+    """Validate the root URL of sign-in, and return it without a trailing slash. It must use https."""
     if not value:
         return value
     if _split_url(value).scheme != "https":
@@ -123,12 +127,12 @@ def to_authority(value: str) -> str:
 
 
 def to_topic(value: str) -> str:
-    """Return the name of a row topic, which leaves room for the longest suffix."""
+    """Validate the name of a row topic. It must be short enough for the suffix `.progress`."""
     return _kafka_name(value, len(".progress"))
 
 
 def to_app(value: str) -> str:
-    """Return the prefix of the internal topics, which leaves room for the longest suffix."""
+    """Validate `kafka.app`, the prefix of the internal topics. It must be short enough for the suffix `.control`."""
     return _kafka_name(value, len(".control"))
 
 
@@ -144,7 +148,7 @@ def _kafka_name(value: str, suffix: int) -> str:
 
 
 def to_servers(value: str) -> str:
-    """Return a list of brokers without white space."""
+    """Validate a list of brokers, separated by commas, and return it without spaces."""
     servers = [server.strip() for server in value.split(",")] if value.strip() else []
     for server in servers:
         match = re.fullmatch(r"(?:[A-Za-z_]+://)?(?:\[[0-9A-Fa-f:.%]+\]|[^\s:/\[\]@]+)(?::([0-9]{1,5}))?", server)
@@ -154,13 +158,13 @@ def to_servers(value: str) -> str:
 
 
 def to_listen(value: str) -> str:
-    """Return the address of the HTTP server unchanged."""
+    """Validate the address of the HTTP server, and return it unchanged."""
     split_listen(value)
     return value
 
 
 def split_listen(value: str) -> tuple[str, int]:
-    """Return the host and port of HOST:PORT. Raise ValueError with the rest of a sentence."""
+    """Return host and port of a text `HOST:PORT`. Raise ValueError if the text has another form."""
     match = re.fullmatch(r"(\[[0-9A-Fa-f:.]+\]|[^\s:/\[\]@]*):([0-9]{1,5})", value)
     if match is None or int(match.group(2)) > 65_535:
         raise ValueError(f'is {shown(value)}, which is not an address; write HOST:PORT, for example "0.0.0.0:9464"')
@@ -168,26 +172,26 @@ def split_listen(value: str) -> tuple[str, int]:
 
 
 def to_replication(value: int) -> int:
-    """Return a replication factor, or -1 for that of the broker."""
+    """Validate a replication factor, and return it. The value -1 means the default of the broker."""
     if value != -1 and not 1 <= value <= 32_767:
         raise ValueError(f"is {value}; write -1 for the broker's default, or at least 1")
     return value
 
 
 def to_word(value: object) -> object:
-    """Return a text in lower case, and any other value unchanged."""
+    """Return text in lower case, so that the configuration may use capitals. Return any other value unchanged."""
     return value.lower() if isinstance(value, str) else value
 
 
 def to_text(value: str) -> str:
-    """Return a text without control characters unchanged."""
+    """Validate that text has no control characters, and return it unchanged."""
     if not value.isprintable():
         raise ValueError("contains a control character; remove it")
     return value
 
 
 def to_tenant_id(value: str) -> str:
-    """Return a tenant id unchanged: a GUID or a domain."""
+    """Validate a tenant id, which is a GUID or a domain, and return it unchanged."""
     guid = re.fullmatch(r"[0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}", value)
     label = r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
     if not guid and not (len(value) <= 253 and re.fullmatch(rf"{label}(?:\.{label})+", value)):
@@ -197,7 +201,7 @@ def to_tenant_id(value: str) -> str:
 
 
 def to_client_id(value: str) -> str:
-    """Return a client id unchanged, which may be empty."""
+    """Validate a client id, which may be empty, and return it unchanged."""
     if not re.fullmatch(r"[!-~]{0,256}", value):
         raise ValueError("is not a client id; write the application (client) id that Microsoft Entra shows")
     return value

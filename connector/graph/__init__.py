@@ -1,1 +1,1 @@
-"""Client of Microsoft Graph and its sign-in, as a source of pages. Only this package uses msal and aiohttp's client."""
+"""Source of pages from Microsoft Graph, with sign-in. Only this package uses msal and the client of aiohttp."""

@@ -1,9 +1,10 @@
 """Access tokens of one tenant, acquired with msal but without letting msal wait for the network.
 
-msal is synchronous: it calls its `http_client` in the middle of its own work. A sign-in that hangs would block a
-thread, and with many tenants it would block all threads. msal therefore runs as a function of the responses that it
-needs: it receives the responses that have arrived and stops at the first missing one, the event loop makes that
-request, and msal runs again from the start. The few threads only compute signatures and read secrets.
+msal is synchronous: it sends its HTTP requests through a client (`http_client`) that it calls in the middle of its
+work. A sign-in that hangs would block a thread, and with many tenants it would block all threads. This module therefore
+runs msal repeatedly. Each time, msal gets the responses that have arrived so far and is stopped at the first missing
+one. The event loop then makes the missing request, and msal runs again from the start. The few threads only compute
+signatures and read secrets.
 
 Rules:
 
@@ -50,7 +51,7 @@ _PASSING_OF_AZURE = (404, 410)  # the machine's metadata service is being update
 
 
 class Token(NamedTuple):
-    """An access token with its times.
+    """Access token with its times.
 
     `serves_until` and `renew_at` are monotonic seconds, `expires_at` is epoch seconds. The token is renewed from
     `renew_at` on and is not used after `serves_until`.
@@ -61,11 +62,11 @@ class Token(NamedTuple):
     renew_at: float
     expires_at: float
     directory: str = ""
-    "The id of the directory that the token opens; empty if the token does not state it."
+    "Id of the directory that the token gives access to. It is empty if the token does not state it."
 
 
 class Pauses:
-    """The pauses of a tenant's sign-in, set by its `Retry-After` headers and by exponential back-off."""
+    """Pauses between a tenant's sign-in requests, caused by `Retry-After` headers and by exponential back-off."""
 
     def __init__(self) -> None:
         self.backoff = Backoff()
@@ -74,7 +75,7 @@ class Pauses:
 
 
 class SignIn:
-    """The access tokens of one tenant."""
+    """Sign-in of one tenant: acquires, keeps and renews the tenant's access token."""
 
     def __init__(  # noqa: PLR0913
         self,
@@ -90,8 +91,8 @@ class SignIn:
     ) -> None:
         """Create the sign-in of a tenant.
 
-        `pauses` are those of the tenant's previous sign-in, if there was one. `directories` are those that the tenants
-        of this process read; None for a sign-in that reads none.
+        `pauses` are those of the tenant's previous sign-in, if there was one. `directories` records which tenant reads
+        which directory, so that no directory is read twice; None turns this check off.
         """
         self._transport = transport
         self._pool = pool
@@ -112,21 +113,21 @@ class SignIn:
         self._last_problem = ""
         self._correlation_id = ""
         self.graph_host = ""
-        "The host of Graph in the tenant's cloud, empty until the tenant's sign-in metadata has been read."
+        "Host of Graph in the tenant's cloud. It is empty until the tenant's sign-in metadata was read."
 
     def asked_s(self, now: float) -> float:
-        """Return the seconds up to `now` during which a `Retry-After` of sign-in held requests back."""
+        """Return for how many seconds, up to `now`, a `Retry-After` of sign-in has delayed requests in total."""
         return self._pauses.asked.at(now)
 
     async def token(self) -> str:
-        """Return an access token that is valid now, after waiting out the pauses of sign-in.
+        """Return a valid access token. If there is none yet, wait for the pauses of sign-in and acquire one.
 
-        Raise PermanentError or TransientError when sign-in fails.
+        Raise PermanentError or TransientError if sign-in fails.
         """
         return (await self.held()).text
 
     async def held(self) -> Token:
-        """Return an access token that is valid now, with its times. Raise the same errors as `token`."""
+        """Return a valid access token with its times. It waits and raises errors in the same way as `token`."""
         now = time.monotonic()
         if self._held is not None and now < self._held.serves_until:
             self._check_reader(self._held.directory)
@@ -139,12 +140,12 @@ class SignIn:
         return await asyncio.shield(self._start())
 
     def drop(self, token: str) -> None:
-        """Discard a token that Graph rejected, so that it is not returned again."""
+        """Discard a token that Graph rejected, so that it is not used again."""
         if self._held is not None and self._held.text == token:
             self._held = None
 
     async def close(self) -> None:
-        """Cancel a token request that is in flight."""
+        """Cancel the token request that is in flight, if there is one."""
         if self._directories is not None and isinstance(self._tenant, Tenant):
             self._directories.end(self._tenant)
         for task in (self._flight, self._look):
@@ -223,15 +224,18 @@ class SignIn:
         )
 
     async def _look_at_files(self) -> identity.Credential | None:
-        """Read a credential whose files have changed, so that the log names a bad one before it is needed."""
+        """Read the credential again if one of its files has changed.
+
+        An unusable file is thereby logged before the next token needs the credential.
+        """
         if not await self._compute(lambda: identity.has_changed(self._tenant.identity)):
             return None
         return await self._read_credential()
 
     async def _read_credential(self) -> identity.Credential:
-        """Return the current credential, or the last one while the current one cannot be used.
+        """Return the current credential. If it cannot be used, return the last usable one.
 
-        Raise PermanentError if there is no last one.
+        Raise PermanentError if there was no usable credential yet.
         """
         try:
             credential = await self._compute(lambda: identity.read(self._tenant.identity))
@@ -250,7 +254,10 @@ class SignIn:
         return credential
 
     def _check_reader(self, directory: str) -> None:
-        """Raise PermanentError if another configured tenant reads the directory: its rows would be read twice."""
+        """Raise PermanentError if another configured tenant reads the same directory.
+
+        Otherwise the rows of the directory would be published twice.
+        """
         if self._directories is None or not directory or not isinstance(self._tenant, Tenant):
             return
         other = self._directories.other_reader(directory, self._tenant)
@@ -263,9 +270,9 @@ class SignIn:
             raise error
 
     def _check_tenant(self, there: str) -> None:
-        """Raise PermanentError if the directory `there` is not that of the tenant.
+        """Raise PermanentError if a managed identity belongs to another directory (`there`) than the tenant's.
 
-        The other tenant's rows would be published as rows of this tenant.
+        Otherwise rows of that directory would be published as rows of this tenant.
         """
         here = self._tenant.id.lower()
         if GUID.fullmatch(here) and GUID.fullmatch(there) and here != there:
@@ -295,11 +302,10 @@ class SignIn:
             answers.append(await self._fetch(request, credential))
 
     async def _fetch(self, request: Request, credential: identity.Credential) -> Response:
-        """Return a response with status 200 and a JSON object as its body.
+        """Send a request of msal and return the response, which has status 200 and a JSON object as its body.
 
-        Raise PermanentError or TransientError otherwise.
-
-        msal must not see any other response, because it writes such a response to the log in full.
+        Raise PermanentError or TransientError for any other response. msal must not see such a response, because msal
+        would write all of it to the log.
         """
         by_azure = credential.kind == "managed_identity"
         try:
@@ -365,9 +371,9 @@ def _lifetime_s(expires_in: object) -> float:
 
 
 def _look_at(flight: asyncio.Task[Token]) -> None:
-    """Retrieve the exception of a finished task, because asyncio logs exceptions that were never retrieved.
+    """Retrieve the exception of a finished task, because asyncio logs every exception that was never retrieved.
 
-    The callers that waited for the task may have been cancelled.
+    Nothing else may retrieve it: the callers that waited for the task may have been cancelled.
     """
     if not flight.cancelled():
         flight.exception()

@@ -1,4 +1,4 @@
-"""Access tokens for synchronous clients, from an event loop in a separate thread that signs in as for Graph."""
+"""Access tokens for the Kafka clients, which are synchronous. A thread with its own event loop acquires the tokens."""
 
 import asyncio
 import threading
@@ -21,11 +21,11 @@ _UNUSABLE_S = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Bearer:
-    """Token callback of librdkafka (`oauth_cb`). It is thread-safe and returns within 5 s.
+    """Callback that gives librdkafka its tokens (`oauth_cb`). It is thread-safe and returns within 5 s.
 
-    While sign-in is unavailable it returns a token that every broker rejects. Without a token the constructor of a
-    client would fail, although the client can wait for sign-in as it waits for brokers. librdkafka calls again within
-    seconds.
+    While sign-in is unavailable, it returns an invalid token that every broker rejects. Without any token, the
+    constructor of a client would fail. With an invalid token, the client waits for sign-in in the same way as it waits
+    for brokers: librdkafka calls again within seconds.
     """
 
     sign_in: SignIn
@@ -33,7 +33,10 @@ class Bearer:
 
     @classmethod
     def start(cls, graph: Graph, target: EventHubs) -> "Bearer":
-        """Start the event loop in a thread that lives as long as the process. Raise ConfigurationError."""
+        """Start the event loop in a thread that lives as long as the process.
+
+        Raise ConfigurationError if the CA bundle cannot be read.
+        """
         loop = asyncio.new_event_loop()
         threading.Thread(target=loop.run_forever, name="sign-in of brokers", daemon=True).start()
         trust = Trust("graph", graph.ca_bundle, strict=graph.tls_strict)
@@ -44,7 +47,7 @@ class Bearer:
         return cls(sign_in, loop)
 
     def __call__(self, _: str | None = None) -> tuple[str, float]:
-        """Return a token and the time at which it expires, in epoch seconds."""
+        """Return a token and its expiry time in epoch seconds."""
         waiting: Future[Token] = asyncio.run_coroutine_threadsafe(self.sign_in.held(), self.loop)
         try:
             token = waiting.result(_PATIENCE_S)

@@ -1,4 +1,4 @@
-"""Client for Graph's direct routing log, which all tenants share."""
+"""Client for the direct routing log of Graph. All tenants of a process share it."""
 
 import asyncio
 import time
@@ -32,7 +32,10 @@ _OTHERS_ANSWER_S = 2.0
 
 
 class GraphClient:
-    """Client that all tenants share: one HTTP session, the threads in which msal computes, budgets, and the clock."""
+    """Client that all tenants share.
+
+    It owns the HTTP session, the threads of sign-in, the request budgets and the clock.
+    """
 
     def __init__(self, settings: Graph, now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
         self._settings = settings
@@ -45,7 +48,7 @@ class GraphClient:
         self._directories = Directories()
         self._now = now
         self.clock = TrustedClock(now)
-        "The time that decides about windows, about forgetting rows and about progress."
+        "Time that Graph has confirmed. It decides about windows, about removing old rows, and about progress records."
         self._is_asking_date = False
 
     async def __aenter__(self) -> Self:
@@ -65,12 +68,11 @@ class GraphClient:
         now: Callable[[], datetime] | None = None,
         patience_s: float = PATIENCE_S,
     ) -> "Source":
-        """Return a source of one tenant, whose first request waits one step of the budget.
+        """Create the source of one tenant's pages. Its first request waits for one interval of the request budget.
 
-        `now` gives the time of pages.
-
-        A tenant gets another source when its shard restarts or comes back, or when SIGHUP changes its configuration.
-        Its budget and the pauses of its sign-in belong to the client and are kept.
+        `now` returns the time at which a page counts as received. A tenant gets another source when its shard restarts
+        or is assigned again, or when SIGHUP changes the tenant's configuration. The tenant's budget and the pauses of
+        its sign-in belong to the client and are kept.
         """
         health = Health(patience_s)
         limits = self._limits_of(tenant)
@@ -108,11 +110,10 @@ class GraphClient:
         return limits
 
     async def learn_time(self, source: "Source") -> None:
-        """Return once Graph has answered any request, because its Date sets the clock.
+        """Wait until Graph has answered a request of any tenant, because the Date of the response sets the clock.
 
-        Raise the errors of `Source.pages`.
-
-        While another tenant's request for this purpose is in flight, wait a short time for its response first.
+        If no answer has arrived, request the Date through `source`. While another tenant's request for the Date is in
+        flight, wait up to 2 s for its response first. Raise the errors of `Source.pages`.
         """
         if self._is_asking_date:
             with suppress(TimeoutError):
@@ -133,7 +134,10 @@ class GraphClient:
             await asyncio.gather(asking, known, return_exceptions=True)
 
     def _compare_clocks(self, server_now: datetime | None) -> None:
-        """Pass Graph's time to the clock, and log a difference once, and again after the clocks have agreed."""
+        """Pass the time of Graph to the clock, and log a difference of more than 30 s.
+
+        The difference is logged once, and again only after the clocks have agreed in between.
+        """
         self.clock.answered(server_now)
         if server_now is None:
             return
@@ -145,7 +149,7 @@ class GraphClient:
 
 
 class _Limits(NamedTuple):
-    """The limits of one tenant's requests to Graph and to sign-in, kept for the life of the process."""
+    """Request budget of one tenant and the pauses of its sign-in. They are kept as long as the process runs."""
 
     budget: Budget
     pauses: Pauses

@@ -1,4 +1,4 @@
-"""Time that Graph has confirmed."""
+"""Clock that never runs ahead of the time that Graph has confirmed."""
 
 import asyncio
 from collections.abc import Callable
@@ -10,10 +10,11 @@ _SET_BACK = timedelta(minutes=2)  # a response arrives within this time of its D
 
 
 class TrustedClock:
-    """This machine's clock, limited to the latest time that Graph's Date allows, because a machine may be days ahead.
+    """Clock of this machine, limited by the Date of Graph's responses, because a machine's clock may be days ahead.
 
-    Between two responses the monotonic clock counts, so that a jump ahead is noticed at once. While a machine is
-    suspended the monotonic clock stands still: the time is then late until the next response, which is harmless.
+    Between two responses the monotonic clock continues the time of the last Date, so that a jump of the machine's clock
+    has no effect. The monotonic clock stops while a machine is suspended. The time is then too early until the next
+    response, which is harmless.
     """
 
     def __init__(
@@ -26,7 +27,7 @@ class TrustedClock:
         self._dated: tuple[datetime, float] | None = None
 
     def answered(self, server_now: datetime | None) -> None:
-        """Record a response and its Date. If it has no Date, this machine's clock is trusted."""
+        """Record the Date of a response. If the response has no Date, the clock of this machine is trusted."""
         self.known.set()
         if server_now is None:
             return
@@ -37,12 +38,12 @@ class TrustedClock:
             self._dated = server_now + _TRUNCATED, self._elapsed_s()
 
     def now(self) -> datetime:
-        """Return the time (aware UTC). Before the first response it is this machine's time."""
+        """Return the current time in UTC. Before the first response, it is the time of this machine."""
         latest, now = self._latest(), self._now()
         return now if latest is None else min(now, latest)
 
     def trusted(self) -> datetime | None:
-        """Return the time (aware UTC), or None before the first response."""
+        """Return the current time in UTC, or None before the first response."""
         return self.now() if self.known.is_set() else None
 
     def _latest(self) -> datetime | None:

@@ -1,7 +1,7 @@
-"""Which configured tenant reads a directory of Entra.
+"""Directories of Microsoft Entra and the configured tenants that read them.
 
-A directory can be configured by its id and by each of its domains. Only a token states that two tenants are one
-directory, whose rows would be published twice.
+A directory can be configured by its id and by each of its domains. Only an access token shows that two configured
+tenants are the same directory. The rows of that directory would be published twice.
 """
 
 import re
@@ -12,21 +12,24 @@ GUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
 class Directories:
-    """The tenants of one process that read directories.
+    """Record of which tenant of this process reads which directory. Only one tenant may read a directory.
 
-    A tenant that is configured by the id of its directory comes before one that is configured by a domain. Of several
-    domains, the first one that signs in comes first.
+    A tenant that is configured by the id of the directory takes precedence over one that is configured by a domain.
+    Between two domains, the tenant that signs in first takes precedence.
     """
 
     def __init__(self) -> None:
         self._readers: dict[str, Tenant] = {}
 
     def end(self, tenant: Tenant) -> None:
-        """Forget a tenant that is not read any more."""
+        """Remove a tenant that is not read any more."""
         self._readers = {one: reader for one, reader in self._readers.items() if reader.key != tenant.key}
 
     def other_reader(self, directory: str, tenant: Tenant) -> Tenant | None:
-        """Return the other tenant that reads a directory, or None after recording that `tenant` reads it."""
+        """Return the other tenant that already reads the directory.
+
+        If there is none, record `tenant` and return None.
+        """
         reader = self._readers.get(directory)
         if reader is None or tenant.key == directory:
             reader = self._readers[directory] = tenant

@@ -1,4 +1,4 @@
-"""Causes and remedies of sign-in's OAuth errors. Descriptions are not repeated, because they may quote secrets."""
+"""Causes and remedies for OAuth errors of sign-in. The error's own description is never shown: it may quote secrets."""
 
 import json
 import re
@@ -139,18 +139,21 @@ _REMEDY_OF_AZURE = "this machine has no such managed identity; assign it, and ch
 
 
 class EntraError(NamedTuple):
-    """An error of sign-in, in its own codes."""
+    """Error that sign-in returned, with its codes as text for messages."""
 
     codes: str
     correlation_id: str
     remedy: str
-    "The cause and, after a semicolon, what to do. Empty for a transient error."
+    "Cause and, after a semicolon, what to do. It is empty for a transient error."
     wait: str = ""
-    "The cause and what to do for a transient error, if its code is known."
+    "Cause and what to do for a transient error. It is empty if the code of the error is not known."
 
 
 def read(document: Mapping[str, Any], kind: str) -> EntraError | None:
-    """Return the error in a response, or None if there is none. `kind` is the configuration key of the credential."""
+    """Return the error that a response of sign-in holds, or None if it holds none.
+
+    `kind` is the configuration key of the credential, which the remedy names.
+    """
     error = document.get("error")
     if not isinstance(error, str) or not _SAFE.fullmatch(error):
         return None

@@ -1,4 +1,4 @@
-"""One request to Graph with what is known of its response, and the log of failed requests."""
+"""One request to Graph with the metadata of its response, and the log of failed requests."""
 
 import re
 import time
@@ -21,7 +21,7 @@ _MOST_KINDS = 64
 
 
 class Exchange:
-    """One request, and what is known of its response except the body."""
+    """One request and the metadata of its response: status, error code, ids, Date and `Retry-After`."""
 
     __slots__ = ("code", "dated_at", "graph_id", "id", "retry_after_s", "slot", "status")
 
@@ -35,7 +35,7 @@ class Exchange:
         self.retry_after_s: float | None = None
 
     def came(self, answer: Response, received_at: datetime) -> None:
-        """Record the response, whose body counts for its error code only."""
+        """Record the metadata of the response. Only an error code is taken from its body."""
         self.status = answer.status
         self.graph_id = _safe(answer.headers.get("request-id", ""))
         self.dated_at = _date(answer.headers.get("date"))
@@ -45,14 +45,15 @@ class Exchange:
 
     @property
     def outcome(self) -> str:
-        """Return the status and Graph's error code, as an operator looks them up."""
+        """HTTP status and error code of Graph, as text for messages and logs."""
         return f"{self.status} {self.code}".rstrip()
 
 
 class RequestFailures:
-    """The log of one tenant's failed requests.
+    """Log of one tenant's failed requests.
 
-    The first failure of a kind is logged at once, further ones once per minute with their number.
+    Failures with the same status and error code are one kind. The first failure of a kind is logged at once. Further
+    failures of that kind are logged once per minute, with their number.
     """
 
     def __init__(self, label: str) -> None:
@@ -60,7 +61,7 @@ class RequestFailures:
         self._seen: dict[str, tuple[float, int]] = {}
 
     def happened(self, exchange: Exchange, problem: str) -> None:
-        """Log a failed request, or count it if its kind was logged within the last minute."""
+        """Log a failed request. If its kind was logged within the last minute, only count it."""
         now = time.monotonic()
         logged_at, unlogged = self._seen.get(exchange.outcome, (-_LOG_AGAIN_S, 0))
         if now - logged_at < _LOG_AGAIN_S:
@@ -90,9 +91,9 @@ class _ErrorBody(msgspec.Struct):
 
 
 def _code(body: bytes) -> str:
-    """Return Graph's error code, or an empty string.
+    """Return the error code of Graph from a response body, or an empty string if there is none.
 
-    Gateways send HTML, and text that does not look like a code may be anything, so it is not logged.
+    Gateways answer with HTML. Text that does not look like a code may be confidential, so it is not logged.
     """
     try:
         return _safe(msgspec.json.decode(body, type=_ErrorBody).error.code)

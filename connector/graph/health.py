@@ -1,11 +1,12 @@
-"""Health of a tenant: whether it fails and why, from the outcomes of its requests.
+"""Health of a tenant, derived from the outcomes of its requests: whether the tenant fails, and why.
 
 Rules:
 
 1. A permanent error, which needs operator action (sign_in, permission, rejected), makes the tenant fail at once.
-2. A transient error (throttled, unreachable) makes it fail when nothing succeeded for the patience after it started.
-3. Refusals that may concern one range only (4xx except 401) and start within a minute of a request that Graph served
-   make the tenant fail only after ten seconds and three refusals in a row.
+2. A transient error (throttled, unreachable) makes the tenant fail only if no request succeeded for `patience_s`
+   seconds after the first such error.
+3. A refusal with a 4xx status other than 401 may concern one range only. If such refusals begin within a minute of a
+   request that Graph served, the tenant fails only after ten seconds and three refusals in a row.
 4. Only a request that Graph serves ends a failure. A token alone does not: the role may still be missing.
 """
 
@@ -21,7 +22,7 @@ _REFUSALS = 3
 
 
 class Failure(NamedTuple):
-    """Reason why a tenant fails: the value of the metric label, and a sentence for people."""
+    """Reason why a tenant fails, as the value of a metric label and as a sentence for people."""
 
     reason: PermanentReason | TransientReason
     message: str
@@ -29,7 +30,7 @@ class Failure(NamedTuple):
 
 
 class Health:
-    """Outcomes of one tenant's requests. Times are monotonic seconds and are passed in."""
+    """Health of one tenant. All times are monotonic seconds, which the caller passes in."""
 
     __slots__ = (
         "_answered_at",
@@ -44,7 +45,7 @@ class Health:
 
     def __init__(self, patience_s: float = PATIENCE_S) -> None:
         self.up = False
-        "True if the last request, for a token or to Graph, succeeded."
+        "True if the last request succeeded, whether to sign-in or to Graph."
         self._patience_s = patience_s
         self._rejected: Failure | None = None
         self._transient: Failure | None = None
@@ -53,7 +54,7 @@ class Health:
         self._may_pass = False
 
     def signed_in(self) -> None:
-        """Record that a token was issued."""
+        """Record that sign-in issued a token."""
         self.up = True
 
     def answered(self, now: float = -math.inf) -> None:
@@ -64,7 +65,7 @@ class Health:
         self._rejected = self._transient = None
 
     def rejected(self, reason: PermanentReason, message: str, now: float, *, may_pass: bool = False) -> None:
-        """Record an error that needs operator action. With `may_pass` it may concern one range only."""
+        """Record a permanent error. `may_pass` is true if it may concern only the requested range of call time."""
         self.up = False
         if not self._refusals:
             self._refused_since = now
@@ -77,13 +78,13 @@ class Health:
             self._transient = None
 
     def failed_transiently(self, reason: TransientReason, message: str, begun: float) -> None:
-        """Record a transient error. It counts from the start of the request that met it."""
+        """Record a transient error. `begun` is when the failed request began: the failure counts from that time."""
         self.up = False
         since = begun if self._transient is None else self._transient.since
         self._transient = Failure(reason, message, since)
 
     def failing(self, now: float) -> Failure | None:
-        """Return the failure that counts at `now`; None when the tenant does not fail."""
+        """Return the failure because of which the tenant fails at `now`, or None if the tenant does not fail."""
         if self._transient is not None and now - self._transient.since >= self._patience_s:
             return self._transient
         is_short = self._refusals < _REFUSALS or now - self._refused_since < _REFUSED_S

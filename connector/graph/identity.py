@@ -1,4 +1,4 @@
-"""Credentials of a tenant, read again for each token, and the msal client that uses them."""
+"""Credential of a tenant, which is read again for every token, and the msal client that uses it."""
 
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple, Protocol, TypeVar
@@ -17,14 +17,14 @@ _Text = TypeVar("_Text", str, bytes)
 
 
 class CredentialError(Exception):
-    """The identity cannot be used. The message states the reason and what to do, without any secret."""
+    """Identity that cannot be used for sign-in. The message states the reason and what to do, without any secret."""
 
 
 class Credential(NamedTuple):
-    """An identity with the current value of its credential. Equal credentials sign in in the same way."""
+    """Identity with the current value of its credential. Equal values are interchangeable for sign-in."""
 
     kind: Kind
-    "The configuration key of the credential."
+    "Configuration key of the credential."
     client_id: str
     value: str | certificates.Certificate = ""
 
@@ -33,7 +33,10 @@ class Credential(NamedTuple):
 
 
 def read(identity: Identity) -> Credential:
-    """Return the identity with the current value of its credential, read from files. Raise CredentialError."""
+    """Return the current credential of an identity. Its secret is read from the file again, if it is in a file.
+
+    Raise CredentialError if the credential is missing or cannot be used.
+    """
     client_id = identity.client_id or ""
     if identity.managed_identity:
         return Credential("managed_identity", client_id)
@@ -61,7 +64,7 @@ def read(identity: Identity) -> Credential:
 
 
 def has_changed(identity: Identity) -> bool:
-    """Return whether a file of the credential looks different than when it was last read."""
+    """Return whether a file of the credential has changed since it was last read."""
     files = (
         identity.client_secret,
         identity.client_certificate,
@@ -79,16 +82,20 @@ def _value(name: str, secret: Hidden[_Text]) -> _Text:
 
 
 class Application(Protocol):
-    """Client that requests tokens with one credential."""
+    """msal client that requests tokens with one credential."""
 
     def acquire(self, scope: str) -> dict[str, Any]:
-        """Return a newly issued token, in the form of an OAuth response. Raise MissingAnswerError as `Replies` does."""
+        """Request a fresh token, and return the OAuth response.
+
+        Raise MissingAnswerError at the first request whose response `Replies` does not have yet.
+        """
 
 
 def application(credential: Credential, authority: str, replies: Replies) -> Application:
-    """Return the client that requests tokens with a credential. `authority` is that of the tenant.
+    """Create the msal client for a credential. `authority` is the sign-in URL of the tenant.
 
-    Raise MissingAnswerError as `Replies` does, because msal may read the tenant's metadata at construction.
+    Raise MissingAnswerError at the first request whose response `Replies` does not have yet: msal may already read the
+    metadata of the tenant here.
     """
     if credential.kind == "managed_identity":
         return _Managed(credential.client_id, replies)
@@ -96,7 +103,7 @@ def application(credential: Credential, authority: str, replies: Replies) -> App
 
 
 class _Confidential:
-    """An application that proves its identity to the tenant's sign-in."""
+    """Application that signs in to the tenant with a secret, a certificate or a federated token."""
 
     def __init__(self, credential: Credential, authority: str, replies: Replies) -> None:
         self._msal = msal.ConfidentialClientApplication(
@@ -116,9 +123,9 @@ class _Confidential:
 
 
 class _Managed:
-    """A managed identity, for which Azure vouches.
+    """Managed identity, whose tokens come from the Azure machine that the process runs on.
 
-    Each token needs its own msal client, which caches the last token.
+    Each token request creates another msal client, because an msal client would return the token that it has cached.
     """
 
     def __init__(self, client_id: str, replies: Replies) -> None:

@@ -1,4 +1,4 @@
-"""HTTP client for msal that replays the responses that have arrived and stops msal at the first missing one."""
+"""HTTP client for msal that returns the responses that have arrived, and stops msal at the first missing one."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -8,7 +8,7 @@ from connector.graph.transport import Response
 
 
 class Request(NamedTuple):
-    """A request that msal wants to send."""
+    """HTTP request that msal wants to send."""
 
     method: str
     url: str
@@ -17,7 +17,10 @@ class Request(NamedTuple):
 
 
 class MissingAnswerError(Exception):
-    """msal needs the response to `request` to continue. Not an OSError or ValueError, because msal catches those."""
+    """Signal that msal cannot continue without the response to `request`.
+
+    It is not an OSError or a ValueError, because msal catches those.
+    """
 
     def __init__(self, request: Request) -> None:
         super().__init__("an answer is missing")
@@ -25,7 +28,7 @@ class MissingAnswerError(Exception):
 
 
 class _Reply:
-    """A response with the attributes that msal expects."""
+    """Response with the attributes that msal expects."""
 
     def __init__(self, answer: Response) -> None:
         self.status_code = answer.status
@@ -34,28 +37,31 @@ class _Reply:
 
 
 class Replies:
-    """msal's `http_client`. It returns the responses that have arrived, in order, then raises MissingAnswerError."""
+    """HTTP client for msal.
+
+    It returns the responses that have arrived, in order, and then raises MissingAnswerError.
+    """
 
     def __init__(self) -> None:
         self._answers: list[Response] = []
         self._given = 0
 
     def rewind(self, answers: list[Response]) -> None:
-        """Start again from the first of these responses."""
+        """Prepare another run of msal, which gets these responses in order."""
         self._answers, self._given = answers, 0
 
     def get(self, url: str, params: Any = None, headers: Any = None, **_: Any) -> _Reply:
-        """Return the response to a GET request, with the interface of a `requests` session."""
+        """Return the next response to a GET request. msal calls this as the `get` of a `requests` session."""
         return self._reply(Request("GET", _with(url, params), _texts(headers), None))
 
     def post(self, url: str, params: Any = None, data: Any = None, headers: Any = None, **_: Any) -> _Reply:
-        """Return the response to a POST request, with the interface of a `requests` session."""
+        """Return the next response to a POST request. msal calls this as the `post` of a `requests` session."""
         form = data if isinstance(data, str) else urlencode(_without_none(data or {}))
         names = {"Content-Type": "application/x-www-form-urlencoded", **_texts(headers)}
         return self._reply(Request("POST", _with(url, params), names, form.encode()))
 
     def close(self) -> None:
-        """Do nothing, since no connection is open."""
+        """Do nothing: this client has no connection. msal requires the method."""
 
     def _reply(self, request: Request) -> _Reply:
         if self._given == len(self._answers):

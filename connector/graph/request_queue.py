@@ -1,9 +1,9 @@
 """Priority queue in front of a tenant's rate limiter.
 
-A waiting request has no fixed place: whenever the budget allows a request, the most urgent one that waits at that
-moment is sent. A live request that has just arrived therefore overtakes a backfill that has waited for a long time. A
-request that failed lets the request that has waited longest go first, so that a page that always fails slows its tenant
-down but does not block it.
+Waiting requests have no fixed order. Whenever the budget allows a request, the most urgent one of those that wait at
+that moment is sent. A live request that has just arrived therefore overtakes a backfill that has waited for a long
+time. A request that failed before lets the request that has waited longest go first. A page that always fails thereby
+slows its tenant down, but does not block it.
 """
 
 import asyncio
@@ -39,14 +39,15 @@ class _Waiter:
 
 
 class RequestQueue:
-    """Queue that gives the slots of one budget, one at a time, to the most urgent waiting request."""
+    """Queue that gives the slots of one budget to waiting requests, one at a time, the most urgent request first."""
 
     def __init__(
         self, budget: Budget, memory: PageMemory, clock: Callable[[], float], ticked: Callable[[float], None]
     ) -> None:
         """Create an empty queue.
 
-        `ticked` is called with `clock()` while requests wait, at least every 5 s.
+        While requests wait, `ticked` is called with `clock()` at least every 5 s, to keep the throttling metric up to
+        date.
         """
         self._budget = budget
         self._memory = memory
@@ -57,9 +58,9 @@ class RequestQueue:
         self._timer: asyncio.TimerHandle | None = None
 
     async def enter(self, priority: int, *, aside: bool = False) -> Admission:
-        """Return a slot and room as soon as there are both and no more urgent request waits.
+        """Wait for a slot of the budget and room for a page, and return both once no more urgent request waits.
 
-        With `aside`, the request that has waited longest goes first.
+        `priority` is lower for more urgent requests. With `aside`, the request that has waited longest goes first once.
         """
         loop = asyncio.get_running_loop()
         self._order += 1
@@ -95,7 +96,10 @@ class RequestQueue:
             first.future.set_result(Admission(self._budget.take(now), room))
 
     def _next(self) -> _Waiter:
-        """Return the most urgent waiter, or the oldest one if the most urgent one steps aside; backfills come last."""
+        """Return the waiter that gets the next slot.
+
+        It is the most urgent one. If that one has to step aside, it is the oldest of the others, backfills last.
+        """
         first = min(self._waiters, key=lambda waiter: waiter.urgency)
         others = [waiter for waiter in self._waiters if not waiter.aside]
         if not first.aside or not others:

@@ -1,13 +1,13 @@
-"""Source of one tenant's pages, which reads page chains within the tenant's request budget.
+"""Source of one tenant's pages. It reads page chains within the tenant's request budget.
 
 Rules:
 
-1. A chain is followed link by link as Graph gives them, only to the configured scheme, host and port, and never to a
-   link that was already followed. A page whose link was already followed counts as a page that could not be read. It
-   is requested again, because the rest of the chain would be lost otherwise; after `patience_s` the chain ends.
-2. Transient errors are retried here within the budget. After trying one page for `patience_s`, not counting the time
-   for which Graph asked to wait, the chain ends with TransientError and is planned again. With `attempts` it ends
-   after that number of failures of one page, counting only failures that may depend on the range.
+1. A chain is followed along its `nextLink`s. A link is followed only if it leads to the configured scheme, host and
+   port and was not followed before. If it was, the page that contains it counts as failed and is requested again,
+   because the rest of the chain would be lost otherwise. After `patience_s` seconds the chain ends.
+2. Transient errors are retried here, within the budget. If one page fails for `patience_s` seconds, not counting the
+   time that Graph asked to wait, the chain ends with TransientError and the range is scheduled again. With `attempts`,
+   the chain ends after that number of failures of one page, counting only failures that may depend on the range.
 3. A permanent error, which needs operator action, ends the chain at once.
 4. A page is yielded only when it and its link are complete. No part of a response body is ever logged, except Graph's
    error code.
@@ -48,7 +48,7 @@ _PASSING_STATUSES = {408, 425, _TOO_MANY}
 
 
 class ReadPage(NamedTuple):
-    """One page of a chain: the JSON of each row as received, and when the page was complete (aware UTC)."""
+    """One page of a chain. `rows` holds the JSON of each row as received, `received_at` is in UTC."""
 
     rows: list[msgspec.Raw]
     received_at: datetime
@@ -60,17 +60,17 @@ class ReadPage(NamedTuple):
 
 
 class SourceEvents(Protocol):
-    """Receiver of what happens to one tenant's requests, for metrics."""
+    """Observer of one tenant's requests, for metrics."""
 
     def request_finished(self, lane: str, status: str, seconds: float) -> None:
-        """Count a finished request. `status` is the HTTP status, or "error" when no complete response arrived."""
+        """Count a finished request. `status` is the HTTP status, or "error" if no complete response arrived."""
 
     def throttled(self, seconds: float) -> None:
-        """Add time during which Graph held requests back."""
+        """Add a number of seconds during which Graph's throttling held requests back."""
 
 
 class NoEvents:
-    """SourceEvents for requests that are not counted."""
+    """Observer that ignores all events."""
 
     def request_finished(self, lane: str, status: str, seconds: float) -> None:
         """Do nothing."""
@@ -80,17 +80,17 @@ class NoEvents:
 
 
 class _UnauthorizedError(Exception):
-    """Graph rejected the token."""
+    """Response 401: Graph rejected the token."""
 
     def __init__(self, exchange: Exchange, audience: str) -> None:
         super().__init__("401")
         self.exchange = exchange
         self.audience = audience
-        "The audience claim of the token, empty if it is unknown."
+        "Audience claim of the token. It is empty if the claim is unknown."
 
 
 class Source:
-    """Source of one tenant's pages. Concurrent chains share its budget, its token and its health."""
+    """Source of one tenant's pages. Page chains that are read concurrently share its budget, token and health."""
 
     def __init__(  # noqa: PLR0913
         self,
@@ -121,28 +121,28 @@ class Source:
         self._told_throttled_s = budget.throttled_s(time.monotonic())
         self._doubted = False
         self.served_at: datetime | None = None
-        "The time at which Graph last returned a page of the tenant's rows (aware UTC)."
+        "Time in UTC at which Graph last returned a page of this tenant's rows."
         self._failures = RequestFailures(tenant.label)
 
     @property
     def up(self) -> bool:
-        """Return whether the last request, for a token or to Graph, succeeded."""
+        """True if the last request succeeded, whether to sign-in or to Graph."""
         return self.health.up
 
     def failing(self) -> Failure | None:
-        """Return why the tenant fails at this moment, or None if it does not fail."""
+        """Return the failure because of which the tenant fails now, or None if the tenant does not fail."""
         return self.health.failing(time.monotonic())
 
     def budget_used_ratio(self) -> float:
-        """Return the number of requests in the last 60 s divided by requests_per_minute."""
+        """Return the used part of the budget: requests in the last 60 s divided by `requests_per_minute`."""
         return self.budget.used_ratio(time.monotonic())
 
     async def pages(self, window: Window, priority: int, attempts: int | None = None) -> AsyncGenerator[ReadPage, None]:
-        """Yield the pages of one chain in order, each complete; `last` is true for the last page.
+        """Read one page chain: yield its pages in order, each complete. `last` is true for the last page.
 
-        `priority` is 0 for live, larger for slower sweeps, and 1000 for backfill. Raise PermanentError; TransientError
-        when one page could not be read for `patience_s` or in `attempts` attempts; RangeTooLongError for status 406 and
-        for a chain of more than 1000 pages with rows.
+        `priority` is 0 for the live sweep, higher for slower sweeps, and 1000 for backfills. Raise PermanentError if
+        operator action is needed. Raise TransientError if one page could not be read for `patience_s` seconds or in
+        `attempts` attempts. Raise RangeTooLongError for status 406, and for a chain of more than 1000 pages with rows.
         """
         url = URL(f"{self._root}/{_call(window)}", encoded=True)
         followed = {str(url)}
@@ -160,21 +160,21 @@ class Source:
         raise RangeTooLongError(f"A range of {self._tenant.label} has over {MAX_PAGES} pages; it is read in parts.")
 
     async def ask_date(self) -> None:
-        """Request one second of call time, only for the Date of the response. Raise the errors of `pages`."""
+        """Request one second of call time, only to get the Date of the response. Raise the errors of `pages`."""
         begin = self._now().replace(microsecond=0) - _DATE_RANGE_AGO
         async with aclosing(self.pages(Window(begin, begin + timedelta(seconds=1)), 0)) as pages:
             (await anext(pages)).room.release()
 
     async def sign_in(self) -> tuple[TokenClaims | None, str]:
-        """Return the claims of the token, and the host of Graph that sign-in names for this tenant.
+        """Sign in, and return the claims of the token and the host of Graph that belongs to the tenant's cloud.
 
-        The claims are None if the token cannot be read; the host is empty if sign-in names none. Raise the errors of
-        sign-in.
+        The claims are None if the token cannot be read. The host is empty if sign-in does not state it. Raise the
+        errors of `SignIn.token`.
         """
         return token_claims.read(await self._sign_in.token()), self._sign_in.graph_host
 
     async def ask_once(self, window: Window) -> ReadPage:
-        """Return the first page of a range with one request that is never retried. Raise the errors of `pages`."""
+        """Return the first page of a range, with one request that is not retried. Raise the errors of `pages`."""
         url = URL(f"{self._root}/{_call(window)}", encoded=True)
         admission = await self._queue.enter(0)
         try:
@@ -185,7 +185,7 @@ class Source:
         return ReadPage(page.rows, received_at, size, page.next_link is None)
 
     def _untaken(self, audience: str) -> str:
-        """Describe why Graph may have rejected a fresh token, and what to do."""
+        """Return the message for a fresh token that Graph rejected: the likely reason and what to do."""
         cloud = token_claims.cloud_of(audience)
         made_for = f" that is for {cloud}" if cloud else ""
         theirs = token_claims.cloud_of(self._sign_in.graph_host)
@@ -194,13 +194,16 @@ class Source:
         return f"{what}; check graph.cloud and the tenant's id"
 
     async def close(self) -> None:
-        """Cancel the background sign-in. The caller closes its own page chains."""
+        """Cancel a token request that is in flight. The caller must close its own page chains."""
         await self._sign_in.close()
 
     async def _page(
         self, url: URL, followed: set[str], priority: int, attempts: int | None
     ) -> tuple[Page, datetime, int, PageRoom]:
-        """Return one page whose link can be followed, its receipt time, size and room. Retry transient errors."""
+        """Request one page until it succeeds. Return it with its receipt time, its size in bytes, and its room.
+
+        `followed` holds the links of the chain so far. The retries end as the rules of this module state.
+        """
         begun: tuple[float, float] | None = None
         unauthorized = False
         # `attempts` is 1 for a range that failed before. Its request lets another request go first.
@@ -234,7 +237,7 @@ class Source:
     async def _ask(
         self, url: URL, followed: set[str], priority: int, admission: Admission
     ) -> tuple[Page, datetime, int, PageRoom]:
-        """Send one request, and return its page or raise the error that its outcome stands for."""
+        """Send one request. Return its page with the room that it takes, or raise the error that belongs to it."""
         room = admission.room
         try:
             page, received_at, size = await self._send(url, followed, priority, admission.slot)
@@ -245,6 +248,7 @@ class Source:
         return page, received_at, size, room
 
     async def _send(self, url: URL, followed: set[str], priority: int, slot: Slot) -> tuple[Page, datetime, int]:
+        """Send one request. Return its page, or raise the error that belongs to its outcome."""
         exchange = Exchange(slot, str(uuid.uuid4()))
         try:
             # The token may have expired while the request waited for its slot.
@@ -281,9 +285,9 @@ class Source:
         return page, received_at, len(answer.body)
 
     def _doubt(self, token: str) -> None:
-        """Drop the token once when the status of a response is lost.
+        """Discard the token once if the header of a response could not be read.
 
-        The response may have been a 401, whose headers name its reasons and may be too long for the client.
+        The response may have been a 401: its header explains the rejection and may be too long for the client.
         """
         if not self._doubted:
             self._doubted = True
@@ -310,7 +314,7 @@ class Source:
     def _leads_home(self, link: str) -> bool:
         """Return whether a link leads to the configured scheme, host and port, so that the token may be sent there.
 
-        The URL is parsed exactly as it will be sent, so that no second parser can read another host in it.
+        The check uses the URL object that is sent later, so that no second parser can find another host in the link.
         """
         if not link.isascii() or not link.isprintable() or " " in link:
             return False
@@ -322,7 +326,7 @@ class Source:
         return place == (self._root.scheme, (self._root.host or "").lower(), self._root.port, None, None)
 
     def _refuse(self, exchange: Exchange, status: int, token: str) -> NoReturn:
-        """Raise the error for an HTTP status. The message of the response never decides."""
+        """Raise the error that belongs to an HTTP status. The error message in the response has no influence."""
         if status == _UNAUTHORIZED:
             self._sign_in.drop(token)
             self.health.up = False

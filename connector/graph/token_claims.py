@@ -1,4 +1,4 @@
-"""The claims of an access token, read without verification, which is Graph's task."""
+"""Claims of an access token. The token is not verified: that is the task of Graph."""
 
 import base64
 import json
@@ -16,18 +16,21 @@ _CLOUDS = {
 
 
 class TokenClaims(NamedTuple):
-    """The claims of a token that can be read. None of them is a secret."""
+    """Claims of an access token that the connector uses. None of them is a secret."""
 
     audience: str
-    "The service that accepts the token: a URL or an application's id; empty if the token does not state it."
+    "Service that accepts the token, as a URL or as the id of an application. Empty if the token does not state it."
     roles: frozenset[str]
-    "The application permissions that were consented to."
+    "Application permissions that were granted with admin consent."
     tenant: str
-    "The tenant whose data the token opens; empty if the token does not state it."
+    "Id of the tenant whose data the token gives access to. Empty if the token does not state it."
 
 
 def read(token: str) -> TokenClaims | None:
-    """Return the claims of a token, or None if it cannot be read, because Microsoft may change its format."""
+    """Return the claims of a token, or None if the token cannot be read.
+
+    Microsoft does not document the format of the token and may change it.
+    """
     try:
         part = token.split(".")[1]
         claims: Any = json.loads(base64.urlsafe_b64decode(part + "=" * (-len(part) % 4)))
@@ -44,6 +47,6 @@ def read(token: str) -> TokenClaims | None:
 
 
 def cloud_of(graph: str) -> str:
-    """Return the host of Graph that a URL or host names, with its cloud, in words; empty for another host."""
+    """Return the host of Graph in a URL or host name together with its cloud, as text. It is empty for other hosts."""
     host = (urlsplit(graph).hostname if "://" in graph else graph) or ""
     return f"{host} (cloud {_CLOUDS[host]})" if host in _CLOUDS else ""

@@ -1,4 +1,4 @@
-"""The only HTTP client for Graph and its sign-in: TLS, proxies, time limits and size limits."""
+"""HTTP client for Graph and its sign-in, with TLS, proxies, time limits and size limits. There is no other one."""
 
 import asyncio
 import os
@@ -30,7 +30,7 @@ _PROXY_AUTHENTICATION_REQUIRED = 407
 
 
 class Response:
-    """A complete response. `body` is decompressed."""
+    """Complete HTTP response with its decompressed body."""
 
     __slots__ = ("body", "headers", "status")
 
@@ -42,16 +42,19 @@ class Response:
 
 
 class BrokenAnswerError(Exception):
-    """No complete response arrived. The message states the reason, without any data that was sent or received."""
+    """Failure to receive a complete response.
+
+    The message states the reason, without any data that was sent or received.
+    """
 
     def __init__(self, message: str, code: str = "connection") -> None:
-        """Create the error. `code` is one word for logs."""
+        """Create the error. `code` is the reason in one word, for logs."""
         super().__init__(message)
         self.code = code
 
 
 class RequestTiming:
-    """A request that counts against a budget from the moment it is sent."""
+    """Slot of a request in a budget. The budget counts the request from the moment at which it is sent."""
 
     __slots__ = ("budget", "slot")
 
@@ -61,7 +64,10 @@ class RequestTiming:
 
 
 class Transport:
-    """One aiohttp session per process, without cookies, redirects, or retries that the budget does not count."""
+    """HTTP session of the process. It has no cookies, follows no redirects, and never retries on its own.
+
+    A retry by the session would not be counted by the request budget.
+    """
 
     def __init__(self, timeout_s: float, trust: Trust) -> None:
         self._timeout = aiohttp.ClientTimeout(total=timeout_s)
@@ -98,7 +104,10 @@ class Transport:
             self._session = None
 
     async def _body(self, response: aiohttp.ClientResponse, max_bytes: int) -> bytes:
-        """Return the body. Only a few large ones are in memory at a time, whatever the number of tenants."""
+        """Return the body of a response. Only four bodies of more than 2 MiB are in memory at a time.
+
+        The limit holds for all tenants together.
+        """
         body = bytearray()
         async with AsyncExitStack() as large:
             async for chunk in response.content.iter_any():
@@ -122,12 +131,11 @@ class Transport:
         departure: RequestTiming | None = None,
         through_proxy: bool = True,
     ) -> Response:
-        """Return the response to one request, whatever its status. A redirect is returned and not followed.
+        """Send one request and return its response, whatever its status. Redirects are not followed.
 
-        `through_proxy` is false for an address that only this machine can reach.
-
-        Raise BrokenAnswerError when no complete response arrived within the timeout and `max_bytes`, and
-        ConfigurationError for a proxy variable that cannot be used.
+        `departure` makes the budget count the request when it is sent. `through_proxy` is false for an address that
+        only this machine can reach. Raise BrokenAnswerError if no complete response arrived within the timeout and
+        `max_bytes`, and ConfigurationError if a proxy variable cannot be used.
         """
         if self._session is None:
             raise RuntimeError("the client is not open")
@@ -157,7 +165,10 @@ class Transport:
             raise self._broken(error, proxy) from error
 
     def _proxy(self, url: URL) -> Proxy | None:
-        """Return the proxy for a URL's host, or None. Raise ConfigurationError if its variable cannot be used."""
+        """Return the proxy for a URL, or None for a direct connection.
+
+        Raise ConfigurationError if the proxy variable cannot be used.
+        """
         place = str(url.origin())
         if place not in self._proxies:
             try:
@@ -167,7 +178,7 @@ class Transport:
         return self._proxies[place]
 
     def _broken(self, error: Exception, proxy: Proxy | None) -> BrokenAnswerError:
-        """Return the error for a failed request, without the URLs and data that aiohttp's own messages may contain."""
+        """Return the error for a failed request. URLs and data in the messages of aiohttp do not get into it."""
         if proxy is None:
             code, told = self._describe(error)
             return BrokenAnswerError(told, code)
@@ -183,7 +194,10 @@ class Transport:
         return BrokenAnswerError(f"{wrong}, through the proxy {proxy.address}{semicolon}{remedy}", code)
 
     def _describe(self, error: Exception) -> tuple[str, str]:
-        """Return a code, and the rest of a sentence, with what to do after a semicolon."""
+        """Return a one-word code and the reason of a failed request, with what to do after a semicolon.
+
+        The reason is the rest of a sentence.
+        """
         if isinstance(error, aiohttp.ClientConnectorCertificateError):
             error = error.certificate_error
         elif isinstance(error, aiohttp.ClientConnectorError) and isinstance(error.os_error, ssl.SSLError):

@@ -1,4 +1,4 @@
-"""Meaning of the options that several commands share. A wrong value raises ConfigurationError and exits with 2."""
+"""Interpretation of options that several commands share. An invalid value raises ConfigurationError (exit code 2)."""
 
 import json
 import logging
@@ -28,9 +28,9 @@ def read_settings(
     required: Iterable[str] = ("kafka.bootstrap_servers",),
     contacts_graph: bool = False,
 ) -> Settings:
-    """Return the settings of a command, and silence librdkafka, whose messages would hide the command's own errors.
+    """Return the settings of a command, and turn off the log of librdkafka, which would hide the command's own errors.
 
-    Only a command that contacts Graph needs the credentials for it.
+    Credentials for Graph are required only if `contacts_graph` is true.
     """
     settings = load(config, os.environ, required=required, contacts_graph=contacts_graph)
     logging.getLogger("connector.kafka").setLevel(logging.CRITICAL)
@@ -39,7 +39,7 @@ def read_settings(
 
 
 def find_tenant(settings: Settings, text: str) -> Tenant:
-    """Return the tenant with a name or id. Raise ConfigurationError if there is none."""
+    """Return the tenant whose name or id is `text`. Raise ConfigurationError if there is none."""
     for tenant in settings.tenants:
         if text.lower() == tenant.key or text == tenant.name:
             return tenant
@@ -52,10 +52,10 @@ def find_tenant(settings: Settings, text: str) -> Tenant:
 
 
 def read_window(begin: str, end: str, now: datetime, horizon: timedelta | None = None) -> Window:
-    """Return the range of --from and --to in whole seconds, including the second in which `end` lies.
+    """Return the range from --from to --to in whole seconds. If `end` lies within a second, that second belongs to it.
 
-    Raise ConfigurationError for a range that is reversed, in the future, shorter than a second, or begins before `now -
-    horizon`.
+    Raise ConfigurationError if the range is reversed, lies in the future, is shorter than a second, or begins before
+    `now - horizon`.
     """
     first, last = _moment("--from", begin, now), _moment("--to", end, now)
     problems = [
@@ -95,6 +95,6 @@ def _moment(option: str, text: str, now: datetime) -> datetime:
 
 
 def print_json(value: Any) -> None:
-    """Write a result as JSON. An encoding other than UTF-8 gets escapes, which lose nothing."""
+    """Write a value to standard output as JSON. Characters are escaped if the encoding of the output is not UTF-8."""
     escaped = sys.stdout.encoding.lower().replace("-", "") != "utf8"
     sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=escaped) + "\n")

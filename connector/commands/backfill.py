@@ -1,4 +1,4 @@
-"""`connector backfill`."""
+"""Options of `connector backfill`."""
 
 from typing import Annotated
 

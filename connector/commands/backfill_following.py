@@ -1,4 +1,4 @@
-"""Submission of a backfill job, and its progress for --wait."""
+"""Submission of a backfill job, and display of its progress for --wait."""
 
 import sys
 import time
@@ -23,7 +23,10 @@ _TELL_EVERY_S = 10.0
 
 
 def submit(config: Path | None, tenant: str, begin: str, end: str, *, wait: bool, again: bool) -> None:
-    """Submit a job and write its id. With `wait`, follow the job until it ends; raise FatalError unless it is done."""
+    """Submit a backfill job and print its id. With `wait`, also wait until the job ends.
+
+    Raise FatalError if the job ends in another state than `done`.
+    """
     settings = arguments.read_settings(config)
     chosen = arguments.find_tenant(settings, tenant)
     now = datetime.now(UTC)
@@ -38,7 +41,12 @@ def submit(config: Path | None, tenant: str, begin: str, end: str, *, wait: bool
 
 
 def _follow(client: OperatorClient, tenant: Tenant, order: Command, offset: int) -> None:
-    """Show the job until it ends. Raise FatalError if it ends in another state than done."""
+    """Wait until the job ends, and show its progress meanwhile.
+
+    Raise FatalError if it ends in another state than `done`.
+
+    `offset` is that of the command in the control topic.
+    """
     screen = _Screen(order)
     try:
         with closing(client.follow(client.shard_of(tenant.key))) as commits, screen:
@@ -80,7 +88,7 @@ def _refuse_passed_over(tenant: Tenant, order: Command) -> NoReturn:
 
 
 class _Screen:
-    """Progress on standard error: a bar on a terminal, otherwise a line every 10 s."""
+    """Progress of a job on standard error: a bar on a terminal, otherwise one line every 10 s."""
 
     def __init__(self, order: Command) -> None:
         self._order = order
@@ -115,7 +123,7 @@ class _Screen:
             self._progress.stop()
 
     def update(self, job: Job) -> None:
-        """Show the job as a worker has committed it."""
+        """Show the job in the state that a worker last committed."""
         self._job = job
         if self._progress is None or self._task is None:
             return
@@ -126,7 +134,7 @@ class _Screen:
         )
 
     def tick(self) -> None:
-        """Write a line without a terminal, at most every 10 s."""
+        """Write a progress line if standard error is not a terminal, at most every 10 s."""
         if self._progress is not None or time.monotonic() - self._told_at < _TELL_EVERY_S:
             return
         self._told_at = time.monotonic()

@@ -1,4 +1,4 @@
-"""`connector cancel`."""
+"""Options of `connector cancel`."""
 
 from typing import Annotated
 

@@ -1,4 +1,4 @@
-"""`connector check`."""
+"""Options of `connector check`."""
 
 import typer
 

@@ -1,12 +1,13 @@
-"""Comparison of a topic with what Graph shows, row by row, by hashes: a month of rows fits into memory.
+"""Comparison of a topic with the rows of Graph by hashes, so that the rows of a month fit into memory.
 
-1. Only the newest version of each row counts: on the topic the one with the highest revision, of Graph the one that was
-   read last.
-2. A row that was read and that the topic lacks, or holds with other fields, is a suspect: the connector may have
-   published it after the topic was read. Suspects are checked again after more of the topic was read.
-3. Versions that the topic holds twice are counted for rows of the range only.
+1. Only the newest version of each row counts. On the topic it is the one with the highest revision, and of Graph the
+   one that was read last.
+2. A row of Graph is a suspect if the topic does not have it, or has it with other values. The connector may have
+   published it after the topic was read, so suspects are compared again after more of the topic was read.
+3. Versions that are on the topic more than once are counted only for rows of the compared range.
 
-A record takes 29 bytes. A row of Graph takes none unless it is a suspect. Ids are kept for the first suspects only.
+A record of the topic takes 29 bytes of memory. A row of Graph takes none unless it is a suspect. The result names only
+the first rows of each kind.
 """
 
 import hashlib
@@ -32,7 +33,10 @@ Values = Mapping[str, Any]
 
 
 class Said(NamedTuple):
-    """Hashes of a version's values; `beta` is 0 where no field that only beta has is set."""
+    """Hashes of the values of a row version: `said` of the fields of v1.0, `beta` of those that only beta has.
+
+    `beta` is 0 if all fields of beta are empty.
+    """
 
     said: int
     beta: int
@@ -44,14 +48,14 @@ class Fields:
     def __init__(self, names: Iterable[str], beta: Iterable[str], left_out: Collection[str]) -> None:
         """Select the fields to compare.
 
-        `names` are fields of v1.0, `beta` are the further fields that both sides can have, `left_out` are fields that
-        were treated for privacy and cannot be compared.
+        `names` are the fields of v1.0. `beta` are the fields that only beta has, if both sides can have them.
+        `left_out` are fields whose published values the privacy settings changed, so that they cannot be compared.
         """
         self.v1 = tuple(name for name in names if name not in left_out)
         self.beta = tuple(name for name in beta if name not in left_out)
 
     def said(self, values: Values) -> Said:
-        """Return the hashes of a version. `values` have Graph's names and instants as epoch milliseconds."""
+        """Return the hashes of a row version. `values` has Graph's field names, with times as epoch milliseconds."""
         more = [values[name] for name in self.beta]
         return Said(_hash(self._v1_of(values)), 0 if all(v is None for v in more) else _hash(more) & 0xFFFFFFFF or 1)
 
@@ -67,16 +71,16 @@ class Fields:
 
 
 class Suspect(NamedTuple):
-    """Row of Graph that the topic lacks, or holds with other fields."""
+    """Row of Graph that the topic does not have, or has with other values."""
 
     key: Key
     start_s: int
-    "Epoch seconds of the window in which it was read, or of the call's start."
+    "Start of the call in epoch seconds, or else the start of the window in which the row was read."
     is_missing: bool
 
 
 class Result(NamedTuple):
-    """Result of a comparison. The lists hold the first rows only, the counts include all."""
+    """Result of a comparison. The counts include all rows, the lists name only the first ones."""
 
     graph_rows: int
     topic_records: int
@@ -88,15 +92,14 @@ class Result(NamedTuple):
     missing_keys: list[Key]
     differing_keys: list[Key]
     duplicated_keys: list[tuple[Key, int, int]]
-    "Row, revision, and how often this version is on the topic."
+    "Key of the row, revision, and how often this version is on the topic."
     unexpected_keys: list[Key]
 
 
 class Comparison:
-    """Comparison of records of the topic with rows of Graph.
+    """Comparison of the records of a topic with the rows of Graph.
 
-    The records are added first, then the rows, then more records if there are any. The result can be asked for at any
-    time.
+    Add the records first and then the rows. More records may be added later, and `result` may be called at any time.
     """
 
     def __init__(self) -> None:
@@ -109,7 +112,10 @@ class Comparison:
     def add_records(
         self, keys: Sequence[Key], revisions: Sequence[int], said: Sequence[Said], inside: Sequence[bool]
     ) -> None:
-        """Add records of the topic, in the order of each partition. `inside`: whether the call began in the range."""
+        """Add records of the topic, in the order in which they lie in their partition.
+
+        `inside` states for each record whether its call began in the compared range.
+        """
         records = np.zeros(len(keys), _RECORD)
         records["hi"], records["lo"] = _columns(keys)
         records["revision"] = revisions
@@ -121,7 +127,7 @@ class Comparison:
             self._rebuild()
 
     def add_rows(self, keys: Sequence[Key], said: Sequence[Said], starts_s: Sequence[int]) -> NDArray[np.bool_]:
-        """Add the valid rows of one page of Graph; return which of them the topic lacks or holds with other fields."""
+        """Add the valid rows of one page of Graph, and return which of them are suspects."""
         rows = np.zeros(len(keys), _SUSPECT)
         rows["hi"], rows["lo"] = _columns(keys)
         rows["said"] = np.array([one.said for one in said], np.uint64)
@@ -137,13 +143,13 @@ class Comparison:
         return ~same
 
     def add_unfit(self, keys: Sequence[Key]) -> None:
-        """Add ids of invalid rows that Graph shows, so that records of them on the topic do not count as unexpected."""
+        """Add the ids of invalid rows of Graph, so that records of these rows do not count as unexpected."""
         rows = np.zeros(len(keys), _SUSPECT)
         rows["hi"], rows["lo"] = _columns(keys)
         self._unfit.append(rows)
 
     def suspects(self) -> list[Suspect]:
-        """Return the rows that are missing or differ at this moment."""
+        """Return the rows that are missing on the topic or differ, as far as records and rows were added."""
         suspects, at, same = self._open()
         return (
             [
@@ -155,7 +161,7 @@ class Comparison:
         )
 
     def result(self) -> Result:
-        """Return the result for what was added so far."""
+        """Return the result for all records and rows that were added so far."""
         table = self._sealed()
         suspects, at, same = self._open()
         self._state[at[(at >= 0) & same]] = _IDENTICAL
@@ -194,10 +200,11 @@ class Comparison:
         )
 
     def _open(self) -> tuple[NDArray[np.void], NDArray[np.intp], NDArray[np.bool_]]:
-        """Return the suspects, each as it was read last, with their positions in the table and which are resolved.
+        """Return the suspects, the position of each one's record in the table, and which of them are resolved.
 
-        The position is -1 where the topic has no record of the row. A suspect is resolved when the topic now holds the
-        same fields, or when a later reading of the row was identical to the topic.
+        Each suspect has the values that Graph returned last. The position is -1 if the topic has no record of the row.
+        A suspect is resolved if the topic now has the same values, or if the row was identical when Graph returned it
+        later.
         """
         if not self._suspects:
             empty = np.zeros(0, _SUSPECT)
@@ -215,7 +222,7 @@ class Comparison:
         return self._rebuild() if self._table is None else self._table
 
     def _rebuild(self) -> NDArray[np.void]:
-        """Sort the records by row and revision, so that the last record of a row is its newest version."""
+        """Sort the records by row and revision, so that the last record of each row is its newest version."""
         before, state = self._table, self._state
         records = np.concatenate([np.zeros(0, _RECORD), *self._records])
         self._records = [records]
@@ -235,7 +242,10 @@ class Comparison:
 
     @staticmethod
     def _judge(table: NDArray[np.void], rows: NDArray[np.void]) -> tuple[NDArray[np.intp], NDArray[np.bool_]]:
-        """Return the position of each row's newest version, -1 where there is none, and whether it has equal fields."""
+        """Return the position of each row's newest version in the table, and whether that version has equal values.
+
+        The position is -1 if the table does not have the row.
+        """
         at = np.full(len(rows), -1, np.intp)
         end = np.searchsorted(table["hi"], rows["hi"], side="right") - 1
         open_ = np.flatnonzero(end >= 0)
@@ -260,13 +270,13 @@ class Comparison:
 
 
 def id_keys(ids: Iterable[str]) -> list[Key]:
-    """Return the keys of ids, equal to those that rows get when they are read (fingerprints.ENTRY)."""
+    """Return the keys of row ids. They are equal to the keys in the deduplication index (fingerprints.ENTRY)."""
     keys = fingerprints.id_keys(ids)
     return list(zip(keys["hi"].tolist(), keys["lo"].tolist(), strict=True))
 
 
 def id_key(text: str) -> Key:
-    """Return the key of one id."""
+    """Return the key of one row id."""
     return id_keys([text])[0]
 
 
@@ -284,14 +294,14 @@ def _keys(rows: NDArray[np.void]) -> list[Key]:
 
 
 def _last(rows: NDArray[np.void]) -> NDArray[np.bool_]:
-    """Return which of the sorted rows are the last ones with their key."""
+    """Return for each of the sorted rows whether it is the last one of its key."""
     last = np.ones(len(rows), np.bool_)
     last[:-1] = (rows["hi"][1:] != rows["hi"][:-1]) | (rows["lo"][1:] != rows["lo"][:-1])
     return last
 
 
 def _repeats(versions: NDArray[np.void]) -> tuple[NDArray[np.void], NDArray[np.intp]]:
-    """Return the versions that occur more than once in sorted records, and how often each does."""
+    """Return the versions that occur more than once in the sorted records, and how often each one occurs."""
     last = _last(versions)
     last[:-1] |= versions["revision"][1:] != versions["revision"][:-1]
     times = np.diff(np.flatnonzero(last), prepend=-1)

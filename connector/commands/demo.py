@@ -1,4 +1,4 @@
-"""`connector demo`: simulator, broker, service and consumer on one machine, with invented calls."""
+"""Options of `connector demo`, which runs simulator, broker, service and consumer in one process."""
 
 from typing import Annotated
 

@@ -1,8 +1,8 @@
 """Checks of `connector check`: they test everything that `run` needs, without affecting a running worker.
 
-1. It publishes no row, joins no group, and creates no topic or schema. Each tenant gets one request to Graph.
-2. A check that depends on a failed one is neither made nor listed, because it would only repeat the same problem.
-3. All checks run at the same time, and every wait is limited: if nothing can be reached, it takes half a minute.
+1. The checks publish no row, join no group, and create no topic or schema. Each tenant gets one request to Graph.
+2. A check that depends on a failed one is skipped and not listed, because it would only repeat the same problem.
+3. All checks run concurrently, and every wait is limited. If nothing can be reached, they take half a minute.
 """
 
 import asyncio
@@ -51,7 +51,7 @@ class Finding(NamedTuple):
     ok: bool
     message: str
     remedy: str | None
-    "The action that solves the problem; None if the check passed."
+    "Remedy for the problem, or None if the check passed."
 
 
 def _passed(check: Check, message: str, tenant: str | None = None) -> Finding:
@@ -63,7 +63,7 @@ def _failed(check: Check, message: str, remedy: str, tenant: str | None = None) 
 
 
 def examine(config: Path | None, *, as_json: bool) -> bool:
-    """Make all checks, write the findings, as JSON or for people, and return whether all checks passed."""
+    """Run all checks, print their results as JSON or for people, and return whether all of them passed."""
     settings = arguments.read_settings(config, contacts_graph=True)
     log.configure(settings.log.format, "critical")  # every problem is a finding, so the log stays quiet
     found = asyncio.run(Examination(settings).run())
@@ -86,7 +86,10 @@ def _show(found: Sequence[Finding], stream: TextIO) -> None:
 
 
 class Examination:
-    """All checks of one configuration. Construction raises ConfigurationError without tenants."""
+    """All checks of one configuration.
+
+    The constructor raises ConfigurationError if there are no tenants.
+    """
 
     def __init__(self, settings: Settings) -> None:
         if not settings.tenants:
@@ -96,7 +99,7 @@ class Examination:
         self._registry = Registry(settings.schema_registry) if settings.schema_registry.url else None
 
     async def run(self) -> list[Finding]:
-        """Return the findings in the order of docs/interface.md."""
+        """Run all checks, and return their results in the order of docs/interface.md."""
         timeout = min(self._settings.graph.timeout, _ANSWER)
         async with GraphClient(dataclasses.replace(self._settings.graph, timeout=timeout)) as client:
             tenants = [self._tenant(client, tenant) for tenant in self._settings.tenants]
@@ -126,7 +129,10 @@ class Examination:
         return found
 
     def _judge(self, permit: TokenClaims | None, host: str, tenant: str) -> list[Finding]:
-        """Return the findings about a token: the cloud that it is for, and the application role."""
+        """Check the claims of a token: that it is for the configured cloud, and that it has the application role.
+
+        `host` is the host of Graph that sign-in stated for the tenant; it may be empty.
+        """
         graph = self._settings.graph
         ours = urlsplit(graph.scope).hostname or ""
         theirs = host or urlsplit(permit.audience if permit else "").hostname or ours
@@ -209,7 +215,7 @@ class Examination:
 
 
 def _low(standing: TopicFindings) -> str:
-    """Return the part of a message that names topics whose maximum record size is low."""
+    """Return the part of a message that names topics whose maximum record size is low. It may be empty."""
     words = (
         f"; {topic} takes {limit} bytes (max.message.bytes): batches are no longer than that, and longer rows become "
         f"dead letters; raise it with: {raise_command(topic)}"

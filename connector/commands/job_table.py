@@ -1,4 +1,4 @@
-"""Output of `connector jobs`, which `connector status` contains."""
+"""Table of jobs for `connector jobs` and `connector status`."""
 
 import sys
 from datetime import UTC, datetime
@@ -11,7 +11,7 @@ from connector.kafka.operator_client import OperatorClient
 
 
 def report(config: Path | None, *, as_json: bool) -> None:
-    """Write the jobs, as JSON or for people."""
+    """Print all jobs, as JSON or as a table."""
     settings = arguments.read_settings(config)
     found = overview.look(
         OperatorClient(settings.kafka, brokers.clients(settings)), settings, datetime.now(UTC)
@@ -25,7 +25,7 @@ def report(config: Path | None, *, as_json: bool) -> None:
 
 
 def section(found: list[dict[str, object]], settings: Settings) -> text.Section:
-    """Return a table of jobs, given in the JSON form of docs/interface.md."""
+    """Return the table of jobs. `found` holds the jobs as JSON objects (JOB in docs/interface.md)."""
     labels = {tenant.id: tenant.label for tenant in settings.tenants}
     rows = []
     for job in found:

@@ -1,4 +1,4 @@
-"""`connector jobs`."""
+"""Options of `connector jobs`."""
 
 from connector.commands.options import ConfigOption, JsonOption
 

@@ -1,6 +1,6 @@
-"""Options that several commands share. What they mean is in `arguments`.
+"""Options that several commands share. The module `arguments` interprets their values.
 
-`connector --help` imports this module and those of all commands, so they import nothing heavy.
+`connector --help` imports this module and those of all commands. They therefore import nothing that takes long.
 """
 
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Commands to a tenant: the control topic keeps them until a worker applies them."""
+"""Commands of an operator to a tenant. They wait in the control topic until a worker applies them."""
 
 import sys
 from datetime import UTC, datetime
@@ -16,7 +16,10 @@ from connector.kafka.operator_client import OperatorClient
 
 
 def cancel(config: Path | None, job: str) -> None:
-    """Cancel a job. Raise ConfigurationError if there is none, FatalError if it has ended in another state."""
+    """Submit a command that cancels a job.
+
+    Raise ConfigurationError if there is no such job, and FatalError if it has already ended as done or failed.
+    """
     settings = arguments.read_settings(config)
     job_id = _job_id(job)
     client = OperatorClient(settings.kafka, brokers.clients(settings))
@@ -35,7 +38,7 @@ def cancel(config: Path | None, job: str) -> None:
 
 
 def submit(config: Path | None, name: str, command: Literal["pause", "resume"]) -> None:
-    """Submit a command to a tenant."""
+    """Submit a command that pauses or resumes a tenant. `name` is the tenant's name or id."""
     settings = arguments.read_settings(config)
     tenant = arguments.find_tenant(settings, name)
     open_client(settings, tenant).file(tenant.id, core.Command(str(uuid4()), command, datetime.now(UTC)))
@@ -43,7 +46,10 @@ def submit(config: Path | None, name: str, command: Literal["pause", "resume"]) 
 
 
 def open_client(settings: Settings, tenant: Tenant) -> OperatorClient:
-    """Return a client for commands to a tenant. Raise FatalError if no worker has ever run that could receive them."""
+    """Return a client that can submit commands to a tenant.
+
+    Raise FatalError if no worker has run with this configuration yet: the control topic does not exist then.
+    """
     client = OperatorClient(settings.kafka, brokers.clients(settings))
     if client.is_new:
         raise FatalError(

@@ -1,4 +1,4 @@
-"""State of every tenant without a running worker: the committed state with the waiting commands applied to it."""
+"""State of every tenant, computed without a running worker from the committed state and the waiting commands."""
 
 from collections.abc import Iterable
 from datetime import datetime
@@ -19,28 +19,31 @@ from connector.status_json import ReportedTenant
 
 
 class Known(NamedTuple):
-    """One tenant. `checkpoint` is None if no worker has read the tenant yet."""
+    """State of one tenant. `checkpoint` is None if no worker has committed anything for the tenant yet."""
 
     subject: ReportedTenant
     checkpoint: Checkpoint | None
     orders: Orders
     untaken: frozenset[str]
-    "The ids of commands that no worker has applied yet. `orders` and `checkpoint` show the state after them."
+    "Ids of the commands that no worker has applied yet. `orders` and `checkpoint` already include their effect."
 
 
 class Overview(NamedTuple):
-    """All tenants: those of the configuration in its order, then those that only the committed state names."""
+    """State of all tenants: first the configured ones in their order, then those that have only committed state."""
 
     tenants: list[Known]
     workers: int | None
-    "The number of workers; None if the broker does not report it."
+    "Number of running workers, or None if the broker does not state it."
 
     def find_job(self, job_id: str) -> tuple[Known, jobs.Job] | None:
-        """Return a job with its tenant, or None."""
+        """Return a job together with its tenant, or None if there is no such job."""
         return next(((known, job) for known in self.tenants for job in known.orders.jobs if job.id == job_id), None)
 
     def describe_tenants(self, app: str, now: datetime, *, is_new: bool) -> list[dict[str, Any]]:
-        """Return the tenants in the JSON form of docs/interface.md (TENANT)."""
+        """Return all tenants as JSON objects (TENANT in docs/interface.md).
+
+        `is_new` is true if no worker has ever run with `app` as kafka.app.
+        """
         found = []
         for known in self.tenants:
             if known.checkpoint is None:
@@ -56,7 +59,7 @@ class Overview(NamedTuple):
         return found
 
     def describe_jobs(self) -> list[dict[str, Any]]:
-        """Return the jobs in the JSON form of docs/interface.md (JOB), oldest first."""
+        """Return all jobs as JSON objects (JOB in docs/interface.md), oldest first."""
         found: list[dict[str, Any]] = []
         for known in self.tenants:
             failing = known.checkpoint.failing if known.checkpoint else None
@@ -71,7 +74,10 @@ class Overview(NamedTuple):
 
 
 def look(desk: OperatorClient, settings: Settings, now: datetime) -> Overview:
-    """Return the state of all tenants. Raise the errors of `desk`."""
+    """Read the committed state of all tenants and the waiting commands from Kafka.
+
+    Raise the errors of OperatorClient.
+    """
     shards = settings.kafka.shards
     views = desk.read(range(shards))
     configured = {tenant.key: tenant for tenant in settings.tenants}

@@ -1,4 +1,4 @@
-"""`connector pause`."""
+"""Options of `connector pause`."""
 
 from connector.commands.options import ConfigOption, TenantOption
 

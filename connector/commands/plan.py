@@ -1,4 +1,4 @@
-"""`connector plan`."""
+"""Options of `connector plan`."""
 
 from typing import Annotated
 

@@ -1,9 +1,10 @@
-"""Forecast of what sweeps cost and achieve: the scheduler's own steps, run in simulated time.
+"""Forecast of the cost and the delay of sweeps. It runs the scheduler of the service in simulated time.
 
-1. No formula is used that the service could deviate from: the scheduler that runs in production decides what is read.
-2. The simulation starts in a settled state, as if each sweep had just run. It warms up for at most a day and is
-   measured after that.
-3. A configuration that does not fit is also run without a budget, which shows the requests that it would need.
+1. The forecast contains no formula that the service could deviate from: the scheduler that runs in production decides
+   what is read.
+2. The simulation starts as if each sweep had just ended a run. It runs for at most a day before measuring begins.
+3. A configuration that exceeds the budget is simulated a second time without a budget, which shows how many requests
+   it would need.
 """
 
 from collections.abc import Sequence
@@ -32,7 +33,11 @@ _LADDER = tuple(
 
 
 class Delay(NamedTuple):
-    """Time until a row is read that appears `late_s` after its call began. None: it may never be read."""
+    """Delay until a row is read, counted from the moment at which Graph shows it.
+
+    The row appears in Graph `late_s` seconds after its call began. `worst_s` is the longest delay and `expected_s` the
+    mean. Both are None if there are rows that no run reads.
+    """
 
     late_s: int
     worst_s: float | None
@@ -40,29 +45,30 @@ class Delay(NamedTuple):
 
 
 class Forecast(NamedTuple):
-    """Result of a simulation. `requests_per_hour` has one value per sweep, in the order of the rules."""
+    """Result of a simulation. Tuples with one value per sweep are in the order of the rules' sweeps."""
 
     fits: bool
     requests_per_hour: tuple[float, ...]
     longest_run_s: tuple[float, ...]
-    "Duration of the longest run of each sweep; of a run that never ended, its duration so far."
+    "Duration of the longest run of each sweep. For a run that had not ended, it is the duration so far."
     late: tuple[int, ...]
-    "Sweeps with a run that had not ended when the sweep was due again."
+    "Indexes of the sweeps that were due again before their run had ended."
     delays: tuple[Delay, ...]
 
     @property
     def total(self) -> float:
-        """Return the requests per hour of all sweeps."""
+        """Return the requests per hour of all sweeps together."""
         return sum(self.requests_per_hour)
 
 
 def predict(
     rules: Rules, calls: Calls, requests_per_minute: float, concurrency: int, begin: datetime, *, cycle_s: float = 0.0
 ) -> Forecast:
-    """Return what the rules cost and achieve with these calls, which repeat after `cycle_s`, at most a week.
+    """Simulate sweeps with the given rules and calls, and return their cost and delays.
 
-    When all sweeps are short, the cycle is not simulated as a whole but in samples: one per hour of a day, or one per
-    three hours of a week.
+    The calls repeat after `cycle_s` seconds, which is at most a week. If every sweep has a cadence of at most an hour,
+    the simulation does not run for the whole cycle. It takes samples instead: one per hour of a day, or one per three
+    hours of a week.
     """
     slowest_s = max(sweep.every.total_seconds() for sweep in rules.sweeps)
     if cycle_s < _DAY_S or slowest_s > _SHORT_S:
@@ -130,9 +136,9 @@ def _predict(
 
 
 def _demand(rules: Rules, calls: Calls, concurrency: int, begin: datetime) -> list[float]:
-    """Return the requests per hour that each sweep would make if nothing held it back.
+    """Return the requests per hour that each sweep would make without a request budget.
 
-    These are the requests of one run, as often as the sweep is due.
+    They are the requests of an average run, multiplied by how often the sweep is due per hour.
     """
     everys = [sweep.every.total_seconds() for sweep in rules.sweeps]
     simulation = _run_each(rules, calls, None, concurrency, begin)
@@ -147,9 +153,10 @@ def _demand(rules: Rules, calls: Calls, concurrency: int, begin: datetime) -> li
 def _run_each(
     rules: Rules, calls: Calls, requests_per_minute: float | None, concurrency: int, begin: datetime
 ) -> Simulation:
-    """Return a simulation that ran until the slowest sweep had ended a run or, with a budget, until a run was late.
+    """Simulate until the slowest sweep has ended a run, and return the simulation.
 
-    The slowest sweep is due after some runs of the others.
+    With a request budget, stop earlier if a sweep is due again before its run has ended. The slowest sweep only becomes
+    due after the other sweeps have run a few times.
     """
     everys = [sweep.every.total_seconds() for sweep in rules.sweeps]
     slowest = max(range(len(everys)), key=everys.__getitem__)
@@ -163,7 +170,10 @@ def _run_each(
 
 
 def _settled(rules: Rules, begin: datetime, warm: timedelta) -> State:
-    """Return a state in which every sweep has just ended a run; those slower than `warm` are due after `warm`."""
+    """Return a state in which every sweep has just ended a run.
+
+    A sweep whose cadence is longer than `warm` is due again after `warm`.
+    """
     lasts = [begin - max(timedelta(), sweep.every - warm) for sweep in rules.sweeps]
     start = max(
         begin - rules.horizon, min(last - s.every - s.overlap for last, s in zip(lasts, rules.sweeps, strict=True))
@@ -182,7 +192,10 @@ def _settled(rules: Rules, begin: datetime, warm: timedelta) -> State:
 
 
 def _delay(late_s: int, simulation: Simulation, calls: Calls, begin: datetime, span: tuple[float, float]) -> Delay:
-    """Return when rows are read that appear `late_s` after their calls began, for each instant of the span."""
+    """Return the delay until rows are read that appear `late_s` seconds after their calls began.
+
+    `span` is the measured part of the simulation, in seconds since `begin`. Rows that appear in it are considered.
+    """
     step = max(1.0, (span[1] - span[0]) / _STEPS)
     turned_up = np.arange(span[0], span[1], step)
     found = np.full(len(turned_up), np.inf)
@@ -204,16 +217,17 @@ def _delay(late_s: int, simulation: Simulation, calls: Calls, begin: datetime, s
 
 
 def fit(rules: Rules, calls: Calls, requests_per_minute: float, concurrency: int, begin: datetime) -> bool:
-    """Return whether every sweep ends before it is due again, tried on one run of the slowest sweep."""
+    """Return whether every sweep ends its run before it is due again. One run of the slowest sweep is simulated."""
     return not _run_each(rules, calls, requests_per_minute, concurrency, begin).late
 
 
 def suggest(
     rules: Rules, calls: Calls, requests_per_minute: float, concurrency: int, begin: datetime, asked: Sequence[float]
 ) -> Rules | None:
-    """Return similar rules that fit, with longer cadences or fewer sweeps; None where a few attempts find none.
+    """Return similar rules that stay within the budget, with longer cadences or fewer sweeps.
 
-    `asked` are the requests per hour that each sweep would need.
+    `asked` is the number of requests per hour that each sweep would need. Return None if a few attempts find no such
+    rules.
     """
     hours = requests_per_minute * 60
     for share in _SHARES:
@@ -234,9 +248,9 @@ def suggest(
 
 
 def _slower(sweeps: Sequence[Sweep], index: int) -> timedelta | None:
-    """Return the next longer cadence of a sweep; None when there is none.
+    """Return the next longer cadence of a sweep, or None if there is none.
 
-    The cadence must stay shorter than that of the next sweep, and must not exceed the overlap: that would leave gaps.
+    The cadence must stay shorter than that of the next sweep. It must not exceed the overlap, which would leave gaps.
     """
     longer = next((every for every in _LADDER if every > sweeps[index].every), None)
     if longer is None or (index + 1 < len(sweeps) and longer >= sweeps[index + 1].every):

@@ -1,4 +1,4 @@
-"""Output of `connector plan`: cost and guarantee of the sweeps, by a model that runs the service's own scheduler."""
+"""Output of `connector plan`: the cost of the sweeps, and how soon they read a row."""
 
 import math
 from datetime import UTC, datetime, timedelta
@@ -34,7 +34,7 @@ _HOUR = timedelta(hours=1)
 def report(
     config: Path | None, tenant: str | None, calls_per_day: float | None, *, from_state: bool, as_json: bool
 ) -> bool:
-    """Write the plan, as JSON or for people, and return whether the sweeps fit."""
+    """Print the plan, as JSON or for people, and return whether the sweeps stay within the request budget."""
     settings = arguments.read_settings(config, required=("kafka.bootstrap_servers",) if from_state else ())
     if calls_per_day is not None and not 0 <= calls_per_day <= _MOST_CALLS:
         raise ConfigurationError([f"--calls-per-day: must be a number from 0 to {_MOST_CALLS:,}"])
@@ -55,7 +55,7 @@ def report(
 
 
 class _Case(NamedTuple):
-    """The tenant and the calls that the plan is for."""
+    """Tenant and calls for which the plan is made."""
 
     tenant: Tenant
     calls: Volume
@@ -68,7 +68,10 @@ def _rules(settings: Settings) -> Rules:
 
 
 def _as_they_came(settings: Settings, tenants: list[Tenant], now: datetime, calls_per_day: float | None) -> _Case:
-    """Return the case of the tenant with the most calls per request of its budget."""
+    """Read the committed state of the tenants, and return the case of the one with the most calls per budgeted request.
+
+    With `calls_per_day`, its calls are scaled to that number.
+    """
     cases = []
     clients = brokers.clients(settings)  # created once: for Event Hubs they hold a thread and a session for signing in
     clients.check()
@@ -108,7 +111,10 @@ def _read_shard(
 
 
 def _learn(settings: Settings, tenant: Tenant, checkpoint: Checkpoint, rows: Any, now: datetime) -> _Case:
-    """Return the case of one tenant from its state: how many calls came when, and how late their rows were."""
+    """Return the case of one tenant: derive from its state when its calls began and how late their rows appeared.
+
+    `rows` holds the number of rows per hour in the deduplication index.
+    """
     warnings = []
     sweeps = settings.windows.sweeps
     cadences = [lateness.Sweeping(s.every.total_seconds(), s.overlap.total_seconds()) for s in sweeps]
@@ -195,7 +201,7 @@ def _warn(rules: Rules, result: Forecast, per_minute: float) -> list[str]:
 
 
 def _advise(settings: Settings, rules: Rules, case: _Case, result: Forecast, now: datetime) -> list[str]:
-    """Return changes of the budget or of the sweeps that would fit."""
+    """Return advice: changes of the budget or of the sweeps with which the sweeps would stay within the budget."""
     per_minute, concurrency = case.tenant.requests_per_minute, settings.graph.concurrency
     advice = []
     most = _DOCUMENTED_LIMIT - _BESIDES
@@ -214,7 +220,7 @@ def _advise(settings: Settings, rules: Rules, case: _Case, result: Forecast, now
 
 
 def _sections(content: dict[str, Any]) -> list[Section]:
-    """Return the tables for people."""
+    """Return the plan as tables for people."""
     title = (
         f"{content['tenant']}: {text.number(content['calls_per_day'])} calls a day, "
         f"{text.number(content['requests_per_hour'])} of {text.number(content['budget_per_hour'])} requests an hour: "

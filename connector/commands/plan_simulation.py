@@ -1,7 +1,8 @@
-"""Simulation of a tenant's sweeper and of its Graph, in simulated time.
+"""Simulation of a tenant's sweeper and its Graph, in simulated time.
 
-The scheduler decides what to read next, and `budget.Budget` when a request may leave. The simulation adds Graph: how
-many rows it shows, and a fixed response time. The most urgent request leaves first.
+The scheduler of the service decides what to read next, and `budget.Budget` decides when a request may be sent. The
+simulation replaces Graph: it decides how many rows Graph shows, and every response takes the same time. Of the waiting
+requests, the most urgent one is sent first.
 """
 
 import heapq
@@ -43,7 +44,7 @@ class _Chain:
 
 
 class SliceRun(NamedTuple):
-    """Slice that was read."""
+    """Slice that was read completely."""
 
     window: Window
     began_s: float
@@ -51,7 +52,7 @@ class SliceRun(NamedTuple):
 
 
 class RunEnded(NamedTuple):
-    """Run of a sweep that ended."""
+    """Run of a sweep with its start and its end."""
 
     sweep: int
     started_s: float
@@ -59,7 +60,7 @@ class RunEnded(NamedTuple):
 
 
 class Simulation:
-    """Sweeper of one tenant together with its Graph. Times are seconds since `begin`."""
+    """Simulated sweeper and Graph of one tenant. Times in seconds count from `begin`."""
 
     def __init__(
         self,
@@ -70,15 +71,16 @@ class Simulation:
         begin: datetime,
         state: State,
     ) -> None:
-        """Prepare a simulation that continues from `state`.
+        """Prepare a simulation that starts with `state`.
 
-        Without `requests_per_minute` requests are not held back, and all pages of a chain come in one step.
+        If `requests_per_minute` is None, there is no request budget, and all pages of a page chain are read in one
+        step.
         """
         self.late: set[int] = set()
-        "Sweeps with a run that had not ended when the sweep was due again."
+        "Indexes of the sweeps that were due again before their run had ended."
         self.time_s = 0.0
         self.requests: list[tuple[float, int]] = []
-        "Time of each request, and the index of its sweep."
+        "Time of each request, with the index of its sweep."
         self.reads: list[SliceRun] = []
         self.runs: list[RunEnded] = []
         self._rules = rules
@@ -101,7 +103,11 @@ class Simulation:
     def run(
         self, until_s: float, *, sweep: int | None = None, since_s: float = 0.0, stop_when_late: bool = False
     ) -> None:
-        """Continue until a time, or until a run of `sweep` that started at `since_s` or later has ended."""
+        """Continue the simulation until the time `until_s`.
+
+        With `sweep`, stop when that sweep has ended a run that began at `since_s` or later. With `stop_when_late`, stop
+        when a sweep is due again before its run has ended.
+        """
         while True:
             if self._wakes_s <= self.time_s:
                 self._turn()
@@ -118,11 +124,11 @@ class Simulation:
 
     @property
     def now(self) -> datetime:
-        """Return the time of the simulated wall clock."""
+        """The simulated time as a datetime."""
         return self._begin + timedelta(seconds=self.time_s)
 
     def open_runs(self) -> list[RunEnded]:
-        """Return the runs in progress, as if they ended now."""
+        """Return the runs that have not ended, with the current time as their end."""
         return [
             RunEnded(index, self._since(s.run.started), self.time_s)
             for index, s in enumerate(self._scheduler.plan.sweeps)
@@ -130,7 +136,7 @@ class Simulation:
         ]
 
     def _turn(self) -> None:
-        """Start the sweeps that are due and open chains, as the sweeper does when it wakes up."""
+        """Start the sweeps that are due and new page chains, as the sweeper does each time it wakes up."""
         self.late |= {run.sweep for run in self.open_runs() if self._overran(run)}
         while True:
             match self._scheduler.next(self.now):
@@ -184,7 +190,10 @@ class Simulation:
             heapq.heappush(self._asked, (self.time_s + pages * ANSWER_S, chain.order, chain))
 
     def _shifted(self, chain: _Chain) -> bool:
-        """Return whether rows that appeared have moved others to another page while a chain was read."""
+        """Return whether new rows have moved other rows to another page while the chain was read.
+
+        The result is random, with the probability that follows from the number of rows that appeared.
+        """
         began = self._begin + timedelta(seconds=chain.began_s + ANSWER_S)
         rows = self._calls.inserted(chain.piece.window, chain.pages, began, self.now)
         return rows > 0 and self._random.random() < -math.expm1(-rows)

@@ -1,4 +1,4 @@
-"""Rows that the simulated Graph of plan shows: calls that repeat each day or week, and appear late."""
+"""Rows of the simulated Graph for `connector plan`: calls repeat every day or week, and their rows may appear late."""
 
 import math
 from collections.abc import Sequence
@@ -24,28 +24,35 @@ _SEED = 1
 
 
 class Calls(Protocol):
-    """Rows that a simulated Graph shows."""
+    """Number of rows that a simulated Graph shows at any time."""
 
     def count(self, window: Window, at: datetime) -> int:
-        """Return the rows of calls that began in `window`, as shown at `at`."""
+        """Return how many rows Graph shows at `at` for the calls that began in `window`."""
 
     def inserted(self, window: Window, pages: int, since: datetime, until: datetime) -> float:
-        """Return the rows expected to appear on pages already read, while `pages` pages are read in order of start."""
+        """Return how many rows are expected to appear on pages that were already read, and move rows to later pages.
+
+        The chain of `pages` pages is read from `since` to `until`, in the order in which calls began.
+        """
 
     def per_hour(self, first: int, end: int, at: datetime) -> NDArray[np.int64]:
-        """Return the rows shown for each of the hours `first` to `end` (excluded) since the epoch."""
+        """Return how many rows Graph shows at `at` for each hour from `first` up to and excluding `end`.
+
+        Hours are counted from the epoch.
+        """
 
     def weights(self, moments: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return the density of calls at the given epoch seconds, in any unit."""
+        """Return the relative number of calls at each time, which serves as a weight. `moments` are epoch seconds."""
 
 
 class Volume:
-    """Calls that repeat in each cycle of hours. The hours of a cycle are counted from the epoch."""
+    """Calls that repeat after each cycle of a whole number of hours. Cycles are counted from the epoch."""
 
     def __init__(self, per_hour: Sequence[float], lateness: Lateness | None = None, seed: int | None = None) -> None:
-        """Set the calls per hour of one cycle.
+        """Set the number of calls in each hour of a cycle.
 
-        With `seed` the counts scatter like those of independent calls; without it calls come at even intervals.
+        With `seed`, the counts vary randomly like those of independent calls. Without it, calls begin at even
+        intervals.
         """
         self._seed = seed
         self._cycle = np.asarray(per_hour, np.float64)
@@ -55,16 +62,16 @@ class Volume:
         self._drawn = 0
 
     def scaled(self, factor: float) -> "Volume":
-        """Return the same pattern with `factor` times as many calls."""
+        """Return the same calls over time, with `factor` times as many of them."""
         return Volume((self._cycle * factor).tolist(), self._lateness, self._seed)
 
     @property
     def per_day(self) -> float:
-        """Return the calls of an average day."""
+        """Return the mean number of calls per day."""
         return float(self._cycle.mean() * 24)
 
     def count(self, window: Window, at: datetime) -> int:
-        """Return the rows shown for a window."""
+        """Return how many rows Graph shows at `at` for the calls that began in `window`."""
         if self._lateness is None and self._noise is None:
             until, since = math.floor(self._before(_hours(window.end)) + _SOON_S), self._before(_hours(window.start))
             return until - math.floor(since + _SOON_S)
@@ -75,7 +82,10 @@ class Volume:
         return max(0, round(expected + float(self._noise[self._drawn]) * math.sqrt(expected)))
 
     def inserted(self, window: Window, pages: int, since: datetime, until: datetime) -> float:
-        """Return the rows expected to appear before a page boundary already read, on average over the boundaries."""
+        """Return how many rows are expected to appear before a boundary between pages that were already read.
+
+        The result is the mean of all boundaries.
+        """
         if self._lateness is None or pages < 2:
             return 0.0
         start, end, first, last = (_hours(moment) for moment in (*window, since, until))
@@ -94,18 +104,18 @@ class Volume:
         return rows / (pages - 1)
 
     def per_hour(self, first: int, end: int, at: datetime) -> NDArray[np.int64]:
-        """Return the rows shown for each whole hour."""
+        """Return how many rows Graph shows at `at` for each hour from `first` up to and excluding `end`."""
         edges = np.minimum(np.arange(first, end + 1, dtype=np.float64), _hours(at))
         return np.rint(self._shown(edges, self._cycle[np.arange(first, end) % len(self._cycle)], _hours(at))).astype(
             np.int64
         )
 
     def weights(self, moments: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return the calls per hour."""
+        """Return the number of calls per hour at each time. `moments` are epoch seconds."""
         return np.asarray(self._cycle[(moments // 3_600).astype(np.int64) % len(self._cycle)])
 
     def _before(self, hours: float) -> float:
-        """Return the calls from the epoch up to `hours` after it."""
+        """Return the number of calls from the epoch until `hours` hours after it."""
         cycles, rest = divmod(hours, len(self._cycle))
         whole = int(rest)
         return float(cycles * self._sums[-1] + self._sums[whole] + self._cycle[whole] * (rest - whole))
@@ -131,18 +141,18 @@ class Volume:
 
 
 def evenly(calls_per_day: float) -> Volume:
-    """Return calls at even intervals whose rows appear at once."""
+    """Return calls at even intervals, whose rows appear without delay."""
     return Volume([calls_per_day / 24] * 24)
 
 
 def as_they_came(
     rows_per_hour: NDArray[np.float64] | NDArray[np.int64], first: int, now: datetime, lateness: Lateness | None
 ) -> tuple[Volume, float]:
-    """Return calls that come as those in the deduplication index did, and the seconds after which they repeat.
+    """Return calls with the distribution of those in the deduplication index, and the length of their cycle in seconds.
 
-    `rows_per_hour` are the rows of the hours from `first` (since the epoch) on. The newest day is used only where there
-    is no other, because some of its rows have not appeared yet. When a whole week is known its days may differ;
-    otherwise each day is the average day.
+    `rows_per_hour` starts at the hour `first` (counted from the epoch). The newest day is used only if there is no
+    other, because some of its rows have not appeared yet. If a whole week is known and its days differ, the cycle is
+    that week. Otherwise it is the average day.
     """
     hours = min(len(rows_per_hour), (now - EPOCH) // _HOUR - first)
     days = min(7, hours // 24 - 1) or min(1, hours // 24)

@@ -1,4 +1,4 @@
-"""`connector resume`."""
+"""Options of `connector resume`."""
 
 from connector.commands.options import ConfigOption, TenantOption
 

@@ -1,4 +1,4 @@
-"""`connector run`."""
+"""Options of `connector run`."""
 
 import os
 from typing import Annotated

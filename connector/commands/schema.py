@@ -1,4 +1,4 @@
-"""`connector schema` and its commands."""
+"""Options of `connector schema` and its subcommands."""
 
 import json
 import sys

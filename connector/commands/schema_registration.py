@@ -1,4 +1,4 @@
-"""Registration of the schemas for `connector schema register` and `check`, without a worker."""
+"""Registration of the schemas for `connector schema register` and `connector schema check`, without a worker."""
 
 import sys
 from collections.abc import Callable
@@ -10,12 +10,18 @@ from connector.kafka.registry import Registry, Subject, subjects
 
 
 def register(config: Path | None) -> None:
-    """Register the schemas that are missing. Raise FatalError or RegistryUnavailableError."""
+    """Register the schemas that the registry does not have, and print the id of each.
+
+    Raise FatalError if a schema is incompatible, and RegistryUnavailableError if the registry does not answer.
+    """
     _each(config, lambda registry, subject: f"id {registry.register(subject)}")
 
 
 def check(config: Path | None) -> None:
-    """Compare the schemas without changing anything. Raise FatalError or RegistryUnavailableError."""
+    """Check whether the registry has or would accept each schema, without changing anything, and print the result.
+
+    Raise FatalError if a schema is incompatible, and RegistryUnavailableError if the registry does not answer.
+    """
     _each(config, _stand)
 
 

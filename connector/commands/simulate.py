@@ -1,4 +1,4 @@
-"""`connector simulate`: the simulator as a process."""
+"""Options of `connector simulate`, which runs the simulator as a process."""
 
 import asyncio
 import json
@@ -243,7 +243,10 @@ async def _serve(options: Options, config_out: Path | None, bootstrap_servers: s
 
 
 def _write_configuration(path: Path, announcement: Mapping[str, Any], bootstrap_servers: str) -> None:
-    """Write a configuration file for the announced simulator. Raise ConfigurationError if that fails."""
+    """Write a configuration file for the simulator that printed `announcement`.
+
+    Raise ConfigurationError if the file cannot be written.
+    """
     names = [f"simulated-{number + 1}" for number in range(len(announcement["tenants"]))]
     tenants = [
         f"[[tenants]]\nid = {json.dumps(tenant)}\nname = {json.dumps(name)}\n"

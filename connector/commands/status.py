@@ -1,4 +1,4 @@
-"""`connector status`."""
+"""Options of `connector status`."""
 
 from typing import Annotated
 

@@ -1,4 +1,4 @@
-"""Output of `connector status`, from the state topic and the commands that no worker has applied yet."""
+"""Output of `connector status`, from committed state and the commands that no worker has applied yet."""
 
 from collections import Counter
 from datetime import UTC, datetime, timedelta
@@ -27,7 +27,7 @@ _DAY = timedelta(days=1)
 
 
 def report(config: Path | None, tenant: str | None, *, as_json: bool) -> None:
-    """Write the status of all tenants, or of one by its name or id, as JSON or for people."""
+    """Print the status of all tenants, as JSON or for people. With `tenant`, only that one: its name or id."""
     settings = arguments.read_settings(config)
     chosen = arguments.find_tenant(settings, tenant).id if tenant is not None else None
     now = datetime.now(UTC)
@@ -52,7 +52,7 @@ def report(config: Path | None, tenant: str | None, *, as_json: bool) -> None:
 
 
 def tables(content: dict[str, Any], now: datetime) -> list[Section]:
-    """Return the tables for people, without that of the jobs."""
+    """Return the status as tables for people, without the table of jobs."""
     tenants = content["tenants"]
     workers = content["workers"]
     about = f"{content['app']} → {content['topic']}   {content['version']}   "
@@ -91,7 +91,7 @@ def tables(content: dict[str, Any], now: datetime) -> list[Section]:
 
 
 def _summary(tenant: dict[str, Any], now: datetime) -> tuple[str, ...]:
-    """Return the row of a tenant."""
+    """Return the table row of one tenant."""
     done = tenant["unread_done"]
     unread = text.span(tenant["unread_seconds"])
     if done:
@@ -111,7 +111,7 @@ def _summary(tenant: dict[str, Any], now: datetime) -> tuple[str, ...]:
 
 
 def _total(tenants: list[dict[str, Any]]) -> tuple[str, ...]:
-    """Return the row that sums the tenants up. Its lag is that of the tenant that is furthest behind."""
+    """Return the table row with the sums of all tenants. Its lag is the longest of all tenants."""
 
     def known(name: str) -> list[float]:
         return [tenant[name] for tenant in tenants if tenant[name] is not None]

@@ -1,4 +1,4 @@
-"""Output for people: tables for a terminal, or without colours and frames for a file or a pipe."""
+"""Output for people: coloured tables on a terminal, plain text in a file or a pipe."""
 
 import sys
 from collections.abc import Mapping, Sequence
@@ -29,7 +29,7 @@ _PLAIN = str.maketrans({_FULL: "#", _PART: "+", _NONE: "."})
 
 
 class Section(NamedTuple):
-    """A table. A column whose title ends in `>` is aligned to the right."""
+    """Table with a title. A column whose name ends in `>` is aligned to the right."""
 
     title: str
     columns: Sequence[str]
@@ -37,7 +37,7 @@ class Section(NamedTuple):
 
 
 def show(sections: Sequence[Section], stream: TextIO | None = None) -> None:
-    """Write the tables that have rows to `stream` (default: standard output)."""
+    """Write the tables to `stream`, by default standard output. Tables without rows are left out."""
     stream = stream or sys.stdout
     shown = [section for section in sections if section.rows]
     if not stream.isatty():
@@ -69,9 +69,9 @@ def _plain(section: Section) -> str:
 
 
 def bar(tenant: Mapping[str, Any], end: datetime, length: timedelta, cells: int) -> str:
-    """Return the coverage of the last `length` before `end` as a bar of `cells` characters.
+    """Return a tenant's coverage of the last `length` before `end`, as a bar of `cells` characters.
 
-    A cell is fully, partly or not read, or blank where no rows are expected.
+    A character means read, partly read or not read. It is blank where no rows are expected.
     """
     pieces = [(_moment(piece["from"]), _moment(piece["to"])) for piece in tenant["coverage"]]
     gaps = [(_moment(gap["from"]), _moment(gap["to"])) for gap in tenant["gaps"]]
@@ -94,22 +94,22 @@ def bar(tenant: Mapping[str, Any], end: datetime, length: timedelta, cells: int)
 
 
 def ago(text: str | None, now: datetime) -> str:
-    """Return how long ago an instant was, for people. `text` is the instant as in JSON."""
+    """Return how long ago a time was, as text for people. `text` is the time as in JSON."""
     return f"{span((now - _moment(text)).total_seconds())} ago" if text else "never"
 
 
 def when(text: str | None) -> str:
-    """Return an instant of JSON without its fraction of a second."""
+    """Return a time of JSON for people, without `T` and fractions of a second, or a dash for None."""
     return text[:19].replace("T", " ") if text else "-"
 
 
 def span(seconds: float | None) -> str:
-    """Return a length of time for people, or a dash if it is not known."""
+    """Return a duration as text for people, or a dash if it is not known."""
     return "-" if seconds is None else words.duration(max(0.0, seconds))
 
 
 def number(value: float | None) -> str:
-    """Return a count with separators between thousands."""
+    """Return a count with separators between thousands, or a dash if it is not known."""
     return "-" if value is None else f"{value:,.0f}"
 
 

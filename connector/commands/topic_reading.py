@@ -1,4 +1,4 @@
-"""Records of a topic and of its dead-letter topic, for `connector verify`."""
+"""Records of a row topic and of its dead-letter topic, read for `connector verify`."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
@@ -12,7 +12,7 @@ from connector.kafka.records import Bounds, Offsets, Records
 
 
 class TopicReading:
-    """A topic with the offsets up to which it was read."""
+    """Topic together with the offsets up to which it was read."""
 
     def __init__(self, clients: Clients, name: str, stack: ExitStack) -> None:
         self.name = name
@@ -22,33 +22,39 @@ class TopicReading:
         self.next: Offsets = {}
 
     def open(self, since: datetime) -> None:
-        """Look up the bounds of the topic, and the offsets of the first records published since a time."""
+        """Look up the bounds of the topic, and the offset in each partition at which reading begins.
+
+        Reading begins with the first record that was published at the time `since` or later.
+        """
         self.bounds = self.records.bounds()
         self.begin = self.records.since(since, self.bounds) if self.bounds else {}
         self.next = dict(self.begin)
 
     def rest(self) -> Iterator[list[Entry]]:
-        """Yield the records that were not read yet, up to the end that was last looked up."""
+        """Read on: yield the records that were not read yet, up to the end that was looked up last."""
         return self.records.read(self.next, {number: end for number, (_, end) in self.bounds.items()})
 
     def look_again(self) -> None:
-        """Look up the current end of the topic."""
+        """Look up the current end of the topic, up to which `rest` reads."""
         self.bounds = self.records.bounds()
 
     def again(self) -> Iterator[list[Entry]]:
-        """Yield all records that were read once more."""
+        """Read again: yield all records that were already read."""
         return self.records.read(dict(self.begin), self.next)
 
     def may_be_cut(self) -> list[int]:
-        """Return the partitions that may have lost records of the range.
+        """Return the partitions in which Kafka may have deleted records of the compared range.
 
-        These partitions have lost records, and hold no record that is known to be older than the range.
+        They are the partitions that have deleted records and hold none that was published before the range.
         """
         return [number for number, (low, _) in self.bounds.items() if low > 0 and self.begin[number] <= low]
 
 
 class DeadLetters:
-    """The dead letters of a tenant, by the hash of their bytes, or by id if those are not the bytes from Graph."""
+    """Dead letters of one tenant.
+
+    They are found by the hash of their bytes. If they do not hold the bytes that Graph sent, they are found by id.
+    """
 
     def __init__(self, tenant: str, *, altered: bool) -> None:
         self._tenant = tenant
@@ -57,7 +63,7 @@ class DeadLetters:
         self._ids: set[Key | None] = set()
 
     def add(self, entries: Sequence[Entry]) -> None:
-        """Add the dead letters that belong to the tenant."""
+        """Add those of the records that are dead letters of the tenant."""
         for entry in entries:
             if entry.headers.get("tenant", b"").decode(errors="replace").lower() != self._tenant:
                 continue
@@ -67,10 +73,10 @@ class DeadLetters:
                 self._hashes.add(bytes_hash(entry.value))
 
     def holds(self, row_hash: int, row_id: str | None) -> bool:
-        """Return whether a row was dead-lettered."""
+        """Return whether there is a dead letter for a row with this hash or id."""
         return row_hash in self._hashes or (id_key(row_id) if row_id else None) in self._ids
 
 
 def bytes_hash(raw: bytes) -> int:
-    """Return the hash by which an invalid row is identified."""
+    """Return the hash of the bytes of an invalid row, by which its dead letter is found."""
     return int(invalid_entry(raw)["hi"][0])

@@ -1,7 +1,8 @@
-"""Comparison for `connector verify`: it reads Graph and the topic, and compares the newest version of each row.
+"""Implementation of `connector verify`: it reads Graph and the topic, and compares the newest version of each row.
 
-The topic is read first, up to its end at the start. Rows of Graph that are missing on the topic are then looked for
-among the records published since. Graph is read with a separate budget, in addition to that of a running worker.
+The topic is read first, up to the end that it had at the start. Then Graph is read, with a request budget of its own in
+addition to that of a running worker. Rows of Graph that the topic does not have are then searched for among the records
+that were published meanwhile.
 """
 
 import asyncio
@@ -55,7 +56,7 @@ _ROW_MAX_BYTES = 900_000  # the limit of the service, which dead-letters a longe
 def compare(
     config: Path | None, tenant: str, begin: str, end: str, requests_per_minute: float, *, as_json: bool
 ) -> bool:
-    """Compare, write the report, and return whether nothing is missing, duplicated or different."""
+    """Compare Graph with the topic, print the report, and return whether no row is missing, duplicated or different."""
     settings = arguments.read_settings(config, contacts_graph=True)
     log.configure(settings.log.format, settings.log.level)
     chosen = arguments.find_tenant(settings, tenant)
@@ -80,14 +81,14 @@ def compare(
 
 
 class _ValidRow(NamedTuple):
-    """A row of Graph that was missing or different on the topic when Graph was read."""
+    """Row of Graph that the topic did not have, or had with other values, when Graph was read."""
 
     id: str
     values: dict[str, Any]
 
 
 class _BadRow(NamedTuple):
-    """An invalid row of Graph."""
+    """Invalid row of Graph. `start_s` is the start of the window in which it was read, in epoch seconds."""
 
     hash: int
     id: str | None
@@ -95,7 +96,7 @@ class _BadRow(NamedTuple):
 
 
 class _Verification:
-    """One comparison. A context manager, because it holds connections to the brokers."""
+    """One run of `connector verify`. It is a context manager that closes its connections to the brokers."""
 
     def __init__(self, settings: Settings, tenant: Tenant, window: Window) -> None:
         self._settings = settings
@@ -128,7 +129,7 @@ class _Verification:
         self._stack.close()
 
     def run(self) -> Report:
-        """Read the topic and Graph, look again for rows that are missing, and return the report."""
+        """Read the topic and Graph, search again for missing rows, and return the report."""
         self._rows.open(self._window.start)
         if not self._rows.bounds:
             raise ConfigurationError([f"kafka.topic: there is no topic {self._rows.name}; nothing was published yet"])
@@ -148,9 +149,9 @@ class _Verification:
         return self._report(result, suspects, lost, ids, values)
 
     def _check_retention(self) -> bool:
-        """Return whether records of the range may have been deleted.
+        """Return whether Kafka may have deleted records of the compared range.
 
-        Raise ConfigurationError if the retention time of the topic is so short that it deletes them.
+        Raise ConfigurationError if it is certain, because the range is older than the topic's retention time.
         """
         cut = self._rows.may_be_cut()
         is_by_event = self._settings.rows.timestamp == "event"
@@ -163,7 +164,7 @@ class _Verification:
         return True
 
     def _read_topics(self) -> None:
-        """Read the records of both topics that were not read yet."""
+        """Read the records of the row topic and of the dead-letter topic that were not read yet."""
         start_ms, end_ms = (instants.to_ms(moment) for moment in self._window)
         for entries in self._rows.rest():
             ids: list[str] = []
@@ -181,7 +182,10 @@ class _Verification:
             self._dead.add(entries)
 
     def _own(self, entries: Sequence[Entry]) -> Iterator[dict[str, Any]]:
-        """Yield the tenant's rows. Records that are not rows of this connector are skipped and counted."""
+        """Yield the records that are rows of the tenant.
+
+        Records that are not rows of this connector are counted and skipped.
+        """
         for entry in entries:
             try:
                 record = self._decode(entry.value)
@@ -192,9 +196,9 @@ class _Verification:
                 yield record
 
     def _look_again(self, told: "_Tell", longest_s: float) -> list[_BadRow]:
-        """Read on until nothing is missing or the sweeps had time to publish it.
+        """Read more of the topic until no row is missing, or until the sweeps had time to publish the missing rows.
 
-        Return the invalid rows that are not dead-lettered.
+        Return the invalid rows of Graph for which there is no dead letter. The wait takes at most `longest_s` seconds.
         """
         begun = time.monotonic()
         while True:
@@ -214,7 +218,10 @@ class _Verification:
             time.sleep(min(_LOOK_EVERY_S, left_s))
 
     def _every(self, start_s: int) -> timedelta | None:
-        """Return the cadence of the most frequent sweep that covers a call, or None if no sweep covers it."""
+        """Return the shortest cadence of the sweeps that read a call again, or None if no sweep does.
+
+        `start_s` is the start of the call in epoch seconds.
+        """
         age = self._begun - instants.from_ms(start_s * 1000)
         return min((s.every for s in self._settings.windows.sweeps if s.overlap >= age), default=None)
 
@@ -223,7 +230,7 @@ class _Verification:
         return 0.0 if every is None else min(_LONGEST_WAIT_S, every.total_seconds() + _GRACE_S)
 
     def _is_pending(self, start_s: int) -> bool:
-        """Return whether only a sweep that was not waited for finds a call."""
+        """Return whether a row can still be read by a sweep whose cadence is longer than this command waits."""
         every = self._every(start_s)
         return every is not None and every.total_seconds() + _GRACE_S > _LONGEST_WAIT_S
 
@@ -252,7 +259,7 @@ class _Verification:
                 await source.close()
 
     def _take(self, raws: Sequence[msgspec.Raw], window: Window) -> None:
-        """Add the rows of one page to the comparison."""
+        """Add the rows of one page of Graph to the comparison. `window` is the range that was requested."""
         reading = self._shape.read(raws)
         keys: list[Key] = []
         said: list[Said] = []
@@ -286,9 +293,9 @@ class _Verification:
         return values, problem
 
     def _look_up(self, result: Result) -> tuple[dict[Key, str], dict[Key, dict[str, Any]]]:
-        """Return the ids of rows that the report names from the topic, and the newest version of differing rows.
+        """Read the topic a second time for what the comparison does not keep, because it keeps only hashes.
 
-        The topic is read a second time, because the comparison keeps hashes only.
+        Return the ids of duplicated and unexpected rows, and the newest version of each differing row.
         """
         differing = set(result.differing_keys[:SHOWN])
         named = {key for key, _, _ in result.duplicated_keys[:SHOWN]} | set(result.unexpected_keys[:SHOWN])
@@ -375,7 +382,10 @@ def _cut(topic: str, window: Window) -> str:
 
 @contextmanager
 def _screen(window: Window) -> Iterator[_Tell]:
-    """Show progress on standard error, by the call time that was read. It appears on a terminal only."""
+    """Show progress on standard error if it is a terminal, measured in call time that was read.
+
+    The result is a function that shows what is being done and the call time that was reached.
+    """
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:

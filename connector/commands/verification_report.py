@@ -11,13 +11,13 @@ from connector.config import Settings, duration_text
 
 
 class Report(NamedTuple):
-    """Outcome of a comparison, in the JSON form of docs/interface.md."""
+    """Result of a comparison, as the JSON object of docs/interface.md."""
 
     content: dict[str, Any]
     failed: bool
 
     def describe(self, label: str) -> str:
-        """Return the report for people: ids, counts and names of fields, but no values of rows."""
+        """Return the report as text: ids, counts and names of fields, but no values of rows."""
         found = self.content
         lines = [
             f"{label}, calls from {text.when(found['from'])} to {text.when(found['to'])} (UTC)",
@@ -58,17 +58,17 @@ def _line(entry: Any) -> str:
 
 
 def listed(count: int, ids: Sequence[Any]) -> dict[str, Any]:
-    """Return a count with the first entries, as the report names them."""
+    """Return a count and the first entries as a JSON object."""
     return {"count": count, "ids": list(ids[:SHOWN])}
 
 
 def notes(
     settings: Settings, everys: Iterable[timedelta | None], *, differing: int, pending: int, foreign: int
 ) -> list[str]:
-    """Return notes for the reader of the report.
+    """Return the notes of the report, which explain its counts.
 
-    `everys` holds, for each row that the topic lacks, the cadence of the sweep that finds it, or None if no sweep does.
-    `foreign` is the number of records that are not rows of this connector.
+    `everys` holds one value per row that the topic does not have: the shortest cadence of the sweeps that can still
+    read the row, or None if no sweep can. `foreign` is the number of records that are not rows of this connector.
     """
     found = []
     counts = Counter(everys)

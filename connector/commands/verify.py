@@ -1,4 +1,4 @@
-"""`connector verify`."""
+"""Options of `connector verify`."""
 
 from typing import Annotated
 

@@ -1,1 +1,1 @@
-"""Metrics of a worker: what is counted, and how it is exposed to Prometheus."""
+"""Metrics of a worker: what is counted, and how Prometheus reads it."""

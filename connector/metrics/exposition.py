@@ -1,4 +1,4 @@
-"""The exposition of one scrape, in the format that the scraper prefers."""
+"""Text that one scrape of Prometheus gets, in the format that the scraper prefers."""
 
 from collections.abc import Callable, Iterator, Sequence
 
@@ -15,7 +15,7 @@ _openmetrics: Callable[[Collector], bytes] = generate_openmetrics
 
 
 class _Exposition:
-    """Metrics of one scrape: the registry's counters and the tenants' gauges."""
+    """Collector of all metrics for one scrape: the counters of the registry and the gauges of the tenants."""
 
     def __init__(self, registry: CollectorRegistry, glances: Sequence[Glance]) -> None:
         self._registry = registry
@@ -30,7 +30,11 @@ class _Exposition:
 
 
 def render(registry: CollectorRegistry, glances: Sequence[Glance], accept: str) -> tuple[bytes, str]:
-    """Return the exposition and its content type: OpenMetrics if `accept` prefers it, else the classic text format."""
+    """Format the metrics for one scrape, and return the text with its content type.
+
+    The format is OpenMetrics if `accept`, the header of the request, prefers it. Otherwise it is the classic text
+    format.
+    """
     metrics = _Exposition(registry, glances)
     if _wants_openmetrics(accept):
         return _openmetrics(metrics), CONTENT_TYPE_OPENMETRICS

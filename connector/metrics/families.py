@@ -1,4 +1,4 @@
-"""Counters, histograms and gauges with labels: their names, their help and the limits of their buckets."""
+"""Families of counters, histograms and gauges: their names, help texts, labels and bucket limits."""
 
 from collections.abc import Sequence
 
@@ -13,22 +13,22 @@ TRANSACTION_DURATION_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5)
 
 
 def counter(registry: CollectorRegistry, name: str, help_: str, *labels: str) -> Counter:
-    """Return a new counter, whose name gets the prefix of all metrics."""
+    """Create a counter. Its name gets the common prefix."""
     return Counter(PREFIX + name, help_, labels, registry=registry)
 
 
 def gauge(registry: CollectorRegistry, name: str, help_: str, *labels: str) -> Gauge:
-    """Return a new gauge, whose name gets the prefix of all metrics."""
+    """Create a gauge. Its name gets the common prefix."""
     return Gauge(PREFIX + name, help_, labels, registry=registry)
 
 
 def histogram(registry: CollectorRegistry, name: str, help_: str, limits: Sequence[float], *labels: str) -> Histogram:
-    """Return a new histogram with the upper limits of its buckets, whose name gets the prefix of all metrics."""
+    """Create a histogram. Its name gets the common prefix, and `limits` are the upper limits of its buckets."""
     return Histogram(PREFIX + name, help_, labels, registry=registry, buckets=limits)
 
 
 class TenantFamilies:
-    """Families with one or more series per tenant."""
+    """Metrics with at least one series per tenant."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.rows = counter(
@@ -86,7 +86,7 @@ class TenantFamilies:
 
 
 class ShardFamilies:
-    """Families with one or more series per shard."""
+    """Metrics with at least one series per shard."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.transactions = counter(

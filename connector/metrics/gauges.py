@@ -1,4 +1,4 @@
-"""Gauges of a tenant, which are computed from its view at each scrape."""
+"""Gauges of the tenants. They are computed at each scrape from the current state of the tenants."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -14,18 +14,21 @@ REASONS: tuple[str, ...] = (*get_args(PermanentReason), *get_args(TransientReaso
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TenantView:
-    """State of a tenant at this moment.
+    """Current state of a tenant, from which its gauges are computed.
 
-    A value of None is not known (the state is not restored): its series is absent.
+    A value is None while it is not known, because the state is not restored yet. The gauge then has no series.
     """
 
     covered_through: float | None = None
-    "Epoch seconds; the tenant's start if nothing was read yet, so that the lag includes what is still to be read."
+    """End of the newest call time that was read and committed, in epoch seconds.
+
+    If nothing was read yet, it is the tenant's start, so that the lag includes the call time that is still to be read.
+    """
     gap_seconds: float | None = None
     gaps: int | None = None
     budget_used_ratio: float = 0.0
     sweep_overdue: dict[str, float] = field(default_factory=dict)
-    "Seconds by cadence (`every`); a cadence that is absent is not overdue."
+    "Seconds for which a sweep is overdue, by its cadence (`every`). A cadence that is absent is not overdue."
     up: bool = False
     failing: PermanentReason | TransientReason | None = None
     paused: bool | None = None
@@ -34,7 +37,7 @@ class TenantView:
 
 
 class Glance(NamedTuple):
-    """Tenant as one scrape sees it."""
+    """State of a tenant at one scrape. `at` is the time of the scrape in epoch seconds."""
 
     tenant: str
     everys: tuple[str, ...]
@@ -43,7 +46,7 @@ class Glance(NamedTuple):
 
 
 class _TenantGauge(NamedTuple):
-    """Family of gauges with one series per tenant."""
+    """Gauge with one series per tenant. `value` computes its value, or returns None if it is not known."""
 
     name: str
     help: str
@@ -130,7 +133,7 @@ _FAILING_HELP = (
 
 
 def tenant_gauges(glances: Sequence[Glance]) -> Iterator[Metric]:
-    """Yield the families of gauges with the values of one scrape. A value that is not known is absent."""
+    """Yield the gauges of all tenants with their values for one scrape. A value that is not known has no series."""
     for gauge in _TENANT_GAUGES:
         family = GaugeMetricFamily(PREFIX + gauge.name, gauge.help, labels=["tenant"])
         for glance in glances:

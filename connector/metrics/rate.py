@@ -1,4 +1,4 @@
-"""Rate of an event: a mean over the last minutes that needs little memory."""
+"""Rate of an event: the mean of the last minutes, computed with little memory."""
 
 from collections import deque
 
@@ -7,14 +7,14 @@ _BUCKET_S = 10.0
 
 
 class Rate:
-    """Counts of the last five minutes. Times are seconds of any clock that does not go back."""
+    """Rate of an event over the last five minutes. Times are seconds of any clock that never goes back."""
 
     def __init__(self, now: float) -> None:
         self._begun = now
         self._buckets: deque[tuple[int, int]] = deque()
 
     def add(self, count: int, now: float) -> None:
-        """Add `count` events at `now`."""
+        """Count `count` events at the time `now`."""
         bucket = int(now // _BUCKET_S)
         if self._buckets and self._buckets[-1][0] == bucket:
             count += self._buckets.pop()[1]
@@ -22,9 +22,9 @@ class Rate:
         self._forget(now)
 
     def per_minute(self, now: float) -> float:
-        """Return the mean per minute over the last five minutes, or since the start when that is shorter.
+        """Return the mean number of events per minute over the last five minutes.
 
-        At least one minute is averaged over.
+        If less time has passed since the start, the mean is taken over that time, but over at least one minute.
         """
         self._forget(now)
         seconds = min(WINDOW_S, max(60.0, now - self._begun))

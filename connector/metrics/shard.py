@@ -8,7 +8,7 @@ TRANSACTION_OUTCOMES = ("committed", "aborted")
 
 
 class ShardMetrics:
-    """Metrics of one shard while this worker owns it. Made by `Metrics.shard`."""
+    """Metrics of one shard while this worker owns it. `Metrics.shard` creates them."""
 
     def __init__(self, families: ShardFamilies, number: int, on_closed: Callable[["ShardMetrics"], None]) -> None:
         self.number = number
@@ -22,20 +22,20 @@ class ShardMetrics:
         self._restore_duration = families.restore_duration.labels(label)
 
     def transaction_committed(self, seconds: float) -> None:
-        """Count a committed transaction and record how long it took."""
+        """Count a committed transaction, and record its duration."""
         self._committed.inc()
         self._transaction_duration.observe(seconds)
 
     def transaction_aborted(self) -> None:
-        """Count a transaction that was aborted or whose outcome is unknown."""
+        """Count a transaction that was aborted or has an unknown outcome."""
         self._aborted.inc()
 
     def restored(self, seconds: float) -> None:
-        """Record how long reading the shard's state took."""
+        """Record how long it took to restore the shard's state."""
         self._restore_duration.set(seconds)
 
     def closed(self) -> None:
-        """Remove the shard's series because the shard was handed over."""
+        """Remove all series of the shard, because it was handed over to another worker."""
         if not self._open:
             return
         self._open = False

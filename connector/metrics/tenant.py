@@ -14,13 +14,13 @@ _log = log.get(__name__)
 
 LANES: tuple[str, ...] = get_args(Lane)
 STATUSES = ("200", "429", "error")
-"Statuses whose series exist from the start in each lane; others appear when they occur."
+"Statuses that have series in each lane from the start. The series of other statuses appear when they occur."
 ROW_OUTCOMES = ("published", "revised", "duplicate", "dead_letter")
 SWEEP_OUTCOMES = ("ok", "failed")
 
 
 class TenantMetrics:
-    """Metrics of one tenant while this worker owns it. Made by `Metrics.tenant`."""
+    """Metrics of one tenant while this worker owns it. `Metrics.tenant` creates them."""
 
     def __init__(
         self,
@@ -56,7 +56,10 @@ class TenantMetrics:
         self._deepest_sweep_rows = families.deepest_sweep_rows.labels(label)
 
     def request_finished(self, lane: str, status: str, seconds: float) -> None:
-        """Count a request that Graph answered with an HTTP status, or did not answer (`error`)."""
+        """Count a request to Graph and record its duration.
+
+        `status` is the HTTP status, or `error` if there was no response.
+        """
         count = self._requests.get((lane, status))
         if count is None:
             if not self._open:
@@ -66,11 +69,11 @@ class TenantMetrics:
         self._request_duration.observe(seconds)
 
     def throttled(self, seconds: float) -> None:
-        """Add seconds that were spent waiting because Graph asked for it."""
+        """Add the seconds for which requests waited because Graph asked for it."""
         self._throttled_seconds.inc(seconds)
 
     def rows_committed(self, published: int = 0, revised: int = 0, duplicate: int = 0, dead_letter: int = 0) -> None:
-        """Count the rows of a committed transaction."""
+        """Count the rows of a committed transaction by their outcome."""
         if published or revised:
             self.pace.add(published + revised, self._clock())
         self._rows["published"].inc(published)
@@ -79,35 +82,39 @@ class TenantMetrics:
         self._rows["dead_letter"].inc(dead_letter)
 
     def rows_first_read(self, lateness_s: Iterable[float]) -> None:
-        """Record how late rows were first read in regular sweeps: seconds since their call's end, else its start."""
+        """Record how late rows were when a sweep first read them.
+
+        A value is the number of seconds since the end of the call, or since its start if the end is not known.
+        """
         for seconds in lateness_s:
             self._lateness.observe(seconds)
 
     def found_by_deepest_sweep(self, n: int) -> None:
-        """Count `n` rows that appeared too late for every sweep but the one with the longest overlap."""
+        """Count `n` rows that appeared so late that only the sweep with the longest overlap read them."""
         self._deepest_sweep_rows.inc(n)
 
     def batch_committed(self, delay_s: float) -> None:
-        """Record the seconds from receiving a response to committing its rows."""
+        """Record the seconds between receiving a response of Graph and committing its rows."""
         self._commit_delay.observe(delay_s)
 
     def sweep_ended(self, every: str, outcome: str) -> None:
-        """Count a sweep that ended, by its cadence and `outcome` (`ok` or `failed`)."""
+        """Count a run of a sweep that ended. `every` is the sweep's cadence, and `outcome` is `ok` or `failed`."""
         self._sweeps[every, outcome].inc()
 
     def unknown_properties_seen(self, n: int) -> None:
-        """Count `n` members of rows that the schema does not know."""
+        """Count `n` members of rows that are not in the schema."""
         self._unknown_properties.inc(n)
 
     def watch(self, view: Callable[[], TenantView]) -> None:
-        """Call `view` at each scrape from now on: once, in the thread in which `Metrics.scrape` is awaited.
+        """Compute the tenant's gauges with `view` from now on. It is called once per scrape.
 
-        It should take microseconds. When it raises, the tenant's gauges are absent from that scrape.
+        `view` is called in the thread in which `Metrics.scrape` is awaited, and should take microseconds. If it raises
+        an error, the tenant has no gauges in that scrape.
         """
         self._view = view
 
     def closed(self) -> None:
-        """Remove the tenant's series because the tenant was handed over. Later events are dropped."""
+        """Remove all series of the tenant, because it was handed over to another worker. Later events are ignored."""
         if not self._open:
             return
         self._open = False
@@ -130,7 +137,7 @@ class TenantMetrics:
             family.remove(self.label)
 
     def requests_by_status(self) -> dict[str, int]:
-        """Return the number of requests by status, in all lanes."""
+        """Return the number of requests by status, summed over all lanes."""
         counts: dict[str, int] = {}
         for (_, status), counter in self._requests.items():
             total = sum(
@@ -143,7 +150,10 @@ class TenantMetrics:
         return counts
 
     def look(self) -> TenantView | None:
-        """Return the tenant's current view; None when it raises, which is logged once until it works again."""
+        """Return the current state of the tenant for its gauges, or None if it cannot be computed.
+
+        An error is logged once, and again only after the state could be computed in between.
+        """
         try:
             view = self._view()
         except Exception:  # noqa: BLE001 — an error of one tenant must not fail the scrape of all others

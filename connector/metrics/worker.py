@@ -1,13 +1,13 @@
-"""Metrics of a worker. Each event is reported by calling one method.
+"""Metrics of a worker. The code reports each event by calling one method.
 
-1. Counters and histograms count the reported events. The gauges of a tenant are computed at each scrape, by calling its
-   view, so that none of them freezes at a good value.
-2. A value that is not known is absent, never a number: before the state is first read, or when a view raises. While a
-   shard starts again the values of the last commit remain, and their age keeps growing.
-3. The series of a tenant or shard appear when it is owned and disappear when it is handed over. Later events are
-   dropped, because they must not bring a series back.
+1. Counters and histograms count the reported events. The gauges of a tenant are computed at each scrape by calling the
+   tenant's view. None of them can therefore keep an old value by mistake.
+2. A value that is not known is absent, never a number: before the state is first restored, or when a view raises an
+   error. While a shard restarts, the values of its last commit remain, and their age keeps growing.
+3. The series of a tenant or shard appear when this worker gets it, and disappear when it is handed over. Later events
+   are ignored, because they must not create the series again.
 4. Formatting 40,000 series takes almost a second. `Metrics.scrape` calls the views in the event loop, a few
-   milliseconds at a time, and formats in its own thread.
+   milliseconds at a time, and formats in a thread of its own.
 """
 
 import asyncio
@@ -28,20 +28,20 @@ _STRETCH_S = 0.005
 
 
 class Activity(NamedTuple):
-    """Load of a tenant, for the page."""
+    """Load of a tenant, for the web page."""
 
     requests: Mapping[str, int]
-    "Requests by status since this worker has owned the tenant."
+    "Number of requests by status, since this worker owns the tenant."
     rows_per_minute: float
-    "Published rows, revisions included; the mean of the last five minutes."
+    "Published rows per minute, including revisions, as the mean of the last five minutes."
     budget_used_ratio: float
 
 
 class Metrics:
-    """Every metric of a worker, in a registry of its own."""
+    """All metrics of a worker, in a registry of their own."""
 
     def __init__(self, version: str, shards: int, clock: Callable[[], float] = time.time) -> None:
-        """`clock` returns the time to which covered call time is compared, in epoch seconds."""
+        """Create the metrics. `clock` returns the current time in epoch seconds, from which the lag is computed."""
         self._clock = clock
         self._registry = CollectorRegistry()
         self._tenants: dict[str, TenantMetrics] = {}
@@ -79,14 +79,14 @@ class Metrics:
         ).labels(version).set(1)
 
     def watch_process(self) -> None:
-        """Add CPU time, memory and file descriptors of this process, read at each scrape."""
+        """Add metrics of the process: CPU time, memory and file descriptors. They are read at each scrape."""
         ProcessCollector(namespace=PREFIX.rstrip("_"), registry=self._registry)
 
     def tenant(self, label: str, everys: Sequence[str]) -> TenantMetrics:
-        """Return new metrics of a tenant.
+        """Create the metrics of a tenant. `everys` are the cadences of its sweeps.
 
-        All its series exist from now on, except for the gauges of its state, which follow once `watch` was called.
-        `everys` are the configured cadences of its sweeps. Metrics of the same label that are still open are closed.
+        All series exist from now on, but the gauges of the tenant's state appear only after `watch` was called. Metrics
+        that exist for the same label are closed first.
         """
         if (old := self._tenants.pop(label, None)) is not None:
             old.closed()
@@ -96,7 +96,10 @@ class Metrics:
         return tenant
 
     def shard(self, number: int) -> ShardMetrics:
-        """Return new metrics of a shard, all at 0. Metrics of the same shard that are still open are closed."""
+        """Create the metrics of a shard, all with the value 0.
+
+        Metrics that exist for the same shard are closed first.
+        """
         if (old := self._shards.pop(number, None)) is not None:
             old.closed()
         shard = self._shards[number] = ShardMetrics(self._shard_families, number, self._forget_shard)
@@ -107,11 +110,11 @@ class Metrics:
         self._shards_owned.set(n)
 
     def kafka_answered(self, ok: bool) -> None:  # noqa: FBT001 — one event, two outcomes
-        """Record whether Kafka answered the last transaction or metadata request."""
+        """Record whether the brokers answered the last transaction or metadata request."""
         self._kafka_up.set(ok)
 
     def activity(self, label: str) -> Activity | None:
-        """Return the load of a tenant; None when this worker does not own it."""
+        """Return the load of a tenant, or None if this worker does not own the tenant."""
         tenant = self._tenants.get(label)
         if tenant is None:
             return None
@@ -120,17 +123,18 @@ class Metrics:
         return Activity(tenant.requests_by_status(), rate, view.budget_used_ratio if view else 0.0)
 
     def render(self, accept: str = "") -> tuple[bytes, str]:
-        """Return the exposition and its content type: OpenMetrics if `accept` prefers it, else the classic text format.
+        """Format all metrics, and return the text with its content type.
 
-        Views are called in the caller's thread. This takes about a second with 500 tenants; see `scrape`.
+        The format is OpenMetrics if `accept` prefers it, otherwise the classic text format. The views are called in the
+        thread of the caller. With 500 tenants this takes about a second, so a running worker uses `scrape`.
         """
         return self._render([self._glance(tenant) for tenant in list(self._tenants.values())], accept)
 
     async def scrape(self, accept: str = "") -> tuple[bytes, str]:
-        """Return what `render` returns, without blocking the event loop.
+        """Do the same as `render` without blocking the event loop.
 
-        Each view is called once, in the event loop, and never two at the same time. One separate thread formats, so one
-        scrape is formatted at a time.
+        The views are called in the event loop, each one once and one at a time. A single separate thread does the
+        formatting, so that only one scrape is formatted at a time.
         """
         loop = asyncio.get_running_loop()
         glances = []
@@ -145,12 +149,12 @@ class Metrics:
         return await loop.run_in_executor(self._thread, self._render, glances, accept)
 
     def _forget_tenant(self, tenant: TenantMetrics) -> None:
-        """Drop the gauges of a tenant."""
+        """Remove the gauges of a tenant."""
         if self._tenants.get(tenant.label) is tenant:
             del self._tenants[tenant.label]
 
     def _forget_shard(self, shard: ShardMetrics) -> None:
-        """Drop a shard, so that it can be owned again."""
+        """Remove a shard, so that this worker can own it again later."""
         if self._shards.get(shard.number) is shard:
             del self._shards[shard.number]
 

@@ -1,4 +1,4 @@
-"""HTTP endpoints and the page for people. They show state and change nothing."""
+"""HTTP endpoints and the web page of a worker. They show the worker's state and never change it."""
 
 from connector.web.server import StatusSource, Web
 

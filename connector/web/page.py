@@ -1,10 +1,10 @@
-"""The page for people: the JSON of /status in words and strips, as one HTML document without scripts.
+"""Web page of a worker: the JSON of /status as text and coverage strips, in one HTML document without scripts.
 
-1. Tenants that need attention come first, in full. With many tenants, each of the others takes one line.
+1. Tenants that need attention come first, with all details. With many tenants, each of the others takes one line.
 2. Every color is also given as a word, and every strip also as a sentence.
 3. The page reloads itself every 30 seconds, unless `still` is requested.
 
-The markup is in `templates`, which escape every value. This module chooses and words the values.
+The markup is in `templates`, which escape every value. This module selects the values and puts them into words.
 """
 
 import base64
@@ -45,16 +45,16 @@ _JOB_STATES = {"waiting": "Waiting", "running": "Running", "done": "Done", "canc
 _OPEN = ("waiting", "running")
 _INSTANT = re.compile(r"([0-9-]{10})T([0-9:]{8})(?:\.[0-9]+)?Z")
 _HEIGHTS = {"recent": 0, "today": 0, "older": 0, "due": 5, "gap": 0}
-"Top edges of the cells, which distinguish their kinds without colors."
+"Top edge of each kind of cell in a strip. Different edges distinguish the kinds without colors."
 _MOST_IN_FULL = 20
 REFRESH_S = 30
 
 Activities = Callable[[str], Activity | None]
-"By the label of the tenant. None for a tenant that the worker does not own."
+"Function that returns a tenant's load by its label, or None if the worker does not own the tenant."
 
 
 class PageView(NamedTuple):
-    """Content of the document. `facts` are pairs of name and value, `full` is the number of tenants shown in full."""
+    """Content of the page. `facts` are pairs of name and value. `full` is the number of tenants with all details."""
 
     app: str
     title: str
@@ -73,7 +73,7 @@ class PageView(NamedTuple):
 
 
 class JobRow(NamedTuple):
-    """A job in words. `percent` is None if its progress is not known."""
+    """Job as text. `percent` is None if its progress is not known."""
 
     id: str
     tenant: str
@@ -95,7 +95,11 @@ def render(
     as_of: str = "",
     still: bool = False,
 ) -> str:
-    """Return the document. `as_of` is the time for people. With `still`, the page does not reload itself."""
+    """Return the page as HTML.
+
+    `status` is the JSON of /status, and `reasons` states why the worker is not ready. `as_of` is the current time as
+    text. With `still`, the page does not reload itself.
+    """
     tenants = sorted(status.get("tenants") or (), key=worst_first)
     full = len(tenants)
     if full > _MOST_IN_FULL:
@@ -194,7 +198,7 @@ def _progress(job: Object) -> tuple[int | None, str]:
 
 
 def _instant(words: str) -> str | Markup:
-    """Return a timestamp of JSON as an element, any other text as it is."""
+    """Return a timestamp of JSON as an HTML element, and any other text unchanged."""
     parts = _INSTANT.fullmatch(words)
     return Markup('<time datetime="{}">{} {} UTC</time>').format(words, parts[1], parts[2]) if parts else words
 

@@ -1,8 +1,9 @@
 """HTTP server for /metrics, /livez, /readyz, /status and the page. It accepts GET and HEAD only.
 
-1. A request changes nothing, and no part of a request is sent back.
-2. The event loop answers probes itself. While the loop hangs, /livez does not answer, which is the intended signal.
-3. Stopping does not wait for clients: idle connections are closed at once, responses in flight get 0.25 seconds.
+1. A request changes nothing, and a response contains no part of the request.
+2. The event loop answers the health probes itself. While the loop hangs, /livez therefore does not answer, which is
+   the intended signal.
+3. Stopping does not wait for clients: idle connections are closed at once, and responses in flight get 0.25 seconds.
 """
 
 import asyncio
@@ -38,7 +39,7 @@ _CONTENT_SECURITY_POLICY = "default-src 'none'; base-uri 'none'; form-action 'no
 _ANYWHERE = ("", "0.0.0.0", "::")  # noqa: S104
 _COMPRESSED_FROM_BYTES = 4096
 _STRETCH = 25
-"Number of tenants that are described before other tasks of the event loop run."
+"Number of tenants after which the server lets other tasks of the event loop run."
 
 _log = log.get(__name__)
 
@@ -53,10 +54,13 @@ _library_log.addFilter(_is_fault)
 
 
 class StatusSource(Protocol):
-    """Source of what the server shows. Each method is called in the event loop and should take milliseconds."""
+    """Source of the state that the server shows. Each method runs in the event loop and should take milliseconds."""
 
     async def status(self) -> dict[str, Any]:
-        """Return the JSON of /status, with times as RFC 3339 strings. Other tasks run between its tenants."""
+        """Return the JSON of /status, with times as RFC 3339 text.
+
+        Other tasks of the event loop may run between two tenants.
+        """
         ...
 
     def ready(self) -> tuple[bool, list[str]]:
@@ -64,12 +68,12 @@ class StatusSource(Protocol):
         ...
 
     def alive(self) -> tuple[bool, list[str]]:
-        """Return whether every loop makes progress, and a sentence for each that does not."""
+        """Return whether the loop of every shard makes progress, and one sentence per shard whose loop does not."""
         ...
 
 
 class Web:
-    """HTTP server of one worker. `port` is where it listens after the start, also if port 0 was configured."""
+    """HTTP server of one worker. After the start, `port` is the port in use, even if port 0 was configured."""
 
     def __init__(self, host: str, port: int, source: StatusSource, metrics: Metrics) -> None:
         self.host = host
@@ -88,9 +92,9 @@ class Web:
         )
 
     async def start(self) -> int:
-        """Listen and return the port.
+        """Start to listen, and return the port.
 
-        Raise FatalError if the port is in use, ConfigurationError if the address is not one of this machine.
+        Raise FatalError if the port is in use, and ConfigurationError if this machine does not have the address.
         """
         await self._runner.setup()
         try:
@@ -103,7 +107,11 @@ class Web:
         return self.port
 
     def _site(self) -> web.BaseSite:
-        """Return the socket to serve. Every address of this machine means those of both families, where it has both."""
+        """Return the listener for the configured address.
+
+        If the address means every address of this machine, the listener accepts IPv4 and IPv6, as far as the machine
+        has them.
+        """
         if self.host in _ANYWHERE and socket.has_dualstack_ipv6():
             both = socket.create_server(
                 ("", self.port), family=socket.AF_INET6, dualstack_ipv6=True, reuse_port=False, backlog=128
@@ -116,14 +124,14 @@ class Web:
         await self._runner.cleanup()
 
     async def __aenter__(self) -> Self:
-        """Start."""
+        """Start to listen."""
         await self.start()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Stop."""
+        """Stop the server."""
         await self.stop()
 
     async def _page(self, request: web.Request) -> web.Response:

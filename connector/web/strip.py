@@ -1,6 +1,7 @@
-"""Coverage as a strip: cells of call time, each with the worst state in it. Equal neighbors are merged.
+"""Coverage of a tenant as a strip of cells. Each cell stands for the same length of call time.
 
-The worst state wins, so that a single minute that was never read is visible in a strip of two weeks.
+A cell shows the worst state of its call time, so that a single minute that was never read is visible in a strip of two
+weeks. Adjacent cells with the same state are merged.
 """
 
 from collections.abc import Iterable, Mapping
@@ -8,14 +9,14 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
 NONE, RECENT, TODAY, OLDER, DUE, GAP = range(6)
-"States of a cell, from the least to the most severe."
+"States of a cell, ordered from the least to the most severe."
 NAMES = ("none", "recent", "today", "older", "due", "gap")
 
 _HOUR, _DAY = timedelta(hours=1), timedelta(days=1)
 
 
 class CellRange(NamedTuple):
-    """Cells of the same kind, from `first` up to but not including `last`."""
+    """Adjacent cells with the same state, from `first` up to but not including `last`."""
 
     kind: int
     first: int
@@ -23,18 +24,18 @@ class CellRange(NamedTuple):
 
 
 class Pieces(NamedTuple):
-    """The known call time of a tenant. `start` is where the wanted call time begins."""
+    """Call time of a tenant that was read and that was not. `start` is where the tenant's call time begins."""
 
     now: datetime
     start: datetime
     read: list[tuple[datetime, datetime, datetime]]
-    "From, to, last read."
+    "Ranges that were read: start, end, and when they were last read."
     unread: list[tuple[datetime, datetime, bool]]
-    "From, to, and whether it will be read without an operator's action."
+    "Ranges that were not read: start, end, and whether they will be read without an operator's action."
 
 
 def pieces(tenant: Mapping[str, Any], jobs: Iterable[Mapping[str, Any]] = ()) -> Pieces | None:
-    """Return the call time of a TENANT and its JOBs, or None if nothing is known of it."""
+    """Return the call time of a tenant from its TENANT and JOBs, or None if its state is not known."""
     if tenant.get("lag_seconds") is None:
         return None
     lag = timedelta(seconds=float(tenant["lag_seconds"]))
@@ -63,7 +64,10 @@ def pieces(tenant: Mapping[str, Any], jobs: Iterable[Mapping[str, Any]] = ()) ->
 
 
 def runs(known: Pieces, length: timedelta, cells: int) -> list[CellRange]:
-    """Return the cells of the last `length` before now, merged."""
+    """Return the cells of the last `length` before now.
+
+    `cells` is their number before adjacent equal ones are merged.
+    """
     begin, width = known.now - length, length / cells
     kinds = [NONE] * cells
 
@@ -92,13 +96,13 @@ def runs(known: Pieces, length: timedelta, cells: int) -> list[CellRange]:
 
 
 def oldest_reading(known: Pieces, length: timedelta) -> timedelta | None:
-    """Return the age of the oldest read within the last `length`, or None if nothing was read there."""
+    """Return how long ago the oldest read within the last `length` took place, or None if there is no read."""
     ages = [known.now - at for _, end, at in known.read if end > known.now - length]
     return max(ages) if ages else None
 
 
 def moment(text: object) -> datetime | None:
-    """Return a timestamp of JSON, or None for any other value."""
+    """Return a timestamp of JSON as a datetime, or None for any other value."""
     try:
         found = datetime.fromisoformat(str(text))
     except ValueError:

@@ -1,4 +1,4 @@
-"""A tenant of the page in words and strips."""
+"""One tenant of the web page, as text and coverage strips."""
 
 from collections.abc import Mapping
 from datetime import timedelta
@@ -33,7 +33,7 @@ NOT_KNOWN = "not known"
 
 
 class Bar(NamedTuple):
-    """Cells of a strip that look the same, from `first` up to but not including `last`."""
+    """Adjacent cells of a strip that look the same, from `first` up to but not including `last`."""
 
     kind: str
     first: int
@@ -42,7 +42,7 @@ class Bar(NamedTuple):
 
 
 class Strip(NamedTuple):
-    """The coverage of a length of call time as a picture; `label` says the same."""
+    """Coverage of the last day or the last two weeks as a picture. `label` describes it as a sentence."""
 
     words: str
     start: str
@@ -53,7 +53,7 @@ class Strip(NamedTuple):
 
 
 class TenantCard(NamedTuple):
-    """A tenant in words."""
+    """Content that the page shows of one tenant, as text."""
 
     name: str
     style: str
@@ -79,7 +79,7 @@ class TenantCard(NamedTuple):
 
 
 class Gap(NamedTuple):
-    """A gap of a tenant."""
+    """Gap in a tenant's coverage, as text."""
 
     start: str
     end: str
@@ -87,19 +87,23 @@ class Gap(NamedTuple):
 
 
 def worst_first(tenant: Object) -> tuple[int, str]:
-    """Return the sort key that puts tenants in need of attention first."""
+    """Return a sort key that puts tenants that need attention first."""
     order = list(STATES)
     state = tenant.get("state")
     return order.index(state) if state in order else 1, label(tenant).casefold()
 
 
 def label(tenant: Object) -> str:
-    """Return the name of a TENANT, else its id."""
+    """Return the name of a tenant, or its id if it has no name."""
     return text(tenant, "name") or text(tenant, "id")
 
 
 def describe(tenant: Object, jobs: list[Object], activity: Activity | None, *, is_full: bool) -> TenantCard:
-    """Return a TENANT in words. `jobs` are its open jobs; what only the full form shows is left out otherwise."""
+    """Return the content that the page shows of a tenant.
+
+    `jobs` are the tenant's waiting and running jobs. Unless `is_full` is true, details that need more than a line are
+    left out.
+    """
     style, state = STATES.get(text(tenant, "state"), STATES["unknown"])
     known = strip.pieces(tenant, jobs)
     gaps = tenant.get("gaps") or []
@@ -130,7 +134,10 @@ def describe(tenant: Object, jobs: list[Object], activity: Activity | None, *, i
 
 
 def _unread(tenant: Object) -> str:
-    """Return how much call time is not read yet. The newest is never read, which is no news."""
+    """Return how much call time was not read yet, as text.
+
+    The newest call time is never read. If nothing else is unread, the text says so, because that is normal.
+    """
     seconds = tenant.get("unread_seconds")
     if seconds is None:
         return NOT_KNOWN
@@ -192,7 +199,7 @@ def _strip(known: strip.Pieces, words: str, length: timedelta, cells: int) -> St
 
 
 def _sentence(found: list[strip.CellRange], cell: timedelta) -> str:
-    """Return a strip as a sentence: each kind and its length, rounded to cells."""
+    """Describe a strip as a sentence: each state and the length of call time in that state, rounded to cells."""
     lengths = dict.fromkeys(strip.NAMES, timedelta())
     for kind, first, last in found:
         lengths[strip.NAMES[kind]] += (last - first) * cell
@@ -216,11 +223,11 @@ def _minute(moment: Any) -> str:
 
 
 def text(of: Object, key: str) -> str:
-    """Return a member as text, empty if it is null or absent."""
+    """Return a member of a JSON object as text. It is empty if the member is null or absent."""
     value = of.get(key)
     return "" if value is None else str(value)
 
 
 def count(number: int, noun: str) -> str:
-    """Return a number with its noun, in the plural where it is not 1."""
+    """Return a number with its noun, which gets a plural ending unless the number is 1."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"

@@ -1,4 +1,4 @@
-"""Probe of the brokers: whether they answer, and whether they are still those of the start."""
+"""Regular check whether the brokers answer, and whether they are still the cluster of the start."""
 
 import asyncio
 import time
@@ -15,18 +15,21 @@ _PROBE_S = 5.0
 
 
 class BrokerProbe:
-    """Knowledge of one worker about whether brokers answer."""
+    """Result of the last contact with the brokers, and the task that contacts them regularly."""
 
     def __init__(self, metrics: Metrics) -> None:
         self.is_up = False
         self.up_at = time.monotonic()
-        "Time of the last answer, or of the start (monotonic seconds)."
+        "Time of the last answer in monotonic seconds. Before the first answer, it is the time of the start."
         self.why = ""
-        "Why brokers do not answer, and what to do; empty while they do."
+        "Reason why the brokers do not answer, and what to do. It is empty while they answer."
         self._metrics = metrics
 
     def heard(self, *, up: bool, **why: str) -> None:
-        """Record whether brokers have answered, and log a change."""
+        """Record whether the brokers answered. Log it if that has changed.
+
+        `why` holds the reason and the remedy, which the log event shows.
+        """
         self.why = "" if up else "; ".join(part for part in why.values() if part)
         if up:
             self.up_at = time.monotonic()
@@ -38,9 +41,9 @@ class BrokerProbe:
         self._metrics.kafka_answered(up)
 
     async def run(self, admin: TopicAdmin, check: Callable[[Found], None], fail: Callable[[FatalError], None]) -> None:
-        """Query the brokers every ten seconds, so that their absence shows even when nothing is committed.
+        """Contact the brokers every ten seconds, so that an outage is noticed even when nothing is committed.
 
-        `check` raises FatalError for an answer with which the worker cannot go on, which is passed to `fail`.
+        `check` raises FatalError if the answer shows that the worker must stop. That error is passed to `fail`.
         """
         while True:
             await asyncio.sleep(_PROBE_EVERY_S)

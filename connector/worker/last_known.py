@@ -1,7 +1,7 @@
-"""Tenants of shards that the worker has lost, until the group assigns shards again.
+"""Last known state of tenants whose shards this worker has lost, until the consumer group assigns shards again.
 
-While brokers are unreachable no worker owns the shards. What was committed last stays visible meanwhile, and its age
-keeps growing, so that an outage does not hide the lag.
+While brokers are unreachable, no worker owns the shards. The last committed values stay visible during that time, and
+their age keeps growing, so that an outage does not hide the lag.
 """
 
 from collections.abc import Callable, Iterator
@@ -26,7 +26,7 @@ class _LostTenant(NamedTuple):
 
 
 class LastKnown:
-    """Last committed state of the tenants of lost shards, with their series."""
+    """Last committed state of the tenants of lost shards, with their metrics."""
 
     def __init__(self, metrics: Metrics, now: Callable[[], datetime]) -> None:
         self._metrics = metrics
@@ -34,7 +34,7 @@ class LastKnown:
         self._tenants: list[_LostTenant] = []
 
     def keep(self, shard: Shard) -> None:
-        """Keep what is known of the configured tenants of a shard that was lost. Their counters start again."""
+        """Keep the last committed state of all configured tenants of a lost shard. Their counters start at 0 again."""
         for key, owned in shard.tenants:
             before = owned.series
             known = owned.last_known
@@ -46,13 +46,13 @@ class LastKnown:
             self._tenants.append(_LostTenant(subject, known.checkpoint, known.remembered, series))
 
     def forget(self) -> None:
-        """Forget all tenants, because the group has assigned shards again."""
+        """Drop the state of all tenants, because the consumer group has assigned shards again."""
         lost, self._tenants = self._tenants, []
         for tenant in lost:
             tenant.series.closed()
 
     def described(self, cause: str) -> Iterator[tuple[dict[str, Any], list[dict[str, Any]]]]:
-        """Yield TENANT and JOBs of each tenant. `cause` states why it is not read."""
+        """Yield each tenant as TENANT with its JOBs. `cause` states why the tenant is not being read."""
         for lost in self._tenants:
             described = status_json.tenant(
                 lost.subject, lost.checkpoint, self._now(), failing=None, remembered=lost.remembered, idle=cause

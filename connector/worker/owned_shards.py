@@ -1,4 +1,4 @@
-"""Shards that a worker owns: they start and end with the assignment of their control partitions."""
+"""Shards that a worker owns. They start and stop with the assignment of their control partitions."""
 
 import asyncio
 import threading
@@ -20,70 +20,70 @@ _LOOK_EVERY_S = 0.5
 
 
 class OwnedShards:
-    """Shards of one worker. It implements the callbacks of its membership."""
+    """Shards of one worker. Its methods are also the callbacks of the consumer group membership."""
 
     def __init__(self, metrics: Metrics, shutdown: Shutdown, last_known: LastKnown) -> None:
         self.running: dict[int, Shard] = {}
-        "Shards that are owned and not being handed over."
+        "Shards that this worker owns and is not handing over."
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self.last_known = last_known
-        "Tenants of shards that were lost, until the group assigns shards again."
+        "State of the tenants of lost shards, until the consumer group assigns shards again."
         self._forgetting: asyncio.Task[None] | None = None
         self._metrics = metrics
         self._shutdown = shutdown
         self.worker: WorkerContext | None = None
-        "None before the worker's topics are ready."
+        "Context in which shards run. It is None before the worker's topics are ready."
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def begin(self, worker: WorkerContext) -> None:
-        """Take shards from now on. The membership must not call before."""
+        """Accept shards from now on. The membership must not call this object before."""
         self.worker = worker
         self._loop = asyncio.get_running_loop()
 
     @property
     def unfinished(self) -> list[asyncio.Task[None]]:
-        """Return the tasks of shards that have not ended."""
+        """The tasks of all shards that have not ended."""
         return [task for task in self._tasks.values() if not task.done()]
 
     # Ownership callbacks: these run in the membership's thread and only pass the event to the event loop.
 
     def assigned(self, shards: frozenset[int]) -> None:
-        """Start shards that were assigned to this worker."""
+        """Start the shards that were assigned to this worker."""
         if self._loop is not None:
             self._loop.call_soon_threadsafe(self._take, shards)
 
     def revoked(self, shards: frozenset[int]) -> threading.Event:
-        """Hand over shards that are revoked. The returned event is set once all of them are handed over."""
+        """Hand over the shards that are revoked. The returned event is set once all of them have stopped."""
         gone = threading.Event()
         if self._loop is not None:
             self._loop.call_soon_threadsafe(self._give_up, shards, gone)
         return gone
 
     def lost(self, shards: frozenset[int]) -> None:
-        """Stop shards that another worker may own already."""
+        """Stop the shards that were lost: another worker may own them already."""
         if self._loop is not None:
             self._loop.call_soon_threadsafe(self._lose, shards)
 
     def commanded(self, shard: int, command: ControlRecord) -> None:
-        """Pass a command to its shard."""
+        """Pass an operator's command to its shard."""
         if self._loop is not None:
             self._loop.call_soon_threadsafe(self._command, shard, command)
 
     # These run in the event loop.
 
     def reconfigured(self) -> None:
-        """Let all shards follow the topology that the worker has now."""
+        """Tell all shards that the worker's topology has changed."""
         for shard in self.running.values():
             shard.reconfigured()
 
     async def leave(self) -> None:
-        """Hand over all shards."""
+        """Hand over all shards, and wait up to 4 s until they have stopped."""
         self._hand_over(set(self.running))
         if self._tasks:
             await asyncio.wait(self._tasks.values(), timeout=_HAND_OVER_S)
 
     async def abandon(self) -> None:
-        """Cancel the shards that have not ended."""
+        """Cancel the shards that have not stopped."""
         left = self.unfinished
         for task in left:
             task.cancel()
@@ -102,9 +102,11 @@ class OwnedShards:
         self._count()
 
     async def _run(self, shard: Shard, former: asyncio.Task[None] | None, *, is_kept: bool) -> None:
-        """Run a shard to its end, after the previous shard with this number in this worker has ended.
+        """Run a shard until it ends.
 
-        `is_kept`: whether the shard counts as owned after its end, as with `once`.
+        If this worker ran a shard with the same number before, wait until that one has ended.
+
+        With `is_kept`, the shard counts as owned even after it has ended. This is so with `run --once`.
         """
         try:
             if former is not None:
@@ -121,7 +123,10 @@ class OwnedShards:
             self._count()
 
     def _lose(self, numbers: frozenset[int]) -> None:
-        """Hand over shards, and keep what is known of their tenants until the worker is in the group again."""
+        """Stop lost shards.
+
+        Keep the last known state of their tenants until the worker is in the consumer group again.
+        """
         lost = [shard for number, shard in self.running.items() if number in numbers]
         self._give_up(numbers, threading.Event())
         if self._shutdown.stopping.is_set():
@@ -167,7 +172,10 @@ class OwnedShards:
 
 
 async def _outlast(shard: Shard, former: asyncio.Task[None]) -> None:
-    """Wait for the previous owner of a shard in this worker, which may be in a blocking call to brokers."""
+    """Wait until the previous shard with the same number in this worker has ended.
+
+    A blocking call to the brokers may delay its end. During that time, `shard` is marked as making progress.
+    """
     deadline = time.monotonic() + LONGEST_CALL_S
     while not former.done():
         await asyncio.wait([former], timeout=_STRETCH_S)

@@ -1,4 +1,4 @@
-"""Configuration of a running worker, which SIGHUP reads again."""
+"""Configuration of a running worker. SIGHUP makes the worker read it again."""
 
 import asyncio
 import dataclasses
@@ -11,14 +11,20 @@ from connector.errors import ConfigurationError, ConnectorError
 _logger = log.get(__name__)
 
 Follow = Callable[[Settings], Awaitable[None]]
-"Makes the topology of settings. Raises BrokersUnavailableError, RegistryUnavailableError or FatalError."
+"""Function that prepares topics and schemas for settings before the worker uses them.
+
+It raises BrokersUnavailableError, RegistryUnavailableError or FatalError.
+"""
 
 
 class Configuration:
-    """Owner of the settings that a worker is to follow."""
+    """Owner of the settings that a worker uses at present."""
 
     def __init__(self, settings: Settings, read: Callable[[], Settings] | None, follow: Follow) -> None:
-        """`read` reads the configuration again. `follow` prepares settings before they are used."""
+        """Start with `settings`.
+
+        `read` reads the configuration again. `follow` prepares topics and schemas for settings before they are used.
+        """
         self.settings = settings
         self._read = read
         self._follow = follow
@@ -26,14 +32,17 @@ class Configuration:
         self._reloads: set[asyncio.Task[None]] = set()
 
     def reload_soon(self) -> asyncio.Task[None]:
-        """Start a task that reloads the configuration."""
+        """Start a task that reloads the configuration, and return it."""
         task = asyncio.get_running_loop().create_task(self.reload(), name="reload")
         self._reloads.add(task)
         task.add_done_callback(self._reloads.discard)
         return task
 
     async def reload(self) -> None:
-        """Reload tenants and secrets (SIGHUP). An invalid file changes nothing."""
+        """Read the configuration again and use its tenants and secrets.
+
+        If it is invalid, log that and change nothing.
+        """
         if self._read is None:
             return
         async with self._reloading:
@@ -47,7 +56,10 @@ class Configuration:
                 _logger.exception("configuration_reload_failed", problems=repr(error))
 
     async def _take_over(self, read: Settings) -> None:
-        """Use the tenants and secrets of a valid file. After an error the settings in use stay as they were."""
+        """Use the tenants and secrets of settings that were read again.
+
+        After an error, the previous settings stay in use.
+        """
         self._check(read)
         settings = dataclasses.replace(self.settings, tenants=read.tenants)
         await self._follow(settings)
@@ -58,9 +70,9 @@ class Configuration:
         _logger.info("configuration_reloaded", tenants=len(settings.tenants))
 
     def _check(self, read: Settings) -> None:
-        """Raise ConfigurationError for changes that a running worker cannot make.
+        """Raise ConfigurationError if the new settings differ in a way that needs a restart.
 
-        Every worker decides in the same way.
+        All workers use the same rules, so that either all of them or none accept the new settings.
         """
         mine, wanted = self.settings.kafka.topic, read.kafka.topic
         if not read.tenants:

@@ -1,6 +1,6 @@
-"""Worker process: it joins the group, runs the shards that it owns, serves HTTP, and stops within ten seconds.
+"""Worker process. It joins the consumer group, runs the shards that it owns, serves HTTP, and stops within ten seconds.
 
-It keeps running while brokers, sign-in or Graph are unavailable. It ends for problems that retrying cannot fix
+It keeps running while brokers, sign-in or Graph are unavailable. It ends only for problems that retrying cannot fix
 (FatalError).
 """
 
@@ -48,9 +48,10 @@ def run(
     reload: Callable[[], Settings] | None = None,
     now: Callable[[], datetime] = lambda: datetime.now(UTC),
 ) -> int:
-    """Run until SIGTERM or SIGINT, with `once` until every due sweep has ended; return the exit code.
+    """Run a worker until SIGTERM or SIGINT, and return the exit code.
 
-    `reload` reads the configuration again on SIGHUP. Raise ConfigurationError and FatalError.
+    With `once`, run until every sweep that is due has ended. `reload` reads the configuration again on SIGHUP. Raise
+    ConfigurationError or FatalError if the worker cannot run.
     """
     gc.freeze()  # imported modules stay, so the collector need not visit them
     gc.set_threshold(_GARBAGE_AFTER)  # a page creates thousands of objects, and almost none is part of a cycle
@@ -58,7 +59,7 @@ def run(
 
 
 class Service:
-    """One worker, with its membership, shards, metrics and web server."""
+    """One worker with its group membership, shards, metrics and web server."""
 
     def __init__(
         self,
@@ -84,14 +85,14 @@ class Service:
         self._startup = Startup(self._configuration, self._probe)
         self._shards = OwnedShards(self._metrics, self._shutdown, LastKnown(self._metrics, now))
         self.stopping = self._shutdown.stopping
-        "Event that stops the service when it is set."
+        "Event that makes the service stop when it is set."
         self.health = WorkerStatus(
             self._configuration, self._instance, now, probe=self._probe, startup=self._startup, shards=self._shards
         )
         self.web = Web(settings.http.host, settings.http.port, self.health, self._metrics)
 
     async def run(self, *, signals: bool = False) -> int:
-        """Run until `stopping` is set and return the exit code. Raise the error that stopped it, if there was one."""
+        """Run until `stopping` is set, and return the exit code. If an error stopped the service, raise that error."""
         if signals:
             self._listen()
         await self.web.start()
@@ -111,7 +112,7 @@ class Service:
         return self._shutdown.exit_code
 
     def _greet(self) -> asyncio.Task[None]:
-        """Tell the person at the terminal where the page is, and when the first rows are published."""
+        """Start a task that prints the address of the page, and a line when the first rows are published."""
         address = page_address(self.web.host, self.web.port)
         greeting = greet(address, self._metrics, lambda: self._configuration.settings.tenants, sys.stderr)
         return asyncio.create_task(greeting, name="terminal")
@@ -124,7 +125,7 @@ class Service:
         loop.add_signal_handler(signal.SIGHUP, self._configuration.reload_soon)
 
     async def _until_stopped(self, work: Coroutine[Any, Any, None]) -> None:
-        """Run `work` until it ends or the service stops."""
+        """Run `work` until it ends or `stopping` is set. Record an error of `work` as the reason for the shutdown."""
         working = asyncio.create_task(work, name="service")
         stopping = asyncio.create_task(self.stopping.wait())
         try:
@@ -172,9 +173,11 @@ class Service:
         )
 
     async def _follow(self, settings: Settings) -> None:
-        """Replace the topology of a worker that has one. Otherwise the start-up reads the settings that are current.
+        """Prepare topics and schemas for new settings, and make all shards use them.
 
-        Raise BrokersUnavailableError, RegistryUnavailableError or FatalError; the topology in use then stays.
+        Before the start-up has ended, there is nothing to do: it uses the current settings. Raise
+        BrokersUnavailableError, RegistryUnavailableError or FatalError. In that case the previous topology stays in
+        use.
         """
         worker = self._shards.worker
         if worker is not None:
@@ -187,7 +190,7 @@ class Service:
         check_found(found, self._configuration.settings, worker.identity if worker is not None else None)
 
     async def _leave(self) -> None:
-        """Hand over all shards and leave the group."""
+        """Hand over all shards and leave the consumer group."""
         await self._shards.leave()
         if self._shards.worker is not None:
             await asyncio.to_thread(self._shards.worker.membership.stop)
@@ -195,7 +198,7 @@ class Service:
 
 
 def _check(settings: Settings) -> None:
-    """Raise ConfigurationError for settings without which a worker has nothing to do."""
+    """Raise ConfigurationError if there are no brokers or no tenants, because the worker would have nothing to do."""
     if not settings.kafka.bootstrap_servers:
         raise ConfigurationError(
             ["kafka.bootstrap_servers: is not set; name at least one broker, for example localhost:9092"]

@@ -1,4 +1,4 @@
-"""Shutdown of a worker: what asked for it, how the process ends, and with which exit code."""
+"""Shutdown of a worker: its reason, the end of the process, and the exit code."""
 
 import asyncio
 import os
@@ -12,40 +12,40 @@ _STOP_S = 9.0
 
 
 class Shutdown:
-    """Shutdown of one worker, which is asked for at most once and begins with `stopping`."""
+    """Shutdown of one worker. It begins when `stopping` is set, and happens at most once."""
 
     def __init__(self) -> None:
         self.stopping = asyncio.Event()
-        "Event that stops the worker when it is set."
+        "Event that makes the worker stop when it is set."
         self.failed = False
-        "True if the exit code is 1 although no error ended the worker."
+        "True if the exit code is 1 although no error stopped the worker."
         self.is_process = False
-        "True if the worker may end the process because it handles the process's signals."
+        "True if the worker handles the signals of the process and may therefore end the process."
         self.error: BaseException | None = None
-        "The first error that stopped the worker."
+        "First error that stopped the worker."
         self._signalled = False
 
     @property
     def exit_code(self) -> int:
-        """Return the exit code of the process."""
+        """Exit code of the process: 1 after a failure, otherwise 0."""
         return 1 if self.failed or self.error is not None else 0
 
     def signalled(self) -> None:
-        """Stop because of SIGTERM or SIGINT. The second signal does not wait."""
+        """Stop the worker because of SIGTERM or SIGINT. At the second signal, end the process at once."""
         if self._signalled:
             self._exit()
         self._signalled = True
         self.stop()
 
     def fail(self, error: BaseException) -> None:
-        """Stop because of an error. The process ends with the first such error."""
+        """Stop the worker because of an error. Only the first error is kept and logged."""
         if self.error is None:
             self.error = error
             _logger.error("service_failed", reason=str(error) or type(error).__name__)
         self.stop()
 
     def stop(self) -> None:
-        """Stop the worker. The process ends with the right exit code even if a call does not return."""
+        """Stop the worker. If it has not stopped after 9 s, end the process."""
         if self.is_process and not self.stopping.is_set():
             # A blocking call to unavailable brokers cannot be interrupted. The next owner of the shard aborts its
             # transaction.
@@ -55,7 +55,7 @@ class Shutdown:
         self.stopping.set()
 
     def _exit(self) -> None:
-        """End the process at once."""
+        """End the process at once with the exit code."""
         if self.error is not None:
             sys.stderr.write(f"{self.error}\n")
         sys.stderr.flush()

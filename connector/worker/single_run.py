@@ -1,4 +1,4 @@
-"""End of a worker that runs once: every sweep of every shard that it owns has ended."""
+"""End of a worker that was started with `run --once`: all sweeps of all its shards have ended."""
 
 import asyncio
 import time
@@ -13,9 +13,10 @@ _UNAVAILABLE_S = 120.0
 
 
 async def wait_until_done(worker: WorkerContext, shards: OwnedShards, probe: BrokerProbe) -> bool:
-    """Wait for an assignment that is unchanged for two heartbeats, then for all sweeps to end.
+    """Wait until all sweeps of all shards of this worker have ended.
 
-    Return False if the group or the brokers were unavailable for two minutes.
+    First, wait until the assignment of shards has not changed for two heartbeats. Return False if the consumer group or
+    the brokers were unavailable for two minutes, otherwise True.
     """
     membership = worker.membership
     begun = time.monotonic()

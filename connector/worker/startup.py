@@ -1,4 +1,4 @@
-"""Start-up of a worker: it waits for brokers and schema registry until the topics of its tenants are ready."""
+"""Start-up of a worker. It waits for brokers and schema registry until the topics of the tenants are ready."""
 
 import asyncio
 import time
@@ -22,14 +22,15 @@ class Startup:
 
     def __init__(self, configuration: Configuration, probe: BrokerProbe) -> None:
         self.registry_unavailable: str | None = None
-        "Reason while the schema registry is unavailable, else None."
+        "Reason why the schema registry is unavailable, or None while it is available."
         self._configuration = configuration
         self._probe = probe
 
     async def wait(self, builder: TopologyBuilder, *, once: bool) -> Topology | None:
-        """Return the topology of the current settings, which SIGHUP may change in the meantime.
+        """Wait until topics and schemas are ready, and return them as the topology of the current settings.
 
-        Return None if brokers or registry were unavailable for two minutes. This happens with `once` only.
+        SIGHUP may change the settings while this waits. With `once`, return None if brokers or schema registry were
+        unavailable for two minutes.
         """
         begun, pauses_s = time.monotonic(), doubling(_FIRST_PAUSE_S, _LONGEST_PAUSE_S)
         pause_s = next(pauses_s)
@@ -46,7 +47,7 @@ class Startup:
             pause_s = next(pauses_s)
 
     async def _attempt(self, builder: TopologyBuilder, pause_s: float) -> Topology | None:
-        """Return the topology, or None if brokers or registry do not answer."""
+        """Try once to prepare topics and schemas. Return None if brokers or schema registry do not answer."""
         try:
             topology = await builder.build(self._configuration.settings)
         except BrokersUnavailableError as error:

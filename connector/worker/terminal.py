@@ -1,4 +1,4 @@
-"""Lines for a person who runs the worker on a terminal: the page's address, and the first rows."""
+"""Output for a person who runs the worker in a terminal: the address of the page, and a line at the first rows."""
 
 import asyncio
 from collections.abc import Callable, Iterable
@@ -12,13 +12,13 @@ _ANYWHERE = ("", "0.0.0.0", "::")  # noqa: S104
 
 
 def page_address(host: str, port: int) -> str:
-    """Return the page's address as a browser on this machine takes it."""
+    """Return the URL of the page for a browser on this machine."""
     name = "localhost" if host in _ANYWHERE else f"[{host}]" if ":" in host else host
     return f"http://{name}:{port}/"
 
 
 async def greet(address: str, metrics: Metrics, tenants: Callable[[], Iterable[Tenant]], stream: TextIO) -> None:
-    """Write the page's address, then a line when the first rows are published."""
+    """Print the address of the page, wait until the first rows are published, and print a line about them."""
     stream.write(f"The page: {address}\n")
     stream.flush()
     while True:

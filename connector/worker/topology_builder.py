@@ -1,4 +1,4 @@
-"""Builder of topologies: it creates or checks the topics and schemas of a configuration."""
+"""Builder of topologies. It creates or checks the topics and schemas that a configuration needs."""
 
 import asyncio
 from collections.abc import Callable, Sequence
@@ -16,7 +16,7 @@ from connector.pipeline.worker_context import Topology
 
 
 class TopologyBuilder:
-    """Builder of a worker's topologies."""
+    """Builder of the topologies of one worker."""
 
     def __init__(self, admin: TopicAdmin, registry: Registry | None, now: Callable[[], datetime]) -> None:
         self._admin = admin
@@ -24,10 +24,10 @@ class TopologyBuilder:
         self._now = now
 
     async def build(self, settings: Settings) -> Topology:
-        """Create or check the topics and schemas of `settings`.
+        """Create or check the topics and schemas that `settings` need, and return them as a topology.
 
-        Raise BrokersUnavailableError and RegistryUnavailableError, and FatalError for a problem that affects every
-        tenant.
+        Raise BrokersUnavailableError or RegistryUnavailableError if they cannot be reached. Raise FatalError for a
+        problem that affects every tenant.
         """
         kafka = settings.kafka
         ensure = partial(self._admin.ensure, create=kafka.create_topics, replication_factor=kafka.replication_factor)
@@ -61,9 +61,9 @@ class TopologyBuilder:
 
 
 def check_found(found: Found, settings: Settings, identity: StateIdentity | None) -> None:
-    """Raise FatalError for what prevents a start: another cluster, or a topic with another partition count.
+    """Raise FatalError if the brokers are another cluster, or if a topic has another number of partitions.
 
-    `identity` is that of the state, once it is known.
+    `identity` names the cluster whose state the worker uses. It is None before that is known.
     """
     if identity is not None and found.cluster != str(None):
         record = ShardRecord(identity.app, identity.cluster, identity.topic, 0)

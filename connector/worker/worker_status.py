@@ -1,4 +1,4 @@
-"""Health and status of a worker, for its web server."""
+"""Health and status of a worker, which its web server shows."""
 
 import asyncio
 import time
@@ -17,7 +17,7 @@ from connector.worker.startup import Startup
 
 _STUCK_S = 60.0
 _STRETCH = 25
-"Number of tenants that /status describes before it lets other tasks of the event loop run."
+"Number of tenants after which /status lets other tasks of the event loop run."
 
 
 class WorkerStatus:
@@ -42,15 +42,15 @@ class WorkerStatus:
         self._shards = shards
 
     def alive(self) -> tuple[bool, list[str]]:
-        """Return whether the loop of every shard makes progress, with the reasons if not."""
+        """Return whether the loop of every shard makes progress, and the reasons if one does not."""
         stuck = [n for n, shard in self._shards.running.items() if time.monotonic() - shard.turned_at > _STUCK_S]
         return not stuck, [f"the loop of shard {number} does not turn" for number in sorted(stuck)]
 
     def ready(self) -> tuple[bool, list[str]]:
-        """Return whether the worker is ready, with the reasons if not.
+        """Return whether the worker is ready, and the reasons if it is not.
 
-        It is ready if brokers and registry answer, it is in the group, every shard is restored and can publish, and not
-        every tenant fails.
+        It is ready if brokers and schema registry answer, the worker is in the consumer group, every shard is restored
+        and can publish, and at least one tenant does not fail.
         """
         reasons = []
         if not self._probe.is_up:
@@ -74,7 +74,7 @@ class WorkerStatus:
         return "brokers are unreachable" + (f": {self._probe.why}" if self._probe.why else "")
 
     async def status(self) -> dict[str, Any]:
-        """Return the JSON of /status. Other tasks can run after every 25 tenants."""
+        """Return the JSON of /status. Other tasks of the event loop may run after every 25 tenants."""
         ready, reasons = self.ready()
         tenants: list[dict[str, Any]] = []
         jobs: list[dict[str, Any]] = []
@@ -101,7 +101,10 @@ class WorkerStatus:
         }
 
     def _described(self) -> Iterator[tuple[dict[str, Any], list[dict[str, Any]]]]:
-        """Yield TENANT and JOBs of each tenant that the worker owns. Shards may come and go between two of them."""
+        """Yield each tenant of the worker's shards as TENANT with its JOBs.
+
+        Shards may start or stop between two tenants.
+        """
         worker = self._shards.worker
         for number, shard in sorted(self._shards.running.items()):
             for tenant in worker.tenants_of(number) if worker is not None else ():
@@ -124,7 +127,7 @@ class WorkerStatus:
 def _describe(
     subject: status_json.ReportedTenant, reading: TenantRuntime | None, now: datetime, problem: str | None
 ) -> dict[str, Any]:
-    """Return a tenant's TENANT. `problem` states why its shard does not publish."""
+    """Return a tenant as TENANT. `problem` states why its shard cannot publish, or is None."""
     if reading is None:
         return status_json.unknown(subject, problem or "its shard is being restored")
     return _describe_account(subject, reading.account, now, _failing(reading))
@@ -139,7 +142,7 @@ def _describe_account(
 def _describe_rejected(
     subject: status_json.ReportedTenant, account: TenantState | None, now: datetime, problem: str
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Return TENANT and JOBs of a tenant that is not read because of how it is configured."""
+    """Return TENANT and JOBs of a tenant that is not read because its configuration has a problem."""
     failing = ("rejected", problem)
     if account is None:
         return status_json.unknown(subject, problem) | {"state": "failing"}, []
@@ -148,7 +151,7 @@ def _describe_rejected(
 
 
 def _jobs(subject: status_json.ReportedTenant, reading: TenantRuntime | None) -> list[dict[str, Any]]:
-    """Return the tenant's jobs in the JSON shape of docs/interface.md."""
+    """Return the tenant's jobs as JOBs."""
     return status_json.jobs(subject.id, reading.account.checkpoint.state.orders, _failing(reading)) if reading else []
 
 

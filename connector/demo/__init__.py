@@ -1,1 +1,1 @@
-"""Simulator, broker, service and consumer on one machine, with invented calls."""
+"""Demonstration of the whole system in one process: simulator, broker, service and consumer, with invented calls."""

@@ -1,7 +1,7 @@
-"""Output of the demo: a few lines per second on standard output, and a progress line below them.
+"""Output of the demo on standard output: a few records per second, with a progress line below them.
 
-1. No number is shown in full, whatever Graph masks itself. Names and addresses of people are left out.
-2. On a terminal, progress is one line at the bottom. Otherwise, progress goes to standard error.
+1. Phone numbers are always masked, even if Graph shows them in full. Names and addresses of people are left out.
+2. On a terminal, the progress is one line at the bottom. Otherwise, it is written to standard error.
 """
 
 import sys
@@ -27,10 +27,13 @@ _BAR = 24
 
 
 class Screen:
-    """Context manager that prints. Every method is called in the event loop."""
+    """Output of one run of the demo, as a context manager. Its methods must be called in the event loop."""
 
     def __init__(self, names: Mapping[str, str], begun: datetime) -> None:
-        """Take the `names` of the tenants by id. Rows of calls that ended before this time count as history."""
+        """Start the output. `names` maps the id of each tenant to its name.
+
+        Rows of calls that ended before `begun` are shown as history, without a delay.
+        """
         self._names = names
         self._begun = begun
         self._out = Console(highlight=False, soft_wrap=True)
@@ -54,7 +57,7 @@ class Screen:
         self.settle()
 
     def settle(self) -> None:
-        """Remove the progress line. Later output stays."""
+        """Remove the progress line for good. Lines may still be printed."""
         if self._live is not None:
             self._live.update(Text(""), refresh=True)
             self._live.stop()
@@ -65,13 +68,13 @@ class Screen:
         self._print(Text(text, style))
 
     def facts(self, facts: Sequence[tuple[str, str]]) -> None:
-        """Print lines that consist of a name and a value."""
+        """Print pairs of name and value, one per line."""
         width = max(len(name) for name, _ in facts)
         for name, what in facts:
             self._print(Text.assemble(("  " + name.ljust(width), "bold"), "  ", what))
 
     def show(self, arrivals: Sequence[Arrival]) -> None:
-        """Print at most a few of the records, the rarest kinds first, and how many more arrived."""
+        """Print a few of the records that arrived, the rarest kinds first, and the number of the others."""
         if arrivals and not self._has_head:
             self._has_head = True
             self.say()
@@ -90,7 +93,7 @@ class Screen:
             self._folded_at = now
 
     def progress(self, share: float, phase: str, counts: str) -> None:
-        """Show how much is done, as a `share` from 0 to 1."""
+        """Show the progress line. `share` is the part that is done, from 0 to 1."""
         if self._live is not None:
             done = round(_BAR * min(1.0, max(0.0, share)))
             bar = Text.assemble("  ", ("━" * done, "green"), ("━" * (_BAR - done), "bright_black"))
@@ -103,7 +106,7 @@ class Screen:
             sys.stderr.flush()
 
     def table(self, verdicts: Mapping[str, Verdict]) -> None:
-        """Print the result: one line per tenant and their sum."""
+        """Print the result of the comparison: one line per tenant, and one with the sums."""
         head = ("tenant", "rows at Graph", "published", "revised", "dead letters", "missing", "duplicated")
         lines = [(self._names.get(tenant, tenant), *_cells(verdict)) for tenant, verdict in verdicts.items()]
         lines.append(("all", *_cells(total(verdicts.values()))))
@@ -141,12 +144,15 @@ class Screen:
 
 
 def total(verdicts: Any) -> Verdict:
-    """Return the sum of verdicts."""
+    """Return the sums of all members of the results."""
     return Verdict(*(sum(column) for column in zip(*verdicts, strict=True)))
 
 
 def masked(value: str | None) -> str:
-    """Mask a number or name like the privacy setting `mask`, and mask extensions, which `mask` keeps, completely."""
+    """Mask a number or a name in the same way as the privacy setting `mask`.
+
+    An extension, which `mask` keeps because it is short, is masked completely.
+    """
     text = value or ""
     return mask(text, CLEAR if len(text) > CLEAR else 0)
 
@@ -161,7 +167,7 @@ def _cells(verdict: Verdict) -> list[str]:
 
 
 def _chosen(arrivals: Sequence[Arrival], most: int) -> list[Arrival]:
-    """Return the newest record of each kind, then further rows, in the order of arrival."""
+    """Choose at most `most` records to print: the newest of each kind, then other rows. Their order stays."""
     kinds: dict[str, list[int]] = {"dead letter": [], "revision": [], "row": []}
     for at, arrival in enumerate(arrivals):
         kinds["dead letter" if arrival.row is None else "revision" if arrival.row["revision"] else "row"].append(at)

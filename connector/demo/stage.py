@@ -1,4 +1,4 @@
-"""Runs simulator, broker, service and consumer together, and compares their rows at the end."""
+"""Run of the demo: simulator, broker, service and consumer together, with a comparison of their rows at the end."""
 
 import asyncio
 import json
@@ -41,9 +41,10 @@ _WEATHER = {
 
 
 def perform(span: timedelta, bootstrap_servers: str) -> int:
-    """Run the demo. Return 0 if no row is missing or duplicated, else 1.
+    """Run the demo. Return 0 if no row is missing or duplicated, otherwise 1.
 
-    Raise KeyboardInterrupt if it is stopped early.
+    `span` is how long calls are made. `bootstrap_servers` is empty for the mock cluster in this process. Raise
+    KeyboardInterrupt if the demo is interrupted with Ctrl-C.
     """
     return asyncio.run(_perform(span, bootstrap_servers))
 
@@ -59,7 +60,7 @@ async def _perform(span: timedelta, bootstrap_servers: str) -> int:
 
 
 class Stage:
-    """One run of the demo."""
+    """One run of the demo, with the service under demonstration and the consumer that checks it."""
 
     def __init__(self, simulator: Simulator, settings: Settings, span: timedelta, *, is_mock: bool) -> None:
         self._simulator = simulator
@@ -72,7 +73,7 @@ class Stage:
         self._begun = time.monotonic()
 
     async def play(self) -> int:
-        """Run from the first line of output to the last."""
+        """Run the whole demo: start the service, print arriving records, and compare. Return the exit code."""
         names = {tenant.id: tenant.label for tenant in self._settings.tenants}
         with Screen(names, datetime.now(UTC)) as screen:
             screen.say("Microsoft Teams Direct Routing calls, from Microsoft Graph into Kafka, exactly once", "bold")
@@ -113,15 +114,19 @@ class Stage:
             await asyncio.sleep(_TICK_S / 5)
 
     def _follow(self, reader: LogReader) -> Generator[NewRecords]:
-        """Start before the first record of every partition of the topics of rows and dead letters."""
+        """Start to read the row topic and the dead-letter topic, each partition from its first record.
+
+        The returned generator yields records as they arrive.
+        """
         topics_read = (self._topic, topics.dead_letters(self._topic))
         places = [place for topic in topics_read for place in reader.partitions(topic)]
         return reader.follow(from_beginning(places), _TICK_S)
 
     def _rest(self, reader: LogReader, arrivals: Generator[NewRecords]) -> list[Arrival]:
-        """Return all remaining records up to the present end of each partition.
+        """Stop following the topics, and return the records that were not read yet.
 
-        The connector has ended its last transaction, but brokers may still be about to write its markers.
+        They are read up to the current end of each partition. The connector has ended its last transaction, but the
+        brokers may still have to write its markers.
         """
         arrivals.close()
         rest = reader.read_to_end(reader.next, decided_within_s=_DECIDED_S)
@@ -141,7 +146,7 @@ class Stage:
         )
 
     async def _until_read(self, working: asyncio.Task[int], arrivals: Generator[NewRecords], screen: Screen) -> None:
-        """Print records until the time is over and every row that Graph shows was read once more."""
+        """Print arriving records until the demo's time is over and all rows of Graph were read once more after that."""
         frozen: datetime | None = None
         limit_s = self._span_s + _SETTLE_S
         while (passed_s := time.monotonic() - self._begun) < limit_s:
@@ -158,7 +163,7 @@ class Stage:
             screen.show(await asyncio.to_thread(lambda: self._tally.add(map(entry, next(arrivals).records))))
 
     async def _was_read_since(self, moment: datetime) -> bool:
-        """Return whether sweeps that began after `moment` have read and committed all call time that has rows."""
+        """Return whether runs that began after `moment` have read and committed all call time that has rows."""
         tenants = (await self._service.health.status())["tenants"]
         return len(tenants) == len(_NAMES) and all(
             _is_covered(tenant["coverage"], self._simulator.world.since, moment) for tenant in tenants
@@ -197,7 +202,10 @@ class Stage:
 
 
 def _calls() -> Options:
-    """Return options with calls short enough, and rows late enough, for 30 seconds to show every kind of event."""
+    """Return the options of the simulator for the demo.
+
+    Calls are so short and rows so late that every kind of event occurs within 30 seconds.
+    """
     return Options(
         seed=_SEED,
         tenants=len(_NAMES),
@@ -249,7 +257,7 @@ def _settings(simulator: Simulator, span: timedelta, bootstrap_servers: str, *, 
 
 
 def _bypass_proxies() -> None:
-    """Exclude the simulator, which runs on this machine, from any proxy."""
+    """Tell this process to connect to its own machine without a proxy, because the simulator runs there."""
     for variable in ("NO_PROXY", "no_proxy"):
         hosts = [os.environ[variable]] if os.environ.get(variable) else []
         os.environ[variable] = ",".join([*hosts, "127.0.0.1", "localhost"])
@@ -260,7 +268,7 @@ def _reachable(host: str) -> str:
 
 
 def _is_covered(coverage: list[dict[str, str]], start: datetime, moment: datetime) -> bool:
-    """Return whether the coverage reaches from `start` to `moment` without a gap and was last read after `moment`."""
+    """Return whether the coverage reaches from `start` to `moment` without a gap, all of it read after `moment`."""
     at = start
     for piece in coverage:
         begin, end, read = (datetime.fromisoformat(piece[name]) for name in ("from", "to", "last_read"))

@@ -1,8 +1,9 @@
-"""Compares the topics with the rows that Graph showed. Shares no code with the service except the Avro decoder.
+"""Comparison of the topics with the rows that Graph showed. It shares only the Avro decoder with the service.
 
-1. A row is missing when the newest version that Graph shows is not the newest version on the topic, field by field, or
-   when it is invalid and not among the dead letters.
-2. A record is duplicated when its tenant, id and revision came before, or when Graph never showed that many versions.
+1. A row counts as missing if the newest version on the topic differs in a field from the newest version of Graph. An
+   invalid row counts as missing if there is no dead letter for it.
+2. A record counts as duplicated if an earlier record has the same tenant, id and revision, or if the topic has more
+   versions of a row than Graph ever showed.
 """
 
 import json
@@ -23,7 +24,10 @@ _INSTANT = re.compile(r"(.{19})(?:\.(\d+))?Z")
 
 
 class Arrival(NamedTuple):
-    """A record as it arrived. `former` is the previous version, `complaint` the reason why a dead letter is invalid."""
+    """Record as it arrived. `row` is None for a dead letter.
+
+    `former` is the previous version of the row. `complaint` is the reason why the row of a dead letter is invalid.
+    """
 
     tenant: str
     row: dict[str, Any] | None
@@ -32,7 +36,7 @@ class Arrival(NamedTuple):
 
 
 class Verdict(NamedTuple):
-    """The result for one tenant."""
+    """Result of the comparison for one tenant, in numbers of rows or records."""
 
     served: int = 0
     published: int = 0
@@ -43,7 +47,7 @@ class Verdict(NamedTuple):
 
 
 class Tally:
-    """Counts the records that arrive. One thread uses it at a time."""
+    """Counts of the records that arrived. It is not thread-safe."""
 
     def __init__(self, topic: str) -> None:
         self._topic = topic
@@ -56,11 +60,11 @@ class Tally:
         self.dead_letters = 0
 
     def add(self, entries: Iterable[Entry]) -> list[Arrival]:
-        """Decode records and count them."""
+        """Decode and count records, and return them."""
         return [self._row(entry) if entry.topic == self._topic else self._dead_letter(entry) for entry in entries]
 
     def verdict(self, tenant: str, truth: Sequence[TruthRow]) -> Verdict:
-        """Compare the records of one tenant with every version of its rows that Graph showed."""
+        """Compare the records of one tenant with `truth`, all versions of its rows that Graph showed."""
         wanted: dict[str, list[TruthRow]] = defaultdict(list)
         for version in truth:
             if version.fits and version.id is not None:

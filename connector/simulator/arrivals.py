@@ -1,4 +1,4 @@
-"""Record of requests, and the decision which of them throttling refuses. Times are monotonic seconds, passed in."""
+"""Requests that the simulator received, and throttling. Times are monotonic seconds that the caller passes in."""
 
 import math
 from collections import deque
@@ -11,7 +11,7 @@ _REMEMBERED = 100_000
 
 @dataclass(slots=True)
 class ReceivedRequest:
-    """One request with its response. Status 0 means that the connection was closed without a response."""
+    """Request with the result of its response. Status 0 means that the connection was closed without a response."""
 
     at: datetime
     kind: str
@@ -27,7 +27,7 @@ class ReceivedRequest:
 
 
 class Arrivals:
-    """The requests of one tenant to one collection in the last 60 s, including refused ones."""
+    """Requests of one tenant in the last 60 s, including throttled ones. They count towards the tenant's limit."""
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
@@ -36,7 +36,10 @@ class Arrivals:
         self._times: deque[float] = deque()
 
     def arrive(self, now: float) -> float | None:
-        """Count a request. Return None if it may pass, otherwise the seconds until one may pass."""
+        """Count a request.
+
+        Return None if it is within the limit, otherwise the seconds until another one may be sent.
+        """
         while self._times and self._times[0] <= now - WINDOW_S:
             self._times.popleft()
         self._times.append(now)
@@ -48,7 +51,7 @@ class Arrivals:
 
 
 class Visits:
-    """The latest requests, and counters of all requests."""
+    """Record of the latest requests, with counters of all requests."""
 
     def __init__(self) -> None:
         self.requests: deque[ReceivedRequest] = deque(maxlen=_REMEMBERED)
@@ -56,7 +59,7 @@ class Visits:
         self.total = 0
 
     def note(self, request: ReceivedRequest) -> None:
-        """Record a request after its response."""
+        """Add a request after its response was sent."""
         self.requests.append(request)
         key = (request.kind, request.tenant, request.status)
         self.counts[key] = self.counts.get(key, 0) + 1

@@ -1,6 +1,7 @@
-"""Client assertions, signed by an application's certificate or by another identity provider, checked as Entra does.
+"""Check of client assertions in the same way as Entra checks them.
 
-Times are epoch seconds, passed in.
+An assertion is signed with a certificate of the application, or by another identity provider. Times are epoch seconds
+that the caller passes in.
 """
 
 import base64
@@ -22,7 +23,7 @@ _CLAIMS = ("aud", "exp", "iss", "sub")
 
 
 class WrongAssertionError(Exception):
-    """The assertion is refused. Holds Entra's error, its number and its text."""
+    """Assertion that is refused. The error has the error code, the number and the text of Entra."""
 
     def __init__(self, error: str, number: int, text: str) -> None:
         super().__init__(text)
@@ -31,12 +32,12 @@ class WrongAssertionError(Exception):
 
 
 class Registration:
-    """The credentials of an application besides its secret. They may be changed at any time."""
+    """Credentials of an application, except for its secret. They may be changed at any time."""
 
     def __init__(self, certificates: Iterable[bytes] = (), federation: Federation | None = None) -> None:
-        """Register certificates (PEM) and an issuer.
+        """Register certificates (PEM) and a federated identity provider.
 
-        Raise ValueError if a certificate or the issuer's key cannot be read.
+        Raise ValueError if a certificate or the provider's public key cannot be read.
         """
         self.federation = federation
         if federation is not None:
@@ -50,7 +51,10 @@ class Registration:
         self._certificates = {_thumbprint(certificate): certificate for certificate in found}
 
     def check(self, assertion: str, client: str, endpoint: str, now: float) -> None:
-        """Raise WrongAssertionError unless the assertion proves that its bearer is `client`."""
+        """Raise WrongAssertionError unless the assertion proves that its sender is `client`.
+
+        `endpoint` is the URL to which it was sent, and `now` is the time of the check.
+        """
         try:
             header = jwt.get_unverified_header(assertion)
             claims = jwt.decode(assertion, options={"verify_signature": False})

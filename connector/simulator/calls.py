@@ -1,10 +1,10 @@
-"""Simulated calls, and the times from which each version of their rows is visible. Pure: time is passed in, in ms.
+"""Simulated calls, and the time from which each version of their rows is visible. Times are passed in, in ms.
 
-1. A call is a function of (seed, tenant, day, its number in that day). Neither the clock nor earlier requests change a
-   byte of it. Blocks are only a unit of caching.
-2. Every random number is a hash of the call's key and a slot, and only + - * / are applied to it, so that two machines
-   agree to the millisecond.
-3. A version's start lies within `MOST_MOVED_MS` of the block in which its call was made.
+1. A call depends only on the seed, the tenant, the day and the call's number in that day. Neither the clock nor earlier
+   requests change a byte of it. Blocks are only a unit of caching.
+2. Every random number is a hash of the call's key and a slot number. Only + - * / are applied to it, so that two
+   machines get the same result to the millisecond.
+3. A version may state another start than the call had. It stays within `MOST_MOVED_MS` of the call's block.
 """
 
 from collections.abc import Iterator
@@ -42,14 +42,14 @@ _DIGITS_OF_20 = np.array([3] * 14 + [0, 1, 2, 5, 6, 7], dtype=np.int8)
 
 
 def mix(words: Words) -> Words:
-    """Return 64 well-mixed bits for each word (the finaliser of splitmix64)."""
+    """Return 64 well-mixed bits for each word. This is the last step of the splitmix64 algorithm."""
     words = (words ^ (words >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     words = (words ^ (words >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return words ^ (words >> np.uint64(31))
 
 
 def mix_one(word: int) -> int:
-    """Return the same bits as `mix`, for one Python integer."""
+    """Return the same bits as `mix` for one Python integer."""
     word &= _MASK
     word = ((word ^ (word >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
     word = ((word ^ (word >> 27)) * 0x94D049BB133111EB) & _MASK
@@ -57,7 +57,10 @@ def mix_one(word: int) -> int:
 
 
 def draw(keys: Words, first: int, count: int) -> Words:
-    """Return the random words in slots [first, first + count) of each key, shape (count, keys)."""
+    """Return the random words in the slots [first, first + count) of each key.
+
+    The array has the shape (count, keys).
+    """
     steps = np.arange(first + 1, first + count + 1, dtype=np.uint64) * np.uint64(_GOLDEN)
     return mix(keys[None, :] + steps[:, None])
 
@@ -67,12 +70,12 @@ def _unit(words: Words) -> Floats:
 
 
 def tenant_key(seed: int, number: int) -> int:
-    """Return the key that everything of a simulator's tenant is derived from."""
+    """Return the key of a tenant, from which all its random numbers are derived."""
     return mix_one(mix_one(seed + 0x51ED270B) + (number + 1) * _GOLDEN)
 
 
 def guid(high: int, low: int) -> str:
-    """Return a GUID of version 4 made of two words."""
+    """Return a GUID of version 4 that is made of two 64-bit words."""
     text = f"{high & _MASK:016x}{low & _MASK:016x}"
     return f"{text[:8]}-{text[8:12]}-4{text[13:16]}-{'89ab'[int(text[16], 16) & 3]}{text[17:20]}-{text[20:]}"
 
@@ -93,7 +96,10 @@ def _sample_ms(text: str, named: str, which: Floats, where: Floats) -> Longs:
 
 
 def _curve(recipe: Recipe) -> tuple[list[float], list[float]]:
-    """Return times of the day in ms, and the share of the day's calls that began before each."""
+    """Return how calls are distributed over a day.
+
+    The result is a list of times of the day in ms, and the share of the day's calls that began before each of them.
+    """
     if recipe.shape == "flat":
         return [0.0, float(DAY_MS)], [0.0, 1.0]
     eight, eighteen = 8 * 3_600_000.0, 18 * 3_600_000.0
@@ -102,14 +108,14 @@ def _curve(recipe: Recipe) -> tuple[list[float], list[float]]:
 
 
 class LaterVersion(NamedTuple):
-    """A later version of a row: the time from which it is visible, and the call start that it states."""
+    """Later version of a row: the time from which it is visible, and the start of the call that it states."""
 
     visible_ms: int
     start_ms: int
 
 
 class Block:
-    """The calls that began in [from_ms, to_ms), in the order of their starts. Each array has one entry per call."""
+    """Calls that began in [from_ms, to_ms), ordered by their start. Each array has one entry per call."""
 
     __slots__ = (
         "_final",
@@ -155,7 +161,7 @@ class Block:
         return len(self.keys)
 
     def count(self, at_ms: int) -> int:
-        """Return the number of rows that are visible."""
+        """Return how many rows are visible at `at_ms`."""
         if at_ms >= self.settled_ms:
             return len(self.keys)
         if self._sorted is None:
@@ -163,7 +169,10 @@ class Block:
         return int(np.searchsorted(self._sorted, at_ms, side="right"))
 
     def view(self, at_ms: int) -> tuple[Longs, NDArray[np.int8]]:
-        """Return the calls whose rows are visible, and the current version of every call (-1: none yet)."""
+        """Return the calls whose rows are visible at `at_ms`, and the current version of every call.
+
+        The version is -1 if the row is not visible yet.
+        """
         if at_ms >= self.settled_ms:
             if self._final is None:
                 self._final = self._view(at_ms)
@@ -179,7 +188,7 @@ class Block:
         return np.flatnonzero(versions >= 0).astype(np.int64), versions
 
     def start_of(self, call: int, version: int) -> int:
-        """Return the call start that a version states, in ms."""
+        """Return the start of the call that a version states, in ms."""
         return self.changes[call][version - 1].start_ms if version else int(self.start[call])
 
     def visible_from(self, call: int, version: int) -> int:
@@ -187,11 +196,11 @@ class Block:
         return self.changes[call][version - 1].visible_ms if version else int(self.visible[call])
 
     def version_count(self, call: int) -> int:
-        """Return the total number of versions of a row."""
+        """Return how many versions a row has in total."""
         return 1 + len(self.changes.get(call, ()))
 
     def fits(self, call: int, version: int) -> bool:
-        """Return whether a version matches the schema. The first change of an invalid row makes it valid."""
+        """Return whether a version matches the schema. Only the first version of an invalid row does not match."""
         return version > 0 or call not in self.unfit
 
 
@@ -207,12 +216,12 @@ class CallSequence:
         self._times, self._shares = _curve(recipe)
 
     def numbers(self, from_ms: int, to_ms: int) -> range:
-        """Return the numbers of the blocks that may hold rows whose start is in [from_ms, to_ms)."""
+        """Return the numbers of the blocks that may contain rows with a start in [from_ms, to_ms)."""
         first = max(from_ms - MOST_MOVED_MS, self.since_ms) // self.block_ms
         return range(first, max(first, -((-to_ms - MOST_MOVED_MS) // self.block_ms)))
 
     def block(self, number: int) -> Block:
-        """Return the calls of one block."""
+        """Generate the calls of one block."""
         recipe = self.recipe
         from_ms = number * self.block_ms
         to_ms = from_ms + self.block_ms
@@ -264,7 +273,10 @@ class CallSequence:
         return mix(np.uint64(of_day) ^ (calls.astype(np.uint64) * np.uint64(0xA24BAED4963EE407)))
 
     def _candidates(self, from_ms: int, to_ms: int) -> Longs:
-        """Return the numbers of all calls that may begin in a part of a day. The caller checks the edges."""
+        """Return the numbers of all calls that may begin in a part of a day.
+
+        A few of them may begin outside of it, so the caller must check each one.
+        """
         total = self.recipe.calls_per_day
         low, high = np.interp([from_ms - 2 * _LEG_SPREAD_MS, to_ms], self._times, self._shares) * total
         return np.arange(max(0, int(low) - 2), min(total, int(high) + 3), dtype=np.int64)
@@ -301,5 +313,5 @@ class CallSequence:
         return {call: int(words[call]) & 0xFFFF for call in unfit}
 
     def blocks(self, from_ms: int, to_ms: int) -> Iterator[Block]:
-        """Yield the blocks that may hold rows whose start is in [from_ms, to_ms), oldest first."""
+        """Yield the blocks that may contain rows with a start in [from_ms, to_ms), oldest first."""
         return map(self.block, self.numbers(from_ms, to_ms))

@@ -1,4 +1,4 @@
-"""A throw-away CA, and certificates signed by it."""
+"""Throw-away CA and the certificates that it signs."""
 
 import ipaddress
 import ssl
@@ -16,7 +16,7 @@ _VALID = timedelta(days=30)
 
 
 class Authority:
-    """A CA whose key is never written anywhere."""
+    """CA whose private key exists only in memory."""
 
     def __init__(self, name: str) -> None:
         self._before = datetime.now(UTC) - timedelta(days=1)
@@ -28,12 +28,12 @@ class Authority:
             .sign(self._key, hashes.SHA256())
         )
         self.pem = certificate.public_bytes(serialization.Encoding.PEM)
-        "The certificate that clients must trust."
+        "Certificate of the CA, which clients must trust."
 
     def issue(self, common_name: str, hosts: Iterable[str] = ()) -> bytes:
-        """Return a private key and its certificate (PEM) for a server at `hosts` (names, addresses) or for a client.
+        """Return a private key and its certificate as PEM.
 
-        Without `hosts` the certificate is for a client.
+        With `hosts` (names or addresses) the certificate is for a server, otherwise for a client.
         """
         key = ec.generate_private_key(ec.SECP256R1())
         names = [_general_name(host) for host in dict.fromkeys(hosts)]
@@ -93,7 +93,10 @@ def _general_name(host: str) -> x509.GeneralName:
 
 
 def make(hosts: Iterable[str]) -> tuple[bytes, ssl.SSLContext]:
-    """Return the CA as PEM, and a context that serves as any of `hosts` (names and addresses) with its certificate."""
+    """Create a CA and a server certificate for `hosts` (names or addresses).
+
+    Return the certificate of the CA as PEM, and a TLS context of the server.
+    """
     authority = Authority("direct-routing-connector simulator, throw-away CA")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2

@@ -1,4 +1,4 @@
-"""Control interface of the simulator for tests and the demo, below /simulator/."""
+"""HTTP interface below /simulator/, with which tests and the demo control the simulator."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
@@ -18,7 +18,10 @@ Refuse = Callable[[float], Awaitable[None]]
 
 
 async def answer(world: World, request: web.Request, refuse: Refuse) -> web.StreamResponse:
-    """Answer a request to the simulator itself. An invalid request gets status 400 with the reason."""
+    """Answer a request to the control interface. An invalid request gets status 400 with the reason.
+
+    `refuse` closes the port for a number of seconds.
+    """
     name = request.path.removeprefix("/simulator/")
     reads = {"truth": _truth, "served": _served}
     try:
@@ -80,7 +83,7 @@ def _clock(world: World) -> dict[str, object]:
 
 
 def requests(world: World, tenant: str | None = None, limit: int = _REQUESTS) -> dict[str, object]:
-    """Return counters of all requests and the latest `limit` of them."""
+    """Return counters of all requests, and the latest `limit` requests."""
     counts: dict[str, dict[str, dict[str, int]]] = {}
     for (kind, of, status), count in sorted(world.visits.counts.items(), key=str):
         counts.setdefault(of or "", {}).setdefault(kind, {})[str(status)] = count

@@ -1,4 +1,4 @@
-"""HTTP endpoints of the sign-in, including faults."""
+"""HTTP endpoints of the simulated sign-in, with faults."""
 
 import asyncio
 import re
@@ -21,7 +21,7 @@ TOKEN = re.compile(r"/([^/]+)/oauth2/v2\.0/token", re.IGNORECASE)
 
 
 async def answer(world: World, request: web.Request) -> web.StreamResponse:
-    """Answer a request to the sign-in, and record it."""
+    """Answer a request to the sign-in, and record the request."""
     token = TOKEN.fullmatch(request.path)
     found = token or DISCOVERY.fullmatch(request.path)
     name = found[1].lower() if found else ""
@@ -76,7 +76,10 @@ async def _answer(world: World, request: web.Request, note: ReceivedRequest, ten
 
 
 def _basic_credentials(authorization: str) -> dict[str, str]:
-    """Return client id and secret as form members (client_secret_basic, RFC 6749 section 2.3.1)."""
+    """Return the client id and secret of an Authorization header in the form of a request body.
+
+    The header is that of client_secret_basic (RFC 6749, section 2.3.1). The result is empty for any other header.
+    """
     scheme, _, encoded = authorization.partition(" ")
     if scheme.lower() != "basic":
         return {}
@@ -88,7 +91,7 @@ def _basic_credentials(authorization: str) -> dict[str, str]:
 
 
 def keys(world: World) -> web.Response:
-    """Answer with the keys that tokens are signed with."""
+    """Answer with the public keys for checking the signature of tokens."""
     return _json(world.sign_in.keys())
 
 

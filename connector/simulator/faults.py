@@ -1,4 +1,4 @@
-"""Faults that are switched on, and the decision when they happen: by share, with a seeded random generator."""
+"""Faults of the simulator, and the decision when each of them happens. It is random, with a fixed seed."""
 
 import random
 from collections.abc import Mapping
@@ -66,7 +66,7 @@ _RETRY_AFTER = ("seconds", "date", "none", "mixed")
 
 @dataclass(slots=True)
 class Strike:
-    """The probability of a fault, and the number of times that it can still happen (None: unlimited)."""
+    """Probability of a fault, and how often it can still happen. None means any number of times."""
 
     share: float
     times: int | None = None
@@ -93,7 +93,7 @@ def _strike(name: str, value: object) -> Strike:
 
 
 def instants(text: str) -> list[datetime]:
-    """Return the instants of a comma-separated list. Raise ValueError if one is not an instant."""
+    """Return the times in a text that separates them by commas. Raise ValueError if one of them is invalid."""
     found = [datetime.fromisoformat(part.strip()) for part in text.split(",") if part.strip()]
     if any(instant.tzinfo is None for instant in found):
         message = "unservable_at: give instants with their offset from UTC, such as 2026-03-01T10:00:00Z"
@@ -126,7 +126,7 @@ def _setting(name: str, value: object) -> object:
 
 
 class Faults:
-    """Faults and settings for all tenants, and those that differ for some tenants.
+    """Faults and settings, for all tenants and for single tenants.
 
     A fault is given as a share, as {"share", "times"} or as "SHARExTIMES". A setting is given as its value.
     """
@@ -139,9 +139,9 @@ class Faults:
         self.set(changes or {})
 
     def set(self, changes: Mapping[str, object], tenant: str | None = None) -> None:
-        """Change the named faults and settings and keep the others, for all tenants or only for `tenant`.
+        """Change the named faults and settings, for all tenants or only for `tenant`. The others stay as they are.
 
-        An invalid value raises ValueError and changes nothing.
+        Raise ValueError if a value is invalid. Nothing is changed in that case.
         """
         strikes: dict[str, Strike] = {}
         settings: dict[str, object] = {}
@@ -158,12 +158,12 @@ class Faults:
         self._settings.setdefault(tenant, {}).update(settings)
 
     def clear(self) -> None:
-        """Switch everything off, for every tenant."""
+        """Turn off all faults and settings of all tenants."""
         self._strikes = {None: {}}
         self._settings = {None: {}}
 
     def strikes(self, name: str, tenant: str | None) -> bool:
-        """Return whether a fault happens at this time, and count it."""
+        """Decide whether a fault happens now. If it does, count it and return True."""
         strike = self._strikes.get(tenant, {}).get(name) or self._strikes[None].get(name)
         if strike is None or not strike.share or strike.times == 0:
             return False
@@ -175,20 +175,20 @@ class Faults:
         return True
 
     def setting(self, name: str, tenant: str | None) -> object:
-        """Return the value of a setting."""
+        """Return the value of a setting for a tenant."""
         for settings in (self._settings.get(tenant, {}), self._settings[None], SETTINGS):
             if name in settings:
                 return settings[name]
         raise KeyError(name)
 
     def number(self, name: str, tenant: str | None) -> float:
-        """Return the value of a setting that is a number."""
+        """Return the value of a numeric setting for a tenant."""
         return float(str(self.setting(name, tenant)))
 
     def described(self) -> dict[str, object]:
-        """Return the faults and settings in the form in which they are set.
+        """Return all faults and settings in the form in which they are given.
 
-        Those of single tenants are below "tenants".
+        Those of single tenants are in the member "tenants".
         """
         parts: dict[str | None, dict[str, object]] = {}
         for tenant in {*self._strikes, *self._settings}:

@@ -1,4 +1,4 @@
-"""Graph's responses to getDirectRoutingCalls, including faults."""
+"""Graph's responses to getDirectRoutingCalls, with faults."""
 
 import asyncio
 import re
@@ -53,7 +53,7 @@ _NOT_PAGES = (
 
 
 class _Ended(Exception):  # noqa: N818
-    """Ends the processing of a request with a response."""
+    """Signal that ends the processing of a request with a response."""
 
     def __init__(self, response: web.StreamResponse, fault: str | None = None) -> None:
         super().__init__()
@@ -79,7 +79,10 @@ class _Question:
 
 
 def parse_instant(text: str) -> datetime:
-    """Return the instant of an argument: a date, or date and time with Z or an offset. Raise ValueError otherwise."""
+    """Return the time that an argument of a request states.
+
+    It is a date, or a date and time with Z or an offset from UTC. Raise ValueError for anything else.
+    """
     found = _INSTANT.fullmatch(text.strip())
     if not found:
         message = f"Invalid date time: {text}"
@@ -92,7 +95,7 @@ def parse_instant(text: str) -> datetime:
 
 
 async def answer(world: World, request: web.Request) -> web.StreamResponse:
-    """Answer a request to Graph, and record it."""
+    """Answer a request to Graph, and record the request."""
     note = ReceivedRequest(
         at=world.now(),
         kind="graph",
@@ -147,7 +150,7 @@ async def _answer(world: World, request: web.Request, note: ReceivedRequest) -> 
 
 
 def _strike(world: World, request: web.Request, note: ReceivedRequest) -> None:
-    """End the request with the first fault that happens instead of a normal response."""
+    """Decide which faults happen, and end the request with the first one that replaces the normal response."""
     faults, tenant = world.faults, note.tenant
     if faults.strikes("throttled", tenant):
         raise _Ended(too_many(world, note, retry_after(world, tenant)), "throttled")
@@ -174,7 +177,7 @@ def _strike(world: World, request: web.Request, note: ReceivedRequest) -> None:
 
 
 def _read(world: World, question: _Question, *, has_role: bool) -> None:
-    """Read the arguments of the request from its URL, or end it with Graph's error for them."""
+    """Take the arguments of a request from its URL. End the request with an error of Graph if they are invalid."""
     note = question.note
     # To Graph an unencoded "+" is a blank, so the "+" in raw_path is replaced before decoding.
     path, _, query = question.request.raw_path.partition("?")
@@ -210,7 +213,10 @@ def _read(world: World, question: _Question, *, has_role: bool) -> None:
 
 
 def _end_if_unservable(world: World, question: _Question) -> None:
-    """End the request if its range contains an instant of the fault `unservable`."""
+    """End the request with an error if the fault `unservable` concerns its range.
+
+    The fault concerns every range that contains one of the times in the setting `unservable_at`.
+    """
     faults, tenant, note = world.faults, question.tenant.id, question.note
     first, last = question.bounds
     held = [t for t in instants(str(faults.setting("unservable_at", tenant))) if first <= to_ms(t) < last]
@@ -272,7 +278,10 @@ def _empty(question: _Question, marker: str) -> tuple[bytes, ServedPage]:
 
 
 def _link(world: World, question: _Question, page: ServedPage) -> tuple[str | None, str]:
-    """Return the link to the next page and the name of its member, after applying faults."""
+    """Return the link to the next page, which is None on the last page, and the name of its JSON member.
+
+    Faults may change both.
+    """
     faults, tenant, note = world.faults, question.tenant, question.note
     name = "@odata.NextLink" if faults.strikes("upper_link", tenant.id) else "@odata.nextLink"
     if faults.strikes("self_link", tenant.id):
@@ -328,7 +337,10 @@ async def _send(world: World, question: _Question, body: bytes, page: ServedPage
 
 
 async def _send_cut(world: World, question: _Question, body: bytes, headers: dict[str, str]) -> web.StreamResponse:
-    """Send a part of the body and close the connection, in half of the cases without sending buffered data."""
+    """Send a part of the body and close the connection.
+
+    In half of the cases the connection is closed without sending data that is still in a buffer.
+    """
     response = web.StreamResponse(headers={**headers, "Content-Length": str(len(body))})
     finish(world, question.note, response)
     await response.prepare(question.request)

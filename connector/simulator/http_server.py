@@ -1,4 +1,4 @@
-"""The simulator as a server: Graph, its sign-in and the control interface on one HTTPS port."""
+"""Server of the simulator: Graph, its sign-in and the control interface on one HTTPS port."""
 
 import asyncio
 import os
@@ -23,14 +23,15 @@ _ANYWHERE = {"", "0.0.0.0", "::"}  # noqa: S104
 
 
 def utc_now() -> datetime:
-    """Return the real time."""
+    """Return the real time in UTC."""
     return datetime.now(UTC)
 
 
 class Simulator:
-    """Simulator of Graph and its sign-in, used with `async with` or start() and stop().
+    """Simulator of Graph and its sign-in. It is used with `async with`, or with start() and stop().
 
-    `now` (aware UTC) drives the data's clock and the lifetime of tokens. Throttling always uses real time.
+    `now` returns an aware UTC time, on which the data's clock and the lifetime of tokens depend. Throttling always uses
+    real time.
     """
 
     def __init__(self, options: Options | None = None, now: Callable[[], datetime] = utc_now) -> None:
@@ -41,7 +42,7 @@ class Simulator:
         self.world = World(self.options, now)
         self.url = ""
         self.imds_url = ""
-        "The address of the endpoint for managed identities, empty if it is not enabled."
+        "URL of the token endpoint for managed identities. It is empty if the endpoint is not enabled."
         self.port = 0
         self.ca_path = Path()
         self._host = "127.0.0.1" if self.options.host == "localhost" else self.options.host
@@ -56,22 +57,22 @@ class Simulator:
 
     @property
     def tenants(self) -> list[str]:
-        """The tenants' ids."""
+        """The ids of the tenants."""
         return list(self.world.tenants)
 
     @property
     def client_id(self) -> str:
-        """The application's id."""
+        """The client id of the application."""
         return self.world.client_id
 
     @property
     def client_secret(self) -> str:
-        """The application's secret, the same in every tenant."""
+        """The secret of the application, which is the same in every tenant."""
         return self.world.sign_in.secret
 
     @property
     def managed_identity(self) -> str:
-        """The client id of the user-assigned managed identity of this machine."""
+        """The client id of this machine's user-assigned managed identity."""
         return next(iter(self.world.sign_in.machines))
 
     def register(self, *certificates: bytes) -> None:
@@ -85,7 +86,7 @@ class Simulator:
 
     @property
     def announcement(self) -> dict[str, object]:
-        """Return the values that `connector simulate` prints when it is ready."""
+        """The values that `connector simulate` prints as JSON when it is ready."""
         return {
             "url": self.url,
             "ca": str(self.ca_path),
@@ -96,7 +97,10 @@ class Simulator:
         }
 
     async def start(self) -> None:
-        """Listen, and set `url`, `port` and `ca_path`. Raise OSError if the port or the CA's path cannot be used."""
+        """Start to listen, and set `url`, `port` and `ca_path`.
+
+        Raise OSError if the port or the path of the CA file cannot be used.
+        """
         if self.options.prebuilt:
             await asyncio.to_thread(self.world.prebuild)
         app = web.Application()
@@ -113,7 +117,7 @@ class Simulator:
             raise
 
     async def stop(self) -> None:
-        """Close every connection, and delete the CA file unless `ca_out` names it."""
+        """Close every connection. Delete the CA file, unless the option `ca_out` names it."""
         if self._reopening is not None:
             self._reopening.cancel()
             self._reopening = None
@@ -129,14 +133,14 @@ class Simulator:
             self._folder = None
 
     async def __aenter__(self) -> Self:
-        """Start."""
+        """Start the simulator."""
         await self.start()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Stop."""
+        """Stop the simulator."""
         await self.stop()
 
     def truth(
@@ -148,52 +152,58 @@ class Simulator:
         *,
         is_beta: bool = False,
     ) -> Iterator[TruthRow]:
-        """Yield every version visible by `at` (default: now) with a start in [start, end).
+        """Yield every version of a row that was visible by `at` (default: now) and states a call start in [start, end).
 
-        Without `tenant`, the versions are those of the first tenant.
+        By default the tenant is the first one.
         """
         return self.world.truth(tenant or self.tenants[0], start, end, at, is_beta=is_beta)
 
     def served(self) -> dict[str, TenantServed]:
-        """Return the number of distinct versions and rows sent in complete 200 responses, by tenant."""
+        """Return how many different versions and rows were sent in complete responses with status 200, by tenant."""
         return self.world.served()
 
     def served_rows(self, tenant: str | None = None) -> Iterator[TruthRow]:
-        """Yield the versions that were sent in complete 200 responses."""
+        """Yield every version that was sent in a complete response with status 200.
+
+        By default the tenant is the first one.
+        """
         return self.world.served_rows(tenant or self.tenants[0])
 
     def set_faults(
         self, changes: Mapping[str, object] | None = None, tenant: str | None = None, **more: object
     ) -> None:
-        """Change the named faults and settings and keep the others.
+        """Change the named faults and settings, for all tenants or only for `tenant`. The others stay as they are.
 
-        For example throttled=0.05, cut={"share": 1, "times": 3}. The names are in `faults.STRIKES` and
-        `faults.SETTINGS`.
+        Examples are throttled=0.05 and cut={"share": 1, "times": 3}. `faults.STRIKES` and `faults.SETTINGS` hold the
+        names.
         """
         self.world.set_faults({**(changes or {}), **more}, tenant)
 
     def clear_faults(self) -> None:
-        """Turn every fault off."""
+        """Turn off all faults."""
         self.world.faults.clear()
 
     def expire_tokens(self) -> int:
-        """Invalidate every token issued so far."""
+        """Invalidate all tokens that were issued so far, and return their number."""
         return self.world.sign_in.expire()
 
     def freeze(self, *, on: bool = True) -> None:
-        """Stop the data's clock, so that no row becomes visible."""
+        """Stop the data's clock, so that no more rows become visible. With on=False, let it run again."""
         self.world.freeze(on=on)
 
     def set_clock_offset(self, offset: timedelta) -> None:
-        """Set the difference between the data's clock and the real one."""
+        """Set the difference between the data's clock and the real time."""
         self.world.set_offset(offset)
 
     def max_requests_in_60_s(self, tenant: str | None = None) -> int:
-        """Return the maximum number of Graph requests that arrived within 60 s."""
+        """Return the highest number of requests to Graph that arrived within any 60 s.
+
+        By default the tenant is the first one.
+        """
         return self.world.tenants[tenant or self.tenants[0]].arrivals.most
 
     async def refuse(self, for_s: float | None = None) -> None:
-        """Close the port and every connection, for `for_s` seconds or until `accept`."""
+        """Close the port and every connection, for `for_s` seconds, or until `accept` is called if it is None."""
         if self._reopening is not None:
             self._reopening.cancel()
             self._reopening = None
@@ -205,7 +215,7 @@ class Simulator:
             self._reopening = asyncio.create_task(self._reopen(for_s), name="simulator-reopen")
 
     async def accept(self) -> None:
-        """Listen again on the same port."""
+        """Start to listen again on the same port."""
         if self._site is None:
             await self._listen(self.port)
 

@@ -1,4 +1,7 @@
-"""Token endpoint of Azure's instance metadata service for managed identities. Plain HTTP, as in Azure."""
+"""Token endpoint for managed identities, as Azure's instance metadata service has it.
+
+It uses plain HTTP, as in Azure.
+"""
 
 from uuid import uuid4
 
@@ -12,7 +15,7 @@ PATH = "/metadata/identity/oauth2/token"
 
 
 async def answer(world: World, request: web.Request) -> web.StreamResponse:
-    """Answer a request for a token, and record it."""
+    """Answer a token request, and record the request."""
     status, body = _answer(world, request)
     world.visits.note(
         ReceivedRequest(

@@ -1,4 +1,4 @@
-"""Options of a simulator. Durations are seconds, shares are 0 to 1."""
+"""Options of a simulator. Durations are in seconds, shares are from 0 to 1."""
 
 import re
 from dataclasses import dataclass, field
@@ -26,7 +26,10 @@ LATEST_S = 6 * 86400
 
 
 def duration_s(text: str) -> float:
-    """Return the seconds of "90s", "-3d" or a bare number of seconds. Raise ValueError for any other text."""
+    """Return the seconds of a text such as "90s" or "-3d". A number without a unit means seconds.
+
+    Raise ValueError for any other text.
+    """
     found = _DURATION.fullmatch(text.strip())
     if not found:
         message = f'"{text}" is no duration: write a number with ms, s, m, h or d, such as "90s" or "-3d"'
@@ -37,7 +40,7 @@ def duration_s(text: str) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Federation:
-    """Federated credential of the application: issuer, subject, and the issuer's public key (PEM)."""
+    """Federated credential of the application: issuer, subject, and the issuer's public key as PEM."""
 
     issuer: str
     subject: str
@@ -46,13 +49,19 @@ class Federation:
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """A distribution of durations. `parts` are (share, shortest, longest) in ms; shorter durations are more likely."""
+    """Random distribution of durations. Each part is (share, shortest, longest) in ms.
+
+    Within a part, shorter durations are more likely than longer ones.
+    """
 
     parts: tuple[tuple[float, int, int], ...]
 
     @classmethod
     def parse(cls, text: str, names: dict[str, str]) -> "Spread":
-        """Return the distribution of a name in `names`, or of "SHARE:FROM-TO,…". Raise ValueError with the reason."""
+        """Return the distribution that `text` states: a name in `names`, or "SHARE:FROM-TO,…".
+
+        Raise ValueError with the reason if it states none.
+        """
         parts: list[tuple[float, int, int]] = []
         for part in names.get(text, text).split(","):
             share, _, reach = part.strip().partition(":")
@@ -71,9 +80,9 @@ class Spread:
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """Parameters of the calls and of the visibility of their rows.
+    """Parameters of the calls, and of when their rows become visible.
 
-    With a tenant and a day they determine every byte of every row.
+    Together with a tenant and a day, they determine every byte of every row.
     """
 
     seed: int = 1
@@ -94,11 +103,14 @@ class Recipe:
 
     @property
     def latest_ms(self) -> int | None:
-        """The maximum time from the start of a call to its last version; None if `lateness` lists shares."""
+        """The longest time in ms from the start of a call to its last version.
+
+        None if `lateness` is given as shares.
+        """
         return LATEST_S * 1000 if self.lateness in LATENESS else None
 
     def check(self) -> list[str]:
-        """Return every problem in one sentence, beginning with the name of the field."""
+        """Return one sentence per invalid parameter, which begins with the parameter's name."""
         problems = []
         for name, names in (("lateness", LATENESS), ("durations", DURATIONS), ("revised_after", {})):
             try:
@@ -142,7 +154,7 @@ class Options(Recipe):
     faults: dict[str, object] = field(default_factory=dict)
 
     def check(self) -> list[str]:
-        """Return every problem in one sentence."""
+        """Return one sentence per invalid option, which begins with the option's name."""
         problems = super().check()
         for name, least in (
             ("tenants", 1),

@@ -1,4 +1,4 @@
-"""Pages of the rows that are visible at a time, by offset. Pure: the time is passed in, in milliseconds."""
+"""Pages of the rows that are visible at a given time. Times are passed in, in milliseconds."""
 
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -22,7 +22,7 @@ _TENANT = 64
 
 
 class Shelf(Generic[K, V]):
-    """A cache that evicts the least recently used entries when their total weight exceeds `most`."""
+    """Cache with a limit on the total weight of its entries. It removes the least recently used entries first."""
 
     def __init__(self, most: int) -> None:
         self.most = most
@@ -30,7 +30,7 @@ class Shelf(Generic[K, V]):
         self._kept: OrderedDict[K, tuple[V, int]] = OrderedDict()
 
     def get(self, key: K) -> V | None:
-        """Return a cached value, or None, and mark it as used."""
+        """Return a cached value and mark it as used, or return None."""
         kept = self._kept.get(key)
         if kept is None:
             return None
@@ -38,7 +38,7 @@ class Shelf(Generic[K, V]):
         return kept[0]
 
     def put(self, key: K, value: V, weight: int) -> None:
-        """Add a value that is not cached yet."""
+        """Add a value that is not in the cache yet."""
         self._kept[key] = (value, weight)
         self._weight += weight
         while self._weight > self.most and len(self._kept) > 1:
@@ -47,7 +47,7 @@ class Shelf(Generic[K, V]):
 
 @dataclass(frozen=True, slots=True)
 class Pick:
-    """Some rows of one block in the order in which they are served, and the versions that were current at that time."""
+    """Rows of one block in the order in which they are served, with the current version of every call of the block."""
 
     block: Block
     calls: Longs
@@ -56,7 +56,7 @@ class Pick:
 
 @dataclass(frozen=True, slots=True)
 class ServedPage:
-    """The rows of one page. `more` is true if other rows follow."""
+    """Rows of one page. `more` is true if the page chain has more rows after it."""
 
     rows: list[bytes]
     more: bool
@@ -64,7 +64,7 @@ class ServedPage:
 
 
 class Version(NamedTuple):
-    """One version of one row, visible from `visible_ms` until `until_ms` (None: no later version is known yet)."""
+    """One version of one row. It is visible from `visible_ms` until `until_ms`, or at present if that is None."""
 
     block: Block
     call: int
@@ -76,7 +76,10 @@ class Version(NamedTuple):
 
 
 class CallLog:
-    """One tenant's call log. Tenants may share `index` and `texts`. Methods get the time as `at_ms`."""
+    """Call log of one tenant. The caches `index` and `texts` may be shared by several tenants.
+
+    `at_ms` is the time for which a method computes its result.
+    """
 
     def __init__(
         self,
@@ -89,7 +92,7 @@ class CallLog:
         self._texts = Shelf[tuple[int, int], Texts](_TEXT_BYTES) if texts is None else texts
 
     def block(self, number: int) -> Block:
-        """Return one block, from the cache or newly generated."""
+        """Return the calls of a block, from the cache if it has them."""
         key = (self.calls.key, number)
         block = self._index.get(key)
         if block is None:
@@ -98,7 +101,7 @@ class CallLog:
         return block
 
     def texts(self, block: Block) -> Texts:
-        """Return the rows of a block, from the cache or newly generated."""
+        """Return the rows of a block as JSON text, from the cache if it has them."""
         key = (self.calls.key, block.number)
         texts = self._texts.get(key)
         if texts is None:
@@ -116,7 +119,10 @@ class CallLog:
         *,
         is_beta: bool = False,
     ) -> ServedPage:
-        """Return the rows [offset, offset + limit) of those visible at `at_ms` with a start in the bounds."""
+        """Return one page of the rows that are visible at `at_ms` and whose call start is within `bounds`.
+
+        The page begins at the row number `offset` and has at most `limit` rows.
+        """
         chosen = self._by_id(bounds, at_ms) if order == "id" else self._by_start(bounds, at_ms, order, offset)
         picks: list[Pick] = []
         wanted, more = limit, False
@@ -170,7 +176,7 @@ class CallLog:
     def _by_id(self, bounds: tuple[int, int], at_ms: int) -> Iterator[tuple[Pick, int]]:
         """Yield the visible rows in the order of their keys.
 
-        Keys are as random as ids, so that rows which become visible later appear anywhere in the order.
+        Keys are as random as ids. Rows that become visible later can therefore appear anywhere in the order.
         """
         blocks = [self.block(number) for number in self.calls.numbers(*bounds)]
         seen = [self._seen(block, bounds, at_ms) for block in blocks]
@@ -203,7 +209,7 @@ class CallLog:
         return calls[(kept >= bounds[0]) & (kept < bounds[1])], versions
 
     def versions(self, bounds: tuple[int, int], at_ms: int, *, is_beta: bool = False) -> Iterator[Version]:
-        """Yield every version that was visible by `at_ms` and states a start in the bounds."""
+        """Yield every version that was visible by `at_ms` and states a call start within `bounds`."""
         for number in self.calls.numbers(*bounds):
             block = self.block(number)
             texts = self.texts(block)

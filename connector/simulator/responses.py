@@ -1,4 +1,4 @@
-"""Responses as Graph and its gateways send them: errors, HTML, Retry-After, and connections that end."""
+"""Responses of the kind that Graph and its gateways send: errors, HTML, Retry-After, and closed connections."""
 
 import asyncio
 import math
@@ -17,12 +17,12 @@ JSON_TYPE = "application/json;odata.metadata=minimal;odata.streaming=true;IEEE75
 
 
 def root_of(request: web.Request) -> str:
-    """Return the scheme and host with which the client addresses the simulator."""
+    """Return the URL of the simulator as the client spelled it: scheme and host."""
     return f"https://{request.host}"
 
 
 def error(world: World, note: ReceivedRequest, status: int, code: str, text: str, **headers: str) -> web.Response:
-    """Return an error response with a body in Graph's format."""
+    """Return an error response with a JSON body in the format of Graph."""
     body = {
         "error": {
             "code": code,
@@ -39,13 +39,16 @@ def error(world: World, note: ReceivedRequest, status: int, code: str, text: str
 
 
 def html(status: int, headers: Mapping[str, str] | None = None) -> web.Response:
-    """Return an HTML response, as a gateway sends it."""
+    """Return a response with an HTML body, as gateways send it."""
     text = f"<html><head><title>{status}</title></head><body><h1>{status} Service error</h1></body></html>"
     return web.Response(status=status, text=text, content_type="text/html", headers=headers)
 
 
 def retry_after(world: World, tenant: str | None, seconds: float | None = None) -> dict[str, str]:
-    """Return a Retry-After header as the settings define it, or for `seconds`, without a fraction."""
+    """Return a Retry-After header for `seconds`, rounded down. By default, the setting `retry_after` decides.
+
+    With that setting the result may have no header.
+    """
     if seconds is not None:
         return {"Retry-After": str(int(seconds))}
     form = world.faults.setting("retry_after", tenant)
@@ -61,7 +64,7 @@ def retry_after(world: World, tenant: str | None, seconds: float | None = None) 
 
 
 async def never(request: web.Request) -> NoReturn:
-    """Wait until the client closes the connection."""
+    """Wait until the client closes the connection, and never send a response."""
     # A transport has no event for its closing, so this polls.
     while request.transport is not None and not request.transport.is_closing():  # noqa: ASYNC110
         await asyncio.sleep(0.05)
@@ -69,7 +72,7 @@ async def never(request: web.Request) -> NoReturn:
 
 
 def drop(request: web.Request) -> web.Response:
-    """Close the connection without a response."""
+    """Close the connection without sending a response. The returned response is not sent."""
     if request.transport is not None:
         request.transport.abort()
     return web.Response(status=503)

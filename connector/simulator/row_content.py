@@ -1,4 +1,4 @@
-"""The JSON text of rows in Graph's spelling. Pure: the same input always gives the same bytes."""
+"""JSON text of rows with the member names of Graph. The same input always gives the same bytes."""
 
 from functools import lru_cache
 from typing import NamedTuple
@@ -51,7 +51,7 @@ _INSTANT = np.dtype("datetime64[ms]")
 
 
 def _instants(moments: Longs, digits: list[int], extras: list[str]) -> list[str]:
-    """Return instants with 0 to 7 fraction digits. `extras` are the digits after the milliseconds."""
+    """Return times as text with 0 to 7 digits after the point. `extras` holds the digits after the milliseconds."""
     texts = np.datetime_as_string(moments.astype(_INSTANT)).tolist()
     return [
         f"{text}Z" if many == 3 else f"{text[: 20 + many] if many else text[:19]}{extra[: max(0, many - 3)]}Z"
@@ -60,7 +60,7 @@ def _instants(moments: Longs, digits: list[int], extras: list[str]) -> list[str]
 
 
 def _guids(high: Words, low: Words) -> list[str]:
-    """Return GUIDs of version 4, as `calls.guid` does for one."""
+    """Return GUIDs of version 4, each made of two 64-bit words. They equal the results of `calls.guid`."""
     pairs = np.empty((len(high), 2), dtype=">u8")
     pairs[:, 0] = (high & np.uint64(0xFFFFFFFFFFFF0FFF)) | np.uint64(0x4000)
     pairs[:, 1] = (low & np.uint64(0x3FFFFFFFFFFFFFFF)) | np.uint64(0x8000000000000000)
@@ -103,7 +103,7 @@ def _missing(name: str, kind: int) -> str:
 
 
 class _Body(NamedTuple):
-    """The members of a row that its versions share."""
+    """Parts of the JSON text that all versions of a row have in common."""
 
     head: str
     invited: str
@@ -113,7 +113,7 @@ class _Body(NamedTuple):
     tail: str
 
     def row(self, began: str, duration: int, version: int = 0) -> bytes:
-        """Return one version of the row. `began` is its member startDateTime with a comma."""
+        """Return the JSON text of one version. `began` is the member startDateTime, with a comma after it."""
         return (
             f'{self.head}{began}"inviteDateTime":"{self.invited}",{self.ends}"duration":{duration},'
             f'{self.middle}"callEndSubReason":{self.reason + version},{self.tail}}}'
@@ -121,7 +121,11 @@ class _Body(NamedTuple):
 
 
 class Texts:
-    """The rows of one block: `first` in the order of its calls, `later` by (call, version from 1 up)."""
+    """JSON text of all rows of one block.
+
+    `first` holds the first version of each row, in the order of the calls. `later` holds the other versions by the
+    call's position and the version number.
+    """
 
     __slots__ = ("first", "later", "size")
 
@@ -187,7 +191,7 @@ class Texts:
         self.size = sum(map(len, self.first)) + sum(map(len, self.later.values())) + 200 * len(self.first)
 
     def text(self, call: int, version: int) -> bytes:
-        """Return one version of a row."""
+        """Return the JSON text of one version of a row."""
         return self.later[call, version] if version else self.first[call]
 
 
@@ -216,7 +220,7 @@ UNFIT: tuple[tuple[str, object], ...] = (
 
 
 def spoil(row: bytes, kind: int) -> bytes:
-    """Return the row made invalid in one of several ways. The results for different calls never have the same bytes."""
+    """Make a row invalid in one of several ways, and return it. Different calls never get the same bytes."""
     name, value = UNFIT[kind % len(UNFIT)]
     members = msgspec.json.decode(row, type=dict[str, msgspec.Raw])
     if not name:
@@ -230,7 +234,7 @@ def spoil(row: bytes, kind: int) -> bytes:
 
 
 def beta(row: bytes, key: int) -> bytes:
-    """Return the row with the four members that only /beta has. A row that is not an object stays as it is."""
+    """Add the four members that only /beta has to a row, and return it. A row that is not an object is not changed."""
     if not row.startswith(b"{"):
         return row
     word = mix_one(key)

@@ -1,4 +1,7 @@
-"""Responses of the sign-in to token requests, and the tokens that Graph accepts. Times are epoch seconds, passed in."""
+"""Responses of the sign-in to token requests, and the tokens that Graph accepts.
+
+Times are epoch seconds that the caller passes in.
+"""
 
 import base64
 import json
@@ -25,7 +28,7 @@ _KEY_ID = "simulator"
 
 @dataclass(frozen=True, slots=True)
 class IssuedToken:
-    """The properties of an issued token."""
+    """Token that was issued, with its tenant, audience, expiry time and role."""
 
     tenant: str
     audience: str
@@ -35,14 +38,14 @@ class IssuedToken:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A status and the members of a JSON body."""
+    """Status and JSON body of a response."""
 
     status: int
     body: dict[str, object]
 
 
 def refusal(status: int, code: str, number: int, text: str, now: float) -> Answer:
-    """Return an error in Entra's words."""
+    """Return an error response in the format of Entra."""
     moment = f"{datetime.fromtimestamp(now, UTC):%Y-%m-%d %H:%M:%SZ}"
     trace, correlation = str(uuid4()), str(uuid4())
     return Answer(
@@ -63,9 +66,9 @@ def refusal(status: int, code: str, number: int, text: str, now: float) -> Answe
 
 @cache
 def _signing_key() -> rsa.RSAPrivateKey:
-    """Return the throw-away key of this process.
+    """Return the throw-away key with which all simulators of this process sign tokens.
 
-    It is shared, because no client checks signatures and generating a key is slow.
+    They share it because generating a key is slow, and because no client checks the signatures.
     """
     return rsa.generate_private_key(public_exponent=65537, key_size=2048)
 
@@ -75,12 +78,15 @@ def _part(data: bytes) -> str:
 
 
 def _directory(tenant: str) -> str:
-    """Return the id of a tenant that is given by its id or by one of its domains, such as ID.onmicrosoft.com."""
+    """Return the id of a tenant that is given by its id or by a domain of the form ID.onmicrosoft.com."""
     return tenant.lower().partition(".")[0]
 
 
 class TokenEndpoint:
-    """Tenants (id, whether the application has its role), one client and its secret, and the issued tokens."""
+    """Sign-in for one application: it checks credentials, and issues tokens and checks them.
+
+    `tenants` maps the id of each tenant to whether the application has its role there.
+    """
 
     def __init__(self, tenants: Mapping[str, bool], client_id: str, secret: str, lifetime_s: int) -> None:
         self._tenants = tenants
@@ -89,11 +95,11 @@ class TokenEndpoint:
         self.lifetime_s = lifetime_s
         self.registration = assertions.Registration()
         self.graph_roots = tuple(GRAPH_ROOTS.values())
-        "The audiences of tokens that Graph accepts."
+        "Audiences of the tokens that Graph accepts."
         self.machine = str(uuid5(NAMESPACE_URL, f"system-assigned:{client_id}"))
-        "The system-assigned managed identity of this machine, in the first tenant."
+        "Client id of this machine's system-assigned managed identity, which belongs to the first tenant."
         self.machines = {str(uuid5(NAMESPACE_URL, f"user-assigned:{client_id}"))}
-        "The user-assigned managed identities of this machine."
+        "Client ids of this machine's user-assigned managed identities."
         self._key = _signing_key()
         self._tokens: dict[str, IssuedToken] = {}
 
@@ -129,12 +135,15 @@ class TokenEndpoint:
         )
 
     def keys(self) -> Answer:
-        """Return the keys with which tokens are signed (JWKS)."""
+        """Return the public keys for checking the signature of tokens, as a JSON Web Key Set."""
         key: dict[str, object] = jwt.algorithms.RSAAlgorithm.to_jwk(self._key.public_key(), as_dict=True)
         return Answer(200, {"keys": [key | {"kid": _KEY_ID, "use": "sig", "alg": "RS256"}]})
 
     def token(self, tenant: str, form: Mapping[str, str], endpoint: str, now: float) -> Answer:
-        """Return a token for the client credentials in `form`, sent to `endpoint`, or Entra's error for them."""
+        """Check the client credentials in `form`, which was sent to `endpoint`.
+
+        Return a token, or an error of Entra.
+        """
         if _directory(tenant) not in self._tenants:
             return self._unknown(tenant, now)
         if form.get("grant_type") != "client_credentials":
@@ -163,7 +172,7 @@ class TokenEndpoint:
         )
 
     def _unproved(self, form: Mapping[str, str], client: str, endpoint: str, now: float) -> Answer | None:
-        """Return the error for a form that does not prove the identity of its sender, or None if it does."""
+        """Return an error if `form` does not prove that its sender is the client. Return None if it does."""
         if "client_assertion" in form:
             if form.get("client_assertion_type") != assertions.TYPE:
                 text = "The request body must contain the following parameter: 'client_assertion_type'."
@@ -185,7 +194,12 @@ class TokenEndpoint:
         return None
 
     def managed(self, audience: str, client: str | None, now: float) -> str | None:
-        """Return a token of a managed identity of the first tenant, or None if this machine does not have it."""
+        """Issue a token for a managed identity of the first tenant.
+
+        Return None if this machine does not have the identity.
+
+        `client` is the client id of a user-assigned identity, or None for the system-assigned identity.
+        """
         if client is not None and client not in self.machines:
             return None
         return self._issue(next(iter(self._tenants)), audience, client or self.machine, now)
@@ -218,7 +232,7 @@ class TokenEndpoint:
         return token
 
     def holder(self, authorization: str | None, now: float) -> IssuedToken | str:
-        """Return the token of an Authorization header, or the sentence with which Graph refuses it."""
+        """Return the token in an Authorization header. If Graph does not accept it, return the reason as text."""
         scheme, _, text = (authorization or "").partition(" ")
         if scheme.lower() != "bearer" or not text.strip():
             return "Access token is empty."
@@ -232,7 +246,7 @@ class TokenEndpoint:
         return token
 
     def expire(self) -> int:
-        """Invalidate every token issued so far, and return their number."""
+        """Invalidate all tokens that were issued so far, and return their number."""
         count = len(self._tokens)
         self._tokens.clear()
         return count

@@ -1,4 +1,4 @@
-"""State of a simulator: tenants and their logs, clocks, faults, tokens, and the versions that were delivered."""
+"""State of a simulator: tenants with their call logs, clocks, faults, tokens, and the versions that were delivered."""
 
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -26,12 +26,12 @@ _SEAMS = 100_000
 
 
 def to_ms(moment: datetime) -> int:
-    """Return epoch milliseconds, rounded down."""
+    """Return a time as epoch milliseconds, rounded down."""
     return (moment - _EPOCH) // _MS
 
 
 def from_ms(ms: int) -> datetime:
-    """Return the time as aware UTC."""
+    """Return the aware UTC time of epoch milliseconds."""
     return _EPOCH + ms * _MS
 
 
@@ -39,9 +39,10 @@ Marks: TypeAlias = np.ndarray[tuple[int], np.dtype[np.uint8]]
 
 
 class TruthRow(msgspec.Struct, frozen=True, omit_defaults=False):
-    """One version of one row, visible from `visible` until `until` (None: still current at the requested time).
+    """One version of one row, visible from `visible` until `until`.
 
-    `version` counts from 0. `id` is None if the row has no id that is a string. `row` is the JSON as served.
+    `until` is None if the version is current at the requested time. `version` counts from 0. `id` is None if the row
+    has no text as its id. `row` is the JSON as it is served.
     """
 
     id: str | None
@@ -54,7 +55,7 @@ class TruthRow(msgspec.Struct, frozen=True, omit_defaults=False):
 
 
 class TenantServed(msgspec.Struct, frozen=True):
-    """The numbers of distinct versions and of distinct rows sent in complete 200 responses."""
+    """Numbers of different versions and of different rows that were sent in complete responses with status 200."""
 
     versions: int
     rows: int
@@ -78,7 +79,7 @@ def _truth(version: Version) -> TruthRow:
 
 
 class SimulatedTenant:
-    """One tenant: its call log, its throttling, and which versions were delivered."""
+    """One tenant: its call log, its throttling, and the versions that were delivered."""
 
     def __init__(self, tenant_id: str, log: CallLog, limit: int, *, has_role: bool) -> None:
         self.id = tenant_id
@@ -89,7 +90,7 @@ class SimulatedTenant:
         self._delivered: dict[int, Marks] = {}
 
     def delivered(self, page: ServedPage) -> None:
-        """Record that a page was sent completely."""
+        """Record the versions on a page that was sent completely."""
         for pick in page.picks:
             marks = self._delivered.get(pick.block.number)
             if marks is None:
@@ -97,7 +98,7 @@ class SimulatedTenant:
             marks[pick.calls] |= np.left_shift(1, pick.versions[pick.calls]).astype(np.uint8)
 
     def served(self) -> TenantServed:
-        """Return the numbers of delivered versions and rows."""
+        """Return how many different versions and rows were delivered."""
         marks = self._delivered.values()
         return TenantServed(
             int(sum(np.bitwise_count(m).sum() for m in marks)), int(sum(np.count_nonzero(m) for m in marks))
@@ -127,7 +128,7 @@ class SimulatedTenant:
                         )
 
     def seam_is_first(self, key: tuple[str, int]) -> bool:
-        """Return whether a seam between two pages is read for the first time, and record it."""
+        """Return whether the boundary between two pages is read for the first time, and record that it was read."""
         if key in self.seams:
             return False
         if len(self.seams) >= _SEAMS:
@@ -137,7 +138,7 @@ class SimulatedTenant:
 
 
 class World:
-    """The state of a simulator, without its sockets."""
+    """State of a simulator, without its network connections."""
 
     def __init__(self, options: Options, now: Callable[[], datetime]) -> None:
         self.options = options
@@ -170,29 +171,32 @@ class World:
             self.sign_in.graph_roots = (GRAPH_ROOTS[options.cloud],)
 
     def data_now(self) -> datetime:
-        """Return the time that determines which rows are visible."""
+        """Return the time of the data's clock, which determines the rows that are visible."""
         return self.frozen_at or self.now() + self.offset
 
     def epoch_s(self) -> float:
-        """Return the time of the tokens' lifetimes, in epoch seconds."""
+        """Return the time that determines whether tokens have expired, in epoch seconds."""
         return self.now().timestamp()
 
     @staticmethod
     def monotonic_s() -> float:
-        """Return the time for throttling, which is always real."""
+        """Return the time for throttling in monotonic seconds. It is always the real time."""
         return time.monotonic()
 
     def freeze(self, *, on: bool) -> None:
-        """Stop the data's clock, so that no row becomes visible, or set it to the time that it would have reached."""
+        """Stop the data's clock, so that no more rows become visible. With on=False, let it run again.
+
+        It then shows the same time as if it had never stopped.
+        """
         self.frozen_at = self.data_now() if on else None
 
     def set_offset(self, offset: timedelta) -> None:
-        """Set the difference between the data's clock and the real one. A frozen clock runs again."""
+        """Set the difference between the data's clock and the real time. A stopped clock runs again."""
         self.frozen_at = None
         self.offset = offset
 
     def bounds(self, start: datetime | None, end: datetime | None) -> tuple[int, int]:
-        """Return a range in milliseconds. An open end includes all data."""
+        """Return a range in epoch milliseconds. None as start or end means that the range has no limit there."""
         # A bound between two milliseconds is rounded up, because the earlier millisecond lies before the bound: a range
         # that starts there excludes it, a range that ends there includes it.
         first = to_ms(self.since) - 60_000 if start is None else -((_EPOCH - start) // _MS)
@@ -208,28 +212,31 @@ class World:
         *,
         is_beta: bool = False,
     ) -> Iterator[TruthRow]:
-        """Yield every version of every row visible by `at` (default: now) with a start in [start, end)."""
+        """Yield every version of a row that was visible by `at` and states a call start in [start, end).
+
+        By default `at` is now.
+        """
         log = self.tenants[tenant.lower()].log
         at_ms = to_ms(self.data_now() if at is None else at)
         return map(_truth, log.versions(self.bounds(start, end), at_ms, is_beta=is_beta))
 
     def served(self) -> dict[str, TenantServed]:
-        """Return the numbers of delivered versions and rows, by tenant."""
+        """Return how many different versions and rows were delivered, by tenant."""
         return {tenant.id: tenant.served() for tenant in self.tenants.values()}
 
     def served_rows(self, tenant: str) -> Iterator[TruthRow]:
-        """Yield every version that was sent in a complete 200 response."""
+        """Yield every version that was sent in a complete response with status 200."""
         return self.tenants[tenant.lower()].served_rows(to_ms(self.data_now()))
 
     def set_faults(self, changes: Mapping[str, object], tenant: str | None = None) -> None:
-        """Change faults, of one tenant or of all."""
+        """Change faults and settings of one tenant or of all tenants. Raise ValueError if one of them is invalid."""
         if tenant is not None and tenant.lower() not in self.tenants:
             message = f"there is no tenant {tenant}"
             raise ValueError(message)
         self.faults.set(changes, None if tenant is None else tenant.lower())
 
     def prebuild(self) -> int:
-        """Generate and cache every row of the history, and return their number."""
+        """Generate and cache every row of the history, and return the number of rows."""
         rows = 0
         for tenant in self.tenants.values():
             for number in tenant.log.calls.numbers(*self.bounds(None, None)):

@@ -1,10 +1,13 @@
-"""Exponential back-off of everything but requests to Graph, whose budget has its own."""
+"""Exponential back-off for everything except requests to Graph: the request budget has a back-off of its own."""
 
 from collections.abc import Iterator
 
 
 def doubling(first_s: float, longest_s: float) -> Iterator[float]:
-    """Yield pauses without end: `first_s`, and each twice as long as the one before, up to `longest_s`."""
+    """Yield pauses in seconds without end.
+
+    The first is `first_s`, each later one twice as long, at most `longest_s`.
+    """
     pause_s = first_s
     while True:
         yield pause_s

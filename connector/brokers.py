@@ -1,4 +1,4 @@
-"""Settings of the Kafka clients: the only module that joins Kafka's sign-in and Microsoft's."""
+"""Settings of the Kafka clients. Only this module combines the sign-in of Microsoft with the Kafka clients."""
 
 from connector.config import EventHubs, Settings
 from connector.graph.bearer import Bearer

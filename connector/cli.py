@@ -1,12 +1,12 @@
 """Command line: commands, exit codes and one-sentence errors. Only this module calls `sys.exit`.
 
 1. Exit code 2 means that configuration or arguments are wrong and nothing was done. 130 is Ctrl-C, except for `run` and
-   `simulate`, which Ctrl-C stops with 0.
+   `simulate`, which exit with 0 after Ctrl-C.
 2. A mistake of the user is reported in one line per problem on standard error, never with a traceback. A bug is logged
    with its traceback.
 3. No core file is written: it would hold tokens, secrets and rows.
-4. The module of a command declares its options. What the command needs beyond that is imported when it is called:
-   imported all at once, it would make `--help` take 0.8 s instead of 0.1 s.
+4. The module of a command declares only the options. It imports everything else when the command is called, because
+   importing everything at the start would make `--help` take 0.8 s instead of 0.1 s.
 """
 
 import errno
@@ -76,9 +76,10 @@ def connector(
 
 
 def _formatted(group: Any) -> Any:
-    r"""Return the command with its examples on separate lines.
+    r"""Restore the "\b" marks in the help of `group` and of its commands, and return the group.
 
-    Click keeps the lines of a paragraph that starts with the character "\b". Raw docstrings spell it in two characters.
+    Click keeps the line breaks of a paragraph that starts with the character "\b". Raw docstrings, such as this one,
+    hold a backslash and a "b" instead of that character.
     """
     group.help = (group.help or "").replace("\\b\n", "\b\n")
     for inner in getattr(group, "commands", {}).values():
@@ -87,7 +88,7 @@ def _formatted(group: Any) -> Any:
 
 
 def command() -> TyperGroup:
-    """Return the group of all commands."""
+    """Return the click group that holds all commands."""
     group = typer.main.get_command(app)
     if not isinstance(group, TyperGroup):
         raise TypeError("the application has commands")
@@ -110,7 +111,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
 
 def _write_in_any_locale() -> None:
-    """Replace characters that the locale's encoding does not have, instead of failing at them."""
+    """Replace characters that the locale's encoding lacks, instead of failing to write them."""
     for stream, errors in ((sys.stdout, "replace"), (sys.stderr, "backslashreplace")):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors=errors)

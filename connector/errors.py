@@ -15,7 +15,10 @@ class ConnectorError(Exception):
 
 
 class ConfigurationError(ConnectorError):
-    """Invalid configuration or arguments. Nothing was done; the process exits with 2. `problems`: one sentence each."""
+    """Invalid configuration or arguments. The process exits with code 2 and has done nothing.
+
+    `problems` holds one sentence per problem.
+    """
 
     def __init__(self, problems: list[str]) -> None:
         super().__init__("\n".join(problems))
@@ -23,10 +26,13 @@ class ConfigurationError(ConnectorError):
 
 
 class FatalError(ConnectorError):
-    """Problem that retrying cannot fix (topic settings, state of a newer version or of another topic): exit 1."""
+    """Problem that retrying cannot fix, such as wrong topic settings or state of a newer version.
+
+    The exit code is 1.
+    """
 
     def __init__(self, wrong: str, remedy: str = "") -> None:
-        """`wrong` must be a whole sentence if there is no `remedy`."""
+        """Build the message `wrong: remedy`. Without a remedy, `wrong` must be a whole sentence."""
         super().__init__(f"{wrong}: {remedy}" if remedy else wrong)
         self.wrong = wrong
         self.remedy = remedy
@@ -36,10 +42,13 @@ class SourceError(ConnectorError):
     """Failure of Graph or of its sign-in. It never moves a checkpoint."""
 
     of_range = False
-    "True if another range of call time may succeed."
+    "True if the failure concerns only the requested range of call time, so that another range may succeed."
 
     def __init__(self, message: str, told: str = "") -> None:
-        """`told`: what is wrong and, after a semicolon, what to do. By default it is the message itself."""
+        """Set `wrong` and `remedy` from `told`, which has the form `what is wrong; what to do`.
+
+        By default `told` is the message itself.
+        """
         super().__init__(message)
         self.wrong, _, self.remedy = (told or message).partition("; ")
 
@@ -47,8 +56,8 @@ class SourceError(ConnectorError):
 class TransientError(SourceError):
     """Transient failure, retried forever within the request budget.
 
-    The client retries on its own. It raises this error only when no request succeeded for 120 s, not counting the time
-    that Graph asked it to wait. The sweep then counts as failed and is planned again.
+    The Graph client retries a request on its own. It raises this error only when no request succeeded for 120 s, not
+    counting the time that Graph asked it to wait. The run of the sweep then counts as failed and is scheduled again.
     """
 
     def __init__(self, reason: TransientReason, message: str, told: str = "") -> None:
@@ -68,13 +77,16 @@ class PermanentError(SourceError):
 
 
 class RangeTooLongError(SourceError):
-    """Refusal of a range because of its length (406), or a page chain without end: the range must be split."""
+    """Range of call time that is too long: Graph refused it (406), or its page chain does not end.
+
+    The range must be split.
+    """
 
     of_range = True
 
 
 class BrokersUnavailableError(ConnectorError):
-    """Failure to reach the brokers: none answered, or not in time. Retried forever."""
+    """Failure to reach the Kafka brokers: none answered, or none in time. The connector retries forever."""
 
     def __init__(
         self,
@@ -86,20 +98,32 @@ class BrokersUnavailableError(ConnectorError):
 
 
 class ForbiddenError(BrokersUnavailableError):
-    """Refusal of a right by brokers that answer. Retried as well: granting the right must not require a restart."""
+    """Operation that the brokers deny because the connector lacks a right.
+
+    The connector retries, so that granting the right does not require a restart.
+    """
 
 
 class RegistryUnavailableError(ConnectorError):
-    """Failure of the schema registry to answer as expected (no answer, 401, 403, 5xx, invalid JSON). Retried."""
+    """Schema registry that does not answer as expected: no answer, 401, 403, 5xx or invalid JSON.
+
+    The connector retries.
+    """
 
 
 class ShardRestartError(ConnectorError):
-    """Unknown outcome of a transaction, or an unusable producer: the shard starts again as if it were new."""
+    """Transaction with an unknown outcome, or a producer that cannot be used any more.
+
+    The shard discards its state in memory and starts again from its topics.
+    """
 
 
 class FencedError(ShardRestartError):
-    """Takeover of the transactional id by another producer. Ownership is confirmed before a new producer is opened."""
+    """Producer that was fenced, because another producer opened the same transactional id.
+
+    The worker confirms that it still owns the shard before it opens a new producer.
+    """
 
 
 class HandedOverError(ConnectorError):
-    """Loss of the partition, which is not assigned to this worker any more: the shard stops."""
+    """Hand-over of the shard: its partition is no longer assigned to this worker, so that the shard stops here."""

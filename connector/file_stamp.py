@@ -1,11 +1,11 @@
-"""Stamp of a file, by which a change is noticed without reading the file."""
+"""Modification time, size and inode of a file, which reveal that a file changed without reading it."""
 
 from pathlib import Path
 from typing import NamedTuple
 
 
 class FileStamp(NamedTuple):
-    """Time of the last change in ns, size, and number of a file."""
+    """Modification time in nanoseconds, size in bytes, and inode number of a file."""
 
     changed_ns: int
     size: int
@@ -13,7 +13,7 @@ class FileStamp(NamedTuple):
 
 
 def read(path: Path) -> FileStamp | None:
-    """Return the stamp of a file, or None if there is none that can be looked at."""
+    """Return the stamp of a file, or None if the file does not exist or cannot be accessed."""
     try:
         found = path.stat()
     except OSError:

@@ -51,7 +51,10 @@ def get(name: str) -> FilteringBoundLogger:
 
 
 def kafka_logger() -> logging.Logger:
-    """Return the `logger=` of confluent-kafka's clients, so that librdkafka does not write to standard error itself."""
+    """Return the logger to pass to confluent-kafka's clients as `logger=`.
+
+    Without it, librdkafka would write to standard error itself.
+    """
     logger = logging.getLogger("confluent_kafka.librdkafka")
     if not logger.filters:
         logger.addFilter(_Repeats())
@@ -59,10 +62,11 @@ def kafka_logger() -> logging.Logger:
 
 
 class _Repeats(logging.Filter):
-    """Filter that passes the same message once per minute, where messages that differ in numbers only are the same.
+    """Filter that passes the same message at most once per minute.
 
-    The next record that passes has the number of suppressed ones in `more_since_last`. Without the filter, a client
-    that finds no broker logs this twenty times per second.
+    Messages that differ only in their numbers count as the same. The next record that passes states how many were
+    suppressed, as `more_since_last`. Without the filter, a client that reaches no broker logs the same message twenty
+    times per second.
     """
 
     def __init__(self) -> None:
@@ -71,7 +75,7 @@ class _Repeats(logging.Filter):
         self._more: Counter[str] = Counter()
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Return whether the record is logged."""
+        """Return whether the record is to be logged."""
         sentence = _NUMBERS.sub("", record.getMessage())
         now = time.monotonic()
         if now - self._last.get(sentence, -math.inf) < _AGAIN_S:
@@ -87,10 +91,10 @@ class _Repeats(logging.Filter):
 
 
 def configure(format: Format = "auto", level: str = "info", stream: TextIO | None = None) -> None:  # noqa: A002
-    """Log everything to `stream` (default: standard error) from now on, as JSON lines or for people.
+    """Set up logging for the whole process: every record goes to `stream`, by default standard error.
 
-    `auto` is JSON unless the stream is a terminal. The function may be called again, for example once the settings are
-    known.
+    With `format="auto"`, records are text for people if the stream is a terminal, otherwise JSON lines. The function
+    may be called again, for example after the settings were read.
     """
     stream = stream or sys.stderr
     terminal = stream.isatty()
@@ -148,7 +152,7 @@ def is_configured() -> bool:
 
 
 def blot(_logger: object, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    """Return the event with everything confidential replaced by `***`, at any depth."""
+    """Return the event with everything confidential replaced by `***`, also in nested values."""
     return {key: _blotted(key, value) for key, value in event.items()}
 
 

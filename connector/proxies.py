@@ -25,7 +25,7 @@ _WRITE = "write http://HOST:PORT"
 
 
 class UnusableProxyError(ValueError):
-    """Unusable value of a proxy variable. The message completes a sentence that begins with the variable's name."""
+    """Proxy variable with an unusable value. The message continues a sentence that begins with the variable's name."""
 
     def __init__(self, variable: str, problem: str) -> None:
         super().__init__(problem)
@@ -33,11 +33,11 @@ class UnusableProxyError(ValueError):
 
 
 class Proxy(NamedTuple):
-    """Proxy that a variable names."""
+    """Proxy that an environment variable configures."""
 
     variable: str
     scheme: str
-    "http or https: how the connector speaks to the proxy."
+    "http or https: the protocol between the connector and the proxy."
     host: str
     port: int
     user: str = ""
@@ -45,7 +45,7 @@ class Proxy(NamedTuple):
 
     @property
     def place(self) -> str:
-        """Return host and port, as in a URL."""
+        """Return `host:port`, with brackets around an IPv6 address."""
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
     @property
@@ -62,11 +62,11 @@ class Proxy(NamedTuple):
         return {"Proxy-Authorization": f"Basic {b64encode(pair.encode()).decode()}"}
 
     def unreachable(self, why: str) -> str:
-        """Return the sentence for a proxy that gave no answer."""
+        """Return the error message for a proxy that cannot be reached. `why` is the reason."""
         return f"the proxy {self.address} cannot be reached ({why}); check {self.variable}, and that the proxy runs"
 
     def refused(self, status: int) -> str:
-        """Return the sentence for a proxy that answered instead of connecting."""
+        """Return the error message for a proxy that answered with an error status instead of opening the connection."""
         if status == 407:
             what = "does not accept the user name and password" if self.user else "requires a user name and password"
             todo = "with http://USER:PASSWORD@HOST:PORT, special characters percent-encoded"
@@ -78,7 +78,10 @@ class Proxy(NamedTuple):
 
 
 def choose(url: str, environ: Mapping[str, str]) -> Proxy | None:
-    """Return the proxy for a URL, None for a direct connection. Raise UnusableProxyError."""
+    """Return the proxy for a URL, or None for a direct connection.
+
+    Raise UnusableProxyError if the variable has an invalid value.
+    """
     parts = urlsplit(url)
     found = _first(environ, f"{parts.scheme}_proxy", "all_proxy")
     if found is None:
@@ -91,7 +94,10 @@ def choose(url: str, environ: Mapping[str, str]) -> Proxy | None:
 
 
 def _first(environ: Mapping[str, str], *names: str) -> tuple[str, str] | None:
-    """Return the first variable that is not empty, in lower case before upper case, with its value."""
+    """Return name and value of the first variable that is not empty.
+
+    Each name is looked up in lower case first, then in upper case.
+    """
     for name in names:
         for spelled in (name, name.upper()):
             if value := environ.get(spelled, "").strip():

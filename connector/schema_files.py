@@ -1,4 +1,4 @@
-"""Avro schemas as shipped: they lie inside the package when it is installed, and next to it in a checkout."""
+"""Avro schemas that ship with the connector: inside the installed package, or next to the package in a checkout."""
 
 from pathlib import Path
 

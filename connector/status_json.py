@@ -1,7 +1,7 @@
-"""TENANT and JOB in the JSON shape of docs/interface.md, for /status and for the commands.
+"""Tenants and jobs as the JSON objects TENANT and JOB of docs/interface.md, for /status and for the commands.
 
-1. They are computed from committed state, so that a worker and an operator's command without a worker agree.
-2. What only a running worker knows (what fails now, how many rows are in the dedup index) is an argument.
+1. They are computed from committed state. A worker and a command that runs without a worker therefore agree.
+2. Arguments supply what only a running worker knows: what fails now, and how many rows are in the dedup index.
 """
 
 from collections.abc import Mapping, Sequence
@@ -30,7 +30,10 @@ _EVER_S = 1e8
 
 @dataclass(frozen=True)
 class ReportedTenant:
-    """Tenant that a report is about. `key` is its id in lower case; `configured` is None if only the state knows it."""
+    """Tenant that a report describes.
+
+    `key` is its id in lower case. `configured` is None if the tenant has state but is not configured any more.
+    """
 
     key: str
     configured: Tenant | None
@@ -43,7 +46,7 @@ class ReportedTenant:
 
 
 def unknown(subject: ReportedTenant, reason: str) -> dict[str, Any]:
-    """Return the TENANT of a tenant of which nothing is known."""
+    """Return a TENANT without any measured value, for a tenant whose state is not known. `reason` states why."""
     return {
         "id": subject.id,
         "name": subject.configured.name if subject.configured else None,
@@ -77,10 +80,10 @@ def tenant(
     remembered: int | None,
     idle: str = "",
 ) -> dict[str, Any]:
-    """Return the TENANT of a checkpoint.
+    """Return the TENANT that the tenant's checkpoint describes.
 
-    `failing` is the reason and the message of the current failure. `idle` states why nothing is read at all, if that is
-    known.
+    `failing` is the reason and the message of the tenant's current failure. `remembered` is the number of its rows in
+    the dedup index. `idle` states why nothing of the tenant is being read; it is empty if no reason is known.
     """
     state = checkpoint.state
     through = state.coverage.through
@@ -113,7 +116,7 @@ def tenant(
 
 
 def job(tenant_id: str, one: Job, waits_for: str | None = None) -> dict[str, Any]:
-    """Return a job as JOB. `waits_for` states why an open job is not worked on."""
+    """Return a job as JOB. `waits_for` states why a job that has not ended makes no progress."""
     return {
         "id": one.id,
         "kind": "backfill",
@@ -139,10 +142,10 @@ def jobs(
     idle: str = "",
     untaken: Mapping[str, str] | None = None,
 ) -> list[dict[str, Any]]:
-    """Return a tenant's JOBs in the order in which they are worked on.
+    """Return a tenant's jobs as JOBs, in the order in which a worker executes them.
 
-    `failing` and `idle` have the same meaning as in `tenant`. `untaken` maps the id of a job that no worker has taken
-    to the reason.
+    `failing` and `idle` have the same meaning as in `tenant`. `untaken` maps the id of each job that no worker has
+    accepted to the reason.
     """
     result = []
     ahead = ""
@@ -161,14 +164,15 @@ def jobs(
 
 
 def by_age(found: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return JOBs sorted by when they were filed, oldest first."""
+    """Return JOBs sorted by the time at which an operator filed them, oldest first."""
     return sorted(found, key=lambda one: (one["filed"], one["id"]))
 
 
 def _unread(state: State, gaps: Sequence[Window], now: datetime, *, is_read: bool) -> dict[str, Any]:
-    """Return the call time from the tenant's start up to `now` that was never read, and when it will have been read.
+    """Return how much call time up to `now` was never read, where it begins, and when it will all be read.
 
-    The rate is that of the last ten minutes. `is_read` states whether the tenant is read at all.
+    The forecast assumes the rate of the last ten minutes. It is null if `is_read` is false: the tenant is not being
+    read.
     """
     through = state.coverage.through or state.start
     seconds = sum(gap.seconds for gap in gaps) + max(0.0, (now - through).total_seconds())
@@ -186,13 +190,13 @@ def _unread(state: State, gaps: Sequence[Window], now: datetime, *, is_read: boo
 
 
 def _last_read(state: State) -> str | None:
-    """Return when call time of the tenant was last read and committed."""
+    """Return the time of the tenant's latest committed read, or None if there is none."""
     reads = state.coverage.reads
     return instants.text(max(read.at for read in reads)) if reads else None
 
 
 def _gaps(state: State, otherwise: str) -> list[tuple[Window, str]]:
-    """Return the gaps with their causes; `otherwise` is the cause of a gap of which no other is known."""
+    """Return each gap with its cause. `otherwise` is the cause of every gap for which no specific cause is known."""
     gaps = windows.gaps(state)
     lost = [gap for gap in gaps if gap.end <= state.forgotten_before]
     left = gaps[len(lost) :]
@@ -214,7 +218,7 @@ def _condition(state: State, now: datetime, failing: tuple[str, str] | None, idl
 
 
 def _overdue(state: State, now: datetime) -> timedelta:
-    """Return for how long the sweep with the shortest cadence is overdue, beyond one more run of it."""
+    """Return how long the live sweep is overdue. One cadence is subtracted, because one late run is normal."""
     if not state.sweeps:
         return timedelta()
     live = state.sweeps[0]
@@ -230,9 +234,10 @@ def _cause(subject: ReportedTenant, state: State, failing: tuple[str, str] | Non
 
 
 def _second(moment: datetime | None) -> str | None:
-    """Return the text of `moment` in whole seconds, as the state topic stores it.
+    """Return `moment` as text in whole seconds, because the state topic stores whole seconds.
 
-    A worker knows fractions of a second until it restarts. Without rounding its answer would differ afterwards.
+    A worker has the fraction of a second in memory until it restarts. Without rounding, a restart would change the
+    text.
     """
     return instants.text(moment.replace(microsecond=0)) if moment else None
 

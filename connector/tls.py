@@ -1,8 +1,8 @@
 """TLS trust in servers: the same rules with every Python version, and a precise reason if a certificate is refused.
 
-Python 3.13 made its default rules for CA certificates stricter (RFC 5280), so that a network with an inspecting proxy
-can work with one Python version and fail with another. Here the strict rules always apply, unless the configuration
-turns them off with `tls_strict = false`. The message for a certificate that breaks a rule names the rule.
+Python 3.13 made its default rules for CA certificates stricter (RFC 5280). A network with a TLS-inspecting proxy could
+therefore work with one Python version and fail with another. The connector always applies the strict rules, unless the
+configuration turns them off with `tls_strict = false`. The message for a certificate that breaks a rule names the rule.
 """
 
 import ssl
@@ -21,15 +21,16 @@ _WEAK = frozenset({66, 67, 68})
 
 
 class Trust:
-    """TLS context of a CA bundle.
+    """TLS context that trusts the certificates of a CA bundle.
 
-    A replaced bundle is loaded again; if it cannot be read, the previous one stays in use.
+    If the bundle's file is replaced, it is loaded again. If it cannot be read then, the previous bundle stays in use.
     """
 
     def __init__(self, section: str, ca_bundle: Path | None, *, strict: bool = True) -> None:
-        """`section` is the table of the configuration that has `ca_bundle` and `tls_strict`.
+        """Load the bundle, or the certificates of the system if `ca_bundle` is None.
 
-        Raise ConfigurationError when the bundle cannot be read.
+        `section` is the configuration table that contains `ca_bundle` and `tls_strict`; messages name it. Raise
+        ConfigurationError if the bundle cannot be read.
         """
         self._section = section
         self._ca_bundle = ca_bundle
@@ -42,7 +43,7 @@ class Trust:
             raise ConfigurationError([problem]) from error
 
     def context(self) -> ssl.SSLContext:
-        """Return the context for the next connection. It is a different object after the bundle was replaced."""
+        """Return the TLS context for the next connection: a new object if the bundle's file was replaced."""
         stamp = self._read_stamp()
         if stamp != self._stamp:
             self._stamp = stamp
@@ -68,9 +69,9 @@ class Trust:
         return context
 
     def describe(self, error: ssl.SSLError) -> str:
-        """Return what is wrong and, after a semicolon, what to do.
+        """Return what is wrong with the server's TLS and, after a semicolon, what to do.
 
-        The text completes a sentence and holds nothing that the server sent.
+        The text completes a sentence about the server and contains nothing that the server sent.
         """
         if not isinstance(error, ssl.SSLCertVerificationError):
             return _describe_handshake(error)

@@ -89,13 +89,13 @@ _Treatment = Literal["mask", "pseudonymize", "drop"]
 
 
 class Table(BaseModel):
-    """A table of the configuration. Unknown keys are errors, and values are not converted between types."""
+    """Table of the configuration. Unknown keys are errors, and values are not converted between types."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, hide_input_in_errors=True)
 
 
 class GraphTable(Table):
-    """`[graph]`."""
+    """Table `[graph]`: access to Microsoft Graph."""
 
     cloud: Annotated[Literal["global", "us-gov-l4", "us-gov-l5"], BeforeValidator(to_cloud)] = Field(
         "global", description="Microsoft cloud that the tenants are in."
@@ -118,7 +118,7 @@ class GraphTable(Table):
 
 
 class IdentityTable(Table):
-    """`[identity]`."""
+    """Table `[identity]`: credentials for sign-in."""
 
     client_id: _ClientId | None = Field(None, description="Application (client) id.")
     client_secret: _SecretText | None = Field(None, description="Secret of the application.")
@@ -135,7 +135,7 @@ class IdentityTable(Table):
 
 
 class TenantTable(IdentityTable):
-    """One of `[[tenants]]`."""
+    """Table `[[tenants]]`: one tenant, with values that override other tables."""
 
     model_config = ConfigDict(json_schema_extra={"required": ["id"]})
 
@@ -151,7 +151,7 @@ class TenantTable(IdentityTable):
 
 
 class SweepTable(Table):
-    """One of `[[windows.sweeps]]`."""
+    """Table `[[windows.sweeps]]`: one sweep."""
 
     model_config = ConfigDict(json_schema_extra={"required": ["every", "overlap"]})
 
@@ -164,7 +164,7 @@ def _sweep(every: str, overlap: str) -> SweepTable:
 
 
 class WindowsTable(Table):
-    """`[windows]`."""
+    """Table `[windows]`: which call time is read, and how often."""
 
     settle: _Span = Field(parse_duration("0s"), description="The newest call time that a sweep reads is now - settle.")
     slice: _Span = Field(parse_duration("1d"), description="Longest range that one page chain requests, at most 30d.")
@@ -175,7 +175,7 @@ class WindowsTable(Table):
 
 
 class DedupTable(Table):
-    """`[dedup]`."""
+    """Table `[dedup]`: the deduplication index."""
 
     horizon: _Span = Field(
         parse_duration("150d"),
@@ -184,7 +184,7 @@ class DedupTable(Table):
 
 
 class RowsTable(Table):
-    """`[rows]`."""
+    """Table `[rows]`: the form of the published rows."""
 
     key: Literal["id", "correlationId", "userId", "trunkFullyQualifiedDomainName"] = Field(
         "id", description="Field that becomes the record's key; id if it is null or empty."
@@ -201,13 +201,13 @@ class RowsTable(Table):
 
 
 class PseudonymsTable(Table):
-    """`[pseudonyms]`."""
+    """Table `[pseudonyms]`: the key of the pseudonyms."""
 
     key: _SecretText | None = Field(None, description="At least 32 bytes; pseudonyms change with it.")
 
 
 class KafkaTable(Table):
-    """`[kafka]`."""
+    """Table `[kafka]`: brokers, topics and delivery."""
 
     bootstrap_servers: Annotated[str, AfterValidator(to_servers)] = Field(
         "", description="host:port of some brokers, separated by commas; required for run."
@@ -241,7 +241,7 @@ class KafkaTable(Table):
 
 
 class SchemaRegistryTable(Table):
-    """`[schema_registry]`."""
+    """Table `[schema_registry]`: address, credentials and use of the schema registry."""
 
     url: Annotated[str, AfterValidator(to_registry_urls)] = Field(
         "",
@@ -267,7 +267,7 @@ class SchemaRegistryTable(Table):
 
 
 class HttpTable(Table):
-    """`[http]`."""
+    """Table `[http]`: address of the HTTP server."""
 
     listen: Annotated[str, AfterValidator(to_listen)] = Field(
         "0.0.0.0:9464", description="HOST:PORT; port 0 picks a free port."
@@ -275,7 +275,7 @@ class HttpTable(Table):
 
 
 class LogTable(Table):
-    """`[log]`."""
+    """Table `[log]`: format and level of the log."""
 
     format: Literal["auto", "json", "console"] = Field("auto", description="auto: JSON unless on a terminal.")
     level: Annotated[Literal["debug", "info", "warning", "error", "critical"], BeforeValidator(to_word)] = Field(
@@ -284,7 +284,7 @@ class LogTable(Table):
 
 
 class Document(Table):
-    """The whole configuration."""
+    """Whole configuration, with one member per table."""
 
     graph: GraphTable = Field(GraphTable.model_construct(), description="Microsoft Graph.")
     identity: IdentityTable = Field(

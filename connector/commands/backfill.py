@@ -24,11 +24,11 @@ def backfill(
     ] = False,
     config: ConfigOption = None,
 ) -> None:
-    r"""Have a range of call time read again.
+    r"""Read a range of call time once more.
 
     It is read even if it was read before. Prints the job's id. A worker runs the job with the requests that the sweeps
-    leave of the budget. The job waits while no worker runs, and survives any crash. Rows that are already on the topic
-    are not published again, except with --again.
+    leave in the budget. The job waits while no worker runs, and it survives any crash. Rows that are already on the
+    topic are not published again, except with --again.
 
     \b
     Exits 0 when the job is submitted, or done with --wait; 1 when it failed or was cancelled; 2 when the range or the

@@ -12,7 +12,7 @@ def cancel(
     job: Annotated[str, typer.Argument(metavar="JOB", help="The job's id, as backfill printed it.")],
     config: ConfigOption = None,
 ) -> None:
-    r"""Cancel a backfill. The rows that it has published stay.
+    r"""Cancel a backfill. Rows that it has already published stay on the topic.
 
     \b
     Exits 0 when the job is or will be cancelled, 1 when it has ended in another state, 2 when there is no such job.

@@ -8,11 +8,11 @@ _FAILED = 1
 
 
 def check(*, as_json: JsonOption = False, config: ConfigOption = None) -> None:
-    r"""Try everything that `connector run` needs.
+    r"""Test everything that `connector run` needs.
 
-    This reaches from the configuration to the schema registry. Publishes nothing and disturbs no
-    running worker. Prints one line per check, with what to do if it fails. A check
-    that depends on a failed one is skipped.
+    This includes the configuration, sign-in, Graph, the brokers and the schema registry. Publishes nothing and does not
+    affect a running worker. Prints one line per check, with what to do if it fails. A check that depends on a failed
+    one is skipped.
 
     \b
     Exits 0 when all checks pass, 1 when some fail, 2 when the configuration is wrong.

@@ -25,11 +25,12 @@ def demo(
 ) -> None:
     r"""Run the whole connector on this machine.
 
-    It needs no network and nothing installed.
+    It needs no network and no other software.
 
-    Three tenants invent calls in a simulated Graph that throttles, fails and truncates responses. The real service
-    reads them and publishes to Kafka. A consumer decodes and prints the records, with masked numbers. At the end the
-    clock of Graph stops, everything is read once more, and the rows of Graph are compared with the topic.
+    A simulated Graph shows invented calls of three tenants. It throttles and fails requests, and truncates responses.
+    The real service reads the rows and publishes them to Kafka. A consumer decodes the records and prints them, with
+    masked numbers. At the end no more calls appear, everything is read once more, and the rows of Graph are compared
+    with the topic.
 
     \b
     The embedded broker is the mock cluster of librdkafka. It does not fence and does not hide aborted rows, so that the

@@ -44,7 +44,7 @@ Check = Literal["configuration", "token", "role", "graph", "brokers", "topics", 
 
 
 class Finding(NamedTuple):
-    """The result of one check."""
+    """Result of one check."""
 
     check: Check
     tenant: str | None

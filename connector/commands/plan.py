@@ -25,10 +25,10 @@ def plan(
     as_json: JsonOption = False,
     config: ConfigOption = None,
 ) -> None:
-    r"""Show what the sweeps cost, and how soon they find a late row.
+    r"""Show what the sweeps cost, and how soon they read a late row.
 
     Requests per hour are the mean of a day. The command uses the network only with --from-state, which reads the state
-    of the workers from Kafka. In that case --calls-per-day scales these calls to another number.
+    of the workers from Kafka. Then --calls-per-day scales the calls in that state to another number.
 
     \b
     Exits 0 when the plan fits: every sweep ends before it is due again. 1 when it does not fit.

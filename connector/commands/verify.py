@@ -22,8 +22,9 @@ def verify(
 ) -> None:
     r"""Compare Graph with the topic, row by row and field by field.
 
-    Rows that seem to be missing are looked for again after one `every` of the sweep that covers them, at most two
-    minutes. Rows that only a slower sweep finds are pending: run the command again after that sweep.
+    The command searches once more for rows that seem to be missing. Before that it waits for one `every` of the sweep
+    that covers them, at most two minutes. Rows that only a slower sweep reads are pending: run the command again after
+    that sweep.
 
     \b
     Exits 0 when they are identical, 1 when rows are missing, duplicated or differ, 2 when the arguments are wrong or

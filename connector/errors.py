@@ -1,4 +1,4 @@
-"""Errors that the connector raises on purpose, grouped by what happens next.
+"""Errors that the connector raises on purpose, grouped by the reaction to them.
 
 A message states what was being done, what is wrong and what to do. It never holds a token, a secret, a phone number or
 a row.
@@ -66,9 +66,9 @@ class TransientError(SourceError):
 
 
 class PermanentError(SourceError):
-    """Failure that needs operator action. The tenant fails and is retried slowly; other tenants are not affected.
+    """Failure that needs operator action. The tenant fails and is retried slowly. Other tenants are not affected.
 
-    The message states what has to be repaired.
+    The message states what the operator has to repair.
     """
 
     def __init__(self, reason: PermanentReason, message: str, told: str = "") -> None:

@@ -46,7 +46,7 @@ _SECRETS = (
 
 
 def get(name: str) -> FilteringBoundLogger:
-    """Return the logger of a module; `name` is the module's name."""
+    """Return the logger of a module. `name` is the name of the module."""
     return cast("FilteringBoundLogger", structlog.stdlib.get_logger(name))
 
 

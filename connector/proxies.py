@@ -1,4 +1,4 @@
-"""Choice of the proxy for a URL from environment variables, for Graph, sign-in and the schema registry alike.
+"""Choice of the proxy for a URL from environment variables. Graph, sign-in and the schema registry use it.
 
 The variables have the same meaning as in curl, which operators try first:
 

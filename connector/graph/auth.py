@@ -145,7 +145,7 @@ class SignIn:
             self._held = None
 
     async def close(self) -> None:
-        """Cancel the token request that is in flight, if there is one."""
+        """Cancel the token request that is in flight. Other tenants may read the tenant's directory from now on."""
         if self._directories is not None and isinstance(self._tenant, Tenant):
             self._directories.end(self._tenant)
         for task in (self._flight, self._look):

@@ -157,7 +157,7 @@ class Block:
         self._final: tuple[Longs, NDArray[np.int8]] | None = None
 
     def __len__(self) -> int:
-        """Return the number of calls."""
+        """Return the number of calls in the block."""
         return len(self.keys)
 
     def count(self, at_ms: int) -> int:

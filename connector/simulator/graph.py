@@ -74,7 +74,7 @@ class _Question:
 
     @property
     def address(self) -> str:
-        """The requested URL without its query."""
+        """Requested URL without its query."""
         return f"{root_of(self.request)}{self.request.raw_path.partition('?')[0]}"
 
 

@@ -1,1 +1,1 @@
-"""The worker process: start-up, ownership of shards, reload and shutdown."""
+"""Worker process: start-up, ownership of shards, reload and shutdown."""

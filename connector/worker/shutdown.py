@@ -45,7 +45,10 @@ class Shutdown:
         self.stop()
 
     def stop(self) -> None:
-        """Stop the worker. If it has not stopped after 9 s, end the process."""
+        """Stop the worker.
+
+        If the worker handles the signals of the process and has not stopped after 9 s, the process ends.
+        """
         if self.is_process and not self.stopping.is_set():
             # A blocking call to unavailable brokers cannot be interrupted. The next owner of the shard aborts its
             # transaction.

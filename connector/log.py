@@ -28,20 +28,20 @@ _LIBRARIES = ("aiohttp", "asyncio", "msal", "urllib3", "requests", "confluent_ka
 _NUMBERS = re.compile(r"[0-9]+")
 _AGAIN_S = 60.0
 _KINDS = 1000
-_BLOT = "***"
+_REDACTED = "***"
 _SECRET_NAME = re.compile(
     r"secret|password|passwd|token|authorization|assertion|credential|api_?key|private_?key", re.IGNORECASE
 )
 _SECRETS = (
-    (re.compile(r"(?i)\b(bearer|basic)\s+[A-Za-z0-9._~+/=-]{8,}"), rf"\1 {_BLOT}"),
-    (re.compile(r"\beyJ[A-Za-z0-9_-]{4,}(?:\.[A-Za-z0-9_-]*){1,4}"), _BLOT),
+    (re.compile(r"(?i)\b(bearer|basic)\s+[A-Za-z0-9._~+/=-]{8,}"), rf"\1 {_REDACTED}"),
+    (re.compile(r"\beyJ[A-Za-z0-9_-]{4,}(?:\.[A-Za-z0-9_-]*){1,4}"), _REDACTED),
     (
         re.compile(
             r"(?i)\b(client_secret|client_assertion|access_token|refresh_token|password)(['\"]?\s*[=:]\s*['\"]?)[^\s&'\",;]+"
         ),
-        rf"\1\2{_BLOT}",
+        rf"\1\2{_REDACTED}",
     ),
-    (re.compile(r"\+[0-9]{6,15}\**"), f"+{_BLOT}"),
+    (re.compile(r"\+[0-9]{6,15}\**"), f"+{_REDACTED}"),
 )
 
 
@@ -120,7 +120,7 @@ def configure(format: Format = "auto", level: str = "info", stream: TextIO | Non
         foreign_pre_chain=[_name_foreign, *shared],
         processors=[
             structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-            blot,
+            redact,
             *([] if as_json else [_printable]),
             renderer,
         ],
@@ -151,9 +151,9 @@ def is_configured() -> bool:
     )
 
 
-def blot(_logger: object, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+def redact(_logger: object, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     """Return the event with everything confidential replaced by `***`, also in nested values."""
-    return {key: _blotted(key, value) for key, value in event.items()}
+    return {key: _redacted(key, value) for key, value in event.items()}
 
 
 def _printable(_logger: object, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
@@ -176,20 +176,20 @@ def _stamp(_logger: object, _method: str, event: MutableMapping[str, Any]) -> Mu
     return {"timestamp": instants.text(datetime.now(UTC)), **{key: event[key] for key in first if key in event}, **rest}
 
 
-def _blotted(key: str, value: object) -> object:
+def _redacted(key: str, value: object) -> object:
     if isinstance(value, str):
         if _SECRET_NAME.search(key):
-            return _BLOT
+            return _REDACTED
         for pattern, replacement in _SECRETS:
             value = pattern.sub(replacement, value)
         return value
     if isinstance(value, Mapping):
-        return {str(inner): _blotted(str(inner), part) for inner, part in value.items()}
+        return {str(inner): _redacted(str(inner), part) for inner, part in value.items()}
     if isinstance(value, (list, tuple, set, frozenset)):
-        return [_blotted(key, part) for part in value]
+        return [_redacted(key, part) for part in value]
     if value is None or isinstance(value, (bool, int, float)):
         return value
-    return _blotted(key, str(value))
+    return _redacted(key, str(value))
 
 
 def _name_foreign(_logger: object, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:

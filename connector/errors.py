@@ -44,13 +44,13 @@ class SourceError(ConnectorError):
     of_range = False
     "True if the failure concerns only the requested range of call time, so that another range may succeed."
 
-    def __init__(self, message: str, told: str = "") -> None:
-        """Set `wrong` and `remedy` from `told`, which has the form `what is wrong; what to do`.
+    def __init__(self, message: str, explanation: str = "") -> None:
+        """Set `wrong` and `remedy` from `explanation`, which has the form `what is wrong; what to do`.
 
-        By default `told` is the message itself.
+        By default `explanation` is the message itself.
         """
         super().__init__(message)
-        self.wrong, _, self.remedy = (told or message).partition("; ")
+        self.wrong, _, self.remedy = (explanation or message).partition("; ")
 
 
 class TransientError(SourceError):
@@ -60,8 +60,8 @@ class TransientError(SourceError):
     counting the time that Graph asked it to wait. The run of the sweep then counts as failed and is scheduled again.
     """
 
-    def __init__(self, reason: TransientReason, message: str, told: str = "") -> None:
-        super().__init__(message, told)
+    def __init__(self, reason: TransientReason, message: str, explanation: str = "") -> None:
+        super().__init__(message, explanation)
         self.reason = reason
 
 
@@ -71,8 +71,8 @@ class PermanentError(SourceError):
     The message states what the operator has to repair.
     """
 
-    def __init__(self, reason: PermanentReason, message: str, told: str = "") -> None:
-        super().__init__(message, told)
+    def __init__(self, reason: PermanentReason, message: str, explanation: str = "") -> None:
+        super().__init__(message, explanation)
         self.reason = reason
 
 

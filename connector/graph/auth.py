@@ -344,10 +344,12 @@ class SignIn:
     def _transient(self, what: str, remedy: str = _ANSWERED) -> TransientError:
         managed = self._tenant.identity.managed_identity
         place = "Azure's identity endpoint of this machine" if managed else URL(self._authority).host
-        told = f"sign-in at {place} {what}"
+        explanation = f"sign-in at {place} {what}"
         if remedy:
-            told += f"; {remedy}"
-        return TransientError("unreachable", f"Sign-in of {self._tenant.label} at {place} {what}; trying again.", told)
+            explanation += f"; {remedy}"
+        return TransientError(
+            "unreachable", f"Sign-in of {self._tenant.label} at {place} {what}; trying again.", explanation
+        )
 
     def _rejected(self, what: str) -> PermanentError:
         return PermanentError("sign_in", f"Sign-in of {self._tenant.label} is refused: {what}.", what)

@@ -34,7 +34,7 @@ class Exchange:
         self.dated_at: datetime | None = None
         self.retry_after_s: float | None = None
 
-    def came(self, answer: Response, received_at: datetime) -> None:
+    def record_response(self, answer: Response, received_at: datetime) -> None:
         """Record the metadata of the response. Only an error code is taken from its body."""
         self.status = answer.status
         self.graph_id = _safe(answer.headers.get("request-id", ""))
@@ -60,7 +60,7 @@ class RequestFailures:
         self._label = label
         self._seen: dict[str, tuple[float, int]] = {}
 
-    def happened(self, exchange: Exchange, problem: str) -> None:
+    def record(self, exchange: Exchange, problem: str) -> None:
         """Log a failed request. If its kind was logged within the last minute, only count it."""
         now = time.monotonic()
         logged_at, unlogged = self._seen.get(exchange.outcome, (-_LOG_AGAIN_S, 0))

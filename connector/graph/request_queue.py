@@ -91,11 +91,11 @@ class RequestQueue:
                 next_s = min(delay_s, _TICK_S) if delay_s > 0 else _TICK_S
                 self._timer = asyncio.get_running_loop().call_later(next_s, self._open)
                 return
-            first = self._next()
+            first = self._next_waiter()
             self._waiters.remove(first)
             first.future.set_result(Admission(self._budget.take(now), room))
 
-    def _next(self) -> _Waiter:
+    def _next_waiter(self) -> _Waiter:
         """Return the waiter that gets the next slot.
 
         It is the most urgent one. If that one has to step aside, it is the oldest of the others, backfills last.

@@ -117,9 +117,9 @@ class Source:
         self._now = now
         self._patience_s = patience_s
         self._dated = dated
-        self._queue = RequestQueue(self.budget, memory, time.monotonic, self._tell_throttled)
-        self._told_throttled_s = budget.throttled_s(time.monotonic())
-        self._doubted = False
+        self._queue = RequestQueue(self.budget, memory, time.monotonic, self._report_throttled)
+        self._reported_throttled_s = budget.throttled_s(time.monotonic())
+        self._has_dropped_token = False
         self.served_at: datetime | None = None
         "Time in UTC at which Graph last returned a page of this tenant's rows."
         self._failures = RequestFailures(tenant.label)
@@ -180,11 +180,11 @@ class Source:
         try:
             page, received_at, size, room = await self._ask(url, {str(url)}, 0, admission)
         except _UnauthorizedError as error:
-            self._reject(error.exchange, "sign_in", self._untaken(error.audience))
+            self._reject(error.exchange, "sign_in", self._rejected_token_text(error.audience))
         room.release()
         return ReadPage(page.rows, received_at, size, page.next_link is None)
 
-    def _untaken(self, audience: str) -> str:
+    def _rejected_token_text(self, audience: str) -> str:
         """Return the message for a fresh token that Graph rejected: the likely reason and what to do."""
         cloud = token_claims.cloud_of(audience)
         made_for = f" that is for {cloud}" if cloud else ""
@@ -219,7 +219,7 @@ class Source:
                 return await self._ask(url, followed, priority, admission)
             except _UnauthorizedError as error:
                 if unauthorized:
-                    self._reject(error.exchange, "sign_in", self._untaken(error.audience))
+                    self._reject(error.exchange, "sign_in", self._rejected_token_text(error.audience))
                 unauthorized = True
             except TransientError as error:
                 failed = True
@@ -270,27 +270,27 @@ class Source:
                 self._finished(priority, "error", begun)
                 exchange.code = error.code
                 if error.code == "headers":
-                    self._doubt(token)
+                    self._drop_doubtful_token(token)
                 self._transient(exchange, "unreachable", f"cannot be read: {error}")
         finally:
             self.budget.settled(slot)
         self._finished(priority, str(answer.status), begun)
-        exchange.came(answer, self._now())
+        exchange.record_response(answer, self._now())
         self._dated(exchange.dated_at)
         received_at = self._now()
         if answer.status != OK:
-            self._refuse(exchange, answer.status, token)
+            self._raise_for_status(exchange, answer.status, token)
         page = self._read(exchange, answer.body, followed)
         self.served_at = received_at
         return page, received_at, len(answer.body)
 
-    def _doubt(self, token: str) -> None:
+    def _drop_doubtful_token(self, token: str) -> None:
         """Discard the token once if the header of a response could not be read.
 
         The response may have been a 401: its header explains the rejection and may be too long for the client.
         """
-        if not self._doubted:
-            self._doubted = True
+        if not self._has_dropped_token:
+            self._has_dropped_token = True
             self._sign_in.drop(token)
 
     def _read(self, exchange: Exchange, body: bytes, followed: set[str]) -> Page:
@@ -308,7 +308,7 @@ class Source:
                 self._reject(exchange, "rejected", "returns a next link to another place; check graph.base_url")
         self.health.answered(time.monotonic())
         self.budget.succeeded(exchange.slot)
-        self._doubted = False
+        self._has_dropped_token = False
         return page
 
     def _leads_home(self, link: str) -> bool:
@@ -325,7 +325,7 @@ class Source:
             return False
         return place == (self._root.scheme, (self._root.host or "").lower(), self._root.port, None, None)
 
-    def _refuse(self, exchange: Exchange, status: int, token: str) -> NoReturn:
+    def _raise_for_status(self, exchange: Exchange, status: int, token: str) -> NoReturn:
         """Raise the error that belongs to an HTTP status. The error message in the response has no influence."""
         if status == _UNAUTHORIZED:
             self._sign_in.drop(token)
@@ -335,7 +335,7 @@ class Source:
         if status == _NOT_ACCEPTABLE:
             self.health.answered()
             self.budget.succeeded(exchange.slot)
-            self._failures.happened(exchange, "finds the range too long")
+            self._failures.record(exchange, "finds the range too long")
             raise RangeTooLongError(f"Graph finds a range of {self._tenant.label} too long ({exchange.outcome}).")
         if status == _FORBIDDEN:
             self._reject(
@@ -364,9 +364,9 @@ class Source:
         message = f"Graph {what} for {self._tenant.label}; trying again."
         self.budget.failed(exchange.slot, now, kind, exchange.retry_after_s, random.random())  # noqa: S311
         self.health.failed_transiently(reason, message, exchange.slot.granted_at)
-        self._failures.happened(exchange, what)
-        told = f"Graph {what}" if exchange.status is None else f"Graph {what}; {_ANSWERED}"
-        error = TransientError(reason, message, told)
+        self._failures.record(exchange, what)
+        explanation = f"Graph {what}" if exchange.status is None else f"Graph {what}; {_ANSWERED}"
+        error = TransientError(reason, message, explanation)
         error.of_range = reason != "throttled"
         raise error
 
@@ -376,7 +376,7 @@ class Source:
         message = f"Graph {what} (tenant {self._tenant.label})."
         self.health.rejected(reason, message, time.monotonic(), may_pass=of_range)
         if exchange is not None:
-            self._failures.happened(exchange, what)
+            self._failures.record(exchange, what)
         error = PermanentError(reason, message, f"Graph {what}")
         error.of_range = of_range
         raise error
@@ -384,13 +384,13 @@ class Source:
     def _finished(self, priority: int, status: str, begun: float) -> None:
         now = time.monotonic()
         self._events.request_finished(lane_name(priority), status, now - begun)
-        self._tell_throttled(now)
+        self._report_throttled(now)
 
-    def _tell_throttled(self, now: float) -> None:
+    def _report_throttled(self, now: float) -> None:
         throttled_s = self.budget.throttled_s(now)
-        if throttled_s > self._told_throttled_s:
-            self._events.throttled(throttled_s - self._told_throttled_s)
-            self._told_throttled_s = throttled_s
+        if throttled_s > self._reported_throttled_s:
+            self._events.throttled(throttled_s - self._reported_throttled_s)
+            self._reported_throttled_s = throttled_s
 
 
 def _call(window: Window) -> str:

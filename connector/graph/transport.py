@@ -180,8 +180,8 @@ class Transport:
     def _broken(self, error: Exception, proxy: Proxy | None) -> BrokenAnswerError:
         """Return the error for a failed request. URLs and data in the messages of aiohttp do not get into it."""
         if proxy is None:
-            code, told = self._describe(error)
-            return BrokenAnswerError(told, code)
+            code, explanation = self._describe(error)
+            return BrokenAnswerError(explanation, code)
         if isinstance(error, aiohttp.ClientHttpProxyError):
             return BrokenAnswerError(proxy.refused(error.status), "proxy")
         # Behind a proxy the client resolves and connects to the proxy only.
@@ -189,8 +189,8 @@ class Transport:
             return BrokenAnswerError(proxy.unreachable("its name cannot be resolved"), "proxy")
         if isinstance(error, aiohttp.ClientProxyConnectionError):
             return BrokenAnswerError(proxy.unreachable(_reason(error.os_error)), "proxy")
-        code, told = self._describe(error)
-        wrong, semicolon, remedy = told.partition("; ")
+        code, explanation = self._describe(error)
+        wrong, semicolon, remedy = explanation.partition("; ")
         return BrokenAnswerError(f"{wrong}, through the proxy {proxy.address}{semicolon}{remedy}", code)
 
     def _describe(self, error: Exception) -> tuple[str, str]:

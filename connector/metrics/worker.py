@@ -24,7 +24,7 @@ from connector.metrics.gauges import Glance
 from connector.metrics.shard import ShardMetrics
 from connector.metrics.tenant import TenantMetrics
 
-_STRETCH_S = 0.005
+_YIELD_AFTER_S = 0.005
 
 
 class Activity(NamedTuple):
@@ -141,7 +141,7 @@ class Metrics:
         since = loop.time()
         for tenant in list(self._tenants.values()):
             glances.append(self._glance(tenant))
-            if loop.time() - since > _STRETCH_S:
+            if loop.time() - since > _YIELD_AFTER_S:
                 await asyncio.sleep(0)
                 since = loop.time()
         if self._thread is None:

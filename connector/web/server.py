@@ -38,7 +38,7 @@ _HEADERS = {
 _CONTENT_SECURITY_POLICY = "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 _ANYWHERE = ("", "0.0.0.0", "::")  # noqa: S104
 _COMPRESSED_FROM_BYTES = 4096
-_STRETCH = 25
+_YIELD_AFTER = 25
 "Number of tenants after which the server lets other tasks of the event loop run."
 
 _log = log.get(__name__)
@@ -141,7 +141,7 @@ class Web:
         activities = {}
         for number, label in enumerate(labels, 1):
             activities[label] = self._metrics.activity(label)
-            if number % _STRETCH == 0:
+            if number % _YIELD_AFTER == 0:
                 await asyncio.sleep(0)
         # Many tenants take a while to write down, and the event loop has other things to do.
         text = await asyncio.to_thread(

@@ -25,7 +25,7 @@ class BrokerProbe:
         "Reason why the brokers do not answer, and what to do. It is empty while they answer."
         self._metrics = metrics
 
-    def heard(self, *, up: bool, **why: str) -> None:
+    def record(self, *, up: bool, **why: str) -> None:
         """Record whether the brokers answered. Log it if that has changed.
 
         `why` holds the reason and the remedy, which the log event shows.
@@ -49,9 +49,9 @@ class BrokerProbe:
             await asyncio.sleep(_PROBE_EVERY_S)
             try:
                 found = await asyncio.to_thread(admin.look, _PROBE_S)
-                self.heard(up=True)
+                self.record(up=True)
                 check(found)
             except BrokersUnavailableError as error:
-                self.heard(up=False, reason=str(error), remedy=error.remedy)
+                self.record(up=False, reason=str(error), remedy=error.remedy)
             except FatalError as error:
                 fail(error)

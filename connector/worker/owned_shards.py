@@ -15,7 +15,7 @@ from connector.worker.shutdown import Shutdown
 
 _logger = log.get(__name__)
 _HAND_OVER_S = 4.0
-_STRETCH_S = 5.0
+_TOUCH_EVERY_S = 5.0
 _LOOK_EVERY_S = 0.5
 
 
@@ -50,19 +50,19 @@ class OwnedShards:
     def assigned(self, shards: frozenset[int]) -> None:
         """Start the shards that were assigned to this worker."""
         if self._loop is not None:
-            self._loop.call_soon_threadsafe(self._take, shards)
+            self._loop.call_soon_threadsafe(self._start, shards)
 
     def revoked(self, shards: frozenset[int]) -> threading.Event:
         """Hand over the shards that are revoked. The returned event is set once all of them have stopped."""
-        gone = threading.Event()
+        stopped = threading.Event()
         if self._loop is not None:
-            self._loop.call_soon_threadsafe(self._give_up, shards, gone)
-        return gone
+            self._loop.call_soon_threadsafe(self._release, shards, stopped)
+        return stopped
 
     def lost(self, shards: frozenset[int]) -> None:
         """Stop the shards that were lost: another worker may own them already."""
         if self._loop is not None:
-            self._loop.call_soon_threadsafe(self._lose, shards)
+            self._loop.call_soon_threadsafe(self._stop_lost, shards)
 
     def commanded(self, shard: int, command: ControlRecord) -> None:
         """Pass an operator's command to its shard."""
@@ -90,7 +90,7 @@ class OwnedShards:
         if left:
             await asyncio.wait(left, timeout=_HAND_OVER_S)
 
-    def _take(self, numbers: frozenset[int]) -> None:
+    def _start(self, numbers: frozenset[int]) -> None:
         if self._shutdown.stopping.is_set() or self.worker is None:
             return
         _logger.info("shards_assigned", shards=sorted(numbers))
@@ -99,7 +99,7 @@ class OwnedShards:
             shard = self.running[number] = Shard(number, self.worker)
             running = self._run(shard, former, is_kept=self.worker.once)
             self._tasks[number] = asyncio.get_running_loop().create_task(running, name=f"shard {number}")
-        self._count()
+        self._update_metric()
 
     async def _run(self, shard: Shard, former: asyncio.Task[None] | None, *, is_kept: bool) -> None:
         """Run a shard until it ends.
@@ -110,7 +110,7 @@ class OwnedShards:
         """
         try:
             if former is not None:
-                await _outlast(shard, former)
+                await _wait_for_former(shard, former)
             await shard.run()
         except asyncio.CancelledError:
             raise
@@ -120,15 +120,15 @@ class OwnedShards:
             self._shutdown.failed = self._shutdown.failed or (is_kept and shard.failed)
             if self.running.get(shard.number) is shard and not is_kept:
                 del self.running[shard.number]
-            self._count()
+            self._update_metric()
 
-    def _lose(self, numbers: frozenset[int]) -> None:
+    def _stop_lost(self, numbers: frozenset[int]) -> None:
         """Stop lost shards.
 
         Keep the last known state of their tenants until the worker is in the consumer group again.
         """
         lost = [shard for number, shard in self.running.items() if number in numbers]
-        self._give_up(numbers, threading.Event())
+        self._release(numbers, threading.Event())
         if self._shutdown.stopping.is_set():
             return
         for shard in lost:
@@ -141,14 +141,14 @@ class OwnedShards:
             await asyncio.sleep(_LOOK_EVERY_S)
         self.last_known.forget()
 
-    def _give_up(self, numbers: frozenset[int], gone: threading.Event) -> None:
+    def _release(self, numbers: frozenset[int], stopped: threading.Event) -> None:
         tasks = self._hand_over(set(numbers))
         if not tasks:
-            gone.set()
+            stopped.set()
             return
         _logger.info("shards_revoked", shards=sorted(numbers))
         waiting = asyncio.get_running_loop().create_task(_wait_all(tasks))
-        waiting.add_done_callback(lambda _: gone.set())
+        waiting.add_done_callback(lambda _: stopped.set())
 
     def _hand_over(self, numbers: set[int]) -> list[asyncio.Task[None]]:
         tasks = []
@@ -159,7 +159,7 @@ class OwnedShards:
             task = self._tasks.get(number)
             if task is not None and not task.done():
                 tasks.append(task)
-        self._count()
+        self._update_metric()
         return tasks
 
     def _command(self, number: int, command: ControlRecord) -> None:
@@ -167,18 +167,18 @@ class OwnedShards:
         if shard is not None:
             shard.commanded(command)
 
-    def _count(self) -> None:
+    def _update_metric(self) -> None:
         self._metrics.shards_owned(len(self.running))
 
 
-async def _outlast(shard: Shard, former: asyncio.Task[None]) -> None:
+async def _wait_for_former(shard: Shard, former: asyncio.Task[None]) -> None:
     """Wait until the previous shard with the same number in this worker has ended.
 
     A blocking call to the brokers may delay its end. During that time, `shard` is marked as making progress.
     """
     deadline = time.monotonic() + LONGEST_CALL_S
     while not former.done():
-        await asyncio.wait([former], timeout=_STRETCH_S)
+        await asyncio.wait([former], timeout=_TOUCH_EVERY_S)
         if time.monotonic() < deadline:
             shard.touch()
 

@@ -52,16 +52,16 @@ class Startup:
             topology = await builder.build(self._configuration.settings)
         except BrokersUnavailableError as error:
             refused = isinstance(error, ForbiddenError)
-            self._probe.heard(up=refused, reason=str(error), remedy=error.remedy)
+            self._probe.record(up=refused, reason=str(error), remedy=error.remedy)
             event = "permission_missing" if refused else "waiting_for_brokers"
             _logger.warning(event, reason=str(error), remedy=error.remedy, again_in_s=pause_s)
             return None
         except RegistryUnavailableError as error:
-            self._probe.heard(up=True)
+            self._probe.record(up=True)
             self.registry_unavailable = str(error)
             _logger.warning("waiting_for_schema_registry", reason=str(error), again_in_s=pause_s)
             return None
-        self._probe.heard(up=True)
+        self._probe.record(up=True)
         self.registry_unavailable = None
         if topology.schema_ids is not None:
             _logger.info("schemas_found", ids=topology.schema_ids)

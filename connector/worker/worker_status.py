@@ -16,7 +16,7 @@ from connector.worker.reload import Configuration
 from connector.worker.startup import Startup
 
 _STUCK_S = 60.0
-_STRETCH = 25
+_YIELD_AFTER = 25
 "Number of tenants after which /status lets other tasks of the event loop run."
 
 
@@ -81,7 +81,7 @@ class WorkerStatus:
         for described, of_tenant in self._described():
             tenants.append(described)
             jobs += of_tenant
-            if len(tenants) % _STRETCH == 0:
+            if len(tenants) % _YIELD_AFTER == 0:
                 await asyncio.sleep(0)
         settings = self._configuration.settings
         mine = {tenant["id"].lower() for tenant in tenants}

@@ -19,7 +19,7 @@ from connector.errors import FatalError
 from connector.kafka.operator_client import OperatorClient
 from connector.kafka.state import Restored
 
-_TELL_EVERY_S = 10.0
+_PRINT_EVERY_S = 10.0
 
 
 def submit(config: Path | None, tenant: str, begin: str, end: str, *, wait: bool, again: bool) -> None:
@@ -57,7 +57,7 @@ def _follow(client: OperatorClient, tenant: Tenant, order: Command, offset: int)
                     if job.state in ENDED:
                         break
                 elif restored is not None and restored.shard is not None and restored.shard.control > offset:
-                    _refuse_passed_over(tenant, order)
+                    _raise_ignored(tenant, order)
                 screen.tick()
             else:  # pragma: no cover - `follow` never ends by itself
                 return
@@ -80,7 +80,7 @@ def _find(restored: Restored, tenant: Tenant, order: Command) -> Job | None:
     return next((job for job in jobs if job.id == order.id), None)
 
 
-def _refuse_passed_over(tenant: Tenant, order: Command) -> NoReturn:
+def _raise_ignored(tenant: Tenant, order: Command) -> NoReturn:
     raise FatalError(
         f"job {order.id} was passed over: the worker's configuration has no tenant {tenant.label}; add it there, "
         "then file the job again"
@@ -93,7 +93,7 @@ class _Screen:
     def __init__(self, order: Command) -> None:
         self._order = order
         self._job: Job | None = None
-        self._told_at = 0.0
+        self._printed_at = 0.0
         console = Console(stderr=True)
         self._progress = (
             Progress(
@@ -135,9 +135,9 @@ class _Screen:
 
     def tick(self) -> None:
         """Write a progress line if standard error is not a terminal, at most every 10 s."""
-        if self._progress is not None or time.monotonic() - self._told_at < _TELL_EVERY_S:
+        if self._progress is not None or time.monotonic() - self._printed_at < _PRINT_EVERY_S:
             return
-        self._told_at = time.monotonic()
+        self._printed_at = time.monotonic()
         job = self._job
         if job is None:
             sys.stderr.write(f"job {self._order.id} waits: no worker has taken it yet\n")

@@ -23,22 +23,22 @@ from connector.core import fingerprints
 SHOWN = 1_000
 _KEPT = 5 * SHOWN
 _RECORD = np.dtype(
-    [("hi", "<u8"), ("lo", "<u4"), ("revision", "<u4"), ("said", "<u8"), ("beta", "<u4"), ("inside", "u1")]
+    [("hi", "<u8"), ("lo", "<u4"), ("revision", "<u4"), ("digest", "<u8"), ("beta", "<u4"), ("inside", "u1")]
 )
-_SUSPECT = np.dtype([("hi", "<u8"), ("lo", "<u4"), ("said", "<u8"), ("beta", "<u4"), ("start_s", "<i8")])
+_SUSPECT = np.dtype([("hi", "<u8"), ("lo", "<u4"), ("digest", "<u8"), ("beta", "<u4"), ("start_s", "<i8")])
 _UNSEEN, _IDENTICAL, _DIFFERING = 0, 1, 2
 
 Key = tuple[int, int]
 Values = Mapping[str, Any]
 
 
-class Said(NamedTuple):
-    """Hashes of the values of a row version: `said` of the fields of v1.0, `beta` of those that only beta has.
+class Digest(NamedTuple):
+    """Hashes of the values of a row version: `digest` of the fields of v1.0, `beta` of those that only beta has.
 
     `beta` is 0 if all fields of beta are empty.
     """
 
-    said: int
+    digest: int
     beta: int
 
 
@@ -54,10 +54,10 @@ class Fields:
         self.v1 = tuple(name for name in names if name not in left_out)
         self.beta = tuple(name for name in beta if name not in left_out)
 
-    def said(self, values: Values) -> Said:
+    def digest(self, values: Values) -> Digest:
         """Return the hashes of a row version. `values` has Graph's field names, with times as epoch milliseconds."""
         more = [values[name] for name in self.beta]
-        return Said(_hash(self._v1_of(values)), 0 if all(v is None for v in more) else _hash(more) & 0xFFFFFFFF or 1)
+        return Digest(_hash(self._v1_of(values)), 0 if all(v is None for v in more) else _hash(more) & 0xFFFFFFFF or 1)
 
     def differences(self, first: Values, second: Values) -> list[str]:
         """Return the names of the fields in which two versions differ."""
@@ -107,10 +107,10 @@ class Comparison:
         self._table: NDArray[np.void] | None = None
         self._state: NDArray[np.uint8] = np.zeros(0, np.uint8)
         self._suspects: list[NDArray[np.void]] = []
-        self._unfit: list[NDArray[np.void]] = []
+        self._invalid: list[NDArray[np.void]] = []
 
     def add_records(
-        self, keys: Sequence[Key], revisions: Sequence[int], said: Sequence[Said], inside: Sequence[bool]
+        self, keys: Sequence[Key], revisions: Sequence[int], digests: Sequence[Digest], inside: Sequence[bool]
     ) -> None:
         """Add records of the topic, in the order in which they lie in their partition.
 
@@ -119,22 +119,22 @@ class Comparison:
         records = np.zeros(len(keys), _RECORD)
         records["hi"], records["lo"] = _columns(keys)
         records["revision"] = revisions
-        records["said"] = np.array([one.said for one in said], np.uint64)
-        records["beta"] = [one.beta for one in said]
+        records["digest"] = np.array([one.digest for one in digests], np.uint64)
+        records["beta"] = [one.beta for one in digests]
         records["inside"] = inside
         self._records.append(records)
         if self._table is not None:
             self._rebuild()
 
-    def add_rows(self, keys: Sequence[Key], said: Sequence[Said], starts_s: Sequence[int]) -> NDArray[np.bool_]:
+    def add_rows(self, keys: Sequence[Key], digests: Sequence[Digest], starts_s: Sequence[int]) -> NDArray[np.bool_]:
         """Add the valid rows of one page of Graph, and return which of them are suspects."""
         rows = np.zeros(len(keys), _SUSPECT)
         rows["hi"], rows["lo"] = _columns(keys)
-        rows["said"] = np.array([one.said for one in said], np.uint64)
-        rows["beta"] = [one.beta for one in said]
+        rows["digest"] = np.array([one.digest for one in digests], np.uint64)
+        rows["beta"] = [one.beta for one in digests]
         rows["start_s"] = starts_s
-        table = self._sealed()
-        at, same = self._judge(table, rows)
+        table = self._sorted_table()
+        at, same = self._match(table, rows)
         # Of an id that is on the page twice the last occurrence counts: numpy assigns in order.
         found = at >= 0
         self._state[at[found]] = np.where(same[found], _IDENTICAL, _DIFFERING)
@@ -142,15 +142,15 @@ class Comparison:
             self._suspects.append(rows[~same])
         return ~same
 
-    def add_unfit(self, keys: Sequence[Key]) -> None:
+    def add_invalid(self, keys: Sequence[Key]) -> None:
         """Add the ids of invalid rows of Graph, so that records of these rows do not count as unexpected."""
         rows = np.zeros(len(keys), _SUSPECT)
         rows["hi"], rows["lo"] = _columns(keys)
-        self._unfit.append(rows)
+        self._invalid.append(rows)
 
     def suspects(self) -> list[Suspect]:
         """Return the rows that are missing on the topic or differ, as far as records and rows were added."""
-        suspects, at, same = self._open()
+        suspects, at, same = self._current_suspects()
         return (
             [
                 Suspect((int(row["hi"]), int(row["lo"])), int(row["start_s"]), is_missing)
@@ -162,16 +162,16 @@ class Comparison:
 
     def result(self) -> Result:
         """Return the result for all records and rows that were added so far."""
-        table = self._sealed()
-        suspects, at, same = self._open()
+        table = self._sorted_table()
+        suspects, at, same = self._current_suspects()
         self._state[at[(at >= 0) & same]] = _IDENTICAL
         self._state[at[(at >= 0) & ~same]] = _DIFFERING
         missing, differing = suspects[at < 0], suspects[(at >= 0) & ~same]
         last = _last(table)
         newest = table[last]
         state = self._state[last]
-        for rows in self._unfit:
-            found, _ = self._judge(table, rows)
+        for rows in self._invalid:
+            found, _ = self._match(table, rows)
             hit = np.isin(np.flatnonzero(last), found[found >= 0])
             # Neither identical nor differing: an invalid row cannot be compared, it only explains the record.
             state = np.where(hit & (state == _UNSEEN), _IDENTICAL + _DIFFERING, state)
@@ -199,7 +199,7 @@ class Comparison:
             unexpected_keys=_keys(unexpected),
         )
 
-    def _open(self) -> tuple[NDArray[np.void], NDArray[np.intp], NDArray[np.bool_]]:
+    def _current_suspects(self) -> tuple[NDArray[np.void], NDArray[np.intp], NDArray[np.bool_]]:
         """Return the suspects, the position of each one's record in the table, and which of them are resolved.
 
         Each suspect has the values that Graph returned last. The position is -1 if the topic has no record of the row.
@@ -213,12 +213,12 @@ class Comparison:
         order = np.lexsort((np.arange(len(suspects)), suspects["lo"], suspects["hi"]))
         suspects = suspects[order]
         suspects = suspects[_last(suspects)]
-        at, same = self._judge(self._sealed(), suspects)
+        at, same = self._match(self._sorted_table(), suspects)
         healed = np.zeros(len(suspects), np.bool_)
         healed[at >= 0] = self._state[at[at >= 0]] == _IDENTICAL
         return suspects, at, same | healed
 
-    def _sealed(self) -> NDArray[np.void]:
+    def _sorted_table(self) -> NDArray[np.void]:
         return self._rebuild() if self._table is None else self._table
 
     def _rebuild(self) -> NDArray[np.void]:
@@ -231,9 +231,9 @@ class Comparison:
         if before is not None:
             known = before[state != _UNSEEN]
             rows = np.zeros(len(known), _SUSPECT)
-            for name in ("hi", "lo", "said", "beta"):
+            for name in ("hi", "lo", "digest", "beta"):
                 rows[name] = known[name]
-            at, same = self._judge(table, rows)
+            at, same = self._match(table, rows)
             # A row that was identical when it was read stays identical: a record that was published since holds a
             # newer version of Graph.
             state = state[state != _UNSEEN]
@@ -241,7 +241,7 @@ class Comparison:
         return table
 
     @staticmethod
-    def _judge(table: NDArray[np.void], rows: NDArray[np.void]) -> tuple[NDArray[np.intp], NDArray[np.bool_]]:
+    def _match(table: NDArray[np.void], rows: NDArray[np.void]) -> tuple[NDArray[np.intp], NDArray[np.bool_]]:
         """Return the position of each row's newest version in the table, and whether that version has equal values.
 
         The position is -1 if the table does not have the row.
@@ -263,7 +263,7 @@ class Comparison:
         same = at >= 0
         known = table[at[same]]
         ours = rows[same]
-        same[same] = (known["said"] == ours["said"]) & (
+        same[same] = (known["digest"] == ours["digest"]) & (
             (known["beta"] == ours["beta"]) | (known["beta"] == 0) | (ours["beta"] == 0)
         )
         return at, same

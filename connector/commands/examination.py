@@ -70,11 +70,11 @@ def examine(config: Path | None, *, as_json: bool) -> bool:
     if as_json:
         arguments.print_json([finding._asdict() for finding in found])
     else:
-        _show(found, sys.stdout)
+        _print(found, sys.stdout)
     return all(finding.ok for finding in found)
 
 
-def _show(found: Sequence[Finding], stream: TextIO) -> None:
+def _print(found: Sequence[Finding], stream: TextIO) -> None:
     passed, failed = ("✓", "✗") if stream.isatty() else ("ok", "FAILED")
     for finding in found:
         mark = passed if finding.ok else failed
@@ -115,11 +115,11 @@ class Examination:
         at: Check = "token"
         try:
             async with asyncio.timeout(_TENANT_S):
-                permit, host = await source.sign_in()
-                found += self._judge(permit, host, tenant.label)
+                claims, host = await source.sign_in()
+                found += self._check_token(claims, host, tenant.label)
                 if found[0].ok:
                     at = "graph"
-                    found.append(await self._ask(source, tenant.label))
+                    found.append(await self._request_once(source, tenant.label))
         except SourceError as error:
             found.append(_failed(at, error.wrong, error.remedy or _REACH, tenant.label))
         except TimeoutError:
@@ -128,28 +128,28 @@ class Examination:
             await source.close()
         return found
 
-    def _judge(self, permit: TokenClaims | None, host: str, tenant: str) -> list[Finding]:
+    def _check_token(self, claims: TokenClaims | None, host: str, tenant: str) -> list[Finding]:
         """Check the claims of a token: that it is for the configured cloud, and that it has the application role.
 
         `host` is the host of Graph that sign-in stated for the tenant; it may be empty.
         """
         graph = self._settings.graph
         ours = urlsplit(graph.scope).hostname or ""
-        theirs = host or urlsplit(permit.audience if permit else "").hostname or ours
+        theirs = host or urlsplit(claims.audience if claims else "").hostname or ours
         if theirs != ours:
             wrong = f"sign-in gives tokens of this tenant for {theirs}, graph.cloud = {graph.cloud} reads {ours}"
             return [_failed("token", wrong, f"set graph.cloud to the cloud of {theirs}", tenant)]
         signed_in = _passed("token", f"signed in, for {ours}", tenant)
-        if permit is None:
+        if claims is None:
             return [signed_in, _passed("role", "the token does not tell; Graph's answer does", tenant)]
-        if permit.roles & {ROLE, OLDER_ROLE}:
-            has = ROLE if ROLE in permit.roles else OLDER_ROLE
+        if claims.roles & {ROLE, OLDER_ROLE}:
+            has = ROLE if ROLE in claims.roles else OLDER_ROLE
             return [signed_in, _passed("role", f"the token has {has}", tenant)]
-        instead = ", ".join(sorted(permit.roles)) or "none"
+        instead = ", ".join(sorted(claims.roles)) or "none"
         wrong = f"the token lacks the application permission {ROLE}; it has {instead}"
         return [signed_in, _failed("role", wrong, f"grant {ROLE} and give admin consent in this tenant", tenant)]
 
-    async def _ask(self, source: Source, tenant: str) -> Finding:
+    async def _request_once(self, source: Source, tenant: str) -> Finding:
         end = datetime.now(UTC).replace(microsecond=0) - _AGO
         await source.ask_once(Window(end - _LENGTH, end))
         return _passed("graph", "the direct routing log can be read", tenant)
@@ -182,7 +182,8 @@ class Examination:
         refused = f"; brokers refuse settings, run will create {standing.left_out}" if standing.left_out else ""
         return [
             _passed(
-                "topics", f"{len(wanted) - len(standing.missing)} are there and right{created}{refused}{_low(standing)}"
+                "topics",
+                f"{len(wanted) - len(standing.missing)} are there and right{created}{refused}{_low_limits(standing)}",
             )
         ]
 
@@ -214,7 +215,7 @@ class Examination:
         return failed or [_passed("schema_registry", f"{len(wanted)} schemas fit{will}")]
 
 
-def _low(standing: TopicFindings) -> str:
+def _low_limits(standing: TopicFindings) -> str:
     """Return the part of a message that names topics whose maximum record size is low. It may be empty."""
     words = (
         f"; {topic} takes {limit} bytes (max.message.bytes): batches are no longer than that, and longer rows become "

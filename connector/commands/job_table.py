@@ -13,7 +13,7 @@ from connector.kafka.operator_client import OperatorClient
 def report(config: Path | None, *, as_json: bool) -> None:
     """Print all jobs, as JSON or as a table."""
     settings = arguments.read_settings(config)
-    found = overview.look(
+    found = overview.read_state(
         OperatorClient(settings.kafka, brokers.clients(settings)), settings, datetime.now(UTC)
     ).describe_jobs()
     if as_json:

@@ -23,7 +23,7 @@ def cancel(config: Path | None, job: str) -> None:
     settings = arguments.read_settings(config)
     job_id = _job_id(job)
     client = OperatorClient(settings.kafka, brokers.clients(settings))
-    found = overview.look(client, settings, datetime.now(UTC)).find_job(job_id)
+    found = overview.read_state(client, settings, datetime.now(UTC)).find_job(job_id)
     if found is None:
         raise ConfigurationError([f"JOB: there is no job {job_id}; connector jobs lists them"])
     known, wanted = found

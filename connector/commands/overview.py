@@ -73,13 +73,13 @@ class Overview(NamedTuple):
         return "no worker is running" if self.workers == 0 else ""
 
 
-def look(desk: OperatorClient, settings: Settings, now: datetime) -> Overview:
+def read_state(client: OperatorClient, settings: Settings, now: datetime) -> Overview:
     """Read the committed state of all tenants and the waiting commands from Kafka.
 
     Raise the errors of OperatorClient.
     """
     shards = settings.kafka.shards
-    views = desk.read(range(shards))
+    views = client.read(range(shards))
     configured = {tenant.key: tenant for tenant in settings.tenants}
     committed = {key: checkpoint for view in views.values() for key, checkpoint in view.restored.checkpoints.items()}
     known = []
@@ -88,7 +88,7 @@ def look(desk: OperatorClient, settings: Settings, now: datetime) -> Overview:
         # A worker ignores commands for tenants that are not in its configuration.
         waiting = [heard for heard in views[subject.shard].waiting if heard.tenant == key and subject.configured]
         known.append(_known(subject, committed.get(key), waiting, settings, now))
-    return Overview(known, 0 if desk.is_new else desk.workers())
+    return Overview(known, 0 if client.is_new else client.workers())
 
 
 def _known(

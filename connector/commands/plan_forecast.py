@@ -197,18 +197,18 @@ def _delay(late_s: int, simulation: Simulation, calls: Calls, begin: datetime, s
     `span` is the measured part of the simulation, in seconds since `begin`. Rows that appear in it are considered.
     """
     step = max(1.0, (span[1] - span[0]) / _STEPS)
-    turned_up = np.arange(span[0], span[1], step)
-    found = np.full(len(turned_up), np.inf)
+    appeared = np.arange(span[0], span[1], step)
+    found = np.full(len(appeared), np.inf)
     for read in reversed(simulation.reads):  # in reverse: the earliest reading of a row is the one that counts
         start = (read.window.start - begin).total_seconds() + late_s
         end = min((read.window.end - begin).total_seconds() + late_s, read.began_s + step / 2)
         if start < end and end > span[0]:
-            low, high = np.searchsorted(turned_up, (start, end))
+            low, high = np.searchsorted(appeared, (start, end))
             found[low:high] = np.minimum(found[low:high], read.ended_s)
-    delay = found - turned_up
-    weights = calls.weights(begin.timestamp() + turned_up - late_s)
+    delay = found - appeared
+    weights = calls.weights(begin.timestamp() + appeared - late_s)
     if not weights.any():
-        weights = np.ones(len(turned_up))
+        weights = np.ones(len(appeared))
     delay, weights = delay[weights > 0], weights[weights > 0]
     worst = float(delay.max())
     if not np.isfinite(worst):

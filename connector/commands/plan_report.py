@@ -41,7 +41,7 @@ def report(
     chosen = [arguments.find_tenant(settings, tenant)] if tenant is not None else list(settings.tenants)
     now = datetime.now(UTC).replace(microsecond=0)
     if from_state:
-        case = _as_they_came(settings, chosen, now, calls_per_day)
+        case = _case_from_state(settings, chosen, now, calls_per_day)
     else:
         calls = _CALLS_PER_DAY if calls_per_day is None else calls_per_day
         tightest = min(chosen, key=lambda one: one.requests_per_minute)
@@ -67,7 +67,7 @@ def _rules(settings: Settings) -> Rules:
     return Rules(settings.windows.sweeps, settings.windows.settle, settings.windows.slice, settings.dedup.horizon)
 
 
-def _as_they_came(settings: Settings, tenants: list[Tenant], now: datetime, calls_per_day: float | None) -> _Case:
+def _case_from_state(settings: Settings, tenants: list[Tenant], now: datetime, calls_per_day: float | None) -> _Case:
     """Read the committed state of the tenants, and return the case of the one with the most calls per budgeted request.
 
     With `calls_per_day`, its calls are scaled to that number.
@@ -80,7 +80,7 @@ def _as_they_came(settings: Settings, tenants: list[Tenant], now: datetime, call
         for tenant in tenants:
             checkpoint = checkpoints.get(tenant.key)
             if checkpoint is not None:
-                cases.append(_learn(settings, tenant, checkpoint, rows.get(tenant.key), now))
+                cases.append(_case_of_tenant(settings, tenant, checkpoint, rows.get(tenant.key), now))
     if not cases:
         who = f"tenant {tenants[0].label}" if len(tenants) == 1 else "any tenant"
         raise ConfigurationError(
@@ -110,7 +110,7 @@ def _read_shard(
     return restored.checkpoints, seen.rows_per_hour(values[names.seen], starts, (now - EPOCH) // _HOUR + 1)
 
 
-def _learn(settings: Settings, tenant: Tenant, checkpoint: Checkpoint, rows: Any, now: datetime) -> _Case:
+def _case_of_tenant(settings: Settings, tenant: Tenant, checkpoint: Checkpoint, rows: Any, now: datetime) -> _Case:
     """Return the case of one tenant: derive from its state when its calls began and how late their rows appeared.
 
     `rows` holds the number of rows per hour in the deduplication index.

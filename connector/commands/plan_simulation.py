@@ -89,7 +89,7 @@ class Simulation:
         self._is_bound = requests_per_minute is not None
         self._budget = Budget(requests_per_minute or _UNBOUND, 0.0)
         self._waiting: list[_Chain] = []
-        self._asked: list[tuple[float, int, _Chain]] = []
+        self._in_flight: list[tuple[float, int, _Chain]] = []
         self._random = np.random.default_rng(_SEED)
         self._order = 0
         self._wakes_s = 0.0
@@ -110,13 +110,13 @@ class Simulation:
         """
         while True:
             if self._wakes_s <= self.time_s:
-                self._turn()
-            at_s = self._next()
+                self._wake_up()
+            at_s = self._next_event_s()
             if at_s >= until_s:
                 self.time_s = until_s
                 return
             self.time_s = max(self.time_s, at_s)
-            self._happen()
+            self._process_event()
             if stop_when_late and self.late:
                 return
             if sweep is not None and self.runs and self.runs[-1].sweep == sweep and self.runs[-1].started_s >= since_s:
@@ -135,7 +135,7 @@ class Simulation:
             if s.running and s.run is not None
         ]
 
-    def _turn(self) -> None:
+    def _wake_up(self) -> None:
         """Start the sweeps that are due and new page chains, as the sweeper does each time it wakes up."""
         self.late |= {run.sweep for run in self.open_runs() if self._overran(run)}
         while True:
@@ -143,7 +143,7 @@ class Simulation:
                 case StartRuns(overtaken=overtaken):
                     self.late |= set(overtaken)
                 case ReadSlice(slice=piece):
-                    self._wait(_Chain(piece))
+                    self._enqueue(_Chain(piece))
                 case Wait(until=until):
                     due_s = math.inf if until is None else self._since(until)
                     self._wakes_s = max(self.time_s + _SHORTEST_SLEEP_S, due_s)
@@ -157,25 +157,25 @@ class Simulation:
             self._counts = self._calls.per_hour(first, end, self.now)
         return self._counts
 
-    def _wait(self, chain: _Chain) -> None:
+    def _enqueue(self, chain: _Chain) -> None:
         self._order += 1
         chain.order = self._order
         self._waiting.append(chain)
 
-    def _next(self) -> float:
-        times = [self._asked[0][0]] if self._asked else []
+    def _next_event_s(self) -> float:
+        times = [self._in_flight[0][0]] if self._in_flight else []
         if self._waiting:
             times.append(self.time_s + self._budget.delay_s(self.time_s))
         return min([*times, self._wakes_s])
 
-    def _happen(self) -> None:
-        if self._asked and self._asked[0][0] <= self.time_s:
-            _, _, chain = heapq.heappop(self._asked)
+    def _process_event(self) -> None:
+        if self._in_flight and self._in_flight[0][0] <= self.time_s:
+            _, _, chain = heapq.heappop(self._in_flight)
             chain.left -= 1
             if chain.left or self._scheduler.repeats(chain.piece, repeated=self._shifted(chain)):
-                self._wait(chain)
+                self._enqueue(chain)
             else:
-                self._ended(chain)
+                self._finish(chain)
         elif self._waiting and self._budget.delay_s(self.time_s) <= _SOON_S:
             chain = min(self._waiting, key=lambda waiting: (waiting.piece.priority, waiting.order))
             self._waiting.remove(chain)
@@ -187,7 +187,7 @@ class Simulation:
             pages = 1 if self._is_bound else chain.pages
             chain.left -= pages - 1
             self.requests += [(self.time_s, chain.piece.priority % len(self._rules.sweeps))] * pages
-            heapq.heappush(self._asked, (self.time_s + pages * ANSWER_S, chain.order, chain))
+            heapq.heappush(self._in_flight, (self.time_s + pages * ANSWER_S, chain.order, chain))
 
     def _shifted(self, chain: _Chain) -> bool:
         """Return whether new rows have moved other rows to another page while the chain was read.
@@ -198,7 +198,7 @@ class Simulation:
         rows = self._calls.inserted(chain.piece.window, chain.pages, began, self.now)
         return rows > 0 and self._random.random() < -math.expm1(-rows)
 
-    def _ended(self, chain: _Chain) -> None:
+    def _finish(self, chain: _Chain) -> None:
         before = self._scheduler.plan.sweeps
         outcome = self._scheduler.finished(chain.piece, chain.rows, self.now)
         self.reads.append(SliceRun(chain.piece.window, chain.began_s, self.time_s))

@@ -22,23 +22,23 @@ def check(config: Path | None) -> None:
 
     Raise FatalError if a schema is incompatible, and RegistryUnavailableError if the registry does not answer.
     """
-    _each(config, _stand)
+    _each(config, _describe)
 
 
-def _stand(registry: Registry, subject: Subject) -> str:
+def _describe(registry: Registry, subject: Subject) -> str:
     standing = registry.check(subject)
     if standing.id is not None:
         return f"id {standing.id}"
     return "no schema yet" if standing.is_first else "compatible, not registered yet"
 
 
-def _each(config: Path | None, tell: Callable[[Registry, Subject], str]) -> None:
+def _each(config: Path | None, describe: Callable[[Registry, Subject], str]) -> None:
     settings = arguments.read_settings(config, required=("schema_registry.url",))
     registry = Registry(settings.schema_registry)
     problems = []
     for subject in subjects(settings.topics, settings.schema_registry.subject_name_strategy):
         try:
-            sys.stdout.write(f"{subject.name}: {tell(registry, subject)}\n")
+            sys.stdout.write(f"{subject.name}: {describe(registry, subject)}\n")
         except FatalError as error:
             problems.append(str(error))
     if problems:

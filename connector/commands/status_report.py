@@ -32,7 +32,7 @@ def report(config: Path | None, tenant: str | None, *, as_json: bool) -> None:
     chosen = arguments.find_tenant(settings, tenant).id if tenant is not None else None
     now = datetime.now(UTC)
     client = OperatorClient(settings.kafka, brokers.clients(settings))
-    found = overview.look(client, settings, now)
+    found = overview.read_state(client, settings, now)
     content: dict[str, Any] = {
         "app": settings.kafka.app,
         "topic": settings.kafka.topic,

@@ -22,7 +22,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 
 from connector import brokers, log
 from connector.commands import arguments
-from connector.commands.comparison import SHOWN, Comparison, Fields, Key, Result, Said, Suspect, id_key, id_keys
+from connector.commands.comparison import SHOWN, Comparison, Digest, Fields, Key, Result, Suspect, id_key, id_keys
 from connector.commands.topic_reading import DeadLetters, TopicReading, bytes_hash
 from connector.commands.verification_report import Report, listed, notes
 from connector.config import Settings, Tenant
@@ -80,14 +80,14 @@ def compare(
     return not report.failed
 
 
-class _ValidRow(NamedTuple):
+class _SuspectRow(NamedTuple):
     """Row of Graph that the topic did not have, or had with other values, when Graph was read."""
 
     id: str
     values: dict[str, Any]
 
 
-class _BadRow(NamedTuple):
+class _InvalidGraphRow(NamedTuple):
     """Invalid row of Graph. `start_s` is the start of the window in which it was read, in epoch seconds."""
 
     hash: int
@@ -118,8 +118,8 @@ class _Verification:
         self._rows = TopicReading(self._clients, tenant.topic, self._stack)
         self._letters = TopicReading(self._clients, topics.dead_letters(tenant.topic), self._stack)
         self._dead = DeadLetters(tenant.key, altered=bool(settings.rows.privacy))
-        self._shown: dict[Key, _ValidRow] = {}
-        self._unfit: dict[int, _BadRow] = {}
+        self._shown: dict[Key, _SuspectRow] = {}
+        self._invalid: dict[int, _InvalidGraphRow] = {}
         self._foreign = 0
 
     def __enter__(self) -> Self:
@@ -135,17 +135,17 @@ class _Verification:
             raise ConfigurationError([f"kafka.topic: there is no topic {self._rows.name}; nothing was published yet"])
         self._letters.open(self._window.start)
         is_cut = self._check_retention()
-        with _screen(self._window) as told:
-            told("reading the topic", self._window.start)
+        with _screen(self._window) as show:
+            show("reading the topic", self._window.start)
             self._read_topics()
-            asyncio.run(self._read_graph(told))
-            lost = self._look_again(told, _WAIT_WHEN_CUT_S if is_cut else _LONGEST_WAIT_S)
+            asyncio.run(self._read_graph(show))
+            lost = self._wait_for_missing(show, _WAIT_WHEN_CUT_S if is_cut else _LONGEST_WAIT_S)
             result = self._comparison.result()
             # What revisions = "ignore" leaves different, no sweep publishes: it is neither pending nor a failure.
             suspects = [one for one in self._comparison.suspects() if one.is_missing or not self._is_ignoring]
             ids, values = self._look_up(result)
         if is_cut and (result.missing or lost):
-            raise ConfigurationError([_cut(self._rows.name, self._window)])
+            raise ConfigurationError([_retention_text(self._rows.name, self._window)])
         return self._report(result, suspects, lost, ids, values)
 
     def _check_retention(self) -> bool:
@@ -160,7 +160,7 @@ class _Verification:
         settings = TopicAdmin(self._clients).settings([self._rows.name]).get(self._rows.name, {})
         retention_ms = int(settings.get("retention.ms") or -1)
         if retention_ms >= 0 and self._window.start < self._begun - timedelta(milliseconds=min(retention_ms, _EVER_MS)):
-            raise ConfigurationError([_cut(self._rows.name, self._window)])
+            raise ConfigurationError([_retention_text(self._rows.name, self._window)])
         return True
 
     def _read_topics(self) -> None:
@@ -169,19 +169,19 @@ class _Verification:
         for entries in self._rows.rest():
             ids: list[str] = []
             revisions: list[int] = []
-            said: list[Said] = []
+            digests: list[Digest] = []
             inside: list[bool] = []
-            for record in self._own(entries):
+            for record in self._tenant_rows(entries):
                 began_ms = record["startDateTime"]
                 ids.append(record["id"])
                 revisions.append(record["revision"])
-                said.append(self._fields.said(record))
+                digests.append(self._fields.digest(record))
                 inside.append(began_ms is not None and start_ms <= began_ms < end_ms)
-            self._comparison.add_records(id_keys(ids), revisions, said, inside)
+            self._comparison.add_records(id_keys(ids), revisions, digests, inside)
         for entries in self._letters.rest():
             self._dead.add(entries)
 
-    def _own(self, entries: Sequence[Entry]) -> Iterator[dict[str, Any]]:
+    def _tenant_rows(self, entries: Sequence[Entry]) -> Iterator[dict[str, Any]]:
         """Yield the records that are rows of the tenant.
 
         Records that are not rows of this connector are counted and skipped.
@@ -195,7 +195,7 @@ class _Verification:
             if record["tenantId"].lower() == self._tenant.key:
                 yield record
 
-    def _look_again(self, told: "_Tell", longest_s: float) -> list[_BadRow]:
+    def _wait_for_missing(self, show: "_ShowProgress", longest_s: float) -> list[_InvalidGraphRow]:
         """Read more of the topic until no row is missing, or until the sweeps had time to publish the missing rows.
 
         Return the invalid rows of Graph for which there is no dead letter. The wait takes at most `longest_s` seconds.
@@ -203,7 +203,7 @@ class _Verification:
         begun = time.monotonic()
         while True:
             suspects = [suspect.start_s for suspect in self._comparison.suspects()]
-            lost = [row for row in self._unfit.values() if not self._dead.holds(row.hash, row.id)]
+            lost = [row for row in self._invalid.values() if not self._dead.holds(row.hash, row.id)]
             wait_s = max((self._wait_s(s) for s in (*suspects, *(row.start_s for row in lost))), default=0.0)
             left_s = begun + min(wait_s, longest_s) - time.monotonic()
             if not suspects and not lost:
@@ -214,10 +214,10 @@ class _Verification:
             self._read_topics()
             if left_s <= 0:
                 return [row for row in lost if not self._dead.holds(row.hash, row.id)]
-            told("looking again for what is missing", self._window.end)
+            show("looking again for what is missing", self._window.end)
             time.sleep(min(_LOOK_EVERY_S, left_s))
 
-    def _every(self, start_s: int) -> timedelta | None:
+    def _cadence_for(self, start_s: int) -> timedelta | None:
         """Return the shortest cadence of the sweeps that read a call again, or None if no sweep does.
 
         `start_s` is the start of the call in epoch seconds.
@@ -226,15 +226,15 @@ class _Verification:
         return min((s.every for s in self._settings.windows.sweeps if s.overlap >= age), default=None)
 
     def _wait_s(self, start_s: int) -> float:
-        every = self._every(start_s)
+        every = self._cadence_for(start_s)
         return 0.0 if every is None else min(_LONGEST_WAIT_S, every.total_seconds() + _GRACE_S)
 
     def _is_pending(self, start_s: int) -> bool:
         """Return whether a row can still be read by a sweep whose cadence is longer than this command waits."""
-        every = self._every(start_s)
+        every = self._cadence_for(start_s)
         return every is not None and every.total_seconds() + _GRACE_S > _LONGEST_WAIT_S
 
-    async def _read_graph(self, told: "_Tell") -> None:
+    async def _read_graph(self, show: "_ShowProgress") -> None:
         async with GraphClient(self._settings.graph) as graph:
             source = graph.source(self._tenant, NoEvents())
             try:
@@ -245,7 +245,7 @@ class _Verification:
                         edge = window.start + self._settings.windows.slice
                         left += [Window(edge, window.end), Window(window.start, edge)]
                         continue
-                    told("reading Graph", window.start)
+                    show("reading Graph", window.start)
                     try:
                         async for page in source.pages(window, 0):
                             page.room.release()
@@ -262,25 +262,25 @@ class _Verification:
         """Add the rows of one page of Graph to the comparison. `window` is the range that was requested."""
         reading = self._shape.read(raws)
         keys: list[Key] = []
-        said: list[Said] = []
+        digests: list[Digest] = []
         starts_s: list[int] = []
-        shown: list[_ValidRow] = []
+        shown: list[_SuspectRow] = []
         for row, raw, hi, lo in zip(
             reading.rows, raws, reading.entries["hi"].tolist(), reading.entries["lo"].tolist(), strict=True
         ):
             values, problem = self._resolve(row, bytes(raw))
             if problem is not None:
                 start_s = int(window.start.timestamp())
-                self._unfit[bytes_hash(problem.raw)] = _BadRow(bytes_hash(problem.raw), problem.id, start_s)
+                self._invalid[bytes_hash(problem.raw)] = _InvalidGraphRow(bytes_hash(problem.raw), problem.id, start_s)
                 if problem.id:
-                    self._comparison.add_unfit([id_key(problem.id)])
+                    self._comparison.add_invalid([id_key(problem.id)])
                 continue
             began_ms = values["startDateTime"]
             keys.append((hi, lo))
-            said.append(self._fields.said(values))
+            digests.append(self._fields.digest(values))
             starts_s.append(began_ms // 1000 if began_ms is not None else int(window.start.timestamp()))
-            shown.append(_ValidRow(values["id"], values))
-        for at in self._comparison.add_rows(keys, said, starts_s).nonzero()[0].tolist():
+            shown.append(_SuspectRow(values["id"], values))
+        for at in self._comparison.add_rows(keys, digests, starts_s).nonzero()[0].tolist():
             if len(self._shown) < _KEPT or keys[at] in self._shown:
                 self._shown[keys[at]] = shown[at]
 
@@ -304,7 +304,7 @@ class _Verification:
         if not differing and not named:
             return ids, values
         for entries in self._rows.again():
-            records = list(self._own(entries))
+            records = list(self._tenant_rows(entries))
             for key, record in zip(id_keys(record["id"] for record in records), records, strict=True):
                 if key in named:
                     ids[key] = record["id"]
@@ -316,11 +316,13 @@ class _Verification:
         self,
         result: Result,
         suspects: list[Suspect],
-        lost: list[_BadRow],
+        lost: list[_InvalidGraphRow],
         ids: dict[Key, str],
         values: dict[Key, dict[str, Any]],
     ) -> Report:
-        everys = [self._every(start_s) for start_s in [one.start_s for one in suspects] + [row.start_s for row in lost]]
+        everys = [
+            self._cadence_for(start_s) for start_s in [one.start_s for one in suspects] + [row.start_s for row in lost]
+        ]
         pending = [one for one in suspects if self._is_pending(one.start_s)]
         keys = {one.key for one in pending}
         missing = [one for one in suspects if one.is_missing and one.key not in keys]
@@ -336,7 +338,7 @@ class _Verification:
             for key, revision, times in result.duplicated_keys[:SHOWN]
             if key in ids
         ]
-        dead = [row.id for row in self._unfit.values() if row not in lost]
+        dead = [row.id for row in self._invalid.values() if row not in lost]
         unexpected = [ids[key] for key in result.unexpected_keys[:SHOWN] if key in ids]
         missing_count, pending_count = len(missing) + len(bad_missing), len(pending) + len(bad_pending)
         differing_count = result.differing - sum(not one.is_missing for one in pending)
@@ -344,7 +346,7 @@ class _Verification:
             "tenant": self._tenant.id,
             "from": instants.text(self._window.start),
             "to": instants.text(self._window.end),
-            "graph_rows": result.graph_rows + len(self._unfit),
+            "graph_rows": result.graph_rows + len(self._invalid),
             "topic_records": result.topic_records,
             "identical": result.identical,
             "missing": listed(missing_count, [*self._ids(missing), *(row.id for row in bad_missing)]),
@@ -370,10 +372,10 @@ class _Verification:
 
 _VERSIONS = ("v1.0", "beta")
 _EVER_MS = 10**13
-_Tell = Callable[[str, datetime], None]
+_ShowProgress = Callable[[str, datetime], None]
 
 
-def _cut(topic: str, window: Window) -> str:
+def _retention_text(topic: str, window: Window) -> str:
     return (
         f"--from: the retention of topic {topic} has begun to delete what was published since "
         f"{instants.text(window.start)}; name a later instant, or raise the topic's retention.ms"
@@ -381,7 +383,7 @@ def _cut(topic: str, window: Window) -> str:
 
 
 @contextmanager
-def _screen(window: Window) -> Iterator[_Tell]:
+def _screen(window: Window) -> Iterator[_ShowProgress]:
     """Show progress on standard error if it is a terminal, measured in call time that was read.
 
     The result is a function that shows what is being done and the call time that was reached.

@@ -51,7 +51,7 @@ def resolve(source: ConfigSource, checked: Document, required: Iterable[str]) ->
 
     `required` names keys that must not be empty.
     """
-    checked, azure_authority = _azure(source, checked)
+    checked, azure_authority = _add_azure_tenant(source, checked)
     treatments = _privacy(source, checked)
     graph = _graph(source, checked, azure_authority)
     kafka = _kafka(source, checked)
@@ -86,7 +86,7 @@ def resolve(source: ConfigSource, checked: Document, required: Iterable[str]) ->
     )
 
 
-def _azure(source: ConfigSource, checked: Document) -> tuple[Document, str]:
+def _add_azure_tenant(source: ConfigSource, checked: Document) -> tuple[Document, str]:
     """Add the tenant that the AZURE_* variables describe, unless the configuration has tenants.
 
     Return the document and the sign-in root of AZURE_AUTHORITY_HOST. The root is empty if the configuration has

@@ -29,8 +29,8 @@ _READY_S = 20.0
 _SETTLE_S = 60.0
 _STOP_S = 10.0
 _DECIDED_S = 10.0
-_READ = ("CONNECTOR_KAFKA__PROPERTIES", "CONNECTOR_HTTP__", "CONNECTOR_LOG__")
-_WEATHER = {
+_READ_VARIABLES = ("CONNECTOR_KAFKA__PROPERTIES", "CONNECTOR_HTTP__", "CONNECTOR_LOG__")
+_FAULTS = {
     "throttled": 0.02,
     "retry_after_s": 1.0,
     "server_error": 0.02,
@@ -87,7 +87,7 @@ class Stage:
                     self._introduce(screen)
                     await self._until_read(working, arrivals, screen)
                     await self._stop(working)
-                    screen.show(await asyncio.to_thread(self._rest, reader, arrivals))
+                    screen.show(await asyncio.to_thread(self._read_rest, reader, arrivals))
                 finally:
                     await asyncio.to_thread(reader.close)
             finally:
@@ -122,7 +122,7 @@ class Stage:
         places = [place for topic in topics_read for place in reader.partitions(topic)]
         return reader.follow(from_beginning(places), _TICK_S)
 
-    def _rest(self, reader: LogReader, arrivals: Generator[NewRecords]) -> list[Arrival]:
+    def _read_rest(self, reader: LogReader, arrivals: Generator[NewRecords]) -> list[Arrival]:
         """Stop following the topics, and return the records that were not read yet.
 
         They are read up to the current end of each partition. The connector has ended its last transaction, but the
@@ -219,7 +219,7 @@ def _calls() -> Options:
         unfit=0.004,
         order="newest",
         requests_per_minute=0,
-        faults=dict(_WEATHER),
+        faults=dict(_FAULTS),
     )
 
 
@@ -252,7 +252,7 @@ def _settings(simulator: Simulator, span: timedelta, bootstrap_servers: str, *, 
         "LOG": {"level": "error"},
     }
     own = {f"CONNECTOR_{section}": json.dumps(content) for section, content in tables.items()}
-    theirs = {variable: text for variable, text in os.environ.items() if variable.upper().startswith(_READ)}
+    theirs = {variable: text for variable, text in os.environ.items() if variable.upper().startswith(_READ_VARIABLES)}
     return load(None, own | theirs)
 
 

@@ -21,7 +21,7 @@ _TEXT_BYTES = 256 * 1024 * 1024
 _TENANT = 64
 
 
-class Shelf(Generic[K, V]):
+class WeightedCache(Generic[K, V]):
     """Cache with a limit on the total weight of its entries. It removes the least recently used entries first."""
 
     def __init__(self, most: int) -> None:
@@ -84,12 +84,12 @@ class CallLog:
     def __init__(
         self,
         calls: CallSequence,
-        index: Shelf[tuple[int, int], Block] | None = None,
-        texts: Shelf[tuple[int, int], Texts] | None = None,
+        index: WeightedCache[tuple[int, int], Block] | None = None,
+        texts: WeightedCache[tuple[int, int], Texts] | None = None,
     ) -> None:
         self.calls = calls
-        self._index = Shelf[tuple[int, int], Block](_INDEX_ROWS) if index is None else index
-        self._texts = Shelf[tuple[int, int], Texts](_TEXT_BYTES) if texts is None else texts
+        self._index = WeightedCache[tuple[int, int], Block](_INDEX_ROWS) if index is None else index
+        self._texts = WeightedCache[tuple[int, int], Texts](_TEXT_BYTES) if texts is None else texts
 
     def block(self, number: int) -> Block:
         """Return the calls of a block, from the cache if it has them."""

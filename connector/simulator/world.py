@@ -13,7 +13,7 @@ from connector.simulator.assertions import Registration
 from connector.simulator.calls import Block, CallSequence, guid, mix_one, tenant_key
 from connector.simulator.faults import Faults
 from connector.simulator.options import Options
-from connector.simulator.pages import CallLog, ServedPage, Shelf, Version
+from connector.simulator.pages import CallLog, ServedPage, Version, WeightedCache
 from connector.simulator.row_content import Texts
 from connector.simulator.sign_in import GRAPH_ROOTS, TokenEndpoint
 
@@ -150,9 +150,9 @@ class World:
         self.since = (self.data_now() - timedelta(days=options.days)).replace(microsecond=0)
         if options.frozen or options.prebuilt:
             self.freeze(on=True)
-        index = Shelf[tuple[int, int], Block](_INDEX_ROWS)
-        texts = Shelf[tuple[int, int], Texts](_PREBUILT_BYTES if options.prebuilt else _TEXT_BYTES)
-        self.bodies = Shelf[tuple[str, str], tuple[bytes, ServedPage]](_PREBUILT_BYTES)
+        index = WeightedCache[tuple[int, int], Block](_INDEX_ROWS)
+        texts = WeightedCache[tuple[int, int], Texts](_PREBUILT_BYTES if options.prebuilt else _TEXT_BYTES)
+        self.bodies = WeightedCache[tuple[str, str], tuple[bytes, ServedPage]](_PREBUILT_BYTES)
         limit = 0 if options.prebuilt else options.requests_per_minute
         self.tenants: dict[str, SimulatedTenant] = {}
         for number in range(options.tenants):

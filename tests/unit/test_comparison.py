@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from connector.commands.comparison import Comparison, Fields, Said, id_key
+from connector.commands.comparison import Comparison, Digest, Fields, id_key
 
 FIELDS = Fields(["id", "callType", "duration"], ["userCountryCode"], ["callType"])
 
@@ -17,14 +17,14 @@ def publish(comparison: Comparison, *versions: tuple[str, int, dict[str, Any]], 
     comparison.add_records(
         [id_key(name) for name, _, _ in versions],
         [revision for _, revision, _ in versions],
-        [FIELDS.said(values(name, **changes)) for name, _, changes in versions],
+        [FIELDS.digest(values(name, **changes)) for name, _, changes in versions],
         [inside] * len(versions),
     )
 
 
 def show(comparison: Comparison, *rows: tuple[str, dict[str, Any]], start_s: int = 0) -> list[bool]:
-    said: list[Said] = [FIELDS.said(values(name, **changes)) for name, changes in rows]
-    found: list[bool] = comparison.add_rows([id_key(name) for name, _ in rows], said, [start_s] * len(rows)).tolist()
+    digests: list[Digest] = [FIELDS.digest(values(name, **changes)) for name, changes in rows]
+    found: list[bool] = comparison.add_rows([id_key(name) for name, _ in rows], digests, [start_s] * len(rows)).tolist()
     return found
 
 
@@ -97,7 +97,7 @@ def test_last_reading_of_a_repeated_row_counts(comparison: Comparison) -> None:
 
 def test_row_that_became_invalid_is_not_unexpected(comparison: Comparison) -> None:
     publish(comparison, ("a", 0, {}))
-    comparison.add_unfit([id_key("a")])
+    comparison.add_invalid([id_key("a")])
     result = comparison.result()
     assert (result.unexpected, result.identical, result.graph_rows) == (0, 0, 0)
 

@@ -55,7 +55,7 @@ class Proxy(NamedTuple):
 
     @property
     def headers(self) -> dict[str, str]:
-        """Return the headers that authenticate the connector to the proxy; empty without a user name."""
+        """Return the headers that authenticate the connector to the proxy. There are none without a user name."""
         if not self.user:
             return {}
         pair = f"{self.user}:{self.password}"

@@ -1,7 +1,8 @@
 """Tenants and jobs as the JSON objects TENANT and JOB of docs/interface.md, for /status and for the commands.
 
 1. They are computed from committed state. A worker and a command that runs without a worker therefore agree.
-2. Arguments supply what only a running worker knows: what fails now, and how many rows are in the dedup index.
+2. Arguments supply what only a running worker knows: what fails now, and how many rows are in the deduplication
+   index.
 """
 
 from collections.abc import Mapping, Sequence
@@ -46,7 +47,10 @@ class ReportedTenant:
 
 
 def unknown(subject: ReportedTenant, reason: str) -> dict[str, Any]:
-    """Return a TENANT without any measured value, for a tenant whose state is not known. `reason` states why."""
+    """Return the JSON object TENANT without measured values, for a tenant whose state is not known.
+
+    `reason` states why.
+    """
     return {
         "id": subject.id,
         "name": subject.configured.name if subject.configured else None,
@@ -80,10 +84,10 @@ def tenant(
     remembered: int | None,
     idle: str = "",
 ) -> dict[str, Any]:
-    """Return the TENANT that the tenant's checkpoint describes.
+    """Return the JSON object TENANT for a tenant with this checkpoint.
 
     `failing` is the reason and the message of the tenant's current failure. `remembered` is the number of its rows in
-    the dedup index. `idle` states why nothing of the tenant is being read; it is empty if no reason is known.
+    the deduplication index. `idle` states why nothing of the tenant is being read; it is empty if no reason is known.
     """
     state = checkpoint.state
     through = state.coverage.through
@@ -116,7 +120,7 @@ def tenant(
 
 
 def job(tenant_id: str, one: Job, waits_for: str | None = None) -> dict[str, Any]:
-    """Return a job as JOB. `waits_for` states why a job that has not ended makes no progress."""
+    """Return the JSON object JOB for a job. `waits_for` states why a job that has not ended makes no progress."""
     return {
         "id": one.id,
         "kind": "backfill",
@@ -142,7 +146,7 @@ def jobs(
     idle: str = "",
     untaken: Mapping[str, str] | None = None,
 ) -> list[dict[str, Any]]:
-    """Return a tenant's jobs as JOBs, in the order in which a worker executes them.
+    """Return a tenant's jobs as JSON objects (JOB), in the order in which a worker executes them.
 
     `failing` and `idle` have the same meaning as in `tenant`. `untaken` maps the id of each job that no worker has
     accepted to the reason.
@@ -164,7 +168,7 @@ def jobs(
 
 
 def by_age(found: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return JOBs sorted by the time at which an operator filed them, oldest first."""
+    """Sort jobs in JSON form (JOB) by the time at which an operator filed them, oldest first."""
     return sorted(found, key=lambda one: (one["filed"], one["id"]))
 
 

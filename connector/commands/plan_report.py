@@ -34,7 +34,10 @@ _HOUR = timedelta(hours=1)
 def report(
     config: Path | None, tenant: str | None, calls_per_day: float | None, *, from_state: bool, as_json: bool
 ) -> bool:
-    """Print the plan, as JSON or for people, and return whether the sweeps stay within the request budget."""
+    """Print the plan, as JSON or for people, and return whether the sweeps stay within the request budget.
+
+    With `from_state`, the calls are those in the state of the workers. Otherwise `calls_per_day` calls are assumed.
+    """
     settings = arguments.read_settings(config, required=("kafka.bootstrap_servers",) if from_state else ())
     if calls_per_day is not None and not 0 <= calls_per_day <= _MOST_CALLS:
         raise ConfigurationError([f"--calls-per-day: must be a number from 0 to {_MOST_CALLS:,}"])
@@ -68,9 +71,10 @@ def _rules(settings: Settings) -> Rules:
 
 
 def _case_from_state(settings: Settings, tenants: list[Tenant], now: datetime, calls_per_day: float | None) -> _Case:
-    """Read the committed state of the tenants, and return the case of the one with the most calls per budgeted request.
+    """Read the committed state of the tenants, and return tenant and calls for the plan.
 
-    With `calls_per_day`, its calls are scaled to that number.
+    The tenant is the one with the most calls in relation to its request budget. With `calls_per_day`, its calls are
+    scaled to that number.
     """
     cases = []
     clients = brokers.clients(settings)  # created once: for Event Hubs they hold a thread and a session for signing in
@@ -111,7 +115,7 @@ def _read_shard(
 
 
 def _case_of_tenant(settings: Settings, tenant: Tenant, checkpoint: Checkpoint, rows: Any, now: datetime) -> _Case:
-    """Return the case of one tenant: derive from its state when its calls began and how late their rows appeared.
+    """Derive one tenant's calls from its state: when they began, and how late their rows appeared.
 
     `rows` holds the number of rows per hour in the deduplication index.
     """

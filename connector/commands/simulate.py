@@ -157,9 +157,9 @@ def simulate(  # noqa: PLR0913
 ) -> None:
     """Simulate Microsoft Graph and its sign-in over HTTPS.
 
-    It makes up calls until Ctrl-C. Prints one JSON line with url, ca, tenants, client_id and client_secret when ready.
-    While it runs, GET /simulator/truth, /served, /requests, /faults and /clock return its state, and POST
-    /simulator/faults, /freeze, /clock, /expire-tokens and /refuse change it.
+    It invents calls until it is stopped with Ctrl-C. Prints one JSON line with url, ca, tenants, client_id and
+    client_secret when ready. While it runs, GET /simulator/truth, /served, /requests, /faults and /clock return its
+    state, and POST /simulator/faults, /freeze, /clock, /expire-tokens and /refuse change it.
 
     Example: connector simulate --listen 127.0.0.1:8443 --ca-out ca.pem --tenants 2 --seed 7 --days 2 --calls-per-day
     5000 --fault throttled=0.05 --fault cut=1x3

@@ -35,7 +35,7 @@ class TopicReading:
         return self.records.read(self.next, {number: end for number, (_, end) in self.bounds.items()})
 
     def look_again(self) -> None:
-        """Look up the current end of the topic, up to which `rest` reads."""
+        """Look up the current end of the topic. The method `rest` reads up to it."""
         self.bounds = self.records.bounds()
 
     def again(self) -> Iterator[list[Entry]]:
@@ -63,7 +63,7 @@ class DeadLetters:
         self._ids: set[Key | None] = set()
 
     def add(self, entries: Sequence[Entry]) -> None:
-        """Add those of the records that are dead letters of the tenant."""
+        """Add the records that are dead letters of this tenant, and skip all others."""
         for entry in entries:
             if entry.headers.get("tenant", b"").decode(errors="replace").lower() != self._tenant:
                 continue

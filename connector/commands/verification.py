@@ -293,7 +293,7 @@ class _Verification:
         return values, problem
 
     def _look_up(self, result: Result) -> tuple[dict[Key, str], dict[Key, dict[str, Any]]]:
-        """Read the topic a second time for what the comparison does not keep, because it keeps only hashes.
+        """Read the topic a second time to get ids and values, because the comparison keeps only hashes.
 
         Return the ids of duplicated and unexpected rows, and the newest version of each differing row.
         """

@@ -71,7 +71,7 @@ class Windows:
 
 @dataclass(frozen=True, slots=True)
 class Dedup:
-    """Settings of the dedup index.
+    """Settings of the deduplication index.
 
     `horizon` is how long a row stays in it, counted from the start of the row's call.
     """

@@ -34,7 +34,7 @@ class ConfigSource:
         self.problems: list[str] = []
         self.unreadable = False
         self.ignores: Callable[[Key], bool] = lambda _: False
-        "Returns true for a key whose problems are ignored, because the command does not need it."
+        "Function that returns true for a key whose problems are ignored, because the command does not need the key."
         self._reported: set[Key] = set()
         self._chosen_by: str | None = None
         self.path = path

@@ -109,7 +109,7 @@ class SignIn:
         self._credential: identity.Credential | None = None
         self._credential_problem = ""
         self._look: asyncio.Task[identity.Credential | None] | None = None
-        self._look_at = -math.inf
+        self._check_files_at = -math.inf
         self._last_problem = ""
         self._correlation_id = ""
         self.graph_host = ""
@@ -133,8 +133,8 @@ class SignIn:
             self._check_reader(self._held.directory)
             if now >= self._held.renew_at:
                 self._start()
-            elif now >= self._look_at:
-                self._look_at = now + _LOOK_EVERY_S
+            elif now >= self._check_files_at:
+                self._check_files_at = now + _LOOK_EVERY_S
                 self._look = asyncio.create_task(self._look_at_files(), name=f"credential {self._tenant.label}")
             return self._held
         return await asyncio.shield(self._start())
@@ -157,7 +157,7 @@ class SignIn:
     def _start(self) -> asyncio.Task[Token]:
         if self._flight is None or self._flight.done():
             self._flight = asyncio.create_task(self._renew(), name=f"sign-in {self._tenant.label}")
-            self._flight.add_done_callback(_look_at)
+            self._flight.add_done_callback(_retrieve_exception)
         return self._flight
 
     async def _renew(self) -> Token:
@@ -372,7 +372,7 @@ def _lifetime_s(expires_in: object) -> float:
     return min(lifetime_s, 86_400.0) if 0 < lifetime_s < math.inf else _SHORTEST_LIFETIME_S
 
 
-def _look_at(flight: asyncio.Task[Token]) -> None:
+def _retrieve_exception(flight: asyncio.Task[Token]) -> None:
     """Retrieve the exception of a finished task, because asyncio logs every exception that was never retrieved.
 
     Nothing else may retrieve it: the callers that waited for the task may have been cancelled.

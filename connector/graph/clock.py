@@ -21,7 +21,7 @@ class TrustedClock:
         self, now: Callable[[], datetime] = lambda: datetime.now(UTC), elapsed_s: Callable[[], float] = monotonic
     ) -> None:
         self.known = asyncio.Event()
-        "Set by the first response of Graph."
+        "Event that the first response of Graph sets."
         self._now = now
         self._elapsed_s = elapsed_s
         self._dated: tuple[datetime, float] | None = None

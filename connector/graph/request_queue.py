@@ -60,7 +60,8 @@ class RequestQueue:
     async def enter(self, priority: int, *, aside: bool = False) -> Admission:
         """Wait for a slot of the budget and room for a page, and return both once no more urgent request waits.
 
-        `priority` is lower for more urgent requests. With `aside`, the request that has waited longest goes first once.
+        A lower `priority` is more urgent. With `aside`, this request once lets the one that has waited longest go
+        first.
         """
         loop = asyncio.get_running_loop()
         self._order += 1
@@ -96,9 +97,10 @@ class RequestQueue:
             first.future.set_result(Admission(self._budget.take(now), room))
 
     def _next_waiter(self) -> _Waiter:
-        """Return the waiter that gets the next slot.
+        """Return the waiting request that gets the next slot.
 
-        It is the most urgent one. If that one has to step aside, it is the oldest of the others, backfills last.
+        Normally it is the most urgent one. If that one steps aside, it is the one of the others that has waited
+        longest, where backfills come last.
         """
         first = min(self._waiters, key=lambda waiter: waiter.urgency)
         others = [waiter for waiter in self._waiters if not waiter.aside]

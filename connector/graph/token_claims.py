@@ -47,6 +47,9 @@ def read(token: str) -> TokenClaims | None:
 
 
 def cloud_of(graph: str) -> str:
-    """Return the host of Graph in a URL or host name together with its cloud, as text. It is empty for other hosts."""
+    """Return a text such as "graph.microsoft.us (cloud us-gov-l4)" for a URL or host name of Graph.
+
+    The text is empty for any other host.
+    """
     host = (urlsplit(graph).hostname if "://" in graph else graph) or ""
     return f"{host} (cloud {_CLOUDS[host]})" if host in _CLOUDS else ""

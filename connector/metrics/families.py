@@ -13,17 +13,20 @@ TRANSACTION_DURATION_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5)
 
 
 def counter(registry: CollectorRegistry, name: str, help_: str, *labels: str) -> Counter:
-    """Create a counter. Its name gets the common prefix."""
+    """Create a counter. The prefix of all metrics is added to its name."""
     return Counter(PREFIX + name, help_, labels, registry=registry)
 
 
 def gauge(registry: CollectorRegistry, name: str, help_: str, *labels: str) -> Gauge:
-    """Create a gauge. Its name gets the common prefix."""
+    """Create a gauge. The prefix of all metrics is added to its name."""
     return Gauge(PREFIX + name, help_, labels, registry=registry)
 
 
 def histogram(registry: CollectorRegistry, name: str, help_: str, limits: Sequence[float], *labels: str) -> Histogram:
-    """Create a histogram. Its name gets the common prefix, and `limits` are the upper limits of its buckets."""
+    """Create a histogram.
+
+    The prefix of all metrics is added to its name. `limits` are the upper limits of its buckets.
+    """
     return Histogram(PREFIX + name, help_, labels, registry=registry, buckets=limits)
 
 

@@ -1,10 +1,11 @@
 """Simulated calls, and the time from which each version of their rows is visible. Times are passed in, in ms.
 
 1. A call depends only on the seed, the tenant, the day and the call's number in that day. Neither the clock nor earlier
-   requests change a byte of it. Blocks are only a unit of caching.
+   requests change a byte of it.
 2. Every random number is a hash of the call's key and a slot number. Only + - * / are applied to it, so that two
    machines get the same result to the millisecond.
-3. A version may state another start than the call had. It stays within `MOST_MOVED_MS` of the call's block.
+3. Calls are generated in blocks, which are ranges of time, only because a block can be cached.
+4. A version may state another start than the call had. It stays within `MOST_MOVED_MS` of the call's block.
 """
 
 from collections.abc import Iterator
@@ -169,7 +170,7 @@ class Block:
         return int(np.searchsorted(self._sorted, at_ms, side="right"))
 
     def view(self, at_ms: int) -> tuple[Longs, NDArray[np.int8]]:
-        """Return the calls whose rows are visible at `at_ms`, and the current version of every call.
+        """Return the positions of the calls whose rows are visible at `at_ms`, and the current version of every call.
 
         The version is -1 if the row is not visible yet.
         """

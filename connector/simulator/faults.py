@@ -1,4 +1,4 @@
-"""Faults of the simulator, and the decision when each of them happens. It is random, with a fixed seed."""
+"""Faults of the simulator. Whether a fault happens is decided at random, with a fixed seed."""
 
 import random
 from collections.abc import Mapping

@@ -92,7 +92,7 @@ class CallLog:
         self._texts = WeightedCache[tuple[int, int], Texts](_TEXT_BYTES) if texts is None else texts
 
     def block(self, number: int) -> Block:
-        """Return the calls of a block, from the cache if it has them."""
+        """Return the calls of the block `number`, from the cache if it has them."""
         key = (self.calls.key, number)
         block = self._index.get(key)
         if block is None:

@@ -79,7 +79,7 @@ def drop(request: web.Request) -> web.Response:
 
 
 def finish(world: World, note: ReceivedRequest, response: web.StreamResponse) -> None:
-    """Add the headers that every response of Graph has: the request ids, and the Date if its fault is on."""
+    """Add the headers that every response of Graph has: the request ids, and a wrong Date if `date_skew_s` is set."""
     response.headers["request-id"] = note.request_id
     response.headers["client-request-id"] = note.client_request_id or note.request_id
     skew_s = world.faults.number("date_skew_s", note.tenant)

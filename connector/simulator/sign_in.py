@@ -196,9 +196,8 @@ class TokenEndpoint:
     def managed(self, audience: str, client: str | None, now: float) -> str | None:
         """Issue a token for a managed identity of the first tenant.
 
-        Return None if this machine does not have the identity.
-
-        `client` is the client id of a user-assigned identity, or None for the system-assigned identity.
+        `client` is the client id of a user-assigned identity, or None for the system-assigned identity. Return None if
+        this machine does not have the identity.
         """
         if client is not None and client not in self.machines:
             return None

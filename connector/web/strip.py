@@ -35,7 +35,7 @@ class Pieces(NamedTuple):
 
 
 def pieces(tenant: Mapping[str, Any], jobs: Iterable[Mapping[str, Any]] = ()) -> Pieces | None:
-    """Return the call time of a tenant from its TENANT and JOBs, or None if its state is not known."""
+    """Return a tenant's call time, computed from its JSON objects (TENANT and JOBs). Return None if it is not known."""
     if tenant.get("lag_seconds") is None:
         return None
     lag = timedelta(seconds=float(tenant["lag_seconds"]))
@@ -64,9 +64,9 @@ def pieces(tenant: Mapping[str, Any], jobs: Iterable[Mapping[str, Any]] = ()) ->
 
 
 def runs(known: Pieces, length: timedelta, cells: int) -> list[CellRange]:
-    """Return the cells of the last `length` before now.
+    """Return the cells of a strip that shows the last `length` before now.
 
-    `cells` is their number before adjacent equal ones are merged.
+    `cells` is the number of cells before adjacent ones with the same state are merged.
     """
     begin, width = known.now - length, length / cells
     kinds = [NONE] * cells

@@ -136,7 +136,7 @@ def describe(tenant: Object, jobs: list[Object], activity: Activity | None, *, i
 def _unread(tenant: Object) -> str:
     """Return how much call time was not read yet, as text.
 
-    The newest call time is never read. If nothing else is unread, the text says so, because that is normal.
+    The newest call time is always unread. If nothing else is unread, the text says so, because that is normal.
     """
     seconds = tenant.get("unread_seconds")
     if seconds is None:

@@ -52,7 +52,10 @@ class LastKnown:
             tenant.series.closed()
 
     def described(self, cause: str) -> Iterator[tuple[dict[str, Any], list[dict[str, Any]]]]:
-        """Yield each tenant as TENANT with its JOBs. `cause` states why the tenant is not being read."""
+        """Yield each tenant as a JSON object (TENANT) with its jobs (JOB).
+
+        `cause` states why the tenant is not being read.
+        """
         for lost in self._tenants:
             described = status_json.tenant(
                 lost.subject, lost.checkpoint, self._now(), failing=None, remembered=lost.remembered, idle=cause

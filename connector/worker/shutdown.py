@@ -58,7 +58,7 @@ class Shutdown:
         self.stopping.set()
 
     def _exit(self) -> None:
-        """End the process at once with the exit code."""
+        """End the process at once, with the exit code of this shutdown."""
         if self.error is not None:
             sys.stderr.write(f"{self.error}\n")
         sys.stderr.flush()

@@ -101,7 +101,7 @@ class WorkerStatus:
         }
 
     def _described(self) -> Iterator[tuple[dict[str, Any], list[dict[str, Any]]]]:
-        """Yield each tenant of the worker's shards as TENANT with its JOBs.
+        """Yield each tenant of the worker's shards as a JSON object (TENANT) with its jobs (JOB).
 
         Shards may start or stop between two tenants.
         """
@@ -127,7 +127,7 @@ class WorkerStatus:
 def _describe(
     subject: status_json.ReportedTenant, reading: TenantRuntime | None, now: datetime, problem: str | None
 ) -> dict[str, Any]:
-    """Return a tenant as TENANT. `problem` states why its shard cannot publish, or is None."""
+    """Return a tenant as a JSON object (TENANT). `problem` states why its shard cannot publish, or is None."""
     if reading is None:
         return status_json.unknown(subject, problem or "its shard is being restored")
     return _describe_account(subject, reading.account, now, _failing(reading))
@@ -142,7 +142,10 @@ def _describe_account(
 def _describe_rejected(
     subject: status_json.ReportedTenant, account: TenantState | None, now: datetime, problem: str
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Return TENANT and JOBs of a tenant that is not read because its configuration has a problem."""
+    """Return the JSON objects (TENANT and JOBs) of a tenant that is not read.
+
+    Its configuration has a problem, which `problem` states.
+    """
     failing = ("rejected", problem)
     if account is None:
         return status_json.unknown(subject, problem) | {"state": "failing"}, []
@@ -151,7 +154,7 @@ def _describe_rejected(
 
 
 def _jobs(subject: status_json.ReportedTenant, reading: TenantRuntime | None) -> list[dict[str, Any]]:
-    """Return the tenant's jobs as JOBs."""
+    """Return the tenant's jobs as JSON objects (JOB)."""
     return status_json.jobs(subject.id, reading.account.checkpoint.state.orders, _failing(reading)) if reading else []
 
 

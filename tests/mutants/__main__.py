@@ -6,6 +6,7 @@ many of these mutants at once as do not change the same lines.
 
 import os
 import queue
+import shlex
 import shutil
 import subprocess
 import sys
@@ -33,7 +34,7 @@ def copy_to(folder: Path) -> None:
 
 def tested(copy: Path, arguments: str, bootstrap: str) -> int | None:
     """Return the exit code of pytest, or None if it timed out."""
-    command = [sys.executable, "-m", "pytest", "-q", "-x", *_OPTIONS, *arguments.split()]
+    command = [sys.executable, "-m", "pytest", "-q", "-x", *_OPTIONS, *shlex.split(arguments)]
     more = {"PYTHONPATH": str(copy), "PYTHONDONTWRITEBYTECODE": "1", "KAFKA_BOOTSTRAP_SERVERS": bootstrap}
     environment = {**os.environ, **more}
     try:

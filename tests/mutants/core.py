@@ -3,7 +3,7 @@
 from tests.mutants.mutant import Mutant
 
 _MODEL = "tests/property/test_model_exactly_once.py"
-_STORM = f"{_MODEL} -k whatever_happens"
+_STORM = f"{_MODEL} -k test_any_history_publishes_each_promised_version_once"
 _SCHEDULER = "connector/core/scheduler.py"
 _HORIZON = "tests/unit/test_horizon.py"
 _BATCH = "tests/unit/test_batch.py"
@@ -50,7 +50,7 @@ CORE = (
         "connector/core/windows.py",
         "coverage = coverage.add(window, piece.at, steady=steady)",
         "coverage = coverage.add(window, _second(now), steady=steady)",
-        "tests/unit/test_windows.py -k counts_as_read",
+        "tests/unit/test_windows.py -k test_slice_counts_as_read_at_the_start_of_its_run",
     ),
     Mutant(
         "a run counts as done that was read before it began",
@@ -64,21 +64,22 @@ CORE = (
         "connector/core/slices.py",
         "found = state.coverage.unripe(Window(begin, run.window.start), overlap)",
         "found: list[Window] = []",
-        "tests/unit/test_windows.py -k CatchingUp",
+        "tests/unit/test_windows.py -k TestCatchingUp",
     ),
     Mutant(
         "windows begin before the horizon",
         "connector/core/horizon.py",
         "return max((now - horizon + margin).replace(microsecond=0), forgotten_before)",
         "return forgotten_before",
-        "tests/unit/test_windows.py -k horizon",
+        "tests/unit/test_windows.py -k 'test_nothing_before_start_or_horizon_is_read"
+        " or test_no_window_starts_before_the_horizon'",
     ),
     Mutant(
         "a longer horizon brings back what was forgotten",
         "connector/core/horizon.py",
         "return max((now - horizon + margin).replace(microsecond=0), forgotten_before)",
         "return (now - horizon + margin).replace(microsecond=0)",
-        f"{_HORIZON} -k unreadable_what_was_forgotten",
+        f"{_HORIZON} -k test_raised_horizon_leaves_unreadable_what_was_forgotten",
     ),
     Mutant(
         "windows begin where rows are being forgotten",
@@ -92,7 +93,7 @@ CORE = (
         "connector/core/horizon.py",
         "STEP_MARGIN = timedelta(minutes=30)",
         "STEP_MARGIN = timedelta(hours=1)",
-        f"{_HORIZON} -k begin_late",
+        f"{_HORIZON} -k test_shortest_horizon_cuts_nothing_from_runs_that_begin_late",
     ),
     Mutant(
         "a chain that took too long publishes rows that were forgotten",
@@ -141,28 +142,28 @@ CORE = (
         "connector/pipeline/batch_contents.py",
         "is_new = bool(current and before.topic_id) and current != before.topic_id",
         "is_new = not current and current != before.topic_id",
-        f"{_BATCH} -k belong",
+        f"{_BATCH} -k test_offsets_belong_to_the_topic_with_its_id",
     ),
     Mutant(
         "a topic created again keeps its statements",
         "connector/pipeline/batch_contents.py",
         "structs.replace(before, offsets=(), stated=())",
         "structs.replace(before, offsets=())",
-        f"{_BATCH} -k created_again",
+        f"{_BATCH} -k 'test_offsets_restart_in_a_recreated_topic or test_progress_restarts_in_a_recreated_topic'",
     ),
     Mutant(
         "rows count for the topic of an id that was not told",
         "connector/pipeline/batch_contents.py",
         'topic_ids.get(topic, "" if newest else before.topic_id)',
         "topic_ids.get(topic, before.topic_id)",
-        f"{_BATCH} -k belong",
+        f"{_BATCH} -k test_offsets_belong_to_the_topic_with_its_id",
     ),
     Mutant(
         "a gap that changes is not stated",
         "connector/pipeline/progress_records.py",
         "if (through_s, gap_s) == (last.through_s, last.gap_s):",
         "if through_s == last.through_s:",
-        f"{_BATCH} -k gap_that_changes",
+        f"{_BATCH} -k test_changed_gap_is_written_without_progress",
     ),
     Mutant(
         "progress is silent after a clock was set back",
@@ -183,7 +184,7 @@ CORE = (
         "connector/core/coverage.py",
         "at=read.at if read.at <= now else before",
         "at=read.at",
-        "tests/unit/test_windows.py -k Clocks",
+        "tests/unit/test_windows.py -k TestClocks",
     ),
     Mutant(
         "an older reading of a piece takes the place of a newer one",
@@ -204,42 +205,42 @@ CORE = (
         "connector/core/coverage.py",
         "at = min(last.at, read.at)\n",
         "at = max(last.at, read.at)\n",
-        "tests/property/test_coverage.py -k merging",
+        "tests/property/test_coverage.py -k test_merging_coverage_claims_only_what_was_read",
     ),
     Mutant(
         "a range is isolated without evidence that Graph serves others",
         "connector/core/failing_ranges.py",
         "    is_proven = _is_proven(known, failure)\n",
         "    is_proven = bool(known)\n",
-        "tests/unit/test_failing_ranges.py -k without_evidence",
+        "tests/unit/test_failing_ranges.py -k test_nothing_is_narrowed_further_without_evidence",
     ),
     Mutant(
         "an isolated range counts as complete",
         "connector/core/windows.py",
         "missed.append(Window(sweep_state.resumes_at, position))",
         "missed += []",
-        "tests/unit/test_failing_ranges.py -k around_a_bad_instant",
+        "tests/unit/test_failing_ranges.py -k test_rows_around_a_bad_instant_arrive_and_later_its_own",
     ),
     Mutant(
         "a run waits for what Graph does not serve",
         "connector/core/windows.py",
         "passable = coverage.with_passable(isolated)",
         "passable = coverage",
-        "tests/unit/test_failing_ranges.py -k around_a_bad_instant",
+        "tests/unit/test_failing_ranges.py -k test_rows_around_a_bad_instant_arrive_and_later_its_own",
     ),
     Mutant(
         "two chains read the same seconds at once",
         "connector/core/slices.py",
         "taken = [*in_flight_windows, *failing",
         "taken = [*(p.window for p in in_flight if not p.job), *failing",
-        "tests/unit/test_windows.py -k two_chains",
+        "tests/unit/test_windows.py -k test_two_chains_never_read_the_same_seconds",
     ),
     Mutant(
         "a run that does not end holds up the next",
         "connector/core/windows.py",
         "return sweep_state.run.started + max(every, _SHORTEST_RUN)",
         "return sweep_state.run.started + 1000 * every",
-        "tests/unit/test_windows.py -k overtaken",
+        "tests/unit/test_windows.py -k test_slow_runs_are_replaced_without_starvation",
     ),
     Mutant(
         "ids that share 64 bits are one",
@@ -323,14 +324,14 @@ CORE = (
         "connector/pipeline/classification.py",
         "_pend(change, entry, dedup.hours_of([row.start_ms], observed_ms, self._horizon_hours))",
         "pass",
-        "tests/unit/test_batch.py -k DeadLetters",
+        "tests/unit/test_batch.py -k TestDeadLetters",
     ),
     Mutant(
         "remembered rows are not written",
         "connector/pipeline/batch_contents.py",
         "return [self._internal(self._topics.names.seen, record) for part in written for record in part.records]",
         "return []",
-        f"{_MODEL} -k clean_restart",
+        f"{_MODEL} -k test_restart_in_the_model_publishes_nothing_again",
     ),
     Mutant(
         "a sealed record is written over",
@@ -351,28 +352,28 @@ CORE = (
         "connector/core/fingerprints.py",
         "both_know & beta",
         "beta",
-        "tests/unit/test_rows.py -k Revised",
+        "tests/unit/test_rows.py -k TestRevised",
     ),
     Mutant(
         "instants are rounded",
         "connector/core/instants.py",
         'int(fraction[:3].ljust(3, "0"))',
         'round(float("0." + fraction) * 1000)',
-        "tests/unit/test_rows.py -k cut",
+        "tests/unit/test_rows.py -k test_page_cut_inside_a_character_is_refused",
     ),
     Mutant(
         "an unfit row is taken for the row with its id",
         "connector/core/fingerprints.py",
         '_keys([b"u" + raw])',
         '_keys([b"i" + raw.strip(b\'"\')])',
-        "tests/unit/test_rows.py -k Entries",
+        "tests/unit/test_rows.py -k TestEntries",
     ),
     Mutant(
         "a tenant's pauses are forgotten when it is read anew",
         "connector/graph/client.py",
         "        limits = self._limits.get(key)\n",
         "        limits = None\n",
-        "tests/contract/test_graph_client.py -k outlives",
+        "tests/contract/test_graph_client.py -k test_retry_after_outlives_its_source",
         broker=True,
     ),
     Mutant(

@@ -18,7 +18,7 @@ KAFKA = (
         _HANGING_FILE,
         "offsets=offsets, stated=()",
         "offsets=offsets",
-        f"{_HANGING} -k completed_by",
+        f"{_HANGING} -k test_successor_completes_a_hanging_commit",
         broker=True,
     ),
     Mutant(
@@ -26,7 +26,7 @@ KAFKA = (
         "connector/kafka/recreation.py",
         "end is not None and end < furthest[place]",
         "end is not None and end <= furthest[place]",
-        "tests/integration/test_recreation.py -k ends_before",
+        "tests/integration/test_recreation.py -k test_row_topic_shorter_than_an_offset_is_recreated",
         broker=True,
     ),
     Mutant(
@@ -34,7 +34,7 @@ KAFKA = (
         "connector/kafka/recreation.py",
         "return {name: found for name, found in ids.items() if found}",
         "return dict.fromkeys(ids, '')",
-        "tests/e2e/test_lost_topics.py -k counts_from_0",
+        "tests/e2e/test_lost_topics.py -k test_recreated_row_topic_restarts_progress_offsets",
         broker=True,
     ),
     Mutant(
@@ -42,7 +42,7 @@ KAFKA = (
         _TRANSACTION,
         "        self._send_offsets(producer, position)\n        return offsets",
         "        return offsets",
-        f"{_FENCING} -k generation_alone",
+        f"{_FENCING} -k test_generation_stops_the_old_owner_before_fencing",
         broker=True,
     ),
     Mutant(
@@ -50,7 +50,9 @@ KAFKA = (
         _MEMBERSHIP_FILE,
         "time.monotonic() - since > self._rejoin_s",
         "since < 0",
-        f"{_MEMBERSHIP} -k anew",
+        f"{_MEMBERSHIP} -k 'test_member_without_an_assignment_rejoins"
+        " or test_member_that_lost_its_shards_rejoins"
+        " or test_exception_in_the_member_thread_replaces_the_consumer'",
         broker=True,
     ),
     Mutant(
@@ -58,7 +60,7 @@ KAFKA = (
         _MEMBERSHIP_FILE,
         "self.changed_at = self._waits_since = time.monotonic()",
         "self.changed_at = time.monotonic()",
-        f"{_MEMBERSHIP} -k hears_of_no_others",
+        f"{_MEMBERSHIP} -k test_member_that_lost_its_shards_rejoins",
         broker=True,
     ),
     Mutant(
@@ -66,7 +68,7 @@ KAFKA = (
         _LOG_READER,
         "if decided_within_s == math.inf or offset >= self._high(at):",
         "if decided_within_s:",
-        "tests/integration/test_log_reader.py -k late",
+        "tests/integration/test_log_reader.py -k test_reader_waits_for_a_marker_that_is_late",
         broker=True,
     ),
     Mutant(
@@ -74,7 +76,7 @@ KAFKA = (
         _HANGING_FILE,
         "    if any(visible.values()):\n        return True\n",
         "",
-        f"{_HANGING} -k restores_it",
+        f"{_HANGING} -k test_abort_over_a_hanging_commit_restores_it",
         broker=True,
     ),
     Mutant(
@@ -89,7 +91,7 @@ KAFKA = (
         _TRANSACTION,
         "        if left_open:\n",
         "        if not ends:\n",
-        f"{_HANGING} -k hangs_is_no_abort",
+        f"{_HANGING} -k test_hanging_abort_is_not_an_abort",
         broker=True,
     ),
     Mutant(
@@ -97,7 +99,7 @@ KAFKA = (
         _HANGING_FILE,
         "committed = [] if last is None else [_places(last)]",
         "committed: list[Places] = []",
-        f"{_HANGING} -k completed_by_its_successor",
+        f"{_HANGING} -k test_successor_completes_a_hanging_commit",
         broker=True,
     ),
     Mutant(
@@ -105,7 +107,7 @@ KAFKA = (
         _VISIBILITY,
         "        if (topic, number) not in unreadable and runs[-1][1] not in visible[topic, number]\n",
         "        if (topic, number) not in unreadable and not any(visible.values())\n",
-        f"{_HANGING} -k completed_by_its_successor",
+        f"{_HANGING} -k test_successor_completes_a_hanging_commit",
         broker=True,
     ),
     Mutant(
@@ -113,7 +115,7 @@ KAFKA = (
         _HANGING_FILE,
         "return merge(record.unproven, record.places)",
         "return record.places",
-        f"{_HANGING} -k in_a_row",
+        f"{_HANGING} -k test_two_hanging_commits_in_a_row_are_both_restored",
         broker=True,
     ),
     Mutant(
@@ -121,7 +123,7 @@ KAFKA = (
         _HANGING_FILE,
         "return partitions | last_offsets(places).keys() | set(look.internal)",
         "return partitions | set(look.internal)",
-        f"{_HANGING} -k not_configured",
+        f"{_HANGING} -k test_hanging_transactions_end_on_unconfigured_topics",
         broker=True,
     ),
     Mutant(
@@ -130,7 +132,7 @@ KAFKA = (
         "    except KafkaException as error:\n        outcome.append(error)\n    else:\n        outcome.append(None)\n",
         "    except KafkaException as error:\n        outcome.append(error)\n    finally:\n"
         "        outcome.insert(0, None)\n",
-        f"{_TRANSACTIONS} -k without_its_offsets",
+        f"{_TRANSACTIONS} -k test_transaction_without_its_offsets_is_not_committed",
         broker=True,
     ),
     Mutant(
@@ -138,7 +140,7 @@ KAFKA = (
         "connector/kafka/publishing.py",
         "            traceback.clear_frames(related.__traceback__)\n",
         "",
-        f"{_TRANSACTIONS} -k ends_the_threads",
+        f"{_TRANSACTIONS} -k test_failed_transaction_ends_the_threads_of_its_producer",
         broker=True,
     ),
     Mutant(
@@ -148,7 +150,7 @@ KAFKA = (
         "        producer.commit_transaction(_CALL_S)\n"
         "        producer.begin_transaction()\n"
         "        self._write([record._replace(headers=headers) for record in states])\n",
-        f"{_TRANSACTIONS} -k former_generation",
+        f"{_TRANSACTIONS} -k test_old_generation_cannot_commit",
         broker=True,
     ),
     Mutant(
@@ -159,7 +161,7 @@ KAFKA = (
         "        for one in states:\n"
         "            outside.produce(one.topic, one.value, one.key, one.partition)\n"
         "        outside.flush()\n",
-        f"{_TRANSACTIONS} -k former_generation",
+        f"{_TRANSACTIONS} -k test_old_generation_cannot_commit",
         broker=True,
     ),
     Mutant(
@@ -168,7 +170,7 @@ KAFKA = (
         "            self._drop()\n"
         '            raise self._after(error, f"committing a transaction of {self._name}") from error\n',
         "            producer.commit_transaction(_CALL_S)\n",
-        f"{_TRANSACTIONS} -k pollutes",
+        f"{_TRANSACTIONS} -k test_timed_out_commit_does_not_affect_later_transactions",
         broker=True,
     ),
     Mutant(
@@ -176,7 +178,7 @@ KAFKA = (
         _TRANSACTION,
         'raise self._after(error, f"committing a transaction of {self._name}") from error',
         "return offsets",
-        f"{_TRANSACTIONS} -k pollutes",
+        f"{_TRANSACTIONS} -k test_timed_out_commit_does_not_affect_later_transactions",
         broker=True,
     ),
     Mutant(
@@ -184,7 +186,7 @@ KAFKA = (
         _TRANSACTION,
         "raise self._after(second, doing) from second",
         "assert doing",
-        f"{_TRANSACTIONS} -k not_answered",
+        f"{_TRANSACTIONS} -k test_unanswered_abort_is_not_an_abort",
         broker=True,
     ),
     Mutant(
@@ -192,7 +194,7 @@ KAFKA = (
         _TRANSACTION,
         "(cause.txn_requires_abort() or cause.code() in _UNDELIVERED) and",
         "cause.code() in _UNDELIVERED and",
-        f"{_TRANSACTIONS} -k former_generation",
+        f"{_TRANSACTIONS} -k test_old_generation_cannot_commit",
         broker=True,
     ),
     Mutant(
@@ -200,7 +202,7 @@ KAFKA = (
         _TRANSACTION,
         "return error.code() in _FENCED",
         "return error.code() < min(_FENCED)",
-        f"{_TRANSACTIONS} -k fences_who_had_it",
+        f"{_TRANSACTIONS} -k test_later_producer_fences_the_earlier_one",
         broker=True,
     ),
     Mutant(
@@ -208,7 +210,7 @@ KAFKA = (
         _TRANSACTION,
         'transactional_id.rpartition("-")[0], clients.producer(transactional_id)',
         "transactional_id.rpartition('-')[0], clients.producer(f'{transactional_id}-{id(self)}')",
-        f"{_FENCING} -k epoch_alone",
+        f"{_FENCING} -k test_epoch_stops_the_old_owner_after_sent_offsets",
         broker=True,
     ),
     Mutant(
@@ -216,7 +218,7 @@ KAFKA = (
         "connector/kafka/publishing.py",
         "offsets[partition] = offset + 1",
         "offsets[partition] = offset",
-        f"{_TRANSACTIONS} -k former_generation",
+        f"{_TRANSACTIONS} -k test_old_generation_cannot_commit",
         broker=True,
     ),
     Mutant(
@@ -240,7 +242,7 @@ KAFKA = (
         _MEMBERSHIP_FILE,
         "consumer.seek(partition)",
         "assert consumer",
-        f"{_MEMBERSHIP} -k offset_that_the_shard_asks_for",
+        f"{_MEMBERSHIP} -k test_commands_start_at_the_requested_offset",
         broker=True,
     ),
     Mutant(
@@ -248,7 +250,7 @@ KAFKA = (
         _MEMBERSHIP_FILE,
         "elif message is not None and message.partition() in self._opened:",
         "elif message is not None:",
-        f"{_MEMBERSHIP} -k offset_that_the_shard_asks_for",
+        f"{_MEMBERSHIP} -k test_commands_start_at_the_requested_offset",
         broker=True,
     ),
     Mutant(
@@ -256,7 +258,7 @@ KAFKA = (
         _MEMBERSHIP_FILE,
         "self._owner.revoked(shards).wait(_HAND_OVER_S)",
         "self._owner.revoked(shards)",
-        f"{_MEMBERSHIP} -k handed_over",
+        f"{_MEMBERSHIP} -k test_shard_moves_only_after_its_release",
         broker=True,
     ),
     Mutant(
@@ -271,7 +273,7 @@ KAFKA = (
         _MEMBERSHIP_FILE,
         "            self._owner.revoked(shards).wait(_HAND_OVER_S)\n        self._partitions -= shards\n",
         "            self._owner.revoked(shards).wait(_HAND_OVER_S)\n",
-        f"{_MEMBERSHIP} -k handed_over",
+        f"{_MEMBERSHIP} -k test_shard_moves_only_after_its_release",
         broker=True,
     ),
     Mutant(
@@ -281,7 +283,7 @@ KAFKA = (
         "        self._owner.lost(shards)\n",
         "        self._owner.lost(shards)\n        self._partitions -= shards\n        self._opened -= shards\n"
         "        self._publish(None)\n",
-        f"{_MEMBERSHIP} -k lost",
+        f"{_MEMBERSHIP} -k 'test_lost_shards_are_in_no_snapshot or test_member_that_lost_its_shards_rejoins'",
         broker=True,
     ),
     Mutant(
@@ -289,7 +291,7 @@ KAFKA = (
         _MEMBERSHIP_FILE,
         "        self.joined = False\n        self.changed_at = self._waits_since",
         "        self.changed_at = self._waits_since",
-        f"{_MEMBERSHIP} -k lost_finds",
+        f"{_MEMBERSHIP} -k test_lost_shards_are_in_no_snapshot",
         broker=True,
     ),
     Mutant(
@@ -297,7 +299,7 @@ KAFKA = (
         _MEMBERSHIP_FILE,
         "                self._poll(consumer)\n            except Exception as",
         "                self._poll(consumer)\n            except KafkaException as",
-        f"{_MEMBERSHIP} -k raised_in_its_thread",
+        f"{_MEMBERSHIP} -k test_exception_in_the_member_thread_replaces_the_consumer",
         broker=True,
     ),
 )

@@ -1,5 +1,7 @@
 """The list of mutants fits the code: `make mutants` makes them and runs their tests."""
 
+import re
+import shlex
 from collections import Counter
 
 import pytest
@@ -12,7 +14,10 @@ from tests.mutants.mutant import ROOT, Mutant, stale
 def test_each_mutant_fits_and_names_a_test(mutant: Mutant) -> None:
     assert not stale(mutant)
     assert mutant.new != mutant.old
-    assert (ROOT / mutant.test.split()[0]).is_file()
+    file, *selection = shlex.split(mutant.test)
+    source = (ROOT / file).read_text(encoding="utf-8")
+    selected = selection[1].split(" or ") if selection else []
+    assert all(re.search(rf"(def|class|ids=.*) ?[\"(\[]*{word}", source) for word in selected), selected
 
 
 def test_mutants_are_distinct() -> None:

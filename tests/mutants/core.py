@@ -359,7 +359,7 @@ CORE = (
         "connector/core/instants.py",
         'int(fraction[:3].ljust(3, "0"))',
         'round(float("0." + fraction) * 1000)',
-        "tests/unit/test_rows.py -k test_page_cut_inside_a_character_is_refused",
+        "tests/unit/test_rows.py -k test_instants_are_truncated_with_any_offset",
     ),
     Mutant(
         "an unfit row is taken for the row with its id",

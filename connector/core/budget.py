@@ -1,16 +1,14 @@
-"""Rate limiter for one tenant's requests to Graph.
+"""Rate limiter for the requests of one tenant to Graph.
 
-Rules:
+1. Requests are spaced by one step: 60 s / floor(N) plus 2 %, for N requests per minute. A request that leaves late also
+   delays the requests after it, except for a small slack. So lost time is never made up for by a burst.
+2. At most N requests leave within 60 s. Evenly spaced requests always satisfy this rule. It matters when connections
+   open slowly and several requests leave together.
+3. A new or resumed budget waits one step before its first request, because another worker may have just sent one.
+4. `Retry-After` stops all requests until the given time. Without it, the pauses double from failure to failure, with
+   jitter. If a request was sent before a pause was decided and then fails too, it does not lengthen the next pause.
 
-1. Requests are spaced by one step: 60 s / floor(N) plus 2 %. A request that leaves late delays those after it, except
-   for a small slack. Lost time is therefore never made up for in a burst.
-2. At most N requests leave within 60 s. Evenly spaced requests always satisfy this rule; it matters when connections
-   are slow to open and several requests leave together.
-3. A new or resumed budget waits one step before its next request, because another worker may have just sent one.
-4. `Retry-After` stops all requests until the given time. Without it the pauses double from failure to failure, with
-   jitter. Requests that were sent before a pause was decided and that fail as well do not lengthen the next pause.
-
-Times are monotonic seconds and are passed in. `requests_per_minute` is rounded down: 1.5 per minute counts as one.
+Times are monotonic seconds, which the caller passes. `requests_per_minute` is rounded down: 1.5 counts as 1.
 """
 
 import math
@@ -40,19 +38,19 @@ _DATE = re.compile(r"(?:\b(?:mon|tue|wed|thu|fri|sat|sun)[a-z]*,)?[^,]*:[^,]*", 
 
 
 def lane_name(priority: int) -> Lane:
-    """Return the lane under which a priority is counted: 0 is live, 1000 and above is backfill, the rest is sweep."""
+    """Return the lane of a priority: 0 is live, 1000 and above is backfill, everything between is sweep."""
     if priority <= LIVE:
         return "live"
     return "backfill" if priority >= BACKFILL else "sweep"
 
 
 def retry_after_s(value: str | None, server_now: datetime) -> float | None:
-    """Return how many seconds `Retry-After` asks to wait, at most an hour; None when it has no usable value.
+    """Return how many seconds a `Retry-After` header asks to wait, at most an hour; None if it has no usable value.
 
-    The value is a number of seconds, also with decimals, or an HTTP date. A date is compared with `server_now`, which
-    is the `Date` header of the response where it has one, so that a wrong local clock does not matter. Of several
-    values (two headers, or one with a comma) the longest counts. Zero, negative, past and unreadable values are
-    ignored.
+    A value is a number of seconds, with or without decimals, or an HTTP date. A date is compared with `server_now`, so
+    that a wrong local clock does not matter: it is the `Date` header of the response, if there is one. If there are
+    several values (two headers, or one header with a comma), the longest wait counts. Zero, negative, past and
+    unreadable values are ignored.
     """
     text = value or ""
     dates = _DATE.findall(text)
@@ -76,7 +74,7 @@ def _seconds_until(date: str, server_now: datetime) -> float:
 
 
 class Backoff:
-    """Exponential backoff with jitter, up to about a minute. A success resets it."""
+    """Exponential backoff with jitter, up to one minute. A success resets it."""
 
     __slots__ = ("_decided_at", "_level", "until")
 
@@ -86,10 +84,11 @@ class Backoff:
         self.until = -math.inf
 
     def failed(self, sent_at: float, now: float, first_s: float, jitter: float) -> float:
-        """Return the time until which to pause after a failure.
+        """Record a failure and return the time until which to pause.
 
-        `jitter` is a random number in [0, 1); the pause is 0.5 to 1.5 times its step. A request that was sent before
-        the last pause was decided does not raise the step.
+        `first_s` is the length of the first pause. `jitter` is a random number in [0, 1): it changes the pause to 0.5
+        to 1.5 times its length. A request that was sent before the last pause was decided does not make the next pause
+        longer.
         """
         if sent_at >= self._decided_at:
             self._level = min(self._level + 1, 32)
@@ -99,13 +98,13 @@ class Backoff:
         return self.until
 
     def succeeded(self, sent_at: float) -> None:
-        """Reset the backoff, unless the request was sent before the last pause was decided."""
+        """Record a success: reset the backoff, unless the request was sent before the last pause was decided."""
         if sent_at >= self._decided_at:
             self._level = 0
 
 
 class Elapsed:
-    """Total time inside spans. Spans may overlap and may end in the future."""
+    """Counter of the time that lies in any of several spans. Spans may overlap and may end in the future."""
 
     __slots__ = ("_end", "_total_s")
 
@@ -121,12 +120,15 @@ class Elapsed:
             self._end = until
 
     def at(self, now: float) -> float:
-        """Return the seconds inside spans up to `now`, which must not be before the start of the last span added."""
+        """Return how many seconds up to `now` lie in a span.
+
+        `now` must not be before the start of the last added span.
+        """
         return self._total_s - max(0.0, self._end - now)
 
 
 class Slot:
-    """Right to send one request, until it was sent (`Budget.sent`) or is known not to be sent (`Budget.settled`)."""
+    """Right to send one request. It ends with `Budget.sent`, or with `Budget.settled` if the request was not sent."""
 
     __slots__ = ("granted_at", "sent_at")
 
@@ -136,7 +138,7 @@ class Slot:
 
 
 class Budget:
-    """Rate limiter that decides when the next request of one tenant may leave; see the rules of the module."""
+    """Rate limiter of one tenant, which follows the rules in the module's docstring."""
 
     def __init__(self, requests_per_minute: float, now: float) -> None:
         if not 1 <= requests_per_minute < math.inf:
@@ -160,7 +162,7 @@ class Budget:
         self._next_at = max(self._next_at, now + self.step_s)
 
     def delay_s(self, now: float) -> float:
-        """Return the seconds until the next request may leave; 0 when it may leave at `now`."""
+        """Return after how many seconds the next request may leave; 0 if it may leave at `now`."""
         self._forget(now)
         ready_at = max(self._next_at, self._stopped_until, self._backoff.until)
         if len(self._slots) >= self._most:
@@ -170,16 +172,16 @@ class Budget:
         return max(0.0, ready_at - now)
 
     def take(self, now: float) -> Slot:
-        """Acquire the slot for one request. Call it only when `delay_s` is 0."""
+        """Acquire the right to send one request. Call this only when `delay_s` is 0."""
         slot = Slot(now)
         self._slots.append(slot)
         self._next_at = max(self._next_at + self.step_s, now + self.step_s - self._slack_s)
         return slot
 
     def sent(self, slot: Slot, now: float) -> None:
-        """Record that the request leaves at `now`; before that it may have waited for a connection.
+        """Record that the request of `slot` leaves at `now`. It may have waited for a connection since `take`.
 
-        A second call for the same slot records that the HTTP client sent the request again.
+        A second call for the same slot means that the HTTP client has sent the request again.
         """
         if slot.sent_at < math.inf:
             slot = Slot(now)
@@ -188,19 +190,22 @@ class Budget:
         self._next_at = max(self._next_at, now + self.step_s - self._slack_s)
 
     def settled(self, slot: Slot) -> None:
-        """Record that the request will not be sent any more, unless it was sent.
+        """Record that the request of `slot` is over. Does nothing if it was sent.
 
-        A request that was not sent still counts in the rate, from when its slot was acquired.
+        A request that was never sent still counts towards the rate, from the time at which its slot was acquired.
         """
         if slot.sent_at == math.inf:
             slot.sent_at = slot.granted_at
 
     def succeeded(self, slot: Slot) -> None:
-        """Record a response from Graph: the next pause starts from the shortest step again."""
+        """Record a response from Graph. The next pause starts with the shortest length again."""
         self._backoff.succeeded(slot.granted_at)
 
     def failed(self, slot: Slot, now: float, kind: FailureKind, retry_after: float | None, jitter: float) -> None:
-        """Stop requests for `retry_after` seconds, or back off without it. `jitter` is a random number in [0, 1)."""
+        """Stop all requests after a failure: for `retry_after` seconds or, if that is None, with the backoff.
+
+        `jitter` is a random number in [0, 1).
+        """
         if retry_after is None:
             until = self._backoff.failed(slot.granted_at, now, FIRST_PAUSE_S[kind], jitter)
         else:
@@ -211,11 +216,11 @@ class Budget:
             self._throttled.extend(now, until)
 
     def asked_s(self, now: float) -> float:
-        """Return the seconds up to now in which `Retry-After` held all requests back."""
+        """Return for how many seconds up to `now` a `Retry-After` header has stopped all requests."""
         return self._asked.at(now)
 
     def throttled_s(self, now: float) -> float:
-        """Return the seconds up to now in which throttling held all requests back, with `Retry-After` or without it."""
+        """Return for how many seconds up to `now` throttling has stopped all requests, also without `Retry-After`."""
         return self._throttled.at(now)
 
     def used_ratio(self, now: float) -> float:

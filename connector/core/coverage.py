@@ -1,4 +1,7 @@
-"""Coverage: which call time was read, and when last, as sorted, disjoint and non-empty pieces."""
+"""Coverage: the call time that was read, and when it was last read.
+
+It consists of sorted, disjoint, non-empty pieces.
+"""
 
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime, timedelta
@@ -8,7 +11,7 @@ _NEVER = datetime.max.replace(tzinfo=UTC, microsecond=0)
 
 
 class Window(NamedTuple):
-    """A range of call time, [start, end), in aware UTC and whole seconds."""
+    """Range of call time from `start` to `end`, without `end`. Both are aware UTC in whole seconds."""
 
     start: datetime
     end: datetime
@@ -20,13 +23,13 @@ class Window(NamedTuple):
 
 
 class Read(NamedTuple):
-    """Piece of call time with the time at which it was last read: when the run that read it started."""
+    """Piece of call time and the time at which it was last read (`at`): the start of the run that read it."""
 
     start: datetime
     end: datetime
     at: datetime
     steady: bool = True
-    "False when the last reading had no stable paging in any of its attempts."
+    "False if the paging of the last reading was not stable in any attempt."
 
 
 class Coverage(NamedTuple):
@@ -36,15 +39,17 @@ class Coverage(NamedTuple):
 
     @property
     def through(self) -> datetime | None:
-        """Return the end of the newest call time that was read; None when nothing was read."""
+        """Return the end of the newest call time that was read; None if nothing was read."""
         return self.reads[-1].end if self.reads else None
 
     def add(self, window: Window, at: datetime, *, steady: bool = True) -> "Coverage":
-        """Return the coverage after `window` was read at `at`.
+        """Record that `window` was read at `at`, and return the new coverage.
 
-        A part that was already read later keeps its later time.
+        A part of `window` that has a later read time already keeps it.
         """
         pieces = [piece for read in self.reads for piece in _outside(read, window)]
+        # Inside `window`, keep pieces with a later read time and fill the space between them. `newest` is the end of what
+        # is filled so far.
         newest = window.start
         for read in self.reads:
             start, end = max(read.start, window.start), min(read.end, window.end)
@@ -60,6 +65,7 @@ class Coverage(NamedTuple):
     def missing(self, window: Window, since: datetime | None = None) -> list[Window]:
         """Return the parts of `window` that were not read at or after `since` (None: never read), oldest first."""
         parts = []
+        # Call time before `at` is either read or already in `parts`.
         at = window.start
         for read in self.reads:
             if read.end <= at or (since is not None and read.at < since):
@@ -74,18 +80,19 @@ class Coverage(NamedTuple):
         return parts
 
     def unripe(self, window: Window, overlap: timedelta) -> list[Window]:
-        """Return the parts of `window` whose last reading was less than `overlap` after their calls began.
+        """Return the parts of `window` that were not read late enough, oldest first.
 
-        The oldest part comes first. Parts that were never read are included.
+        Late enough means: at least `overlap` after the calls of the part began. Parts that were never read are
+        included.
         """
         ripe = (Window(read.start, min(read.end, read.at - overlap)) for read in self.reads)
         return subtract([window], [part for part in ripe if part.start < part.end])
 
     def until(self, now: datetime) -> "Coverage":
-        """Return the coverage without call time and read times later than `now`.
+        """Cut call time and read times that are later than `now`, and return the new coverage.
 
-        A clock that was ahead and has been set back since leaves such times. What that clock dated later than `now` was
-        really read before `now`, so it counts as read one second before.
+        Such times remain after a clock that was ahead is set back. Call time after `now` is removed. A read time after
+        `now` becomes one second before `now`, because the reading really took place earlier.
         """
         if all(read.end <= now and read.at <= now for read in self.reads):
             return self
@@ -99,10 +106,10 @@ class Coverage(NamedTuple):
         )
 
     def merged(self, is_alike: Callable[[Read, datetime], bool]) -> "Coverage":
-        """Return the coverage with adjacent pieces joined where `is_alike` allows it.
+        """Merge adjacent pieces where `is_alike` allows it, and return the new coverage.
 
-        A joined piece keeps the older read time. `is_alike(piece, at)` states whether it makes no difference that the
-        piece then counts as read at the earlier time `at`.
+        The merged piece keeps the older of the two read times. `is_alike(piece, at)` must return whether `piece` may
+        count as read at the earlier time `at` without any effect.
         """
         pieces: list[Read] = []
         for read in self.reads:
@@ -117,10 +124,10 @@ class Coverage(NamedTuple):
         return Coverage(tuple(pieces))
 
     def limited(self, most: int) -> "Coverage":
-        """Return the coverage in at most `most` pieces, by claiming less.
+        """Reduce the coverage to at most `most` pieces, so that its record has a bounded size.
 
-        Adjacent pieces with similar read times are joined and keep the older one; then the shortest pieces are left
-        out.
+        The result never states more than is true. First, adjacent pieces with similar read times are merged and keep
+        the older time. Then the shortest pieces are removed, and their call time counts as never read.
         """
         reads, tolerance = list(self.reads), timedelta(minutes=1)
         while len(reads) > most and tolerance < timedelta(days=1000):
@@ -136,20 +143,27 @@ class Coverage(NamedTuple):
         return self if len(self.reads) <= most else Coverage(tuple(sorted(longest)))
 
     def with_passable(self, windows: Iterable[Window]) -> "Coverage":
-        """Return the coverage as if `windows` were read at the latest possible time."""
+        """Return the coverage as if `windows` were read late enough for every sweep.
+
+        Used for isolated ranges, so that runs can complete without them.
+        """
         coverage = self
         for window in windows:
             coverage = coverage.add(window, _NEVER)
         return coverage
 
     def complete_through(self, start: datetime, overlap: timedelta) -> datetime:
-        """Return up to where, from `start` on, every call was last read at least `overlap` after it began."""
+        """Return up to where call time is complete, beginning at `start`.
+
+        All calls between `start` and the result were last read at least `overlap` after they began.
+        """
         at = start
         for read in self.reads:
             if read.end <= at:
                 continue
             if read.start > at:
                 break
+            # Of this piece, only calls that began before `read.at - overlap` were read late enough.
             at = max(at, min(read.end, read.at - overlap))
             if at < read.end:
                 break
@@ -157,27 +171,28 @@ class Coverage(NamedTuple):
 
 
 def subtract(windows: Iterable[Window], taken: Iterable[Window]) -> list[Window]:
-    """Return the parts of `windows` outside `taken`, in order."""
+    """Return the parts of `windows` that lie outside all of `taken`, in order."""
     left = list(windows)
-    for hole in taken:
+    for excluded in taken:
+        # A part that touches no window leaves the list as it is, which is the usual case.
         left = (
             [
                 Window(start, end)
                 for window in left
                 for start, end in (
-                    (window.start, min(window.end, hole.start)),
-                    (max(window.start, hole.end), window.end),
+                    (window.start, min(window.end, excluded.start)),
+                    (max(window.start, excluded.end), window.end),
                 )
                 if start < end
             ]
-            if any(window.start < hole.end and hole.start < window.end for window in left)
+            if any(window.start < excluded.end and excluded.start < window.end for window in left)
             else left
         )
     return left
 
 
 def clip(windows: Iterable[Window], bounds: Window) -> list[Window]:
-    """Return the parts of `windows` inside `bounds`, in order."""
+    """Return the parts of `windows` that lie inside `bounds`, in order."""
     inside = (Window(max(w.start, bounds.start), min(w.end, bounds.end)) for w in windows)
     return [window for window in inside if window.start < window.end]
 

@@ -1,8 +1,8 @@
 """Deduplication index of a tenant, and the classification of rows as new, revised or known.
 
-A row in the index takes 28 bytes: an entry (`fingerprints.ENTRY`, 24 bytes) and the hour of its start. Entries lie in a
-few sorted numpy arrays, each at least four times as long as the next. A look-up therefore searches few arrays, and
-adding rows is cheap however large the index is.
+A row takes 28 bytes in the index: an entry (`fingerprints.ENTRY`, 24 bytes) and the hour of the call's start. Entries
+lie in a few sorted numpy arrays, each at least four times as long as the next. A look-up therefore searches few arrays,
+and adding rows is cheap however large the index is.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,7 +15,7 @@ from connector.core.fingerprints import ENTRY, LAYOUT_MASK, MAX_REVISION, REVISI
 
 Entries = NDArray[np.void]
 Fingerprints = Callable[[int, NDArray[np.intp]], NDArray[np.uint64]]
-"Returns the fingerprints of an older version (`layout`) for some entries, given by index."
+"Function that returns the fingerprints of the rows at the given indices, in an older fingerprint version (`layout`)."
 Hours = NDArray[np.uint32]
 HOUR_MS = 3_600_000
 _GROWTH = 4
@@ -23,7 +23,7 @@ _COLUMNS = ("hi", "lo", "meta", "fp")
 
 
 class _Run:
-    """Entries sorted by `hi`, with one array per column."""
+    """Part of the index: entries that are sorted by `hi`, with one array per column."""
 
     __slots__ = ("columns", "hours")
 
@@ -35,7 +35,7 @@ class _Run:
         return len(self.hours)
 
     def find(self, entries: Entries) -> NDArray[np.intp]:
-        """Return the position of each entry's id, -1 where it is not in this run."""
+        """Find each of `entries` by id. Return its position in this run, or -1 if the id is not in it."""
         hi, lo = self.columns["hi"], self.columns["lo"]
         position = np.searchsorted(hi, entries["hi"]).astype(np.intp)
         found = np.full(len(entries), -1, np.intp)
@@ -55,7 +55,7 @@ class _Run:
         return found
 
     def merged(self, other: "_Run") -> "_Run":
-        """Return both runs as one. No id may be in both."""
+        """Merge two runs that have no id in common."""
         at = np.searchsorted(self.columns["hi"], other.columns["hi"])
         columns = {name: np.insert(self.columns[name], at, other.columns[name]) for name in _COLUMNS}
         return _Run(columns, np.insert(self.hours, at, other.hours))
@@ -71,10 +71,10 @@ def _columns(entries: Entries, chosen: NDArray[np.generic]) -> dict[str, NDArray
 
 
 class DedupIndex:
-    """Deduplication index of one tenant. It has one owner and needs no locks.
+    """Deduplication index of one tenant. Only one thread changes it, so it needs no locks.
 
-    Other threads may read the length and `per_hour`: the attributes behind them are replaced as a whole, never changed
-    in place.
+    Other threads may read its length and `per_hour`. This is safe because the attributes behind both are replaced as a
+    whole and never changed in place.
     """
 
     def __init__(self) -> None:
@@ -90,7 +90,11 @@ class DedupIndex:
         return sum(run.hours.nbytes + sum(column.nbytes for column in run.columns.values()) for run in self._runs)
 
     def find(self, entries: Entries) -> tuple[NDArray[np.bool_], Entries]:
-        """Return which ids are in the index, and their entries there; both have the shape of `entries`."""
+        """Look up entries by id.
+
+        Return for each entry whether its id is in the index, and the stored entry. Both arrays are as long as
+        `entries`.
+        """
         found = np.zeros(len(entries), np.bool_)
         known = np.zeros(len(entries), ENTRY)
         for run in self._runs:
@@ -102,7 +106,7 @@ class DedupIndex:
         return found, known
 
     def put(self, entries: Entries, hours: Hours) -> None:
-        """Store each entry in place of the one with the same id. An id may occur in `entries` only once."""
+        """Store entries. An entry replaces the stored one with the same id. No id may occur twice in `entries`."""
         fresh = np.ones(len(entries), np.bool_)
         # An id that is in the index already is overwritten where it lies, so that no id is ever in two runs.
         for run in self._runs:
@@ -122,7 +126,10 @@ class DedupIndex:
             self._runs = runs
 
     def restore(self, entries: Entries, hours: Hours) -> None:
-        """Replace the content by entries in any order. Of several entries with one id the highest revision counts."""
+        """Replace the whole content of the index.
+
+        If an id occurs several times in `entries`, its highest revision is kept.
+        """
         order = np.argsort(np.ascontiguousarray(entries["hi"]))
         hi = entries["hi"][order]
         tied = np.zeros(len(entries), np.bool_)
@@ -142,7 +149,10 @@ class DedupIndex:
         self._count(hours)
 
     def forget(self, before_hour: int) -> int:
-        """Remove rows that started before the given hour since the epoch; return how many."""
+        """Remove the rows of calls that started before `before_hour` (hours since the epoch).
+
+        Return the number removed.
+        """
         first, counts = self._hours
         if before_hour <= first or not len(self):
             return 0
@@ -157,14 +167,18 @@ class DedupIndex:
         return count - len(self)
 
     def count_from(self, hour: int) -> int:
-        """Return the number of rows in the index that started at or after the given hour since the epoch."""
+        """Return the number of rows whose call started at or after `hour` (hours since the epoch)."""
         first, counts = self._hours
         return int(counts[max(0, hour - first) :].sum())
 
     def per_hour(self, first: int, end: int) -> NDArray[np.int64]:
-        """Return the rows in the index per hour of start, for the hours `first` to `end` (excluded) since the epoch."""
+        """Return the number of rows per hour of call start, from hour `first` up to, not including, hour `end`.
+
+        Hours are counted since the epoch.
+        """
         result = np.zeros(max(0, end - first), np.int64)
         known_first, counts = self._hours
+        # Copy the counts for the hours that both ranges contain. All other hours have no rows.
         low, high = max(first, known_first), min(end, known_first + len(counts))
         if low < high:
             result[low - first : high - first] = counts[low - known_first : high - known_first]
@@ -187,20 +201,27 @@ class DedupIndex:
 
 
 class DedupResult(NamedTuple):
-    """Classification of a reading's rows, by index. All other rows are known already or repeat a chosen one."""
+    """Classification of the rows of one reading. All fields but `revisions` hold indices of rows.
+
+    A row that is neither new, revised nor rejected needs no record: it is known, or it repeats another row of the
+    reading.
+    """
 
     new: NDArray[np.intp]
     revised: NDArray[np.intp]
     chosen: NDArray[np.intp]
-    "One row per id: new, revised or known."
+    "For each id, the one row that counts. It is new, revised or known."
     rejected: NDArray[np.intp]
-    "Rows with the id of a chosen row and other contents, one row per content."
+    "Rows whose id is that of a chosen row but whose content differs; one row per different content."
     revisions: NDArray[np.int64]
-    "For every row of the reading: the revision that it gets, or has already."
+    "Revision of every row: the one with which it is published, or the one that it has in the index already."
 
 
 def find(entries: Entries, layers: tuple[DedupIndex, ...]) -> tuple[NDArray[np.bool_], Entries]:
-    """Return which ids are in one of the layers, and their entries there; the first layer with an id counts."""
+    """Look up entries by id in several indexes. The first of `layers` that holds an id counts.
+
+    Return for each entry whether its id was found, and the stored entry.
+    """
     found = np.zeros(len(entries), np.bool_)
     known = np.zeros(len(entries), ENTRY)
     for layer in layers:
@@ -212,15 +233,15 @@ def find(entries: Entries, layers: tuple[DedupIndex, ...]) -> tuple[NDArray[np.b
 
 
 def classify(entries: Entries, layers: tuple[DedupIndex, ...], fingerprints: Fingerprints | None = None) -> DedupResult:
-    """Classify the rows of a reading as new, revised or known by `layers`; the first layer with an id counts.
+    """Classify the rows of a reading as new, revised or known. The first of `layers` that holds an id counts.
 
-    Of several rows with one id, one is chosen: see _choose. An entry in the index whose fingerprint has an older
-    version is compared in that version, with `fingerprints`. So a release that knows a further field publishes nothing
-    again.
+    If several rows have the same id, one of them is chosen (see `_choose`). A stored entry may have an older
+    fingerprint version. Then the row is compared in that version, which `fingerprints` computes. So a release that
+    knows more fields does not publish every row again.
     """
     found, known = find(entries, layers)
     # Where an id was not found, `known` is all zeros and the comparison means nothing: `found` masks it.
-    changed = found & differ(_as_remembered(entries, found, known, fingerprints), known)
+    changed = found & differ(_in_stored_version(entries, found, known, fingerprints), known)
     chosen, rejected = _choose(entries, found & ~changed)
     revised = np.flatnonzero(changed & chosen)
     revisions = (known["meta"] >> REVISION_SHIFT).astype(np.int64)
@@ -229,10 +250,10 @@ def classify(entries: Entries, layers: tuple[DedupIndex, ...], fingerprints: Fin
 
 
 def _choose(entries: Entries, is_known: NDArray[np.bool_]) -> tuple[NDArray[np.bool_], NDArray[np.intp]]:
-    """Return which rows are chosen, one per id, and which rows contradict a chosen one.
+    """Choose one row per id. Return which rows are chosen, and the indices of rows that contradict a chosen row.
 
-    The row that the index holds already is chosen, otherwise the one with the greatest fingerprint. So the order of the
-    rows does not matter, and a reading that returns the same rows again changes nothing.
+    If the index already holds the content of one of the rows, that row is chosen; otherwise the row with the greatest
+    fingerprint. The order of the rows therefore does not matter, and reading the same rows again changes nothing.
     """
     chosen = np.ones(len(entries), np.bool_)
     if len(np.unique(entries["hi"])) == len(entries):
@@ -251,10 +272,13 @@ def _choose(entries: Entries, is_known: NDArray[np.bool_]) -> tuple[NDArray[np.b
     return chosen, np.array(sorted(rejected), np.intp)
 
 
-def _as_remembered(
+def _in_stored_version(
     entries: Entries, found: NDArray[np.bool_], known: Entries, fingerprints: Fingerprints | None
 ) -> Entries:
-    """Return the reading with each fingerprint in the version of the index entry with the same id."""
+    """Return `entries` with fingerprints that can be compared with the stored entries in `known`.
+
+    A fingerprint is computed again where the stored entry has an older fingerprint version.
+    """
     if fingerprints is None:
         return entries
     layouts = known["meta"] & LAYOUT_MASK
@@ -269,7 +293,10 @@ def _as_remembered(
 
 
 def split_repeats(entries: Entries) -> list[NDArray[np.intp]]:
-    """Return the indices of `entries` in groups, in order, such that no group holds an id twice."""
+    """Split `entries` into groups in which no id occurs twice. Return the indices of each group.
+
+    The occurrences of an id keep their order: the first is in the first group, the second in the second group.
+    """
     if len(np.unique(entries["hi"])) == len(entries):
         return [np.arange(len(entries))]
     groups: list[list[int]] = []
@@ -284,18 +311,18 @@ def split_repeats(entries: Entries) -> list[NDArray[np.intp]]:
 
 
 def with_revision(entries: Entries, revision: NDArray[np.int64]) -> Entries:
-    """Return a copy of `entries` with the given revisions, as the index holds them."""
+    """Return a copy of `entries` with the given revisions in their `meta` field."""
     result = entries.copy()
     result["meta"] = (entries["meta"] & ((1 << REVISION_SHIFT) - 1)) | (revision.astype("<u4") << REVISION_SHIFT)
     return result
 
 
 def hours_of(starts_ms: Sequence[int | None], observed_ms: int, horizon_hours: int) -> Hours:
-    """Return for each row the hour since the epoch that decides how long it stays in the index.
+    """Return for each row the hour since the epoch that decides how long the index keeps it.
 
-    It is the hour of the call's start. The hour of the reading replaces it where the start is missing, older than the
-    horizon or more than a day ahead. With a start before the horizon the row would be removed at once, and then be
-    published again.
+    It is normally the hour of the call's start. If the start is missing, older than the horizon or more than one day in
+    the future, the hour of the reading is used. Otherwise a row with a start before the horizon would be forgotten at
+    once, and published again by the next reading.
     """
     observed = observed_ms // HOUR_MS
     starts = np.array([observed_ms if start is None else start for start in starts_ms], np.int64) // HOUR_MS

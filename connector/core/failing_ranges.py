@@ -1,15 +1,15 @@
-"""Ranges of call time that Graph fails to serve while it serves others.
+"""Failing ranges: call time that Graph fails to serve while it serves other call time of the same tenant.
 
-1. A range that fails is requested in halves, down to one second. A range that fails at one second is isolated: runs
-   complete without it, it is reported with its cause, and it is requested again at growing intervals.
-2. After the first halving, evidence is needed that the failure depends on the range: Graph served something to the
-   tenant since the range last failed. Without evidence a range is only delayed for a moment. A range that Graph refuses
-   for its length (406) needs evidence only to be isolated.
-3. A success doubles the length to request in the rest of its range and in adjacent ranges, or ends the narrowing there
-   when the last failure is a minute old. Anywhere else a success ends the narrowing of ranges whose last failure is a
-   quarter of an hour old.
-4. A range that fails next to an isolated range, and is not longer, is isolated as a whole. An isolated range that fails
-   again is split. So long ranges are found with few requests, and shrink later.
+1. A range that fails is requested in halves, down to one second. If one second fails, it is isolated: runs complete
+   without it, it is reported with its cause, and it is requested again at growing intervals.
+2. The first failure halves a range at once. Any further step needs evidence that the failure depends on the range:
+   Graph must have served the tenant something after the range failed. Without evidence the range only waits for a
+   moment. A range that Graph refuses for its length (406) is halved without evidence, but is isolated only with it.
+3. A success near a narrowed range doubles the length to request in it. Near means that the success was inside the range
+   or next to it. If the range last failed more than a minute ago, it is no longer narrowed at all. A success elsewhere
+   ends the narrowing of ranges that last failed more than a quarter of an hour ago.
+4. A range that fails next to isolated ranges that are at least as long is isolated as a whole. An isolated range that
+   fails again is split in two. So few requests find a long range, and it shrinks later.
 """
 
 import itertools
@@ -30,26 +30,28 @@ _MOST_CAUSE = 200
 
 
 class RangeFailure(NamedTuple):
-    """One failure of a range. Times are aware UTC."""
+    """One failed request for a range. Times are aware UTC."""
 
     cause: str
     at: datetime
     served_at: datetime | None
-    "Time at which Graph last served a page of any range of the tenant."
+    "Time at which Graph last served the tenant a page of any range; None if it never did."
     too_long: bool = False
-    "True if Graph refuses the length of the range, or the range has too many pages."
+    "True if Graph refuses the range because of its length, or if the range has too many pages."
 
 
 class FailingRange(NamedTuple):
-    """Call time that Graph failed to serve. The ranges of a tenant are disjoint and sorted."""
+    """Call time that Graph failed to serve. The failing ranges of a tenant are disjoint and sorted."""
 
     window: Window
     longest_s: int
-    "Length of the longest slice to request within it."
+    "Length of the longest slice that may be requested within the range, in seconds."
     failed_at: datetime
     retry_at: datetime
     failures: int
-    "Failures in a row without evidence between them; for an isolated range all failures."
+    """Number of failures since the range was last halved or had evidence. For an isolated range: the number of all
+    failures.
+    """
     cause: str
     isolated: bool = False
 
@@ -58,7 +60,7 @@ FailingRanges = tuple[FailingRange, ...]
 
 
 def failed(ranges: FailingRanges, window: Window, failure: RangeFailure) -> FailingRanges:
-    """Return the ranges after a request for `window` failed."""
+    """Record that a request for `window` failed: narrow, delay or isolate it. Return the new ranges."""
     known = [one for one in ranges if _overlap(one.window, window)]
     others = _without(ranges, window)
     if refuses_any_length(ranges, window, failure):
@@ -70,7 +72,7 @@ def failed(ranges: FailingRanges, window: Window, failure: RangeFailure) -> Fail
         # A failure while Graph serves nothing proves nothing about the range, so the interval does not grow.
         failures -= not is_proven
         return _bounded([*others, *_still_isolated(window, failure, failures, len(ranges))])
-    if is_proven and (window.seconds <= 1 or _grows(others, window)):
+    if is_proven and (window.seconds <= 1 or _continues_isolated_area(others, window)):
         return _bounded(_merged([*others, _isolated(window, failure, 1)], window))
     longest_s = int(window.seconds)
     # Halve at the first failure, and later only with evidence. Otherwise Graph may just be unavailable: keep the length
@@ -84,7 +86,10 @@ def failed(ranges: FailingRanges, window: Window, failure: RangeFailure) -> Fail
 
 
 def succeeded(ranges: FailingRanges, window: Window, now: datetime) -> FailingRanges:
-    """Return the ranges after `window` was read."""
+    """Record that `window` was read: remove it from the ranges and widen the ranges next to it.
+
+    Return the new ranges.
+    """
     if not ranges:
         return ranges
     touched = [one.window for one in ranges if one.window.start <= window.end and window.start <= one.window.end]
@@ -94,14 +99,14 @@ def succeeded(ranges: FailingRanges, window: Window, now: datetime) -> FailingRa
         if one.isolated:
             left.append(one)
         elif now - one.failed_at < (_RECOVERED_AFTER if is_beside else _FORGOTTEN_AFTER):
-            left.append(_eased(one, now, is_beside=is_beside))
+            left.append(_released(one, now, is_beside=is_beside))
     return tuple(left)
 
 
 def as_known(ranges: FailingRanges, start: datetime, now: datetime) -> FailingRanges:
-    """Return the ranges without call time before `start`, and without times later than `now` allows.
+    """Remove call time before `start`, and cut times that a correct clock could not have recorded by `now`.
 
-    A clock that was ahead leaves such times.
+    Such times remain after a clock that was ahead is set back.
     """
     if not ranges:
         return ranges
@@ -113,41 +118,46 @@ def as_known(ranges: FailingRanges, start: datetime, now: datetime) -> FailingRa
 
 
 def isolated(ranges: FailingRanges) -> list[Window]:
-    """Return the call time that runs leave out, oldest first."""
+    """Return the isolated ranges, which runs leave out, oldest first."""
     return [one.window for one in ranges if one.isolated]
 
 
 def left_out(ranges: FailingRanges, now: datetime) -> list[Window]:
-    """Return the call time that no run and no job requests at this moment."""
+    """Return the ranges that neither a run nor a job may request at `now`: isolated ranges and delayed ranges."""
     return [one.window for one in ranges if one.isolated or one.retry_at > now]
 
 
 def most_promising(ranges: FailingRanges, windows: list[Window]) -> list[Window]:
-    """Return those of `windows` to request first: what never failed, then what failed once.
+    """Return the part of `windows` to request first, because it is the most likely to succeed.
 
-    A success there is the evidence that other ranges need.
+    This is call time that never failed; without any, call time that failed once; without any, all of `windows`. A
+    success there is the evidence without which other ranges cannot be isolated.
     """
     never_failed = subtract(windows, [one.window for one in ranges])
     return never_failed or subtract(windows, [one.window for one in ranges if one.failures > 1]) or windows
 
 
 def due(ranges: FailingRanges, now: datetime) -> list[Window]:
-    """Return the isolated ranges to request again, the one that has waited longest first."""
+    """Return the isolated ranges that are to be requested again, the longest waiting first."""
     found = sorted((one.retry_at, one.window) for one in ranges if one.isolated and one.retry_at <= now)
     return [window for _, window in found]
 
 
 def next_retry(ranges: FailingRanges, now: datetime) -> datetime | None:
-    """Return when the next of the delayed ranges may be requested again; None when no range is delayed."""
+    """Return when the next delayed range may be requested again; None if no range is delayed."""
     return min((one.retry_at for one in ranges if one.retry_at > now), default=None)
 
 
 def fit(ranges: FailingRanges, window: Window, *, newest_first: bool) -> Window:
-    """Return the newest (else the oldest) part of `window` that is not longer than its ranges allow."""
+    """Shorten `window` so that it does not exceed the length that its failing ranges allow.
+
+    `newest_first` keeps the end of the window; otherwise the start is kept.
+    """
     start, end = window
     for one in ranges:
         if not _overlap(one.window, window):
             continue
+        # A range at the kept end limits the length. A range elsewhere in the window is left out of the result.
         longest = timedelta(seconds=one.longest_s)
         if newest_first:
             inside = one.window.end >= window.end
@@ -159,12 +169,16 @@ def fit(ranges: FailingRanges, window: Window, *, newest_first: bool) -> Window:
 
 
 def is_known(ranges: FailingRanges, window: Window) -> bool:
-    """Return whether some of `window` failed before."""
+    """Return whether any part of `window` lies in a failing range."""
     return any(_overlap(one.window, window) for one in ranges)
 
 
 def causes(ranges: FailingRanges, windows: list[Window], otherwise: str) -> list[tuple[Window, str]]:
-    """Return `windows` in pieces with their causes: that of the isolated range around the piece, or `otherwise`."""
+    """Split `windows` into pieces, each with the cause of its failure.
+
+    The cause comes from the isolated range that contains the piece. A piece outside of all isolated ranges gets the
+    text `otherwise`.
+    """
     pieces = [(rest, otherwise) for rest in subtract(windows, isolated(ranges))]
     for one in ranges:
         for window in windows:
@@ -181,29 +195,38 @@ def causes(ranges: FailingRanges, windows: list[Window], otherwise: str) -> list
 
 
 def refuses_any_length(ranges: FailingRanges, window: Window, failure: RangeFailure) -> bool:
-    """Return whether Graph refuses even one second while it serves nothing else, so that shorter ranges do not help."""
+    """Return whether the length of the range cannot be the reason why Graph refuses it.
+
+    This is so if Graph refuses even one second as too long, and has served nothing since the range last failed.
+    """
     known = [one for one in ranges if _overlap(one.window, window)]
     return failure.too_long and window.seconds <= 1 and not _is_proven(known, failure)
 
 
 def _is_proven(known: list[FailingRange], failure: RangeFailure) -> bool:
-    """Return whether Graph served something since the range last failed."""
+    """Return whether Graph has served the tenant anything since these ranges last failed.
+
+    Only then does a new failure prove that it depends on the range, and not on Graph as a whole.
+    """
     if not known or failure.served_at is None:
         return False
     return failure.served_at > max(one.failed_at for one in known)
 
 
-def _eased(one: FailingRange, now: datetime, *, is_beside: bool) -> FailingRange:
-    """Return a narrowed range after a success: it is not delayed any longer.
+def _released(one: FailingRange, now: datetime, *, is_beside: bool) -> FailingRange:
+    """Let a narrowed range be requested again at once, after a success.
 
-    Next to the success the length to request doubles as well.
+    `is_beside` means that the success was inside the range or next to it. Then the length to request doubles as well.
     """
     longest_s = 2 * one.longest_s if is_beside else one.longest_s
     return one._replace(longest_s=longest_s, retry_at=min(one.retry_at, now))
 
 
-def _grows(others: FailingRanges, window: Window) -> bool:
-    """Return whether the isolated ranges next to `window`, on one side, are together at least as long as it."""
+def _continues_isolated_area(others: FailingRanges, window: Window) -> bool:
+    """Return whether `window` continues an isolated area.
+
+    This is so if the isolated ranges on one side of `window` are together at least as long as it.
+    """
     # Isolated ranges that touch each other count together: follow them from `window` in either direction.
     before = after = 0.0
     for one in reversed(others):
@@ -223,7 +246,7 @@ def _isolated(window: Window, failure: RangeFailure, failures: int) -> FailingRa
 
 
 def _still_isolated(window: Window, failure: RangeFailure, failures: int, count: int) -> list[FailingRange]:
-    """Return an isolated range that failed again, in halves unless there are too many ranges."""
+    """Return an isolated range that failed again, split in two unless there are too many ranges."""
     if window.seconds <= 1 or count >= _MOST_SPLIT:
         return [_isolated(window, failure, failures)]
     middle = window.start + timedelta(seconds=int(window.seconds) // 2)
@@ -232,7 +255,7 @@ def _still_isolated(window: Window, failure: RangeFailure, failures: int, count:
 
 
 def _merged(ranges: list[FailingRange], window: Window) -> list[FailingRange]:
-    """Join the isolated range `window` with the isolated ones that touch it."""
+    """Join the isolated range `window` with the isolated ranges that touch it."""
     result: list[FailingRange] = []
     for one in sorted(ranges):
         last = result[-1] if result else None
@@ -252,7 +275,11 @@ def _joined(first: FailingRange, second: FailingRange) -> FailingRange:
 
 
 def _bounded(ranges: list[FailingRange]) -> FailingRanges:
-    """Return the ranges within their limits: drop the oldest narrowed ones, and join the closest isolated ones."""
+    """Limit the number of ranges.
+
+    The narrowed ranges that failed longest ago are dropped, and the isolated ranges that are closest to each other are
+    joined.
+    """
     narrowed = sorted((one.failed_at, one.window) for one in ranges if not one.isolated)
     forgotten = {window for _, window in narrowed[: max(0, len(narrowed) - _MOST_NARROWED)]}
     kept = sorted(one for one in ranges if one.window not in forgotten)

@@ -1,10 +1,9 @@
-"""Fingerprints of rows and the entries of the deduplication index: when two readings of a row differ.
+"""Fingerprints of rows and the entries of the deduplication index, which decide whether a row has changed.
 
-Rules:
-
-1. Null, an absent member and the empty date are equal; members that begin with `@` are not data.
-2. Two readings of a row differ when a member that both of them know has another value as received: instants are
-   compared as strings. The fingerprint version (`layout`) and BETA_KNOWN state which members a reading knows.
+1. Null, an absent member and the empty date count as equal. Members whose name begins with `@` are not compared.
+2. Two readings of a row differ if a member that both of them know has another value. Values are compared as received;
+   instants are compared as strings. The fingerprint version (`layout`) and the flag BETA_KNOWN tell which members a
+   reading knows.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -29,8 +28,10 @@ _KEY = np.dtype([("hi", "<u8"), ("lo", "<u4")])
 _CONTENT = np.dtype([("hi", "<u8"), ("lo", "<u4"), ("fp", "<u8")])
 _DIGEST = np.dtype([("key", _KEY), ("rest", "<u4")])
 LAYOUT = 1
-"""Version of the fingerprints, in the lowest three bits of meta. A field that the schema learns has the next number as
-its `layout`. An entry with an older version is compared by the members that this version knew.
+"""Current version of the fingerprints, stored in the lowest three bits of `meta`.
+
+A field that is added to the schema gets the next number as its `layout`. An entry with an older version is compared by
+the members that this version knew.
 """
 
 LAYOUT_MASK = 0b111
@@ -45,7 +46,7 @@ _encode_lines = msgspec.json.Encoder().encode_lines
 
 
 class Fingerprints:
-    """Fingerprints of one version (`layout`), over the members that this version knows."""
+    """Function object that computes fingerprints of one version (`layout`) from the members that this version knows."""
 
     def __init__(self, graph_fields: list[dict[str, Any]], layout: int) -> None:
         known = sorted((field for field in graph_fields if first_version(field) <= layout), key=itemgetter("name"))
@@ -55,7 +56,11 @@ class Fingerprints:
         self._beta = [_Lines(beta, layout, instants=False), _Lines(beta, layout, instants=True)]
 
     def of(self, rows: list[Any], *, beta: bool) -> NDArray[np.uint64]:
-        """Return 36 bits of hash over the members of v1.0 and, when `beta` is known, 28 bits over those of beta."""
+        """Return the fingerprints of rows.
+
+        A fingerprint has 36 bits for the members of v1.0 and 28 bits for the members that only beta has. The 28 bits
+        are 0 if `beta` is False, because the Graph version in use does not have these members.
+        """
         result = _digests(self._v1, rows) & ~_BETA_MASK
         if beta:
             result |= _digests(self._beta, rows) & _BETA_MASK
@@ -63,7 +68,7 @@ class Fingerprints:
 
 
 class _Lines:
-    """Some values of each row as one line of JSON, which never contains a line break."""
+    """Encoder that writes some values of each row as one line of JSON. Such a line never contains a line break."""
 
     def __init__(self, fields: list[dict[str, Any]], layout: int, *, instants: bool) -> None:
         fields = [field for field in fields if (logical_type(field["type"]) == "timestamp-millis") is instants]
@@ -100,9 +105,9 @@ def _digests(pieces: list[_Lines], rows: list[Any]) -> NDArray[np.uint64]:
 
 
 def _cut(avro: Any, layout: int) -> Callable[[Any], Any] | None:
-    """Return a function that removes the members of nested records that a fingerprint version does not know.
+    """Return a function that removes from a value the nested members that a fingerprint version does not know.
 
-    Return None when the version knows them all.
+    Return None if the version knows all of them.
     """
     inner = inner_type(avro)
     if not isinstance(inner, dict):
@@ -130,12 +135,12 @@ def _getter(names: Sequence[str]) -> Callable[[Any], tuple[Any, ...]]:
 
 
 def id_keys(ids: Iterable[str]) -> NDArray[np.void]:
-    """Return the keys of ids in the index: 96 bits of hash, as fields hi and lo."""
+    """Return the keys of ids in the deduplication index: 96 bits of hash per id, in the fields `hi` and `lo`."""
     return _keys([b"i" + text.encode() for text in ids])
 
 
 def invalid_entry(raw: bytes) -> NDArray[np.void]:
-    """Return the index entry of an invalid row, with the hash of its bytes; shape (1,), dtype ENTRY."""
+    """Return the index entry of an invalid row. Its key is the hash of the row's bytes; shape (1,), dtype ENTRY."""
     entry = np.zeros(1, ENTRY)
     key = _keys([b"u" + raw])
     entry["hi"], entry["lo"] = key["hi"], key["lo"]
@@ -144,7 +149,7 @@ def invalid_entry(raw: bytes) -> NDArray[np.void]:
 
 
 def rejected_entries(entries: NDArray[np.void]) -> NDArray[np.void]:
-    """Return the index entries of rejected contents, each with the hash of a row's id and fingerprint."""
+    """Return the index entries of rejected contents. The key of each is a hash of the row's id and fingerprint."""
     contents = np.zeros(len(entries), _CONTENT)
     for name in ("hi", "lo", "fp"):
         contents[name] = entries[name]
@@ -160,9 +165,9 @@ def _keys(texts: list[bytes]) -> NDArray[np.void]:
 
 
 def differ(first: NDArray[np.void], second: NDArray[np.void]) -> NDArray[np.bool_]:
-    """Return, element by element, whether two readings of the same ids differ in a member that both know.
+    """Compare two readings of the same ids, element by element. Return where a member that both know differs.
 
-    Their fingerprints must have the same version.
+    The fingerprints of both must have the same version.
     """
     v1 = (first["fp"] >> _BETA_BITS) != (second["fp"] >> _BETA_BITS)
     both_know = (first["meta"] & second["meta"] & BETA_KNOWN) != 0

@@ -1,8 +1,8 @@
-"""Limits of the call time that may still be read, and of what the deduplication index forgets.
+"""Horizon: how far back call time may be read, and when the deduplication index forgets rows.
 
-The index forgets rows at `now - horizon`, in whole hours of call start. A row that is read after it was forgotten would
-be published again. `readable_from` is therefore the only function that decides from where on call time may be read.
-Every window, run and job is cut by it at every step.
+The index forgets a row when its call started more than `horizon` ago, in whole hours. A row that is read after it was
+forgotten would be published again. Therefore `readable_from` is the only function that decides how far back call time
+may be read, and every window, run and job is cut with it at every step.
 """
 
 from collections.abc import Sequence
@@ -12,12 +12,13 @@ from connector.core.coverage import Coverage, Window
 from connector.core.instants import EPOCH
 
 MARGIN = timedelta(hours=1)
-"Distance that the configuration, a first start and a new job keep between `now - horizon` and the call time they need."
+"Minimum distance between `now - horizon` and the call time that a configuration, a first start or a new job may use."
 STEP_MARGIN = timedelta(minutes=30)
-"""Part of MARGIN that each step of a run or job keeps: the time that a page chain may take from start to commit.
+"""Minimum distance between `now - horizon` and the call time of each step of a run or job.
 
-The rest is for runs that begin late. A run needs the call time back to where the last one was complete: if each step
-kept all of MARGIN, the shortest horizon would cut a second from every run that begins a second late.
+It is the time that a page chain may take from its start to its commit. It is shorter than MARGIN because runs may begin
+late: a run needs the call time back to where the last run was complete. If each step kept all of MARGIN, the shortest
+allowed horizon would cut one second from a run for each second that it begins late.
 """
 _HOUR = timedelta(hours=1)
 _MOST_MISSED = 200
@@ -26,27 +27,28 @@ _MOST_MISSED = 200
 def readable_from(
     forgotten_before: datetime, horizon: timedelta, now: datetime, margin: timedelta = STEP_MARGIN
 ) -> datetime:
-    """Return the instant from which on call time may be read: no row of a later call was forgotten."""
+    """Return the earliest call time that may be read: the index has not forgotten any row of later calls."""
     return max((now - horizon + margin).replace(microsecond=0), forgotten_before)
 
 
 def forget_before(forgotten_before: datetime, horizon: timedelta, now: datetime) -> datetime:
-    """Return the full hour before which the index forgets rows. It never moves back."""
+    """Return the full hour such that the index forgets the rows of earlier calls. It never moves back."""
     return max(forgotten_before, EPOCH + (now - horizon - EPOCH) // _HOUR * _HOUR)
 
 
 def adopt_cut(start: datetime, throughs: Sequence[datetime], coverage: Coverage) -> datetime:
-    """Return the instant before which rows may have been forgotten, for a state that does not record it.
+    """Return `forgotten_before` for a state of an older version, which does not record it.
 
-    Such a state was cut at the horizon if every sweep is complete up to the first instant that is covered. If a sweep
-    is not, its first run has not come that far yet, and nothing was cut.
+    If every sweep is complete up to the first call time that is covered, the older version has cut the state at the
+    horizon, and rows of earlier calls may have been forgotten. If a sweep is not complete so far, its first run is
+    still in progress and nothing was cut.
     """
     first = coverage.reads[0].start if coverage.reads else start
     return first if first > start and all(through >= first for through in throughs) else EPOCH
 
 
 def bounded(missed: Sequence[Window]) -> tuple[Window, ...]:
-    """Return `missed` with its oldest windows joined into one where there are too many to keep."""
+    """Limit the number of missed windows: if there are too many, the oldest are joined into one."""
     if len(missed) <= _MOST_MISSED:
         return tuple(missed)
     first = Window(missed[0].start, missed[-_MOST_MISSED].end)

@@ -1,4 +1,4 @@
-"""Instants as Graph spells them (RFC 3339, any offset, any number of fraction digits), as epoch milliseconds."""
+"""Parser and printer of instants in RFC 3339. Graph uses any offset and any number of fraction digits."""
 
 import re
 from collections.abc import Iterable
@@ -25,9 +25,9 @@ _REST = re.compile("[0-9]+Z")  # what follows the milliseconds of a fraction
 
 
 def parse_ms(text: str) -> int | None:
-    """Return the epoch milliseconds of `text`, truncated; None for the empty date.
+    """Parse an instant and return its epoch milliseconds, rounded down. Return None for the empty date.
 
-    The empty date is 0001-01-01T00:00:00 in any spelling. Raises ValueError when `text` is not an instant.
+    The empty date is 0001-01-01T00:00:00 in any spelling. Raises ValueError if `text` is not an instant.
     """
     if text == _EMPTY:
         return None
@@ -40,7 +40,7 @@ def parse_ms(text: str) -> int | None:
 
 
 def parse_column(column: Iterable[str | None]) -> list[int | None]:
-    """Return the epoch milliseconds of many texts, as `parse_ms` does. None stays None."""
+    """Parse many instants as `parse_ms` does. None stays None."""
     minutes, seconds, fractions = _minutes, _SECONDS, _FRACTIONS
     parsed: list[int | None] = []
     for text in column:
@@ -85,7 +85,7 @@ def _parse_any(text: str) -> int | None:
 
 
 def to_ms(moment: datetime) -> int:
-    """Return the epoch milliseconds of an aware datetime, truncated."""
+    """Return the epoch milliseconds of an aware datetime, rounded down."""
     return (moment - EPOCH) // timedelta(milliseconds=1)
 
 
@@ -95,5 +95,5 @@ def from_ms(milliseconds: int) -> datetime:
 
 
 def text(moment: datetime) -> str:
-    """Return RFC 3339 in UTC with milliseconds, as the connector spells instants in all of its JSON."""
+    """Return an instant as RFC 3339 in UTC with milliseconds, which is its form in all JSON of the connector."""
     return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

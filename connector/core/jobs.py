@@ -1,7 +1,7 @@
-"""Backfills: ranges of call time that an operator asked to read, processed oldest first.
+"""Backfills: ranges of call time that an operator has ordered to be read, oldest call time first.
 
-A job is durable: it is part of the tenant's state, and its progress is recorded as windows, slice by slice. Commands
-have an id and take effect once, however often they arrive.
+A job survives restarts: it is part of the tenant's state, and its progress is the list of windows that were read. A
+command has an id and takes effect once, even if it arrives several times.
 """
 
 from collections.abc import Collection
@@ -29,29 +29,31 @@ class Job(NamedTuple):
     window: Window
     filed: datetime
     again: bool = False
-    "True if it also publishes rows that are in the deduplication index, with the revision that they have there."
+    """True if the job also publishes rows that are already in the deduplication index, with the revision that they have
+    there.
+    """
     state: JobState = "waiting"
     reason: str | None = None
     started: datetime | None = None
     ended: datetime | None = None
     done: tuple[Window, ...] = ()
     rows: int = 0
-    "Rows that it has published."
+    "Number of rows that the job has published."
     requests: int = 0
 
     @property
     def left(self) -> list[Window]:
-        """Return the windows that are still to be read, oldest first."""
+        """Return the parts of the range that the job still has to read, oldest first."""
         return [] if self.state in ENDED else subtract([self.window], self.done)
 
     @property
     def remaining_seconds(self) -> float:
-        """Return the seconds of call time that are still to be read."""
+        """Return how many seconds of call time the job still has to read."""
         return sum(window.seconds for window in self.left)
 
 
 class Command(NamedTuple):
-    """Command of an operator. `job` is the id of the job to cancel."""
+    """Command of an operator. `job` is the id of the job that a `cancel` command ends."""
 
     id: str
     command: Literal["backfill", "cancel", "pause", "resume"]
@@ -62,21 +64,21 @@ class Command(NamedTuple):
 
 
 class Orders(NamedTuple):
-    """Jobs of a tenant, and whether it is paused, as operators ordered."""
+    """State of a tenant that operators decide: its jobs, and whether it is paused."""
 
     jobs: tuple[Job, ...] = ()
     paused: bool = False
     applied: tuple[str, ...] = ()
-    "Ids of the last commands, oldest first. A command with one of these ids is ignored."
+    "Ids of the last commands, oldest first. Another command with one of these ids is ignored."
 
 
 def apply(
     orders: Orders, command: Command, now: datetime, oldest: datetime, forgotten_before: datetime = EPOCH
 ) -> Orders:
-    """Return the orders after a command.
+    """Apply an operator's command and return the new orders.
 
-    The range of a job is cut at `oldest` (the horizon), with a margin unless the job has `again`, and at `now`. A job
-    without any range that may be read is kept as failed, with the reason.
+    The range of a backfill is cut at `now` and at `oldest`, the horizon. Without `again` the cut at the horizon has a
+    margin. If nothing of the range may be read, the job is stored as failed, with the reason.
     """
     if command.id in orders.applied or any(job.id == command.id for job in orders.jobs):
         return orders
@@ -100,10 +102,10 @@ def apply(
 def next_piece(
     orders: Orders, in_flight: Collection[Window], floor: datetime = EPOCH, oldest: datetime = EPOCH
 ) -> tuple[Job, Window] | None:
-    """Return the next job and the oldest piece of it that is not in flight; None when there is nothing to read.
+    """Return the first job with something to read, and the oldest part of its range that is not in flight.
 
-    Before `floor` rows may have been forgotten. Only a job with `again`, which publishes them anyway, reads back to
-    `oldest`.
+    Return None if no job has anything to read. A job without `again` reads no call time before `floor`, because the
+    deduplication index may have forgotten its rows. A job with `again` reads back to `oldest`.
     """
     for job in orders.jobs:
         pieces = subtract(_readable(job, floor, oldest), in_flight)
@@ -113,17 +115,17 @@ def next_piece(
 
 
 def progressed(orders: Orders, job_id: str, window: Window, now: datetime) -> Orders:
-    """Return the orders after a slice of a job was read. The last slice ends the job."""
+    """Record that `window` of a job was read. The job ends when nothing of its range is left."""
     return orders._replace(jobs=tuple(_advanced(j, window, now) if j.id == job_id else j for j in orders.jobs))
 
 
 def expired(orders: Orders, now: datetime, floor: datetime, oldest: datetime) -> Orders:
-    """Return the orders with those jobs failed that have range left, none of which may be read any longer."""
+    """Fail every job whose remaining range may no longer be read at all."""
     return orders._replace(jobs=tuple(_expired(job, now, floor, oldest) for job in orders.jobs))
 
 
 def counted(orders: Orders, job_id: str, rows: int, requests: int, now: datetime) -> Orders:
-    """Return the orders after pages of a job were read, with the rows published and the requests added to it."""
+    """Add published rows and requests to the counters of a job."""
     return orders._replace(
         jobs=tuple(
             job._replace(
@@ -140,12 +142,12 @@ def counted(orders: Orders, job_id: str, rows: int, requests: int, now: datetime
 
 
 def is_open(orders: Orders, job_id: str) -> bool:
-    """Return whether a job exists that has not ended."""
+    """Return whether a job with this id exists and has not ended."""
     return any(job.id == job_id and job.state not in ENDED for job in orders.jobs)
 
 
 def remaining_seconds(orders: Orders) -> float:
-    """Return the seconds of call time that all jobs still have to read."""
+    """Return how many seconds of call time all jobs together still have to read."""
     return sum(job.remaining_seconds for job in orders.jobs)
 
 
@@ -190,7 +192,7 @@ def _cancelled(job: Job, now: datetime) -> Job:
 
 
 def _kept(jobs: tuple[Job, ...]) -> tuple[Job, ...]:
-    """Return the open jobs, and the most recent ones that have ended."""
+    """Return all open jobs and the last `_KEPT_JOBS` jobs that have ended."""
     ended = [job for job in jobs if job.state in ENDED]
     forgotten = {job.id for job in ended[:-_KEPT_JOBS]}
     return tuple(job for job in jobs if job.id not in forgotten)

@@ -1,4 +1,7 @@
-"""Lateness of rows: how long after a call began its row appears, counted when rows are first read."""
+"""Lateness of rows: the time from the start of a call until its row appears, as measured by sweeps.
+
+Each row is counted once, when it is first read.
+"""
 
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
@@ -11,32 +14,33 @@ AGES_S = (
     *(60, 120, 180, 240, 300, 360, 420, 480, 540, 600, 720, 900),
     *(1_200, 1_800, 3_600, 7_200, 10_800, 21_600, 43_200, 86_400, 129_600, 172_800, 259_200, 432_000, 604_800),
 )
-"Upper edges of the counts in seconds. One more count is for rows that are older."
+"Upper edges of the classes of age, in seconds. One more class counts all older rows."
 
 _FINE = 65
 _ENOUGH = 200
 
 
 class Sweeping(NamedTuple):
-    """Schedule of a sweep in seconds: every `every_s` it reads calls that are up to `overlap_s` old."""
+    """Schedule of a sweep: at the cadence `every_s` (seconds), it reads calls that are up to `overlap_s` old."""
 
     every_s: float
     overlap_s: float
 
 
 class Lateness:
-    """Distribution of the ages at which rows appear, linear between its knots."""
+    """Distribution of the age at which a row appears, linear between the given ages."""
 
     def __init__(self, ages_s: Sequence[float], shares: Sequence[float]) -> None:
-        """Set the knots.
+        """Create the distribution. `shares[i]` is the share of rows that have appeared by the age `ages_s[i]`.
 
-        `shares` are the shares of rows that have appeared by each age, rising to 1; at age 0 it is 0.
+        The shares rise to 1. At age 0 the share is 0.
         """
         self.latest_s = float(ages_s[-1])
         knots = np.array([0.0, *ages_s])
         fine = np.unique(np.concatenate([np.linspace(a, b, _FINE) for a, b in pairwise(knots)]))
         known = np.interp(fine, knots, [0.0, *shares])
         self._ages = fine
+        # Trapezoid rule: the share is linear between two neighboring ages.
         self._passed = np.concatenate([[0.0], np.cumsum((known[1:] + known[:-1]) / 2 * np.diff(fine))])
 
     def passed(self, age_s: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -46,7 +50,7 @@ class Lateness:
 
 
 def counted(before: Sequence[int], ages_s: Iterable[float]) -> tuple[int, ...]:
-    """Return the counts with rows of the given ages added. `before` may be empty."""
+    """Add rows of the given ages to the counts per class of age. `before` may be empty."""
     counts = np.zeros(len(AGES_S) + 1, np.int64)
     counts[: len(before)] = before
     np.add.at(counts, np.searchsorted(AGES_S, np.fromiter(ages_s, np.float64)), 1)
@@ -54,9 +58,10 @@ def counted(before: Sequence[int], ages_s: Iterable[float]) -> tuple[int, ...]:
 
 
 def learn(counts: Sequence[int], sweeps: Sequence[Sweeping]) -> Lateness | None:
-    """Return the distribution behind counts that these sweeps measured; None where too few rows were counted.
+    """Estimate the distribution of lateness from counts that `sweeps` have measured; None if there are too few rows.
 
-    On average a row is read half a cadence after it appeared.
+    A sweep finds a row only at its next run. On average a row is therefore read half a cadence after it has appeared,
+    which is subtracted.
     """
     total = sum(counts)
     if total < _ENOUGH:

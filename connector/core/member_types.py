@@ -14,7 +14,7 @@ def first_version(field: Mapping[str, Any]) -> int:
 
 
 def nested_fields(fields: Iterable[Mapping[str, Any]]) -> Iterable[Mapping[str, Any]]:
-    """Yield the fields of all records within the types of `fields`."""
+    """Yield the fields of all records that are nested in the types of `fields`, at any depth."""
     for field in fields:
         inner = inner_type(field["type"])
         while isinstance(inner, dict) and "items" in inner:
@@ -25,14 +25,14 @@ def nested_fields(fields: Iterable[Mapping[str, Any]]) -> Iterable[Mapping[str, 
 
 
 def inner_type(avro: Any) -> Any:
-    """Return an Avro type without the null of its union."""
+    """Return an Avro type without the null branch of its union."""
     if isinstance(avro, list):
         return next(branch for branch in avro if branch != "null")
     return avro
 
 
 def logical_type(avro: Any) -> str | None:
-    """Return the logical type of an Avro type, such as timestamp-millis, or None."""
+    """Return the logical type of an Avro type, for example timestamp-millis; None if it has none."""
     inner = inner_type(avro)
     return inner.get("logicalType") if isinstance(inner, dict) else None
 
@@ -44,7 +44,7 @@ def is_array(avro: Any) -> bool:
 
 
 def _json_type(avro: Any) -> Any:
-    """Return the JSON type in which Graph sends what the schema holds as `avro`."""
+    """Return the type of the JSON that Graph sends for a field of the Avro type `avro`."""
     inner = inner_type(avro)
     simple = {"string": str, "int": _INT32, "boolean": bool}
     if isinstance(inner, str):
@@ -60,5 +60,5 @@ def _json_type(avro: Any) -> Any:
 
 
 def member(avro: Any) -> tuple[Any, Any]:
-    """Return the type and the default of a struct's member: every member of a row may be null or absent."""
+    """Return the type and the default of a field as a member of a struct. Every member may be null or absent."""
     return _json_type(avro) | None, None

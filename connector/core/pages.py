@@ -1,4 +1,4 @@
-"""Pages of getDirectRoutingCalls: the JSON of each row as received, and the link to the next page."""
+"""Decoder of a page of getDirectRoutingCalls: the JSON of each row as received, and the link to the next page."""
 
 import codecs
 import re
@@ -21,7 +21,7 @@ class NotAPageError(ValueError):
 
 
 class Page(msgspec.Struct, frozen=True):
-    """One page: the JSON of each row as received, and the link to the next page."""
+    """One page of rows. Each row is the JSON that Graph sent."""
 
     rows: list[msgspec.Raw]
     next_link: str | None
@@ -38,9 +38,10 @@ decode_members = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 
 def decode_page(body: bytes) -> Page:
-    """Return the rows of a page and its next link, the name of which is case-insensitive.
+    """Decode a page into its rows and the link to the next page.
 
-    A row that is JSON but cannot be decoded is included. Raises NotAPageError when `body` is anything but a whole page.
+    The member name of the link is matched without regard to case. A row that is valid JSON but cannot be decoded by
+    itself is included. Raises NotAPageError if `body` is not a complete page.
     """
     if _count_parts(body) > _MOST_PARTS:
         raise NotAPageError("the body has more parts than a page of rows")  # each would cost time and memory
@@ -63,9 +64,9 @@ def _count_parts(body: bytes) -> int:
 
 
 def _check_utf8(body: bytes) -> None:
-    """Raise UnicodeDecodeError when `body` is not UTF-8.
+    """Raise UnicodeDecodeError if `body` is not UTF-8.
 
-    It is decoded in pieces, because the text of a whole page does not fit into the processor's cache.
+    `body` is decoded in pieces, because the text of a whole page does not fit into the processor's cache.
     """
     if not body.isascii():
         decode = codecs.getincrementaldecoder("utf-8")().decode
@@ -76,7 +77,10 @@ def _check_utf8(body: bytes) -> None:
 
 
 def _decode_envelope(body: bytes) -> tuple[_Envelope, bytes]:
-    """Return the envelope with each row as received, and the body in a form that can be decoded."""
+    """Decode the envelope of a page. Return it, and a body with the same positions that a decoder accepts.
+
+    The second value is `body` itself, or the masked copy if `body` could not be decoded as it is (see `mask`).
+    """
     try:
         return _envelope_decoder.decode(body), body
     except (msgspec.DecodeError, RecursionError) as error:
@@ -95,10 +99,9 @@ def _decode_envelope(body: bytes) -> tuple[_Envelope, bytes]:
 
 
 def mask(text: bytes) -> bytes:
-    """Return JSON of the same length without two things that are legal but cannot be decoded.
+    """Replace two things in JSON that are legal but that the decoder rejects: lone surrogates and deep nesting.
 
-    These are halves of surrogate pairs and deep nesting. The length stays the same so that a position in the result is
-    the position in `text`.
+    The result has the same length, so that each position in it is also a position in `text`.
     """
     # `deep_at` is the depth of the outermost value that is nested too deeply; the whole value becomes the number 0.
     pieces, at, depth, deep_at = [], 0, 0, 0
@@ -123,9 +126,10 @@ def mask(text: bytes) -> bytes:
 
 
 def is_deep(row: bytes) -> bool:
-    """Return whether a row is nested deeper than every version of Python can decode.
+    """Return whether a row is nested more deeply than Python 3.11 can decode.
 
-    Whether a row is valid must not depend on the version of Python.
+    Newer versions of Python decode deeper nesting. The limit is fixed so that the version does not decide which rows
+    are valid.
     """
     if row.count(b"[") + row.count(b"{") <= _DEEPEST_ROW:
         return False

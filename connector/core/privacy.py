@@ -1,10 +1,10 @@
-"""Privacy treatment of rows: personal data is made unreadable before anything leaves the process.
+"""Privacy treatment of rows: it makes personal data unreadable before any data leaves the process.
 
 1. `null` and "" stay as they are, because they hold no personal data.
-2. A value that cannot be treated is not let through: one that is not a string becomes null, and a row that is not an
-   object becomes empty.
-3. In JSON that the schema does not know (dead letters, further members) a treated field is recognized however its name
-   is spelled (escapes, upper and lower case), each time it occurs, and at any depth.
+2. A value that cannot be treated is removed: a value that is not a string becomes null, and a row that is not an object
+   becomes empty.
+3. Some JSON is not described by the schema (dead letters and unknown members). There, the name of a treated field is
+   recognized in every spelling (escapes, upper and lower case), at every occurrence and at any depth.
 """
 
 import hashlib
@@ -23,7 +23,7 @@ Treat = Callable[[str], str | None]
 
 
 def treatable(schema: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return the fields of a row's Avro schema that may be treated: strings of Graph, except the row's identity."""
+    """Return the fields of the Avro schema that may be treated: all strings that Graph sends, except the row's id."""
     return tuple(
         field["name"]
         for field in schema["fields"]
@@ -32,7 +32,7 @@ def treatable(schema: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def mask(value: str, clear: int = CLEAR) -> str:
-    """Return the value with its letters and digits replaced by stars. A phone number keeps `clear` characters.
+    """Replace the letters and digits of a value by stars. A phone number keeps its first `clear` characters.
 
     A value that begins with + or a digit counts as a phone number.
     """
@@ -41,7 +41,10 @@ def mask(value: str, clear: int = CLEAR) -> str:
 
 
 def pseudonym(key: bytes) -> Callable[[str], str]:
-    """Return a function that turns a value into `{kid}:{hex}`, always the same for the same value and key."""
+    """Return a function that replaces a value by `{kid}:{hex}`.
+
+    `kid` identifies the key, and `hex` is an HMAC of the value. The same value and key always give the same result.
+    """
     kid = hashlib.sha256(key).hexdigest()[:8]
 
     def treat(value: str) -> str:
@@ -55,10 +58,13 @@ def _drop(value: str) -> str | None:
 
 
 class Privacy:
-    """Privacy treatment of rows and their JSON. It is false when no field is treated."""
+    """Privacy treatment of rows. An instance without any field to treat is falsy."""
 
     def __init__(self, treatments: Mapping[str, str], key: bytes | None) -> None:
-        """Set the treatment per field: mask, pseudonymize or drop. `key` is needed for pseudonymize."""
+        """Set the treatment of each field by name: "mask", "pseudonymize" or "drop".
+
+        `key` is needed for "pseudonymize".
+        """
         known: dict[str, Treat] = {"mask": mask, "drop": _drop}
         if key is not None:
             known["pseudonymize"] = pseudonym(key)
@@ -69,14 +75,14 @@ class Privacy:
         return bool(self._fields)
 
     def treat(self, columns: dict[str, list[Any]]) -> None:
-        """Treat the values of rows in place. `columns` has one column per field."""
+        """Treat the values of many rows in place. `columns` maps each field to the values of all rows."""
         for name, treat in self._fields:
             columns[name] = [value if value is None else treat(value) for value in columns[name]]
 
     def treat_members(self, members: Mapping[str, str]) -> dict[str, str]:
-        """Return members that the schema does not know, treated.
+        """Treat the members of a row that the schema does not know, and return them.
 
-        Each is JSON text; one that cannot be read is left out.
+        Each value is JSON text. A member whose JSON cannot be read is left out.
         """
         treated = {}
         for name, text in members.items():
@@ -86,7 +92,7 @@ class Privacy:
         return treated
 
     def treat_row(self, raw: bytes) -> bytes:
-        """Return a row's JSON with its fields treated and all other bytes unchanged; empty when it is not an object."""
+        """Treat the fields in a row's JSON and keep all other bytes. Return nothing if the row is not an object."""
         if not self:
             return raw
         return self._treat_json(raw, None) if raw.lstrip().startswith(_OBJECT) else b""
@@ -99,19 +105,22 @@ class Privacy:
 
 
 class _Rewriting:
-    """One pass over a JSON text. It does not recurse, because rows may be nested deeper than Python allows calls."""
+    """One pass over a JSON text that treats its values.
+
+    It does not recurse, because a row may be nested more deeply than Python allows calls.
+    """
 
     def __init__(self, treats: Mapping[str, Treat], treat: Treat | None) -> None:
         self._treats = treats
         self._treat = treat
-        "Treatment of the value that comes next."
+        "Treatment of the next value; None if the next value stays as it is."
         self._inside: list[bytes] = []
         self._is_name = False
         self._hidden_from = 0
-        "Depth of a value that is left out. Nothing at this depth or deeper is written."
+        "Depth of the array or object that is being left out; 0 if there is none. Nothing inside it is written."
 
     def run(self, raw: bytes) -> list[bytes]:
-        """Return the pieces of the result. Raises ValueError or IndexError when `raw` is not JSON."""
+        """Treat a JSON text and return the result in pieces. Raises ValueError or IndexError if `raw` is not JSON."""
         pieces: list[bytes] = []
         at = 0
         while at < len(raw):
@@ -168,7 +177,7 @@ class _Rewriting:
 
 
 def _treated(token: bytes, treat: Treat) -> bytes:
-    """Return a value's JSON, treated; null where it is not a string of valid characters."""
+    """Treat one value. Return its JSON, or null if the value is not a string or contains invalid characters."""
     if token[:1] != _STRING:
         return b"null"
     text = _text(token)

@@ -1,7 +1,7 @@
-"""Rows of getDirectRoutingCalls: which rows are valid, and what their members hold.
+"""Decoder of rows of getDirectRoutingCalls: it decides which rows are valid, and reads their members.
 
-A row is valid when it is an object, has an `id`, and every member that the schema knows has its JSON type. The members
-of a row come from the Avro schema alone; no field is named here except `id` and `startDateTime`.
+A row is valid if it is an object, has an `id`, and each member that the schema knows has the JSON type of the schema.
+The members come from the Avro schema alone. Only `id` and `startDateTime` are named in this module.
 """
 
 import re
@@ -25,25 +25,25 @@ _PATH = re.compile(r"^(?P<what>.*?)(?: - at `\$\.?(?P<path>.*)`)?$", re.DOTALL)
 
 
 class InvalidRow(NamedTuple):
-    """Row that does not match the schema. It becomes a dead letter, and its values are not trusted."""
+    """Row that cannot be published. It becomes a dead letter. Its values must not be used."""
 
     raw: bytes
     id: str | None
     problem: str
-    "Field and expected type, never the value."
+    "Name of the field and its expected type. Never contains the value."
     start_ms: int | None
     is_too_long: bool = False
-    "True if the row matches the schema and is only too long for a topic."
+    "True if the row matches the schema and is only too long for the topic."
     is_conflict: bool = False
-    "True if the row matches the schema and only contradicts another row with its id."
+    "True if the row matches the schema, but another row with the same id has a different content."
 
 
 class Row(NamedTuple):
-    """Valid row. `values` is one struct with a member per field of Graph, with the values as received."""
+    """Valid row. `values` is a struct with one member per field of Graph, which holds the value as received."""
 
     values: Any
     unknown: Mapping[str, str]
-    "Members that the schema does not know, each as JSON text."
+    "Members that the schema does not know: their JSON text by name."
 
     @property
     def id(self) -> str:
@@ -52,17 +52,17 @@ class Row(NamedTuple):
 
 
 class _Rows(Sequence["Row | InvalidRow"]):
-    """Rows that are examined only when they are accessed: most rows are known already and never are."""
+    """Rows that are only examined when they are accessed. Most rows are known already and are never accessed."""
 
     def __init__(
         self,
         rows: list[Any],
         raws: Sequence[bytes],
-        look: Callable[[Sequence[Any], Sequence[bytes]], "list[Row | InvalidRow]"],
+        examine: Callable[[Sequence[Any], Sequence[bytes]], "list[Row | InvalidRow]"],
     ) -> None:
         self._rows = rows
         self._raws = raws
-        self._look = look
+        self._examine = examine
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -73,35 +73,38 @@ class _Rows(Sequence["Row | InvalidRow"]):
     def __getitem__(self, at: slice) -> "Sequence[Row | InvalidRow]": ...
     def __getitem__(self, at: int | slice) -> "Row | InvalidRow | Sequence[Row | InvalidRow]":
         if isinstance(at, slice):
-            return _Rows(self._rows[at], self._raws[at], self._look)
+            return _Rows(self._rows[at], self._raws[at], self._examine)
         return self.pick([at])[0]
 
     def pick(self, indices: Sequence[int]) -> "list[Row | InvalidRow]":
-        """Return the rows with the given indices."""
-        return self._look([self._rows[at] for at in indices], [self._raws[at] for at in indices])
+        """Return the rows at the given indices."""
+        return self._examine([self._rows[at] for at in indices], [self._raws[at] for at in indices])
 
 
 class PageRows(NamedTuple):
-    """Rows of one page with their entries; index i of `entries` belongs to `rows[i]`."""
+    """Rows of one or more pages. `entries[i]` is the entry of `rows[i]` for the deduplication index."""
 
     rows: Sequence[Row | InvalidRow]
     entries: NDArray[np.void]
-    "Array of dtype ENTRY, with revision 0."
+    "Array of dtype ENTRY. The revision in it is 0."
     fingerprints: Callable[[int, NDArray[np.intp]], NDArray[np.uint64]] | None = None
-    "Returns the fingerprints of an older version (`layout`) for some rows, given by index; None where there is none."
+    """Function that returns the fingerprints of the rows at the given indices, in an older fingerprint version
+    (`layout`). None if there is no older version.
+    """
 
     def pick(self, indices: Sequence[int]) -> list[Row | InvalidRow]:
-        """Return the rows with the given indices."""
+        """Return the rows at the given indices."""
         rows = self.rows
         return rows.pick(indices) if isinstance(rows, _Rows) else [rows[at] for at in indices]
 
 
 def join(readings: Sequence[PageRows]) -> PageRows:
-    """Return the rows of several pages as one reading, including their older fingerprints."""
+    """Join the rows of several pages into one PageRows, including their older fingerprints."""
     ends = np.cumsum([len(reading.entries) for reading in readings])
 
     def older(layout: int, indices: NDArray[np.intp]) -> NDArray[np.uint64]:
         fingerprints = np.zeros(len(indices), np.uint64)
+        # `ends` holds the index at which each page ends, so the search returns the number of the page of each row.
         pages = np.searchsorted(ends, indices, side="right")
         for number in np.unique(pages).tolist():
             reading, at = readings[number], pages == number
@@ -115,7 +118,7 @@ def join(readings: Sequence[PageRows]) -> PageRows:
 
 
 class RowSchema:
-    """Schema of a row, from the Avro schema, and which of its members the Graph version in use knows."""
+    """Schema of a row. It is made from the Avro schema and knows which members the Graph version in use has."""
 
     def __init__(self, schema: Mapping[str, Any], api_version: str) -> None:
         graph_fields = [field for field in schema["fields"] if "since" in field]
@@ -137,47 +140,50 @@ class RowSchema:
         self._all_values = attrgetter(*self.names)
         self._beta_known = api_version == "beta"
         self.layout = max(map(first_version, [*graph_fields, *nested_fields(graph_fields)]))
-        "Version of the fingerprints that it computes."
+        "Fingerprint version that `read` computes."
         self._digests = {layout: Fingerprints(graph_fields, layout) for layout in range(1, self.layout + 1)}
         self._flags = self.layout | (BETA_KNOWN if self._beta_known else 0)
 
     def read(self, raws: Iterable[bytes]) -> PageRows:
-        """Return all rows of a page; none is left out. `raws` holds the JSON of each row as received."""
+        """Decode all rows of a page. `raws` holds the JSON of each row as received.
+
+        Every row is in the result, invalid ones as InvalidRow.
+        """
         raws = list(raws)
         rows: list[Any] = []
-        unfit_at: list[int] = []
+        invalid_at: list[int] = []
         for first in range(0, len(raws), _CHUNK):
             chunk = raws[first : first + _CHUNK]
             decoded = self._decode(chunk)
             if decoded is None:
                 decoded = [self._decode_alone(bytes(raw)) for raw in chunk]
-                unfit_at += [at for at, row in enumerate(decoded, first) if isinstance(row, InvalidRow)]
+                invalid_at += [at for at, row in enumerate(decoded, first) if isinstance(row, InvalidRow)]
             rows += decoded
-        fitting = [row for row in rows if not isinstance(row, InvalidRow)] if unfit_at else rows
+        valid_rows = [row for row in rows if not isinstance(row, InvalidRow)] if invalid_at else rows
         entries = np.zeros(len(rows), ENTRY)
         entries["meta"] = self._flags
-        fits = np.ones(len(rows), np.bool_)
-        if unfit_at:
-            fits[unfit_at] = False
-            entries["meta"][unfit_at] |= UNFIT
-            for at in unfit_at:
+        is_valid = np.ones(len(rows), np.bool_)
+        if invalid_at:
+            is_valid[invalid_at] = False
+            entries["meta"][invalid_at] |= UNFIT
+            for at in invalid_at:
                 entries[at] = invalid_entry(rows[at].raw)[0]
                 entries["meta"][at] = self._flags | UNFIT
-        key = id_keys(map(_id, fitting))
-        entries["hi"][fits], entries["lo"][fits] = key["hi"], key["lo"]
-        entries["fp"][fits] = self._digests[self.layout].of(fitting, beta=self._beta_known)
+        key = id_keys(map(_id, valid_rows))
+        entries["hi"][is_valid], entries["lo"][is_valid] = key["hi"], key["lo"]
+        entries["fp"][is_valid] = self._digests[self.layout].of(valid_rows, beta=self._beta_known)
 
         def older(layout: int, indices: NDArray[np.intp]) -> NDArray[np.uint64]:
             fingerprints = np.zeros(len(indices), np.uint64)
-            at = fits[indices]
+            at = is_valid[indices]
             chosen = [rows[index] for index in indices[at].tolist()]
             fingerprints[at] = self._digests[layout].of(chosen, beta=self._beta_known)
             return fingerprints
 
-        return PageRows(_Rows(rows, raws, self._look), entries, older)
+        return PageRows(_Rows(rows, raws, self._examine), entries, older)
 
     def _decode(self, raws: Sequence[bytes]) -> list[Any] | None:
-        """Return the values of each row; None when one of them is invalid."""
+        """Decode several rows at once. Return None if one of them is invalid."""
         # The strict decoder is tried first: a row of its type has no unknown members and needs no second look.
         text = b"[%b]" % b",".join(raws)
         for decoder in (self._strict_rows, self._lenient_rows):
@@ -192,14 +198,14 @@ class RowSchema:
         return None
 
     def _decode_alone(self, raw: bytes) -> Any:
-        """Return the values of a row, or an InvalidRow with the problem."""
+        """Decode one row. Return its values, or an InvalidRow with the problem."""
         try:
             values = self._lenient.decode(raw)
         except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
-            return self._unfit(raw, error)
-        return values if _id(values) and not is_deep(raw) else self._unfit(raw, None)
+            return self._describe_invalid(raw, error)
+        return values if _id(values) and not is_deep(raw) else self._describe_invalid(raw, None)
 
-    def _unfit(self, raw: bytes, error: Exception | None) -> InvalidRow:
+    def _describe_invalid(self, raw: bytes, error: Exception | None) -> InvalidRow:
         problem = None
         try:
             members = decode_members(raw if not is_deep(raw) else b"")
@@ -218,8 +224,8 @@ class RowSchema:
             return InvalidRow(raw, id_text, problem, self._start(members))
         return InvalidRow(raw, None if "\ufffd" in id_text else id_text, problem, self._start(members))
 
-    def _look(self, rows: Sequence[Any], raws: Sequence[bytes]) -> list[Row | InvalidRow]:
-        """Return rows with the members that the schema does not know."""
+    def _examine(self, rows: Sequence[Any], raws: Sequence[bytes]) -> list[Row | InvalidRow]:
+        """Return rows together with their members that the schema does not know."""
         strict = self._strict
         return [
             Row(row, _NOTHING)
@@ -238,16 +244,19 @@ class RowSchema:
         }
 
     def _start(self, members: Mapping[str, msgspec.Raw]) -> int | None:
-        """Return the start of an invalid row if it can be read. It decides how long the row stays in the index."""
+        """Return the call's start in an invalid row, in epoch milliseconds; None if it cannot be read.
+
+        The start decides how long the deduplication index keeps the row.
+        """
         try:
             return instants.parse_ms(_text(members.get("startDateTime")) or "")
         except ValueError:
             return None
 
     def resolve(self, row: Row, raw: bytes) -> tuple[dict[str, Any], InvalidRow | None]:
-        """Return the values of a row under the names of the schema, with instants as epoch milliseconds.
+        """Return the values of a row by the schema's field names, with instants as epoch milliseconds.
 
-        The second result is set when a member is not an instant; the values must not be used then.
+        The second value is an InvalidRow if an instant cannot be parsed. Then the values must not be used.
         """
         columns, problems = self.resolve_columns([row], [raw])
         return {name: column[0] for name, column in columns.items()}, problems.get(0)
@@ -255,9 +264,10 @@ class RowSchema:
     def resolve_columns(
         self, rows: Sequence[Row], raws: Sequence[bytes | msgspec.Raw]
     ) -> tuple[dict[str, list[Any]], dict[int, InvalidRow]]:
-        """Return the values of many rows under the names of the schema, with instants as epoch milliseconds.
+        """Return the values of many rows: one column per field of the schema, with instants as epoch milliseconds.
 
-        The second result holds, by index, the rows with a member that is not an instant; their values must not be used.
+        The second value maps the index of a row to an InvalidRow if an instant of the row cannot be parsed. Then the
+        row's values must not be used.
         """
         columns: dict[str, list[Any]] = {name: [] for name in self.names}
         columns |= zip(
@@ -299,7 +309,7 @@ def _text(raw: msgspec.Raw | None) -> str | None:
 
 
 def _describe(error: Exception) -> str:
-    """Return what is wrong with a row. Msgspec's message names types and the path, never a value."""
+    """Describe what is wrong with a row. The text names types and the path, never a value."""
     match = _PATH.match(str(error)) if isinstance(error, msgspec.ValidationError) else None
     if match is None:
         return "row: expected JSON that can be decoded"

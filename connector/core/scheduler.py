@@ -1,11 +1,11 @@
-"""Scheduler of one tenant: decides what to read next and what each outcome means.
+"""Scheduler of one tenant: it decides what to read next, and what the outcome of each reading means.
 
-It plans ahead of what is committed: `plan` is the state as it will be once everything that was handed over is
-committed. The shard applies the same pure functions of `windows`, with the same arguments in the same order, to the
-state that it writes.
+The scheduler works ahead of the commits. Its state `plan` already contains everything that was handed over to the shard
+but may not be committed yet. When the shard commits, it applies the same pure functions of `windows`, with the same
+arguments and in the same order, to the state that it stores.
 
-The caller asks `next` until it returns `Wait` or `Stop`, and reports how each slice ended: `finished`, `failed`, or
-`closed` without an outcome.
+The caller calls `next` repeatedly until it returns `Wait` or `Stop`. It reports the end of each slice with `finished`
+or `failed`, or with `closed` if there is no outcome.
 """
 
 from collections.abc import Callable
@@ -26,7 +26,7 @@ from connector.core.windows import Rules, Slice, State
 _HOUR = timedelta(hours=1)
 _REPEATS = 2
 _ATTEMPTS = 3
-"Failures of one page after which a range is split. A range that failed before has one attempt."
+"Number of failures of one page after which a slice has failed. A range that failed before gets only one attempt."
 _NORMAL_STEP_S = 120.0
 _FIRST_REST_S = 10.0
 _LONGEST_REST_S = 60.0
@@ -34,74 +34,77 @@ _TRANSIENT_REST_S = 1.0
 
 
 class LearnTime(NamedTuple):
-    """Decision to let Graph confirm the time. Before that no run starts and no tenant's start is fixed."""
+    """Decision to ask Graph for the current time first.
+
+    Before that, no run starts and the tenant's start is not fixed.
+    """
 
 
 class StartRuns(NamedTuple):
-    """Decision that runs have started, in the plan already."""
+    """Decision that runs have started. The plan contains them already."""
 
     start: datetime | None
-    "The tenant's start if the tenant was never read before, else None."
+    "Start of the tenant if it was never read before; otherwise None."
     overtaken: tuple[int, ...]
-    "Sweeps whose last run was replaced before it had ended."
+    "Indices of the sweeps whose previous run was replaced before it was done."
 
 
 class ReadSlice(NamedTuple):
-    """Decision to read a slice."""
+    """Decision to read the page chain of a slice."""
 
     slice: Slice
     attempts: int
-    "Failures of one page after which the slice has failed."
+    "Number of failures of one page after which the slice has failed."
     unread: tuple[Window, ...]
-    "Call time that was never read. Its rows do not count towards lateness."
+    "Parts of the slice that were never read before. Their rows do not count for the statistics of lateness."
 
 
 class Wait(NamedTuple):
-    """Decision to read nothing until then, or until a slice ends or a command arrives."""
+    """Decision to read nothing until `until`, or until a slice ends or a command arrives. None means no time limit."""
 
     until: datetime | None
 
 
 class Stop(NamedTuple):
-    """Decision to end: every due sweep has ended or failed."""
+    """Decision to end the sweeper (with `once`): every due sweep has ended or failed."""
 
 
 Decision = LearnTime | StartRuns | ReadSlice | Wait | Stop
 
 
 class SliceFailure(NamedTuple):
-    """Failure of a slice, with what it says about the rest of the tenant."""
+    """Failure of a slice, and what it reveals about the tenant as a whole."""
 
     cause: RangeFailure
     of_range: bool
-    "True if another range of call time may succeed."
+    "True if requests for another range of call time may still succeed."
     permanent: bool
-    "True if only an operator can repair the cause."
+    "True if only an operator can remove the cause."
     tenant_fails: bool
-    "True if Graph serves nothing to the tenant."
+    "True if Graph currently serves nothing at all to the tenant."
 
 
 class Rest(NamedTuple):
-    """Pause after a failure of the tenant as a whole, in which nothing is read."""
+    """Pause in which nothing is read, after a failure that concerns the whole tenant."""
 
     seconds: float
     dropped: bool
-    "True if runs in progress have failed with it."
+    "True if runs were in progress: they have failed."
     cancelled: tuple[Slice, ...]
-    "Open slices to give up."
+    "Open slices. The caller must stop reading them."
 
 
 class Outcome(NamedTuple):
-    """Result of a slice that was read or failed."""
+    """Consequences of a slice that was read or has failed."""
 
     steady: bool = True
-    "True if no row can have moved between its pages while they were read."
+    "True if the paging was stable: no row can have moved from one page to another during the reading."
     ended: tuple[int, ...] = ()
-    "Sweeps whose run ended."
+    "Indices of the sweeps whose run is now done."
     isolated: tuple[tuple[Window, str], ...] = ()
-    "Call time that runs leave out from now on, with the causes."
+    "Call time that was isolated by this outcome, with the causes. Runs leave it out from now on."
     read_again: tuple[Window, ...] = ()
-    "Isolated call time that runs include again."
+    "Call time that is no longer isolated. Runs include it again."
     rest: Rest | None = None
 
 
@@ -113,7 +116,7 @@ class _OpenSlice:
 
 
 class Scheduler:
-    """Plan of one tenant, and the slices that are being read for it."""
+    """Scheduler of one tenant: its plan and its open slices."""
 
     def __init__(
         self,
@@ -126,17 +129,21 @@ class Scheduler:
         once: bool = False,
         rows_per_second: float | None = None,
     ) -> None:
-        """Continue from the state `plan`.
+        """Create the scheduler. `plan` is the tenant's state, from which it continues.
 
-        `rows_per_hour` returns the rows in the deduplication index of the hours from one to another, since the epoch.
-        `rows_per_second` is expected where nothing was read. `start` is the tenant's start as it is configured: it is
-        fixed once the time is confirmed. Without it, the start of `plan` and the time count at once. With `once`, due
-        sweeps are read once, and no jobs: other workers run the backfills.
+        `rows_per_hour(first, end)` returns the number of rows in the deduplication index for each hour of call start,
+        from hour `first` up to, not including, hour `end`, counted since the epoch. `rows_per_second` is the density to
+        expect where nothing was read yet.
+
+        `start` is the configured start of the tenant. It takes effect as soon as Graph has confirmed the time. If it is
+        None, the plan already has its start, and the time needs no confirmation.
+
+        With `once`, each due sweep is read once and backfills are ignored, because other workers run them.
         """
         self.plan = plan._replace(orders=plan.orders._replace(jobs=())) if once else plan
-        "The state as it will be once everything that was handed over is committed."
+        "State of the tenant, including everything that was handed over but may not be committed yet."
         self.has_failed = False
-        "True once a run has failed or a range was isolated."
+        "True as soon as a run has failed or a range was isolated."
         self._rules = rules
         self._concurrency = concurrency
         self._rows_per_hour = rows_per_hour
@@ -150,7 +157,7 @@ class Scheduler:
         self._rests_until: datetime | None = None
 
     def next(self, now: datetime) -> Decision:
-        """Return what to do at `now`. A slice that is returned counts as open until its end is reported."""
+        """Decide what to do at `now`. A returned slice is open until the caller reports its end."""
         decision = None if self._is_resting(now) or self.plan.orders.paused else self._due(now)
         if decision is not None:
             return decision
@@ -164,11 +171,14 @@ class Scheduler:
         self._is_time_known = True
 
     def forget(self, before: datetime) -> None:
-        """Record that the deduplication index may have forgotten rows of calls before that: commits decide it."""
+        """Record that the deduplication index may have forgotten rows of calls before `before`.
+
+        Only commits decide this time.
+        """
         self.plan = self.plan._replace(forgotten_before=max(self.plan.forgotten_before, before))
 
     def command(self, command: jobs.Command, now: datetime) -> tuple[Slice, ...]:
-        """Apply an operator's command, and return the open slices that it ends."""
+        """Apply an operator's command. Return the open slices that the caller must stop reading because of it."""
         self.plan = windows.command(self.plan, command, now, now - self._rules.horizon)
         if self._once:
             self.plan = self.plan._replace(orders=self.plan.orders._replace(jobs=()))
@@ -178,9 +188,9 @@ class Scheduler:
         )
 
     def repeats(self, piece: Slice, *, repeated: bool) -> bool:
-        """Return whether an open slice must be read again, after a chain that was read to its end.
+        """Record that one reading of an open slice is complete. Return whether its page chain must be read again.
 
-        `repeated`: an id was on two pages, so that rows may have shifted between pages while they were read.
+        `repeated` means that an id occurred on two pages, so that rows may have moved between pages during the reading.
         """
         slice_ = self._open[piece]
         slice_.steady = not repeated
@@ -188,7 +198,11 @@ class Scheduler:
         return repeated and slice_.repeats <= _REPEATS
 
     def finished(self, piece: Slice, rows: int, now: datetime) -> Outcome:
-        """Apply the end of a slice whose last chain had so many rows, all of which were handed over."""
+        """Record that a slice was read. Call this after all of its rows were handed over.
+
+        `rows` is the number of rows in the last reading of its page chain. It improves the estimate for the next
+        slices.
+        """
         slice_ = self._open.pop(piece)
         before = failing_ranges.isolated(self.plan.failing_ranges)
         self.plan, ended = windows.finish(self.plan, [(piece, slice_.steady)], now, self._rules)
@@ -198,7 +212,7 @@ class Scheduler:
         return self._with_ranges(Outcome(slice_.steady, tuple(ended)), before)
 
     def failed(self, piece: Slice, failure: SliceFailure, now: datetime) -> Outcome:
-        """Apply the failure of a slice. The tenant fails as well, unless only this range may be affected."""
+        """Record that a slice has failed. The whole tenant rests as well, unless only this range may be affected."""
         self.closed(piece)
         before, cause = self.plan.failing_ranges, failure.cause
         is_hopeless = failing_ranges.refuses_any_length(before, piece.window, cause)
@@ -211,11 +225,14 @@ class Scheduler:
         return outcome
 
     def closed(self, piece: Slice) -> None:
-        """Record that a slice is not being read any longer, whether its end was reported or not."""
+        """Close a slice that is not being read any longer. Does nothing if its end was reported before."""
         self._open.pop(piece, None)
 
     def rest(self, now: datetime, *, permanent: bool) -> Rest | None:
-        """Fail all runs in progress. They start again after a rest. Return None if the tenant is resting already."""
+        """Fail all runs in progress and begin a rest, after which they start again.
+
+        Return None if the tenant rests already.
+        """
         if self._is_resting(now):
             return None
         self.has_failed = True
@@ -225,7 +242,7 @@ class Scheduler:
         return Rest(self._rest_s, bool(dropped), tuple(self._open))
 
     def end_rest(self) -> None:
-        """End the rest after a failure: its cause may have been repaired."""
+        """End the rest early, because the cause of the failure may have been removed."""
         self._rest_s, self._rests_until = 0.0, None
 
     def _is_resting(self, now: datetime) -> bool:
@@ -248,7 +265,7 @@ class Scheduler:
         return StartRuns(start, tuple(windows.overtaken(self.plan, started))) if started else None
 
     def _fix_start(self, now: datetime) -> datetime | None:
-        """Return the start of a tenant that was never read; None for any other."""
+        """Fix and return the start of a tenant that was never read. Return None for any other tenant."""
         if self._start is None or self.plan.is_read:
             return None
         start = self._start if isinstance(self._start, datetime) else now + self._start
@@ -256,7 +273,10 @@ class Scheduler:
         return self.plan.start
 
     def _next_slice(self, now: datetime) -> ReadSlice | None:
-        """Open the next slice as far as allowed. If several may be open, one is reserved for the live sweep."""
+        """Open the next slice; None if there is none or no more may be open.
+
+        One of several places is for the live sweep only.
+        """
         first = (self.plan.start - EPOCH) // _HOUR
         counts = self._rows_per_hour(first, (now - EPOCH) // _HOUR + 1)
         sizes = Sizes(counts, first, self.plan.coverage, self._rows_per_second)
@@ -270,10 +290,11 @@ class Scheduler:
         return ReadSlice(piece, 1 if is_known else _ATTEMPTS, unread)
 
     def _unread(self, piece: Slice) -> list[Window]:
-        """Return the call time of a slice that was never read, whose rows therefore do not count towards lateness.
+        """Return the parts of a slice that were never read before.
 
-        All of a backfill's window counts as never read. A step of usual length of a live sweep does not: its rows are
-        on time.
+        Their rows do not count for lateness, because their delay shows when reading began, not when the row appeared.
+        All of a backfill counts as never read. An unread part as short as a step of the live sweep is left out, because
+        its rows are on time.
         """
         window = piece.window
         if piece.job:
@@ -285,7 +306,10 @@ class Scheduler:
         return unread
 
     def _with_ranges(self, outcome: Outcome, before: list[Window]) -> Outcome:
-        """Return the outcome with the call time that was isolated, or is included in runs again, since `before`."""
+        """Complete the outcome of a slice.
+
+        Add the call time that was isolated, and the call time that is no longer isolated, compared with `before`.
+        """
         ranges = self.plan.failing_ranges
         after = failing_ranges.isolated(ranges)
         isolated = tuple(failing_ranges.causes(ranges, subtract(after, before), ""))

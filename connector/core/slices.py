@@ -1,8 +1,10 @@
-"""Slices: decides which call time to read next, in page chains of about ten pages.
+"""Slices: the choice of the call time to read next, as page chains of about ten pages.
 
-A sweep's own overlap is read first, newest first. After an outage the catch-up range lies between where the sweep is
-complete and the overlap. It is read oldest first, after the overlaps of all sweeps, and not at all where a deeper run
-reads it anyway. Isolated ranges that are due come before the other sweeps, and jobs come last.
+1. The window of each run comes first, newest call time first, and the live sweep before all other sweeps. Isolated
+   ranges that are due to be requested again come before the other sweeps.
+2. Catch-up ranges follow, oldest call time first. After an outage, such a range lies between the call time up to which
+   the sweep is complete and the window of its run. It is left out where the run of another sweep reads it anyway.
+3. Jobs come last.
 """
 
 from collections.abc import Collection
@@ -26,9 +28,10 @@ _SHORTEST_SLICE = timedelta(seconds=60)
 def next_slice(
     state: State, rules: Rules, in_flight: Collection[Slice], sizes: "Sizes", now: datetime, *, live: bool, others: bool
 ) -> Slice | None:
-    """Return the next slice to read, of about ten pages; None when all that is due was read or is in flight.
+    """Return the next slice to read; None if everything that is due was read or is in flight.
 
-    `live` and `others` state whether a chain may be opened for the sweep with the shortest `every`, and for the rest.
+    `live` is whether a chain may be opened for the live sweep, and `others` whether one may be opened for anything
+    else.
     """
     if state.orders.paused:
         return None
@@ -46,7 +49,7 @@ def next_slice(
         run = sweep_state.run
         if run is None or not sweep_state.running or not (live if index == 0 else others):
             continue
-        own = _own(state, run, taken, floor)
+        own = _left_of_run(state, run, taken, floor)
         if own:
             return Slice(cut(own[-1], newest_first=True), index, run.started)
     for index, sweep_state in enumerate(state.sweeps):
@@ -64,16 +67,16 @@ def next_slice(
 
 
 def room(in_flight: Collection[Slice], concurrency: int) -> tuple[bool, bool]:
-    """Return whether a further chain may be opened for the live sweep, and whether one may for the rest.
+    """Return whether another chain may be opened, first for the live sweep and second for everything else.
 
-    One chain is reserved for the live sweep when there is more than one.
+    If several chains may be open, one of them is reserved for the live sweep.
     """
     free = len(in_flight) < concurrency
     return free, free and sum(piece.priority != 0 for piece in in_flight) < max(1, concurrency - 1)
 
 
 def is_idle(state: State, rules: Rules, now: datetime) -> bool:
-    """Return whether nothing is left to read until a sweep is due."""
+    """Return whether there is nothing left to read until the next sweep is due."""
     floor = windows.readable_from(state, rules, now)
     passable = state.coverage.with_passable(failing_ranges.isolated(state.failing_ranges))
     runs = (s.run for s in state.sweeps if s.running and s.run is not None)
@@ -81,10 +84,10 @@ def is_idle(state: State, rules: Rules, now: datetime) -> bool:
     return state.orders.paused or (is_read and not any(_catch_up(state, s, floor) for s in state.sweeps))
 
 
-def _own(state: State, run: Run, taken: list[Window], floor: datetime) -> list[Window]:
-    """Return what a run has to read, oldest first.
+def _left_of_run(state: State, run: Run, taken: list[Window], floor: datetime) -> list[Window]:
+    """Return the call time that a run still has to read, oldest first.
 
-    What the run that it replaced did not reach comes first, alone.
+    If the run replaced a previous run, what that run left unread is returned alone, so that it is read first.
     """
     for since in (run.overtaken, run.started):
         missing = [] if since is None else subtract(windows.unread(state.coverage, run, floor, since), taken)
@@ -94,7 +97,7 @@ def _own(state: State, run: Run, taken: list[Window], floor: datetime) -> list[W
 
 
 def _cut(ranges: FailingRanges, sizes: "Sizes", rules: Rules, window: Window, *, newest_first: bool) -> Window:
-    """Return the newest (else the oldest) part of `window` to read as one slice."""
+    """Shorten `window` to one slice. `newest_first` keeps its end; otherwise its start is kept."""
     window = failing_ranges.fit(ranges, window, newest_first=newest_first)
     return failing_ranges.fit(
         ranges, sizes.cut(window, rules.slice, newest_first=newest_first), newest_first=newest_first
@@ -102,9 +105,10 @@ def _cut(ranges: FailingRanges, sizes: "Sizes", rules: Rules, window: Window, *,
 
 
 def _catch_up(state: State, sweep_state: SweepState, floor: datetime) -> list[Window]:
-    """Return the catch-up range of a sweep, without the parts that another run is going to read late enough.
+    """Return the unread catch-up range of a sweep, oldest first.
 
-    It lies between where the sweep was complete and the start of its last run's window.
+    It lies between the call time up to which the sweep was complete and the window of its last run. Parts that another
+    run is going to read late enough are left out.
     """
     run, overlap = sweep_state.run, sweep_state.sweep.overlap
     begin = max(sweep_state.resumes_at, floor)
@@ -118,9 +122,10 @@ def _catch_up(state: State, sweep_state: SweepState, floor: datetime) -> list[Wi
 
 
 class Sizes:
-    """Estimate of how long a slice may be to fill about ten pages.
+    """Estimate of the length at which a slice fills about ten pages.
 
-    It uses the rows in the deduplication index and, for call time that was never read, the density of call time nearby.
+    It uses the number of rows in the deduplication index and, for call time that was never read, the density of call
+    time that was read recently.
     """
 
     def __init__(
@@ -128,8 +133,8 @@ class Sizes:
     ) -> None:
         """Set the densities.
 
-        `rows_per_hour` are the rows in the index from the hour `first_hour` (since the epoch) on. `rows_per_second` is
-        expected where nothing was read.
+        `rows_per_hour` is the number of rows in the deduplication index per hour of call start, beginning with
+        `first_hour` (hours since the epoch). `rows_per_second` is the density to expect where nothing was read.
         """
         self._rows_per_hour = rows_per_hour
         self._first_hour = first_hour
@@ -137,7 +142,10 @@ class Sizes:
         self._rows_per_second = rows_per_second
 
     def cut(self, window: Window, longest: timedelta, *, newest_first: bool) -> Window:
-        """Return the newest (else the oldest) part of `window` that is expected to hold at most ROWS_A_SLICE rows."""
+        """Shorten `window` so that it probably holds at most ROWS_A_SLICE rows and is not longer than `longest`.
+
+        `newest_first` keeps the end of the window; otherwise the start is kept.
+        """
         if window.end - window.start > longest:
             window = (
                 Window(window.end - longest, window.end)
@@ -169,21 +177,27 @@ class Sizes:
         return Window(window.start, min(window.end, max(at, window.start + _SHORTEST_SLICE)))
 
     def _expected(self, piece: Window) -> float:
-        """Return the rows expected in a piece within one hour."""
+        """Return the number of rows to expect in a piece, which must lie within one hour."""
         hour = (piece.start - EPOCH) // _HOUR - self._first_hour
-        remembered = float(self._rows_per_hour[hour]) if 0 <= hour < len(self._rows_per_hour) else 0.0
-        expected = remembered * piece.seconds / 3600
+        known_rows = float(self._rows_per_hour[hour]) if 0 <= hour < len(self._rows_per_hour) else 0.0
+        expected = known_rows * piece.seconds / 3600
         unread = sum(part.seconds for part in self._coverage.missing(piece))
         return expected + unread * self._rows_per_second
 
 
 def first_guess() -> float:
-    """Return the rows per second to expect for a tenant without any history: the first slices are one hour long."""
+    """Return the density, in rows per second, to expect for a tenant that was never read.
+
+    First slices are one hour long.
+    """
     return ROWS_A_SLICE / 3600
 
 
 def next_guess(window: Window, rows: int) -> float:
-    """Return the rows per second to expect next to a window that had `rows`. Slices grow at most fourfold."""
+    """Return the density, in rows per second, to expect next to a window that had `rows`.
+
+    Slices grow at most fourfold.
+    """
     return max(1.25 * rows / window.seconds, ROWS_A_SLICE / (4 * window.seconds))
 
 

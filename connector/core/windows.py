@@ -1,15 +1,16 @@
 """Sweeps of a tenant: when their runs start, what a run has read, and how far each sweep is complete.
 
-1. Every `every` a sweep reads all calls that began in the last `overlap`, and the catch-up range back to where its last
-   run was complete. So `through` holds exactly: every call that began before it was last read at least `overlap` after
-   it began.
-2. A run is done when coverage shows that all of its window was read since it started. No other progress of a run is
-   kept. A run therefore continues after a restart where it stopped, and what one sweep reads serves every other sweep
-   that needs it.
-3. Sweeps that are due together read each piece once, for the sweep with the shortest `every` that needs it. In this way
-   a deep sweep replaces the shallow ones that it contains.
-4. No window begins before the tenant's start or before what may still be read (horizon.readable_from), at any step.
-   Call time that a sweep could not read in time is missed: the sweep's position moves past it, its `through` does not.
+1. A sweep starts a run at the cadence `every`. The run reads all calls that began in the last `overlap`, and the
+   catch-up range before them: the call time back to `through`, up to which the sweep was complete. Therefore `through`
+   keeps its exact meaning: every call that began before `through` was last read at least `overlap` after it began.
+2. A run is done when coverage shows that all of its window was read since the run started. No other progress of a run
+   is stored. A run therefore continues after a restart where it stopped, and call time that one sweep reads also counts
+   for every other sweep that needs it.
+3. When several sweeps are due at the same time, each piece of call time is read once, for the sweep with the shortest
+   `every` that needs it. In this way a deep sweep replaces the shallow sweeps that it contains.
+4. No window begins before the tenant's start, or before the call time that may still be read (`horizon.readable_from`).
+   This is checked at every step. Call time that a sweep could not read in time is missed: the sweep's position moves
+   past it, but `through` does not.
 """
 
 from collections.abc import Iterable, Sequence
@@ -25,19 +26,19 @@ from connector.core.instants import EPOCH
 _EARLIEST = datetime.min.replace(tzinfo=UTC)
 _SECOND = timedelta(seconds=1)
 _SHORTEST_RUN = timedelta(seconds=10)
-"Minimum age at which a run can be replaced by the next one, however short `every` is."
+"A run is not replaced by the next one before it has this age, however short `every` is."
 _MOST_READS = 4_000  # 150 kB of the tenant's state record
 
 
 class Sweep(NamedTuple):
-    """Schedule that reads again, every `every`, all calls that began in the last `overlap`."""
+    """Schedule of a sweep: at the cadence `every`, it reads all calls that began in the last `overlap`."""
 
     every: timedelta
     overlap: timedelta
 
 
 class Rules(NamedTuple):
-    """Configuration of a tenant's sweeps, in order of `every`."""
+    """Configuration that applies to a tenant's windows. `sweeps` is sorted by `every`."""
 
     sweeps: tuple[Sweep, ...]
     settle: timedelta
@@ -46,12 +47,14 @@ class Rules(NamedTuple):
 
 
 class Run(NamedTuple):
-    """One run of a sweep: all of the window must be read at or after `started`."""
+    """One run of a sweep. It is done when all of `window` was read at or after `started`."""
 
     started: datetime
     window: Window
     overtaken: datetime | None = None
-    "Start of the run that this one replaced before it had ended. What that run did not reach is read first."
+    """Start of the previous run if this run replaced it before it was done. Call time that the previous run left unread
+    is read first.
+    """
 
 
 class SweepState(NamedTuple):
@@ -59,18 +62,20 @@ class SweepState(NamedTuple):
 
     sweep: Sweep
     through: datetime
-    "Every call that began before this was last read at least the overlap after it began."
+    "Every call that began before this time was last read at least the overlap after the call began."
     due: datetime
-    "Time at which the next run is due or, during a run, at which this run was due."
+    "Time at which the next run is due. While a run is in progress: the time at which that run was due."
     last_ok: datetime | None = None
-    "Time at which the last run ended."
+    "Time at which the last successful run ended."
     run: Run | None = None
-    "The run in progress, or the last one."
+    "The run in progress if `running`, otherwise the last run."
     running: bool = False
     position: datetime | None = None
-    "Set, and later than `through`, when the sweep continues after call time that it missed."
+    "Call time from which the sweep continues. Set only when it is later than `through`, because call time was missed."
     missed: tuple[Window, ...] = ()
-    "Call time before the position that was not read late enough, isolated or behind the horizon; oldest first."
+    """Missed call time: the parts before the position that were not read late enough, because they are isolated or lie
+    behind the horizon. The oldest part comes first.
+    """
 
     @property
     def resumes_at(self) -> datetime:
@@ -78,9 +83,10 @@ class SweepState(NamedTuple):
         return self.through if self.position is None else self.position
 
     def moved(self, position: datetime, missed: Iterable[Window]) -> "SweepState":
-        """Return the state of the sweep at `position`.
+        """Return the state of the sweep with a new position and a new set of missed windows.
 
-        It is complete up to the first call time that it missed before that.
+        `through` becomes the start of the first window that was missed before `position`, or `position` if there is
+        none.
         """
         kept = horizon.bounded(clip(missed, Window(_EARLIEST, position)))
         through = kept[0].start if kept else position
@@ -88,35 +94,39 @@ class SweepState(NamedTuple):
 
 
 class State(NamedTuple):
-    """State of a tenant's scheduler. It is immutable: each step returns a new one."""
+    """State of a tenant's scheduler. It is immutable: each step returns a new state."""
 
     start: datetime
-    "Calls before this are never requested; fixed at the first start."
+    "Calls that began before this time are never requested. It is fixed at the tenant's first start."
     sweeps: tuple[SweepState, ...]
     coverage: Coverage = Coverage()
     orders: jobs.Orders = jobs.Orders()
     failing_ranges: FailingRanges = ()
     forgotten_before: datetime = EPOCH
-    "The deduplication index may have forgotten rows of calls that began before this."
+    """Rows of calls that began before this time may be missing from the deduplication index, because it forgets old
+    rows.
+    """
 
     @property
     def is_read(self) -> bool:
-        """Return whether the tenant was ever read, or a run has started."""
+        """Return whether any call time of the tenant was read or a run has started."""
         return bool(self.coverage.reads) or any(sweep_state.run for sweep_state in self.sweeps)
 
 
 class Slice(NamedTuple):
-    """One page chain to read."""
+    """Call time that one page chain reads."""
 
     window: Window
     priority: int
-    "Priority of its requests: 0 is the live sweep; other sweeps, catch-up and isolated ranges, and jobs follow."
+    """Priority of the chain's requests. 0 is the most urgent: the live sweep. Then come the other sweeps, then catch-up
+    and isolated ranges, then jobs.
+    """
     at: datetime
-    "Read time for coverage: when the run started, which is never later than the actual time."
+    "Read time that coverage records: the start of the run, so it is never later than the time of the actual requests."
     job: str = ""
-    "Id of the backfill that it belongs to."
+    "Id of the backfill that the slice belongs to; empty for a slice of a sweep."
     again: bool = False
-    "True if this backfill also publishes rows that are in the deduplication index."
+    "True if the backfill also publishes rows that are already in the deduplication index."
 
 
 def first_state(rules: Rules, start: datetime, now: datetime) -> State:
@@ -127,9 +137,9 @@ def first_state(rules: Rules, start: datetime, now: datetime) -> State:
 
 
 def start_earlier(state: State, rules: Rules, start: datetime, now: datetime) -> State:
-    """Return a state that was never read with an earlier start; any other state is returned unchanged.
+    """Move the start of a tenant to an earlier time if the tenant was never read; return other states unchanged.
 
-    A clock that was ahead may have set the start of the state.
+    The stored start can be too late if the clock was ahead when the tenant was first configured.
     """
     if state.is_read:
         return state
@@ -138,13 +148,17 @@ def start_earlier(state: State, rules: Rules, start: datetime, now: datetime) ->
 
 
 def resume(state: State, rules: Rules, now: datetime) -> State:
-    """Return a stored state under the current rules: runs that are too old end, sweeps follow the configuration."""
+    """Adapt a stored state to the current configuration after a restart.
+
+    Sweeps that are not in `rules` are dropped and new ones are added. A run that is older than its sweep's `every`
+    ends.
+    """
     known = {sweep_state.sweep: sweep_state for sweep_state in state.sweeps}
     sweeps = []
     for sweep in rules.sweeps:
         found = known.get(sweep)
         if found is None:
-            found = _taken_over(state, sweep, now)
+            found = _added_sweep(state, sweep, now)
         elif found.running and found.run is not None and now >= found.run.started + sweep.every:
             found = found._replace(running=False)
         sweeps.append(found)
@@ -152,9 +166,9 @@ def resume(state: State, rules: Rules, now: datetime) -> State:
 
 
 def begin(state: State, rules: Rules, now: datetime) -> tuple[State, list[int]]:
-    """Start a run of every sweep that is due; return the state and the indices of these sweeps.
+    """Start a run of every sweep that is due. Return the new state and the indices of these sweeps.
 
-    A paused tenant starts none.
+    No run starts while the tenant is paused.
     """
     if state.orders.paused:
         return state, []
@@ -170,59 +184,59 @@ def begin(state: State, rules: Rules, now: datetime) -> tuple[State, list[int]]:
         if now < _begins_at(sweep_state, now):
             continue
         own_start = max(end - sweep.overlap, floor)
-        passed = _passed(sweep_state, state.coverage, max(sweep_state.resumes_at, floor))
+        passed = _moved_past(sweep_state, state.coverage, max(sweep_state.resumes_at, floor))
         position = min(passed.resumes_at, own_start)
         # A short catch-up range is part of the run's window, and read newest first. A longer one, after an outage, is
         # left to slices, so that the sweep's own overlap is not delayed by it.
-        is_strip = position >= own_start - 2 * sweep.every
-        run = Run(now, Window(position if is_strip else own_start, end), former.started if former else None)
+        is_short = position >= own_start - 2 * sweep.every
+        run = Run(now, Window(position if is_short else own_start, end), former.started if former else None)
         moved = passed.moved(position, passed.missed)
         sweeps[index] = moved._replace(run=run, running=True, due=min(sweep_state.due, now))
         started.append(index)
     if not started:
         return state, []
-    coverage = state.coverage.until(now).merged(partial(_is_alike, sweeps)).limited(_MOST_READS)
+    coverage = state.coverage.until(now).merged(partial(_has_no_effect, sweeps)).limited(_MOST_READS)
     ranges = failing_ranges.as_known(state.failing_ranges, floor, now)
     orders = jobs.expired(state.orders, now, *job_floors(state, rules, now))
     return state._replace(sweeps=tuple(sweeps), coverage=coverage, failing_ranges=ranges, orders=orders), started
 
 
 def overtaken(state: State, started: Iterable[int]) -> list[int]:
-    """Return which of the sweeps that just started replaced a run of their own that had not ended."""
+    """Return those of the `started` sweeps whose new run replaced a previous run that was not done."""
     runs = ((index, state.sweeps[index].run) for index in started)
     return [index for index, run in runs if run is not None and run.overtaken is not None]
 
 
 def range_failed(state: State, window: Window, failure: RangeFailure) -> State:
-    """Return the state after a page of `window` could not be read."""
+    """Record that a page of `window` could not be read. Return the new state."""
     return state._replace(failing_ranges=failing_ranges.failed(state.failing_ranges, window, failure))
 
 
 def finish(state: State, slices: Iterable[tuple[Slice, bool]], now: datetime, rules: Rules) -> tuple[State, list[int]]:
-    """Return the state after slices were read, and the indices of the sweeps whose run ended.
+    """Record that slices were read. Return the new state and the indices of the sweeps whose run is now done.
 
-    Each slice comes with whether its paging was stable.
+    The second value of each pair in `slices` is True if the paging of the slice was stable.
     """
     coverage = state.coverage
     orders = state.orders
     ranges = state.failing_ranges
     for piece, steady in slices:
         ranges = failing_ranges.succeeded(ranges, piece.window, now)
-        for window in _claimed(state, piece):
+        for window in _countable(state, piece):
             coverage = coverage.add(window, piece.at, steady=steady)
             if piece.job:
                 orders = jobs.progressed(orders, piece.job, window, second(now))
     orders = jobs.expired(orders, second(now), *job_floors(state, rules, now))
     floor = readable_from(state, rules, now)
     isolated = failing_ranges.isolated(ranges)
-    # Isolated ranges count as read here, so that they hold up neither runs nor positions. `_passed` uses the real
+    # Isolated ranges count as read here, so that they hold up neither runs nor positions. `_moved_past` uses the real
     # coverage, which records them as missed.
     passable = coverage.with_passable(isolated)
     sweeps, ended = list(state.sweeps), []
     for index, former in enumerate(sweeps):
         sweep, run = former.sweep, former.run
         position = passable.complete_through(max(former.resumes_at, floor), sweep.overlap)
-        moved = _passed(former, coverage, position)
+        moved = _moved_past(former, coverage, position)
         if run is not None and former.running and not unread(passable, run, floor):
             moved = moved._replace(due=run.started + sweep.every, last_ok=second(now), running=False)
             ended.append(index)
@@ -231,9 +245,9 @@ def finish(state: State, slices: Iterable[tuple[Slice, bool]], now: datetime, ru
 
 
 def command(state: State, order: jobs.Command, now: datetime, oldest: datetime) -> State:
-    """Return the state after an operator's command.
+    """Apply an operator's command and return the new state.
 
-    A job's range is cut at `oldest`. Pausing ends the runs in progress.
+    The range of a backfill is cut at `oldest`. The command `pause` ends the runs in progress.
     """
     orders = jobs.apply(state.orders, order, second(now), second(oldest), state.forgotten_before)
     state = state._replace(orders=orders)
@@ -241,21 +255,24 @@ def command(state: State, order: jobs.Command, now: datetime, oldest: datetime) 
 
 
 def drop_runs(state: State) -> tuple[State, list[int]]:
-    """Return the state without its runs in progress, which failed, and the indices of their sweeps.
+    """End all runs in progress as failed. Return the new state and the indices of their sweeps.
 
-    The sweeps are due again at once.
+    These sweeps are due again at once.
     """
     dropped = [index for index, sweep_state in enumerate(state.sweeps) if sweep_state.running]
     return state._replace(sweeps=tuple(s._replace(running=False) for s in state.sweeps)), dropped
 
 
 def next_due(state: State) -> datetime | None:
-    """Return when the next sweep is due; None when all have a run in progress."""
+    """Return when the next sweep is due; None if every sweep has a run in progress."""
     return min((s.due for s in state.sweeps if not s.running), default=None)
 
 
 def next_turn(state: State, rules: Rules, now: datetime) -> datetime | None:
-    """Return when a sweep can start or a range be requested again; None while the tenant is paused."""
+    """Return when a run can start or a delayed range may be requested again, whichever is first.
+
+    Return None while the tenant is paused.
+    """
     if state.orders.paused:
         return None
     due = max(min(_begins_at(s, now) for s in state.sweeps), state.start + rules.settle + _SECOND)
@@ -264,31 +281,35 @@ def next_turn(state: State, rules: Rules, now: datetime) -> datetime | None:
 
 
 def overdue_seconds(sweep_state: SweepState, now: datetime) -> float:
-    """Return for how long the sweep should have ended: a run must end before the sweep is due again."""
+    """Return by how many seconds a run is late. A run is late when it has not ended one `every` after it was due."""
     return max(0.0, (now - sweep_state.due - sweep_state.sweep.every).total_seconds())
 
 
 def gaps(state: State) -> list[Window]:
-    """Return the gaps: the call time that was never read, up to the newest that was."""
+    """Return the gaps: call time that was never read although it is older than the newest call time that was read."""
     through = state.coverage.through
     return state.coverage.missing(Window(state.start, through)) if through and through > state.start else []
 
 
 def readable_from(state: State, rules: Rules, now: datetime) -> datetime:
-    """Return the instant from which on sweeps may read a tenant's call time."""
+    """Return the earliest call time that sweeps of the tenant may read."""
     return max(state.start, horizon.readable_from(state.forgotten_before, rules.horizon, now))
 
 
 def job_floors(state: State, rules: Rules, now: datetime) -> tuple[datetime, datetime]:
-    """Return the instants from which on a job may read: one that leaves out rows in the index, and one with `again`."""
+    """Return the earliest call time that a backfill may read, first without and second with `again`.
+
+    A backfill without `again` must not read call time whose rows may be missing from the deduplication index.
+    """
     floor = horizon.readable_from(state.forgotten_before, rules.horizon, now)
     return floor, second(now - rules.horizon)
 
 
-def _claimed(state: State, piece: Slice) -> list[Window]:
-    """Return the part of a slice that counts as read.
+def _countable(state: State, piece: Slice) -> list[Window]:
+    """Return the part of a slice that coverage may record as read.
 
-    Rows of call time that may be forgotten are left out without `again`, so that this call time does not count.
+    Without `again`, rows of calls that began before `forgotten_before` are not published, because the deduplication
+    index may have forgotten them. This call time must therefore not count as read.
     """
     window = piece.window
     if piece.again:
@@ -296,20 +317,21 @@ def _claimed(state: State, piece: Slice) -> list[Window]:
     return clip([window], Window(state.forgotten_before, max(window.end, state.forgotten_before)))
 
 
-def _taken_over(state: State, sweep: Sweep, now: datetime) -> SweepState:
-    """Return a new sweep that is as complete as the previous sweeps and coverage prove.
+def _added_sweep(state: State, sweep: Sweep, now: datetime) -> SweepState:
+    """Return the state of a sweep that is new in the configuration.
 
-    Coverage alone proves little about old call time, since merged pieces keep the read time of their oldest reading.
+    It is complete as far as the previous sweeps and the coverage prove. Coverage alone proves little about old call
+    time, because a merged piece keeps the oldest of its read times.
     """
     found = SweepState(sweep, state.coverage.complete_through(state.start, sweep.overlap), second(now))
     for former in state.sweeps:
         if former.sweep.overlap >= sweep.overlap and former.resumes_at > found.resumes_at:
             found = found.moved(former.resumes_at, former.missed)
-    return _passed(found, state.coverage, state.coverage.complete_through(found.resumes_at, sweep.overlap))
+    return _moved_past(found, state.coverage, state.coverage.complete_through(found.resumes_at, sweep.overlap))
 
 
-def _passed(sweep_state: SweepState, coverage: Coverage, position: datetime) -> SweepState:
-    """Return a sweep that continues at `position`. Call time before it that was not read late enough is missed."""
+def _moved_past(sweep_state: SweepState, coverage: Coverage, position: datetime) -> SweepState:
+    """Move a sweep to `position`. Call time before `position` that was not read late enough becomes missed."""
     missed = list(sweep_state.missed)
     if sweep_state.resumes_at < position:
         missed.append(Window(sweep_state.resumes_at, position))
@@ -318,13 +340,19 @@ def _passed(sweep_state: SweepState, coverage: Coverage, position: datetime) -> 
 
 
 def unread(coverage: Coverage, run: Run, floor: datetime, since: datetime | None = None) -> list[Window]:
-    """Return what a run has not read since it started, or since another instant; oldest first."""
+    """Return the parts of a run's window that were not read at or after `since`, oldest first.
+
+    Without `since`, the start of the run counts.
+    """
     begin = max(run.window.start, floor)
     return coverage.missing(Window(begin, run.window.end), since or run.started) if begin < run.window.end else []
 
 
 def _begins_at(sweep_state: SweepState, now: datetime) -> datetime:
-    """Return when the sweep's next run begins: when it is due, or when the run in progress is too old."""
+    """Return when the sweep's next run begins.
+
+    This is the time at which the sweep is due, or the time at which the run in progress becomes too old.
+    """
     every = sweep_state.sweep.every
     if sweep_state.running and sweep_state.run is not None:
         return sweep_state.run.started + max(every, _SHORTEST_RUN)
@@ -332,8 +360,8 @@ def _begins_at(sweep_state: SweepState, now: datetime) -> datetime:
     return sweep_state.due if sweep_state.due <= now + every else now
 
 
-def _is_alike(sweeps: Sequence[SweepState], read: Read, at: datetime) -> bool:
-    """Return whether it makes no difference to any run if `read` counts as read at `at`, which is earlier."""
+def _has_no_effect(sweeps: Sequence[SweepState], read: Read, at: datetime) -> bool:
+    """Return whether `read` may be recorded with the earlier read time `at` without any effect on a sweep."""
     for sweep_state in sweeps:
         overlap, run = sweep_state.sweep.overlap, sweep_state.run
         begins = [] if run is None else [run.started, run.overtaken]
@@ -348,16 +376,19 @@ def _is_alike(sweeps: Sequence[SweepState], read: Read, at: datetime) -> bool:
 
 
 def halves(window: Window) -> list[Window]:
-    """Return a window in two parts, or unchanged when it is one second long."""
+    """Return the two halves of a window. A window of one second is returned unchanged."""
     middle = second(window.start + (window.end - window.start) / 2)
     return [w for w in (Window(window.start, middle), Window(middle, window.end)) if w.start < w.end]
 
 
 def replaced_by(started: Sequence[int], rules: Rules) -> int | None:
-    """Return which of the sweeps that started together the others end with: the deepest one."""
+    """Return the sweep with the longest overlap among those that started together; None if none started.
+
+    Its run reads the windows of the others, so they all end when it ends.
+    """
     return max(started, key=lambda index: rules.sweeps[index].overlap, default=None)
 
 
 def second(moment: datetime) -> datetime:
-    """Return the whole second that `moment` lies in."""
+    """Return `moment` rounded down to a whole second."""
     return moment.replace(microsecond=0)

@@ -48,8 +48,8 @@ class Coverage(NamedTuple):
         A part of `window` that has a later read time already keeps it.
         """
         pieces = [piece for read in self.reads for piece in _outside(read, window)]
-        # Inside `window`, keep pieces with a later read time and fill the space between them. `newest` is the end of what
-        # is filled so far.
+        # Inside `window`, keep pieces with a later read time. Fill the space between them. `newest` is the end of
+        # the filled part.
         newest = window.start
         for read in self.reads:
             start, end = max(read.start, window.start), min(read.end, window.end)

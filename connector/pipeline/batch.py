@@ -1,7 +1,8 @@
-"""Batches: they turn what was read into what one transaction writes.
+"""Builder of batches: it turns the items of the buffer into the records of one transaction.
 
-The dedup index changes only after the commit. Until then the entries of a batch lie in a pending index, which later
-pages of the same batch are also compared with. The pending index is dropped together with the transaction.
+The deduplication index changes only after the commit. Until then the entries of the batch's rows are in a pending index
+(`Change.pending`), with which later pages of the same batch are compared too. If the transaction fails, the pending
+index is dropped with it.
 """
 
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -37,9 +38,11 @@ class Batches:
         limits: Limits | None = None,
         topic_ids: Callable[[Collection[str]], Mapping[str, str]] = lambda _: {},
     ) -> None:
-        """`partitions` and `schema_ids` are per topic. Without a schema registry `schema_ids` is None.
+        """Create the builder.
 
-        `topic_ids` returns the brokers' ids of topics.
+        `partitions` maps each row topic to its number of partitions. `schema_ids` maps each topic to the id of its
+        schema; it is None without a schema registry. `topic_ids` returns the ids that brokers have given to topics, by
+        name.
         """
         self._limits = limits or Limits()
         self._encoder = RowEncoder(settings.rows, shape, schema_ids, self._limits)
@@ -52,7 +55,10 @@ class Batches:
     def prepare(
         self, items: Iterable[Item], accounts: Mapping[str, TenantState], changes: dict[str, Change]
     ) -> dict[str, Change]:
-        """Add the effects of `items` to `changes` and return it. The committed states in `accounts` do not change."""
+        """Add the effects of `items` to `changes`, and return `changes`.
+
+        `accounts` holds the committed state of each tenant. It does not change.
+        """
         self._encoder.renew_privacy()
         for item in items:
             if isinstance(item, Commanded) and item.command is None:
@@ -91,15 +97,19 @@ class Batches:
                 change.is_command = True
 
     def close(self, changes: Mapping[str, Change], accounts: Mapping[str, TenantState], now: datetime | None) -> None:
-        """Complete the changes: compute the records of the dedup index and which of its entries are forgotten.
+        """Complete the changes: make the records of the deduplication index and choose the entries that it forgets.
 
-        No items may be added afterwards. `now` is None while the time is not confirmed; then nothing is forgotten.
+        No items may be added to the changes afterwards. `now` is None while Graph has not confirmed the time. Then
+        nothing is forgotten.
         """
         for tenant, change in changes.items():
-            self._remember(change, accounts[tenant], now)
+            self._close_change(change, accounts[tenant], now)
 
     def retire(self, changes: dict[str, Change], accounts: Mapping[str, TenantState], now: datetime) -> None:
-        """Add a change for each tenant that is not configured and has something to forget at the horizon."""
+        """Add a change for each tenant that is not configured any more and whose old state can be deleted.
+
+        Rows behind the horizon are deleted first. The tenant itself is deleted when it has no rows left.
+        """
         oldest = now - self._horizon
         for tenant, account in accounts.items():
             before = horizon.forget_before(account.checkpoint.state.forgotten_before, self._horizon, now)
@@ -110,10 +120,10 @@ class Batches:
     def contents(
         self, changes: Mapping[str, Change], accounts: Mapping[str, TenantState], shard: ShardPosition, now: datetime
     ) -> BatchContents:
-        """Return what the transaction of closed changes writes."""
+        """Return the contents of the transaction that writes `changes`. Call `close` first."""
         return BatchContents(changes, accounts, shard, now, self._topics)
 
-    def _remember(self, change: Change, account: TenantState, now: datetime | None) -> None:
+    def _close_change(self, change: Change, account: TenantState, now: datetime | None) -> None:
         if change.entries:
             entries = np.concatenate(change.entries)
             room = self._limits.room(self._names.seen)

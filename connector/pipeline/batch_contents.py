@@ -1,7 +1,8 @@
-"""Contents of the transaction of one batch: rows, dedup index, progress, checkpoints and the record of the shard.
+"""Contents of the transaction of one batch.
 
-The checkpoints name the offsets of the batch's rows. Their records are therefore made while the transaction is open,
-after its rows were written.
+They are rows, dead letters, deduplication index, progress, checkpoints and the record of the shard. A checkpoint
+contains the offsets of the rows. It can therefore only be made while the transaction is open, after the rows were
+written.
 """
 
 from collections import Counter
@@ -30,19 +31,21 @@ _FAR_OFFSET = 10**12
 
 
 class ShardPosition(NamedTuple):
-    """Content of the shard's record apart from its transaction."""
+    """Data for the record of a shard, without the part that describes the transaction."""
 
     number: int
     identity: StateIdentity
     control_offset: int
-    "Offset of the next command. It moves past a command in the transaction that writes the command's effect."
+    """Offset of the next command to execute. It moves past a command in the same transaction that writes the command's
+    effect.
+    """
     control_id: str = ""
     kept: tuple[str, ...] = ()
-    "Commands for tenants that are not read."
+    "Commands that wait until their tenant is read by this shard, as JSON."
 
 
 class StateTopics(NamedTuple):
-    """Topics to which the state of a batch is written, with what is known of them."""
+    """Topics to which the state of a batch is written, with their limits and the builder of progress records."""
 
     names: Names
     partitions: Mapping[str, int]
@@ -50,11 +53,11 @@ class StateTopics(NamedTuple):
     limits: Limits
     progress: ProgressRecords
     topic_ids: Callable[[Collection[str]], Mapping[str, str]]
-    "Returns the brokers' ids of topics, where they are known. Blocks."
+    "Function that returns the ids which brokers have given to topics, as far as they are known. Blocks."
 
 
 class BatchContents(TransactionContents):
-    """Contents of one batch. An aborted transaction is repeated with the same object."""
+    """Contents of one batch. If its transaction is aborted, the next attempt uses the same object."""
 
     def __init__(
         self,
@@ -64,48 +67,51 @@ class BatchContents(TransactionContents):
         now: datetime,
         topics: StateTopics,
     ) -> None:
-        """Take closed changes: no items may be added to them afterwards."""
+        """Create the contents from changes that `Batches.close` has completed."""
         self._changes = changes
         self._accounts = accounts
         self._shard = shard
         self._now = now
         self._topics = topics
-        self._counted = cache(self._count)
+        self._cached_checkpoint = cache(self._next_checkpoint)
 
     @property
     def rows(self) -> dict[str, list[Outgoing]]:
-        """Return the rows and dead letters of all tenants by tag."""
+        """Return the rows and dead letters of all tenants, by tag.
+
+        The publisher reports the offsets of a batch per tag.
+        """
         return {tag: r for tenant, change in self._changes.items() for tag, r in change.records(tenant).items()}
 
     def interim_checkpoints(self, offsets: Offsets) -> list[Outgoing]:
-        """Return the previous checkpoints with the offsets of this batch's rows.
+        """Return the previous checkpoints, updated with the offsets of this batch's rows.
 
-        They matter with at-least-once delivery, where a batch is not a transaction: after a crash the dedup index may
-        hold rows that no checkpoint covers. Those rows are not published again, and without these checkpoints the next
-        progress record would name offsets below them.
+        They are written only with at-least-once delivery, where a batch is not a transaction. After a crash the
+        deduplication index may then hold rows that no checkpoint contains. These rows are not published again. Without
+        the interim checkpoints, the next progress record would give offsets that are too low for them.
         """
         topic_ids, records = self._topic_ids(), []
         for tenant, change in self._changes.items():
             if change.rows:
-                before = self._located(tenant, offsets.get(tenant, {}), topic_ids)
+                before = self._with_offsets(tenant, offsets.get(tenant, {}), topic_ids)
                 interim = structs.replace(before, records=before.records + len(change.rows))
                 records.append(self._internal(self._topics.names.state, checkpoint_record(tenant, interim)))
         return records
 
     def final_records(self, offsets: Offsets) -> list[Outgoing]:
-        """Return the records of the dedup index, progress and checkpoints."""
+        """Return the records of the deduplication index, the progress records and the checkpoints."""
         topic_ids, records = self._topic_ids(), self._seen()
         for tenant, change in self._changes.items():
             if change.ends_account:
                 records.append(self._internal(self._topics.names.state, Record(checkpoint_key(tenant), None)))
                 continue
             account = self._accounts[tenant]
-            before = self._located(tenant, offsets.get(tenant, {}), topic_ids)
+            before = self._with_offsets(tenant, offsets.get(tenant, {}), topic_ids)
             stated = last_stated(before)
             if not account.retired:
                 records += self._topics.progress.due(change.state, stated, account, before.offsets, self._now)
             change.checkpoint = structs.replace(
-                self._counted(tenant),
+                self._cached_checkpoint(tenant),
                 offsets=before.offsets,
                 topic_id=before.topic_id,
                 stated=tuple((overlap, one.through_s, one.at_s) for overlap, one in stated.items()),
@@ -123,10 +129,11 @@ class BatchContents(TransactionContents):
         return [self._internal(self._topics.names.state, record)]
 
     def too_long(self) -> TooLong | None:
-        """Return a record that the batch cannot do without and that is too long for its topic; None if all fit.
+        """Return a record that is too long for its topic, so that the batch cannot be written; None if all fit.
 
-        Rows are measured when their records are made. Checkpoints are measured here, and only when one might have
-        become too long: a checkpoint does not grow to more than twice its length plus 10,000 bytes in one batch.
+        Only dead letters and state are checked here. The length of a row is checked when its record is made.
+        Checkpoints are measured only if one of them might be too long: in one batch a checkpoint grows to at most twice
+        its length plus 10,000 bytes.
         """
         records = self._seen()
         for change in self._changes.values():
@@ -138,12 +145,15 @@ class BatchContents(TransactionContents):
         return self._topics.limits.too_long(records)
 
     def _longest_checkpoint(self, tenant: str) -> Outgoing:
-        """Return a tenant's checkpoint as long as the offsets and statements of this batch can make it."""
+        """Return the longest checkpoint of a tenant that this batch can lead to.
+
+        The offsets and progress statements are not known yet, so they are replaced by numbers with the most digits.
+        """
         account = self._accounts[tenant]
         overlaps = [int(sweep.sweep.overlap.total_seconds()) for sweep in self._changes[tenant].state.sweeps]
         stated = last_stated(account.checkpoint).keys() | set(overlaps)
         longest = structs.replace(
-            self._counted(tenant),
+            self._cached_checkpoint(tenant),
             offsets=(_FAR_OFFSET,) * self._topics.partitions.get(account.tenant.topic, 0),
             stated=tuple((overlap, _FAR_OFFSET, _FAR_OFFSET) for overlap in stated),
             stated_gaps=tuple((overlap, _FAR_OFFSET) for overlap in stated),
@@ -154,8 +164,8 @@ class BatchContents(TransactionContents):
         written = [written for change in self._changes.values() for written in change.written]
         return [self._internal(self._topics.names.seen, record) for part in written for record in part.records]
 
-    def _count(self, tenant: str) -> Checkpoint:
-        """Return a tenant's next checkpoint without what depends on the offsets of its rows."""
+    def _next_checkpoint(self, tenant: str) -> Checkpoint:
+        """Return a tenant's next checkpoint, without its offsets and progress statements."""
         account, change = self._accounts[tenant], self._changes[tenant]
         before = account.checkpoint
         return Checkpoint(
@@ -164,7 +174,7 @@ class BatchContents(TransactionContents):
             before.records + len(change.rows),
             failing=change.failing,
             found=_found(before.found, change.found, account.rules),
-            remembered=_remembered(change, account.remembered),
+            remembered=_index_size(change, account.remembered),
             ages=lateness.counted(before.ages, change.ages_s),
             dead_letters=before.dead_letters + len(change.dead_letters),
         )
@@ -173,14 +183,16 @@ class BatchContents(TransactionContents):
         read = [self._accounts[tenant] for tenant in self._changes if not self._accounts[tenant].retired]
         return self._topics.topic_ids({account.tenant.topic for account in read})
 
-    def _located(self, tenant: str, newest: Mapping[int, int], topic_ids: Mapping[str, str]) -> Checkpoint:
-        """Return the committed checkpoint with, by partition, the offset after the tenant's last record.
+    def _with_offsets(self, tenant: str, newest: Mapping[int, int], topic_ids: Mapping[str, str]) -> Checkpoint:
+        """Return the committed checkpoint with new offsets: per partition, the offset after the tenant's last record.
 
-        `newest`: the offsets of the batch's rows. Another id of the topic, or an offset lower than the previous one,
-        proves that the topic was deleted and created again. Offsets that are known of it then belong to the old topic,
-        and consumers would wait for them forever. The id is requested after the rows are written, so it is the id of
-        the topic that contains them. If the id of a topic with new rows is not known, the checkpoint has none: with
-        the old id, the next batch would discard the offsets of these rows.
+        `newest` holds the offsets of this batch's rows. The topic may have been deleted and created again. Two facts
+        prove it: brokers report another id for the topic, or an offset is lower than before. Then the old offsets are
+        dropped, because consumers would wait for them forever.
+
+        The id is requested after the rows were written, so it is the id of the topic that contains them. If brokers do
+        not report it, the checkpoint of a batch with rows has no id: with the old id, the next batch might drop the
+        offsets of these rows.
         """
         account = self._accounts[tenant]
         before, topic = account.checkpoint, account.tenant.topic
@@ -188,6 +200,7 @@ class BatchContents(TransactionContents):
         is_new = bool(current and before.topic_id) and current != before.topic_id
         if is_new or any(newest.get(partition, offset) < offset for partition, offset in enumerate(before.offsets)):
             before = structs.replace(before, offsets=(), stated=())
+        # One offset per partition; 0 stands for a partition without a record of the tenant.
         known = list(before.offsets) + [0] * (self._topics.partitions.get(topic, 0) - len(before.offsets))
         for partition, offset in newest.items():
             known += [0] * (partition + 1 - len(known))
@@ -195,23 +208,24 @@ class BatchContents(TransactionContents):
         return structs.replace(before, offsets=tuple(known), topic_id=current)
 
     def _internal(self, topic: str, record: Record) -> Outgoing:
-        """Return a record for the shard's partition of an internal topic. It is given, never left to the key."""
+        """Return a record of an internal topic. The number of the shard, not the key, decides the partition."""
         return Outgoing(topic, record.key, record.value, partition=self._shard.number)
 
 
-def _remembered(change: Change, remembered: DedupIndex) -> int:
-    """Return the number of rows in the dedup index once the batch is committed and old rows are forgotten."""
+def _index_size(change: Change, remembered: DedupIndex) -> int:
+    """Return the number of rows that the deduplication index has after the commit, when old rows are forgotten."""
     before = hour(change.state.forgotten_before)
     kept = remembered.count_from(before)
     if not change.entries:
         return kept
     entries, hours = np.concatenate(change.entries), np.concatenate(change.hours)
+    # Count each id that is not in the index yet once, although it may occur several times in the batch.
     known, _ = remembered.find(entries)
     return kept + len(np.unique(entries[~known & (hours >= before)][["hi", "lo"]]))
 
 
 def _found(before: tuple[tuple[int, int], ...], found: Counter[int], rules: Rules) -> tuple[tuple[int, int], ...]:
-    """Return the number of rows per overlap (in seconds) of the sweep that found them, with the batch's rows added."""
+    """Add the new rows of a batch to the counts of rows per sweep. A sweep is identified by its overlap in seconds."""
     total = Counter(dict(before))
     for index, rows in found.items():
         if index < len(rules.sweeps):

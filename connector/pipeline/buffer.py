@@ -1,4 +1,4 @@
-"""Buffer for what was read and is not committed yet: in reading order, limited in rows and in bytes."""
+"""Buffer of items that were read but are not committed yet. It keeps their order and is limited in rows and bytes."""
 
 import asyncio
 from collections import deque
@@ -10,9 +10,10 @@ MAX_BYTES = 16 << 20
 
 
 class Buffer:
-    """Queue between the page chains of a shard's tenants and its transactions.
+    """Queue from the page chains of a shard's tenants to the commit loop of the shard.
 
-    Taking an item does not free its room; `committed` does. So what is read but not committed stays limited.
+    An item that is taken still occupies its room until `committed` is called. So the limits apply to everything that
+    was read but is not committed.
     """
 
     def __init__(self, max_rows: int = MAX_ROWS, max_bytes: int = MAX_BYTES) -> None:
@@ -25,10 +26,10 @@ class Buffer:
         self._bytes = 0
         self._room = asyncio.Condition()
         self.filled = asyncio.Event()
-        "Set while an item waits to be taken."
+        "Set while the queue holds an item."
 
     async def put_page(self, page: PageRead) -> None:
-        """Add a page as soon as there is room, so that slow brokers slow the reading down."""
+        """Wait until there is room for a page, then add it. In this way slow brokers slow down the reading."""
         try:
             async with self._room:
                 await self._room.wait_for(self._has_room)
@@ -41,14 +42,14 @@ class Buffer:
         self.put(page)
 
     def put(self, item: Item) -> None:
-        """Add an item that needs no room."""
+        """Add an item at once, even if the buffer is full."""
         self._items.append(item)
         self.filled.set()
 
     def take(self, max_rows: int) -> list[Item]:
-        """Remove and return the oldest items: at most `max_rows` rows, but at least one page.
+        """Remove the oldest items and return them: pages with at most `max_rows` rows together, but at least one page.
 
-        The list is empty if the buffer is.
+        The list is empty if the buffer is empty.
         """
         taken: list[Item] = []
         rows = 0
@@ -64,7 +65,7 @@ class Buffer:
         return taken
 
     async def committed(self, items: list[Item]) -> None:
-        """Free the room of items that were committed, or that turned out to need no commit."""
+        """Free the room of items that were taken, because they are committed or need no commit."""
         pages = [item for item in items if isinstance(item, PageRead)]
         if pages:
             async with self._room:

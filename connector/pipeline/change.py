@@ -1,4 +1,7 @@
-"""Effect of a batch on one tenant: it is built before the transaction and applied after the commit."""
+"""Change of one tenant by a batch.
+
+It is built before the transaction and applied to the tenant's state after the commit.
+"""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -22,7 +25,7 @@ _logger = log.get(__name__)
 
 @dataclass
 class Change:
-    """Effect of a batch on one tenant, which `apply` puts into the tenant's state after the commit."""
+    """Change of one tenant by a batch: the next state, the records, and the counts for metrics and logs."""
 
     state: State
     pending: DedupIndex = field(default_factory=DedupIndex)
@@ -37,26 +40,30 @@ class Change:
     unknown_count: int = 0
     lateness_s: list[float] = field(default_factory=list)
     found: Counter[int] = field(default_factory=Counter)
-    "New rows per index of the sweep that found them, without rows of call time that was never read before."
+    """Number of new rows per sweep (by index) that found them. Rows of call time that was never read before are not
+    counted.
+    """
     ages_s: list[float] = field(default_factory=list)
-    "Seconds from call start to first read for those rows of `found` that have a start."
+    "Age in seconds, from the start of the call to the first reading, of the rows in `found` that have a start."
     oldest_received_at: datetime | None = None
     ended: list[int] = field(default_factory=list)
     begun: list[list[int]] = field(default_factory=list)
     overtaken: list[list[int]] = field(default_factory=list)
-    "The sweeps that were started, per start, whose previous run had not ended."
+    "For each start of runs: the sweeps whose previous run was replaced before it was done."
     dropped: list[int] = field(default_factory=list)
     failing: tuple[str, str] | None = None
     is_command: bool = False
     conflicting: int = 0
-    "Dead letters of rows that contradict another row with their id."
+    "Number of dead letters for rows that contradict another row with the same id."
     too_old: int = 0
-    "New rows that the dedup index may have forgotten: not published, and their call time does not count as read."
+    """Number of rows that were left out, because the deduplication index may have forgotten that they were published.
+    Their call time does not count as read.
+    """
     written: list[Written] = field(default_factory=list)
     checkpoint: Checkpoint | None = None
     checkpoint_bytes: int = 0
     ends_account: bool = False
-    "True if nothing is left of a retired tenant, so that its state is deleted."
+    "True if the batch deletes the tenant's state, because the tenant is not configured any more and has no rows left."
 
     @property
     def has_rows(self) -> bool:
@@ -65,23 +72,23 @@ class Change:
 
     @property
     def is_urgent(self) -> bool:
-        """Return whether the batch should be committed at once instead of waiting for more items."""
+        """Return whether the batch must be committed at once, without waiting for more items."""
         return self.has_rows or self.is_command
 
     def records(self, tenant: str) -> dict[str, list[Outgoing]]:
-        """Return the rows and dead letters by tag.
+        """Return the rows and dead letters, by tag.
 
-        The publisher reports offsets per tag. The rows have the tenant's own tag because the checkpoint needs their
-        offsets.
+        The publisher reports the offsets of a batch per tag. Rows have a tag of their own, because only their offsets
+        belong into the tenant's checkpoint.
         """
         return {tenant: self.rows, f"{tenant}/dead letters": self.dead_letters}
 
 
 def apply(changes: Mapping[str, Change], accounts: Mapping[str, TenantState]) -> None:
-    """Put the changes of a committed batch into the tenants' states."""
+    """Apply the changes of a committed batch to the tenants' states."""
     for tenant, change in changes.items():
         account = accounts[tenant]
-        for entries, hours in _by_batch(change):
+        for entries, hours in _groups_without_repeats(change):
             account.remembered.put(entries, hours)
         account.remembered.forget(hour(change.state.forgotten_before))
         for written in change.written:
@@ -92,12 +99,12 @@ def apply(changes: Mapping[str, Change], accounts: Mapping[str, TenantState]) ->
 
 
 def hour(moment: datetime) -> int:
-    """Return the number of hours from the epoch to a full hour."""
+    """Return the number of full hours from the epoch to `moment`."""
     return instants.to_ms(moment) // dedup.HOUR_MS
 
 
-def _by_batch(change: Change) -> Iterable[tuple[Entries, Hours]]:
-    """Yield the entries and hours of a change, split so that no piece has an id twice."""
+def _groups_without_repeats(change: Change) -> Iterable[tuple[Entries, Hours]]:
+    """Split the entries and hours of a change into groups in which no id occurs twice, as the index requires."""
     if not change.entries:
         return
     entries = np.concatenate(change.entries)

@@ -1,10 +1,11 @@
-"""Classification of rows that were read: each one is published, known already, or dead-lettered.
+"""Classification of the rows that were read: each row is published, known already, or dead-lettered.
 
-The only exceptions are rows that the dedup index may have forgotten: they are left out and counted in `Change.too_old`.
+There is one exception. A row that the deduplication index may have forgotten is left out and counted in
+`Change.too_old`.
 
-Rows contradict each other if one answer, or a chain that is read again, returns an id with different contents. One
-content is chosen, and each other content is dead-lettered once (ADR 10). A content that was rejected before is
-published only once its chain has ended without another content of the id.
+Rows conflict if one id has different contents in one page, or in a page chain that is read again. One content is
+chosen. Each other content is rejected and dead-lettered once (ADR 10). If a rejected content is later read alone, it
+waits until its page chain has ended, and is published only if no other content of the id turned up in the chain.
 """
 
 from datetime import timedelta
@@ -29,7 +30,7 @@ _CONFLICT_PROBLEM = "row: another row of the same answer or page chain has this 
 
 
 class RowClassifier:
-    """Classifier of the rows of pages, for use in one thread."""
+    """Classifier of the rows of pages. Only one thread uses it."""
 
     def __init__(self, settings: Settings, shape: RowSchema, encoder: RowEncoder, limits: Limits) -> None:
         self._shape = shape
@@ -39,7 +40,7 @@ class RowClassifier:
         self._horizon_hours = settings.dedup.horizon // timedelta(hours=1)
 
     def read(self, page: PageRead, account: TenantState, change: Change) -> None:
-        """Add what a page publishes to the change."""
+        """Classify the rows of a page, and add the records and index entries that result to `change`."""
         if not page.number:
             account.suspended.pop(page.slice, None)
         result = self._classify(page, account, change)
@@ -48,7 +49,10 @@ class RowClassifier:
         self._publish(result, page, account, change)
 
     def end_slice(self, piece: Slice, account: TenantState, change: Change) -> None:
-        """Publish the suspended rows of a chain that has ended: no other content of their ids turned up in it."""
+        """Publish the suspended rows of a page chain that has ended.
+
+        No other content of their ids turned up in the chain; otherwise they would have been removed.
+        """
         for page in account.suspended.pop(piece, {}).values():
             self._publish(self._classify(page, account, change), page, account, change)
 
@@ -60,15 +64,21 @@ class RowClassifier:
     def _without_conflicts(
         self, result: DedupResult, page: PageRead, account: TenantState, change: Change
     ) -> DedupResult:
-        """Return the result without the rows that contradict a row on an earlier page of their chain.
+        """Remove rows from `result` that conflict with another row of their page chain, or might still do so.
 
-        A first reading of a chain may meet an id twice because Graph changed the row meanwhile, so there the later
-        content counts as a revision.
+        A revised row is rejected if its id was on an earlier page of the chain, and if the chain is read again or the
+        content was rejected before. At the first reading of a chain, a repeated id can also mean that Graph has changed
+        the row during the reading. Then the later content counts as a revision.
+
+        A revised row whose content was rejected before, but whose id occurs for the first time in the chain, is
+        suspended until the chain ends.
         """
         suspended = account.suspended.get(page.slice, {})
+        # The id of a suspended row has turned up again in the chain, so the suspended content stays rejected.
         for key in page.repeated & suspended.keys():
             del suspended[key]
             change.duplicate += 1
+        # The masks below have one element per revised row.
         entries = page.reading.entries[result.revised]
         was_rejected, _ = dedup.find(rejected_entries(entries), (change.pending, account.remembered))
         is_repeated = np.isin(entries["hi"], np.array([*page.repeated], np.uint64))
@@ -76,7 +86,7 @@ class RowClassifier:
         waits = was_rejected & ~is_repeated & (not self._ignores_revisions)
         for index in result.revised[waits].tolist():
             key = int(page.reading.entries["hi"][index])
-            account.suspended.setdefault(page.slice, {})[key] = self._alone(page, index)
+            account.suspended.setdefault(page.slice, {})[key] = self._single_row_page(page, index)
             change.duplicate -= 1  # it is counted when it is published, or when its id turns up again
         left_out = result.revised[contradicts | waits]
         return result._replace(
@@ -85,19 +95,22 @@ class RowClassifier:
             rejected=np.concatenate([result.rejected, result.revised[contradicts]]),
         )
 
-    def _alone(self, page: PageRead, index: int) -> PageRead:
-        """Return a row as a page of its own, without a reference to its page."""
+    def _single_row_page(self, page: PageRead, index: int) -> PageRead:
+        """Return one row as a page of its own.
+
+        It does not refer to the original page, whose memory can therefore be freed.
+        """
         raw = msgspec.Raw(bytes(page.raws[index]))
         return page._replace(raws=[raw], reading=self._shape.read([raw]), bytes=len(bytes(raw)), requests=0)
 
     def _publish(self, result: DedupResult, page: PageRead, account: TenantState, change: Change) -> None:
-        """Add the records of new and revised rows to the change, and the dead letters of rows that have no record."""
+        """Add the records of new and revised rows to the change, and the dead letters of invalid and rejected rows."""
         observed_ms, letters = instants.to_ms(page.received_at), len(change.dead_letters)
         for index in result.rejected.tolist():
             self._reject(page, index, account, change)
-        found = self._find(result, page)
+        found = self._rows_to_publish(result, page)
         if not page.slice.again:
-            found = _certain(found, page, change)
+            found = _without_forgotten(found, page, change)
         outcomes = self._encoder.encode(found, observed_ms, account.tenant) if found else []
         encoded = [one for one in outcomes if not isinstance(one, InvalidRow)]
         if len(encoded) < len(found):
@@ -106,15 +119,18 @@ class RowClassifier:
                 if isinstance(one, InvalidRow):
                     self._dead_letter(one, page, account, change)
         change.rows += [one.record for one in encoded]
-        self._remember(found, encoded, page, change)
+        self._add_entries(found, encoded, page, change)
         _count(found, encoded, page, change)
         handled = len(encoded) + len(change.dead_letters) - letters
         change.duplicate += len(page.reading.entries) - handled
         if handled and change.oldest_received_at is None:
             change.oldest_received_at = page.received_at
 
-    def _remember(self, found: list[FoundRow], encoded: list[EncodedRow], page: PageRead, change: Change) -> None:
-        """Add the index entries of published rows, except of known rows that were only published again."""
+    def _add_entries(self, found: list[FoundRow], encoded: list[EncodedRow], page: PageRead, change: Change) -> None:
+        """Add the index entries of published rows to the change.
+
+        A known row that is only published again has its entry already.
+        """
         observed_ms = instants.to_ms(page.received_at)
         starts_ms = [one.start_ms for row, one in zip(found, encoded, strict=True) if row.is_version]
         versions = found if len(starts_ms) == len(found) else [row for row in found if row.is_version]
@@ -122,16 +138,17 @@ class RowClassifier:
             hours = dedup.hours_of(starts_ms, observed_ms, self._horizon_hours)
             entries = page.reading.entries[[row.at for row in versions]]
             revisions = np.array([row.revision for row in versions], np.int64)
-            _pend(change, dedup.with_revision(entries, revisions), hours)
+            _add_pending(change, dedup.with_revision(entries, revisions), hours)
 
-    def _find(self, result: DedupResult, page: PageRead) -> list[FoundRow]:
-        """Return the rows that are to be published: new and revised ones, and with `again` also those that are known.
+    def _rows_to_publish(self, result: DedupResult, page: PageRead) -> list[FoundRow]:
+        """Return the rows to publish: new and revised rows and, with `again`, known rows as well.
 
-        If revisions are ignored, `again` publishes a changed row with the revision that it already has.
+        If revisions are ignored, a changed row is published only with `again`, and keeps the revision that it has.
         """
         revisions, is_version = result.revisions, np.zeros(len(page.raws), np.bool_)
         is_version[result.new] = True
         if self._ignores_revisions:
+            # `classify` has already counted the change as the next revision.
             revisions[result.revised] -= 1
         else:
             is_version[result.revised] = True
@@ -150,20 +167,23 @@ class RowClassifier:
         )
 
     def _reject(self, page: PageRead, index: int, account: TenantState, change: Change) -> None:
-        """Dead-letter a row that contradicts another one, unless its content was rejected before."""
+        """Dead-letter a row that conflicts with another row, unless the same content was dead-lettered before."""
         row, raw = page.reading.rows[index], bytes(page.raws[index])
         letter = InvalidRow(raw, row.id, _CONFLICT_PROBLEM, _start_ms(row), is_conflict=True)
         entry = rejected_entries(page.reading.entries[[index]])
         change.conflicting += self._add_letter(letter, entry, page, account, change)
 
     def _dead_letter(self, row: InvalidRow, page: PageRead, account: TenantState, change: Change) -> None:
-        """Dead-letter a row, unless a row with the same bytes was dead-lettered before."""
+        """Dead-letter an invalid row, unless a row with the same bytes was dead-lettered before."""
         self._add_letter(row, invalid_entry(row.raw), page, account, change)
 
     def _add_letter(
         self, row: InvalidRow, entry: Entries, page: PageRead, account: TenantState, change: Change
     ) -> bool:
-        """Add a dead letter and its index entry, and return True, unless the index has the entry."""
+        """Add a dead letter and its index entry to the change. Do nothing if the index has the entry already.
+
+        Return whether the dead letter was added.
+        """
         is_known, _ = dedup.find(entry, (change.pending, account.remembered))
         if is_known.any():
             return False
@@ -172,38 +192,37 @@ class RowClassifier:
         tenant, window = account.tenant, page.slice.window
         letter = dead_letter(row, value, tenant.topic, tenant.id, window, observed_ms, self._limits)
         change.dead_letters.append(letter)
-        _pend(change, entry, dedup.hours_of([row.start_ms], observed_ms, self._horizon_hours))
+        _add_pending(change, entry, dedup.hours_of([row.start_ms], observed_ms, self._horizon_hours))
         return True
 
 
-def _pend(change: Change, entries: Entries, hours: Hours) -> None:
+def _add_pending(change: Change, entries: Entries, hours: Hours) -> None:
     change.pending.put(entries, hours)
     change.entries.append(entries)
     change.hours.append(hours)
 
 
-def _certain(found: list[FoundRow], page: PageRead, change: Change) -> list[FoundRow]:
-    """Return the rows without new ones that may have been published before.
+def _without_forgotten(found: list[FoundRow], page: PageRead, change: Change) -> list[FoundRow]:
+    """Return `found` without rows that look new only because the deduplication index may have forgotten them.
 
-    A new row whose call began before `forgotten_before` is left out, because the index may have forgotten it. This
-    happens when a page chain takes so long that the horizon passes its call time meanwhile. windows.finish does not
-    count that call time as read.
+    These are new rows of calls that began before `forgotten_before`. They occur when a page chain takes so long that
+    the horizon moves past its call time. `windows.finish` does not count this call time as read.
     """
     before, window = change.state.forgotten_before, page.slice.window
     if window.start >= before:
         return found
     assumed_ms, before_ms = instants.to_ms(window.end) - 1, instants.to_ms(before)
-    certain = []
+    kept = []
     for one in found:
         start_ms = _start_ms(one.row)
         if one.revision or (assumed_ms if start_ms is None else start_ms) >= before_ms:
-            certain.append(one)
-    change.too_old += len(found) - len(certain)
-    return certain
+            kept.append(one)
+    change.too_old += len(found) - len(kept)
+    return kept
 
 
 def _start_ms(row: Row | InvalidRow) -> int | None:
-    """Return when the call of a row began, in epoch milliseconds; None if it cannot be read."""
+    """Return the start of a row's call in epoch milliseconds; None if it cannot be read."""
     if isinstance(row, InvalidRow):
         return row.start_ms
     try:
@@ -213,7 +232,7 @@ def _start_ms(row: Row | InvalidRow) -> int | None:
 
 
 def _count(found: list[FoundRow], encoded: list[EncodedRow], page: PageRead, change: Change) -> None:
-    """Count the published rows: revisions, names that the schema does not know, lateness, and the rows of a job."""
+    """Add the published rows to the counts: new and revised rows, unknown members, lateness, and rows of a job."""
     revised = sum([1 for row in found if row.revision])
     change.revised += revised
     change.published += len(found) - revised
@@ -228,12 +247,12 @@ def _count(found: list[FoundRow], encoded: list[EncodedRow], page: PageRead, cha
 
 
 def _note_lateness(found: list[FoundRow], encoded: list[EncodedRow], page: PageRead, change: Change) -> None:
-    """Record how late each new row was, except for rows of call time that was never read before."""
+    """Record the lateness of each new row. Rows of call time that was never read before are left out."""
     observed_ms = instants.to_ms(page.received_at)
     uncounted_ms = [(instants.to_ms(start), instants.to_ms(end)) for start, end in page.uncounted]
     new = [one for row, one in zip(found, encoded, strict=True) if not row.revision]
     if uncounted_ms:
-        new = [one for one in new if _counts(uncounted_ms, one.start_ms)]
+        new = [one for one in new if _counts_for_lateness(uncounted_ms, one.start_ms)]
     since_ms = [one.start_ms if one.end_ms is None else one.end_ms for one in new]
     lateness_s = [max(0.0, (observed_ms - since) / 1000) for since in since_ms if since is not None]
     change.lateness_s += lateness_s
@@ -242,7 +261,7 @@ def _note_lateness(found: list[FoundRow], encoded: list[EncodedRow], page: PageR
     change.ages_s += [(observed_ms - one.start_ms) / 1000 for one in new if one.start_ms is not None]
 
 
-def _counts(uncounted_ms: list[tuple[int, int]], start_ms: int | None) -> bool:
+def _counts_for_lateness(uncounted_ms: list[tuple[int, int]], start_ms: int | None) -> bool:
     if start_ms is None:
         return False
     for first, end in uncounted_ms:  # noqa: SIM110 - a generator costs more per row than comparing all windows

@@ -1,9 +1,9 @@
-"""Commit loop of one shard: it takes what was read from the buffer and commits it, one transaction after the other.
+"""Commit loop of one shard: it takes items from the buffer and commits them, one transaction after the other.
 
-1. All HTTP requests for a batch are finished before its transaction begins.
-2. The dedup index changes only after the commit.
-3. After an abort that is certain, the batch is repeated with fresh group metadata. Any other failure ends the loop.
-4. A transaction begins only with a snapshot of the group in which this worker still owns the shard.
+1. All requests to Graph for a batch are finished before its transaction begins.
+2. The deduplication index in memory changes only after the commit.
+3. If an abort is certain, the batch is repeated with fresh group metadata. Any other failure ends the loop.
+4. A transaction begins only while the last snapshot of the consumer group shows that this worker owns the shard.
 """
 
 import asyncio
@@ -33,7 +33,7 @@ _LONGEST_PAUSE_S = 5.0
 
 
 class CommitLoop:
-    """Commit loop from a restore to the hand-over, or to a transaction whose outcome is unknown."""
+    """Commit loop of a restored shard. It runs until the hand-over or until the outcome of a transaction is unknown."""
 
     def __init__(
         self,
@@ -44,7 +44,10 @@ class CommitLoop:
         control: recreation.Place,
         kept: tuple[str, ...] = (),
     ) -> None:
-        """`control` is the next command to apply. `kept`: commands for tenants that are not read."""
+        """Create the loop.
+
+        `control` is the offset of the next command; `kept` are commands that wait for their tenants.
+        """
         self._shard = shard
         self._worker = shard.worker
         self._publisher = publisher
@@ -53,17 +56,17 @@ class CommitLoop:
         self._control, self._control_id = control
         self._kept = kept
         self._waiting: list[Item] = []
-        "Items that were taken from the buffer and are not committed."
+        "Items that were taken from the buffer but are not committed yet."
         self._pending: dict[str, Change] = {}
-        "Their effect per tenant."
+        "Changes that the items in `_waiting` cause, by tenant."
         self._is_urgent = False
         self._since = self._forget_at = time.monotonic()
 
     async def run(self, group: asyncio.TaskGroup, sweepers: asyncio.Task[None]) -> None:
-        """Commit what was read: rows and commands at once, everything else after 5 s at the latest.
+        """Commit items until the hand-over, or until the task `sweepers` has ended and everything is committed.
 
-        Return when the shard is handed over, or when `sweepers` has ended and everything is committed. Sweepers of new
-        tenants are started in `group`.
+        Rows and commands are committed at once, everything else after at most 5 s. If tenants are added or changed,
+        their sweepers start in `group`.
         """
         handing_over = self._shard.ownership.handing_over
         while not handing_over.is_set():
@@ -93,7 +96,10 @@ class CommitLoop:
             await self._commit(self._pending, _control_after(self._waiting, self._control))
 
     async def _forget(self) -> None:
-        """Add the tenants that are not configured to the batch when they have something to forget."""
+        """Add changes to the batch that delete old state of tenants which are not configured any more.
+
+        This is done at most every 10 minutes.
+        """
         at = self._worker.graph.clock.trusted()
         if at is None or time.monotonic() < self._forget_at:
             return
@@ -118,13 +124,13 @@ class CommitLoop:
             self._waiting = [item for item in self._waiting if not isinstance(item, PageRead)]
 
     async def _flush(self) -> None:
-        """Commit the batch and begin another."""
+        """Commit the batch, free its room in the buffer, and start an empty batch."""
         await self._commit(self._pending, _control_after(self._waiting, self._control))
         await self._buffer.committed(self._waiting)
         self._waiting, self._pending, self._is_urgent = [], {}, False
 
     async def _commit(self, changes: dict[str, Change], control_offset: int) -> None:
-        """Commit one batch, repeating it as long as it is certain that nothing of it was committed."""
+        """Commit one batch, then apply it to the tenants' states in memory."""
         publisher, clock, states = self._publisher, self._worker.graph.clock, self._tenants.states
         now = clock.now()
         # The index forgets by confirmed time only: with a clock that is ahead it would forget rows that Graph still
@@ -141,7 +147,10 @@ class CommitLoop:
         self._tenants.committed(changes)
 
     async def _write(self, contents: BatchContents, control_offset: int) -> None:
-        """Write one batch until it is committed. Raise HandedOverError and ShardRestartError."""
+        """Write one batch, and repeat it after each abort until it is committed.
+
+        Raise HandedOverError if the shard is lost meanwhile, and ShardRestartError if the outcome is unknown.
+        """
         # Each attempt needs the current metadata of the group: brokers refuse that of an older generation.
         for pause_s in doubling(_FIRST_PAUSE_S, _LONGEST_PAUSE_S):
             position = await self._shard.ownership.commit_context(control_offset)
@@ -167,14 +176,21 @@ class CommitLoop:
                 return
 
     def _log_abort(self, error: AbortedError, *, is_first: bool) -> None:
-        """Log an abort. One per rebalance is normal; a second of the same batch needs an operator's attention."""
+        """Log that a batch was aborted.
+
+        The first abort of a batch is normal during a rebalance. Further aborts of the same batch are logged as a
+        warning.
+        """
         if is_first:
             _logger.info("transaction_aborted", shard=self._shard.number, reason=str(error))
         else:
             _logger.warning("transaction_aborted_repeatedly", shard=self._shard.number, reason=str(error))
 
     async def _check_lengths(self, contents: BatchContents) -> None:
-        """Raise RecordTooLongError if the state of a batch cannot be written. Nothing is written before this check."""
+        """Raise RecordTooLongError if a record without which the batch cannot be written does not fit into its topic.
+
+        Nothing of the batch is written before this check.
+        """
         self._shard.lengths.check()
         too_long = await self._publisher.call(contents.too_long)
         if too_long is not None:
@@ -192,10 +208,10 @@ def _restart_if_refused(error: AbortedError | ShardRestartError) -> None:
 
 
 def _control_after(items: list[Item], control_offset: int) -> int:
-    """Return the offset of the next command once `items` are committed."""
+    """Return the offset of the next command after `items` are committed."""
     return max([control_offset, *(item.offset + 1 for item in items if isinstance(item, Commanded))])
 
 
 def _kept_after(items: list[Item], kept: tuple[str, ...]) -> tuple[str, ...]:
-    """Return the commands that are kept once `items` are committed."""
+    """Return the commands that wait for their tenants after `items` are committed."""
     return next((i.kept for i in reversed(items) if isinstance(i, Commanded) and i.kept is not None), kept)

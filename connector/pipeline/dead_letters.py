@@ -1,4 +1,4 @@
-"""Records of the dead letter topic for rows that cannot be published. Every part of such a record has a size limit."""
+"""Dead letters: records for rows that cannot be published. Each part of a dead letter has a size limit."""
 
 from connector.core import instants
 from connector.core.coverage import Window
@@ -15,10 +15,12 @@ _PROBLEM = "__connect.errors.exception.message"
 def dead_letter(
     row: InvalidRow, value: bytes, topic: str, tenant: str, window: Window, observed_ms: int, limits: Limits
 ) -> Outgoing:
-    """Return the dead letter of a row of `topic` that cannot be published; `value` is the row's JSON after privacy.
+    """Return the dead letter of an invalid or rejected row of `topic`.
 
-    A dead letter that is too long for its topic is shortened step by step: first its value is left out, then a long
-    key, any key, and the headers.
+    `value` is the row's JSON after privacy treatment.
+
+    If the dead letter is too long for its topic, parts are left out until it fits: first the value, then a long key,
+    any key, and the headers.
     """
     name = topics.dead_letters(topic)
     key = row.id.encode() if row.id else None

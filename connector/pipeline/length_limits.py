@@ -1,4 +1,4 @@
-"""Recovery from a record that was too long for its topic: read the limits again and wait until the record fits."""
+"""Length limits of a shard's topics, and the wait for a larger limit after a record was too long for its topic."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
@@ -15,26 +15,30 @@ _ASK_EVERY_S = 5.0
 
 
 class LengthLimits:
-    """Length limits of a shard's topics, which are read again when a record exceeds one."""
+    """Length limits of the topics of one shard. They are read again after a record has exceeded one of them."""
 
     def __init__(self, clients: Clients, shard: int, internal: Sequence[str]) -> None:
-        """Create the limits of one shard. Nothing may be published without the topics in `internal`."""
+        """Store the topics to check. `internal` are the topics whose records every batch contains."""
         self._clients = clients
         self._shard = shard
         self._internal = internal
         self._admin: TopicAdmin | None = None
 
     def check(self) -> None:
-        """Raise RecordTooLongError when an internal topic does not even accept the shortest records."""
+        """Raise RecordTooLongError if the limit of an internal topic is too low even for its shortest records."""
         for topic in self._internal:
             limit = self._clients.limits.of(topic)
             if limit < LEAST:
                 raise RecordTooLongError(TooLong(topic, LEAST), limit)
 
-    async def heed(self, error: Exception, pause: Callable[[float], Awaitable[bool]]) -> None:
-        """Return once the record that was too long may be tried again; return at once for any other error.
+    async def wait_until_accepted(self, error: Exception, pause: Callable[[float], Awaitable[bool]]) -> None:
+        """Wait until the record that was too long may be written again.
 
-        `pause` waits for a number of seconds and returns whether to give up.
+        After a RecordTooLongError, wait until an operator has raised the limit of the topic. After an error in which
+        brokers refused a record, read the limits again and lower the assumed limit if brokers still report the old one.
+        After any other error, return at once.
+
+        `pause` waits for the given seconds and returns True if the shard must be released. Then the waiting ends early.
         """
         limits = self._clients.limits
         if not isinstance(error, RecordTooLongError):

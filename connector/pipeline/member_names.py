@@ -1,4 +1,7 @@
-"""Names of members that the schema does not know: a bounded set, so that no source can fill memory or the log."""
+"""Names of members that the schema does not know.
+
+Their number is limited, so that Graph cannot fill memory or the log.
+"""
 
 from collections.abc import Iterable, Iterator
 
@@ -7,12 +10,12 @@ MAX_CHARACTERS = 64
 
 
 class MemberNames:
-    """The first MAX_NAMES different names. Members with further names are counted, not named."""
+    """Set of the first MAX_NAMES different names. Members with other names are only counted."""
 
     def __init__(self) -> None:
         self._names: dict[str, None] = {}
         self.unnamed = 0
-        "Number of members whose name came after the first MAX_NAMES."
+        "Number of members that were counted without a name, because MAX_NAMES names were known before."
 
     def __contains__(self, name: str) -> bool:
         return name in self._names
@@ -21,7 +24,7 @@ class MemberNames:
         return iter(self._names)
 
     def add(self, names: Iterable[str]) -> list[str]:
-        """Add names, cut to MAX_CHARACTERS, and return those that are new. Each name takes constant time."""
+        """Add names and return those that were not known. A name is cut to MAX_CHARACTERS."""
         new: list[str] = []
         for name in names:
             short = name if len(name) <= MAX_CHARACTERS else f"{name[:MAX_CHARACTERS]}…"

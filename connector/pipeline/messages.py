@@ -1,4 +1,4 @@
-"""Messages that the stages of a shard exchange: what was read, what failed and what was commanded."""
+"""Messages between the stages of a shard: the items that the sweepers put into the buffer."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -15,16 +15,16 @@ from connector.graph.page_memory import NO_ROOM, PageRoom
 
 
 class RunsStarted(NamedTuple):
-    """Start of a run of every sweep that was due at `now`."""
+    """Runs have started: one of every sweep that was due at `now`."""
 
     tenant: str
     now: datetime
     start: datetime | None = None
-    "The tenant's start if the tenant was never read before, else None."
+    "Start of the tenant if it was never read before; otherwise None."
 
 
 class PageRead(NamedTuple):
-    """One page of a slice."""
+    """One page of a slice was read."""
 
     tenant: str
     slice: Slice
@@ -33,20 +33,22 @@ class PageRead(NamedTuple):
     received_at: datetime
     bytes: int
     uncounted: tuple[Window, ...]
-    "Call time that was never read before (first start, outage). Its rows do not count towards lateness."
+    "Parts of the slice that were never read before (first start, outage). Their rows do not count for lateness."
     requests: int = 1
     number: int = 0
     "Number of the page in its chain, from 0."
     attempt: int = 0
-    "Number of earlier readings of the chain for this slice."
+    "How often the page chain of this slice was read before, from 0."
     repeated: frozenset[int] = frozenset()
-    "First halves of the ids (field `hi` of their entries) that were on an earlier page of the chain."
+    """Ids that were also on an earlier page of the chain, given by the first half of their hash (field `hi` of the
+    entry).
+    """
     room: PageRoom = NO_ROOM
     "Released when the page is committed or discarded."
 
 
 class SliceRead(NamedTuple):
-    """End of a slice. All of its pages were put into the buffer before this item."""
+    """A slice was read to its end. All of its pages are in the buffer before this item."""
 
     tenant: str
     slice: Slice
@@ -55,7 +57,7 @@ class SliceRead(NamedTuple):
 
 
 class RangeFailed(NamedTuple):
-    """Failure of a range of call time, which Graph did not serve."""
+    """Graph did not serve a range of call time."""
 
     tenant: str
     window: Window
@@ -63,7 +65,7 @@ class RangeFailed(NamedTuple):
 
 
 class RunsDropped(NamedTuple):
-    """Failure of all of the tenant's runs that were in progress."""
+    """All runs of the tenant that were in progress have failed."""
 
     tenant: str
     reason: str
@@ -71,9 +73,9 @@ class RunsDropped(NamedTuple):
 
 
 class Commanded(NamedTuple):
-    """Record of the control topic. A record without a command only moves the control offset past it.
+    """A record of the control topic was received. Without a command, it only moves the control offset.
 
-    `offset` is -1 for a command that was kept, which the control offset is past already.
+    `offset` is -1 for a command that had waited for its tenant: the control offset has moved past it before.
     """
 
     offset: int
@@ -81,7 +83,7 @@ class Commanded(NamedTuple):
     tenant: str = ""
     command: jobs.Command | None = None
     kept: tuple[str, ...] | None = None
-    "Commands that the shard keeps from now on for tenants that are not read; None if they did not change."
+    "All commands that wait for their tenants from now on, as JSON; None if they did not change."
 
 
 Item = RunsStarted | PageRead | SliceRead | RangeFailed | RunsDropped | Commanded

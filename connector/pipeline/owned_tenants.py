@@ -1,4 +1,4 @@
-"""Tenants of one shard: the one place that knows what is committed, running and wrong for each of them."""
+"""Tenants of one shard, with the committed state, the running sweeper and the problem of each."""
 
 import asyncio
 from collections.abc import Iterator, Mapping
@@ -33,7 +33,7 @@ _STATE_LOST_REMEDY = (
 
 
 class Committed(NamedTuple):
-    """Committed state of a tenant, with the number of rows in its deduplication index."""
+    """Committed state of a tenant. `remembered` is the number of rows in its deduplication index."""
 
     tenant: Tenant
     checkpoint: Checkpoint
@@ -42,80 +42,86 @@ class Committed(NamedTuple):
 
 @dataclass
 class OwnedTenant:
-    """One tenant of a shard. A restart of the shard discards all but `series`, `problem` and `before`."""
+    """One tenant of a shard. A restart of the shard keeps only `series`, `problem` and `before`."""
 
     series: TenantMetrics | None = None
-    "None for a tenant that is not configured."
+    "Metrics of the tenant. None for a tenant that is not configured."
     problem: str = ""
-    "Reason why a configured tenant is not read, and what to do; empty if it can be read."
+    "Reason why the tenant cannot be read although it is configured, with the remedy. Empty if it can be read."
     state: TenantState | None = None
-    "None until the tenant is read for the first time, and before the shard is restored."
+    "Committed state. None before the shard is restored, and for a tenant that was never read."
     runtime: TenantRuntime | None = None
-    "None unless the tenant is read."
+    "Sweeper with its task. None while no sweeper runs for the tenant."
     orphan: IndexMemory | None = None
-    "Deduplication index of a tenant that has no checkpoint, because its state was lost."
+    "Deduplication index of a tenant whose checkpoint was lost. It is used when the tenant is read again."
     before: Committed | None = None
-    "Committed state at the last restart of the shard."
+    "State that was committed when the shard last restarted. It is reported until the shard is restored."
     plan: windows.State | None = None
-    "Plan of a tenant that is not read any more, because it may be ahead of what is committed."
+    """Plan of the tenant's last sweeper, which was stopped. It may contain more than is committed. The next sweeper
+    continues it.
+    """
 
     @property
     def last_known(self) -> Committed | None:
-        """Return what is committed, or was when the shard last started again; None if nothing is known."""
+        """Return the committed state; None if none is known.
+
+        While the shard is not restored, this is the state from before its restart.
+        """
         if self.state is None:
             return self.before
         return Committed(self.state.tenant, self.state.checkpoint, len(self.state.remembered))
 
 
 class OwnedTenants:
-    """Tenants of one shard, configured or only known from its topics."""
+    """Tenants of one shard: those that are configured, and those that only its topics still contain."""
 
     def __init__(self, shard: ShardContext) -> None:
         self.failed = False
-        "True once a sweep has failed or a tenant was rejected."
+        "True as soon as a sweep has failed or a configured tenant could not be read."
         self.is_outdated = False
-        "True if the configuration has changed since `follow` began."
+        "True if the configuration has changed since `follow` was called. Then `follow` must be called again."
         self._shard = shard
         self._worker = shard.worker
         self._of: dict[str, OwnedTenant] = {}
         self._followed: list[Tenant] = []
-        "The tenants that were configured when `follow` began."
+        "Tenants that were configured when `follow` was last called."
         self._kept: list[Heard] = []
-        "Commands for tenants that are not read, oldest first. It is ahead of what is committed."
+        "Commands that wait until their tenant is read, oldest first. The last changes may not be committed yet."
         self._buffer = Buffer()
 
     def __iter__(self) -> Iterator[tuple[str, OwnedTenant]]:
-        """Iterate over the tenants that are known at this moment."""
+        """Iterate over a copy of the tenants, sorted by key."""
         return iter(sorted(self._of.items()))
 
     def get(self, key: str) -> OwnedTenant:
-        """Return a tenant, which is empty if the shard does not know it."""
+        """Return a tenant. For an unknown key the result is an empty OwnedTenant."""
         return self._of.get(key) or OwnedTenant()
 
     @property
     def states(self) -> dict[str, TenantState]:
-        """Return the committed state of each tenant that has one."""
+        """Return the committed states by tenant. Tenants that were never read are left out."""
         return {key: tenant.state for key, tenant in self._of.items() if tenant.state is not None}
 
     @property
     def runtimes(self) -> list[TenantRuntime]:
-        """Return the runtime of each tenant that is read."""
+        """Return the runtimes of all tenants for which a sweeper runs."""
         return [tenant.runtime for tenant in self._of.values() if tenant.runtime is not None]
 
     @property
     def is_any_rejected(self) -> bool:
-        """Return whether a configured tenant is not read because of how it is configured."""
+        """Return whether the configuration of any tenant prevents it from being read."""
         return any(tenant.problem for tenant in self._of.values())
 
-    def show(self) -> None:
-        """Create the series of the configured tenants and close those of others.
+    def update_metrics(self) -> None:
+        """Create the metrics of all configured tenants, and close the metrics of other tenants.
 
-        A tenant's series exist from the moment it is owned, and its counters survive a restart of the shard.
+        Metrics exist as soon as the worker owns the tenant's shard. Their counters continue after a restart of the
+        shard.
         """
-        self._show({tenant.key: tenant for tenant in self._configured()})
+        self._update_metrics({tenant.key: tenant for tenant in self._configured()})
 
     def load(self, restored: RestoredShard, buffer: Buffer) -> None:
-        """Take the state of a shard that was restored. `buffer` receives what is read from now on."""
+        """Store the state of a restored shard. From now on, sweepers put what they read into `buffer`."""
         self._buffer = buffer
         self._kept = kept_commands.parse(restored.kept)
         for key, state in restored.states.items():
@@ -123,8 +129,11 @@ class OwnedTenants:
         for key, orphan in restored.orphans.items():
             self._of.setdefault(key, OwnedTenant()).orphan = orphan
 
-    async def unload(self) -> None:
-        """Discard all state, because the shard was handed over or starts again."""
+    async def discard(self) -> None:
+        """Discard the state of all tenants, because the shard was handed over or restarts.
+
+        The last committed state is kept for metrics and status until the shard is restored.
+        """
         self.failed = self.failed or any(runtime.sweeper.failed for runtime in self.runtimes)
         runtimes = self.runtimes
         self._of = {
@@ -133,72 +142,79 @@ class OwnedTenants:
             if one.series
         }
         for runtime in runtimes:
-            runtime.rest()
+            runtime.freeze_gauges()
             await runtime.source.close()
 
     def close(self) -> None:
-        """Close the series, because the shard was handed over."""
+        """Close the metrics of all tenants, because the shard was handed over."""
         for tenant in self._of.values():
             if tenant.series is not None:
                 tenant.series.closed()
 
     def stop_reading(self) -> None:
-        """Make no further requests to Graph. What was read can still be committed."""
+        """Stop all sweepers, so that no further requests are sent to Graph.
+
+        Items in the buffer can still be committed.
+        """
         for runtime in self.runtimes:
             runtime.stop()
 
     async def sweepers_ended(self) -> None:
-        """Return when every sweeper has ended, which happens with `once` only."""
+        """Wait until every sweeper has ended. Sweepers end by themselves only with `once`."""
         while running := [runtime.task for runtime in self.runtimes if not runtime.task.done()]:
             await asyncio.wait(running)
 
     def reconfigured(self) -> None:
-        """Take note that the configuration was read again. Unchanged tenants continue undisturbed."""
+        """Compare the tenants with the configuration, which was read again, and mark them as outdated if they differ.
+
+        `follow` then starts and stops sweepers. Unchanged tenants continue undisturbed, but a rest after a failure
+        ends.
+        """
         for runtime in self.runtimes:
-            runtime.sweeper.rest_no_longer()
+            runtime.sweeper.end_rest()
         if self.is_any_rejected or self._configured() != self._followed:
             self.is_outdated = True
             self._buffer.filled.set()
 
     def commanded(self, command: ControlRecord) -> None:
-        """Execute a record of the control topic, or keep it until its tenant is read."""
-        heard = control.parse(command)
-        if heard is None:
-            self._pass_over(command.offset, "it is none that this version knows")
+        """Execute a record of the control topic. If its tenant is not read yet, keep the command until it is."""
+        received = control.parse(command)
+        if received is None:
+            self._log_ignored(command.offset, "it is none that this version knows")
             self._buffer.put(Commanded(command.offset, self._now()))
             return
-        runtime = self.get(heard.tenant).runtime
+        runtime = self.get(received.tenant).runtime
         if runtime is not None:
-            _command(runtime, command.offset, heard)
-        elif control.partition_of(heard.tenant, self._worker.settings.kafka.shards) != self._shard.number:
-            self._pass_over(command.offset, "its tenant belongs to another shard")
+            _command(runtime, command.offset, received)
+        elif control.partition_of(received.tenant, self._worker.settings.kafka.shards) != self._shard.number:
+            self._log_ignored(command.offset, "its tenant belongs to another shard")
             self._buffer.put(Commanded(command.offset, self._now()))
         else:
-            _logger.info("command_kept", tenant=heard.tenant, command=heard.order.command, id=heard.order.id)
-            kept = kept_commands.pack([*self._kept, heard])
+            _logger.info("command_kept", tenant=received.tenant, command=received.order.command, id=received.order.id)
+            kept = kept_commands.pack([*self._kept, received])
             if len(kept) <= len(self._kept):
-                self._pass_over(command.offset, "older commands for tenants that are not read were dropped for it")
+                self._log_ignored(command.offset, "older commands for tenants that are not read were dropped for it")
             self._kept = kept_commands.parse(kept)
             self._buffer.put(Commanded(command.offset, self._now(), kept=kept))
 
-    def _pass_over(self, offset: int, reason: str) -> None:
+    def _log_ignored(self, offset: int, reason: str) -> None:
         _logger.warning("command_ignored", shard=self._shard.number, offset=offset, reason=reason)
 
-    def _apply_kept(self) -> None:
-        """Execute the kept commands whose tenants are read."""
+    def _execute_waiting(self) -> None:
+        """Execute the commands that have waited, for all tenants that are read by now."""
         left = []
-        for heard in self._kept:
-            runtime = self.get(heard.tenant).runtime
+        for received in self._kept:
+            runtime = self.get(received.tenant).runtime
             if runtime is None:
-                left.append(heard)
+                left.append(received)
             else:
-                _command(runtime, _NO_OFFSET, heard)
+                _command(runtime, _NO_OFFSET, received)
         if len(left) < len(self._kept):
             self._kept = left
             self._buffer.put(Commanded(_NO_OFFSET, self._now(), kept=kept_commands.pack(left)))
 
     def committed(self, changes: Mapping[str, Change]) -> None:
-        """Report committed changes to the tenants, and forget the tenants that have nothing left."""
+        """Report committed changes to the tenants, and remove tenants whose state was deleted."""
         now = self._now()
         for key, change in changes.items():
             tenant = self._of[key]
@@ -213,16 +229,17 @@ class OwnedTenants:
                 self._shard.warnings.committed(tenant.state.tenant, change)
 
     async def follow(self, group: asyncio.TaskGroup) -> None:
-        """Read for the configured tenants, at the start and after tenants were added, removed or changed.
+        """Start and stop sweepers so that exactly the configured tenants are read. The sweepers run in `group`.
 
-        Unchanged tenants continue undisturbed.
+        Called at the start of the shard and after each change of the configuration. Unchanged tenants continue
+        undisturbed.
         """
         self.is_outdated = False
         await self._exchange(group)
-        self._apply_kept()
+        self._execute_waiting()
 
     async def _exchange(self, group: asyncio.TaskGroup) -> None:
-        """Stop reading for tenants that were removed or changed, then start for those that are to be read."""
+        """Stop the sweepers of removed and changed tenants, then start the sweepers that are missing."""
         self._followed = self._configured()
         wanted = {tenant.key: tenant for tenant in self._followed}
         for key, tenant in list(self._of.items()):
@@ -232,15 +249,15 @@ class OwnedTenants:
             await runtime.end()
             tenant.runtime, tenant.plan = None, runtime.sweeper.plan
             runtime.account.retired = True
-        self._show(wanted)
+        self._update_metrics(wanted)
         if self._shard.ownership.handing_over.is_set():
             return
-        self._reject(wanted)
+        self._find_rejected(wanted)
         now = self._now()
         for key, configured in wanted.items():
             tenant = self._of[key]
             if tenant.runtime is None and not tenant.problem:
-                self._begin(tenant, configured, now, group)
+                self._start_sweeper(tenant, configured, now, group)
 
     def _configured(self) -> list[Tenant]:
         return self._worker.tenants_of(self._shard.number)
@@ -248,7 +265,7 @@ class OwnedTenants:
     def _now(self) -> datetime:
         return self._worker.graph.clock.now()
 
-    def _show(self, configured: Mapping[str, Tenant]) -> None:
+    def _update_metrics(self, configured: Mapping[str, Tenant]) -> None:
         everys = [duration_text(sweep.every) for sweep in self._worker.settings.windows.sweeps]
         for key, tenant in self._of.items():
             if tenant.series is not None and (key not in configured or tenant.series.label != configured[key].label):
@@ -259,8 +276,8 @@ class OwnedTenants:
             if tenant.series is None:
                 tenant.series = self._worker.metrics.tenant(one.label, everys)
 
-    def _reject(self, wanted: Mapping[str, Tenant]) -> None:
-        """Find the tenants that cannot be read as they are configured. The others are not affected."""
+    def _find_rejected(self, wanted: Mapping[str, Tenant]) -> None:
+        """Find the configured tenants that cannot be read, and report why. The other tenants are not affected."""
         for key, tenant in self._of.items():
             configured, before = wanted.get(key), tenant.problem
             tenant.problem = self._problem(configured, tenant.state) if configured is not None else ""
@@ -275,13 +292,16 @@ class OwnedTenants:
                 _logger.error("tenant_rejected", tenant=configured.label, reason=tenant.problem)
 
     def _problem(self, tenant: Tenant, state: TenantState | None) -> str:
-        """Return why a tenant cannot be read and what to do; empty if it can be read."""
+        """Return the reason why a tenant cannot be read, with the remedy; empty if it can be read."""
         if state is not None and state.checkpoint.topic != tenant.topic:
             return _other_topic(tenant, state.checkpoint)
         return self._worker.topology.unusable.get(tenant.topic, "")
 
-    def _begin(self, tenant: OwnedTenant, configured: Tenant, now: datetime, group: asyncio.TaskGroup) -> None:
-        """Start a sweeper for a tenant. It continues the plan of a previous sweeper that is ahead of its state."""
+    def _start_sweeper(self, tenant: OwnedTenant, configured: Tenant, now: datetime, group: asyncio.TaskGroup) -> None:
+        """Start a sweeper for a tenant.
+
+        If a previous sweeper of the tenant has handed over more than is committed, the new sweeper continues its plan.
+        """
         plan, tenant.plan = tenant.plan, None
         state, rules = tenant.state, rules_of(self._worker.settings)
         if state is None:
@@ -309,15 +329,15 @@ class OwnedTenants:
             learn_time=worker.graph.learn_time,
         )
         if plan is not None:
-            sweeper.go_on(plan)
+            sweeper.continue_plan(plan)
         task = group.create_task(sweeper.run(), name=f"sweeper {configured.label}")
         tenant.runtime = TenantRuntime(state, sweeper, task, series, worker.graph.clock.now)
 
 
-def _command(runtime: TenantRuntime, offset: int, heard: Heard) -> None:
+def _command(runtime: TenantRuntime, offset: int, received: Heard) -> None:
     label = runtime.account.tenant.label
-    _logger.info("command_applied", tenant=label, command=heard.order.command, id=heard.order.id)
-    runtime.sweeper.command(offset, heard.order)
+    _logger.info("command_applied", tenant=label, command=received.order.command, id=received.order.id)
+    runtime.sweeper.command(offset, received.order)
 
 
 def _other_topic(tenant: Tenant, checkpoint: Checkpoint) -> str:

@@ -1,4 +1,4 @@
-"""Page chain of a slice: reads it to its end and hands over its pages."""
+"""Reader of the page chain of a slice: it reads all pages and hands them over to the commit loop."""
 
 from typing import NamedTuple
 
@@ -15,21 +15,22 @@ _MOST_HELD_ROWS = 2 * slices.ROWS_A_SLICE
 
 
 class PageChain(NamedTuple):
-    """Page chain that was read to its end."""
+    """Result of reading a page chain to its end."""
 
     rows: int
     repeated: bool
-    "True if an id was on two pages, so that rows may have shifted between pages while they were read."
+    "True if an id occurred on two pages, so that rows may have moved between pages during the reading."
     held: PageRead | None
-    "All rows of the chain, if they were not handed over yet."
+    "All rows of the chain as one page, which the caller must hand over; None if the pages were handed over one by one."
 
 
 async def read_chain(
     source: Source, tenant: Tenant, shape: RowSchema, buffer: Buffer, read: ReadSlice, attempt: int
 ) -> PageChain:
-    """Read one chain to its end, after `attempt` earlier readings.
+    """Read a page chain to its end. `attempt` is the number of times that the chain was read before.
 
-    Hand over its pages at once, unless they must be committed as a whole.
+    Each page is put into `buffer` at once. For a backfill with `again`, the pages are returned as one instead (see
+    `join_pages`). Raises RangeTooLongError if they are too large to be held in memory.
     """
     piece = read.slice
     seen: set[int] = set()
@@ -37,6 +38,7 @@ async def read_chain(
     held: list[PageRead] = []
     async for page in source.pages(piece.window, piece.priority, read.attempts):
         reading = shape.read(page.rows)
+        # Half of an id's hash is enough here: a false match is rare, and only makes the chain be read again.
         ids = set(reading.entries["hi"].tolist())
         again = frozenset(seen & ids)
         repeated = repeated or bool(again)
@@ -64,13 +66,14 @@ async def read_chain(
         held.append(page_read)
         if rows > _MOST_HELD_ROWS or (len(held) > 1 and sum(one.bytes for one in held) > MAX_BYTES):
             raise RangeTooLongError(f"a slice of {tenant.label} is too large to be held")
-    return PageChain(rows, repeated, joined(held) if held else None)
+    return PageChain(rows, repeated, join_pages(held) if held else None)
 
 
-def joined(pages: list[PageRead]) -> PageRead:
-    """Return the pages of a chain that publishes known rows again as one page.
+def join_pages(pages: list[PageRead]) -> PageRead:
+    """Join all pages of a chain into one page, which is committed in one transaction.
 
-    One page is committed as a whole, so that a crash cannot publish a part of the chain twice.
+    This is needed for a backfill with `again`, which also publishes known rows: if it was committed page by page, a
+    crash could publish the first pages twice.
     """
     first = pages[0]
     return first._replace(

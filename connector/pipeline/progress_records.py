@@ -1,4 +1,4 @@
-"""Progress records of a tenant: they state up to which call time each sweep was complete."""
+"""Progress records of a tenant: each states up to which call time a sweep was complete."""
 
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
@@ -18,7 +18,7 @@ _EVERY_S = 60
 
 
 class Stated(NamedTuple):
-    """The last statement about a sweep on the progress topic."""
+    """What the last progress record of a sweep states: its call time, its own time, and the seconds of gaps."""
 
     through_s: int = 0
     at_s: int = 0
@@ -29,31 +29,38 @@ _NEVER_STATED = Stated()
 
 
 def last_stated(checkpoint: Checkpoint) -> dict[int, Stated]:
-    """Return the last statements in a checkpoint by the overlap of the sweep in seconds."""
+    """Return what the last progress records of a tenant stated, by the overlap of the sweep in seconds."""
     gaps = dict(checkpoint.stated_gaps)
     return {overlap: Stated(through, at, gaps.get(overlap)) for overlap, through, at in checkpoint.stated}
 
 
 def gap_seconds(state: State) -> float:
-    """Return the seconds between the tenant's start and the newest call time read that were never read."""
+    """Return the total length of the tenant's gaps in seconds."""
     return sum(gap.seconds for gap in windows.gaps(state))
 
 
 class ProgressRecords:
-    """Builder of progress records."""
+    """Builder of the progress records of a shard."""
 
     def __init__(self, schema_ids: Mapping[str, int] | None, limits: Limits) -> None:
-        """`schema_ids` is per topic, None without a schema registry."""
+        """Create the builder.
+
+        `schema_ids` maps each topic to the id of its schema; it is None without a schema registry.
+        """
         self._schema_ids = schema_ids
         self._limits = limits
         self._encoders: dict[str, Callable[[Mapping[str, Any]], bytes]] = {}
         self._too_short: set[str] = set()
-        "Topics that cannot take a progress record and for which this was logged."
+        "Topics that are too short for a progress record and about which a warning was logged."
 
     def due(
         self, state: State, stated: dict[int, Stated], account: TenantState, offsets: Sequence[int], now: datetime
     ) -> list[Outgoing]:
-        """Return the records that are due, and update `stated`, which maps overlaps in seconds."""
+        """Return the progress records that are due at `now`, and store their content in `stated`.
+
+        `stated` holds the last statement of each sweep, by its overlap in seconds. A record is due at most once per
+        minute, and only if its content has changed. `offsets` are the tenant's offsets in its row topic.
+        """
         records = []
         now_s = instants.to_ms(now) // 1000
         for sweep_state in state.sweeps:
@@ -84,7 +91,10 @@ class ProgressRecords:
         return records
 
     def _log_too_long(self, record: Outgoing) -> None:
-        """Log, once per topic, that progress is not published. Consumers wait for it, but no row depends on it."""
+        """Log, once per topic, that a progress record is too long and is not published.
+
+        Consumers then wait for progress, but no row is lost.
+        """
         if record.topic not in self._too_short:
             self._too_short.add(record.topic)
             needed = size(record) + MOST_OVERHEAD

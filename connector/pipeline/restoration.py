@@ -1,4 +1,7 @@
-"""Restoration of a shard from its topics, after the previous owner was fenced and hanging transactions were ended."""
+"""Restoration of a shard from its topics.
+
+It begins by fencing the previous owner and ending transactions that hang.
+"""
 
 import time
 from collections.abc import Mapping
@@ -19,20 +22,22 @@ from connector.pipeline.tenant_state import IndexMemory, TenantState, retired_st
 _logger = log.get(__name__)
 _NOWHERE = recreation.Place(0, "")
 _DECIDED_S = 10.0
-"Time in which brokers write the markers of a transaction after they report it as ended."
+"Longest time that brokers need to write the markers of a transaction after they have reported its end."
 
 
 class RestoredShard(NamedTuple):
-    """State of a shard as its topics hold it."""
+    """State of a shard, as its topics contain it."""
 
     states: dict[str, TenantState]
-    "State per tenant, also of tenants that are not configured. All are marked as retired."
+    """State of each tenant in the topics. All are marked as retired; configured tenants lose the mark when they are
+    read.
+    """
     orphans: dict[str, IndexMemory]
-    "Deduplication index of tenants that have no checkpoint, because their state was lost."
+    "Deduplication indexes of tenants whose checkpoint was lost."
     control: recreation.Place
-    "Offset of the next command, with the brokers' id of the control topic."
+    "Offset of the next command, and the id that brokers have given to the control topic."
     kept: tuple[str, ...] = ()
-    "Commands that were kept for tenants that were not read."
+    "Commands that wait until their tenant is read, as JSON."
 
 
 class Restoration:
@@ -44,9 +49,10 @@ class Restoration:
         self._publisher = publisher
 
     async def run(self) -> RestoredShard:
-        """Open the producer and read the shard's topics.
+        """Open the producer, then read the state of the shard from its topics.
 
-        A transactional producer fences all older ones, so that they cannot write during the restore.
+        The order matters: opening a transactional producer fences all older ones, so that they cannot write during the
+        reading.
         """
         shard, worker, call = self._shard, self._worker, self._publisher.call
         begun = time.monotonic()
@@ -78,10 +84,10 @@ class Restoration:
         _logger.info("shard_restored", shard=number, tenants=tenants, rows=rows, seconds=round(seconds, 2))
 
     async def _read(self) -> PartitionContents:
-        """Read the internal topics once they are consistent.
+        """Make the internal topics consistent, and read them.
 
-        Before that, hanging transactions of the shard are aborted, and lost records of committed transactions are
-        written again. Raise ShardRestartError if a transaction stays open.
+        Hanging transactions of the shard are aborted, and records that committed transactions have lost are written
+        again. Raise ShardRestartError if a transaction stays open.
         """
         shard, worker, publisher = self._shard, self._worker, self._publisher
         read = partial(
@@ -121,12 +127,15 @@ class Restoration:
         return found
 
     def _is_stopped(self) -> bool:
-        """Return whether to stop. The restore calls this regularly, which also shows that it makes progress."""
+        """Return whether the shard must be released. The reader calls this regularly, so it also records progress."""
         self._publisher.touch()
         return self._shard.ownership.handing_over.is_set()
 
     def _without_stale_offsets(self, checkpoints: Mapping[str, Checkpoint]) -> dict[str, Checkpoint]:
-        """Return the checkpoints without offsets in topics that were created again, where the end proves it."""
+        """Remove from checkpoints the offsets of topics that were deleted and created again.
+
+        Only topics without a known id are checked here: they were created again if they end before these offsets.
+        """
         created_again = recreation.topics_that_end_before(self._worker.clients, checkpoints.values())
         for topic in created_again:
             _logger.warning("topic_recreated", topic=topic, shard=self._shard.number)
@@ -139,7 +148,10 @@ class Restoration:
 
 
 def _check_remembered(topic: str, checkpoints: Mapping[str, Checkpoint], remembered: Mapping[str, IndexMemory]) -> None:
-    """Raise FatalError if a tenant's dedup index is gone: all of its rows would be published again."""
+    """Raise FatalError if the deduplication index of a tenant is missing.
+
+    Without it, all rows of the tenant would be published again.
+    """
     for key, checkpoint in checkpoints.items():
         if checkpoint.remembered and key not in remembered:
             raise FatalError(

@@ -1,4 +1,4 @@
-"""Encoder of row records. Inside it, rows are resolved, treated for privacy and encoded column by column."""
+"""Encoder of row records. It treats rows for privacy and encodes them column by column, because this is faster."""
 
 from collections.abc import Callable, Mapping, Sequence
 from itertools import repeat
@@ -15,7 +15,7 @@ from connector.kafka.limits import LIMIT, Limits
 from connector.kafka.publishing import Outgoing
 
 ROW_MAX_BYTES = 900_000
-"Limit for the JSON of a row, even if its topic accepts more."
+"Maximum length of a row's JSON, even if its topic accepts longer records."
 # A broker refuses a whole batch if the timestamp of one record is more than one hour ahead of its clock.
 _AHEAD_MAX_MS = 55 * 60_000
 _logger = log.get(__name__)
@@ -33,11 +33,11 @@ class FoundRow(msgspec.Struct, frozen=True, gc=False):
     raw: msgspec.Raw
     revision: int
     is_version: bool = True
-    "False for a known row that is only published again: it gets no entry in the index."
+    "False for a known row that is only published again. Its entry is in the deduplication index already."
 
 
 class EncodedRow(msgspec.Struct, frozen=True, gc=False):
-    """Record of a valid row, with the start and the end of its call in epoch milliseconds."""
+    """Record of a valid row, with the start and end of its call in epoch milliseconds."""
 
     record: Outgoing
     start_ms: int | None
@@ -45,12 +45,15 @@ class EncodedRow(msgspec.Struct, frozen=True, gc=False):
 
 
 class RowEncoder:
-    """Encoder of rows, for use in one thread."""
+    """Encoder of rows. Only one thread uses it."""
 
     def __init__(
         self, rows: Any, shape: RowSchema, schema_ids: Mapping[str, int] | None, limits: Limits | None = None
     ) -> None:
-        """`rows` is the `rows` section of the settings. `schema_ids` is per topic, None without a schema registry."""
+        """Create the encoder. `rows` is the section `rows` of the settings.
+
+        `schema_ids` maps each topic to the id of its schema; it is None without a schema registry.
+        """
         self._rows = rows
         self._shape = shape
         self._schema_ids = schema_ids
@@ -62,7 +65,7 @@ class RowEncoder:
         self._privacy = Privacy({}, None)
 
     def renew_privacy(self) -> None:
-        """Load the current key of the pseudonyms and use it for the following rows."""
+        """Load the current key for pseudonyms. The rows that follow are treated with it."""
         if not self._rows.privacy:
             return
         source = self._rows.pseudonym_key
@@ -75,11 +78,14 @@ class RowEncoder:
         self._key_problem = problem
 
     def dead_letter_value(self, row: InvalidRow) -> bytes:
-        """Return the value of a row's dead letter: its JSON after privacy, or nothing if it is too long."""
+        """Return the value of a row's dead letter: its JSON after privacy treatment, or nothing if it is too long."""
         return b"" if row.is_too_long or len(row.raw) > ROW_MAX_BYTES else self._privacy.treat_row(row.raw)
 
     def encode(self, rows: Sequence[FoundRow], observed_ms: int, tenant: Tenant) -> list[EncodedRow | InvalidRow]:
-        """Return, for each row, its record or the reason why it has none. The result is in the order of `rows`."""
+        """Encode rows.
+
+        The result has one element per row, in order: its record, or an InvalidRow if it cannot be encoded.
+        """
         invalid = {at: one.row for at, one in enumerate(rows) if isinstance(one.row, InvalidRow)}
         if invalid:
             rows = [one for at, one in enumerate(rows) if at not in invalid]
@@ -89,7 +95,10 @@ class RowEncoder:
     def _encode_valid(
         self, valid: Sequence[Row], rows: Sequence[FoundRow], observed_ms: int, tenant: Tenant
     ) -> list[EncodedRow | InvalidRow]:
-        """Encode rows whose members have the right JSON types; their instants and their lengths may still be wrong."""
+        """Encode rows whose members have the JSON types of the schema.
+
+        A row becomes an InvalidRow if an instant cannot be parsed or the row is too long.
+        """
         raws = [one.raw for one in rows]
         columns, invalid = self._shape.resolve_columns(valid, raws)
         for at, raw in enumerate(raws):
@@ -105,7 +114,7 @@ class RowEncoder:
     def _encode_columns(
         self, columns: _Columns, valid: Sequence[Row], rows: Sequence[FoundRow], observed_ms: int, tenant: Tenant
     ) -> list[EncodedRow | InvalidRow]:
-        """Return the records of rows whose values are `columns`. A record that is too long becomes an invalid row."""
+        """Encode rows whose values are in `columns`. A row whose record is too long becomes an InvalidRow."""
         starts_ms, ends_ms = columns["startDateTime"], columns["endDateTime"]
         if self._privacy:
             self._privacy.treat(columns)
@@ -159,7 +168,7 @@ def _too_long(found: FoundRow, problem: str, start_ms: int | None) -> InvalidRow
 def _put_back(
     invalid: Mapping[int, InvalidRow], encoded: list[EncodedRow | InvalidRow]
 ) -> list[EncodedRow | InvalidRow]:
-    """Return `encoded` with each invalid row at its index."""
+    """Insert the invalid rows into `encoded`, so that each has the index that is its key in `invalid`."""
     if not invalid:
         return encoded
     rest = iter(encoded)

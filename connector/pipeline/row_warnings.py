@@ -1,4 +1,4 @@
-"""Warnings about rows of committed batches, each at a bounded rate."""
+"""Warnings about rows that were committed. Each kind of warning is logged at a limited rate."""
 
 import time
 from collections import Counter
@@ -16,7 +16,7 @@ _CONFLICT_REMEDY = "compare the dead letters of class connector.RowConflict with
 
 
 class RowWarnings:
-    """Warnings of one shard, which its restarts do not repeat."""
+    """Warnings of one shard. A restart of the shard does not repeat them."""
 
     def __init__(self) -> None:
         self._unknown_names = MemberNames()
@@ -28,14 +28,14 @@ class RowWarnings:
         self._logged_conflicts_at = -_LOG_AGAIN_S
 
     def committed(self, tenant: Tenant, change: Change) -> None:
-        """Log what a committed change holds for an operator."""
+        """Log everything in a committed change that an operator should know."""
         self._log_unknown(tenant, change)
         self._log_too_old(tenant, change)
         self._log_dead_letters(tenant, change)
         self._log_conflicts(tenant, change)
 
     def _log_unknown(self, tenant: Tenant, change: Change) -> None:
-        """Log names that this shard has not logged yet, and once that there are more than it logs."""
+        """Log each name of an unknown member once, and once that there are more names than are logged."""
         logged_all = not self._unknown_names.unnamed
         names = sorted(self._unknown_names.add(change.unknown_names))
         self._unknown_names.unnamed += change.unknown_names.unnamed
@@ -45,7 +45,7 @@ class RowWarnings:
             _logger.warning("unknown_properties", tenant=tenant.label, names=names)
 
     def _log_too_old(self, tenant: Tenant, change: Change) -> None:
-        """Report rows that were left out, at most once per minute."""
+        """Log, at most once per minute, how many rows were left out near the horizon."""
         self._too_old += change.too_old
         if self._too_old and time.monotonic() - self._logged_too_old_at >= _LOG_AGAIN_S:
             _logger.warning(
@@ -54,7 +54,7 @@ class RowWarnings:
             self._logged_too_old_at, self._too_old = time.monotonic(), 0
 
     def _log_dead_letters(self, tenant: Tenant, change: Change) -> None:
-        """Report rows that were dead-lettered, at most once per minute and tenant."""
+        """Log, at most once per minute and tenant, how many rows were dead-lettered."""
         label = tenant.label
         self._dead_letters[label] += len(change.dead_letters)
         rows, logged_at = self._dead_letters[label], self._logged_dead_letters_at.get(label, -_LOG_AGAIN_S)
@@ -63,7 +63,7 @@ class RowWarnings:
             self._logged_dead_letters_at[label], self._dead_letters[label] = time.monotonic(), 0
 
     def _log_conflicts(self, tenant: Tenant, change: Change) -> None:
-        """Report rows that contradict others with their id, at most once per minute."""
+        """Log, at most once per minute, how many rows contradict another row with the same id."""
         self._conflicting += change.conflicting
         if self._conflicting and time.monotonic() - self._logged_conflicts_at >= _LOG_AGAIN_S:
             _logger.warning("rows_conflict", tenant=tenant.label, rows=self._conflicting, remedy=_CONFLICT_REMEDY)

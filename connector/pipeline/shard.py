@@ -1,9 +1,9 @@
 """Life cycle of one shard: restore, run, restart, release.
 
-1. After a failure with an unknown outcome the shard starts again as if it were new: the recovery path is the start
+1. If the outcome of a transaction is unknown, the shard restarts as if it were new: the recovery path is the start
    path.
-2. Before a new producer is opened, a further poll confirms the ownership. Otherwise two workers would fence each other
-   in turns.
+2. Before it opens another producer, it waits for a further poll of the consumer group that confirms its ownership.
+   Otherwise two workers could fence each other in turns.
 """
 
 import asyncio
@@ -30,16 +30,16 @@ _LONGEST_PAUSE_S = 5.0
 
 
 class Shard:
-    """Lifecycle of one shard.
+    """One shard of a worker, with its life cycle.
 
-    `run` returns after a hand-over and raises FatalError if retrying cannot fix a problem.
+    `run` ends after a hand-over. It raises FatalError for a problem that retrying cannot fix.
     """
 
     def __init__(self, number: int, worker: WorkerContext) -> None:
         self.number = number
         self.restored = False
         self.problem: str | None = None
-        "Reason why nothing is published until an operator acts, else None."
+        "Reason why nothing is published until an operator acts; None if there is no such problem."
         self._worker = worker
         self._context = ShardContext(number, worker)
         self._ownership = self._context.ownership
@@ -47,12 +47,12 @@ class Shard:
 
     @property
     def failed(self) -> bool:
-        """Return whether a sweep has failed or a tenant was rejected."""
+        """Return whether a sweep has failed or a configured tenant could not be read."""
         return self.tenants.failed
 
     @property
     def turned_at(self) -> float:
-        """Return when the shard last made progress, in monotonic seconds."""
+        """Return the time of the shard's last progress, in monotonic seconds."""
         return self._context.liveness.turned_at
 
     def touch(self) -> None:
@@ -60,33 +60,32 @@ class Shard:
         self._context.liveness.touch()
 
     def hand_over(self) -> None:
-        """Release the shard: no further requests to Graph are made, and the open transaction finishes.
+        """Start to release the shard: stop the requests to Graph at once, and let the open transaction finish.
 
-        The next owner has its own request budget, so the requests must stop at once and not wait for a commit that
-        blocks.
+        The requests do not wait for a commit that blocks, because the next owner has a request budget of its own.
         """
         self._ownership.handing_over.set()
         self.tenants.stop_reading()
 
     def reconfigured(self) -> None:
-        """Follow the topology that the worker has now. Unchanged tenants continue undisturbed."""
+        """Adapt to the worker's new configuration. Unchanged tenants continue undisturbed."""
         self.tenants.reconfigured()
 
     def commanded(self, command: ControlRecord) -> None:
         """Execute a record of the control topic.
 
-        Records that arrive before the shard is restored are ignored: they are delivered again afterwards.
+        A record that arrives before the shard is restored is ignored, because it is delivered again afterwards.
         """
         if self.restored:
             self.tenants.commanded(command)
 
     async def run(self) -> None:
-        """Run the shard, and start it again as if it were new whenever the outcome of a transaction is unknown."""
+        """Run the shard until the hand-over, and restart it whenever the outcome of a transaction is unknown."""
         pauses_s = doubling(_FIRST_PAUSE_S, _LONGEST_PAUSE_S)
         pause_s = next(pauses_s)
         try:
             while not self._ownership.handing_over.is_set():
-                self.tenants.show()
+                self.tenants.update_metrics()
                 begun = time.monotonic()
                 try:
                     await self._live()
@@ -97,7 +96,7 @@ class Shard:
                     # This is not limited to FencedError: the producer may report a fence as another fatal error.
                     # Opening a producer without confirmed ownership would fence the new owner, which would fence back.
                     await self._ownership.confirm()
-                    await self._heed_limits(error)
+                    await self._wait_for_limits(error)
                 else:
                     return
                 self.touch()
@@ -112,8 +111,8 @@ class Shard:
             self._context.series.closed()
             self.tenants.close()
 
-    async def _heed_limits(self, error: ShardRestartError) -> None:
-        """Wait until a record that was too long for its topic may be tried again."""
+    async def _wait_for_limits(self, error: ShardRestartError) -> None:
+        """Wait, after a record was too long for its topic, until it may be written again. Other errors do not wait."""
         self.problem = str(error) if isinstance(error, RecordTooLongError) else None
 
         async def pause(seconds: float) -> bool:
@@ -122,11 +121,11 @@ class Shard:
             await self._ownership.wait(seconds)
             return self._ownership.handing_over.is_set()
 
-        await self._context.lengths.heed(error, pause)
+        await self._context.lengths.wait_until_accepted(error, pause)
         self.problem = None
 
     async def _live(self) -> None:
-        """Restore the shard and run it until the hand-over. Raise ShardRestartError."""
+        """Restore the shard and run it until the hand-over. Raise ShardRestartError if it must restart."""
         if self._worker.settings.kafka.delivery == "at_least_once":
             self._context.lengths.check()  # opening the publisher writes to these topics
         publisher = self._new_publisher()
@@ -152,7 +151,7 @@ class Shard:
         return Transactions(clients, names.transactional_id(self.number))
 
     async def _work(self, restored: RestoredShard, publisher: Publisher) -> None:
-        """Read and commit until the hand-over."""
+        """Read and commit, from the restored state until the hand-over."""
         buffer = Buffer()
         self.tenants.load(restored, buffer)
         loop = CommitLoop(self._context, publisher, self.tenants, buffer, restored.control, restored.kept)
@@ -170,10 +169,10 @@ class Shard:
             raise errors.exceptions[0] from errors
         finally:
             buffer.discard()
-            await self.tenants.unload()
+            await self.tenants.discard()
 
     async def _sweepers_ended(self, buffer: Buffer) -> None:
-        """Return when every sweeper has ended, which happens with `once` only."""
+        """Wait until every sweeper has ended. Without `once` they never end, and neither does this method."""
         if not self._worker.once:
             await asyncio.Event().wait()
         await self.tenants.sweepers_ended()

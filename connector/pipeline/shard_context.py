@@ -1,4 +1,4 @@
-"""Parts of one shard that it shares with its restore and its commit loop, and that survive its restarts."""
+"""Parts of one shard that survive its restarts, and that its restoration and its commit loop share."""
 
 import time
 
@@ -11,16 +11,16 @@ from connector.pipeline.worker_context import WorkerContext
 
 
 class Liveness:
-    """Time at which a shard last made progress."""
+    """Record of when a shard last made progress. The health check of the worker uses it."""
 
     def __init__(self) -> None:
         self.is_calling = _no_call
-        "Returns whether a call to brokers runs and is within its time-outs, which counts as progress."
+        "Function that returns whether a call to brokers is running within its time limit. This counts as progress."
         self._turned_at = time.monotonic()
 
     @property
     def turned_at(self) -> float:
-        """Return when the shard last made progress, in monotonic seconds."""
+        """Return the time of the last progress, in monotonic seconds."""
         return time.monotonic() if self.is_calling() else self._turned_at
 
     def touch(self) -> None:
@@ -33,7 +33,7 @@ def _no_call() -> bool:
 
 
 class ShardContext:
-    """Parts of one shard that survive its restarts. None of them holds what was committed."""
+    """Parts of one shard that survive its restarts. None of them contains committed state."""
 
     def __init__(self, number: int, worker: WorkerContext) -> None:
         self.number = number
@@ -49,7 +49,7 @@ class ShardContext:
 
     @property
     def batches(self) -> Batches:
-        """Return the builder of batches for the topology that the worker has at this moment."""
+        """Return the builder of batches. It is replaced when the worker has a new topology."""
         if self._topology is not self.worker.topology:
             self._topology = self.worker.topology
             self._batches = self._new_batches()

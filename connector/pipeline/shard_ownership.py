@@ -1,4 +1,4 @@
-"""Ownership of one shard: its hand-over, and the snapshot of the consumer group that each transaction needs."""
+"""Ownership of one shard: whether this worker owns it, and what a transaction needs to prove it."""
 
 import asyncio
 import time
@@ -14,33 +14,33 @@ _CONFIRM_PAUSE_S = 0.05
 
 
 class ShardOwnership:
-    """Ownership of one shard as its worker knows it. Used in the event loop only."""
+    """Ownership of one shard, as the last poll of the consumer group reported it. Only the event loop uses it."""
 
     def __init__(self, membership: Membership, number: int, control_topic: str) -> None:
         self._membership = membership
         self._number = number
         self._control_topic = control_topic
         self.handing_over = asyncio.Event()
-        "Set once the shard must be released."
+        "Set when the worker must release the shard."
 
     @property
     def is_owned(self) -> bool:
-        """Return whether the newest snapshot of the group holds the shard."""
+        """Return whether this worker owned the shard at the last poll of the consumer group."""
         return self._number in self._membership.snapshot.partitions
 
     def open_commands(self, offset: int) -> None:
-        """Deliver the commands of the shard, starting at `offset`."""
+        """Start to deliver the commands of the shard, from `offset` on."""
         self._membership.open(self._number, offset)
 
     def shut_commands(self) -> None:
-        """Deliver no more commands until they are opened again."""
+        """Stop delivering the commands of the shard."""
         self._membership.shut(self._number)
 
     async def commit_context(self, control_offset: int) -> CommitContext:
-        """Return the control offset with the group metadata of a poll in which this worker owned the shard.
+        """Return what a transaction needs to commit the control offset in the name of this worker.
 
-        Raise HandedOverError if the shard is not owned any more, and ShardRestartError if the group does not answer
-        within ten seconds.
+        It contains the group metadata of a poll at which this worker owned the shard. Raise HandedOverError if the
+        worker does not own the shard any more, and ShardRestartError if the group sends no metadata within ten seconds.
         """
         deadline = time.monotonic() + _SNAPSHOT_WAIT_S
         holds = partial(self._membership.holds, self._number)
@@ -55,7 +55,10 @@ class ShardOwnership:
             await self.wait(_PAUSE_S)
 
     async def confirm(self) -> None:
-        """Wait for a poll that began after this call. Raise HandedOverError if the shard is not owned any more."""
+        """Wait until a poll that began after this call confirms the ownership.
+
+        Raise HandedOverError if the shard was lost.
+        """
         # Two more polls: the first of them may have started before this call and report an older assignment.
         polls = self._membership.snapshot.polls
         while self._membership.snapshot.polls <= polls + 1 and not self.handing_over.is_set():
@@ -64,7 +67,7 @@ class ShardOwnership:
             raise HandedOverError
 
     async def wait(self, seconds: float) -> None:
-        """Wait for a time, or until the shard must be released."""
+        """Wait for `seconds`, or less if the shard must be released before."""
         try:
             async with asyncio.timeout(seconds):
                 await self.handing_over.wait()
@@ -72,7 +75,7 @@ class ShardOwnership:
             pass
 
     async def wait_for(self, event: asyncio.Event, seconds: float) -> None:
-        """Wait for a time, until `event` is set, or until the shard must be released."""
+        """Wait until `event` is set, for at most `seconds`, or less if the shard must be released before."""
         waits = {asyncio.create_task(event.wait()), asyncio.create_task(self.handing_over.wait())}
         try:
             await asyncio.wait(waits, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)

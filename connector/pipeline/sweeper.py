@@ -1,4 +1,4 @@
-"""Sweeper of one tenant: it reads the page chains that the scheduler decides on, and hands over what they contain."""
+"""Sweeper of one tenant: it reads the page chains that the scheduler decides on, and hands the pages over."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -25,7 +25,10 @@ _LONGEST_SLEEP_S = 30.0
 
 
 class Sweeper:
-    """Reader of one tenant, until it is cancelled or, with `once`, until every due sweep has ended or failed."""
+    """Sweeper of one tenant.
+
+    It runs until it is cancelled or, with `once`, until every due sweep has ended or failed.
+    """
 
     def __init__(  # noqa: PLR0913
         self,
@@ -39,9 +42,9 @@ class Sweeper:
         now: Callable[[], datetime],
         learn_time: Callable[[Source], Awaitable[None]] | None = None,
     ) -> None:
-        """`now` is the time that Graph has confirmed, once `learn_time` has returned.
+        """Create the sweeper. `learn_time` asks Graph for the time; afterwards `now` returns the confirmed time.
 
-        Without `learn_time` it counts at once.
+        Without `learn_time`, the time of `now` is used without confirmation.
         """
         self.account = account
         self.source = source
@@ -62,7 +65,10 @@ class Sweeper:
         self._wake = asyncio.Event()
 
     async def run(self) -> None:
-        """Read what is due. Errors of the source never leave this method; any other error is a bug and does."""
+        """Read everything that the scheduler decides on.
+
+        Errors of Graph are handled here; any other exception is a bug.
+        """
         async with asyncio.TaskGroup() as chains:
             while True:
                 self._wake.clear()
@@ -82,20 +88,23 @@ class Sweeper:
 
     @property
     def failed(self) -> bool:
-        """Return whether a run has failed."""
+        """Return whether a run has failed or a range was isolated."""
         return self._scheduler.has_failed
 
     @property
     def plan(self) -> State:
-        """Return the state as it will be once everything that was handed over is committed."""
+        """Return the state of the tenant, including everything that was handed over but may not be committed yet."""
         return self._scheduler.plan
 
-    def go_on(self, plan: State) -> None:
-        """Continue the plan of a previous sweeper, which has handed over more than is committed."""
+    def continue_plan(self, plan: State) -> None:
+        """Continue the plan of the tenant's previous sweeper, which may contain more than is committed.
+
+        Call this before `run`.
+        """
         self._scheduler.plan = plan
 
-    def rest_no_longer(self) -> None:
-        """End the rest after a failure: its cause may have been repaired."""
+    def end_rest(self) -> None:
+        """End the rest after a failure early, because its cause may have been removed."""
         self._scheduler.end_rest()
         self._wake.set()
 
@@ -108,7 +117,7 @@ class Sweeper:
         self._wake.set()
 
     async def _confirm_time(self) -> None:
-        """Wait until Graph has confirmed the time."""
+        """Wait until Graph has confirmed the time. If that fails, rest."""
         try:
             if self._learn_time is not None:
                 await self._learn_time(self.source)
@@ -123,14 +132,17 @@ class Sweeper:
         task.add_done_callback(partial(self._close_chain, read.slice))
 
     def _close_chain(self, piece: Slice, task: asyncio.Task[None]) -> None:
-        """Close the slice of a task that has ended. The same slice may be open again in another task."""
+        """Close the slice of a task that has ended, unless another task reads the same slice by now."""
         if self._tasks.get(piece) is task:
             del self._tasks[piece]
             self._scheduler.closed(piece)
         self._wake.set()
 
     async def _read(self, read: ReadSlice) -> None:
-        """Read a slice, hand it over, and report the outcome to the scheduler."""
+        """Read the page chain of a slice and report the outcome to the scheduler.
+
+        The chain is read again if its paging was not stable.
+        """
         piece = read.slice
         try:
             chain, attempt = await self._read_chain(read, 0), 0
@@ -148,7 +160,7 @@ class Sweeper:
         self._log_ranges(outcome)
 
     def _failed(self, piece: Slice, error: SourceError) -> None:
-        """Report to the scheduler that a slice could not be read, and hand over what that means."""
+        """Report to the scheduler that a slice could not be read, and hand over the consequences."""
         now = self._now()
         cause = RangeFailure(error.wrong, now, self.source.served_at, isinstance(error, RangeTooLongError))
         failure = SliceFailure(cause, error.of_range, isinstance(error, PermanentError), bool(self.source.failing()))
@@ -159,7 +171,10 @@ class Sweeper:
         self._rest(outcome.rest, error)
 
     def _rest(self, rest: Rest | None, error: SourceError) -> None:
-        """Hand over that the runs in progress have failed, and give up the open slices."""
+        """Begin a rest that the scheduler has decided.
+
+        Stop reading the open slices, and hand over that the runs in progress have failed.
+        """
         if rest is None:
             return
         if rest.dropped:
@@ -170,7 +185,7 @@ class Sweeper:
         _logger.warning("sweep_failed", tenant=self.account.tenant.label, reason=str(error), again_in_s=rest.seconds)
 
     def _log_ranges(self, outcome: Outcome) -> None:
-        """Log the call time that runs leave out from now on, and the call time that they include again."""
+        """Log the call time that was isolated, and the call time that runs include again."""
         label = self.account.tenant.label
         for window, cause in outcome.isolated:
             _logger.warning("range_isolated", tenant=label, window=_text(window), reason=cause)
@@ -178,7 +193,10 @@ class Sweeper:
             _logger.info("range_recovered", tenant=label, window=_text(window))
 
     async def _sleep(self, until: datetime | None) -> None:
-        """Wait until a chain ends or something is due, at most 30 s because the wall clock may be set."""
+        """Wait until a chain ends, a command arrives or `until` is reached.
+
+        Wait for at most 30 s, because the clock may be changed meanwhile.
+        """
         delay_s = _LONGEST_SLEEP_S if until is None else (until - self._now()).total_seconds()
         try:
             async with asyncio.timeout(min(max(_SHORTEST_SLEEP_S, delay_s), _LONGEST_SLEEP_S)):

@@ -1,4 +1,4 @@
-"""Runtime of one tenant while its shard sweeps: its sweeper, its metrics, and the outcome of its sweeps."""
+"""Runtime of one tenant that is being read: its sweeper, its metrics, and the outcome of its sweeps."""
 
 import asyncio
 import time
@@ -22,7 +22,10 @@ _WARN_AGAIN_S = 3600.0
 
 
 class TenantRuntime:
-    """State, sweeper and metrics of one tenant. Made when a sweeper starts to read for it."""
+    """State, sweeper and metrics of one tenant.
+
+    It exists from the start of the sweeper until the sweeper is stopped.
+    """
 
     def __init__(
         self,
@@ -44,21 +47,21 @@ class TenantRuntime:
 
     @property
     def source(self) -> Source:
-        """Return the tenant's source, which knows its budget, token and health."""
+        """Return the client with which the tenant's sweeper reads from Graph."""
         return self.sweeper.source
 
     def stop(self) -> None:
-        """Make no further requests to Graph."""
+        """Stop the sweeper, so that no further requests are sent to Graph. Does not wait for its end."""
         self.task.cancel()
 
     async def end(self) -> None:
-        """Stop the sweeper and close its source."""
+        """Stop the sweeper, wait for its end, and close its client."""
         self.task.cancel()
         await asyncio.wait([self.task])
         await self.source.close()
 
     def view(self) -> TenantView:
-        """Return the state of the tenant at this moment, for its metrics."""
+        """Return the current values of the tenant's gauges."""
         failure = self.source.failing()
         return replace(
             committed_view(self.account.checkpoint.state, len(self.account.remembered), self._now),
@@ -67,13 +70,13 @@ class TenantRuntime:
             failing=failure.reason if failure else None,
         )
 
-    def rest(self) -> None:
-        """Show only committed state until the shard has started again. Its age keeps growing."""
+    def freeze_gauges(self) -> None:
+        """Let the gauges show the last committed state only, until the shard is restored. Their ages keep growing."""
         state, remembered = self.account.checkpoint.state, len(self.account.remembered)
         self._series.watch(partial(committed_view, state, remembered, self._now))
 
     def committed(self, change: Change, now: datetime) -> None:
-        """Report what a commit contains to the metrics."""
+        """Add a committed change to the metrics."""
         self._series.rows_committed(
             published=change.published,
             revised=change.revised,
@@ -103,13 +106,13 @@ class TenantRuntime:
         self._failed(change.dropped)
 
     def _failed(self, sweeps: list[int]) -> None:
-        """Count runs that failed, with the sweeps that were to end together with them."""
+        """Count failed runs, and the runs of sweeps that were replaced by them."""
         failed = {*sweeps, *(i for index in sweeps for i in self._replaced.pop(index, []))}
         for index in sorted(failed):
             self._ended(index, "failed")
 
     def _warn_of_late_rows(self, change: Change) -> None:
-        """Count rows that only the deepest sweep can find, and log them: rows that appear even later are missed."""
+        """Count and log rows that only the deepest sweep can find. Rows that appear even later are never found."""
         *others, deepest = sorted(sweep.overlap for sweep in self.account.rules.sweeps)
         if not others:
             return
@@ -129,13 +132,13 @@ class TenantRuntime:
 
 
 def committed_view(state: windows.State, remembered: int, now: Callable[[], datetime]) -> TenantView:
-    """Return the view of committed state, without what only a running sweeper knows."""
+    """Return the values of a tenant's gauges that follow from committed state. They need no running sweeper."""
     through = state.coverage.through or state.start
-    holes = windows.gaps(state)
+    found_gaps = windows.gaps(state)
     return TenantView(
         covered_through=through.timestamp(),
-        gap_seconds=sum(hole.seconds for hole in holes),
-        gaps=len(holes),
+        gap_seconds=sum(gap.seconds for gap in found_gaps),
+        gaps=len(found_gaps),
         sweep_overdue={duration_text(s.sweep.every): windows.overdue_seconds(s, now()) for s in state.sweeps},
         paused=state.orders.paused,
         remembered_rows=remembered,
@@ -144,7 +147,7 @@ def committed_view(state: windows.State, remembered: int, now: Callable[[], date
 
 
 def rejected_view(account: TenantState | None, now: Callable[[], datetime]) -> TenantView:
-    """Return the view of a tenant that is not read because of its configuration."""
+    """Return the values of the gauges of a tenant that is not read because of its configuration."""
     if account is None:
         return TenantView(failing="rejected")
     known = committed_view(account.checkpoint.state, len(account.remembered), now)

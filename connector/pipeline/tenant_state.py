@@ -1,4 +1,4 @@
-"""State of a tenant as its shard has committed it, and how it is made from what the topics hold."""
+"""Committed state of a tenant, and how it is made from the contents of the topics."""
 
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -16,7 +16,7 @@ from connector.pipeline.messages import PageRead
 
 @dataclass
 class TenantState:
-    """State of one tenant as the shard has committed it."""
+    """State of one tenant that the shard has committed."""
 
     tenant: Tenant
     rules: Rules
@@ -24,31 +24,38 @@ class TenantState:
     remembered: DedupIndex
     seen: SeenLog
     checkpoint_bytes: int = 0
-    "Length of the checkpoint that was written last; 0 if it is not known."
+    "Length of the last checkpoint in bytes; 0 if it is not known."
     retired: bool = False
-    "True for a tenant that is not configured: it is not read, and its state is dropped at the horizon."
+    """True if the tenant is not configured. It is not read, and its state is deleted when all of it lies behind the
+    horizon.
+    """
     suspended: dict[Slice, dict[int, PageRead]] = field(default_factory=dict)
-    "Rows of chains that have not ended, which wait for that end: pages of one row, by the first half of the id."
+    """Rows that wait until their page chain has ended, because their content was rejected before. By slice, and by the
+    first half of the id's hash (field `hi`), each row as a page of its own.
+    """
 
     def outlived(self, horizon: datetime) -> bool:
-        """Return whether the tenant is retired and none of its call time that was read lies after `horizon`."""
+        """Return whether the tenant is retired and all call time that was read lies before `horizon`."""
         through = self.checkpoint.state.coverage.through or self.checkpoint.state.start
         return self.retired and through <= horizon
 
 
 IndexMemory = tuple[DedupIndex, SeenLog]
-"Deduplication index of a tenant, with the records of the `seen` topic that hold it."
+"Deduplication index of a tenant, together with the part of the `seen` topic that holds it."
 
 
 def rules_of(settings: Settings) -> Rules:
-    """Return the rules by which windows are planned."""
+    """Return the part of the settings that applies to windows."""
     return Rules(settings.windows.sweeps, settings.windows.settle, settings.windows.slice, settings.dedup.horizon)
 
 
 def resumed_state(
     tenant: Tenant, rules: Rules, checkpoint: Checkpoint | None, memory: IndexMemory | None, now: datetime
 ) -> TenantState:
-    """Return the state from which to read for a tenant. It has no checkpoint if it was never read."""
+    """Make the state with which a tenant is read, from its checkpoint and its deduplication index.
+
+    `checkpoint` is None for a tenant that was never read, and `memory` is None if no deduplication index exists.
+    """
     remembered, seen_log = memory or (DedupIndex(), SeenLog(tenant.key))
     if checkpoint is None:
         start = now + tenant.start if not isinstance(tenant.start, datetime) else tenant.start
@@ -63,6 +70,9 @@ def resumed_state(
 def retired_state(
     key: str, rules: Rules, checkpoint: Checkpoint, memory: IndexMemory | None, now: datetime
 ) -> TenantState:
-    """Return a tenant as the state topic knows it, marked as retired even if it is configured."""
+    """Make the state of a tenant from the topics, marked as retired.
+
+    Restored tenants are all marked as retired at first, also those that are configured.
+    """
     tenant = Tenant(key, key, None, key, Identity(None, None), checkpoint.state.start, 1, checkpoint.topic)
     return replace(resumed_state(tenant, rules, checkpoint, memory, now), checkpoint=checkpoint, retired=True)

@@ -1,4 +1,4 @@
-"""Context that all shards of a worker share, with the topology that is replaced as a whole on SIGHUP."""
+"""Context that all shards of a worker share, including the topology, which is replaced as a whole on SIGHUP."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,9 +15,9 @@ from connector.metrics.worker import Metrics
 
 
 class Topology(NamedTuple):
-    """Tenants of a configuration, with the topics and schemas that brokers and registry hold for them.
+    """Configured tenants, with the partitions and schema ids of their topics.
 
-    It exists only once the topics of all of its tenants were created or checked.
+    A topology is made only after the topics of all its tenants were created or checked.
     """
 
     tenants: tuple[Tenant, ...]
@@ -27,12 +27,12 @@ class Topology(NamedTuple):
     schema_ids: Mapping[str, int] | None
     "Schema id per topic; None without a registry."
     unusable: Mapping[str, str]
-    "Row topics of single tenants that cannot be used, with what is wrong and what to do."
+    "Row topics of single tenants that cannot be used, each with the problem and the remedy."
 
     def succeeding(self, before: "Topology") -> "Topology":
-        """Return this topology, with the topics of `before` that it lacks.
+        """Return this topology, completed with the topics that only the previous topology contains.
 
-        What was read for a tenant that is not configured any more may not be committed yet.
+        They are still needed, because rows of a tenant that was removed may wait for their commit.
         """
         ids = self.schema_ids if self.schema_ids is None else {**(before.schema_ids or {}), **self.schema_ids}
         return self._replace(partitions={**before.partitions, **self.partitions}, schema_ids=ids)
@@ -42,14 +42,14 @@ class Topology(NamedTuple):
 class WorkerContext:
     """Settings and objects that all shards of a worker share.
 
-    `topology` can be replaced at any time. It must be read at use and never be copied. The tenants in `settings` are
-    those of the start, so only the topology says which tenants there are.
+    `topology` can be replaced at any time. Read it each time it is needed, and do not store it. The tenants in
+    `settings` are those of the start; only the topology contains the current ones.
     """
 
     settings: Settings
     topology: Topology
     identity: StateIdentity
-    "Identity of the state, which is that of the cluster at the start."
+    "Identity of the state: app, cluster and topic at the start of the worker."
     clients: Clients
     membership: Membership
     graph: GraphClient

@@ -98,7 +98,7 @@ CORE = (
     Mutant(
         "a chain that took too long publishes rows that were forgotten",
         "connector/pipeline/classification.py",
-        "    change.too_old += len(found) - len(certain)\n    return certain",
+        "    change.too_old += len(found) - len(kept)\n    return kept",
         "    return found",
         _HORIZON,
     ),
@@ -322,7 +322,7 @@ CORE = (
     Mutant(
         "a row that does not fit is dead-lettered each time",
         "connector/pipeline/classification.py",
-        "_pend(change, entry, dedup.hours_of([row.start_ms], observed_ms, self._horizon_hours))",
+        "_add_pending(change, entry, dedup.hours_of([row.start_ms], observed_ms, self._horizon_hours))",
         "pass",
         "tests/unit/test_batch.py -k TestDeadLetters",
     ),

@@ -27,7 +27,7 @@ from connector.errors import FatalError
 from connector.kafka import avro, seen
 from connector.kafka.evolution import clashes, obstacles
 from connector.pipeline.messages import PageRead
-from connector.pipeline.page_chain import joined
+from connector.pipeline.page_chain import join_pages
 from connector.schema_files import NAMES
 
 SHIPPED = Path(__file__).parent.parent / "data" / "schemas"
@@ -295,7 +295,7 @@ def test_joined_pages_keep_older_fingerprints() -> None:
     piece = Slice(Window(EPOCH, EPOCH + timedelta(hours=1)), 1000, EPOCH, "job", again=True)
     parts: tuple[list[bytes], ...] = (texts[:2], texts[2:3], [], texts[3:])
     pages = [PageRead("t", piece, [], after.read(part), EPOCH, 1, ()) for part in parts]
-    reading = joined(pages).reading
+    reading = join_pages(pages).reading
     verdict = dedup.classify(reading.entries, (remembered,), reading.fingerprints)
     assert len(reading.rows) == len(texts)
     assert not len(verdict.new)

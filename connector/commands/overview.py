@@ -12,7 +12,7 @@ from connector.core import jobs, windows
 from connector.core.instants import EPOCH
 from connector.core.jobs import Orders
 from connector.kafka import control
-from connector.kafka.control import Heard
+from connector.kafka.control import TenantCommand
 from connector.kafka.operator_client import OperatorClient
 from connector.kafka.state import Checkpoint
 from connector.status_json import ReportedTenant
@@ -92,7 +92,11 @@ def read_state(client: OperatorClient, settings: Settings, now: datetime) -> Ove
 
 
 def _known(
-    subject: ReportedTenant, checkpoint: Checkpoint | None, waiting: Iterable[Heard], settings: Settings, now: datetime
+    subject: ReportedTenant,
+    checkpoint: Checkpoint | None,
+    waiting: Iterable[TenantCommand],
+    settings: Settings,
+    now: datetime,
 ) -> Known:
     oldest = now - settings.dedup.horizon
     orders = checkpoint.state.orders if checkpoint else Orders()

@@ -1,14 +1,15 @@
 """Publisher of one shard for brokers without transactions. It writes a batch in parts and waits after each part.
 
-1. The order is: rows, a note of where the rows lie, dedup index and progress, checkpoint. Each part relies on the parts
-   before it. After a crash the topics therefore record less than was published, never more: the next worker may publish
-   rows again, but it loses none.
-2. Brokers do not fence this producer. As soon as the shard is known to belong to another worker, no further part of
-   the batch is written.
-3. After any failure the outcome is unknown: the producer is dropped and the shard restarts from what the topics
-   contain. `open` writes to the internal topics first. Otherwise each restart would publish rows again for as long as
-   those topics cannot be written.
-4. The control offset is stored in the shard's record only. The group's offset is not committed, and no code reads it.
+1. The order of the parts is: rows, interim checkpoints with the offsets of the rows, deduplication index and progress,
+   checkpoints. Each part relies on the parts before it. After a crash the topics therefore never record more than was
+   published. The next worker may publish some rows again, but no row is lost.
+2. Brokers do not fence this producer. As soon as the worker knows that another worker owns the shard, it writes no
+   further part of the batch.
+3. After any failure the outcome is unknown. The producer is dropped, and the shard restarts from the contents of its
+   topics. `open` writes to the internal topics first. Otherwise, while these topics cannot be written, each restart
+   would publish the same rows once more.
+4. The control offset is stored only in the shard's record. The offset of the consumer group is not committed, and no
+   code reads it.
 """
 
 import time
@@ -29,13 +30,13 @@ from connector.kafka.transaction import Transactions
 
 _PROBE = b"probe"
 _FRESH_S = 1.0
-"Seconds for which a confirmed ownership of the shard counts as current."
+"Time for which a confirmed ownership of the shard is trusted without another check, in seconds."
 
 
 class Acknowledgements(Publisher):
-    """Publisher with an idempotent producer and without transactions.
+    """Publisher with an idempotent producer, without transactions.
 
-    The outcome of a failed batch is always unknown.
+    If a batch fails, its outcome is always unknown.
     """
 
     def __init__(self, clients: Clients, names: Names, shard: int) -> None:
@@ -47,7 +48,10 @@ class Acknowledgements(Publisher):
         self._probes = [Outgoing(topic, _PROBE, None, shard) for topic in (names.seen, names.state)]
 
     def open(self) -> None:
-        """Create the producer and write a probe record to each topic with which a batch ends."""
+        """Create the producer.
+
+        Write a probe record to both internal topics, to find out early if they cannot be written.
+        """
         try:
             self._producer = Producer(self._settings)
             self._write(self._probes)
@@ -57,7 +61,7 @@ class Acknowledgements(Publisher):
     def commit(self, contents: TransactionContents, position: CommitContext) -> Offsets:
         """Write the parts of a batch one after the other.
 
-        Raises ShardRestartError after any failure, and HandedOverError when the shard was lost during the batch. Never
+        Raises ShardRestartError after any failure, and HandedOverError if the shard is lost during the batch. It never
         raises AbortedError.
         """
         confirmed = time.monotonic()
@@ -87,42 +91,47 @@ class Acknowledgements(Publisher):
         position: CommitContext,
         is_stopped: Callable[[], bool],
     ) -> set[Place]:
-        """Abort what a worker with transactions has left open, with a transactional producer. Return the partitions."""
-        look = hanging.Look(self._clients, self._names, position.partition, read)
-        if not read.undecided and not look.was_transaction:
+        """Abort transactions that a worker with exactly-once delivery has left open.
+
+        Return the partitions they were open in.
+        """
+        inspection = hanging.Inspection(self._clients, self._names, position.partition, read)
+        # Without a sign of a transaction, no transactional producer is needed. Brokers may not support one at all.
+        if not read.undecided and not inspection.was_transaction:
             return set()
-        places = hanging.open_places(look, row_topics, is_stopped)
+        places = hanging.open_places(inspection, row_topics, is_stopped)
         if places:
-            with self._former() as former:
-                former.end(places, position)
+            with self._transactional_producer() as transactions:
+                transactions.end(places, position)
         return places
 
     def write_lost(
         self, read: PartitionContents, ended: Collection[Place], position: CommitContext, is_stopped: Callable[[], bool]
     ) -> int:
-        """Write again what the transactions of a worker with exactly-once delivery have lost.
+        """Write records again that transactions of a worker with exactly-once delivery have lost.
 
         Return the number of records.
         """
-        look = hanging.Look(self._clients, self._names, position.partition, read)
-        if not ended and not look.was_transaction:
+        inspection = hanging.Inspection(self._clients, self._names, position.partition, read)
+        if not ended and not inspection.was_transaction:
             return 0
-        lost = hanging.find_lost(look, ended, is_stopped)
+        lost = hanging.find_lost(inspection, ended, is_stopped)
         if not (lost.records or lost.checkpoints):
             return 0
-        with self._former() as former:
-            return former.write_again(look, lost, position)
+        with self._transactional_producer() as transactions:
+            return transactions.write_again(inspection, lost, position)
 
     @contextmanager
-    def _former(self) -> Iterator[Transactions]:
+    def _transactional_producer(self) -> Iterator[Transactions]:
         """Open the transactional producer that a worker with exactly-once delivery would use for this shard.
 
-        Raises ShardRestartError with the remedy when it cannot be opened or used.
+        Only this producer can end the transactions of such a worker. Raises ShardRestartError with the remedy if the
+        producer cannot be opened or used.
         """
-        former = Transactions(self._clients, self._transactional_id)
+        transactions = Transactions(self._clients, self._transactional_id)
         try:
-            former.open()
-            yield former
+            transactions.open()
+            yield transactions
         except ShardRestartError as error:
             raise ShardRestartError(
                 f"a transaction of a worker with exactly-once delivery is open, and cannot be ended ({error}): "
@@ -130,7 +139,7 @@ class Acknowledgements(Publisher):
                 "or end it with kafka-transactions.sh (find-hanging, then abort)"
             ) from error
         finally:
-            former.release()
+            transactions.release()
 
     def _fail(self, error: KafkaException, doing: str) -> NoReturn:
         self._drop()

@@ -1,4 +1,7 @@
-"""Check of the addresses that brokers advertise. Clients use them for everything but their first request."""
+"""Check of the addresses that brokers advertise.
+
+A client uses the bootstrap address only for its first request, and the advertised addresses for all others.
+"""
 
 import socket
 from collections.abc import Mapping
@@ -24,7 +27,7 @@ class Address(NamedTuple):
 
 
 def unreachable(brokers: Mapping[int, Address]) -> list[str]:
-    """Return one sentence per broker whose advertised address does not take a connection. Blocks for seconds."""
+    """Connect to each advertised address. Return one sentence per broker that cannot be reached. Blocks for seconds."""
     if not brokers:
         return []
     numbers = sorted(brokers)

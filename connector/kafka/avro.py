@@ -1,4 +1,7 @@
-"""Avro values of rows and progress records: single-object encoding or, with a registry, the Confluent wire format."""
+"""Avro values of rows and progress records.
+
+They are in single-object encoding or, with a schema registry, in the Confluent wire format.
+"""
 
 import io
 import json
@@ -26,15 +29,15 @@ def load(name: str) -> dict[str, Any]:
 
 
 def single_object_header(schema: Mapping[str, Any]) -> bytes:
-    """Return the ten bytes before each body: marker and CRC-64-AVRO fingerprint, little-endian."""
+    """Return the header of the single-object encoding: marker and CRC-64-AVRO fingerprint, ten bytes in all."""
     return _MARKER + bytes.fromhex(fingerprint(to_parsing_canonical_form(dict(schema)), "CRC-64-AVRO"))
 
 
 def encoder(name: str, written_as: int | None = None) -> Callable[[Mapping[str, Any]], bytes]:
     """Return a function that encodes a record as the value of its topic. Only one thread may use the function.
 
-    Timestamps may be given as epoch milliseconds. `written_as`: the registry's id of the schema; without it the value
-    is in single-object encoding.
+    Timestamps may be given as epoch milliseconds. `written_as` is the registry's id of the schema. Without it, the
+    value is in single-object encoding.
     """
     schema = load(name)
     header = _header(schema, written_as)
@@ -53,9 +56,9 @@ def encoder(name: str, written_as: int | None = None) -> Callable[[Mapping[str, 
 
 
 def column_encoder(name: str, written_as: int | None = None) -> Callable[[Sequence[Sequence[Any]]], list[bytes]]:
-    """Return a function that encodes many records at once, from one column of values per field in the schema's order.
+    """Return a function that encodes many records at once.
 
-    `written_as`: see `encoder`.
+    It takes one column of values per field, in the order of the schema. `written_as` is as in `encoder`.
     """
     schema = load(name)
     return columns.encoder(schema, _header(schema, written_as))
@@ -66,7 +69,7 @@ def _header(schema: Mapping[str, Any], written_as: int | None) -> bytes:
 
 
 def schema_id(value: bytes) -> int | None:
-    """Return the registry's id of the schema of a value in Confluent wire format; None for any other value."""
+    """Return the registry's id of the schema in a value in Confluent wire format; None for any other value."""
     marker, number = _CONFLUENT.unpack_from(value) if len(value) >= _CONFLUENT.size else (1, 0)
     return number if marker == 0 else None
 
@@ -74,10 +77,10 @@ def schema_id(value: bytes) -> int | None:
 def decoder(
     name: str, schema_of: Callable[[int], Mapping[str, Any]] | None = None
 ) -> Callable[[bytes], dict[str, Any]]:
-    """Return a function that decodes what `encoder` has encoded, for readers within the project.
+    """Return a function that decodes values of `encoder`. Readers within the project use it.
 
-    The function raises ValueError for a value of another schema. `schema_of`: returns the schema with an id of the
-    registry; without it the Confluent wire format cannot be read.
+    The function raises ValueError for a value of another schema. `schema_of` returns the registry's schema with the
+    given id. Without it, values in Confluent wire format cannot be read.
     """
     schema = load(name)
     parsed = fastavro.parse_schema(schema)

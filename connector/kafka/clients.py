@@ -1,4 +1,4 @@
-"""librdkafka settings of each kind of client: those that the guarantee needs, and those of `kafka.properties`."""
+"""Settings of librdkafka for each kind of client: those that the guarantee needs, and those of `kafka.properties`."""
 
 import ssl
 from collections.abc import Callable, Mapping
@@ -76,12 +76,15 @@ _CLASSIC_GROUP = ("session.timeout.ms", "heartbeat.interval.ms", "partition.assi
 
 
 def resolve(properties: Mapping[str, Any]) -> Properties:
-    """Return kafka.properties with their secrets in plain text. For clients only, never for a log."""
+    """Return kafka.properties with the secrets in plain text.
+
+    The result is for clients only and must never be logged.
+    """
     return {name: value.get() if hasattr(value, "get") else value for name, value in properties.items()}
 
 
 class Clients:
-    """Source of the librdkafka settings for each kind of client."""
+    """Source of the librdkafka settings of each kind of client."""
 
     def __init__(
         self,
@@ -90,16 +93,16 @@ class Clients:
         app: str = "direct-routing",
         bearer: Callable[[str | None], tuple[str, float]] | None = None,
     ) -> None:
-        """Keep the settings that all clients share.
+        """Store the settings that all clients share.
 
-        `owner`: kafka.properties with the secrets resolved. `bearer`: returns a token and when it expires, for brokers
-        that accept OAUTHBEARER. Since confluent-kafka 2.13 every kind of client calls it in a thread of its own and
-        waits for the first token.
+        `owner` is kafka.properties with the secrets in plain text. `bearer` is for brokers that accept OAUTHBEARER: it
+        returns a token and the time at which it expires. Since confluent-kafka 2.13, each client calls it in a thread
+        of its own and waits for the first token.
         """
         self.app = app
         self._owner = dict(owner)
         self.limits = Limits(owner)
-        "Limits that all writers with these settings share."
+        "Length limits of the topics. All producers with these settings share them."
         self._common: Properties = {
             "bootstrap.servers": bootstrap_servers,
             "client.id": "direct-routing-connector",
@@ -114,27 +117,27 @@ class Clients:
 
     @cached_property
     def asking(self) -> AdminClient:
-        """Return the client that every shard of the process uses to look up offsets."""
+        """Return the admin client that all shards of the process share, for requests about offsets and topics."""
         return AdminClient(self.admin())
 
     @property
     def decided_within_s(self) -> float:
-        """Return the seconds after which brokers have aborted a transaction whose producer has stopped.
+        """Return the seconds after which brokers have aborted the transaction of a producer that has stopped.
 
-        Brokers look for such transactions every 10 s.
+        The time is the transaction's time-out plus 10 s, because brokers look for such transactions every 10 s.
         """
         return int(self.producer("")["transaction.timeout.ms"]) / 1000 + _ABORTED_WITHIN_S
 
     def admin(self) -> Properties:
-        """Return the settings for administration of topics."""
+        """Return the settings of a client that administers topics."""
         shared = {k: v for k, v in self._owner.items() if k not in _CONSUMER_ONLY | _PRODUCER_ONLY}
         return {k: v for k, v in (self._common | shared).items() if k != "allow.auto.create.topics"}
 
     def producer(self, transactional_id: str | None) -> Properties:
-        """Return the settings of a shard's only producer; `transactional_id` None for one without transactions.
+        """Return the settings of a shard's producer. If `transactional_id` is None, it has no transactions.
 
-        Both kinds give up a record after 10 s. With the default retry back-off, each transaction with offsets takes 100
-        ms longer (measured on Kafka 4.3).
+        A record is given up after 10 s in both cases. The retry back-off is short, because with the default each
+        transaction with offsets takes 100 ms longer (measured on Kafka 4.3).
         """
         own = {k: v for k, v in self._common.items() if k != "allow.auto.create.topics"}
         own |= {
@@ -154,9 +157,9 @@ class Clients:
         return own | {"transactional.id": transactional_id}
 
     def commander(self) -> Properties:
-        """Return the settings of the producer of operators' commands.
+        """Return the settings of the producer that writes operators' commands.
 
-        It writes outside of any transaction. Each command is written once and acknowledged by all in-sync replicas.
+        It uses no transaction. Each command is written once and acknowledged by all in-sync replicas.
         """
         own = {k: v for k, v in self._common.items() if k != "allow.auto.create.topics"}
         own |= {"message.timeout.ms": 15_000, "retry.backoff.ms": 50}
@@ -164,9 +167,9 @@ class Clients:
         return own | {"enable.idempotence": True, "acks": "all"}
 
     def member(self, group: str) -> Properties:
-        """Return the settings of the worker's only consumer of the control topic.
+        """Return the settings of the worker's consumer of the control topic.
 
-        Its assignment decides who owns which shard.
+        The partitions that are assigned to this consumer are the shards that the worker owns.
         """
         own = self._common | {
             "session.timeout.ms": 6_000,
@@ -181,9 +184,9 @@ class Clients:
         return own | {"group.id": group, "enable.auto.commit": False, "auto.offset.reset": "earliest"}
 
     def reader(self, isolation: str = "read_committed") -> Properties:
-        """Return the settings of a reader that joins no group.
+        """Return the settings of a consumer that joins no group.
 
-        It reads partitions to their last stable offset or, with `read_uncommitted`, to their end.
+        It reads partitions to the last stable offset or, with the isolation level `read_uncommitted`, to their end.
         """
         own = self._common | {"fetch.wait.max.ms": 20, "queued.min.messages": 100_000}
         own |= {k: v for k, v in self._owner.items() if k not in _PRODUCER_ONLY | {"group.protocol", *_CLASSIC_GROUP}}
@@ -198,7 +201,7 @@ class Clients:
         }
 
     def check(self) -> None:
-        """Raise ConfigurationError when librdkafka refuses a setting. Sends nothing to a broker."""
+        """Raise ConfigurationError if librdkafka refuses a setting. Nothing is sent to a broker."""
         try:
             AdminClient(_tokenless(self.admin()))
             from confluent_kafka import Consumer, Producer  # noqa: PLC0415 - only to check the settings
@@ -213,14 +216,14 @@ class Clients:
 
 
 def _system_bundle() -> Properties:
-    """Return the location of the system's CA bundle.
+    """Return the setting for the system's CA bundle; empty if none is found.
 
-    The curl in librdkafka's wheels looks for it only where Red Hat's systems have it.
+    It is needed because the curl in librdkafka's wheels looks for the bundle only where Red Hat's systems have it.
     """
     paths = (ssl.get_default_verify_paths().cafile, *_SYSTEM_BUNDLES)
     return next(({"https.ca.location": path} for path in paths if path and Path(path).is_file()), {})
 
 
 def _tokenless(properties: Properties) -> Properties:
-    """Return the settings without the callback that makes a constructor wait for a token."""
+    """Return the settings without the token callback, because a client with it waits for a token when it is created."""
     return {name: value for name, value in properties.items() if name != "oauth_cb"}

@@ -1,7 +1,8 @@
-"""Avro encoder for many records of one schema at once, column by column.
+"""Avro encoder that encodes many records of one schema at once, column by column.
 
-fastavro decides how a value is encoded. Strings and timestamps differ from row to row and are encoded here. All other
-columns hold few different values or are mostly empty, so their encoded values are cached.
+fastavro defines how a value is encoded. Strings and timestamps differ from row to row, so they are encoded by this
+module, which is faster. Other columns have few different values or are mostly empty, so their encoded values are
+cached.
 """
 
 import io
@@ -24,7 +25,7 @@ _LOW = (1 << _LOW_BITS) - 1
 
 
 class _Memo(dict[Any, bytes]):
-    """Cache of encoded values. Threads may share it: a lost entry is only encoded again."""
+    """Cache of encoded values. Threads may share it: if an entry is lost, the value is only encoded again."""
 
     def __init__(self, write: _Write) -> None:
         super().__init__()
@@ -40,7 +41,10 @@ class _Memo(dict[Any, bytes]):
 
 
 def encoder(schema: Mapping[str, Any], header: bytes) -> Callable[[Sequence[Sequence[Any]]], list[bytes]]:
-    """Return a function that encodes columns, one per field in the schema's order, as `header` and body per record."""
+    """Return a function that encodes records, given as one column per field in the order of the schema.
+
+    Each encoded record begins with `header`.
+    """
     writes = [_writer(json.dumps(field["type"])) for field in schema["fields"]]
 
     def encode(columns: Sequence[Sequence[Any]]) -> list[bytes]:
@@ -52,7 +56,10 @@ def encoder(schema: Mapping[str, Any], header: bytes) -> Callable[[Sequence[Sequ
 
 @cache
 def _writer(avro: str) -> _WriteColumn:
-    """Return the function that encodes a column of a type, given as JSON. All fields of that type share it."""
+    """Return the function that encodes a column of the type `avro` (JSON).
+
+    Fields of the same type share the function.
+    """
     kind = json.loads(avro)
     nullable = isinstance(kind, list) and len(kind) == 2 and kind[0] == "null"
     inner = kind[1] if nullable else kind
@@ -105,9 +112,10 @@ def _strings(before: bytes) -> _WriteColumn:
 
 
 def _instants(before: bytes, otherwise: _Write) -> _WriteColumn:
-    """Return the function that encodes a column of epoch milliseconds.
+    """Return the function that encodes a column of instants, given as epoch milliseconds.
 
-    An encoded number is looked up in two parts. All timestamps within the same eight seconds share the higher part.
+    The encoded number is put together from two cached parts. All instants within the same eight seconds have the same
+    higher part.
     """
     # Avro writes a long as a zigzag varint: doubled if positive, then seven bits per byte, the lowest first. The low 14
     # bits are the first two bytes, both with the bit that says that more bytes follow.

@@ -1,6 +1,6 @@
 """Commands on the control topic: JSON, keyed by the tenant, in the partition of the tenant's shard.
 
-Every client with the right to write there can send anything. What is not a command is ignored and never trusted.
+Any client with the right to write to the topic can write anything. A record that is not a valid command is ignored.
 """
 
 import zlib
@@ -17,8 +17,8 @@ from connector.kafka.membership import ControlRecord
 _LONGEST_BYTES = 4096
 
 
-class Heard(NamedTuple):
-    """A command and the tenant (lower-case id) that it is for."""
+class TenantCommand(NamedTuple):
+    """Command together with the tenant that it is for. `tenant` is the lower-case id."""
 
     tenant: str
     order: jobs.Command
@@ -36,12 +36,12 @@ class _Record(msgspec.Struct, omit_defaults=True):
 
 
 def partition_of(tenant: str, shards: int) -> int:
-    """Return the shard of a tenant, which its id in lower case decides."""
+    """Return the shard of a tenant. It depends only on the tenant's id, without regard to case."""
     return zlib.crc32(tenant.lower().encode()) % shards
 
 
 def encode(tenant: str, order: jobs.Command) -> bytes:
-    """Return the value of a command's record. `tenant`: spelled as in the configuration."""
+    """Encode a command as the value of a record. `tenant` is the id as spelled in the configuration."""
     window = order.window
     record = _Record(
         order.id,
@@ -56,8 +56,8 @@ def encode(tenant: str, order: jobs.Command) -> bytes:
     return msgspec.json.encode(record)
 
 
-def parse(command: ControlRecord) -> Heard | None:
-    """Return the command in a record; None for anything that is not a command of this version."""
+def parse(command: ControlRecord) -> TenantCommand | None:
+    """Decode a record of the control topic. Return None if it is not a command that this version knows."""
     if command.value is None or len(command.value) > _LONGEST_BYTES:
         return None
     try:
@@ -72,7 +72,9 @@ def parse(command: ControlRecord) -> Heard | None:
         job = str(UUID(record.job or "")) if record.command == "cancel" else ""
     except (msgspec.DecodeError, ValueError, OverflowError, RecursionError):
         return None
-    return Heard(record.tenant.lower(), jobs.Command(order_id, record.command, filed, window, record.again, job))
+    return TenantCommand(
+        record.tenant.lower(), jobs.Command(order_id, record.command, filed, window, record.again, job)
+    )
 
 
 def _instant(text: str) -> datetime:

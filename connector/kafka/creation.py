@@ -1,7 +1,7 @@
-"""Creation of topics on brokers that refuse some of the settings, as managed clusters do.
+"""Creation of topics on brokers that refuse some settings, as brokers of managed clusters do.
 
-The broker's message need not name the refused setting. So each setting is tried alone in a request that the broker only
-validates. If that finds no accepted topic, the topic is created with its required settings only.
+The broker's error message may not name the refused setting. So each setting is tried alone, in a request that the
+broker only validates. If the topic is still refused, it is created with its required settings only.
 """
 
 from collections.abc import Iterator, Sequence
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
 _T = TypeVar("_T")
 TIMEOUT_S = 10.0
 _REQUEST_S = 15.0
-"Seconds that a request may take which itself waits for `TIMEOUT_S` at the broker."
+"Time limit of a request in seconds. It is longer than `TIMEOUT_S`, for which the broker itself waits."
 _BROKERS_DEFAULT = -1
 REFUSED_SETTING = frozenset({KafkaError.POLICY_VIOLATION, KafkaError.INVALID_CONFIG, KafkaError.INVALID_REQUEST})
-"Error codes with which brokers refuse the settings of a topic."
+"Error codes with which brokers refuse a setting of a topic."
 
 
 class Creation(NamedTuple):
-    """Outcome of the creation of a topic. `left_out`: the settings that the brokers refuse, as `name=value`."""
+    """Outcome of creating a topic. `left_out` are the settings that the brokers refused, as `name=value`."""
 
     topic: "Topic"
     error: KafkaError | None
@@ -33,7 +33,7 @@ class Creation(NamedTuple):
 
 
 class Creator:
-    """Creator of topics. Its calls block; each request ends within seconds."""
+    """Creator of topics. Its calls block. Each request ends within seconds."""
 
     def __init__(self, client: AdminClient) -> None:
         self._client = client
@@ -41,7 +41,10 @@ class Creator:
     def create(
         self, topics: "Sequence[Topic]", replication_factor: int, *, validate_only: bool = False
     ) -> Iterator[Creation]:
-        """Create topics and yield the outcome of each. With `validate_only`, ask only whether they could be created."""
+        """Create topics and yield the outcome of each.
+
+        With `validate_only`, only check whether they could be created.
+        """
         if not topics:
             return
         for topic, error in self._request(topics, replication_factor, validate_only=validate_only):
@@ -51,7 +54,10 @@ class Creator:
                 yield self._reduce(topic, replication_factor, error, validate_only=validate_only)
 
     def _reduce(self, topic: "Topic", replication_factor: int, refusal: KafkaError, *, validate_only: bool) -> Creation:
-        """Create a topic that was refused, without the settings that the brokers refuse."""
+        """Create a topic that brokers have refused, without the settings that they do not accept.
+
+        Settings that the operator has chosen are never left out: then the refusal is returned.
+        """
         wanted, factor, left_out = self._accepted(topic, replication_factor)
         if topic.chosen and wanted.settings != topic.settings:
             return Creation(topic, refusal, left_out)
@@ -63,7 +69,12 @@ class Creator:
         return Creation(topic, refusal)
 
     def _accepted(self, topic: "Topic", replication_factor: int) -> "tuple[Topic, int, tuple[str, ...]]":
-        """Find the settings that the brokers accept, by adding one after the other to the required ones."""
+        """Find out which settings the brokers accept.
+
+        Return the topic with them, the replication factor, and what is left out.
+
+        One setting after the other is added to the required ones and kept if it is accepted.
+        """
         kept, factor = _required(topic), replication_factor
         if self._refuses(kept, factor) and not self._refuses(kept, _BROKERS_DEFAULT):
             factor = _BROKERS_DEFAULT
@@ -104,7 +115,7 @@ class Creator:
 
 
 def answer(future: "Future[_T]") -> _T:
-    """Return the outcome of a request. Raises KafkaException, also when none comes in time."""
+    """Wait for the outcome of a request and return it. Raises KafkaException if it fails or takes too long."""
     try:
         return future.result(timeout=2 * TIMEOUT_S)
     except TimeoutError:

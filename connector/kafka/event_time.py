@@ -1,6 +1,7 @@
-"""Effects of a topic's settings on records whose timestamp is the start of the call, which may be months ago.
+"""Settings of a topic that are unsafe if the timestamp of a record is the start of the call (event time).
 
-Kafka deletes records by their timestamp, not by when they were written, and refuses timestamps too far from its clock.
+That start may be months ago. Kafka deletes records by their timestamp and not by the time at which they were written.
+It also refuses timestamps that are too far from its clock.
 """
 
 from collections.abc import Mapping
@@ -8,7 +9,7 @@ from datetime import timedelta
 from typing import NamedTuple
 
 AHEAD_MAX = timedelta(hours=1)
-"Limit that a broker sets, unless configured otherwise, on timestamps ahead of its clock."
+"Brokers refuse a timestamp that is further ahead of their clock than this, unless they are configured otherwise."
 # The second setting of each pair exists up to Kafka 3.9.
 _BEFORE = ("message.timestamp.before.max.ms", "message.timestamp.difference.max.ms")
 _AFTER = ("message.timestamp.after.max.ms", "message.timestamp.difference.max.ms")
@@ -16,7 +17,7 @@ _MILLISECOND = timedelta(milliseconds=1)
 
 
 class Danger(NamedTuple):
-    """Setting of a topic that loses records with event time; `needed` is the value to set."""
+    """Setting of a topic that loses records with event time. `needed` is a safe value."""
 
     setting: str
     value: str
@@ -27,7 +28,8 @@ class Danger(NamedTuple):
 def dangers(settings: Mapping[str, str | None], reach: timedelta, horizon: timedelta) -> list[Danger]:
     """Return the settings of a topic that lose records with event time.
 
-    `reach` is the age of the oldest call that sweeps or a first start may read, `horizon` the same for a backfill.
+    `reach` is the greatest age of a call that a sweep or a first start may read. `horizon` is the greatest age of a
+    call that a backfill may read.
     """
     if settings.get("message.timestamp.type") == "LogAppendTime":
         reason = "the broker stamps records with its own time, not with the start of the call"
@@ -37,14 +39,14 @@ def dangers(settings: Mapping[str, str | None], reach: timedelta, horizon: timed
     if "delete" in (settings.get("cleanup.policy") or "delete"):
         kept = _span(settings, "retention.ms")
         if kept is not None and kept <= max(reach, horizon):
-            who = _who(kept, reach, horizon)
-            reason = f"a call that began longer ago is deleted as soon as it is written, and {who}"
+            readers = _readers(kept, reach, horizon)
+            reason = f"a call that began longer ago is deleted as soon as it is written, and {readers}"
             found.append(Danger("retention.ms", str(settings["retention.ms"]), reason, wanted))
     for name in _BEFORE:
         limit = _span(settings, name)
         if limit is not None and limit < max(reach, horizon):
-            who = _who(limit, reach, horizon)
-            reason = f"the broker refuses a call that began longer ago, and all that is written with it; {who}"
+            readers = _readers(limit, reach, horizon)
+            reason = f"the broker refuses a call that began longer ago, and all that is written with it; {readers}"
             found.append(Danger(name, str(settings[name]), reason, wanted))
     for name in _AFTER:
         limit = _span(settings, name)
@@ -54,7 +56,7 @@ def dangers(settings: Mapping[str, str | None], reach: timedelta, horizon: timed
     return list({danger.setting: danger for danger in reversed(found)}.values())[::-1]
 
 
-def _who(limit: timedelta, reach: timedelta, horizon: timedelta) -> str:
+def _readers(limit: timedelta, reach: timedelta, horizon: timedelta) -> str:
     if limit <= reach:
         return f"sweeps and the first start read up to {_days(reach)} days back"
     return f"a backfill may read up to {_days(horizon)} days back"
@@ -65,7 +67,7 @@ def _days(span: timedelta) -> str:
 
 
 def _span(settings: Mapping[str, str | None], name: str) -> timedelta | None:
-    """Return a limit that is set in milliseconds; None where there is none."""
+    """Return the value of a setting that is in milliseconds; None if it sets no limit."""
     text = settings.get(name)
     try:
         limit = int(text or -1)

@@ -1,6 +1,6 @@
-"""Compatibility of Avro schemas: whether one can read what another has written, and which fields prevent it.
+"""Compatibility of Avro schemas: whether one schema can read what another has written, and which fields prevent it.
 
-The rules are those of Avro's schema resolution. Logical types are ignored, as they are by a schema registry.
+The rules are those of Avro's schema resolution. Logical types are ignored, as a schema registry ignores them.
 """
 
 from collections.abc import Iterator, Mapping
@@ -17,22 +17,25 @@ _PRIMITIVES = frozenset({"null", "boolean", "int", "long", "float", "double", "b
 
 
 class Obstacle(NamedTuple):
-    """Reason why a schema cannot read what another has written."""
+    """Reason why one schema cannot read what another schema has written."""
 
     field: str
     "Path of the field; empty for the record itself."
     written: str
-    "The writer's type; empty where the writer lacks the field and the reader has no default."
+    "Type in the writer's schema. Empty if the field is missing there and has no default in the reader's schema."
     read: str
 
 
 def obstacles(reader: Any, writer: Any) -> list[Obstacle]:
-    """Return what keeps `reader` from reading what `writer` has written; both are schemas as JSON."""
+    """Return why `reader` cannot read what `writer` has written; empty if it can.
+
+    Both are Avro schemas as parsed JSON.
+    """
     return list(_Resolution(_Names(reader), _Names(writer)).compare(reader, writer, ""))
 
 
 def clashes(ours: Any, theirs: Any) -> list[str]:
-    """Return why two schemas cannot read each other: one sentence per field, none when they can."""
+    """Return why two schemas cannot read each other, as one sentence per field; empty if they can."""
     sentences: dict[str, str] = {}
     for field, written, read in obstacles(ours, theirs):
         what = f"is {written} there and {read} here" if written else "is missing there and has no default here"
@@ -48,7 +51,7 @@ def _named(field: str) -> str:
 
 
 class _Names:
-    """Named types of a schema, by full name."""
+    """Named types of a schema, by their full names."""
 
     def __init__(self, schema: Any) -> None:
         self.types: dict[str, tuple[Mapping[str, Any], str]] = {}
@@ -72,9 +75,9 @@ class _Names:
                         self._collect(schema.get(member), namespace)
 
     def find(self, schema: Any, namespace: str) -> Any:
-        """Return the type that `schema` stands for: a mapping, a list or the name of a primitive.
+        """Resolve a schema to a mapping, a list, or the name of a primitive type.
 
-        Names are resolved, and wrappers of primitives and of unions are removed.
+        A name is replaced by the type that it refers to, and wrappers around primitive types and unions are removed.
         """
         while True:
             if isinstance(schema, str):
@@ -88,14 +91,14 @@ class _Names:
             return schema
 
     def namespace(self, schema: Any, namespace: str) -> str:
-        """Return the namespace that applies within a type."""
+        """Return the namespace in which names inside a type are resolved."""
         if isinstance(schema, dict) and "name" in schema:
             return full_name(schema, namespace).rpartition(".")[0]
         return namespace
 
 
 def full_name(schema: Mapping[str, Any], namespace: str = "") -> str:
-    """Return the full name of a named type within an enclosing namespace."""
+    """Return the full name of a named type. `namespace` is that of the enclosing type."""
     name = str(schema["name"])
     space = str(schema.get("namespace", namespace))
     return name if "." in name or not space else f"{space}.{name}"
@@ -130,7 +133,11 @@ class _Resolution:
     def _nearest(
         self, reader: list[Any], writer: Any, path: str, spaces: tuple[str, str], obstacle: Obstacle
     ) -> Iterator[Obstacle]:
-        """Yield the obstacles within the reader's branch of the writer's kind; without such a branch, `obstacle`."""
+        """Yield why none of the reader's branches matches the writer.
+
+        If one branch has the writer's kind (for example, both are records), the obstacles inside it are yielded,
+        because they are more helpful than the `obstacle` of the whole union.
+        """
         for branch in reader:
             found = self._reader.find(branch, spaces[0])
             if isinstance(found, dict) and isinstance(writer, dict) and found["type"] == writer["type"]:
@@ -173,7 +180,7 @@ class _Resolution:
 
 
 def _text(schema: Any) -> str:
-    """Return a type in a few words."""
+    """Describe a type in a few words."""
     if isinstance(schema, list):
         return " or ".join(_text(branch) for branch in schema)
     if isinstance(schema, str):

@@ -1,13 +1,17 @@
 """Recovery of records that hanging transactions have lost.
 
-A transaction hangs in a partition if it has ended but its marker never reached that partition. Kafka 4.3.0, 4.3.1 and
-4.4.0 treat a partition without a leader as deleted (KAFKA-20734). An acknowledged commit or abort may therefore never
-reach a partition whose replicas were all unavailable. `read_committed` readers then wait there, until the next marker
-of the same producer id in that partition, commit or abort, decides the records. A shard recovers as ADR 9 says:
+A transaction hangs in a partition if it has ended, but its commit or abort marker never reached the partition. Kafka
+4.3.0, 4.3.1 and 4.4.0 treat a partition without a leader as deleted (KAFKA-20734). So if all replicas of a partition
+were unavailable, the marker of an acknowledged commit or abort may never reach it. Readers with `read_committed` then
+wait in this partition. The next marker with the same producer id in the partition ends the wait. It also decides about
+the records that hang there: an abort loses them, even if their transaction was committed.
 
-1. It aborts its transactions that are still open. This hides nothing that a reader has seen.
-2. A transaction was committed if any of its records is visible in any partition. The others were aborted.
-3. Records that a committed transaction has lost are still in the log. They are written again in one transaction.
+A shard recovers as ADR 9 says:
+
+1. It aborts its transactions that are still open. This does not take away any record that a reader has seen.
+2. It finds out which transactions were committed: those of which any record is visible in any partition. All others
+   were aborted.
+3. Records that a committed transaction has lost are still in the log. It writes them again in one transaction.
 """
 
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -33,25 +37,25 @@ _logger = log.get(__name__)
 
 
 class Unseen(NamedTuple):
-    """A completely written transaction that a `read_committed` reader of the state topic does not find."""
+    """Transaction that was written completely, but is invisible in the state topic to `read_committed` readers."""
 
     record: ShardRecord
     values: dict[bytes, bytes | None]
-    "Its records in the state topic."
+    "The transaction's records in the state topic, by key."
 
 
 class LostCommits(NamedTuple):
-    """Records that committed transactions have lost."""
+    """Records of committed transactions that no `read_committed` reader finds."""
 
     record: ShardRecord | None
-    "Shard's record of the newest committed transaction."
+    "The shard's record of the newest committed transaction."
     records: dict[Place, list[Message]]
     checkpoints: dict[bytes, bytes | None]
-    "Records that the state topic lacks because of the loss, by key."
+    "Records that are missing in the state topic because of the loss, by key."
 
 
-class Look(NamedTuple):
-    """A shard, and what a `read_committed` reader finds in its partitions of the internal topics."""
+class Inspection(NamedTuple):
+    """Shard to examine, with the contents of its internal topics as a `read_committed` reader finds them."""
 
     clients: Clients
     names: Names
@@ -60,7 +64,7 @@ class Look(NamedTuple):
 
     @property
     def internal(self) -> tuple[Place, Place]:
-        """Return the partitions that only this shard writes to."""
+        """Return the partitions of the internal topics, to which only this shard writes."""
         return (self.names.state, self.shard), (self.names.seen, self.shard)
 
     @property
@@ -70,25 +74,29 @@ class Look(NamedTuple):
 
     @property
     def was_transaction(self) -> bool:
-        """Return whether the shard's last visible record was written in a transaction."""
+        """Return whether the last visible record of the shard was written in a transaction."""
         return self.last is not None and bool(self.last.transaction)
 
 
-def open_places(look: Look, row_topics: Collection[str], is_stopped: Callable[[], bool]) -> set[Place]:
-    """Return the partitions in which a transaction stays open that may belong to this shard. Blocks."""
-    ends: dict[Place, int | None] = dict.fromkeys(_watched(look, row_topics))
-    return visibility.undecided(look.clients, ends, look.clients.decided_within_s, is_stopped)
+def open_places(inspection: Inspection, row_topics: Collection[str], is_stopped: Callable[[], bool]) -> set[Place]:
+    """Wait until no transaction of this shard is open. Return the partitions in which one may still be open.
+
+    The wait ends, at the latest, when brokers would have aborted the transaction of a producer that has stopped.
+    """
+    ends: dict[Place, int | None] = dict.fromkeys(_watched(inspection, row_topics))
+    return visibility.undecided(inspection.clients, ends, inspection.clients.decided_within_s, is_stopped)
 
 
-def _watched(look: Look, row_topics: Collection[str]) -> set[Place]:
+def _watched(inspection: Inspection, row_topics: Collection[str]) -> set[Place]:
     """Return the partitions in which the shard may have left a transaction open.
 
-    They are those of its tenants' topics as they exist now, those that its transactions name, and the internal ones.
+    These are the partitions of its tenants' topics, those that the records of its transactions name, and the internal
+    ones.
     """
-    restored = state.restore(look.read.values[look.names.state])
+    restored = state.restore(inspection.read.values[inspection.names.state])
     known = {*row_topics, *(checkpoint.topic for checkpoint in restored.checkpoints.values())}
     try:
-        metadata = look.clients.asking.list_topics(timeout=_METADATA_S).topics
+        metadata = inspection.clients.asking.list_topics(timeout=_METADATA_S).topics
     except KafkaException as error:
         raise ShardRestartError(f"looking for partitions: {error.args[0].str()}") from error
     partitions = {
@@ -98,53 +106,54 @@ def _watched(look: Look, row_topics: Collection[str]) -> set[Place]:
         if name in metadata
         for number in metadata[name].partitions
     }
-    records = [restored.shard, *(unseen.record for unseen in unseen_transactions(look))]
+    records = [restored.shard, *(unseen.record for unseen in unseen_transactions(inspection))]
     places = merge(*(_places(record) for record in records if record is not None))
     if restored.shard is not None and not restored.shard.transaction:
         # The last record was written without an identity, so it would be unknown which records an abort takes away.
         # What hangs in row topics is left as it is: the next commit there publishes it.
         partitions = set()
-    return partitions | last_offsets(places).keys() | set(look.internal)
+    return partitions | last_offsets(places).keys() | set(inspection.internal)
 
 
-def find_lost(look: Look, ended: Collection[Place], is_stopped: Callable[[], bool]) -> LostCommits:
-    """Return the records that committed transactions have lost. No transaction of the shard may be open.
+def find_lost(inspection: Inspection, ended: Collection[Place], is_stopped: Callable[[], bool]) -> LostCommits:
+    """Return the records that committed transactions have lost. No transaction of the shard may be open any more.
 
-    `ended`: the partitions in which an open transaction was aborted. Blocks. Raises ShardRestartError when the outcome
-    of a transaction cannot be known.
+    `ended` are the partitions in which an open transaction was aborted before. Blocks. Raises ShardRestartError if the
+    outcome of a transaction cannot be found out.
     """
-    last, unseen = look.last, unseen_transactions(look)
+    last, unseen = inspection.last, unseen_transactions(inspection)
     records = [record for record in (last, *(one.record for one in unseen)) if record is not None]
-    _check_decided(look, merge(*(_places(record) for record in records)), is_stopped)
+    _check_decided(inspection, merge(*(_places(record) for record in records)), is_stopped)
     # Where records were aborted just now or were never proven, a partition that cannot be read leaves the outcome open.
     doubtful = {*ended, *(place for one in unseen for place in last_offsets(one.record.unproven))}
+    # The oldest unseen transaction comes first, so later records replace earlier ones.
     newest, checkpoints = last, dict[bytes, bytes | None]()
     committed = [] if last is None else [_places(last)]
     for one in unseen:
-        if _was_committed(look.clients, one, doubtful):
+        if _was_committed(inspection.clients, one, doubtful):
             committed.append(_places(one.record))
             checkpoints |= one.values
             newest = one.record
-    lost = visibility.lost(look.clients, merge(*committed))
+    lost = visibility.lost(inspection.clients, merge(*committed))
     unreadable = lost.unreadable
     if doubtful & unreadable.keys():
         raise ShardRestartError(_unknown(unreadable))
     if unreadable:
-        _logger.warning("transaction_unverified", shard=look.shard, reason=next(iter(unreadable.values())))
+        _logger.warning("transaction_unverified", shard=inspection.shard, reason=next(iter(unreadable.values())))
     checkpoints.pop(state.SHARD, None)
     return LostCommits(newest, lost.records, checkpoints)
 
 
-def unseen_transactions(look: Look) -> list[Unseen]:
-    """Return the transactions behind the last record that a reader of the state topic finds, oldest first."""
-    place = look.names.state, look.shard
-    start = look.read.offsets[look.names.state] + 1
-    end = visibility.offsets(look.clients, [place], IsolationLevel.READ_UNCOMMITTED).get(place)
+def unseen_transactions(inspection: Inspection) -> list[Unseen]:
+    """Return the transactions that lie after the last visible record in the state topic, oldest first."""
+    place = inspection.names.state, inspection.shard
+    start = inspection.read.offsets[inspection.names.state] + 1
+    end = visibility.offsets(inspection.clients, [place], IsolationLevel.READ_UNCOMMITTED).get(place)
     if end is None:
         raise ShardRestartError(f"looking for the end of {named([place])}: no answer")
     if end <= start:
         return []
-    messages, _ = visibility.read(look.clients, {place: (start, end - 1)}, "read_uncommitted")
+    messages, _ = visibility.read(inspection.clients, {place: (start, end - 1)}, "read_uncommitted")
     found: dict[str, dict[bytes, bytes | None]] = {}
     for message in messages[place].values():
         headers = cast("dict[str, bytes]", dict(message.headers() or []))
@@ -156,9 +165,12 @@ def unseen_transactions(look: Look) -> list[Unseen]:
     ]
 
 
-def records_again(look: Look, lost: LostCommits) -> dict[str, list[Outgoing]]:
-    """Return by topic the records to write again, except progress records. Progress is stated again later."""
-    progress = {topics.progress(checkpoint.topic) for checkpoint in _checkpoints(look, lost).values()}
+def records_again(inspection: Inspection, lost: LostCommits) -> dict[str, list[Outgoing]]:
+    """Return the lost records to write again, by topic.
+
+    Progress records are left out. The tenant's next checkpoint makes them be published again instead.
+    """
+    progress = {topics.progress(checkpoint.topic) for checkpoint in _checkpoints(inspection, lost).values()}
     again: dict[str, list[Outgoing]] = {}
     for (topic, number), messages in lost.records.items():
         if topic not in progress:
@@ -168,10 +180,10 @@ def records_again(look: Look, lost: LostCommits) -> dict[str, list[Outgoing]]:
     return again
 
 
-def state_again(look: Look, lost: LostCommits, written: Places) -> list[Outgoing]:
-    """Return the state records that belong to records that were written again.
+def state_again(inspection: Inspection, lost: LostCommits, written: Places) -> list[Outgoing]:
+    """Return the records of the state topic to write again, after the lost rows were written again.
 
-    `written`: where the records lie now. Their offsets in the checkpoints change accordingly.
+    `written` are the new offsets of these rows. The checkpoints are changed to contain them.
     """
     # Old offset to new offset, per partition: records are written again in the order in which they were read.
     moved = {
@@ -183,7 +195,8 @@ def state_again(look: Look, lost: LostCommits, written: Places) -> list[Outgoing
     # Progress records are keyed by tenant. A tenant that lost one gets a new checkpoint and states its progress again.
     tenants = {str((m.key() or b"").decode()).lower() for of in lost.records.values() for m in of}
     values = dict(lost.checkpoints)
-    for tenant, checkpoint in _checkpoints(look, lost).items():
+    for tenant, checkpoint in _checkpoints(inspection, lost).items():
+        # A checkpoint names the offset after the last record. So look up the record before it, and add 1 again.
         offsets = tuple(
             moved.get((checkpoint.topic, number), {}).get(end - 1, end - 1) + 1
             for number, end in enumerate(checkpoint.offsets)
@@ -191,33 +204,36 @@ def state_again(look: Look, lost: LostCommits, written: Places) -> list[Outgoing
         if offsets != checkpoint.offsets or tenant in tenants:
             record = state.checkpoint_record(tenant, msgspec.structs.replace(checkpoint, offsets=offsets, stated=()))
             values[record.key] = record.value
-    return [Outgoing(look.names.state, key, value, look.shard) for key, value in values.items()]
+    return [Outgoing(inspection.names.state, key, value, inspection.shard) for key, value in values.items()]
 
 
-def shard_again(look: Look, lost: LostCommits, transaction: TransactionRecord) -> list[Outgoing]:
-    """Return the record of the shard that ends the transaction in which everything is written again."""
+def shard_again(inspection: Inspection, lost: LostCommits, transaction: TransactionRecord) -> list[Outgoing]:
+    """Return the record of the shard, with which the transaction that writes everything again ends."""
     if lost.record is None:
         return []
     record = msgspec.structs.replace(
         lost.record, transaction=transaction.transaction, places=transaction.places, unproven=transaction.unproven
     )
-    return [Outgoing(look.names.state, state.SHARD, msgspec.json.encode(record), look.shard)]
+    return [Outgoing(inspection.names.state, state.SHARD, msgspec.json.encode(record), inspection.shard)]
 
 
 def _places(record: ShardRecord) -> Places:
     return merge(record.unproven, record.places)
 
 
-def _checkpoints(look: Look, lost: LostCommits) -> dict[str, state.Checkpoint]:
-    """Return the tenants' checkpoints as they would be without the loss."""
-    values: dict[bytes, bytes | None] = {**look.read.values[look.names.state], **lost.checkpoints}
+def _checkpoints(inspection: Inspection, lost: LostCommits) -> dict[str, state.Checkpoint]:
+    """Return the tenants' checkpoints as they would be if nothing had been lost."""
+    values: dict[bytes, bytes | None] = {**inspection.read.values[inspection.names.state], **lost.checkpoints}
     return state.restore({key: value for key, value in values.items() if value is not None}).checkpoints
 
 
-def _check_decided(look: Look, places: Places, is_stopped: Callable[[], bool]) -> None:
-    """Raise ShardRestartError if a transaction of another producer hides whether ours was committed."""
+def _check_decided(inspection: Inspection, places: Places, is_stopped: Callable[[], bool]) -> None:
+    """Raise ShardRestartError if another producer's open transaction hides records of this shard.
+
+    While it is open, it cannot be found out whether they are visible.
+    """
     ends: dict[Place, int | None] = {place: last + 1 for place, last in last_offsets(places).items()}
-    hidden = visibility.undecided(look.clients, ends, look.clients.decided_within_s, is_stopped)
+    hidden = visibility.undecided(inspection.clients, ends, inspection.clients.decided_within_s, is_stopped)
     if hidden:
         raise ShardRestartError(
             f"records of this shard in {named(hidden)} lie behind a transaction of another producer that is open: "
@@ -226,7 +242,7 @@ def _check_decided(look: Look, places: Places, is_stopped: Callable[[], bool]) -
 
 
 def _was_committed(clients: Clients, one: Unseen, doubtful: Collection[Place]) -> bool:
-    """Return whether any record of the transaction is visible. Raises ShardRestartError if that cannot be known."""
+    """Return whether any record of the transaction is visible. Raises ShardRestartError if this cannot be found out."""
     ends = {place: (end, end) for place, end in last_offsets(one.record.places).items()}
     visible, unreadable = visibility.read(clients, ends, "read_committed")
     if any(visible.values()):

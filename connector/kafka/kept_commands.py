@@ -1,12 +1,12 @@
-"""Commands for tenants that a shard does not read: they are kept in its record until the tenant is read.
+"""Commands that wait until their tenant is read. The record of the shard keeps them.
 
-During a rolling deployment, a new tenant may belong to a worker that does not know it yet.
+A command can arrive too early: during a rolling deployment, the owner of the shard may not know a new tenant yet.
 """
 
 from collections.abc import Iterable
 
 from connector.kafka import control
-from connector.kafka.control import Heard
+from connector.kafka.control import TenantCommand
 from connector.kafka.membership import ControlRecord
 
 MAX_BYTES = 16_384
@@ -15,14 +15,14 @@ Kept = tuple[str, ...]
 "JSON of each command, oldest first."
 
 
-def parse(kept: Kept) -> list[Heard]:
-    """Return the commands, without any that this version does not know."""
-    heard = (control.parse(ControlRecord(-1, None, text.encode())) for text in kept)
-    return [one for one in heard if one is not None]
+def parse(kept: Kept) -> list[TenantCommand]:
+    """Decode kept commands. A command that this version does not know is left out."""
+    commands = (control.parse(ControlRecord(-1, None, text.encode())) for text in kept)
+    return [one for one in commands if one is not None]
 
 
-def pack(commands: Iterable[Heard]) -> Kept:
-    """Return the newest of these commands that fit into `MAX_BYTES`."""
+def pack(commands: Iterable[TenantCommand]) -> Kept:
+    """Encode the newest of these commands, as many as fit into `MAX_BYTES`."""
     kept: list[str] = []
     size = 0
     for one in reversed(list(commands)):

@@ -1,7 +1,7 @@
-"""Maximum length of records and batches, given by the topics' `max.message.bytes` and by the producer's own limits.
+"""Maximum length of records and batches. It follows from the topics' `max.message.bytes` and the producer's own limits.
 
-A broker compares its limit with whole batches, so the batch size follows the smallest limit of all topics that are
-written to.
+A broker compares its limit with a whole batch. The producer's batch size is therefore the smallest limit of all topics
+that it writes to.
 """
 
 from collections.abc import Iterable, Mapping
@@ -17,23 +17,23 @@ if TYPE_CHECKING:
 LIMIT = "max.message.bytes"
 BROKER_DEFAULT = 1_048_588
 PRODUCER_DEFAULT = 1_000_000
-"librdkafka's own limit for a record and for a batch."
+"Limit of librdkafka for a record and for a batch, unless configured otherwise."
 MOST_OVERHEAD = 100
-"Bytes beyond key, value and headers: 61 at the start of a batch, and up to 36 per record."
+"Bytes of a batch with one record in addition to key, value and headers: 61 for the batch and up to 36 for the record."
 LEAST = 500
-"Minimum limit of an internal topic: a tombstone, the record of a shard or one row of the dedup index must fit."
+"Smallest usable limit of an internal topic. A tombstone, a shard's record and one row of the deduplication index fit."
 _HEADER_OVERHEAD = 10
 
 
 class TooLong(NamedTuple):
-    """Record that is too long for its topic. `needed`: the smallest sufficient `max.message.bytes`."""
+    """Record that is too long for its topic. `needed` is the smallest `max.message.bytes` with which it fits."""
 
     topic: str
     needed: int
 
 
 class RecordTooLongError(ShardRestartError):
-    """A record without which the batch cannot be written is too long for its topic. Nothing was written."""
+    """A record that the batch needs is too long for its topic. Nothing of the batch was written."""
 
     def __init__(self, record: TooLong, limit: int) -> None:
         self.record = record
@@ -44,7 +44,7 @@ class RecordTooLongError(ShardRestartError):
 
 
 class LengthRefusedError(ShardRestartError):
-    """Brokers refused a record or batch as too long although it was within the known limits."""
+    """Brokers refused a record or batch as too long, although it was within the limits that they report."""
 
     def __init__(self, message: str, topics: list[str]) -> None:
         super().__init__(message)
@@ -52,46 +52,46 @@ class LengthRefusedError(ShardRestartError):
 
 
 class Limits:
-    """Known limits of the topics. Threads may share it: each update replaces a mapping as a whole."""
+    """Known length limits of topics. Threads may share it, because each update replaces a mapping as a whole."""
 
     def __init__(self, owner: Mapping[str, Any] | None = None) -> None:
-        """Keep the producer's own limits. `owner`: kafka.properties."""
+        """Read the producer's own limits from `owner`, which is kafka.properties."""
         owner = owner or {}
         self._max_record = int(owner.get("message.max.bytes") or 0)
         self._max_batch = int(owner.get("batch.size") or PRODUCER_DEFAULT)
         self._known: dict[str, int] = {}
         self._guessed: dict[str, int] = {}
-        "Limits assumed after a refusal; they are lower than the known ones."
+        "Limits that are assumed because a topic refused a record. They are lower than the known limits."
 
     def learn(self, settings: Mapping[str, Mapping[str, str | None]]) -> None:
-        """Store the limits that the settings of topics contain."""
-        told = {name: int(limit) for name, of in settings.items() if (limit := of.get(LIMIT))}
-        changed = {name for name, limit in told.items() if self._known.get(name) != limit}
+        """Store the limits in the given settings of topics."""
+        reported = {name: int(limit) for name, of in settings.items() if (limit := of.get(LIMIT))}
+        changed = {name for name, limit in reported.items() if self._known.get(name) != limit}
         self._guessed = {name: guess for name, guess in self._guessed.items() if name not in changed}
-        self._known = self._known | told
+        self._known = self._known | reported
 
     def is_known(self, topic: str) -> bool:
         """Return whether a broker has reported the limit of a topic."""
         return topic in self._known
 
     def of(self, topic: str) -> int:
-        """Return the maximum bytes of a batch with one record of a topic, as far as is known."""
+        """Return the longest batch with a single record that a topic accepts, in bytes, as far as is known."""
         most = self._max_record or max(PRODUCER_DEFAULT, *self._known.values(), 0)
         known = self._known.get(topic, PRODUCER_DEFAULT)
         return min(most, known, self._guessed.get(topic, known))
 
     def room(self, topic: str) -> int:
-        """Return the maximum bytes of key, value and headers of a record together."""
+        """Return how many bytes key, value and headers of a record may have together."""
         return max(0, self.of(topic) - MOST_OVERHEAD)
 
     def low(self, topics: Iterable[str]) -> dict[str, int]:
-        """Return the known limits of topics that are below the default limit of a producer."""
+        """Return those known limits of the given topics that are lower than the default limit of a producer."""
         return {
             name: self._known[name] for name in topics if self._known.get(name, PRODUCER_DEFAULT) < PRODUCER_DEFAULT
         }
 
     def too_long(self, records: "Iterable[Outgoing]") -> TooLong | None:
-        """Return the longest of the records that are too long for their topics; None if all fit."""
+        """Return the longest record that does not fit into its topic; None if all records fit."""
         found: TooLong | None = None
         for record in records:
             needed = size(record) + MOST_OVERHEAD
@@ -100,15 +100,15 @@ class Limits:
         return found
 
     def lower(self, topic: str) -> None:
-        """Halve the assumed limit of a topic, because it refused a record that should have fitted."""
+        """Halve the limit that is assumed for a topic, because the topic refused a record within its limit."""
         self._guessed = self._guessed | {topic: self.of(topic) // 2}
 
     def forget_guess(self, topic: str) -> None:
-        """Return to the limit that brokers report for a topic."""
+        """Discard the assumed limit of a topic, so that the limit that brokers report applies again."""
         self._guessed = {name: guess for name, guess in self._guessed.items() if name != topic}
 
     def producer(self) -> dict[str, int]:
-        """Return the producer settings with which the topics accept every record and batch."""
+        """Return the producer settings with which its batches fit into all topics."""
         limits = [*self._known.values(), *self._guessed.values()]
         most = self._max_record or max([PRODUCER_DEFAULT, *limits])
         return {"message.max.bytes": most, "batch.size": min([self._max_batch, *limits])}
@@ -121,13 +121,13 @@ def size(record: "Outgoing") -> int:
 
 
 def raise_command(topic: str, needed: int = 0) -> str:
-    """Return the command that lets a topic accept records of `needed` bytes and every usual row."""
+    """Return the command that raises a topic's limit to `needed` bytes, at least to the brokers' default."""
     command = "kafka-configs.sh --bootstrap-server BROKER --alter --entity-type topics"
     return f"{command} --entity-name {topic} --add-config {LIMIT}={max(BROKER_DEFAULT, needed)}"
 
 
 def refusing_topics(error: BaseException | None) -> list[str]:
-    """Return the topics that refused a record or batch as too long, according to an error or its causes."""
+    """Return the topics that refused a record as too long, according to an error or its causes."""
     if isinstance(error, LengthRefusedError):
         return error.topics
     checked: list[BaseException] = []

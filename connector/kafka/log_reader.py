@@ -1,12 +1,14 @@
-"""Reader of Kafka partitions that joins no group: reads them to their end, or follows them.
+"""Reader of Kafka partitions that joins no group. It reads them to their end, or follows them without end.
 
-This is the only loop around `consume` of such a reader. Its rules:
+All readers of this kind use the loop around `consume` in this module. Its rules:
 
-1. The end of a partition is the EOF event, which comes exactly at the last stable offset. A watermark may be cached.
-2. A missing right raises ForbiddenError with the command that grants it. Any other error that retrying does not fix
+1. The EOF event marks the end of a partition. It comes exactly at the last stable offset. A watermark does not mark it,
+   because it may be cached.
+2. If a right is missing, ForbiddenError names the command that grants it. Any other error that retrying does not fix
    raises FatalError.
-3. Transient errors count as silence. Records and EOF events end it. `read_to_end` raises BrokersUnavailableError after
-   `SILENCE_S`; `follow` yields every `_PAUSE_S`, so that its caller decides how long to wait.
+3. A transient error counts as if nothing had arrived. If no record and no EOF event arrives for `SILENCE_S`,
+   `read_to_end` raises BrokersUnavailableError. `follow` never gives up: it yields at least every `_PAUSE_S`, and its
+   caller decides how long to wait.
 """
 
 import math
@@ -32,7 +34,7 @@ Place = tuple[str, int]
 
 
 class Entry(NamedTuple):
-    """Record of a topic. Its headers are keyed by name."""
+    """Record of a topic. `headers` maps each header's name to its value."""
 
     topic: str
     key: bytes | None
@@ -41,14 +43,17 @@ class Entry(NamedTuple):
 
 
 class NewRecords(NamedTuple):
-    """Records that `follow` received in one round. `at_end`: every partition was read to its end at least once."""
+    """Records that arrived during one step of `follow`.
+
+    `at_end` is True if the end of every partition was reached at least once.
+    """
 
     records: list[Message]
     at_end: bool
 
 
 class LogReader:
-    """Reader of partitions, as a context manager. One thread uses it at a time, and every call blocks."""
+    """Reader of partitions, used as a context manager. Only one thread may use it at a time. Every call blocks."""
 
     def __init__(self, clients: Clients, isolation: str = "read_committed") -> None:
         self._app = clients.app
@@ -59,7 +64,7 @@ class LogReader:
         self.next: dict[Place, int] = {}
         "Offset of the next record per partition."
         self.undecided: dict[Place, float] = {}
-        "Partitions whose end lies behind an open transaction, with the time since when (monotonic seconds)."
+        "Partitions in which an open transaction hides the records up to the end, with the monotonic time since then."
 
     def __enter__(self) -> Self:
         return self
@@ -83,20 +88,28 @@ class LogReader:
         progress: Callable[[], object] = lambda: None,
         unreadable: dict[Place, str] | None = None,
     ) -> Generator[list[Message]]:
-        """Yield the records from `starts` to the end of each partition, or up to `ends` (not included).
+        """Read each partition from its offset in `starts` to its end, and yield the records.
 
-        `decided_within_s`: seconds to wait for transactions below the high watermark to end. A partition in which one
-        stays open for longer is given up and stays in `undecided`. By default no partition is given up, and the last
-        stable offset is the end. `progress` is called every 0.05 s at least and stops the reading when it raises.
-        `unreadable`: receives the partitions that may not be read, with the remedy, instead of ForbiddenError.
-        librdkafka does not report a partition that does not exist, so that `SILENCE_S` ends the reading. One that is
-        deleted meanwhile is an error, or has ended if `unreadable` is given.
+        If `ends` has an offset for a partition, reading stops before this offset.
+
+        `decided_within_s` is for how many seconds to wait if an open transaction hides records up to the high
+        watermark. If it stays open for longer, the reading of the partition ends early, and the partition stays in
+        `undecided`. Without a limit, the reading does not wait: it ends at the last stable offset.
+
+        `progress` is called at least every 0.05 s. It stops the reading by raising an exception.
+
+        `unreadable` receives the partitions for which a right is missing, with the remedy. If it is not given,
+        ForbiddenError is raised.
+
+        librdkafka does not report a partition that does not exist: then BrokersUnavailableError is raised after
+        `SILENCE_S`. If a partition is deleted during the reading, an error is raised; with `unreadable`, the partition
+        counts as read.
         """
         limits = ends or {}
         self.next, self.undecided = dict(starts), {}
         self._unread = {place for place, start in starts.items() if start < limits.get(place, math.inf)}
         self._assign()
-        heard = time.monotonic()
+        answered_at = time.monotonic()
         try:
             while self._unread:
                 progress()
@@ -104,8 +117,8 @@ class LogReader:
                 records = [m for m in messages if self._is_wanted(m, limits, decided_within_s, unreadable)]
                 self._give_up_undecided(decided_within_s)
                 if any(_is_answer(message) for message in messages) or self._unread <= self.undecided.keys():
-                    heard = time.monotonic()
-                elif time.monotonic() - heard > SILENCE_S:
+                    answered_at = time.monotonic()
+                elif time.monotonic() - answered_at > SILENCE_S:
                     raise self._silent()
                 if records:
                     yield records
@@ -113,7 +126,10 @@ class LogReader:
             self._unassign()
 
     def follow(self, starts: Mapping[Place, int], pause_s: float = _PAUSE_S) -> Generator[NewRecords]:
-        """Yield the records from `starts` on as they arrive, without end; an empty list when none came in `pause_s`."""
+        """Yield the records from `starts` on as they arrive, without end.
+
+        If none arrives for `pause_s`, the list is empty.
+        """
         self.next, self.undecided = dict(starts), {}
         self._unread = set(starts)
         self._assign()
@@ -126,12 +142,12 @@ class LogReader:
             self._unassign()
 
     def left(self) -> int:
-        """Return the number of offsets up to the known ends. It includes offsets whose records were compacted."""
+        """Return how many offsets are left to read. Offsets whose records were compacted away are included."""
         positions = self._consumer.position([TopicPartition(*place) for place in self._unread])
         return sum(max(0, self._high((at.topic, at.partition)) - max(0, at.offset)) for at in positions)
 
     def partitions(self, topic: str) -> list[Place]:
-        """Return the partitions of a topic. Empty if it does not exist."""
+        """Return the partitions of a topic; empty if the topic does not exist."""
         try:
             found = self._consumer.list_topics(topic, timeout=_LOOK_UP_S).topics[topic]
         except KafkaException as error:
@@ -139,7 +155,7 @@ class LogReader:
         return [(topic, number) for number in found.partitions]
 
     def bounds(self, place: Place) -> tuple[int, int]:
-        """Return the first offset of a partition and its end: the offset of the next record to be written."""
+        """Return the first offset of a partition and its end, which is the offset of the next record to be written."""
         try:
             found = self._consumer.get_watermark_offsets(TopicPartition(*place), timeout=_LOOK_UP_S)
         except KafkaException as error:
@@ -149,7 +165,10 @@ class LogReader:
         return found
 
     def offsets_at(self, places: Iterable[Place], epoch_ms: int) -> dict[Place, int]:
-        """Return per partition the first offset stamped at or after a time; negative if there is none."""
+        """Return, for each partition, the first offset with a timestamp at or after `epoch_ms`.
+
+        The offset is negative if there is none.
+        """
         asked = [TopicPartition(*place, epoch_ms) for place in places]
         try:
             found = self._consumer.offsets_for_times(asked, timeout=_LOOK_UP_S)
@@ -185,7 +204,10 @@ class LogReader:
         decided_within_s: float,
         unreadable: dict[Place, str] | None,
     ) -> bool:
-        """Return whether a message is a record to yield. Process the end of a partition or an error."""
+        """Return whether a message is a record to yield.
+
+        End the partition at its end or at an error that concerns only it.
+        """
         at, offset = place_of(message), message.offset() or 0
         if at not in self._unread and message.topic() is not None:
             return False
@@ -210,7 +232,7 @@ class LogReader:
         return offset < limit
 
     def _is_record(self, message: Message) -> bool:
-        """Return whether a message is a record, whose offset is then passed. Raise an error that retrying won't fix."""
+        """Return whether a message is a record, and move past it. Raise errors that retrying does not fix."""
         at, error = place_of(message), message.error()
         if error is None:
             self.undecided.pop(at, None)
@@ -230,7 +252,7 @@ class LogReader:
         self._unread -= {at for at, since in self.undecided.items() if now - since > decided_within_s}
 
     def _high(self, at: Place) -> int:
-        """Return the high watermark as of the last fetch. Records of open transactions lie below it too."""
+        """Return the high watermark of the last fetch. Unlike the last stable offset, it includes open transactions."""
         _, end = self._consumer.get_watermark_offsets(TopicPartition(*at), cached=True)
         return end
 
@@ -255,18 +277,18 @@ class LogReader:
 
 
 def place_of(message: Message) -> Place:
-    """Return the partition of a message; an empty topic if it concerns none."""
+    """Return the partition of a message; with an empty topic if the message concerns no partition."""
     return message.topic() or "", message.partition() or 0
 
 
 def entry(message: Message) -> Entry:
-    """Return a record with its headers by name."""
+    """Convert a message to an Entry."""
     headers = cast("list[tuple[str, bytes]]", message.headers() or [])
     return Entry(message.topic() or "", message.key(), message.value() or b"", dict(headers))
 
 
 def apply(values: dict[bytes, bytes], record: Message) -> None:
-    """Store the value of a record under its key; a tombstone removes the key."""
+    """Store the value of a record under its key. A tombstone removes the key."""
     key, value = record.key(), record.value()
     if not isinstance(key, bytes):
         return
@@ -277,12 +299,12 @@ def apply(values: dict[bytes, bytes], record: Message) -> None:
 
 
 def from_beginning(places: Iterable[Place]) -> dict[Place, int]:
-    """Return the starts that read every record of the partitions."""
+    """Return start offsets with which all records of the partitions are read."""
     return dict.fromkeys(places, OFFSET_BEGINNING)
 
 
 def named(places: Iterable[Place]) -> str:
-    """Return the partitions as text for a message."""
+    """Return the names of partitions as text for a message."""
     return ", ".join(sorted(f"{topic}-{number}" for topic, number in places))
 
 
@@ -307,7 +329,7 @@ _UNKNOWN = frozenset(
     {KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC, KafkaError._UNKNOWN_PARTITION}  # noqa: SLF001
 )
 _OF_PLACE = _UNKNOWN | {KafkaError.TOPIC_AUTHORIZATION_FAILED}
-"Errors that concern a single partition."
+"Codes of errors that concern a single partition."
 _TRANSIENT = frozenset(
     {
         KafkaError._TRANSPORT,  # noqa: SLF001
@@ -330,4 +352,4 @@ _TRANSIENT = frozenset(
         KafkaError.UNKNOWN_LEADER_EPOCH,
     }
 )
-"Errors of fetches and look-ups that librdkafka retries by itself."
+"Codes of errors after which librdkafka retries by itself."

@@ -1,9 +1,11 @@
-"""Membership in the consumer group of the control topic: the owner of control partition p owns shard p.
+"""Membership of the worker in the consumer group of the control topic. The owner of control partition p owns shard p.
 
-Only one thread uses the consumer. It runs short polls, callbacks and queued requests and nothing else, because a call
-from any other thread would wait until a running poll ends. After each poll the thread publishes a snapshot. A shard
-commits only while the snapshot still contains its partition. The broker's generation check is not enough: it knows
-members, not partitions, and accepts fresh metadata of a live member for a partition that this member has lost.
+Only one thread uses the consumer, because a call from another thread would wait until a running poll ends. The thread
+runs short polls, their callbacks and queued requests. After each poll it publishes a snapshot of the assignment.
+
+A shard commits only while the last snapshot contains its partition. The check of the group's generation by the broker
+is not enough: it compares members, not partitions. It accepts the current metadata of a member also for a partition
+that the member has lost.
 """
 
 import queue
@@ -30,7 +32,7 @@ _Request = Callable[[Consumer], None]
 
 
 class ControlRecord(NamedTuple):
-    """A record of the control topic."""
+    """Record of the control topic."""
 
     offset: int
     key: bytes | None
@@ -38,7 +40,7 @@ class ControlRecord(NamedTuple):
 
 
 class Snapshot(NamedTuple):
-    """Assignment and group metadata after a poll."""
+    """Assignment and group metadata after a poll. `polls` counts the polls so far."""
 
     polls: int
     partitions: frozenset[int]
@@ -46,29 +48,32 @@ class Snapshot(NamedTuple):
 
 
 class Owner(Protocol):
-    """Receiver of ownership changes. The membership's thread calls it, so no method may block."""
+    """Receiver of changes of the ownership.
+
+    The methods are called in the membership's thread, so they must not block.
+    """
 
     def assigned(self, shards: frozenset[int]) -> None:
-        """Take note that these shards were assigned."""
+        """Start these shards, which were assigned to the worker."""
 
     def revoked(self, shards: frozenset[int]) -> threading.Event:
-        """Start the hand-over of these shards and return the event that is set once it is done."""
+        """Start to hand over these shards. Return an event that must be set when the hand-over is done."""
 
     def lost(self, shards: frozenset[int]) -> None:
-        """Take note that these shards already belong to another worker."""
+        """Stop these shards at once, because they belong to another worker already."""
 
     def commanded(self, shard: int, command: ControlRecord) -> None:
-        """Take a command for a shard that was opened."""
+        """Execute a record of the control topic for a shard that was opened."""
 
 
 class Membership:
-    """Consumer of the control topic with its thread."""
+    """Consumer of the control topic, with its thread."""
 
     def __init__(self, clients: Clients, group: str, topic: str, owner: Owner) -> None:
         self._settings = clients.member(group)
         self._group = group
         # The newer group protocol does not call back for an assignment that stays empty.
-        self._tells_all = str(self._settings.get("group.protocol", "classic")).lower() == "classic"
+        self._reports_empty = str(self._settings.get("group.protocol", "classic")).lower() == "classic"
         # A frozen member delays the assignment of all others until its session has ended.
         self._rejoin_s = max(_REJOIN_S, 2 * int(self._settings.get("session.timeout.ms", 0)) / 1000)
         self._topic = topic
@@ -77,24 +82,25 @@ class Membership:
         self._partitions: frozenset[int] = frozenset()
         self._opened: set[int] = set()
         self._waits_since: float | None = None
-        """Time at which shards were last lost or revoked; None once any assignment, even an empty one, came (monotonic
-        seconds).
+        """Time at which shards were last lost or revoked, in monotonic seconds. None as soon as an assignment, even an
+        empty one, has arrived.
         """
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="group member", daemon=True)
         self.snapshot = Snapshot(0, frozenset(), None)
         self.changed_at = time.monotonic()
-        "Time at which the assignment last changed (monotonic seconds)."
+        "Time at which the assignment last changed, in monotonic seconds."
         self.joined = False
-        "True if an assignment, even an empty one, has come since the membership was last lost."
+        "True if an assignment, even an empty one, has arrived since the membership was last lost."
 
     @property
     def is_member(self) -> bool:
-        """Return whether the worker is in the group, maybe without a shard.
+        """Return whether the worker is a member of the group, with or without shards.
 
-        It may have been expelled when it lost its last shard and no assignment, not even an empty one, has come since.
+        A worker that has lost its last shard may have been expelled from the group. It counts as a member again only
+        after the next assignment, even an empty one.
         """
-        is_waiting = self._tells_all and self._waits_since is not None
+        is_waiting = self._reports_empty and self._waits_since is not None
         return self.joined and (bool(self._partitions) or not is_waiting)
 
     def start(self) -> None:
@@ -102,12 +108,12 @@ class Membership:
         self._thread.start()
 
     def stop(self) -> None:
-        """Leave the group. Blocks until that is done, for at most 5 s."""
+        """Leave the group. Wait until that is done, for at most 5 s."""
         self._stopping.set()
         self._thread.join(5.0)
 
     def open(self, shard: int, offset: int) -> None:
-        """Deliver the commands of a shard, starting at `offset`."""
+        """Start to deliver the records of a shard's control partition, from `offset` on."""
 
         def seek(consumer: Consumer) -> None:
             if shard not in self._partitions:
@@ -124,13 +130,13 @@ class Membership:
         self._requests.put(seek)
 
     def shut(self, shard: int) -> None:
-        """Deliver no more commands of a shard until it is opened again."""
+        """Stop delivering the records of a shard's control partition."""
         self._requests.put(lambda _consumer: self._opened.discard(shard))
 
     def holds(self, shard: int) -> bool:
-        """Return whether the worker still owns the shard after a poll that starts after this call.
+        """Wait for a poll that starts after this call. Return whether the worker still owns the shard then.
 
-        Blocks until the poll has ended, for at most 0.5 s: not for the event loop.
+        Blocks for at most 0.5 s, so it must not be called in the event loop.
         """
         deadline = time.monotonic() + _CONFIRM_S
         # The poll that is running may have started before the shard was lost, so it proves nothing: wait for another.
@@ -140,10 +146,10 @@ class Membership:
         return shard in self.snapshot.partitions
 
     def _run(self) -> None:
-        """Be a member of the group until stopped.
+        """Keep the worker in the group until `stop` is called. This is the thread's function.
 
-        After any exception the consumer is replaced: if the thread ended, the process would keep its shards without
-        serving them.
+        After any exception the consumer is replaced. If the thread ended instead, the process would keep its shards
+        without serving them.
         """
         while not self._stopping.is_set():
             consumer: Consumer | None = None
@@ -157,8 +163,8 @@ class Membership:
             self._stopping.wait(_AGAIN_S)
 
     def _leave(self, consumer: Consumer | None) -> None:
-        """Give up all shards, then close the consumer."""
-        for step in (self._gone, consumer.close if consumer is not None else None, self._gone):
+        """Report all shards as lost, then close the consumer."""
+        for step in (self._report_all_lost, consumer.close if consumer is not None else None, self._report_all_lost):
             try:
                 if step is not None:
                     step()
@@ -166,7 +172,7 @@ class Membership:
                 _report(error)
 
     def _poll(self, consumer: Consumer) -> None:
-        """Poll until stopped. Raises KafkaException when the consumer has to be replaced."""
+        """Poll until `stop` is called. Raises KafkaException if the consumer must be replaced."""
         last_error = ""
         while not self._stopping.is_set():
             message = consumer.poll(_POLL_S)
@@ -189,8 +195,8 @@ class Membership:
             since = self._waits_since
             waited = since is not None and time.monotonic() - since > self._rejoin_s
             # With the newer group protocol, a member without a callback may simply have an empty assignment.
-            self.joined = self.joined or (waited and not self._tells_all)
-            if waited and self._tells_all:
+            self.joined = self.joined or (waited and not self._reports_empty)
+            if waited and self._reports_empty:
                 raise KafkaException(KafkaError(KafkaError._TIMED_OUT, "no assignment since the last one ended"))  # noqa: SLF001
 
     def _publish(self, consumer: Consumer | None) -> None:
@@ -209,9 +215,9 @@ class Membership:
             self._owner.assigned(shards)
 
     def _pause(self, consumer: Consumer, shards: frozenset[int]) -> None:
-        """Pause commands until their shard is restored.
+        """Pause the control partitions of new shards until the shards are restored.
 
-        Those fetched before are dropped, and `open` seeks back to them.
+        Records that were fetched before are dropped. `open` seeks back to them.
         """
         waiting = [TopicPartition(self._topic, shard) for shard in shards & self._partitions - self._opened]
         if waiting:
@@ -237,8 +243,8 @@ class Membership:
         self._publish(None)
         self._owner.lost(shards)
 
-    def _gone(self) -> None:
-        """Report all shards that the consumer still has as lost."""
+    def _report_all_lost(self) -> None:
+        """Report all shards that the worker still has as lost."""
         self.joined = False
         self._waits_since = time.monotonic()
         left, self._partitions = self._partitions, frozenset()
@@ -249,7 +255,7 @@ class Membership:
 
 
 def _report(error: Exception) -> None:
-    """Log why the consumer is replaced, with a traceback if the reason is a bug."""
+    """Log why the consumer is replaced. If the reason is a bug, the log has the traceback."""
     if isinstance(error, KafkaException):
         _logger.warning("group_error", error=error.args[0].str(), fatal=True)
     elif isinstance(error, SystemError | AttributeError):

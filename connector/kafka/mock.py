@@ -1,7 +1,7 @@
-"""librdkafka's mock cluster: a broker inside this process, for the demo only.
+"""Mock cluster of librdkafka: a broker inside this process, for the demo only.
 
-It does not hide aborted rows, does not fence, does not answer administration requests and keeps about 5 MB per
-partition.
+It does not hide aborted rows, does not fence producers, does not answer administration requests, and needs about 5 MB
+per partition.
 """
 
 from typing import Final
@@ -14,7 +14,7 @@ _TIMEOUT_S = 5.0
 
 
 class MockCluster:
-    """One broker on a free port of the loopback interface, for as long as this object lives."""
+    """One broker on a free port of the loopback interface. It exists as long as this object."""
 
     def __init__(self) -> None:
         self._owner = Producer({"bootstrap.servers": "mock:1", "test.mock.num.brokers": 1, "log_level": 0})

@@ -1,6 +1,6 @@
-"""Client for operators: reads what workers have committed and the commands that wait, and writes new commands.
+"""Client for operators: it reads committed state and the commands that wait, and writes new commands.
 
-It needs no running worker and does not disturb one: it joins no group and has no transactional id.
+It needs no running worker and does not disturb one, because it joins no group and has no transactional id.
 """
 
 import time
@@ -16,7 +16,7 @@ from connector.core import jobs
 from connector.errors import BrokersUnavailableError, FatalError, ForbiddenError
 from connector.kafka import addresses, control, kept_commands, recreation, state, topics
 from connector.kafka.clients import Clients
-from connector.kafka.control import Heard
+from connector.kafka.control import TenantCommand
 from connector.kafka.log_reader import LogReader, Place, apply, from_beginning
 from connector.kafka.membership import ControlRecord
 from connector.kafka.state import Restored, StateIdentity
@@ -28,20 +28,20 @@ _PAUSE_S = 0.1
 
 
 class ShardView(NamedTuple):
-    """Committed state of a shard, and the commands that no worker has applied yet, oldest first."""
+    """Committed state of a shard, and the commands that are not applied yet, oldest first."""
 
     restored: Restored
-    waiting: list[Heard]
+    waiting: list[TenantCommand]
 
 
 class OperatorClient:
     """Reader of committed state and writer of commands. Its calls block."""
 
     def __init__(self, kafka: Kafka, clients: Clients) -> None:
-        """Look up the topics.
+        """Look up the internal topics.
 
-        Raises BrokersUnavailableError when no broker answers, and FatalError when the internal topics do not have
-        `kafka.shards` partitions.
+        Raises BrokersUnavailableError if no broker answers, and FatalError if the number of their partitions is not
+        `kafka.shards`.
         """
         self._kafka = kafka
         self._clients = clients
@@ -51,12 +51,12 @@ class OperatorClient:
         try:
             found = TopicAdmin(self._clients).look(_LOOK_S)
         except BrokersUnavailableError as error:
-            raise self._away(str(error)) from error
+            raise self._unavailable(str(error)) from error
         self._brokers = found.brokers
-        self._home = StateIdentity(kafka.app, found.cluster, kafka.topic)
+        self._identity = StateIdentity(kafka.app, found.cluster, kafka.topic)
         self._shards = [found.partitions.get(name, 0) for name in (self._names.control, self._names.state)]
         self.is_new = not any(self._shards)
-        "True if the internal topics do not exist, so that no worker has ever run."
+        "True if the internal topics do not exist, because no worker has run yet."
         self._control_id = ""
         if not self.is_new:
             self._check()
@@ -77,9 +77,9 @@ class OperatorClient:
         return control.partition_of(tenant, self._kafka.shards)
 
     def read(self, shards: Sequence[int]) -> dict[int, ShardView]:
-        """Return the state and the waiting commands of each of these shards.
+        """Read the state and the waiting commands of the given shards.
 
-        Raises FatalError when the state belongs to another topic or cluster, or was written by a newer version.
+        Raises FatalError if the state belongs to another topic or cluster, or was written by a newer version.
         """
         if self.is_new:
             return {number: ShardView(Restored(None, {}), []) for number in shards}
@@ -90,10 +90,10 @@ class OperatorClient:
             restored = {number: self._restore(values[number]) for number in shards}
             waiting = {number: _kept(restored[number]) for number in shards}
             for record in self._read(reader, {(self._names.control, n): _next(r) for n, r in restored.items()}):
-                heard, number = _heard(record), record.partition() or 0
-                is_ours = heard is not None and self.shard_of(heard.tenant) == number
-                if heard is not None and is_ours and (record.offset() or 0) >= _next(restored[number]):
-                    waiting[number].append(heard)
+                received, number = _parse_command(record), record.partition() or 0
+                is_ours = received is not None and self.shard_of(received.tenant) == number
+                if received is not None and is_ours and (record.offset() or 0) >= _next(restored[number]):
+                    waiting[number].append(received)
         return {number: ShardView(restored[number], waiting[number]) for number in shards}
 
     def _read(self, reader: LogReader, starts: Mapping[Place, int]) -> Iterator[Message]:
@@ -103,12 +103,12 @@ class OperatorClient:
         except ForbiddenError as error:
             raise FatalError(f"reading {error}") from error
         except BrokersUnavailableError as error:
-            raise self._away(str(error)) from error
+            raise self._unavailable(str(error)) from error
 
     def follow(self, shard: int) -> Generator[Restored | None, None, None]:
-        """Yield the state of a shard whenever its worker has committed, without end; None when nothing came for 0.1 s.
+        """Yield the state of a shard after each commit, without end. Yield None if nothing was committed for 0.1 s.
 
-        Waits for brokers that are unavailable. Raises FatalError when a right is withdrawn or the topic was deleted.
+        Unavailable brokers are waited for. Raises FatalError if a right is withdrawn or the topic is deleted.
         """
         values: dict[bytes, bytes] = {}
         shown = False
@@ -124,10 +124,12 @@ class OperatorClient:
                 raise FatalError(f"reading {error}") from error
 
     def file(self, tenant: str, order: jobs.Command) -> int:
-        """Write a command and return its offset. `tenant`: the id, spelled as in the configuration.
+        """Write a command to the control topic and return its offset.
 
-        Raises FatalError when a broker refuses the command, and BrokersUnavailableError when none has acknowledged it
-        in time.
+        `tenant` is the id as spelled in the configuration.
+
+        Raises FatalError if a broker refuses the command, and BrokersUnavailableError if no broker acknowledges it in
+        time.
         """
         outcome: list[tuple[KafkaError | None, int]] = []
 
@@ -149,14 +151,14 @@ class OperatorClient:
         except KafkaException as error:
             raise FatalError(f"filing a command in {self._names.control}: {error.args[0].str()}") from error
         if not outcome or (outcome[0][0] is not None and outcome[0][0].code() in _IN_DOUBT):
-            raise self._away("the command may have been filed all the same: see connector jobs")
+            raise self._unavailable("the command may have been filed all the same: see connector jobs")
         problem, offset = outcome[0]
         if problem is not None:
             raise FatalError(f"filing a command in {self._names.control}: {problem.str()}")
         return offset
 
     def workers(self) -> int | None:
-        """Return the number of workers in the group; None when the brokers do not report it."""
+        """Return the number of workers in the consumer group; None if brokers do not report it."""
         try:
             admin = AdminClient(self._clients.admin())
             future = admin.describe_consumer_groups([self._kafka.app], request_timeout=_LOOK_S)[self._kafka.app]
@@ -169,13 +171,13 @@ class OperatorClient:
     def _restore(self, values: dict[bytes, bytes]) -> Restored:
         restored = state.restore(values)
         shard = restored.shard
-        state.check_identity(shard, self._home)
+        state.check_identity(shard, self._identity)
         if shard is not None and shard.control_id and self._control_id not in ("", shard.control_id):
             # The control topic was created again, so no worker has applied any of its commands yet.
             return restored._replace(shard=structs.replace(shard, control=0))
         return restored
 
-    def _away(self, why: str) -> BrokersUnavailableError:
+    def _unavailable(self, why: str) -> BrokersUnavailableError:
         failures = addresses.unreachable(self._brokers)
         if failures:
             return BrokersUnavailableError(f"{'; '.join(failures)}: {addresses.REMEDY}")
@@ -192,12 +194,12 @@ def _next(restored: Restored) -> int:
     return restored.shard.control if restored.shard else 0
 
 
-def _kept(restored: Restored) -> list[Heard]:
-    """Return the commands that wait until their tenant is read."""
+def _kept(restored: Restored) -> list[TenantCommand]:
+    """Return the commands that the shard's record keeps until their tenant is read."""
     return kept_commands.parse(restored.shard.kept) if restored.shard else []
 
 
-def _heard(record: Message) -> Heard | None:
+def _parse_command(record: Message) -> TenantCommand | None:
     key, value = record.key(), record.value()
     return control.parse(
         ControlRecord(

@@ -1,10 +1,11 @@
-"""Check of what brokers would refuse a worker, made without being a worker.
+"""Check, before a worker is started, of everything that brokers would refuse the worker.
 
-1. It writes no record, offset or topic and joins no group. Only the transactional id `{app}-check` is used. Not even a
-   record that is then aborted is written: while it is undecided, every shard that restores from that partition waits.
-2. It therefore asks the brokers which operations are allowed. A broker that does not report them passes the check.
+1. The check writes no record, no offset and no topic, and joins no group. It uses only the transactional id
+   `{app}-check`. It does not even write a record and abort it: while the transaction is open, every shard that restores
+   from the partition would wait.
+2. Instead, it asks the brokers which operations are allowed. If a broker does not report them, the check passes.
 
-Calls block; each ends within seconds.
+All calls block, for seconds at most.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -28,20 +29,20 @@ _INIT_S = 12.0
 
 
 class TopicFindings(NamedTuple):
-    """State of the topics: problems of those that exist, and those that would be created."""
+    """Result of the check of topics: problems, and topics that do not exist but would be created."""
 
     problems: list[Problem]
     missing: list[str]
     left_out: str = ""
-    "Settings that the brokers would refuse and the consequence; empty where they accept all."
+    "Settings that brokers would refuse for new topics, and the consequence. Empty if they accept all."
     limits: Mapping[str, int] = {}
-    "`max.message.bytes` of the topics that accept short records only."
+    "`max.message.bytes` of those topics that accept only short records."
 
 
 class Probe:
-    """Checks of the brokers of a configuration.
+    """Check of the brokers in a configuration.
 
-    Raises BrokersUnavailableError when no broker answers, ConfigurationError at construction.
+    The methods raise BrokersUnavailableError if no broker answers. The constructor raises ConfigurationError.
     """
 
     def __init__(self, kafka: Kafka, clients: Clients) -> None:
@@ -53,15 +54,15 @@ class Probe:
         self._admin = TopicAdmin(self._clients)
 
     def look(self) -> Found:
-        """Return the cluster and its topics."""
+        """Return the cluster's id, its topics and its brokers."""
         return self._admin.look(_LOOK_S)
 
     def unreachable(self, found: Found) -> list[Problem]:
-        """Return the advertised addresses that cannot be reached."""
+        """Return a problem for each advertised address that cannot be reached."""
         return [Problem(failure, addresses.REMEDY) for failure in addresses.unreachable(found.brokers)]
 
     def topics(self, wanted: Sequence[Topic], found: Found) -> TopicFindings:
-        """Return the state of the topics that a worker would use. Raises FatalError for state that it would refuse."""
+        """Check the topics that a worker would use. Raises FatalError for stored state that the worker would refuse."""
         present = [topic for topic in wanted if topic.name in found.partitions]
         missing = [topic for topic in wanted if topic.name not in found.partitions]
         try:
@@ -81,11 +82,11 @@ class Probe:
         return TopicFindings(problems, [topic.name for topic in missing], left_out, low)
 
     def transactions(self) -> list[Problem]:
-        """Return the problems of a worker that uses transactions and commits its group's offsets in them."""
-        untransacted = self._untransacted() if self._kafka.delivery == "exactly_once" else ()
-        return [*untransacted, *self._ungrouped()]
+        """Check whether a worker may use transactions and the consumer group. Return the problems."""
+        problems = self._transaction_problems() if self._kafka.delivery == "exactly_once" else ()
+        return [*problems, *self._group_problems()]
 
-    def _untransacted(self) -> Iterable[Problem]:
+    def _transaction_problems(self) -> Iterable[Problem]:
         name = f"{self._kafka.app}-check"
         try:
             producer = Producer(self._clients.producer(name))
@@ -99,7 +100,7 @@ class Probe:
             )
             yield Problem(f"initialising transactions of {name}: {cause.str()}", todo)
 
-    def _ungrouped(self) -> Iterable[Problem]:
+    def _group_problems(self) -> Iterable[Problem]:
         group = self._kafka.app
         client = AdminClient(self._clients.admin())
         future = client.describe_consumer_groups([group], include_authorized_operations=True, request_timeout=_ASK_S)[
@@ -118,7 +119,7 @@ class Probe:
             yield Problem(f"the group {group} may not be joined", f"allow it: {command}")
 
     def _forbidden(self, names: Sequence[str]) -> list[Problem]:
-        """Return the problems of topics that exist, but on which the connector's user lacks rights."""
+        """Return a problem for each existing topic on which the connector's user lacks a right."""
         if not names:
             return []
         client = AdminClient(self._clients.admin())
@@ -145,9 +146,9 @@ class Probe:
         return ("Read", "Write") if topic in (self._names.state, self._names.seen) else ("Write",)
 
     def _read_state(self) -> None:
-        """Raise FatalError when the state belongs to another topic or cluster, or was written by a newer version."""
-        desk = OperatorClient(self._kafka, self._clients)
-        desk.read(range(self._kafka.shards))
+        """Raise FatalError if the state belongs to another topic or cluster, or was written by a newer version."""
+        client = OperatorClient(self._kafka, self._clients)
+        client.read(range(self._kafka.shards))
 
 
 def _too_low(topic: str, limit: int) -> Problem:

@@ -1,6 +1,6 @@
-"""Publisher of a shard's batches: the part that every kind of producer shares, and the types that it takes.
+"""Publisher of a shard's batches: what all kinds of publishers share, and the types of their arguments.
 
-Each producer has a thread of its own, because its calls block.
+Each publisher has a producer and a thread of its own, because the calls of a producer block.
 """
 
 import asyncio
@@ -22,16 +22,23 @@ from connector.kafka.visibility import Places
 
 _FLUSH_S = 15.0
 LONGEST_CALL_S = 120.0
-"Longer than all time-outs of one call: 3 x 15 s for records, 12 s offsets, 10 s commit or abort, 40 s checks."
+"""Upper limit of the time that one call may take.
+
+It exceeds the sum of all time-outs in one call: 3 x 15 s for records, 12 s for offsets, 10 s for commit or abort, and
+40 s for checks.
+"""
 _T = TypeVar("_T")
 
 
 class AbortedError(ConnectorError):
-    """The batch was given up and certainly nothing was written. Producer and state in memory stay valid."""
+    """The batch was aborted, and it is certain that nothing was written.
+
+    The producer and the state in memory stay valid.
+    """
 
 
 class Outgoing(NamedTuple):
-    """A record to produce. Partition -1: the key decides. Timestamp in epoch milliseconds; 0: the present time."""
+    """Record to produce. If `partition` is -1, the key decides. If `timestamp_ms` is 0, the current time is used."""
 
     topic: str
     key: bytes | None
@@ -42,65 +49,68 @@ class Outgoing(NamedTuple):
 
 
 class CommitContext(NamedTuple):
-    """Offset of the control topic that a batch commits, and the group member on whose behalf it does so."""
+    """Offset of the control topic to commit with a batch, and the group member in whose name it is committed."""
 
     topic: str
     partition: int
     offset: int
     metadata: Any
-    "The consumer's group metadata after its last poll."
+    "Group metadata of the consumer after its last poll."
     holds: Callable[[], bool]
-    "Returns whether the member still owns the partition after a further poll. Blocks."
+    "Function that waits for another poll and returns whether the member still owns the partition. Blocks."
 
 
 Offsets = dict[str, dict[int, int]]
-"Next offset after the last record of each tag, by partition."
+"For each tag and partition: the offset after the tag's last record."
 
 
 class TransactionRecord(NamedTuple):
-    """The part of the shard's record that describes its transaction."""
+    """Part of the shard's record that describes the transaction which writes it."""
 
     transaction: str
-    "Identity of the transaction."
+    "Random id of the transaction; empty without transactions."
     places: Places
-    "Its records, except those of the state topic."
+    "Where the records of the transaction lie, except those of the state topic."
     unproven: Places
-    "Records of earlier transactions of which no marker has been seen."
+    "Where the records of earlier transactions lie whose commit marker may not be written yet."
 
 
 NO_TRANSACTION = TransactionRecord("", {}, {})
 
 
 class TransactionContents(ABC):
-    """All records of one batch. The rows are written first; the other records name their offsets."""
+    """All records of one batch. The rows are written first, because the other records contain their offsets."""
 
     @property
     @abstractmethod
     def rows(self) -> Mapping[str, Sequence[Outgoing]]:
-        """Return the rows and dead letters, keyed by a tag of the caller's choice. A tag has one topic."""
+        """Return the rows and dead letters, by a tag that the caller chooses. All records of a tag go to one topic."""
 
     def interim_checkpoints(self, offsets: Offsets) -> Sequence[Outgoing]:  # noqa: ARG002
-        """Return the checkpoints from before the batch with the offsets of its rows; used without transactions only."""
+        """Return the checkpoints from before the batch, updated with the offsets of its rows.
+
+        Not used with transactions.
+        """
         return ()
 
     @abstractmethod
     def final_records(self, offsets: Offsets) -> Sequence[Outgoing]:
-        """Return the records of the dedup index, progress and checkpoints."""
+        """Return the records of the deduplication index, the progress records and the checkpoints."""
 
     @abstractmethod
     def shard_record(self, transaction: TransactionRecord) -> Sequence[Outgoing]:
-        """Return the record of the shard, which is the last of all."""
+        """Return the record of the shard, which is written last."""
 
 
 class Undelivered(NamedTuple):
-    """A record that was not acknowledged."""
+    """Record that brokers did not acknowledge."""
 
     error: KafkaError
     topic: str
 
 
 class Publisher(ABC):
-    """A producer that only its own thread uses."""
+    """Producer that is used only in its own thread."""
 
     def __init__(self, name: str, app: str, settings: Mapping[str, Any]) -> None:
         self._name = name
@@ -109,19 +119,22 @@ class Publisher(ABC):
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"producer {name}")
         self._producer: Producer | None = None
         self._written: Places = {}
-        "Acknowledged records of the batch."
+        "Where the records of the current batch lie that brokers have acknowledged."
         self._busy_since: float | None = None
-        "Time since which the thread works or at which it last showed progress (monotonic seconds)."
+        """Time at which the running call started or last showed progress, in monotonic seconds. None if no call is
+        running.
+        """
 
     @abstractmethod
     def open(self) -> None:
-        """Create the producer. Raises ShardRestartError when that fails."""
+        """Create the producer. Raises ShardRestartError if that fails."""
 
     @abstractmethod
     def commit(self, contents: TransactionContents, position: CommitContext) -> Offsets:
-        """Write everything in `contents` as one batch for the member in `position`; return the offsets of its rows.
+        """Write all records of `contents` as one batch. Return the offsets of its rows.
 
-        Raises AbortedError when certainly nothing was written, and ShardRestartError when the outcome is unknown.
+        `position` contains the control offset and the group member. Raises AbortedError if it is certain that nothing
+        was written, and ShardRestartError if the outcome is unknown.
         """
 
     @abstractmethod
@@ -132,24 +145,24 @@ class Publisher(ABC):
         position: CommitContext,
         is_stopped: Callable[[], bool],
     ) -> set[Place]:
-        """Abort what a transaction of this shard has left open in any partition. Return those partitions.
+        """Abort the transactions that this shard has left open in any partition. Return these partitions.
 
-        `read`: contents of the internal topics. `row_topics`: topics of the tenants. Raises ShardRestartError or
-        HandedOverError.
+        `read` are the contents of the internal topics, and `row_topics` the topics of the tenants. Raises
+        ShardRestartError or HandedOverError.
         """
 
     @abstractmethod
     def write_lost(
         self, read: PartitionContents, ended: Collection[Place], position: CommitContext, is_stopped: Callable[[], bool]
     ) -> int:
-        """Write again what committed transactions have lost. Return the number of records.
+        """Write records again that committed transactions have lost. Return the number of records.
 
-        `read`: contents of the internal topics after `end_open`. `ended`: the partitions that `end_open` returned.
+        `read` are the contents of the internal topics after `end_open`, and `ended` is what `end_open` has returned.
         Raises ShardRestartError or HandedOverError.
         """
 
     async def call(self, function: Callable[..., _T], *arguments: Any) -> _T:
-        """Run a function in the producer's thread. Waits for its end even when cancelled."""
+        """Run a function in the producer's thread and wait for its end, even if the caller is cancelled."""
         future = asyncio.get_running_loop().run_in_executor(self._thread, _without_frames, function, *arguments)
         self._busy_since = time.monotonic()
         try:
@@ -163,17 +176,17 @@ class Publisher(ABC):
 
     @property
     def is_within_bounds(self) -> bool:
-        """Return whether the thread works, and within the time that one call may take."""
+        """Return whether a call is running and has not exceeded its time limit."""
         since = self._busy_since
         return since is not None and time.monotonic() - since < LONGEST_CALL_S
 
     @property
     def written(self) -> Places:
-        """Return the acknowledged records of the batch."""
+        """Return where the records of the current batch lie that brokers have acknowledged."""
         return self._written
 
     def touch(self) -> None:
-        """Show that a long call still makes progress."""
+        """Record that a long call makes progress, so that its time limit starts again."""
         if self._busy_since is not None:
             self._busy_since = time.monotonic()
 
@@ -183,14 +196,14 @@ class Publisher(ABC):
         return self._producer
 
     def _write(self, records: Sequence[Outgoing]) -> None:
-        """Produce records and wait until each is acknowledged. Raises KafkaException(error, *topics) if one is not."""
+        """Produce records and wait until all are acknowledged. Raises KafkaException(error, *topics) if one is not."""
         by_topic: dict[str, list[Outgoing]] = {}
         for record in records:
             by_topic.setdefault(record.topic, []).append(record)
         self._write_tagged(by_topic)
 
     def _write_tagged(self, records: Mapping[str, Sequence[Outgoing]]) -> Offsets:
-        """Produce records as `_write` does and return the offsets by tag. All records of a tag go to one topic."""
+        """Produce records as `_write` does, and return their offsets by tag. All records of a tag go to one topic."""
         producer = self._opened()
         offsets: Offsets = {}
         failures: list[Undelivered] = []
@@ -198,7 +211,7 @@ class Publisher(ABC):
             for tag, tagged in records.items():
                 if tagged:
                     runs = self._written.setdefault(tagged[0].topic, {})
-                    _produce(producer, tagged, _note(offsets.setdefault(tag, {}), runs, failures))
+                    _produce(producer, tagged, _delivery_recorder(offsets.setdefault(tag, {}), runs, failures))
             left = producer.flush(_FLUSH_S)
         if failures:
             first = next(
@@ -215,18 +228,21 @@ class Publisher(ABC):
         return rights.explained(cause, self._app, *topics)
 
     def _drop(self) -> None:
-        """Drop the producer without waiting for what it has in flight."""
+        """Drop the producer. Records that are in flight are not waited for."""
         producer, self._producer = self._producer, None
         if producer is not None:
             producer.purge(blocking=False)
 
     def release(self) -> None:
-        """Release producer and thread; called in the thread that used them. What is in flight may still be written."""
+        """Drop the producer and end its thread. Call this in the thread that has used the producer.
+
+        Records that are in flight may still be written.
+        """
         self._drop()
         self._thread.shutdown(wait=False)
 
     async def close(self) -> None:
-        """Release producer and thread. What is in flight may still be written."""
+        """Drop the producer and end its thread. Records that are in flight may still be written."""
         try:
             await self.call(self._drop)
         finally:
@@ -234,10 +250,10 @@ class Publisher(ABC):
 
 
 def _without_frames(function: Callable[..., _T], *arguments: Any) -> _T:
-    """Call a function whose errors keep nothing of it alive.
+    """Call a function. If it raises an error, remove the local variables from the error's traceback.
 
-    The error of a TaskGroup is part of a reference cycle. Until the next full garbage collection, its frames would keep
-    the producer that was dropped, with all its threads and connections.
+    The error becomes part of a reference cycle in a TaskGroup. Until the next full garbage collection, these variables
+    would keep the dropped producer alive, with all its threads and connections.
     """
     try:
         return function(*arguments)
@@ -251,11 +267,11 @@ def _without_frames(function: Callable[..., _T], *arguments: Any) -> _T:
 
 @contextmanager
 def fatal_errors() -> Iterator[None]:
-    """Raise KafkaException for every exception of confluent-kafka, so that only success counts as success.
+    """Convert every exception of confluent-kafka to KafkaException, so that no failure can be taken for success.
 
-    When a fatal error occurs during callbacks, confluent-kafka raises one of two other exceptions. A delivery call
-    fails with SystemError, and its cause is the fatal error. Or the lookup of the logger's method fails with
-    AttributeError, although the method exists, and the fatal error is lost.
+    If a fatal error occurs during a callback, confluent-kafka raises one of two other exceptions. The first is
+    SystemError, whose cause is the fatal error. The second is AttributeError: the lookup of the logger's method fails
+    although the method exists, and the fatal error is lost.
     """
     try:
         yield
@@ -268,12 +284,13 @@ def fatal_errors() -> Iterator[None]:
         raise KafkaException(KafkaError(KafkaError._FATAL, reason)) from error  # noqa: SLF001
 
 
-def _note(
+def _delivery_recorder(
     offsets: dict[int, int], runs: dict[int, list[tuple[int, int]]], failures: list[Undelivered]
 ) -> Callable[[KafkaError | None, Message], None]:
-    """Return a delivery callback that keeps the next offset of each partition, and the offsets as ranges.
+    """Return a delivery callback that records where the acknowledged records lie.
 
-    Within a partition, delivery reports come in the order of the offsets.
+    It stores the next offset of each partition in `offsets`, and ranges of offsets in `runs`. The ranges grow at their
+    end, because the delivery reports of a partition arrive in the order of its offsets.
     """
 
     def delivered(error: KafkaError | None, message: Message) -> None:
@@ -295,7 +312,7 @@ def _note(
 def _produce(
     producer: Producer, records: Sequence[Outgoing], on_delivery: Callable[[KafkaError | None, Message], None]
 ) -> None:
-    """Pass records to librdkafka, and wait while its queue is full."""
+    """Pass records to librdkafka. Wait while its queue is full."""
     produce = producer.produce
     full_since: float | None = None
     for topic, key, value, partition, timestamp_ms, headers in records:

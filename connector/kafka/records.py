@@ -1,4 +1,4 @@
-"""Records of one topic in a range of time, read with `read_committed` and without joining a group."""
+"""Reader of the records of one topic in a range of time. It uses `read_committed` and joins no group."""
 
 import io
 from collections.abc import Callable, Iterator, Mapping
@@ -21,9 +21,9 @@ Bounds = Mapping[int, tuple[int, int]]
 
 
 class Records:
-    """Reader of one topic: a context manager for one thread.
+    """Reader of one topic, used as a context manager by one thread.
 
-    Every call blocks. It raises BrokersUnavailableError when no broker answers or a right is missing.
+    Every call blocks. It raises BrokersUnavailableError if no broker answers or a right is missing.
     """
 
     def __init__(self, clients: Clients, topic: str) -> None:
@@ -39,22 +39,25 @@ class Records:
         self._reader.close()
 
     def bounds(self) -> Bounds:
-        """Return per partition the first offset and the end. Empty if the topic does not exist.
+        """Return the first offset and the end of each partition; empty if the topic does not exist.
 
         The end is the offset of the next record to be written.
         """
         return {place[1]: self._reader.bounds(place) for place in self._reader.partitions(self._topic)}
 
     def since(self, moment: datetime, bounds: Bounds) -> Offsets:
-        """Return per partition the first offset stamped at or after `moment`, or its end if there is none."""
+        """Return, for each partition, the first offset with a timestamp at or after `moment`.
+
+        If there is none, return the end of the partition.
+        """
         places = [(self._topic, number) for number in bounds]
         found = self._reader.offsets_at(places, instants.to_ms(moment))
         return {number: at if (at := found[self._topic, number]) >= 0 else end for number, (_, end) in bounds.items()}
 
     def read(self, offsets: Offsets, ends: Mapping[int, int]) -> Iterator[list[Entry]]:
-        """Yield the records from `offsets` up to `ends` (not included), or up to an open transaction.
+        """Yield the records from `offsets` up to but not including `ends`, or up to an open transaction.
 
-        Advances `offsets` to the next records, so that a later call can read the rest.
+        `offsets` is changed to the next records, so that a later call can read the rest.
         """
         starts = {(self._topic, number): at for number, at in offsets.items()}
         limits = {(self._topic, number): ends.get(number, 0) for number in offsets}
@@ -66,10 +69,10 @@ class Records:
 def row_decoder(
     schema_of: Callable[[int], Mapping[str, Any]] | None = None,
 ) -> Callable[[bytes], dict[str, Any]]:
-    """Return a function that decodes a value of the row topic, with timestamps as epoch milliseconds.
+    """Return a function that decodes a value of the row topic. Timestamps become epoch milliseconds.
 
-    The function raises ValueError. `schema_of`: returns the schema with an id of the registry; without it the Confluent
-    wire format cannot be read.
+    The function raises ValueError. `schema_of` returns the registry's schema with the given id. Without it, values in
+    Confluent wire format cannot be read.
     """
     schema = avro.load(avro.ROW)
     header = avro.single_object_header(schema)

@@ -1,4 +1,7 @@
-"""Detection of topics that were deleted and created again, so that known offsets no longer apply."""
+"""Detection of topics that were deleted and created again.
+
+Offsets that are known of such a topic do not apply any more.
+"""
 
 from collections.abc import Collection, Iterable
 from functools import cached_property
@@ -16,43 +19,46 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
 
 _ASK_S = 5.0
-_ASK_AMID_BATCH_S = 2.0
+_ASK_DURING_BATCH_S = 2.0
 _NO_ID = str(Uuid(0, 0))
 _logger = log.get(__name__)
 
 
 class Place(NamedTuple):
-    """The next offset of a partition of one topic. `topic_id`: the brokers' id of the topic; empty if unknown."""
+    """Next offset in a partition of a topic.
+
+    `topic_id` is the id that brokers have given to the topic; empty if unknown.
+    """
 
     offset: int
     topic_id: str
 
 
 class TopicIds:
-    """The brokers' ids of topics. Each call blocks for seconds at most."""
+    """Look-up of the ids that brokers have given to topics. Each call blocks, for seconds at most."""
 
     def __init__(self, clients: Clients) -> None:
         self._clients = clients
 
     def of(self, names: Collection[str]) -> dict[str, str]:
-        """Return the ids by topic; without those that brokers do not tell."""
+        """Return the ids of topics, by name. Topics whose id brokers do not report are left out."""
         if not names:
             return {}
         try:
-            if not self._answers:
+            if not self._are_ids_reported:
                 return {}
             asked = TopicCollection(list(names))
-            futures = self._clients.asking.describe_topics(asked, request_timeout=_ASK_AMID_BATCH_S)
+            futures = self._clients.asking.describe_topics(asked, request_timeout=_ASK_DURING_BATCH_S)
         except KafkaException:
             return {}
         ids = {name: _result(future) for name, future in futures.items()}
         return {name: found for name, found in ids.items() if found}
 
     @cached_property
-    def _answers(self) -> bool:
+    def _are_ids_reported(self) -> bool:
         """Return whether the brokers answer requests for topic ids.
 
-        In the mock cluster of librdkafka each would time out.
+        The mock cluster of librdkafka does not: each request would time out.
         """
         known = self._clients.asking.list_topics(timeout=_ASK_S)
         return known.controller_id in known.brokers
@@ -60,16 +66,16 @@ class TopicIds:
 
 def _result(future: "Future[Any]") -> str:
     try:
-        found = str(future.result(timeout=2 * _ASK_AMID_BATCH_S).topic_id)
+        found = str(future.result(timeout=2 * _ASK_DURING_BATCH_S).topic_id)
     except (KafkaException, TimeoutError):
         return ""
     return "" if found in ("None", _NO_ID) else found
 
 
 def topics_that_end_before(clients: Clients, checkpoints: Iterable[Checkpoint]) -> set[str]:
-    """Return the row topics that end before the offsets of checkpoints: they were created again. Blocking.
+    """Return the row topics that were created again, because they end before an offset in a checkpoint. Blocks.
 
-    Only for checkpoints without the id of their topic, which is the better proof.
+    Checkpoints that contain the id of their topic are left out, because the id is a better proof.
     """
     furthest: dict[log_reader.Place, int] = {}
     for checkpoint in checkpoints:
@@ -82,9 +88,10 @@ def topics_that_end_before(clients: Clients, checkpoints: Iterable[Checkpoint]) 
 
 
 def locate(clients: Clients, topic: str, partition: int, known: Place) -> Place:
-    """Return `known`, or offset 0 if the topic was created again since.
+    """Return the next offset to read in a partition: `known`, or 0 if the topic was created again. Blocks for seconds.
 
-    Brokers that report no id prove this only if the partition ends before the offset. Blocks, for seconds at most.
+    If brokers report no id for the topic, it counts as created again only if the partition ends before the known
+    offset.
     """
     admin = AdminClient(clients.admin())
     try:
@@ -101,7 +108,7 @@ def locate(clients: Clients, topic: str, partition: int, known: Place) -> Place:
 
 
 def topic_id(clients: Clients, topic: str) -> str:
-    """Return the brokers' id of a topic; empty if they do not report it. Blocks, for seconds at most."""
+    """Return the id that brokers have given to a topic; empty if they do not report it. Blocks, for seconds at most."""
     try:
         return _id(AdminClient(clients.admin()), topic)
     except (KafkaException, TimeoutError):

@@ -1,12 +1,13 @@
-"""Client of the schema registry (Confluent's API): looks up and registers the schema of each topic.
+"""Client of a schema registry with Confluent's API. It looks up and registers the schema of each topic.
 
-1. It is used at the start and by `connector schema`, never while rows are published. An unavailable registry therefore
-   stops nothing that runs.
-2. A schema is registered only under a subject whose newest version can read it and be read by it, whatever
-   compatibility level the registry has. The registry's own check is required as well.
-3. Problems that may pass (no answer, 401, 403, 5xx, no JSON) raise RegistryUnavailableError. Others raise FatalError.
+1. It is used at the start and by `connector schema`, but never while rows are published. So if the registry is
+   unavailable, a running worker continues.
+2. A schema is registered only if it and the newest version of its subject can read each other, whatever compatibility
+   level the registry has. The registry's own check must succeed as well.
+3. A problem that may be temporary (no answer, 401, 403, 5xx, no JSON) raises RegistryUnavailableError. Any other
+   problem raises FatalError.
 
-docs/adr/0007-schema-registry-client.md explains why this is not an existing client.
+docs/adr/0007-schema-registry-client.md explains why no existing client is used.
 """
 
 import json
@@ -39,7 +40,7 @@ _SUBJECT_UNKNOWN, _VERSION_UNKNOWN, _SCHEMA_UNKNOWN = 40401, 40402, 40403
 
 
 class Subject(NamedTuple):
-    """A name in the registry, the schema that belongs to it, and the topics that are written with the schema."""
+    """Subject of the registry, with its schema and the topics whose values have this schema."""
 
     name: str
     schema: str
@@ -48,9 +49,9 @@ class Subject(NamedTuple):
 
 
 class SchemaLookup(NamedTuple):
-    """Result of the look-up of a schema under its subject.
+    """Result of looking up a schema under its subject.
 
-    `id`: None if the schema is not registered. `is_first`: the subject has no version at all.
+    `id` is None if the schema is not registered. `is_first` is True if the subject has no version at all.
     """
 
     id: int | None
@@ -58,7 +59,10 @@ class SchemaLookup(NamedTuple):
 
 
 def subjects(row_topics: Iterable[str], strategy: str) -> list[Subject]:
-    """Return every subject of row topics and their progress topics. `strategy`: topic, record or topic_record."""
+    """Return all subjects of the row topics and their progress topics.
+
+    `strategy` is "topic", "record" or "topic_record".
+    """
     found: dict[str, Subject] = {}
     for topic in row_topics:
         for schema, written in ((avro.ROW, topic), (avro.PROGRESS, topics.progress(topic))):
@@ -70,15 +74,15 @@ def subjects(row_topics: Iterable[str], strategy: str) -> list[Subject]:
 
 
 class Registry:
-    """Schema registry at one of several addresses.
+    """Client of a schema registry that has one or several addresses.
 
-    Calls block; each request ends within seconds. Raises RegistryUnavailableError and FatalError.
+    Calls block. Each request ends within seconds. Raises RegistryUnavailableError and FatalError.
     """
 
     def __init__(self, settings: SchemaRegistry) -> None:
         """Check the settings.
 
-        Raises ConfigurationError when the certificates cannot be read or the proxy cannot be used.
+        Raises ConfigurationError if the certificates cannot be read or the proxy cannot be used.
         """
         self._settings = settings
         self._trust = Trust("schema_registry", settings.ca_bundle, strict=settings.tls_strict)
@@ -87,18 +91,21 @@ class Registry:
         except proxies.UnusableProxyError as error:
             raise ConfigurationError([f"{error.variable}: {error}"]) from error
         self._url, *self._others = settings.urls
-        "The address that answered last, and the addresses to try when it does not answer."
+        "The address that answered last, and the other addresses, which are tried if it does not answer."
         self._context()
 
     def ensure(self, wanted: Sequence[Subject]) -> dict[str, int]:
-        """Return the schema id by topic. Registers missing schemas if the settings allow it. Raises FatalError."""
+        """Return the schema id of each topic. Register missing schemas if the settings allow it. Raises FatalError."""
         ids, problems = self.ensure_each(wanted)
         if problems:
             raise FatalError("\n".join(problems.values()))
         return ids
 
     def ensure_each(self, wanted: Sequence[Subject]) -> tuple[dict[str, int], dict[Subject, str]]:
-        """Return the schema id by topic, and the error message of each subject that cannot be used."""
+        """Return the schema id of each topic, and the error message of each subject that cannot be used.
+
+        Unlike `ensure`, a problem of one subject does not affect the others.
+        """
         ids: dict[str, int] = {}
         problems: dict[Subject, str] = {}
         for subject in wanted:
@@ -113,7 +120,7 @@ class Registry:
         return ids, problems
 
     def register(self, subject: Subject) -> int:
-        """Register the subject's schema unless it is registered already, and return its id."""
+        """Register the schema of a subject unless it is registered already. Return its id."""
         found = self.check(subject)
         if found.id is not None:
             return found.id
@@ -123,14 +130,16 @@ class Registry:
         # Two workers that start together both register. A registry may refuse the second request, also with 409.
         known = self.find(subject)
         if known is None:
-            said = _cut(str(answer.get("message") or "without saying why"))
-            raise FatalError(f"subject {subject.name}: the registry refuses schema {subject.schema} ({status}): {said}")
+            reason = _cut(str(answer.get("message") or "without saying why"))
+            raise FatalError(
+                f"subject {subject.name}: the registry refuses schema {subject.schema} ({status}): {reason}"
+            )
         return known
 
     def check(self, subject: Subject) -> SchemaLookup:
-        """Return whether the subject has its schema or would accept it.
+        """Check whether a subject has its schema, or would accept it.
 
-        Raises FatalError that names the incompatible field.
+        Raises FatalError with the incompatible field if it would not.
         """
         known = self.find(subject)
         if known is not None:
@@ -144,18 +153,18 @@ class Registry:
         if status == 404:  # registries before 2021 compare with one version only
             status, answer = self._ask("POST", f"{path}/latest?verbose=true", _body(subject))
         if status != 200 or not isinstance(answer.get("is_compatible"), bool):
-            raise self._away(f"gives no verdict on compatibility ({status})")
+            raise self._unavailable(f"gives no verdict on compatibility ({status})")
         if not answer["is_compatible"]:
             for number in self._numbers(subject):
                 version = self._version(subject, str(number))
                 if version is not None:
                     self._compare(subject, version)
-            said = "; ".join(map(str, answer.get("messages") or [])) or "without saying why"
-            raise _refusal(subject, f"by the registry's rules, {_cut(said)}")
+            reason = "; ".join(map(str, answer.get("messages") or [])) or "without saying why"
+            raise _refusal(subject, f"by the registry's rules, {_cut(reason)}")
         return SchemaLookup(None, is_first=False)
 
     def find(self, subject: Subject) -> int | None:
-        """Return the id of exactly this schema under its subject; None if it is not registered."""
+        """Return the id under which the subject has exactly this schema; None if the schema is not registered."""
         status, answer = self._ask("POST", f"/subjects/{_quoted(subject.name)}", _body(subject))
         if status == 200:
             return self._id(answer)
@@ -165,7 +174,7 @@ class Registry:
         return None
 
     def schema(self, schema_id: int) -> dict[str, Any]:
-        """Return the schema with an id of the registry."""
+        """Return the schema that has the given id."""
         status, answer = self._ask("GET", f"/schemas/ids/{schema_id}")
         schema = _parsed(answer)
         if status != 200 or not isinstance(schema, dict):
@@ -173,7 +182,10 @@ class Registry:
         return schema
 
     def expect(self, subject: Subject) -> SchemaLookup:
-        """Return the result of `check` without registering anything. Raises FatalError where `ensure` would."""
+        """Check a subject as `ensure` does and return the result, but register nothing.
+
+        Raises FatalError where `ensure` would.
+        """
         found = self.check(subject)
         if found.id is None and not self._settings.auto_register:
             what = "there is none" if found.is_first else "only others, which are compatible"
@@ -194,7 +206,7 @@ class Registry:
 
     @staticmethod
     def _compare(subject: Subject, version: Mapping[str, Any]) -> None:
-        """Raise FatalError when the subject's schema and a version cannot read each other."""
+        """Raise FatalError if the subject's schema and a registered version cannot read each other."""
         number = version.get("version")
         kind = version.get("schemaType") or "AVRO"
         if kind != "AVRO":
@@ -210,14 +222,14 @@ class Registry:
     def _id(self, answer: Mapping[str, Any]) -> int:
         schema_id = answer.get("id")
         if not isinstance(schema_id, int) or isinstance(schema_id, bool) or not 0 <= schema_id < 2**31:
-            raise self._away("answers without the id of a schema")
+            raise self._unavailable("answers without the id of a schema")
         return schema_id
 
     def _ask(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> tuple[int, dict[str, Any]]:
-        """Return status and JSON object of an answer; an array becomes the member `list`.
+        """Send a request. Return the status and the JSON object of the answer; an array becomes the member `list`.
 
-        The status is 200, 404 for an unknown subject, version or schema, 409 or 422. Each address is tried once. Raises
-        RegistryUnavailableError.
+        The status is 200, 409, 422, or 404 for an unknown subject, version or schema. Each address is tried once.
+        Raises RegistryUnavailableError.
         """
         problems = []
         for _ in range(1 + len(self._others)):
@@ -243,11 +255,11 @@ class Registry:
             with self._opener().open(request, timeout=_TIMEOUT_S) as response:
                 status, content = int(response.status), _read(response)
         except URLError as error:
-            raise self._away(self._unreached(error.reason)) from None
+            raise self._unavailable(self._unreached(error.reason)) from None
         except (OSError, HTTPException) as error:
-            raise self._away(f"does not answer: {_reason(error)}") from None
+            raise self._unavailable(f"does not answer: {_reason(error)}") from None
         if self._proxy is not None and status == 407:
-            raise self._away(f"cannot be reached: {self._proxy.refused(status)}")
+            raise self._unavailable(f"cannot be reached: {self._proxy.refused(status)}")
         return status, self._understood(status, content)
 
     @property
@@ -268,7 +280,7 @@ class Registry:
         return opener
 
     def _unreached(self, reason: object) -> str:
-        """Return why the connection failed, including problems of a proxy."""
+        """Describe why the connection failed, including problems of a proxy."""
         if isinstance(reason, ssl.SSLError):
             return f"cannot be reached: {self._trust.describe(reason)}"
         if self._proxy is None:
@@ -282,9 +294,9 @@ class Registry:
             has = self._settings.username or self._settings.token
             what = "refuses the credentials" if has else "wants credentials"
             todo = "check schema_registry.username and password, or token, and what they may do"
-            raise self._away(f"{what} ({status}); {todo}")
+            raise self._unavailable(f"{what} ({status}); {todo}")
         if 300 <= status < 400:
-            raise self._away(f"redirects elsewhere ({status}); set schema_registry.url to where")
+            raise self._unavailable(f"redirects elsewhere ({status}); set schema_registry.url to where")
         try:
             answer = json.loads(content)
         except (ValueError, RecursionError):
@@ -298,9 +310,9 @@ class Registry:
         )
         if status not in (200, 409, 422) and not (status in (404, 405) and is_unknown):
             hint = "; is schema_registry.url the root of its Confluent API?" if status == 404 else ""
-            raise self._away(f"answers {status}{hint}")
+            raise self._unavailable(f"answers {status}{hint}")
         if not isinstance(answer, dict):
-            raise self._away("answers with something that is no JSON object; is schema_registry.url right?")
+            raise self._unavailable("answers with something that is no JSON object; is schema_registry.url right?")
         return answer
 
     def _authorization(self) -> dict[str, str]:
@@ -308,14 +320,16 @@ class Registry:
         if settings.token is not None:
             token = settings.token.get().rstrip("\r\n")
             if not token.isascii() or not token.isprintable():
-                raise self._away("cannot be asked: schema_registry.token has characters that no header can carry")
+                raise self._unavailable(
+                    "cannot be asked: schema_registry.token has characters that no header can carry"
+                )
             return {"Authorization": f"Bearer {token}"}
         if settings.password is not None:
             pair = f"{settings.username}:{settings.password.get()}"
             return {"Authorization": f"Basic {b64encode(pair.encode()).decode()}"}
         return {}
 
-    def _away(self, what: str) -> RegistryUnavailableError:
+    def _unavailable(self, what: str) -> RegistryUnavailableError:
         return RegistryUnavailableError(f"the schema registry at {self._url} {what}")
 
 
@@ -336,10 +350,9 @@ def _send_through(request: Request, proxy: Proxy) -> None:
 
 
 def _read(response: HTTPResponse) -> bytes:
-    """Return the body of a response.
+    """Return the body of a response. Raises TimeoutError if the whole body takes too long.
 
-    Raises TimeoutError when it arrives too slowly as a whole, because a socket's time-out only limits the time between
-    two pieces.
+    The time-out of a socket is not enough: it only limits the time between two pieces.
     """
     deadline = time.monotonic() + _WHOLE_ANSWER_S
     pieces = []
@@ -374,7 +387,7 @@ def _refusal(subject: Subject, why: str) -> FatalError:
 
 
 def _cut(text: str, longest: int = 300) -> str:
-    """Return text of a foreign system on one line, with at most `longest` characters."""
+    """Return text of another system on one line, cut to `longest` characters."""
     line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
     return line if len(line) <= longest else f"{line[:longest]}…"
 

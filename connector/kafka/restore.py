@@ -1,4 +1,4 @@
-"""Reader of a shard's partitions of the internal topics, up to their end."""
+"""Reader of a shard's partitions of the internal topics. It reads them to their end."""
 
 import ctypes
 import math
@@ -12,19 +12,19 @@ from connector.errors import BrokersUnavailableError, FatalError, HandedOverErro
 from connector.kafka.clients import Clients
 from connector.kafka.log_reader import LogReader, apply, from_beginning
 
-_TELL_EVERY_S = 5.0
+_LOG_EVERY_S = 5.0
 _logger = log.get(__name__)
 
 
 class PartitionContents(NamedTuple):
-    """Contents of one partition of some topics for a `read_committed` reader."""
+    """Contents of the same partition of several topics, as a `read_committed` reader finds them."""
 
     values: dict[str, dict[bytes, bytes]]
-    "Newest value of each key, by topic."
+    "By topic: the newest value of each key."
     offsets: dict[str, int]
-    "Offset of the newest record by topic; -1 if there is none."
+    "By topic: the offset of the newest record; -1 if there is none."
     undecided: frozenset[str] = frozenset()
-    "Topics with an open transaction, which hides the records after it."
+    "Topics in which an open transaction hides the records after it."
 
 
 def read_compacted(
@@ -34,7 +34,7 @@ def read_compacted(
     *,
     is_stopped: Callable[[], bool] = lambda: False,
 ) -> dict[str, dict[bytes, bytes]]:
-    """Return by topic the newest value of each key in one partition, up to the last stable offset."""
+    """Read one partition of several topics to the last stable offset. Return the newest value of each key, by topic."""
     return read_partition(clients, topics, partition, is_stopped=is_stopped).values
 
 
@@ -46,14 +46,14 @@ def read_partition(
     is_stopped: Callable[[], bool] = lambda: False,
     decided_within_s: float = math.inf,
 ) -> PartitionContents:
-    """Read one partition of some topics to its end.
+    """Read one partition of several topics to its end.
 
-    `decided_within_s`: seconds to wait for transactions below the high watermark to end. A topic in which one stays
-    open for longer is given up and named in `undecided`. By default no topic is given up, and the last stable offset is
-    the end.
+    `decided_within_s` is for how many seconds to wait if an open transaction hides records up to the high watermark. If
+    it stays open for longer, the topic is named in `undecided`. Without a limit, the reading does not wait: it ends at
+    the last stable offset.
 
-    Blocks and logs its progress. Raises ShardRestartError when the partition cannot be read, and HandedOverError soon
-    after `is_stopped`.
+    Blocks, and logs its progress. Raises ShardRestartError if the partition cannot be read, and HandedOverError soon
+    after `is_stopped` returns True.
     """
     values: dict[str, dict[bytes, bytes]] = {topic: {} for topic in topics}
     offsets = dict.fromkeys(topics, -1)
@@ -61,7 +61,7 @@ def read_partition(
         progress = _Progress(reader, partition, is_stopped)
         starts = from_beginning((topic, partition) for topic in topics)
         try:
-            for records in reader.read_to_end(starts, decided_within_s=decided_within_s, progress=progress.show):
+            for records in reader.read_to_end(starts, decided_within_s=decided_within_s, progress=progress.check):
                 progress.records += len(records)
                 for record in records:
                     topic = record.topic() or ""
@@ -73,28 +73,31 @@ def read_partition(
 
 
 class _Progress:
-    """Progress of a restore: logged every few seconds. Ends the restore when the shard was released."""
+    """Progress of a restoration.
+
+    It is logged every few seconds, and it ends the reading if the shard must be released.
+    """
 
     def __init__(self, reader: LogReader, shard: int, is_stopped: Callable[[], bool]) -> None:
         self.records = 0
         self._reader = reader
         self._shard = shard
         self._is_stopped = is_stopped
-        self._told = time.monotonic()
+        self._logged_at = time.monotonic()
 
-    def show(self) -> None:
-        """Log the progress if it is due. Raises HandedOverError soon after `is_stopped`."""
+    def check(self) -> None:
+        """Log the progress, at most every few seconds. Raises HandedOverError if the shard must be released."""
         if self._is_stopped():
             raise HandedOverError
-        if time.monotonic() - self._told > _TELL_EVERY_S:
-            self._told = time.monotonic()
+        if time.monotonic() - self._logged_at > _LOG_EVERY_S:
+            self._logged_at = time.monotonic()
             _logger.info("shard_restoring", shard=self._shard, records=self.records, offsets_left=self._reader.left())
 
 
 def trim_heap() -> None:
-    """Return the memory that a restore needed temporarily to the system.
+    """Give memory that is free inside the process back to the system, after a restoration.
 
-    glibc would keep it, which doubles the memory that the process occupies.
+    glibc would keep it, and the process would then occupy twice the memory that it needs.
     """
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
     if trim is not None:

@@ -1,4 +1,4 @@
-"""Remedies for requests that brokers refuse, with the commands that grant the missing right."""
+"""Remedies for requests that brokers refuse, for example the command that grants a missing right."""
 
 from collections.abc import Sequence
 
@@ -6,13 +6,19 @@ from confluent_kafka import KafkaError
 
 
 def grant(operations: Sequence[str], resource: str) -> str:
-    """Return the command that grants operations to the connector's user. `resource`: as options of kafka-acls.sh."""
+    """Return the command that grants operations to the connector's user.
+
+    `resource` are the options of kafka-acls.sh that select the topic or group.
+    """
     wanted = " ".join(f"--operation {operation}" for operation in operations)
     return f"kafka-acls.sh --bootstrap-server BROKER --add --allow-principal User:NAME {wanted} {resource}"
 
 
 def remedy(error: KafkaError, app: str, topics: Sequence[str] = ()) -> str | None:
-    """Return the remedy for a refused request; None if there is none. `topics`: the topics concerned."""
+    """Return the remedy for a request that brokers refused; None if none is known.
+
+    `topics` are those of the request.
+    """
     match error.code():
         case KafkaError.TOPIC_AUTHORIZATION_FAILED:
             names = " ".join(f"--topic {name}" for name in topics or ("TOPIC",))
@@ -30,7 +36,7 @@ def remedy(error: KafkaError, app: str, topics: Sequence[str] = ()) -> str | Non
 
 
 def explained(error: KafkaError, app: str, *topics: str) -> str:
-    """Return the broker's message with the topics concerned before it and the remedy after it."""
+    """Return an error as text: the topics of the request, the broker's message, and the remedy."""
     about = f"{', '.join(topics)}: " if topics else ""
     todo = remedy(error, app, topics)
     return f"{about}{error.str().rstrip('.')}" + (f": {todo}" if todo else "")

@@ -1,9 +1,11 @@
-"""The `seen` topic: the rows of the dedup index, by tenant and bucket of call start.
+"""The `seen` topic, which holds the rows of the deduplication index.
 
-The key is `{tenant}/{width}/{bucket}/{number}`. A bucket is `width` hours long, counted from the epoch. The value is a
-version byte and packed entries (`fingerprints.ENTRY`). The record with the highest number of a bucket is its tail,
-which is rewritten until it holds SEALED entries. An id may occur in several records. Its highest revision counts, so
-the order of the records does not matter.
+A key is `{tenant}/{width}/{bucket}/{number}`. A bucket contains the rows of all calls that started in `width` hours;
+buckets are counted from the epoch. A value is a version byte and packed entries (`fingerprints.ENTRY`).
+
+A bucket has several records with ascending numbers. The last one is its tail, which is rewritten until it holds SEALED
+entries. An id may occur in several records. The entry with its highest revision counts, so the order of the records
+does not matter.
 """
 
 from collections import defaultdict
@@ -25,7 +27,7 @@ _WORTH_AN_OBJECT = 1_000
 
 
 class Record(NamedTuple):
-    """A record for the shard's partition of an internal topic. Value None: a tombstone."""
+    """Record of an internal topic, for the shard's partition. If `value` is None, it is a tombstone."""
 
     key: bytes
     value: bytes | None
@@ -46,14 +48,17 @@ class _Tail(NamedTuple):
 
 
 class Written(NamedTuple):
-    """Records that a commit writes, and the tails that are valid once it has succeeded."""
+    """Records that a commit writes, and the new tails, which become valid when the commit has succeeded.
+
+    None removes a tail.
+    """
 
     records: list[Record]
     tails: Mapping[_Bucket, _Tail | None]
 
 
 class SeenLog:
-    """One tenant's part of the topic: decides into which record the next rows of the dedup index are written."""
+    """One tenant's records in the `seen` topic. It decides into which record the next entries are written."""
 
     def __init__(self, tenant: str) -> None:
         self._tenant = tenant
@@ -61,12 +66,13 @@ class SeenLog:
         self.width = _WIDTHS[-1]
 
     def write(self, entries: Entries, hours: Hours, room: int = _RECORD_MAX_BYTES) -> Written:
-        """Return the records that add `entries`. Changes no tail until `apply`.
+        """Return the records that store `entries`. `hours` are their hours since the epoch.
 
-        `room`: maximum bytes of key and value of a record. A single entry is written even if it needs more.
+        Nothing changes in memory until `apply`. `room` is the maximum number of bytes of key and value of a record; a
+        single entry is written even if it needs more.
 
-        The width of an unknown tenant's buckets is the longest. Many entries at once show how busy the tenant is, so
-        that its buckets become shorter.
+        The buckets of a new tenant have the longest width. If many entries are written at once, they show how many rows
+        the tenant has per hour, and a shorter width is chosen.
         """
         if len(entries) >= _WORTH_AN_OBJECT:
             self.width = min(self.width, _fitting_width(len(entries) / (int(hours.max()) - int(hours.min()) + 1)))
@@ -93,29 +99,30 @@ class SeenLog:
         return Written(records, tails)
 
     def forget(self, before_hour: int, most: int) -> Written:
-        """Return tombstones for buckets that ended before an hour: about `most` of them.
+        """Return tombstones for the records of buckets that end at or before `before_hour` (hours since the epoch).
 
-        Later calls return the rest.
+        It returns about `most` tombstones. Later calls return the rest.
         """
         records: list[Record] = []
         tails: dict[_Bucket, _Tail | None] = {}
         for bucket, tail in self._tails.items():
             if bucket.end_hour <= before_hour and len(records) < most:
+                # Records are numbered from 0. The tail is the last of them, unless it is still empty and not written.
                 written = tail.number + bool(tail.entries)
                 records += [Record(self._key(bucket, number), None) for number in range(written)]
                 tails[bucket] = None
         return Written(records, tails)
 
     def is_due(self, before_hour: int) -> bool:
-        """Return whether `forget` would write a tombstone."""
+        """Return whether `forget` with this hour would return a tombstone."""
         return any(bucket.end_hour <= before_hour for bucket in self._tails)
 
     def is_emptied_by(self, written: Written) -> bool:
-        """Return whether no bucket is left once `written` is committed."""
+        """Return whether the tenant has no bucket left after `written` is committed."""
         return self._tails.keys() <= {bucket for bucket, tail in written.tails.items() if tail is None}
 
     def apply(self, written: Written) -> None:
-        """Take over the tails of `written`, whose commit has succeeded."""
+        """Store the new tails, after the commit of `written` has succeeded."""
         for bucket, tail in written.tails.items():
             if tail is None:
                 self._tails.pop(bucket, None)
@@ -123,22 +130,28 @@ class SeenLog:
                 self._tails[bucket] = tail
 
     def fit_width(self, remembered: int, hours: int) -> None:
-        """Choose the shortest width with enough rows per bucket.
+        """Choose the shortest width of buckets with which a bucket holds enough rows.
 
-        `remembered`: rows in the dedup index over `hours` hours.
+        `remembered` is the number of rows in the deduplication index, whose calls started within `hours` hours.
         """
         self.width = _fitting_width(remembered / max(1, hours))
 
-    def restored(self, bucket: _Bucket, tail: _Tail) -> None:
-        """Take over a bucket's tail that was found in the topic."""
+    def store_tail(self, bucket: _Bucket, tail: _Tail) -> None:
+        """Store the tail of a bucket that was read from the topic.
+
+        If a record of the bucket with a higher number was read before, its tail is kept.
+        """
         known = self._tails.get(bucket)
         if known is None or tail.number >= known.number:
             self._tails[bucket] = tail
 
     def _most_bytes(self, bucket: _Bucket, room: int) -> int:
-        """Return the maximum bytes of entries in a record of a bucket, for a whole number of entries."""
-        beside = len(VERSION) + len(self._key(bucket, 10**9))
-        return max(1, (min(room, _RECORD_MAX_BYTES) - beside) // ENTRY.itemsize) * ENTRY.itemsize
+        """Return how many bytes of entries fit into one record of a bucket.
+
+        It is a multiple of the size of an entry.
+        """
+        other_bytes = len(VERSION) + len(self._key(bucket, 10**9))
+        return max(1, (min(room, _RECORD_MAX_BYTES) - other_bytes) // ENTRY.itemsize) * ENTRY.itemsize
 
     def _key(self, bucket: _Bucket, number: int) -> bytes:
         return f"{self._tenant}/{bucket.width}/{bucket.number}/{number}".encode()
@@ -149,9 +162,10 @@ def _fitting_width(rows_an_hour: float) -> int:
 
 
 def restore(records: Mapping[bytes, bytes]) -> dict[str, tuple[DedupIndex, SeenLog]]:
-    """Return the dedup index of each tenant from the newest value of each key of a partition.
+    """Restore the deduplication index of each tenant of a shard.
 
-    Raises FatalError for a record that a newer version wrote.
+    `records` is the newest value of each key in the shard's partition. Raises FatalError if a newer version of the
+    program has written a record.
     """
     values: dict[str, list[bytes]] = defaultdict(list)
     last_hours: dict[str, list[int]] = defaultdict(list)
@@ -166,23 +180,25 @@ def restore(records: Mapping[bytes, bytes]) -> dict[str, tuple[DedupIndex, SeenL
         bucket = _Bucket(int(width), int(number))
         entries = value[1:]
         sealed = len(entries) >= SEALED * ENTRY.itemsize
+        # A full record is never rewritten: the next entries go into a new record.
         tail = _Tail(int(record_number) + 1, b"") if sealed else _Tail(int(record_number), entries)
-        logs.setdefault(tenant, SeenLog(tenant)).restored(bucket, tail)
+        logs.setdefault(tenant, SeenLog(tenant)).store_tail(bucket, tail)
         values[tenant].append(entries)
         last_hours[tenant].append(bucket.end_hour - 1)
     result = {}
     for tenant, log in logs.items():
         remembered = DedupIndex()
         lengths = [len(entries) // ENTRY.itemsize for entries in values[tenant]]
+        # A record does not store the hours of its entries. With the last hour of its bucket, none is forgotten early.
         hours = np.repeat(np.array(last_hours[tenant], np.uint32), lengths)
-        remembers = np.frombuffer(b"".join(values.pop(tenant)), ENTRY)
-        newest = int((remembers["meta"] & LAYOUT_MASK).max(initial=0))
+        stored = np.frombuffer(b"".join(values.pop(tenant)), ENTRY)
+        newest = int((stored["meta"] & LAYOUT_MASK).max(initial=0))
         if newest > LAYOUT:
             raise FatalError(
                 f"the seen topic holds fingerprints of layout {newest}, this program knows {LAYOUT}: all that they "
                 "stand for would be published again; run the version that wrote them, or a newer one"
             )
-        remembered.restore(remembers, hours)
+        remembered.restore(stored, hours)
         result[tenant] = (remembered, log)
     return result
 
@@ -190,10 +206,11 @@ def restore(records: Mapping[bytes, bytes]) -> dict[str, tuple[DedupIndex, SeenL
 def rows_per_hour(
     records: Mapping[bytes, bytes], starts: Mapping[str, int], end: int
 ) -> dict[str, tuple[int, NDArray[np.float64]]]:
-    """Return the number of rows per hour of call start for each tenant in `starts`.
+    """Return, for each tenant in `starts`, its first hour and the number of rows per hour of call start.
 
-    Hours are counted since the epoch, from the tenant's hour in `starts` up to `end`. Rows of a longer bucket are
-    spread evenly over its hours in that range. A row that was revised may count twice.
+    `starts` holds the first hour of each tenant, and `end` is the hour after the last one; hours are counted since the
+    epoch. The rows of a bucket are spread evenly over those of its hours that are in the range. A row that was revised
+    may count twice.
     """
     sizes: dict[str, dict[_Bucket, int]] = defaultdict(lambda: defaultdict(int))
     for key, value in records.items():
@@ -203,6 +220,7 @@ def rows_per_hour(
     for tenant, start in starts.items():
         counts = np.zeros(max(0, end - start), np.float64)
         for bucket, rows in sizes[tenant].items():
+            # A view of the counts: the hours of the bucket that are in the range.
             inside = counts[max(0, bucket.number * bucket.width - start) : max(0, bucket.end_hour - start)]
             inside += rows / max(1, len(inside))
         result[tenant] = (start, counts)
@@ -210,5 +228,5 @@ def rows_per_hour(
 
 
 def merge(parts: Iterable[Written]) -> list[Record]:
-    """Return the records of several parts, in order."""
+    """Return the records of all parts, in order."""
     return [record for part in parts for record in part.records]

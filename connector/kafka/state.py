@@ -1,7 +1,7 @@
-"""The `state` topic: one record per shard and one per tenant, as JSON with a version.
+"""The `state` topic: JSON records with a version, one per shard and one per tenant.
 
-Records of older versions are read, those of newer ones are refused. The keys are `shard` and `checkpoint/{tenant}`.
-Times are in epoch seconds, because windows lie on whole seconds.
+Records of older versions can be read. Records of newer versions are refused. The keys are `shard` and
+`checkpoint/{tenant}`. Times are in epoch seconds, because windows lie on whole seconds.
 """
 
 from collections.abc import Mapping
@@ -33,9 +33,9 @@ class StateIdentity(NamedTuple):
 
 
 class ShardRecord(msgspec.Struct, frozen=True):
-    """State of a shard. It is the last record of each transaction.
+    """Record of a shard. It is the last record of each transaction.
 
-    `control`: offset of the next command to apply.
+    `control` is the offset of the next command to execute.
     """
 
     app: str
@@ -44,42 +44,50 @@ class ShardRecord(msgspec.Struct, frozen=True):
     control: int
     v: int = VERSION
     transaction: str = ""
-    "Identity of the transaction that wrote it, also in a header of its other state records; empty without one."
+    """Random id of the transaction that wrote the record. The other state records of the transaction have it in a
+    header. Empty without transactions.
+    """
     places: Places = {}
-    "The transaction's records, except those of the state topic."
+    "Where the records of the transaction lie, except those of the state topic."
     unproven: Places = {}
-    "Acknowledged records of earlier transactions of which no marker had been seen when this transaction began."
+    """Where the acknowledged records of earlier transactions lie whose commit marker was not seen before this
+    transaction.
+    """
     control_id: str = ""
-    "The brokers' id of the control topic to which `control` belongs; empty if unknown."
+    "Id that brokers have given to the control topic to which `control` belongs; empty if unknown."
     kept: tuple[str, ...] = ()
-    "Commands for tenants that are not read, as JSON, oldest first."
+    "Commands that wait until their tenant is read, as JSON, oldest first."
 
 
 class Checkpoint(msgspec.Struct, frozen=True):
-    """State of a tenant, apart from its rows in the dedup index."""
+    """Checkpoint of a tenant: its state without the rows in the deduplication index."""
 
     topic: str
     state: State
     records: int = 0
-    "Number of records published to the row topic so far."
+    "Number of records that were published to the row topic."
     offsets: tuple[int, ...] = ()
-    "Next offset after the tenant's last record, per partition of the row topic; 0 if there is none."
+    "For each partition of the row topic: the offset after the tenant's last record; 0 if it has none."
     stated: tuple[tuple[int, int, int], ...] = ()
-    "Last progress records: overlap in seconds, then complete-through and time of the record in epoch seconds."
+    """Last progress record of each sweep: the sweep's overlap in seconds, then the complete-through time and the time
+    of the record in epoch seconds.
+    """
     failing: tuple[str, str] | None = None
-    "Reason and sentence, if the last run failed and none has succeeded since."
+    "Reason and message of the last failure, if no run has succeeded since."
     found: tuple[tuple[int, int], ...] = ()
-    "New rows by the overlap (seconds) of the sweep that found them."
+    "Number of new rows by the overlap (in seconds) of the sweep that found them."
     remembered: int = 0
-    "Number of rows in the dedup index."
+    "Number of rows in the deduplication index."
     ages: tuple[int, ...] = ()
-    "New rows by their age, first read minus call start, at the edges of lateness.AGES_S."
+    """Number of new rows per class of age (see `lateness.AGES_S`). The age is the first reading minus the start of the
+    call.
+    """
     topic_id: str = ""
-    "The brokers' id of the row topic that `offsets` belong to; empty if unknown."
+    "Id that brokers have given to the row topic to which `offsets` belong; empty if unknown."
     stated_gaps: tuple[tuple[int, int], ...] = ()
-    "Call time never read, in seconds, as last said on the progress topic, by the overlap of the sweep (seconds)."
+    "Gaps in seconds that the last progress record of each sweep stated, by the sweep's overlap in seconds."
     dead_letters: int = 0
-    "Number of rows that were dead-lettered so far."
+    "Number of rows that were dead-lettered."
 
 
 class _SweepRecord(msgspec.Struct, array_like=True):
@@ -148,14 +156,14 @@ class _Version(msgspec.Struct):
 
 
 class Restored(NamedTuple):
-    """State of a shard in the state topic. `shard` is None if it was never written."""
+    """State of a shard as the state topic holds it. `shard` is None if it was never written."""
 
     shard: ShardRecord | None
     checkpoints: dict[str, Checkpoint]
 
 
 def shard_record(
-    home: StateIdentity,
+    identity: StateIdentity,
     control: int,
     transaction: str = "",
     places: Places | None = None,
@@ -163,11 +171,11 @@ def shard_record(
     control_id: str = "",
     kept: tuple[str, ...] = (),
 ) -> Record:
-    """Return the record of a shard. See ShardRecord."""
+    """Encode the record of a shard. ShardRecord explains the arguments."""
     record = ShardRecord(
-        home.app,
-        home.cluster,
-        home.topic,
+        identity.app,
+        identity.cluster,
+        identity.topic,
         control,
         VERSION,
         transaction,
@@ -180,7 +188,7 @@ def shard_record(
 
 
 def checkpoint_record(tenant: str, checkpoint: Checkpoint) -> Record:
-    """Return the record of a tenant, whose lower-case id is `tenant`."""
+    """Encode the checkpoint of a tenant. `tenant` is the lower-case id."""
     state = checkpoint.state
     sweeps = [
         _SweepRecord(
@@ -226,14 +234,14 @@ def checkpoint_record(tenant: str, checkpoint: Checkpoint) -> Record:
 
 
 def checkpoint_key(tenant: str) -> bytes:
-    """Return the key of the record of a tenant, whose lower-case id is `tenant`."""
+    """Return the key of a tenant's checkpoint. `tenant` is the lower-case id."""
     return f"{_CHECKPOINT}{tenant}".encode()
 
 
 def restore(records: Mapping[bytes, bytes]) -> Restored:
-    """Return a shard's state from the newest value of each key of its partition.
+    """Restore the state of a shard. `records` is the newest value of each key in its partition.
 
-    Raises FatalError for a record of a newer version and for a record that the connector did not write.
+    Raises FatalError if a record was written by a newer version, or not by the connector.
     """
     shard = None
     checkpoints = {}
@@ -254,18 +262,19 @@ def restore(records: Mapping[bytes, bytes]) -> Restored:
     return Restored(shard, checkpoints)
 
 
-def check_identity(shard: ShardRecord | None, home: StateIdentity) -> None:
-    """Raise FatalError when the state was written for another topic or cluster."""
+def check_identity(shard: ShardRecord | None, identity: StateIdentity) -> None:
+    """Raise FatalError if the state was written for another topic or cluster."""
     if shard is None:
         return
-    if shard.cluster != home.cluster:
+    if shard.cluster != identity.cluster:
         raise FatalError(
-            f"the state of app {home.app} was written for Kafka cluster {shard.cluster}, this is {home.cluster}",
+            f"the state of app {identity.app} was written for Kafka cluster {shard.cluster}, "
+            f"this is {identity.cluster}",
             "set kafka.app to a name of its own for this cluster, or restore the topic together with its state",
         )
-    if shard.topic != home.topic:
+    if shard.topic != identity.topic:
         raise FatalError(
-            f"the state of app {home.app} was written for topic {shard.topic}, kafka.topic is {home.topic}",
+            f"the state of app {identity.app} was written for topic {shard.topic}, kafka.topic is {identity.topic}",
             "set kafka.topic back, or set kafka.app to a new name to read everything again into the new topic",
         )
 
@@ -315,7 +324,10 @@ def _run(record: _SweepRecord) -> Run | None:
 
 
 def _state(record: _CheckpointRecord, sweeps: tuple[SweepState, ...], coverage: Coverage, orders: jobs.Orders) -> State:
-    """Return the state in a record. An older version cut its record at the horizon, and that cut is not a gap."""
+    """Decode a tenant's state.
+
+    A record of an older version was cut at the horizon. The call time that was cut off does not count as a gap.
+    """
     start = _instant(record.start)
     ranges = tuple(_range(one) for one in record.ranges)
     if record.forgotten_before is not None:
@@ -325,9 +337,9 @@ def _state(record: _CheckpointRecord, sweeps: tuple[SweepState, ...], coverage: 
 
 
 def _missed(record: _SweepRecord) -> tuple[Window, ...]:
-    """Return the windows that a sweep has missed.
+    """Decode the windows that a sweep has missed.
 
-    If the record lists none, they are the call time from `through` to the sweep's position.
+    If the record lists none, everything between `through` and the sweep's position was missed.
     """
     passed = [] if record.position is None else [(record.through, record.position)]
     return tuple(Window(_instant(start), _instant(end)) for start, end in record.missed or passed)

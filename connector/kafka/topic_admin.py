@@ -1,7 +1,7 @@
-"""Requests about the connector's topics: creates those that are missing, and checks those that exist.
+"""Administration of the connector's topics: it creates missing topics and checks existing ones.
 
-A topic is refused only if it would break the guarantee. If a broker does not report a topic's settings, the connector
-logs a warning.
+A topic is refused only if it would break the guarantee. If a broker does not report the settings of a topic, a warning
+is logged.
 """
 
 import time
@@ -31,33 +31,33 @@ _PAUSE_S = 0.1
 
 
 class Found(NamedTuple):
-    """The cluster, and the partitions of each topic that exists."""
+    """Id of the cluster, its brokers, and the number of partitions of each existing topic."""
 
     cluster: str
     partitions: Mapping[str, int]
     brokers: Mapping[int, Address] = {}
     unusable: Mapping[str, str] = MappingProxyType({})
-    "Row topics that cannot be used although others can, each with problem and remedy."
+    "Row topics that cannot be used, each with its problem and remedy. Other row topics can be used."
 
 
 class Foreseen(NamedTuple):
-    """Expected outcome of the creation of topics: problems, and a text about the settings that would be left out."""
+    """Expected outcome of creating topics: problems, and a text about settings that brokers would refuse."""
 
     problems: list[Problem]
     left_out: str
 
 
 class TopicAdmin:
-    """Administration of topics. Calls block; each ends within seconds.
+    """Administration of topics. Calls block. Each call ends within seconds.
 
     `look` and `ensure` raise BrokersUnavailableError. The first call waits for a token if brokers ask for one.
     """
 
     def __init__(self, clients: Clients) -> None:
-        self._complaints: list[KafkaError] = []
+        self._connection_errors: list[KafkaError] = []
         self._brokers: Mapping[int, Address] = {}
         self._limits = clients.limits
-        self._settings = clients.admin() | {"error_cb": self._complaints.append}
+        self._settings = clients.admin() | {"error_cb": self._connection_errors.append}
 
     @cached_property
     def _client(self) -> AdminClient:
@@ -66,35 +66,38 @@ class TopicAdmin:
     def look(self, timeout_s: float = _TIMEOUT_S) -> Found:
         """Return the cluster's id, its topics and its brokers."""
         try:
-            self._complaints.clear()
+            self._connection_errors.clear()
             metadata = self._client.list_topics(timeout=timeout_s)
         except KafkaException as error:
-            raise self._away(error.args[0]) from error
+            raise self._unavailable(error.args[0]) from error
         partitions = {name: len(topic.partitions) for name, topic in metadata.topics.items() if topic.error is None}
         self._brokers = {number: Address(str(b.host), int(b.port or 0)) for number, b in metadata.brokers.items()}
         return Found(str(metadata.cluster_id), partitions, self._brokers)
 
-    def _away(self, error: KafkaError) -> BrokersUnavailableError:
-        """Return why no broker answered. The errors of the connections say more about it than the time-out."""
+    def _unavailable(self, error: KafkaError) -> BrokersUnavailableError:
+        """Return an error that explains why no broker answered.
+
+        The errors of single connections explain more than the time-out of the request.
+        """
         self._client.poll(0)
-        for complaint in reversed(self._complaints):
-            if _TOKENLESS in complaint.str():
+        for problem in reversed(self._connection_errors):
+            if _TOKENLESS in problem.str():
                 return BrokersUnavailableError(
-                    complaint.str().replace(_TOKENLESS, "there is no token for the brokers"), _CHECK_OIDC
+                    problem.str().replace(_TOKENLESS, "there is no token for the brokers"), _CHECK_OIDC
                 )
-            remedy = _REMEDIES.get(complaint.code())
-            if remedy is None and "SSL" in complaint.str():
+            remedy = _REMEDIES.get(problem.code())
+            if remedy is None and "SSL" in problem.str():
                 remedy = _CHECK_TLS
             if remedy is not None:
-                return BrokersUnavailableError(complaint.str(), remedy)
-        transport = [c for c in self._complaints if c.code() == KafkaError._TRANSPORT]  # noqa: SLF001
-        if self._complaints and not transport:
+                return BrokersUnavailableError(problem.str(), remedy)
+        transport = [c for c in self._connection_errors if c.code() == KafkaError._TRANSPORT]  # noqa: SLF001
+        if self._connection_errors and not transport:
             # A broker that requires TLS or authentication closes connections without it, and sends no error.
             return BrokersUnavailableError("the brokers close every connection at once", _CHECK_PROTOCOL)
         return BrokersUnavailableError(transport[-1].str() if transport else error.str())
 
     def unanswered(self, error: KafkaError) -> BrokersUnavailableError:
-        """Return why a request failed although a broker described the cluster before.
+        """Return an error that explains why a request failed although a broker has described the cluster before.
 
         The usual reason is an advertised address that cannot be reached.
         """
@@ -102,11 +105,14 @@ class TopicAdmin:
             failures = addresses.unreachable(self._brokers)
             if failures:
                 return BrokersUnavailableError("; ".join(failures), addresses.REMEDY)
-            return self._away(error)
+            return self._unavailable(error)
         return BrokersUnavailableError(error.str())
 
     def create(self, topics: Sequence[Topic], replication_factor: int) -> list[tuple[Topic, Problem]]:
-        """Create topics. Return those that cannot be created. A topic that exists by then is not a problem."""
+        """Create topics.
+
+        Return those that cannot be created, with the problem. A topic that exists already is not a problem.
+        """
         problems: list[tuple[Topic, Problem]] = []
         left_out = {}
         for created in Creator(self._client).create(topics, replication_factor):
@@ -125,9 +131,9 @@ class TopicAdmin:
         return problems
 
     def foresee(self, topics: Sequence[Topic], replication_factor: int) -> Foreseen:
-        """Return the expected outcome of the creation of topics that do not exist.
+        """Return the expected outcome of creating topics that do not exist, without creating them.
 
-        Creates nothing. Raises KafkaException.
+        Raises KafkaException.
         """
         problems, left_out = [], {}
         for created in Creator(self._client).create(topics, replication_factor, validate_only=True):
@@ -146,9 +152,9 @@ class TopicAdmin:
         return Foreseen(problems, f"{words} ({topic_problems.costs(refused.values())})" if refused else "")
 
     def settings(self, names: Sequence[str], optional: Sequence[str] = ()) -> dict[str, dict[str, str]]:
-        """Return the settings of topics, except those that the broker does not report.
+        """Return the settings of topics. Topics whose settings the broker does not report are left out.
 
-        Logs no warning about `optional` ones.
+        For those in `names` a warning is logged then; for those in `optional` it is not.
         """
         if not (names or optional):
             return {}
@@ -178,14 +184,14 @@ class TopicAdmin:
             raise BrokersUnavailableError(error.args[0].str()) from error
 
     def warn_of_limits(self, names: Sequence[str]) -> None:
-        """Log the topics whose limit is below the default limit of a producer."""
+        """Log a warning for each topic whose limit is lower than the default limit of a producer."""
         for topic, limit in self._limits.low(names).items():
             _logger.warning("topic_record_limit_low", topic=topic, limit=limit, remedy=raise_command(topic))
 
     def warn_of_event_time(self, reaches: Mapping[str, timedelta], horizon: timedelta) -> None:
-        """Log the settings of row topics that harm records which are stamped with the start of the call.
+        """Log a warning for each setting of a row topic that is unsafe for records with event time.
 
-        `reaches`: per topic, the maximum age of a call when it is read. Raises BrokersUnavailableError.
+        `reaches` maps each topic to the greatest age of a call that is read. Raises BrokersUnavailableError.
         """
         try:
             settings = self.settings(list(reaches))
@@ -207,11 +213,11 @@ class TopicAdmin:
     def ensure(
         self, topics: Sequence[Topic], *, create: bool, replication_factor: int, shared_topic: str = ""
     ) -> Found:
-        """Create missing topics and check those that exist.
+        """Create missing topics and check existing ones.
 
-        Raises FatalError for a problem that retrying cannot fix and that concerns every tenant: one of an internal
-        topic, of `shared_topic`, or of all row topics. Any other row topic with a problem becomes unusable. Raises
-        BrokersUnavailableError for a problem that retrying can fix.
+        Raises FatalError for a problem that retrying cannot fix, if it concerns all tenants: a problem of an internal
+        topic, of `shared_topic`, or of all row topics. A problem of another row topic makes only this topic unusable.
+        Raises BrokersUnavailableError for a problem that retrying can fix.
         """
         try:
             found, problems = self._ensure(topics, create=create, replication_factor=replication_factor)
@@ -249,12 +255,15 @@ class TopicAdmin:
             problems += [
                 (topic, topic_problems.absent(topic)) for topic in missing if topic.name not in found.partitions
             ]
-        problems += self._unfit([topic for topic in topics if topic.name in found.partitions], found)
+        problems += self._check([topic for topic in topics if topic.name in found.partitions], found)
         self.warn_of_limits([topic.name for topic in topics])
         return found, problems
 
     def _look_for(self, topics: Sequence[Topic]) -> tuple[Found, list[Topic]]:
-        """Look until the topics are visible, for a few seconds. Return those that are not."""
+        """Wait for a few seconds until the topics are visible.
+
+        Return what was found, and the topics that are not visible.
+        """
         deadline = time.monotonic() + _VISIBLE_S
         while True:
             found = self.look()
@@ -264,9 +273,9 @@ class TopicAdmin:
             time.sleep(_PAUSE_S)
 
     def _ask_for(self, topics: Sequence[Topic]) -> None:
-        """Request the metadata of topics by name.
+        """Request the metadata of each topic by its name.
 
-        Raises ForbiddenError when the broker does not report whether a topic exists.
+        Raises ForbiddenError if the broker does not report whether a topic exists.
         """
         for topic in topics:
             error = self._client.list_topics(topic.name, timeout=_TIMEOUT_S).topics[topic.name].error
@@ -278,9 +287,9 @@ class TopicAdmin:
 
     def problems(self, topics: Sequence[Topic], found: Found) -> list[Problem]:
         """Return the problems of existing topics that would break the guarantee. Raises KafkaException."""
-        return [problem for _, problem in self._unfit(topics, found)]
+        return [problem for _, problem in self._check(topics, found)]
 
-    def _unfit(self, topics: Sequence[Topic], found: Found) -> list[tuple[Topic, Problem]]:
+    def _check(self, topics: Sequence[Topic], found: Found) -> list[tuple[Topic, Problem]]:
         problems = topic_problems.wrong_counts(topics, found.partitions)
         fixed = [topic for topic in topics if topic.fixed]
         keyed = [topic for topic in topics if topic.key != "id"]

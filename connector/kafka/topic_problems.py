@@ -1,4 +1,4 @@
-"""Problems of topics that would break the guarantee, or that keep a topic from being created, with their remedies."""
+"""Problems of topics that would break the guarantee or that prevent their creation, with remedies."""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -21,7 +21,7 @@ class Problem(NamedTuple):
 
 
 def wrong_counts(topics: Sequence[Topic], partitions: Mapping[str, int]) -> list[tuple[Topic, Problem]]:
-    """Return the topics whose number of partitions differs from the number of shards. `partitions`: by topic."""
+    """Return the topics whose number of partitions is not the number of shards. `partitions` is by topic."""
     problems = []
     for topic in topics:
         has = partitions.get(topic.name, topic.partitions)
@@ -33,7 +33,10 @@ def wrong_counts(topics: Sequence[Topic], partitions: Mapping[str, int]) -> list
 
 
 def wrong_keys(topics: Sequence[tuple[Topic, str | None]]) -> list[tuple[Topic, Problem]]:
-    """Return the topics on which rows would replace other rows. `topics`: with their cleanup.policy."""
+    """Return compacted topics on which a row would replace other rows, because `rows.key` is not unique.
+
+    `topics` are pairs of a topic and its cleanup.policy.
+    """
     return [
         (
             topic,
@@ -49,7 +52,10 @@ def wrong_keys(topics: Sequence[tuple[Topic, str | None]]) -> list[tuple[Topic, 
 
 
 def wrong_policies(topics: Sequence[Topic], settings: Mapping[str, Mapping[str, str]]) -> list[tuple[Topic, Problem]]:
-    """Return the internal topics that are compacted but must not be, or the other way round. `settings`: by topic."""
+    """Return the internal topics that are compacted but must not be, or that must be compacted but are not.
+
+    `settings` is by topic.
+    """
     problems = []
     for topic in topics:
         policy = settings.get(topic.name, {}).get("cleanup.policy")
@@ -62,7 +68,7 @@ def wrong_policies(topics: Sequence[Topic], settings: Mapping[str, Mapping[str, 
 
 
 def absent(topic: Topic) -> Problem:
-    """Return the problem of a topic that does not exist and may not be created."""
+    """Return the problem of a topic that does not exist, if the connector is configured not to create topics."""
     wrong = f"topic {topic.name} does not exist and kafka.create_topics is false"
     return Problem(wrong, f"create it with: {create_command(topic)}")
 
@@ -81,7 +87,7 @@ _COSTS = {
 
 
 def costs(left_out: Iterable[Sequence[str]]) -> str:
-    """Return what it costs that brokers refused settings."""
+    """Return the consequences of the settings that brokers refused, as text."""
     names = (re.split("[= ]\\S*$", setting)[0] for settings in left_out for setting in settings)
     return "; ".join(dict.fromkeys(_COSTS[name] for name in names))
 

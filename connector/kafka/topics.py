@@ -16,7 +16,10 @@ _COMPACTED = {
 
 
 class Topic(NamedTuple):
-    """A topic as it would be created. If it exists, its number of partitions is checked only where `fixed`."""
+    """Topic with the settings for its creation.
+
+    The partitions of an existing topic are checked only if `fixed` is True.
+    """
 
     name: str
     partitions: int
@@ -24,31 +27,34 @@ class Topic(NamedTuple):
     fixed: bool = False
     compacted: bool | None = None
     key: str = "id"
-    "Field of the rows that is their key."
+    "Field of a row that is the key of its record."
     chosen: bool = False
-    "True if the operator chose the settings (`kafka.topic_properties`): none of them may be left out."
+    "True if the operator has chosen the settings (`kafka.topic_properties`), so that none of them may be left out."
     row_topic: str = ""
-    "The row topic that it belongs to, or is; empty for an internal topic."
+    "Row topic to which the topic belongs. It may be the topic itself. Empty for an internal topic."
 
 
 class Names(NamedTuple):
-    """Names of the internal topics and of the transactional ids."""
+    """Names of the internal topics and of the transactional ids of an app."""
 
     app: str
 
     @property
     def control(self) -> str:
-        """Return the topic of commands. Its consumer group decides who owns which shard."""
+        """Return the topic of operators' commands.
+
+        The assignment of its partitions decides which worker owns which shard.
+        """
         return f"{self.app}.control"
 
     @property
     def state(self) -> str:
-        """Return the topic of checkpoints, with coverage and jobs."""
+        """Return the topic of the checkpoints."""
         return f"{self.app}.state"
 
     @property
     def seen(self) -> str:
-        """Return the topic of the dedup index."""
+        """Return the topic of the deduplication index."""
         return f"{self.app}.seen"
 
     def transactional_id(self, shard: int) -> str:
@@ -57,17 +63,17 @@ class Names(NamedTuple):
 
 
 def dead_letters(topic: str) -> str:
-    """Return the topic of the invalid rows of a row topic."""
+    """Return the topic for the dead letters of a row topic."""
     return f"{topic}.dlq"
 
 
 def progress(topic: str) -> str:
-    """Return the topic of the progress records of a row topic."""
+    """Return the topic for the progress records of a row topic."""
     return f"{topic}.progress"
 
 
 def of_rows(topic: str) -> tuple[str, str, str]:
-    """Return a row topic with its topics of dead letters and progress."""
+    """Return a row topic, its topic of dead letters and its topic of progress records."""
     return topic, dead_letters(topic), progress(topic)
 
 
@@ -79,7 +85,7 @@ def wanted(
     topic_settings: Mapping[str, str],
     key: str = "id",
 ) -> list[Topic]:
-    """Return every topic that the connector uses. `key`: field of the rows that is their key."""
+    """Return all topics that the connector uses. `key` is the field of a row that is the key of its record."""
     names = Names(app)
     topics = []
     for topic in dict.fromkeys(row_topics):

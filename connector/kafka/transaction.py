@@ -1,12 +1,12 @@
 """Publisher of one shard for brokers with transactions. It writes a batch completely or not at all.
 
-1. If an error before the commit requires an abort and the abort succeeds, nothing was written and the producer stays
-   valid (AbortedError). The abort must have reached every partition, and earlier commits must still be visible (see
-   hanging.py). Every classic rebalance causes such an error.
+1. If a batch fails before its commit, and its transaction is aborted successfully, nothing was written and the producer
+   stays valid (AbortedError). To be sure, the publisher checks that the abort has reached every partition, and that
+   earlier commits are still visible (see hanging.py). Every rebalance of a classic group causes such an abort.
 2. After any other failure or time-out the outcome is unknown. The producer is dropped (ShardRestartError), and the
-   shard restarts from what the topics contain. `retriable()` does not count: librdkafka also sets it for a commit that
-   timed out, and such commits have succeeded. Commit is never called twice.
-3. A fenced producer (FencedError) means that another producer has taken over the transactional id.
+   shard restarts from the contents of its topics. librdkafka's `retriable()` makes no difference: it is also set for a
+   commit that timed out, and such commits have succeeded. A commit is never tried twice.
+3. If the producer is fenced (FencedError), another producer has taken over the transactional id.
 """
 
 import threading
@@ -46,9 +46,9 @@ _FENCED = frozenset({KafkaError._FENCED, KafkaError.INVALID_PRODUCER_EPOCH, 90})
 
 
 class Transactions(Publisher):
-    """Publisher with a transactional producer. Raises the errors that the module names.
+    """Publisher with a transactional producer. The module's docstring explains which errors it raises.
 
-    When it is closed during a transaction, its successor aborts that transaction.
+    If it is closed during a transaction, the next producer with the same transactional id aborts the transaction.
     """
 
     def __init__(self, clients: Clients, transactional_id: str) -> None:
@@ -56,22 +56,27 @@ class Transactions(Publisher):
         self._clients = clients
         self._names = Names(self._app)
         self._unproven: list[tuple[float, Places]] = []
-        "Acknowledged commits: when (monotonic seconds), and their records that may still be undecided."
+        """Acknowledged commits whose markers may not be written yet: the monotonic time of each, and where its records
+        lie.
+        """
 
     def open(self) -> None:
-        """Create the producer. This fences the previous one with the transactional id and ends its open transaction."""
+        """Create the producer. Brokers thereby fence the previous producer with the same transactional id.
+
+        An open transaction of the previous producer is ended.
+        """
         try:
             with fatal_errors():
                 self._producer = Producer(self._settings)
                 self._producer.init_transactions(_INIT_S)
         except KafkaException as error:
             self._drop()
-            raise self._after(error, f"initialising transactions of {self._name}") from error
+            raise self._restart_error(error, f"initialising transactions of {self._name}") from error
 
     def commit(self, contents: TransactionContents, position: CommitContext) -> Offsets:
-        """Commit all records and the control offset of the group in one transaction."""
+        """Commit all records, and the group's offset of the control topic, in one transaction."""
         producer = self._opened()
-        self._prove()
+        self._drop_proven()
         try:
             offsets = self._write_transaction(producer, contents, position)
         except KafkaException as error:
@@ -86,9 +91,9 @@ class Transactions(Publisher):
         position: CommitContext,
         is_stopped: Callable[[], bool],
     ) -> set[Place]:
-        """Abort what a transaction of this shard has left open in any partition. Return those partitions."""
-        look = hanging.Look(self._clients, self._names, position.partition, read)
-        places = hanging.open_places(look, row_topics, is_stopped)
+        """Abort the transactions that this shard has left open in any partition. Return these partitions."""
+        inspection = hanging.Inspection(self._clients, self._names, position.partition, read)
+        places = hanging.open_places(inspection, row_topics, is_stopped)
         if places:
             self.end(places, position)
         return places
@@ -96,25 +101,25 @@ class Transactions(Publisher):
     def write_lost(
         self, read: PartitionContents, ended: Collection[Place], position: CommitContext, is_stopped: Callable[[], bool]
     ) -> int:
-        """Write again what committed transactions have lost. Return the number of records."""
-        look = hanging.Look(self._clients, self._names, position.partition, read)
-        return self.write_again(look, hanging.find_lost(look, ended, is_stopped), position)
+        """Write records again that committed transactions have lost. Return the number of records."""
+        inspection = hanging.Inspection(self._clients, self._names, position.partition, read)
+        return self.write_again(inspection, hanging.find_lost(inspection, ended, is_stopped), position)
 
-    def write_again(self, look: hanging.Look, lost: hanging.LostCommits, position: CommitContext) -> int:
-        """Write what is lost in one transaction. Return the number of records."""
+    def write_again(self, inspection: hanging.Inspection, lost: hanging.LostCommits, position: CommitContext) -> int:
+        """Write lost records again, in one transaction. Return the number of records."""
         if lost.record is None or not (lost.records or lost.checkpoints):
             return 0
-        producer, contents = self._opened(), _LostContents(self, look, lost)
+        producer, contents = self._opened(), _LostContents(self, inspection, lost)
         try:
             self._write_transaction(producer, contents, position._replace(offset=lost.record.control))
         except KafkaException as error:
             self._drop()
-            raise self._after(error, f"writing again what a transaction of {self._name} has lost") from error
+            raise self._restart_error(error, f"writing again what a transaction of {self._name} has lost") from error
         self._commit(producer)
         return sum(map(len, contents.rows.values())) + len(lost.checkpoints)
 
     def _write_transaction(self, producer: Producer, contents: TransactionContents, position: CommitContext) -> Offsets:
-        """Write all records and offsets of a transaction, without its commit. Raises KafkaException."""
+        """Write all records of a transaction and send its offsets, but do not commit it. Raises KafkaException."""
         transaction, self._written = uuid.uuid4().hex, {}
         with fatal_errors():
             producer.begin_transaction()
@@ -135,13 +140,14 @@ class Transactions(Publisher):
                 producer.commit_transaction(_CALL_S)
         except KafkaException as error:
             self._drop()
-            raise self._after(error, f"committing a transaction of {self._name}") from error
+            raise self._restart_error(error, f"committing a transaction of {self._name}") from error
         self._unproven.append((time.monotonic(), self._written))
 
-    def _prove(self) -> None:
-        """Forget the commits whose markers are written. Raises ShardRestartError if a marker is missing for too long.
+    def _drop_proven(self) -> None:
+        """Remove from `_unproven` the commits whose markers are written in all partitions.
 
-        An acknowledged commit that lies before the last stable offset can no longer be aborted.
+        The last stable offset proves this: a commit whose records lie before it can no longer be aborted. Raises
+        ShardRestartError if a marker is missing for too long, because the transaction then hangs.
         """
         if not self._unproven:
             return
@@ -156,10 +162,10 @@ class Transactions(Publisher):
             raise ShardRestartError(f"a transaction that brokers have acknowledged is still open in {where}")
 
     def end(self, places: Iterable[Place], position: CommitContext) -> None:
-        """Abort everything that is open under this transactional id in these partitions.
+        """Abort everything that is open under this transactional id in the given partitions.
 
-        A marker decides all open records of the producer in its partition. One transaction writes a tombstone to each
-        of the partitions, so that its abort writes a marker to each.
+        This starts a transaction, writes a tombstone to each partition and aborts the transaction. The abort writes a
+        marker to each partition, and this marker ends all open records of the producer there.
         """
         producer = self._opened()
         try:
@@ -171,12 +177,15 @@ class Transactions(Publisher):
                 producer.abort_transaction(_CALL_S)
         except KafkaException as error:
             self._drop()
-            raise self._after(
+            raise self._restart_error(
                 error, f"ending a transaction of {self._name} that is open in {named(set(places))}"
             ) from error
 
     def _cause(self, producer: Producer, error: KafkaException, position: CommitContext) -> KafkaException:
-        """Return why librdkafka purged the records of a failed transaction. Its next call reports the cause."""
+        """Return the error that made a transaction fail.
+
+        If librdkafka only reports that it has purged the records, its next call reports the cause.
+        """
         if error.args[0].code() in _PURGED:
             try:
                 self._send_offsets(producer, position)
@@ -185,11 +194,11 @@ class Transactions(Publisher):
         return error
 
     def _send_offsets(self, producer: Producer, position: CommitContext) -> None:
-        """Send the offsets in a thread that can be abandoned.
+        """Send the offsets to the transaction, in a thread that can be abandoned.
 
-        After a broker was restarted, the call may never return, whatever its time-out (observed with librdkafka 2.16).
-        The next producer with the transactional id fences what an abandoned call may still do. Only a call that has
-        returned counts as successful.
+        After the restart of a broker the call may never return, whatever its time-out (observed with librdkafka 2.16).
+        If it does not return in time, the producer is dropped; the next producer with the transactional id fences
+        anything that the abandoned call may still do.
         """
         control = TopicPartition(position.topic, position.partition, position.offset)
         outcome: list[KafkaException | None] = []
@@ -204,7 +213,10 @@ class Transactions(Publisher):
             raise outcome[0]
 
     def _abort(self, producer: Producer, error: KafkaException) -> NoReturn:
-        """Abort a transaction that failed before the commit, or drop its producer. Always raises."""
+        """Abort a transaction that failed before its commit, or drop the producer if that is impossible.
+
+        Always raises.
+        """
         what = f"writing a transaction of {self._name}"
         cause = error.args[0]
         # A record that was not delivered leaves the transaction abortable, although the record's error does not say so.
@@ -215,14 +227,14 @@ class Transactions(Publisher):
             except KafkaException as second:
                 self._drop()
                 doing = f"aborting a transaction of {self._name} that failed ({self._explained(error)})"
-                raise self._after(second, doing) from second
+                raise self._restart_error(second, doing) from second
             self._verify_abort()
             raise AbortedError(f"{what}: {self._explained(error)}") from error
         self._drop()
-        raise self._after(error, what) from error
+        raise self._restart_error(error, what) from error
 
     def _verify_abort(self) -> None:
-        """Raise ShardRestartError unless the abort has reached every partition and has aborted no earlier commit."""
+        """Raise ShardRestartError unless the abort is complete and has not aborted an earlier commit."""
         # The abort's marker also decides an earlier commit that hangs in the same partition, and would abort it there.
         places = merge(*(places for _, places in self._unproven))
         ends: dict[Place, int | None] = {
@@ -241,29 +253,29 @@ class Transactions(Publisher):
             raise ShardRestartError(f"an abort of {self._name} may have ended a transaction before it in {where}")
         self._unproven = []
 
-    def _after(self, error: KafkaException, what: str) -> ShardRestartError:
+    def _restart_error(self, error: KafkaException, what: str) -> ShardRestartError:
         kind = FencedError if _is_fenced(error.args[0]) else ShardRestartError
         return kind(f"{what}: {self._explained(error)}")
 
 
 class _LostContents(TransactionContents):
-    """Contents that committed transactions of the shard have lost, to be written again."""
+    """Contents of a transaction that writes again what committed transactions of the shard have lost."""
 
-    def __init__(self, publisher: Transactions, look: hanging.Look, lost: hanging.LostCommits) -> None:
+    def __init__(self, publisher: Transactions, inspection: hanging.Inspection, lost: hanging.LostCommits) -> None:
         self._publisher = publisher
-        self._look = look
+        self._inspection = inspection
         self._lost = lost
-        self._rows = hanging.records_again(look, lost)
+        self._rows = hanging.records_again(inspection, lost)
 
     @property
     def rows(self) -> Mapping[str, Sequence[Outgoing]]:
         return self._rows
 
     def final_records(self, offsets: Offsets) -> Sequence[Outgoing]:  # noqa: ARG002
-        return hanging.state_again(self._look, self._lost, self._publisher.written)
+        return hanging.state_again(self._inspection, self._lost, self._publisher.written)
 
     def shard_record(self, transaction: TransactionRecord) -> Sequence[Outgoing]:
-        return hanging.shard_again(self._look, self._lost, transaction)
+        return hanging.shard_again(self._inspection, self._lost, transaction)
 
 
 _PURGED = frozenset({KafkaError._PURGE_QUEUE, KafkaError._PURGE_INFLIGHT})  # noqa: SLF001

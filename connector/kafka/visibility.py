@@ -1,7 +1,8 @@
-"""Queries about partitions: whether their transactions are decided, and which records an isolation level shows.
+"""Queries about partitions: whether their transactions have ended, and which records an isolation level shows.
 
-The last stable offset needs the right to describe the topic, which the right to write implies. Records need the right
-to read it.
+A transaction is decided in a partition when its commit or abort marker is written there. A query for the last stable
+offset needs the right to describe the topic, which the right to write includes. A query for records needs the right to
+read the topic.
 """
 
 import time
@@ -20,24 +21,24 @@ _GONE_AFTER_S = 3.0
 _PAUSE_S = 0.05
 
 Places = dict[str, dict[int, list[tuple[int, int]]]]
-"Offsets of records, as ranges (first, last), by topic and partition."
+"Where records lie: ranges of offsets (first, last) by topic and partition."
 
 
 class Lost(NamedTuple):
-    """Records that are in their partitions but that a `read_committed` reader does not find."""
+    """Records that are in their partitions, but that a `read_committed` reader does not find."""
 
     records: dict[Place, list[Message]]
     unreadable: dict[Place, str]
-    "Partitions that may not be read, with the reason and the remedy."
+    "Partitions for which the right to read is missing, with the reason and the remedy."
 
 
 def last_offsets(places: Places) -> dict[Place, int]:
-    """Return the offset of the last record in each partition."""
+    """Return the offset of the last of these records in each partition."""
     return {(topic, number): runs[-1][1] for topic, of in places.items() for number, runs in of.items()}
 
 
 def merge(*parts: Places) -> Places:
-    """Return the records of all parts. The parts must be in the order in which they were written."""
+    """Return the ranges of all parts together. The parts must be in the order in which their records were written."""
     merged: Places = {}
     for part in parts:
         for topic, partitions in part.items():
@@ -47,7 +48,10 @@ def merge(*parts: Places) -> Places:
 
 
 def after(places: Places, stable: Mapping[Place, int | None]) -> Places:
-    """Return the ranges that do not end before the last stable offset. A topic that does not exist has none."""
+    """Return the ranges that are not completely below the last stable offset in `stable`.
+
+    For these, the marker may not be written yet. A topic that does not exist (None in `stable`) has none.
+    """
     left: Places = {}
     for topic, partitions in places.items():
         for number, runs in partitions.items():
@@ -59,9 +63,10 @@ def after(places: Places, stable: Mapping[Place, int | None]) -> Places:
 
 
 def offsets(clients: Clients, places: Iterable[Place], isolation: IsolationLevel) -> dict[Place, int | None]:
-    """Return the end of each partition for a reader of that isolation level; None for a partition that does not exist.
+    """Return the end of each partition for a reader with the given isolation level.
 
-    The result leaves out partitions for which no broker answered. Blocks.
+    The end is None if the partition does not exist. A partition is left out of the result if no broker answers for it.
+    Blocks.
     """
     latest = OffsetSpec.latest()  # type: ignore[no-untyped-call]
     asked = {TopicPartition(*place): latest for place in places}
@@ -89,9 +94,10 @@ def undecided(
     within_s: float,
     is_stopped: Callable[[], bool] = lambda: False,
 ) -> set[Place]:
-    """Return the partitions in which a transaction stays open below these offsets for longer than `within_s`.
+    """Wait until no transaction is open below the offsets in `ends`. Return the partitions where one is still open.
 
-    None stands for the present end of the partition. Blocks. Raises HandedOverError soon after `is_stopped`.
+    `None` as an offset means the current end of the partition. Blocks, for about `within_s` seconds at most. Raises
+    HandedOverError soon after `is_stopped` returns True.
     """
     waiting, goals, missing_since = set(ends), dict[Place, int](), dict[Place, float]()
     deadline = time.monotonic() + within_s
@@ -114,9 +120,10 @@ def undecided(
 
 
 def lost(clients: Clients, places: Places) -> Lost:
-    """Return which of some records a `read_committed` reader does not find. All of them must be decided.
+    """Return those of the records in `places` that a `read_committed` reader does not find.
 
-    A record that was deleted or compacted is not lost. Blocks. Raises ShardRestartError when brokers do not answer.
+    No transaction may be open below these records. A record that was deleted or compacted is not lost. Blocks. Raises
+    ShardRestartError if brokers do not answer.
     """
     # One marker decides all open records of a producer in a partition. So if the last one is visible, all are, and only
     # partitions where it is hidden have to be read completely.
@@ -145,7 +152,7 @@ def lost(clients: Clients, places: Places) -> Lost:
 def read(
     clients: Clients, ranges: Mapping[Place, tuple[int, int]], isolation: str
 ) -> tuple[dict[Place, dict[int, Message]], dict[Place, str]]:
-    """Return records by partition and offset, and the reasons why partitions cannot be read.
+    """Read the records in `ranges`. Return them by partition and offset, and the reasons why partitions cannot be read.
 
     Blocks. Raises ShardRestartError.
     """

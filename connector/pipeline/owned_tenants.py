@@ -11,7 +11,7 @@ from connector import log
 from connector.config import Tenant, duration_text
 from connector.core import windows
 from connector.kafka import control, kept_commands
-from connector.kafka.control import Heard
+from connector.kafka.control import TenantCommand
 from connector.kafka.membership import ControlRecord
 from connector.kafka.state import Checkpoint
 from connector.metrics.tenant import TenantMetrics
@@ -85,7 +85,7 @@ class OwnedTenants:
         self._of: dict[str, OwnedTenant] = {}
         self._followed: list[Tenant] = []
         "Tenants that were configured when `follow` was last called."
-        self._kept: list[Heard] = []
+        self._kept: list[TenantCommand] = []
         "Commands that wait until their tenant is read, oldest first. The last changes may not be committed yet."
         self._buffer = Buffer()
 
@@ -334,7 +334,7 @@ class OwnedTenants:
         tenant.runtime = TenantRuntime(state, sweeper, task, series, worker.graph.clock.now)
 
 
-def _command(runtime: TenantRuntime, offset: int, received: Heard) -> None:
+def _command(runtime: TenantRuntime, offset: int, received: TenantCommand) -> None:
     label = runtime.account.tenant.label
     _logger.info("command_applied", tenant=label, command=received.order.command, id=received.order.id)
     runtime.sweeper.command(offset, received.order)

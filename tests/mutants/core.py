@@ -386,8 +386,8 @@ CORE = (
     Mutant(
         "remembered rows are written in records that their topic does not take",
         "connector/kafka/seen.py",
-        "(min(room, _RECORD_MAX_BYTES) - beside)",
-        "(_RECORD_MAX_BYTES - beside)",
+        "(min(room, _RECORD_MAX_BYTES) - other_bytes)",
+        "(_RECORD_MAX_BYTES - other_bytes)",
         "tests/unit/test_length_limits.py",
     ),
 )

@@ -121,8 +121,8 @@ KAFKA = (
     Mutant(
         "only configured topics are freed of what hangs",
         _HANGING_FILE,
-        "return partitions | last_offsets(places).keys() | set(look.internal)",
-        "return partitions | set(look.internal)",
+        "return partitions | last_offsets(places).keys() | set(inspection.internal)",
+        "return partitions | set(inspection.internal)",
         f"{_HANGING} -k test_hanging_transactions_end_on_unconfigured_topics",
         broker=True,
     ),
@@ -168,7 +168,7 @@ KAFKA = (
         "commit called again after a time-out",
         _TRANSACTION,
         "            self._drop()\n"
-        '            raise self._after(error, f"committing a transaction of {self._name}") from error\n',
+        '            raise self._restart_error(error, f"committing a transaction of {self._name}") from error\n',
         "            producer.commit_transaction(_CALL_S)\n",
         f"{_TRANSACTIONS} -k test_timed_out_commit_does_not_affect_later_transactions",
         broker=True,
@@ -176,7 +176,7 @@ KAFKA = (
     Mutant(
         "a commit that timed out counts as done",
         _TRANSACTION,
-        'raise self._after(error, f"committing a transaction of {self._name}") from error',
+        'raise self._restart_error(error, f"committing a transaction of {self._name}") from error',
         "return offsets",
         f"{_TRANSACTIONS} -k test_timed_out_commit_does_not_affect_later_transactions",
         broker=True,
@@ -184,7 +184,7 @@ KAFKA = (
     Mutant(
         "abort outcome ignored",
         _TRANSACTION,
-        "raise self._after(second, doing) from second",
+        "raise self._restart_error(second, doing) from second",
         "assert doing",
         f"{_TRANSACTIONS} -k test_unanswered_abort_is_not_an_abort",
         broker=True,

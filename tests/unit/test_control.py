@@ -18,7 +18,7 @@ VALID = {
 }
 
 
-def heard(value: bytes | None, key: bytes | None = b"aa") -> control.Heard | None:
+def heard(value: bytes | None, key: bytes | None = b"aa") -> control.TenantCommand | None:
     return control.parse(ControlRecord(7, key, value))
 
 

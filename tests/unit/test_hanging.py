@@ -9,7 +9,7 @@ import pytest
 from connector.errors import ShardRestartError
 from connector.kafka import hanging, visibility
 from connector.kafka.clients import Clients
-from connector.kafka.hanging import Look, Unseen
+from connector.kafka.hanging import Inspection, Unseen
 from connector.kafka.log_reader import Place
 from connector.kafka.restore import PartitionContents
 from connector.kafka.state import ShardRecord, StateIdentity, shard_record
@@ -68,8 +68,8 @@ def test_rows_of_an_older_version_are_not_aborted(
     clients = SimpleNamespace(asking=SimpleNamespace(list_topics=lambda **_: metadata))
     record = shard_record(StateIdentity("app", "cluster", "calls"), 0, transaction)
     read = PartitionContents({"app.state": {record.key: record.value or b""}}, {})
-    look = Look(cast("Any", clients), Names("app"), 0, read)
-    assert hanging._watched(look, ["calls"]) == rows | {("app.state", 0), ("app.seen", 0)}
+    inspection = Inspection(cast("Any", clients), Names("app"), 0, read)
+    assert hanging._watched(inspection, ["calls"]) == rows | {("app.state", 0), ("app.seen", 0)}
 
 
 @pytest.mark.parametrize("lost", [{ROWS: [object()]}, {}])

@@ -16,7 +16,7 @@ from connector.core.rows import RowSchema
 from connector.errors import FencedError, HandedOverError
 from connector.graph.clock import TrustedClock
 from connector.kafka import avro, control, kept_commands, publishing, recreation
-from connector.kafka.control import Heard
+from connector.kafka.control import TenantCommand
 from connector.kafka.limits import Limits
 from connector.kafka.log_reader import Place
 from connector.kafka.membership import ControlRecord, Snapshot
@@ -266,7 +266,9 @@ async def test_repeated_aborts_count_as_progress(monkeypatch: pytest.MonkeyPatch
 
 
 TENANT = "00000000-0000-4000-8000-000000000001"
-PAUSE = Heard(TENANT, jobs.Command("11111111-1111-4111-8111-111111111111", "pause", datetime(2026, 3, 1, tzinfo=UTC)))
+PAUSE = TenantCommand(
+    TENANT, jobs.Command("11111111-1111-4111-8111-111111111111", "pause", datetime(2026, 3, 1, tzinfo=UTC))
+)
 
 
 class Runtime:

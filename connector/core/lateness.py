@@ -1,4 +1,4 @@
-"""Lateness of rows: the time from the start of a call until its row appears, as measured by sweeps.
+"""Age at which rows appear: the time from the start of a call until its row can be read, as measured by sweeps.
 
 Each row is counted once, when it is first read.
 """

@@ -265,6 +265,7 @@ def _choose(entries: Entries, is_known: NDArray[np.bool_]) -> tuple[NDArray[np.b
     chosen[:] = False
     rejected: list[int] = []
     for at in by_id.values():
+        # Of rows with equal contents, the first is chosen.
         best = max(at, key=lambda index: (known[index], contents[index], -index))
         chosen[best] = True
         others = {contents[index]: index for index in reversed(at) if contents[index] != contents[best]}

@@ -84,6 +84,7 @@ def apply(
         return orders
     orders = orders._replace(applied=(*orders.applied, command.id)[-_KEPT_IDS:])
     if command.command == "backfill" and command.window is not None:
+        # `begin` cuts the range. `floor` decides whether anything may be read: behind it, rows may have been forgotten.
         begin = oldest if command.again else oldest + horizon.MARGIN
         floor = begin if command.again else max(begin, forgotten_before)
         window = Window(max(command.window.start, begin), min(command.window.end, now))

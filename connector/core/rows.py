@@ -154,6 +154,7 @@ class RowSchema:
         invalid_at: list[int] = []
         for first in range(0, len(raws), _CHUNK):
             chunk = raws[first : first + _CHUNK]
+            # One invalid row makes the whole chunk fail. Its rows are then decoded one by one to find it.
             decoded = self._decode(chunk)
             if decoded is None:
                 decoded = [self._decode_alone(bytes(raw)) for raw in chunk]
@@ -210,6 +211,7 @@ class RowSchema:
         try:
             members = decode_members(raw if not is_deep(raw) else b"")
         except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+            # Decode a masked copy, so that the id and the start are known even if the row as it is cannot be decoded.
             problem = "row: expected an object"
             try:
                 members = decode_members(mask(raw))

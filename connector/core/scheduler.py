@@ -225,7 +225,7 @@ class Scheduler:
         return outcome
 
     def closed(self, piece: Slice) -> None:
-        """Close a slice that is not being read any longer. Does nothing if its end was reported before."""
+        """Close a slice that is no longer being read. Does nothing if the end of the slice was reported before."""
         self._open.pop(piece, None)
 
     def rest(self, now: datetime, *, permanent: bool) -> Rest | None:

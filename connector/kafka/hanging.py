@@ -154,6 +154,8 @@ def unseen_transactions(inspection: Inspection) -> list[Unseen]:
     if end <= start:
         return []
     messages, _ = visibility.read(inspection.clients, {place: (start, end - 1)}, "read_uncommitted")
+    # Group the records by the transaction id in their header. A transaction without the record of the shard, which is
+    # its last, was not written completely and cannot have been committed.
     found: dict[str, dict[bytes, bytes | None]] = {}
     for message in messages[place].values():
         headers = cast("dict[str, bytes]", dict(message.headers() or []))

@@ -116,6 +116,7 @@ class LogReader:
                 messages = self._consume(_ROUND_S)
                 records = [m for m in messages if self._is_wanted(m, limits, decided_within_s, unreadable)]
                 self._give_up_undecided(decided_within_s)
+                # If only undecided partitions are left, no message is expected.
                 if any(_is_answer(message) for message in messages) or self._unread <= self.undecided.keys():
                     answered_at = time.monotonic()
                 elif time.monotonic() - answered_at > SILENCE_S:

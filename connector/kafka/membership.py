@@ -244,7 +244,7 @@ class Membership:
         self._owner.lost(shards)
 
     def _report_all_lost(self) -> None:
-        """Report all shards that the worker still has as lost."""
+        """Tell the owner that all its remaining shards are lost."""
         self.joined = False
         self._waits_since = time.monotonic()
         left, self._partitions = self._partitions, frozenset()

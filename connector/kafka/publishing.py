@@ -110,7 +110,7 @@ class Undelivered(NamedTuple):
 
 
 class Publisher(ABC):
-    """Producer that is used only in its own thread."""
+    """Writer of a shard's batches: a producer that is used only in its own thread."""
 
     def __init__(self, name: str, app: str, settings: Mapping[str, Any]) -> None:
         self._name = name
@@ -214,6 +214,7 @@ class Publisher(ABC):
                     _produce(producer, tagged, _delivery_recorder(offsets.setdefault(tag, {}), runs, failures))
             left = producer.flush(_FLUSH_S)
         if failures:
+            # Prefer this error: it tells the caller which topics need a higher limit.
             first = next(
                 (f.error for f in failures if f.error.code() == KafkaError.MSG_SIZE_TOO_LARGE), failures[0].error
             )

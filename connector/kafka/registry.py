@@ -44,7 +44,7 @@ class Subject(NamedTuple):
 
     name: str
     schema: str
-    "A member of schemata.NAMES."
+    "Name of a schema that the connector ships: a member of `schema_files.NAMES`."
     topics: tuple[str, ...]
 
 

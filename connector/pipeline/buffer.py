@@ -21,7 +21,7 @@ class Buffer:
         self._max_bytes = max_bytes
         self._items: deque[Item] = deque()
         self._pages: dict[int, PageRead] = {}
-        "Pages that were put and are not committed, by identity."
+        "Pages whose room is not free yet, in the buffer or taken from it, by `id()`."
         self._rows = 0
         self._bytes = 0
         self._room = asyncio.Condition()
@@ -76,7 +76,7 @@ class Buffer:
                 self._pages.pop(id(page), page).room.release()
 
     def discard(self) -> None:
-        """Release the room of all pages, because their shard was handed over or starts again."""
+        """Free the room of all pages, because the shard was handed over or restarts."""
         for page in self._pages.values():
             page.room.release()
         self._pages.clear()

@@ -121,6 +121,7 @@ class RowClassifier:
         change.rows += [one.record for one in encoded]
         self._add_entries(found, encoded, page, change)
         _count(found, encoded, page, change)
+        # Every other row of the page is known already or was dead-lettered before.
         handled = len(encoded) + len(change.dead_letters) - letters
         change.duplicate += len(page.reading.entries) - handled
         if handled and change.oldest_received_at is None:

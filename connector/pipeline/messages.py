@@ -44,7 +44,7 @@ class PageRead(NamedTuple):
     entry).
     """
     room: PageRoom = NO_ROOM
-    "Released when the page is committed or discarded."
+    "Memory that the page occupies. It is freed when the page is committed or discarded."
 
 
 class SliceRead(NamedTuple):

@@ -247,6 +247,7 @@ class OwnedTenants:
             if runtime is None or wanted.get(key) == runtime.account.tenant:
                 continue
             await runtime.end()
+            # Items of the old sweeper may still be in the buffer. Its plan contains them, so a new sweeper continues it.
             tenant.runtime, tenant.plan = None, runtime.sweeper.plan
             runtime.account.retired = True
         self._update_metrics(wanted)

@@ -66,6 +66,7 @@ class ProgressRecords:
         for sweep_state in state.sweeps:
             overlap_s = int(sweep_state.sweep.overlap.total_seconds())
             last = stated.get(overlap_s, _NEVER_STATED)
+            # A time in the future (a clock that was set back) does not delay the next record.
             if sweep_state.through <= state.start or 0 <= now_s - last.at_s < _EVERY_S:
                 continue
             through_s, gap_s = instants.to_ms(sweep_state.through) // 1000, int(gap_seconds(state))

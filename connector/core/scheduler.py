@@ -1,8 +1,8 @@
 """Scheduler of one tenant: it decides what to read next, and what the outcome of each reading means.
 
-The scheduler works ahead of the commits. Its state `plan` already contains everything that was handed over to the shard
-but may not be committed yet. When the shard commits, it applies the same pure functions of `windows`, with the same
-arguments and in the same order, to the state that it stores.
+The scheduler works ahead of the commits. Its state `plan` already contains everything that was read and put into the
+shard's buffer, although it may not be committed yet. When the shard commits, it applies the same pure functions of
+`windows`, with the same arguments and in the same order, to the state that it stores.
 
 The caller calls `next` repeatedly until it returns `Wait` or `Stop`. It reports the end of each slice with `finished`
 or `failed`, or with `closed` if there is no outcome.
@@ -141,7 +141,7 @@ class Scheduler:
         With `once`, each due sweep is read once and backfills are ignored, because other workers run them.
         """
         self.plan = plan._replace(orders=plan.orders._replace(jobs=())) if once else plan
-        "State of the tenant, including everything that was handed over but may not be committed yet."
+        "State of the tenant, including everything that is in the shard's buffer but not committed yet."
         self.has_failed = False
         "True as soon as a run has failed or a range was isolated."
         self._rules = rules
@@ -198,7 +198,7 @@ class Scheduler:
         return repeated and slice_.repeats <= _REPEATS
 
     def finished(self, piece: Slice, rows: int, now: datetime) -> Outcome:
-        """Record that a slice was read. Call this after all of its rows were handed over.
+        """Record that a slice was read. Call this after all of its pages were put into the shard's buffer.
 
         `rows` is the number of rows in the last reading of its page chain. It improves the estimate for the next
         slices.

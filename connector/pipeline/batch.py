@@ -135,4 +135,4 @@ class Batches:
         forgotten = account.seen.forget(hour(before), _TOMBSTONES_A_COMMIT)
         change.written.append(forgotten)
         is_empty = not change.entries and account.seen.is_emptied_by(forgotten)
-        change.ends_account = is_empty and account.outlived(now - self._horizon)
+        change.deletes_state = is_empty and account.outlived(now - self._horizon)

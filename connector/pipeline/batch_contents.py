@@ -102,7 +102,7 @@ class BatchContents(TransactionContents):
         """Return the records of the deduplication index, the progress records and the checkpoints."""
         topic_ids, records = self._topic_ids(), self._seen()
         for tenant, change in self._changes.items():
-            if change.ends_account:
+            if change.deletes_state:
                 records.append(self._internal(self._topics.names.state, Record(checkpoint_key(tenant), None)))
                 continue
             account = self._accounts[tenant]

@@ -62,7 +62,7 @@ class Change:
     written: list[Written] = field(default_factory=list)
     checkpoint: Checkpoint | None = None
     checkpoint_bytes: int = 0
-    ends_account: bool = False
+    deletes_state: bool = False
     "True if the batch deletes the tenant's state, because the tenant is not configured any more and has no rows left."
 
     @property

@@ -220,7 +220,7 @@ class OwnedTenants:
             tenant = self._of[key]
             if tenant.runtime is not None:
                 tenant.runtime.committed(change, now)
-            if change.ends_account:
+            if change.deletes_state:
                 tenant.state = None
                 if tenant.series is None:
                     del self._of[key]
@@ -247,7 +247,7 @@ class OwnedTenants:
             if runtime is None or wanted.get(key) == runtime.account.tenant:
                 continue
             await runtime.end()
-            # Items of the old sweeper may still be in the buffer. Its plan contains them, so a new sweeper continues it.
+            # The buffer may still hold items of the old sweeper. Its plan contains them, so a new sweeper continues it.
             tenant.runtime, tenant.plan = None, runtime.sweeper.plan
             runtime.account.retired = True
         self._update_metrics(wanted)
@@ -301,7 +301,7 @@ class OwnedTenants:
     def _start_sweeper(self, tenant: OwnedTenant, configured: Tenant, now: datetime, group: asyncio.TaskGroup) -> None:
         """Start a sweeper for a tenant.
 
-        If a previous sweeper of the tenant has handed over more than is committed, the new sweeper continues its plan.
+        If the buffer still holds items of a previous sweeper of the tenant, the new sweeper continues its plan.
         """
         plan, tenant.plan = tenant.plan, None
         state, rules = tenant.state, rules_of(self._worker.settings)

@@ -1,4 +1,4 @@
-"""Reader of the page chain of a slice: it reads all pages and hands them over to the commit loop."""
+"""Reader of the page chain of a slice: it reads all pages and puts them into the buffer."""
 
 from typing import NamedTuple
 
@@ -21,7 +21,7 @@ class PageChain(NamedTuple):
     repeated: bool
     "True if an id occurred on two pages, so that rows may have moved between pages during the reading."
     held: PageRead | None
-    "All rows of the chain as one page, which the caller must hand over; None if the pages were handed over one by one."
+    "All rows as one page, which the caller must put into the buffer; None if the pages are in the buffer already."
 
 
 async def read_chain(

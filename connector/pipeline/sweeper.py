@@ -1,4 +1,4 @@
-"""Sweeper of one tenant: it reads the page chains that the scheduler decides on, and hands the pages over."""
+"""Sweeper of one tenant: it reads the page chains that the scheduler decides on, and puts the pages into the buffer."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -93,7 +93,7 @@ class Sweeper:
 
     @property
     def plan(self) -> State:
-        """Return the state of the tenant, including everything that was handed over but may not be committed yet."""
+        """Return the state of the tenant, including everything that is in the buffer but not committed yet."""
         return self._scheduler.plan
 
     def continue_plan(self, plan: State) -> None:
@@ -109,7 +109,7 @@ class Sweeper:
         self._wake.set()
 
     def command(self, offset: int, command: jobs.Command) -> None:
-        """Apply an operator's command to the plan at once, and hand it over for the next commit."""
+        """Apply an operator's command to the plan at once, and put it into the buffer for the next commit."""
         now = self._now()
         for piece in self._scheduler.command(command, now):
             self._tasks[piece].cancel("an operator's command")
@@ -160,7 +160,7 @@ class Sweeper:
         self._log_ranges(outcome)
 
     def _failed(self, piece: Slice, error: SourceError) -> None:
-        """Report to the scheduler that a slice could not be read, and hand over the consequences."""
+        """Report to the scheduler that a slice could not be read, and put the consequences into the buffer."""
         now = self._now()
         cause = RangeFailure(error.wrong, now, self.source.served_at, isinstance(error, RangeTooLongError))
         failure = SliceFailure(cause, error.of_range, isinstance(error, PermanentError), bool(self.source.failing()))
@@ -173,7 +173,7 @@ class Sweeper:
     def _rest(self, rest: Rest | None, error: SourceError) -> None:
         """Begin a rest that the scheduler has decided.
 
-        Stop reading the open slices, and hand over that the runs in progress have failed.
+        Stop reading the open slices, and put into the buffer that the runs in progress have failed.
         """
         if rest is None:
             return

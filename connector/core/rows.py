@@ -130,7 +130,7 @@ class RowSchema:
             (name, msgspec.Raw, msgspec.field(name=f"@odata.{tag}", default=None))
             for name, tag in (("odata_type", "type"), ("odata_id", "id"), ("odata_etag", "etag"))
         ]
-        # A row cannot be part of a reference cycle: the garbage collector does not have to track it.
+        # A row cannot be part of a reference cycle, so the garbage collector need not track it.
         self._strict = msgspec.defstruct("GraphRow", [*members, *ignored], forbid_unknown_fields=True, gc=False)
         lenient = msgspec.defstruct("GraphRow", [*members, *ignored], gc=False)
         self._lenient = msgspec.json.Decoder(lenient)

@@ -248,7 +248,7 @@ class Scheduler:
     def _is_resting(self, now: datetime) -> bool:
         if self._rests_until is None:
             return False
-        # The clock may have been set back since. No rest is longer for that.
+        # If the clock was set back since then, the rest must not become longer.
         self._rests_until = min(self._rests_until, now + timedelta(seconds=_LONGEST_REST_S))
         return now < self._rests_until
 

@@ -109,8 +109,8 @@ def _watched(inspection: Inspection, row_topics: Collection[str]) -> set[Place]:
     records = [restored.shard, *(unseen.record for unseen in unseen_transactions(inspection))]
     places = merge(*(_places(record) for record in records if record is not None))
     if restored.shard is not None and not restored.shard.transaction:
-        # The last record was written without an identity, so it would be unknown which records an abort takes away.
-        # What hangs in row topics is left as it is: the next commit there publishes it.
+        # The shard's last record has no transaction id, so nothing would tell which records an abort takes away. What
+        # hangs in row topics is left as it is: the next commit to the partition publishes it.
         partitions = set()
     return partitions | last_offsets(places).keys() | set(inspection.internal)
 
@@ -124,7 +124,8 @@ def find_lost(inspection: Inspection, ended: Collection[Place], is_stopped: Call
     last, unseen = inspection.last, unseen_transactions(inspection)
     records = [record for record in (last, *(one.record for one in unseen)) if record is not None]
     _check_decided(inspection, merge(*(_places(record) for record in records)), is_stopped)
-    # Where records were aborted just now or were never proven, a partition that cannot be read leaves the outcome open.
+    # In these partitions records were aborted just now, or a commit marker was never seen. If one of them cannot be
+    # read, the outcome of a transaction stays unknown.
     doubtful = {*ended, *(place for one in unseen for place in last_offsets(one.record.unproven))}
     # The oldest unseen transaction comes first, so later records replace earlier ones.
     newest, checkpoints = last, dict[bytes, bytes | None]()

@@ -71,7 +71,7 @@ class Restoration:
             key: retired_state(key, rules, checkpoint, remembered.get(key), now)
             for key, checkpoint in checkpoints.items()
         }
-        # Together they are about as large as the state itself, so free them before the heap is trimmed.
+        # The records are about as large as the state that was made from them. Free them before the heap is trimmed.
         del values, remembered
         await call(trim_heap)
         self._report(states, time.monotonic() - begun)

@@ -23,7 +23,7 @@ _Columns = dict[str, list[Any]]
 _ColumnEncoder = Callable[[Sequence[Sequence[Any]]], list[bytes]]
 
 
-# Neither can be part of a reference cycle: the garbage collector does not have to track them.
+# No object of the next two classes can be part of a reference cycle. The garbage collector need not track them.
 class FoundRow(msgspec.Struct, frozen=True, gc=False):
     """Row of a page that is to be published."""
 

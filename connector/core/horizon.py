@@ -32,7 +32,7 @@ def readable_from(
 
 
 def forget_before(forgotten_before: datetime, horizon: timedelta, now: datetime) -> datetime:
-    """Return the full hour such that the index forgets the rows of earlier calls. It never moves back."""
+    """Return the full hour before which the index forgets rows, by the start of their calls. It never moves back."""
     return max(forgotten_before, EPOCH + (now - horizon - EPOCH) // _HOUR * _HOUR)
 
 

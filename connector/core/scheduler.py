@@ -73,7 +73,7 @@ Decision = LearnTime | StartRuns | ReadSlice | Wait | Stop
 
 
 class SliceFailure(NamedTuple):
-    """Failure of a slice, and what it reveals about the tenant as a whole."""
+    """Failure of a slice, and whether it concerns more than this slice."""
 
     cause: RangeFailure
     of_range: bool

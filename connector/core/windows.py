@@ -202,7 +202,7 @@ def begin(state: State, rules: Rules, now: datetime) -> tuple[State, list[int]]:
 
 
 def overtaken(state: State, started: Iterable[int]) -> list[int]:
-    """Return those of the `started` sweeps whose new run replaced a previous run that was not done."""
+    """Return the sweeps in `started` that replaced a previous run before it was done."""
     runs = ((index, state.sweeps[index].run) for index in started)
     return [index for index, run in runs if run is not None and run.overtaken is not None]
 

@@ -49,7 +49,7 @@ class Outgoing(NamedTuple):
 
 
 class CommitContext(NamedTuple):
-    """Offset of the control topic to commit with a batch, and the group member in whose name it is committed."""
+    """Offset of the control topic to commit with a batch, and the member of the consumer group that commits it."""
 
     topic: str
     partition: int
@@ -72,7 +72,7 @@ class TransactionRecord(NamedTuple):
     places: Places
     "Where the records of the transaction lie, except those of the state topic."
     unproven: Places
-    "Where the records of earlier transactions lie whose commit marker may not be written yet."
+    "Where the records of earlier transactions lie, if the commit marker may not be written there yet."
 
 
 NO_TRANSACTION = TransactionRecord("", {}, {})

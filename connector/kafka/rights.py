@@ -17,7 +17,7 @@ def grant(operations: Sequence[str], resource: str) -> str:
 def remedy(error: KafkaError, app: str, topics: Sequence[str] = ()) -> str | None:
     """Return the remedy for a request that brokers refused; None if none is known.
 
-    `topics` are those of the request.
+    `topics` are the topics in the request.
     """
     match error.code():
         case KafkaError.TOPIC_AUTHORIZATION_FAILED:

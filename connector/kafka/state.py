@@ -50,9 +50,7 @@ class ShardRecord(msgspec.Struct, frozen=True):
     places: Places = {}
     "Where the records of the transaction lie, except those of the state topic."
     unproven: Places = {}
-    """Where the acknowledged records of earlier transactions lie whose commit marker was not seen before this
-    transaction.
-    """
+    "Where acknowledged records of earlier transactions lie, if no commit marker was seen before this transaction."
     control_id: str = ""
     "Id that brokers have given to the control topic to which `control` belongs; empty if unknown."
     kept: tuple[str, ...] = ()

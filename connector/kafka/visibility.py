@@ -120,7 +120,7 @@ def undecided(
 
 
 def lost(clients: Clients, places: Places) -> Lost:
-    """Return those of the records in `places` that a `read_committed` reader does not find.
+    """Return the records in `places` that a `read_committed` reader does not find.
 
     No transaction may be open below these records. A record that was deleted or compacted is not lost. Blocks. Raises
     ShardRestartError if brokers do not answer.

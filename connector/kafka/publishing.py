@@ -70,9 +70,9 @@ class TransactionRecord(NamedTuple):
     transaction: str
     "Random id of the transaction; empty without transactions."
     places: Places
-    "Where the records of the transaction lie, except those of the state topic."
+    "Offsets of the records of the transaction, except those of the state topic."
     unproven: Places
-    "Where the records of earlier transactions lie, if the commit marker may not be written there yet."
+    "Offsets of records of earlier transactions whose commit marker may not be written yet."
 
 
 NO_TRANSACTION = TransactionRecord("", {}, {})
@@ -119,7 +119,7 @@ class Publisher(ABC):
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"producer {name}")
         self._producer: Producer | None = None
         self._written: Places = {}
-        "Where the records of the current batch lie that brokers have acknowledged."
+        "Offsets of the records of the current batch that brokers have acknowledged."
         self._busy_since: float | None = None
         """Time at which the running call started or last showed progress, in monotonic seconds. None if no call is
         running.

@@ -102,10 +102,7 @@ class Registry:
         return ids
 
     def ensure_each(self, wanted: Sequence[Subject]) -> tuple[dict[str, int], dict[Subject, str]]:
-        """Return the schema id of each topic, and the error message of each subject that cannot be used.
-
-        Unlike `ensure`, a problem of one subject does not affect the others.
-        """
+        """Return the schema id of each topic, and the error message of each subject that cannot be used."""
         ids: dict[str, int] = {}
         problems: dict[Subject, str] = {}
         for subject in wanted:

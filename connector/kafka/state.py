@@ -48,9 +48,9 @@ class ShardRecord(msgspec.Struct, frozen=True):
     header. Empty without transactions.
     """
     places: Places = {}
-    "Where the records of the transaction lie, except those of the state topic."
+    "Offsets of the records of the transaction, except those of the state topic."
     unproven: Places = {}
-    "Where acknowledged records of earlier transactions lie, if no commit marker was seen before this transaction."
+    "Offsets of acknowledged records of earlier transactions whose commit marker was not seen before this one."
     control_id: str = ""
     "Id that brokers have given to the control topic to which `control` belongs; empty if unknown."
     kept: tuple[str, ...] = ()

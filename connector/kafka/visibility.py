@@ -21,7 +21,7 @@ _GONE_AFTER_S = 3.0
 _PAUSE_S = 0.05
 
 Places = dict[str, dict[int, list[tuple[int, int]]]]
-"Where records lie: ranges of offsets (first, last) by topic and partition."
+"Positions of records: ranges of offsets (first, last) by topic and partition."
 
 
 class Lost(NamedTuple):

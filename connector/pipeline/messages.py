@@ -38,7 +38,7 @@ class PageRead(NamedTuple):
     number: int = 0
     "Number of the page in its chain, from 0."
     attempt: int = 0
-    "How often the page chain of this slice was read before, from 0."
+    "Number of earlier readings of the page chain of this slice."
     repeated: frozenset[int] = frozenset()
     """Ids that were also on an earlier page of the chain, given by the first half of their hash (field `hi` of the
     entry).

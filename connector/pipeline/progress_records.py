@@ -18,7 +18,7 @@ _EVERY_S = 60
 
 
 class Stated(NamedTuple):
-    """What the last progress record of a sweep states: its call time, its own time, and the seconds of gaps."""
+    """Content of the last progress record of a sweep: its call time, its own time, and the seconds of gaps."""
 
     through_s: int = 0
     at_s: int = 0

@@ -158,7 +158,7 @@ def logs() -> Iterator[list[dict[str, object]]]:
 # Reading
 
 
-async def test_chain_is_read_to_its_last_page(bench: Bench) -> None:
+async def test_page_chain_is_read_to_its_last_page(bench: Bench) -> None:
     source, window = bench.source(), bench.window
     before = datetime.now(UTC)
     pages = await read(source, window)
@@ -172,7 +172,7 @@ async def test_chain_is_read_to_its_last_page(bench: Bench) -> None:
     assert bench.token_requests() == 1
 
 
-async def test_request_times_are_utc_seconds_with_z(bench: Bench) -> None:
+async def test_request_url_has_times_in_utc_with_whole_seconds(bench: Bench) -> None:
     await read(bench.source(), Window(datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC), datetime(2026, 1, 2, 4, tzinfo=UTC)))
     asked = bench.simulator.requests[-1]
     assert asked.url == (
@@ -183,25 +183,25 @@ async def test_request_times_are_utc_seconds_with_z(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize(("priority", "lane"), [(0, "live"), (2, "sweep"), (1000, "backfill")])
-async def test_requests_are_counted_in_their_lane(bench: Bench, priority: int, lane: str) -> None:
+async def test_request_metric_has_the_lane_of_the_priority(bench: Bench, priority: int, lane: str) -> None:
     await read(bench.source(), bench.window, priority)
     assert {seen for seen, _ in bench.events.requests} == {lane}
 
 
 @pytest.mark.parametrize("fault", ["upper_link", "empty_page", "repeat"])
-async def test_both_spellings_of_the_next_link_are_followed(bench: Bench, fault: str) -> None:
+async def test_client_follows_both_spellings_of_next_link(bench: Bench, fault: str) -> None:
     bench.simulator.set_faults({fault: 1.0} if fault != "empty_page" else {fault: {"share": 1.0, "times": 4}})
     window = bench.window
     assert set(ids(await read(bench.source(), window))) == bench.expected(window)
 
 
-async def test_compressed_pages_are_read() -> None:
+async def test_client_reads_compressed_pages() -> None:
     async with opened(compress=True) as bench:
         window = bench.window
         assert set(ids(await read(bench.source(), window))) == bench.expected(window)
 
 
-async def test_concurrent_chains_share_one_token_request(bench: Bench) -> None:
+async def test_concurrent_page_chains_share_one_token_request(bench: Bench) -> None:
     source, window = bench.source(), bench.window
     every = await asyncio.gather(*(read(source, window) for _ in range(4)))
     assert all(set(ids(pages)) == bench.expected(window) for pages in every)
@@ -227,7 +227,9 @@ async def test_concurrent_chains_share_one_token_request(bench: Bench) -> None:
         ({"not_a_page": "1x4"}, {"200"}),
     ],
 )
-async def test_transient_errors_skip_no_page(bench: Bench, faults: dict[str, object], statuses: set[str]) -> None:
+async def test_page_chain_skips_no_page_after_transient_errors(
+    bench: Bench, faults: dict[str, object], statuses: set[str]
+) -> None:
     bench.simulator.set_faults(faults)
     source, window = bench.source(), bench.window
     pages = await read(source, window)
@@ -237,7 +239,7 @@ async def test_transient_errors_skip_no_page(bench: Bench, faults: dict[str, obj
     assert source.failing() is None
 
 
-async def test_all_faults_together_lose_no_row(bench: Bench) -> None:
+async def test_page_chain_loses_no_row_under_mixed_faults(bench: Bench) -> None:
     bench.simulator.set_faults(
         throttled=0.1, retry_after="none", server_error=0.1, cut=0.1, garbage=0.05, upper_link=0.3
     )
@@ -246,7 +248,7 @@ async def test_all_faults_together_lose_no_row(bench: Bench) -> None:
         assert sorted(ids(pages)) == sorted(bench.expected(window))
 
 
-async def test_retry_after_pauses_every_chain_and_is_reported(bench: Bench) -> None:
+async def test_retry_after_pauses_all_page_chains_and_is_reported(bench: Bench) -> None:
     bench.simulator.set_faults(throttled="1x1", retry_after_s=1)
     source, window = bench.source(), bench.window
     begun = time.monotonic()
@@ -256,7 +258,7 @@ async def test_retry_after_pauses_every_chain_and_is_reported(bench: Bench) -> N
 
 
 @pytest.mark.parametrize("fault", ["throttled", "sign_in_throttled"])
-async def test_retry_after_outlives_its_source(bench: Bench, fault: str) -> None:
+async def test_new_source_of_a_tenant_still_waits_for_retry_after(bench: Bench, fault: str) -> None:
     """A shard restart, SIGHUP and a shard that comes back make another one."""
     bench.simulator.set_faults({fault: "1x1", "retry_after_s": 1})
     first = bench.source()
@@ -274,7 +276,7 @@ async def test_retry_after_outlives_its_source(bench: Bench, fault: str) -> None
     assert second.budget.requests_per_minute == FAST / 2
 
 
-async def test_retry_after_does_not_count_towards_the_time_limit(bench: Bench) -> None:
+async def test_time_limit_of_a_page_chain_excludes_retry_after(bench: Bench) -> None:
     bench.simulator.set_faults(throttled="1x1", retry_after_s=1)
     source = bench.source(patience_s=0.25)
     assert await read(source, bench.window)
@@ -293,7 +295,7 @@ async def test_retry_after_does_not_count_towards_the_time_limit(bench: Bench) -
         ({"sign_in_throttled": 1.0, "retry_after": "none"}, "unreachable"),
     ],
 )
-async def test_transient_errors_end_a_chain_after_the_time_limit(
+async def test_page_chain_fails_after_transient_errors_for_too_long(
     bench: Bench, faults: dict[str, object], reason: str
 ) -> None:
     bench.simulator.set_faults(faults)
@@ -311,21 +313,21 @@ async def test_transient_errors_end_a_chain_after_the_time_limit(
     assert source.failing() is None
 
 
-async def test_missing_response_ends_with_the_timeout(bench: Bench, simulator: Simulator) -> None:
+async def test_request_without_a_response_is_retried_after_the_timeout(bench: Bench, simulator: Simulator) -> None:
     async with beside(simulator, timeout_s=0.3) as impatient:
         bench.simulator.set_faults(hang="1x1")
         assert await read(impatient.source(), bench.window)
         assert impatient.events.statuses[0] == "error"
 
 
-async def test_next_link_to_itself_repeats_the_page(bench: Bench) -> None:
+async def test_page_that_links_to_itself_is_requested_again(bench: Bench) -> None:
     bench.simulator.set_faults(self_link="1x2")
     window = bench.window
     pages = await read(bench.source(), window)
     assert sorted(ids(pages)) == sorted(bench.expected(window))
 
 
-async def test_each_request_uses_the_budget_once(bench: Bench) -> None:
+async def test_each_request_is_charged_to_the_budget_once(bench: Bench) -> None:
     """Connections that were kept break before they answer; each request that arrives was counted."""
     source = bench.source(patience_s=0.1)
     await read(source, bench.window)
@@ -335,7 +337,7 @@ async def test_each_request_uses_the_budget_once(bench: Bench) -> None:
     assert bench.graph_requests() == len(bench.events.requests)
 
 
-async def test_page_over_the_size_limit_is_transient(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_page_over_the_size_limit_is_a_transient_error(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(graph_source, "MAX_PAGE_BYTES", 1 << 12)
     with pytest.raises(TransientError, match="longer than"):
         await read(bench.source(patience_s=0.1), bench.window)
@@ -355,7 +357,9 @@ async def test_page_over_the_size_limit_is_transient(bench: Bench, monkeypatch: 
         ("unauthorized", "sign_in", "401"),
     ],
 )
-async def test_permanent_error_ends_the_chain_with_a_remedy(bench: Bench, fault: str, reason: str, words: str) -> None:
+async def test_permanent_error_ends_the_page_chain_with_a_remedy(
+    bench: Bench, fault: str, reason: str, words: str
+) -> None:
     bench.simulator.set_faults({fault: 1.0})
     source = bench.source()
     with pytest.raises(PermanentError, match=words) as raised:
@@ -370,7 +374,7 @@ async def test_permanent_error_ends_the_chain_with_a_remedy(bench: Bench, fault:
     assert source.failing() is None
 
 
-async def test_missing_role_names_role_and_application() -> None:
+async def test_missing_role_error_names_the_role_and_the_application() -> None:
     async with opened(without_role=1) as bench:
         source = bench.source()
         with pytest.raises(PermanentError) as raised:
@@ -381,7 +385,7 @@ async def test_missing_role_names_role_and_application() -> None:
         assert "consent" in str(raised.value)
 
 
-async def test_next_link_to_another_host_gets_no_token(bench: Bench) -> None:
+async def test_client_sends_no_token_to_a_next_link_on_another_host(bench: Bench) -> None:
     async with opened() as elsewhere:
         for fault in ("foreign_link", "redirect"):
             bench.simulator.clear_faults()
@@ -410,14 +414,14 @@ async def test_next_link_to_another_host_gets_no_token(bench: Bench) -> None:
         "file:///etc/passwd",
     ],
 )
-async def test_next_link_must_match_scheme_host_and_port(bench: Bench, link: str) -> None:
+async def test_next_link_must_have_the_configured_scheme_host_and_port(bench: Bench, link: str) -> None:
     source = bench.source()
     place = bench.simulator.url.removeprefix("https://")
     assert not source._leads_home(link.format(place=place))
     assert source._leads_home(f"https://{place}/v1.0/x?$skip=1000")
 
 
-async def test_range_that_graph_finds_too_long_is_split(bench: Bench) -> None:
+async def test_status_406_of_graph_raises_range_too_long(bench: Bench) -> None:
     now = datetime.now(UTC).replace(microsecond=0)
     source = bench.source()
     with pytest.raises(RangeTooLongError, match="406"):
@@ -425,14 +429,16 @@ async def test_range_that_graph_finds_too_long_is_split(bench: Bench) -> None:
     assert source.up
 
 
-async def test_chain_with_too_many_pages_is_split(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_page_chain_over_the_page_limit_raises_range_too_long(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(graph_source, "MAX_PAGES", 1)
     with pytest.raises(RangeTooLongError, match="over 1 pages"):
         await read(bench.source(), bench.window)
     assert bench.graph_requests() == 1
 
 
-async def test_endless_empty_pages_are_rejected(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_endless_chain_of_empty_pages_is_a_permanent_error(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its parts would have no end either."""
     monkeypatch.setattr(graph_source, "MAX_PAGES", 20)
     bench.simulator.set_faults(endless=1.0)
@@ -448,7 +454,7 @@ async def test_endless_empty_pages_are_rejected(bench: Bench, monkeypatch: pytes
 # Sign-in
 
 
-async def test_expired_token_is_replaced_once_for_all_chains(bench: Bench) -> None:
+async def test_expired_token_is_renewed_once_for_all_page_chains(bench: Bench) -> None:
     source, window = bench.source(), bench.window
 
     async def read_and_expire() -> list[ReadPage]:
@@ -465,7 +471,7 @@ async def test_expired_token_is_replaced_once_for_all_chains(bench: Bench) -> No
     assert "401" in bench.events.statuses
 
 
-async def test_rejected_token_is_replaced_only_once(bench: Bench) -> None:
+async def test_token_that_graph_rejects_is_renewed_only_once(bench: Bench) -> None:
     bench.simulator.set_faults(unauthorized=1.0)
     with pytest.raises(PermanentError):
         await read(bench.source(), bench.window)
@@ -474,7 +480,7 @@ async def test_rejected_token_is_replaced_only_once(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize("characters", [9_000, 200_000, 3_000_000])
-async def test_enormous_challenge_drops_the_token_once(
+async def test_oversized_401_challenge_renews_the_token_once(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, characters: int
 ) -> None:
     """A 401 whose WWW-Authenticate header is longer than any limit still means that the token is not accepted."""
@@ -498,7 +504,7 @@ async def test_short_lived_token_is_used_for_most_of_its_lifetime() -> None:
         assert bench.token_requests() == 1
 
 
-async def test_valid_token_serves_while_sign_in_is_unavailable() -> None:
+async def test_valid_token_is_used_while_sign_in_is_unavailable() -> None:
     async with opened(token_lifetime_s=4, calls_per_day=10) as bench:
         source = bench.source()
         await read(source, bench.window)
@@ -513,7 +519,7 @@ async def test_valid_token_serves_while_sign_in_is_unavailable() -> None:
         await source.close()
 
 
-async def test_recovered_sign_in_is_used_without_a_reload(bench: Bench) -> None:
+async def test_tenant_signs_in_after_an_outage_without_a_reload(bench: Bench) -> None:
     bench.simulator.set_faults(sign_in_down=True)
     reading = asyncio.create_task(read(bench.source(), bench.window))
     await until(lambda: any(request.fault == "sign_in_down" for request in bench.simulator.requests))
@@ -521,7 +527,7 @@ async def test_recovered_sign_in_is_used_without_a_reload(bench: Bench) -> None:
     assert await reading
 
 
-async def test_retry_after_of_sign_in_is_obeyed(bench: Bench) -> None:
+async def test_client_waits_for_the_retry_after_of_sign_in(bench: Bench) -> None:
     bench.simulator.set_faults(sign_in_throttled="1x1", retry_after_s=1)
     begun = time.monotonic()
     assert await read(bench.source(patience_s=0.3), bench.window)
@@ -558,7 +564,7 @@ async def test_hanging_sign_ins_delay_no_other_tenant() -> None:
         ({"identity": Identity("x", Secret(""))}, "client_secret"),
     ],
 )
-async def test_refused_sign_in_gives_a_remedy_without_secrets(
+async def test_sign_in_error_has_a_remedy_and_no_secret(
     bench: Bench, logs: list[dict[str, object]], change: dict[str, object], words: str
 ) -> None:
     source = bench.source(bench.tenant(**change))  # type: ignore[arg-type]
@@ -575,7 +581,7 @@ async def test_refused_sign_in_gives_a_remedy_without_secrets(
     assert bench.graph_requests() == 0
 
 
-async def test_changed_secret_is_used_at_the_next_attempt(bench: Bench, tmp_path: Path) -> None:
+async def test_changed_secret_file_is_used_at_the_next_sign_in(bench: Bench, tmp_path: Path) -> None:
     file = tmp_path / "secret"
     file.write_text("old")
     identity = Identity(bench.simulator.client_id, Secret.from_file(file))
@@ -587,7 +593,7 @@ async def test_changed_secret_is_used_at_the_next_attempt(bench: Bench, tmp_path
     assert source.failing() is None
 
 
-async def test_untrusted_ca_is_transient_with_a_remedy(bench: Bench) -> None:
+async def test_untrusted_ca_is_a_transient_error_with_a_remedy(bench: Bench) -> None:
     settings = settings_of(bench.simulator.url, None)
     async with GraphClient(settings) as client:
         source = client.source(bench.tenant(), bench.events, patience_s=0.0)
@@ -607,7 +613,7 @@ async def test_invalid_ca_bundle_is_a_configuration_error(bench: Bench, tmp_path
 # Proxy
 
 
-async def test_https_proxy_serves_graph_and_sign_in(
+async def test_https_proxy_is_used_for_graph_and_sign_in(
     bench: Bench, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with proxy() as (address, asked):
@@ -623,7 +629,7 @@ async def test_https_proxy_serves_graph_and_sign_in(
 
 
 @pytest.mark.parametrize("excepted", ["127.0.0.1", "127.0.0.1:{port}", "*"])
-async def test_no_proxy_is_honoured(
+async def test_no_proxy_variable_bypasses_the_https_proxy(
     bench: Bench, simulator: Simulator, monkeypatch: pytest.MonkeyPatch, excepted: str
 ) -> None:
     monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:9")
@@ -644,7 +650,7 @@ async def test_no_proxy_is_honoured(
         ("proxy.invalid:3128", r"the proxy http://proxy\.invalid:3128 cannot be reached \(its name cannot be resolved"),
     ],
 )
-async def test_proxy_that_is_unavailable_is_named(
+async def test_unavailable_proxy_error_names_the_proxy_but_no_password(
     bench: Bench, simulator: Simulator, monkeypatch: pytest.MonkeyPatch, variable: str, expected: str
 ) -> None:
     _set_proxy(monkeypatch, variable)
@@ -662,7 +668,7 @@ async def test_proxy_that_is_unavailable_is_named(
         ("", 403, "refuses to connect \\(403\\); allow this host"),
     ],
 )
-async def test_proxy_that_refuses_is_named_without_its_password(
+async def test_proxy_refusal_names_the_proxy_but_no_password(
     bench: Bench, simulator: Simulator, monkeypatch: pytest.MonkeyPatch, user: str, status: int, expected: str
 ) -> None:
     async with proxy(refuses=status) as (address, _):
@@ -673,7 +679,7 @@ async def test_proxy_that_refuses_is_named_without_its_password(
     assert "hunter2" not in str(raised.value)
 
 
-async def test_proxy_gets_the_user_and_password_of_its_variable(
+async def test_proxy_receives_the_credentials_of_its_variable(
     bench: Bench, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     heads: list[bytes] = []
@@ -684,7 +690,7 @@ async def test_proxy_gets_the_user_and_password_of_its_variable(
     assert all(b"Basic " + b64encode("me:päss@".encode()) in head for head in heads)
 
 
-async def test_unsupported_proxy_is_a_configuration_error(
+async def test_unsupported_proxy_scheme_is_a_configuration_error(
     bench: Bench, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _set_proxy(monkeypatch, "socks5://127.0.0.1:1080")
@@ -703,7 +709,7 @@ def _set_proxy(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
 # Budget
 
 
-async def test_live_requests_overtake_waiting_requests(bench: Bench) -> None:
+async def test_live_request_precedes_waiting_backfill_requests(bench: Bench) -> None:
     source, window = bench.source(bench.tenant(requests_per_minute=600)), bench.window
     order: list[str] = []
 
@@ -724,7 +730,7 @@ async def test_live_requests_overtake_waiting_requests(bench: Bench) -> None:
     await asyncio.gather(*slow, return_exceptions=True)
 
 
-async def test_requests_are_spaced_as_configured(bench: Bench) -> None:
+async def test_requests_are_spaced_by_requests_per_minute(bench: Bench) -> None:
     source = bench.source(bench.tenant(requests_per_minute=600))
     begun = time.monotonic()
     pages = await read(source, bench.window)
@@ -732,7 +738,7 @@ async def test_requests_are_spaced_as_configured(bench: Bench) -> None:
     assert source.budget_used_ratio() == pytest.approx(len(pages) / 600)
 
 
-async def test_cancelled_reader_leaves_no_waiting_request(bench: Bench) -> None:
+async def test_cancelled_page_chain_leaves_no_waiting_request(bench: Bench) -> None:
     source, window = bench.source(bench.tenant(requests_per_minute=120)), bench.window
     tasks = [asyncio.create_task(read(source, window)) for _ in range(5)]
     await until(lambda: bench.graph_requests() > 0)
@@ -765,7 +771,7 @@ async def test_repeated_failure_is_logged_once_without_request_data(
     assert "eyJ" not in str(logs)
 
 
-async def test_failed_request_names_its_cause_in_the_first_line(bench: Bench, logs: list[dict[str, object]]) -> None:
+async def test_request_failed_event_names_code_and_cause(bench: Bench, logs: list[dict[str, object]]) -> None:
     source = bench.source(patience_s=0.0)
     await source.sign_in()
     bench.simulator.set_faults(down=True)
@@ -776,7 +782,7 @@ async def test_failed_request_names_its_cause_in_the_first_line(bench: Bench, lo
     assert failed["problem"] == "Graph cannot be read: the connection broke (ServerDisconnectedError)"
 
 
-async def test_answered_failure_is_never_called_unreachable(bench: Bench) -> None:
+async def test_error_response_is_not_reported_as_unreachable(bench: Bench) -> None:
     for faults in ({"server_error": 1.0}, {"throttled": 1.0, "retry_after": "none"}, {"sign_in_error": 1.0}):
         bench.simulator.clear_faults()
         bench.simulator.set_faults(faults)
@@ -793,6 +799,6 @@ async def test_clock_skew_is_logged_once(bench: Bench, logs: list[dict[str, obje
     assert skews[0]["skew_s"] == pytest.approx(300.0, abs=2.0)
 
 
-async def test_success_logs_nothing(bench: Bench, logs: list[dict[str, object]]) -> None:
+async def test_successful_page_chain_logs_nothing(bench: Bench, logs: list[dict[str, object]]) -> None:
     await read(bench.source(), bench.window)
     assert logs == []

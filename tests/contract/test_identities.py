@@ -169,7 +169,7 @@ ACCEPTED: dict[str, tuple[str, Callable[[Bench], str]]] = {
 
 
 @pytest.mark.parametrize("name", ACCEPTED)
-async def test_each_identity_gets_a_token(bench: Bench, name: str) -> None:
+async def test_each_kind_of_credential_gets_a_token(bench: Bench, name: str) -> None:
     kind, write = ACCEPTED[name]
     before = bench.count(kind)
     async with bench.source(write(bench)) as source:
@@ -191,7 +191,7 @@ REFUSED: dict[str, tuple[str, Callable[[Bench], str]]] = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-async def test_refused_identity_fails_its_tenant_with_a_remedy(bench: Bench, name: str) -> None:
+async def test_refused_credential_fails_its_tenant_with_a_remedy(bench: Bench, name: str) -> None:
     words, write = REFUSED[name]
     with capture_logs() as logs:
         async with bench.source(write(bench)) as source:
@@ -219,7 +219,7 @@ async def test_managed_identity_of_another_tenant_is_refused(bench: Bench) -> No
     assert bench.requests == []
 
 
-async def test_updating_identity_endpoint_is_transient(bench: Bench) -> None:
+async def test_unavailable_identity_endpoint_is_a_transient_error(bench: Bench) -> None:
     bench.simulator.set_faults(sign_in_down=True)
     async with bench.source(managed(bench)) as source:
         with pytest.raises(TransientError, match=r"identity endpoint of this machine answered 503"):
@@ -232,7 +232,7 @@ async def test_updating_identity_endpoint_is_transient(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize("ids", [("{0}.example", "{0}"), ("{0}.example", "{0}.onmicrosoft.com")])
-async def test_directory_that_is_configured_twice_is_read_once(bench: Bench, ids: tuple[str, str]) -> None:
+async def test_directory_configured_twice_is_read_for_one_tenant_only(bench: Bench, ids: tuple[str, str]) -> None:
     sim = bench.simulator
     tenants = "".join(f'[[tenants]]\nid = "{one.format(sim.tenants[0])}"\nname = "{n}"\n' for n, one in enumerate(ids))
     path = Path(
@@ -282,7 +282,7 @@ async def test_replaced_certificate_is_used_without_a_restart(bench: Bench, form
 
 
 @pytest.mark.parametrize("form", PAIRS)
-async def test_certificate_that_does_not_parse_is_named_and_the_last_one_used(
+async def test_unreadable_new_certificate_is_logged_and_the_old_one_used(
     bench: Bench, form: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(auth, "_LOOK_EVERY_S", 0.0)
@@ -300,7 +300,7 @@ async def test_certificate_that_does_not_parse_is_named_and_the_last_one_used(
     assert told == [("file_unreadable", "client_certificate"), ("file_reloaded", "client_certificate")]
 
 
-async def test_secret_that_cannot_be_used_is_named_before_it_is_needed(
+async def test_unusable_secret_file_is_logged_before_the_next_sign_in(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(auth, "_LOOK_EVERY_S", 0.0)
@@ -341,7 +341,7 @@ async def test_federated_token_file_is_read_for_each_sign_in(bench: Bench) -> No
 
 
 @pytest.mark.parametrize("name", ["pem_password", "pfx_password", "workload", "managed_user"])
-async def test_identities_are_never_logged(bench: Bench, name: str, caplog: pytest.LogCaptureFixture) -> None:
+async def test_credentials_are_never_logged(bench: Bench, name: str, caplog: pytest.LogCaptureFixture) -> None:
     lines = ACCEPTED[name][1](bench)
     hidden = ["p4ss", *key_pair(MINE).key_pem().decode().splitlines()[1:-1], "eyJ"]
     with caplog.at_level(logging.DEBUG, "connector"), capture_logs() as logs:
@@ -400,7 +400,7 @@ async def test_token_for_another_cloud_is_refused(cloud: str, tmp_path: Path, mo
 # Proxies
 
 
-async def test_managed_identity_requests_bypass_proxies(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_managed_identity_requests_bypass_the_proxy(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     async with proxy() as (address, asked):
         for name in ("HTTPS_PROXY", "HTTP_PROXY"):
             monkeypatch.setenv(name, address)
@@ -412,7 +412,9 @@ async def test_managed_identity_requests_bypass_proxies(bench: Bench, monkeypatc
 
 
 @pytest.mark.parametrize("name", ["pem", "workload"])
-async def test_proxy_serves_graph_and_sign_in(bench: Bench, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_certificate_and_workload_sign_in_use_the_proxy(
+    bench: Bench, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async with proxy() as (address, asked):
         monkeypatch.setenv("HTTPS_PROXY", address)
         async with bench.source(ACCEPTED[name][1](bench)) as source:

@@ -61,7 +61,7 @@ def comparable(row: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-async def test_microsofts_sdk_reads_the_truth_row_for_row(python: Path, simulator: Simulator) -> None:
+async def test_microsoft_sdk_reads_every_row_of_the_simulator(python: Path, simulator: Simulator) -> None:
     code, rows, problem = await read(python, simulator, f"{NOON - DAY:%Y-%m-%dT%XZ}", f"{NOON:%Y-%m-%dT%XZ}")
     assert code == 0, problem
     last = [row for row in simulator.truth(start=NOON - DAY, end=NOON) if row.until is None]
@@ -72,7 +72,7 @@ async def test_microsofts_sdk_reads_the_truth_row_for_row(python: Path, simulato
     assert pages == [100] * (len(rows) // 100) + [len(rows) % 100]
 
 
-async def test_link_as_the_sdk_builds_it_is_refused(python: Path, simulator: Simulator) -> None:
+async def test_simulator_refuses_the_url_that_the_sdk_builds(python: Path, simulator: Simulator) -> None:
     """The SDK writes `+00:00` for `Z` and loses the comma between the arguments, so that links are built by hand."""
     code, rows, problem = await read(python, simulator, (NOON - DAY).isoformat(), NOON.isoformat())
     assert (code, rows) == (1, [])
@@ -81,7 +81,7 @@ async def test_link_as_the_sdk_builds_it_is_refused(python: Path, simulator: Sim
     assert "2026-03-03T12%3A00%3A00%2B00%3A00" in link
 
 
-async def test_rows_have_the_members_and_types_of_the_sample(simulator: Simulator) -> None:
+async def test_simulated_rows_have_members_and_types_of_microsofts_sample(simulator: Simulator) -> None:
     sample = [json.loads(bytes(row)) for row in decode_page(PAGE.read_bytes()).rows]
     types = {name: {type(row[name]) for row in sample} | {type(None)} for name in sample[0]}
     rows = [json.loads(bytes(row.row)) for row in simulator.truth(start=NOON - DAY, end=NOON)]

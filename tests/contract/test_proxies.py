@@ -13,7 +13,9 @@ from tests.proxies import proxy
 
 
 @pytest.mark.parametrize("excepted", ["", "127.0.0.1"])
-async def test_registry_uses_the_proxy_unless_excluded(excepted: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_registry_client_uses_the_proxy_unless_no_proxy_matches(
+    excepted: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name in ("https_proxy", "no_proxy"):
         monkeypatch.delenv(name, raising=False)
     async with Simulator(Options(calls_per_day=1)) as server, proxy() as (address, asked):
@@ -30,7 +32,7 @@ async def test_registry_uses_the_proxy_unless_excluded(excepted: str, monkeypatc
 
 @pytest.mark.parametrize("scheme", ["http", "https"])
 @pytest.mark.parametrize(("user", "status"), [("", 407), ("me:hunter2@", 407), ("", 403)])
-async def test_registry_names_a_proxy_that_refuses(
+async def test_registry_client_names_the_proxy_that_refuses(
     scheme: str, user: str, status: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with proxy(refuses=status) as (address, _):
@@ -42,14 +44,14 @@ async def test_registry_names_a_proxy_that_refuses(
     assert "hunter2" not in str(raised.value)
 
 
-async def test_registry_names_a_proxy_that_is_unavailable(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_registry_client_names_the_unavailable_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
     _set_proxy(monkeypatch, "https", "me:hunter2@127.0.0.1:9")
     with pytest.raises(RegistryUnavailableError, match=r"the proxy http://127\.0\.0\.1:9 cannot be reached") as raised:
         await asyncio.to_thread(Registry(_settings("https://registry.invalid")).schema, 1)
     assert "hunter2" not in str(raised.value)
 
 
-async def test_registry_proxy_gets_the_user_and_password(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_registry_client_sends_credentials_to_the_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
     heads: list[bytes] = []
     async with proxy(refuses=403, heads=heads) as (address, asked):
         for scheme in ("http", "https"):
@@ -60,7 +62,7 @@ async def test_registry_proxy_gets_the_user_and_password(monkeypatch: pytest.Mon
     assert all(b"Basic " + b64encode(b"me:p@ss") in head for head in heads)
 
 
-def test_registry_refuses_an_unsupported_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_registry_client_refuses_an_unsupported_proxy_scheme(monkeypatch: pytest.MonkeyPatch) -> None:
     _set_proxy(monkeypatch, "https", "socks5://127.0.0.1:1080")
     with pytest.raises(ConfigurationError, match=r"HTTPS_PROXY.*socks5"):
         Registry(_settings("https://registry.invalid"))

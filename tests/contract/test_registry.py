@@ -65,7 +65,7 @@ def settings(url: str, **members: Any) -> SchemaRegistry:
         (200, b"[" * 100_000, "no JSON"),
     ],
 )
-def test_transient_registry_errors_are_retried(
+def test_transient_registry_error_is_reported_as_unavailable(
     fake: Callable[[Answers], Fake], status: int, content: Any, said: str
 ) -> None:
     server = fake(lambda *_: (status, content))
@@ -73,7 +73,7 @@ def test_transient_registry_errors_are_retried(
         Registry(settings(server.url)).ensure([ROW])
 
 
-def test_registry_gets_the_client_certificate(tmp_path: Path) -> None:
+def test_registry_client_presents_its_tls_certificate(tmp_path: Path) -> None:
     """Mutual TLS: the key in the file of the certificate, or in one of its own."""
     authority = certificates.Authority("CA of a registry")
     files = {"ca": authority.pem, "server": authority.issue("registry", ("127.0.0.1",))}
@@ -100,7 +100,7 @@ def test_registry_gets_the_client_certificate(tmp_path: Path) -> None:
         Registry(settings("https://127.0.0.1:1", client_certificate=paths["certificate"]))
 
 
-def test_registry_addresses_are_tried_in_turn(fake: Callable[[Answers], Fake]) -> None:
+def test_registry_client_tries_all_addresses_in_turn(fake: Callable[[Answers], Fake]) -> None:
     broken, right = fake(lambda *_: (503, {})), fake(lambda *_: (200, {"id": 7}))
     nobody = "http://127.0.0.1:1"
     made = Registry(settings(f"{nobody},{broken.url},{right.url}"))
@@ -114,12 +114,12 @@ def test_registry_addresses_are_tried_in_turn(fake: Callable[[Answers], Fake]) -
     assert f"{broken.url} answers 503" in str(caught.value)
 
 
-def test_unreachable_registry_is_retried() -> None:
+def test_unreachable_registry_is_reported_as_unavailable() -> None:
     with pytest.raises(RegistryUnavailableError, match=r"http://127\.0\.0\.1:1 cannot be reached: Connection refused"):
         Registry(settings("http://127.0.0.1:1")).ensure([ROW])
 
 
-def test_hanging_registry_ends_with_the_timeout(
+def test_request_to_a_hanging_registry_times_out(
     fake: Callable[[Answers], Fake], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(registry, "_TIMEOUT_S", 0.2)
@@ -139,7 +139,9 @@ def test_hanging_registry_ends_with_the_timeout(
         Registry(settings(server.url)).ensure([ROW])
 
 
-def test_endless_registry_response_is_cut_off(fake: Callable[[Answers], Fake], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_oversized_registry_response_is_not_read_to_its_end(
+    fake: Callable[[Answers], Fake], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(registry, "_ANSWER_MAX_BYTES", 1000)
     server = fake(lambda *_: (200, b" " * 2000))
     with pytest.raises(RegistryUnavailableError, match="longer than"):
@@ -156,13 +158,13 @@ def empty(registering: Answer) -> Answers:
 
 
 @pytest.mark.parametrize("status", [409, 422])
-def test_refused_schema_quotes_the_registry(fake: Callable[[Answers], Fake], status: int) -> None:
+def test_schema_refusal_quotes_the_registry_message(fake: Callable[[Answers], Fake], status: int) -> None:
     server = fake(empty((status, {"error_code": 42201, "message": "no\nsuch\x1b[31m schema"})))
     with pytest.raises(FatalError, match=rf"calls-value: .*\({status}\): no such \[31m schema$"):
         Registry(settings(server.url)).ensure([ROW])
 
 
-def test_concurrent_registration_is_not_a_conflict(fake: Callable[[Answers], Fake]) -> None:
+def test_registration_by_another_worker_is_not_a_conflict(fake: Callable[[Answers], Fake]) -> None:
     registered = threading.Event()
 
     def answer(method: str, path: str) -> Answer:
@@ -201,7 +203,7 @@ def verdict(answer: Answer, latest: Any) -> Answers:
         ({}, "version 1"),
     ],
 )
-def test_foreign_schema_under_the_subject_is_refused(fake: Callable[[Answers], Fake], latest: Any, said: str) -> None:
+def test_subject_with_a_foreign_schema_is_refused(fake: Callable[[Answers], Fake], latest: Any, said: str) -> None:
     server = fake(verdict((200, {"is_compatible": True}), latest))
     with pytest.raises(FatalError, match=said):
         Registry(settings(server.url)).ensure([ROW])
@@ -210,7 +212,7 @@ def test_foreign_schema_under_the_subject_is_refused(fake: Callable[[Answers], F
     ]
 
 
-def test_incompatibility_reasons_of_the_registry_are_shown(fake: Callable[[Answers], Fake]) -> None:
+def test_error_shows_why_the_registry_finds_schemas_incompatible(fake: Callable[[Answers], Fake]) -> None:
     older = {**avro.load(avro.ROW), "doc": "another"}
     said = (200, {"is_compatible": False, "messages": ["{oldSchemaVersion: 1}", "because\nof that"]})
     server = fake(verdict(said, {"schema": json.dumps(older)}))
@@ -218,7 +220,7 @@ def test_incompatibility_reasons_of_the_registry_are_shown(fake: Callable[[Answe
         Registry(settings(server.url)).ensure([ROW])
 
 
-def test_rotated_registry_credentials_are_used(fake: Callable[[Answers], Fake], tmp_path: Path) -> None:
+def test_registry_client_uses_rotated_credentials(fake: Callable[[Answers], Fake], tmp_path: Path) -> None:
     server = fake(lambda *_: (200, {"id": 5}))
     Registry(settings(server.url, username="user", password=Secret("päss"))).ensure([ROW])
     assert server.requests[-1][2]["Authorization"] == "Basic dXNlcjpww6Rzcw=="
@@ -232,7 +234,7 @@ def test_rotated_registry_credentials_are_used(fake: Callable[[Answers], Fake], 
     assert server.requests[-1][2]["Authorization"] == "Bearer second"
 
 
-def test_registry_certificate_needs_its_ca(tmp_path: Path) -> None:
+def test_registry_certificate_is_verified_with_the_ca_bundle(tmp_path: Path) -> None:
     pem, context = certificates.make(["127.0.0.1"])
     bundle = tmp_path / "ca.pem"
     bundle.write_bytes(pem)
@@ -243,7 +245,7 @@ def test_registry_certificate_needs_its_ca(tmp_path: Path) -> None:
         assert len(server.requests) == 1
 
 
-def test_redirects_and_errors_show_no_secret(fake: Callable[[Answers], Fake]) -> None:
+def test_registry_errors_and_redirects_reveal_no_secret(fake: Callable[[Answers], Fake]) -> None:
     server = fake(lambda *_: (307, b""))
     for token in ("hunter2", "hunter2\nX: y", "hünter2"):
         with pytest.raises(RegistryUnavailableError) as caught:
@@ -252,7 +254,9 @@ def test_redirects_and_errors_show_no_secret(fake: Callable[[Answers], Fake]) ->
     assert len(server.requests) == 1
 
 
-def test_registry_honours_proxy_and_no_proxy(fake: Callable[[Answers], Fake], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_registry_client_honours_http_proxy_and_no_proxy(
+    fake: Callable[[Answers], Fake], monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name in ("HTTP_PROXY", "NO_PROXY", "no_proxy"):
         monkeypatch.delenv(name, raising=False)
     proxy = fake(lambda *_: (200, {"id": 9}))
@@ -264,7 +268,7 @@ def test_registry_honours_proxy_and_no_proxy(fake: Callable[[Answers], Fake], mo
     assert Registry(settings(server.url)).ensure([ROW]) == {"calls": 4}
 
 
-def test_subjects_follow_the_naming_strategy() -> None:
+def test_subject_names_follow_the_configured_strategy() -> None:
     row, progress = "microsoft.graph.callRecords.directRoutingLogRow", "microsoft.graph.callRecords.progress"
     assert [(s.name, s.topics) for s in subjects(["a", "b"], "topic")] == [
         ("a-value", ("a",)),

@@ -121,7 +121,7 @@ async def start() -> AsyncIterator[Clients]:
         yield Clients(stack)
 
 
-async def test_page_has_the_documented_json(start: Clients) -> None:
+async def test_simulator_page_has_the_documented_json(start: Clients) -> None:
     client = await start()
     pages = await client.chain(client.address())
     first, last = pages[0], pages[-1]
@@ -139,7 +139,7 @@ async def test_page_has_the_documented_json(start: Clients) -> None:
 
 
 @pytest.mark.parametrize("order", ["start", "newest", "id"])
-async def test_next_links_read_each_visible_row_once(start: Clients, order: str) -> None:
+async def test_simulator_page_chain_has_each_visible_row_once(start: Clients, order: str) -> None:
     client = await start(order=order, revised=0.1)
     pages = await client.chain(client.address())
     ids = [row["id"] for page in pages for row in page["value"]]
@@ -149,7 +149,7 @@ async def test_next_links_read_each_visible_row_once(start: Clients, order: str)
     assert len(pages) == 5
 
 
-async def test_beta_has_its_own_path(start: Clients) -> None:
+async def test_simulator_serves_beta_under_its_own_path(start: Clients) -> None:
     client = await start()
     page = await client.page(client.address(version="beta"))
     assert page["@odata.context"].startswith("https://graph.microsoft.com/beta/")
@@ -157,7 +157,7 @@ async def test_beta_has_its_own_path(start: Clients) -> None:
     assert "/beta/" in page["@odata.nextLink"]
 
 
-async def test_live_calls_appear_unless_frozen(start: Clients) -> None:
+async def test_new_calls_appear_until_the_simulator_is_frozen(start: Clients) -> None:
     now = NOON
     client = await start(now=lambda: now, page_size=1000, calls_per_day=5000, token_lifetime_s=86400)
     address = client.address(NOON - timedelta(hours=1), NOON + timedelta(hours=2))
@@ -174,7 +174,7 @@ async def test_live_calls_appear_unless_frozen(start: Clients) -> None:
     assert len((await client.page(address))["value"]) == 0
 
 
-async def test_same_seed_serves_the_same_bytes(start: Clients) -> None:
+async def test_simulators_with_the_same_seed_serve_the_same_bytes(start: Clients) -> None:
     one, other = await start(seed=5), await start(seed=5, days=2)
     assert one.simulator.tenants == other.simulator.tenants
     assert one.simulator.client_secret == other.simulator.client_secret
@@ -182,7 +182,7 @@ async def test_same_seed_serves_the_same_bytes(start: Clients) -> None:
     assert pages[0] == pages[1]
 
 
-async def test_msal_signs_in_with_the_ca_and_reads(start: Clients) -> None:
+async def test_msal_signs_in_to_the_simulator_with_its_ca(start: Clients) -> None:
     client = await start()
     simulator = client.simulator
 
@@ -220,7 +220,7 @@ async def test_msal_signs_in_with_the_ca_and_reads(start: Clients) -> None:
         (None, {"grant_type": "password"}, 400, "unsupported_grant_type", 70003),
     ],
 )
-async def test_sign_in_refuses_as_entra_does(
+async def test_simulated_sign_in_refuses_with_the_codes_of_entra(
     start: Clients, tenant: str | None, changes: dict[str, str], status: int, error: str, number: int
 ) -> None:
     client = await start()
@@ -229,7 +229,7 @@ async def test_sign_in_refuses_as_entra_does(
     assert answer["error_description"].startswith(f"AADSTS{number}: ")
 
 
-async def test_invalid_token_gets_401(start: Clients) -> None:
+async def test_request_with_an_invalid_token_gets_401(start: Clients) -> None:
     now = NOON
     client = await start(now=lambda: now, token_lifetime_s=600)
     other = await start(seed=2)
@@ -248,7 +248,7 @@ async def test_invalid_token_gets_401(start: Clients) -> None:
     assert (await client.get(client.address()))[0].status == 401
 
 
-async def test_tokens_expire_on_request(start: Clients) -> None:
+async def test_simulator_expires_tokens_on_request(start: Clients) -> None:
     client = await start()
     assert (await client.post("expire-tokens", {}))["expired"] == 1
     assert (await client.get(client.address()))[0].status == 401
@@ -281,7 +281,9 @@ async def test_tenant_without_the_role_gets_403(start: Clients) -> None:
         ("fromDateTime=2025-12-03T23:59:59Z,toDateTime=2026-03-04T00:00:00Z", 406),
     ],
 )
-async def test_request_accepts_the_forms_that_graph_accepts(start: Clients, arguments: str, status: int) -> None:
+async def test_simulator_accepts_and_refuses_arguments_as_graph_does(
+    start: Clients, arguments: str, status: int
+) -> None:
     client = await start()
     url = f"{client.simulator.url}/v1.0/communications/callRecords/getDirectRoutingCalls({arguments})"
     response, body = await client.get(url)
@@ -291,14 +293,14 @@ async def test_request_accepts_the_forms_that_graph_accepts(start: Clients, argu
     assert (await client.get(f"{client.simulator.url}/v1.0/users"))[0].status == 404
 
 
-async def test_unknown_query_options_are_ignored(start: Clients) -> None:
+async def test_simulator_ignores_unknown_query_options(start: Clients) -> None:
     client = await start()
     plain = await client.page(client.address())
     odd = await client.page(f"{client.address()}?$filter=callType%20eq%20'ByotIn'&$top=5&x=y")
     assert odd == plain
 
 
-async def test_throttling_counts_refused_requests(start: Clients) -> None:
+async def test_refused_requests_count_towards_simulated_throttling(start: Clients) -> None:
     client = await start(requests_per_minute=50, tenants=2, calls_per_day=10)
     statuses = [(await client.get(client.address()))[0].status for _ in range(52)]
     assert statuses == [200] * 50 + [429] * 2
@@ -310,7 +312,7 @@ async def test_throttling_counts_refused_requests(start: Clients) -> None:
     assert (await client.get(client.address()))[0].status == 200
 
 
-def test_early_retry_prolongs_throttling() -> None:
+def test_early_retry_prolongs_simulated_throttling() -> None:
     arrivals = Arrivals(50)
     assert [arrivals.arrive(float(second)) for second in range(50)] == [None] * 50
     assert arrivals.arrive(55.0) == 6.0
@@ -319,7 +321,7 @@ def test_early_retry_prolongs_throttling() -> None:
 
 
 @pytest.mark.parametrize("form", ["seconds", "date", "none"])
-async def test_fault_throttled_with_and_without_retry_after(start: Clients, form: str) -> None:
+async def test_throttled_fault_sends_the_configured_retry_after(start: Clients, form: str) -> None:
     client = await start()
     client.simulator.set_faults(throttled=1, retry_after=form, retry_after_s=7)
     response, _ = await client.get(client.address())
@@ -333,7 +335,7 @@ async def test_fault_throttled_with_and_without_retry_after(start: Clients, form
         assert value is None
 
 
-async def test_fault_server_error_is_html_of_any_documented_status(start: Clients) -> None:
+async def test_server_error_fault_sends_html_with_documented_statuses(start: Clients) -> None:
     client = await start()
     client.simulator.set_faults(server_error=1)
     statuses = set()
@@ -347,7 +349,7 @@ async def test_fault_server_error_is_html_of_any_documented_status(start: Client
     assert (response.status, response.headers["Retry-After"]) == (503, "2")
 
 
-async def test_fault_cut_truncates_the_body(start: Clients) -> None:
+async def test_cut_fault_truncates_the_body(start: Clients) -> None:
     client = await start()
     client.simulator.set_faults(cut={"share": 1, "times": 6})
     for _ in range(6):
@@ -359,7 +361,7 @@ async def test_fault_cut_truncates_the_body(start: Clients) -> None:
 
 
 @pytest.mark.parametrize("fault", ["garbage", "not_a_page"])
-async def test_fault_bodies_are_not_pages(start: Clients, fault: str) -> None:
+async def test_garbage_faults_send_bodies_that_are_not_pages(start: Clients, fault: str) -> None:
     client = await start()
     client.simulator.set_faults({fault: 1})
     for _ in range(30):
@@ -373,14 +375,14 @@ async def test_fault_bodies_are_not_pages(start: Clients, fault: str) -> None:
     ("fault", "status"),
     [("unauthorized", 401), ("forbidden", 403), ("bad_request", 400), ("not_found", 404), ("too_long", 406)],
 )
-async def test_fault_statuses(start: Clients, fault: str, status: int) -> None:
+async def test_status_fault_responds_with_its_http_status(start: Clients, fault: str, status: int) -> None:
     client = await start(faults={fault: "1x1"})
     assert (await client.get(client.address()))[0].status == status
     assert (await client.get(client.address()))[0].status == 200
 
 
 @pytest.mark.parametrize("status", [500, 400])
-async def test_fault_unservable_fails_ranges_with_the_instant(start: Clients, status: int) -> None:
+async def test_unservable_fault_fails_ranges_that_contain_the_instant(start: Clients, status: int) -> None:
     instant = NOON - DAY / 2
     client = await start(faults={"unservable": 1, "unservable_at": instant.isoformat(), "unservable_status": status})
     for first, end, expected in (
@@ -396,7 +398,7 @@ async def test_fault_unservable_fails_ranges_with_the_instant(start: Clients, st
             client.simulator.set_faults(unservable_at=wrong)
 
 
-async def test_fault_upper_link(start: Clients) -> None:
+async def test_upper_link_fault_capitalizes_the_next_link_member(start: Clients) -> None:
     client = await start(faults={"upper_link": 1})
     pages = await client.chain(client.address())
     assert "@odata.NextLink" in pages[0]
@@ -404,7 +406,7 @@ async def test_fault_upper_link(start: Clients) -> None:
     assert len(pages) == 5
 
 
-async def test_fault_empty_page_loses_no_row(start: Clients) -> None:
+async def test_empty_page_fault_loses_no_row(start: Clients) -> None:
     client = await start(faults={"empty_page": 1})
     pages = await client.chain(client.address())
     assert [bool(page["value"]) for page in pages] == [False, True] * 5
@@ -412,31 +414,31 @@ async def test_fault_empty_page_loses_no_row(start: Clients) -> None:
     assert len(ids) == len({row.id for row in client.simulator.truth(start=NOON - DAY, end=NOON) if row.until is None})
 
 
-async def test_fault_self_link(start: Clients) -> None:
+async def test_self_link_fault_links_a_page_to_itself(start: Clients) -> None:
     client = await start(faults={"self_link": 1})
     page = await client.page(f"{client.address()}?$skip=100")
     assert page["@odata.nextLink"] == f"{client.address()}?$skip=100"
 
 
-async def test_fault_foreign_link(start: Clients) -> None:
+async def test_foreign_link_fault_links_to_another_host(start: Clients) -> None:
     client = await start(faults={"foreign_link": 1, "foreign_url": "https://elsewhere.example"})
     assert (await client.page(client.address()))["@odata.nextLink"].startswith("https://elsewhere.example/v1.0/")
 
 
-async def test_fault_redirect(start: Clients) -> None:
+async def test_redirect_fault_redirects_to_another_host(start: Clients) -> None:
     client = await start(faults={"redirect": 1, "foreign_url": "https://elsewhere.example"})
     response, _ = await client.get(client.address())
     assert response.status in {302, 307, 308}
     assert response.headers["Location"].startswith("https://elsewhere.example/v1.0/")
 
 
-async def test_fault_endless_links_are_all_different(start: Clients) -> None:
+async def test_endless_fault_sends_a_different_link_each_time(start: Clients) -> None:
     client = await start(faults={"endless": "1x1"})
     links = [page["@odata.nextLink"] for page in await client.chain(client.address(), most=20)]
     assert len(set(links)) == 20
 
 
-async def test_fault_repeat_repeats_rows_at_page_boundaries(start: Clients) -> None:
+async def test_repeat_fault_repeats_rows_at_page_boundaries(start: Clients) -> None:
     client = await start()
     steady = [row["id"] for page in await client.chain(client.address()) for row in page["value"]]
     client.simulator.set_faults(repeat=1, repeat_rows=3)
@@ -449,7 +451,7 @@ async def test_fault_repeat_repeats_rows_at_page_boundaries(start: Clients) -> N
         assert len(ids) == len(steady) + 3 * (len(pages) - 1)
 
 
-async def test_fault_repeat_once_ends_with_the_next_chain(start: Clients) -> None:
+async def test_repeat_once_fault_affects_only_one_page_chain(start: Clients) -> None:
     client = await start(faults={"repeat_once": 1, "repeat_rows": 3, "upper_link": 0.5})
     counts = []
     for _ in range(2):
@@ -459,7 +461,7 @@ async def test_fault_repeat_once_ends_with_the_next_chain(start: Clients) -> Non
     assert counts[1][0] == counts[1][1] == counts[0][1]
 
 
-async def test_fault_slow_and_hang(start: Clients) -> None:
+async def test_slow_fault_delays_and_hang_fault_never_responds(start: Clients) -> None:
     client = await start(faults={"slow": "1x1", "slow_s": 0.2, "hang": "0"})
     before = asyncio.get_running_loop().time()
     assert (await client.get(client.address()))[0].status == 200
@@ -471,7 +473,9 @@ async def test_fault_slow_and_hang(start: Clients) -> None:
     assert (await client.get(client.address()))[0].status == 200
 
 
-async def test_client_that_disconnects_early_is_not_an_error(start: Clients, caplog: pytest.LogCaptureFixture) -> None:
+async def test_simulator_survives_a_client_that_disconnects_early(
+    start: Clients, caplog: pytest.LogCaptureFixture
+) -> None:
     client = await start(faults={"slow": "1x1", "slow_s": 0.3})
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.1):
@@ -487,7 +491,7 @@ async def test_client_that_disconnects_early_is_not_an_error(start: Clients, cap
     assert not caplog.records
 
 
-async def test_fault_down_closes_connections_and_ends(start: Clients) -> None:
+async def test_down_fault_closes_connections_until_it_is_cleared(start: Clients) -> None:
     client = await start()
     client.simulator.set_faults(down=True)
     with pytest.raises(aiohttp.ClientConnectionError):
@@ -499,7 +503,7 @@ async def test_fault_down_closes_connections_and_ends(start: Clients) -> None:
         await client.sign_in()
 
 
-async def test_closed_port_refuses_connections(start: Clients) -> None:
+async def test_simulator_can_refuse_and_accept_connections_again(start: Clients) -> None:
     client = await start()
     url = client.simulator.url
     await client.simulator.refuse()
@@ -513,7 +517,7 @@ async def test_closed_port_refuses_connections(start: Clients) -> None:
     assert await client.is_reachable_within(5)
 
 
-async def test_sign_in_faults_answer_as_described(start: Clients) -> None:
+async def test_sign_in_faults_respond_as_documented(start: Clients) -> None:
     client = await start(faults={"slow_s": 0.1, "retry_after_s": 3})
     url = f"{client.simulator.url}/{client.simulator.tenants[0]}/v2.0/.well-known/openid-configuration"
     client.simulator.set_faults(sign_in_error="1x1")
@@ -530,7 +534,7 @@ async def test_sign_in_faults_answer_as_described(start: Clients) -> None:
     assert (await client.sign_in())["status"] == 200
 
 
-async def test_fault_of_one_tenant_spares_the_others(start: Clients) -> None:
+async def test_fault_of_one_tenant_does_not_affect_other_tenants(start: Clients) -> None:
     client = await start(tenants=2)
     first, second = client.simulator.tenants
     await client.post("faults", {"tenant": first, "server_error": 1})
@@ -542,7 +546,7 @@ async def test_fault_of_one_tenant_spares_the_others(start: Clients) -> None:
     assert (await client.get(client.address()))[0].status == 200
 
 
-async def test_wrong_faults_are_refused_with_the_nearest_name(start: Clients) -> None:
+async def test_simulator_refuses_unknown_and_invalid_faults(start: Clients) -> None:
     client = await start()
     async with client.session.post(f"{client.simulator.url}/simulator/faults", json={"throtled": 1}) as response:
         assert response.status == 400
@@ -552,14 +556,14 @@ async def test_wrong_faults_are_refused_with_the_nearest_name(start: Clients) ->
             client.simulator.set_faults(wrong)
 
 
-async def test_date_header_can_be_shifted(start: Clients) -> None:
+async def test_date_skew_fault_shifts_the_date_header(start: Clients) -> None:
     client = await start(faults={"date_skew_s": 300})
     response, _ = await client.get(client.address())
     off = parsedate_to_datetime(response.headers["Date"]) - datetime.now(UTC)
     assert timedelta(seconds=250) < off < timedelta(seconds=350)
 
 
-async def test_truth_and_served_rows_are_available_over_http(start: Clients) -> None:
+async def test_simulator_reports_true_and_served_rows_over_http(start: Clients) -> None:
     client = await start(revised=0.2, unfit=0.05)
     await client.chain(client.address())
     url, tenant = client.simulator.url, client.simulator.tenants[0]
@@ -577,7 +581,7 @@ async def test_truth_and_served_rows_are_available_over_http(start: Clients) -> 
         assert response.status == 400
 
 
-async def test_each_request_is_recorded_with_its_outcome(start: Clients) -> None:
+async def test_simulator_records_each_request_with_its_outcome(start: Clients) -> None:
     client = await start(faults={"throttled": "1x1"})
     tenant = client.simulator.tenants[0]
     for _ in range(3):
@@ -595,7 +599,7 @@ async def test_each_request_is_recorded_with_its_outcome(start: Clients) -> None
     ]
 
 
-async def test_prebuilt_serves_the_same_rows_without_throttling(start: Clients) -> None:
+async def test_prebuilt_simulator_serves_the_same_rows_unthrottled(start: Clients) -> None:
     plain = await start()
     quick = await start(prebuilt=True, requests_per_minute=50)
     pages = [await client.chain(client.address()) for client in (plain, quick, quick)]
@@ -605,14 +609,14 @@ async def test_prebuilt_serves_the_same_rows_without_throttling(start: Clients) 
         await quick.page(quick.address())
 
 
-async def test_gzip_is_used_on_request(start: Clients) -> None:
+async def test_simulator_compresses_pages_if_configured(start: Clients) -> None:
     client = await start(compress=True)
     response, body = await client.get(client.address())
     assert response.headers["Content-Encoding"] in {"gzip", "deflate"}
     assert len(json.loads(body)["value"]) == 100
 
 
-async def test_simulate_prints_one_line_and_exits_0_on_sigterm(tmp_path: Path) -> None:
+async def test_simulate_command_prints_one_line_and_exits_0_on_sigterm(tmp_path: Path) -> None:
     program = "import typer; from connector.commands.simulate import simulate; typer.run(simulate)"
     arguments = ["--listen", "127.0.0.1:0", "--ca-out", str(tmp_path / "ca.pem"), "--tenants", "2", "--seed", "3"]
     process = await asyncio.create_subprocess_exec(
@@ -637,7 +641,7 @@ async def test_simulate_prints_one_line_and_exits_0_on_sigterm(tmp_path: Path) -
             await process.wait()
 
 
-async def test_simulator_writes_a_configuration_that_reads_it(tmp_path: Path) -> None:
+async def test_simulate_command_writes_a_valid_connector_configuration(tmp_path: Path) -> None:
     program = "import typer; from connector.commands.simulate import simulate; typer.run(simulate)"
     written = tmp_path / "connector.toml"
     arguments = ["--ca-out", str(tmp_path / "ca.pem"), "--tenants", "2", "--config-out", str(written)]

@@ -52,7 +52,7 @@ def sample_rows() -> list[dict[str, object]]:
     return [row for name in ("first", "last") for row in json.loads((DATA / f"page-{name}.json").read_text())["value"]]
 
 
-def test_row_has_exactly_the_documented_members() -> None:
+def test_simulated_row_has_exactly_the_documented_members() -> None:
     kinds: dict[str, set[type]] = {}
     for row in sample_rows():
         for name, value in row.items():
@@ -68,13 +68,13 @@ def test_row_has_exactly_the_documented_members() -> None:
     assert complete > 1500
 
 
-def test_beta_row_has_four_more_members() -> None:
+def test_simulated_beta_row_has_four_additional_members() -> None:
     page = log_of(Recipe(calls_per_day=500)).page((NOON_MS - DAY_MS, NOON_MS), EVER_MS, 0, 1000, is_beta=True)
     added = {"userCountryCode", "otherPartyCountryCode", "transferorCorrelationId", "administrativeUnitInfos"}
     assert all(added <= set(json.loads(row)) for row in page.rows)
 
 
-def test_reported_oddities_occur() -> None:
+def test_simulated_rows_contain_reported_oddities_of_graph() -> None:
     rows = [json.loads(version.text) for version in versions_of(Recipe(calls_per_day=5000))]
     fractions = {len(r["startDateTime"].partition(".")[2].rstrip("Z")) for r in rows}
     assert fractions == {0, 1, 2, 3, 5, 6, 7}
@@ -92,7 +92,7 @@ def test_reported_oddities_occur() -> None:
     assert any(r["startDateTime"] == r["failureDateTime"] for r in failed)
 
 
-def test_rows_do_not_depend_on_earlier_requests() -> None:
+def test_simulated_rows_do_not_depend_on_earlier_requests() -> None:
     recipe = Recipe(calls_per_day=3000, unfit=0.01, unknown=0.01)
     one, other = log_of(recipe), log_of(recipe, since_ms=NOON_MS - 5 * DAY_MS)
     read(other, (NOON_MS - 2 * HOUR_MS, NOON_MS), NOON_MS, 7)
@@ -102,7 +102,7 @@ def test_rows_do_not_depend_on_earlier_requests() -> None:
     assert read(log_of(recipe, tenant=1), bounds, EVER_MS, 1000) != read(one, bounds, EVER_MS, 1000)
 
 
-def test_rows_of_a_seed_stay_the_same_across_releases() -> None:
+def test_rows_of_a_simulator_seed_never_change() -> None:
     page = log_of(Recipe(seed=7, calls_per_day=100)).page((NOON_MS - DAY_MS, NOON_MS), NOON_MS, 0, 2)
     golden = json.loads((DATA / "simulator-seed-7.json").read_text())
     assert [json.loads(row) for row in page.rows] == golden
@@ -110,7 +110,7 @@ def test_rows_of_a_seed_stay_the_same_across_releases() -> None:
 
 @pytest.mark.parametrize("shape", ["flat", "busy-hours"])
 @pytest.mark.parametrize("per_day", [1, 40, 10_000])
-def test_day_has_the_requested_number_of_calls(shape: str, per_day: int) -> None:
+def test_simulated_day_has_the_requested_number_of_calls(shape: str, per_day: int) -> None:
     calls = CallSequence(Recipe(calls_per_day=per_day, shape=shape), tenant_key(1, 0), 0)  # type: ignore[arg-type]
     day_ms = 20_000 * DAY_MS
     starts = [start for block in calls.blocks(day_ms, day_ms + DAY_MS) for start in block.start.tolist()]
@@ -129,7 +129,7 @@ def test_day_has_the_requested_number_of_calls(shape: str, per_day: int) -> None
     order=st.sampled_from(["start", "newest", "id"]),
     moved=st.booleans(),
 )
-def test_pages_together_hold_all_visible_rows(
+def test_simulated_pages_contain_all_visible_rows(
     per_day: int, hours: float, age_h: float, size: int, order: str, *, moved: bool
 ) -> None:
     recipe = Recipe(calls_per_day=per_day, revised=0.3, moved=1.0 if moved else 0.0, unfit=0.05)
@@ -149,7 +149,7 @@ def test_pages_together_hold_all_visible_rows(
     assert sorted(read(log, bounds, at_ms, size, order)) == seen(current)
 
 
-def test_range_includes_its_start_and_excludes_its_end() -> None:
+def test_simulated_range_includes_its_start_and_excludes_its_end() -> None:
     log = log_of(Recipe(calls_per_day=1000, revised=0))
     starts = [v.block.start_of(v.call, 0) for v in log.versions((NOON_MS - HOUR_MS, NOON_MS), EVER_MS)]
     first, last = starts[0], starts[-1]
@@ -158,7 +158,7 @@ def test_range_includes_its_start_and_excludes_its_end() -> None:
     assert len(read(log, (first + 1, last), EVER_MS, 1000)) == len(starts) - 2
 
 
-def test_all_rows_appear_within_six_days() -> None:
+def test_simulated_rows_appear_within_six_days_of_the_call() -> None:
     late = []
     for version in versions_of(Recipe(calls_per_day=20_000)):
         ended = int(version.block.end[version.call])
@@ -172,17 +172,17 @@ def test_all_rows_appear_within_six_days() -> None:
     assert share[2] == 1
 
 
-def test_row_without_lateness_appears_at_the_end_of_its_call() -> None:
+def test_simulated_row_without_lateness_appears_at_the_call_end() -> None:
     for version in versions_of(Recipe(calls_per_day=500, lateness="none", revised=0)):
         assert version.visible_ms == int(version.block.end[version.call])
 
 
-def test_lateness_can_be_configured() -> None:
+def test_simulated_lateness_is_as_configured() -> None:
     for version in versions_of(Recipe(calls_per_day=500, lateness="1:7d-8d", revised=0)):
         assert 7 * DAY_MS <= version.visible_ms - int(version.block.end[version.call]) <= 8 * DAY_MS
 
 
-def test_revision_replaces_its_row() -> None:
+def test_simulated_revision_replaces_the_earlier_version() -> None:
     by_call: dict[tuple[int, int], list[Version]] = {}
     for version in versions_of(Recipe(calls_per_day=5000, revised=0.1, moved=0.5)):
         by_call.setdefault((version.block.number, version.call), []).append(version)
@@ -200,7 +200,7 @@ def test_revision_replaces_its_row() -> None:
     assert 0.3 < moved / len(revised) < 0.7
 
 
-def test_only_rows_made_invalid_are_invalid() -> None:
+def test_schema_rejects_exactly_the_rows_generated_as_invalid() -> None:
     recipe = Recipe(calls_per_day=20_000, unfit=0.05, unknown=0.05, startless=0.02, revised=0.1)
     versions = versions_of(recipe)
     shape = RowSchema(json.loads(SCHEMA.read_text()), "v1.0")
@@ -218,14 +218,14 @@ def test_only_rows_made_invalid_are_invalid() -> None:
     assert 0.04 < unknown / len(readings) < 0.06
 
 
-def test_beta_rows_are_valid() -> None:
+def test_simulated_beta_rows_match_the_schema() -> None:
     log = log_of(Recipe(calls_per_day=2000))
     shape = RowSchema(json.loads(SCHEMA.read_text()), "beta")
     rows = log.page((NOON_MS - DAY_MS, NOON_MS), EVER_MS, 0, 1000, is_beta=True).rows
     assert all(isinstance(row, Row) and not row.unknown for row in shape.read(rows).rows)
 
 
-def test_row_that_appears_between_pages_shifts_the_rest() -> None:
+def test_late_row_shifts_the_following_pages_of_a_chain() -> None:
     log = log_of(Recipe(calls_per_day=5000, lateness="0.5:0s-0s,0.5:10m-20m", revised=0))
     bounds = (NOON_MS - HOUR_MS, NOON_MS)
     first = log.page(bounds, NOON_MS - HOUR_MS // 2, 0, 50)
@@ -251,7 +251,7 @@ def test_frozen_simulator_shows_no_new_rows() -> None:
     assert len(list(world.truth(tenant))) < count
 
 
-def test_truth_can_be_read_for_an_earlier_time() -> None:
+def test_simulator_reports_its_rows_as_of_an_earlier_time() -> None:
     now = datetime(2026, 3, 4, 12, tzinfo=UTC)
     world = World(Options(calls_per_day=2000, days=1, revised=0.2), lambda: now)
     tenant = next(iter(world.tenants))
@@ -264,11 +264,11 @@ def test_truth_can_be_read_for_an_earlier_time() -> None:
     assert all(msgspec.json.decode(row.row)["id"] == row.id for row in then)
 
 
-def test_every_wrong_option_is_named() -> None:
+def test_simulator_names_every_invalid_option() -> None:
     problems = Options(failed=2, lateness="soon", tenants=0, order="x").check()  # type: ignore[arg-type]
     assert [problem.partition(":")[0] for problem in problems] == ["lateness", "failed", "tenants", "order"]
 
 
-def test_simulator_needs_only_declared_packages() -> None:
+def test_packages_of_the_simulator_are_declared_dependencies() -> None:
     declared = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]["dependencies"]
     assert any(name.startswith("cryptography") for name in declared)

@@ -57,7 +57,7 @@ def _no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name.upper(), raising=False)
 
 
-async def test_two_retry_after_headers_are_both_seen() -> None:
+async def test_repeated_retry_after_headers_are_joined() -> None:
     head = b"HTTP/1.1 429 Too Many Requests\r\nRetry-After: 30\r\nRetry-After: 5\r\n"
     async with answering(head) as url:
         assert (await ask(url)).headers["retry-after"] == "30, 5"
@@ -148,7 +148,7 @@ STRICT = [
 
 
 @pytest.mark.parametrize(("flaws", "words"), STRICT)
-async def test_ca_that_breaks_a_strict_rule_is_named_with_its_flaw(
+async def test_tls_error_names_the_strict_rule_that_a_ca_violates(
     serve_as: Callable[..., Server], flaws: tuple[str, ...], words: str
 ) -> None:
     server = serve_as(*flaws)
@@ -160,7 +160,9 @@ async def test_ca_that_breaks_a_strict_rule_is_named_with_its_flaw(
 
 
 @pytest.mark.parametrize("flaws", [flaws for flaws, _ in STRICT])
-async def test_tls_strict_false_accepts_a_flawed_ca(serve_as: Callable[..., Server], flaws: tuple[str, ...]) -> None:
+async def test_tls_strict_false_accepts_a_ca_that_violates_strict_rules(
+    serve_as: Callable[..., Server], flaws: tuple[str, ...]
+) -> None:
     server = serve_as(*flaws)
     async with answering(HEAD, server.context) as url:
         assert (await ask(url, server.bundle, strict=False)).status == 200
@@ -178,7 +180,7 @@ async def test_tls_strict_false_accepts_a_flawed_ca(serve_as: Callable[..., Serv
     ],
 )
 @pytest.mark.parametrize("strict", [True, False])
-async def test_certificate_error_names_the_check_that_failed(
+async def test_certificate_error_names_the_failed_check(
     serve_as: Callable[..., Server],
     flaws: tuple[str, ...],
     expected: str,
@@ -191,14 +193,14 @@ async def test_certificate_error_names_the_check_that_failed(
             await ask(url, bundle, strict=strict)
 
 
-async def test_server_without_tls_is_named() -> None:
+async def test_tls_error_states_that_the_server_does_not_speak_tls() -> None:
     async with answering(HEAD) as url:
         with pytest.raises(BrokenAnswerError, match="does not speak TLS there") as raised:
             await ask(url.with_scheme("https"))
     assert raised.value.code == "tls"
 
 
-async def test_registry_names_the_flaw_and_its_own_key(serve_as: Callable[..., Server]) -> None:
+async def test_registry_tls_error_names_the_flaw_and_the_setting(serve_as: Callable[..., Server]) -> None:
     server = serve_as("subject_key")
     settings = SchemaRegistry("", "", None, None, server.bundle, subject_name_strategy="topic", auto_register=False)
     async with answering(HEAD, server.context) as url:

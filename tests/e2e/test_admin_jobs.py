@@ -86,7 +86,7 @@ def until_swept(worker: Worker, source: Simulation, recent: timedelta) -> None:
 
 
 @pytest.mark.timeout(600)
-def test_ten_kills_during_a_backfill_keep_exactly_once(
+def test_backfill_stays_exactly_once_across_ten_kills(
     broker: SharedBroker, topic: str, app: str, simulate: Simulate, new_worker: NewWorker, settings: Settings
 ) -> None:
     """It was filed while no worker ran; live calls come meanwhile; what was left to read never grows."""
@@ -120,7 +120,7 @@ def test_ten_kills_during_a_backfill_keep_exactly_once(
     assert len(set(left)) > KILLS
 
 
-def test_backfill_again_keeps_revisions(
+def test_backfill_again_republishes_rows_with_their_revisions(
     broker: SharedBroker, topic: str, app: str, simulate: Simulate, new_worker: NewWorker, settings: Settings
 ) -> None:
     """Rows outside of the range stay untouched, even if the worker is killed during the job."""
@@ -199,7 +199,7 @@ def scene(broker: SharedBroker, app: str, simulate: Simulate, new_worker: NewWor
     return Scene(worker, source, broker.bootstrap, app)
 
 
-def test_overlapping_jobs_publish_each_row_once(scene: Scene, broker: SharedBroker, topic: str, app: str) -> None:
+def test_overlapping_backfills_publish_each_row_once(scene: Scene, broker: SharedBroker, topic: str, app: str) -> None:
     """The second waits for the first; --wait exits 0 when it is done, and its standard output is the id alone."""
     first = scene.backfill("--from", "-4d", "--to", "-10h")
     scene.worker.start()
@@ -227,7 +227,7 @@ def test_overlapping_jobs_publish_each_row_once(scene: Scene, broker: SharedBrok
     assert {tenant["id"]: tenant["remembered_rows"] for tenant in told["tenants"]} == of_tenants
 
 
-def test_pause_resume_and_cancel_hold_across_restarts(scene: Scene) -> None:
+def test_pause_and_cancel_commands_survive_a_worker_restart(scene: Scene) -> None:
     """A paused tenant is not asked for anything, the other goes on; a cancelled job makes --wait exit 1."""
     paused, other = scene.source.tenants
     commands.succeed(scene.config, "pause", "--tenant", "contoso")
@@ -267,7 +267,7 @@ def _asked(scene: Scene, tenant: str) -> list[Any]:
     return [request for request in scene.source.requests() if request.tenant == tenant]
 
 
-def test_ctrl_c_during_wait_keeps_the_job(scene: Scene) -> None:
+def test_backfill_continues_after_ctrl_c_during_wait(scene: Scene) -> None:
     waiting = commands.start(scene.config, "backfill", "--tenant", "contoso", "--from", "-3d", "--to", "-2h", "--wait")
     assert waiting.stdout is not None
     job = waiting.stdout.readline().strip()
@@ -280,7 +280,9 @@ def test_ctrl_c_during_wait_keeps_the_job(scene: Scene) -> None:
     assert scene.worker.stop() == 0
 
 
-def test_garbage_on_the_control_topic_is_ignored(scene: Scene, broker: SharedBroker, topic: str, app: str) -> None:
+def test_worker_ignores_invalid_records_on_the_control_topic(
+    scene: Scene, broker: SharedBroker, topic: str, app: str
+) -> None:
     """Garbage, giants, wrong types, strangers and repeats are passed over; what counts, counts once."""
     tenant = scene.source.tenants[0]
     shard = partition_of(tenant, 2)
@@ -349,7 +351,7 @@ def test_garbage_on_the_control_topic_is_ignored(scene: Scene, broker: SharedBro
     oracle.check(broker.bootstrap, topic, app, scene.source.truth(), claims=False)
 
 
-def test_status_lists_tenants_without_a_worker(scene: Scene) -> None:
+def test_status_command_lists_tenants_while_no_worker_runs(scene: Scene) -> None:
     known, gone = scene.source.tenants
     strange = "99999999-9999-9999-9999-999999999999"
     listed = [tenant for tenant in scene.worker.settings["tenants"] if tenant["id"] == known]
@@ -382,14 +384,14 @@ def test_status_lists_tenants_without_a_worker(scene: Scene) -> None:
     assert (wrong.code, wrong.output) == (2, "")
 
 
-def test_unknown_job_exits_2(scene: Scene) -> None:
+def test_cancel_command_exits_2_for_an_unknown_job(scene: Scene) -> None:
     for job in (str(uuid.uuid4()), "nonsense"):
         done = commands.run(scene.config, "cancel", job)
         assert (done.code, done.output, done.error.count("\n")) == (2, "", 1)
         assert job in done.error
 
 
-def test_commands_before_the_first_worker_explain_themselves(
+def test_commands_report_that_no_worker_has_ever_run(
     simulate: Simulate, new_worker: NewWorker, settings: Settings, app: str
 ) -> None:
     source = simulate(days=1, calls_per_day=10)
@@ -404,14 +406,14 @@ def test_commands_before_the_first_worker_explain_themselves(
 
 
 @pytest.mark.parametrize("name", ["status", "backfill", "jobs", "cancel", "pause", "resume"])
-def test_help_shows_an_example_and_the_configuration(name: str, tmp_path: Path) -> None:
+def test_help_of_operator_commands_shows_example_and_config(name: str, tmp_path: Path) -> None:
     done = commands.ended(commands.start(tmp_path / "none.toml", name, "--help"))
     assert (done.code, done.error) == (0, "")
     assert f"connector {name}" in done.output.partition("Example:\n")[2]
     assert "--config" in done.output
 
 
-def test_commands_without_brokers_exit_1(tmp_path: Path) -> None:
+def test_operator_commands_exit_1_if_brokers_are_unavailable(tmp_path: Path) -> None:
     config = tmp_path / "connector.toml"
     config.write_text(
         'identity = {client_id = "x", client_secret = "y"}\n'

@@ -37,7 +37,7 @@ def repeated(found: Committed) -> int:
     return len(found.rows) - len({(row.tenant, row.id, row.revision) for row in found.rows})
 
 
-def test_at_least_once_survives_kills(
+def test_at_least_once_delivery_loses_no_row_across_kills(
     broker: SharedBroker, topic: str, app: str, simulate: Simulate, new_worker: NewWorker, settings: Settings
 ) -> None:
     """SIGKILL at seeded moments while the source goes on; progress is true all the same."""
@@ -65,7 +65,7 @@ def test_at_least_once_survives_kills(
 
 
 @pytest.mark.parametrize("part", PARTS[1:])
-def test_crash_between_batch_parts_keeps_progress_true(
+def test_progress_records_stay_true_after_a_crash_within_a_batch(
     broker: SharedBroker,
     topic: str,
     app: str,
@@ -92,7 +92,7 @@ def test_crash_between_batch_parts_keeps_progress_true(
     assert bool(repeated(found)) is (part != "checkpoint")
 
 
-def test_unwritable_state_stops_repeated_rows(
+def test_at_least_once_worker_writes_no_row_if_state_is_unwritable(
     broker: SharedBroker, topic: str, app: str, simulate: Simulate, new_worker: NewWorker, settings: Settings
 ) -> None:
     source = simulate(days=1, calls_per_day=2_000, page_size=100, clock_offset_s=-3_600, frozen=True)
@@ -118,7 +118,7 @@ def test_unwritable_state_stops_repeated_rows(
     oracle.check(broker.bootstrap, topic, app, source.truth(), claims=False, repeats=True)
 
 
-def test_delivery_can_be_changed_and_changed_back(
+def test_delivery_mode_can_be_switched_without_republishing(
     broker: SharedBroker, topic: str, app: str, simulate: Simulate, new_worker: NewWorker, settings: Settings
 ) -> None:
     """After clean stops nothing is repeated; whatever it was, the memory is the same."""
@@ -135,7 +135,7 @@ def test_delivery_can_be_changed_and_changed_back(
         so_far = len(found.rows)
 
 
-def test_frozen_at_least_once_worker_loses_nothing(
+def test_frozen_at_least_once_worker_loses_no_row(
     broker: SharedBroker, topic: str, app: str, simulate: Simulate, new_worker: NewWorker, settings: Settings
 ) -> None:
     """Without transactions the frozen worker is not fenced, so rows in flight may be published again.
@@ -165,7 +165,7 @@ def test_frozen_at_least_once_worker_loses_nothing(
     assert len(oracle.check(broker.bootstrap, topic, app, source.truth(), repeats=True).rows) == len(found.rows)
 
 
-def test_at_least_once_survives_a_killed_broker(
+def test_at_least_once_delivery_loses_no_row_if_a_broker_is_killed(
     broker_of_its_own: Cluster, topic: str, app: str, simulate: Simulate, new_worker: NewWorker
 ) -> None:
     source = simulate(days=1, calls_per_day=6_000, page_size=100, frozen=True, faults={"slow": 1.0, "slow_s": 0.1})

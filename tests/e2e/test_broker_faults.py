@@ -52,7 +52,7 @@ def last_commit(worker: Worker) -> datetime:
 
 @pytest.mark.parametrize("pause_s", [0, 4])
 @pytest.mark.parametrize("how", ["bounced_cleanly", "killed"])
-def test_broker_fault_keeps_exactly_once(
+def test_broker_restart_or_kill_keeps_exactly_once(
     broker_of_its_own: Cluster, topic: str, app: str, simulate: Simulate, new_worker: NewWorker, how: str, pause_s: int
 ) -> None:
     """Kafka's test_exactly_once_source, which cannot see a lost tail."""
@@ -85,7 +85,7 @@ def test_rolling_broker_restarts_keep_exactly_once(
     oracle.check(three_brokers.bootstrap, topic, app, source.truth())
 
 
-def test_polling_faster_than_commits_keeps_exactly_once(
+def test_sweeps_faster_than_commits_keep_exactly_once(
     broker_of_its_own: Cluster, topic: str, app: str, simulate: Simulate, new_worker: NewWorker
 ) -> None:
     """castorm/kafka-connect-http 263: sweeps are due again and again while a frozen broker commits nothing."""
@@ -107,7 +107,7 @@ def test_polling_faster_than_commits_keeps_exactly_once(
     oracle.check(broker_of_its_own.bootstrap, topic, app, source.truth())
 
 
-def test_failed_transaction_leaves_committed_state(
+def test_failed_transaction_publishes_neither_rows_nor_state(
     broker: SharedBroker, topic: str, app: str, simulate: Simulate, new_worker: NewWorker, settings: Settings
 ) -> None:
     """confluentinc/kafka-connect-jdbc PR 1239, redpanda-data/connect TestCacheSet_SoftFails.
@@ -159,7 +159,7 @@ def guarded_broker() -> Any:
 
 @pytest.mark.broker
 @pytest.mark.parametrize("denied", ["", ".state"], ids=["the_row_topic", "the_state_topic"])
-def test_withdrawn_right_is_waited_for(
+def test_worker_waits_until_a_withdrawn_right_is_granted_again(
     guarded_broker: Cluster, topic: str, app: str, simulate: Simulate, new_worker: NewWorker, denied: str
 ) -> None:
     """Kafka's ExactlyOnceSourceIntegrationTest: it recovers when the right is granted again."""
@@ -184,7 +184,7 @@ def test_withdrawn_right_is_waited_for(
     oracle.check(guarded_broker.bootstrap, topic, app, source.truth())
 
 
-def test_sigterm_ends_within_10_s_with_frozen_broker(
+def test_worker_stops_within_10_s_while_a_broker_is_frozen(
     broker_of_its_own: Cluster, topic: str, app: str, simulate: Simulate, new_worker: NewWorker
 ) -> None:
     source = simulate(**HISTORY)
@@ -199,7 +199,7 @@ def test_sigterm_ends_within_10_s_with_frozen_broker(
     oracle.check(broker_of_its_own.bootstrap, topic, app, source.truth())
 
 
-def test_worker_waits_for_brokers_and_logs_it(
+def test_worker_waits_for_unavailable_brokers_and_logs_it(
     broker_of_its_own: Cluster, topic: str, app: str, simulate: Simulate, new_worker: NewWorker
 ) -> None:
     """/livez is 200 whatever Kafka does; /readyz says what is missing; SIGTERM ends the waiting."""
@@ -228,7 +228,7 @@ def test_worker_waits_for_brokers_and_logs_it(
     oracle.check(broker_of_its_own.bootstrap, topic, app, source.truth())
 
 
-def test_outage_leaves_lag_rising_and_names_the_cause(
+def test_lag_rises_and_status_names_the_cause_in_a_broker_outage(
     broker_of_its_own: Cluster, topic: str, app: str, simulate: Simulate, new_worker: NewWorker
 ) -> None:
     """What was committed last stays visible until the group assigns shards again."""

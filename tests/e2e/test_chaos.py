@@ -13,7 +13,7 @@ SEED = 22
 SECONDS = 20.0
 
 
-def test_acts_depend_only_on_the_seed() -> None:
+def test_chaos_actions_depend_only_on_the_seed() -> None:
     assert within(SEED, SECONDS) == within(SEED, SECONDS)
     assert within(SEED, 10 * SECONDS)[: len(within(SEED, SECONDS))] == within(SEED, SECONDS)
     assert within(SEED, SECONDS) != within(SEED + 1, SECONDS)

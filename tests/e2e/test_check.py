@@ -133,7 +133,7 @@ def place(registry: RegistryClient, tmp_path_factory: pytest.TempPathFactory) ->
             place.worker.kill()
 
 
-def test_check_passes_beside_a_running_worker(place: Place) -> None:
+def test_check_command_passes_while_a_worker_runs(place: Place) -> None:
     mine = place.settings(graph={"requests_per_minute": 1})
     begun = place.source.requests()[-1].at
     with place.unnoticed():
@@ -152,7 +152,7 @@ def _seconds(url: str) -> float:
     return (end - start).total_seconds()
 
 
-def test_idle_worker_logs_nothing(place: Place) -> None:
+def test_healthy_worker_logs_nothing_while_it_commits_rows(place: Place) -> None:
     """Rows come meanwhile, and are committed."""
     worker = place.worker
     sweeps, rows = worker.metric("sweeps_total", outcome="ok"), worker.metric("rows_total")
@@ -282,7 +282,7 @@ def examined(place: Place) -> dict[str, commands.Done]:
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.plant.__name__)
-def test_check_names_a_planted_fault_with_its_remedy(
+def test_check_command_names_each_fault_with_its_remedy(
     place: Place, examined: dict[str, commands.Done], fault: Fault
 ) -> None:
     done = examined[fault.plant.__name__]
@@ -297,7 +297,7 @@ def test_check_names_a_planted_fault_with_its_remedy(
     assert not any(word in json.dumps(found) for word in ("eyJ", "guessed", place.source.identity["client_secret"]))
 
 
-def test_check_names_missing_rights_without_using_them(place: Place) -> None:
+def test_check_command_names_missing_rights_without_writing(place: Place) -> None:
     kafka = {"app": "narrow", "topic": "narrow-calls", "replication_factor": 3}
     for name in ("narrow-calls", "narrow.state"):
         place.admin.create_topics([NewTopic(name, 2, config={"cleanup.policy": "compact"})])[name].result(10)
@@ -313,7 +313,7 @@ def test_check_names_missing_rights_without_using_them(place: Place) -> None:
     assert "creating topic narrow.seen" in said
 
 
-def test_check_creates_nothing_for_a_new_app(place: Place) -> None:
+def test_check_command_creates_no_topic_or_subject_for_a_new_app(place: Place) -> None:
     topics, subjects = place.admin.list_topics(timeout=10).topics.keys(), place.registry.ask("GET", "/subjects")
     code, found = place.check(kafka={"app": "fresh", "topic": "fresh-calls"})
     assert code == 0, found
@@ -326,7 +326,7 @@ def test_check_creates_nothing_for_a_new_app(place: Place) -> None:
     assert {group.group_id for group in groups} == {APP}
 
 
-def test_check_gives_commands_for_missing_topics(place: Place) -> None:
+def test_check_command_prints_commands_for_missing_topics(place: Place) -> None:
     code, found = place.check(kafka={"app": "absent", "topic": "absent-calls", "create_topics": False})
     wrong = [finding for finding in found if not finding["ok"]]
     assert code == 1
@@ -334,7 +334,7 @@ def test_check_gives_commands_for_missing_topics(place: Place) -> None:
     assert all("kafka-topics.sh" in finding["remedy"] for finding in wrong)
 
 
-def test_check_refuses_state_that_run_refuses(place: Place) -> None:
+def test_check_command_reports_state_that_run_would_refuse(place: Place) -> None:
     code, found = place.check(kafka={"topic": "another"})
     wrong = [finding for finding in found if not finding["ok"]]
     assert (code, [finding["check"] for finding in wrong]) == (1, ["topics"])
@@ -342,7 +342,7 @@ def test_check_refuses_state_that_run_refuses(place: Place) -> None:
     assert "set kafka.topic back" in wrong[0]["remedy"]
 
 
-def test_check_prints_a_line_per_check(place: Place) -> None:
+def test_check_command_prints_one_line_per_check(place: Place) -> None:
     done = commands.run(place.write(place.settings(**no_role(place))), "check")
     assert (done.code, done.error) == (1, "")
     lines = done.output.splitlines()
@@ -360,7 +360,7 @@ def test_check_prints_a_line_per_check(place: Place) -> None:
     assert "; to do: grant CallRecords.Read.All" in lines[2]
 
 
-def test_check_exits_2_with_a_line_per_problem(place: Place) -> None:
+def test_check_command_exits_2_with_one_line_per_invalid_setting(place: Place) -> None:
     broken = place.settings(kafka={"shards": 0}, windows={"slice": "soon"})
     done = commands.run(place.write(broken), "check", "--json")
     assert (done.code, done.output) == (2, "")
@@ -369,7 +369,7 @@ def test_check_exits_2_with_a_line_per_problem(place: Place) -> None:
     assert "windows.slice" in done.error
 
 
-def test_check_ends_soon_when_all_is_unavailable(place: Place) -> None:
+def test_check_command_ends_soon_if_every_service_is_unavailable(place: Place) -> None:
     away = [f"127.0.0.1:{port}" for port in free_ports(3)]
     begun = time.monotonic()
     code, found = place.check(

@@ -34,7 +34,7 @@ def connector(*arguments: str, **variables: str) -> subprocess.CompletedProcess[
     return done
 
 
-def test_version_is_printed_to_standard_output() -> None:
+def test_version_option_prints_to_standard_output() -> None:
     done = connector("--version")
     assert (done.returncode, done.stderr) == (0, "")
     assert re.fullmatch(r"connector \d+\.\d+\.\d+\S*\n", done.stdout)
@@ -43,7 +43,7 @@ def test_version_is_printed_to_standard_output() -> None:
 @pytest.mark.parametrize(
     "arguments", [(), ("run",), ("schema",), ("schema", "show"), ("schema", "config"), ("simulate",)]
 )
-def test_help_shows_an_example(arguments: tuple[str, ...]) -> None:
+def test_help_option_shows_an_example(arguments: tuple[str, ...]) -> None:
     done = connector(*arguments, "--help")
     assert (done.returncode, done.stderr) == (0, "")
     assert "Example" in done.stdout
@@ -52,7 +52,7 @@ def test_help_shows_an_example(arguments: tuple[str, ...]) -> None:
         assert "--config" in done.stdout
 
 
-def test_version_and_help_import_nothing_heavy() -> None:
+def test_version_and_help_options_import_no_heavy_package() -> None:
     heavy = ("connector.config", "structlog", "aiohttp", "msal", "numpy", "confluent_kafka", "rich", "fastavro")
     for argument in ("--version", "--help"):
         code = (
@@ -76,14 +76,14 @@ def test_version_and_help_import_nothing_heavy() -> None:
         (("simulate", "--listen", "here"), "--listen: "),
     ],
 )
-def test_wrong_arguments_exit_2_with_one_sentence(arguments: tuple[str, ...], sentence: str) -> None:
+def test_invalid_arguments_exit_2_with_one_sentence(arguments: tuple[str, ...], sentence: str) -> None:
     done = connector(*arguments)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith(sentence)
     assert done.stderr.count("\n") == 1
 
 
-def test_wrong_configuration_exits_2_with_a_line_per_problem(tmp_path: Path) -> None:
+def test_invalid_configuration_exits_2_with_one_line_per_problem(tmp_path: Path) -> None:
     path = tmp_path / "connector.toml"
     path.write_text('[kafka]\ntopik = "x"\nshards = 0\n[identity]\nclient_secret = "hunter2"\n')
     done = connector("run", "--config", str(path), CONNECTOR_HTTP__LISTEN="here")
@@ -103,13 +103,13 @@ def test_wrong_configuration_exits_2_with_a_line_per_problem(tmp_path: Path) -> 
     ]
 
 
-def test_configuration_path_comes_from_the_environment() -> None:
+def test_configuration_path_is_read_from_connector_config() -> None:
     done = connector("run", CONNECTOR_CONFIG="/nowhere/connector.toml")
     assert done.returncode == 2
     assert done.stderr.startswith("CONNECTOR_CONFIG: /nowhere/connector.toml cannot be read")
 
 
-def test_schemas_are_printed_to_standard_output() -> None:
+def test_schema_commands_print_to_standard_output() -> None:
     shown = connector("schema", "show")
     assert (shown.returncode, shown.stderr) == (0, "")
     assert json.loads(shown.stdout)["name"] == "directRoutingLogRow"
@@ -118,7 +118,7 @@ def test_schemas_are_printed_to_standard_output() -> None:
     assert json.loads(config.stdout)["$schema"].startswith("https://json-schema.org/")
 
 
-def test_closed_output_pipe_is_not_a_bug() -> None:
+def test_closed_output_pipe_causes_no_traceback() -> None:
     process = subprocess.Popen(
         [sys.executable, "-m", "connector", "schema", "config"],
         stdout=subprocess.PIPE,
@@ -134,7 +134,7 @@ def test_closed_output_pipe_is_not_a_bug() -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_signal_stops_the_simulator_with_0(tmp_path: Path, number: signal.Signals) -> None:
+def test_simulate_command_exits_0_on_sigint_and_sigterm(tmp_path: Path, number: signal.Signals) -> None:
     process = subprocess.Popen(
         [sys.executable, "-m", "connector", "simulate", "--days", "0", "--ca-out", str(tmp_path / "ca.pem")],
         stdout=subprocess.PIPE,
@@ -154,7 +154,7 @@ def test_signal_stops_the_simulator_with_0(tmp_path: Path, number: signal.Signal
     watchdog.cancel()
 
 
-def test_commands_leave_no_core_file() -> None:
+def test_crashing_command_leaves_no_core_file() -> None:
     """It would hold tokens, secrets and rows."""
     program = (
         "import resource; most = resource.getrlimit(resource.RLIMIT_CORE)[1]\n"

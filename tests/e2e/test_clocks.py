@@ -19,7 +19,7 @@ Simulate = Callable[..., Simulation]
 
 
 @pytest.mark.parametrize("ahead", ["12h", "48h"])
-def test_first_start_with_a_fast_clock_reads_all_rows(
+def test_first_start_reads_all_rows_although_the_clock_is_fast(
     ahead: str,
     broker: SharedBroker,
     topic: str,
@@ -45,7 +45,7 @@ def test_first_start_with_a_fast_clock_reads_all_rows(
     oracle.check(broker.bootstrap, topic, app, source.truth())
 
 
-def test_fast_clock_forgets_and_doubles_nothing(
+def test_fast_clock_neither_expires_nor_duplicates_rows(
     broker: SharedBroker, topic: str, app: str, simulate: Simulate, new_worker: NewWorker, settings: Settings
 ) -> None:
     source = simulate(**{**HISTORY, "calls_per_day": 20_000})

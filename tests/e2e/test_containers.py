@@ -85,7 +85,7 @@ def until(daemon: Daemon, container: str, condition: Callable[[], bool], what: s
         raise TimeoutError(f"{error}; its log ends: {daemon.logs(container)[-15:]}") from None
 
 
-def test_image_has_labels_and_a_fixed_user(daemon: Daemon) -> None:
+def test_container_image_has_labels_and_a_fixed_user(daemon: Daemon) -> None:
     configuration = daemon.inspect(IMAGE)["Config"]
     labels = configuration["Labels"]
     prefix = "org.opencontainers.image."
@@ -97,7 +97,7 @@ def test_image_has_labels_and_a_fixed_user(daemon: Daemon) -> None:
     assert configuration["Entrypoint"] == ["connector"]
 
 
-def test_image_is_small(daemon: Daemon) -> None:
+def test_container_image_adds_less_than_160_mb(daemon: Daemon) -> None:
     above = daemon.inspect(IMAGE)["Size"] - daemon.inspect(BASE)["Size"]
     assert above < 160_000_000
     files = daemon.docker("run", "--rm", "--network=none", "--entrypoint=find", IMAGE, "/opt/connector", "-type", "d")
@@ -136,7 +136,7 @@ def secured() -> Iterator[SecuredBroker]:
     ("user", "mechanism", "principal"),
     [("1000660000:0", "SCRAM-SHA-512", "by-password"), ("10001:10001", "MUTUAL", "CN=by-certificate")],
 )
-def test_any_user_publishes_from_a_read_only_root(  # noqa: PLR0917 - fixtures
+def test_container_publishes_as_any_user_on_a_read_only_root(  # noqa: PLR0917 - fixtures
     daemon: Daemon,
     container: Callable[..., str],
     simulate: Callable[..., Simulation],
@@ -187,7 +187,7 @@ def mounted(folder: Path, settings: dict[str, Any]) -> list[str]:
     return [f"--volume={shared}:{inside}:ro", f"--env=CONNECTOR_CONFIG={inside}/connector.toml"]
 
 
-def test_container_with_wrong_settings_exits_2(daemon: Daemon, container: Callable[..., str]) -> None:
+def test_container_with_invalid_settings_exits_2(daemon: Daemon, container: Callable[..., str]) -> None:
     name = container("12345:12345", "--env=CONNECTOR_KAFKA__TOPIK=x")
     wait_until(lambda: not daemon.inspect(name)["State"]["Running"], "its end", DEADLINE_S, every_s=0.2)
     assert daemon.inspect(name)["State"]["ExitCode"] == 2
@@ -248,7 +248,7 @@ def get(port: int, path: str) -> Any:
         return json.load(response)
 
 
-def test_compose_starts_in_order_and_publishes_rows(daemon: Daemon, tmp_path: Path) -> None:
+def test_compose_stack_starts_and_publishes_rows(daemon: Daemon, tmp_path: Path) -> None:
     kafka_port, connector_port, registry_port, prometheus_port = free_ports(4)
     variables = {
         "KAFKA_PORT": str(kafka_port),

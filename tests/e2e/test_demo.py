@@ -51,7 +51,7 @@ def page(process: subprocess.Popen[str]) -> tuple[str, list[str]]:
     raise AssertionError(f"no line names the page: {lines}")
 
 
-def test_demo_ends_with_the_proof_and_masks_numbers() -> None:
+def test_demo_prints_its_verdict_and_masks_phone_numbers() -> None:
     """A proxy for the rest of the world changes nothing."""
     proxies = dict.fromkeys(("HTTPS_PROXY", "HTTP_PROXY", "https_proxy", "http_proxy"), "http://127.0.0.1:9")
     with started("--for", "8s", **proxies) as process:
@@ -82,7 +82,7 @@ def test_demo_runs_on_a_real_broker(broker: SharedBroker) -> None:
     assert broker.bootstrap in out
 
 
-def test_ctrl_c_ends_the_demo_with_130() -> None:
+def test_demo_exits_130_on_ctrl_c() -> None:
     with started("--for", "10m") as process:
         page(process)
         process.send_signal(signal.SIGINT)
@@ -99,7 +99,7 @@ def test_demo_refuses_an_invalid_duration(span: str) -> None:
     assert re.fullmatch(r"--for: is .+\n", err)
 
 
-def test_demo_names_a_silent_broker() -> None:
+def test_demo_names_the_broker_that_does_not_respond() -> None:
     with started("--for", "5s", "--bootstrap-servers", "127.0.0.1:9") as process:
         _, err = process.communicate()
     assert process.returncode == 1

@@ -166,14 +166,14 @@ def test_python_example_emits_each_minute_once(published: Published) -> None:
     assert python_reader(published) == published.final
 
 
-def test_flink_emits_each_minute_once(published: Published) -> None:
+def test_flink_example_emits_each_minute_once(published: Published) -> None:
     assert flink(published) == published.final
 
 
-def test_read_uncommitted_counts_aborted_rows(published: Published) -> None:
+def test_read_uncommitted_consumer_counts_aborted_rows(published: Published) -> None:
     found = flink(published, "--as-of-now", "--isolation-level", "read_uncommitted")
     assert sum(total.calls for total in found.values()) > sum(total.calls for total in published.truth.values())
 
 
-def test_flink_sql_counts_calls_per_trunk_and_minute(published: Published) -> None:
+def test_flink_sql_example_counts_calls_per_trunk_and_minute(published: Published) -> None:
     assert flink(published, "--as-of-now") == published.truth

@@ -24,7 +24,7 @@ def source() -> Iterator[Simulation]:
         yield source
 
 
-def test_event_hubs_token_is_used_and_renewed(
+def test_worker_renews_its_token_for_event_hubs(
     source: Simulation, new_worker: Callable[..., Worker], topic: str, app: str
 ) -> None:
     """In the first tenant, for the brokers' host. While sign-in is away it waits; a token that ends is replaced."""

@@ -38,7 +38,7 @@ def published(worker: Worker) -> float:
     return worker.metric("rows_total", outcome="published")
 
 
-def test_fifty_thousand_rows_survive_faults_exactly_once(
+def test_fifty_thousand_rows_arrive_exactly_once_despite_faults(
     broker: SharedBroker, topic: str, app: str, simulate: Simulate, new_worker: NewWorker, settings: Settings
 ) -> None:
     """Pages shift twice over: the source repeats rows at seams, and rows turn up while they are read, newest first."""
@@ -60,7 +60,7 @@ def test_fifty_thousand_rows_survive_faults_exactly_once(
 
 
 @pytest.mark.timeout(600)
-def test_twenty_kills_keep_exactly_once(
+def test_worker_killed_twenty_times_keeps_exactly_once(
     broker: SharedBroker, topic: str, app: str, simulate: Simulate, new_worker: NewWorker, settings: Settings
 ) -> None:
     """A worker gets SIGKILL at seeded times, from before it has joined to within its commits, while new rows appear."""
@@ -88,7 +88,7 @@ def test_twenty_kills_keep_exactly_once(
     assert len(found.dead_letters) > 200
 
 
-def test_clean_restart_publishes_nothing_again(
+def test_clean_restart_republishes_nothing(
     broker: SharedBroker, topic: str, app: str, simulate: Simulate, new_worker: NewWorker, settings: Settings
 ) -> None:
     source = simulate(days=3, calls_per_day=2_000, frozen=True, **ROWS)
@@ -105,7 +105,7 @@ def test_clean_restart_publishes_nothing_again(
     assert (after.rows, after.dead_letters) == (before.rows, before.dead_letters)
 
 
-def test_three_day_outage_misses_no_row(
+def test_no_row_is_missed_after_an_outage_of_three_days(
     broker: SharedBroker, topic: str, app: str, simulate: Simulate, new_worker: NewWorker, settings: Settings
 ) -> None:
     """No sweep reaches back so far: the hole is read too. Late rows are within the deepest overlap."""

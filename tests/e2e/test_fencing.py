@@ -102,7 +102,7 @@ def pair(
     return Pair(broker.bootstrap, topic, app, source, workers)
 
 
-def test_generation_stops_the_old_owner_before_fencing(pair: Pair) -> None:
+def test_group_generation_stops_the_old_owner_before_it_is_fenced(pair: Pair) -> None:
     """Frozen before it sends offsets, woken while the new owner is held before `init_transactions`."""
     pair.freeze_old_before("send-offsets")
     pair.start_new(held="init")
@@ -113,7 +113,7 @@ def test_generation_stops_the_old_owner_before_fencing(pair: Pair) -> None:
     pair.finish()
 
 
-def test_epoch_stops_the_old_owner_after_sent_offsets(pair: Pair) -> None:
+def test_producer_epoch_stops_the_old_owner_after_it_sent_offsets(pair: Pair) -> None:
     """Its offsets were accepted while it owned the shard; the new owner has opened its producer since."""
     pair.freeze_old_before("commit")
     pair.start_new(held="commit")
@@ -125,7 +125,7 @@ def test_epoch_stops_the_old_owner_after_sent_offsets(pair: Pair) -> None:
     assert not pair.new.named("shard_fenced"), "the old one opened a producer without asking whose the shard is"
 
 
-def test_new_owner_knows_the_last_commit_of_the_old(pair: Pair) -> None:
+def test_new_owner_restores_the_last_commit_of_the_old_owner(pair: Pair) -> None:
     """No guard stands here, and none is needed: what is remembered is read after the former was fenced."""
     pair.freeze_old_before("commit")
     pair.start_new(held="init")
@@ -136,7 +136,7 @@ def test_new_owner_knows_the_last_commit_of_the_old(pair: Pair) -> None:
     pair.finish()
 
 
-def test_released_shard_requests_nothing_while_its_commit_blocks(pair: Pair) -> None:
+def test_released_shard_sends_no_request_while_its_commit_blocks(pair: Pair) -> None:
     """The next owner has a request budget of its own: the two together must stay within the tenant's."""
     old = pair.places[0]
     pair.old.start()

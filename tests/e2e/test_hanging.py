@@ -97,7 +97,7 @@ def test_hanging_commit_keeps_exactly_once(
     oracle.check(three_brokers.bootstrap, topic, app, source.truth())
 
 
-def test_change_to_at_least_once_ends_hanging_transactions(
+def test_switch_to_at_least_once_ends_hanging_transactions(
     three_brokers: Cluster,
     topic: str,
     app: str,

@@ -11,7 +11,7 @@ from tests.simulation import Simulation
 from tests.workers import Worker
 
 
-def test_unregistered_certificate_fails_its_tenants(
+def test_unregistered_certificate_fails_the_tenants_that_use_it(
     broker: SharedBroker,
     topic: str,
     app: str,

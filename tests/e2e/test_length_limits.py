@@ -89,7 +89,7 @@ def answer(rows: list[dict[str, Any]]) -> Callable[[HostileGraph, BaseHTTPReques
 
 
 @pytest.mark.parametrize("delivery", DELIVERIES)
-def test_too_long_rows_are_dead_lettered_once(
+def test_row_over_the_record_limit_is_dead_lettered_once(
     place: Place,
     simulate: Simulate,
     tmp_path: Path,
@@ -127,7 +127,7 @@ def test_too_long_rows_are_dead_lettered_once(
 
 @pytest.mark.parametrize("delivery", DELIVERIES)
 @pytest.mark.parametrize("limit", [20_000, 2_000])
-def test_batches_and_records_fit_topics_with_small_limits(
+def test_batches_fit_topics_with_small_record_limits(
     place: Place,
     simulate: Simulate,
     limit: int,
@@ -157,7 +157,7 @@ def test_batches_and_records_fit_topics_with_small_limits(
         ("{topic}.dlq", 80, "exactly_once"),
     ],
 )
-def test_too_long_state_stops_before_rows_are_written(
+def test_worker_writes_no_rows_if_their_state_is_too_long(
     place: Place,
     simulate: Simulate,
     limited: str,
@@ -186,7 +186,7 @@ def test_too_long_state_stops_before_rows_are_written(
 
 
 @pytest.mark.parametrize(("limited", "delivery"), [("{topic}", "exactly_once"), ("{app}.seen", "at_least_once")])
-def test_lowered_record_limit_is_followed(
+def test_worker_follows_a_record_limit_lowered_at_run_time(
     place: Place,
     simulate: Simulate,
     limited: str,

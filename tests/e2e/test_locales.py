@@ -50,26 +50,26 @@ def connector(locale: str, *arguments: str, **variables: str) -> subprocess.Comp
 
 
 @pytest.mark.parametrize("locale", LOCALES)
-def test_results_are_shown_in_every_locale(locale: str, config: Path) -> None:
+def test_plan_command_prints_results_in_every_locale(locale: str, config: Path) -> None:
     shown = connector(locale, "plan", "--config", str(config))
     assert (shown.returncode, shown.stderr) == (0, b"")
     assert b"rich" in shown.stdout
 
 
-def test_json_is_complete_without_utf_8(config: Path) -> None:
+def test_plan_json_is_complete_in_a_locale_without_utf_8(config: Path) -> None:
     for variables in ({}, {"CONNECTOR_TENANTS": TENANTS}):
         done = connector("c", "plan", "--config", str(config), "--json", **variables)
         assert json.loads(done.stdout)["fits"] is True, done.stderr
 
 
 @pytest.mark.parametrize("locale", LOCALES)
-def test_unknown_name_is_refused_in_every_locale(locale: str, config: Path) -> None:
+def test_unknown_tenant_name_is_refused_in_every_locale(locale: str, config: Path) -> None:
     done = connector(locale, "plan", "--tenant", os.fsdecode(b"\xc5\x81\xff"), "--config", str(config))
     assert done.returncode == 2
     assert b"tenant" in done.stderr
 
 
-def test_help_is_shown_without_utf_8() -> None:
+def test_help_option_works_in_a_locale_without_utf_8() -> None:
     for command in ("run", "simulate", "demo"):
         done = connector("c", command, "--help")
         assert (done.returncode, done.stderr) == (0, b"")
@@ -77,7 +77,7 @@ def test_help_is_shown_without_utf_8() -> None:
 
 
 @pytest.mark.parametrize("form", ["json", "console"])
-def test_service_logs_without_utf_8(form: str, config: Path) -> None:
+def test_run_command_logs_in_a_locale_without_utf_8(form: str, config: Path) -> None:
     """An address that this machine lacks ends the service before it looks for brokers."""
     variables = {"CONNECTOR_HTTP__LISTEN": "192.0.2.1:1", "CONNECTOR_LOG__FORMAT": form}
     done = connector("c", "run", "--config", str(config), **variables)

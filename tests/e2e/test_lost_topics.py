@@ -58,7 +58,7 @@ def filled(simulate: Simulate, new_worker: NewWorker, settings: Settings) -> tup
     return source, configured
 
 
-def test_recreated_row_topic_restarts_progress_offsets(
+def test_progress_offsets_restart_at_0_in_a_recreated_row_topic(
     filled: tuple[Simulation, dict[str, Any]], broker: SharedBroker, topic: str, app: str, new_worker: NewWorker
 ) -> None:
     """In every partition, before any new row, and although the new topic is longer than the one before."""
@@ -82,7 +82,7 @@ def test_recreated_row_topic_restarts_progress_offsets(
     assert {tuple(one["offsets"]) for one in statements()} == {(0,) * len(before.progress[-1].offsets)}
 
 
-def test_lost_state_publishes_no_remembered_row_again(
+def test_lost_state_topic_republishes_no_row_of_the_dedup_index(
     filled: tuple[Simulation, dict[str, Any]], broker: SharedBroker, topic: str, app: str, new_worker: NewWorker
 ) -> None:
     source, configured = filled
@@ -96,7 +96,7 @@ def test_lost_state_publishes_no_remembered_row_again(
     assert len(found.rows) > 1_000
 
 
-def test_lost_deduplication_index_is_refused(
+def test_worker_refuses_to_run_after_losing_the_dedup_index(
     filled: tuple[Simulation, dict[str, Any]], broker: SharedBroker, topic: str, app: str, new_worker: NewWorker
 ) -> None:
     source, configured = filled

@@ -108,7 +108,7 @@ def filled(expression: str) -> str:
     return expression
 
 
-def test_every_panel_query_returns_data(scene: Scene, capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_dashboard_query_returns_data(scene: Scene, capsys: pytest.CaptureFixture[str]) -> None:
     counts: Counter[str] = Counter()
     empty = []
     for title, panel in panels():
@@ -149,7 +149,7 @@ def test_every_runbook_query_returns_data(scene: Scene) -> None:
         scene.prometheus.query(query)
 
 
-def test_promtool_accepts_the_metrics(scene: Scene) -> None:
+def test_promtool_accepts_the_exported_metrics(scene: Scene) -> None:
     scraped = scene.worker.get("/metrics")[1]
     done = subprocess.run(
         [program("promtool"), "check", "metrics"],
@@ -165,7 +165,7 @@ def test_promtool_accepts_the_metrics(scene: Scene) -> None:
     assert all(float(one["value"][1]) <= 80 for one in series)
 
 
-def test_counters_match_graph_requests_and_topics(scene: Scene) -> None:
+def test_counters_match_requests_to_graph_and_topic_contents(scene: Scene) -> None:
     worker, source = scene.worker, scene.source
     source.clear_faults()
     worker.until_complete(source.freeze())
@@ -189,7 +189,7 @@ def test_counters_match_graph_requests_and_topics(scene: Scene) -> None:
         assert 0 < before <= asked <= worker.metric("graph_requests_total", status=str(status)) + at_once
 
 
-def test_frozen_worker_raises_an_alert(scene: Scene) -> None:
+def test_frozen_worker_raises_the_absent_alert(scene: Scene) -> None:
     """It holds its connections open and answers nothing, as a hanging event loop does. The last of these tests."""
     assert "DirectRoutingAbsent" not in scene.prometheus.firing()
     scene.worker.signal(signal.SIGSTOP)

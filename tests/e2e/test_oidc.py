@@ -50,7 +50,7 @@ def configured(broker: TokenBroker, source: Simulation, topic: str, app: str, fo
     return settings
 
 
-def test_oidc_client_credentials_are_used_and_renewed(
+def test_worker_renews_its_oidc_token_for_the_brokers(
     token_broker: TokenBroker,
     source: Simulation,
     topic: str,
@@ -91,7 +91,7 @@ FAULTS = {
 
 
 @pytest.mark.parametrize("name", FAULTS)
-def test_missing_oidc_token_is_named(
+def test_check_and_run_name_the_cause_of_a_missing_oidc_token(
     token_broker: TokenBroker, source: Simulation, topic: str, app: str, tmp_path: Path, name: str
 ) -> None:
     """`check` and `run` use the same sentence."""

@@ -28,7 +28,7 @@ def tenants(worker: Worker) -> set[str]:
     return {labels["tenant"] for labels, _ in worker.series("tenant_up")}
 
 
-def test_second_worker_with_same_identity_doubles_nothing(
+def test_second_worker_of_the_same_app_duplicates_nothing(
     broker: SharedBroker, topic: str, app: str, simulate: Simulate, new_worker: NewWorker, settings: Settings
 ) -> None:
     """Wazuh ms-graph, castorm `tasks.max`. A tenant's series are exported by its owner and by no other."""
@@ -52,7 +52,7 @@ def test_second_worker_with_same_identity_doubles_nothing(
     oracle.check(broker.bootstrap, topic, app, source.truth())
 
 
-def test_frozen_worker_publishes_nothing_after_its_session(
+def test_frozen_worker_publishes_nothing_after_session_expiry(
     broker: SharedBroker, topic: str, app: str, simulate: Simulate, new_worker: NewWorker, settings: Settings
 ) -> None:
     """KIP-447: SIGSTOP past the session while it commits, then SIGCONT."""
@@ -78,7 +78,7 @@ def test_frozen_worker_publishes_nothing_after_its_session(
     assert len(found.rows) == before
 
 
-def test_moving_shards_keep_exactly_once(
+def test_shards_that_move_between_workers_keep_exactly_once(
     broker: SharedBroker, topic: str, app: str, simulate: Simulate, new_worker: NewWorker, settings: Settings
 ) -> None:
     """Each join and leave is a rebalance, and each rebalance aborts what was open."""
@@ -99,7 +99,7 @@ def test_moving_shards_keep_exactly_once(
     oracle.check(broker.bootstrap, topic, app, source.truth())
 
 
-def test_once_counts_only_what_it_owns(
+def test_two_run_once_workers_share_the_shards_and_exit_0(
     broker: SharedBroker, topic: str, app: str, simulate: Simulate, new_worker: NewWorker, settings: Settings
 ) -> None:
     """Two `--once` started together share the work, and both end with 0."""
@@ -114,7 +114,7 @@ def test_once_counts_only_what_it_owns(
     oracle.check(broker.bootstrap, topic, app, source.truth())
 
 
-def test_consumer_group_protocol_hands_shards_over(
+def test_new_consumer_group_protocol_moves_shards_to_new_workers(
     broker: SharedBroker, topic: str, app: str, simulate: Simulate, new_worker: NewWorker, settings: Settings
 ) -> None:
     """KIP-848. The settings of the classic one, which librdkafka would refuse, are left out."""
@@ -135,7 +135,7 @@ def test_consumer_group_protocol_hands_shards_over(
     oracle.check(broker.bootstrap, topic, app, source.truth())
 
 
-def test_clock_stepping_back_stops_nothing(
+def test_worker_finds_new_rows_after_the_clock_was_set_back(
     broker: SharedBroker, topic: str, app: str, simulate: Simulate, new_worker: NewWorker, settings: Settings
 ) -> None:
     """Its sweeps were due in what is the future; what turned up since is found all the same."""

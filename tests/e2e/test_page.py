@@ -143,7 +143,9 @@ def visit(browser: Browser, request: pytest.FixtureRequest) -> Iterator[Visit]:
     visit.context.close()
 
 
-def test_page_shows_failing_tenants_first(service: Service, visit: Visit, request: pytest.FixtureRequest) -> None:
+def test_status_page_shows_failing_tenants_first(
+    service: Service, visit: Visit, request: pytest.FixtureRequest
+) -> None:
     page = visit.page
     answer = page.goto(f"{service.url}?still=1")
     assert answer is not None
@@ -177,7 +179,7 @@ def test_page_shows_failing_tenants_first(service: Service, visit: Visit, reques
     _draw(page, request.node.callspec.params["visit"])
 
 
-def test_page_loads_from_its_own_worker_only(service: Service, visit: Visit) -> None:
+def test_status_page_loads_nothing_from_other_hosts(service: Service, visit: Visit) -> None:
     answer = visit.page.goto(service.url)
     assert answer is not None
     assert "default-src 'none'" in answer.headers["content-security-policy"]
@@ -186,13 +188,13 @@ def test_page_loads_from_its_own_worker_only(service: Service, visit: Visit) -> 
     assert visit.complaints == []
 
 
-def test_page_contrast_suffices_in_light_and_dark(service: Service, visit: Visit) -> None:
+def test_status_page_has_enough_contrast_in_light_and_dark_mode(service: Service, visit: Visit) -> None:
     visit.page.goto(f"{service.url}?still=1")
     contrast, where = visit.page.evaluate(_CONTRASTS)
     assert contrast >= LEAST_CONTRAST, where
 
 
-def test_page_is_usable_by_keyboard(service: Service, visit: Visit) -> None:
+def test_status_page_is_usable_by_keyboard(service: Service, visit: Visit) -> None:
     page = visit.page
     page.goto(service.url)
     page.keyboard.press("Tab")
@@ -211,7 +213,7 @@ def test_page_is_usable_by_keyboard(service: Service, visit: Visit) -> None:
     assert page.locator("meta[http-equiv=refresh]").count() == 0
 
 
-def test_page_refresh_keeps_the_reading_position(service: Service, browser: Browser) -> None:
+def test_status_page_keeps_the_scroll_position_on_refresh(service: Service, browser: Browser) -> None:
     visit = Visit(browser, viewport={"width": 390, "height": 800})
     page = visit.page
     # The page's own half minute is shortened on its way: what is tested is what a browser makes of it.
@@ -230,7 +232,7 @@ def _hurried(document: str) -> str:
     return document.replace('http-equiv="refresh" content="30"', 'http-equiv="refresh" content="1"')
 
 
-def test_page_fits_a_phone(service: Service, browser: Browser, request: pytest.FixtureRequest) -> None:
+def test_status_page_fits_a_phone_screen(service: Service, browser: Browser, request: pytest.FixtureRequest) -> None:
     visit = Visit(browser, viewport={"width": 390, "height": 844})
     visit.page.goto(f"{service.url}?still=1")
     assert visit.page.evaluate("document.documentElement.scrollWidth") == 390

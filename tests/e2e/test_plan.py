@@ -29,7 +29,7 @@ def config(tmp_path: Path) -> Path:
     return path
 
 
-def test_default_sweeps_fit_10000_calls_per_day(config: Path) -> None:
+def test_default_sweeps_fit_the_budget_at_10000_calls_per_day(config: Path) -> None:
     plan = json.loads(commands.succeed(config, "plan", "--json"))
     assert plan["fits"] is True
     assert plan["budget_per_hour"] == 2700
@@ -44,7 +44,7 @@ def test_default_sweeps_fit_10000_calls_per_day(config: Path) -> None:
     assert plan["warnings"] == []
 
 
-def test_plan_advice_fits_the_budget(config: Path) -> None:
+def test_plan_command_suggests_sweeps_that_fit_the_budget(config: Path) -> None:
     done = commands.run(config, "plan", "--calls-per-day", "2000000", "--json")
     plan = json.loads(done.output)
     assert (done.code, plan["fits"]) == (1, False)
@@ -56,14 +56,14 @@ def test_plan_advice_fits_the_budget(config: Path) -> None:
 @pytest.mark.parametrize(
     "options", [("--calls-per-day", "-1"), ("--calls-per-day", "many"), ("--tenant", "nobody"), ("--from-state",)]
 )
-def test_wrong_arguments_give_one_sentence(config: Path, options: tuple[str, ...]) -> None:
+def test_invalid_arguments_exit_2_with_one_line(config: Path, options: tuple[str, ...]) -> None:
     done = commands.run(config, "plan", *options)
     assert (done.code, done.output) == (2, "")
     assert len(done.error.splitlines()) == 1
 
 
 @pytest.mark.timeout(600 + 120 * MINUTES)
-def test_plan_from_state_predicts_the_requests(
+def test_plan_from_state_predicts_the_requests_of_a_worker(
     simulate: Callable[..., Simulation],
     new_worker: Callable[..., Worker],
     settings: Callable[..., dict[str, Any]],

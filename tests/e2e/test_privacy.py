@@ -137,7 +137,7 @@ def everything(bootstrap: str, topics: Iterable[str]) -> dict[str, bytes]:
     return contents
 
 
-def test_privacy_scan_finds_planted_values() -> None:
+def test_personal_data_scan_finds_planted_values() -> None:
     watch = Watch({"+493012345678", "Chloé Dvořák"})
     assert watch.find("\x00Chloé Dvořák +49301234567".encode()) == {"Chloé Dvořák".encode()}
     assert watch.find(json.dumps({"a": "Chloé Dvořák"}).encode())
@@ -247,7 +247,7 @@ def test_no_personal_data_leaves_the_process(  # noqa: PLR0915
     assert not watch.find(verify.log.read_bytes())
 
 
-def test_pseudonymized_key_keeps_one_partition_per_user(
+def test_pseudonymized_key_maps_each_user_to_one_partition(
     broker: SharedBroker, topic: str, app: str, simulate: Simulate, new_worker: NewWorker, settings: Settings
 ) -> None:
     """The pseudonym is the record's key; the key of a row without a user is its id."""
@@ -273,7 +273,7 @@ def test_pseudonymized_key_keeps_one_partition_per_user(
     assert not clear & {row.fields["userId"] for row in found.rows if row.fields["userId"]}
 
 
-def test_dropped_key_field_falls_back_to_the_id(
+def test_record_key_is_the_row_id_if_its_field_is_dropped(
     broker: SharedBroker, topic: str, app: str, simulate: Simulate, new_worker: NewWorker, settings: Settings
 ) -> None:
     source = simulate(days=0.2, calls_per_day=600, frozen=True)

@@ -46,7 +46,7 @@ def refusal(worker: Worker) -> str:
         (("control", 1, "delete"), ["kafka.shards = 1", "kafka-topics.sh", "--create"]),
     ],
 )
-def test_wrong_topic_settings_are_refused_with_a_command(
+def test_run_refuses_wrong_topic_settings_and_prints_a_command(
     broker: SharedBroker,
     app: str,
     simulate: Simulate,
@@ -62,7 +62,7 @@ def test_wrong_topic_settings_are_refused_with_a_command(
         assert text in said
 
 
-def test_missing_topics_are_named_with_commands(
+def test_run_names_missing_topics_and_prints_commands(
     app: str, topic: str, simulate: Simulate, new_worker: NewWorker, settings: Settings
 ) -> None:
     said = refusal(new_worker(settings(simulate(**TINY), kafka={"create_topics": False})))
@@ -71,7 +71,7 @@ def test_missing_topics_are_named_with_commands(
 
 
 @pytest.mark.parametrize("key", ["shard", "checkpoint/{tenant}", "something-new"])
-def test_newer_state_is_refused_and_not_overwritten(
+def test_run_refuses_state_of_a_newer_version_and_keeps_it(
     broker: SharedBroker, app: str, simulate: Simulate, new_worker: NewWorker, settings: Settings, key: str
 ) -> None:
     source = simulate(**TINY)
@@ -88,7 +88,7 @@ def test_newer_state_is_refused_and_not_overwritten(
     assert [e for e in after if e.partition == partition] == [e for e in before if e.partition == partition]
 
 
-def test_older_state_is_read_without_republishing(
+def test_run_reads_state_of_an_older_version_without_republishing(
     broker: SharedBroker, app: str, topic: str, simulate: Simulate, new_worker: NewWorker, settings: Settings
 ) -> None:
     """redpanda-data/connect jira: what later versions learned to write is missing in it."""
@@ -110,7 +110,7 @@ def test_older_state_is_read_without_republishing(
 
 
 @pytest.mark.parametrize(("member", "other"), [("topic", "calls-elsewhere"), ("cluster", "another-cluster")])
-def test_foreign_state_is_refused_and_not_overwritten(
+def test_run_refuses_state_of_another_topic_or_cluster(
     broker: SharedBroker,
     app: str,
     simulate: Simulate,
@@ -133,7 +133,7 @@ def test_foreign_state_is_refused_and_not_overwritten(
     assert [e.value for e in oracle.read(broker.bootstrap, f"{app}.state")] == [e.value for e in before]
 
 
-def test_second_row_topic_for_an_app_is_refused(
+def test_run_refuses_a_second_row_topic_for_the_same_app(
     broker: SharedBroker, topic: str, simulate: Simulate, new_worker: NewWorker, settings: Settings
 ) -> None:
     source = simulate(**TINY)
@@ -154,7 +154,7 @@ def _write(bootstrap: str, topic: str, partition: int, key: str, record: dict[st
     assert producer.flush(20) == 0
 
 
-def test_recreated_control_topic_delivers_commands(
+def test_worker_applies_commands_from_a_recreated_control_topic(
     broker: SharedBroker, app: str, simulate: Simulate, new_worker: NewWorker, settings: Settings
 ) -> None:
     """It was filed before the worker started. The state still has the offset in the topic before."""

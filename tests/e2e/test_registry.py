@@ -51,7 +51,7 @@ def command(folder: Path, settings: dict[str, Any], *arguments: str) -> subproce
 
 
 @pytest.mark.parametrize("strategy", ["topic", "record", "topic_record"])
-def test_confluent_deserializer_reads_rows_and_progress(  # noqa: PLR0917 - fixtures
+def test_confluent_deserializer_reads_rows_and_progress_records(  # noqa: PLR0917 - fixtures
     strategy: str,
     registry: RegistryClient,
     broker: SharedBroker,
@@ -92,7 +92,7 @@ def test_confluent_deserializer_reads_rows_and_progress(  # noqa: PLR0917 - fixt
     assert verified.returncode == 0, verified.stderr
 
 
-def test_foreign_schema_ends_run_with_the_field(
+def test_run_exits_and_names_the_field_of_an_incompatible_schema(
     registry: RegistryClient, topic: str, simulate: Simulate, new_worker: NewWorker, settings: Settings
 ) -> None:
     schema = avro.load(avro.ROW)
@@ -107,7 +107,7 @@ def test_foreign_schema_ends_run_with_the_field(
     assert "Traceback" not in worker.tail()
 
 
-def test_unavailable_registry_never_stops_a_worker(
+def test_worker_keeps_running_while_the_registry_is_unavailable(
     broker: SharedBroker,
     topic: str,
     fake: Callable[[Answers], Fake],
@@ -140,7 +140,7 @@ def test_unavailable_registry_never_stops_a_worker(
     assert all(value.startswith(b"\x00\x00\x00\x01\x02") for value in values)
 
 
-def test_hanging_registry_delays_neither_health_nor_stop(
+def test_hanging_registry_delays_neither_probes_nor_shutdown(
     fake: Callable[[Answers], Fake], simulate: Simulate, new_worker: NewWorker, settings: Settings
 ) -> None:
     release = threading.Event()
@@ -159,7 +159,7 @@ def test_hanging_registry_delays_neither_health_nor_stop(
     release.set()
 
 
-def test_sighup_registers_new_topics_first(
+def test_sighup_adds_no_tenant_until_its_schemas_are_registered(
     topic: str, fake: Callable[[Answers], Fake], simulate: Simulate, new_worker: NewWorker, settings: Settings
 ) -> None:
     answers: dict[str, Answer] = {"now": (200, {"id": 1})}
@@ -203,7 +203,7 @@ def test_tenant_added_while_waiting_for_the_registry_is_read(
     assert worker.stop() == 0
 
 
-def test_refused_schema_rejects_only_its_tenant(
+def test_schema_refused_by_the_registry_rejects_only_its_tenant(
     registry: RegistryClient, topic: str, simulate: Simulate, new_worker: NewWorker, settings: Settings
 ) -> None:
     source = simulate(days=0.1, calls_per_day=100, tenants=2)
@@ -218,7 +218,7 @@ def test_refused_schema_rejects_only_its_tenant(
     assert worker.stop() == 0
 
 
-async def test_once_gives_up_on_the_registry_after_two_minutes(
+async def test_run_once_exits_1_after_two_minutes_without_a_registry(
     fake: Callable[[Answers], Fake],
     tmp_path: Path,
     simulate: Simulate,

@@ -85,7 +85,7 @@ def test_records_have_the_configured_key_and_timestamp(
     ("policy", "exists"),
     [pytest.param("compact,delete", True, id="that_exists"), pytest.param("compact", False, id="to_be_created")],
 )
-def test_shared_key_is_refused_on_a_compacted_topic(
+def test_run_refuses_a_compacted_row_topic_if_rows_share_a_key(
     broker: SharedBroker,
     topic: str,
     simulate: Simulate,
@@ -110,7 +110,7 @@ def test_shared_key_is_refused_on_a_compacted_topic(
     assert (topic in admin.list_topics(timeout=30).topics) is exists
 
 
-def test_id_key_is_accepted_on_a_compacted_topic(
+def test_run_accepts_a_compacted_row_topic_if_the_key_is_the_id(
     topic: str, simulate: Simulate, new_worker: NewWorker, settings: Settings, broker: SharedBroker, app: str
 ) -> None:
     source = simulate(days=0.1, calls_per_day=600, frozen=True)
@@ -148,7 +148,7 @@ def test_sighup_adds_a_tenant_with_its_own_topic(
     assert sorted(days) == [7, 30]
 
 
-def test_changed_tenant_topic_is_refused_with_a_remedy(
+def test_changed_topic_of_a_tenant_is_refused_with_a_remedy(
     topic: str, simulate: Simulate, new_worker: NewWorker, settings: Settings
 ) -> None:
     """The dedup index describes rows that were published to the former topic."""

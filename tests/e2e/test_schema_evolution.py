@@ -14,7 +14,7 @@ NewWorker = Callable[..., Worker]
 Settings = Callable[..., dict[str, Any]]
 
 
-def test_switching_api_versions_republishes_nothing(
+def test_switching_the_graph_api_version_republishes_nothing(
     broker: SharedBroker, topic: str, app: str, simulate: Simulate, new_worker: NewWorker, settings: Settings
 ) -> None:
     source = simulate(days=2, calls_per_day=300, clock_offset_s=-43_200, revised=0.0)
@@ -38,7 +38,7 @@ def test_switching_api_versions_republishes_nothing(
     assert rows_with("v1.0") == both
 
 
-def test_new_graph_member_is_an_additional_property(
+def test_unknown_member_of_graph_becomes_an_additional_property(
     broker: SharedBroker, topic: str, app: str, simulate: Simulate, new_worker: NewWorker, settings: Settings
 ) -> None:
     source = simulate(days=1, calls_per_day=500, unknown=0.2, frozen=True)

@@ -53,7 +53,7 @@ def said(worker: Worker) -> str:
     ("mechanism", "principal"),
     [("TLS", "ANONYMOUS"), ("MUTUAL", "CN=client"), ("PLAIN", "plain"), ("SCRAM-SHA-256", "scram")],
 )
-def test_rows_are_published_with_each_sasl_mechanism(
+def test_worker_publishes_rows_with_each_broker_login_mechanism(
     secured: SecuredBroker,
     topic: str,
     app: str,
@@ -74,7 +74,7 @@ def test_rows_are_published_with_each_sasl_mechanism(
     assert len(oracle.check(secured.plain, topic, app, source.truth()).rows) > 250
 
 
-def test_documented_rights_suffice(
+def test_documented_rights_suffice_for_worker_operator_and_reader(
     secured: SecuredBroker, topic: str, app: str, simulate: Simulate, new_worker: NewWorker, tmp_path: Path
 ) -> None:
     """Topics by hand; rows, an operator's backfill, a second worker, a restart, a reader. The password is in a file."""
@@ -143,7 +143,7 @@ def read_by(secured: SecuredBroker, topic: str, group: str, rows: int) -> int:
     return sum(found)
 
 
-def test_withdrawn_right_is_named_and_waited_for(
+def test_worker_names_a_withdrawn_right_and_waits_for_it(
     secured: SecuredBroker, topic: str, app: str, simulate: Simulate, new_worker: NewWorker
 ) -> None:
     """One worker, one right after the other; each time it goes on without a restart."""
@@ -191,7 +191,7 @@ def lacks(secured: SecuredBroker, worker: Worker, right: AclBinding) -> None:
     worker.until(lambda: worker.metric("transactions_total", outcome="committed") > committed, "work to go on")
 
 
-def test_rights_missing_at_startup_are_named(
+def test_run_names_the_rights_that_are_missing_at_start(
     secured: SecuredBroker, topic: str, app: str, simulate: Simulate, new_worker: NewWorker
 ) -> None:
     """Topics that it may not see are waited for; topics that it may not create are not."""
@@ -234,7 +234,7 @@ WRONGS: dict[str, tuple[str, dict[str, Any], str, str]] = {
 
 
 @pytest.mark.parametrize("what", WRONGS)
-def test_refused_broker_login_is_explained(
+def test_broker_login_failure_is_explained_without_the_password(
     secured: SecuredBroker, topic: str, app: str, simulate: Simulate, new_worker: NewWorker, what: str
 ) -> None:
     """In one sentence, and without the password."""

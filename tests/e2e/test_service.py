@@ -24,7 +24,7 @@ TINY = {"days": 0.1, "calls_per_day": 1_000, "frozen": True}
 STRANGER = "99999999-9999-4999-8999-999999999999"
 
 
-def test_once_exit_code_reports_failed_sweeps(simulate: Simulate, new_worker: NewWorker, settings: Settings) -> None:
+def test_run_once_exits_1_if_a_sweep_failed(simulate: Simulate, new_worker: NewWorker, settings: Settings) -> None:
     source = simulate(**TINY, tenants=2)
     right = settings(source)
     assert new_worker(right).run_once() == 0
@@ -34,7 +34,7 @@ def test_once_exit_code_reports_failed_sweeps(simulate: Simulate, new_worker: Ne
     assert new_worker({**right, "kafka": {"topic": "x"}}).run_once() == 2
 
 
-def test_failing_tenant_shows_a_remedy(
+def test_failing_tenant_shows_a_remedy_while_others_are_read(
     broker: SharedBroker,
     topic: str,
     app: str,
@@ -86,7 +86,7 @@ def test_failing_tenant_shows_a_remedy(
     oracle.check(broker.bootstrap, topic, app, source.truth(good, secretless))
 
 
-def test_worker_is_unready_only_if_every_tenant_fails(
+def test_worker_is_not_ready_only_if_every_tenant_fails(
     simulate: Simulate, new_worker: NewWorker, settings: Settings
 ) -> None:
     source = simulate(**TINY, without_role=1)
@@ -101,7 +101,7 @@ def test_worker_is_unready_only_if_every_tenant_fails(
 
 
 @pytest.mark.parametrize("faults", [{"hang": 1.0}, {"sign_in_hang": 1.0}, {"down": True}], ids=lambda f: next(iter(f)))
-def test_sigterm_ends_within_10_s_with_any_source(
+def test_worker_stops_within_10_s_if_graph_or_sign_in_hangs(
     simulate: Simulate, new_worker: NewWorker, settings: Settings, faults: dict[str, Any]
 ) -> None:
     source = simulate(**TINY, faults=faults)
@@ -123,7 +123,7 @@ def test_hanging_sign_in_delays_no_other_tenant(simulate: Simulate, new_worker: 
     assert worker.stop() == 0
 
 
-def test_tenant_series_exist_before_the_first_event(
+def test_metrics_of_a_tenant_exist_before_its_first_event(
     simulate: Simulate, new_worker: NewWorker, settings: Settings
 ) -> None:
     """Redpanda Connect, PR 4664."""
@@ -143,7 +143,9 @@ def test_tenant_series_exist_before_the_first_event(
     assert worker.stop() == 0
 
 
-def test_occupied_port_gives_one_sentence(simulate: Simulate, new_worker: NewWorker, settings: Settings) -> None:
+def test_run_exits_1_with_one_sentence_if_its_port_is_taken(
+    simulate: Simulate, new_worker: NewWorker, settings: Settings
+) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         listen = f"127.0.0.1:{taken.getsockname()[1]}"
         worker = new_worker(settings(simulate(**TINY), http={"listen": listen}))
@@ -162,7 +164,7 @@ _WRITING_NOTHING = (
 )
 
 
-def test_worker_runs_without_home_and_files(
+def test_worker_runs_without_writing_any_file(
     broker: SharedBroker, topic: str, app: str, simulate: Simulate, new_worker: NewWorker, settings: Settings
 ) -> None:
     """As in a container whose root is read-only; the kernel refuses every write to a file."""

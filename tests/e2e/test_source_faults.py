@@ -54,7 +54,7 @@ def bench(broker: SharedBroker, topic: str, app: str, simulate: Simulate, new_wo
         pytest.param({"unauthorized": "1x1"}, {}, id="a_token_that_is_refused"),
     ],
 )
-def test_graph_fault_keeps_exactly_once(
+def test_faults_of_graph_keep_exactly_once(
     bench: Bench, settings: Settings, faults: dict[str, Any], rows: dict[str, Any]
 ) -> None:
     """elastic/beats 34304; a Teams function that stopped at 1,000 rows; Oracle's session monitor resumes "from now"."""
@@ -66,7 +66,7 @@ def test_graph_fault_keeps_exactly_once(
     assert bool(found.dead_letters) == bool(rows)
 
 
-def test_refused_tokens_keep_exactly_once(bench: Bench, settings: Settings) -> None:
+def test_tokens_refused_by_graph_keep_exactly_once(bench: Bench, settings: Settings) -> None:
     """A token that is refused is renewed once: two in a row fail the run. Four can do that to two runs."""
     source = bench.simulate(**SMALL, faults={"unauthorized": "0.2x4"})
     worker = bench.new_worker(settings(source))
@@ -77,7 +77,7 @@ def test_refused_tokens_keep_exactly_once(bench: Bench, settings: Settings) -> N
     assert len(bench.check(source).rows) > 1_800
 
 
-def test_unservable_instant_delays_nothing_else(bench: Bench, settings: Settings) -> None:
+def test_instant_that_graph_cannot_serve_delays_no_other_row(bench: Bench, settings: Settings) -> None:
     """The rest arrives, the gap is reported with its cause, and its rows arrive when the fault ends."""
     source = bench.simulate(**SMALL)
     (tenant,) = source.tenants
@@ -123,7 +123,9 @@ def test_dead_letter_states_the_problem_without_the_value(bench: Bench, settings
         assert "49301234567" not in message
 
 
-def test_unencodable_row_is_a_dead_letter(bench: Bench, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_row_that_is_not_valid_utf_8_is_dead_lettered(
+    bench: Bench, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """redpanda-data/connect `schema_registry_encode`. Half of a surrogate pair is legal in JSON and in no UTF-8."""
     whole = Texts.__init__
 
@@ -144,7 +146,7 @@ def test_unencodable_row_is_a_dead_letter(bench: Bench, settings: Settings, monk
     assert Counter(row.id for row in found.rows) == Counter(name for name, row in shown if b"\\ud800" not in row)
 
 
-def test_expired_token_and_sign_in_outage_lose_nothing(bench: Bench, settings: Settings) -> None:
+def test_token_expiry_during_a_sign_in_outage_loses_no_row(bench: Bench, settings: Settings) -> None:
     source = bench.simulate(**SMALL, faults={"slow": 1.0, "slow_s": 0.1})
     worker = bench.new_worker(settings(source))
     worker.start()
@@ -160,7 +162,7 @@ def test_expired_token_and_sign_in_outage_lose_nothing(bench: Bench, settings: S
     bench.check(source)
 
 
-def test_empty_month_advances_coverage(bench: Bench, settings: Settings) -> None:
+def test_coverage_advances_through_a_month_without_calls(bench: Bench, settings: Settings) -> None:
     """castorm/kafka-connect-http 273."""
     source = bench.simulate(days=0, calls_per_day=0)
     worker = bench.new_worker(settings(source, tenants=[{"id": source.tenants[0], "start": "-31d"}]))
@@ -177,7 +179,7 @@ def test_empty_month_advances_coverage(bench: Bench, settings: Settings) -> None
     assert max(statement.complete_through for statement in found.progress) > begun - timedelta(minutes=11)
 
 
-def test_rows_that_appear_at_a_boundary_are_found(bench: Bench, settings: Settings) -> None:
+def test_rows_that_appear_within_the_second_being_read_are_found(bench: Bench, settings: Settings) -> None:
     """airbytehq/airbyte 85918, 80152: calls that end, and rows that appear, in the very seconds that are being read."""
     source = bench.simulate(
         days=0.001,
@@ -201,7 +203,7 @@ def test_rows_that_appear_at_a_boundary_are_found(bench: Bench, settings: Settin
     assert {statement.overlap for statement in found.progress} == {timedelta(seconds=30)}
 
 
-def test_row_six_days_late_is_found(bench: Bench, settings: Settings) -> None:
+def test_row_that_appears_six_days_late_is_found(bench: Bench, settings: Settings) -> None:
     """meltano/squared PR 677. What a first start reads says nothing of lateness."""
     source = bench.simulate(
         days=7, calls_per_day=300, durations="short", lateness="0.5:0s-0s,0.5:6d-6d", revised=0, clock_offset_s=-10_800
@@ -224,7 +226,7 @@ def test_row_six_days_late_is_found(bench: Bench, settings: Settings) -> None:
     bench.check(source, claims=False)
 
 
-def test_row_later_than_the_deepest_overlap_is_missed(bench: Bench, settings: Settings) -> None:
+def test_row_that_appears_after_the_deepest_overlap_is_missed(bench: Bench, settings: Settings) -> None:
     """The exact edge of the promise: what turns up after the last sweep over its start has no reader."""
     source = bench.simulate(
         days=1,
@@ -260,7 +262,9 @@ def test_row_later_than_the_deepest_overlap_is_missed(bench: Bench, settings: Se
 @pytest.mark.parametrize(
     ("page_size", "days"), [(100, 1.0), (3, 0.001)], ids=["kills_between_pages", "kills_between_rows_of_one_second"]
 )
-def test_paging_fault_keeps_exactly_once(bench: Bench, settings: Settings, page_size: int, days: float) -> None:
+def test_kills_within_a_page_chain_keep_exactly_once(
+    bench: Bench, settings: Settings, page_size: int, days: float
+) -> None:
     """castorm/kafka-connect-http PR 90; confluentinc/kafka-connect-jdbc 598: two rows with the same instant."""
     source = bench.simulate(
         days=days,

@@ -20,7 +20,7 @@ Settings = Callable[..., dict[str, Any]]
 TINY = {"days": 0.1, "calls_per_day": 1_000, "frozen": True}
 
 
-def test_another_app_publishes_each_row_as_revision_0(
+def test_another_app_publishes_every_row_again_as_revision_0(
     broker: SharedBroker, topic: str, app: str, simulate: Simulate, new_worker: NewWorker, settings: Settings
 ) -> None:
     source = simulate(**TINY)
@@ -31,7 +31,7 @@ def test_another_app_publishes_each_row_as_revision_0(
     assert set(Counter((row.tenant, row.id) for row in rows if row.revision == 0).values()) == {2}
 
 
-def test_app_without_topics_starts_as_new(
+def test_app_whose_topics_were_deleted_starts_as_new(
     broker: SharedBroker, topic: str, app: str, simulate: Simulate, new_worker: NewWorker, settings: Settings
 ) -> None:
     source = simulate(**TINY)

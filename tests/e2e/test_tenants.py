@@ -40,7 +40,7 @@ def is_read(worker: Worker, tenant: str, since: datetime) -> bool:
     return bool(pieces) and all(datetime.fromisoformat(piece["last_read"]) >= since for piece in pieces)
 
 
-def test_tenant_changes_do_not_disturb_other_tenants(
+def test_sighup_that_changes_tenants_does_not_disturb_others(
     broker: SharedBroker, topic: str, app: str, simulate: Simulate, new_worker: NewWorker, settings: Settings
 ) -> None:
     source = simulate(**TINY, tenants=4)
@@ -71,7 +71,7 @@ def test_tenant_changes_do_not_disturb_other_tenants(
     oracle.check(broker.bootstrap, topic, app, source.truth())
 
 
-def test_command_for_a_tenant_that_the_worker_lacks_is_applied_later(
+def test_command_for_an_unknown_tenant_is_applied_once_it_is_added(
     simulate: Simulate, new_worker: NewWorker, settings: Settings
 ) -> None:
     """A rolling deployment brings a new tenant to other workers first. The owner of its shard restarts in between."""
@@ -93,7 +93,7 @@ def test_command_for_a_tenant_that_the_worker_lacks_is_applied_later(
     assert worker.stop() == 0
 
 
-def test_sighup_with_a_wrong_file_changes_nothing(
+def test_sighup_with_an_invalid_file_changes_nothing(
     topic: str, simulate: Simulate, new_worker: NewWorker, settings: Settings
 ) -> None:
     """Also one that only a new worker could follow: another topic for all."""
@@ -124,7 +124,7 @@ def is_rejected(worker: Worker, tenant: str) -> bool:
     )
 
 
-def test_tenant_with_another_topic_is_rejected_alone(
+def test_tenant_with_a_changed_topic_is_rejected_alone(
     broker: SharedBroker, topic: str, app: str, simulate: Simulate, new_worker: NewWorker, settings: Settings
 ) -> None:
     """On SIGHUP and at the next start. It continues when the file is corrected and read again."""
@@ -158,7 +158,7 @@ def test_tenant_with_another_topic_is_rejected_alone(
     oracle.check(broker.bootstrap, topic, app, source.truth())
 
 
-def test_takeover_rejects_the_same_tenant(
+def test_worker_that_takes_over_a_shard_rejects_the_same_tenant(
     topic: str, simulate: Simulate, new_worker: NewWorker, settings: Settings
 ) -> None:
     """A rolling restart after a mistake leaves workers."""
@@ -184,7 +184,7 @@ def test_takeover_rejects_the_same_tenant(
 
 
 @pytest.mark.parametrize("start", [True, False], ids=["start", "SIGHUP"])
-def test_unusable_topic_rejects_its_tenant(
+def test_tenant_with_an_unusable_topic_is_rejected_alone(
     broker: SharedBroker, topic: str, simulate: Simulate, new_worker: NewWorker, settings: Settings, *, start: bool
 ) -> None:
     """The topic of one tenant alone: compacted, with a key that many rows have."""
@@ -208,7 +208,7 @@ def test_unusable_topic_rejects_its_tenant(
     assert worker.stop() == 0
 
 
-def test_removed_tenant_expires_at_the_horizon(
+def test_state_of_a_removed_tenant_expires_at_the_horizon(
     broker: SharedBroker, app: str, simulate: Simulate, new_worker: NewWorker, settings: Settings
 ) -> None:
     # In the past: brokers refuse what is dated far ahead.

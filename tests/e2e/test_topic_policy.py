@@ -43,7 +43,7 @@ def findings(done: commands.Done) -> dict[str, Any]:
     return {finding["check"]: finding for finding in json.loads(done.output)}
 
 
-def test_topics_are_created_without_a_refused_setting(
+def test_worker_creates_topics_without_a_setting_brokers_refuse(
     strict: Cluster, source: Simulation, topic: str, app: str, new_worker: Callable[..., Worker]
 ) -> None:
     """One warning says what was left out and what it costs; `check` predicts it and creates nothing."""
@@ -71,7 +71,7 @@ def test_topics_are_created_without_a_refused_setting(
     assert not again.named("topic_settings_refused")
 
 
-def test_refused_configured_setting_ends_run(
+def test_run_exits_if_brokers_refuse_a_configured_topic_setting(
     strict: Cluster, source: Simulation, topic: str, app: str, new_worker: Callable[..., Worker]
 ) -> None:
     """A setting of the configuration is never left out silently, and the remedy is not the refused command."""
@@ -89,7 +89,7 @@ def test_refused_configured_setting_ends_run(
     assert "kafka.topic_properties" in failed["remedy"]
 
 
-def test_refused_compaction_ends_run(
+def test_run_exits_if_brokers_refuse_compaction(
     source: Simulation, topic: str, app: str, new_worker: Callable[..., Worker]
 ) -> None:
     with topic_policy.cluster("cleanup.policy", "no compaction here") as cluster:
@@ -102,7 +102,7 @@ def test_refused_compaction_ends_run(
         assert "kafka-topics.sh" not in said
 
 
-def test_refused_replication_factor_uses_the_broker_default(
+def test_broker_default_replaces_a_refused_replication_factor(
     source: Simulation, topic: str, app: str, new_worker: Callable[..., Worker]
 ) -> None:
     """Managed clusters fix it."""

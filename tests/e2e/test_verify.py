@@ -133,7 +133,7 @@ def test_verify_finds_each_planted_fault(published: Published, topic: str) -> No
     assert report["identical"] == len(versions) - 2
 
 
-def test_row_unknown_to_graph_is_reported_not_failed(published: Published, topic: str) -> None:
+def test_verify_reports_a_row_unknown_to_graph_without_failing(published: Published, topic: str) -> None:
     versions = published.versions()
     known = next(iter(versions.values()))[0]
     values = {**known[2], "id": "00000000-0000-0000-0000-000000000000", "revision": 0}
@@ -143,7 +143,7 @@ def test_row_unknown_to_graph_is_reported_not_failed(published: Published, topic
     assert report["unexpected"] == {"count": 1, "ids": [values["id"]]}
 
 
-def test_verify_refuses_a_range_under_retention(published: Published, topic: str) -> None:
+def test_verify_refuses_a_range_that_retention_has_deleted(published: Published, topic: str) -> None:
     config = published.copy(topic, published.rows)
     admin = AdminClient({"bootstrap.servers": published.bootstrap})
     for deleted in admin.delete_records([TopicPartition(topic, number, 1_000) for number in range(3)]).values():
@@ -168,7 +168,7 @@ def test_verify_refuses_a_range_under_retention(published: Published, topic: str
         ("--from", "yesterday", "--to", "-1h"),
     ],
 )
-def test_wrong_arguments_give_one_sentence(tmp_path: Path, options: tuple[str, ...]) -> None:
+def test_invalid_arguments_exit_2_with_one_line(tmp_path: Path, options: tuple[str, ...]) -> None:
     path = tmp_path / "connector.toml"
     tenant = "11111111-1111-1111-1111-111111111111"
     identity = {"client_id": "a", "client_secret": "b"}

@@ -46,7 +46,9 @@ async def commit(publisher: Acknowledgements, topic: str, names: Names, *, holds
     return await publisher.call(partial(publisher.commit, contents(topic, names), position))
 
 
-async def test_unacknowledged_part_stops_the_batch(broker: SharedBroker, topic: str, app: str) -> None:
+async def test_batch_stops_after_a_part_that_brokers_do_not_acknowledge(
+    broker: SharedBroker, topic: str, app: str
+) -> None:
     """Opening leaves a tombstone in each internal topic, and fails while one cannot be written."""
     names = Names(app)
     publisher = Acknowledgements(Clients(broker.bootstrap, {"log_level": 0}), names, 0)

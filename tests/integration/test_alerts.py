@@ -292,17 +292,17 @@ def promtool(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run([program("promtool"), *arguments], capture_output=True, text=True, check=False, timeout=280)
 
 
-def test_promtool_accepts_the_rules() -> None:
+def test_promtool_accepts_the_alert_rules() -> None:
     done = promtool("check", "rules", "--lint=all", "--lint-fatal", RULES, OBJECTIVES)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_each_alert_fires_only_when_it_should(tmp_path: Path) -> None:
+def test_each_alert_fires_exactly_in_its_cases(tmp_path: Path) -> None:
     done = run(CASES, tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_promtool_notices_unexpected_alerts(tmp_path: Path) -> None:
+def test_alert_case_fails_on_an_unexpected_alert(tmp_path: Path) -> None:
     unexpected = [case._replace(fires=frozenset()) for case in CASES if case.fires and case.at <= 30]
     done = run(unexpected, tmp_path)
     assert done.returncode == 1
@@ -345,7 +345,7 @@ def _test(case: Case) -> dict[str, Any]:
     }
 
 
-def test_each_alert_has_a_firing_case() -> None:
+def test_each_alert_has_a_case_in_which_it_fires() -> None:
     fired = {(name, severity) for case in CASES for name, severity in map(_named, case.fires)}
     assert {(rule["alert"], rule["labels"]["severity"]) for rule in rules()} == fired
 

@@ -57,7 +57,7 @@ def producer_to(bootstrap: str, **properties: str | int) -> Producer:
     return Producer({"bootstrap.servers": bootstrap, "log_level": 0, "acks": "all"} | properties)
 
 
-def test_shared_broker_hides_aborted_records(broker: SharedBroker, topic: str, app: str) -> None:
+def test_read_committed_hides_aborted_records_on_the_test_broker(broker: SharedBroker, topic: str, app: str) -> None:
     create(broker.bootstrap, topic)
     producer = producer_to(broker.bootstrap, **{"transactional.id": app})
     producer.init_transactions(20)
@@ -95,7 +95,7 @@ def test_suspended_broker_does_not_answer(broker_of_its_own: Cluster) -> None:
     assert admin.list_topics(timeout=10).brokers
 
 
-def test_three_brokers_survive_one_loss(three_brokers: Cluster, topic: str) -> None:
+def test_cluster_of_three_brokers_survives_the_loss_of_one(three_brokers: Cluster, topic: str) -> None:
     create(three_brokers.bootstrap, topic)
     three_brokers.brokers[0].kill()
     producer = producer_to(three_brokers.bootstrap)

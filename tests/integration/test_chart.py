@@ -84,7 +84,7 @@ def container(resources: Resources) -> dict[str, Any]:
     return dict(only)
 
 
-def test_helm_lint_accepts_every_installation() -> None:
+def test_helm_lint_accepts_the_chart_with_every_values_file() -> None:
     assert len(INSTALLATIONS) >= 5
     for name in INSTALLATIONS:
         done = run_helm("lint", "--strict", str(CHART), f"--values={values_file(name)}")
@@ -113,7 +113,7 @@ def test_kubernetes_schemas_refuse_unknown_members(render: Callable[..., Resourc
         jsonschema.validate(resources["ServiceMonitor"], helm.resource_schema("ServiceMonitor"))
 
 
-def test_user_and_groups_are_fixed_unless_values_leave_them_out(render: Callable[..., Resources]) -> None:
+def test_pods_have_a_fixed_user_unless_values_omit_it(render: Callable[..., Resources]) -> None:
     """OpenShift's restricted-v2 refuses pods that name a user or group outside of the range of the project."""
     names = ("runAsUser", "runAsGroup", "fsGroup")
     fixed = pod(render("minimal"))["securityContext"]
@@ -132,7 +132,7 @@ def test_user_and_groups_are_fixed_unless_values_leave_them_out(render: Callable
         assert "runAsUser" in done.stderr
 
 
-def test_workers_run_with_least_privilege(installation: tuple[str, Resources]) -> None:
+def test_worker_pods_run_with_least_privilege(installation: tuple[str, Resources]) -> None:
     _, resources = installation
     spec, only = pod(resources), container(resources)
     assert spec["enableServiceLinks"] is False
@@ -151,7 +151,7 @@ def test_workers_run_with_least_privilege(installation: tuple[str, Resources]) -
     assert only["readinessProbe"]["httpGet"]["path"] == "/readyz"
 
 
-def test_selectors_match_and_secrets_stay_out(installation: tuple[str, Resources]) -> None:
+def test_selectors_match_the_pods_and_no_secret_is_rendered(installation: tuple[str, Resources]) -> None:
     _, resources = installation
     labels = resources["Deployment"]["spec"]["template"]["metadata"]["labels"]
     selectors = [resources["Service"]["spec"]["selector"]]
@@ -169,7 +169,7 @@ def test_selectors_match_and_secrets_stay_out(installation: tuple[str, Resources
     assert "Secret" not in resources
 
 
-def test_configuration_is_rendered_unchanged(installation: tuple[str, Resources]) -> None:
+def test_chart_renders_the_configuration_unchanged(installation: tuple[str, Resources]) -> None:
     name, resources = installation
     values = yaml.safe_load(Path(values_file(name)).read_text(encoding="utf-8"))
     if "ConfigMap" in resources:
@@ -179,7 +179,7 @@ def test_configuration_is_rendered_unchanged(installation: tuple[str, Resources]
         assert sources == [values["existingConfigSecret"]]
 
 
-def test_the_rendered_configuration_loads(installation: tuple[str, Resources], tmp_path: Path) -> None:
+def test_connector_accepts_the_rendered_configuration(installation: tuple[str, Resources], tmp_path: Path) -> None:
     name, resources = installation
     if name == "private-registry":
         assert "ConfigMap" not in resources  # it is a Secret that is there already
@@ -207,7 +207,7 @@ def test_the_rendered_configuration_loads(installation: tuple[str, Resources], t
     assert bool(signs_in.federated_token) == name.startswith("workload-identity")
 
 
-def test_numbers_are_rendered_unchanged(render: Callable[..., Resources]) -> None:
+def test_chart_renders_numbers_unchanged(render: Callable[..., Resources]) -> None:
     written = render("many-tenants")["ConfigMap"]["data"]["connector.toml"]
     assert "shards = 16\n" in written
     assert "requests_per_minute = 12.5\n" in written
@@ -241,7 +241,7 @@ def test_changed_configuration_restarts_the_workers(render: Callable[..., Resour
         "extraVolumeMounts[0].name=here",
     ],
 )
-def test_wrong_value_is_refused_by_name(wrong: str) -> None:
+def test_chart_names_the_invalid_value(wrong: str) -> None:
     done = template("minimal", f"--set={wrong}")
     assert done.returncode != 0
     assert "values don't meet the specifications of the schema" in done.stderr
@@ -259,14 +259,14 @@ def test_chart_folder_contains_no_symbolic_link() -> None:
     assert [path for path in CHART.rglob("*") if path.is_symlink()] == []
 
 
-def test_readme_describes_every_value_of_the_schema() -> None:
+def test_chart_readme_describes_every_value_of_the_schema() -> None:
     schema = json.loads((CHART / "values.schema.json").read_text(encoding="utf-8"))
     described = set(re.findall(r"^\| `([\w.]+)` \|", (CHART / "README.md").read_text(encoding="utf-8"), re.MULTILINE))
     missing = {name for name in schema["properties"] if not any(f"{one}.".startswith(f"{name}.") for one in described)}
     assert missing == {"global"}
 
 
-def test_workload_identity_labels_pod_and_service_account(render: Callable[..., Resources]) -> None:
+def test_workload_identity_is_set_on_pods_and_service_account(render: Callable[..., Resources]) -> None:
     resources = render("workload-identity")
     labels = resources["Deployment"]["spec"]["template"]["metadata"]["labels"]
     assert labels["azure.workload.identity/use"] == "true"
@@ -275,7 +275,7 @@ def test_workload_identity_labels_pod_and_service_account(render: Callable[..., 
     assert pod(resources)["serviceAccountName"] == resources["ServiceAccount"]["metadata"]["name"]
 
 
-def test_chart_mounts_the_token_without_the_webhook(
+def test_chart_mounts_the_federated_token_if_no_webhook_does(
     render: Callable[..., Resources],
 ) -> None:
     resources = render("workload-identity-without-webhook")
@@ -288,14 +288,14 @@ def test_chart_mounts_the_token_without_the_webhook(
     assert environment["AZURE_TENANT_ID"] == "11111111-1111-1111-1111-111111111111"
 
 
-def test_digest_pins_the_image(render: Callable[..., Resources]) -> None:
+def test_image_digest_in_the_values_pins_the_image(render: Callable[..., Resources]) -> None:
     resources = render("private-registry")
     assert container(resources)["image"].endswith("/direct-routing-connector@sha256:" + 64 * "0")
     assert pod(resources)["serviceAccountName"] == "telephony"
     assert resources.keys() == {"Deployment", "Service", "Pod"}
 
 
-def test_rules_with_default_values_equal_the_files(render: Callable[..., Resources], tmp_path: Path) -> None:
+def test_rendered_alert_rules_equal_the_files_by_default(render: Callable[..., Resources], tmp_path: Path) -> None:
     spec = render("monitoring")["PrometheusRule"]["spec"]
     files = [
         yaml.safe_load((ROOT / "deploy/prometheus" / name).read_text("utf-8")) for name in ("alerts.yml", "slo.yml")
@@ -309,7 +309,7 @@ def test_rules_with_default_values_equal_the_files(render: Callable[..., Resourc
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_notes_name_missing_values(tmp_path: Path) -> None:
+def test_installation_notes_name_missing_values(tmp_path: Path) -> None:
     chart = tmp_path / "chart"
     shutil.copytree(CHART, chart)
     # Only a cluster gets the notes; as part of another template they are rendered without one.
@@ -331,7 +331,7 @@ def test_notes_name_missing_values(tmp_path: Path) -> None:
     assert "prometheusRule.runbookUrl" not in rendered(f"--values={values_file('platform')}")
 
 
-def test_platform_values_reach_the_pods(render: Callable[..., Resources]) -> None:
+def test_scheduling_and_pull_secret_values_reach_the_pods(render: Callable[..., Resources]) -> None:
     values = yaml.safe_load(Path(values_file("platform")).read_text(encoding="utf-8"))
     resources = render("platform")
     deployment = resources["Deployment"]
@@ -356,7 +356,7 @@ def test_platform_values_reach_the_pods(render: Callable[..., Resources]) -> Non
         assert resource["metadata"]["annotations"]["example.org/owner"] == "telephony"
 
 
-def test_service_and_monitor_take_families_and_relabelings(render: Callable[..., Resources]) -> None:
+def test_service_and_monitor_take_ip_families_and_relabelings(render: Callable[..., Resources]) -> None:
     resources = render("platform")
     assert resources["Service"]["spec"]["ipFamilyPolicy"] == "PreferDualStack"
     assert resources["Service"]["spec"]["ipFamilies"] == ["IPv6", "IPv4"]
@@ -365,7 +365,7 @@ def test_service_and_monitor_take_families_and_relabelings(render: Callable[...,
     assert endpoint["metricRelabelings"][0]["action"] == "drop"
 
 
-def test_thresholds_and_runbook_url_of_alerts_are_values(render: Callable[..., Resources]) -> None:
+def test_values_set_thresholds_and_runbook_url_of_alerts(render: Callable[..., Resources]) -> None:
     rules = [rule for group in render("platform")["PrometheusRule"]["spec"]["groups"] for rule in group["rules"]]
     expressions = {(rule["alert"], rule["labels"]["severity"]): rule["expr"] for rule in rules if "alert" in rule}
     assert "> 1800" in expressions["DirectRoutingLag", "warning"]
@@ -380,7 +380,7 @@ def test_thresholds_and_runbook_url_of_alerts_are_values(render: Callable[..., R
     assert [group["name"] for group in without] == ["direct-routing-tenants", "direct-routing-workers"]
 
 
-def test_each_threshold_of_the_values_changes_a_rule(render: Callable[..., Resources]) -> None:
+def test_each_threshold_value_changes_an_alert_rule(render: Callable[..., Resources]) -> None:
     values = yaml.safe_load((CHART / "values.yaml").read_text(encoding="utf-8"))["prometheusRule"]
     before = render("monitoring")["PrometheusRule"]
     for group in ("thresholds", "slo"):
@@ -389,7 +389,7 @@ def test_each_threshold_of_the_values_changes_a_rule(render: Callable[..., Resou
             assert render("monitoring", option)["PrometheusRule"] != before, name
 
 
-def test_dashboards_are_config_maps_when_turned_on(render: Callable[..., Resources]) -> None:
+def test_dashboards_are_rendered_as_config_maps_if_enabled(render: Callable[..., Resources]) -> None:
     folder = ROOT / "deploy/grafana/dashboards"
     resources = render("platform", "--set=dashboards.namespace=grafana")
     for file in folder.iterdir():
@@ -400,7 +400,7 @@ def test_dashboards_are_config_maps_when_turned_on(render: Callable[..., Resourc
     assert not any(name.endswith(".json") for name in render("minimal"))
 
 
-def test_workers_and_test_pod_find_the_configuration(installation: tuple[str, Resources]) -> None:
+def test_workers_and_test_pod_have_the_configuration_path(installation: tuple[str, Resources]) -> None:
     """So that `kubectl exec ... -- connector status` works as the runbook says."""
     _, resources = installation
     (check,) = resources["Pod"]["spec"]["containers"]
@@ -410,7 +410,7 @@ def test_workers_and_test_pod_find_the_configuration(installation: tuple[str, Re
         assert {"name": "config", "mountPath": "/etc/connector/config", "readOnly": True} in one["volumeMounts"]
 
 
-def test_test_pod_is_a_hook_that_no_selector_finds(installation: tuple[str, Resources]) -> None:
+def test_helm_test_pod_is_a_hook_that_no_selector_matches(installation: tuple[str, Resources]) -> None:
     _, resources = installation
     check = resources["Pod"]
     assert check["metadata"]["annotations"]["helm.sh/hook"] == "test"

@@ -203,7 +203,7 @@ def bench(cluster: Cluster, topic: str, app: str) -> Bench:
 
 
 @pytest.mark.parametrize(("hanging", "stated"), [("seen", STATED), ("row0 state seen progress", ())])
-async def test_successor_completes_a_hanging_commit(bench: Bench, hanging: str, stated: object) -> None:
+async def test_new_owner_completes_a_hanging_commit(bench: Bench, hanging: str, stated: object) -> None:
     """Wherever a record of it is visible, it was a commit.
 
     Progress is stated again at once where rows moved: a statement before may name offsets that they lie behind.
@@ -221,7 +221,7 @@ async def test_successor_completes_a_hanging_commit(bench: Bench, hanging: str, 
     assert await bench.restart() == (False, 0)
 
 
-async def test_commit_that_hangs_everywhere_is_aborted(bench: Bench) -> None:
+async def test_commit_that_hangs_in_every_partition_is_aborted(bench: Bench) -> None:
     """Nobody has seen any of it: the rows are read again."""
     bench.create("row0 row1 dlq progress state seen")
     transactions = await bench.opened()
@@ -252,7 +252,7 @@ async def test_hanging_commit_of_dead_letters_is_completed(bench: Bench) -> None
 
 
 @pytest.mark.parametrize("hanging", ["seen", "state seen", "row0 row1"])
-async def test_abort_over_a_hanging_commit_restores_it(bench: Bench, hanging: str) -> None:
+async def test_aborting_the_next_batch_restores_the_hanging_commit(bench: Bench, hanging: str) -> None:
     """The next batch of the living shard is aborted by a rebalance: a marker ends all that is open."""
     bench.create(hanging)
     transactions = await bench.opened()
@@ -269,7 +269,7 @@ async def test_abort_over_a_hanging_commit_restores_it(bench: Bench, hanging: st
     bench.check(b"a0", b"b0", b"b1")
 
 
-async def test_successor_restores_a_commit_that_an_abort_took(bench: Bench) -> None:
+async def test_new_owner_restores_a_hanging_commit_that_was_aborted(bench: Bench) -> None:
     """The worker dies while the next transaction is open; what aborts that does not reach every partition."""
     bench.create("row0 state seen")
     transactions = await bench.opened()
@@ -289,7 +289,7 @@ def _die_silently() -> None:
     raise SystemError("the process is gone")
 
 
-async def test_two_hanging_commits_in_a_row_are_both_restored(bench: Bench) -> None:
+async def test_two_successive_hanging_commits_are_both_restored(bench: Bench) -> None:
     """The second does not write to every partition where the first hangs."""
     bench.create("row0 row1 seen")
     transactions = await bench.opened()
@@ -305,7 +305,9 @@ async def test_two_hanging_commits_in_a_row_are_both_restored(bench: Bench) -> N
     bench.check(b"a0", b"b0", b"b1", b"c0")
 
 
-async def test_shard_restarts_when_its_commit_stays_open(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_shard_restarts_if_its_commit_stays_open_in_a_partition(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Readers of the partition wait for as long as the shard writes nothing else there."""
     bench.create("row0")
     transactions = await bench.opened()
@@ -320,7 +322,7 @@ async def test_shard_restarts_when_its_commit_stays_open(bench: Bench, monkeypat
     bench.check(b"a0", b"a1")
 
 
-async def test_hanging_abort_is_not_an_abort(bench: Bench) -> None:
+async def test_abort_that_hangs_does_not_count_as_aborted(bench: Bench) -> None:
     """Otherwise the next commit would publish what was aborted."""
     bench.create("row0")
     transactions = await bench.opened()
@@ -340,7 +342,7 @@ async def test_hanging_abort_is_not_an_abort(bench: Bench) -> None:
     bench.check(b"a0", b"b0", b"b1")
 
 
-async def test_hanging_transactions_end_on_unconfigured_topics(bench: Bench) -> None:
+async def test_hanging_transactions_end_on_unconfigured_topics_too(bench: Bench) -> None:
     """A tenant's topic came with SIGHUP, or its tenant was removed, or it has got a partition."""
     bench.create("row0 row1 dlq progress state seen")
     transactions = await bench.opened()

@@ -99,7 +99,7 @@ def of_tenant() -> Sequence[tuple[str, str, dict[str, str]]]:
     return [(name, severity, TENANT) for name, severity in sorted(OF_A_TENANT)]
 
 
-def test_amtool_accepts_the_example() -> None:
+def test_amtool_accepts_the_alertmanager_example() -> None:
     amtool = str(program("prometheus-alertmanager").with_name("amtool"))
     done = subprocess.run(
         [amtool, "check-config", str(CONFIGURATION)], capture_output=True, text=True, check=False, timeout=60
@@ -111,7 +111,7 @@ def test_amtool_accepts_the_example() -> None:
         assert done.stdout.strip() == receiver, done.stderr
 
 
-def test_rules_name_only_alerts_that_exist() -> None:
+def test_inhibition_rules_name_existing_alerts_only() -> None:
     text = "".join((FOLDER / name).read_text(encoding="utf-8") for name in ("alerts.yml", "slo.yml"))
     exist = set(re.findall(r"alert: DirectRouting(\w+)", text))
     inhibits = CONFIGURATION.read_text(encoding="utf-8").partition("inhibit_rules:")[2]
@@ -121,7 +121,7 @@ def test_rules_name_only_alerts_that_exist() -> None:
     assert named <= exist
 
 
-def test_stopped_brokers_page_once(alertmanager: Alertmanager) -> None:
+def test_stopped_brokers_cause_a_single_page(alertmanager: Alertmanager) -> None:
     workers = [("BrokersUnreachable", "critical", {**WORKER, "instance": one}) for one in "a"]
     shards = ("ShardsWithoutOwner", "critical", WORKER)
     aborted = ("TransactionsAborted", "warning", {**WORKER, "shard": "0"})
@@ -130,28 +130,28 @@ def test_stopped_brokers_page_once(alertmanager: Alertmanager) -> None:
     assert pages == ["DirectRoutingBrokersUnreachable"]
 
 
-def test_shards_without_owner_page_once(alertmanager: Alertmanager) -> None:
+def test_shards_without_owner_cause_a_single_page(alertmanager: Alertmanager) -> None:
     missing = ("WorkerMissing", "warning", WORKER)
     pages = alertmanager.pages("shards", ("ShardsWithoutOwner", "critical", WORKER), missing, *of_tenant())
     assert pages == ["DirectRoutingShardsWithoutOwner"]
 
 
-def test_failing_tenant_pages_once(alertmanager: Alertmanager) -> None:
+def test_failing_tenant_causes_a_single_page(alertmanager: Alertmanager) -> None:
     failing = ("TenantFailing", "critical", {**TENANT, "reason": "sign_in"})
     assert alertmanager.pages("failing", failing, *of_tenant()) == ["DirectRoutingTenantFailing"]
 
 
-def test_tenant_that_falls_behind_without_a_cause_pages_once(alertmanager: Alertmanager) -> None:
+def test_lagging_tenant_without_known_cause_gives_a_single_page(alertmanager: Alertmanager) -> None:
     lag = [("Lag", "warning", TENANT), ("Lag", "critical", TENANT), ("FreshnessBudgetBurn", "critical", TENANT)]
     assert alertmanager.pages("lag", *lag) == ["DirectRoutingFreshnessBudgetBurn"]
 
 
-def test_warning_of_a_cause_silences_no_page(alertmanager: Alertmanager) -> None:
+def test_warning_alert_does_not_silence_a_critical_alert(alertmanager: Alertmanager) -> None:
     unreachable = ("TenantFailing", "warning", {**TENANT, "reason": "unreachable"})
     assert alertmanager.pages("unreachable", unreachable, ("Lag", "critical", TENANT)) == ["DirectRoutingLag"]
 
 
-def test_cause_silences_only_its_own_tenant_and_deployment(alertmanager: Alertmanager) -> None:
+def test_alert_silences_only_alerts_of_its_tenant_and_deployment(alertmanager: Alertmanager) -> None:
     failing = ("TenantFailing", "critical", {**TENANT, "reason": "sign_in"})
     brokers = ("BrokersUnreachable", "critical", {"job": "elsewhere", "instance": "a"})
     other = ("Lag", "critical", {**WORKER, "tenant": "fabrikam"})
@@ -159,7 +159,7 @@ def test_cause_silences_only_its_own_tenant_and_deployment(alertmanager: Alertma
     assert sorted(pages) == ["DirectRoutingBrokersUnreachable", "DirectRoutingLag", "DirectRoutingTenantFailing"]
 
 
-def test_absent_workers_page_once(alertmanager: Alertmanager) -> None:
+def test_absent_workers_cause_a_single_page(alertmanager: Alertmanager) -> None:
     """Last: it silences every other alert."""
     absent: tuple[str, str, dict[str, str]] = ("Absent", "critical", {})
     pages = alertmanager.pages("absent", absent, ("ShardsWithoutOwner", "critical", WORKER), *of_tenant())

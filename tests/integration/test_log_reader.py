@@ -79,7 +79,7 @@ def own_cluster() -> Iterator[Cluster]:
         yield cluster
 
 
-def test_reader_ends_at_an_open_transaction(log: Log) -> None:
+def test_log_reader_ends_at_an_open_transaction(log: Log) -> None:
     log.commit(b"1")
     log.begin(b"open")
     try:
@@ -89,7 +89,7 @@ def test_reader_ends_at_an_open_transaction(log: Log) -> None:
         log.producer.abort_transaction(20)
 
 
-def test_reader_waits_for_a_marker_that_is_late(log: Log) -> None:
+def test_log_reader_waits_for_a_late_transaction_marker(log: Log) -> None:
     """Brokers report a transaction as complete before its markers are in every partition."""
     log.begin(b"1")
     commits = [log.producer.commit_transaction]
@@ -106,7 +106,7 @@ def test_reader_waits_for_a_marker_that_is_late(log: Log) -> None:
     assert not commits
 
 
-def test_reader_gives_up_a_transaction_that_stays_open(log: Log) -> None:
+def test_log_reader_stops_waiting_for_an_open_transaction(log: Log) -> None:
     log.commit(b"1")
     log.begin(b"open")
     begun = time.monotonic()
@@ -119,7 +119,7 @@ def test_reader_gives_up_a_transaction_that_stays_open(log: Log) -> None:
     assert 0.5 <= time.monotonic() - begun < 10
 
 
-def test_reader_skips_an_aborted_transaction(log: Log) -> None:
+def test_log_reader_skips_an_aborted_transaction(log: Log) -> None:
     log.commit(b"1")
     log.begin(b"aborted")
     log.producer.abort_transaction(20)
@@ -129,13 +129,13 @@ def test_reader_skips_an_aborted_transaction(log: Log) -> None:
     assert log.read("read_uncommitted") == [b"1", b"aborted", b"2"]
 
 
-def test_reader_stops_before_the_offset_that_it_is_given(log: Log) -> None:
+def test_log_reader_stops_before_the_given_end_offset(log: Log) -> None:
     log.commit(b"1", b"2", b"3")
     assert log.read(start=1, end=2) == [b"2"]
     assert log.read(start=1, end=1) == []
 
 
-def test_reader_ends_behind_the_gaps_of_compaction(broker: SharedBroker, app: str) -> None:
+def test_log_reader_ends_after_offsets_that_compaction_removed(broker: SharedBroker, app: str) -> None:
     """A range that ends in a gap ends as well."""
     settings = {
         "cleanup.policy": "compact",
@@ -159,14 +159,14 @@ def test_reader_ends_behind_the_gaps_of_compaction(broker: SharedBroker, app: st
     assert log.read(end=offsets[0] + 1) == [b"same"]
 
 
-def test_reader_ends_at_once_in_an_empty_partition(log: Log) -> None:
+def test_log_reader_ends_at_once_in_an_empty_partition(log: Log) -> None:
     begun = time.monotonic()
     assert log.read() == []
     assert time.monotonic() - begun < 5
 
 
 @pytest.mark.parametrize("missing", ["partition", "topic"])
-def test_missing_partition_ends_the_reading_within_its_limit(
+def test_log_reader_gives_up_a_missing_partition_in_time(
     log: Log, missing: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     place = (log.place[0], 7) if missing == "partition" else (f"{log.place[0]}.missing", 0)
@@ -204,7 +204,7 @@ def forbidden(secured: SecuredBroker, app: str) -> tuple[Clients, Place, Place]:
     return clients, (names[0], 0), (names[1], 0)
 
 
-def test_forbidden_partition_raises_the_command_that_allows_it(secured: SecuredBroker, app: str) -> None:
+def test_forbidden_partition_error_has_the_acl_command(secured: SecuredBroker, app: str) -> None:
     clients, _, closed = forbidden(secured, app)
     begun = time.monotonic()
     with LogReader(clients) as reader, pytest.raises(ForbiddenError, match=r"kafka-acls\.sh .*--topic") as raised:
@@ -218,7 +218,7 @@ def test_forbidden_partition_raises_the_command_that_allows_it(secured: SecuredB
     assert time.monotonic() - begun < 15
 
 
-def test_forbidden_partition_does_not_keep_others_from_being_read(secured: SecuredBroker, app: str) -> None:
+def test_log_reader_reads_the_other_partitions_of_a_forbidden_one(secured: SecuredBroker, app: str) -> None:
     clients, readable, closed = forbidden(secured, app)
     unreadable: dict[Place, str] = {}
     with LogReader(clients) as reader:
@@ -227,7 +227,7 @@ def test_forbidden_partition_does_not_keep_others_from_being_read(secured: Secur
     assert f"--topic {closed[0]}" in unreadable[closed]
 
 
-def test_frozen_broker_ends_the_reading_within_its_limit(
+def test_log_reader_gives_up_a_frozen_broker_in_time(
     own_cluster: Cluster, app: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(log_reader, "SILENCE_S", 3.0)
@@ -250,7 +250,7 @@ def test_frozen_broker_ends_the_reading_within_its_limit(
         assert values(reader.read_to_end({log.place: 0})) == [b"1"]
 
 
-def test_follower_outlives_a_frozen_broker(own_cluster: Cluster, app: str) -> None:
+def test_log_follower_continues_after_a_broker_was_frozen(own_cluster: Cluster, app: str) -> None:
     log = Log(own_cluster.bootstrap, app)
     log.commit(b"1")
     found: list[bytes | None] = []
@@ -280,7 +280,7 @@ def test_follower_outlives_a_frozen_broker(own_cluster: Cluster, app: str) -> No
 
 
 @pytest.mark.parametrize("error", [ValueError("released")])
-def test_progress_callback_stops_the_reading(log: Log, error: Exception) -> None:
+def test_exception_of_the_progress_callback_stops_the_log_reader(log: Log, error: Exception) -> None:
     log.commit(b"1")
 
     def stop() -> None:

@@ -117,7 +117,7 @@ def lose_shards(membership: Membership, watch: Watch) -> None:
     wait_until(lambda: bool(watch.held_when_lost), "it to be told", _DEADLINE_S)
 
 
-def test_commands_start_at_the_requested_offset(broker: SharedBroker, app: str, join: Join) -> None:
+def test_group_member_delivers_commands_from_the_shards_offset(broker: SharedBroker, app: str, join: Join) -> None:
     """Whatever was fetched before it was restored: its own state says where it stands, not the group."""
     file_commands(broker.bootstrap, app, 3)
     membership, watch = join()
@@ -155,7 +155,7 @@ def test_shard_moves_only_after_its_release(join: Join) -> None:
     assert not first.snapshot.partitions & second.snapshot.partitions
 
 
-def test_lost_shards_are_in_no_snapshot(broker: SharedBroker, app: str, join: Join) -> None:
+def test_ownership_snapshot_contains_no_lost_shard(broker: SharedBroker, app: str, join: Join) -> None:
     """A member that does not poll for longer than it may is put out of the group, and joins again."""
     file_commands(broker.bootstrap, app, 1)
     membership, watch = join(**{"session.timeout.ms": "1500", "max.poll.interval.ms": "1500"})
@@ -167,7 +167,7 @@ def test_lost_shards_are_in_no_snapshot(broker: SharedBroker, app: str, join: Jo
     assert membership.joined
 
 
-def test_expelled_member_rejoins(broker: SharedBroker, app: str, join: Join) -> None:
+def test_expelled_group_member_rejoins(broker: SharedBroker, app: str, join: Join) -> None:
     """A fatal error of the consumer: another process came with its instance id, which no configuration can set."""
     instance = {"group.instance.id": "twin", "session.timeout.ms": "3000"}
     _, watch = join(**instance)
@@ -223,7 +223,7 @@ def deaf(monkeypatch: pytest.MonkeyPatch) -> type[Deaf]:
     return Ours
 
 
-def test_member_without_an_assignment_rejoins(join: Join, deaf: type[Deaf]) -> None:
+def test_group_member_without_an_assignment_rejoins(join: Join, deaf: type[Deaf]) -> None:
     """Whatever the cause, shards that were assigned to a member without its knowledge would not be read."""
     _, first = join()
     until_owned(first)
@@ -233,7 +233,9 @@ def test_member_without_an_assignment_rejoins(join: Join, deaf: type[Deaf]) -> N
     until_owned(first, second)
 
 
-def test_member_that_lost_its_shards_rejoins(broker: SharedBroker, app: str, join: Join, deaf: type[Deaf]) -> None:
+def test_group_member_rejoins_after_it_lost_its_shards(
+    broker: SharedBroker, app: str, join: Join, deaf: type[Deaf]
+) -> None:
     file_commands(broker.bootstrap, app, 1)
     membership, watch = join(**{"session.timeout.ms": "1500", "max.poll.interval.ms": "1500"})
     until_owned(watch)

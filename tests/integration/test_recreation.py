@@ -40,7 +40,7 @@ def delete(bootstrap: str, topic: str) -> None:
     future.result(10)
 
 
-def test_recreated_topic_starts_at_offset_0(broker: SharedBroker, topic: str) -> None:
+def test_stored_offset_is_reset_to_0_for_a_recreated_topic(broker: SharedBroker, topic: str) -> None:
     """Also when the new topic has as many records: its id is another one."""
     clients = Clients(broker.bootstrap, {})
     fill(broker.bootstrap, topic)
@@ -69,7 +69,7 @@ def test_recreated_topic_has_another_id(broker: SharedBroker, topic: str) -> Non
 @pytest.mark.parametrize(
     ("offset", "topic_id", "is_new"), [(_RECORDS, "", False), (_RECORDS + 1, "", True), (_RECORDS + 1, "known", False)]
 )
-def test_row_topic_shorter_than_an_offset_is_recreated(
+def test_row_topic_shorter_than_an_offset_counts_as_recreated(
     broker: SharedBroker, topic: str, offset: int, topic_id: str, *, is_new: bool
 ) -> None:
     """Only the id proves it where the checkpoint has it."""
@@ -82,7 +82,7 @@ def test_row_topic_shorter_than_an_offset_is_recreated(
 
 
 @pytest.mark.parametrize(("offset", "expected"), [(_RECORDS, _RECORDS), (_RECORDS + 1, 0)])
-def test_offset_beyond_the_end_is_0_without_ids(
+def test_offset_beyond_the_end_is_reset_to_0_without_topic_ids(
     broker: SharedBroker, topic: str, monkeypatch: pytest.MonkeyPatch, offset: int, expected: int
 ) -> None:
     monkeypatch.setattr(recreation, "_id", lambda *_: "")

@@ -54,7 +54,7 @@ def test_schema_is_registered_once(registry: RegistryClient, subject: Subject) -
 
 
 @pytest.mark.parametrize("auto_register", [True, False])
-def test_foreign_schema_is_refused_with_its_fields(
+def test_incompatible_schema_is_refused_with_its_fields(
     registry: RegistryClient,
     subject: Subject,
     auto_register: bool,  # noqa: FBT001
@@ -70,14 +70,14 @@ def test_foreign_schema_is_refused_with_its_fields(
     assert registry.ask("GET", f"/subjects/{subject.name}/versions") == (200, [1])
 
 
-def test_clash_with_an_older_version_is_found(registry: RegistryClient, subject: Subject) -> None:
+def test_conflict_with_an_older_schema_version_is_found(registry: RegistryClient, subject: Subject) -> None:
     registry.put(subject.name, changed(duration="string"))
     registry.put(subject.name, changed(mediaPathLocation=None), level="FULL_TRANSITIVE")
     with pytest.raises(FatalError, match="version 1: field duration is string there and null or int here"):
         client(registry).ensure([subject])
 
 
-def test_later_schema_version_keeps_the_older_usable(registry: RegistryClient, subject: Subject) -> None:
+def test_older_schema_stays_usable_after_a_newer_version(registry: RegistryClient, subject: Subject) -> None:
     older = changed(mediaPathLocation=None)
     first = registry.put(subject.name, older, level="FULL_TRANSITIVE")
     ids = client(registry).ensure([subject])

@@ -20,7 +20,7 @@ from tests.simulation import Simulation
 from tests.workers import configuration, toml
 
 
-async def test_once_exits_1_when_brokers_stay_unavailable(
+async def test_run_once_exits_1_if_brokers_stay_unavailable(
     tmp_path: Path, topic: str, app: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The contract's two minutes, shortened."""
@@ -32,7 +32,7 @@ async def test_once_exits_1_when_brokers_stay_unavailable(
         assert await Service(load(file, {}), once=True).run() == 1
 
 
-async def test_once_without_shards_exits_0(broker: SharedBroker, tmp_path: Path, topic: str, app: str) -> None:
+async def test_run_once_without_shards_exits_0(broker: SharedBroker, tmp_path: Path, topic: str, app: str) -> None:
     """With one shard and two workers the second worker has nothing to do, which counts as success."""
     with Simulation(days=0.1, calls_per_day=100, frozen=True) as source:
         file = tmp_path / "connector.toml"
@@ -91,7 +91,7 @@ async def test_lag_rises_while_a_shard_hangs(
         assert await running == 0
 
 
-async def test_status_yields_between_tenants(tmp_path: Path, topic: str, app: str) -> None:
+async def test_status_request_yields_to_the_event_loop_between_tenants(tmp_path: Path, topic: str, app: str) -> None:
     """A worker of thousands of tenants must continue its work while it answers a status request."""
     with Simulation(days=0, calls_per_day=0, tenants=200) as source:
         file = tmp_path / "connector.toml"

@@ -11,7 +11,7 @@ from tests.shared import Shared, ask
 from tests.workers import ROOT
 
 
-def test_processes_share_one_registry_per_run() -> None:
+def test_parallel_test_processes_share_one_registry() -> None:
     program = "import sys; from tests.shared import ask; print(ask(sys.argv[1], 'registry'))"
     shared = Shared()
     try:
@@ -27,7 +27,7 @@ def test_processes_share_one_registry_per_run() -> None:
         RegistryClient(int(port)).ask("GET", "/subjects")
 
 
-def test_start_failure_reaches_every_process(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_broker_start_is_reported_to_every_test_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DRC_CACHE", "/dev/null/nowhere")
     shared = Shared()
     try:

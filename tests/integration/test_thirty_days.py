@@ -215,7 +215,7 @@ def month() -> Month:
     return live_through(*make_rows())
 
 
-def test_thirty_days_publish_every_row_once(month: Month) -> None:
+def test_thirty_simulated_days_publish_every_row_once(month: Month) -> None:
     """Rows that turned up until a day and an hour before the end: the slowest sweep comes once a day."""
     end_ms = instants.to_ms(BEGIN + timedelta(days=DAYS))
     due = (month.graph.visible_ms <= end_ms - DAY_MS - DAY_MS // 24) & (
@@ -226,7 +226,7 @@ def test_thirty_days_publish_every_row_once(month: Month) -> None:
     assert month.topic.times_published.max() == 1
 
 
-def test_rows_arrive_within_a_minute_and_the_cadence(month: Month) -> None:
+def test_rows_arrive_within_a_cadence_plus_one_minute(month: Month) -> None:
     graph, topic = month.graph, month.topic
     turned_up = graph.visible_ms > instants.to_ms(BEGIN + timedelta(days=1))
     turned_up &= graph.visible_ms <= instants.to_ms(BEGIN + timedelta(days=DAYS)) - DAY_MS - DAY_MS // 24
@@ -240,7 +240,7 @@ def test_rows_arrive_within_a_minute_and_the_cadence(month: Month) -> None:
     assert in_time >= 0.99
 
 
-def test_at_most_8000_requests_a_day(month: Month) -> None:
+def test_busy_tenant_needs_at_most_8000_requests_a_day(month: Month) -> None:
     by_day = month.requests_by_day()
     print("requests by day", by_day.tolist())  # noqa: T201 - the figures, shown with -s
     assert by_day[1:].max() <= 8_000

@@ -84,7 +84,7 @@ async def test_timed_out_commit_does_not_affect_later_transactions(
     assert not oracle.open_transactions(bootstrap, [topic, f"{app}.control"])
 
 
-async def test_later_producer_fences_the_earlier_one(broker: SharedBroker, topic: str, app: str) -> None:
+async def test_new_producer_fences_the_previous_one(broker: SharedBroker, topic: str, app: str) -> None:
     """The former owner's open transaction is aborted, and the former owner can neither commit nor open another one."""
     create(broker.bootstrap, topic, f"{app}.control")
     clients = Clients(broker.bootstrap, {"log_level": 0})
@@ -105,7 +105,7 @@ async def test_later_producer_fences_the_earlier_one(broker: SharedBroker, topic
     assert values(broker.bootstrap, topic) == [b"of the latter"]
 
 
-async def test_hanging_call_ends_only_its_transaction(
+async def test_hanging_producer_call_ends_only_its_transaction(
     broker: SharedBroker, topic: str, app: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Sending offsets may hang forever after a broker was restarted (seen once in eight times).
@@ -136,7 +136,7 @@ async def test_hanging_call_ends_only_its_transaction(
     assert values(broker.bootstrap, topic) == [b"kept"]
 
 
-async def test_old_generation_cannot_commit(broker: SharedBroker, topic: str, app: str) -> None:
+async def test_producer_of_an_old_generation_cannot_commit(broker: SharedBroker, topic: str, app: str) -> None:
     """Neither its rows nor its state are written. This happens at every rebalance during a transaction."""
     state = f"{app}.state"
     create(broker.bootstrap, topic, state, f"{app}.control")
@@ -163,7 +163,7 @@ async def test_old_generation_cannot_commit(broker: SharedBroker, topic: str, ap
     assert values(broker.bootstrap, state) == [b"2", b"8"]
 
 
-async def test_unanswered_abort_is_not_an_abort(
+async def test_abort_without_a_response_does_not_count_as_aborted(
     broker_of_its_own: Cluster, topic: str, app: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Only an abort that has succeeded proves that nothing landed."""
@@ -186,7 +186,7 @@ async def test_unanswered_abort_is_not_an_abort(
     assert not oracle.open_transactions(bootstrap, [topic, f"{app}.control"])
 
 
-async def test_fatal_error_lost_in_a_callback_restarts_the_shard(broker: SharedBroker, topic: str, app: str) -> None:
+async def test_fatal_error_hidden_by_a_callback_restarts_the_shard(broker: SharedBroker, topic: str, app: str) -> None:
     """Seen under chaos: the producer was fenced, and what flush raised was that the logger has no method."""
     create(broker.bootstrap, topic, f"{app}.control")
     transactions = Transactions(Clients(broker.bootstrap, {"log_level": 0}), app)
@@ -204,7 +204,7 @@ async def test_fatal_error_lost_in_a_callback_restarts_the_shard(broker: SharedB
 
 
 @pytest.mark.parametrize("error", [SystemError, AttributeError, RuntimeError])
-async def test_transaction_without_its_offsets_is_not_committed(
+async def test_transaction_is_not_committed_if_sending_offsets_failed(
     broker: SharedBroker, topic: str, app: str, error: type[Exception]
 ) -> None:
     """Whatever the call raises: without the offsets no generation guards the transaction."""
@@ -254,7 +254,7 @@ async def test_failed_transaction_ends_the_threads_of_its_producer(
 
 
 @pytest.mark.parametrize("call", ["begin_transaction", "flush", "commit_transaction"])
-async def test_call_that_fails_without_a_kafka_error_restarts_the_shard(
+async def test_non_kafka_exception_of_the_producer_restarts_the_shard(
     broker: SharedBroker, topic: str, app: str, call: str
 ) -> None:
     create(broker.bootstrap, topic, f"{app}.control")
@@ -272,7 +272,7 @@ async def test_call_that_fails_without_a_kafka_error_restarts_the_shard(
     assert not values(broker.bootstrap, topic)
 
 
-async def test_refused_timestamps_point_to_the_clock(broker: SharedBroker, topic: str, app: str) -> None:
+async def test_refused_record_timestamp_error_points_to_the_clock(broker: SharedBroker, topic: str, app: str) -> None:
     create(broker.bootstrap, topic, f"{app}.control")
     transactions = Transactions(Clients(broker.bootstrap, {"log_level": 0}), app)
     tomorrow = [Outgoing(topic, None, b"row", timestamp_ms=int(1000 * time.time()) + 86_400_000)]

@@ -3,7 +3,7 @@
 from tests.mutants.mutant import Mutant
 
 _MODEL = "tests/property/test_model_exactly_once.py"
-_STORM = f"{_MODEL} -k test_any_history_publishes_each_promised_version_once"
+_STORM = f"{_MODEL} -k test_any_history_publishes_each_guaranteed_version_once"
 _SCHEDULER = "connector/core/scheduler.py"
 _HORIZON = "tests/unit/test_horizon.py"
 _BATCH = "tests/unit/test_batch.py"
@@ -71,7 +71,7 @@ CORE = (
         "connector/core/horizon.py",
         "return max((now - horizon + margin).replace(microsecond=0), forgotten_before)",
         "return forgotten_before",
-        "tests/unit/test_windows.py -k 'test_nothing_before_start_or_horizon_is_read"
+        "tests/unit/test_windows.py -k 'test_first_start_reads_nothing_before_start_or_horizon"
         " or test_no_window_starts_before_the_horizon'",
     ),
     Mutant(
@@ -79,7 +79,7 @@ CORE = (
         "connector/core/horizon.py",
         "return max((now - horizon + margin).replace(microsecond=0), forgotten_before)",
         "return (now - horizon + margin).replace(microsecond=0)",
-        f"{_HORIZON} -k test_raised_horizon_leaves_unreadable_what_was_forgotten",
+        f"{_HORIZON} -k test_raised_horizon_does_not_make_expired_time_readable",
     ),
     Mutant(
         "windows begin where rows are being forgotten",
@@ -93,7 +93,7 @@ CORE = (
         "connector/core/horizon.py",
         "STEP_MARGIN = timedelta(minutes=30)",
         "STEP_MARGIN = timedelta(hours=1)",
-        f"{_HORIZON} -k test_shortest_horizon_cuts_nothing_from_runs_that_begin_late",
+        f"{_HORIZON} -k test_shortest_horizon_suffices_for_runs_that_begin_late",
     ),
     Mutant(
         "a chain that took too long publishes rows that were forgotten",
@@ -142,28 +142,29 @@ CORE = (
         "connector/pipeline/batch_contents.py",
         "is_new = bool(current and before.topic_id) and current != before.topic_id",
         "is_new = not current and current != before.topic_id",
-        f"{_BATCH} -k test_offsets_belong_to_the_topic_with_its_id",
+        f"{_BATCH} -k test_row_offsets_belong_to_the_topic_with_the_same_id",
     ),
     Mutant(
         "a topic created again keeps its statements",
         "connector/pipeline/batch_contents.py",
         "structs.replace(before, offsets=(), stated=())",
         "structs.replace(before, offsets=())",
-        f"{_BATCH} -k 'test_offsets_restart_in_a_recreated_topic or test_progress_restarts_in_a_recreated_topic'",
+        f"{_BATCH} -k 'test_row_offsets_restart_in_a_recreated_topic"
+        " or test_progress_offsets_restart_in_a_recreated_topic'",
     ),
     Mutant(
         "rows count for the topic of an id that was not told",
         "connector/pipeline/batch_contents.py",
         'topic_ids.get(topic, "" if newest else before.topic_id)',
         "topic_ids.get(topic, before.topic_id)",
-        f"{_BATCH} -k test_offsets_belong_to_the_topic_with_its_id",
+        f"{_BATCH} -k test_row_offsets_belong_to_the_topic_with_the_same_id",
     ),
     Mutant(
         "a gap that changes is not stated",
         "connector/pipeline/progress_records.py",
         "if (through_s, gap_s) == (last.through_s, last.gap_s):",
         "if through_s == last.through_s:",
-        f"{_BATCH} -k test_changed_gap_is_written_without_progress",
+        f"{_BATCH} -k test_changed_gap_is_reported_although_progress_is_unchanged",
     ),
     Mutant(
         "progress is silent after a clock was set back",
@@ -205,42 +206,42 @@ CORE = (
         "connector/core/coverage.py",
         "at = min(last.at, read.at)\n",
         "at = max(last.at, read.at)\n",
-        "tests/property/test_coverage.py -k test_merging_coverage_claims_only_what_was_read",
+        "tests/property/test_coverage.py -k test_merged_coverage_contains_no_unread_second",
     ),
     Mutant(
         "a range is isolated without evidence that Graph serves others",
         "connector/core/failing_ranges.py",
         "    is_proven = _is_proven(known, failure)\n",
         "    is_proven = bool(known)\n",
-        "tests/unit/test_failing_ranges.py -k test_nothing_is_narrowed_further_without_evidence",
+        "tests/unit/test_failing_ranges.py -k test_failing_range_is_not_narrowed_if_graph_serves_nothing",
     ),
     Mutant(
         "an isolated range counts as complete",
         "connector/core/windows.py",
         "missed.append(Window(sweep_state.resumes_at, position))",
         "missed += []",
-        "tests/unit/test_failing_ranges.py -k test_rows_around_a_bad_instant_arrive_and_later_its_own",
+        "tests/unit/test_failing_ranges.py -k test_rows_around_an_unservable_instant_arrive_without_delay",
     ),
     Mutant(
         "a run waits for what Graph does not serve",
         "connector/core/windows.py",
         "passable = coverage.with_passable(isolated)",
         "passable = coverage",
-        "tests/unit/test_failing_ranges.py -k test_rows_around_a_bad_instant_arrive_and_later_its_own",
+        "tests/unit/test_failing_ranges.py -k test_rows_around_an_unservable_instant_arrive_without_delay",
     ),
     Mutant(
         "two chains read the same seconds at once",
         "connector/core/slices.py",
         "taken = [*in_flight_windows, *failing",
         "taken = [*(p.window for p in in_flight if not p.job), *failing",
-        "tests/unit/test_windows.py -k test_two_chains_never_read_the_same_seconds",
+        "tests/unit/test_windows.py -k test_two_page_chains_never_read_the_same_seconds",
     ),
     Mutant(
         "a run that does not end holds up the next",
         "connector/core/windows.py",
         "return sweep_state.run.started + max(every, _SHORTEST_RUN)",
         "return sweep_state.run.started + 1000 * every",
-        "tests/unit/test_windows.py -k test_slow_runs_are_replaced_without_starvation",
+        "tests/unit/test_windows.py -k test_slow_sweep_runs_are_replaced_without_starvation",
     ),
     Mutant(
         "ids that share 64 bits are one",
@@ -331,7 +332,7 @@ CORE = (
         "connector/pipeline/batch_contents.py",
         "return [self._internal(self._topics.names.seen, record) for part in written for record in part.records]",
         "return []",
-        f"{_MODEL} -k test_restart_in_the_model_publishes_nothing_again",
+        f"{_MODEL} -k test_restarted_model_worker_republishes_nothing",
     ),
     Mutant(
         "a sealed record is written over",
@@ -359,7 +360,7 @@ CORE = (
         "connector/core/instants.py",
         'int(fraction[:3].ljust(3, "0"))',
         'round(float("0." + fraction) * 1000)',
-        "tests/unit/test_rows.py -k test_instants_are_truncated_with_any_offset",
+        "tests/unit/test_rows.py -k test_instant_is_truncated_to_milliseconds_with_any_offset",
     ),
     Mutant(
         "an unfit row is taken for the row with its id",
@@ -373,7 +374,7 @@ CORE = (
         "connector/graph/client.py",
         "        limits = self._limits.get(key)\n",
         "        limits = None\n",
-        "tests/contract/test_graph_client.py -k test_retry_after_outlives_its_source",
+        "tests/contract/test_graph_client.py -k test_new_source_of_a_tenant_still_waits_for_retry_after",
         broker=True,
     ),
     Mutant(

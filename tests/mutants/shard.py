@@ -32,7 +32,7 @@ SHARD = (
         _FILE,
         "await publisher.call(self._shard.batches.close, changes, states, clock.trusted())",
         "await publisher.call(self._shard.batches.close, changes, states, clock._now())",
-        "tests/e2e/test_clocks.py -k test_fast_clock_forgets_and_doubles_nothing",
+        "tests/e2e/test_clocks.py -k test_fast_clock_neither_expires_nor_duplicates_rows",
         broker=True,
     ),
     Mutant(
@@ -47,7 +47,7 @@ SHARD = (
         _RESTORATION,
         "if checkpoint.remembered and key not in remembered:",
         "if not key:",
-        "tests/e2e/test_lost_topics.py -k test_lost_deduplication_index_is_refused",
+        "tests/e2e/test_lost_topics.py -k test_worker_refuses_to_run_after_losing_the_dedup_index",
         broker=True,
     ),
     Mutant(
@@ -55,7 +55,7 @@ SHARD = (
         _TENANTS,
         "memory, tenant.orphan = tenant.orphan, None",
         "memory = None",
-        "tests/e2e/test_lost_topics.py -k test_lost_state_publishes_no_remembered_row_again",
+        "tests/e2e/test_lost_topics.py -k test_lost_state_topic_republishes_no_row_of_the_dedup_index",
         broker=True,
     ),
     Mutant(
@@ -158,7 +158,7 @@ SHARD = (
         _RESTORATION,
         "        await call(self._publisher.open)\n        values = (await self._read()).values\n",
         "        values = (await self._read()).values\n        await call(self._publisher.open)\n",
-        f"{_FENCING} -k test_new_owner_knows_the_last_commit_of_the_old",
+        f"{_FENCING} -k test_new_owner_restores_the_last_commit_of_the_old_owner",
         broker=True,
     ),
     Mutant(
@@ -166,7 +166,7 @@ SHARD = (
         _LIFE,
         "        self._ownership.handing_over.set()\n        self.tenants.stop_reading()\n",
         "        self._ownership.handing_over.set()\n",
-        f"{_FENCING} -k test_released_shard_requests_nothing_while_its_commit_blocks",
+        f"{_FENCING} -k test_released_shard_sends_no_request_while_its_commit_blocks",
         broker=True,
     ),
     Mutant(
@@ -182,7 +182,7 @@ SHARD = (
         _FILE,
         "        if too_long is not None:\n            raise RecordTooLongError",
         "        if too_long == 0:\n            raise RecordTooLongError",
-        "tests/e2e/test_length_limits.py -k test_too_long_state_stops_before_rows_are_written",
+        "tests/e2e/test_length_limits.py -k test_worker_writes_no_rows_if_their_state_is_too_long",
         broker=True,
     ),
     Mutant(
@@ -190,7 +190,7 @@ SHARD = (
         _FILE,
         "    if refused:\n        raise LengthRefusedError",
         "    if not error:\n        raise LengthRefusedError",
-        "tests/e2e/test_length_limits.py -k test_lowered_record_limit_is_followed",
+        "tests/e2e/test_length_limits.py -k test_worker_follows_a_record_limit_lowered_at_run_time",
         broker=True,
     ),
 )

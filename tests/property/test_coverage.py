@@ -54,7 +54,7 @@ def pieces(windows: list[Window]) -> set[int]:
 
 
 @given(_reads)
-def test_latest_reading_of_each_second_counts(reads: _Reads) -> None:
+def test_coverage_keeps_the_latest_read_of_each_second(reads: _Reads) -> None:
     coverage, model = covered(reads)
     assert unpacked(coverage) == model
     assert list(coverage.reads) == sorted(coverage.reads)
@@ -66,7 +66,7 @@ def test_latest_reading_of_each_second_counts(reads: _Reads) -> None:
 
 
 @given(_reads, _windows, st.none() | st.integers(0, 100))
-def test_missing_is_the_time_not_read_since(reads: _Reads, window: Window, since: int | None) -> None:
+def test_missing_call_time_was_not_read_since_the_given_time(reads: _Reads, window: Window, since: int | None) -> None:
     coverage, model = covered(reads)
     missing = coverage.missing(window, None if since is None else at(since))
     wanted = range(seconds(window.start), seconds(window.end))
@@ -76,7 +76,7 @@ def test_missing_is_the_time_not_read_since(reads: _Reads, window: Window, since
 
 
 @given(_reads, _windows, st.integers(0, 60))
-def test_unripe_time_was_not_read_a_full_overlap_later(reads: _Reads, window: Window, overlap: int) -> None:
+def test_unripe_call_time_was_not_read_a_full_overlap_later(reads: _Reads, window: Window, overlap: int) -> None:
     coverage, model = covered(reads)
     wanted = range(seconds(window.start), seconds(window.end))
     # A call may begin at the very end of its second.
@@ -85,7 +85,7 @@ def test_unripe_time_was_not_read_a_full_overlap_later(reads: _Reads, window: Wi
 
 
 @given(_reads, st.integers(0, _LENGTH), st.integers(0, 60))
-def test_complete_through_ends_at_the_first_gap(reads: _Reads, start: int, overlap: int) -> None:
+def test_complete_through_ends_at_the_first_incomplete_second(reads: _Reads, start: int, overlap: int) -> None:
     coverage, model = covered(reads)
     through = start
     while through < _LENGTH and model[through][0] != _NEVER and model[through][0] >= through + 1 + overlap:
@@ -94,7 +94,7 @@ def test_complete_through_ends_at_the_first_gap(reads: _Reads, start: int, overl
 
 
 @given(_reads, st.integers(0, 110))
-def test_clock_set_back_claims_no_future_reading(reads: _Reads, now: int) -> None:
+def test_coverage_excludes_reads_in_the_future_of_a_corrected_clock(reads: _Reads, now: int) -> None:
     coverage, model = covered(reads)
     known = unpacked(coverage.until(at(now)))
     for second, (read_at, steady) in enumerate(model):
@@ -106,7 +106,7 @@ def test_clock_set_back_claims_no_future_reading(reads: _Reads, now: int) -> Non
 
 
 @given(_reads, st.integers(0, _LENGTH))
-def test_merging_coverage_claims_only_what_was_read(reads: _Reads, before: int) -> None:
+def test_merged_coverage_contains_no_unread_second(reads: _Reads, before: int) -> None:
     coverage, model = covered(reads)
     merged = coverage.merged(lambda read, _: read.end <= at(before))
     assert len(merged.reads) <= len(coverage.reads)
@@ -119,7 +119,7 @@ def test_merging_coverage_claims_only_what_was_read(reads: _Reads, before: int) 
 
 
 @given(_reads, st.integers(1, 4))
-def test_limited_coverage_claims_only_what_was_read(reads: _Reads, most: int) -> None:
+def test_limited_coverage_contains_no_unread_second(reads: _Reads, most: int) -> None:
     coverage, model = covered(reads)
     limited = coverage.limited(most)
     assert len(limited.reads) <= most
@@ -130,7 +130,7 @@ def test_limited_coverage_claims_only_what_was_read(reads: _Reads, most: int) ->
 
 
 @given(st.lists(_windows, max_size=6), st.lists(_windows, max_size=6), _windows)
-def test_subtract_and_clip(windows: list[Window], taken: list[Window], bounds: Window) -> None:
+def test_subtract_and_clip_match_sets_of_seconds(windows: list[Window], taken: list[Window], bounds: Window) -> None:
     disjoint: list[Window] = []
     for window in windows:
         disjoint += subtract([window], disjoint)

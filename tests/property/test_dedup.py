@@ -87,7 +87,7 @@ AgainstADictionary.TestCase.settings = settings(max_examples=25, stateful_step_c
 TestAgainstADictionary: Any = AgainstADictionary.TestCase
 
 
-def test_index_finds_every_row_in_few_bytes() -> None:
+def test_dedup_index_finds_every_row_and_uses_few_bytes() -> None:
     rng = np.random.default_rng(1)
     remembered = DedupIndex()
     chunks = []
@@ -113,7 +113,7 @@ def test_index_finds_every_row_in_few_bytes() -> None:
     assert not len(classify(chunks[30], (remembered,)).new)
 
 
-def test_first_layer_with_an_id_counts() -> None:
+def test_classification_uses_the_first_layer_that_has_the_id() -> None:
     pending, remembered = DedupIndex(), DedupIndex()
     remembered.put(entries_of([((1, 1), 5, 3)]), hours_of([0]))
     pending.put(entries_of([((1, 1), 6, 4)]), hours_of([0]))
@@ -123,7 +123,7 @@ def test_first_layer_with_an_id_counts() -> None:
 
 
 @given(st.lists(st.tuples(st.sampled_from([0, 1]), st.integers(0, 5)), max_size=40))
-def test_repeated_ids_are_classified_in_order(keys: list[tuple[int, int]]) -> None:
+def test_rows_with_the_same_id_are_classified_in_order(keys: list[tuple[int, int]]) -> None:
     groups = split_repeats(entries_of([(key, 0, 0) for key in keys]))
     for group in groups:
         assert len({keys[at] for at in group}) == len(group)
@@ -135,7 +135,7 @@ def test_repeated_ids_are_classified_in_order(keys: list[tuple[int, int]]) -> No
 
 
 @given(st.lists(st.integers(0, MAX_REVISION), min_size=1, max_size=9), st.sampled_from([LAYOUT, LAYOUT | BETA_KNOWN]))
-def test_revision_is_stored_with_the_flags(revisions: list[int], flags: int) -> None:
+def test_dedup_entry_stores_the_revision_and_keeps_its_flags(revisions: list[int], flags: int) -> None:
     entries = np.zeros(len(revisions), ENTRY)
     entries["meta"] = flags
     kept = with_revision(entries, np.array(revisions, np.int64))
@@ -144,7 +144,7 @@ def test_revision_is_stored_with_the_flags(revisions: list[int], flags: int) -> 
     assert not (entries["meta"] >> REVISION_SHIFT).any()
 
 
-def test_revisions_stop_at_their_maximum() -> None:
+def test_revision_number_stops_at_its_maximum() -> None:
     remembered = DedupIndex()
     remembered.put(entries_of([((1, 1), 0, MAX_REVISION)]), hours_of([0]))
     assert classify(entries_of([((1, 1), 1, 0)]), (remembered,)).revisions.tolist() == [MAX_REVISION]
@@ -164,12 +164,12 @@ def test_revisions_stop_at_their_maximum() -> None:
         (10**7, 1000),
     ],
 )
-def test_row_is_indexed_by_its_call_start(start_h: int | None, hour: int) -> None:
+def test_dedup_index_assigns_rows_to_the_hour_of_their_start(start_h: int | None, hour: int) -> None:
     start_ms = None if start_h is None else start_h * HOUR_MS + 5
     assert dedup.hours_of([start_ms], 1000 * HOUR_MS + 7, 200) == [hour]
 
 
-def test_empty_index_finds_nothing() -> None:
+def test_empty_dedup_index_finds_nothing() -> None:
     remembered = DedupIndex()
     nothing = entries_of([])
     remembered.put(nothing, hours_of([]))
@@ -180,7 +180,7 @@ def test_empty_index_finds_nothing() -> None:
     assert remembered.per_hour(5, 5).tolist() == []
 
 
-def test_index_length_is_stable_while_merging(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_dedup_index_length_is_stable_during_a_merge(monkeypatch: pytest.MonkeyPatch) -> None:
     """The event loop asks for it while the producer's thread puts rows in."""
     index, lengths = DedupIndex(), []
     merged = dedup._Run.merged

@@ -79,7 +79,7 @@ def assert_promise_kept(
 
 
 @pytest.mark.parametrize("seed", range(FIRST_SEED, FIRST_SEED + SEEDS))
-def test_any_history_publishes_each_promised_version_once(seed: int) -> None:
+def test_any_history_publishes_each_guaranteed_version_once(seed: int) -> None:
     storm = Storm(seed)
     topics = storm.run()
     promised_s = deepest_s(storm.setting) - storm.tolerance_s
@@ -112,7 +112,7 @@ def test_row_within_the_deepest_overlap_is_always_found(begin_s: float, step_s: 
 
 @pytest.mark.parametrize("is_shortest", [False, True])
 @pytest.mark.parametrize("seed", range(4))
-def test_row_at_the_full_overlap_survives_irregular_runs(seed: int, *, is_shortest: bool) -> None:
+def test_row_late_by_the_full_overlap_is_found_by_irregular_runs(seed: int, *, is_shortest: bool) -> None:
     """Runs come at any pace. An outage may have any length, with the shortest horizon up to half an hour."""
     rng = random.Random(seed)
     setting = replace(THREE, horizon=THREE.shortest_horizon if is_shortest else THREE.horizon)
@@ -130,17 +130,17 @@ def test_row_at_the_full_overlap_survives_irregular_runs(seed: int, *, is_shorte
 
 @pytest.mark.parametrize("begin_s", [0, 11 * MINUTE_S + 59])
 @pytest.mark.parametrize("step_s", [60.0, 47.0])
-def test_row_beyond_overlap_and_cadence_is_missed(begin_s: float, step_s: float) -> None:
+def test_row_later_than_overlap_plus_cadence_is_missed(begin_s: float, step_s: float) -> None:
     assert not lateness_found(LATEST_S + DEEPEST_EVERY_S + 2 * step_s, step_s, begin_s)
 
 
-def test_complete_through_holds_to_the_second() -> None:
+def test_row_late_by_up_to_the_full_overlap_is_found() -> None:
     """Every run reads back to where the last was complete: lateness up to the overlap itself is found, on a grid."""
     for late_s in range(int(LATEST_S - DEEPEST_EVERY_S), int(LATEST_S) + 1, 240):
         assert lateness_found(float(late_s), 60.0), late_s
 
 
-def test_shortest_sweep_finds_rows_within_its_cadence() -> None:
+def test_live_sweep_finds_a_row_within_one_cadence() -> None:
     world = World([call("soon", 3000.0, 200.0)])
     topics = Topics()
     poll(THREE, world, every(60.0, 0, 3190.0), topics)
@@ -149,7 +149,7 @@ def test_shortest_sweep_finds_rows_within_its_cadence() -> None:
     assert [record.id for record in topics.rows] == ["soon"]
 
 
-def test_restart_in_the_model_publishes_nothing_again() -> None:
+def test_restarted_model_worker_republishes_nothing() -> None:
     rng = random.Random(3)
     world = World(some_calls(rng, 80, 7200, 600))
     topics = poll(THREE, world, every(60.0, 0, 9000))
@@ -160,7 +160,7 @@ def test_restart_in_the_model_publishes_nothing_again() -> None:
 
 
 @pytest.mark.parametrize("outage_h", [0.05, 0.5, 3, 5, 30, 72])
-def test_outage_of_any_length_misses_nothing(outage_h: float) -> None:
+def test_outage_of_any_length_misses_no_row(outage_h: float) -> None:
     rng = random.Random(4)
     until_s = 3 * 3600 + outage_h * 3600
     world = World(some_calls(rng, 200, until_s, 1800), page_rows=50)
@@ -170,7 +170,7 @@ def test_outage_of_any_length_misses_nothing(outage_h: float) -> None:
     assert_promise_kept(world, topics, "t", 0.0, LATEST_S)
 
 
-def test_index_outlasts_the_windows() -> None:
+def test_dedup_index_keeps_rows_longer_than_windows_reach_back() -> None:
     """With a horizon of half a day: nothing is read before it, nothing is published twice, the topic gets shorter."""
     setting = Setting((sweep(10, 60), sweep(60, 600)), horizon=timedelta(hours=12), start=timedelta(hours=-12))
     world = World([call(f"c{n}", n * 600.0 - 12 * 3600, 5.0) for n in range(6 * 72)], page_rows=500)
@@ -189,14 +189,14 @@ def test_index_outlasts_the_windows() -> None:
     assert longest > 0
 
 
-def test_ignored_revisions_publish_each_row_once() -> None:
+def test_rows_are_published_once_if_revisions_are_ignored() -> None:
     setting = Setting(THREE.sweeps, revisions="ignore")
     world = World([call("a", 600.0, 5.0, 400.0, 9000.0)])
     topics = poll(setting, world, every(60.0, 0, 20_000))
     assert [(record.id, record.revision, record.duration) for record in topics.rows] == [("a", 0, 0)]
 
 
-def test_row_that_reverts_is_another_revision() -> None:
+def test_row_that_reverts_to_old_content_is_a_new_revision() -> None:
     first = call("a", 600.0, 5.0)
     there = call("a", 600.0, 5.0, 300.0).versions[1]
     back = first.versions[0]._replace(from_s=1500.0)
@@ -205,14 +205,14 @@ def test_row_that_reverts_is_another_revision() -> None:
     assert [(record.revision, record.duration) for record in topics.rows] == [(0, 0), (1, 1), (2, 0)]
 
 
-def test_revision_that_moves_the_start_is_the_same_row() -> None:
+def test_row_with_a_changed_start_is_a_revision_of_the_same_row() -> None:
     first = call("a", 3000.0, 5.0).versions[0]
     moved = call("a", 2000.0, 5.0, 5.0).versions[1]._replace(from_s=3300.0)
     topics = poll(THREE, World([Call("a", [first, moved])]), every(60.0, 0, 20_000))
     assert [(record.id, record.revision) for record in topics.rows] == [("a", 0), ("a", 1)]
 
 
-def test_row_that_becomes_valid_is_revision_0() -> None:
+def test_invalid_row_that_becomes_valid_is_revision_0() -> None:
     fitting = call("a", 600.0, 400.0).versions[0]
     unfit = fitting._replace(from_s=610.0, text=fitting.text.replace(b'"duration":0', b'"duration":"0"'), fits=False)
     topics = poll(THREE, World([Call("a", [unfit, fitting])]), every(60.0, 0, 20_000))

@@ -33,13 +33,13 @@ def golden_values() -> list[dict[str, Any]]:
     return values
 
 
-def test_encoded_bytes_never_change() -> None:
+def test_encoded_rows_match_the_golden_bytes() -> None:
     encode = avro.encoder(avro.ROW)
     golden = [bytes.fromhex(line) for line in (DATA / "rows.avro.hex").read_text().split()]
     assert [encode(values) for values in golden_values()] == golden
 
 
-def test_older_encodings_stay_readable() -> None:
+def test_golden_bytes_of_rows_stay_readable() -> None:
     decode = avro.decoder(avro.ROW)
     first = decode(bytes.fromhex((DATA / "rows.avro.hex").read_text().split()[0]))
     row = json.loads((DATA / "page-first.json").read_text())["value"][0]
@@ -68,14 +68,14 @@ def crc64_avro(data: bytes) -> int:
 
 
 @pytest.mark.parametrize("name", [avro.ROW, avro.PROGRESS])
-def test_header_is_marker_and_schema_fingerprint(name: str) -> None:
+def test_single_object_header_is_marker_and_schema_fingerprint(name: str) -> None:
     schema = avro.load(name)
     canonical = fastavro.schema.to_parsing_canonical_form(schema)
     assert avro.single_object_header(schema) == b"\xc3\x01" + crc64_avro(canonical.encode()).to_bytes(8, "little")
     assert len(avro.single_object_header(schema)) == 10
 
 
-def test_only_fields_change_the_schema_fingerprint() -> None:
+def test_schema_fingerprint_depends_on_fields_only() -> None:
     schema = avro.load(avro.ROW)
     plain = json.loads(json.dumps(schema))
     for field in plain["fields"]:
@@ -86,7 +86,7 @@ def test_only_fields_change_the_schema_fingerprint() -> None:
     assert avro.single_object_header(plain) != avro.single_object_header(schema)
 
 
-def test_any_avro_library_reads_a_value() -> None:
+def test_other_avro_library_reads_an_encoded_row() -> None:
     encode, schema = avro.encoder(avro.ROW), avro.load(avro.ROW)
     for values in golden_values():
         read = fastavro.schemaless_reader(io.BytesIO(encode(values)[10:]), schema, None)
@@ -94,7 +94,7 @@ def test_any_avro_library_reads_a_value() -> None:
         assert read["id"] == values["id"]
 
 
-def test_value_of_another_schema_is_refused() -> None:
+def test_avro_decoder_refuses_a_value_of_another_schema() -> None:
     value = avro.encoder(avro.ROW)(golden_values()[0])
     with pytest.raises(ValueError, match="progress"):
         avro.decoder(avro.PROGRESS)(value)
@@ -102,7 +102,7 @@ def test_value_of_another_schema_is_refused() -> None:
         avro.decoder(avro.ROW)(b"")
 
 
-def test_failed_value_does_not_affect_the_next() -> None:
+def test_value_that_fails_to_encode_does_not_affect_the_next() -> None:
     encode, values = avro.encoder(avro.ROW), golden_values()[0]
     whole = encode(values)
     with pytest.raises((TypeError, ValueError)):
@@ -110,7 +110,7 @@ def test_failed_value_does_not_affect_the_next() -> None:
     assert encode(values) == whole
 
 
-def test_schema_has_the_fields_of_the_interface() -> None:
+def test_row_schema_has_the_documented_fields() -> None:
     """Names, types, defaults and docs; personal data is marked."""
     schema = avro.load(avro.ROW)
     assert (schema["namespace"], schema["name"]) == ("microsoft.graph.callRecords", "directRoutingLogRow")

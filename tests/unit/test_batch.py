@@ -89,7 +89,7 @@ def said(change: Change) -> list[tuple[str, int]]:
     return [(value["id"], value["revision"]) for value in values]
 
 
-def test_published_row_has_the_added_fields() -> None:
+def test_published_row_has_the_fields_that_the_connector_adds() -> None:
     change = Bench().read(row(zz=1.50, duration=7))
     value = _decode(change.rows[0].value or b"")
     assert value["tenantId"] == TENANT
@@ -114,19 +114,19 @@ def test_dropped_unknown_members_are_counted() -> None:
         ("trunkFullyQualifiedDomainName", "tränk", "tränk".encode()),
     ],
 )
-def test_key_is_the_configured_member_or_the_id(key: str, member: str | None, expected: bytes) -> None:
+def test_record_key_is_the_configured_member_or_the_row_id(key: str, member: str | None, expected: bytes) -> None:
     change = Bench(key=key).read(row() | {key: member})
     assert change.rows[0].key == expected
 
 
-def test_timestamp_is_read_time_or_call_start() -> None:
+def test_record_timestamp_is_the_read_time_or_the_call_start() -> None:
     start_ms = 1_772_322_900_000
     assert Bench().read(row()).rows[0].timestamp_ms == start_ms + 301_000
     assert Bench(timestamp="event").read(row()).rows[0].timestamp_ms == start_ms
     assert Bench(timestamp="event").read({"id": "a"}).rows[0].timestamp_ms == start_ms + 301_000
 
 
-def test_pending_rows_are_known_within_their_batch() -> None:
+def test_rows_of_the_pending_batch_are_recognized() -> None:
     bench = Bench()
     bench.read(row(), row("b"))
     change = bench.read(row(), row("b", duration=2), row("c"))
@@ -136,7 +136,7 @@ def test_pending_rows_are_known_within_their_batch() -> None:
     assert said(bench.read(row(), row("b"))) == [("a", 0), ("b", 0)]
 
 
-def test_committed_rows_are_in_the_index() -> None:
+def test_committed_rows_are_in_the_dedup_index() -> None:
     bench = Bench()
     bench.read(row(), row("b"))
     bench.commit()
@@ -173,11 +173,11 @@ class TestDeadLetters:
         }
 
     @pytest.mark.parametrize("bad", [b"7", b'"x"', b'{"duration":1}', b'{"id":""}', b'{"id":null}', b'{"id":7}'])
-    def test_dead_letter_without_an_id_has_no_key(self, bad: bytes) -> None:
+    def test_dead_letter_of_a_row_without_id_has_no_key(self, bad: bytes) -> None:
         assert Bench().read(bad).dead_letters[0].key is None
 
     @pytest.mark.parametrize("bad", [BAD, b'{"id":"a","endDateTime":"soon"}', b"[]"])
-    def test_same_bytes_are_dead_lettered_once(self, bad: bytes) -> None:
+    def test_identical_invalid_rows_are_dead_lettered_once(self, bad: bytes) -> None:
         bench = Bench()
         assert len(bench.read(bad, bad).dead_letters) == 1
         assert len(bench.read(bad).dead_letters) == 1
@@ -190,13 +190,13 @@ class TestDeadLetters:
             bad != b"[]"
         )
 
-    def test_row_that_becomes_valid_is_revision_0(self) -> None:
+    def test_invalid_row_that_becomes_valid_is_revision_0(self) -> None:
         bench = Bench()
         bench.read(self.BAD)
         bench.commit()
         assert said(bench.read(row("bad", duration=1))) == [("bad", 0)]
 
-    def test_invalid_revision_leaves_the_row_unchanged(self) -> None:
+    def test_invalid_revision_does_not_change_the_known_revision(self) -> None:
         bench = Bench()
         bench.read(row("bad", duration=1))
         bench.commit()
@@ -212,7 +212,7 @@ class TestDeadLetters:
         assert (change.dead_letters[0].key, change.dead_letters[0].value) == (b"long", b"")
 
 
-def test_lateness_counts_from_the_end_of_the_call() -> None:
+def test_lateness_is_measured_from_the_end_of_the_call() -> None:
     ended = row(endDateTime="2026-02-28T23:59:00Z")
     assert Bench().read(ended).lateness_s == [61.0]
     assert Bench().read(row()).lateness_s == [301.0]
@@ -222,7 +222,7 @@ def test_lateness_counts_from_the_end_of_the_call() -> None:
 
 
 class TestWhatEndsATransaction:
-    def test_offsets_are_kept_per_partition(self) -> None:
+    def test_checkpoint_keeps_row_offsets_per_partition(self) -> None:
         bench = Bench()
         bench.read(row())
         bench.commit({1: 5})
@@ -231,7 +231,7 @@ class TestWhatEndsATransaction:
         bench.commit({2: 9, 4: 2})
         assert list(bench.account.checkpoint.offsets) == [0, 5, 9, 0, 2]
 
-    def test_offsets_restart_in_a_recreated_topic(self) -> None:
+    def test_row_offsets_restart_in_a_recreated_topic(self) -> None:
         bench = Bench()
         bench.read(row("a"))
         bench.commit({0: 70, 1: 50})
@@ -248,7 +248,7 @@ class TestWhatEndsATransaction:
             ("old", "", (70, 90, 0), ""),
         ],
     )
-    def test_offsets_belong_to_the_topic_with_its_id(
+    def test_row_offsets_belong_to_the_topic_with_the_same_id(
         self, before: str, after: str, expected: tuple[int, ...], id_after: str
     ) -> None:
         """A batch whose topic told no id leaves it unknown, so that another one later takes no rows of it away."""
@@ -259,20 +259,20 @@ class TestWhatEndsATransaction:
         bench.commit({1: 90}, topic_id=after)
         assert (bench.account.checkpoint.offsets, bench.account.checkpoint.topic_id) == (expected, id_after)
 
-    def test_progress_restarts_in_a_recreated_topic(self) -> None:
+    def test_progress_offsets_restart_in_a_recreated_topic(self) -> None:
         bench = Bench()
         assert self.sweep_through(bench, 0.0, {0: 3}, "old")
         (record,) = self.sweep_through(bench, 30.0, {}, "new")
         assert _decode_progress(record.value or b"")["offsets"] == [0, 0, 0]
 
-    def test_topic_keeps_its_id_without_an_answer(self) -> None:
+    def test_checkpoint_keeps_the_topic_id_if_brokers_report_none(self) -> None:
         """Nothing was written meanwhile, so the offsets still belong to it."""
         bench = Bench()
         self.sweep_through(bench, 0.0, {0: 3}, "old")
         assert not self.sweep_through(bench, 30.0, {}, "")
         assert bench.account.checkpoint.topic_id == "old"
 
-    def test_repeated_batch_records_the_new_offsets(self) -> None:
+    def test_repeated_transaction_records_the_new_row_offsets(self) -> None:
         bench = Bench()
         bench.read(row())
         first = bench.end({1: 5})
@@ -298,7 +298,7 @@ class TestWhatEndsATransaction:
         bench.read(b"5")
         assert bench.contents().interim_checkpoints({"t": {}}) == []
 
-    def test_internal_records_use_the_shard_partition(self) -> None:
+    def test_internal_records_go_to_the_partition_of_the_shard(self) -> None:
         bench = Bench()
         bench.read(row())
         bench.batches.close(bench.changes, bench.accounts, moment(2.0))
@@ -330,7 +330,7 @@ class TestWhatEndsATransaction:
         assert self.sweep_through(bench, 0.0)
         assert not self.sweep_through(bench, 30.0)
 
-    def test_changed_gap_is_written_without_progress(self) -> None:
+    def test_changed_gap_is_reported_although_progress_is_unchanged(self) -> None:
         bench = Bench()
         self.sweep_through(bench, 0.0)
         state = bench.account.checkpoint.state
@@ -346,7 +346,7 @@ class TestWhatEndsATransaction:
         assert [told(30), told(60), told(120)] == [[], [gap_s], []]
         assert bench.account.checkpoint.state.sweeps == state.sweeps
 
-    def test_rewritten_rows_update_progress_at_once(self) -> None:
+    def test_progress_is_written_at_once_after_rows_were_rewritten(self) -> None:
         """Their offsets are others, so a checkpoint that goes with them has no statements."""
         bench = Bench()
         self.sweep_through(bench, 0.0)
@@ -382,7 +382,7 @@ def test_gaps_are_unread_time_before_the_newest_read() -> None:
     assert gap_seconds(state) == 2000
 
 
-def test_removed_tenant_expires_at_the_horizon() -> None:
+def test_state_of_a_removed_tenant_expires_at_the_horizon() -> None:
     """Its rows as their time comes, its checkpoint when all that it tells of may not be read any more."""
     bench = Bench()
     bench.read(row())

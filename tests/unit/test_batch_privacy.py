@@ -46,7 +46,7 @@ def test_new_pseudonym_key_republishes_nothing(tmp_path: Path) -> None:
     assert NUMBER.encode() not in (first.value or b"") + (second.value or b"")
 
 
-def test_change_in_a_masked_value_is_a_revision() -> None:
+def test_change_of_a_masked_value_is_a_revision() -> None:
     """Versions are told apart by what was received."""
     bench = new_bench(privacy={"callerNumber": "mask"})
     bench.read(row(callerNumber="+4930123456"))
@@ -55,14 +55,14 @@ def test_change_in_a_masked_value_is_a_revision() -> None:
     assert (values(record)["callerNumber"], values(record)["revision"]) == ("+49301*****", 1)
 
 
-def test_treated_value_is_the_key() -> None:
+def test_record_key_is_the_masked_value_or_the_row_id() -> None:
     masked = new_bench(privacy={"userId": "mask"}, key="userId")
     assert masked.read(row(userId="abc-d")).rows[0].key == b"***-*"
     dropped = new_bench(privacy={"userId": "drop"}, key="userId")
     assert dropped.read(row(userId="abc-d")).rows[0].key == b"a"
 
 
-def test_unknown_members_are_treated_by_name() -> None:
+def test_additional_properties_are_masked_by_member_name() -> None:
     bench = new_bench(privacy={"callerNumber": "mask"}, additional_properties="keep")
     (record,) = bench.read(row(CallerNumber=NUMBER, leg={"callerNumber": NUMBER}, other=1)).rows
     assert values(record)["additionalProperties"] == {
@@ -72,7 +72,7 @@ def test_unknown_members_are_treated_by_name() -> None:
     }
 
 
-def test_dead_letter_is_treated_and_indexed_as_received() -> None:
+def test_dead_letter_is_masked_but_indexed_as_received() -> None:
     bench = new_bench(privacy={"callerNumber": "drop", "userDisplayName": "mask"})
     unfit = row(callerNumber=NUMBER, duration="x", userDisplayName=7)
     (letter,) = bench.read(unfit).dead_letters
@@ -84,7 +84,7 @@ def test_dead_letter_is_treated_and_indexed_as_received() -> None:
     assert bench.read([NUMBER]).dead_letters[-1].value == b""
 
 
-def test_treated_dead_letter_over_the_limit_is_empty() -> None:
+def test_pseudonymized_dead_letter_over_the_limit_has_no_value() -> None:
     """A record that brokers always refuse would stop the tenant forever."""
     members = ",".join('"callerNumber":"a"' for _ in range(20_000))
     key = PseudonymKey(b"1" * 32)
@@ -94,13 +94,13 @@ def test_treated_dead_letter_over_the_limit_is_empty() -> None:
 
 
 @pytest.mark.parametrize("ahead_ms", [-(10**10), 0, 50 * 60_000])
-def test_event_time_uses_the_call_start(ahead_ms: int) -> None:
+def test_event_timestamp_is_the_call_start(ahead_ms: int) -> None:
     bench = new_bench(timestamp="event")
     assert bench.read(started(ahead_ms)).rows[0].timestamp_ms == NOW_MS + ahead_ms
 
 
 @pytest.mark.parametrize("ahead_ms", [60 * 60_000, 10**13, -NOW_MS, -NOW_MS - 10**12])
-def test_refused_call_start_falls_back_to_read_time(ahead_ms: int) -> None:
+def test_call_start_that_brokers_refuse_is_replaced_by_read_time(ahead_ms: int) -> None:
     """One such row would stop the tenant forever. With timestamp 0, librdkafka would use its own clock."""
     bench = new_bench(timestamp="event")
     assert bench.read(started(ahead_ms)).rows[0].timestamp_ms == NOW_MS

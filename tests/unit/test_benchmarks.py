@@ -19,49 +19,49 @@ def run(**cpu_seconds: float) -> dict[str, dict[str, Any]]:
 QUIET = [run(engine=1.0, plain=3.0, limit=0.8, at_least_once=0.95)] * 3
 
 
-def test_equal_ratio_passes_on_a_slow_machine() -> None:
+def test_benchmark_gate_passes_on_a_slower_machine() -> None:
     committed = gate.ratios(QUIET)
     slower = [{name: {"cpu_seconds": 5 * one["cpu_seconds"]} for name, one in runs.items()} for runs in QUIET]
     assert gate.losses(gate.ratios(slower), committed) == []
 
 
 @pytest.mark.parametrize(("times", "is_lost"), [(1.2, False), (1.3, True)])
-def test_loss_of_a_fifth_is_reported(times: float, is_lost: bool) -> None:  # noqa: FBT001
+def test_benchmark_gate_reports_a_loss_above_a_fifth(times: float, is_lost: bool) -> None:  # noqa: FBT001
     committed = gate.ratios(QUIET)
     planted = [runs | run(engine=times) for runs in QUIET]
     assert gate.losses(gate.ratios(planted), committed) == (list(gate.RATIOS) if is_lost else [])
 
 
-def test_noisy_reference_figure_is_not_binding() -> None:
+def test_benchmark_gate_ignores_a_noisy_reference_figure() -> None:
     name = "exactly once ÷ at least once"
     committed = gate.ratios(QUIET) | {name: {"median": 1.4}}
     assert gate.losses(gate.ratios(QUIET), committed) == []
 
 
-def test_one_disturbed_repetition_passes() -> None:
+def test_benchmark_gate_ignores_one_disturbed_repetition() -> None:
     planted = [*QUIET[:2], QUIET[2] | run(engine=9.0)]
     assert gate.losses(gate.ratios(planted), gate.ratios(QUIET)) == []
 
 
-def test_readme_figures_match_the_results() -> None:
+def test_readme_figures_match_the_benchmark_results() -> None:
     results = json.loads((ROOT / "benchmarks" / "results.json").read_text(encoding="utf-8"))
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     assert report.shown(results, readme) == readme
 
 
-def test_page_without_figure_markers_is_refused() -> None:
+def test_benchmark_report_refuses_a_page_without_markers() -> None:
     with pytest.raises(SystemExit, match="add these two lines"):
         gate.between("nothing", "scale", "figures")
 
 
-def test_results_do_not_describe_the_machine() -> None:
+def test_benchmark_results_reveal_nothing_about_the_machine() -> None:
     for file in (ROOT / "benchmarks").glob("*.json"):
         text = file.read_text(encoding="utf-8")
         assert "/" not in text.replace("rows/s", "")
         assert "127.0.0.1" not in text
 
 
-def test_shard_commits_rows_at_once() -> None:
+def test_benchmark_model_counts_one_commit_per_second_and_shard() -> None:
     random = np.random.default_rng(1)
     busy = scale.Size(10_000_000, 60, True, 0, 0, 0)  # noqa: FBT003
     quiet = busy._replace(calls_per_day=0)

@@ -26,7 +26,7 @@ rates = st.one_of(st.integers(1, 400), st.floats(1, 400))
 
 
 @pytest.mark.parametrize("again", [60, 30, 120])
-def test_restarted_budget_keeps_pauses_and_requests(again: float) -> None:
+def test_resumed_budget_keeps_earlier_pauses_and_requests(again: float) -> None:
     """At most as many in any minute as the lower of the two rates allows, and nothing before Graph's pause ends."""
     budget = Budget(60, 0.0)
     before = drain(budget, 0.0, 30.0)
@@ -66,14 +66,14 @@ def drain(budget: Budget, start: float, end: float, late_s: float = 0.0, seed: i
 
 
 @given(rate=rates, late_s=st.floats(0, 3), seed=st.integers(0, 99))
-def test_no_minute_exceeds_the_budget(rate: float, late_s: float, seed: int) -> None:
+def test_no_minute_has_more_requests_than_the_budget(rate: float, late_s: float, seed: int) -> None:
     times = drain(Budget(rate, 1000.0), 1000.0, 1130.0, late_s, seed)
     assert most_in_a_minute(times) <= rate
 
 
 @settings(max_examples=30)
 @given(rate=st.integers(5, 200), seed=st.integers(0, 99), connecting=st.lists(st.floats(0, 20), min_size=5, max_size=9))
-def test_slow_connections_do_not_exceed_the_budget(rate: int, seed: int, connecting: list[float]) -> None:
+def test_requests_delayed_by_connecting_stay_in_the_budget(rate: int, seed: int, connecting: list[float]) -> None:
     """Requests that were granted apart may leave together; what counts is when they leave."""
     chance = random.Random(seed)
     budget, now = Budget(rate, 0.0), 0.0
@@ -97,21 +97,21 @@ def test_slow_connections_do_not_exceed_the_budget(rate: int, seed: int, connect
 
 
 @given(rate=st.integers(1, 300), seed=st.integers(0, 99))
-def test_load_uses_95_percent_of_the_budget(rate: int, seed: int) -> None:
+def test_constant_load_uses_95_percent_of_the_budget(rate: int, seed: int) -> None:
     minutes = 10
     times = drain(Budget(rate, 0.0), 0.0, 60.0 * minutes, late_s=0.005, seed=seed)
     assert len(times) + 1 >= 0.95 * rate * minutes
 
 
 @given(rate=st.integers(1, 100), late_s=st.floats(0, 0.05))
-def test_requests_are_spaced_evenly_even_after_a_pause(rate: int, late_s: float) -> None:
+def test_requests_are_spaced_evenly_also_after_a_pause(rate: int, late_s: float) -> None:
     budget = Budget(rate, 0.0)
     times = drain(budget, 0.0, 200.0, late_s) + drain(budget, 777.0, 977.0, late_s)
     assert all(later - earlier >= 60.0 / rate * 0.9 for earlier, later in pairwise(times))
 
 
 @given(rate=rates, cuts=st.lists(st.floats(1, 100), max_size=6))
-def test_restart_keeps_within_the_budget(rate: float, cuts: list[float]) -> None:
+def test_requests_across_restarts_stay_in_the_budget(rate: float, cuts: list[float]) -> None:
     times: list[float] = []
     begin = 0.0
     for length in [*cuts, 100.0]:
@@ -120,11 +120,11 @@ def test_restart_keeps_within_the_budget(rate: float, cuts: list[float]) -> None
     assert most_in_a_minute(times) <= rate
 
 
-def test_new_budget_starts_after_one_step() -> None:
+def test_first_request_of_a_new_budget_waits_one_interval() -> None:
     assert 60 / 45 <= Budget(45, 5.0).delay_s(5.0) <= 60 / 45 * 1.05
 
 
-def test_high_budget_needs_no_timer() -> None:
+def test_requests_below_a_high_budget_never_wait() -> None:
     budget, now, slept = Budget(1_000_000, 0.0), 1.0, 0
     for _ in range(5000):
         now += 0.0005
@@ -134,7 +134,7 @@ def test_high_budget_needs_no_timer() -> None:
 
 
 @pytest.mark.parametrize("rate", [0, 0.99, -1, math.nan, math.inf])
-def test_invalid_rate_is_refused(rate: float) -> None:
+def test_budget_refuses_an_invalid_rate(rate: float) -> None:
     with pytest.raises(ValueError, match="requests_per_minute"):
         Budget(rate, 0.0)
 
@@ -145,7 +145,7 @@ def taken(budget: Budget, now: float) -> tuple[float, float]:
     return now + delay_s, delay_s
 
 
-def test_retry_after_stops_all_requests() -> None:
+def test_retry_after_delays_all_requests() -> None:
     budget = Budget(60, 0.0)
     slot = budget.take(2.0)
     budget.sent(slot, 2.0)
@@ -157,7 +157,7 @@ def test_retry_after_stops_all_requests() -> None:
     assert budget.throttled_s(200.0) == 100.0
 
 
-def test_overlapping_pauses_count_once() -> None:
+def test_overlapping_pauses_are_counted_once() -> None:
     elapsed = Elapsed()
     elapsed.extend(0.0, 10.0)
     elapsed.extend(5.0, 8.0)
@@ -166,7 +166,7 @@ def test_overlapping_pauses_count_once() -> None:
     assert elapsed.at(30.5) == 20.5
 
 
-def test_pauses_double_up_to_a_minute() -> None:
+def test_pauses_after_failures_double_up_to_a_minute() -> None:
     budget, now, pauses = Budget(1000, 0.0), 10.0, []
     for _ in range(10):
         now, _ = taken(budget, now)
@@ -177,14 +177,14 @@ def test_pauses_double_up_to_a_minute() -> None:
     assert pauses[4:] == [LONGEST_PAUSE_S] * 6
 
 
-def test_first_broken_response_costs_a_second() -> None:
+def test_first_broken_response_pauses_for_one_second() -> None:
     budget = Budget(1000, 0.0)
     budget.failed(budget.take(1.0), 1.0, "broken", None, 0.5)
     assert budget.delay_s(1.0) == 1.0
     assert budget.throttled_s(50.0) == 0.0
 
 
-def test_concurrent_failures_count_as_one_step() -> None:
+def test_concurrent_failures_lengthen_the_pause_once() -> None:
     backoff = Backoff()
     for _ in range(4):
         backoff.failed(sent_at=1.0, now=2.0, first_s=1.0, jitter=0.5)
@@ -193,7 +193,7 @@ def test_concurrent_failures_count_as_one_step() -> None:
     assert backoff.until == 5.0
 
 
-def test_success_sent_before_a_pause_does_not_end_it() -> None:
+def test_success_of_an_earlier_request_does_not_reset_the_backoff() -> None:
     backoff = Backoff()
     backoff.failed(1.0, 2.0, 1.0, 0.5)
     backoff.succeeded(1.5)
@@ -203,14 +203,14 @@ def test_success_sent_before_a_pause_does_not_end_it() -> None:
 
 
 @given(jitter=st.floats(0, 1, exclude_max=True), failures=st.integers(1, 2000))
-def test_pause_is_at_most_a_minute(jitter: float, failures: int) -> None:
+def test_backoff_pause_is_at_most_a_minute(jitter: float, failures: int) -> None:
     backoff = Backoff()
     for at in range(failures):
         until = backoff.failed(at * 100.0, at * 100.0, 4.0, jitter)
         assert 0 < until - at * 100.0 <= LONGEST_PAUSE_S
 
 
-def test_used_ratio_covers_the_last_minute() -> None:
+def test_budget_used_ratio_covers_the_last_minute() -> None:
     budget = Budget(60, 0.0)
     drain(budget, 0.0, 120.0)
     assert 0.95 <= budget.used_ratio(120.0) <= 1.0
@@ -218,7 +218,7 @@ def test_used_ratio_covers_the_last_minute() -> None:
     assert budget.used_ratio(500.0) == 0.0
 
 
-def test_unsent_request_does_not_block_the_budget() -> None:
+def test_slot_of_an_unsent_request_returns_to_the_budget() -> None:
     budget = Budget(1, 0.0)
     slot = budget.take(61.2)
     assert budget.delay_s(500.0) > 0
@@ -226,7 +226,7 @@ def test_unsent_request_does_not_block_the_budget() -> None:
     assert budget.delay_s(500.0) == 0
 
 
-def test_request_sent_twice_counts_twice() -> None:
+def test_request_sent_twice_is_charged_twice() -> None:
     budget = Budget(10, 0.0)
     slot = budget.take(10.0)
     budget.sent(slot, 10.0)
@@ -274,12 +274,12 @@ def test_request_sent_twice_counts_twice() -> None:
         ("Sun, 45 Mar 2026 12:00:00 GMT, 5", 5.0),
     ],
 )
-def test_retry_after_is_parsed_and_bounded(value: str | None, seconds: float | None) -> None:
+def test_retry_after_header_is_parsed_and_bounded(value: str | None, seconds: float | None) -> None:
     assert retry_after_s(value, NOW) == seconds
 
 
 @given(st.text())
-def test_retry_after_is_at_most_an_hour(value: str) -> None:
+def test_retry_after_header_counts_as_at_most_an_hour(value: str) -> None:
     wait_s = retry_after_s(value, NOW)
     assert wait_s is None or 0 < wait_s <= LONGEST_RETRY_AFTER_S
 
@@ -289,7 +289,7 @@ def test_retry_after_date_uses_the_server_clock() -> None:
     assert retry_after_s(value, NOW - timedelta(minutes=5)) == 320.0
 
 
-def test_priorities_have_lanes() -> None:
+def test_each_priority_belongs_to_a_lane() -> None:
     assert [lane_name(p) for p in (0, 1, 3, BACKFILL, BACKFILL + 1)] == [
         "live",
         "sweep",
@@ -299,13 +299,13 @@ def test_priorities_have_lanes() -> None:
     ]
 
 
-def test_idle_time_is_not_made_up_for() -> None:
+def test_unused_budget_of_idle_time_is_lost() -> None:
     budget = Budget(60, 0.0)
     budget.take(500.0)
     assert budget.delay_s(500.0) >= 0.9
 
 
-def test_a_shorter_retry_after_does_not_shorten_a_longer_one() -> None:
+def test_shorter_retry_after_does_not_end_a_longer_pause() -> None:
     budget = Budget(1000, 0.0)
     first, second = budget.take(1.0), budget.take(1.1)
     budget.failed(first, 2.0, "throttled", 50.0, 0.5)

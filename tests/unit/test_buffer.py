@@ -24,7 +24,7 @@ async def is_waiting(task: "asyncio.Task[None]") -> bool:
     return not task.done()
 
 
-async def test_items_keep_their_order() -> None:
+async def test_buffer_keeps_the_order_of_items() -> None:
     buffer = Buffer()
     items: list[Item] = [RunsStarted("t", NOW), page(1), RunsStarted("u", NOW), page(2)]
     for item in items:
@@ -38,7 +38,7 @@ async def test_items_keep_their_order() -> None:
     assert buffer.take(100) == []
 
 
-async def test_take_returns_at_least_one_page() -> None:
+async def test_buffer_take_returns_at_least_one_page() -> None:
     buffer = Buffer()
     for rows in (7, 3, 1):
         await buffer.put_page(page(rows))
@@ -60,20 +60,20 @@ async def test_full_buffer_makes_readers_wait(big: PageRead) -> None:
         await waiting
 
 
-async def test_items_without_rows_never_wait() -> None:
+async def test_items_without_rows_enter_a_full_buffer() -> None:
     buffer = Buffer(max_rows=1)
     await buffer.put_page(page(1))
     buffer.put(RunsStarted("t", NOW))
     assert len(buffer.take(100)) == 2
 
 
-async def test_oversized_page_passes_an_empty_buffer() -> None:
+async def test_oversized_page_enters_an_empty_buffer() -> None:
     buffer = Buffer(max_rows=10, max_bytes=10)
     async with asyncio.timeout(DEADLINE_S):
         await buffer.put_page(page(1000, 1000))
 
 
-async def test_empty_pages_take_no_room() -> None:
+async def test_pages_without_rows_never_fill_the_buffer() -> None:
     buffer = Buffer(max_rows=10, max_bytes=1000)
     async with asyncio.timeout(DEADLINE_S):
         for _ in range(50):
@@ -82,7 +82,7 @@ async def test_empty_pages_take_no_room() -> None:
     assert (buffer._rows, buffer._bytes) == (0, 0)
 
 
-async def test_cancelled_reader_takes_no_room() -> None:
+async def test_cancelled_reader_takes_no_room_in_the_buffer() -> None:
     buffer = Buffer(max_rows=1)
     await buffer.put_page(page(1))
     waiting = asyncio.create_task(buffer.put_page(page(1)))

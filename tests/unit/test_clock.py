@@ -28,20 +28,20 @@ class Machine:
         return TRUE + timedelta(seconds=self.elapsed_s - 1000)
 
 
-def test_clock_is_not_trusted_before_the_first_answer() -> None:
+def test_clock_is_not_trusted_before_the_first_response() -> None:
     machine = Machine(timedelta(hours=30))
     assert machine.clock.trusted() is None
     machine.clock.answered(TRUE)
     assert machine.clock.trusted() == TRUE + S
 
 
-def test_clock_without_date_is_trusted() -> None:
+def test_local_clock_is_trusted_if_graph_sends_no_date() -> None:
     machine = Machine(timedelta(hours=30))
     machine.clock.answered(None)
     assert machine.clock.trusted() == TRUE + timedelta(hours=30)
 
 
-def test_clock_that_jumps_ahead_is_noticed_at_once() -> None:
+def test_clock_that_jumps_ahead_is_corrected_at_once() -> None:
     machine = Machine()
     machine.clock.answered(TRUE)
     machine.elapsed_s += 600
@@ -50,13 +50,13 @@ def test_clock_that_jumps_ahead_is_noticed_at_once() -> None:
 
 
 @pytest.mark.parametrize("behind", [timedelta(hours=3), timedelta(seconds=30)])
-def test_slow_clock_is_corrected(behind: timedelta) -> None:
+def test_clock_behind_that_of_graph_is_left_unchanged(behind: timedelta) -> None:
     machine = Machine(-behind)
     machine.clock.answered(TRUE)
     assert machine.clock.now() == TRUE - behind
 
 
-def test_slow_answer_does_not_set_time_back() -> None:
+def test_delayed_response_does_not_set_the_clock_back() -> None:
     machine = Machine()
     machine.clock.answered(TRUE)
     machine.elapsed_s += 60
@@ -64,14 +64,14 @@ def test_slow_answer_does_not_set_time_back() -> None:
     assert machine.clock.now() == TRUE + 60 * S
 
 
-def test_time_follows_a_server_that_corrects_its_date() -> None:
+def test_clock_follows_a_server_that_corrects_its_date() -> None:
     machine = Machine(timedelta(days=1))
     machine.clock.answered(TRUE + timedelta(hours=5))
     machine.clock.answered(TRUE)
     assert machine.clock.now() == TRUE + S
 
 
-def test_suspended_machine_catches_up_with_the_next_answer() -> None:
+def test_clock_catches_up_with_the_first_response_after_suspend() -> None:
     machine = Machine()
     machine.clock.answered(TRUE)
     machine.ahead = timedelta(hours=8)
@@ -101,7 +101,7 @@ def client() -> GraphClient:
     return GraphClient(settings)
 
 
-async def test_one_tenant_asks_for_the_time_for_all() -> None:
+async def test_one_tenant_requests_the_time_for_all_tenants() -> None:
     graph = client()
     first, second = Tenant(graph.clock), Tenant(graph.clock)
     learning = [asyncio.create_task(graph.learn_time(cast("Any", tenant))) for tenant in (first, second)]
@@ -114,7 +114,7 @@ async def test_one_tenant_asks_for_the_time_for_all() -> None:
     assert second.asked == 0
 
 
-async def test_tenant_that_cannot_ask_fails_and_the_next_asks(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_next_tenant_requests_the_time_if_the_first_one_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("connector.graph.client._OTHERS_ANSWER_S", 0.01)
     graph = client()
     broken, sound = Tenant(graph.clock, PermanentError("sign_in", "the secret is wrong")), Tenant(graph.clock)

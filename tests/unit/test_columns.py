@@ -34,7 +34,7 @@ def _values(kind: Any) -> st.SearchStrategy[Any]:
 
 @pytest.mark.parametrize("name", sorted(_ENCODE))
 @given(data=st.data())
-def test_records_encoded_by_column_have_the_bytes_of_each_alone(name: str, data: st.DataObject) -> None:
+def test_column_encoder_matches_encoding_each_record_alone(name: str, data: st.DataObject) -> None:
     fields = avro.load(name)["fields"]
     record = st.fixed_dictionaries({field["name"]: _values(field["type"]) for field in fields})
     records = data.draw(st.lists(record, min_size=1, max_size=4))
@@ -44,7 +44,7 @@ def test_records_encoded_by_column_have_the_bytes_of_each_alone(name: str, data:
 
 @pytest.mark.parametrize("others", [[], [None], ["x" * 2000], ["Dvořák"]])
 @pytest.mark.parametrize("different", [1, 40, 500])
-def test_long_columns_have_the_bytes_of_each_alone(different: int, others: list[str | None]) -> None:
+def test_column_encoder_matches_for_long_and_repetitive_columns(different: int, others: list[str | None]) -> None:
     """However much a column repeats, and also when the same values come again."""
     values = [f"text {number % different}" for number in range(500)] + others
     records = [golden_values()[0] | {"calleeNumber": value, "userDisplayName": value} for value in values]
@@ -53,13 +53,13 @@ def test_long_columns_have_the_bytes_of_each_alone(different: int, others: list[
     assert all(_COLUMN_ENCODE[avro.ROW](columns) == alone for _ in range(3))
 
 
-def test_the_golden_rows_are_encoded_to_the_same_bytes_by_column() -> None:
+def test_column_encoder_reproduces_the_golden_rows() -> None:
     columns = [[values[field["name"]] for values in golden_values()] for field in avro.load(avro.ROW)["fields"]]
     golden = [bytes.fromhex(line) for line in (DATA / "rows.avro.hex").read_text().split()]
     assert _COLUMN_ENCODE[avro.ROW](columns) == golden
 
 
-def test_value_of_another_type_is_refused() -> None:
+def test_column_encoder_refuses_a_value_of_another_type() -> None:
     values = json.loads(json.dumps(golden_values()[0]))
     columns = [[values[field["name"]]] for field in avro.load(avro.ROW)["fields"]]
     columns[0] = [5]
@@ -67,5 +67,5 @@ def test_value_of_another_type_is_refused() -> None:
         _COLUMN_ENCODE[avro.ROW](columns)
 
 
-def test_no_records_give_no_bytes() -> None:
+def test_column_encoder_returns_nothing_for_no_records() -> None:
     assert _COLUMN_ENCODE[avro.ROW]([[] for _ in avro.load(avro.ROW)["fields"]]) == []

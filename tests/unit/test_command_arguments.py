@@ -26,7 +26,7 @@ def settings(tmp_path: Path) -> Settings:
 
 
 @pytest.mark.parametrize("written", ["Contoso", FIRST, FIRST.lower(), FIRST.upper()])
-def test_tenant_is_found_by_name_or_id(settings: Settings, written: str) -> None:
+def test_tenant_argument_matches_name_or_id(settings: Settings, written: str) -> None:
     assert find_tenant(settings, written).id == FIRST
 
 
@@ -34,7 +34,7 @@ def test_tenant_is_found_by_name_or_id(settings: Settings, written: str) -> None
     ("written", "nearest"),
     [("contoso", "Contoso"), ("fabricam", "fabrikam"), (SECOND[:-1], SECOND), ("\x1b[1m", "")],
 )
-def test_unknown_tenant_suggests_the_nearest(settings: Settings, written: str, nearest: str) -> None:
+def test_unknown_tenant_argument_suggests_the_nearest_name(settings: Settings, written: str, nearest: str) -> None:
     with pytest.raises(ConfigurationError) as wrong:
         find_tenant(settings, written)
     assert len(wrong.value.problems) == 1
@@ -42,18 +42,18 @@ def test_unknown_tenant_suggests_the_nearest(settings: Settings, written: str, n
     assert "\x1b" not in wrong.value.problems[0]
 
 
-def test_range_is_rounded_outwards_to_seconds() -> None:
+def test_time_range_is_rounded_outwards_to_seconds() -> None:
     window = read_window("2026-03-01T00:00:00.900Z", "2026-03-02T01:00:00.1+01:00", NOW)
     assert window.start == datetime(2026, 3, 1, tzinfo=UTC)
     assert window.end == datetime(2026, 3, 2, 0, 0, 1, tzinfo=UTC)
 
 
-def test_relative_range_has_its_exact_length() -> None:
+def test_relative_time_range_has_its_exact_length() -> None:
     window = read_window("-7d", "-1d", NOW, HORIZON)
     assert window.end - window.start == timedelta(days=6)
 
 
-def test_range_reaches_from_the_horizon_to_now() -> None:
+def test_time_range_may_reach_from_the_horizon_to_now() -> None:
     window = read_window("-150d", NOW.isoformat(), NOW, HORIZON)
     assert window.end == NOW.replace(microsecond=0)
     assert window.start == window.end - HORIZON
@@ -77,7 +77,7 @@ def test_range_reaches_from_the_horizon_to_now() -> None:
         ("-1d", "2026-03-09", "--to: "),
     ],
 )
-def test_wrong_range_gives_one_sentence(begin: str, end: str, says: str) -> None:
+def test_invalid_time_range_gives_one_sentence(begin: str, end: str, says: str) -> None:
     with pytest.raises(ConfigurationError) as wrong:
         read_window(begin, end, NOW, HORIZON)
     assert len(wrong.value.problems) == 1
@@ -85,6 +85,6 @@ def test_wrong_range_gives_one_sentence(begin: str, end: str, says: str) -> None
     assert "\n" not in wrong.value.problems[0]
 
 
-def test_range_within_the_last_second_is_refused() -> None:
+def test_time_range_shorter_than_a_second_is_refused() -> None:
     with pytest.raises(ConfigurationError, match="shorter than a second"):
         read_window("2026-03-10T12:00:00Z", "2026-03-10T12:00:00.2Z", NOW)

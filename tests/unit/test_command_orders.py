@@ -47,13 +47,13 @@ def test_repeated_command_takes_effect_once() -> None:
     assert applied(*[order(1)] * 3).jobs == applied(order(1)).jobs
 
 
-def test_known_job_is_not_added_twice() -> None:
+def test_job_whose_command_id_expired_is_not_added_twice() -> None:
     orders = applied(order(1), *(Command(f"c{n}", "resume", NOW) for n in range(300)))
     assert "job-1" not in orders.applied
     assert jobs.apply(orders, order(1), NOW, OLDEST).jobs == orders.jobs
 
 
-def test_job_is_limited_to_horizon_and_now() -> None:
+def test_job_range_is_cut_to_horizon_and_now() -> None:
     (job,) = applied(order(1, OLDEST - DAY, NOW + DAY)).jobs
     assert job.window == Window(OLDEST + timedelta(hours=1), NOW)
     (job,) = applied(order(1, OLDEST - DAY, NOW + DAY)._replace(again=True)).jobs
@@ -64,14 +64,14 @@ def test_job_is_limited_to_horizon_and_now() -> None:
         assert reason in (job.reason or "")
 
 
-def test_number_of_open_jobs_is_bounded() -> None:
+def test_tenant_has_at_most_100_open_jobs() -> None:
     orders = applied(*(order(n) for n in range(1_000)))
     states = [job.state for job in orders.jobs]
     assert (states.count("waiting"), states.count("failed")) == (100, 50)
     assert "100 jobs" in (orders.jobs[-1].reason or "")
 
 
-def test_jobs_wait_for_the_previous_one() -> None:
+def test_job_report_names_what_the_job_waits_for() -> None:
     first, second = status_json.jobs("AA", applied(order(1), order(2)), None)
     assert (first["reason"], second["reason"]) == (None, "it comes after job job-1")
     first, second = status_json.jobs("AA", applied(order(1), order(2)), ("sign_in", "the secret is wrong"))
@@ -82,7 +82,7 @@ def test_jobs_wait_for_the_previous_one() -> None:
     assert "paused" in told["reason"]
 
 
-def test_job_has_the_documented_members() -> None:
+def test_job_json_has_the_documented_members() -> None:
     (told,) = status_json.jobs("AA", applied(order(1)), None)
     assert told == {
         "id": "job-1",
@@ -106,14 +106,14 @@ def told(known: Checkpoint, now: datetime = NOW, **more: Any) -> dict[str, Any]:
     return status_json.tenant(SUBJECT, known, now, failing=known.failing, remembered=0, **more)
 
 
-def test_tenant_state_is_ok_or_catching_up() -> None:
+def test_tenant_without_failure_is_ok_or_catching_up() -> None:
     assert told(checkpoint())["state"] == "ok"
     assert told(checkpoint(None))["state"] == "catching_up"
     late = told(checkpoint(), NOW + timedelta(minutes=4), idle="no worker is running")
     assert (late["state"], late["reason"], late["lag_seconds"]) == ("catching_up", "no worker is running", 240)
 
 
-def test_unread_call_time_is_gaps_and_lag_and_says_when_it_is_done() -> None:
+def test_unread_seconds_are_gaps_plus_lag_with_an_estimated_end() -> None:
     nothing = told(checkpoint(None))
     assert (nothing["gap_seconds"], nothing["unread_seconds"]) == (0, 24 * 3600)
     assert nothing["unread_from"] == "2026-03-09T12:00:00.000Z"
@@ -129,14 +129,14 @@ def test_unread_call_time_is_gaps_and_lag_and_says_when_it_is_done() -> None:
     assert (paused["unread_done"], paused["since"]) == (None, "2026-03-10T12:00:00.000Z")
 
 
-def test_failing_tenant_has_a_reason_code_and_since_when() -> None:
+def test_failing_tenant_has_a_reason_code_and_a_start_time() -> None:
     failing = told(checkpoint(failing=("throttled", "Graph says wait")))
     assert (failing["reason_code"], failing["since"]) == ("throttled", "2026-03-10T12:00:00.000Z")
     healthy = told(checkpoint())
     assert (healthy["reason_code"], healthy["since"]) == (None, None)
 
 
-def test_gap_names_its_known_cause() -> None:
+def test_each_gap_is_reported_with_its_cause() -> None:
     read = Window(NOW - timedelta(hours=1), NOW)
     assert told(checkpoint(read))["gap_seconds"] == 23 * 3600
     (gap,) = told(checkpoint(read))["gaps"]
@@ -154,7 +154,7 @@ def test_gap_names_its_known_cause() -> None:
     }
 
 
-def test_unread_tenant_has_no_lag() -> None:
+def test_tenant_that_was_never_read_has_no_lag() -> None:
     overview = Overview([Known(SUBJECT, None, Orders(), frozenset())], 1)
     (tenant,) = overview.describe_tenants("app", NOW, is_new=False)
     assert (tenant["state"], tenant["reason"]) == ("unknown", "no worker has read it yet")
@@ -186,7 +186,7 @@ def follow(*commits: Restored | None) -> None:
     backfill_following._follow(OperatorClient(*commits), TENANT, order(1), 7)  # type: ignore[arg-type]
 
 
-def test_wait_succeeds_when_the_job_is_done(capfd: pytest.CaptureFixture[str]) -> None:
+def test_backfill_wait_succeeds_when_the_job_is_done(capfd: pytest.CaptureFixture[str]) -> None:
     job = Job("job-1", Window(NOW - 2 * DAY, NOW - DAY), NOW)
     half = Window(NOW - 2 * DAY, NOW - 1.5 * DAY)
     running = job._replace(state="running", started=NOW, done=(half,), rows=7_000)
@@ -200,7 +200,7 @@ def test_wait_succeeds_when_the_job_is_done(capfd: pytest.CaptureFixture[str]) -
     ]
 
 
-def test_wait_fails_when_the_job_does_not_finish() -> None:
+def test_backfill_wait_fails_if_the_job_fails_or_is_cancelled() -> None:
     job = Job("job-1", Window(NOW - 2 * DAY, NOW - DAY), NOW, ended=NOW)
     with pytest.raises(FatalError, match=r"job job-1 was cancelled: 0 rows published"):
         follow(restored(job._replace(state="cancelled")))
@@ -211,7 +211,7 @@ def test_wait_fails_when_the_job_does_not_finish() -> None:
         follow(restored(control=7), restored(control=8))
 
 
-def test_tenant_only_in_state_is_not_configured() -> None:
+def test_tenant_known_only_from_state_is_not_configured() -> None:
     subject = ReportedTenant("aa", None, 3)
     known = msgspec.structs.replace(checkpoint(), records=5)
     tenant = status_json.tenant(subject, known, NOW, failing=None, remembered=4)

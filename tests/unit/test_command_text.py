@@ -20,7 +20,7 @@ class Terminal(io.StringIO):
 
 
 @pytest.mark.parametrize(("seconds", "words"), [(None, "-"), (-5, "0 s"), (200, "3 min 20 s")])
-def test_a_length_of_time_is_in_words_or_a_dash(seconds: float | None, words: str) -> None:
+def test_duration_is_shown_in_words_or_as_a_dash(seconds: float | None, words: str) -> None:
     assert text.span(seconds) == words
 
 
@@ -31,7 +31,7 @@ def tenant(coverage: list[tuple[datetime, datetime]], gaps: list[tuple[datetime,
     return {"coverage": pieces(coverage), "gaps": pieces(gaps)}
 
 
-def test_coverage_bar_shows_read_unread_and_unwanted() -> None:
+def test_coverage_bar_distinguishes_read_unread_and_unwanted_time() -> None:
     known = tenant([(NOW - 5 * HOUR, NOW - 3 * HOUR), (NOW - 1.5 * HOUR, NOW)], [(NOW - 3 * HOUR, NOW - 1.5 * HOUR)])
     assert text.bar(known, NOW, 6 * HOUR, 6) == " ██·▒█"
 
@@ -40,11 +40,11 @@ def test_coverage_bar_of_a_stale_tenant_ends_in_a_gap() -> None:
     assert text.bar(tenant([(NOW - 6 * HOUR, NOW - 2 * HOUR)], []), NOW, 6 * HOUR, 6) == "████··"
 
 
-def test_newest_moments_are_not_a_gap() -> None:
+def test_coverage_bar_shows_no_gap_for_the_last_minute() -> None:
     assert text.bar(tenant([(NOW - 6 * HOUR, NOW - timedelta(seconds=50))], []), NOW, 6 * HOUR, 6) == "██████"
 
 
-def test_output_without_a_terminal_is_plain() -> None:
+def test_command_output_without_a_terminal_is_plain() -> None:
     stream = io.StringIO()
     text.show(
         [Section("Jobs", ("job", "rows>"), [("a" * 200, "7"), ("b", "1,000")]), Section("None", ("x",), [])], stream
@@ -58,7 +58,7 @@ def test_output_without_a_terminal_is_plain() -> None:
     assert "\x1b" not in stream.getvalue()
 
 
-def test_terminal_output_has_colours_and_escapes_markup(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_command_output_on_a_terminal_escapes_markup(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TERM", "xterm-256color")
     monkeypatch.delenv("NO_COLOR", raising=False)
     stream = Terminal()

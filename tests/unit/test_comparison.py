@@ -33,7 +33,7 @@ def comparison() -> Comparison:
     return Comparison()
 
 
-def test_row_with_the_same_newest_version_is_identical(comparison: Comparison) -> None:
+def test_row_with_equal_newest_version_counts_as_identical(comparison: Comparison) -> None:
     publish(comparison, ("a", 1, {"duration": 7}), ("a", 0, {}), ("b", 0, {}))
     assert show(comparison, ("a", {"duration": 7}), ("b", {})) == [False, False]
     result = comparison.result()
@@ -41,7 +41,7 @@ def test_row_with_the_same_newest_version_is_identical(comparison: Comparison) -
     assert (result.missing, result.differing, result.duplicated, result.unexpected) == (0, 0, 0, 0)
 
 
-def test_comparison_distinguishes_each_difference(comparison: Comparison) -> None:
+def test_comparison_distinguishes_each_kind_of_difference(comparison: Comparison) -> None:
     publish(
         comparison, ("same", 0, {}), ("other", 0, {"duration": 6}), ("twice", 0, {}), ("twice", 0, {}), ("gone", 0, {})
     )
@@ -55,7 +55,7 @@ def test_comparison_distinguishes_each_difference(comparison: Comparison) -> Non
     assert (result.identical, result.graph_rows, result.topic_records) == (2, 4, 5)
 
 
-def test_treated_field_is_not_compared(comparison: Comparison) -> None:
+def test_comparison_skips_fields_changed_by_privacy(comparison: Comparison) -> None:
     publish(comparison, ("a", 0, {"callType": "******"}))
     assert show(comparison, ("a", {})) == [False]
 
@@ -69,7 +69,7 @@ def test_beta_fields_are_compared_if_both_sides_have_them(comparison: Comparison
     assert FIELDS.differences(values("a", userCountryCode="DE"), values("a", duration=6)) == ["duration"]
 
 
-def test_row_published_during_verify_is_identical(comparison: Comparison) -> None:
+def test_row_published_during_verify_counts_as_identical(comparison: Comparison) -> None:
     publish(comparison, ("a", 0, {}))
     show(comparison, ("a", {"duration": 9}), ("late", {}), start_s=17)
     assert {suspect.start_s for suspect in comparison.suspects()} == {17}
@@ -79,14 +79,14 @@ def test_row_published_during_verify_is_identical(comparison: Comparison) -> Non
     assert (result.identical, result.missing, result.differing, result.topic_records) == (2, 0, 0, 3)
 
 
-def test_row_revised_during_verify_stays_identical(comparison: Comparison) -> None:
+def test_row_revised_during_verify_still_counts_as_identical(comparison: Comparison) -> None:
     publish(comparison, ("a", 0, {}))
     show(comparison, ("a", {}))
     publish(comparison, ("a", 1, {"duration": 9}))
     assert comparison.result().identical == 1
 
 
-def test_last_reading_of_a_repeated_row_counts(comparison: Comparison) -> None:
+def test_comparison_uses_the_last_read_of_a_repeated_row(comparison: Comparison) -> None:
     publish(comparison, ("a", 0, {"duration": 9}), ("b", 0, {}))
     show(comparison, ("a", {}), ("b", {}))
     show(comparison, ("a", {"duration": 9}), ("b", {"duration": 1}))
@@ -95,13 +95,13 @@ def test_last_reading_of_a_repeated_row_counts(comparison: Comparison) -> None:
     assert result.graph_rows == 2
 
 
-def test_row_that_became_invalid_is_not_unexpected(comparison: Comparison) -> None:
+def test_published_row_that_became_invalid_is_not_unexpected(comparison: Comparison) -> None:
     publish(comparison, ("a", 0, {}))
     comparison.add_invalid([id_key("a")])
     result = comparison.result()
     assert (result.unexpected, result.identical, result.graph_rows) == (0, 0, 0)
 
 
-def test_two_empty_sides_are_identical(comparison: Comparison) -> None:
+def test_comparison_without_any_rows_finds_no_difference(comparison: Comparison) -> None:
     result = comparison.result()
     assert (result.graph_rows, result.topic_records, result.missing) == (0, 0, 0)

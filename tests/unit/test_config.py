@@ -55,7 +55,7 @@ def problem(tmp_path: Path, text: str, environ: Mapping[str, str] | None = None,
 
 
 class TestDefaults:
-    def test_are_those_of_the_contract(self, tmp_path: Path) -> None:
+    def test_default_settings_are_the_documented_ones(self, tmp_path: Path) -> None:
         got = settings(tmp_path, VALID)
         graph = got.graph
         assert (graph.root, graph.authority) == ("https://graph.microsoft.com", "https://login.microsoftonline.com")
@@ -117,7 +117,7 @@ class TestDefaults:
         assert (second.requests_per_minute, second.topic) == (12.5, "contoso-calls")
         assert got.topics == ("calls", "contoso-calls")
 
-    def test_settings_are_frozen(self, tmp_path: Path) -> None:
+    def test_settings_are_immutable(self, tmp_path: Path) -> None:
         got = settings(tmp_path, VALID)
         with pytest.raises(FrozenInstanceError):
             got.kafka.topic = "x"  # type: ignore[misc]
@@ -129,11 +129,13 @@ class TestDefaults:
             ("us-gov-l5", "https://dod-graph.microsoft.us", "https://login.microsoftonline.us"),
         ],
     )
-    def test_cloud_has_its_own_roots(self, tmp_path: Path, cloud: str, root: str, sign_in: str) -> None:
+    def test_cloud_setting_selects_graph_and_sign_in_hosts(
+        self, tmp_path: Path, cloud: str, root: str, sign_in: str
+    ) -> None:
         graph = settings(tmp_path, f'graph.cloud = "{cloud}"{VALID}').graph
         assert (graph.root, graph.authority, graph.scope) == (root, sign_in, f"{root}/.default")
 
-    def test_base_url_and_authority_replace_the_roots_but_never_the_scope(self, tmp_path: Path) -> None:
+    def test_base_url_and_authority_do_not_change_the_token_scope(self, tmp_path: Path) -> None:
         graph = settings(
             tmp_path,
             f'graph.base_url = "https://localhost:8443/"\ngraph.authority = "https://localhost:8444/"{VALID}',
@@ -145,7 +147,9 @@ class TestDefaults:
         ("listen", "host", "port"),
         [("127.0.0.1:0", "127.0.0.1", 0), ("[::1]:80", "::1", 80), (":9", "0.0.0.0", 9)],  # noqa: S104
     )
-    def test_listen_is_host_and_port(self, tmp_path: Path, listen: str, host: str, port: int) -> None:
+    def test_listen_setting_is_split_into_host_and_port(
+        self, tmp_path: Path, listen: str, host: str, port: int
+    ) -> None:
         http = settings(tmp_path, f'http.listen = "{listen}"{VALID}').http
         assert (http.host, http.port) == (host, port)
 
@@ -156,7 +160,7 @@ class TestDefaults:
         assert [duration_text(sweep.every) for sweep in got.windows.sweeps] == ["60s", "24h"]
         assert duration_text(copy.deepcopy(got).windows.sweeps[0].every) == "60s"
 
-    def test_byte_order_mark_is_ignored(self, tmp_path: Path) -> None:
+    def test_byte_order_mark_of_the_file_is_ignored(self, tmp_path: Path) -> None:
         assert settings(tmp_path, "\ufeff" + VALID).tenants[0].id == TENANT
 
     def test_unquoted_toml_instant_is_accepted(self, tmp_path: Path) -> None:
@@ -165,7 +169,7 @@ class TestDefaults:
 
 
 class TestEnvironment:
-    def test_overrides_the_file_key_by_key(self, tmp_path: Path) -> None:
+    def test_environment_overrides_single_keys_of_the_file(self, tmp_path: Path) -> None:
         got = settings(
             tmp_path,
             f'[kafka]\ntopic = "from-file"\napp = "app-of-file"{VALID}',
@@ -173,7 +177,7 @@ class TestEnvironment:
         )
         assert (got.kafka.topic, got.kafka.app, got.kafka.shards) == ("from-variable", "app-of-file", 3)
 
-    def test_alone_is_enough(self) -> None:
+    def test_environment_alone_configures_the_connector(self) -> None:
         got = load(
             None,
             {
@@ -191,7 +195,7 @@ class TestEnvironment:
         assert got.windows.sweeps == (Sweep(timedelta(milliseconds=500), timedelta(hours=1)),)
         assert (got.http.port, got.log.level) == (0, "debug")
 
-    def test_more_specific_variable_wins(self, tmp_path: Path) -> None:
+    def test_variable_of_a_key_overrides_the_variable_of_its_table(self, tmp_path: Path) -> None:
         got = settings(
             tmp_path,
             f"[kafka]\nshards = 5{VALID}",
@@ -199,7 +203,7 @@ class TestEnvironment:
         )
         assert (got.kafka.topic, got.kafka.app, got.kafka.shards) == ("key", "table", 5)
 
-    def test_underscore_means_dot_in_properties(self, tmp_path: Path) -> None:
+    def test_underscores_in_kafka_property_variables_mean_dots(self, tmp_path: Path) -> None:
         got = settings(
             tmp_path,
             f'[kafka.properties]\n"sasl.password" = {{ file = "absent" }}\n"linger.ms" = 5{VALID}',
@@ -216,12 +220,12 @@ class TestEnvironment:
         }
         assert got.kafka.topic_properties == {"retention.ms": "1000"}
 
-    def test_names_the_file_by_connector_config(self, tmp_path: Path) -> None:
+    def test_connector_config_variable_names_the_file(self, tmp_path: Path) -> None:
         path = written(tmp_path, f'kafka.topic = "chosen"{VALID}')
         assert load(None, {"CONNECTOR_CONFIG": str(path)}).kafka.topic == "chosen"
         assert load(path, {"CONNECTOR_CONFIG": "/nowhere"}).kafka.topic == "chosen"
 
-    def test_foreign_variables_are_ignored(self, tmp_path: Path) -> None:
+    def test_variables_that_kubernetes_injects_are_ignored(self, tmp_path: Path) -> None:
         environ = {
             "CONNECTOR_SERVICE_HOST": "10.0.0.1",
             "CONNECTOR_PORT": "tcp://10.0.0.1:9464",
@@ -231,7 +235,7 @@ class TestEnvironment:
         }
         assert settings(tmp_path, VALID, environ) == settings(tmp_path, VALID)
 
-    def test_secret_may_be_json_or_a_nested_variable(self, tmp_path: Path) -> None:
+    def test_secret_reference_is_json_or_a_nested_variable(self, tmp_path: Path) -> None:
         (tmp_path / "secret").write_text("from-file\n")
         got = settings(
             tmp_path,
@@ -252,7 +256,7 @@ class TestEnvironment:
         assert got.tenants[0].identity.client_secret is not None
         assert got.tenants[0].identity.client_secret.get() == "from-file"
 
-    def test_secret_that_resembles_json_is_literal(self, tmp_path: Path) -> None:
+    def test_invalid_json_in_a_secret_variable_is_literal(self, tmp_path: Path) -> None:
         got = settings(tmp_path, VALID, {"CONNECTOR_KAFKA__PROPERTIES__SASL_PASSWORD": "{x"})
         assert got.kafka.properties == {"sasl.password": "{x"}
 
@@ -311,10 +315,12 @@ class TestEnvironment:
             ),
         ],
     )
-    def test_problem_names_variable_and_key(self, tmp_path: Path, environ: dict[str, str], expected: str) -> None:
+    def test_problem_in_a_variable_names_variable_and_key(
+        self, tmp_path: Path, environ: dict[str, str], expected: str
+    ) -> None:
         assert problem(tmp_path, "", environ) == expected
 
-    def test_missing_file_names_its_variable(self) -> None:
+    def test_missing_configuration_file_error_names_its_variable(self) -> None:
         with pytest.raises(
             ConfigurationError, match=r"^CONNECTOR_CONFIG: /nowhere\.toml cannot be read \(No such file"
         ):
@@ -340,7 +346,7 @@ class TestAzure:
         assert tenant.identity.client_secret.get() == "mine"
 
     @pytest.mark.parametrize("host", ["https://login.microsoftonline.us/", "login.microsoftonline.us"])
-    def test_the_authority_host_is_read_too(self, host: str) -> None:
+    def test_azure_authority_host_sets_the_authority(self, host: str) -> None:
         environ = {**AZURE, "AZURE_AUTHORITY_HOST": host}
         assert load(None, environ).graph.authority == "https://login.microsoftonline.us"
         environ["CONNECTOR_GRAPH__AUTHORITY"] = "https://other.example"
@@ -401,14 +407,14 @@ class TestAzure:
             ),
         ],
     )
-    def test_problem_names_the_variable(self, environ: dict[str, str], expected: str) -> None:
+    def test_problem_in_an_azure_variable_names_the_variable(self, environ: dict[str, str], expected: str) -> None:
         with pytest.raises(ConfigurationError) as caught:
             load(None, environ)
         assert caught.value.problems == [expected]
 
 
 class TestSecrets:
-    def test_a_file_is_read_again_when_it_changes_and_its_line_ends_are_cut(self, tmp_path: Path) -> None:
+    def test_changed_secret_file_is_read_again_without_line_ends(self, tmp_path: Path) -> None:
         file = tmp_path / "secret"
         file.write_bytes(b" first \r\n")
         got = settings(tmp_path, VALID.replace('"hunter2"', '{ file = "secret" }'))
@@ -422,7 +428,7 @@ class TestSecrets:
         file.unlink()
         assert secret.get() == "second"
 
-    def test_repr_shows_no_secret(self, tmp_path: Path) -> None:
+    def test_repr_of_settings_shows_no_secret(self, tmp_path: Path) -> None:
         got = settings(
             tmp_path,
             f'[kafka.properties]\n"sasl.password" = "hunter2"\n"ssl.key.password" = {{ env = "S" }}{VALID}',
@@ -449,7 +455,7 @@ class TestSecrets:
             ('""', "is empty; set it or remove it"),
         ],
     )
-    def test_missing_secret_file_is_a_problem(self, tmp_path: Path, reference: str, expected: str) -> None:
+    def test_unreadable_secret_reference_is_reported(self, tmp_path: Path, reference: str, expected: str) -> None:
         text = VALID.replace('"hunter2"', reference)
         assert problem(tmp_path, text, tenant=False) == f"connector.toml: tenants[0].client_secret: {expected}"
         shared = f'[identity]\nclient_secret = {reference}\n[[tenants]]\nid = "{TENANT}"\nclient_id = "app"\n'
@@ -468,7 +474,9 @@ class TestFile:
             (b"a = '\xff'", "is not UTF-8; save it as UTF-8"),
         ],
     )
-    def test_unreadable_file_is_the_only_problem(self, tmp_path: Path, content: bytes, expected: str) -> None:
+    def test_unreadable_configuration_file_is_the_only_problem(
+        self, tmp_path: Path, content: bytes, expected: str
+    ) -> None:
         path = tmp_path / "connector.toml"
         path.write_bytes(content)
         with pytest.raises(ConfigurationError) as caught:
@@ -476,7 +484,7 @@ class TestFile:
         assert len(caught.value.problems) == 1
         assert caught.value.problems[0].startswith(f"{path}: {path} {expected}")
 
-    def test_relative_paths_count_from_it(self, tmp_path: Path) -> None:
+    def test_relative_paths_start_at_the_configuration_file(self, tmp_path: Path) -> None:
         (tmp_path / "etc").mkdir()
         (tmp_path / "secret").write_text("s")
         path = written(tmp_path / "etc", VALID.replace('"hunter2"', '{ file = "../secret" }'))
@@ -753,7 +761,7 @@ class TestFile:
         ),
     ],
 )
-def test_wrong_value_gives_file_key_and_remedy(tmp_path: Path, text: str, expected: str | None) -> None:
+def test_invalid_value_is_reported_with_file_key_and_remedy(tmp_path: Path, text: str, expected: str | None) -> None:
     got = problem(tmp_path, f"{text}\n", tenant=True)
     assert "hunter2" not in got
     assert got.startswith("connector.toml: ")
@@ -761,7 +769,7 @@ def test_wrong_value_gives_file_key_and_remedy(tmp_path: Path, text: str, expect
         assert got == f"connector.toml: {expected}"
 
 
-def test_registry_settings_are_read(tmp_path: Path) -> None:
+def test_schema_registry_table_is_read(tmp_path: Path) -> None:
     text = """
         [schema_registry]
         url = "http://localhost:8081/apis/ccompat/v7/"
@@ -805,7 +813,7 @@ def test_registry_settings_are_read(tmp_path: Path) -> None:
         (f'id = "{OTHER}"\ntopic = ""', None),
     ],
 )
-def test_wrong_tenant_gives_one_line(tmp_path: Path, lines: str, expected: str | None) -> None:
+def test_invalid_tenant_is_reported_in_one_line(tmp_path: Path, lines: str, expected: str | None) -> None:
     text = f'{VALID}[[tenants]]\nclient_id = "app"\nclient_secret = "s"\n{lines}\n'
     got = problem(tmp_path, text, tenant=False)
     assert got.startswith("connector.toml: tenants[1].")
@@ -884,7 +892,7 @@ def test_oauthbearer_with_a_token_source_is_accepted(tmp_path: Path, more: str) 
     assert got.kafka.properties["sasl.mechanism"] == "OAUTHBEARER"
 
 
-def test_two_token_sources_are_refused(tmp_path: Path) -> None:
+def test_two_oauthbearer_token_sources_are_refused(tmp_path: Path) -> None:
     text = _BEARER.format(hubs="true", more='"sasl.oauthbearer.method" = "oidc"')
     assert problem(tmp_path, text.replace('"sasl.mechanism" = "OAUTHBEARER"', "")) == (
         'connector.toml: kafka.properties."sasl.oauthbearer.method": cannot be combined with kafka.azure_event_hubs; '
@@ -892,7 +900,7 @@ def test_two_token_sources_are_refused(tmp_path: Path) -> None:
     )
 
 
-def test_aws_msk_iam_is_refused_with_what_to_use(tmp_path: Path) -> None:
+def test_aws_msk_iam_is_refused_with_an_alternative(tmp_path: Path) -> None:
     text = '[kafka.properties]\n"sasl.mechanism" = "AWS_MSK_IAM"\n'
     assert problem(tmp_path, text) == (
         'connector.toml: kafka.properties."sasl.mechanism": is "AWS_MSK_IAM", which librdkafka does not have; '
@@ -900,7 +908,7 @@ def test_aws_msk_iam_is_refused_with_what_to_use(tmp_path: Path) -> None:
     )
 
 
-def test_every_problem_is_reported_at_once(tmp_path: Path) -> None:
+def test_all_configuration_problems_are_reported_at_once(tmp_path: Path) -> None:
     text = """
     [grap]
     cloud = "global"
@@ -937,7 +945,7 @@ def test_every_problem_is_reported_at_once(tmp_path: Path) -> None:
     assert len(got) == 13
 
 
-def test_unknown_table_is_reported(tmp_path: Path) -> None:
+def test_each_key_of_an_unknown_table_is_reported(tmp_path: Path) -> None:
     environ = {"CONNECTOR_KAFAK__TOPIC": "x", "CONNECTOR_KAFAK__APP": "x"}
     got = problems(tmp_path, "[kafak]\nshards = 1\n", environ)
     assert [line.split(": ")[0] for line in sorted(got)] == [
@@ -947,7 +955,7 @@ def test_unknown_table_is_reported(tmp_path: Path) -> None:
     ]
 
 
-def test_required_value_must_not_be_empty(tmp_path: Path) -> None:
+def test_required_setting_must_not_be_empty(tmp_path: Path) -> None:
     path = written(tmp_path, VALID)
     assert load(path, {}).kafka.bootstrap_servers == ""
     with pytest.raises(ConfigurationError) as caught:
@@ -955,17 +963,17 @@ def test_required_value_must_not_be_empty(tmp_path: Path) -> None:
     assert caught.value.problems == [f'{path}: kafka.bootstrap_servers: is empty; set it, for example "broker-1:9092"']
 
 
-def test_white_space_between_brokers_is_removed(tmp_path: Path) -> None:
+def test_white_space_in_bootstrap_servers_is_removed(tmp_path: Path) -> None:
     got = settings(tmp_path, f'kafka.bootstrap_servers = "a:9092, SASL_SSL://b, [::1]:9092"{VALID}')
     assert got.kafka.bootstrap_servers == "a:9092,SASL_SSL://b,[::1]:9092"
 
 
-def test_plain_http_is_allowed_on_loopback_only(tmp_path: Path) -> None:
+def test_plain_http_base_url_is_allowed_on_loopback_only(tmp_path: Path) -> None:
     for url in ("http://localhost:1", "http://127.0.0.1:1", "http://[::1]:1"):
         assert settings(tmp_path, f'graph.base_url = "{url}"{VALID}').graph.root == url
 
 
-def test_ca_bundle_path_is_relative_to_the_file(tmp_path: Path) -> None:
+def test_ca_bundle_path_is_relative_to_the_configuration_file(tmp_path: Path) -> None:
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "a CA")])
     certificate = (
@@ -978,7 +986,7 @@ def test_ca_bundle_path_is_relative_to_the_file(tmp_path: Path) -> None:
     assert settings(tmp_path, f'graph.ca_bundle = "ca.pem"{VALID}').graph.ca_bundle == tmp_path / "ca.pem"
 
 
-def test_the_public_names_are_there() -> None:
+def test_config_package_exports_its_public_names() -> None:
     assert {"Settings", "Tenant", "Identity", "Secret", "load", "duration_text"} <= vars(config).keys()
 
 
@@ -988,7 +996,7 @@ def test_the_public_names_are_there() -> None:
 KEYED = 'pseudonyms.key = { file = "key" }\nrows.privacy = { callerNumber = "pseudonymize" }\n'
 
 
-def test_privacy_drops_unknown_members_by_default(tmp_path: Path) -> None:
+def test_privacy_settings_drop_unknown_members_by_default(tmp_path: Path) -> None:
     masked = settings(tmp_path, 'rows.privacy = { callerNumber = "mask", userCountryCode = "drop" }\n' + VALID).rows
     assert masked.additional_properties == "drop"
     assert masked.treated == {"callerNumber", "userCountryCode"}
@@ -996,7 +1004,7 @@ def test_privacy_drops_unknown_members_by_default(tmp_path: Path) -> None:
     assert kept.additional_properties == "keep"
 
 
-def test_variable_names_a_field_in_any_case(tmp_path: Path) -> None:
+def test_privacy_variable_names_a_field_in_any_case(tmp_path: Path) -> None:
     variables = {
         "CONNECTOR_ROWS__PRIVACY__CALLERNUMBER": "drop",
         "connector_rows__privacy__userPrincipalName": "mask",
@@ -1024,7 +1032,7 @@ def test_changed_pseudonym_key_file_is_read_again(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("content", "what"), [(b"", "is empty"), (b"x" * 31 + b"\n", "is 31 bytes long"), (None, "")])
-def test_too_short_pseudonym_key_is_a_problem(tmp_path: Path, content: bytes | None, what: str) -> None:
+def test_unusable_pseudonym_key_file_is_reported(tmp_path: Path, content: bytes | None, what: str) -> None:
     if content is not None:
         (tmp_path / "key").write_bytes(content)
     got = problem(tmp_path, KEYED, tenant=True)

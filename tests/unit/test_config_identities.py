@@ -76,7 +76,7 @@ def kinds(found: Identity) -> list[str]:
         ("workload_identity = true", "", ["federated_token"], "webhook"),
     ],
 )
-def test_tenant_credential_replaces_the_shared_one(
+def test_credential_of_a_tenant_replaces_the_shared_one(
     folder: Path, shared: str, own: str, expected: list[str], client_id: str | None
 ) -> None:
     environ = {"AZURE_FEDERATED_TOKEN_FILE": str(folder / "token"), "AZURE_CLIENT_ID": "webhook"}
@@ -127,7 +127,7 @@ def test_tenant_credential_replaces_the_shared_one(
         ),
     ],
 )
-def test_unusable_certificate_names_its_key(folder: Path, lines: str, expected: str) -> None:
+def test_unusable_certificate_error_names_its_setting(folder: Path, lines: str, expected: str) -> None:
     assert problems(folder, f'client_id = "app"\n{lines}') == [f"identity.client_certificate: {expected}"]
     assert problems(folder, "", f'client_id = "app"\n{lines}') == [f"tenants[0].client_certificate: {expected}"]
 
@@ -165,11 +165,11 @@ def test_unusable_certificate_names_its_key(folder: Path, lines: str, expected: 
         ),
     ],
 )
-def test_exactly_one_credential_is_allowed(folder: Path, shared: str, own: str, expected: str) -> None:
+def test_exactly_one_credential_per_identity_is_allowed(folder: Path, shared: str, own: str, expected: str) -> None:
     assert expected in problems(folder, shared, own)
 
 
-def test_shared_password_opens_tenant_certificates(folder: Path) -> None:
+def test_shared_password_decrypts_certificates_of_tenants(folder: Path) -> None:
     shared = 'client_id = "app"\nclient_certificate_password = "p4ss"'
     found = identity(folder, shared, 'client_certificate = { file = "app.pfx" }')
     assert found.client_certificate_password is not None
@@ -184,7 +184,9 @@ def test_shared_password_opens_tenant_certificates(folder: Path) -> None:
         (("AZURE_FEDERATED_TOKEN_FILE",), "federated_token"),
     ],
 )
-def test_azure_variables_have_a_precedence(folder: Path, present: tuple[str, ...], expected: str) -> None:
+def test_azure_credential_variables_have_a_fixed_precedence(
+    folder: Path, present: tuple[str, ...], expected: str
+) -> None:
     values = {
         "AZURE_CLIENT_SECRET": "hunter2",
         "AZURE_CLIENT_CERTIFICATE_PATH": str(folder / "locked.pem"),
@@ -202,7 +204,7 @@ def test_managed_identity_needs_no_client_id() -> None:
     assert load(None, environ).tenants[0].identity.client_id == "assigned"
 
 
-def test_credentials_are_never_shown(folder: Path) -> None:
+def test_repr_of_an_identity_shows_no_credential(folder: Path) -> None:
     shown = repr(identity(folder, CERTIFICATE + 'client_certificate_password = "p4ss"'))
     assert "p4ss" not in shown
     assert "PRIVATE" not in shown
@@ -224,7 +226,7 @@ def event_hubs(
     return found.scope, found.id, found.identity.client_id
 
 
-def test_event_hubs_use_the_shared_identity(folder: Path) -> None:
+def test_event_hubs_login_uses_the_shared_identity(folder: Path) -> None:
     scope = "https://voice.servicebus.windows.net/.default"
     tenant = f'[[tenants]]\nid = "{TENANT}"\n'
     own = tenant + 'client_id = "own"\nclient_secret = "x"\n'

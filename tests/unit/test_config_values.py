@@ -31,7 +31,7 @@ def test_duration_is_parsed_and_shown_as_written(number: int, unit: str) -> None
 
 
 @given(st.integers(0, 3_000_000_000_000))
-def test_computed_duration_uses_its_largest_unit(milliseconds: int) -> None:
+def test_computed_duration_is_shown_in_its_largest_unit(milliseconds: int) -> None:
     duration = timedelta(milliseconds=milliseconds)
     text = duration_text(duration)
     assert parse_duration(text) == duration
@@ -40,12 +40,12 @@ def test_computed_duration_uses_its_largest_unit(milliseconds: int) -> None:
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(900, "15m"), (86_400, "1d"), (90, "90s"), (0, "0s"), (0.25, "250ms")])
-def test_computed_durations(seconds: float, text: str) -> None:
+def test_computed_duration_examples_are_shown_in_one_unit(seconds: float, text: str) -> None:
     assert duration_text(timedelta(seconds=seconds)) == text
 
 
 @given(st.text(max_size=8))
-def test_any_text_as_duration_gives_a_sentence(text: str) -> None:
+def test_arbitrary_text_as_duration_gives_a_one_line_error(text: str) -> None:
     try:
         duration = parse_duration(text)
     except ValueError as error:
@@ -80,18 +80,18 @@ def test_duration_is_limited_to_a_hundred_years(text: str) -> None:
         ("-0s", timedelta(0)),
     ],
 )
-def test_instants(text: str, instant: datetime | timedelta) -> None:
+def test_instant_setting_is_parsed(text: str, instant: datetime | timedelta) -> None:
     assert parse_instant(text) == instant
 
 
 @pytest.mark.parametrize("text", ["", "7d", "now", "2026-01-31", "2026-01-31T00:00:00", "0001-01-01T00:00:00Z", "--7d"])
-def test_invalid_instant_is_refused(text: str) -> None:
+def test_invalid_instant_setting_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r"not an instant|positive duration"):
         parse_instant(text)
 
 
 @given(st.text(max_size=200))
-def test_value_is_shown_on_one_short_line(text: str) -> None:
+def test_invalid_value_is_quoted_on_one_short_line(text: str) -> None:
     assert len(shown(text)) <= 80
     assert shown(text).isprintable()
 
@@ -116,7 +116,7 @@ VALUES = [
 
 
 @given(st.dictionaries(st.sampled_from(KEYS).map("CONNECTOR_{}".format), st.sampled_from(VALUES) | st.text(max_size=9)))
-def test_every_problem_is_one_line(environ: dict[str, str]) -> None:
+def test_each_configuration_problem_is_one_printable_line(environ: dict[str, str]) -> None:
     with pytest.raises(ConfigurationError) as caught:
         load(None, environ)
     assert caught.value.problems
@@ -124,7 +124,7 @@ def test_every_problem_is_one_line(environ: dict[str, str]) -> None:
 
 
 class TestJsonSchema:
-    def test_names_every_key_and_refuses_others(self) -> None:
+    def test_json_schema_has_every_key_and_refuses_others(self) -> None:
         schema = json_schema()
         assert set(schema["properties"]) == set(Document.model_fields)
         assert schema["additionalProperties"] is False
@@ -132,19 +132,19 @@ class TestJsonSchema:
         assert schema["$defs"]["TenantTable"]["required"] == ["id"]
         assert schema["$defs"]["SweepTable"]["required"] == ["every", "overlap"]
 
-    def test_describes_every_key(self) -> None:
+    def test_json_schema_describes_every_key(self) -> None:
         for table in json_schema()["$defs"].values():
             for key, value in table["properties"].items():
                 assert value.get("description"), key
 
-    def test_shows_defaults_as_they_are_written_and_never_null(self) -> None:
+    def test_json_schema_shows_defaults_as_written_in_a_file(self) -> None:
         schema = json_schema()
         windows = schema["$defs"]["WindowsTable"]["properties"]
         assert windows["slice"]["default"] == "1d"
         assert windows["sweeps"]["default"][3] == {"every": "24h", "overlap": "7d"}
         assert not re.search(r'"null"|: null', json.dumps(schema))
 
-    def test_every_default_is_valid_when_written_into_a_file(self) -> None:
+    def test_json_schema_defaults_are_valid_in_a_file(self) -> None:
         schema = json_schema()
         tree: dict[str, Any] = {}
         for section, value in schema["properties"].items():

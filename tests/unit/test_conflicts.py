@@ -40,7 +40,7 @@ def sweep(bench: Bench, *attempts: list[list[Any]]) -> tuple[list[int], list[int
 
 
 @MODES
-def test_conflict_on_a_page_publishes_one_row_in_any_order(revisions: str) -> None:
+def test_conflicting_rows_on_a_page_publish_the_same_one_always(revisions: str) -> None:
     outcomes = [sweep(Bench(revisions=revisions), [rows]) for rows in ([A, B, A], [B, A, B])]
     assert outcomes[0] == outcomes[1]
     published, letters = outcomes[0]
@@ -49,21 +49,21 @@ def test_conflict_on_a_page_publishes_one_row_in_any_order(revisions: str) -> No
 
 
 @MODES
-def test_conflict_on_a_page_is_settled_in_later_sweeps(revisions: str) -> None:
+def test_conflicting_rows_publish_nothing_in_later_sweeps(revisions: str) -> None:
     bench = Bench(revisions=revisions)
     sweep(bench, [[A, B]])
     assert [sweep(bench, [rows]) for rows in ([A, B], [B, A])] == [([], []), ([], [])]
 
 
 @MODES
-def test_conflict_keeps_the_row_that_is_on_the_topic(revisions: str) -> None:
+def test_conflicting_rows_keep_the_version_already_on_the_topic(revisions: str) -> None:
     for first, second in ((A, B), (B, A)):
         bench = Bench(revisions=revisions)
         sweep(bench, [[first]])
         assert sweep(bench, [[first, second]]) == ([], [second["duration"]])
 
 
-def test_dead_letter_of_a_conflict_states_its_own_reason() -> None:
+def test_dead_letter_of_conflicting_rows_states_the_conflict() -> None:
     change = Bench().read(A, B)
     headers = dict(change.dead_letters[0].headers or [])
     assert change.dead_letters[0].key == b"a"
@@ -71,14 +71,14 @@ def test_dead_letter_of_a_conflict_states_its_own_reason() -> None:
     assert headers["__connect.errors.exception.message"].startswith(b"row: another row")
 
 
-def test_first_reading_of_a_chain_publishes_a_changed_row() -> None:
+def test_row_that_differs_between_two_pages_is_first_a_revision() -> None:
     """Graph may have changed the row between the two pages."""
     bench = Bench()
     assert sweep(bench, [[A], [B]], [[row("b", duration=3)], [B]]) == ([1, 2, 3], [])
 
 
 @MODES
-def test_conflict_across_pages_is_settled_in_any_order(revisions: str) -> None:
+def test_conflicting_rows_across_pages_are_settled_in_any_order(revisions: str) -> None:
     bench = Bench(revisions=revisions)
     published, letters = sweep(bench, [[A], [B]], [[A], [B]], [[A], [B]])
     assert (published, letters) == (([1, 2, 1] if revisions == "publish" else [1]), [2])
@@ -86,7 +86,7 @@ def test_conflict_across_pages_is_settled_in_any_order(revisions: str) -> None:
         assert sweep(bench, chain, chain, chain) == ([], [])
 
 
-def test_content_of_a_former_conflict_is_published_alone() -> None:
+def test_dead_lettered_content_is_published_if_it_occurs_alone() -> None:
     bench = Bench()
     _published, letters = sweep(bench, [[A, B]])
     loser = A if letters == [1] else B
@@ -94,7 +94,7 @@ def test_content_of_a_former_conflict_is_published_alone() -> None:
     assert sweep(bench, [[loser], []]) == ([], [])
 
 
-def test_chain_that_breaks_off_forgets_the_suspended_row() -> None:
+def test_suspended_row_is_discarded_if_its_chain_breaks_off() -> None:
     bench = Bench()
     _, letters = sweep(bench, [[A, B]])
     loser, winner = (A, B) if letters == [1] else (B, A)

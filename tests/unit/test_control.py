@@ -22,13 +22,13 @@ def heard(value: bytes | None, key: bytes | None = b"aa") -> control.TenantComma
     return control.parse(ControlRecord(7, key, value))
 
 
-def test_command_is_parsed() -> None:
+def test_control_record_is_parsed_into_a_command() -> None:
     found = heard(json.dumps(VALID).encode())
     assert found is not None
     assert (found.tenant, found.order.command, found.order.again) == ("aa", "backfill", False)
 
 
-def test_tenant_comes_from_the_command_value() -> None:
+def test_tenant_of_a_command_comes_from_the_record_value() -> None:
     found = heard(json.dumps(VALID).encode(), b"bb")
     assert found is not None
     assert found.tenant == "aa"
@@ -53,7 +53,7 @@ def test_tenant_comes_from_the_command_value() -> None:
     ],
     ids=lambda value: repr(value)[:24],
 )
-def test_garbage_is_not_a_command(value: bytes | None) -> None:
+def test_control_record_with_garbage_is_not_a_command(value: bytes | None) -> None:
     assert heard(value) is None
 
 

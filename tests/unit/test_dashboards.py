@@ -39,7 +39,7 @@ def test_all_dashboards_exist() -> None:
 
 
 @pytest.mark.parametrize("file", CHECKED_IN)
-def test_deployment_and_tenant_can_be_chosen_and_restarts_are_marked(file: str) -> None:
+def test_dashboards_select_deployment_and_tenant_and_mark_restarts(file: str) -> None:
     content = CHECKED_IN[file]
     names = [variable["name"] for variable in content["templating"]["list"]]
     assert names == ["datasource", "namespace", "job", "instance", *(["tenant"] if "kafka" not in file else [])]
@@ -49,7 +49,7 @@ def test_deployment_and_tenant_can_be_chosen_and_restarts_are_marked(file: str) 
 
 
 @pytest.mark.parametrize(("file", "panel"), PANELS, ids=TITLES)
-def test_each_panel_has_description_unit_and_thresholds(file: str, panel: dict[str, Any]) -> None:
+def test_dashboard_panels_have_description_unit_and_thresholds(file: str, panel: dict[str, Any]) -> None:
     defaults = panel["fieldConfig"]["defaults"]
     assert len(panel["description"]) > 20
     assert panel["description"].endswith(".")
@@ -65,7 +65,7 @@ def test_each_panel_has_description_unit_and_thresholds(file: str, panel: dict[s
         assert selects or any(text in panel["description"] for text in OF_ALL)
 
 
-def test_panels_query_existing_metrics_only() -> None:
+def test_dashboard_panels_query_existing_metrics_only() -> None:
     metrics = Metrics("0", shards=1)
     metrics.watch_process()
     metrics.tenant("contoso", ["1m"]).watch(
@@ -80,14 +80,14 @@ def test_panels_query_existing_metrics_only() -> None:
     assert asks - has == set()
 
 
-def test_panels_ask_only_for_series_that_rules_record() -> None:
+def test_dashboard_panels_query_existing_recording_rules_only() -> None:
     rules = (ROOT / "deploy/prometheus/slo.yml").read_text(encoding="utf-8")
     asks = set(re.findall(r"direct_routing:[\w:]+", json.dumps(CHECKED_IN)))
     assert asks
     assert asks <= set(re.findall(r"record: (\S+)", rules))
 
 
-def test_panels_with_a_line_per_tenant_show_the_largest() -> None:
+def test_overview_panels_per_tenant_show_the_largest_values_only() -> None:
     for file, panel in PANELS:
         if panel["type"] in {"timeseries", "state-timeline"} and "overview" in file:
             for target in panel["targets"]:
@@ -95,14 +95,14 @@ def test_panels_with_a_line_per_tenant_show_the_largest() -> None:
                     assert target["expr"].startswith("topk("), panel["title"]
 
 
-def test_overview_table_shows_reason_and_dead_letters() -> None:
+def test_overview_dashboard_table_shows_reason_and_dead_letters() -> None:
     (table,) = [panel for file, panel in PANELS if "overview" in file and panel["type"] == "table"]
     columns = table["transformations"][1]["options"]["renameByName"].values()
     assert {"Tenant", "Lag", "Failing", "Reason", "Dead letters in a day"} <= set(columns)
 
 
 @pytest.mark.parametrize("file", CHECKED_IN)
-def test_panels_do_not_overlap(file: str) -> None:
+def test_dashboard_panels_do_not_overlap(file: str) -> None:
     taken: set[tuple[int, int]] = set()
     for panel in CHECKED_IN[file]["panels"]:
         place = panel["gridPos"]

@@ -55,20 +55,20 @@ def judged(records: list[Entry], truth: list[TruthRow]) -> Verdict:
     return tally.verdict(TENANT, truth)
 
 
-def test_row_with_its_newest_version_is_not_missing() -> None:
+def test_demo_counts_no_row_with_its_newest_version_as_missing() -> None:
     assert judged([record(3)], [shown(3)]) == Verdict(1, 1, 0, 0, 0, 0)
     both = [shown(3, is_newest=False), shown(4, 1)]
     assert judged([record(3), record(4, 1)], both) == Verdict(1, 1, 1, 0, 0, 0)
     assert judged([record(4)], both) == Verdict(1, 1, 0, 0, 0, 0)
 
 
-def test_absent_or_outdated_row_is_missing() -> None:
+def test_demo_counts_an_absent_or_outdated_row_as_missing() -> None:
     assert judged([], [shown(3)]).missing == 1
     assert judged([record(3)], [shown(3, is_newest=False), shown(4, 1)]).missing == 1
     assert judged([record(9)], [shown(3)]).missing == 1
 
 
-def test_version_published_twice_is_duplicated() -> None:
+def test_demo_counts_a_repeated_version_as_duplicated() -> None:
     assert judged([record(3), record(3)], [shown(3)]).duplicated == 1
     assert judged([record(3), record(3, 1)], [shown(3)]).duplicated == 1
     assert judged([record(3)], []).duplicated == 1
@@ -84,7 +84,7 @@ def test_version_published_twice_is_duplicated() -> None:
         ([dead_letter(b"{}")], [], 0, 1),
     ],
 )
-def test_invalid_row_is_one_dead_letter(
+def test_demo_expects_one_dead_letter_per_invalid_row(
     records: list[Entry], truth: list[TruthRow], missing: int, duplicated: int
 ) -> None:
     verdict = judged(records, truth)
@@ -123,7 +123,7 @@ def uncommented(tmp_path: Path) -> Callable[[str], Path]:
     return write
 
 
-def test_commented_examples_are_valid(uncommented: Callable[[str], Path]) -> None:
+def test_commented_settings_of_the_example_file_are_valid(uncommented: Callable[[str], Path]) -> None:
     source = (Path(__file__).parents[2] / "examples" / "connector.toml").read_text()
     out = io.StringIO()
     for line in source.splitlines():

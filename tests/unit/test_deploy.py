@@ -55,7 +55,7 @@ def test_compose_files_are_valid() -> None:
         assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_compose_requires_the_settings_of_a_real_graph() -> None:
+def test_compose_for_real_graph_requires_the_application_settings() -> None:
     done = tool("docker-compose", *GRAPH, "config", "--quiet")
     assert done.returncode != 0
     assert all(name in done.stderr for name in APPLICATION)
@@ -73,7 +73,7 @@ def test_compose_for_a_real_graph_has_no_simulator() -> None:
     assert settings.graph.root == "https://graph.microsoft.com"
 
 
-def test_images_and_versions_are_pinned() -> None:
+def test_compose_images_and_versions_are_pinned() -> None:
     images = {name: service["image"] for name, service in compose()["services"].items()}
     assert all(re.search(r":v?\d+\.\d+\.\d+$", image) for image in images.values()), images
     assert images["connector"] == images["simulator"] == f"direct-routing-connector:{VERSION}"
@@ -116,7 +116,7 @@ def test_hadolint_accepts_the_dockerfile() -> None:
     assert (done.returncode, done.stdout) == (0, "")
 
 
-def test_image_runs_as_a_fixed_non_root_user() -> None:
+def test_container_image_runs_as_a_fixed_non_root_user() -> None:
     users = re.findall(r"^USER (\d+):(\d+)$", (ROOT / "deploy/Dockerfile").read_text(encoding="utf-8"), re.MULTILINE)
     assert users
     assert all(int(uid) > 0 and int(gid) > 0 for uid, gid in users)
@@ -148,14 +148,14 @@ def test_compose_connects_grafana_and_prometheus() -> None:
     assert {"prometheus", "connector"} <= set(services)
 
 
-def test_grafana_shows_the_overview_first() -> None:
+def test_grafana_starts_with_the_overview_dashboard() -> None:
     environment = compose()["services"]["grafana"]["environment"]
     home = Path(environment["GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH"])
     assert home.parent == Path("/var/lib/grafana/dashboards")
     assert json.loads((ROOT / "deploy/grafana/dashboards" / home.name).read_text())["uid"] == "direct-routing-overview"
 
 
-def test_prometheus_finds_its_rules() -> None:
+def test_prometheus_container_finds_its_rule_files() -> None:
     mounted = {volume["target"]: Path(volume["source"]) for volume in compose()["services"]["prometheus"]["volumes"]}
     assert "rule_files: [alerts.yml, slo.yml]\n" in mounted["/etc/prometheus/prometheus.yml"].read_text(
         encoding="utf-8"
@@ -164,13 +164,13 @@ def test_prometheus_finds_its_rules() -> None:
         assert mounted[f"/etc/prometheus/{name}"] == ROOT / "deploy/prometheus" / name
 
 
-def test_commands_in_the_container_of_compose_find_the_configuration() -> None:
+def test_commands_in_the_compose_container_find_the_configuration() -> None:
     connector = compose()["services"]["connector"]
     mounted = {volume["target"] for volume in connector["volumes"]}
     assert connector["environment"]["CONNECTOR_CONFIG"] in mounted
 
 
-def test_pinned_requirements_name_no_index() -> None:
+def test_pinned_requirements_name_no_package_index() -> None:
     for path in sorted((ROOT / "requirements").glob("*.txt")):
         text = path.read_text(encoding="utf-8")
         assert "://" not in text

@@ -64,7 +64,7 @@ def test_documented_commands_and_options_exist(page: str) -> None:
         assert given <= options(name), f"connector {name}{arguments}"
 
 
-def test_runbook_and_readme_contain_commands() -> None:
+def test_command_scan_finds_commands_in_readme_and_runbook() -> None:
     assert ("run", " --config connector.toml") in commands(TEXTS["README.md"])
     assert len(commands(TEXTS["docs/runbook.md"])) > 5
 
@@ -91,7 +91,7 @@ def known(key: str) -> bool:
 
 
 @pytest.mark.parametrize("page", TEXTS)
-def test_documented_keys_exist(page: str) -> None:
+def test_documented_configuration_keys_exist(page: str) -> None:
     tables = "|".join(SCHEMA["properties"])
     found = re.findall(rf"`((?:{tables})(?:\[\])?\.[a-z_]+(?:\.[A-Za-z_.]+)?)[` ]", TEXTS[page])
     for row in re.findall(rf"^\| (`(?:{tables})[\[.].*?) \|", TEXTS[page], re.MULTILINE):
@@ -101,7 +101,7 @@ def test_documented_keys_exist(page: str) -> None:
 
 
 @pytest.mark.parametrize("page", TEXTS)
-def test_documented_variables_exist(page: str) -> None:
+def test_documented_environment_variables_exist(page: str) -> None:
     for name in re.findall(r"\bCONNECTOR_([A-Z]\w*__\w*[A-Z])\b", TEXTS[page]):
         assert known(name.lower().removesuffix("__file").removesuffix("__env").replace("__", ".")), name
 
@@ -123,7 +123,7 @@ def test_documented_links_resolve(page: str) -> None:
             assert anchor in anchors(target.read_text(encoding="utf-8")), link
 
 
-def test_index_lists_every_page() -> None:
+def test_documentation_index_lists_every_page() -> None:
     pages = {path.name for path in (ROOT / "docs").glob("*.md")} - {"README.md"}
     assert pages == set(re.findall(r"\]\(([a-z-]+\.md)\)", TEXTS["docs/README.md"]))
 
@@ -132,7 +132,7 @@ def test_configuration_reference_matches_the_code() -> None:
     assert reference.PAGE.read_text(encoding="utf-8") == reference.text(), "run make docs"
 
 
-def test_licences_are_listed_and_compatible() -> None:
+def test_licences_of_packages_are_listed_and_compatible() -> None:
     listed = licences.PAGE.read_text(encoding="utf-8")
     rows = re.findall(r"^\| ([a-z0-9-]+) \| (\d\S*) \| (.+?) \|", listed, re.MULTILINE)
     pinned = licences.pinned()

@@ -12,14 +12,14 @@ def test_longest_tests_start_first() -> None:
     assert durations.longest_first(tests, known) == [1, 3, 2, 0, 4, 5]
 
 
-def test_measured_durations_replace_known_ones(tmp_path: Path) -> None:
+def test_measured_test_durations_replace_stored_ones(tmp_path: Path) -> None:
     file = tmp_path / "durations.json"
     durations.keep({"a": 3.04, "b": 2.0, "short": 0.9}, file)
     durations.keep({"b": 5.0, "c": 1.0}, file)
     assert durations.load(file) == {"a": 3.0, "b": 5.0, "c": 1.0}
 
 
-def test_group_suffix_is_removed_from_names() -> None:
+def test_xdist_group_suffix_is_removed_from_test_names() -> None:
     name = "tests/unit/test_a.py::test_b[user@example.org]"
     assert durations.without_group(name) == name
     for group in ("three_brokers", "tests/e2e/test_c.py"):

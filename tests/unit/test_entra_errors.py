@@ -38,11 +38,11 @@ def test_permanent_entra_errors_have_a_remedy(document: dict[str, object], kind:
 
 
 @pytest.mark.parametrize("error", [None, 5, "<script>", "x" * 65, ""])
-def test_other_responses_are_not_entra_errors(error: object) -> None:
+def test_malformed_error_member_is_not_an_entra_error(error: object) -> None:
     assert entra_errors.read({"error": error}, "client_secret") is None
 
 
-def test_error_descriptions_are_not_repeated() -> None:
+def test_entra_error_does_not_repeat_the_description() -> None:
     document = {
         "error": "invalid_client",
         "error_description": "AADSTS7000215: secret hunter2",
@@ -52,7 +52,7 @@ def test_error_descriptions_are_not_repeated() -> None:
     assert "a b" not in str(entra_errors.read(document, "client_secret"))
 
 
-def test_wrong_token_claims_are_explained() -> None:
+def test_token_claims_are_read_and_opaque_tokens_have_none() -> None:
     claims = {"aud": "https://graph.microsoft.us", "roles": ["A", 1], "tid": "t"}
     text = base64.urlsafe_b64encode(json.dumps(claims).encode()).decode().rstrip("=")
     assert token_claims.read(f"x.{text}.y") == token_claims.TokenClaims(
@@ -72,7 +72,7 @@ def test_wrong_token_claims_are_explained() -> None:
         ("00000003-0000-0000-c000-000000000000", ""),
     ],
 )
-def test_graph_is_named_with_its_cloud(graph: str, expected: str) -> None:
+def test_graph_host_is_named_with_its_cloud(graph: str, expected: str) -> None:
     assert token_claims.cloud_of(graph) == expected
 
 
@@ -115,7 +115,7 @@ WHAT_TO_TOUCH = {
 
 
 @pytest.mark.parametrize(("code", "words"), [(code, words) for words, codes in WHAT_TO_TOUCH.items() for code in codes])
-def test_sign_in_code_has_its_remedy(code: int, words: str) -> None:
+def test_sign_in_code_alone_determines_the_remedy(code: int, words: str) -> None:
     """The code alone decides, whatever OAuth error it comes with, and whether as number or inside the description."""
     for error in ("invalid_client", "invalid_request", "unauthorized_client", "interaction_required"):
         for document in (
@@ -129,7 +129,7 @@ def test_sign_in_code_has_its_remedy(code: int, words: str) -> None:
             assert f"AADSTS{code}" in refusal.codes
 
 
-def test_every_code_of_the_table_is_tested() -> None:
+def test_each_sign_in_code_with_a_remedy_has_a_test_case() -> None:
     assert sorted(code for codes in WHAT_TO_TOUCH.values() for code in codes) == sorted(entra_errors.REMEDIES)
 
 
@@ -142,7 +142,7 @@ def test_transient_sign_in_code_is_retried(code: int) -> None:
     assert code in entra_errors.PASSING
 
 
-def test_documented_sign_in_codes_match_the_code() -> None:
+def test_documented_sign_in_codes_match_the_implementation() -> None:
     text = (Path(__file__).parents[2] / "docs/identities.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| AADSTS(\d+) \| (.*) \| (.*) \|$", text, re.MULTILINE)
     assert {int(code): f"{wrong}; {todo}" for code, wrong, todo in rows} == entra_errors.REMEDIES | entra_errors.PASSING
@@ -150,7 +150,7 @@ def test_documented_sign_in_codes_match_the_code() -> None:
 
 @pytest.mark.parametrize("error", ["invalid_client", "invalid_grant", "invalid_resource", "access_denied", "other"])
 @pytest.mark.parametrize("kind", ["client_secret", "client_certificate", "workload_identity", "managed_identity"])
-def test_unknown_code_still_says_what_to_check(error: str, kind: str) -> None:
+def test_unknown_sign_in_code_still_has_a_remedy(error: str, kind: str) -> None:
     refusal = entra_errors.read({"error": error, "error_codes": [123456]}, kind)
     assert refusal is not None
     assert refusal.remedy

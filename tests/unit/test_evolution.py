@@ -121,7 +121,7 @@ def read(writer: dict[str, Any], reader: dict[str, Any], record: dict[str, Any])
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_shipped_schema_is_the_newest_kept_version(name: str) -> None:
+def test_current_schema_equals_the_newest_archived_version(name: str) -> None:
     """A schema changes only as a new version; all versions that were shipped remain."""
     assert list(shipped(name).values())[-1] == avro.load(name)
 
@@ -150,18 +150,18 @@ def test_all_schema_versions_are_compatible(versions: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("versions", [ROW_VERSIONS, PROGRESS_VERSIONS], ids=["rows", "progress"])
-def test_later_versions_only_add_fields_with_defaults(versions: dict[str, Any]) -> None:
+def test_later_schema_versions_only_add_fields_with_defaults(versions: dict[str, Any]) -> None:
     for older, newer in itertools.pairwise(versions.values()):
         names = [f["name"] for f in older["fields"]]
         assert [f["name"] for f in newer["fields"] if f["name"] in names] == names
         assert all("default" in f for f in newer["fields"] if f["name"] not in names)
 
 
-def test_fingerprint_version_is_the_newest_of_the_fields() -> None:
+def test_fingerprint_version_is_that_of_the_newest_field() -> None:
     assert RowSchema(avro.load(avro.ROW), "v1.0").layout == LAYOUT
 
 
-def test_schema_clash_names_the_field_and_both_types() -> None:
+def test_schema_conflict_names_the_field_and_both_types() -> None:
     other = copy.deepcopy(V1)
     other["fields"] = [f for f in other["fields"] if f["name"] not in ("tenantId", "callType")]
     next(f for f in other["fields"] if f["name"] == "callerNumber")["type"] = "long"
@@ -198,7 +198,7 @@ def test_schema_clash_names_the_field_and_both_types() -> None:
         ),
     ],
 )
-def test_avro_resolution_rules_hold(reader: Any, writer: Any, fits: bool) -> None:  # noqa: FBT001
+def test_schema_check_follows_the_avro_resolution_rules(reader: Any, writer: Any, fits: bool) -> None:  # noqa: FBT001
     assert (not obstacles(reader, writer)) is fits
 
 
@@ -234,7 +234,7 @@ def test_upgrade_with_new_fields_republishes_nothing(older: dict[str, Any], api_
 
 
 @pytest.mark.parametrize("api_version", ["v1.0", "beta"])
-def test_known_member_makes_a_revision_after_an_upgrade(api_version: str) -> None:
+def test_changed_known_member_is_a_revision_after_an_upgrade(api_version: str) -> None:
     before, after = RowSchema(V1, api_version), RowSchema(AFTER, api_version)
     row = raw(KNOWN, BETA, LEARNED)
     assert outcome(before, row, after, raw(KNOWN, BETA, LEARNED, {"duration": 13})) == "revised"
@@ -242,7 +242,7 @@ def test_known_member_makes_a_revision_after_an_upgrade(api_version: str) -> Non
     assert changed == ("revised" if api_version == "beta" else "known")
 
 
-def test_new_member_makes_a_revision_after_one_reading() -> None:
+def test_changed_new_member_is_a_revision_after_one_read() -> None:
     after = RowSchema(AFTER, "beta")
     row = raw(KNOWN, BETA, LEARNED)
     for change in (
@@ -261,7 +261,7 @@ def test_switching_between_v1_and_beta_republishes_nothing() -> None:
     assert outcome(beta, raw(KNOWN, BETA), v1, raw(KNOWN)) == "known"
 
 
-def test_beta_members_are_row_fields() -> None:
+def test_beta_members_are_published_as_row_fields() -> None:
     reading = RowSchema(V1, "beta").read([raw(KNOWN, BETA)])
     row = reading.rows[0]
     assert isinstance(row, Row)
@@ -271,14 +271,14 @@ def test_beta_members_are_row_fields() -> None:
     assert row.unknown == {}
 
 
-def test_empty_date_of_a_new_field_is_null() -> None:
+def test_date_in_year_1_of_a_new_field_equals_null() -> None:
     after = RowSchema(AFTER, "beta")
     empty = {"ringDateTime": "0001-01-01T00:00:00.000Z", "handoverDateTime": "0001-01-01T00:00:00Z"}
     nothing = {"ringDateTime": None, "handoverDateTime": None}
     assert outcome(after, raw(KNOWN, empty), after, raw(KNOWN, nothing)) == "known"
 
 
-def test_newer_fingerprint_version_is_refused() -> None:
+def test_dedup_index_of_a_newer_fingerprint_version_is_refused() -> None:
     """All of it would be published again."""
     entries = RowSchema(NEXT, "v1.0").read([raw(KNOWN)]).entries
     written = seen.SeenLog("t").write(entries, np.array([480_000], np.uint32))
@@ -286,7 +286,7 @@ def test_newer_fingerprint_version_is_refused() -> None:
         seen.restore({record.key: record.value for record in written.records if record.value is not None})
 
 
-def test_joined_pages_keep_older_fingerprints() -> None:
+def test_pages_of_backfill_again_keep_older_fingerprints() -> None:
     """A chain of `backfill --again` is committed as one page: an upgrade must not make false revisions of it."""
     texts = [json.dumps({"id": f"call-{number}"} | KNOWN | BETA | LEARNED).encode() for number in range(7)]
     before, after = RowSchema(V1, "v1.0"), RowSchema(AFTER, "v1.0")

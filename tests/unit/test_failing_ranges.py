@@ -39,18 +39,18 @@ def narrow(ranges: FailingRanges, length_s: int) -> tuple[FailingRanges, float]:
 
 
 class TestNarrowing:
-    def test_first_failure_halves_the_range_at_once(self) -> None:
+    def test_first_failure_halves_the_failing_range(self) -> None:
         ranges = failing_ranges.failed((), window(0, 900), failure(1))
         assert failing_ranges.left_out(ranges, NOW + S) == []
         assert failing_ranges.fit(ranges, window(0, 900), newest_first=True) == window(450, 900)
         assert failing_ranges.fit(ranges, window(-900, 900), newest_first=False) == window(-900, 0)
 
-    def test_evidence_narrows_to_one_second_and_isolates_it(self) -> None:
+    def test_failing_range_is_narrowed_to_one_second_and_isolated(self) -> None:
         ranges, _ = narrow((), 900)
         assert failing_ranges.isolated(ranges) == [window(0, 1)]
 
     @pytest.mark.parametrize("served_s", [None, 0.5])
-    def test_nothing_is_narrowed_further_without_evidence(self, served_s: float | None) -> None:
+    def test_failing_range_is_not_narrowed_if_graph_serves_nothing(self, served_s: float | None) -> None:
         """Graph served nothing since the range failed last: it may be anything."""
         ranges = failing_ranges.failed((), window(0, 900), failure(1, served_s))
         for at_s in range(2, 300):
@@ -60,7 +60,7 @@ class TestNarrowing:
         assert failing_ranges.isolated(ranges) == []
         assert failing_ranges.next_retry(ranges, NOW + 299 * S) <= NOW + 316 * S  # type: ignore[operator]
 
-    def test_refused_length_needs_evidence_only_to_be_isolated(self) -> None:
+    def test_range_refused_for_its_length_is_isolated_on_evidence_only(self) -> None:
         """406 for everything: at one second shorter ranges do not help, and nothing is left behind."""
         ranges: FailingRanges = ()
         part = window(0, 900)
@@ -70,7 +70,7 @@ class TestNarrowing:
         assert part == window(899, 900)
         assert failing_ranges.failed(ranges, part, failure(1, too_long=True)) == ()
 
-    def test_success_doubles_the_length_beside_it(self) -> None:
+    def test_success_doubles_the_length_limit_of_the_adjacent_range(self) -> None:
         ranges = failing_ranges.failed((), window(0, 900), failure(1))
         ranges = failing_ranges.failed(ranges, window(450, 900), failure(2, 1.5))
         ranges = failing_ranges.succeeded(ranges, window(675, 900), NOW + 3 * S)
@@ -78,7 +78,7 @@ class TestNarrowing:
         assert (older.window, older.longest_s) == (window(0, 450), 450)
         assert (newer.window, newer.longest_s) == (window(450, 675), 450)
 
-    def test_success_a_minute_later_ends_the_narrowing_beside_it(self) -> None:
+    def test_later_success_ends_the_narrowing_of_the_adjacent_range(self) -> None:
         ranges = failing_ranges.failed((), window(0, 900), failure(1))
         assert failing_ranges.succeeded(ranges, window(899, 900), NOW + 61 * S) == ()
         far = failing_ranges.succeeded(ranges, window(5000, 6000), NOW + 61 * S)
@@ -87,7 +87,7 @@ class TestNarrowing:
 
 
 class TestIsolation:
-    def test_retries_come_after_a_minute_and_back_off_to_half_an_hour(self) -> None:
+    def test_isolated_range_is_retried_after_1_minute_up_to_30_minutes(self) -> None:
         ranges, at_s = narrow((), 4)
         (one,) = failing_ranges.isolated(ranges)
         waits = []
@@ -100,7 +100,7 @@ class TestIsolation:
             ranges = failing_ranges.failed(ranges, one, failure(at_s, at_s - 1))
         assert waits == [60, 120, 240, 480, 960, 1800, 1800, 1800, 1800]
 
-    def test_outage_does_not_slow_the_retries_down(self) -> None:
+    def test_outage_does_not_slow_the_retries_of_an_isolated_range(self) -> None:
         ranges, at_s = narrow((), 4)
         (one,) = failing_ranges.isolated(ranges)
         for _ in range(5):
@@ -108,7 +108,7 @@ class TestIsolation:
             ranges = failing_ranges.failed(ranges, one, failure(at_s))
         assert failing_ranges.due(ranges, NOW + (at_s + 60) * S) == [one]
 
-    def test_long_range_is_isolated_in_growing_pieces(self) -> None:
+    def test_long_failing_range_is_isolated_in_growing_pieces(self) -> None:
         ranges: FailingRanges = ()
         steps = 0
         while sum(w.seconds for w in failing_ranges.isolated(ranges)) < 3600:
@@ -130,7 +130,7 @@ class TestIsolation:
         assert failing_ranges.isolated(failing_ranges.succeeded(split, window(0, 1), NOW)) == [window(1, 2)]
 
     @given(st.lists(st.integers(0, 100_000), max_size=400, unique=True))
-    def test_ranges_are_disjoint_sorted_and_limited(self, seconds: list[int]) -> None:
+    def test_failing_ranges_are_disjoint_sorted_and_limited(self, seconds: list[int]) -> None:
         ranges: FailingRanges = ()
         for at_s, second in enumerate(seconds):
             for again in range(2):
@@ -147,7 +147,7 @@ class TestIsolation:
         ranges, _ = narrow((), 900)
         assert failing_ranges.isolated(failing_ranges.as_known(ranges, NOW + S, NOW + 99 * S)) == []
 
-    def test_clock_that_was_ahead_does_not_delay_the_retry(self) -> None:
+    def test_corrected_clock_does_not_delay_the_retry_of_a_range(self) -> None:
         ranges, _ = narrow((), 900)
         before = NOW - timedelta(days=2)
         known = failing_ranges.as_known(ranges, before, before)
@@ -191,7 +191,7 @@ def reasons(tenant: Tenant, until_s: float) -> list[tuple[float, str | None]]:
 
 class TestReading:
     @pytest.mark.parametrize("answer", FAULTS)
-    def test_rows_around_a_bad_instant_arrive_and_later_its_own(self, answer: Callable[[], Response]) -> None:
+    def test_rows_around_an_unservable_instant_arrive_without_delay(self, answer: Callable[[], Response]) -> None:
         """An instant in the live window, default sweeps and budget."""
         with reading(instant(BAD_S, answer, 600, 1650)) as tenant:
             tenant.run(600)
@@ -212,7 +212,7 @@ class TestReading:
             assert tenant.plan.sweeps[0].position is None
 
     @pytest.mark.parametrize("status", [400, 403, 500])
-    def test_bad_instant_does_not_stop_a_first_start(self, status: int) -> None:
+    def test_unservable_instant_does_not_stop_a_first_start(self, status: int) -> None:
         with reading(instant(-1, lambda: error(status), 0, 1e9)) as tenant:
             tenant.run(120)
             assert tenant.worst_delay_s(0, 60) < 65
@@ -220,7 +220,7 @@ class TestReading:
             assert windows.gaps(tenant.plan) == [Window(at(-1), at(0))]
             assert tenant.source.failing() is None
 
-    def test_refused_length_everywhere_leaves_no_ranges(self) -> None:
+    def test_no_failing_range_remains_after_406_for_every_request(self) -> None:
         with reading(always(lambda: error(406), 600, 635)) as tenant:
             tenant.run(900)
             assert tenant.worst_delay_s(640, 820) < 65
@@ -229,7 +229,7 @@ class TestReading:
             assert tenant.plan.failing_ranges == ()
 
     @pytest.mark.parametrize(("status", "reason", "after_s"), [(403, "permission", 10), (500, "unreachable", 120)])
-    def test_failure_everywhere_fails_the_tenant(self, status: int, reason: str, after_s: float) -> None:
+    def test_tenant_fails_if_graph_serves_no_range(self, status: int, reason: str, after_s: float) -> None:
         with reading(always(lambda: error(status), 600, 1200)) as tenant:
             tenant.run(600)
             ((since_s, failed),) = reasons(tenant, 1200)
@@ -240,7 +240,7 @@ class TestReading:
             assert tenant.source.failing() is None
             assert tenant.worst_delay_s(1260, 1400) < 65
 
-    def test_passing_refusals_do_not_fail_the_tenant(self) -> None:
+    def test_occasional_403_and_404_do_not_fail_the_tenant(self) -> None:
         """403 and 404 among good answers, by an amount that gateways were seen to produce."""
         chance = random.Random(1)
         with reading(
@@ -250,7 +250,7 @@ class TestReading:
             assert tenant.worst_delay_s(100, 7000) < 100
             assert failing_ranges.isolated(tenant.plan.failing_ranges) == []
 
-    def test_bad_hour_does_not_stop_the_rest(self) -> None:
+    def test_unservable_hour_does_not_delay_other_rows(self) -> None:
         with reading(
             lambda asked, _: error(500) if asked.start < at(-3600) and asked.end > at(-7200) else None,
             history=timedelta(days=2),

@@ -82,21 +82,21 @@ def test_final_minutes_do_not_depend_on_record_order(data: st.DataObject) -> Non
     assert final_minutes.late == 0
 
 
-def test_progress_waits_for_its_row_offsets() -> None:
+def test_minute_is_final_only_after_the_offsets_of_its_progress() -> None:
     final_minutes = reader.FinalMinutes(OVERLAP_S)
     assert final_minutes.statement(statement(1, [1, 1, 0])) == []
     assert final_minutes.row(0, 0, row(0, 0.5)) == []
     assert [minute.calls for minute in final_minutes.row(1, 0, row(2, 0.5))] == [2]
 
 
-def test_aborted_rows_at_the_end_are_skipped() -> None:
+def test_minute_becomes_final_although_aborted_rows_follow() -> None:
     final_minutes = reader.FinalMinutes(OVERLAP_S)
     final_minutes.row(0, 0, row(0, 0.5))
     assert final_minutes.statement(statement(1, [5, 0, 0])) == []
     assert [minute.calls for minute in final_minutes.reached(0, 5)] == [1]
 
 
-def test_newest_revision_counts_when_it_moves_the_start() -> None:
+def test_revision_with_a_changed_start_counts_in_its_new_minute() -> None:
     final_minutes = reader.FinalMinutes(OVERLAP_S)
     final_minutes.row(0, 0, row(0, 0.5, failed=True))
     final_minutes.row(0, 1, row(0, 1.5, 1))
@@ -104,7 +104,7 @@ def test_newest_revision_counts_when_it_moves_the_start() -> None:
     assert (minute.minute, minute.calls, minute.failures) == (NOON + timedelta(minutes=1), 1, 0)
 
 
-def test_row_after_its_final_minute_counts_as_late() -> None:
+def test_row_that_arrives_after_its_final_minute_is_late() -> None:
     final_minutes = reader.FinalMinutes(OVERLAP_S)
     final_minutes.statement(statement(5, [0, 0, 0]))
     final_minutes.row(0, 0, row(0, 0.5))
@@ -112,7 +112,7 @@ def test_row_after_its_final_minute_counts_as_late() -> None:
     assert final_minutes.statement(statement(6, [1, 0, 0])) == []
 
 
-def test_other_overlaps_and_tenants_close_no_minute() -> None:
+def test_progress_of_other_sweeps_and_tenants_closes_no_minute() -> None:
     final_minutes = reader.FinalMinutes(OVERLAP_S)
     final_minutes.row(0, 0, row(0, 0.5))
     assert final_minutes.statement(statement(5, [0, 0, 0], overlap_s=900)) == []

@@ -55,7 +55,7 @@ def project(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_race_is_printed_as_flaky_and_fails_the_second_run(project: Path) -> None:
+def test_flaky_result_is_reported_and_fails_when_it_recurs(project: Path) -> None:
     today = datetime.now(UTC).date()
     for time, code in ((1, 0), (2, 1)):
         (project / "runs").unlink(missing_ok=True)
@@ -71,7 +71,7 @@ def test_race_is_printed_as_flaky_and_fails_the_second_run(project: Path) -> Non
         assert (project / flaky.FILE).read_text(encoding="utf-8").splitlines() == [f"{today} {NAME}"] * time
 
 
-def test_test_that_fails_alone_too_is_not_flaky(project: Path) -> None:
+def test_failure_that_recurs_alone_is_not_flaky(project: Path) -> None:
     assert run(project).returncode == 1
     (project / "runs").unlink()
     again = run(project, "-p", "tests.flaky")
@@ -80,10 +80,10 @@ def test_test_that_fails_alone_too_is_not_flaky(project: Path) -> None:
     assert (project / flaky.FILE).read_text(encoding="utf-8") == ""
 
 
-def test_run_without_a_failed_test_is_not_green(project: Path) -> None:
+def test_second_run_without_a_failed_test_is_not_a_success(project: Path) -> None:
     """The second run starts only because the run of all tests failed, so an empty second run is not a success."""
     assert run(project, "-p", "tests.flaky").returncode == pytest.ExitCode.NO_TESTS_COLLECTED
 
 
-def test_file_of_flaky_tests_holds_no_test_twice() -> None:
+def test_flaky_tests_file_lists_no_test_twice() -> None:
     assert flaky.twice(ROOT / flaky.FILE) == []

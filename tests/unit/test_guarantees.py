@@ -23,12 +23,12 @@ def test_guarantees_name_existing_tests(file: str, test: str) -> None:
 
 
 @pytest.mark.parametrize(("file", "test", "case"), sorted(set(CASES)))
-def test_guarantees_name_existing_cases(file: str, test: str, case: str) -> None:
+def test_guarantees_name_existing_test_cases(file: str, test: str, case: str) -> None:
     assert f'"{case}"' in source(file).split(f"def {test}(")[0].rpartition("\n\n\n")[2]
 
 
 @pytest.mark.parametrize(("page", "least"), [("docs/guarantees.md", 6), ("SECURITY.md", 1)])
-def test_every_row_of_the_tables_names_a_test(page: str, least: int) -> None:
+def test_every_row_of_the_guarantee_tables_names_a_test(page: str, least: int) -> None:
     tables = [part for part in re.split(r"^## ", TEXTS[page], flags=re.MULTILINE) if re.search(r"\| test \|\n", part)]
     assert len(tables) >= least
     for table in tables:

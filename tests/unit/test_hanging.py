@@ -46,7 +46,7 @@ def test_one_visible_record_proves_a_commit(readable: Any) -> None:
     assert was_committed({ROWS})
 
 
-def test_unreadable_topic_is_waited_for_after_a_hang(readable: Any) -> None:
+def test_shard_restarts_if_a_hanging_commit_cannot_be_read(readable: Any) -> None:
     """Nothing guesses the outcome: the log names the right that is missing."""
     readable(set(), {ROWS})
     with pytest.raises(ShardRestartError, match=re.escape(f"cannot be known: {REMEDY}")):
@@ -59,7 +59,7 @@ def test_ordinary_abort_needs_no_right_to_read_rows(readable: Any) -> None:
 
 
 @pytest.mark.parametrize(("transaction", "rows"), [("", set()), ("1", {("calls", 0), ("calls", 1)})])
-def test_rows_of_an_older_version_are_not_aborted(
+def test_transaction_of_an_older_version_is_not_aborted(
     monkeypatch: pytest.MonkeyPatch, transaction: str, rows: set[Place]
 ) -> None:
     """Its record does not say where its rows lie, so that they could not be written again."""
@@ -73,7 +73,7 @@ def test_rows_of_an_older_version_are_not_aborted(
 
 
 @pytest.mark.parametrize("lost", [{ROWS: [object()]}, {}])
-async def test_abort_is_certain_while_commits_before_it_are_visible(
+async def test_abort_is_certain_if_all_earlier_commits_are_visible(
     monkeypatch: pytest.MonkeyPatch, lost: dict[Place, list[Any]]
 ) -> None:
     transactions = Transactions(Clients("localhost:1", {}), "app-0")

@@ -8,7 +8,7 @@ def reason(health: Health, now: float) -> str | None:
     return failure and failure.reason
 
 
-def test_tenant_is_neither_up_nor_failing_at_first() -> None:
+def test_new_tenant_is_neither_up_nor_failing() -> None:
     health = Health()
     assert not health.up
     assert reason(health, 1e9) is None
@@ -23,7 +23,7 @@ def test_permanent_error_fails_the_tenant_at_once() -> None:
     assert not health.up
 
 
-def test_transient_errors_fail_after_two_minutes() -> None:
+def test_transient_errors_fail_the_tenant_after_two_minutes() -> None:
     health = Health()
     health.answered()
     health.failed_transiently("unreachable", "503", 100.0)
@@ -32,20 +32,20 @@ def test_transient_errors_fail_after_two_minutes() -> None:
     assert reason(health, 220.0) == "unreachable"
 
 
-def test_transient_error_becomes_a_failure_while_idle() -> None:
+def test_transient_error_fails_an_idle_tenant_after_two_minutes() -> None:
     health = Health()
     health.failed_transiently("throttled", "429", 0.0)
     assert reason(health, 121.0) == "throttled"
 
 
-def test_failure_has_latest_reason_and_first_time() -> None:
+def test_failure_has_the_latest_reason_and_the_first_time() -> None:
     health = Health()
     health.failed_transiently("throttled", "429", 0.0)
     health.failed_transiently("unreachable", "503", 100.0)
     assert reason(health, 121.0) == "unreachable"
 
 
-def test_success_ends_every_failure() -> None:
+def test_successful_response_ends_every_failure() -> None:
     health = Health()
     health.rejected("sign_in", "secret", 0.0)
     health.failed_transiently("unreachable", "503", 1.0)
@@ -56,7 +56,7 @@ def test_success_ends_every_failure() -> None:
     assert reason(health, 1100.0) is None
 
 
-def test_token_alone_does_not_end_a_failure() -> None:
+def test_new_token_alone_does_not_end_a_failure() -> None:
     health = Health()
     health.rejected("permission", "grant", 0.0)
     health.signed_in()
@@ -64,7 +64,7 @@ def test_token_alone_does_not_end_a_failure() -> None:
     assert reason(health, 1.0) == "permission"
 
 
-def test_rejection_outlasts_short_outages() -> None:
+def test_permanent_error_outlasts_a_short_outage() -> None:
     health = Health()
     health.rejected("permission", "grant", 0.0)
     health.failed_transiently("unreachable", "503", 10.0)
@@ -72,7 +72,7 @@ def test_rejection_outlasts_short_outages() -> None:
     assert reason(health, 130.0) == "unreachable"
 
 
-def test_repeated_rejection_keeps_its_start() -> None:
+def test_repeated_permanent_error_keeps_its_first_time() -> None:
     health = Health()
     health.rejected("sign_in", "a", 1.0)
     health.rejected("sign_in", "b", 50.0)

@@ -62,7 +62,7 @@ def committed(topics: Topics) -> windows.State:
     return state.restore(topics.state).checkpoints["t"].state
 
 
-def test_job_that_waited_past_the_horizon_fails_and_doubles_nothing() -> None:
+def test_backfill_partly_beyond_the_horizon_fails_without_duplicates() -> None:
     topics = poll(TWELVE, world(40), every(600.0, 0, 20 * HOUR_S))
     worker, time_s = Worker(TWELVE, {"t": world(40)}, topics, 20 * HOUR_S), 20 * HOUR_S
     order(worker, time_s, backfill(1, time_s, time_s - 10 * HOUR_S, time_s - HOUR_S))
@@ -78,7 +78,7 @@ def test_job_that_waited_past_the_horizon_fails_and_doubles_nothing() -> None:
     assert "--again" in (job.reason or "")
 
 
-def test_job_that_fell_behind_the_horizon_as_a_whole_fails() -> None:
+def test_backfill_wholly_beyond_the_horizon_fails() -> None:
     topics = poll(TWELVE, world(40), every(600.0, 0, 20 * HOUR_S))
     worker, time_s = Worker(TWELVE, {"t": world(40)}, topics, 20 * HOUR_S), 20 * HOUR_S
     order(worker, time_s, backfill(1, time_s, time_s - 10 * HOUR_S, time_s - 8 * HOUR_S))
@@ -90,7 +90,7 @@ def test_job_that_fell_behind_the_horizon_as_a_whole_fails() -> None:
 
 
 @pytest.mark.parametrize("again", [False, True])
-def test_raised_horizon_lets_only_again_read_what_was_forgotten(*, again: bool) -> None:
+def test_raised_horizon_lets_only_backfill_again_read_expired_time(*, again: bool) -> None:
     shown = world(72)
     topics = poll(TWELVE, shown, every(600.0, 0, 72 * HOUR_S))
     published = len(topics.rows)
@@ -109,12 +109,12 @@ def test_raised_horizon_lets_only_again_read_what_was_forgotten(*, again: bool) 
         assert len(topics.rows) == published + 1
 
 
-def test_raised_horizon_leaves_unreadable_what_was_forgotten() -> None:
+def test_raised_horizon_does_not_make_expired_time_readable() -> None:
     raised = timedelta(days=5)
     assert horizon.readable_from(moment(59 * HOUR_S), raised, moment(72 * HOUR_S)) == moment(59 * HOUR_S)
 
 
-def test_fraction_of_an_hour_of_the_horizon_counts() -> None:
+def test_expiry_time_is_rounded_down_to_the_full_hour() -> None:
     assert horizon.forget_before(moment(0), timedelta(hours=4, minutes=30), moment(10 * HOUR_S)) == moment(5 * HOUR_S)
     assert horizon.forget_before(moment(6 * HOUR_S), timedelta(hours=4), moment(9 * HOUR_S)) == moment(6 * HOUR_S)
 
@@ -133,7 +133,7 @@ def test_tenant_read_for_longer_than_the_horizon_has_no_gap() -> None:
 
 
 @pytest.mark.parametrize("outage_s", [0.0, 28 * 60.0])
-def test_shortest_horizon_cuts_nothing_from_runs_that_begin_late(outage_s: float) -> None:
+def test_shortest_horizon_suffices_for_runs_that_begin_late(outage_s: float) -> None:
     """A run needs the call time back to where the last one was complete, also when it begins late."""
     setting = Setting((sweep(1, 5), sweep(12, 96)), horizon=timedelta(minutes=96 + 12 + 60))
     at_the_edge = [call(f"c{n:05}", 5.3 + 61.7 * n, 96 * 60.0) for n in range(360)]
@@ -170,7 +170,7 @@ def test_outage_longer_than_the_horizon_leaves_a_gap_with_its_cause() -> None:
     assert sum(landed.window.seconds for landed in topics.reads) - seconds_read < 24 * HOUR_S
 
 
-def test_progress_goes_on_once_the_gap_was_read_again() -> None:
+def test_progress_continues_after_the_gap_was_read_again() -> None:
     topics = poll(TWELVE, world(40), every(600.0, 0, 4 * HOUR_S))
     longer = Setting(TWELVE.sweeps, horizon=timedelta(days=5))
     poll(TWELVE, world(40), [30 * HOUR_S], topics)
@@ -204,7 +204,7 @@ class TestSlowChains:
         worker.take(10)
         return topics, worker
 
-    def test_rows_that_may_be_forgotten_are_not_published(self) -> None:
+    def test_rows_beyond_the_horizon_are_not_published(self) -> None:
         topics, worker = self.read(again=False)
         change = worker._pending["t"]
         assert (len(change.rows), change.too_old) == (12, 12)
@@ -212,7 +212,7 @@ class TestSlowChains:
         newest = [read for read in change.state.coverage.reads if read.at >= moment(30 * HOUR_S)]
         assert min(read.start for read in newest) == before, "call time whose rows were left out does not count"
 
-    def test_again_publishes_and_covers_forgotten_rows(self) -> None:
+    def test_backfill_again_publishes_rows_beyond_the_horizon(self) -> None:
         _, worker = self.read(again=True)
         change = worker._pending["t"]
         assert (len(change.rows), change.too_old) == (24, 0)
@@ -222,7 +222,7 @@ class TestChangedSweeps:
     @pytest.mark.parametrize(
         "sweeps", [(SHALLOW, sweep(60, 500)), (SHALLOW, sweep(30, 600)), (sweep(10, 90), DEEP), (sweep(5, 30), DEEP)]
     )
-    def test_changed_sweep_reads_no_history_again(self, sweeps: tuple[Sweep, ...]) -> None:
+    def test_changed_sweep_does_not_read_the_history_again(self, sweeps: tuple[Sweep, ...]) -> None:
         before = Setting((SHALLOW, DEEP))
         topics = poll(before, world(100), every(600.0, 0, 99 * HOUR_S))
         topics.reads.clear()
@@ -230,7 +230,7 @@ class TestChangedSweeps:
         assert min(landed.window.start for landed in topics.reads) >= moment(99 * HOUR_S - 12 * HOUR_S)
         assert all(one.through > moment(85 * HOUR_S) for one in committed(topics).sweeps)
 
-    def test_deeper_sweep_reads_unproven_time(self) -> None:
+    def test_deeper_new_sweep_reads_call_time_not_yet_complete(self) -> None:
         topics = poll(Setting((SHALLOW,)), world(100), every(600.0, 0, 99 * HOUR_S))
         topics.reads.clear()
         poll(Setting((SHALLOW, DEEP)), world(100), every(600.0, 99 * HOUR_S, 100 * HOUR_S), topics)
@@ -246,7 +246,7 @@ class TestOlderRecords:
         text = (record.value or b"").replace(b'"forgotten_before":%d' % known.forgotten_before.timestamp(), b'"x":0')
         return state.restore({record.key: text}).checkpoints["t"].state
 
-    def test_time_cut_by_the_horizon_is_not_a_gap(self) -> None:
+    def test_call_time_cut_by_the_horizon_is_not_a_gap(self) -> None:
         known = committed(poll(TWELVE, world(40), every(600.0, 0, 40 * HOUR_S)))
         cut = moment(28 * HOUR_S)
         reads = tuple(read._replace(start=max(read.start, cut)) for read in known.coverage.reads if read.end > cut)
@@ -254,7 +254,7 @@ class TestOlderRecords:
         assert (restored.start, restored.forgotten_before) == (cut, cut)
         assert windows.gaps(restored) == []
 
-    def test_first_run_in_progress_stays_due(self) -> None:
+    def test_first_run_in_progress_stays_due_after_an_upgrade(self) -> None:
         setting = Setting((SHALLOW, DEEP), start=timedelta(hours=-20), slice=timedelta(hours=1))
         worker = Worker(setting, {"t": world(5, -20)}, topics := Topics(), 0.0)
         worker.sweep("t", 0.0)
@@ -266,7 +266,7 @@ class TestOlderRecords:
         assert restored.forgotten_before < restored.start
 
 
-def test_job_pieces_are_not_joined_over_a_gap() -> None:
+def test_read_parts_of_a_job_are_not_joined_across_a_gap() -> None:
     orders = jobs.apply(jobs.Orders(), backfill(1, 9 * HOUR_S, 0, 9 * HOUR_S), moment(9 * HOUR_S), moment(-99 * HOUR_S))
     read = [Window(moment(at * HOUR_S), moment((at + 1) * HOUR_S)) for at in (0, 4, 1)]
     for window in read:
@@ -275,7 +275,7 @@ def test_job_pieces_are_not_joined_over_a_gap() -> None:
     assert orders.jobs[0].remaining_seconds == 6 * HOUR_S
 
 
-def test_removed_tenant_outlives_its_start_by_what_was_read() -> None:
+def test_removed_tenant_is_kept_until_its_newest_read_expires() -> None:
     topics = poll(TWELVE, world(40), every(600.0, 0, 20 * HOUR_S))
     account = Worker(TWELVE, {"t": world(40)}, topics, 20 * HOUR_S).accounts["t"]
     account.retired = True
@@ -283,7 +283,7 @@ def test_removed_tenant_outlives_its_start_by_what_was_read() -> None:
     assert account.outlived(moment(20 * HOUR_S))
 
 
-def test_progress_goes_on_when_the_clock_was_set_back() -> None:
+def test_progress_continues_after_the_clock_was_set_back() -> None:
     topics = poll(TWELVE, world(10), every(600.0, 0, 4 * HOUR_S))
     ahead = state.restore(topics.state).checkpoints["t"]
     stated = tuple((overlap, through, at + 3 * 86_400) for overlap, through, at in ahead.stated)
@@ -294,14 +294,14 @@ def test_progress_goes_on_when_the_clock_was_set_back() -> None:
     assert len(topics.progress) > count
 
 
-def test_missed_windows_are_bounded() -> None:
+def test_missed_windows_are_merged_into_at_most_200() -> None:
     missed = [Window(moment(n * 100.0), moment(n * 100.0 + 10)) for n in range(500)]
     kept = horizon.bounded(missed)
     assert len(kept) == 200
     assert all(any(one.start <= window.start and window.end <= one.end for one in kept) for window in missed)
 
 
-def test_checkpoint_counts_rows_after_expiry() -> None:
+def test_checkpoint_row_count_excludes_expired_rows() -> None:
     topics = poll(TWELVE, world(10), [*every(600.0, 0, 10 * HOUR_S), 60 * HOUR_S])
     assert state.restore(topics.state).checkpoints["t"].remembered == 0
     assert isinstance(committed(topics).forgotten_before, datetime)

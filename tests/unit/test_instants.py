@@ -55,13 +55,13 @@ def test_instant_is_parsed_in_any_spelling(moment: datetime, offset: int, digits
         "/Date(1767225600000)/",
     ],
 )
-def test_invalid_instants_are_refused(text: str) -> None:
+def test_invalid_graph_instant_is_refused(text: str) -> None:
     instants.parse_ms("2026-01-01T00:00:00Z")  # so that the memo knows the minute
     with pytest.raises(ValueError, match=r"."):
         instants.parse_ms(text)
 
 
-def test_instant_columns_match_single_values() -> None:
+def test_column_of_instants_matches_parsing_each_value() -> None:
     column = [
         "2026-01-01T00:00:00Z",
         None,
@@ -83,13 +83,13 @@ def test_instant_cache_stays_small() -> None:
 
 
 @given(st.integers(-(10**13), 10**14))
-def test_milliseconds_and_datetimes_agree(milliseconds: int) -> None:
+def test_milliseconds_and_datetimes_convert_to_each_other(milliseconds: int) -> None:
     moment = instants.from_ms(milliseconds)
     assert instants.to_ms(moment) == milliseconds
     assert instants.to_ms(moment + timedelta(microseconds=999)) == milliseconds
     assert instants.parse_ms(instants.text(moment)) == milliseconds
 
 
-def test_text_is_utc_with_milliseconds() -> None:
+def test_instant_text_is_utc_with_milliseconds() -> None:
     moment = datetime(2026, 3, 1, 1, 2, 3, 456_789, timezone(timedelta(hours=2)))
     assert instants.text(moment) == "2026-02-28T23:02:03.456Z"

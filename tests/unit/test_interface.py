@@ -42,7 +42,7 @@ def members(text: str) -> set[str]:
     return set(re.findall(r'"([a-z_]+)":', block[1]))
 
 
-def test_page_lists_every_command() -> None:
+def test_interface_page_lists_every_command() -> None:
     def names(group: Any, prefix: str = "") -> set[str]:
         found: set[str] = set()
         for name, one in group.commands.items():
@@ -54,7 +54,7 @@ def test_page_lists_every_command() -> None:
     assert documented - {"schema"} == names(command())
 
 
-def test_page_lists_every_key_with_its_default() -> None:
+def test_interface_page_lists_every_key_with_its_default() -> None:
     schema = json_schema()
     derived = {"start": '"-7d"', "additional_properties": '"keep"'}  # resolved from other keys or at run time
 
@@ -86,7 +86,7 @@ def shown(default: Any) -> str:
     return f'"{default}"' if isinstance(default, str) else f"{default:g}"
 
 
-def test_page_lists_every_metric_with_its_type() -> None:
+def test_interface_page_lists_every_metric_with_its_type() -> None:
     metrics = Metrics("1.2.3", 8, NOW.timestamp)
     metrics.watch_process()
     metrics.tenant("contoso", ["1m"])
@@ -104,7 +104,7 @@ def test_page_lists_every_metric_with_its_type() -> None:
         ("#### `connector check --json`", dict.fromkeys(Finding._fields)),
     ],
 )
-def test_page_lists_the_members_of_each_json_shape(title: str, described: dict[str, Any]) -> None:
+def test_interface_page_lists_the_members_of_each_json_shape(title: str, described: dict[str, Any]) -> None:
     nested = {"from", "to", "cause", "last_read", "every", "overlap", "last_ok", "overdue_seconds"}
     documented = members(section(title))
 

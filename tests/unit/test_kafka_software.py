@@ -13,7 +13,7 @@ def executable(path: Path, script: str) -> None:
     path.chmod(path.stat().st_mode | stat.S_IXUSR)
 
 
-def test_missing_maven_and_docker_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_error_names_maven_and_docker_if_both_are_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(
         kafka_software.MissingSoftwareError, match=r"Install Maven .* or Docker, or set KAFKA_BOOTSTRAP"
@@ -38,7 +38,7 @@ def test_too_old_java_is_skipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert int(version.split(".")[0]) >= kafka_software.OLDEST_JAVA
 
 
-def test_cache_path_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_kafka_cache_path_is_read_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", "/caches")
     monkeypatch.delenv("DRC_CACHE", raising=False)
     assert kafka_software.cache_directory() == Path("/caches/direct-routing-connector")

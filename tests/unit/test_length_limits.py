@@ -28,7 +28,7 @@ def limits(**known: int) -> Limits:
     return found
 
 
-def test_batches_follow_the_smallest_limit_and_records_the_largest() -> None:
+def test_batches_obey_the_smallest_limit_and_records_the_largest() -> None:
     assert limits(calls=20_000, app_state=2_000_000).producer() == {
         "message.max.bytes": 2_000_000,
         "batch.size": 20_000,
@@ -36,14 +36,14 @@ def test_batches_follow_the_smallest_limit_and_records_the_largest() -> None:
     assert Limits().producer() == {"message.max.bytes": PRODUCER_DEFAULT, "batch.size": PRODUCER_DEFAULT}
 
 
-def test_configured_limits_hold() -> None:
+def test_configured_length_limits_override_those_of_topics() -> None:
     own = Limits({"message.max.bytes": "50000", "batch.size": 3_000})
     own.learn({"calls": {"max.message.bytes": "2000000"}})
     assert own.producer() == {"message.max.bytes": 50_000, "batch.size": 3_000}
     assert own.of("calls") == 50_000
 
 
-def test_assumed_limit_holds_until_brokers_report_one() -> None:
+def test_lowered_limit_holds_until_brokers_report_another() -> None:
     found = limits(calls=20_000)
     found.lower("calls")
     assert (found.of("calls"), found.producer()["batch.size"]) == (10_000, 10_000)
@@ -53,13 +53,13 @@ def test_assumed_limit_holds_until_brokers_report_one() -> None:
     assert found.of("calls") == 30_000
 
 
-def test_longest_record_is_named_with_its_length() -> None:
+def test_too_long_record_is_named_with_its_length() -> None:
     records = [Outgoing("calls", b"k", b"v" * length) for length in (10, 500, 300)]
     assert limits(calls=400).too_long(records) == TooLong("calls", 501 + MOST_OVERHEAD)
     assert limits(calls=601).too_long(records) is None
 
 
-def test_refused_length_is_found_in_the_error_chain() -> None:
+def test_error_chain_names_the_topic_that_refused_a_length() -> None:
     refusal = KafkaException(KafkaError(KafkaError.MSG_SIZE_TOO_LARGE), "calls")
     aborted = AbortedError("aborted")
     aborted.__cause__ = refusal
@@ -70,7 +70,7 @@ def test_refused_length_is_found_in_the_error_chain() -> None:
 @pytest.mark.parametrize("limit", [PRODUCER_DEFAULT, 5_000, 2_000, 500, 300, 150, MOST_OVERHEAD])
 @pytest.mark.parametrize("id_length", [0, 10, 1_000, 600_000])
 @pytest.mark.parametrize("too_long", [False, True])
-def test_dead_letter_always_fits(limit: int, id_length: int, too_long: bool) -> None:  # noqa: FBT001
+def test_dead_letter_always_fits_the_record_limit(limit: int, id_length: int, too_long: bool) -> None:  # noqa: FBT001
     row_id = "x" * id_length or None
     unfit = InvalidRow(b"{}", row_id, "problem " * 1_000, None, is_too_long=too_long)
     value = b"" if too_long else b"v" * 400_000
@@ -82,7 +82,7 @@ def test_dead_letter_always_fits(limit: int, id_length: int, too_long: bool) -> 
 
 
 @pytest.mark.parametrize("limit", [LEAST, 2_000, 20_000])
-def test_index_records_are_split_and_restored(limit: int) -> None:
+def test_dedup_index_records_are_split_at_the_limit(limit: int) -> None:
     log, room = SeenLog("t"), limit - MOST_OVERHEAD
     log.width = 384
     stored: dict[bytes, bytes] = {}
@@ -121,7 +121,7 @@ class TestARowThatIsTooLong:
         bench.commit()
         assert not bench.read(row("a"), long).dead_letters
 
-    def test_row_is_published_once_the_limit_allows(self) -> None:
+    def test_dead_lettered_row_is_published_after_the_limit_rises(self) -> None:
         bench = self.bench()
         long = row("long", zz="x" * 3_000)
         bench.read(long)
@@ -129,7 +129,7 @@ class TestARowThatIsTooLong:
         bench.limits.learn({"calls": {"max.message.bytes": "20000"}})
         assert said(bench.read(long)) == [("long", 0)]
 
-    def test_checkpoints_are_measured_before_writing(self) -> None:
+    def test_too_long_checkpoint_is_found_before_writing(self) -> None:
         bench = Bench()
         bench.read(row())
         bench.end()
@@ -152,7 +152,7 @@ class TestARowThatIsTooLong:
         assert bench.account.checkpoint.stated == ()
 
 
-def test_error_that_leads_back_to_itself_names_no_topic() -> None:
+def test_circular_error_chain_names_no_topic() -> None:
     fatal = KafkaException(KafkaError(KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED))
     outer = SystemError("a callback failed")
     outer.__cause__, fatal.__cause__ = fatal, outer

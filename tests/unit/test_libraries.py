@@ -25,21 +25,21 @@ def test_asyncio_sizes_tls_buffers_by_max_size() -> None:
     assert "bytearray(self.max_size)" in inspect.getsource(sslproto.SSLProtocol.__init__)
 
 
-async def test_aiohttp_session_repeats_requests_unless_told() -> None:
+async def test_aiohttp_session_retries_requests_by_default() -> None:
     async with aiohttp.ClientSession() as session:
         assert session._retry_connection is True
 
 
-def test_aiohttp_names_errors_of_requests_that_are_not_http() -> None:
+def test_aiohttp_has_a_common_error_for_non_http_requests() -> None:
     assert issubclass(http_exceptions.BadStatusLine, http_exceptions.HttpProcessingError)
 
 
 @pytest.mark.parametrize("name", KAFKA_ERRORS)
-def test_confluent_kafka_has_error_code(name: str) -> None:
+def test_confluent_kafka_has_the_error_codes_in_use(name: str) -> None:
     assert isinstance(getattr(KafkaError, name), int)
 
 
-def test_confluent_kafka_is_version_whose_callbacks_were_tried() -> None:
+def test_confluent_kafka_has_the_version_tried_with_callbacks() -> None:
     """`publishing._fatal` tells errors that callbacks mangle by their text and cause. Try them again with another."""
     assert version("confluent-kafka").split(".")[:2] == ["2", "16"]
 
@@ -48,7 +48,7 @@ def test_typer_usage_errors_are_click_exceptions() -> None:
     assert "ClickException" in [kind.__name__ for kind in typer.BadParameter.__mro__]
 
 
-def test_structlog_hands_foreign_records_to_the_pre_chain() -> None:
+def test_structlog_passes_foreign_records_to_the_pre_chain() -> None:
     seen: list[Any] = []
 
     def keep(_logger: Any, _method: str, event: Any) -> Any:

@@ -30,7 +30,7 @@ def records(stream: io.StringIO) -> list[dict[str, Any]]:
     return [json.loads(line) for line in stream.getvalue().splitlines()]
 
 
-def test_event_is_one_json_line(capsys: pytest.CaptureFixture[str]) -> None:
+def test_log_event_is_one_json_line(capsys: pytest.CaptureFixture[str]) -> None:
     stream = io.StringIO()
     log.configure("auto", "info", stream)
     log.get("connector.web").info("http_listening", port=9464)
@@ -41,7 +41,7 @@ def test_event_is_one_json_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == ""
 
 
-def test_default_log_is_standard_error(capsys: pytest.CaptureFixture[str]) -> None:
+def test_log_goes_to_standard_error_by_default(capsys: pytest.CaptureFixture[str]) -> None:
     log.configure("console")
     log.get("connector").info("started")
     captured = capsys.readouterr()
@@ -49,7 +49,7 @@ def test_default_log_is_standard_error(capsys: pytest.CaptureFixture[str]) -> No
     assert "started" in captured.err
 
 
-def test_second_configuration_does_not_log_twice() -> None:
+def test_reconfigured_log_does_not_write_events_twice() -> None:
     first, second = io.StringIO(), io.StringIO()
     log.configure("json", "info", first)
     log.configure("json", "warning", second)
@@ -71,7 +71,7 @@ def test_second_configuration_does_not_log_twice() -> None:
     ],
 )
 @pytest.mark.parametrize("style", ["json", "console"])
-def test_tokens_secrets_and_numbers_are_redacted(style: log.Format, secret: str) -> None:
+def test_log_redacts_tokens_secrets_and_phone_numbers(style: log.Format, secret: str) -> None:
     stream = io.StringIO()
     log.configure(style, "info", stream)
     logger = log.get("connector")
@@ -86,7 +86,7 @@ def test_tokens_secrets_and_numbers_are_redacted(style: log.Format, secret: str)
     assert "before" in stream.getvalue()
 
 
-def test_members_named_like_secrets_are_redacted() -> None:
+def test_log_redacts_members_named_like_secrets() -> None:
     stream = io.StringIO()
     log.configure("json", "info", stream)
     log.get("connector").info("a", client_secret="x1", nested={"password": "x2"}, sasl_password="x3", tokens=3)
@@ -95,7 +95,7 @@ def test_members_named_like_secrets_are_redacted() -> None:
     assert record["tokens"] == 3
 
 
-def test_instants_and_plain_numbers_are_kept() -> None:
+def test_log_keeps_instants_and_plain_numbers() -> None:
     stream = io.StringIO()
     log.configure("json", "info", stream)
     log.get("connector").info("a", at="2026-01-31T00:00:00+00:00", rows=12345678, share=0.5, none=None, ok=True)
@@ -109,7 +109,7 @@ def test_instants_and_plain_numbers_are_kept() -> None:
     )
 
 
-def test_traceback_shows_no_local_variables() -> None:
+def test_logged_traceback_shows_no_local_variables() -> None:
     for style in ("json", "console"):
         stream = io.StringIO()
         log.configure(style, "info", stream)
@@ -122,7 +122,7 @@ def test_traceback_shows_no_local_variables() -> None:
         assert "a-row-with" not in stream.getvalue().replace('row = "a-row-with-personal-data"', "")
 
 
-def test_library_warnings_share_one_event() -> None:
+def test_warnings_of_libraries_are_logged_as_one_event() -> None:
     stream = io.StringIO()
     log.configure("json", "debug", stream)
     logging.getLogger("msal.application").info("token")
@@ -147,7 +147,7 @@ def test_librdkafka_message_is_logged_once_per_minute(monkeypatch: pytest.Monkey
     assert told == [("broker 0: refused", None), ("another sentence", None), ("broker 7: refused", 4)]
 
 
-def test_warnings_are_logged() -> None:
+def test_python_warnings_are_logged() -> None:
     stream = io.StringIO()
     log.configure("json", "info", stream)
     with warnings.catch_warnings():
@@ -172,7 +172,7 @@ def test_warnings_are_logged() -> None:
     ],
 )
 @pytest.mark.parametrize("style", ["json", "console"])
-def test_external_text_is_escaped(style: log.Format, hostile: str) -> None:
+def test_log_escapes_external_text(style: log.Format, hostile: str) -> None:
     stream = io.StringIO()
     log.configure(style, "info", stream)
     log.get("connector").warning("tenant_failing", tenant=hostile, reason=f"Graph said: {hostile}", deep=[hostile])
@@ -183,7 +183,7 @@ def test_external_text_is_escaped(style: log.Format, hostile: str) -> None:
 
 
 @pytest.mark.parametrize("style", ["json", "console"])
-def test_exception_message_is_escaped(style: log.Format) -> None:
+def test_log_escapes_exception_messages(style: log.Format) -> None:
     stream = io.StringIO()
     log.configure(style, "info", stream)
     try:

@@ -50,23 +50,23 @@ def documented() -> list[list[str]]:
     return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines if line.startswith("| `")]
 
 
-def test_log_page_lists_every_event() -> None:
+def test_log_documentation_lists_every_event() -> None:
     assert {(row[0].strip("`"), row[1]) for row in documented()} == said()
 
 
-def test_log_page_explains_each_event() -> None:
+def test_log_documentation_explains_each_event() -> None:
     rows = documented()
     assert [row[0] for row in rows] == sorted({row[0] for row in rows})
     assert all(len(row) == 4 and all(row) for row in rows)
 
 
-def test_event_name_is_snake_case_with_one_level() -> None:
+def test_log_event_names_are_snake_case_with_a_fixed_level() -> None:
     names = [name for name, _ in said()]
     assert all(re.fullmatch(r"[a-z]+(_[a-z]+)*", name) for name in names)
     assert len(names) == len(set(names))
 
 
-def test_log_page_refers_to_existing_alerts() -> None:
+def test_log_documentation_refers_to_existing_alerts() -> None:
     text = (ROOT / "docs/logs.md").read_text(encoding="utf-8")
     runbook = (ROOT / "docs/runbook.md").read_text(encoding="utf-8")
     alerts = re.findall(r"\*([A-Z]\w+)\*", text)

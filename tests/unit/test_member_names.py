@@ -17,7 +17,7 @@ class Counted(str):
         return super().__eq__(other)
 
 
-def test_names_are_kept_up_to_the_limit_and_counted_beyond() -> None:
+def test_unknown_member_names_beyond_the_limit_are_only_counted() -> None:
     names = MemberNames()
     first = [f"name {number}" for number in range(MAX_NAMES)]
     assert names.add(first) == first
@@ -25,14 +25,14 @@ def test_names_are_kept_up_to_the_limit_and_counted_beyond() -> None:
     assert (list(names), names.unnamed) == (first, 2)
 
 
-def test_long_name_is_cut() -> None:
+def test_long_unknown_member_name_is_truncated() -> None:
     names = MemberNames()
     (short,) = names.add(["x" * 1_000_000])
     assert len(short) == MAX_CHARACTERS + 1
     assert names.add(["x" * 1_000_000]) == []
 
 
-def test_each_name_is_hashed_a_constant_number_of_times() -> None:
+def test_each_member_name_is_hashed_a_constant_number_of_times() -> None:
     """3,000 rows with five new names each took 0.9 s, a full batch 10 s: each row copied all names so far."""
     names, rows = MemberNames(), 10_000
     Counted.hashes = 0

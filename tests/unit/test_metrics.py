@@ -130,7 +130,7 @@ def test_each_metric_help_says_what_to_do(metrics: Metrics) -> None:
 
 
 @pytest.mark.usefixtures("tenant")
-def test_tenant_has_at_most_80_series(metrics: Metrics) -> None:
+def test_tenant_exports_at_most_80_series(metrics: Metrics) -> None:
     metrics.tenant("fabrikam", [*EVERYS, "3d", "5d"]).watch(view)
 
     assert len(of_tenant(metrics)) == 74
@@ -181,14 +181,14 @@ def test_counters_start_at_0(metrics: Metrics) -> None:
 
 
 @pytest.mark.parametrize("accept", ["", OPENMETRICS])
-def test_no_created_series_are_shown(metrics: Metrics, tenant: TenantMetrics, accept: str) -> None:
+def test_metrics_contain_no_created_series(metrics: Metrics, tenant: TenantMetrics, accept: str) -> None:
     tenant.batch_committed(1.0)
 
     assert b"_created" not in metrics.render(accept)[0]
 
 
 @pytest.mark.usefixtures("tenant")
-def test_gauges_show_the_view_at_the_scrape(metrics: Metrics) -> None:
+def test_gauges_show_the_values_at_scrape_time(metrics: Metrics) -> None:
     series = lines(metrics)
 
     def of(name: str, **labels: str) -> float:
@@ -209,7 +209,7 @@ def test_gauges_show_the_view_at_the_scrape(metrics: Metrics) -> None:
     assert of("backfill_remaining_seconds") == 3600
 
 
-def test_lag_grows_between_scrapes() -> None:
+def test_lag_gauge_grows_between_scrapes() -> None:
     now = [NOW]
     metrics = Metrics("1", 1, clock=lambda: now[0])
     metrics.tenant("contoso", EVERYS).watch(view)
@@ -219,7 +219,7 @@ def test_lag_grows_between_scrapes() -> None:
     assert lines(metrics)['direct_routing_lag_seconds{tenant="contoso"}'] == 72.5
 
 
-def test_unknown_gauges_are_not_shown(metrics: Metrics) -> None:
+def test_gauges_with_unknown_values_are_not_exported(metrics: Metrics) -> None:
     metrics.tenant("contoso", EVERYS)
     series = lines(metrics)
 
@@ -236,7 +236,7 @@ def test_unknown_gauges_are_not_shown(metrics: Metrics) -> None:
         assert f'direct_routing_{unknown}{{tenant="contoso"}}' not in series
 
 
-def test_view_is_called_once_per_scrape(metrics: Metrics, tenant: TenantMetrics) -> None:
+def test_tenant_view_is_computed_once_per_scrape(metrics: Metrics, tenant: TenantMetrics) -> None:
     calls = Mock(side_effect=view)
     tenant.watch(calls)
 
@@ -246,7 +246,7 @@ def test_view_is_called_once_per_scrape(metrics: Metrics, tenant: TenantMetrics)
     assert calls.call_count == 2
 
 
-def test_failing_view_affects_only_its_tenant(metrics: Metrics, tenant: TenantMetrics) -> None:
+def test_failing_tenant_view_affects_only_its_tenant(metrics: Metrics, tenant: TenantMetrics) -> None:
     broken = [True]
 
     def sometimes() -> TenantView:
@@ -269,7 +269,7 @@ def test_failing_view_affects_only_its_tenant(metrics: Metrics, tenant: TenantMe
     assert [entry["event"] for entry in logs] == ["tenant_view_failed", "tenant_view_recovered"]
 
 
-def test_events_are_counted_under_their_labels(metrics: Metrics, tenant: TenantMetrics) -> None:
+def test_counters_have_the_labels_of_their_events(metrics: Metrics, tenant: TenantMetrics) -> None:
     tenant.request_finished("live", "200", 0.2)
     tenant.request_finished("backfill", "503", 2.0)
     tenant.throttled(12.5)
@@ -318,7 +318,7 @@ def test_events_are_counted_under_their_labels(metrics: Metrics, tenant: TenantM
     assert activity.requests == {"200": 1, "429": 0, "error": 0, "503": 1}
 
 
-def test_released_tenant_and_shard_have_no_series(metrics: Metrics, tenant: TenantMetrics) -> None:
+def test_metrics_of_a_released_tenant_and_shard_disappear(metrics: Metrics, tenant: TenantMetrics) -> None:
     empty = lines(Metrics("1.2.3", 8, clock=lambda: NOW))
     tenant.request_finished("live", "503", 0.2)
     shard = metrics.shard(3)
@@ -330,7 +330,7 @@ def test_released_tenant_and_shard_have_no_series(metrics: Metrics, tenant: Tena
     assert metrics.activity("contoso") is None
 
 
-def test_late_events_bring_no_series_back(metrics: Metrics, tenant: TenantMetrics) -> None:
+def test_late_events_do_not_restore_removed_metrics(metrics: Metrics, tenant: TenantMetrics) -> None:
     tenant.closed()
 
     tenant.request_finished("live", "200", 0.2)
@@ -341,7 +341,7 @@ def test_late_events_bring_no_series_back(metrics: Metrics, tenant: TenantMetric
     assert of_tenant(metrics) == set()
 
 
-def test_returning_tenant_starts_at_0(metrics: Metrics, tenant: TenantMetrics) -> None:
+def test_counters_of_a_returning_tenant_start_at_0(metrics: Metrics, tenant: TenantMetrics) -> None:
     tenant.rows_committed(published=5)
 
     metrics.tenant("contoso", EVERYS).watch(view)
@@ -352,7 +352,7 @@ def test_returning_tenant_starts_at_0(metrics: Metrics, tenant: TenantMetrics) -
     assert len(of_tenant(metrics)) == 74
 
 
-def test_returning_shard_starts_at_0(metrics: Metrics) -> None:
+def test_counters_of_a_returning_shard_start_at_0(metrics: Metrics) -> None:
     old = metrics.shard(3)
     old.transaction_aborted()
 
@@ -378,14 +378,14 @@ def test_returning_shard_starts_at_0(metrics: Metrics) -> None:
         (";;,=,q=", False),
     ],
 )
-def test_format_follows_the_accept_header(metrics: Metrics, accept: str, *, openmetrics: bool) -> None:
+def test_metrics_format_follows_the_accept_header(metrics: Metrics, accept: str, *, openmetrics: bool) -> None:
     body, content_type = metrics.render(accept)
 
     assert content_type.startswith("application/openmetrics-text; version=1.0.0" if openmetrics else "text/plain")
     assert body.endswith(b"# EOF\n") is openmetrics
 
 
-def test_openmetrics_matches_the_classic_format(metrics: Metrics, tenant: TenantMetrics) -> None:
+def test_openmetrics_values_match_the_classic_format(metrics: Metrics, tenant: TenantMetrics) -> None:
     tenant.rows_first_read([1, 2, 3000])
     metrics.shard(1)
 
@@ -403,7 +403,7 @@ def test_openmetrics_matches_the_classic_format(metrics: Metrics, tenant: Tenant
     assert strict == classic
 
 
-def test_label_values_are_escaped(metrics: Metrics) -> None:
+def test_metric_label_values_are_escaped(metrics: Metrics) -> None:
     odd = 'a "b"\\\nc · ü'
     metrics.tenant(odd, EVERYS).watch(view)
 
@@ -412,7 +412,7 @@ def test_label_values_are_escaped(metrics: Metrics) -> None:
         assert odd in {sample.labels.get("tenant") for family in parse(text) for sample in family.samples}
 
 
-async def test_scrape_calls_views_in_the_event_loop(metrics: Metrics, tenant: TenantMetrics) -> None:
+async def test_scrape_computes_tenant_views_in_the_event_loop(metrics: Metrics, tenant: TenantMetrics) -> None:
     threads = []
 
     def noted() -> TenantView:
@@ -425,7 +425,7 @@ async def test_scrape_calls_views_in_the_event_loop(metrics: Metrics, tenant: Te
     assert set(threads) == {threading.current_thread()}
 
 
-async def test_scrape_of_500_tenants_does_not_block() -> None:
+async def test_scrape_of_500_tenants_does_not_block_the_event_loop() -> None:
     metrics = Metrics("1", 8)
     for n in range(500):
         metrics.tenant(f"tenant-{n}", EVERYS).watch(view)

@@ -11,7 +11,7 @@ from tests.mutants.mutant import ROOT, Mutant, stale
 
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
-def test_each_mutant_fits_and_names_a_test(mutant: Mutant) -> None:
+def test_each_mutant_matches_the_code_and_names_a_test(mutant: Mutant) -> None:
     assert not stale(mutant)
     assert mutant.new != mutant.old
     file, *selection = shlex.split(mutant.test)

@@ -35,7 +35,7 @@ def reserve(memory: PageMemory) -> PageRoom:
     return room
 
 
-def test_page_larger_than_the_limit_passes_alone() -> None:
+def test_page_over_the_memory_limit_is_read_if_it_is_the_only_one() -> None:
     memory = PageMemory(max_bytes=10, page_bytes=4)
     room = reserve(memory)
     room.resize(100)
@@ -44,7 +44,7 @@ def test_page_larger_than_the_limit_passes_alone() -> None:
     assert reserve(PageMemory(max_bytes=1, page_bytes=4)).bytes == 4
 
 
-def test_released_room_goes_to_those_that_wait_in_turn() -> None:
+def test_released_page_memory_goes_to_waiting_requests_in_order() -> None:
     memory, order = PageMemory(max_bytes=8, page_bytes=4), []
     rooms = [reserve(memory), reserve(memory)]
 
@@ -67,7 +67,7 @@ def test_released_room_goes_to_those_that_wait_in_turn() -> None:
     assert memory.bytes == 8
 
 
-async def test_request_that_is_cancelled_returns_its_room() -> None:
+async def test_cancelled_request_returns_its_page_memory() -> None:
     memory, now = PageMemory(), 0.0
     queue = RequestQueue(Budget(60, 0.0), memory, lambda: now, lambda _: None)
     waiting = asyncio.create_task(queue.enter(0))
@@ -81,7 +81,7 @@ async def test_request_that_is_cancelled_returns_its_room() -> None:
     assert memory.bytes == 0
 
 
-async def test_waiting_page_that_is_cancelled_returns_its_room() -> None:
+async def test_cancelled_waiting_page_returns_its_page_memory() -> None:
     memory, buffer = PageMemory(), Buffer(max_rows=1)
     await buffer.put_page(read(reserve(memory)))
     waiting = asyncio.create_task(buffer.put_page(read(reserve(memory))))
@@ -92,7 +92,7 @@ async def test_waiting_page_that_is_cancelled_returns_its_room() -> None:
     assert memory.bytes == held // 2
 
 
-async def test_shard_that_restarts_returns_its_room() -> None:
+async def test_restarted_shard_returns_its_page_memory() -> None:
     memory, buffer = PageMemory(), Buffer()
     for _ in range(3):
         await buffer.put_page(read(reserve(memory)))
@@ -117,7 +117,7 @@ class Answering:
         return Response(200, {"date": "Sun, 01 Mar 2026 00:00:00 GMT"}, bytes(bytearray(PAGE)))
 
 
-async def test_memory_is_limited_when_nothing_is_committed() -> None:
+async def test_page_memory_stays_limited_while_nothing_is_committed() -> None:
     """Each tenant holds a full page while brokers are unavailable; all are read once commits succeed again."""
     transport, shape = Answering(), RowSchema(avro.load(avro.ROW), "v1.0")
     memory = PageMemory()

@@ -25,13 +25,13 @@ def rules(*sweeps: tuple[float, float]) -> Rules:
     )
 
 
-def test_sweep_of_one_page_needs_one_request() -> None:
+def test_forecast_counts_one_request_for_a_sweep_of_one_page() -> None:
     result = plan_forecast.predict(rules((1, 15)), plan_volume.evenly(1_000), 45, 4, BEGIN)
     assert result.fits
     assert result.requests_per_hour == (60,)
 
 
-def test_deep_sweep_reads_every_page_of_its_window() -> None:
+def test_forecast_counts_every_page_of_a_deep_sweep() -> None:
     """10,000 calls in 20 h + 2 h that no shorter sweep reads: ten pages and a bit, every two hours."""
     result = plan_forecast.predict(rules((10, 60), (120, 1200)), plan_volume.evenly(12_000), 45, 4, BEGIN)
     assert result.fits
@@ -39,7 +39,7 @@ def test_deep_sweep_reads_every_page_of_its_window() -> None:
     assert 10 / 2 <= result.requests_per_hour[1] <= 14 / 2
 
 
-def test_row_within_the_overlap_waits_one_cadence() -> None:
+def test_forecast_delay_is_at_most_the_cadence_of_a_sweep() -> None:
     result = plan_forecast.predict(rules((1, 15), (15, 180)), plan_volume.evenly(1_000), 45, 4, BEGIN)
     delays = {delay.late_s: delay for delay in result.delays}
     assert delays[60].worst_s == pytest.approx(60, abs=5)
@@ -49,7 +49,7 @@ def test_row_within_the_overlap_waits_one_cadence() -> None:
     assert delays[86_400].expected_s is None
 
 
-def test_plan_beyond_the_budget_shows_its_cost() -> None:
+def test_forecast_beyond_the_budget_shows_late_sweeps() -> None:
     sweeps = rules((1, 15), (15, 180), (120, 2_880))
     slow = plan_forecast.predict(sweeps, plan_volume.evenly(60_000), 2, 4, BEGIN)
     fast = plan_forecast.predict(sweeps, plan_volume.evenly(60_000), 600, 4, BEGIN)
@@ -60,7 +60,7 @@ def test_plan_beyond_the_budget_shows_its_cost() -> None:
     assert slow.total > 2 * 60
 
 
-def test_suggested_sweeps_fit_the_budget() -> None:
+def test_suggested_sweeps_fit_the_request_budget() -> None:
     sweeps, calls = rules((1, 15), (15, 180), (120, 2_880)), plan_volume.evenly(60_000)
     asked = plan_forecast.predict(sweeps, calls, 2, 4, BEGIN).requests_per_hour
     changed = plan_forecast.suggest(sweeps, calls, 2, 4, BEGIN, asked)
@@ -69,7 +69,7 @@ def test_suggested_sweeps_fit_the_budget() -> None:
     assert changed.sweeps[-1].overlap == sweeps.sweeps[-1].overlap
 
 
-def test_evenly_spaced_calls_are_counted_once() -> None:
+def test_each_evenly_spaced_call_is_counted_in_one_window() -> None:
     calls = plan_volume.evenly(10_007)
     edges = [BEGIN + timedelta(minutes=7 * n) for n in range(500)]
     counts = [calls.count(Window(a, b), BEGIN + timedelta(days=9)) for a, b in pairwise(edges)]
@@ -77,7 +77,7 @@ def test_evenly_spaced_calls_are_counted_once() -> None:
     assert max(counts) - min(counts) <= 1
 
 
-def test_rows_that_have_not_appeared_are_not_shown() -> None:
+def test_forecast_excludes_rows_that_have_not_appeared_yet() -> None:
     late = lateness.Lateness([60, 600], [0.5, 1])
     calls = plan_volume.Volume([3_600] * 24, late)
     window = Window(BEGIN - timedelta(minutes=10), BEGIN)
@@ -102,7 +102,7 @@ def test_lateness_is_learned_from_the_ages_of_new_rows() -> None:
 
 
 @pytest.mark.parametrize("days", [0, 1, 3, 9])
-def test_calls_are_learned_from_the_index(days: int) -> None:
+def test_call_volume_is_learned_from_the_dedup_index(days: int) -> None:
     now = BEGIN
     hour = (now - EPOCH) // timedelta(hours=1)
     first = hour - 24 * days - 5
@@ -117,7 +117,7 @@ def test_calls_are_learned_from_the_index(days: int) -> None:
         assert calls.scaled(2).per_day == pytest.approx(2 * calls.per_day)
 
 
-def test_week_with_different_days_is_a_cycle() -> None:
+def test_call_volume_with_a_weekly_pattern_has_a_weekly_cycle() -> None:
     now = BEGIN
     hour = (now - EPOCH) // timedelta(hours=1)
     first = hour - 24 * 9

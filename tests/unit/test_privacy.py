@@ -24,7 +24,7 @@ def pseudonym(value: str) -> str:
     return f"{kid}:{hmac.new(KEY, value.encode(), hashlib.sha256).hexdigest()}"
 
 
-def test_row_strings_can_be_treated_except_the_id() -> None:
+def test_privacy_applies_to_string_fields_except_the_id() -> None:
     fields = treatable(avro.load(avro.ROW))
     assert {"callerNumber", "userPrincipalName", "correlationId", "userCountryCode"} <= set(fields)
     assert not {"id", "tenantId", "startDateTime", "duration", "administrativeUnitInfos", "additionalProperties"} & set(
@@ -53,7 +53,7 @@ def test_row_strings_can_be_treated_except_the_id() -> None:
         ("🙂a", "🙂*"),
     ],
 )
-def test_mask_keeps_six_characters_of_a_number(value: str, masked: str) -> None:
+def test_mask_keeps_six_characters_of_a_phone_number(value: str, masked: str) -> None:
     assert mask(value) == masked
 
 
@@ -75,7 +75,7 @@ def test_pseudonym_is_stable_and_names_its_key() -> None:
 
 
 @pytest.mark.parametrize("value", [None, ""])
-def test_null_and_empty_values_are_not_treated(value: str | None) -> None:
+def test_privacy_leaves_null_and_empty_values_unchanged(value: str | None) -> None:
     columns: dict[str, Any] = {name: [value] for name in ALL}
     PRIVACY.treat(columns)
     assert columns == {name: [value] for name in ALL}
@@ -122,7 +122,7 @@ def test_null_and_empty_values_are_not_treated(value: str | None) -> None:
         ('{"callerNumber":"Anna"}, "Anna"', ""),
     ],
 )
-def test_invalid_row_is_treated_where_configured(row: str, treated: str) -> None:
+def test_privacy_applies_to_members_of_an_invalid_row(row: str, treated: str) -> None:
     """A member is treated in every spelling, repetition and depth.
 
     Any text that is not a JSON object is left out completely.
@@ -130,18 +130,18 @@ def test_invalid_row_is_treated_where_configured(row: str, treated: str) -> None
     assert PRIVACY.treat_row(row.encode()).decode() == treated
 
 
-def test_deeply_nested_row_is_treated() -> None:
+def test_privacy_applies_to_a_deeply_nested_row() -> None:
     deep = b'{"a":' * 5_000 + b'{"callerNumber":"Anna"}' + b"}" * 5_000
     assert PRIVACY.treat_row(deep) == deep.replace(b"Anna", b"****")
     hidden = b'{"userDisplayName":' + b"[" * 5_000 + b"]" * 5_000 + b"}"
     assert PRIVACY.treat_row(hidden) == b'{"userDisplayName":null}'
 
 
-def test_row_without_privacy_is_unchanged() -> None:
+def test_row_is_unchanged_without_privacy_settings() -> None:
     assert Privacy({}, None).treat_row(b'["+4930123456"]') == b'["+4930123456"]'
 
 
-def test_unknown_members_with_treated_names_are_treated() -> None:
+def test_privacy_applies_to_unknown_members_by_their_name() -> None:
     members = {
         "CallerNumber": '"Anna"',
         "leg": '{"userId": "u", "n": 1}',
@@ -178,7 +178,7 @@ def _expected(value: Any, *, is_treated: str | None = None) -> Any:
 
 
 @given(st.dictionaries(st.sampled_from([*ALL, "callernumber", "id", "leg"]), _JSON), st.sampled_from([None, 1]))
-def test_treated_json_matches_the_treated_values(row: dict[str, Any], indent: int | None) -> None:
+def test_privacy_treats_json_text_like_decoded_values(row: dict[str, Any], indent: int | None) -> None:
     text = json.dumps(row, ensure_ascii=indent is None, indent=indent).encode()
     treated = json.loads(PRIVACY.treat_row(text))
     assert treated == _expected(row)

@@ -24,7 +24,7 @@ GRAPH = "https://graph.microsoft.com/v1.0"
         ("localhost:3128", "http://localhost:3128"),
     ],
 )
-def test_proxy_variables_work_as_in_curl(value: str, address: str) -> None:
+def test_proxy_variable_accepts_the_forms_that_curl_accepts(value: str, address: str) -> None:
     chosen = proxies.choose(GRAPH, {"HTTPS_PROXY": value})
     assert chosen is not None
     assert chosen.address == address
@@ -43,12 +43,12 @@ def test_proxy_variables_work_as_in_curl(value: str, address: str) -> None:
         ({}, None),
     ],
 )
-def test_first_non_empty_variable_counts(environ: dict[str, str], variable: str | None) -> None:
+def test_first_non_empty_proxy_variable_is_used(environ: dict[str, str], variable: str | None) -> None:
     chosen = proxies.choose(GRAPH, environ)
     assert (chosen.variable if chosen else None) == variable
 
 
-def test_http_urls_have_variables_of_their_own() -> None:
+def test_http_urls_use_http_proxy_variables() -> None:
     chosen = proxies.choose("http://registry:8081", {"HTTP_PROXY": "e:5", "HTTPS_PROXY": "b:2"})
     assert chosen is not None
     assert chosen.variable == "HTTP_PROXY"
@@ -118,7 +118,7 @@ def test_no_proxy_excludes_names_addresses_and_ranges(url: str, exceptions: str,
         "http://us%3Aer:hunter2@proxy:1",
     ],
 )
-def test_unusable_value_names_the_variable_and_no_password(value: str) -> None:
+def test_unusable_proxy_error_names_variable_but_no_password(value: str) -> None:
     with pytest.raises(proxies.UnusableProxyError) as raised:
         proxies.choose(GRAPH, {"HTTPS_PROXY": value})
     assert raised.value.variable == "HTTPS_PROXY"
@@ -126,11 +126,11 @@ def test_unusable_value_names_the_variable_and_no_password(value: str) -> None:
     assert ";" in str(raised.value)
 
 
-def test_unneeded_invalid_proxy_is_ignored() -> None:
+def test_invalid_proxy_is_ignored_if_it_is_not_needed() -> None:
     assert proxies.choose(GRAPH, {"ALL_PROXY": "socks5://proxy", "NO_PROXY": "*"}) is None
 
 
-def test_user_and_password_are_decoded_and_never_shown() -> None:
+def test_proxy_credentials_are_decoded_and_never_shown() -> None:
     proxy = proxies.choose(GRAPH, {"HTTPS_PROXY": "http://me:p%40ss%3A@proxy:3128"})
     assert proxy is not None
     assert (proxy.user, proxy.password) == ("me", "p@ss:")
@@ -160,6 +160,6 @@ def test_configuration_with_an_unusable_proxy_is_refused(environ: dict[str, str]
     assert "hunter2" not in raised.value.problems[0]
 
 
-def test_command_without_graph_needs_no_proxy_to_it() -> None:
+def test_unusable_proxy_is_accepted_by_commands_without_graph() -> None:
     environ = {"AZURE_TENANT_ID": "11111111-1111-1111-1111-111111111111", "HTTPS_PROXY": "socks5://proxy"}
     assert load(None, environ, contacts_graph=False).tenants

@@ -3,7 +3,7 @@
 from connector.metrics.rate import WINDOW_S, Rate
 
 
-def test_steady_stream_has_its_rate() -> None:
+def test_rate_of_a_steady_stream_is_its_rows_per_minute() -> None:
     pace = Rate(0.0)
     for second in range(1200):
         pace.add(2, float(second))
@@ -11,14 +11,14 @@ def test_steady_stream_has_its_rate() -> None:
     assert abs(pace.per_minute(1200.0) - 120) < 5
 
 
-def test_burst_at_the_start_counts_over_a_minute() -> None:
+def test_initial_burst_is_averaged_over_a_minute() -> None:
     pace = Rate(0.0)
     pace.add(600, 0.5)
 
     assert pace.per_minute(0.5) == 600
 
 
-def test_old_events_do_not_count() -> None:
+def test_rate_excludes_events_older_than_its_window() -> None:
     pace = Rate(0.0)
     pace.add(600, 10.0)
 

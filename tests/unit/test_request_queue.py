@@ -16,7 +16,7 @@ class Clock:
         return self.now
 
 
-async def test_most_urgent_request_goes_first() -> None:
+async def test_most_urgent_request_is_sent_first() -> None:
     clock, order = Clock(), []
     gate = RequestQueue(Budget(60, 0.0), PageMemory(), clock, lambda _: None)
 
@@ -39,7 +39,7 @@ async def test_most_urgent_request_goes_first() -> None:
     assert order == ["live", "sweep", "failed live", "second sweep", "backfill"]
 
 
-async def test_failed_request_lets_one_other_go_first() -> None:
+async def test_failed_request_waits_for_one_other_request() -> None:
     clock, order = Clock(), []
     gate = RequestQueue(Budget(60, 0.0), PageMemory(), clock, lambda _: None)
 
@@ -60,7 +60,7 @@ async def test_failed_request_lets_one_other_go_first() -> None:
     assert order == ["backfill", "failed live", "second backfill"]
 
 
-async def test_requests_that_failed_do_not_hold_up_the_oldest() -> None:
+async def test_failing_requests_do_not_starve_the_oldest_request() -> None:
     """Two ranges that fail again and again, more urgent than a sweep that reads other call time."""
     clock, order = Clock(), []
     gate = RequestQueue(Budget(60, 0.0), PageMemory(), clock, lambda _: None)
@@ -86,7 +86,7 @@ async def test_requests_that_failed_do_not_hold_up_the_oldest() -> None:
     assert order.index("sweep") <= 1
 
 
-async def test_cancelled_request_takes_no_slot() -> None:
+async def test_cancelled_request_uses_no_slot_of_the_budget() -> None:
     clock, order = Clock(), []
     budget = Budget(60, 0.0)
     gate = RequestQueue(budget, PageMemory(), clock, lambda _: None)
@@ -104,7 +104,7 @@ async def test_cancelled_request_takes_no_slot() -> None:
     assert order == ["second"]
 
 
-async def test_slot_of_a_cancelled_request_is_passed_on() -> None:
+async def test_slot_of_a_cancelled_request_goes_to_the_next_one() -> None:
     clock = Clock()
     budget = Budget(1, -100.0)
     budget.settled(budget.take(-70.0))

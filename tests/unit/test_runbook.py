@@ -52,7 +52,7 @@ def test_alerts_have_severity_and_runbook_url(rule: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: f"{rule['alert']}-{rule['labels']['severity']}")
-def test_alert_text_uses_existing_labels(rule: dict[str, Any]) -> None:
+def test_alert_texts_use_labels_of_their_query(rule: dict[str, Any]) -> None:
     uses = set(re.findall(r"\$labels\.(\w+)", " ".join(rule["annotations"].values())))
     has = re.search(r"by \(([^)]*)\)", rule["expr"] if "direct_routing:" not in rule["expr"] else RECORDED)
     assert uses <= (set(has[1].split(", ")) if has else set())

@@ -36,14 +36,14 @@ def failure(*, of_range: bool = False, permanent: bool = False, tenant_fails: bo
     return SliceFailure(RangeFailure("answers 500", NOW, None), of_range, permanent, tenant_fails)
 
 
-def test_time_is_learned_before_a_run_starts() -> None:
+def test_scheduler_learns_the_time_before_it_starts_a_run() -> None:
     plan = scheduler(start=-D)
     assert isinstance(plan.next(NOW + D), LearnTime)
     plan.confirm_time()
     assert plan.next(NOW) == StartRuns(NOW - D, ())
 
 
-def test_due_time_is_read_and_then_waited_for() -> None:
+def test_scheduler_reads_due_call_time_and_then_waits() -> None:
     plan = scheduler()
     assert plan.next(NOW) == StartRuns(None, ())
     (read,) = opened(plan)
@@ -53,14 +53,14 @@ def test_due_time_is_read_and_then_waited_for() -> None:
     assert plan.next(NOW) == Wait(NOW + M)
 
 
-def test_chain_is_repeated_twice_and_then_not_steady() -> None:
+def test_page_chain_is_read_again_twice_and_then_unstable() -> None:
     plan = scheduler()
     (read,) = opened(plan)
     assert [plan.repeats(read.slice, repeated=True) for _ in range(3)] == [True, True, False]
     assert not plan.finished(read.slice, 3, NOW).steady
 
 
-def test_chain_without_repeats_is_steady_at_once() -> None:
+def test_page_chain_without_repeated_ids_is_stable() -> None:
     plan = scheduler()
     (read,) = opened(plan)
     assert plan.repeats(read.slice, repeated=True)
@@ -68,7 +68,7 @@ def test_chain_without_repeats_is_steady_at_once() -> None:
     assert plan.finished(read.slice, 3, NOW).steady
 
 
-def test_rests_grow_while_only_an_operator_can_help() -> None:
+def test_rest_after_repeated_permanent_errors_grows() -> None:
     plan, now, rests = scheduler(), NOW, []
     for _ in range(5):
         opened(plan, now)
@@ -105,14 +105,14 @@ def test_failed_range_does_not_fail_the_tenant() -> None:
     assert {again.attempts for again in opened(plan)} == {1}
 
 
-def test_rest_is_not_longer_after_the_clock_is_set_back() -> None:
+def test_clock_set_back_does_not_prolong_the_rest_of_a_tenant() -> None:
     plan = scheduler()
     plan.rest(NOW + 2 * D, permanent=True)
     assert plan.next(NOW) == Wait(NOW + M)
     assert opened(plan, NOW + M)
 
 
-def test_paused_tenant_waits_without_an_end() -> None:
+def test_paused_tenant_waits_without_a_deadline() -> None:
     plan = scheduler()
     (read,) = opened(plan)
     assert plan.command(Command("p", "pause", NOW), NOW) == (read.slice,)
@@ -120,7 +120,7 @@ def test_paused_tenant_waits_without_an_end() -> None:
     assert plan.next(NOW + D) == Wait(None)
 
 
-def test_cancelled_job_ends_its_slices_only() -> None:
+def test_cancelled_job_ends_only_its_own_slices() -> None:
     plan = scheduler()
     (live,) = opened(plan)
     plan.command(Command("j", "backfill", NOW, Window(NOW - 3 * D, NOW - 2 * D)), NOW)
@@ -131,7 +131,7 @@ def test_cancelled_job_ends_its_slices_only() -> None:
 
 
 @pytest.mark.parametrize("is_failing", [False, True])
-def test_once_stops_when_all_is_read_or_failed(*, is_failing: bool) -> None:
+def test_run_once_stops_when_all_sweeps_succeeded_or_failed(*, is_failing: bool) -> None:
     plan = scheduler(once=True)
     (read,) = opened(plan)
     assert isinstance(plan.next(NOW), Wait)

@@ -21,14 +21,14 @@ from connector.config.secret import Secret
         b"\xfe\xff" + "s3cret\n".encode("utf-16-be"),
     ],
 )
-def test_secret_is_read_without_mark_and_line_end(content: bytes, tmp_path: Path) -> None:
+def test_secret_file_is_read_without_byte_order_mark_and_line_end(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "secret"
     path.write_bytes(content)
     assert Secret.from_file(path).get() == "s3cret"
 
 
 @pytest.mark.parametrize("content", ["s3cret".encode("utf-16-le"), b"s\xff\xfe"])
-def test_secret_in_another_encoding_is_refused(content: bytes, tmp_path: Path) -> None:
+def test_secret_file_in_another_encoding_is_refused(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "secret"
     path.write_bytes(content)
     with pytest.raises(UnicodeDecodeError):
@@ -36,7 +36,7 @@ def test_secret_in_another_encoding_is_refused(content: bytes, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("content", [b"", b"\xff", "new".encode("utf-16-le"), None])
-def test_rotated_secret_that_cannot_be_read_is_logged_once(content: bytes | None, tmp_path: Path) -> None:
+def test_unreadable_rotated_secret_file_is_logged_once(content: bytes | None, tmp_path: Path) -> None:
     path = tmp_path / "secret"
     path.write_bytes(b"old")
     secret = Secret.from_file(path)

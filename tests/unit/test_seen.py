@@ -64,7 +64,7 @@ def is_all_known(remembered: DedupIndex, entries: Entries) -> bool:
     st.lists(st.tuples(st.integers(0, 700), st.integers(0, 2000), st.booleans()), max_size=12),
     st.sampled_from([1, 24, 384]),
 )
-def test_written_index_is_restored(batches: list[tuple[int, int, bool]], width: int) -> None:
+def test_dedup_index_is_restored_from_its_records(batches: list[tuple[int, int, bool]], width: int) -> None:
     topic, log, first = Topic(), SeenLog("t"), 0
     log.width = width
     for count, hour, restart in batches:
@@ -78,7 +78,7 @@ def test_written_index_is_restored(batches: list[tuple[int, int, bool]], width: 
     assert all(len(value) <= 64 * 1024 for value in topic.records.values())
 
 
-def test_tail_is_rewritten_until_sealed() -> None:
+def test_last_record_of_a_bucket_is_rewritten_until_it_is_full() -> None:
     topic, log = Topic(), SeenLog("t")
     log.width = 1
     for first in range(0, 600, 10):
@@ -90,7 +90,7 @@ def test_tail_is_rewritten_until_sealed() -> None:
 
 
 @pytest.mark.parametrize("count", [1, SEALED - 1, SEALED, SEALED + 1, 2730, 2731, 20_000])
-def test_large_batches_are_sealed_up_to_64_kb(count: int) -> None:
+def test_large_batches_are_written_in_records_of_at_most_64_kb(count: int) -> None:
     topic, log = Topic(), SeenLog("t")
     topic.write(log, rows(count), hours(count, 5))
     assert topic.written == len(topic.records) <= count // 2700 + 2
@@ -98,7 +98,7 @@ def test_large_batches_are_sealed_up_to_64_kb(count: int) -> None:
     assert len(topic.restored()[0]) == count
 
 
-def test_index_log_changes_only_after_the_commit() -> None:
+def test_seen_log_changes_only_after_the_commit() -> None:
     log = SeenLog("t")
     first, again = log.write(rows(5), hours(5, 5)), log.write(rows(5), hours(5, 5))
     assert first.records == again.records
@@ -108,7 +108,7 @@ def test_index_log_changes_only_after_the_commit() -> None:
     assert (longer[0].value or b"").startswith(first.records[0].value or b"?")
 
 
-def test_highest_revision_counts_in_any_order() -> None:
+def test_highest_revision_is_restored_in_any_record_order() -> None:
     topic, log = Topic(), SeenLog("t")
     log.width = 1
     for revision in range(5):
@@ -121,7 +121,7 @@ def test_highest_revision_counts_in_any_order() -> None:
     assert set((known["meta"] >> REVISION_SHIFT).tolist()) == {4}
 
 
-def test_revision_in_another_bucket_counts() -> None:
+def test_revision_in_another_bucket_is_restored() -> None:
     topic, log = Topic(), SeenLog("t")
     log.width = 1
     topic.write(log, rows(3, 0, 1), hours(3, 9))
@@ -132,7 +132,7 @@ def test_revision_in_another_bucket_counts() -> None:
 
 
 @pytest.mark.parametrize("width", [1, 4, 24])
-def test_tombstones_delete_whole_buckets(width: int) -> None:
+def test_expired_buckets_are_deleted_by_tombstones(width: int) -> None:
     topic, log = Topic(), SeenLog("t")
     log.width = width
     for hour in range(48):
@@ -157,7 +157,7 @@ def test_tombstones_per_commit_are_bounded() -> None:
     assert len(log.forget(1000, 10).records) == 10
 
 
-def test_tombstones_after_a_restart_cover_every_width() -> None:
+def test_tombstones_after_a_restart_cover_every_bucket_width() -> None:
     topic, log = Topic(), SeenLog("t")
     for width in (1, 4, 24, 96, 384):
         log.width = width
@@ -184,7 +184,7 @@ def test_bucket_width_follows_the_row_rate(remembered: int, span_h: int, width: 
     assert log.width == width
 
 
-def test_tenants_are_separate_in_the_index() -> None:
+def test_dedup_index_keeps_tenants_separate() -> None:
     topic, logs = Topic(), {tenant: SeenLog(tenant) for tenant in ("a", "b/c")}
     topic.write(logs["a"], rows(5), hours(5, 5))
     topic.write(logs["b/c"], rows(7, 100), hours(7, 5))
@@ -194,7 +194,7 @@ def test_tenants_are_separate_in_the_index() -> None:
     }
 
 
-def test_rows_are_kept_as_long_after_a_restart() -> None:
+def test_restart_does_not_make_dedup_rows_expire_earlier() -> None:
     """A bucket's hour is not kept a row: after a restart its rows count as of its last hour."""
     topic, log = Topic(), SeenLog("t")
     log.width = 24
@@ -236,7 +236,7 @@ def golden() -> dict[bytes, bytes]:
     return topic.records
 
 
-def test_version_1_records_are_written() -> None:
+def test_dedup_records_match_the_golden_version_1_bytes() -> None:
     lines = (DATA / "seen-1.hex").read_text().split()
     assert [text for record in golden().items() for text in (record[0].hex(), record[1].hex())] == lines
 

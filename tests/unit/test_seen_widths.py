@@ -27,7 +27,7 @@ def test_busy_tenant_starts_with_short_buckets(count: int, hours: int, width: in
     assert log.width == width
 
 
-def test_few_rows_do_not_set_the_width() -> None:
+def test_few_rows_do_not_change_the_bucket_width() -> None:
     log = SeenLog("tenant")
     log.write(*rows(900, 1))
     assert log.width == 384
@@ -44,7 +44,7 @@ def test_restored_rows_are_found_by_their_hour() -> None:
     assert (first, counts.tolist()) == (HOUR, [2_000.0] * 6)
 
 
-def test_rows_of_a_long_bucket_are_spread_evenly() -> None:
+def test_rows_of_a_long_bucket_are_spread_over_its_hours() -> None:
     log = SeenLog("tenant")
     entries, hours = rows(500, 1)
     records = {r.key: r.value for r in log.write(entries, hours).records if r.value is not None}

@@ -65,7 +65,7 @@ def process() -> Shutdown:
     return worker
 
 
-async def test_sigterm_after_a_failure_keeps_code_and_reason(
+async def test_sigterm_after_a_fatal_error_keeps_code_and_reason(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     exits = Exits(monkeypatch)
@@ -78,7 +78,7 @@ async def test_sigterm_after_a_failure_keeps_code_and_reason(
     assert "the state is of another cluster\n" in capsys.readouterr().err
 
 
-async def test_second_sigterm_of_a_sound_worker_exits_with_0(
+async def test_second_sigterm_to_a_healthy_worker_exits_0(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     exits = Exits(monkeypatch)
@@ -89,7 +89,7 @@ async def test_second_sigterm_of_a_sound_worker_exits_with_0(
 
 
 @pytest.mark.parametrize("failed", [True, False])
-async def test_stop_that_hangs_exits_with_the_right_code(monkeypatch: pytest.MonkeyPatch, *, failed: bool) -> None:
+async def test_hanging_shutdown_keeps_the_exit_code(monkeypatch: pytest.MonkeyPatch, *, failed: bool) -> None:
     exits = Exits(monkeypatch)
     monkeypatch.setattr(shutdown, "_STOP_S", 0.01)
     worker = process()
@@ -101,7 +101,7 @@ async def test_stop_that_hangs_exits_with_the_right_code(monkeypatch: pytest.Mon
     assert exits.codes == [int(failed)]
 
 
-async def test_waiting_for_the_stop_does_not_swallow_its_cancellation(settings: Settings) -> None:
+async def test_waiting_for_shutdown_does_not_swallow_cancellation(settings: Settings) -> None:
     worker = Service(settings)
     ended = asyncio.Event()
 
@@ -120,7 +120,7 @@ async def test_waiting_for_the_stop_does_not_swallow_its_cancellation(settings: 
     assert ended.is_set()
 
 
-async def test_error_of_a_shard_outlives_one_that_follows(settings: Settings) -> None:
+async def test_first_fatal_error_is_reported_although_another_follows(settings: Settings) -> None:
     worker = Service(settings)
 
     async def work() -> None:
@@ -151,7 +151,7 @@ def waiting(service: Service, admin: object) -> Awaitable[Topology | None]:
     return service._startup.wait(TopologyBuilder(cast("Any", admin), None, service._now), once=False)
 
 
-async def test_topics_of_a_tenant_added_while_waiting_exist(
+async def test_topics_exist_for_a_tenant_added_while_the_worker_waits(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     brokers = Brokers()
@@ -171,7 +171,7 @@ async def test_topics_of_a_tenant_added_while_waiting_exist(
     assert topology.tenants == settings.tenants
 
 
-async def test_topics_of_a_tenant_added_last_exist(settings: Settings) -> None:
+async def test_topics_exist_for_a_tenant_added_just_before_the_start(settings: Settings) -> None:
     """The reload ends between the answer of the brokers and the start of the shards."""
     loop = asyncio.get_running_loop()
     worker = Service(dataclasses.replace(settings, tenants=settings.tenants[:1]), reload=lambda: settings)
@@ -191,7 +191,7 @@ async def test_topics_of_a_tenant_added_last_exist(settings: Settings) -> None:
     assert topology.tenants == settings.tenants
 
 
-async def test_failing_reload_is_logged(settings: Settings) -> None:
+async def test_exception_in_a_reload_is_logged(settings: Settings) -> None:
     def reload() -> Settings:
         raise ZeroDivisionError
 
@@ -203,14 +203,16 @@ async def test_failing_reload_is_logged(settings: Settings) -> None:
     ]
 
 
-def test_topology_keeps_the_topics_of_tenants_that_are_gone() -> None:
+def test_topology_keeps_the_topics_of_removed_tenants() -> None:
     """Rows that were read for them may wait for their commit."""
     before = Topology((), "cluster", {"a": 3, "b": 3}, {"a": 1, "b": 2}, {})
     after = Topology((), "cluster", {"b": 6}, {"b": 7}, {}).succeeding(before)
     assert (after.partitions, after.schema_ids) == ({"a": 3, "b": 6}, {"a": 1, "b": 7})
 
 
-def test_worker_that_may_have_been_expelled_is_not_ready(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_worker_is_not_ready_until_a_new_assignment_arrives(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """It has no shard, and no assignment, not even an empty one, has come since it lost its last one."""
     worker = Service(settings)
     membership = Membership(worker._clients, "app", "app.control", worker._shards)
@@ -236,7 +238,9 @@ def test_worker_that_may_have_been_expelled_is_not_ready(settings: Settings, mon
         (Found("here", {"app.control": 9}), "topic app.control has 9 partitions, kafka.shards is 8"),
     ],
 )
-async def test_probe_refuses_what_the_start_would_refuse(settings: Settings, found: Found, expected: str) -> None:
+async def test_broker_probe_refuses_what_the_start_would_refuse(
+    settings: Settings, found: Found, expected: str
+) -> None:
     """Another cluster that takes over under the same address, and a control topic that was enlarged."""
     identity = StateIdentity("app", "here", "calls")
     check_found(Found("here", {"app.control": 8}), settings, identity)

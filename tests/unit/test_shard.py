@@ -115,7 +115,7 @@ def loop_of(shard: Shard, publisher: Publisher, buffer: Buffer | None = None) ->
     return CommitLoop(shard._context, publisher, shard.tenants, buffer or Buffer(), recreation.Place(0, ""))
 
 
-async def test_transaction_needs_a_snapshot_with_the_shard() -> None:
+async def test_shard_commits_only_if_the_snapshot_contains_it() -> None:
     """The broker would take it: its guard knows members, and this one is alive with fresh metadata."""
     publisher = Scripted(None)
     shard = shard_of(Group(Snapshot(7, NOBODYS, "fresh")))
@@ -142,7 +142,7 @@ async def test_aborted_batch_is_repeated_with_fresh_metadata(
     await publisher.close()
 
 
-async def test_aborted_batch_is_dropped_with_the_shard() -> None:
+async def test_aborted_batch_is_dropped_after_the_hand_over() -> None:
     publisher = Scripted(AbortedError("rebalance"))
     shard = shard_of(Group(Snapshot(0, OURS, "")))
     shard.hand_over()
@@ -152,7 +152,9 @@ async def test_aborted_batch_is_dropped_with_the_shard() -> None:
 
 
 @pytest.mark.parametrize("polls", [0, 1])
-async def test_fenced_shard_waits_for_a_poll_before_reopening(monkeypatch: pytest.MonkeyPatch, polls: int) -> None:
+async def test_fenced_shard_waits_for_a_fresh_poll_before_opening_a_producer(
+    monkeypatch: pytest.MonkeyPatch, polls: int
+) -> None:
     """A poll that was on its way when it happened says nothing: two workers would fence each other in turns."""
     lives: list[int] = []
     before = [Snapshot(0, OURS, None)] * 3 + [Snapshot(polls, OURS, None)] * 2
@@ -169,7 +171,7 @@ async def test_fenced_shard_waits_for_a_poll_before_reopening(monkeypatch: pytes
     assert lives == [0]
 
 
-async def test_fenced_owner_restarts_its_shard(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_fenced_shard_that_is_still_owned_restarts(monkeypatch: pytest.MonkeyPatch) -> None:
     shard = shard_of(Group(Snapshot(0, OURS, None), *[Snapshot(2, OURS, None)]))
     monkeypatch.setattr(shard._ownership, "wait", _no_wait)
     ends: list[Callable[[], None]] = [_fence, lambda: None]
@@ -186,7 +188,7 @@ def changed(**members: Any) -> SimpleNamespace:
     return SimpleNamespace(**{"is_urgent": False, "begun": [], **members})
 
 
-async def test_tombstones_do_not_wait_for_the_next_coverage_commit(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_urgent_tombstones_are_committed_without_delay(monkeypatch: pytest.MonkeyPatch) -> None:
     """Items that are not urgent came in the same turn, and made the loop forget that something is."""
     shard = shard_of(Group(Snapshot(0, OURS, "")))
     monkeypatch.setattr("connector.pipeline.commit_loop._COMMIT_AT_LATEST_S", 3600.0)
@@ -212,7 +214,7 @@ async def test_tombstones_do_not_wait_for_the_next_coverage_commit(monkeypatch: 
     await publisher.close()
 
 
-def test_unknown_names_over_the_limit_are_logged_once() -> None:
+def test_unknown_member_names_over_the_limit_are_logged_once() -> None:
     warnings = RowWarnings()
     tenant = cast("Any", SimpleNamespace(label="contoso"))
     with capture_logs() as logs:
@@ -231,7 +233,7 @@ async def _no_wait(_seconds: float) -> None:
     pass
 
 
-async def test_broker_call_counts_as_progress_within_its_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_broker_call_keeps_livez_healthy_until_its_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
     """A producer's thread that hangs shows at /livez, a restore that goes on does not."""
     publisher = Scripted()
     shard = shard_of(Group(Snapshot(0, OURS, None)))
@@ -253,7 +255,7 @@ async def test_broker_call_counts_as_progress_within_its_timeout(monkeypatch: py
     await publisher.close()
 
 
-async def test_repeated_aborts_count_as_progress(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_repeated_aborts_keep_livez_healthy(monkeypatch: pytest.MonkeyPatch) -> None:
     publisher = Scripted(AbortedError("rebalance"), None)
     shard = shard_of(Group(Snapshot(0, OURS, None), Snapshot(0, OURS, "")))
     monkeypatch.setattr(shard._ownership, "wait", _no_wait)
@@ -290,7 +292,7 @@ def read_from_now_on(shard: Shard, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shard.tenants, "_exchange", exchange)
 
 
-async def test_command_for_a_tenant_that_is_not_read_yet_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_command_for_a_tenant_that_is_not_read_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     """The tenant may be added to this worker next, or be closed at this moment because it changes."""
     shard, publisher = shard_of(Group(Snapshot(0, OURS, ""))), Scripted(None, None, None)
     shard.restored = True
@@ -314,7 +316,7 @@ async def test_command_for_a_tenant_that_is_not_read_yet_waits(monkeypatch: pyte
     await publisher.close()
 
 
-async def test_restored_shard_applies_commands_that_were_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_restored_shard_applies_kept_commands(monkeypatch: pytest.MonkeyPatch) -> None:
     shard = shard_of(Group(Snapshot(0, OURS, "")))
     buffer = Buffer()
     kept = kept_commands.pack([PAUSE])
@@ -332,7 +334,7 @@ def test_command_of_another_shard_is_not_kept() -> None:
     assert [cast("Any", item).kept for item in shard.tenants._buffer.take(1)] == [None]
 
 
-def test_kept_commands_are_bounded_and_the_newest_stay() -> None:
+def test_kept_commands_are_limited_to_the_newest() -> None:
     many = [PAUSE._replace(order=PAUSE.order._replace(id=str(UUID(int=n)))) for n in range(1_000)]
     kept = kept_commands.pack(many)
     assert 0 < sum(map(len, kept)) <= kept_commands.MAX_BYTES

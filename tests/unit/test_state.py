@@ -100,13 +100,13 @@ _checkpoints = st.builds(
 
 
 @given(_checkpoints)
-def test_checkpoint_round_trips(checkpoint: Checkpoint) -> None:
+def test_checkpoint_is_restored_from_its_record(checkpoint: Checkpoint) -> None:
     record = state.checkpoint_record("tenant/x", checkpoint)
     assert record.value is not None
     assert state.restore({record.key: record.value}).checkpoints == {"tenant/x": checkpoint}
 
 
-def test_shard_record_round_trips() -> None:
+def test_shard_state_is_restored_from_its_record() -> None:
     record = state.shard_record(HOME, 42)
     assert record.value is not None
     restored = state.restore({record.key: record.value})
@@ -134,12 +134,12 @@ def test_record_of_a_newer_version_is_refused(key: bytes) -> None:
 
 
 @pytest.mark.parametrize("value", [b"", b"\x00", b"[]", b"{}", b'{"v":"1"}'])
-def test_foreign_record_is_refused(value: bytes) -> None:
+def test_state_record_of_another_program_is_refused(value: bytes) -> None:
     with pytest.raises(FatalError, match="none of ours"):
         state.restore({b"shard": value})
 
 
-def test_missing_record_restores_nothing() -> None:
+def test_empty_state_topic_restores_nothing() -> None:
     assert state.restore({}) == state.Restored(None, {})
 
 
@@ -153,7 +153,7 @@ def test_records_of_version_1_stay_readable() -> None:
     assert restored.checkpoints == {"t1": some_checkpoint()}
 
 
-def test_older_records_lack_later_members() -> None:
+def test_older_state_record_gets_defaults_for_later_members() -> None:
     """Members that the first version did not write have their default."""
     record = state.checkpoint_record("t1", some_checkpoint())
     assert record.value is not None

@@ -23,7 +23,7 @@ def shown(*tenants: dict[str, Any]) -> list[str]:
     return stream.getvalue().splitlines()
 
 
-def test_last_line_sums_the_tenants_up() -> None:
+def test_status_table_ends_with_a_total_of_all_tenants() -> None:
     lines = shown(tenant("one"), tenant("two", state="paused", lag_seconds=3_600.0, unread_seconds=7_200.0))
 
     assert lines[1].split() == [
@@ -34,13 +34,13 @@ def test_last_line_sums_the_tenants_up() -> None:
     assert len(shown(tenant("one"))) == 3
 
 
-def test_tenant_behind_says_when_it_is_done() -> None:
+def test_status_shows_when_a_lagging_tenant_will_be_done() -> None:
     lines = shown(tenant("one", state="catching_up", unread_seconds=86_400.0, unread_done="2026-03-10T14:30:00.000Z"))
 
     assert "1 d, done in 2 h 30 min" in lines[2]
 
 
-def test_failing_tenant_shows_its_reason_code_and_since_when() -> None:
+def test_status_shows_reason_code_and_start_of_a_failure() -> None:
     failing = tenant(
         "one", state="failing", reason="the secret is wrong", reason_code="sign_in", since="2026-03-10T11:00:00.000Z"
     )
@@ -48,7 +48,7 @@ def test_failing_tenant_shows_its_reason_code_and_since_when() -> None:
     assert shown(failing)[2].endswith("2026-03-10 11:00:00  sign_in: the secret is wrong")
 
 
-def test_bars_have_a_legend() -> None:
+def test_status_explains_the_symbols_of_the_coverage_bars() -> None:
     coverage = [{"from": "2026-03-10T00:00:00.000Z", "to": "2026-03-10T12:00:00.000Z", "last_read": None}]
     (title,) = [line for line in shown(tenant("one", coverage=coverage)) if line.startswith("Call time")]
 

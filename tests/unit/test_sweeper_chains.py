@@ -86,7 +86,7 @@ async def sweeping(source: Source, history: timedelta = timedelta(minutes=1)) ->
         await asyncio.wait([task])
 
 
-async def test_chain_with_repeated_ids_is_read_again() -> None:
+async def test_page_chain_with_repeated_ids_is_read_again() -> None:
     """Rows may have shifted over the boundary of two pages, and one may have been skipped."""
     source = Source([["a", "b"], ["b", "c"]], [["a", "b"], ["c", "d"]])
     async with sweeping(source) as (_, handed):
@@ -97,7 +97,7 @@ async def test_chain_with_repeated_ids_is_read_again() -> None:
         assert {bytes(row) for page in handed.of(PageRead) for row in page.raws} >= {b'{"id": "d"}'}
 
 
-async def test_pages_tell_which_ids_their_chain_repeats() -> None:
+async def test_pages_name_the_ids_that_their_chain_repeats() -> None:
     source = Source([["a", "b"], ["b", "c"]])
     async with sweeping(source) as (_, handed):
         await until(lambda: handed.of(SliceRead))
@@ -107,7 +107,7 @@ async def test_pages_tell_which_ids_their_chain_repeats() -> None:
         assert [page.repeated for page in pages] == 3 * [frozenset(), repeated]
 
 
-async def test_slice_with_repeated_ids_is_unstable() -> None:
+async def test_slice_that_always_repeats_ids_counts_as_unstable() -> None:
     source = Source([["a", "b"], ["b", "c"]])
     async with sweeping(source) as (sweeper, handed):
         await until(lambda: handed.of(SliceRead))
@@ -117,7 +117,7 @@ async def test_slice_with_repeated_ids_is_unstable() -> None:
         assert not any(read.steady for read in sweeper.plan.coverage.reads)
 
 
-async def test_again_job_counts_after_handing_over_rows() -> None:
+async def test_backfill_again_counts_a_slice_after_its_rows() -> None:
     """Else a crash between two commits would leave rows out that the job says it has published."""
     source = Source([["a"], ["b"]])
     async with sweeping(source) as (sweeper, handed):
@@ -132,7 +132,7 @@ async def test_again_job_counts_after_handing_over_rows() -> None:
         assert len(handed.of(PageRead)[0].raws) == 2
 
 
-async def test_failed_run_ends_its_other_chains() -> None:
+async def test_failed_run_ends_its_other_page_chains() -> None:
     source = Source([["a"]])
     source.refused = {0}
     async with sweeping(source, 10 * DAY) as (_, handed):
@@ -141,7 +141,7 @@ async def test_failed_run_ends_its_other_chains() -> None:
         assert not handed.of(SliceRead)
 
 
-async def test_again_job_holds_bounded_bytes() -> None:
+async def test_backfill_again_reads_slices_in_parts_that_fit_the_buffer() -> None:
     """Its slices are committed whole: one with more bytes than the buffer takes is read in parts."""
 
     class Long(Source):

@@ -22,11 +22,11 @@ TENANT = Tenant("AA", "aa", "contoso", "contoso", Identity(None, None), -timedel
         ("worker.example", "http://worker.example:9464/"),
     ],
 )
-def test_page_address_is_one_that_a_browser_takes(host: str, address: str) -> None:
+def test_terminal_shows_a_page_address_that_browsers_accept(host: str, address: str) -> None:
     assert terminal.page_address(host, 9464) == address
 
 
-async def test_terminal_shows_the_page_and_the_first_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_terminal_shows_the_page_address_and_the_first_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(terminal, "_LOOK_EVERY_S", 0)
     metrics, stream = Metrics("1", 8, lambda: 1_000.0), io.StringIO()
     series = metrics.tenant("contoso", ["1m"])

@@ -14,7 +14,7 @@ def token(claims: Any) -> str:
     return f"header.{part}.signature"
 
 
-def test_audience_and_roles_are_read_without_verification() -> None:
+def test_token_audience_and_roles_are_read_without_verification() -> None:
     found = token_claims.read(
         token({"aud": "https://graph.microsoft.com", "roles": ["CallRecords.Read.All", "Other", 5]})
     )
@@ -24,7 +24,7 @@ def test_audience_and_roles_are_read_without_verification() -> None:
     assert found.roles == {token_claims.ROLE, "Other"}
 
 
-def test_token_without_roles_has_none() -> None:
+def test_token_without_roles_has_an_empty_set_of_roles() -> None:
     found = token_claims.read(token({"aud": 5}))
 
     assert found is not None

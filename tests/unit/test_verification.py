@@ -59,7 +59,9 @@ def _row(number: int, start: datetime) -> msgspec.Raw:
     ],
     ids=["found by a sweep that was waited for", "found by a slower sweep", "found by no sweep"],
 )
-def test_row_of_a_slower_sweep_is_pending(tmp_path: Path, age: timedelta, outcome: str, *, failed: bool) -> None:
+def test_missing_row_is_pending_if_a_slower_sweep_may_find_it(
+    tmp_path: Path, age: timedelta, outcome: str, *, failed: bool
+) -> None:
     report = verify(tmp_path, age)
 
     other = "pending" if outcome == "missing" else "missing"
@@ -68,7 +70,7 @@ def test_row_of_a_slower_sweep_is_pending(tmp_path: Path, age: timedelta, outcom
     assert report.failed == failed
 
 
-def test_note_names_the_slower_sweep(tmp_path: Path) -> None:
+def test_verify_note_names_the_slower_sweep(tmp_path: Path) -> None:
     report = verify(tmp_path, timedelta(hours=5), timedelta(hours=6))
 
     (note,) = report.content["notes"]

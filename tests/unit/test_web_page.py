@@ -128,11 +128,11 @@ def test_tenant_card_shows_state_lag_and_gaps() -> None:
         ("a later version's", "Not known yet"),
     ],
 )
-def test_every_state_is_shown_as_a_word(state: str, words: str) -> None:
+def test_status_page_shows_each_tenant_state_in_words(state: str, words: str) -> None:
     assert f"contoso {words}" in read(with_tenant(state=state)).text
 
 
-def test_failing_tenants_come_first_with_a_reason() -> None:
+def test_status_page_lists_failing_tenants_first_with_a_reason() -> None:
     failing = {**TENANT, "name": "zeta", "state": "failing", "reason": "The secret has expired: put a new one."}
     reader = read({**STATUS, "tenants": [TENANT, failing]})
 
@@ -141,7 +141,7 @@ def test_failing_tenants_come_first_with_a_reason() -> None:
     assert reader.text.startswith("1 failing")
 
 
-def test_unknown_values_are_not_shown_as_numbers() -> None:
+def test_status_page_shows_unknown_values_as_not_known() -> None:
     names = ("lag_seconds", "gap_seconds", "unread_seconds", "covered_through", "records", "dead_letters")
     text = read(with_tenant(**dict.fromkeys(names), sweeps=[])).text
 
@@ -149,7 +149,7 @@ def test_unknown_values_are_not_shown_as_numbers() -> None:
         assert words in text
 
 
-def test_tenant_without_a_name_shows_its_id() -> None:
+def test_status_page_shows_the_id_of_a_tenant_without_name() -> None:
     assert f"{TENANT['id']} Up to date" in read(with_tenant(name=None)).text
 
 
@@ -163,7 +163,7 @@ def test_gap_list_shows_cause_and_stays_short() -> None:
     assert "47 more gaps" in text
 
 
-def test_tenant_behind_shows_from_when_and_until_when_it_is_not_read() -> None:
+def test_lagging_tenant_card_shows_unread_time_and_expected_end() -> None:
     behind = {
         "state": "catching_up",
         "unread_seconds": 86_400 * 13,
@@ -177,34 +177,34 @@ def test_tenant_behind_shows_from_when_and_until_when_it_is_not_read() -> None:
     assert "Gaps" not in text
 
 
-def test_failing_tenant_shows_since_when_it_is_not_read() -> None:
+def test_failing_tenant_card_shows_the_start_of_the_failure() -> None:
     text = read(with_tenant(state="failing", reason="why", since="2026-01-01T00:00:00.000Z")).text
 
     assert "why (not read since 2026-01-01 00:00:00 UTC )" in text
 
 
-def test_page_names_tenants_elsewhere_and_the_command_that_lists_them() -> None:
+def test_status_page_counts_tenants_of_other_workers() -> None:
     text = read({**STATUS, "tenants_elsewhere": 2}).text
 
     assert "2 tenants of this app are not in the shards of this worker: connector status lists all tenants." in text
     assert "of this app" not in read(STATUS).text
 
 
-def test_unready_worker_shows_the_reason() -> None:
+def test_status_page_shows_why_a_worker_is_not_ready() -> None:
     text = read(STATUS, reasons=["Brokers are unreachable: look at the network."]).text
 
     assert "Not ready." in text
     assert "Brokers are unreachable: look at the network." in text
 
 
-def test_worker_without_shards_is_standby() -> None:
+def test_status_page_shows_a_worker_without_shards_as_standby() -> None:
     text = read({**STATUS, "tenants": [], "shards_owned": []}).text
 
     assert "It owns no shard: it stands by" in text
     assert "This worker reads no tenant at the moment." in text
 
 
-def test_jobs_are_listed_with_progress() -> None:
+def test_status_page_lists_jobs_with_their_progress() -> None:
     job = {
         "id": "j-1",
         "kind": "backfill",
@@ -226,7 +226,7 @@ def test_jobs_are_listed_with_progress() -> None:
     assert "Backfills" not in read(STATUS).text
 
 
-def test_external_text_is_escaped_in_html() -> None:
+def test_status_page_escapes_external_text() -> None:
     evil = "\"><script>alert(1)</script><b a='"
     gap = {"from": evil, "to": evil, "cause": evil}
     sweep = {"every": evil, "overlap": evil, "last_ok": None, "overdue_seconds": 0}
@@ -244,7 +244,7 @@ def test_external_text_is_escaped_in_html() -> None:
     assert reader.text.count(evil) >= 15
 
 
-def test_page_has_no_script_and_loads_nothing() -> None:
+def test_status_page_has_no_script_and_loads_nothing() -> None:
     for tag, attributes in read(STATUS).seen:
         assert tag not in {"script", "img", "iframe", "object", "form"}
         assert not any(name.startswith("on") or name in {"style", "src"} for name in attributes)
@@ -256,7 +256,7 @@ def many(count: int) -> dict[str, Any]:
     return {**STATUS, "tenants": [*({**TENANT, "id": str(n), "name": f"t-{n:03}"} for n in range(count)), failing]}
 
 
-def test_page_is_readable_by_screen_readers() -> None:
+def test_status_page_is_readable_by_screen_readers() -> None:
     for status in (STATUS, many(100)):
         seen = read(status).seen
         tags = [tag for tag, _ in seen]
@@ -274,7 +274,7 @@ def test_page_is_readable_by_screen_readers() -> None:
                 assert attributes.get("aria-hidden") or (attributes["role"] == "img" and attributes["aria-label"])
 
 
-def test_healthy_tenants_are_listed_compactly() -> None:
+def test_status_page_lists_healthy_tenants_compactly() -> None:
     reader = read(many(100))
 
     assert [tag for tag, _ in reader.seen].count("article") == 1
@@ -282,7 +282,7 @@ def test_healthy_tenants_are_listed_compactly() -> None:
     assert "t-099 Up to date 12 s only the newest 12 s 7 34 27%" in reader.text
 
 
-def test_page_of_500_tenants_is_below_half_a_megabyte() -> None:
+def test_status_page_of_500_tenants_is_below_half_a_megabyte() -> None:
     tenants = [
         {**covered((300, 48, 900), (48, 3, 70), (3, 0, 0.2)), "id": str(n), "name": f"t-{n}"} for n in range(500)
     ]
@@ -291,7 +291,7 @@ def test_page_of_500_tenants_is_below_half_a_megabyte() -> None:
     assert len(text) < 500_000
 
 
-def test_page_refreshes_unless_paused() -> None:
+def test_status_page_refreshes_unless_paused() -> None:
     def refreshes(reader: Reader) -> bool:
         return any(attributes.get("http-equiv") == "refresh" for tag, attributes in reader.seen if tag == "meta")
 
@@ -325,11 +325,11 @@ def drawn(tenant: Mapping[str, Any], jobs: Iterable[Mapping[str, Any]] = ()) -> 
     return "".join(letters[strip.NAMES[run.kind]] * (run.last - run.first) for run in runs)
 
 
-def test_strip_shows_when_time_was_last_read() -> None:
+def test_coverage_strip_shows_when_call_time_was_last_read() -> None:
     assert drawn(covered((22, 10, 30), (10, 2, 5), (2, 0, 0.5))) == "  " + 12 * "o" + 8 * "t" + "rr"
 
 
-def test_short_gap_is_visible_in_the_strip() -> None:
+def test_short_gap_is_visible_in_the_coverage_strip() -> None:
     gap = [{"from": hours_ago(10.5), "to": hours_ago(10.4), "cause": "permission"}]
     tenant = covered((24, 10.5, 1), (10.4, 0, 0.5), gaps=gap, gap_seconds=360)
 
@@ -337,14 +337,14 @@ def test_short_gap_is_visible_in_the_strip() -> None:
     assert drawn({**tenant, "state": "catching_up"}) == 13 * "r" + "d" + 10 * "r"
 
 
-def test_unread_recent_time_is_a_gap_only_if_not_due() -> None:
+def test_recent_unread_time_is_a_gap_only_if_the_tenant_fails() -> None:
     tenant = covered((24, 3, 0.5))
 
     assert drawn({**tenant, "state": "failing"}) == 21 * "r" + "GGG"
     assert drawn({**tenant, "state": "catching_up"}) == 21 * "r" + "ddr".replace("r", " ")
 
 
-def test_open_backfill_shows_its_range() -> None:
+def test_coverage_strip_shows_the_range_of_an_open_backfill() -> None:
     job = {"from": hours_ago(20), "to": hours_ago(8), "state": "running"}
     tenant = covered((12, 0, 0.5))
 
@@ -352,11 +352,11 @@ def test_open_backfill_shows_its_range() -> None:
     assert drawn(tenant, [{**job, "state": "done"}]) == 12 * " " + 12 * "r"
 
 
-def test_unknown_tenant_has_no_strip() -> None:
+def test_tenant_without_known_state_has_no_coverage_strip() -> None:
     assert strip.pieces({**TENANT, "lag_seconds": None}) is None
 
 
-def test_strip_has_a_text_alternative() -> None:
+def test_coverage_strip_has_a_text_alternative() -> None:
     labels = [
         attributes.get("aria-label", "")
         for tag, attributes in read({**STATUS, "tenants": [covered((12, 0, 0.5))]}).seen

@@ -83,7 +83,9 @@ async def test_every_endpoint_answers_get_and_head(client: aiohttp.ClientSession
 
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("method", ["POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"])
-async def test_nothing_can_be_changed(client: aiohttp.ClientSession, path: str, method: str) -> None:
+async def test_endpoints_refuse_methods_that_change_something(
+    client: aiohttp.ClientSession, path: str, method: str
+) -> None:
     async with client.request(method, path) as response:
         assert response.status == 405
         assert response.headers["Allow"] == "GET,HEAD"
@@ -100,7 +102,7 @@ async def test_every_response_has_security_headers(client: aiohttp.ClientSession
         assert response.headers["Server"] == "direct-routing-connector"
 
 
-async def test_csp_allows_only_the_page_style_sheet(client: aiohttp.ClientSession) -> None:
+async def test_content_security_policy_allows_only_the_page_style(client: aiohttp.ClientSession) -> None:
     async with client.get("/") as response:
         policy = response.headers["Content-Security-Policy"]
         style = re.search(r"<style>(.*?)</style>", await response.text(), re.DOTALL)
@@ -111,7 +113,7 @@ async def test_csp_allows_only_the_page_style_sheet(client: aiohttp.ClientSessio
     assert "unsafe" not in policy
 
 
-async def test_not_found_lists_endpoints_without_an_echo(client: aiohttp.ClientSession) -> None:
+async def test_not_found_response_lists_endpoints_but_not_the_path(client: aiohttp.ClientSession) -> None:
     async with client.get("/secret-path?token=abc") as response:
         text = await response.text()
 
@@ -120,7 +122,7 @@ async def test_not_found_lists_endpoints_without_an_echo(client: aiohttp.ClientS
     assert "secret" not in text
 
 
-async def test_readiness_is_503_with_the_reasons(client: aiohttp.ClientSession, source: Source) -> None:
+async def test_readyz_returns_503_with_the_reasons(client: aiohttp.ClientSession, source: Source) -> None:
     source.ready_answer = (False, ["Brokers are unreachable."])
 
     async with client.get("/readyz") as response:
@@ -133,7 +135,7 @@ async def test_readiness_is_503_with_the_reasons(client: aiohttp.ClientSession, 
         assert "Brokers are unreachable." in await response.text()
 
 
-async def test_liveness_is_503_when_a_loop_is_stuck(client: aiohttp.ClientSession, source: Source) -> None:
+async def test_livez_returns_503_if_a_loop_is_stuck(client: aiohttp.ClientSession, source: Source) -> None:
     source.alive_answer = (False, ["Shard 3 has not turned for 61 s."])
 
     async with client.get("/livez") as response:
@@ -141,7 +143,7 @@ async def test_liveness_is_503_when_a_loop_is_stuck(client: aiohttp.ClientSessio
         assert await response.json() == {"alive": False, "reasons": ["Shard 3 has not turned for 61 s."]}
 
 
-async def test_status_is_the_json_of_the_service(client: aiohttp.ClientSession, source: Source) -> None:
+async def test_status_endpoint_returns_the_json_of_the_service(client: aiohttp.ClientSession, source: Source) -> None:
     source.tenants = [{"id": "t", "lag_seconds": 1.5, "name": "Zürich"}]
 
     async with client.get("/status") as response:
@@ -157,7 +159,7 @@ async def test_status_is_the_json_of_the_service(client: aiohttp.ClientSession, 
         ("application/openmetrics-text;version=garbage", CONTENT_TYPE_LATEST),
     ],
 )
-async def test_metrics_follow_the_requested_format(
+async def test_metrics_endpoint_follows_the_accept_header(
     client: aiohttp.ClientSession, accept: str, content_type: str
 ) -> None:
     async with client.get("/metrics", headers={"Accept": accept}) as response:
@@ -176,9 +178,7 @@ async def test_long_response_is_compressed_on_request(client: aiohttp.ClientSess
         assert "Content-Encoding" not in response.headers
 
 
-async def test_internal_error_is_logged_without_details_for_clients(
-    client: aiohttp.ClientSession, source: Source
-) -> None:
+async def test_internal_error_is_logged_but_not_shown_to_clients(client: aiohttp.ClientSession, source: Source) -> None:
     source.fault = RuntimeError("inner detail")
 
     with capture_logs() as logs:
@@ -191,9 +191,7 @@ async def test_internal_error_is_logged_without_details_for_clients(
     assert [(entry["event"], entry["path"]) for entry in logs] == [("http_request_failed", "/status")]
 
 
-async def test_probes_are_answered_while_500_tenants_are_scraped(
-    client: aiohttp.ClientSession, metrics: Metrics
-) -> None:
+async def test_probes_respond_during_a_scrape_of_500_tenants(client: aiohttp.ClientSession, metrics: Metrics) -> None:
     for n in range(500):
         metrics.tenant(f"tenant-{n}", ("1m", "15m", "2h", "24h")).watch(lambda: TenantView(covered_through=1.0))
 
@@ -220,7 +218,7 @@ async def test_port_0_picks_a_free_port(source: Source, metrics: Metrics) -> Non
     assert {"event": "http_listening", "host": "127.0.0.1", "port": web.port, "log_level": "info"} in logs
 
 
-async def test_occupied_port_gives_a_remedy(source: Source, metrics: Metrics) -> None:
+async def test_occupied_port_error_has_a_remedy(source: Source, metrics: Metrics) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(
@@ -237,7 +235,7 @@ async def test_occupied_port_gives_a_remedy(source: Source, metrics: Metrics) ->
         ("::1", 70000, ""),
     ],
 )
-async def test_foreign_listen_address_is_a_configuration_error(
+async def test_unusable_listen_address_is_a_configuration_error(
     source: Source, metrics: Metrics, host: str, port: int, words: str
 ) -> None:
     with pytest.raises(
@@ -246,7 +244,7 @@ async def test_foreign_listen_address_is_a_configuration_error(
         await Web(host, port, source, metrics).start()
 
 
-async def test_server_stops_within_a_second_with_open_clients(source: Source, metrics: Metrics) -> None:
+async def test_web_server_stops_within_a_second_with_open_connections(source: Source, metrics: Metrics) -> None:
     web = Web("127.0.0.1", 0, source, metrics)
     port = await web.start()
     async with connection(port) as idle, connection(port) as halfway, connection(port) as kept:
@@ -265,7 +263,7 @@ async def test_server_stops_within_a_second_with_open_clients(source: Source, me
                 pass
 
 
-async def test_server_stops_within_a_second_while_responding(source: Source) -> None:
+async def test_web_server_stops_within_a_second_while_responding(source: Source) -> None:
     class Slow(Metrics):
         async def scrape(self, accept: str = "") -> tuple[bytes, str]:
             asked.set()
@@ -289,7 +287,7 @@ async def test_server_stops_within_a_second_while_responding(source: Source) -> 
     "noise",
     [b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", b"GET / HTTP/9.9\r\n\r\n", b"nonsense\r\n\r\n", b"\r\n" * 50],
 )
-async def test_port_scanner_noise_ends_only_its_connection(
+async def test_invalid_http_request_ends_only_its_own_connection(
     client: aiohttp.ClientSession, caplog: pytest.LogCaptureFixture, noise: bytes
 ) -> None:
     async with client.get("/livez") as response:
@@ -306,14 +304,14 @@ async def test_port_scanner_noise_ends_only_its_connection(
 
 
 @pytest.mark.parametrize("host", ["", "0.0.0.0", "::"])  # noqa: S104
-async def test_wildcard_address_serves_both_families(host: str, source: Source, metrics: Metrics) -> None:
+async def test_wildcard_listen_address_serves_ipv4_and_ipv6(host: str, source: Source, metrics: Metrics) -> None:
     async with Web(host, 0, source, metrics) as web, aiohttp.ClientSession() as session:
         for loopback in ("127.0.0.1", "[::1]"):
             async with session.get(f"http://{loopback}:{web.port}/livez") as answer:
                 assert answer.status == 200
 
 
-async def test_address_of_one_family_serves_that_one(source: Source, metrics: Metrics) -> None:
+async def test_ipv6_listen_address_serves_ipv6_only(source: Source, metrics: Metrics) -> None:
     async with Web("::1", 0, source, metrics) as web, aiohttp.ClientSession() as session:
         async with session.get(f"http://[::1]:{web.port}/livez") as answer:
             assert answer.status == 200
@@ -321,7 +319,7 @@ async def test_address_of_one_family_serves_that_one(source: Source, metrics: Me
             await session.get(f"http://127.0.0.1:{web.port}/livez")
 
 
-async def test_system_without_ipv6_is_served_over_ipv4(
+async def test_wildcard_listen_address_works_on_a_system_without_ipv6(
     source: Source, metrics: Metrics, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(socket, "has_dualstack_ipv6", lambda: False)

@@ -63,32 +63,32 @@ def total(read: list[Slice]) -> timedelta:
 
 
 class TestFirstStart:
-    def test_each_second_from_the_start_is_read_once(self) -> None:
+    def test_first_start_reads_each_second_once(self) -> None:
         state, read = run_dry(windows.first_state(DEFAULT, NOW - 10 * D, NOW), DEFAULT, NOW)
         assert total(read) == 10 * D
         assert state.coverage.missing(Window(NOW - 10 * D, NOW)) == []
 
-    def test_newest_slices_come_first(self) -> None:
+    def test_first_start_reads_the_newest_slices_first(self) -> None:
         _, read = run_dry(windows.first_state(DEFAULT, NOW - 10 * D, NOW), DEFAULT, NOW)
         assert read[0].window == Window(NOW - 15 * M, NOW)
         own = [piece for piece in read if piece.priority < 4]
         assert [piece.window.end for piece in own] == sorted((piece.window.end for piece in own), reverse=True)
         assert [piece.priority for piece in own] == sorted(piece.priority for piece in own)
 
-    def test_nothing_before_start_or_horizon_is_read(self) -> None:
+    def test_first_start_reads_nothing_before_start_or_horizon(self) -> None:
         for start in (NOW - 3 * H, NOW - 149 * D, NOW - 1000 * D):
             _, read = run_dry(windows.first_state(DEFAULT, start, NOW), DEFAULT, NOW)
             assert min(piece.window.start for piece in read) == max(start, NOW - 150 * D + H)
 
     @pytest.mark.parametrize("start", [NOW, NOW + 5 * D, NOW - 20 * S])
-    def test_unsettled_time_is_waited_for(self, start: datetime) -> None:
+    def test_call_time_within_settle_is_read_later(self, start: datetime) -> None:
         rules = DEFAULT._replace(settle=30 * S)
         state, read = run_dry(windows.first_state(rules, start, NOW), rules, NOW)
         assert read == []
         _, read = run_dry(state, rules, NOW + 10 * M)
         assert read[0].window.end == NOW + 10 * M - 30 * S
 
-    def test_later_start_changes_nothing(self) -> None:
+    def test_polling_does_not_change_the_start_of_a_tenant(self) -> None:
         state = polled(windows.first_state(DEFAULT, NOW - 5 * M, NOW), DEFAULT, NOW, NOW + 5 * M)
         assert state.start == NOW - 5 * M
 
@@ -102,7 +102,7 @@ class TestSlices:
         st.booleans(),
         st.integers(1, 30 * 86_400),
     )
-    def test_slice_is_bounded_and_in_whole_seconds(
+    def test_slice_is_bounded_and_has_whole_seconds(
         self,
         length_s: int,
         rows_an_hour: int,
@@ -131,12 +131,12 @@ class TestSlices:
         assert rows <= ROWS_A_SLICE + 1
         assert rows > 0.9 * ROWS_A_SLICE or cut == window
 
-    def test_busy_slice_is_at_least_a_minute(self) -> None:
+    def test_slice_of_a_busy_tenant_is_at_least_a_minute(self) -> None:
         coverage = Coverage().add(Window(NOW - D, NOW), NOW)
         cut = sizes(coverage, rows_an_hour=10**8).cut(Window(NOW - H, NOW), D, newest_first=True)
         assert cut == Window(NOW - M, NOW)
 
-    def test_guessed_slice_grows_at_most_fourfold(self) -> None:
+    def test_first_slices_of_a_tenant_grow_at_most_fourfold(self) -> None:
         window = Window(NOW - 30 * D, NOW)
         first = sizes(guess=slices.first_guess()).cut(window, 30 * D, newest_first=True)
         assert first.seconds == pytest.approx(3600, abs=60)
@@ -146,7 +146,7 @@ class TestSlices:
         assert after_many.seconds < 360
 
     @given(st.integers(1, 100_000))
-    def test_halves_are_whole_seconds_and_complete(self, length_s: int) -> None:
+    def test_halves_of_a_window_have_whole_seconds_and_no_gap(self, length_s: int) -> None:
         window = Window(NOW, NOW + length_s * S)
         parts = windows.halves(window)
         assert parts[0].start == window.start
@@ -164,7 +164,7 @@ class TestSlices:
         assert set(seconds.values()) == {1}
 
     @pytest.mark.parametrize("job", ["", "a backfill"])
-    def test_two_chains_never_read_the_same_seconds(self, job: str) -> None:
+    def test_two_page_chains_never_read_the_same_seconds(self, job: str) -> None:
         """The chain on its way is of an older run, or of a job: its answers may come after newer ones."""
         state, _ = windows.begin(windows.first_state(DEFAULT, NOW - 10 * D, NOW), DEFAULT, NOW)
         state = windows.command(state, Command("j", "backfill", NOW, Window(NOW - 10 * D, NOW)), NOW, NOW - 20 * D)
@@ -174,7 +174,7 @@ class TestSlices:
         assert total(list(in_flight)) == 10 * D
         assert not coverage_of(in_flight).missing(Window(NOW - 10 * D, NOW))
 
-    def test_one_chain_is_reserved_for_the_live_sweep(self) -> None:
+    def test_one_page_chain_is_reserved_for_the_live_sweep(self) -> None:
         state, _ = windows.begin(windows.first_state(DEFAULT, NOW - 10 * D, NOW), DEFAULT, NOW)
         one = slices.next_slice(state, DEFAULT, (), sizes(), NOW, live=False, others=True)
         two = slices.next_slice(state, DEFAULT, (), sizes(), NOW, live=True, others=False)
@@ -184,7 +184,7 @@ class TestSlices:
 
 
 class TestSweeps:
-    def test_sweeps_that_are_due_together_read_each_piece_once(self) -> None:
+    def test_sweeps_that_are_due_together_read_each_slice_once(self) -> None:
         """A deep sweep replaces the shallow ones that it contains."""
         state = polled(windows.first_state(DEFAULT, NOW - 8 * D, NOW), DEFAULT, NOW, NOW + 2 * M)
         later = NOW + D
@@ -201,19 +201,19 @@ class TestSweeps:
                 at += 5 * M
         assert set(seconds.values()) == {1}
 
-    def test_run_reaches_back_to_the_last_complete_run(self) -> None:
+    def test_sweep_run_reaches_back_to_the_last_complete_run(self) -> None:
         rules = DEFAULT._replace(sweeps=(Sweep(M, 15 * M),))
         state = polled(windows.first_state(rules, NOW - 2 * H, NOW), rules, NOW, NOW + 5 * M)
         _, read = run_dry(state, rules, NOW + 5 * M)
         assert [piece.window for piece in read] == [Window(NOW - 11 * M, NOW + 5 * M)]
 
-    def test_nothing_is_read_before_it_is_due(self) -> None:
+    def test_sweep_reads_nothing_before_it_is_due(self) -> None:
         state, _ = run_dry(windows.first_state(DEFAULT, NOW - H, NOW), DEFAULT, NOW)
         assert windows.next_due(state) == NOW + M
         assert run_dry(state, DEFAULT, NOW + M - S)[1] == []
         assert run_dry(state, DEFAULT, NOW + M)[1] != []
 
-    def test_next_turn_waits_for_start_and_resume(self) -> None:
+    def test_tenant_waits_for_its_start_and_for_resume(self) -> None:
         """Neither a paused tenant nor one whose start lies ahead has anything to do before."""
         rules = DEFAULT._replace(settle=30 * S)
         state = windows.first_state(rules, NOW + 5 * D, NOW)
@@ -225,7 +225,7 @@ class TestSweeps:
         paused = windows.command(state, Command("p", "pause", NOW), NOW, NOW - D)
         assert windows.next_turn(paused, rules, NOW) is None
 
-    def test_settle_postpones_the_newest_calls(self) -> None:
+    def test_settle_postpones_reading_the_newest_calls(self) -> None:
         rules = DEFAULT._replace(settle=90 * S)
         _, read = run_dry(windows.first_state(rules, NOW - H, NOW), rules, NOW)
         assert max(piece.window.end for piece in read) == NOW - 90 * S
@@ -241,7 +241,7 @@ class TestSweeps:
             (Sweep(M, 5 * M), Sweep(2 * M, 5 * M), Sweep(3 * M, 5 * M)),
         ],
     )
-    def test_any_sweeps_end_and_advance_progress(self, sweeps: tuple[Sweep, ...]) -> None:
+    def test_any_set_of_sweeps_completes_and_advances_progress(self, sweeps: tuple[Sweep, ...]) -> None:
         rules = DEFAULT._replace(sweeps=sweeps)
         state = windows.first_state(rules, NOW - 3 * D, NOW)
         now = NOW
@@ -256,12 +256,12 @@ class TestSweeps:
             reach = max(state.start, sweep_state.run.started - sweep_state.sweep.overlap)
             assert sweep_state.through >= reach, "what another sweep has read counts too"
 
-    def test_unfinished_run_is_overdue(self) -> None:
+    def test_unfinished_sweep_run_becomes_overdue(self) -> None:
         state, _ = windows.begin(windows.first_state(DEFAULT, NOW - H, NOW), DEFAULT, NOW)
         assert windows.overdue_seconds(state.sweeps[0], NOW + M) == 0
         assert windows.overdue_seconds(state.sweeps[0], NOW + 3 * M) == 120
 
-    def test_slow_runs_are_replaced_without_starvation(self) -> None:
+    def test_slow_sweep_runs_are_replaced_without_starvation(self) -> None:
         """A budget of one slice of an hour per hour, for a sweep of eight hours every two."""
         rules = Rules((Sweep(2 * H, 8 * H),), 0 * S, H, 150 * D)
         state, now, last_read = windows.first_state(rules, NOW - 8 * H, NOW), NOW, {}
@@ -279,7 +279,7 @@ class TestSweeps:
         hours = [now - n * H for n in range(3, 8)]
         assert all(now - last_read.get(hour, NOW) <= 16 * H for hour in hours), "the oldest part has its turn"
 
-    def test_stuck_deep_sweeps_do_not_make_the_state_grow(self) -> None:
+    def test_deep_sweeps_without_budget_do_not_make_the_state_grow(self) -> None:
         """The live sweep takes all of the budget: the deeper ones begin, and read nothing."""
         state, _ = run_dry(windows.first_state(DEFAULT, NOW - D, NOW), DEFAULT, NOW)
         for minute in range(1, 2 * 1440):
@@ -293,7 +293,7 @@ class TestSweeps:
         assert [NOW + 2 * D - s.run.started < s.sweep.every + H for s in state.sweeps if s.run] == 4 * [True]
 
     @given(st.lists(st.tuples(st.integers(0, 500), st.integers(1, 200), st.integers(0, 700)), max_size=12))
-    def test_merging_does_not_change_a_run(self, reads: list[tuple[int, int, int]]) -> None:
+    def test_merging_coverage_does_not_change_what_a_run_reads(self, reads: list[tuple[int, int, int]]) -> None:
         state = windows.first_state(DEFAULT, NOW - 700 * M, NOW - 700 * M)
         coverage = Coverage()
         for start, length, read_at in reads:
@@ -309,13 +309,13 @@ class TestSweeps:
                 missing = state.coverage.missing(one.run.window, since=one.run.started)
                 assert missing == known.missing(one.run.window, since=one.run.started)
 
-    def test_runs_that_failed_are_due_again_at_once(self) -> None:
+    def test_failed_runs_are_due_again_at_once(self) -> None:
         state, begun = windows.begin(windows.first_state(DEFAULT, NOW - H, NOW), DEFAULT, NOW)
         state, dropped = windows.drop_runs(state)
         assert begun == dropped == [0, 1, 2, 3]
         assert windows.begin(state, DEFAULT, NOW + S)[1] == begun
 
-    def test_readings_of_a_failed_run_are_kept(self) -> None:
+    def test_coverage_read_by_a_failed_run_is_kept(self) -> None:
         state, _ = windows.begin(windows.first_state(DEFAULT, NOW - 30 * D, NOW), DEFAULT, NOW)
         for _ in range(9):
             piece = next_piece(state, DEFAULT)
@@ -332,14 +332,14 @@ class TestSweeps:
         assert {read.at for read in state.coverage.reads} == {NOW}
         assert state.sweeps[0].through == NOW - 15 * M
 
-    def test_sweeps_started_together_end_with_the_deepest(self) -> None:
+    def test_deepest_of_several_started_sweeps_replaces_the_others(self) -> None:
         assert windows.replaced_by([0, 1, 3], DEFAULT) == 3
         assert windows.replaced_by([], DEFAULT) is None
 
 
 class TestCatchingUp:
     @pytest.mark.parametrize("outage", [30 * S, 10 * M, 4 * H, 3 * D, 20 * D, 100 * D])
-    def test_runs_started_meanwhile_share_one_reading(self, outage: timedelta) -> None:
+    def test_runs_due_after_an_outage_share_one_read(self, outage: timedelta) -> None:
         state = polled(windows.first_state(DEFAULT, NOW - 2 * H, NOW), DEFAULT, NOW, NOW + 5 * M)
         later = NOW + 5 * M + outage
         through = state.coverage.through
@@ -349,7 +349,7 @@ class TestCatchingUp:
         assert total(read) <= (later - state.start) + outage + 4 * H
         assert all(piece.window.seconds <= 86_400 for piece in read)
 
-    def test_overlap_is_read_before_the_gap(self) -> None:
+    def test_overlap_is_read_before_the_gap_after_an_outage(self) -> None:
         rules = DEFAULT._replace(sweeps=DEFAULT.sweeps[:2])
         state = polled(windows.first_state(rules, NOW - 2 * H, NOW), rules, NOW, NOW + 5 * M)
         later = NOW + 10 * D
@@ -385,7 +385,7 @@ class TestCatchingUp:
 
 
 class TestRestarts:
-    def test_run_continues_after_a_restart(self) -> None:
+    def test_sweep_run_continues_after_a_restart(self) -> None:
         state, _ = windows.begin(windows.first_state(DEFAULT, NOW - 3 * D, NOW), DEFAULT, NOW)
         first = next_piece(state, DEFAULT)
         assert first is not None
@@ -396,12 +396,12 @@ class TestRestarts:
         assert second is not None
         assert second.window.end == first.window.start
 
-    def test_too_old_run_is_dropped(self) -> None:
+    def test_sweep_run_that_is_too_old_is_dropped_at_a_restart(self) -> None:
         state, _ = windows.begin(windows.first_state(DEFAULT, NOW - 3 * D, NOW), DEFAULT, NOW)
         resumed = windows.resume(state, DEFAULT, NOW + 20 * M)
         assert [sweep_state.running for sweep_state in resumed.sweeps] == [False, False, True, True]
 
-    def test_new_sweep_starts_from_coverage(self) -> None:
+    def test_new_sweep_starts_from_known_coverage(self) -> None:
         state = polled(windows.first_state(DEFAULT, NOW - 2 * H, NOW), DEFAULT, NOW, NOW + 30 * M)
         rules = DEFAULT._replace(sweeps=(Sweep(M, 10 * M), *DEFAULT.sweeps[1:]))
         new = windows.resume(state, rules, NOW + 30 * M).sweeps[0]
@@ -410,7 +410,7 @@ class TestRestarts:
         later, _ = run_dry(windows.resume(state, rules, NOW + 30 * M), rules, NOW + 30 * M)
         assert later.sweeps[0].through == NOW + 20 * M
 
-    def test_removed_sweep_is_gone(self) -> None:
+    def test_removed_sweep_is_dropped_at_a_restart(self) -> None:
         state, _ = run_dry(windows.first_state(DEFAULT, NOW - 2 * H, NOW), DEFAULT, NOW)
         rules = DEFAULT._replace(sweeps=DEFAULT.sweeps[:1])
         assert [s.sweep for s in windows.resume(state, rules, NOW).sweeps] == list(rules.sweeps)
@@ -421,7 +421,7 @@ class TestClocks:
 
     @pytest.mark.parametrize("step", [S, 30 * S, 2 * M, 10 * M, 3 * H, 5 * D])
     @pytest.mark.parametrize("rules", [RULES, DEFAULT])
-    def test_sweeps_continue_after_a_clock_step_back(self, rules: Rules, step: timedelta) -> None:
+    def test_sweeps_continue_after_the_clock_was_set_back(self, rules: Rules, step: timedelta) -> None:
         state = polled(windows.first_state(rules, NOW - 9 * D, NOW), rules, NOW, NOW + 20 * M)
         now = NOW + 19 * M - step
         state, read = run_dry(state, rules, now)
@@ -434,7 +434,7 @@ class TestClocks:
         assert state.coverage.through is not None
         assert state.coverage.through <= now + 10 * M
 
-    def test_clock_step_ahead_and_back_withdraws_progress(self) -> None:
+    def test_progress_is_withdrawn_after_the_clock_was_ahead(self) -> None:
         state = polled(windows.first_state(self.RULES, NOW - 3 * D, NOW), self.RULES, NOW, NOW + 10 * M)
         state, _ = run_dry(state, self.RULES, NOW + 5 * H)
         state = polled(state, self.RULES, NOW + 10 * M, NOW + 20 * M)

@@ -20,5 +20,5 @@ from connector.words import duration
         (-90, "minus 1 min 30 s"),
     ],
 )
-def test_page_duration_has_at_most_two_units(seconds: float, words: str) -> None:
+def test_duration_in_words_has_at_most_two_units(seconds: float, words: str) -> None:
     assert duration(seconds) == words

@@ -5,10 +5,10 @@ from tests import workflows
 MAKEFILE = "check: dev ## Check\n\t@true\n"
 
 
-def test_workflow_with_an_unknown_target_is_named() -> None:
+def test_unknown_make_target_of_a_workflow_is_reported() -> None:
     steps = "steps:\n  - run: make check\n  - run: make chek\n"
     assert workflows.unknown_targets([steps], MAKEFILE) == {"chek"}
 
 
-def test_workflow_with_known_targets_is_accepted() -> None:
+def test_workflow_with_known_make_targets_is_accepted() -> None:
     assert workflows.unknown_targets(["steps:\n  - run: make check PYTHON=python3.13\n"], MAKEFILE) == set()

@@ -1,4 +1,4 @@
-"""The Graph client against the simulator: each row of the table of errors, and the known bugs of such clients."""
+"""The Graph client, tested against the simulator: each kind of error, and the known defects of similar clients."""
 
 import asyncio
 import contextlib
@@ -259,7 +259,7 @@ async def test_retry_after_pauses_all_page_chains_and_is_reported(bench: Bench) 
 
 @pytest.mark.parametrize("fault", ["throttled", "sign_in_throttled"])
 async def test_new_source_of_a_tenant_still_waits_for_retry_after(bench: Bench, fault: str) -> None:
-    """A shard restart, SIGHUP and a shard that comes back make another one."""
+    """A shard restart, a reload and a regained shard create a new source for the same tenant."""
     bench.simulator.set_faults({fault: "1x1", "retry_after_s": 1})
     first = bench.source()
     reading = asyncio.create_task(read(first, bench.window))
@@ -328,7 +328,7 @@ async def test_page_that_links_to_itself_is_requested_again(bench: Bench) -> Non
 
 
 async def test_each_request_is_charged_to_the_budget_once(bench: Bench) -> None:
-    """Connections that were kept break before they answer; each request that arrives was counted."""
+    """Pooled connections break before a response. Each request that reaches Graph was counted."""
     source = bench.source(patience_s=0.1)
     await read(source, bench.window)
     bench.simulator.set_faults(down=True)
@@ -439,7 +439,7 @@ async def test_page_chain_over_the_page_limit_raises_range_too_long(
 
 
 async def test_endless_chain_of_empty_pages_is_a_permanent_error(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its parts would have no end either."""
+    """Splitting the range would not help, because its parts would have no end either."""
     monkeypatch.setattr(graph_source, "MAX_PAGES", 20)
     bench.simulator.set_faults(endless=1.0)
     source = bench.source()
@@ -483,7 +483,7 @@ async def test_token_that_graph_rejects_is_renewed_only_once(bench: Bench) -> No
 async def test_oversized_401_challenge_renews_the_token_once(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, characters: int
 ) -> None:
-    """A 401 whose WWW-Authenticate header is longer than any limit still means that the token is not accepted."""
+    """Graph responds 401 with a WWW-Authenticate header that exceeds every length limit."""
     monkeypatch.setattr(graph, "CHALLENGE", f'Bearer error_description="{"x" * characters}"')
     source = bench.source(patience_s=2.0)
     await read(source, bench.window)

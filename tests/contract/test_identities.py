@@ -1,4 +1,4 @@
-"""Every identity gets a token from a sign-in that checks it, or is refused with a sentence, and shows no secret."""
+"""Each kind of credential gets a token from a sign-in that verifies it. Refusals have a remedy and no secret."""
 
 import asyncio
 import contextlib

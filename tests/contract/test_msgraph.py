@@ -1,4 +1,4 @@
-"""Microsoft's own packages against the simulator, and Microsoft's published page against the simulator's rows."""
+"""The simulator compared with Microsoft's SDK and with the page that Microsoft publishes as an example."""
 
 import asyncio
 import json
@@ -73,7 +73,7 @@ async def test_microsoft_sdk_reads_every_row_of_the_simulator(python: Path, simu
 
 
 async def test_simulator_refuses_the_url_that_the_sdk_builds(python: Path, simulator: Simulator) -> None:
-    """The SDK writes `+00:00` for `Z` and loses the comma between the arguments, so that links are built by hand."""
+    """The SDK writes `+00:00` for `Z` and drops the comma between the arguments. Other tests build the URL by hand."""
     code, rows, problem = await read(python, simulator, (NOON - DAY).isoformat(), NOON.isoformat())
     assert (code, rows) == (1, [])
     assert "400 BadRequest" in problem

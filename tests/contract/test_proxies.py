@@ -1,4 +1,4 @@
-"""HTTPS_PROXY and NO_PROXY, for the schema registry too."""
+"""HTTPS_PROXY and NO_PROXY apply to the schema registry as well."""
 
 import asyncio
 from base64 import b64encode

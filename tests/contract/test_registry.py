@@ -1,4 +1,4 @@
-"""The registry's client, where a registry misbehaves. tests/integration has the tests with a real registry."""
+"""The registry client and registries that misbehave. tests/integration has the tests with a real registry."""
 
 import json
 import ssl
@@ -74,7 +74,7 @@ def test_transient_registry_error_is_reported_as_unavailable(
 
 
 def test_registry_client_presents_its_tls_certificate(tmp_path: Path) -> None:
-    """Mutual TLS: the key in the file of the certificate, or in one of its own."""
+    """Mutual TLS, with the key in the certificate file or in a separate file."""
     authority = certificates.Authority("CA of a registry")
     files = {"ca": authority.pem, "server": authority.issue("registry", ("127.0.0.1",))}
     client = authority.issue("connector")

@@ -1,4 +1,4 @@
-"""The simulator over HTTPS against what Graph and Entra are documented to answer."""
+"""The simulator over HTTPS, compared with the documented responses of Graph and Entra."""
 
 import asyncio
 import functools

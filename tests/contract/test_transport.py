@@ -1,4 +1,4 @@
-"""The HTTP client against answers and connections that no server library would produce."""
+"""The HTTP client and responses or connections that no server library would produce."""
 
 import asyncio
 import contextlib
@@ -213,7 +213,7 @@ async def test_registry_tls_error_names_the_flaw_and_the_setting(serve_as: Calla
 
 
 async def test_replaced_ca_bundle_is_read_again(serve_as: Callable[..., Server]) -> None:
-    """One that cannot be read is logged once, and the one before stays in use."""
+    """An unreadable bundle is logged once, and the previous bundle stays in use."""
     new = serve_as()
     good = new.bundle.read_bytes()
     transport = Transport(5.0, Trust("graph", new.bundle))

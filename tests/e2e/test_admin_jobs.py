@@ -89,7 +89,7 @@ def until_swept(worker: Worker, source: Simulation, recent: timedelta) -> None:
 def test_backfill_stays_exactly_once_across_ten_kills(
     broker: SharedBroker, topic: str, app: str, simulate: Simulate, new_worker: NewWorker, settings: Settings
 ) -> None:
-    """It was filed while no worker ran; live calls come meanwhile; what was left to read never grows."""
+    """The job is submitted while no worker runs. New calls arrive, and the remaining call time never grows."""
     moments = random.Random(5)
     source = simulate(days=4, calls_per_day=15_000, **SOON)
     configured = settings(source, tenants=tenants(source, "-6h"), graph={"requests_per_minute": 600})
@@ -123,7 +123,7 @@ def test_backfill_stays_exactly_once_across_ten_kills(
 def test_backfill_again_republishes_rows_with_their_revisions(
     broker: SharedBroker, topic: str, app: str, simulate: Simulate, new_worker: NewWorker, settings: Settings
 ) -> None:
-    """Rows outside of the range stay untouched, even if the worker is killed during the job."""
+    """Rows outside of the range are not published again, even if the worker is killed during the job."""
     source = simulate(days=4, calls_per_day=8_000, **{**SOON, "revised": 0.1}, clock_offset_s=-43_200)
     configured = settings(source, tenants=tenants(source, "-5d"))
     worker = new_worker(configured)
@@ -200,7 +200,7 @@ def scene(broker: SharedBroker, app: str, simulate: Simulate, new_worker: NewWor
 
 
 def test_overlapping_backfills_publish_each_row_once(scene: Scene, broker: SharedBroker, topic: str, app: str) -> None:
-    """The second waits for the first; --wait exits 0 when it is done, and its standard output is the id alone."""
+    """The second job waits for the first one. With --wait, the command prints only the job id and exits with 0."""
     first = scene.backfill("--from", "-4d", "--to", "-10h")
     scene.worker.start()
     waiting = commands.start(
@@ -228,7 +228,7 @@ def test_overlapping_backfills_publish_each_row_once(scene: Scene, broker: Share
 
 
 def test_pause_and_cancel_commands_survive_a_worker_restart(scene: Scene) -> None:
-    """A paused tenant is not asked for anything, the other goes on; a cancelled job makes --wait exit 1."""
+    """A paused tenant sends no requests while the other one is read. --wait exits with 1 if its job is cancelled."""
     paused, other = scene.source.tenants
     commands.succeed(scene.config, "pause", "--tenant", "contoso")
     job = scene.backfill("--from", "-3d", "--to", "-2h")
@@ -283,7 +283,7 @@ def test_backfill_continues_after_ctrl_c_during_wait(scene: Scene) -> None:
 def test_worker_ignores_invalid_records_on_the_control_topic(
     scene: Scene, broker: SharedBroker, topic: str, app: str
 ) -> None:
-    """Garbage, giants, wrong types, strangers and repeats are passed over; what counts, counts once."""
+    """Garbage, oversized values, wrong types and unknown tenants are ignored. A repeated command takes effect once."""
     tenant = scene.source.tenants[0]
     shard = partition_of(tenant, 2)
     now = datetime.now(UTC)

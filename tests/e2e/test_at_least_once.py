@@ -40,7 +40,7 @@ def repeated(found: Committed) -> int:
 def test_at_least_once_delivery_loses_no_row_across_kills(
     broker: SharedBroker, topic: str, app: str, simulate: Simulate, new_worker: NewWorker, settings: Settings
 ) -> None:
-    """SIGKILL at seeded moments while the source goes on; progress is true all the same."""
+    """The worker gets SIGKILL at seeded moments while new rows appear. Its progress records stay true."""
     moments = random.Random(5)
     source = simulate(**HISTORY, clock_offset_s=-7_200)
     worker = new_worker(settings(source, kafka=AT_LEAST_ONCE))
@@ -74,7 +74,7 @@ def test_progress_records_stay_true_after_a_crash_within_a_batch(
     settings: Settings,
     part: str,
 ) -> None:
-    """Rows that are remembered are not repeated; a statement that rests on them names offsets beyond them."""
+    """Rows in the dedup index are not published again. Progress records that depend on them have later offsets."""
     source = simulate(days=1, calls_per_day=3_000, page_size=100, frozen=True)
     configured = settings(source, kafka=AT_LEAST_ONCE)
     dying = new_worker(configured, "-m", "tests.dying_worker", part)
@@ -121,7 +121,7 @@ def test_at_least_once_worker_writes_no_row_if_state_is_unwritable(
 def test_delivery_mode_can_be_switched_without_republishing(
     broker: SharedBroker, topic: str, app: str, simulate: Simulate, new_worker: NewWorker, settings: Settings
 ) -> None:
-    """After clean stops nothing is repeated; whatever it was, the memory is the same."""
+    """Both modes have the same dedup index, so nothing is published again after a clean stop."""
     source = simulate(days=1, calls_per_day=2_000, clock_offset_s=-3 * 3_600, frozen=True, **ROWS)
     worker = new_worker(settings(source))
     so_far = 0
@@ -140,8 +140,8 @@ def test_frozen_at_least_once_worker_loses_no_row(
 ) -> None:
     """Without transactions the frozen worker is not fenced, so rows in flight may be published again.
 
-    They may also replace what the other worker has written to the dedup index since. Then those rows are published
-    again too, once.
+    They may also overwrite records of the dedup index that the other worker has written since. Then those rows are
+    published again as well, once.
     """
     source = simulate(tenants=4, days=1, calls_per_day=1_500, page_size=50, frozen=True, faults=SLOW)
     configured = settings(source, kafka=AT_LEAST_ONCE)

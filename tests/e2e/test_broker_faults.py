@@ -55,7 +55,7 @@ def last_commit(worker: Worker) -> datetime:
 def test_broker_restart_or_kill_keeps_exactly_once(
     broker_of_its_own: Cluster, topic: str, app: str, simulate: Simulate, new_worker: NewWorker, how: str, pause_s: int
 ) -> None:
-    """Kafka's test_exactly_once_source, which cannot see a lost tail."""
+    """Same scenario as Kafka's test_exactly_once_source, which does not notice that the last rows are missing."""
     source = simulate(**HISTORY)
     worker = new_worker(configuration(broker_of_its_own.bootstrap, topic, app, source))
     worker.start()
@@ -112,7 +112,7 @@ def test_failed_transaction_publishes_neither_rows_nor_state(
 ) -> None:
     """confluentinc/kafka-connect-jdbc PR 1239, redpanda-data/connect TestCacheSet_SoftFails.
 
-    The state cannot be written: then the rows are not visible either; when it can be, each is there once.
+    While the state cannot be written, the rows are not visible either. Later each row is there once.
     """
     source = simulate(days=1, calls_per_day=2_000, page_size=100, frozen=True)
     worker = new_worker(settings(source))
@@ -162,7 +162,7 @@ def guarded_broker() -> Any:
 def test_worker_waits_until_a_withdrawn_right_is_granted_again(
     guarded_broker: Cluster, topic: str, app: str, simulate: Simulate, new_worker: NewWorker, denied: str
 ) -> None:
-    """Kafka's ExactlyOnceSourceIntegrationTest: it recovers when the right is granted again."""
+    """Same scenario as Kafka's ExactlyOnceSourceIntegrationTest."""
     source = simulate(**HISTORY)
     worker = new_worker(configuration(guarded_broker.bootstrap, topic, app, source))
     worker.start()
@@ -202,7 +202,7 @@ def test_worker_stops_within_10_s_while_a_broker_is_frozen(
 def test_worker_waits_for_unavailable_brokers_and_logs_it(
     broker_of_its_own: Cluster, topic: str, app: str, simulate: Simulate, new_worker: NewWorker
 ) -> None:
-    """/livez is 200 whatever Kafka does; /readyz says what is missing; SIGTERM ends the waiting."""
+    """/livez returns 200 whatever Kafka does, /readyz names the cause, and SIGTERM ends the waiting."""
     broker_of_its_own.stop()
     source = simulate(days=0.1, calls_per_day=1_000, frozen=True)
     worker = new_worker(configuration(broker_of_its_own.bootstrap, topic, app, source))
@@ -231,7 +231,7 @@ def test_worker_waits_for_unavailable_brokers_and_logs_it(
 def test_lag_rises_and_status_names_the_cause_in_a_broker_outage(
     broker_of_its_own: Cluster, topic: str, app: str, simulate: Simulate, new_worker: NewWorker
 ) -> None:
-    """What was committed last stays visible until the group assigns shards again."""
+    """The last committed values stay visible until the group assigns shards again."""
     source = simulate(days=0.1, calls_per_day=1_000, frozen=True)
     worker = new_worker(configuration(broker_of_its_own.bootstrap, topic, app, source))
     worker.start()

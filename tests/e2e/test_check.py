@@ -153,7 +153,6 @@ def _seconds(url: str) -> float:
 
 
 def test_healthy_worker_logs_nothing_while_it_commits_rows(place: Place) -> None:
-    """Rows come meanwhile, and are committed."""
     worker = place.worker
     sweeps, rows = worker.metric("sweeps_total", outcome="ok"), worker.metric("rows_total")
     with place.unnoticed():

@@ -1,4 +1,4 @@
-"""The program as a process: exit codes, one sentence an error, results alone on standard output."""
+"""The program as a process: exit codes, one sentence per error, only results on standard output."""
 
 import json
 import os
@@ -155,7 +155,7 @@ def test_simulate_command_exits_0_on_sigint_and_sigterm(tmp_path: Path, number: 
 
 
 def test_crashing_command_leaves_no_core_file() -> None:
-    """It would hold tokens, secrets and rows."""
+    """A core file would contain tokens, secrets and rows."""
     program = (
         "import resource; most = resource.getrlimit(resource.RLIMIT_CORE)[1]\n"
         "resource.setrlimit(resource.RLIMIT_CORE, (most, most))\n"

@@ -1,4 +1,4 @@
-"""Machines whose clock is ahead, on a real broker: Graph's Date decides, and nothing before it is known."""
+"""Machines whose clock is fast, on a real broker: the time is taken from the Date header of Graph."""
 
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta

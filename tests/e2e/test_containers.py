@@ -1,4 +1,4 @@
-"""The image and the Compose file, built and run by a Docker daemon of the tests' own (tests/containers.py).
+"""The image and the Compose file, built and run by a Docker daemon for the tests only (tests/containers.py).
 
 Images that are published elsewhere cannot be had in every place where tests run: Kafka, the registry and Prometheus run
 from their own programs in the base image, with all else that docker-compose.yml says of them. Grafana is left out.

@@ -52,7 +52,7 @@ def page(process: subprocess.Popen[str]) -> tuple[str, list[str]]:
 
 
 def test_demo_prints_its_verdict_and_masks_phone_numbers() -> None:
-    """A proxy for the rest of the world changes nothing."""
+    """Proxy variables do not affect the demo."""
     proxies = dict.fromkeys(("HTTPS_PROXY", "HTTP_PROXY", "https_proxy", "http_proxy"), "http://127.0.0.1:9")
     with started("--for", "8s", **proxies) as process:
         address, lines = page(process)

@@ -1,4 +1,4 @@
-"""The examples, over the real service, broker and registry: what they find is what Graph has shown."""
+"""The examples for consumers, with a real service, broker and registry: their results match the rows of Graph."""
 
 import io
 import json

@@ -27,7 +27,7 @@ def source() -> Iterator[Simulation]:
 def test_worker_renews_its_token_for_event_hubs(
     source: Simulation, new_worker: Callable[..., Worker], topic: str, app: str
 ) -> None:
-    """In the first tenant, for the brokers' host. While sign-in is away it waits; a token that ends is replaced."""
+    """The token is requested in the first tenant for the brokers' host. During a sign-in outage, the worker waits."""
     broker = TokenBroker(source)
     with broker.cluster:
         settings: dict[str, Any] = configuration(

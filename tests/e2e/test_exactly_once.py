@@ -1,4 +1,4 @@
-"""The promise on a real broker: what a `read_committed` reader finds is what the source shows, exactly."""
+"""The guarantee on a real broker: a `read_committed` reader finds exactly the rows of the source."""
 
 import random
 import threading
@@ -41,7 +41,7 @@ def published(worker: Worker) -> float:
 def test_fifty_thousand_rows_arrive_exactly_once_despite_faults(
     broker: SharedBroker, topic: str, app: str, simulate: Simulate, new_worker: NewWorker, settings: Settings
 ) -> None:
-    """Pages shift twice over: the source repeats rows at seams, and rows turn up while they are read, newest first."""
+    """Pages shift for two reasons: the source repeats rows at page boundaries, and rows appear during a page chain."""
     source = simulate(**HISTORY, clock_offset_s=-36_000)
     worker = new_worker(settings(source))
     worker.start()
@@ -63,7 +63,7 @@ def test_fifty_thousand_rows_arrive_exactly_once_despite_faults(
 def test_worker_killed_twenty_times_keeps_exactly_once(
     broker: SharedBroker, topic: str, app: str, simulate: Simulate, new_worker: NewWorker, settings: Settings
 ) -> None:
-    """A worker gets SIGKILL at seeded times, from before it has joined to within its commits, while new rows appear."""
+    """SIGKILL hits at seeded times, from before the worker has joined its group to within a commit."""
     moments = random.Random(3)
     source = simulate(**HISTORY, clock_offset_s=-36_000)
     worker = new_worker(settings(source))
@@ -108,7 +108,7 @@ def test_clean_restart_republishes_nothing(
 def test_no_row_is_missed_after_an_outage_of_three_days(
     broker: SharedBroker, topic: str, app: str, simulate: Simulate, new_worker: NewWorker, settings: Settings
 ) -> None:
-    """No sweep reaches back so far: the hole is read too. Late rows are within the deepest overlap."""
+    """No sweep reaches back that far, so the gap is read as well. Late rows are within the deepest overlap."""
     lateness = {"lateness": "0.9:20s-10m,0.1:10m-110m", "durations": "short", "revised": 0.0}
     source = simulate(days=2, calls_per_day=2_000, clock_offset_s=-3 * 86_400, **lateness)
     sweeps = [{"every": "1s", "overlap": "10m"}, {"every": "60s", "overlap": "2h"}]

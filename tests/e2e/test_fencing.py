@@ -1,4 +1,4 @@
-"""A worker that is frozen at the worst moments of a commit, and wakes when another has its shard.
+"""A worker that freezes at a critical moment of a commit and wakes when another worker owns its shard.
 
 Two guards are between it and the topics: the group's generation, checked when offsets are sent, and the epoch of the
 transactional id, which the new owner raises when it opens its producer. Each is tried where the other cannot help.
@@ -103,7 +103,7 @@ def pair(
 
 
 def test_group_generation_stops_the_old_owner_before_it_is_fenced(pair: Pair) -> None:
-    """Frozen before it sends offsets, woken while the new owner is held before `init_transactions`."""
+    """The old owner freezes before it sends offsets, and wakes before the new owner calls `init_transactions`."""
     pair.freeze_old_before("send-offsets")
     pair.start_new(held="init")
     rows = pair.rows
@@ -114,7 +114,7 @@ def test_group_generation_stops_the_old_owner_before_it_is_fenced(pair: Pair) ->
 
 
 def test_producer_epoch_stops_the_old_owner_after_it_sent_offsets(pair: Pair) -> None:
-    """Its offsets were accepted while it owned the shard; the new owner has opened its producer since."""
+    """Brokers accepted its offsets while it owned the shard. The new owner has opened its producer since."""
     pair.freeze_old_before("commit")
     pair.start_new(held="commit")
     rows = pair.rows
@@ -126,7 +126,7 @@ def test_producer_epoch_stops_the_old_owner_after_it_sent_offsets(pair: Pair) ->
 
 
 def test_new_owner_restores_the_last_commit_of_the_old_owner(pair: Pair) -> None:
-    """No guard stands here, and none is needed: what is remembered is read after the former was fenced."""
+    """Nothing stops this commit, and nothing has to: the new owner reads the index after it fenced the old owner."""
     pair.freeze_old_before("commit")
     pair.start_new(held="init")
     rows = pair.rows
@@ -137,7 +137,7 @@ def test_new_owner_restores_the_last_commit_of_the_old_owner(pair: Pair) -> None
 
 
 def test_released_shard_sends_no_request_while_its_commit_blocks(pair: Pair) -> None:
-    """The next owner has a request budget of its own: the two together must stay within the tenant's."""
+    """The next owner has its own request budget. Both owners together must stay within the budget of the tenant."""
     old = pair.places[0]
     pair.old.start()
     pair.old.until(lambda: pair.old.metric("rows_total", outcome="published") > 200, "the first rows")

@@ -1,4 +1,4 @@
-"""A commit that brokers have acknowledged, and whose markers they never write, see integration/test_hanging.py."""
+"""Commits that brokers acknowledge without ever writing their markers, see integration/test_hanging.py."""
 
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -104,7 +104,7 @@ def test_switch_to_at_least_once_ends_hanging_transactions(
     left_open: Callable[[list[str]], Simulation],
     new_worker: Callable[..., Worker],
 ) -> None:
-    """The shard cannot read its state before."""
+    """The shard cannot read its state as long as a transaction hangs."""
     source = left_open([*topics.of_rows(topic), f"{app}.state", f"{app}.seen"])
     kafka = {"shards": 1, "delivery": "at_least_once"}
     worker = new_worker(configuration(three_brokers.bootstrap, topic, app, source, kafka=kafka))

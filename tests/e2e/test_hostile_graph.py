@@ -1,4 +1,4 @@
-"""Answers that are meant to do harm: the tenant fails, memory stays bounded, the others do not notice."""
+"""Responses that are meant to do harm: the tenant fails, memory stays bounded, other tenants are not affected."""
 
 import gzip
 import json

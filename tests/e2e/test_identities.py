@@ -1,4 +1,4 @@
-"""The service signs in with a certificate: a bad one is refused with a sentence, a new file fixes it, none is shown."""
+"""Sign-in of the service with a certificate: a bad one is refused, a new file fixes it, and none is ever shown."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Records that are longer than a topic takes: a row never stops a shard, its state does before rows are written."""
+"""Records over the length limit of a topic: a row never stops a shard, but state does, before rows are written."""
 
 import json
 from collections.abc import Callable
@@ -133,7 +133,7 @@ def test_batches_fit_topics_with_small_record_limits(
     limit: int,
     delivery: str,
 ) -> None:
-    """Each row once, in either delivery, and nothing again after a restart."""
+    """Each row is published once in both delivery modes, and nothing again after a restart."""
     create(place, [one.name for one in topics.wanted(place.app, [place.topic], 2, 3, {})], limit)
     source = simulate(**SMALL)
     worker = place.worker(source, delivery)

@@ -61,7 +61,7 @@ def filled(simulate: Simulate, new_worker: NewWorker, settings: Settings) -> tup
 def test_progress_offsets_restart_at_0_in_a_recreated_row_topic(
     filled: tuple[Simulation, dict[str, Any]], broker: SharedBroker, topic: str, app: str, new_worker: NewWorker
 ) -> None:
-    """In every partition, before any new row, and although the new topic is longer than the one before."""
+    """Offsets restart in every partition before any new row, although the new topic is longer than the old one."""
     _, configured = filled
     before = oracle.committed(broker.bootstrap, topic, app)
     assert all(before.progress[-1].offsets)

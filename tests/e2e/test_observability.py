@@ -1,4 +1,4 @@
-"""A real Prometheus over a real run: every query of every panel, every alert, every query of the runbook."""
+"""A real Prometheus scrapes a real run: all queries of dashboards and runbook, and all alerts."""
 
 import json
 import re
@@ -190,7 +190,7 @@ def test_counters_match_requests_to_graph_and_topic_contents(scene: Scene) -> No
 
 
 def test_frozen_worker_raises_the_absent_alert(scene: Scene) -> None:
-    """It holds its connections open and answers nothing, as a hanging event loop does. The last of these tests."""
+    """A frozen worker keeps its connections open and answers nothing. This test must be the last one of the file."""
     assert "DirectRoutingAbsent" not in scene.prometheus.firing()
     scene.worker.signal(signal.SIGSTOP)
     try:

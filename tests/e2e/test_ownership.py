@@ -1,4 +1,4 @@
-"""Several workers, one identity: each shard has one owner, whatever happens to the others."""
+"""Several workers of one app: each shard has one owner, whatever happens to other workers."""
 
 import signal
 from collections.abc import Callable
@@ -31,7 +31,7 @@ def tenants(worker: Worker) -> set[str]:
 def test_second_worker_of_the_same_app_duplicates_nothing(
     broker: SharedBroker, topic: str, app: str, simulate: Simulate, new_worker: NewWorker, settings: Settings
 ) -> None:
-    """Wazuh ms-graph, castorm `tasks.max`. A tenant's series are exported by its owner and by no other."""
+    """Known defect of Wazuh ms-graph and of castorm `tasks.max`. Only the owner exports the metrics of a tenant."""
     source = simulate(**MANY, faults=SLOW)
     configured = settings(source, kafka={"shards": 4})
     first, second = new_worker(configured), new_worker(configured)
@@ -55,7 +55,7 @@ def test_second_worker_of_the_same_app_duplicates_nothing(
 def test_frozen_worker_publishes_nothing_after_session_expiry(
     broker: SharedBroker, topic: str, app: str, simulate: Simulate, new_worker: NewWorker, settings: Settings
 ) -> None:
-    """KIP-447: SIGSTOP past the session while it commits, then SIGCONT."""
+    """KIP-447: SIGSTOP during a commit for longer than the session, then SIGCONT."""
     source = simulate(**MANY, faults=SLOW)
     configured = settings(source)
     frozen, other = new_worker(configured), new_worker(configured)
@@ -81,7 +81,7 @@ def test_frozen_worker_publishes_nothing_after_session_expiry(
 def test_shards_that_move_between_workers_keep_exactly_once(
     broker: SharedBroker, topic: str, app: str, simulate: Simulate, new_worker: NewWorker, settings: Settings
 ) -> None:
-    """Each join and leave is a rebalance, and each rebalance aborts what was open."""
+    """Each worker that joins or leaves causes a rebalance, which aborts open transactions."""
     source = simulate(**MANY, faults={"slow": 1.0, "slow_s": 0.1})
     configured = settings(source, kafka={"shards": 4})
     workers = [new_worker(configured) for _ in range(3)]
@@ -102,7 +102,6 @@ def test_shards_that_move_between_workers_keep_exactly_once(
 def test_two_run_once_workers_share_the_shards_and_exit_0(
     broker: SharedBroker, topic: str, app: str, simulate: Simulate, new_worker: NewWorker, settings: Settings
 ) -> None:
-    """Two `--once` started together share the work, and both end with 0."""
     source = simulate(**MANY)
     configured = settings(source)
     workers = [new_worker(configured) for _ in range(2)]
@@ -117,7 +116,7 @@ def test_two_run_once_workers_share_the_shards_and_exit_0(
 def test_new_consumer_group_protocol_moves_shards_to_new_workers(
     broker: SharedBroker, topic: str, app: str, simulate: Simulate, new_worker: NewWorker, settings: Settings
 ) -> None:
-    """KIP-848. The settings of the classic one, which librdkafka would refuse, are left out."""
+    """KIP-848. Settings of the classic protocol are left out, because librdkafka would refuse them."""
     source = simulate(**MANY)
     properties = {**settings(source)["kafka"]["properties"], "group.protocol": "consumer"}
     configured = settings(source, kafka={"shards": 4, "properties": properties})
@@ -138,7 +137,7 @@ def test_new_consumer_group_protocol_moves_shards_to_new_workers(
 def test_worker_finds_new_rows_after_the_clock_was_set_back(
     broker: SharedBroker, topic: str, app: str, simulate: Simulate, new_worker: NewWorker, settings: Settings
 ) -> None:
-    """Its sweeps were due in what is the future; what turned up since is found all the same."""
+    """By the corrected clock, the sweeps of the previous run are due in the future."""
     source = simulate(days=1, calls_per_day=2_000, clock_offset_s=-7_200)
     source.freeze()
     configured = settings(source)

@@ -1,4 +1,4 @@
-"""No clear phone number or name leaves the process, whatever goes wrong; and nothing else is lost by it."""
+"""No clear phone number or name leaves the process, whatever goes wrong, and no row is lost or repeated."""
 
 import hashlib
 import hmac
@@ -152,9 +152,10 @@ def test_no_personal_data_leaves_the_process(  # noqa: PLR0915
     settings: Settings,
     tmp_path: Path,
 ) -> None:
-    """Searched byte by byte: all topics with what was aborted, logs, metrics, status, the page.
+    """Topics with aborted records, logs, metrics, status and the page are searched byte by byte.
 
-    Revisions are found by what was received: rows that turn up, or change, after the key do so once, under the new key.
+    Revisions are recognized by received values: a row that appears or changes after a change of the pseudonym key is
+    published once, with the new key.
     """
     source = simulate(
         days=1, calls_per_day=3_000, page_size=100, clock_offset_s=-21_600, unfit=0.03, unknown=0.1, revised=0.1,
@@ -250,7 +251,7 @@ def test_no_personal_data_leaves_the_process(  # noqa: PLR0915
 def test_pseudonymized_key_maps_each_user_to_one_partition(
     broker: SharedBroker, topic: str, app: str, simulate: Simulate, new_worker: NewWorker, settings: Settings
 ) -> None:
-    """The pseudonym is the record's key; the key of a row without a user is its id."""
+    """The pseudonym is the key of the record. The key of a row without a user is the row id."""
     source = simulate(days=1, calls_per_day=600, frozen=True, users=5)
     rows = {"key": "userId", "privacy": {name: PRIVACY[name] for name in ("userId", "callerNumber")}}
     worker = new_worker(settings(source, rows=rows, pseudonyms={"key": SECOND_KEY.decode()}))

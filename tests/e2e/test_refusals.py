@@ -91,7 +91,7 @@ def test_run_refuses_state_of_a_newer_version_and_keeps_it(
 def test_run_reads_state_of_an_older_version_without_republishing(
     broker: SharedBroker, app: str, topic: str, simulate: Simulate, new_worker: NewWorker, settings: Settings
 ) -> None:
-    """redpanda-data/connect jira: what later versions learned to write is missing in it."""
+    """Known defect of redpanda-data/connect jira. The older state lacks members that later versions write."""
     source = simulate(**TINY)
     worker = new_worker(settings(source))
     assert worker.run_once() == 0
@@ -157,7 +157,7 @@ def _write(bootstrap: str, topic: str, partition: int, key: str, record: dict[st
 def test_worker_applies_commands_from_a_recreated_control_topic(
     broker: SharedBroker, app: str, simulate: Simulate, new_worker: NewWorker, settings: Settings
 ) -> None:
-    """It was filed before the worker started. The state still has the offset in the topic before."""
+    """The command is submitted before the worker starts. The state still has the offset of the deleted topic."""
     source = simulate(**TINY)
     (tenant,) = source.tenants
     worker = new_worker(settings(source, kafka={"shards": 1}))

@@ -1,4 +1,4 @@
-"""The service with a registry: the wire format that confluent's own deserializer reads, waiting, refusing, commands."""
+"""The service with a schema registry: wire format, waiting for the registry, refused schemas, commands."""
 
 import signal
 import subprocess
@@ -186,7 +186,7 @@ def test_sighup_adds_no_tenant_until_its_schemas_are_registered(
 def test_tenant_added_while_waiting_for_the_registry_is_read(
     topic: str, fake: Callable[[Answers], Fake], simulate: Simulate, new_worker: NewWorker, settings: Settings
 ) -> None:
-    """Its topics and schemas are ensured like those of the tenants that were there first."""
+    """Its topics and schemas are created like those of the first tenants."""
     answers: dict[str, Answer] = {"now": (503, {})}
     server = fake(lambda *_: answers["now"])
     source = simulate(days=1, calls_per_day=100, tenants=2)

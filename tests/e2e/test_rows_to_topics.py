@@ -1,4 +1,4 @@
-"""Rows as records: the four keys, the two timestamps, and a topic of its own for a tenant."""
+"""Rows as records: the four keys, the two timestamps, and tenants with an own topic."""
 
 import signal
 from collections.abc import Callable
@@ -54,9 +54,9 @@ def test_records_have_the_configured_key_and_timestamp(
     settings: Settings,
     case: tuple[str, str, int | None],
 ) -> None:
-    """Keys that are null or empty fall back to the id, a start that is null to the reading; Java finds the partition.
+    """An empty key falls back to the row id, a missing start to the read time. Java computes the same partition.
 
-    A retention under which event time deletes what was just written is warned of.
+    A warning is logged if the retention of the topic would delete new records with event time at once.
     """
     key, timestamp, retention_ms = case
     source = simulate(**SMALL)
@@ -122,7 +122,7 @@ def test_run_accepts_a_compacted_row_topic_if_the_key_is_the_id(
 def test_sighup_adds_a_tenant_with_its_own_topic(
     broker: SharedBroker, topic: str, app: str, simulate: Simulate, new_worker: NewWorker, settings: Settings
 ) -> None:
-    """Each with .dlq and .progress; a tenant without one of its own writes to the common topic."""
+    """Each own topic has a .dlq and a .progress topic. A tenant without an own topic writes to the common one."""
     source = simulate(days=1, calls_per_day=600, tenants=3, frozen=True, unfit=0.05)
     first, second, third = source.tenants
     own, later = f"{topic}.own", f"{topic}.later"

@@ -1,4 +1,4 @@
-"""Brokers with the security of production: TLS, sign-in, and only the rights that docs/kafka.md lists."""
+"""Brokers secured as in production: TLS, login, and only the rights that docs/kafka.md lists."""
 
 import json
 import time
@@ -62,7 +62,7 @@ def test_worker_publishes_rows_with_each_broker_login_mechanism(
     mechanism: str,
     principal: str,
 ) -> None:
-    """With the documented rights, and topics that the connector makes."""
+    """The user has only the documented rights, and the connector creates the topics."""
     user = principal.removeprefix("CN=")
     secured.add_user(user)
     for heading in (CONNECTOR, CREATING):
@@ -77,7 +77,7 @@ def test_worker_publishes_rows_with_each_broker_login_mechanism(
 def test_documented_rights_suffice_for_worker_operator_and_reader(
     secured: SecuredBroker, topic: str, app: str, simulate: Simulate, new_worker: NewWorker, tmp_path: Path
 ) -> None:
-    """Topics by hand; rows, an operator's backfill, a second worker, a restart, a reader. The password is in a file."""
+    """The topics exist already. Rows, a backfill, a second worker, a restart and a reader are tried."""
     for user in ("connector", "operator", "reader"):
         secured.add_user(user)
     secured.create(documented_topics(topic, app, partitions=3, shards=2))
@@ -146,7 +146,7 @@ def read_by(secured: SecuredBroker, topic: str, group: str, rows: int) -> int:
 def test_worker_names_a_withdrawn_right_and_waits_for_it(
     secured: SecuredBroker, topic: str, app: str, simulate: Simulate, new_worker: NewWorker
 ) -> None:
-    """One worker, one right after the other; each time it goes on without a restart."""
+    """Each right is withdrawn from the worker in turn. It continues without a restart when the right is back."""
     secured.add_user("watched")
     rights = documented_rights(CONNECTOR, topic, app, "watched")
     secured.create(documented_topics(topic, app, partitions=3, shards=2))
@@ -194,7 +194,7 @@ def lacks(secured: SecuredBroker, worker: Worker, right: AclBinding) -> None:
 def test_run_names_the_rights_that_are_missing_at_start(
     secured: SecuredBroker, topic: str, app: str, simulate: Simulate, new_worker: NewWorker
 ) -> None:
-    """Topics that it may not see are waited for; topics that it may not create are not."""
+    """The worker waits for topics that it may not see, but not for topics that it may not create."""
     secured.add_user("nobody")
     source = simulate(**FEW)
     configured = settings(secured, topic, app, source, "SCRAM-SHA-512", "nobody")
@@ -237,7 +237,6 @@ WRONGS: dict[str, tuple[str, dict[str, Any], str, str]] = {
 def test_broker_login_failure_is_explained_without_the_password(
     secured: SecuredBroker, topic: str, app: str, simulate: Simulate, new_worker: NewWorker, what: str
 ) -> None:
-    """In one sentence, and without the password."""
     mechanism, changed, reason, todo = WRONGS[what]
     secured.add_user("known")
     configured = settings(secured, topic, app, simulate(days=0.1, calls_per_day=10), mechanism, "known")

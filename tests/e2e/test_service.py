@@ -1,4 +1,4 @@
-"""The service as its owner sees it: exit codes, what it says of itself, stopping, and tenants that fail."""
+"""The service as an operator sees it: exit codes, health, shutdown, and tenants that fail."""
 
 import json
 import signal
@@ -43,7 +43,7 @@ def test_failing_tenant_shows_a_remedy_while_others_are_read(
     settings: Settings,
     tmp_path: Path,
 ) -> None:
-    """A wrong secret, a missing role and an unknown tenant fail alone; SIGHUP reloads a corrected secret at once."""
+    """A wrong secret, a missing role or an unknown tenant fails only its tenant. SIGHUP reloads a fixed secret."""
     source = simulate(**TINY, tenants=3, without_role=1)
     good, secretless, roleless = source.tenants
     secret = tmp_path / "secret"
@@ -126,7 +126,7 @@ def test_hanging_sign_in_delays_no_other_tenant(simulate: Simulate, new_worker: 
 def test_metrics_of_a_tenant_exist_before_its_first_event(
     simulate: Simulate, new_worker: NewWorker, settings: Settings
 ) -> None:
-    """Redpanda Connect, PR 4664."""
+    """Known defect of Redpanda Connect, PR 4664."""
     source = simulate(**TINY, faults={"sign_in_hang": 1.0})
     worker = new_worker(settings(source))
     worker.start()
@@ -167,7 +167,7 @@ _WRITING_NOTHING = (
 def test_worker_runs_without_writing_any_file(
     broker: SharedBroker, topic: str, app: str, simulate: Simulate, new_worker: NewWorker, settings: Settings
 ) -> None:
-    """As in a container whose root is read-only; the kernel refuses every write to a file."""
+    """The kernel refuses every write to a file, as in a container with a read-only root and no home directory."""
     source = simulate(**TINY)
     worker = new_worker(settings(source), "-c", _WRITING_NOTHING, "run")
     nowhere = {"HOME": "/nonexistent", "TMPDIR": "/nonexistent", "PATH": "", "PYTHONPATH": str(ROOT)}

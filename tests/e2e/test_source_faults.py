@@ -1,4 +1,4 @@
-"""Whatever Graph and its sign-in do: nothing is dropped, repeated, or taken for what it is not."""
+"""Faults of Graph and of its sign-in: no row is lost, repeated or misread."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -57,7 +57,7 @@ def bench(broker: SharedBroker, topic: str, app: str, simulate: Simulate, new_wo
 def test_faults_of_graph_keep_exactly_once(
     bench: Bench, settings: Settings, faults: dict[str, Any], rows: dict[str, Any]
 ) -> None:
-    """elastic/beats 34304; a Teams function that stopped at 1,000 rows; Oracle's session monitor resumes "from now"."""
+    """Known defects: elastic/beats 34304, a Teams function that stops at 1,000 rows, a resume "from now"."""
     source = bench.simulate(**SMALL, **rows, faults=faults)
     worker = bench.new_worker(settings(source))
     assert worker.run_once() == 0
@@ -67,7 +67,7 @@ def test_faults_of_graph_keep_exactly_once(
 
 
 def test_tokens_refused_by_graph_keep_exactly_once(bench: Bench, settings: Settings) -> None:
-    """A token that is refused is renewed once: two in a row fail the run. Four can do that to two runs."""
+    """A refused token is renewed once. Two refusals in a row fail the run, so four refusals can fail two runs."""
     source = bench.simulate(**SMALL, faults={"unauthorized": "0.2x4"})
     worker = bench.new_worker(settings(source))
     codes = [worker.run_once()]
@@ -78,7 +78,7 @@ def test_tokens_refused_by_graph_keep_exactly_once(bench: Bench, settings: Setti
 
 
 def test_instant_that_graph_cannot_serve_delays_no_other_row(bench: Bench, settings: Settings) -> None:
-    """The rest arrives, the gap is reported with its cause, and its rows arrive when the fault ends."""
+    """The gap is reported with its cause, and its rows arrive when the fault ends."""
     source = bench.simulate(**SMALL)
     (tenant,) = source.tenants
     versions = source.truth()[tenant]
@@ -109,7 +109,7 @@ def test_instant_that_graph_cannot_serve_delays_no_other_row(bench: Bench, setti
 
 
 def test_dead_letter_states_the_problem_without_the_value(bench: Bench, settings: Settings) -> None:
-    """The rest of the page goes on; the oracle has compared bytes, keys and windows."""
+    """The valid rows of the page are published. The check of the topics compares bytes, keys and windows."""
     source = bench.simulate(**SMALL, unfit=0.1)
     worker = bench.new_worker(settings(source))
     assert worker.run_once() == 0
@@ -126,7 +126,7 @@ def test_dead_letter_states_the_problem_without_the_value(bench: Bench, settings
 def test_row_that_is_not_valid_utf_8_is_dead_lettered(
     bench: Bench, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """redpanda-data/connect `schema_registry_encode`. Half of a surrogate pair is legal in JSON and in no UTF-8."""
+    """Half of a surrogate pair is legal in JSON, but not in UTF-8 (redpanda-data/connect `schema_registry_encode`)."""
     whole = Texts.__init__
 
     def spoil(self: Texts, *arguments: Any) -> None:
@@ -163,7 +163,7 @@ def test_token_expiry_during_a_sign_in_outage_loses_no_row(bench: Bench, setting
 
 
 def test_coverage_advances_through_a_month_without_calls(bench: Bench, settings: Settings) -> None:
-    """castorm/kafka-connect-http 273."""
+    """Known defect of castorm/kafka-connect-http, 273."""
     source = bench.simulate(days=0, calls_per_day=0)
     worker = bench.new_worker(settings(source, tenants=[{"id": source.tenants[0], "start": "-31d"}]))
     begun = datetime.now(UTC)
@@ -180,7 +180,7 @@ def test_coverage_advances_through_a_month_without_calls(bench: Bench, settings:
 
 
 def test_rows_that_appear_within_the_second_being_read_are_found(bench: Bench, settings: Settings) -> None:
-    """airbytehq/airbyte 85918, 80152: calls that end, and rows that appear, in the very seconds that are being read."""
+    """airbytehq/airbyte 85918, 80152: calls end and rows appear in the same seconds that are being read."""
     source = bench.simulate(
         days=0.001,
         calls_per_day=4_000_000,
@@ -204,7 +204,7 @@ def test_rows_that_appear_within_the_second_being_read_are_found(bench: Bench, s
 
 
 def test_row_that_appears_six_days_late_is_found(bench: Bench, settings: Settings) -> None:
-    """meltano/squared PR 677. What a first start reads says nothing of lateness."""
+    """meltano/squared PR 677. Rows that the first start reads do not count as late."""
     source = bench.simulate(
         days=7, calls_per_day=300, durations="short", lateness="0.5:0s-0s,0.5:6d-6d", revised=0, clock_offset_s=-10_800
     )
@@ -227,7 +227,7 @@ def test_row_that_appears_six_days_late_is_found(bench: Bench, settings: Setting
 
 
 def test_row_that_appears_after_the_deepest_overlap_is_missed(bench: Bench, settings: Settings) -> None:
-    """The exact edge of the promise: what turns up after the last sweep over its start has no reader."""
+    """The exact limit of the guarantee: no sweep reads a row that appears after the last sweep over its start."""
     source = bench.simulate(
         days=1,
         calls_per_day=5_000,

@@ -1,4 +1,4 @@
-"""Tenants come, go and change while a worker runs; what is known of those that went is kept until the horizon."""
+"""Tenants are added, removed and changed while a worker runs. State of removed ones is kept until the horizon."""
 
 import signal
 from collections.abc import Callable
@@ -74,7 +74,7 @@ def test_sighup_that_changes_tenants_does_not_disturb_others(
 def test_command_for_an_unknown_tenant_is_applied_once_it_is_added(
     simulate: Simulate, new_worker: NewWorker, settings: Settings
 ) -> None:
-    """A rolling deployment brings a new tenant to other workers first. The owner of its shard restarts in between."""
+    """A rolling deployment adds a tenant to other workers first. The owner of its shard restarts before it knows it."""
     source = simulate(**TINY, tenants=2)
     one, new = ({"id": tenant} for tenant in source.tenants)
     worker = new_worker(settings(source, kafka={"shards": 1}, tenants=[one]))
@@ -96,7 +96,7 @@ def test_command_for_an_unknown_tenant_is_applied_once_it_is_added(
 def test_sighup_with_an_invalid_file_changes_nothing(
     topic: str, simulate: Simulate, new_worker: NewWorker, settings: Settings
 ) -> None:
-    """Also one that only a new worker could follow: another topic for all."""
+    """Neither does a file with another common topic, which only a new worker could use."""
     source = simulate(**TINY)
     (tenant,) = source.tenants
     configured = settings(source)
@@ -127,7 +127,7 @@ def is_rejected(worker: Worker, tenant: str) -> bool:
 def test_tenant_with_a_changed_topic_is_rejected_alone(
     broker: SharedBroker, topic: str, app: str, simulate: Simulate, new_worker: NewWorker, settings: Settings
 ) -> None:
-    """On SIGHUP and at the next start. It continues when the file is corrected and read again."""
+    """This holds on SIGHUP and at the next start. The tenant continues after a corrected file was loaded."""
     source = simulate(**TINY, tenants=2)
     good, wrong = source.tenants
     configured = settings(source, kafka={"shards": 1})
@@ -161,7 +161,7 @@ def test_tenant_with_a_changed_topic_is_rejected_alone(
 def test_worker_that_takes_over_a_shard_rejects_the_same_tenant(
     topic: str, simulate: Simulate, new_worker: NewWorker, settings: Settings
 ) -> None:
-    """A rolling restart after a mistake leaves workers."""
+    """A rolling restart with a mistaken file must leave workers running."""
     source = simulate(**TINY, tenants=2)
     good, wrong = source.tenants
     configured = settings(source, kafka={"shards": 1})
@@ -187,7 +187,7 @@ def test_worker_that_takes_over_a_shard_rejects_the_same_tenant(
 def test_tenant_with_an_unusable_topic_is_rejected_alone(
     broker: SharedBroker, topic: str, simulate: Simulate, new_worker: NewWorker, settings: Settings, *, start: bool
 ) -> None:
-    """The topic of one tenant alone: compacted, with a key that many rows have."""
+    """The own topic of one tenant is compacted, and its rows share a key."""
     source = simulate(**TINY, tenants=2)
     good, wrong = source.tenants
     admin = AdminClient({"bootstrap.servers": broker.bootstrap, "log_level": 0})

@@ -46,7 +46,7 @@ def findings(done: commands.Done) -> dict[str, Any]:
 def test_worker_creates_topics_without_a_setting_brokers_refuse(
     strict: Cluster, source: Simulation, topic: str, app: str, new_worker: Callable[..., Worker]
 ) -> None:
-    """One warning says what was left out and what it costs; `check` predicts it and creates nothing."""
+    """One warning names the setting and the consequence. `check` predicts both and creates nothing."""
     worker = new_worker(configuration(strict.bootstrap, topic, app, source))
     predicted = findings(commands.run(worker.config, "check", "--json"))["topics"]
     assert predicted["ok"], predicted
@@ -74,7 +74,7 @@ def test_worker_creates_topics_without_a_setting_brokers_refuse(
 def test_run_exits_if_brokers_refuse_a_configured_topic_setting(
     strict: Cluster, source: Simulation, topic: str, app: str, new_worker: Callable[..., Worker]
 ) -> None:
-    """A setting of the configuration is never left out silently, and the remedy is not the refused command."""
+    """A configured setting is never dropped silently, and the remedy does not repeat the refused command."""
     asked = {"topic_properties": {"segment.ms": "1000", "retention.ms": "86400000"}}
     worker = new_worker(configuration(strict.bootstrap, topic, app, source, kafka=asked))
     worker.start()
@@ -105,7 +105,7 @@ def test_run_exits_if_brokers_refuse_compaction(
 def test_broker_default_replaces_a_refused_replication_factor(
     source: Simulation, topic: str, app: str, new_worker: Callable[..., Worker]
 ) -> None:
-    """Managed clusters fix it."""
+    """Managed clusters have a fixed replication factor."""
     with topic_policy.cluster("", replicas=2) as cluster:
         settings = configuration(cluster.bootstrap, topic, app, source, kafka={"replication_factor": 1})
         worker = new_worker(settings)

@@ -109,7 +109,7 @@ def test_verify_passes_for_a_complete_topic(published: Published) -> None:
 
 
 def test_verify_finds_each_planted_fault(published: Published, topic: str) -> None:
-    """A row removed, a row twice, a field changed; and a dead letter removed."""
+    """The faults: a row removed, a row repeated, a field changed, and a dead letter removed."""
     versions = published.versions()
     removed, repeated, changed = list(versions)[:3]
     newest = max(versions[changed])

@@ -1,4 +1,4 @@
-"""A shard's batches without transactions on a real broker: no part is written before the parts that it depends on."""
+"""Batches without transactions on a real broker: no part is written before the parts that it depends on."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -49,7 +49,7 @@ async def commit(publisher: Acknowledgements, topic: str, names: Names, *, holds
 async def test_batch_stops_after_a_part_that_brokers_do_not_acknowledge(
     broker: SharedBroker, topic: str, app: str
 ) -> None:
-    """Opening leaves a tombstone in each internal topic, and fails while one cannot be written."""
+    """The producer writes a tombstone to each internal topic when it opens, and fails if one cannot be written."""
     names = Names(app)
     publisher = Acknowledgements(Clients(broker.bootstrap, {"log_level": 0}), names, 0)
     with created(broker.bootstrap, topic, names) as counts:

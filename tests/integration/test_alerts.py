@@ -1,4 +1,4 @@
-"""Every alert, in promtool's simulated time: it fires when it should, and is silent when it should be.
+"""Every alert in promtool's simulated time: it fires in the right cases only.
 
 A case is a healthy deployment except for some series. The whole set of alerts that fire is compared, so that each case
 also states which other alerts are silent.

@@ -1,4 +1,4 @@
-"""The broker that the tests start is a real one, and does what the tests say to it."""
+"""The broker that the tests start is a real one and obeys the tests."""
 
 import os
 import subprocess

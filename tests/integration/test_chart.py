@@ -249,7 +249,7 @@ def test_chart_names_the_invalid_value(wrong: str) -> None:
 
 
 def test_generated_files_of_the_chart_are_current() -> None:
-    """Run `make chart` otherwise."""
+    """If this fails, run `make chart`."""
     wanted = generated()
     assert {name: (CHART / name).read_text(encoding="utf-8") for name in wanted} == wanted
     assert {f"files/{path.relative_to(CHART / 'files')}" for path in (CHART / "files").rglob("*.*")} <= wanted.keys()
@@ -401,7 +401,7 @@ def test_dashboards_are_rendered_as_config_maps_if_enabled(render: Callable[...,
 
 
 def test_workers_and_test_pod_have_the_configuration_path(installation: tuple[str, Resources]) -> None:
-    """So that `kubectl exec ... -- connector status` works as the runbook says."""
+    """Therefore `kubectl exec ... -- connector status` works as the runbook says."""
     _, resources = installation
     (check,) = resources["Pod"]["spec"]["containers"]
     assert (container(resources)["args"], check["args"]) == (["run"], ["check"])

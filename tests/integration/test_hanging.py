@@ -1,4 +1,4 @@
-"""A transaction that brokers say is over, and whose markers some partitions never get (KAFKA-20734).
+"""Transactions that brokers report as complete although some partitions never get their markers (KAFKA-20734).
 
 Made on three real brokers: some partitions have their only replica on a broker that dies between the last record and
 the end of the transaction.
@@ -204,9 +204,9 @@ def bench(cluster: Cluster, topic: str, app: str) -> Bench:
 
 @pytest.mark.parametrize(("hanging", "stated"), [("seen", STATED), ("row0 state seen progress", ())])
 async def test_new_owner_completes_a_hanging_commit(bench: Bench, hanging: str, stated: object) -> None:
-    """Wherever a record of it is visible, it was a commit.
+    """If at least one record of a transaction is visible, the transaction was committed.
 
-    Progress is stated again at once where rows moved: a statement before may name offsets that they lie behind.
+    If rows are written again, progress records are too: earlier ones name offsets that precede these rows.
     """
     bench.create(hanging)
     transactions = await bench.opened()
@@ -222,7 +222,7 @@ async def test_new_owner_completes_a_hanging_commit(bench: Bench, hanging: str, 
 
 
 async def test_commit_that_hangs_in_every_partition_is_aborted(bench: Bench) -> None:
-    """Nobody has seen any of it: the rows are read again."""
+    """No reader has seen its rows, so they are read from Graph again."""
     bench.create("row0 row1 dlq progress state seen")
     transactions = await bench.opened()
     with member(bench.cluster.bootstrap, bench.names.app) as position:
@@ -253,7 +253,7 @@ async def test_hanging_commit_of_dead_letters_is_completed(bench: Bench) -> None
 
 @pytest.mark.parametrize("hanging", ["seen", "state seen", "row0 row1"])
 async def test_aborting_the_next_batch_restores_the_hanging_commit(bench: Bench, hanging: str) -> None:
-    """The next batch of the living shard is aborted by a rebalance: a marker ends all that is open."""
+    """A rebalance aborts the next batch. Its abort marker ends every open transaction of the producer."""
     bench.create(hanging)
     transactions = await bench.opened()
     with member(bench.cluster.bootstrap, bench.names.app) as position:
@@ -270,7 +270,7 @@ async def test_aborting_the_next_batch_restores_the_hanging_commit(bench: Bench,
 
 
 async def test_new_owner_restores_a_hanging_commit_that_was_aborted(bench: Bench) -> None:
-    """The worker dies while the next transaction is open; what aborts that does not reach every partition."""
+    """The worker dies while its next transaction is open. The abort of that one does not reach every partition."""
     bench.create("row0 state seen")
     transactions = await bench.opened()
     with member(bench.cluster.bootstrap, bench.names.app) as position:
@@ -290,7 +290,7 @@ def _die_silently() -> None:
 
 
 async def test_two_successive_hanging_commits_are_both_restored(bench: Bench) -> None:
-    """The second does not write to every partition where the first hangs."""
+    """The second commit does not write to every partition in which the first one hangs."""
     bench.create("row0 row1 seen")
     transactions = await bench.opened()
     with member(bench.cluster.bootstrap, bench.names.app) as position:
@@ -323,7 +323,7 @@ async def test_shard_restarts_if_its_commit_stays_open_in_a_partition(
 
 
 async def test_abort_that_hangs_does_not_count_as_aborted(bench: Bench) -> None:
-    """Otherwise the next commit would publish what was aborted."""
+    """Otherwise the next commit would publish the aborted rows."""
     bench.create("row0")
     transactions = await bench.opened()
     with member(bench.cluster.bootstrap, bench.names.app) as position:
@@ -343,7 +343,7 @@ async def test_abort_that_hangs_does_not_count_as_aborted(bench: Bench) -> None:
 
 
 async def test_hanging_transactions_end_on_unconfigured_topics_too(bench: Bench) -> None:
-    """A tenant's topic came with SIGHUP, or its tenant was removed, or it has got a partition."""
+    """The topic was added by a reload, belongs to a removed tenant, or has an additional partition."""
     bench.create("row0 row1 dlq progress state seen")
     transactions = await bench.opened()
     with member(bench.cluster.bootstrap, bench.names.app) as position:

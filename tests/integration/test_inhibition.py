@@ -160,7 +160,7 @@ def test_alert_silences_only_alerts_of_its_tenant_and_deployment(alertmanager: A
 
 
 def test_absent_workers_cause_a_single_page(alertmanager: Alertmanager) -> None:
-    """Last: it silences every other alert."""
+    """This test must be the last one, because its alert silences every other alert."""
     absent: tuple[str, str, dict[str, str]] = ("Absent", "critical", {})
     pages = alertmanager.pages("absent", absent, ("ShardsWithoutOwner", "critical", WORKER), *of_tenant())
     assert pages == ["DirectRoutingAbsent"]

@@ -1,4 +1,4 @@
-"""Contract of the reader of partitions, on real brokers: each kind of partition, and the limit of time."""
+"""The reader of partitions on real brokers: each kind of partition, and the time limits."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -136,7 +136,7 @@ def test_log_reader_stops_before_the_given_end_offset(log: Log) -> None:
 
 
 def test_log_reader_ends_after_offsets_that_compaction_removed(broker: SharedBroker, app: str) -> None:
-    """A range that ends in a gap ends as well."""
+    """This also holds for a range that ends within removed offsets."""
     settings = {
         "cleanup.policy": "compact",
         "min.cleanable.dirty.ratio": "0.01",

@@ -118,7 +118,7 @@ def lose_shards(membership: Membership, watch: Watch) -> None:
 
 
 def test_group_member_delivers_commands_from_the_shards_offset(broker: SharedBroker, app: str, join: Join) -> None:
-    """Whatever was fetched before it was restored: its own state says where it stands, not the group."""
+    """The shard's own state determines the offset, whatever was fetched before the shard was restored."""
     file_commands(broker.bootstrap, app, 3)
     membership, watch = join()
     until_owned(watch)
@@ -143,7 +143,7 @@ def test_group_member_delivers_commands_from_the_shards_offset(broker: SharedBro
 
 
 def test_shard_moves_only_after_its_release(join: Join) -> None:
-    """The generation knows members, not partitions: a live member's offsets for a partition that it lost are taken."""
+    """The generation guards members, not partitions: brokers accept offsets of a live member for a lost partition."""
     first, of_first = join(takes_s=_HAND_OVER_S)
     until_owned(of_first)
     second, of_second = join()
@@ -156,7 +156,7 @@ def test_shard_moves_only_after_its_release(join: Join) -> None:
 
 
 def test_ownership_snapshot_contains_no_lost_shard(broker: SharedBroker, app: str, join: Join) -> None:
-    """A member that does not poll for longer than it may is put out of the group, and joins again."""
+    """A member that polls too late is expelled from the group and joins again."""
     file_commands(broker.bootstrap, app, 1)
     membership, watch = join(**{"session.timeout.ms": "1500", "max.poll.interval.ms": "1500"})
     until_owned(watch)
@@ -168,7 +168,7 @@ def test_ownership_snapshot_contains_no_lost_shard(broker: SharedBroker, app: st
 
 
 def test_expelled_group_member_rejoins(broker: SharedBroker, app: str, join: Join) -> None:
-    """A fatal error of the consumer: another process came with its instance id, which no configuration can set."""
+    """Another process joins with the same instance id, which causes a fatal error. No configuration can set that id."""
     instance = {"group.instance.id": "twin", "session.timeout.ms": "3000"}
     _, watch = join(**instance)
     until_owned(watch)
@@ -224,7 +224,7 @@ def deaf(monkeypatch: pytest.MonkeyPatch) -> type[Deaf]:
 
 
 def test_group_member_without_an_assignment_rejoins(join: Join, deaf: type[Deaf]) -> None:
-    """Whatever the cause, shards that were assigned to a member without its knowledge would not be read."""
+    """Otherwise shards that were assigned to the member without its knowledge would not be read."""
     _, first = join()
     until_owned(first)
     _, second = join()

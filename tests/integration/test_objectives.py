@@ -1,4 +1,4 @@
-"""Objectives of freshness and completeness, in promtool's simulated time: what is recorded, and when budgets burn."""
+"""Objectives of freshness and completeness in promtool's simulated time: recorded series and alerts."""
 
 import json
 import subprocess

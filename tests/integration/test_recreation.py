@@ -41,7 +41,7 @@ def delete(bootstrap: str, topic: str) -> None:
 
 
 def test_stored_offset_is_reset_to_0_for_a_recreated_topic(broker: SharedBroker, topic: str) -> None:
-    """Also when the new topic has as many records: its id is another one."""
+    """This also holds if the new topic has as many records, because its topic id differs."""
     clients = Clients(broker.bootstrap, {})
     fill(broker.bootstrap, topic)
     first = recreation.locate(clients, topic, 0, Place(_RECORDS, ""))
@@ -72,7 +72,7 @@ def test_recreated_topic_has_another_id(broker: SharedBroker, topic: str) -> Non
 def test_row_topic_shorter_than_an_offset_counts_as_recreated(
     broker: SharedBroker, topic: str, offset: int, topic_id: str, *, is_new: bool
 ) -> None:
-    """Only the id proves it where the checkpoint has it."""
+    """If the checkpoint has a topic id, only a different id proves the recreation."""
     fill(broker.bootstrap, topic)
     start = datetime(2026, 3, 1, tzinfo=UTC)
     no_state = windows.first_state(windows.Rules((), timedelta(0), timedelta(1), timedelta(9)), start, start)

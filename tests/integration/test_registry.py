@@ -59,7 +59,7 @@ def test_incompatible_schema_is_refused_with_its_fields(
     subject: Subject,
     auto_register: bool,  # noqa: FBT001
 ) -> None:
-    """Also where the registry asks for no compatibility at all, as this one does by default."""
+    """This also holds if the registry requires no compatibility, which is its default here."""
     registry.put(subject.name, changed(callerNumber="long", tenantId=None))
     with pytest.raises(FatalError) as caught:
         client(registry, auto_register=auto_register).ensure([subject])

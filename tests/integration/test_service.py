@@ -1,4 +1,4 @@
-"""The service within the test process, where its timeouts can be shortened."""
+"""The service within the test process, so that its timeouts can be shortened."""
 
 import asyncio
 import re
@@ -23,7 +23,7 @@ from tests.workers import configuration, toml
 async def test_run_once_exits_1_if_brokers_stay_unavailable(
     tmp_path: Path, topic: str, app: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The contract's two minutes, shortened."""
+    """The documented limit of two minutes is shortened."""
     monkeypatch.setattr("connector.worker.startup._UNAVAILABLE_S", 1.0)
     (port,) = free_ports(1)
     with Simulation(days=0, calls_per_day=0) as source:

@@ -1,4 +1,4 @@
-"""Broker and registry of a run."""
+"""Broker and registry that all processes of a test run share."""
 
 import subprocess
 import sys

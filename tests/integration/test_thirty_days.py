@@ -1,4 +1,4 @@
-"""Thirty days of a busy tenant in simulated time, with the sweeper, the budget and the memory that really run.
+"""Thirty days of a busy tenant in simulated time, with the real sweeper, budget and dedup index.
 
 Only Graph and Kafka are models: rows are numbers, and what is handed over is committed at once. Set DAYS=30 in the
 environment for the whole month; the tests run as many days as it takes for the latest row to be found.
@@ -216,7 +216,7 @@ def month() -> Month:
 
 
 def test_thirty_simulated_days_publish_every_row_once(month: Month) -> None:
-    """Rows that turned up until a day and an hour before the end: the slowest sweep comes once a day."""
+    """Rows count that appeared at least 25 hours before the end, because the slowest sweep runs once a day."""
     end_ms = instants.to_ms(BEGIN + timedelta(days=DAYS))
     due = (month.graph.visible_ms <= end_ms - DAY_MS - DAY_MS // 24) & (
         month.graph.start_ms >= instants.to_ms(BEGIN - timedelta(days=7))
@@ -247,7 +247,7 @@ def test_busy_tenant_needs_at_most_8000_requests_a_day(month: Month) -> None:
 
 
 def test_plan_predicts_the_requests_within_five_percent(month: Month) -> None:
-    """From what the state remembers: how many calls began in each hour, and how late their rows were."""
+    """The forecast uses the state: how many calls began in each hour, and how late their rows were."""
     now = BEGIN + timedelta(days=DAYS)
     first = (BEGIN - instants.EPOCH) // timedelta(hours=1) - 7 * 24
     counts = month.remembered.per_hour(first, (now - instants.EPOCH) // timedelta(hours=1) + 1)

@@ -1,4 +1,4 @@
-"""Transactions of a shard on a real broker, down to the calls in which their outcome is in doubt."""
+"""Transactions of a shard on a real broker, including calls after which the outcome is unknown."""
 
 import asyncio
 import gc
@@ -50,7 +50,7 @@ async def test_timed_out_commit_does_not_affect_later_transactions(
 ) -> None:
     """confluentinc/librdkafka 5423: the late EndTxn must not end the next transaction, nor may a row come twice.
 
-    Whether what timed out has landed is not known to who sent it; the topic knows, and is asked.
+    The sender does not know whether the commit succeeded. It reads the topic to find out.
     """
     bootstrap = broker_of_its_own.bootstrap
     create(bootstrap, topic, f"{app}.control")
@@ -166,7 +166,7 @@ async def test_producer_of_an_old_generation_cannot_commit(broker: SharedBroker,
 async def test_abort_without_a_response_does_not_count_as_aborted(
     broker_of_its_own: Cluster, topic: str, app: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Only an abort that has succeeded proves that nothing landed."""
+    """Only a successful abort proves that nothing was written."""
     monkeypatch.setattr("connector.kafka.transaction._CALL_S", 2.0)
     bootstrap = broker_of_its_own.bootstrap
     create(bootstrap, topic, f"{app}.control")
@@ -187,7 +187,7 @@ async def test_abort_without_a_response_does_not_count_as_aborted(
 
 
 async def test_fatal_error_hidden_by_a_callback_restarts_the_shard(broker: SharedBroker, topic: str, app: str) -> None:
-    """Seen under chaos: the producer was fenced, and what flush raised was that the logger has no method."""
+    """Seen in chaos runs: the producer was fenced, but flush raised an AttributeError of the logger."""
     create(broker.bootstrap, topic, f"{app}.control")
     transactions = Transactions(Clients(broker.bootstrap, {"log_level": 0}), app)
 
@@ -207,7 +207,7 @@ async def test_fatal_error_hidden_by_a_callback_restarts_the_shard(broker: Share
 async def test_transaction_is_not_committed_if_sending_offsets_failed(
     broker: SharedBroker, topic: str, app: str, error: type[Exception]
 ) -> None:
-    """Whatever the call raises: without the offsets no generation guards the transaction."""
+    """Without the offsets, no group generation guards the transaction."""
     create(broker.bootstrap, topic, f"{app}.control")
     transactions = Transactions(Clients(broker.bootstrap, {"log_level": 0}), app)
 

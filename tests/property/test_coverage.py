@@ -1,4 +1,4 @@
-"""Coverage against a plain array of seconds."""
+"""Coverage, compared with a plain array of seconds."""
 
 from datetime import UTC, datetime, timedelta
 

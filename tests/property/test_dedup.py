@@ -181,7 +181,7 @@ def test_empty_dedup_index_finds_nothing() -> None:
 
 
 def test_dedup_index_length_is_stable_during_a_merge(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The event loop asks for it while the producer's thread puts rows in."""
+    """The event loop reads the length while the producer's thread adds rows."""
     index, lengths = DedupIndex(), []
     merged = dedup._Run.merged
 

@@ -111,7 +111,7 @@ def test_value_that_fails_to_encode_does_not_affect_the_next() -> None:
 
 
 def test_row_schema_has_the_documented_fields() -> None:
-    """Names, types, defaults and docs; personal data is marked."""
+    """Names, types, defaults and docs match, and personal data is marked."""
     schema = avro.load(avro.ROW)
     assert (schema["namespace"], schema["name"]) == ("microsoft.graph.callRecords", "directRoutingLogRow")
     fields = {field["name"]: field for field in schema["fields"]}

@@ -251,7 +251,7 @@ class TestWhatEndsATransaction:
     def test_row_offsets_belong_to_the_topic_with_the_same_id(
         self, before: str, after: str, expected: tuple[int, ...], id_after: str
     ) -> None:
-        """A batch whose topic told no id leaves it unknown, so that another one later takes no rows of it away."""
+        """If brokers report no topic id with a batch, the id is unknown, and a later id discards no offsets."""
         bench = Bench()
         bench.read(row("a"))
         bench.commit({0: 70, 1: 50}, topic_id=before)
@@ -266,7 +266,7 @@ class TestWhatEndsATransaction:
         assert _decode_progress(record.value or b"")["offsets"] == [0, 0, 0]
 
     def test_checkpoint_keeps_the_topic_id_if_brokers_report_none(self) -> None:
-        """Nothing was written meanwhile, so the offsets still belong to it."""
+        """The batch wrote no rows, so the offsets still belong to the topic with that id."""
         bench = Bench()
         self.sweep_through(bench, 0.0, {0: 3}, "old")
         assert not self.sweep_through(bench, 30.0, {}, "")
@@ -282,7 +282,7 @@ class TestWhatEndsATransaction:
         assert list(bench.account.checkpoint.offsets) == [0, 7, 0]
 
     def test_interim_checkpoint_records_row_offsets(self) -> None:
-        """After a death rows may be remembered that no checkpoint covers: the next statement must be beyond them."""
+        """After a crash the dedup index may hold rows without a checkpoint. The next progress must include them."""
         bench = Bench()
         before = bench.account.checkpoint
         bench.read(row())
@@ -347,7 +347,7 @@ class TestWhatEndsATransaction:
         assert bench.account.checkpoint.state.sweeps == state.sweeps
 
     def test_progress_is_written_at_once_after_rows_were_rewritten(self) -> None:
-        """Their offsets are others, so a checkpoint that goes with them has no statements."""
+        """Rewritten rows have new offsets, so their checkpoint forgets earlier progress records."""
         bench = Bench()
         self.sweep_through(bench, 0.0)
         state = bench.account.checkpoint.state
@@ -383,7 +383,7 @@ def test_gaps_are_unread_time_before_the_newest_read() -> None:
 
 
 def test_state_of_a_removed_tenant_expires_at_the_horizon() -> None:
-    """Its rows as their time comes, its checkpoint when all that it tells of may not be read any more."""
+    """Its rows expire one after the other, and its checkpoint when the horizon has passed all that was read."""
     bench = Bench()
     bench.read(row())
     bench.commit()

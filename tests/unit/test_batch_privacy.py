@@ -1,4 +1,4 @@
-"""Rows as records: what is treated, what is remembered before that, and which start becomes a record's timestamp."""
+"""Privacy settings and timestamps of records, and what the dedup index holds of such rows."""
 
 import json
 from pathlib import Path
@@ -47,7 +47,7 @@ def test_new_pseudonym_key_republishes_nothing(tmp_path: Path) -> None:
 
 
 def test_change_of_a_masked_value_is_a_revision() -> None:
-    """Versions are told apart by what was received."""
+    """Revisions are recognized by the received values."""
     bench = new_bench(privacy={"callerNumber": "mask"})
     bench.read(row(callerNumber="+4930123456"))
     bench.commit()

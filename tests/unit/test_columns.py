@@ -1,4 +1,4 @@
-"""Records that are encoded together have the same bytes as if fastavro encoded each alone."""
+"""Encoding many records by column gives the same bytes as encoding each record with fastavro."""
 
 import json
 from typing import Any
@@ -45,7 +45,7 @@ def test_column_encoder_matches_encoding_each_record_alone(name: str, data: st.D
 @pytest.mark.parametrize("others", [[], [None], ["x" * 2000], ["Dvořák"]])
 @pytest.mark.parametrize("different", [1, 40, 500])
 def test_column_encoder_matches_for_long_and_repetitive_columns(different: int, others: list[str | None]) -> None:
-    """However much a column repeats, and also when the same values come again."""
+    """Columns have few or many different values, and the same values occur again later."""
     values = [f"text {number % different}" for number in range(500)] + others
     records = [golden_values()[0] | {"calleeNumber": value, "userDisplayName": value} for value in values]
     columns = [[record[field["name"]] for record in records] for field in avro.load(avro.ROW)["fields"]]

@@ -1,4 +1,4 @@
-"""The arguments --tenant, --from and --to: their meaning, and one sentence for each mistake."""
+"""The arguments --tenant, --from and --to: their meaning, and one sentence per mistake."""
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Settings from file and environment: each rule of the contract once, and every problem at once."""
+"""Settings from file and environment: each documented rule, and the report of all problems."""
 
 import copy
 import json

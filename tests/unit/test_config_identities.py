@@ -1,4 +1,4 @@
-"""Credentials of tenants: exactly one, the tenant's own or the shared one, and one sentence for each mistake."""
+"""Credentials of tenants: exactly one, either its own or the shared one, and one sentence per mistake."""
 
 from functools import cache
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Rows with one id and different contents in one reading: one is published, each other one dead-lettered once."""
+"""Conflicting rows: one content is published, and each other content is dead-lettered once."""
 
 from typing import Any
 

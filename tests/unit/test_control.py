@@ -1,4 +1,4 @@
-"""Records of the control topic: any content may be there, and a record that is not a command is ignored."""
+"""Records of the control topic: a record that is not a command is ignored, whatever it contains."""
 
 import json
 from typing import Any

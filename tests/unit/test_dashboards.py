@@ -1,4 +1,4 @@
-"""The dashboards: as their code writes them, complete, and asking only for what the connector has."""
+"""The dashboards match their generator, are complete, and query only metrics that exist."""
 
 import itertools
 import json
@@ -26,7 +26,7 @@ OF_ALL = ("All instances count", "of all tenants and instances")
 
 
 def test_dashboards_match_their_generator() -> None:
-    """Else run `make dashboards`."""
+    """If this fails, run `make dashboards`."""
     assert {path.name: path.read_text(encoding="utf-8") for path in sorted(FOLDER.iterdir())} == dashboards()
 
 

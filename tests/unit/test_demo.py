@@ -1,4 +1,4 @@
-"""The demo's judge catches what it is there to catch, and its screen shows no number."""
+"""The verdict of the demo finds missing and repeated rows, and its output shows no phone number."""
 
 import io
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Files for deployment: the Dockerfile and the Compose file, which must name only what exists."""
+"""The Dockerfile and the Compose file are valid and refer only to what exists."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""The documentation names only what exists: commands, options, keys, variables, files, headings.
+"""The documentation refers only to commands, options, keys, variables, files and headings that exist.
 
 Pages and blocks that are generated from the code match it.
 """

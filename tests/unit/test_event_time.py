@@ -1,4 +1,4 @@
-"""Event time is warned of where the topic's settings would lose records stamped with the start of the call."""
+"""Warnings about topic settings that would delete records whose timestamp is the start of the call."""
 
 from datetime import timedelta
 

@@ -122,13 +122,13 @@ def read(writer: dict[str, Any], reader: dict[str, Any], record: dict[str, Any])
 
 @pytest.mark.parametrize("name", NAMES)
 def test_current_schema_equals_the_newest_archived_version(name: str) -> None:
-    """A schema changes only as a new version; all versions that were shipped remain."""
+    """A schema changes only as a new version. All released versions stay in the archive."""
     assert list(shipped(name).values())[-1] == avro.load(name)
 
 
 @pytest.mark.parametrize("versions", [ROW_VERSIONS, PROGRESS_VERSIONS], ids=["rows", "progress"])
 def test_all_schema_versions_are_compatible(versions: dict[str, Any]) -> None:
-    """Full transitive: fields that both know keep their values, the others are their defaults."""
+    """Full transitive compatibility: common fields keep their values, other fields get their defaults."""
     print(f"\n{'written by':>12} | " + " | ".join(f"read by {name}" for name in versions))  # noqa: T201 - the matrix
     for name, writer in versions.items():
         record = filled(writer)
@@ -224,7 +224,7 @@ def outcome(before: RowSchema, first: bytes, after: RowSchema, second: bytes) ->
 @pytest.mark.parametrize("api_version", ["v1.0", "beta"])
 @pytest.mark.parametrize("older", [V1, NEXT], ids=["v1", "made up 1"])
 def test_upgrade_with_new_fields_republishes_nothing(older: dict[str, Any], api_version: str) -> None:
-    """Graph sent them before and after: they were in additionalProperties, and are fields."""
+    """Graph sent the members before and after the upgrade: first they were additionalProperties, then fields."""
     row = raw(KNOWN, BETA, LEARNED)
     before, after = RowSchema(older, api_version), RowSchema(AFTER, api_version)
     assert outcome(before, row, after, row) == "known"
@@ -279,7 +279,7 @@ def test_date_in_year_1_of_a_new_field_equals_null() -> None:
 
 
 def test_dedup_index_of_a_newer_fingerprint_version_is_refused() -> None:
-    """All of it would be published again."""
+    """Otherwise all its rows would be published again."""
     entries = RowSchema(NEXT, "v1.0").read([raw(KNOWN)]).entries
     written = seen.SeenLog("t").write(entries, np.array([480_000], np.uint32))
     with pytest.raises(FatalError, match="layout 2, this program knows 1"):
@@ -287,7 +287,7 @@ def test_dedup_index_of_a_newer_fingerprint_version_is_refused() -> None:
 
 
 def test_pages_of_backfill_again_keep_older_fingerprints() -> None:
-    """A chain of `backfill --again` is committed as one page: an upgrade must not make false revisions of it."""
+    """A page chain of `backfill --again` is committed as one page. An upgrade must not cause false revisions."""
     texts = [json.dumps({"id": f"call-{number}"} | KNOWN | BETA | LEARNED).encode() for number in range(7)]
     before, after = RowSchema(V1, "v1.0"), RowSchema(AFTER, "v1.0")
     remembered = DedupIndex()

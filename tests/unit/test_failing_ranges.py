@@ -51,7 +51,7 @@ class TestNarrowing:
 
     @pytest.mark.parametrize("served_s", [None, 0.5])
     def test_failing_range_is_not_narrowed_if_graph_serves_nothing(self, served_s: float | None) -> None:
-        """Graph served nothing since the range failed last: it may be anything."""
+        """If Graph has served nothing since the last failure, something other than the range may be the cause."""
         ranges = failing_ranges.failed((), window(0, 900), failure(1, served_s))
         for at_s in range(2, 300):
             half = window(0, 450) if at_s % 2 else window(450, 900)
@@ -61,7 +61,7 @@ class TestNarrowing:
         assert failing_ranges.next_retry(ranges, NOW + 299 * S) <= NOW + 316 * S  # type: ignore[operator]
 
     def test_range_refused_for_its_length_is_isolated_on_evidence_only(self) -> None:
-        """406 for everything: at one second shorter ranges do not help, and nothing is left behind."""
+        """Graph responds 406 to every request: ranges are halved down to one second, and no failing range remains."""
         ranges: FailingRanges = ()
         part = window(0, 900)
         while not failing_ranges.refuses_any_length(ranges, part, failure(1, too_long=True)):
@@ -192,7 +192,7 @@ def reasons(tenant: Tenant, until_s: float) -> list[tuple[float, str | None]]:
 class TestReading:
     @pytest.mark.parametrize("answer", FAULTS)
     def test_rows_around_an_unservable_instant_arrive_without_delay(self, answer: Callable[[], Response]) -> None:
-        """An instant in the live window, default sweeps and budget."""
+        """The instant lies in the live window. Sweeps and budget are the defaults."""
         with reading(instant(BAD_S, answer, 600, 1650)) as tenant:
             tenant.run(600)
             assert reasons(tenant, 690) == []
@@ -241,7 +241,7 @@ class TestReading:
             assert tenant.worst_delay_s(1260, 1400) < 65
 
     def test_occasional_403_and_404_do_not_fail_the_tenant(self) -> None:
-        """403 and 404 among good answers, by an amount that gateways were seen to produce."""
+        """The share of these errors is one that real gateways were seen to produce."""
         chance = random.Random(1)
         with reading(
             lambda _, now_s: error(chance.choice([403, 404])) if now_s > 60 and chance.random() < 0.2 else None

@@ -1,4 +1,4 @@
-"""The Python reader of examples: minutes are closed by statements, in whatever order topics and partitions come."""
+"""The Python example closes minutes by progress records, in whatever order topics and partitions are read."""
 
 import importlib.util
 import sys

@@ -1,4 +1,4 @@
-"""Tests that failed in a run of all tests run again alone, and are reported when they pass."""
+"""Tests that failed in a run of all tests run again alone, and are reported as flaky if they pass."""
 
 import os
 import re

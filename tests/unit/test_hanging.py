@@ -1,4 +1,4 @@
-"""Outcome of a transaction that a reader does not find, without a broker."""
+"""Outcome of a transaction whose records a reader does not find, without a broker."""
 
 import re
 from types import SimpleNamespace
@@ -47,7 +47,7 @@ def test_one_visible_record_proves_a_commit(readable: Any) -> None:
 
 
 def test_shard_restarts_if_a_hanging_commit_cannot_be_read(readable: Any) -> None:
-    """Nothing guesses the outcome: the log names the right that is missing."""
+    """The outcome is never guessed. The error names the missing right."""
     readable(set(), {ROWS})
     with pytest.raises(ShardRestartError, match=re.escape(f"cannot be known: {REMEDY}")):
         was_committed({SEEN})
@@ -62,7 +62,7 @@ def test_ordinary_abort_needs_no_right_to_read_rows(readable: Any) -> None:
 def test_transaction_of_an_older_version_is_not_aborted(
     monkeypatch: pytest.MonkeyPatch, transaction: str, rows: set[Place]
 ) -> None:
-    """Its record does not say where its rows lie, so that they could not be written again."""
+    """Its shard record does not locate its rows, so they could not be written again."""
     monkeypatch.setattr(hanging, "unseen_transactions", lambda _: [])
     metadata = SimpleNamespace(topics={"calls": SimpleNamespace(partitions=[0, 1])})
     clients = SimpleNamespace(asking=SimpleNamespace(list_topics=lambda **_: metadata))

@@ -1,4 +1,4 @@
-"""The horizon: what may be read, what was forgotten, and what can never be read any more, on the model's worker."""
+"""The horizon limits what is read, kept and published, tested with the worker of the model."""
 
 from collections import Counter
 from datetime import datetime, timedelta
@@ -134,7 +134,7 @@ def test_tenant_read_for_longer_than_the_horizon_has_no_gap() -> None:
 
 @pytest.mark.parametrize("outage_s", [0.0, 28 * 60.0])
 def test_shortest_horizon_suffices_for_runs_that_begin_late(outage_s: float) -> None:
-    """A run needs the call time back to where the last one was complete, also when it begins late."""
+    """Each run reads back to the end of the last complete run, even if it begins late."""
     setting = Setting((sweep(1, 5), sweep(12, 96)), horizon=timedelta(minutes=96 + 12 + 60))
     at_the_edge = [call(f"c{n:05}", 5.3 + 61.7 * n, 96 * 60.0) for n in range(360)]
     times_s = [*every(67.0, 0.0, 4 * HOUR_S), *every(67.0, 4 * HOUR_S + outage_s, 9 * HOUR_S)]

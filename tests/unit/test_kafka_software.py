@@ -1,4 +1,4 @@
-"""Obtaining Kafka: the message when that is impossible."""
+"""Download of Kafka for the tests, and the errors if it is impossible."""
 
 import stat
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Limits of record lengths, and what remains of a dead letter that exceeds them."""
+"""Limits of record lengths, and the content of dead letters that would exceed them."""
 
 import numpy as np
 import pytest

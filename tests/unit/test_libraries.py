@@ -1,4 +1,4 @@
-"""Behaviour of libraries that the code relies on without their promise: an upgrade that removes it fails here."""
+"""Undocumented behaviour of libraries that the code relies on. An upgrade that changes it fails here."""
 
 import inspect
 import logging
@@ -40,7 +40,7 @@ def test_confluent_kafka_has_the_error_codes_in_use(name: str) -> None:
 
 
 def test_confluent_kafka_has_the_version_tried_with_callbacks() -> None:
-    """`publishing._fatal` tells errors that callbacks mangle by their text and cause. Try them again with another."""
+    """`publishing._fatal` recognizes errors that callbacks distort by text and cause. Try it with a new version."""
     assert version("confluent-kafka").split(".")[:2] == ["2", "16"]
 
 

@@ -1,4 +1,4 @@
-"""Logs: standard error alone, JSON lines or for people, never secrets."""
+"""Logs go to standard error only, as JSON lines or readable text, and never contain secrets."""
 
 import io
 import json

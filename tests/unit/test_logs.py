@@ -1,4 +1,4 @@
-"""The table of events and the source name each other."""
+"""The table of log events in the documentation matches the source."""
 
 import ast
 import re

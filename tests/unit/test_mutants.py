@@ -1,4 +1,4 @@
-"""The list of mutants fits the code: `make mutants` makes them and runs their tests."""
+"""The list of mutants matches the code. `make mutants` applies them and runs their tests."""
 
 import re
 import shlex

@@ -55,7 +55,7 @@ def following(monkeypatch: pytest.MonkeyPatch, *codes: int) -> Any:
     ],
 )
 def test_state_follower_ends_at_a_permanent_error(monkeypatch: pytest.MonkeyPatch, code: int) -> None:
-    """`backfill --wait` would wait forever."""
+    """Otherwise `backfill --wait` would wait forever."""
     commits = following(monkeypatch, code)
     with pytest.raises(FatalError, match="reading "):
         next(commits)

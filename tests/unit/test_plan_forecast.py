@@ -1,4 +1,4 @@
-"""Forecasts for sweeps, which come from the steps of the real scheduler."""
+"""Forecasts for sweeps, computed with the real scheduler."""
 
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
@@ -32,7 +32,7 @@ def test_forecast_counts_one_request_for_a_sweep_of_one_page() -> None:
 
 
 def test_forecast_counts_every_page_of_a_deep_sweep() -> None:
-    """10,000 calls in 20 h + 2 h that no shorter sweep reads: ten pages and a bit, every two hours."""
+    """No shorter sweep reads the 10,000 calls of 20 h + 2 h: a bit more than ten pages every two hours."""
     result = plan_forecast.predict(rules((10, 60), (120, 1200)), plan_volume.evenly(12_000), 45, 4, BEGIN)
     assert result.fits
     assert result.requests_per_hour[0] == pytest.approx(6)

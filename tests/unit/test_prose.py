@@ -1,4 +1,4 @@
-"""The documentation and the docstrings keep to plain English, and the measure notices when they do not."""
+"""The documentation and the docstrings use plain English, and the check finds violations."""
 
 from tests import prose
 

@@ -1,4 +1,4 @@
-"""Proxy variables, as curl takes them."""
+"""Proxy variables work as they do for curl."""
 
 import pytest
 

@@ -61,7 +61,7 @@ async def test_failed_request_waits_for_one_other_request() -> None:
 
 
 async def test_failing_requests_do_not_starve_the_oldest_request() -> None:
-    """Two ranges that fail again and again, more urgent than a sweep that reads other call time."""
+    """Two urgent ranges fail again and again while a less urgent sweep reads other call time."""
     clock, order = Clock(), []
     gate = RequestQueue(Budget(60, 0.0), PageMemory(), clock, lambda _: None)
 

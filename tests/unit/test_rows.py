@@ -1,4 +1,4 @@
-"""Validity, content and comparison of rows: each sentence of the contract about rows."""
+"""Validity, content and comparison of rows."""
 
 import json
 import random
@@ -434,7 +434,7 @@ class TestEntries:
         assert (invalid_entry(raws[0])["hi"], invalid_entry(raws[0])["lo"]) == (entries[0]["hi"], entries[0]["lo"])
 
     def test_invalid_row_is_never_taken_for_a_valid_row(self) -> None:
-        """Not even when its bytes are some row's id."""
+        """This holds even if its bytes equal the id of a valid row."""
         unfit, fit = V1.read([b'"a"']).entries, V1.read([b'{"id":"\\"a\\""}', b'{"id":"a"}']).entries
         assert unfit["hi"][0] not in fit["hi"]
 
@@ -462,7 +462,7 @@ def _frozen(shape: RowSchema) -> Callable[[bytes], dict[str, int]]:
 
 
 def test_fingerprints_of_documented_rows_never_change() -> None:
-    """Else an upgrade would publish every remembered row again."""
+    """Otherwise an upgrade would publish every row of the dedup index again."""
     golden = json.loads((DATA / "entries-1.json").read_text())
     rows = [bytes(raw) for raw in decode_page((DATA / "page-first.json").read_bytes()).rows]
     rows += [b'{"id":"a","duration":"x"}', b'{"id":"a","administrativeUnitInfos":[{"id":"u"}],"userCountryCode":"DE"}']

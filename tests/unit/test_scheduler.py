@@ -1,4 +1,4 @@
-"""Decisions of the scheduler: when it rests, waits, repeats and stops, and what the outcome of a slice means."""
+"""Decisions of the scheduler: when it rests, waits, repeats and stops, and how it handles the outcome of a slice."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any

@@ -1,4 +1,4 @@
-"""Files of secrets as editors and shells of every system write them."""
+"""Secret files as editors and shells of different systems write them."""
 
 from pathlib import Path
 

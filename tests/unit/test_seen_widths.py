@@ -1,4 +1,4 @@
-"""The `seen` topic: the record that a row of the dedup index lies in, and the hour by which it is found again."""
+"""The `seen` topic: how many hours a record spans, and the hour that restored rows have."""
 
 import numpy as np
 import pytest

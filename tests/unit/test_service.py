@@ -172,7 +172,7 @@ async def test_topics_exist_for_a_tenant_added_while_the_worker_waits(
 
 
 async def test_topics_exist_for_a_tenant_added_just_before_the_start(settings: Settings) -> None:
-    """The reload ends between the answer of the brokers and the start of the shards."""
+    """The reload ends between the response of the brokers and the start of the shards."""
     loop = asyncio.get_running_loop()
     worker = Service(dataclasses.replace(settings, tenants=settings.tenants[:1]), reload=lambda: settings)
 
@@ -204,7 +204,7 @@ async def test_exception_in_a_reload_is_logged(settings: Settings) -> None:
 
 
 def test_topology_keeps_the_topics_of_removed_tenants() -> None:
-    """Rows that were read for them may wait for their commit."""
+    """Rows of these tenants may still wait for a commit."""
     before = Topology((), "cluster", {"a": 3, "b": 3}, {"a": 1, "b": 2}, {})
     after = Topology((), "cluster", {"b": 6}, {"b": 7}, {}).succeeding(before)
     assert (after.partitions, after.schema_ids) == ({"a": 3, "b": 6}, {"a": 1, "b": 7})
@@ -213,7 +213,7 @@ def test_topology_keeps_the_topics_of_removed_tenants() -> None:
 def test_worker_is_not_ready_until_a_new_assignment_arrives(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It has no shard, and no assignment, not even an empty one, has come since it lost its last one."""
+    """The worker has lost its last shard, and no assignment, not even an empty one, has arrived since."""
     worker = Service(settings)
     membership = Membership(worker._clients, "app", "app.control", worker._shards)
     worker._shards.worker = cast("Any", SimpleNamespace(membership=membership))
@@ -241,7 +241,7 @@ def test_worker_is_not_ready_until_a_new_assignment_arrives(
 async def test_broker_probe_refuses_what_the_start_would_refuse(
     settings: Settings, found: Found, expected: str
 ) -> None:
-    """Another cluster that takes over under the same address, and a control topic that was enlarged."""
+    """The cases: another cluster under the same address, and a control topic with more partitions."""
     identity = StateIdentity("app", "here", "calls")
     check_found(Found("here", {"app.control": 8}), settings, identity)
     with pytest.raises(FatalError, match=expected):

@@ -116,7 +116,7 @@ def loop_of(shard: Shard, publisher: Publisher, buffer: Buffer | None = None) ->
 
 
 async def test_shard_commits_only_if_the_snapshot_contains_it() -> None:
-    """The broker would take it: its guard knows members, and this one is alive with fresh metadata."""
+    """Brokers would accept the transaction, because the member is alive and its group metadata are current."""
     publisher = Scripted(None)
     shard = shard_of(Group(Snapshot(7, NOBODYS, "fresh")))
     with pytest.raises(HandedOverError):
@@ -155,7 +155,7 @@ async def test_aborted_batch_is_dropped_after_the_hand_over() -> None:
 async def test_fenced_shard_waits_for_a_fresh_poll_before_opening_a_producer(
     monkeypatch: pytest.MonkeyPatch, polls: int
 ) -> None:
-    """A poll that was on its way when it happened says nothing: two workers would fence each other in turns."""
+    """A poll that had begun before proves nothing: two workers would fence each other in turns."""
     lives: list[int] = []
     before = [Snapshot(0, OURS, None)] * 3 + [Snapshot(polls, OURS, None)] * 2
     shard = shard_of(Group(*before, Snapshot(2, NOBODYS, None)))
@@ -189,7 +189,7 @@ def changed(**members: Any) -> SimpleNamespace:
 
 
 async def test_urgent_tombstones_are_committed_without_delay(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Items that are not urgent came in the same turn, and made the loop forget that something is."""
+    """Regression test: items without urgency in the same iteration made the loop forget the urgent tombstones."""
     shard = shard_of(Group(Snapshot(0, OURS, "")))
     monkeypatch.setattr("connector.pipeline.commit_loop._COMMIT_AT_LATEST_S", 3600.0)
     buffer, publisher = Buffer(), Scripted()
@@ -234,7 +234,7 @@ async def _no_wait(_seconds: float) -> None:
 
 
 async def test_broker_call_keeps_livez_healthy_until_its_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A producer's thread that hangs shows at /livez, a restore that goes on does not."""
+    """/livez reports a producer thread that hangs, but not a restore that makes progress."""
     publisher = Scripted()
     shard = shard_of(Group(Snapshot(0, OURS, None)))
     shard._context.liveness.is_calling = lambda: publisher.is_within_bounds
@@ -293,7 +293,7 @@ def read_from_now_on(shard: Shard, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def test_command_for_a_tenant_that_is_not_read_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The tenant may be added to this worker next, or be closed at this moment because it changes."""
+    """The worker may add the tenant with its next reload, or may be reopening the tenant after a change."""
     shard, publisher = shard_of(Group(Snapshot(0, OURS, ""))), Scripted(None, None, None)
     shard.restored = True
     buffer = shard.tenants._buffer

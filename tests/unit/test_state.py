@@ -1,4 +1,4 @@
-"""The state topic: later versions read what was written, and records of another origin are refused."""
+"""The state topic: later versions read older records, and records of another origin are refused."""
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -144,7 +144,7 @@ def test_empty_state_topic_restores_nothing() -> None:
 
 
 def test_records_of_version_1_stay_readable() -> None:
-    """Written once by this program; every later one must read them."""
+    """The records were written once by version 1. Every later version must read them."""
     lines = (DATA / "state-1.jsonl").read_bytes().splitlines()
     restored = state.restore(dict(zip(lines[::2], lines[1::2], strict=True)))
     assert restored.shard is not None

@@ -1,4 +1,4 @@
-"""The size and the names of the modules: what a reader can rely on without looking."""
+"""Limits of the size of modules and functions, and unique class names."""
 
 import ast
 from collections import Counter

@@ -1,4 +1,4 @@
-"""Page chains: read again when rows shifted, handed over before they count, ended with the run that failed."""
+"""Page chains are read again if rows shifted, count after their hand-over, and end with a failed run."""
 
 import asyncio
 import json
@@ -118,7 +118,7 @@ async def test_slice_that_always_repeats_ids_counts_as_unstable() -> None:
 
 
 async def test_backfill_again_counts_a_slice_after_its_rows() -> None:
-    """Else a crash between two commits would leave rows out that the job says it has published."""
+    """Otherwise a crash between two commits could lose rows that the job reports as published."""
     source = Source([["a"], ["b"]])
     async with sweeping(source) as (sweeper, handed):
         await until(lambda: handed.of(SliceRead))
@@ -142,7 +142,7 @@ async def test_failed_run_ends_its_other_page_chains() -> None:
 
 
 async def test_backfill_again_reads_slices_in_parts_that_fit_the_buffer() -> None:
-    """Its slices are committed whole: one with more bytes than the buffer takes is read in parts."""
+    """The job commits each slice as a whole, so a slice with more bytes than the buffer takes is read in parts."""
 
     class Long(Source):
         async def pages(self, window: Window, priority: int, _attempts: int) -> AsyncGenerator[ReadPage, None]:

@@ -1,4 +1,4 @@
-"""The status page: rules about its words and its markup."""
+"""The status page: its text and its markup."""
 
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta

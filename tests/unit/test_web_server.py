@@ -1,4 +1,4 @@
-"""The endpoints, asked over the loopback interface."""
+"""The HTTP endpoints, requested over the loopback interface."""
 
 import asyncio
 import base64

@@ -165,7 +165,7 @@ class TestSlices:
 
     @pytest.mark.parametrize("job", ["", "a backfill"])
     def test_two_page_chains_never_read_the_same_seconds(self, job: str) -> None:
-        """The chain on its way is of an older run, or of a job: its answers may come after newer ones."""
+        """The open page chain belongs to an older run or to a job, so its responses may arrive after newer ones."""
         state, _ = windows.begin(windows.first_state(DEFAULT, NOW - 10 * D, NOW), DEFAULT, NOW)
         state = windows.command(state, Command("j", "backfill", NOW, Window(NOW - 10 * D, NOW)), NOW, NOW - 20 * D)
         in_flight: tuple[Slice, ...] = (Slice(Window(NOW - 10 * M, NOW - 5 * M), 1000, NOW - D, job),)
@@ -214,7 +214,7 @@ class TestSweeps:
         assert run_dry(state, DEFAULT, NOW + M)[1] != []
 
     def test_tenant_waits_for_its_start_and_for_resume(self) -> None:
-        """Neither a paused tenant nor one whose start lies ahead has anything to do before."""
+        """A paused tenant, or one whose start lies in the future, has nothing to do before."""
         rules = DEFAULT._replace(settle=30 * S)
         state = windows.first_state(rules, NOW + 5 * D, NOW)
         turn = windows.next_turn(state, rules, NOW)
@@ -262,7 +262,7 @@ class TestSweeps:
         assert windows.overdue_seconds(state.sweeps[0], NOW + 3 * M) == 120
 
     def test_slow_sweep_runs_are_replaced_without_starvation(self) -> None:
-        """A budget of one slice of an hour per hour, for a sweep of eight hours every two."""
+        """The budget allows one slice of an hour per hour, for a sweep that reads eight hours every two hours."""
         rules = Rules((Sweep(2 * H, 8 * H),), 0 * S, H, 150 * D)
         state, now, last_read = windows.first_state(rules, NOW - 8 * H, NOW), NOW, {}
         for _ in range(48):
@@ -280,7 +280,7 @@ class TestSweeps:
         assert all(now - last_read.get(hour, NOW) <= 16 * H for hour in hours), "the oldest part has its turn"
 
     def test_deep_sweeps_without_budget_do_not_make_the_state_grow(self) -> None:
-        """The live sweep takes all of the budget: the deeper ones begin, and read nothing."""
+        """The live sweep uses the whole budget. The deeper sweeps begin, but read nothing."""
         state, _ = run_dry(windows.first_state(DEFAULT, NOW - D, NOW), DEFAULT, NOW)
         for minute in range(1, 2 * 1440):
             now = NOW + minute * M

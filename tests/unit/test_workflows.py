@@ -1,4 +1,4 @@
-"""The CI files of a fork call make targets that exist."""
+"""CI workflows may only call make targets that exist."""
 
 from tests import workflows
 

@@ -83,7 +83,10 @@ def test_records_have_the_configured_key_and_timestamp(
 
 @pytest.mark.parametrize(
     ("policy", "exists"),
-    [pytest.param("compact,delete", True, id="that_exists"), pytest.param("compact", False, id="to_be_created")],
+    [
+        pytest.param("compact,delete", True, id="existing_topic"),
+        pytest.param("compact", False, id="topic_to_be_created"),
+    ],
 )
 def test_run_refuses_a_compacted_row_topic_if_rows_share_a_key(
     broker: SharedBroker,

@@ -45,13 +45,17 @@ def bench(broker: SharedBroker, topic: str, app: str, simulate: Simulate, new_wo
 @pytest.mark.parametrize(
     ("faults", "rows"),
     [
-        pytest.param({"repeat": 1.0}, {}, id="the_last_rows_of_each_page_sent_again_and_again"),
-        pytest.param({"repeat_once": 0.5, "upper_link": 0.5}, {}, id="rows_that_shift_between_pages"),
+        pytest.param({"repeat": 1.0}, {}, id="last_rows_of_each_page_repeated"),
+        pytest.param({"repeat_once": 0.5, "upper_link": 0.5}, {}, id="rows_shifted_between_pages"),
         pytest.param({"empty_page": 0.5, "upper_link": 0.5}, {}, id="empty_pages_with_a_next_link"),
-        pytest.param({"server_error": 0.05, "not_a_page": 0.1, "garbage": 0.1}, {}, id="html_and_json_that_is_no_page"),
-        pytest.param({"cut": 0.15}, {"unfit": 0.05, "unknown": 0.1, "startless": 0.02}, id="cut_bodies_and_unfit_rows"),
-        pytest.param({"throttled": "0.9x10", "retry_after": "mixed", "retry_after_s": 1.0}, {}, id="a_storm_of_429"),
-        pytest.param({"unauthorized": "1x1"}, {}, id="a_token_that_is_refused"),
+        pytest.param({"server_error": 0.05, "not_a_page": 0.1, "garbage": 0.1}, {}, id="bodies_that_are_not_pages"),
+        pytest.param(
+            {"cut": 0.15}, {"unfit": 0.05, "unknown": 0.1, "startless": 0.02}, id="truncated_bodies_and_invalid_rows"
+        ),
+        pytest.param(
+            {"throttled": "0.9x10", "retry_after": "mixed", "retry_after_s": 1.0}, {}, id="many_429_responses"
+        ),
+        pytest.param({"unauthorized": "1x1"}, {}, id="refused_token"),
     ],
 )
 def test_faults_of_graph_keep_exactly_once(

@@ -74,7 +74,7 @@ def test_sighup_that_changes_tenants_does_not_disturb_others(
 def test_command_for_an_unknown_tenant_is_applied_once_it_is_added(
     simulate: Simulate, new_worker: NewWorker, settings: Settings
 ) -> None:
-    """A rolling deployment adds a tenant to other workers first. The owner of its shard restarts before it knows it."""
+    """A rolling deployment adds a tenant to other workers first. The shard's owner restarts before it knows it."""
     source = simulate(**TINY, tenants=2)
     one, new = ({"id": tenant} for tenant in source.tenants)
     worker = new_worker(settings(source, kafka={"shards": 1}, tenants=[one]))

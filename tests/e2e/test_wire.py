@@ -24,7 +24,7 @@ def wired_broker() -> Iterator[tuple[Cluster, Wires]]:
 
 
 @pytest.mark.broker
-@pytest.mark.parametrize("loss", ["request", "hold"], ids=["it_does_not_land", "it_lands_and_is_not_answered"])
+@pytest.mark.parametrize("loss", ["request", "hold"], ids=["commit_request_lost", "commit_response_lost"])
 def test_unknown_commit_outcome_keeps_exactly_once(
     wired_broker: tuple[Cluster, Wires], topic: str, app: str, simulate: Simulate, new_worker: NewWorker, loss: Loss
 ) -> None:

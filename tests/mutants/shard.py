@@ -174,7 +174,7 @@ SHARD = (
         _FILE,
         "                _restart_if_refused(error)\n                raise\n",
         "                return\n",
-        "tests/e2e/test_wire.py -k does_not_land",
+        "tests/e2e/test_wire.py -k commit_request_lost",
         broker=True,
     ),
     Mutant(

@@ -221,7 +221,7 @@ def test_lateness_is_measured_from_the_end_of_the_call() -> None:
     assert Bench().read({"id": "a"}).lateness_s == []
 
 
-class TestWhatEndsATransaction:
+class TestTransactionRecords:
     def test_checkpoint_keeps_row_offsets_per_partition(self) -> None:
         bench = Bench()
         bench.read(row())

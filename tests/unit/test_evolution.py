@@ -222,7 +222,7 @@ def outcome(before: RowSchema, first: bytes, after: RowSchema, second: bytes) ->
 
 
 @pytest.mark.parametrize("api_version", ["v1.0", "beta"])
-@pytest.mark.parametrize("older", [V1, NEXT], ids=["v1", "made up 1"])
+@pytest.mark.parametrize("older", [V1, NEXT], ids=["v1", "later version"])
 def test_upgrade_with_new_fields_republishes_nothing(older: dict[str, Any], api_version: str) -> None:
     """Graph sent the members before and after the upgrade: first they were additionalProperties, then fields."""
     row = raw(KNOWN, BETA, LEARNED)

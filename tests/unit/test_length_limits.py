@@ -103,7 +103,7 @@ def test_dedup_index_records_are_split_at_the_limit(limit: int) -> None:
     assert gone == set(stored)
 
 
-class TestARowThatIsTooLong:
+class TestTooLongRows:
     def bench(self) -> Bench:
         bench = Bench()
         bench.limits.learn({"calls": {"max.message.bytes": "2000"}, DLQ: {"max.message.bytes": "2000"}})

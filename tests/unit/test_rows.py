@@ -165,7 +165,7 @@ class TestPages:
         assert unknown_of(bytes(page.rows[0])) == {"zz": deep}
 
 
-class TestFit:
+class TestValidity:
     """A row is invalid when it is anything but an object, has no id, or a known member has another type."""
 
     @pytest.mark.parametrize("raw", [b"1", b"null", b"true", b'"a"', b"[]", b'[{"id":"a"}]'])

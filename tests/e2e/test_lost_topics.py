@@ -82,7 +82,7 @@ def test_progress_offsets_restart_at_0_in_a_recreated_row_topic(
     assert {tuple(one["offsets"]) for one in statements()} == {(0,) * len(before.progress[-1].offsets)}
 
 
-def test_lost_state_topic_republishes_no_row_of_the_dedup_index(
+def test_no_row_is_republished_after_the_state_topic_was_lost(
     filled: tuple[Simulation, dict[str, Any]], broker: SharedBroker, topic: str, app: str, new_worker: NewWorker
 ) -> None:
     source, configured = filled

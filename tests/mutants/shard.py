@@ -55,7 +55,7 @@ SHARD = (
         _TENANTS,
         "memory, tenant.orphan = tenant.orphan, None",
         "memory = None",
-        "tests/e2e/test_lost_topics.py -k test_lost_state_topic_republishes_no_row_of_the_dedup_index",
+        "tests/e2e/test_lost_topics.py -k test_no_row_is_republished_after_the_state_topic_was_lost",
         broker=True,
     ),
     Mutant(

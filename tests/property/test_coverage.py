@@ -130,7 +130,9 @@ def test_limited_coverage_contains_no_unread_second(reads: _Reads, most: int) ->
 
 
 @given(st.lists(_windows, max_size=6), st.lists(_windows, max_size=6), _windows)
-def test_subtract_and_clip_match_sets_of_seconds(windows: list[Window], taken: list[Window], bounds: Window) -> None:
+def test_window_subtraction_and_clipping_match_sets_of_seconds(
+    windows: list[Window], taken: list[Window], bounds: Window
+) -> None:
     disjoint: list[Window] = []
     for window in windows:
         disjoint += subtract([window], disjoint)

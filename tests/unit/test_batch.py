@@ -147,7 +147,7 @@ def test_committed_rows_are_in_the_dedup_index() -> None:
     assert bench.account.checkpoint.records == 4
 
 
-def test_ignored_revision_counts_as_duplicate() -> None:
+def test_changed_row_counts_as_duplicate_if_revisions_are_ignored() -> None:
     bench = Bench(revisions="ignore")
     bench.read(row())
     bench.commit()
@@ -372,7 +372,7 @@ class TestTransactionRecords:
         }
 
 
-def test_gaps_are_unread_time_before_the_newest_read() -> None:
+def test_gaps_are_unread_call_time_before_the_newest_read() -> None:
     state = windows.first_state(SETTING.rules, moment(-3600), moment(0))
     assert windows.gaps(state) == []
     coverage = state.coverage.add(Window(moment(-600), moment(-300)), moment(0))

@@ -61,7 +61,7 @@ def test_benchmark_results_reveal_nothing_about_the_machine() -> None:
         assert "127.0.0.1" not in text
 
 
-def test_benchmark_model_counts_one_commit_per_second_and_shard() -> None:
+def test_benchmark_model_commits_rows_at_once_but_collects_coverage() -> None:
     random = np.random.default_rng(1)
     busy = scale.Size(10_000_000, 60, True, 0, 0, 0)  # noqa: FBT003
     quiet = busy._replace(calls_per_day=0)

@@ -83,7 +83,7 @@ class TestDefaults:
         assert (got.http.host, got.http.port) == ("0.0.0.0", 9464)  # noqa: S104
         assert (got.log.format, got.log.level) == ("auto", "info")
 
-    def test_tenant_inherits_missing_settings(self, tmp_path: Path) -> None:
+    def test_tenant_inherits_settings_that_it_does_not_set(self, tmp_path: Path) -> None:
         got = settings(
             tmp_path,
             f"""

@@ -40,7 +40,7 @@ def sweep(bench: Bench, *attempts: list[list[Any]]) -> tuple[list[int], list[int
 
 
 @MODES
-def test_conflicting_rows_on_a_page_publish_the_same_one_always(revisions: str) -> None:
+def test_conflicting_rows_on_a_page_publish_one_row_in_any_order(revisions: str) -> None:
     outcomes = [sweep(Bench(revisions=revisions), [rows]) for rows in ([A, B, A], [B, A, B])]
     assert outcomes[0] == outcomes[1]
     published, letters = outcomes[0]
@@ -71,7 +71,7 @@ def test_dead_letter_of_conflicting_rows_states_the_conflict() -> None:
     assert headers["__connect.errors.exception.message"].startswith(b"row: another row")
 
 
-def test_row_that_differs_between_two_pages_is_first_a_revision() -> None:
+def test_row_changed_between_two_pages_is_published_as_a_revision() -> None:
     """Graph may have changed the row between the two pages."""
     bench = Bench()
     assert sweep(bench, [[A], [B]], [[row("b", duration=3)], [B]]) == ([1, 2, 3], [])

@@ -30,7 +30,7 @@ from connector.graph import entra_errors, token_claims
         ({"error": "temporarily_unavailable"}, "client_secret", ""),
     ],
 )
-def test_permanent_entra_errors_have_a_remedy(document: dict[str, object], kind: str, expected: str) -> None:
+def test_permanent_sign_in_errors_have_a_remedy(document: dict[str, object], kind: str, expected: str) -> None:
     refusal = entra_errors.read(document, kind)
     assert refusal is not None
     assert expected in refusal.remedy

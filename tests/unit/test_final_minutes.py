@@ -82,7 +82,7 @@ def test_final_minutes_do_not_depend_on_record_order(data: st.DataObject) -> Non
     assert final_minutes.late == 0
 
 
-def test_minute_is_final_only_after_the_offsets_of_its_progress() -> None:
+def test_minute_is_final_once_the_offsets_of_its_progress_are_read() -> None:
     final_minutes = reader.FinalMinutes(OVERLAP_S)
     assert final_minutes.statement(statement(1, [1, 1, 0])) == []
     assert final_minutes.row(0, 0, row(0, 0.5)) == []

@@ -75,7 +75,7 @@ def test_column_of_instants_matches_parsing_each_value() -> None:
         instants.parse_column([*column, "2026-01-01T00:00:07.12x4Z"])
 
 
-def test_instant_cache_stays_small() -> None:
+def test_cache_of_parsed_instants_stays_small() -> None:
     for minute in range(60_000):
         instants.parse_ms(instants.text(instants.from_ms(minute * 60_000)))
     assert len(instants._minutes) <= instants._MINUTES_MAX

@@ -28,7 +28,7 @@ def test_maven_failure_is_explained(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         kafka_software.fetch_jars(tmp_path)
 
 
-def test_too_old_java_is_skipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_java_version_that_is_too_old_is_skipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "bin").mkdir()
     executable(tmp_path / "bin" / "java", """echo 'openjdk version "11.0.1"' >&2""")
     monkeypatch.setenv("JAVA_HOME", str(tmp_path))

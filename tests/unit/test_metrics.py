@@ -123,7 +123,7 @@ def test_every_series_has_the_labels_of_its_metric(metrics: Metrics) -> None:
     assert len(seen) == len(FAMILIES)
 
 
-def test_each_metric_help_says_what_to_do(metrics: Metrics) -> None:
+def test_metric_help_texts_are_complete_sentences(metrics: Metrics) -> None:
     for family in families(metrics):
         assert len(family.documentation) > 40, family.name
         assert family.documentation.endswith(".")
@@ -163,7 +163,7 @@ def test_request_series_exist_before_the_first_request(metrics: Metrics, lane: s
 
 
 @pytest.mark.usefixtures("tenant")
-def test_counters_start_at_0(metrics: Metrics) -> None:
+def test_metric_counters_start_at_0(metrics: Metrics) -> None:
     metrics.shard(0)
     series = lines(metrics)
 

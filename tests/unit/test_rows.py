@@ -120,7 +120,7 @@ class TestPages:
     def test_page_without_next_link_is_the_last(self, members: dict[str, Any]) -> None:
         assert decode_page(json.dumps({"value": [], **members}).encode()).next_link is None
 
-    def test_next_link_inside_a_row_is_ignored(self) -> None:
+    def test_next_link_text_inside_a_row_is_ignored(self) -> None:
         assert decode_page(b'{"value":[{"id":"@odata.nextlink"}]}').next_link is None
 
     def test_documented_example_pages_are_read(self) -> None:
@@ -448,7 +448,7 @@ class TestEntries:
         assert [row.id for row in reading.rows] == [f"i{n}" for n in range(count)]
         assert len(np.unique(reading.entries["hi"])) == count
 
-    def test_rows_may_come_from_a_generator(self) -> None:
+    def test_row_schema_reads_rows_from_a_generator(self) -> None:
         reading = V1.read(msgspec.Raw(text(duration=n)) for n in range(3))
         assert [row.values.duration for row in reading.rows if isinstance(row, Row)] == [0, 1, 2]
 

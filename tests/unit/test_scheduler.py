@@ -68,7 +68,7 @@ def test_page_chain_without_repeated_ids_is_stable() -> None:
     assert plan.finished(read.slice, 3, NOW).steady
 
 
-def test_rest_after_repeated_permanent_errors_grows() -> None:
+def test_rest_of_a_tenant_grows_with_repeated_permanent_errors() -> None:
     plan, now, rests = scheduler(), NOW, []
     for _ in range(5):
         opened(plan, now)

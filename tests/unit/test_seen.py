@@ -149,7 +149,7 @@ def test_expired_buckets_are_deleted_by_tombstones(width: int) -> None:
     assert not log.forget(10**6, 1000).records
 
 
-def test_tombstones_per_commit_are_bounded() -> None:
+def test_number_of_tombstones_per_commit_is_limited() -> None:
     topic, log = Topic(), SeenLog("t")
     log.width = 1
     for hour in range(100):
@@ -205,12 +205,12 @@ def test_restart_does_not_make_dedup_rows_expire_earlier() -> None:
     assert remembered.forget(48) == 5
 
 
-def test_record_of_a_newer_version_is_refused() -> None:
+def test_internal_record_of_a_newer_version_is_refused() -> None:
     with pytest.raises(FatalError, match="version 2"):
         seen.restore({b"t/1/1/0": b"\x02rest"})
 
 
-def test_records_of_version_1_stay_readable() -> None:
+def test_internal_records_of_version_1_stay_readable() -> None:
     """The records were written once by version 1. Every later version must read them."""
     lines = (DATA / "seen-1.hex").read_text().split()
     records = {bytes.fromhex(key): bytes.fromhex(value) for key, value in zip(lines[::2], lines[1::2], strict=True)}
@@ -241,7 +241,7 @@ def test_dedup_records_match_the_golden_version_1_bytes() -> None:
     assert [text for record in golden().items() for text in (record[0].hex(), record[1].hex())] == lines
 
 
-def test_restore_frees_its_memory() -> None:
+def test_restoring_the_dedup_index_frees_temporary_memory() -> None:
     """Memory is measured in a process of its own, so that other tests do not change it."""
     program = """
 import gc, os

@@ -128,7 +128,7 @@ def test_state_written_for_another_topic_or_cluster_is_refused(home: StateIdenti
 
 
 @pytest.mark.parametrize("key", [b"shard", b"checkpoint/t", b"whatever"])
-def test_record_of_a_newer_version_is_refused(key: bytes) -> None:
+def test_internal_record_of_a_newer_version_is_refused(key: bytes) -> None:
     with pytest.raises(FatalError, match=r"version 2.*run the version that wrote it"):
         state.restore({key: b'{"v":2,"all":"different"}'})
 
@@ -143,7 +143,7 @@ def test_empty_state_topic_restores_nothing() -> None:
     assert state.restore({}) == state.Restored(None, {})
 
 
-def test_records_of_version_1_stay_readable() -> None:
+def test_internal_records_of_version_1_stay_readable() -> None:
     """The records were written once by version 1. Every later version must read them."""
     lines = (DATA / "state-1.jsonl").read_bytes().splitlines()
     restored = state.restore(dict(zip(lines[::2], lines[1::2], strict=True)))

@@ -210,7 +210,7 @@ async def test_probes_respond_during_a_scrape_of_500_tenants(client: aiohttp.Cli
     assert answered > 5
 
 
-async def test_port_0_picks_a_free_port(source: Source, metrics: Metrics) -> None:
+async def test_web_server_with_port_0_listens_on_a_free_port(source: Source, metrics: Metrics) -> None:
     with capture_logs() as logs:
         async with Web("127.0.0.1", 0, source, metrics) as web:
             assert web.port > 0

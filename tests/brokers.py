@@ -65,7 +65,7 @@ LOGGING = (
 
 
 def wait_until(condition: Callable[[], bool], what: str, deadline_s: float = 30.0, every_s: float = 0.02) -> None:
-    """Return as soon as `condition()` holds; raise TimeoutError that names `what` after `deadline_s`."""
+    """Wait until `condition()` holds; raise a TimeoutError that names `what` after `deadline_s`."""
     end = time.monotonic() + deadline_s
     pause = threading.Event()
     while not condition():
@@ -141,7 +141,7 @@ class Broker:
             ).result()
 
     def wait(self, brokers: int = 1, deadline_s: float = START_DEADLINE_S) -> None:
-        """Return once the broker serves and knows of `brokers` brokers.
+        """Wait until the broker serves and knows of `brokers` brokers.
 
         Raises RuntimeError with the end of its log if it ends first.
         """
@@ -161,7 +161,7 @@ class Broker:
             raise TimeoutError(f"{error}; its log ends:\n{self.tail()}") from None
 
     def start(self) -> None:
-        """Start the broker on the ports and the disk that it had; return when it serves."""
+        """Start the broker with its previous ports and disk, and wait until it serves."""
         self.launch()
         self.wait()
 
@@ -291,7 +291,7 @@ class Cluster:
         return f"{HOST}:{self._listeners[listener]}"
 
     def start(self) -> None:
-        """Start every broker that is down; return when each one knows of all others."""
+        """Start every broker that is down, and wait until each one knows of all others."""
         for broker in self.brokers:
             broker.launch()
         for broker in self.brokers:

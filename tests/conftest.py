@@ -40,13 +40,13 @@ class SharedBroker:
 
 @pytest.fixture(scope="session")
 def broker(pytestconfig: pytest.Config) -> SharedBroker:
-    """Return a real single broker, shared by all tests: KAFKA_BOOTSTRAP_SERVERS if set, else one of this run's own."""
+    """Return the real broker that all tests share: KAFKA_BOOTSTRAP_SERVERS if set, else one started for this run."""
     return SharedBroker(EXISTING_BROKER or _address(pytestconfig, "broker"))
 
 
 @pytest.fixture(scope="session")
 def registry(pytestconfig: pytest.Config) -> RegistryClient:
-    """Return a real schema registry that all tests share; each test takes subjects of its own."""
+    """Return the real schema registry that all tests share. Each test uses its own subjects."""
     return RegistryClient(int(_address(pytestconfig, "registry")))
 
 

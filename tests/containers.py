@@ -1,6 +1,6 @@
-"""Docker daemon of the tests' own, and a base image made of this machine's Debian without any image registry.
+"""Docker daemon for tests only, and a base image made from the Debian of this machine without an image registry.
 
-The daemon has its own folders and socket, so that one that runs here already is neither used nor disturbed. What it
+The daemon has its own folders and socket. A daemon that already runs on the machine is not affected. What it
 needs is installed the first time (tests/system_software.py); the base is kept in the cache.
 """
 
@@ -31,7 +31,7 @@ _SYSTEM_CLIENT = Path("/usr/bin/docker")
 
 
 class Daemon:
-    """Running `dockerd` with the base image, as a context manager. On exit nothing of it is left."""
+    """Running `dockerd` with the base image, as a context manager. On exit it is removed completely."""
 
     def __init__(self) -> None:
         self._server = program("dockerd")

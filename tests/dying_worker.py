@@ -1,4 +1,4 @@
-"""Worker that dies before a part of the first batch with rows: `python -m tests.dying_worker PART --config FILE`.
+"""Worker that dies before a part of its first batch with rows: `python -m tests.dying_worker PART --config FILE`.
 
 PART, in the order of delivery at least once: noted, remembered, checkpoint.
 """
@@ -20,7 +20,7 @@ PARTS = ("noted", "remembered", "checkpoint")
 
 
 class Dying(Acknowledgements):
-    """Delivery at least once that ends the process before one of its parts."""
+    """At-least-once delivery that ends the process before one part of a batch."""
 
     _left: list[str] | None = None
     "Parts of the batch that were not started; None for a batch without rows."

@@ -1,4 +1,4 @@
-"""Graph over HTTPS that sends the answers that a test wants."""
+"""Graph over HTTPS that sends the responses that a test chooses."""
 
 import base64
 import json

@@ -1,4 +1,4 @@
-"""Comparison of the topics with the truth of the source. It shares no code with the connector but the Avro decoder.
+"""Comparison of the topics with the source. It shares no code with the connector except the Avro decoder.
 
 1. Topics are read with `read_committed`, from their beginning to the last stable offset.
 2. Fields are compared as the contract words them, from the JSON that the source served: never with the connector's

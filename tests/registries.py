@@ -104,7 +104,7 @@ class Registry(RegistryClient):
             ).result()
 
     def wait(self) -> None:
-        """Return once the registry serves; raise RuntimeError with its log if it ends first."""
+        """Wait until the registry serves; raise RuntimeError with its log if it ends first."""
 
         def serves() -> bool:
             if self._process is None or self._process.poll() is not None:
@@ -162,7 +162,7 @@ Answers = Callable[[str, str], Answer]
 
 
 class Fake:
-    """Registry whose answers a test chooses; bytes are sent unchanged, everything else as JSON."""
+    """Registry whose responses a test chooses. Bytes are sent unchanged, everything else as JSON."""
 
     def __init__(self, answer: Answers, tls: ssl.SSLContext | None = None) -> None:
         self.requests: list[tuple[str, str, dict[str, str]]] = []

@@ -1,4 +1,4 @@
-"""Broker and registry that all test processes of a run share, started when a test first asks for them.
+"""Broker and registry that all test processes of a run share, started when a test first needs them.
 
 They belong to the process that was started first; pytest-xdist's test processes ask it for addresses over a socket.
 """

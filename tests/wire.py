@@ -1,4 +1,4 @@
-"""Network between Kafka's clients and its brokers, on loopback: it can be cut, slowed down, held, or lose one answer.
+"""Network between Kafka clients and brokers on loopback. It can be cut or slowed down, and can lose one response.
 
 There is one TCP proxy per broker. A broker that advertises the proxy's port is reached through the proxy by every
 client that bootstraps there.
@@ -73,13 +73,13 @@ class Wire:
         self._delay_s = seconds
 
     def hold(self) -> None:
-        """Let requests pass and hold answers until `heal`."""
+        """Let requests pass and hold responses until `heal`."""
         self._is_held = True
         for connection in self._connections:
             connection.may_answer.clear()
 
     def lose(self, request: int, loss: Loss) -> None:
-        """Lose each such request or its answer, and the connection; or hold the answer; or delay the request.
+        """Lose each such request or its response, with the connection; or hold the response; or delay the request.
 
         Answers that are held and requests that are delayed continue at `heal`.
         """

@@ -91,7 +91,7 @@ class Worker:
         self.configure(settings)
 
     def configure(self, settings: Mapping[str, Any]) -> None:
-        """Write the configuration file again. A process reads it at its start, or when it is told to reload."""
+        """Write the configuration file again. A process reads it at its start and on SIGHUP."""
         self.settings = settings
         self.config.write_text(toml(settings), encoding="utf-8")
 
@@ -172,7 +172,7 @@ class Worker:
             self._process.wait()
 
     def until(self, condition: Callable[[], bool], what: str, deadline_s: float = DEADLINE_S) -> None:
-        """Return once `condition()` holds.
+        """Wait until `condition()` holds.
 
         Raises an error with the end of the log if the worker ends first or it takes too long.
         """
@@ -194,11 +194,11 @@ class Worker:
         return self.named(event)[0]
 
     def until_ready(self, deadline_s: float = DEADLINE_S) -> None:
-        """Return once /readyz answers 200 and the worker owns a shard."""
+        """Wait until /readyz returns 200 and the worker owns a shard."""
         self.until(lambda: self.get("/readyz")[0] == 200 and bool(self.status()["shards_owned"]), "ready", deadline_s)
 
     def until_complete(self, since: datetime, tenants: int | None = None, deadline_s: float = DEADLINE_S) -> None:
-        """Return once all call time of its tenants was read, and committed, in runs that began after `since`.
+        """Wait until all call time of its tenants was read and committed in runs that began after `since`.
 
         `since`: aware UTC, by the worker's own clock.
         """

@@ -1,4 +1,4 @@
-"""Three workers and three brokers, and something that goes wrong every few seconds; then exact set equality.
+"""Chaos runs: three workers and three brokers with a fault every few seconds, then a comparison of topics and source.
 
-`make chaos SEED=7 MINUTES=3` plays one seed; the acts are a function of the seed, so that it plays it again.
+`make chaos SEED=7 MINUTES=3` plays one seed. The faults depend on the seed only, so a run can be repeated.
 """

@@ -1,4 +1,4 @@
-"""`python -m tests.chaos [--seeds 1-10] [--minutes 3]`: plays seeds and prints a table; 1 when one fails."""
+"""`python -m tests.chaos [--seeds 1-10] [--minutes 3]`: plays seeds, prints a table, and exits with 1 if one fails."""
 
 import argparse
 import logging
@@ -47,7 +47,7 @@ def play(seed: int, minutes: float) -> Outcome | None:
 
 
 def again(seed: int, minutes: float) -> str:
-    """Return how to play the same acts again."""
+    """Return the command that plays the same faults again."""
     return f"to play it again: make chaos SEED={seed} MINUTES={minutes:g}"
 
 

@@ -1,4 +1,4 @@
-"""Faults of a chaos run, with their order and durations: a function of the seed alone."""
+"""Faults of a chaos run, with their order and durations. They depend on the seed only."""
 
 import random
 from collections.abc import Iterator
@@ -89,7 +89,7 @@ def steps(seed: int) -> Iterator[Step]:
 def within(seed: int, seconds: float) -> list[Step]:
     """Return the first steps of a seed that together take at most `seconds`.
 
-    A longer time begins with the same steps.
+    The steps of a longer time begin with these.
     """
     chosen: list[Step] = []
     for step in steps(seed):

@@ -1,4 +1,4 @@
-"""Brokers, wires, source and workers of a chaos run, the faults that it causes, and what must hold in the end."""
+"""Brokers, network proxies, source and workers of a chaos run, its faults, and the checks at its end."""
 
 import shutil
 import signal
@@ -75,7 +75,7 @@ class Outcome(NamedTuple):
 class Stage:
     """Everything that a chaos run needs, as a context manager.
 
-    `calls_per_day`: calls of each tenant; new calls turn up until the end of the run.
+    `calls_per_day`: calls of each tenant. New calls appear until the end of the run.
     """
 
     def __init__(self, seed: int, folder: Path, calls_per_day: int, minutes: float) -> None:
@@ -186,9 +186,9 @@ class Stage:
         return self.cluster.brokers[act.target].resume
 
     def kill_only_replicas_amid_commits(self, act: Act) -> Heal:
-        """Kill a broker between the last records and the commits (KAFKA-20734).
+        """Kill a broker after the last records of transactions and before their commits (KAFKA-20734).
 
-        The commits go on when the cluster knows that the broker is dead.
+        The commits continue when the cluster knows that the broker is dead.
         """
         self.wires.lose(END_TXN, "delay")
         begun = self.wires.struck
@@ -258,7 +258,7 @@ class Stage:
         return self._cannot_serve(400)
 
     def _cannot_serve(self, status: int) -> Heal:
-        """Answer no request whose range holds an instant of the live sweep's overlap."""
+        """Let Graph fail every request whose range contains one instant within the overlap of the live sweep."""
         instant = datetime.now(UTC) - _LIVE_OVERLAP / 3
         self.source.set_faults(unservable=1, unservable_at=instant.isoformat(), unservable_status=status)
         return lambda: self.source.set_faults(unservable=0)
@@ -270,7 +270,7 @@ class Stage:
     # --- the play -----------------------------------------------------------------------------------------------------
 
     def until_rows_flow(self) -> None:
-        """Return once every worker owns a shard and rows were committed."""
+        """Wait until every worker owns a shard and rows were committed."""
         for worker in self.workers:
             worker.until_logged("shards_assigned")
         wait_until(
@@ -300,7 +300,7 @@ class Stage:
             log.write(f"{line}\n")
 
     def look(self) -> None:
-        """Assert that no worker has ended by itself."""
+        """Assert that no worker process has ended by itself."""
         for number, worker in enumerate(self.workers):
             assert worker.running, f"worker {number} ended by itself with {worker.exit_code}; {worker.tail()}"
 
@@ -342,7 +342,7 @@ class Stage:
         return f"seed {self.seed}, logs in {self.folder}"
 
     def _settled(self) -> list[str]:
-        """Return the oddities that remain after the workers had time to settle."""
+        """Wait until workers report nothing unexpected, and return what they still report after the deadline."""
         odd: list[str] = []
 
         def is_settled() -> bool:
@@ -354,7 +354,7 @@ class Stage:
         return odd
 
     def _oddities(self) -> list[str]:
-        """Return what workers report without any fault present, and should not report."""
+        """Return the unexpected reports of workers while no fault is present."""
         problems = []
         shards: list[int] = []
         for number, worker in enumerate(self.workers):

@@ -48,7 +48,7 @@ def settings_of(url: str, ca_bundle: Path | None, timeout_s: float = 5.0) -> Gra
 
 @dataclass
 class Events:
-    """Recorder of what the client reports to a tenant's metrics."""
+    """Recorder of the events that the client reports for the metrics of a tenant."""
 
     requests: list[tuple[str, str]] = field(default_factory=list)
     throttled_s: float = 0.0
@@ -68,7 +68,7 @@ class Events:
 
 @dataclass
 class Bench:
-    """A simulator with a thousand-odd calls, and what is needed to read them."""
+    """Simulator with more than a thousand calls, and clients to read them."""
 
     simulator: Simulator
     settings: Graph

@@ -15,7 +15,7 @@ from tests import microsoft_software
 from tests.workers import ROOT
 
 PAGE = ROOT / "tests" / "data" / "page-first.json"
-"Microsoft's published sample, with a failed call beside its own, which succeeded."
+"Microsoft's published sample page, to which a failed call was added."
 READER = ROOT / "tests" / "reading_with_msgraph.py"
 NOON = datetime(2026, 3, 4, 12, tzinfo=UTC)
 DAY = timedelta(days=1)
@@ -53,7 +53,7 @@ async def read(python: Path, simulator: Simulator, start: str, end: str) -> tupl
 
 
 def comparable(row: dict[str, Any]) -> dict[str, Any]:
-    """Return a row's members without nulls, which the SDK leaves out, and with moments that it writes differently."""
+    """Return the members of a row as the SDK writes them: without nulls, and with instants in its own format."""
     return {
         name: datetime.fromisoformat(value) if name.endswith("DateTime") else value
         for name, value in row.items()

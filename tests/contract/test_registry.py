@@ -149,7 +149,7 @@ def test_oversized_registry_response_is_not_read_to_its_end(
 
 
 def empty(registering: Answer) -> Answers:
-    """Return the answers of a registry that lacks the subject and answers a registration with `registering`."""
+    """Return a function with the responses of a registry without the subject. Registration gets `registering`."""
 
     def answer(method: str, path: str) -> Answer:
         return registering if method == "POST" and path.endswith("/versions") else UNKNOWN_SUBJECT
@@ -179,7 +179,7 @@ def test_registration_by_another_worker_is_not_a_conflict(fake: Callable[[Answer
 
 
 def verdict(answer: Answer, latest: Any) -> Answers:
-    """Return the answers of a registry whose subject has another schema and that answers a compatibility check."""
+    """Return a function with the responses of a registry whose subject has another schema."""
 
     def answered(method: str, path: str) -> Answer:
         if path.startswith("/compatibility/"):

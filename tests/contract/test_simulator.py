@@ -35,7 +35,7 @@ SECOND = timedelta(seconds=1)
 
 
 class Client:
-    """A simulator whose clock stands at noon, and a reader without any cleverness."""
+    """Simulator whose clock stands at noon, with a plain HTTP client that neither retries nor checks."""
 
     def __init__(self, simulator: Simulator, session: aiohttp.ClientSession) -> None:
         self.simulator = simulator

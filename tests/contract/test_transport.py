@@ -30,7 +30,7 @@ DEADLINE_S = 20.0
 
 @contextlib.asynccontextmanager
 async def answering(head: bytes, context: ssl.SSLContext | None = None) -> AsyncIterator[URL]:
-    """Run a server that gives one answer to every request; yield its URL."""
+    """Run a server that sends the same response to every request; yield its URL."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):

@@ -41,7 +41,7 @@ def tenants(source: Simulation, start: str) -> list[dict[str, str]]:
 
 
 def remaining_seconds(bootstrap: str, app: str) -> dict[str, list[float]]:
-    """Return the seconds that each job had left at each commit, as the state topic shows them."""
+    """Return the remaining seconds of each job at each commit, read from the state topic."""
     left: dict[str, list[float]] = defaultdict(list)
     for entry in oracle.read(bootstrap, f"{app}.state"):
         record = json.loads(entry.value)
@@ -71,7 +71,7 @@ def wait_a_moment(seconds: float) -> None:
 
 
 def until_swept(worker: Worker, source: Simulation, recent: timedelta) -> None:
-    """Freezes the source, and returns once all calls that the sweeps read were read since."""
+    """Freeze the source, and wait until the sweeps have read all call time since."""
     frozen_at = source.freeze()
 
     def is_swept(tenant: dict[str, Any]) -> bool:
@@ -166,7 +166,7 @@ def test_backfill_again_republishes_rows_with_their_revisions(
 
 
 class Scene:
-    """A worker with two tenants, of which only the newest hour is read by itself."""
+    """Worker with two tenants whose sweeps read only the newest hour."""
 
     def __init__(self, worker: Worker, source: Simulation, bootstrap: str, app: str) -> None:
         self.worker = worker

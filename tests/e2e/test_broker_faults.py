@@ -42,9 +42,9 @@ def finish(worker: Worker) -> None:
 
 
 def last_commit(worker: Worker) -> datetime:
-    """Return when the newest committed sweep ended.
+    """Return the time at which the newest committed sweep ended.
 
-    Counters of transactions are of no use for this: they start again with each owner.
+    Transaction counters do not help, because they start at 0 with each new owner.
     """
     ends = [sweep["last_ok"] for tenant in worker.status()["tenants"] for sweep in tenant["sweeps"]]
     return max((datetime.fromisoformat(end) for end in ends if end), default=datetime.min.replace(tzinfo=UTC))
@@ -147,7 +147,7 @@ def test_failed_transaction_publishes_neither_rows_nor_state(
 
 @pytest.fixture
 def guarded_broker() -> Any:
-    """Yield a broker on which everything is allowed that no rule denies."""
+    """Yield a broker with ACLs that allows every operation that no rule denies."""
     rules = {
         "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
         "allow.everyone.if.no.acl.found": "true",

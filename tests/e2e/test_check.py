@@ -48,7 +48,7 @@ EVERYTHING_AWAY_S = 60  # 25 s of waiting, and the start of a process on a busy 
 
 
 class Place(NamedTuple):
-    """Running worker, and what a check that runs at the same time can be given."""
+    """Running worker, and functions that run `connector check` at the same time."""
 
     cluster: Cluster
     source: Simulation
@@ -69,7 +69,7 @@ class Place(NamedTuple):
 
     @property
     def tenants(self) -> list[dict[str, str]]:
-        """The last one lacks the app role."""
+        """Return the tenants, of which the last one lacks the app role."""
         return [
             {"id": tenant, "name": name, "start": "-2h"}
             for tenant, name in zip(self.source.tenants, ("contoso", "fabrikam", "tailspin"), strict=True)
@@ -92,7 +92,7 @@ class Place(NamedTuple):
 
     @contextmanager
     def unnoticed(self) -> Iterator[None]:
-        """Assert that the worker continues to commit, logs nothing, and changes in no other respect."""
+        """Assert that the worker continues to commit, logs nothing, and neither restores, aborts nor fails."""
 
         def told() -> Any:
             return (
@@ -226,7 +226,7 @@ def incompatible_schema(place: Place) -> dict[str, Any]:
 
 
 def expired_certificate(place: Place) -> dict[str, Any]:
-    """Graph's alone: sign-in has its own."""
+    """Return settings for a Graph whose certificate has expired. Sign-in keeps a valid one."""
     fake = Fake(lambda _, __: (200, {"value": []}), _expired(place.folder))
     fake.__enter__()  # it is a daemon's thread and ends with the tests
     bundle = place.folder / "both.pem"

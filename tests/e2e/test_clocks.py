@@ -68,6 +68,6 @@ def test_fast_clock_neither_expires_nor_duplicates_rows(
 
 
 def covered_through(worker: Worker, source: Simulation, tenant: dict[str, Any] | None = None) -> datetime:
-    """Return up to when a worker says that it has read."""
+    """Return the call time up to which a worker reports its tenant as covered."""
     told = (tenant or worker.tenant(source.tenants[0])).get("covered_through")
     return datetime.fromisoformat(told) if told else datetime.min.replace(tzinfo=UTC)

@@ -72,7 +72,7 @@ def container(daemon: Daemon, unique: str) -> Iterator[Callable[..., str]]:
 
 
 def until(daemon: Daemon, container: str, condition: Callable[[], bool], what: str) -> None:
-    """Return once `condition()` holds; says what the container logged when it ends before, or it takes too long."""
+    """Wait until `condition()` holds. Raise an error with the log if the container ends first or it takes too long."""
 
     def holds() -> bool:
         state = daemon.inspect(container)["State"]
@@ -165,7 +165,7 @@ def test_container_publishes_as_any_user_on_a_read_only_root(  # noqa: PLR0917 -
 
 
 def mounted(folder: Path, settings: dict[str, Any]) -> list[str]:
-    """Options that mount a configuration and the files that it names, for any user to read."""
+    """Return Docker options that mount a configuration and its files, readable for every user."""
     shared, inside = folder / "shared", Path("/etc/connector")
     shared.mkdir()
 

@@ -42,14 +42,14 @@ Totals = dict[tuple[str, datetime, str | None], Total]
 
 @dataclass(frozen=True)
 class Published:
-    """A topic that holds all that a simulator has shown, and rows of a transaction that was aborted."""
+    """Topic with all rows of a simulator, and rows of an aborted transaction."""
 
     bootstrap: str
     registry: str
     topic: str
     truth: Totals
     through: dict[str, datetime]
-    "Up to where each tenant's calls are complete, to the minute."
+    "Minute up to which the calls of each tenant are complete."
 
     @property
     def final(self) -> Totals:
@@ -76,7 +76,7 @@ def published(
 
 
 def complete_through(bootstrap: str, topic: str) -> dict[str, datetime]:
-    """Return up to which minute `.progress` declares each tenant's calls complete."""
+    """Return the minute up to which progress records declare the calls of each tenant complete."""
     schema = fastavro.parse_schema(avro.load(avro.PROGRESS))
     through: dict[str, datetime] = {}
     for entry in oracle.read(bootstrap, f"{topic}.progress"):
@@ -106,7 +106,7 @@ def totals(source: Simulation) -> Totals:
 
 
 def abort_a_row(bootstrap: str, topic: str) -> None:
-    """Leave what a killed worker leaves: rows that are in the log and were never committed."""
+    """Write rows in a transaction and abort it, as happens to a killed worker."""
     schema = fastavro.parse_schema(avro.load(avro.ROW))
     value = next(entry for entry in oracle.read(bootstrap, topic)).value
     row: Any = fastavro.schemaless_reader(io.BytesIO(value[5:]), schema, None)

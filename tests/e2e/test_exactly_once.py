@@ -131,7 +131,7 @@ def test_no_row_is_missed_after_an_outage_of_three_days(
 
 
 def _is_whole(tenant: dict[str, Any]) -> bool:
-    """Without a hole up to today: before its first commit a worker shows what was left three days ago."""
+    """Return whether there is no gap up to today. Before its first commit, a worker reports the old state."""
     return (
         bool(tenant)
         and tenant["gap_seconds"] == 0

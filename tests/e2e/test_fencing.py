@@ -25,7 +25,7 @@ Settings = Callable[..., dict[str, Any]]
 
 _DEADLINE_S = 90.0
 TIMED_OUT = ("shard_restarting",)
-"Events of a worker that was frozen for longer than it waits for an answer: the outcome is unknown."
+"Events of a worker that was frozen for longer than its timeouts, so that the outcome is unknown."
 
 
 class Pair:

@@ -19,7 +19,7 @@ IMPATIENT = (
     "from connector.graph import health; health.PATIENCE_S = 1.0\nfrom connector.__main__ import main; main()",
     "run",
 )
-"""`connector run` to which a tenant fails after a second of bad answers instead of two minutes."""
+"""`connector run` in which a tenant fails after one second of transient errors instead of two minutes."""
 
 
 def peace(_: HostileGraph, handler: BaseHTTPRequestHandler) -> None:

@@ -37,7 +37,7 @@ LONG_ROWS: dict[str, tuple[dict[str, Any], bytes | None]] = {
 
 
 class Place(NamedTuple):
-    """A broker, and topics of a test's own."""
+    """Broker and the names of the topics of one test."""
 
     broker: SharedBroker
     topic: str
@@ -78,7 +78,7 @@ def create(place: Place, limited: list[str], limit: int) -> None:
 
 
 def answer(rows: list[dict[str, Any]]) -> Callable[[HostileGraph, BaseHTTPRequestHandler], None]:
-    """Answers every request with rows, and others around them."""
+    """Return the response to any request: a page with the long rows between normal rows."""
 
     def page(_: HostileGraph, handler: BaseHTTPRequestHandler) -> None:
         ordinary = [{"id": f"row-{number}", "startDateTime": START} for number in range(10)]

@@ -47,7 +47,7 @@ def fill(bootstrap: str, topic: str, partitions: int, length: int) -> None:
 
 @pytest.fixture
 def filled(simulate: Simulate, new_worker: NewWorker, settings: Settings) -> tuple[Simulation, dict[str, Any]]:
-    """Return a frozen source and the settings with which a worker has read all of it."""
+    """Return a frozen source, and the settings of a worker that has already read all its rows."""
     source = simulate(**HISTORY)
     configured = settings(source)
     frozen_at = source.freeze()

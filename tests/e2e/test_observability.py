@@ -35,7 +35,7 @@ SCRAPES = 12
 
 
 class Scene(NamedTuple):
-    """A worker that has read, published, dead-lettered, been throttled and found late rows, and who watched."""
+    """Worker after throttling, late rows and dead letters, and the Prometheus that scraped it."""
 
     worker: Worker
     prometheus: Prometheus
@@ -91,7 +91,7 @@ def _value(prometheus: Prometheus, expression: str) -> float:
 
 
 def panels() -> list[tuple[str, dict[str, Any]]]:
-    """Every panel with a name for people."""
+    """Return each panel of the dashboards with its title."""
     return [
         (f"{path.stem}: {panel['title']}", panel)
         for path in DASHBOARDS

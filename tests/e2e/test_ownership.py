@@ -24,7 +24,7 @@ def owned(worker: Worker) -> set[int]:
 
 
 def tenants(worker: Worker) -> set[str]:
-    """Tenants whose series a worker exports."""
+    """Return the tenants whose metrics a worker exports."""
     return {labels["tenant"] for labels, _ in worker.series("tenant_up")}
 
 

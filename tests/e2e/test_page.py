@@ -31,7 +31,7 @@ CHROMIUM = (
 DEADLINE_MS = 30_000
 HEALTHY, FAILING, SLOW, GAP, BACKFILL = NAMES = ("contoso", "fabrikam", "tailspin", "wingtip", "litware")
 SLOWLY = {"requests_per_minute": 10, "start": "-60d"}
-"Tenant settings with which reading starts soon and takes minutes."
+"Tenant settings with a long history and a small budget, so that catching up takes minutes."
 LEAST_CONTRAST = 4.5
 
 _CONTRASTS = """() => {
@@ -58,7 +58,7 @@ class Service(NamedTuple):
 
 @pytest.fixture(scope="module")
 def service(broker: SharedBroker, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """Five tenants, in five states."""
+    """Run a worker with five tenants in five states, and yield the address of its page."""
     with Simulation(tenants=5, days=0.5, calls_per_day=4_000, lateness="none", revised=0.0) as source:
         tenants: list[dict[str, Any]] = [
             {"id": tenant, "name": name, "start": "-13d"} for tenant, name in zip(source.tenants, NAMES, strict=True)
@@ -116,7 +116,7 @@ def browser() -> Iterator[Browser]:
 
 
 class Visit:
-    """A page that is looked at, and all that it asked for and complained of."""
+    """Browser page, with all its requests and its console errors."""
 
     def __init__(self, browser: Browser, **options: Any) -> None:
         self.context = browser.new_context(**options)

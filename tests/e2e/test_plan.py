@@ -102,5 +102,5 @@ def test_plan_from_state_predicts_the_requests_of_a_worker(
 
 
 def wait(seconds: float) -> None:
-    """Real time has to pass: it is what the requests are counted in."""
+    """Sleep, because the requests per real time are measured."""
     time.sleep(seconds)

@@ -49,7 +49,7 @@ SHORTEST = 7
 
 
 def treated(name: str, value: Any, key: bytes) -> Any:
-    """Return a value treated as the contract words it, without code of the connector."""
+    """Return a value as privacy settings change it, computed from the documentation without code of the connector."""
     if value is None or value == "":
         return value
     if PRIVACY[name] == "drop" or not isinstance(value, str):
@@ -80,7 +80,7 @@ def is_object(version: TruthRow) -> bool:
 
 
 def personal(truth: oracle.Truth) -> set[str]:
-    """Every value that may not be seen anywhere."""
+    """Return every value that must not appear anywhere."""
     values: set[str] = set()
     for versions in truth.values():
         for version in filter(is_object, versions):
@@ -112,7 +112,7 @@ class Watch:
 
 
 def everything(bootstrap: str, topics: Iterable[str]) -> dict[str, bytes]:
-    """All bytes of topics, also of aborted transactions: keys, values, headers."""
+    """Return all keys, values and headers of the topics, including those of aborted transactions."""
     config = {"bootstrap.servers": bootstrap, "group.id": "-", "isolation.level": "read_uncommitted"}
     consumer = Consumer({**config, "enable.auto.commit": False, "enable.partition.eof": True})
     contents = {}

@@ -20,7 +20,7 @@ Settings = Callable[..., dict[str, Any]]
 
 
 def java_partition(key: bytes, partitions: int) -> int:
-    """As org.apache.kafka.common.utils.Utils.murmur2 and the default partitioner of Java's producer say."""
+    """Return the partition that Kafka's Java producer computes for a key (murmur2)."""
     m, length = 0x5BD1E995, len(key)
     h = (0x9747B28C ^ length) & 0xFFFFFFFF
     for at in range(0, length - length % 4, 4):

@@ -22,7 +22,7 @@ RETRYING_SOON = (
     "import connector.core.failing_ranges as r; r._FIRST_RETRY_S = 5; from connector.__main__ import main; main()",
     "run",
 )
-"""`connector run` that asks for an isolated range again after seconds instead of a minute."""
+"""`connector run` that requests an isolated range again after seconds instead of a minute."""
 SMALL = {"days": 1, "calls_per_day": 2_000, "frozen": True, "page_size": 100}
 
 

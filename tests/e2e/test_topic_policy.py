@@ -27,7 +27,7 @@ def source() -> Iterator[Simulation]:
 
 @pytest.fixture(scope="module", params=["refused by the policy", "segment.ms must be at least 14400000"])
 def strict(request: pytest.FixtureRequest) -> Iterator[Cluster]:
-    """Yield brokers with a policy whose message names one setting, or none, because nothing can rely on it."""
+    """Yield brokers with a policy. Its messages name the refused setting or nothing, as real policies do."""
     with topic_policy.cluster(REFUSED, request.param) as cluster:
         yield cluster
 

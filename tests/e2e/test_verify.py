@@ -27,7 +27,7 @@ Settings = dict[str, Any]
 
 
 class Published(NamedTuple):
-    """A topic that holds all that a frozen source shows, and the settings with which it was filled."""
+    """Topic with all rows of a frozen source, and the settings of the worker that filled it."""
 
     bootstrap: str
     settings: Settings
@@ -84,7 +84,7 @@ def published(broker: SharedBroker, tmp_path_factory: pytest.TempPathFactory) ->
 
 @pytest.fixture
 def topic(published: Published, unique: str) -> str:
-    """Name for a copy of the topic."""
+    """Return the name for a copy of the topic."""
     return f"{published.settings['kafka']['topic']}-{unique[-8:]}"
 
 

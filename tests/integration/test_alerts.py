@@ -31,12 +31,12 @@ def still(value: float) -> str:
 
 
 def rising(by: float, value: float = 0) -> str:
-    """By so much a minute."""
+    """Return a series that rises by a fixed amount per minute."""
     return f"{value}+{by}x{STEPS}"
 
 
 def then(value: float, minutes: int, values: str) -> str:
-    """`value` for some minutes, then others."""
+    """Return a series that has `value` for some minutes, then other values."""
     return f"{value}+0x{minutes} {values}"
 
 
@@ -310,7 +310,7 @@ def test_alert_case_fails_on_an_unexpected_alert(tmp_path: Path) -> None:
 
 
 def run(cases: Iterable[Case], folder: Path) -> subprocess.CompletedProcess[str]:
-    """Days are gone through in larger steps than hours."""
+    """Run the cases with promtool. Cases of days use larger steps than cases of hours."""
     files: list[Path] = []
     for interval, group in itertools.groupby(cases, lambda case: "1m" if case.at <= _SHORT else "15m"):
         file = folder / f"cases-{len(files)}.yml"

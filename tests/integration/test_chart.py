@@ -70,7 +70,7 @@ def render() -> Callable[..., Resources]:
 
 @pytest.fixture(scope="module", params=INSTALLATIONS)
 def installation(request: pytest.FixtureRequest, render: Callable[..., Resources]) -> tuple[str, Resources]:
-    """Each of the values files, rendered."""
+    """Return the name and the rendered resources of each values file."""
     return request.param, render(request.param)
 
 

@@ -41,7 +41,7 @@ RULES = Rules((Sweep(timedelta(minutes=1), timedelta(minutes=15)),), timedelta(0
 
 
 class Bench:
-    """One shard's topics and producers, and a broker that dies."""
+    """Topics and producers of one shard, on a cluster in which one broker dies."""
 
     def __init__(self, cluster: Cluster, topic: str, app: str) -> None:
         self.cluster, self.topic, self.names = cluster, topic, Names(app)
@@ -84,7 +84,7 @@ class Bench:
         return [partition.leader for topic in found for partition in topic.partitions.values()]
 
     def die(self) -> None:
-        """Return once the cluster knows of the death."""
+        """Kill the broker, and wait until the cluster knows that it is dead."""
         count = sum(leader == DOOMED for leader in self.leaders())
         self.victim.kill()
         wait_until(lambda: sum(leader < 0 for leader in self.leaders()) == count, "no leader", DEADLINE_S)
@@ -96,7 +96,7 @@ class Bench:
     async def commit(
         self, publisher: Publisher, position: CommitContext, rows: Sequence[Outgoing], dead: Sequence[Outgoing] = ()
     ) -> None:
-        """Commit a batch as a shard does: rows, what is remembered of them, progress, checkpoint, shard."""
+        """Commit a batch as a shard does: rows, dedup index, progress, checkpoint and shard record."""
         ends: list[int] = []
 
         def last(offsets: Offsets) -> list[Outgoing]:
@@ -156,7 +156,7 @@ class Bench:
 
     @property
     def remembered(self) -> set[bytes]:
-        """Return what a shard that starts at this moment would know."""
+        """Return the records of the dedup index that a shard would restore now."""
         found = self.read()
         assert not found.undecided
         return set(found.values[self.names.seen])
@@ -166,7 +166,7 @@ class Bench:
         return state.restore(self.read().values[self.names.state]).checkpoints[TENANT]
 
     def check(self, *values: bytes) -> None:
-        """Check that these rows are published once and remembered, and that nothing is open."""
+        """Check that these rows are published once and in the dedup index, and that no transaction is open."""
         assert self.values() + self.values(topics.dead_letters(self.topic)) == list(values)
         assert self.remembered == set(values)
         names = [*topics.of_rows(self.topic), self.names.state, self.names.seen]

@@ -187,7 +187,7 @@ def test_expelled_group_member_rejoins(broker: SharedBroker, app: str, join: Joi
 
 
 class Deaf(Consumer):
-    """Consumer class whose first instance receives no assignment any more once shards were revoked or lost."""
+    """Consumer class whose first instance ignores all assignments after shards were revoked or lost."""
 
     made = 0
 
@@ -254,7 +254,7 @@ class Stumbling(Consumer):
     error = Exception("a test chooses another")
 
     def poll(self, timeout: float = -1) -> Message | None:
-        """Poll as usual, except once."""
+        """Poll, but raise `error` once."""
         if self.stumbles.is_set():
             self.stumbles.clear()
             raise self.error

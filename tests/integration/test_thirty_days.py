@@ -123,7 +123,7 @@ class Topic(Buffer):
         self._open_rows = 0
 
     def put(self, item: Item) -> None:
-        """Sweeps and slices are the plan's own affair here."""
+        """Ignore items other than pages, because the scheduler itself tracks sweeps and slices."""
 
     async def put_page(self, page: PageRead) -> None:
         self._open.append(page)
@@ -132,7 +132,7 @@ class Topic(Buffer):
             self.commit()
 
     def commit(self) -> None:
-        """Judges rows of several pages at once, as a transaction does; of an id that is on two of them the first."""
+        """Classify rows of several pages at once, as a transaction does. Of rows with one id, the first is used."""
         if not self._open:
             return
         entries = np.concatenate([page.reading.entries for page in self._open])
@@ -153,7 +153,7 @@ class Topic(Buffer):
 
 
 class Month(NamedTuple):
-    """Results of the simulated days."""
+    """Results of thirty simulated days."""
 
     graph: Graph
     topic: Topic
@@ -164,7 +164,7 @@ class Month(NamedTuple):
 
 
 def make_rows() -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """90 % of calls in ten hours; rows turn up within 10 min (90 %), a day (9 %) or six (1 %) of the call's begin."""
+    """Return rows: 90 % in ten hours of the day. They appear within 10 min (90 %), 1 day (9 %) or 6 days (1 %)."""
     recipe = Recipe(
         calls_per_day=CALLS_PER_DAY, shape="busy-hours", lateness="mixed", durations="1:0s-0s", failed=0.0, revised=0.0
     )

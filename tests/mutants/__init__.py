@@ -1,4 +1,4 @@
-"""Hand-made mutants: each breaks one rule, and the test that is named with it must fail.
+"""Hand-made mutants: each one breaks a rule, and its test must fail.
 
 `python -m tests.mutants` works in temporary copies and prints which mutants survive. It is not part of `make test`
 because it takes minutes.

@@ -19,7 +19,7 @@ class Mutant(NamedTuple):
 
 
 FAST = "tests/unit --hypothesis-profile=quick --ignore=tests/unit/test_mutants.py"
-"Tests that `make check` runs, without the test that every mutant fits the code, which fails with any mutant applied."
+"Tests that `make check` runs, except the test of the mutants themselves, which fails with any mutant applied."
 
 
 def stale(mutant: Mutant, root: Path = ROOT) -> str:

@@ -1,6 +1,6 @@
-"""A world of calls, a worker made of the real core, and topics in memory: everything of the connector but I/O.
+"""Model of the connector without I/O: simulated calls, a worker made of the real core, and topics in memory.
 
-Time is a number that the test moves on. The scheduler that runs in production decides what is read. The worker takes
+Time is a number that the test advances. The real scheduler decides what is read. The worker takes
 the steps of shard.py in any order and at any pace; what it knows at its start comes from the topics and from nowhere
 else.
 """
@@ -65,7 +65,7 @@ def sweep(every_min: float, overlap_min: float) -> Sweep:
 
 
 class Version(NamedTuple):
-    """A version of a call that Graph shows from a moment on."""
+    """Version of a call that Graph shows from a given time on."""
 
     from_s: float
     start_s: float
@@ -78,7 +78,7 @@ class Call:
     id: str
     versions: list[Version]
     withdrawn_s: float = math.inf
-    "The moment from which Graph does not show it any more."
+    "Time from which Graph does not show the version any more."
 
     @property
     def start_s(self) -> float:
@@ -106,7 +106,7 @@ def call(call_id: str, start_s: float, *late_s: float) -> Call:
 
 @dataclass
 class World:
-    """The rows that Graph shows. A page is cut out of what is visible at the request: rows shift when others appear."""
+    """Rows that Graph shows. Each page has the rows visible at its request, so new rows shift the others."""
 
     calls: list[Call]
     page_rows: int = 4
@@ -115,7 +115,7 @@ class World:
     "Instants of call time that Graph does not serve, each from a time on until another."
 
     def serves(self, window: Window, time_s: float) -> bool:
-        """Return whether a range holds no instant that Graph does not serve at a time."""
+        """Return whether Graph serves every instant of a range at a given time."""
         start_s, end_s = seconds_of(window.start), seconds_of(window.end)
         return not any(start_s <= at < end_s and since <= time_s < until for at, since, until in self.unreadable)
 
@@ -127,7 +127,7 @@ class World:
         return decode_page(b'{"value":[%b]%b}' % (b",".join(part), link))
 
     def hidden(self, window: Window, since_s: float, until_s: float, served: Collection[bytes]) -> frozenset[str]:
-        """Return the calls that a withdrawal may have hidden from a chain: shown at its begin, on none of its pages.
+        """Return the calls that were visible at the start of a page chain but are on none of its pages.
 
         Empty when nothing was withdrawn from the window while the chain was read.
         """
@@ -151,38 +151,38 @@ class Published(NamedTuple):
 
 
 class Said(NamedTuple):
-    """A record of the progress topic, and how many reads had landed when it did."""
+    """Record of the progress topic, and the number of reads that were committed before it."""
 
     time_s: float
     record: dict[str, Any]
     reads: int
     ends: dict[int, int]
-    "Next offset of each partition when it landed."
+    "Next offset of each partition when the record was committed."
 
 
 class Landed(NamedTuple):
-    """A slice whose reading is committed; `began_s` is when its last chain asked for its first page."""
+    """Slice whose read is committed. `began_s` is the time at which its last page chain requested the first page."""
 
     tenant: str
     window: Window
     began_s: float
     ended_s: float
     hidden: frozenset[str]
-    "Calls that a withdrawal amid the chain may have hidden from it."
+    "Calls that the page chain may have missed because Graph withdrew a row meanwhile."
 
     def shows(self, one: Call, since_s: float) -> bool:
-        """Return whether it read a call's time after an instant, while Graph showed the call."""
+        """Return whether the start of a call was read after an instant while Graph showed the call."""
         inside = seconds_of(self.window.start) <= one.start_s < seconds_of(self.window.end)
         return inside and since_s <= self.began_s and self.ended_s < one.withdrawn_s
 
 
 class Commit(NamedTuple):
-    """One transaction that has landed."""
+    """One committed transaction."""
 
     tenants: tuple[str, ...]
     time_s: float
     trusted_s: float | None
-    "The time by which rows were forgotten; None where Graph had not confirmed any."
+    "Time by which rows expired; None if Graph had not confirmed the time."
     horizon: timedelta
 
 
@@ -229,11 +229,11 @@ class _Chain:
 
 
 class Died(Exception):  # noqa: N818
-    """The process is gone."""
+    """Raised when the process of the worker dies."""
 
 
 class Worker:
-    """One life of a process: restored from the topics, then stepped by the test."""
+    """One process of the worker: restored from the topics, then advanced step by step by the test."""
 
     def __init__(self, setting: "Setting", worlds: dict[str, World], topics: Topics, now_s: float) -> None:
         self._worlds = worlds
@@ -274,7 +274,7 @@ class Worker:
 
     @property
     def plans(self) -> dict[str, State]:
-        """Return the states as they will be once everything that was read is committed."""
+        """Return the state of each tenant as if everything that was read were committed."""
         return {tenant: scheduler.plan for tenant, scheduler in self.schedulers.items()}
 
     def sweep(self, tenant: str, now_s: float, learn_time: Callable[[], float | None] | None = None) -> None:
@@ -357,7 +357,7 @@ class Worker:
         self._queue.append(RangeFailed(tenant, chain.piece.window, cause))
 
     def fail(self, tenant: str, now_s: float, *, permanent: bool = False) -> None:
-        """Let the source be unavailable: the current runs have failed."""
+        """Let the source be unavailable, so that the current runs fail."""
         rest = self.schedulers[tenant].rest(moment(now_s), permanent=permanent)
         if rest is None:
             return
@@ -374,7 +374,7 @@ class Worker:
             self._waiting = [item for item in self._waiting if not isinstance(item, PageRead)]
 
     def commit(self, time_s: float, now_s: float, *, aborts: int = 0, death: str = "", is_trusted: bool = True) -> None:
-        """One transaction. `death`: dies "before" it lands, or "after" it has and nobody knows.
+        """Commit one transaction. `death`: the process dies "before" or "after" the transaction is committed.
 
         `is_trusted`: whether Graph has confirmed the time, so that rows may be forgotten.
         """
@@ -419,7 +419,7 @@ class Worker:
             assert not scheduler.plan.is_read or scheduler.plan.start == committed.start
 
     def _produce(self) -> tuple[list[Published], list[tuple[bytes | None, bytes]], dict[int, int], Offsets]:
-        """Rows and dead letters of the batch, where the partitions then end, and the offsets that the rows get."""
+        """Return rows and dead letters of the batch, the new ends of the partitions, and the offsets of the rows."""
         ends = dict(self._topics.ends)
         rows: list[Published] = []
         dead: list[tuple[bytes | None, bytes]] = []
@@ -444,7 +444,7 @@ class Worker:
         )
 
     def drain(self, time_s: float, now_s: float) -> None:
-        """Read and commit, in no time, until nothing is in flight."""
+        """Read and commit until nothing is in flight. The time does not advance."""
         for tenant in self._worlds:
             self.sweep(tenant, now_s)
             while self.has_chains(tenant):
@@ -455,7 +455,7 @@ class Worker:
 
 
 def _without_counts(orders: jobs.Orders) -> jobs.Orders:
-    """Return orders without what only a commit counts: rows, requests, and the time of the first page."""
+    """Return the orders without values that only a commit sets: rows, requests, and the time of the first page."""
     return orders._replace(jobs=tuple(job._replace(rows=0, requests=0, started=None) for job in orders.jobs))
 
 
@@ -473,7 +473,7 @@ class Setting:
 
     @property
     def shortest_horizon(self) -> timedelta:
-        """The shortest that the configuration accepts."""
+        """Return the shortest horizon that the configuration accepts."""
         deepest = max(self.sweeps, key=lambda one: (one.overlap, one.every))
         return deepest.overlap + deepest.every + timedelta(hours=1)
 
@@ -496,7 +496,7 @@ class Setting:
 def poll(
     setting: Setting, world: World, times_s: Iterator[float] | list[float], topics: Topics | None = None
 ) -> Topics:
-    """One tenant, polled at given times by a worker with a right clock; everything is read and committed at once."""
+    """Let a worker with a correct clock read one tenant at given times and commit at once; return the topics."""
     topics = topics or Topics()
     worker: Worker | None = None
     for time_s in times_s:

@@ -1,4 +1,4 @@
-"""One seeded history: what happens to a worker while the world goes on, and what the model checks at each commit."""
+"""Seeded history of a worker with crashes, outages and wrong clocks, which the model checks at each commit."""
 
 import math
 import random
@@ -38,7 +38,7 @@ SETTINGS = (
 _HOUR_S = 3600.0
 _LONGEST_STEP_S = 31.0
 _LONGEST_RUN_S = 900.0
-"A storm's run of the deepest sweep takes less, deaths included."
+"Upper limit for the duration of a run of the deepest sweep in a storm, crashes included."
 
 
 def deepest_s(setting: Setting) -> float:
@@ -102,16 +102,16 @@ class Storm:
         return TrustedClock(lambda: moment(self.time_s + self.ahead_s), lambda: self.elapsed_s)
 
     def first_start_s(self, tenant: str) -> float:
-        """Return before when calls are not read: fixed by the first commit."""
+        """Return the start before which calls are not read. The first commit fixes it."""
         return seconds_of(state.restore(self.topics.state).checkpoints[tenant].state.start)
 
     def missed(self, tenant: str) -> tuple[Window, ...]:
-        """Return what the deepest sweep says that it could not read in time."""
+        """Return the call time that the deepest sweep reports as missed."""
         sweeps = state.restore(self.topics.state).checkpoints[tenant].state.sweeps
         return max(sweeps, key=lambda one: one.sweep.overlap).missed
 
     def now_s(self) -> float:
-        """Return the time that the worker goes by."""
+        """Return the time that the worker uses."""
         now_s = seconds_of(self.clock.now())
         if self.clock.known.is_set():
             self.was_set_back = self.was_set_back or now_s < self.newest_now_s
@@ -119,7 +119,7 @@ class Storm:
         return now_s
 
     def step(self) -> None:
-        """Time goes on by a moment, and something happens."""
+        """Advance the time a little and let one random event happen."""
         rng = self.rng
         self._pass(rng.choice([0.3, 2.0, 9.0, _LONGEST_STEP_S]))
         if rng.random() < 0.004:  # a poll comes late, or the machine slept
@@ -202,7 +202,7 @@ class Storm:
         return self.now_s()
 
     def _answered(self) -> None:
-        """Take note of the Date of an answer of Graph, which has whole seconds."""
+        """Pass the Date of a response of Graph, which has whole seconds, to the clock."""
         self.clock.answered(moment(math.floor(self.time_s)))
 
     def _order(self, worker: Worker, tenant: str) -> None:
@@ -233,7 +233,7 @@ class Storm:
         worker.command(tenant, command, now_s)
 
     def _check(self, commit: Commit) -> None:
-        """Compare what a commit says with what the model knows."""
+        """Compare the contents of a commit with the model."""
         landed, self.checked_reads = self.topics.reads[self.checked_reads :], len(self.topics.reads)
         records, self.checked_progress = self.topics.progress[self.checked_progress :], len(self.topics.progress)
         checkpoints = state.restore(self.topics.state).checkpoints
@@ -250,7 +250,7 @@ class Storm:
                 truth.forget(commit.trusted_s, commit.horizon)
 
     def run(self) -> Topics:
-        """Run the storm, then calm until everything that is due has been read."""
+        """Run the storm, then a time without faults until everything that is due has been read."""
         while self.time_s < self.until_s:
             self.step()
         self.ahead_s = 0.0
@@ -270,7 +270,7 @@ class Storm:
         return self.topics
 
     def _check_end(self, worker: Worker) -> None:
-        """In fair weather nothing is left to do, and all that is missing lies behind the horizon."""
+        """Raise unless all work is done at the end, and only call time behind the horizon is missing."""
         now = moment(self.time_s)
         assert worker.is_idle(now)
         for tenant, plan in worker.plans.items():
@@ -284,7 +284,7 @@ class Storm:
             self._check_missed(tenant)
 
     def _check_missed(self, tenant: str) -> None:
-        """Raise if the deepest sweep has missed call time that it had the time to read once more."""
+        """Raise if the deepest sweep has missed call time although it had enough time to read it again."""
         hindered = sorted(
             self.hindered + [(since_s, until_s) for _, since_s, until_s in self.worlds[tenant].unreadable]
         )

@@ -18,7 +18,7 @@ _ROWS = st.dictionaries(_KEYS, st.tuples(st.integers(0, 5), st.integers(0, 3)), 
 
 
 def entries_of(rows: list[tuple[tuple[int, int], int, int]]) -> Entries:
-    """Entries of (key, fingerprint, revision)."""
+    """Return index entries for tuples of key, fingerprint and revision."""
     result = np.zeros(len(rows), ENTRY)
     for at, ((high, low), fingerprint, revision) in enumerate(rows):
         result[at] = (high, low, LAYOUT | revision << REVISION_SHIFT, fingerprint << 28)
@@ -30,7 +30,7 @@ def hours_of(hours: list[int]) -> Hours:
 
 
 class AgainstADictionary(RuleBasedStateMachine):
-    """Every step is taken by both, and both must always say the same."""
+    """State machine that applies each step to the dedup index and to a dictionary, and compares them."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -67,7 +67,7 @@ class AgainstADictionary(RuleBasedStateMachine):
 
     @rule()
     def restore(self) -> None:
-        """As after a restart, each id also with an older revision."""
+        """Restore the index as after a restart, with an additional older revision of each id."""
         items = [(key, said, revision) for key, (said, revision, _) in self.model.items()]
         older = [(key, 99, revision - 1) for key, _, revision in items if revision]
         hours = [hour for _, _, hour in self.model.values()]

@@ -59,7 +59,7 @@ def assert_each_version_once(world: World, found: dict[str, list[Published]]) ->
 def assert_promise_kept(
     world: World, topics: Topics, tenant: str, start_s: float, promised_s: float, missed: Iterable[Window] = ()
 ) -> None:
-    """Whatever was shown up to `promised_s` after the call began was published, or a later version of it.
+    """Check that each version shown up to `promised_s` after the call began was published, or a later version.
 
     Not so where the deepest sweep says that it has missed the call's time, and where a row that Graph withdrew amid a
     chain may have hidden the row from every reading since it was shown.

@@ -1,4 +1,4 @@
-"""The model's own knowledge of the call time of a tenant, second by second, without the connector's arithmetic."""
+"""Reference for the coverage of a tenant, kept per second and computed without code of the connector."""
 
 import math
 from dataclasses import dataclass, field
@@ -25,22 +25,22 @@ class Truth:
 
     read_s: NDArray[np.float64] = field(default_factory=_nothing)
     forgotten_before_s: float = -math.inf
-    "Rows of calls that began before this are forgotten."
+    "Rows of calls that began before this time have expired."
 
     def land(self, landed: list[Landed]) -> None:
-        """Take note of committed readings. Before what is forgotten they publish nothing, and do not count."""
+        """Record committed reads. Parts that lie before the expiry time publish nothing and do not count."""
         for one in landed:
             start_s = max(seconds_of(one.window.start), self.forgotten_before_s)
             part = self._part(int(start_s), int(max(start_s, seconds_of(one.window.end))))
             np.maximum(part, one.began_s, out=part)
 
     def forget(self, now_s: float, horizon: timedelta) -> None:
-        """Take note of a commit that forgets what lies behind the horizon, by whole hours."""
+        """Record a commit that lets rows behind the horizon expire, by whole hours."""
         before_s = math.floor((now_s - horizon.total_seconds()) / _HOUR_S) * _HOUR_S
         self.forgotten_before_s = max(self.forgotten_before_s, before_s)
 
     def gaps(self, start: datetime) -> list[tuple[datetime, datetime]]:
-        """Return what was never read between a start and the newest second that was."""
+        """Return the call time between a start and the newest second read that was never read."""
         first_s = int(seconds_of(start))
         part = self._part(first_s, _LAST_S)
         read = np.flatnonzero(part > -math.inf)
@@ -52,14 +52,14 @@ class Truth:
         return [(moment(first_s + int(a)), moment(first_s + int(b) + 1)) for a, b in pairs]
 
     def check_coverage(self, state: State, time_s: float, tolerance_s: float) -> None:
-        """Raise unless all that coverage claims was read, no earlier than it claims, and none of it in the future."""
+        """Raise unless each covered second was read, no earlier than the coverage states, and not in the future."""
         for read in state.coverage.reads:
             part = self._part(int(seconds_of(read.start)), int(seconds_of(read.end)))
             assert part.min() >= seconds_of(read.at) - tolerance_s, f"not read: {read}"
             assert seconds_of(read.end) <= time_s + tolerance_s, f"in the future: {read}"
 
     def check_gaps(self, state: State, *, may_claim_less: bool) -> None:
-        """Raise unless the gaps are what was never read. After a clock was set back it may claim less."""
+        """Raise unless the gaps equal the call time never read. After a clock was set back, more may be a gap."""
         told = [(gap.start, gap.end) for gap in windows.gaps(state)]
         true = self.gaps(state.start)
         if may_claim_less:
@@ -70,7 +70,7 @@ class Truth:
             assert told == true
 
     def check_progress(self, state: State, time_s: float, tolerance_s: float) -> None:
-        """Raise unless what each sweep calls complete was read at least its overlap after every call in it began."""
+        """Raise unless each second that a sweep reports as complete was read at least its overlap later."""
         for sweep_state in state.sweeps:
             overlap_s = sweep_state.sweep.overlap.total_seconds()
             start_s, through_s = int(seconds_of(state.start)), int(seconds_of(sweep_state.through))
@@ -80,7 +80,7 @@ class Truth:
             assert len(part) == 0 or ages_s.min() >= overlap_s - tolerance_s, sweep_state
 
     def check_statement(self, said: Said, state: State) -> None:
-        """Raise unless a progress record says what its state does, and names no offset beyond the end."""
+        """Raise unless a progress record agrees with its state and names no offset beyond the end of a partition."""
         record = said.record
         (through,) = {s.through for s in state.sweeps if s.sweep.overlap.total_seconds() == record["overlapSeconds"]}
         assert record["completeThroughDateTime"] == through

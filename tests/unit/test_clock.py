@@ -80,7 +80,7 @@ def test_clock_catches_up_with_the_first_response_after_suspend() -> None:
 
 
 class Tenant:
-    """A source whose one request answers when it is told to."""
+    """Tenant whose only request gets a response when the test allows it."""
 
     def __init__(self, clock: TrustedClock, error: Exception | None = None) -> None:
         self.clock = clock

@@ -41,7 +41,7 @@ def settings(tmp_path: Path, text: str, environ: Mapping[str, str] | None = None
 
 
 def problems(tmp_path: Path, text: str, environ: Mapping[str, str] | None = None, *, tenant: bool = True) -> list[str]:
-    """Every problem; the name of the file's folder is left out."""
+    """Return every problem of a configuration, without the folder of the file."""
     with pytest.raises(ConfigurationError) as caught:
         settings(tmp_path, text + (VALID if tenant else ""), environ)
     assert all("\n" not in problem for problem in caught.value.problems)

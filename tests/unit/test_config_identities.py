@@ -16,7 +16,7 @@ RSA = key_pair("unit")
 
 @cache
 def files() -> dict[str, bytes]:
-    """Made once: encryption takes long on purpose."""
+    """Create the credential files once for all tests, because encryption is slow on purpose."""
     return {
         "app.pem": RSA.pem(),
         "locked.pem": RSA.pem("p4ss"),
@@ -218,7 +218,7 @@ HUBS = '[kafka]\nbootstrap_servers = "voice.servicebus.windows.net:9093"\nazure_
 def event_hubs(
     folder: Path, text: str, environ: dict[str, str] | None = None, hubs: str = HUBS
 ) -> tuple[str, str, str | None]:
-    """Scope, tenant and client id."""
+    """Return scope, tenant and client id of the Event Hubs login."""
     path = folder / "connector.toml"
     path.write_text(hubs + text, encoding="utf-8")
     found = load(path, environ or {}).kafka.event_hubs

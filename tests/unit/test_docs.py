@@ -41,7 +41,7 @@ def _plain_blocks(text: str) -> list[str]:
 
 
 def commands(text: str) -> list[tuple[str, str]]:
-    """Name and arguments of every command line of the connector: in blocks, and between backquotes."""
+    """Return name and arguments of every connector command in code blocks and between backquotes."""
     lines = [line.split("#")[0] for block in blocks(text, "") for line in block.replace("\\\n", " ").splitlines()]
     lines += re.findall(r"(?<!`)`(connector [a-z][^`]*)`(?!`)", text)
     found = [COMMAND.search(re.split(r"\s#|[|>;]", line)[0]) for line in lines]

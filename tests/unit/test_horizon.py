@@ -187,7 +187,7 @@ def test_progress_continues_after_the_gap_was_read_again() -> None:
 
 
 class TestSlowChains:
-    """A chain that takes longer than the margin: its rows may have been forgotten while it was read."""
+    """Page chain that takes so long that its rows may expire while it is read."""
 
     def read(self, *, again: bool) -> tuple[Topics, Worker]:
         topics = poll(TWELVE, world(30), every(600.0, 0, 30 * HOUR_S))
@@ -238,7 +238,7 @@ class TestChangedSweeps:
 
 
 class TestOlderRecords:
-    """Records of versions that did not keep what was forgotten, and cut coverage at the horizon."""
+    """State records of older versions, which lack the expiry time and cut coverage at the horizon."""
 
     @staticmethod
     def stripped(known: windows.State) -> windows.State:

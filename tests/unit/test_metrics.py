@@ -81,7 +81,7 @@ def tenant(metrics: Metrics) -> TenantMetrics:
 
 
 def lines(metrics: Metrics, accept: str = "") -> dict[str, float]:
-    """Each series of a scrape by its text."""
+    """Return the value of each series of a scrape, by the text of its name and labels."""
     text = metrics.render(accept)[0].decode()
     pairs = (line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#"))
     return {series: float(value) for series, value in pairs}

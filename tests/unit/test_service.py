@@ -36,14 +36,14 @@ tenants = [
 
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
-    """Two tenants, the second with a topic of its own."""
+    """Return settings with two tenants, of which the second has an own topic."""
     file = tmp_path / "connector.toml"
     file.write_text(CONFIG, encoding="utf-8")
     return load(file, {})
 
 
 class Exits:
-    """Exit codes that the process would have ended with."""
+    """Recorder of the exit codes with which the process would have ended."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.codes: list[int] = []
@@ -132,14 +132,14 @@ async def test_first_fatal_error_is_reported_although_another_follows(settings: 
 
 
 class Brokers:
-    """Brokers that are unavailable until SIGHUP has brought a tenant."""
+    """Brokers that are unavailable until a reload has added a tenant."""
 
     def __init__(self) -> None:
         self.asked: list[set[str]] = []
         self.available = asyncio.Event()
 
     def ensure(self, wanted: list[topics.Topic], **_: object) -> Found:
-        """Take the topics down."""
+        """Record the wanted topics; fail while the brokers are unavailable."""
         self.asked.append({topic.name for topic in wanted})
         if not self.available.is_set():
             raise BrokersUnavailableError("no broker")
@@ -147,7 +147,7 @@ class Brokers:
 
 
 def waiting(service: Service, admin: object) -> Awaitable[Topology | None]:
-    """Return the start-up of a worker whose brokers `admin` stands for."""
+    """Run the start-up of a worker with `admin` in place of its brokers, and return the topology."""
     return service._startup.wait(TopologyBuilder(cast("Any", admin), None, service._now), once=False)
 
 

@@ -42,7 +42,7 @@ NOBODYS: frozenset[int] = frozenset()
 
 
 class Group:
-    """A membership whose snapshots a test writes; each look may be followed by another poll."""
+    """Group membership that returns the given snapshots one after the other."""
 
     def __init__(self, *snapshots: Snapshot) -> None:
         self._snapshots = list(snapshots)
@@ -61,7 +61,7 @@ class Group:
 
 
 class Scripted(Publisher):
-    """Publisher whose commits end as a test says, one after the other."""
+    """Publisher whose commits raise the given errors one after the other."""
 
     def __init__(self, *ends: Exception | None) -> None:
         super().__init__("scripted", "app", {})
@@ -274,7 +274,7 @@ PAUSE = TenantCommand(
 
 
 class Runtime:
-    """Runtime of a tenant that notes its commands, as a sweeper hands them over."""
+    """Runtime of a tenant that records its commands."""
 
     def __init__(self, buffer: Buffer) -> None:
         self.account = SimpleNamespace(tenant=SimpleNamespace(label="contoso"))

@@ -51,7 +51,7 @@ VOID = {"meta", "link"}
 
 
 class Reader(HTMLParser):
-    """Text, open elements and attributes; fails on an element that is closed out of turn."""
+    """HTML parser that collects text and attributes, and fails on an element that is closed out of order."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -18,7 +18,7 @@ KAFKA = (
         _HANGING_FILE,
         "offsets=offsets, stated=()",
         "offsets=offsets",
-        f"{_HANGING} -k test_successor_completes_a_hanging_commit",
+        f"{_HANGING} -k test_new_owner_completes_a_hanging_commit",
         broker=True,
     ),
     Mutant(
@@ -26,7 +26,7 @@ KAFKA = (
         "connector/kafka/recreation.py",
         "end is not None and end < furthest[place]",
         "end is not None and end <= furthest[place]",
-        "tests/integration/test_recreation.py -k test_row_topic_shorter_than_an_offset_is_recreated",
+        "tests/integration/test_recreation.py -k test_row_topic_shorter_than_an_offset_counts_as_recreated",
         broker=True,
     ),
     Mutant(
@@ -34,7 +34,7 @@ KAFKA = (
         "connector/kafka/recreation.py",
         "return {name: found for name, found in ids.items() if found}",
         "return dict.fromkeys(ids, '')",
-        "tests/e2e/test_lost_topics.py -k test_recreated_row_topic_restarts_progress_offsets",
+        "tests/e2e/test_lost_topics.py -k test_progress_offsets_restart_at_0_in_a_recreated_row_topic",
         broker=True,
     ),
     Mutant(
@@ -42,7 +42,7 @@ KAFKA = (
         _TRANSACTION,
         "        self._send_offsets(producer, position)\n        return offsets",
         "        return offsets",
-        f"{_FENCING} -k test_generation_stops_the_old_owner_before_fencing",
+        f"{_FENCING} -k test_group_generation_stops_the_old_owner_before_it_is_fenced",
         broker=True,
     ),
     Mutant(
@@ -50,8 +50,8 @@ KAFKA = (
         _MEMBERSHIP_FILE,
         "time.monotonic() - since > self._rejoin_s",
         "since < 0",
-        f"{_MEMBERSHIP} -k 'test_member_without_an_assignment_rejoins"
-        " or test_member_that_lost_its_shards_rejoins"
+        f"{_MEMBERSHIP} -k 'test_group_member_without_an_assignment_rejoins"
+        " or test_group_member_rejoins_after_it_lost_its_shards"
         " or test_exception_in_the_member_thread_replaces_the_consumer'",
         broker=True,
     ),
@@ -60,7 +60,7 @@ KAFKA = (
         _MEMBERSHIP_FILE,
         "self.changed_at = self._waits_since = time.monotonic()",
         "self.changed_at = time.monotonic()",
-        f"{_MEMBERSHIP} -k test_member_that_lost_its_shards_rejoins",
+        f"{_MEMBERSHIP} -k test_group_member_rejoins_after_it_lost_its_shards",
         broker=True,
     ),
     Mutant(
@@ -68,7 +68,7 @@ KAFKA = (
         _LOG_READER,
         "if decided_within_s == math.inf or offset >= self._high(at):",
         "if decided_within_s:",
-        "tests/integration/test_log_reader.py -k test_reader_waits_for_a_marker_that_is_late",
+        "tests/integration/test_log_reader.py -k test_log_reader_waits_for_a_late_transaction_marker",
         broker=True,
     ),
     Mutant(
@@ -76,7 +76,7 @@ KAFKA = (
         _HANGING_FILE,
         "    if any(visible.values()):\n        return True\n",
         "",
-        f"{_HANGING} -k test_abort_over_a_hanging_commit_restores_it",
+        f"{_HANGING} -k test_aborting_the_next_batch_restores_the_hanging_commit",
         broker=True,
     ),
     Mutant(
@@ -91,7 +91,7 @@ KAFKA = (
         _TRANSACTION,
         "        if left_open:\n",
         "        if not ends:\n",
-        f"{_HANGING} -k test_hanging_abort_is_not_an_abort",
+        f"{_HANGING} -k test_abort_that_hangs_does_not_count_as_aborted",
         broker=True,
     ),
     Mutant(
@@ -99,7 +99,7 @@ KAFKA = (
         _HANGING_FILE,
         "committed = [] if last is None else [_places(last)]",
         "committed: list[Places] = []",
-        f"{_HANGING} -k test_successor_completes_a_hanging_commit",
+        f"{_HANGING} -k test_new_owner_completes_a_hanging_commit",
         broker=True,
     ),
     Mutant(
@@ -107,7 +107,7 @@ KAFKA = (
         _VISIBILITY,
         "        if (topic, number) not in unreadable and runs[-1][1] not in visible[topic, number]\n",
         "        if (topic, number) not in unreadable and not any(visible.values())\n",
-        f"{_HANGING} -k test_successor_completes_a_hanging_commit",
+        f"{_HANGING} -k test_new_owner_completes_a_hanging_commit",
         broker=True,
     ),
     Mutant(
@@ -115,7 +115,7 @@ KAFKA = (
         _HANGING_FILE,
         "return merge(record.unproven, record.places)",
         "return record.places",
-        f"{_HANGING} -k test_two_hanging_commits_in_a_row_are_both_restored",
+        f"{_HANGING} -k test_two_successive_hanging_commits_are_both_restored",
         broker=True,
     ),
     Mutant(
@@ -123,7 +123,7 @@ KAFKA = (
         _HANGING_FILE,
         "return partitions | last_offsets(places).keys() | set(inspection.internal)",
         "return partitions | set(inspection.internal)",
-        f"{_HANGING} -k test_hanging_transactions_end_on_unconfigured_topics",
+        f"{_HANGING} -k test_hanging_transactions_end_on_unconfigured_topics_too",
         broker=True,
     ),
     Mutant(
@@ -132,7 +132,7 @@ KAFKA = (
         "    except KafkaException as error:\n        outcome.append(error)\n    else:\n        outcome.append(None)\n",
         "    except KafkaException as error:\n        outcome.append(error)\n    finally:\n"
         "        outcome.insert(0, None)\n",
-        f"{_TRANSACTIONS} -k test_transaction_without_its_offsets_is_not_committed",
+        f"{_TRANSACTIONS} -k test_transaction_is_not_committed_if_sending_offsets_failed",
         broker=True,
     ),
     Mutant(
@@ -150,7 +150,7 @@ KAFKA = (
         "        producer.commit_transaction(_CALL_S)\n"
         "        producer.begin_transaction()\n"
         "        self._write([record._replace(headers=headers) for record in states])\n",
-        f"{_TRANSACTIONS} -k test_old_generation_cannot_commit",
+        f"{_TRANSACTIONS} -k test_producer_of_an_old_generation_cannot_commit",
         broker=True,
     ),
     Mutant(
@@ -161,7 +161,7 @@ KAFKA = (
         "        for one in states:\n"
         "            outside.produce(one.topic, one.value, one.key, one.partition)\n"
         "        outside.flush()\n",
-        f"{_TRANSACTIONS} -k test_old_generation_cannot_commit",
+        f"{_TRANSACTIONS} -k test_producer_of_an_old_generation_cannot_commit",
         broker=True,
     ),
     Mutant(
@@ -186,7 +186,7 @@ KAFKA = (
         _TRANSACTION,
         "raise self._restart_error(second, doing) from second",
         "assert doing",
-        f"{_TRANSACTIONS} -k test_unanswered_abort_is_not_an_abort",
+        f"{_TRANSACTIONS} -k test_abort_without_a_response_does_not_count_as_aborted",
         broker=True,
     ),
     Mutant(
@@ -194,7 +194,7 @@ KAFKA = (
         _TRANSACTION,
         "(cause.txn_requires_abort() or cause.code() in _UNDELIVERED) and",
         "cause.code() in _UNDELIVERED and",
-        f"{_TRANSACTIONS} -k test_old_generation_cannot_commit",
+        f"{_TRANSACTIONS} -k test_producer_of_an_old_generation_cannot_commit",
         broker=True,
     ),
     Mutant(
@@ -202,7 +202,7 @@ KAFKA = (
         _TRANSACTION,
         "return error.code() in _FENCED",
         "return error.code() < min(_FENCED)",
-        f"{_TRANSACTIONS} -k test_later_producer_fences_the_earlier_one",
+        f"{_TRANSACTIONS} -k test_new_producer_fences_the_previous_one",
         broker=True,
     ),
     Mutant(
@@ -210,7 +210,7 @@ KAFKA = (
         _TRANSACTION,
         'transactional_id.rpartition("-")[0], clients.producer(transactional_id)',
         "transactional_id.rpartition('-')[0], clients.producer(f'{transactional_id}-{id(self)}')",
-        f"{_FENCING} -k test_epoch_stops_the_old_owner_after_sent_offsets",
+        f"{_FENCING} -k test_producer_epoch_stops_the_old_owner_after_it_sent_offsets",
         broker=True,
     ),
     Mutant(
@@ -218,7 +218,7 @@ KAFKA = (
         "connector/kafka/publishing.py",
         "offsets[partition] = offset + 1",
         "offsets[partition] = offset",
-        f"{_TRANSACTIONS} -k test_old_generation_cannot_commit",
+        f"{_TRANSACTIONS} -k test_producer_of_an_old_generation_cannot_commit",
         broker=True,
     ),
     Mutant(
@@ -242,7 +242,7 @@ KAFKA = (
         _MEMBERSHIP_FILE,
         "consumer.seek(partition)",
         "assert consumer",
-        f"{_MEMBERSHIP} -k test_commands_start_at_the_requested_offset",
+        f"{_MEMBERSHIP} -k test_group_member_delivers_commands_from_the_shards_offset",
         broker=True,
     ),
     Mutant(
@@ -250,7 +250,7 @@ KAFKA = (
         _MEMBERSHIP_FILE,
         "elif message is not None and message.partition() in self._opened:",
         "elif message is not None:",
-        f"{_MEMBERSHIP} -k test_commands_start_at_the_requested_offset",
+        f"{_MEMBERSHIP} -k test_group_member_delivers_commands_from_the_shards_offset",
         broker=True,
     ),
     Mutant(
@@ -283,7 +283,8 @@ KAFKA = (
         "        self._owner.lost(shards)\n",
         "        self._owner.lost(shards)\n        self._partitions -= shards\n        self._opened -= shards\n"
         "        self._publish(None)\n",
-        f"{_MEMBERSHIP} -k 'test_lost_shards_are_in_no_snapshot or test_member_that_lost_its_shards_rejoins'",
+        f"{_MEMBERSHIP} -k 'test_ownership_snapshot_contains_no_lost_shard"
+        " or test_group_member_rejoins_after_it_lost_its_shards'",
         broker=True,
     ),
     Mutant(
@@ -291,7 +292,7 @@ KAFKA = (
         _MEMBERSHIP_FILE,
         "        self.joined = False\n        self.changed_at = self._waits_since",
         "        self.changed_at = self._waits_since",
-        f"{_MEMBERSHIP} -k test_lost_shards_are_in_no_snapshot",
+        f"{_MEMBERSHIP} -k test_ownership_snapshot_contains_no_lost_shard",
         broker=True,
     ),
     Mutant(

@@ -6,7 +6,6 @@ It counts docstrings that name a result instead of an action, and words of the p
 
 import ast
 import re
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -35,6 +34,7 @@ DIALECT = {
     r"unfit": "invalid",
 }
 _DIALECT = re.compile(rf"\b({'|'.join(DIALECT)})\b", re.IGNORECASE)
+_GENERATED = {".venv", ".git", ".pytest_cache", ".hypothesis", "node_modules", "out", "dist", "build"}
 _WORD = re.compile(r"[A-Za-z][A-Za-z'-]*")
 _CODE = re.compile(r"```.*?```|`[^`]*`|\]\([^)]*\)|<!--.*?-->", re.DOTALL)
 
@@ -48,14 +48,15 @@ class Text(NamedTuple):
     is_docstring: bool
 
 
-def _tracked(*patterns: str) -> list[Path]:
-    listed = subprocess.run(["git", "ls-files", *patterns], cwd=ROOT, capture_output=True, text=True, check=True)  # noqa: S607
-    return [ROOT / name for name in listed.stdout.splitlines() if (ROOT / name).is_file()]
+def _files(pattern: str) -> list[Path]:
+    """Return the files of the project that match, without installed packages and output."""
+    found = (path.relative_to(ROOT) for path in ROOT.rglob(pattern))
+    return sorted(ROOT / path for path in found if not _GENERATED & set(path.parts))
 
 
 def pages() -> Iterator[Text]:
     """Yield the Markdown pages without code, links and generated blocks."""
-    for path in _tracked("*.md"):
+    for path in _files("*.md"):
         if "licences" not in path.name:
             text = _CODE.sub(lambda found: "\n" * found[0].count("\n"), path.read_text(encoding="utf-8"))
             yield Text(str(path.relative_to(ROOT)), 1, text, is_docstring=False)
@@ -63,7 +64,7 @@ def pages() -> Iterator[Text]:
 
 def docstrings(*folders: str) -> Iterator[Text]:
     """Yield the docstrings of modules, classes and functions, attribute docstrings included."""
-    for path in _tracked(*(f"{folder}/*.py" for folder in folders)):
+    for path in (path for folder in folders for path in _files(f"{folder}/**/*.py")):
         name = str(path.relative_to(ROOT))
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if (

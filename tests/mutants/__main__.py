@@ -63,7 +63,7 @@ def outcome(mutant: Mutant, copy: Path, bootstrap: str) -> str:
 
 
 def noticed(mutants: Sequence[Mutant], copy: Path) -> list[str]:
-    """Return the names of mutants that the fast tests notice; mutants that fit together are tested at once."""
+    """Return the names of the mutants that the fast tests notice. Mutants that fit together are tested at once."""
     left, found = list(mutants), []
     while left:
         texts: dict[Path, str] = {}
@@ -77,12 +77,16 @@ def noticed(mutants: Sequence[Mutant], copy: Path) -> list[str]:
                 together.append(mutant)
             else:
                 later.append(mutant)
-        if not together:
-            break  # they are stale, and told as that
-        if tested(copy, FAST, "") != 0:
-            found += [mutant.name for mutant in together]
+        is_noticed = bool(together) and tested(copy, FAST, "") != 0
         for file, text in texts.items():
             file.write_text(text, encoding="utf-8")
+        if not together:
+            break  # they are stale, which their own test reports
+        if is_noticed and len(together) == 1:
+            found.append(together[0].name)
+        elif is_noticed:
+            half = len(together) // 2
+            found += noticed(together[:half], copy) + noticed(together[half:], copy)
         left = later
     return found
 

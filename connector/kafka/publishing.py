@@ -4,6 +4,8 @@ Each publisher has a producer and a thread of its own, because the calls of a pr
 """
 
 import asyncio
+import sys
+import threading
 import time
 import traceback
 from abc import ABC, abstractmethod
@@ -27,6 +29,7 @@ LONGEST_CALL_S = 120.0
 It exceeds the sum of all time-outs in one call: 3 x 15 s for records, 12 s for offsets, 10 s for commit or abort, and
 40 s for checks.
 """
+_LOOK_S = 1.0
 _T = TypeVar("_T")
 
 
@@ -116,7 +119,10 @@ class Publisher(ABC):
         self._name = name
         self._app = app
         self._settings = dict(settings)
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"producer {name}")
+        self._thread_name = f"producer {name}"
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix=self._thread_name)
+        self._is_abandoned = False
+        "True if a call has not returned, so that the thread takes no other call."
         self._producer: Producer | None = None
         self._written: Places = {}
         "Offsets of the records of the current batch that brokers have acknowledged."
@@ -162,17 +168,33 @@ class Publisher(ABC):
         """
 
     async def call(self, function: Callable[..., _T], *arguments: Any) -> _T:
-        """Run a function in the producer's thread and wait for its end, even if the caller is cancelled."""
+        """Run a function in the producer's thread and wait for its end, even if the caller is cancelled.
+
+        A call of librdkafka may never return. After `LONGEST_CALL_S` without progress its thread is abandoned, and
+        ShardRestartError is raised. The next producer with the transactional id fences what the thread may still do.
+        """
+        if self._is_abandoned:
+            raise ShardRestartError(f"a call of {self._name} has not returned")
         future = asyncio.get_running_loop().run_in_executor(self._thread, _without_frames, function, *arguments)
+        future.add_done_callback(_retrieve)
         self._busy_since = time.monotonic()
         try:
-            return await asyncio.shield(future)
+            await self._until_returned(future)
         except asyncio.CancelledError:
-            await asyncio.wait([future])
-            future.exception()  # retrieved so that asyncio logs nothing; the cancelled caller does not need it
+            await self._until_returned(future)
             raise
         finally:
             self._busy_since = None
+        if not future.done():
+            where = _position_of(self._thread_name)
+            raise ShardRestartError(f"a call of {self._name} did not return in {LONGEST_CALL_S:g} s, it is in {where}")
+        return future.result()
+
+    async def _until_returned(self, future: "asyncio.Future[_T]") -> None:
+        """Wait until a call has returned, or has exceeded its time limit. Its thread is abandoned then."""
+        while not future.done() and self.is_within_bounds:
+            await asyncio.wait([future], timeout=_LOOK_S)
+        self._is_abandoned = not future.done()
 
     @property
     def is_within_bounds(self) -> bool:
@@ -245,9 +267,24 @@ class Publisher(ABC):
     async def close(self) -> None:
         """Drop the producer and end its thread. Records that are in flight may still be written."""
         try:
-            await self.call(self._drop)
+            if not self._is_abandoned:
+                await self.call(self._drop)
         finally:
             self._thread.shutdown(wait=False)
+
+
+def _retrieve(future: "asyncio.Future[Any]") -> None:
+    """Retrieve the error of a call whose caller was cancelled or has given up, so that asyncio does not log it."""
+    if not future.cancelled():
+        future.exception()
+
+
+def _position_of(thread_name: str) -> str:
+    """Return function and line that the newest thread whose name has this prefix executes; empty if there is none."""
+    frames = sys._current_frames()  # noqa: SLF001
+    running = [thread.ident for thread in threading.enumerate() if thread.name.startswith(f"{thread_name}_")]
+    frame = frames.get(running[-1] or 0) if running else None
+    return f"{frame.f_code.co_qualname}, line {frame.f_lineno}" if frame is not None else ""
 
 
 def _without_frames(function: Callable[..., _T], *arguments: Any) -> _T:

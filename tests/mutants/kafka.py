@@ -136,6 +136,13 @@ KAFKA = (
         broker=True,
     ),
     Mutant(
+        "a call of the producer that never returns is waited for forever",
+        "connector/kafka/publishing.py",
+        "        while not future.done() and self.is_within_bounds:\n",
+        "        while not future.done():\n",
+        "tests/unit/test_shard.py -k test_producer_call_that_never_returns_is_abandoned",
+    ),
+    Mutant(
         "the error of a failed transaction keeps its producer",
         "connector/kafka/publishing.py",
         "            traceback.clear_frames(related.__traceback__)\n",

@@ -13,7 +13,7 @@ from structlog.testing import capture_logs
 
 from connector.core import jobs
 from connector.core.rows import RowSchema
-from connector.errors import FencedError, HandedOverError
+from connector.errors import FencedError, HandedOverError, ShardRestartError
 from connector.graph.clock import TrustedClock
 from connector.kafka import avro, control, kept_commands, publishing, recreation
 from connector.kafka.control import TenantCommand
@@ -252,7 +252,37 @@ async def test_broker_call_keeps_livez_healthy_until_its_timeout(monkeypatch: py
     assert shard.turned_at == before
     end.set()
     await calling
+    monkeypatch.undo()
     await publisher.close()
+
+
+@pytest.mark.parametrize("is_cancelled", [False, True])
+async def test_producer_call_that_never_returns_is_abandoned(
+    monkeypatch: pytest.MonkeyPatch, *, is_cancelled: bool
+) -> None:
+    """Otherwise the worker would never run this shard again (seen once in a chaos run)."""
+    monkeypatch.setattr(publishing, "LONGEST_CALL_S", 0.2)
+    monkeypatch.setattr(publishing, "_LOOK_S", 0.05)
+    publisher = Scripted()
+    begun, end = threading.Event(), threading.Event()
+
+    def hang() -> None:
+        begun.set()
+        end.wait(60)
+
+    calling = asyncio.create_task(publisher.call(hang))
+    assert await asyncio.to_thread(begun.wait, 60)
+    if is_cancelled:
+        calling.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await calling
+    else:
+        with pytest.raises(ShardRestartError, match=r"did not return in 0.2 s, it is in .*wait, line"):
+            await calling
+    with pytest.raises(ShardRestartError, match="has not returned"):
+        await publisher.call(begun.is_set)
+    await publisher.close()
+    end.set()
 
 
 async def test_repeated_aborts_keep_livez_healthy(monkeypatch: pytest.MonkeyPatch) -> None:

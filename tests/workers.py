@@ -132,7 +132,10 @@ class Worker:
         mine = {
             name: text for name, text in os.environ.items() if not name.upper().startswith(("CONNECTOR_", "AZURE_"))
         }
-        more: dict[str, Any] = {"cwd": ROOT, "env": {**mine, "PYTHONPATH": str(ROOT)}} | self.options
+        more: dict[str, Any] = {
+            "cwd": ROOT,
+            "env": {**mine, "PYTHONPATH": str(ROOT), "PYTHONFAULTHANDLER": "1"},
+        } | self.options
         command = [sys.executable, *self.program, *arguments, "--config", str(self.config)]
         trampoline = [sys.executable, "-I", "-S", "-c", _DIE_WITH_PARENT, str(os.getpid()), *command]
         with self.log.open("wb") as log:
@@ -164,6 +167,13 @@ class Worker:
         """Stop the worker (SIGTERM); return the exit code."""
         self.signal(signal.SIGTERM)
         return self.wait(deadline_s)
+
+    def abort(self) -> None:
+        """End the worker with SIGABRT, at which it writes the stacks of its threads to its log."""
+        if self.running:
+            self.signal(signal.SIGCONT)
+            self.signal(signal.SIGABRT)
+            self.wait()
 
     def kill(self) -> None:
         """Kill the worker (SIGKILL), even if it is frozen."""

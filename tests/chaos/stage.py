@@ -119,8 +119,10 @@ class Stage:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        if kind is not None:
+            self.tell("statuses: " + "; ".join(f"{w.get('/livez')} {w.get('/readyz')}" for w in self.workers))
         for worker in self.workers:
-            worker.kill()
+            worker.kill() if kind is None else worker.abort()
         if kind is not None:
             self.keep_logs()
         self._stack.close()

@@ -7,8 +7,8 @@ from typing import Any
 LOSS = 0.2
 "Ratios that are lower by more than this share count as a loss."
 RATIOS = {
-    "engine ÷ plain recipe": ("engine", "plain"),
-    "engine ÷ limit": ("engine", "limit"),
+    "connector ÷ plain recipe": ("engine", "plain"),
+    "connector ÷ limit": ("engine", "limit"),
     "exactly once ÷ at least once": ("engine", "at_least_once"),
 }
 _MOST = {"exactly once ÷ at least once": 1.0}  # more than is possible is noise, and no figure to hold anybody to

@@ -2,6 +2,7 @@
 
 import os
 import platform
+import textwrap
 from collections.abc import Callable
 from datetime import UTC, datetime
 from importlib import metadata
@@ -16,13 +17,13 @@ _QUIX_VERSION = "3.28.1"
 Run = dict[str, Any]
 _PACKAGES = ("aiohttp", "confluent-kafka", "fastavro", "msgspec", "numpy", "direct-routing-connector")
 WHAT = {
-    "engine": "connector: Graph to committed, exactly once, deduplicated, one shard",
-    "shards": "the same over 8 shards",
-    "at_least_once": 'the same as the first, `delivery = "at_least_once"`',
-    "plain": "plain recipe: aiohttp, json, AvroSerializer, produce; no state, no dedup",
-    "limit": "limit: msgspec decode + fastavro encode + produce alone, one after the other",
-    "quix": "Quix Streams 3, custom source and its Avro serializer; source path not transactional, no dedup",
-    "connect": "Kafka Connect, source task with the rows in memory, JSON converter; no HTTP, no Avro, no dedup",
+    "engine": "Connector: from Graph to the commit, exactly once, with deduplication, one shard.",
+    "shards": "Connector, with 8 shards.",
+    "at_least_once": 'Connector, with one shard and `delivery = "at_least_once"`.',
+    "plain": "Plain recipe: aiohttp, json, AvroSerializer and produce, without state and deduplication.",
+    "limit": "Limit: only decoding (msgspec), encoding (fastavro) and producing, one after the other.",
+    "quix": "Quix Streams 3: custom source and its serializer, without source transactions and deduplication.",
+    "connect": "Kafka Connect: source task with rows in memory, JSON converter, without HTTP, Avro and deduplication.",
 }
 _STEPS = ("decode", "encode", "produce", "by column")
 
@@ -92,31 +93,38 @@ def _processor() -> str:
 def table(found: dict[str, Any]) -> str:
     """Return the results as Markdown tables, with the environment that they were measured in."""
     rates, costs, steps = found["rows_per_second"], found["cpu_us_per_row"], found["step_us_per_row"]
-    lines = ["| what | rows/s: median (least to most) | µs of processor a row |", "| --- | --- | --- |"]
+    lines = ["| What | Rows per second: median (least to most) | Processor time per row, µs |", "| --- | --- | --- |"]
     lines += [f"| {what} | {_range(rates[name], 0)} | {_range(costs[name], 1)} |" for name, what in WHAT.items()]
-    lines += ["", "| times as fast | by the clock | by processor time |", "| --- | --- | --- |"]
+    lines += ["", "| How many times as fast | By the clock | By processor time |", "| --- | --- | --- |"]
     lines += [
         f"| {name} | {_range(found['ratios'][name], 2)} | {_range(found['cpu_ratios'][name], 2)} |"
         for name in found["ratios"]
     ]
     known = (
-        f"A poll that finds only known rows, page bytes in memory: {_range(found['known_rows_per_second'], 0)} rows"
-        f" a second of processor time; {_range(found['known_decode_ratio'], 2)} times what msgspec takes to decode."
+        f"If a sweep finds only known rows, with the bytes of the pages in memory, the connector processes"
+        f" {_range(found['known_rows_per_second'], 0)} rows per second of processor time. This takes"
+        f" {_range(found['known_decode_ratio'], 2)} times as long as decoding them with msgspec."
     )
     machine = found["machine"]
     versions = ", ".join(f"{name} {version}" for name, version in found["versions"].items())
     parts = (
-        f"Parts of the limit, µs a row: msgspec decode {steps['decode']['median']}, fastavro encode"
-        f" {steps['encode']['median']}, librdkafka produce {steps['produce']['median']}."
-        f" The connector encodes by column: {steps['by column']['median']}."
+        f"The parts of the limit, in µs per row: msgspec decodes in {steps['decode']['median']}, fastavro encodes in"
+        f" {steps['encode']['median']}, and librdkafka produces in {steps['produce']['median']}."
+        f" The connector encodes by column, in {steps['by column']['median']}."
     )
     setting = (
-        f"{found['rows']:,} rows of {TENANTS} tenants, seed {found['seed']}, {len(found['runs'])} repetitions in turns."
-        f" Broker and simulator ran on the same {machine['cores']} cores ({machine['processor']}, {machine['system']}),"
-        f" shared with others, load {machine['load_before']} before the start: only ratios of one run mean anything."
-        f" Measured {found['measured'][:10]}: {versions}."
+        f"Measured on {found['measured'][:10]} with {found['rows']:,} rows of {TENANTS} tenants, seed {found['seed']},"
+        f" in {len(found['runs'])} repetitions in turns. Broker and simulator ran on the same {machine['cores']} cores"
+        f" ({machine['processor']}, {machine['system']}), which other programs used too (load"
+        f" {machine['load_before']} before the start). Therefore only the ratios within one run are meaningful."
+        f" Versions: {versions}."
     )
-    return "\n".join([*lines, "", parts, "", known, "", setting])
+    return "\n".join([*lines, *("\n" + wrapped(text) for text in (parts, known, setting))])
+
+
+def wrapped(text: str) -> str:
+    """Return a paragraph in lines of at most 100 columns."""
+    return textwrap.fill(text, 100, break_long_words=False, break_on_hyphens=False)
 
 
 def _range(spread: dict[str, float], digits: int) -> str:

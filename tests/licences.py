@@ -38,13 +38,15 @@ _INTRODUCTION = """\
 
 <!-- Written from requirements/runtime.txt and the packages by `make docs`, not by hand. -->
 
-The connector is under [Apache 2.0](../LICENSE). It runs with these packages, pinned in `requirements/runtime.txt`; each
-licence is what the package says of itself. All of them may be delivered with a program under Apache 2.0. MPL-2.0
-(certifi) asks that changes to its own files be published; nothing is changed.
+The licence of the connector is [Apache 2.0](../LICENSE). It needs the packages in this table, which
+are pinned in `requirements/runtime.txt`. The licence of each package is the one that the package
+declares. All of them may be distributed together with a program under Apache 2.0. MPL-2.0 (certifi)
+requires that changes to its files are published. The connector does not change them.
 
-Wheels carry compiled libraries under licences of their own: confluent-kafka has librdkafka (BSD-2-Clause) and what that
-is built on, cryptography has OpenSSL (Apache-2.0), numpy has OpenBLAS (BSD-3-Clause) and the runtime libraries of GCC
-(GPL-3.0 with the runtime exception, which allows this). The image also has Python and its base's packages.
+Wheels contain compiled libraries with licences of their own. confluent-kafka contains librdkafka
+(BSD-2-Clause) and its dependencies, cryptography contains OpenSSL (Apache-2.0), and numpy contains
+OpenBLAS (BSD-3-Clause) and the runtime libraries of GCC (GPL-3.0 with the runtime exception, which
+allows this). The image also contains Python and the packages of its base image.
 `/opt/connector/sbom.cdx.json` in the image lists the Python packages for tools.
 
 | package | version | licence | |

@@ -12,19 +12,23 @@ _INTRODUCTION = """\
 
 <!-- Written from connector/config/document.py by `make docs`, not by hand. -->
 
-A TOML file (`--config`, else `CONNECTOR_CONFIG`, else none); variables override it, upper or lower case. Relative paths
-count from the file. All problems are reported at once, each with file or variable, key and what to do;
-`connector check` also tries what is written. `connector schema config` prints the JSON Schema, with which editors
-complete and check the file.
+The configuration is a TOML file. `--config` names it; without this option, the variable
+`CONNECTOR_CONFIG` does. The file is optional. Environment variables, in upper or lower case,
+override its keys. Relative paths are relative to the file.
 
-| type | is |
+All problems are reported at once. Each report names the file or variable and the key, and states
+what to do. `connector check` also tests whether the values work. `connector schema config` prints
+the JSON Schema, with which editors complete and check the file.
+
+| Type | Format |
 | --- | --- |
-| duration | `"500ms"`, `"15s"`, `"10m"`, `"2h"`, `"7d"` |
-| instant | `"2026-01-31T00:00:00Z"`, or a negative duration for that long ago: `"-7d"` |
-| secret | text, `{ file = "PATH" }` or `{ env = "NAME" }`; a file is read again when it changes |
+| duration | For example `"500ms"`, `"15s"`, `"10m"`, `"2h"` or `"7d"`. |
+| instant | A timestamp such as `"2026-01-31T00:00:00Z"`, or a negative duration: `"-7d"` is seven days ago. |
+| secret | Text, `{ file = "PATH" }` or `{ env = "NAME" }`. A file is read again when it changes. |
 
-As a variable, a secret has `__FILE` or `__ENV` after its name for those two, and a list or a table is JSON. Below
-`CONNECTOR_KAFKA__PROPERTIES__` and `CONNECTOR_KAFKA__TOPIC_PROPERTIES__` an underscore stands for a dot.
+To read a secret from a file or a variable, add `__FILE` or `__ENV` to the name of its variable. The
+value of a list or a table is JSON. In names below `CONNECTOR_KAFKA__PROPERTIES__` and
+`CONNECTOR_KAFKA__TOPIC_PROPERTIES__`, an underscore stands for a dot.
 """
 _BOUNDS = {"minimum": "at least", "maximum": "at most"}
 
@@ -38,13 +42,13 @@ def text() -> str:
         table = _resolved(schema, member["items"] if is_list else member)
         parts.append(f"## {'[[' if is_list else '['}{name}{']]' if is_list else ']'}\n\n{member['description']}\n")
         if is_list:
-            parts.append(f"As one variable: `{_variable(name)}`, a list in JSON.\n")
+            parts.append(f"The variable `{_variable(name)}` contains the whole list as JSON.\n")
         parts.append(_rows(schema, table, None if is_list else name))
     return "\n".join(parts)
 
 
 def _rows(schema: dict[str, Any], table: dict[str, Any], name: str | None) -> str:
-    heads = ["key", "type", "default", "", *(["variable"] if name else [])]
+    heads = ["Key", "Type", "Default", "Meaning", *(["Variable"] if name else [])]
     lines = [heads, ["---"] * len(heads)]
     below = []
     for key, member in table["properties"].items():
@@ -53,7 +57,9 @@ def _rows(schema: dict[str, Any], table: dict[str, Any], name: str | None) -> st
         cells = [f"`{key}`", _type(member), default, member["description"].replace("|", "\\|")]
         lines.append([*cells, *([f"`{_variable(name, key)}`"] if name else [])])
         if member.get("type") == "array":
-            below.append(f"\n`[[{name}.{key}]]`:\n\n" + _rows(schema, _resolved(schema, member["items"]), None))
+            below.append(
+                f"\nThe keys of `[[{name}.{key}]]`:\n\n" + _rows(schema, _resolved(schema, member["items"]), None)
+            )
     return "".join(f"| {' | '.join(line)} |\n" for line in lines) + "".join(below)
 
 

@@ -98,39 +98,49 @@ class GraphTable(Table):
     """Table `[graph]`: access to Microsoft Graph."""
 
     cloud: Annotated[Literal["global", "us-gov-l4", "us-gov-l5"], BeforeValidator(to_cloud)] = Field(
-        "global", description="Microsoft cloud that the tenants are in."
+        "global", description="The Microsoft cloud of the tenants."
     )
     base_url: Annotated[str, AfterValidator(to_base_url)] = Field(
-        "", description="Overrides the cloud's Graph root; the version is appended."
+        "", description="Root URL of Graph, instead of the cloud's own. The API version is appended to it."
     )
     authority: Annotated[str, AfterValidator(to_authority)] = Field(
-        "", description="Overrides the cloud's sign-in root; the tenant id is appended. https only."
+        "",
+        description="Root URL of sign-in (https), instead of the cloud's own. The tenant id is appended to it.",
     )
-    ca_bundle: _FilePath = Field("", description="PEM file of certificates to trust; also used for sign-in.")
+    ca_bundle: _FilePath = Field(
+        "", description="PEM file with the CA certificates that are trusted for Graph and sign-in."
+    )
     tls_strict: bool = Field(
         default=True,
-        description="Whether CA certificates must follow RFC 5280 strictly; false accepts one that does not.",
+        description="Whether CA certificates must follow RFC 5280 strictly. False also accepts those that do not.",
     )
-    api_version: Literal["v1.0", "beta"] = Field("v1.0", description="Version of Graph.")
-    requests_per_minute: _Rate = Field(45.0, description="Requests to Graph in any 60 seconds, per tenant.")
-    timeout: _Span = Field(parse_duration("30s"), description="How long one request may take.")
-    concurrency: int = Field(4, ge=1, description="Concurrent page chains per tenant.")
+    api_version: Literal["v1.0", "beta"] = Field("v1.0", description="API version of Graph.")
+    requests_per_minute: _Rate = Field(
+        45.0, description="The highest number of requests to Graph in any 60 seconds, per tenant."
+    )
+    timeout: _Span = Field(parse_duration("30s"), description="The longest time that one request may take.")
+    concurrency: int = Field(
+        4, ge=1, description="The highest number of page chains that are read at the same time, per tenant."
+    )
 
 
 class IdentityTable(Table):
     """Table `[identity]`: credentials for sign-in."""
 
-    client_id: _ClientId | None = Field(None, description="Application (client) id.")
-    client_secret: _SecretText | None = Field(None, description="Secret of the application.")
+    client_id: _ClientId | None = Field(None, description="The application (client) id.")
+    client_secret: _SecretText | None = Field(None, description="The client secret of the application.")
     client_certificate: _SecretText | None = Field(
-        None, description="Instead of a secret: PEM with an RSA key and its certificate, or PFX."
+        None,
+        description="A certificate instead of a secret: a PEM file with an RSA key and its certificate, or a PFX file.",
     )
-    client_certificate_password: _SecretText | None = Field(None, description="Password of the certificate.")
+    client_certificate_password: _SecretText | None = Field(None, description="The password of the certificate file.")
     workload_identity: bool | None = Field(
-        None, description="Instead of a secret: the token in the file that AZURE_FEDERATED_TOKEN_FILE names."
+        None,
+        description="With true, the token in the file that AZURE_FEDERATED_TOKEN_FILE names replaces the secret.",
     )
     managed_identity: _ManagedIdentity | None = Field(
-        None, description="Instead of a secret: true, or the client id of a user-assigned managed identity of Azure."
+        None,
+        description="A managed identity instead of a secret: true, or the client id of a user-assigned identity.",
     )
 
 
@@ -140,14 +150,16 @@ class TenantTable(IdentityTable):
     model_config = ConfigDict(json_schema_extra={"required": ["id"]})
 
     id: Annotated[str, AfterValidator(to_tenant_id)] | None = Field(
-        None, description="Directory (tenant) id, or a domain of it."
+        None, description="The directory (tenant) id, or a domain of the tenant."
     )
-    name: _Text | None = Field(None, description="Unique name for people and metrics.")
+    name: _Text | None = Field(None, description="A unique name of the tenant, which commands, logs and metrics use.")
     start: _Instant | None = Field(
-        None, description='How far back the first run reads; an instant, or a negative duration. "-7d" when absent.'
+        None, description='Where the first run begins: an instant, or a negative duration. The default is "-7d".'
     )
-    requests_per_minute: _Rate | None = Field(None, description="Overrides graph.requests_per_minute.")
-    topic: _Topic | None = Field(None, description="Overrides kafka.topic.")
+    requests_per_minute: _Rate | None = Field(
+        None, description="The request budget of this tenant, instead of graph.requests_per_minute."
+    )
+    topic: _Topic | None = Field(None, description="The row topic of this tenant, instead of kafka.topic.")
 
 
 class SweepTable(Table):
@@ -155,8 +167,10 @@ class SweepTable(Table):
 
     model_config = ConfigDict(json_schema_extra={"required": ["every", "overlap"]})
 
-    every: _Span | None = Field(None, description="Cadence; unique among the sweeps.")
-    overlap: _Span | None = Field(None, description="How far back every run reads again.")
+    every: _Span | None = Field(
+        None, description="The time between two runs of the sweep. No two sweeps may have the same."
+    )
+    overlap: _Span | None = Field(None, description="How far back from now each run reads.")
 
 
 def _sweep(every: str, overlap: str) -> SweepTable:
@@ -166,11 +180,13 @@ def _sweep(every: str, overlap: str) -> SweepTable:
 class WindowsTable(Table):
     """Table `[windows]`: which call time is read, and how often."""
 
-    settle: _Span = Field(parse_duration("0s"), description="The newest call time that a sweep reads is now - settle.")
-    slice: _Span = Field(parse_duration("1d"), description="Longest range that one page chain requests, at most 30d.")
+    settle: _Span = Field(parse_duration("0s"), description="How far before now each window ends.")
+    slice: _Span = Field(
+        parse_duration("1d"), description="The longest range of call time that one page chain requests, at most 30d."
+    )
     sweeps: list[SweepTable] = Field(
         [_sweep("1m", "15m"), _sweep("15m", "3h"), _sweep("2h", "48h"), _sweep("24h", "7d")],
-        description="Every `every`, all calls that began in the last `overlap` are read again.",
+        description="The sweeps. Once per `every`, a sweep reads all calls that began within the last `overlap`.",
     )
 
 
@@ -179,7 +195,7 @@ class DedupTable(Table):
 
     horizon: _Span = Field(
         parse_duration("150d"),
-        description="How long the deduplication index keeps a row; at least the deepest overlap, its `every` and 1h.",
+        description="How long a row stays in the deduplication index: at least the longest overlap + its `every` + 1h.",
     )
 
 
@@ -187,55 +203,75 @@ class RowsTable(Table):
     """Table `[rows]`: the form of the published rows."""
 
     key: Literal["id", "correlationId", "userId", "trunkFullyQualifiedDomainName"] = Field(
-        "id", description="Field that becomes the record's key; id if it is null or empty."
+        "id", description="The field that becomes the record key. If it is null or empty, the key is the id."
     )
-    timestamp: Literal["ingest", "event"] = Field("ingest", description="Timestamp of the record.")
-    revisions: Literal["publish", "ignore"] = Field("publish", description="Handling of a row that Graph changed.")
+    timestamp: Literal["ingest", "event"] = Field(
+        "ingest",
+        description="The record timestamp: ingest is when the row was first read, event is when the call began.",
+    )
+    revisions: Literal["publish", "ignore"] = Field(
+        "publish", description="Whether a row that Graph changed is published again, as a revision."
+    )
     additional_properties: Literal["keep", "drop"] | None = Field(
         None,
-        description="Handling of members that the schema lacks; keep, or drop if any privacy setting is used.",
+        description="Whether to keep members that the schema lacks. With privacy settings, the default is drop.",
     )
     privacy: dict[str, _Treatment] = Field(
-        {}, description="Treatment by field, for any string field of Graph's but id."
+        {},
+        description="How personal data is treated, per field. Any string field of Graph except id is possible.",
     )
 
 
 class PseudonymsTable(Table):
     """Table `[pseudonyms]`: the key of the pseudonyms."""
 
-    key: _SecretText | None = Field(None, description="At least 32 bytes; pseudonyms change with it.")
+    key: _SecretText | None = Field(
+        None,
+        description="The secret key of the pseudonyms, at least 32 bytes. A new key changes all pseudonyms.",
+    )
 
 
 class KafkaTable(Table):
     """Table `[kafka]`: brokers, topics and delivery."""
 
     bootstrap_servers: Annotated[str, AfterValidator(to_servers)] = Field(
-        "", description="host:port of some brokers, separated by commas; required for run."
+        "",
+        description="The addresses of some brokers as host:port, separated by commas. `run` requires this key.",
     )
     topic: _Topic = Field(
         "direct-routing-calls",
-        description="Topic of the rows; those of dead letters and progress end in .dlq and .progress.",
+        description="The row topic. The topics of dead letters and progress records add .dlq and .progress to it.",
     )
     app: Annotated[str, AfterValidator(to_app)] = Field(
-        "direct-routing", description="Prefix of the group, the transactional ids and the internal topics."
+        "direct-routing",
+        description="The name of the consumer group, and the prefix of the transactional ids and the internal topics.",
     )
-    shards: int = Field(8, ge=1, le=100_000, description="Partitions of the internal topics; fixed once created.")
+    shards: int = Field(
+        8,
+        ge=1,
+        le=100_000,
+        description="The number of partitions of each internal topic. It cannot be changed once the topics exist.",
+    )
     delivery: Literal["exactly_once", "at_least_once"] = Field(
         "exactly_once",
-        description="at_least_once is for brokers without transactions; rows can come twice.",
+        description="The delivery guarantee. at_least_once is for brokers without transactions and can duplicate rows.",
     )
-    create_topics: bool = Field(default=True, description="Whether missing topics are created.")
-    partitions: int = Field(6, ge=1, le=100_000, description="For the row topic, when it is created.")
+    create_topics: bool = Field(default=True, description="Whether the connector creates missing topics.")
+    partitions: int = Field(
+        6, ge=1, le=100_000, description="The number of partitions of the row topic when it is created."
+    )
     replication_factor: Annotated[int, AfterValidator(to_replication)] = Field(
-        -1, description="-1: the broker's default."
+        -1,
+        description="The replication factor of topics that are created. With -1, the default of the brokers applies.",
     )
     azure_event_hubs: bool = Field(
-        default=False, description="OAUTHBEARER with [identity] in AZURE_TENANT_ID, else in the first tenant."
+        default=False,
+        description="Whether to sign in to Event Hubs, with [identity], in AZURE_TENANT_ID or else the first tenant.",
     )
-    topic_properties: dict[str, _Property] = Field({}, description="For the row topic, when it is created.")
+    topic_properties: dict[str, _Property] = Field({}, description="Settings of the row topic when it is created.")
     properties: dict[str, _Property] = Field(
         {},
-        description="Any librdkafka property except those that exactly-once delivery depends on.",
+        description="Properties of librdkafka. The properties on which exactly-once delivery depends are refused.",
         json_schema_extra={"propertyNames": {"not": {"enum": list(REFUSED_PROPERTIES)}}},
     )
 
@@ -245,57 +281,72 @@ class SchemaRegistryTable(Table):
 
     url: Annotated[str, AfterValidator(to_registry_urls)] = Field(
         "",
-        description="Root of the Confluent API, or several separated by commas, tried in turn; "
-        "empty: Avro single-object encoding.",
+        description="Root URL of the Confluent API. Several URLs, separated by commas, are tried in turn. "
+        "Without a URL, values are in Avro's single-object encoding.",
     )
-    username: _Text = Field("", description="User name for the registry.")
-    password: _SecretText = Field(Reference("text", ""), description="Password for the registry.")
-    token: _SecretText = Field(Reference("text", ""), description="Bearer token, instead of username and password.")
-    ca_bundle: _FilePath = Field("", description="PEM file of certificates to trust.")
+    username: _Text = Field("", description="The user name for the registry.")
+    password: _SecretText = Field(Reference("text", ""), description="The password for the registry.")
+    token: _SecretText = Field(Reference("text", ""), description="A bearer token, instead of user name and password.")
+    ca_bundle: _FilePath = Field("", description="PEM file with the CA certificates that are trusted for the registry.")
     tls_strict: bool = Field(
         default=True,
-        description="Whether CA certificates must follow RFC 5280 strictly; false accepts one that does not.",
+        description="Whether CA certificates must follow RFC 5280 strictly. False also accepts those that do not.",
     )
     client_certificate: _FilePath = Field(
-        "", description="PEM file with the client certificate for mutual TLS, optionally with its key."
+        "", description="PEM file with the client certificate for mutual TLS. It can also contain the key."
     )
-    client_key: _FilePath = Field("", description="PEM file with the key of client_certificate, if it is separate.")
+    client_key: _FilePath = Field(
+        "", description="PEM file with the key of the client certificate, if the key is in a file of its own."
+    )
     subject_name_strategy: Literal["topic", "record", "topic_record"] = Field(
-        "topic", description="How subjects are named."
+        "topic", description="How the subjects in the registry are named."
     )
-    auto_register: bool = Field(default=True, description="Whether schemas are registered at the start.")
+    auto_register: bool = Field(default=True, description="Whether the connector registers its schemas at the start.")
 
 
 class HttpTable(Table):
     """Table `[http]`: address of the HTTP server."""
 
     listen: Annotated[str, AfterValidator(to_listen)] = Field(
-        "0.0.0.0:9464", description="HOST:PORT; port 0 picks a free port."
+        "0.0.0.0:9464", description="The address of the HTTP server as HOST:PORT. With port 0, it takes a free port."
     )
 
 
 class LogTable(Table):
     """Table `[log]`: format and level of the log."""
 
-    format: Literal["auto", "json", "console"] = Field("auto", description="auto: JSON unless on a terminal.")
+    format: Literal["auto", "json", "console"] = Field(
+        "auto", description="The format of the log. With auto, it is JSON unless standard error is a terminal."
+    )
     level: Annotated[Literal["debug", "info", "warning", "error", "critical"], BeforeValidator(to_word)] = Field(
-        "info", description="Minimum level that is logged."
+        "info", description="The lowest level that is logged."
     )
 
 
 class Document(Table):
     """Whole configuration, with one member per table."""
 
-    graph: GraphTable = Field(GraphTable.model_construct(), description="Microsoft Graph.")
+    graph: GraphTable = Field(GraphTable.model_construct(), description="How Microsoft Graph is reached.")
     identity: IdentityTable = Field(
-        IdentityTable.model_construct(), description="Credentials of every tenant that has none of its own."
+        IdentityTable.model_construct(), description="The credentials of every tenant that has none of its own."
     )
-    tenants: list[TenantTable] = Field([], description="Without any, AZURE_TENANT_ID and related variables define one.")
-    windows: WindowsTable = Field(WindowsTable.model_construct(), description="What is read again, and how often.")
-    dedup: DedupTable = Field(DedupTable.model_construct(), description="Deduplication index.")
-    rows: RowsTable = Field(RowsTable.model_construct(), description="Form of the published rows.")
-    pseudonyms: PseudonymsTable = Field(PseudonymsTable.model_construct(), description="Key of the pseudonyms.")
-    kafka: KafkaTable = Field(KafkaTable.model_construct(), description="Kafka.")
-    schema_registry: SchemaRegistryTable = Field(SchemaRegistryTable.model_construct(), description="Schema registry.")
-    http: HttpTable = Field(HttpTable.model_construct(), description="Metrics, health, status.")
-    log: LogTable = Field(LogTable.model_construct(), description="Logs, on standard error.")
+    tenants: list[TenantTable] = Field(
+        [], description="The tenants. If none is configured, AZURE_TENANT_ID and related variables define one."
+    )
+    windows: WindowsTable = Field(WindowsTable.model_construct(), description="Which call time is read, and how often.")
+    dedup: DedupTable = Field(
+        DedupTable.model_construct(),
+        description="The deduplication index, which keeps the connector from publishing a version twice.",
+    )
+    rows: RowsTable = Field(RowsTable.model_construct(), description="How rows are published.")
+    pseudonyms: PseudonymsTable = Field(
+        PseudonymsTable.model_construct(), description="The key from which pseudonyms are computed."
+    )
+    kafka: KafkaTable = Field(KafkaTable.model_construct(), description="The brokers and the topics.")
+    schema_registry: SchemaRegistryTable = Field(
+        SchemaRegistryTable.model_construct(), description="The schema registry."
+    )
+    http: HttpTable = Field(
+        HttpTable.model_construct(), description="The HTTP server for metrics, health checks, status and the page."
+    )
+    log: LogTable = Field(LogTable.model_construct(), description="The log, which is written to standard error.")

@@ -1,7 +1,8 @@
 """Measures how plain the project's English is: `python -m tests.prose [--list]`.
 
 It counts docstrings that name a result instead of an action, and words of the project's former private dialect per
-1,000 words of documentation and of docstrings. `--list` prints each place.
+1,000 words of documentation and of docstrings. `--list` prints each place. It also finds lines of Markdown that are
+too long to read in an editor or in a diff.
 """
 
 import ast
@@ -36,6 +37,11 @@ DIALECT = {
 _DIALECT = re.compile(rf"\b({'|'.join(DIALECT)})\b", re.IGNORECASE)
 _GENERATED = {".venv", ".git", ".pytest_cache", ".hypothesis", "node_modules", "out", "dist", "build"}
 _WORD = re.compile(r"[A-Za-z][A-Za-z'-]*")
+LINE_COLUMNS = 100
+"Longest line of Markdown, except in tables, in code blocks and for a line that is only a link or an image."
+ANY_LINE_COLUMNS = 300
+"Longest line of Markdown without exception."
+_ONLY_A_LINK = re.compile(r"\s*(?:[-*] )?!?\[[^\]]*\]\([^)]*\)[.,;]?|\s*<?https?://\S+")
 _CODE = re.compile(r"```.*?```|`[^`]*`|\]\([^)]*\)|<!--.*?-->", re.DOTALL)
 
 
@@ -60,6 +66,25 @@ def pages() -> Iterator[Text]:
         if "licences" not in path.name:
             text = _CODE.sub(lambda found: "\n" * found[0].count("\n"), path.read_text(encoding="utf-8"))
             yield Text(str(path.relative_to(ROOT)), 1, text, is_docstring=False)
+
+
+def markdown() -> Iterator[tuple[str, str]]:
+    """Yield the name and the full text of each Markdown file."""
+    for path in _tracked("*.md"):
+        yield str(path.relative_to(ROOT)), path.read_text(encoding="utf-8")
+
+
+def long_lines(text: str) -> list[int]:
+    """Return the numbers of the lines of a Markdown text that are too long."""
+    found = []
+    in_code = False
+    for number, line in enumerate(text.splitlines(), start=1):
+        is_fence = line.lstrip().startswith("```")
+        in_code ^= is_fence
+        is_exempt = in_code or is_fence or line.lstrip().startswith("|") or _ONLY_A_LINK.fullmatch(line)
+        if len(line) > (ANY_LINE_COLUMNS if is_exempt else LINE_COLUMNS):
+            found.append(number)
+    return found
 
 
 def docstrings(*folders: str) -> Iterator[Text]:

@@ -133,7 +133,7 @@ def commands(heading: str) -> list[str]:
     return [
         line
         for block in re.findall(r"^```\n(.*?)^```", section, re.DOTALL | re.MULTILINE)
-        for line in block.splitlines()
+        for line in block.replace(" \\\n  ", " ").splitlines()
     ]
 
 

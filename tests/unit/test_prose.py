@@ -1,4 +1,6 @@
-"""The documentation and the docstrings use plain English, and the check finds violations."""
+"""The documentation and the docstrings use plain English and short lines, and the check finds violations."""
+
+import pytest
 
 from tests import prose
 
@@ -19,6 +21,28 @@ def test_docstrings_start_with_a_verb() -> None:
     texts = list(prose.docstrings("connector", "benchmarks", "examples", "deploy"))
 
     assert [(text.file, text.line) for text in prose.nominal(texts)] == []
+
+
+def test_documentation_contains_no_long_line() -> None:
+    assert {name: found for name, text in prose.markdown() if (found := prose.long_lines(text))} == {}
+
+
+@pytest.mark.parametrize(
+    ("line", "is_found"),
+    [
+        ("word " * 20, False),
+        ("word " * 20 + ".", True),
+        ("| " + "cell " * 50 + "|", False),
+        ("| " + "cell " * 60 + "|", True),
+        ("![" + "alternative text " * 10 + "](picture.png)", False),
+        ("See [" + "a link inside of text " * 10 + "](page.md)", True),
+        ("```\n" + "code " * 50 + "\n```", False),
+        ("```\n" + "code " * 61 + "\n```", True),
+        ("```\ncode\n```\n" + "word " * 21, True),
+    ],
+)
+def test_line_check_finds_planted_long_lines(line: str, is_found: bool) -> None:  # noqa: FBT001
+    assert bool(prose.long_lines(line)) is is_found
 
 
 def test_prose_check_finds_planted_violations() -> None:

@@ -17,11 +17,11 @@ from connector.core.jobs import ENDED, Job, Orders
 from connector.core.windows import State, SweepState
 from connector.kafka.state import Checkpoint
 
-BEYOND_HORIZON = "it fell behind dedup.horizon before it was read: connector backfill --again reads it"
+BEYOND_HORIZON = "it fell behind dedup.horizon before it was read: run connector backfill --again to read it"
 NOT_CONFIGURED = "not configured"
-PAUSED = "an operator has paused it: connector resume lets it go on"
+PAUSED = "an operator has paused the tenant: connector resume continues"
 _CATCHING_UP = "call time that was not read yet is being read"
-_UNREADABLE = "Graph does not serve some call time, see gaps: it is asked for again now and then"
+_UNREADABLE = "Graph does not serve some call time (see gaps): the connector requests it again at least every half hour"
 _NOT_READ_YET = "not read yet"
 _LATE = timedelta(minutes=1)
 _RATE_OVER = timedelta(minutes=10)
@@ -156,11 +156,11 @@ def jobs(
     for one in orders.jobs:
         waits_for = idle or (untaken or {}).get(one.id) or None
         if not waits_for and orders.paused:
-            waits_for = "the tenant is paused: connector resume lets it go on"
+            waits_for = "the tenant is paused: connector resume continues"
         if not waits_for and failing:
             waits_for = failing[1]
         if not waits_for and ahead and one.state == "waiting":
-            waits_for = f"it comes after job {ahead}"
+            waits_for = f"it waits for job {ahead}"
         if not ahead and one.state not in ENDED:
             ahead = one.id
         result.append(job(tenant_id, one, waits_for))

@@ -13,13 +13,13 @@ def backfill(
     begin: FromOption,
     end: ToOption,
     wait: Annotated[
-        bool, typer.Option("--wait", help="Show its progress until it ends; Ctrl-C leaves the job running.")
+        bool, typer.Option("--wait", help="Show the progress until the job ends. Ctrl-C leaves the job running.")
     ] = False,
     again: Annotated[
         bool,
         typer.Option(
             "--again",
-            help="Publish also what was published before, with the revision that it has: for a topic that lost data.",
+            help="Also publish rows that were published before, with the same revision, for a topic that lost data.",
         ),
     ] = False,
     config: ConfigOption = None,

@@ -60,7 +60,7 @@ def _follow(client: OperatorClient, tenant: Tenant, order: Command, offset: int)
             else:  # pragma: no cover - `follow` never ends by itself
                 return
     except KeyboardInterrupt:
-        sys.stderr.write(f"job {order.id} goes on without being watched; connector jobs shows it\n")
+        sys.stderr.write(f"job {order.id} continues to run; connector jobs shows its progress\n")
         raise
     spent = text.span((job.ended - job.started).total_seconds()) if job.ended and job.started else "0s"
     outcome = f"{text.number(job.rows)} rows published, {text.number(job.requests)} requests, {spent}"
@@ -80,8 +80,8 @@ def _find(restored: Restored, tenant: Tenant, order: Command) -> Job | None:
 
 def _raise_ignored(tenant: Tenant, order: Command) -> NoReturn:
     raise FatalError(
-        f"job {order.id} was passed over: the worker's configuration has no tenant {tenant.label}; add it there, "
-        "then file the job again"
+        f"job {order.id} was ignored: the worker's configuration has no tenant {tenant.label}; add it there, "
+        "then submit the job again"
     )
 
 

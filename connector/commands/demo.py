@@ -13,12 +13,12 @@ _SHORTEST_S = 5
 def demo(
     *,
     duration: Annotated[
-        str, typer.Option("--for", metavar="DURATION", help="How long calls are made; at least 5s.")
+        str, typer.Option("--for", metavar="DURATION", help="How long the simulator makes calls; at least 5s.")
     ] = "30s",
     bootstrap_servers: Annotated[
         str,
         typer.Option(
-            metavar="HOST:PORT,…", help="A Kafka cluster of yours, instead of the mock one inside this process."
+            metavar="HOST:PORT,…", help="Your own Kafka cluster, instead of the mock cluster inside this process."
         ),
     ] = "",
     config: UnreadConfigOption = None,  # noqa: ARG001

@@ -141,7 +141,7 @@ class Examination:
             return [_failed("token", wrong, f"set graph.cloud to the cloud of {theirs}", tenant)]
         signed_in = _passed("token", f"signed in, for {ours}", tenant)
         if claims is None:
-            return [signed_in, _passed("role", "the token does not tell; Graph's answer does", tenant)]
+            return [signed_in, _passed("role", "the token does not state it; the answer of Graph does", tenant)]
         if claims.roles & {ROLE, OLDER_ROLE}:
             has = ROLE if ROLE in claims.roles else OLDER_ROLE
             return [signed_in, _passed("role", f"the token has {has}", tenant)]
@@ -173,7 +173,7 @@ class Examination:
         try:
             standing = await asyncio.to_thread(self._probe.topics, wanted, found)
         except BrokersUnavailableError as error:
-            return [_failed("topics", f"the brokers do not tell: {error}", error.remedy)]
+            return [_failed("topics", f"the brokers do not answer: {error}", error.remedy)]
         except FatalError as error:
             return [_failed("topics", error.wrong, error.remedy or "name another kafka.app")]
         if standing.problems:
@@ -183,7 +183,7 @@ class Examination:
         return [
             _passed(
                 "topics",
-                f"{len(wanted) - len(standing.missing)} are there and right{created}{refused}{_low_limits(standing)}",
+                f"{len(wanted) - len(standing.missing)} are correct{created}{refused}{_low_limits(standing)}",
             )
         ]
 
@@ -206,7 +206,7 @@ class Examination:
             try:
                 unknown += registry.expect(subject).id is None
             except FatalError as error:
-                failed.append(_failed("schema_registry", error.wrong, error.remedy or "look into the registry"))
+                failed.append(_failed("schema_registry", error.wrong, error.remedy or "look at the registry"))
             except RegistryUnavailableError as error:
                 wrong, _, remedy = str(error).partition("; ")
                 remedy = remedy or "check schema_registry.url, and that the registry runs and can be reached"
@@ -229,4 +229,4 @@ def _failures(check: Check, problems: Sequence[Problem]) -> list[Finding]:
     return [_failed(check, problem.wrong, problem.remedy) for problem in problems]
 
 
-_REACH = "see that this machine reaches it over HTTPS; behind a proxy set HTTPS_PROXY"
+_REACH = "check that this machine reaches it over HTTPS; behind a proxy, set HTTPS_PROXY"

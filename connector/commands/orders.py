@@ -25,7 +25,7 @@ def cancel(config: Path | None, job: str) -> None:
     client = OperatorClient(settings.kafka, brokers.clients(settings))
     found = overview.read_state(client, settings, datetime.now(UTC)).find_job(job_id)
     if found is None:
-        raise ConfigurationError([f"JOB: there is no job {job_id}; connector jobs lists them"])
+        raise ConfigurationError([f"JOB: there is no job {job_id}; connector jobs lists all jobs"])
     known, wanted = found
     if wanted.state == "cancelled":
         sys.stderr.write(f"job {job_id} is cancelled already\n")
@@ -34,7 +34,7 @@ def cancel(config: Path | None, job: str) -> None:
         raise FatalError(f"job {job_id} has ended ({wanted.state}): there is nothing left to cancel")
     order = core.Command(str(uuid4()), "cancel", datetime.now(UTC), job=job_id)
     client.file(known.subject.id, order)
-    sys.stderr.write(f"job {job_id} is to be cancelled\n")
+    sys.stderr.write(f"job {job_id} will be cancelled as soon as a worker reads the command\n")
 
 
 def submit(config: Path | None, name: str, command: Literal["pause", "resume"]) -> None:
@@ -42,7 +42,7 @@ def submit(config: Path | None, name: str, command: Literal["pause", "resume"]) 
     settings = arguments.read_settings(config)
     tenant = arguments.find_tenant(settings, name)
     open_client(settings, tenant).file(tenant.id, core.Command(str(uuid4()), command, datetime.now(UTC)))
-    sys.stderr.write(f"tenant {tenant.label} is to be {command}d\n")
+    sys.stderr.write(f"tenant {tenant.label} will be {command}d as soon as a worker reads the command\n")
 
 
 def open_client(settings: Settings, tenant: Tenant) -> OperatorClient:
@@ -54,7 +54,7 @@ def open_client(settings: Settings, tenant: Tenant) -> OperatorClient:
     if client.is_new:
         raise FatalError(
             f"no worker has ever run with kafka.app = {settings.kafka.app}, so there is no topic for commands: "
-            "start connector run, then ask again"
+            "start connector run, then repeat the command"
         )
     client.read([client.shard_of(tenant.key)])
     return client
@@ -64,5 +64,5 @@ def _job_id(written: str) -> str:
     try:
         return str(UUID(written))
     except ValueError:
-        message = f"JOB: {shown(written)} is no job id; connector jobs lists them"
+        message = f"JOB: {shown(written)} is not a job id; connector jobs lists the ids"
         raise ConfigurationError([message]) from None

@@ -13,14 +13,16 @@ def plan(
     *,
     tenant: Annotated[
         str | None,
-        typer.Option("--tenant", metavar="TENANT", help="A tenant's name or id. Default: the one that fits worst."),
+        typer.Option(
+            "--tenant", metavar="TENANT", help="Name or id of a tenant. Default: the one whose sweeps fit worst."
+        ),
     ] = None,
     calls_per_day: Annotated[
         float | None,
-        typer.Option("--calls-per-day", help="Calls of the tenant, spread evenly over the day. [default: 10000]"),
+        typer.Option("--calls-per-day", help="Calls per day, spread evenly over the day. [default: 10000]"),
     ] = None,
     from_state: Annotated[
-        bool, typer.Option("--from-state", help="Calls as they came, and as late, by what workers have remembered.")
+        bool, typer.Option("--from-state", help="Use the calls that workers have read, with their delays.")
     ] = False,
     as_json: JsonOption = False,
     config: ConfigOption = None,

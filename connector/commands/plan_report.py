@@ -124,12 +124,12 @@ def _case_of_tenant(settings: Settings, tenant: Tenant, checkpoint: Checkpoint, 
     cadences = [lateness.Sweeping(s.every.total_seconds(), s.overlap.total_seconds()) for s in sweeps]
     late = lateness.learn(checkpoint.ages, cadences)
     if late is None:
-        warnings.append("Too few new rows were counted to know how late they are: they are taken to turn up at once.")
+        warnings.append("Too few new rows were counted: the plan assumes that each row is visible at once.")
     first, counts = rows or ((now - EPOCH) // _HOUR, np.zeros(0))
     calls, cycle_s = plan_volume.as_they_came(counts, first, now, late)
     days = len(counts) // 24
     if days < 7:
-        warnings.append(f"{days} whole days of calls are remembered; a week says more.")
+        warnings.append(f"{days} whole days of calls are in the state. A whole week gives a better plan.")
     deepest = max(sweeps, key=lambda sweep: sweep.overlap).overlap
     found = dict(checkpoint.found)
     rows_found, of_all = found.get(int(deepest.total_seconds()), 0), sum(found.values())
@@ -200,7 +200,7 @@ def _warn(rules: Rules, result: Forecast, per_minute: float) -> list[str]:
                 f"the deepest overlap is {duration_text(max(sweep.overlap for sweep in rules.sweeps))}."
             )
     if per_minute > _DOCUMENTED_LIMIT:
-        warnings.append(f"Graph's documented limit is {_DOCUMENTED_LIMIT} requests a minute; more are answered 429.")
+        warnings.append(f"Graph's documented limit is {_DOCUMENTED_LIMIT} requests a minute; more are refused (429).")
     return warnings
 
 
@@ -211,14 +211,14 @@ def _advise(settings: Settings, rules: Rules, case: _Case, result: Forecast, now
     most = _DOCUMENTED_LIMIT - _BESIDES
     needed = min(most, math.ceil(result.total / 60 / 0.9))
     if per_minute < needed and plan_forecast.fit(rules, case.calls, needed, concurrency, now):
-        advice.append(f"requests_per_minute = {needed} would fit, where nobody else reads this log.")
+        advice.append(f"requests_per_minute = {needed} would fit the budget, if no other client reads this log.")
     changed = plan_forecast.suggest(rules, case.calls, per_minute, concurrency, now, result.requests_per_hour)
     if changed is not None:
         sweeps = ", ".join(f"every {duration_text(s.every)} over {duration_text(s.overlap)}" for s in changed.sweeps)
-        advice.append(f"Fewer sweeps, or longer between them, would fit: {sweeps}.")
+        advice.append(f"These sweeps would fit the budget: {sweeps}.")
     if not advice:
         advice.append(
-            "Nothing near these sweeps fits: shorten the overlaps that cost most, or raise requests_per_minute."
+            "No similar sweeps fit the budget: shorten the overlaps that cost most, or raise requests_per_minute."
         )
     return advice
 

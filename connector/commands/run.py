@@ -11,7 +11,7 @@ from connector.commands.options import ConfigOption
 def run(
     *,
     once: Annotated[
-        bool, typer.Option("--once", help="Run every sweep that is due once, then stop: for cron and for tests.")
+        bool, typer.Option("--once", help="Run each sweep that is due once, then exit, for cron and for tests.")
     ] = False,
     config: ConfigOption = None,
 ) -> None:

@@ -10,7 +10,7 @@ from connector.commands.options import ConfigOption, JsonOption
 def status(
     *,
     tenant: Annotated[
-        str | None, typer.Option("--tenant", metavar="TENANT", help="A tenant's name or id. Default: all tenants.")
+        str | None, typer.Option("--tenant", metavar="TENANT", help="Name or id of a tenant. Default: all tenants.")
     ] = None,
     as_json: JsonOption = False,
     config: ConfigOption = None,

@@ -24,7 +24,7 @@ _STYLES = {
     "cancelled": "dim",
 }
 _FULL, _PART, _NONE, _OUTSIDE = "█", "▒", "·", " "
-LEGEND = f"{_FULL} read  {_PART} partly read  {_NONE} not read yet  blank: not wanted"
+LEGEND = f"{_FULL} read  {_PART} partly read  {_NONE} not read yet  blank: before the start"
 _PLAIN = str.maketrans({_FULL: "#", _PART: "+", _NONE: "."})
 
 

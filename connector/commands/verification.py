@@ -132,7 +132,9 @@ class _Verification:
         """Read the topic and Graph, search again for missing rows, and return the report."""
         self._rows.open(self._window.start)
         if not self._rows.bounds:
-            raise ConfigurationError([f"kafka.topic: there is no topic {self._rows.name}; nothing was published yet"])
+            raise ConfigurationError(
+                [f"kafka.topic: topic {self._rows.name} does not exist; start connector run first"]
+            )
         self._letters.open(self._window.start)
         is_cut = self._check_retention()
         with _screen(self._window) as show:
@@ -214,7 +216,7 @@ class _Verification:
             self._read_topics()
             if left_s <= 0:
                 return [row for row in lost if not self._dead.holds(row.hash, row.id)]
-            show("looking again for what is missing", self._window.end)
+            show("looking again for missing rows", self._window.end)
             time.sleep(min(_LOOK_EVERY_S, left_s))
 
     def _cadence_for(self, start_s: int) -> timedelta | None:

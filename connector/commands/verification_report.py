@@ -43,8 +43,8 @@ LISTED = {
     "missing": "missing on the topic",
     "duplicated": "on the topic more than once",
     "differing": "differing",
-    "pending": "not on the topic yet; a sweep that was not waited for finds them",
-    "unexpected": "on the topic, and not shown by Graph any more",
+    "pending": "not on the topic yet; a later sweep finds them",
+    "unexpected": "on the topic, but no longer in Graph",
     "dead_lettered": "dead-lettered",
 }
 
@@ -85,5 +85,5 @@ def notes(
     if settings.rows.privacy:
         found.append(f"Not compared, for rows.privacy: {', '.join(sorted(settings.rows.privacy))}.")
     if foreign:
-        found.append(f"{text.number(foreign)} records of the topic are no rows of this connector.")
+        found.append(f"{text.number(foreign)} records of the topic are not rows of this connector.")
     return found

@@ -15,7 +15,7 @@ def verify(
     begin: FromOption,
     end: ToOption,
     requests_per_minute: Annotated[
-        float, typer.Option("--requests-per-minute", help="What it takes of Graph's limit, beside a running worker.")
+        float, typer.Option("--requests-per-minute", help="Request budget of this command, besides that of a worker.")
     ] = 5,
     as_json: JsonOption = False,
     config: ConfigOption = None,

@@ -19,7 +19,7 @@ _KEPT_JOBS = 50
 _OPEN_JOBS = 100  # the state record of a tenant must fit into one message
 _KEPT_IDS = 200
 _NAMED_PARTS = 3
-_REMEDY = "connector backfill --again reads it, and publishes also what the topic holds already"
+_REMEDY = "connector backfill --again reads it, and also publishes rows that the topic already has"
 
 
 class Job(NamedTuple):

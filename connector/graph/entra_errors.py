@@ -47,9 +47,9 @@ REMEDIES = {
     # federated tokens
     70021: f"the federated token is not trusted; {_FEDERATION}",
     700211: f"the federated token's issuer is not trusted; {_FEDERATION}",
-    700212: "the federated token is for another audience; have it made for api://AzureADTokenExchange",
+    700212: "the federated token is for another audience; request it for the audience api://AzureADTokenExchange",
     700213: f"the federated token's subject is not trusted; {_FEDERATION}",
-    700222: "the federated token is Microsoft Entra's own, which is not accepted; use another issuer's",
+    700222: "the federated token is Microsoft Entra's own, which is not accepted; use a token of another issuer",
     700229: "the federated token is a user's; use one that was issued to an application",
     50013: "the federated token is not signed by its issuer; check which issuer the application trusts",
     50027: "the assertion is not a token that sign-in can read; check what AZURE_FEDERATED_TOKEN_FILE names",
@@ -84,10 +84,10 @@ REMEDIES = {
     900432: _WRONG_CLOUD,
     50049: "sign-in does not know this authority; check graph.authority and graph.cloud",
     # the resource of the token
-    50001: "what the token is for is disabled or not known to this tenant; check graph.cloud",
-    500011: "what the token is for is not known to this tenant; check graph.cloud",
+    50001: "the resource of the token is disabled in this tenant or unknown to it; check graph.cloud",
+    500011: "the resource of the token is unknown to this tenant; check graph.cloud",
     650052: "this tenant has not enabled the service that the token is for; check its subscriptions and graph.cloud",
-    650054: "what the token is for was removed from this tenant; check its subscriptions and graph.cloud",
+    650054: "the resource of the token was removed from this tenant; check its subscriptions and graph.cloud",
     28002: "the scope is not valid; check graph.cloud",
     70011: "the scope is not valid; check graph.cloud",
     700022: "the scope is not valid; check graph.cloud",
@@ -97,7 +97,7 @@ REMEDIES = {
     50131: "a Conditional Access policy blocks the application; exclude it, or allow this network",
     530032: "a security policy of the tenant blocks the application; exclude it, or allow this network",
     530035: "the tenant's security defaults block the application; ask its administrator for an exception",
-    50053: "this network's address is blocked for malicious activity; see the tenant's sign-in log, and unblock it",
+    50053: "this network's address is blocked for malicious activity; read the tenant's sign-in log, and unblock it",
     50002: _RESTRICTED,
     500021: _RESTRICTED,
     500022: _RESTRICTED,
@@ -132,8 +132,8 @@ _REMEDIES_BY_ERROR = {
     "unauthorized_client": "the application may not sign in here; check client_id, and give admin consent",
     "invalid_tenant": "the tenant does not exist in this cloud; check the tenant's id and graph.cloud",
     "invalid_scope": "the scope is not valid; check graph.cloud",
-    "invalid_resource": "what the token is for is not known to this tenant; check graph.cloud",
-    "access_denied": "a policy of the tenant refuses the application; look into the tenant's sign-in log",
+    "invalid_resource": "the resource of the token is unknown to this tenant; check graph.cloud",
+    "access_denied": "a policy of the tenant refuses the application; read the tenant's sign-in log",
 }
 _REMEDY_OF_AZURE = "this machine has no such managed identity; assign it, and check managed_identity"
 

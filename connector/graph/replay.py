@@ -23,7 +23,7 @@ class MissingAnswerError(Exception):
     """
 
     def __init__(self, request: Request) -> None:
-        super().__init__("an answer is missing")
+        super().__init__("a response is missing")
         self.request = request
 
 

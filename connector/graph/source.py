@@ -336,7 +336,7 @@ class Source:
             self.health.answered()
             self.budget.succeeded(exchange.slot)
             self._failures.record(exchange, "finds the range too long")
-            raise RangeTooLongError(f"Graph finds a range of {self._tenant.label} too long ({exchange.outcome}).")
+            raise RangeTooLongError(f"Graph rejects a range of {self._tenant.label} as too long ({exchange.outcome}).")
         if status == _FORBIDDEN:
             self._reject(
                 exchange,

@@ -162,7 +162,7 @@ class LogReader:
         except KafkaException as error:
             self._raise(error.args[0], place[:1])
         if found is None:
-            raise BrokersUnavailableError(f"no broker told where partition {place[1]} of {place[0]} ends")
+            raise BrokersUnavailableError(f"no broker returned the end of partition {place[1]} of {place[0]} ends")
         return found
 
     def offsets_at(self, places: Iterable[Place], epoch_ms: int) -> dict[Place, int]:

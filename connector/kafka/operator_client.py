@@ -65,7 +65,7 @@ class OperatorClient:
     def _check(self) -> None:
         for name, partitions in zip((self._names.control, self._names.state), self._shards, strict=True):
             if not partitions:
-                raise FatalError(f"topic {name} does not exist: connector run makes it again")
+                raise FatalError(f"topic {name} does not exist: start connector run, which creates it")
             if partitions != self._kafka.shards:
                 raise FatalError(
                     f"topic {name} has {partitions} partitions, kafka.shards is {self._kafka.shards}: "
@@ -149,12 +149,12 @@ class OperatorClient:
             while not outcome and time.monotonic() < deadline:
                 producer.poll(_PAUSE_S)
         except KafkaException as error:
-            raise FatalError(f"filing a command in {self._names.control}: {error.args[0].str()}") from error
+            raise FatalError(f"submitting a command to {self._names.control}: {error.args[0].str()}") from error
         if not outcome or (outcome[0][0] is not None and outcome[0][0].code() in _IN_DOUBT):
-            raise self._unavailable("the command may have been filed all the same: see connector jobs")
+            raise self._unavailable("the command may have been submitted nevertheless: check with connector jobs")
         problem, offset = outcome[0]
         if problem is not None:
-            raise FatalError(f"filing a command in {self._names.control}: {problem.str()}")
+            raise FatalError(f"submitting a command to {self._names.control}: {problem.str()}")
         return offset
 
     def workers(self) -> int | None:

@@ -96,7 +96,7 @@ class Probe:
         except KafkaException as error:
             cause = error.args[0]
             todo = rights.remedy(cause, self._kafka.app) or _REMEDIES.get(
-                cause.code(), "see that the topic __transaction_state has its leaders"
+                cause.code(), "check that every partition of topic __transaction_state has a leader"
             )
             yield Problem(f"initialising transactions of {name}: {cause.str()}", todo)
 
@@ -116,7 +116,7 @@ class Probe:
             return
         if allowed is not None and AclOperation.READ not in allowed:
             command = rights.grant(("Read", "Describe"), f"--group {group}")
-            yield Problem(f"the group {group} may not be joined", f"allow it: {command}")
+            yield Problem(f"joining group {group} is not allowed", f"allow it: {command}")
 
     def _forbidden(self, names: Sequence[str]) -> list[Problem]:
         """Return a problem for each existing topic on which the connector's user lacks a right."""
@@ -152,7 +152,7 @@ class Probe:
 
 
 def _too_low(topic: str, limit: int) -> Problem:
-    wrong = f"topic {topic} takes {limit} bytes (max.message.bytes), which no record of state fits into"
+    wrong = f"topic {topic} takes {limit} bytes (max.message.bytes), which is less than a record of the state needs"
     return Problem(wrong, f"raise it with: {raise_command(topic)}")
 
 

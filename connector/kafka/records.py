@@ -91,13 +91,13 @@ def row_decoder(
                     raise ValueError(f"the value is written with schema {schema_id}, which is unknown") from error
             body, writer = value[avro.CONFLUENT_HEADER_BYTES :], writers[schema_id]
         else:
-            raise ValueError("the value is no row in Avro single-object encoding")
+            raise ValueError("the value is not a row in Avro single-object encoding")
         try:
             record = fastavro.schemaless_reader(io.BytesIO(body), writer, None if writer is plain else plain)
         except (EOFError, IndexError, UnicodeDecodeError) as error:
-            raise ValueError("the value is cut") from error
+            raise ValueError("the value is truncated") from error
         except SchemaResolutionError as error:
-            raise ValueError("the value is no row") from error
+            raise ValueError("the value is not a row") from error
         return cast("dict[str, Any]", record)
 
     return decode

@@ -211,7 +211,7 @@ class Registry:
         try:
             found = evolution.clashes(avro.load(subject.schema), _parsed(version))
         except (KeyError, TypeError, AttributeError, RecursionError):
-            found = ["it is no Avro schema"]
+            found = ["it is not an Avro schema"]
         if found:
             more = f" (and {len(found) - 5} more)" if len(found) > 5 else ""
             raise _refusal(subject, f"version {number}: {_cut('; '.join(found[:5]), 1000)}{more}")
@@ -293,7 +293,7 @@ class Registry:
             todo = "check schema_registry.username and password, or token, and what they may do"
             raise self._unavailable(f"{what} ({status}); {todo}")
         if 300 <= status < 400:
-            raise self._unavailable(f"redirects elsewhere ({status}); set schema_registry.url to where")
+            raise self._unavailable(f"redirects ({status}); set schema_registry.url to the address that it redirects to")
         try:
             answer = json.loads(content)
         except (ValueError, RecursionError):
@@ -306,10 +306,10 @@ class Registry:
             _SCHEMA_UNKNOWN,
         )
         if status not in (200, 409, 422) and not (status in (404, 405) and is_unknown):
-            hint = "; is schema_registry.url the root of its Confluent API?" if status == 404 else ""
+            hint = "; check that schema_registry.url is the root of its Confluent API" if status == 404 else ""
             raise self._unavailable(f"answers {status}{hint}")
         if not isinstance(answer, dict):
-            raise self._unavailable("answers with something that is no JSON object; is schema_registry.url right?")
+            raise self._unavailable("answers with something that is not a JSON object; check schema_registry.url")
         return answer
 
     def _authorization(self) -> dict[str, str]:
@@ -379,7 +379,7 @@ def _parsed(answer: Mapping[str, Any]) -> Any:
 def _refusal(subject: Subject, why: str) -> FatalError:
     return FatalError(
         f"subject {subject.name}: schema {subject.schema} is not compatible with what is registered: {why}",
-        "name another topic or another schema_registry.subject_name_strategy, or have that subject deleted",
+        "name another topic or another schema_registry.subject_name_strategy, or delete that subject",
     )
 
 

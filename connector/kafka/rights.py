@@ -31,7 +31,7 @@ def remedy(error: KafkaError, app: str, topics: Sequence[str] = ()) -> str | Non
         case KafkaError.CLUSTER_AUTHORIZATION_FAILED:
             return f"allow it: {grant(('IdempotentWrite',), '--cluster')}"
         case KafkaError.INVALID_TIMESTAMP:
-            return "set this machine's clock right: brokers take timestamps up to an hour ahead of their own clocks"
+            return "correct this machine's clock: brokers accept timestamps up to an hour ahead of their own clocks"
     return None
 
 

@@ -247,10 +247,10 @@ def restore(records: Mapping[bytes, bytes]) -> Restored:
         try:
             version = msgspec.json.decode(value, type=_Version).v
         except msgspec.DecodeError as error:
-            raise FatalError(f"the state topic holds a record that is none of ours (key {key!r})") from error
+            raise FatalError(f"the state topic contains a record of another program (key {key!r})") from error
         if version > VERSION:
             raise FatalError(
-                f"the state topic holds a record of version {version}, this program reads version {VERSION} and older",
+                f"the state topic has a record of version {version}, this program reads version {VERSION} and older",
                 "run the version that wrote it, or a newer one",
             )
         if key == SHARD:

@@ -143,7 +143,7 @@ class TopicAdmin:
             elif error.code() in _PERMANENT:
                 problems.append(topic_problems.uncreated(created))
             elif error.code() == KafkaError.TOPIC_ALREADY_EXISTS:
-                wrong = f"topic {topic.name} exists, and may not be looked at"
+                wrong = f"topic {topic.name} exists, but the connector is not allowed to describe it"
                 problems.append(Problem(wrong, f"allow the connector's user Describe and Write on topic {topic.name}"))
             else:
                 raise KafkaException(error)
@@ -282,7 +282,7 @@ class TopicAdmin:
             if error is not None and error.code() == KafkaError.TOPIC_AUTHORIZATION_FAILED:
                 command = rights.grant(("Describe",), f"--topic {topic.name}")
                 raise ForbiddenError(
-                    f"the brokers do not tell whether topic {topic.name} exists", f"allow it: {command}"
+                    f"the brokers do not state whether topic {topic.name} exists", f"allow it: {command}"
                 )
 
     def problems(self, topics: Sequence[Topic], found: Found) -> list[Problem]:
@@ -348,4 +348,4 @@ _REMEDIES = {
     KafkaError._RESOLVE: "check the host names in kafka.bootstrap_servers",  # noqa: SLF001
 }
 
-_LEFT_OUT = "none is needed; whoever owns the brokers may set them on these topics later"
+_LEFT_OUT = "none is needed; the owner of the brokers can set them on these topics later"

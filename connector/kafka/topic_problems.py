@@ -41,8 +41,8 @@ def wrong_keys(topics: Sequence[tuple[Topic, str | None]]) -> list[tuple[Topic, 
         (
             topic,
             Problem(
-                f'topic {topic.name} has cleanup.policy={policy}, and rows.key is "{topic.key}": of all records with '
-                f"one key a compacted topic keeps the newest alone, and many calls have the same {topic.key}",
+                f'topic {topic.name} has cleanup.policy={policy}, and rows.key is "{topic.key}": a compacted topic '
+                f"keeps only the newest record per key, and many calls have the same {topic.key}",
                 f'set rows.key = "id", or keep every record: {alter_command(topic.name, "cleanup.policy=delete")}',
             ),
         )
@@ -80,7 +80,7 @@ _COSTS = {
     "min.cleanable.dirty.ratio": _SLOWER,
     "max.compaction.lag.ms": _SLOWER,
     "delete.retention.ms": "tombstones of the internal topics stay longer than needed",
-    "retention.ms": "records are kept for as long as the brokers decide",
+    "retention.ms": "records are kept as long as the brokers' default says",
     "cleanup.policy": "the brokers decide whether records are deleted or compacted",
     "replication factor": "the brokers decide how many replicas there are",
 }
@@ -100,10 +100,10 @@ def uncreated(created: Creation) -> Problem:
     wrong = f"creating topic {topic.name}: {error.str()}"
     if left_out:
         wrong = f"creating topic {topic.name} with {' and '.join(left_out)}: {error.str()}"
-        return Problem(wrong, "take that out of kafka.topic_properties, or write a value that the brokers take")
+        return Problem(wrong, "remove this setting from kafka.topic_properties, or set a value that the brokers accept")
     if error.code() in REFUSED_SETTING:
         required = f"cleanup.policy={topic.settings['cleanup.policy']}, {topic.partitions} partitions"
-        return Problem(wrong, f"ask the owner of the brokers to allow what the topic cannot do without: {required}")
+        return Problem(wrong, f"ask the owner of the brokers to allow what the topic requires: {required}")
     return Problem(wrong, _UNCREATED.get(error.code(), _MAY_NOT_CREATE + create_command(topic)))
 
 
@@ -112,6 +112,6 @@ _MAY_NOT_CREATE = (
 )
 _UNCREATED = {
     KafkaError.INVALID_REPLICATION_FACTOR: "set kafka.replication_factor = -1, the brokers' default, or start brokers",
-    KafkaError.INVALID_PARTITIONS: "set kafka.partitions, and kafka.shards for internal topics, to what brokers allow",
+    KafkaError.INVALID_PARTITIONS: "set kafka.partitions (kafka.shards for internal topics) to what the brokers allow",
     KafkaError.TOPIC_EXCEPTION: "choose another kafka.topic or kafka.app",
 }

@@ -36,54 +36,54 @@ class TenantFamilies:
     def __init__(self, registry: CollectorRegistry) -> None:
         self.rows = counter(
             registry, "rows_total",
-            "Rows by what became of them. dead_letter: look into the dead-letter topic, its headers say which field"
-            " did not fit; when all rows go there, Graph has changed and the connector needs an upgrade.",
+            "Rows by outcome. For dead_letter, read the headers of the records in the dead-letter topic: they name the"
+            " invalid field. If all rows become dead letters, Graph has changed and the connector needs an upgrade.",
             "tenant", "outcome",
         )  # fmt: skip
         self.lateness = histogram(
             registry, "row_lateness_seconds",
-            "From a call's end to the first reading of its row, in regular sweeps. When rows come close to the deepest"
-            " overlap: lengthen that overlap, or later rows will be missed.",
+            "Time from the end of a call until a sweep first read its row. If values are close to the longest overlap:"
+            " extend this overlap, or later rows will be missed.",
             LATENESS_S, "tenant",
         )  # fmt: skip
         self.commit_delay = histogram(
             registry, "commit_delay_seconds",
-            "From Graph's response to the committed transaction. When seconds: the brokers are slow, see"
-            " transaction_duration_seconds.",
+            "Time from the response of Graph to the commit of the transaction. If it takes seconds: the brokers are"
+            " slow, see transaction_duration_seconds.",
             COMMIT_DELAY_S, "tenant",
         )  # fmt: skip
         self.requests = counter(
             registry, "graph_requests_total",
-            "Requests to Graph by status (error: no answer) and lane. 401 or 403: repair sign-in or permission. 429:"
-            " lower requests_per_minute. 5xx or error: wait; look at network, proxy and Graph's health.",
+            "Requests to Graph by lane and HTTP status, or error without a response. 401 or 403: correct the sign-in or"
+            " the permission. 429: lower requests_per_minute. 5xx or error: check network, proxy and Graph's health.",
             "tenant", "lane", "status",
         )  # fmt: skip
         self.request_duration = histogram(
             registry, "graph_request_duration_seconds",
-            "How long Graph took to answer. When it nears graph.timeout: raise that, or lower graph.concurrency.",
+            "Duration of requests to Graph. If it approaches graph.timeout: raise this, or lower graph.concurrency.",
             REQUEST_DURATION_S, "tenant",
         )  # fmt: skip
         self.throttled_seconds = counter(
             registry, "graph_throttled_seconds_total",
-            "Time spent waiting because Graph said so. When it grows steadily: somebody else reads this tenant's log"
-            " too; lower requests_per_minute.",
+            "Time spent waiting because Graph required it. If it grows steadily: another client reads the log of this"
+            " tenant too, lower requests_per_minute.",
             "tenant",
         )  # fmt: skip
         self.sweeps = counter(
             registry, "sweeps_total",
-            "Sweeps that ended, by cadence and outcome. failed: see tenant_failing and the log; it is tried again.",
+            "Finished sweeps by cadence and outcome. A failed sweep is repeated: see tenant_failing and the log.",
             "tenant", "every", "outcome",
         )  # fmt: skip
         self.unknown_properties = counter(
             registry, "unknown_properties_total",
-            "Members of rows that the schema does not know; they are kept in additionalProperties unless"
-            " rows.additional_properties says drop. When it grows: Graph has new fields, look for an upgrade.",
+            "Members of rows that the schema does not know. They are kept in additionalProperties, unless"
+            " rows.additional_properties is drop. If it grows: Graph has new fields, look for an upgrade.",
             "tenant",
         )  # fmt: skip
         self.deepest_sweep_rows = counter(
             registry, "deepest_sweep_rows_total",
-            "Rows that turned up so late that only the sweep with the longest overlap found them. When it grows: look"
-            " at row_lateness_seconds and lengthen that overlap, else rows that are later still will be missed.",
+            "Rows that became visible so late that only the sweep with the longest overlap found them. If it grows: see"
+            " row_lateness_seconds and extend this overlap, or rows that are even later will be missed.",
             "tenant",
         )  # fmt: skip
 
@@ -94,19 +94,19 @@ class ShardFamilies:
     def __init__(self, registry: CollectorRegistry) -> None:
         self.transactions = counter(
             registry, "transactions_total",
-            "Kafka transactions by outcome; one whose outcome is not known counts as aborted. Some aborted ones at each"
-            " rebalance are normal; a steady stream means that brokers or another worker interfere: see the log.",
+            "Kafka transactions by outcome. An unknown outcome counts as aborted. Some aborts at each rebalance are"
+            " normal. If aborts continue: see the log for errors of the brokers or another worker that interferes.",
             "shard", "outcome",
         )  # fmt: skip
         self.transaction_duration = histogram(
             registry, "transaction_duration_seconds",
-            "From begin to commit of a Kafka transaction. When above a second: look at the brokers' load, their disks"
-            " and in-sync replicas.",
+            "Time from the begin of a Kafka transaction to its commit. If it is above a second: check the load of the"
+            " brokers, their disks and in-sync replicas.",
             TRANSACTION_DURATION_S, "shard",
         )  # fmt: skip
         self.restore_duration = gauge(
             registry, "restore_duration_seconds",
-            "How long the shard's last restore took; 0 before the first has ended. When minutes: check that the seen"
-            " topic is compacted and has the settings that it was created with.",
+            "Duration of the shard's last restore, 0 before the first has finished. If it takes minutes: check that the"
+            " seen topic is compacted and has the settings with which the connector creates it.",
             "shard",
         )  # fmt: skip

@@ -63,72 +63,72 @@ def _unread_seconds(glance: Glance) -> float | None:
 _TENANT_GAUGES = (
     _TenantGauge(
         "lag_seconds",
-        "Now minus the end of the newest call time that was read and committed. When it grows: see tenant_failing,"
-        " kafka_up and graph_budget_used_ratio; after an outage or a first start it falls by itself.",
+        "Now minus the end of the newest call time that was read and committed. If it grows: see tenant_failing,"
+        " kafka_up and graph_budget_used_ratio; after an outage or a first start, it falls without action.",
         lambda glance: None if glance.view.covered_through is None else glance.at - glance.view.covered_through,
     ),
     _TenantGauge(
         "covered_through_timestamp_seconds",
-        "End of the newest call time that was read and committed, as Unix time. When it stands still: see"
+        "End of the newest call time that was read and committed, as Unix time. If it does not advance: see"
         " tenant_failing and kafka_up.",
         lambda glance: glance.view.covered_through,
     ),
     _TenantGauge(
         "gap_seconds",
-        "Call time between the tenant's start and covered_through that was never read. It is closed by itself within"
-        " the budget; when it does not fall: see graph_budget_used_ratio, else look at /status and file a backfill.",
+        "Call time between the tenant's start and covered_through that was never read. The connector reads it"
+        " within the request budget. If it does not fall: see graph_budget_used_ratio, then the causes in /status.",
         lambda glance: glance.view.gap_seconds,
     ),
     _TenantGauge(
         "unread_seconds",
-        "Call time from the tenant's start up to now that was never read: gap_seconds plus lag_seconds. When it does"
-        " not fall: see tenant_failing, tenant_paused and graph_budget_used_ratio; /status tells from when it is and"
+        "Call time from the tenant's start up to now that was never read: gap_seconds plus lag_seconds. If it does"
+        " not fall: see tenant_failing, tenant_paused and graph_budget_used_ratio. /status states where it begins and"
         " when it will have been read.",
         _unread_seconds,
     ),
     _TenantGauge(
         "gaps",
-        "In how many pieces gap_seconds lies. /status tells where each is and what caused it.",
+        "The number of separate ranges in gap_seconds. /status lists each range with its cause.",
         lambda glance: glance.view.gaps,
     ),
     _TenantGauge(
         "graph_budget_used_ratio",
         "Requests in the last 60 s divided by requests_per_minute. Near 1 for hours means that the sweeps do not fit:"
-        " run `connector plan`, then raise requests_per_minute or make sweeps rarer.",
+        " run `connector plan`, then raise requests_per_minute or run sweeps less often.",
         lambda glance: glance.view.budget_used_ratio,
     ),
     _TenantGauge(
         "tenant_up",
-        "1 when the last request (token or Graph) succeeded; 0 before the first. When 0: see tenant_failing, whose"
-        " reason says what to repair.",
+        "1 if the last request (for a token or to Graph) succeeded, otherwise and before the first request 0. If it"
+        " is 0: see tenant_failing, whose label reason states why.",
         lambda glance: glance.view.up,
     ),
     _TenantGauge(
         "tenant_paused",
-        "1 while the tenant is paused: nothing is read. `connector resume` goes on where it stopped.",
+        "1 while the tenant is paused: nothing is read. `connector resume` continues where it stopped.",
         lambda glance: glance.view.paused,
     ),
     _TenantGauge(
         "remembered_rows",
-        "Rows that are remembered so that none is published twice, about 24 bytes each. When memory gets short: add"
-        " workers or shorten dedup.horizon.",
+        "Rows in the deduplication index, which need about 24 bytes each. If memory is short: add workers or shorten"
+        " dedup.horizon.",
         lambda glance: glance.view.remembered_rows,
     ),
     _TenantGauge(
         "backfill_remaining_seconds",
-        "Call time that backfill jobs have still to read. When it does not fall: live reading takes the whole budget,"
-        " or the tenant fails or is paused.",
+        "Call time that backfill jobs have yet to read. If it does not fall: the sweeps use the whole request budget,"
+        " or the tenant is failing or paused.",
         lambda glance: glance.view.backfill_remaining_seconds,
     ),
 )
 _OVERDUE_HELP = (
-    "0, or for how long a sweep should have ended. When it grows: the tenant fails, the brokers are away, or the"
-    " sweeps do not fit the budget (`connector plan`)."
+    "How long ago the sweep should have finished, or 0. If it grows: the tenant is failing, the brokers are"
+    " unavailable, or the sweeps do not fit the request budget (`connector plan`)."
 )
 _FAILING_HELP = (
-    "1 for the reason for which a tenant fails. sign_in: repair client id, secret or tenant id. permission: grant"
-    " CallRecords.Read.All and consent. rejected: read the log, Graph refuses the request itself. throttled: somebody"
-    " else reads this log too, lower requests_per_minute. unreachable: look at network, proxy and Graph's health."
+    "1 for the reason for which the tenant fails. sign_in: correct client id, secret or tenant id. permission: grant"
+    " CallRecords.Read.All with admin consent. rejected: read the reason in the log. throttled: another client reads"
+    " this log too, lower requests_per_minute. unreachable: check network, proxy and the health of Graph."
 )
 
 

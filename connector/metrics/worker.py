@@ -51,30 +51,32 @@ class Metrics:
         self._tenant_families = TenantFamilies(self._registry)
         self._shard_families = ShardFamilies(self._registry)
         gauge(
-            self._registry, "shards", "kafka.shards: partitions of the internal topics. Workers must agree on it."
+            self._registry,
+            "shards",
+            "kafka.shards: partitions of each internal topic. All workers must have the same value.",
         ).set(shards)
         self._shards_owned = gauge(
             self._registry,
             "shards_owned",
-            "How many shards this worker owns. The sum over all workers should be direct_routing_shards; when it stays"
-            " less, no worker reads the others: look at the workers' readiness and the consumer group.",
+            "Number of shards that this worker owns. The sum over all workers should be direct_routing_shards. If it is"
+            " less, some shards are not read: check the readiness of the workers and the consumer group.",
         )
         self._kafka_up = gauge(
             self._registry,
             "kafka_up",
-            "1 when the last transaction or metadata request succeeded; 0 before the first. When 0: look at the"
-            " brokers, the network, credentials and ACLs; the log names the error.",
+            "1 if the last transaction or metadata request succeeded, otherwise and before the first 0. If it is 0:"
+            " check the brokers, the network, the credentials and the ACLs. The log contains the error.",
         )
         gauge(
             self._registry,
             "start_time_seconds",
-            "When this worker started, as Unix time. When it changes often: something ends the worker, see the log of"
-            " the one before, its exit code and its memory limit.",
+            "When this worker started, as Unix time. If it changes often: find out why the worker ends, from its log,"
+            " its exit code and its memory limit.",
         ).set(clock())
         gauge(
             self._registry,
             "build_info",
-            "Always 1; the version is in the label. More than one for long: finish the upgrade.",
+            "Always 1. The label contains the version. If there are several versions for long: finish the upgrade.",
             "version",
         ).labels(version).set(1)
 

@@ -180,7 +180,7 @@ class OwnedTenants:
         """Execute a record of the control topic. If its tenant is not read yet, keep the command until it is."""
         received = control.parse(command)
         if received is None:
-            self._log_ignored(command.offset, "it is none that this version knows")
+            self._log_ignored(command.offset, "this version does not know this command")
             self._buffer.put(Commanded(command.offset, self._now()))
             return
         runtime = self.get(received.tenant).runtime
@@ -193,7 +193,7 @@ class OwnedTenants:
             _logger.info("command_kept", tenant=received.tenant, command=received.order.command, id=received.order.id)
             kept = kept_commands.pack([*self._kept, received])
             if len(kept) <= len(self._kept):
-                self._log_ignored(command.offset, "older commands for tenants that are not read were dropped for it")
+                self._log_ignored(command.offset, "there are too many commands for tenants that are not read")
             self._kept = kept_commands.parse(kept)
             self._buffer.put(Commanded(command.offset, self._now(), kept=kept))
 

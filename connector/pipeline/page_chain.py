@@ -65,7 +65,7 @@ async def read_chain(
         page.room.release()
         held.append(page_read)
         if rows > _MOST_HELD_ROWS or (len(held) > 1 and sum(one.bytes for one in held) > MAX_BYTES):
-            raise RangeTooLongError(f"a slice of {tenant.label} is too large to be held")
+            raise RangeTooLongError(f"a slice of {tenant.label} is too large for the buffer")
     return PageChain(rows, repeated, join_pages(held) if held else None)
 
 

@@ -123,7 +123,7 @@ class TenantRuntime:
         if rows and time.monotonic() - self._warned_at >= _WARN_AGAIN_S:
             self._warned_at = time.monotonic()
             overlap = duration_text(deepest)
-            remedy = "a longer overlap of the deepest sweep finds what turns up later"
+            remedy = "extend the overlap of the deepest sweep to find rows that are even later"
             label = self.account.tenant.label
             _logger.info("very_late_rows_found", tenant=label, rows=rows, overlap=overlap, remedy=remedy)
 

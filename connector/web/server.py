@@ -192,9 +192,7 @@ async def _answer(
         raise
     except Exception:  # noqa: BLE001 — the boundary: a fault behind an endpoint is the log's business, not the client's
         _log.exception("http_request_failed", path=request.path)
-        return web.Response(
-            status=500, text="This could not be answered; the log says why (event http_request_failed).\n"
-        )
+        return web.Response(status=500, text="The request failed; the log states why (event http_request_failed).\n")
     if isinstance(response, web.Response) and (response.content_length or 0) > _COMPRESSED_FROM_BYTES:
         response.enable_compression()
     return response
@@ -210,7 +208,7 @@ def _refusal(host: str, port: int, error: OSError | OverflowError) -> FatalError
     mend = "in the configuration, or CONNECTOR_HTTP__LISTEN"
     code = error.errno if isinstance(error, OSError) else None
     if code == errno.EADDRINUSE:
-        return FatalError(f"{where}: another process listens there; end it, or set another port ({mend})")
+        return FatalError(f"{where}: another process listens there; stop it, or set another port ({mend})")
     if isinstance(error, socket.gaierror):
         return ConfigurationError([f"{where}: no such host name; set an address of this machine ({mend})"])
     # asyncio of Python 3.13 logs the error of each address and raises another one, without its number.

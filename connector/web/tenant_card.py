@@ -25,7 +25,7 @@ LEGEND = {
     "older": "read longer ago",
     "due": "not read yet, being read",
     "gap": "not read yet, and reading has stopped",
-    "none": "not wanted: before the start",
+    "none": "before the start of the tenant",
 }
 _MOST_GAPS = 3
 _MOST_PIECES = 12

@@ -76,8 +76,6 @@ class Configuration:
         """
         mine, wanted = self.settings.kafka.topic, read.kafka.topic
         if not read.tenants:
-            raise ConfigurationError(["tenants: there are none any more; name one at least, or stop the worker"])
+            raise ConfigurationError(["tenants: there are none any more; configure at least one, or stop the worker"])
         if wanted != mine:
-            raise ConfigurationError(
-                [f"kafka.topic: is {wanted} now, and was {mine} when the worker started; set it back"]
-            )
+            raise ConfigurationError([f"kafka.topic: is {wanted}, but was {mine} when the worker started; set it back"])

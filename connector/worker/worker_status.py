@@ -44,7 +44,7 @@ class WorkerStatus:
     def alive(self) -> tuple[bool, list[str]]:
         """Return whether the loop of every shard makes progress, and the reasons if one does not."""
         stuck = [n for n, shard in self._shards.running.items() if time.monotonic() - shard.turned_at > _STUCK_S]
-        return not stuck, [f"the loop of shard {number} does not turn" for number in sorted(stuck)]
+        return not stuck, [f"the loop of shard {number} makes no progress" for number in sorted(stuck)]
 
     def ready(self) -> tuple[bool, list[str]]:
         """Return whether the worker is ready, and the reasons if it is not.

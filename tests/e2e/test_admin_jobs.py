@@ -240,7 +240,7 @@ def test_pause_and_cancel_commands_survive_a_worker_restart(scene: Scene) -> Non
     others = len(_asked(scene, other))
     scene.worker.until(lambda: len(_asked(scene, other)) > others + 3, "the other tenant to go on")
     found = commands.jobs(scene.config)[job]
-    assert (found["state"], found["reason"]) == ("waiting", "the tenant is paused: connector resume lets it go on")
+    assert (found["state"], found["reason"]) == ("waiting", "the tenant is paused: connector resume continues")
     scene.worker.kill()
     scene.worker.start()
     scene.worker.until_ready()
@@ -274,7 +274,7 @@ def test_backfill_continues_after_ctrl_c_during_wait(scene: Scene) -> None:
     assert waiting.stderr is not None
     assert waiting.stderr.readline() == f"job {job} waits: no worker has taken it yet\n"
     done = commands.interrupt(waiting)
-    assert (done.code, done.error) == (130, f"job {job} goes on without being watched; connector jobs shows it\n")
+    assert (done.code, done.error) == (130, f"job {job} continues to run; connector jobs shows its progress\n")
     scene.worker.start()
     until_job(scene.worker, job, "done")
     assert scene.worker.stop() == 0

@@ -155,7 +155,7 @@ def test_status_page_shows_failing_tenants_first(
     words = {
         FAILING: ("Failing", "grant the application permission CallRecords.Read.All", "Budget used"),
         SLOW: ("Catching up", "call time that was not read yet is being read", "gap: 20"),
-        GAP: ("Paused", "connector resume lets it go on", "paused"),
+        GAP: ("Paused", "connector resume continues", "paused"),
         HEALTHY: ("Up to date", "only the newest", "Rows per minute"),
         BACKFILL: ("Up to date",),
     }
@@ -203,7 +203,7 @@ def test_status_page_is_usable_by_keyboard(service: Service, visit: Visit) -> No
     page.keyboard.press("Enter")
     expect(opened).to_have_count(1)
     expect(opened).to_contain_text("every 1m over 15m")
-    still = page.get_by_role("link", name="Hold it still")
+    still = page.get_by_role("link", name="Stop refreshing")
     for _ in range(12):
         page.keyboard.press("Tab")
         if still.evaluate("link => link === document.activeElement"):

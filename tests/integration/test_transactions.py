@@ -278,7 +278,7 @@ async def test_refused_record_timestamp_error_points_to_the_clock(broker: Shared
     tomorrow = [Outgoing(topic, None, b"row", timestamp_ms=int(1000 * time.time()) + 86_400_000)]
     with member(broker.bootstrap, app) as position:
         await transactions.call(transactions.open)
-        with pytest.raises(ShardRestartError, match="set this machine's clock right"):
+        with pytest.raises(ShardRestartError, match="correct this machine's clock"):
             await transactions.call(partial(transactions.commit, Contents({"rows": tomorrow}), position()))
     await transactions.close()
     assert not values(broker.bootstrap, topic)

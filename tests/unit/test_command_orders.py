@@ -73,7 +73,7 @@ def test_tenant_has_at_most_100_open_jobs() -> None:
 
 def test_job_report_names_what_the_job_waits_for() -> None:
     first, second = status_json.jobs("AA", applied(order(1), order(2)), None)
-    assert (first["reason"], second["reason"]) == (None, "it comes after job job-1")
+    assert (first["reason"], second["reason"]) == (None, "it waits for job job-1")
     first, second = status_json.jobs("AA", applied(order(1), order(2)), ("sign_in", "the secret is wrong"))
     assert first["reason"] == second["reason"] == "the secret is wrong"
     (told,) = status_json.jobs("AA", applied(order(1)), None, "no worker is running", {"job-1": "untaken"})
@@ -207,7 +207,7 @@ def test_backfill_wait_fails_if_the_job_fails_or_is_cancelled() -> None:
     with pytest.raises(FatalError, match=r"job job-1 has failed \(too old\)"):
         follow(restored(job._replace(state="failed", reason="too old")))
     follow(restored(control=7), restored(job._replace(state="done"), control=8))
-    with pytest.raises(FatalError, match="was passed over: the worker's configuration has no tenant contoso"):
+    with pytest.raises(FatalError, match="was ignored: the worker's configuration has no tenant contoso"):
         follow(restored(control=7), restored(control=8))
 
 

@@ -91,7 +91,7 @@ WHAT_TO_TOUCH = {
     "key and certificate belong": (900384,),
     "add a federated credential": (70021, 700211, 700213),
     "api://AzureADTokenExchange": (700212,),
-    "another issuer's": (700222,),
+    "another issuer": (700222,),
     "issued to an application": (700229,),
     "which issuer": (50013,),
     "AZURE_FEDERATED_TOKEN_FILE": (50027,),

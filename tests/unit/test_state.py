@@ -135,7 +135,7 @@ def test_internal_record_of_a_newer_version_is_refused(key: bytes) -> None:
 
 @pytest.mark.parametrize("value", [b"", b"\x00", b"[]", b"{}", b'{"v":"1"}'])
 def test_state_record_of_another_program_is_refused(value: bytes) -> None:
-    with pytest.raises(FatalError, match="none of ours"):
+    with pytest.raises(FatalError, match="of another program"):
         state.restore({b"shard": value})
 
 

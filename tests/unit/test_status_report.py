@@ -52,4 +52,4 @@ def test_status_explains_the_symbols_of_the_coverage_bars() -> None:
     coverage = [{"from": "2026-03-10T00:00:00.000Z", "to": "2026-03-10T12:00:00.000Z", "last_read": None}]
     (title,) = [line for line in shown(tenant("one", coverage=coverage)) if line.startswith("Call time")]
 
-    assert title == "Call time that was read   # read  + partly read  . not read yet  blank: not wanted"
+    assert title == "Call time that was read   # read  + partly read  . not read yet  blank: before the start"

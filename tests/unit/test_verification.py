@@ -75,5 +75,5 @@ def test_verify_note_names_the_slower_sweep(tmp_path: Path) -> None:
 
     (note,) = report.content["notes"]
     assert note.startswith("2 rows are pending: only a slower sweep finds them, at the latest the one every 2h")
-    assert "not on the topic yet; a sweep that was not waited for finds them:\n  row-0\n  row-1" in report.describe("x")
+    assert "not on the topic yet; a later sweep finds them:\n  row-0\n  row-1" in report.describe("x")
     assert report.describe("x").endswith("\nidentical, except for what is pending\n")

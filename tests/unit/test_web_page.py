@@ -200,7 +200,7 @@ def test_status_page_shows_why_a_worker_is_not_ready() -> None:
 def test_status_page_shows_a_worker_without_shards_as_standby() -> None:
     text = read({**STATUS, "tenants": [], "shards_owned": []}).text
 
-    assert "It owns no shard: it stands by" in text
+    assert "It owns no shard: it is a standby" in text
     assert "This worker reads no tenant at the moment." in text
 
 
@@ -362,4 +362,4 @@ def test_coverage_strip_has_a_text_alternative() -> None:
         for tag, attributes in read({**STATUS, "tenants": [covered((12, 0, 0.5))]}).seen
     ]
 
-    assert "Last 24 hours: read in the last hour, 12 h; not wanted: before the start, 12 h" in labels
+    assert "Last 24 hours: read in the last hour, 12 h; before the start of the tenant, 12 h" in labels

@@ -222,7 +222,7 @@ async def test_occupied_port_error_has_a_remedy(source: Source, metrics: Metrics
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(
-            FatalError, match=rf"^http.listen: cannot listen on 127.0.0.1:{port}: another process .*end"
+            FatalError, match=rf"^http.listen: cannot listen on 127.0.0.1:{port}: another process .*stop"
         ):
             await Web("127.0.0.1", port, source, metrics).start()
 

@@ -23,7 +23,7 @@ def dashboard() -> Dashboard:
     return board(
         "kafka",
         "Kafka",
-        "Transactions, shards and restores of the chosen workers. docs/runbook.md says what to do.",
+        "Transactions, shards and restores of the selected workers. docs/runbook.md explains what to do.",
         [_glance(), _transactions(), _shards(), _processes()],
         tenants=False,
     )
@@ -35,14 +35,14 @@ def _glance() -> Row:
         [
             figure(
                 "Workers",
-                "Workers that Prometheus sees.",
+                "The number of workers that Prometheus scrapes.",
                 "none",
                 Query(f"count({of_worker('build_info')})", "workers"),
                 steps=((None, RED), (1, GREEN)),
             ),
             figure(
                 "Versions",
-                "More than one for long: finish the upgrade.",
+                "The versions that run. If there are several for long, finish the upgrade.",
                 "none",
                 Query(f"count(count by (version) ({of_worker('build_info')}))", "versions"),
                 steps=((None, GREEN), (2, YELLOW)),
@@ -58,14 +58,15 @@ def _glance() -> Row:
             missing_workers(),
             figure(
                 "Aborted in an hour",
-                "Transactions that did not land, or of which nobody knows. A few at each rebalance are normal.",
+                "Transactions that were aborted or whose outcome is unknown. A few at each rebalance are normal.",
                 "short",
                 Query(f"sum(increase({of_worker('transactions_total', outcome='aborted')}[1h]))", "aborted"),
                 steps=((None, GREEN), (10, ORANGE)),
             ),
             figure(
                 "Longest restore",
-                "The longest of the shards' last restores: for so long a tenant is not read after a worker has died.",
+                "The longest of the shards' last restores. After a crash of a worker, its tenants are not read for"
+                " this long.",
                 "s",
                 Query(f"max({of_worker('restore_duration_seconds')})", "restore"),
                 steps=((None, GREEN), (60, ORANGE)),
@@ -81,22 +82,23 @@ def _transactions() -> Row:
         "Transactions",
         [
             lines(
-                "Transactions a minute, by outcome",
-                "A shard commits at once when it has rows, else every five seconds.",
+                "Transactions per minute, by outcome",
+                "A shard commits at once if it has rows, otherwise every five seconds.",
                 "short",
                 [Query(f"sum by (outcome) (rate({every}[$__rate_interval])) * 60", "{{outcome}}")],
                 stacked=True,
             ),
             lines(
                 "Aborted in half an hour, by shard",
-                "A steady stream: brokers, ACLs, or another process with the same kafka.app. The log names the error.",
+                "If aborts continue, check the brokers, the ACLs, and whether another app uses the same kafka.app."
+                " The log contains the error.",
                 "short",
                 [Query(f"sum by (shard) (increase({aborted}[30m]))", "shard {{shard}}")],
                 steps=((None, GREEN), (10, ORANGE)),
             ),
             lines(
-                "From begin to commit",
-                "Above a second: look at the brokers' load, their disks and in-sync replicas.",
+                "Time from begin to commit",
+                "If it is above a second, check the load of the brokers, their disks and in-sync replicas.",
                 "s",
                 quantiles(of_worker("transaction_duration_seconds_bucket")),
                 steps=((None, GREEN), (1, ORANGE)),
@@ -112,7 +114,7 @@ def _shards() -> Row:
         [
             lines(
                 "Shards owned, by worker",
-                "Together they should reach the line of all shards; a worker at 0 stands by.",
+                "The sum should reach the line of all shards. A worker with 0 shards is a standby.",
                 "short",
                 [
                     Query(f"sum by (instance) ({of_worker('shards_owned')})", "{{instance}}"),
@@ -121,8 +123,8 @@ def _shards() -> Row:
             ),
             lines(
                 "Last restore, by shard",
-                "How long a shard took to read what was committed. Minutes: the state and seen topics are not"
-                " being compacted.",
+                "How long a shard took to read its committed state. If it takes minutes, the state and seen topics"
+                " are not compacted.",
                 "s",
                 [Query(f"max by (shard) ({of_worker('restore_duration_seconds')})", "shard {{shard}}")],
                 steps=((None, GREEN), (60, ORANGE)),
@@ -130,7 +132,8 @@ def _shards() -> Row:
             brokers(),
             lines(
                 "Remembered rows, by worker",
-                "Rows that a worker keeps in memory, about 24 bytes each. When memory gets short: add workers.",
+                "Rows in the deduplication index of a worker, which need about 24 bytes each. If memory is short,"
+                " add workers.",
                 "short",
                 [Query(f"sum by (instance) ({of_worker('remembered_rows')})", "{{instance}}")],
             ),
@@ -144,7 +147,7 @@ def _processes() -> Row:
         [
             lines(
                 "CPU, by worker",
-                "Cores that a worker uses. At 1 the event loop is the limit: add workers.",
+                "Cores that a worker uses. If it is near 1, the event loop is the limit: add workers.",
                 "short",
                 [
                     Query(
@@ -157,14 +160,14 @@ def _processes() -> Row:
             ),
             lines(
                 "Memory, by worker",
-                "Resident memory. Compare it with the container's limit; at the limit the kernel kills the worker.",
+                "Resident memory. Compare it with the limit of the container, at which the kernel kills the worker.",
                 "bytes",
                 [Query(f"max by (instance) ({of_worker('process_resident_memory_bytes')})", "{{instance}}")],
                 width=8,
             ),
             lines(
                 "File descriptors, by worker",
-                "Share of the open file descriptors that the process may have.",
+                "Open file descriptors as a share of the limit of the process.",
                 "percentunit",
                 [
                     Query(

@@ -40,7 +40,7 @@ def dashboard() -> Dashboard:
     return board(
         "overview",
         "Overview",
-        "All tenants: how far behind, what is missing, whose fault. docs/runbook.md says what to do.",
+        "All tenants: their lag, their gaps, and the causes. docs/runbook.md explains what to do.",
         [_glance(), _behind(), _objectives(), _rows(), _errors()],
         tenants=True,
     )
@@ -52,29 +52,29 @@ def _glance() -> Row:
         [
             figure(
                 "Furthest behind",
-                "The largest lag of a tenant: no call time newer than that was read and committed.",
+                "The largest lag of all tenants: the age of the newest call time that was read and committed.",
                 "s",
                 Query(f"max({of_tenant('lag_seconds')})", "lag"),
                 steps=LAG,
             ),
             figure(
                 "Never read",
-                "Call time, of all tenants together, that was never read. After an outage it shrinks by itself.",
+                "Call time of all tenants together that was never read. After an outage, it shrinks without action.",
                 "s",
                 Query(f"sum({of_tenant('gap_seconds')})", "gap"),
                 steps=NONE_IS_BETTER,
             ),
             figure(
                 "Failing tenants",
-                "Tenants that a sign-in, a permission, a refusal, throttling or an unreachable Graph keeps from"
-                " being read.",
+                "Tenants that cannot be read because of the sign-in, a permission, a refusal, throttling or an"
+                " unreachable Graph.",
                 "none",
                 Query(f"sum(max by (tenant) ({of_tenant('tenant_failing')}))", "failing"),
                 steps=NONE_IS_GOOD,
             ),
             figure(
                 "Paused tenants",
-                "Tenants that an operator has paused: nothing is read, and their other alerts are silent.",
+                "Tenants that an operator has paused. They are not read, and their other alerts are silent.",
                 "none",
                 Query(f"sum(max by (tenant) ({of_tenant('tenant_paused')}))", "paused"),
                 steps=((None, GREEN), (1, BLUE)),
@@ -83,14 +83,14 @@ def _glance() -> Row:
             missing_workers(),
             figure(
                 "Dead letters in a day",
-                "Rows of the chosen tenants that do not fit the schema. They are in the dead-letter topic.",
+                "Rows of the selected tenants that do not match the schema. They are in the dead-letter topic.",
                 "short",
                 Query(f"sum(increase({of_tenant('rows_total', outcome='dead_letter')}[1d]))", "dead letters"),
                 steps=NONE_IS_BETTER,
             ),
             figure(
                 "Alerts that fire",
-                "Warnings and worse, of all tenants and instances: Prometheus' own list names them.",
+                "Firing alerts with severity warning or critical, of all tenants and instances. Prometheus lists them.",
                 "none",
                 Query(
                     'count(ALERTS{alertname=~"DirectRouting.*", alertstate="firing", severity!="info"}) or vector(0)',
@@ -107,11 +107,11 @@ def _behind() -> Row:
         return f"max by (tenant) ({of_tenant(metric)})"
 
     return Row(
-        "Behind and missing",
+        "Lag and gaps",
         [
             by_label(
                 "Coverage",
-                "Every tenant now. A click on its name shows its own dashboard.",
+                "The current state of every tenant. A click on a name opens the dashboard of the tenant.",
                 "tenant",
                 [
                     Column("Covered through", f"{now('covered_through_timestamp_seconds')} * 1000", "dateTimeAsIso"),
@@ -134,7 +134,7 @@ def _behind() -> Row:
                     ),
                     Column("Paused", now("tenant_paused"), "none"),
                     Column(
-                        "Rows a minute",
+                        "Rows per minute",
                         f"sum by (tenant) (rate({of_tenant('rows_total', outcome='published|revised')}[5m])) * 60",
                         "short",
                     ),
@@ -144,17 +144,15 @@ def _behind() -> Row:
             ),
             lines(
                 "Lag",
-                "Now minus the newest call time that was read and committed. It rises when reading stops, for"
-                " whatever reason.",
+                "The age of the newest call time that was read and committed. It rises whenever reading stops.",
                 "s",
                 [Query(largest(f"max by (tenant) ({of_tenant('lag_seconds')})"), "{{tenant}}")],
                 steps=LAG,
             ),
             lines(
                 "Never read",
-                "Call time between a tenant's start and its newest call time that was never read. A line that"
-                " falls is being read;"
-                " one that stands for half an hour fires an alert.",
+                "Call time between a tenant's start and its newest call time that was never read. A falling line"
+                " shows that it is being read. A line that does not fall for half an hour fires an alert.",
                 "s",
                 [Query(largest(f"max by (tenant) ({of_tenant('gap_seconds')})"), "{{tenant}}")],
                 steps=NONE_IS_BETTER,
@@ -167,7 +165,7 @@ def _objectives() -> Row:
     def met(sli: str, title: str, text: str) -> Panel:
         return figure(
             title,
-            f"{text} Share of the last 30 days, of the worst tenant. The objective is 99 %; slo.yml has the rules.",
+            f"{text} The share of the last 30 days, for the worst tenant. The objective is 99 % (rules: slo.yml).",
             "percentunit",
             Query(f"1 - max({of_rule(f'direct_routing:{sli}:ratio_30d')})", "met"),
             steps=((None, RED), (0.99, GREEN)),
@@ -177,8 +175,8 @@ def _objectives() -> Row:
         bad = f"max by (tenant) ({of_rule(f'direct_routing:{sli}:ratio_1h')})"
         return lines(
             title,
-            "How many times faster than allowed an objective of 99 % is used up, in the last hour."
-            " Above 14.4 it pages.",
+            "How many times faster than allowed the error budget of the 99 % objective was used in the last hour."
+            " Above 14.4, an alert pages.",
             "short",
             [Query(largest(f"{bad} / (1 - 0.99)"), "{{tenant}}")],
             steps=((None, GREEN), (1, YELLOW), (14.4, RED)),
@@ -193,9 +191,9 @@ def _objectives() -> Row:
             burn("incomplete", "Burn rate of completeness"),
             met("incomplete", "Complete", "A tenant is complete while none of its call time is unread."),
             figure(
-                "Rows that were fresh",
-                "Share of the rows that were published while their tenant was fresh, in the last hour, of all chosen"
-                " tenants.",
+                "Rows that were published in time",
+                "The share of the rows of all selected tenants in the last hour that were published while their"
+                " tenant was fresh.",
                 "percentunit",
                 Query(
                     f"sum(avg_over_time({of_rule('direct_routing:fresh_rows:rate5m')}[1h]))"
@@ -214,9 +212,9 @@ def _rows() -> Row:
         [
             rows_by_outcome(),
             lines(
-                "Published rows a minute, by tenant",
-                "New rows and revisions. None for an hour in office hours, and no lag: the tenant has no calls,"
-                " or Graph shows none.",
+                "Published rows per minute, by tenant",
+                "New rows and revisions. If there are none in office hours although there is no lag, the tenant has"
+                " no calls, or Graph does not show them.",
                 "short",
                 [
                     Query(
@@ -226,9 +224,8 @@ def _rows() -> Row:
             ),
             lines(
                 "Budget used",
-                "Requests in the last minute divided by requests_per_minute. Near 100 % for hours: the sweeps do"
-                " not fit, see"
-                " connector plan.",
+                "Requests in the last minute divided by requests_per_minute. If it is near 100 % for hours, the"
+                " sweeps do not fit: see connector plan.",
                 "percentunit",
                 [Query(largest(f"max by (tenant) ({of_tenant('graph_budget_used_ratio')})"), "{{tenant}}")],
                 steps=((None, GREEN), (0.9, YELLOW)),
@@ -244,8 +241,8 @@ def _errors() -> Row:
         [
             timeline(
                 "Failing tenants",
-                "Why a tenant fails, 15 at most: sign_in and permission are its owner's to repair, throttled and"
-                " unreachable pass by themselves.",
+                "Why tenants fail, at most 15 of them. The owner of the tenant fixes sign_in and permission. For"
+                " throttled and unreachable, the connector retries.",
                 [Query(largest(f"max by (tenant, reason) ({of_tenant('tenant_failing')})"), "{{tenant}}, {{reason}}")],
                 "reads",
                 "fails",

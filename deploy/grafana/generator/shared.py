@@ -28,7 +28,7 @@ def shards_without_owner() -> Panel:
     """Return the panel with the number of shards without an owner."""
     return figure(
         "Shards without owner",
-        "Tenants of these shards are not read, and have no series. All instances count, whichever are chosen.",
+        "Tenants of these shards are not read and have no metrics. All instances count, whatever is selected.",
         "none",
         Query(
             f"sum(max by (namespace, job) ({of_deployment('shards')})"
@@ -45,8 +45,8 @@ def missing_workers() -> Panel:
     before = f"max_over_time(count by (namespace, job) ({of_deployment('build_info')})[1h:15s])"
     return figure(
         "Missing workers",
-        "Workers less than at most in the last hour. All instances count, whichever are chosen. A rolling update has"
-        " one more for a while.",
+        "How many fewer workers there are than the maximum of the last hour. All instances count, whatever is"
+        " selected. A rolling update has one more for a while.",
         "none",
         Query(f"sum({before} - ({now} or {before} * 0))", "workers"),
         steps=NONE_IS_BETTER,
@@ -56,8 +56,8 @@ def missing_workers() -> Panel:
 def brokers() -> Panel:
     """Return the panel that shows whether the brokers answer each worker."""
     return timeline(
-        "Brokers, as each worker sees them",
-        "Whether a worker's last transaction or metadata request failed.",
+        "Connection of each worker to the brokers",
+        "1 if the last transaction or metadata request of the worker failed.",
         [Query(f"1 - min by (instance) ({of_worker('kafka_up')})", "{{instance}}")],
         "answer",
         "away",
@@ -67,10 +67,9 @@ def brokers() -> Panel:
 def rows_by_outcome() -> Panel:
     """Return the panel of rows per minute."""
     return lines(
-        "Rows a minute, by what became of them",
-        "published and revised go to the row topic, dead_letter to its own. Duplicates are normal: call time is"
-        " read again"
-        " and again.",
+        "Rows per minute, by outcome",
+        "Rows with published and revised go to the row topic, dead_letter to the dead-letter topic. Duplicates are"
+        " normal, because call time is read repeatedly.",
         "short",
         [Query(a_minute(of_tenant("rows_total"), "outcome"), "{{outcome}}")],
         stacked=True,
@@ -80,8 +79,8 @@ def rows_by_outcome() -> Panel:
 def requests_by_status() -> Panel:
     """Return the panel of requests per minute."""
     return lines(
-        "Requests a minute, by status",
-        "error: no answer at all. 401 and 403: sign-in or permission. 429: throttled. 5xx: Graph's own trouble.",
+        "Requests per minute, by status",
+        "error: no response. 401 and 403: sign-in or permission. 429: throttled. 5xx: a fault of Graph.",
         "short",
         [Query(a_minute(of_tenant("graph_requests_total"), "status"), "{{status}}")],
         stacked=True,
@@ -92,9 +91,9 @@ def throttled() -> Panel:
     """Return the panel of the share of time that Graph throttled."""
     waited_s = of_tenant("graph_throttled_seconds_total")
     return lines(
-        "Time that Graph made us wait",
-        "Share of the time that was waited because of 429 and Retry-After. Above a tenth: somebody else reads"
-        " this log too.",
+        "Time spent waiting for Graph",
+        "The share of the time that the connector waits because of 429 and Retry-After. If it is above a tenth,"
+        " another client reads this log too.",
         "percentunit",
         [Query(largest(f"sum by (tenant) (rate({waited_s}[$__rate_interval]))"), "{{tenant}}")],
         steps=((None, GREEN), (0.1, ORANGE)),
@@ -105,8 +104,8 @@ def overdue(label: str, legend: str) -> Panel:
     """Return the panel of the most overdue sweep per value of a label."""
     return lines(
         "Overdue sweeps",
-        "For how long a sweep should have ended. It grows while a tenant fails, brokers are away, or sweeps do"
-        " not fit.",
+        "How long ago a sweep should have finished. It grows while a tenant fails, the brokers are unavailable, or"
+        " the sweeps do not fit.",
         "s",
         [Query(largest(f"max by ({label}) ({of_tenant('sweep_overdue_seconds')})"), legend)],
         steps=OVERDUE,
@@ -117,7 +116,7 @@ def commit_delay(selector: str) -> Panel:
     """Return the panel of the delay from response to commit."""
     return lines(
         "From response to commit",
-        "From Graph's response to the committed transaction that carries its rows. Seconds: the brokers are slow.",
+        "The time from a response of Graph to the commit of its rows. If it takes seconds, the brokers are slow.",
         "s",
         quantiles(selector),
         steps=((None, GREEN), (10, ORANGE)),

@@ -38,7 +38,7 @@ def dashboard() -> Dashboard:
     return board(
         "tenant",
         "Tenant",
-        "The chosen tenants: lateness, sweeps, outcomes, how Graph answers. docs/runbook.md says what to do.",
+        "The selected tenants: lateness, sweeps, outcomes and responses of Graph. docs/runbook.md explains what to do.",
         [_glance(), _lateness(), _sweeps(), _rows(), _graph()],
         tenants=True,
     )
@@ -78,14 +78,14 @@ def _glance() -> Row:
             ),
             figure(
                 "Backfill left",
-                "Call time that backfills have still to read; 0 when there are none.",
+                "Call time that backfills have yet to read. It is 0 without backfills.",
                 "s",
                 Query(f"sum({of_tenant('backfill_remaining_seconds')})", "left"),
                 steps=CALM,
             ),
             figure(
                 "Remembered rows",
-                "Rows that are remembered so that none is published twice, about 24 bytes each.",
+                "Rows in the deduplication index, which need about 24 bytes each.",
                 "short",
                 Query(f"sum({of_tenant('remembered_rows')})", "rows"),
                 steps=CALM,
@@ -96,19 +96,19 @@ def _glance() -> Row:
 
 def _lateness() -> Row:
     return Row(
-        "How late rows turn up",
+        "How late rows become visible",
         [
             heat_map(
-                "From a call's end to the first reading of its row",
-                "How many rows were how late. What a first start, a catching up or a backfill reads does not"
-                " count. Rows near the"
-                " deepest overlap: lengthen it, or later ones are missed. Empty while no new row turns up.",
+                "Time from the end of a call until its row was first read",
+                "The number of rows by lateness. Rows of a first start, of catching up and of backfills do not"
+                " count. If rows are near the longest overlap, extend it, or later rows are missed.",
                 of_tenant("row_lateness_seconds_bucket"),
                 width=16,
             ),
             lines(
-                "Rows that only the deepest sweep found, in an hour",
-                "Too late for every sweep but the one with the longest overlap: what is later still is missed.",
+                "Rows that only the deepest sweep found, per hour",
+                "Rows that were too late for every sweep except the one with the longest overlap. Rows that are"
+                " even later are missed.",
                 "short",
                 [Query(f"sum by (tenant) (increase({of_tenant('deepest_sweep_rows_total')}[1h]))", "{{tenant}}")],
                 steps=NONE_IS_BETTER,
@@ -124,8 +124,8 @@ def _sweeps() -> Row:
         "Sweeps",
         [
             lines(
-                "Sweeps that ended, in an hour",
-                "By cadence and outcome. A failed one begins anew; see why in the log and under Failing.",
+                "Finished sweeps per hour",
+                "By cadence and outcome. A failed sweep is repeated. The log and the panel Failing state why.",
                 "short",
                 [Query(f"sum by (every, outcome) (increase({sweeps}[1h]))", "every {{every}}, {{outcome}}")],
             ),
@@ -142,7 +142,7 @@ def _rows() -> Row:
             commit_delay(of_tenant("commit_delay_seconds_bucket")),
             lines(
                 "Dead letters in an hour",
-                "Rows that do not fit the schema. Headers in the dead-letter topic say which field and which type.",
+                "Rows that do not match the schema. Headers in the dead-letter topic name the field and the type.",
                 "short",
                 [
                     Query(
@@ -154,7 +154,7 @@ def _rows() -> Row:
             ),
             lines(
                 "Unknown members in an hour",
-                "Members of rows that the schema does not know. When they come, look for an upgrade.",
+                "Members of rows that the schema does not know. Look for an upgrade that knows them.",
                 "short",
                 [Query(f"sum by (tenant) (increase({of_tenant('unknown_properties_total')}[1h]))", "{{tenant}}")],
                 steps=((None, GREEN), (1, YELLOW)),
@@ -168,16 +168,16 @@ def _graph() -> Row:
         "Graph",
         [
             lines(
-                "Requests a minute, by lane",
-                "live: the sweep with the shortest cadence; it goes first, a backfill last.",
+                "Requests per minute, by lane",
+                "live is the sweep with the shortest cadence. Its requests go first, those of backfills last.",
                 "short",
                 [Query(a_minute(of_tenant("graph_requests_total"), "lane"), "{{lane}}")],
                 stacked=True,
             ),
             requests_by_status(),
             lines(
-                "How long Graph takes to answer",
-                "When it nears graph.timeout: raise that, or lower graph.concurrency.",
+                "Duration of requests to Graph",
+                "If it approaches graph.timeout, raise this timeout, or lower graph.concurrency.",
                 "s",
                 quantiles(of_tenant("graph_request_duration_seconds_bucket")),
                 steps=((None, GREEN), (30, ORANGE)),
@@ -185,8 +185,8 @@ def _graph() -> Row:
             throttled(),
             timeline(
                 "Failing, by reason",
-                "sign_in and permission are the owner's to repair, rejected is ours, throttled and unreachable"
-                " pass by themselves.",
+                "The owner of the tenant fixes sign_in and permission, the operator of the connector rejected. For"
+                " throttled and unreachable, the connector retries.",
                 [Query(f"max by (reason) ({of_tenant('tenant_failing')})", "{{reason}}")],
                 "no",
                 "yes",

@@ -132,9 +132,7 @@ class _Verification:
         """Read the topic and Graph, search again for missing rows, and return the report."""
         self._rows.open(self._window.start)
         if not self._rows.bounds:
-            raise ConfigurationError(
-                [f"kafka.topic: topic {self._rows.name} does not exist; start connector run first"]
-            )
+            raise ConfigurationError([f"kafka.topic: {self._rows.name} does not exist; start connector run first"])
         self._letters.open(self._window.start)
         is_cut = self._check_retention()
         with _screen(self._window) as show:

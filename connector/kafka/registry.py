@@ -293,7 +293,7 @@ class Registry:
             todo = "check schema_registry.username and password, or token, and what they may do"
             raise self._unavailable(f"{what} ({status}); {todo}")
         if 300 <= status < 400:
-            raise self._unavailable(f"redirects ({status}); set schema_registry.url to the address that it redirects to")
+            raise self._unavailable(f"redirects elsewhere ({status}); set schema_registry.url to the new address")
         try:
             answer = json.loads(content)
         except (ValueError, RecursionError):

@@ -70,7 +70,7 @@ def pages() -> Iterator[Text]:
 
 def markdown() -> Iterator[tuple[str, str]]:
     """Yield the name and the full text of each Markdown file."""
-    for path in _tracked("*.md"):
+    for path in _files("*.md"):
         yield str(path.relative_to(ROOT)), path.read_text(encoding="utf-8")
 
 

@@ -55,14 +55,14 @@ def settings(url: str, **members: Any) -> SchemaRegistry:
         (302, b"", r"redirects elsewhere \(302\)"),
         (404, b"<html>", r"answers 404; check that schema_registry.url is the root of its Confluent API"),
         (404, {"error": "HTTP 404 Not Found"}, "answers 404"),
-        (200, b"<html>a page to sign in</html>", "no JSON"),
-        (200, b"{", "no JSON"),
-        (200, b"\xff\xfe", "no JSON"),
+        (200, b"<html>a page to sign in</html>", "not a JSON object"),
+        (200, b"{", "not a JSON object"),
+        (200, b"\xff\xfe", "not a JSON object"),
         (200, [1, 2], "without the id"),
         (200, {"subject": "calls-value"}, "without the id"),
         (200, {"id": "1"}, "without the id"),
         (200, {"id": True}, "without the id"),
-        (200, b"[" * 100_000, "no JSON"),
+        (200, b"[" * 100_000, "not a JSON object"),
     ],
 )
 def test_transient_registry_error_is_reported_as_unavailable(

@@ -7,6 +7,7 @@
 
 import asyncio
 import dataclasses
+import os
 import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
@@ -16,7 +17,7 @@ from urllib.parse import urlsplit
 
 from connector import brokers, log
 from connector.commands import arguments
-from connector.config import Settings, Tenant
+from connector.config import Settings, Tenant, suspicious_values
 from connector.core.coverage import Window
 from connector.errors import (
     BrokersUnavailableError,
@@ -105,7 +106,9 @@ class Examination:
             tenants = [self._tenant(client, tenant) for tenant in self._settings.tenants]
             found = await asyncio.gather(*tenants, self._brokers(), self._schemas())
         count = len(self._settings.tenants)
+        warnings = suspicious_values(self._settings, os.environ, datetime.now(UTC))
         words = f"complete, with {count} tenant{'' if count == 1 else 's'}"
+        words += "".join(f"; warning: {warning}" for warning in warnings)
         return [_passed("configuration", words), *(finding for part in found for finding in part)]
 
     async def _tenant(self, client: GraphClient, tenant: Tenant) -> list[Finding]:

@@ -30,14 +30,23 @@ def run(
       AZURE_TENANT_ID=… AZURE_CLIENT_ID=… AZURE_CLIENT_SECRET=… \
         CONNECTOR_KAFKA__BOOTSTRAP_SERVERS=broker:9092 connector run --once
     """
+    from datetime import UTC, datetime
+
     from connector import log
-    from connector.config import Settings, load
+    from connector.config import Settings, load, suspicious_values
 
     def read() -> Settings:
         return load(config, os.environ, required=("kafka.bootstrap_servers",))
 
     settings = read()
     log.configure(settings.log.format, settings.log.level)
+
+    def warn(of: Settings) -> Settings:
+        for problem in suspicious_values(of, os.environ, datetime.now(UTC)):
+            log.get(__name__).warning("configuration_suspicious", problem=problem)
+        return of
+
+    warn(settings)
     from connector.worker import service
 
-    raise typer.Exit(service.run(settings, once=once, reload=read))
+    raise typer.Exit(service.run(settings, once=once, reload=lambda: warn(read())))

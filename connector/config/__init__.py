@@ -16,6 +16,7 @@ from connector.config.resolution import resolve
 from connector.config.secret import PseudonymKey, Secret, SecretBytes
 from connector.config.settings import EventHubs, Identity, Kafka, SchemaRegistry, Settings, Tenant
 from connector.config.source import ConfigSource
+from connector.config.suspicious import suspicious_values
 from connector.config.validation import check
 from connector.errors import ConfigurationError
 
@@ -31,6 +32,7 @@ __all__ = [
     "Tenant",
     "duration_text",
     "load",
+    "suspicious_values",
 ]
 
 

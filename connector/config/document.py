@@ -23,6 +23,7 @@ from connector.config.values import (
     to_client_id,
     to_cloud,
     to_identity,
+    to_level,
     to_listen,
     to_property,
     to_reference,
@@ -32,7 +33,6 @@ from connector.config.values import (
     to_tenant_id,
     to_text,
     to_topic,
-    to_word,
 )
 
 REFUSED_PROPERTIES = {
@@ -58,7 +58,7 @@ _DURATION_SCHEMA = {
 }
 _INSTANT_SCHEMA = {
     "type": "string",
-    "anyOf": [{"format": "date-time"}, {"pattern": "^-[0-9]+(ms|s|m|h|d)$"}],
+    "anyOf": [{"format": "date-time"}, {"format": "date"}, {"pattern": "^-[0-9]+(ms|s|m|h|d)$"}],
     "examples": ["2026-01-31T00:00:00Z", "-7d"],
 }
 _REFERENCES = [
@@ -318,7 +318,7 @@ class LogTable(Table):
     format: Literal["auto", "json", "console"] = Field(
         "auto", description="The format of the log. With auto, it is JSON unless standard error is a terminal."
     )
-    level: Annotated[Literal["debug", "info", "warning", "error", "critical"], BeforeValidator(to_word)] = Field(
+    level: Annotated[Literal["debug", "info", "warning", "error", "critical"], BeforeValidator(to_level)] = Field(
         "info", description="The lowest level that is logged."
     )
 

@@ -1,7 +1,7 @@
 """Durations and instants as the configuration and the command line write them, for example "15m"."""
 
 import re
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 
 from connector.config.quoting import shown
 from connector.core import instants
@@ -9,6 +9,7 @@ from connector.core import instants
 _UNITS_MS = {"d": 86_400_000, "h": 3_600_000, "m": 60_000, "s": 1000, "ms": 1}
 _DURATION = re.compile(r"([0-9]+)(ms|s|m|h|d)")
 _INSTANT_HINT = 'write for example "2026-01-31T00:00:00Z", or "-7d" for seven days ago'
+_DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 _DURATION_MAX = timedelta(days=36_525)
 
 
@@ -80,7 +81,7 @@ def to_duration(value: object) -> timedelta:
 def to_instant(value: object) -> datetime | timedelta:
     """Return a configured instant: an aware UTC datetime, or a negative timedelta relative to now.
 
-    Raise ValueError if the value is neither.
+    A date stands for its midnight in UTC. Raise ValueError if the value is neither.
     """
     if isinstance(value, datetime):
         if value.tzinfo is None:
@@ -89,6 +90,8 @@ def to_instant(value: object) -> datetime | timedelta:
             return value.astimezone(UTC)
         except OverflowError:
             raise ValueError('is not an instant; write for example "2026-01-31T00:00:00Z"') from None
+    if isinstance(value, date):
+        return datetime.combine(value, time(), UTC)
     if not isinstance(value, str):
         raise ValueError(f"is not an instant; {_INSTANT_HINT}")  # noqa: TRY004
-    return parse_instant(value)
+    return parse_instant(f"{value}T00:00:00Z" if _DATE.fullmatch(value) else value)

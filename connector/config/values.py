@@ -151,6 +151,9 @@ def to_servers(value: str) -> str:
     """Validate a list of brokers, separated by commas, and return it without spaces."""
     servers = [server.strip() for server in value.split(",")] if value.strip() else []
     for server in servers:
+        scheme, separator, address = server.rpartition("://")
+        if separator and scheme.lower() not in ("plaintext", "ssl", "sasl_plaintext", "sasl_ssl"):
+            raise ValueError(f"is {shown(server)}, but an address of Kafka is host:port; write {shown(address)}")
         match = re.fullmatch(r"(?:[A-Za-z_]+://)?(?:\[[0-9A-Fa-f:.%]+\]|[^\s:/\[\]@]+)(?::([0-9]{1,5}))?", server)
         if match is None or not 1 <= int(match.group(1) or 9092) <= 65_535:
             raise ValueError('is not a list of brokers; write for example "broker-1:9092,broker-2:9092"')
@@ -178,9 +181,10 @@ def to_replication(value: int) -> int:
     return value
 
 
-def to_word(value: object) -> object:
-    """Return text in lower case, so that the configuration may use capitals. Return any other value unchanged."""
-    return value.lower() if isinstance(value, str) else value
+def to_level(value: object) -> object:
+    """Return the name of a log level in lower case, and "warning" for "warn". Return any other value unchanged."""
+    level = value.lower() if isinstance(value, str) else value
+    return "warning" if level == "warn" else level
 
 
 def to_text(value: str) -> str:

@@ -58,6 +58,10 @@ class FinalMinutes:
     def __init__(self, overlap_s: int) -> None:
         self.late = 0
         "Rows whose minute was final before they arrived. A longer overlap would have waited for them."
+        self.other_overlaps: set[int] = set()
+        "Overlaps, in seconds, of the statements that were not of the chosen overlap."
+        self.has_statement = False
+        "True once a statement of the chosen overlap was read."
         self._overlap_s = overlap_s
         self._next: defaultdict[int, int] = defaultdict(int)
         self._tenants: defaultdict[str, _Tenant] = defaultdict(_Tenant)
@@ -81,9 +85,26 @@ class FinalMinutes:
     def statement(self, statement: dict[str, Any]) -> list[Minute]:
         """Process a record of `{topic}.progress` and return the minutes that it makes final."""
         if statement["overlapSeconds"] != self._overlap_s:
+            self.other_overlaps.add(statement["overlapSeconds"])
             return []
+        self.has_statement = True
         self._tenants[statement["tenantId"]].statements.append(statement)
         return self._close(statement["tenantId"])
+
+    def missing_sweep(self) -> str | None:
+        """Return what to tell the user if all statements so far are of other overlaps, else None."""
+        if self.has_statement or not self.other_overlaps:
+            return None
+        known = ", ".join(_text(overlap_s) for overlap_s in sorted(self.other_overlaps))
+        return (
+            f"--overlap {_text(self._overlap_s)}: no sweep has stated progress for this overlap; choose one of {known}"
+        )
+
+    def check_overlap(self) -> None:
+        """End the program with a message if all statements so far are of other overlaps."""
+        problem = self.missing_sweep()
+        if problem is not None:
+            sys.exit(problem)
 
     def _close(self, name: str) -> list[Minute]:
         tenant = self._tenants[name]
@@ -129,7 +150,7 @@ def read(bootstrap_servers: str, registry: str, topic: str, overlap_s: int, *, t
         for number in consumer.list_topics(name, timeout=10).topics[name].partitions
     }
     consumer.assign([TopicPartition(name, number, OFFSET_BEGINNING) for name, number in partitions])
-    unread = set(partitions)
+    unread, is_checked = set(partitions), False
     while unread or not to_the_end:
         message = consumer.poll(1.0)
         if message is None:
@@ -137,6 +158,9 @@ def read(bootstrap_servers: str, registry: str, topic: str, overlap_s: int, *, t
         name, partition, error = message.topic(), message.partition(), message.error()
         if error is not None and error.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001 - its public name
             unread.discard((name, partition))
+            if not unread and not is_checked:
+                is_checked = True
+                minutes.check_overlap()
             if name == topic:  # what lies between the last row and here was aborted, or is a marker
                 yield from minutes.reached(partition, message.offset())
         elif error is not None:
@@ -171,10 +195,15 @@ def main() -> None:
         print(json.dumps(line), flush=True)
 
 
+def _text(seconds: int) -> str:
+    unit = next(unit for unit in ("d", "h", "m", "s") if seconds % _UNITS[unit] == 0)
+    return f"{seconds // _UNITS[unit]}{unit}"
+
+
 def _seconds(text: str) -> int:
     match = re.fullmatch(r"(\d+)([smhd])", text)
     if match is None:
-        raise argparse.ArgumentTypeError(f"{text} is no duration such as 15m, 3h or 7d")
+        raise argparse.ArgumentTypeError(f"{text} is not a duration such as 15m, 3h or 7d")
     return int(timedelta(seconds=int(match[1]) * _UNITS[match[2]]).total_seconds())
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -117,3 +118,17 @@ def test_progress_of_other_sweeps_and_tenants_closes_no_minute() -> None:
     final_minutes.row(0, 0, row(0, 0.5))
     assert final_minutes.statement(statement(5, [0, 0, 0], overlap_s=900)) == []
     assert final_minutes.statement(statement(5, [0, 0, 0], tenant="b")) == []
+
+
+def test_overlap_without_a_sweep_names_the_ones_there_are() -> None:
+    minutes = reader.FinalMinutes(7200)
+    assert minutes.missing_sweep() is None, "nothing is known before the first statement"
+    minutes.statement(statement(1, [0] * PARTITIONS, overlap_s=900))
+    minutes.statement(statement(1, [0] * PARTITIONS, overlap_s=10_800))
+    assert (
+        minutes.missing_sweep() == "--overlap 2h: no sweep has stated progress for this overlap; choose one of 15m, 3h"
+    )
+    with pytest.raises(SystemExit, match="choose one of 15m, 3h"):
+        minutes.check_overlap()
+    minutes.statement(statement(1, [0] * PARTITIONS, overlap_s=7200))
+    assert minutes.missing_sweep() is None

@@ -10,6 +10,9 @@ BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes
 COMPILE := $(BIN)/uv pip compile --quiet --generate-hashes --universal --python-version 3.11 \
 	--no-header --no-annotate --no-emit-index-url --no-emit-find-links
+# An image gets the name of a release only at the commit with its tag. git describe appends .dirty for changed files.
+IMAGE_TAG = $(shell [ "$$(git describe --tags --exact-match --match 'v$(VERSION)' --dirty=.dirty 2>/dev/null)" = "v$(VERSION)" ] \
+	&& echo $(VERSION) || echo "$(VERSION)-dev.$$(git describe --always --exclude '*' --abbrev=7 --dirty=.dirty)")
 VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 # Parallel test processes. More than the core count pays off because most tests spend their time waiting.
 JOBS ?= 4
@@ -142,8 +145,8 @@ dashboards: dev ## Generate deploy/grafana/dashboards
 
 .PHONY: image
 image: ## Build the container image; BASE=python:3.13-slim@sha256:... pins the base image
-	@docker build --file deploy/Dockerfile --tag direct-routing-connector:$(VERSION) $(if $(BASE),--build-arg BASE=$(BASE)) \
-		--build-arg VERSION=$(VERSION) --build-arg REVISION="$$(git rev-parse HEAD)" \
+	@docker build --file deploy/Dockerfile --tag direct-routing-connector:$(IMAGE_TAG) $(if $(BASE),--build-arg BASE=$(BASE)) \
+		--build-arg VERSION=$(IMAGE_TAG) --build-arg REVISION="$$(git rev-parse HEAD)" \
 		--build-arg CREATED="$$(date --utc +%Y-%m-%dT%H:%M:%SZ)" .
 
 .PHONY: chart
@@ -160,14 +163,16 @@ chart-lint: dev ## Lint the chart and check what it renders; needs Go
 chart-package: dev ## Write the chart's archive into dist; needs Go
 	@$(BIN)/python -m tests.helm dist
 
-.PHONY: wheel sbom version
+.PHONY: wheel sbom version image-tag
 wheel: dev ## Write the wheel into dist
 	@$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --no-build-isolation --wheel-dir dist .
 sbom: ## Write what the image contains into dist/sbom.cdx.json
 	@mkdir -p dist
-	@docker run --rm --entrypoint cat direct-routing-connector:$(VERSION) /opt/connector/sbom.cdx.json > dist/sbom.cdx.json
+	@docker run --rm --entrypoint cat direct-routing-connector:$(IMAGE_TAG) /opt/connector/sbom.cdx.json > dist/sbom.cdx.json
 version:
 	@echo $(VERSION)
+image-tag:
+	@echo $(IMAGE_TAG)
 
 .PHONY: docs
 docs: dev ## Generate docs/configuration.md and docs/licences.md

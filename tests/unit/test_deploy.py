@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -75,10 +76,10 @@ def test_compose_for_a_real_graph_has_no_simulator() -> None:
 
 def test_compose_images_and_versions_are_pinned() -> None:
     images = {name: service["image"] for name, service in compose()["services"].items()}
+    assert images.pop("connector") == images.pop("simulator") == "direct-routing-connector:dev"
     assert all(re.search(r":v?\d+\.\d+\.\d+$", image) for image in images.values()), images
-    assert images["connector"] == images["simulator"] == f"direct-routing-connector:{VERSION}"
     recipe = (ROOT / "deploy/Dockerfile").read_text(encoding="utf-8")
-    assert f"\nARG VERSION={VERSION}\n" in recipe
+    assert "\nARG VERSION=dev\n" in recipe
     chart = yaml.safe_load((ROOT / "deploy/helm/direct-routing-connector/Chart.yaml").read_text(encoding="utf-8"))
     assert chart["appVersion"] == VERSION
 
@@ -179,3 +180,21 @@ def test_pinned_requirements_name_no_package_index() -> None:
         assert all("==" in line for line in pinned), path.name
         assert text.count("--hash=sha256:") >= len(pinned)
         assert os.fspath(Path.home()) not in text
+
+
+def test_image_has_the_name_of_a_release_only_at_its_tag(tmp_path: Path) -> None:
+    def run(*command: str) -> str:
+        environ = {"PATH": os.environ["PATH"], "GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_NOSYSTEM": "1"}
+        done = subprocess.run(command, cwd=tmp_path, env=environ, capture_output=True, text=True, check=True)
+        return done.stdout.strip()
+
+    for name in ("Makefile", "pyproject.toml"):
+        shutil.copy(ROOT / name, tmp_path)
+    run("git", "init", "--quiet")
+    run("git", "add", ".")
+    run("git", "-c", "user.name=a", "-c", "user.email=a@example.com", "commit", "--quiet", "--message=first")
+    assert re.fullmatch(rf"{re.escape(VERSION)}-dev\.[0-9a-f]{{7,}}", run("make", "-s", "image-tag"))
+    run("git", "tag", f"v{VERSION}")
+    assert run("make", "-s", "image-tag") == VERSION
+    (tmp_path / "Makefile").write_text((ROOT / "Makefile").read_text(encoding="utf-8") + "\n", encoding="utf-8")
+    assert re.fullmatch(rf"{re.escape(VERSION)}-dev\.[0-9a-f]{{7,}}\.dirty", run("make", "-s", "image-tag"))

@@ -24,6 +24,7 @@ from connector import __version__
 from connector.commands.backfill import backfill
 from connector.commands.cancel import cancel
 from connector.commands.check import check
+from connector.commands.copy_state import copy_state
 from connector.commands.demo import demo
 from connector.commands.jobs import jobs
 from connector.commands.pause import pause
@@ -49,7 +50,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
-_COMMANDS = (run, check, status, plan, backfill, jobs, cancel, pause, resume, verify, simulate, demo)
+_COMMANDS = (run, check, status, plan, backfill, jobs, cancel, pause, resume, verify, copy_state, simulate, demo)
 for _function in _COMMANDS:
     app.command()(_function)
 app.add_typer(schema)

@@ -27,12 +27,14 @@ def read_settings(
     *,
     required: Iterable[str] = ("kafka.bootstrap_servers",),
     contacts_graph: bool = False,
+    overridden: bool = True,
 ) -> Settings:
     """Return the settings of a command, and turn off the log of librdkafka, which would hide the command's own errors.
 
-    Credentials for Graph are required only if `contacts_graph` is true.
+    Credentials for Graph are required only if `contacts_graph` is true. If `overridden` is false, CONNECTOR_* variables
+    are ignored.
     """
-    settings = load(config, os.environ, required=required, contacts_graph=contacts_graph)
+    settings = load(config, os.environ, required=required, contacts_graph=contacts_graph, overridden=overridden)
     logging.getLogger("connector.kafka").setLevel(logging.CRITICAL)
     log.kafka_logger().setLevel(logging.CRITICAL)
     return settings

@@ -37,18 +37,25 @@ __all__ = [
 
 
 def load(
-    path: Path | None, environ: Mapping[str, str], *, required: Iterable[str] = (), contacts_graph: bool = True
+    path: Path | None,
+    environ: Mapping[str, str],
+    *,
+    required: Iterable[str] = (),
+    contacts_graph: bool = True,
+    overridden: bool = True,
 ) -> Settings:
     """Return the settings from the configuration file and the environment.
 
     The file is `path`, or else the one that CONNECTOR_CONFIG names; there may be none. `required` names keys that must
     not be empty, such as "kafka.bootstrap_servers". If `contacts_graph` is false, no credentials are needed: problems
-    with them are ignored, and the identities of the settings may be empty. Raise ConfigurationError with every problem
-    at once, each as "FILE-or-VARIABLE: key: what is wrong; what to do".
+    with them are ignored, and the identities of the settings may be empty. If `overridden` is false, CONNECTOR_*
+    variables are ignored, because they belong to another file. Raise ConfigurationError with every problem at once,
+    each as "FILE-or-VARIABLE: key: what is wrong; what to do".
     """
     source = ConfigSource(path, environ)
     source.read_file()
-    source.read_variables()
+    if overridden:
+        source.read_variables()
     checked = check(source)
     if source.unreadable:
         raise ConfigurationError(source.problems)

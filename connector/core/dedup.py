@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from xxhash import xxh3_128
 
 from connector.core.fingerprints import ENTRY, LAYOUT_MASK, MAX_REVISION, REVISION_SHIFT, differ
 
@@ -104,6 +105,16 @@ class DedupIndex:
                 known[name][hit] = run.columns[name][at[hit]]
             found |= hit
         return found, known
+
+    def digest(self) -> str:
+        """Return a hash of all entries and their hours, which does not depend on the order in which they were put."""
+        digest = xxh3_128()
+        if self._runs:
+            columns = [np.concatenate([run.columns[name] for run in self._runs]) for name in _COLUMNS]
+            order = np.lexsort((columns[1], columns[0]))
+            for column in (*columns, np.concatenate([run.hours for run in self._runs])):
+                digest.update(column[order].tobytes())
+        return digest.hexdigest()
 
     def put(self, entries: Entries, hours: Hours) -> None:
         """Store entries. An entry replaces the stored one with the same id. No id may occur twice in `entries`."""

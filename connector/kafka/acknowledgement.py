@@ -13,7 +13,7 @@
 """
 
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import NoReturn
 
@@ -57,6 +57,13 @@ class Acknowledgements(Publisher):
             self._write(self._probes)
         except KafkaException as error:
             self._fail(error, "opening")
+
+    def write(self, records: Sequence[Outgoing]) -> None:
+        """Write records and wait until each is acknowledged. Raises ShardRestartError when the outcome is unknown."""
+        try:
+            self._write(records)
+        except KafkaException as error:
+            self._fail(error, "writing to")
 
     def commit(self, contents: TransactionContents, position: CommitContext) -> Offsets:
         """Write the parts of a batch one after the other.

@@ -69,7 +69,7 @@ class OperatorClient:
             if partitions != self._kafka.shards:
                 raise FatalError(
                     f"topic {name} has {partitions} partitions, kafka.shards is {self._kafka.shards}: "
-                    f"set kafka.shards = {partitions}"
+                    f"set kafka.shards = {partitions}; to change the number, use connector copy-state"
                 )
 
     def shard_of(self, tenant: str) -> int:
@@ -159,14 +159,7 @@ class OperatorClient:
 
     def workers(self) -> int | None:
         """Return the number of workers in the consumer group; None if brokers do not report it."""
-        try:
-            admin = AdminClient(self._clients.admin())
-            future = admin.describe_consumer_groups([self._kafka.app], request_timeout=_LOOK_S)[self._kafka.app]
-            return len(future.result(timeout=_LOOK_S).members)
-        except KafkaException as error:
-            return 0 if error.args[0].code() == KafkaError.GROUP_ID_NOT_FOUND else None
-        except TimeoutError:
-            return None
+        return count_workers(self._clients)
 
     def _restore(self, values: dict[bytes, bytes]) -> Restored:
         restored = state.restore(values)
@@ -185,6 +178,18 @@ class OperatorClient:
             f"no broker answers at {self._kafka.bootstrap_servers} ({why}): check "
             "kafka.bootstrap_servers, and that the brokers run"
         )
+
+
+def count_workers(clients: Clients) -> int | None:
+    """Return the number of workers of the clients' app; None when the brokers do not report it."""
+    try:
+        admin = AdminClient(clients.admin())
+        future = admin.describe_consumer_groups([clients.app], request_timeout=_LOOK_S)[clients.app]
+        return len(future.result(timeout=_LOOK_S).members)
+    except KafkaException as error:
+        return 0 if error.args[0].code() == KafkaError.GROUP_ID_NOT_FOUND else None
+    except TimeoutError:
+        return None
 
 
 _IN_DOUBT = frozenset({KafkaError._MSG_TIMED_OUT, KafkaError._TIMED_OUT, KafkaError._TRANSPORT})  # noqa: SLF001

@@ -9,7 +9,7 @@ does not matter.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -201,6 +201,25 @@ def restore(records: Mapping[bytes, bytes]) -> dict[str, tuple[DedupIndex, SeenL
         remembered.restore(stored, hours)
         result[tenant] = (remembered, log)
     return result
+
+
+def tenant_of(key: bytes) -> str:
+    """Return the lower-case id of the tenant to which a record belongs."""
+    return key.decode().rsplit("/", 3)[0]
+
+
+def check_complete(topic: str, expected: Mapping[str, int], found: Collection[str]) -> None:
+    """Raise FatalError if a tenant's dedup index is gone: all of its rows would be published again.
+
+    `expected`: the number of rows per tenant as its checkpoint has it. `found`: the tenants with a dedup index.
+    """
+    for tenant, rows in expected.items():
+        if rows and tenant not in found:
+            raise FatalError(
+                f"the state says that {rows} rows of tenant {tenant} are in the deduplication index, but topic {topic} "
+                "holds none of them: they would be published again",
+                f"restore topic {topic}, or set kafka.app to a new name to read everything again into a new topic",
+            )
 
 
 def rows_per_hour(

@@ -16,6 +16,7 @@ from connector.core.failing_ranges import FailingRange
 from connector.core.instants import EPOCH
 from connector.core.windows import Run, State, Sweep, SweepState
 from connector.errors import FatalError
+from connector.kafka import copy_marker
 from connector.kafka.seen import Record
 from connector.kafka.visibility import Places
 
@@ -239,8 +240,10 @@ def checkpoint_key(tenant: str) -> bytes:
 def restore(records: Mapping[bytes, bytes]) -> Restored:
     """Restore the state of a shard. `records` is the newest value of each key in its partition.
 
-    Raises FatalError if a record was written by a newer version, or not by the connector.
+    Raises FatalError if a record was written by a newer version, or not by the connector, and for an incomplete copy.
     """
+    if copy_marker.KEY in records:
+        raise copy_marker.incomplete(records[copy_marker.KEY])
     shard = None
     checkpoints = {}
     for key, value in records.items():
@@ -268,12 +271,14 @@ def check_identity(shard: ShardRecord | None, identity: StateIdentity) -> None:
         raise FatalError(
             f"the state of app {identity.app} was written for Kafka cluster {shard.cluster}, "
             f"this is {identity.cluster}",
-            "set kafka.app to a name of its own for this cluster, or restore the topic together with its state",
+            "copy the state with connector copy-state --from the old configuration, or set kafka.app to a new name to "
+            "read everything again",
         )
     if shard.topic != identity.topic:
         raise FatalError(
             f"the state of app {identity.app} was written for topic {shard.topic}, kafka.topic is {identity.topic}",
-            "set kafka.topic back, or set kafka.app to a new name to read everything again into the new topic",
+            "set kafka.topic back; or set kafka.app to a new name, and run connector copy-state --from the old "
+            "configuration to go on in the new topic, or nothing to read everything again into it",
         )
 
 

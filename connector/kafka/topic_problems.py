@@ -27,7 +27,10 @@ def wrong_counts(topics: Sequence[Topic], partitions: Mapping[str, int]) -> list
         has = partitions.get(topic.name, topic.partitions)
         if topic.fixed and has != topic.partitions:
             wrong = f"topic {topic.name} has {has} partitions, kafka.shards is {topic.partitions}"
-            remedy = f"set kafka.shards = {has}, or, if it was never used, delete it and create it with: "
+            remedy = (
+                f"set kafka.shards = {has}, or copy the state into another kafka.app with connector copy-state, or, if "
+                "the topic was never used, delete it and create it with: "
+            )
             problems.append((topic, Problem(wrong, remedy + create_command(topic))))
     return problems
 

@@ -344,5 +344,6 @@ def _command(runtime: TenantRuntime, offset: int, received: TenantCommand) -> No
 def _other_topic(tenant: Tenant, checkpoint: Checkpoint) -> str:
     return (
         f"the state of tenant {tenant.label} was written for topic {checkpoint.topic}, now its topic is "
-        f"{tenant.topic}: set it back and send SIGHUP, or set kafka.app to a new name to read everything again"
+        f"{tenant.topic}: set it back and send SIGHUP, or set kafka.app to a new name and copy the state into it with "
+        "connector copy-state"
     )

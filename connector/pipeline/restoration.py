@@ -11,7 +11,7 @@ from typing import NamedTuple
 import msgspec
 
 from connector import log
-from connector.errors import FatalError, ShardRestartError
+from connector.errors import ShardRestartError
 from connector.kafka import recreation, seen, state
 from connector.kafka.publishing import Publisher
 from connector.kafka.restore import PartitionContents, read_partition, trim_heap
@@ -61,7 +61,9 @@ class Restoration:
         restored = state.restore(values[shard.names.state])
         state.check_identity(restored.shard, worker.identity)
         remembered = await call(seen.restore, values[shard.names.seen])
-        _check_remembered(shard.names.seen, restored.checkpoints, remembered)
+        seen.check_complete(
+            shard.names.seen, {key: known.remembered for key, known in restored.checkpoints.items()}, remembered
+        )
         orphans = {key: known for key, known in remembered.items() if key not in restored.checkpoints}
         known = recreation.Place(restored.shard.control, restored.shard.control_id) if restored.shard else _NOWHERE
         control = await call(recreation.locate, worker.clients, shard.names.control, shard.number, known)
@@ -146,17 +148,3 @@ class Restoration:
             else checkpoint
             for key, checkpoint in checkpoints.items()
         }
-
-
-def _check_remembered(topic: str, checkpoints: Mapping[str, Checkpoint], remembered: Mapping[str, IndexMemory]) -> None:
-    """Raise FatalError if the deduplication index of a tenant is missing.
-
-    Without it, all rows of the tenant would be published again.
-    """
-    for key, checkpoint in checkpoints.items():
-        if checkpoint.remembered and key not in remembered:
-            raise FatalError(
-                f"the state says that {checkpoint.remembered} rows of tenant {key} are in the deduplication index, but "
-                f"topic {topic} holds none of them: they would be published again",
-                f"restore topic {topic}, or set kafka.app to a new name to read everything again into a new topic",
-            )

@@ -1,0 +1,142 @@
+"""Source of `connector copy-state`: the committed state of an app, of which no worker may run.
+
+Nothing is written to the source. A transaction that is open there, or that has lost records, is a reason to refuse,
+because only a worker of that app can repair it.
+"""
+
+import time
+from collections import defaultdict
+from collections.abc import Collection, Iterable
+from typing import NamedTuple
+
+from confluent_kafka import IsolationLevel
+
+from connector.config import Kafka
+from connector.errors import BrokersUnavailableError, FatalError
+from connector.kafka import hanging, seen, state, topics, visibility
+from connector.kafka.clients import Clients
+from connector.kafka.control import TenantCommand, partition_of
+from connector.kafka.copy_marker import CopyMarker
+from connector.kafka.log_reader import Place, named
+from connector.kafka.operator_client import OperatorClient, count_workers
+from connector.kafka.restore import PartitionContents, read_partition
+from connector.kafka.state import Checkpoint
+from connector.kafka.topic_admin import TopicAdmin
+
+_GROUP_S = 15.0
+"Seconds in which a cluster that never had a group creates the coordinator of the first one."
+_PAUSE_S = 0.2
+_REPAIR = "start a worker of that app until its shards are restored, stop it, and run connector copy-state again"
+
+
+class CopiedTenant(NamedTuple):
+    """State of one tenant in the source."""
+
+    checkpoint: Checkpoint | None
+    "None if it was lost, so that only the dedup index is left."
+    seen: dict[bytes, bytes]
+    "Records of the dedup index."
+    rows: int
+    digest: str
+    "Hash of the restored dedup index."
+
+
+class CopySource:
+    """Reader of an app's state. Its calls block."""
+
+    def __init__(self, kafka: Kafka, clients: Clients, row_topics: Collection[str]) -> None:
+        """Look up the topics. Raises the errors of OperatorClient, and FatalError when there is nothing to copy."""
+        self.shards = kafka.shards
+        self._kafka = kafka
+        self._clients = clients
+        self._row_topics = row_topics
+        self._names = topics.Names(kafka.app)
+        self._client = OperatorClient(kafka, clients)
+        found = TopicAdmin(clients).look()
+        self.cluster = found.cluster
+        if self._client.is_new:
+            raise FatalError(
+                f"no worker has ever run with kafka.app = {kafka.app} on cluster {found.cluster}",
+                "name the configuration of the app whose state is to be copied in --from",
+            )
+        if found.partitions.get(self._names.seen) != kafka.shards:
+            raise FatalError(f"topic {self._names.seen} does not have {kafka.shards} partitions", "restore the topic")
+
+    def waiting(self) -> list[TenantCommand]:
+        """Return the commands that no worker has applied.
+
+        Raises FatalError for the state of another topic or cluster.
+        """
+        views = self._client.read(range(self.shards))
+        return [command for view in views.values() for command in view.waiting]
+
+    def marker(self) -> CopyMarker:
+        """Return the marker of a copy of the present state. Raises FatalError while a transaction is open."""
+        internal = self._names.control, self._names.state, self._names.seen
+        places = [(topic, number) for topic in internal for number in range(self.shards)]
+        left_open = visibility.undecided(self._clients, dict.fromkeys(places), self._clients.decided_within_s)
+        if left_open:
+            raise _left_open(left_open)
+        ends = visibility.offsets(self._clients, places, IsolationLevel.READ_UNCOMMITTED)
+        known = [end for place in places if (end := ends.get(place)) is not None]
+        if len(known) < len(places):
+            raise BrokersUnavailableError(f"no broker tells where the topics of app {self._kafka.app} end: try again")
+        return CopyMarker(self._kafka.app, self.cluster, self._kafka.topic, tuple(known))
+
+    def read(self, shard: int) -> dict[str, CopiedTenant]:
+        """Return the tenants of a shard. Raises FatalError when the topics do not hold all that was committed."""
+        contents = read_partition(
+            self._clients,
+            (self._names.state, self._names.seen),
+            shard,
+            decided_within_s=self._clients.decided_within_s,
+        )
+        self._check_decided(contents, shard)
+        checkpoints = state.restore(contents.values[self._names.state]).checkpoints
+        remembered = seen.restore(contents.values[self._names.seen])
+        seen.check_complete(self._names.seen, {key: one.remembered for key, one in checkpoints.items()}, remembered)
+        records: dict[str, dict[bytes, bytes]] = defaultdict(dict)
+        for key, value in contents.values[self._names.seen].items():
+            records[seen.tenant_of(key)][key] = value
+        return {
+            key: CopiedTenant(checkpoints.get(key), records[key], len(remembered[key][0]), remembered[key][0].digest())
+            if key in remembered
+            else CopiedTenant(checkpoints.get(key), {}, 0, "")
+            for key in sorted({*checkpoints, *remembered})
+            if partition_of(key, self.shards) == shard
+        }
+
+    def _check_decided(self, contents: PartitionContents, shard: int) -> None:
+        if contents.undecided:
+            raise _left_open((topic, shard) for topic in contents.undecided)
+        inspection = hanging.Inspection(self._clients, self._names, shard, contents)
+        left_open = hanging.open_places(inspection, self._row_topics, lambda: False)
+        if left_open:
+            raise _left_open(left_open)
+        lost = hanging.find_lost(inspection, (), lambda: False)
+        if lost.records or lost.checkpoints:
+            raise FatalError(f"a transaction of shard {shard} of app {self._kafka.app} has lost records", _REPAIR)
+
+
+def check_stopped(clients: Clients) -> None:
+    """Raise FatalError unless the group of an app has no members.
+
+    A worker would publish rows that the copy does not hold.
+    """
+    deadline = time.monotonic() + _GROUP_S
+    while (workers := count_workers(clients)) is None and time.monotonic() < deadline:
+        time.sleep(_PAUSE_S)
+    if workers is None:
+        raise FatalError(
+            f"the brokers do not tell whether workers of app {clients.app} run",
+            f"allow the user of kafka.properties Describe on group {clients.app}",
+        )
+    if workers:
+        raise FatalError(
+            f"the group of app {clients.app} has members ({workers})",
+            "stop every worker of both apps; after kill -9 the group forgets one within session.timeout.ms",
+        )
+
+
+def _left_open(places: Iterable[Place]) -> FatalError:
+    return FatalError(f"a transaction in {named(places)} is open", _REPAIR)

@@ -379,7 +379,7 @@ def test_status_command_lists_tenants_while_no_worker_runs(scene: Scene) -> None
     scene.worker.configure({**scene.worker.settings, "kafka": {**scene.worker.settings["kafka"], "shards": 3}})
     refused = commands.run(scene.config, "jobs")
     assert (refused.code, refused.output) == (1, "")
-    assert refused.error.endswith(" has 2 partitions, kafka.shards is 3: set kafka.shards = 2\n")
+    assert refused.error.endswith(": set kafka.shards = 2; to change the number, use connector copy-state\n")
     wrong = commands.run(scene.config, "backfill", "--tenant", gone, "--from", "-2d", "--to", "-1d")
     assert (wrong.code, wrong.output) == (2, "")
 

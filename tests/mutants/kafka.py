@@ -14,6 +14,35 @@ _HANGING = "tests/integration/test_hanging.py"
 
 KAFKA = (
     Mutant(
+        "an incomplete copy of the state is used",
+        "connector/kafka/state.py",
+        "if copy_marker.KEY in records:",
+        "if copy_marker.KEY in ():",
+        "tests/unit/test_copy_state.py -k test_state_of_an_incomplete_copy_is_refused",
+    ),
+    Mutant(
+        "a copy keeps the offsets of a topic of the same name on another cluster",
+        "connector/commands/state_copy.py",
+        "if self.same_cluster and topic == before.topic:",
+        "if topic == before.topic:",
+        "tests/unit/test_copy_state.py -k test_checkpoint_for_another_topic_names_its_ends",
+    ),
+    Mutant(
+        "a source that changed during the copy is accepted",
+        "connector/commands/state_copy.py",
+        "if source.marker().ends != marker.ends:",
+        "if source.marker().ends < marker.ends:",
+        "tests/unit/test_copy_state.py -k test_source_that_changed_during_the_copy_is_refused",
+    ),
+    Mutant(
+        "the markers of a copy are removed before it is declared complete",
+        "connector/kafka/copy_target.py",
+        "self._write_markers(msgspec.structs.replace(marker, complete=True).record)",
+        "self._write_markers(marker.record)",
+        "tests/e2e/test_copy_state.py -k test_copy_killed_before_each_record_continues",
+        broker=True,
+    ),
+    Mutant(
         "rows that are written again keep the statements before",
         _HANGING_FILE,
         "offsets=offsets, stated=()",

@@ -44,9 +44,9 @@ SHARD = (
     ),
     Mutant(
         "a deduplication index that is lost is not noticed",
-        _RESTORATION,
-        "if checkpoint.remembered and key not in remembered:",
-        "if not key:",
+        "connector/kafka/seen.py",
+        "if rows and tenant not in found:",
+        "if not tenant:",
         "tests/e2e/test_lost_topics.py -k test_worker_refuses_to_run_after_losing_the_dedup_index",
         broker=True,
     ),

@@ -26,7 +26,7 @@ PAGES = [
 ]
 SCHEMA = json_schema()
 TEXTS = {str(path.relative_to(ROOT)): path.read_text(encoding="utf-8") for path in PAGES}
-COMMAND = re.compile(r"(?:^|[\s/])connector (?!connector\b)(schema [a-z]+|[a-z]+)\b(.*)")
+COMMAND = re.compile(r"(?:^|[\s/])connector (?!connector\b)(schema [a-z]+|[a-z][a-z-]*)\b(.*)")
 
 
 def blocks(text: str, language: str) -> list[str]:

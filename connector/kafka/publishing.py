@@ -296,11 +296,19 @@ def _without_frames(function: Callable[..., _T], *arguments: Any) -> _T:
     try:
         return function(*arguments)
     except Exception as error:
-        related: BaseException | None = error
-        while related is not None:
-            traceback.clear_frames(related.__traceback__)
-            related = related.__cause__ or related.__context__
+        for one in _chain(error):
+            traceback.clear_frames(one.__traceback__)
         raise
+
+
+def _chain(error: BaseException) -> list[BaseException]:
+    """Return an error and the errors that led to it. The chain may lead back to an error that is already in it."""
+    found: list[BaseException] = []
+    related: BaseException | None = error
+    while related is not None and related not in found:
+        found.append(related)
+        related = related.__cause__ or related.__context__
+    return found
 
 
 @contextmanager

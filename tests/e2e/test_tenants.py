@@ -107,7 +107,7 @@ def test_sighup_with_an_invalid_file_changes_nothing(
     assert "tenants" in said["problems"]
     worker.settings = {**configured, "kafka": {**configured["kafka"], "topic": f"{topic}-other"}}
     said = read_again(worker, configured["tenants"], "configuration_reload_failed")
-    assert f"kafka.topic: is {topic}-other now" in said["problems"]
+    assert f"kafka.topic: is {topic}-other, but was {topic} when the worker started" in said["problems"]
     worker.until_complete(datetime.now(UTC))
     assert worker.tenant(tenant)["state"] == "ok"
     assert not worker.named("configuration_reloaded")

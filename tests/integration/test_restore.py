@@ -43,7 +43,7 @@ def test_restore_reads_committed_records_only(broker: SharedBroker, app: str) ->
 def test_restore_reports_progress_and_can_be_stopped(
     broker: SharedBroker, app: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(restore, "_TELL_EVERY_S", 0.0)
+    monkeypatch.setattr(restore, "_LOG_EVERY_S", 0.0)
     topic = f"{app}.seen"
     admin = AdminClient({"bootstrap.servers": broker.bootstrap, "log_level": 0})
     for future in admin.create_topics([NewTopic(topic, 1)]).values():

@@ -285,6 +285,21 @@ async def test_producer_call_that_never_returns_is_abandoned(
     end.set()
 
 
+async def test_producer_call_returns_an_error_that_leads_back_to_itself() -> None:
+    """confluent-kafka's errors do so when they are raised again as the cause of another one."""
+    publisher = Scripted()
+
+    def fail() -> None:
+        cause = FencedError("fenced")
+        error = ShardRestartError("failed")
+        cause.__context__, error.__cause__ = error, cause
+        raise error
+
+    with pytest.raises(ShardRestartError, match="failed"):
+        await publisher.call(fail)
+    await publisher.close()
+
+
 async def test_repeated_aborts_keep_livez_healthy(monkeypatch: pytest.MonkeyPatch) -> None:
     publisher = Scripted(AbortedError("rebalance"), None)
     shard = shard_of(Group(Snapshot(0, OURS, None), Snapshot(0, OURS, "")))

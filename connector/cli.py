@@ -100,7 +100,7 @@ def command() -> TyperGroup:
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command in `arguments` and exit with the code that docs/interface.md names.
 
-    By default `arguments` are those of the process.
+    By default `arguments` are the arguments of the process.
     """
     _write_in_any_locale()
     given = list(sys.argv[1:] if arguments is None else arguments)

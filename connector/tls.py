@@ -23,7 +23,8 @@ _WEAK = frozenset({66, 67, 68})
 class Trust:
     """TLS context that trusts the certificates of a CA bundle.
 
-    If the bundle's file is replaced, it is loaded again. If it cannot be read then, the previous bundle stays in use.
+    If the bundle's file is replaced, it is loaded again. If the new file cannot be read, the previous bundle stays in
+    use.
     """
 
     def __init__(self, section: str, ca_bundle: Path | None, *, strict: bool = True) -> None:
@@ -101,9 +102,7 @@ _FLAWS = {
 def _describe_handshake(error: ssl.SSLError) -> str:
     reason = (error.reason or "").replace("_", " ").lower() or type(error).__name__
     if error.reason in ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "HTTP_REQUEST", "PACKET_LENGTH_TOO_LONG"):
-        return f"it does not speak TLS there ({reason}); check the port, and that no proxy answers instead"
+        return f"it does not speak TLS on this port ({reason}); check the port, and that no proxy answers instead"
     if "CERTIFICATE" in (error.reason or ""):
-        return (
-            f"it requires a client certificate ({reason}), which the connector does not send there; check the address"
-        )
+        return f"it requires a client certificate ({reason}), which the connector does not send; check the address"
     return f"TLS failed ({reason}); check which versions of TLS it offers, and that no proxy answers instead"

@@ -54,7 +54,9 @@ def find_tenant(settings: Settings, text: str) -> Tenant:
 
 
 def read_window(begin: str, end: str, now: datetime, horizon: timedelta | None = None) -> Window:
-    """Return the range from --from to --to in whole seconds. If `end` lies within a second, that second belongs to it.
+    """Return the range from --from to --to in whole seconds.
+
+    The start is rounded down to a second. The end is rounded up, but not beyond the last second that has passed.
 
     Raise ConfigurationError if the range is reversed, lies in the future, is shorter than a second, or begins before
     `now - horizon`.
@@ -71,8 +73,8 @@ def read_window(begin: str, end: str, now: datetime, horizon: timedelta | None =
         )
     if horizon is not None and first < now.replace(microsecond=0) - horizon:
         problems.append(
-            f"--from: {instants.text(first)} lies beyond dedup.horizon ({duration_text(horizon)}): rows may have been "
-            f"forgotten there, and could be published twice; begin at {instants.text(now - horizon)} or later"
+            f"--from: {instants.text(first)} lies beyond dedup.horizon ({duration_text(horizon)}): its rows may "
+            f"have been forgotten, and could be published twice; begin at {instants.text(now - horizon)} or later"
         )
     if problems:
         raise ConfigurationError(problems[:1])

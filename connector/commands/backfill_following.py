@@ -80,7 +80,7 @@ def _find(restored: Restored, tenant: Tenant, order: Command) -> Job | None:
 
 def _raise_ignored(tenant: Tenant, order: Command) -> NoReturn:
     raise FatalError(
-        f"job {order.id} was ignored: the worker's configuration has no tenant {tenant.label}; add it there, "
+        f"job {order.id} was ignored: the worker's configuration has no tenant {tenant.label}; add the tenant to it, "
         "then submit the job again"
     )
 

@@ -112,7 +112,7 @@ class Comparison:
     def add_records(
         self, keys: Sequence[Key], revisions: Sequence[int], digests: Sequence[Digest], inside: Sequence[bool]
     ) -> None:
-        """Add records of the topic, in the order in which they lie in their partition.
+        """Add records of the topic, in the order of their offsets.
 
         `inside` states for each record whether its call began in the compared range.
         """
@@ -149,7 +149,10 @@ class Comparison:
         self._invalid.append(rows)
 
     def suspects(self) -> list[Suspect]:
-        """Return the rows that are missing on the topic or differ, as far as records and rows were added."""
+        """Return the rows of Graph that are missing on the topic or differ from their newest record on the topic.
+
+        Only the records and rows that were added so far are compared.
+        """
         suspects, at, same = self._current_suspects()
         return (
             [
@@ -294,7 +297,7 @@ def _keys(rows: NDArray[np.void]) -> list[Key]:
 
 
 def _last(rows: NDArray[np.void]) -> NDArray[np.bool_]:
-    """Return for each of the sorted rows whether it is the last one of its key."""
+    """Return for each of the sorted rows whether it is the last row with its key."""
     last = np.ones(len(rows), np.bool_)
     last[:-1] = (rows["hi"][1:] != rows["hi"][:-1]) | (rows["lo"][1:] != rows["lo"][:-1])
     return last

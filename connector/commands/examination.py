@@ -140,11 +140,11 @@ class Examination:
         ours = urlsplit(graph.scope).hostname or ""
         theirs = host or urlsplit(claims.audience if claims else "").hostname or ours
         if theirs != ours:
-            wrong = f"sign-in gives tokens of this tenant for {theirs}, graph.cloud = {graph.cloud} reads {ours}"
+            wrong = f"sign-in issues a token for {theirs}, but graph.cloud = {graph.cloud} needs one for {ours}"
             return [_failed("token", wrong, f"set graph.cloud to the cloud of {theirs}", tenant)]
         signed_in = _passed("token", f"signed in, for {ours}", tenant)
         if claims is None:
-            return [signed_in, _passed("role", "the token does not state it; the answer of Graph does", tenant)]
+            return [signed_in, _passed("role", "the token states no role; the request to Graph checks it", tenant)]
         if claims.roles & {ROLE, OLDER_ROLE}:
             has = ROLE if ROLE in claims.roles else OLDER_ROLE
             return [signed_in, _passed("role", f"the token has {has}", tenant)]
@@ -167,7 +167,8 @@ class Examination:
         if unreachable:
             return _failures("brokers", unreachable)
         more = await asyncio.gather(self._topics(found), self._transactions())
-        return [_passed("brokers", f"those of cluster {found.cluster} answer"), *(one for part in more for one in part)]
+        answering = _passed("brokers", f"the brokers of cluster {found.cluster} answer")
+        return [answering, *(one for part in more for one in part)]
 
     async def _topics(self, found: Found) -> list[Finding]:
         settings = self._settings

@@ -48,7 +48,7 @@ def submit(config: Path | None, name: str, command: Literal["pause", "resume"]) 
 def open_client(settings: Settings, tenant: Tenant) -> OperatorClient:
     """Return a client that can submit commands to a tenant.
 
-    Raise FatalError if no worker has run with this kafka.app yet: the control topic does not exist then.
+    Raise FatalError if the control topic does not exist, because no worker has run with this kafka.app yet.
     """
     client = OperatorClient(settings.kafka, brokers.clients(settings))
     if client.is_new:

@@ -27,7 +27,7 @@ class Calls(Protocol):
     """Number of rows that a simulated Graph shows at any time."""
 
     def count(self, window: Window, at: datetime) -> int:
-        """Return how many rows Graph shows at `at` for the calls that began in `window`."""
+        """Return how many rows Graph shows at the time `at` for the calls that began in `window`."""
 
     def inserted(self, window: Window, pages: int, since: datetime, until: datetime) -> float:
         """Return how many rows are expected to appear on pages that were already read, and move rows to later pages.
@@ -36,9 +36,9 @@ class Calls(Protocol):
         """
 
     def per_hour(self, first: int, end: int, at: datetime) -> NDArray[np.int64]:
-        """Return how many rows Graph shows at `at` for each hour from `first` up to and excluding `end`.
+        """Return how many rows Graph shows at the time `at`, for each hour of call start.
 
-        Hours are counted from the epoch.
+        The hours are counted since the epoch. They range from `first` up to, not including, `end`.
         """
 
     def weights(self, moments: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -46,13 +46,13 @@ class Calls(Protocol):
 
 
 class Volume:
-    """Calls that repeat after each cycle of a whole number of hours. Cycles are counted from the epoch."""
+    """Calls that repeat after each cycle of a whole number of hours. The first cycle begins at the epoch."""
 
     def __init__(self, per_hour: Sequence[float], lateness: Lateness | None = None, seed: int | None = None) -> None:
         """Set the number of calls in each hour of a cycle.
 
-        With `seed`, the counts vary randomly like those of independent calls. Without it, calls begin at even
-        intervals.
+        With `seed`, calls begin independently of each other, so that counts vary randomly. Without `seed`, calls begin
+        at even intervals.
         """
         self._seed = seed
         self._cycle = np.asarray(per_hour, np.float64)
@@ -71,7 +71,7 @@ class Volume:
         return float(self._cycle.mean() * 24)
 
     def count(self, window: Window, at: datetime) -> int:
-        """Return how many rows Graph shows at `at` for the calls that began in `window`."""
+        """Return how many rows Graph shows at the time `at` for the calls that began in `window`."""
         if self._lateness is None and self._noise is None:
             until, since = math.floor(self._before(_hours(window.end)) + _SOON_S), self._before(_hours(window.start))
             return until - math.floor(since + _SOON_S)
@@ -104,7 +104,10 @@ class Volume:
         return rows / (pages - 1)
 
     def per_hour(self, first: int, end: int, at: datetime) -> NDArray[np.int64]:
-        """Return how many rows Graph shows at `at` for each hour from `first` up to and excluding `end`."""
+        """Return how many rows Graph shows at the time `at`, for each hour of call start.
+
+        The hours are counted since the epoch. They range from `first` up to, not including, `end`.
+        """
         edges = np.minimum(np.arange(first, end + 1, dtype=np.float64), _hours(at))
         return np.rint(self._shown(edges, self._cycle[np.arange(first, end) % len(self._cycle)], _hours(at))).astype(
             np.int64
@@ -150,7 +153,7 @@ def as_they_came(
 ) -> tuple[Volume, float]:
     """Return calls with the distribution of those in the deduplication index, and the length of their cycle in seconds.
 
-    `rows_per_hour` starts at the hour `first` (counted from the epoch). The newest day is used only if there is no
+    `rows_per_hour` starts at the hour `first` (counted since the epoch). The newest day is used only if there is no
     other, because some of its rows have not appeared yet. If a whole week is known and its days differ, the cycle is
     that week. Otherwise it is the average day.
     """

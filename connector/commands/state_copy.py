@@ -81,7 +81,7 @@ def copy(config: Path | None, origin: Path, *, dry_run: bool) -> None:
 
 
 class _Relocation(NamedTuple):
-    """Translation of checkpoints into those of the target."""
+    """Translation of the source's checkpoints into checkpoints of the target."""
 
     old: Settings
     new: Settings

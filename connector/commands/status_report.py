@@ -27,7 +27,10 @@ _DAY = timedelta(days=1)
 
 
 def report(config: Path | None, tenant: str | None, *, as_json: bool) -> None:
-    """Print the status of all tenants, as JSON or for people. With `tenant`, only that one: its name or id."""
+    """Print the status of all tenants, as JSON or for people.
+
+    With `tenant` (a name or an id), print only the status of this tenant.
+    """
     settings = arguments.read_settings(config)
     chosen = arguments.find_tenant(settings, tenant).id if tenant is not None else None
     now = datetime.now(UTC)

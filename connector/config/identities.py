@@ -101,10 +101,10 @@ def _check_identity(
     here: Key = ("tenants", number)
     from_azure = source.variables.get((*here, "id")) == "AZURE_TENANT_ID"
     if identity.client_id is None and not identity.managed_identity and not source.is_reported("identity", "client_id"):
-        todo = "set AZURE_CLIENT_ID" if from_azure else "set it here or in [identity]"
+        todo = "set AZURE_CLIENT_ID" if from_azure else "set it for the tenant or in [identity]"
         source.report((*here, "client_id"), f"is missing; {todo}", "AZURE_CLIENT_ID" if from_azure else None)
     if chosen is None and not any(source.is_reported("identity", name) for name in _CREDENTIALS):
-        todo = "set it here or in [identity], or client_certificate, workload_identity or managed_identity"
+        todo = "set it for the tenant or in [identity], or client_certificate, workload_identity or managed_identity"
         if from_azure:
             todo = "set AZURE_CLIENT_SECRET, AZURE_CLIENT_CERTIFICATE_PATH or AZURE_FEDERATED_TOKEN_FILE"
         source.report((*here, "client_secret"), f"is missing; {todo}", "AZURE_CLIENT_SECRET" if from_azure else None)

@@ -1,4 +1,4 @@
-"""Secrets that only `get` reveals. A secret file is read on every call, so that a rotated secret takes effect."""
+"""Secrets that only `get` reveals. It reads a secret file every time, so that a rotated secret takes effect."""
 
 import codecs
 from pathlib import Path
@@ -12,7 +12,7 @@ _Text = TypeVar("_Text", str, bytes)
 
 
 class Hidden(Generic[_Text]):
-    """Value that only `get` reveals. If it is in a file, the file is read on every call of `get`."""
+    """Value that only `get` reveals. If it is in a file, `get` reads the file every time."""
 
     __slots__ = ("_path", "_problem", "_source", "_stamp", "_value")
 
@@ -91,7 +91,7 @@ class SecretBytes(Hidden[bytes]):
 
 
 class PseudonymKey:
-    """Key of the pseudonyms, which only `get` reveals. If it is in a file, the file is read on every call of `get`."""
+    """Key of the pseudonyms, which only `get` reveals. If it is in a file, `get` reads the file every time."""
 
     __slots__ = ("_path", "_source", "_value", "problem")
 

@@ -93,7 +93,7 @@ class Rows:
 
     @property
     def treated(self) -> frozenset[str]:
-        """Names of the fields whose published values differ from those of Graph."""
+        """Names of the fields whose published values differ from the values of Graph."""
         return frozenset(self.privacy)
 
 

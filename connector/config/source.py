@@ -64,7 +64,7 @@ class ConfigSource:
         self.problems.append(_printable(f"{origin}: {what}"))
 
     def read_variables(self) -> None:
-        """Override the values of the file with those of the CONNECTOR_* variables."""
+        """Override the values of the file with the values of the CONNECTOR_* variables."""
         found: dict[tuple[str, ...], tuple[str, str]] = {}
         for name, text in sorted(self.environ.items()):
             upper = name.upper()
@@ -101,7 +101,9 @@ class ConfigSource:
                 whole = variable((*key, *rest[:-1])) + "_" + rest[-1].upper()
                 self.report(segments, f"is not a property; one underscore stands for a dot, as in {whole}", name)
             elif rest:
-                self.report(segments, f"is not a key, because {key_text(key)} is a value; set {variable(key)}", name)
+                self.report(
+                    segments, f"is not a key: {key_text(key)} takes a single value; set {variable(key)}", name
+                )
             else:
                 self._place_value(key, kind, text, name)
             return

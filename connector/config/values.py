@@ -122,7 +122,7 @@ def to_authority(value: str) -> str:
     if not value:
         return value
     if _split_url(value).scheme != "https":
-        raise ValueError(f"is {shown(value)}, but secrets are sent there; write https://")
+        raise ValueError(f"is {shown(value)}, but secrets are sent to this URL; write https://")
     return value.rstrip("/")
 
 

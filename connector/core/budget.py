@@ -157,7 +157,7 @@ class Budget:
         self._most = math.floor(requests_per_minute)
         self.step_s = _WINDOW_S / self._most * _MARGIN
         # At high rates the resolution of a timer and a busy moment of the event loop last longer than a step. At low
-        # rates a tenth of a second is far less than the room that rule 2 leaves.
+        # rates a tenth of a second is far less than the margin that rule 2 leaves.
         self._slack_s = min(max(self.step_s / 10, 0.02), 0.1)
         self._next_at = max(self._next_at, now + self.step_s)
 
@@ -181,7 +181,7 @@ class Budget:
     def sent(self, slot: Slot, now: float) -> None:
         """Record that the request of `slot` leaves at `now`. It may have waited for a connection since `take`.
 
-        A second call for the same slot means that the HTTP client has sent the request again.
+        If this happens twice for one slot, the HTTP client has sent the request again.
         """
         if slot.sent_at < math.inf:
             slot = Slot(now)

@@ -212,7 +212,7 @@ class DedupIndex:
 
 
 class DedupResult(NamedTuple):
-    """Classification of the rows of one reading. All fields but `revisions` hold indices of rows.
+    """Classification of the rows of one page. All fields but `revisions` hold indices of rows.
 
     A row that is neither new, revised nor rejected needs no record: it is known, or it repeats another row of the
     reading.
@@ -228,29 +228,31 @@ class DedupResult(NamedTuple):
     "Revision of every row: the one with which it is published, or the one that it has in the index already."
 
 
-def find(entries: Entries, layers: tuple[DedupIndex, ...]) -> tuple[NDArray[np.bool_], Entries]:
-    """Look up entries by id in several indexes. The first of `layers` that holds an id counts.
+def find(entries: Entries, indexes: tuple[DedupIndex, ...]) -> tuple[NDArray[np.bool_], Entries]:
+    """Look up entries by id in several indexes. For each id, the first of `indexes` that holds it counts.
 
     Return for each entry whether its id was found, and the stored entry.
     """
     found = np.zeros(len(entries), np.bool_)
     known = np.zeros(len(entries), ENTRY)
-    for layer in layers:
-        hit, as_known = layer.find(entries)
+    for index in indexes:
+        hit, as_known = index.find(entries)
         hit &= ~found
         known[hit] = as_known[hit]
         found |= hit
     return found, known
 
 
-def classify(entries: Entries, layers: tuple[DedupIndex, ...], fingerprints: Fingerprints | None = None) -> DedupResult:
-    """Classify the rows of a reading as new, revised or known. The first of `layers` that holds an id counts.
+def classify(
+    entries: Entries, indexes: tuple[DedupIndex, ...], fingerprints: Fingerprints | None = None
+) -> DedupResult:
+    """Classify the rows of a page as new, revised or known. For each id, the first of `indexes` that holds it counts.
 
     If several rows have the same id, one of them is chosen (see `_choose`). A stored entry may have an older
     fingerprint version. Then the row is compared in that version, which `fingerprints` computes. So a release that
     knows more fields does not publish every row again.
     """
-    found, known = find(entries, layers)
+    found, known = find(entries, indexes)
     # Where an id was not found, `known` is all zeros and the comparison means nothing: `found` masks it.
     changed = found & differ(_in_stored_version(entries, found, known, fingerprints), known)
     chosen, rejected = _choose(entries, found & ~changed)

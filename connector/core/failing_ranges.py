@@ -86,9 +86,10 @@ def failed(ranges: FailingRanges, window: Window, failure: RangeFailure) -> Fail
 
 
 def succeeded(ranges: FailingRanges, window: Window, now: datetime) -> FailingRanges:
-    """Record that `window` was read: remove it from the ranges and widen the ranges next to it.
+    """Record that Graph served `window`: remove it from the failing ranges. Return the new failing ranges.
 
-    Return the new ranges.
+    In failing ranges that `window` overlaps or touches, longer slices may be requested from now on, because the success
+    shows that Graph serves their call time again (rule 3 of this module).
     """
     if not ranges:
         return ranges
@@ -138,7 +139,7 @@ def most_promising(ranges: FailingRanges, windows: list[Window]) -> list[Window]
 
 
 def due(ranges: FailingRanges, now: datetime) -> list[Window]:
-    """Return the isolated ranges that are to be requested again, the longest waiting first."""
+    """Return the isolated ranges that are due to be requested again. The range that has waited longest comes first."""
     found = sorted((one.retry_at, one.window) for one in ranges if one.isolated and one.retry_at <= now)
     return [window for _, window in found]
 

@@ -81,7 +81,7 @@ class _Lines:
         return bool(self._names)
 
     def __call__(self, rows: list[Any]) -> list[bytes]:
-        # One call encodes all rows, which is much faster than one call per row.
+        # All rows are encoded at once, which is much faster than one by one.
         rows_values = list(map(self._values, rows))
         if self._cuts:
             cuts = [self._cuts.get(name, _as_it_is) for name in self._names]
@@ -165,9 +165,10 @@ def _keys(texts: list[bytes]) -> NDArray[np.void]:
 
 
 def differ(first: NDArray[np.void], second: NDArray[np.void]) -> NDArray[np.bool_]:
-    """Compare two readings of the same ids, element by element. Return where a member that both know differs.
+    """Compare two arrays of entries for the same ids. Return for each id whether the entries differ.
 
-    The fingerprints of both must have the same version.
+    Fields of beta are compared only if both entries include them. The fingerprints of both arrays must have
+    the same version.
     """
     v1 = (first["fp"] >> _BETA_BITS) != (second["fp"] >> _BETA_BITS)
     both_know = (first["meta"] & second["meta"] & BETA_KNOWN) != 0

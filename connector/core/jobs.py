@@ -156,7 +156,7 @@ def _refusal(orders: Orders, window: Window, oldest: datetime, floor: datetime, 
     if window.end <= oldest:
         return "all of its range lies beyond dedup.horizon"
     if window.end <= floor:
-        return f"all of its range lies where rows may have been forgotten; {_REMEDY}"
+        return f"the deduplication index may have forgotten rows of all of its range; {_REMEDY}"
     if window.start >= now:
         return "all of its range lies in the future"
     if sum(job.state not in ENDED for job in orders.jobs) >= _OPEN_JOBS:
@@ -177,7 +177,9 @@ def _expired(job: Job, now: datetime, floor: datetime, oldest: datetime) -> Job:
     parts = [f"{instants.text(part.start)} to {instants.text(part.end)}" for part in left[:_NAMED_PARTS]]
     more = f" and {len(left) - _NAMED_PARTS} more" if len(left) > _NAMED_PARTS else ""
     remedy = "it lies beyond dedup.horizon now" if job.again else _REMEDY
-    reason = f"not read, since rows may have been forgotten there: {', '.join(parts)}{more}; {remedy}"
+    reason = (
+        f"not read, because the deduplication index may have forgotten its rows: {', '.join(parts)}{more}; {remedy}"
+    )
     return job._replace(state="failed", ended=now, reason=reason)
 
 

@@ -105,9 +105,9 @@ class Privacy:
 
 
 class _Rewriting:
-    """One pass over a JSON text that treats its values.
+    """Rewriting of one JSON text: the values of the configured fields are replaced by what their treatments return.
 
-    It does not recurse, because a row may be nested more deeply than Python allows calls.
+    It uses a stack instead of recursion, because a row may be nested more deeply than Python's recursion limit.
     """
 
     def __init__(self, treats: Mapping[str, Treat], treat: Treat | None) -> None:

@@ -1,10 +1,10 @@
-"""Scheduler of one tenant: it decides what to read next, and what the outcome of each reading means.
+"""Scheduler of one tenant: it decides what to read next, and what follows from the outcome of each slice.
 
 The scheduler works ahead of the commits. Its state `plan` already contains everything that was read and put into the
 shard's buffer, although it may not be committed yet. When the shard commits, it applies the same pure functions of
 `windows`, with the same arguments and in the same order, to the state that it stores.
 
-The caller calls `next` repeatedly until it returns `Wait` or `Stop`. It reports the end of each slice with `finished`
+The caller repeats `next` until it returns `Wait` or `Stop`. It reports the end of each slice with `finished`
 or `failed`, or with `closed` if there is no outcome.
 """
 
@@ -188,7 +188,7 @@ class Scheduler:
         )
 
     def repeats(self, piece: Slice, *, repeated: bool) -> bool:
-        """Record that one reading of an open slice is complete. Return whether its page chain must be read again.
+        """Record that the page chain of an open slice was read to its end. Return whether the chain must be read again.
 
         `repeated` means that an id occurred on two pages, so that rows may have moved between pages during the reading.
         """
@@ -280,7 +280,7 @@ class Scheduler:
         first = (self.plan.start - EPOCH) // _HOUR
         counts = self._rows_per_hour(first, (now - EPOCH) // _HOUR + 1)
         sizes = Sizes(counts, first, self.plan.coverage, self._rows_per_second)
-        live, others = slices.room(self._open, self._concurrency)
+        live, others = slices.may_open_chain(self._open, self._concurrency)
         piece = slices.next_slice(self.plan, self._rules, self._open, sizes, now, live=live, others=others)
         if piece is None:
             return None

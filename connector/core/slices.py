@@ -66,10 +66,10 @@ def next_slice(
     return Slice(window, jobs.PRIORITY, windows.second(now), job.id, job.again)
 
 
-def room(in_flight: Collection[Slice], concurrency: int) -> tuple[bool, bool]:
-    """Return whether another chain may be opened, first for the live sweep and second for everything else.
+def may_open_chain(in_flight: Collection[Slice], concurrency: int) -> tuple[bool, bool]:
+    """Return whether a page chain may be opened for the live sweep, and whether one may be opened for anything else.
 
-    If several chains may be open, one of them is reserved for the live sweep.
+    If `concurrency` allows several open chains, one of them is reserved for the live sweep.
     """
     free = len(in_flight) < concurrency
     return free, free and sum(piece.priority != 0 for piece in in_flight) < max(1, concurrency - 1)
@@ -105,10 +105,11 @@ def _cut(ranges: FailingRanges, sizes: "Sizes", rules: Rules, window: Window, *,
 
 
 def _catch_up(state: State, sweep_state: SweepState, floor: datetime) -> list[Window]:
-    """Return the unread catch-up range of a sweep, oldest first.
+    """Return the call time in a sweep's catch-up range that must still be read, oldest first.
 
-    It lies between the call time up to which the sweep was complete and the window of its last run. Parts that another
-    run is going to read late enough are left out.
+    The catch-up range lies between the call time up to which the sweep was complete and the window of its last run.
+    Call time that the run of another sweep is going to read is left out, if its calls began at least `overlap` of this
+    sweep before that run.
     """
     run, overlap = sweep_state.run, sweep_state.sweep.overlap
     begin = max(sweep_state.resumes_at, floor)

@@ -320,8 +320,8 @@ def _countable(state: State, piece: Slice) -> list[Window]:
 def _added_sweep(state: State, sweep: Sweep, now: datetime) -> SweepState:
     """Return the state of a sweep that is new in the configuration.
 
-    It is complete as far as the previous sweeps and the coverage prove. Coverage alone proves little about old call
-    time, because a merged piece keeps the oldest of its read times.
+    The sweep is complete up to the call time that the previous sweeps and the coverage prove. For old call time,
+    coverage alone proves little, because coverage keeps only the oldest read time of pieces that were merged.
     """
     found = SweepState(sweep, state.coverage.complete_through(state.start, sweep.overlap), second(now))
     for former in state.sweeps:

@@ -32,7 +32,8 @@ class Screen:
     def __init__(self, names: Mapping[str, str], begun: datetime) -> None:
         """Start the output. `names` maps the id of each tenant to its name.
 
-        Rows of calls that ended before `begun` are shown as history, without a delay.
+        `begun` is the time at which the demo began. For rows of calls that ended before it, the output shows `history`
+        instead of the time that the row took to appear.
         """
         self._names = names
         self._begun = begun

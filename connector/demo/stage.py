@@ -268,7 +268,7 @@ def _reachable(host: str) -> str:
 
 
 def _is_covered(coverage: list[dict[str, str]], start: datetime, moment: datetime) -> bool:
-    """Return whether the coverage reaches from `start` to `moment` without a gap, all of it read after `moment`."""
+    """Return whether all call time from `start` to `moment` was read, and read after `moment`."""
     at = start
     for piece in coverage:
         begin, end, read = (datetime.fromisoformat(piece[name]) for name in ("from", "to", "last_read"))

@@ -91,8 +91,8 @@ class SignIn:
     ) -> None:
         """Create the sign-in of a tenant.
 
-        `pauses` are those of the tenant's previous sign-in, if there was one. `directories` records which tenant reads
-        which directory, so that no directory is read twice; None turns this check off.
+        `pauses` are the pauses of the tenant's previous sign-in, if there was one. `directories` records which tenant
+        reads which directory, so that no directory is read twice; None turns this check off.
         """
         self._transport = transport
         self._pool = pool
@@ -277,8 +277,8 @@ class SignIn:
         here = self._tenant.id.lower()
         if GUID.fullmatch(here) and GUID.fullmatch(there) and here != there:
             raise self._rejected(
-                f"the managed identity is of tenant {there}, and can read no other; configure an application with a"
-                " secret, a certificate or workload identity for this one"
+                f"the managed identity belongs to tenant {there}, and cannot read another tenant; configure an"
+                " application with a secret, a certificate or workload identity for this tenant"
             )
 
     async def _compute(self, function: Callable[[], _T]) -> _T:

@@ -52,7 +52,8 @@ class Bearer:
         try:
             token = waiting.result(_PATIENCE_S)
         except (ConnectorError, TimeoutError):
-            # SignIn has logged the reason. Its token request continues and serves a later call.
+            # SignIn has logged the reason. Its token request continues, and a later request for a token uses its
+            # result.
             waiting.cancel()
             return _UNUSABLE, time.time() + _UNUSABLE_S
         return token.text, token.expires_at

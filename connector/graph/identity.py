@@ -41,7 +41,7 @@ def read(identity: Identity) -> Credential:
     if identity.managed_identity:
         return Credential("managed_identity", client_id)
     if not client_id:
-        raise CredentialError("client_id is missing; configure it, there or in [identity]")
+        raise CredentialError("client_id is missing; set it in [[tenants]] or in [identity]")
     if identity.client_secret is not None:
         return Credential("client_secret", client_id, _value("client_secret", identity.client_secret))
     if identity.federated_token is not None:
@@ -49,8 +49,8 @@ def read(identity: Identity) -> Credential:
         return Credential("workload_identity", client_id, token)
     if identity.client_certificate is None:
         raise CredentialError(
-            "client_secret, client_certificate, workload_identity and managed_identity are missing; configure one of"
-            " them, there or in [identity]"
+            "client_secret, client_certificate, workload_identity and managed_identity are missing; set one of them in"
+            " [[tenants]] or in [identity]"
         )
     content = _value("client_certificate", identity.client_certificate)
     password = identity.client_certificate_password

@@ -1,8 +1,11 @@
 """Limit on the bytes of pages in memory, for all tenants of a process.
 
-1. A request leaves only with room for one page of usual size. The room is held until the page is committed.
-2. A tenant's requests wait for room in turn with those of other tenants, and hold none while their budget pauses.
-3. The room of a page is its real size once it is known. It may exceed the limit then; no request leaves meanwhile.
+1. A request is sent only after memory for one page of usual size was reserved. The memory is released when the
+   page is committed.
+2. Tenants that wait for memory get it in the order in which they began to wait, for one request each. A request that
+   waits for its budget reserves no memory.
+3. Once the real size of a page is known, the reservation changes to this size. The sum may then exceed the limit; no
+   request is sent until it is below the limit again.
 """
 
 from collections.abc import Callable
@@ -14,7 +17,7 @@ _PAGE_BYTES = DECODED << 20  # a page of a thousand rows is about one MiB
 
 
 class PageRoom:
-    """Room for one page, until it is released."""
+    """Memory that is reserved for one page until `release`."""
 
     __slots__ = ("_memory", "bytes")
 
@@ -28,7 +31,7 @@ class PageRoom:
         self.bytes = size
 
     def release(self) -> None:
-        """Free the room. A second call has no effect."""
+        """Release the memory. If it was released before, nothing happens."""
         if self.bytes:
             self.resize(0)
 
@@ -44,7 +47,10 @@ class PageMemory:
         self.bytes = 0
 
     def reserve(self, freed: Callable[[], None]) -> PageRoom | None:
-        """Return room for one page; None if there is none, and call `freed` once when it is that one's turn."""
+        """Reserve memory for one page, and return the reservation.
+
+        If no memory is free, return None. `freed` is then called once, when it is this caller's turn.
+        """
         if not self._has_room():
             self._waiting.setdefault(freed)
             return None
@@ -53,7 +59,7 @@ class PageMemory:
         return PageRoom(self, self._page_bytes)
 
     def change(self, by: int) -> None:
-        """Add `by` bytes, and let those that wait go on if there is room for them."""
+        """Add `by` bytes to the reserved memory. Notify waiting requests for which memory is now free."""
         self.bytes += by
         while self._waiting and self._has_room():
             freed = next(iter(self._waiting))
@@ -66,4 +72,4 @@ class PageMemory:
 
 
 NO_ROOM = PageRoom(PageMemory(), 0)
-"Room of a page that takes none. Releasing it has no effect."
+"Reservation of no memory. Releasing it has no effect."

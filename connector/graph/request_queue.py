@@ -18,7 +18,7 @@ _TICK_S = 5.0
 
 
 class Admission(NamedTuple):
-    """Slot of the budget for a request, and room for its page."""
+    """Slot of the budget for a request, and the memory reserved for its page."""
 
     slot: Slot
     room: PageRoom
@@ -58,7 +58,7 @@ class RequestQueue:
         self._timer: asyncio.TimerHandle | None = None
 
     async def enter(self, priority: int, *, aside: bool = False) -> Admission:
-        """Wait for a slot of the budget and room for a page, and return both once no more urgent request waits.
+        """Wait for a slot of the budget and memory for a page. Return both once no more urgent request waits.
 
         A lower `priority` is more urgent. With `aside`, this request once lets the one that has waited longest go
         first.

@@ -200,9 +200,10 @@ class Source:
     async def _page(
         self, url: URL, followed: set[str], priority: int, attempts: int | None
     ) -> tuple[Page, datetime, int, PageRoom]:
-        """Request one page until it succeeds. Return it with its receipt time, its size in bytes, and its room.
+        """Request one page until a request succeeds.
 
-        `followed` holds the links of the chain so far. The retries end as the rules of this module state.
+        Return the page, its receipt time, its size in bytes, and the memory reserved for it. `followed` holds the links
+        of the chain so far. The retries end as the rules of this module state.
         """
         begun: tuple[float, float] | None = None
         unauthorized = False
@@ -237,7 +238,7 @@ class Source:
     async def _ask(
         self, url: URL, followed: set[str], priority: int, admission: Admission
     ) -> tuple[Page, datetime, int, PageRoom]:
-        """Send one request. Return its page with the room that it takes, or raise the error that belongs to it."""
+        """Send one request. Return its page, the time of receipt, the size in bytes and the memory reserved for the page."""
         room = admission.room
         try:
             page, received_at, size = await self._send(url, followed, priority, admission.slot)
@@ -312,7 +313,7 @@ class Source:
         return page
 
     def _leads_home(self, link: str) -> bool:
-        """Return whether a link leads to the configured scheme, host and port, so that the token may be sent there.
+        """Return whether a link leads to the configured scheme, host and port, so that the token may be sent to it.
 
         The check uses the URL object that is sent later, so that no second parser can find another host in the link.
         """
@@ -353,7 +354,7 @@ class Source:
         self._reject(
             exchange,
             "rejected",
-            f"rejects the call ({exchange.outcome}); check graph.cloud, graph.base_url and graph.api_version,"
+            f"rejects the request ({exchange.outcome}); check graph.cloud, graph.base_url and graph.api_version,"
             " this cloud may lack the function",
             of_range=True,
         )

@@ -42,7 +42,7 @@ class CopiedTenant(NamedTuple):
 
 
 class CopySource:
-    """Reader of an app's state. Its calls block."""
+    """Reader of an app's state. Its methods block."""
 
     def __init__(self, kafka: Kafka, clients: Clients, row_topics: Collection[str]) -> None:
         """Look up the topics. Raises the errors of OperatorClient, and FatalError when there is nothing to copy."""

@@ -38,10 +38,10 @@ class _Held(NamedTuple):
 
 
 class CopyTarget:
-    """Writer of a copy. Its calls block."""
+    """Writer of a copy. Its methods block."""
 
     def __init__(self, kafka: Kafka, clients: Clients, cluster: str, *, exists: bool, dry_run: bool) -> None:
-        """`exists`: whether the internal topics exist, which only a dry run does without."""
+        """Create the writer. `exists` is whether the internal topics exist; only with `dry_run` they need not exist."""
         self._dry_run = dry_run
         self._identity = StateIdentity(kafka.app, cluster, kafka.topic)
         self._names = topics.Names(kafka.app)
@@ -59,7 +59,10 @@ class CopyTarget:
         return partition_of(tenant, self._shards)
 
     def look(self, marker: CopyMarker) -> None:
-        """Read what the target holds. Raises FatalError for anything but an interrupted copy of the same source."""
+        """Read the records of the target.
+
+        Raises FatalError if the target holds records, unless they are from an interrupted copy of the same source.
+        """
         self._held = self._read()
         other = next((found for found in self._held.markers.values() if not found.is_from(marker)), None)
         if other is not None:
@@ -85,7 +88,7 @@ class CopyTarget:
             )
 
     def mark(self, marker: CopyMarker) -> None:
-        """Write the marker to all shards. Raises FatalError if a worker has written state before it was there."""
+        """Write the marker to all shards. Raises FatalError if a worker wrote state before the marker."""
         was_empty = not self._held.markers
         self._write_markers(marker.record)
         self._held = self._read()
@@ -94,7 +97,7 @@ class CopyTarget:
             raise FatalError(f"app {self._identity.app} holds state already", self._delete())
 
     def put(self, tenant: str, checkpoint: Checkpoint | None, remembered: Mapping[bytes, bytes]) -> None:
-        """Write the state of a tenant to its shard, as far as the shard does not hold it."""
+        """Write the state of a tenant to its shard. Records that the shard already holds are not written again."""
         records = [(self._names.seen, Record(key, value)) for key, value in remembered.items()]
         if checkpoint is not None:
             records.append((self._names.state, state.checkpoint_record(tenant, checkpoint)))

@@ -33,7 +33,7 @@ class Creation(NamedTuple):
 
 
 class Creator:
-    """Creator of topics. Its calls block. Each request ends within seconds."""
+    """Creator of topics. Its methods block. Each request ends within seconds."""
 
     def __init__(self, client: AdminClient) -> None:
         self._client = client

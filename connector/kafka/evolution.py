@@ -17,17 +17,17 @@ _PRIMITIVES = frozenset({"null", "boolean", "int", "long", "float", "double", "b
 
 
 class Obstacle(NamedTuple):
-    """Reason why one schema cannot read what another schema has written."""
+    """Reason why one schema cannot read records of another schema."""
 
     field: str
     "Path of the field; empty for the record itself."
     written: str
-    "Type in the writer's schema. Empty if the field is missing there and has no default in the reader's schema."
+    "Type in the writer's schema. Empty if that schema lacks the field and the reader's schema has no default for it."
     read: str
 
 
 def obstacles(reader: Any, writer: Any) -> list[Obstacle]:
-    """Return why `reader` cannot read what `writer` has written; empty if it can.
+    """Return why the schema `reader` cannot read records of the schema `writer`; empty if it can.
 
     Both are Avro schemas as parsed JSON.
     """
@@ -35,13 +35,18 @@ def obstacles(reader: Any, writer: Any) -> list[Obstacle]:
 
 
 def clashes(ours: Any, theirs: Any) -> list[str]:
-    """Return why two schemas cannot read each other, as one sentence per field; empty if they can."""
+    """Return why two schemas cannot read each other, as one sentence per field; empty if they can.
+
+    `ours` is the connector's schema, and `theirs` is a schema in the registry.
+    """
     sentences: dict[str, str] = {}
     for field, written, read in obstacles(ours, theirs):
-        what = f"is {written} there and {read} here" if written else "is missing there and has no default here"
+        missing = "is missing in the registry and has no default in the connector"
+        what = f"is {written} in the registry and {read} in the connector" if written else missing
         sentences.setdefault(field, f"{_named(field)} {what}")
     for field, written, read in obstacles(theirs, ours):
-        what = f"is {read} there and {written} here" if written else "has no default there and is missing here"
+        missing = "has no default in the registry and is missing in the connector"
+        what = f"is {read} in the registry and {written} in the connector" if written else missing
         sentences.setdefault(field, f"{_named(field)} {what}")
     return list(sentences.values())
 

@@ -140,7 +140,12 @@ def find_lost(inspection: Inspection, ended: Collection[Place], is_stopped: Call
     if doubtful & unreadable.keys():
         raise ShardRestartError(_unknown(unreadable))
     if unreadable:
-        _logger.warning("transaction_unverified", shard=inspection.shard, reason=next(iter(unreadable.values())))
+        _logger.warning(
+            "transaction_unverified",
+            shard=inspection.shard,
+            reason=next(iter(unreadable.values())),
+            consequence="if brokers have lost records of the last transaction, they are not written again",
+        )
     checkpoints.pop(state.SHARD, None)
     return LostCommits(newest, lost.records, checkpoints)
 
@@ -151,7 +156,7 @@ def unseen_transactions(inspection: Inspection) -> list[Unseen]:
     start = inspection.read.offsets[inspection.names.state] + 1
     end = visibility.offsets(inspection.clients, [place], IsolationLevel.READ_UNCOMMITTED).get(place)
     if end is None:
-        raise ShardRestartError(f"looking for the end of {named([place])}: no answer")
+        raise ShardRestartError(f"no broker returned the end offset of {named([place])}")
     if end <= start:
         return []
     messages, _ = visibility.read(inspection.clients, {place: (start, end - 1)}, "read_uncommitted")
@@ -190,9 +195,9 @@ def state_again(inspection: Inspection, lost: LostCommits, written: Places) -> l
     """
     # Old offset to new offset, per partition: records are written again in the order in which they were read.
     moved = {
-        (topic, number): dict(zip((m.offset() for m in lost.records[topic, number]), _each(runs), strict=True))
+        (topic, number): dict(zip((m.offset() for m in lost.records[topic, number]), _each(offset_ranges), strict=True))
         for topic, partitions in written.items()
-        for number, runs in partitions.items()
+        for number, offset_ranges in partitions.items()
         if (topic, number) in lost.records
     }
     # Progress records are keyed by tenant. A tenant that lost one gets a new checkpoint and states its progress again.
@@ -264,5 +269,5 @@ def _headers(message: Message) -> list[tuple[str, bytes]] | None:
     return None if headers is None else cast("list[tuple[str, bytes]]", headers)
 
 
-def _each(runs: Collection[tuple[int, int]]) -> Iterator[int]:
-    return (offset for first, last in runs for offset in range(first, last + 1))
+def _each(offset_ranges: Collection[tuple[int, int]]) -> Iterator[int]:
+    return (offset for first, last in offset_ranges for offset in range(first, last + 1))

@@ -53,7 +53,7 @@ class NewRecords(NamedTuple):
 
 
 class LogReader:
-    """Reader of partitions, used as a context manager. Only one thread may use it at a time. Every call blocks."""
+    """Reader of partitions, used as a context manager. Only one thread may use it at a time. Its methods block."""
 
     def __init__(self, clients: Clients, isolation: str = "read_committed") -> None:
         self._app = clients.app
@@ -162,7 +162,7 @@ class LogReader:
         except KafkaException as error:
             self._raise(error.args[0], place[:1])
         if found is None:
-            raise BrokersUnavailableError(f"no broker returned the end of partition {place[1]} of {place[0]} ends")
+            raise BrokersUnavailableError(f"no broker returned the end offset of partition {place[1]} of {place[0]}")
         return found
 
     def offsets_at(self, places: Iterable[Place], epoch_ms: int) -> dict[Place, int]:

@@ -1,7 +1,7 @@
 """Membership of the worker in the consumer group of the control topic. The owner of control partition p owns shard p.
 
-Only one thread uses the consumer, because a call from another thread would wait until a running poll ends. The thread
-runs short polls, their callbacks and queued requests. After each poll it publishes a snapshot of the assignment.
+Only one thread uses the consumer, because a request from another thread would wait until the current poll ends. The
+thread runs short polls, their callbacks and queued requests. After each poll it publishes a snapshot of the assignment.
 
 A shard commits only while the last snapshot contains its partition. The check of the group's generation by the broker
 is not enough: it compares members, not partitions. It accepts the current metadata of a member also for a partition
@@ -134,7 +134,7 @@ class Membership:
         self._requests.put(lambda _consumer: self._opened.discard(shard))
 
     def holds(self, shard: int) -> bool:
-        """Wait for a poll that starts after this call. Return whether the worker still owns the shard then.
+        """Wait for a poll that starts from now on. Return whether the worker still owns the shard after it.
 
         Blocks for at most 0.5 s, so it must not be called in the event loop.
         """

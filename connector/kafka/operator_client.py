@@ -35,7 +35,7 @@ class ShardView(NamedTuple):
 
 
 class OperatorClient:
-    """Reader of committed state and writer of commands. Its calls block."""
+    """Reader of committed state and writer of commands. Its methods block."""
 
     def __init__(self, kafka: Kafka, clients: Clients) -> None:
         """Look up the internal topics.

@@ -5,7 +5,7 @@
    from the partition would wait.
 2. Instead, it asks the brokers which operations are allowed. If a broker does not report them, the check passes.
 
-All calls block, for seconds at most.
+All functions block, for seconds at most.
 """
 
 from collections.abc import Iterable, Mapping, Sequence

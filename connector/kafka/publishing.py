@@ -1,6 +1,6 @@
 """Publisher of a shard's batches: what all kinds of publishers share, and the types of their arguments.
 
-Each publisher has a producer and a thread of its own, because the calls of a producer block.
+Each publisher has a producer and a thread of its own, because the functions of a producer block.
 """
 
 import asyncio
@@ -24,10 +24,10 @@ from connector.kafka.visibility import Places
 
 _FLUSH_S = 15.0
 LONGEST_CALL_S = 120.0
-"""Upper limit of the time that one call may take.
+"""Upper limit of the time that one request to the producer may take.
 
-It exceeds the sum of all time-outs in one call: 3 x 15 s for records, 12 s for offsets, 10 s for commit or abort, and
-40 s for checks.
+It exceeds the sum of all time-outs in one request: 3 x 15 s for records, 12 s for offsets, 10 s for commit or abort,
+and 40 s for checks.
 """
 _LOOK_S = 1.0
 _T = TypeVar("_T")
@@ -122,13 +122,14 @@ class Publisher(ABC):
         self._thread_name = f"producer {name}"
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=self._thread_name)
         self._is_abandoned = False
-        "True if a call has not returned, so that the thread takes no other call."
+        "True if a request to the producer has not returned, so that its thread accepts no other request."
         self._producer: Producer | None = None
         self._written: Places = {}
         "Offsets of the records of the current batch that brokers have acknowledged."
         self._busy_since: float | None = None
-        """Time at which the running call started or last showed progress, in monotonic seconds. None if no call is
-        running.
+        """Time at which the current request to the producer started or last showed progress, in monotonic seconds.
+
+        None if there is no request.
         """
 
     @abstractmethod
@@ -163,18 +164,18 @@ class Publisher(ABC):
     ) -> int:
         """Write records again that committed transactions have lost. Return the number of records.
 
-        `read` are the contents of the internal topics after `end_open`, and `ended` is what `end_open` has returned.
-        Raises ShardRestartError or HandedOverError.
+        `read` are the contents of the internal topics after `end_open`, and `ended` are the partitions that `end_open`
+        has returned. Raises ShardRestartError or HandedOverError.
         """
 
     async def call(self, function: Callable[..., _T], *arguments: Any) -> _T:
         """Run a function in the producer's thread and wait for its end, even if the caller is cancelled.
 
-        A call of librdkafka may never return. After `LONGEST_CALL_S` without progress its thread is abandoned, and
+        A function of librdkafka may never return. After `LONGEST_CALL_S` without progress the thread is abandoned, and
         ShardRestartError is raised. The next producer with the transactional id fences what the thread may still do.
         """
         if self._is_abandoned:
-            raise ShardRestartError(f"a call of {self._name} has not returned")
+            raise ShardRestartError(f"an earlier request to the producer of {self._name} has not returned")
         future = asyncio.get_running_loop().run_in_executor(self._thread, _without_frames, function, *arguments)
         future.add_done_callback(_retrieve)
         self._busy_since = time.monotonic()
@@ -187,28 +188,30 @@ class Publisher(ABC):
             self._busy_since = None
         if not future.done():
             where = _position_of(self._thread_name)
-            raise ShardRestartError(f"a call of {self._name} did not return in {LONGEST_CALL_S:g} s, it is in {where}")
+            raise ShardRestartError(
+                f"a request to the producer of {self._name} did not return in {LONGEST_CALL_S:g} s, it waits in {where}"
+            )
         return future.result()
 
     async def _until_returned(self, future: "asyncio.Future[_T]") -> None:
-        """Wait until a call has returned, or has exceeded its time limit. Its thread is abandoned then."""
+        """Wait until a request to the producer has returned. If it exceeds its time limit, abandon the thread."""
         while not future.done() and self.is_within_bounds:
             await asyncio.wait([future], timeout=_LOOK_S)
         self._is_abandoned = not future.done()
 
     @property
     def is_within_bounds(self) -> bool:
-        """Return whether a call is running and has not exceeded its time limit."""
+        """Return whether a request to the producer is in progress and has not exceeded its time limit."""
         since = self._busy_since
         return since is not None and time.monotonic() - since < LONGEST_CALL_S
 
     @property
     def written(self) -> Places:
-        """Return where the records of the current batch lie that brokers have acknowledged."""
+        """Return the offsets of the records of the current batch that brokers have acknowledged."""
         return self._written
 
     def touch(self) -> None:
-        """Record that a long call makes progress, so that its time limit starts again."""
+        """Record that a long request to the producer makes progress, so that its time limit starts again."""
         if self._busy_since is not None:
             self._busy_since = time.monotonic()
 
@@ -232,8 +235,8 @@ class Publisher(ABC):
         with fatal_errors():
             for tag, tagged in records.items():
                 if tagged:
-                    runs = self._written.setdefault(tagged[0].topic, {})
-                    _produce(producer, tagged, _delivery_recorder(offsets.setdefault(tag, {}), runs, failures))
+                    ranges = self._written.setdefault(tagged[0].topic, {})
+                    _produce(producer, tagged, _delivery_recorder(offsets.setdefault(tag, {}), ranges, failures))
             left = producer.flush(_FLUSH_S)
         if failures:
             # Prefer this error: it tells the caller which topics need a higher limit.
@@ -274,7 +277,7 @@ class Publisher(ABC):
 
 
 def _retrieve(future: "asyncio.Future[Any]") -> None:
-    """Retrieve the error of a call whose caller was cancelled or has given up, so that asyncio does not log it."""
+    """Retrieve the error of a request whose caller was cancelled or has given up, so that asyncio does not log it."""
     if not future.cancelled():
         future.exception()
 
@@ -331,12 +334,13 @@ def fatal_errors() -> Iterator[None]:
 
 
 def _delivery_recorder(
-    offsets: dict[int, int], runs: dict[int, list[tuple[int, int]]], failures: list[Undelivered]
+    offsets: dict[int, int], ranges: dict[int, list[tuple[int, int]]], failures: list[Undelivered]
 ) -> Callable[[KafkaError | None, Message], None]:
-    """Return a delivery callback that records where the acknowledged records lie.
+    """Return a delivery callback that records the offsets of acknowledged records, and the failures of all others.
 
-    It stores the next offset of each partition in `offsets`, and ranges of offsets in `runs`. The ranges grow at their
-    end, because the delivery reports of a partition arrive in the order of its offsets.
+    For each partition, `offsets` receives the offset after the last acknowledged record, and `ranges` receives all
+    acknowledged offsets as ranges (first, last). A new offset extends the last range or begins another one, because the
+    delivery reports of a partition arrive in the order of its offsets.
     """
 
     def delivered(error: KafkaError | None, message: Message) -> None:
@@ -346,7 +350,7 @@ def _delivery_recorder(
         partition: int = message.partition()  # type: ignore[assignment]
         offset: int = message.offset()  # type: ignore[assignment]
         offsets[partition] = offset + 1
-        known = runs.setdefault(partition, [])
+        known = ranges.setdefault(partition, [])
         if known and known[-1][1] == offset - 1:
             known[-1] = known[-1][0], offset
         else:

@@ -23,7 +23,7 @@ Bounds = Mapping[int, tuple[int, int]]
 class Records:
     """Reader of one topic, used as a context manager by one thread.
 
-    Every call blocks. It raises BrokersUnavailableError if no broker answers or a right is missing.
+    Its methods block. They raise BrokersUnavailableError if no broker answers or a right is missing.
     """
 
     def __init__(self, clients: Clients, topic: str) -> None:

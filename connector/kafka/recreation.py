@@ -35,7 +35,7 @@ class Place(NamedTuple):
 
 
 class TopicIds:
-    """Look-up of the ids that brokers have given to topics. Each call blocks, for seconds at most."""
+    """Look-up of the ids that brokers have given to topics. Its methods block, each for seconds at most."""
 
     def __init__(self, clients: Clients) -> None:
         self._clients = clients

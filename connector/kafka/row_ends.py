@@ -18,7 +18,7 @@ class RowEnd(NamedTuple):
 
 
 class RowEnds:
-    """Ends of row topics, each looked up once. Its calls block."""
+    """Ends of row topics, each looked up once. Its methods block."""
 
     def __init__(self, clients: Clients) -> None:
         self._clients = clients

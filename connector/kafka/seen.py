@@ -1,7 +1,7 @@
 """The `seen` topic, which holds the rows of the deduplication index.
 
 A key is `{tenant}/{width}/{bucket}/{number}`. A bucket contains the rows of all calls that started in `width` hours;
-buckets are counted from the epoch. A value is a version byte and packed entries (`fingerprints.ENTRY`).
+buckets are numbered from the epoch. A value is a version byte and packed entries (`fingerprints.ENTRY`).
 
 A bucket has several records with ascending numbers. The last one is its tail, which is rewritten until it holds SEALED
 entries. An id may occur in several records. The entry with its highest revision counts, so the order of the records
@@ -101,7 +101,7 @@ class SeenLog:
     def forget(self, before_hour: int, most: int) -> Written:
         """Return tombstones for the records of buckets that end at or before `before_hour` (hours since the epoch).
 
-        It returns about `most` tombstones. Later calls return the rest.
+        At most about `most` tombstones are returned. The next commits write the rest.
         """
         records: list[Record] = []
         tails: dict[_Bucket, _Tail | None] = {}
@@ -118,7 +118,10 @@ class SeenLog:
         return any(bucket.end_hour <= before_hour for bucket in self._tails)
 
     def is_emptied_by(self, written: Written) -> bool:
-        """Return whether the tenant has no bucket left after `written` is committed."""
+        """Return whether the topic holds no record of the tenant any more once `written` is committed.
+
+        `written` is what `forget` has returned: its tombstones delete all records of a bucket.
+        """
         return self._tails.keys() <= {bucket for bucket, tail in written.tails.items() if tail is None}
 
     def apply(self, written: Written) -> None:

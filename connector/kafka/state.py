@@ -269,16 +269,16 @@ def check_identity(shard: ShardRecord | None, identity: StateIdentity) -> None:
         return
     if shard.cluster != identity.cluster:
         raise FatalError(
-            f"the state of app {identity.app} was written for Kafka cluster {shard.cluster}, "
-            f"this is {identity.cluster}",
-            "copy the state with connector copy-state --from the old configuration, or set kafka.app to a new name to "
-            "read everything again",
+            f"the state in topic {identity.app}.state was written for Kafka cluster {shard.cluster}, but the brokers "
+            f"are cluster {identity.cluster}",
+            "set kafka.bootstrap_servers back; or set kafka.app to a new name: run connector copy-state --from the old "
+            "configuration to keep the state, otherwise everything is read again",
         )
     if shard.topic != identity.topic:
         raise FatalError(
             f"the state of app {identity.app} was written for topic {shard.topic}, kafka.topic is {identity.topic}",
-            "set kafka.topic back; or set kafka.app to a new name, and run connector copy-state --from the old "
-            "configuration to go on in the new topic, or nothing to read everything again into it",
+            "set kafka.topic back; or set kafka.app to a new name: run connector copy-state --from the old "
+            "configuration to keep the state, otherwise everything is read again and published to the new topic",
         )
 
 

@@ -48,9 +48,9 @@ class Foreseen(NamedTuple):
 
 
 class TopicAdmin:
-    """Administration of topics. Calls block. Each call ends within seconds.
+    """Administration of topics. Its methods block, each for seconds at most.
 
-    `look` and `ensure` raise BrokersUnavailableError. The first call waits for a token if brokers ask for one.
+    `look` and `ensure` raise BrokersUnavailableError. The first request waits for a token if brokers ask for one.
     """
 
     def __init__(self, clients: Clients) -> None:
@@ -152,9 +152,10 @@ class TopicAdmin:
         return Foreseen(problems, f"{words} ({topic_problems.costs(refused.values())})" if refused else "")
 
     def settings(self, names: Sequence[str], optional: Sequence[str] = ()) -> dict[str, dict[str, str]]:
-        """Return the settings of topics. Topics whose settings the broker does not report are left out.
+        """Return the settings of the topics in `names` and `optional`, by topic.
 
-        For those in `names` a warning is logged then; for those in `optional` it is not.
+        A topic is left out if the broker does not report its settings. For a topic in `names`, a warning is logged in
+        this case. For a topic in `optional`, nothing is logged.
         """
         if not (names or optional):
             return {}

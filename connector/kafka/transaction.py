@@ -162,7 +162,7 @@ class Transactions(Publisher):
             raise ShardRestartError(f"a transaction that brokers have acknowledged is still open in {where}")
 
     def end(self, places: Iterable[Place], position: CommitContext) -> None:
-        """Abort everything that is open under this transactional id in the given partitions.
+        """Abort all open transactions of this transactional id in the given partitions.
 
         This starts a transaction, writes a tombstone to each partition and aborts the transaction. The abort writes a
         marker to each partition, and this marker ends all open records of the producer there.
@@ -184,7 +184,7 @@ class Transactions(Publisher):
     def _cause(self, producer: Producer, error: KafkaException, position: CommitContext) -> KafkaException:
         """Return the error that made a transaction fail.
 
-        If librdkafka only reports that it has purged the records, its next call reports the cause.
+        If librdkafka only reports that it has purged the records, its next function reports the cause.
         """
         if error.args[0].code() in _PURGED:
             try:
@@ -196,9 +196,9 @@ class Transactions(Publisher):
     def _send_offsets(self, producer: Producer, position: CommitContext) -> None:
         """Send the offsets to the transaction, in a thread that can be abandoned.
 
-        After the restart of a broker the call may never return, whatever its time-out (observed with librdkafka 2.16).
-        If it does not return in time, the producer is dropped; the next producer with the transactional id fences
-        anything that the abandoned call may still do.
+        After the restart of a broker the function may never return, whatever its time-out (observed with librdkafka
+        2.16). If it does not return in time, the producer is dropped; the next producer with the transactional id
+        fences anything that the abandoned thread may still do.
         """
         control = TopicPartition(position.topic, position.partition, position.offset)
         outcome: list[KafkaException | None] = []
@@ -250,7 +250,10 @@ class Transactions(Publisher):
         if lost.records or lost.unreadable:
             self._drop()
             where = named({*lost.records, *lost.unreadable})
-            raise ShardRestartError(f"an abort of {self._name} may have ended a transaction before it in {where}")
+            raise ShardRestartError(
+                f"the abort of a transaction of {self._name} may also have aborted an earlier, committed one "
+                f"in {where}: the shard reads its state again, and writes lost records again"
+            )
         self._unproven = []
 
     def _restart_error(self, error: KafkaException, what: str) -> ShardRestartError:
@@ -259,7 +262,7 @@ class Transactions(Publisher):
 
 
 class _LostContents(TransactionContents):
-    """Contents of a transaction that writes again what committed transactions of the shard have lost."""
+    """Contents of a transaction that writes lost records of the shard's committed transactions again."""
 
     def __init__(self, publisher: Transactions, inspection: hanging.Inspection, lost: hanging.LostCommits) -> None:
         self._publisher = publisher

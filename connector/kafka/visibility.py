@@ -34,7 +34,9 @@ class Lost(NamedTuple):
 
 def last_offsets(places: Places) -> dict[Place, int]:
     """Return the offset of the last of these records in each partition."""
-    return {(topic, number): runs[-1][1] for topic, of in places.items() for number, runs in of.items()}
+    return {
+        (topic, number): offset_ranges[-1][1] for topic, of in places.items() for number, offset_ranges in of.items()
+    }
 
 
 def merge(*parts: Places) -> Places:
@@ -42,8 +44,8 @@ def merge(*parts: Places) -> Places:
     merged: Places = {}
     for part in parts:
         for topic, partitions in part.items():
-            for number, runs in partitions.items():
-                merged.setdefault(topic, {}).setdefault(number, []).extend(runs)
+            for number, offset_ranges in partitions.items():
+                merged.setdefault(topic, {}).setdefault(number, []).extend(offset_ranges)
     return merged
 
 
@@ -54,11 +56,11 @@ def after(places: Places, stable: Mapping[Place, int | None]) -> Places:
     """
     left: Places = {}
     for topic, partitions in places.items():
-        for number, runs in partitions.items():
+        for number, offset_ranges in partitions.items():
             end = stable.get((topic, number), 0)
-            open_runs = [run for run in runs if end is not None and run[1] >= end]
-            if open_runs:
-                left.setdefault(topic, {})[number] = open_runs
+            open_ranges = [one for one in offset_ranges if end is not None and one[1] >= end]
+            if open_ranges:
+                left.setdefault(topic, {})[number] = open_ranges
     return left
 
 
@@ -130,21 +132,21 @@ def lost(clients: Clients, places: Places) -> Lost:
     ends = {place: (end, end) for place, end in last_offsets(places).items()}
     visible, unreadable = read(clients, ends, "read_committed")
     hidden = {
-        (topic, number): runs
+        (topic, number): offset_ranges
         for topic, of in places.items()
-        for number, runs in of.items()
-        if (topic, number) not in unreadable and runs[-1][1] not in visible[topic, number]
+        for number, offset_ranges in of.items()
+        if (topic, number) not in unreadable and offset_ranges[-1][1] not in visible[topic, number]
     }
-    ranges = {place: (runs[0][0], runs[-1][1]) for place, runs in hidden.items()}
+    ranges = {place: (offset_ranges[0][0], offset_ranges[-1][1]) for place, offset_ranges in hidden.items()}
     written, _ = read(clients, ranges, "read_uncommitted")
     committed, _ = read(clients, ranges, "read_committed")
     found = {
         place: [
             message
             for offset, message in written[place].items()
-            if offset not in committed[place] and any(first <= offset <= last for first, last in runs)
+            if offset not in committed[place] and any(first <= offset <= last for first, last in offset_ranges)
         ]
-        for place, runs in hidden.items()
+        for place, offset_ranges in hidden.items()
     }
     return Lost({place: messages for place, messages in found.items() if messages}, unreadable)
 

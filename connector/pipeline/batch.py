@@ -120,7 +120,7 @@ class Batches:
     def contents(
         self, changes: Mapping[str, Change], accounts: Mapping[str, TenantState], shard: ShardPosition, now: datetime
     ) -> BatchContents:
-        """Return the contents of the transaction that writes `changes`. Call `close` first."""
+        """Return the contents of the transaction that writes `changes`, which `close` must have completed."""
         return BatchContents(changes, accounts, shard, now, self._topics)
 
     def _close_change(self, change: Change, account: TenantState, now: datetime | None) -> None:

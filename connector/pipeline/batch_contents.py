@@ -67,7 +67,11 @@ class BatchContents(TransactionContents):
         now: datetime,
         topics: StateTopics,
     ) -> None:
-        """Create the contents from changes that `Batches.close` has completed."""
+        """Create the contents of the transaction that writes `changes`.
+
+        `Batches.close` must have completed the changes before: it adds the records of the deduplication index and
+        chooses the rows that the index forgets.
+        """
         self._changes = changes
         self._accounts = accounts
         self._shard = shard

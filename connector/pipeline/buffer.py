@@ -12,8 +12,8 @@ MAX_BYTES = 16 << 20
 class Buffer:
     """Queue from the page chains of a shard's tenants to the commit loop of the shard.
 
-    An item that is taken still occupies its room until `committed` is called. So the limits apply to everything that
-    was read but is not committed.
+    An item that is taken still counts towards the limits until `committed` is called. So the limits apply to
+    everything that was read but is not committed.
     """
 
     def __init__(self, max_rows: int = MAX_ROWS, max_bytes: int = MAX_BYTES) -> None:
@@ -21,7 +21,7 @@ class Buffer:
         self._max_bytes = max_bytes
         self._items: deque[Item] = deque()
         self._pages: dict[int, PageRead] = {}
-        "Pages whose room is not free yet, in the buffer or taken from it, by `id()`."
+        "Pages whose memory is not released yet, in the buffer or taken from it, by `id()`."
         self._rows = 0
         self._bytes = 0
         self._room = asyncio.Condition()
@@ -29,7 +29,7 @@ class Buffer:
         "Set while the queue holds an item."
 
     async def put_page(self, page: PageRead) -> None:
-        """Wait until there is room for a page, then add it. In this way slow brokers slow down the reading."""
+        """Wait until the buffer is below its limits, and add a page. In this way slow brokers slow down the reading."""
         try:
             async with self._room:
                 await self._room.wait_for(self._has_room)
@@ -65,7 +65,7 @@ class Buffer:
         return taken
 
     async def committed(self, items: list[Item]) -> None:
-        """Free the room of items that were taken, because they are committed or need no commit."""
+        """Release the memory of items that were taken, because they are committed or need no commit."""
         pages = [item for item in items if isinstance(item, PageRead)]
         if pages:
             async with self._room:
@@ -76,7 +76,7 @@ class Buffer:
                 self._pages.pop(id(page), page).room.release()
 
     def discard(self) -> None:
-        """Free the room of all pages, because the shard was handed over or restarts."""
+        """Release the memory of all pages, because the shard was handed over or restarts."""
         for page in self._pages.values():
             page.room.release()
         self._pages.clear()

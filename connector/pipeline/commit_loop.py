@@ -124,7 +124,7 @@ class CommitLoop:
             self._waiting = [item for item in self._waiting if not isinstance(item, PageRead)]
 
     async def _flush(self) -> None:
-        """Commit the batch, free its room in the buffer, and start an empty batch."""
+        """Commit the batch, release its memory in the buffer, and start an empty batch."""
         await self._commit(self._pending, _control_after(self._waiting, self._control))
         await self._buffer.committed(self._waiting)
         self._waiting, self._pending, self._is_urgent = [], {}, False

@@ -121,7 +121,7 @@ class OwnedTenants:
         self._update_metrics({tenant.key: tenant for tenant in self._configured()})
 
     def load(self, restored: RestoredShard, buffer: Buffer) -> None:
-        """Store the state of a restored shard. From now on, sweepers put what they read into `buffer`."""
+        """Store the state of a restored shard. From now on, sweepers add the pages that they read to `buffer`."""
         self._buffer = buffer
         self._kept = kept_commands.parse(restored.kept)
         for key, state in restored.states.items():

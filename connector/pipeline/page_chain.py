@@ -61,7 +61,8 @@ async def read_chain(
         if not piece.again:
             await buffer.put_page(page_read)
             continue
-        # Chains that waited for room while they hold pages would wait for each other. They have a limit of their own.
+        # If chains waited for memory while they hold pages, they would wait for each other. They have a limit of their
+        # own.
         page.room.release()
         held.append(page_read)
         if rows > _MOST_HELD_ROWS or (len(held) > 1 and sum(one.bytes for one in held) > MAX_BYTES):

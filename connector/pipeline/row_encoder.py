@@ -74,7 +74,11 @@ class RowEncoder:
             self._key, self._privacy = key, Privacy(self._rows.privacy, key)
         problem = source.problem if source is not None else None
         if problem is not None and problem != self._key_problem:
-            _logger.warning("pseudonym_key_unreadable", reason=problem, remedy="the previous key is used until then")
+            _logger.warning(
+                "pseudonym_key_unreadable",
+                reason=problem,
+                remedy="restore the file; the previous key is used until it can be read",
+            )
         self._key_problem = problem
 
     def dead_letter_value(self, row: InvalidRow) -> bytes:

@@ -11,7 +11,7 @@ from connector.pipeline.member_names import MemberNames
 
 _logger = log.get(__name__)
 _LOG_AGAIN_S = 60.0
-_TOO_OLD_REMEDY = "their chain took so long that they may be published already: connector backfill --again reads them"
+_TOO_OLD_REMEDY = "the rows may be published already, or not at all; run connector backfill --again to publish them"
 _CONFLICT_REMEDY = "compare the dead letters of class connector.RowConflict with the topic, and report the ids"
 
 
@@ -40,12 +40,16 @@ class RowWarnings:
         names = sorted(self._unknown_names.add(change.unknown_names))
         self._unknown_names.unnamed += change.unknown_names.unnamed
         if logged_all and self._unknown_names.unnamed:
-            _logger.warning("unknown_properties", tenant=tenant.label, names=names, further=True)
+            _logger.warning("unknown_properties", tenant=tenant.label, names=names, more_names_exist=True)
         elif names:
             _logger.warning("unknown_properties", tenant=tenant.label, names=names)
 
     def _log_too_old(self, tenant: Tenant, change: Change) -> None:
-        """Log, at most once per minute, how many rows were left out near the horizon."""
+        """Log how many new rows were not published because the deduplication index may have forgotten them already.
+
+        Their page chain took so long that the horizon moved past their call time. At most one event per minute is
+        logged.
+        """
         self._too_old += change.too_old
         if self._too_old and time.monotonic() - self._logged_too_old_at >= _LOG_AGAIN_S:
             _logger.warning(

@@ -55,11 +55,11 @@ class ShardOwnership:
             await self.wait(_PAUSE_S)
 
     async def confirm(self) -> None:
-        """Wait until a poll that began after this call confirms the ownership.
+        """Wait until a poll that starts from now on confirms the ownership.
 
         Raise HandedOverError if the shard was lost.
         """
-        # Two more polls: the first of them may have started before this call and report an older assignment.
+        # Two more polls: the first of them may have started earlier and report an older assignment.
         polls = self._membership.snapshot.polls
         while self._membership.snapshot.polls <= polls + 1 and not self.handing_over.is_set():
             await self.wait(_CONFIRM_PAUSE_S)

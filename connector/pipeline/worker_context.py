@@ -43,7 +43,7 @@ class WorkerContext:
     """Settings and objects that all shards of a worker share.
 
     `topology` can be replaced at any time. Read it each time it is needed, and do not store it. The tenants in
-    `settings` are those of the start; only the topology contains the current ones.
+    `settings` are the tenants at the start of the worker; only the topology contains the current tenants.
     """
 
     settings: Settings

@@ -4,7 +4,7 @@
    requests change a byte of it.
 2. Every random number is a hash of the call's key and a slot number. Only + - * / are applied to it, so that two
    machines get the same result to the millisecond.
-3. Calls are generated in blocks, which are ranges of time, only because a block can be cached.
+3. Calls are generated in blocks. A block holds the calls that begin in one range of time, and can be cached.
 4. A version may state another start than the call had. It stays within `MOST_MOVED_MS` of the call's block.
 """
 
@@ -217,12 +217,12 @@ class CallSequence:
         self._times, self._shares = _curve(recipe)
 
     def numbers(self, from_ms: int, to_ms: int) -> range:
-        """Return the numbers of the blocks that may contain rows with a start in [from_ms, to_ms)."""
+        """Return the numbers of the blocks in which rows may state a start in [from_ms, to_ms)."""
         first = max(from_ms - MOST_MOVED_MS, self.since_ms) // self.block_ms
         return range(first, max(first, -((-to_ms - MOST_MOVED_MS) // self.block_ms)))
 
     def block(self, number: int) -> Block:
-        """Generate the calls of one block."""
+        """Generate the phone calls of the block `number`: those that begin in its range of time."""
         recipe = self.recipe
         from_ms = number * self.block_ms
         to_ms = from_ms + self.block_ms
@@ -274,9 +274,9 @@ class CallSequence:
         return mix(np.uint64(of_day) ^ (calls.astype(np.uint64) * np.uint64(0xA24BAED4963EE407)))
 
     def _candidates(self, from_ms: int, to_ms: int) -> Longs:
-        """Return the numbers of all calls that may begin in a part of a day.
+        """Return the numbers of all phone calls that may begin in a part of a day.
 
-        A few of them may begin outside of it, so the caller must check each one.
+        A few of these phone calls begin outside of that part, so the start of each one must be checked.
         """
         total = self.recipe.calls_per_day
         low, high = np.interp([from_ms - 2 * _LEG_SPREAD_MS, to_ms], self._times, self._shares) * total

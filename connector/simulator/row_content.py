@@ -121,7 +121,7 @@ class _Body(NamedTuple):
 
 
 class Texts:
-    """JSON text of all rows of one block.
+    """JSON text of all rows of one block (see the glossary).
 
     `first` holds the first version of each row, in the order of the calls. `later` holds the other versions by the
     call's position and the version number.
@@ -220,7 +220,10 @@ UNFIT: tuple[tuple[str, object], ...] = (
 
 
 def spoil(row: bytes, kind: int) -> bytes:
-    """Make a row invalid in one of several ways, and return it. Different calls never get the same bytes."""
+    """Make the row of a phone call invalid, in the way that `kind` selects, and return it.
+
+    The invalid rows of two phone calls are never equal.
+    """
     name, value = UNFIT[kind % len(UNFIT)]
     members = msgspec.json.decode(row, type=dict[str, msgspec.Raw])
     if not name:

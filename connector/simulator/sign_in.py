@@ -85,7 +85,7 @@ def _directory(tenant: str) -> str:
 class TokenEndpoint:
     """Sign-in for one application: it checks credentials, and issues tokens and checks them.
 
-    `tenants` maps the id of each tenant to whether the application has its role there.
+    `tenants` maps the id of each tenant to whether the application has its role in that tenant.
     """
 
     def __init__(self, tenants: Mapping[str, bool], client_id: str, secret: str, lifetime_s: int) -> None:

@@ -196,7 +196,7 @@ class World:
         self.offset = offset
 
     def bounds(self, start: datetime | None, end: datetime | None) -> tuple[int, int]:
-        """Return a range in epoch milliseconds. None as start or end means that the range has no limit there."""
+        """Return a range in epoch milliseconds. If start or end is None, the range has no limit on this side."""
         # A bound between two milliseconds is rounded up, because the earlier millisecond lies before the bound: a range
         # that starts there excludes it, a range that ends there includes it.
         first = to_ms(self.since) - 60_000 if start is None else -((_EPOCH - start) // _MS)

@@ -109,8 +109,8 @@ class Web:
     def _site(self) -> web.BaseSite:
         """Return the listener for the configured address.
 
-        If the address means every address of this machine, the listener accepts IPv4 and IPv6, as far as the machine
-        has them.
+        If the address means every address of this machine, the listener accepts IPv4 and IPv6 if the machine
+        supports them.
         """
         if self.host in _ANYWHERE and socket.has_dualstack_ipv6():
             both = socket.create_server(
@@ -208,7 +208,7 @@ def _refusal(host: str, port: int, error: OSError | OverflowError) -> FatalError
     mend = "in the configuration, or CONNECTOR_HTTP__LISTEN"
     code = error.errno if isinstance(error, OSError) else None
     if code == errno.EADDRINUSE:
-        return FatalError(f"{where}: another process listens there; stop it, or set another port ({mend})")
+        return FatalError(f"{where}: another process listens on this address; stop it, or set another port ({mend})")
     if isinstance(error, socket.gaierror):
         return ConfigurationError([f"{where}: no such host name; set an address of this machine ({mend})"])
     # asyncio of Python 3.13 logs the error of each address and raises another one, without its number.

@@ -36,7 +36,7 @@ class OwnedShards:
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def begin(self, worker: WorkerContext) -> None:
-        """Accept shards from now on. The membership must not call this object before."""
+        """Accept shards from now on. The membership must not use this object before."""
         self.worker = worker
         self._loop = asyncio.get_running_loop()
 
@@ -173,7 +173,7 @@ class OwnedShards:
 async def _wait_for_former(shard: Shard, former: asyncio.Task[None]) -> None:
     """Wait until the previous shard with the same number in this worker has ended.
 
-    A blocking call to the brokers may delay its end. During that time, `shard` is marked as making progress.
+    A blocking request to the brokers may delay its end. During that time, `shard` is marked as making progress.
     """
     deadline = time.monotonic() + LONGEST_CALL_S
     while not former.done():

@@ -50,7 +50,7 @@ class Shutdown:
         If the worker handles the signals of the process and has not stopped after 9 s, the process ends.
         """
         if self.is_process and not self.stopping.is_set():
-            # A blocking call to unavailable brokers cannot be interrupted. The next owner of the shard aborts its
+            # A blocking request to unavailable brokers cannot be interrupted. The next owner of the shard aborts its
             # transaction.
             timer = threading.Timer(_STOP_S, self._exit)
             timer.daemon = True

@@ -27,10 +27,10 @@ class Startup:
         self._probe = probe
 
     async def wait(self, builder: TopologyBuilder, *, once: bool) -> Topology | None:
-        """Wait until topics and schemas are ready, and return them as the topology of the current settings.
+        """Wait until the topics and schemas that the settings need are ready. Return the topology (see the glossary).
 
-        SIGHUP may change the settings while this waits. With `once`, return None if brokers or schema registry were
-        unavailable for two minutes.
+        If SIGHUP replaces the settings during the wait, the topology is built again from the new settings. With `once`,
+        return None if brokers or schema registry were unavailable for two minutes.
         """
         begun, pauses_s = time.monotonic(), doubling(_FIRST_PAUSE_S, _LONGEST_PAUSE_S)
         pause_s = next(pauses_s)

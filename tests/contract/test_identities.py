@@ -214,7 +214,7 @@ async def test_certificate_of_another_application_is_refused(bench: Bench) -> No
 
 async def test_managed_identity_of_another_tenant_is_refused(bench: Bench) -> None:
     async with bench.source(managed(bench), tenant=1) as source:
-        with pytest.raises(PermanentError, match=f"of tenant {bench.simulator.tenants[0]}, and can read no other"):
+        with pytest.raises(PermanentError, match=f"to tenant {bench.simulator.tenants[0]}, and cannot read another"):
             await read(source)
     assert bench.requests == []
 

@@ -195,7 +195,7 @@ async def test_certificate_error_names_the_failed_check(
 
 async def test_tls_error_states_that_the_server_does_not_speak_tls() -> None:
     async with answering(HEAD) as url:
-        with pytest.raises(BrokenAnswerError, match="does not speak TLS there") as raised:
+        with pytest.raises(BrokenAnswerError, match="does not speak TLS on this port") as raised:
             await ask(url.with_scheme("https"))
     assert raised.value.code == "tls"
 

@@ -103,7 +103,7 @@ def test_run_exits_and_names_the_field_of_an_incompatible_schema(
     worker.start()
     assert worker.wait() == 1
     assert f"subject {topic}-value: " in worker.tail()
-    assert "field callType is int there and null or string here" in worker.tail()
+    assert "field callType is int in the registry and null or string in the connector" in worker.tail()
     assert "Traceback" not in worker.tail()
 
 

@@ -64,16 +64,19 @@ def test_incompatible_schema_is_refused_with_its_fields(
     with pytest.raises(FatalError) as caught:
         client(registry, auto_register=auto_register).ensure([subject])
     assert f"subject {subject.name}: schema directRoutingLogRow is not compatible" in str(caught.value)
-    assert "version 1: field callerNumber is long there and null or string here; field tenantId is missing there" in (
-        str(caught.value)
-    )
+    assert (
+        "version 1: field callerNumber is long in the registry and null or string in the connector; "
+        "field tenantId is missing in the registry"
+    ) in str(caught.value)
     assert registry.ask("GET", f"/subjects/{subject.name}/versions") == (200, [1])
 
 
 def test_conflict_with_an_older_schema_version_is_found(registry: RegistryClient, subject: Subject) -> None:
     registry.put(subject.name, changed(duration="string"))
     registry.put(subject.name, changed(mediaPathLocation=None), level="FULL_TRANSITIVE")
-    with pytest.raises(FatalError, match="version 1: field duration is string there and null or int here"):
+    with pytest.raises(
+        FatalError, match="version 1: field duration is string in the registry and null or int in the connector"
+    ):
         client(registry).ensure([subject])
 
 

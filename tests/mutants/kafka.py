@@ -134,7 +134,7 @@ KAFKA = (
     Mutant(
         "a commit that is visible in some partitions counts as visible in all",
         _VISIBILITY,
-        "        if (topic, number) not in unreadable and runs[-1][1] not in visible[topic, number]\n",
+        "        if (topic, number) not in unreadable and offset_ranges[-1][1] not in visible[topic, number]\n",
         "        if (topic, number) not in unreadable and not any(visible.values())\n",
         f"{_HANGING} -k test_new_owner_completes_a_hanging_commit",
         broker=True,

@@ -126,7 +126,7 @@ def test_record_timestamp_is_the_read_time_or_the_call_start() -> None:
     assert Bench(timestamp="event").read({"id": "a"}).rows[0].timestamp_ms == start_ms + 301_000
 
 
-def test_rows_of_the_pending_batch_are_recognized() -> None:
+def test_rows_of_the_pending_batch_are_not_published_again() -> None:
     bench = Bench()
     bench.read(row(), row("b"))
     change = bench.read(row(), row("b", duration=2), row("c"))

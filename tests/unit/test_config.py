@@ -294,7 +294,7 @@ class TestEnvironment:
             (
                 {"CONNECTOR_GRAPH__CLOUD__X": "x"},
                 (
-                    "CONNECTOR_GRAPH__CLOUD__X: graph.cloud.x: is not a key, because graph.cloud is a value; "
+                    "CONNECTOR_GRAPH__CLOUD__X: graph.cloud.x: is not a key: graph.cloud takes a single value; "
                     "set CONNECTOR_GRAPH__CLOUD"
                 ),
             ),
@@ -401,8 +401,8 @@ class TestAzure:
             (
                 {**AZURE, "AZURE_AUTHORITY_HOST": "http://login.example"},
                 (
-                    'AZURE_AUTHORITY_HOST: graph.authority: is "http://login.example", but secrets are sent there; '
-                    "write https://"
+                    'AZURE_AUTHORITY_HOST: graph.authority: is "http://login.example", but secrets are sent to '
+                    "this URL; write https://"
                 ),
             ),
         ],
@@ -545,7 +545,7 @@ class TestFile:
         ),
         (
             'graph.authority = "http://localhost"',
-            'graph.authority: is "http://localhost", but secrets are sent there; write https://',
+            'graph.authority: is "http://localhost", but secrets are sent to this URL; write https://',
         ),
         (
             'graph.ca_bundle = "absent.pem"',
@@ -832,9 +832,9 @@ def test_duplicate_tenants_are_refused(tmp_path: Path) -> None:
 
 def test_tenant_without_a_credential_is_refused(tmp_path: Path) -> None:
     assert problems(tmp_path, f'[[tenants]]\nid = "{TENANT}"\n', tenant=False) == [
-        "connector.toml: tenants[0].client_id: is missing; set it here or in [identity]",
+        "connector.toml: tenants[0].client_id: is missing; set it for the tenant or in [identity]",
         (
-            "connector.toml: tenants[0].client_secret: is missing; set it here or in [identity], "
+            "connector.toml: tenants[0].client_secret: is missing; set it for the tenant or in [identity], "
             "or client_certificate, workload_identity or managed_identity"
         ),
     ]

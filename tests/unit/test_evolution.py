@@ -167,14 +167,14 @@ def test_schema_conflict_names_the_field_and_both_types() -> None:
     next(f for f in other["fields"] if f["name"] == "callerNumber")["type"] = "long"
     other["fields"].append({"name": "cost", "type": "double"})
     assert clashes(V1, other) == [
-        "field callerNumber is long there and null or string here",
-        "field tenantId is missing there and has no default here",
-        "field cost has no default there and is missing here",
+        "field callerNumber is long in the registry and null or string in the connector",
+        "field tenantId is missing in the registry and has no default in the connector",
+        "field cost has no default in the registry and is missing in the connector",
     ]
     assert clashes(V1, {**V1, "name": "call"}) == [
         (
-            "the schema itself is record microsoft.graph.callRecords.call there and "
-            "record microsoft.graph.callRecords.directRoutingLogRow here"
+            "the schema itself is record microsoft.graph.callRecords.call in the registry and "
+            "record microsoft.graph.callRecords.directRoutingLogRow in the connector"
         )
     ]
     assert clashes(V1, "string") != []

@@ -113,7 +113,7 @@ def test_row_that_arrives_after_its_final_minute_is_late() -> None:
     assert final_minutes.statement(statement(6, [1, 0, 0])) == []
 
 
-def test_progress_of_other_sweeps_and_tenants_closes_no_minute() -> None:
+def test_progress_of_another_sweep_or_tenant_makes_no_minute_final() -> None:
     final_minutes = reader.FinalMinutes(OVERLAP_S)
     final_minutes.row(0, 0, row(0, 0.5))
     assert final_minutes.statement(statement(5, [0, 0, 0], overlap_s=900)) == []

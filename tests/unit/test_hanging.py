@@ -81,7 +81,7 @@ async def test_abort_is_certain_if_all_earlier_commits_are_visible(
     monkeypatch.setattr(visibility, "undecided", lambda *_: set())
     monkeypatch.setattr(visibility, "lost", lambda *_: visibility.Lost(lost, {}))
     if lost:
-        with pytest.raises(ShardRestartError, match="may have ended a transaction before it in calls-0"):
+        with pytest.raises(ShardRestartError, match="may also have aborted an earlier, committed one in calls-0"):
             transactions._verify_abort()
     else:
         transactions._verify_abort()

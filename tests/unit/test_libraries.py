@@ -20,7 +20,7 @@ KAFKA_ERRORS = (
 )
 
 
-def test_asyncio_sizes_tls_buffers_by_max_size() -> None:
+def test_asyncio_allocates_max_size_bytes_per_tls_connection() -> None:
     assert isinstance(sslproto.SSLProtocol.max_size, int)
     assert "bytearray(self.max_size)" in inspect.getsource(sslproto.SSLProtocol.__init__)
 

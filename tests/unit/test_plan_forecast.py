@@ -117,7 +117,7 @@ def test_call_volume_is_learned_from_the_dedup_index(days: int) -> None:
         assert calls.scaled(2).per_day == pytest.approx(2 * calls.per_day)
 
 
-def test_call_volume_with_a_weekly_pattern_has_a_weekly_cycle() -> None:
+def test_call_volume_that_differs_by_weekday_has_a_weekly_cycle() -> None:
     now = BEGIN
     hour = (now - EPOCH) // timedelta(hours=1)
     first = hour - 24 * 9

@@ -234,7 +234,7 @@ def test_worker_is_not_ready_until_a_new_assignment_arrives(
 @pytest.mark.parametrize(
     ("found", "expected"),
     [
-        (Found("elsewhere", {}), "was written for Kafka cluster here, this is elsewhere"),
+        (Found("elsewhere", {}), "was written for Kafka cluster here, but the brokers are cluster elsewhere"),
         (Found("here", {"app.control": 9}), "topic app.control has 9 partitions, kafka.shards is 8"),
     ],
 )

@@ -222,7 +222,7 @@ def test_unknown_member_names_over_the_limit_are_logged_once() -> None:
             change = Change(cast("Any", None))
             change.unknown_names.add(f"{batch_number} {name}" for name in range(60))
             warnings.committed(tenant, change)
-    assert [(len(entry["names"]), entry.get("further", False)) for entry in logs] == [(60, False), (40, True)]
+    assert [(len(entry["names"]), entry.get("more_names_exist", False)) for entry in logs] == [(60, False), (40, True)]
 
 
 def _fence() -> None:
@@ -277,7 +277,7 @@ async def test_producer_call_that_never_returns_is_abandoned(
         with pytest.raises(asyncio.CancelledError):
             await calling
     else:
-        with pytest.raises(ShardRestartError, match=r"did not return in 0.2 s, it is in .*wait, line"):
+        with pytest.raises(ShardRestartError, match=r"did not return in 0.2 s, it waits in .*wait, line"):
             await calling
     with pytest.raises(ShardRestartError, match="has not returned"):
         await publisher.call(begun.is_set)

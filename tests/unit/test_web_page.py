@@ -163,7 +163,7 @@ def test_gap_list_of_the_status_page_shows_causes_and_stays_short() -> None:
     assert "47 more gaps" in text
 
 
-def test_lagging_tenant_card_shows_unread_time_and_expected_end() -> None:
+def test_lagging_tenant_card_shows_when_catching_up_will_end() -> None:
     behind = {
         "state": "catching_up",
         "unread_seconds": 86_400 * 13,

@@ -91,8 +91,9 @@ class _Relocation(NamedTuple):
     def apply(self, tenant: str, before: Checkpoint) -> Checkpoint:
         """Return the checkpoint for the target.
 
-        Offsets belong to one topic of one cluster. In another one they are the ends of its partitions: all that was
-        copied there lies before them, so that no progress record names an offset that comes before a row.
+        Offsets belong to one topic of one cluster. If the target has another topic or cluster, its checkpoint contains
+        the current ends of the partitions. All copied rows lie before these ends, so that no progress record states an
+        offset that precedes a row.
         """
         topic = {one.key: one.topic for one in self.new.tenants}.get(tenant)
         if topic is None:

@@ -101,9 +101,7 @@ class ConfigSource:
                 whole = variable((*key, *rest[:-1])) + "_" + rest[-1].upper()
                 self.report(segments, f"is not a property; one underscore stands for a dot, as in {whole}", name)
             elif rest:
-                self.report(
-                    segments, f"is not a key: {key_text(key)} takes a single value; set {variable(key)}", name
-                )
+                self.report(segments, f"is not a key: {key_text(key)} takes a single value; set {variable(key)}", name)
             else:
                 self._place_value(key, kind, text, name)
             return
@@ -181,7 +179,10 @@ class ConfigSource:
         return any(key[:length] in self._reported for length in range(1, len(key) + 1))
 
     def origin(self, key: Key) -> str:
-        """Return the file or variable that set a key. If none did, return the one in which it can be set."""
+        """Return the file or variable that set a key.
+
+        If the key is not set, return the file or variable in which it can be set.
+        """
         for length in range(len(key), 0, -1):
             if key[:length] in self.variables:
                 return self.variables[key[:length]]

@@ -45,7 +45,7 @@ class Coverage(NamedTuple):
     def add(self, window: Window, at: datetime, *, steady: bool = True) -> "Coverage":
         """Record that `window` was read at `at`, and return the new coverage.
 
-        A part of `window` that has a later read time already keeps it.
+        Parts of `window` that already have a later read time keep that time.
         """
         pieces = [piece for read in self.reads for piece in _outside(read, window)]
         # Inside `window`, keep pieces with a later read time. Fill the space between them. `newest` is the end of

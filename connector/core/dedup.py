@@ -221,7 +221,7 @@ class DedupResult(NamedTuple):
     new: NDArray[np.intp]
     revised: NDArray[np.intp]
     chosen: NDArray[np.intp]
-    "For each id, the one row that counts. It is new, revised or known."
+    "For each id, the row that is chosen. It is new, revised or known."
     rejected: NDArray[np.intp]
     "Rows whose id is that of a chosen row but whose content differs; one row per different content."
     revisions: NDArray[np.int64]

@@ -384,7 +384,7 @@ def halves(window: Window) -> list[Window]:
 def replaced_by(started: Sequence[int], rules: Rules) -> int | None:
     """Return the sweep with the longest overlap among those that started together; None if none started.
 
-    Its run reads the windows of the others, so they all end when it ends.
+    The run of that sweep also reads the windows of the other sweeps, so all these runs end together.
     """
     return max(started, key=lambda index: rules.sweeps[index].overlap, default=None)
 

@@ -47,7 +47,7 @@ class Replies:
         self._given = 0
 
     def rewind(self, answers: list[Response]) -> None:
-        """Prepare another run of msal, which gets these responses in order."""
+        """Prepare the next attempt of msal, which receives these responses in order."""
         self._answers, self._given = answers, 0
 
     def get(self, url: str, params: Any = None, headers: Any = None, **_: Any) -> _Reply:

@@ -60,8 +60,8 @@ class RequestQueue:
     async def enter(self, priority: int, *, aside: bool = False) -> Admission:
         """Wait for a slot of the budget and memory for a page. Return both once no more urgent request waits.
 
-        A lower `priority` is more urgent. With `aside`, this request once lets the one that has waited longest go
-        first.
+        A lower `priority` is more urgent. With `aside`, the request that has waited longest is sent before
+        this request, but only once.
         """
         loop = asyncio.get_running_loop()
         self._order += 1

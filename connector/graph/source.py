@@ -238,7 +238,7 @@ class Source:
     async def _ask(
         self, url: URL, followed: set[str], priority: int, admission: Admission
     ) -> tuple[Page, datetime, int, PageRoom]:
-        """Send one request. Return its page, the time of receipt, the size in bytes and the memory reserved for the page."""
+        """Send one request. Return the page, its receipt time, its size in bytes and the memory reserved for it."""
         room = admission.room
         try:
             page, received_at, size = await self._send(url, followed, priority, admission.slot)

@@ -100,7 +100,7 @@ class Acknowledgements(Publisher):
     ) -> set[Place]:
         """Abort transactions that a worker with exactly-once delivery has left open.
 
-        Return the partitions they were open in.
+        Return the partitions of these transactions.
         """
         inspection = hanging.Inspection(self._clients, self._names, position.partition, read)
         # Without a sign of a transaction, no transactional producer is needed. Brokers may not support one at all.

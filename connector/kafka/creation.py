@@ -71,7 +71,7 @@ class Creator:
     def _accepted(self, topic: "Topic", replication_factor: int) -> "tuple[Topic, int, tuple[str, ...]]":
         """Find out which settings the brokers accept.
 
-        Return the topic with them, the replication factor, and what is left out.
+        Return the topic with these settings, the replication factor, and the settings that are left out.
 
         One setting after the other is added to the required ones and kept if it is accepted.
         """

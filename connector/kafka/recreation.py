@@ -1,6 +1,6 @@
 """Detection of topics that were deleted and created again.
 
-Offsets that are known of such a topic do not apply any more.
+The offsets that checkpoints contain for such a topic are not valid any more.
 """
 
 from collections.abc import Collection, Iterable

@@ -263,7 +263,7 @@ class TopicAdmin:
     def _look_for(self, topics: Sequence[Topic]) -> tuple[Found, list[Topic]]:
         """Wait for a few seconds until the topics are visible.
 
-        Return what was found, and the topics that are not visible.
+        Return the metadata, and the topics that are not visible.
         """
         deadline = time.monotonic() + _VISIBLE_S
         while True:

@@ -104,8 +104,8 @@ class OwnedShards:
     async def _run(self, shard: Shard, former: asyncio.Task[None] | None, *, is_kept: bool) -> None:
         """Run a shard until it ends.
 
-        If this worker ran a shard with the same number before, wait first until that one has ended. With `is_kept`, the
-        shard counts as owned even after it has ended. This is so with `run --once`.
+        If this worker ran a shard with the same number before, wait first until that one has ended. With `is_kept`
+        (for `run --once`), the shard counts as owned even after it has ended.
         """
         try:
             if former is not None:

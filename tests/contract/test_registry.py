@@ -196,7 +196,7 @@ def verdict(answer: Answer, latest: Any) -> Answers:
 @pytest.mark.parametrize(
     ("latest", "said"),
     [
-        ({"schema": '"string"'}, "version 1: the schema itself is string there"),
+        ({"schema": '"string"'}, "version 1: the schema itself is string in the registry"),
         ({"schema": "{}", "schemaType": "PROTOBUF"}, "version 1 is a schema of the kind PROTOBUF"),
         ({"schema": "{"}, "version 1"),
         ({"schema": '{"type": "record"}'}, "version 1"),

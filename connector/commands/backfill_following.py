@@ -9,7 +9,6 @@ from typing import NoReturn, Self
 from uuid import uuid4
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from connector.commands import arguments, text
 from connector.commands.orders import open_client
@@ -20,6 +19,7 @@ from connector.kafka.operator_client import OperatorClient
 from connector.kafka.state import Restored
 
 _PRINT_EVERY_S = 10.0
+_ESTIMATE_OVER_S = 120.0
 
 
 def submit(config: Path | None, tenant: str, begin: str, end: str, *, wait: bool, again: bool) -> None:
@@ -93,21 +93,7 @@ class _Screen:
         self._job: Job | None = None
         self._printed_at = 0.0
         console = Console(stderr=True)
-        self._progress = (
-            Progress(
-                TextColumn("{task.description}"),
-                BarColumn(bar_width=None),
-                TaskProgressColumn(),
-                TextColumn("{task.fields[counts]}"),
-                TimeElapsedColumn(),
-                TextColumn("left"),
-                TimeRemainingColumn(),
-                console=console,
-                speed_estimate_period=120,
-            )
-            if console.is_terminal
-            else None
-        )
+        self._progress = text.progress_bar(console, _ESTIMATE_OVER_S) if console.is_terminal else None
         total = order.window.seconds if order.window else None
         self._task = self._progress.add_task("waiting", total=total, counts="") if self._progress else None
 

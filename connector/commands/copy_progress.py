@@ -5,11 +5,11 @@ import time
 from typing import Self
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from connector.commands import text
 
 _TELL_EVERY_S = 10.0
+_ESTIMATE_OVER_S = 30.0
 
 
 class CopyProgress:
@@ -18,17 +18,7 @@ class CopyProgress:
     def __init__(self, steps: int) -> None:
         console = Console(stderr=True)
         self._shows = console.is_terminal
-        self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=None),
-            TaskProgressColumn(),
-            TextColumn("{task.fields[counts]}"),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
-            console=console,
-            disable=not self._shows,
-        )
+        self._progress = text.progress_bar(console, _ESTIMATE_OVER_S)
         self._steps, self._done, self._rows = steps, 0, 0
         self._task = self._progress.add_task("copying", total=steps, counts="")
         self._told_at = time.monotonic()

@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple, TextIO
 
 from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -66,6 +67,26 @@ def _plain(section: Section) -> str:
         ]
         lines.append("  ".join(cells).rstrip())
     return "\n".join(lines) + "\n"
+
+
+def progress_bar(console: Console, estimate_over_s: float) -> Progress:
+    """Create a progress bar whose tasks have a field `counts`, with the time that has passed and that is left.
+
+    The time that is left follows from the speed in the last `estimate_over_s` seconds. Without a terminal, nothing is
+    shown.
+    """
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=None),
+        TaskProgressColumn(),
+        TextColumn("{task.fields[counts]}"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        console=console,
+        speed_estimate_period=estimate_over_s,
+        disable=not console.is_terminal,
+    )
 
 
 def bar(tenant: Mapping[str, Any], end: datetime, length: timedelta, cells: int) -> str:

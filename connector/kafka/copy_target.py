@@ -191,16 +191,15 @@ class CopyTarget:
             within_s = self._clients.decided_within_s
             for records in reader.read_to_end(from_beginning(self._places), decided_within_s=within_s):
                 for record in records:
-                    key, value = record.key() or b"", record.value()
-                    if value is None:
-                        digests[place_of(record)].pop(key, None)
+                    place, key, value = place_of(record), record.key() or b"", record.value()
+                    if key != KEY and value is not None:
+                        digests[place][key] = xxh3_64_intdigest(value)
+                    elif key != KEY:
+                        digests[place].pop(key, None)
+                    elif value is not None:
+                        markers[place[1]] = CopyMarker.parse(value)
                     else:
-                        digests[place_of(record)][key] = xxh3_64_intdigest(value)
-                    if key == KEY:
-                        digests[place_of(record)].pop(KEY, None)
-                        markers.pop(record.partition() or 0, None)
-                    if key == KEY and value is not None:
-                        markers[record.partition() or 0] = CopyMarker.parse(value)
+                        markers.pop(place[1], None)
             if reader.undecided:
                 raise FatalError(f"a transaction in {named(reader.undecided)} is open", self._delete())
         return _Held(digests, markers)

@@ -56,22 +56,22 @@ class Text(NamedTuple):
 
 def _files(pattern: str) -> list[Path]:
     """Return the files of the project that match, without installed packages and output."""
-    found = (path.relative_to(ROOT) for path in ROOT.rglob(pattern))
+    found = (path.relative_to(ROOT) for path in ROOT.glob(pattern))
     return sorted(ROOT / path for path in found if not _GENERATED & set(path.parts))
-
-
-def pages() -> Iterator[Text]:
-    """Yield the Markdown pages without code, links and generated blocks."""
-    for path in _files("*.md"):
-        if "licences" not in path.name:
-            text = _CODE.sub(lambda found: "\n" * found[0].count("\n"), path.read_text(encoding="utf-8"))
-            yield Text(str(path.relative_to(ROOT)), 1, text, is_docstring=False)
 
 
 def markdown() -> Iterator[tuple[str, str]]:
     """Yield the name and the full text of each Markdown file."""
-    for path in _files("*.md"):
+    for path in _files("**/*.md"):
         yield str(path.relative_to(ROOT)), path.read_text(encoding="utf-8")
+
+
+def pages() -> Iterator[Text]:
+    """Yield the Markdown pages without code, links and generated blocks."""
+    for name, full in markdown():
+        if "licences" not in name:
+            text = _CODE.sub(lambda found: "\n" * found[0].count("\n"), full)
+            yield Text(name, 1, text, is_docstring=False)
 
 
 def long_lines(text: str) -> list[int]:

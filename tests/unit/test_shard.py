@@ -233,11 +233,8 @@ async def _no_wait(_seconds: float) -> None:
     pass
 
 
-async def test_broker_call_keeps_livez_healthy_until_its_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
-    """/livez reports a producer thread that hangs, but not a restore that makes progress."""
-    publisher = Scripted()
-    shard = shard_of(Group(Snapshot(0, OURS, None)))
-    shard._context.liveness.is_calling = lambda: publisher.is_within_bounds
+async def hanging_call(publisher: Publisher) -> tuple[asyncio.Task[None], threading.Event]:
+    """Start a call that returns only when the event is set. Return its task and the event once the call is running."""
     begun, end = threading.Event(), threading.Event()
 
     def hang() -> None:
@@ -246,6 +243,15 @@ async def test_broker_call_keeps_livez_healthy_until_its_timeout(monkeypatch: py
 
     calling = asyncio.create_task(publisher.call(hang))
     assert await asyncio.to_thread(begun.wait, 60)
+    return calling, end
+
+
+async def test_broker_call_keeps_livez_healthy_until_its_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
+    """/livez reports a producer thread that hangs, but not a restore that makes progress."""
+    publisher = Scripted()
+    shard = shard_of(Group(Snapshot(0, OURS, None)))
+    shard._context.liveness.is_calling = lambda: publisher.is_within_bounds
+    calling, end = await hanging_call(publisher)
     before = shard._context.liveness._turned_at
     assert shard.turned_at > before
     monkeypatch.setattr(publishing, "LONGEST_CALL_S", 0.0)
@@ -260,18 +266,11 @@ async def test_broker_call_keeps_livez_healthy_until_its_timeout(monkeypatch: py
 async def test_producer_call_that_never_returns_is_abandoned(
     monkeypatch: pytest.MonkeyPatch, *, is_cancelled: bool
 ) -> None:
-    """Otherwise the worker would never run this shard again (seen once in a chaos run)."""
+    """Otherwise the worker would never run this shard again."""
     monkeypatch.setattr(publishing, "LONGEST_CALL_S", 0.2)
     monkeypatch.setattr(publishing, "_LOOK_S", 0.05)
     publisher = Scripted()
-    begun, end = threading.Event(), threading.Event()
-
-    def hang() -> None:
-        begun.set()
-        end.wait(60)
-
-    calling = asyncio.create_task(publisher.call(hang))
-    assert await asyncio.to_thread(begun.wait, 60)
+    calling, end = await hanging_call(publisher)
     if is_cancelled:
         calling.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -280,7 +279,7 @@ async def test_producer_call_that_never_returns_is_abandoned(
         with pytest.raises(ShardRestartError, match=r"did not return in 0.2 s, it waits in .*wait, line"):
             await calling
     with pytest.raises(ShardRestartError, match="has not returned"):
-        await publisher.call(begun.is_set)
+        await publisher.call(end.is_set)
     await publisher.close()
     end.set()
 

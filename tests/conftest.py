@@ -130,6 +130,7 @@ def pytest_configure_node(node: Any) -> None:
     node.workerinput["shared"] = node.config.stash[_SHARED].listen()
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist looks for groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark tests that use a real broker, keep groups in one process, and order the longest tests first."""
     tests: list[durations.Test] = []

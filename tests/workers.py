@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.brokers import _DIE_WITH_PARENT, _starter, wait_until
+from tests.forked import Forked
 
 ROOT = Path(__file__).parent.parent
 DEADLINE_S = 120.0
@@ -83,9 +84,9 @@ class Worker:
         self.program = list(program or ("-m", "connector", "run"))
         self.starts = 0
         self.options: dict[str, Any] = {}
-        "Additional options of subprocess.Popen."
+        "Options of subprocess.Popen for a process that is started by Python itself instead of forked."
         self._folder = folder
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: subprocess.Popen[bytes] | Forked | None = None
         self._due = 0.0
         folder.mkdir(parents=True, exist_ok=True)
         self.configure(settings)
@@ -129,17 +130,18 @@ class Worker:
         """Start a process without waiting for it to do anything."""
         assert not self.running
         self.starts += 1
-        mine = {
+        environment = {
             name: text for name, text in os.environ.items() if not name.upper().startswith(("CONNECTOR_", "AZURE_"))
-        }
-        more: dict[str, Any] = {
-            "cwd": ROOT,
-            "env": {**mine, "PYTHONPATH": str(ROOT), "PYTHONFAULTHANDLER": "1"},
-        } | self.options
-        command = [sys.executable, *self.program, *arguments, "--config", str(self.config)]
-        trampoline = [sys.executable, "-I", "-S", "-c", _DIE_WITH_PARENT, str(os.getpid()), *command]
+        } | {"PYTHONPATH": str(ROOT), "PYTHONFAULTHANDLER": "1"}
+        command = [*self.program, *arguments, "--config", str(self.config)]
+        self.log.touch()
+        if command[0] == "-m" and not self.options:
+            self._process = Forked(command[1:], environment, ROOT, self.log)
+            return
+        trampoline = [sys.executable, "-I", "-S", "-c", _DIE_WITH_PARENT, str(os.getpid()), sys.executable, *command]
         with self.log.open("wb") as log:
-            options: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": log, "stderr": log} | more
+            options: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": log, "stderr": log}
+            options |= {"cwd": ROOT, "env": environment} | self.options
             self._process = _starter.submit(_popen, trampoline, options).result()
 
     def run_once(self, deadline_s: float = DEADLINE_S) -> int:

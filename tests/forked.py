@@ -1,0 +1,76 @@
+"""Processes that run a Python module at once, because they are forked from a process that has imported the program.
+
+To start Python and to import the program takes half a second of processor time, and the tests start workers hundreds of
+times.
+"""
+
+import ctypes
+import faulthandler
+import multiprocessing
+import os
+import runpy
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+_context = multiprocessing.get_context("forkserver")
+_context.set_forkserver_preload(["connector.cli", "connector.worker.service"])
+_PR_SET_PDEATHSIG = 1
+
+
+class Forked:
+    """Process that runs `python -m MODULE ARGUMENTS`, with those methods of subprocess.Popen that the tests use.
+
+    It is killed when the process that created it ends.
+    """
+
+    def __init__(self, arguments: Sequence[str], environment: Mapping[str, str], folder: Path, log: Path) -> None:
+        """Start the process in `folder`, with standard output and standard error appended to `log`.
+
+        `arguments`: the module's name and what is in `sys.argv` after it.
+        """
+        values = (list(arguments), dict(environment), str(folder), str(log))
+        self._process = _context.Process(target=_run, args=values, daemon=True)
+        self._process.start()
+        assert self._process.pid is not None
+        self.pid: int = self._process.pid
+
+    def poll(self) -> int | None:
+        """Return the exit code, -N after signal N, or None while the process runs."""
+        return self._process.exitcode
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Wait until the process has ended; return its exit code. Raises subprocess.TimeoutExpired."""
+        self._process.join(timeout)
+        code = self.poll()
+        if code is None:
+            raise subprocess.TimeoutExpired(self._process.name, timeout or 0.0)
+        return code
+
+    def send_signal(self, number: int) -> None:
+        """Send a signal, unless the process has ended."""
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        """Kill the process (SIGKILL)."""
+        self.send_signal(signal.SIGKILL)
+
+
+def _run(arguments: list[str], environment: dict[str, str], folder: str, log: str) -> None:
+    """Become what `python -m` with these arguments would be."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    written = os.open(log, os.O_WRONLY | os.O_APPEND)
+    os.dup2(written, 1)
+    os.dup2(written, 2)
+    os.close(written)
+    os.chdir(folder)
+    os.environ.clear()
+    os.environ.update(environment)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # which the fork server ignores
+    faulthandler.enable()
+    sys.argv = arguments
+    runpy.run_module(arguments[0], run_name="__main__", alter_sys=True)

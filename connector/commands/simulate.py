@@ -21,7 +21,9 @@ _FAULTS = "; ".join(f"{name}: {text}" for name, text in {**STRIKES, **SETTINGS_H
 def _address(listen: str) -> tuple[str, int]:
     host, colon, port = listen.rpartition(":")
     if not colon or not port.isdigit() or int(port) > 65535:
-        message = f'--listen: "{listen}" is not an address; write HOST:PORT, such as 127.0.0.1:8443 (0 picks a port)'
+        message = (
+            f'--listen: "{listen}" is not an address; write HOST:PORT, such as 127.0.0.1:8443 (port 0: a free port)'
+        )
         raise ConfigurationError([message])
     return host.strip("[]"), int(port)
 
@@ -50,7 +52,7 @@ def _faults(texts: list[str]) -> dict[str, object]:
     for text in texts:
         name, equals, value = text.partition("=")
         if not equals:
-            message = f'--fault: "{text}" names no value; write NAME=SHARE or NAME=SHARExTIMES, such as throttled=0.05'
+            message = f'--fault: "{text}" has no value; write NAME=SHARE or NAME=SHARExTIMES, such as throttled=0.05'
             raise ConfigurationError([message])
         faults[name.strip()] = value.strip()
     return faults
@@ -58,99 +60,129 @@ def _faults(texts: list[str]) -> dict[str, object]:
 
 def simulate(  # noqa: PLR0913
     *,
-    listen: Annotated[str, typer.Option(metavar="HOST:PORT", help="Where to listen; port 0 is a free one.")] = (
-        "127.0.0.1:0"
-    ),
+    listen: Annotated[
+        str,
+        typer.Option(
+            metavar="HOST:PORT", help="Address on which the simulator listens. With port 0, it takes a free port."
+        ),
+    ] = "127.0.0.1:0",
     ca_out: Annotated[
         Path | None,
-        typer.Option(metavar="PATH", help="Where to write the throw-away CA, PEM. Default: a temporary file."),
+        typer.Option(
+            metavar="PATH", help="File for the certificate of the throw-away CA, as PEM. Default: a temporary file."
+        ),
     ] = None,
     config_out: Annotated[
         Path | None,
         typer.Option(
             metavar="PATH",
-            help="Where to write a configuration for `connector run` that reads this simulator. Default: nowhere.",
+            help="File for a configuration with which `connector run` reads this simulator. Default: none is written.",
         ),
     ] = None,
     bootstrap_servers: Annotated[
-        str, typer.Option(metavar="HOST:PORT", help="The broker that --config-out names; `make broker` runs one.")
+        str, typer.Option(metavar="HOST:PORT", help="The broker in the --config-out file. `make broker` starts one.")
     ] = "localhost:9092",
     name: Annotated[
-        list[str] | None, typer.Option(metavar="HOST", help="Another name for the certificate; may be repeated.")
+        list[str] | None,
+        typer.Option(metavar="HOST", help="Another host name in the server certificate. May be repeated."),
     ] = None,
-    tenants: Annotated[int, typer.Option(metavar="N", help="How many tenants there are.")] = 1,
-    seed: Annotated[int, typer.Option(metavar="S", help="The same seed makes the same tenants and rows.")] = 1,
-    days: Annotated[float, typer.Option(metavar="D", help="Days of history before the start.")] = 7.0,
-    calls_per_day: Annotated[int, typer.Option(metavar="N", help="Calls per tenant and day.")] = 10_000,
+    tenants: Annotated[int, typer.Option(metavar="N", help="Number of tenants.")] = 1,
+    seed: Annotated[
+        int, typer.Option(metavar="S", help="Random seed. The same seed gives the same tenants and rows.")
+    ] = 1,
+    days: Annotated[float, typer.Option(metavar="D", help="Days of calls before the start of the simulator.")] = 7.0,
+    calls_per_day: Annotated[int, typer.Option(metavar="N", help="Number of calls per tenant and day.")] = 10_000,
     shape: Annotated[
-        str, typer.Option(help="flat, or busy-hours: 90 % of the calls between 8 and 18 o'clock UTC.")
+        str,
+        typer.Option(
+            help="Distribution of calls over a day: flat, or busy-hours with 90 % of them from 8:00 to 18:00 UTC."
+        ),
     ] = "flat",
     durations: Annotated[
-        str, typer.Option(help='How long calls last: short, mixed, long, or "SHARE:FROM-TO,…", such as "1:5s-30s".')
+        str, typer.Option(help='Duration of calls: short, mixed, long, or "SHARE:FROM-TO,…", such as "1:5s-30s".')
     ] = "mixed",
     lateness: Annotated[
         str,
         typer.Option(
-            help="How long after its end a call turns up: none, mixed (90 % within 10 min, 9 % 24 h, 1 % 6 days), or "
-            '"SHARE:FROM-TO,…".'
+            help="Time from the end of a call until its row appears: none, mixed (90 % within 10 min, 9 % within 24 h, "
+            '1 % within 6 days), or "SHARE:FROM-TO,…".'
         ),
     ] = "mixed",
     failed: Annotated[float, typer.Option(help="Share of calls that fail.")] = 0.12,
-    revised: Annotated[float, typer.Option(help="Share of rows that change once or more after they turned up.")] = 0.02,
-    revised_after: Annotated[str, typer.Option(help="How long after it turned up a row changes.")] = "1:1m-24h",
-    moved: Annotated[float, typer.Option(help="Share of the changed rows whose startDateTime moves too.")] = 0.05,
-    masked: Annotated[float, typer.Option(help="Share of numbers that are masked.")] = 0.5,
-    unknown: Annotated[float, typer.Option(help="Share of rows with members that no schema knows.")] = 0.0,
-    unfit: Annotated[float, typer.Option(help="Share of rows that do not fit the schema.")] = 0.0,
+    revised: Annotated[float, typer.Option(help="Share of rows that change after they appeared.")] = 0.02,
+    revised_after: Annotated[
+        str, typer.Option(help="Time from the appearance of a row until it changes.")
+    ] = "1:1m-24h",
+    moved: Annotated[float, typer.Option(help="Share of the changed rows whose startDateTime also changes.")] = 0.05,
+    masked: Annotated[float, typer.Option(help="Share of phone numbers that are masked.")] = 0.5,
+    unknown: Annotated[float, typer.Option(help="Share of rows with members that are not in the schema.")] = 0.0,
+    unfit: Annotated[float, typer.Option(help="Share of rows that do not match the schema.")] = 0.0,
     startless: Annotated[float, typer.Option(help="Share of rows whose startDateTime is null.")] = 0.0,
-    page_size: Annotated[int, typer.Option(metavar="N", help="Rows a page.")] = 1000,
+    page_size: Annotated[int, typer.Option(metavar="N", help="Number of rows per page.")] = 1000,
     order: Annotated[
-        str, typer.Option(help="start, newest or id: the last two put new rows before and among those already read.")
+        str,
+        typer.Option(
+            help="Order of rows: start, newest (first) or id. With newest and id, new rows shift rows that were read."
+        ),
     ] = "start",
     requests_per_minute: Annotated[
-        int, typer.Option(metavar="N", help="Requests a tenant may make in 60 s; 0: any number.")
+        int, typer.Option(metavar="N", help="Limit of requests per tenant in 60 s. 0 means no limit.")
     ] = 50,
-    token_lifetime: Annotated[str, typer.Option(help="How long tokens live.")] = "1h",  # noqa: S107
-    without_role: Annotated[int, typer.Option(metavar="N", help="The last N tenants lack the app role.")] = 0,
+    token_lifetime: Annotated[str, typer.Option(help="Lifetime of tokens.")] = "1h",  # noqa: S107
+    without_role: Annotated[
+        int, typer.Option(metavar="N", help="In the last N tenants, the application lacks its role.")
+    ] = 0,
     cloud: Annotated[
         str,
-        typer.Option(help="The cloud whose tokens Graph takes: global, us-gov-l4, us-gov-l5. Default: any of them."),
+        typer.Option(
+            help="The cloud whose tokens Graph accepts: global, us-gov-l4 or us-gov-l5. Default: all of them."
+        ),
     ] = "",
     certificate: Annotated[
         list[Path] | None,
         typer.Option(
             metavar="PATH",
-            help="A certificate (PEM) that the application signs assertions with; may be repeated.",
+            help="Certificate (PEM) with which the application signs assertions. May be repeated.",
         ),
     ] = None,
     federated_key: Annotated[
         Path | None,
-        typer.Option(metavar="PATH", help="Public key (PEM) of who issues federated tokens for the application."),
+        typer.Option(metavar="PATH", help="Public key (PEM) of the issuer of federated tokens for the application."),
     ] = None,
-    federated_issuer: Annotated[str, typer.Option(metavar="URL", help="Their issuer.")] = "https://issuer.example",
-    federated_subject: Annotated[str, typer.Option(metavar="TEXT", help="Their subject.")] = (
+    federated_issuer: Annotated[
+        str, typer.Option(metavar="URL", help="Issuer of the federated tokens.")
+    ] = "https://issuer.example",
+    federated_subject: Annotated[str, typer.Option(metavar="TEXT", help="Subject of the federated tokens.")] = (
         "system:serviceaccount:default:connector"
     ),
     imds: Annotated[
         bool,
         typer.Option(
             "--imds",
-            help="Also be the endpoint of Azure's managed identities: its address is `imds` in the JSON line, for "
-            "AZURE_POD_IDENTITY_AUTHORITY_HOST.",
+            help="Also serve the token endpoint of Azure's managed identities. Set "
+            "AZURE_POD_IDENTITY_AUTHORITY_HOST to its address, which is `imds` in the JSON line.",
         ),
     ] = False,
     clock_offset: Annotated[
-        str, typer.Option(help='How far the clock of the data is from the real one, such as "-3d".')
+        str, typer.Option(help='Difference between the clock of the data and the real time, such as "-3d".')
     ] = "0s",
-    frozen: Annotated[bool, typer.Option("--frozen", help="The data's clock stands still: no live calls.")] = False,
-    prebuilt: Annotated[
-        bool, typer.Option("--prebuilt", help="For benchmarks: frozen, rows and pages kept in memory, no throttling.")
+    frozen: Annotated[
+        bool, typer.Option("--frozen", help="Stop the clock of the data, so that no new calls appear.")
     ] = False,
-    compress: Annotated[bool, typer.Option("--compress", help="gzip for clients that take it.")] = False,
+    prebuilt: Annotated[
+        bool,
+        typer.Option(
+            "--prebuilt", help="For benchmarks: --frozen, no throttling, and all rows and pages kept in memory."
+        ),
+    ] = False,
+    compress: Annotated[
+        bool, typer.Option("--compress", help="Compress responses with gzip for clients that accept it.")
+    ] = False,
     fault: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="NAME=VALUE", help=f"A fault's share, SHARExTIMES, or a setting; may be repeated. {_FAULTS}."
+            metavar="NAME=VALUE",
+            help=f"The share of requests with a fault, SHARExTIMES, or a setting. May be repeated. {_FAULTS}.",
         ),
     ] = None,
     config: UnreadConfigOption = None,  # noqa: ARG001
@@ -221,7 +253,7 @@ async def _serve(options: Options, config_out: Path | None, bootstrap_servers: s
     try:
         simulator = Simulator(options)
     except ValueError:
-        message = "--certificate, --federated-key: one of the files holds no PEM of its kind; name another"
+        message = "--certificate, --federated-key: a file does not hold a certificate or key as PEM; use another file"
         raise ConfigurationError([message]) from None
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -272,5 +304,5 @@ bootstrap_servers = {json.dumps(bootstrap_servers)}
     try:
         path.write_text(text, encoding="utf-8")
     except OSError as error:
-        message = f"--config-out: {path} cannot be written ({error.strerror}); name another file"
+        message = f"--config-out: {path} cannot be written ({error.strerror}); use another file"
         raise ConfigurationError([message]) from None

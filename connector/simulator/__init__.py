@@ -1,4 +1,4 @@
-"""Simulator of Microsoft Graph's call log and of its sign-in. All tests use it in place of the real services."""
+"""Simulator of Microsoft Graph's call log and of its sign-in. Tests use it in place of the real services."""
 
 from typing import TYPE_CHECKING
 

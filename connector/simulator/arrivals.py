@@ -1,4 +1,4 @@
-"""Requests that the simulator received, and throttling. Times are monotonic seconds that the caller passes in."""
+"""Record of the requests that the simulator received, and its throttling. Times are monotonic seconds."""
 
 import math
 from collections import deque
@@ -27,7 +27,7 @@ class ReceivedRequest:
 
 
 class Arrivals:
-    """Requests of one tenant in the last 60 s, including throttled ones. They count towards the tenant's limit."""
+    """Requests of one tenant in the last 60 s. Throttled requests also count towards the tenant's limit."""
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
@@ -38,7 +38,7 @@ class Arrivals:
     def arrive(self, now: float) -> float | None:
         """Count a request.
 
-        Return None if it is within the limit, otherwise the seconds until another one may be sent.
+        Return None if it is within the limit, otherwise the seconds until another request may be sent.
         """
         while self._times and self._times[0] <= now - WINDOW_S:
             self._times.popleft()

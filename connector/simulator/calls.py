@@ -1,11 +1,11 @@
-"""Simulated calls, and the time from which each version of their rows is visible. Times are passed in, in ms.
+"""Simulated calls, and the time from which each version of their rows is visible. Times are epoch milliseconds.
 
 1. A call depends only on the seed, the tenant, the day and the call's number in that day. Neither the clock nor earlier
    requests change a byte of it.
 2. Every random number is a hash of the call's key and a slot number. Only + - * / are applied to it, so that two
    machines get the same result to the millisecond.
 3. Calls are generated in blocks. A block holds the calls that begin in one range of time, and can be cached.
-4. A version may state another start than the call had. It stays within `MOST_MOVED_MS` of the call's block.
+4. A version may state another start than the call had. That start is at most `MOST_MOVED_MS` outside of the block.
 """
 
 from collections.abc import Iterator
@@ -43,14 +43,14 @@ _DIGITS_OF_20 = np.array([3] * 14 + [0, 1, 2, 5, 6, 7], dtype=np.int8)
 
 
 def mix(words: Words) -> Words:
-    """Return 64 well-mixed bits for each word. This is the last step of the splitmix64 algorithm."""
+    """Return a 64-bit hash of each word, computed by the last step of the splitmix64 algorithm."""
     words = (words ^ (words >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     words = (words ^ (words >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return words ^ (words >> np.uint64(31))
 
 
 def mix_one(word: int) -> int:
-    """Return the same bits as `mix` for one Python integer."""
+    """Return the hash of `mix` for one Python integer."""
     word &= _MASK
     word = ((word ^ (word >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
     word = ((word ^ (word >> 27)) * 0x94D049BB133111EB) & _MASK
@@ -97,7 +97,7 @@ def _sample_ms(text: str, named: str, which: Floats, where: Floats) -> Longs:
 
 
 def _curve(recipe: Recipe) -> tuple[list[float], list[float]]:
-    """Return how calls are distributed over a day.
+    """Return the distribution of calls over a day.
 
     The result is a list of times of the day in ms, and the share of the day's calls that began before each of them.
     """

@@ -33,7 +33,7 @@ async def answer(world: World, request: web.Request, refuse: Refuse) -> web.Stre
             return await _post(world, request, name, refuse)
     except (ValueError, KeyError) as wrong:
         return _json({"error": str(wrong)}, 400)
-    return _json({"error": "there is no such thing; see connector simulate --help"}, 404)
+    return _json({"error": "this path does not exist; see connector simulate --help"}, 404)
 
 
 def _get(world: World, request: web.Request, name: str) -> web.Response:
@@ -43,7 +43,7 @@ def _get(world: World, request: web.Request, name: str) -> web.Response:
         return _json(world.faults.described())
     if name == "clock":
         return _json(_clock(world))
-    return _json({"error": f"there is nothing called {name}"}, 404)
+    return _json({"error": f"there is no endpoint {name}"}, 404)
 
 
 async def _post(world: World, request: web.Request, name: str, refuse: Refuse) -> web.Response:
@@ -69,7 +69,7 @@ async def _post(world: World, request: web.Request, name: str, refuse: Refuse) -
     if name == "refuse":
         await refuse(duration_s(str(asked.get("for", "10s"))))
         return _json({"refused": True})
-    return _json({"error": f"there is nothing called {name}"}, 404)
+    return _json({"error": f"there is no endpoint {name}"}, 404)
 
 
 def _clock(world: World) -> dict[str, object]:
@@ -148,5 +148,5 @@ def _tenant(world: World, request: web.Request) -> str:
         return tenant
     if not tenant and len(world.tenants) == 1:
         return next(iter(world.tenants))
-    message = f'there is no tenant "{tenant}": say ?tenant= with one of {", ".join(world.tenants)}'
+    message = f'there is no tenant "{tenant}": add ?tenant= with one of {", ".join(world.tenants)}'
     raise ValueError(message)

@@ -7,31 +7,31 @@ from datetime import datetime
 from difflib import get_close_matches
 
 STRIKES = {
-    "throttled": "429, with Retry-After as `retry_after` says",
-    "server_error": "500, 502, 503, 504 or 509 (or only `status`) with HTML",
+    "throttled": "status 429, with a Retry-After header as `retry_after` sets it",
+    "server_error": "status 500, 502, 503, 504 or 509 (or only `status`) with HTML",
     "cut": "the body ends before its Content-Length, or the connection is dropped",
-    "garbage": "200 with bytes that are no JSON, no UTF-8, or HTML",
-    "not_a_page": "200 with valid JSON that is no page",
-    "slow": "the answer comes after `slow_s`",
-    "hang": "no answer ever",
-    "unauthorized": "401 although the token is good",
-    "forbidden": "403 with an empty message",
-    "bad_request": "400",
-    "not_found": "404",
-    "too_long": "406",
-    "unservable": "`unservable_status` for every range that holds an instant of `unservable_at`",
+    "garbage": "status 200 with a body that is not JSON, not UTF-8, or HTML",
+    "not_a_page": "status 200 with valid JSON that is not a page",
+    "slow": "the response comes after `slow_s` seconds",
+    "hang": "a response never comes",
+    "unauthorized": "status 401 although the token is valid",
+    "forbidden": "status 403 with an empty message",
+    "bad_request": "status 400",
+    "not_found": "status 404",
+    "too_long": "status 406",
+    "unservable": "status `unservable_status` for every range that contains a time of `unservable_at`",
     "upper_link": "the link is spelled @odata.NextLink",
-    "empty_page": "an empty page with a link to the page that should have come",
+    "empty_page": "an empty page with a link to the page that was requested",
     "self_link": "the page's link is its own address",
     "foreign_link": "the page's link leads to `foreign_url`",
-    "endless": "from this page on empty pages, each with a link of its own, for ever",
-    "redirect": "302, 307 or 308 to `foreign_url`",
-    "repeat": "the next page begins again with this page's last `repeat_rows` rows, whenever the chain is read",
-    "repeat_once": "the same, but only the first time that this seam is read",
-    "sign_in_error": "the sign-in answers 500, 502 or 503 with HTML",
-    "sign_in_throttled": "the sign-in answers 429, with Retry-After as `retry_after` says",
-    "sign_in_slow": "the sign-in answers after `slow_s`",
-    "sign_in_hang": "the sign-in never answers",
+    "endless": "from this page on, the chain has only empty pages and never ends",
+    "redirect": "status 302, 307 or 308 to `foreign_url`",
+    "repeat": "the next page begins with the last `repeat_rows` rows of this page, each time the chain is read",
+    "repeat_once": "like repeat, but only the first time that the two pages are read",
+    "sign_in_error": "the sign-in responds with status 500, 502 or 503 and HTML",
+    "sign_in_throttled": "the sign-in responds with status 429, with a Retry-After header as `retry_after` sets it",
+    "sign_in_slow": "the sign-in responds after `slow_s` seconds",
+    "sign_in_hang": "the sign-in never responds",
 }
 SETTINGS: dict[str, object] = {
     "down": False,
@@ -48,18 +48,18 @@ SETTINGS: dict[str, object] = {
     "date_skew_s": 0.0,
 }
 SETTINGS_HELP = {
-    "down": "connections to Graph are closed without an answer",
-    "sign_in_down": "connections to the sign-in are closed without an answer",
-    "retry_after": "seconds, date, none or mixed",
-    "retry_after_s": "how long Retry-After asks to wait",
-    "status": "the one status of server_error; 0: any",
-    "error_retry_after": "server_error too carries Retry-After",
-    "slow_s": "how long slow answers take",
-    "repeat_rows": "how many rows repeat at a seam",
-    "foreign_url": "where foreign_link and redirect lead",
-    "unservable_at": "instants that unservable concerns, separated by commas, such as 2026-03-01T10:00:00Z",
-    "unservable_status": "the status that unservable answers with",
-    "date_skew_s": "how far the Date header is off",
+    "down": "connections to Graph are closed without a response",
+    "sign_in_down": "connections to the sign-in are closed without a response",
+    "retry_after": "form of Retry-After: seconds, date, none (no header) or mixed",
+    "retry_after_s": "seconds that Retry-After asks to wait",
+    "status": "status of server_error, 0 means any",
+    "error_retry_after": "server_error also has a Retry-After header",
+    "slow_s": "seconds that slow responses take",
+    "repeat_rows": "number of rows that are repeated on the next page",
+    "foreign_url": "URL to which foreign_link and redirect lead",
+    "unservable_at": "times for unservable, separated by commas, such as 2026-03-01T10:00:00Z",
+    "unservable_status": "status of unservable",
+    "date_skew_s": "error of the Date header in seconds",
 }
 _RETRY_AFTER = ("seconds", "date", "none", "mixed")
 
@@ -78,7 +78,7 @@ def _strike(name: str, value: object) -> Strike:
     if isinstance(value, Mapping):
         share, times = value.get("share", 1.0), value.get("times")
         if set(value) - {"share", "times"}:
-            message = f"{name}: a fault has no other members than share and times"
+            message = f"{name}: a fault can have only the members share and times"
             raise ValueError(message)
     elif isinstance(value, str):
         text, cross, count = value.partition("x")
@@ -87,16 +87,16 @@ def _strike(name: str, value: object) -> Strike:
         except ValueError:
             share = None
     if not isinstance(share, int | float) or not 0 <= share <= 1 or not (times is None or isinstance(times, int)):
-        message = f'{name}: give a share from 0 to 1, such as 0.05, or with how many times at most, "1x3"'
+        message = f'{name}: write a share from 0 to 1, such as 0.05, or SHARExTIMES, such as "1x3" for at most 3 times'
         raise ValueError(message)
     return Strike(float(share), times)
 
 
 def instants(text: str) -> list[datetime]:
-    """Return the times in a text that separates them by commas. Raise ValueError if one of them is invalid."""
+    """Parse a list of times that are separated by commas. Raise ValueError if one of them is invalid."""
     found = [datetime.fromisoformat(part.strip()) for part in text.split(",") if part.strip()]
     if any(instant.tzinfo is None for instant in found):
-        message = "unservable_at: give instants with their offset from UTC, such as 2026-03-01T10:00:00Z"
+        message = "unservable_at: write times with their offset from UTC, such as 2026-03-01T10:00:00Z"
         raise ValueError(message)
     return found
 
@@ -108,7 +108,7 @@ def _setting(name: str, value: object) -> object:
             return value
         if str(value).lower() in {"true", "false", "1", "0"}:
             return str(value).lower() in {"true", "1"}
-        message = f"{name}: give true or false"
+        message = f"{name}: write true or false"
         raise ValueError(message)
     if isinstance(default, str):
         if not isinstance(value, str) or (name == "retry_after" and value not in _RETRY_AFTER):
@@ -120,15 +120,16 @@ def _setting(name: str, value: object) -> object:
     try:
         number = float(str(value))
     except ValueError:
-        message = f"{name}: give a number"
+        message = f"{name}: write a number"
         raise ValueError(message) from None
     return int(number) if isinstance(default, int) else number
 
 
 class Faults:
-    """Faults and settings, for all tenants and for single tenants.
+    """Faults and settings, which apply to all tenants or to one tenant.
 
-    A fault is given as a share, as {"share", "times"} or as "SHARExTIMES". A setting is given as its value.
+    The value of a fault is the share of requests that it affects, for example 0.05. {"share": 1, "times": 3} or the
+    text "1x3" limits how often it happens.
     """
 
     def __init__(self, seed: int, changes: Mapping[str, object] | None = None) -> None:
@@ -186,7 +187,7 @@ class Faults:
         return float(str(self.setting(name, tenant)))
 
     def described(self) -> dict[str, object]:
-        """Return all faults and settings in the form in which they are given.
+        """Return all faults and settings in the form that `set` accepts.
 
         Those of single tenants are in the member "tenants".
         """

@@ -53,7 +53,7 @@ _NOT_PAGES = (
 
 
 class _Ended(Exception):  # noqa: N818
-    """Signal that ends the processing of a request with a response."""
+    """Signal that ends the processing of a request early, with this response."""
 
     def __init__(self, response: web.StreamResponse, fault: str | None = None) -> None:
         super().__init__()
@@ -150,7 +150,7 @@ async def _answer(world: World, request: web.Request, note: ReceivedRequest) -> 
 
 
 def _strike(world: World, request: web.Request, note: ReceivedRequest) -> None:
-    """Decide which faults happen, and end the request with the first one that replaces the normal response."""
+    """Apply faults to a request: decide which happen, and end the request with the first that replaces the response."""
     faults, tenant = world.faults, note.tenant
     if faults.strikes("throttled", tenant):
         raise _Ended(too_many(world, note, retry_after(world, tenant)), "throttled")
@@ -177,9 +177,9 @@ def _strike(world: World, request: web.Request, note: ReceivedRequest) -> None:
 
 
 def _read(world: World, question: _Question, *, has_role: bool) -> None:
-    """Take the arguments of a request from its URL. End the request with an error of Graph if they are invalid."""
+    """Parse the arguments in the URL of a request. If they are invalid, end the request with an error of Graph."""
     note = question.note
-    # To Graph an unencoded "+" is a blank, so the "+" in raw_path is replaced before decoding.
+    # Graph reads an unencoded "+" as a blank, so the "+" in raw_path is replaced before decoding.
     path, _, query = question.request.raw_path.partition("?")
     found = _CALL.fullmatch(unquote(path.replace("+", " ")))
     if not found:
@@ -213,9 +213,9 @@ def _read(world: World, question: _Question, *, has_role: bool) -> None:
 
 
 def _end_if_unservable(world: World, question: _Question) -> None:
-    """End the request with an error if the fault `unservable` concerns its range.
+    """End the request with an error if the fault `unservable` is on and affects its range.
 
-    The fault concerns every range that contains one of the times in the setting `unservable_at`.
+    It affects every range that contains one of the times in the setting `unservable_at`.
     """
     faults, tenant, note = world.faults, question.tenant.id, question.note
     first, last = question.bounds
@@ -295,7 +295,7 @@ def _link(world: World, question: _Question, page: ServedPage) -> tuple[str | No
     if not page.more:
         return None, name
     repeated = min(int(faults.number("repeat_rows", tenant.id)), len(page.rows) - 1)
-    # Earlier seams may have repeated rows and shifted the offset, so the seam is identified by its page number.
+    # Earlier page boundaries may have repeated rows and shifted the offset, so the page number identifies this one.
     seam = (note.url.partition("?")[0], -(-end // world.options.page_size))
     if faults.strikes("repeat", tenant.id):
         note.fault = "repeat"
@@ -339,7 +339,7 @@ async def _send(world: World, question: _Question, body: bytes, page: ServedPage
 async def _send_cut(world: World, question: _Question, body: bytes, headers: dict[str, str]) -> web.StreamResponse:
     """Send a part of the body and close the connection.
 
-    In half of the cases the connection is closed without sending data that is still in a buffer.
+    In half of the cases, data that is still in a buffer is discarded.
     """
     response = web.StreamResponse(headers={**headers, "Content-Length": str(len(body))})
     finish(world, question.note, response)

@@ -30,7 +30,7 @@ def utc_now() -> datetime:
 class Simulator:
     """Simulator of Graph and its sign-in. It is used with `async with`, or with start() and stop().
 
-    `now` returns an aware UTC time, on which the data's clock and the lifetime of tokens depend. Throttling always uses
+    `now` returns an aware UTC time. It determines which rows are visible and when tokens expire. Throttling always uses
     real time.
     """
 
@@ -152,7 +152,7 @@ class Simulator:
         *,
         is_beta: bool = False,
     ) -> Iterator[TruthRow]:
-        """Yield every version of a row that was visible by `at` (default: now) and states a call start in [start, end).
+        """Yield every row version that has appeared by `at` (default: now) and states a call start in [start, end).
 
         By default the tenant is the first one.
         """

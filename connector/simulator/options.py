@@ -32,7 +32,7 @@ def duration_s(text: str) -> float:
     """
     found = _DURATION.fullmatch(text.strip())
     if not found:
-        message = f'"{text}" is no duration: write a number with ms, s, m, h or d, such as "90s" or "-3d"'
+        message = f'"{text}" is not a duration: write a number with ms, s, m, h or d, such as "90s" or "-3d"'
         raise ValueError(message)
     sign, number, unit = found.groups()
     return (-1.0 if sign == "-" else 1.0) * float(number) * _UNITS_S[unit or "s"]
@@ -70,10 +70,12 @@ class Spread:
                 parts.append((float(share), int(duration_s(low) * 1000), int(duration_s(high) * 1000)))
             except ValueError:
                 known = ", ".join(names)
-                message = f'"{text}" is no distribution: write {known}, or shares such as "0.9:20s-10m,0.1:10m-24h"'
+                message = f'"{text}" is not a distribution: write {known}, or shares such as "0.9:20s-10m,0.1:10m-24h"'
                 raise ValueError(message) from None
         if any(share < 0 or low < 0 or high < low for share, low, high in parts) or sum(p[0] for p in parts) <= 0:
-            message = f'"{text}" is no distribution: shares and durations must not be negative, nor FROM above TO'
+            message = (
+                f'"{text}" is not a distribution: no share or duration may be negative, and FROM must not exceed TO'
+            )
             raise ValueError(message)
         return cls(tuple(parts))
 
@@ -103,9 +105,9 @@ class Recipe:
 
     @property
     def latest_ms(self) -> int | None:
-        """The longest time in ms from the start of a call to its last version.
+        """Longest time in ms from the start of a call until its last version is visible.
 
-        None if `lateness` is given as shares.
+        It is None if `lateness` is given as shares.
         """
         return LATEST_S * 1000 if self.lateness in LATENESS else None
 
@@ -118,12 +120,12 @@ class Recipe:
             except ValueError as error:
                 problems.append(f"{name}: {error}")
         shares = ("failed", "revised", "moved", "masked", "unknown", "unfit", "startless")
-        problems += [f"{s}: give a share, a number from 0 to 1" for s in shares if not 0 <= getattr(self, s) <= 1]
+        problems += [f"{s}: write a share from 0 to 1" for s in shares if not 0 <= getattr(self, s) <= 1]
         for name, least in (("calls_per_day", 0), ("users", 1), ("trunks", 1)):
             if getattr(self, name) < least:
-                problems.append(f"{name}: give at least {least}")
+                problems.append(f"{name}: write at least {least}")
         if self.shape not in {"flat", "busy-hours"}:
-            problems.append("shape: give flat or busy-hours")
+            problems.append("shape: write flat or busy-hours")
         return problems
 
 
@@ -165,9 +167,9 @@ class Options(Recipe):
             ("without_role", 0),
         ):
             if getattr(self, name) < least:
-                problems.append(f"{name}: give at least {least}")
+                problems.append(f"{name}: write at least {least}")
         if self.cloud and self.cloud not in CLOUDS:
-            problems.append(f"cloud: give one of {', '.join(CLOUDS)}")
+            problems.append(f"cloud: write one of {', '.join(CLOUDS)}")
         if self.order not in {"start", "newest", "id"}:
-            problems.append("order: give start, newest or id")
+            problems.append("order: write start, newest or id")
         return problems

@@ -1,4 +1,4 @@
-"""Pages of the rows that are visible at a given time. Times are passed in, in milliseconds."""
+"""Pages of the rows that are visible at a given time. All times are epoch milliseconds."""
 
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -47,7 +47,7 @@ class WeightedCache(Generic[K, V]):
 
 @dataclass(frozen=True, slots=True)
 class Pick:
-    """Rows of one block in the order in which they are served, with the current version of every call of the block."""
+    """Rows of one block in the order in which they are served, with the current version of every call in the block."""
 
     block: Block
     calls: Longs
@@ -64,7 +64,7 @@ class ServedPage:
 
 
 class Version(NamedTuple):
-    """One version of one row. It is visible from `visible_ms` until `until_ms`, or at present if that is None."""
+    """One version of one row, visible from `visible_ms` until `until_ms`. If that is None, it is still visible."""
 
     block: Block
     call: int
@@ -76,9 +76,9 @@ class Version(NamedTuple):
 
 
 class CallLog:
-    """Call log of one tenant. The caches `index` and `texts` may be shared by several tenants.
+    """Call log of one tenant. Several tenants may share the caches `index` and `texts`.
 
-    `at_ms` is the time for which a method computes its result.
+    The parameter `at_ms` of a method is the simulated present: rows that appear later are left out.
     """
 
     def __init__(
@@ -209,7 +209,7 @@ class CallLog:
         return calls[(kept >= bounds[0]) & (kept < bounds[1])], versions
 
     def versions(self, bounds: tuple[int, int], at_ms: int, *, is_beta: bool = False) -> Iterator[Version]:
-        """Yield every version that was visible by `at_ms` and states a call start within `bounds`."""
+        """Yield every row version that has appeared by `at_ms` and states a call start within `bounds`."""
         for number in self.calls.numbers(*bounds):
             block = self.block(number)
             texts = self.texts(block)

@@ -45,9 +45,9 @@ def html(status: int, headers: Mapping[str, str] | None = None) -> web.Response:
 
 
 def retry_after(world: World, tenant: str | None, seconds: float | None = None) -> dict[str, str]:
-    """Return a Retry-After header for `seconds`, rounded down. By default, the setting `retry_after` decides.
+    """Return a Retry-After header for `seconds`, rounded down.
 
-    With that setting the result may have no header.
+    Without `seconds`, the setting `retry_after` determines the form of the header, and whether there is one.
     """
     if seconds is not None:
         return {"Retry-After": str(int(seconds))}
@@ -65,7 +65,7 @@ def retry_after(world: World, tenant: str | None, seconds: float | None = None) 
 
 async def never(request: web.Request) -> NoReturn:
     """Wait until the client closes the connection, and never send a response."""
-    # A transport has no event for its closing, so this polls.
+    # asyncio has no event for a transport that is closed by the client, so this polls.
     while request.transport is not None and not request.transport.is_closing():  # noqa: ASYNC110
         await asyncio.sleep(0.05)
     raise ConnectionResetError

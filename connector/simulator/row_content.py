@@ -113,7 +113,7 @@ class _Body(NamedTuple):
     tail: str
 
     def row(self, began: str, duration: int, version: int = 0) -> bytes:
-        """Return the JSON text of one version. `began` is the member startDateTime, with a comma after it."""
+        """Return the JSON text of one version. `began` is the member startDateTime with a comma after it."""
         return (
             f'{self.head}{began}"inviteDateTime":"{self.invited}",{self.ends}"duration":{duration},'
             f'{self.middle}"callEndSubReason":{self.reason + version},{self.tail}}}'

@@ -172,7 +172,7 @@ class TokenEndpoint:
         )
 
     def _unproved(self, form: Mapping[str, str], client: str, endpoint: str, now: float) -> Answer | None:
-        """Return an error if `form` does not prove that its sender is the client. Return None if it does."""
+        """Check the secret or assertion in `form`. Return an error if it does not prove that the sender is `client`."""
         if "client_assertion" in form:
             if form.get("client_assertion_type") != assertions.TYPE:
                 text = "The request body must contain the following parameter: 'client_assertion_type'."

@@ -79,7 +79,7 @@ def _truth(version: Version) -> TruthRow:
 
 
 class SimulatedTenant:
-    """One tenant: its call log, its throttling, and the versions that were delivered."""
+    """One tenant: its call log, its throttling, and the row versions that were sent completely."""
 
     def __init__(self, tenant_id: str, log: CallLog, limit: int, *, has_role: bool) -> None:
         self.id = tenant_id
@@ -98,14 +98,14 @@ class SimulatedTenant:
             marks[pick.calls] |= np.left_shift(1, pick.versions[pick.calls]).astype(np.uint8)
 
     def served(self) -> TenantServed:
-        """Return how many different versions and rows were delivered."""
+        """Return how many different versions and rows were sent completely."""
         marks = self._delivered.values()
         return TenantServed(
             int(sum(np.bitwise_count(m).sum() for m in marks)), int(sum(np.count_nonzero(m) for m in marks))
         )
 
     def served_rows(self, at_ms: int) -> Iterator[TruthRow]:
-        """Yield every version that was delivered."""
+        """Yield every version that was sent completely."""
         for number in sorted(self._delivered):
             marks = self._delivered[number]
             block: Block = self.log.block(number)
@@ -175,7 +175,7 @@ class World:
         return self.frozen_at or self.now() + self.offset
 
     def epoch_s(self) -> float:
-        """Return the time that determines whether tokens have expired, in epoch seconds."""
+        """Return the time in epoch seconds that determines whether tokens have expired."""
         return self.now().timestamp()
 
     @staticmethod
@@ -186,7 +186,7 @@ class World:
     def freeze(self, *, on: bool) -> None:
         """Stop the data's clock, so that no more rows become visible. With on=False, let it run again.
 
-        It then shows the same time as if it had never stopped.
+        It then shows the time that it would show without the stop.
         """
         self.frozen_at = self.data_now() if on else None
 
@@ -197,8 +197,8 @@ class World:
 
     def bounds(self, start: datetime | None, end: datetime | None) -> tuple[int, int]:
         """Return a range in epoch milliseconds. If start or end is None, the range has no limit on this side."""
-        # A bound between two milliseconds is rounded up, because the earlier millisecond lies before the bound: a range
-        # that starts there excludes it, a range that ends there includes it.
+        # A bound between two milliseconds is rounded up, because the earlier millisecond lies before the bound. A range
+        # that starts at the bound excludes that millisecond, and a range that ends at it includes that millisecond.
         first = to_ms(self.since) - 60_000 if start is None else -((_EPOCH - start) // _MS)
         last = to_ms(self.data_now()) + 60_000 if end is None else -((_EPOCH - end) // _MS)
         return first, last
@@ -212,7 +212,7 @@ class World:
         *,
         is_beta: bool = False,
     ) -> Iterator[TruthRow]:
-        """Yield every version of a row that was visible by `at` and states a call start in [start, end).
+        """Yield every row version that has appeared by `at` and states a call start in [start, end).
 
         By default `at` is now.
         """
@@ -221,7 +221,7 @@ class World:
         return map(_truth, log.versions(self.bounds(start, end), at_ms, is_beta=is_beta))
 
     def served(self) -> dict[str, TenantServed]:
-        """Return how many different versions and rows were delivered, by tenant."""
+        """Return how many different versions and rows were sent completely, by tenant."""
         return {tenant.id: tenant.served() for tenant in self.tenants.values()}
 
     def served_rows(self, tenant: str) -> Iterator[TruthRow]:

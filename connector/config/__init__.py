@@ -1,4 +1,4 @@
-"""Settings from a TOML file and from CONNECTOR_* variables, which take precedence. They are checked as a whole.
+"""Loading of the settings from a TOML file and from CONNECTOR_* variables. The variables take precedence.
 
 1. Every problem is reported at once, one line each: file or variable, key, what is wrong, what to do.
 2. No message shows a value that may be a secret.
@@ -46,11 +46,11 @@ def load(
 ) -> Settings:
     """Return the settings from the configuration file and the environment.
 
-    The file is `path`, or else the one that CONNECTOR_CONFIG names; there may be none. `required` names keys that must
-    not be empty, such as "kafka.bootstrap_servers". If `contacts_graph` is false, no credentials are needed: problems
-    with them are ignored, and the identities of the settings may be empty. If `overridden` is false, CONNECTOR_*
-    variables are ignored, because they belong to another file. Raise ConfigurationError with every problem at once,
-    each as "FILE-or-VARIABLE: key: what is wrong; what to do".
+    The file is `path`, or else the one that CONNECTOR_CONFIG names. There may be no file. `required` names keys that
+    must not be empty, such as "kafka.bootstrap_servers". If `contacts_graph` is false, no credentials are needed:
+    problems with them are ignored, and the identities in the settings may be empty. If `overridden` is false, the
+    CONNECTOR_* variables are ignored, because they apply to another configuration file. Raise ConfigurationError with
+    every problem at once, each as "FILE-or-VARIABLE: key: what is wrong; what to do".
     """
     source = ConfigSource(path, environ)
     source.read_file()

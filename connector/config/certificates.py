@@ -1,4 +1,4 @@
-"""Client certificate of an application, from PEM with its key or from PFX, with or without a password."""
+"""Client certificate of an application, read from PEM or PFX that also holds its key. A password may protect both."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ class Certificate(NamedTuple):
 
 
 class NoCertificateError(ValueError):
-    """Content without a usable certificate. The message continues a sentence, for example "holds no private key; …"."""
+    """Content that holds no usable certificate. The caller puts the name of the key in front of the message."""
 
 
 def read(content: bytes, password: str | None) -> Certificate:
     """Return the key and the certificates in `content`, which is PEM or PFX.
 
-    A password is ignored if it is not needed. Raise NoCertificateError if the content cannot be opened, or does not
-    hold an RSA key with its certificate.
+    If no password is needed, `password` is ignored. Raise NoCertificateError if the content cannot be decrypted or
+    parsed, or does not hold an RSA key with its certificate.
     """
     # Most configurations have no certificate, and the library takes long to load.
     from cryptography.hazmat.primitives.asymmetric import rsa  # noqa: PLC0415
@@ -45,7 +45,7 @@ def read(content: bytes, password: str | None) -> Certificate:
     key, certificates = _from_pem(content, password) if is_pem else _from_pfx(content, password)
     if not isinstance(key, rsa.RSAPrivateKey):
         raise NoCertificateError(
-            "holds a key that is no RSA key, and Microsoft Entra takes no other; create one with RSA"
+            "holds a key that is not an RSA key, but Microsoft Entra accepts only RSA; create an RSA key"
         )
     wanted = key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     own = [
@@ -54,7 +54,7 @@ def read(content: bytes, password: str | None) -> Certificate:
         if certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo) == wanted
     ]
     if not own:
-        raise NoCertificateError(f"holds no certificate of its private key; {_WRITE}")
+        raise NoCertificateError(f"holds no certificate for its private key; {_WRITE}")
     chain = [own[0], *(certificate for certificate in certificates if certificate is not own[0])]
     return Certificate(
         key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode(),

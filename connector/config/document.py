@@ -40,13 +40,13 @@ REFUSED_PROPERTIES = {
     "enable.idempotence": "exactly-once delivery depends on it",
     "acks": "exactly-once delivery depends on it",
     "request.required.acks": "exactly-once delivery depends on it",
-    "group.id": "it is kafka.app",
+    "group.id": "kafka.app sets it",
     "group.instance.id": "replicas that share one configuration would fence each other in turns",
     "isolation.level": "exactly-once delivery depends on it",
     "enable.auto.commit": "exactly-once delivery depends on it",
     "auto.offset.reset": "exactly-once delivery depends on it",
-    "bootstrap.servers": "it is kafka.bootstrap_servers",
-    "metadata.broker.list": "it is kafka.bootstrap_servers",
+    "bootstrap.servers": "kafka.bootstrap_servers sets it",
+    "metadata.broker.list": "kafka.bootstrap_servers sets it",
 }
 
 

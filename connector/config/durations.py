@@ -14,7 +14,7 @@ _DURATION_MAX = timedelta(days=36_525)
 
 
 class Duration(timedelta):
-    """Duration that keeps its text from the configuration, so that metrics and JSON show the text of the operator."""
+    """Duration that also stores the text from which it was parsed. Metrics and JSON show this text."""
 
     text: str = ""
 
@@ -23,9 +23,9 @@ class Duration(timedelta):
 
 
 def parse_duration(text: str) -> Duration:
-    """Return the duration that `text` states, such as "500ms", "15s", "10m", "2h" or "7d".
+    """Parse a duration such as "500ms", "15s", "10m", "2h" or "7d".
 
-    Raise ValueError if it is not a duration. The error's text continues a sentence that begins with the key.
+    Raise ValueError if `text` is not a duration. The caller puts the configuration key in front of the error message.
     """
     match = _DURATION.fullmatch(text)
     if match is None:
@@ -34,16 +34,16 @@ def parse_duration(text: str) -> Duration:
         )
     digits, unit = match.groups()
     if len(digits) > 18 or int(digits) * _UNITS_MS[unit] > _DURATION_MAX / timedelta(milliseconds=1):
-        raise ValueError(f"is {shown(text)}, longer than 100 years; write a shorter one")
+        raise ValueError(f"is {shown(text)}, which is longer than 100 years; write a shorter duration")
     duration = Duration(milliseconds=int(digits) * _UNITS_MS[unit])
     duration.text = text
     return duration
 
 
 def duration_text(duration: timedelta) -> str:
-    """Return a duration as it was configured, or else in the largest unit that is exact, such as "15m" or "1d".
+    """Return a duration as text: the configured text if there is one, otherwise text such as "15m" or "1d".
 
-    A fraction of a millisecond is dropped.
+    The unit is the largest one in which the duration is a whole number. A fraction of a millisecond is dropped.
     """
     if isinstance(duration, Duration) and duration.text:
         return duration.text
@@ -53,9 +53,9 @@ def duration_text(duration: timedelta) -> str:
 
 
 def parse_instant(text: str) -> datetime | timedelta:
-    """Return an RFC 3339 time as an aware UTC datetime, or a text such as "-7d" as a negative timedelta.
+    """Parse an RFC 3339 time to an aware UTC datetime, or text such as "-7d" to a negative timedelta.
 
-    Raise ValueError if the text is neither. The error's text continues a sentence that begins with the key.
+    Raise ValueError if `text` is neither. The caller puts the configuration key in front of the error message.
     """
     if _DURATION.fullmatch(text):
         raise ValueError(f'is {shown(text)}, a positive duration; write "-{text}" for a time in the past')
@@ -72,16 +72,16 @@ def parse_instant(text: str) -> datetime | timedelta:
 
 
 def to_duration(value: object) -> timedelta:
-    """Return the duration that a configuration value states. Raise ValueError if it is not the text of a duration."""
+    """Convert a configuration value to a duration. Raise ValueError if it is not text such as "15m"."""
     if not isinstance(value, str):
         raise ValueError('is not a duration; write text with a unit, for example "30s"')  # noqa: TRY004 (pydantic collects ValueError)
     return parse_duration(value)
 
 
 def to_instant(value: object) -> datetime | timedelta:
-    """Return a configured instant: an aware UTC datetime, or a negative timedelta relative to now.
+    """Convert a configuration value to an aware UTC datetime, or to a negative timedelta relative to now.
 
-    A date stands for its midnight in UTC. Raise ValueError if the value is neither.
+    A date without a time means midnight UTC of that date. Raise ValueError if the value cannot be converted.
     """
     if isinstance(value, datetime):
         if value.tzinfo is None:

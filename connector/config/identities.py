@@ -68,8 +68,8 @@ def _federated_token(source: ConfigSource, key: Key) -> Secret | None:
 def identity_of(source: ConfigSource, checked: Document, number: int, table: TenantTable, shared: Identity) -> Identity:
     """Return the identity of a tenant: its own credential, else that of [identity]. Report what is missing.
 
-    `number` is the tenant's position in the configuration, and `shared` is the identity of [identity]. A tenant that
-    sets the key of the shared credential itself, for example to false, does not inherit that credential.
+    `number` is the tenant's position in the configuration, and `shared` is the identity of [identity]. The tenant does
+    not inherit the credential of [identity] if it sets the same key itself, for example `managed_identity = false`.
     """
     here: Key = ("tenants", number)
     own = own_identity(source, here, table)
@@ -97,7 +97,7 @@ def identity_of(source: ConfigSource, checked: Document, number: int, table: Ten
 def _check_identity(
     source: ConfigSource, number: int, table: TenantTable, identity: Identity, chosen: Key | None
 ) -> None:
-    """Report what a tenant lacks to sign in. `chosen` is the key of its credential, or None if it has none."""
+    """Report each key that a tenant needs to sign in but lacks. `chosen` is the key of its credential, or None."""
     here: Key = ("tenants", number)
     from_azure = source.variables.get((*here, "id")) == "AZURE_TENANT_ID"
     if identity.client_id is None and not identity.managed_identity and not source.is_reported("identity", "client_id"):

@@ -1,4 +1,4 @@
-"""Content of files and variables that settings refer to: secrets, keys and certificates. Read errors are reported."""
+"""Reading of the files and variables to which settings refer: secrets, keys and certificates."""
 
 import os
 import ssl
@@ -80,7 +80,7 @@ def _hidden(
             except UnicodeDecodeError:
                 source.report(
                     key,
-                    f"names the file {path}, which is neither UTF-8 nor marked UTF-16; save it as UTF-8",
+                    f"names the file {path}, which is not UTF-8 or UTF-16 with a byte-order mark; save it as UTF-8",
                 )
                 return None
             what = f"names the file {path}, which is empty; write the secret into it"
@@ -132,7 +132,7 @@ def read_pseudonym_key(source: ConfigSource, checked: Document) -> PseudonymKey 
 
 
 def _as_bytes(text: str) -> bytes:
-    """Encode text as UTF-8. Bytes of an environment variable that are not UTF-8 are restored unchanged."""
+    """Encode text as UTF-8. Restore bytes of an environment variable that Python could not decode."""
     try:
         return text.encode("utf-8", "surrogateescape")
     except UnicodeEncodeError:

@@ -47,7 +47,7 @@ _UNSET = Reference("text", "")
 
 
 def resolve(source: ConfigSource, checked: Document, required: Iterable[str]) -> Settings:
-    """Return the resolved settings, and report every problem to `source`.
+    """Compute the settings from a valid document, and report every problem to `source`.
 
     `required` names keys that must not be empty.
     """
@@ -132,18 +132,20 @@ def _add_azure_tenant(source: ConfigSource, checked: Document) -> tuple[Document
 
 
 def _privacy(source: ConfigSource, checked: Document) -> dict[str, str]:
-    """Return the treatment (mask, pseudonymize or drop) by field, and report fields that do not allow a treatment."""
+    """Return the privacy treatment (mask, pseudonymize or drop) by field. Report fields that cannot have one."""
     treatments: dict[str, str] = {}
     for name, treatment in checked.rows.privacy.items():
         key: Key = ("rows", "privacy", name)
         if name in treatable():
             treatments[name] = treatment
         elif name == "id":
-            source.report(key, "cannot be treated, because it identifies the rows; remove it")
+            source.report(key, "cannot be changed by a privacy setting, because it identifies the rows; remove it")
         elif _row_fields().get(name):
-            source.report(key, "is not a string field, and only string fields can be treated; remove it")
+            source.report(key, "is not a string field, but privacy settings apply only to string fields; remove it")
         elif name in _row_fields():
-            source.report(key, "is a field that the connector adds, and only fields of Graph can be treated; remove it")
+            source.report(
+                key, "is a field that the connector adds, but privacy settings apply only to fields of Graph; remove it"
+            )
         else:
             nearest = max(treatable(), key=lambda known: SequenceMatcher(None, name.lower(), known.lower()).ratio())
             source.report(key, f"is not a field of a row; the most similar is {nearest}")
@@ -221,7 +223,7 @@ def _tenants(source: ConfigSource, checked: Document, shared: Identity) -> tuple
             )
         elif ids.get(table.name.lower(), number) != number:
             source.report(
-                ("tenants", number, "name"), f"is the id of tenants[{ids[table.name.lower()]}]; choose another"
+                ("tenants", number, "name"), f"is the id of tenants[{ids[table.name.lower()]}]; choose another name"
             )
         names.setdefault(table.name, number)
     return tuple(tenants)
@@ -247,7 +249,10 @@ def _kafka(source: ConfigSource, checked: Document) -> Kafka:
         if reference.kind == "text":
             topic_properties[name] = reference.value
         else:
-            source.report(("kafka", "topic_properties", name), "must be text; it is not a secret")
+            source.report(
+                ("kafka", "topic_properties", name),
+                "refers to a file or variable, but only secrets can; write the value itself as text",
+            )
     return Kafka(
         bootstrap_servers=table.bootstrap_servers,
         topic=table.topic,
@@ -317,14 +322,15 @@ def _check_names(source: ConfigSource, checked: Document) -> None:
         other, other_key = taken.setdefault(same, (name, key))
         if other_key != key:
             source.report(
-                key, f"needs the topic {name}, which collides with {other} of {key_text(other_key)}; choose another"
+                key,
+                f"needs the topic {name}, which collides with {other} of {key_text(other_key)}; choose another name",
             )
 
 
 def _check_horizon(source: ConfigSource, horizon: timedelta, sweeps: Iterable[Sweep]) -> None:
     """Report a `dedup.horizon` that is too short.
 
-    It must last for the overlap and the `every` of the deepest sweep, plus one hour.
+    It must be at least the `overlap` of the deepest sweep plus its `every` plus one hour.
     """
     deepest = max(sweeps, key=lambda sweep: (sweep.overlap, sweep.every), default=None)
     if deepest is None:
@@ -333,8 +339,10 @@ def _check_horizon(source: ConfigSource, horizon: timedelta, sweeps: Iterable[Sw
     if horizon < shortest:
         source.report(
             ("dedup", "horizon"),
-            f'is "{duration_text(horizon)}", shorter than the deepest overlap "{duration_text(deepest.overlap)}" plus '
-            f'its every "{duration_text(deepest.every)}" plus "1h"; write at least "{duration_text(shortest)}"',
+            f'is "{duration_text(horizon)}", but must be at least '
+            f'the longest overlap "{duration_text(deepest.overlap)}" '
+            f'plus the every of that sweep "{duration_text(deepest.every)}" plus "1h"; '
+            f'write at least "{duration_text(shortest)}"',
         )
 
 
@@ -343,7 +351,7 @@ def _windows(source: ConfigSource, checked: Document) -> Windows:
     if not timedelta(seconds=1) <= table.slice <= timedelta(days=30):
         source.report(("windows", "slice"), f'is "{duration_text(table.slice)}"; write a duration from "1s" to "30d"')
     if not table.sweeps:
-        source.report(("windows", "sweeps"), "is empty; add a [[windows.sweeps]] or remove it")
+        source.report(("windows", "sweeps"), "is empty; add a [[windows.sweeps]] table, or remove the key")
     seen: dict[timedelta, int] = {}
     sweeps: list[Sweep] = []
     for number, sweep in enumerate(table.sweeps):

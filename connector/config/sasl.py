@@ -25,7 +25,7 @@ def check(source: ConfigSource, properties: Mapping[str, str | Secret], *, azure
             todo = "use SCRAM-SHA-512 or a client certificate (docs/kafka.md)"
             source.report(key, f'is "{_MSK}", which librdkafka does not have; {todo}')
         elif _text(mechanism) == "OAUTHBEARER" and not azure_event_hubs and not _has_token_source(values):
-            source.report(key, f'is "OAUTHBEARER", but nothing gives the token; {_TODO}')
+            source.report(key, f'is "OAUTHBEARER", but no source of the token is configured; {_TODO}')
     name, method = values.get("sasl.oauthbearer.method", ("", ""))
     if azure_event_hubs and _text(method) == "OIDC":
         what = "cannot be combined with kafka.azure_event_hubs; remove one of them"

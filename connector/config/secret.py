@@ -1,4 +1,4 @@
-"""Secrets that only `get` reveals. It reads a secret file every time, so that a rotated secret takes effect."""
+"""Secrets whose values only `get` returns. It reads a secret file each time, so that a rotated secret takes effect."""
 
 import codecs
 from pathlib import Path
@@ -12,7 +12,7 @@ _Text = TypeVar("_Text", str, bytes)
 
 
 class Hidden(Generic[_Text]):
-    """Value that only `get` reveals. If it is in a file, `get` reads the file every time."""
+    """Secret value, which `repr` does not show. If it is in a file, `get` reads the file every time."""
 
     __slots__ = ("_path", "_problem", "_source", "_stamp", "_value")
 
@@ -71,7 +71,7 @@ class Hidden(Generic[_Text]):
 
 
 class Secret(Hidden[str]):
-    """Secret text. If it comes from a file, line breaks at the end of the file do not belong to it."""
+    """Secret text. Line breaks at the end of a secret file are removed."""
 
     __slots__ = ()
 
@@ -126,7 +126,7 @@ class PseudonymKey:
         return self._value
 
     def become(self, other: "PseudonymKey") -> None:
-        """Copy the value and the source of another key into this object, after the configuration was read again."""
+        """Copy the value and the source of `other`, so that all users of this object get the key after a reload."""
         for name in self.__slots__:
             setattr(self, name, getattr(other, name))
 
@@ -148,6 +148,6 @@ def _read_secret(path: Path) -> str:
     text = content.decode(encoding)
     if "\0" in text:
         raise UnicodeDecodeError(
-            encoding, content, 0, len(content), "it has NUL characters, as UTF-16 without its mark"
+            encoding, content, 0, len(content), "it has NUL characters, like UTF-16 without a byte-order mark"
         )
     return text.rstrip("\r\n")

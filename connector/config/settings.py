@@ -14,7 +14,7 @@ from connector.core.windows import Sweep
 class Graph:
     """Settings for Graph.
 
-    `root` and `authority` have no trailing slash. `scope` is that of the cloud, even if `root` is overridden.
+    `root` and `authority` have no trailing slash. `scope` is the OAuth scope of the cloud, even if `root` differs.
     """
 
     cloud: str
@@ -93,7 +93,7 @@ class Rows:
 
     @property
     def treated(self) -> frozenset[str]:
-        """Names of the fields whose published values differ from the values of Graph."""
+        """Names of the fields whose values the privacy settings change before they are published."""
         return frozenset(self.privacy)
 
 

@@ -96,10 +96,14 @@ class ConfigSource:
             elif kind is Reference and rest in (("file",), ("env",)):
                 self._put(key, {rest[0]: text}, name)
             elif kind is list and rest:
-                self.report(key, f"is a list, which is set as a whole; put JSON into {variable(key)}", name)
+                self.report(
+                    key, f"is a list, which only one variable can set; put the list as JSON into {variable(key)}", name
+                )
             elif rest and len(key) > depth + 1:
                 whole = variable((*key, *rest[:-1])) + "_" + rest[-1].upper()
-                self.report(segments, f"is not a property; one underscore stands for a dot, as in {whole}", name)
+                self.report(
+                    segments, f"is not a property; write one underscore for each dot of its name, as in {whole}", name
+                )
             elif rest:
                 self.report(segments, f"is not a key: {key_text(key)} takes a single value; set {variable(key)}", name)
             else:
@@ -164,8 +168,8 @@ class ConfigSource:
     def report(self, key: Key, what: str, origin: str | None = None) -> None:
         """Record a problem with a key, unless the key or a table that contains it already has a problem.
 
-        `what` is the message, which begins with a verb. `origin` is the file or variable to blame, by default the one
-        that set the key.
+        `what` is the message, which begins with a verb. `origin` is the file or variable that must be corrected, by
+        default the one that set the key.
         """
         if self.is_reported(*key):
             return
@@ -197,7 +201,7 @@ class ConfigSource:
         ]
 
     def is_variable(self, key: Key) -> bool:
-        """Return whether the CONNECTOR_* variable of exactly this key set it, not that of a table that contains it."""
+        """Return whether a CONNECTOR_* variable set exactly this key, rather than a table that contains the key."""
         return key in self.variables and variable(key) == self.variables[key].upper()
 
     def is_in_file(self, key: Key) -> bool:
@@ -205,7 +209,7 @@ class ConfigSource:
         return _at(self._file_tree, key[:-1], key[-1])[1]
 
     def remove(self, key: Key) -> None:
-        """Remove an invalid value, so that the rest can be validated. In a list, an empty table takes its place."""
+        """Remove an invalid value, so that the rest can be validated. In a list, replace it with an empty table."""
         node, there = _at(self.tree, key[:-1], key[-1])
         if there and isinstance(node, list):
             node[int(key[-1])] = {}
@@ -221,9 +225,9 @@ def _utf8(text: str) -> str:
 
 
 def _name_below(table: Key, segment: str) -> str:
-    """Return the key that the last part of a variable's name stands for.
+    """Return the key in `table` that the last part of a CONNECTOR_* variable's name stands for.
 
-    In a Kafka property, underscores stand for dots. A field of a row gets back its upper-case letters.
+    For a Kafka property, each underscore becomes a dot. For a row field, the upper-case letters are restored.
     """
     if table[0] == "kafka":
         return segment.replace("_", ".")

@@ -51,7 +51,7 @@ def _sentence(problem: Mapping[str, Any], *, by_variable: bool) -> str:
         "string": "is not text; write text in quotes",
         "int": f"is not a whole number; write one{unquoted}",
         "float": f"is not a number; write one{unquoted}",
-        "bool": f"is neither true nor false; write one of them{unquoted}",
+        "bool": f"is neither true nor false; write true or false{unquoted}",
         "list": f"is not a list; write {as_list}",
         "dict": "is not a table; write one",
         "model": "is not a table; write one",
@@ -71,7 +71,7 @@ def _report_unknown(source: ConfigSource, key: Key) -> None:
 
 
 def _nearest(key: Key) -> Key:
-    """Return the known key with the most similar spelling, preferably in the same table."""
+    """Return the existing key that is spelled most like an unknown key, preferably from the same table."""
     pattern = tuple(part for part in key if isinstance(part, str))
 
     def likeness(known: Key) -> float:

@@ -43,7 +43,9 @@ def to_property(value: object) -> Reference:
     if isinstance(value, (int, float)):
         return Reference("text", str(value))
     if isinstance(value, dict) and not value.keys() <= {"file", "env"}:  # TOML makes tables of names with unquoted dots
-        raise ValueError('is a table where a value belongs; quote the whole name, as in "sasl.password" = "…"')
+        raise ValueError(
+            'is a table, but must be a value; put quotes around the whole name, as in "sasl.password" = "…"'
+        )
     return to_reference(value)
 
 
@@ -98,7 +100,9 @@ def to_base_url(value: str) -> str:
             f"is {shown(value)}, which would send the token unprotected; write https:// (http:// only for localhost)"
         )
     if parts.path.rstrip("/").endswith(("/v1.0", "/beta")):
-        raise ValueError(f"is {shown(value)}, but the version is appended; remove it and set graph.api_version")
+        raise ValueError(
+            f"is {shown(value)}, but the connector appends the version itself; remove it and set graph.api_version"
+        )
     return value.rstrip("/")
 
 
@@ -153,7 +157,9 @@ def to_servers(value: str) -> str:
     for server in servers:
         scheme, separator, address = server.rpartition("://")
         if separator and scheme.lower() not in ("plaintext", "ssl", "sasl_plaintext", "sasl_ssl"):
-            raise ValueError(f"is {shown(server)}, but an address of Kafka is host:port; write {shown(address)}")
+            raise ValueError(
+                f"is {shown(server)}, but the address of a broker has the form HOST:PORT; write {shown(address)}"
+            )
         match = re.fullmatch(r"(?:[A-Za-z_]+://)?(?:\[[0-9A-Fa-f:.%]+\]|[^\s:/\[\]@]+)(?::([0-9]{1,5}))?", server)
         if match is None or not 1 <= int(match.group(1) or 9092) <= 65_535:
             raise ValueError('is not a list of brokers; write for example "broker-1:9092,broker-2:9092"')
@@ -199,7 +205,7 @@ def to_tenant_id(value: str) -> str:
     guid = re.fullmatch(r"[0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}", value)
     label = r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
     if not guid and not (len(value) <= 253 and re.fullmatch(rf"{label}(?:\.{label})+", value)):
-        todo = "write the directory (tenant) id that Microsoft Entra shows, or a domain of it"
+        todo = "write the directory (tenant) id that Microsoft Entra shows, or a domain of the tenant"
         raise ValueError(f"is {shown(value)}, which is not a tenant id; {todo}")
     return value
 

@@ -277,7 +277,7 @@ class TestEnvironment:
             ),
             (
                 {"CONNECTOR_KAFKA__CREATE_TOPICS": "maybe"},
-                "CONNECTOR_KAFKA__CREATE_TOPICS: kafka.create_topics: is neither true nor false; write one of them",
+                "CONNECTOR_KAFKA__CREATE_TOPICS: kafka.create_topics: is neither true nor false; write true or false",
             ),
             ({"CONNECTOR_KAFKA": "[]"}, "CONNECTOR_KAFKA: kafka: is not a table; write one"),
             (
@@ -287,8 +287,8 @@ class TestEnvironment:
             (
                 {"CONNECTOR_TENANTS__0__ID": "x"},
                 (
-                    "CONNECTOR_TENANTS__0__ID: tenants: is a list, which is set as a whole; "
-                    "put JSON into CONNECTOR_TENANTS"
+                    "CONNECTOR_TENANTS__0__ID: tenants: is a list, which only one variable can set; "
+                    "put the list as JSON into CONNECTOR_TENANTS"
                 ),
             ),
             (
@@ -302,7 +302,7 @@ class TestEnvironment:
                 {"CONNECTOR_KAFKA__PROPERTIES__SASL__PASSWORD": "x"},
                 (
                     "CONNECTOR_KAFKA__PROPERTIES__SASL__PASSWORD: kafka.properties.sasl.password: is not a property; "
-                    "one underscore stands for a dot, as in CONNECTOR_KAFKA__PROPERTIES__SASL_PASSWORD"
+                    "write one underscore for each dot of its name, as in CONNECTOR_KAFKA__PROPERTIES__SASL_PASSWORD"
                 ),
             ),
             (
@@ -370,7 +370,7 @@ class TestAzure:
                 {**AZURE, "AZURE_TENANT_ID": "nonsense"},
                 (
                     'AZURE_TENANT_ID: tenants[0].id: is "nonsense", which is not a tenant id; '
-                    "write the directory (tenant) id that Microsoft Entra shows, or a domain of it"
+                    "write the directory (tenant) id that Microsoft Entra shows, or a domain of the tenant"
                 ),
             ),
             (
@@ -541,7 +541,10 @@ class TestFile:
         ),
         (
             'graph.base_url = "https://h/v1.0"',
-            'graph.base_url: is "https://h/v1.0", but the version is appended; remove it and set graph.api_version',
+            (
+                'graph.base_url: is "https://h/v1.0", but the connector appends the version itself; '
+                "remove it and set graph.api_version"
+            ),
         ),
         (
             'graph.authority = "http://localhost"',
@@ -586,7 +589,7 @@ class TestFile:
             'kafka.app = "direct-routing-calls"\nkafka.topic = "direct-routing-calls.state"',
             (
                 "kafka.topic: needs the topic direct-routing-calls.state, "
-                "which collides with direct-routing-calls.state of kafka.app; choose another"
+                "which collides with direct-routing-calls.state of kafka.app; choose another name"
             ),
         ),
         (
@@ -594,7 +597,7 @@ class TestFile:
                 'kafka.app = "x_dlq"\nkafka.topic = "x"\n[[tenants]]\nid = "contoso.com"\nclient_id = "a"\n'
                 'client_secret = "s"\ntopic = "x_dlq"'
             ),
-            "tenants[0].topic: needs the topic x_dlq, which collides with x.dlq of kafka.topic; choose another",
+            "tenants[0].topic: needs the topic x_dlq, which collides with x.dlq of kafka.topic; choose another name",
         ),
         (
             'kafka.bootstrap_servers = "a b:9092"',
@@ -617,7 +620,7 @@ class TestFile:
         (
             '[kafka.properties]\nsasl.password = "hunter2"',
             (
-                "kafka.properties.sasl: is a table where a value belongs; quote the whole name, "
+                "kafka.properties.sasl: is a table, but must be a value; put quotes around the whole name, "
                 'as in "sasl.password" = "…"'
             ),
         ),
@@ -635,7 +638,7 @@ class TestFile:
         ),
         ('windows.slice = "31d"', 'windows.slice: is "31d"; write a duration from "1s" to "30d"'),
         ('windows.slice = "0s"', 'windows.slice: is "0s"; write a duration from "1s" to "30d"'),
-        ("windows.sweeps = []", "windows.sweeps: is empty; add a [[windows.sweeps]] or remove it"),
+        ("windows.sweeps = []", "windows.sweeps: is empty; add a [[windows.sweeps]] table, or remove the key"),
         ('[windows.sweeps]\nevery = "1m"', "windows.sweeps: is not a list; write [[windows.sweeps]]"),
         (
             'windows.sweeps = [{every = "0s", overlap = "1h"}]',
@@ -648,8 +651,8 @@ class TestFile:
         (
             'dedup.horizon = "6d"',
             (
-                'dedup.horizon: is "6d", shorter than the deepest overlap "7d" plus its every "24h" plus "1h"; '
-                'write at least "193h"'
+                'dedup.horizon: is "6d", but must be at least the longest overlap "7d" plus the every of that sweep '
+                '"24h" plus "1h"; write at least "193h"'
             ),
         ),
         ('rows.key = "callerNumber"', None),
@@ -711,18 +714,21 @@ class TestFile:
         ),
         (
             'rows.privacy.id = "mask"',
-            "rows.privacy.id: cannot be treated, because it identifies the rows; remove it",
+            "rows.privacy.id: cannot be changed by a privacy setting, because it identifies the rows; remove it",
         ),
         (
             'rows.privacy.tenantId = "drop"',
             (
                 "rows.privacy.tenantId: is a field that the connector adds, "
-                "and only fields of Graph can be treated; remove it"
+                "but privacy settings apply only to fields of Graph; remove it"
             ),
         ),
         (
             'rows.privacy.startDateTime = "drop"',
-            ("rows.privacy.startDateTime: is not a string field, and only string fields can be treated; remove it"),
+            (
+                "rows.privacy.startDateTime: is not a string field, "
+                "but privacy settings apply only to string fields; remove it"
+            ),
         ),
         ('rows.privacy.administrativeUnitInfos = "drop"', None),
         ('rows.privacy.duration = "mask"', None),
@@ -793,7 +799,7 @@ def test_schema_registry_table_is_read(tmp_path: Path) -> None:
         ('name = "x"', "tenants[1].id: is missing; write the directory (tenant) id"),
         (f'id = "{TENANT}"', "tenants[1].id: is the same as in tenants[0]; configure each tenant once"),
         ('id = "common"', None),
-        (f'id = "{OTHER}"\nname = "{TENANT}"', "tenants[1].name: is the id of tenants[0]; choose another"),
+        (f'id = "{OTHER}"\nname = "{TENANT}"', "tenants[1].name: is the id of tenants[0]; choose another name"),
         (
             f'id = "{OTHER}"\nstart = "7d"',
             'tenants[1].start: is "7d", a positive duration; write "-7d" for a time in the past',
@@ -876,12 +882,12 @@ bootstrap_servers = "broker.example:9093"
 def test_oauthbearer_without_a_token_source_is_refused(tmp_path: Path, spelling: str) -> None:
     text = _BEARER.format(hubs="false", more="").replace("sasl.mechanism", spelling)
     assert problem(tmp_path, text) == (
-        f'connector.toml: kafka.properties."{spelling}": is "OAUTHBEARER", but nothing gives the token; '
+        f'connector.toml: kafka.properties."{spelling}": is "OAUTHBEARER", but no source of the token is configured; '
         'set "sasl.oauthbearer.method" = "oidc" with the client id, client secret and token endpoint, '
         "or kafka.azure_event_hubs = true (docs/kafka.md)"
     )
     name = f"CONNECTOR_KAFKA__PROPERTIES__{spelling.upper().replace('.', '_')}"
-    assert "nothing gives the token" in problem(tmp_path, "", {name: "OAUTHBEARER"})
+    assert "no source of the token" in problem(tmp_path, "", {name: "OAUTHBEARER"})
 
 
 @pytest.mark.parametrize(

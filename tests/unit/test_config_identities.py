@@ -93,7 +93,7 @@ def test_credential_of_a_tenant_replaces_the_shared_one(
         ),
         (
             'client_certificate = { file = "curve.pem" }',
-            "holds a key that is no RSA key, and Microsoft Entra takes no other; create one with RSA",
+            "holds a key that is not an RSA key, but Microsoft Entra accepts only RSA; create an RSA key",
         ),
         (
             'client_certificate = { file = "key.pem" }',
@@ -105,7 +105,7 @@ def test_credential_of_a_tenant_replaces_the_shared_one(
         ),
         (
             'client_certificate = { file = "foreign.pem" }',
-            "holds no certificate of its private key; write PEM with an RSA key and its certificate, or PFX",
+            "holds no certificate for its private key; write PEM with an RSA key and its certificate, or PFX",
         ),
         (
             'client_certificate = { file = "broken.pem" }',

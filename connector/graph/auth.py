@@ -13,8 +13,8 @@ Rules:
    has no effect.
 3. After a failure the msal application is created again: msal caches errors in memory, and a changed secret needs a
    new instance in any case.
-4. A managed identity is requested without a proxy, and its token must belong to the configured tenant, because Azure
-   chooses the tenant.
+4. The token of a managed identity is requested without a proxy. The token must belong to the configured tenant. This is
+   checked, because Azure alone determines the tenant of a managed identity.
 """
 
 import asyncio
@@ -46,7 +46,7 @@ _MAX_BYTES = 1 << 20
 _MOST_ANSWERS = 8  # metadata and token are two requests
 _SHORTEST_LIFETIME_S = 60.0
 _LOOK_EVERY_S = 10.0
-_ANSWERED = "wait: the service responds and is retried until its fault ends"
+_ANSWERED = "wait: the service responds, and the connector retries until the fault ends"
 _PASSING_OF_AZURE = (404, 410)  # the machine's metadata service is being updated
 
 
@@ -116,7 +116,7 @@ class SignIn:
         "Host of Graph in the tenant's cloud. It is empty until the tenant's sign-in metadata was read."
 
     def asked_s(self, now: float) -> float:
-        """Return for how many seconds, up to `now`, a `Retry-After` of sign-in has delayed requests in total."""
+        """Return the total seconds, up to `now`, for which `Retry-After` headers of sign-in have delayed requests."""
         return self._pauses.asked.at(now)
 
     async def token(self) -> str:
@@ -145,7 +145,7 @@ class SignIn:
             self._held = None
 
     async def close(self) -> None:
-        """Cancel the token request that is in flight. Other tenants may read the tenant's directory from now on."""
+        """Cancel the token request in flight, and release the directory, so that another tenant may read it."""
         if self._directories is not None and isinstance(self._tenant, Tenant):
             self._directories.end(self._tenant)
         for task in (self._flight, self._look):
@@ -318,7 +318,7 @@ class SignIn:
                 through_proxy=not by_azure,
             )
         except BrokenAnswerError as error:
-            raise self._transient(f"cannot be asked: {error}", remedy="") from None
+            raise self._transient(f"failed: {error}", remedy="") from None
         passing = (408, 429, *_PASSING_OF_AZURE) if by_azure else (408, 429)
         if answer.status >= 500 or answer.status in passing:
             self._stop(answer)
@@ -327,7 +327,7 @@ class SignIn:
             raise self._transient(f"answered {answer.status}{codes}", wait or _ANSWERED)
         document = entra_errors.parse(answer.body)
         if document is None:
-            raise self._transient(f"answered {answer.status} without JSON")
+            raise self._transient(f"answered {answer.status} with a body that is not JSON")
         if answer.status != 200:
             raise self._refusal(document, credential)
         host = document.get("msgraph_host")

@@ -1,7 +1,7 @@
 """Directories of Microsoft Entra and the configured tenants that read them.
 
 A directory can be configured by its id and by each of its domains. Only an access token shows that two configured
-tenants are the same directory. The rows of that directory would be published twice.
+tenants are the same directory. If both were read, the rows of the directory would be published twice.
 """
 
 import re

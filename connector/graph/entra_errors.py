@@ -13,7 +13,7 @@ _WRONG_CLOUD = "the tenant or the application is in another cloud; check graph.c
 _FEDERATION = "add a federated credential with the issuer and the subject of this token to the application"
 _CONSENT = "grant the application permission CallRecords.Read.All and give admin consent in this tenant"
 _MALFORMED = (
-    "sign-in cannot read the request; check graph.authority, and that no proxy changes requests, else report it"
+    "sign-in cannot read the request; check graph.authority, and that no proxy changes requests, otherwise report a bug"
 )
 _SUPPORT = "sign-in has a permanent fault; open a support request at Microsoft with the correlation id"
 _RESTRICTED = "the network's proxy blocks sign-in to this tenant; allow the tenant in its tenant restrictions"

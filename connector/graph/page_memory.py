@@ -1,4 +1,4 @@
-"""Limit on the bytes of pages in memory, for all tenants of a process.
+"""Limit on the memory that the pages of all tenants of a process use.
 
 1. A request is sent only after memory for one page of usual size was reserved. The memory is released when the
    page is committed.
@@ -17,7 +17,7 @@ _PAGE_BYTES = DECODED << 20  # a page of a thousand rows is about one MiB
 
 
 class PageRoom:
-    """Memory that is reserved for one page until `release`."""
+    """Reservation of memory for one page. It ends when `release` is called."""
 
     __slots__ = ("_memory", "bytes")
 
@@ -26,7 +26,7 @@ class PageRoom:
         self.bytes = size
 
     def resize(self, size: int) -> None:
-        """Set the size of the page."""
+        """Change the reservation to `size` bytes, once the real size of the page is known."""
         self._memory.change(size - self.bytes)
         self.bytes = size
 
@@ -37,19 +37,19 @@ class PageRoom:
 
 
 class PageMemory:
-    """Bytes in memory for all pages that are requested, held by their chains, or not committed yet."""
+    """Memory for all pages that are being requested, held by their page chains, or not committed yet, in bytes."""
 
     def __init__(self, max_bytes: int = MAX_BYTES, page_bytes: int = _PAGE_BYTES) -> None:
         self._max_bytes = max_bytes
         self._page_bytes = page_bytes
         self._waiting: dict[Callable[[], None], None] = {}
-        "In the order in which they began to wait."
+        "Callbacks of the callers that wait for memory, in the order in which they began to wait."
         self.bytes = 0
 
     def reserve(self, freed: Callable[[], None]) -> PageRoom | None:
         """Reserve memory for one page, and return the reservation.
 
-        If no memory is free, return None. `freed` is then called once, when it is this caller's turn.
+        If no memory is free, return None. `freed` is then called once, as soon as memory is free for this caller.
         """
         if not self._has_room():
             self._waiting.setdefault(freed)
@@ -67,7 +67,7 @@ class PageMemory:
             freed()
 
     def _has_room(self) -> bool:
-        """Return whether a page may be requested. Without any other page, one of any size may."""
+        """Return whether memory for another page is free. If no page is in memory, it always is."""
         return not self.bytes or self.bytes + self._page_bytes <= self._max_bytes
 
 

@@ -2,8 +2,8 @@
 
 Waiting requests have no fixed order. Whenever the budget allows a request, the most urgent one of those that wait at
 that moment is sent. A live request that has just arrived therefore overtakes a backfill that has waited for a long
-time. A request that failed before lets the request that has waited longest go first. A page that always fails thereby
-slows its tenant down, but does not block it.
+time. Before a request that failed is repeated, the request that has waited longest is sent. A page that always fails
+therefore slows its tenant down, but does not block it.
 """
 
 import asyncio
@@ -58,10 +58,10 @@ class RequestQueue:
         self._timer: asyncio.TimerHandle | None = None
 
     async def enter(self, priority: int, *, aside: bool = False) -> Admission:
-        """Wait for a slot of the budget and memory for a page. Return both once no more urgent request waits.
+        """Wait until no more urgent request waits. Return a slot of the budget and memory for a page.
 
-        A lower `priority` is more urgent. With `aside`, the request that has waited longest is sent before
-        this request, but only once.
+        A lower `priority` is more urgent. With `aside`, this request lets one other request go first: the one that has
+        waited longest.
         """
         loop = asyncio.get_running_loop()
         self._order += 1
@@ -99,8 +99,8 @@ class RequestQueue:
     def _next_waiter(self) -> _Waiter:
         """Return the waiting request that gets the next slot.
 
-        Normally it is the most urgent one. If that one steps aside, it is the one of the others that has waited
-        longest, where backfills come last.
+        Normally it is the most urgent one. If that one has `aside` set, it is the request without `aside` that has
+        waited longest. A backfill is chosen only if no other request waits.
         """
         first = min(self._waiters, key=lambda waiter: waiter.urgency)
         others = [waiter for waiter in self._waiters if not waiter.aside]

@@ -2,9 +2,9 @@
 
 Rules:
 
-1. A chain is followed along its `nextLink`s. A link is followed only if it leads to the configured scheme, host and
-   port and was not followed before. If it was, the page that contains it counts as failed and is requested again,
-   because the rest of the chain would be lost otherwise. After `patience_s` seconds the chain ends.
+1. The next page of a chain is the one to which the `nextLink` of the current page leads. The link must lead to the
+   configured scheme, host and port. If it is a link that the chain has followed before, the current page counts as
+   failed and is requested again, because the rest of the chain would otherwise be lost.
 2. Transient errors are retried here, within the budget. If one page fails for `patience_s` seconds, not counting the
    time that Graph asked to wait, the chain ends with TransientError and the range is scheduled again. With `attempts`,
    the chain ends after that number of failures of one page, counting only failures that may depend on the range.
@@ -43,7 +43,7 @@ MAX_PAGES = 1000
 MAX_LINK_CHARACTERS = 8192  # the links of a chain are kept in memory until it ends
 _DATE_RANGE_AGO = timedelta(days=7)
 _UNAUTHORIZED, _FORBIDDEN, _NOT_ACCEPTABLE, _TOO_MANY = 401, 403, 406, 429
-_ANSWERED = "wait: the service responds and is retried until its fault ends"
+_ANSWERED = "wait: the service responds, and the connector retries until the fault ends"
 _PASSING_STATUSES = {408, 425, _TOO_MANY}
 
 
@@ -185,7 +185,7 @@ class Source:
         return ReadPage(page.rows, received_at, size, page.next_link is None)
 
     def _rejected_token_text(self, audience: str) -> str:
-        """Return the message for a fresh token that Graph rejected: the likely reason and what to do."""
+        """Return the error message for a fresh token that Graph rejected: the likely reason and what to do."""
         cloud = token_claims.cloud_of(audience)
         made_for = f" that is for {cloud}" if cloud else ""
         theirs = token_claims.cloud_of(self._sign_in.graph_host)
@@ -249,7 +249,7 @@ class Source:
         return page, received_at, size, room
 
     async def _send(self, url: URL, followed: set[str], priority: int, slot: Slot) -> tuple[Page, datetime, int]:
-        """Send one request. Return its page, or raise the error that belongs to its outcome."""
+        """Send one request. Return the page, its receipt time and its size in bytes, or raise an error."""
         exchange = Exchange(slot, str(uuid.uuid4()))
         try:
             # The token may have expired while the request waited for its slot.
@@ -286,9 +286,9 @@ class Source:
         return page, received_at, len(answer.body)
 
     def _drop_doubtful_token(self, token: str) -> None:
-        """Discard the token once if the header of a response could not be read.
+        """Discard the token, because a response with an unreadable header may have been a 401 with a long explanation.
 
-        The response may have been a 401: its header explains the rejection and may be too long for the client.
+        Until a page is received again, no second token is discarded for this reason.
         """
         if not self._has_dropped_token:
             self._has_dropped_token = True
@@ -304,18 +304,18 @@ class Source:
             if len(link) > MAX_LINK_CHARACTERS:
                 self._transient(exchange, "unreachable", f"returns a next link of {len(link)} characters")
             if link in followed:
-                self._transient(exchange, "unreachable", "returns a next link that leads back into its chain")
+                self._transient(exchange, "unreachable", "returns a next link that the page chain has followed before")
             if not self._leads_home(link):
-                self._reject(exchange, "rejected", "returns a next link to another place; check graph.base_url")
+                self._reject(exchange, "rejected", "returns a next link to another host; check graph.base_url")
         self.health.answered(time.monotonic())
         self.budget.succeeded(exchange.slot)
         self._has_dropped_token = False
         return page
 
     def _leads_home(self, link: str) -> bool:
-        """Return whether a link leads to the configured scheme, host and port, so that the token may be sent to it.
+        """Return whether the token may be sent to a link: the scheme, host and port must be the configured ones.
 
-        The check uses the URL object that is sent later, so that no second parser can find another host in the link.
+        The check parses the link in the same way as the later request. Two parsers could find different hosts in it.
         """
         if not link.isascii() or not link.isprintable() or " " in link:
             return False
@@ -327,7 +327,7 @@ class Source:
         return place == (self._root.scheme, (self._root.host or "").lower(), self._root.port, None, None)
 
     def _raise_for_status(self, exchange: Exchange, status: int, token: str) -> NoReturn:
-        """Raise the error that belongs to an HTTP status. The error message in the response has no influence."""
+        """Raise the error for an HTTP status. The text of the response has no influence on it."""
         if status == _UNAUTHORIZED:
             self._sign_in.drop(token)
             self.health.up = False
@@ -342,8 +342,9 @@ class Source:
             self._reject(
                 exchange,
                 "permission",
-                f"refuses the log ({exchange.outcome}); grant the application permission CallRecords.Read.All to"
-                f" {self._tenant.identity.client_id or 'the application'} and give admin consent in this tenant",
+                f"refuses access to the direct routing log ({exchange.outcome}); "
+                "grant the application permission CallRecords.Read.All to "
+                f"{self._tenant.identity.client_id or 'the application'} and give admin consent in this tenant",
                 of_range=True,
             )
         if status in _PASSING_STATUSES or not 300 <= status < 500:
@@ -355,7 +356,7 @@ class Source:
             exchange,
             "rejected",
             f"rejects the request ({exchange.outcome}); check graph.cloud, graph.base_url and graph.api_version,"
-            " this cloud may lack the function",
+            " because this cloud may not have the direct routing log",
             of_range=True,
         )
 

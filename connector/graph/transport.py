@@ -1,4 +1,4 @@
-"""HTTP client for Graph and its sign-in, with TLS, proxies, time limits and size limits. There is no other one."""
+"""HTTP client for all requests to Graph and its sign-in, with TLS, proxies, time limits and size limits."""
 
 import asyncio
 import os
@@ -54,7 +54,7 @@ class BrokenAnswerError(Exception):
 
 
 class RequestTiming:
-    """Slot of a request in a budget. The budget counts the request from the moment at which it is sent."""
+    """Budget of a request and the request's slot in it. The budget counts the request from the time it is sent."""
 
     __slots__ = ("budget", "slot")
 
@@ -196,7 +196,7 @@ class Transport:
     def _describe(self, error: Exception) -> tuple[str, str]:
         """Return a one-word code and the reason of a failed request, with what to do after a semicolon.
 
-        The reason is the rest of a sentence.
+        The caller puts the part that failed in front of the reason, for example "Graph cannot be read: ".
         """
         if isinstance(error, aiohttp.ClientConnectorCertificateError):
             error = error.certificate_error

@@ -29,7 +29,7 @@ def read_settings(
     contacts_graph: bool = False,
     overridden: bool = True,
 ) -> Settings:
-    """Return the settings of a command, and turn off the log of librdkafka, which would hide the command's own errors.
+    """Load the settings of a command, and turn off the log of librdkafka, which would hide the command's own errors.
 
     Credentials for Graph are required only if `contacts_graph` is true. If `overridden` is false, CONNECTOR_* variables
     are ignored.
@@ -63,18 +63,20 @@ def read_window(begin: str, end: str, now: datetime, horizon: timedelta | None =
     """
     first, last = _moment("--from", begin, now), _moment("--to", end, now)
     problems = [
-        f"{option}: {instants.text(moment)} is in the future, it is {instants.text(now)} now; name a past instant"
+        f"{option}: {instants.text(moment)} is in the future (it is now {instants.text(now)}); use a time in the past"
         for option, moment in (("--from", first), ("--to", last))
         if moment > now
     ]
     if first >= last:
         problems.append(
-            f"--from: {instants.text(first)} is not before --to, {instants.text(last)}: swap them, or widen the range"
+            f"--from: {instants.text(first)} is not before --to, which is {instants.text(last)}; "
+            "swap them, or widen the range"
         )
     if horizon is not None and first < now.replace(microsecond=0) - horizon:
         problems.append(
-            f"--from: {instants.text(first)} lies beyond dedup.horizon ({duration_text(horizon)}): its rows may "
-            f"have been forgotten, and could be published twice; begin at {instants.text(now - horizon)} or later"
+            f"--from: {instants.text(first)} is older than dedup.horizon ({duration_text(horizon)}): its rows may "
+            "not be in the deduplication index any more, and could be published twice; "
+            f"begin at {instants.text(now - horizon)} or later"
         )
     if problems:
         raise ConfigurationError(problems[:1])
@@ -95,7 +97,7 @@ def _moment(option: str, text: str, now: datetime) -> datetime:
     except ValueError as wrong:
         raise ConfigurationError([f"{option}: {wrong}"]) from None
     except OverflowError:
-        raise ConfigurationError([f"{option}: {text[:40]} is before the year 1; name a later instant"]) from None
+        raise ConfigurationError([f"{option}: {text[:40]} is before the year 1; use a later time"]) from None
 
 
 def print_json(value: Any) -> None:

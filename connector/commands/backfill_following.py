@@ -1,4 +1,4 @@
-"""Submission of a backfill job, and display of its progress for --wait."""
+"""Submission of a backfill job and, with --wait, display of its progress."""
 
 import sys
 import time

@@ -1,8 +1,8 @@
 """Comparison of a topic with the rows of Graph by hashes, so that the rows of a month fit into memory.
 
-1. Only the newest version of each row counts. On the topic it is the one with the highest revision, and of Graph the
-   one that was read last.
-2. A row of Graph is a suspect if the topic does not have it, or has it with other values. The connector may have
+1. Only the newest version of each row counts. On the topic, it is the version with the highest revision. In Graph, it
+   is the version that was read last.
+2. A row of Graph is a suspect if it is not on the topic, or is there with other values. The connector may have
    published it after the topic was read, so suspects are compared again after more of the topic was read.
 3. Versions that are on the topic more than once are counted only for rows of the compared range.
 
@@ -33,9 +33,9 @@ Values = Mapping[str, Any]
 
 
 class Digest(NamedTuple):
-    """Hashes of the values of a row version: `digest` of the fields of v1.0, `beta` of those that only beta has.
+    """Two hashes of a row version. `digest` covers the fields of v1.0, `beta` covers the fields that only beta has.
 
-    `beta` is 0 if all fields of beta are empty.
+    `beta` is 0 if all fields that only beta has are empty.
     """
 
     digest: int
@@ -71,11 +71,11 @@ class Fields:
 
 
 class Suspect(NamedTuple):
-    """Row of Graph that the topic does not have, or has with other values."""
+    """Row of Graph that is not on the topic, or is there with other values."""
 
     key: Key
     start_s: int
-    "Start of the call in epoch seconds, or else the start of the window in which the row was read."
+    "Start of the call in epoch seconds. If it is unknown, the start of the window in which the row was read."
     is_missing: bool
 
 
@@ -135,7 +135,7 @@ class Comparison:
         rows["start_s"] = starts_s
         table = self._sorted_table()
         at, same = self._match(table, rows)
-        # Of an id that is on the page twice the last occurrence counts: numpy assigns in order.
+        # If an id is on the page twice, the last occurrence counts: numpy assigns in order.
         found = at >= 0
         self._state[at[found]] = np.where(same[found], _IDENTICAL, _DIFFERING)
         if not same.all():
@@ -176,7 +176,8 @@ class Comparison:
         for rows in self._invalid:
             found, _ = self._match(table, rows)
             hit = np.isin(np.flatnonzero(last), found[found >= 0])
-            # Neither identical nor differing: an invalid row cannot be compared, it only explains the record.
+            # An invalid row cannot be compared, so its record is neither identical nor differing. The row only explains
+            # why the record is on the topic.
             state = np.where(hit & (state == _UNSEEN), _IDENTICAL + _DIFFERING, state)
         unexpected = newest[(state == _UNSEEN) & (newest["inside"] == 1)]
         identical = int((state == _IDENTICAL).sum())
@@ -203,11 +204,11 @@ class Comparison:
         )
 
     def _current_suspects(self) -> tuple[NDArray[np.void], NDArray[np.intp], NDArray[np.bool_]]:
-        """Return the suspects, the position of each one's record in the table, and which of them are resolved.
+        """Return the suspects, the position of each suspect's record in the table, and which of them are resolved.
 
         Each suspect has the values that Graph returned last. The position is -1 if the topic has no record of the row.
-        A suspect is resolved if the topic now has the same values, or if the row was identical when Graph returned it
-        later.
+        A suspect is resolved if the topic has the same values by now, or if Graph returned the row again later and it
+        was identical.
         """
         if not self._suspects:
             empty = np.zeros(0, _SUSPECT)
@@ -225,7 +226,7 @@ class Comparison:
         return self._rebuild() if self._table is None else self._table
 
     def _rebuild(self) -> NDArray[np.void]:
-        """Sort the records by row and revision, so that the last record of each row is its newest version."""
+        """Return the table of records, sorted so that the last record of each row is its newest version."""
         before, state = self._table, self._state
         records = np.concatenate([np.zeros(0, _RECORD), *self._records])
         self._records = [records]
@@ -297,7 +298,7 @@ def _keys(rows: NDArray[np.void]) -> list[Key]:
 
 
 def _last(rows: NDArray[np.void]) -> NDArray[np.bool_]:
-    """Return for each of the sorted rows whether it is the last row with its key."""
+    """Return for each of the sorted entries whether it is the last one with its key."""
     last = np.ones(len(rows), np.bool_)
     last[:-1] = (rows["hi"][1:] != rows["hi"][:-1]) | (rows["lo"][1:] != rows["lo"][:-1])
     return last

@@ -13,7 +13,7 @@ _ESTIMATE_OVER_S = 30.0
 
 
 class CopyProgress:
-    """Progress over the shards of source and target, as a context manager."""
+    """Progress of a copy, counted in shards of source and target. It is a context manager."""
 
     def __init__(self, steps: int) -> None:
         console = Console(stderr=True)
@@ -31,7 +31,7 @@ class CopyProgress:
         self._progress.stop()
 
     def advance(self, doing: str, rows: int = 0) -> None:
-        """Count one step. `rows`: rows of the dedup index that it copied."""
+        """Count one finished step. `doing` describes it. `rows` is the number of rows of the dedup index that it copied."""
         self._done, self._rows = self._done + 1, self._rows + rows
         counts = f"{text.number(self._rows)} rows"
         self._progress.update(self._task, description=doing, completed=self._done, counts=counts)

@@ -1,4 +1,4 @@
-"""`connector copy-state`."""
+"""Options of `connector copy-state`."""
 
 from pathlib import Path
 from typing import Annotated
@@ -23,7 +23,7 @@ def copy_state(
 ) -> None:
     r"""Copy the state of another app into the app of the configuration.
 
-    For another number of shards, another cluster, another row topic, or all of them. It copies checkpoints, coverage,
+    Use it to change the number of shards, the cluster or the row topic. It copies checkpoints, coverage,
     jobs, the deduplication index, and commands that no worker has applied. Rows that the old app has published are not
     published again, and none is missed. The old app is not changed.
 

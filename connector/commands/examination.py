@@ -112,7 +112,8 @@ class Examination:
         return [_passed("configuration", words), *(finding for part in found for finding in part)]
 
     async def _tenant(self, client: GraphClient, tenant: Tenant) -> list[Finding]:
-        # The budget delays a tenant's first request by one step. The check makes no other one, so the step is short.
+        # The budget delays a tenant's first request by one interval. The check makes only one request, so the interval
+        # can be short.
         source = client.source(dataclasses.replace(tenant, requests_per_minute=_AT_ONCE), NoEvents())
         found: list[Finding] = []
         at: Check = "token"
@@ -132,7 +133,7 @@ class Examination:
         return found
 
     def _check_token(self, claims: TokenClaims | None, host: str, tenant: str) -> list[Finding]:
-        """Check the claims of a token: that it is for the configured cloud, and that it has the application role.
+        """Check that a token is for the configured cloud and has the application role.
 
         `host` is the host of Graph that sign-in stated for the tenant; it may be empty.
         """
@@ -179,7 +180,7 @@ class Examination:
         except BrokersUnavailableError as error:
             return [_failed("topics", f"the brokers do not answer: {error}", error.remedy)]
         except FatalError as error:
-            return [_failed("topics", error.wrong, error.remedy or "name another kafka.app")]
+            return [_failed("topics", error.wrong, error.remedy or "choose another kafka.app")]
         if standing.problems:
             return _failures("topics", standing.problems)
         created = f"; run will create {', '.join(standing.missing)}" if standing.missing else ""
@@ -210,13 +211,15 @@ class Examination:
             try:
                 unknown += registry.expect(subject).id is None
             except FatalError as error:
-                failed.append(_failed("schema_registry", error.wrong, error.remedy or "look at the registry"))
+                failed.append(
+                    _failed("schema_registry", error.wrong, error.remedy or "check the subject in the schema registry")
+                )
             except RegistryUnavailableError as error:
                 wrong, _, remedy = str(error).partition("; ")
                 remedy = remedy or "check schema_registry.url, and that the registry runs and can be reached"
                 return [*failed, _failed("schema_registry", wrong, remedy)]
         will = f"; run will register {unknown}" if unknown else ""
-        return failed or [_passed("schema_registry", f"{len(wanted)} schemas fit{will}")]
+        return failed or [_passed("schema_registry", f"{len(wanted)} schemas are compatible{will}")]
 
 
 def _low_limits(standing: TopicFindings) -> str:

@@ -19,7 +19,7 @@ from connector.status_json import ReportedTenant
 
 
 class Known(NamedTuple):
-    """State of one tenant. `checkpoint` is None if no worker has committed anything for the tenant yet."""
+    """Known state of one tenant. `checkpoint` is None if no worker has committed anything for the tenant yet."""
 
     subject: ReportedTenant
     checkpoint: Checkpoint | None

@@ -14,7 +14,9 @@ def plan(
     tenant: Annotated[
         str | None,
         typer.Option(
-            "--tenant", metavar="TENANT", help="Name or id of a tenant. Default: the one whose sweeps fit worst."
+            "--tenant",
+            metavar="TENANT",
+            help="Name or id of a tenant. Default: the tenant whose sweeps need the largest share of its budget.",
         ),
     ] = None,
     calls_per_day: Annotated[

@@ -33,10 +33,10 @@ _LADDER = tuple(
 
 
 class Delay(NamedTuple):
-    """Delay until a row is read, counted from the moment at which Graph shows it.
+    """Delay from the time at which Graph shows a row until the row is read.
 
-    The row appears in Graph `late_s` seconds after its call began. `worst_s` is the longest delay and `expected_s` the
-    mean. Both are None if there are rows that no run reads.
+    It is for rows that appear in Graph `late_s` seconds after their calls began. `worst_s` is the longest delay and
+    `expected_s` the mean. Both are None if some of these rows are never read.
     """
 
     late_s: int
@@ -45,7 +45,7 @@ class Delay(NamedTuple):
 
 
 class Forecast(NamedTuple):
-    """Result of a simulation. Tuples with one value per sweep are in the order of the rules' sweeps."""
+    """Result of a simulation. Each tuple with one value per sweep has the order of the sweeps in the rules."""
 
     fits: bool
     requests_per_hour: tuple[float, ...]
@@ -81,7 +81,7 @@ def predict(
     for of_late in zip(*(part.delays for part in parts), strict=True):
         worst = [delay.worst_s for delay in of_late if delay.worst_s is not None]
         expected = [delay.expected_s for delay in of_late if delay.expected_s is not None]
-        # One sample in which such a row is not read means that it may never be read.
+        # If such a row is not read in one of the samples, it may never be read.
         if len(worst) < count:
             delays.append(Delay(of_late[0].late_s, None, None))
         else:
@@ -110,8 +110,8 @@ def _predict(
     )
     simulation.run(span[1], stop_when_late=True)
     if simulation.late:
-        # Nothing settles when the rules do not fit: measure the hours before the first late run, and let the simulation
-        # continue for as long, so that rows which appeared in them can still be read.
+        # If the rules do not fit, the simulation never becomes regular. The hours before the first late run are
+        # measured. The simulation then continues, so that rows which appeared in these hours can still be read.
         span = max(0.0, simulation.time_s - _REST_S), simulation.time_s
         simulation.run(span[1] + _REST_S)
         requests = _demand(rules, calls, concurrency, begin)
@@ -194,12 +194,12 @@ def _settled(rules: Rules, begin: datetime, warm: timedelta) -> State:
 def _delay(late_s: int, simulation: Simulation, calls: Calls, begin: datetime, span: tuple[float, float]) -> Delay:
     """Return the delay until rows are read that appear `late_s` seconds after their calls began.
 
-    `span` is the measured part of the simulation, in seconds since `begin`. Rows that appear in it are considered.
+    `span` is the measured part of the simulation, in seconds since `begin`. Only rows that appear in it count.
     """
     step = max(1.0, (span[1] - span[0]) / _STEPS)
     appeared = np.arange(span[0], span[1], step)
     found = np.full(len(appeared), np.inf)
-    for read in reversed(simulation.reads):  # in reverse: the earliest reading of a row is the one that counts
+    for read in reversed(simulation.reads):  # in reverse, so that the earliest reading of a row replaces later ones
         start = (read.window.start - begin).total_seconds() + late_s
         end = min((read.window.end - begin).total_seconds() + late_s, read.began_s + step / 2)
         if start < end and end > span[0]:
@@ -217,17 +217,17 @@ def _delay(late_s: int, simulation: Simulation, calls: Calls, begin: datetime, s
 
 
 def fit(rules: Rules, calls: Calls, requests_per_minute: float, concurrency: int, begin: datetime) -> bool:
-    """Return whether every sweep ends its run before it is due again. One run of the slowest sweep is simulated."""
+    """Return whether every sweep ends each run before it is due again, until the slowest sweep has run once."""
     return not _run_each(rules, calls, requests_per_minute, concurrency, begin).late
 
 
 def suggest(
     rules: Rules, calls: Calls, requests_per_minute: float, concurrency: int, begin: datetime, asked: Sequence[float]
 ) -> Rules | None:
-    """Return similar rules that stay within the budget, with longer cadences or fewer sweeps.
+    """Return similar rules with longer cadences or fewer sweeps, which stay within the budget.
 
-    `asked` is the number of requests per hour that each sweep would need. Return None if a few attempts find no such
-    rules.
+    `asked` is the number of requests per hour that each sweep needs with the present rules. Return None if a few
+    attempts do not find rules that stay within the budget.
     """
     hours = requests_per_minute * 60
     for share in _SHARES:

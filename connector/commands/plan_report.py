@@ -71,7 +71,7 @@ def _rules(settings: Settings) -> Rules:
 
 
 def _case_from_state(settings: Settings, tenants: list[Tenant], now: datetime, calls_per_day: float | None) -> _Case:
-    """Read the committed state of the tenants, and return tenant and calls for the plan.
+    """Return a tenant and its calls for the plan, derived from the committed state of `tenants`.
 
     The tenant is the one with the most calls in relation to its request budget. With `calls_per_day`, its calls are
     scaled to that number.
@@ -136,7 +136,7 @@ def _case_of_tenant(settings: Settings, tenant: Tenant, checkpoint: Checkpoint, 
     if len(sweeps) > 1 and rows_found:
         warnings.append(
             f"The sweep with the deepest overlap, {duration_text(deepest)}, still found {text.number(rows_found)} of "
-            f"{text.number(of_all)} new rows: what turns up later still is missed; a longer overlap would find it."
+            f"{text.number(of_all)} new rows. Rows that appear even later are missed: a longer overlap would find them."
         )
     return _Case(tenant, calls, cycle_s, warnings)
 
@@ -184,7 +184,7 @@ def _warn(rules: Rules, result: Forecast, per_minute: float) -> list[str]:
     for index in result.late:
         sweep = rules.sweeps[index]
         warnings.append(
-            f"The sweep every {duration_text(sweep.every)} has not ended when it is due again: a run takes "
+            f"The sweep every {duration_text(sweep.every)} is due again before its run has ended: a run takes "
             f"{text.span(result.longest_run_s[index])} or more."
         )
     used = result.total / (per_minute * 60)
@@ -196,16 +196,18 @@ def _warn(rules: Rules, result: Forecast, per_minute: float) -> list[str]:
         never = [_LATE[delay.late_s] for delay in result.delays if delay.worst_s is None]
         if never:
             warnings.append(
-                f"Rows that turn up {' or '.join(never)} after their call began may never be found: "
+                f"Rows that appear {' or '.join(never)} after their call began may never be read: "
                 f"the deepest overlap is {duration_text(max(sweep.overlap for sweep in rules.sweeps))}."
             )
     if per_minute > _DOCUMENTED_LIMIT:
-        warnings.append(f"Graph's documented limit is {_DOCUMENTED_LIMIT} requests a minute; more are refused (429).")
+        warnings.append(
+            f"Graph's documented limit is {_DOCUMENTED_LIMIT} requests per minute. It refuses further requests."
+        )
     return warnings
 
 
 def _advise(settings: Settings, rules: Rules, case: _Case, result: Forecast, now: datetime) -> list[str]:
-    """Return advice: changes of the budget or of the sweeps with which the sweeps would stay within the budget."""
+    """Return advice: a larger budget, or changed sweeps that stay within the present budget."""
     per_minute, concurrency = case.tenant.requests_per_minute, settings.graph.concurrency
     advice = []
     most = _DOCUMENTED_LIMIT - _BESIDES
@@ -226,8 +228,8 @@ def _advise(settings: Settings, rules: Rules, case: _Case, result: Forecast, now
 def _sections(content: dict[str, Any]) -> list[Section]:
     """Return the plan as tables for people."""
     title = (
-        f"{content['tenant']}: {text.number(content['calls_per_day'])} calls a day, "
-        f"{text.number(content['requests_per_hour'])} of {text.number(content['budget_per_hour'])} requests an hour: "
+        f"{content['tenant']}: {text.number(content['calls_per_day'])} calls per day, "
+        f"{text.number(content['requests_per_hour'])} of {text.number(content['budget_per_hour'])} requests per hour: "
         f"{'fits' if content['fits'] else 'does not fit'}"
     )
     sweeps = [
@@ -239,10 +241,8 @@ def _sections(content: dict[str, Any]) -> list[Section]:
         for delay in content["delays"]
     ]
     return [
-        Section(title, ("every", "overlap", "requests an hour>", "longest run>"), sweeps),
-        Section(
-            "A row that turns up", ("after its call began", "found at the latest in>", "on the average in>"), delays
-        ),
+        Section(title, ("every", "overlap", "requests per hour>", "longest run>"), sweeps),
+        Section("A row that appears", ("after its call began", "is read within>", "on average within>"), delays),
         Section("Warnings", ("",), [(warning,) for warning in content["warnings"]]),
         Section("Advice", ("",), [(line,) for line in content["advice"]]),
     ]

@@ -44,7 +44,7 @@ class _Chain:
 
 
 class SliceRun(NamedTuple):
-    """Slice that was read completely."""
+    """Slice of a window that the simulation has read completely."""
 
     window: Window
     began_s: float
@@ -96,7 +96,7 @@ class Simulation:
         self._counted_s = -_COUNT_AGAIN_S
         self._counts: NDArray[np.int64] = np.zeros(0, np.int64)
         day = (begin - EPOCH) // _HOUR
-        # The guess of a tenant that has been read for a day.
+        # The guess of the scheduler for a tenant that has been read for a day.
         guess = slices.next_guess(_LAST_DAY, int(calls.per_hour(day - 24, day, begin).sum()))
         self._scheduler = Scheduler(state, rules, concurrency, self._rows_per_hour, rows_per_second=guess)
 

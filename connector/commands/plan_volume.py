@@ -30,9 +30,10 @@ class Calls(Protocol):
         """Return how many rows Graph shows at the time `at` for the calls that began in `window`."""
 
     def inserted(self, window: Window, pages: int, since: datetime, until: datetime) -> float:
-        """Return how many rows are expected to appear on pages that were already read, and move rows to later pages.
+        """Return the expected number of rows that appear on pages of a chain that were already read.
 
-        The chain of `pages` pages is read from `since` to `until`, in the order in which calls began.
+        Each of them moves a row to the next page. The chain has `pages` pages and is read from `since` to `until`, in
+        the order in which the calls began.
         """
 
     def per_hour(self, first: int, end: int, at: datetime) -> NDArray[np.int64]:
@@ -62,7 +63,7 @@ class Volume:
         self._drawn = 0
 
     def scaled(self, factor: float) -> "Volume":
-        """Return the same calls over time, with `factor` times as many of them."""
+        """Return the volume with `factor` times as many calls in every hour."""
         return Volume((self._cycle * factor).tolist(), self._lateness, self._seed)
 
     @property
@@ -82,15 +83,16 @@ class Volume:
         return max(0, round(expected + float(self._noise[self._drawn]) * math.sqrt(expected)))
 
     def inserted(self, window: Window, pages: int, since: datetime, until: datetime) -> float:
-        """Return how many rows are expected to appear before a boundary between pages that were already read.
+        """Return the expected number of rows that appear on pages of a chain that were already read.
 
-        The result is the mean of all boundaries.
+        For each boundary between two pages, this is the number of rows that appear before the boundary. The result is
+        the mean of all boundaries.
         """
         if self._lateness is None or pages < 2:
             return 0.0
         start, end, first, last = (_hours(moment) for moment in (*window, since, until))
-        # With many pages, on average half of the rows appear before a boundary. With few pages each boundary is
-        # searched for: `low` is where the rows shown at `first` fill `page` pages.
+        # With many pages, on average half of the rows appear before a boundary. With few pages, a binary search finds
+        # each boundary: `low` is the call time up to which the rows shown at `first` fill `page` pages.
         if pages > _FEW_PAGES:
             return (self._expected(start, end, last) - self._expected(start, end, first)) / 2
         rows = 0.0
@@ -139,7 +141,7 @@ class Volume:
     def _shown(self, edges: NDArray[np.float64], calls_an_hour: NDArray[np.float64], at: float) -> NDArray[np.float64]:
         if self._lateness is None:
             return np.asarray(calls_an_hour * np.diff(edges))
-        # The share of rows that have appeared, integrated over the starts of the calls between two edges.
+        # The share of rows that have appeared, integrated over the call time between two edges.
         return np.asarray(calls_an_hour * -np.diff(self._lateness.passed((at - edges) * 3_600)) / 3_600)
 
 
@@ -151,11 +153,11 @@ def evenly(calls_per_day: float) -> Volume:
 def as_they_came(
     rows_per_hour: NDArray[np.float64] | NDArray[np.int64], first: int, now: datetime, lateness: Lateness | None
 ) -> tuple[Volume, float]:
-    """Return calls with the distribution of those in the deduplication index, and the length of their cycle in seconds.
+    """Return a volume with as many calls per hour as the deduplication index has, and its cycle in seconds.
 
     `rows_per_hour` starts at the hour `first` (counted since the epoch). The newest day is used only if there is no
-    other, because some of its rows have not appeared yet. If a whole week is known and its days differ, the cycle is
-    that week. Otherwise it is the average day.
+    other day, because some of its rows have not appeared yet. If a whole week is known and its days differ, the cycle
+    is that week. Otherwise it is the average day.
     """
     hours = min(len(rows_per_hour), (now - EPOCH) // _HOUR - first)
     days = min(7, hours // 24 - 1) or min(1, hours // 24)

@@ -1,11 +1,12 @@
-"""Copy of one app's state into another app, in an order that an interruption at any point does not break.
+"""Copy of one app's state into another app. After an interruption at any point, it can be repeated.
 
-1. The state of the source is decided, and no worker of either app is in its group.
-2. Each shard of the target gets a marker. No worker starts from now on, and none has started before: the group and the
-   topics are looked at again.
-3. What the target does not hold yet is written, and what an interrupted copy has left over is removed.
-4. Each shard is restored and compared with the source, and the source must not have changed meanwhile.
-5. The markers are declared complete and removed.
+The steps are:
+
+1. Check that the source has no open transaction, and that no worker of either app runs.
+2. Write a marker into each shard of the target, so that workers refuse to start. Then check again that no worker runs.
+3. Write the records that the target lacks, and remove records that an interrupted copy has left over.
+4. Restore each shard and compare it with the source. Check that the source has not changed during the copy.
+5. Declare the markers complete, and remove them.
 """
 
 import sys
@@ -33,7 +34,7 @@ from connector.kafka.topic_admin import TopicAdmin
 
 
 class _Copied(NamedTuple):
-    """A tenant for the report."""
+    """Line of the report: a tenant with the numbers of what was copied. `shards` are its old and new shard."""
 
     tenant: str
     shards: tuple[int, int]
@@ -50,7 +51,7 @@ class _App(NamedTuple):
 
 
 def copy(config: Path | None, origin: Path, *, dry_run: bool) -> None:
-    """Copy the state and write a report. Raise ConfigurationError and FatalError."""
+    """Copy the state of the app in `origin` and print a report. Raise ConfigurationError or FatalError on failure."""
     new, old = arguments.read_settings(config), arguments.read_settings(origin, overridden=False)
     _check_agreement(old, new, origin)
     log.configure(new.log.format, new.log.level)
@@ -63,7 +64,7 @@ def copy(config: Path | None, origin: Path, *, dry_run: bool) -> None:
         if target.is_complete:
             target.check_unchanged(marker)
             target.finish(marker)
-            sys.stderr.write("an earlier run has copied and compared everything\n")
+            sys.stderr.write("the copy is complete: an earlier run has copied and compared everything\n")
             return
         copier = _Copier(source, target, _Relocation(old, new, RowEnds(target_app.clients), cluster == source.cluster))
         with CopyProgress(source.shards + (0 if dry_run else new.kafka.shards)) as progress:
@@ -107,7 +108,7 @@ class _Relocation(NamedTuple):
 
 
 class _Copier:
-    """Copy of all tenants of a source, counted for the report."""
+    """Copy of all tenants of a source, one after another, with the numbers for the report."""
 
     def __init__(self, source: CopySource, target: CopyTarget, relocation: _Relocation) -> None:
         self._source = source
@@ -115,7 +116,7 @@ class _Copier:
         self._relocation = relocation
         self.copied: list[_Copied] = []
         self.indexes: dict[str, str] = {}
-        "Hash of the dedup index by tenant."
+        "Hash of the deduplication index, by tenant."
 
     def write(self, waiting: list[TenantCommand], progress: CopyProgress) -> None:
         """Write the state of every tenant and the record of every shard of the target."""
@@ -136,11 +137,11 @@ class _Copier:
 
 
 def _check_agreement(old: Settings, new: Settings, origin: Path) -> None:
-    """Raise ConfigurationError for settings with which the rows after the copy would not match those before it."""
+    """Raise ConfigurationError if settings differ that decide how rows are published, such as the privacy settings."""
     keys = [one.rows.pseudonym_key and one.rows.pseudonym_key.get() for one in (old, new)]
     problems = [
-        f"{origin}: {key}: differs from the configuration of the new app, so that readers could not join rows before "
-        "and after the copy; make both the same"
+        f"{origin}: {key}: differs from the configuration of the new app, so that consumers could not match rows "
+        "before the copy with rows after it; use the same value in both"
         for key, differs in (
             ("rows.privacy", dict(old.rows.privacy) != dict(new.rows.privacy)),
             ("pseudonyms.key", keys[0] != keys[1]),
@@ -160,7 +161,7 @@ def _prepare(source: CopySource, old: _App, new: _App, *, dry_run: bool) -> tupl
         found = admin.look()
         if (found.cluster, kafka.app) == (source.cluster, old.settings.kafka.app):
             raise ConfigurationError(
-                [f"kafka.app: {kafka.app} is the app of --from itself on this cluster; set it to another name"]
+                [f"kafka.app: {kafka.app} is also the app of --from on this cluster; choose another name"]
             )
         check_stopped(old.clients)
         check_stopped(new.clients)
@@ -180,7 +181,9 @@ def _prepare(source: CopySource, old: _App, new: _App, *, dry_run: bool) -> tupl
     names = topics.Names(kafka.app)
     has = [found.partitions.get(name) for name in (names.state, names.seen)]
     if any(has) and has != [kafka.shards, kafka.shards]:
-        raise FatalError(f"the internal topics of app {kafka.app} do not have {kafka.shards} partitions each")
+        raise FatalError(
+            f"the internal topics of app {kafka.app} do not have {kafka.shards} partitions each: correct kafka.shards"
+        )
     return found.cluster, all(has)
 
 
@@ -211,8 +214,11 @@ def _report(copied: list[_Copied], source: _App, target: _App, *, dry_run: bool)
     ]
     old, new = source.settings.kafka.app, target.settings.kafka.app
     title = f"{old} → {new}"
-    text.show([Section(title, ("tenant", "shard", "remembered rows>", "jobs>", "commands>", ""), rows)])
-    counts = f"{text.number(len(copied))} tenants with {text.number(sum(one.rows for one in copied))} remembered rows"
+    text.show([Section(title, ("tenant", "shard", "rows in dedup index>", "jobs>", "commands>", ""), rows)])
+    counts = (
+        f"{text.number(len(copied))} tenants with {text.number(sum(one.rows for one in copied))} rows "
+        "in the dedup index"
+    )
     if dry_run:
         sys.stderr.write(f"{counts} would be copied from app {old} to app {new}; nothing was written\n")
     else:

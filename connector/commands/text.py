@@ -70,9 +70,9 @@ def _plain(section: Section) -> str:
 
 
 def progress_bar(console: Console, estimate_over_s: float) -> Progress:
-    """Create a progress bar whose tasks have a field `counts`, with the time that has passed and that is left.
+    """Create a progress bar whose tasks have a field `counts`, with the elapsed and the remaining time.
 
-    The time that is left follows from the speed in the last `estimate_over_s` seconds. Without a terminal, nothing is
+    The remaining time is computed from the speed in the last `estimate_over_s` seconds. Without a terminal, nothing is
     shown.
     """
     return Progress(
@@ -101,7 +101,7 @@ def bar(tenant: Mapping[str, Any], end: datetime, length: timedelta, cells: int)
     for number in range(cells):
         start = end - length + number * length / cells
         stop = start + length / cells
-        # Call time after the newest that was read is not a gap, since it may just not have been read yet.
+        # Call time after the newest read call time is not a gap: it may not have been due for reading yet.
         through = pieces[-1][1] if pieces else end
         wanted = max(0.0, (min(stop, max(through, start)) - max(start, expected_from)).total_seconds())
         read = sum(max(0.0, (min(stop, b) - max(start, a)).total_seconds()) for a, b in pieces)

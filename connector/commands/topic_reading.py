@@ -1,4 +1,4 @@
-"""Records of a row topic and of its dead-letter topic, read for `connector verify`."""
+"""Reading of a row topic and of its dead-letter topic for `connector verify`."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
@@ -12,7 +12,7 @@ from connector.kafka.records import Bounds, Offsets, Records
 
 
 class TopicReading:
-    """Topic together with the offsets up to which it was read."""
+    """Topic that is read in several steps, with the offsets up to which it was read."""
 
     def __init__(self, clients: Clients, name: str, stack: ExitStack) -> None:
         self.name = name
@@ -31,21 +31,21 @@ class TopicReading:
         self.next = dict(self.begin)
 
     def rest(self) -> Iterator[list[Entry]]:
-        """Read on: yield the records that were not read yet, up to the end that was looked up last."""
+        """Yield the records that were not read yet, up to the end that `open` or `look_again` found last."""
         return self.records.read(self.next, {number: end for number, (_, end) in self.bounds.items()})
 
     def look_again(self) -> None:
-        """Look up the current end of the topic. The method `rest` reads up to it."""
+        """Look up the current end of the topic, so that `rest` reads up to it."""
         self.bounds = self.records.bounds()
 
     def again(self) -> Iterator[list[Entry]]:
-        """Read again: yield all records that were already read."""
+        """Read the topic a second time: yield all records that were already read."""
         return self.records.read(dict(self.begin), self.next)
 
     def may_be_cut(self) -> list[int]:
         """Return the partitions in which Kafka may have deleted records of the compared range.
 
-        They are the partitions that have deleted records and hold none that was published before the range.
+        In these partitions, Kafka has deleted records, and no remaining record was published before the range.
         """
         return [number for number, (low, _) in self.bounds.items() if low > 0 and self.begin[number] <= low]
 
@@ -53,7 +53,7 @@ class TopicReading:
 class DeadLetters:
     """Dead letters of one tenant.
 
-    They are found by the hash of their bytes. If they do not hold the bytes that Graph sent, they are found by id.
+    A dead letter is found by the hash of its bytes. If it does not hold the bytes that Graph sent, its id is used.
     """
 
     def __init__(self, tenant: str, *, altered: bool) -> None:

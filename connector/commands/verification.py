@@ -50,7 +50,7 @@ _WAIT_WHEN_CUT_S = 5.0
 _GRACE_S = 5.0
 _LOOK_EVERY_S = 1.0
 _KEPT = 5 * SHOWN
-_ROW_MAX_BYTES = 900_000  # the limit of the service, which dead-letters a longer row
+_ROW_MAX_BYTES = 900_000  # the limit of the connector, which dead-letters a longer row
 
 
 def compare(
@@ -62,7 +62,7 @@ def compare(
     chosen = arguments.find_tenant(settings, tenant)
     window = arguments.read_window(begin, end, datetime.now(UTC))
     if not 1 <= requests_per_minute < math.inf:
-        raise ConfigurationError(["--requests-per-minute: must be a number from 1; 5 leaves a running worker its 45"])
+        raise ConfigurationError(["--requests-per-minute: must be at least 1; the default 5 leaves 45 for a worker"])
     budgeted = dataclasses.replace(chosen, requests_per_minute=requests_per_minute)
     try:
         with _Verification(settings, budgeted, window) as verification:
@@ -81,7 +81,7 @@ def compare(
 
 
 class _SuspectRow(NamedTuple):
-    """Row of Graph that the topic did not have, or had with other values, when Graph was read."""
+    """Row of Graph that was not on the topic, or was there with other values, when Graph was read."""
 
     id: str
     values: dict[str, Any]
@@ -141,7 +141,7 @@ class _Verification:
             asyncio.run(self._read_graph(show))
             lost = self._wait_for_missing(show, _WAIT_WHEN_CUT_S if is_cut else _LONGEST_WAIT_S)
             result = self._comparison.result()
-            # What revisions = "ignore" leaves different, no sweep publishes: it is neither pending nor a failure.
+            # With revisions = "ignore", no sweep publishes a changed row: the row is neither pending nor a failure.
             suspects = [one for one in self._comparison.suspects() if one.is_missing or not self._is_ignoring]
             ids, values = self._look_up(result)
         if is_cut and (result.missing or lost):
@@ -218,7 +218,7 @@ class _Verification:
             time.sleep(min(_LOOK_EVERY_S, left_s))
 
     def _cadence_for(self, start_s: int) -> timedelta | None:
-        """Return the shortest cadence of the sweeps that read a call again, or None if no sweep does.
+        """Return the shortest cadence of the sweeps whose overlap still reaches back to a call, or None.
 
         `start_s` is the start of the call in epoch seconds.
         """
@@ -230,7 +230,7 @@ class _Verification:
         return 0.0 if every is None else min(_LONGEST_WAIT_S, every.total_seconds() + _GRACE_S)
 
     def _is_pending(self, start_s: int) -> bool:
-        """Return whether a row can still be read by a sweep whose cadence is longer than this command waits."""
+        """Return whether only a sweep that is too slow for this command to wait for can still read a row."""
         every = self._cadence_for(start_s)
         return every is not None and every.total_seconds() + _GRACE_S > _LONGEST_WAIT_S
 
@@ -377,16 +377,16 @@ _ShowProgress = Callable[[str, datetime], None]
 
 def _retention_text(topic: str, window: Window) -> str:
     return (
-        f"--from: the retention of topic {topic} has begun to delete what was published since "
-        f"{instants.text(window.start)}; name a later instant, or raise the topic's retention.ms"
+        f"--from: the retention of topic {topic} has begun to delete records that were published since "
+        f"{instants.text(window.start)}; use a later time, or raise the topic's retention.ms"
     )
 
 
 @contextmanager
 def _screen(window: Window) -> Iterator[_ShowProgress]:
-    """Show progress on standard error if it is a terminal, measured in call time that was read.
+    """Show a progress bar on standard error if it is a terminal. Progress is measured in call time.
 
-    The result is a function that shows what is being done and the call time that was reached.
+    The context manager returns a function that sets the description and the call time that was reached.
     """
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())

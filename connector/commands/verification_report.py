@@ -11,7 +11,7 @@ from connector.config import Settings, duration_text
 
 
 class Report(NamedTuple):
-    """Result of a comparison, as the JSON object of docs/interface.md."""
+    """Result of `connector verify` as a JSON object, which docs/interface.md describes."""
 
     content: dict[str, Any]
     failed: bool
@@ -43,7 +43,7 @@ LISTED = {
     "missing": "missing on the topic",
     "duplicated": "on the topic more than once",
     "differing": "differing",
-    "pending": "not on the topic yet; a later sweep finds them",
+    "pending": "not on the topic yet; a later sweep will read them",
     "unexpected": "on the topic, but no longer in Graph",
     "dead_lettered": "dead-lettered",
 }
@@ -73,17 +73,19 @@ def notes(
     found = []
     counts = Counter(everys)
     if counts[None]:
-        found.append(f"No sweep reaches back to {text.number(counts.pop(None))} of these rows: a backfill finds them.")
+        found.append(
+            f"No sweep reads {text.number(counts.pop(None))} of the missing rows: run connector backfill to read them."
+        )
     slowest = max((every for every in counts if every is not None), default=None)
     if pending and slowest is not None:
         found.append(
-            f"{text.number(pending)} rows are pending: only a slower sweep finds them, at the latest the one every "
-            f"{duration_text(slowest)}, which was not waited for. A row that is pending again after it is missing."
+            f"{text.number(pending)} rows are pending: this command does not wait for the slow sweeps that will read "
+            f"them, the last one every {duration_text(slowest)}. A row that is still pending after it is missing."
         )
     if differing and settings.rows.revisions == "ignore":
-        found.append('Rows may differ since rows.revisions is "ignore"; that does not count as a failure.')
+        found.append('Rows may differ because rows.revisions is "ignore". This does not count as a failure.')
     if settings.rows.privacy:
-        found.append(f"Not compared, for rows.privacy: {', '.join(sorted(settings.rows.privacy))}.")
+        found.append(f"Not compared because of rows.privacy: {', '.join(sorted(settings.rows.privacy))}.")
     if foreign:
         found.append(f"{text.number(foreign)} records of the topic are not rows of this connector.")
     return found

@@ -74,6 +74,7 @@ def test_verify_note_names_the_slower_sweep(tmp_path: Path) -> None:
     report = verify(tmp_path, timedelta(hours=5), timedelta(hours=6))
 
     (note,) = report.content["notes"]
-    assert note.startswith("2 rows are pending: only a slower sweep finds them, at the latest the one every 2h")
-    assert "not on the topic yet; a later sweep finds them:\n  row-0\n  row-1" in report.describe("x")
+    assert note.startswith("2 rows are pending: this command does not wait for the slow sweeps")
+    assert "the last one every 2h" in note
+    assert "not on the topic yet; a later sweep will read them:\n  row-0\n  row-1" in report.describe("x")
     assert report.describe("x").endswith("\nidentical, except for what is pending\n")

@@ -40,7 +40,7 @@ from connector.errors import ConfigurationError, ConnectorError
 OK, FAILED, WRONG, INTERRUPTED = 0, 1, 2, 130
 _STOPPED_BY_CTRL_C = ("run", "simulate")
 
-# typer below 0.20 depends on click, later versions contain a copy of it. This is the base of usage errors in both.
+# Base class of usage errors. typer below 0.20 depends on click, later versions contain a copy of it.
 _UsageError: type[Exception] = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
 
 app = typer.Typer(

@@ -112,7 +112,7 @@ class RegistryUnavailableError(ConnectorError):
 
 
 class ShardRestartError(ConnectorError):
-    """Transaction with an unknown outcome, or a producer that cannot be used any more.
+    """Restart of a shard, because the outcome of a transaction is unknown or its producer cannot be used any more.
 
     The shard discards its state in memory and starts again from its topics.
     """
@@ -126,4 +126,4 @@ class FencedError(ShardRestartError):
 
 
 class HandedOverError(ConnectorError):
-    """Hand-over of the shard: its partition is no longer assigned to this worker, so that the shard stops here."""
+    """Hand-over of the shard: its partition is not assigned to this worker any more, so the worker stops the shard."""

@@ -75,7 +75,7 @@ class _Repeats(logging.Filter):
         self._more: Counter[str] = Counter()
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Return whether the record is to be logged."""
+        """Return whether a record is logged. It is not if the same message was logged within the last minute."""
         sentence = _NUMBERS.sub("", record.getMessage())
         now = time.monotonic()
         if now - self._last.get(sentence, -math.inf) < _AGAIN_S:

@@ -1,8 +1,8 @@
 """Tenants and jobs as the JSON objects TENANT and JOB of docs/interface.md, for /status and for the commands.
 
 1. They are computed from committed state. A worker and a command that runs without a worker therefore agree.
-2. Arguments supply what only a running worker knows: what fails now, and how many rows are in the deduplication
-   index.
+2. Values that only a running worker has are passed as arguments: the current failure, and the number of rows in the
+   deduplication index.
 """
 
 from collections.abc import Mapping, Sequence
@@ -200,7 +200,7 @@ def _last_read(state: State) -> str | None:
 
 
 def _gaps(state: State, otherwise: str) -> list[tuple[Window, str]]:
-    """Return each gap with its cause. `otherwise` is the cause of every gap for which no specific cause is known."""
+    """Return each gap with its cause. `otherwise` is the cause of a gap that has no specific cause."""
     gaps = windows.gaps(state)
     lost = [gap for gap in gaps if gap.end <= state.forgotten_before]
     left = gaps[len(lost) :]

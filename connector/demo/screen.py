@@ -58,7 +58,7 @@ class Screen:
         self.settle()
 
     def settle(self) -> None:
-        """Remove the progress line for good. Lines may still be printed."""
+        """Remove the progress line permanently. Other lines may still be printed."""
         if self._live is not None:
             self._live.update(Text(""), refresh=True)
             self._live.stop()
@@ -145,7 +145,7 @@ class Screen:
 
 
 def total(verdicts: Any) -> Verdict:
-    """Return the sums of all members of the results."""
+    """Return a result with the sums over all tenants."""
     return Verdict(*(sum(column) for column in zip(*verdicts, strict=True)))
 
 

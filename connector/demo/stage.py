@@ -139,14 +139,14 @@ class Stage:
         screen.facts(
             [
                 ("page", f"http://{_reachable(self._settings.http.host)}:{self._service.web.port}/"),
-                ("Graph", f"{self._simulator.url}, simulated, in bad weather: 429, 5xx, cut and shifted pages"),
+                ("Graph", f"{self._simulator.url}, simulated, with faults: 429, 5xx, truncated and shifted pages"),
                 ("Kafka", f"{broker}: {self._topic}"),
                 ("reads again", f"the last {sweeps}"),
             ]
         )
 
     async def _until_read(self, working: asyncio.Task[int], arrivals: Generator[NewRecords], screen: Screen) -> None:
-        """Print arriving records until the demo's time is over and all rows of Graph were read once more after that."""
+        """Print arriving records until the demo's time is over and all rows of Graph were then read once more."""
         frozen: datetime | None = None
         limit_s = self._span_s + _SETTLE_S
         while (passed_s := time.monotonic() - self._begun) < limit_s:
@@ -268,7 +268,7 @@ def _reachable(host: str) -> str:
 
 
 def _is_covered(coverage: list[dict[str, str]], start: datetime, moment: datetime) -> bool:
-    """Return whether all call time from `start` to `moment` was read, and read after `moment`."""
+    """Return whether all call time from `start` to `moment` was read at `moment` or later."""
     at = start
     for piece in coverage:
         begin, end, read = (datetime.fromisoformat(piece[name]) for name in ("from", "to", "last_read"))
@@ -283,4 +283,4 @@ def _is_covered(coverage: list[dict[str, str]], start: datetime, moment: datetim
 def _raise_if_ended(working: asyncio.Task[int]) -> None:
     if working.done():
         working.result()
-        raise FatalError("the service ended before the demo was over: its log, on standard error, says why")
+        raise FatalError("the service ended before the demo was over: its log on standard error states the reason")

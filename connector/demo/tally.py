@@ -1,4 +1,4 @@
-"""Comparison of the topics with the rows that Graph showed. It shares only the Avro decoder with the service.
+"""Comparison of the topics with the rows that Graph showed. Of the connector's code, it uses only the Avro decoder.
 
 1. A row counts as missing if the newest version on the topic differs in a field from the newest version of Graph. An
    invalid row counts as missing if there is no dead letter for it.

@@ -46,7 +46,7 @@ class Glance(NamedTuple):
 
 
 class _TenantGauge(NamedTuple):
-    """Gauge with one series per tenant. `value` computes its value, or returns None if it is not known."""
+    """Gauge with one series per tenant. `value` returns its value for a tenant, or None if it is not known."""
 
     name: str
     help: str

@@ -69,7 +69,7 @@ class TenantMetrics:
         self._request_duration.observe(seconds)
 
     def throttled(self, seconds: float) -> None:
-        """Add the seconds for which requests waited because Graph asked for it."""
+        """Add the seconds for which requests waited because Graph asked the connector to wait."""
         self._throttled_seconds.inc(seconds)
 
     def rows_committed(self, published: int = 0, revised: int = 0, duplicate: int = 0, dead_letter: int = 0) -> None:
@@ -106,7 +106,7 @@ class TenantMetrics:
         self._unknown_properties.inc(n)
 
     def watch(self, view: Callable[[], TenantView]) -> None:
-        """Compute the tenant's gauges with `view` from now on. It is called once per scrape.
+        """Set `view` as the function that returns the tenant's state for its gauges. It is called once per scrape.
 
         `view` is called in the thread in which `Metrics.scrape` is awaited, and should take microseconds. If it raises
         an error, the tenant has no gauges in that scrape.

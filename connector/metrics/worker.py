@@ -1,9 +1,9 @@
-"""Metrics of a worker. The code reports each event by calling one method.
+"""Metrics of a worker. The other packages report each event by calling one method.
 
 1. Counters and histograms count the reported events. The gauges of a tenant are computed at each scrape by calling the
    tenant's view. None of them can therefore keep an old value by mistake.
-2. A value that is not known is absent, never a number: before the state is first restored, or when a view raises an
-   error. While a shard restarts, the values of its last commit remain, and their age keeps growing.
+2. If a value is not known, its series is absent. This is so before the state is first restored, and when a view raises
+   an error. While a shard restarts, the values of its last commit remain, so that for example its lag keeps growing.
 3. The series of a tenant or shard appear when this worker gets it, and disappear when it is handed over. Later events
    are ignored, because they must not create the series again.
 4. Formatting 40,000 series takes almost a second. `Metrics.scrape` calls the views in the event loop, a few

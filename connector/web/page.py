@@ -54,7 +54,10 @@ Activities = Callable[[str], Activity | None]
 
 
 class PageView(NamedTuple):
-    """Content of the page. `facts` are pairs of name and value. `full` is the number of tenants with all details."""
+    """Content of the page.
+
+    `facts` are pairs of name and value. `full` is the number of tenants that are shown with all details.
+    """
 
     app: str
     title: str

@@ -24,7 +24,7 @@ from connector.errors import ConfigurationError, FatalError
 from connector.metrics.worker import Metrics
 from connector.web import page
 
-# aiohttp waits for it twice: for the answer, and for what it then cancelled.
+# aiohttp waits for this time twice: first for the responses, then for the requests that it has cancelled.
 STOP_S = 0.25
 
 _HEADERS = {
@@ -48,7 +48,7 @@ def _is_fault(record: logging.LogRecord) -> bool:
     return not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError))
 
 
-# aiohttp logs a traceback for each request that is no HTTP: any port scanner could fill the log.
+# aiohttp logs a traceback for each request that is not HTTP, so that any port scanner could fill the log.
 _library_log = logging.getLogger("aiohttp.server").getChild("connector")
 _library_log.addFilter(_is_fault)
 
@@ -143,7 +143,7 @@ class Web:
             activities[label] = self._metrics.activity(label)
             if number % _YIELD_AFTER == 0:
                 await asyncio.sleep(0)
-        # Many tenants take a while to write down, and the event loop has other things to do.
+        # Writing the JSON of many tenants takes time, during which the event loop must run other tasks.
         text = await asyncio.to_thread(
             page.render,
             status,
@@ -188,7 +188,7 @@ async def _answer(
         refusal.text = "Nothing can be changed here: only GET and HEAD are answered.\n"
         raise
     except web.HTTPNotFound as refusal:
-        refusal.text = "There are /, /metrics, /livez, /readyz and /status.\n"
+        refusal.text = "The paths are /, /metrics, /livez, /readyz and /status.\n"
         raise
     except Exception:  # noqa: BLE001 — the boundary: a fault behind an endpoint is the log's business, not the client's
         _log.exception("http_request_failed", path=request.path)
@@ -211,9 +211,9 @@ def _refusal(host: str, port: int, error: OSError | OverflowError) -> FatalError
         return FatalError(f"{where}: another process listens on this address; stop it, or set another port ({mend})")
     if isinstance(error, socket.gaierror):
         return ConfigurationError([f"{where}: no such host name; set an address of this machine ({mend})"])
-    # asyncio of Python 3.13 logs the error of each address and raises another one, without its number.
+    # asyncio of Python 3.13 logs the error of each address, and raises another error that has no errno.
     if code == errno.EADDRNOTAVAIL or (code is None and isinstance(error, OSError)):
         return ConfigurationError([f"{where}: this machine does not have that address; set one that it has ({mend})"])
     if code in {errno.EACCES, errno.EPERM}:
-        return ConfigurationError([f"{where}: not permitted; set a port from 1024 ({mend})"])
+        return ConfigurationError([f"{where}: not permitted; set a port of 1024 or higher ({mend})"])
     return ConfigurationError([f"{where}: {error}; set another address ({mend})"])

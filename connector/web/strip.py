@@ -24,7 +24,7 @@ class CellRange(NamedTuple):
 
 
 class Pieces(NamedTuple):
-    """Call time of a tenant that was read and that was not. `start` is where the tenant's call time begins."""
+    """Read and unread ranges of a tenant's call time, which begins at `start`."""
 
     now: datetime
     start: datetime
@@ -35,7 +35,7 @@ class Pieces(NamedTuple):
 
 
 def pieces(tenant: Mapping[str, Any], jobs: Iterable[Mapping[str, Any]] = ()) -> Pieces | None:
-    """Return a tenant's call time, computed from its JSON objects (TENANT and JOBs). Return None if it is not known."""
+    """Derive the read and unread ranges of a tenant from its JSON objects TENANT and JOB. Return None if not known."""
     if tenant.get("lag_seconds") is None:
         return None
     lag = timedelta(seconds=float(tenant["lag_seconds"]))
@@ -82,7 +82,7 @@ def runs(known: Pieces, length: timedelta, cells: int) -> list[CellRange]:
             age = known.now - at
             mark(start, end, RECENT if age <= _HOUR else TODAY if age <= _DAY else OLDER)
     for start, end, goes_on in known.unread:
-        # The newest cell is never read to its end: unless reading has stopped for longer, that is no news.
+        # The newest cell is never read to its end. This is normal, unless reading has stopped for longer.
         last = min(end, known.now - width) if goes_on or start > known.now - width else end
         if start < last and last > begin:
             mark(start, last, DUE if goes_on else GAP)

@@ -134,7 +134,7 @@ def describe(tenant: Object, jobs: list[Object], activity: Activity | None, *, i
 
 
 def _unread(tenant: Object) -> str:
-    """Return how much call time was not read yet, as text.
+    """Return as text how much call time was not read yet.
 
     The newest call time is always unread. If nothing else is unread, the text says so, because that is normal.
     """
@@ -185,7 +185,7 @@ def _strip(known: strip.Pieces, words: str, length: timedelta, cells: int) -> St
     for kind, first, last in found:
         name = strip.NAMES[kind]
         if name != "none":
-            # Cells of one kind may have been worth a word each: a few are better than a hundred.
+            # Adjacent cells with the same state share one bar and its title. Single cells would need many titles.
             span = f"{_minute(start + first * width)} to {_minute(start + last * width)}"
             bars.append(Bar(name, first, last, f"{span}: {LEGEND[name]}"))
     return Strip(
@@ -199,7 +199,7 @@ def _strip(known: strip.Pieces, words: str, length: timedelta, cells: int) -> St
 
 
 def _sentence(found: list[strip.CellRange], cell: timedelta) -> str:
-    """Describe a strip as a sentence: each state and the length of call time in that state, rounded to cells."""
+    """Describe a strip as a sentence: each state with the length of its call time, rounded to whole cells."""
     lengths = dict.fromkeys(strip.NAMES, timedelta())
     for kind, first, last in found:
         lengths[strip.NAMES[kind]] += (last - first) * cell

@@ -88,7 +88,7 @@ def _case_from_state(settings: Settings, tenants: list[Tenant], now: datetime, c
     if not cases:
         who = f"tenant {tenants[0].label}" if len(tenants) == 1 else "any tenant"
         raise ConfigurationError(
-            [f"--from-state: no worker has written the state of {who} yet; let one run first, or leave the option out"]
+            [f"--from-state: no worker has written the state of {who} yet; start a worker first, or omit the option"]
         )
     worst = max(cases, key=lambda case: case.calls.per_day / case.tenant.requests_per_minute)
     if calls_per_day is None or not worst.calls.per_day:
@@ -126,7 +126,7 @@ def _case_of_tenant(settings: Settings, tenant: Tenant, checkpoint: Checkpoint, 
     if late is None:
         warnings.append("Too few new rows were counted: the plan assumes that each row is visible at once.")
     first, counts = rows or ((now - EPOCH) // _HOUR, np.zeros(0))
-    calls, cycle_s = plan_volume.as_they_came(counts, first, now, late)
+    calls, cycle_s = plan_volume.from_index(counts, first, now, late)
     days = len(counts) // 24
     if days < 7:
         warnings.append(f"{days} whole days of calls are in the state. A whole week gives a better plan.")

@@ -150,7 +150,7 @@ def evenly(calls_per_day: float) -> Volume:
     return Volume([calls_per_day / 24] * 24)
 
 
-def as_they_came(
+def from_index(
     rows_per_hour: NDArray[np.float64] | NDArray[np.int64], first: int, now: datetime, lateness: Lateness | None
 ) -> tuple[Volume, float]:
     """Return a volume with as many calls per hour as the deduplication index has, and its cycle in seconds.

@@ -155,8 +155,8 @@ class Source:
                 return
             url = URL(page.next_link, encoded=True)
             followed.add(page.next_link)
-        if rows < MAX_PAGES:  # the chains of smaller ranges would not end either
-            self._reject(None, "rejected", f"gives {MAX_PAGES} pages with almost no rows; check graph.base_url")
+        if rows < MAX_PAGES:  # splitting the range would not help: the chain has almost no rows
+            self._reject(None, "rejected", f"returns {MAX_PAGES} pages with almost no rows; check graph.base_url")
         raise RangeTooLongError(f"A range of {self._tenant.label} has over {MAX_PAGES} pages; it is read in parts.")
 
     async def ask_date(self) -> None:
@@ -305,14 +305,14 @@ class Source:
                 self._transient(exchange, "unreachable", f"returns a next link of {len(link)} characters")
             if link in followed:
                 self._transient(exchange, "unreachable", "returns a next link that the page chain has followed before")
-            if not self._leads_home(link):
+            if not self._is_trusted_link(link):
                 self._reject(exchange, "rejected", "returns a next link to another host; check graph.base_url")
         self.health.answered(time.monotonic())
         self.budget.succeeded(exchange.slot)
         self._has_dropped_token = False
         return page
 
-    def _leads_home(self, link: str) -> bool:
+    def _is_trusted_link(self, link: str) -> bool:
         """Return whether the token may be sent to a link: the scheme, host and port must be the configured ones.
 
         The check parses the link in the same way as the later request. Two parsers could find different hosts in it.

@@ -152,7 +152,7 @@ class TokenEndpoint:
         if client.lower() != self._client_id:
             text = f"Application with identifier '{client}' was not found in the directory '{tenant}'."
             return refusal(400, "unauthorized_client", 700016, text, now)
-        refused = self._unproved(form, client, endpoint, now)
+        refused = self._credential_error(form, client, endpoint, now)
         if refused is not None:
             return refused
         scope = form.get("scope", "").split()
@@ -171,7 +171,7 @@ class TokenEndpoint:
             },
         )
 
-    def _unproved(self, form: Mapping[str, str], client: str, endpoint: str, now: float) -> Answer | None:
+    def _credential_error(self, form: Mapping[str, str], client: str, endpoint: str, now: float) -> Answer | None:
         """Check the secret or assertion in `form`. Return an error if it does not prove that the sender is `client`."""
         if "client_assertion" in form:
             if form.get("client_assertion_type") != assertions.TYPE:

@@ -417,8 +417,8 @@ async def test_client_sends_no_token_to_a_next_link_on_another_host(bench: Bench
 async def test_next_link_must_have_the_configured_scheme_host_and_port(bench: Bench, link: str) -> None:
     source = bench.source()
     place = bench.simulator.url.removeprefix("https://")
-    assert not source._leads_home(link.format(place=place))
-    assert source._leads_home(f"https://{place}/v1.0/x?$skip=1000")
+    assert not source._is_trusted_link(link.format(place=place))
+    assert source._is_trusted_link(f"https://{place}/v1.0/x?$skip=1000")
 
 
 async def test_status_406_of_graph_raises_range_too_long(bench: Bench) -> None:

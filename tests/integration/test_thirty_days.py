@@ -252,7 +252,7 @@ def test_plan_predicts_the_requests_within_five_percent(month: Month) -> None:
     first = (BEGIN - instants.EPOCH) // timedelta(hours=1) - 7 * 24
     counts = month.remembered.per_hour(first, (now - instants.EPOCH) // timedelta(hours=1) + 1)
     cadences = [lateness.Sweeping(s.every.total_seconds(), s.overlap.total_seconds()) for s in RULES.sweeps]
-    calls, cycle_s = plan_volume.as_they_came(counts, first, now, lateness.learn(month.topic.ages, cadences))
+    calls, cycle_s = plan_volume.from_index(counts, first, now, lateness.learn(month.topic.ages, cadences))
     predicted = plan_forecast.predict(RULES, calls, REQUESTS_PER_MINUTE, CONCURRENCY, now, cycle_s=cycle_s)
     counted = month.requests_by_day()[1:].mean() / 24
     print(f"predicted {predicted.total:.1f} an hour, counted {counted:.1f}; {calls.per_day:.0f} calls a day")  # noqa: T201 - the figures, shown with -s

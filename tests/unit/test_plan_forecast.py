@@ -108,7 +108,7 @@ def test_call_volume_is_learned_from_the_dedup_index(days: int) -> None:
     first = hour - 24 * days - 5
     of_day = np.arange(first, hour + 1) % 24
     counts = np.where((of_day >= 8) & (of_day < 18), 900, 100)
-    calls, cycle_s = plan_volume.as_they_came(counts, first, now, None)
+    calls, cycle_s = plan_volume.from_index(counts, first, now, None)
     assert cycle_s == 86_400
     if days:
         assert calls.per_day == pytest.approx(10 * 900 + 14 * 100)
@@ -122,7 +122,7 @@ def test_call_volume_that_differs_by_weekday_has_a_weekly_cycle() -> None:
     hour = (now - EPOCH) // timedelta(hours=1)
     first = hour - 24 * 9
     counts = np.where((np.arange(first, hour) // 24) % 7 < 2, 10, 100)
-    calls, cycle_s = plan_volume.as_they_came(counts, first, now, None)
+    calls, cycle_s = plan_volume.from_index(counts, first, now, None)
     assert cycle_s == 7 * 86_400
     at = now + timedelta(days=10)
     expected = 10 if ((at - EPOCH) // timedelta(hours=1) // 24) % 7 < 2 else 100

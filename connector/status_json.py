@@ -17,7 +17,7 @@ from connector.core.jobs import ENDED, Job, Orders
 from connector.core.windows import State, SweepState
 from connector.kafka.state import Checkpoint
 
-BEYOND_HORIZON = "it fell behind dedup.horizon before it was read: run connector backfill --again to read it"
+BEYOND_HORIZON = "it became older than dedup.horizon before it was read: run connector backfill --again to read it"
 NOT_CONFIGURED = "not configured"
 PAUSED = "an operator has paused the tenant: connector resume continues"
 _CATCHING_UP = "call time that was not read yet is being read"

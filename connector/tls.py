@@ -79,7 +79,7 @@ class Trust:
         code, words = error.verify_code, error.verify_message
         bundle, strict = f"{self._section}.ca_bundle", f"{self._section}.tls_strict"
         if code in _UNKNOWN_ISSUER:
-            return f"its certificate is not trusted ({words}); name the CA that signed it in {bundle}"
+            return f"its certificate is not trusted ({words}); add the CA that signed it to {bundle}"
         if code in _STRICT:
             todo = f"have that CA's certificate issued correctly, or accept it with {strict} = false"
             return f"a certificate in its chain breaks RFC 5280 ({words}); {todo}"

@@ -41,9 +41,9 @@ def submit(config: Path | None, tenant: str, begin: str, end: str, *, wait: bool
 
 
 def _follow(client: OperatorClient, tenant: Tenant, order: Command, offset: int) -> None:
-    """Wait until the job ends, and show its progress during that time.
+    """Show the progress of the job until it ends.
 
-    Raise FatalError if it ends in another state than `done`. `offset` is that of the command in the control topic.
+    Raise FatalError if it ends in another state than `done`. `offset` is the command's offset in the control topic.
     """
     screen = _Screen(order)
     try:

@@ -48,7 +48,7 @@ class Fields:
     def __init__(self, names: Iterable[str], beta: Iterable[str], left_out: Collection[str]) -> None:
         """Select the fields to compare.
 
-        `names` are the fields of v1.0. `beta` are the fields that only beta has, if both sides can have them.
+        `names` are the fields of v1.0. `beta` are the fields that only beta has, or none if v1.0 is read.
         `left_out` are fields whose published values the privacy settings changed, so that they cannot be compared.
         """
         self.v1 = tuple(name for name in names if name not in left_out)

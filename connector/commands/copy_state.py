@@ -23,16 +23,16 @@ def copy_state(
 ) -> None:
     r"""Copy the state of another app into the app of the configuration.
 
-    Use it to change the number of shards, the cluster or the row topic. It copies checkpoints, coverage,
-    jobs, the deduplication index, and commands that no worker has applied. Rows that the old app has published are not
-    published again, and none is missed. The old app is not changed.
+    Use it to change the number of shards, the cluster or the row topic. It copies checkpoints, coverage, jobs, the
+    deduplication index, and commands that no worker has applied. Rows that the old app has published are not published
+    again, and no row is missed. The old app is not changed.
 
     No worker of either app may run, and the new app must not have state. After an interruption, run the same command
     again: until it has succeeded, workers of the new app refuse to start.
 
     \b
     Exits 0 when the copy is complete and was compared with the old app; 1 when it was refused or failed; 2 when the
-    configurations do not fit together.
+    configurations do not match.
 
     \b
     Example:

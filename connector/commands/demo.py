@@ -13,7 +13,7 @@ _SHORTEST_S = 5
 def demo(
     *,
     duration: Annotated[
-        str, typer.Option("--for", metavar="DURATION", help="How long the simulator makes calls; at least 5s.")
+        str, typer.Option("--for", metavar="DURATION", help="How long new calls appear. At least 5s.")
     ] = "30s",
     bootstrap_servers: Annotated[
         str,
@@ -54,7 +54,7 @@ def demo(
     except ValueError as error:
         raise ConfigurationError([f"--for: {error}"]) from None
     if span.total_seconds() < _SHORTEST_S:
-        raise ConfigurationError([f'--for: is "{duration}"; give it at least {_SHORTEST_S}s'])
+        raise ConfigurationError([f'--for: is "{duration}"; write at least {_SHORTEST_S}s'])
     from connector.demo.stage import perform
 
     raise typer.Exit(perform(span, bootstrap_servers))

@@ -1,6 +1,6 @@
 """Options that several commands share. The module `arguments` interprets their values.
 
-`connector --help` imports this module and those of all commands. They therefore import nothing that takes long.
+`connector --help` imports this module and those of all commands. They therefore import only what loads quickly.
 """
 
 from pathlib import Path

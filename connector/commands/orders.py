@@ -1,4 +1,4 @@
-"""Commands of an operator to a tenant. They wait in the control topic until a worker applies them."""
+"""Submission of commands to cancel a job, or to pause or resume a tenant. They wait until a worker applies them."""
 
 import sys
 from datetime import UTC, datetime

@@ -29,7 +29,7 @@ class Known(NamedTuple):
 
 
 class Overview(NamedTuple):
-    """State of all tenants: first the configured ones in their order, then those that have only committed state."""
+    """State of all tenants: first the configured ones in their order, then those that are not configured any more."""
 
     tenants: list[Known]
     workers: int | None

@@ -32,7 +32,7 @@ def plan(
     r"""Show what the sweeps cost, and how soon they read a late row.
 
     Requests per hour are the mean of a day. The command uses the network only with --from-state, which reads the state
-    of the workers from Kafka. Then --calls-per-day scales the calls in that state to another number.
+    of the workers from Kafka. With --from-state, --calls-per-day scales the calls in the state to another number.
 
     \b
     Exits 0 when the plan fits: every sweep ends before it is due again. 1 when it does not fit.

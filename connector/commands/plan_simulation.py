@@ -136,7 +136,7 @@ class Simulation:
         ]
 
     def _wake_up(self) -> None:
-        """Start the sweeps that are due and new page chains, as the sweeper does each time it wakes up."""
+        """Start due sweeps, and start to read new page chains, as the sweeper does each time it wakes up."""
         self.late |= {run.sweep for run in self.open_runs() if self._overran(run)}
         while True:
             match self._scheduler.next(self.now):
@@ -190,9 +190,9 @@ class Simulation:
             heapq.heappush(self._in_flight, (self.time_s + pages * ANSWER_S, chain.order, chain))
 
     def _shifted(self, chain: _Chain) -> bool:
-        """Return whether new rows have moved other rows to another page while the chain was read.
+        """Decide at random whether new rows have moved other rows to another page while the chain was read.
 
-        The result is random, with the probability that follows from the number of rows that appeared.
+        The probability follows from the number of rows that appeared in that time.
         """
         began = self._begin + timedelta(seconds=chain.began_s + ANSWER_S)
         rows = self._calls.inserted(chain.piece.window, chain.pages, began, self.now)

@@ -119,7 +119,7 @@ class _Copier:
         "Hash of the deduplication index, by tenant."
 
     def write(self, waiting: list[TenantCommand], progress: CopyProgress) -> None:
-        """Write the state of every tenant and the record of every shard of the target."""
+        """Write the state of every tenant, and then the record of each shard of the target."""
         for shard in range(self._source.shards):
             tenants = self._source.read(shard)
             for key, tenant in tenants.items():

@@ -23,7 +23,7 @@ def check(source: ConfigSource, properties: Mapping[str, str | Secret], *, azure
         key: Key = ("kafka", "properties", name)
         if _text(mechanism) == _MSK:
             todo = "use SCRAM-SHA-512 or a client certificate (docs/kafka.md)"
-            source.report(key, f'is "{_MSK}", which librdkafka does not have; {todo}')
+            source.report(key, f'is "{_MSK}", which librdkafka does not support; {todo}')
         elif _text(mechanism) == "OAUTHBEARER" and not azure_event_hubs and not _has_token_source(values):
             source.report(key, f'is "OAUTHBEARER", but no source of the token is configured; {_TODO}')
     name, method = values.get("sasl.oauthbearer.method", ("", ""))

@@ -100,7 +100,7 @@ class PseudonymKey:
         self._source = source
         self._path = path
         self.problem: str | None = None
-        "Reason why the file was rejected at the last read, or None if it was not."
+        "Reason why the file was rejected at the last read, or None if it was accepted."
 
     @classmethod
     def from_file(cls, path: Path) -> "PseudonymKey":

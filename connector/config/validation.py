@@ -53,8 +53,8 @@ def _sentence(problem: Mapping[str, Any], *, by_variable: bool) -> str:
         "float": f"is not a number; write one{unquoted}",
         "bool": f"is neither true nor false; write true or false{unquoted}",
         "list": f"is not a list; write {as_list}",
-        "dict": "is not a table; write one",
-        "model": "is not a table; write one",
+        "dict": "is not a table; write a table",
+        "model": "is not a table; write a table",
     }
     return expected.get(kind.partition("_")[0], one_line(str(problem["msg"])))
 

@@ -108,7 +108,7 @@ class Stage:
                 servers = self._settings.kafka.bootstrap_servers
                 raise FatalError(
                     f"starting the demo with Kafka at {servers}: not ready within {_READY_S:g} s ({reasons}): "
-                    "name brokers that answer, or leave --bootstrap-servers out"
+                    "use brokers that answer, or omit --bootstrap-servers"
                 )
             screen.progress(0.0, "starting", "simulator, broker, connector")
             await asyncio.sleep(_TICK_S / 5)

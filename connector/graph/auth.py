@@ -292,7 +292,7 @@ class SignIn:
                 return await self._compute(function)
             except MissingAnswerError as missing:
                 if len(answers) == _MOST_ANSWERS:
-                    raise self._transient("requires an endless number of requests") from None
+                    raise self._transient("requires too many requests") from None
                 request = missing.request
             except (PermanentError, TransientError):
                 raise

@@ -100,7 +100,7 @@ class ShardFamilies:
         )  # fmt: skip
         self.transaction_duration = histogram(
             registry, "transaction_duration_seconds",
-            "Time from the begin of a Kafka transaction to its commit. If it is above a second: check the load of the"
+            "Time from the start of a Kafka transaction to its commit. If it is above a second: check the load of the"
             " brokers, their disks and in-sync replicas.",
             TRANSACTION_DURATION_S, "shard",
         )  # fmt: skip

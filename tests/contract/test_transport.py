@@ -176,7 +176,7 @@ async def test_tls_strict_false_accepts_a_ca_that_violates_strict_rules(
         (("host",), "is for another (host name|address)"),
         (("address",), "is for another address"),
         (("purpose",), "is not meant for servers"),
-        (("unknown",), r"is not trusted \(.*\); name the CA that signed it in graph\.ca_bundle"),
+        (("unknown",), r"is not trusted \(.*\); add the CA that signed it to graph\.ca_bundle"),
     ],
 )
 @pytest.mark.parametrize("strict", [True, False])

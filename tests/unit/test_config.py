@@ -279,7 +279,7 @@ class TestEnvironment:
                 {"CONNECTOR_KAFKA__CREATE_TOPICS": "maybe"},
                 "CONNECTOR_KAFKA__CREATE_TOPICS: kafka.create_topics: is neither true nor false; write true or false",
             ),
-            ({"CONNECTOR_KAFKA": "[]"}, "CONNECTOR_KAFKA: kafka: is not a table; write one"),
+            ({"CONNECTOR_KAFKA": "[]"}, "CONNECTOR_KAFKA: kafka: is not a table; write a table"),
             (
                 {"CONNECTOR_TENANTS": "[}"},
                 "CONNECTOR_TENANTS: tenants: is not JSON (Expecting value at character 2); write […]",
@@ -571,7 +571,7 @@ class TestFile:
                 'write for example "500ms", "15s", "10m", "2h" or "7d"'
             ),
         ),
-        ("kafka = 3", "kafka: is not a table; write one"),
+        ("kafka = 3", "kafka: is not a table; write a table"),
         ('kafka.shards = "8"', "kafka.shards: is not a whole number; write one, without quotes"),
         ("kafka.shards = 0", "kafka.shards: is 0; write at least 1"),
         ("kafka.partitions = 0", "kafka.partitions: is 0; write at least 1"),
@@ -909,7 +909,7 @@ def test_two_oauthbearer_token_sources_are_refused(tmp_path: Path) -> None:
 def test_aws_msk_iam_is_refused_with_an_alternative(tmp_path: Path) -> None:
     text = '[kafka.properties]\n"sasl.mechanism" = "AWS_MSK_IAM"\n'
     assert problem(tmp_path, text) == (
-        'connector.toml: kafka.properties."sasl.mechanism": is "AWS_MSK_IAM", which librdkafka does not have; '
+        'connector.toml: kafka.properties."sasl.mechanism": is "AWS_MSK_IAM", which librdkafka does not support; '
         "use SCRAM-SHA-512 or a client certificate (docs/kafka.md)"
     )
 

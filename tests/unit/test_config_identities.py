@@ -155,7 +155,7 @@ def test_unusable_certificate_error_names_its_setting(folder: Path, lines: str, 
             "",
             (
                 "identity.workload_identity: needs the variable AZURE_FEDERATED_TOKEN_FILE, which is not set; let "
-                "Azure's workload identity webhook set it (label azure.workload.identity/use), or set it"
+                "Azure's workload identity webhook set it (label azure.workload.identity/use), or set it yourself"
             ),
         ),
         (

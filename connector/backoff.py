@@ -6,7 +6,7 @@ from collections.abc import Iterator
 def doubling(first_s: float, longest_s: float) -> Iterator[float]:
     """Yield pauses in seconds without end.
 
-    The first is `first_s`, each later one twice as long, at most `longest_s`.
+    The first pause is `first_s`. Each later pause is twice as long as the one before it, up to `longest_s`.
     """
     pause_s = first_s
     while True:

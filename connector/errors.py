@@ -26,7 +26,7 @@ class ConfigurationError(ConnectorError):
 
 
 class FatalError(ConnectorError):
-    """Problem that retrying cannot fix, such as wrong topic settings or state of a newer version.
+    """Problem that retrying cannot fix, such as wrong topic settings or state that a newer version has written.
 
     The exit code is 1.
     """

@@ -1,6 +1,6 @@
 """Choice of the proxy for a URL from environment variables. Graph, sign-in and the schema registry use it.
 
-The variables have the same meaning as in curl, which operators try first:
+The variables have the same meaning as in curl, because operators test a proxy with curl first:
 
 1. `https_proxy` or `HTTPS_PROXY` sets the proxy for https URLs, `http_proxy` or `HTTP_PROXY` the one for http URLs. If
    both are empty, `all_proxy` or `ALL_PROXY` sets it. The variable in lower case comes first. A value without a scheme

@@ -91,7 +91,7 @@ def tenant(
     """
     state = checkpoint.state
     through = state.coverage.through
-    holes = windows.gaps(state)
+    gaps = windows.gaps(state)
     condition, reason = _condition(state, now, failing, idle)
     if subject.configured is None:
         condition, reason = "unknown", NOT_CONFIGURED
@@ -102,8 +102,8 @@ def tenant(
         "since": _last_read(state) if idle or condition in ("failing", "paused") else None,
         "covered_through": instants.text(through) if through else None,
         "lag_seconds": round((now - (through or state.start)).total_seconds(), 3),
-        "gap_seconds": sum(hole.seconds for hole in holes),
-        **_unread(state, holes, now, is_read=condition in ("ok", "catching_up") and not idle),
+        "gap_seconds": sum(gap.seconds for gap in gaps),
+        **_unread(state, gaps, now, is_read=condition in ("ok", "catching_up") and not idle),
         "gaps": [_range(window, cause) for window, cause in _gaps(state, _cause(subject, state, failing, idle))],
         "unreadable": [
             _range(window, cause)

@@ -58,7 +58,7 @@ def _line(entry: Any) -> str:
 
 
 def listed(count: int, ids: Sequence[Any]) -> dict[str, Any]:
-    """Return a count and the first entries as a JSON object."""
+    """Return the JSON object for a list in the report: the full count, and the first entries."""
     return {"count": count, "ids": list(ids[:SHOWN])}
 
 

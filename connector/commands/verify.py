@@ -15,7 +15,8 @@ def verify(
     begin: FromOption,
     end: ToOption,
     requests_per_minute: Annotated[
-        float, typer.Option("--requests-per-minute", help="Request budget of this command, besides that of a worker.")
+        float,
+        typer.Option("--requests-per-minute", help="Request budget of this command, in addition to that of a worker."),
     ] = 5,
     as_json: JsonOption = False,
     config: ConfigOption = None,

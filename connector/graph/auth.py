@@ -226,7 +226,7 @@ class SignIn:
     async def _look_at_files(self) -> identity.Credential | None:
         """Read the credential again if one of its files has changed.
 
-        An unusable file is thereby logged before the next token needs the credential.
+        If a file has become unusable, this is logged before the credential is needed for the next token.
         """
         if not await self._compute(lambda: identity.has_changed(self._tenant.identity)):
             return None

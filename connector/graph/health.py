@@ -5,8 +5,8 @@ Rules:
 1. A permanent error, which needs operator action (sign_in, permission, rejected), makes the tenant fail at once.
 2. A transient error (throttled, unreachable) makes the tenant fail only if no request succeeded for `patience_s`
    seconds after the first such error.
-3. A refusal with a 4xx status other than 401 may concern one range only. If such refusals begin within a minute of a
-   request that Graph served, the tenant fails only after ten seconds and three refusals in a row.
+3. A refusal with a 4xx status other than 401 may concern one range only. If Graph served a request less than a minute
+   before the first refusal, the tenant fails only after three refusals in a row over at least ten seconds.
 4. Only a request that Graph serves ends a failure. A token alone does not: the role may still be missing.
 """
 
@@ -65,7 +65,7 @@ class Health:
         self._rejected = self._transient = None
 
     def rejected(self, reason: PermanentReason, message: str, now: float, *, may_pass: bool = False) -> None:
-        """Record a permanent error. `may_pass` is true if it may concern only the requested range of call time."""
+        """Record a permanent error. `may_pass` is true if other ranges of call time may still be served."""
         self.up = False
         if not self._refusals:
             self._refused_since = now

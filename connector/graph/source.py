@@ -166,7 +166,7 @@ class Source:
             (await anext(pages)).room.release()
 
     async def sign_in(self) -> tuple[TokenClaims | None, str]:
-        """Sign in, and return the claims of the token and the host of Graph that belongs to the tenant's cloud.
+        """Sign in. Return the claims of the token, and the host name of Graph in the tenant's cloud.
 
         The claims are None if the token cannot be read. The host is empty if sign-in does not state it. Raise the
         errors of `SignIn.token`.

@@ -135,7 +135,7 @@ class Metrics:
     async def scrape(self, accept: str = "") -> tuple[bytes, str]:
         """Do the same as `render` without blocking the event loop.
 
-        The views are called in the event loop, each one once and one at a time. A single separate thread does the
+        Each view is called once, in the event loop, one view after another. A single separate thread does the
         formatting, so that only one scrape is formatted at a time.
         """
         loop = asyncio.get_running_loop()

@@ -1,4 +1,4 @@
-"""Check of client assertions in the same way as Entra checks them.
+"""Check of client assertions with the same rules as those of Entra.
 
 An assertion is signed with a certificate of the application, or by another identity provider. Times are epoch seconds
 that the caller passes in.

@@ -274,9 +274,9 @@ class CallSequence:
         return mix(np.uint64(of_day) ^ (calls.astype(np.uint64) * np.uint64(0xA24BAED4963EE407)))
 
     def _candidates(self, from_ms: int, to_ms: int) -> Longs:
-        """Return the numbers of all phone calls that may begin in a part of a day.
+        """Return the numbers of all phone calls that may begin from `from_ms` to `to_ms`, counted from the day's start.
 
-        A few of these phone calls begin outside of that part, so the start of each one must be checked.
+        A few of these phone calls begin outside of that range, so the caller must check the start of each one.
         """
         total = self.recipe.calls_per_day
         low, high = np.interp([from_ms - 2 * _LEG_SPREAD_MS, to_ms], self._times, self._shares) * total

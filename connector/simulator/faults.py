@@ -66,7 +66,7 @@ _RETRY_AFTER = ("seconds", "date", "none", "mixed")
 
 @dataclass(slots=True)
 class Strike:
-    """Probability of a fault, and how often it can still happen. None means any number of times."""
+    """Probability of a fault. `times` is how often it can still happen, or None if there is no limit."""
 
     share: float
     times: int | None = None

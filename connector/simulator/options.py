@@ -60,7 +60,7 @@ class Spread:
     def parse(cls, text: str, names: dict[str, str]) -> "Spread":
         """Return the distribution that `text` states: a name in `names`, or "SHARE:FROM-TO,…".
 
-        Raise ValueError with the reason if it states none.
+        Raise ValueError with the reason if the text is neither.
         """
         parts: list[tuple[float, int, int]] = []
         for part in names.get(text, text).split(","):

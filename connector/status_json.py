@@ -19,7 +19,7 @@ from connector.kafka.state import Checkpoint
 
 BEYOND_HORIZON = "it became older than dedup.horizon before it was read: run connector backfill --again to read it"
 NOT_CONFIGURED = "not configured"
-PAUSED = "an operator has paused the tenant: connector resume continues"
+PAUSED = "an operator has paused the tenant: run connector resume to continue"
 _CATCHING_UP = "call time that was not read yet is being read"
 _UNREADABLE = "Graph does not serve some call time (see gaps): the connector requests it again at least every half hour"
 _NOT_READ_YET = "not read yet"
@@ -156,7 +156,7 @@ def jobs(
     for one in orders.jobs:
         waits_for = idle or (untaken or {}).get(one.id) or None
         if not waits_for and orders.paused:
-            waits_for = "the tenant is paused: connector resume continues"
+            waits_for = "the tenant is paused: run connector resume to continue"
         if not waits_for and failing:
             waits_for = failing[1]
         if not waits_for and ahead and one.state == "waiting":

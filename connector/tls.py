@@ -81,19 +81,19 @@ class Trust:
         if code in _UNKNOWN_ISSUER:
             return f"its certificate is not trusted ({words}); add the CA that signed it to {bundle}"
         if code in _STRICT:
-            todo = f"have that CA's certificate issued correctly, or accept it with {strict} = false"
+            todo = f"replace that certificate, or accept it with {strict} = false"
             return f"a certificate in its chain breaks RFC 5280 ({words}); {todo}"
         if code in _WEAK:
-            return f"a certificate in its chain is too weak ({words}); have it issued with a stronger key or signature"
-        what, todo = _FLAWS.get(code, ("is refused", "have it issued correctly"))
+            return f"a certificate in its chain is too weak ({words}); replace it with one that has a stronger key"
+        what, todo = _FLAWS.get(code, ("is refused", "replace it"))
         return f"its certificate {what} ({words}); {todo}"
 
 
 _FLAWS = {
     9: ("is not valid yet", "check the clocks of both machines"),
-    10: ("has expired", "have it renewed, or that of its CA; if it has not expired, correct this machine's clock"),
-    23: ("was revoked", "have another one issued"),
-    26: ("is not meant for servers", "have one issued for server authentication"),
+    10: ("has expired", "renew it or its CA's certificate; if neither has expired, correct this machine's clock"),
+    23: ("was revoked", "replace it"),
+    26: ("is not meant for servers", "replace it with one for server authentication"),
     62: ("is for another host name", "check the host, and that no proxy answers instead"),
     64: ("is for another address", "use a host name that it is for"),
 }

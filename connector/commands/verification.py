@@ -230,7 +230,7 @@ class _Verification:
         return 0.0 if every is None else min(_LONGEST_WAIT_S, every.total_seconds() + _GRACE_S)
 
     def _is_pending(self, start_s: int) -> bool:
-        """Return whether only a sweep that is too slow for this command to wait for can still read a row."""
+        """Return whether sweeps can still read a row, but run too rarely for this command to wait for them."""
         every = self._cadence_for(start_s)
         return every is not None and every.total_seconds() + _GRACE_S > _LONGEST_WAIT_S
 

@@ -41,7 +41,7 @@ REFUSED_PROPERTIES = {
     "acks": "exactly-once delivery depends on it",
     "request.required.acks": "exactly-once delivery depends on it",
     "group.id": "kafka.app sets it",
-    "group.instance.id": "replicas that share one configuration would fence each other in turns",
+    "group.instance.id": "workers with the same configuration would fence each other repeatedly",
     "isolation.level": "exactly-once delivery depends on it",
     "enable.auto.commit": "exactly-once delivery depends on it",
     "auto.offset.reset": "exactly-once delivery depends on it",

@@ -1,4 +1,4 @@
-"""Settings of a process: frozen and resolved, each tenant with the values that it inherits."""
+"""Frozen settings of a process, with all values computed. Each tenant has the values that it inherits."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

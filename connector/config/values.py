@@ -116,7 +116,7 @@ def to_registry_urls(value: str) -> str:
 
 
 def is_protected(url: str) -> bool:
-    """Return whether a secret may be sent to a URL: the URL uses https, or it is one of this machine."""
+    """Return whether a secret may be sent to a URL: the URL uses https, or leads to this machine."""
     parts = urlsplit(url)
     return parts.scheme == "https" or _is_loopback(parts.hostname or "")
 

@@ -189,7 +189,7 @@ class Source:
         cloud = token_claims.cloud_of(audience)
         made_for = f" that is for {cloud}" if cloud else ""
         theirs = token_claims.cloud_of(self._sign_in.graph_host)
-        hint = f", sign-in says that this tenant is of {theirs}" if theirs and theirs != cloud else ""
+        hint = f", and according to sign-in, this tenant belongs to {theirs}" if theirs and theirs != cloud else ""
         what = f"at {self._root.host} does not accept a fresh token{made_for} (401){hint}"
         return f"{what}; check graph.cloud and the tenant's id"
 

@@ -54,8 +54,9 @@ class TenantFamilies:
         )  # fmt: skip
         self.requests = counter(
             registry, "graph_requests_total",
-            "Requests to Graph by lane and HTTP status, or error without a response. 401 or 403: correct the sign-in or"
-            " the permission. 429: lower requests_per_minute. 5xx or error: check network, proxy and Graph's health.",
+            "Requests to Graph by lane and HTTP status. The status is error if there was no response. "
+            "401 or 403: correct the sign-in or the permission. 429: lower requests_per_minute. "
+            "5xx or error: check network, proxy and Graph's health.",
             "tenant", "lane", "status",
         )  # fmt: skip
         self.request_duration = histogram(

@@ -1,7 +1,7 @@
 """Metrics of a worker. The other packages report each event by calling one method.
 
 1. Counters and histograms count the reported events. The gauges of a tenant are computed at each scrape by calling the
-   tenant's view. None of them can therefore keep an old value by mistake.
+   tenant's view. A gauge can therefore not keep an old value by mistake.
 2. If a value is not known, its series is absent. This is so before the state is first restored, and when a view raises
    an error. While a shard restarts, the values of its last commit remain, so that for example its lag keeps growing.
 3. The series of a tenant or shard appear when this worker gets it, and disappear when it is handed over. Later events

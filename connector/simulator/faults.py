@@ -189,7 +189,7 @@ class Faults:
     def described(self) -> dict[str, object]:
         """Return all faults and settings in the form that `set` accepts.
 
-        Those of single tenants are in the member "tenants".
+        Faults and settings of single tenants are in the member "tenants".
         """
         parts: dict[str | None, dict[str, object]] = {}
         for tenant in {*self._strikes, *self._settings}:

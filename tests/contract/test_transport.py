@@ -171,7 +171,7 @@ async def test_tls_strict_false_accepts_a_ca_that_violates_strict_rules(
 @pytest.mark.parametrize(
     ("flaws", "expected"),
     [
-        (("expired",), "has expired .*; have it renewed"),
+        (("expired",), "has expired .*; renew it or its CA's certificate"),
         (("early",), "is not valid yet .*; check the clocks"),
         (("host",), "is for another (host name|address)"),
         (("address",), "is for another address"),

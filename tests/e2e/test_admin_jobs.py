@@ -240,7 +240,7 @@ def test_pause_and_cancel_commands_survive_a_worker_restart(scene: Scene) -> Non
     others = len(_asked(scene, other))
     scene.worker.until(lambda: len(_asked(scene, other)) > others + 3, "the other tenant to go on")
     found = commands.jobs(scene.config)[job]
-    assert (found["state"], found["reason"]) == ("waiting", "the tenant is paused: connector resume continues")
+    assert (found["state"], found["reason"]) == ("waiting", "the tenant is paused: run connector resume to continue")
     scene.worker.kill()
     scene.worker.start()
     scene.worker.until_ready()

@@ -155,7 +155,7 @@ def test_status_page_shows_failing_tenants_first(
     words = {
         FAILING: ("Failing", "grant the application permission CallRecords.Read.All", "Budget used"),
         SLOW: ("Catching up", "call time that was not read yet is being read", "gap: 20"),
-        GAP: ("Paused", "connector resume continues", "paused"),
+        GAP: ("Paused", "run connector resume to continue", "paused"),
         HEALTHY: ("Up to date", "only the newest", "Rows per minute"),
         BACKFILL: ("Up to date",),
     }

@@ -613,8 +613,8 @@ class TestFile:
         (
             '[kafka.properties]\n"group.instance.id" = "worker-0"',
             (
-                'kafka.properties."group.instance.id": cannot be set, because replicas that share one configuration '
-                "would fence each other in turns; remove it"
+                'kafka.properties."group.instance.id": cannot be set, because workers with the same configuration '
+                "would fence each other repeatedly; remove it"
             ),
         ),
         (

@@ -105,7 +105,7 @@ class ForbiddenError(BrokersUnavailableError):
 
 
 class RegistryUnavailableError(ConnectorError):
-    """Schema registry that does not answer as expected: no answer, 401, 403, 5xx or invalid JSON.
+    """Schema registry that is not available: no answer, status 401, 403 or 5xx, or invalid JSON.
 
     The connector retries.
     """

@@ -3,8 +3,8 @@
 The variables have the same meaning as in curl, because operators test a proxy with curl first:
 
 1. `https_proxy` or `HTTPS_PROXY` sets the proxy for https URLs, `http_proxy` or `HTTP_PROXY` the one for http URLs. If
-   both are empty, `all_proxy` or `ALL_PROXY` sets it. The variable in lower case comes first. A value without a scheme
-   means http, and a value without a port means port 1080 (443 for https).
+   both are empty, `all_proxy` or `ALL_PROXY` sets it. The variable in lower case takes precedence. A value without a
+   scheme means http, and a value without a port means port 1080 (443 for https).
 2. `no_proxy` or `NO_PROXY` lists the hosts that are reached without a proxy, separated by commas or spaces: `*`, an
    address, a CIDR range, or a domain. A domain includes its subdomains, with or without a leading dot or `*.`. A port
    may follow.

@@ -91,7 +91,7 @@ class SecretBytes(Hidden[bytes]):
 
 
 class PseudonymKey:
-    """Key of the pseudonyms, which only `get` reveals. If it is in a file, `get` reads the file every time."""
+    """Key of the pseudonyms, which `repr` does not show. If it is in a file, `get` reads the file every time."""
 
     __slots__ = ("_path", "_source", "_value", "problem")
 

@@ -203,7 +203,7 @@ class Simulator:
         return self.world.tenants[tenant or self.tenants[0]].arrivals.most
 
     async def refuse(self, for_s: float | None = None) -> None:
-        """Close the port and every connection, for `for_s` seconds, or until `accept` is called if it is None."""
+        """Close the port and every connection for `for_s` seconds. By default, until `accept` is called."""
         if self._reopening is not None:
             self._reopening.cancel()
             self._reopening = None

@@ -139,7 +139,7 @@ class Stage:
         screen.facts(
             [
                 ("page", f"http://{_reachable(self._settings.http.host)}:{self._service.web.port}/"),
-                ("Graph", f"{self._simulator.url}, simulated, with faults: 429, 5xx, truncated and shifted pages"),
+                ("Graph", f"{self._simulator.url}, simulated, with faults: 429, 5xx, cut and shifted pages"),
                 ("Kafka", f"{broker}: {self._topic}"),
                 ("reads again", f"the last {sweeps}"),
             ]

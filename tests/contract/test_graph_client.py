@@ -353,7 +353,7 @@ async def test_page_over_the_size_limit_is_a_transient_error(bench: Bench, monke
         ("bad_request", "rejected", "400"),
         ("not_found", "rejected", "404"),
         ("redirect", "rejected", "redirects"),
-        ("foreign_link", "rejected", "another place"),
+        ("foreign_link", "rejected", "another host"),
         ("unauthorized", "sign_in", "401"),
     ],
 )

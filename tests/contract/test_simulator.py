@@ -552,7 +552,7 @@ async def test_simulator_refuses_unknown_and_invalid_faults(start: Clients) -> N
         assert response.status == 400
         assert 'did you mean "throttled"' in (await response.json())["error"]
     for wrong in ({"cut": 2}, {"cut": "often"}, {"retry_after": "soon"}, {"down": "maybe"}, {"slow_s": "x"}):
-        with pytest.raises(ValueError, match=r"give|seconds, date"):
+        with pytest.raises(ValueError, match=r"write|seconds, date"):
             client.simulator.set_faults(wrong)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from confluent_kafka import Producer, TopicPartition
+from confluent_kafka import OFFSET_END, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, NewTopic, ResourceType
 
 from connector.kafka import avro
@@ -146,7 +146,7 @@ def test_verify_reports_a_row_unknown_to_graph_without_failing(published: Publis
 def test_verify_refuses_a_range_that_retention_has_deleted(published: Published, topic: str) -> None:
     config = published.copy(topic, published.rows)
     admin = AdminClient({"bootstrap.servers": published.bootstrap})
-    for deleted in admin.delete_records([TopicPartition(topic, number, 1_000) for number in range(3)]).values():
+    for deleted in admin.delete_records([TopicPartition(topic, number, OFFSET_END) for number in range(3)]).values():
         deleted.result(DEADLINE_S)
     code, report, error = verify(config, published.tenant)
     assert (code, report) == (2, {})

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
@@ -37,3 +38,18 @@ def test_failed_broker_start_is_reported_to_every_test_process(monkeypatch: pyte
                 ask(path, "broker")
     finally:
         shared.close()
+
+
+def test_tests_of_a_group_run_in_one_process(tmp_path: Path) -> None:
+    """Expensive module fixtures rely on it. With pytest 9.2, pytest-xdist 3.8 distributed them like all others."""
+    (tmp_path / "test_group.py").write_text(
+        "import os, pathlib, pytest\n"
+        "@pytest.mark.xdist_group('one')\n"
+        "@pytest.mark.parametrize('number', range(6))\n"
+        "def test_it(number):\n"
+        "    pathlib.Path(f'process-{os.getpid()}').touch()\n",
+        encoding="utf-8",
+    )
+    command = [sys.executable, "-m", "pytest", "--quiet", "--numprocesses=3", "--dist=loadgroup", "test_group.py"]
+    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, timeout=60)
+    assert len(list(tmp_path.glob("process-*"))) == 1

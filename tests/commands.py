@@ -1,12 +1,14 @@
-"""Commands of the installed program that end by themselves, run as processes."""
+"""Commands of the installed program that end by themselves, run as processes of their own."""
 
 import json
-import os
 import signal
 import subprocess
-import sys
+import tempfile
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from tests.brokers import wait_until
+from tests.forked import Forked, without_settings
 
 ROOT = Path(__file__).parent.parent
 DEADLINE_S = 60
@@ -20,29 +22,41 @@ class Done(NamedTuple):
     error: str
 
 
-def start(config: Path, *arguments: str) -> subprocess.Popen[str]:
-    """Start a command and return its process without waiting for it."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "connector", *arguments, "--config", str(config)],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        cwd=ROOT,
-        env={name: text for name, text in os.environ.items() if not name.upper().startswith(("CONNECTOR_", "AZURE_"))},
-    )
+class Started(NamedTuple):
+    """Running command."""
+
+    process: Forked
+    output: Path
+    error: Path
 
 
-def ended(process: subprocess.Popen[str], deadline_s: float = DEADLINE_S) -> Done:
-    """Wait until a process ends and return its result; kill it and raise TimeoutError after `deadline_s`."""
+def start(config: Path, *arguments: str) -> Started:
+    """Start a command without waiting for it."""
+    folder = Path(tempfile.mkdtemp(prefix="command-", dir=config.parent))
+    output, error = folder / "output", folder / "error"
+    called = ["connector", *arguments, "--config", str(config)]
+    return Started(Forked(called, without_settings(), ROOT, output, error), output, error)
+
+
+def first_line(file: Path) -> str:
+    """Wait until a running command has written a line and return it."""
+    wait_until(lambda: file.is_file() and "\n" in file.read_text(encoding="utf-8"), f"a line in {file}", DEADLINE_S)
+    return file.read_text(encoding="utf-8").splitlines()[0]
+
+
+def ended(started: Started, deadline_s: float = DEADLINE_S) -> Done:
+    """Wait until a command ends and return its result; kill it and raise TimeoutError after `deadline_s`."""
     try:
-        output, error = process.communicate(timeout=deadline_s)
+        code: int | None = started.process.wait(deadline_s)
     except subprocess.TimeoutExpired:
-        process.kill()
-        output, error = process.communicate()
-        raise TimeoutError(f"{process.args!r} goes on after {deadline_s:g} s; it said:\n{output}{error}") from None
+        started.process.kill()
+        started.process.wait()
+        code = None
+    output, error = (path.read_text(encoding="utf-8") for path in (started.output, started.error))
+    if code is None:
+        raise TimeoutError(f"{started.process.args} goes on after {deadline_s:g} s; it said:\n{output}{error}")
     assert "Traceback" not in error, error
-    return Done(process.returncode, output, error)
+    return Done(code, output, error)
 
 
 def run(config: Path, *arguments: str) -> Done:
@@ -68,7 +82,7 @@ def status(config: Path) -> dict[str, Any]:
     return content
 
 
-def interrupt(process: subprocess.Popen[str]) -> Done:
+def interrupt(started: Started) -> Done:
     """Send Ctrl-C and return the result of the command."""
-    process.send_signal(signal.SIGINT)
-    return ended(process)
+    started.process.send_signal(signal.SIGINT)
+    return ended(started)

@@ -1,6 +1,6 @@
 """Processes that run a Python module at once, because they are forked from a process that has imported the program.
 
-To start Python and to import the program takes half a second of processor time, and the tests start workers hundreds of
+To start Python and to import the program takes half a second of processor time, and the tests start it hundreds of
 times.
 """
 
@@ -26,12 +26,15 @@ class Forked:
     It is killed when the process that created it ends.
     """
 
-    def __init__(self, arguments: Sequence[str], environment: Mapping[str, str], folder: Path, log: Path) -> None:
-        """Start the process in `folder`, with standard output and standard error appended to `log`.
+    def __init__(
+        self, arguments: Sequence[str], environment: Mapping[str, str], folder: Path, output: Path, error: Path
+    ) -> None:
+        """Start the process in `folder`. Standard output and standard error are appended to files.
 
         `arguments`: the module's name and what is in `sys.argv` after it.
         """
-        values = (list(arguments), dict(environment), str(folder), str(log))
+        self.args = arguments
+        values = (list(arguments), dict(environment), str(folder), (str(output), str(error)))
         self._process = _context.Process(target=_run, args=values, daemon=True)
         self._process.start()
         assert self._process.pid is not None
@@ -59,14 +62,19 @@ class Forked:
         self.send_signal(signal.SIGKILL)
 
 
-def _run(arguments: list[str], environment: dict[str, str], folder: str, log: str) -> None:
+def without_settings() -> dict[str, str]:
+    """Return the environment of this process without variables that configure the program."""
+    return {name: text for name, text in os.environ.items() if not name.upper().startswith(("CONNECTOR_", "AZURE_"))}
+
+
+def _run(arguments: list[str], environment: dict[str, str], folder: str, files: tuple[str, str]) -> None:
     """Become what `python -m` with these arguments would be."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    written = os.open(log, os.O_WRONLY | os.O_APPEND)
-    os.dup2(written, 1)
-    os.dup2(written, 2)
-    os.close(written)
+    for standard, file in zip((1, 2), files, strict=True):
+        opened = os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+        os.dup2(opened, standard)
+        os.close(opened)
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)

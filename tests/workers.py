@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.brokers import _DIE_WITH_PARENT, _starter, wait_until
-from tests.forked import Forked
+from tests.forked import Forked, without_settings
 
 ROOT = Path(__file__).parent.parent
 DEADLINE_S = 120.0
@@ -130,13 +130,10 @@ class Worker:
         """Start a process without waiting for it to do anything."""
         assert not self.running
         self.starts += 1
-        environment = {
-            name: text for name, text in os.environ.items() if not name.upper().startswith(("CONNECTOR_", "AZURE_"))
-        } | {"PYTHONPATH": str(ROOT), "PYTHONFAULTHANDLER": "1"}
+        environment = without_settings() | {"PYTHONPATH": str(ROOT), "PYTHONFAULTHANDLER": "1"}
         command = [*self.program, *arguments, "--config", str(self.config)]
-        self.log.touch()
         if command[0] == "-m" and not self.options:
-            self._process = Forked(command[1:], environment, ROOT, self.log)
+            self._process = Forked(command[1:], environment, ROOT, self.log, self.log)
             return
         trampoline = [sys.executable, "-I", "-S", "-c", _DIE_WITH_PARENT, str(os.getpid()), sys.executable, *command]
         with self.log.open("wb") as log:

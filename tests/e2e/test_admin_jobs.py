@@ -91,7 +91,7 @@ def test_backfill_stays_exactly_once_across_ten_kills(
 ) -> None:
     """The job is submitted while no worker runs. New calls arrive, and the remaining call time never grows."""
     moments = random.Random(5)
-    source = simulate(days=4, calls_per_day=15_000, **SOON)
+    source = simulate(days=4, calls_per_day=4_000, **SOON)
     configured = settings(source, tenants=tenants(source, "-6h"), graph={"requests_per_minute": 600})
     worker = new_worker(configured)
     assert worker.run_once() == 0
@@ -113,8 +113,8 @@ def test_backfill_stays_exactly_once_across_ten_kills(
     until_swept(worker, source, timedelta(hours=5, minutes=59))
     assert worker.stop() == 0
     found = oracle.check(broker.bootstrap, topic, app, source.truth(), claims=False)
-    assert len(found.newest) > 55_000
-    assert done["rows"] > 50_000
+    assert len(found.newest) > 15_000
+    assert done["rows"] > 13_000
     left = remaining_seconds(broker.bootstrap, app)[job]
     assert left == sorted(left, reverse=True)
     assert len(set(left)) > KILLS
@@ -247,8 +247,7 @@ def test_pause_and_cancel_commands_survive_a_worker_restart(scene: Scene) -> Non
     scene.worker.until(lambda: len(_asked(scene, other)) > others + 6, "the other tenant to go on")
     assert len(_asked(scene, paused)) == before
     waiting = commands.start(scene.config, "backfill", "--tenant", "contoso", "--from", "-2d", "--to", "-1h", "--wait")
-    assert waiting.stdout is not None
-    second = waiting.stdout.readline().strip()
+    second = commands.first_line(waiting.output)
     commands.succeed(scene.config, "cancel", second)
     done = commands.ended(waiting)
     assert (done.code, f"job {second} was cancelled" in done.error) == (1, True), done
@@ -269,12 +268,11 @@ def _asked(scene: Scene, tenant: str) -> list[Any]:
 
 def test_backfill_continues_after_ctrl_c_during_wait(scene: Scene) -> None:
     waiting = commands.start(scene.config, "backfill", "--tenant", "contoso", "--from", "-3d", "--to", "-2h", "--wait")
-    assert waiting.stdout is not None
-    job = waiting.stdout.readline().strip()
-    assert waiting.stderr is not None
-    assert waiting.stderr.readline() == f"job {job} waits: no worker has taken it yet\n"
+    job = commands.first_line(waiting.output)
+    assert commands.first_line(waiting.error) == f"job {job} waits: no worker has taken it yet"
     done = commands.interrupt(waiting)
-    assert (done.code, done.error) == (130, f"job {job} continues to run; connector jobs shows its progress\n")
+    last = done.error.splitlines()[-1]
+    assert (done.code, last) == (130, f"job {job} continues to run; connector jobs shows its progress")
     scene.worker.start()
     until_job(scene.worker, job, "done")
     assert scene.worker.stop() == 0

@@ -41,10 +41,10 @@ class LearnTime(NamedTuple):
 
 
 class StartRuns(NamedTuple):
-    """Decision that runs have started. The plan contains them already."""
+    """Decision that the tenant's start was fixed or that runs have started. The plan contains both already."""
 
     start: datetime | None
-    "Start of the tenant if it was never read before; otherwise None."
+    "Start of the tenant if it was fixed now; otherwise None."
     overtaken: tuple[int, ...]
     "Indices of the sweeps whose previous run was replaced before it was done."
 
@@ -262,13 +262,17 @@ class Scheduler:
         start = self._fix_start(now)
         self._has_started = True
         self.plan, started = windows.begin(self.plan, self._rules, now)
-        return StartRuns(start, tuple(windows.overtaken(self.plan, started))) if started else None
+        # The start is passed on although no run can start yet: a backfill may be read before the first run, and a
+        # tenant that was read keeps its start.
+        is_decided = bool(started) or start is not None
+        return StartRuns(start, tuple(windows.overtaken(self.plan, started))) if is_decided else None
 
     def _fix_start(self, now: datetime) -> datetime | None:
-        """Fix and return the start of a tenant that was never read. Return None for any other tenant."""
+        """Fix and return the start of a tenant that was never read. Return None afterwards and for other tenants."""
         if self._start is None or self.plan.is_read:
             return None
         start = self._start if isinstance(self._start, datetime) else now + self._start
+        self._start = None
         self.plan = windows.start_earlier(self.plan, self._rules, start, now)
         return self.plan.start
 

@@ -25,6 +25,13 @@ CORE = (
         _STORM,
     ),
     Mutant(
+        "a start is passed on only with a run",
+        _SCHEDULER,
+        "is_decided = bool(started) or start is not None",
+        "is_decided = bool(started)",
+        f"{_HORIZON} -k test_clock_ahead_at_the_first_start_misses_no_row",
+    ),
+    Mutant(
         "a range that failed is not in the plan",
         _SCHEDULER,
         "        if failure.of_range:\n",

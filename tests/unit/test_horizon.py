@@ -305,3 +305,17 @@ def test_checkpoint_row_count_excludes_expired_rows() -> None:
     topics = poll(TWELVE, world(10), [*every(600.0, 0, 10 * HOUR_S), 60 * HOUR_S])
     assert state.restore(topics.state).checkpoints["t"].remembered == 0
     assert isinstance(committed(topics).forgotten_before, datetime)
+
+
+def test_clock_ahead_at_the_first_start_misses_no_row() -> None:
+    """A backfill is read before the first run, and the worker is started again. The tenant keeps its real start."""
+    shown, topics, ahead_s = world(5), Topics(), 48 * HOUR_S
+    worker = Worker(TWELVE, {"t": shown}, topics, ahead_s)
+    worker.command("t", backfill(1, 60.0, -HOUR_S, 0.0), 60.0)
+    worker.sweep("t", 60.0)
+    worker.read_page("t", 0, 60.0, 60.0)
+    worker.take(1_000_000)
+    worker.commit(60.0, 60.0)
+    assert committed(topics).start == moment(60.0)
+    poll(TWELVE, shown, every(600.0, 600.0, 6 * HOUR_S), topics)
+    assert {row.id for row in topics.rows} == {one.id for one in shown.calls[1:]}

@@ -43,6 +43,19 @@ def test_scheduler_learns_the_time_before_it_starts_a_run() -> None:
     assert plan.next(NOW) == StartRuns(NOW - D, ())
 
 
+def test_start_is_passed_on_before_a_backfill_is_read() -> None:
+    """No run can start within the first second. A backfill that is read then must not hide the start."""
+    plan = scheduler(-2 * D, start=0 * D)
+    plan.confirm_time()
+    plan.command(Command("j", "backfill", NOW, Window(NOW - 3 * D, NOW - 2 * D)), NOW)
+    assert plan.next(NOW) == StartRuns(NOW, ())
+    first, *_ = opened(plan)
+    assert first.slice.job == "j"
+    plan.finished(first.slice, 0, NOW)
+    assert plan.next(NOW + M) == StartRuns(None, ())
+    assert plan.plan.start == NOW
+
+
 def test_scheduler_reads_due_call_time_and_then_waits() -> None:
     plan = scheduler()
     assert plan.next(NOW) == StartRuns(None, ())

@@ -172,7 +172,8 @@ class Publisher(ABC):
         """Run a function in the producer's thread and wait for its end, even if the caller is cancelled.
 
         A function of librdkafka may never return. After `LONGEST_CALL_S` without progress the thread is abandoned, and
-        ShardRestartError is raised. The next producer with the transactional id fences what the thread may still do.
+        ShardRestartError is raised. If the caller is cancelled a second time, the thread is abandoned at once. The next
+        producer with the transactional id fences what the thread may still do.
         """
         if self._is_abandoned:
             raise ShardRestartError(f"an earlier request to the producer of {self._name} has not returned")
@@ -186,7 +187,8 @@ class Publisher(ABC):
             raise
         finally:
             self._busy_since = None
-        if not future.done():
+            self._is_abandoned = not future.done()
+        if self._is_abandoned:
             where = _position_of(self._thread_name)
             raise ShardRestartError(
                 f"a request to the producer of {self._name} did not return in {LONGEST_CALL_S:g} s, it waits in {where}"
@@ -194,10 +196,9 @@ class Publisher(ABC):
         return future.result()
 
     async def _until_returned(self, future: "asyncio.Future[_T]") -> None:
-        """Wait until a request to the producer has returned. If it exceeds its time limit, abandon the thread."""
+        """Wait until a request to the producer has returned or has exceeded its time limit."""
         while not future.done() and self.is_within_bounds:
             await asyncio.wait([future], timeout=_LOOK_S)
-        self._is_abandoned = not future.done()
 
     @property
     def is_within_bounds(self) -> bool:

@@ -284,6 +284,22 @@ async def test_producer_call_that_never_returns_is_abandoned(
     end.set()
 
 
+async def test_producer_call_cancelled_twice_is_abandoned_at_once() -> None:
+    """Otherwise the next request would wait for the thread until its time limit."""
+    publisher = Scripted()
+    calling, end = await hanging_call(publisher)
+    for _ in range(2):
+        calling.cancel()
+        await asyncio.sleep(0)
+    with pytest.raises(asyncio.CancelledError):
+        await calling
+    async with asyncio.timeout(30):
+        with pytest.raises(ShardRestartError, match="has not returned"):
+            await publisher.call(end.is_set)
+        await publisher.close()
+    end.set()
+
+
 async def test_producer_call_returns_an_error_that_leads_back_to_itself() -> None:
     """confluent-kafka's errors do so when they are raised again as the cause of another one."""
     publisher = Scripted()

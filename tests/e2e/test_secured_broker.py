@@ -191,6 +191,29 @@ def lacks(secured: SecuredBroker, worker: Worker, right: AclBinding) -> None:
     worker.until(lambda: worker.metric("transactions_total", outcome="committed") > committed, "work to go on")
 
 
+def test_backfill_wait_ends_if_its_right_is_withdrawn(
+    secured: SecuredBroker, topic: str, app: str, simulate: Simulate, new_worker: NewWorker
+) -> None:
+    """Otherwise the command would wait forever for a job whose state it cannot read."""
+    secured.add_user("waiting")
+    secured.create(documented_topics(topic, app, partitions=3, shards=2))
+    rights = documented_rights("Operators", topic, app, "waiting")
+    secured.grant(*rights)
+    source = simulate(**FEW)
+    config = new_worker(settings(secured, topic, app, source, "SCRAM-SHA-256", "waiting")).config
+    asked = ("--tenant", source.tenants[0], "--from", "-12h", "--to", "-1h")
+    waiting = commands.start(config, "backfill", *asked, "--wait")
+    assert waiting.stderr is not None
+    assert "no worker has taken it yet" in waiting.stderr.readline()
+    for right in rights:
+        if right.name == f"{app}.state":
+            secured.take(right)
+    done = commands.ended(waiting)
+    assert done.code == 1
+    assert f"{app}.state" in done.error
+    assert "kafka-acls.sh" in done.error
+
+
 def test_run_names_the_rights_that_are_missing_at_start(
     secured: SecuredBroker, topic: str, app: str, simulate: Simulate, new_worker: NewWorker
 ) -> None:

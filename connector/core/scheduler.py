@@ -140,10 +140,12 @@ class Scheduler:
 
         With `once`, each due sweep is read once and backfills are ignored, because other workers run them.
         """
-        self.plan = plan._replace(orders=plan.orders._replace(jobs=())) if once else plan
+        self.plan = _without_jobs(plan) if once else plan
         "State of the tenant, including everything that is in the shard's buffer but not committed yet."
         self.has_failed = False
         "True as soon as a run has failed or a range was isolated."
+        self.may_backfill = True
+        "False while the caller cannot read page chains of backfills."
         self._rules = rules
         self._concurrency = concurrency
         self._rows_per_hour = rows_per_hour
@@ -181,7 +183,7 @@ class Scheduler:
         """Apply an operator's command. Return the open slices that the caller must stop reading because of it."""
         self.plan = windows.command(self.plan, command, now, now - self._rules.horizon)
         if self._once:
-            self.plan = self.plan._replace(orders=self.plan.orders._replace(jobs=()))
+            self.plan = _without_jobs(self.plan)
         orders = self.plan.orders
         return tuple(
             piece for piece in self._open if orders.paused or (piece.job and not jobs.is_open(orders, piece.job))
@@ -285,7 +287,8 @@ class Scheduler:
         counts = self._rows_per_hour(first, (now - EPOCH) // _HOUR + 1)
         sizes = Sizes(counts, first, self.plan.coverage, self._rows_per_second)
         live, others = slices.may_open_chain(self._open, self._concurrency)
-        piece = slices.next_slice(self.plan, self._rules, self._open, sizes, now, live=live, others=others)
+        plan = self.plan if self.may_backfill else _without_jobs(self.plan)
+        piece = slices.next_slice(plan, self._rules, self._open, sizes, now, live=live, others=others)
         if piece is None:
             return None
         unread = tuple(self._unread(piece))
@@ -329,3 +332,7 @@ class Scheduler:
         if self._once:
             return failing_ranges.next_retry(self.plan.failing_ranges, now)
         return windows.next_turn(self.plan, self._rules, now)
+
+
+def _without_jobs(plan: State) -> State:
+    return plan._replace(orders=plan.orders._replace(jobs=()))

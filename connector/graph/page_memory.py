@@ -6,6 +6,9 @@
    waits for its budget reserves no memory.
 3. Once the real size of a page is known, the reservation changes to this size. The sum may then exceed the limit; no
    request is sent until it is below the limit again.
+4. A page chain that is held until it was read to its end reserves memory for all of its pages before its first
+   request. Such chains together reserve at most half of the limit. Chains that hold pages therefore never wait for each
+   other: the requests of a chain need memory for one page only, and the other half becomes free with each commit.
 """
 
 from collections.abc import Callable
@@ -14,19 +17,21 @@ MAX_BYTES = 384 << 20
 DECODED = 3
 "Bytes in memory per byte of a page, with its decoded rows. (Measured: 2.9 for a page of a thousand rows.)"
 _PAGE_BYTES = DECODED << 20  # a page of a thousand rows is about one MiB
+HELD_BYTES = 16 << 20
+"Maximum number of bytes of a page chain that is held until it was read to its end."
 
 
 class PageRoom:
-    """Reservation of memory for one page. It ends when `release` is called."""
+    """Reservation of memory for one page or for all pages of a held chain. It ends when `release` is called."""
 
     __slots__ = ("_memory", "bytes")
 
-    def __init__(self, memory: "PageMemory", size: int) -> None:
+    def __init__(self, memory: "_Pool", size: int) -> None:
         self._memory = memory
         self.bytes = size
 
     def resize(self, size: int) -> None:
-        """Change the reservation to `size` bytes, once the real size of the page is known."""
+        """Change the reservation to `size` bytes, once the real size of the pages is known."""
         self._memory.change(size - self.bytes)
         self.bytes = size
 
@@ -36,40 +41,69 @@ class PageRoom:
             self.resize(0)
 
 
-class PageMemory:
-    """Memory for all pages that are being requested, held by their page chains, or not committed yet, in bytes."""
+class _Pool:
+    """Limited number of bytes, which are reserved in units of one size. They also count in the pool `whole`."""
 
-    def __init__(self, max_bytes: int = MAX_BYTES, page_bytes: int = _PAGE_BYTES) -> None:
+    def __init__(self, max_bytes: int, unit: int, whole: "_Pool | None" = None) -> None:
         self._max_bytes = max_bytes
-        self._page_bytes = page_bytes
+        self._unit = unit
+        self._whole = whole
         self._waiting: dict[Callable[[], None], None] = {}
         "Callbacks of the callers that wait for memory, in the order in which they began to wait."
         self.bytes = 0
+
+    def reserve(self, freed: Callable[[], None]) -> PageRoom | None:
+        """Reserve one unit. If there is no room, return None, and call `freed` once as soon as there is."""
+        if not self._has_room():
+            self._waiting.setdefault(freed)
+            return None
+        self._waiting.pop(freed, None)
+        self._add(self._unit)
+        return PageRoom(self, self._unit)
+
+    def change(self, by: int) -> None:
+        """Add `by` bytes to the reserved memory. Notify waiting callers for which memory is now free."""
+        self._add(by)
+        while self._waiting and self._has_room():
+            freed = next(iter(self._waiting))
+            del self._waiting[freed]
+            freed()
+
+    def _add(self, by: int) -> None:
+        self.bytes += by
+        if self._whole is not None:
+            self._whole.change(by)
+
+    def _has_room(self) -> bool:
+        """Return whether one unit may be reserved. If nothing else is reserved, a unit of any size may."""
+        return not self.bytes or self.bytes + self._unit <= self._max_bytes
+
+
+class PageMemory:
+    """Memory for all pages that are being requested, held by their page chains, or not committed yet, in bytes."""
+
+    def __init__(
+        self, max_bytes: int = MAX_BYTES, page_bytes: int = _PAGE_BYTES, chain_bytes: int = DECODED * HELD_BYTES
+    ) -> None:
+        self._all = _Pool(max_bytes, page_bytes)
+        self._chains = _Pool(max_bytes // 2, chain_bytes, self._all)
+
+    @property
+    def bytes(self) -> int:
+        """Return the number of reserved bytes."""
+        return self._all.bytes
 
     def reserve(self, freed: Callable[[], None]) -> PageRoom | None:
         """Reserve memory for one page, and return the reservation.
 
         If no memory is free, return None. `freed` is then called once, as soon as memory is free for this caller.
         """
-        if not self._has_room():
-            self._waiting.setdefault(freed)
-            return None
-        self._waiting.pop(freed, None)
-        self.bytes += self._page_bytes
-        return PageRoom(self, self._page_bytes)
+        return self._all.reserve(freed)
 
-    def change(self, by: int) -> None:
-        """Add `by` bytes to the reserved memory. Notify waiting requests for which memory is now free."""
-        self.bytes += by
-        while self._waiting and self._has_room():
-            freed = next(iter(self._waiting))
-            del self._waiting[freed]
-            freed()
-
-    def _has_room(self) -> bool:
-        """Return whether memory for another page is free. If no page is in memory, it always is."""
-        return not self.bytes or self.bytes + self._page_bytes <= self._max_bytes
+    def reserve_chain(self, freed: Callable[[], None]) -> PageRoom | None:
+        """Reserve memory for all pages of a chain that is held, as `reserve` does for one page."""
+        return self._chains.reserve(freed)
 
 
-NO_ROOM = PageRoom(PageMemory(), 0)
+NO_ROOM = PageRoom(_Pool(0, 0), 0)
 "Reservation of no memory. Releasing it has no effect."

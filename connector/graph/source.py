@@ -109,6 +109,7 @@ class Source:
     ) -> None:
         self.budget = budget
         self.health = health
+        self.memory = memory
         self._transport = transport
         self._root = root
         self._tenant = tenant

@@ -7,8 +7,9 @@ from connector.core import slices
 from connector.core.rows import RowSchema, join
 from connector.core.scheduler import ReadSlice
 from connector.errors import RangeTooLongError
+from connector.graph.page_memory import HELD_BYTES
 from connector.graph.source import Source
-from connector.pipeline.buffer import MAX_BYTES, Buffer
+from connector.pipeline.buffer import Buffer
 from connector.pipeline.messages import PageRead
 
 _MOST_HELD_ROWS = 2 * slices.ROWS_A_SLICE
@@ -30,7 +31,8 @@ async def read_chain(
     """Read a page chain to its end. `attempt` is the number of times that the chain was read before.
 
     Each page is put into `buffer` at once. For a backfill with `again`, the pages are returned as one instead (see
-    `join_pages`). Raises RangeTooLongError if they are too large to be held in memory.
+    `join_pages`), and the caller must have reserved memory for them. Raises RangeTooLongError if they are too large to
+    be held in memory.
     """
     piece = read.slice
     seen: set[int] = set()
@@ -61,11 +63,9 @@ async def read_chain(
         if not piece.again:
             await buffer.put_page(page_read)
             continue
-        # If chains waited for memory while they hold pages, they would wait for each other. They have a limit of their
-        # own.
-        page.room.release()
+        page.room.release()  # the memory of the chain includes the page
         held.append(page_read)
-        if rows > _MOST_HELD_ROWS or (len(held) > 1 and sum(one.bytes for one in held) > MAX_BYTES):
+        if rows > _MOST_HELD_ROWS or (len(held) > 1 and sum(one.bytes for one in held) > HELD_BYTES):
             raise RangeTooLongError(f"a slice of {tenant.label} is too large for the buffer")
     return PageChain(rows, repeated, join_pages(held) if held else None)
 

@@ -13,10 +13,11 @@ from connector.core.rows import RowSchema
 from connector.core.scheduler import LearnTime, Outcome, ReadSlice, Rest, Scheduler, SliceFailure, StartRuns, Stop, Wait
 from connector.core.windows import Slice, State
 from connector.errors import PermanentError, RangeTooLongError, SourceError, TransientError
+from connector.graph.page_memory import DECODED, NO_ROOM
 from connector.graph.source import Source
 from connector.pipeline.buffer import Buffer
 from connector.pipeline.messages import Commanded, RangeFailed, RunsDropped, RunsStarted, SliceRead
-from connector.pipeline.page_chain import read_chain
+from connector.pipeline.page_chain import PageChain, read_chain
 from connector.pipeline.tenant_state import TenantState
 
 _logger = log.get(__name__)
@@ -141,23 +142,43 @@ class Sweeper:
     async def _read(self, read: ReadSlice) -> None:
         """Read the page chain of a slice and report the outcome to the scheduler.
 
-        The chain is read again if its paging was not stable.
+        Without memory for a chain that must be held, end without an outcome. Backfills then wait until memory is free.
         """
         piece = read.slice
+        room = self.source.memory.reserve_chain(self._allow_backfills) if piece.again else NO_ROOM
+        if room is None:
+            self._scheduler.may_backfill = False
+            return
         try:
-            chain, attempt = await self._read_chain(read, 0), 0
-            while self._scheduler.repeats(piece, repeated=chain.repeated):
-                attempt += 1
-                chain = await self._read_chain(read, attempt)
-        except SourceError as error:
+            chain = await self._read_until_stable(read)
+        except BaseException as error:
+            room.release()
+            if not isinstance(error, SourceError):
+                raise
             self._failed(piece, error)
             return
         if chain.held:
-            await self._buffer.put_page(chain.held)
+            room.resize(DECODED * chain.held.bytes)
+            await self._buffer.put_page(chain.held._replace(room=room))
         now = self._now()
         outcome = self._scheduler.finished(piece, chain.rows, now)
         self._buffer.put(SliceRead(self._tenant, piece, outcome.steady, now))
         self._log_ranges(outcome)
+
+    async def _read_until_stable(self, read: ReadSlice) -> PageChain:
+        """Read the page chain of a slice, and again if its paging was not stable."""
+        attempt = 0
+        while True:
+            chain = await self._read_chain(read, attempt)
+            if not self._scheduler.repeats(read.slice, repeated=chain.repeated):
+                return chain
+            attempt += 1
+            del chain  # its pages must not stay in memory while the chain is read again
+
+    def _allow_backfills(self) -> None:
+        """Let backfills continue, because memory for a page chain may be free."""
+        self._scheduler.may_backfill = True
+        self._wake.set()
 
     def _failed(self, piece: Slice, error: SourceError) -> None:
         """Report to the scheduler that a slice could not be read, and put the consequences into the buffer."""

@@ -13,9 +13,16 @@ CORE = (
     Mutant(
         "pages are requested however much memory those take that are not committed",
         "connector/graph/page_memory.py",
-        "return not self.bytes or self.bytes + self._page_bytes <= self._max_bytes",
+        "return not self.bytes or self.bytes + self._unit <= self._max_bytes",
         "return True",
         "tests/unit/test_page_memory.py",
+    ),
+    Mutant(
+        "page chains that are held together reserve no memory",
+        "connector/pipeline/sweeper.py",
+        "self.source.memory.reserve_chain(self._allow_backfills) if piece.again else NO_ROOM",
+        "NO_ROOM",
+        "tests/unit/test_page_memory.py -k test_held_page_chains_stay_within_the_page_memory_limit",
     ),
     Mutant(
         "a run starts before Graph has confirmed the time",

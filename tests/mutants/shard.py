@@ -12,7 +12,8 @@ _FENCING = "tests/e2e/test_fencing.py"
 
 _HANDED_OVER = """\
         if chain.held:
-            await self._buffer.put_page(chain.held)
+            room.resize(DECODED * chain.held.bytes)
+            await self._buffer.put_page(chain.held._replace(room=room))
         now = self._now()
         outcome = self._scheduler.finished(piece, chain.rows, now)
         self._buffer.put(SliceRead(self._tenant, piece, outcome.steady, now))
@@ -22,7 +23,8 @@ _COUNTED_FIRST = """\
         outcome = self._scheduler.finished(piece, chain.rows, now)
         self._buffer.put(SliceRead(self._tenant, piece, outcome.steady, now))
         if chain.held:
-            await self._buffer.put_page(chain.held)
+            room.resize(DECODED * chain.held.bytes)
+            await self._buffer.put_page(chain.held._replace(room=room))
 """
 _CHAINS = "tests/unit/test_sweeper_chains.py"
 

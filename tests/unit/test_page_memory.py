@@ -10,17 +10,26 @@ from unittest import mock
 
 from yarl import URL
 
+from connector.config import Identity, Tenant
+from connector.core import windows
 from connector.core.budget import Budget
 from connector.core.coverage import Window
+from connector.core.dedup import DedupIndex
+from connector.core.jobs import Command
 from connector.core.rows import RowSchema
+from connector.core.windows import Rules, Sweep
 from connector.graph.health import Health
 from connector.graph.page_memory import MAX_BYTES, PageMemory, PageRoom
 from connector.graph.request_queue import RequestQueue
 from connector.graph.source import NoEvents, Source
 from connector.graph.transport import Response
 from connector.kafka import avro
+from connector.kafka.seen import SeenLog
+from connector.kafka.state import Checkpoint
 from connector.pipeline.buffer import Buffer
 from connector.pipeline.messages import PageRead
+from connector.pipeline.sweeper import Sweeper
+from connector.pipeline.tenant_state import TenantState
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
 WINDOW = Window(NOW, NOW + timedelta(hours=1))
@@ -67,6 +76,21 @@ def test_released_page_memory_goes_to_waiting_requests_in_order() -> None:
     assert memory.bytes == 8
 
 
+def test_held_chains_reserve_at_most_half_of_the_page_memory() -> None:
+    memory, freed = PageMemory(max_bytes=20, page_bytes=2, chain_bytes=5), mock.Mock()
+    chains = [memory.reserve_chain(freed) for _ in range(2)]
+    assert memory.reserve_chain(freed) is None
+    assert memory.bytes == 10
+    for _ in range(5):
+        reserve(memory)
+    assert memory.reserve(lambda: None) is None
+    assert not freed.called
+    assert chains[0] is not None
+    chains[0].release()
+    assert freed.call_count == 1
+    assert reserve(memory).bytes == 2
+
+
 async def test_cancelled_request_returns_its_page_memory() -> None:
     memory, now = PageMemory(), 0.0
     queue = RequestQueue(Budget(60, 0.0), memory, lambda: now, lambda _: None)
@@ -108,13 +132,17 @@ def read(room: PageRoom) -> PageRead:
 class Answering:
     """Transport that answers each request with a full page."""
 
-    def __init__(self) -> None:
+    def __init__(self, pages: int = 1) -> None:
+        self.pages = pages
+        "Number of pages of a chain."
         self.asked = 0
 
-    async def ask(self, *_: object, **__: object) -> Response:
+    async def ask(self, _method: str, url: URL, **_: object) -> Response:
         self.asked += 1
+        number = int(url.query.get("page", "1"))
+        link = f'{{"@odata.nextLink":"https://graph/v1.0?page={number + 1}",'.encode() if number < self.pages else b"{"
         await asyncio.sleep(0)
-        return Response(200, {"date": "Sun, 01 Mar 2026 00:00:00 GMT"}, bytes(bytearray(PAGE)))
+        return Response(200, {"date": "Sun, 01 Mar 2026 00:00:00 GMT"}, link + PAGE[1:])
 
 
 async def test_page_memory_stays_limited_while_nothing_is_committed() -> None:
@@ -149,6 +177,48 @@ async def test_page_memory_stays_limited_while_nothing_is_committed() -> None:
                 await buffer.committed(buffer.take(10_000))
             await asyncio.sleep(0)
     await asyncio.gather(*tasks)
+
+
+async def test_held_page_chains_stay_within_the_page_memory_limit() -> None:
+    """Each tenant reads a backfill with `again` while brokers are unavailable; all is read once commits succeed."""
+    transport, shape = Answering(pages=8), RowSchema(avro.load(avro.ROW), "v1.0")
+    memory = PageMemory(max_bytes=96 << 20, chain_bytes=24 << 20)
+    buffer, window = Buffer(), Window(NOW - timedelta(days=9, seconds=40), NOW - timedelta(days=9))
+    sweepers = [sweeper(number, source(transport, memory), buffer, shape) for number in range(8)]
+    tracemalloc.start()
+    try:
+        tasks = [asyncio.create_task(one.run()) for one in sweepers]
+        for one in sweepers:
+            one.command(0, Command("j", "backfill", NOW, window, again=True))
+        before = -1
+        while transport.asked != before:
+            before = transport.asked
+            for _ in range(100):
+                await asyncio.sleep(0.001)
+        assert tracemalloc.get_traced_memory()[1] < 96 << 20
+    finally:
+        tracemalloc.stop()
+    rows = 0
+    async with asyncio.timeout(60):
+        while rows < len(sweepers) * 8 * 100:
+            taken = buffer.take(10_000)
+            rows += sum(len(item.raws) for item in taken if isinstance(item, PageRead) and item.slice.again)
+            await buffer.committed(taken)
+            await asyncio.sleep(0.001)
+    assert rows == len(sweepers) * 8 * 100
+    for task in tasks:
+        task.cancel()
+    await asyncio.wait(tasks)
+    buffer.discard()
+    assert memory.bytes == 0
+
+
+def sweeper(number: int, source: Source, buffer: Buffer, shape: RowSchema) -> Sweeper:
+    rules = Rules((Sweep(timedelta(days=1), timedelta(days=2)),), timedelta(), timedelta(days=1), timedelta(days=150))
+    tenant = Tenant(f"T{number}", f"t{number}", "t", "t", Identity(None, None), -timedelta(days=1), 45, "calls")
+    state = windows.first_state(rules, NOW - timedelta(seconds=10), NOW)
+    account = TenantState(tenant, rules, Checkpoint("calls", state), DedupIndex(), SeenLog(tenant.key))
+    return Sweeper(account, source, buffer, shape, concurrency=3, once=False, now=lambda: NOW)
 
 
 def source(transport: Answering, memory: PageMemory) -> Source:

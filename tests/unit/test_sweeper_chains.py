@@ -15,6 +15,7 @@ from connector.core.dedup import DedupIndex
 from connector.core.jobs import Command
 from connector.core.rows import RowSchema
 from connector.errors import PermanentError
+from connector.graph.page_memory import PageMemory
 from connector.graph.source import ReadPage
 from connector.kafka import avro
 from connector.kafka.seen import SeenLog
@@ -36,6 +37,7 @@ class Source:
         self.refused: set[int] = set()
         "Numbers of chains that are refused, once something else is asked for."
         self.served_at = NOW
+        self.memory = PageMemory()
 
     async def pages(self, window: Window, _priority: int, _attempts: int) -> AsyncGenerator[ReadPage, None]:
         number = len(self.asked)

@@ -87,3 +87,9 @@ async def test_abort_is_certain_if_all_earlier_commits_are_visible(
         transactions._verify_abort()
         assert not transactions._unproven
     await transactions.close()
+
+
+def test_wait_for_open_transactions_follows_their_timeout() -> None:
+    """Brokers abort a transaction only after its timeout, and look for such transactions every ten seconds."""
+    assert Clients("127.0.0.1:1", {"transaction.timeout.ms": 90_000}).decided_within_s == 100.0
+    assert Clients("127.0.0.1:1", {}).decided_within_s == 20.0

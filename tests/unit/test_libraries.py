@@ -40,7 +40,7 @@ def test_confluent_kafka_has_the_error_codes_in_use(name: str) -> None:
 
 
 def test_confluent_kafka_has_the_version_tried_with_callbacks() -> None:
-    """`publishing._fatal` recognizes errors that callbacks distort by text and cause. Try it with a new version."""
+    """`publishing.fatal_errors` recognizes errors that callbacks distort. Try it with a new version."""
     assert version("confluent-kafka").split(".")[:2] == ["2", "16"]
 
 

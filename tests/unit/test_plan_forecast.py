@@ -2,15 +2,19 @@
 
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
+from types import SimpleNamespace
+from typing import Any, cast
+from unittest import mock
 
 import numpy as np
 import pytest
 
-from connector.commands import plan_forecast, plan_volume
+from connector.commands import plan_forecast, plan_report, plan_volume
 from connector.core import lateness
 from connector.core.coverage import Window
 from connector.core.instants import EPOCH
 from connector.core.windows import Rules, Sweep
+from connector.errors import ConfigurationError
 
 BEGIN = datetime(2026, 3, 2, 10, 0, tzinfo=UTC)
 
@@ -127,3 +131,16 @@ def test_call_volume_that_differs_by_weekday_has_a_weekly_cycle() -> None:
     at = now + timedelta(days=10)
     expected = 10 if ((at - EPOCH) // timedelta(hours=1) // 24) % 7 < 2 else 100
     assert calls.weights(np.array([at.timestamp()]))[0] == pytest.approx(expected)
+
+
+def test_plan_from_state_signs_in_to_brokers_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With Event Hubs, each set of clients holds a thread and a session for signing in."""
+    clients, read = mock.Mock(), mock.Mock(return_value=({}, {}))
+    monkeypatch.setattr(plan_report.brokers, "clients", clients)
+    monkeypatch.setattr(plan_report, "_read_shard", read)
+    settings: Any = SimpleNamespace(kafka=SimpleNamespace(shards=8))
+    tenants = [cast("Any", SimpleNamespace(key=f"{n}", label=f"{n}")) for n in range(20)]
+    with pytest.raises(ConfigurationError, match="no worker has written the state of any tenant"):
+        plan_report._case_from_state(settings, tenants, BEGIN, None)
+    assert read.call_count > 1
+    assert clients.call_count == 1

@@ -3,7 +3,7 @@
 import asyncio
 import dataclasses
 import threading
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -246,3 +246,25 @@ async def test_broker_probe_refuses_what_the_start_would_refuse(
     check_found(Found("here", {"app.control": 8}), settings, identity)
     with pytest.raises(FatalError, match=expected):
         check_found(found, settings, identity)
+
+
+async def test_status_of_many_tenants_lets_other_tasks_run(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise commits and probes of the worker would wait until all tenants are described."""
+    health, described, seen = Service(settings).health, 0, set()
+
+    def tenants() -> Iterator[tuple[dict[str, Any], list[Any]]]:
+        nonlocal described
+        for number in range(200):
+            described += 1
+            yield {"id": str(number)}, []
+
+    async def look() -> None:
+        while described < 200:
+            seen.add(described)
+            await asyncio.sleep(0)
+
+    monkeypatch.setattr(health, "_described", tenants)
+    looking = asyncio.create_task(look())
+    assert len((await health.status())["tenants"]) == 200
+    await looking
+    assert len(seen) >= 7

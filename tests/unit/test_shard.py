@@ -376,6 +376,38 @@ async def test_command_for_a_tenant_that_is_not_read_is_kept(monkeypatch: pytest
     await publisher.close()
 
 
+async def test_command_during_the_stop_of_a_sweeper_is_in_its_plan() -> None:
+    """A changed tenant gets a new sweeper, which continues the plan of the stopped one."""
+    shard = shard_of(Group(Snapshot(0, OURS, "")))
+    shard.restored, buffer = True, shard.tenants._buffer
+    stopping = Stopping(buffer)
+    shard.tenants._of[TENANT] = tenant = OwnedTenant(runtime=cast("Any", stopping))
+    following = asyncio.create_task(shard.tenants.follow(cast("Any", None)))
+    await stopping.begun.wait()
+    shard.commanded(ControlRecord(7, None, control.encode(PAUSE.tenant, PAUSE.order)))
+    stopping.ended.set()
+    await following
+    assert cast("Any", tenant.plan) == [PAUSE.order]
+    assert [(item.offset, item.command) for item in buffer.take(2) if isinstance(item, Commanded)] == [(7, PAUSE.order)]
+
+
+class Stopping(Runtime):
+    """Runtime of a tenant whose sweeper takes time to stop. Its plan is the list of its commands."""
+
+    def __init__(self, buffer: Buffer) -> None:
+        super().__init__(buffer)
+        self.begun, self.ended = asyncio.Event(), asyncio.Event()
+        self.plan: list[jobs.Command] = []
+
+    def command(self, offset: int, command: jobs.Command) -> None:
+        super().command(offset, command)
+        self.plan = [*self.plan, command]
+
+    async def end(self) -> None:
+        self.begun.set()
+        await self.ended.wait()
+
+
 async def test_restored_shard_applies_kept_commands(monkeypatch: pytest.MonkeyPatch) -> None:
     shard = shard_of(Group(Snapshot(0, OURS, "")))
     buffer = Buffer()

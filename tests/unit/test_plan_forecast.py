@@ -136,7 +136,7 @@ def test_call_volume_that_differs_by_weekday_has_a_weekly_cycle() -> None:
 def test_plan_from_state_signs_in_to_brokers_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """With Event Hubs, each set of clients holds a thread and a session for signing in."""
     clients, read = mock.Mock(), mock.Mock(return_value=({}, {}))
-    monkeypatch.setattr(plan_report.brokers, "clients", clients)
+    monkeypatch.setattr("connector.brokers.clients", clients)
     monkeypatch.setattr(plan_report, "_read_shard", read)
     settings: Any = SimpleNamespace(kafka=SimpleNamespace(shards=8))
     tenants = [cast("Any", SimpleNamespace(key=f"{n}", label=f"{n}")) for n in range(20)]

@@ -175,7 +175,8 @@ class Scheduler:
     def forget(self, before: datetime) -> None:
         """Record that the deduplication index may have forgotten rows of calls before `before`.
 
-        Only commits decide this time.
+        Only commits decide this time. If a slice is committed after that, less of it may count than in the plan. This
+        has no effect: call time before `before` is not read any more.
         """
         self.plan = self.plan._replace(forgotten_before=max(self.plan.forgotten_before, before))
 

@@ -78,6 +78,24 @@ def test_backfill_partly_beyond_the_horizon_fails_without_duplicates() -> None:
     assert "--again" in (job.reason or "")
 
 
+def test_plan_agrees_with_commits_after_a_suspend() -> None:
+    """The machine sleeps between the reading of a slice and its commit, while the slice falls behind the horizon."""
+    shown, time_s = world(40), 20 * HOUR_S
+    topics = poll(TWELVE, shown, every(600.0, 0, time_s))
+    worker = Worker(TWELVE, {"t": shown}, topics, time_s)
+    order(worker, time_s, backfill(1, time_s, 9 * HOUR_S, 10.5 * HOUR_S))
+    worker.sweep("t", time_s)
+    while worker.has_chains("t"):
+        worker.read_page("t", 0, time_s, time_s)
+    worker.take(len(worker._queue) - 1)
+    time_s += 2 * HOUR_S
+    worker.commit(time_s, time_s)
+    worker.take(1)
+    worker.commit(time_s, time_s)
+    assert committed(topics).orders.jobs[0].done == (Window(moment(10 * HOUR_S), moment(10.5 * HOUR_S)),)
+    assert doubled(topics) == []
+
+
 def test_backfill_wholly_beyond_the_horizon_fails() -> None:
     topics = poll(TWELVE, world(40), every(600.0, 0, 20 * HOUR_S))
     worker, time_s = Worker(TWELVE, {"t": world(40)}, topics, 20 * HOUR_S), 20 * HOUR_S

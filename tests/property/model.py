@@ -460,12 +460,12 @@ class Worker:
 def _comparable(known: State) -> tuple[Any, ...]:
     """Return coverage and orders after the time before which rows were forgotten.
 
-    Values that only a commit sets are left out: rows, requests, the time of the first page, and reasons.
+    Values that only a commit sets are left out: rows, requests, the first page of a job, and reasons.
     """
     since = Window(known.forgotten_before, datetime.max.replace(tzinfo=UTC))
     reads = [(clip([Window(read.start, read.end)], since), read.at, read.steady) for read in known.coverage.reads]
     open_jobs = [
-        job._replace(rows=0, requests=0, started=None, done=tuple(clip(job.done, since)))
+        job._replace(state="running", rows=0, requests=0, started=None, done=tuple(clip(job.done, since)))
         for job in known.orders.jobs
         if job.state not in jobs.ENDED
     ]

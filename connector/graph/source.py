@@ -207,10 +207,9 @@ class Source:
         of the chain so far. The retries end as the rules of this module state.
         """
         begun: tuple[float, float] | None = None
-        unauthorized = False
+        unauthorized, failures = False, 0
         # `attempts` is 1 for a range that failed before. Its request lets another request go first.
         failed = attempts == 1
-        failures = 0
         while True:
             at = time.monotonic()
             asked_s = self._asked_s(at)

@@ -172,6 +172,13 @@ KAFKA = (
         "tests/unit/test_shard.py -k test_producer_call_that_never_returns_is_abandoned",
     ),
     Mutant(
+        "a call of the producer whose caller is cancelled twice is not abandoned",
+        "connector/kafka/publishing.py",
+        "            self._is_abandoned = not future.done()\n        if self._is_abandoned:\n",
+        "        self._is_abandoned = not future.done()\n        if self._is_abandoned:\n",
+        "tests/unit/test_shard.py -k test_producer_call_cancelled_twice_is_abandoned_at_once",
+    ),
+    Mutant(
         "an error that leads back to itself is followed forever",
         "connector/kafka/publishing.py",
         "    while related is not None and related not in found:\n",

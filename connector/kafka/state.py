@@ -22,6 +22,8 @@ from connector.kafka.visibility import Places
 
 VERSION = 1
 SHARD = b"shard"
+NOT_CONFIGURED = "not_configured"
+"Reason in `Checkpoint.failing` of a tenant that the owner of its shard does not have in its configuration."
 _CHECKPOINT = "checkpoint/"
 
 

@@ -61,6 +61,12 @@ class Metrics:
             "Number of shards that this worker owns. The sum over all workers should be direct_routing_shards. If it is"
             " less, some shards are not read: check the readiness of the workers and the consumer group.",
         )
+        self._tenants_unread = gauge(
+            self._registry,
+            "tenants_unread",
+            "Number of tenants in the configuration of this worker that no worker reads. If it is not 0: give all"
+            " workers of the app the same tenants. The log (tenant_unread) and /status name the tenants.",
+        )
         self._kafka_up = gauge(
             self._registry,
             "kafka_up",
@@ -110,6 +116,10 @@ class Metrics:
     def shards_owned(self, n: int) -> None:
         """Set the number of shards that this worker owns."""
         self._shards_owned.set(n)
+
+    def tenants_unread(self, n: int) -> None:
+        """Set the number of configured tenants that no worker reads."""
+        self._tenants_unread.set(n)
 
     def kafka_answered(self, ok: bool) -> None:  # noqa: FBT001 — one event, two outcomes
         """Record whether the brokers answered the last transaction or metadata request."""

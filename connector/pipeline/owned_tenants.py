@@ -13,7 +13,7 @@ from connector.core import windows
 from connector.kafka import control, kept_commands
 from connector.kafka.control import TenantCommand
 from connector.kafka.membership import ControlRecord
-from connector.kafka.state import Checkpoint
+from connector.kafka.state import NOT_CONFIGURED, Checkpoint
 from connector.metrics.tenant import TenantMetrics
 from connector.pipeline.buffer import Buffer
 from connector.pipeline.change import Change
@@ -26,6 +26,7 @@ from connector.pipeline.tenant_state import IndexMemory, TenantState, resumed_st
 
 _logger = log.get(__name__)
 _NO_OFFSET = -1
+_NOT_CONFIGURED = "the worker that owns its shard does not have it in its configuration"
 _STATE_LOST_REMEDY = (
     "the tenant is read again from its start, and rows in the deduplication index are not published again; counts, "
     "jobs and progress start again, and whatever the state topic lost was lost for every tenant of the shard"
@@ -282,6 +283,8 @@ class OwnedTenants:
         for key, tenant in self._of.items():
             configured, before = wanted.get(key), tenant.problem
             tenant.problem = self._problem(configured, tenant.state) if configured is not None else ""
+            if configured is None:
+                self._report_not_configured(key, tenant)
             if not tenant.problem or configured is None:
                 continue
             self.failed = True
@@ -291,6 +294,13 @@ class OwnedTenants:
                 self._buffer.put(RunsDropped(key, "rejected", tenant.problem))
             if before != tenant.problem:
                 _logger.error("tenant_rejected", tenant=configured.label, reason=tenant.problem)
+
+    def _report_not_configured(self, key: str, tenant: OwnedTenant) -> None:
+        """Commit once that this worker does not read a tenant. Workers that have it in their configuration look."""
+        if tenant.state is None or (tenant.state.checkpoint.failing or ("",))[0] == NOT_CONFIGURED:
+            return
+        _logger.warning("tenant_not_configured", shard=self._shard.number, tenant=key)
+        self._buffer.put(RunsDropped(key, NOT_CONFIGURED, _NOT_CONFIGURED))
 
     def _problem(self, tenant: Tenant, state: TenantState | None) -> str:
         """Return the reason why a tenant cannot be read, with the remedy; empty if it can be read."""

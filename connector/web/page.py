@@ -129,7 +129,7 @@ def render(
         ready=ready,
         share=_share(status, ready=ready),
         reasons=reasons,
-        summary=_summary(tenants, status.get("tenants_elsewhere") or 0),
+        summary=_summary(tenants, status.get("tenants_elsewhere") or 0, status.get("tenants_unread") or []),
         legend=list(LEGEND.items()),
         tenants=[
             describe(tenant, open_jobs.get(text(tenant, "id"), []), activities(label(tenant)), is_full=number < full)
@@ -161,7 +161,7 @@ def _share(status: Object, *, ready: bool) -> str:
     )
 
 
-def _summary(tenants: list[Object], elsewhere: int) -> str:
+def _summary(tenants: list[Object], elsewhere: int, unread: list[Object]) -> str:
     sentences = []
     if tenants:
         counts = {state: sum(tenant.get("state") == state for tenant in tenants) for state in STATES}
@@ -172,6 +172,9 @@ def _summary(tenants: list[Object], elsewhere: int) -> str:
             f"{count(elsewhere, 'tenant')} of this app {'is' if elsewhere == 1 else 'are'} not in the shards of this"
             " worker: connector status lists all tenants."
         )
+    sentences += [
+        f"{one.get('name') or one.get('id')} is not read by any worker: {one.get('reason')}." for one in unread
+    ]
     return " ".join(sentences)
 
 

@@ -35,6 +35,7 @@ from connector.worker.shutdown import Shutdown
 from connector.worker.startup import Startup
 from connector.worker.terminal import greet, page_address
 from connector.worker.topology_builder import TopologyBuilder, check_found
+from connector.worker.unread_tenants import UnreadTenants
 from connector.worker.worker_status import WorkerStatus
 
 _logger = log.get(__name__)
@@ -84,10 +85,17 @@ class Service:
         self._probe = BrokerProbe(self._metrics)
         self._startup = Startup(self._configuration, self._probe)
         self._shards = OwnedShards(self._metrics, self._shutdown, LastKnown(self._metrics, now))
+        self._unread = UnreadTenants(self._configuration, self._shards, self._metrics, self._clients)
         self.stopping = self._shutdown.stopping
         "Event that makes the service stop when it is set."
         self.health = WorkerStatus(
-            self._configuration, self._instance, now, probe=self._probe, startup=self._startup, shards=self._shards
+            self._configuration,
+            self._instance,
+            now,
+            probe=self._probe,
+            startup=self._startup,
+            shards=self._shards,
+            unread=self._unread,
         )
         self.web = Web(settings.http.host, settings.http.port, self.health, self._metrics)
 
@@ -148,6 +156,7 @@ class Service:
         worker.membership.start()
         probing = self._probe.run(TopicAdmin(self._clients), self._check_found, self._shutdown.fail)
         probe = asyncio.create_task(probing, name="broker probe")
+        unread = asyncio.create_task(self._unread.run(graph.clock.now), name="unread tenants")
         try:
             if self._once:
                 if not await single_run.wait_until_done(worker, self._shards, self._probe):
@@ -156,6 +165,7 @@ class Service:
                 await asyncio.Event().wait()
         finally:
             probe.cancel()
+            unread.cancel()
 
     def _context(self, topology: Topology, graph: GraphClient) -> WorkerContext:
         settings = self._configuration.settings

@@ -14,6 +14,7 @@ from connector.worker.broker_probe import BrokerProbe
 from connector.worker.owned_shards import OwnedShards
 from connector.worker.reload import Configuration
 from connector.worker.startup import Startup
+from connector.worker.unread_tenants import UnreadTenants
 
 _STUCK_S = 60.0
 _YIELD_AFTER = 25
@@ -32,6 +33,7 @@ class WorkerStatus:
         probe: BrokerProbe,
         startup: Startup,
         shards: OwnedShards,
+        unread: UnreadTenants,
     ) -> None:
         self._configuration = configuration
         self._instance = instance
@@ -40,6 +42,7 @@ class WorkerStatus:
         self._probe = probe
         self._startup = startup
         self._shards = shards
+        self._unread = unread
 
     def alive(self) -> tuple[bool, list[str]]:
         """Return whether the loop of every shard makes progress, and the reasons if one does not."""
@@ -98,6 +101,9 @@ class WorkerStatus:
             "shards_owned": sorted(self._shards.running),
             "started": instants.text(self._started),
             "tenants_elsewhere": sum(tenant.key not in mine for tenant in settings.tenants),
+            "tenants_unread": [
+                {"id": one.tenant.id, "name": one.tenant.name, "reason": one.reason} for one in self._unread.found
+            ],
         }
 
     def _described(self) -> Iterator[tuple[dict[str, Any], list[dict[str, Any]]]]:

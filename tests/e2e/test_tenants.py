@@ -1,5 +1,6 @@
 """Tenants are added, removed and changed while a worker runs. State of removed ones is kept until the horizon."""
 
+import json
 import signal
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -21,6 +22,13 @@ NewWorker = Callable[..., Worker]
 Settings = Callable[..., dict[str, Any]]
 
 SHIFTED = ("-m", "tests.shifted_worker")
+SEARCHING = (
+    "-c",
+    "import connector.cli; from connector.worker import unread_tenants as it; it.FIRST_LOOK_S = it.LOOK_EVERY_S = 0.5; "
+    + "connector.cli.main()",
+    "run",
+)
+"Program of a worker that searches twice per second for tenants that no worker reads."
 TINY = {"days": 0.1, "calls_per_day": 1_000, "frozen": True}
 
 
@@ -181,6 +189,39 @@ def test_worker_that_takes_over_a_shard_rejects_the_same_tenant(
     read_again(standby, configured["tenants"], "tenants_changed")
     standby.until_complete(datetime.now(UTC))
     assert standby.stop() == 0
+
+
+def test_tenant_that_no_worker_reads_is_reported_everywhere(
+    simulate: Simulate, new_worker: NewWorker, settings: Settings
+) -> None:
+    """The owner of the shard lacks two tenants of the other worker: one was read before, one was never read."""
+    source = simulate(**TINY, tenants=3)
+    kept, left, new = ({"id": tenant, "start": "-19d"} for tenant in source.tenants)
+    configured = settings(source, kafka={"shards": 1}, tenants=[kept, left])
+    owner, standby = new_worker(configured, *SEARCHING), new_worker(configured, *SEARCHING)
+    owner.start()
+    owner.until_complete(datetime.now(UTC))
+    standby.start()
+    standby.until(lambda: standby.get("/readyz")[0] == 200, "the standby to be ready")
+    read_again(standby, [kept, left, new], "configuration_reloaded")
+    read_again(owner, [kept], "tenants_changed")
+    standby.until(lambda: standby.metric("tenants_unread") == 2, "two unread tenants")
+    unread = {one["id"]: one["reason"] for one in standby.status()["tenants_unread"]}
+    assert unread[left["id"]].startswith("the worker that owns its shard does not have it in its configuration: ")
+    assert unread[new["id"]].startswith("no worker has read it yet")
+    assert {event["tenant"] for event in standby.named("tenant_unread")} == unread.keys()
+    assert [event["tenant"] for event in owner.named("tenant_not_configured")] == [left["id"]]
+    assert owner.tenant(left["id"])["reason"] == "not configured"
+    stated = {one["id"]: one for one in json.loads(commands.succeed(standby.config, "status", "--json"))["tenants"]}
+    assert (stated[left["id"]]["state"], stated[left["id"]]["reason_code"]) == ("failing", "not_configured")
+    assert (stated[new["id"]]["state"], stated[new["id"]]["reason"]) == ("unknown", "no worker has read it yet")
+
+    read_again(owner, [kept, left, new], "tenants_changed")
+    owner.until_complete(datetime.now(UTC))
+    standby.until(lambda: standby.metric("tenants_unread") == 0, "no unread tenant")
+    assert standby.status()["tenants_unread"] == []
+    assert owner.tenant(left["id"])["state"] == "ok"
+    assert (owner.stop(), standby.stop()) == (0, 0)
 
 
 @pytest.mark.parametrize("start", [True, False], ids=["start", "SIGHUP"])

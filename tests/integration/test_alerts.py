@@ -60,6 +60,7 @@ HEALTHY = {
     'transactions_total{shard="0",outcome="committed"}': rising(10),
     'transactions_total{shard="0",outcome="aborted"}': still(0),
     'kafka_up{instance="a"}': still(1),
+    'tenants_unread{instance="a"}': still(0),
     'shards{instance="a"}': still(2),
     'shards{instance="b"}': still(2),
     'shards_owned{instance="a"}': still(1),
@@ -101,6 +102,7 @@ UNKNOWN = f"unknown_properties_total{{{CONTOSO}}}"
 DEEPEST = f"deepest_sweep_rows_total{{{CONTOSO}}}"
 ABORTED = 'transactions_total{shard="0",outcome="aborted"}'
 KAFKA = 'kafka_up{instance="a"}'
+UNREAD = 'tenants_unread{instance="a"}'
 OWNED_BY_B = 'shards_owned{instance="b"}'
 
 
@@ -260,6 +262,8 @@ CASES = (
         5,
         {alert("ShardsWithoutOwner", "critical")},
     ),
+    Case("a tenant that no worker reads is critical", {UNREAD: still(1)}, 10, {alert("TenantUnread", "critical")}),
+    Case("a rolling update with another tenant is waited for", {UNREAD: f"1+0x8 {still(0)}"}, 9),
     Case("a rebalance is waited for", {OWNED_BY_B: f"0+0x3 {still(1)}"}, 6),
     Case(
         "another deployment of the same name of a job elsewhere is counted apart",

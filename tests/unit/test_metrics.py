@@ -46,6 +46,7 @@ FAMILIES = {
     "shards": ("gauge", set()),
     "shards_owned": ("gauge", set()),
     "kafka_up": ("gauge", set()),
+    "tenants_unread": ("gauge", set()),
     "start_time_seconds": ("gauge", set()),
     "build_info": ("gauge", {"version"}),
 }
@@ -105,6 +106,7 @@ def test_every_metric_exists_at_the_first_scrape(metrics: Metrics) -> None:
         "direct_routing_shards": 8,
         "direct_routing_shards_owned": 0,
         "direct_routing_kafka_up": 0,
+        "direct_routing_tenants_unread": 0,
         "direct_routing_start_time_seconds": NOW,
         'direct_routing_build_info{version="1.2.3"}': 1,
     }

@@ -167,7 +167,7 @@ class Examination:
         unreachable = await asyncio.to_thread(self._probe.unreachable, found)
         if unreachable:
             return _failures("brokers", unreachable)
-        more = await asyncio.gather(self._topics(found), self._transactions())
+        more = await asyncio.gather(self._topics(found), self._transactions(found))
         answering = _passed("brokers", f"the brokers of cluster {found.cluster} answer")
         return [answering, *(one for part in more for one in part)]
 
@@ -192,8 +192,8 @@ class Examination:
             )
         ]
 
-    async def _transactions(self) -> list[Finding]:
-        problems = await asyncio.to_thread(self._probe.transactions)
+    async def _transactions(self, found: Found) -> list[Finding]:
+        problems = await asyncio.to_thread(self._probe.transactions, found)
         is_exact = self._settings.kafka.delivery == "exactly_once"
         words = "can be begun and aborted" if is_exact else "are not used: kafka.delivery is at_least_once"
         return _failures("transactions", problems) or [_passed("transactions", words)]

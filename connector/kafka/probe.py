@@ -1,8 +1,9 @@
 """Check, before a worker is started, of everything that brokers would refuse the worker.
 
-1. The check writes no record, no offset and no topic, and joins no group. It uses only the transactional id
-   `{app}-check`. It does not even write a record and abort it: while the transaction is open, every shard that restores
-   from the partition would wait.
+1. The check commits no record and no offset, creates no topic, and joins no group. It uses only the transactional id
+   `{app}-check`. If the internal topics exist, its transaction holds a tombstone and an offset of partition 0 of
+   `{app}.seen`, and is aborted at once: some brokers have only a part of the transaction API. A shard that restores
+   from the partition waits until then, for milliseconds.
 2. Instead, it asks the brokers which operations are allowed. If a broker does not report them, the check passes.
 
 All functions block, for seconds at most.
@@ -11,7 +12,7 @@ All functions block, for seconds at most.
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from confluent_kafka import KafkaError, KafkaException, Producer, TopicCollection
+from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicCollection, TopicPartition
 from confluent_kafka.admin import AclOperation, AdminClient
 
 from connector.config import Kafka
@@ -26,6 +27,7 @@ from connector.kafka.topics import Topic
 _LOOK_S = 8.0
 _ASK_S = 8.0
 _INIT_S = 12.0
+_TOMBSTONE = b"probe"
 
 
 class TopicFindings(NamedTuple):
@@ -81,24 +83,54 @@ class Probe:
         problems += [_too_low(name, limit) for name, limit in low.items() if limit < LEAST and name in self._internal]
         return TopicFindings(problems, [topic.name for topic in missing], left_out, low)
 
-    def transactions(self) -> list[Problem]:
+    def transactions(self, found: Found) -> list[Problem]:
         """Check whether a worker may use transactions and the consumer group. Return the problems."""
-        problems = self._transaction_problems() if self._kafka.delivery == "exactly_once" else ()
+        problems = self._transaction_problems(found) if self._kafka.delivery == "exactly_once" else ()
         return [*problems, *self._group_problems()]
 
-    def _transaction_problems(self) -> Iterable[Problem]:
+    def _transaction_problems(self, found: Found) -> Iterable[Problem]:
+        """Begin a transaction, write a tombstone and an offset in it, and abort it. Yield a problem at the first error.
+
+        While the internal topics do not exist, the transaction is empty.
+        """
         name = f"{self._kafka.app}-check"
+        doing = "initialising transactions"
         try:
             producer = Producer(self._clients.producer(name))
             producer.init_transactions(_INIT_S)
             producer.begin_transaction()
+            if self._names.seen in found.partitions:
+                doing = f"writing to {self._names.seen} in transactions"
+                self._write_tombstone(producer)
+                doing = "sending offsets to transactions"
+                self._send_offset(producer)
+            doing = "aborting transactions"
             producer.abort_transaction(_ASK_S)
         except KafkaException as error:
             cause = error.args[0]
-            todo = rights.remedy(cause, self._kafka.app) or _REMEDIES.get(
-                cause.code(), "check that every partition of topic __transaction_state has a leader"
+            todo = rights.remedy(cause, self._kafka.app, [self._names.seen]) or (
+                "check that every partition of topic __transaction_state has a leader"
             )
-            yield Problem(f"initialising transactions of {name}: {cause.str()}", todo)
+            yield Problem(f"{doing} of {name}: {cause.str()}", todo)
+
+    def _write_tombstone(self, producer: Producer) -> None:
+        errors: list[KafkaError | None] = []
+        producer.produce(
+            self._names.seen, None, _TOMBSTONE, 0, on_delivery=lambda error, _message: errors.append(error)
+        )
+        producer.flush(_ASK_S)
+        error = errors[0] if errors else KafkaError(KafkaError._TIMED_OUT)  # noqa: SLF001 - librdkafka's own code
+        if error is not None:
+            raise KafkaException(error)
+
+    def _send_offset(self, producer: Producer) -> None:
+        """Send an offset of the group for a partition that the group does not read."""
+        consumer = Consumer(self._clients.reader())
+        try:
+            metadata = consumer.consumer_group_metadata()
+            producer.send_offsets_to_transaction([TopicPartition(self._names.seen, 0, 0)], metadata, _ASK_S)
+        finally:
+            consumer.close()
 
     def _group_problems(self) -> Iterable[Problem]:
         group = self._kafka.app
@@ -154,10 +186,3 @@ class Probe:
 def _too_low(topic: str, limit: int) -> Problem:
     wrong = f"topic {topic} takes {limit} bytes (max.message.bytes), which is less than a record of the state needs"
     return Problem(wrong, f"raise it with: {raise_command(topic)}")
-
-
-_NO_TRANSACTIONS = 'name brokers that have transactions (Kafka 2.5 and newer), or set kafka.delivery = "at_least_once"'
-_REMEDIES = {
-    KafkaError._UNSUPPORTED_FEATURE: _NO_TRANSACTIONS,  # noqa: SLF001 - librdkafka's own codes have such names
-    KafkaError.UNSUPPORTED_VERSION: _NO_TRANSACTIONS,
-}

@@ -4,6 +4,11 @@ from collections.abc import Sequence
 
 from confluent_kafka import KafkaError
 
+_NO_TRANSACTIONS = (
+    "name brokers that have transactions (Kafka 2.5 and newer), choose a service tier that has them, "
+    'or set kafka.delivery = "at_least_once"'
+)
+
 
 def grant(operations: Sequence[str], resource: str) -> str:
     """Return the command that grants operations to the connector's user.
@@ -32,6 +37,8 @@ def remedy(error: KafkaError, app: str, topics: Sequence[str] = ()) -> str | Non
             return f"allow it: {grant(('IdempotentWrite',), '--cluster')}"
         case KafkaError.INVALID_TIMESTAMP:
             return "correct this machine's clock: brokers accept timestamps up to an hour ahead of their own clocks"
+        case KafkaError._UNSUPPORTED_FEATURE | KafkaError.UNSUPPORTED_VERSION:  # noqa: SLF001 - librdkafka's own code
+            return _NO_TRANSACTIONS
     return None
 
 

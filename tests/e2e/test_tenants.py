@@ -24,8 +24,8 @@ Settings = Callable[..., dict[str, Any]]
 SHIFTED = ("-m", "tests.shifted_worker")
 SEARCHING = (
     "-c",
-    "import connector.cli; from connector.worker import unread_tenants as it; it.FIRST_LOOK_S = it.LOOK_EVERY_S = 0.5; "
-    + "connector.cli.main()",
+    "from connector import cli; from connector.worker import unread_tenants as it;"  # noqa: ISC004 - one argument
+    " it.FIRST_LOOK_S = it.LOOK_EVERY_S = 0.5; cli.main()",
     "run",
 )
 "Program of a worker that searches twice per second for tenants that no worker reads."

@@ -1,0 +1,67 @@
+"""The transaction of `connector check`: it is whole, it leaves nothing behind, and each missing part has a remedy."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from confluent_kafka import Consumer, ConsumerGroupTopicPartitions, KafkaError, KafkaException, Producer, TopicPartition
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.cimpl import NewTopic
+
+from connector import brokers
+from connector.config import load
+from connector.kafka import probe
+from connector.kafka.probe import Probe
+from tests import oracle
+from tests.conftest import SharedBroker
+
+
+def new_probe(folder: Path, bootstrap: str, app: str) -> Probe:
+    """Return a probe for an app whose topic of the deduplication index exists."""
+    admin = AdminClient({"bootstrap.servers": bootstrap, "log_level": 0})
+    admin.create_topics([NewTopic(f"{app}.seen", 1)])[f"{app}.seen"].result(10)
+    file = folder / "connector.toml"
+    file.write_text(
+        f'kafka = {{ bootstrap_servers = "{bootstrap}", app = "{app}", shards = 1 }}\n'
+        'tenants = [{ id = "00000000-0000-4000-8000-000000000001", client_secret = "x", '
+        'client_id = "11111111-1111-4111-8111-111111111111" }]\n',
+        encoding="utf-8",
+    )
+    settings = load(file, {})
+    return Probe(settings.kafka, brokers.clients(settings))
+
+
+def test_check_aborts_a_record_and_an_offset(broker: SharedBroker, app: str, tmp_path: Path) -> None:
+    checking = new_probe(tmp_path, broker.bootstrap, app)
+    assert checking.transactions(checking.look()) == []
+    consumer = Consumer({"bootstrap.servers": broker.bootstrap, "group.id": app})
+    _, end = consumer.get_watermark_offsets(TopicPartition(f"{app}.seen", 0), timeout=10)
+    consumer.close()
+    assert end == 2, "a tombstone and the marker of the abort"
+    assert not oracle.read(broker.bootstrap, f"{app}.seen")
+    admin = AdminClient({"bootstrap.servers": broker.bootstrap, "log_level": 0})
+    asked = ConsumerGroupTopicPartitions(app, [TopicPartition(f"{app}.seen", 0)])
+    (offset,) = admin.list_consumer_group_offsets([asked])[app].result(10).topic_partitions
+    assert offset.offset < 0
+
+
+@pytest.mark.parametrize(
+    ("part", "wrong"),
+    [
+        ("init_transactions", "initialising transactions"),
+        ("send_offsets_to_transaction", "sending offsets to transactions"),
+        ("abort_transaction", "aborting transactions"),
+    ],
+)
+def test_check_names_the_missing_part_of_the_transaction_api(
+    broker: SharedBroker, app: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: str, wrong: str
+) -> None:
+    def refuse(*_: Any) -> None:
+        raise KafkaException(KafkaError(KafkaError.UNSUPPORTED_VERSION))
+
+    checking = new_probe(tmp_path, broker.bootstrap, app)
+    monkeypatch.setattr(probe, "Producer", type("Partial", (Producer,), {part: refuse}))
+    (problem,) = checking.transactions(checking.look())
+    assert problem.wrong.startswith(f"{wrong} of {app}-check: ")
+    assert 'kafka.delivery = "at_least_once"' in problem.remedy
+    assert "service tier" in problem.remedy

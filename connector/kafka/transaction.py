@@ -220,7 +220,7 @@ class Transactions(Publisher):
         what = f"writing a transaction of {self._name}"
         cause = error.args[0]
         # A record that was not delivered leaves the transaction abortable, although the record's error does not say so.
-        if (cause.txn_requires_abort() or cause.code() in _UNDELIVERED) and not _is_fenced(cause):
+        if (cause.txn_requires_abort() or cause.code() in _UNDELIVERED) and not is_fenced(cause):
             try:
                 with fatal_errors():
                     producer.abort_transaction(_CALL_S)
@@ -257,7 +257,7 @@ class Transactions(Publisher):
         self._unproven = []
 
     def _restart_error(self, error: KafkaException, what: str) -> ShardRestartError:
-        kind = FencedError if _is_fenced(error.args[0]) else ShardRestartError
+        kind = FencedError if is_fenced(error.args[0]) else ShardRestartError
         return kind(f"{what}: {self._explained(error)}")
 
 
@@ -296,5 +296,6 @@ def _send(producer: Producer, control: TopicPartition, metadata: Any, outcome: l
         outcome.append(None)
 
 
-def _is_fenced(error: KafkaError) -> bool:
+def is_fenced(error: KafkaError) -> bool:
+    """Return whether another producer has taken over the transactional id."""
     return error.code() in _FENCED

@@ -45,6 +45,20 @@ def test_check_aborts_a_record_and_an_offset(broker: SharedBroker, app: str, tmp
     assert offset.offset < 0
 
 
+def test_check_passes_if_another_check_fences_it(
+    broker: SharedBroker, app: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checking = new_probe(tmp_path, broker.bootstrap, app)
+    other = Producer({"bootstrap.servers": broker.bootstrap, "transactional.id": f"{app}-check", "log_level": 0})
+
+    def fence(producer: Producer, *arguments: Any) -> None:
+        other.init_transactions(10)
+        Producer.abort_transaction(producer, *arguments)
+
+    monkeypatch.setattr(probe, "Producer", type("Fenced", (Producer,), {"abort_transaction": fence}))
+    assert checking.transactions(checking.look()) == []
+
+
 @pytest.mark.parametrize(
     ("part", "wrong"),
     [

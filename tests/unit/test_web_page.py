@@ -190,6 +190,14 @@ def test_status_page_counts_tenants_of_other_workers() -> None:
     assert "of this app" not in read(STATUS).text
 
 
+def test_status_page_names_tenants_that_no_worker_reads() -> None:
+    unread = [{"id": "aa", "name": "contoso", "reason": "why"}, {"id": "bb", "name": None, "reason": "because"}]
+
+    text = read({**STATUS, "tenants_unread": unread}).text
+
+    assert "contoso is not read by any worker: why. bb is not read by any worker: because." in text
+
+
 def test_status_page_shows_why_a_worker_is_not_ready() -> None:
     text = read(STATUS, reasons=["Brokers are unreachable: look at the network."]).text
 

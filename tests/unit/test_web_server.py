@@ -3,11 +3,14 @@
 import asyncio
 import base64
 import hashlib
+import json
 import re
 import socket
+import sys
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -329,3 +332,17 @@ async def test_wildcard_listen_address_works_on_a_system_without_ipv6(
         session.get(f"http://127.0.0.1:{web.port}/livez") as answer,
     ):
         assert answer.status == 200
+
+
+@pytest.mark.parametrize(("host", "listen"), [("::1", "[::1]"), ("127.0.0.1", "127.0.0.1"), ("", ""), ("::", "[::]")])
+async def test_healthcheck_of_the_image_reaches_each_family(
+    host: str, listen: str, source: Source, metrics: Metrics
+) -> None:
+    dockerfile = (Path(__file__).parents[2] / "deploy/Dockerfile").read_text(encoding="utf-8")
+    healthcheck = re.search(r"^HEALTHCHECK .*\\\n +CMD (\[.*\])$", dockerfile, re.MULTILINE)
+    assert healthcheck is not None
+    _, *arguments = json.loads(healthcheck[1])
+    async with Web(host, 0, source, metrics) as web:
+        environment = {"CONNECTOR_HTTP__LISTEN": f"{listen}:{web.port}"}
+        process = await asyncio.create_subprocess_exec(sys.executable, *arguments, env=environment)
+        assert await process.wait() == 0

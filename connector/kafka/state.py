@@ -22,8 +22,7 @@ from connector.kafka.visibility import Places
 
 VERSION = 1
 SHARD = b"shard"
-NOT_CONFIGURED = "not_configured"
-"Reason in `Checkpoint.failing` of a tenant that the owner of its shard does not have in its configuration."
+NOT_CONFIGURED = "not_configured"  # reason in `Checkpoint.failing`, if the owner of the shard lacks the tenant
 _CHECKPOINT = "checkpoint/"
 
 

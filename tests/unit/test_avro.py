@@ -11,7 +11,7 @@ import pytest
 
 from connector.core.pages import decode_page
 from connector.core.rows import Row, RowSchema
-from connector.kafka import avro
+from connector.kafka import avro, evolution
 
 DATA = Path(__file__).parent.parent / "data"
 TENANT = "11111111-1111-1111-1111-111111111111"
@@ -81,6 +81,7 @@ def test_schema_fingerprint_depends_on_fields_only() -> None:
     for field in plain["fields"]:
         field["doc"] = "other"
         field.pop("pii", None)
+        field.pop("confluent:tags", None)
     assert avro.single_object_header(plain) == avro.single_object_header(schema)
     plain["fields"].pop()
     assert avro.single_object_header(plain) != avro.single_object_header(schema)
@@ -133,3 +134,18 @@ def test_row_schema_has_the_documented_fields() -> None:
     assert all(field["doc"] for field in schema["fields"])
     marked = {name for name, field in fields.items() if field.get("pii")}
     assert marked == {"callerNumber", "calleeNumber", "userId", "userPrincipalName", "userDisplayName"}
+    assert marked == {name for name, field in fields.items() if field.get("confluent:tags") == ["PII"]}
+
+
+def test_tags_change_neither_fingerprint_nor_compatibility() -> None:
+    schema = avro.load(avro.ROW)
+    untagged = json.loads(json.dumps(schema))
+    for field in untagged["fields"]:
+        field.pop("confluent:tags", None)
+    assert untagged != schema
+    assert avro.single_object_header(untagged) == avro.single_object_header(schema)
+    for reader, writer in ((schema, untagged), (untagged, schema)):
+        assert evolution.obstacles(reader, writer) == []
+    value = avro.encoder(avro.ROW)(golden_values()[0])[10:]
+    read = [fastavro.schemaless_reader(io.BytesIO(value), schema, other) for other in (schema, untagged)]
+    assert read[0] == read[1]

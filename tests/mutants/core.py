@@ -5,7 +5,7 @@ from tests.mutants.mutant import Mutant
 _MODEL = "tests/property/test_model_exactly_once.py"
 _STORM = f"{_MODEL} -k test_any_history_publishes_each_guaranteed_version_once"
 _SCHEDULER = "connector/core/scheduler.py"
-_HORIZON = "tests/unit/test_horizon.py"
+_HORIZON = "tests/property/test_horizon.py"
 _BATCH = "tests/unit/test_batch.py"
 _CONFLICTS = "tests/unit/test_conflicts.py"
 

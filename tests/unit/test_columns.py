@@ -42,7 +42,7 @@ def test_column_encoder_matches_encoding_each_record_alone(name: str, data: st.D
     assert _COLUMN_ENCODE[name](columns) == [_ENCODE[name](record) for record in records]
 
 
-@pytest.mark.parametrize("others", [[], [None], ["x" * 2000], ["Dvořák"]])
+@pytest.mark.parametrize("others", [[], [None, "x" * 2000, "Dvořák"]])
 @pytest.mark.parametrize("different", [1, 40, 500])
 def test_column_encoder_matches_for_long_and_repetitive_columns(different: int, others: list[str | None]) -> None:
     """Columns have few or many different values, and the same values occur again later."""

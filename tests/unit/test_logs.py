@@ -2,6 +2,7 @@
 
 import ast
 import re
+from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -12,6 +13,7 @@ FOREIGN = {("library_message", "warning"), ("warning_raised", "warning")}
 LOGGERS = ("_logger", "logger", "_log")
 
 
+@cache
 def said() -> set[tuple[str, str]]:
     """Return every event of the source with its level."""
     found: set[tuple[str, str]] = set()

@@ -193,7 +193,7 @@ async def test_held_page_chains_stay_within_the_page_memory_limit() -> None:
         before = -1
         while transport.asked != before:
             before = transport.asked
-            for _ in range(100):
+            for _ in range(50):
                 await asyncio.sleep(0.001)
         assert tracemalloc.get_traced_memory()[1] < 96 << 20
     finally:

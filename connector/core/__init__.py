@@ -1,4 +1,4 @@
-"""Pure core: it decides about windows, rows and ids.
+"""Functions and types on which the guarantee depends: scheduling, coverage, deduplication, rows and budget.
 
-It has no clock, I/O, logging or asyncio. The caller passes the time.
+They have no clock, I/O, logging or asyncio. The caller passes the time.
 """

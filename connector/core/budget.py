@@ -29,8 +29,8 @@ FIRST_PAUSE_S: dict[FailureKind, float] = {"throttled": 4.0, "broken": 1.0}
 
 _MARGIN = 1.02
 _WINDOW_S = 60.0
-# The window that the limiter keeps. Half a second more than a minute, since Graph counts requests when they arrive: the
-# first one may take that much longer on its way than one that leaves a minute later.
+# Length of the window in which the limiter counts requests. It is half a second longer than a minute: Graph counts
+# requests when they arrive, and a request may be on its way for half a second longer than one that leaves later.
 _KEPT_WINDOW_S = 60.5
 _SECONDS = re.compile(r"[0-9]+(?:\.[0-9]*)?|\.[0-9]+")
 # Every form of an HTTP date has colons, and a comma at most after the day of the week.
@@ -104,7 +104,7 @@ class Backoff:
 
 
 class Elapsed:
-    """Counter of the time that lies in any of several spans. Spans may overlap and may end in the future."""
+    """Total length of several spans of time. Spans may overlap and may end in the future; an overlap counts once."""
 
     __slots__ = ("_end", "_total_s")
 
@@ -120,7 +120,7 @@ class Elapsed:
             self._end = until
 
     def at(self, now: float) -> float:
-        """Return how many seconds up to `now` lie in a span.
+        """Return the total length of the spans up to `now`, in seconds.
 
         `now` must not be before the start of the last added span.
         """
@@ -128,7 +128,7 @@ class Elapsed:
 
 
 class Slot:
-    """Right to send one request. It ends with `Budget.sent`, or with `Budget.settled` if the request was not sent."""
+    """Right to send one request. It is used by `Budget.sent`, or by `Budget.settled` if the request was never sent."""
 
     __slots__ = ("granted_at", "sent_at")
 
@@ -152,7 +152,7 @@ class Budget:
         self.resume(requests_per_minute, now)
 
     def resume(self, requests_per_minute: float, now: float) -> None:
-        """Continue at the given rate. Pauses and the requests of the last minute are kept."""
+        """Set the rate. The next request waits one step; pauses and the requests of the last minute still count."""
         self.requests_per_minute = requests_per_minute
         self._most = math.floor(requests_per_minute)
         self.step_s = _WINDOW_S / self._most * _MARGIN
@@ -181,7 +181,7 @@ class Budget:
     def sent(self, slot: Slot, now: float) -> None:
         """Record that the request of `slot` leaves at `now`. It may have waited for a connection since `take`.
 
-        If this happens twice for one slot, the HTTP client has sent the request again.
+        A second call for the same slot means that the HTTP client has sent the request again. Both count.
         """
         if slot.sent_at < math.inf:
             slot = Slot(now)
@@ -198,7 +198,7 @@ class Budget:
             slot.sent_at = slot.granted_at
 
     def succeeded(self, slot: Slot) -> None:
-        """Record a response from Graph. The next pause starts with the shortest length again."""
+        """Record that Graph has answered the request of `slot`. The next pause has the shortest length again."""
         self._backoff.succeeded(slot.granted_at)
 
     def failed(self, slot: Slot, now: float, kind: FailureKind, retry_after: float | None, jitter: float) -> None:

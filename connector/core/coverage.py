@@ -29,7 +29,7 @@ class Read(NamedTuple):
     end: datetime
     at: datetime
     steady: bool = True
-    "False if the paging of the last reading was not stable in any attempt."
+    "False if paging was not stable in any attempt of the last reading."
 
 
 class Coverage(NamedTuple):
@@ -109,7 +109,7 @@ class Coverage(NamedTuple):
         """Merge adjacent pieces where `is_alike` allows it, and return the new coverage.
 
         The merged piece keeps the older of the two read times. `is_alike(piece, at)` must return whether `piece` may
-        count as read at the earlier time `at` without any effect.
+        count as read at the earlier time `at` without any effect on a sweep.
         """
         pieces: list[Read] = []
         for read in self.reads:
@@ -153,9 +153,9 @@ class Coverage(NamedTuple):
         return coverage
 
     def complete_through(self, start: datetime, overlap: timedelta) -> datetime:
-        """Return up to where call time is complete, beginning at `start`.
+        """Return the end of the call time after `start` that was read completely and late enough.
 
-        All calls between `start` and the result were last read at least `overlap` after they began.
+        Every call between `start` and the result was last read at least `overlap` after it began.
         """
         at = start
         for read in self.reads:

@@ -214,8 +214,7 @@ class DedupIndex:
 class DedupResult(NamedTuple):
     """Classification of the rows of one page. All fields but `revisions` hold indices of rows.
 
-    A row that is neither new, revised nor rejected needs no record: it is known, or it repeats another row of the
-    reading.
+    A row that is neither new, revised nor rejected needs no record: it is known, or it repeats another row of the page.
     """
 
     new: NDArray[np.intp]

@@ -1,15 +1,15 @@
 """Failing ranges: call time that Graph fails to serve while it serves other call time of the same tenant.
 
-1. A range that fails is requested in halves, down to one second. If one second fails, it is isolated: runs complete
-   without it, it is reported with its cause, and it is requested again at growing intervals.
+1. A range that fails is narrowed: it is requested in halves, down to one second. If one second fails, it is isolated:
+   runs complete without it, it is reported with its cause, and it is requested again at growing intervals.
 2. The first failure halves a range at once. Any further step needs evidence that the failure depends on the range:
    Graph must have served the tenant something after the range failed. Without evidence the range only waits for a
    moment. A range that Graph refuses for its length (406) is halved without evidence, but is isolated only with it.
-3. A success near a narrowed range doubles the length to request in it. Near means that the success was inside the range
-   or next to it. If the range last failed more than a minute ago, it is no longer narrowed at all. A success elsewhere
-   ends the narrowing of ranges that last failed more than a quarter of an hour ago.
+3. After a success inside a narrowed range or next to it, slices in the range may be twice as long. If the range last
+   failed more than a minute ago, it is no longer narrowed at all. A success elsewhere ends the narrowing of ranges that
+   last failed more than a quarter of an hour ago.
 4. A range that fails next to isolated ranges that are at least as long is isolated as a whole. An isolated range that
-   fails again is split in two. So few requests find a long range, and it shrinks later.
+   fails again is split in two. In this way few requests find all of a long range, and the range shrinks later.
 """
 
 import itertools
@@ -49,8 +49,8 @@ class FailingRange(NamedTuple):
     failed_at: datetime
     retry_at: datetime
     failures: int
-    """Number of failures since the range was last halved or had evidence. For an isolated range: the number of all
-    failures.
+    """Number of failures since the range was last halved. For an isolated range: the number of failures with
+    evidence since it was isolated.
     """
     cause: str
     isolated: bool = False
@@ -64,7 +64,7 @@ def failed(ranges: FailingRanges, window: Window, failure: RangeFailure) -> Fail
     known = [one for one in ranges if _overlap(one.window, window)]
     others = _without(ranges, window)
     if refuses_any_length(ranges, window, failure):
-        # Narrowing has not helped, so the length was not the reason: forget what was narrowed.
+        # Narrowing has not helped, so the length was not the reason: drop the narrowed ranges.
         return tuple(one for one in others if one.isolated)
     is_proven = _is_proven(known, failure)
     failures = 1 + max((one.failures for one in known), default=0)
@@ -105,7 +105,7 @@ def succeeded(ranges: FailingRanges, window: Window, now: datetime) -> FailingRa
 
 
 def as_known(ranges: FailingRanges, start: datetime, now: datetime) -> FailingRanges:
-    """Remove call time before `start`, and cut times that a correct clock could not have recorded by `now`.
+    """Remove call time before `start`, and move times that are impossible at `now` back to possible times.
 
     Such times remain after a clock that was ahead is set back.
     """
@@ -217,16 +217,17 @@ def _is_proven(known: list[FailingRange], failure: RangeFailure) -> bool:
 def _released(one: FailingRange, now: datetime, *, is_beside: bool) -> FailingRange:
     """Let a narrowed range be requested again at once, after a success.
 
-    `is_beside` means that the success was inside the range or next to it. Then the length to request doubles as well.
+    `is_beside` means that the success was inside the range or next to it. Then slices in the range may
+    also be twice as long.
     """
     longest_s = 2 * one.longest_s if is_beside else one.longest_s
     return one._replace(longest_s=longest_s, retry_at=min(one.retry_at, now))
 
 
 def _continues_isolated_area(others: FailingRanges, window: Window) -> bool:
-    """Return whether `window` continues an isolated area.
+    """Return whether `window` should be isolated as a whole, because it continues an isolated area (rule 4).
 
-    This is so if the isolated ranges on one side of `window` are together at least as long as it.
+    This is so if the isolated ranges that follow or precede it without a gap are together at least as long.
     """
     # Isolated ranges that touch each other count together: follow them from `window` in either direction.
     before = after = 0.0

@@ -1,9 +1,9 @@
 """Fingerprints of rows and the entries of the deduplication index, which decide whether a row has changed.
 
 1. Null, an absent member and the empty date count as equal. Members whose name begins with `@` are not compared.
-2. Two readings of a row differ if a member that both of them know has another value. Values are compared as received;
-   instants are compared as strings. The fingerprint version (`layout`) and the flag BETA_KNOWN tell which members a
-   reading knows.
+2. Two versions of a row differ if a member that was known at both readings has different values. Values are compared
+   as received; instants are compared as strings. The fingerprint version (`layout`) and the flag BETA_KNOWN of an entry
+   record which members were known when the row was read.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -35,8 +35,8 @@ the members that this version knew.
 """
 
 LAYOUT_MASK = 0b111
-BETA_KNOWN = 1 << 3  # the reading knew beta's members
-UNFIT = 1 << 4  # the key is the hash of what was dead-lettered, not of an id
+BETA_KNOWN = 1 << 3  # the row was read from beta, so the members that only beta has were known
+UNFIT = 1 << 4  # entry of a dead letter: its key is the hash of the content, not of an id
 REVISION_SHIFT = 12
 MAX_REVISION = 2**20 - 1
 _BETA_BITS = np.uint64(28)
@@ -46,7 +46,7 @@ _encode_lines = msgspec.json.Encoder().encode_lines
 
 
 class Fingerprints:
-    """Function object that computes fingerprints of one version (`layout`) from the members that this version knows."""
+    """Calculator of fingerprints of one version (`layout`), made from the members that this version knows."""
 
     def __init__(self, graph_fields: list[dict[str, Any]], layout: int) -> None:
         known = sorted((field for field in graph_fields if first_version(field) <= layout), key=itemgetter("name"))

@@ -13,7 +13,7 @@ _INSTANT = re.compile(
 )
 _EMPTY_WITHOUT_OFFSET = re.compile(r"0001-01-01(?:[Tt ]00:00(?::00(?:\.0+)?)?)?")
 
-# The rows of a page share few minutes: this cache saves parsing the date of each instant. _parse_any bounds its size.
+# Most instants of a page lie in the same few minutes, so this cache saves parsing dates. _parse_any bounds its size.
 _minutes: dict[str, int] = {}
 _MINUTES_MAX = 50_000
 _EMPTY = "0001-01-01T00:00:00Z"

@@ -77,14 +77,15 @@ def apply(
 ) -> Orders:
     """Apply an operator's command and return the new orders.
 
-    The range of a backfill is cut at `now` and at `oldest`, the horizon. Without `again` the cut at the horizon has a
-    margin. If nothing of the range may be read, the job is stored as failed, with the reason.
+    Only the part of a backfill's range between `oldest` (the horizon) and `now` is read. Without `again`, it begins a
+    margin after the horizon. If no part may be read, the job is stored as failed, with the reason.
     """
     if command.id in orders.applied or any(job.id == command.id for job in orders.jobs):
         return orders
     orders = orders._replace(applied=(*orders.applied, command.id)[-_KEPT_IDS:])
     if command.command == "backfill" and command.window is not None:
-        # `begin` cuts the range. `floor` decides whether anything may be read: behind it, rows may have been forgotten.
+        # The range is cut at `begin`. The job is refused if all of it lies before `floor`, where the index may have
+        # forgotten rows.
         begin = oldest if command.again else oldest + horizon.MARGIN
         floor = begin if command.again else max(begin, forgotten_before)
         window = Window(max(command.window.start, begin), min(command.window.end, now))
@@ -154,9 +155,9 @@ def remaining_seconds(orders: Orders) -> float:
 
 def _refusal(orders: Orders, window: Window, oldest: datetime, floor: datetime, now: datetime) -> str:
     if window.end <= oldest:
-        return "all of its range lies beyond dedup.horizon"
+        return "all of its range is older than dedup.horizon"
     if window.end <= floor:
-        return f"the deduplication index may have forgotten rows of all of its range; {_REMEDY}"
+        return f"the deduplication index may have forgotten rows in every part of its range; {_REMEDY}"
     if window.start >= now:
         return "all of its range lies in the future"
     if sum(job.state not in ENDED for job in orders.jobs) >= _OPEN_JOBS:
@@ -176,9 +177,10 @@ def _expired(job: Job, now: datetime, floor: datetime, oldest: datetime) -> Job:
         return job
     parts = [f"{instants.text(part.start)} to {instants.text(part.end)}" for part in left[:_NAMED_PARTS]]
     more = f" and {len(left) - _NAMED_PARTS} more" if len(left) > _NAMED_PARTS else ""
-    remedy = "it lies beyond dedup.horizon now" if job.again else _REMEDY
+    remedy = "it is older than dedup.horizon by now" if job.again else _REMEDY
     reason = (
-        f"not read, because the deduplication index may have forgotten its rows: {', '.join(parts)}{more}; {remedy}"
+        f"this call time was not read, because the deduplication index may have forgotten its rows: "
+        f"{', '.join(parts)}{more}; {remedy}"
     )
     return job._replace(state="failed", ended=now, reason=reason)
 

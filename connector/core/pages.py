@@ -44,7 +44,8 @@ def decode_page(body: bytes) -> Page:
     itself is included. Raises NotAPageError if `body` is not a complete page.
     """
     if _count_parts(body) > _MOST_PARTS:
-        raise NotAPageError("the body has more parts than a page of rows")  # each would cost time and memory
+        # Each value would cost time and memory.
+        raise NotAPageError("the body has more JSON values than a page of rows can have")
     try:
         _check_utf8(body)  # rows stay undecoded here: invalid UTF-8 inside one would be missed
         envelope, readable = _decode_envelope(body)

@@ -80,7 +80,7 @@ class Privacy:
             columns[name] = [value if value is None else treat(value) for value in columns[name]]
 
     def treat_members(self, members: Mapping[str, str]) -> dict[str, str]:
-        """Treat the members of a row that the schema does not know, and return them.
+        """Return the members of a row that the schema does not know, after privacy treatment.
 
         Each value is JSON text. A member whose JSON cannot be read is left out.
         """
@@ -92,7 +92,10 @@ class Privacy:
         return treated
 
     def treat_row(self, raw: bytes) -> bytes:
-        """Treat the fields in a row's JSON and keep all other bytes. Return nothing if the row is not an object."""
+        """Return a row's JSON after privacy treatment, with all other bytes unchanged.
+
+        The result is empty if the row is not an object.
+        """
         if not self:
             return raw
         return self._treat_json(raw, None) if raw.lstrip().startswith(_OBJECT) else b""
@@ -126,11 +129,11 @@ class _Rewriting:
         while at < len(raw):
             match = _TOKEN.match(raw, at)
             if match is None:
-                raise ValueError("a string without end")
+                raise ValueError("the JSON text ends inside a string")
             token, at = match.group(), match.end()
             pieces.append(token if token.isspace() and not self._hidden_from else self._take(token))
         if self._inside:
-            raise ValueError("an object or array without end")
+            raise ValueError("the JSON text ends inside an object or array")
         return pieces
 
     def _take(self, token: bytes) -> bytes:
@@ -167,7 +170,7 @@ class _Rewriting:
 
     def _leave(self, token: bytes) -> bytes:
         if _OPEN.index(self._inside.pop()) != _CLOSE.index(token):
-            raise ValueError("brackets that do not match")
+            raise ValueError("the brackets do not match")
         self._is_name = False
         if self._hidden_from:
             if len(self._inside) < self._hidden_from:
@@ -192,5 +195,5 @@ def _treated(token: bytes, treat: Treat) -> bytes:
 def _text(token: bytes) -> str:
     text: str = json.loads(token.decode(), strict=False)
     if not isinstance(text, str):
-        raise ValueError("a name that is no string")  # noqa: TRY004 - the error for all text that is not JSON
+        raise ValueError("a member name is not a string")  # noqa: TRY004 - the error for all text that is not JSON
     return text

@@ -19,7 +19,7 @@ from connector.core.fingerprints import BETA_KNOWN, ENTRY, UNFIT, Fingerprints, 
 from connector.core.member_types import first_version, is_array, logical_type, member, nested_fields
 from connector.core.pages import decode_members, is_deep, mask
 
-_CHUNK = 64  # rows decoded in one go; a row that does not decode costs its chunk a second, slower attempt
+_CHUNK = 64  # number of rows that are decoded together; if one is invalid, all of them are decoded again one by one
 _LIMIT = re.compile(r"(int) [<>]= -?\d+")
 _PATH = re.compile(r"^(?P<what>.*?)(?: - at `\$\.?(?P<path>.*)`)?$", re.DOTALL)
 
@@ -217,7 +217,7 @@ class RowSchema:
                 members = decode_members(mask(raw))
             except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
                 return InvalidRow(raw, None, problem, None)
-            problem = "row: expected whole characters and little nesting"
+            problem = "row: expected complete Unicode characters and no deep nesting"
         id_text = _text(members.get("id"))
         if not id_text:
             return InvalidRow(raw, None, "id: expected a string that is not empty", self._start(members))
@@ -227,7 +227,7 @@ class RowSchema:
         return InvalidRow(raw, None if "\ufffd" in id_text else id_text, problem, self._start(members))
 
     def _examine(self, rows: Sequence[Any], raws: Sequence[bytes]) -> list[Row | InvalidRow]:
-        """Return rows together with their members that the schema does not know."""
+        """Return each decoded row as a Row, together with its members that the schema does not know."""
         strict = self._strict
         return [
             Row(row, _NOTHING)

@@ -41,7 +41,7 @@ class LearnTime(NamedTuple):
 
 
 class StartRuns(NamedTuple):
-    """Decision that the tenant's start was fixed or that runs have started. The plan contains both already."""
+    """Notice that the tenant's start was fixed or that runs have started. The plan contains both already."""
 
     start: datetime | None
     "Start of the tenant if it was fixed now; otherwise None."
@@ -73,7 +73,7 @@ Decision = LearnTime | StartRuns | ReadSlice | Wait | Stop
 
 
 class SliceFailure(NamedTuple):
-    """Failure of a slice, and whether it concerns more than this slice."""
+    """Failure of a slice, and how much else it affects: other ranges, or everything of the tenant."""
 
     cause: RangeFailure
     of_range: bool
@@ -175,8 +175,8 @@ class Scheduler:
     def forget(self, before: datetime) -> None:
         """Record that the deduplication index may have forgotten rows of calls before `before`.
 
-        Only commits decide this time. If a slice is committed after that, less of it may count than in the plan. This
-        has no effect: call time before `before` is not read any more.
+        This time changes only when a batch is committed. Coverage in the plan may then contain call time before it that
+        the committed coverage does not contain. This has no effect, because such call time is never read again.
         """
         self.plan = self.plan._replace(forgotten_before=max(self.plan.forgotten_before, before))
 
@@ -314,9 +314,9 @@ class Scheduler:
         return unread
 
     def _with_ranges(self, outcome: Outcome, before: list[Window]) -> Outcome:
-        """Complete the outcome of a slice.
+        """Add to the outcome of a slice how the isolated ranges have changed.
 
-        Add the call time that was isolated, and the call time that is no longer isolated, compared with `before`.
+        `before` holds the ranges that were isolated before the slice ended.
         """
         ranges = self.plan.failing_ranges
         after = failing_ranges.isolated(ranges)

@@ -87,7 +87,8 @@ def is_idle(state: State, rules: Rules, now: datetime) -> bool:
 def _left_of_run(state: State, run: Run, taken: list[Window], floor: datetime) -> list[Window]:
     """Return the call time that a run still has to read, oldest first.
 
-    If the run replaced a previous run, what that run left unread is returned alone, so that it is read first.
+    If the run replaced a previous run, only the call time that the previous run left unread is returned, so that it is
+    read first.
     """
     for since in (run.overtaken, run.started):
         missing = [] if since is None else subtract(windows.unread(state.coverage, run, floor, since), taken)

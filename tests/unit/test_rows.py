@@ -156,7 +156,9 @@ class TestPages:
             return f'{{"id":"a","zz":{opening * depth}1{closing * depth}}}'.encode()
 
         assert isinstance(read_one(row(499)), Row)
-        assert problem(row(500)) == problem(row(50_000)) == "row: expected whole characters and little nesting"
+        assert (
+            problem(row(500)) == problem(row(50_000)) == "row: expected complete Unicode characters and no deep nesting"
+        )
         assert isinstance(read_one(b'{"id":"a","zz":[%b1]}' % (b'"[[[[",' * 999)), Row)
 
     def test_unknown_member_with_deep_nesting_is_kept(self) -> None:

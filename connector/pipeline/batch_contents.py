@@ -83,16 +83,16 @@ class BatchContents(TransactionContents):
     def rows(self) -> dict[str, list[Outgoing]]:
         """Return the rows and dead letters of all tenants, by tag.
 
-        The publisher reports the offsets of a batch per tag.
+        A tag stands for the rows or the dead letters of one tenant. The publisher reports the offsets per tag.
         """
         return {tag: r for tenant, change in self._changes.items() for tag, r in change.records(tenant).items()}
 
     def interim_checkpoints(self, offsets: Offsets) -> list[Outgoing]:
         """Return the previous checkpoints, updated with the offsets of this batch's rows.
 
-        They are written only with at-least-once delivery, where a batch is not a transaction. After a crash the
-        deduplication index may then hold rows that no checkpoint contains. These rows are not published again. Without
-        the interim checkpoints, the next progress record would give offsets that are too low for them.
+        They are needed only with at-least-once delivery, where a crash may leave a batch half written. Rows that are
+        already in the deduplication index are then not published again. Without the interim checkpoints, the offsets
+        in the next progress record would not include these rows.
         """
         topic_ids, records = self._topic_ids(), []
         for tenant, change in self._changes.items():
@@ -103,7 +103,10 @@ class BatchContents(TransactionContents):
         return records
 
     def final_records(self, offsets: Offsets) -> list[Outgoing]:
-        """Return the records of the deduplication index, the progress records and the checkpoints."""
+        """Return the records of the deduplication index, the progress records and the checkpoints.
+
+        The new checkpoints are also stored in the changes of the batch.
+        """
         topic_ids, records = self._topic_ids(), self._seen()
         for tenant, change in self._changes.items():
             if change.deletes_state:
@@ -217,7 +220,7 @@ class BatchContents(TransactionContents):
 
 
 def _index_size(change: Change, remembered: DedupIndex) -> int:
-    """Return the number of rows that the deduplication index has after the commit, when old rows are forgotten."""
+    """Return the number of rows in the deduplication index after the commit, without the rows that it then forgets."""
     before = hour(change.state.forgotten_before)
     kept = remembered.count_from(before)
     if not change.entries:

@@ -40,8 +40,8 @@ class Change:
     unknown_count: int = 0
     lateness_s: list[float] = field(default_factory=list)
     found: Counter[int] = field(default_factory=Counter)
-    """Number of new rows per sweep (by index) that found them. Rows of call time that was never read before are not
-    counted.
+    """Number of new rows by the index of the sweep that found them. Rows of call time that was never read before are
+    not counted.
     """
     ages_s: list[float] = field(default_factory=list)
     "Age in seconds, from the start of the call to the first reading, of the rows in `found` that have a start."

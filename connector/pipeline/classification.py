@@ -26,7 +26,7 @@ from connector.pipeline.messages import PageRead
 from connector.pipeline.row_encoder import EncodedRow, FoundRow, RowEncoder
 from connector.pipeline.tenant_state import TenantState
 
-_CONFLICT_PROBLEM = "row: another row of the same answer or page chain has this id and other contents"
+_CONFLICT_PROBLEM = "row: another row in the same page or page chain has the same id, but different contents"
 
 
 class RowClassifier:
@@ -64,7 +64,7 @@ class RowClassifier:
     def _without_conflicts(
         self, result: DedupResult, page: PageRead, account: TenantState, change: Change
     ) -> DedupResult:
-        """Remove rows from `result` that conflict with another row of their page chain, or might still do so.
+        """Remove rows from `result` that conflict with another row of their page chain, or may turn out to conflict.
 
         A revised row is rejected if its id was on an earlier page of the chain, and if the chain is read again or the
         content was rejected before. At the first reading of a chain, a repeated id can also mean that Graph has changed

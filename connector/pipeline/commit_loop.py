@@ -118,7 +118,7 @@ class CommitLoop:
         )
         self._is_urgent = self._is_urgent or any(change.is_urgent for change in self._pending.values())
         # Nothing of these pages is published, because all rows are known. They need not occupy the buffer until the
-        # next commit; only what they mean for coverage waits.
+        # next commit; only their effect on coverage waits.
         if not self._is_urgent:
             await self._buffer.committed(items)
             self._waiting = [item for item in self._waiting if not isinstance(item, PageRead)]
@@ -187,9 +187,9 @@ class CommitLoop:
             _logger.warning("transaction_aborted_repeatedly", shard=self._shard.number, reason=str(error))
 
     async def _check_lengths(self, contents: BatchContents) -> None:
-        """Raise RecordTooLongError if a record without which the batch cannot be written does not fit into its topic.
+        """Raise RecordTooLongError if a record that the batch needs does not fit into its topic.
 
-        Nothing of the batch is written before this check.
+        Call this before any record of the batch is written.
         """
         self._shard.lengths.check()
         too_long = await self._publisher.call(contents.too_long)

@@ -38,7 +38,7 @@ def dead_letter(
     if not row.is_too_long and size(record) <= limits.room(name):
         return record
     if value:
-        problem += f"; its value is left out: {name} takes {limits.of(name)} bytes ({LIMIT})"
+        problem += f"; the value is left out: topic {name} accepts {limits.of(name)} bytes ({LIMIT})"
     headers[2] = _PROBLEM, problem.encode()
     record = record._replace(value=b"")
     if key is not None and len(key) > _MAX_KEY_BYTES:

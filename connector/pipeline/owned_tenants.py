@@ -26,10 +26,10 @@ from connector.pipeline.tenant_state import IndexMemory, TenantState, resumed_st
 
 _logger = log.get(__name__)
 _NO_OFFSET = -1
-_NOT_CONFIGURED = "the worker that owns its shard does not have it in its configuration"
+_NOT_CONFIGURED = "the worker that owns the tenant's shard does not have the tenant in its configuration"
 _STATE_LOST_REMEDY = (
-    "the tenant is read again from its start, and rows in the deduplication index are not published again; counts, "
-    "jobs and progress start again, and whatever the state topic lost was lost for every tenant of the shard"
+    "find out why the state topic has lost records, because other tenants of the shard may be affected; the tenant is "
+    "read again from its start without publishing rows again, and its counters, jobs and progress start from zero"
 )
 
 
@@ -166,10 +166,10 @@ class OwnedTenants:
             await asyncio.wait(running)
 
     def reconfigured(self) -> None:
-        """Compare the tenants with the configuration, which was read again, and mark them as outdated if they differ.
+        """Set `is_outdated` if the configured tenants have changed in a reload of the configuration.
 
-        `follow` then starts and stops sweepers. Unchanged tenants continue undisturbed, but a rest after a failure
-        ends.
+        `follow` then starts and stops sweepers. Unchanged tenants continue undisturbed, except that a rest after a
+        failure ends.
         """
         for runtime in self.runtimes:
             runtime.sweeper.end_rest()
@@ -178,23 +178,25 @@ class OwnedTenants:
             self._buffer.filled.set()
 
     def commanded(self, command: ControlRecord) -> None:
-        """Execute a record of the control topic. If its tenant is not read yet, keep the command until it is."""
+        """Execute a record of the control topic. Keep the command while no sweeper runs for its tenant."""
         received = control.parse(command)
         if received is None:
-            self._log_ignored(command.offset, "this version does not know this command")
+            self._log_ignored(command.offset, "the record is not a command that this version knows")
             self._buffer.put(Commanded(command.offset, self._now()))
             return
         runtime = self.get(received.tenant).runtime
         if runtime is not None:
             _command(runtime, command.offset, received)
         elif control.partition_of(received.tenant, self._worker.settings.kafka.shards) != self._shard.number:
-            self._log_ignored(command.offset, "its tenant belongs to another shard")
+            self._log_ignored(command.offset, "the command's tenant belongs to another shard")
             self._buffer.put(Commanded(command.offset, self._now()))
         else:
             _logger.info("command_kept", tenant=received.tenant, command=received.order.command, id=received.order.id)
             kept = kept_commands.pack([*self._kept, received])
             if len(kept) <= len(self._kept):
-                self._log_ignored(command.offset, "there are too many commands for tenants that are not read")
+                self._log_ignored(
+                    command.offset, "too many commands wait for tenants that are not read, so the oldest are dropped"
+                )
             self._kept = kept_commands.parse(kept)
             self._buffer.put(Commanded(command.offset, self._now(), kept=kept))
 
@@ -202,7 +204,7 @@ class OwnedTenants:
         _logger.warning("command_ignored", shard=self._shard.number, offset=offset, reason=reason)
 
     def _execute_waiting(self) -> None:
-        """Execute the commands that have waited, for all tenants that are read by now."""
+        """Execute the commands that have waited for their tenants, as far as sweepers now run for these tenants."""
         left = []
         for received in self._kept:
             runtime = self.get(received.tenant).runtime
@@ -296,7 +298,10 @@ class OwnedTenants:
                 _logger.error("tenant_rejected", tenant=configured.label, reason=tenant.problem)
 
     def _report_not_configured(self, key: str, tenant: OwnedTenant) -> None:
-        """Commit once that this worker does not read a tenant. Workers that have it in their configuration look."""
+        """Commit, once, that this worker does not have a tenant in its configuration.
+
+        Other workers that have the tenant in their configuration find this in the state topic and report it.
+        """
         if tenant.state is None or (tenant.state.checkpoint.failing or ("",))[0] == NOT_CONFIGURED:
             return
         _logger.warning("tenant_not_configured", shard=self._shard.number, tenant=key)
@@ -353,7 +358,7 @@ def _command(runtime: TenantRuntime, offset: int, received: TenantCommand) -> No
 
 def _other_topic(tenant: Tenant, checkpoint: Checkpoint) -> str:
     return (
-        f"the state of tenant {tenant.label} was written for topic {checkpoint.topic}, now its topic is "
-        f"{tenant.topic}: set it back and send SIGHUP, or set kafka.app to a new name and copy the state into it with "
-        "connector copy-state"
+        f"the state of tenant {tenant.label} was written for topic {checkpoint.topic}, but now its topic is "
+        f"{tenant.topic}: set the topic back and send SIGHUP, or set kafka.app to a new name and "
+        "copy the state into it with connector copy-state"
     )

@@ -18,11 +18,14 @@ _EVERY_S = 60
 
 
 class Stated(NamedTuple):
-    """Content of the last progress record of a sweep: its call time, its own time, and the seconds of gaps."""
+    """Content of the last progress record of a sweep."""
 
     through_s: int = 0
+    "Call time up to which the sweep was complete, in epoch seconds."
     at_s: int = 0
+    "Time at which the record was made, in epoch seconds."
     gap_s: int | None = None
+    "Total length of the gaps in seconds; None if it is not known."
 
 
 _NEVER_STATED = Stated()
@@ -51,7 +54,7 @@ class ProgressRecords:
         self._limits = limits
         self._encoders: dict[str, Callable[[Mapping[str, Any]], bytes]] = {}
         self._too_short: set[str] = set()
-        "Topics that are too short for a progress record and about which a warning was logged."
+        "Topics that do not accept records as long as a progress record, and for which a warning was logged."
 
     def due(
         self, state: State, stated: dict[int, Stated], account: TenantState, offsets: Sequence[int], now: datetime

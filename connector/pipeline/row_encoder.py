@@ -77,7 +77,7 @@ class RowEncoder:
             _logger.warning(
                 "pseudonym_key_unreadable",
                 reason=problem,
-                remedy="restore the file; the previous key is used until it can be read",
+                remedy="restore the key file; the previous key is used until the file can be read",
             )
         self._key_problem = problem
 
@@ -138,7 +138,7 @@ class RowEncoder:
         lengths = list(map(int.__add__, map(len, keys), map(len, values)))
         room = self._limits.room(tenant.topic)
         if max(lengths, default=0) > room:
-            problem = f"row: longer than topic {tenant.topic} takes ({LIMIT}={self._limits.of(tenant.topic)})"
+            problem = f"row: longer than topic {tenant.topic} accepts ({LIMIT}={self._limits.of(tenant.topic)})"
             for at, length in enumerate(lengths):
                 if length > room:
                     encoded[at] = _too_long(rows[at], problem, starts_ms[at])

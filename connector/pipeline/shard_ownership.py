@@ -51,7 +51,9 @@ class ShardOwnership:
             if snapshot.metadata is not None:
                 return CommitContext(self._control_topic, self._number, control_offset, snapshot.metadata, holds)
             if time.monotonic() > deadline:
-                raise ShardRestartError("the consumer group does not answer")
+                raise ShardRestartError(
+                    "the consumer group has returned no metadata in time: check that brokers answer"
+                )
             await self.wait(_PAUSE_S)
 
     async def confirm(self) -> None:

@@ -142,7 +142,8 @@ class Sweeper:
     async def _read(self, read: ReadSlice) -> None:
         """Read the page chain of a slice and report the outcome to the scheduler.
 
-        Without memory for a chain that must be held, end without an outcome. Backfills then wait until memory is free.
+        If the chain must be held in memory as a whole and there is no room, the slice is closed without an outcome.
+        Backfills then wait until memory is free.
         """
         piece = read.slice
         room = self.source.memory.reserve_chain(self._allow_backfills) if piece.again else NO_ROOM

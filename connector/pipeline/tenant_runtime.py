@@ -35,7 +35,7 @@ class TenantRuntime:
         series: TenantMetrics,
         now: Callable[[], datetime],
     ) -> None:
-        """`task` runs the sweeper."""
+        """Create the runtime. `task` is the task in which the sweeper runs."""
         self.account = account
         self.sweeper = sweeper
         self.task = task
@@ -106,7 +106,7 @@ class TenantRuntime:
         self._failed(change.dropped)
 
     def _failed(self, sweeps: list[int]) -> None:
-        """Count failed runs, and the runs of sweeps that were replaced by them."""
+        """Count the runs of `sweeps` as failed, and also the runs that they replaced because both started together."""
         failed = {*sweeps, *(i for index in sweeps for i in self._replaced.pop(index, []))}
         for index in sorted(failed):
             self._ended(index, "failed")

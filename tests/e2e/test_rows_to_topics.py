@@ -163,7 +163,7 @@ def test_changed_topic_of_a_tenant_is_refused_with_a_remedy(
     worker.configure({**configured, "tenants": [{"id": tenant, "start": "-19d", "topic": f"{topic}-other"}]})
     assert worker.run_once() == 1
     said = worker.log.read_text(encoding="utf-8")
-    assert f"was written for topic {topic}, now its topic is {topic}-other" in said
+    assert f"was written for topic {topic}, but now its topic is {topic}-other" in said
     assert "Traceback" not in said
 
 

@@ -207,7 +207,9 @@ def test_tenant_that_no_worker_reads_is_reported_everywhere(
     read_again(owner, [kept], "tenants_changed")
     standby.until(lambda: standby.metric("tenants_unread") == 2, "two unread tenants")
     unread = {one["id"]: one["reason"] for one in standby.status()["tenants_unread"]}
-    assert unread[left["id"]].startswith("the worker that owns its shard does not have it in its configuration: ")
+    assert unread[left["id"]].startswith(
+        "the worker that owns the tenant's shard does not have the tenant in its configuration: "
+    )
     assert unread[new["id"]].startswith("no worker has read it yet")
     assert {event["tenant"] for event in standby.named("tenant_unread")} == unread.keys()
     assert [event["tenant"] for event in owner.named("tenant_not_configured")] == [left["id"]]

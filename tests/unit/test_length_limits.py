@@ -116,7 +116,7 @@ class TestTooLongRows:
         assert said(change) == [("a", 0), ("b", 0)]
         (letter,) = change.dead_letters
         assert (letter.key, letter.value) == (b"long", b"")
-        problem = b"row: longer than topic calls takes (max.message.bytes=2000)"
+        problem = b"row: longer than topic calls accepts (max.message.bytes=2000)"
         assert dict(letter.headers or [])["__connect.errors.exception.message"] == problem
         bench.commit()
         assert not bench.read(row("a"), long).dead_letters

@@ -53,86 +53,94 @@ class Batches:
         self._horizon = settings.dedup.horizon
 
     def prepare(
-        self, items: Iterable[Item], accounts: Mapping[str, TenantState], changes: dict[str, Change]
+        self, items: Iterable[Item], tenant_states: Mapping[str, TenantState], changes: dict[str, Change]
     ) -> dict[str, Change]:
         """Add the effects of `items` to `changes`, and return `changes`.
 
-        `accounts` holds the committed state of each tenant. It does not change.
+        `tenant_states` holds the committed state of each tenant. It does not change.
         """
         self._encoder.renew_privacy()
         for item in items:
             if isinstance(item, Commanded) and item.command is None:
                 continue
-            account = accounts[item.tenant]
+            tenant_state = tenant_states[item.tenant]
             if item.tenant not in changes:
-                changes[item.tenant] = Change(account.checkpoint.state, failing=account.checkpoint.failing)
-            self._add(item, account, changes[item.tenant])
+                changes[item.tenant] = Change(tenant_state.checkpoint.state, failing=tenant_state.checkpoint.failing)
+            self._add(item, tenant_state, changes[item.tenant])
         return changes
 
-    def _add(self, item: Item, account: TenantState, change: Change) -> None:
+    def _add(self, item: Item, tenant_state: TenantState, change: Change) -> None:
         match item:
             case RunsStarted():
                 if item.start is not None:
-                    change.state = windows.start_earlier(change.state, account.rules, item.start, item.now)
-                change.state, begun = windows.begin(change.state, account.rules, item.now)
+                    change.state = windows.start_earlier(change.state, tenant_state.rules, item.start, item.now)
+                change.state, begun = windows.begin(change.state, tenant_state.rules, item.now)
                 change.begun.append(begun)
                 change.overtaken.append(windows.overtaken(change.state, begun))
             case PageRead():
-                self._classifier.read(item, account, change)
+                self._classifier.read(item, tenant_state, change)
             case SliceRead():
-                self._classifier.end_slice(item.slice, account, change)
+                self._classifier.end_slice(item.slice, tenant_state, change)
                 change.failing = None
-                change.state, ended = windows.finish(change.state, [(item.slice, item.steady)], item.now, account.rules)
+                change.state, ended = windows.finish(
+                    change.state, [(item.slice, item.steady)], item.now, tenant_state.rules
+                )
                 change.ended += ended
             case RangeFailed():
                 change.state = windows.range_failed(change.state, item.window, item.failure)
             case RunsDropped():
-                account.suspended.clear()
+                tenant_state.suspended.clear()
                 change.state, dropped = windows.drop_runs(change.state)
                 change.dropped += dropped
                 change.failing = (item.reason, item.message)
             case Commanded(command=jobs.Command() as command):
-                oldest = item.now - account.rules.horizon
+                oldest = item.now - tenant_state.rules.horizon
                 change.state = windows.command(change.state, command, item.now, oldest)
                 change.is_command = True
 
-    def close(self, changes: Mapping[str, Change], accounts: Mapping[str, TenantState], now: datetime | None) -> None:
+    def close(
+        self, changes: Mapping[str, Change], tenant_states: Mapping[str, TenantState], now: datetime | None
+    ) -> None:
         """Complete the changes: make the records of the deduplication index and choose the entries that it forgets.
 
         No items may be added to the changes afterwards. `now` is None while Graph has not confirmed the time. Then
         nothing is forgotten.
         """
         for tenant, change in changes.items():
-            self._close_change(change, accounts[tenant], now)
+            self._close_change(change, tenant_states[tenant], now)
 
-    def retire(self, changes: dict[str, Change], accounts: Mapping[str, TenantState], now: datetime) -> None:
+    def retire(self, changes: dict[str, Change], tenant_states: Mapping[str, TenantState], now: datetime) -> None:
         """Add a change for each tenant that is not configured any more and whose old state can be deleted.
 
         Rows behind the horizon are deleted first. The tenant itself is deleted when it has no rows left.
         """
         oldest = now - self._horizon
-        for tenant, account in accounts.items():
-            before = horizon.forget_before(account.checkpoint.state.forgotten_before, self._horizon, now)
-            is_due = account.seen.is_due(hour(before)) or account.outlived(oldest)
-            if account.retired and tenant not in changes and is_due:
-                changes[tenant] = Change(account.checkpoint.state, failing=account.checkpoint.failing)
+        for tenant, tenant_state in tenant_states.items():
+            before = horizon.forget_before(tenant_state.checkpoint.state.forgotten_before, self._horizon, now)
+            is_due = tenant_state.seen.is_due(hour(before)) or tenant_state.outlived(oldest)
+            if tenant_state.retired and tenant not in changes and is_due:
+                changes[tenant] = Change(tenant_state.checkpoint.state, failing=tenant_state.checkpoint.failing)
 
     def contents(
-        self, changes: Mapping[str, Change], accounts: Mapping[str, TenantState], shard: ShardPosition, now: datetime
+        self,
+        changes: Mapping[str, Change],
+        tenant_states: Mapping[str, TenantState],
+        shard: ShardPosition,
+        now: datetime,
     ) -> BatchContents:
         """Return the contents of the transaction that writes `changes`, which `close` must have completed."""
-        return BatchContents(changes, accounts, shard, now, self._topics)
+        return BatchContents(changes, tenant_states, shard, now, self._topics)
 
-    def _close_change(self, change: Change, account: TenantState, now: datetime | None) -> None:
+    def _close_change(self, change: Change, tenant_state: TenantState, now: datetime | None) -> None:
         if change.entries:
             entries = np.concatenate(change.entries)
             room = self._limits.room(self._names.seen)
-            change.written.append(account.seen.write(entries, np.concatenate(change.hours), room))
+            change.written.append(tenant_state.seen.write(entries, np.concatenate(change.hours), room))
         if now is None:
             return
         before = horizon.forget_before(change.state.forgotten_before, self._horizon, now)
         change.state = change.state._replace(forgotten_before=before)
-        forgotten = account.seen.forget(hour(before), _TOMBSTONES_A_COMMIT)
+        forgotten = tenant_state.seen.forget(hour(before), _TOMBSTONES_A_COMMIT)
         change.written.append(forgotten)
-        is_empty = not change.entries and account.seen.is_emptied_by(forgotten)
-        change.deletes_state = is_empty and account.outlived(now - self._horizon)
+        is_empty = not change.entries and tenant_state.seen.is_emptied_by(forgotten)
+        change.deletes_state = is_empty and tenant_state.outlived(now - self._horizon)

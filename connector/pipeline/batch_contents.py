@@ -62,7 +62,7 @@ class BatchContents(TransactionContents):
     def __init__(
         self,
         changes: Mapping[str, Change],
-        accounts: Mapping[str, TenantState],
+        tenant_states: Mapping[str, TenantState],
         shard: ShardPosition,
         now: datetime,
         topics: StateTopics,
@@ -73,7 +73,7 @@ class BatchContents(TransactionContents):
         chooses the rows that the index forgets.
         """
         self._changes = changes
-        self._accounts = accounts
+        self._tenant_states = tenant_states
         self._shard = shard
         self._now = now
         self._topics = topics
@@ -112,11 +112,11 @@ class BatchContents(TransactionContents):
             if change.deletes_state:
                 records.append(self._internal(self._topics.names.state, Record(checkpoint_key(tenant), None)))
                 continue
-            account = self._accounts[tenant]
+            tenant_state = self._tenant_states[tenant]
             before = self._with_offsets(tenant, offsets.get(tenant, {}), topic_ids)
             stated = last_stated(before)
-            if not account.retired:
-                records += self._topics.progress.due(change.state, stated, account, before.offsets, self._now)
+            if not tenant_state.retired:
+                records += self._topics.progress.due(change.state, stated, tenant_state, before.offsets, self._now)
             change.checkpoint = structs.replace(
                 self._cached_checkpoint(tenant),
                 offsets=before.offsets,
@@ -146,7 +146,7 @@ class BatchContents(TransactionContents):
         for change in self._changes.values():
             records += change.dead_letters
         room = self._topics.limits.room(self._topics.names.state)
-        lengths = [self._accounts[tenant].checkpoint_bytes for tenant in self._changes]
+        lengths = [self._tenant_states[tenant].checkpoint_bytes for tenant in self._changes]
         if any(not length or 2 * length + _CHECKPOINT_GROWTH > room for length in lengths):
             records += [self._longest_checkpoint(tenant) for tenant in self._changes]
         return self._topics.limits.too_long(records)
@@ -156,12 +156,12 @@ class BatchContents(TransactionContents):
 
         The offsets and progress statements are not known yet, so they are replaced by numbers with the most digits.
         """
-        account = self._accounts[tenant]
+        tenant_state = self._tenant_states[tenant]
         overlaps = [int(sweep.sweep.overlap.total_seconds()) for sweep in self._changes[tenant].state.sweeps]
-        stated = last_stated(account.checkpoint).keys() | set(overlaps)
+        stated = last_stated(tenant_state.checkpoint).keys() | set(overlaps)
         longest = structs.replace(
             self._cached_checkpoint(tenant),
-            offsets=(_FAR_OFFSET,) * self._topics.partitions.get(account.tenant.topic, 0),
+            offsets=(_FAR_OFFSET,) * self._topics.partitions.get(tenant_state.tenant.topic, 0),
             stated=tuple((overlap, _FAR_OFFSET, _FAR_OFFSET) for overlap in stated),
             stated_gaps=tuple((overlap, _FAR_OFFSET) for overlap in stated),
         )
@@ -173,22 +173,22 @@ class BatchContents(TransactionContents):
 
     def _next_checkpoint(self, tenant: str) -> Checkpoint:
         """Return a tenant's next checkpoint, without its offsets and progress statements."""
-        account, change = self._accounts[tenant], self._changes[tenant]
-        before = account.checkpoint
+        tenant_state, change = self._tenant_states[tenant], self._changes[tenant]
+        before = tenant_state.checkpoint
         return Checkpoint(
-            account.tenant.topic,
+            tenant_state.tenant.topic,
             change.state,
             before.records + len(change.rows),
             failing=change.failing,
-            found=_found(before.found, change.found, account.rules),
-            remembered=_index_size(change, account.remembered),
+            found=_found(before.found, change.found, tenant_state.rules),
+            remembered=_index_size(change, tenant_state.remembered),
             ages=lateness.counted(before.ages, change.ages_s),
             dead_letters=before.dead_letters + len(change.dead_letters),
         )
 
     def _topic_ids(self) -> Mapping[str, str]:
-        read = [self._accounts[tenant] for tenant in self._changes if not self._accounts[tenant].retired]
-        return self._topics.topic_ids({account.tenant.topic for account in read})
+        read = [self._tenant_states[tenant] for tenant in self._changes if not self._tenant_states[tenant].retired]
+        return self._topics.topic_ids({tenant_state.tenant.topic for tenant_state in read})
 
     def _with_offsets(self, tenant: str, newest: Mapping[int, int], topic_ids: Mapping[str, str]) -> Checkpoint:
         """Return the committed checkpoint with new offsets: per partition, the offset after the tenant's last record.
@@ -201,8 +201,8 @@ class BatchContents(TransactionContents):
         not report it, the checkpoint of a batch with rows has no id: with the old id, the next batch might drop the
         offsets of these rows.
         """
-        account = self._accounts[tenant]
-        before, topic = account.checkpoint, account.tenant.topic
+        tenant_state = self._tenant_states[tenant]
+        before, topic = tenant_state.checkpoint, tenant_state.tenant.topic
         current = topic_ids.get(topic, "" if newest else before.topic_id)
         is_new = bool(current and before.topic_id) and current != before.topic_id
         if is_new or any(newest.get(partition, offset) < offset for partition, offset in enumerate(before.offsets)):

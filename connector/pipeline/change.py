@@ -84,18 +84,18 @@ class Change:
         return {tenant: self.rows, f"{tenant}/dead letters": self.dead_letters}
 
 
-def apply(changes: Mapping[str, Change], accounts: Mapping[str, TenantState]) -> None:
+def apply(changes: Mapping[str, Change], tenant_states: Mapping[str, TenantState]) -> None:
     """Apply the changes of a committed batch to the tenants' states."""
     for tenant, change in changes.items():
-        account = accounts[tenant]
+        tenant_state = tenant_states[tenant]
         for entries, hours in _groups_without_repeats(change):
-            account.remembered.put(entries, hours)
-        account.remembered.forget(hour(change.state.forgotten_before))
+            tenant_state.remembered.put(entries, hours)
+        tenant_state.remembered.forget(hour(change.state.forgotten_before))
         for written in change.written:
-            account.seen.apply(written)
+            tenant_state.seen.apply(written)
         if change.checkpoint is not None:
-            _log_created_again(account, change.checkpoint)
-            account.checkpoint, account.checkpoint_bytes = change.checkpoint, change.checkpoint_bytes
+            _log_created_again(tenant_state, change.checkpoint)
+            tenant_state.checkpoint, tenant_state.checkpoint_bytes = change.checkpoint, change.checkpoint_bytes
 
 
 def hour(moment: datetime) -> int:
@@ -113,7 +113,7 @@ def _groups_without_repeats(change: Change) -> Iterable[tuple[Entries, Hours]]:
         yield entries[group], hours[group]
 
 
-def _log_created_again(account: TenantState, after: Checkpoint) -> None:
-    before = account.checkpoint
+def _log_created_again(tenant_state: TenantState, after: Checkpoint) -> None:
+    before = tenant_state.checkpoint
     if before.topic_id and after.topic_id and after.topic_id != before.topic_id:
-        _logger.warning("topic_recreated", topic=after.topic, tenant=account.tenant.label)
+        _logger.warning("topic_recreated", topic=after.topic, tenant=tenant_state.tenant.label)

@@ -39,30 +39,30 @@ class RowClassifier:
         self._ignores_revisions = settings.rows.revisions == "ignore"
         self._horizon_hours = settings.dedup.horizon // timedelta(hours=1)
 
-    def read(self, page: PageRead, account: TenantState, change: Change) -> None:
+    def read(self, page: PageRead, tenant_state: TenantState, change: Change) -> None:
         """Classify the rows of a page, and add the records and index entries that result to `change`."""
         if not page.number:
-            account.suspended.pop(page.slice, None)
-        result = self._classify(page, account, change)
+            tenant_state.suspended.pop(page.slice, None)
+        result = self._classify(page, tenant_state, change)
         if page.repeated or len(result.revised):
-            result = self._without_conflicts(result, page, account, change)
-        self._publish(result, page, account, change)
+            result = self._without_conflicts(result, page, tenant_state, change)
+        self._publish(result, page, tenant_state, change)
 
-    def end_slice(self, piece: Slice, account: TenantState, change: Change) -> None:
+    def end_slice(self, piece: Slice, tenant_state: TenantState, change: Change) -> None:
         """Publish the suspended rows of a page chain that has ended.
 
         No other content of their ids turned up in the chain; otherwise they would have been removed.
         """
-        for page in account.suspended.pop(piece, {}).values():
-            self._publish(self._classify(page, account, change), page, account, change)
+        for page in tenant_state.suspended.pop(piece, {}).values():
+            self._publish(self._classify(page, tenant_state, change), page, tenant_state, change)
 
     @staticmethod
-    def _classify(page: PageRead, account: TenantState, change: Change) -> DedupResult:
+    def _classify(page: PageRead, tenant_state: TenantState, change: Change) -> DedupResult:
         reading = page.reading
-        return dedup.classify(reading.entries, (change.pending, account.remembered), reading.fingerprints)
+        return dedup.classify(reading.entries, (change.pending, tenant_state.remembered), reading.fingerprints)
 
     def _without_conflicts(
-        self, result: DedupResult, page: PageRead, account: TenantState, change: Change
+        self, result: DedupResult, page: PageRead, tenant_state: TenantState, change: Change
     ) -> DedupResult:
         """Remove rows from `result` that conflict with another row of their page chain, or may turn out to conflict.
 
@@ -73,20 +73,20 @@ class RowClassifier:
         A revised row whose content was rejected before, but whose id occurs for the first time in the chain, is
         suspended until the chain ends.
         """
-        suspended = account.suspended.get(page.slice, {})
+        suspended = tenant_state.suspended.get(page.slice, {})
         # The id of a suspended row has turned up again in the chain, so the suspended content stays rejected.
         for key in page.repeated & suspended.keys():
             del suspended[key]
             change.duplicate += 1
         # The masks below have one element per revised row.
         entries = page.reading.entries[result.revised]
-        was_rejected, _ = dedup.find(rejected_entries(entries), (change.pending, account.remembered))
+        was_rejected, _ = dedup.find(rejected_entries(entries), (change.pending, tenant_state.remembered))
         is_repeated = np.isin(entries["hi"], np.array([*page.repeated], np.uint64))
         contradicts = is_repeated & (was_rejected | (page.attempt > 0))
         waits = was_rejected & ~is_repeated & (not self._ignores_revisions)
         for index in result.revised[waits].tolist():
             key = int(page.reading.entries["hi"][index])
-            account.suspended.setdefault(page.slice, {})[key] = self._single_row_page(page, index)
+            tenant_state.suspended.setdefault(page.slice, {})[key] = self._single_row_page(page, index)
             change.duplicate -= 1  # it is counted when it is published, or when its id turns up again
         left_out = result.revised[contradicts | waits]
         return result._replace(
@@ -103,21 +103,21 @@ class RowClassifier:
         raw = msgspec.Raw(bytes(page.raws[index]))
         return page._replace(raws=[raw], reading=self._shape.read([raw]), bytes=len(bytes(raw)), requests=0)
 
-    def _publish(self, result: DedupResult, page: PageRead, account: TenantState, change: Change) -> None:
+    def _publish(self, result: DedupResult, page: PageRead, tenant_state: TenantState, change: Change) -> None:
         """Add the records of new and revised rows to the change, and the dead letters of invalid and rejected rows."""
         observed_ms, letters = instants.to_ms(page.received_at), len(change.dead_letters)
         for index in result.rejected.tolist():
-            self._reject(page, index, account, change)
+            self._reject(page, index, tenant_state, change)
         found = self._rows_to_publish(result, page)
         if not page.slice.again:
             found = _without_forgotten(found, page, change)
-        outcomes = self._encoder.encode(found, observed_ms, account.tenant) if found else []
+        outcomes = self._encoder.encode(found, observed_ms, tenant_state.tenant) if found else []
         encoded = [one for one in outcomes if not isinstance(one, InvalidRow)]
         if len(encoded) < len(found):
             found = [row for row, one in zip(found, outcomes, strict=True) if not isinstance(one, InvalidRow)]
             for one in outcomes:
                 if isinstance(one, InvalidRow):
-                    self._dead_letter(one, page, account, change)
+                    self._dead_letter(one, page, tenant_state, change)
         change.rows += [one.record for one in encoded]
         self._add_entries(found, encoded, page, change)
         _count(found, encoded, page, change)
@@ -167,30 +167,30 @@ class RowClassifier:
             )
         )
 
-    def _reject(self, page: PageRead, index: int, account: TenantState, change: Change) -> None:
+    def _reject(self, page: PageRead, index: int, tenant_state: TenantState, change: Change) -> None:
         """Dead-letter a row that conflicts with another row, unless the same content was dead-lettered before."""
         row, raw = page.reading.rows[index], bytes(page.raws[index])
         letter = InvalidRow(raw, row.id, _CONFLICT_PROBLEM, _start_ms(row), is_conflict=True)
         entry = rejected_entries(page.reading.entries[[index]])
-        change.conflicting += self._add_letter(letter, entry, page, account, change)
+        change.conflicting += self._add_letter(letter, entry, page, tenant_state, change)
 
-    def _dead_letter(self, row: InvalidRow, page: PageRead, account: TenantState, change: Change) -> None:
+    def _dead_letter(self, row: InvalidRow, page: PageRead, tenant_state: TenantState, change: Change) -> None:
         """Dead-letter an invalid row, unless a row with the same bytes was dead-lettered before."""
-        self._add_letter(row, invalid_entry(row.raw), page, account, change)
+        self._add_letter(row, invalid_entry(row.raw), page, tenant_state, change)
 
     def _add_letter(
-        self, row: InvalidRow, entry: Entries, page: PageRead, account: TenantState, change: Change
+        self, row: InvalidRow, entry: Entries, page: PageRead, tenant_state: TenantState, change: Change
     ) -> bool:
         """Add a dead letter and its index entry to the change. Do nothing if the index has the entry already.
 
         Return whether the dead letter was added.
         """
-        is_known, _ = dedup.find(entry, (change.pending, account.remembered))
+        is_known, _ = dedup.find(entry, (change.pending, tenant_state.remembered))
         if is_known.any():
             return False
         observed_ms = instants.to_ms(page.received_at)
         value = self._encoder.dead_letter_value(row)
-        tenant, window = account.tenant, page.slice.window
+        tenant, window = tenant_state.tenant, page.slice.window
         letter = dead_letter(row, value, tenant.topic, tenant.id, window, observed_ms, self._limits)
         change.dead_letters.append(letter)
         _add_pending(change, entry, dedup.hours_of([row.start_ms], observed_ms, self._horizon_hours))

@@ -247,12 +247,12 @@ class OwnedTenants:
         wanted = {tenant.key: tenant for tenant in self._followed}
         for key, tenant in list(self._of.items()):
             runtime = tenant.runtime
-            if runtime is None or wanted.get(key) == runtime.account.tenant:
+            if runtime is None or wanted.get(key) == runtime.tenant_state.tenant:
                 continue
             await runtime.end()
             # The buffer may still hold items of the old sweeper. Its plan contains them, so a new sweeper continues it.
             tenant.runtime, tenant.plan = None, runtime.sweeper.plan
-            runtime.account.retired = True
+            runtime.tenant_state.retired = True
         self._update_metrics(wanted)
         if self._shard.ownership.handing_over.is_set():
             return
@@ -351,7 +351,7 @@ class OwnedTenants:
 
 
 def _command(runtime: TenantRuntime, offset: int, received: TenantCommand) -> None:
-    label = runtime.account.tenant.label
+    label = runtime.tenant_state.tenant.label
     _logger.info("command_applied", tenant=label, command=received.order.command, id=received.order.id)
     runtime.sweeper.command(offset, received.order)
 

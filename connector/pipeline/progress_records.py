@@ -57,7 +57,7 @@ class ProgressRecords:
         "Topics that do not accept records as long as a progress record, and for which a warning was logged."
 
     def due(
-        self, state: State, stated: dict[int, Stated], account: TenantState, offsets: Sequence[int], now: datetime
+        self, state: State, stated: dict[int, Stated], tenant_state: TenantState, offsets: Sequence[int], now: datetime
     ) -> list[Outgoing]:
         """Return the progress records that are due at `now`, and store their content in `stated`.
 
@@ -75,10 +75,10 @@ class ProgressRecords:
             through_s, gap_s = instants.to_ms(sweep_state.through) // 1000, int(gap_seconds(state))
             if (through_s, gap_s) == (last.through_s, last.gap_s):
                 continue
-            topic = topics.progress(account.tenant.topic)
+            topic = topics.progress(tenant_state.tenant.topic)
             value = self._encoder(topic)(
                 {
-                    "tenantId": account.tenant.id,
+                    "tenantId": tenant_state.tenant.id,
                     "overlapSeconds": overlap_s,
                     "completeThroughDateTime": through_s * 1000,
                     "observedDateTime": instants.to_ms(now),
@@ -86,7 +86,7 @@ class ProgressRecords:
                     "offsets": list(offsets),
                 }
             )
-            record = Outgoing(topic, account.tenant.id.encode(), value, partition=0)
+            record = Outgoing(topic, tenant_state.tenant.id.encode(), value, partition=0)
             if self._limits.too_long([record]):
                 self._log_too_long(record)
                 continue

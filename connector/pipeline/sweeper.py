@@ -33,7 +33,7 @@ class Sweeper:
 
     def __init__(  # noqa: PLR0913
         self,
-        account: TenantState,
+        tenant_state: TenantState,
         source: Source,
         buffer: Buffer,
         shape: RowSchema,
@@ -47,19 +47,19 @@ class Sweeper:
 
         Without `learn_time`, the time of `now` is used without confirmation.
         """
-        self.account = account
+        self.tenant_state = tenant_state
         self.source = source
         self._buffer = buffer
-        self._read_chain = partial(read_chain, source, account.tenant, shape, buffer)
+        self._read_chain = partial(read_chain, source, tenant_state.tenant, shape, buffer)
         self._now = now
         self._learn_time = learn_time
-        self._tenant = account.tenant.key
+        self._tenant = tenant_state.tenant.key
         self._scheduler = Scheduler(
-            account.checkpoint.state,
-            account.rules,
+            tenant_state.checkpoint.state,
+            tenant_state.rules,
             concurrency,
-            account.remembered.per_hour,
-            start=account.tenant.start if learn_time else None,
+            tenant_state.remembered.per_hour,
+            start=tenant_state.tenant.start if learn_time else None,
             once=once,
         )
         self._tasks: dict[Slice, asyncio.Task[None]] = {}
@@ -73,7 +73,7 @@ class Sweeper:
         async with asyncio.TaskGroup() as chains:
             while True:
                 self._wake.clear()
-                self._scheduler.forget(self.account.checkpoint.state.forgotten_before)
+                self._scheduler.forget(self.tenant_state.checkpoint.state.forgotten_before)
                 now = self._now()
                 match self._scheduler.next(now):
                     case LearnTime():
@@ -128,7 +128,7 @@ class Sweeper:
             self._scheduler.confirm_time()
 
     def _open_chain(self, read: ReadSlice, chains: asyncio.TaskGroup) -> None:
-        name = f"chain {self.account.tenant.label} {read.slice.window.start:%m-%dT%H:%M:%S}"
+        name = f"chain {self.tenant_state.tenant.label} {read.slice.window.start:%m-%dT%H:%M:%S}"
         task = self._tasks[read.slice] = chains.create_task(self._read(read), name=name)
         task.add_done_callback(partial(self._close_chain, read.slice))
 
@@ -204,11 +204,13 @@ class Sweeper:
             self._buffer.put(RunsDropped(self._tenant, reason, str(error)))
         for piece in rest.cancelled:
             self._tasks[piece].cancel(f"{piece.window} of a failed run")
-        _logger.warning("sweep_failed", tenant=self.account.tenant.label, reason=str(error), again_in_s=rest.seconds)
+        _logger.warning(
+            "sweep_failed", tenant=self.tenant_state.tenant.label, reason=str(error), again_in_s=rest.seconds
+        )
 
     def _log_ranges(self, outcome: Outcome) -> None:
         """Log the call time that was isolated, and the call time that runs include again."""
-        label = self.account.tenant.label
+        label = self.tenant_state.tenant.label
         for window, cause in outcome.isolated:
             _logger.warning("range_isolated", tenant=label, window=_text(window), reason=cause)
         for window in outcome.read_again:

@@ -29,14 +29,14 @@ class TenantRuntime:
 
     def __init__(
         self,
-        account: TenantState,
+        tenant_state: TenantState,
         sweeper: Sweeper,
         task: asyncio.Task[None],
         series: TenantMetrics,
         now: Callable[[], datetime],
     ) -> None:
         """Create the runtime. `task` is the task in which the sweeper runs."""
-        self.account = account
+        self.tenant_state = tenant_state
         self.sweeper = sweeper
         self.task = task
         self._series = series
@@ -64,7 +64,7 @@ class TenantRuntime:
         """Return the current values of the tenant's gauges."""
         failure = self.source.failing()
         return replace(
-            committed_view(self.account.checkpoint.state, len(self.account.remembered), self._now),
+            committed_view(self.tenant_state.checkpoint.state, len(self.tenant_state.remembered), self._now),
             budget_used_ratio=self.source.budget_used_ratio(),
             up=self.source.up,
             failing=failure.reason if failure else None,
@@ -72,7 +72,7 @@ class TenantRuntime:
 
     def freeze_gauges(self) -> None:
         """Let the gauges show the last committed state only, until the shard is restored. Their ages keep growing."""
-        state, remembered = self.account.checkpoint.state, len(self.account.remembered)
+        state, remembered = self.tenant_state.checkpoint.state, len(self.tenant_state.remembered)
         self._series.watch(partial(committed_view, state, remembered, self._now))
 
     def committed(self, change: Change, now: datetime) -> None:
@@ -91,7 +91,7 @@ class TenantRuntime:
         self._warn_of_late_rows(change)
         for begun, overtaken in zip(change.begun, change.overtaken, strict=True):
             self._failed(overtaken)
-            deepest = windows.replaced_by(begun, self.account.rules)
+            deepest = windows.replaced_by(begun, self.tenant_state.rules)
             if deepest is not None:
                 self._replaced[deepest] = [index for index in begun if index != deepest]
         # Sweeps that start together are read as one, by the deepest of them. The others end when that one ends.
@@ -113,7 +113,7 @@ class TenantRuntime:
 
     def _warn_of_late_rows(self, change: Change) -> None:
         """Count and log rows that only the deepest sweep can find. Rows that appear even later are never found."""
-        *others, deepest = sorted(sweep.overlap for sweep in self.account.rules.sweeps)
+        *others, deepest = sorted(sweep.overlap for sweep in self.tenant_state.rules.sweeps)
         if not others:
             return
         # The age of a row decides, not the sweep that read it: the deepest sweep is sometimes the first to read call
@@ -124,11 +124,11 @@ class TenantRuntime:
             self._warned_at = time.monotonic()
             overlap = duration_text(deepest)
             remedy = "extend the overlap of the deepest sweep to find rows that are even later"
-            label = self.account.tenant.label
+            label = self.tenant_state.tenant.label
             _logger.info("very_late_rows_found", tenant=label, rows=rows, overlap=overlap, remedy=remedy)
 
     def _ended(self, index: int, outcome: str) -> None:
-        self._series.sweep_ended(duration_text(self.account.rules.sweeps[index].every), outcome)
+        self._series.sweep_ended(duration_text(self.tenant_state.rules.sweeps[index].every), outcome)
 
 
 def committed_view(state: windows.State, remembered: int, now: Callable[[], datetime]) -> TenantView:
@@ -146,9 +146,9 @@ def committed_view(state: windows.State, remembered: int, now: Callable[[], date
     )
 
 
-def rejected_view(account: TenantState | None, now: Callable[[], datetime]) -> TenantView:
+def rejected_view(tenant_state: TenantState | None, now: Callable[[], datetime]) -> TenantView:
     """Return the values of the gauges of a tenant that is not read because of its configuration."""
-    if account is None:
+    if tenant_state is None:
         return TenantView(failing="rejected")
-    known = committed_view(account.checkpoint.state, len(account.remembered), now)
+    known = committed_view(tenant_state.checkpoint.state, len(tenant_state.remembered), now)
     return replace(known, failing="rejected")

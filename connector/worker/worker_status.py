@@ -123,7 +123,7 @@ class WorkerStatus:
             for key, owned in shard.tenants:
                 if owned.state is not None and owned.state.retired and not owned.problem:
                     stranger = status_json.ReportedTenant(key, None, number)
-                    described = _describe_account(stranger, owned.state, self._now(), None)
+                    described = _describe_tenant_state(stranger, owned.state, self._now(), None)
                     orders = owned.state.checkpoint.state.orders
                     yield described, status_json.jobs(key, orders, None, status_json.NOT_CONFIGURED)
         cause = "the worker is not in the consumer group" if self._probe.is_up else self._brokers_away
@@ -136,32 +136,36 @@ def _describe(
     """Return a tenant as a JSON object (TENANT). `problem` states why its shard cannot publish, or is None."""
     if reading is None:
         return status_json.unknown(subject, problem or "its shard is being restored")
-    return _describe_account(subject, reading.account, now, _failing(reading))
+    return _describe_tenant_state(subject, reading.tenant_state, now, _failing(reading))
 
 
-def _describe_account(
-    subject: status_json.ReportedTenant, account: TenantState, now: datetime, failing: tuple[str, str] | None
+def _describe_tenant_state(
+    subject: status_json.ReportedTenant, tenant_state: TenantState, now: datetime, failing: tuple[str, str] | None
 ) -> dict[str, Any]:
-    return status_json.tenant(subject, account.checkpoint, now, failing=failing, remembered=len(account.remembered))
+    return status_json.tenant(
+        subject, tenant_state.checkpoint, now, failing=failing, remembered=len(tenant_state.remembered)
+    )
 
 
 def _describe_rejected(
-    subject: status_json.ReportedTenant, account: TenantState | None, now: datetime, problem: str
+    subject: status_json.ReportedTenant, tenant_state: TenantState | None, now: datetime, problem: str
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Return the JSON objects (TENANT and JOBs) of a tenant that is not read.
 
     Its configuration has a problem, which `problem` states.
     """
     failing = ("rejected", problem)
-    if account is None:
+    if tenant_state is None:
         return status_json.unknown(subject, problem) | {"state": "failing"}, []
-    jobs = status_json.jobs(subject.id, account.checkpoint.state.orders, failing)
-    return _describe_account(subject, account, now, failing), jobs
+    jobs = status_json.jobs(subject.id, tenant_state.checkpoint.state.orders, failing)
+    return _describe_tenant_state(subject, tenant_state, now, failing), jobs
 
 
 def _jobs(subject: status_json.ReportedTenant, reading: TenantRuntime | None) -> list[dict[str, Any]]:
     """Return the tenant's jobs as JSON objects (JOB)."""
-    return status_json.jobs(subject.id, reading.account.checkpoint.state.orders, _failing(reading)) if reading else []
+    return (
+        status_json.jobs(subject.id, reading.tenant_state.checkpoint.state.orders, _failing(reading)) if reading else []
+    )
 
 
 def _failing(reading: TenantRuntime) -> tuple[str, str] | None:

@@ -302,7 +302,7 @@ CORE = (
     Mutant(
         "a rejected content that turns up alone is lost",
         "connector/pipeline/batch.py",
-        "self._classifier.end_slice(item.slice, account, change)",
+        "self._classifier.end_slice(item.slice, tenant_state, change)",
         "pass",
         _CONFLICTS,
     ),
@@ -323,8 +323,8 @@ CORE = (
     Mutant(
         "the batch does not look into what it has published itself",
         "connector/pipeline/classification.py",
-        "dedup.classify(reading.entries, (change.pending, account.remembered)",
-        "dedup.classify(reading.entries, (account.remembered,)",
+        "dedup.classify(reading.entries, (change.pending, tenant_state.remembered)",
+        "dedup.classify(reading.entries, (tenant_state.remembered,)",
         "tests/unit/test_batch.py",
     ),
     Mutant(

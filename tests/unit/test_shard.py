@@ -337,7 +337,7 @@ class Runtime:
     """Runtime of a tenant that records its commands."""
 
     def __init__(self, buffer: Buffer) -> None:
-        self.account = SimpleNamespace(tenant=SimpleNamespace(label="contoso"))
+        self.tenant_state = SimpleNamespace(tenant=SimpleNamespace(label="contoso"))
         self.sweeper = self
         self._buffer = buffer
 

@@ -52,9 +52,9 @@ class LastKnown:
             tenant.series.closed()
 
     def described(self, cause: str) -> Iterator[tuple[dict[str, Any], list[dict[str, Any]]]]:
-        """Yield each tenant as a JSON object (TENANT) with its jobs (JOB).
+        """Yield each tenant as a JSON object with the JSON objects of its jobs (TENANT and JOB in docs/interface.md).
 
-        `cause` states why the tenant is not being read.
+        `cause` states why the tenants are not being read.
         """
         for lost in self._tenants:
             described = status_json.tenant(

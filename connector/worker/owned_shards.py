@@ -36,13 +36,13 @@ class OwnedShards:
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def begin(self, worker: WorkerContext) -> None:
-        """Accept shards from now on. The membership must not use this object before."""
+        """Store the context in which shards run. The membership must not call this object before."""
         self.worker = worker
         self._loop = asyncio.get_running_loop()
 
     @property
     def unfinished(self) -> list[asyncio.Task[None]]:
-        """The tasks of all shards that have not ended."""
+        """Return the tasks of all shards that have not ended."""
         return [task for task in self._tasks.values() if not task.done()]
 
     # Ownership callbacks: these run in the membership's thread and only pass the event to the event loop.

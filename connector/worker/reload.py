@@ -41,7 +41,7 @@ class Configuration:
     async def reload(self) -> None:
         """Read the configuration again and use its tenants and secrets.
 
-        If it is invalid, log that and change nothing.
+        If the new configuration cannot be used, log the problems and keep the previous one.
         """
         if self._read is None:
             return
@@ -76,6 +76,10 @@ class Configuration:
         """
         mine, wanted = self.settings.kafka.topic, read.kafka.topic
         if not read.tenants:
-            raise ConfigurationError(["tenants: there are none any more; configure at least one, or stop the worker"])
+            raise ConfigurationError(
+                ["tenants: none are configured any more; configure at least one, or stop the worker"]
+            )
         if wanted != mine:
-            raise ConfigurationError([f"kafka.topic: is {wanted}, but was {mine} when the worker started; set it back"])
+            raise ConfigurationError(
+                [f"kafka.topic: is {wanted}, but was {mine} when the worker started; set it back to {mine}"]
+            )

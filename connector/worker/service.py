@@ -185,7 +185,7 @@ class Service:
     async def _follow(self, settings: Settings) -> None:
         """Prepare topics and schemas for new settings, and make all shards use them.
 
-        Before the start-up has ended, there is nothing to do: it uses the current settings. Raise
+        Before the start-up has ended, there is nothing to do, because the start-up uses the current settings. Raise
         BrokersUnavailableError, RegistryUnavailableError or FatalError. In that case the previous topology stays in
         use.
         """
@@ -215,5 +215,5 @@ def _check(settings: Settings) -> None:
         )
     if not settings.tenants:
         raise ConfigurationError(
-            ["tenants: there are none; add [[tenants]] or set AZURE_TENANT_ID and AZURE_CLIENT_ID"]
+            ["tenants: none are configured; add [[tenants]] or set AZURE_TENANT_ID and AZURE_CLIENT_ID"]
         )

@@ -1,8 +1,8 @@
 """Search for configured tenants that no worker reads.
 
-All workers of an app should have the same tenants. If they do not, the owner of a tenant's shard may not know the
-tenant. Such an owner commits that it does not (NOT_CONFIGURED) if the tenant was ever read. Each worker therefore
-reads the committed state of the tenants in its configuration whose shards it does not own.
+All workers of an app should have the same tenants. If they do not, the worker that owns a tenant's shard may not have
+the tenant in its configuration. If the tenant was read before, this worker commits the reason NOT_CONFIGURED for it.
+Each worker searches the committed state for those of its configured tenants whose shards it does not own.
 """
 
 import asyncio
@@ -25,7 +25,7 @@ from connector.worker.reload import Configuration
 
 _logger = log.get(__name__)
 _REMEDY = "give all workers with this kafka.app the same tenants, then send SIGHUP to them"
-_NEVER_READ = "no worker has read it yet, so the worker that owns its shard may not have it in its configuration"
+_NEVER_READ = "no worker has read the tenant yet; the owner of its shard may not have the tenant in its configuration"
 _LEAST_AGE = timedelta(minutes=15)
 FIRST_LOOK_S = 30.0
 LOOK_EVERY_S = 300.0
@@ -67,15 +67,15 @@ def _reason(checkpoint: Checkpoint | None, limit: timedelta, now: datetime) -> s
     if checkpoint.failing or checkpoint.state.orders.paused:
         return ""
     last = max((read.at for read in checkpoint.state.coverage.reads), default=checkpoint.state.start)
-    return f"no worker has read it since {instants.text(last)}" if now - last > limit else ""
+    return f"no worker has read the tenant since {instants.text(last)}" if now - last > limit else ""
 
 
 class UnreadTenants:
-    """Regular search of one worker, and its last result."""
+    """Regular search of one worker for unread tenants, with its last result."""
 
     def __init__(self, configuration: Configuration, shards: OwnedShards, metrics: Metrics, clients: Clients) -> None:
         self.found: list[UnreadTenant] = []
-        "Tenants that two consecutive searches have found, so that a tenant that just moves does not count."
+        "Tenants that two consecutive searches have found. A tenant whose shard is handed over is found only once."
         self._suspects: list[UnreadTenant] = []
         self._configuration = configuration
         self._shards = shards
@@ -94,7 +94,10 @@ class UnreadTenants:
                 _logger.info("unread_tenants_unknown", reason=str(error))
 
     def record(self, suspects: list[UnreadTenant]) -> bool:
-        """Store the result of a search, and report what it confirms. Return whether it is the same as before."""
+        """Store the result of a search, and report the tenants that the previous search has found as well.
+
+        Return whether both searches have found the same tenants.
+        """
         keys, before = {one.tenant.key for one in suspects}, {one.tenant.key for one in self._suspects}
         known = {one.tenant.key for one in self.found}
         self.found = [one for one in suspects if one.tenant.key in before]
@@ -116,7 +119,7 @@ class UnreadTenants:
 
 
 async def _read(read: Callable[[], dict[int, ShardView]]) -> dict[int, ShardView]:
-    """Call `read` in a daemon thread, so that unavailable brokers do not delay the end of the process."""
+    """Return the result of `read`, which runs in a daemon thread so that it cannot delay the end of the process."""
     loop = asyncio.get_running_loop()
     result: asyncio.Future[dict[int, ShardView]] = loop.create_future()
 

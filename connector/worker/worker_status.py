@@ -61,7 +61,7 @@ class WorkerStatus:
         if self._startup.registry_unavailable is not None:
             reasons.append(self._startup.registry_unavailable)
         if self._shards.worker is None or not self._shards.worker.membership.is_member:
-            reasons.append("not in the consumer group yet")
+            reasons.append("the worker is not in the consumer group yet")
         restoring = sorted(number for number, shard in self._shards.running.items() if not shard.restored)
         if restoring:
             reasons.append(f"restoring shards {restoring}")
@@ -107,7 +107,7 @@ class WorkerStatus:
         }
 
     def _described(self) -> Iterator[tuple[dict[str, Any], list[dict[str, Any]]]]:
-        """Yield each tenant of the worker's shards as a JSON object (TENANT) with its jobs (JOB).
+        """Yield the tenants of the worker's shards: the JSON object of each (TENANT), with those of its jobs (JOB).
 
         Shards may start or stop between two tenants.
         """

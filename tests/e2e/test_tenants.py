@@ -210,7 +210,7 @@ def test_tenant_that_no_worker_reads_is_reported_everywhere(
     assert unread[left["id"]].startswith(
         "the worker that owns the tenant's shard does not have the tenant in its configuration: "
     )
-    assert unread[new["id"]].startswith("no worker has read it yet")
+    assert unread[new["id"]].startswith("no worker has read the tenant yet")
     assert {event["tenant"] for event in standby.named("tenant_unread")} == unread.keys()
     assert [event["tenant"] for event in owner.named("tenant_not_configured")] == [left["id"]]
     assert owner.tenant(left["id"])["reason"] == "not configured"

@@ -217,7 +217,7 @@ def test_worker_is_not_ready_until_a_new_assignment_arrives(
     worker = Service(settings)
     membership = Membership(worker._clients, "app", "app.control", worker._shards)
     worker._shards.worker = cast("Any", SimpleNamespace(membership=membership))
-    outside = "not in the consumer group yet"
+    outside = "the worker is not in the consumer group yet"
     assert outside in worker.health.ready()[1]
     shard = [TopicPartition("app.control", 0)]
     membership._assign(cast("Any", None), shard)

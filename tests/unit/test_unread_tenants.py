@@ -52,7 +52,7 @@ def reasons(settings: Settings, found: Checkpoint | None, owned: tuple[int, ...]
     ("ago", "failing", "words"),
     [
         (1, (NOT_CONFIGURED, "the owner lacks it"), "the owner lacks it: give all workers"),
-        (16, None, "no worker has read it since 2026-02-01T11:44:00.000Z: give all workers"),
+        (16, None, "no worker has read the tenant since 2026-02-01T11:44:00.000Z: give all workers"),
         (14, None, ""),
         (60, ("sign_in", "the secret has expired"), ""),
     ],
@@ -67,7 +67,7 @@ def test_tenant_counts_as_unread_by_its_committed_state(
 
 
 def test_tenant_that_was_never_read_counts_as_unread(settings: Settings) -> None:
-    assert reasons(settings, None)[0].startswith("no worker has read it yet")
+    assert reasons(settings, None)[0].startswith("no worker has read the tenant yet")
 
 
 def test_tenant_of_an_own_shard_is_not_unread(settings: Settings) -> None:

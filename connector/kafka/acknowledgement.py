@@ -142,8 +142,8 @@ class Acknowledgements(Publisher):
         except ShardRestartError as error:
             raise ShardRestartError(
                 f"a transaction of a worker with exactly-once delivery is open, and cannot be ended ({error}): "
-                'run one with kafka.delivery = "exactly_once" until its shards are restored, '
-                "or end it with kafka-transactions.sh (find-hanging, then abort)"
+                'run a worker with kafka.delivery = "exactly_once" until its shards are restored, '
+                "or end the transaction with kafka-transactions.sh (find-hanging, then abort)"
             ) from error
         finally:
             transactions.release()

@@ -11,7 +11,7 @@ from typing import NamedTuple
 _CONNECT_S = 5.0
 _AT_ONCE = 32
 REMEDY = (
-    "see that advertised.listeners of each broker names an address that this machine resolves and reaches, "
+    "check that advertised.listeners of each broker has an address that this machine can resolve and reach, "
     "for the listener of kafka.bootstrap_servers"
 )
 

@@ -58,7 +58,8 @@ def encoder(name: str, written_as: int | None = None) -> Callable[[Mapping[str, 
 def column_encoder(name: str, written_as: int | None = None) -> Callable[[Sequence[Sequence[Any]]], list[bytes]]:
     """Return a function that encodes many records at once.
 
-    It takes one column of values per field, in the order of the schema. `written_as` is as in `encoder`.
+    The function takes one column of values per field, in the order of the schema. `written_as` is the registry's id of
+    the schema. Without it, the values are in single-object encoding.
     """
     schema = load(name)
     return columns.encoder(schema, _header(schema, written_as))
@@ -77,7 +78,7 @@ def schema_id(value: bytes) -> int | None:
 def decoder(
     name: str, schema_of: Callable[[int], Mapping[str, Any]] | None = None
 ) -> Callable[[bytes], dict[str, Any]]:
-    """Return a function that decodes values of `encoder`. Readers within the project use it.
+    """Return a function that decodes values which `encoder` has encoded.
 
     The function raises ValueError for a value of another schema. `schema_of` returns the registry's schema with the
     given id. Without it, values in Confluent wire format cannot be read.

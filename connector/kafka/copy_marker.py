@@ -1,7 +1,8 @@
-"""Marker in each state partition of an app that `connector copy-state` fills: no worker may start before it is removed.
+"""Marker of an unfinished copy, in each partition of the state topic that `connector copy-state` fills.
 
-The markers are written to all shards before any other record. When everything was compared, all of them are declared
-complete, and then removed. So a single complete marker proves that no shard misses anything.
+No worker starts while its state topic contains a marker. The markers are written to all shards before any other record.
+After the copy was compared with its source, all markers are set to complete, and then they are removed. So a single
+complete marker proves that the copy of every shard is complete.
 """
 
 from typing import Self
@@ -17,7 +18,7 @@ _VERSION = 2
 
 
 class CopyMarker(msgspec.Struct, frozen=True):
-    """Origin of a copy."""
+    """Marker of a copy: its source, and whether it is complete."""
 
     app: str
     cluster: str
@@ -34,7 +35,7 @@ class CopyMarker(msgspec.Struct, frozen=True):
         try:
             return msgspec.json.decode(value, type=cls)
         except msgspec.DecodeError as error:
-            raise FatalError(f"the state topic holds a record that is none of ours (key {KEY!r})") from error
+            raise FatalError(f"the state topic contains a record of another program (key {KEY!r})") from error
 
     @property
     def record(self) -> Record:
@@ -42,17 +43,17 @@ class CopyMarker(msgspec.Struct, frozen=True):
         return Record(KEY, msgspec.json.encode(self))
 
     def is_from(self, other: "CopyMarker") -> bool:
-        """Return whether both name the same app, cluster and row topic."""
+        """Return whether this marker and `other` name the same app, cluster and row topic as their source."""
         return (self.app, self.cluster, self.topic) == (other.app, other.cluster, other.topic)
 
     @property
     def source(self) -> str:
-        """Return the source of the copy for a message."""
+        """Return a description of the source of the copy, for messages."""
         return f"app {self.app} on cluster {self.cluster}"
 
 
 def incomplete(value: bytes) -> FatalError:
-    """Return why the state cannot be used, from the value of the marker."""
+    """Return the error for state that is an incomplete copy. `value` is the value of the marker's record."""
     return FatalError(
         f"the state is a copy of {CopyMarker.parse(value).source} that is not complete",
         "run connector copy-state again with the same --from, and start the worker when it has succeeded",

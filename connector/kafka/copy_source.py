@@ -1,7 +1,7 @@
-"""Source of `connector copy-state`: the committed state of an app, of which no worker may run.
+"""Source of `connector copy-state`: the committed state of an app whose workers are all stopped.
 
-Nothing is written to the source. A transaction that is open there, or that has lost records, is a reason to refuse,
-because only a worker of that app can repair it.
+Nothing is written to the source. The copy is refused if a transaction is open there or has lost records, because only a
+worker of that app can repair this.
 """
 
 import time
@@ -33,7 +33,7 @@ class CopiedTenant(NamedTuple):
     """State of one tenant in the source."""
 
     checkpoint: Checkpoint | None
-    "None if it was lost, so that only the dedup index is left."
+    "Checkpoint; None if it was lost, so that only the dedup index is left."
     seen: dict[bytes, bytes]
     "Records of the dedup index."
     rows: int
@@ -57,7 +57,7 @@ class CopySource:
         if self._client.is_new:
             raise FatalError(
                 f"no worker has ever run with kafka.app = {kafka.app} on cluster {found.cluster}",
-                "name the configuration of the app whose state is to be copied in --from",
+                "set --from to the configuration of the app whose state is to be copied",
             )
         if found.partitions.get(self._names.seen) != kafka.shards:
             raise FatalError(f"topic {self._names.seen} does not have {kafka.shards} partitions", "restore the topic")
@@ -71,7 +71,7 @@ class CopySource:
         return [command for view in views.values() for command in view.waiting]
 
     def marker(self) -> CopyMarker:
-        """Return the marker of a copy of the present state. Raises FatalError while a transaction is open."""
+        """Return the marker for a copy of the state as it is now. Raises FatalError while a transaction is open."""
         internal = self._names.control, self._names.state, self._names.seen
         places = [(topic, number) for topic in internal for number in range(self.shards)]
         left_open = visibility.undecided(self._clients, dict.fromkeys(places), self._clients.decided_within_s)
@@ -80,11 +80,11 @@ class CopySource:
         ends = visibility.offsets(self._clients, places, IsolationLevel.READ_UNCOMMITTED)
         known = [end for place in places if (end := ends.get(place)) is not None]
         if len(known) < len(places):
-            raise BrokersUnavailableError(f"no broker tells where the topics of app {self._kafka.app} end: try again")
+            raise BrokersUnavailableError(f"no broker returned the end offsets of app {self._kafka.app}: try again")
         return CopyMarker(self._kafka.app, self.cluster, self._kafka.topic, tuple(known))
 
     def read(self, shard: int) -> dict[str, CopiedTenant]:
-        """Return the tenants of a shard. Raises FatalError when the topics do not hold all that was committed."""
+        """Return the tenants of a shard. Raises FatalError if the topics lack records that were committed."""
         contents = read_partition(
             self._clients,
             (self._names.state, self._names.seen),
@@ -119,22 +119,22 @@ class CopySource:
 
 
 def check_stopped(clients: Clients) -> None:
-    """Raise FatalError unless the group of an app has no members.
+    """Raise FatalError unless all workers of an app are stopped, so that its consumer group has no members.
 
-    A worker would publish rows that the copy does not hold.
+    A running worker would publish rows that the copy does not contain.
     """
     deadline = time.monotonic() + _GROUP_S
     while (workers := count_workers(clients)) is None and time.monotonic() < deadline:
         time.sleep(_PAUSE_S)
     if workers is None:
         raise FatalError(
-            f"the brokers do not tell whether workers of app {clients.app} run",
-            f"allow the user of kafka.properties Describe on group {clients.app}",
+            f"the brokers do not report whether workers of app {clients.app} run",
+            f"grant the user of kafka.properties Describe on group {clients.app}",
         )
     if workers:
         raise FatalError(
             f"the group of app {clients.app} has members ({workers})",
-            "stop every worker of both apps; after kill -9 the group forgets one within session.timeout.ms",
+            "stop every worker of both apps; a killed worker stays a member until session.timeout.ms has passed",
         )
 
 

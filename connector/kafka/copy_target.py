@@ -31,7 +31,7 @@ Digests = dict[Place, dict[bytes, int]]
 
 
 class _Held(NamedTuple):
-    """Records that the target holds."""
+    """Records and markers that the target contains."""
 
     digests: Digests
     markers: dict[int, CopyMarker]
@@ -76,14 +76,14 @@ class CopyTarget:
 
     @property
     def is_complete(self) -> bool:
-        """Return whether an earlier run has compared everything and was interrupted when it removed the markers."""
+        """Return whether an earlier run has compared the whole copy, but has not removed all markers."""
         return any(marker.complete for marker in self._held.markers.values())
 
     def check_unchanged(self, marker: CopyMarker) -> None:
-        """Raise FatalError if the source has changed since a copy that is complete."""
+        """Raise FatalError if the source has changed since the copy in the target was made."""
         if any(found.ends != marker.ends for found in self._held.markers.values()):
             raise FatalError(
-                f"the copy in app {self._identity.app} was complete, and {marker.source} has changed since",
+                f"the copy in app {self._identity.app} is complete, but {marker.source} has changed since it was made",
                 self._delete(),
             )
 
@@ -111,8 +111,8 @@ class CopyTarget:
             kept = kept_commands.pack(mine)
             if len(kept) < len(mine):
                 raise FatalError(
-                    f"{len(mine)} commands wait in the source for tenants of shard {shard}, more than its record takes",
-                    "start a worker of the source, which applies them, stop it, and run connector copy-state again",
+                    f"{len(mine)} commands wait in the source for tenants of shard {shard}, too many for its record",
+                    "start a worker of the source, stop it after it has applied them, and copy the state again",
                 )
             record = state.shard_record(self._identity, 0, control_id=control_id, kept=kept)
             self._put(shard, [(self._names.state, record)])
@@ -124,9 +124,10 @@ class CopyTarget:
             self._write([self._internal(shard, topic, Record(key, None)) for key in sorted(stale)])
 
     def verify(self, indexes: Mapping[str, str], progress: Callable[[], object]) -> None:
-        """Restore every shard as a worker does. Raises FatalError if anything differs from the source.
+        """Restore every shard of the target as a worker does, and compare it with the source.
 
-        `indexes`: the hash of the dedup index per tenant.
+        `indexes` holds the hash of the dedup index per tenant of the source. `progress` is called after each shard.
+        Raises FatalError if anything differs.
         """
         found: dict[str, str] = {}
         with LogReader(self._clients) as reader:
@@ -137,7 +138,10 @@ class CopyTarget:
             raise FatalError("the deduplication index in the target differs from that of the source", _AGAIN)
 
     def _restored(self, reader: LogReader, shard: int) -> dict[str, str]:
-        """Return the hash of the dedup index per tenant of a shard. Raises FatalError for records that differ."""
+        """Return the hash of the dedup index per tenant of a shard.
+
+        Raises FatalError if a record differs from what was written.
+        """
         values: dict[str, dict[bytes, bytes]] = {self._names.state: {}, self._names.seen: {}}
         for records in reader.read_to_end(from_beginning((topic, shard) for topic in values)):
             for record in records:
@@ -145,12 +149,12 @@ class CopyTarget:
         values[self._names.state].pop(KEY, None)
         for topic, of in values.items():
             if {key: xxh3_64_intdigest(value) for key, value in of.items()} != self._expected[topic, shard]:
-                raise FatalError(f"{named([(topic, shard)])} does not hold what was written", _AGAIN)
+                raise FatalError(f"the records in {named([(topic, shard)])} are not those that were written", _AGAIN)
         state.check_identity(state.restore(values[self._names.state]).shard, self._identity)
         return {tenant: index.digest() for tenant, (index, _) in seen.restore(values[self._names.seen]).items()}
 
     def finish(self, marker: CopyMarker) -> None:
-        """Declare the copy complete and remove the markers: workers may start."""
+        """Mark the copy as complete, and then remove the markers, so that workers may start."""
         self._write_markers(msgspec.structs.replace(marker, complete=True).record)
         self._write_markers(Record(KEY, None))
 
@@ -205,7 +209,7 @@ class CopyTarget:
         return _Held(digests, markers)
 
     def _delete(self) -> str:
-        """Return what to do about an app that cannot be the target."""
+        """Return the remedy for an app that cannot be the target."""
         unneeded = f"delete topics {self._names.state} and {self._names.seen} if nothing needs them"
         return f"set kafka.app to another name, or {unneeded}"
 

@@ -1,7 +1,7 @@
 """Settings of a topic that are unsafe if the timestamp of a record is the start of the call (event time).
 
-That start may be months ago. Kafka deletes records by their timestamp and not by the time at which they were written.
-It also refuses timestamps that are too far from its clock.
+The call may have started months ago. Kafka deletes records by their timestamp and not by the time at which they were
+written. It also refuses timestamps that are too far from its clock.
 """
 
 from collections.abc import Mapping

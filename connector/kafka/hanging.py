@@ -109,8 +109,8 @@ def _watched(inspection: Inspection, row_topics: Collection[str]) -> set[Place]:
     records = [restored.shard, *(unseen.record for unseen in unseen_transactions(inspection))]
     places = merge(*(_places(record) for record in records if record is not None))
     if restored.shard is not None and not restored.shard.transaction:
-        # The shard's last record has no transaction id, so nothing would tell which records an abort takes away. What
-        # hangs in row topics is left as it is: the next commit to the partition publishes it.
+        # The shard's last record has no transaction id, so it cannot be known which records an abort would remove.
+        # Records that hang in row topics are therefore left: the next commit to the partition publishes them.
         partitions = set()
     return partitions | last_offsets(places).keys() | set(inspection.internal)
 
@@ -144,7 +144,7 @@ def find_lost(inspection: Inspection, ended: Collection[Place], is_stopped: Call
             "transaction_unverified",
             shard=inspection.shard,
             reason=next(iter(unreadable.values())),
-            consequence="if brokers have lost records of the last transaction, they are not written again",
+            consequence="if records of the last transaction were lost, they are not written again",
         )
     checkpoints.pop(state.SHARD, None)
     return LostCommits(newest, lost.records, checkpoints)
@@ -216,7 +216,7 @@ def state_again(inspection: Inspection, lost: LostCommits, written: Places) -> l
 
 
 def shard_again(inspection: Inspection, lost: LostCommits, transaction: TransactionRecord) -> list[Outgoing]:
-    """Return the record of the shard, with which the transaction that writes everything again ends."""
+    """Return the record of the shard that ends the transaction in which lost records are written again."""
     if lost.record is None:
         return []
     record = msgspec.structs.replace(
@@ -238,7 +238,7 @@ def _checkpoints(inspection: Inspection, lost: LostCommits) -> dict[str, state.C
 def _check_decided(inspection: Inspection, places: Places, is_stopped: Callable[[], bool]) -> None:
     """Raise ShardRestartError if another producer's open transaction hides records of this shard.
 
-    While it is open, it cannot be found out whether they are visible.
+    While it is open, it cannot be found out whether these records are visible.
     """
     ends: dict[Place, int | None] = {place: last + 1 for place, last in last_offsets(places).items()}
     hidden = visibility.undecided(inspection.clients, ends, inspection.clients.decided_within_s, is_stopped)
@@ -261,7 +261,7 @@ def _was_committed(clients: Clients, one: Unseen, doubtful: Collection[Place]) -
 
 
 def _unknown(unreadable: Mapping[Place, str]) -> str:
-    return f"whether a transaction was committed cannot be known: {next(iter(unreadable.values()))}"
+    return f"it cannot be found out whether a transaction was committed: {next(iter(unreadable.values()))}"
 
 
 def _headers(message: Message) -> list[tuple[str, bytes]] | None:

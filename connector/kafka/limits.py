@@ -38,7 +38,7 @@ class RecordTooLongError(ShardRestartError):
     def __init__(self, record: TooLong, limit: int) -> None:
         self.record = record
         super().__init__(
-            f"topic {record.topic} takes {limit} bytes ({LIMIT}), a record needs {record.needed}, and nothing is "
+            f"topic {record.topic} accepts {limit} bytes ({LIMIT}), but a record needs {record.needed}: nothing is "
             "published until the limit is raised"
         )
 

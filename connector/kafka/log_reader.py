@@ -92,7 +92,7 @@ class LogReader:
 
         If `ends` has an offset for a partition, reading stops before this offset.
 
-        `decided_within_s` is for how many seconds to wait if an open transaction hides records up to the high
+        `decided_within_s` is the number of seconds to wait if an open transaction hides records up to the high
         watermark. If it stays open for longer, the reading of the partition ends early, and the partition stays in
         `undecided`. Without a limit, the reading does not wait: it ends at the last stable offset.
 
@@ -207,7 +207,7 @@ class LogReader:
     ) -> bool:
         """Return whether a message is a record to yield.
 
-        End the partition at its end or at an error that concerns only it.
+        Stop reading the partition at its end, or after an error that concerns only this partition.
         """
         at, offset = place_of(message), message.offset() or 0
         if at not in self._unread and message.topic() is not None:

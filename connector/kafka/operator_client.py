@@ -1,4 +1,4 @@
-"""Client for operators: it reads committed state and the commands that wait, and writes new commands.
+"""Client for operators: it reads committed state and waiting commands, and writes new commands.
 
 It needs no running worker and does not disturb one, because it joins no group and has no transactional id.
 """
@@ -108,7 +108,7 @@ class OperatorClient:
     def follow(self, shard: int) -> Generator[Restored | None, None, None]:
         """Yield the state of a shard after each commit, without end. Yield None if nothing was committed for 0.1 s.
 
-        Unavailable brokers are waited for. Raises FatalError if a right is withdrawn or the topic is deleted.
+        Waits while brokers are unavailable. Raises FatalError if a right is withdrawn or the topic is deleted.
         """
         values: dict[bytes, bytes] = {}
         shown = False
@@ -151,7 +151,7 @@ class OperatorClient:
         except KafkaException as error:
             raise FatalError(f"submitting a command to {self._names.control}: {error.args[0].str()}") from error
         if not outcome or (outcome[0][0] is not None and outcome[0][0].code() in _IN_DOUBT):
-            raise self._unavailable("the command may have been submitted nevertheless: check with connector jobs")
+            raise self._unavailable("the command may still have been written: check with connector jobs")
         problem, offset = outcome[0]
         if problem is not None:
             raise FatalError(f"submitting a command to {self._names.control}: {problem.str()}")

@@ -5,7 +5,8 @@
    `{app}.seen`, and is aborted at once: some brokers have only a part of the transaction API. A shard that restores
    from the partition waits until then, for milliseconds. If the group does not exist, it exists from then on, without
    members and offsets, until brokers delete it.
-2. Instead, it asks the brokers which operations are allowed. If a broker does not report them, the check passes.
+2. For everything else, it asks the brokers which operations are allowed. If a broker does not report them, the check
+   passes.
 
 All functions block, for seconds at most.
 """
@@ -110,7 +111,7 @@ class Probe:
             producer.abort_transaction(_ASK_S)
         except KafkaException as error:
             cause = error.args[0]
-            if is_fenced(cause):  # by the check of somebody else, which tests the same at this moment
+            if is_fenced(cause):  # by another check, which runs at the same time and tests the same
                 return
             todo = rights.remedy(cause, self._kafka.app, [self._names.seen]) or (
                 "check that every partition of topic __transaction_state has a leader"
@@ -188,5 +189,5 @@ class Probe:
 
 
 def _too_low(topic: str, limit: int) -> Problem:
-    wrong = f"topic {topic} takes {limit} bytes (max.message.bytes), which is less than a record of the state needs"
+    wrong = f"topic {topic} accepts {limit} bytes (max.message.bytes), but a record of the state needs more"
     return Problem(wrong, f"raise it with: {raise_command(topic)}")

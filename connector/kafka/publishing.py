@@ -330,7 +330,7 @@ def fatal_errors() -> Iterator[None]:
     except Exception as error:
         if isinstance(error.__cause__, KafkaException):
             raise error.__cause__ from None  # its cause must not lead back to itself
-        reason = f"the producer has failed, its log says why ({type(error).__name__}: {error})"
+        reason = f"the producer has failed, and its log states the reason ({type(error).__name__}: {error})"
         raise KafkaException(KafkaError(KafkaError._FATAL, reason)) from error  # noqa: SLF001
 
 

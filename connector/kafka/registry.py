@@ -127,7 +127,7 @@ class Registry:
         # Two workers that start together both register. A registry may refuse the second request, also with 409.
         known = self.find(subject)
         if known is None:
-            reason = _cut(str(answer.get("message") or "without saying why"))
+            reason = _cut(str(answer.get("message") or "no reason given"))
             raise FatalError(
                 f"subject {subject.name}: the registry refuses schema {subject.schema} ({status}): {reason}"
             )
@@ -150,13 +150,13 @@ class Registry:
         if status == 404:  # registries before 2021 compare with one version only
             status, answer = self._ask("POST", f"{path}/latest?verbose=true", _body(subject))
         if status != 200 or not isinstance(answer.get("is_compatible"), bool):
-            raise self._unavailable(f"gives no verdict on compatibility ({status})")
+            raise self._unavailable(f"does not report whether the schema is compatible ({status})")
         if not answer["is_compatible"]:
             for number in self._numbers(subject):
                 version = self._version(subject, str(number))
                 if version is not None:
                     self._compare(subject, version)
-            reason = "; ".join(map(str, answer.get("messages") or [])) or "without saying why"
+            reason = "; ".join(map(str, answer.get("messages") or [])) or "no reason given"
             raise _refusal(subject, f"by the registry's rules, {_cut(reason)}")
         return SchemaLookup(None, is_first=False)
 
@@ -185,7 +185,7 @@ class Registry:
         """
         found = self.check(subject)
         if found.id is None and not self._settings.auto_register:
-            what = "there is none" if found.is_first else "only others, which are compatible"
+            what = "the subject has no schema" if found.is_first else "the subject has other, compatible ones"
             raise FatalError(
                 f"subject {subject.name}: schema {subject.schema} is not registered ({what}) and "
                 "schema_registry.auto_register is false",
@@ -219,7 +219,7 @@ class Registry:
     def _id(self, answer: Mapping[str, Any]) -> int:
         schema_id = answer.get("id")
         if not isinstance(schema_id, int) or isinstance(schema_id, bool) or not 0 <= schema_id < 2**31:
-            raise self._unavailable("answers without the id of a schema")
+            raise self._unavailable("sends an answer without the id of a schema; check schema_registry.url")
         return schema_id
 
     def _ask(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> tuple[int, dict[str, Any]]:
@@ -289,8 +289,8 @@ class Registry:
     def _understood(self, status: int, content: bytes) -> dict[str, Any]:
         if status in (401, 403):
             has = self._settings.username or self._settings.token
-            what = "refuses the credentials" if has else "wants credentials"
-            todo = "check schema_registry.username and password, or token, and what they may do"
+            what = "refuses the credentials" if has else "requires credentials"
+            todo = "check schema_registry.username and password, or token, and what they allow"
             raise self._unavailable(f"{what} ({status}); {todo}")
         if 300 <= status < 400:
             raise self._unavailable(f"redirects elsewhere ({status}); set schema_registry.url to the new address")
@@ -318,7 +318,7 @@ class Registry:
             token = settings.token.get().rstrip("\r\n")
             if not token.isascii() or not token.isprintable():
                 raise self._unavailable(
-                    "cannot be asked: schema_registry.token has characters that no header can carry"
+                    "cannot be called: schema_registry.token has characters that are not allowed in a header"
                 )
             return {"Authorization": f"Bearer {token}"}
         if settings.password is not None:

@@ -48,9 +48,9 @@ def read_partition(
 ) -> PartitionContents:
     """Read one partition of several topics to its end.
 
-    `decided_within_s` is for how many seconds to wait if an open transaction hides records up to the high watermark. If
-    it stays open for longer, the topic is named in `undecided`. Without a limit, the reading does not wait: it ends at
-    the last stable offset.
+    `decided_within_s` is the number of seconds to wait if an open transaction hides records up to the high watermark.
+    If it stays open for longer, the topic is named in `undecided`. Without a limit, the reading does not wait: it ends
+    at the last stable offset.
 
     Blocks, and logs its progress. Raises ShardRestartError if the partition cannot be read, and HandedOverError soon
     after `is_stopped` returns True.

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from confluent_kafka import KafkaError
 
 _NO_TRANSACTIONS = (
-    "name brokers that have transactions (Kafka 2.5 and newer), choose a service tier that has them, "
+    "use brokers with transactions (Kafka 2.5 and newer), choose a service tier with transactions, "
     'or set kafka.delivery = "at_least_once"'
 )
 

@@ -50,7 +50,7 @@ class _Tail(NamedTuple):
 class Written(NamedTuple):
     """Records that a commit writes, and the new tails, which become valid when the commit has succeeded.
 
-    None removes a tail.
+    A tail of None means that the bucket has no tail any more.
     """
 
     records: list[Record]
@@ -176,8 +176,8 @@ def restore(records: Mapping[bytes, bytes]) -> dict[str, tuple[DedupIndex, SeenL
     for key, value in records.items():
         if value[:1] != VERSION:
             raise FatalError(
-                f"the seen topic holds a record of version {value[0]}, this program reads version {VERSION[0]}",
-                "run the version that wrote it, or a newer one",
+                f"the seen topic holds a record of version {value[0]}, but this program reads version {VERSION[0]}",
+                "run the program version that wrote the record, or a newer one",
             )
         tenant, width, number, record_number = key.decode().rsplit("/", 3)
         bucket = _Bucket(int(width), int(number))
@@ -198,8 +198,8 @@ def restore(records: Mapping[bytes, bytes]) -> dict[str, tuple[DedupIndex, SeenL
         newest = int((stored["meta"] & LAYOUT_MASK).max(initial=0))
         if newest > LAYOUT:
             raise FatalError(
-                f"the seen topic holds fingerprints of layout {newest}, this program knows {LAYOUT}: all that they "
-                "stand for would be published again; run the version that wrote them, or a newer one"
+                f"the seen topic holds fingerprints of version {newest}, this program knows versions up to {LAYOUT}: "
+                "their rows would be published again; run the version that wrote the fingerprints, or a newer one"
             )
         remembered.restore(stored, hours)
         result[tenant] = (remembered, log)
@@ -212,15 +212,15 @@ def tenant_of(key: bytes) -> str:
 
 
 def check_complete(topic: str, expected: Mapping[str, int], found: Collection[str]) -> None:
-    """Raise FatalError if a tenant's dedup index is gone: all of its rows would be published again.
+    """Raise FatalError if the dedup index of a tenant was lost, because all of its rows would be published again.
 
-    `expected`: the number of rows per tenant as its checkpoint has it. `found`: the tenants with a dedup index.
+    `expected` holds the number of rows per tenant according to its checkpoint. `found` holds the tenants with an index.
     """
     for tenant, rows in expected.items():
         if rows and tenant not in found:
             raise FatalError(
-                f"the state says that {rows} rows of tenant {tenant} are in the deduplication index, but topic {topic} "
-                "holds none of them: they would be published again",
+                f"the checkpoint of tenant {tenant} counts {rows} rows in the deduplication index, but topic {topic} "
+                "holds none of them: these rows would be published again",
                 f"restore topic {topic}, or set kafka.app to a new name to read everything again into a new topic",
             )
 

@@ -52,7 +52,7 @@ class ShardRecord(msgspec.Struct, frozen=True):
     places: Places = {}
     "Offsets of the records of the transaction, except those of the state topic."
     unproven: Places = {}
-    "Offsets of acknowledged records of earlier transactions whose commit marker was not seen before this one."
+    "Offsets of records of earlier, acknowledged transactions whose commit markers were not seen before this one began."
     control_id: str = ""
     "Id that brokers have given to the control topic to which `control` belongs; empty if unknown."
     kept: tuple[str, ...] = ()
@@ -254,8 +254,8 @@ def restore(records: Mapping[bytes, bytes]) -> Restored:
             raise FatalError(f"the state topic contains a record of another program (key {key!r})") from error
         if version > VERSION:
             raise FatalError(
-                f"the state topic has a record of version {version}, this program reads version {VERSION} and older",
-                "run the version that wrote it, or a newer one",
+                f"the state topic has a record of version {version}, but this program reads versions up to {VERSION}",
+                "run the program version that wrote the record, or a newer one",
             )
         if key == SHARD:
             shard = msgspec.json.decode(value, type=ShardRecord)
@@ -277,7 +277,7 @@ def check_identity(shard: ShardRecord | None, identity: StateIdentity) -> None:
         )
     if shard.topic != identity.topic:
         raise FatalError(
-            f"the state of app {identity.app} was written for topic {shard.topic}, kafka.topic is {identity.topic}",
+            f"the state of app {identity.app} was written for topic {shard.topic}, but kafka.topic is {identity.topic}",
             "set kafka.topic back; or set kafka.app to a new name: run connector copy-state --from the old "
             "configuration to keep the state, otherwise everything is read again and published to the new topic",
         )

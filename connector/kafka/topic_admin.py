@@ -334,7 +334,7 @@ _UNANSWERED = frozenset(
         KafkaError._RESOLVE,  # noqa: SLF001
     }
 )
-_CHECK_PROTOCOL = "check security.protocol in kafka.properties: they may want SSL, SASL_SSL or SASL_PLAINTEXT"
+_CHECK_PROTOCOL = "check security.protocol in kafka.properties: they may require SSL, SASL_SSL or SASL_PLAINTEXT"
 _TOKENLESS = "Failed to acquire SASL OAUTHBEARER token"
 _CHECK_OIDC = (
     "check sasl.oauthbearer.token.endpoint.url, client.id, client.secret and scope in kafka.properties, "
@@ -349,4 +349,4 @@ _REMEDIES = {
     KafkaError._RESOLVE: "check the host names in kafka.bootstrap_servers",  # noqa: SLF001
 }
 
-_LEFT_OUT = "none is needed; the owner of the brokers can set them on these topics later"
+_LEFT_OUT = "the connector works without these settings; the owner of the brokers can set them on the topics later"

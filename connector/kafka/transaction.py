@@ -184,7 +184,8 @@ class Transactions(Publisher):
     def _cause(self, producer: Producer, error: KafkaException, position: CommitContext) -> KafkaException:
         """Return the error that made a transaction fail.
 
-        If librdkafka only reports that it has purged the records, its next function reports the cause.
+        If librdkafka only reports that it has purged the records, the next call of a function of librdkafka reports the
+        cause.
         """
         if error.args[0].code() in _PURGED:
             try:

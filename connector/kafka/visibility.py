@@ -52,7 +52,8 @@ def merge(*parts: Places) -> Places:
 def after(places: Places, stable: Mapping[Place, int | None]) -> Places:
     """Return the ranges that are not completely below the last stable offset in `stable`.
 
-    For these, the marker may not be written yet. A topic that does not exist (None in `stable`) has none.
+    Their commit or abort marker may not be written yet. A topic that does not exist (None in `stable`) has no such
+    ranges.
     """
     left: Places = {}
     for topic, partitions in places.items():

@@ -47,8 +47,8 @@ def settings(url: str, **members: Any) -> SchemaRegistry:
 @pytest.mark.parametrize(
     ("status", "content", "said"),
     [
-        (401, {"error_code": 401}, r"wants credentials \(401\)"),
-        (403, b"<html>", r"wants credentials \(403\)"),
+        (401, {"error_code": 401}, r"requires credentials \(401\)"),
+        (403, b"<html>", r"requires credentials \(403\)"),
         (500, {"error_code": 50001}, "answers 500"),
         (502, b"<html>bad gateway</html>", "answers 502"),
         (429, {}, "answers 429"),

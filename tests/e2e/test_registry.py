@@ -120,7 +120,7 @@ def test_worker_keeps_running_while_the_registry_is_unavailable(
     source = simulate(days=1, calls_per_day=2_000)
     worker = new_worker(settings(source, schema_registry={"url": server.url}))
     worker.start()
-    reason = f"the schema registry at {server.url} wants credentials (401)"
+    reason = f"the schema registry at {server.url} requires credentials (401)"
     worker.until(lambda: reason in worker.get("/readyz")[1], "the reason in /readyz")
     assert worker.get("/readyz")[0] == 503
     assert worker.get("/livez")[0] == 200

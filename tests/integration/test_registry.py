@@ -43,7 +43,7 @@ def changed(**types: Any) -> dict[str, Any]:
 
 
 def test_schema_is_registered_only_once(registry: RegistryClient, subject: Subject) -> None:
-    with pytest.raises(FatalError, match=r"is not registered \(there is none\).*connector schema register"):
+    with pytest.raises(FatalError, match=r"is not registered \(the subject has no schema\).*connector schema register"):
         client(registry, auto_register=False).ensure([subject])
     assert client(registry).check(subject) == (None, True)
     ids = client(registry).ensure([subject])

@@ -197,7 +197,7 @@ async def test_fatal_error_hidden_by_a_callback_restarts_the_shard(broker: Share
     with member(broker.bootstrap, app) as position:
         await transactions.call(transactions.open)
         interfere(transactions, "flush", lose)
-        with pytest.raises(ShardRestartError, match="its log says why"):
+        with pytest.raises(ShardRestartError, match="its log states the reason"):
             await commit(transactions, topic, [b"lost"], position())
     await transactions.close()
     assert not values(broker.bootstrap, topic)

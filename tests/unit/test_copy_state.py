@@ -81,7 +81,7 @@ def test_older_release_refuses_a_marker_as_a_newer_version() -> None:
 
 
 def test_marker_of_unknown_origin_is_refused() -> None:
-    with pytest.raises(FatalError, match="none of ours"):
+    with pytest.raises(FatalError, match="of another program"):
         CopyMarker.parse(b"{}")
 
 

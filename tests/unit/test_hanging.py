@@ -49,7 +49,7 @@ def test_one_visible_record_proves_a_commit(readable: Any) -> None:
 def test_shard_restarts_if_a_hanging_commit_cannot_be_read(readable: Any) -> None:
     """The outcome is never guessed. The error names the missing right."""
     readable(set(), {ROWS})
-    with pytest.raises(ShardRestartError, match=re.escape(f"cannot be known: {REMEDY}")):
+    with pytest.raises(ShardRestartError, match=re.escape(f"whether a transaction was committed: {REMEDY}")):
         was_committed({SEEN})
 
 

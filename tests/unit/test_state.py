@@ -129,7 +129,7 @@ def test_state_written_for_another_topic_or_cluster_is_refused(home: StateIdenti
 
 @pytest.mark.parametrize("key", [b"shard", b"checkpoint/t", b"whatever"])
 def test_internal_record_of_a_newer_version_is_refused(key: bytes) -> None:
-    with pytest.raises(FatalError, match=r"version 2.*run the version that wrote it"):
+    with pytest.raises(FatalError, match=r"version 2.*run the program version that wrote the record"):
         state.restore({key: b'{"v":2,"all":"different"}'})
 
 

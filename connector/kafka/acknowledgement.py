@@ -65,7 +65,7 @@ class Acknowledgements(Publisher):
         except KafkaException as error:
             self._fail(error, "writing to")
 
-    def commit(self, contents: TransactionContents, position: CommitContext) -> Offsets:
+    def commit(self, contents: TransactionContents, context: CommitContext) -> Offsets:
         """Write the parts of a batch one after the other.
 
         Raises ShardRestartError after any failure, and HandedOverError if the shard is lost during the batch. It never
@@ -83,7 +83,7 @@ class Acknowledgements(Publisher):
                 # After the process was frozen or waited for a broker, the shard may belong to another worker.
                 if time.monotonic() - confirmed > _FRESH_S:
                     confirmed = time.monotonic()
-                    if not position.holds():
+                    if not context.holds():
                         raise HandedOverError
                 if part:
                     self._write(part)
@@ -95,38 +95,38 @@ class Acknowledgements(Publisher):
         self,
         read: PartitionContents,
         row_topics: Collection[str],
-        position: CommitContext,
+        context: CommitContext,
         is_stopped: Callable[[], bool],
     ) -> set[Place]:
         """Abort transactions that a worker with exactly-once delivery has left open.
 
         Return the partitions of these transactions.
         """
-        inspection = hanging.Inspection(self._clients, self._names, position.partition, read)
+        inspection = hanging.Inspection(self._clients, self._names, context.partition, read)
         # Without a sign of a transaction, no transactional producer is needed. Brokers may not support one at all.
         if not read.undecided and not inspection.was_transaction:
             return set()
         places = hanging.open_places(inspection, row_topics, is_stopped)
         if places:
             with self._transactional_producer() as transactions:
-                transactions.end(places, position)
+                transactions.end(places, context)
         return places
 
     def write_lost(
-        self, read: PartitionContents, ended: Collection[Place], position: CommitContext, is_stopped: Callable[[], bool]
+        self, read: PartitionContents, ended: Collection[Place], context: CommitContext, is_stopped: Callable[[], bool]
     ) -> int:
         """Write records again that transactions of a worker with exactly-once delivery have lost.
 
         Return the number of records.
         """
-        inspection = hanging.Inspection(self._clients, self._names, position.partition, read)
+        inspection = hanging.Inspection(self._clients, self._names, context.partition, read)
         if not ended and not inspection.was_transaction:
             return 0
         lost = hanging.find_lost(inspection, ended, is_stopped)
         if not (lost.records or lost.checkpoints):
             return 0
         with self._transactional_producer() as transactions:
-            return transactions.write_again(inspection, lost, position)
+            return transactions.write_again(inspection, lost, context)
 
     @contextmanager
     def _transactional_producer(self) -> Iterator[Transactions]:

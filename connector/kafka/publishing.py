@@ -137,10 +137,10 @@ class Publisher(ABC):
         """Create the producer. Raises ShardRestartError if that fails."""
 
     @abstractmethod
-    def commit(self, contents: TransactionContents, position: CommitContext) -> Offsets:
+    def commit(self, contents: TransactionContents, context: CommitContext) -> Offsets:
         """Write all records of `contents` as one batch. Return the offsets of its rows.
 
-        `position` contains the control offset and the group member. Raises AbortedError if it is certain that nothing
+        `context` contains the control offset and the group member. Raises AbortedError if it is certain that nothing
         was written, and ShardRestartError if the outcome is unknown.
         """
 
@@ -149,7 +149,7 @@ class Publisher(ABC):
         self,
         read: PartitionContents,
         row_topics: Collection[str],
-        position: CommitContext,
+        context: CommitContext,
         is_stopped: Callable[[], bool],
     ) -> set[Place]:
         """Abort the transactions that this shard has left open in any partition. Return these partitions.
@@ -160,7 +160,7 @@ class Publisher(ABC):
 
     @abstractmethod
     def write_lost(
-        self, read: PartitionContents, ended: Collection[Place], position: CommitContext, is_stopped: Callable[[], bool]
+        self, read: PartitionContents, ended: Collection[Place], context: CommitContext, is_stopped: Callable[[], bool]
     ) -> int:
         """Write records again that committed transactions have lost. Return the number of records.
 

@@ -73,14 +73,14 @@ class Transactions(Publisher):
             self._drop()
             raise self._restart_error(error, f"initialising transactions of {self._name}") from error
 
-    def commit(self, contents: TransactionContents, position: CommitContext) -> Offsets:
+    def commit(self, contents: TransactionContents, context: CommitContext) -> Offsets:
         """Commit all records, and the group's offset of the control topic, in one transaction."""
         producer = self._opened()
         self._drop_proven()
         try:
-            offsets = self._write_transaction(producer, contents, position)
+            offsets = self._write_transaction(producer, contents, context)
         except KafkaException as error:
-            self._abort(producer, self._cause(producer, error, position))
+            self._abort(producer, self._cause(producer, error, context))
         self._commit(producer)
         return offsets
 
@@ -88,37 +88,37 @@ class Transactions(Publisher):
         self,
         read: PartitionContents,
         row_topics: Collection[str],
-        position: CommitContext,
+        context: CommitContext,
         is_stopped: Callable[[], bool],
     ) -> set[Place]:
         """Abort the transactions that this shard has left open in any partition. Return these partitions."""
-        inspection = hanging.Inspection(self._clients, self._names, position.partition, read)
+        inspection = hanging.Inspection(self._clients, self._names, context.partition, read)
         places = hanging.open_places(inspection, row_topics, is_stopped)
         if places:
-            self.end(places, position)
+            self.end(places, context)
         return places
 
     def write_lost(
-        self, read: PartitionContents, ended: Collection[Place], position: CommitContext, is_stopped: Callable[[], bool]
+        self, read: PartitionContents, ended: Collection[Place], context: CommitContext, is_stopped: Callable[[], bool]
     ) -> int:
         """Write records again that committed transactions have lost. Return the number of records."""
-        inspection = hanging.Inspection(self._clients, self._names, position.partition, read)
-        return self.write_again(inspection, hanging.find_lost(inspection, ended, is_stopped), position)
+        inspection = hanging.Inspection(self._clients, self._names, context.partition, read)
+        return self.write_again(inspection, hanging.find_lost(inspection, ended, is_stopped), context)
 
-    def write_again(self, inspection: hanging.Inspection, lost: hanging.LostCommits, position: CommitContext) -> int:
+    def write_again(self, inspection: hanging.Inspection, lost: hanging.LostCommits, context: CommitContext) -> int:
         """Write lost records again, in one transaction. Return the number of records."""
         if lost.record is None or not (lost.records or lost.checkpoints):
             return 0
         producer, contents = self._opened(), _LostContents(self, inspection, lost)
         try:
-            self._write_transaction(producer, contents, position._replace(offset=lost.record.control))
+            self._write_transaction(producer, contents, context._replace(offset=lost.record.control))
         except KafkaException as error:
             self._drop()
             raise self._restart_error(error, f"writing again what a transaction of {self._name} has lost") from error
         self._commit(producer)
         return sum(map(len, contents.rows.values())) + len(lost.checkpoints)
 
-    def _write_transaction(self, producer: Producer, contents: TransactionContents, position: CommitContext) -> Offsets:
+    def _write_transaction(self, producer: Producer, contents: TransactionContents, context: CommitContext) -> Offsets:
         """Write all records of a transaction and send its offsets, but do not commit it. Raises KafkaException."""
         transaction, self._written = uuid.uuid4().hex, {}
         with fatal_errors():
@@ -131,7 +131,7 @@ class Transactions(Publisher):
         states = [record for record in final if record.topic == self._names.state] + list(shard)
         headers = [(hanging.HEADER, transaction.encode())]
         self._write([record._replace(headers=headers) for record in states])
-        self._send_offsets(producer, position)
+        self._send_offsets(producer, context)
         return offsets
 
     def _commit(self, producer: Producer) -> None:
@@ -161,7 +161,7 @@ class Transactions(Publisher):
             where = named(last_offsets(self._unproven[0][1]))
             raise ShardRestartError(f"a transaction that brokers have acknowledged is still open in {where}")
 
-    def end(self, places: Iterable[Place], position: CommitContext) -> None:
+    def end(self, places: Iterable[Place], context: CommitContext) -> None:
         """Abort all open transactions of this transactional id in the given partitions.
 
         This starts a transaction, writes a tombstone to each partition and aborts the transaction. The abort writes a
@@ -173,7 +173,7 @@ class Transactions(Publisher):
                 producer.begin_transaction()
                 self._write([Outgoing(topic, _TOMBSTONE, None, number) for topic, number in places])
                 with suppress(KafkaException):  # the group's partition may hang too; the abort follows anyway
-                    self._send_offsets(producer, position)
+                    self._send_offsets(producer, context)
                 producer.abort_transaction(_CALL_S)
         except KafkaException as error:
             self._drop()
@@ -181,7 +181,7 @@ class Transactions(Publisher):
                 error, f"ending a transaction of {self._name} that is open in {named(set(places))}"
             ) from error
 
-    def _cause(self, producer: Producer, error: KafkaException, position: CommitContext) -> KafkaException:
+    def _cause(self, producer: Producer, error: KafkaException, context: CommitContext) -> KafkaException:
         """Return the error that made a transaction fail.
 
         If librdkafka only reports that it has purged the records, the next call of a function of librdkafka reports the
@@ -189,21 +189,21 @@ class Transactions(Publisher):
         """
         if error.args[0].code() in _PURGED:
             try:
-                self._send_offsets(producer, position)
+                self._send_offsets(producer, context)
             except KafkaException as cause:
                 return KafkaException(cause.args[0], *error.args[1:])
         return error
 
-    def _send_offsets(self, producer: Producer, position: CommitContext) -> None:
+    def _send_offsets(self, producer: Producer, context: CommitContext) -> None:
         """Send the offsets to the transaction, in a thread that can be abandoned.
 
         After the restart of a broker the function may never return, whatever its time-out (observed with librdkafka
         2.16). If it does not return in time, the producer is dropped; the next producer with the transactional id
         fences anything that the abandoned thread may still do.
         """
-        control = TopicPartition(position.topic, position.partition, position.offset)
+        control = TopicPartition(context.topic, context.partition, context.offset)
         outcome: list[KafkaException | None] = []
-        arguments = producer, control, position.metadata, outcome
+        arguments = producer, control, context.metadata, outcome
         sender = threading.Thread(target=_send, args=arguments, name=f"offsets {self._name}", daemon=True)
         sender.start()
         sender.join(_OFFSETS_S)

@@ -153,10 +153,10 @@ class CommitLoop:
         """
         # Each attempt needs the current metadata of the group: brokers refuse that of an older generation.
         for pause_s in doubling(_FIRST_PAUSE_S, _LONGEST_PAUSE_S):
-            position = await self._shard.ownership.commit_context(control_offset)
+            context = await self._shard.ownership.commit_context(control_offset)
             begun = time.monotonic()
             try:
-                await self._publisher.call(partial(self._publisher.commit, contents, position))
+                await self._publisher.call(partial(self._publisher.commit, contents, context))
             except AbortedError as error:
                 self._shard.series.transaction_aborted()
                 _restart_if_refused(error)

@@ -105,13 +105,13 @@ class Restoration:
         # Checked before anything is aborted or written: the topics may hold the state of another cluster or topic.
         state.check_identity(state.restore(found.values[shard.names.state]).shard, worker.identity)
         topics_now = {tenant.topic for tenant in worker.tenants_of(shard.number)}
-        is_stopped, position = shard.ownership.handing_over.is_set, await shard.ownership.commit_context(0)
-        ended = await publisher.call(publisher.end_open, found, topics_now, position, is_stopped)
+        is_stopped, context = shard.ownership.handing_over.is_set, await shard.ownership.commit_context(0)
+        ended = await publisher.call(publisher.end_open, found, topics_now, context, is_stopped)
         if ended:
             found = await publisher.call(read)
         # Aborting can have taken long, so ownership is checked again before records are written.
-        position = await shard.ownership.commit_context(0)
-        written = await publisher.call(publisher.write_lost, found, ended, position, is_stopped)
+        context = await shard.ownership.commit_context(0)
+        written = await publisher.call(publisher.write_lost, found, ended, context, is_stopped)
         if written:
             found = await publisher.call(read)
         if ended or written:

@@ -69,7 +69,7 @@ KAFKA = (
     Mutant(
         "neither control offset nor generation is sent",
         _TRANSACTION,
-        "        self._send_offsets(producer, position)\n        return offsets",
+        "        self._send_offsets(producer, context)\n        return offsets",
         "        return offsets",
         f"{_FENCING} -k test_group_generation_stops_the_old_owner_before_it_is_fenced",
         broker=True,

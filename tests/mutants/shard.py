@@ -114,8 +114,8 @@ SHARD = (
         "the metadata of a batch that is written again is that of the first time",
         _FILE,
         "        for pause_s in doubling(_FIRST_PAUSE_S, _LONGEST_PAUSE_S):\n"
-        "            position = await self._shard.ownership.commit_context(control_offset)\n",
-        "        position = await self._shard.ownership.commit_context(control_offset)\n"
+        "            context = await self._shard.ownership.commit_context(control_offset)\n",
+        "        context = await self._shard.ownership.commit_context(control_offset)\n"
         "        for pause_s in doubling(_FIRST_PAUSE_S, _LONGEST_PAUSE_S):\n",
         _TEST,
     ),
@@ -151,8 +151,8 @@ SHARD = (
     Mutant(
         "control offset not sent: it stays where it was",
         _FILE,
-        "position = await self._shard.ownership.commit_context(control_offset)",
-        "position = await self._shard.ownership.commit_context(self._control)",
+        "context = await self._shard.ownership.commit_context(control_offset)",
+        "context = await self._shard.ownership.commit_context(self._control)",
         _TEST,
     ),
     Mutant(

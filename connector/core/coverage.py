@@ -63,7 +63,10 @@ class Coverage(NamedTuple):
         return Coverage(_joined(sorted(pieces)))
 
     def missing(self, window: Window, since: datetime | None = None) -> list[Window]:
-        """Return the parts of `window` that were not read at or after `since` (None: never read), oldest first."""
+        """Return the parts of `window` that were never read, oldest first.
+
+        With `since`, the parts that were last read before this time are returned as well.
+        """
         parts = []
         # Call time before `at` is either read or already in `parts`.
         at = window.start

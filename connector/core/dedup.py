@@ -228,7 +228,7 @@ class DedupResult(NamedTuple):
 
 
 def find(entries: Entries, indexes: tuple[DedupIndex, ...]) -> tuple[NDArray[np.bool_], Entries]:
-    """Look up entries by id in several indexes. For each id, the first of `indexes` that holds it counts.
+    """Look up entries by id in several indexes. If several of them hold an id, the first one counts.
 
     Return for each entry whether its id was found, and the stored entry.
     """
@@ -245,7 +245,7 @@ def find(entries: Entries, indexes: tuple[DedupIndex, ...]) -> tuple[NDArray[np.
 def classify(
     entries: Entries, indexes: tuple[DedupIndex, ...], fingerprints: Fingerprints | None = None
 ) -> DedupResult:
-    """Classify the rows of a page as new, revised or known. For each id, the first of `indexes` that holds it counts.
+    """Classify the rows of a page as new, revised or known. If several `indexes` hold an id, the first one counts.
 
     If several rows have the same id, one of them is chosen (see `_choose`). A stored entry may have an older
     fingerprint version. Then the row is compared in that version, which `fingerprints` computes. So a release that

@@ -105,9 +105,9 @@ def succeeded(ranges: FailingRanges, window: Window, now: datetime) -> FailingRa
 
 
 def as_known(ranges: FailingRanges, start: datetime, now: datetime) -> FailingRanges:
-    """Remove call time before `start`, and move times that are impossible at `now` back to possible times.
+    """Remove call time before `start`, and correct times that were recorded while the clock was ahead.
 
-    Such times remain after a clock that was ahead is set back.
+    A failure cannot lie after `now`, and the next request not further ahead than the longest interval.
     """
     if not ranges:
         return ranges
@@ -131,8 +131,8 @@ def left_out(ranges: FailingRanges, now: datetime) -> list[Window]:
 def most_promising(ranges: FailingRanges, windows: list[Window]) -> list[Window]:
     """Return the part of `windows` to request first, because it is the most likely to succeed.
 
-    This is call time that never failed; without any, call time that failed once; without any, all of `windows`. A
-    success there is the evidence without which other ranges cannot be isolated.
+    This is the call time that never failed. If there is none, it is the call time that failed once, otherwise all of
+    `windows`. A success there is the evidence that is needed to isolate other ranges.
     """
     never_failed = subtract(windows, [one.window for one in ranges])
     return never_failed or subtract(windows, [one.window for one in ranges if one.failures > 1]) or windows

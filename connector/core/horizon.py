@@ -39,9 +39,9 @@ def forget_before(forgotten_before: datetime, horizon: timedelta, now: datetime)
 def adopt_cut(start: datetime, throughs: Sequence[datetime], coverage: Coverage) -> datetime:
     """Return `forgotten_before` for a state of an older version, which does not record it.
 
-    If every sweep is complete up to the first call time that is covered, the older version has cut the state at the
-    horizon, and rows of earlier calls may have been forgotten. If a sweep is not complete so far, its first run is
-    still in progress and nothing was cut.
+    The older version removed coverage and rows behind the horizon together. It has done so if the coverage begins after
+    `start` although every sweep is complete up to where it begins. Otherwise, the first run of a sweep is still in
+    progress, and no row was forgotten.
     """
     first = coverage.reads[0].start if coverage.reads else start
     return first if first > start and all(through >= first for through in throughs) else EPOCH

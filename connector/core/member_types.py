@@ -56,7 +56,7 @@ def _json_type(avro: Any) -> Any:
     if inner["type"] == "record":
         fields = [(field["name"], *member(field["type"])) for field in inner["fields"]]
         return msgspec.defstruct(inner["name"], fields)
-    raise TypeError(f"no JSON type for {inner}")
+    raise TypeError(f"the Avro type {inner} has no JSON type")
 
 
 def member(avro: Any) -> tuple[Any, Any]:

@@ -78,9 +78,9 @@ def _check_utf8(body: bytes) -> None:
 
 
 def _decode_envelope(body: bytes) -> tuple[_Envelope, bytes]:
-    """Decode the envelope of a page. Return it, and a body with the same positions that a decoder accepts.
+    """Decode the envelope of a page. Return it together with the text from which it was decoded.
 
-    The second value is `body` itself, or the masked copy if `body` could not be decoded as it is (see `mask`).
+    The text is `body` itself or, if `body` could not be decoded, a masked copy of the same length (see `mask`).
     """
     try:
         return _envelope_decoder.decode(body), body

@@ -280,9 +280,9 @@ class Scheduler:
         return self.plan.start
 
     def _next_slice(self, now: datetime) -> ReadSlice | None:
-        """Open the next slice; None if there is none or no more may be open.
+        """Open and return the next slice. Return None if there is nothing to read, or if no further slice may be open.
 
-        One of several places is for the live sweep only.
+        If several slices may be open, one of them is reserved for the live sweep.
         """
         first = (self.plan.start - EPOCH) // _HOUR
         counts = self._rows_per_hour(first, (now - EPOCH) // _HOUR + 1)

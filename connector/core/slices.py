@@ -109,8 +109,8 @@ def _catch_up(state: State, sweep_state: SweepState, floor: datetime) -> list[Wi
     """Return the call time in a sweep's catch-up range that must still be read, oldest first.
 
     The catch-up range lies between the call time up to which the sweep was complete and the window of its last run.
-    Call time that the run of another sweep is going to read is left out, if its calls began at least `overlap` of this
-    sweep before that run.
+    Call time that the run of another sweep is going to read is left out, provided that this run began at least this
+    sweep's `overlap` after the calls.
     """
     run, overlap = sweep_state.run, sweep_state.sweep.overlap
     begin = max(sweep_state.resumes_at, floor)

@@ -119,7 +119,7 @@ def answer(future: "Future[_T]") -> _T:
     try:
         return future.result(timeout=2 * TIMEOUT_S)
     except TimeoutError:
-        raise KafkaException(KafkaError(KafkaError._TIMED_OUT, "no answer in time")) from None  # noqa: SLF001
+        raise KafkaException(KafkaError(KafkaError._TIMED_OUT, "the brokers did not answer in time")) from None  # noqa: SLF001
 
 
 def _required(topic: "Topic") -> "Topic":

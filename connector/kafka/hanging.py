@@ -98,7 +98,7 @@ def _watched(inspection: Inspection, row_topics: Collection[str]) -> set[Place]:
     try:
         metadata = inspection.clients.asking.list_topics(timeout=_METADATA_S).topics
     except KafkaException as error:
-        raise ShardRestartError(f"looking for partitions: {error.args[0].str()}") from error
+        raise ShardRestartError(f"reading the partitions of the topics: {error.args[0].str()}") from error
     partitions = {
         (name, number)
         for topic in known

@@ -75,7 +75,7 @@ class Limits:
         return topic in self._known
 
     def of(self, topic: str) -> int:
-        """Return the size in bytes of the longest batch with a single record that a topic accepts, as known so far."""
+        """Return the maximum size, in bytes, of a batch with one record in a topic, as far as the limits are known."""
         most = self._max_record or max(PRODUCER_DEFAULT, *self._known.values(), 0)
         known = self._known.get(topic, PRODUCER_DEFAULT)
         return min(most, known, self._guessed.get(topic, known))

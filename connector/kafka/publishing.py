@@ -218,7 +218,7 @@ class Publisher(ABC):
 
     def _opened(self) -> Producer:
         if self._producer is None:
-            raise ShardRestartError(f"{self._name} has no producer")
+            raise ShardRestartError(f"the producer of {self._name} is not open")
         return self._producer
 
     def _write(self, records: Sequence[Outgoing]) -> None:

@@ -248,7 +248,7 @@ class TopicAdmin:
             found, missing = self._look_for(_without(missing, problems))
             if missing:
                 self._ask_for(missing)
-                raise KafkaException(KafkaError(KafkaError.UNKNOWN_TOPIC_OR_PART, "topics are not visible yet"))
+                raise KafkaException(KafkaError(KafkaError.UNKNOWN_TOPIC_OR_PART, "created topics are not visible yet"))
         if missing:
             # Some brokers, like librdkafka's mock cluster, create a topic as soon as its metadata is requested.
             self._ask_for(missing)

@@ -21,7 +21,7 @@ class Problem(NamedTuple):
 
 
 def wrong_counts(topics: Sequence[Topic], partitions: Mapping[str, int]) -> list[tuple[Topic, Problem]]:
-    """Return the topics whose number of partitions is not the number of shards. `partitions` is by topic."""
+    """Return the problem of each topic whose number of partitions (`partitions`, by topic) is not `kafka.shards`."""
     problems = []
     for topic in topics:
         has = partitions.get(topic.name, topic.partitions)
@@ -36,7 +36,7 @@ def wrong_counts(topics: Sequence[Topic], partitions: Mapping[str, int]) -> list
 
 
 def wrong_keys(topics: Sequence[tuple[Topic, str | None]]) -> list[tuple[Topic, Problem]]:
-    """Return compacted topics on which a row would replace other rows, because `rows.key` is not unique.
+    """Return the problem of each compacted topic in which rows would replace others because `rows.key` is not unique.
 
     `topics` are pairs of a topic and its cleanup.policy.
     """
@@ -55,9 +55,9 @@ def wrong_keys(topics: Sequence[tuple[Topic, str | None]]) -> list[tuple[Topic, 
 
 
 def wrong_policies(topics: Sequence[Topic], settings: Mapping[str, Mapping[str, str]]) -> list[tuple[Topic, Problem]]:
-    """Return the internal topics that are compacted but must not be, or that must be compacted but are not.
+    """Return the problem of each internal topic that has a wrong cleanup.policy.
 
-    `settings` is by topic.
+    `settings` holds the settings by topic.
     """
     problems = []
     for topic in topics:

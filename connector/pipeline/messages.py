@@ -75,7 +75,7 @@ class RunsDropped(NamedTuple):
 class Commanded(NamedTuple):
     """A record of the control topic was received. Without a command, it only moves the control offset.
 
-    `offset` is -1 for a command that had waited for its tenant: the control offset has moved past it before.
+    `offset` is -1 for a command that had waited for its tenant: the control offset has already moved past it.
     """
 
     offset: int

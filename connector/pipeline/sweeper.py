@@ -118,7 +118,7 @@ class Sweeper:
         self._wake.set()
 
     async def _confirm_time(self) -> None:
-        """Wait until Graph has confirmed the time. If that fails, rest."""
+        """Wait until Graph has confirmed the time. If Graph does not answer, begin a rest."""
         try:
             if self._learn_time is not None:
                 await self._learn_time(self.source)

@@ -1,4 +1,4 @@
-"""Regular check whether the brokers answer, and whether they are still the cluster of the start."""
+"""Regular check whether the brokers answer, and whether they still are the cluster with which the worker started."""
 
 import asyncio
 import time

@@ -1,4 +1,4 @@
-"""End of a worker that was started with `run --once`: all sweeps of all its shards have ended."""
+"""End of a worker that runs with `run --once`: the wait until all sweeps of all its shards have ended."""
 
 import asyncio
 import time

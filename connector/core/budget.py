@@ -142,7 +142,7 @@ class Budget:
 
     def __init__(self, requests_per_minute: float, now: float) -> None:
         if not 1 <= requests_per_minute < math.inf:
-            raise ValueError(f"requests_per_minute must be a number from 1, not {requests_per_minute}")
+            raise ValueError(f"requests_per_minute must be at least 1, but is {requests_per_minute}")
         self._next_at = -math.inf
         self._slots: deque[Slot] = deque()
         self._stopped_until = -math.inf

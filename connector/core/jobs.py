@@ -19,7 +19,7 @@ _KEPT_JOBS = 50
 _OPEN_JOBS = 100  # the state record of a tenant must fit into one message
 _KEPT_IDS = 200
 _NAMED_PARTS = 3
-_REMEDY = "connector backfill --again reads it, and also publishes rows that the topic already has"
+_REMEDY = "connector backfill --again reads this call time, and also publishes rows that the topic already has"
 
 
 class Job(NamedTuple):
@@ -177,7 +177,7 @@ def _expired(job: Job, now: datetime, floor: datetime, oldest: datetime) -> Job:
         return job
     parts = [f"{instants.text(part.start)} to {instants.text(part.end)}" for part in left[:_NAMED_PARTS]]
     more = f" and {len(left) - _NAMED_PARTS} more" if len(left) > _NAMED_PARTS else ""
-    remedy = "it is older than dedup.horizon by now" if job.again else _REMEDY
+    remedy = "the call time is older than dedup.horizon by now" if job.again else _REMEDY
     reason = (
         f"this call time was not read, because the deduplication index may have forgotten its rows: "
         f"{', '.join(parts)}{more}; {remedy}"

@@ -26,7 +26,7 @@ from connector.kafka.topic_admin import TopicAdmin
 _GROUP_S = 15.0
 "Seconds in which a cluster that never had a group creates the coordinator of the first one."
 _PAUSE_S = 0.2
-_REPAIR = "start a worker of that app until its shards are restored, stop it, and run connector copy-state again"
+_REPAIR = "start a worker of that app, stop it when its shards are restored, and run connector copy-state again"
 
 
 class CopiedTenant(NamedTuple):
@@ -60,7 +60,9 @@ class CopySource:
                 "set --from to the configuration of the app whose state is to be copied",
             )
         if found.partitions.get(self._names.seen) != kafka.shards:
-            raise FatalError(f"topic {self._names.seen} does not have {kafka.shards} partitions", "restore the topic")
+            raise FatalError(
+                f"topic {self._names.seen} does not have one partition per shard ({kafka.shards})", "restore the topic"
+            )
 
     def waiting(self) -> list[TenantCommand]:
         """Return the commands that no worker has applied.
@@ -80,7 +82,9 @@ class CopySource:
         ends = visibility.offsets(self._clients, places, IsolationLevel.READ_UNCOMMITTED)
         known = [end for place in places if (end := ends.get(place)) is not None]
         if len(known) < len(places):
-            raise BrokersUnavailableError(f"no broker returned the end offsets of app {self._kafka.app}: try again")
+            raise BrokersUnavailableError(
+                f"no broker returned the end offsets of the topics of app {self._kafka.app}: try again"
+            )
         return CopyMarker(self._kafka.app, self.cluster, self._kafka.topic, tuple(known))
 
     def read(self, shard: int) -> dict[str, CopiedTenant]:

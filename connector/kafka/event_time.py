@@ -46,12 +46,14 @@ def dangers(settings: Mapping[str, str | None], reach: timedelta, horizon: timed
         limit = _span(settings, name)
         if limit is not None and limit < max(reach, horizon):
             readers = _readers(limit, reach, horizon)
-            reason = f"the broker refuses a call that began longer ago, and all that is written with it; {readers}"
+            reason = f"the broker refuses the record of a call that began longer ago, with its whole batch; {readers}"
             found.append(Danger(name, str(settings[name]), reason, wanted))
     for name in _AFTER:
         limit = _span(settings, name)
         if limit is not None and limit < AHEAD_MAX:
-            reason = "the broker refuses a call that began further ahead of its clock, and all that is written with it"
+            reason = (
+                "the broker refuses the record of a call that began further ahead of its clock, with its whole batch"
+            )
             found.append(Danger(name, str(settings[name]), reason, str(AHEAD_MAX // _MILLISECOND)))
     return list({danger.setting: danger for danger in reversed(found)}.values())[::-1]
 

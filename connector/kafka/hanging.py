@@ -116,7 +116,7 @@ def _watched(inspection: Inspection, row_topics: Collection[str]) -> set[Place]:
 
 
 def find_lost(inspection: Inspection, ended: Collection[Place], is_stopped: Callable[[], bool]) -> LostCommits:
-    """Return the records that committed transactions have lost. No transaction of the shard may be open any more.
+    """Return the records that committed transactions have lost. Call this when no transaction of the shard is open.
 
     `ended` are the partitions in which an open transaction was aborted before. Blocks. Raises ShardRestartError if the
     outcome of a transaction cannot be found out.

@@ -197,7 +197,7 @@ class Membership:
             # With the newer group protocol, a member without a callback may simply have an empty assignment.
             self.joined = self.joined or (waited and not self._reports_empty)
             if waited and self._reports_empty:
-                raise KafkaException(KafkaError(KafkaError._TIMED_OUT, "no new assignment in time"))  # noqa: SLF001
+                raise KafkaException(KafkaError(KafkaError._TIMED_OUT, "the group sent no new assignment"))  # noqa: SLF001
 
     def _publish(self, consumer: Consumer | None) -> None:
         metadata = consumer.consumer_group_metadata() if consumer is not None else None

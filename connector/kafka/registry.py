@@ -293,7 +293,9 @@ class Registry:
             todo = "check schema_registry.username and password, or token, and what they allow"
             raise self._unavailable(f"{what} ({status}); {todo}")
         if 300 <= status < 400:
-            raise self._unavailable(f"redirects elsewhere ({status}); set schema_registry.url to the new address")
+            raise self._unavailable(
+                f"redirects to another address ({status}); set schema_registry.url to the new address"
+            )
         try:
             answer = json.loads(content)
         except (ValueError, RecursionError):
@@ -336,7 +338,7 @@ def _load_certificate(context: ssl.SSLContext, certificate: Path, key: Path | No
         context.load_cert_chain(certificate, key, password="")
     except (OSError, ValueError) as error:
         what = f"{certificate} and its key cannot be used ({_reason(error)})"
-        todo = "name PEM files of a certificate and of its key, without a password"
+        todo = "use PEM files of a certificate and of its key, without a password"
         raise ConfigurationError([f"schema_registry.client_certificate: {what}; {todo}"]) from error
 
 
@@ -378,8 +380,8 @@ def _parsed(answer: Mapping[str, Any]) -> Any:
 
 def _refusal(subject: Subject, why: str) -> FatalError:
     return FatalError(
-        f"subject {subject.name}: schema {subject.schema} is not compatible with what is registered: {why}",
-        "name another topic or another schema_registry.subject_name_strategy, or delete that subject",
+        f"subject {subject.name}: schema {subject.schema} is not compatible with the registered one: {why}",
+        "set another topic or another schema_registry.subject_name_strategy, or delete the subject",
     )
 
 

@@ -338,7 +338,7 @@ _CHECK_PROTOCOL = "check security.protocol in kafka.properties: they may require
 _TOKENLESS = "Failed to acquire SASL OAUTHBEARER token"
 _CHECK_OIDC = (
     "check sasl.oauthbearer.token.endpoint.url, client.id, client.secret and scope in kafka.properties, "
-    "and https.ca.location where the provider's certificate is from a CA of your own"
+    "and https.ca.location if the provider's certificate was issued by a CA of your own"
 )
 _CHECK_TLS = "check security.protocol, ssl.ca.location and ssl.certificate.location in kafka.properties"
 _REMEDIES = {

@@ -83,7 +83,7 @@ _COSTS = {
     "min.cleanable.dirty.ratio": _SLOWER,
     "max.compaction.lag.ms": _SLOWER,
     "delete.retention.ms": "tombstones of the internal topics stay longer than needed",
-    "retention.ms": "records are kept as long as the brokers' default says",
+    "retention.ms": "the brokers' default decides how long records are kept",
     "cleanup.policy": "the brokers decide whether records are deleted or compacted",
     "replication factor": "the brokers decide how many replicas there are",
 }
@@ -114,7 +114,7 @@ _MAY_NOT_CREATE = (
     "grant the connector the right to create it, or create it yourself and set kafka.create_topics = false: "
 )
 _UNCREATED = {
-    KafkaError.INVALID_REPLICATION_FACTOR: "set kafka.replication_factor = -1, the brokers' default, or start brokers",
+    KafkaError.INVALID_REPLICATION_FACTOR: "set kafka.replication_factor = -1 (the brokers' default), or add brokers",
     KafkaError.INVALID_PARTITIONS: "set kafka.partitions (kafka.shards for internal topics) to what the brokers allow",
     KafkaError.TOPIC_EXCEPTION: "choose another kafka.topic or kafka.app",
 }

@@ -114,7 +114,9 @@ class Transactions(Publisher):
             self._write_transaction(producer, contents, context._replace(offset=lost.record.control))
         except KafkaException as error:
             self._drop()
-            raise self._restart_error(error, f"writing again what a transaction of {self._name} has lost") from error
+            raise self._restart_error(
+                error, f"writing records again that a transaction of {self._name} has lost"
+            ) from error
         self._commit(producer)
         return sum(map(len, contents.rows.values())) + len(lost.checkpoints)
 

@@ -130,7 +130,7 @@ class Restoration:
         return found
 
     def _is_stopped(self) -> bool:
-        """Return whether the shard must be released. The reader checks this regularly, so it also records progress."""
+        """Return whether the shard must be released. The reader calls this often, so each call counts as progress."""
         self._publisher.touch()
         return self._shard.ownership.handing_over.is_set()
 

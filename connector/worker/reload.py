@@ -18,7 +18,7 @@ It raises BrokersUnavailableError, RegistryUnavailableError or FatalError.
 
 
 class Configuration:
-    """Owner of the settings that a worker uses at present."""
+    """Settings that a worker currently uses, with the operation that reloads them."""
 
     def __init__(self, settings: Settings, read: Callable[[], Settings] | None, follow: Follow) -> None:
         """Start with `settings`.

@@ -19,7 +19,7 @@ def page_address(host: str, port: int) -> str:
 
 async def greet(address: str, metrics: Metrics, tenants: Callable[[], Iterable[Tenant]], stream: TextIO) -> None:
     """Print the address of the page, wait until the first rows are published, and print a line about them."""
-    stream.write(f"The page: {address}\n")
+    stream.write(f"Status page: {address}\n")
     stream.flush()
     while True:
         for tenant in tenants():

@@ -45,9 +45,9 @@ class WorkerStatus:
         self._unread = unread
 
     def alive(self) -> tuple[bool, list[str]]:
-        """Return whether the loop of every shard makes progress, and the reasons if one does not."""
+        """Return whether every shard makes progress, and the reasons if one does not."""
         stuck = [n for n, shard in self._shards.running.items() if time.monotonic() - shard.turned_at > _STUCK_S]
-        return not stuck, [f"the loop of shard {number} makes no progress" for number in sorted(stuck)]
+        return not stuck, [f"shard {number} makes no progress" for number in sorted(stuck)]
 
     def ready(self) -> tuple[bool, list[str]]:
         """Return whether the worker is ready, and the reasons if it is not.
@@ -107,7 +107,7 @@ class WorkerStatus:
         }
 
     def _described(self) -> Iterator[tuple[dict[str, Any], list[dict[str, Any]]]]:
-        """Yield the tenants of the worker's shards: the JSON object of each (TENANT), with those of its jobs (JOB).
+        """Yield each tenant of the worker's shards: its JSON object (TENANT), and the JSON objects of its jobs (JOB).
 
         Shards may start or stop between two tenants.
         """

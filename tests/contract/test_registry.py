@@ -52,7 +52,7 @@ def settings(url: str, **members: Any) -> SchemaRegistry:
         (500, {"error_code": 50001}, "answers 500"),
         (502, b"<html>bad gateway</html>", "answers 502"),
         (429, {}, "answers 429"),
-        (302, b"", r"redirects elsewhere \(302\)"),
+        (302, b"", r"redirects to another address \(302\)"),
         (404, b"<html>", r"answers 404; check that schema_registry.url is the root of its Confluent API"),
         (404, {"error": "HTTP 404 Not Found"}, "answers 404"),
         (200, b"<html>a page to sign in</html>", "not a JSON object"),

@@ -267,7 +267,7 @@ FAULTS = [
     Fault(not_compacted, {"topics"}, "loose.seen has cleanup.policy=delete", "kafka-configs.sh --bootstrap-server"),
     Fault(no_transactions, {"transactions"}, "forbidden-check", "--transactional-id forbidden- --resource-pattern"),
     Fault(registry_away, {"schema_registry"}, "cannot be reached", "schema_registry.url"),
-    Fault(incompatible_schema, {"schema_registry"}, "not compatible", "name another topic"),
+    Fault(incompatible_schema, {"schema_registry"}, "not compatible", "set another topic"),
 ]
 
 

@@ -33,7 +33,7 @@ async def test_terminal_shows_the_page_address_and_the_first_rows(monkeypatch: p
     greeting = asyncio.create_task(terminal.greet("http://localhost:9464/", metrics, lambda: [TENANT], stream))
     for _ in range(3):
         await asyncio.sleep(0)
-    assert stream.getvalue() == "The page: http://localhost:9464/\n"
+    assert stream.getvalue() == "Status page: http://localhost:9464/\n"
 
     series.rows_committed(published=5)
     await asyncio.wait_for(greeting, 5)

@@ -41,8 +41,8 @@ class _Run:
         position = np.searchsorted(hi, entries["hi"]).astype(np.intp)
         found = np.full(len(entries), -1, np.intp)
         open_ = np.arange(len(entries))
-        # `position` is the first entry with the same `hi`. A further round follows only for ids that share their first
-        # 64 bits with an entry whose `lo` differs.
+        # `position` is the first entry with the same `hi`. A further round is only needed for ids that share their
+        # first 64 bits with an entry that has another `lo`.
         while len(open_):
             at = position[open_]
             inside = at < len(hi)
@@ -222,7 +222,7 @@ class DedupResult(NamedTuple):
     chosen: NDArray[np.intp]
     "For each id, the row that is chosen. It is new, revised or known."
     rejected: NDArray[np.intp]
-    "Rows whose id is that of a chosen row but whose content differs; one row per different content."
+    "Rows that have the id of a chosen row but a different content; one row per different content."
     revisions: NDArray[np.int64]
     "Revision of every row: the one with which it is published, or the one that it has in the index already."
 

@@ -107,7 +107,7 @@ def succeeded(ranges: FailingRanges, window: Window, now: datetime) -> FailingRa
 def as_known(ranges: FailingRanges, start: datetime, now: datetime) -> FailingRanges:
     """Remove call time before `start`, and correct times that were recorded while the clock was ahead.
 
-    A failure cannot lie after `now`, and the next request not further ahead than the longest interval.
+    The time of a failure is limited to `now`, and the time of the next request to the longest interval after `now`.
     """
     if not ranges:
         return ranges

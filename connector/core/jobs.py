@@ -122,7 +122,7 @@ def progressed(orders: Orders, job_id: str, window: Window, now: datetime) -> Or
 
 
 def expired(orders: Orders, now: datetime, floor: datetime, oldest: datetime) -> Orders:
-    """Fail every job whose remaining range may no longer be read at all."""
+    """Mark each job as failed that has something left to read, but may not read any of it any more."""
     return orders._replace(jobs=tuple(_expired(job, now, floor, oldest) for job in orders.jobs))
 
 

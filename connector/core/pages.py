@@ -7,7 +7,7 @@ import msgspec
 import numpy as np
 
 _DEEPEST = 64
-_DEEPEST_ROW = 500  # what Python 3.11 decodes with any stack above it; 3.13 decodes far more
+_DEEPEST_ROW = 500  # nesting that Python 3.11 can decode whatever the depth of the call stack; 3.13 decodes more
 _MOST_PARTS = 400_000  # values and brackets of a page; a page of Graph, of a thousand rows, has about 25,000
 _PIECE = 1 << 15
 _TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[{\]}]', re.DOTALL)

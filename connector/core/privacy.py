@@ -108,7 +108,7 @@ class Privacy:
 
 
 class _Rewriting:
-    """Rewriting of one JSON text: the values of the configured fields are replaced by what their treatments return.
+    """Treatment of one JSON text: the values of the configured fields are replaced by the results of their treatments.
 
     It uses a stack instead of recursion, because a row may be nested more deeply than Python's recursion limit.
     """

@@ -367,7 +367,7 @@ def _has_no_effect(sweeps: Sequence[SweepState], read: Read, at: datetime) -> bo
         begins = [] if run is None else [run.started, run.overtaken]
         if any(since is not None and at < since <= read.at for since in begins):
             return False  # a run that counts the piece as read would read it again
-        # Progress is the same if the sweep is past the piece, if all of it is old enough at either time, or none of it.
+        # Progress stays the same if the sweep is past the piece, or if at both times all of it (or none) is old enough.
         is_passed = read.end <= sweep_state.resumes_at
         is_ripe, is_unripe = read.end <= at - overlap, read.start >= read.at - overlap
         if not (is_passed or is_ripe or is_unripe):

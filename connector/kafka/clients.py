@@ -1,4 +1,4 @@
-"""Settings of librdkafka for each kind of client: those that the guarantee needs, and those of `kafka.properties`."""
+"""Settings of librdkafka for each kind of client: they combine `kafka.properties` with what the guarantee needs."""
 
 import ssl
 from collections.abc import Callable, Mapping

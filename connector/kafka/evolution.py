@@ -103,7 +103,7 @@ class _Names:
 
 
 def full_name(schema: Mapping[str, Any], namespace: str = "") -> str:
-    """Return the full name of a named type. `namespace` is that of the enclosing type."""
+    """Return the full name of a named type. `namespace` is the namespace of the enclosing type."""
     name = str(schema["name"])
     space = str(schema.get("namespace", namespace))
     return name if "." in name or not space else f"{space}.{name}"

@@ -176,7 +176,7 @@ def unseen_transactions(inspection: Inspection) -> list[Unseen]:
 def records_again(inspection: Inspection, lost: LostCommits) -> dict[str, list[Outgoing]]:
     """Return the lost records to write again, by topic.
 
-    Progress records are left out. The tenant's next checkpoint makes them be published again instead.
+    Progress records are left out. Instead, the tenant's checkpoint is changed so that its progress is published again.
     """
     progress = {topics.progress(checkpoint.topic) for checkpoint in _checkpoints(inspection, lost).values()}
     again: dict[str, list[Outgoing]] = {}

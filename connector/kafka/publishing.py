@@ -1,4 +1,4 @@
-"""Publisher of a shard's batches: what all kinds of publishers share, and the types of their arguments.
+"""Publisher of a shard's batches: the base class of all publishers, and the types of its arguments.
 
 Each publisher has a producer and a thread of its own, because the functions of a producer block.
 """

@@ -61,9 +61,9 @@ class Transactions(Publisher):
         """
 
     def open(self) -> None:
-        """Create the producer. Brokers thereby fence the previous producer with the same transactional id.
+        """Create the producer, and make brokers fence the previous producer with the same transactional id.
 
-        An open transaction of the previous producer is ended.
+        Brokers also end an open transaction of the previous producer.
         """
         try:
             with fatal_errors():
@@ -238,7 +238,7 @@ class Transactions(Publisher):
 
     def _verify_abort(self) -> None:
         """Raise ShardRestartError unless the abort is complete and has not aborted an earlier commit."""
-        # The abort's marker also decides an earlier commit that hangs in the same partition, and would abort it there.
+        # The abort's marker also ends an earlier, committed transaction that hangs in the partition, as an abort.
         places = merge(*(places for _, places in self._unproven))
         ends: dict[Place, int | None] = {
             place: last + 1 for place, last in last_offsets(merge(places, self._written)).items()

@@ -21,7 +21,7 @@ class Buffer:
         self._max_bytes = max_bytes
         self._items: deque[Item] = deque()
         self._pages: dict[int, PageRead] = {}
-        "Pages whose memory is not released yet, in the buffer or taken from it, by `id()`."
+        "Pages in the buffer or taken from it whose memory is not released yet. The key is the `id()` of the page."
         self._rows = 0
         self._bytes = 0
         self._room = asyncio.Condition()

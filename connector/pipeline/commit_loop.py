@@ -151,7 +151,7 @@ class CommitLoop:
 
         Raise HandedOverError if the shard is lost meanwhile, and ShardRestartError if the outcome is unknown.
         """
-        # Each attempt needs the current metadata of the group: brokers refuse that of an older generation.
+        # Each attempt needs the current metadata of the group: brokers refuse metadata of an older generation.
         for pause_s in doubling(_FIRST_PAUSE_S, _LONGEST_PAUSE_S):
             context = await self._shard.ownership.commit_context(control_offset)
             begun = time.monotonic()

@@ -1,4 +1,4 @@
-"""Ownership of one shard: whether this worker owns it, and what a transaction needs to prove it."""
+"""Ownership of one shard: whether this worker owns it, and the group metadata that proves it in a transaction."""
 
 import asyncio
 import time
@@ -37,10 +37,11 @@ class ShardOwnership:
         self._membership.shut(self._number)
 
     async def commit_context(self, control_offset: int) -> CommitContext:
-        """Return what a transaction needs to commit the control offset in the name of this worker.
+        """Return the context with which a transaction commits the control offset in the name of this worker.
 
-        It contains the group metadata of a poll at which this worker owned the shard. Raise HandedOverError if the
-        worker does not own the shard any more, and ShardRestartError if the group sends no metadata within ten seconds.
+        The context contains the group metadata of a poll at which this worker owned the shard. Raise HandedOverError
+        if the worker does not own the shard any more, and ShardRestartError if the group sends no metadata within ten
+        seconds.
         """
         deadline = time.monotonic() + _SNAPSHOT_WAIT_S
         holds = partial(self._membership.holds, self._number)

@@ -2,7 +2,7 @@
 
 All workers of an app should have the same tenants. If they do not, the worker that owns a tenant's shard may not have
 the tenant in its configuration. If the tenant was read before, this worker commits the reason NOT_CONFIGURED for it.
-Each worker searches the committed state for those of its configured tenants whose shards it does not own.
+Each worker looks up the committed state of the configured tenants whose shards it does not own.
 """
 
 import asyncio

@@ -22,7 +22,7 @@ from tests.system_software import program
 from tests.workers import ROOT, Worker, configuration
 
 # One run is enough for all of these.
-pytestmark = [pytest.mark.broker, pytest.mark.xdist_group("observability")]
+pytestmark = pytest.mark.broker
 
 DASHBOARDS = sorted((ROOT / "deploy/grafana/dashboards").glob("*.json"))
 ALERTS = (ROOT / "deploy/prometheus/alerts.yml").read_text(encoding="utf-8")

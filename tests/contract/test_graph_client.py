@@ -183,7 +183,7 @@ async def test_request_url_has_times_in_utc_with_whole_seconds(bench: Bench) -> 
 
 
 @pytest.mark.parametrize(("priority", "lane"), [(0, "live"), (2, "sweep"), (1000, "backfill")])
-async def test_request_metric_has_the_lane_of_the_priority(bench: Bench, priority: int, lane: str) -> None:
+async def test_request_metric_label_lane_follows_the_priority(bench: Bench, priority: int, lane: str) -> None:
     await read(bench.source(), bench.window, priority)
     assert {seen for seen, _ in bench.events.requests} == {lane}
 
@@ -239,7 +239,7 @@ async def test_page_chain_skips_no_page_after_transient_errors(
     assert source.failing() is None
 
 
-async def test_page_chain_loses_no_row_under_mixed_faults(bench: Bench) -> None:
+async def test_page_chain_loses_no_row_despite_various_faults(bench: Bench) -> None:
     bench.simulator.set_faults(
         throttled=0.1, retry_after="none", server_error=0.1, cut=0.1, garbage=0.05, upper_link=0.3
     )
@@ -258,7 +258,7 @@ async def test_retry_after_pauses_all_page_chains_and_is_reported(bench: Bench) 
 
 
 @pytest.mark.parametrize("fault", ["throttled", "sign_in_throttled"])
-async def test_new_source_of_a_tenant_still_waits_for_retry_after(bench: Bench, fault: str) -> None:
+async def test_recreated_page_source_still_waits_for_retry_after(bench: Bench, fault: str) -> None:
     """A shard restart, a reload and a regained shard create a new source for the same tenant."""
     bench.simulator.set_faults({fault: "1x1", "retry_after_s": 1})
     first = bench.source()
@@ -276,7 +276,7 @@ async def test_new_source_of_a_tenant_still_waits_for_retry_after(bench: Bench, 
     assert second.budget.requests_per_minute == FAST / 2
 
 
-async def test_time_limit_of_a_page_chain_excludes_retry_after(bench: Bench) -> None:
+async def test_retry_after_pause_does_not_use_up_the_time_limit(bench: Bench) -> None:
     bench.simulator.set_faults(throttled="1x1", retry_after_s=1)
     source = bench.source(patience_s=0.25)
     assert await read(source, bench.window)
@@ -295,7 +295,7 @@ async def test_time_limit_of_a_page_chain_excludes_retry_after(bench: Bench) -> 
         ({"sign_in_throttled": 1.0, "retry_after": "none"}, "unreachable"),
     ],
 )
-async def test_page_chain_fails_after_transient_errors_for_too_long(
+async def test_page_chain_fails_if_transient_errors_last_too_long(
     bench: Bench, faults: dict[str, object], reason: str
 ) -> None:
     bench.simulator.set_faults(faults)
@@ -357,7 +357,7 @@ async def test_page_over_the_size_limit_is_a_transient_error(bench: Bench, monke
         ("unauthorized", "sign_in", "401"),
     ],
 )
-async def test_permanent_error_ends_the_page_chain_with_a_remedy(
+async def test_permanent_error_ends_the_page_chain_and_has_a_remedy(
     bench: Bench, fault: str, reason: str, words: str
 ) -> None:
     bench.simulator.set_faults({fault: 1.0})
@@ -480,7 +480,7 @@ async def test_token_that_graph_rejects_is_renewed_only_once(bench: Bench) -> No
 
 
 @pytest.mark.parametrize("characters", [9_000, 200_000, 3_000_000])
-async def test_oversized_401_challenge_renews_the_token_once(
+async def test_401_response_with_an_oversized_header_renews_the_token(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, characters: int
 ) -> None:
     """Graph responds 401 with a WWW-Authenticate header that exceeds every length limit."""

@@ -232,7 +232,7 @@ async def test_unavailable_identity_endpoint_is_a_transient_error(bench: Bench) 
 
 
 @pytest.mark.parametrize("ids", [("{0}.example", "{0}"), ("{0}.example", "{0}.onmicrosoft.com")])
-async def test_directory_configured_twice_is_read_for_one_tenant_only(bench: Bench, ids: tuple[str, str]) -> None:
+async def test_entra_tenant_configured_twice_is_read_only_once(bench: Bench, ids: tuple[str, str]) -> None:
     sim = bench.simulator
     tenants = "".join(f'[[tenants]]\nid = "{one.format(sim.tenants[0])}"\nname = "{n}"\n' for n, one in enumerate(ids))
     path = Path(
@@ -282,7 +282,7 @@ async def test_replaced_certificate_is_used_without_a_restart(bench: Bench, form
 
 
 @pytest.mark.parametrize("form", PAIRS)
-async def test_unreadable_new_certificate_is_logged_and_the_old_one_used(
+async def test_old_certificate_stays_in_use_if_a_new_one_is_unusable(
     bench: Bench, form: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(auth, "_LOOK_EVERY_S", 0.0)

@@ -81,7 +81,7 @@ async def test_simulator_refuses_the_url_that_the_sdk_builds(python: Path, simul
     assert "2026-03-03T12%3A00%3A00%2B00%3A00" in link
 
 
-async def test_simulated_rows_have_members_and_types_of_microsofts_sample(simulator: Simulator) -> None:
+async def test_simulated_rows_have_the_members_of_microsofts_sample(simulator: Simulator) -> None:
     sample = [json.loads(bytes(row)) for row in decode_page(PAGE.read_bytes()).rows]
     types = {name: {type(row[name]) for row in sample} | {type(None)} for name in sample[0]}
     rows = [json.loads(bytes(row.row)) for row in simulator.truth(start=NOON - DAY, end=NOON)]

@@ -203,7 +203,7 @@ def verdict(answer: Answer, latest: Any) -> Answers:
         ({}, "version 1"),
     ],
 )
-def test_subject_with_a_foreign_schema_is_refused(fake: Callable[[Answers], Fake], latest: Any, said: str) -> None:
+def test_subject_with_an_unrelated_schema_is_refused(fake: Callable[[Answers], Fake], latest: Any, said: str) -> None:
     server = fake(verdict((200, {"is_compatible": True}), latest))
     with pytest.raises(FatalError, match=said):
         Registry(settings(server.url)).ensure([ROW])

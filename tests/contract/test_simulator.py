@@ -563,7 +563,7 @@ async def test_date_skew_fault_shifts_the_date_header(start: Clients) -> None:
     assert timedelta(seconds=250) < off < timedelta(seconds=350)
 
 
-async def test_simulator_reports_true_and_served_rows_over_http(start: Clients) -> None:
+async def test_simulator_reports_generated_and_served_rows_over_http(start: Clients) -> None:
     client = await start(revised=0.2, unfit=0.05)
     await client.chain(client.address())
     url, tenant = client.simulator.url, client.simulator.tenants[0]
@@ -599,7 +599,7 @@ async def test_simulator_records_each_request_with_its_outcome(start: Clients) -
     ]
 
 
-async def test_prebuilt_simulator_serves_the_same_rows_unthrottled(start: Clients) -> None:
+async def test_prebuilt_simulator_serves_equal_rows_without_throttling(start: Clients) -> None:
     plain = await start()
     quick = await start(prebuilt=True, requests_per_minute=50)
     pages = [await client.chain(client.address()) for client in (plain, quick, quick)]
@@ -616,7 +616,7 @@ async def test_simulator_compresses_pages_if_configured(start: Clients) -> None:
     assert len(json.loads(body)["value"]) == 100
 
 
-async def test_simulate_command_prints_one_line_and_exits_0_on_sigterm(tmp_path: Path) -> None:
+async def test_simulate_command_prints_json_and_stops_on_sigterm(tmp_path: Path) -> None:
     program = "import typer; from connector.commands.simulate import simulate; typer.run(simulate)"
     arguments = ["--listen", "127.0.0.1:0", "--ca-out", str(tmp_path / "ca.pem"), "--tenants", "2", "--seed", "3"]
     process = await asyncio.create_subprocess_exec(

@@ -57,7 +57,7 @@ def _no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name.upper(), raising=False)
 
 
-async def test_repeated_retry_after_headers_are_joined() -> None:
+async def test_repeated_response_header_is_joined_with_commas() -> None:
     head = b"HTTP/1.1 429 Too Many Requests\r\nRetry-After: 30\r\nRetry-After: 5\r\n"
     async with answering(head) as url:
         assert (await ask(url)).headers["retry-after"] == "30, 5"
@@ -160,7 +160,7 @@ async def test_tls_error_names_the_strict_rule_that_a_ca_violates(
 
 
 @pytest.mark.parametrize("flaws", [flaws for flaws, _ in STRICT])
-async def test_tls_strict_false_accepts_a_ca_that_violates_strict_rules(
+async def test_tls_strict_false_accepts_a_ca_that_breaks_strict_rules(
     serve_as: Callable[..., Server], flaws: tuple[str, ...]
 ) -> None:
     server = serve_as(*flaws)

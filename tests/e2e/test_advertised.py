@@ -44,7 +44,7 @@ def source() -> Iterator[Simulation]:
 
 
 @pytest.mark.parametrize("topics", ["missing", "existing"])
-def test_run_waits_and_names_an_unreachable_advertised_address(
+def test_run_command_names_an_unreachable_advertised_address(
     place: tuple[Cluster, str],
     source: Simulation,
     topics: str,
@@ -69,7 +69,7 @@ def test_run_waits_and_names_an_unreachable_advertised_address(
         assert (done.code, f"broker 1 advertises {address}" in done.error) == (1, True)
 
 
-def test_check_names_an_unreachable_advertised_address(
+def test_check_command_names_an_unreachable_advertised_address(
     place: tuple[Cluster, str], source: Simulation, topic: str, app: str, tmp_path: Path
 ) -> None:
     cluster, address = place

@@ -92,7 +92,7 @@ def test_progress_records_stay_true_after_a_crash_within_a_batch(
     assert bool(repeated(found)) is (part != "checkpoint")
 
 
-def test_at_least_once_worker_writes_no_row_if_state_is_unwritable(
+def test_at_least_once_worker_writes_no_row_without_its_state(
     broker: SharedBroker, topic: str, app: str, simulate: Simulate, new_worker: NewWorker, settings: Settings
 ) -> None:
     source = simulate(days=1, calls_per_day=2_000, page_size=100, clock_offset_s=-3_600, frozen=True)
@@ -165,7 +165,7 @@ def test_frozen_at_least_once_worker_loses_no_row(
     assert len(oracle.check(broker.bootstrap, topic, app, source.truth(), repeats=True).rows) == len(found.rows)
 
 
-def test_at_least_once_delivery_loses_no_row_if_a_broker_is_killed(
+def test_at_least_once_delivery_loses_no_row_if_a_broker_dies(
     broker_of_its_own: Cluster, topic: str, app: str, simulate: Simulate, new_worker: NewWorker
 ) -> None:
     source = simulate(days=1, calls_per_day=6_000, page_size=100, frozen=True, faults={"slow": 1.0, "slow_s": 0.1})

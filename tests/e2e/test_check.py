@@ -333,7 +333,7 @@ def test_check_command_prints_commands_for_missing_topics(place: Place) -> None:
     assert all("kafka-topics.sh" in finding["remedy"] for finding in wrong)
 
 
-def test_check_command_reports_state_that_run_would_refuse(place: Place) -> None:
+def test_check_command_reports_state_that_a_worker_would_refuse(place: Place) -> None:
     code, found = place.check(kafka={"topic": "another"})
     wrong = [finding for finding in found if not finding["ok"]]
     assert (code, [finding["check"] for finding in wrong]) == (1, ["topics"])
@@ -368,7 +368,7 @@ def test_check_command_exits_2_with_one_line_per_invalid_setting(place: Place) -
     assert "windows.slice" in done.error
 
 
-def test_check_command_ends_soon_if_every_service_is_unavailable(place: Place) -> None:
+def test_check_command_ends_in_time_if_no_service_is_available(place: Place) -> None:
     away = [f"127.0.0.1:{port}" for port in free_ports(3)]
     begun = time.monotonic()
     code, found = place.check(

@@ -64,7 +64,7 @@ def joined(*parts: oracle.Committed) -> oracle.Committed:
     return whole
 
 
-def test_resharding_doubles_and_misses_nothing(
+def test_resharding_duplicates_and_misses_no_row(
     broker: SharedBroker, topic: str, app: str, simulate: Simulate, new_worker: NewWorker, settings: Settings
 ) -> None:
     source = simulate(**MOVING)
@@ -93,7 +93,7 @@ def test_resharding_doubles_and_misses_nothing(
 
 
 @pytest.mark.timeout(240)
-def test_copy_killed_before_each_record_continues(
+def test_state_copy_killed_before_any_record_can_be_repeated(
     broker: SharedBroker, topic: str, app: str, simulate: Simulate, new_worker: NewWorker, settings: Settings
 ) -> None:
     source = simulate(**TINY | {"tenants": 2, "days": 0.05})
@@ -110,7 +110,7 @@ def test_copy_killed_before_each_record_continues(
     oracle.check(broker.bootstrap, topic, f"{app}-2", source.truth())
 
 
-def test_state_that_changed_between_two_copies_is_taken_over(
+def test_repeated_state_copy_includes_changes_since_the_first(
     broker: SharedBroker, topic: str, app: str, simulate: Simulate, new_worker: NewWorker, settings: Settings
 ) -> None:
     source = simulate(**MOVING)
@@ -124,7 +124,7 @@ def test_state_that_changed_between_two_copies_is_taken_over(
     oracle.check(broker.bootstrap, topic, f"{app}-2", source.truth(), claims=False)
 
 
-def test_copy_is_refused_while_a_worker_of_either_app_runs(
+def test_state_copy_is_refused_while_a_worker_of_either_app_runs(
     app: str, simulate: Simulate, new_worker: NewWorker, settings: Settings
 ) -> None:
     source = simulate(**TINY)
@@ -142,7 +142,7 @@ def test_copy_is_refused_while_a_worker_of_either_app_runs(
     assert refused.error.startswith(f"the group of app {app}-2 has members (1)")
 
 
-def test_copy_into_an_app_with_state_is_refused(
+def test_state_copy_into_an_app_that_has_state_is_refused(
     app: str, simulate: Simulate, new_worker: NewWorker, settings: Settings
 ) -> None:
     source = simulate(**TINY)
@@ -155,7 +155,7 @@ def test_copy_into_an_app_with_state_is_refused(
     assert copy(old, old).code == 2
 
 
-def test_dry_run_reports_and_writes_nothing(
+def test_dry_run_of_a_state_copy_writes_nothing(
     broker: SharedBroker, app: str, simulate: Simulate, new_worker: NewWorker, settings: Settings
 ) -> None:
     source = simulate(**TINY)
@@ -170,7 +170,7 @@ def test_dry_run_reports_and_writes_nothing(
     assert not [name for name in topics if name.startswith(f"{app}-2.")]
 
 
-def test_waiting_command_and_pause_are_copied(
+def test_state_copy_includes_a_pending_command_and_a_pause(
     app: str, simulate: Simulate, new_worker: NewWorker, settings: Settings
 ) -> None:
     source = simulate(**TINY)
@@ -186,7 +186,7 @@ def test_waiting_command_and_pause_are_copied(
 
 
 @pytest.mark.parametrize("delivery", ["exactly_once", "at_least_once"])
-def test_another_row_topic_gets_only_what_is_new(
+def test_only_new_versions_are_published_to_another_row_topic(
     broker: SharedBroker,
     topic: str,
     app: str,
@@ -229,7 +229,7 @@ def mirror(bootstrap: str, other: str, topic: str) -> None:
     assert producer.flush(30) == 0
 
 
-def test_second_cluster_with_mirrored_rows_stays_exact(
+def test_move_to_a_cluster_with_mirrored_rows_keeps_exactly_once(
     broker: SharedBroker,
     broker_of_its_own: Cluster,
     topic: str,
@@ -254,7 +254,7 @@ def test_second_cluster_with_mirrored_rows_stays_exact(
     assert found.progress
 
 
-def test_open_transaction_in_the_source_is_refused(
+def test_state_copy_is_refused_while_a_transaction_is_open(
     broker: SharedBroker, app: str, simulate: Simulate, new_worker: NewWorker, settings: Settings
 ) -> None:
     source = simulate(**TINY)
@@ -272,7 +272,7 @@ def test_open_transaction_in_the_source_is_refused(
     moved(old, new)
 
 
-def test_configurations_that_do_not_agree_are_refused(
+def test_state_copy_refuses_different_privacy_settings(
     app: str, simulate: Simulate, new_worker: NewWorker, settings: Settings
 ) -> None:
     source = simulate(**TINY)

@@ -51,7 +51,7 @@ def page(process: subprocess.Popen[str]) -> tuple[str, list[str]]:
     raise AssertionError(f"no line names the page: {lines}")
 
 
-def test_demo_prints_its_verdict_and_masks_phone_numbers() -> None:
+def test_demo_prints_its_result_and_masks_phone_numbers() -> None:
     """Proxy variables do not affect the demo."""
     proxies = dict.fromkeys(("HTTPS_PROXY", "HTTP_PROXY", "https_proxy", "http_proxy"), "http://127.0.0.1:9")
     with started("--for", "8s", **proxies) as process:

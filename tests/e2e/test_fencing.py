@@ -102,7 +102,7 @@ def pair(
     return Pair(broker.bootstrap, topic, app, source, workers)
 
 
-def test_group_generation_stops_the_old_owner_before_it_is_fenced(pair: Pair) -> None:
+def test_group_generation_stops_an_old_owner_not_yet_fenced(pair: Pair) -> None:
     """The old owner freezes before it sends offsets, and wakes before the new owner calls `init_transactions`."""
     pair.freeze_old_before("send-offsets")
     pair.start_new(held="init")
@@ -113,7 +113,7 @@ def test_group_generation_stops_the_old_owner_before_it_is_fenced(pair: Pair) ->
     pair.finish()
 
 
-def test_producer_epoch_stops_the_old_owner_after_it_sent_offsets(pair: Pair) -> None:
+def test_producer_epoch_stops_an_old_owner_that_sent_offsets(pair: Pair) -> None:
     """Brokers accepted its offsets while it owned the shard. The new owner has opened its producer since."""
     pair.freeze_old_before("commit")
     pair.start_new(held="commit")

@@ -56,14 +56,14 @@ def test_plan_command_suggests_sweeps_that_fit_the_budget(config: Path) -> None:
 @pytest.mark.parametrize(
     "options", [("--calls-per-day", "-1"), ("--calls-per-day", "many"), ("--tenant", "nobody"), ("--from-state",)]
 )
-def test_invalid_arguments_exit_2_with_one_line(config: Path, options: tuple[str, ...]) -> None:
+def test_plan_command_exits_2_if_arguments_are_invalid(config: Path, options: tuple[str, ...]) -> None:
     done = commands.run(config, "plan", *options)
     assert (done.code, done.output) == (2, "")
     assert len(done.error.splitlines()) == 1
 
 
 @pytest.mark.timeout(600 + 120 * MINUTES)
-def test_plan_from_state_predicts_the_requests_of_a_worker(
+def test_plan_from_stored_state_predicts_the_requests_of_a_worker(
     simulate: Callable[..., Simulation],
     new_worker: Callable[..., Worker],
     settings: Callable[..., dict[str, Any]],

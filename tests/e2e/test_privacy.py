@@ -137,7 +137,7 @@ def everything(bootstrap: str, topics: Iterable[str]) -> dict[str, bytes]:
     return contents
 
 
-def test_personal_data_scan_finds_planted_values() -> None:
+def test_search_for_personal_data_finds_planted_values() -> None:
     watch = Watch({"+493012345678", "Chloé Dvořák"})
     assert watch.find("\x00Chloé Dvořák +49301234567".encode()) == {"Chloé Dvořák".encode()}
     assert watch.find(json.dumps({"a": "Chloé Dvořák"}).encode())

@@ -46,7 +46,7 @@ def refusal(worker: Worker) -> str:
         (("control", 1, "delete"), ["kafka.shards = 1", "kafka-topics.sh", "--create"]),
     ],
 )
-def test_run_refuses_wrong_topic_settings_and_prints_a_command(
+def test_run_command_refuses_wrong_topic_settings_with_a_remedy(
     broker: SharedBroker,
     app: str,
     simulate: Simulate,
@@ -62,7 +62,7 @@ def test_run_refuses_wrong_topic_settings_and_prints_a_command(
         assert text in said
 
 
-def test_run_names_missing_topics_and_prints_commands(
+def test_run_command_prints_commands_for_missing_topics(
     app: str, topic: str, simulate: Simulate, new_worker: NewWorker, settings: Settings
 ) -> None:
     said = refusal(new_worker(settings(simulate(**TINY), kafka={"create_topics": False})))
@@ -71,7 +71,7 @@ def test_run_names_missing_topics_and_prints_commands(
 
 
 @pytest.mark.parametrize("key", ["shard", "checkpoint/{tenant}", "something-new"])
-def test_run_refuses_state_of_a_newer_version_and_keeps_it(
+def test_run_command_refuses_and_keeps_state_of_a_newer_version(
     broker: SharedBroker, app: str, simulate: Simulate, new_worker: NewWorker, settings: Settings, key: str
 ) -> None:
     source = simulate(**TINY)
@@ -88,7 +88,7 @@ def test_run_refuses_state_of_a_newer_version_and_keeps_it(
     assert [e for e in after if e.partition == partition] == [e for e in before if e.partition == partition]
 
 
-def test_run_reads_state_of_an_older_version_without_republishing(
+def test_upgrade_from_an_older_state_version_republishes_nothing(
     broker: SharedBroker, app: str, topic: str, simulate: Simulate, new_worker: NewWorker, settings: Settings
 ) -> None:
     """Known defect of redpanda-data/connect jira. The older state lacks members that later versions write."""
@@ -110,7 +110,7 @@ def test_run_reads_state_of_an_older_version_without_republishing(
 
 
 @pytest.mark.parametrize(("member", "other"), [("topic", "calls-elsewhere"), ("cluster", "another-cluster")])
-def test_run_refuses_state_of_another_topic_or_cluster(
+def test_run_command_refuses_state_of_another_topic_or_cluster(
     broker: SharedBroker,
     app: str,
     simulate: Simulate,
@@ -133,7 +133,7 @@ def test_run_refuses_state_of_another_topic_or_cluster(
     assert [e.value for e in oracle.read(broker.bootstrap, f"{app}.state")] == [e.value for e in before]
 
 
-def test_run_refuses_a_second_row_topic_for_the_same_app(
+def test_run_command_refuses_a_second_row_topic_for_one_app(
     broker: SharedBroker, topic: str, simulate: Simulate, new_worker: NewWorker, settings: Settings
 ) -> None:
     source = simulate(**TINY)

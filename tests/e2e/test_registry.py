@@ -92,7 +92,7 @@ def test_confluent_deserializer_reads_rows_and_progress_records(  # noqa: PLR091
     assert verified.returncode == 0, verified.stderr
 
 
-def test_run_exits_and_names_the_field_of_an_incompatible_schema(
+def test_run_command_names_the_field_of_an_incompatible_schema(
     registry: RegistryClient, topic: str, simulate: Simulate, new_worker: NewWorker, settings: Settings
 ) -> None:
     schema = avro.load(avro.ROW)
@@ -218,7 +218,7 @@ def test_schema_refused_by_the_registry_rejects_only_its_tenant(
     assert worker.stop() == 0
 
 
-async def test_run_once_exits_1_after_two_minutes_without_a_registry(
+async def test_run_once_exits_1_if_the_registry_stays_unavailable(
     fake: Callable[[Answers], Fake],
     tmp_path: Path,
     simulate: Simulate,

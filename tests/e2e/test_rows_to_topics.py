@@ -113,7 +113,7 @@ def test_run_refuses_a_compacted_row_topic_if_rows_share_a_key(
     assert (topic in admin.list_topics(timeout=30).topics) is exists
 
 
-def test_run_accepts_a_compacted_row_topic_if_the_key_is_the_id(
+def test_run_command_accepts_a_compacted_topic_if_keys_are_ids(
     topic: str, simulate: Simulate, new_worker: NewWorker, settings: Settings, broker: SharedBroker, app: str
 ) -> None:
     source = simulate(days=0.1, calls_per_day=600, frozen=True)

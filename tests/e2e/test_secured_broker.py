@@ -74,7 +74,7 @@ def test_worker_publishes_rows_with_each_broker_login_mechanism(
     assert len(oracle.check(secured.plain, topic, app, source.truth()).rows) > 250
 
 
-def test_documented_rights_suffice_for_worker_operator_and_reader(
+def test_documented_kafka_rights_suffice_for_each_role(
     secured: SecuredBroker, topic: str, app: str, simulate: Simulate, new_worker: NewWorker, tmp_path: Path
 ) -> None:
     """The topics exist already. Rows, a backfill, a second worker, a restart and a reader are tried."""
@@ -213,7 +213,7 @@ def test_backfill_wait_ends_if_its_right_is_withdrawn(
     assert "kafka-acls.sh" in done.error
 
 
-def test_run_names_the_rights_that_are_missing_at_start(
+def test_run_command_names_the_rights_that_are_missing_at_start(
     secured: SecuredBroker, topic: str, app: str, simulate: Simulate, new_worker: NewWorker
 ) -> None:
     """The worker waits for topics that it may not see, but not for topics that it may not create."""

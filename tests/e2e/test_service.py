@@ -143,7 +143,7 @@ def test_metrics_of_a_tenant_exist_before_its_first_event(
     assert worker.stop() == 0
 
 
-def test_run_exits_1_with_one_sentence_if_its_port_is_taken(
+def test_run_command_exits_1_with_a_reason_if_its_port_is_taken(
     simulate: Simulate, new_worker: NewWorker, settings: Settings
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:

@@ -48,7 +48,7 @@ def is_read(worker: Worker, tenant: str, since: datetime) -> bool:
     return bool(pieces) and all(datetime.fromisoformat(piece["last_read"]) >= since for piece in pieces)
 
 
-def test_sighup_that_changes_tenants_does_not_disturb_others(
+def test_reload_of_changed_tenants_does_not_affect_others(
     broker: SharedBroker, topic: str, app: str, simulate: Simulate, new_worker: NewWorker, settings: Settings
 ) -> None:
     source = simulate(**TINY, tenants=4)
@@ -79,7 +79,7 @@ def test_sighup_that_changes_tenants_does_not_disturb_others(
     oracle.check(broker.bootstrap, topic, app, source.truth())
 
 
-def test_command_for_an_unknown_tenant_is_applied_once_it_is_added(
+def test_command_for_an_unknown_tenant_waits_until_it_is_added(
     simulate: Simulate, new_worker: NewWorker, settings: Settings
 ) -> None:
     """A rolling deployment adds a tenant to other workers first. The shard's owner restarts before it knows it."""
@@ -132,7 +132,7 @@ def is_rejected(worker: Worker, tenant: str) -> bool:
     )
 
 
-def test_tenant_with_a_changed_topic_is_rejected_alone(
+def test_changed_topic_rejects_only_the_tenant_that_uses_it(
     broker: SharedBroker, topic: str, app: str, simulate: Simulate, new_worker: NewWorker, settings: Settings
 ) -> None:
     """This holds on SIGHUP and at the next start. The tenant continues after a corrected file was loaded."""
@@ -166,7 +166,7 @@ def test_tenant_with_a_changed_topic_is_rejected_alone(
     oracle.check(broker.bootstrap, topic, app, source.truth())
 
 
-def test_worker_that_takes_over_a_shard_rejects_the_same_tenant(
+def test_next_owner_of_a_shard_rejects_a_changed_tenant_topic(
     topic: str, simulate: Simulate, new_worker: NewWorker, settings: Settings
 ) -> None:
     """A rolling restart with a mistaken file must leave workers running."""
@@ -227,7 +227,7 @@ def test_tenant_that_no_worker_reads_is_reported_everywhere(
 
 
 @pytest.mark.parametrize("start", [True, False], ids=["start", "SIGHUP"])
-def test_tenant_with_an_unusable_topic_is_rejected_alone(
+def test_unusable_topic_rejects_only_the_tenant_that_uses_it(
     broker: SharedBroker, topic: str, simulate: Simulate, new_worker: NewWorker, settings: Settings, *, start: bool
 ) -> None:
     """The own topic of one tenant is compacted, and its rows share a key."""

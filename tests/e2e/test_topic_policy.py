@@ -43,7 +43,7 @@ def findings(done: commands.Done) -> dict[str, Any]:
     return {finding["check"]: finding for finding in json.loads(done.output)}
 
 
-def test_worker_creates_topics_without_a_setting_brokers_refuse(
+def test_topics_are_created_without_a_setting_that_brokers_refuse(
     strict: Cluster, source: Simulation, topic: str, app: str, new_worker: Callable[..., Worker]
 ) -> None:
     """One warning names the setting and the consequence. `check` predicts both and creates nothing."""
@@ -71,7 +71,7 @@ def test_worker_creates_topics_without_a_setting_brokers_refuse(
     assert not again.named("topic_settings_refused")
 
 
-def test_run_exits_if_brokers_refuse_a_configured_topic_setting(
+def test_run_command_exits_if_brokers_refuse_a_configured_setting(
     strict: Cluster, source: Simulation, topic: str, app: str, new_worker: Callable[..., Worker]
 ) -> None:
     """A configured setting is never dropped silently, and the remedy does not repeat the refused command."""
@@ -89,7 +89,7 @@ def test_run_exits_if_brokers_refuse_a_configured_topic_setting(
     assert "kafka.topic_properties" in failed["remedy"]
 
 
-def test_run_exits_if_brokers_refuse_compaction(
+def test_run_command_exits_if_brokers_refuse_compaction(
     source: Simulation, topic: str, app: str, new_worker: Callable[..., Worker]
 ) -> None:
     with topic_policy.cluster("cleanup.policy", "no compaction here") as cluster:

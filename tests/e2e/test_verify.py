@@ -94,7 +94,7 @@ def verify(config: Path, tenant: str, *options: str) -> tuple[int, dict[str, Any
     return done.code, json.loads(done.output) if done.output else {}, done.error
 
 
-def test_verify_passes_for_a_complete_topic(published: Published) -> None:
+def test_verify_command_passes_for_a_complete_topic(published: Published) -> None:
     config = published.configure(published.settings["kafka"]["topic"])
     code, report, error = verify(config, published.tenant)
     assert code == 0, (report, error)
@@ -108,7 +108,7 @@ def test_verify_passes_for_a_complete_topic(published: Published) -> None:
     assert text.endswith("identical")
 
 
-def test_verify_finds_each_planted_fault(published: Published, topic: str) -> None:
+def test_verify_command_finds_each_planted_fault(published: Published, topic: str) -> None:
     """The faults: a row removed, a row repeated, a field changed, and a dead letter removed."""
     versions = published.versions()
     removed, repeated, changed = list(versions)[:3]
@@ -133,7 +133,7 @@ def test_verify_finds_each_planted_fault(published: Published, topic: str) -> No
     assert report["identical"] == len(versions) - 2
 
 
-def test_verify_reports_a_row_unknown_to_graph_without_failing(published: Published, topic: str) -> None:
+def test_verify_command_passes_if_graph_lacks_a_published_row(published: Published, topic: str) -> None:
     versions = published.versions()
     known = next(iter(versions.values()))[0]
     values = {**known[2], "id": "00000000-0000-0000-0000-000000000000", "revision": 0}
@@ -143,7 +143,7 @@ def test_verify_reports_a_row_unknown_to_graph_without_failing(published: Publis
     assert report["unexpected"] == {"count": 1, "ids": [values["id"]]}
 
 
-def test_verify_refuses_a_range_that_retention_has_deleted(published: Published, topic: str) -> None:
+def test_verify_command_refuses_a_range_that_retention_deleted(published: Published, topic: str) -> None:
     config = published.copy(topic, published.rows)
     admin = AdminClient({"bootstrap.servers": published.bootstrap})
     for deleted in admin.delete_records([TopicPartition(topic, number, OFFSET_END) for number in range(3)]).values():
@@ -168,7 +168,7 @@ def test_verify_refuses_a_range_that_retention_has_deleted(published: Published,
         ("--from", "yesterday", "--to", "-1h"),
     ],
 )
-def test_invalid_arguments_exit_2_with_one_line(tmp_path: Path, options: tuple[str, ...]) -> None:
+def test_verify_command_exits_2_if_arguments_are_invalid(tmp_path: Path, options: tuple[str, ...]) -> None:
     path = tmp_path / "connector.toml"
     tenant = "11111111-1111-1111-1111-111111111111"
     identity = {"client_id": "a", "client_secret": "b"}

@@ -46,9 +46,7 @@ async def commit(publisher: Acknowledgements, topic: str, names: Names, *, holds
     return await publisher.call(partial(publisher.commit, contents(topic, names), position))
 
 
-async def test_batch_stops_after_a_part_that_brokers_do_not_acknowledge(
-    broker: SharedBroker, topic: str, app: str
-) -> None:
+async def test_unacknowledged_part_of_a_batch_stops_the_later_parts(broker: SharedBroker, topic: str, app: str) -> None:
     """The producer writes a tombstone to each internal topic when it opens, and fails if one cannot be written."""
     names = Names(app)
     publisher = Acknowledgements(Clients(broker.bootstrap, {"log_level": 0}), names, 0)
@@ -70,7 +68,7 @@ async def test_batch_stops_after_a_part_that_brokers_do_not_acknowledge(
         assert counts() == [6, 2, 6]
 
 
-async def test_slow_worker_writes_nothing_for_a_lost_shard(
+async def test_delayed_worker_writes_nothing_for_a_shard_that_it_lost(
     broker: SharedBroker, topic: str, app: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("connector.kafka.acknowledgement._FRESH_S", 0.0)

@@ -301,12 +301,12 @@ def test_promtool_accepts_the_alert_rules() -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_each_alert_fires_exactly_in_its_cases(tmp_path: Path) -> None:
+def test_each_alert_fires_only_in_the_cases_that_expect_it(tmp_path: Path) -> None:
     done = run(CASES, tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_alert_case_fails_on_an_unexpected_alert(tmp_path: Path) -> None:
+def test_alert_test_fails_if_an_unexpected_alert_fires(tmp_path: Path) -> None:
     unexpected = [case._replace(fires=frozenset()) for case in CASES if case.fires and case.at <= 30]
     done = run(unexpected, tmp_path)
     assert done.returncode == 1
@@ -349,7 +349,7 @@ def _test(case: Case) -> dict[str, Any]:
     }
 
 
-def test_each_alert_has_a_case_in_which_it_fires() -> None:
+def test_each_alert_fires_in_at_least_one_case() -> None:
     fired = {(name, severity) for case in CASES for name, severity in map(_named, case.fires)}
     assert {(rule["alert"], rule["labels"]["severity"]) for rule in rules()} == fired
 

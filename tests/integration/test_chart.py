@@ -151,7 +151,7 @@ def test_worker_pods_run_with_least_privilege(installation: tuple[str, Resources
     assert only["readinessProbe"]["httpGet"]["path"] == "/readyz"
 
 
-def test_selectors_match_the_pods_and_no_secret_is_rendered(installation: tuple[str, Resources]) -> None:
+def test_chart_selectors_match_its_pods_and_it_renders_no_secret(installation: tuple[str, Resources]) -> None:
     _, resources = installation
     labels = resources["Deployment"]["spec"]["template"]["metadata"]["labels"]
     selectors = [resources["Service"]["spec"]["selector"]]
@@ -309,7 +309,7 @@ def test_rendered_alert_rules_equal_the_files_by_default(render: Callable[..., R
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_installation_notes_name_missing_values(tmp_path: Path) -> None:
+def test_chart_notes_name_missing_values(tmp_path: Path) -> None:
     chart = tmp_path / "chart"
     shutil.copytree(CHART, chart)
     # Only a cluster gets the notes; as part of another template they are rendered without one.
@@ -331,7 +331,7 @@ def test_installation_notes_name_missing_values(tmp_path: Path) -> None:
     assert "prometheusRule.runbookUrl" not in rendered(f"--values={values_file('platform')}")
 
 
-def test_scheduling_and_pull_secret_values_reach_the_pods(render: Callable[..., Resources]) -> None:
+def test_values_set_scheduling_and_pull_secrets_of_the_pods(render: Callable[..., Resources]) -> None:
     values = yaml.safe_load(Path(values_file("platform")).read_text(encoding="utf-8"))
     resources = render("platform")
     deployment = resources["Deployment"]
@@ -356,7 +356,7 @@ def test_scheduling_and_pull_secret_values_reach_the_pods(render: Callable[..., 
         assert resource["metadata"]["annotations"]["example.org/owner"] == "telephony"
 
 
-def test_service_and_monitor_take_ip_families_and_relabelings(render: Callable[..., Resources]) -> None:
+def test_values_set_ip_families_and_metric_relabelings(render: Callable[..., Resources]) -> None:
     resources = render("platform")
     assert resources["Service"]["spec"]["ipFamilyPolicy"] == "PreferDualStack"
     assert resources["Service"]["spec"]["ipFamilies"] == ["IPv6", "IPv4"]

@@ -252,7 +252,7 @@ async def test_hanging_commit_of_dead_letters_is_completed(bench: Bench) -> None
 
 
 @pytest.mark.parametrize("hanging", ["seen", "state seen", "row0 row1"])
-async def test_aborting_the_next_batch_restores_the_hanging_commit(bench: Bench, hanging: str) -> None:
+async def test_hanging_commit_aborted_with_the_next_batch_is_restored(bench: Bench, hanging: str) -> None:
     """A rebalance aborts the next batch. Its abort marker ends every open transaction of the producer."""
     bench.create(hanging)
     transactions = await bench.opened()
@@ -269,7 +269,7 @@ async def test_aborting_the_next_batch_restores_the_hanging_commit(bench: Bench,
     bench.check(b"a0", b"b0", b"b1")
 
 
-async def test_new_owner_restores_a_hanging_commit_that_was_aborted(bench: Bench) -> None:
+async def test_new_owner_writes_an_aborted_hanging_commit_again(bench: Bench) -> None:
     """The worker dies while its next transaction is open. The abort of that one does not reach every partition."""
     bench.create("row0 state seen")
     transactions = await bench.opened()
@@ -322,7 +322,7 @@ async def test_shard_restarts_if_its_commit_stays_open_in_a_partition(
     bench.check(b"a0", b"a1")
 
 
-async def test_abort_that_hangs_does_not_count_as_aborted(bench: Bench) -> None:
+async def test_hanging_abort_is_not_taken_for_a_completed_one(bench: Bench) -> None:
     """Otherwise the next commit would publish the aborted rows."""
     bench.create("row0")
     transactions = await bench.opened()
@@ -342,7 +342,7 @@ async def test_abort_that_hangs_does_not_count_as_aborted(bench: Bench) -> None:
     bench.check(b"a0", b"b0", b"b1")
 
 
-async def test_hanging_transactions_end_on_unconfigured_topics_too(bench: Bench) -> None:
+async def test_hanging_transactions_end_in_unconfigured_topics_as_well(bench: Bench) -> None:
     """The topic was added by a reload, belongs to a removed tenant, or has an additional partition."""
     bench.create("row0 row1 dlq progress state seen")
     transactions = await bench.opened()

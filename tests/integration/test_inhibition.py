@@ -121,7 +121,7 @@ def test_inhibition_rules_name_existing_alerts_only() -> None:
     assert named <= exist
 
 
-def test_stopped_brokers_cause_a_single_page(alertmanager: Alertmanager) -> None:
+def test_stopped_brokers_cause_only_one_notification(alertmanager: Alertmanager) -> None:
     workers = [("BrokersUnreachable", "critical", {**WORKER, "instance": one}) for one in "a"]
     shards = ("ShardsWithoutOwner", "critical", WORKER)
     aborted = ("TransactionsAborted", "warning", {**WORKER, "shard": "0"})
@@ -130,18 +130,18 @@ def test_stopped_brokers_cause_a_single_page(alertmanager: Alertmanager) -> None
     assert pages == ["DirectRoutingBrokersUnreachable"]
 
 
-def test_shards_without_owner_cause_a_single_page(alertmanager: Alertmanager) -> None:
+def test_shards_without_owner_cause_only_one_notification(alertmanager: Alertmanager) -> None:
     missing = ("WorkerMissing", "warning", WORKER)
     pages = alertmanager.pages("shards", ("ShardsWithoutOwner", "critical", WORKER), missing, *of_tenant())
     assert pages == ["DirectRoutingShardsWithoutOwner"]
 
 
-def test_failing_tenant_causes_a_single_page(alertmanager: Alertmanager) -> None:
+def test_failing_tenant_causes_only_one_notification(alertmanager: Alertmanager) -> None:
     failing = ("TenantFailing", "critical", {**TENANT, "reason": "sign_in"})
     assert alertmanager.pages("failing", failing, *of_tenant()) == ["DirectRoutingTenantFailing"]
 
 
-def test_lagging_tenant_without_known_cause_gives_a_single_page(alertmanager: Alertmanager) -> None:
+def test_lagging_tenant_without_known_cause_notifies_only_once(alertmanager: Alertmanager) -> None:
     lag = [("Lag", "warning", TENANT), ("Lag", "critical", TENANT), ("FreshnessBudgetBurn", "critical", TENANT)]
     assert alertmanager.pages("lag", *lag) == ["DirectRoutingFreshnessBudgetBurn"]
 
@@ -159,7 +159,7 @@ def test_alert_silences_only_alerts_of_its_tenant_and_deployment(alertmanager: A
     assert sorted(pages) == ["DirectRoutingBrokersUnreachable", "DirectRoutingLag", "DirectRoutingTenantFailing"]
 
 
-def test_absent_workers_cause_a_single_page(alertmanager: Alertmanager) -> None:
+def test_absent_workers_cause_only_one_notification(alertmanager: Alertmanager) -> None:
     """This test must be the last one, because its alert silences every other alert."""
     absent: tuple[str, str, dict[str, str]] = ("Absent", "critical", {})
     pages = alertmanager.pages("absent", absent, ("ShardsWithoutOwner", "critical", WORKER), *of_tenant())

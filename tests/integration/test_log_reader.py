@@ -166,7 +166,7 @@ def test_log_reader_ends_at_once_in_an_empty_partition(log: Log) -> None:
 
 
 @pytest.mark.parametrize("missing", ["partition", "topic"])
-def test_log_reader_gives_up_a_missing_partition_in_time(
+def test_log_reader_fails_in_time_if_a_partition_is_missing(
     log: Log, missing: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     place = (log.place[0], 7) if missing == "partition" else (f"{log.place[0]}.missing", 0)
@@ -227,7 +227,7 @@ def test_log_reader_reads_partitions_although_one_is_forbidden(secured: SecuredB
     assert f"--topic {closed[0]}" in unreadable[closed]
 
 
-def test_log_reader_gives_up_a_frozen_broker_in_time(
+def test_log_reader_fails_in_time_if_a_broker_is_frozen(
     own_cluster: Cluster, app: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(log_reader, "SILENCE_S", 3.0)
@@ -280,7 +280,7 @@ def test_log_follower_continues_after_a_broker_was_frozen(own_cluster: Cluster, 
 
 
 @pytest.mark.parametrize("error", [ValueError("released")])
-def test_exception_of_the_progress_callback_stops_the_log_reader(log: Log, error: Exception) -> None:
+def test_exception_in_the_progress_callback_stops_the_log_reader(log: Log, error: Exception) -> None:
     log.commit(b"1")
 
     def stop() -> None:

@@ -117,7 +117,7 @@ def lose_shards(membership: Membership, watch: Watch) -> None:
     wait_until(lambda: bool(watch.held_when_lost), "it to be told", _DEADLINE_S)
 
 
-def test_group_member_delivers_commands_from_the_shards_offset(broker: SharedBroker, app: str, join: Join) -> None:
+def test_commands_are_delivered_from_the_committed_offset(broker: SharedBroker, app: str, join: Join) -> None:
     """The shard's own state determines the offset, whatever was fetched before the shard was restored."""
     file_commands(broker.bootstrap, app, 3)
     membership, watch = join()
@@ -155,7 +155,7 @@ def test_shard_moves_only_after_its_release(join: Join) -> None:
     assert not first.snapshot.partitions & second.snapshot.partitions
 
 
-def test_ownership_snapshot_contains_no_lost_shard(broker: SharedBroker, app: str, join: Join) -> None:
+def test_snapshot_of_owned_shards_contains_no_lost_shard(broker: SharedBroker, app: str, join: Join) -> None:
     """A member that polls too late is expelled from the group and joins again."""
     file_commands(broker.bootstrap, app, 1)
     membership, watch = join(**{"session.timeout.ms": "1500", "max.poll.interval.ms": "1500"})
@@ -262,7 +262,7 @@ class Stumbling(Consumer):
 
 
 @pytest.mark.parametrize("error", [AttributeError("'NoneType' object has no attribute 'log'"), ValueError("a bug")])
-def test_exception_in_the_member_thread_replaces_the_consumer(
+def test_exception_in_the_consumer_thread_replaces_the_consumer(
     join: Join, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     """If the thread ended instead, the worker would own nothing forever without a message."""

@@ -31,7 +31,7 @@ def new_probe(folder: Path, bootstrap: str, app: str) -> Probe:
     return Probe(settings.kafka, brokers.clients(settings))
 
 
-def test_check_aborts_a_record_and_an_offset(broker: SharedBroker, app: str, tmp_path: Path) -> None:
+def test_check_command_leaves_no_record_and_no_offset_behind(broker: SharedBroker, app: str, tmp_path: Path) -> None:
     checking = new_probe(tmp_path, broker.bootstrap, app)
     assert checking.transactions(checking.look()) == []
     consumer = Consumer({"bootstrap.servers": broker.bootstrap, "group.id": app})
@@ -45,7 +45,7 @@ def test_check_aborts_a_record_and_an_offset(broker: SharedBroker, app: str, tmp
     assert offset.offset < 0
 
 
-def test_check_passes_if_another_check_fences_it(
+def test_check_command_passes_if_another_check_fences_it(
     broker: SharedBroker, app: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     checking = new_probe(tmp_path, broker.bootstrap, app)
@@ -67,7 +67,7 @@ def test_check_passes_if_another_check_fences_it(
         ("abort_transaction", "aborting transactions"),
     ],
 )
-def test_check_names_the_missing_part_of_the_transaction_api(
+def test_check_command_names_the_failing_transaction_step(
     broker: SharedBroker, app: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: str, wrong: str
 ) -> None:
     def refuse(*_: Any) -> None:

@@ -40,7 +40,7 @@ def delete(bootstrap: str, topic: str) -> None:
     future.result(10)
 
 
-def test_stored_offset_is_reset_to_0_for_a_recreated_topic(broker: SharedBroker, topic: str) -> None:
+def test_checkpoint_offset_is_reset_to_0_for_a_recreated_topic(broker: SharedBroker, topic: str) -> None:
     """This also holds if the new topic has as many records, because its topic id differs."""
     clients = Clients(broker.bootstrap, {})
     fill(broker.bootstrap, topic)
@@ -55,7 +55,7 @@ def test_stored_offset_is_reset_to_0_for_a_recreated_topic(broker: SharedBroker,
     assert again.topic_id not in ("", first.topic_id)
 
 
-def test_recreated_topic_has_another_id(broker: SharedBroker, topic: str) -> None:
+def test_recreated_topic_has_a_different_topic_id(broker: SharedBroker, topic: str) -> None:
     ids = TopicIds(Clients(broker.bootstrap, {}))
     assert ids.of([topic]) == {}
     fill(broker.bootstrap, topic)
@@ -82,7 +82,7 @@ def test_row_topic_shorter_than_an_offset_counts_as_recreated(
 
 
 @pytest.mark.parametrize(("offset", "expected"), [(_RECORDS, _RECORDS), (_RECORDS + 1, 0)])
-def test_offset_beyond_the_end_is_reset_to_0_without_topic_ids(
+def test_offset_beyond_the_topic_end_is_reset_without_topic_ids(
     broker: SharedBroker, topic: str, monkeypatch: pytest.MonkeyPatch, offset: int, expected: int
 ) -> None:
     monkeypatch.setattr(recreation, "_id", lambda *_: "")

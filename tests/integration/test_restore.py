@@ -13,7 +13,7 @@ from connector.kafka.restore import read_compacted
 from tests.conftest import SharedBroker
 
 
-def test_restore_reads_committed_records_only(broker: SharedBroker, app: str) -> None:
+def test_shard_restore_reads_committed_records_only(broker: SharedBroker, app: str) -> None:
     """A shard restores its own partition only; a deleted key is gone."""
     state, seen = f"{app}.state", f"{app}.seen"
     admin = AdminClient({"bootstrap.servers": broker.bootstrap, "log_level": 0})
@@ -40,7 +40,7 @@ def test_restore_reads_committed_records_only(broker: SharedBroker, app: str) ->
     producer.abort_transaction(10)
 
 
-def test_restore_reports_progress_and_can_be_stopped(
+def test_shard_restore_reports_progress_and_can_be_stopped(
     broker: SharedBroker, app: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(restore, "_LOG_EVERY_S", 0.0)

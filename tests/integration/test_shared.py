@@ -40,7 +40,7 @@ def test_failed_broker_start_is_reported_to_every_test_process(monkeypatch: pyte
         shared.close()
 
 
-def test_tests_of_a_group_run_in_one_process(tmp_path: Path) -> None:
+def test_tests_of_one_xdist_group_run_in_one_process(tmp_path: Path) -> None:
     """Expensive module fixtures rely on it. With pytest 9.2, pytest-xdist 3.8 distributed them like all others."""
     (tmp_path / "test_group.py").write_text(
         "import os, pathlib, pytest\n"

@@ -226,7 +226,7 @@ def test_thirty_simulated_days_publish_every_row_once(month: Month) -> None:
     assert month.topic.times_published.max() == 1
 
 
-def test_rows_arrive_within_a_cadence_plus_one_minute(month: Month) -> None:
+def test_row_is_published_within_a_cadence_plus_one_minute(month: Month) -> None:
     graph, topic = month.graph, month.topic
     turned_up = graph.visible_ms > instants.to_ms(BEGIN + timedelta(days=1))
     turned_up &= graph.visible_ms <= instants.to_ms(BEGIN + timedelta(days=DAYS)) - DAY_MS - DAY_MS // 24
@@ -246,7 +246,7 @@ def test_busy_tenant_needs_at_most_8000_requests_a_day(month: Month) -> None:
     assert by_day[1:].max() <= 8_000
 
 
-def test_plan_predicts_the_requests_within_five_percent(month: Month) -> None:
+def test_plan_predicts_the_request_count_within_five_percent(month: Month) -> None:
     """The forecast uses the state: how many calls began in each hour, and how late their rows were."""
     now = BEGIN + timedelta(days=DAYS)
     first = (BEGIN - instants.EPOCH) // timedelta(hours=1) - 7 * 24

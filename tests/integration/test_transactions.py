@@ -105,7 +105,7 @@ async def test_new_producer_fences_the_previous_one(broker: SharedBroker, topic:
     assert values(broker.bootstrap, topic) == [b"of the latter"]
 
 
-async def test_hanging_producer_call_ends_only_its_transaction(
+async def test_producer_call_that_hangs_ends_only_its_own_transaction(
     broker: SharedBroker, topic: str, app: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Sending offsets may hang forever after a broker was restarted (seen once in eight times).

@@ -3,7 +3,7 @@
 from tests.mutants.mutant import Mutant
 
 _MODEL = "tests/property/test_model_exactly_once.py"
-_STORM = f"{_MODEL} -k test_any_history_publishes_each_guaranteed_version_once"
+_STORM = f"{_MODEL} -k test_random_history_publishes_each_guaranteed_version_once"
 _SCHEDULER = "connector/core/scheduler.py"
 _HORIZON = "tests/property/test_horizon.py"
 _BATCH = "tests/unit/test_batch.py"
@@ -22,7 +22,7 @@ CORE = (
         "connector/pipeline/sweeper.py",
         "self.source.memory.reserve_chain(self._allow_backfills) if piece.again else NO_ROOM",
         "NO_ROOM",
-        "tests/unit/test_page_memory.py -k test_held_page_chains_stay_within_the_page_memory_limit",
+        "tests/unit/test_page_memory.py -k test_backfill_again_stays_within_the_page_memory_limit",
     ),
     Mutant(
         "a run starts before Graph has confirmed the time",
@@ -93,7 +93,7 @@ CORE = (
         "connector/core/horizon.py",
         "return max((now - horizon + margin).replace(microsecond=0), forgotten_before)",
         "return (now - horizon + margin).replace(microsecond=0)",
-        f"{_HORIZON} -k test_raised_horizon_does_not_make_expired_time_readable",
+        f"{_HORIZON} -k test_longer_horizon_does_not_make_expired_time_readable",
     ),
     Mutant(
         "windows begin where rows are being forgotten",
@@ -227,7 +227,7 @@ CORE = (
         "connector/core/failing_ranges.py",
         "    is_proven = _is_proven(known, failure)\n",
         "    is_proven = bool(known)\n",
-        "tests/unit/test_failing_ranges.py -k test_failing_range_is_not_narrowed_if_graph_serves_nothing",
+        "tests/unit/test_failing_ranges.py -k test_failing_range_is_not_narrowed_while_graph_serves_nothing",
     ),
     Mutant(
         "an isolated range counts as complete",
@@ -255,7 +255,7 @@ CORE = (
         "connector/core/windows.py",
         "return sweep_state.run.started + max(every, _SHORTEST_RUN)",
         "return sweep_state.run.started + 1000 * every",
-        "tests/unit/test_windows.py -k test_slow_sweep_runs_are_replaced_without_starvation",
+        "tests/unit/test_windows.py -k test_sweep_slower_than_its_cadence_still_reads_all_call_time",
     ),
     Mutant(
         "ids that share 64 bits are one",
@@ -388,7 +388,7 @@ CORE = (
         "connector/graph/client.py",
         "        limits = self._limits.get(key)\n",
         "        limits = None\n",
-        "tests/contract/test_graph_client.py -k test_new_source_of_a_tenant_still_waits_for_retry_after",
+        "tests/contract/test_graph_client.py -k test_recreated_page_source_still_waits_for_retry_after",
         broker=True,
     ),
     Mutant(

@@ -25,21 +25,21 @@ KAFKA = (
         "connector/commands/state_copy.py",
         "if self.same_cluster and topic == before.topic:",
         "if topic == before.topic:",
-        "tests/unit/test_copy_state.py -k test_checkpoint_for_another_topic_names_its_ends",
+        "tests/unit/test_copy_state.py -k test_checkpoint_copied_for_another_topic_has_its_end_offsets",
     ),
     Mutant(
         "a source that changed during the copy is accepted",
         "connector/commands/state_copy.py",
         "if source.marker().ends != marker.ends:",
         "if source.marker().ends < marker.ends:",
-        "tests/unit/test_copy_state.py -k test_source_that_changed_during_the_copy_is_refused",
+        "tests/unit/test_copy_state.py -k test_state_copy_fails_if_the_source_changes_meanwhile",
     ),
     Mutant(
         "the markers of a copy are removed before it is declared complete",
         "connector/kafka/copy_target.py",
         "self._write_markers(msgspec.structs.replace(marker, complete=True).record)",
         "self._write_markers(marker.record)",
-        "tests/e2e/test_copy_state.py -k test_copy_killed_before_each_record_continues",
+        "tests/e2e/test_copy_state.py -k test_state_copy_killed_before_any_record_can_be_repeated",
         broker=True,
     ),
     Mutant(
@@ -71,7 +71,7 @@ KAFKA = (
         _TRANSACTION,
         "        self._send_offsets(producer, context)\n        return offsets",
         "        return offsets",
-        f"{_FENCING} -k test_group_generation_stops_the_old_owner_before_it_is_fenced",
+        f"{_FENCING} -k test_group_generation_stops_an_old_owner_not_yet_fenced",
         broker=True,
     ),
     Mutant(
@@ -81,7 +81,7 @@ KAFKA = (
         "since < 0",
         f"{_MEMBERSHIP} -k 'test_group_member_without_an_assignment_rejoins"
         " or test_group_member_rejoins_after_it_lost_its_shards"
-        " or test_exception_in_the_member_thread_replaces_the_consumer'",
+        " or test_exception_in_the_consumer_thread_replaces_the_consumer'",
         broker=True,
     ),
     Mutant(
@@ -105,7 +105,7 @@ KAFKA = (
         _HANGING_FILE,
         "    if any(visible.values()):\n        return True\n",
         "",
-        f"{_HANGING} -k test_aborting_the_next_batch_restores_the_hanging_commit",
+        f"{_HANGING} -k test_hanging_commit_aborted_with_the_next_batch_is_restored",
         broker=True,
     ),
     Mutant(
@@ -120,7 +120,7 @@ KAFKA = (
         _TRANSACTION,
         "        if left_open:\n",
         "        if not ends:\n",
-        f"{_HANGING} -k test_abort_that_hangs_does_not_count_as_aborted",
+        f"{_HANGING} -k test_hanging_abort_is_not_taken_for_a_completed_one",
         broker=True,
     ),
     Mutant(
@@ -152,7 +152,7 @@ KAFKA = (
         _HANGING_FILE,
         "return partitions | last_offsets(places).keys() | set(inspection.internal)",
         "return partitions | set(inspection.internal)",
-        f"{_HANGING} -k test_hanging_transactions_end_on_unconfigured_topics_too",
+        f"{_HANGING} -k test_hanging_transactions_end_in_unconfigured_topics_as_well",
         broker=True,
     ),
     Mutant(
@@ -183,7 +183,7 @@ KAFKA = (
         "connector/kafka/publishing.py",
         "    while related is not None and related not in found:\n",
         "    while related is not None:\n",
-        "tests/unit/test_shard.py -k test_producer_call_returns_an_error_that_leads_back_to_itself --timeout=5",
+        "tests/unit/test_shard.py -k test_producer_call_raises_an_error_with_a_circular_cause --timeout=5",
     ),
     Mutant(
         "the error of a failed transaction keeps its producer",
@@ -260,7 +260,7 @@ KAFKA = (
         _TRANSACTION,
         'transactional_id.rpartition("-")[0], clients.producer(transactional_id)',
         "transactional_id.rpartition('-')[0], clients.producer(f'{transactional_id}-{id(self)}')",
-        f"{_FENCING} -k test_producer_epoch_stops_the_old_owner_after_it_sent_offsets",
+        f"{_FENCING} -k test_producer_epoch_stops_an_old_owner_that_sent_offsets",
         broker=True,
     ),
     Mutant(
@@ -292,7 +292,7 @@ KAFKA = (
         _MEMBERSHIP_FILE,
         "consumer.seek(partition)",
         "assert consumer",
-        f"{_MEMBERSHIP} -k test_group_member_delivers_commands_from_the_shards_offset",
+        f"{_MEMBERSHIP} -k test_commands_are_delivered_from_the_committed_offset",
         broker=True,
     ),
     Mutant(
@@ -300,7 +300,7 @@ KAFKA = (
         _MEMBERSHIP_FILE,
         "elif message is not None and message.partition() in self._opened:",
         "elif message is not None:",
-        f"{_MEMBERSHIP} -k test_group_member_delivers_commands_from_the_shards_offset",
+        f"{_MEMBERSHIP} -k test_commands_are_delivered_from_the_committed_offset",
         broker=True,
     ),
     Mutant(
@@ -333,7 +333,7 @@ KAFKA = (
         "        self._owner.lost(shards)\n",
         "        self._owner.lost(shards)\n        self._partitions -= shards\n        self._opened -= shards\n"
         "        self._publish(None)\n",
-        f"{_MEMBERSHIP} -k 'test_ownership_snapshot_contains_no_lost_shard"
+        f"{_MEMBERSHIP} -k 'test_snapshot_of_owned_shards_contains_no_lost_shard"
         " or test_group_member_rejoins_after_it_lost_its_shards'",
         broker=True,
     ),
@@ -342,7 +342,7 @@ KAFKA = (
         _MEMBERSHIP_FILE,
         "        self.joined = False\n        self.changed_at = self._waits_since",
         "        self.changed_at = self._waits_since",
-        f"{_MEMBERSHIP} -k test_ownership_snapshot_contains_no_lost_shard",
+        f"{_MEMBERSHIP} -k test_snapshot_of_owned_shards_contains_no_lost_shard",
         broker=True,
     ),
     Mutant(
@@ -350,7 +350,7 @@ KAFKA = (
         _MEMBERSHIP_FILE,
         "                self._poll(consumer)\n            except Exception as",
         "                self._poll(consumer)\n            except KafkaException as",
-        f"{_MEMBERSHIP} -k test_exception_in_the_member_thread_replaces_the_consumer",
+        f"{_MEMBERSHIP} -k test_exception_in_the_consumer_thread_replaces_the_consumer",
         broker=True,
     ),
 )

@@ -66,7 +66,7 @@ def test_coverage_keeps_the_latest_read_of_each_second(reads: _Reads) -> None:
 
 
 @given(_reads, _windows, st.none() | st.integers(0, 100))
-def test_missing_call_time_was_not_read_since_the_given_time(reads: _Reads, window: Window, since: int | None) -> None:
+def test_missing_ranges_are_those_not_read_since_a_given_time(reads: _Reads, window: Window, since: int | None) -> None:
     coverage, model = covered(reads)
     missing = coverage.missing(window, None if since is None else at(since))
     wanted = range(seconds(window.start), seconds(window.end))
@@ -76,7 +76,7 @@ def test_missing_call_time_was_not_read_since_the_given_time(reads: _Reads, wind
 
 
 @given(_reads, _windows, st.integers(0, 60))
-def test_unripe_call_time_was_not_read_a_full_overlap_later(reads: _Reads, window: Window, overlap: int) -> None:
+def test_ranges_read_too_early_to_be_complete_are_found(reads: _Reads, window: Window, overlap: int) -> None:
     coverage, model = covered(reads)
     wanted = range(seconds(window.start), seconds(window.end))
     # A call may begin at the very end of its second.
@@ -85,7 +85,7 @@ def test_unripe_call_time_was_not_read_a_full_overlap_later(reads: _Reads, windo
 
 
 @given(_reads, st.integers(0, _LENGTH), st.integers(0, 60))
-def test_complete_through_ends_at_the_first_incomplete_second(reads: _Reads, start: int, overlap: int) -> None:
+def test_complete_time_ends_at_the_first_incomplete_second(reads: _Reads, start: int, overlap: int) -> None:
     coverage, model = covered(reads)
     through = start
     while through < _LENGTH and model[through][0] != _NEVER and model[through][0] >= through + 1 + overlap:
@@ -94,7 +94,7 @@ def test_complete_through_ends_at_the_first_incomplete_second(reads: _Reads, sta
 
 
 @given(_reads, st.integers(0, 110))
-def test_coverage_excludes_reads_in_the_future_of_a_corrected_clock(reads: _Reads, now: int) -> None:
+def test_reads_in_the_future_are_dropped_after_a_clock_correction(reads: _Reads, now: int) -> None:
     coverage, model = covered(reads)
     known = unpacked(coverage.until(at(now)))
     for second, (read_at, steady) in enumerate(model):
@@ -119,7 +119,7 @@ def test_merged_coverage_contains_no_unread_second(reads: _Reads, before: int) -
 
 
 @given(_reads, st.integers(1, 4))
-def test_limited_coverage_contains_no_unread_second(reads: _Reads, most: int) -> None:
+def test_coverage_cut_to_a_size_limit_contains_no_unread_second(reads: _Reads, most: int) -> None:
     coverage, model = covered(reads)
     limited = coverage.limited(most)
     assert len(limited.reads) <= most
@@ -130,7 +130,7 @@ def test_limited_coverage_contains_no_unread_second(reads: _Reads, most: int) ->
 
 
 @given(st.lists(_windows, max_size=6), st.lists(_windows, max_size=6), _windows)
-def test_window_subtraction_and_clipping_match_sets_of_seconds(
+def test_subtracting_and_clipping_windows_matches_sets_of_seconds(
     windows: list[Window], taken: list[Window], bounds: Window
 ) -> None:
     disjoint: list[Window] = []

@@ -62,7 +62,7 @@ def committed(topics: Topics) -> windows.State:
     return state.restore(topics.state).checkpoints["t"].state
 
 
-def test_backfill_partly_beyond_the_horizon_fails_without_duplicates() -> None:
+def test_backfill_partly_beyond_the_horizon_duplicates_nothing() -> None:
     topics = poll(TWELVE, world(40), every(600.0, 0, 20 * HOUR_S))
     worker, time_s = Worker(TWELVE, {"t": world(40)}, topics, 20 * HOUR_S), 20 * HOUR_S
     order(worker, time_s, backfill(1, time_s, time_s - 10 * HOUR_S, time_s - HOUR_S))
@@ -78,7 +78,7 @@ def test_backfill_partly_beyond_the_horizon_fails_without_duplicates() -> None:
     assert "--again" in (job.reason or "")
 
 
-def test_plan_agrees_with_commits_after_a_suspend() -> None:
+def test_suspend_between_read_and_commit_duplicates_no_row() -> None:
     """The machine sleeps between the reading of a slice and its commit, while the slice falls behind the horizon."""
     shown, time_s = world(40), 20 * HOUR_S
     topics = poll(TWELVE, shown, every(600.0, 0, time_s))
@@ -108,7 +108,7 @@ def test_backfill_wholly_beyond_the_horizon_fails() -> None:
 
 
 @pytest.mark.parametrize("again", [False, True])
-def test_raised_horizon_lets_only_backfill_again_read_expired_time(*, again: bool) -> None:
+def test_only_backfill_again_reads_what_a_shorter_horizon_expired(*, again: bool) -> None:
     shown = world(72)
     topics = poll(TWELVE, shown, every(600.0, 0, 72 * HOUR_S))
     published = len(topics.rows)
@@ -127,7 +127,7 @@ def test_raised_horizon_lets_only_backfill_again_read_expired_time(*, again: boo
         assert len(topics.rows) == published + 1
 
 
-def test_raised_horizon_does_not_make_expired_time_readable() -> None:
+def test_longer_horizon_does_not_make_expired_time_readable() -> None:
     raised = timedelta(days=5)
     assert horizon.readable_from(moment(59 * HOUR_S), raised, moment(72 * HOUR_S)) == moment(59 * HOUR_S)
 
@@ -161,7 +161,7 @@ def test_shortest_horizon_suffices_for_runs_that_begin_late(outage_s: float) -> 
     assert len({row.id for row in topics.rows}) == len(topics.rows) == len(at_the_edge)
 
 
-def test_outage_longer_than_the_horizon_leaves_a_gap_with_its_cause() -> None:
+def test_outage_longer_than_the_horizon_leaves_a_gap() -> None:
     topics = poll(TWELVE, world(40), every(600.0, 0, 4 * HOUR_S))
     shown = world(40)
     poll(TWELVE, shown, every(600.0, 30 * HOUR_S, 40 * HOUR_S), topics)
@@ -240,7 +240,7 @@ class TestChangedSweeps:
     @pytest.mark.parametrize(
         "sweeps", [(SHALLOW, sweep(60, 500)), (SHALLOW, sweep(30, 600)), (sweep(10, 90), DEEP), (sweep(5, 30), DEEP)]
     )
-    def test_changed_sweep_does_not_read_the_history_again(self, sweeps: tuple[Sweep, ...]) -> None:
+    def test_changed_sweep_settings_do_not_read_the_history_again(self, sweeps: tuple[Sweep, ...]) -> None:
         before = Setting((SHALLOW, DEEP))
         topics = poll(before, world(100), every(600.0, 0, 99 * HOUR_S))
         topics.reads.clear()
@@ -272,7 +272,7 @@ class TestOlderRecords:
         assert (restored.start, restored.forgotten_before) == (cut, cut)
         assert windows.gaps(restored) == []
 
-    def test_first_run_in_progress_stays_due_after_an_upgrade(self) -> None:
+    def test_unfinished_first_run_stays_due_after_an_upgrade(self) -> None:
         setting = Setting((SHALLOW, DEEP), start=timedelta(hours=-20), slice=timedelta(hours=1))
         worker = Worker(setting, {"t": world(5, -20)}, topics := Topics(), 0.0)
         worker.sweep("t", 0.0)
@@ -284,7 +284,7 @@ class TestOlderRecords:
         assert restored.forgotten_before < restored.start
 
 
-def test_read_parts_of_a_job_are_not_joined_across_a_gap() -> None:
+def test_finished_parts_of_a_job_are_not_merged_across_a_gap() -> None:
     orders = jobs.apply(jobs.Orders(), backfill(1, 9 * HOUR_S, 0, 9 * HOUR_S), moment(9 * HOUR_S), moment(-99 * HOUR_S))
     read = [Window(moment(at * HOUR_S), moment((at + 1) * HOUR_S)) for at in (0, 4, 1)]
     for window in read:
@@ -312,14 +312,14 @@ def test_progress_continues_after_the_clock_was_set_back() -> None:
     assert len(topics.progress) > count
 
 
-def test_missed_windows_are_merged_into_at_most_200() -> None:
+def test_list_of_missed_ranges_is_merged_to_at_most_200() -> None:
     missed = [Window(moment(n * 100.0), moment(n * 100.0 + 10)) for n in range(500)]
     kept = horizon.bounded(missed)
     assert len(kept) == 200
     assert all(any(one.start <= window.start and window.end <= one.end for one in kept) for window in missed)
 
 
-def test_checkpoint_row_count_excludes_expired_rows() -> None:
+def test_row_count_of_the_checkpoint_excludes_expired_rows() -> None:
     topics = poll(TWELVE, world(10), [*every(600.0, 0, 10 * HOUR_S), 60 * HOUR_S])
     assert state.restore(topics.state).checkpoints["t"].remembered == 0
     assert isinstance(committed(topics).forgotten_before, datetime)

@@ -79,7 +79,7 @@ def assert_promise_kept(
 
 
 @pytest.mark.parametrize("seed", range(FIRST_SEED, FIRST_SEED + SEEDS))
-def test_any_history_publishes_each_guaranteed_version_once(seed: int) -> None:
+def test_random_history_publishes_each_guaranteed_version_once(seed: int) -> None:
     storm = Storm(seed)
     topics = storm.run()
     promised_s = deepest_s(storm.setting) - storm.tolerance_s
@@ -112,7 +112,7 @@ def test_row_within_the_deepest_overlap_is_always_found(begin_s: float, step_s: 
 
 @pytest.mark.parametrize("is_shortest", [False, True])
 @pytest.mark.parametrize("seed", range(4))
-def test_row_late_by_the_full_overlap_is_found_by_irregular_runs(seed: int, *, is_shortest: bool) -> None:
+def test_row_late_by_the_overlap_is_found_by_irregular_runs(seed: int, *, is_shortest: bool) -> None:
     """Intervals between runs vary. Outages have any length, or up to half an hour with the shortest horizon."""
     rng = random.Random(seed)
     setting = replace(THREE, horizon=THREE.shortest_horizon if is_shortest else THREE.horizon)

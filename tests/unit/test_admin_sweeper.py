@@ -73,7 +73,7 @@ async def until(condition: Any) -> None:
             await asyncio.sleep(0)
 
 
-async def test_cancelled_backfill_makes_room_for_the_next_one() -> None:
+async def test_cancelled_backfills_do_not_block_the_next_backfill() -> None:
     source = Source()
     async with sweeping(source) as sweeper:
         await until(lambda: len(source.asked) == 1)

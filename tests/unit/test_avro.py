@@ -68,7 +68,7 @@ def crc64_avro(data: bytes) -> int:
 
 
 @pytest.mark.parametrize("name", [avro.ROW, avro.PROGRESS])
-def test_single_object_header_is_marker_and_schema_fingerprint(name: str) -> None:
+def test_avro_header_is_the_marker_and_the_schema_fingerprint(name: str) -> None:
     schema = avro.load(name)
     canonical = fastavro.schema.to_parsing_canonical_form(schema)
     assert avro.single_object_header(schema) == b"\xc3\x01" + crc64_avro(canonical.encode()).to_bytes(8, "little")
@@ -137,7 +137,7 @@ def test_row_schema_has_the_documented_fields() -> None:
     assert marked == {name for name, field in fields.items() if field.get("confluent:tags") == ["PII"]}
 
 
-def test_tags_change_neither_fingerprint_nor_compatibility() -> None:
+def test_schema_tags_change_neither_fingerprint_nor_compatibility() -> None:
     schema = avro.load(avro.ROW)
     untagged = json.loads(json.dumps(schema))
     for field in untagged["fields"]:

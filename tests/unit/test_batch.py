@@ -126,7 +126,7 @@ def test_record_timestamp_is_the_read_time_or_the_call_start() -> None:
     assert Bench(timestamp="event").read({"id": "a"}).rows[0].timestamp_ms == start_ms + 301_000
 
 
-def test_rows_of_the_pending_batch_are_not_published_again() -> None:
+def test_rows_waiting_for_a_commit_are_not_published_again() -> None:
     bench = Bench()
     bench.read(row(), row("b"))
     change = bench.read(row(), row("b", duration=2), row("c"))
@@ -147,7 +147,7 @@ def test_committed_rows_are_in_the_dedup_index() -> None:
     assert bench.account.checkpoint.records == 4
 
 
-def test_changed_row_counts_as_duplicate_if_revisions_are_ignored() -> None:
+def test_changed_row_is_a_duplicate_if_revisions_are_ignored() -> None:
     bench = Bench(revisions="ignore")
     bench.read(row())
     bench.commit()
@@ -272,7 +272,7 @@ class TestTransactionRecords:
         assert not self.sweep_through(bench, 30.0, {}, "")
         assert bench.account.checkpoint.topic_id == "old"
 
-    def test_repeated_transaction_records_the_new_row_offsets(self) -> None:
+    def test_repeated_transaction_stores_the_new_row_offsets(self) -> None:
         bench = Bench()
         bench.read(row())
         first = bench.end({1: 5})
@@ -281,7 +281,7 @@ class TestTransactionRecords:
         apply(bench.changes, bench.accounts)
         assert list(bench.account.checkpoint.offsets) == [0, 7, 0]
 
-    def test_interim_checkpoint_records_row_offsets(self) -> None:
+    def test_interim_checkpoint_has_the_end_offsets_of_its_rows(self) -> None:
         """After a crash the dedup index may hold rows without a checkpoint. The next progress must include them."""
         bench = Bench()
         before = bench.account.checkpoint
@@ -372,7 +372,7 @@ class TestTransactionRecords:
         }
 
 
-def test_gaps_are_unread_call_time_before_the_newest_read() -> None:
+def test_gaps_are_unread_ranges_before_the_newest_read_range() -> None:
     state = windows.first_state(SETTING.rules, moment(-3600), moment(0))
     assert windows.gaps(state) == []
     coverage = state.coverage.add(Window(moment(-600), moment(-300)), moment(0))

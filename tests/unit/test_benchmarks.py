@@ -26,13 +26,13 @@ def test_benchmark_gate_passes_on_a_slower_machine() -> None:
 
 
 @pytest.mark.parametrize(("times", "is_lost"), [(1.2, False), (1.3, True)])
-def test_benchmark_gate_reports_a_loss_above_a_fifth(times: float, is_lost: bool) -> None:  # noqa: FBT001
+def test_benchmark_gate_reports_a_slowdown_above_a_fifth(times: float, is_lost: bool) -> None:  # noqa: FBT001
     committed = gate.ratios(QUIET)
     planted = [runs | run(engine=times) for runs in QUIET]
     assert gate.losses(gate.ratios(planted), committed) == (list(gate.RATIOS) if is_lost else [])
 
 
-def test_benchmark_gate_ignores_a_noisy_reference_figure() -> None:
+def test_benchmark_gate_ignores_a_figure_with_a_noisy_reference() -> None:
     name = "exactly once ÷ at least once"
     committed = gate.ratios(QUIET) | {name: {"median": 1.4}}
     assert gate.losses(gate.ratios(QUIET), committed) == []
@@ -49,7 +49,7 @@ def test_readme_figures_match_the_benchmark_results() -> None:
     assert report.shown(results, readme) == readme
 
 
-def test_benchmark_report_refuses_a_page_without_markers() -> None:
+def test_benchmark_report_refuses_a_document_without_markers() -> None:
     with pytest.raises(SystemExit, match="add these two lines"):
         gate.between("nothing", "scale", "figures")
 
@@ -61,7 +61,7 @@ def test_benchmark_results_reveal_nothing_about_the_machine() -> None:
         assert "127.0.0.1" not in text
 
 
-def test_benchmark_model_commits_rows_at_once_but_collects_coverage() -> None:
+def test_benchmark_estimates_how_many_commits_tenants_need() -> None:
     random = np.random.default_rng(1)
     busy = scale.Size(10_000_000, 60, True, 0, 0, 0)  # noqa: FBT003
     quiet = busy._replace(calls_per_day=0)

@@ -26,7 +26,7 @@ rates = st.one_of(st.integers(1, 400), st.floats(1, 400))
 
 
 @pytest.mark.parametrize("again", [60, 30, 120])
-def test_resumed_budget_keeps_earlier_pauses_and_requests(again: float) -> None:
+def test_restored_budget_keeps_earlier_pauses_and_requests(again: float) -> None:
     """No minute has more requests than the lower of both rates allows, and none is sent before Graph's pause ends."""
     budget = Budget(60, 0.0)
     before = drain(budget, 0.0, 30.0)
@@ -97,7 +97,7 @@ def test_requests_delayed_by_connecting_stay_in_the_budget(rate: int, seed: int,
 
 
 @given(rate=st.integers(1, 300), seed=st.integers(0, 99))
-def test_constant_load_uses_95_percent_of_the_budget(rate: int, seed: int) -> None:
+def test_constant_load_can_use_95_percent_of_the_budget(rate: int, seed: int) -> None:
     minutes = 10
     times = drain(Budget(rate, 0.0), 0.0, 60.0 * minutes, late_s=0.005, seed=seed)
     assert len(times) + 1 >= 0.95 * rate * minutes
@@ -124,7 +124,7 @@ def test_first_request_of_a_new_budget_waits_one_interval() -> None:
     assert 60 / 45 <= Budget(45, 5.0).delay_s(5.0) <= 60 / 45 * 1.05
 
 
-def test_requests_below_a_high_budget_never_wait() -> None:
+def test_requests_slower_than_the_budget_never_wait() -> None:
     budget, now, slept = Budget(1_000_000, 0.0), 1.0, 0
     for _ in range(5000):
         now += 0.0005
@@ -193,7 +193,7 @@ def test_concurrent_failures_lengthen_the_pause_once() -> None:
     assert backoff.until == 5.0
 
 
-def test_success_of_an_earlier_request_does_not_reset_the_backoff() -> None:
+def test_success_of_an_earlier_request_keeps_the_backoff() -> None:
     backoff = Backoff()
     backoff.failed(1.0, 2.0, 1.0, 0.5)
     backoff.succeeded(1.5)
@@ -289,7 +289,7 @@ def test_retry_after_date_uses_the_server_clock() -> None:
     assert retry_after_s(value, NOW - timedelta(minutes=5)) == 320.0
 
 
-def test_each_priority_belongs_to_a_lane() -> None:
+def test_each_request_priority_maps_to_a_lane() -> None:
     assert [lane_name(p) for p in (0, 1, 3, BACKFILL, BACKFILL + 1)] == [
         "live",
         "sweep",

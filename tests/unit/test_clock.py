@@ -50,7 +50,7 @@ def test_clock_that_jumps_ahead_is_corrected_at_once() -> None:
 
 
 @pytest.mark.parametrize("behind", [timedelta(hours=3), timedelta(seconds=30)])
-def test_clock_behind_that_of_graph_is_left_unchanged(behind: timedelta) -> None:
+def test_clock_that_is_behind_graph_is_not_corrected(behind: timedelta) -> None:
     machine = Machine(-behind)
     machine.clock.answered(TRUE)
     assert machine.clock.now() == TRUE - behind
@@ -71,7 +71,7 @@ def test_clock_follows_a_server_that_corrects_its_date() -> None:
     assert machine.clock.now() == TRUE + S
 
 
-def test_clock_catches_up_with_the_first_response_after_suspend() -> None:
+def test_first_response_after_a_suspend_sets_the_clock_forward() -> None:
     machine = Machine()
     machine.clock.answered(TRUE)
     machine.ahead = timedelta(hours=8)

@@ -34,7 +34,7 @@ def _values(kind: Any) -> st.SearchStrategy[Any]:
 
 @pytest.mark.parametrize("name", sorted(_ENCODE))
 @given(data=st.data())
-def test_column_encoder_matches_encoding_each_record_alone(name: str, data: st.DataObject) -> None:
+def test_encoding_by_columns_equals_encoding_each_record(name: str, data: st.DataObject) -> None:
     fields = avro.load(name)["fields"]
     record = st.fixed_dictionaries({field["name"]: _values(field["type"]) for field in fields})
     records = data.draw(st.lists(record, min_size=1, max_size=4))
@@ -44,7 +44,7 @@ def test_column_encoder_matches_encoding_each_record_alone(name: str, data: st.D
 
 @pytest.mark.parametrize("others", [[], [None, "x" * 2000, "Dvořák"]])
 @pytest.mark.parametrize("different", [1, 40, 500])
-def test_column_encoder_matches_for_long_and_repetitive_columns(different: int, others: list[str | None]) -> None:
+def test_encoding_long_columns_equals_encoding_each_record(different: int, others: list[str | None]) -> None:
     """Columns have few or many different values, and the same values occur again later."""
     values = [f"text {number % different}" for number in range(500)] + others
     records = [golden_values()[0] | {"calleeNumber": value, "userDisplayName": value} for value in values]

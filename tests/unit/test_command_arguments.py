@@ -48,7 +48,7 @@ def test_time_range_is_rounded_outwards_to_seconds() -> None:
     assert window.end == datetime(2026, 3, 2, 0, 0, 1, tzinfo=UTC)
 
 
-def test_relative_time_range_has_its_exact_length() -> None:
+def test_relative_time_range_has_the_exact_length_that_was_given() -> None:
     window = read_window("-7d", "-1d", NOW, HORIZON)
     assert window.end - window.start == timedelta(days=6)
 

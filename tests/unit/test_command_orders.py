@@ -47,7 +47,7 @@ def test_repeated_command_takes_effect_once() -> None:
     assert applied(*[order(1)] * 3).jobs == applied(order(1)).jobs
 
 
-def test_job_whose_command_id_expired_is_not_added_twice() -> None:
+def test_repeated_command_adds_no_second_job_however_old_it_is() -> None:
     orders = applied(order(1), *(Command(f"c{n}", "resume", NOW) for n in range(300)))
     assert "job-1" not in orders.applied
     assert jobs.apply(orders, order(1), NOW, OLDEST).jobs == orders.jobs
@@ -106,14 +106,14 @@ def told(known: Checkpoint, now: datetime = NOW, **more: Any) -> dict[str, Any]:
     return status_json.tenant(SUBJECT, known, now, failing=known.failing, remembered=0, **more)
 
 
-def test_tenant_without_failure_is_ok_or_catching_up() -> None:
+def test_tenant_without_failure_has_state_ok_or_catching_up() -> None:
     assert told(checkpoint())["state"] == "ok"
     assert told(checkpoint(None))["state"] == "catching_up"
     late = told(checkpoint(), NOW + timedelta(minutes=4), idle="no worker is running")
     assert (late["state"], late["reason"], late["lag_seconds"]) == ("catching_up", "no worker is running", 240)
 
 
-def test_unread_seconds_are_gaps_plus_lag_with_an_estimated_end() -> None:
+def test_unread_time_is_gaps_plus_lag_and_has_an_estimated_end() -> None:
     nothing = told(checkpoint(None))
     assert (nothing["gap_seconds"], nothing["unread_seconds"]) == (0, 24 * 3600)
     assert nothing["unread_from"] == "2026-03-09T12:00:00.000Z"

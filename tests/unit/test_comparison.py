@@ -69,7 +69,7 @@ def test_beta_fields_are_compared_if_both_sides_have_them(comparison: Comparison
     assert FIELDS.differences(values("a", userCountryCode="DE"), values("a", duration=6)) == ["duration"]
 
 
-def test_row_published_during_verify_counts_as_identical(comparison: Comparison) -> None:
+def test_row_published_while_verify_runs_counts_as_identical(comparison: Comparison) -> None:
     publish(comparison, ("a", 0, {}))
     show(comparison, ("a", {"duration": 9}), ("late", {}), start_s=17)
     assert {suspect.start_s for suspect in comparison.suspects()} == {17}
@@ -79,7 +79,7 @@ def test_row_published_during_verify_counts_as_identical(comparison: Comparison)
     assert (result.identical, result.missing, result.differing, result.topic_records) == (2, 0, 0, 3)
 
 
-def test_row_revised_during_verify_still_counts_as_identical(comparison: Comparison) -> None:
+def test_row_revised_while_verify_runs_counts_as_identical(comparison: Comparison) -> None:
     publish(comparison, ("a", 0, {}))
     show(comparison, ("a", {}))
     publish(comparison, ("a", 1, {"duration": 9}))

@@ -160,7 +160,7 @@ class TestDefaults:
         assert [duration_text(sweep.every) for sweep in got.windows.sweeps] == ["60s", "24h"]
         assert duration_text(copy.deepcopy(got).windows.sweeps[0].every) == "60s"
 
-    def test_byte_order_mark_of_the_file_is_ignored(self, tmp_path: Path) -> None:
+    def test_byte_order_mark_of_the_configuration_file_is_ignored(self, tmp_path: Path) -> None:
         assert settings(tmp_path, "\ufeff" + VALID).tenants[0].id == TENANT
 
     def test_unquoted_toml_instant_is_accepted(self, tmp_path: Path) -> None:
@@ -235,7 +235,7 @@ class TestEnvironment:
         }
         assert settings(tmp_path, VALID, environ) == settings(tmp_path, VALID)
 
-    def test_secret_reference_is_json_or_a_nested_variable(self, tmp_path: Path) -> None:
+    def test_secret_reference_may_be_json_or_a_nested_variable(self, tmp_path: Path) -> None:
         (tmp_path / "secret").write_text("from-file\n")
         got = settings(
             tmp_path,
@@ -256,7 +256,7 @@ class TestEnvironment:
         assert got.tenants[0].identity.client_secret is not None
         assert got.tenants[0].identity.client_secret.get() == "from-file"
 
-    def test_invalid_json_in_a_secret_variable_is_literal(self, tmp_path: Path) -> None:
+    def test_invalid_json_in_a_secret_variable_is_taken_literally(self, tmp_path: Path) -> None:
         got = settings(tmp_path, VALID, {"CONNECTOR_KAFKA__PROPERTIES__SASL_PASSWORD": "{x"})
         assert got.kafka.properties == {"sasl.password": "{x"}
 
@@ -775,7 +775,7 @@ def test_invalid_value_is_reported_with_file_key_and_remedy(tmp_path: Path, text
         assert got == f"connector.toml: {expected}"
 
 
-def test_schema_registry_table_is_read(tmp_path: Path) -> None:
+def test_schema_registry_table_of_the_configuration_is_read(tmp_path: Path) -> None:
     text = """
         [schema_registry]
         url = "http://localhost:8081/apis/ccompat/v7/"
@@ -827,7 +827,7 @@ def test_invalid_tenant_is_reported_in_one_line(tmp_path: Path, lines: str, expe
         assert got == f"connector.toml: {expected}"
 
 
-def test_duplicate_tenants_are_refused(tmp_path: Path) -> None:
+def test_tenant_that_is_configured_twice_is_refused(tmp_path: Path) -> None:
     one = 'client_id = "app"\nclient_secret = "s"\nname = "same"\n'
     text = f'[[tenants]]\nid = "{OTHER}"\n{one}[[tenants]]\nid = "{OTHER.lower()}"\n{one}'
     assert problems(tmp_path, text, tenant=False) == [

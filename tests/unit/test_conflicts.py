@@ -86,7 +86,7 @@ def test_conflicting_rows_across_pages_are_settled_in_any_order(revisions: str) 
         assert sweep(bench, chain, chain, chain) == ([], [])
 
 
-def test_dead_lettered_content_is_published_if_it_occurs_alone() -> None:
+def test_dead_lettered_row_is_published_when_its_conflict_ends() -> None:
     bench = Bench()
     _published, letters = sweep(bench, [[A, B]])
     loser = A if letters == [1] else B
@@ -94,7 +94,7 @@ def test_dead_lettered_content_is_published_if_it_occurs_alone() -> None:
     assert sweep(bench, [[loser], []]) == ([], [])
 
 
-def test_suspended_row_is_discarded_if_its_chain_breaks_off() -> None:
+def test_row_held_until_its_chain_ends_is_dropped_if_it_fails() -> None:
     bench = Bench()
     _, letters = sweep(bench, [[A, B]])
     loser, winner = (A, B) if letters == [1] else (B, A)

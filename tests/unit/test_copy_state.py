@@ -47,12 +47,12 @@ def relocated(tmp_path: Path, topic: str, *, same_cluster: bool, known: Checkpoi
     return move.apply("11111111-1111-1111-1111-111111111111", known)
 
 
-def test_checkpoint_for_the_same_topic_stays_as_it_is(tmp_path: Path) -> None:
+def test_checkpoint_copied_for_the_same_topic_is_unchanged(tmp_path: Path) -> None:
     assert relocated(tmp_path, "calls", same_cluster=True) == KNOWN
 
 
 @pytest.mark.parametrize(("topic", "same_cluster"), [("calls", False), ("other", True), ("other", False)])
-def test_checkpoint_for_another_topic_names_its_ends(tmp_path: Path, topic: str, same_cluster: bool) -> None:  # noqa: FBT001
+def test_checkpoint_copied_for_another_topic_has_end_offsets(tmp_path: Path, topic: str, same_cluster: bool) -> None:  # noqa: FBT001
     """Offsets of the old topic would let a consumer act on progress before it has read the rows."""
     moved = relocated(tmp_path, topic, same_cluster=same_cluster)
     assert moved == msgspec.structs.replace(
@@ -60,7 +60,7 @@ def test_checkpoint_for_another_topic_names_its_ends(tmp_path: Path, topic: str,
     )
 
 
-def test_variables_do_not_change_the_other_configuration(tmp_path: Path) -> None:
+def test_environment_does_not_override_the_source_configuration(tmp_path: Path) -> None:
     path = tmp_path / "old.toml"
     path.write_text(CONFIGURATION + 'app = "old"\n', encoding="utf-8")
     environ = {"CONNECTOR_KAFKA__APP": "new"}
@@ -76,16 +76,16 @@ def test_state_of_an_incomplete_copy_is_refused() -> None:
             state.restore({KEY: marker.record.value or b""})
 
 
-def test_older_release_refuses_a_marker_as_a_newer_version() -> None:
+def test_copy_marker_has_a_version_that_older_releases_refuse() -> None:
     assert msgspec.json.decode(MARKER.record.value or b"")["v"] > state.VERSION
 
 
-def test_marker_of_unknown_origin_is_refused() -> None:
+def test_copy_marker_of_another_program_is_refused() -> None:
     with pytest.raises(FatalError, match="of another program"):
         CopyMarker.parse(b"{}")
 
 
-def test_source_that_changed_during_the_copy_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_state_copy_fails_if_the_source_changes_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(state_copy, "check_stopped", lambda _: None)
     source = cast("Any", SimpleNamespace(marker=lambda: msgspec.structs.replace(MARKER, ends=(1, 2, 4))))
     with pytest.raises(FatalError, match="has changed during the copy: stop its workers"):
@@ -94,7 +94,7 @@ def test_source_that_changed_during_the_copy_is_refused(monkeypatch: pytest.Monk
     state_copy._check_untouched(source, MARKER)
 
 
-def test_digest_of_an_index_depends_on_its_entries_only() -> None:
+def test_dedup_index_digest_depends_on_its_entries_only() -> None:
     entries = np.zeros(50, ENTRY)
     entries["hi"], entries["lo"], entries["fp"] = np.arange(50) // 2, np.arange(50), np.arange(50)
     hours = np.arange(50, dtype=np.uint32)

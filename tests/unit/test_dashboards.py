@@ -39,7 +39,7 @@ def test_all_dashboards_exist() -> None:
 
 
 @pytest.mark.parametrize("file", CHECKED_IN)
-def test_dashboards_select_deployment_and_tenant_and_mark_restarts(file: str) -> None:
+def test_dashboards_have_selectors_and_mark_restarts(file: str) -> None:
     content = CHECKED_IN[file]
     names = [variable["name"] for variable in content["templating"]["list"]]
     assert names == ["datasource", "namespace", "job", "instance", *(["tenant"] if "kafka" not in file else [])]

@@ -56,7 +56,7 @@ def test_compose_files_are_valid() -> None:
         assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_compose_for_real_graph_requires_the_application_settings() -> None:
+def test_compose_for_real_graph_requires_application_settings() -> None:
     done = tool("docker-compose", *GRAPH, "config", "--quiet")
     assert done.returncode != 0
     assert all(name in done.stderr for name in APPLICATION)
@@ -165,7 +165,7 @@ def test_prometheus_container_finds_its_rule_files() -> None:
         assert mounted[f"/etc/prometheus/{name}"] == ROOT / "deploy/prometheus" / name
 
 
-def test_commands_in_the_compose_container_find_the_configuration() -> None:
+def test_commands_in_the_container_find_the_configuration() -> None:
     connector = compose()["services"]["connector"]
     mounted = {volume["target"] for volume in connector["volumes"]}
     assert connector["environment"]["CONNECTOR_CONFIG"] in mounted

@@ -50,7 +50,7 @@ class TestNarrowing:
         assert failing_ranges.isolated(ranges) == [window(0, 1)]
 
     @pytest.mark.parametrize("served_s", [None, 0.5])
-    def test_failing_range_is_not_narrowed_if_graph_serves_nothing(self, served_s: float | None) -> None:
+    def test_failing_range_is_not_narrowed_while_graph_serves_nothing(self, served_s: float | None) -> None:
         """If Graph has served nothing since the last failure, something other than the range may be the cause."""
         ranges = failing_ranges.failed((), window(0, 900), failure(1, served_s))
         for at_s in range(2, 300):
@@ -60,7 +60,7 @@ class TestNarrowing:
         assert failing_ranges.isolated(ranges) == []
         assert failing_ranges.next_retry(ranges, NOW + 299 * S) <= NOW + 316 * S  # type: ignore[operator]
 
-    def test_range_refused_for_its_length_is_isolated_on_evidence_only(self) -> None:
+    def test_range_is_not_isolated_if_graph_refuses_any_length(self) -> None:
         """Graph responds 406 to every request: ranges are halved down to one second, and no failing range remains."""
         ranges: FailingRanges = ()
         part = window(0, 900)
@@ -78,7 +78,7 @@ class TestNarrowing:
         assert (older.window, older.longest_s) == (window(0, 450), 450)
         assert (newer.window, newer.longest_s) == (window(450, 675), 450)
 
-    def test_later_success_ends_the_narrowing_of_the_adjacent_range(self) -> None:
+    def test_success_ends_the_narrowing_of_the_adjacent_range_later(self) -> None:
         ranges = failing_ranges.failed((), window(0, 900), failure(1))
         assert failing_ranges.succeeded(ranges, window(899, 900), NOW + 61 * S) == ()
         far = failing_ranges.succeeded(ranges, window(5000, 6000), NOW + 61 * S)
@@ -87,7 +87,7 @@ class TestNarrowing:
 
 
 class TestIsolation:
-    def test_isolated_range_is_retried_after_1_minute_up_to_30_minutes(self) -> None:
+    def test_isolated_range_is_retried_after_1_to_30_minutes(self) -> None:
         ranges, at_s = narrow((), 4)
         (one,) = failing_ranges.isolated(ranges)
         waits = []

@@ -83,7 +83,7 @@ def test_final_minutes_do_not_depend_on_record_order(data: st.DataObject) -> Non
     assert final_minutes.late == 0
 
 
-def test_minute_is_final_once_the_offsets_of_its_progress_are_read() -> None:
+def test_minute_is_final_once_its_rows_have_been_read() -> None:
     final_minutes = reader.FinalMinutes(OVERLAP_S)
     assert final_minutes.statement(statement(1, [1, 1, 0])) == []
     assert final_minutes.row(0, 0, row(0, 0.5)) == []
@@ -113,14 +113,14 @@ def test_row_that_arrives_after_its_final_minute_is_late() -> None:
     assert final_minutes.statement(statement(6, [1, 0, 0])) == []
 
 
-def test_progress_of_another_sweep_or_tenant_makes_no_minute_final() -> None:
+def test_progress_of_another_sweep_makes_no_minute_final() -> None:
     final_minutes = reader.FinalMinutes(OVERLAP_S)
     final_minutes.row(0, 0, row(0, 0.5))
     assert final_minutes.statement(statement(5, [0, 0, 0], overlap_s=900)) == []
     assert final_minutes.statement(statement(5, [0, 0, 0], tenant="b")) == []
 
 
-def test_overlap_without_a_sweep_names_the_ones_there_are() -> None:
+def test_unknown_overlap_error_names_the_existing_overlaps() -> None:
     minutes = reader.FinalMinutes(7200)
     assert minutes.missing_sweep() is None, "nothing is known before the first statement"
     minutes.statement(statement(1, [0] * PARTITIONS, overlap_s=900))

@@ -41,7 +41,7 @@ def was_committed(doubtful: set[Place]) -> bool:
     return hanging._was_committed(cast("Any", None), TRANSACTION, doubtful)
 
 
-def test_one_visible_record_proves_a_commit(readable: Any) -> None:
+def test_one_visible_record_proves_that_a_transaction_committed(readable: Any) -> None:
     readable({SEEN}, {ROWS})
     assert was_committed({ROWS})
 
@@ -73,7 +73,7 @@ def test_transaction_of_an_older_version_is_not_aborted(
 
 
 @pytest.mark.parametrize("lost", [{ROWS: [object()]}, {}])
-async def test_abort_is_certain_if_all_earlier_commits_are_visible(
+async def test_abort_is_certain_only_if_earlier_commits_are_visible(
     monkeypatch: pytest.MonkeyPatch, lost: dict[Place, list[Any]]
 ) -> None:
     transactions = Transactions(Clients("localhost:1", {}), "app-0")

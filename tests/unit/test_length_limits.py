@@ -28,7 +28,7 @@ def limits(**known: int) -> Limits:
     return found
 
 
-def test_batches_obey_the_smallest_limit_and_records_the_largest() -> None:
+def test_producer_limits_follow_the_record_limits_of_topics() -> None:
     assert limits(calls=20_000, app_state=2_000_000).producer() == {
         "message.max.bytes": 2_000_000,
         "batch.size": 20_000,
@@ -43,7 +43,7 @@ def test_configured_length_limits_override_those_of_topics() -> None:
     assert own.of("calls") == 50_000
 
 
-def test_lowered_limit_holds_until_brokers_report_another() -> None:
+def test_lowered_record_limit_stays_until_brokers_report_another() -> None:
     found = limits(calls=20_000)
     found.lower("calls")
     assert (found.of("calls"), found.producer()["batch.size"]) == (10_000, 10_000)
@@ -160,7 +160,7 @@ def test_circular_error_chain_names_no_topic() -> None:
     assert refusing_topics(fatal) == []
 
 
-def test_fatal_error_of_a_callback_keeps_no_cause() -> None:
+def test_fatal_error_from_a_callback_is_raised_without_cause() -> None:
     fatal = KafkaException(KafkaError(KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED))
 
     with pytest.raises(KafkaException) as raised, fatal_errors():

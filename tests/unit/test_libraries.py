@@ -30,7 +30,7 @@ async def test_aiohttp_session_retries_requests_by_default() -> None:
         assert session._retry_connection is True
 
 
-def test_aiohttp_has_a_common_error_for_non_http_requests() -> None:
+def test_aiohttp_errors_of_invalid_requests_have_one_base_class() -> None:
     assert issubclass(http_exceptions.BadStatusLine, http_exceptions.HttpProcessingError)
 
 

@@ -332,7 +332,7 @@ def test_metrics_of_a_released_tenant_and_shard_disappear(metrics: Metrics, tena
     assert metrics.activity("contoso") is None
 
 
-def test_late_events_do_not_restore_removed_metrics(metrics: Metrics, tenant: TenantMetrics) -> None:
+def test_events_after_a_tenant_closed_restore_no_metrics(metrics: Metrics, tenant: TenantMetrics) -> None:
     tenant.closed()
 
     tenant.request_finished("live", "200", 0.2)

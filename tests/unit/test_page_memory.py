@@ -44,7 +44,7 @@ def reserve(memory: PageMemory) -> PageRoom:
     return room
 
 
-def test_page_over_the_memory_limit_is_read_if_it_is_the_only_one() -> None:
+def test_page_over_the_memory_limit_is_read_if_it_is_alone() -> None:
     memory = PageMemory(max_bytes=10, page_bytes=4)
     room = reserve(memory)
     room.resize(100)
@@ -76,7 +76,7 @@ def test_released_page_memory_goes_to_waiting_requests_in_order() -> None:
     assert memory.bytes == 8
 
 
-def test_held_chains_reserve_at_most_half_of_the_page_memory() -> None:
+def test_backfill_again_reserves_at_most_half_of_the_page_memory() -> None:
     memory, freed = PageMemory(max_bytes=20, page_bytes=2, chain_bytes=5), mock.Mock()
     chains = [memory.reserve_chain(freed) for _ in range(2)]
     assert memory.reserve_chain(freed) is None
@@ -179,7 +179,7 @@ async def test_page_memory_stays_limited_while_nothing_is_committed() -> None:
     await asyncio.gather(*tasks)
 
 
-async def test_held_page_chains_stay_within_the_page_memory_limit() -> None:
+async def test_backfill_again_stays_within_the_page_memory_limit() -> None:
     """Each tenant reads a backfill with `again` while brokers are unavailable; all is read once commits succeed."""
     transport, shape = Answering(pages=8), RowSchema(avro.load(avro.ROW), "v1.0")
     memory = PageMemory(max_bytes=96 << 20, chain_bytes=24 << 20)

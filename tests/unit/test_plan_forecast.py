@@ -73,7 +73,7 @@ def test_suggested_sweeps_fit_the_request_budget() -> None:
     assert changed.sweeps[-1].overlap == sweeps.sweeps[-1].overlap
 
 
-def test_each_evenly_spaced_call_is_counted_in_one_window() -> None:
+def test_forecast_counts_each_call_in_exactly_one_window() -> None:
     calls = plan_volume.evenly(10_007)
     edges = [BEGIN + timedelta(minutes=7 * n) for n in range(500)]
     counts = [calls.count(Window(a, b), BEGIN + timedelta(days=9)) for a, b in pairwise(edges)]

@@ -3,7 +3,7 @@
 from connector.metrics.rate import WINDOW_S, Rate
 
 
-def test_rate_of_a_steady_stream_is_its_rows_per_minute() -> None:
+def test_rate_of_a_constant_stream_is_its_rows_per_minute() -> None:
     pace = Rate(0.0)
     for second in range(1200):
         pace.add(2, float(second))
@@ -11,7 +11,7 @@ def test_rate_of_a_steady_stream_is_its_rows_per_minute() -> None:
     assert abs(pace.per_minute(1200.0) - 120) < 5
 
 
-def test_initial_burst_is_averaged_over_a_minute() -> None:
+def test_rate_of_a_first_burst_is_averaged_over_a_minute() -> None:
     pace = Rate(0.0)
     pace.add(600, 0.5)
 

@@ -43,7 +43,7 @@ def test_scheduler_learns_the_time_before_it_starts_a_run() -> None:
     assert plan.next(NOW) == StartRuns(NOW - D, ())
 
 
-def test_start_is_passed_on_before_a_backfill_is_read() -> None:
+def test_start_of_a_tenant_is_set_before_a_backfill_is_read() -> None:
     """No run can start within the first second. A backfill that is read then must not hide the start."""
     plan = scheduler(-2 * D, start=0 * D)
     plan.confirm_time()

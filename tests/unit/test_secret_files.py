@@ -21,7 +21,7 @@ from connector.config.secret import Secret
         b"\xfe\xff" + "s3cret\n".encode("utf-16-be"),
     ],
 )
-def test_secret_file_is_read_without_byte_order_mark_and_line_end(content: bytes, tmp_path: Path) -> None:
+def test_secret_excludes_byte_order_mark_and_line_end(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "secret"
     path.write_bytes(content)
     assert Secret.from_file(path).get() == "s3cret"

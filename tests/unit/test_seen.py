@@ -98,7 +98,7 @@ def test_large_batches_are_written_in_records_of_at_most_64_kb(count: int) -> No
     assert len(topic.restored()[0]) == count
 
 
-def test_seen_log_changes_only_after_the_commit() -> None:
+def test_dedup_log_changes_only_after_the_commit() -> None:
     log = SeenLog("t")
     first, again = log.write(rows(5), hours(5, 5)), log.write(rows(5), hours(5, 5))
     assert first.records == again.records
@@ -157,7 +157,7 @@ def test_number_of_tombstones_per_commit_is_limited() -> None:
     assert len(log.forget(1000, 10).records) == 10
 
 
-def test_tombstones_after_a_restart_cover_every_bucket_width() -> None:
+def test_expired_buckets_of_any_width_are_deleted_after_a_restart() -> None:
     topic, log = Topic(), SeenLog("t")
     for width in (1, 4, 24, 96, 384):
         log.width = width

@@ -203,7 +203,7 @@ async def test_exception_in_a_reload_is_logged(settings: Settings) -> None:
     ]
 
 
-def test_topology_keeps_the_topics_of_removed_tenants() -> None:
+def test_reload_keeps_the_topics_of_removed_tenants_usable() -> None:
     """Rows of these tenants may still wait for a commit."""
     before = Topology((), "cluster", {"a": 3, "b": 3}, {"a": 1, "b": 2}, {})
     after = Topology((), "cluster", {"b": 6}, {"b": 7}, {}).succeeding(before)

@@ -115,7 +115,7 @@ def loop_of(shard: Shard, publisher: Publisher, buffer: Buffer | None = None) ->
     return CommitLoop(shard._context, publisher, shard.tenants, buffer or Buffer(), recreation.Place(0, ""))
 
 
-async def test_shard_commits_only_if_the_snapshot_contains_it() -> None:
+async def test_shard_commits_only_while_the_worker_owns_it() -> None:
     """Brokers would accept the transaction, because the member is alive and its group metadata are current."""
     publisher = Scripted(None)
     shard = shard_of(Group(Snapshot(7, NOBODYS, "fresh")))
@@ -152,9 +152,7 @@ async def test_aborted_batch_is_dropped_after_the_hand_over() -> None:
 
 
 @pytest.mark.parametrize("polls", [0, 1])
-async def test_fenced_shard_waits_for_a_fresh_poll_before_opening_a_producer(
-    monkeypatch: pytest.MonkeyPatch, polls: int
-) -> None:
+async def test_fenced_shard_waits_for_a_new_poll_before_it_writes(monkeypatch: pytest.MonkeyPatch, polls: int) -> None:
     """A poll that had begun before proves nothing: two workers would fence each other in turns."""
     lives: list[int] = []
     before = [Snapshot(0, OURS, None)] * 3 + [Snapshot(polls, OURS, None)] * 2
@@ -300,7 +298,7 @@ async def test_producer_call_cancelled_twice_is_abandoned_at_once() -> None:
     end.set()
 
 
-async def test_producer_call_returns_an_error_that_leads_back_to_itself() -> None:
+async def test_producer_call_raises_an_error_with_a_circular_cause() -> None:
     """confluent-kafka's errors do so when they are raised again as the cause of another one."""
     publisher = Scripted()
 
@@ -352,7 +350,7 @@ def read_from_now_on(shard: Shard, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shard.tenants, "_exchange", exchange)
 
 
-async def test_command_for_a_tenant_that_is_not_read_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_command_for_a_tenant_that_is_not_configured_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     """The worker may add the tenant with its next reload, or may be reopening the tenant after a change."""
     shard, publisher = shard_of(Group(Snapshot(0, OURS, ""))), Scripted(None, None, None)
     shard.restored = True
@@ -376,7 +374,7 @@ async def test_command_for_a_tenant_that_is_not_read_is_kept(monkeypatch: pytest
     await publisher.close()
 
 
-async def test_command_during_the_stop_of_a_sweeper_is_in_its_plan() -> None:
+async def test_command_is_kept_while_a_sweeper_is_replaced() -> None:
     """A changed tenant gets a new sweeper, which continues the plan of the stopped one."""
     shard = shard_of(Group(Snapshot(0, OURS, "")))
     shard.restored, buffer = True, shard.tenants._buffer
@@ -408,7 +406,7 @@ class Stopping(Runtime):
         await self.ended.wait()
 
 
-async def test_restored_shard_applies_kept_commands(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_restored_shard_applies_the_commands_that_it_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     shard = shard_of(Group(Snapshot(0, OURS, "")))
     buffer = Buffer()
     kept = kept_commands.pack([PAUSE])

@@ -99,7 +99,7 @@ async def test_page_chain_with_repeated_ids_is_read_again() -> None:
         assert {bytes(row) for page in handed.of(PageRead) for row in page.raws} >= {b'{"id": "d"}'}
 
 
-async def test_pages_name_the_ids_that_their_chain_repeats() -> None:
+async def test_page_lists_the_ids_that_occur_twice_in_its_chain() -> None:
     source = Source([["a", "b"], ["b", "c"]])
     async with sweeping(source) as (_, handed):
         await until(lambda: handed.of(SliceRead))
@@ -143,7 +143,7 @@ async def test_failed_run_ends_its_other_page_chains() -> None:
         assert not handed.of(SliceRead)
 
 
-async def test_backfill_again_reads_slices_in_parts_that_fit_the_buffer() -> None:
+async def test_backfill_again_reads_parts_that_fit_the_buffer() -> None:
     """The job commits each slice as a whole, so a slice with more bytes than the buffer takes is read in parts."""
 
     class Long(Source):

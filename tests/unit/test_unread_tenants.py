@@ -70,7 +70,7 @@ def test_tenant_that_was_never_read_counts_as_unread(settings: Settings) -> None
     assert reasons(settings, None)[0].startswith("no worker has read the tenant yet")
 
 
-def test_tenant_of_an_own_shard_is_not_unread(settings: Settings) -> None:
+def test_tenant_of_a_shard_owned_by_the_worker_is_not_unread(settings: Settings) -> None:
     assert not reasons(settings, None, owned=(0,))
 
 

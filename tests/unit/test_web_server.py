@@ -335,7 +335,7 @@ async def test_wildcard_listen_address_works_on_a_system_without_ipv6(
 
 
 @pytest.mark.parametrize(("host", "listen"), [("::1", "[::1]"), ("127.0.0.1", "127.0.0.1"), ("", ""), ("::", "[::]")])
-async def test_healthcheck_of_the_image_reaches_each_family(
+async def test_image_healthcheck_works_with_ipv4_and_ipv6(
     host: str, listen: str, source: Source, metrics: Metrics
 ) -> None:
     dockerfile = (Path(__file__).parents[2] / "deploy/Dockerfile").read_text(encoding="utf-8")

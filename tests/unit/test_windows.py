@@ -88,7 +88,7 @@ class TestFirstStart:
         _, read = run_dry(state, rules, NOW + 10 * M)
         assert read[0].window.end == NOW + 10 * M - 30 * S
 
-    def test_polling_does_not_change_the_start_of_a_tenant(self) -> None:
+    def test_reading_does_not_change_the_start_of_a_tenant(self) -> None:
         state = polled(windows.first_state(DEFAULT, NOW - 5 * M, NOW), DEFAULT, NOW, NOW + 5 * M)
         assert state.start == NOW - 5 * M
 
@@ -146,7 +146,7 @@ class TestSlices:
         assert after_many.seconds < 360
 
     @given(st.integers(1, 100_000))
-    def test_halves_of_a_window_have_whole_seconds_and_no_gap(self, length_s: int) -> None:
+    def test_halves_of_a_window_are_adjacent_with_whole_seconds(self, length_s: int) -> None:
         window = Window(NOW, NOW + length_s * S)
         parts = windows.halves(window)
         assert parts[0].start == window.start
@@ -213,7 +213,7 @@ class TestSweeps:
         assert run_dry(state, DEFAULT, NOW + M - S)[1] == []
         assert run_dry(state, DEFAULT, NOW + M)[1] != []
 
-    def test_tenant_waits_for_its_start_and_for_resume(self) -> None:
+    def test_tenant_is_idle_before_its_start_and_while_paused(self) -> None:
         """A paused tenant, or one whose start lies in the future, has nothing to do before."""
         rules = DEFAULT._replace(settle=30 * S)
         state = windows.first_state(rules, NOW + 5 * D, NOW)
@@ -225,7 +225,7 @@ class TestSweeps:
         paused = windows.command(state, Command("p", "pause", NOW), NOW, NOW - D)
         assert windows.next_turn(paused, rules, NOW) is None
 
-    def test_settle_setting_postpones_reading_the_newest_calls(self) -> None:
+    def test_newest_calls_are_read_only_after_the_settle_delay(self) -> None:
         rules = DEFAULT._replace(settle=90 * S)
         _, read = run_dry(windows.first_state(rules, NOW - H, NOW), rules, NOW)
         assert max(piece.window.end for piece in read) == NOW - 90 * S
@@ -241,7 +241,7 @@ class TestSweeps:
             (Sweep(M, 5 * M), Sweep(2 * M, 5 * M), Sweep(3 * M, 5 * M)),
         ],
     )
-    def test_any_set_of_sweeps_completes_and_advances_progress(self, sweeps: tuple[Sweep, ...]) -> None:
+    def test_runs_of_any_set_of_sweeps_complete(self, sweeps: tuple[Sweep, ...]) -> None:
         rules = DEFAULT._replace(sweeps=sweeps)
         state = windows.first_state(rules, NOW - 3 * D, NOW)
         now = NOW
@@ -256,12 +256,12 @@ class TestSweeps:
             reach = max(state.start, sweep_state.run.started - sweep_state.sweep.overlap)
             assert sweep_state.through >= reach, "what another sweep has read counts too"
 
-    def test_unfinished_sweep_run_becomes_overdue(self) -> None:
+    def test_sweep_run_that_does_not_finish_becomes_overdue(self) -> None:
         state, _ = windows.begin(windows.first_state(DEFAULT, NOW - H, NOW), DEFAULT, NOW)
         assert windows.overdue_seconds(state.sweeps[0], NOW + M) == 0
         assert windows.overdue_seconds(state.sweeps[0], NOW + 3 * M) == 120
 
-    def test_slow_sweep_runs_are_replaced_without_starvation(self) -> None:
+    def test_sweep_slower_than_its_cadence_still_reads_all_call_time(self) -> None:
         """The budget allows one slice of an hour per hour, for a sweep that reads eight hours every two hours."""
         rules = Rules((Sweep(2 * H, 8 * H),), 0 * S, H, 150 * D)
         state, now, last_read = windows.first_state(rules, NOW - 8 * H, NOW), NOW, {}
@@ -332,14 +332,14 @@ class TestSweeps:
         assert {read.at for read in state.coverage.reads} == {NOW}
         assert state.sweeps[0].through == NOW - 15 * M
 
-    def test_deepest_of_several_started_sweeps_replaces_the_others(self) -> None:
+    def test_deepest_of_the_sweeps_due_together_replaces_the_others(self) -> None:
         assert windows.replaced_by([0, 1, 3], DEFAULT) == 3
         assert windows.replaced_by([], DEFAULT) is None
 
 
 class TestCatchingUp:
     @pytest.mark.parametrize("outage", [30 * S, 10 * M, 4 * H, 3 * D, 20 * D, 100 * D])
-    def test_runs_due_after_an_outage_share_one_read(self, outage: timedelta) -> None:
+    def test_sweeps_due_after_an_outage_read_the_same_range_once(self, outage: timedelta) -> None:
         state = polled(windows.first_state(DEFAULT, NOW - 2 * H, NOW), DEFAULT, NOW, NOW + 5 * M)
         later = NOW + 5 * M + outage
         through = state.coverage.through
@@ -401,7 +401,7 @@ class TestRestarts:
         resumed = windows.resume(state, DEFAULT, NOW + 20 * M)
         assert [sweep_state.running for sweep_state in resumed.sweeps] == [False, False, True, True]
 
-    def test_new_sweep_starts_from_known_coverage(self) -> None:
+    def test_new_sweep_starts_with_the_coverage_of_other_sweeps(self) -> None:
         state = polled(windows.first_state(DEFAULT, NOW - 2 * H, NOW), DEFAULT, NOW, NOW + 30 * M)
         rules = DEFAULT._replace(sweeps=(Sweep(M, 10 * M), *DEFAULT.sweeps[1:]))
         new = windows.resume(state, rules, NOW + 30 * M).sweeps[0]
@@ -434,7 +434,7 @@ class TestClocks:
         assert state.coverage.through is not None
         assert state.coverage.through <= now + 10 * M
 
-    def test_progress_is_withdrawn_after_the_clock_was_ahead(self) -> None:
+    def test_progress_moves_back_after_the_clock_was_ahead(self) -> None:
         state = polled(windows.first_state(self.RULES, NOW - 3 * D, NOW), self.RULES, NOW, NOW + 10 * M)
         state, _ = run_dry(state, self.RULES, NOW + 5 * H)
         state = polled(state, self.RULES, NOW + 10 * M, NOW + 20 * M)

@@ -5,7 +5,7 @@ from tests import workflows
 MAKEFILE = "check: dev ## Check\n\t@true\n"
 
 
-def test_unknown_make_target_of_a_workflow_is_reported() -> None:
+def test_workflow_with_an_unknown_make_target_is_reported() -> None:
     steps = "steps:\n  - run: make check\n  - run: make chek\n"
     assert workflows.unknown_targets([steps], MAKEFILE) == {"chek"}
 

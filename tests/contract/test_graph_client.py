@@ -259,7 +259,7 @@ async def test_retry_after_pauses_all_page_chains_and_is_reported(bench: Bench) 
 
 @pytest.mark.parametrize("fault", ["throttled", "sign_in_throttled"])
 async def test_recreated_page_source_still_waits_for_retry_after(bench: Bench, fault: str) -> None:
-    """A shard restart, a reload and a regained shard create a new source for the same tenant."""
+    """A shard restart, a reload or a shard that returns to the worker creates a new page source for the same tenant."""
     bench.simulator.set_faults({fault: "1x1", "retry_after_s": 1})
     first = bench.source()
     reading = asyncio.create_task(read(first, bench.window))
@@ -328,7 +328,7 @@ async def test_page_that_links_to_itself_is_requested_again(bench: Bench) -> Non
 
 
 async def test_each_request_is_charged_to_the_budget_once(bench: Bench) -> None:
-    """Pooled connections break before a response. Each request that reaches Graph was counted."""
+    """Connections of the pool break before they deliver a response. Each request that reached Graph was counted."""
     source = bench.source(patience_s=0.1)
     await read(source, bench.window)
     bench.simulator.set_faults(down=True)
@@ -483,7 +483,7 @@ async def test_token_that_graph_rejects_is_renewed_only_once(bench: Bench) -> No
 async def test_401_response_with_an_oversized_header_renews_the_token(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, characters: int
 ) -> None:
-    """Graph responds 401 with a WWW-Authenticate header that exceeds every length limit."""
+    """The WWW-Authenticate header of the response exceeds every length limit. The token is renewed once."""
     monkeypatch.setattr(graph, "CHALLENGE", f'Bearer error_description="{"x" * characters}"')
     source = bench.source(patience_s=2.0)
     await read(source, bench.window)

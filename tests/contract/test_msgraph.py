@@ -73,7 +73,10 @@ async def test_microsoft_sdk_reads_every_row_of_the_simulator(python: Path, simu
 
 
 async def test_simulator_refuses_the_url_that_the_sdk_builds(python: Path, simulator: Simulator) -> None:
-    """The SDK writes `+00:00` for `Z` and drops the comma between the arguments. Other tests build the URL by hand."""
+    """The SDK writes `+00:00` instead of `Z` and omits the comma between the arguments.
+
+    Other tests build the URL themselves.
+    """
     code, rows, problem = await read(python, simulator, (NOON - DAY).isoformat(), NOON.isoformat())
     assert (code, rows) == (1, [])
     assert "400 BadRequest" in problem

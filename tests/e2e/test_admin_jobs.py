@@ -89,7 +89,10 @@ def until_swept(worker: Worker, source: Simulation, recent: timedelta) -> None:
 def test_backfill_stays_exactly_once_across_five_kills(
     broker: SharedBroker, topic: str, app: str, simulate: Simulate, new_worker: NewWorker, settings: Settings
 ) -> None:
-    """The job is submitted while no worker runs. New calls arrive, and the remaining call time never grows."""
+    """The job is submitted before a worker runs.
+
+    New calls arrive meanwhile, but the job's remaining call time never grows.
+    """
     moments = random.Random(5)
     source = simulate(days=4, calls_per_day=4_000, page_size=200, **SOON)
     configured = settings(source, tenants=tenants(source, "-6h"), graph={"requests_per_minute": 600})
@@ -228,7 +231,10 @@ def test_overlapping_backfills_publish_each_row_once(scene: Scene, broker: Share
 
 
 def test_pause_and_cancel_commands_survive_a_worker_restart(scene: Scene) -> None:
-    """A paused tenant sends no requests while the other one is read. --wait exits with 1 if its job is cancelled."""
+    """A paused tenant sends no requests, while another tenant is read.
+
+    `--wait` exits with 1 if its job is cancelled.
+    """
     paused, other = scene.source.tenants
     commands.succeed(scene.config, "pause", "--tenant", "contoso")
     job = scene.backfill("--from", "-3d", "--to", "-2h")

@@ -74,7 +74,10 @@ def test_progress_records_stay_true_after_a_crash_within_a_batch(
     settings: Settings,
     part: str,
 ) -> None:
-    """Rows in the dedup index are not published again. Progress records that depend on them have later offsets."""
+    """Rows of the interrupted batch that are in the dedup index are not published again.
+
+    Progress records that cover these rows name offsets behind them.
+    """
     source = simulate(days=1, calls_per_day=3_000, page_size=100, frozen=True)
     configured = settings(source, kafka=AT_LEAST_ONCE)
     dying = new_worker(configured, "-m", "tests.dying_worker", part)
@@ -121,7 +124,7 @@ def test_at_least_once_worker_writes_no_row_without_its_state(
 def test_delivery_mode_can_be_switched_without_republishing(
     broker: SharedBroker, topic: str, app: str, simulate: Simulate, new_worker: NewWorker, settings: Settings
 ) -> None:
-    """Both modes have the same dedup index, so nothing is published again after a clean stop."""
+    """Both delivery modes use the same dedup index, so nothing is published again after a clean stop."""
     source = simulate(days=1, calls_per_day=2_000, clock_offset_s=-3 * 3_600, frozen=True, **ROWS)
     worker = new_worker(settings(source))
     so_far = 0
@@ -138,10 +141,10 @@ def test_delivery_mode_can_be_switched_without_republishing(
 def test_frozen_at_least_once_worker_loses_no_row(
     broker: SharedBroker, topic: str, app: str, simulate: Simulate, new_worker: NewWorker, settings: Settings
 ) -> None:
-    """Without transactions the frozen worker is not fenced, so rows in flight may be published again.
+    """Without transactions, the frozen worker is not fenced: its unsent records are written when it wakes.
 
-    They may also overwrite records of the dedup index that the other worker has written since. Then those rows are
-    published again as well, once.
+    Its rows may be published a second time. Its records of the dedup index may overwrite records that the other worker
+    has written since, so that rows of the other worker are published a second time as well.
     """
     source = simulate(tenants=4, days=1, calls_per_day=1_500, page_size=50, frozen=True, faults=SLOW)
     configured = settings(source, kafka=AT_LEAST_ONCE)

@@ -55,7 +55,7 @@ def last_commit(worker: Worker) -> datetime:
 def test_broker_restart_or_kill_keeps_exactly_once(
     broker_of_its_own: Cluster, topic: str, app: str, simulate: Simulate, new_worker: NewWorker, how: str, pause_s: int
 ) -> None:
-    """Same scenario as Kafka's test_exactly_once_source, which does not notice that the last rows are missing."""
+    """Same scenario as Kafka's test_exactly_once_source, but this test also fails if the newest rows are missing."""
     source = simulate(**HISTORY)
     worker = new_worker(configuration(broker_of_its_own.bootstrap, topic, app, source))
     worker.start()
@@ -88,7 +88,10 @@ def test_rolling_broker_restarts_keep_exactly_once(
 def test_sweeps_that_outpace_commits_keep_exactly_once(
     broker_of_its_own: Cluster, topic: str, app: str, simulate: Simulate, new_worker: NewWorker
 ) -> None:
-    """castorm/kafka-connect-http 263: sweeps are due again and again while a frozen broker commits nothing."""
+    """Many runs become due while a frozen broker commits nothing.
+
+    Known defect of castorm/kafka-connect-http, issue 263.
+    """
     source = simulate(days=1, calls_per_day=6_000, page_size=100, frozen=True)
     sweeps = [{"every": "1s", "overlap": "20d"}, {"every": "2s", "overlap": "21d"}]
     worker = new_worker(configuration(broker_of_its_own.bootstrap, topic, app, source, windows={"sweeps": sweeps}))
@@ -110,9 +113,10 @@ def test_sweeps_that_outpace_commits_keep_exactly_once(
 def test_failed_transaction_publishes_neither_rows_nor_state(
     broker: SharedBroker, topic: str, app: str, simulate: Simulate, new_worker: NewWorker, settings: Settings
 ) -> None:
-    """confluentinc/kafka-connect-jdbc PR 1239, redpanda-data/connect TestCacheSet_SoftFails.
+    """While the state cannot be written, its rows are not visible either. Afterwards, each row is visible once.
 
-    While the state cannot be written, the rows are not visible either. Later each row is there once.
+    Other connectors had this defect: confluentinc/kafka-connect-jdbc PR 1239, redpanda-data/connect
+    TestCacheSet_SoftFails.
     """
     source = simulate(days=1, calls_per_day=2_000, page_size=100, frozen=True)
     worker = new_worker(settings(source))
@@ -202,7 +206,7 @@ def test_worker_stops_within_10_s_while_a_broker_is_frozen(
 def test_worker_waits_for_unavailable_brokers_and_logs_it(
     broker_of_its_own: Cluster, topic: str, app: str, simulate: Simulate, new_worker: NewWorker
 ) -> None:
-    """/livez returns 200 whatever Kafka does, /readyz names the cause, and SIGTERM ends the waiting."""
+    """/livez returns 200 during the outage, /readyz names its cause, and SIGTERM ends the waiting."""
     broker_of_its_own.stop()
     source = simulate(days=0.1, calls_per_day=1_000, frozen=True)
     worker = new_worker(configuration(broker_of_its_own.bootstrap, topic, app, source))

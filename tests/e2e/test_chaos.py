@@ -22,7 +22,10 @@ def test_chaos_actions_depend_only_on_the_seed() -> None:
 @pytest.mark.broker
 @pytest.mark.timeout(900)
 def test_random_faults_keep_exactly_once(tmp_path: Path) -> None:
-    """First a worker is killed while the end of its transaction is withheld. Then faults follow as seeded."""
+    """First, a worker is killed while the responses to its commits are delayed.
+
+    Then faults follow that the seed selects.
+    """
     first = Step((Act("kill_worker", 0, 1.0), Act("hold_answers_to_ends_of_transactions", 0, 3.0)), 0.5)
     stage = Stage(SEED, tmp_path, calls_per_day=400_000, minutes=1)
     with stage:

@@ -238,7 +238,7 @@ def test_move_to_a_cluster_with_mirrored_rows_keeps_exactly_once(
     new_worker: NewWorker,
     settings: Settings,
 ) -> None:
-    """Progress on the new cluster names offsets there: it is checked against where the mirrored rows lie."""
+    """Progress records on the new cluster must name the offsets that the mirrored rows have there."""
     source = simulate(**TINY)
     other = broker_of_its_own.bootstrap
     old = new_worker(settings(source))

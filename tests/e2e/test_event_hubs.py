@@ -27,7 +27,10 @@ def source() -> Iterator[Simulation]:
 def test_worker_renews_its_token_for_event_hubs(
     source: Simulation, new_worker: Callable[..., Worker], topic: str, app: str
 ) -> None:
-    """The token is requested in the first tenant for the brokers' host. During a sign-in outage, the worker waits."""
+    """The token is requested from the first tenant, for the host of the brokers.
+
+    During a sign-in outage, the worker waits.
+    """
     broker = TokenBroker(source)
     with broker.cluster:
         settings: dict[str, Any] = configuration(

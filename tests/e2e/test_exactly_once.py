@@ -63,7 +63,7 @@ def test_fifty_thousand_rows_arrive_exactly_once_despite_faults(
 def test_worker_killed_eight_times_keeps_exactly_once(
     broker: SharedBroker, topic: str, app: str, simulate: Simulate, new_worker: NewWorker, settings: Settings
 ) -> None:
-    """SIGKILL hits at seeded times, from before the worker has joined its group to within a commit."""
+    """SIGKILL is sent at random times: some before the worker has joined its group, some within a commit."""
     moments = random.Random(3)
     source = simulate(**{**HISTORY, "calls_per_day": 2_000}, clock_offset_s=-36_000)
     worker = new_worker(settings(source))
@@ -108,7 +108,7 @@ def test_clean_restart_republishes_nothing(
 def test_no_row_is_missed_after_an_outage_of_three_days(
     broker: SharedBroker, topic: str, app: str, simulate: Simulate, new_worker: NewWorker, settings: Settings
 ) -> None:
-    """No sweep reaches back that far, so the gap is read as well. Late rows are within the deepest overlap."""
+    """No overlap is that long, so the worker must read the time of the outage in addition."""
     lateness = {"lateness": "0.9:20s-10m,0.1:10m-110m", "durations": "short", "revised": 0.0}
     source = simulate(days=2, calls_per_day=2_000, clock_offset_s=-3 * 86_400, **lateness)
     sweeps = [{"every": "1s", "overlap": "10m"}, {"every": "60s", "overlap": "2h"}]

@@ -103,7 +103,7 @@ def pair(
 
 
 def test_group_generation_stops_an_old_owner_not_yet_fenced(pair: Pair) -> None:
-    """The old owner freezes before it sends offsets, and wakes before the new owner calls `init_transactions`."""
+    """The old owner freezes before it sends offsets and wakes before the new owner calls `init_transactions`."""
     pair.freeze_old_before("send-offsets")
     pair.start_new(held="init")
     rows = pair.rows
@@ -114,7 +114,7 @@ def test_group_generation_stops_an_old_owner_not_yet_fenced(pair: Pair) -> None:
 
 
 def test_producer_epoch_stops_an_old_owner_that_sent_offsets(pair: Pair) -> None:
-    """Brokers accepted its offsets while it owned the shard. The new owner has opened its producer since."""
+    """The old owner freezes after brokers accepted its offsets and wakes after the new owner opened its producer."""
     pair.freeze_old_before("commit")
     pair.start_new(held="commit")
     rows = pair.rows
@@ -126,7 +126,7 @@ def test_producer_epoch_stops_an_old_owner_that_sent_offsets(pair: Pair) -> None
 
 
 def test_new_owner_restores_the_last_commit_of_the_old_owner(pair: Pair) -> None:
-    """Nothing stops this commit, and nothing has to: the new owner reads the index after it fenced the old owner."""
+    """This late commit is valid: the new owner reads the dedup index only after it has fenced the old owner."""
     pair.freeze_old_before("commit")
     pair.start_new(held="init")
     rows = pair.rows
@@ -137,7 +137,7 @@ def test_new_owner_restores_the_last_commit_of_the_old_owner(pair: Pair) -> None
 
 
 def test_released_shard_sends_no_request_while_its_commit_blocks(pair: Pair) -> None:
-    """The next owner has its own request budget. Both owners together must stay within the budget of the tenant."""
+    """The next owner counts requests on its own. Both owners together must stay within the budget of the tenant."""
     old = pair.places[0]
     pair.old.start()
     pair.old.until(lambda: pair.old.metric("rows_total", outcome="published") > 200, "the first rows")

@@ -86,7 +86,10 @@ def test_hanging_commit_keeps_exactly_once(
     hangs: str,
     outcome: str,
 ) -> None:
-    """If only `seen` hangs, readers of the row topic already see the rows."""
+    """The commit hangs in different topics.
+
+    If it hangs only in `{app}.seen`, readers of the row topic already see the rows.
+    """
     seen = f"{app}.seen"
     source = left_open([seen] if hangs == "seen" else [*topics.of_rows(topic), f"{app}.state", seen])
     worker = new_worker(configuration(three_brokers.bootstrap, topic, app, source, kafka={"shards": 1}))

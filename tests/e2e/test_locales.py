@@ -78,7 +78,7 @@ def test_help_option_works_in_a_locale_without_utf_8() -> None:
 
 @pytest.mark.parametrize("form", ["json", "console"])
 def test_run_command_logs_in_a_locale_without_utf_8(form: str, config: Path) -> None:
-    """A listen address that this machine lacks ends the service before it contacts brokers."""
+    """The listen address does not exist on this machine, so the service ends before it contacts brokers."""
     variables = {"CONNECTOR_HTTP__LISTEN": "192.0.2.1:1", "CONNECTOR_LOG__FORMAT": form}
     done = connector("c", "run", "--config", str(config), **variables)
     assert done.returncode == 2

@@ -190,7 +190,7 @@ def test_counters_match_requests_to_graph_and_topic_contents(scene: Scene) -> No
 
 
 def test_frozen_worker_fires_the_alert_direct_routing_absent(scene: Scene) -> None:
-    """A frozen worker keeps its connections open and answers nothing. This test must be the last one of the file."""
+    """A frozen worker keeps its connections open but does not answer. This test must be the last one of the file."""
     assert "DirectRoutingAbsent" not in scene.prometheus.firing()
     scene.worker.signal(signal.SIGSTOP)
     try:

@@ -31,7 +31,7 @@ def tenants(worker: Worker) -> set[str]:
 def test_second_worker_of_the_same_app_duplicates_nothing(
     broker: SharedBroker, topic: str, app: str, simulate: Simulate, new_worker: NewWorker, settings: Settings
 ) -> None:
-    """Known defect of Wazuh ms-graph and of castorm `tasks.max`. Only the owner exports the metrics of a tenant."""
+    """Only the owner of a shard exports the metrics of its tenants. Wazuh ms-graph and castorm had this defect."""
     source = simulate(**MANY, faults=SLOW)
     configured = settings(source, kafka={"shards": 4})
     first, second = new_worker(configured), new_worker(configured)
@@ -55,7 +55,7 @@ def test_second_worker_of_the_same_app_duplicates_nothing(
 def test_frozen_worker_publishes_nothing_after_session_expiry(
     broker: SharedBroker, topic: str, app: str, simulate: Simulate, new_worker: NewWorker, settings: Settings
 ) -> None:
-    """KIP-447: SIGSTOP during a commit for longer than the session, then SIGCONT."""
+    """The worker gets SIGSTOP during a commit, and SIGCONT after its group session has expired (KIP-447)."""
     source = simulate(**MANY, faults=SLOW)
     configured = settings(source)
     frozen, other = new_worker(configured), new_worker(configured)
@@ -116,7 +116,7 @@ def test_two_run_once_workers_share_the_shards_and_exit_0(
 def test_new_consumer_group_protocol_moves_shards_to_new_workers(
     broker: SharedBroker, topic: str, app: str, simulate: Simulate, new_worker: NewWorker, settings: Settings
 ) -> None:
-    """KIP-848. Settings of the classic protocol are left out, because librdkafka would refuse them."""
+    """With KIP-848, settings of the classic protocol are left out, because librdkafka would refuse them."""
     source = simulate(**MANY)
     properties = {**settings(source)["kafka"]["properties"], "group.protocol": "consumer"}
     configured = settings(source, kafka={"shards": 4, "properties": properties})
@@ -137,7 +137,7 @@ def test_new_consumer_group_protocol_moves_shards_to_new_workers(
 def test_worker_finds_new_rows_after_the_clock_was_set_back(
     broker: SharedBroker, topic: str, app: str, simulate: Simulate, new_worker: NewWorker, settings: Settings
 ) -> None:
-    """By the corrected clock, the sweeps of the previous run are due in the future."""
+    """The state says that sweeps are due at times which lie in the future by the corrected clock."""
     source = simulate(days=1, calls_per_day=2_000, clock_offset_s=-7_200)
     source.freeze()
     configured = settings(source)

@@ -91,7 +91,7 @@ def test_run_command_refuses_and_keeps_state_of_a_newer_version(
 def test_upgrade_from_an_older_state_version_republishes_nothing(
     broker: SharedBroker, app: str, topic: str, simulate: Simulate, new_worker: NewWorker, settings: Settings
 ) -> None:
-    """Known defect of redpanda-data/connect jira. The older state lacks members that later versions write."""
+    """The older state lacks members that later versions write (a defect of the Jira input of redpanda-data/connect)."""
     source = simulate(**TINY)
     worker = new_worker(settings(source))
     assert worker.run_once() == 0

@@ -54,9 +54,10 @@ def test_records_have_the_configured_key_and_timestamp(
     settings: Settings,
     case: tuple[str, str, int | None],
 ) -> None:
-    """An empty key falls back to the row id, a missing start to the read time. Java computes the same partition.
+    """A row without a key value gets its id as key, and a row without a start gets the read time as timestamp.
 
-    A warning is logged if the retention of the topic would delete new records with event time at once.
+    Java's producer computes the same partition. A warning is logged if the retention of the topic would delete records
+    with event time at once.
     """
     key, timestamp, retention_ms = case
     source = simulate(**SMALL)
@@ -125,7 +126,7 @@ def test_run_command_accepts_a_compacted_topic_if_keys_are_ids(
 def test_sighup_adds_a_tenant_with_its_own_topic(
     broker: SharedBroker, topic: str, app: str, simulate: Simulate, new_worker: NewWorker, settings: Settings
 ) -> None:
-    """Each own topic has a .dlq and a .progress topic. A tenant without an own topic writes to the common one."""
+    """Each own topic has a `.dlq` and a `.progress` topic. A tenant without an own topic writes to the common topic."""
     source = simulate(days=1, calls_per_day=600, tenants=3, frozen=True, unfit=0.05)
     first, second, third = source.tenants
     own, later = f"{topic}.own", f"{topic}.later"

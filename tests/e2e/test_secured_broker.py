@@ -77,7 +77,10 @@ def test_worker_publishes_rows_with_each_broker_login_mechanism(
 def test_documented_kafka_rights_suffice_for_each_role(
     secured: SecuredBroker, topic: str, app: str, simulate: Simulate, new_worker: NewWorker, tmp_path: Path
 ) -> None:
-    """The topics exist already. Rows, a backfill, a second worker, a restart and a reader are tried."""
+    """Worker, operator and reader have only their documented rights, on existing topics.
+
+    The test publishes rows, runs a backfill, adds a worker, restarts it and reads the topic.
+    """
     for user in ("connector", "operator", "reader"):
         secured.add_user(user)
     secured.create(documented_topics(topic, app, partitions=3, shards=2))
@@ -146,7 +149,10 @@ def read_by(secured: SecuredBroker, topic: str, group: str, rows: int) -> int:
 def test_worker_names_a_withdrawn_right_and_waits_for_it(
     secured: SecuredBroker, topic: str, app: str, simulate: Simulate, new_worker: NewWorker
 ) -> None:
-    """Each right is withdrawn from the worker in turn. It continues without a restart when the right is back."""
+    """Each right is withdrawn from the worker in turn.
+
+    The worker continues without a restart once it is granted again.
+    """
     secured.add_user("watched")
     rights = documented_rights(CONNECTOR, topic, app, "watched")
     secured.create(documented_topics(topic, app, partitions=3, shards=2))

@@ -61,7 +61,7 @@ def bench(broker: SharedBroker, topic: str, app: str, simulate: Simulate, new_wo
 def test_faults_of_graph_keep_exactly_once(
     bench: Bench, settings: Settings, faults: dict[str, Any], rows: dict[str, Any]
 ) -> None:
-    """Known defects: elastic/beats 34304, a Teams function that stops at 1,000 rows, a resume "from now"."""
+    """Known defects of other programs: elastic/beats 34304, a limit of 1,000 rows, a resume "from now"."""
     source = bench.simulate(**SMALL, **rows, faults=faults)
     worker = bench.new_worker(settings(source))
     assert worker.run_once() == 0
@@ -71,7 +71,10 @@ def test_faults_of_graph_keep_exactly_once(
 
 
 def test_tokens_refused_by_graph_keep_exactly_once(bench: Bench, settings: Settings) -> None:
-    """A refused token is renewed once. Two refusals in a row fail the run, so four refusals can fail two runs."""
+    """A refused token is renewed once.
+
+    A second refusal in a row fails the run, so four refusals fail at most two runs.
+    """
     source = bench.simulate(**SMALL, faults={"unauthorized": "0.2x4"})
     worker = bench.new_worker(settings(source))
     codes = [worker.run_once()]
@@ -113,7 +116,7 @@ def test_instant_that_graph_cannot_serve_delays_no_other_row(bench: Bench, setti
 
 
 def test_dead_letter_states_the_problem_without_the_value(bench: Bench, settings: Settings) -> None:
-    """The valid rows of the page are published. The check of the topics compares bytes, keys and windows."""
+    """The valid rows of the same page are published."""
     source = bench.simulate(**SMALL, unfit=0.1)
     worker = bench.new_worker(settings(source))
     assert worker.run_once() == 0
@@ -167,7 +170,7 @@ def test_token_expiry_during_a_sign_in_outage_loses_no_row(bench: Bench, setting
 
 
 def test_coverage_advances_through_a_month_without_calls(bench: Bench, settings: Settings) -> None:
-    """Known defect of castorm/kafka-connect-http, 273."""
+    """Known defect of castorm/kafka-connect-http, issue 273."""
     source = bench.simulate(days=0, calls_per_day=0)
     worker = bench.new_worker(settings(source, tenants=[{"id": source.tenants[0], "start": "-31d"}]))
     begun = datetime.now(UTC)
@@ -184,7 +187,7 @@ def test_coverage_advances_through_a_month_without_calls(bench: Bench, settings:
 
 
 def test_rows_that_appear_within_the_second_being_read_are_found(bench: Bench, settings: Settings) -> None:
-    """airbytehq/airbyte 85918, 80152: calls end and rows appear in the same seconds that are being read."""
+    """Rows appear in the second that is just being read (known defects: airbytehq/airbyte 85918 and 80152)."""
     source = bench.simulate(
         days=0.001,
         calls_per_day=4_000_000,
@@ -208,7 +211,7 @@ def test_rows_that_appear_within_the_second_being_read_are_found(bench: Bench, s
 
 
 def test_row_that_appears_six_days_late_is_found(bench: Bench, settings: Settings) -> None:
-    """meltano/squared PR 677. Rows that the first start reads do not count as late."""
+    """Known defect: meltano/squared PR 677. Rows that the first start reads are not counted as late."""
     source = bench.simulate(
         days=7, calls_per_day=300, durations="short", lateness="0.5:0s-0s,0.5:6d-6d", revised=0, clock_offset_s=-10_800
     )
@@ -269,7 +272,7 @@ def test_row_that_appears_after_the_deepest_overlap_is_missed(bench: Bench, sett
 def test_kills_within_a_page_chain_keep_exactly_once(
     bench: Bench, settings: Settings, page_size: int, days: float
 ) -> None:
-    """castorm/kafka-connect-http PR 90; confluentinc/kafka-connect-jdbc 598: two rows with the same instant."""
+    """Rows with the same start lie on two pages (defects: castorm/kafka-connect-http PR 90, kafka-connect-jdbc 598)."""
     source = bench.simulate(
         days=days,
         calls_per_day=int(40 * page_size / days),

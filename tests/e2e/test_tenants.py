@@ -82,7 +82,10 @@ def test_reload_of_changed_tenants_does_not_affect_others(
 def test_command_for_an_unknown_tenant_waits_until_it_is_added(
     simulate: Simulate, new_worker: NewWorker, settings: Settings
 ) -> None:
-    """A rolling deployment adds a tenant to other workers first. The shard's owner restarts before it knows it."""
+    """A rolling deployment adds a tenant to other workers first.
+
+    The shard's owner keeps the command, even over a restart.
+    """
     source = simulate(**TINY, tenants=2)
     one, new = ({"id": tenant} for tenant in source.tenants)
     worker = new_worker(settings(source, kafka={"shards": 1}, tenants=[one]))
@@ -104,7 +107,7 @@ def test_command_for_an_unknown_tenant_waits_until_it_is_added(
 def test_sighup_with_an_invalid_file_changes_nothing(
     topic: str, simulate: Simulate, new_worker: NewWorker, settings: Settings
 ) -> None:
-    """Neither does a file with another common topic, which only a new worker could use."""
+    """A file with another common topic changes nothing either, because only a restarted worker can use it."""
     source = simulate(**TINY)
     (tenant,) = source.tenants
     configured = settings(source)
@@ -135,7 +138,7 @@ def is_rejected(worker: Worker, tenant: str) -> bool:
 def test_changed_topic_rejects_only_the_tenant_that_uses_it(
     broker: SharedBroker, topic: str, app: str, simulate: Simulate, new_worker: NewWorker, settings: Settings
 ) -> None:
-    """This holds on SIGHUP and at the next start. The tenant continues after a corrected file was loaded."""
+    """This is so after SIGHUP and after a restart. The tenant continues once a corrected file was loaded."""
     source = simulate(**TINY, tenants=2)
     good, wrong = source.tenants
     configured = settings(source, kafka={"shards": 1})
@@ -169,7 +172,7 @@ def test_changed_topic_rejects_only_the_tenant_that_uses_it(
 def test_next_owner_of_a_shard_rejects_a_changed_tenant_topic(
     topic: str, simulate: Simulate, new_worker: NewWorker, settings: Settings
 ) -> None:
-    """A rolling restart with a mistaken file must leave workers running."""
+    """A rolling restart with a wrong file must not stop all workers."""
     source = simulate(**TINY, tenants=2)
     good, wrong = source.tenants
     configured = settings(source, kafka={"shards": 1})
@@ -194,7 +197,7 @@ def test_next_owner_of_a_shard_rejects_a_changed_tenant_topic(
 def test_tenant_that_no_worker_reads_is_reported_everywhere(
     simulate: Simulate, new_worker: NewWorker, settings: Settings
 ) -> None:
-    """The owner of the shard lacks two tenants of the other worker: one was read before, one was never read."""
+    """The owner of the shard lacks two tenants that another worker has: one was read earlier, the other never."""
     source = simulate(**TINY, tenants=3)
     kept, left, new = ({"id": tenant, "start": "-19d"} for tenant in source.tenants)
     configured = settings(source, kafka={"shards": 1}, tenants=[kept, left])

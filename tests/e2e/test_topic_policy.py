@@ -46,7 +46,10 @@ def findings(done: commands.Done) -> dict[str, Any]:
 def test_topics_are_created_without_a_setting_that_brokers_refuse(
     strict: Cluster, source: Simulation, topic: str, app: str, new_worker: Callable[..., Worker]
 ) -> None:
-    """One warning names the setting and the consequence. `check` predicts both and creates nothing."""
+    """One warning names the setting and the consequence.
+
+    `connector check` gives the same warning and creates nothing.
+    """
     worker = new_worker(configuration(strict.bootstrap, topic, app, source))
     predicted = findings(commands.run(worker.config, "check", "--json"))["topics"]
     assert predicted["ok"], predicted

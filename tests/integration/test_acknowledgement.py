@@ -47,7 +47,10 @@ async def commit(publisher: Acknowledgements, topic: str, names: Names, *, holds
 
 
 async def test_unacknowledged_part_of_a_batch_stops_the_later_parts(broker: SharedBroker, topic: str, app: str) -> None:
-    """The producer writes a tombstone to each internal topic when it opens, and fails if one cannot be written."""
+    """Later parts are not written.
+
+    When a producer opens, it writes a tombstone to each internal topic to test the brokers.
+    """
     names = Names(app)
     publisher = Acknowledgements(Clients(broker.bootstrap, {"log_level": 0}), names, 0)
     with created(broker.bootstrap, topic, names) as counts:

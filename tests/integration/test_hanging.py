@@ -204,9 +204,9 @@ def bench(cluster: Cluster, topic: str, app: str) -> Bench:
 
 @pytest.mark.parametrize(("hanging", "stated"), [("seen", STATED), ("row0 state seen progress", ())])
 async def test_new_owner_completes_a_hanging_commit(bench: Bench, hanging: str, stated: object) -> None:
-    """If at least one record of a transaction is visible, the transaction was committed.
+    """If one record of a transaction is visible, it was committed, and the records that hang are written again.
 
-    If rows are written again, progress records are too: earlier ones name offsets that precede these rows.
+    If rows are written again, progress is written again as well, because the earlier records name offsets before them.
     """
     bench.create(hanging)
     transactions = await bench.opened()
@@ -222,7 +222,7 @@ async def test_new_owner_completes_a_hanging_commit(bench: Bench, hanging: str, 
 
 
 async def test_commit_that_hangs_in_every_partition_is_aborted(bench: Bench) -> None:
-    """No reader has seen its rows, so they are read from Graph again."""
+    """No reader can have seen its rows, so the shard reads them from Graph again."""
     bench.create("row0 row1 dlq progress state seen")
     transactions = await bench.opened()
     with member(bench.cluster.bootstrap, bench.names.app) as position:
@@ -253,7 +253,7 @@ async def test_hanging_commit_of_dead_letters_is_completed(bench: Bench) -> None
 
 @pytest.mark.parametrize("hanging", ["seen", "state seen", "row0 row1"])
 async def test_hanging_commit_aborted_with_the_next_batch_is_restored(bench: Bench, hanging: str) -> None:
-    """A rebalance aborts the next batch. Its abort marker ends every open transaction of the producer."""
+    """A rebalance aborts the next batch. The abort marker also ends the hanging transaction of the same producer."""
     bench.create(hanging)
     transactions = await bench.opened()
     with member(bench.cluster.bootstrap, bench.names.app) as position:
@@ -270,7 +270,10 @@ async def test_hanging_commit_aborted_with_the_next_batch_is_restored(bench: Ben
 
 
 async def test_new_owner_writes_an_aborted_hanging_commit_again(bench: Bench) -> None:
-    """The worker dies while its next transaction is open. The abort of that one does not reach every partition."""
+    """The worker dies while its next transaction is open.
+
+    Its abort reaches some partitions of the hanging commit only.
+    """
     bench.create("row0 state seen")
     transactions = await bench.opened()
     with member(bench.cluster.bootstrap, bench.names.app) as position:
@@ -308,7 +311,7 @@ async def test_two_successive_hanging_commits_are_both_restored(bench: Bench) ->
 async def test_shard_restarts_if_its_commit_stays_open_in_a_partition(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Readers of the partition wait for as long as the shard writes nothing else there."""
+    """Otherwise readers of the partition would wait until the shard writes there again."""
     bench.create("row0")
     transactions = await bench.opened()
     with member(bench.cluster.bootstrap, bench.names.app) as position:

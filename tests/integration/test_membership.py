@@ -118,7 +118,7 @@ def lose_shards(membership: Membership, watch: Watch) -> None:
 
 
 def test_commands_are_delivered_from_the_committed_offset(broker: SharedBroker, app: str, join: Join) -> None:
-    """The shard's own state determines the offset, whatever was fetched before the shard was restored."""
+    """The committed offset of the shard counts, even if other records were fetched before the shard was restored."""
     file_commands(broker.bootstrap, app, 3)
     membership, watch = join()
     until_owned(watch)
@@ -143,7 +143,7 @@ def test_commands_are_delivered_from_the_committed_offset(broker: SharedBroker, 
 
 
 def test_shard_moves_only_after_its_release(join: Join) -> None:
-    """The generation guards members, not partitions: brokers accept offsets of a live member for a lost partition."""
+    """The member must release a shard before it loses it: brokers accept offsets of a live member for any partition."""
     first, of_first = join(takes_s=_HAND_OVER_S)
     until_owned(of_first)
     second, of_second = join()
@@ -168,7 +168,7 @@ def test_snapshot_of_owned_shards_contains_no_lost_shard(broker: SharedBroker, a
 
 
 def test_expelled_group_member_rejoins(broker: SharedBroker, app: str, join: Join) -> None:
-    """Another process joins with the same instance id, which causes a fatal error. No configuration can set that id."""
+    """Another process joins with the same instance id, which causes a fatal error. Users cannot configure this id."""
     instance = {"group.instance.id": "twin", "session.timeout.ms": "3000"}
     _, watch = join(**instance)
     until_owned(watch)
@@ -224,7 +224,7 @@ def deaf(monkeypatch: pytest.MonkeyPatch) -> type[Deaf]:
 
 
 def test_group_member_without_an_assignment_rejoins(join: Join, deaf: type[Deaf]) -> None:
-    """Otherwise shards that were assigned to the member without its knowledge would not be read."""
+    """Otherwise a shard whose assignment never reached the member would not be read."""
     _, first = join()
     until_owned(first)
     _, second = join()

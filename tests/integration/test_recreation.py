@@ -41,7 +41,7 @@ def delete(bootstrap: str, topic: str) -> None:
 
 
 def test_checkpoint_offset_is_reset_to_0_for_a_recreated_topic(broker: SharedBroker, topic: str) -> None:
-    """This also holds if the new topic has as many records, because its topic id differs."""
+    """This also holds if the new topic is as long as the old one, because their topic ids differ."""
     clients = Clients(broker.bootstrap, {})
     fill(broker.bootstrap, topic)
     first = recreation.locate(clients, topic, 0, Place(_RECORDS, ""))
@@ -72,7 +72,7 @@ def test_recreated_topic_has_a_different_topic_id(broker: SharedBroker, topic: s
 def test_row_topic_shorter_than_an_offset_counts_as_recreated(
     broker: SharedBroker, topic: str, offset: int, topic_id: str, *, is_new: bool
 ) -> None:
-    """If the checkpoint has a topic id, only a different id proves the recreation."""
+    """This applies to checkpoints without a topic id. With an id, only a different id proves that the topic is new."""
     fill(broker.bootstrap, topic)
     start = datetime(2026, 3, 1, tzinfo=UTC)
     no_state = windows.first_state(windows.Rules((), timedelta(0), timedelta(1), timedelta(9)), start, start)

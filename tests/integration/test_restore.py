@@ -14,7 +14,7 @@ from tests.conftest import SharedBroker
 
 
 def test_shard_restore_reads_committed_records_only(broker: SharedBroker, app: str) -> None:
-    """A shard restores its own partition only; a deleted key is gone."""
+    """A shard restores only its own partition, without keys that were deleted."""
     state, seen = f"{app}.state", f"{app}.seen"
     admin = AdminClient({"bootstrap.servers": broker.bootstrap, "log_level": 0})
     for future in admin.create_topics([NewTopic(state, 2), NewTopic(seen, 2)]).values():

@@ -33,7 +33,7 @@ async def test_run_once_exits_1_if_brokers_stay_unavailable(
 
 
 async def test_run_once_without_shards_exits_0(broker: SharedBroker, tmp_path: Path, topic: str, app: str) -> None:
-    """With one shard and two workers the second worker has nothing to do, which counts as success."""
+    """With one shard and two workers, the second worker has nothing to do. It counts as successful."""
     with Simulation(days=0.1, calls_per_day=100, frozen=True) as source:
         file = tmp_path / "connector.toml"
         settings = configuration(broker.bootstrap, topic, app, source, kafka={"shards": 1})

@@ -41,7 +41,7 @@ def test_failed_broker_start_is_reported_to_every_test_process(monkeypatch: pyte
 
 
 def test_tests_of_one_xdist_group_run_in_one_process(tmp_path: Path) -> None:
-    """Expensive module fixtures rely on it. With pytest 9.2, pytest-xdist 3.8 distributed them like all others."""
+    """Otherwise each process would repeat expensive fixtures. pytest-xdist 3.8 ignores groups with pytest 9.2."""
     (tmp_path / "test_group.py").write_text(
         "import os, pathlib, pytest\n"
         "@pytest.mark.xdist_group('one')\n"

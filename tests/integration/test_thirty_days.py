@@ -216,7 +216,7 @@ def month() -> Month:
 
 
 def test_thirty_simulated_days_publish_every_row_once(month: Month) -> None:
-    """Rows count that appeared at least 25 hours before the end, because the slowest sweep runs once a day."""
+    """Rows of the last 25 hours are left out, because the slowest sweep runs only once a day."""
     end_ms = instants.to_ms(BEGIN + timedelta(days=DAYS))
     due = (month.graph.visible_ms <= end_ms - DAY_MS - DAY_MS // 24) & (
         month.graph.start_ms >= instants.to_ms(BEGIN - timedelta(days=7))
@@ -247,7 +247,7 @@ def test_busy_tenant_needs_at_most_8000_requests_a_day(month: Month) -> None:
 
 
 def test_plan_predicts_the_request_count_within_five_percent(month: Month) -> None:
-    """The forecast uses the state: how many calls began in each hour, and how late their rows were."""
+    """The forecast uses the stored state, which has the number of calls per hour and the lateness of their rows."""
     now = BEGIN + timedelta(days=DAYS)
     first = (BEGIN - instants.EPOCH) // timedelta(hours=1) - 7 * 24
     counts = month.remembered.per_hour(first, (now - instants.EPOCH) // timedelta(hours=1) + 1)

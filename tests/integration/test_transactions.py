@@ -48,9 +48,9 @@ async def commit(transactions: Transactions, topic: str, values: list[bytes], po
 async def test_timed_out_commit_does_not_affect_later_transactions(
     broker_of_its_own: Cluster, topic: str, app: str
 ) -> None:
-    """confluentinc/librdkafka 5423: the late EndTxn must not end the next transaction, nor may a row come twice.
+    """A delayed EndTxn request must not end the next transaction, and no row may be published twice (librdkafka 5423).
 
-    The sender does not know whether the commit succeeded. It reads the topic to find out.
+    The shard does not know whether the commit succeeded, and reads the topic to find out.
     """
     bootstrap = broker_of_its_own.bootstrap
     create(bootstrap, topic, f"{app}.control")
@@ -85,7 +85,10 @@ async def test_timed_out_commit_does_not_affect_later_transactions(
 
 
 async def test_new_producer_fences_the_previous_one(broker: SharedBroker, topic: str, app: str) -> None:
-    """The former owner's open transaction is aborted, and the former owner can neither commit nor open another one."""
+    """The open transaction of the previous producer is aborted.
+
+    That producer can neither commit nor begin another one.
+    """
     create(broker.bootstrap, topic, f"{app}.control")
     clients = Clients(broker.bootstrap, {"log_level": 0})
     former, latter = Transactions(clients, app), Transactions(clients, app)
@@ -108,10 +111,7 @@ async def test_new_producer_fences_the_previous_one(broker: SharedBroker, topic:
 async def test_producer_call_that_hangs_ends_only_its_own_transaction(
     broker: SharedBroker, topic: str, app: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Sending offsets may hang forever after a broker was restarted (seen once in eight times).
-
-    The next owner of the shard continues.
-    """
+    """Sending offsets may hang forever after a restart of a broker. The next owner of the shard continues."""
     create(broker.bootstrap, topic, f"{app}.control")
     monkeypatch.setattr("connector.kafka.transaction._OFFSETS_S", 0.5)
     clients = Clients(broker.bootstrap, {"log_level": 0})
@@ -137,7 +137,7 @@ async def test_producer_call_that_hangs_ends_only_its_own_transaction(
 
 
 async def test_producer_of_an_old_generation_cannot_commit(broker: SharedBroker, topic: str, app: str) -> None:
-    """Neither its rows nor its state are written. This happens at every rebalance during a transaction."""
+    """Neither its rows nor its state become visible. This situation occurs at every rebalance during a transaction."""
     state = f"{app}.state"
     create(broker.bootstrap, topic, state, f"{app}.control")
     transactions = Transactions(Clients(broker.bootstrap, {"log_level": 0}), f"{app}-0")
@@ -187,7 +187,7 @@ async def test_abort_without_a_response_does_not_count_as_aborted(
 
 
 async def test_fatal_error_hidden_by_a_callback_restarts_the_shard(broker: SharedBroker, topic: str, app: str) -> None:
-    """Seen in chaos runs: the producer was fenced, but flush raised an AttributeError of the logger."""
+    """In random tests, `flush` of a fenced producer raised an AttributeError instead of the fatal error."""
     create(broker.bootstrap, topic, f"{app}.control")
     transactions = Transactions(Clients(broker.bootstrap, {"log_level": 0}), app)
 
@@ -227,7 +227,7 @@ async def test_transaction_is_not_committed_if_sending_offsets_failed(
 async def test_failed_transaction_ends_the_threads_of_its_producer(
     broker: SharedBroker, topic: str, app: str, call: str
 ) -> None:
-    """The error may live in a reference cycle for hours. It must not keep the producer."""
+    """The error may stay in memory for hours as part of a reference cycle. It must not keep the producer alive."""
     create(broker.bootstrap, topic, f"{app}.control")
     transactions = Transactions(Clients(broker.bootstrap, {"log_level": 0}), app)
 

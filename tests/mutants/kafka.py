@@ -25,7 +25,7 @@ KAFKA = (
         "connector/commands/state_copy.py",
         "if self.same_cluster and topic == before.topic:",
         "if topic == before.topic:",
-        "tests/unit/test_copy_state.py -k test_checkpoint_copied_for_another_topic_has_its_end_offsets",
+        "tests/unit/test_copy_state.py -k test_checkpoint_copied_for_another_topic_has_end_offsets",
     ),
     Mutant(
         "a source that changed during the copy is accepted",

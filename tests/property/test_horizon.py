@@ -79,7 +79,10 @@ def test_backfill_partly_beyond_the_horizon_duplicates_nothing() -> None:
 
 
 def test_suspend_between_read_and_commit_duplicates_no_row() -> None:
-    """The machine sleeps between the reading of a slice and its commit, while the slice falls behind the horizon."""
+    """The machine is suspended after it has read a slice.
+
+    Before the commit, a part of the slice falls behind the horizon.
+    """
     shown, time_s = world(40), 20 * HOUR_S
     topics = poll(TWELVE, shown, every(600.0, 0, time_s))
     worker = Worker(TWELVE, {"t": shown}, topics, time_s)
@@ -152,7 +155,7 @@ def test_tenant_read_for_longer_than_the_horizon_has_no_gap() -> None:
 
 @pytest.mark.parametrize("outage_s", [0.0, 28 * 60.0])
 def test_shortest_horizon_suffices_for_runs_that_begin_late(outage_s: float) -> None:
-    """Each run reads back to the end of the last complete run, even if it begins late."""
+    """A run that begins late reads back to the end of the last complete run, which must not lie before the horizon."""
     setting = Setting((sweep(1, 5), sweep(12, 96)), horizon=timedelta(minutes=96 + 12 + 60))
     at_the_edge = [call(f"c{n:05}", 5.3 + 61.7 * n, 96 * 60.0) for n in range(360)]
     times_s = [*every(67.0, 0.0, 4 * HOUR_S), *every(67.0, 4 * HOUR_S + outage_s, 9 * HOUR_S)]
@@ -326,7 +329,7 @@ def test_row_count_of_the_checkpoint_excludes_expired_rows() -> None:
 
 
 def test_clock_ahead_at_the_first_start_misses_no_row() -> None:
-    """A backfill is read before the first run, and the worker is started again. The tenant keeps its real start."""
+    """A backfill runs before the first run, and the worker is restarted. The tenant keeps the correct start."""
     shown, topics, ahead_s = world(5), Topics(), 48 * HOUR_S
     worker = Worker(TWELVE, {"t": shown}, topics, ahead_s)
     worker.command("t", backfill(1, 60.0, -HOUR_S, 0.0), 60.0)

@@ -113,7 +113,7 @@ def test_row_within_the_deepest_overlap_is_always_found(begin_s: float, step_s: 
 @pytest.mark.parametrize("is_shortest", [False, True])
 @pytest.mark.parametrize("seed", range(4))
 def test_row_late_by_the_overlap_is_found_by_irregular_runs(seed: int, *, is_shortest: bool) -> None:
-    """Intervals between runs vary. Outages have any length, or up to half an hour with the shortest horizon."""
+    """The intervals between runs vary, and outages of any length occur (of half an hour with the shortest horizon)."""
     rng = random.Random(seed)
     setting = replace(THREE, horizon=THREE.shortest_horizon if is_shortest else THREE.horizon)
     longest_s = 25 * MINUTE_S if is_shortest else 50 * 3600
@@ -135,7 +135,7 @@ def test_row_later_than_overlap_plus_cadence_is_missed(begin_s: float, step_s: f
 
 
 def test_row_late_by_up_to_the_full_overlap_is_found() -> None:
-    """Every run reads back to the end of the last complete run. A grid of delays is tried."""
+    """Each run reads back to the end of the last complete run. The test tries many delays up to the overlap."""
     for late_s in range(int(LATEST_S - DEEPEST_EVERY_S), int(LATEST_S) + 1, 240):
         assert lateness_found(float(late_s), 60.0), late_s
 
@@ -171,7 +171,7 @@ def test_outage_of_any_length_misses_no_row(outage_h: float) -> None:
 
 
 def test_dedup_index_keeps_rows_longer_than_windows_reach_back() -> None:
-    """With a horizon of half a day, nothing older is read, nothing is published twice, and the topic gets shorter."""
+    """With a horizon of half a day, nothing older is read, no row is published twice, and index records are deleted."""
     setting = Setting((sweep(10, 60), sweep(60, 600)), horizon=timedelta(hours=12), start=timedelta(hours=-12))
     world = World([call(f"c{n}", n * 600.0 - 12 * 3600, 5.0) for n in range(6 * 72)], page_rows=500)
     topics, longest = Topics(), 0

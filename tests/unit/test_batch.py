@@ -251,7 +251,7 @@ class TestTransactionRecords:
     def test_row_offsets_belong_to_the_topic_with_the_same_id(
         self, before: str, after: str, expected: tuple[int, ...], id_after: str
     ) -> None:
-        """If brokers report no topic id with a batch, the id is unknown, and a later id discards no offsets."""
+        """If brokers reported no topic id with a batch, an id that they report later does not discard its offsets."""
         bench = Bench()
         bench.read(row("a"))
         bench.commit({0: 70, 1: 50}, topic_id=before)
@@ -266,7 +266,7 @@ class TestTransactionRecords:
         assert _decode_progress(record.value or b"")["offsets"] == [0, 0, 0]
 
     def test_checkpoint_keeps_the_topic_id_if_brokers_report_none(self) -> None:
-        """The batch wrote no rows, so the offsets still belong to the topic with that id."""
+        """The batch wrote no rows, so the stored offsets still belong to the topic with the stored id."""
         bench = Bench()
         self.sweep_through(bench, 0.0, {0: 3}, "old")
         assert not self.sweep_through(bench, 30.0, {}, "")
@@ -282,7 +282,10 @@ class TestTransactionRecords:
         assert list(bench.account.checkpoint.offsets) == [0, 7, 0]
 
     def test_interim_checkpoint_has_the_end_offsets_of_its_rows(self) -> None:
-        """After a crash the dedup index may hold rows without a checkpoint. The next progress must include them."""
+        """After a crash, the dedup index may have rows that no later checkpoint covers.
+
+        The next progress must include them.
+        """
         bench = Bench()
         before = bench.account.checkpoint
         bench.read(row())
@@ -347,7 +350,7 @@ class TestTransactionRecords:
         assert bench.account.checkpoint.state.sweeps == state.sweeps
 
     def test_progress_is_written_at_once_after_rows_were_rewritten(self) -> None:
-        """Rewritten rows have new offsets, so their checkpoint forgets earlier progress records."""
+        """Rows that were written again have new offsets, so earlier progress records do not count any more."""
         bench = Bench()
         self.sweep_through(bench, 0.0)
         state = bench.account.checkpoint.state
@@ -383,7 +386,10 @@ def test_gaps_are_unread_ranges_before_the_newest_read_range() -> None:
 
 
 def test_state_of_a_removed_tenant_expires_at_the_horizon() -> None:
-    """Its rows expire one after the other, and its checkpoint when the horizon has passed all that was read."""
+    """Its rows in the dedup index expire one by one.
+
+    Its checkpoint expires when all call time read is behind the horizon.
+    """
     bench = Bench()
     bench.read(row())
     bench.commit()

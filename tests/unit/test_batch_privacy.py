@@ -101,6 +101,6 @@ def test_event_timestamp_is_the_call_start(ahead_ms: int) -> None:
 
 @pytest.mark.parametrize("ahead_ms", [60 * 60_000, 10**13, -NOW_MS, -NOW_MS - 10**12])
 def test_call_start_that_brokers_refuse_is_replaced_by_read_time(ahead_ms: int) -> None:
-    """One such row would stop the tenant forever. With timestamp 0, librdkafka would use its own clock."""
+    """Otherwise one such row would stop the tenant forever. With timestamp 0, librdkafka would use its own clock."""
     bench = new_bench(timestamp="event")
     assert bench.read(started(ahead_ms)).rows[0].timestamp_ms == NOW_MS

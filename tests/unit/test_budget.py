@@ -27,7 +27,7 @@ rates = st.one_of(st.integers(1, 400), st.floats(1, 400))
 
 @pytest.mark.parametrize("again", [60, 30, 120])
 def test_restored_budget_keeps_earlier_pauses_and_requests(again: float) -> None:
-    """No minute has more requests than the lower of both rates allows, and none is sent before Graph's pause ends."""
+    """After a change of the rate, no minute has more requests than the lower rate allows, and pauses still apply."""
     budget = Budget(60, 0.0)
     before = drain(budget, 0.0, 30.0)
     budget.failed(Slot(30.0), 30.0, "throttled", 20.0, 0.5)
@@ -74,7 +74,7 @@ def test_no_minute_has_more_requests_than_the_budget(rate: float, late_s: float,
 @settings(max_examples=30)
 @given(rate=st.integers(5, 200), seed=st.integers(0, 99), connecting=st.lists(st.floats(0, 20), min_size=5, max_size=9))
 def test_requests_delayed_by_connecting_stay_in_the_budget(rate: int, seed: int, connecting: list[float]) -> None:
-    """Requests that were granted at different times may be sent together. The time of sending counts."""
+    """Requests may leave the queue at different times but be sent together. The budget counts the time of sending."""
     chance = random.Random(seed)
     budget, now = Budget(rate, 0.0), 0.0
     leaving: list[tuple[float, Slot]] = []

@@ -72,7 +72,7 @@ def test_dead_letter_of_conflicting_rows_states_the_conflict() -> None:
 
 
 def test_row_changed_between_two_pages_is_published_as_a_revision() -> None:
-    """Graph may have changed the row between the two pages."""
+    """Different contents on two pages are not a conflict, because Graph may have changed the row in between."""
     bench = Bench()
     assert sweep(bench, [[A], [B]], [[row("b", duration=3)], [B]]) == ([1, 2, 3], [])
 

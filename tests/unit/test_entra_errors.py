@@ -116,7 +116,7 @@ WHAT_TO_TOUCH = {
 
 @pytest.mark.parametrize(("code", "words"), [(code, words) for words, codes in WHAT_TO_TOUCH.items() for code in codes])
 def test_sign_in_code_alone_determines_the_remedy(code: int, words: str) -> None:
-    """The OAuth error does not matter, nor whether the code is a number or part of the description."""
+    """The code is found as a number and in the description, and it counts whatever the OAuth error is."""
     for error in ("invalid_client", "invalid_request", "unauthorized_client", "interaction_required"):
         for document in (
             {"error": error, "error_codes": [code]},

@@ -224,7 +224,7 @@ def outcome(before: RowSchema, first: bytes, after: RowSchema, second: bytes) ->
 @pytest.mark.parametrize("api_version", ["v1.0", "beta"])
 @pytest.mark.parametrize("older", [V1, NEXT], ids=["v1", "later version"])
 def test_upgrade_with_new_fields_republishes_nothing(older: dict[str, Any], api_version: str) -> None:
-    """Graph sent the members before and after the upgrade: first they were additionalProperties, then fields."""
+    """Graph sent these members already before the upgrade: they become fields instead of additional properties."""
     row = raw(KNOWN, BETA, LEARNED)
     before, after = RowSchema(older, api_version), RowSchema(AFTER, api_version)
     assert outcome(before, row, after, row) == "known"
@@ -287,7 +287,10 @@ def test_dedup_index_of_a_newer_fingerprint_version_is_refused() -> None:
 
 
 def test_pages_of_backfill_again_keep_older_fingerprints() -> None:
-    """A page chain of `backfill --again` is committed as one page. An upgrade must not cause false revisions."""
+    """All pages of a chain are committed as one.
+
+    Rows of an older fingerprint version must not become false revisions.
+    """
     texts = [json.dumps({"id": f"call-{number}"} | KNOWN | BETA | LEARNED).encode() for number in range(7)]
     before, after = RowSchema(V1, "v1.0"), RowSchema(AFTER, "v1.0")
     remembered = DedupIndex()

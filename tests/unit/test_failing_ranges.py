@@ -51,7 +51,7 @@ class TestNarrowing:
 
     @pytest.mark.parametrize("served_s", [None, 0.5])
     def test_failing_range_is_not_narrowed_while_graph_serves_nothing(self, served_s: float | None) -> None:
-        """If Graph has served nothing since the last failure, something other than the range may be the cause."""
+        """If Graph has served nothing since the last failure, the range may not be the cause."""
         ranges = failing_ranges.failed((), window(0, 900), failure(1, served_s))
         for at_s in range(2, 300):
             half = window(0, 450) if at_s % 2 else window(450, 900)
@@ -61,7 +61,7 @@ class TestNarrowing:
         assert failing_ranges.next_retry(ranges, NOW + 299 * S) <= NOW + 316 * S  # type: ignore[operator]
 
     def test_range_is_not_isolated_if_graph_refuses_any_length(self) -> None:
-        """Graph responds 406 to every request: ranges are halved down to one second, and no failing range remains."""
+        """If Graph responds 406 (too long) to a range of one second as well, the length is not the cause."""
         ranges: FailingRanges = ()
         part = window(0, 900)
         while not failing_ranges.refuses_any_length(ranges, part, failure(1, too_long=True)):
@@ -241,7 +241,7 @@ class TestReading:
             assert tenant.worst_delay_s(1260, 1400) < 65
 
     def test_occasional_403_and_404_do_not_fail_the_tenant(self) -> None:
-        """The share of these errors is one that real gateways were seen to produce."""
+        """The test uses a share of these errors that was observed with real gateways."""
         chance = random.Random(1)
         with reading(
             lambda _, now_s: error(chance.choice([403, 404])) if now_s > 60 and chance.random() < 0.2 else None

@@ -62,7 +62,7 @@ def test_ordinary_abort_needs_no_right_to_read_rows(readable: Any) -> None:
 def test_transaction_of_an_older_version_is_not_aborted(
     monkeypatch: pytest.MonkeyPatch, transaction: str, rows: set[Place]
 ) -> None:
-    """Its shard record does not locate its rows, so they could not be written again."""
+    """The state of an older version does not say where its rows are, so they could not be written again."""
     monkeypatch.setattr(hanging, "unseen_transactions", lambda _: [])
     metadata = SimpleNamespace(topics={"calls": SimpleNamespace(partitions=[0, 1])})
     clients = SimpleNamespace(asking=SimpleNamespace(list_topics=lambda **_: metadata))

@@ -134,7 +134,7 @@ def test_warnings_of_libraries_are_logged_as_one_event() -> None:
 
 
 def test_librdkafka_message_is_logged_once_per_minute(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A client that finds no broker says so twenty times a second."""
+    """Without a broker, librdkafka repeats this message twenty times a second."""
     stream = io.StringIO()
     log.configure("json", "info", stream)
     logger = log.kafka_logger()

@@ -33,7 +33,7 @@ def test_long_unknown_member_name_is_truncated() -> None:
 
 
 def test_each_member_name_is_hashed_a_constant_number_of_times() -> None:
-    """Regression test: each row copied all names so far, so that a full batch took 10 s."""
+    """Regression test: each row copied all names found before it, so that a full batch took 10 s."""
     names, rows = MemberNames(), 10_000
     Counted.hashes = 0
     for row in range(rows):

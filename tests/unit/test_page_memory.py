@@ -146,7 +146,10 @@ class Answering:
 
 
 async def test_page_memory_stays_limited_while_nothing_is_committed() -> None:
-    """Each tenant holds a full page while brokers are unavailable; all are read once commits succeed again."""
+    """While brokers are unavailable, each tenant has a full page in memory.
+
+    All pages are read once commits succeed again.
+    """
     transport, shape = Answering(), RowSchema(avro.load(avro.ROW), "v1.0")
     memory = PageMemory()
     buffers = [Buffer() for _ in range(SHARDS)]
@@ -180,7 +183,10 @@ async def test_page_memory_stays_limited_while_nothing_is_committed() -> None:
 
 
 async def test_backfill_again_stays_within_the_page_memory_limit() -> None:
-    """Each tenant reads a backfill with `again` while brokers are unavailable; all is read once commits succeed."""
+    """While brokers are unavailable, each tenant has a `backfill --again`.
+
+    All rows are read once commits succeed again.
+    """
     transport, shape = Answering(pages=8), RowSchema(avro.load(avro.ROW), "v1.0")
     memory = PageMemory(max_bytes=96 << 20, chain_bytes=24 << 20)
     buffer, window = Buffer(), Window(NOW - timedelta(days=9, seconds=40), NOW - timedelta(days=9))

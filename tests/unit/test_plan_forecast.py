@@ -36,7 +36,7 @@ def test_forecast_counts_one_request_for_a_sweep_of_one_page() -> None:
 
 
 def test_forecast_counts_every_page_of_a_deep_sweep() -> None:
-    """No shorter sweep reads the 10,000 calls of 20 h + 2 h: a bit more than ten pages every two hours."""
+    """A run of the deep sweep reads 22 hours with 11,000 calls, which takes about eleven pages every two hours."""
     result = plan_forecast.predict(rules((10, 60), (120, 1200)), plan_volume.evenly(12_000), 45, 4, BEGIN)
     assert result.fits
     assert result.requests_per_hour[0] == pytest.approx(6)
@@ -134,7 +134,7 @@ def test_call_volume_that_differs_by_weekday_has_a_weekly_cycle() -> None:
 
 
 def test_plan_from_state_signs_in_to_brokers_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With Event Hubs, each set of clients holds a thread and a session for signing in."""
+    """With Event Hubs, every additional set of clients would need a thread and a session for signing in."""
     clients, read = mock.Mock(), mock.Mock(return_value=({}, {}))
     monkeypatch.setattr("connector.brokers.clients", clients)
     monkeypatch.setattr(plan_report, "_read_shard", read)

@@ -123,9 +123,9 @@ def test_privacy_leaves_null_and_empty_values_unchanged(value: str | None) -> No
     ],
 )
 def test_privacy_applies_to_members_of_an_invalid_row(row: str, treated: str) -> None:
-    """A member is treated in every spelling, repetition and depth.
+    """A member is masked in any letter case, at any depth and if it is repeated.
 
-    Any text that is not a JSON object is left out completely.
+    A text that is not a JSON object is left out completely.
     """
     assert PRIVACY.treat_row(row.encode()).decode() == treated
 

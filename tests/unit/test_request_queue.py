@@ -61,7 +61,7 @@ async def test_retry_lets_one_other_request_go_first() -> None:
 
 
 async def test_failing_requests_do_not_starve_the_oldest_request() -> None:
-    """Two urgent ranges fail again and again while a less urgent sweep reads other call time."""
+    """Two urgent ranges fail repeatedly, while a less urgent sweep must still be able to read other call time."""
     clock, order = Clock(), []
     gate = RequestQueue(Budget(60, 0.0), PageMemory(), clock, lambda _: None)
 

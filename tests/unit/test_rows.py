@@ -436,7 +436,10 @@ class TestEntries:
         assert (invalid_entry(raws[0])["hi"], invalid_entry(raws[0])["lo"]) == (entries[0]["hi"], entries[0]["lo"])
 
     def test_invalid_row_is_never_taken_for_a_valid_row(self) -> None:
-        """This holds even if its bytes equal the id of a valid row."""
+        """An invalid row is identified by its bytes.
+
+        It stays distinct even if its bytes equal the id of a valid row.
+        """
         unfit, fit = V1.read([b'"a"']).entries, V1.read([b'{"id":"\\"a\\""}', b'{"id":"a"}']).entries
         assert unfit["hi"][0] not in fit["hi"]
 

@@ -44,7 +44,7 @@ def test_scheduler_learns_the_time_before_it_starts_a_run() -> None:
 
 
 def test_start_of_a_tenant_is_set_before_a_backfill_is_read() -> None:
-    """No run can start within the first second. A backfill that is read then must not hide the start."""
+    """No run can begin within the first second. A backfill that is read in this second must not replace the start."""
     plan = scheduler(-2 * D, start=0 * D)
     plan.confirm_time()
     plan.command(Command("j", "backfill", NOW, Window(NOW - 3 * D, NOW - 2 * D)), NOW)

@@ -195,7 +195,7 @@ def test_dedup_index_keeps_tenants_separate() -> None:
 
 
 def test_restart_does_not_make_dedup_rows_expire_earlier() -> None:
-    """Records do not store the hour of each row. After a restart, rows count as of the last hour of their bucket."""
+    """Records do not store the hour of each row. After a restart, each row gets the last hour of its bucket."""
     topic, log = Topic(), SeenLog("t")
     log.width = 24
     topic.write(log, rows(5), hours(5, 24))
@@ -211,7 +211,7 @@ def test_internal_record_of_a_newer_version_is_refused() -> None:
 
 
 def test_internal_records_of_version_1_stay_readable() -> None:
-    """The records were written once by version 1. Every later version must read them."""
+    """The records of the test were written by version 1. Every later version must be able to read them."""
     lines = (DATA / "seen-1.hex").read_text().split()
     records = {bytes.fromhex(key): bytes.fromhex(value) for key, value in zip(lines[::2], lines[1::2], strict=True)}
     restored = seen.restore(records)

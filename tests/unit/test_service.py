@@ -172,7 +172,7 @@ async def test_topics_exist_for_a_tenant_added_while_the_worker_waits(
 
 
 async def test_topics_exist_for_a_tenant_added_just_before_the_start(settings: Settings) -> None:
-    """The reload ends between the response of the brokers and the start of the shards."""
+    """The reload that adds the tenant ends after the brokers have responded, but before the shards start."""
     loop = asyncio.get_running_loop()
     worker = Service(dataclasses.replace(settings, tenants=settings.tenants[:1]), reload=lambda: settings)
 
@@ -249,7 +249,7 @@ async def test_broker_probe_refuses_what_the_start_would_refuse(
 
 
 async def test_status_of_many_tenants_lets_other_tasks_run(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Otherwise commits and probes of the worker would wait until all tenants are described."""
+    """Otherwise commits and probes would wait until the status of all tenants is complete."""
     health, described, seen = Service(settings).health, 0, set()
 
     def tenants() -> Iterator[tuple[dict[str, Any], list[Any]]]:

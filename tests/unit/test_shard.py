@@ -116,7 +116,7 @@ def loop_of(shard: Shard, publisher: Publisher, buffer: Buffer | None = None) ->
 
 
 async def test_shard_commits_only_while_the_worker_owns_it() -> None:
-    """Brokers would accept the transaction, because the member is alive and its group metadata are current."""
+    """Brokers do not check this: they accept transactions for a lost shard while the worker is in the group."""
     publisher = Scripted(None)
     shard = shard_of(Group(Snapshot(7, NOBODYS, "fresh")))
     with pytest.raises(HandedOverError):
@@ -153,7 +153,10 @@ async def test_aborted_batch_is_dropped_after_the_hand_over() -> None:
 
 @pytest.mark.parametrize("polls", [0, 1])
 async def test_fenced_shard_waits_for_a_new_poll_before_it_writes(monkeypatch: pytest.MonkeyPatch, polls: int) -> None:
-    """A poll that had begun before proves nothing: two workers would fence each other in turns."""
+    """A poll that began before it was fenced proves no ownership.
+
+    Otherwise two workers would fence each other in turns.
+    """
     lives: list[int] = []
     before = [Snapshot(0, OURS, None)] * 3 + [Snapshot(polls, OURS, None)] * 2
     shard = shard_of(Group(*before, Snapshot(2, NOBODYS, None)))
@@ -187,7 +190,7 @@ def changed(**members: Any) -> SimpleNamespace:
 
 
 async def test_urgent_tombstones_are_committed_without_delay(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Regression test: items without urgency in the same iteration made the loop forget the urgent tombstones."""
+    """Regression test: urgent tombstones were delayed if items that can wait arrived in the same iteration."""
     shard = shard_of(Group(Snapshot(0, OURS, "")))
     monkeypatch.setattr("connector.pipeline.commit_loop._COMMIT_AT_LATEST_S", 3600.0)
     buffer, publisher = Buffer(), Scripted()
@@ -283,7 +286,7 @@ async def test_producer_call_that_never_returns_is_abandoned(
 
 
 async def test_producer_call_cancelled_twice_is_abandoned_at_once() -> None:
-    """Otherwise the next request would wait for the thread until its time limit."""
+    """Otherwise the next request would wait for the producer's thread until its time limit."""
     publisher = Scripted()
     calling, end = await hanging_call(publisher)
     for _ in range(2):
@@ -299,7 +302,7 @@ async def test_producer_call_cancelled_twice_is_abandoned_at_once() -> None:
 
 
 async def test_producer_call_raises_an_error_with_a_circular_cause() -> None:
-    """confluent-kafka's errors do so when they are raised again as the cause of another one."""
+    """The errors of confluent-kafka have such a chain of causes after they were raised a second time."""
     publisher = Scripted()
 
     def fail() -> None:
@@ -351,7 +354,7 @@ def read_from_now_on(shard: Shard, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def test_command_for_a_tenant_that_is_not_configured_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The worker may add the tenant with its next reload, or may be reopening the tenant after a change."""
+    """The next reload may add the tenant, or the worker may just be restarting the tenant after a change."""
     shard, publisher = shard_of(Group(Snapshot(0, OURS, ""))), Scripted(None, None, None)
     shard.restored = True
     buffer = shard.tenants._buffer

@@ -144,7 +144,7 @@ def test_empty_state_topic_restores_nothing() -> None:
 
 
 def test_internal_records_of_version_1_stay_readable() -> None:
-    """The records were written once by version 1. Every later version must read them."""
+    """The records of the test were written by version 1. Every later version must be able to read them."""
     lines = (DATA / "state-1.jsonl").read_bytes().splitlines()
     restored = state.restore(dict(zip(lines[::2], lines[1::2], strict=True)))
     assert restored.shard is not None
@@ -154,7 +154,7 @@ def test_internal_records_of_version_1_stay_readable() -> None:
 
 
 def test_older_state_record_gets_defaults_for_later_members() -> None:
-    """Members that the first version did not write have their default."""
+    """Members that the first version did not write get their default values."""
     record = state.checkpoint_record("t1", some_checkpoint())
     assert record.value is not None
     members = msgspec.json.decode(record.value)

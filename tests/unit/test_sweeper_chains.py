@@ -89,7 +89,7 @@ async def sweeping(source: Source, history: timedelta = timedelta(minutes=1)) ->
 
 
 async def test_page_chain_with_repeated_ids_is_read_again() -> None:
-    """Rows may have shifted over the boundary of two pages, and one may have been skipped."""
+    """A repeated id shows that rows have shifted between two pages, so a row may have been skipped."""
     source = Source([["a", "b"], ["b", "c"]], [["a", "b"], ["c", "d"]])
     async with sweeping(source) as (_, handed):
         await until(lambda: handed.of(SliceRead))
@@ -120,7 +120,7 @@ async def test_slice_that_always_repeats_ids_counts_as_unstable() -> None:
 
 
 async def test_backfill_again_counts_a_slice_after_its_rows() -> None:
-    """Otherwise a crash between two commits could lose rows that the job reports as published."""
+    """The slice counts as read only after the commit of its rows. Otherwise a crash could lose rows of the job."""
     source = Source([["a"], ["b"]])
     async with sweeping(source) as (sweeper, handed):
         await until(lambda: handed.of(SliceRead))
@@ -144,7 +144,7 @@ async def test_failed_run_ends_its_other_page_chains() -> None:
 
 
 async def test_backfill_again_reads_parts_that_fit_the_buffer() -> None:
-    """The job commits each slice as a whole, so a slice with more bytes than the buffer takes is read in parts."""
+    """The job commits each slice as a whole, so a slice that is larger than the buffer is divided into parts."""
 
     class Long(Source):
         async def pages(self, window: Window, priority: int, _attempts: int) -> AsyncGenerator[ReadPage, None]:

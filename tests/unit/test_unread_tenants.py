@@ -81,7 +81,7 @@ def test_paused_tenant_is_not_unread(settings: Settings) -> None:
 
 
 def test_unread_tenant_is_reported_once_at_its_second_search(settings: Settings) -> None:
-    """A tenant whose shard just moves to another worker may be found by one search."""
+    """One search may also find a tenant whose shard is just moving to another worker."""
     metrics = Metrics("1", 1)
     search = UnreadTenants(*cast("tuple[Any, Any]", (None, None)), metrics, cast("Any", None))
     (tenant,) = settings.tenants

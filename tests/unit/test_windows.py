@@ -165,7 +165,10 @@ class TestSlices:
 
     @pytest.mark.parametrize("job", ["", "a backfill"])
     def test_two_page_chains_never_read_the_same_seconds(self, job: str) -> None:
-        """The open page chain belongs to an older run or to a job, so its responses may arrive after newer ones."""
+        """An open page chain may belong to an older run or to a job.
+
+        Its responses could arrive after those of a newer chain.
+        """
         state, _ = windows.begin(windows.first_state(DEFAULT, NOW - 10 * D, NOW), DEFAULT, NOW)
         state = windows.command(state, Command("j", "backfill", NOW, Window(NOW - 10 * D, NOW)), NOW, NOW - 20 * D)
         in_flight: tuple[Slice, ...] = (Slice(Window(NOW - 10 * M, NOW - 5 * M), 1000, NOW - D, job),)
@@ -185,7 +188,7 @@ class TestSlices:
 
 class TestSweeps:
     def test_sweeps_that_are_due_together_read_each_slice_once(self) -> None:
-        """A deep sweep replaces the shallow ones that it contains."""
+        """If sweeps are due at the same time, the deepest one reads for all of them."""
         state = polled(windows.first_state(DEFAULT, NOW - 8 * D, NOW), DEFAULT, NOW, NOW + 2 * M)
         later = NOW + D
         state = polled(state, DEFAULT, NOW + 2 * M, later - 20 * M, 10 * M)
@@ -214,7 +217,7 @@ class TestSweeps:
         assert run_dry(state, DEFAULT, NOW + M)[1] != []
 
     def test_tenant_is_idle_before_its_start_and_while_paused(self) -> None:
-        """A paused tenant, or one whose start lies in the future, has nothing to do before."""
+        """A tenant whose start lies in the future waits for it, and a paused tenant waits for the command `resume`."""
         rules = DEFAULT._replace(settle=30 * S)
         state = windows.first_state(rules, NOW + 5 * D, NOW)
         turn = windows.next_turn(state, rules, NOW)
@@ -262,7 +265,7 @@ class TestSweeps:
         assert windows.overdue_seconds(state.sweeps[0], NOW + 3 * M) == 120
 
     def test_sweep_slower_than_its_cadence_still_reads_all_call_time(self) -> None:
-        """The budget allows one slice of an hour per hour, for a sweep that reads eight hours every two hours."""
+        """The budget allows one slice of one hour per hour, but the sweep is to read eight hours every two hours."""
         rules = Rules((Sweep(2 * H, 8 * H),), 0 * S, H, 150 * D)
         state, now, last_read = windows.first_state(rules, NOW - 8 * H, NOW), NOW, {}
         for _ in range(48):
@@ -280,7 +283,7 @@ class TestSweeps:
         assert all(now - last_read.get(hour, NOW) <= 16 * H for hour in hours), "the oldest part has its turn"
 
     def test_deep_sweeps_without_budget_do_not_make_the_state_grow(self) -> None:
-        """The live sweep uses the whole budget. The deeper sweeps begin, but read nothing."""
+        """The live sweep uses the whole budget, so that runs of the deeper sweeps begin but cannot read."""
         state, _ = run_dry(windows.first_state(DEFAULT, NOW - D, NOW), DEFAULT, NOW)
         for minute in range(1, 2 * 1440):
             now = NOW + minute * M

@@ -31,7 +31,7 @@ def test_another_app_publishes_every_row_again_as_revision_0(
     assert set(Counter((row.tenant, row.id) for row in rows if row.revision == 0).values()) == {2}
 
 
-def test_app_whose_topics_were_deleted_starts_as_new(
+def test_app_whose_topics_were_deleted_publishes_all_rows_again(
     broker: SharedBroker, topic: str, app: str, simulate: Simulate, new_worker: NewWorker, settings: Settings
 ) -> None:
     source = simulate(**TINY)

@@ -151,7 +151,7 @@ def test_worker_pods_run_with_least_privilege(installation: tuple[str, Resources
     assert only["readinessProbe"]["httpGet"]["path"] == "/readyz"
 
 
-def test_chart_selectors_match_its_pods_and_it_renders_no_secret(installation: tuple[str, Resources]) -> None:
+def test_chart_selectors_match_pods_and_no_secret_is_rendered(installation: tuple[str, Resources]) -> None:
     _, resources = installation
     labels = resources["Deployment"]["spec"]["template"]["metadata"]["labels"]
     selectors = [resources["Service"]["spec"]["selector"]]

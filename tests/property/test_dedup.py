@@ -135,7 +135,7 @@ def test_rows_with_the_same_id_are_classified_in_order(keys: list[tuple[int, int
 
 
 @given(st.lists(st.integers(0, MAX_REVISION), min_size=1, max_size=9), st.sampled_from([LAYOUT, LAYOUT | BETA_KNOWN]))
-def test_dedup_entry_stores_the_revision_and_keeps_its_flags(revisions: list[int], flags: int) -> None:
+def test_storing_a_revision_in_a_dedup_entry_keeps_its_flags(revisions: list[int], flags: int) -> None:
     entries = np.zeros(len(revisions), ENTRY)
     entries["meta"] = flags
     kept = with_revision(entries, np.array(revisions, np.int64))

@@ -177,7 +177,7 @@ def test_pauses_after_failures_double_up_to_a_minute() -> None:
     assert pauses[4:] == [LONGEST_PAUSE_S] * 6
 
 
-def test_first_broken_response_pauses_for_one_second() -> None:
+def test_first_broken_response_delays_requests_by_one_second() -> None:
     budget = Budget(1000, 0.0)
     budget.failed(budget.take(1.0), 1.0, "broken", None, 0.5)
     assert budget.delay_s(1.0) == 1.0

@@ -44,7 +44,7 @@ def test_coverage_bar_shows_no_gap_for_the_last_minute() -> None:
     assert text.bar(tenant([(NOW - 6 * HOUR, NOW - timedelta(seconds=50))], []), NOW, 6 * HOUR, 6) == "██████"
 
 
-def test_command_output_without_a_terminal_is_plain() -> None:
+def test_command_output_without_a_terminal_is_plain_text() -> None:
     stream = io.StringIO()
     text.show(
         [Section("Jobs", ("job", "rows>"), [("a" * 200, "7"), ("b", "1,000")]), Section("None", ("x",), [])], stream

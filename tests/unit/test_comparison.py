@@ -33,7 +33,7 @@ def comparison() -> Comparison:
     return Comparison()
 
 
-def test_row_with_equal_newest_version_counts_as_identical(comparison: Comparison) -> None:
+def test_row_counts_as_identical_if_its_newest_version_matches(comparison: Comparison) -> None:
     publish(comparison, ("a", 1, {"duration": 7}), ("a", 0, {}), ("b", 0, {}))
     assert show(comparison, ("a", {"duration": 7}), ("b", {})) == [False, False]
     result = comparison.result()
@@ -55,7 +55,7 @@ def test_comparison_distinguishes_each_kind_of_difference(comparison: Comparison
     assert (result.identical, result.graph_rows, result.topic_records) == (2, 4, 5)
 
 
-def test_comparison_skips_fields_changed_by_privacy(comparison: Comparison) -> None:
+def test_comparison_skips_fields_with_privacy_settings(comparison: Comparison) -> None:
     publish(comparison, ("a", 0, {"callType": "******"}))
     assert show(comparison, ("a", {})) == [False]
 

@@ -474,7 +474,7 @@ class TestFile:
             (b"a = '\xff'", "is not UTF-8; save it as UTF-8"),
         ],
     )
-    def test_unreadable_configuration_file_is_the_only_problem(
+    def test_unreadable_configuration_file_is_reported_alone(
         self, tmp_path: Path, content: bytes, expected: str
     ) -> None:
         path = tmp_path / "connector.toml"

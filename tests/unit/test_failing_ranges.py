@@ -108,7 +108,7 @@ class TestIsolation:
             ranges = failing_ranges.failed(ranges, one, failure(at_s))
         assert failing_ranges.due(ranges, NOW + (at_s + 60) * S) == [one]
 
-    def test_long_failing_range_is_isolated_in_growing_pieces(self) -> None:
+    def test_long_failing_range_is_isolated_in_few_growing_pieces(self) -> None:
         ranges: FailingRanges = ()
         steps = 0
         while sum(w.seconds for w in failing_ranges.isolated(ranges)) < 3600:

@@ -56,7 +56,7 @@ def test_successful_response_ends_every_failure() -> None:
     assert reason(health, 1100.0) is None
 
 
-def test_new_token_alone_does_not_end_a_failure() -> None:
+def test_new_token_alone_does_not_end_the_failure_of_a_tenant() -> None:
     health = Health()
     health.rejected("permission", "grant", 0.0)
     health.signed_in()
@@ -64,7 +64,7 @@ def test_new_token_alone_does_not_end_a_failure() -> None:
     assert reason(health, 1.0) == "permission"
 
 
-def test_permanent_error_outlasts_a_short_outage() -> None:
+def test_short_outage_does_not_hide_a_permanent_error() -> None:
     health = Health()
     health.rejected("permission", "grant", 0.0)
     health.failed_transiently("unreachable", "503", 10.0)

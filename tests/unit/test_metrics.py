@@ -248,7 +248,7 @@ def test_tenant_view_is_computed_once_per_scrape(metrics: Metrics, tenant: Tenan
     assert calls.call_count == 2
 
 
-def test_failing_tenant_view_affects_only_its_tenant(metrics: Metrics, tenant: TenantMetrics) -> None:
+def test_error_in_a_tenant_view_affects_only_its_own_metrics(metrics: Metrics, tenant: TenantMetrics) -> None:
     broken = [True]
 
     def sometimes() -> TenantView:

@@ -20,7 +20,7 @@ def test_each_mutant_matches_the_code_and_names_a_test(mutant: Mutant) -> None:
     assert all(re.search(rf"(def|class|ids=.*) ?[\"(\[]*{word}", source) for word in selected), selected
 
 
-def test_mutants_are_distinct() -> None:
+def test_no_two_mutants_are_equal() -> None:
     assert len(MUTANTS) >= 25
     assert sum(mutant.broker for mutant in MUTANTS) >= 10
     assert max(Counter(mutant.name for mutant in MUTANTS).values()) == 1

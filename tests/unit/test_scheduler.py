@@ -56,7 +56,7 @@ def test_start_of_a_tenant_is_set_before_a_backfill_is_read() -> None:
     assert plan.plan.start == NOW
 
 
-def test_scheduler_reads_due_call_time_and_then_waits() -> None:
+def test_scheduler_reads_call_time_that_is_due_and_then_waits() -> None:
     plan = scheduler()
     assert plan.next(NOW) == StartRuns(None, ())
     (read,) = opened(plan)
@@ -66,7 +66,7 @@ def test_scheduler_reads_due_call_time_and_then_waits() -> None:
     assert plan.next(NOW) == Wait(NOW + M)
 
 
-def test_page_chain_is_read_again_twice_and_then_unstable() -> None:
+def test_page_chain_counts_as_unstable_after_three_attempts() -> None:
     plan = scheduler()
     (read,) = opened(plan)
     assert [plan.repeats(read.slice, repeated=True) for _ in range(3)] == [True, True, False]
@@ -81,7 +81,7 @@ def test_page_chain_without_repeated_ids_is_stable() -> None:
     assert plan.finished(read.slice, 3, NOW).steady
 
 
-def test_rest_of_a_tenant_grows_with_repeated_permanent_errors() -> None:
+def test_tenant_rests_longer_after_each_permanent_error() -> None:
     plan, now, rests = scheduler(), NOW, []
     for _ in range(5):
         opened(plan, now)
@@ -125,7 +125,7 @@ def test_clock_set_back_does_not_prolong_the_rest_of_a_tenant() -> None:
     assert opened(plan, NOW + M)
 
 
-def test_paused_tenant_waits_without_a_deadline() -> None:
+def test_paused_tenant_waits_without_a_time_limit() -> None:
     plan = scheduler()
     (read,) = opened(plan)
     assert plan.command(Command("p", "pause", NOW), NOW) == (read.slice,)

@@ -33,7 +33,7 @@ def test_few_rows_do_not_change_the_bucket_width() -> None:
     assert log.width == 384
 
 
-def test_restored_dedup_rows_are_found_by_their_hour() -> None:
+def test_restored_dedup_rows_are_counted_in_the_right_hour() -> None:
     log = SeenLog("tenant")
     entries, hours = rows(12_000, 6)
     written = log.write(entries, hours)
@@ -44,7 +44,7 @@ def test_restored_dedup_rows_are_found_by_their_hour() -> None:
     assert (first, counts.tolist()) == (HOUR, [2_000.0] * 6)
 
 
-def test_rows_of_a_long_bucket_are_spread_over_its_hours() -> None:
+def test_row_count_of_a_long_bucket_is_spread_over_its_hours() -> None:
     log = SeenLog("tenant")
     entries, hours = rows(500, 1)
     records = {r.key: r.value for r in log.write(entries, hours).records if r.value is not None}

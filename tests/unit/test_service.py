@@ -89,7 +89,9 @@ async def test_second_sigterm_to_a_healthy_worker_exits_0(
 
 
 @pytest.mark.parametrize("failed", [True, False])
-async def test_hanging_shutdown_keeps_the_exit_code(monkeypatch: pytest.MonkeyPatch, *, failed: bool) -> None:
+async def test_shutdown_that_hangs_still_exits_with_the_right_code(
+    monkeypatch: pytest.MonkeyPatch, *, failed: bool
+) -> None:
     exits = Exits(monkeypatch)
     monkeypatch.setattr(shutdown, "_STOP_S", 0.01)
     worker = process()
@@ -120,7 +122,7 @@ async def test_waiting_for_shutdown_does_not_swallow_cancellation(settings: Sett
     assert ended.is_set()
 
 
-async def test_first_fatal_error_is_reported_although_another_follows(settings: Settings) -> None:
+async def test_first_of_two_fatal_errors_is_the_one_that_is_reported(settings: Settings) -> None:
     worker = Service(settings)
 
     async def work() -> None:

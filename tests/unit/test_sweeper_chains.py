@@ -119,7 +119,7 @@ async def test_slice_that_always_repeats_ids_counts_as_unstable() -> None:
         assert not any(read.steady for read in sweeper.plan.coverage.reads)
 
 
-async def test_backfill_again_counts_a_slice_after_its_rows() -> None:
+async def test_backfill_again_counts_a_slice_only_after_its_rows() -> None:
     """The slice counts as read only after the commit of its rows. Otherwise a crash could lose rows of the job."""
     source = Source([["a"], ["b"]])
     async with sweeping(source) as (sweeper, handed):

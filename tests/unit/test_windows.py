@@ -154,7 +154,7 @@ class TestSlices:
         assert sum((part.end - part.start for part in parts), timedelta(0)) == length_s * S
         assert len(parts) == (1 if length_s == 1 else 2)
 
-    def test_slices_in_progress_are_not_planned_again(self) -> None:
+    def test_slices_that_are_being_read_are_not_planned_again(self) -> None:
         state, _ = windows.begin(windows.first_state(DEFAULT, NOW - 10 * D, NOW), DEFAULT, NOW)
         in_flight: tuple[Slice, ...] = ()
         while piece := next_piece(state, DEFAULT, in_flight):

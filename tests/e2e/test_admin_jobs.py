@@ -71,7 +71,7 @@ def wait_a_moment(seconds: float) -> None:
 
 
 def until_swept(worker: Worker, source: Simulation, recent: timedelta) -> None:
-    """Freeze the source, and wait until the sweeps have read all call time since."""
+    """Freeze the source, then wait until the sweeps have read the last `recent` of call time once more."""
     frozen_at = source.freeze()
 
     def is_swept(tenant: dict[str, Any]) -> bool:

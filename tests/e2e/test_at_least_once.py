@@ -1,4 +1,4 @@
-"""Delivery without transactions: nothing is ever lost; after a crash, rows may be published again."""
+"""Delivery without transactions: no row is ever lost, but rows may be published again after a crash."""
 
 import random
 import signal

@@ -1,4 +1,7 @@
-"""`connector check` names what `run` would fail on and how to fix it, without disturbing a running worker."""
+"""`connector check` names each problem that would stop `connector run`, and its remedy.
+
+It disturbs no running worker.
+"""
 
 import json
 import ssl

@@ -1,7 +1,7 @@
-"""The image and the Compose file, built and run by a Docker daemon for the tests only (tests/containers.py).
+"""The image and the Compose file, built and run by a Docker daemon that only the tests use (tests/containers.py).
 
-Images that are published elsewhere cannot be had in every place where tests run: Kafka, the registry and Prometheus run
-from their own programs in the base image, with all else that docker-compose.yml says of them. Grafana is left out.
+Published images cannot be downloaded wherever the tests run. Therefore the programs of Kafka, the registry and
+Prometheus run in the base image, with all other settings of docker-compose.yml. Grafana is left out.
 """
 
 import json

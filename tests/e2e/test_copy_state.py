@@ -1,4 +1,4 @@
-"""`connector copy-state`: to another number of shards, cluster and row topic, and no row is doubled or missing."""
+"""`connector copy-state` to another number of shards, cluster or row topic: no row is duplicated or missing."""
 
 import signal
 import subprocess

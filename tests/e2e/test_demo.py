@@ -40,7 +40,7 @@ def started(*arguments: str, **variables: str) -> Iterator[subprocess.Popen[str]
 
 
 def page(process: subprocess.Popen[str]) -> tuple[str, list[str]]:
-    """Return the page's address, and the lines up to the one that names it."""
+    """Return the address of the status page, and the output lines up to the one that contains it."""
     assert process.stdout is not None
     lines: list[str] = []
     for line in process.stdout:

@@ -53,7 +53,7 @@ class Published:
 
     @property
     def final(self) -> Totals:
-        """Return the totals of the truth that are final."""
+        """Return the true totals of the minutes that are final."""
         return {key: total for key, total in self.truth.items() if key[1] < self.through[key[0]]}
 
 

@@ -1,4 +1,4 @@
-"""Brokers that take tokens of Microsoft's sign-in, as Azure Event Hubs does: a real broker checks each token."""
+"""Brokers that accept tokens of Microsoft's sign-in, like Azure Event Hubs. A real broker checks each token."""
 
 import json
 from collections.abc import Callable, Iterator

@@ -1,7 +1,7 @@
 """A worker that freezes at a critical moment of a commit and wakes when another worker owns its shard.
 
-Two guards are between it and the topics: the group's generation, checked when offsets are sent, and the epoch of the
-transactional id, which the new owner raises when it opens its producer. Each is tried where the other cannot help.
+Brokers check two things: the group generation when offsets are sent, and the epoch of the transactional id, which the
+new owner raises when it opens its producer. Each test creates a situation in which only one of them helps.
 """
 
 import signal
@@ -50,7 +50,10 @@ class Pair:
         wait_until(lambda: _is_stopped(self.old), "the old worker to be frozen", _DEADLINE_S)
 
     def start_new(self, held: str = "") -> None:
-        """Start the new worker, which takes over; `held` names a call before which it waits until it is released."""
+        """Start the new worker, which takes over the shard.
+
+        With `held`, it waits before that call until it is released.
+        """
         if held:
             (self.places[1] / f"hold-{held}").touch()
         self.new.start()
@@ -63,7 +66,7 @@ class Pair:
         (self.places[1] / f"hold-{held}").unlink()
 
     def wake_old(self, *events: str) -> None:
-        """Wake the old worker; return once it has logged one of the events."""
+        """Wake the old worker and wait until it has logged one of the events."""
         self.old.signal(signal.SIGCONT)
         self.old.until(lambda: any(self.old.named(event) for event in events), " or ".join(events))
 

@@ -30,7 +30,7 @@ def left_open(
     new_worker: Callable[..., Worker],
     tmp_path: Path,
 ) -> Callable[[list[str]], Simulation]:
-    """Let a commit hang in some topics: their only replica dies before it, and the worker after it."""
+    """Let a commit hang in some topics: the broker with their only replica dies before it, and the worker after it."""
 
     def leave(hanging: list[str]) -> Simulation:
         admin = AdminClient({"bootstrap.servers": three_brokers.bootstrap, "log_level": 0})

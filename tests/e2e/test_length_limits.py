@@ -1,4 +1,7 @@
-"""Records over the length limit of a topic: a row never stops a shard, but state does, before rows are written."""
+"""Records over the length limit of a topic: a long row never stops a shard.
+
+A long state record stops it before it writes rows.
+"""
 
 import json
 from collections.abc import Callable

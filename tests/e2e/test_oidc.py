@@ -1,4 +1,4 @@
-"""Brokers that take tokens of any OpenID Connect provider: librdkafka signs in with client credentials."""
+"""Brokers that accept tokens of an OpenID Connect provider. librdkafka signs in there with client credentials."""
 
 import json
 from collections.abc import Callable, Iterator

@@ -1,6 +1,7 @@
 """`connector plan` compared with the requests that a real worker sends to the simulator.
 
-It takes a minute and a half; REAL_TIME_MINUTES=10 does it with sweeps of 5 s, 30 s and 2 min and 5 % answers of 429.
+The comparison takes a minute and a half. With REAL_TIME_MINUTES=10 it takes ten minutes, has sweeps every 5 s, 30 s and
+2 min, and Graph responds with 429 to 5 % of the requests.
 """
 
 import json
@@ -102,5 +103,5 @@ def test_plan_from_stored_state_predicts_the_requests_of_a_worker(
 
 
 def wait(seconds: float) -> None:
-    """Sleep, because the requests per real time are measured."""
+    """Sleep in real time, because the test counts the requests per real minute."""
     time.sleep(seconds)

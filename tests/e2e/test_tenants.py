@@ -33,7 +33,7 @@ TINY = {"days": 0.1, "calls_per_day": 1_000, "frozen": True}
 
 
 def read_again(worker: Worker, tenants: list[dict[str, Any]], answer: str) -> dict[str, Any]:
-    """Make the worker reload other tenants; return what it logs as `answer`."""
+    """Make the worker reload its configuration with these tenants. Return the log event `answer` that follows."""
     before = len(worker.named(answer))
     worker.configure({**worker.settings, "tenants": tenants})
     worker.signal(signal.SIGHUP)
@@ -265,7 +265,7 @@ def test_state_of_a_removed_tenant_expires_at_the_horizon(
     names = (f"{app}.state", f"{app}.seen")
 
     def known() -> list[int]:
-        """Return the number of records of each topic that contain a tenant."""
+        """Return the number of records per topic that belong to a tenant."""
         values = read_compacted(Clients(broker.bootstrap, {}), names, 0)
         return [sum(gone.lower().encode() in key for key in values[name]) for name in names]
 

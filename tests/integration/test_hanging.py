@@ -1,7 +1,7 @@
 """Transactions that brokers report as complete although some partitions never get their markers (KAFKA-20734).
 
-Made on three real brokers: some partitions have their only replica on a broker that dies between the last record and
-the end of the transaction.
+The tests run three real brokers. Some partitions have their only replica on a broker that dies after the last record of
+the transaction and before its end.
 """
 
 from collections.abc import Iterator, Sequence
@@ -130,7 +130,10 @@ class Bench:
         return read_partition(self.clients, (self.names.state, self.names.seen), 0, decided_within_s=3.0)
 
     async def recover(self, publisher: Publisher, row_topics: Sequence[str] | None = None) -> tuple[bool, int]:
-        """Do what a shard does when it starts; return whether something was open, and how much was written again."""
+        """Recover transactions as a starting shard does.
+
+        Return whether one was open, and how many records were written again.
+        """
         with member(self.cluster.bootstrap, self.names.app) as position:
             wanted = [self.topic] if row_topics is None else row_topics
             ended = await publisher.call(publisher.end_open, self.read(), wanted, position(), lambda: False)

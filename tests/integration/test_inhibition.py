@@ -1,4 +1,4 @@
-"""Inhibition rules of the example for Alertmanager, in a real Alertmanager: one cause pages once."""
+"""Inhibition rules of the example for Alertmanager, in a real Alertmanager: each cause leads to one notification."""
 
 import http.client
 import json

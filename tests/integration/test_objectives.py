@@ -20,7 +20,7 @@ DAY = 1_440
 
 
 class Case(NamedTuple):
-    """Alerts that fire `at` minutes, as (alert, severity), and values of recorded series at that time."""
+    """Alerts that fire after `at` minutes, as (alert, severity), and values of recorded series at that time."""
 
     rule: str
     series: Mapping[str, str]

@@ -59,10 +59,10 @@ def assert_each_version_once(world: World, found: dict[str, list[Published]]) ->
 def assert_promise_kept(
     world: World, topics: Topics, tenant: str, start_s: float, promised_s: float, missed: Iterable[Window] = ()
 ) -> None:
-    """Check that each version shown up to `promised_s` after the call began was published, or a later version.
+    """Check that each version visible within `promised_s` after the call began was published, or a later version.
 
-    Not so where the deepest sweep says that it has missed the call's time, and where a row that Graph withdrew amid a
-    chain may have hidden the row from every reading since it was shown.
+    There are two exceptions: the deepest sweep reports the call time as `missed`, or Graph withdrew another row during
+    each page chain that could have found the row.
     """
     found = published(topics, tenant)
     for one in world.calls:
@@ -97,7 +97,7 @@ LATEST_S, DEEPEST_EVERY_S = 96 * MINUTE_S, 12 * MINUTE_S
 
 
 def lateness_found(late_s: float, step_s: float, begin_s: float = 0.0) -> bool:
-    """Return whether a call is found that becomes visible so long after it began, polled at a fixed step."""
+    """Return whether a worker that polls every `step_s` finds a call that becomes visible `late_s` after its start."""
     start_s = 50 * MINUTE_S + 17.3 + begin_s
     world = World([call("late", start_s, late_s)])
     topics = poll(THREE, world, every(step_s, 0, start_s + late_s + 2 * DEEPEST_EVERY_S))

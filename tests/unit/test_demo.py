@@ -1,4 +1,4 @@
-"""The verdict of the demo finds missing and repeated rows, and its output shows no phone number."""
+"""The result of the demo counts missing and repeated rows, and its output shows no phone number."""
 
 import io
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Order in which tests start."""
+"""Order in which the tests of a run start."""
 
 from pathlib import Path
 

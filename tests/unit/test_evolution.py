@@ -1,7 +1,7 @@
 """Rules of docs/schema-evolution.md.
 
-Every version ever shipped, and made-up next ones, read each other; no row is published again because a program has
-learned a field.
+All released schema versions and invented later ones can read each other. No row is published again only because a new
+release of the connector knows more fields.
 """
 
 import copy
@@ -40,7 +40,7 @@ def field(name: str, kind: Any, **more: Any) -> dict[str, Any]:
 
 
 def learned(schema: dict[str, Any], *fields: dict[str, Any], unit: dict[str, Any] | None = None) -> dict[str, Any]:
-    """Return the next version of a schema with added fields; `unit` is a field added to administrative units."""
+    """Return a later version of a schema with more fields. `unit` is a field that is added to administrative units."""
     result = copy.deepcopy(schema)
     at = next((n for n, f in enumerate(result["fields"]) if f["name"] == "tenantId"), 0)
     result["fields"][at:at] = fields

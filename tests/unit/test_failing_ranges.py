@@ -29,7 +29,10 @@ def failure(at_s: float, served_s: float | None = None, *, too_long: bool = Fals
 
 
 def narrow(ranges: FailingRanges, length_s: int) -> tuple[FailingRanges, float]:
-    """Fail the oldest part of [0, length) with evidence until a range is isolated; return the ranges and the time."""
+    """Fail the oldest part of [0, length) until a range is isolated, while Graph serves others.
+
+    Return ranges and time.
+    """
     at_s = 0.0
     while not failing_ranges.isolated(ranges):
         at_s += 2

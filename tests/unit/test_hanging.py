@@ -1,4 +1,4 @@
-"""Outcome of a transaction whose records a reader does not find, without a broker."""
+"""Decision whether a transaction was committed although some of its records are not visible, without a broker."""
 
 import re
 from types import SimpleNamespace

@@ -1,4 +1,4 @@
-"""Decision whether a group member still holds a shard, without a broker."""
+"""Decision whether a group member still owns a shard, without a broker."""
 
 import pytest
 

@@ -29,7 +29,7 @@ class Record:
 
 
 def following(monkeypatch: pytest.MonkeyPatch, *codes: int) -> Any:
-    """Return an operator client's follower whose reader meets errors, one after the other."""
+    """Follow the state with an operator client whose reader returns these errors, one after the other."""
     records = [Record(code) for code in codes]
     reader = SimpleNamespace(
         assign=lambda _: None,

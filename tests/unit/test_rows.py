@@ -417,7 +417,7 @@ class TestRevised:
 
 
 class TestEntries:
-    """Entries of the dedup index that stand for a reading."""
+    """Entries of the dedup index for the rows of a page."""
 
     def test_row_ids_that_differ_in_case_or_bytes_are_distinct(self) -> None:
         ids = ["a", "A", "a ", "ä", "a\u0308", "i", "u", "a\u0000"]

@@ -1,4 +1,4 @@
-"""Page chains are read again if rows shifted, count after their hand-over, and end with a failed run."""
+"""Page chains: when they are read again, when they count as read, and when they end early."""
 
 import asyncio
 import json
@@ -28,7 +28,10 @@ from tests.unit.test_admin_sweeper import DAY, NOW, RULES, TENANT, until
 
 
 class Source:
-    """Source that answers each chain with the next of `chains`, and repeats the last one; a chain is pages of ids."""
+    """Source that returns the next of `chains` for each page chain, and the last one repeatedly.
+
+    A chain is a list of pages.
+    """
 
     def __init__(self, *chains: list[list[str]]) -> None:
         self.chains = list(chains)
@@ -60,7 +63,7 @@ class Source:
 
 
 class Handed(Buffer):
-    """Buffer that records what is handed over."""
+    """Buffer that records the items that it receives."""
 
     def __init__(self) -> None:
         super().__init__()

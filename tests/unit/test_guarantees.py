@@ -18,12 +18,12 @@ def source(file: str) -> str:
 
 
 @pytest.mark.parametrize(("file", "test"), sorted(set(NAMED)))
-def test_guarantees_name_existing_tests(file: str, test: str) -> None:
+def test_guarantees_page_names_existing_tests(file: str, test: str) -> None:
     assert re.search(rf"def {test}\(" if test else r"def test_\w+\(", source(file))
 
 
 @pytest.mark.parametrize(("file", "test", "case"), sorted(set(CASES)))
-def test_guarantees_name_existing_test_cases(file: str, test: str, case: str) -> None:
+def test_guarantees_page_names_existing_test_cases(file: str, test: str, case: str) -> None:
     assert f'"{case}"' in source(file).split(f"def {test}(")[0].rpartition("\n\n\n")[2]
 
 

@@ -59,7 +59,7 @@ def test_too_long_record_is_named_with_its_length() -> None:
     assert limits(calls=601).too_long(records) is None
 
 
-def test_error_chain_names_the_topic_that_refused_a_length() -> None:
+def test_error_chain_names_the_topic_that_refused_a_long_record() -> None:
     refusal = KafkaException(KafkaError(KafkaError.MSG_SIZE_TOO_LARGE), "calls")
     aborted = AbortedError("aborted")
     aborted.__cause__ = refusal
@@ -129,7 +129,7 @@ class TestTooLongRows:
         bench.limits.learn({"calls": {"max.message.bytes": "20000"}})
         assert said(bench.read(long)) == [("long", 0)]
 
-    def test_too_long_checkpoint_is_found_before_writing(self) -> None:
+    def test_too_long_checkpoint_is_detected_before_writing(self) -> None:
         bench = Bench()
         bench.read(row())
         bench.end()

@@ -95,7 +95,7 @@ def test_log_redacts_members_named_like_secrets() -> None:
     assert record["tokens"] == 3
 
 
-def test_log_keeps_instants_and_plain_numbers() -> None:
+def test_log_does_not_redact_timestamps_and_plain_numbers() -> None:
     stream = io.StringIO()
     log.configure("json", "info", stream)
     log.get("connector").info("a", at="2026-01-31T00:00:00+00:00", rows=12345678, share=0.5, none=None, ok=True)
@@ -122,7 +122,7 @@ def test_logged_traceback_shows_no_local_variables() -> None:
         assert "a-row-with" not in stream.getvalue().replace('row = "a-row-with-personal-data"', "")
 
 
-def test_warnings_of_libraries_are_logged_as_one_event() -> None:
+def test_libraries_log_only_warnings_and_errors_as_one_event() -> None:
     stream = io.StringIO()
     log.configure("json", "debug", stream)
     logging.getLogger("msal.application").info("token")

@@ -175,8 +175,9 @@ image-tag:
 	@echo $(IMAGE_TAG)
 
 .PHONY: docs
-docs: dev ## Generate docs/configuration.md and docs/licences.md
+docs: dev ## Generate docs/configuration.md, docs/licences.md and docs/asyncapi.yaml
 	@$(BIN)/python -m tests.reference
+	@$(BIN)/python -m tests.asyncapi
 	@$(BIN)/python -m tests.licences
 
 .PHONY: audit

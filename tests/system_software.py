@@ -15,6 +15,8 @@ PACKAGES = {
     "chromium": ("chromium", "fonts-dejavu-core"),
     "dockerd": ("docker.io", "iptables"),
     "mmdebstrap": ("mmdebstrap",),
+    "node": ("nodejs",),
+    "npm": ("npm",),
     "prometheus": ("prometheus",),
     "promtool": ("prometheus",),
     "prometheus-alertmanager": ("prometheus-alertmanager",),

@@ -1,0 +1,24 @@
+"""The AsyncAPI document of the topics, read by the official parser."""
+
+import pytest
+
+from connector.kafka.topics import wanted
+from tests import asyncapi
+from tests.asyncapi_software import parse
+
+
+def test_official_parser_accepts_the_asyncapi_document() -> None:
+    parsed = parse(asyncapi.FILE.read_text(encoding="utf-8"))
+    assert [problem for problem in parsed["problems"] if problem["severity"] <= 1] == []
+    topics = wanted("direct-routing", ["direct-routing-calls"], 8, 6, {})
+    assert parsed["addresses"] == [topic.name for topic in topics]
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong"),
+    [("action: send", "action: sent"), ("type: record", "type: recor"), ("partitions: 6", "partitions: six")],
+)
+def test_official_parser_names_a_mistake(right: str, wrong: str) -> None:
+    text = asyncapi.FILE.read_text(encoding="utf-8")
+    problems = parse(text.replace(right, wrong, 1))["problems"]
+    assert any(problem["severity"] == 0 for problem in problems)

@@ -155,7 +155,7 @@ chart: dashboards ## Write the chart's files that come from others: schema of th
 
 .PHONY: strimzi
 strimzi: dev ## Write the topics and users of deploy/strimzi from the code and docs/kafka.md
-	@$(BIN)/python -m deploy.strimzi.generator
+	@$(BIN)/python -m tests.strimzi
 
 .PHONY: chart-lint chart-package
 chart-lint: dev ## Lint the chart and check what it renders; needs Go

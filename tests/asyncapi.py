@@ -12,8 +12,9 @@ import yaml
 
 from connector import __version__
 from connector.kafka import control
-from connector.kafka.topics import Topic, wanted
+from connector.kafka.topics import Topic
 from connector.schema_files import schema_text
+from tests.default_topics import default_topics
 
 ROOT = Path(__file__).parents[1]
 FILE = ROOT / "docs/asyncapi.yaml"
@@ -43,7 +44,7 @@ _MURMUR2 = "Partitioned by murmur2 as Java clients do."
 
 def document() -> dict[str, Any]:
     """Return the document."""
-    named = dict(zip(_CHANNELS, wanted("direct-routing", ["direct-routing-calls"], 8, 6, {}), strict=True))
+    named = dict(zip(_CHANNELS, default_topics(), strict=True))
     return {
         "asyncapi": "3.0.0",
         "info": {

@@ -147,7 +147,7 @@ def documented_rights(heading: str, topic: str, app: str, principal: str, group:
         resources += [(ResourceType.GROUP, group or _renamed(name, topic, app)) for name in options.group]
         resources += [(ResourceType.TRANSACTIONAL_ID, _renamed(name, topic, app)) for name in options.transactional_id]
         rights += [
-            AclBinding(kind, name, pattern, f"User:{principal}", "*", _OPERATIONS[operation], AclPermissionType.ALLOW)
+            AclBinding(kind, name, pattern, f"User:{principal}", "*", OPERATIONS[operation], AclPermissionType.ALLOW)
             for kind, name in resources
             for operation in options.operation
         ]
@@ -186,7 +186,7 @@ def _options() -> argparse.ArgumentParser:
 
 
 _OPTIONS = _options()
-_OPERATIONS = {
+OPERATIONS = {
     "Read": AclOperation.READ,
     "Write": AclOperation.WRITE,
     "Create": AclOperation.CREATE,

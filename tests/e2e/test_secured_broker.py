@@ -119,9 +119,9 @@ def test_documented_kafka_rights_suffice_for_each_role(
     assert read_by(secured, topic, f"{app}-reader", len(found.rows)) == len(found.rows) > 1_000
 
 
-def read_by(secured: SecuredBroker, topic: str, group: str, rows: int) -> int:
-    """Return the number of rows that the user `reader` finds."""
-    kafka = secured.kafka("SCRAM-SHA-512", "reader")
+def read_by(secured: SecuredBroker, topic: str, group: str, rows: int, user: str = "reader") -> int:
+    """Return the number of rows that a user finds."""
+    kafka = secured.kafka("SCRAM-SHA-512", user)
     consumer = Consumer(
         {
             "bootstrap.servers": kafka["bootstrap_servers"],

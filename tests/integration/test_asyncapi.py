@@ -2,16 +2,15 @@
 
 import pytest
 
-from connector.kafka.topics import wanted
 from tests import asyncapi
 from tests.asyncapi_software import parse
+from tests.default_topics import default_topics
 
 
 def test_official_parser_accepts_the_asyncapi_document() -> None:
     parsed = parse(asyncapi.FILE.read_text(encoding="utf-8"))
     assert [problem for problem in parsed["problems"] if problem["severity"] <= 1] == []
-    topics = wanted("direct-routing", ["direct-routing-calls"], 8, 6, {})
-    assert parsed["addresses"] == [topic.name for topic in topics]
+    assert parsed["addresses"] == [topic.name for topic in default_topics()]
 
 
 @pytest.mark.parametrize(

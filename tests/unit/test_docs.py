@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[2]
 PAGES = [
     *(ROOT / name for name in ("README.md", "SECURITY.md", "CHANGELOG.md", "CONTRIBUTING.md", "deploy/README.md")),
     *sorted((ROOT / "docs").rglob("*.md")),
-    *sorted((ROOT / "deploy/helm").rglob("*.md")),
+    *sorted((ROOT / "deploy").rglob("*/*.md")),
 ]
 SCHEMA = json_schema()
 TEXTS = {str(path.relative_to(ROOT)): path.read_text(encoding="utf-8") for path in PAGES}

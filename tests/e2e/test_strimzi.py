@@ -84,7 +84,9 @@ def test_topics_and_users_of_strimzi_suffice_for_all_work(
     worker.start()
     worker.until_complete(datetime.now(UTC))
     operator = tmp_path / "operator.toml"
-    operator.write_text(new_worker(signed_in("direct-routing-operator")).config.read_text(encoding="utf-8"))
+    operator.write_text(
+        new_worker(signed_in("direct-routing-operator")).config.read_text(encoding="utf-8"), encoding="utf-8"
+    )
     asked = ("--tenant", source.tenants[0], "--from", "-12h", "--to", "-1h")
     commands.succeed(operator, "backfill", *asked, "--wait")
     assert [job["state"] for job in commands.jobs(operator).values()] == ["done"]

@@ -105,8 +105,7 @@ KAFKA = (
         _HANGING_FILE,
         "    if any(visible.values()):\n        return True\n",
         "",
-        f"{_HANGING} -k test_hanging_commit_aborted_with_the_next_batch_is_restored",
-        broker=True,
+        "tests/unit/test_hanging.py -k test_one_visible_record_proves_that_a_transaction_committed",
     ),
     Mutant(
         "an abort counts as certain without a look at the commit before it",
@@ -323,8 +322,7 @@ KAFKA = (
         _MEMBERSHIP_FILE,
         "            self._owner.revoked(shards).wait(_HAND_OVER_S)\n        self._partitions -= shards\n",
         "            self._owner.revoked(shards).wait(_HAND_OVER_S)\n",
-        f"{_MEMBERSHIP} -k test_shard_moves_only_after_its_release",
-        broker=True,
+        "tests/unit/test_service.py -k test_worker_is_not_ready_until_a_new_assignment_arrives",
     ),
     Mutant(
         "a snapshot holds what was lost when its owner is told",

@@ -77,10 +77,10 @@ def connector(
 
 
 def _formatted(group: Any) -> Any:
-    r"""Restore the "\b" marks in the help of `group` and of its commands, and return the group.
+    r"""Replace the text "\b" with the backspace character in the help of `group` and of its commands.
 
-    Click keeps the line breaks of a paragraph that starts with the character "\b". Raw docstrings, such as this one,
-    hold a backslash and a "b" instead of that character.
+    Click keeps the line breaks of a paragraph that starts with this character. Raw docstrings contain a backslash and a
+    "b" instead. Return the group.
     """
     group.help = (group.help or "").replace("\\b\n", "\b\n")
     for inner in getattr(group, "commands", {}).values():

@@ -128,7 +128,7 @@ class Simulation:
         return self._begin + timedelta(seconds=self.time_s)
 
     def open_runs(self) -> list[RunEnded]:
-        """Return the runs that have not ended, with the current time as their end."""
+        """Return the sweep runs that are still in progress, as if each ended at the current simulated time."""
         return [
             RunEnded(index, self._since(s.run.started), self.time_s)
             for index, s in enumerate(self._scheduler.plan.sweeps)

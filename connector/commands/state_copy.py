@@ -34,7 +34,7 @@ from connector.kafka.topic_admin import TopicAdmin
 
 
 class _Copied(NamedTuple):
-    """Line of the report: a tenant with the numbers of what was copied. `shards` are its old and new shard."""
+    """Report line with the counts that were copied for one tenant. `shards` are its old and its new shard."""
 
     tenant: str
     shards: tuple[int, int]

@@ -201,7 +201,10 @@ class ConfigSource:
         ]
 
     def is_variable(self, key: Key) -> bool:
-        """Return whether a CONNECTOR_* variable set exactly this key, rather than a table that contains the key."""
+        """Return whether this very key comes from a CONNECTOR_* variable.
+
+        A variable that sets the whole table around the key does not count.
+        """
         return key in self.variables and variable(key) == self.variables[key].upper()
 
     def is_in_file(self, key: Key) -> bool:

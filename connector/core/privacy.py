@@ -58,7 +58,7 @@ def _drop(value: str) -> str | None:
 
 
 class Privacy:
-    """Privacy treatment of rows. An instance without any field to treat is falsy."""
+    """Masks, pseudonymizes or drops the configured fields of rows. Falsy if no field is configured."""
 
     def __init__(self, treatments: Mapping[str, str], key: bytes | None) -> None:
         """Set the treatment of each field by name: "mask", "pseudonymize" or "drop".
@@ -180,7 +180,10 @@ class _Rewriting:
 
 
 def _treated(token: bytes, treat: Treat) -> bytes:
-    """Treat one value. Return its JSON, or null if the value is not a string or contains invalid characters."""
+    """Return the masked, pseudonymized or dropped value as JSON.
+
+    Return the JSON text `null` if the value is not a string or contains invalid characters.
+    """
     if token[:1] != _STRING:
         return b"null"
     text = _text(token)

@@ -101,7 +101,10 @@ class PageMemory:
         return self._all.reserve(freed)
 
     def reserve_chain(self, freed: Callable[[], None]) -> PageRoom | None:
-        """Reserve memory for all pages of a chain that is held, as `reserve` does for one page."""
+        """Reserve memory for a whole page chain whose pages all stay in memory until its last page was read.
+
+        Return the reservation, or None if there is no room; `freed` is then called when there is room again.
+        """
         return self._chains.reserve(freed)
 
 

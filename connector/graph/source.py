@@ -127,7 +127,7 @@ class Source:
 
     @property
     def up(self) -> bool:
-        """True if the last request succeeded, whether to sign-in or to Graph."""
+        """True if the last request succeeded. Requests to Graph and to the sign-in service both count."""
         return self.health.up
 
     def failing(self) -> Failure | None:

@@ -130,10 +130,11 @@ class Acknowledgements(Publisher):
 
     @contextmanager
     def _transactional_producer(self) -> Iterator[Transactions]:
-        """Open the transactional producer that a worker with exactly-once delivery would use for this shard.
+        """Open a producer with the transactional id that exactly-once delivery uses for this shard.
 
-        Only this producer can end the transactions of such a worker. Raises ShardRestartError with the remedy if the
-        producer cannot be opened or used.
+        This delivery needs no transactions. But an earlier worker with exactly-once delivery may have left one open,
+        and only a producer with this id can end it. Raises ShardRestartError with the remedy if the producer cannot be
+        opened or used.
         """
         transactions = Transactions(self._clients, self._transactional_id)
         try:

@@ -84,7 +84,7 @@ def resolve(properties: Mapping[str, Any]) -> Properties:
 
 
 class Clients:
-    """Source of the librdkafka settings of each kind of client."""
+    """Builds the librdkafka settings for each kind of Kafka client: producers, consumers and the administration."""
 
     def __init__(
         self,

@@ -53,7 +53,10 @@ class CopyMarker(msgspec.Struct, frozen=True):
 
 
 def incomplete(value: bytes) -> FatalError:
-    """Return the error for state that is an incomplete copy. `value` is the value of the marker's record."""
+    """Return the error to raise if the state was copied only in part.
+
+    `value` is the value of the record that marks the copy as incomplete.
+    """
     return FatalError(
         f"the state is a copy of {CopyMarker.parse(value).source} that is not complete",
         "run connector copy-state again with the same --from, and start the worker when it has succeeded",

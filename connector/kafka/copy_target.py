@@ -222,7 +222,7 @@ _AGAIN = "run connector copy-state again"
 
 
 def _pieces(records: list[Outgoing]) -> Iterator[list[Outgoing]]:
-    """Yield the records in pieces that brokers acknowledge in time."""
+    """Split the records into lists that are small enough for brokers to acknowledge before the time-out."""
     piece: list[Outgoing] = []
     size = 0
     for record in records:

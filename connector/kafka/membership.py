@@ -63,7 +63,7 @@ class Owner(Protocol):
         """Stop these shards at once, because they belong to another worker already."""
 
     def commanded(self, shard: int, command: ControlRecord) -> None:
-        """Execute a record of the control topic for a shard that was opened."""
+        """Execute the operator's command in a record of the control topic. The shard belongs to this worker."""
 
 
 class Membership:

@@ -143,10 +143,10 @@ class Metrics:
         return self._render([self._glance(tenant) for tenant in list(self._tenants.values())], accept)
 
     async def scrape(self, accept: str = "") -> tuple[bytes, str]:
-        """Do the same as `render` without blocking the event loop.
+        """Return the metrics as text, like `render`, without blocking the event loop.
 
-        Each view is called once, in the event loop, one view after another. A single separate thread does the
-        formatting, so that only one scrape is formatted at a time.
+        The event loop computes the values of one tenant after the other. A single separate thread formats them, so that
+        only one scrape is formatted at a time.
         """
         loop = asyncio.get_running_loop()
         glances = []

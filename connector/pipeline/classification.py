@@ -128,9 +128,9 @@ class RowClassifier:
             change.oldest_received_at = page.received_at
 
     def _add_entries(self, found: list[FoundRow], encoded: list[EncodedRow], page: PageRead, change: Change) -> None:
-        """Add the index entries of published rows to the change.
+        """Add new and revised rows to `change`, the update of the deduplication index that the transaction commits.
 
-        A known row that is only published again has its entry already.
+        A known row that is only published again is in the index already.
         """
         observed_ms = instants.to_ms(page.received_at)
         starts_ms = [one.start_ms for row, one in zip(found, encoded, strict=True) if row.is_version]

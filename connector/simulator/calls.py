@@ -217,7 +217,7 @@ class CallSequence:
         self._times, self._shares = _curve(recipe)
 
     def numbers(self, from_ms: int, to_ms: int) -> range:
-        """Return the numbers of the blocks in which rows may state a start in [from_ms, to_ms)."""
+        """Return the numbers of all blocks that can contain rows whose start time is in [from_ms, to_ms)."""
         first = max(from_ms - MOST_MOVED_MS, self.since_ms) // self.block_ms
         return range(first, max(first, -((-to_ms - MOST_MOVED_MS) // self.block_ms)))
 

@@ -119,7 +119,9 @@ class CopySource:
             raise _left_open(left_open)
         lost = hanging.find_lost(inspection, (), lambda: False)
         if lost.records or lost.checkpoints:
-            raise FatalError(f"a transaction of shard {shard} of app {self._kafka.app} has lost records", _REPAIR)
+            raise FatalError(
+                f"records of a committed transaction of shard {shard} of app {self._kafka.app} are missing", _REPAIR
+            )
 
 
 def check_stopped(clients: Clients) -> None:

@@ -149,12 +149,12 @@ class OperatorClient:
             while not outcome and time.monotonic() < deadline:
                 producer.poll(_PAUSE_S)
         except KafkaException as error:
-            raise FatalError(f"submitting a command to {self._names.control}: {error.args[0].str()}") from error
+            raise FatalError(f"could not submit a command to {self._names.control}: {error.args[0].str()}") from error
         if not outcome or (outcome[0][0] is not None and outcome[0][0].code() in _IN_DOUBT):
             raise self._unavailable("the command may still have been written: check with connector jobs")
         problem, offset = outcome[0]
         if problem is not None:
-            raise FatalError(f"submitting a command to {self._names.control}: {problem.str()}")
+            raise FatalError(f"could not submit a command to {self._names.control}: {problem.str()}")
         return offset
 
     def workers(self) -> int | None:

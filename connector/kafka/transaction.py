@@ -71,7 +71,7 @@ class Transactions(Publisher):
                 self._producer.init_transactions(_INIT_S)
         except KafkaException as error:
             self._drop()
-            raise self._restart_error(error, f"initialising transactions of {self._name}") from error
+            raise self._restart_error(error, f"could not initialise transactions of {self._name}") from error
 
     def commit(self, contents: TransactionContents, context: CommitContext) -> Offsets:
         """Commit all records, and the group's offset of the control topic, in one transaction."""

@@ -170,5 +170,5 @@ def read(
                 for record in records:
                     found[place_of(record)][record.offset() or 0] = record
         except (BrokersUnavailableError, FatalError) as error:
-            raise ShardRestartError(f"reading records of earlier transactions: {error}") from error
+            raise ShardRestartError(f"could not read the records of earlier transactions: {error}") from error
     return found, unreadable

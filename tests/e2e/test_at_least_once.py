@@ -162,7 +162,8 @@ def test_frozen_at_least_once_worker_loses_no_row(
     )
     assert (frozen.stop(), other.stop()) == (0, 0)
     last = new_worker(configured)
-    assert last.run_once() == 0
+    # The deep sweep may have run less than its cadence ago and is then due only in the second run.
+    assert (last.run_once(), last.run_once()) == (0, 0)
     found = oracle.check(broker.bootstrap, topic, app, source.truth(), repeats=True)
     assert last.run_once() == 0
     assert len(oracle.check(broker.bootstrap, topic, app, source.truth(), repeats=True).rows) == len(found.rows)

@@ -30,7 +30,7 @@ from connector.kafka.transaction import is_fenced
 _LOOK_S = 8.0
 _ASK_S = 8.0
 _INIT_S = 12.0
-_TOMBSTONE = b"probe"
+_TOMBSTONE_KEY = b"probe"
 
 
 class TopicFindings(NamedTuple):
@@ -121,7 +121,7 @@ class Probe:
     def _write_tombstone(self, producer: Producer) -> None:
         errors: list[KafkaError | None] = []
         producer.produce(
-            self._names.seen, None, _TOMBSTONE, 0, on_delivery=lambda error, _message: errors.append(error)
+            self._names.seen, None, _TOMBSTONE_KEY, 0, on_delivery=lambda error, _message: errors.append(error)
         )
         producer.flush(_ASK_S)
         error = errors[0] if errors else KafkaError(KafkaError._TIMED_OUT)  # noqa: SLF001 - librdkafka's own code

@@ -1,7 +1,6 @@
 """The program as a process: exit codes, one sentence per error, only results on standard output."""
 
 import json
-import os
 import re
 import signal
 import subprocess
@@ -12,13 +11,14 @@ from pathlib import Path
 
 import pytest
 
+from tests.forked import without_settings
+
 TENANT = "11111111-1111-1111-1111-111111111111"
 DEADLINE_S = 30
 
 
 def environment(**variables: str) -> dict[str, str]:
-    mine = {name: text for name, text in os.environ.items() if not name.upper().startswith(("CONNECTOR_", "AZURE_"))}
-    return {**mine, **variables}
+    return {**without_settings(), **variables}
 
 
 def connector(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:

@@ -1,6 +1,5 @@
 """`connector demo` as a user starts it: on the mock cluster, on a real broker, stopped early."""
 
-import os
 import re
 import signal
 import subprocess
@@ -13,6 +12,7 @@ from contextlib import contextmanager
 import pytest
 
 from tests.conftest import SharedBroker
+from tests.forked import without_settings
 
 LAST = re.compile(r"served (\d+), published (\d+), missing 0, duplicated 0")
 CLEAR_NUMBER = re.compile(r"\+\d{6,}|\b\d{9,}\b")
@@ -21,13 +21,12 @@ DEADLINE_S = 120
 
 @contextmanager
 def started(*arguments: str, **variables: str) -> Iterator[subprocess.Popen[str]]:
-    environment = {k: v for k, v in os.environ.items() if not k.upper().startswith(("CONNECTOR_", "AZURE_"))}
     process = subprocess.Popen(
         [sys.executable, "-m", "connector", "demo", *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env={**environment, **variables},
+        env={**without_settings(), **variables},
     )
     watch = threading.Timer(DEADLINE_S, process.kill)
     watch.start()

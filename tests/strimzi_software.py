@@ -7,11 +7,10 @@ types of members. It does not check limits of numbers and patterns of texts.
 import hashlib
 import os
 import subprocess
-import tempfile
 from pathlib import Path
 
+from tests.java_compiler import compile_class
 from tests.kafka_software import MissingSoftwareError, cache_directory, fetch_with_maven, find_java, made_once
-from tests.topic_policy import COMPILER
 
 VERSION = "0.51.0"
 SOURCE = """
@@ -94,16 +93,7 @@ def problems(*files: Path) -> list[str]:
 
 
 def _fetch(target: Path) -> None:
-    with tempfile.TemporaryDirectory(prefix="drc-strimzi-") as scratch:
-        source = Path(scratch, "Check.java")
-        source.write_text(SOURCE, encoding="utf-8")
-        problem = fetch_with_maven(target, [("io.strimzi", "api", VERSION)]) or fetch_with_maven(
-            Path(scratch, "compiler"), [COMPILER]
-        )
-        if problem is not None:
-            raise MissingSoftwareError(f"Strimzi {VERSION} could not be fetched: {problem}")
-        (compiler,) = Path(scratch, "compiler").glob("ecj-*.jar")
-        class_path = os.pathsep.join(map(str, target.glob("*.jar")))
-        java, _ = find_java()
-        command = [str(java), "-jar", str(compiler), "-17", "-cp", class_path, "-d", str(target), str(source)]
-        subprocess.run(command, check=True, capture_output=True)
+    problem = fetch_with_maven(target, [("io.strimzi", "api", VERSION)])
+    if problem is not None:
+        raise MissingSoftwareError(f"Strimzi {VERSION} could not be fetched: {problem}")
+    compile_class("Check", SOURCE, target.glob("*.jar"), target)

@@ -1,15 +1,13 @@
 """Real broker that refuses topic settings with a policy of its own (KIP-108), as managed clusters do."""
 
+import hashlib
 import os
-import subprocess
-import tempfile
 from pathlib import Path
 
 from tests.brokers import Cluster
-from tests.kafka_software import cache_directory, fetch_with_maven, kafka
+from tests.java_compiler import compile_class
+from tests.kafka_software import cache_directory, kafka, made_once
 
-COMPILER = ("org.eclipse.jdt", "ecj", "3.33.0")
-"Compiler for a Java that has none."
 SOURCE = """
 import java.util.Map;
 import org.apache.kafka.common.errors.PolicyViolationException;
@@ -56,20 +54,6 @@ def cluster(refused: str, message: str = "refused by the policy", replicas: int 
 
 def _classes() -> Path:
     """Return the folder of the compiled policy, which the cache keeps."""
-    folder = cache_directory() / "topic-policy"
-    if (folder / "Policy.class").is_file():
-        return folder
-    with tempfile.TemporaryDirectory(prefix="drc-policy-") as scratch:
-        source, jars = Path(scratch, "Policy.java"), Path(scratch, "jars")
-        source.write_text(SOURCE, encoding="utf-8")
-        problem = fetch_with_maven(jars, [COMPILER])
-        assert problem is None, problem
-        software = kafka()
-        class_path = os.pathsep.join(map(str, software.jars))
-        (compiler,) = jars.glob("ecj-*.jar")
-        out = Path(scratch, "classes")
-        command = [str(software.java), "-jar", str(compiler), "-17", "-cp", class_path, "-d", str(out), str(source)]
-        subprocess.run(command, check=True, capture_output=True)
-        folder.mkdir(parents=True, exist_ok=True)
-        (out / "Policy.class").replace(folder / "Policy.class")
+    folder = cache_directory() / f"topic-policy-{hashlib.sha256(SOURCE.encode()).hexdigest()[:8]}"
+    made_once(folder, lambda target: compile_class("Policy", SOURCE, kafka().jars, target))
     return folder

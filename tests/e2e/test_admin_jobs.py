@@ -176,7 +176,9 @@ class Scene:
         self.source = source
         self.config = worker.config
         self._control = f"{app}.control"
-        self._producer = Producer({"bootstrap.servers": bootstrap, "linger.ms": 0, "log_level": 0})
+        self._producer = Producer(
+            {"bootstrap.servers": bootstrap, "enable.idempotence": True, "linger.ms": 0, "log_level": 0}
+        )
 
     def backfill(self, *arguments: str, tenant: str = "contoso") -> str:
         return commands.succeed(self.config, "backfill", "--tenant", tenant, *arguments)

@@ -35,13 +35,13 @@ def test_first_start_reads_all_rows_although_the_clock_is_fast(
     worker.start()
     worker.until(lambda: worker.metric("rows_total", outcome="published") > 2_500, "the history")
     frozen_at = source.freeze()
-    worker.until(lambda: covered_through(worker, source) >= frozen_at, "all to be read")
+    worker.until(lambda: complete_through(worker, source) >= frozen_at, "all to be read")
     tenant = worker.tenant(source.tenants[0])
     assert worker.stop() == 0
     start = datetime.fromisoformat(tenant["coverage"][0]["from"])
     assert abs(start - (begun_at - timedelta(hours=26))) < timedelta(minutes=2)
     assert (tenant["gap_seconds"], tenant["gaps"]) == (0, [])
-    assert covered_through(worker, source, tenant) <= datetime.now(UTC) + timedelta(seconds=2)
+    assert complete_through(worker, source, tenant) <= datetime.now(UTC) + timedelta(seconds=2)
     oracle.check(broker.bootstrap, topic, app, source.truth())
 
 
@@ -58,7 +58,7 @@ def test_fast_clock_neither_expires_nor_duplicates_rows(
         for sweep in ("first", "second"):
             at = datetime.now(UTC)
             worker.until(
-                lambda one=worker, at=at: covered_through(one, source) > at,  # type: ignore[misc]
+                lambda one=worker, at=at: complete_through(one, source) > at,  # type: ignore[misc]
                 f"a {sweep} sweep with a clock ahead by {clock}",
             )
         assert worker.stop() == 0
@@ -67,7 +67,8 @@ def test_fast_clock_neither_expires_nor_duplicates_rows(
     assert len(keys) == len(set(keys)) > 2_000
 
 
-def covered_through(worker: Worker, source: Simulation, tenant: dict[str, Any] | None = None) -> datetime:
-    """Return the call time up to which a worker reports its tenant as covered."""
-    told = (tenant or worker.tenant(source.tenants[0])).get("covered_through")
-    return datetime.fromisoformat(told) if told else datetime.min.replace(tzinfo=UTC)
+def complete_through(worker: Worker, source: Simulation, tenant: dict[str, Any] | None = None) -> datetime:
+    """Return the call time up to which a worker reports its tenant as covered, or year 1 while that has gaps."""
+    told = tenant or worker.tenant(source.tenants[0])
+    is_complete = told.get("covered_through") and told["gap_seconds"] == 0
+    return datetime.fromisoformat(told["covered_through"]) if is_complete else datetime.min.replace(tzinfo=UTC)

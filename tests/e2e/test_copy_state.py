@@ -217,7 +217,7 @@ def test_only_new_versions_are_published_to_another_row_topic(
 def mirror(bootstrap: str, other: str, topic: str) -> None:
     """Copy a topic with its `.dlq` to another cluster, partition by partition, as MirrorMaker 2 does."""
     admin = AdminClient({"bootstrap.servers": other, "log_level": 0})
-    producer = Producer({"bootstrap.servers": other, "log_level": 0})
+    producer = Producer({"bootstrap.servers": other, "enable.idempotence": True, "log_level": 0})
     for name in (topic, f"{topic}.dlq"):
         admin.create_topics([NewTopic(name, 3)])[name].result(10)
         wait_until(lambda name=name: name in admin.list_topics(timeout=10).topics, name)  # type: ignore[misc]

@@ -38,7 +38,7 @@ def fill(bootstrap: str, topic: str, partitions: int, length: int) -> None:
         return future.exception(10) is None  # refused while the deletion of the one before goes on
 
     wait_until(is_created, "the topic to be created", 30)
-    producer = Producer({"bootstrap.servers": bootstrap})
+    producer = Producer({"bootstrap.servers": bootstrap, "enable.idempotence": True})
     for number in range(partitions):
         for _ in range(length):
             producer.produce(topic, b"x", partition=number)

@@ -149,7 +149,7 @@ def _newest(bootstrap: str, topic: str) -> dict[bytes, oracle.Entry]:
 
 
 def _write(bootstrap: str, topic: str, partition: int, key: str, record: dict[str, Any]) -> None:
-    producer = Producer({"bootstrap.servers": bootstrap, "log_level": 0, "acks": "all"})
+    producer = Producer({"bootstrap.servers": bootstrap, "enable.idempotence": True, "log_level": 0, "acks": "all"})
     producer.produce(topic, json.dumps(record).encode(), key.encode(), partition)
     assert producer.flush(20) == 0
 

@@ -41,7 +41,9 @@ class Published(NamedTuple):
         admin = AdminClient({"bootstrap.servers": self.bootstrap})
         for name in (topic, f"{topic}.dlq"):
             admin.create_topics([NewTopic(name, 3)])[name].result(DEADLINE_S)
-        producer = Producer({"bootstrap.servers": self.bootstrap, "partitioner": "murmur2_random"})
+        producer = Producer(
+            {"bootstrap.servers": self.bootstrap, "enable.idempotence": True, "partitioner": "murmur2_random"}
+        )
         for name, entries in ((topic, rows), (f"{topic}.dlq", self.dead_letters)):
             for entry in entries:
                 headers: list[tuple[str, str | bytes | None]] = [*entry.headers]

@@ -185,7 +185,7 @@ def forbidden(secured: SecuredBroker, app: str) -> tuple[Clients, Place, Place]:
     """Return clients of a user, a partition that the user may read, and one that it may only describe."""
     names = f"{app}.open", f"{app}.closed"
     secured.create([NewTopic(name, 1) for name in names])
-    producer = Producer({"bootstrap.servers": secured.plain} | QUIET)
+    producer = Producer({"bootstrap.servers": secured.plain, "enable.idempotence": True} | QUIET)
     for name in names:
         producer.produce(name, b"1", partition=0)
     assert producer.flush(20) == 0

@@ -97,7 +97,7 @@ def until_owned(*watches: Watch) -> None:
 
 
 def file_commands(bootstrap: str, app: str, count: int) -> None:
-    producer = Producer({"bootstrap.servers": bootstrap, "log_level": 0})
+    producer = Producer({"bootstrap.servers": bootstrap, "enable.idempotence": True, "log_level": 0})
     for _ in range(count):
         producer.produce(f"{app}.control", b"{}", b"tenant", partition=0)
     assert producer.flush(_DEADLINE_S) == 0

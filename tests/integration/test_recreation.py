@@ -28,7 +28,7 @@ def fill(bootstrap: str, topic: str) -> None:
         return future.exception(10) is None  # refused while the deletion of the one before goes on
 
     wait_until(is_created, "the topic to be created", _DEADLINE_S)
-    producer = Producer({"bootstrap.servers": bootstrap, "log_level": 0})
+    producer = Producer({"bootstrap.servers": bootstrap, "enable.idempotence": True, "log_level": 0})
     for _ in range(_RECORDS):
         producer.produce(topic, b"x", partition=0)
     assert producer.flush(_DEADLINE_S) == 0

@@ -48,7 +48,7 @@ def test_shard_restore_reports_progress_and_can_be_stopped(
     admin = AdminClient({"bootstrap.servers": broker.bootstrap, "log_level": 0})
     for future in admin.create_topics([NewTopic(topic, 1)]).values():
         future.result(10)
-    producer = Producer({"bootstrap.servers": broker.bootstrap})
+    producer = Producer({"bootstrap.servers": broker.bootstrap, "enable.idempotence": True})
     for number in range(100):
         producer.produce(topic, b"value", str(number).encode(), 0)
     assert producer.flush(10) == 0

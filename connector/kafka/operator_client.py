@@ -19,6 +19,7 @@ from connector.kafka.clients import Clients
 from connector.kafka.control import TenantCommand
 from connector.kafka.log_reader import LogReader, Place, apply, from_beginning
 from connector.kafka.membership import ControlRecord
+from connector.kafka.publishing import fatal_errors
 from connector.kafka.state import Restored, StateIdentity
 from connector.kafka.topic_admin import TopicAdmin
 
@@ -146,8 +147,9 @@ class OperatorClient:
                 self.shard_of(tenant),
                 on_delivery=delivered,
             )
-            while not outcome and time.monotonic() < deadline:
-                producer.poll(_PAUSE_S)
+            with fatal_errors():
+                while not outcome and time.monotonic() < deadline:
+                    producer.poll(_PAUSE_S)
         except KafkaException as error:
             raise FatalError(f"could not submit a command to {self._names.control}: {error.args[0].str()}") from error
         if not outcome or (outcome[0][0] is not None and outcome[0][0].code() in _IN_DOUBT):

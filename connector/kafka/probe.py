@@ -22,6 +22,7 @@ from connector.kafka import addresses, rights, topics
 from connector.kafka.clients import Clients
 from connector.kafka.limits import LEAST, raise_command
 from connector.kafka.operator_client import OperatorClient
+from connector.kafka.publishing import fatal_errors
 from connector.kafka.topic_admin import Found, TopicAdmin
 from connector.kafka.topic_problems import Problem, absent
 from connector.kafka.topics import Topic
@@ -123,7 +124,8 @@ class Probe:
         producer.produce(
             self._names.seen, None, _TOMBSTONE_KEY, 0, on_delivery=lambda error, _message: errors.append(error)
         )
-        producer.flush(_ASK_S)
+        with fatal_errors():
+            producer.flush(_ASK_S)
         error = errors[0] if errors else KafkaError(KafkaError._TIMED_OUT)  # noqa: SLF001 - librdkafka's own code
         if error is not None:
             raise KafkaException(error)

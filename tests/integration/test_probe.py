@@ -45,17 +45,18 @@ def test_check_command_leaves_no_record_and_no_offset_behind(broker: SharedBroke
     assert offset.offset < 0
 
 
+@pytest.mark.parametrize("step", ["flush", "send_offsets_to_transaction", "abort_transaction"])
 def test_check_command_passes_if_another_check_fences_it(
-    broker: SharedBroker, app: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    step: str, broker: SharedBroker, app: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     checking = new_probe(tmp_path, broker.bootstrap, app)
     other = Producer({"bootstrap.servers": broker.bootstrap, "transactional.id": f"{app}-check", "log_level": 0})
 
     def fence(producer: Producer, *arguments: Any) -> None:
         other.init_transactions(10)
-        Producer.abort_transaction(producer, *arguments)
+        getattr(Producer, step)(producer, *arguments)
 
-    monkeypatch.setattr(probe, "Producer", type("Fenced", (Producer,), {"abort_transaction": fence}))
+    monkeypatch.setattr(probe, "Producer", type("Fenced", (Producer,), {step: fence}))
     assert checking.transactions(checking.look()) == []
 
 

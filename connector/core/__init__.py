@@ -1,4 +1,5 @@
-"""Functions and types on which the guarantee depends: scheduling, coverage, deduplication, rows and budget.
+"""Core of the connector, on which its exactly-once guarantee depends.
 
-They have no clock, I/O, logging or asyncio. The caller passes the time.
+It decides what to read (scheduling, coverage), which rows are published (deduplication, rows), and how many requests
+are sent (budget). Its modules have no I/O, logging or asyncio, and no clock: the caller passes the current time.
 """

@@ -1,12 +1,13 @@
 """Rate limiter for the requests of one tenant to Graph.
 
-1. Requests are spaced by one step: 60 s / floor(N) plus 2 %, for N requests per minute. A request that leaves late also
-   delays the requests after it, except for a small slack. So lost time is never made up for by a burst.
+1. Two requests are at least one step apart: 60 s / floor(N) plus 2 %, for N requests per minute. If a request leaves
+   late, the next requests leave later as well, except for a small slack. Lost time is never made up for by a burst.
 2. At most N requests leave within 60 s. Evenly spaced requests always satisfy this rule. It matters when connections
    open slowly and several requests leave together.
 3. A new or resumed budget waits one step before its first request, because another worker may have just sent one.
-4. `Retry-After` stops all requests until the given time. Without it, the pauses double from failure to failure, with
-   jitter. If a request was sent before a pause was decided and then fails too, it does not lengthen the next pause.
+4. `Retry-After` stops all requests until the given time. After a failure without `Retry-After`, all requests pause. The
+   length of this pause doubles from failure to failure, with jitter. A request may have been sent before the last pause
+   was decided and fail later. Such a failure does not lengthen the next pause.
 
 Times are monotonic seconds, which the caller passes. `requests_per_minute` is rounded down: 1.5 counts as 1.
 """
@@ -38,7 +39,7 @@ _DATE = re.compile(r"(?:\b(?:mon|tue|wed|thu|fri|sat|sun)[a-z]*,)?[^,]*:[^,]*", 
 
 
 def lane_name(priority: int) -> Lane:
-    """Return the lane of a priority: 0 is live, 1000 and above is backfill, everything between is sweep."""
+    """Return the lane of a priority: live for 0, backfill for 1000 and above, sweep for every other priority."""
     if priority <= LIVE:
         return "live"
     return "backfill" if priority >= BACKFILL else "sweep"
@@ -47,10 +48,10 @@ def lane_name(priority: int) -> Lane:
 def retry_after_s(value: str | None, server_now: datetime) -> float | None:
     """Return how many seconds a `Retry-After` header asks to wait, at most an hour; None if it has no usable value.
 
-    A value is a number of seconds, with or without decimals, or an HTTP date. A date is compared with `server_now`, so
-    that a wrong local clock does not matter: it is the `Date` header of the response, if there is one. If there are
-    several values (two headers, or one header with a comma), the longest wait counts. Zero, negative, past and
-    unreadable values are ignored.
+    A value is a number of seconds (decimals are allowed) or an HTTP date. The wait until a date begins at `server_now`,
+    not at the time of this machine, whose clock may be wrong. `server_now` comes from the `Date` header of the
+    response, if there is one. If there are several values (two headers, or one header with a comma), the longest wait
+    counts. Zero, negative, past and unreadable values are ignored.
     """
     text = value or ""
     dates = _DATE.findall(text)
@@ -86,9 +87,8 @@ class Backoff:
     def failed(self, sent_at: float, now: float, first_s: float, jitter: float) -> float:
         """Record a failure and return the time until which to pause.
 
-        `first_s` is the length of the first pause. `jitter` is a random number in [0, 1): it changes the pause to 0.5
-        to 1.5 times its length. A request that was sent before the last pause was decided does not make the next pause
-        longer.
+        `first_s` is the length of the first pause. `jitter` is a random number in [0, 1): the pause becomes 0.5 to 1.5
+        times as long. A request that was sent before the last pause was decided does not make the next pause longer.
         """
         if sent_at >= self._decided_at:
             self._level = min(self._level + 1, 32)
@@ -120,7 +120,7 @@ class Elapsed:
             self._end = until
 
     def at(self, now: float) -> float:
-        """Return the total length of the spans up to `now`, in seconds.
+        """Return the total length, in seconds, of the parts of the spans before `now`.
 
         `now` must not be before the start of the last added span.
         """
@@ -128,7 +128,10 @@ class Elapsed:
 
 
 class Slot:
-    """Right to send one request. It is used by `Budget.sent`, or by `Budget.settled` if the request was never sent."""
+    """Right to send one request.
+
+    `Budget.sent` uses it up. `Budget.settled` ends it if the request was never sent.
+    """
 
     __slots__ = ("granted_at", "sent_at")
 
@@ -152,7 +155,10 @@ class Budget:
         self.resume(requests_per_minute, now)
 
     def resume(self, requests_per_minute: float, now: float) -> None:
-        """Set the rate. The next request waits one step; pauses and the requests of the last minute still count."""
+        """Set the rate, and delay the next request by one step.
+
+        Pauses and the requests of the last minute still count.
+        """
         self.requests_per_minute = requests_per_minute
         self._most = math.floor(requests_per_minute)
         self.step_s = _WINDOW_S / self._most * _MARGIN
@@ -190,7 +196,7 @@ class Budget:
         self._next_at = max(self._next_at, now + self.step_s - self._slack_s)
 
     def settled(self, slot: Slot) -> None:
-        """Record that the request of `slot` is over. Does nothing if it was sent.
+        """Record that the request of `slot` has ended without being sent. Do nothing if `sent` was called for the slot.
 
         A request that was never sent still counts towards the rate, from the time at which its slot was acquired.
         """
@@ -198,7 +204,7 @@ class Budget:
             slot.sent_at = slot.granted_at
 
     def succeeded(self, slot: Slot) -> None:
-        """Record that Graph has answered the request of `slot`. The next pause has the shortest length again."""
+        """Record that Graph has answered the request of `slot`, and reset the length of the next pause."""
         self._backoff.succeeded(slot.granted_at)
 
     def failed(self, slot: Slot, now: float, kind: FailureKind, retry_after: float | None, jitter: float) -> None:
@@ -216,11 +222,14 @@ class Budget:
             self._throttled.extend(now, until)
 
     def asked_s(self, now: float) -> float:
-        """Return for how many seconds up to `now` a `Retry-After` header has stopped all requests."""
+        """Return for how many seconds in total, up to `now`, `Retry-After` headers have stopped all requests."""
         return self._asked.at(now)
 
     def throttled_s(self, now: float) -> float:
-        """Return for how many seconds up to `now` throttling has stopped all requests, also without `Retry-After`."""
+        """Return for how many seconds in total, up to `now`, throttling has stopped all requests.
+
+        Pauses without a `Retry-After` header are included.
+        """
         return self._throttled.at(now)
 
     def used_ratio(self, now: float) -> float:

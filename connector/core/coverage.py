@@ -1,6 +1,6 @@
 """Coverage: the call time that was read, and when it was last read.
 
-It consists of sorted, disjoint, non-empty pieces.
+It is a list of pieces of call time, which are sorted, disjoint and not empty.
 """
 
 from collections.abc import Callable, Iterable
@@ -11,7 +11,7 @@ _NEVER = datetime.max.replace(tzinfo=UTC, microsecond=0)
 
 
 class Window(NamedTuple):
-    """Range of call time from `start` to `end`, without `end`. Both are aware UTC in whole seconds."""
+    """Range of call time from `start` up to, but not including, `end`. Both are aware UTC in whole seconds."""
 
     start: datetime
     end: datetime
@@ -29,11 +29,11 @@ class Read(NamedTuple):
     end: datetime
     at: datetime
     steady: bool = True
-    "False if paging was not stable in any attempt of the last reading."
+    "False if no attempt of the last reading had stable paging."
 
 
 class Coverage(NamedTuple):
-    """All call time of a tenant that was read."""
+    """All call time of a tenant that was read, in pieces with the time at which each was last read."""
 
     reads: tuple[Read, ...] = ()
 
@@ -92,10 +92,10 @@ class Coverage(NamedTuple):
         return subtract([window], [part for part in ripe if part.start < part.end])
 
     def until(self, now: datetime) -> "Coverage":
-        """Cut call time and read times that are later than `now`, and return the new coverage.
+        """Correct everything that is later than `now`, and return the new coverage.
 
-        Such times remain after a clock that was ahead is set back. Call time after `now` is removed. A read time after
-        `now` becomes one second before `now`, because the reading really took place earlier.
+        Later times remain in the coverage when a clock that was ahead is set back. Call time after `now` is removed. A
+        read time after `now` becomes one second before `now`, because the call time was really read earlier.
         """
         if all(read.end <= now and read.at <= now for read in self.reads):
             return self
@@ -111,8 +111,8 @@ class Coverage(NamedTuple):
     def merged(self, is_alike: Callable[[Read, datetime], bool]) -> "Coverage":
         """Merge adjacent pieces where `is_alike` allows it, and return the new coverage.
 
-        The merged piece keeps the older of the two read times. `is_alike(piece, at)` must return whether `piece` may
-        count as read at the earlier time `at` without any effect on a sweep.
+        A merged piece keeps the older of the two read times. `is_alike(piece, at)` returns True if no sweep would
+        behave differently with the earlier read time `at` for this piece.
         """
         pieces: list[Read] = []
         for read in self.reads:
@@ -129,8 +129,9 @@ class Coverage(NamedTuple):
     def limited(self, most: int) -> "Coverage":
         """Reduce the coverage to at most `most` pieces, so that its record has a bounded size.
 
-        The result never states more than is true. First, adjacent pieces with similar read times are merged and keep
-        the older time. Then the shortest pieces are removed, and their call time counts as never read.
+        The result never claims more than was read. First, adjacent pieces with similar read times are merged and keep
+        the older time. If this is not enough, the shortest pieces are removed, and their call time counts as never
+        read.
         """
         reads, tolerance = list(self.reads), timedelta(minutes=1)
         while len(reads) > most and tolerance < timedelta(days=1000):
@@ -156,7 +157,7 @@ class Coverage(NamedTuple):
         return coverage
 
     def complete_through(self, start: datetime, overlap: timedelta) -> datetime:
-        """Return the end of the call time after `start` that was read completely and late enough.
+        """Return the call time up to which, beginning with `start`, all call time was read late enough.
 
         Every call between `start` and the result was last read at least `overlap` after it began.
         """

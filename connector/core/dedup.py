@@ -107,7 +107,7 @@ class DedupIndex:
         return found, known
 
     def digest(self) -> str:
-        """Return a hash of all entries and their hours, which does not depend on the order in which they were put."""
+        """Return a hash of all entries and their hours. It does not depend on the order in which they were stored."""
         digest = xxh3_128()
         if self._runs:
             columns = [np.concatenate([run.columns[name] for run in self._runs]) for name in _COLUMNS]
@@ -212,9 +212,10 @@ class DedupIndex:
 
 
 class DedupResult(NamedTuple):
-    """Classification of the rows of one page. All fields but `revisions` hold indices of rows.
+    """Classification of the rows of one page. All fields except `revisions` hold indices of rows.
 
-    A row that is neither new, revised nor rejected needs no record: it is known, or it repeats another row of the page.
+    A row that is neither new, revised nor rejected needs no record: it is already known, or it repeats another row of
+    the page.
     """
 
     new: NDArray[np.intp]
@@ -224,11 +225,11 @@ class DedupResult(NamedTuple):
     rejected: NDArray[np.intp]
     "Rows that have the id of a chosen row but a different content; one row per different content."
     revisions: NDArray[np.int64]
-    "Revision of every row: the one with which it is published, or the one that it has in the index already."
+    "Revision of every row: the revision with which it is published, or the revision that it already has in the index."
 
 
 def find(entries: Entries, indexes: tuple[DedupIndex, ...]) -> tuple[NDArray[np.bool_], Entries]:
-    """Look up entries by id in several indexes. If several of them hold an id, the first one counts.
+    """Look up entries by id in several indexes. If several indexes hold an id, the first of them counts.
 
     Return for each entry whether its id was found, and the stored entry.
     """
@@ -245,11 +246,11 @@ def find(entries: Entries, indexes: tuple[DedupIndex, ...]) -> tuple[NDArray[np.
 def classify(
     entries: Entries, indexes: tuple[DedupIndex, ...], fingerprints: Fingerprints | None = None
 ) -> DedupResult:
-    """Classify the rows of a page as new, revised or known. If several `indexes` hold an id, the first one counts.
+    """Classify the rows of a page as new, revised or known. If several `indexes` hold an id, the first of them counts.
 
     If several rows have the same id, one of them is chosen (see `_choose`). A stored entry may have an older
-    fingerprint version. Then the row is compared in that version, which `fingerprints` computes. So a release that
-    knows more fields does not publish every row again.
+    fingerprint version. The row is then compared by a fingerprint of this older version, which the function
+    `fingerprints` computes. Therefore a release that knows more fields does not publish every row again.
     """
     found, known = find(entries, indexes)
     # Where an id was not found, `known` is all zeros and the comparison means nothing: `found` masks it.
@@ -262,10 +263,14 @@ def classify(
 
 
 def _choose(entries: Entries, is_known: NDArray[np.bool_]) -> tuple[NDArray[np.bool_], NDArray[np.intp]]:
-    """Choose one row per id. Return which rows are chosen, and the indices of rows that contradict a chosen row.
+    """Choose one row per id.
 
-    If the index already holds the content of one of the rows, that row is chosen; otherwise the row with the greatest
-    fingerprint. The order of the rows therefore does not matter, and reading the same rows again changes nothing.
+    Return which rows are chosen, and the indices of rejected rows: they have the id of a chosen row but a different
+    content.
+
+    If the index already holds the content of one of the rows, this row is chosen; otherwise the row with the greatest
+    fingerprint. The choice therefore does not depend on the order of the rows, and the same rows always give the same
+    choice.
     """
     chosen = np.ones(len(entries), np.bool_)
     if len(np.unique(entries["hi"])) == len(entries):
@@ -334,8 +339,8 @@ def hours_of(starts_ms: Sequence[int | None], observed_ms: int, horizon_hours: i
     """Return for each row the hour since the epoch that decides how long the index keeps it.
 
     It is normally the hour of the call's start. If the start is missing, older than the horizon or more than one day in
-    the future, the hour of the reading is used. Otherwise a row with a start before the horizon would be forgotten at
-    once, and published again by the next reading.
+    the future, it is the hour at which the row was read (`observed_ms`). Otherwise a row with a start before the
+    horizon would be forgotten at once, and published again when it is next read.
     """
     observed = observed_ms // HOUR_MS
     starts = np.array([observed_ms if start is None else start for start in starts_ms], np.int64) // HOUR_MS

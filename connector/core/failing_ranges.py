@@ -105,9 +105,9 @@ def succeeded(ranges: FailingRanges, window: Window, now: datetime) -> FailingRa
 
 
 def as_known(ranges: FailingRanges, start: datetime, now: datetime) -> FailingRanges:
-    """Remove call time before `start`, and correct times that were recorded while the clock was ahead.
+    """Remove call time before `start` from the ranges, and correct times that a clock which was ahead has recorded.
 
-    The time of a failure is limited to `now`, and the time of the next request to the longest interval after `now`.
+    No failure may be later than `now`, and no next request may be later than the longest interval after `now`.
     """
     if not ranges:
         return ranges
@@ -119,20 +119,20 @@ def as_known(ranges: FailingRanges, start: datetime, now: datetime) -> FailingRa
 
 
 def isolated(ranges: FailingRanges) -> list[Window]:
-    """Return the isolated ranges, which runs leave out, oldest first."""
+    """Return the isolated ranges, oldest first. Runs complete without reading them."""
     return [one.window for one in ranges if one.isolated]
 
 
 def left_out(ranges: FailingRanges, now: datetime) -> list[Window]:
-    """Return the ranges that neither a run nor a job may request at `now`: isolated ranges and delayed ranges."""
+    """Return the ranges that no run or job may request at `now`: the isolated and the delayed ranges."""
     return [one.window for one in ranges if one.isolated or one.retry_at > now]
 
 
 def most_promising(ranges: FailingRanges, windows: list[Window]) -> list[Window]:
     """Return the part of `windows` to request first, because it is the most likely to succeed.
 
-    This is the call time that never failed. If there is none, it is the call time that failed once, otherwise all of
-    `windows`. A success there is the evidence that is needed to isolate other ranges.
+    This is the call time that never failed. If there is none, it is the call time that failed once; otherwise all of
+    `windows`. If such a request succeeds, this is the evidence that is needed to isolate other ranges.
     """
     never_failed = subtract(windows, [one.window for one in ranges])
     return never_failed or subtract(windows, [one.window for one in ranges if one.failures > 1]) or windows
@@ -150,7 +150,7 @@ def next_retry(ranges: FailingRanges, now: datetime) -> datetime | None:
 
 
 def fit(ranges: FailingRanges, window: Window, *, newest_first: bool) -> Window:
-    """Shorten `window` so that it does not exceed the length that its failing ranges allow.
+    """Shorten `window`, if it is longer than its failing ranges allow.
 
     `newest_first` keeps the end of the window; otherwise the start is kept.
     """
@@ -196,7 +196,7 @@ def causes(ranges: FailingRanges, windows: list[Window], otherwise: str) -> list
 
 
 def refuses_any_length(ranges: FailingRanges, window: Window, failure: RangeFailure) -> bool:
-    """Return whether the length of the range cannot be the reason why Graph refuses it.
+    """Return whether Graph must have another reason than the length to refuse the range.
 
     This is so if Graph refuses even one second as too long, and has served nothing since the range last failed.
     """
@@ -207,7 +207,7 @@ def refuses_any_length(ranges: FailingRanges, window: Window, failure: RangeFail
 def _is_proven(known: list[FailingRange], failure: RangeFailure) -> bool:
     """Return whether Graph has served the tenant anything since these ranges last failed.
 
-    Only then does a new failure prove that it depends on the range, and not on Graph as a whole.
+    Only then does a new failure prove that the cause is the range, and not Graph as a whole.
     """
     if not known or failure.served_at is None:
         return False
@@ -215,19 +215,19 @@ def _is_proven(known: list[FailingRange], failure: RangeFailure) -> bool:
 
 
 def _released(one: FailingRange, now: datetime, *, is_beside: bool) -> FailingRange:
-    """Let a narrowed range be requested again at once, after a success.
+    """Allow a narrowed range to be requested again at once, after a success. Return the range with its new limits.
 
-    `is_beside` means that the success was inside the range or next to it. Then slices in the range may
-    also be twice as long.
+    `is_beside` means that the success was inside the range or next to it. Then slices in the range may also be twice as
+    long.
     """
     longest_s = 2 * one.longest_s if is_beside else one.longest_s
     return one._replace(longest_s=longest_s, retry_at=min(one.retry_at, now))
 
 
 def _continues_isolated_area(others: FailingRanges, window: Window) -> bool:
-    """Return whether `window` should be isolated as a whole, because it continues an isolated area (rule 4).
+    """Return whether `window` should be isolated as a whole, because it touches isolated ranges (rule 4).
 
-    This is so if the isolated ranges that follow or precede it without a gap are together at least as long.
+    This is so if the isolated ranges directly before or after it, without a gap, are together at least as long.
     """
     # Isolated ranges that touch each other count together: follow them from `window` in either direction.
     before = after = 0.0
@@ -248,7 +248,10 @@ def _isolated(window: Window, failure: RangeFailure, failures: int) -> FailingRa
 
 
 def _still_isolated(window: Window, failure: RangeFailure, failures: int, count: int) -> list[FailingRange]:
-    """Return an isolated range that failed again, split in two unless there are too many ranges."""
+    """Return the two halves of an isolated range that failed again.
+
+    The range is not split if it is one second long or if there are too many ranges.
+    """
     if window.seconds <= 1 or count >= _MOST_SPLIT:
         return [_isolated(window, failure, failures)]
     middle = window.start + timedelta(seconds=int(window.seconds) // 2)
@@ -279,7 +282,7 @@ def _joined(first: FailingRange, second: FailingRange) -> FailingRange:
 def _bounded(ranges: list[FailingRange]) -> FailingRanges:
     """Limit the number of ranges.
 
-    The narrowed ranges that failed longest ago are dropped, and the isolated ranges that are closest to each other are
+    The narrowed ranges with the oldest failures are dropped, and the isolated ranges that are closest to each other are
     joined.
     """
     narrowed = sorted((one.failed_at, one.window) for one in ranges if not one.isolated)

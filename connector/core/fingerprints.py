@@ -1,9 +1,10 @@
 """Fingerprints of rows and the entries of the deduplication index, which decide whether a row has changed.
 
-1. Null, an absent member and the empty date count as equal. Members whose name begins with `@` are not compared.
-2. Two versions of a row differ if a member that was known at both readings has different values. Values are compared
-   as received; instants are compared as strings. The fingerprint version (`layout`) and the flag BETA_KNOWN of an entry
-   record which members were known when the row was read.
+1. Null, an absent member and the empty date (0001-01-01) count as equal. Members whose name begins with `@` are not
+   compared.
+2. Two versions of a row are compared by the members that the connector knew when it read each of them. Values are
+   compared as received; instants are compared as strings. The fingerprint version (`layout`) and the flag BETA_KNOWN of
+   an entry record which members were known when the row was read.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -30,8 +31,8 @@ _DIGEST = np.dtype([("key", _KEY), ("rest", "<u4")])
 LAYOUT = 1
 """Current version of the fingerprints, stored in the lowest three bits of `meta`.
 
-A field that is added to the schema gets the next number as its `layout`. An entry with an older version is compared by
-the members that this version knew.
+A field that is added to the schema gets the next number as its `layout`. If an entry has an older version, it is
+compared only by the members that this version includes.
 """
 
 LAYOUT_MASK = 0b111
@@ -46,7 +47,7 @@ _encode_lines = msgspec.json.Encoder().encode_lines
 
 
 class Fingerprints:
-    """Calculator of fingerprints of one version (`layout`), made from the members that this version knows."""
+    """Calculator of fingerprints in one fingerprint version (`layout`). It uses only the members of this version."""
 
     def __init__(self, graph_fields: list[dict[str, Any]], layout: int) -> None:
         known = sorted((field for field in graph_fields if first_version(field) <= layout), key=itemgetter("name"))
@@ -105,9 +106,9 @@ def _digests(pieces: list[_Lines], rows: list[Any]) -> NDArray[np.uint64]:
 
 
 def _cut(avro: Any, layout: int) -> Callable[[Any], Any] | None:
-    """Return a function that removes from a value the nested members that a fingerprint version does not know.
+    """Return a function that removes from a value the nested members that a fingerprint version does not include.
 
-    Return None if the version knows all of them.
+    Return None if the version includes all of them.
     """
     inner = inner_type(avro)
     if not isinstance(inner, dict):
@@ -149,7 +150,10 @@ def invalid_entry(raw: bytes) -> NDArray[np.void]:
 
 
 def rejected_entries(entries: NDArray[np.void]) -> NDArray[np.void]:
-    """Return the index entries of rejected contents. The key of each is a hash of the row's id and fingerprint."""
+    """Return the index entries of rejected contents of conflicting rows.
+
+    Each key is a hash of the row's id and fingerprint.
+    """
     contents = np.zeros(len(entries), _CONTENT)
     for name in ("hi", "lo", "fp"):
         contents[name] = entries[name]

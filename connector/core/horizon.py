@@ -27,21 +27,27 @@ _MOST_MISSED = 200
 def readable_from(
     forgotten_before: datetime, horizon: timedelta, now: datetime, margin: timedelta = STEP_MARGIN
 ) -> datetime:
-    """Return the earliest call time that may be read: the index has not forgotten any row of later calls."""
+    """Return the earliest call time that may be read, because the index has forgotten no row of later calls.
+
+    It lies `margin` after the horizon, and never before `forgotten_before`.
+    """
     return max((now - horizon + margin).replace(microsecond=0), forgotten_before)
 
 
 def forget_before(forgotten_before: datetime, horizon: timedelta, now: datetime) -> datetime:
-    """Return the full hour before which the index forgets rows, by the start of their calls. It never moves back."""
+    """Return the full hour that decides what the index forgets: the rows of all calls that started before it.
+
+    This hour never moves back.
+    """
     return max(forgotten_before, EPOCH + (now - horizon - EPOCH) // _HOUR * _HOUR)
 
 
 def adopt_cut(start: datetime, throughs: Sequence[datetime], coverage: Coverage) -> datetime:
-    """Return `forgotten_before` for a state of an older version, which does not record it.
+    """Return `forgotten_before` for a stored state without it, which an older version of the connector has written.
 
-    The older version removed coverage and rows behind the horizon together. It has done so if the coverage begins after
-    `start` although every sweep is complete up to where it begins. Otherwise, the first run of a sweep is still in
-    progress, and no row was forgotten.
+    The older version removed coverage and index entries behind the horizon together. It has done this if the coverage
+    begins after `start`, but every sweep is complete (`throughs`) up to the beginning of the coverage. Otherwise, the
+    first run of a sweep is still in progress, and no row was forgotten.
     """
     first = coverage.reads[0].start if coverage.reads else start
     return first if first > start and all(through >= first for through in throughs) else EPOCH

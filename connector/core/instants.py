@@ -1,4 +1,4 @@
-"""Parser and printer of instants in RFC 3339. Graph uses any offset and any number of fraction digits."""
+"""Parser and formatter of instants in RFC 3339. Graph uses any offset and any number of fraction digits."""
 
 import re
 from collections.abc import Iterable

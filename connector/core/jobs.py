@@ -53,7 +53,7 @@ class Job(NamedTuple):
 
 
 class Command(NamedTuple):
-    """Command of an operator. `job` is the id of the job that a `cancel` command ends."""
+    """Command of an operator. Only a `cancel` command has `job`: the id of the job to end."""
 
     id: str
     command: Literal["backfill", "cancel", "pause", "resume"]
@@ -64,7 +64,7 @@ class Command(NamedTuple):
 
 
 class Orders(NamedTuple):
-    """State of a tenant that operators decide: its jobs, and whether it is paused."""
+    """Part of a tenant's state that operators control: its jobs, and whether it is paused."""
 
     jobs: tuple[Job, ...] = ()
     paused: bool = False
@@ -77,8 +77,9 @@ def apply(
 ) -> Orders:
     """Apply an operator's command and return the new orders.
 
-    Only the part of a backfill's range between `oldest` (the horizon) and `now` is read. Without `again`, it begins a
-    margin after the horizon. If no part may be read, the job is stored as failed, with the reason.
+    Only the part of a backfill's range between `oldest` (the horizon) and `now` is read. If the backfill was ordered
+    without `again`, its range begins at least `horizon.MARGIN` after `oldest`. If no part of the range may be read, the
+    job is stored as failed, with the reason.
     """
     if command.id in orders.applied or any(job.id == command.id for job in orders.jobs):
         return orders
@@ -117,12 +118,12 @@ def next_piece(
 
 
 def progressed(orders: Orders, job_id: str, window: Window, now: datetime) -> Orders:
-    """Record that `window` of a job was read. The job ends when nothing of its range is left."""
+    """Record that `window` of a job was read. The job ends when its whole range was read."""
     return orders._replace(jobs=tuple(_advanced(j, window, now) if j.id == job_id else j for j in orders.jobs))
 
 
 def expired(orders: Orders, now: datetime, floor: datetime, oldest: datetime) -> Orders:
-    """Mark each job as failed that has something left to read, but may not read any of it any more."""
+    """Mark as failed each job of which nothing may be read any more, although it has not read its whole range."""
     return orders._replace(jobs=tuple(_expired(job, now, floor, oldest) for job in orders.jobs))
 
 

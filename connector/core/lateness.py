@@ -14,7 +14,7 @@ AGES_S = (
     *(60, 120, 180, 240, 300, 360, 420, 480, 540, 600, 720, 900),
     *(1_200, 1_800, 3_600, 7_200, 10_800, 21_600, 43_200, 86_400, 129_600, 172_800, 259_200, 432_000, 604_800),
 )
-"Upper edges of the classes of age, in seconds. One more class counts all older rows."
+"Upper limits of the age classes, in seconds. One more class counts all older rows."
 
 _FINE = 65
 _ENOUGH = 200
@@ -28,7 +28,7 @@ class Sweeping(NamedTuple):
 
 
 class Lateness:
-    """Distribution of the age at which a row appears, linear between the given ages."""
+    """Distribution of the age at which rows appear. It is linear between the given ages."""
 
     def __init__(self, ages_s: Sequence[float], shares: Sequence[float]) -> None:
         """Create the distribution. `shares[i]` is the share of rows that have appeared by the age `ages_s[i]`.
@@ -50,7 +50,10 @@ class Lateness:
 
 
 def counted(before: Sequence[int], ages_s: Iterable[float]) -> tuple[int, ...]:
-    """Add rows of the given ages to the counts per class of age. `before` may be empty."""
+    """Count rows by age class. Return the counts `before`, increased by the rows of the given ages.
+
+    `before` may be empty.
+    """
     counts = np.zeros(len(AGES_S) + 1, np.int64)
     counts[: len(before)] = before
     np.add.at(counts, np.searchsorted(AGES_S, np.fromiter(ages_s, np.float64)), 1)
@@ -58,10 +61,12 @@ def counted(before: Sequence[int], ages_s: Iterable[float]) -> tuple[int, ...]:
 
 
 def learn(counts: Sequence[int], sweeps: Sequence[Sweeping]) -> Lateness | None:
-    """Estimate the distribution of lateness from counts that `sweeps` have measured; None if there are too few rows.
+    """Estimate the distribution of lateness from the counts that `sweeps` have measured.
 
-    A sweep finds a row only at its next run. On average a row is therefore read half a cadence after it has appeared,
-    which is subtracted.
+    Return None if there are too few rows.
+
+    A sweep finds a row only at its next run, which is half a cadence after the row has appeared, on average. This delay
+    is subtracted.
     """
     total = sum(counts)
     if total < _ENOUGH:

@@ -9,7 +9,7 @@ _INT32 = Annotated[int, msgspec.Meta(ge=-(2**31), le=2**31 - 1)]
 
 
 def first_version(field: Mapping[str, Any]) -> int:
-    """Return the first fingerprint version that knows a field of the schema."""
+    """Return the first fingerprint version that includes a field of the schema."""
     return int(field.get("layout", 1))
 
 
@@ -60,5 +60,8 @@ def _json_type(avro: Any) -> Any:
 
 
 def member(avro: Any) -> tuple[Any, Any]:
-    """Return the type and the default of a field as a member of a struct. Every member may be null or absent."""
+    """Return the type and the default of the struct member that holds a field of the type `avro`.
+
+    Every member may be null or absent.
+    """
     return _json_type(avro) | None, None

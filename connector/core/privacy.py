@@ -1,10 +1,12 @@
-"""Privacy treatment of rows: it makes personal data unreadable before any data leaves the process.
+"""Privacy of rows: personal data in configured fields is made unreadable before it leaves the process.
+
+The configuration determines the treatment of each field: its value is masked, pseudonymized or dropped.
 
 1. `null` and "" stay as they are, because they hold no personal data.
-2. A value that cannot be treated is removed: a value that is not a string becomes null, and a row that is not an object
-   becomes empty.
-3. Some JSON is not described by the schema (dead letters and unknown members). There, the name of a treated field is
-   recognized in every spelling (escapes, upper and lower case), at every occurrence and at any depth.
+2. If a treatment is impossible, the data is removed: a value that is not a string becomes null, and a row that is not
+   an object becomes empty.
+3. Some JSON is not described by the schema (dead letters and unknown members). There, a configured field is recognized
+   in every spelling of its name (escapes, upper and lower case), at every occurrence and at any depth.
 """
 
 import hashlib
@@ -23,7 +25,10 @@ Treat = Callable[[str], str | None]
 
 
 def treatable(schema: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return the fields of the Avro schema that may be treated: all strings that Graph sends, except the row's id."""
+    """Return the fields of the Avro schema that may be masked, pseudonymized or dropped.
+
+    These are all fields of Graph with the type string, except the row's id.
+    """
     return tuple(
         field["name"]
         for field in schema["fields"]
@@ -61,7 +66,7 @@ class Privacy:
     """Masks, pseudonymizes or drops the configured fields of rows. Falsy if no field is configured."""
 
     def __init__(self, treatments: Mapping[str, str], key: bytes | None) -> None:
-        """Set the treatment of each field by name: "mask", "pseudonymize" or "drop".
+        """Set what is done with each field, by its name: "mask", "pseudonymize" or "drop".
 
         `key` is needed for "pseudonymize".
         """
@@ -75,14 +80,17 @@ class Privacy:
         return bool(self._fields)
 
     def treat(self, columns: dict[str, list[Any]]) -> None:
-        """Treat the values of many rows in place. `columns` maps each field to the values of all rows."""
+        """Mask, pseudonymize or drop values of many rows in place.
+
+        `columns` maps each field to the values of all rows.
+        """
         for name, treat in self._fields:
             columns[name] = [value if value is None else treat(value) for value in columns[name]]
 
     def treat_members(self, members: Mapping[str, str]) -> dict[str, str]:
-        """Return the members of a row that the schema does not know, after privacy treatment.
+        """Mask, pseudonymize or drop the configured fields in those members of a row that the schema does not know.
 
-        Each value is JSON text. A member whose JSON cannot be read is left out.
+        Return the members. Each value is JSON text. A member whose JSON cannot be read is left out.
         """
         treated = {}
         for name, text in members.items():
@@ -92,7 +100,7 @@ class Privacy:
         return treated
 
     def treat_row(self, raw: bytes) -> bytes:
-        """Return a row's JSON after privacy treatment, with all other bytes unchanged.
+        """Return a row's JSON with configured fields masked, pseudonymized or dropped, and all other bytes unchanged.
 
         The result is empty if the row is not an object.
         """
@@ -108,7 +116,7 @@ class Privacy:
 
 
 class _Rewriting:
-    """Treatment of one JSON text: the values of the configured fields are replaced by the results of their treatments.
+    """Rewriter of one JSON text, in which it masks, pseudonymizes or drops the values of the configured fields.
 
     It uses a stack instead of recursion, because a row may be nested more deeply than Python's recursion limit.
     """
@@ -123,7 +131,7 @@ class _Rewriting:
         "Depth of the array or object that is being left out; 0 if there is none. Nothing inside it is written."
 
     def run(self, raw: bytes) -> list[bytes]:
-        """Treat a JSON text and return the result in pieces. Raises ValueError or IndexError if `raw` is not JSON."""
+        """Rewrite a JSON text and return the result in pieces. Raises ValueError or IndexError if `raw` is not JSON."""
         pieces: list[bytes] = []
         at = 0
         while at < len(raw):

@@ -25,7 +25,7 @@ _PATH = re.compile(r"^(?P<what>.*?)(?: - at `\$\.?(?P<path>.*)`)?$", re.DOTALL)
 
 
 class InvalidRow(NamedTuple):
-    """Row that cannot be published. It becomes a dead letter. Its values must not be used."""
+    """Row that cannot be published and becomes a dead letter. Its values must not be used."""
 
     raw: bytes
     id: str | None
@@ -52,7 +52,10 @@ class Row(NamedTuple):
 
 
 class _Rows(Sequence["Row | InvalidRow"]):
-    """Rows that are only examined when they are accessed. Most rows are known already and are never accessed."""
+    """Rows that are only examined on access.
+
+    Most rows are never accessed, because the deduplication index has them already.
+    """
 
     def __init__(
         self,
@@ -99,7 +102,7 @@ class PageRows(NamedTuple):
 
 
 def join(readings: Sequence[PageRows]) -> PageRows:
-    """Join the rows of several pages into one PageRows, including their older fingerprints."""
+    """Join the rows of several pages into one PageRows, including the functions for older fingerprint versions."""
     ends = np.cumsum([len(reading.entries) for reading in readings])
 
     def older(layout: int, indices: NDArray[np.intp]) -> NDArray[np.uint64]:
@@ -118,7 +121,7 @@ def join(readings: Sequence[PageRows]) -> PageRows:
 
 
 class RowSchema:
-    """Schema of a row. It is made from the Avro schema and knows which members the Graph version in use has."""
+    """Schema of a row, made from the Avro schema. It knows which members the configured version of Graph has."""
 
     def __init__(self, schema: Mapping[str, Any], api_version: str) -> None:
         graph_fields = [field for field in schema["fields"] if "since" in field]
@@ -184,7 +187,7 @@ class RowSchema:
         return PageRows(_Rows(rows, raws, self._examine), entries, older)
 
     def _decode(self, raws: Sequence[bytes]) -> list[Any] | None:
-        """Decode several rows at once. Return None if one of them is invalid."""
+        """Decode several rows at once. Return None if any of them is invalid."""
         # The strict decoder is tried first: a row of its type has no unknown members and needs no second look.
         text = b"[%b]" % b",".join(raws)
         for decoder in (self._strict_rows, self._lenient_rows):
@@ -227,7 +230,10 @@ class RowSchema:
         return InvalidRow(raw, None if "\ufffd" in id_text else id_text, problem, self._start(members))
 
     def _examine(self, rows: Sequence[Any], raws: Sequence[bytes]) -> list[Row | InvalidRow]:
-        """Return each decoded row as a Row, together with its members that the schema does not know."""
+        """Convert each decoded row to a Row, with the members that the schema does not know.
+
+        An InvalidRow stays as it is.
+        """
         strict = self._strict
         return [
             Row(row, _NOTHING)
@@ -256,7 +262,7 @@ class RowSchema:
             return None
 
     def resolve(self, row: Row, raw: bytes) -> tuple[dict[str, Any], InvalidRow | None]:
-        """Return the values of a row by the schema's field names, with instants as epoch milliseconds.
+        """Return the values of a row by the names of the schema's fields, with instants as epoch milliseconds.
 
         The second value is an InvalidRow if an instant cannot be parsed. Then the values must not be used.
         """
@@ -311,7 +317,7 @@ def _text(raw: msgspec.Raw | None) -> str | None:
 
 
 def _describe(error: Exception) -> str:
-    """Describe what is wrong with a row. The text names types and the path, never a value."""
+    """Describe why a row is invalid. The text names types and the path of the member, but never a value."""
     match = _PATH.match(str(error)) if isinstance(error, msgspec.ValidationError) else None
     if match is None:
         return "row: expected JSON that can be decoded"

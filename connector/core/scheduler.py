@@ -1,11 +1,11 @@
 """Scheduler of one tenant: it decides what to read next, and what follows from the outcome of each slice.
 
 The scheduler works ahead of the commits. Its state `plan` already contains everything that was read and put into the
-shard's buffer, although it may not be committed yet. When the shard commits, it applies the same pure functions of
-`windows`, with the same arguments and in the same order, to the state that it stores.
+shard's buffer, although it may not be committed yet. When the shard commits, it applies the same functions of `windows`
+to the state that it stores, with the same arguments and in the same order.
 
-The caller repeats `next` until it returns `Wait` or `Stop`. It reports the end of each slice with `finished`
-or `failed`, or with `closed` if there is no outcome.
+The caller repeats `next` until it returns `Wait` or `Stop`. It reports the end of each slice with `finished` or
+`failed`, or with `closed` if there is no outcome.
 """
 
 from collections.abc import Callable
@@ -34,14 +34,14 @@ _TRANSIENT_REST_S = 1.0
 
 
 class LearnTime(NamedTuple):
-    """Decision to ask Graph for the current time first.
+    """Decision that the caller must first ask Graph for the current time.
 
     Before that, no run starts and the tenant's start is not fixed.
     """
 
 
 class StartRuns(NamedTuple):
-    """Notice that the tenant's start was fixed or that runs have started. The plan contains both already."""
+    """Notice that the tenant's start was fixed or that runs have started. The plan already contains both."""
 
     start: datetime | None
     "Start of the tenant if it was fixed now; otherwise None."
@@ -66,14 +66,14 @@ class Wait(NamedTuple):
 
 
 class Stop(NamedTuple):
-    """Decision to end the sweeper (with `once`): every due sweep has ended or failed."""
+    """Decision to end the sweeper because every due sweep has ended or failed. It is only made with `once`."""
 
 
 Decision = LearnTime | StartRuns | ReadSlice | Wait | Stop
 
 
 class SliceFailure(NamedTuple):
-    """Failure of a slice, and how much else it affects: other ranges, or everything of the tenant."""
+    """Failure of a slice, and its extent: only this range of call time, or the whole tenant."""
 
     cause: RangeFailure
     of_range: bool
@@ -95,16 +95,16 @@ class Rest(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """Consequences of a slice that was read or has failed."""
+    """Consequences of the end of a slice, which was read or has failed."""
 
     steady: bool = True
     "True if the paging was stable: no row can have moved from one page to another during the reading."
     ended: tuple[int, ...] = ()
     "Indices of the sweeps whose run is now done."
     isolated: tuple[tuple[Window, str], ...] = ()
-    "Call time that was isolated by this outcome, with the causes. Runs leave it out from now on."
+    "Call time that has become isolated, with the causes. Runs no longer read it."
     read_again: tuple[Window, ...] = ()
-    "Call time that is no longer isolated. Runs include it again."
+    "Call time that is no longer isolated. Runs read it again."
     rest: Rest | None = None
 
 
@@ -132,8 +132,8 @@ class Scheduler:
         """Create the scheduler. `plan` is the tenant's state, from which it continues.
 
         `rows_per_hour(first, end)` returns the number of rows in the deduplication index for each hour of call start,
-        from hour `first` up to, not including, hour `end`, counted since the epoch. `rows_per_second` is the density to
-        expect where nothing was read yet.
+        from hour `first` up to, not including, hour `end`. Hours are counted since the epoch. `rows_per_second` is the
+        number of rows per second of call time to expect where nothing was read yet.
 
         `start` is the configured start of the tenant. It takes effect as soon as Graph has confirmed the time. If it is
         None, the plan already has its start, and the time needs no confirmation.
@@ -169,14 +169,14 @@ class Scheduler:
         return Wait(self._wakes_at(now))
 
     def confirm_time(self) -> None:
-        """Record that Graph has confirmed the time."""
+        """Record that the current time is known from Graph, so that runs may start."""
         self._is_time_known = True
 
     def forget(self, before: datetime) -> None:
         """Record that the deduplication index may have forgotten rows of calls before `before`.
 
-        This time changes only when a batch is committed. Coverage in the plan may then contain call time before it that
-        the committed coverage does not contain. This has no effect, because such call time is never read again.
+        This time changes only when a batch is committed. From then on, the coverage of the plan may contain call time
+        before it that the committed coverage lacks. This does no harm, because such call time is never read again.
         """
         self.plan = self.plan._replace(forgotten_before=max(self.plan.forgotten_before, before))
 
@@ -215,7 +215,7 @@ class Scheduler:
         return self._with_ranges(Outcome(slice_.steady, tuple(ended)), before)
 
     def failed(self, piece: Slice, failure: SliceFailure, now: datetime) -> Outcome:
-        """Record that a slice has failed. The whole tenant rests as well, unless only this range may be affected."""
+        """Record that a slice has failed. The whole tenant rests, unless the failure may concern only this range."""
         self.closed(piece)
         before, cause = self.plan.failing_ranges, failure.cause
         is_hopeless = failing_ranges.refuses_any_length(before, piece.window, cause)
@@ -228,7 +228,7 @@ class Scheduler:
         return outcome
 
     def closed(self, piece: Slice) -> None:
-        """Close a slice that is no longer being read. Does nothing if the end of the slice was reported before."""
+        """Close a slice that is no longer being read. Do nothing if the end of the slice was already reported."""
         self._open.pop(piece, None)
 
     def rest(self, now: datetime, *, permanent: bool) -> Rest | None:
@@ -280,7 +280,7 @@ class Scheduler:
         return self.plan.start
 
     def _next_slice(self, now: datetime) -> ReadSlice | None:
-        """Open and return the next slice. Return None if there is nothing to read, or if no further slice may be open.
+        """Open and return the next slice. Return None if there is nothing to read, or if too many slices are open.
 
         If several slices may be open, one of them is reserved for the live sweep.
         """
@@ -298,11 +298,11 @@ class Scheduler:
         return ReadSlice(piece, 1 if is_known else _ATTEMPTS, unread)
 
     def _unread(self, piece: Slice) -> list[Window]:
-        """Return the parts of a slice that were never read before.
+        """Return the parts of a slice that were never read before. Lateness is not measured for their rows.
 
-        Their rows do not count for lateness, because their delay shows when reading began, not when the row appeared.
-        All of a backfill counts as never read. An unread part as short as a step of the live sweep is left out, because
-        its rows are on time.
+        A row of such a part may have been readable long before the connector read it. All of a backfill counts as never
+        read. Unread parts that are together as short as a step of the live sweep are left out, because their rows are
+        read in time.
         """
         window = piece.window
         if piece.job:
@@ -314,7 +314,7 @@ class Scheduler:
         return unread
 
     def _with_ranges(self, outcome: Outcome, before: list[Window]) -> Outcome:
-        """Add to the outcome of a slice how the isolated ranges have changed.
+        """Return `outcome` together with the ranges that have become isolated or are no longer isolated.
 
         `before` holds the ranges that were isolated before the slice ended.
         """

@@ -1,9 +1,10 @@
-"""Slices: the choice of the call time to read next, as page chains of about ten pages.
+"""Slices: the choice of the call time to read next, in page chains of about ten pages.
 
-1. The window of each run comes first, newest call time first, and the live sweep before all other sweeps. Isolated
-   ranges that are due to be requested again come before the other sweeps.
-2. Catch-up ranges follow, oldest call time first. After an outage, such a range lies between the call time up to which
-   the sweep is complete and the window of its run. It is left out where the run of another sweep reads it anyway.
+1. The windows of runs come first, newest call time first, and the live sweep before all other sweeps. Isolated ranges
+   that are due to be requested again come before the other sweeps.
+2. Catch-up ranges follow, oldest call time first. After an outage, a catch-up range lies between the call time up to
+   which the sweep is complete and the window of its run. Call time that the run of another sweep reads anyway is left
+   out.
 3. Jobs come last.
 """
 
@@ -28,10 +29,10 @@ _SHORTEST_SLICE = timedelta(seconds=60)
 def next_slice(
     state: State, rules: Rules, in_flight: Collection[Slice], sizes: "Sizes", now: datetime, *, live: bool, others: bool
 ) -> Slice | None:
-    """Return the next slice to read; None if everything that is due was read or is in flight.
+    """Return the next slice to read; None if everything that is due was read or is being read.
 
-    `live` is whether a chain may be opened for the live sweep, and `others` whether one may be opened for anything
-    else.
+    `live` is True if a page chain of the live sweep may be opened, and `others` is True if any other chain may be
+    opened.
     """
     if state.orders.paused:
         return None
@@ -87,8 +88,8 @@ def is_idle(state: State, rules: Rules, now: datetime) -> bool:
 def _left_of_run(state: State, run: Run, taken: list[Window], floor: datetime) -> list[Window]:
     """Return the call time that a run still has to read, oldest first.
 
-    If the run replaced a previous run, only the call time that the previous run left unread is returned, so that it is
-    read first.
+    If the run replaced a previous run, the call time that the previous run left unread comes first: while there is any,
+    only this call time is returned.
     """
     for since in (run.overtaken, run.started):
         missing = [] if since is None else subtract(windows.unread(state.coverage, run, floor, since), taken)
@@ -133,10 +134,11 @@ class Sizes:
     def __init__(
         self, rows_per_hour: NDArray[np.int64], first_hour: int, coverage: Coverage, rows_per_second: float
     ) -> None:
-        """Set the densities.
+        """Store the densities of rows from which lengths are estimated.
 
         `rows_per_hour` is the number of rows in the deduplication index per hour of call start, beginning with
-        `first_hour` (hours since the epoch). `rows_per_second` is the density to expect where nothing was read.
+        `first_hour` (hours since the epoch). `rows_per_second` is the number of rows per second of call time to expect
+        where nothing was read.
         """
         self._rows_per_hour = rows_per_hour
         self._first_hour = first_hour
@@ -188,17 +190,17 @@ class Sizes:
 
 
 def first_guess() -> float:
-    """Return the density, in rows per second, to expect for a tenant that was never read.
+    """Return the number of rows per second of call time to expect for a tenant that was never read.
 
-    First slices are one hour long.
+    With this value, the first slices are one hour long.
     """
     return ROWS_A_SLICE / 3600
 
 
 def next_guess(window: Window, rows: int) -> float:
-    """Return the density, in rows per second, to expect next to a window that had `rows`.
+    """Return the number of rows per second of call time to expect next to a window that had `rows`.
 
-    Slices grow at most fourfold.
+    The value is limited, so that the next slice is at most four times as long.
     """
     return max(1.25 * rows / window.seconds, ROWS_A_SLICE / (4 * window.seconds))
 

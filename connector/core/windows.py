@@ -52,8 +52,8 @@ class Run(NamedTuple):
     started: datetime
     window: Window
     overtaken: datetime | None = None
-    """Start of the previous run if this run replaced it before it was done. Call time that the previous run left unread
-    is read first.
+    """Start of the previous run, if this run replaced it before it was done. Call time that the previous run left
+    unread is read first.
     """
 
 
@@ -281,7 +281,10 @@ def next_turn(state: State, rules: Rules, now: datetime) -> datetime | None:
 
 
 def overdue_seconds(sweep_state: SweepState, now: datetime) -> float:
-    """Return by how many seconds a run is late. A run is late when it has not ended one `every` after it was due."""
+    """Return how many seconds a run is late; 0 if it is not late.
+
+    A run is late if it has not ended one `every` after it was due.
+    """
     return max(0.0, (now - sweep_state.due - sweep_state.sweep.every).total_seconds())
 
 
@@ -297,7 +300,7 @@ def readable_from(state: State, rules: Rules, now: datetime) -> datetime:
 
 
 def job_floors(state: State, rules: Rules, now: datetime) -> tuple[datetime, datetime]:
-    """Return the earliest call time that a backfill may read, first without and second with `again`.
+    """Return the earliest call time that a backfill may read, first without and then with `again`.
 
     A backfill without `again` must not read call time whose rows may be missing from the deduplication index.
     """
@@ -308,8 +311,8 @@ def job_floors(state: State, rules: Rules, now: datetime) -> tuple[datetime, dat
 def _countable(state: State, piece: Slice) -> list[Window]:
     """Return the part of a slice that coverage may record as read.
 
-    Without `again`, rows of calls that began before `forgotten_before` are not published, because the deduplication
-    index may have forgotten them. This call time must therefore not count as read.
+    If the slice is read without `again`, rows of calls that began before `forgotten_before` are not published, because
+    the deduplication index may have forgotten them. This call time must therefore not count as read.
     """
     window = piece.window
     if piece.again:
@@ -318,10 +321,10 @@ def _countable(state: State, piece: Slice) -> list[Window]:
 
 
 def _added_sweep(state: State, sweep: Sweep, now: datetime) -> SweepState:
-    """Return the state of a sweep that is new in the configuration.
+    """Return the first state of a sweep that was added to the configuration.
 
-    The sweep is complete up to the call time that the previous sweeps and the coverage prove. For old call time,
-    coverage alone proves little, because coverage keeps only the oldest read time of pieces that were merged.
+    It counts as complete up to the call time that the other sweeps and the coverage prove. For old call time, coverage
+    alone proves little, because coverage keeps only the oldest read time of pieces that were merged.
     """
     found = SweepState(sweep, state.coverage.complete_through(state.start, sweep.overlap), second(now))
     for former in state.sweeps:
@@ -351,7 +354,7 @@ def unread(coverage: Coverage, run: Run, floor: datetime, since: datetime | None
 def _begins_at(sweep_state: SweepState, now: datetime) -> datetime:
     """Return when the sweep's next run begins.
 
-    This is the time at which the sweep is due, or the time at which the run in progress becomes too old.
+    This is when the sweep is due or, while a run is in progress, when this run becomes too old.
     """
     every = sweep_state.sweep.every
     if sweep_state.running and sweep_state.run is not None:
@@ -361,7 +364,7 @@ def _begins_at(sweep_state: SweepState, now: datetime) -> datetime:
 
 
 def _has_no_effect(sweeps: Sequence[SweepState], read: Read, at: datetime) -> bool:
-    """Return whether `read` may be recorded with the earlier read time `at` without any effect on a sweep."""
+    """Return whether no sweep would behave differently if `read` was recorded with the earlier read time `at`."""
     for sweep_state in sweeps:
         overlap, run = sweep_state.sweep.overlap, sweep_state.run
         begins = [] if run is None else [run.started, run.overtaken]
@@ -376,7 +379,7 @@ def _has_no_effect(sweeps: Sequence[SweepState], read: Read, at: datetime) -> bo
 
 
 def halves(window: Window) -> list[Window]:
-    """Return the two halves of a window. A window of one second is returned unchanged."""
+    """Split a window into two halves. A window of one second is not split: the list then holds only this window."""
     middle = second(window.start + (window.end - window.start) / 2)
     return [w for w in (Window(window.start, middle), Window(middle, window.end)) if w.start < w.end]
 
@@ -384,7 +387,7 @@ def halves(window: Window) -> list[Window]:
 def replaced_by(started: Sequence[int], rules: Rules) -> int | None:
     """Return the sweep with the longest overlap among those that started together; None if none started.
 
-    The run of that sweep also reads the windows of the other sweeps, so all these runs end together.
+    Its run also reads the windows of the other sweeps, so all these runs end together.
     """
     return max(started, key=lambda index: rules.sweeps[index].overlap, default=None)
 

@@ -1,1 +1,1 @@
-"""Pipeline of one shard: read pages of call records, deduplicate them, and publish them in transactions."""
+"""Pipeline of one shard: it reads call records page by page, deduplicates them, and publishes them in transactions."""

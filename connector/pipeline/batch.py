@@ -1,8 +1,8 @@
 """Builder of batches: it turns the items of the buffer into the records of one transaction.
 
-The deduplication index changes only after the commit. Until then the entries of the batch's rows are in a pending index
-(`Change.pending`), with which later pages of the same batch are compared too. If the transaction fails, the pending
-index is dropped with it.
+The deduplication index changes only after the commit. Until then, the index entries of the batch's rows are in a second
+index, `Change.pending`. Later pages of the same batch are compared with both. If the transaction fails, the second
+index is dropped with the batch.
 """
 
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -41,8 +41,8 @@ class Batches:
         """Create the builder.
 
         `partitions` maps each row topic to its number of partitions. `schema_ids` maps each topic to the id of its
-        schema; it is None without a schema registry. `topic_ids` returns the ids that brokers have given to topics, by
-        name.
+        schema; it is None without a schema registry. `topic_ids` takes names of topics and returns the ids that brokers
+        have given to them.
         """
         self._limits = limits or Limits()
         self._encoder = RowEncoder(settings.rows, shape, schema_ids, self._limits)
@@ -55,7 +55,7 @@ class Batches:
     def prepare(
         self, items: Iterable[Item], tenant_states: Mapping[str, TenantState], changes: dict[str, Change]
     ) -> dict[str, Change]:
-        """Add the effects of `items` to `changes`, and return `changes`.
+        """Add the effects of `items` to `changes`, which holds one Change per tenant. Return `changes`.
 
         `tenant_states` holds the committed state of each tenant. It does not change.
         """
@@ -101,16 +101,16 @@ class Batches:
     def close(
         self, changes: Mapping[str, Change], tenant_states: Mapping[str, TenantState], now: datetime | None
     ) -> None:
-        """Complete the changes: make the records of the deduplication index and choose the entries that it forgets.
+        """Complete a batch: make the records of the deduplication index, and choose the entries that the index forgets.
 
-        No items may be added to the changes afterwards. `now` is None while Graph has not confirmed the time. Then
-        nothing is forgotten.
+        No items may be added to `changes` afterwards. `now` is None while Graph has not confirmed the time. Then the
+        index forgets nothing.
         """
         for tenant, change in changes.items():
             self._close_change(change, tenant_states[tenant], now)
 
     def retire(self, changes: dict[str, Change], tenant_states: Mapping[str, TenantState], now: datetime) -> None:
-        """Add a change for each tenant that is not configured any more and whose old state can be deleted.
+        """Add to `changes` each tenant that is not configured any more and of which old state can be deleted.
 
         Rows behind the horizon are deleted first. The tenant itself is deleted when it has no rows left.
         """

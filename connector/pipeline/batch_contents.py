@@ -1,8 +1,8 @@
 """Contents of the transaction of one batch.
 
-They are rows, dead letters, deduplication index, progress, checkpoints and the record of the shard. A checkpoint
-contains the offsets of the rows. It can therefore only be made while the transaction is open, after the rows were
-written.
+The contents are rows, dead letters, deduplication index, progress records, checkpoints and the record of the shard. A
+checkpoint contains the offsets of the rows. It can therefore only be made while the transaction is open, after the rows
+were written.
 """
 
 from collections import Counter
@@ -31,7 +31,7 @@ _FAR_OFFSET = 10**12
 
 
 class ShardPosition(NamedTuple):
-    """Data for the record of a shard, without the part that describes the transaction."""
+    """Data for the record of a shard, except the data about the transaction."""
 
     number: int
     identity: StateIdentity
@@ -45,7 +45,7 @@ class ShardPosition(NamedTuple):
 
 
 class StateTopics(NamedTuple):
-    """Topics to which the state of a batch is written, with their limits and the builder of progress records."""
+    """Topics to which the state of a batch is written, with their length limits and the builder of progress records."""
 
     names: Names
     partitions: Mapping[str, int]
@@ -90,9 +90,9 @@ class BatchContents(TransactionContents):
     def interim_checkpoints(self, offsets: Offsets) -> list[Outgoing]:
         """Return the previous checkpoints, updated with the offsets of this batch's rows.
 
-        They are needed only with at-least-once delivery, where a crash may leave a batch half written. Rows that are
-        already in the deduplication index are then not published again. Without the interim checkpoints, the offsets
-        in the next progress record would not include these rows.
+        They are needed only with at-least-once delivery, where a crash may leave a batch half written. After such a
+        crash, rows that are already in the deduplication index are not published again. Without the interim
+        checkpoints, the next progress record would not include the offsets of these rows.
         """
         topic_ids, records = self._topic_ids(), []
         for tenant, change in self._changes.items():
@@ -103,9 +103,9 @@ class BatchContents(TransactionContents):
         return records
 
     def final_records(self, offsets: Offsets) -> list[Outgoing]:
-        """Return the records of the deduplication index, the progress records and the checkpoints.
+        """Return the records of the deduplication index, the progress records and the new checkpoints.
 
-        The new checkpoints are also stored in the changes of the batch.
+        Each new checkpoint is also stored in the tenant's Change, so that it can be applied after the commit.
         """
         topic_ids, records = self._topic_ids(), self._seen()
         for tenant, change in self._changes.items():
@@ -130,13 +130,13 @@ class BatchContents(TransactionContents):
         return records
 
     def shard_record(self, transaction: TransactionRecord) -> list[Outgoing]:
-        """Return the record of the shard."""
+        """Return the record of the shard, in a list."""
         _, identity, control_offset, control_id, kept = self._shard
         record = shard_record(identity, control_offset, *transaction, control_id=control_id, kept=kept)
         return [self._internal(self._topics.names.state, record)]
 
     def too_long(self) -> TooLong | None:
-        """Return a record that is too long for its topic, so that the batch cannot be written; None if all fit.
+        """Return a record that is too long for its topic, so that the batch cannot be written; None if all records fit.
 
         Only dead letters and state are checked here. The length of a row is checked when its record is made.
         Checkpoints are measured only if one of them might be too long: in one batch a checkpoint grows to at most twice
@@ -152,9 +152,10 @@ class BatchContents(TransactionContents):
         return self._topics.limits.too_long(records)
 
     def _longest_checkpoint(self, tenant: str) -> Outgoing:
-        """Return the longest checkpoint of a tenant that this batch can lead to.
+        """Return the longest checkpoint that this batch can write for a tenant.
 
-        The offsets and progress statements are not known yet, so they are replaced by numbers with the most digits.
+        Offsets and times of progress records are not known before the rows are written. They are replaced by numbers
+        with the most digits.
         """
         tenant_state = self._tenant_states[tenant]
         overlaps = [int(sweep.sweep.overlap.total_seconds()) for sweep in self._changes[tenant].state.sweeps]
@@ -172,7 +173,7 @@ class BatchContents(TransactionContents):
         return [self._internal(self._topics.names.seen, record) for part in written for record in part.records]
 
     def _next_checkpoint(self, tenant: str) -> Checkpoint:
-        """Return a tenant's next checkpoint, without its offsets and progress statements."""
+        """Return a tenant's next checkpoint, without offsets and without the content of its last progress records."""
         tenant_state, change = self._tenant_states[tenant], self._changes[tenant]
         before = tenant_state.checkpoint
         return Checkpoint(
@@ -193,13 +194,13 @@ class BatchContents(TransactionContents):
     def _with_offsets(self, tenant: str, newest: Mapping[int, int], topic_ids: Mapping[str, str]) -> Checkpoint:
         """Return the committed checkpoint with new offsets: per partition, the offset after the tenant's last record.
 
-        `newest` holds the offsets of this batch's rows. The topic may have been deleted and created again. Two facts
-        prove it: brokers report another id for the topic, or an offset is lower than before. Then the old offsets are
-        dropped, because consumers would wait for them forever.
+        `newest` holds the offsets of this batch's rows. If the topic was deleted and created again, the old offsets are
+        dropped, because consumers would wait for them forever. Each of two facts proves this: brokers report another id
+        for the topic, or an offset is lower than before.
 
-        The id is requested after the rows were written, so it is the id of the topic that contains them. If brokers do
-        not report it, the checkpoint of a batch with rows has no id: with the old id, the next batch might drop the
-        offsets of these rows.
+        The topic's id is requested after the rows were written, so it is the id of the topic that contains them. If
+        brokers do not report the id, a checkpoint with new offsets is stored without an id. With the old id, the next
+        batch might drop these offsets.
         """
         tenant_state = self._tenant_states[tenant]
         before, topic = tenant_state.checkpoint, tenant_state.tenant.topic
@@ -215,12 +216,12 @@ class BatchContents(TransactionContents):
         return structs.replace(before, offsets=tuple(known), topic_id=current)
 
     def _internal(self, topic: str, record: Record) -> Outgoing:
-        """Return a record of an internal topic. The number of the shard, not the key, decides the partition."""
+        """Return a record for the shard's partition of an internal topic."""
         return Outgoing(topic, record.key, record.value, partition=self._shard.number)
 
 
 def _index_size(change: Change, remembered: DedupIndex) -> int:
-    """Return the number of rows in the deduplication index after the commit, without the rows that it then forgets."""
+    """Return how many rows the deduplication index will hold after the commit."""
     before = hour(change.state.forgotten_before)
     kept = remembered.count_from(before)
     if not change.entries:
@@ -232,7 +233,10 @@ def _index_size(change: Change, remembered: DedupIndex) -> int:
 
 
 def _found(before: tuple[tuple[int, int], ...], found: Counter[int], rules: Rules) -> tuple[tuple[int, int], ...]:
-    """Add the new rows of a batch to the counts of rows per sweep. A sweep is identified by its overlap in seconds."""
+    """Add a batch's new rows to the number of new rows that each sweep has found.
+
+    A sweep is identified by its overlap in seconds.
+    """
     total = Counter(dict(before))
     for index, rows in found.items():
         if index < len(rules.sweeps):

@@ -1,4 +1,4 @@
-"""Buffer of items that were read but are not committed yet. It keeps their order and is limited in rows and bytes."""
+"""Buffer for items that were read but are not committed yet. It keeps their order and is limited in rows and bytes."""
 
 import asyncio
 from collections import deque
@@ -10,10 +10,10 @@ MAX_BYTES = 16 << 20
 
 
 class Buffer:
-    """Queue from the page chains of a shard's tenants to the commit loop of the shard.
+    """Queue that leads from the page chains of a shard's tenants to the commit loop of the shard.
 
-    An item that is taken still counts towards the limits until `committed` is called. So the limits apply to
-    everything that was read but is not committed.
+    An item that was taken from the queue still counts towards the limits until `committed` is called. So the limits
+    apply to everything that was read but is not committed.
     """
 
     def __init__(self, max_rows: int = MAX_ROWS, max_bytes: int = MAX_BYTES) -> None:
@@ -29,7 +29,10 @@ class Buffer:
         "Set while the queue holds an item."
 
     async def put_page(self, page: PageRead) -> None:
-        """Wait until the buffer is below its limits, and add a page. In this way slow brokers slow down the reading."""
+        """Wait until the buffer is below its limits, then add a page.
+
+        In this way, slow brokers slow down the reading.
+        """
         try:
             async with self._room:
                 await self._room.wait_for(self._has_room)
@@ -47,9 +50,10 @@ class Buffer:
         self.filled.set()
 
     def take(self, max_rows: int) -> list[Item]:
-        """Remove the oldest items and return them: pages with at most `max_rows` rows together, but at least one page.
+        """Remove and return the oldest items, with at most `max_rows` rows in all pages together.
 
-        The list is empty if the buffer is empty.
+        If the oldest item is a page with more rows, it is returned nevertheless. The list is empty if the buffer is
+        empty.
         """
         taken: list[Item] = []
         rows = 0

@@ -1,4 +1,4 @@
-"""Change of one tenant by a batch.
+"""Change: the effect of one batch on the state of one tenant.
 
 It is built before the transaction and applied to the tenant's state after the commit.
 """
@@ -25,7 +25,7 @@ _logger = log.get(__name__)
 
 @dataclass
 class Change:
-    """Change of one tenant by a batch: the next state, the records, and the counts for metrics and logs."""
+    """Effect of one batch on one tenant: the next state, the records to write, and counts for metrics and logs."""
 
     state: State
     pending: DedupIndex = field(default_factory=DedupIndex)
@@ -40,8 +40,8 @@ class Change:
     unknown_count: int = 0
     lateness_s: list[float] = field(default_factory=list)
     found: Counter[int] = field(default_factory=Counter)
-    """Number of new rows by the index of the sweep that found them. Rows of call time that was never read before are
-    not counted.
+    """Number of new rows per sweep that found them, by the index of the sweep. Rows of call time that was never read
+    before are not counted.
     """
     ages_s: list[float] = field(default_factory=list)
     "Age in seconds, from the start of the call to the first reading, of the rows in `found` that have a start."
@@ -49,15 +49,15 @@ class Change:
     ended: list[int] = field(default_factory=list)
     begun: list[list[int]] = field(default_factory=list)
     overtaken: list[list[int]] = field(default_factory=list)
-    "For each start of runs: the sweeps whose previous run was replaced before it was done."
+    "For each time at which runs started: the sweeps whose previous run was replaced before it was done."
     dropped: list[int] = field(default_factory=list)
     failing: tuple[str, str] | None = None
     is_command: bool = False
     conflicting: int = 0
-    "Number of dead letters for rows that contradict another row with the same id."
+    "Number of dead letters for rows whose content conflicts with another row with the same id."
     too_old: int = 0
-    """Number of rows that were left out, because the deduplication index may have forgotten that they were published.
-    Their call time does not count as read.
+    """Number of new rows that are not published, because the deduplication index may have forgotten that they were
+    published before. Their call time does not count as read.
     """
     written: list[Written] = field(default_factory=list)
     checkpoint: Checkpoint | None = None
@@ -76,10 +76,9 @@ class Change:
         return self.has_rows or self.is_command
 
     def records(self, tenant: str) -> dict[str, list[Outgoing]]:
-        """Return the rows and dead letters, by tag.
+        """Return the rows and dead letters by tag: one tag for the rows, another one for the dead letters.
 
-        The publisher reports the offsets of a batch per tag. Rows have a tag of their own, because only their offsets
-        belong into the tenant's checkpoint.
+        The publisher reports offsets per tag. Only the offsets of the rows belong into the tenant's checkpoint.
         """
         return {tenant: self.rows, f"{tenant}/dead letters": self.dead_letters}
 

@@ -1,11 +1,12 @@
-"""Classification of the rows that were read: each row is published, known already, or dead-lettered.
+"""Classification of rows that were read: each row is published, dead-lettered, or left out because it is already known.
 
-There is one exception. A row that the deduplication index may have forgotten is left out and counted in
+There is one exception: a row that the deduplication index may have forgotten is not published, but counted in
 `Change.too_old`.
 
 Rows conflict if one id has different contents in one page, or in a page chain that is read again. One content is
-chosen. Each other content is rejected and dead-lettered once (ADR 10). If a rejected content is later read alone, it
-waits until its page chain has ended, and is published only if no other content of the id turned up in the chain.
+chosen. Each other content is rejected and dead-lettered once (ADR 10). A rejected content may be read again later,
+without any other content of the id on its page. Then the row is suspended until its page chain has ended. It is
+published only if the chain contains no other content of the id.
 """
 
 from datetime import timedelta
@@ -40,7 +41,7 @@ class RowClassifier:
         self._horizon_hours = settings.dedup.horizon // timedelta(hours=1)
 
     def read(self, page: PageRead, tenant_state: TenantState, change: Change) -> None:
-        """Classify the rows of a page, and add the records and index entries that result to `change`."""
+        """Classify the rows of a page, and add the resulting records and index entries to `change`."""
         if not page.number:
             tenant_state.suspended.pop(page.slice, None)
         result = self._classify(page, tenant_state, change)
@@ -51,7 +52,7 @@ class RowClassifier:
     def end_slice(self, piece: Slice, tenant_state: TenantState, change: Change) -> None:
         """Publish the suspended rows of a page chain that has ended.
 
-        No other content of their ids turned up in the chain; otherwise they would have been removed.
+        The chain contained no other content of their ids; otherwise these rows would have been removed before.
         """
         for page in tenant_state.suspended.pop(piece, {}).values():
             self._publish(self._classify(page, tenant_state, change), page, tenant_state, change)
@@ -66,9 +67,10 @@ class RowClassifier:
     ) -> DedupResult:
         """Remove rows from `result` that conflict with another row of their page chain, or may turn out to conflict.
 
-        A revised row is rejected if its id was on an earlier page of the chain, and if the chain is read again or the
-        content was rejected before. At the first reading of a chain, a repeated id can also mean that Graph has changed
-        the row during the reading. Then the later content counts as a revision.
+        A revised row is rejected if its id was on an earlier page of the chain and one of two conditions holds: the
+        chain is being read again, or the content was rejected before. While a chain is read for the first time, a
+        repeated id can also mean that Graph has changed the row in the meantime. Then the later content counts as a
+        revision.
 
         A revised row whose content was rejected before, but whose id occurs for the first time in the chain, is
         suspended until the chain ends.
@@ -96,15 +98,15 @@ class RowClassifier:
         )
 
     def _single_row_page(self, page: PageRead, index: int) -> PageRead:
-        """Return one row as a page of its own.
+        """Make a page that contains only one row of `page`.
 
-        It does not refer to the original page, whose memory can therefore be freed.
+        It does not refer to `page`, so the memory of `page` can be freed.
         """
         raw = msgspec.Raw(bytes(page.raws[index]))
         return page._replace(raws=[raw], reading=self._shape.read([raw]), bytes=len(bytes(raw)), requests=0)
 
     def _publish(self, result: DedupResult, page: PageRead, tenant_state: TenantState, change: Change) -> None:
-        """Add the records of new and revised rows to the change, and the dead letters of invalid and rejected rows."""
+        """Add records of new and revised rows to `change`, and dead letters of invalid and rejected rows."""
         observed_ms, letters = instants.to_ms(page.received_at), len(change.dead_letters)
         for index in result.rejected.tolist():
             self._reject(page, index, tenant_state, change)
@@ -128,9 +130,9 @@ class RowClassifier:
             change.oldest_received_at = page.received_at
 
     def _add_entries(self, found: list[FoundRow], encoded: list[EncodedRow], page: PageRead, change: Change) -> None:
-        """Add new and revised rows to `change`, the update of the deduplication index that the transaction commits.
+        """Add the index entries of new and revised rows to `change`.
 
-        A known row that is only published again is in the index already.
+        A known row that is only published again needs no entry, because the index has it already.
         """
         observed_ms = instants.to_ms(page.received_at)
         starts_ms = [one.start_ms for row, one in zip(found, encoded, strict=True) if row.is_version]
@@ -142,9 +144,9 @@ class RowClassifier:
             _add_pending(change, dedup.with_revision(entries, revisions), hours)
 
     def _rows_to_publish(self, result: DedupResult, page: PageRead) -> list[FoundRow]:
-        """Return the rows to publish: new and revised rows and, with `again`, known rows as well.
+        """Return the rows to publish: new and revised rows and, for a backfill with `again`, known rows as well.
 
-        If revisions are ignored, a changed row is published only with `again`, and keeps the revision that it has.
+        If revisions are ignored, a revised row is published only with `again`, and keeps its previous revision number.
         """
         revisions, is_version = result.revisions, np.zeros(len(page.raws), np.bool_)
         is_version[result.new] = True
@@ -181,7 +183,7 @@ class RowClassifier:
     def _add_letter(
         self, row: InvalidRow, entry: Entries, page: PageRead, tenant_state: TenantState, change: Change
     ) -> bool:
-        """Add a dead letter and its index entry to the change. Do nothing if the index has the entry already.
+        """Add a dead letter and its index entry to `change`, unless the index already has the entry.
 
         Return whether the dead letter was added.
         """
@@ -206,8 +208,8 @@ def _add_pending(change: Change, entries: Entries, hours: Hours) -> None:
 def _without_forgotten(found: list[FoundRow], page: PageRead, change: Change) -> list[FoundRow]:
     """Return `found` without rows that look new only because the deduplication index may have forgotten them.
 
-    These are new rows of calls that began before `forgotten_before`. They occur when a page chain takes so long that
-    the horizon moves past its call time. `windows.finish` does not count this call time as read.
+    These are new rows of calls that began before `forgotten_before`. Such rows are read if a page chain takes so long
+    that the horizon moves past its call time. `windows.finish` does not count this call time as read.
     """
     before, window = change.state.forgotten_before, page.slice.window
     if window.start >= before:
@@ -233,7 +235,7 @@ def _start_ms(row: Row | InvalidRow) -> int | None:
 
 
 def _count(found: list[FoundRow], encoded: list[EncodedRow], page: PageRead, change: Change) -> None:
-    """Add the published rows to the counts: new and revised rows, unknown members, lateness, and rows of a job."""
+    """Count the published rows in `change`: new and revised rows, unknown members, lateness, and rows of a job."""
     revised = sum([1 for row in found if row.revision])
     change.revised += revised
     change.published += len(found) - revised
@@ -248,7 +250,7 @@ def _count(found: list[FoundRow], encoded: list[EncodedRow], page: PageRead, cha
 
 
 def _note_lateness(found: list[FoundRow], encoded: list[EncodedRow], page: PageRead, change: Change) -> None:
-    """Record the lateness of each new row. Rows of call time that was never read before are left out."""
+    """Add the lateness of each new row to `change`, except for rows of call time that was never read before."""
     observed_ms = instants.to_ms(page.received_at)
     uncounted_ms = [(instants.to_ms(start), instants.to_ms(end)) for start, end in page.uncounted]
     new = [one for row, one in zip(found, encoded, strict=True) if not row.revision]

@@ -33,7 +33,10 @@ _LONGEST_PAUSE_S = 5.0
 
 
 class CommitLoop:
-    """Commit loop of a restored shard. It runs until the hand-over or until the outcome of a transaction is unknown."""
+    """Commit loop of a restored shard.
+
+    It runs until the hand-over, or until the outcome of a transaction is unknown.
+    """
 
     def __init__(
         self,
@@ -46,7 +49,7 @@ class CommitLoop:
     ) -> None:
         """Create the loop.
 
-        `control` is the offset of the next command; `kept` are commands that wait for their tenants.
+        `control` is the offset of the next command. `kept` are commands, as JSON, that wait until their tenant is read.
         """
         self._shard = shard
         self._worker = shard.worker
@@ -96,7 +99,7 @@ class CommitLoop:
             await self._commit(self._pending, _control_after(self._waiting, self._control))
 
     async def _forget(self) -> None:
-        """Add changes to the batch that delete old state of tenants which are not configured any more.
+        """Add to the batch the deletion of old state of tenants that are not configured any more.
 
         This is done at most every 10 minutes.
         """
@@ -109,7 +112,7 @@ class CommitLoop:
         self._is_urgent = self._is_urgent or bool(self._pending)
 
     async def _add(self, items: list[Item]) -> None:
-        """Add items to the batch."""
+        """Add the effects of items to the batch."""
         if not self._waiting:
             self._since = time.monotonic()
         self._waiting += items
@@ -149,7 +152,8 @@ class CommitLoop:
     async def _write(self, contents: BatchContents, control_offset: int) -> None:
         """Write one batch, and repeat it after each abort until it is committed.
 
-        Raise HandedOverError if the shard is lost meanwhile, and ShardRestartError if the outcome is unknown.
+        Raise HandedOverError if the worker loses the shard in the meantime, and ShardRestartError if the outcome is
+        unknown.
         """
         # Each attempt needs the current metadata of the group: brokers refuse metadata of an older generation.
         for pause_s in doubling(_FIRST_PAUSE_S, _LONGEST_PAUSE_S):
@@ -178,8 +182,8 @@ class CommitLoop:
     def _log_abort(self, error: AbortedError, *, is_first: bool) -> None:
         """Log that a batch was aborted.
 
-        The first abort of a batch is normal during a rebalance. Further aborts of the same batch are logged as a
-        warning.
+        The first abort of a batch is normal during a rebalance. If the same batch is aborted again, a warning is
+        logged.
         """
         if is_first:
             _logger.info("transaction_aborted", shard=self._shard.number, reason=str(error))
@@ -213,5 +217,5 @@ def _control_after(items: list[Item], control_offset: int) -> int:
 
 
 def _kept_after(items: list[Item], kept: tuple[str, ...]) -> tuple[str, ...]:
-    """Return the commands that wait for their tenants after `items` are committed."""
+    """Return, as JSON, the commands that still wait for their tenants after `items` are committed."""
     return next((i.kept for i in reversed(items) if isinstance(i, Commanded) and i.kept is not None), kept)

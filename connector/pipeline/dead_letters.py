@@ -17,10 +17,10 @@ def dead_letter(
 ) -> Outgoing:
     """Return the dead letter of an invalid or rejected row of `topic`.
 
-    `value` is the row's JSON after privacy treatment.
+    `value` is the row's JSON, in which the configured fields are already masked, pseudonymized or dropped.
 
-    If the dead letter is too long for its topic, parts are left out until it fits: first the value, then a long key,
-    any key, and the headers.
+    If the dead letter is too long for its topic, parts are left out in this order until it fits: the value, a key that
+    is long, any key, and the headers.
     """
     name = topics.dead_letters(topic)
     key = row.id.encode() if row.id else None

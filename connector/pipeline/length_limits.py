@@ -18,24 +18,24 @@ class LengthLimits:
     """Length limits of the topics of one shard. They are read again after a record has exceeded one of them."""
 
     def __init__(self, clients: Clients, shard: int, internal: Sequence[str]) -> None:
-        """Store the topics to check. `internal` are the topics whose records every batch contains."""
+        """Store which topics to check. `internal` are the internal topics: every batch writes records to them."""
         self._clients = clients
         self._shard = shard
         self._internal = internal
         self._admin: TopicAdmin | None = None
 
     def check(self) -> None:
-        """Raise RecordTooLongError if the limit of an internal topic is too low even for its shortest records."""
+        """Raise RecordTooLongError if an internal topic does not even accept the shortest records of a batch."""
         for topic in self._internal:
             limit = self._clients.limits.of(topic)
             if limit < LEAST:
                 raise RecordTooLongError(TooLong(topic, LEAST), limit)
 
     async def wait_until_accepted(self, error: Exception, pause: Callable[[float], Awaitable[bool]]) -> None:
-        """Wait until the record that was too long may be written again.
+        """Wait until a batch with a record that was too long may be written again.
 
-        After a RecordTooLongError, wait until an operator has raised the limit of the topic. After an error in which
-        brokers refused a record, read the limits again and lower the assumed limit if brokers still report the old one.
+        After a RecordTooLongError, wait until an operator has raised the limit of the topic. If brokers refused a
+        record of allowed length, read the limits again. If brokers still report the old limit, assume a lower one.
         After any other error, return at once.
 
         `pause` waits for the given seconds and returns True if the shard must be released. Then the waiting ends early.

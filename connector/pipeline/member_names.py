@@ -10,12 +10,12 @@ MAX_CHARACTERS = 64
 
 
 class MemberNames:
-    """Set of the first MAX_NAMES different names. Members with other names are only counted."""
+    """Set of names of unknown members. It stores the first MAX_NAMES names and only counts members with other names."""
 
     def __init__(self) -> None:
         self._names: dict[str, None] = {}
         self.unnamed = 0
-        "Number of members that were counted without a name, because MAX_NAMES names were known before."
+        "Number of members whose name was not stored, because the set already had MAX_NAMES names."
 
     def __contains__(self, name: str) -> bool:
         return name in self._names
@@ -24,7 +24,7 @@ class MemberNames:
         return iter(self._names)
 
     def add(self, names: Iterable[str]) -> list[str]:
-        """Add names and return those that were not known. A name is cut to MAX_CHARACTERS."""
+        """Add names and return those that are new in the set. A name is cut to MAX_CHARACTERS."""
         new: list[str] = []
         for name in names:
             short = name if len(name) <= MAX_CHARACTERS else f"{name[:MAX_CHARACTERS]}…"

@@ -15,7 +15,7 @@ from connector.graph.page_memory import NO_ROOM, PageRoom
 
 
 class RunsStarted(NamedTuple):
-    """Runs have started: one of every sweep that was due at `now`."""
+    """Message that runs have started: one run of every sweep that was due at `now`."""
 
     tenant: str
     now: datetime
@@ -24,7 +24,7 @@ class RunsStarted(NamedTuple):
 
 
 class PageRead(NamedTuple):
-    """One page of a slice was read."""
+    """Message that one page of a slice was read. It contains the rows of the page."""
 
     tenant: str
     slice: Slice
@@ -33,12 +33,12 @@ class PageRead(NamedTuple):
     received_at: datetime
     bytes: int
     uncounted: tuple[Window, ...]
-    "Parts of the slice that were never read before (first start, outage). Their rows do not count for lateness."
+    "Parts of the slice that were never read before (first start, outage). Lateness is not measured for their rows."
     requests: int = 1
     number: int = 0
     "Number of the page in its chain, from 0."
     attempt: int = 0
-    "Number of earlier readings of the page chain of this slice."
+    "Number of times that the page chain of this slice was read before."
     repeated: frozenset[int] = frozenset()
     """Ids that were also on an earlier page of the chain, given by the first half of their hash (field `hi` of the
     entry).
@@ -48,7 +48,7 @@ class PageRead(NamedTuple):
 
 
 class SliceRead(NamedTuple):
-    """A slice was read to its end. All of its pages are in the buffer before this item."""
+    """Message that a slice was read to its end. All of its pages are in the buffer before this message."""
 
     tenant: str
     slice: Slice
@@ -57,7 +57,7 @@ class SliceRead(NamedTuple):
 
 
 class RangeFailed(NamedTuple):
-    """Graph did not serve a range of call time."""
+    """Message that Graph did not serve a range of call time."""
 
     tenant: str
     window: Window
@@ -65,7 +65,7 @@ class RangeFailed(NamedTuple):
 
 
 class RunsDropped(NamedTuple):
-    """All runs of the tenant that were in progress have failed."""
+    """Message that all runs of the tenant that were in progress have failed."""
 
     tenant: str
     reason: str
@@ -73,9 +73,12 @@ class RunsDropped(NamedTuple):
 
 
 class Commanded(NamedTuple):
-    """A record of the control topic was received. Without a command, it only moves the control offset.
+    """Message that a record of the control topic was received.
 
-    `offset` is -1 for a command that had waited for its tenant: the control offset has already moved past it.
+    If the record holds no command, the message only moves the control offset.
+
+    `offset` is -1 for a command that had waited until its tenant was read: the control offset has already moved past
+    it.
     """
 
     offset: int
@@ -83,7 +86,7 @@ class Commanded(NamedTuple):
     tenant: str = ""
     command: jobs.Command | None = None
     kept: tuple[str, ...] | None = None
-    "All commands that wait for their tenants from now on, as JSON; None if they did not change."
+    "All commands, as JSON, that wait from now on until their tenant is read; None if these commands did not change."
 
 
 Item = RunsStarted | PageRead | SliceRead | RangeFailed | RunsDropped | Commanded

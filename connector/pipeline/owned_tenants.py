@@ -1,4 +1,7 @@
-"""Tenants of one shard, with the committed state, the running sweeper and the problem of each."""
+"""Tenants of one shard.
+
+For each tenant: the committed state, the running sweeper, and the reason if it cannot be read.
+"""
 
 import asyncio
 from collections.abc import Iterator, Mapping
@@ -34,7 +37,7 @@ _STATE_LOST_REMEDY = (
 
 
 class Committed(NamedTuple):
-    """Committed state of a tenant. `remembered` is the number of rows in its deduplication index."""
+    """Committed state of a tenant, and in `remembered` the number of rows in its deduplication index."""
 
     tenant: Tenant
     checkpoint: Checkpoint
@@ -43,7 +46,7 @@ class Committed(NamedTuple):
 
 @dataclass
 class OwnedTenant:
-    """One tenant of a shard. A restart of the shard keeps only `series`, `problem` and `before`."""
+    """One tenant of a shard. When the shard restarts, only `series`, `problem` and `before` are kept."""
 
     series: TenantMetrics | None = None
     "Metrics of the tenant. None for a tenant that is not configured."
@@ -64,9 +67,9 @@ class OwnedTenant:
 
     @property
     def last_known(self) -> Committed | None:
-        """Return the committed state; None if none is known.
+        """Return the last committed state that is known; None if there is none.
 
-        While the shard is not restored, this is the state from before its restart.
+        While the shard is being restored, this is the state that was committed before the restart.
         """
         if self.state is None:
             return self.before
@@ -74,7 +77,7 @@ class OwnedTenant:
 
 
 class OwnedTenants:
-    """Tenants of one shard: those that are configured, and those that only its topics still contain."""
+    """Tenants of one shard: the configured tenants, and tenants of which only the shard's topics still hold records."""
 
     def __init__(self, shard: ShardContext) -> None:
         self.failed = False
@@ -110,11 +113,11 @@ class OwnedTenants:
 
     @property
     def is_any_rejected(self) -> bool:
-        """Return whether the configuration of any tenant prevents it from being read."""
+        """Return whether any configured tenant cannot be read because of its configuration."""
         return any(tenant.problem for tenant in self._of.values())
 
     def update_metrics(self) -> None:
-        """Create the metrics of all configured tenants, and close the metrics of other tenants.
+        """Create the metrics of all configured tenants, and remove the metrics of other tenants.
 
         Metrics exist as soon as the worker owns the tenant's shard. Their counters continue after a restart of the
         shard.
@@ -147,7 +150,7 @@ class OwnedTenants:
             await runtime.source.close()
 
     def close(self) -> None:
-        """Close the metrics of all tenants, because the shard was handed over."""
+        """Remove the metrics of all tenants, because the shard was handed over."""
         for tenant in self._of.values():
             if tenant.series is not None:
                 tenant.series.closed()
@@ -166,10 +169,9 @@ class OwnedTenants:
             await asyncio.wait(running)
 
     def reconfigured(self) -> None:
-        """Set `is_outdated` if the configured tenants have changed in a reload of the configuration.
+        """End rests after failures, and set `is_outdated` if a reload of the configuration has changed the tenants.
 
-        `follow` then starts and stops sweepers. Unchanged tenants continue undisturbed, except that a rest after a
-        failure ends.
+        The caller of `follow` then starts and stops sweepers.
         """
         for runtime in self.runtimes:
             runtime.sweeper.end_rest()
@@ -178,7 +180,10 @@ class OwnedTenants:
             self._buffer.filled.set()
 
     def commanded(self, command: ControlRecord) -> None:
-        """Execute a record of the control topic. Keep the command while no sweeper runs for its tenant."""
+        """Execute the command in a record of the control topic.
+
+        If no sweeper runs for its tenant, store it for later.
+        """
         received = control.parse(command)
         if received is None:
             self._log_ignored(command.offset, "the record is not a command that this version knows")
@@ -204,7 +209,7 @@ class OwnedTenants:
         _logger.warning("command_ignored", shard=self._shard.number, offset=offset, reason=reason)
 
     def _execute_waiting(self) -> None:
-        """Execute the commands that have waited for their tenants, as far as sweepers now run for these tenants."""
+        """Execute the stored commands of tenants for which a sweeper runs by now."""
         left = []
         for received in self._kept:
             runtime = self.get(received.tenant).runtime
@@ -217,7 +222,7 @@ class OwnedTenants:
             self._buffer.put(Commanded(_NO_OFFSET, self._now(), kept=kept_commands.pack(left)))
 
     def committed(self, changes: Mapping[str, Change]) -> None:
-        """Report committed changes to the tenants, and remove tenants whose state was deleted."""
+        """Report the changes of a committed batch to the tenants, and remove tenants whose state was deleted."""
         now = self._now()
         for key, change in changes.items():
             tenant = self._of[key]
@@ -234,8 +239,8 @@ class OwnedTenants:
     async def follow(self, group: asyncio.TaskGroup) -> None:
         """Start and stop sweepers so that exactly the configured tenants are read. The sweepers run in `group`.
 
-        Called at the start of the shard and after each change of the configuration. Unchanged tenants continue
-        undisturbed.
+        This is called at the start of the shard and after each change of the configuration. Sweepers of unchanged
+        tenants continue to run.
         """
         self.is_outdated = False
         await self._exchange(group)
@@ -281,7 +286,7 @@ class OwnedTenants:
                 tenant.series = self._worker.metrics.tenant(one.label, everys)
 
     def _find_rejected(self, wanted: Mapping[str, Tenant]) -> None:
-        """Find the configured tenants that cannot be read, and report why. The other tenants are not affected."""
+        """Find the configured tenants that cannot be read, and report the reason. Other tenants are not affected."""
         for key, tenant in self._of.items():
             configured, before = wanted.get(key), tenant.problem
             tenant.problem = self._problem(configured, tenant.state) if configured is not None else ""
@@ -298,9 +303,9 @@ class OwnedTenants:
                 _logger.error("tenant_rejected", tenant=configured.label, reason=tenant.problem)
 
     def _report_not_configured(self, key: str, tenant: OwnedTenant) -> None:
-        """Commit, once, that this worker does not have a tenant in its configuration.
+        """Store in the state topic, once, that the configuration of this worker does not contain a tenant.
 
-        Other workers that have the tenant in their configuration find this in the state topic and report it.
+        A worker whose configuration contains the tenant finds this in the state topic and reports it.
         """
         if tenant.state is None or (tenant.state.checkpoint.failing or ("",))[0] == NOT_CONFIGURED:
             return
@@ -316,7 +321,8 @@ class OwnedTenants:
     def _start_sweeper(self, tenant: OwnedTenant, configured: Tenant, now: datetime, group: asyncio.TaskGroup) -> None:
         """Start a sweeper for a tenant.
 
-        If the buffer still holds items of a previous sweeper of the tenant, the new sweeper continues its plan.
+        If the buffer still holds items of the tenant's previous sweeper, the new sweeper continues the plan of that
+        sweeper.
         """
         plan, tenant.plan = tenant.plan, None
         state, rules = tenant.state, rules_of(self._worker.settings)

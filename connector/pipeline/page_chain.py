@@ -30,9 +30,9 @@ async def read_chain(
 ) -> PageChain:
     """Read a page chain to its end. `attempt` is the number of times that the chain was read before.
 
-    Each page is put into `buffer` at once. For a backfill with `again`, the pages are returned as one instead (see
-    `join_pages`), and the caller must have reserved memory for them. Raises RangeTooLongError if they are too large to
-    be held in memory.
+    Each page is put into `buffer` at once. For a backfill with `again`, the pages are joined and returned as one page
+    instead (see `join_pages`), and the caller must have reserved memory for them. Raises RangeTooLongError if these
+    pages need too much memory.
     """
     piece = read.slice
     seen: set[int] = set()
@@ -71,10 +71,10 @@ async def read_chain(
 
 
 def join_pages(pages: list[PageRead]) -> PageRead:
-    """Join all pages of a chain into one page, which is committed in one transaction.
+    """Join all pages of a chain into one page, so that the whole chain is committed in one transaction.
 
-    This is needed for a backfill with `again`, which also publishes known rows: if it was committed page by page, a
-    crash could publish the first pages twice.
+    A backfill with `again` needs this, because it also publishes known rows. If its pages were committed one by one,
+    the first pages would be published a second time after a crash.
     """
     first = pages[0]
     return first._replace(

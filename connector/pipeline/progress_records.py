@@ -61,8 +61,9 @@ class ProgressRecords:
     ) -> list[Outgoing]:
         """Return the progress records that are due at `now`, and store their content in `stated`.
 
-        `stated` holds the last statement of each sweep, by its overlap in seconds. A record is due at most once per
-        minute, and only if its content has changed. `offsets` are the tenant's offsets in its row topic.
+        `stated` holds the content of the last progress record of each sweep, by the sweep's overlap in seconds. A
+        record is due at most once per minute, and only if its content has changed. `offsets` are the tenant's offsets
+        in its row topic.
         """
         records = []
         now_s = instants.to_ms(now) // 1000

@@ -1,6 +1,6 @@
 """Restoration of a shard from its topics.
 
-It begins by fencing the previous owner and ending transactions that hang.
+Before the topics are read, the previous owner of the shard is fenced, and hanging transactions are ended.
 """
 
 import time
@@ -26,11 +26,11 @@ _DECIDED_S = 10.0
 
 
 class RestoredShard(NamedTuple):
-    """State of a shard, as its topics contain it."""
+    """State of a shard as it was read from the shard's topics."""
 
     states: dict[str, TenantState]
-    """State of each tenant in the topics. All are marked as retired; configured tenants lose the mark when they are
-    read.
+    """State of each tenant in the topics. Each is marked as retired at first; the mark is removed when a configured
+    tenant is read.
     """
     orphans: dict[str, IndexMemory]
     "Deduplication indexes of tenants whose checkpoint was lost."
@@ -87,10 +87,10 @@ class Restoration:
         _logger.info("shard_restored", shard=number, tenants=tenants, rows=rows, seconds=round(seconds, 2))
 
     async def _read(self) -> PartitionContents:
-        """Make the internal topics consistent, and read them.
+        """Repair the internal topics, then read them.
 
-        Hanging transactions of the shard are aborted, and records that committed transactions have lost are written
-        again. Raise ShardRestartError if a transaction stays open.
+        Hanging transactions of the shard are aborted, and lost records of committed transactions are written again.
+        Raise ShardRestartError if a transaction stays open.
         """
         shard, worker, publisher = self._shard, self._worker, self._publisher
         read = partial(
@@ -130,14 +130,18 @@ class Restoration:
         return found
 
     def _is_stopped(self) -> bool:
-        """Return whether the shard must be released. The reader calls this often, so each call counts as progress."""
+        """Return whether the shard must be released, and record that the shard makes progress.
+
+        The code that reads the topics calls this often.
+        """
         self._publisher.touch()
         return self._shard.ownership.handing_over.is_set()
 
     def _without_stale_offsets(self, checkpoints: Mapping[str, Checkpoint]) -> dict[str, Checkpoint]:
         """Remove from checkpoints the offsets of topics that were deleted and created again.
 
-        Only topics without a known id are checked here: they were created again if they end before these offsets.
+        Only checkpoints without a topic id are checked here: if the topic ends before their offsets, it was created
+        again.
         """
         created_again = recreation.topics_that_end_before(self._worker.clients, checkpoints.values())
         for topic in created_again:

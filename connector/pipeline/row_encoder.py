@@ -1,4 +1,7 @@
-"""Encoder of row records. It treats rows for privacy and encodes them column by column, because this is faster."""
+"""Encoder of row records. It masks, pseudonymizes or drops configured fields and encodes the rows.
+
+It works column by column, because this is faster than row by row.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from itertools import repeat
@@ -33,7 +36,7 @@ class FoundRow(msgspec.Struct, frozen=True, gc=False):
     raw: msgspec.Raw
     revision: int
     is_version: bool = True
-    "False for a known row that is only published again. Its entry is in the deduplication index already."
+    "False for a known row that is only published again, so that its entry is already in the deduplication index."
 
 
 class EncodedRow(msgspec.Struct, frozen=True, gc=False):
@@ -65,7 +68,7 @@ class RowEncoder:
         self._privacy = Privacy({}, None)
 
     def renew_privacy(self) -> None:
-        """Load the current key for pseudonyms. The rows that follow are treated with it."""
+        """Load the current key for pseudonyms, which is used for all following rows."""
         if not self._rows.privacy:
             return
         source = self._rows.pseudonym_key
@@ -82,7 +85,10 @@ class RowEncoder:
         self._key_problem = problem
 
     def dead_letter_value(self, row: InvalidRow) -> bytes:
-        """Return the value of a row's dead letter: its JSON after privacy treatment, or nothing if it is too long."""
+        """Return the row's JSON for a dead letter, with configured fields masked, pseudonymized or dropped.
+
+        The value is empty if it is too long.
+        """
         return b"" if row.is_too_long or len(row.raw) > ROW_MAX_BYTES else self._privacy.treat_row(row.raw)
 
     def encode(self, rows: Sequence[FoundRow], observed_ms: int, tenant: Tenant) -> list[EncodedRow | InvalidRow]:
@@ -101,7 +107,7 @@ class RowEncoder:
     ) -> list[EncodedRow | InvalidRow]:
         """Encode rows whose members have the JSON types of the schema.
 
-        A row becomes an InvalidRow if an instant cannot be parsed or the row is too long.
+        The result for a row is an InvalidRow if an instant cannot be parsed or if the row is too long.
         """
         raws = [one.raw for one in rows]
         columns, invalid = self._shape.resolve_columns(valid, raws)
@@ -118,7 +124,10 @@ class RowEncoder:
     def _encode_columns(
         self, columns: _Columns, valid: Sequence[Row], rows: Sequence[FoundRow], observed_ms: int, tenant: Tenant
     ) -> list[EncodedRow | InvalidRow]:
-        """Encode rows whose values are in `columns`. A row whose record is too long becomes an InvalidRow."""
+        """Encode rows whose values are in `columns`.
+
+        If the record of a row is too long, the result is an InvalidRow instead.
+        """
         starts_ms, ends_ms = columns["startDateTime"], columns["endDateTime"]
         if self._privacy:
             self._privacy.treat(columns)

@@ -21,7 +21,7 @@ _CONFLICT_REMEDY = (
 
 
 class RowWarnings:
-    """Warnings of one shard. A restart of the shard does not repeat them."""
+    """Warnings of one shard. They are not repeated when the shard restarts."""
 
     def __init__(self) -> None:
         self._unknown_names = MemberNames()
@@ -33,14 +33,14 @@ class RowWarnings:
         self._logged_conflicts_at = -_LOG_AGAIN_S
 
     def committed(self, tenant: Tenant, change: Change) -> None:
-        """Log everything in a committed change that an operator should know."""
+        """Log the warnings about the rows of a committed change."""
         self._log_unknown(tenant, change)
         self._log_too_old(tenant, change)
         self._log_dead_letters(tenant, change)
         self._log_conflicts(tenant, change)
 
     def _log_unknown(self, tenant: Tenant, change: Change) -> None:
-        """Log each name of an unknown member once, and once that there are more names than are logged."""
+        """Log each name of an unknown member once. Log once if there are more names than the log may contain."""
         logged_all = not self._unknown_names.unnamed
         names = sorted(self._unknown_names.add(change.unknown_names))
         self._unknown_names.unnamed += change.unknown_names.unnamed
@@ -72,7 +72,7 @@ class RowWarnings:
             self._logged_dead_letters_at[label], self._dead_letters[label] = time.monotonic(), 0
 
     def _log_conflicts(self, tenant: Tenant, change: Change) -> None:
-        """Log, at most once per minute, how many rows contradict another row with the same id."""
+        """Log, at most once per minute, how many rows conflict with another row with the same id."""
         self._conflicting += change.conflicting
         if self._conflicting and time.monotonic() - self._logged_conflicts_at >= _LOG_AGAIN_S:
             _logger.warning("rows_conflict", tenant=tenant.label, rows=self._conflicting, remedy=_CONFLICT_REMEDY)

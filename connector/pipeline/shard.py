@@ -1,9 +1,9 @@
 """Life cycle of one shard: restore, run, restart, release.
 
-1. If the outcome of a transaction is unknown, the shard restarts as if it were new: the recovery path is the start
-   path.
-2. Before it opens another producer, it waits for a further poll of the consumer group that confirms its ownership.
-   Otherwise two workers could fence each other in turns.
+1. If the outcome of a transaction is unknown, the shard restarts in the same way as it starts: it restores its state
+   from its topics.
+2. Before a restarted shard opens another producer, it waits until a new poll of the consumer group confirms that this
+   worker still owns the shard. Otherwise two workers could fence each other in turns.
 """
 
 import asyncio
@@ -60,19 +60,20 @@ class Shard:
         self._context.liveness.touch()
 
     def hand_over(self) -> None:
-        """Start to release the shard: stop the requests to Graph at once, and let the open transaction finish.
+        """Begin the release of the shard: stop the requests to Graph at once, and let the open transaction finish.
 
-        The requests do not wait for a commit that blocks, because the next owner has a request budget of its own.
+        The requests stop without waiting for a commit that blocks, because the next owner has a request budget of its
+        own.
         """
         self._ownership.handing_over.set()
         self.tenants.stop_reading()
 
     def reconfigured(self) -> None:
-        """Adapt to the worker's new configuration. Unchanged tenants continue undisturbed."""
+        """Adapt to the worker's new configuration. Sweepers of unchanged tenants continue to run."""
         self.tenants.reconfigured()
 
     def commanded(self, command: ControlRecord) -> None:
-        """Execute a record of the control topic.
+        """Execute the command in a record of the control topic.
 
         A record that arrives before the shard is restored is ignored, because it is delivered again afterwards.
         """
@@ -112,7 +113,10 @@ class Shard:
             self.tenants.close()
 
     async def _wait_for_limits(self, error: ShardRestartError) -> None:
-        """Wait, after a record was too long for its topic, until it may be written again. Other errors do not wait."""
+        """Wait until a record that was too long for its topic may be written again.
+
+        Return at once after any other error.
+        """
         self.problem = str(error) if isinstance(error, RecordTooLongError) else None
 
         async def pause(seconds: float) -> bool:
@@ -125,7 +129,7 @@ class Shard:
         self.problem = None
 
     async def _live(self) -> None:
-        """Restore the shard and run it until the hand-over. Raise ShardRestartError if it must restart."""
+        """Restore the shard, then run it until the hand-over. Raise ShardRestartError if it must restart."""
         if self._worker.settings.kafka.delivery == "at_least_once":
             self._context.lengths.check()  # opening the publisher writes to these topics
         publisher = self._new_publisher()
@@ -151,7 +155,7 @@ class Shard:
         return Transactions(clients, names.transactional_id(self.number))
 
     async def _work(self, restored: RestoredShard, publisher: Publisher) -> None:
-        """Read and commit, from the restored state until the hand-over."""
+        """Read and commit until the hand-over, beginning with the restored state."""
         buffer = Buffer()
         self.tenants.load(restored, buffer)
         loop = CommitLoop(self._context, publisher, self.tenants, buffer, restored.control, restored.kept)
@@ -172,7 +176,10 @@ class Shard:
             await self.tenants.discard()
 
     async def _sweepers_ended(self, buffer: Buffer) -> None:
-        """Wait until every sweeper has ended. Without `once` they never end, and neither does this method."""
+        """Wait until every sweeper has ended.
+
+        Without `once`, sweepers never end by themselves, so the wait has no end.
+        """
         if not self._worker.once:
             await asyncio.Event().wait()
         await self.tenants.sweepers_ended()

@@ -11,11 +11,11 @@ from connector.pipeline.worker_context import WorkerContext
 
 
 class Liveness:
-    """Record of when a shard last made progress. The health check of the worker uses it."""
+    """Time at which a shard last made progress. The health check of the worker uses it."""
 
     def __init__(self) -> None:
         self.is_calling = _no_call
-        "Function that returns whether a call to brokers is running within its time limit. This counts as progress."
+        "Function that returns whether a request to brokers is running within its time limit. This counts as progress."
         self._turned_at = time.monotonic()
 
     @property

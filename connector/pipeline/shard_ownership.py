@@ -58,9 +58,9 @@ class ShardOwnership:
             await self.wait(_PAUSE_S)
 
     async def confirm(self) -> None:
-        """Wait until a poll that starts from now on confirms the ownership.
+        """Wait until a poll that starts after this call confirms that the worker still owns the shard.
 
-        Raise HandedOverError if the shard was lost.
+        Raise HandedOverError if the worker has lost the shard.
         """
         # Two more polls: the first of them may have started earlier and report an older assignment.
         polls = self._membership.snapshot.polls

@@ -43,9 +43,10 @@ class Sweeper:
         now: Callable[[], datetime],
         learn_time: Callable[[Source], Awaitable[None]] | None = None,
     ) -> None:
-        """Create the sweeper. `learn_time` asks Graph for the time; afterwards `now` returns the confirmed time.
+        """Create the sweeper. `now` returns the current time, and `learn_time` asks Graph for it.
 
-        Without `learn_time`, the time of `now` is used without confirmation.
+        After `learn_time`, `now` returns a time that Graph has confirmed. Without `learn_time`, the time is used
+        without confirmation.
         """
         self.tenant_state = tenant_state
         self.source = source
@@ -100,12 +101,12 @@ class Sweeper:
     def continue_plan(self, plan: State) -> None:
         """Continue the plan of the tenant's previous sweeper, which may contain more than is committed.
 
-        Call this before `run`.
+        This must be called before `run`.
         """
         self._scheduler.plan = plan
 
     def end_rest(self) -> None:
-        """End the rest after a failure early, because its cause may have been removed."""
+        """End the rest after a failure early, because the cause of the failure may have been removed."""
         self._scheduler.end_rest()
         self._wake.set()
 
@@ -133,7 +134,7 @@ class Sweeper:
         task.add_done_callback(partial(self._close_chain, read.slice))
 
     def _close_chain(self, piece: Slice, task: asyncio.Task[None]) -> None:
-        """Close the slice of a task that has ended, unless another task reads the same slice by now."""
+        """Close the slice of a task that has ended, unless another task is already reading the same slice."""
         if self._tasks.get(piece) is task:
             del self._tasks[piece]
             self._scheduler.closed(piece)
@@ -142,7 +143,7 @@ class Sweeper:
     async def _read(self, read: ReadSlice) -> None:
         """Read the page chain of a slice and report the outcome to the scheduler.
 
-        If the chain must be held in memory as a whole and there is no room, the slice is closed without an outcome.
+        If the whole chain must be held in memory but there is no room, the slice is closed without an outcome.
         Backfills then wait until memory is free.
         """
         piece = read.slice
@@ -167,7 +168,7 @@ class Sweeper:
         self._log_ranges(outcome)
 
     async def _read_until_stable(self, read: ReadSlice) -> PageChain:
-        """Read the page chain of a slice, and again if its paging was not stable."""
+        """Read the page chain of a slice. Repeat this if the paging was not stable."""
         attempt = 0
         while True:
             chain = await self._read_chain(read, attempt)
@@ -182,7 +183,7 @@ class Sweeper:
         self._wake.set()
 
     def _failed(self, piece: Slice, error: SourceError) -> None:
-        """Report to the scheduler that a slice could not be read, and put the consequences into the buffer."""
+        """Report to the scheduler that a slice could not be read, and put the resulting messages into the buffer."""
         now = self._now()
         cause = RangeFailure(error.wrong, now, self.source.served_at, isinstance(error, RangeTooLongError))
         failure = SliceFailure(cause, error.of_range, isinstance(error, PermanentError), bool(self.source.failing()))
@@ -193,9 +194,9 @@ class Sweeper:
         self._rest(outcome.rest, error)
 
     def _rest(self, rest: Rest | None, error: SourceError) -> None:
-        """Begin a rest that the scheduler has decided.
+        """Begin a rest that the scheduler has decided on.
 
-        Stop reading the open slices, and put into the buffer that the runs in progress have failed.
+        Stop reading the open slices, and put the message into the buffer that the runs in progress have failed.
         """
         if rest is None:
             return
@@ -209,7 +210,7 @@ class Sweeper:
         )
 
     def _log_ranges(self, outcome: Outcome) -> None:
-        """Log the call time that was isolated, and the call time that runs include again."""
+        """Log the ranges that have become isolated, and the ranges that are no longer isolated."""
         label = self.tenant_state.tenant.label
         for window, cause in outcome.isolated:
             _logger.warning("range_isolated", tenant=label, window=_text(window), reason=cause)
@@ -217,9 +218,9 @@ class Sweeper:
             _logger.info("range_recovered", tenant=label, window=_text(window))
 
     async def _sleep(self, until: datetime | None) -> None:
-        """Wait until a chain ends, a command arrives or `until` is reached.
+        """Wait until `until`, until a page chain ends or until a command arrives.
 
-        Wait for at most 30 s, because the clock may be changed meanwhile.
+        The wait takes at most 30 s, because the clock may be changed in the meantime.
         """
         delay_s = _LONGEST_SLEEP_S if until is None else (until - self._now()).total_seconds()
         try:

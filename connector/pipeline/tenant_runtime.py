@@ -1,4 +1,4 @@
-"""Runtime of one tenant that is being read: its sweeper, its metrics, and the outcome of its sweeps."""
+"""Runtime of one tenant that is being read: its sweeper, its metrics, and the results of its sweeps."""
 
 import asyncio
 import time
@@ -51,17 +51,17 @@ class TenantRuntime:
         return self.sweeper.source
 
     def stop(self) -> None:
-        """Stop the sweeper, so that no further requests are sent to Graph. Does not wait for its end."""
+        """Stop the sweeper, so that no further requests are sent to Graph, without waiting for its end."""
         self.task.cancel()
 
     async def end(self) -> None:
-        """Stop the sweeper, wait for its end, and close its client."""
+        """Stop the sweeper, wait for its end, and close its Graph client."""
         self.task.cancel()
         await asyncio.wait([self.task])
         await self.source.close()
 
     def view(self) -> TenantView:
-        """Return the current values of the tenant's gauges."""
+        """Return the current values for the tenant's gauges."""
         failure = self.source.failing()
         return replace(
             committed_view(self.tenant_state.checkpoint.state, len(self.tenant_state.remembered), self._now),
@@ -71,12 +71,15 @@ class TenantRuntime:
         )
 
     def freeze_gauges(self) -> None:
-        """Let the gauges show the last committed state only, until the shard is restored. Their ages keep growing."""
+        """Let the gauges report only the last committed state, until the shard is restored.
+
+        Ages in the gauges still grow.
+        """
         state, remembered = self.tenant_state.checkpoint.state, len(self.tenant_state.remembered)
         self._series.watch(partial(committed_view, state, remembered, self._now))
 
     def committed(self, change: Change, now: datetime) -> None:
-        """Add a committed change to the metrics."""
+        """Update the metrics after the commit of `change`."""
         self._series.rows_committed(
             published=change.published,
             revised=change.revised,
@@ -106,7 +109,7 @@ class TenantRuntime:
         self._failed(change.dropped)
 
     def _failed(self, sweeps: list[int]) -> None:
-        """Count the runs of `sweeps` as failed, and also the runs that they replaced because both started together."""
+        """Count the runs of `sweeps` as failed, and also the runs that were read together with them."""
         failed = {*sweeps, *(i for index in sweeps for i in self._replaced.pop(index, []))}
         for index in sorted(failed):
             self._ended(index, "failed")
@@ -132,7 +135,7 @@ class TenantRuntime:
 
 
 def committed_view(state: windows.State, remembered: int, now: Callable[[], datetime]) -> TenantView:
-    """Return the values of a tenant's gauges that follow from committed state. They need no running sweeper."""
+    """Return the values for a tenant's gauges that follow from committed state, without a running sweeper."""
     through = state.coverage.through or state.start
     found_gaps = windows.gaps(state)
     return TenantView(
@@ -147,7 +150,7 @@ def committed_view(state: windows.State, remembered: int, now: Callable[[], date
 
 
 def rejected_view(tenant_state: TenantState | None, now: Callable[[], datetime]) -> TenantView:
-    """Return the values of the gauges of a tenant that is not read because of its configuration."""
+    """Return the values for the gauges of a tenant that cannot be read because of its configuration."""
     if tenant_state is None:
         return TenantView(failing="rejected")
     known = committed_view(tenant_state.checkpoint.state, len(tenant_state.remembered), now)

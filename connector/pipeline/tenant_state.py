@@ -30,8 +30,8 @@ class TenantState:
     horizon.
     """
     suspended: dict[Slice, dict[int, PageRead]] = field(default_factory=dict)
-    """Rows that wait until their page chain has ended, because their content was rejected before. By slice, and by the
-    first half of the id's hash (field `hi`), each row as a page of its own.
+    """Rows that are suspended until their page chain has ended, because their content was rejected before. They are
+    stored by slice, then by the first half of the id's hash (field `hi`), each row as a page of its own.
     """
 
     def outlived(self, horizon: datetime) -> bool:
@@ -52,7 +52,7 @@ def rules_of(settings: Settings) -> Rules:
 def resumed_state(
     tenant: Tenant, rules: Rules, checkpoint: Checkpoint | None, memory: IndexMemory | None, now: datetime
 ) -> TenantState:
-    """Make the state with which a tenant is read, from its checkpoint and its deduplication index.
+    """Make the state of a tenant that is going to be read, from its checkpoint and its deduplication index.
 
     `checkpoint` is None for a tenant that was never read, and `memory` is None if no deduplication index exists.
     """
@@ -70,9 +70,9 @@ def resumed_state(
 def retired_state(
     key: str, rules: Rules, checkpoint: Checkpoint, memory: IndexMemory | None, now: datetime
 ) -> TenantState:
-    """Make the state of a tenant from the topics, marked as retired.
+    """Make the state of a tenant from its checkpoint and its deduplication index, and mark the tenant as retired.
 
-    Restored tenants are all marked as retired at first, also those that are configured.
+    At first, every restored tenant is marked as retired, even if it is configured.
     """
     tenant = Tenant(key, key, None, key, Identity(None, None), checkpoint.state.start, 1, checkpoint.topic)
     return replace(resumed_state(tenant, rules, checkpoint, memory, now), checkpoint=checkpoint, retired=True)

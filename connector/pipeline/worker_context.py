@@ -1,4 +1,4 @@
-"""Context that all shards of a worker share, including the topology, which is replaced as a whole on SIGHUP."""
+"""Context that all shards of a worker share. It includes the topology, which a reload (SIGHUP) replaces as a whole."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -30,9 +30,9 @@ class Topology(NamedTuple):
     "Row topics of single tenants that cannot be used, each with the problem and the remedy."
 
     def succeeding(self, before: "Topology") -> "Topology":
-        """Return this topology, completed with the topics that only the previous topology contains.
+        """Return this topology together with the topics that only the previous topology `before` contains.
 
-        They are still needed, because rows of a tenant that was removed may wait for their commit.
+        These topics are still needed, because rows of a removed tenant may not be committed yet.
         """
         ids = self.schema_ids if self.schema_ids is None else {**(before.schema_ids or {}), **self.schema_ids}
         return self._replace(partitions={**before.partitions, **self.partitions}, schema_ids=ids)

@@ -1,4 +1,4 @@
-"""Everything about Kafka: encoding, stored state, transactions, ownership of shards.
+"""Everything that concerns Kafka: record formats, stored state, transactions, and the ownership of shards.
 
 Only this package imports confluent_kafka and fastavro.
 """

@@ -1,13 +1,13 @@
 """Publisher of one shard for brokers without transactions. It writes a batch in parts and waits after each part.
 
 1. The order of the parts is: rows, interim checkpoints with the offsets of the rows, deduplication index and progress,
-   checkpoints. Each part relies on the parts before it. After a crash the topics therefore never record more than was
-   published. The next worker may publish some rows again, but no row is lost.
+   checkpoints. Each part relies on the parts before it. After a crash, the topics therefore never state that more was
+   published than really was. The next worker may publish some rows again, but no row is lost.
 2. Brokers do not fence this producer. As soon as the worker knows that another worker owns the shard, it writes no
    further part of the batch.
 3. After any failure the outcome is unknown. The producer is dropped, and the shard restarts from the contents of its
-   topics. `open` writes to the internal topics first. Otherwise, while these topics cannot be written, each restart
-   would publish the same rows once more.
+   topics. `open` first writes a test record to the internal topics. Without this test, each restart would publish the
+   same rows once more while these topics cannot be written.
 4. The control offset is stored only in the shard's record. The offset of the consumer group is not committed, and no
    code reads it.
 """
@@ -48,9 +48,9 @@ class Acknowledgements(Publisher):
         self._probes = [Outgoing(topic, _PROBE, None, shard) for topic in (names.seen, names.state)]
 
     def open(self) -> None:
-        """Create the producer.
+        """Create the producer, and write a probe record to both internal topics.
 
-        Write a probe record to both internal topics, to find out early if they cannot be written.
+        If these topics cannot be written, this fails before any row is published.
         """
         try:
             self._producer = Producer(self._settings)
@@ -68,8 +68,8 @@ class Acknowledgements(Publisher):
     def commit(self, contents: TransactionContents, context: CommitContext) -> Offsets:
         """Write the parts of a batch one after the other.
 
-        Raises ShardRestartError after any failure, and HandedOverError if the shard is lost during the batch. It never
-        raises AbortedError.
+        Raises ShardRestartError after any failure, and HandedOverError if the worker loses the shard during the batch.
+        It never raises AbortedError.
         """
         confirmed = time.monotonic()
         self._written = {}
@@ -132,9 +132,9 @@ class Acknowledgements(Publisher):
     def _transactional_producer(self) -> Iterator[Transactions]:
         """Open a producer with the transactional id that exactly-once delivery uses for this shard.
 
-        This delivery needs no transactions. But an earlier worker with exactly-once delivery may have left one open,
-        and only a producer with this id can end it. Raises ShardRestartError with the remedy if the producer cannot be
-        opened or used.
+        The publisher needs no transactions itself. But an earlier worker with exactly-once delivery may have left a
+        transaction open, and only a producer with this id can end it. Raises ShardRestartError with the remedy if the
+        producer cannot be opened or used.
         """
         transactions = Transactions(self._clients, self._transactional_id)
         try:

@@ -27,7 +27,10 @@ class Address(NamedTuple):
 
 
 def unreachable(brokers: Mapping[int, Address]) -> list[str]:
-    """Connect to each advertised address. Return one sentence per broker that cannot be reached. Blocks for seconds."""
+    """Try to connect to each advertised address. Return one sentence for each broker that cannot be reached.
+
+    Blocks for seconds.
+    """
     if not brokers:
         return []
     numbers = sorted(brokers)

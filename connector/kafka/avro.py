@@ -1,6 +1,6 @@
-"""Avro values of rows and progress records.
+"""Encoder and decoder of the Avro values of rows and progress records.
 
-They are in single-object encoding or, with a schema registry, in the Confluent wire format.
+The values are in single-object encoding or, with a schema registry, in the Confluent wire format.
 """
 
 import io
@@ -23,7 +23,7 @@ CONFLUENT_HEADER_BYTES = _CONFLUENT.size
 
 
 def load(name: str) -> dict[str, Any]:
-    """Return a schema that the connector ships, as JSON."""
+    """Return a schema that ships with the connector, as parsed JSON."""
     schema: dict[str, Any] = json.loads(schema_text(name))
     return schema
 
@@ -70,7 +70,7 @@ def _header(schema: Mapping[str, Any], written_as: int | None) -> bytes:
 
 
 def schema_id(value: bytes) -> int | None:
-    """Return the registry's id of the schema in a value in Confluent wire format; None for any other value."""
+    """Return the registry's schema id in a value in Confluent wire format; None for a value in another format."""
     marker, number = _CONFLUENT.unpack_from(value) if len(value) >= _CONFLUENT.size else (1, 0)
     return number if marker == 0 else None
 

@@ -84,7 +84,7 @@ def resolve(properties: Mapping[str, Any]) -> Properties:
 
 
 class Clients:
-    """Builds the librdkafka settings for each kind of Kafka client: producers, consumers and the administration."""
+    """Builder of the librdkafka settings for each kind of Kafka client: producers, consumers and the admin client."""
 
     def __init__(
         self,
@@ -95,9 +95,9 @@ class Clients:
     ) -> None:
         """Store the settings that all clients share.
 
-        `owner` is kafka.properties with the secrets in plain text. `bearer` is for brokers that accept OAUTHBEARER: it
-        returns a token and the time at which it expires. Since confluent-kafka 2.13, each client calls it in a thread
-        of its own and waits for the first token.
+        `owner` is kafka.properties with the secrets in plain text. `bearer` is needed only for brokers that accept
+        OAUTHBEARER: it returns a token and the time at which the token expires. Since confluent-kafka 2.13, each client
+        calls it in a thread of its own and waits for the first token.
         """
         self.app = app
         self._owner = dict(owner)
@@ -122,9 +122,9 @@ class Clients:
 
     @property
     def decided_within_s(self) -> float:
-        """Return the seconds after which brokers have aborted the transaction of a producer that has stopped.
+        """Return the seconds after which brokers have certainly aborted the transaction of a producer that has stopped.
 
-        The time is the transaction's time-out plus 10 s, because brokers look for such transactions every 10 s.
+        It is the transaction's time-out plus 10 s, because brokers look for such transactions every 10 s.
         """
         return int(self.producer("")["transaction.timeout.ms"]) / 1000 + _ABORTED_WITHIN_S
 
@@ -134,10 +134,10 @@ class Clients:
         return {k: v for k, v in (self._common | shared).items() if k != "allow.auto.create.topics"}
 
     def producer(self, transactional_id: str | None) -> Properties:
-        """Return the settings of a shard's producer. If `transactional_id` is None, it has no transactions.
+        """Return the settings of a shard's producer. Without a `transactional_id`, it uses no transactions.
 
-        A record is given up after 10 s in both cases. The retry back-off is short, because with the default each
-        transaction with offsets takes 100 ms longer (measured on Kafka 4.3).
+        Delivery of a record fails if it takes longer than 10 s. The retry back-off is short, because with the default
+        each transaction with offsets takes 100 ms longer (measured on Kafka 4.3).
         """
         own = {k: v for k, v in self._common.items() if k != "allow.auto.create.topics"}
         own |= {
@@ -167,7 +167,7 @@ class Clients:
         return own | {"enable.idempotence": True, "acks": "all"}
 
     def member(self, group: str) -> Properties:
-        """Return the settings of the worker's consumer of the control topic.
+        """Return the settings of the consumer with which the worker reads the control topic.
 
         The partitions that are assigned to this consumer are the shards that the worker owns.
         """
@@ -186,7 +186,8 @@ class Clients:
     def reader(self, isolation: str = "read_committed") -> Properties:
         """Return the settings of a consumer that joins no group.
 
-        It reads partitions to the last stable offset or, with the isolation level `read_uncommitted`, to their end.
+        It reads partitions up to the last stable offset or, with the isolation level `read_uncommitted`, up to their
+        end.
         """
         own = self._common | {"fetch.wait.max.ms": 20, "queued.min.messages": 100_000}
         own |= {k: v for k, v in self._owner.items() if k not in _PRODUCER_ONLY | {"group.protocol", *_CLASSIC_GROUP}}
@@ -216,7 +217,7 @@ class Clients:
 
 
 def _system_bundle() -> Properties:
-    """Return the setting for the system's CA bundle; empty if none is found.
+    """Return the setting for the CA bundle of the operating system; empty if no bundle is found.
 
     It is needed because the curl in librdkafka's wheels looks for the bundle only where Red Hat's systems have it.
     """
@@ -225,5 +226,8 @@ def _system_bundle() -> Properties:
 
 
 def _tokenless(properties: Properties) -> Properties:
-    """Return the settings without the token callback, because a client with it waits for a token when it is created."""
+    """Return the settings without the token callback.
+
+    A client with the callback would wait for a token when it is created.
+    """
     return {name: value for name, value in properties.items() if name != "oauth_cb"}

@@ -25,7 +25,10 @@ _LOW = (1 << _LOW_BITS) - 1
 
 
 class _Memo(dict[Any, bytes]):
-    """Cache of encoded values. Threads may share it: if an entry is lost, the value is only encoded again."""
+    """Cache of encoded values.
+
+    Threads may share it: if they overwrite each other's entries, values are only encoded again.
+    """
 
     def __init__(self, write: _Write) -> None:
         super().__init__()
@@ -56,9 +59,9 @@ def encoder(schema: Mapping[str, Any], header: bytes) -> Callable[[Sequence[Sequ
 
 @cache
 def _writer(avro: str) -> _WriteColumn:
-    """Return the function that encodes a column of the type `avro` (JSON).
+    """Return the function that encodes a column of the Avro type `avro`, given as JSON text.
 
-    Fields of the same type share the function.
+    Fields of the same type share the function and its cache.
     """
     kind = json.loads(avro)
     nullable = isinstance(kind, list) and len(kind) == 2 and kind[0] == "null"
@@ -114,8 +117,8 @@ def _strings(before: bytes) -> _WriteColumn:
 def _instants(before: bytes, otherwise: _Write) -> _WriteColumn:
     """Return the function that encodes a column of instants, given as epoch milliseconds.
 
-    The encoded number is put together from two cached parts. All instants within the same eight seconds have the same
-    higher part.
+    The encoded number consists of two parts that are both cached. All instants within the same eight seconds share the
+    second part.
     """
     # Avro writes a long as a zigzag varint: doubled if positive, then seven bits per byte, the lowest first. The low 14
     # bits are the first two bytes, both with the bit that says that more bytes follow.

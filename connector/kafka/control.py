@@ -18,7 +18,7 @@ _LONGEST_BYTES = 4096
 
 
 class TenantCommand(NamedTuple):
-    """Command together with the tenant that it is for. `tenant` is the lower-case id."""
+    """Command and the tenant that it is for. `tenant` is the tenant's id in lower case."""
 
     tenant: str
     order: jobs.Command
@@ -36,7 +36,10 @@ class _Record(msgspec.Struct, omit_defaults=True):
 
 
 def partition_of(tenant: str, shards: int) -> int:
-    """Return the shard of a tenant. It depends only on the tenant's id, without regard to case."""
+    """Return the shard of a tenant, which is also the partition of its commands.
+
+    It depends only on the tenant's id, without regard to case.
+    """
     return zlib.crc32(tenant.lower().encode()) % shards
 
 

@@ -1,7 +1,7 @@
 """Marker of an unfinished copy, in each partition of the state topic that `connector copy-state` fills.
 
 No worker starts while its state topic contains a marker. The markers are written to all shards before any other record.
-After the copy was compared with its source, all markers are set to complete, and then they are removed. So a single
+After the copy was compared with its source, all markers are changed to complete, and then they are removed. So a single
 complete marker proves that the copy of every shard is complete.
 """
 
@@ -31,7 +31,7 @@ class CopyMarker(msgspec.Struct, frozen=True):
 
     @classmethod
     def parse(cls, value: bytes) -> Self:
-        """Return the marker in a record. Raises FatalError if the connector did not write it."""
+        """Return the marker in the value of a record. Raises FatalError if the connector did not write the value."""
         try:
             return msgspec.json.decode(value, type=cls)
         except msgspec.DecodeError as error:
@@ -39,7 +39,7 @@ class CopyMarker(msgspec.Struct, frozen=True):
 
     @property
     def record(self) -> Record:
-        """Return the record of the state topic."""
+        """Return the record that stores this marker in the state topic."""
         return Record(KEY, msgspec.json.encode(self))
 
     def is_from(self, other: "CopyMarker") -> bool:
@@ -48,14 +48,14 @@ class CopyMarker(msgspec.Struct, frozen=True):
 
     @property
     def source(self) -> str:
-        """Return a description of the source of the copy, for messages."""
+        """Return a description of the copy's source, for messages."""
         return f"app {self.app} on cluster {self.cluster}"
 
 
 def incomplete(value: bytes) -> FatalError:
-    """Return the error to raise if the state was copied only in part.
+    """Return the error to raise if the state topic contains a marker, because the state was copied only in part.
 
-    `value` is the value of the record that marks the copy as incomplete.
+    `value` is the value of the marker's record.
     """
     return FatalError(
         f"the state is a copy of {CopyMarker.parse(value).source} that is not complete",

@@ -30,7 +30,7 @@ _REPAIR = "start a worker of that app, stop it when its shards are restored, and
 
 
 class CopiedTenant(NamedTuple):
-    """State of one tenant in the source."""
+    """State of one tenant in the source, with the records that hold it."""
 
     checkpoint: Checkpoint | None
     "Checkpoint; None if it was lost, so that only the dedup index is left."
@@ -45,7 +45,10 @@ class CopySource:
     """Reader of an app's state. Its methods block."""
 
     def __init__(self, kafka: Kafka, clients: Clients, row_topics: Collection[str]) -> None:
-        """Look up the topics. Raises the errors of OperatorClient, and FatalError when there is nothing to copy."""
+        """Look up the topics.
+
+        Raises FatalError when there is nothing to copy, and the errors of OperatorClient.
+        """
         self.shards = kafka.shards
         self._kafka = kafka
         self._clients = clients
@@ -67,7 +70,7 @@ class CopySource:
     def waiting(self) -> list[TenantCommand]:
         """Return the commands that no worker has applied.
 
-        Raises FatalError for the state of another topic or cluster.
+        Raises FatalError if the state belongs to another topic or cluster.
         """
         views = self._client.read(range(self.shards))
         return [command for view in views.values() for command in view.waiting]
@@ -125,7 +128,7 @@ class CopySource:
 
 
 def check_stopped(clients: Clients) -> None:
-    """Raise FatalError unless all workers of an app are stopped, so that its consumer group has no members.
+    """Raise FatalError if the consumer group of an app has members, because its workers are not all stopped.
 
     A running worker would publish rows that the copy does not contain.
     """

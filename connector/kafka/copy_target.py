@@ -1,7 +1,7 @@
 """Target of `connector copy-state`: the internal topics of an app that has no state of its own.
 
-Everything is written without transactions, so that it works with any brokers. The markers make the copy atomic: they
-are the first and the last records, and no worker starts while one of them is there.
+Everything is written without transactions, so that any brokers can be used. The markers make the copy atomic: they are
+written first and removed last, and no worker starts while a topic contains one.
 """
 
 from collections import defaultdict
@@ -31,7 +31,7 @@ Digests = dict[Place, dict[bytes, int]]
 
 
 class _Held(NamedTuple):
-    """Records and markers that the target contains."""
+    """Contents of the target: digests of its records, and the markers by shard."""
 
     digests: Digests
     markers: dict[int, CopyMarker]
@@ -41,7 +41,10 @@ class CopyTarget:
     """Writer of a copy. Its methods block."""
 
     def __init__(self, kafka: Kafka, clients: Clients, cluster: str, *, exists: bool, dry_run: bool) -> None:
-        """Create the writer. `exists` is whether the internal topics exist; only with `dry_run` they need not exist."""
+        """Create the writer.
+
+        `exists` is True if the internal topics exist. They must exist unless `dry_run` is True.
+        """
         self._dry_run = dry_run
         self._identity = StateIdentity(kafka.app, cluster, kafka.topic)
         self._names = topics.Names(kafka.app)
@@ -61,7 +64,7 @@ class CopyTarget:
     def look(self, marker: CopyMarker) -> None:
         """Read the records of the target.
 
-        Raises FatalError if the target holds records, unless they are from an interrupted copy of the same source.
+        Raises FatalError if the target contains records, unless they are from an interrupted copy of the same source.
         """
         self._held = self._read()
         other = next((found for found in self._held.markers.values() if not found.is_from(marker)), None)
@@ -76,7 +79,7 @@ class CopyTarget:
 
     @property
     def is_complete(self) -> bool:
-        """Return whether an earlier run has compared the whole copy, but has not removed all markers."""
+        """Return whether an earlier run has finished and compared the copy, but has not removed all markers."""
         return any(marker.complete for marker in self._held.markers.values())
 
     def check_unchanged(self, marker: CopyMarker) -> None:
@@ -88,7 +91,7 @@ class CopyTarget:
             )
 
     def mark(self, marker: CopyMarker) -> None:
-        """Write the marker to all shards. Raises FatalError if a worker wrote state before the marker."""
+        """Write the marker to all shards. Raises FatalError if a worker has written state before the marker."""
         was_empty = not self._held.markers
         self._write_markers(marker.record)
         self._held = self._read()
@@ -97,7 +100,7 @@ class CopyTarget:
             raise FatalError(f"app {self._identity.app} holds state already", self._delete())
 
     def put(self, tenant: str, checkpoint: Checkpoint | None, remembered: Mapping[bytes, bytes]) -> None:
-        """Write the state of a tenant to its shard. Records that the shard already holds are not written again."""
+        """Write the state of a tenant to its shard, except records that the shard already contains."""
         records = [(self._names.seen, Record(key, value)) for key, value in remembered.items()]
         if checkpoint is not None:
             records.append((self._names.state, state.checkpoint_record(tenant, checkpoint)))
@@ -118,13 +121,13 @@ class CopyTarget:
             self._put(shard, [(self._names.state, record)])
 
     def remove_stale(self) -> None:
-        """Write tombstones for records of an interrupted copy that the source does not hold any more."""
+        """Write tombstones for records of an interrupted copy that are no longer in the source."""
         for (topic, shard), held in self._held.digests.items():
             stale = held.keys() - self._expected[topic, shard].keys()
             self._write([self._internal(shard, topic, Record(key, None)) for key in sorted(stale)])
 
     def verify(self, indexes: Mapping[str, str], progress: Callable[[], object]) -> None:
-        """Restore every shard of the target as a worker does, and compare it with the source.
+        """Read every shard of the target in the same way as a worker does, and compare it with the source.
 
         `indexes` holds the hash of the dedup index per tenant of the source. `progress` is called after each shard.
         Raises FatalError if anything differs.
@@ -138,9 +141,9 @@ class CopyTarget:
             raise FatalError("the deduplication index in the target differs from that of the source", _AGAIN)
 
     def _restored(self, reader: LogReader, shard: int) -> dict[str, str]:
-        """Return the hash of the dedup index per tenant of a shard.
+        """Restore a shard of the target. Return the hash of the dedup index per tenant.
 
-        Raises FatalError if a record differs from what was written.
+        Raises FatalError if a record differs from the record that was written.
         """
         values: dict[str, dict[bytes, bytes]] = {self._names.state: {}, self._names.seen: {}}
         for records in reader.read_to_end(from_beginning((topic, shard) for topic in values)):
@@ -162,7 +165,7 @@ class CopyTarget:
         self._write([self._internal(shard, self._names.state, record) for shard in range(self._shards)])
 
     def close(self) -> None:
-        """Release the producer."""
+        """Close the producer."""
         if self._writer is not None:
             self._writer.release()
 
@@ -209,7 +212,7 @@ class CopyTarget:
         return _Held(digests, markers)
 
     def _delete(self) -> str:
-        """Return the remedy for an app that cannot be the target."""
+        """Return the remedy for an app whose topics contain other state, so that it cannot be the target."""
         unneeded = f"delete topics {self._names.state} and {self._names.seen} if nothing needs them"
         return f"set kafka.app to another name, or {unneeded}"
 

@@ -25,7 +25,7 @@ REFUSED_SETTING = frozenset({KafkaError.POLICY_VIOLATION, KafkaError.INVALID_CON
 
 
 class Creation(NamedTuple):
-    """Outcome of creating a topic. `left_out` are the settings that the brokers refused, as `name=value`."""
+    """Outcome of creating a topic. `left_out` are settings that brokers refused, as `name=value`."""
 
     topic: "Topic"
     error: KafkaError | None
@@ -54,9 +54,10 @@ class Creator:
                 yield self._reduce(topic, replication_factor, error, validate_only=validate_only)
 
     def _reduce(self, topic: "Topic", replication_factor: int, refusal: KafkaError, *, validate_only: bool) -> Creation:
-        """Create a topic that brokers have refused, without the settings that they do not accept.
+        """Create a topic, which brokers have refused, without the settings that they do not accept.
 
-        Settings that the operator has chosen are never left out: then the refusal is returned.
+        Settings that the operator has chosen are never left out. If the topic has such settings, the refusal is the
+        outcome.
         """
         wanted, factor, left_out = self._accepted(topic, replication_factor)
         if topic.chosen and wanted.settings != topic.settings:

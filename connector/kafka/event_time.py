@@ -69,7 +69,7 @@ def _days(span: timedelta) -> str:
 
 
 def _span(settings: Mapping[str, str | None], name: str) -> timedelta | None:
-    """Return the value of a setting that is in milliseconds; None if it sets no limit."""
+    """Return the value of a setting in milliseconds as a timedelta; None if the setting does not limit anything."""
     text = settings.get(name)
     try:
         limit = int(text or -1)

@@ -1,4 +1,4 @@
-"""Compatibility of Avro schemas: whether one schema can read what another has written, and which fields prevent it.
+"""Compatibility of Avro schemas: whether records of one schema can be read with another, and which fields prevent it.
 
 The rules are those of Avro's schema resolution. Logical types are ignored, as a schema registry ignores them.
 """
@@ -27,7 +27,7 @@ class Obstacle(NamedTuple):
 
 
 def obstacles(reader: Any, writer: Any) -> list[Obstacle]:
-    """Return why the schema `reader` cannot read records of the schema `writer`; empty if it can.
+    """Return why records of the schema `writer` cannot be read with the schema `reader`; empty if they can.
 
     Both are Avro schemas as parsed JSON.
     """
@@ -35,7 +35,7 @@ def obstacles(reader: Any, writer: Any) -> list[Obstacle]:
 
 
 def clashes(ours: Any, theirs: Any) -> list[str]:
-    """Return why two schemas cannot read each other, as one sentence per field; empty if they can.
+    """Return why two schemas cannot read each other's records, as one sentence per field; empty if they can.
 
     `ours` is the connector's schema, and `theirs` is a schema in the registry.
     """
@@ -56,7 +56,7 @@ def _named(field: str) -> str:
 
 
 class _Names:
-    """Named types of a schema, by their full names."""
+    """Named types of a schema, by full name."""
 
     def __init__(self, schema: Any) -> None:
         self.types: dict[str, tuple[Mapping[str, Any], str]] = {}
@@ -96,7 +96,7 @@ class _Names:
             return schema
 
     def namespace(self, schema: Any, namespace: str) -> str:
-        """Return the namespace in which names inside a type are resolved."""
+        """Return the namespace that applies to the names inside a type."""
         if isinstance(schema, dict) and "name" in schema:
             return full_name(schema, namespace).rpartition(".")[0]
         return namespace
@@ -138,10 +138,10 @@ class _Resolution:
     def _nearest(
         self, reader: list[Any], writer: Any, path: str, spaces: tuple[str, str], obstacle: Obstacle
     ) -> Iterator[Obstacle]:
-        """Yield why none of the reader's branches matches the writer.
+        """Yield the reasons why no branch of the reader's union matches the writer.
 
         If one branch has the writer's kind (for example, both are records), the obstacles inside it are yielded,
-        because they are more helpful than the `obstacle` of the whole union.
+        because they are more helpful than `obstacle`, which concerns the whole union.
         """
         for branch in reader:
             found = self._reader.find(branch, spaces[0])

@@ -37,7 +37,7 @@ _logger = log.get(__name__)
 
 
 class Unseen(NamedTuple):
-    """Transaction that was written completely, but is invisible in the state topic to `read_committed` readers."""
+    """Transaction that was written completely, but is invisible to `read_committed` readers of the state topic."""
 
     record: ShardRecord
     values: dict[bytes, bytes | None]
@@ -45,7 +45,7 @@ class Unseen(NamedTuple):
 
 
 class LostCommits(NamedTuple):
-    """Records of committed transactions that no `read_committed` reader finds."""
+    """Records of committed transactions that `read_committed` readers do not find."""
 
     record: ShardRecord | None
     "The shard's record of the newest committed transaction."
@@ -69,7 +69,10 @@ class Inspection(NamedTuple):
 
     @property
     def last(self) -> ShardRecord | None:
-        """Return the shard's record of the last transaction that is visible in the state topic."""
+        """Return the last record of the shard that is visible in the state topic.
+
+        It describes the transaction that wrote it.
+        """
         return state.restore(self.read.values[self.names.state]).shard
 
     @property
@@ -81,7 +84,7 @@ class Inspection(NamedTuple):
 def open_places(inspection: Inspection, row_topics: Collection[str], is_stopped: Callable[[], bool]) -> set[Place]:
     """Wait until no transaction of this shard is open. Return the partitions in which one may still be open.
 
-    The wait ends, at the latest, when brokers would have aborted the transaction of a producer that has stopped.
+    The wait ends at the latest when brokers would have aborted the transaction of a producer that has stopped.
     """
     ends: dict[Place, int | None] = dict.fromkeys(_watched(inspection, row_topics))
     return visibility.undecided(inspection.clients, ends, inspection.clients.decided_within_s, is_stopped)
@@ -116,10 +119,11 @@ def _watched(inspection: Inspection, row_topics: Collection[str]) -> set[Place]:
 
 
 def find_lost(inspection: Inspection, ended: Collection[Place], is_stopped: Callable[[], bool]) -> LostCommits:
-    """Return the records that committed transactions have lost. Call this when no transaction of the shard is open.
+    """Return the records that committed transactions have lost.
 
-    `ended` are the partitions in which an open transaction was aborted before. Blocks. Raises ShardRestartError if the
-    outcome of a transaction cannot be found out.
+    This must be called when no transaction of the shard is open. `ended` are the partitions in which an open
+    transaction was aborted before. Blocks. Raises ShardRestartError if the outcome of a transaction cannot be
+    determined.
     """
     last, unseen = inspection.last, unseen_transactions(inspection)
     records = [record for record in (last, *(one.record for one in unseen)) if record is not None]
@@ -151,7 +155,7 @@ def find_lost(inspection: Inspection, ended: Collection[Place], is_stopped: Call
 
 
 def unseen_transactions(inspection: Inspection) -> list[Unseen]:
-    """Return the transactions that lie after the last visible record in the state topic, oldest first."""
+    """Return the complete transactions that lie after the last visible record of the state topic, oldest first."""
     place = inspection.names.state, inspection.shard
     start = inspection.read.offsets[inspection.names.state] + 1
     end = visibility.offsets(inspection.clients, [place], IsolationLevel.READ_UNCOMMITTED).get(place)
@@ -174,9 +178,9 @@ def unseen_transactions(inspection: Inspection) -> list[Unseen]:
 
 
 def records_again(inspection: Inspection, lost: LostCommits) -> dict[str, list[Outgoing]]:
-    """Return the lost records to write again, by topic.
+    """Return the lost records to write again, by topic, except progress records.
 
-    Progress records are left out. Instead, the tenant's checkpoint is changed so that its progress is published again.
+    Instead of a lost progress record, the tenant's checkpoint is changed so that its progress is published again.
     """
     progress = {topics.progress(checkpoint.topic) for checkpoint in _checkpoints(inspection, lost).values()}
     again: dict[str, list[Outgoing]] = {}
@@ -191,7 +195,7 @@ def records_again(inspection: Inspection, lost: LostCommits) -> dict[str, list[O
 def state_again(inspection: Inspection, lost: LostCommits, written: Places) -> list[Outgoing]:
     """Return the records of the state topic to write again, after the lost rows were written again.
 
-    `written` are the new offsets of these rows. The checkpoints are changed to contain them.
+    `written` are the new offsets of these rows. The new offsets are put into the checkpoints.
     """
     # Old offset to new offset, per partition: records are written again in the order in which they were read.
     moved = {
@@ -216,7 +220,7 @@ def state_again(inspection: Inspection, lost: LostCommits, written: Places) -> l
 
 
 def shard_again(inspection: Inspection, lost: LostCommits, transaction: TransactionRecord) -> list[Outgoing]:
-    """Return the record of the shard that ends the transaction in which lost records are written again."""
+    """Return the last record of the transaction in which lost records are written again: the record of the shard."""
     if lost.record is None:
         return []
     record = msgspec.structs.replace(
@@ -236,9 +240,9 @@ def _checkpoints(inspection: Inspection, lost: LostCommits) -> dict[str, state.C
 
 
 def _check_decided(inspection: Inspection, places: Places, is_stopped: Callable[[], bool]) -> None:
-    """Raise ShardRestartError if another producer's open transaction hides records of this shard.
+    """Raise ShardRestartError if records of this shard lie behind an open transaction of another producer.
 
-    While it is open, it cannot be found out whether these records are visible.
+    While that transaction is open, it is unknown whether these records will be visible.
     """
     ends: dict[Place, int | None] = {place: last + 1 for place, last in last_offsets(places).items()}
     hidden = visibility.undecided(inspection.clients, ends, inspection.clients.decided_within_s, is_stopped)
@@ -250,7 +254,10 @@ def _check_decided(inspection: Inspection, places: Places, is_stopped: Callable[
 
 
 def _was_committed(clients: Clients, one: Unseen, doubtful: Collection[Place]) -> bool:
-    """Return whether any record of the transaction is visible. Raises ShardRestartError if this cannot be found out."""
+    """Return whether any record of the transaction is visible, which proves that the transaction was committed.
+
+    Raises ShardRestartError if this cannot be determined.
+    """
     ends = {place: (end, end) for place, end in last_offsets(one.record.places).items()}
     visible, unreadable = visibility.read(clients, ends, "read_committed")
     if any(visible.values()):

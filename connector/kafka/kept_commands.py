@@ -1,4 +1,4 @@
-"""Commands that wait until their tenant is read. The record of the shard keeps them.
+"""Commands that wait until their tenant is read. They are stored in the record of the shard.
 
 A command can arrive too early: during a rolling deployment, the owner of the shard may not know a new tenant yet.
 """
@@ -16,13 +16,13 @@ Kept = tuple[str, ...]
 
 
 def parse(kept: Kept) -> list[TenantCommand]:
-    """Decode kept commands. A command that this version does not know is left out."""
+    """Decode stored commands, except commands that this version does not know."""
     commands = (control.parse(ControlRecord(-1, None, text.encode())) for text in kept)
     return [one for one in commands if one is not None]
 
 
 def pack(commands: Iterable[TenantCommand]) -> Kept:
-    """Encode the newest of these commands, as many as fit into `MAX_BYTES`."""
+    """Encode commands for the record of the shard. If they exceed `MAX_BYTES`, the oldest are left out."""
     kept: list[str] = []
     size = 0
     for one in reversed(list(commands)):

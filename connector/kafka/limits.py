@@ -26,7 +26,7 @@ _HEADER_OVERHEAD = 10
 
 
 class TooLong(NamedTuple):
-    """Record that is too long for its topic. `needed` is the smallest `max.message.bytes` with which it fits."""
+    """Record that is too long for its topic. `needed` is the smallest `max.message.bytes` that would accept it."""
 
     topic: str
     needed: int
@@ -44,7 +44,7 @@ class RecordTooLongError(ShardRestartError):
 
 
 class LengthRefusedError(ShardRestartError):
-    """Brokers refused a record or batch as too long, although it was within the limits that they report."""
+    """Brokers refused a record or batch as too long, although its length was within the limits that they report."""
 
     def __init__(self, message: str, topics: list[str]) -> None:
         super().__init__(message)
@@ -52,10 +52,13 @@ class LengthRefusedError(ShardRestartError):
 
 
 class Limits:
-    """Known length limits of topics. Threads may share it, because each update replaces a mapping as a whole."""
+    """Length limits of topics, as far as they are known.
+
+    Threads may share it, because each update replaces a whole mapping.
+    """
 
     def __init__(self, owner: Mapping[str, Any] | None = None) -> None:
-        """Read the producer's own limits from `owner`, which is kafka.properties."""
+        """Store the producer's own limits, which are in `owner`: kafka.properties."""
         owner = owner or {}
         self._max_record = int(owner.get("message.max.bytes") or 0)
         self._max_batch = int(owner.get("batch.size") or PRODUCER_DEFAULT)
@@ -64,7 +67,7 @@ class Limits:
         "Limits that are assumed because a topic refused a record. They are lower than the known limits."
 
     def learn(self, settings: Mapping[str, Mapping[str, str | None]]) -> None:
-        """Store the limits in the given settings of topics."""
+        """Store the length limits from `settings`, which holds the settings by topic."""
         reported = {name: int(limit) for name, of in settings.items() if (limit := of.get(LIMIT))}
         changed = {name for name, limit in reported.items() if self._known.get(name) != limit}
         self._guessed = {name: guess for name, guess in self._guessed.items() if name not in changed}
@@ -75,17 +78,17 @@ class Limits:
         return topic in self._known
 
     def of(self, topic: str) -> int:
-        """Return the maximum size, in bytes, of a batch with one record in a topic, as far as the limits are known."""
+        """Return the maximum size, in bytes, of a batch that a topic accepts, as far as the limits are known."""
         most = self._max_record or max(PRODUCER_DEFAULT, *self._known.values(), 0)
         known = self._known.get(topic, PRODUCER_DEFAULT)
         return min(most, known, self._guessed.get(topic, known))
 
     def room(self, topic: str) -> int:
-        """Return how many bytes key, value and headers of a record may have together."""
+        """Return the maximum size, in bytes, of key, value and headers of a record together."""
         return max(0, self.of(topic) - MOST_OVERHEAD)
 
     def low(self, topics: Iterable[str]) -> dict[str, int]:
-        """Return those known limits of the given topics that are lower than the default limit of a producer."""
+        """Return the limits, by topic, that are known and lower than the default limit of a producer."""
         return {
             name: self._known[name] for name in topics if self._known.get(name, PRODUCER_DEFAULT) < PRODUCER_DEFAULT
         }
@@ -100,7 +103,7 @@ class Limits:
         return found
 
     def lower(self, topic: str) -> None:
-        """Halve the limit that is assumed for a topic, because the topic refused a record within its limit."""
+        """Halve the assumed limit of a topic, because the topic has refused a record within this limit."""
         self._guessed = self._guessed | {topic: self.of(topic) // 2}
 
     def forget_guess(self, topic: str) -> None:
@@ -108,26 +111,26 @@ class Limits:
         self._guessed = {name: guess for name, guess in self._guessed.items() if name != topic}
 
     def producer(self) -> dict[str, int]:
-        """Return the producer settings with which its batches fit into all topics."""
+        """Return producer settings that limit batches so that every topic accepts them."""
         limits = [*self._known.values(), *self._guessed.values()]
         most = self._max_record or max([PRODUCER_DEFAULT, *limits])
         return {"message.max.bytes": most, "batch.size": min([self._max_batch, *limits])}
 
 
 def size(record: "Outgoing") -> int:
-    """Return the bytes of a record's key, value and headers."""
+    """Return the number of bytes of a record's key, value and headers."""
     headers = sum(len(name.encode()) + len(value) + _HEADER_OVERHEAD for name, value in record.headers or ())
     return len(record.key or b"") + len(record.value or b"") + headers
 
 
 def raise_command(topic: str, needed: int = 0) -> str:
-    """Return the command that raises a topic's limit to `needed` bytes, at least to the brokers' default."""
+    """Return the command that raises a topic's limit to `needed` bytes, or to the brokers' default if this is more."""
     command = "kafka-configs.sh --bootstrap-server BROKER --alter --entity-type topics"
     return f"{command} --entity-name {topic} --add-config {LIMIT}={max(BROKER_DEFAULT, needed)}"
 
 
 def refusing_topics(error: BaseException | None) -> list[str]:
-    """Return the topics that refused a record as too long, according to an error or its causes."""
+    """Return the topics that refused a record as too long, according to an error or one of its causes."""
     if isinstance(error, LengthRefusedError):
         return error.topics
     checked: list[BaseException] = []

@@ -2,13 +2,13 @@
 
 All readers of this kind use the loop around `consume` in this module. Its rules:
 
-1. The EOF event marks the end of a partition. It comes exactly at the last stable offset. A watermark does not mark it,
-   because it may be cached.
+1. A partition has ended when its EOF event arrives, which comes exactly at the last stable offset. A watermark is not
+   used for this, because it may be cached.
 2. If a right is missing, ForbiddenError names the command that grants it. Any other error that retrying does not fix
    raises FatalError.
-3. A transient error counts as if nothing had arrived. If no record and no EOF event arrives for `SILENCE_S`,
-   `read_to_end` raises BrokersUnavailableError. `follow` never gives up: it yields at least every `_PAUSE_S`, and its
-   caller decides how long to wait.
+3. A transient error is ignored. If no record and no EOF event arrives for `SILENCE_S` seconds, `read_to_end` raises
+   BrokersUnavailableError. `follow` never gives up: it yields at least every `_PAUSE_S` seconds, and its caller decides
+   how long to wait.
 """
 
 import math
@@ -92,18 +92,19 @@ class LogReader:
 
         If `ends` has an offset for a partition, reading stops before this offset.
 
-        `decided_within_s` is the number of seconds to wait if an open transaction hides records up to the high
-        watermark. If it stays open for longer, the reading of the partition ends early, and the partition stays in
-        `undecided`. Without a limit, the reading does not wait: it ends at the last stable offset.
+        An open transaction may hide records between the last stable offset and the high watermark. `decided_within_s`
+        is the number of seconds to wait for the end of such a transaction. If it stays open for longer, the reading of
+        its partition ends, and the partition stays in `undecided`. By default there is no wait: reading ends at the
+        last stable offset.
 
         `progress` is called at least every 0.05 s. It stops the reading by raising an exception.
 
         `unreadable` receives the partitions for which a right is missing, with the remedy. If it is not given,
         ForbiddenError is raised.
 
-        librdkafka does not report a partition that does not exist: then BrokersUnavailableError is raised after
-        `SILENCE_S`. If a partition is deleted during the reading, an error is raised; with `unreadable`, the partition
-        counts as read.
+        librdkafka does not report that a partition does not exist: in this case BrokersUnavailableError is raised after
+        `SILENCE_S` seconds. If a partition is deleted during the reading, an error is raised; with `unreadable`, the
+        partition counts as read.
         """
         limits = ends or {}
         self.next, self.undecided = dict(starts), {}
@@ -129,7 +130,7 @@ class LogReader:
     def follow(self, starts: Mapping[Place, int], pause_s: float = _PAUSE_S) -> Generator[NewRecords]:
         """Yield the records from `starts` on as they arrive, without end.
 
-        If none arrives for `pause_s`, the list is empty.
+        If no record arrives for `pause_s` seconds, an empty list is yielded.
         """
         self.next, self.undecided = dict(starts), {}
         self._unread = set(starts)
@@ -205,9 +206,10 @@ class LogReader:
         decided_within_s: float,
         unreadable: dict[Place, str] | None,
     ) -> bool:
-        """Return whether a message is a record to yield.
+        """Return whether a message is a record that must be yielded.
 
-        Stop reading the partition at its end, or after an error that concerns only this partition.
+        If the message marks the end of its partition, or an error that concerns only this partition, stop reading the
+        partition.
         """
         at, offset = place_of(message), message.offset() or 0
         if at not in self._unread and message.topic() is not None:
@@ -233,7 +235,10 @@ class LogReader:
         return offset < limit
 
     def _is_record(self, message: Message) -> bool:
-        """Return whether a message is a record, and move past it. Raise errors that retrying does not fix."""
+        """Return whether a message is a record, and if so, advance the next offset.
+
+        Raise errors that retrying does not fix.
+        """
         at, error = place_of(message), message.error()
         if error is None:
             self.undecided.pop(at, None)
@@ -278,7 +283,7 @@ class LogReader:
 
 
 def place_of(message: Message) -> Place:
-    """Return the partition of a message; with an empty topic if the message concerns no partition."""
+    """Return topic and partition of a message. The topic is empty if the message concerns no partition."""
     return message.topic() or "", message.partition() or 0
 
 
@@ -289,7 +294,7 @@ def entry(message: Message) -> Entry:
 
 
 def apply(values: dict[bytes, bytes], record: Message) -> None:
-    """Store the value of a record under its key. A tombstone removes the key."""
+    """Update `values` with a record: store its value under its key. A tombstone removes the key."""
     key, value = record.key(), record.value()
     if not isinstance(key, bytes):
         return
@@ -300,7 +305,7 @@ def apply(values: dict[bytes, bytes], record: Message) -> None:
 
 
 def from_beginning(places: Iterable[Place]) -> dict[Place, int]:
-    """Return start offsets with which all records of the partitions are read."""
+    """Return the start offsets for reading partitions from their first record."""
     return dict.fromkeys(places, OFFSET_BEGINNING)
 
 

@@ -32,7 +32,7 @@ _Request = Callable[[Consumer], None]
 
 
 class ControlRecord(NamedTuple):
-    """Record of the control topic."""
+    """Record that was read from the control topic."""
 
     offset: int
     key: bytes | None
@@ -40,7 +40,7 @@ class ControlRecord(NamedTuple):
 
 
 class Snapshot(NamedTuple):
-    """Assignment and group metadata after a poll. `polls` counts the polls so far."""
+    """Assignment and group metadata after a poll of the consumer. `polls` is the number of polls so far."""
 
     polls: int
     partitions: frozenset[int]
@@ -48,7 +48,7 @@ class Snapshot(NamedTuple):
 
 
 class Owner(Protocol):
-    """Receiver of changes of the ownership.
+    """Receiver of changes of the worker's assignment.
 
     The methods are called in the membership's thread, so they must not block.
     """
@@ -67,7 +67,7 @@ class Owner(Protocol):
 
 
 class Membership:
-    """Consumer of the control topic, with its thread."""
+    """Consumer of the control topic, with its own thread."""
 
     def __init__(self, clients: Clients, group: str, topic: str, owner: Owner) -> None:
         self._settings = clients.member(group)
@@ -108,7 +108,7 @@ class Membership:
         self._thread.start()
 
     def stop(self) -> None:
-        """Leave the group. Wait until that is done, for at most 5 s."""
+        """Leave the group, and wait for at most 5 s until this is done."""
         self._stopping.set()
         self._thread.join(5.0)
 
@@ -134,7 +134,7 @@ class Membership:
         self._requests.put(lambda _consumer: self._opened.discard(shard))
 
     def holds(self, shard: int) -> bool:
-        """Wait for a poll that starts from now on. Return whether the worker still owns the shard after it.
+        """Wait for a poll that starts after this call. Return whether the worker still owns the shard after this poll.
 
         Blocks for at most 0.5 s, so it must not be called in the event loop.
         """
@@ -146,10 +146,10 @@ class Membership:
         return shard in self.snapshot.partitions
 
     def _run(self) -> None:
-        """Keep the worker in the group until `stop` is called. This is the thread's function.
+        """Keep the worker in the group until `stop` is called. This function runs in the membership's thread.
 
-        After any exception the consumer is replaced. If the thread ended instead, the process would keep its shards
-        without serving them.
+        After any exception, the consumer is replaced and the thread continues. If the thread ended, the process would
+        keep its shards without serving them.
         """
         while not self._stopping.is_set():
             consumer: Consumer | None = None
@@ -244,7 +244,7 @@ class Membership:
         self._owner.lost(shards)
 
     def _report_all_lost(self) -> None:
-        """Tell the owner that all its remaining shards are lost."""
+        """Report to the owner that all its remaining shards are lost."""
         self.joined = False
         self._waits_since = time.monotonic()
         left, self._partitions = self._partitions, frozenset()
@@ -255,7 +255,7 @@ class Membership:
 
 
 def _report(error: Exception) -> None:
-    """Log why the consumer is replaced. If the reason is a bug, the log has the traceback."""
+    """Log why the consumer is replaced, with a traceback if the reason is a bug."""
     if isinstance(error, KafkaException):
         _logger.warning("group_error", error=error.args[0].str(), fatal=True)
     elif isinstance(error, SystemError | AttributeError):

@@ -1,7 +1,7 @@
-"""Mock cluster of librdkafka: a broker inside this process, for the demo only.
+"""Mock cluster of librdkafka: a broker inside this process, which only the demo uses.
 
-It does not hide aborted rows, does not fence producers, does not answer administration requests, and needs about 5 MB
-per partition.
+Unlike real brokers, it shows aborted rows to readers, does not fence producers, and does not answer administration
+requests. It needs about 5 MB per partition.
 """
 
 from typing import Final

@@ -29,14 +29,14 @@ _PAUSE_S = 0.1
 
 
 class ShardView(NamedTuple):
-    """Committed state of a shard, and the commands that are not applied yet, oldest first."""
+    """Committed state of a shard, together with the commands that are not applied yet, oldest first."""
 
     restored: Restored
     waiting: list[TenantCommand]
 
 
 class OperatorClient:
-    """Reader of committed state and writer of commands. Its methods block."""
+    """Reader of committed state and writer of operators' commands. Its methods block."""
 
     def __init__(self, kafka: Kafka, clients: Clients) -> None:
         """Look up the internal topics.
@@ -160,7 +160,7 @@ class OperatorClient:
         return offset
 
     def workers(self) -> int | None:
-        """Return the number of workers in the consumer group; None if brokers do not report it."""
+        """Return the number of workers in the consumer group; None if the brokers do not report it."""
         return count_workers(self._clients)
 
     def _restore(self, values: dict[bytes, bytes]) -> Restored:
@@ -183,7 +183,10 @@ class OperatorClient:
 
 
 def count_workers(clients: Clients) -> int | None:
-    """Return the number of workers of the clients' app; None when the brokers do not report it."""
+    """Return the number of workers of the app that `clients` is configured for.
+
+    Return None if the brokers do not report it.
+    """
     try:
         admin = AdminClient(clients.admin())
         future = admin.describe_consumer_groups([clients.app], request_timeout=_LOOK_S)[clients.app]
@@ -202,7 +205,7 @@ def _next(restored: Restored) -> int:
 
 
 def _kept(restored: Restored) -> list[TenantCommand]:
-    """Return the commands that the shard's record keeps until their tenant is read."""
+    """Return the commands that are stored in the shard's record because they wait until their tenant is read."""
     return kept_commands.parse(restored.shard.kept) if restored.shard else []
 
 

@@ -1,10 +1,10 @@
-"""Check, before a worker is started, of everything that brokers would refuse the worker.
+"""Check whether brokers would refuse anything that a worker needs, before a worker is started.
 
 1. The check commits no record and no offset, creates no topic, and joins no group. It uses only the transactional id
-   `{app}-check`. If the internal topics exist, its transaction holds a tombstone and an offset of partition 0 of
-   `{app}.seen`, and is aborted at once: some brokers have only a part of the transaction API. A shard that restores
-   from the partition waits until then, for milliseconds. If the group does not exist, it exists from then on, without
-   members and offsets, until brokers delete it.
+   `{app}-check`. Some brokers have only a part of the transaction API. Therefore, if the internal topics exist, the
+   check writes a tombstone to partition 0 of `{app}.seen` and an offset of this partition in a transaction, and aborts
+   the transaction at once. A shard that is being restored from the partition waits for the abort, for milliseconds. If
+   the consumer group does not exist, this creates it, without members and offsets, until brokers delete it.
 2. For everything else, it asks the brokers which operations are allowed. If a broker does not report them, the check
    passes.
 
@@ -35,7 +35,7 @@ _TOMBSTONE_KEY = b"probe"
 
 
 class TopicFindings(NamedTuple):
-    """Result of the check of topics: problems, and topics that do not exist but would be created."""
+    """Result of the check of topics: problems, and missing topics that a worker would create."""
 
     problems: list[Problem]
     missing: list[str]
@@ -48,7 +48,7 @@ class TopicFindings(NamedTuple):
 class Probe:
     """Check of the brokers in a configuration.
 
-    The methods raise BrokersUnavailableError if no broker answers. The constructor raises ConfigurationError.
+    The constructor raises ConfigurationError. The methods raise BrokersUnavailableError if no broker answers.
     """
 
     def __init__(self, kafka: Kafka, clients: Clients) -> None:
@@ -68,7 +68,7 @@ class Probe:
         return [Problem(failure, addresses.REMEDY) for failure in addresses.unreachable(found.brokers)]
 
     def topics(self, wanted: Sequence[Topic], found: Found) -> TopicFindings:
-        """Check the topics that a worker would use. Raises FatalError for stored state that the worker would refuse."""
+        """Check the topics that a worker would use. Raises FatalError if a worker would refuse the stored state."""
         present = [topic for topic in wanted if topic.name in found.partitions]
         missing = [topic for topic in wanted if topic.name not in found.partitions]
         try:
@@ -93,7 +93,7 @@ class Probe:
         return [*problems, *self._group_problems()]
 
     def _transaction_problems(self, found: Found) -> Iterable[Problem]:
-        """Begin a transaction, write a tombstone and an offset in it, and abort it. Yield a problem at the first error.
+        """Write a tombstone and an offset in a transaction, and abort it. Yield the first problem that occurs.
 
         While the internal topics do not exist, the transaction is empty.
         """
@@ -131,7 +131,7 @@ class Probe:
             raise KafkaException(error)
 
     def _send_offset(self, producer: Producer) -> None:
-        """Send an offset of the group for a partition that the group does not read."""
+        """Send an offset of a partition that the consumer group does not read."""
         consumer = Consumer(self._clients.reader())
         try:
             metadata = consumer.consumer_group_metadata()

@@ -34,7 +34,7 @@ _T = TypeVar("_T")
 
 
 class AbortedError(ConnectorError):
-    """The batch was aborted, and it is certain that nothing was written.
+    """The batch was aborted, and it is certain that nothing of it was committed.
 
     The producer and the state in memory stay valid.
     """
@@ -52,7 +52,7 @@ class Outgoing(NamedTuple):
 
 
 class CommitContext(NamedTuple):
-    """Offset of the control topic to commit with a batch, and the member of the consumer group that commits it."""
+    """Offset of the control topic to commit together with a batch, and the group member that commits it."""
 
     topic: str
     partition: int
@@ -68,7 +68,7 @@ Offsets = dict[str, dict[int, int]]
 
 
 class TransactionRecord(NamedTuple):
-    """Part of the shard's record that describes the transaction which writes it."""
+    """Part of the shard's record that describes the transaction in which the record is written."""
 
     transaction: str
     "Random id of the transaction; empty without transactions."
@@ -87,12 +87,15 @@ class TransactionContents(ABC):
     @property
     @abstractmethod
     def rows(self) -> Mapping[str, Sequence[Outgoing]]:
-        """Return the rows and dead letters, by a tag that the caller chooses. All records of a tag go to one topic."""
+        """Return the rows and dead letters by tag.
+
+        The caller chooses the tags; all records of a tag go to one topic.
+        """
 
     def interim_checkpoints(self, offsets: Offsets) -> Sequence[Outgoing]:  # noqa: ARG002
-        """Return the checkpoints from before the batch, updated with the offsets of its rows.
+        """Return the previous checkpoints, updated with the offsets of the batch's rows.
 
-        Not used with transactions.
+        They are not used with transactions.
         """
         return ()
 
@@ -113,7 +116,7 @@ class Undelivered(NamedTuple):
 
 
 class Publisher(ABC):
-    """Writer of a shard's batches: a producer that is used only in its own thread."""
+    """Writer of a shard's batches. Its producer is used only in the publisher's own thread."""
 
     def __init__(self, name: str, app: str, settings: Mapping[str, Any]) -> None:
         self._name = name
@@ -169,11 +172,11 @@ class Publisher(ABC):
         """
 
     async def call(self, function: Callable[..., _T], *arguments: Any) -> _T:
-        """Run a function in the producer's thread and wait for its end, even if the caller is cancelled.
+        """Run a function in the producer's thread and wait until it returns, even if the caller is cancelled.
 
-        A function of librdkafka may never return. After `LONGEST_CALL_S` without progress the thread is abandoned, and
-        ShardRestartError is raised. If the caller is cancelled a second time, the thread is abandoned at once. The next
-        producer with the transactional id fences what the thread may still do.
+        A function of librdkafka may never return. After `LONGEST_CALL_S` seconds without progress, the thread is
+        abandoned and ShardRestartError is raised. If the caller is cancelled a second time, the thread is abandoned at
+        once. The next producer with the transactional id fences whatever the abandoned thread may still do.
         """
         if self._is_abandoned:
             raise ShardRestartError(f"an earlier request to the producer of {self._name} has not returned")
@@ -196,13 +199,13 @@ class Publisher(ABC):
         return future.result()
 
     async def _until_returned(self, future: "asyncio.Future[_T]") -> None:
-        """Wait until a request to the producer has returned or has exceeded its time limit."""
+        """Wait until a request to the producer has returned or its time limit is exceeded."""
         while not future.done() and self.is_within_bounds:
             await asyncio.wait([future], timeout=_LOOK_S)
 
     @property
     def is_within_bounds(self) -> bool:
-        """Return whether a request to the producer is in progress and has not exceeded its time limit."""
+        """Return whether a request to the producer is in progress and its time limit is not exceeded."""
         since = self._busy_since
         return since is not None and time.monotonic() - since < LONGEST_CALL_S
 
@@ -229,7 +232,10 @@ class Publisher(ABC):
         self._write_tagged(by_topic)
 
     def _write_tagged(self, records: Mapping[str, Sequence[Outgoing]]) -> Offsets:
-        """Produce records as `_write` does, and return their offsets by tag. All records of a tag go to one topic."""
+        """Produce records as `_write` does, and return their offsets by tag.
+
+        All records of a tag must go to one topic.
+        """
         producer = self._opened()
         offsets: Offsets = {}
         failures: list[Undelivered] = []
@@ -255,7 +261,7 @@ class Publisher(ABC):
         return rights.explained(cause, self._app, *topics)
 
     def _drop(self) -> None:
-        """Drop the producer. Records that are in flight are not waited for."""
+        """Drop the producer without waiting for records that are in flight."""
         producer, self._producer = self._producer, None
         if producer is not None:
             producer.purge(blocking=False)
@@ -278,13 +284,19 @@ class Publisher(ABC):
 
 
 def _retrieve(future: "asyncio.Future[Any]") -> None:
-    """Retrieve the error of a request whose caller was cancelled or has given up, so that asyncio does not log it."""
+    """Mark the error of a request as retrieved, so that asyncio does not log it.
+
+    This is needed for a request whose caller was cancelled or no longer waits.
+    """
     if not future.cancelled():
         future.exception()
 
 
 def _position_of(thread_name: str) -> str:
-    """Return function and line that the newest thread whose name has this prefix executes; empty if there is none."""
+    """Return function and line that a thread is executing, for messages; empty if there is no such thread.
+
+    It is the newest thread whose name begins with `thread_name`.
+    """
     frames = sys._current_frames()  # noqa: SLF001
     running = [thread.ident for thread in threading.enumerate() if thread.name.startswith(f"{thread_name}_")]
     frame = frames.get(running[-1] or 0) if running else None
@@ -306,7 +318,7 @@ def _without_frames(function: Callable[..., _T], *arguments: Any) -> _T:
 
 
 def _chain(error: BaseException) -> list[BaseException]:
-    """Return an error and the errors that led to it. The chain may lead back to an error that is already in it."""
+    """Return an error and the errors that caused it. A chain of causes that leads back to itself is cut there."""
     found: list[BaseException] = []
     related: BaseException | None = error
     while related is not None and related not in found:

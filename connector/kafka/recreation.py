@@ -41,7 +41,7 @@ class TopicIds:
         self._clients = clients
 
     def of(self, names: Collection[str]) -> dict[str, str]:
-        """Return the ids of topics, by name. Topics whose id brokers do not report are left out."""
+        """Return the ids of topics, by name. A topic is left out if brokers do not report its id."""
         if not names:
             return {}
         try:
@@ -73,9 +73,9 @@ def _result(future: "Future[Any]") -> str:
 
 
 def topics_that_end_before(clients: Clients, checkpoints: Iterable[Checkpoint]) -> set[str]:
-    """Return the row topics that were created again, because they end before an offset in a checkpoint. Blocks.
+    """Return the row topics that were created again, because they end before an offset in a checkpoint.
 
-    Checkpoints that contain the id of their topic are left out, because the id is a better proof.
+    Checkpoints that contain the id of their topic are ignored, because the id is a better proof. Blocks.
     """
     furthest: dict[log_reader.Place, int] = {}
     for checkpoint in checkpoints:
@@ -88,10 +88,10 @@ def topics_that_end_before(clients: Clients, checkpoints: Iterable[Checkpoint]) 
 
 
 def locate(clients: Clients, topic: str, partition: int, known: Place) -> Place:
-    """Return the next offset to read in a partition: `known`, or 0 if the topic was created again. Blocks for seconds.
+    """Return the next offset to read in a partition: `known`, or 0 if the topic was created again.
 
     If brokers report no id for the topic, it counts as created again only if the partition ends before the known
-    offset.
+    offset. Blocks for seconds.
     """
     admin = AdminClient(clients.admin())
     try:

@@ -40,7 +40,7 @@ _SUBJECT_UNKNOWN, _VERSION_UNKNOWN, _SCHEMA_UNKNOWN = 40401, 40402, 40403
 
 
 class Subject(NamedTuple):
-    """Subject of the registry, with its schema and the topics whose values have this schema."""
+    """Subject of the registry, with its schema and the topics in which values of this schema are written."""
 
     name: str
     schema: str
@@ -134,9 +134,9 @@ class Registry:
         return known
 
     def check(self, subject: Subject) -> SchemaLookup:
-        """Check whether a subject has its schema, or would accept it.
+        """Check whether a subject has its schema already, or would accept it.
 
-        Raises FatalError with the incompatible field if it would not.
+        Raises FatalError, which names the incompatible field, if the subject would not accept the schema.
         """
         known = self.find(subject)
         if known is not None:
@@ -171,7 +171,7 @@ class Registry:
         return None
 
     def schema(self, schema_id: int) -> dict[str, Any]:
-        """Return the schema that has the given id."""
+        """Return the schema with the given id."""
         status, answer = self._ask("GET", f"/schemas/ids/{schema_id}")
         schema = _parsed(answer)
         if status != 200 or not isinstance(schema, dict):
@@ -349,9 +349,9 @@ def _send_through(request: Request, proxy: Proxy) -> None:
 
 
 def _read(response: HTTPResponse) -> bytes:
-    """Return the body of a response. Raises TimeoutError if the whole body takes too long.
+    """Return the body of a response. Raises TimeoutError if receiving the whole body takes too long.
 
-    The time-out of a socket is not enough: it only limits the time between two pieces.
+    The time-out of a socket does not limit this: it only limits the time between two pieces.
     """
     deadline = time.monotonic() + _WHOLE_ANSWER_S
     pieces = []
@@ -371,7 +371,7 @@ def _body(subject: Subject) -> dict[str, str]:
 
 
 def _parsed(answer: Mapping[str, Any]) -> Any:
-    """Return the schema in an answer; None if there is none."""
+    """Return the parsed schema in an answer of the registry; None if the answer contains none."""
     try:
         return json.loads(answer.get("schema") or "null")
     except (TypeError, ValueError, RecursionError):
@@ -386,7 +386,7 @@ def _refusal(subject: Subject, why: str) -> FatalError:
 
 
 def _cut(text: str, longest: int = 300) -> str:
-    """Return text of another system on one line, cut to `longest` characters."""
+    """Shorten text of another system to one line of at most `longest` characters."""
     line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
     return line if len(line) <= longest else f"{line[:longest]}…"
 

@@ -1,4 +1,4 @@
-"""Reader of a shard's partitions of the internal topics. It reads them to their end."""
+"""Reader of a shard's partitions of the internal topics, from their first record to their end."""
 
 import ctypes
 import math
@@ -17,7 +17,7 @@ _logger = log.get(__name__)
 
 
 class PartitionContents(NamedTuple):
-    """Contents of the same partition of several topics, as a `read_committed` reader finds them."""
+    """Contents of one partition number in several topics, as a `read_committed` reader finds them."""
 
     values: dict[str, dict[bytes, bytes]]
     "By topic: the newest value of each key."
@@ -48,9 +48,9 @@ def read_partition(
 ) -> PartitionContents:
     """Read one partition of several topics to its end.
 
-    `decided_within_s` is the number of seconds to wait if an open transaction hides records up to the high watermark.
-    If it stays open for longer, the topic is named in `undecided`. Without a limit, the reading does not wait: it ends
-    at the last stable offset.
+    An open transaction may hide records between the last stable offset and the high watermark. `decided_within_s` is
+    the number of seconds to wait for its end. If it stays open for longer, its topic is named in `undecided`. By
+    default there is no wait: reading ends at the last stable offset.
 
     Blocks, and logs its progress. Raises ShardRestartError if the partition cannot be read, and HandedOverError soon
     after `is_stopped` returns True.
@@ -75,7 +75,7 @@ def read_partition(
 class _Progress:
     """Progress of a restoration.
 
-    It is logged every few seconds, and it ends the reading if the shard must be released.
+    It logs the progress every few seconds, and ends the reading if the shard must be released.
     """
 
     def __init__(self, reader: LogReader, shard: int, is_stopped: Callable[[], bool]) -> None:
@@ -95,9 +95,9 @@ class _Progress:
 
 
 def trim_heap() -> None:
-    """Give memory that is free inside the process back to the system, after a restoration.
+    """Return free memory of the process to the system, after a restoration.
 
-    glibc would keep it, and the process would then occupy twice the memory that it needs.
+    Otherwise glibc keeps it, and the process would occupy twice the memory that it needs.
     """
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
     if trim is not None:

@@ -13,7 +13,7 @@ _NO_TRANSACTIONS = (
 def grant(operations: Sequence[str], resource: str) -> str:
     """Return the command that grants operations to the connector's user.
 
-    `resource` are the options of kafka-acls.sh that select the topic or group.
+    `resource` is the part of the command that selects the topic or group: options of kafka-acls.sh.
     """
     wanted = " ".join(f"--operation {operation}" for operation in operations)
     return f"kafka-acls.sh --bootstrap-server BROKER --add --allow-principal User:NAME {wanted} {resource}"

@@ -1,4 +1,4 @@
-"""Ends of row topics: the offset after the last record that a consumer sees in each partition."""
+"""Ends of row topics: for each partition, the offset after the last record that a consumer sees."""
 
 from functools import cache
 from typing import NamedTuple
@@ -11,21 +11,21 @@ _FIRST_SPAN = 1_000
 
 
 class RowEnd(NamedTuple):
-    """End of a row topic. `offsets`: per partition the offset after the last visible record; 0 if there is none."""
+    """End of a row topic: for each partition, the offset after the last visible record; 0 if there is none."""
 
     offsets: tuple[int, ...]
     topic_id: str
 
 
 class RowEnds:
-    """Ends of row topics, each looked up once. Its methods block."""
+    """Look-up of the ends of row topics. Each topic is looked up only once. The methods block."""
 
     def __init__(self, clients: Clients) -> None:
         self._clients = clients
         self.of = cache(self._look_up)
 
     def _look_up(self, topic: str) -> RowEnd:
-        """Return the end of a topic; without offsets if it does not exist.
+        """Return the end of a topic. It has no offsets if the topic does not exist.
 
         The high watermark is not used: it lies behind the markers of transactions, which consumers never see.
         """

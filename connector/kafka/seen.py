@@ -1,4 +1,4 @@
-"""The `seen` topic, which holds the rows of the deduplication index.
+"""The `seen` topic, which stores the rows of the deduplication index.
 
 A key is `{tenant}/{width}/{bucket}/{number}`. A bucket contains the rows of all calls that started in `width` hours;
 buckets are numbered from the epoch. A value is a version byte and packed entries (`fingerprints.ENTRY`).
@@ -27,7 +27,7 @@ _WORTH_AN_OBJECT = 1_000
 
 
 class Record(NamedTuple):
-    """Record of an internal topic, for the shard's partition. If `value` is None, it is a tombstone."""
+    """Record of an internal topic, for the shard's partition. It is a tombstone if `value` is None."""
 
     key: bytes
     value: bytes | None
@@ -48,7 +48,7 @@ class _Tail(NamedTuple):
 
 
 class Written(NamedTuple):
-    """Records that a commit writes, and the new tails, which become valid when the commit has succeeded.
+    """Records to write in a commit, and the new tails, which become valid when the commit has succeeded.
 
     A tail of None means that the bucket has no tail any more.
     """
@@ -58,7 +58,7 @@ class Written(NamedTuple):
 
 
 class SeenLog:
-    """One tenant's records in the `seen` topic. It decides into which record the next entries are written."""
+    """One tenant's records in the `seen` topic. It decides which record the next entries are written into."""
 
     def __init__(self, tenant: str) -> None:
         self._tenant = tenant
@@ -66,13 +66,13 @@ class SeenLog:
         self.width = _WIDTHS[-1]
 
     def write(self, entries: Entries, hours: Hours, room: int = _RECORD_MAX_BYTES) -> Written:
-        """Return the records that store `entries`. `hours` are their hours since the epoch.
+        """Return the records that store `entries`. `hours` holds the hour of each entry, counted since the epoch.
 
         Nothing changes in memory until `apply`. `room` is the maximum number of bytes of key and value of a record; a
         single entry is written even if it needs more.
 
-        The buckets of a new tenant have the longest width. If many entries are written at once, they show how many rows
-        the tenant has per hour, and a shorter width is chosen.
+        The buckets of a new tenant have the longest width. A large number of entries shows how many rows the tenant has
+        per hour. Then a shorter width is chosen.
         """
         if len(entries) >= _WORTH_AN_OBJECT:
             self.width = min(self.width, _fitting_width(len(entries) / (int(hours.max()) - int(hours.min()) + 1)))
@@ -101,7 +101,7 @@ class SeenLog:
     def forget(self, before_hour: int, most: int) -> Written:
         """Return tombstones for the records of buckets that end at or before `before_hour` (hours since the epoch).
 
-        At most about `most` tombstones are returned. The next commits write the rest.
+        The number of tombstones is limited to about `most`. Later calls return the rest.
         """
         records: list[Record] = []
         tails: dict[_Bucket, _Tail | None] = {}
@@ -114,13 +114,13 @@ class SeenLog:
         return Written(records, tails)
 
     def is_due(self, before_hour: int) -> bool:
-        """Return whether `forget` with this hour would return a tombstone."""
+        """Return whether `forget` would return a tombstone for this hour."""
         return any(bucket.end_hour <= before_hour for bucket in self._tails)
 
     def is_emptied_by(self, written: Written) -> bool:
-        """Return whether the topic holds no record of the tenant any more once `written` is committed.
+        """Return whether the topic will hold no record of the tenant any more once `written` is committed.
 
-        `written` is what `forget` has returned: its tombstones delete all records of a bucket.
+        `written` is a result of `forget`, whose tombstones delete all records of a bucket.
         """
         return self._tails.keys() <= {bucket for bucket, tail in written.tails.items() if tail is None}
 
@@ -133,16 +133,16 @@ class SeenLog:
                 self._tails[bucket] = tail
 
     def fit_width(self, remembered: int, hours: int) -> None:
-        """Choose the shortest width of buckets with which a bucket holds enough rows.
+        """Choose the shortest bucket width with which a bucket still holds enough rows.
 
-        `remembered` is the number of rows in the deduplication index, whose calls started within `hours` hours.
+        `remembered` is the number of rows in the deduplication index. Their calls started within `hours` hours.
         """
         self.width = _fitting_width(remembered / max(1, hours))
 
     def store_tail(self, bucket: _Bucket, tail: _Tail) -> None:
         """Store the tail of a bucket that was read from the topic.
 
-        If a record of the bucket with a higher number was read before, its tail is kept.
+        If a record of the bucket with a higher number was read before, nothing changes.
         """
         known = self._tails.get(bucket)
         if known is None or tail.number >= known.number:
@@ -151,7 +151,7 @@ class SeenLog:
     def _most_bytes(self, bucket: _Bucket, room: int) -> int:
         """Return how many bytes of entries fit into one record of a bucket.
 
-        It is a multiple of the size of an entry.
+        The result is a multiple of the size of an entry.
         """
         other_bytes = len(VERSION) + len(self._key(bucket, 10**9))
         return max(1, (min(room, _RECORD_MAX_BYTES) - other_bytes) // ENTRY.itemsize) * ENTRY.itemsize
@@ -167,8 +167,8 @@ def _fitting_width(rows_an_hour: float) -> int:
 def restore(records: Mapping[bytes, bytes]) -> dict[str, tuple[DedupIndex, SeenLog]]:
     """Restore the deduplication index of each tenant of a shard.
 
-    `records` is the newest value of each key in the shard's partition. Raises FatalError if a newer version of the
-    program has written a record.
+    `records` holds the newest value of each key in the shard's partition. Raises FatalError if a newer version of the
+    connector has written a record.
     """
     values: dict[str, list[bytes]] = defaultdict(list)
     last_hours: dict[str, list[int]] = defaultdict(list)
@@ -214,7 +214,8 @@ def tenant_of(key: bytes) -> str:
 def check_complete(topic: str, expected: Mapping[str, int], found: Collection[str]) -> None:
     """Raise FatalError if the dedup index of a tenant was lost, because all of its rows would be published again.
 
-    `expected` holds the number of rows per tenant according to its checkpoint. `found` holds the tenants with an index.
+    `expected` holds the number of rows per tenant according to its checkpoint. `found` holds the tenants that have an
+    index.
     """
     for tenant, rows in expected.items():
         if rows and tenant not in found:
@@ -230,9 +231,9 @@ def rows_per_hour(
 ) -> dict[str, tuple[int, NDArray[np.float64]]]:
     """Return, for each tenant in `starts`, its first hour and the number of rows per hour of call start.
 
-    `starts` holds the first hour of each tenant, and `end` is the hour after the last one; hours are counted since the
-    epoch. The rows of a bucket are spread evenly over those of its hours that are in the range. A row that was revised
-    may count twice.
+    `starts` holds the first hour of each tenant, and `end` is the hour after the last one. Hours are counted since the
+    epoch. The rows of a bucket are spread evenly over the hours of the bucket that lie in the range. A row that was
+    revised may count twice.
     """
     sizes: dict[str, dict[_Bucket, int]] = defaultdict(lambda: defaultdict(int))
     for key, value in records.items():
@@ -250,5 +251,5 @@ def rows_per_hour(
 
 
 def merge(parts: Iterable[Written]) -> list[Record]:
-    """Return the records of all parts, in order."""
+    """Return the records of all parts as one list, in order."""
     return [record for part in parts for record in part.records]

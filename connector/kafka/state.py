@@ -1,7 +1,7 @@
-"""The `state` topic: JSON records with a version, one per shard and one per tenant.
+"""The `state` topic: JSON records with a version number, one per shard and one per tenant.
 
 Records of older versions can be read. Records of newer versions are refused. The keys are `shard` and
-`checkpoint/{tenant}`. Times are in epoch seconds, because windows lie on whole seconds.
+`checkpoint/{tenant}`. Times are in epoch seconds, because windows begin and end at whole seconds.
 """
 
 from collections.abc import Mapping
@@ -27,7 +27,7 @@ _CHECKPOINT = "checkpoint/"
 
 
 class StateIdentity(NamedTuple):
-    """App, Kafka cluster and row topic that the state belongs to."""
+    """Owner of a state: the app, the Kafka cluster and the row topic."""
 
     app: str
     cluster: str
@@ -35,7 +35,7 @@ class StateIdentity(NamedTuple):
 
 
 class ShardRecord(msgspec.Struct, frozen=True):
-    """Record of a shard. It is the last record of each transaction.
+    """Record of a shard, which is the last record of each of its transactions.
 
     `control` is the offset of the next command to execute.
     """
@@ -60,7 +60,7 @@ class ShardRecord(msgspec.Struct, frozen=True):
 
 
 class Checkpoint(msgspec.Struct, frozen=True):
-    """Checkpoint of a tenant: its state without the rows in the deduplication index."""
+    """Checkpoint of a tenant: its committed state, except the rows in the deduplication index."""
 
     topic: str
     state: State
@@ -156,7 +156,7 @@ class _Version(msgspec.Struct):
 
 
 class Restored(NamedTuple):
-    """State of a shard as the state topic holds it. `shard` is None if it was never written."""
+    """State of a shard as read from the state topic. `shard` is None if the shard has no record."""
 
     shard: ShardRecord | None
     checkpoints: dict[str, Checkpoint]
@@ -239,9 +239,10 @@ def checkpoint_key(tenant: str) -> bytes:
 
 
 def restore(records: Mapping[bytes, bytes]) -> Restored:
-    """Restore the state of a shard. `records` is the newest value of each key in its partition.
+    """Restore the state of a shard. `records` holds the newest value of each key in the shard's partition.
 
-    Raises FatalError if a record was written by a newer version, or not by the connector, and for an incomplete copy.
+    Raises FatalError if the copy of the state is incomplete, or if a record was written by a newer version or not by
+    the connector.
     """
     if copy_marker.KEY in records:
         raise copy_marker.incomplete(records[copy_marker.KEY])
@@ -330,7 +331,8 @@ def _run(record: _SweepRecord) -> Run | None:
 def _state(record: _CheckpointRecord, sweeps: tuple[SweepState, ...], coverage: Coverage, orders: jobs.Orders) -> State:
     """Decode a tenant's state.
 
-    A record of an older version was cut at the horizon. The call time that was cut off does not count as a gap.
+    In a record of an older version, call time behind the horizon was removed from the coverage. This call time does not
+    count as a gap.
     """
     start = _instant(record.start)
     ranges = tuple(_range(one) for one in record.ranges)

@@ -41,7 +41,7 @@ class Found(NamedTuple):
 
 
 class Foreseen(NamedTuple):
-    """Expected outcome of creating topics: problems, and a text about settings that brokers would refuse."""
+    """Expected outcome of creating topics: problems, and a text about settings that the brokers would refuse."""
 
     problems: list[Problem]
     left_out: str
@@ -50,7 +50,7 @@ class Foreseen(NamedTuple):
 class TopicAdmin:
     """Administration of topics. Its methods block, each for seconds at most.
 
-    `look` and `ensure` raise BrokersUnavailableError. The first request waits for a token if brokers ask for one.
+    `look` and `ensure` raise BrokersUnavailableError. The first request waits for a token if brokers require one.
     """
 
     def __init__(self, clients: Clients) -> None:
@@ -77,7 +77,7 @@ class TopicAdmin:
     def _unavailable(self, error: KafkaError) -> BrokersUnavailableError:
         """Return an error that explains why no broker answered.
 
-        The errors of single connections explain more than the time-out of the request.
+        It contains the errors of single connections, which explain more than the time-out of the request.
         """
         self._client.poll(0)
         for problem in reversed(self._connection_errors):
@@ -97,7 +97,7 @@ class TopicAdmin:
         return BrokersUnavailableError(transport[-1].str() if transport else error.str())
 
     def unanswered(self, error: KafkaError) -> BrokersUnavailableError:
-        """Return an error that explains why a request failed although a broker has described the cluster before.
+        """Return an error that explains why a request failed although a broker has answered another request before.
 
         The usual reason is an advertised address that cannot be reached.
         """
@@ -111,7 +111,7 @@ class TopicAdmin:
     def create(self, topics: Sequence[Topic], replication_factor: int) -> list[tuple[Topic, Problem]]:
         """Create topics.
 
-        Return those that cannot be created, with the problem. A topic that exists already is not a problem.
+        Return the topics that cannot be created, each with the problem. It is not a problem if a topic already exists.
         """
         problems: list[tuple[Topic, Problem]] = []
         left_out = {}
@@ -185,7 +185,7 @@ class TopicAdmin:
             raise BrokersUnavailableError(error.args[0].str()) from error
 
     def warn_of_limits(self, names: Sequence[str]) -> None:
-        """Log a warning for each topic whose limit is lower than the default limit of a producer."""
+        """Log a warning for each topic that accepts only shorter records than a producer sends by default."""
         for topic, limit in self._limits.low(names).items():
             _logger.warning("topic_record_limit_low", topic=topic, limit=limit, remedy=raise_command(topic))
 
@@ -216,8 +216,8 @@ class TopicAdmin:
     ) -> Found:
         """Create missing topics and check existing ones.
 
-        Raises FatalError for a problem that retrying cannot fix, if it concerns all tenants: a problem of an internal
-        topic, of `shared_topic`, or of all row topics. A problem of another row topic makes only this topic unusable.
+        Raises FatalError for a problem that retrying cannot fix and that concerns all tenants: a problem of an internal
+        topic, of `shared_topic`, or of all row topics. A problem of a single row topic makes only this topic unusable.
         Raises BrokersUnavailableError for a problem that retrying can fix.
         """
         try:
@@ -261,9 +261,9 @@ class TopicAdmin:
         return found, problems
 
     def _look_for(self, topics: Sequence[Topic]) -> tuple[Found, list[Topic]]:
-        """Wait for a few seconds until the topics are visible.
+        """Wait for a few seconds until the topics are visible in the metadata.
 
-        Return the metadata, and the topics that are not visible.
+        Return the metadata, and the topics that are still not visible.
         """
         deadline = time.monotonic() + _VISIBLE_S
         while True:

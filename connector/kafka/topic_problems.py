@@ -11,7 +11,7 @@ from connector.kafka.topics import Topic, alter_command, create_command
 
 
 class Problem(NamedTuple):
-    """A problem and its remedy."""
+    """Problem that an operator must solve, with its remedy."""
 
     wrong: str
     remedy: str
@@ -36,7 +36,7 @@ def wrong_counts(topics: Sequence[Topic], partitions: Mapping[str, int]) -> list
 
 
 def wrong_keys(topics: Sequence[tuple[Topic, str | None]]) -> list[tuple[Topic, Problem]]:
-    """Return the problem of each compacted topic in which rows would replace others because `rows.key` is not unique.
+    """Return a problem for each compacted topic whose rows would replace each other because `rows.key` is not unique.
 
     `topics` are pairs of a topic and its cleanup.policy.
     """
@@ -71,7 +71,7 @@ def wrong_policies(topics: Sequence[Topic], settings: Mapping[str, Mapping[str, 
 
 
 def absent(topic: Topic) -> Problem:
-    """Return the problem of a topic that does not exist, if the connector is configured not to create topics."""
+    """Return the problem of a topic that does not exist and that the connector is not allowed to create."""
     wrong = f"topic {topic.name} does not exist and kafka.create_topics is false"
     return Problem(wrong, f"create it with: {create_command(topic)}")
 
@@ -90,7 +90,7 @@ _COSTS = {
 
 
 def costs(left_out: Iterable[Sequence[str]]) -> str:
-    """Return the consequences of the settings that brokers refused, as text."""
+    """Describe the consequences of settings that brokers refused. `left_out` holds these settings for each topic."""
     names = (re.split("[= ]\\S*$", setting)[0] for settings in left_out for setting in settings)
     return "; ".join(dict.fromkeys(_COSTS[name] for name in names))
 

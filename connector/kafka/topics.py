@@ -16,9 +16,9 @@ _COMPACTED = {
 
 
 class Topic(NamedTuple):
-    """Topic with the settings for its creation.
+    """Topic, with the settings with which it is created.
 
-    The partitions of an existing topic are checked only if `fixed` is True.
+    The number of partitions of an existing topic is checked only if `fixed` is True.
     """
 
     name: str
@@ -85,7 +85,7 @@ def wanted(
     topic_settings: Mapping[str, str],
     key: str = "id",
 ) -> list[Topic]:
-    """Return all topics that the connector uses. `key` is the field of a row that is the key of its record."""
+    """Return all topics that the connector uses. `key` is the field of a row that becomes the key of its record."""
     names = Names(app)
     topics = []
     for topic in dict.fromkeys(row_topics):

@@ -121,7 +121,10 @@ class Transactions(Publisher):
         return sum(map(len, contents.rows.values())) + len(lost.checkpoints)
 
     def _write_transaction(self, producer: Producer, contents: TransactionContents, context: CommitContext) -> Offsets:
-        """Write all records of a transaction and send its offsets, but do not commit it. Raises KafkaException."""
+        """Begin a transaction, write all its records and send its offsets, but do not commit it.
+
+        Raises KafkaException.
+        """
         transaction, self._written = uuid.uuid4().hex, {}
         with fatal_errors():
             producer.begin_transaction()
@@ -148,8 +151,8 @@ class Transactions(Publisher):
     def _drop_proven(self) -> None:
         """Remove from `_unproven` the commits whose markers are written in all partitions.
 
-        The last stable offset proves this: a commit whose records lie before it can no longer be aborted. Raises
-        ShardRestartError if a marker is missing for too long, because the transaction then hangs.
+        The last stable offset proves this: a commit whose records lie before it can no longer be aborted. If a marker
+        is missing for too long, the transaction hangs, and ShardRestartError is raised.
         """
         if not self._unproven:
             return
@@ -167,7 +170,7 @@ class Transactions(Publisher):
         """Abort all open transactions of this transactional id in the given partitions.
 
         This starts a transaction, writes a tombstone to each partition and aborts the transaction. The abort writes a
-        marker to each partition, and this marker ends all open records of the producer there.
+        marker to each partition. The marker also ends all earlier open transactions of the producer in this partition.
         """
         producer = self._opened()
         try:
@@ -186,8 +189,8 @@ class Transactions(Publisher):
     def _cause(self, producer: Producer, error: KafkaException, context: CommitContext) -> KafkaException:
         """Return the error that made a transaction fail.
 
-        If librdkafka only reports that it has purged the records, the next call of a function of librdkafka reports the
-        cause.
+        librdkafka may only report that it has purged the records. Then the next call of a librdkafka function reports
+        the real cause.
         """
         if error.args[0].code() in _PURGED:
             try:
@@ -199,9 +202,9 @@ class Transactions(Publisher):
     def _send_offsets(self, producer: Producer, context: CommitContext) -> None:
         """Send the offsets to the transaction, in a thread that can be abandoned.
 
-        After the restart of a broker the function may never return, whatever its time-out (observed with librdkafka
-        2.16). If it does not return in time, the producer is dropped; the next producer with the transactional id
-        fences anything that the abandoned thread may still do.
+        After the restart of a broker, the function of librdkafka may never return, whatever its time-out (observed with
+        librdkafka 2.16). If it does not return in time, the producer is dropped. The next producer with the
+        transactional id fences anything that the abandoned thread may still do.
         """
         control = TopicPartition(context.topic, context.partition, context.offset)
         outcome: list[KafkaException | None] = []
@@ -265,7 +268,7 @@ class Transactions(Publisher):
 
 
 class _LostContents(TransactionContents):
-    """Contents of a transaction that writes lost records of the shard's committed transactions again."""
+    """Contents of the transaction that writes lost records of committed transactions again."""
 
     def __init__(self, publisher: Transactions, inspection: hanging.Inspection, lost: hanging.LostCommits) -> None:
         self._publisher = publisher
@@ -289,7 +292,7 @@ _UNDELIVERED = _PURGED | {KafkaError._MSG_TIMED_OUT}  # noqa: SLF001
 
 
 def _send(producer: Producer, control: TopicPartition, metadata: Any, outcome: list[KafkaException | None]) -> None:
-    """Send an offset and append the error, or None after a success, to `outcome`."""
+    """Send an offset. Append the error, or None after a success, to `outcome`."""
     try:
         with fatal_errors():
             producer.send_offsets_to_transaction([control], metadata, _CALL_S)

@@ -25,7 +25,7 @@ Places = dict[str, dict[int, list[tuple[int, int]]]]
 
 
 class Lost(NamedTuple):
-    """Records that are in their partitions, but that a `read_committed` reader does not find."""
+    """Records that `read_committed` readers do not find, although the records are still in their partitions."""
 
     records: dict[Place, list[Message]]
     unreadable: dict[Place, str]
@@ -33,7 +33,7 @@ class Lost(NamedTuple):
 
 
 def last_offsets(places: Places) -> dict[Place, int]:
-    """Return the offset of the last of these records in each partition."""
+    """Return the last offset of `places` in each partition."""
     return {
         (topic, number): offset_ranges[-1][1] for topic, of in places.items() for number, offset_ranges in of.items()
     }
@@ -50,10 +50,10 @@ def merge(*parts: Places) -> Places:
 
 
 def after(places: Places, stable: Mapping[Place, int | None]) -> Places:
-    """Return the ranges that are not completely below the last stable offset in `stable`.
+    """Return the ranges that end at or after the last stable offset of their partition in `stable`.
 
-    Their commit or abort marker may not be written yet. A topic that does not exist (None in `stable`) has no such
-    ranges.
+    The commit or abort marker of these records may not be written yet. A partition that does not exist (None in
+    `stable`) has no such ranges.
     """
     left: Places = {}
     for topic, partitions in places.items():
@@ -99,7 +99,7 @@ def undecided(
 ) -> set[Place]:
     """Wait until no transaction is open below the offsets in `ends`. Return the partitions where one is still open.
 
-    `None` as an offset means the current end of the partition. Blocks, for about `within_s` seconds at most. Raises
+    In `ends`, None means the current end of the partition. Blocks, for about `within_s` seconds at most. Raises
     HandedOverError soon after `is_stopped` returns True.
     """
     waiting, goals, missing_since = set(ends), dict[Place, int](), dict[Place, float]()
@@ -123,7 +123,7 @@ def undecided(
 
 
 def lost(clients: Clients, places: Places) -> Lost:
-    """Return the records in `places` that a `read_committed` reader does not find.
+    """Return the records in `places` that `read_committed` readers do not find.
 
     No transaction may be open below these records. A record that was deleted or compacted is not lost. Blocks. Raises
     ShardRestartError if brokers do not answer.
@@ -155,9 +155,10 @@ def lost(clients: Clients, places: Places) -> Lost:
 def read(
     clients: Clients, ranges: Mapping[Place, tuple[int, int]], isolation: str
 ) -> tuple[dict[Place, dict[int, Message]], dict[Place, str]]:
-    """Read the records in `ranges`. Return them by partition and offset, and the reasons why partitions cannot be read.
+    """Read the records in `ranges`, which hold the first and last offset per partition.
 
-    Blocks. Raises ShardRestartError.
+    Return the records by partition and offset, and the partitions that cannot be read with the reason. Blocks. Raises
+    ShardRestartError.
     """
     found: dict[Place, dict[int, Message]] = {of: {} for of in ranges}
     unreadable: dict[Place, str] = {}

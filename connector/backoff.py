@@ -1,4 +1,4 @@
-"""Exponential back-off for everything except requests to Graph: the request budget has a back-off of its own."""
+"""Exponential back-off for all retries except requests to Graph, whose request budget has its own back-off."""
 
 from collections.abc import Iterator
 

@@ -1,4 +1,4 @@
-"""Settings of the Kafka clients. Only this module combines the sign-in of Microsoft with the Kafka clients."""
+"""Settings of the Kafka clients. Only this module combines sign-in with a Microsoft identity and the Kafka clients."""
 
 from connector.config import EventHubs, Settings
 from connector.graph.bearer import Bearer

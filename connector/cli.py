@@ -1,10 +1,10 @@
 """Command line: commands, exit codes and one-sentence errors. Only this module calls `sys.exit`.
 
-1. Exit code 2 means that configuration or arguments are wrong and nothing was done. 130 is Ctrl-C, except for `run` and
-   `simulate`, which exit with 0 after Ctrl-C.
+1. Exit code 2 means that configuration or arguments are wrong and nothing was done. 130 means that the command was
+   stopped with Ctrl-C. Only `run` and `simulate` exit with 0 after Ctrl-C.
 2. A mistake of the user is reported in one line per problem on standard error, never with a traceback. A bug is logged
    with its traceback.
-3. No core file is written: it would hold tokens, secrets and rows.
+3. No core file is written: it would contain tokens, secrets and rows.
 4. The module of a command declares only the options. It imports everything else when the command is called, because
    importing everything at the start would make `--help` take 0.8 s instead of 0.1 s.
 """
@@ -112,7 +112,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
 
 def _write_in_any_locale() -> None:
-    """Replace characters that the locale's encoding lacks, instead of failing to write them."""
+    """Let output streams replace characters that the locale's encoding lacks, instead of raising an error."""
     for stream, errors in ((sys.stdout, "replace"), (sys.stderr, "backslashreplace")):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors=errors)

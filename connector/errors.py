@@ -15,7 +15,7 @@ class ConnectorError(Exception):
 
 
 class ConfigurationError(ConnectorError):
-    """Invalid configuration or arguments. The process exits with code 2 and has done nothing.
+    """Invalid configuration or arguments. The process exits with code 2 without having done anything.
 
     `problems` holds one sentence per problem.
     """
@@ -26,9 +26,9 @@ class ConfigurationError(ConnectorError):
 
 
 class FatalError(ConnectorError):
-    """Problem that retrying cannot fix, such as wrong topic settings or state that a newer version has written.
+    """Problem that retrying cannot fix, such as wrong topic settings, or state that a newer version has written.
 
-    The exit code is 1.
+    The process exits with code 1.
     """
 
     def __init__(self, wrong: str, remedy: str = "") -> None:
@@ -39,7 +39,7 @@ class FatalError(ConnectorError):
 
 
 class SourceError(ConnectorError):
-    """Failure of Graph or of its sign-in. It never moves a checkpoint."""
+    """Failure of Graph or of sign-in to it. It never moves a checkpoint."""
 
     of_range = False
     "True if the failure concerns only the requested range of call time, so that another range may succeed."
@@ -66,9 +66,10 @@ class TransientError(SourceError):
 
 
 class PermanentError(SourceError):
-    """Failure that needs operator action. The tenant fails and is retried slowly. Other tenants are not affected.
+    """Failure of Graph or of sign-in to it that needs operator action.
 
-    The message states what the operator has to repair.
+    The tenant fails and is retried at long intervals. Other tenants are not affected. The message states what the
+    operator has to repair.
     """
 
     def __init__(self, reason: PermanentReason, message: str, explanation: str = "") -> None:
@@ -77,7 +78,7 @@ class PermanentError(SourceError):
 
 
 class RangeTooLongError(SourceError):
-    """Range of call time that is too long: Graph refused it (406), or its page chain does not end.
+    """Range of call time that is too long: Graph refused it (406), or its page chain has too many pages.
 
     The range must be split.
     """
@@ -105,7 +106,7 @@ class ForbiddenError(BrokersUnavailableError):
 
 
 class RegistryUnavailableError(ConnectorError):
-    """Schema registry that is not available: no answer, status 401, 403 or 5xx, or invalid JSON.
+    """Schema registry that is not available: no answer, status 401, 403 or 5xx, or an answer that is not JSON.
 
     The connector retries.
     """
@@ -126,4 +127,4 @@ class FencedError(ShardRestartError):
 
 
 class HandedOverError(ConnectorError):
-    """Hand-over of the shard: its partition is not assigned to this worker any more, so the worker stops the shard."""
+    """Hand-over of the shard: its partition is no longer assigned to this worker, so the worker stops the shard."""

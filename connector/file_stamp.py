@@ -1,4 +1,4 @@
-"""Modification time, size and inode of a file. They show whether a file has changed, without reading it."""
+"""Modification time, size and inode of a file, which show whether the file has changed without reading it."""
 
 from pathlib import Path
 from typing import NamedTuple

@@ -26,7 +26,7 @@ _WRITE = "write http://HOST:PORT"
 
 
 class UnusableProxyError(ValueError):
-    """Proxy variable with an unusable value. The message continues a sentence that begins with the variable's name."""
+    """Proxy variable with an unusable value. Put the variable's name before the message to get a complete sentence."""
 
     def __init__(self, variable: str, problem: str) -> None:
         super().__init__(problem)
@@ -56,7 +56,7 @@ class Proxy(NamedTuple):
 
     @property
     def headers(self) -> dict[str, str]:
-        """Return the headers that authenticate the connector to the proxy. There are none without a user name."""
+        """Return the headers that authenticate the connector to the proxy. They are empty without a user name."""
         if not self.user:
             return {}
         pair = f"{self.user}:{self.password}"

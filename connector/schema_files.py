@@ -1,4 +1,7 @@
-"""Avro schemas that ship with the connector: inside the installed package, or next to the package in a checkout."""
+"""Avro schemas that ship with the connector.
+
+They lie inside the installed package, or next to the package in a checkout.
+"""
 
 from pathlib import Path
 

@@ -1,6 +1,6 @@
 """Tenants and jobs as the JSON objects TENANT and JOB of docs/interface.md, for /status and for the commands.
 
-1. They are computed from committed state. A worker and a command that runs without a worker therefore agree.
+1. They are computed from committed state, so a running worker and a command without a worker give the same result.
 2. Values that only a running worker has are passed as arguments: the current failure, and the number of rows in the
    deduplication index.
 """
@@ -31,7 +31,7 @@ _EVER_S = 1e8
 
 @dataclass(frozen=True)
 class ReportedTenant:
-    """Tenant that a report describes.
+    """Tenant to report.
 
     `key` is its id in lower case. `configured` is None if the tenant has state but is not configured any more.
     """
@@ -42,14 +42,14 @@ class ReportedTenant:
 
     @property
     def id(self) -> str:
-        """Return the tenant's id as the configuration spells it, else in lower case."""
+        """Return the tenant's id as spelled in the configuration, or in lower case if it is not configured."""
         return self.configured.id if self.configured else self.key
 
 
 def unknown(subject: ReportedTenant, reason: str) -> dict[str, Any]:
-    """Return the JSON object TENANT without measured values, for a tenant whose state is not known.
+    """Return the JSON object TENANT for a tenant whose state is not known. It contains no measured values.
 
-    `reason` states why.
+    `reason` states why the state is not known.
     """
     return {
         "id": subject.id,
@@ -87,7 +87,7 @@ def tenant(
     """Return the JSON object TENANT for a tenant with this checkpoint.
 
     `failing` is the reason and the message of the tenant's current failure. `remembered` is the number of its rows in
-    the deduplication index. `idle` states why nothing of the tenant is being read; it is empty if no reason is known.
+    the deduplication index. `idle` states why the tenant is not being read; it is empty if no reason is known.
     """
     state = checkpoint.state
     through = state.coverage.through
@@ -194,7 +194,7 @@ def _unread(state: State, gaps: Sequence[Window], now: datetime, *, is_read: boo
 
 
 def _last_read(state: State) -> str | None:
-    """Return the time of the tenant's latest committed read, or None if there is none."""
+    """Return the time at which the tenant was last read, as far as it is committed; None if it was never read."""
     reads = state.coverage.reads
     return instants.text(max(read.at for read in reads)) if reads else None
 
@@ -238,10 +238,10 @@ def _cause(subject: ReportedTenant, state: State, failing: tuple[str, str] | Non
 
 
 def _second(moment: datetime | None) -> str | None:
-    """Return `moment` as text in whole seconds, because the state topic stores whole seconds.
+    """Return `moment` as text in whole seconds; None if `moment` is None.
 
-    A worker has the fraction of a second in memory until it restarts. Without rounding, a restart would change the
-    text.
+    A worker keeps fractions of a second in memory, but the state topic stores whole seconds. Without rounding, the text
+    would change when the worker restarts.
     """
     return instants.text(moment.replace(microsecond=0)) if moment else None
 

@@ -1,8 +1,9 @@
-"""TLS trust in servers: the same rules with every Python version, and a precise reason if a certificate is refused.
+"""TLS verification of servers: the same rules in every Python version, and precise reasons for refused certificates.
 
-Python 3.13 made its default rules for CA certificates stricter (RFC 5280). A network with a TLS-inspecting proxy could
-therefore work with one Python version and fail with another. The connector always applies the strict rules, unless the
-configuration turns them off with `tls_strict = false`. The message for a certificate that breaks a rule names the rule.
+Python 3.13 made its default rules for CA certificates stricter (RFC 5280). In a network with a TLS-inspecting proxy,
+the connector could therefore work with one Python version and fail with another. So it always applies the strict rules,
+unless the configuration turns them off with `tls_strict = false`. If a certificate breaks a rule, the message names the
+rule.
 """
 
 import ssl
@@ -72,7 +73,7 @@ class Trust:
     def describe(self, error: ssl.SSLError) -> str:
         """Return what is wrong with the server's TLS and, after a semicolon, what to do.
 
-        The text completes a sentence about the server and contains nothing that the server sent.
+        The text completes a sentence whose subject is the server. It contains nothing that the server sent.
         """
         if not isinstance(error, ssl.SSLCertVerificationError):
             return _describe_handshake(error)

@@ -1,1 +1,4 @@
-"""Source of pages from Microsoft Graph, with sign-in. Only this package uses msal and the client of aiohttp."""
+"""Source of pages of call records from Microsoft Graph, including sign-in.
+
+Only this package uses msal and the HTTP client of aiohttp.
+"""

@@ -1,20 +1,20 @@
-"""Access tokens of one tenant, acquired with msal but without letting msal wait for the network.
+"""Access tokens of one tenant. They are acquired with msal, but msal itself never waits for the network.
 
 msal is synchronous: it sends its HTTP requests through a client (`http_client`) that it calls in the middle of its
 work. A sign-in that hangs would block a thread, and with many tenants it would block all threads. This module therefore
 runs msal repeatedly. Each time, msal gets the responses that have arrived so far and is stopped at the first missing
-one. The event loop then makes the missing request, and msal runs again from the start. The few threads only compute
-signatures and read secrets.
+one. The event loop then sends the request for the missing response, and msal runs again from the start. The few threads
+only compute signatures and read secrets.
 
 Rules:
 
 1. At most one token request per tenant is in flight; all callers that need the token wait for the same request.
-2. A token is renewed in the last quarter of its lifetime while it is still valid, so that a short outage of sign-in
-   has no effect.
-3. After a failure the msal application is created again: msal caches errors in memory, and a changed secret needs a
-   new instance in any case.
-4. The token of a managed identity is requested without a proxy. The token must belong to the configured tenant. This is
-   checked, because Azure alone determines the tenant of a managed identity.
+2. A token is renewed in the last quarter of its lifetime while it is still valid, so that a short outage of sign-in has
+   no effect.
+3. After a failure the msal application is created again: msal caches errors in memory, and a changed secret needs a new
+   instance in any case.
+4. The token of a managed identity is requested without a proxy. The module checks that the token belongs to the
+   configured tenant, because Azure alone determines the tenant of a managed identity.
 """
 
 import asyncio
@@ -75,7 +75,7 @@ class Pauses:
 
 
 class SignIn:
-    """Sign-in of one tenant: acquires, keeps and renews the tenant's access token."""
+    """Sign-in of one tenant. It acquires, caches and renews the tenant's access token."""
 
     def __init__(  # noqa: PLR0913
         self,
@@ -92,7 +92,7 @@ class SignIn:
         """Create the sign-in of a tenant.
 
         `pauses` are the pauses of the tenant's previous sign-in, if there was one. `directories` records which tenant
-        reads which directory, so that no directory is read twice; None turns this check off.
+        reads which directory, so that no directory is read twice. If it is None, this is not checked.
         """
         self._transport = transport
         self._pool = pool
@@ -116,7 +116,7 @@ class SignIn:
         "Host of Graph in the tenant's cloud. It is empty until the tenant's sign-in metadata was read."
 
     def asked_s(self, now: float) -> float:
-        """Return the total seconds, up to `now`, for which `Retry-After` headers of sign-in have delayed requests."""
+        """Return for how many seconds in total, up to `now`, `Retry-After` headers of sign-in have delayed requests."""
         return self._pauses.asked.at(now)
 
     async def token(self) -> str:
@@ -127,7 +127,10 @@ class SignIn:
         return (await self.held()).text
 
     async def held(self) -> Token:
-        """Return a valid access token with its times. It waits and raises errors in the same way as `token`."""
+        """Return a valid access token together with its times. If there is none yet, acquire one as `token` does.
+
+        Raise the errors of `token`.
+        """
         now = time.monotonic()
         if self._held is not None and now < self._held.serves_until:
             self._check_reader(self._held.directory)
@@ -224,16 +227,16 @@ class SignIn:
         )
 
     async def _look_at_files(self) -> identity.Credential | None:
-        """Read the credential again if one of its files has changed.
+        """Read the credential again if one of its files has changed. Return None if nothing has changed.
 
-        If a file has become unusable, this is logged before the credential is needed for the next token.
+        If a file has become unusable, this is logged early, before the next token needs the credential.
         """
         if not await self._compute(lambda: identity.has_changed(self._tenant.identity)):
             return None
         return await self._read_credential()
 
     async def _read_credential(self) -> identity.Credential:
-        """Return the current credential. If it cannot be used, return the last usable one.
+        """Read and return the current credential. If it cannot be used, return the last usable one.
 
         Raise PermanentError if there was no usable credential yet.
         """
@@ -302,10 +305,10 @@ class SignIn:
             answers.append(await self._fetch(request, credential))
 
     async def _fetch(self, request: Request, credential: identity.Credential) -> Response:
-        """Send a request of msal and return the response, which has status 200 and a JSON object as its body.
+        """Send a request for msal. Return the response if it has status 200 and a JSON object as its body.
 
-        Raise PermanentError or TransientError for any other response. msal must not see such a response, because msal
-        would write all of it to the log.
+        Raise PermanentError or TransientError for any other response. msal must not receive such a response, because
+        msal would write all of it to the log.
         """
         by_azure = credential.kind == "managed_identity"
         try:
@@ -375,7 +378,7 @@ def _lifetime_s(expires_in: object) -> float:
 def _retrieve_exception(flight: asyncio.Task[Token]) -> None:
     """Retrieve the exception of a finished task, because asyncio logs every exception that was never retrieved.
 
-    Nothing else may retrieve it: the callers that waited for the task may have been cancelled.
+    All callers that waited for the task may have been cancelled, so this may be the only code that retrieves it.
     """
     if not flight.cancelled():
         flight.exception()

@@ -1,4 +1,7 @@
-"""Access tokens for the Kafka clients, which are synchronous. A thread with its own event loop acquires the tokens."""
+"""Access tokens for the Kafka clients.
+
+A thread with its own event loop acquires them, because the clients are synchronous.
+"""
 
 import asyncio
 import threading
@@ -24,8 +27,8 @@ class Bearer:
     """Callback that gives librdkafka its tokens (`oauth_cb`). It is thread-safe and returns within 5 s.
 
     While sign-in is unavailable, it returns an invalid token that every broker rejects. Without any token, the
-    constructor of a client would fail. With an invalid token, the client waits for sign-in in the same way as it waits
-    for brokers: librdkafka calls again within seconds.
+    constructor of a client would fail. With an invalid token, the client continues to try, in the same way as if
+    brokers were unavailable: librdkafka calls this callback again within seconds.
     """
 
     sign_in: SignIn

@@ -1,4 +1,4 @@
-"""Client for the direct routing log of Graph. All tenants of a process share it."""
+"""Client for call records of Graph. All tenants of a process share it."""
 
 import asyncio
 import time
@@ -48,7 +48,9 @@ class GraphClient:
         self._directories = Directories()
         self._now = now
         self.clock = TrustedClock(now)
-        "Time that Graph has confirmed. It decides about windows, about removing old rows, and about progress records."
+        """Time that Graph has confirmed. It decides which windows are read, which old rows are removed, and when
+        progress records are due.
+        """
         self._is_asking_date = False
 
     async def __aenter__(self) -> Self:
@@ -70,9 +72,12 @@ class GraphClient:
     ) -> "Source":
         """Create the source of one tenant's pages. Its first request waits for one interval of the request budget.
 
-        `now` returns the time at which a page counts as received. A tenant gets another source when its shard restarts
-        or is assigned again, or when SIGHUP changes the tenant's configuration. The tenant's budget and the pauses of
-        its sign-in belong to the client and are kept.
+        `now` returns the time at which a page counts as received. `patience_s` is the number of seconds after which a
+        page that cannot be read makes its page chain fail.
+
+        A tenant gets another source when its shard restarts or is assigned again, or when SIGHUP changes the tenant's
+        configuration. The tenant's budget and the pauses of its sign-in are not reset by this, because they belong to
+        the client.
         """
         health = Health(patience_s)
         limits = self._limits_of(tenant)
@@ -110,10 +115,10 @@ class GraphClient:
         return limits
 
     async def learn_time(self, source: "Source") -> None:
-        """Wait until Graph has answered a request of any tenant, because the Date of the response sets the clock.
+        """Wait until Graph has answered any tenant's request, because the `Date` header of the response sets the clock.
 
-        If no answer has arrived, request the Date through `source`. While another tenant's request for the Date is in
-        flight, wait up to 2 s for its response first. Raise the errors of `Source.pages`.
+        If no response has arrived yet, send a request for the `Date` through `source`. If another tenant's request for
+        the `Date` is in flight, first wait up to 2 s for its response. Raise the errors of `Source.pages`.
         """
         if self._is_asking_date:
             with suppress(TimeoutError):
@@ -134,9 +139,9 @@ class GraphClient:
             await asyncio.gather(asking, known, return_exceptions=True)
 
     def _compare_clocks(self, server_now: datetime | None) -> None:
-        """Pass the time of Graph to the clock, and log a difference of more than 30 s.
+        """Pass the time of Graph to the clock, and log a difference of more than 30 s to the clock of this machine.
 
-        The difference is logged once, and again only after the clocks have agreed in between.
+        The difference is logged once. It is logged again only if the clocks have agreed in the meantime.
         """
         self.clock.answered(server_now)
         if server_now is None:
@@ -149,7 +154,7 @@ class GraphClient:
 
 
 class _Limits(NamedTuple):
-    """Request budget of one tenant and the pauses of its sign-in. They are kept as long as the process runs."""
+    """Request budget of one tenant and the pauses of its sign-in. They exist as long as the process runs."""
 
     budget: Budget
     pauses: Pauses

@@ -10,11 +10,11 @@ _SET_BACK = timedelta(minutes=2)  # a response arrives within this time of its D
 
 
 class TrustedClock:
-    """Clock of this machine, limited by the Date of Graph's responses, because a machine's clock may be days ahead.
+    """Clock of this machine, limited by the `Date` headers of Graph's responses: a machine's clock may be days ahead.
 
-    Between two responses the monotonic clock continues the time of the last Date, so that a jump of the machine's clock
-    has no effect. The monotonic clock stops while a machine is suspended. The time is then too early until the next
-    response, which is harmless.
+    After a response, the time of its `Date` header continues with the monotonic clock, so that a jump of the machine's
+    clock has no effect. The monotonic clock stops while a machine is suspended. Then the time is too early until the
+    next response, which is harmless.
     """
 
     def __init__(
@@ -27,7 +27,10 @@ class TrustedClock:
         self._dated: tuple[datetime, float] | None = None
 
     def answered(self, server_now: datetime | None) -> None:
-        """Record the Date of a response. If the response has no Date, the clock of this machine is trusted."""
+        """Record the `Date` header of a response, as `server_now`.
+
+        If it is None, the clock of this machine is trusted.
+        """
         self.known.set()
         if server_now is None:
             return

@@ -1,4 +1,4 @@
-"""Directories of Microsoft Entra and the configured tenants that read them.
+"""Directories of Microsoft Entra, and which configured tenant reads each of them.
 
 A directory can be configured by its id and by each of its domains. Only an access token shows that two configured
 tenants are the same directory. If both were read, the rows of the directory would be published twice.
@@ -28,7 +28,7 @@ class Directories:
     def other_reader(self, directory: str, tenant: Tenant) -> Tenant | None:
         """Return the other tenant that already reads the directory.
 
-        If there is none, record `tenant` and return None.
+        If there is none, record that `tenant` reads it, and return None.
         """
         reader = self._readers.get(directory)
         if reader is None or tenant.key == directory:

@@ -1,4 +1,7 @@
-"""Causes and remedies for OAuth errors of sign-in. The error's own description is never shown: it may quote secrets."""
+"""Causes and remedies for OAuth errors of sign-in.
+
+The description that an error contains is never shown, because it may quote secrets.
+"""
 
 import json
 import re
@@ -139,7 +142,7 @@ _REMEDY_OF_AZURE = "this machine has no such managed identity; assign it, and ch
 
 
 class EntraError(NamedTuple):
-    """Error that sign-in returned, with its codes as text for messages."""
+    """Error that sign-in returned. `codes` holds its error codes as text for messages."""
 
     codes: str
     correlation_id: str
@@ -150,7 +153,7 @@ class EntraError(NamedTuple):
 
 
 def read(document: Mapping[str, Any], kind: str) -> EntraError | None:
-    """Return the error that a response of sign-in holds, or None if it holds none.
+    """Return the error in a response of sign-in, or None if the response contains none.
 
     `kind` is the configuration key of the credential, which the remedy names.
     """

@@ -1,4 +1,4 @@
-"""One request to Graph with the metadata of its response, and the log of failed requests."""
+"""One request to Graph with the metadata of its response, and the logging of failed requests."""
 
 import re
 import time
@@ -52,8 +52,8 @@ class Exchange:
 class RequestFailures:
     """Log of one tenant's failed requests.
 
-    Failures with the same status and error code are one kind. The first failure of a kind is logged at once. Further
-    failures of that kind are logged once per minute, with their number.
+    Failures with the same status and error code are of one kind. The first failure of a kind is logged at once. Further
+    failures of this kind are counted, and the number is logged once per minute.
     """
 
     def __init__(self, label: str) -> None:
@@ -91,9 +91,9 @@ class _ErrorBody(msgspec.Struct):
 
 
 def _code(body: bytes) -> str:
-    """Return the error code of Graph from a response body, or an empty string if there is none.
+    """Return Graph's error code from a response body, or an empty string if there is none.
 
-    Gateways answer with HTML. Text that does not look like a code may be confidential, so it is not logged.
+    Gateways answer with HTML. Text that does not look like an error code may be confidential, so it is not logged.
     """
     try:
         return _safe(msgspec.json.decode(body, type=_ErrorBody).error.code)

@@ -58,7 +58,7 @@ class Health:
         self.up = True
 
     def answered(self, now: float = -math.inf) -> None:
-        """Record that Graph served a request."""
+        """Record that Graph served a request, at `now` if it is given. This ends any failure."""
         self.up = True
         self._answered_at = max(self._answered_at, now)
         self._refusals = 0
@@ -78,13 +78,16 @@ class Health:
             self._transient = None
 
     def failed_transiently(self, reason: TransientReason, message: str, begun: float) -> None:
-        """Record a transient error. `begun` is when the failed request began: the failure counts from that time."""
+        """Record a transient error.
+
+        `begun` is the time at which the failed request began: `patience_s` counts from then on.
+        """
         self.up = False
         since = begun if self._transient is None else self._transient.since
         self._transient = Failure(reason, message, since)
 
     def failing(self, now: float) -> Failure | None:
-        """Return the failure because of which the tenant fails at `now`, or None if the tenant does not fail."""
+        """Return why the tenant fails at `now`, or None if the tenant does not fail."""
         if self._transient is not None and now - self._transient.since >= self._patience_s:
             return self._transient
         is_short = self._refusals < _REFUSALS or now - self._refused_since < _REFUSED_S

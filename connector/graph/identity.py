@@ -21,7 +21,7 @@ class CredentialError(Exception):
 
 
 class Credential(NamedTuple):
-    """Identity with the current value of its credential. Equal values are interchangeable for sign-in."""
+    """Identity with the current value of its credential. If two objects are equal, sign-in may use either of them."""
 
     kind: Kind
     "Configuration key of the credential."
@@ -85,17 +85,17 @@ class Application(Protocol):
     """msal client that requests tokens with one credential."""
 
     def acquire(self, scope: str) -> dict[str, Any]:
-        """Request a fresh token, and return the OAuth response.
+        """Request a new token, and return the OAuth response.
 
-        Raise MissingAnswerError at the first request whose response `Replies` does not have yet.
+        Raise MissingAnswerError at the first request whose response `Replies` does not contain yet.
         """
 
 
 def application(credential: Credential, authority: str, replies: Replies) -> Application:
     """Create the msal client for a credential. `authority` is the sign-in URL of the tenant.
 
-    Raise MissingAnswerError at the first request whose response `Replies` does not have yet: msal may already read the
-    metadata of the tenant here.
+    Creation may already send a request, for the metadata of the tenant. Raise MissingAnswerError at the first request
+    whose response `Replies` does not contain yet.
     """
     if credential.kind == "managed_identity":
         return _Managed(credential.client_id, replies)

@@ -1,14 +1,15 @@
 """Limit on the memory that the pages of all tenants of a process use.
 
-1. A request is sent only after memory for one page of usual size was reserved. The memory is released when the
-   page is committed.
+1. A request is sent only after memory for one page of usual size was reserved. The memory is released when the page is
+   committed.
 2. Tenants that wait for memory get it in the order in which they began to wait, for one request each. A request that
    waits for its budget reserves no memory.
 3. Once the real size of a page is known, the reservation changes to this size. The sum may then exceed the limit; no
    request is sent until it is below the limit again.
-4. A page chain that is held until it was read to its end reserves memory for all of its pages before its first
-   request. Such chains together reserve at most half of the limit. Chains that hold pages therefore never wait for each
-   other: the requests of a chain need memory for one page only, and the other half becomes free with each commit.
+4. Some page chains keep all their pages in memory until the last page was read. Such a chain reserves memory for all of
+   its pages before its first request. Together, these chains reserve at most half of the limit, so they never wait for
+   each other: each request needs memory for one page only, and the other half of the limit becomes free with each
+   commit.
 """
 
 from collections.abc import Callable
@@ -22,7 +23,7 @@ HELD_BYTES = 16 << 20
 
 
 class PageRoom:
-    """Reservation of memory for one page or for all pages of a held chain. It ends when `release` is called."""
+    """Reservation of memory for one page, or for all pages of a page chain. It ends when `release` is called."""
 
     __slots__ = ("_memory", "bytes")
 
@@ -36,13 +37,16 @@ class PageRoom:
         self.bytes = size
 
     def release(self) -> None:
-        """Release the memory. If it was released before, nothing happens."""
+        """Release the memory. Do nothing if it was released before."""
         if self.bytes:
             self.resize(0)
 
 
 class _Pool:
-    """Limited number of bytes, which are reserved in units of one size. They also count in the pool `whole`."""
+    """Limited number of bytes, which are reserved in units of one size.
+
+    Bytes that are reserved in this pool are also reserved in the pool `whole`, if there is one.
+    """
 
     def __init__(self, max_bytes: int, unit: int, whole: "_Pool | None" = None) -> None:
         self._max_bytes = max_bytes
@@ -53,7 +57,7 @@ class _Pool:
         self.bytes = 0
 
     def reserve(self, freed: Callable[[], None]) -> PageRoom | None:
-        """Reserve one unit. If there is no room, return None, and call `freed` once as soon as there is."""
+        """Reserve one unit. If there is no room, return None, and call `freed` once as soon as there is room."""
         if not self._has_room():
             self._waiting.setdefault(freed)
             return None
@@ -62,7 +66,7 @@ class _Pool:
         return PageRoom(self, self._unit)
 
     def change(self, by: int) -> None:
-        """Add `by` bytes to the reserved memory. Notify waiting callers for which memory is now free."""
+        """Add `by` bytes to the reserved memory. Call the callbacks of waiting callers while there is room."""
         self._add(by)
         while self._waiting and self._has_room():
             freed = next(iter(self._waiting))
@@ -75,12 +79,15 @@ class _Pool:
             self._whole.change(by)
 
     def _has_room(self) -> bool:
-        """Return whether one unit may be reserved. If nothing else is reserved, a unit of any size may."""
+        """Return whether one unit may be reserved.
+
+        If nothing is reserved, the unit may even be larger than the limit.
+        """
         return not self.bytes or self.bytes + self._unit <= self._max_bytes
 
 
 class PageMemory:
-    """Memory for all pages that are being requested, held by their page chains, or not committed yet, in bytes."""
+    """Memory for all pages that are being requested or are not committed yet, in bytes."""
 
     def __init__(
         self, max_bytes: int = MAX_BYTES, page_bytes: int = _PAGE_BYTES, chain_bytes: int = DECODED * HELD_BYTES
@@ -101,9 +108,10 @@ class PageMemory:
         return self._all.reserve(freed)
 
     def reserve_chain(self, freed: Callable[[], None]) -> PageRoom | None:
-        """Reserve memory for a whole page chain whose pages all stay in memory until its last page was read.
+        """Reserve memory for a page chain whose pages all stay in memory until its last page was read.
 
-        Return the reservation, or None if there is no room; `freed` is then called when there is room again.
+        Return the reservation, or None if there is no room. `freed` is then called once, as soon as there is room
+        again.
         """
         return self._chains.reserve(freed)
 

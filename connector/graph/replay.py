@@ -1,4 +1,4 @@
-"""HTTP client for msal that returns the responses that have arrived, and stops msal at the first missing one."""
+"""HTTP client for msal. It returns the responses that have already arrived, and stops msal at the first missing one."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -19,7 +19,7 @@ class Request(NamedTuple):
 class MissingAnswerError(Exception):
     """Signal that msal cannot continue without the response to `request`.
 
-    It is not an OSError or a ValueError, because msal catches those.
+    It must not be an OSError or a ValueError, because msal catches those.
     """
 
     def __init__(self, request: Request) -> None:
@@ -39,7 +39,7 @@ class _Reply:
 class Replies:
     """HTTP client for msal.
 
-    It returns the responses that have arrived, in order, and then raises MissingAnswerError.
+    It returns the responses that have arrived, in order. When it has no more responses, it raises MissingAnswerError.
     """
 
     def __init__(self) -> None:

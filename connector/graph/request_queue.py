@@ -39,7 +39,10 @@ class _Waiter:
 
 
 class RequestQueue:
-    """Queue that gives the slots of one budget to waiting requests, one at a time, the most urgent request first."""
+    """Queue of requests that wait for one budget.
+
+    It gives them the budget's slots one at a time, to the most urgent first.
+    """
 
     def __init__(
         self, budget: Budget, memory: PageMemory, clock: Callable[[], float], ticked: Callable[[float], None]
@@ -58,10 +61,9 @@ class RequestQueue:
         self._timer: asyncio.TimerHandle | None = None
 
     async def enter(self, priority: int, *, aside: bool = False) -> Admission:
-        """Wait until no more urgent request waits. Return a slot of the budget and memory for a page.
+        """Wait until it is this request's turn. Return a slot of the budget and memory for a page.
 
-        A lower `priority` is more urgent. With `aside`, this request lets one other request go first: the one that has
-        waited longest.
+        A lower `priority` is more urgent. With `aside`, one other request goes first: the one that has waited longest.
         """
         loop = asyncio.get_running_loop()
         self._order += 1

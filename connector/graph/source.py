@@ -56,11 +56,11 @@ class ReadPage(NamedTuple):
     "Size of the decompressed body."
     last: bool
     room: PageRoom = NO_ROOM
-    "Released by the receiver of the page."
+    "Memory reserved for the page. The receiver of the page must release it."
 
 
 class SourceEvents(Protocol):
-    """Observer of one tenant's requests, for metrics."""
+    """Receiver of events about one tenant's requests, for metrics."""
 
     def request_finished(self, lane: str, status: str, seconds: float) -> None:
         """Count a finished request. `status` is the HTTP status, or "error" if no complete response arrived."""
@@ -70,7 +70,7 @@ class SourceEvents(Protocol):
 
 
 class NoEvents:
-    """Observer that ignores all events."""
+    """Receiver that ignores all events."""
 
     def request_finished(self, lane: str, status: str, seconds: float) -> None:
         """Do nothing."""
@@ -169,8 +169,8 @@ class Source:
     async def sign_in(self) -> tuple[TokenClaims | None, str]:
         """Sign in. Return the claims of the token, and the host name of Graph in the tenant's cloud.
 
-        The claims are None if the token cannot be read. The host is empty if sign-in does not state it. Raise the
-        errors of `SignIn.token`.
+        The claims are None if the token cannot be read. The host is empty if the tenant's sign-in metadata does not
+        contain it. Raise the errors of `SignIn.token`.
         """
         return token_claims.read(await self._sign_in.token()), self._sign_in.graph_host
 
@@ -186,7 +186,7 @@ class Source:
         return ReadPage(page.rows, received_at, size, page.next_link is None)
 
     def _rejected_token_text(self, audience: str) -> str:
-        """Return the error message for a fresh token that Graph rejected: the likely reason and what to do."""
+        """Return the error message for a new token that Graph has rejected: the likely reason and what to do."""
         cloud = token_claims.cloud_of(audience)
         made_for = f" that is for {cloud}" if cloud else ""
         theirs = token_claims.cloud_of(self._sign_in.graph_host)
@@ -195,16 +195,19 @@ class Source:
         return f"{what}; check graph.cloud and the tenant's id"
 
     async def close(self) -> None:
-        """Cancel a token request that is in flight. The caller must close its own page chains."""
+        """Cancel the token request that is in flight, if any.
+
+        Page chains are not closed: their readers must close them.
+        """
         await self._sign_in.close()
 
     async def _page(
         self, url: URL, followed: set[str], priority: int, attempts: int | None
     ) -> tuple[Page, datetime, int, PageRoom]:
-        """Request one page until a request succeeds.
+        """Request one page, and repeat the request until it succeeds or a rule of this module ends the retries.
 
         Return the page, its receipt time, its size in bytes, and the memory reserved for it. `followed` holds the links
-        of the chain so far. The retries end as the rules of this module state.
+        of the chain so far.
         """
         begun: tuple[float, float] | None = None
         unauthorized, failures = False, 0
@@ -286,9 +289,10 @@ class Source:
         return page, received_at, len(answer.body)
 
     def _drop_doubtful_token(self, token: str) -> None:
-        """Discard the token, because a response with an unreadable header may have been a 401 with a long explanation.
+        """Discard the token after a response with an unreadable header.
 
-        Until a page is received again, no second token is discarded for this reason.
+        The response may have been a 401 with a long explanation. Until a page is received again, no second token is
+        discarded for this reason.
         """
         if not self._has_dropped_token:
             self._has_dropped_token = True
@@ -313,9 +317,10 @@ class Source:
         return page
 
     def _is_trusted_link(self, link: str) -> bool:
-        """Return whether the token may be sent to a link: the scheme, host and port must be the configured ones.
+        """Return whether the token may be sent to a link: only to the configured scheme, host and port.
 
-        The check parses the link in the same way as the later request. Two parsers could find different hosts in it.
+        The link is parsed in the same way as for the later request. Two different parsers could find different hosts in
+        it.
         """
         if not link.isascii() or not link.isprintable() or " " in link:
             return False
@@ -327,7 +332,7 @@ class Source:
         return place == (self._root.scheme, (self._root.host or "").lower(), self._root.port, None, None)
 
     def _raise_for_status(self, exchange: Exchange, status: int, token: str) -> NoReturn:
-        """Raise the error for an HTTP status. The text of the response has no influence on it."""
+        """Raise the error for an HTTP status. The body of the response has no influence on the error."""
         if status == _UNAUTHORIZED:
             self._sign_in.drop(token)
             self.health.up = False

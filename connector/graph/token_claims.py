@@ -1,4 +1,4 @@
-"""Claims of an access token. The token is not verified: that is the task of Graph."""
+"""Claims of an access token. The token is not verified here, because this is the task of Graph."""
 
 import base64
 import json

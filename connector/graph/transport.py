@@ -54,7 +54,7 @@ class BrokenAnswerError(Exception):
 
 
 class RequestTiming:
-    """Budget of a request and the request's slot in it. The budget counts the request from the time it is sent."""
+    """Budget of a request, and its slot in the budget. The budget counts the request from the moment it is sent."""
 
     __slots__ = ("budget", "slot")
 
@@ -66,7 +66,7 @@ class RequestTiming:
 class Transport:
     """HTTP session of the process. It has no cookies, follows no redirects, and never retries on its own.
 
-    A retry by the session would not be counted by the request budget.
+    The request budget would not count a retry by the session.
     """
 
     def __init__(self, timeout_s: float, trust: Trust) -> None:
@@ -104,9 +104,9 @@ class Transport:
             self._session = None
 
     async def _body(self, response: aiohttp.ClientResponse, max_bytes: int) -> bytes:
-        """Return the body of a response. Only four bodies of more than 2 MiB are in memory at a time.
+        """Return the body of a response. At most four bodies of more than 2 MiB are received at the same time.
 
-        The limit holds for all tenants together.
+        This limit applies to all tenants together.
         """
         body = bytearray()
         async with AsyncExitStack() as large:
@@ -133,9 +133,9 @@ class Transport:
     ) -> Response:
         """Send one request and return its response, whatever its status. Redirects are not followed.
 
-        `departure` makes the budget count the request when it is sent. `through_proxy` is false for an address that
-        only this machine can reach. Raise BrokenAnswerError if no complete response arrived within the timeout and
-        `max_bytes`, and ConfigurationError if a proxy variable cannot be used.
+        `departure` makes the budget count the request when it is sent. `through_proxy` is False for an address that
+        only this machine can reach. Raise BrokenAnswerError if no complete response of at most `max_bytes` arrives
+        within the timeout, and ConfigurationError if a proxy variable cannot be used.
         """
         if self._session is None:
             raise RuntimeError("the client is not open")
@@ -178,7 +178,10 @@ class Transport:
         return self._proxies[place]
 
     def _broken(self, error: Exception, proxy: Proxy | None) -> BrokenAnswerError:
-        """Return the error for a failed request. URLs and data in the messages of aiohttp do not get into it."""
+        """Return the error for a failed request.
+
+        Its message contains no URL and no data from the messages of aiohttp.
+        """
         if proxy is None:
             code, explanation = self._describe(error)
             return BrokenAnswerError(explanation, code)
@@ -194,9 +197,9 @@ class Transport:
         return BrokenAnswerError(f"{wrong}, through the proxy {proxy.address}{semicolon}{remedy}", code)
 
     def _describe(self, error: Exception) -> tuple[str, str]:
-        """Return a one-word code and the reason of a failed request, with what to do after a semicolon.
+        """Return a one-word code for the failure of a request, and its reason. What to do follows after a semicolon.
 
-        The caller puts the part that failed in front of the reason, for example "Graph cannot be read: ".
+        The caller puts the affected part in front of the reason, for example "Graph cannot be read: ".
         """
         if isinstance(error, aiohttp.ClientConnectorCertificateError):
             error = error.certificate_error

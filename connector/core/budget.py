@@ -120,7 +120,7 @@ class Elapsed:
             self._end = until
 
     def at(self, now: float) -> float:
-        """Return the total length, in seconds, of the parts of the spans before `now`.
+        """Return how many seconds up to `now` lie inside at least one span.
 
         `now` must not be before the start of the last added span.
         """
@@ -130,7 +130,7 @@ class Elapsed:
 class Slot:
     """Right to send one request.
 
-    `Budget.sent` uses it up. `Budget.settled` ends it if the request was never sent.
+    `Budget.sent` records that the request was sent, and `Budget.settled` that it has ended.
     """
 
     __slots__ = ("granted_at", "sent_at")
@@ -185,9 +185,11 @@ class Budget:
         return slot
 
     def sent(self, slot: Slot, now: float) -> None:
-        """Record that the request of `slot` leaves at `now`. It may have waited for a connection since `take`.
+        """Record that the request of `slot` is sent at `now`.
 
-        A second call for the same slot means that the HTTP client has sent the request again. Both count.
+        Since `take` was called, the request may have waited for a connection.
+
+        A second call for the same slot means that the HTTP client has sent the request again. Both requests count.
         """
         if slot.sent_at < math.inf:
             slot = Slot(now)
@@ -196,7 +198,7 @@ class Budget:
         self._next_at = max(self._next_at, now + self.step_s - self._slack_s)
 
     def settled(self, slot: Slot) -> None:
-        """Record that the request of `slot` has ended without being sent. Do nothing if `sent` was called for the slot.
+        """Record that the request of `slot` has ended. Do nothing if it was sent.
 
         A request that was never sent still counts towards the rate, from the time at which its slot was acquired.
         """

@@ -24,7 +24,7 @@ _COLUMNS = ("hi", "lo", "meta", "fp")
 
 
 class _Run:
-    """Part of the index: entries that are sorted by `hi`, with one array per column."""
+    """Part of the index. Its entries are sorted by `hi`, the first part of the id's hash. Each column is one array."""
 
     __slots__ = ("columns", "hours")
 
@@ -36,7 +36,7 @@ class _Run:
         return len(self.hours)
 
     def find(self, entries: Entries) -> NDArray[np.intp]:
-        """Find each of `entries` by id. Return its position in this run, or -1 if the id is not in it."""
+        """Find each of `entries` by id. Return its position in this part of the index, or -1 if the id is not in it."""
         hi, lo = self.columns["hi"], self.columns["lo"]
         position = np.searchsorted(hi, entries["hi"]).astype(np.intp)
         found = np.full(len(entries), -1, np.intp)
@@ -56,7 +56,7 @@ class _Run:
         return found
 
     def merged(self, other: "_Run") -> "_Run":
-        """Merge two runs that have no id in common."""
+        """Merge two parts of the index that have no id in common."""
         at = np.searchsorted(self.columns["hi"], other.columns["hi"])
         columns = {name: np.insert(self.columns[name], at, other.columns[name]) for name in _COLUMNS}
         return _Run(columns, np.insert(self.hours, at, other.hours))
@@ -162,7 +162,7 @@ class DedupIndex:
     def forget(self, before_hour: int) -> int:
         """Remove the rows of calls that started before `before_hour` (hours since the epoch).
 
-        Return the number removed.
+        Return the number of removed rows.
         """
         first, counts = self._hours
         if before_hour <= first or not len(self):

@@ -9,7 +9,7 @@
    failed more than a minute ago, it is no longer narrowed at all. A success elsewhere ends the narrowing of ranges that
    last failed more than a quarter of an hour ago.
 4. A range that fails next to isolated ranges that are at least as long is isolated as a whole. An isolated range that
-   fails again is split in two. In this way few requests find all of a long range, and the range shrinks later.
+   fails again is split in two. So a few requests are enough to isolate a long range, and it becomes shorter later.
 """
 
 import itertools
@@ -196,7 +196,7 @@ def causes(ranges: FailingRanges, windows: list[Window], otherwise: str) -> list
 
 
 def refuses_any_length(ranges: FailingRanges, window: Window, failure: RangeFailure) -> bool:
-    """Return whether Graph must have another reason than the length to refuse the range.
+    """Return whether Graph must refuse the range for another reason than its length.
 
     This is so if Graph refuses even one second as too long, and has served nothing since the range last failed.
     """

@@ -123,7 +123,7 @@ def progressed(orders: Orders, job_id: str, window: Window, now: datetime) -> Or
 
 
 def expired(orders: Orders, now: datetime, floor: datetime, oldest: datetime) -> Orders:
-    """Mark as failed each job of which nothing may be read any more, although it has not read its whole range."""
+    """Mark a job as failed if parts of its range were not read and none of them may be read any more."""
     return orders._replace(jobs=tuple(_expired(job, now, floor, oldest) for job in orders.jobs))
 
 

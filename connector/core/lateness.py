@@ -44,7 +44,7 @@ class Lateness:
         self._passed = np.concatenate([[0.0], np.cumsum((known[1:] + known[:-1]) / 2 * np.diff(fine))])
 
     def passed(self, age_s: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return the integral of the share over the ages from 0 to `age_s`, in seconds."""
+        """Return, for each age in `age_s`, the integral of the share from age 0 to this age, in seconds."""
         inside = np.interp(age_s, self._ages, self._passed)
         return np.asarray(inside + np.maximum(0.0, age_s - self.latest_s))
 

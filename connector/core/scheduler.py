@@ -215,7 +215,10 @@ class Scheduler:
         return self._with_ranges(Outcome(slice_.steady, tuple(ended)), before)
 
     def failed(self, piece: Slice, failure: SliceFailure, now: datetime) -> Outcome:
-        """Record that a slice has failed. The whole tenant rests, unless the failure may concern only this range."""
+        """Record that a slice has failed.
+
+        The whole tenant begins a rest, unless the failure may concern only this range.
+        """
         self.closed(piece)
         before, cause = self.plan.failing_ranges, failure.cause
         is_hopeless = failing_ranges.refuses_any_length(before, piece.window, cause)
@@ -232,9 +235,9 @@ class Scheduler:
         self._open.pop(piece, None)
 
     def rest(self, now: datetime, *, permanent: bool) -> Rest | None:
-        """Fail all runs in progress and begin a rest, after which they start again.
+        """Fail all runs in progress and begin a rest, in which nothing is read. Afterwards these runs start again.
 
-        Return None if the tenant rests already.
+        Return None if the tenant already rests.
         """
         if self._is_resting(now):
             return None
@@ -271,7 +274,7 @@ class Scheduler:
         return StartRuns(start, tuple(windows.overtaken(self.plan, started))) if is_decided else None
 
     def _fix_start(self, now: datetime) -> datetime | None:
-        """Fix and return the start of a tenant that was never read. Return None afterwards and for other tenants."""
+        """Fix and return the start of a tenant that was never read. Return None if the start was fixed before."""
         if self._start is None or self.plan.is_read:
             return None
         start = self._start if isinstance(self._start, datetime) else now + self._start

@@ -32,7 +32,7 @@ _OTHERS_ANSWER_S = 2.0
 
 
 class GraphClient:
-    """Client that all tenants share.
+    """Client for Graph that all tenants share.
 
     It owns the HTTP session, the threads of sign-in, the request budgets and the clock.
     """

@@ -12,9 +12,9 @@ _SET_BACK = timedelta(minutes=2)  # a response arrives within this time of its D
 class TrustedClock:
     """Clock of this machine, limited by the `Date` headers of Graph's responses: a machine's clock may be days ahead.
 
-    After a response, the time of its `Date` header continues with the monotonic clock, so that a jump of the machine's
-    clock has no effect. The monotonic clock stops while a machine is suspended. Then the time is too early until the
-    next response, which is harmless.
+    From a response on, the time is its `Date` plus the seconds that the monotonic clock has counted since then. A jump
+    of the machine's clock therefore has no effect. The monotonic clock stops while a machine is suspended. Then the
+    time is too early until the next response, which is harmless.
     """
 
     def __init__(

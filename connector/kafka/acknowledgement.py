@@ -6,8 +6,8 @@
 2. Brokers do not fence this producer. As soon as the worker knows that another worker owns the shard, it writes no
    further part of the batch.
 3. After any failure the outcome is unknown. The producer is dropped, and the shard restarts from the contents of its
-   topics. `open` first writes a test record to the internal topics. Without this test, each restart would publish the
-   same rows once more while these topics cannot be written.
+   topics. `open` first writes a probe record to the internal topics. Without it, each restart would publish the same
+   rows once more while these topics cannot be written.
 4. The control offset is stored only in the shard's record. The offset of the consumer group is not committed, and no
    code reads it.
 """

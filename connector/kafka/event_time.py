@@ -17,7 +17,7 @@ _MILLISECOND = timedelta(milliseconds=1)
 
 
 class Danger(NamedTuple):
-    """Setting of a topic that loses records with event time. `needed` is a safe value."""
+    """Unsafe setting of a topic, with which records with event time may be lost. `needed` is a safe value."""
 
     setting: str
     value: str
@@ -26,7 +26,7 @@ class Danger(NamedTuple):
 
 
 def dangers(settings: Mapping[str, str | None], reach: timedelta, horizon: timedelta) -> list[Danger]:
-    """Return the settings of a topic that lose records with event time.
+    """Return the settings of a topic with which records with event time may be lost.
 
     `reach` is the greatest age of a call that a sweep or a first start may read. `horizon` is the greatest age of a
     call that a backfill may read.

@@ -69,15 +69,12 @@ class Inspection(NamedTuple):
 
     @property
     def last(self) -> ShardRecord | None:
-        """Return the last record of the shard that is visible in the state topic.
-
-        It describes the transaction that wrote it.
-        """
+        """Return the newest ShardRecord that is visible in the state topic; None if there is none."""
         return state.restore(self.read.values[self.names.state]).shard
 
     @property
     def was_transaction(self) -> bool:
-        """Return whether the last visible record of the shard was written in a transaction."""
+        """Return whether the newest visible ShardRecord was written in a transaction."""
         return self.last is not None and bool(self.last.transaction)
 
 

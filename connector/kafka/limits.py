@@ -124,7 +124,7 @@ def size(record: "Outgoing") -> int:
 
 
 def raise_command(topic: str, needed: int = 0) -> str:
-    """Return the command that raises a topic's limit to `needed` bytes, or to the brokers' default if this is more."""
+    """Return the command that raises a topic's limit to `needed` bytes, but at least to the brokers' default."""
     command = "kafka-configs.sh --bootstrap-server BROKER --alter --entity-type topics"
     return f"{command} --entity-name {topic} --add-config {LIMIT}={max(BROKER_DEFAULT, needed)}"
 

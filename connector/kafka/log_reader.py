@@ -94,10 +94,10 @@ class LogReader:
 
         An open transaction may hide records between the last stable offset and the high watermark. `decided_within_s`
         is the number of seconds to wait for the end of such a transaction. If it stays open for longer, the reading of
-        its partition ends, and the partition stays in `undecided`. By default there is no wait: reading ends at the
+        its partition ends, and the partition is listed in `undecided`. By default there is no wait: reading ends at the
         last stable offset.
 
-        `progress` is called at least every 0.05 s. It stops the reading by raising an exception.
+        `progress` is called at least every 0.05 s. It can stop the reading by raising an exception.
 
         `unreadable` receives the partitions for which a right is missing, with the remedy. If it is not given,
         ForbiddenError is raised.

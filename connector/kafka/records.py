@@ -48,7 +48,7 @@ class Records:
     def since(self, moment: datetime, bounds: Bounds) -> Offsets:
         """Return, for each partition, the first offset with a timestamp at or after `moment`.
 
-        If there is none, return the end of the partition.
+        For a partition without such an offset, return its end.
         """
         places = [(self._topic, number) for number in bounds]
         found = self._reader.offsets_at(places, instants.to_ms(moment))
@@ -57,7 +57,7 @@ class Records:
     def read(self, offsets: Offsets, ends: Mapping[int, int]) -> Iterator[list[Entry]]:
         """Yield the records from `offsets` up to but not including `ends`, or up to an open transaction.
 
-        `offsets` is changed to the next records, so that a later call can read the rest.
+        `offsets` is updated to the next offset of each partition, so that a later call can read the rest.
         """
         starts = {(self._topic, number): at for number, at in offsets.items()}
         limits = {(self._topic, number): ends.get(number, 0) for number in offsets}

@@ -2,8 +2,9 @@
 
 1. It is used at the start and by `connector schema`, but never while rows are published. So if the registry is
    unavailable, a running worker continues.
-2. A schema is registered only if it and the newest version of its subject can read each other, whatever compatibility
-   level the registry has. The registry's own check must succeed as well.
+2. A schema is registered only if each of two schemas can read records of the other: the new schema and the newest
+   version of its subject. This is checked whatever compatibility level the registry has. The registry's own check must
+   succeed as well.
 3. A problem that may be temporary (no answer, 401, 403, 5xx, no JSON) raises RegistryUnavailableError. Any other
    problem raises FatalError.
 
@@ -179,7 +180,7 @@ class Registry:
         return schema
 
     def expect(self, subject: Subject) -> SchemaLookup:
-        """Check a subject as `ensure` does and return the result, but register nothing.
+        """Check a subject in the same way as `ensure` and return the result, but register nothing.
 
         Raises FatalError where `ensure` would.
         """
@@ -203,7 +204,7 @@ class Registry:
 
     @staticmethod
     def _compare(subject: Subject, version: Mapping[str, Any]) -> None:
-        """Raise FatalError if the subject's schema and a registered version cannot read each other."""
+        """Raise FatalError if the subject's schema and a registered version cannot read each other's records."""
         number = version.get("version")
         kind = version.get("schemaType") or "AVRO"
         if kind != "AVRO":

@@ -27,7 +27,7 @@ _CHECKPOINT = "checkpoint/"
 
 
 class StateIdentity(NamedTuple):
-    """Owner of a state: the app, the Kafka cluster and the row topic."""
+    """App, Kafka cluster and row topic to which a state belongs."""
 
     app: str
     cluster: str
@@ -35,7 +35,7 @@ class StateIdentity(NamedTuple):
 
 
 class ShardRecord(msgspec.Struct, frozen=True):
-    """Record of a shard, which is the last record of each of its transactions.
+    """Record of a shard. Each transaction of the shard ends with such a record.
 
     `control` is the offset of the next command to execute.
     """

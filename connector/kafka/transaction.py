@@ -240,7 +240,7 @@ class Transactions(Publisher):
         raise self._restart_error(error, what) from error
 
     def _verify_abort(self) -> None:
-        """Raise ShardRestartError unless the abort is complete and has not aborted an earlier commit."""
+        """Raise ShardRestartError if the abort is not complete, or if it has also aborted an earlier commit."""
         # The abort's marker also ends an earlier, committed transaction that hangs in the partition, as an abort.
         places = merge(*(places for _, places in self._unproven))
         ends: dict[Place, int | None] = {

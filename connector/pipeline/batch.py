@@ -110,7 +110,7 @@ class Batches:
             self._close_change(change, tenant_states[tenant], now)
 
     def retire(self, changes: dict[str, Change], tenant_states: Mapping[str, TenantState], now: datetime) -> None:
-        """Add to `changes` each tenant that is not configured any more and of which old state can be deleted.
+        """Add to `changes` the tenants that are not configured any more and whose old state can be deleted.
 
         Rows behind the horizon are deleted first. The tenant itself is deleted when it has no rows left.
         """

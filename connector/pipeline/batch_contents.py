@@ -90,9 +90,9 @@ class BatchContents(TransactionContents):
     def interim_checkpoints(self, offsets: Offsets) -> list[Outgoing]:
         """Return the previous checkpoints, updated with the offsets of this batch's rows.
 
-        They are needed only with at-least-once delivery, where a crash may leave a batch half written. After such a
-        crash, rows that are already in the deduplication index are not published again. Without the interim
-        checkpoints, the next progress record would not include the offsets of these rows.
+        They are written only with at-least-once delivery, because a crash may then leave a batch half written. Rows
+        that are already in the deduplication index are not published again after the crash, so no other checkpoint
+        would contain their offsets.
         """
         topic_ids, records = self._topic_ids(), []
         for tenant, change in self._changes.items():

@@ -19,8 +19,8 @@ def dead_letter(
 
     `value` is the row's JSON, in which the configured fields are already masked, pseudonymized or dropped.
 
-    If the dead letter is too long for its topic, parts are left out in this order until it fits: the value, a key that
-    is long, any key, and the headers.
+    If the dead letter is too long for its topic, parts are left out until it fits: first the value, then the key if it
+    is long, then any key, then headers.
     """
     name = topics.dead_letters(topic)
     key = row.id.encode() if row.id else None

@@ -77,7 +77,7 @@ class OwnedTenant:
 
 
 class OwnedTenants:
-    """Tenants of one shard: the configured tenants, and tenants of which only the shard's topics still hold records."""
+    """Tenants of one shard: configured tenants, and former tenants whose records are still in the shard's topics."""
 
     def __init__(self, shard: ShardContext) -> None:
         self.failed = False
@@ -171,7 +171,7 @@ class OwnedTenants:
     def reconfigured(self) -> None:
         """End rests after failures, and set `is_outdated` if a reload of the configuration has changed the tenants.
 
-        The caller of `follow` then starts and stops sweepers.
+        If `is_outdated` is set, `follow` must be called, which starts and stops sweepers.
         """
         for runtime in self.runtimes:
             runtime.sweeper.end_rest()
@@ -182,7 +182,7 @@ class OwnedTenants:
     def commanded(self, command: ControlRecord) -> None:
         """Execute the command in a record of the control topic.
 
-        If no sweeper runs for its tenant, store it for later.
+        If no sweeper runs for the tenant of the command, the command is stored for later.
         """
         received = control.parse(command)
         if received is None:

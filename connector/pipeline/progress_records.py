@@ -32,7 +32,7 @@ _NEVER_STATED = Stated()
 
 
 def last_stated(checkpoint: Checkpoint) -> dict[int, Stated]:
-    """Return the contents of a tenant's last progress records, by the overlap of the sweep in seconds."""
+    """Return the content of each sweep's last progress record, by the sweep's overlap in seconds."""
     gaps = dict(checkpoint.stated_gaps)
     return {overlap: Stated(through, at, gaps.get(overlap)) for overlap, through, at in checkpoint.stated}
 

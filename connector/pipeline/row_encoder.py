@@ -28,7 +28,7 @@ _ColumnEncoder = Callable[[Sequence[Sequence[Any]]], list[bytes]]
 
 # No object of the next two classes can be part of a reference cycle. The garbage collector need not track them.
 class FoundRow(msgspec.Struct, frozen=True, gc=False):
-    """Row of a page that is to be published."""
+    """Row that is going to be published."""
 
     at: int
     "Index of the row in its page."
@@ -87,7 +87,7 @@ class RowEncoder:
     def dead_letter_value(self, row: InvalidRow) -> bytes:
         """Return the row's JSON for a dead letter, with configured fields masked, pseudonymized or dropped.
 
-        The value is empty if it is too long.
+        The result is empty if the row is too long.
         """
         return b"" if row.is_too_long or len(row.raw) > ROW_MAX_BYTES else self._privacy.treat_row(row.raw)
 

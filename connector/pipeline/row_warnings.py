@@ -33,7 +33,7 @@ class RowWarnings:
         self._logged_conflicts_at = -_LOG_AGAIN_S
 
     def committed(self, tenant: Tenant, change: Change) -> None:
-        """Log the warnings about the rows of a committed change."""
+        """Log the warnings about the rows of a committed batch, which `change` counts."""
         self._log_unknown(tenant, change)
         self._log_too_old(tenant, change)
         self._log_dead_letters(tenant, change)

@@ -70,7 +70,7 @@ class ShardOwnership:
             raise HandedOverError
 
     async def wait(self, seconds: float) -> None:
-        """Wait for `seconds`, or less if the shard must be released before."""
+        """Wait for `seconds`. Stop waiting as soon as the shard must be released."""
         try:
             async with asyncio.timeout(seconds):
                 await self.handing_over.wait()
@@ -78,7 +78,7 @@ class ShardOwnership:
             pass
 
     async def wait_for(self, event: asyncio.Event, seconds: float) -> None:
-        """Wait until `event` is set, for at most `seconds`, or less if the shard must be released before."""
+        """Wait until `event` is set, for at most `seconds`. Stop waiting as soon as the shard must be released."""
         waits = {asyncio.create_task(event.wait()), asyncio.create_task(self.handing_over.wait())}
         try:
             await asyncio.wait(waits, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)

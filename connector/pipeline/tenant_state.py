@@ -35,7 +35,7 @@ class TenantState:
     """
 
     def outlived(self, horizon: datetime) -> bool:
-        """Return whether the tenant is retired and all call time that was read lies before `horizon`."""
+        """Return whether the tenant is retired and all of its call time that was read lies before `horizon`."""
         through = self.checkpoint.state.coverage.through or self.checkpoint.state.start
         return self.retired and through <= horizon
 

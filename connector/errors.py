@@ -1,7 +1,7 @@
 """Errors that the connector raises on purpose, grouped by the reaction to them.
 
-A message states what was being done, what is wrong and what to do. It never holds a token, a secret, a phone number or
-a row.
+A message states what failed, what is wrong and what to do. It never contains a token, a secret, a phone number or a
+row.
 """
 
 from typing import Literal
@@ -101,7 +101,7 @@ class BrokersUnavailableError(ConnectorError):
 class ForbiddenError(BrokersUnavailableError):
     """Operation that the brokers deny because the connector lacks a right.
 
-    The connector retries, so that granting the right does not require a restart.
+    The connector retries it. After the right was granted, no restart is needed.
     """
 
 

@@ -45,7 +45,7 @@ def decode_page(body: bytes) -> Page:
     page.
     """
     if _count_parts(body) > _MOST_PARTS:
-        # Each value would cost time and memory.
+        # Decoding costs time and memory for each value, so this body is not decoded.
         raise NotAPageError("the body has more JSON values than a page of rows can have")
     try:
         _check_utf8(body)  # rows stay undecoded here: invalid UTF-8 inside one would be missed

@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 KEY_MIN_BYTES = 32
-CLEAR = 6  # country and area code of a phone number, which still tell calls apart
+CLEAR = 6  # country and area code of a phone number, which stay readable
 _TOKEN = re.compile(rb'\s+|"[^"\\]*(?:\\.[^"\\]*)*"|[{}\[\],:]|[^\s{}\[\],:"]+', re.DOTALL)
 _STRING, _OPEN, _CLOSE, _OBJECT = (b'"', b"{[", b"}]", b"{")
 

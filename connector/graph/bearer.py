@@ -55,7 +55,7 @@ class Bearer:
         try:
             token = waiting.result(_PATIENCE_S)
         except (ConnectorError, TimeoutError):
-            # SignIn has logged the reason. Its token request continues, and a later request for a token uses its
+            # SignIn has logged the reason. Its token request continues, and the next call of this method uses the
             # result.
             waiting.cancel()
             return _UNUSABLE, time.time() + _UNUSABLE_S

@@ -12,9 +12,9 @@ _SET_BACK = timedelta(minutes=2)  # a response arrives within this time of its D
 class TrustedClock:
     """Clock of this machine, limited by the `Date` headers of Graph's responses: a machine's clock may be days ahead.
 
-    From a response on, the time is its `Date` plus the seconds that the monotonic clock has counted since then. A jump
-    of the machine's clock therefore has no effect. The monotonic clock stops while a machine is suspended. Then the
-    time is too early until the next response, which is harmless.
+    The limit is the `Date` of the last response plus the seconds that the monotonic clock has counted since then. It
+    does not move when the machine's clock jumps. The monotonic clock stops while a machine is suspended. Then the time
+    is too early until the next response, which is harmless.
     """
 
     def __init__(

@@ -19,7 +19,7 @@ DECODED = 3
 "Bytes in memory per byte of a page, with its decoded rows. (Measured: 2.9 for a page of a thousand rows.)"
 _PAGE_BYTES = DECODED << 20  # a page of a thousand rows is about one MiB
 HELD_BYTES = 16 << 20
-"Maximum number of bytes of a page chain that is held until it was read to its end."
+"Maximum size in bytes of a page chain whose pages all stay in memory until its last page was read."
 
 
 class PageRoom:

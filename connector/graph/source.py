@@ -195,10 +195,7 @@ class Source:
         return f"{what}; check graph.cloud and the tenant's id"
 
     async def close(self) -> None:
-        """Cancel the token request that is in flight, if any.
-
-        Page chains are not closed: their readers must close them.
-        """
+        """Cancel the token request that is in flight. Page chains are not closed: their readers must close them."""
         await self._sign_in.close()
 
     async def _page(
@@ -289,10 +286,9 @@ class Source:
         return page, received_at, len(answer.body)
 
     def _drop_doubtful_token(self, token: str) -> None:
-        """Discard the token after a response with an unreadable header.
+        """Discard the token after a response with an unreadable header, which may have been a 401 with a long text.
 
-        The response may have been a 401 with a long explanation. Until a page is received again, no second token is
-        discarded for this reason.
+        Until a page is received again, no second token is discarded for this reason.
         """
         if not self._has_dropped_token:
             self._has_dropped_token = True
@@ -319,8 +315,7 @@ class Source:
     def _is_trusted_link(self, link: str) -> bool:
         """Return whether the token may be sent to a link: only to the configured scheme, host and port.
 
-        The link is parsed in the same way as for the later request. Two different parsers could find different hosts in
-        it.
+        The link is parsed in the same way as for the later request: different parsers could find different hosts in it.
         """
         if not link.isascii() or not link.isprintable() or " " in link:
             return False

@@ -24,7 +24,7 @@ from connector.kafka.state import Checkpoint
 from connector.kafka.topic_admin import TopicAdmin
 
 _GROUP_S = 15.0
-"Seconds in which a cluster that never had a group creates the coordinator of the first one."
+"Seconds that a cluster may need to create the coordinator of its first consumer group."
 _PAUSE_S = 0.2
 _REPAIR = "start a worker of that app, stop it when its shards are restored, and run connector copy-state again"
 

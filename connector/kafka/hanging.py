@@ -109,7 +109,7 @@ def _watched(inspection: Inspection, row_topics: Collection[str]) -> set[Place]:
     records = [restored.shard, *(unseen.record for unseen in unseen_transactions(inspection))]
     places = merge(*(_places(record) for record in records if record is not None))
     if restored.shard is not None and not restored.shard.transaction:
-        # The shard's last record has no transaction id, so it cannot be known which records an abort would remove.
+        # The shard's last record has no transaction id, so it is unknown which records an abort would remove.
         # Records that hang in row topics are therefore left: the next commit to the partition publishes them.
         partitions = set()
     return partitions | last_offsets(places).keys() | set(inspection.internal)

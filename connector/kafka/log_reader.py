@@ -64,7 +64,7 @@ class LogReader:
         self.next: dict[Place, int] = {}
         "Offset of the next record per partition."
         self.undecided: dict[Place, float] = {}
-        "Partitions in which an open transaction hides the records up to the end, with the monotonic time since then."
+        "Partitions in which an open transaction hides the records up to the end, and since when, in monotonic seconds."
 
     def __enter__(self) -> Self:
         return self

@@ -2,9 +2,8 @@
 
 1. It is used at the start and by `connector schema`, but never while rows are published. So if the registry is
    unavailable, a running worker continues.
-2. A schema is registered only if each of two schemas can read records of the other: the new schema and the newest
-   version of its subject. This is checked whatever compatibility level the registry has. The registry's own check must
-   succeed as well.
+2. A schema is registered only if it and the newest version of its subject can read each other's records, whatever
+   compatibility level the registry has. The registry's own check must succeed as well.
 3. A problem that may be temporary (no answer, 401, 403, 5xx, no JSON) raises RegistryUnavailableError. Any other
    problem raises FatalError.
 

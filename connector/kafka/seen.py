@@ -192,7 +192,7 @@ def restore(records: Mapping[bytes, bytes]) -> dict[str, tuple[DedupIndex, SeenL
     for tenant, log in logs.items():
         remembered = DedupIndex()
         lengths = [len(entries) // ENTRY.itemsize for entries in values[tenant]]
-        # A record does not store the hours of its entries. With the last hour of its bucket, none is forgotten early.
+        # A record does not store the hours of its entries. Each gets the last hour of its bucket: none is lost early.
         hours = np.repeat(np.array(last_hours[tenant], np.uint32), lengths)
         stored = np.frombuffer(b"".join(values.pop(tenant)), ENTRY)
         newest = int((stored["meta"] & LAYOUT_MASK).max(initial=0))

@@ -241,8 +241,7 @@ def checkpoint_key(tenant: str) -> bytes:
 def restore(records: Mapping[bytes, bytes]) -> Restored:
     """Restore the state of a shard. `records` holds the newest value of each key in the shard's partition.
 
-    Raises FatalError if the copy of the state is incomplete, or if a record was written by a newer version or not by
-    the connector.
+    Raises FatalError for an incomplete copy, and for a record of a newer version or of another program.
     """
     if copy_marker.KEY in records:
         raise copy_marker.incomplete(records[copy_marker.KEY])
@@ -331,8 +330,7 @@ def _run(record: _SweepRecord) -> Run | None:
 def _state(record: _CheckpointRecord, sweeps: tuple[SweepState, ...], coverage: Coverage, orders: jobs.Orders) -> State:
     """Decode a tenant's state.
 
-    In a record of an older version, call time behind the horizon was removed from the coverage. This call time does not
-    count as a gap.
+    In a record of an older version, coverage was cut at the horizon. Call time before the cut does not count as a gap.
     """
     start = _instant(record.start)
     ranges = tuple(_range(one) for one in record.ranges)

@@ -39,7 +39,7 @@ from connector.kafka.visibility import Places, last_offsets, merge
 _CALL_S = 10.0
 _INIT_S = 15.0
 _TOMBSTONE = b"hanging"
-_OFFSETS_S = 12.0  # longer than librdkafka's own limit, if it observes that
+_OFFSETS_S = 12.0  # longer than librdkafka's own time limit, which it does not always observe
 _ABORTED_WITHIN_S = 5.0
 _PROVEN_WITHIN_S = 10.0
 _FENCED = frozenset({KafkaError._FENCED, KafkaError.INVALID_PRODUCER_EPOCH, 90})  # noqa: SLF001 - 90: PRODUCER_FENCED
@@ -241,7 +241,7 @@ class Transactions(Publisher):
 
     def _verify_abort(self) -> None:
         """Raise ShardRestartError if the abort is not complete, or if it has also aborted an earlier commit."""
-        # The abort's marker also ends an earlier, committed transaction that hangs in the partition, as an abort.
+        # If an earlier, committed transaction hangs in a partition, the marker of this abort has aborted it as well.
         places = merge(*(places for _, places in self._unproven))
         ends: dict[Place, int | None] = {
             place: last + 1 for place, last in last_offsets(merge(places, self._written)).items()

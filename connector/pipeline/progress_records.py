@@ -54,7 +54,7 @@ class ProgressRecords:
         self._limits = limits
         self._encoders: dict[str, Callable[[Mapping[str, Any]], bytes]] = {}
         self._too_short: set[str] = set()
-        "Topics that do not accept records as long as a progress record, and for which a warning was logged."
+        "Topics that do not accept a progress record because of its length, and for which this was logged."
 
     def due(
         self, state: State, stated: dict[int, Stated], tenant_state: TenantState, offsets: Sequence[int], now: datetime

@@ -22,7 +22,7 @@ from connector.pipeline.tenant_state import IndexMemory, TenantState, retired_st
 _logger = log.get(__name__)
 _NOWHERE = recreation.Place(0, "")
 _DECIDED_S = 10.0
-"Longest time that brokers need to write the markers of a transaction after they have reported its end."
+"Longest time, in seconds, that brokers need to write a transaction's markers after they have reported its end."
 
 
 class RestoredShard(NamedTuple):

@@ -168,7 +168,7 @@ def jobs(
 
 
 def by_age(found: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Sort jobs in JSON form (JOB) by the time at which an operator filed them, oldest first."""
+    """Sort jobs in JSON form (JOB) by the time at which an operator ordered them, oldest first."""
     return sorted(found, key=lambda one: (one["filed"], one["id"]))
 
 
@@ -200,7 +200,7 @@ def _last_read(state: State) -> str | None:
 
 
 def _gaps(state: State, otherwise: str) -> list[tuple[Window, str]]:
-    """Return each gap with its cause. `otherwise` is the cause of a gap that has no specific cause."""
+    """Return each gap with its cause. `otherwise` is the text for a gap whose cause is not known."""
     gaps = windows.gaps(state)
     lost = [gap for gap in gaps if gap.end <= state.forgotten_before]
     left = gaps[len(lost) :]

@@ -198,7 +198,7 @@ class Budget:
         self._next_at = max(self._next_at, now + self.step_s - self._slack_s)
 
     def settled(self, slot: Slot) -> None:
-        """Record that the request of `slot` has ended. Do nothing if it was sent.
+        """Record that the request of `slot` has ended. If it was sent, this changes nothing.
 
         A request that was never sent still counts towards the rate, from the time at which its slot was acquired.
         """

@@ -30,7 +30,7 @@ _MOST_CAUSE = 200
 
 
 class RangeFailure(NamedTuple):
-    """One failed request for a range. Times are aware UTC."""
+    """Failure of one request for a range of call time. Times are aware UTC."""
 
     cause: str
     at: datetime
@@ -88,8 +88,8 @@ def failed(ranges: FailingRanges, window: Window, failure: RangeFailure) -> Fail
 def succeeded(ranges: FailingRanges, window: Window, now: datetime) -> FailingRanges:
     """Record that Graph served `window`: remove it from the failing ranges. Return the new failing ranges.
 
-    In failing ranges that `window` overlaps or touches, longer slices may be requested from now on, because the success
-    shows that Graph serves their call time again (rule 3 of this module).
+    The success shows that Graph may serve neighboring call time again. Therefore, longer slices may be requested in
+    failing ranges that `window` overlaps or touches (rule 3 of this module).
     """
     if not ranges:
         return ranges
@@ -215,7 +215,7 @@ def _is_proven(known: list[FailingRange], failure: RangeFailure) -> bool:
 
 
 def _released(one: FailingRange, now: datetime, *, is_beside: bool) -> FailingRange:
-    """Allow a narrowed range to be requested again at once, after a success. Return the range with its new limits.
+    """Return a narrowed range with changed limits after a success: it may be requested again at once.
 
     `is_beside` means that the success was inside the range or next to it. Then slices in the range may also be twice as
     long.

@@ -43,11 +43,12 @@ def forget_before(forgotten_before: datetime, horizon: timedelta, now: datetime)
 
 
 def adopt_cut(start: datetime, throughs: Sequence[datetime], coverage: Coverage) -> datetime:
-    """Return `forgotten_before` for a stored state without it, which an older version of the connector has written.
+    """Derive `forgotten_before` for a state that an older version of the connector has stored without it.
 
-    The older version removed coverage and index entries behind the horizon together. It has done this if the coverage
-    begins after `start`, but every sweep is complete (`throughs`) up to the beginning of the coverage. Otherwise, the
-    first run of a sweep is still in progress, and no row was forgotten.
+    The older version removed coverage and index entries behind the horizon at the same time. So if the beginning of the
+    coverage was removed, rows were forgotten as well, and the result is the start of the remaining coverage. It was
+    removed if the coverage begins after `start`, but every sweep is complete (`throughs`) up to there. Otherwise no row
+    was forgotten, and the result is the epoch.
     """
     first = coverage.reads[0].start if coverage.reads else start
     return first if first > start and all(through >= first for through in throughs) else EPOCH

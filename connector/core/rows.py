@@ -252,7 +252,7 @@ class RowSchema:
         }
 
     def _start(self, members: Mapping[str, msgspec.Raw]) -> int | None:
-        """Return the call's start in an invalid row, in epoch milliseconds; None if it cannot be read.
+        """Return when the call of an invalid row started, in epoch milliseconds; None if this cannot be read.
 
         The start decides how long the deduplication index keeps the row.
         """

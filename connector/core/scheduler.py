@@ -304,7 +304,7 @@ class Scheduler:
         """Return the parts of a slice that were never read before. Lateness is not measured for their rows.
 
         A row of such a part may have been readable long before the connector read it. All of a backfill counts as never
-        read. Unread parts that are together as short as a step of the live sweep are left out, because their rows are
+        read. If the parts together are as short as a step of the live sweep, none is returned, because their rows are
         read in time.
         """
         window = piece.window

@@ -109,9 +109,9 @@ def _cut(ranges: FailingRanges, sizes: "Sizes", rules: Rules, window: Window, *,
 def _catch_up(state: State, sweep_state: SweepState, floor: datetime) -> list[Window]:
     """Return the call time in a sweep's catch-up range that must still be read, oldest first.
 
-    The catch-up range lies between the call time up to which the sweep was complete and the window of its last run.
-    Call time that the run of another sweep is going to read is left out, provided that this run began at least this
-    sweep's `overlap` after the calls.
+    The catch-up range lies between the call time up to which the sweep was complete and the window of its last run. A
+    part of it is left out if the run of another sweep is going to read it. This only holds for a run that began at
+    least this sweep's `overlap` after the calls.
     """
     run, overlap = sweep_state.run, sweep_state.sweep.overlap
     begin = max(sweep_state.resumes_at, floor)
@@ -127,8 +127,8 @@ def _catch_up(state: State, sweep_state: SweepState, floor: datetime) -> list[Wi
 class Sizes:
     """Estimate of the length at which a slice fills about ten pages.
 
-    It uses the number of rows in the deduplication index and, for call time that was never read, the density of call
-    time that was read recently.
+    It is based on the number of rows in the deduplication index. For call time that was never read, it is based on the
+    density of rows in call time that was read recently.
     """
 
     def __init__(

@@ -255,7 +255,7 @@ def command(state: State, order: jobs.Command, now: datetime, oldest: datetime) 
 
 
 def drop_runs(state: State) -> tuple[State, list[int]]:
-    """End all runs in progress as failed. Return the new state and the indices of their sweeps.
+    """Mark all runs in progress as failed. Return the new state and the indices of their sweeps.
 
     These sweeps are due again at once.
     """

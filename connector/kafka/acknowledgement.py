@@ -115,9 +115,9 @@ class Acknowledgements(Publisher):
     def write_lost(
         self, read: PartitionContents, ended: Collection[Place], context: CommitContext, is_stopped: Callable[[], bool]
     ) -> int:
-        """Write records again that transactions of a worker with exactly-once delivery have lost.
+        """Write again the records that transactions of a worker with exactly-once delivery have lost.
 
-        Return the number of records.
+        Return how many records were written.
         """
         inspection = hanging.Inspection(self._clients, self._names, context.partition, read)
         if not ended and not inspection.was_transaction:

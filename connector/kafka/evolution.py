@@ -140,8 +140,8 @@ class _Resolution:
     ) -> Iterator[Obstacle]:
         """Yield the reasons why no branch of the reader's union matches the writer.
 
-        If one branch has the writer's kind (for example, both are records), the obstacles inside it are yielded,
-        because they are more helpful than `obstacle`, which concerns the whole union.
+        If one branch has the writer's kind (for example, both are records), yield the obstacles inside it. They are
+        more helpful than `obstacle`, which concerns the whole union.
         """
         for branch in reader:
             found = self._reader.find(branch, spaces[0])

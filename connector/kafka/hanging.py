@@ -9,9 +9,9 @@ the records that hang there: an abort loses them, even if their transaction was 
 A shard recovers as ADR 9 says:
 
 1. It aborts its transactions that are still open. This does not take away any record that a reader has seen.
-2. It finds out which transactions were committed: those of which any record is visible in any partition. All others
-   were aborted.
-3. Records that a committed transaction has lost are still in the log. It writes them again in one transaction.
+2. It finds out which transactions were committed. A transaction was committed if any of its records is visible in any
+   partition. All other transactions were aborted.
+3. Records that a committed transaction has lost are still in the log. The shard writes them again in one transaction.
 """
 
 from collections.abc import Callable, Collection, Iterator, Mapping

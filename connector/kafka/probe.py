@@ -95,7 +95,7 @@ class Probe:
     def _transaction_problems(self, found: Found) -> Iterable[Problem]:
         """Write a tombstone and an offset in a transaction, and abort it. Yield the first problem that occurs.
 
-        While the internal topics do not exist, the transaction is empty.
+        If the internal topics do not exist, the transaction is empty.
         """
         name = f"{self._kafka.app}-check"
         doing = "initialising transactions"

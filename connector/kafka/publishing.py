@@ -165,7 +165,7 @@ class Publisher(ABC):
     def write_lost(
         self, read: PartitionContents, ended: Collection[Place], context: CommitContext, is_stopped: Callable[[], bool]
     ) -> int:
-        """Write records again that committed transactions have lost. Return the number of records.
+        """Write again the records that committed transactions have lost. Return how many records were written.
 
         `read` are the contents of the internal topics after `end_open`, and `ended` are the partitions that `end_open`
         has returned. Raises ShardRestartError or HandedOverError.

@@ -71,8 +71,8 @@ class SeenLog:
         Nothing changes in memory until `apply`. `room` is the maximum number of bytes of key and value of a record; a
         single entry is written even if it needs more.
 
-        The buckets of a new tenant have the longest width. A large number of entries shows how many rows the tenant has
-        per hour. Then a shorter width is chosen.
+        The buckets of a new tenant have the longest width. If many entries are written at once, a shorter width is
+        chosen that fits their number per hour.
         """
         if len(entries) >= _WORTH_AN_OBJECT:
             self.width = min(self.width, _fitting_width(len(entries) / (int(hours.max()) - int(hours.min()) + 1)))

@@ -58,7 +58,7 @@ class Names(NamedTuple):
         return f"{self.app}.seen"
 
     def transactional_id(self, shard: int) -> str:
-        """Return the transactional id of the only producer of a shard."""
+        """Return the transactional id that every producer of a shard uses."""
         return f"{self.app}-{shard}"
 
 

@@ -101,12 +101,12 @@ class Transactions(Publisher):
     def write_lost(
         self, read: PartitionContents, ended: Collection[Place], context: CommitContext, is_stopped: Callable[[], bool]
     ) -> int:
-        """Write records again that committed transactions have lost. Return the number of records."""
+        """Write again the records that committed transactions have lost. Return how many records were written."""
         inspection = hanging.Inspection(self._clients, self._names, context.partition, read)
         return self.write_again(inspection, hanging.find_lost(inspection, ended, is_stopped), context)
 
     def write_again(self, inspection: hanging.Inspection, lost: hanging.LostCommits, context: CommitContext) -> int:
-        """Write lost records again, in one transaction. Return the number of records."""
+        """Write lost records again, in one transaction. Return how many records were written."""
         if lost.record is None or not (lost.records or lost.checkpoints):
             return 0
         producer, contents = self._opened(), _LostContents(self, inspection, lost)

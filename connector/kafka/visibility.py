@@ -157,8 +157,8 @@ def read(
 ) -> tuple[dict[Place, dict[int, Message]], dict[Place, str]]:
     """Read the records in `ranges`, which hold the first and last offset per partition.
 
-    Return the records by partition and offset, and the partitions that cannot be read with the reason. Blocks. Raises
-    ShardRestartError.
+    Return two mappings: the records by partition and offset, and the reason for each partition that cannot be read.
+    Blocks. Raises ShardRestartError.
     """
     found: dict[Place, dict[int, Message]] = {of: {} for of in ranges}
     unreadable: dict[Place, str] = {}

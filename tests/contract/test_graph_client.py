@@ -258,7 +258,7 @@ async def test_retry_after_pauses_all_page_chains_and_is_reported(bench: Bench) 
 
 
 @pytest.mark.parametrize("fault", ["throttled", "sign_in_throttled"])
-async def test_recreated_page_source_still_waits_for_retry_after(bench: Bench, fault: str) -> None:
+async def test_retry_after_pause_continues_after_a_shard_restart(bench: Bench, fault: str) -> None:
     """A shard restart, a reload or a shard that returns to the worker creates a new page source for the same tenant."""
     bench.simulator.set_faults({fault: "1x1", "retry_after_s": 1})
     first = bench.source()

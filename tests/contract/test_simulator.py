@@ -503,7 +503,7 @@ async def test_down_fault_closes_connections_until_it_is_cleared(start: Clients)
         await client.sign_in()
 
 
-async def test_simulator_can_refuse_and_accept_connections_again(start: Clients) -> None:
+async def test_simulator_can_stop_and_resume_accepting_connections(start: Clients) -> None:
     client = await start()
     url = client.simulator.url
     await client.simulator.refuse()

@@ -123,7 +123,7 @@ def test_backfill_stays_exactly_once_across_five_kills(
     assert len(set(left)) > KILLS
 
 
-def test_backfill_again_republishes_rows_with_their_revisions(
+def test_republished_rows_keep_their_revision_numbers(
     broker: SharedBroker, topic: str, app: str, simulate: Simulate, new_worker: NewWorker, settings: Settings
 ) -> None:
     """Rows outside of the range are not published again, even if the worker is killed during the job."""

@@ -246,7 +246,7 @@ def test_schema_commands_report_each_subject(
     assert command(tmp_path, configured, "schema", "check").stdout == done.stdout
 
 
-def test_schema_commands_explain_errors(
+def test_schema_commands_print_one_line_per_error(
     registry: RegistryClient, topic: str, tmp_path: Path, simulate: Simulate, settings: Settings
 ) -> None:
     source = simulate(days=1)

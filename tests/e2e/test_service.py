@@ -86,7 +86,7 @@ def test_failing_tenant_shows_a_remedy_while_others_are_read(
     oracle.check(broker.bootstrap, topic, app, source.truth(good, secretless))
 
 
-def test_worker_is_not_ready_only_if_every_tenant_fails(
+def test_worker_becomes_unready_only_if_every_tenant_fails(
     simulate: Simulate, new_worker: NewWorker, settings: Settings
 ) -> None:
     source = simulate(**TINY, without_role=1)

@@ -17,7 +17,7 @@ def test_official_parser_accepts_the_asyncapi_document() -> None:
     ("right", "wrong"),
     [("action: send", "action: sent"), ("type: record", "type: recor"), ("partitions: 6", "partitions: six")],
 )
-def test_official_parser_names_a_mistake(right: str, wrong: str) -> None:
+def test_official_parser_refuses_an_invalid_asyncapi_document(right: str, wrong: str) -> None:
     text = asyncapi.FILE.read_text(encoding="utf-8")
     problems = parse(text.replace(right, wrong, 1))["problems"]
     assert any(problem["severity"] == 0 for problem in problems)

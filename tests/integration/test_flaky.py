@@ -80,7 +80,7 @@ def test_failure_that_recurs_alone_is_not_flaky(project: Path) -> None:
     assert (project / flaky.FILE).read_text(encoding="utf-8") == ""
 
 
-def test_second_run_that_runs_no_test_is_not_a_success(project: Path) -> None:
+def test_rerun_that_selects_no_test_is_not_a_success(project: Path) -> None:
     """The second run starts only because the run of all tests failed, so an empty second run is not a success."""
     assert run(project, "-p", "tests.flaky").returncode == pytest.ExitCode.NO_TESTS_COLLECTED
 

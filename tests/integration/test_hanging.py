@@ -255,7 +255,7 @@ async def test_hanging_commit_of_dead_letters_is_completed(bench: Bench) -> None
 
 
 @pytest.mark.parametrize("hanging", ["seen", "state seen", "row0 row1"])
-async def test_hanging_commit_aborted_with_the_next_batch_is_restored(bench: Bench, hanging: str) -> None:
+async def test_hanging_commit_survives_the_abort_of_the_next_batch(bench: Bench, hanging: str) -> None:
     """A rebalance aborts the next batch. The abort marker also ends the hanging transaction of the same producer."""
     bench.create(hanging)
     transactions = await bench.opened()
@@ -272,7 +272,7 @@ async def test_hanging_commit_aborted_with_the_next_batch_is_restored(bench: Ben
     bench.check(b"a0", b"b0", b"b1")
 
 
-async def test_new_owner_writes_an_aborted_hanging_commit_again(bench: Bench) -> None:
+async def test_hanging_commit_survives_a_crash_in_the_next_batch(bench: Bench) -> None:
     """The worker dies while its next transaction is open.
 
     Its abort reaches some partitions of the hanging commit only.
@@ -328,7 +328,7 @@ async def test_shard_restarts_if_its_commit_stays_open_in_a_partition(
     bench.check(b"a0", b"a1")
 
 
-async def test_hanging_abort_is_not_taken_for_a_completed_one(bench: Bench) -> None:
+async def test_commit_after_a_hanging_abort_publishes_no_aborted_row(bench: Bench) -> None:
     """Otherwise the next commit would publish the aborted rows."""
     bench.create("row0")
     transactions = await bench.opened()

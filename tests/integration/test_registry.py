@@ -54,7 +54,7 @@ def test_schema_is_registered_only_once(registry: RegistryClient, subject: Subje
 
 
 @pytest.mark.parametrize("auto_register", [True, False])
-def test_incompatible_schema_is_refused_with_its_fields(
+def test_error_names_the_fields_of_an_incompatible_schema(
     registry: RegistryClient,
     subject: Subject,
     auto_register: bool,  # noqa: FBT001

@@ -8,7 +8,7 @@ from tests.strimzi import FOLDER
 from tests.strimzi_software import problems
 
 
-def test_strimzi_takes_every_member_of_the_resources() -> None:
+def test_strimzi_accepts_the_example_topics_and_users() -> None:
     assert problems(FOLDER / "topics.yaml", FOLDER / "users.yaml") == []
 
 
@@ -22,7 +22,9 @@ def test_strimzi_takes_every_member_of_the_resources() -> None:
         ("users.yaml", "strimzi.io/v1", "strimzi.io/v1beta2", "v1beta2 is not taken"),
     ],
 )
-def test_strimzi_names_a_mistake(file: str, right: str, wrong: str, problem: str, tmp_path: Path) -> None:
+def test_strimzi_refuses_an_invalid_member_and_names_it(
+    file: str, right: str, wrong: str, problem: str, tmp_path: Path
+) -> None:
     text = (FOLDER / file).read_text(encoding="utf-8")
     assert right in text
     changed = tmp_path / file

@@ -186,7 +186,9 @@ async def test_abort_without_a_response_does_not_count_as_aborted(
     assert not oracle.open_transactions(bootstrap, [topic, f"{app}.control"])
 
 
-async def test_fatal_error_hidden_by_a_callback_restarts_the_shard(broker: SharedBroker, topic: str, app: str) -> None:
+async def test_fatal_error_masked_by_another_error_restarts_the_shard(
+    broker: SharedBroker, topic: str, app: str
+) -> None:
     """In random tests, `flush` of a fenced producer raised an AttributeError instead of the fatal error."""
     create(broker.bootstrap, topic, f"{app}.control")
     transactions = Transactions(Clients(broker.bootstrap, {"log_level": 0}), app)

@@ -22,7 +22,7 @@ CORE = (
         "connector/pipeline/sweeper.py",
         "self.source.memory.reserve_chain(self._allow_backfills) if piece.again else NO_ROOM",
         "NO_ROOM",
-        "tests/unit/test_page_memory.py -k test_backfill_again_stays_within_the_page_memory_limit",
+        "tests/unit/test_page_memory.py -k test_republishing_backfill_respects_the_page_memory_limit",
     ),
     Mutant(
         "a run starts before Graph has confirmed the time",
@@ -388,7 +388,7 @@ CORE = (
         "connector/graph/client.py",
         "        limits = self._limits.get(key)\n",
         "        limits = None\n",
-        "tests/contract/test_graph_client.py -k test_recreated_page_source_still_waits_for_retry_after",
+        "tests/contract/test_graph_client.py -k test_retry_after_pause_continues_after_a_shard_restart",
         broker=True,
     ),
     Mutant(

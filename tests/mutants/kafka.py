@@ -18,14 +18,14 @@ KAFKA = (
         "connector/kafka/state.py",
         "if copy_marker.KEY in records:",
         "if copy_marker.KEY in ():",
-        "tests/unit/test_copy_state.py -k test_state_of_an_incomplete_copy_is_refused",
+        "tests/unit/test_copy_state.py -k test_worker_refuses_state_of_an_incomplete_copy",
     ),
     Mutant(
         "a copy keeps the offsets of a topic of the same name on another cluster",
         "connector/commands/state_copy.py",
         "if self.same_cluster and topic == before.topic:",
         "if topic == before.topic:",
-        "tests/unit/test_copy_state.py -k test_checkpoint_copied_for_another_topic_has_end_offsets",
+        "tests/unit/test_copy_state.py -k test_checkpoint_for_another_topic_gets_its_end_offsets",
     ),
     Mutant(
         "a source that changed during the copy is accepted",
@@ -119,7 +119,7 @@ KAFKA = (
         _TRANSACTION,
         "        if left_open:\n",
         "        if not ends:\n",
-        f"{_HANGING} -k test_hanging_abort_is_not_taken_for_a_completed_one",
+        f"{_HANGING} -k test_commit_after_a_hanging_abort_publishes_no_aborted_row",
         broker=True,
     ),
     Mutant(

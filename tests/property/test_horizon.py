@@ -111,7 +111,7 @@ def test_backfill_wholly_beyond_the_horizon_fails() -> None:
 
 
 @pytest.mark.parametrize("again", [False, True])
-def test_only_backfill_again_reads_what_a_shorter_horizon_expired(*, again: bool) -> None:
+def test_only_republishing_backfill_reads_expired_call_time(*, again: bool) -> None:
     shown = world(72)
     topics = poll(TWELVE, shown, every(600.0, 0, 72 * HOUR_S))
     published = len(topics.rows)
@@ -233,7 +233,7 @@ class TestSlowChains:
         newest = [read for read in change.state.coverage.reads if read.at >= moment(30 * HOUR_S)]
         assert min(read.start for read in newest) == before, "call time whose rows were left out does not count"
 
-    def test_backfill_again_publishes_rows_beyond_the_horizon(self) -> None:
+    def test_republishing_backfill_publishes_rows_beyond_the_horizon(self) -> None:
         _, worker = self.read(again=True)
         change = worker._pending["t"]
         assert (len(change.rows), change.too_old) == (24, 0)

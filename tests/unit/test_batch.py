@@ -119,7 +119,7 @@ def test_record_key_is_the_configured_member_or_the_row_id(key: str, member: str
     assert change.rows[0].key == expected
 
 
-def test_record_timestamp_is_the_read_time_or_the_call_start() -> None:
+def test_record_timestamp_follows_the_timestamp_setting() -> None:
     start_ms = 1_772_322_900_000
     assert Bench().read(row()).rows[0].timestamp_ms == start_ms + 301_000
     assert Bench(timestamp="event").read(row()).rows[0].timestamp_ms == start_ms
@@ -281,7 +281,7 @@ class TestTransactionRecords:
         apply(bench.changes, bench.accounts)
         assert list(bench.account.checkpoint.offsets) == [0, 7, 0]
 
-    def test_interim_checkpoint_has_the_end_offsets_of_its_rows(self) -> None:
+    def test_interim_checkpoint_includes_offsets_of_the_new_rows(self) -> None:
         """After a crash, the dedup index may have rows that no later checkpoint covers.
 
         The next progress must include them.
@@ -349,7 +349,7 @@ class TestTransactionRecords:
         assert [told(30), told(60), told(120)] == [[], [gap_s], []]
         assert bench.account.checkpoint.state.sweeps == state.sweeps
 
-    def test_progress_is_written_at_once_after_rows_were_rewritten(self) -> None:
+    def test_rewritten_rows_cause_new_progress_records_at_once(self) -> None:
         """Rows that were written again have new offsets, so earlier progress records do not count any more."""
         bench = Bench()
         self.sweep_through(bench, 0.0)

@@ -72,7 +72,7 @@ def test_additional_properties_are_masked_by_member_name() -> None:
     }
 
 
-def test_dead_letter_is_masked_but_indexed_as_received() -> None:
+def test_dedup_of_dead_letters_uses_the_unmasked_row() -> None:
     bench = new_bench(privacy={"callerNumber": "drop", "userDisplayName": "mask"})
     unfit = row(callerNumber=NUMBER, duration="x", userDisplayName=7)
     (letter,) = bench.read(unfit).dead_letters

@@ -193,7 +193,7 @@ def test_concurrent_failures_lengthen_the_pause_once() -> None:
     assert backoff.until == 5.0
 
 
-def test_success_of_an_earlier_request_keeps_the_backoff() -> None:
+def test_success_of_an_older_request_does_not_reset_the_backoff() -> None:
     backoff = Backoff()
     backoff.failed(1.0, 2.0, 1.0, 0.5)
     backoff.succeeded(1.5)
@@ -218,7 +218,7 @@ def test_budget_used_ratio_covers_the_last_minute() -> None:
     assert budget.used_ratio(500.0) == 0.0
 
 
-def test_slot_of_an_unsent_request_returns_to_the_budget() -> None:
+def test_unsent_request_does_not_use_up_the_budget() -> None:
     budget = Budget(1, 0.0)
     slot = budget.take(61.2)
     assert budget.delay_s(500.0) > 0

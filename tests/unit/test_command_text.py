@@ -31,7 +31,7 @@ def tenant(coverage: list[tuple[datetime, datetime]], gaps: list[tuple[datetime,
     return {"coverage": pieces(coverage), "gaps": pieces(gaps)}
 
 
-def test_coverage_bar_marks_read_unread_and_unwanted_time() -> None:
+def test_coverage_bar_is_blank_where_no_rows_are_expected() -> None:
     known = tenant([(NOW - 5 * HOUR, NOW - 3 * HOUR), (NOW - 1.5 * HOUR, NOW)], [(NOW - 3 * HOUR, NOW - 1.5 * HOUR)])
     assert text.bar(known, NOW, 6 * HOUR, 6) == " ██·▒█"
 

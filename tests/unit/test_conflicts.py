@@ -40,7 +40,7 @@ def sweep(bench: Bench, *attempts: list[list[Any]]) -> tuple[list[int], list[int
 
 
 @MODES
-def test_conflicting_rows_on_a_page_publish_one_row_in_any_order(revisions: str) -> None:
+def test_one_of_several_conflicting_rows_is_published(revisions: str) -> None:
     outcomes = [sweep(Bench(revisions=revisions), [rows]) for rows in ([A, B, A], [B, A, B])]
     assert outcomes[0] == outcomes[1]
     published, letters = outcomes[0]
@@ -78,7 +78,7 @@ def test_row_changed_between_two_pages_is_published_as_a_revision() -> None:
 
 
 @MODES
-def test_conflicting_rows_across_pages_are_settled_in_any_order(revisions: str) -> None:
+def test_conflict_across_pages_publishes_nothing_in_later_sweeps(revisions: str) -> None:
     bench = Bench(revisions=revisions)
     published, letters = sweep(bench, [[A], [B]], [[A], [B]], [[A], [B]])
     assert (published, letters) == (([1, 2, 1] if revisions == "publish" else [1]), [2])
@@ -94,7 +94,7 @@ def test_dead_lettered_row_is_published_when_its_conflict_ends() -> None:
     assert sweep(bench, [[loser], []]) == ([], [])
 
 
-def test_row_held_until_its_chain_ends_is_dropped_if_it_fails() -> None:
+def test_unpublished_row_is_dropped_if_its_page_chain_fails() -> None:
     bench = Bench()
     _, letters = sweep(bench, [[A, B]])
     loser, winner = (A, B) if letters == [1] else (B, A)

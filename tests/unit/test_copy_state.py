@@ -52,7 +52,7 @@ def test_checkpoint_copied_for_the_same_topic_is_unchanged(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(("topic", "same_cluster"), [("calls", False), ("other", True), ("other", False)])
-def test_checkpoint_copied_for_another_topic_has_end_offsets(tmp_path: Path, topic: str, same_cluster: bool) -> None:  # noqa: FBT001
+def test_checkpoint_for_another_topic_gets_its_end_offsets(tmp_path: Path, topic: str, same_cluster: bool) -> None:  # noqa: FBT001
     """Offsets of the old topic would let a consumer act on progress before it has read the rows."""
     moved = relocated(tmp_path, topic, same_cluster=same_cluster)
     assert moved == msgspec.structs.replace(
@@ -68,7 +68,7 @@ def test_environment_does_not_override_the_source_configuration(tmp_path: Path) 
     assert load(path, environ, contacts_graph=False, overridden=False).kafka.app == "old"
 
 
-def test_state_of_an_incomplete_copy_is_refused() -> None:
+def test_worker_refuses_state_of_an_incomplete_copy() -> None:
     for marker in (MARKER, msgspec.structs.replace(MARKER, complete=True)):
         with pytest.raises(
             FatalError, match="a copy of app app on cluster cluster-1 that is not complete: run connector"

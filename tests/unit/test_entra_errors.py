@@ -72,7 +72,7 @@ def test_token_claims_are_read_and_opaque_tokens_have_none() -> None:
         ("00000003-0000-0000-c000-000000000000", ""),
     ],
 )
-def test_graph_host_is_named_with_its_cloud(graph: str, expected: str) -> None:
+def test_cloud_is_recognized_by_its_graph_host(graph: str, expected: str) -> None:
     assert token_claims.cloud_of(graph) == expected
 
 

@@ -22,14 +22,14 @@ def found(**changes: str) -> list[tuple[str, str]]:
     return [(danger.setting, danger.needed) for danger in dangers(settings, WEEK, HORIZON)]
 
 
-def test_safe_topic_settings_cause_no_event_time_warning() -> None:
+def test_topic_settings_safe_for_event_time_cause_no_warning() -> None:
     assert found() == []
     assert found(retention_ms=str(151 * DAY_MS)) == []
     assert dangers({}, WEEK, HORIZON) == []
 
 
 @pytest.mark.parametrize(("days", "who"), [(7, "sweeps and the first start"), (149, "a backfill"), (150, "a backfill")])
-def test_too_short_retention_causes_an_event_time_warning(days: int, who: str) -> None:
+def test_retention_shorter_than_the_horizon_causes_a_warning(days: int, who: str) -> None:
     (danger,) = dangers(HARMLESS | {"retention.ms": str(days * DAY_MS)}, WEEK, HORIZON)
     assert (danger.setting, danger.needed) == ("retention.ms", str(150 * DAY_MS))
     assert who in danger.reason
@@ -40,7 +40,7 @@ def test_compacted_topic_causes_no_retention_warning() -> None:
     assert found(cleanup_policy="compact,delete", retention_ms="1") == [("retention.ms", str(150 * DAY_MS))]
 
 
-def test_topic_timestamp_limits_cause_an_event_time_warning() -> None:
+def test_topic_that_refuses_old_timestamps_causes_a_warning() -> None:
     assert found(message_timestamp_before_max_ms="1000") == [("message.timestamp.before.max.ms", str(150 * DAY_MS))]
     assert found(message_timestamp_after_max_ms="1000") == [("message.timestamp.after.max.ms", "3600000")]
     assert found(message_timestamp_difference_max_ms="1000") == [
@@ -48,5 +48,5 @@ def test_topic_timestamp_limits_cause_an_event_time_warning() -> None:
     ]
 
 
-def test_log_append_time_causes_one_event_time_warning() -> None:
+def test_topic_with_log_append_time_causes_one_warning() -> None:
     assert found(message_timestamp_type="LogAppendTime", retention_ms="1") == [("message.timestamp.type", "CreateTime")]

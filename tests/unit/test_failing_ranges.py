@@ -81,7 +81,7 @@ class TestNarrowing:
         assert (older.window, older.longest_s) == (window(0, 450), 450)
         assert (newer.window, newer.longest_s) == (window(450, 675), 450)
 
-    def test_success_ends_the_narrowing_of_the_adjacent_range_later(self) -> None:
+    def test_failing_range_is_dropped_after_a_later_nearby_success(self) -> None:
         ranges = failing_ranges.failed((), window(0, 900), failure(1))
         assert failing_ranges.succeeded(ranges, window(899, 900), NOW + 61 * S) == ()
         far = failing_ranges.succeeded(ranges, window(5000, 6000), NOW + 61 * S)
@@ -215,7 +215,7 @@ class TestReading:
             assert tenant.plan.sweeps[0].position is None
 
     @pytest.mark.parametrize("status", [400, 403, 500])
-    def test_unservable_instant_does_not_stop_a_first_start(self, status: int) -> None:
+    def test_first_start_completes_despite_an_unservable_instant(self, status: int) -> None:
         with reading(instant(-1, lambda: error(status), 0, 1e9)) as tenant:
             tenant.run(120)
             assert tenant.worst_delay_s(0, 60) < 65
@@ -223,7 +223,7 @@ class TestReading:
             assert windows.gaps(tenant.plan) == [Window(at(-1), at(0))]
             assert tenant.source.failing() is None
 
-    def test_no_failing_range_remains_after_406_for_every_request(self) -> None:
+    def test_failing_ranges_end_when_graph_stops_sending_406(self) -> None:
         with reading(always(lambda: error(406), 600, 635)) as tenant:
             tenant.run(900)
             assert tenant.worst_delay_s(640, 820) < 65

@@ -6,7 +6,9 @@ from connector.kafka.membership import Membership, Snapshot
 
 
 @pytest.mark.parametrize("is_kept", [True, False])
-def test_ownership_check_waits_for_a_later_poll(monkeypatch: pytest.MonkeyPatch, *, is_kept: bool) -> None:
+def test_ownership_check_waits_for_a_poll_that_began_after_it(
+    monkeypatch: pytest.MonkeyPatch, *, is_kept: bool
+) -> None:
     """A poll that is already running may have started before the worker was frozen, so its result may be outdated."""
     membership = object.__new__(Membership)
     membership.snapshot = Snapshot(7, frozenset({0}), None)

@@ -238,7 +238,7 @@ def test_gauges_with_unknown_values_are_not_exported(metrics: Metrics) -> None:
         assert f'direct_routing_{unknown}{{tenant="contoso"}}' not in series
 
 
-def test_tenant_view_is_computed_once_per_scrape(metrics: Metrics, tenant: TenantMetrics) -> None:
+def test_gauges_of_a_tenant_are_computed_once_per_scrape(metrics: Metrics, tenant: TenantMetrics) -> None:
     calls = Mock(side_effect=view)
     tenant.watch(calls)
 
@@ -248,7 +248,7 @@ def test_tenant_view_is_computed_once_per_scrape(metrics: Metrics, tenant: Tenan
     assert calls.call_count == 2
 
 
-def test_error_in_a_tenant_view_affects_only_its_own_metrics(metrics: Metrics, tenant: TenantMetrics) -> None:
+def test_error_in_the_gauges_of_a_tenant_affects_no_other_tenant(metrics: Metrics, tenant: TenantMetrics) -> None:
     broken = [True]
 
     def sometimes() -> TenantView:
@@ -332,7 +332,7 @@ def test_metrics_of_a_released_tenant_and_shard_disappear(metrics: Metrics, tena
     assert metrics.activity("contoso") is None
 
 
-def test_events_after_a_tenant_closed_restore_no_metrics(metrics: Metrics, tenant: TenantMetrics) -> None:
+def test_late_events_of_a_released_tenant_create_no_metrics(metrics: Metrics, tenant: TenantMetrics) -> None:
     tenant.closed()
 
     tenant.request_finished("live", "200", 0.2)
@@ -414,7 +414,7 @@ def test_metric_label_values_are_escaped(metrics: Metrics) -> None:
         assert odd in {sample.labels.get("tenant") for family in parse(text) for sample in family.samples}
 
 
-async def test_scrape_computes_tenant_views_in_the_event_loop(metrics: Metrics, tenant: TenantMetrics) -> None:
+async def test_scrape_computes_tenant_gauges_in_the_event_loop(metrics: Metrics, tenant: TenantMetrics) -> None:
     threads = []
 
     def noted() -> TenantView:

@@ -54,13 +54,13 @@ def following(monkeypatch: pytest.MonkeyPatch, *codes: int) -> Any:
         KafkaError._BAD_MSG,
     ],
 )
-def test_following_the_state_ends_at_a_permanent_error(monkeypatch: pytest.MonkeyPatch, code: int) -> None:
+def test_watching_the_state_topic_ends_at_a_permanent_error(monkeypatch: pytest.MonkeyPatch, code: int) -> None:
     """Otherwise `backfill --wait` would wait forever."""
     commits = following(monkeypatch, code)
     with pytest.raises(FatalError, match="reading "):
         next(commits)
 
 
-def test_following_the_state_waits_for_unavailable_brokers(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_watching_the_state_topic_survives_a_broker_outage(monkeypatch: pytest.MonkeyPatch) -> None:
     commits = following(monkeypatch, KafkaError._TRANSPORT, KafkaError._ALL_BROKERS_DOWN)
     assert [next(commits) for _ in range(3)] == [None, None, None]

@@ -178,7 +178,7 @@ def _expected(value: Any, *, is_treated: str | None = None) -> Any:
 
 
 @given(st.dictionaries(st.sampled_from([*ALL, "callernumber", "id", "leg"]), _JSON), st.sampled_from([None, 1]))
-def test_privacy_treats_json_text_like_decoded_values(row: dict[str, Any], indent: int | None) -> None:
+def test_privacy_applies_equally_to_json_text_and_decoded_rows(row: dict[str, Any], indent: int | None) -> None:
     text = json.dumps(row, ensure_ascii=indent is None, indent=indent).encode()
     treated = json.loads(PRIVACY.treat_row(text))
     assert treated == _expected(row)

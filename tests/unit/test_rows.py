@@ -214,7 +214,7 @@ class TestValidity:
     def test_instant_member_with_invalid_text_is_invalid(self, name: str, value: str) -> None:
         assert problem(text(**{name: value})) == f"{name}: expected an instant (RFC 3339)"
 
-    def test_problem_of_an_invalid_row_contains_no_value(self) -> None:
+    def test_error_text_of_an_invalid_row_contains_no_value(self) -> None:
         for name in V1.names:
             for value in ("+4930123secret", 49301234567890, ["+4930123secret"], {"+4930123secret": 1}):
                 raw = json.dumps({"id": "a"} | {name: value}).encode()

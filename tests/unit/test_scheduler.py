@@ -43,7 +43,7 @@ def test_scheduler_learns_the_time_before_it_starts_a_run() -> None:
     assert plan.next(NOW) == StartRuns(NOW - D, ())
 
 
-def test_start_of_a_tenant_is_set_before_a_backfill_is_read() -> None:
+def test_backfill_in_the_first_second_keeps_the_tenant_start() -> None:
     """No run can begin within the first second. A backfill that is read in this second must not replace the start."""
     plan = scheduler(-2 * D, start=0 * D)
     plan.confirm_time()
@@ -81,7 +81,7 @@ def test_page_chain_without_repeated_ids_is_stable() -> None:
     assert plan.finished(read.slice, 3, NOW).steady
 
 
-def test_tenant_rests_longer_after_each_permanent_error() -> None:
+def test_tenant_waits_longer_after_each_permanent_error() -> None:
     plan, now, rests = scheduler(), NOW, []
     for _ in range(5):
         opened(plan, now)
@@ -110,7 +110,7 @@ def test_failed_tenant_drops_its_runs_and_open_slices() -> None:
     assert plan.has_failed
 
 
-def test_failed_range_does_not_fail_the_tenant() -> None:
+def test_one_failing_range_does_not_fail_the_tenant() -> None:
     plan = scheduler()
     (read,) = opened(plan)
     assert plan.failed(read.slice, failure(of_range=True, tenant_fails=False), NOW).rest is None
@@ -118,7 +118,7 @@ def test_failed_range_does_not_fail_the_tenant() -> None:
     assert {again.attempts for again in opened(plan)} == {1}
 
 
-def test_clock_set_back_does_not_prolong_the_rest_of_a_tenant() -> None:
+def test_clock_set_back_does_not_prolong_the_wait_of_a_tenant() -> None:
     plan = scheduler()
     plan.rest(NOW + 2 * D, permanent=True)
     assert plan.next(NOW) == Wait(NOW + M)

@@ -122,7 +122,7 @@ async def test_waiting_for_shutdown_does_not_swallow_cancellation(settings: Sett
     assert ended.is_set()
 
 
-async def test_first_of_two_fatal_errors_is_the_one_that_is_reported(settings: Settings) -> None:
+async def test_only_the_first_of_two_fatal_errors_is_reported(settings: Settings) -> None:
     worker = Service(settings)
 
     async def work() -> None:
@@ -240,7 +240,7 @@ def test_worker_is_not_ready_until_a_new_assignment_arrives(
         (Found("here", {"app.control": 9}), "topic app.control has 9 partitions, kafka.shards is 8"),
     ],
 )
-async def test_broker_probe_refuses_what_the_start_would_refuse(
+async def test_broker_probe_refuses_another_cluster_or_shard_count(
     settings: Settings, found: Found, expected: str
 ) -> None:
     """The cases: another cluster under the same address, and a control topic with more partitions."""

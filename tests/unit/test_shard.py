@@ -125,7 +125,7 @@ async def test_shard_commits_only_while_the_worker_owns_it() -> None:
     await publisher.close()
 
 
-async def test_aborted_batch_is_repeated_with_fresh_metadata(
+async def test_aborted_batch_is_repeated_with_new_group_metadata(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     publisher = Scripted(AbortedError("rebalance"), AbortedError("rebalance"), None)
@@ -189,8 +189,8 @@ def changed(**members: Any) -> SimpleNamespace:
     return SimpleNamespace(**{"is_urgent": False, "begun": [], **members})
 
 
-async def test_urgent_tombstones_are_committed_without_delay(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Regression test: urgent tombstones were delayed if items that can wait arrived in the same iteration."""
+async def test_deletion_of_expired_state_does_not_wait_for_other_items(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Regression test: the deletion was delayed if items that can wait arrived in the same iteration."""
     shard = shard_of(Group(Snapshot(0, OURS, "")))
     monkeypatch.setattr("connector.pipeline.commit_loop._COMMIT_AT_LATEST_S", 3600.0)
     buffer, publisher = Buffer(), Scripted()
@@ -353,7 +353,7 @@ def read_from_now_on(shard: Shard, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shard.tenants, "_exchange", exchange)
 
 
-async def test_command_for_a_tenant_that_is_not_configured_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_command_for_an_unknown_tenant_is_stored_for_later(monkeypatch: pytest.MonkeyPatch) -> None:
     """The next reload may add the tenant, or the worker may just be restarting the tenant after a change."""
     shard, publisher = shard_of(Group(Snapshot(0, OURS, ""))), Scripted(None, None, None)
     shard.restored = True
@@ -377,7 +377,7 @@ async def test_command_for_a_tenant_that_is_not_configured_is_kept(monkeypatch: 
     await publisher.close()
 
 
-async def test_command_is_kept_while_a_sweeper_is_replaced() -> None:
+async def test_no_command_is_lost_while_a_sweeper_is_replaced() -> None:
     """A changed tenant gets a new sweeper, which continues the plan of the stopped one."""
     shard = shard_of(Group(Snapshot(0, OURS, "")))
     shard.restored, buffer = True, shard.tenants._buffer
@@ -409,7 +409,7 @@ class Stopping(Runtime):
         await self.ended.wait()
 
 
-async def test_restored_shard_applies_the_commands_that_it_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_stored_commands_are_applied_after_a_shard_restart(monkeypatch: pytest.MonkeyPatch) -> None:
     shard = shard_of(Group(Snapshot(0, OURS, "")))
     buffer = Buffer()
     kept = kept_commands.pack([PAUSE])
@@ -419,7 +419,7 @@ async def test_restored_shard_applies_the_commands_that_it_kept(monkeypatch: pyt
     assert [cast("Any", item).command for item in buffer.take(1)] == [PAUSE.order, None]
 
 
-def test_command_of_another_shard_is_not_kept() -> None:
+def test_shard_does_not_store_commands_of_another_shard() -> None:
     shard = shard_of(Group(Snapshot(0, OURS, "")), shards=64)
     assert control.partition_of(TENANT, 64)
     shard.restored = True
@@ -427,7 +427,7 @@ def test_command_of_another_shard_is_not_kept() -> None:
     assert [cast("Any", item).kept for item in shard.tenants._buffer.take(1)] == [None]
 
 
-def test_kept_commands_are_limited_to_the_newest() -> None:
+def test_shard_stores_only_the_newest_waiting_commands() -> None:
     many = [PAUSE._replace(order=PAUSE.order._replace(id=str(UUID(int=n)))) for n in range(1_000)]
     kept = kept_commands.pack(many)
     assert 0 < sum(map(len, kept)) <= kept_commands.MAX_BYTES

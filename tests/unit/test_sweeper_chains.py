@@ -122,8 +122,8 @@ async def test_slice_that_always_repeats_ids_counts_as_unstable() -> None:
         assert not any(read.steady for read in sweeper.plan.coverage.reads)
 
 
-async def test_backfill_again_counts_a_slice_only_after_its_rows() -> None:
-    """The slice counts as read only after the commit of its rows. Otherwise a crash could lose rows of the job."""
+async def test_republishing_backfill_counts_a_slice_after_its_rows() -> None:
+    """With `--again`, a slice counts as read only after the commit of its rows. A crash could lose them otherwise."""
     source = Source([["a"], ["b"]])
     async with sweeping(source) as (sweeper, handed):
         await until(lambda: handed.of(SliceRead))
@@ -146,8 +146,8 @@ async def test_failed_run_ends_its_other_page_chains() -> None:
         assert not handed.of(SliceRead)
 
 
-async def test_backfill_again_reads_parts_that_fit_the_buffer() -> None:
-    """The job commits each slice as a whole, so a slice that is larger than the buffer is divided into parts."""
+async def test_republishing_backfill_reads_parts_that_fit_the_buffer() -> None:
+    """With `--again`, a slice is committed as a whole, so one that is larger than the buffer is divided into parts."""
 
     class Long(Source):
         async def pages(self, window: Window, priority: int, _attempts: int) -> AsyncGenerator[ReadPage, None]:

@@ -58,7 +58,7 @@ def reasons(settings: Settings, found: Checkpoint | None, owned: tuple[int, ...]
     ],
     ids=["not configured", "stale", "read", "failing"],
 )
-def test_tenant_counts_as_unread_by_its_committed_state(
+def test_committed_state_decides_if_a_tenant_counts_as_unread(
     settings: Settings, ago: int, failing: tuple[str, str] | None, words: str
 ) -> None:
     found = reasons(settings, checkpoint(settings, timedelta(minutes=ago), failing=failing))

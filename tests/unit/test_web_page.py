@@ -153,7 +153,7 @@ def test_status_page_shows_the_id_of_a_tenant_without_name() -> None:
     assert f"{TENANT['id']} Up to date" in read(with_tenant(name=None)).text
 
 
-def test_status_page_lists_few_gaps_and_shows_their_causes() -> None:
+def test_status_page_lists_only_a_few_gaps_with_their_causes() -> None:
     gap = {"from": "2026-01-01T00:00:00.000Z", "to": "2026-01-01T01:00:00.000Z", "cause": "outage"}
     text = read(with_tenant(gap_seconds=3600 * 50, unread_seconds=3600 * 50, gaps=[gap] * 50)).text
 

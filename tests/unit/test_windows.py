@@ -335,7 +335,7 @@ class TestSweeps:
         assert {read.at for read in state.coverage.reads} == {NOW}
         assert state.sweeps[0].through == NOW - 15 * M
 
-    def test_deepest_of_the_sweeps_due_together_replaces_the_others(self) -> None:
+    def test_deepest_of_several_due_sweeps_reads_for_all_of_them(self) -> None:
         assert windows.replaced_by([0, 1, 3], DEFAULT) == 3
         assert windows.replaced_by([], DEFAULT) is None
 

@@ -57,8 +57,8 @@ def budget() -> dict[str, Any]:
         worker.until(lambda: worker.metric("sweeps_total", outcome="ok") >= 2, "the first sweeps")
         job = commands.succeed(worker.config, "backfill", "--tenant", "contoso", "--from", "-20d", "--to", "-2h")
         worker.until(lambda: bool(job_of(worker, job).get("started")), "the backfill to begin")
-        begun = datetime.now(UTC)
-        worker.until(lambda: since(source, begun) >= RESTART_AFTER, "half of it", 300)
+        started_at = datetime.now(UTC)
+        worker.until(lambda: since(source, started_at) >= RESTART_AFTER, "half of it", 300)
         stopped = datetime.now(UTC)
         worker.stop()
         worker.start()
@@ -68,9 +68,9 @@ def budget() -> dict[str, Any]:
         ended = datetime.now(UTC)
         requests = source.requests()
     spans = {
-        "before": (begun, stopped),
+        "before": (started_at, stopped),
         "after": (resumed, ended),
-        "first minute": (begun, begun + timedelta(minutes=1)),
+        "first minute": (started_at, started_at + timedelta(minutes=1)),
     }
     return {
         "refused with 429": sum(request.status == 429 for request in requests),
@@ -84,8 +84,8 @@ def budget() -> dict[str, Any]:
     }
 
 
-def since(source: Simulation, begun: datetime) -> int:
-    return sum(request.at >= begun for request in source.requests())
+def since(source: Simulation, started_at: datetime) -> int:
+    return sum(request.at >= started_at for request in source.requests())
 
 
 def most_in_a_minute(moments: list[datetime]) -> int:

@@ -14,7 +14,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from benchmarks.rig import PARTITIONS, Rig, told
+from benchmarks.rig import PARTITIONS, Rig, rig_from_arguments
 from connector import config, log
 from connector.core.rows import InvalidRow
 from connector.metrics.tenant import TenantMetrics
@@ -114,4 +114,4 @@ def main(rig: Rig, topic: str, shards: int, delivery: str) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    print(json.dumps(main(told(), sys.argv[2], int(sys.argv[3]), sys.argv[4])))
+    print(json.dumps(main(rig_from_arguments(), sys.argv[2], int(sys.argv[3]), sys.argv[4])))

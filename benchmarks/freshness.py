@@ -106,9 +106,16 @@ def measure(tenants: int, calls_per_day: int, seconds: float, settle: float) -> 
     with (
         tempfile.TemporaryDirectory() as name,
         Cluster(fast_run=True, heap_mib=512) as cluster,
-        simulator(options, Path(name)) as said,
+        simulator(options, Path(name)) as info,
     ):
-        rig = Rig(said["url"], said["ca"], said["tenants"], said["client_id"], said["client_secret"], cluster.bootstrap)
+        rig = Rig(
+            info["url"],
+            info["ca"],
+            info["tenants"],
+            info["client_id"],
+            info["client_secret"],
+            cluster.bootstrap,
+        )
         path = Path(name) / "connector.toml"
         path.write_text(_CONFIGURATION.format(rig=rig) + "".join(map(_TENANT.format, rig.tenants)), encoding="utf-8")
         with subprocess.Popen([sys.executable, "-m", "connector", "run", "--config", str(path)]) as process:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.limit import bodies_of, fastest, typed_page
-from benchmarks.rig import Rig, told
+from benchmarks.rig import Rig, rig_from_arguments
 from connector.core import dedup
 from connector.core.dedup import DedupIndex
 from connector.core.pages import decode_page
@@ -51,4 +51,4 @@ def main(rig: Rig) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    print(json.dumps(main(told())))
+    print(json.dumps(main(rig_from_arguments())))

@@ -19,7 +19,7 @@ import msgspec
 from confluent_kafka import Producer
 
 from benchmarks.graph import headers, token, window_url
-from benchmarks.rig import Rig, told
+from benchmarks.rig import Rig, rig_from_arguments
 from connector.core.pages import decode_page
 from connector.core.rows import Row, RowSchema
 from connector.kafka import avro
@@ -135,4 +135,4 @@ def _each(function: Callable[[Any], object], values: list[Any]) -> None:
 
 
 if __name__ == "__main__":
-    print(json.dumps(main(told(), sys.argv[2])))
+    print(json.dumps(main(rig_from_arguments(), sys.argv[2])))

@@ -19,7 +19,7 @@ from confluent_kafka.schema_registry.avro import AvroSerializer
 from confluent_kafka.serialization import MessageField, SerializationContext
 
 from benchmarks.graph import headers, token, window_url
-from benchmarks.rig import Rig, told
+from benchmarks.rig import Rig, rig_from_arguments
 from connector.schema_files import schema_text
 
 _EMPTY = "0001-01-01T00:00:00Z"
@@ -68,4 +68,4 @@ async def main(rig: Rig, topic: str) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    print(json.dumps(asyncio.run(main(told(), sys.argv[2]))))
+    print(json.dumps(asyncio.run(main(rig_from_arguments(), sys.argv[2]))))

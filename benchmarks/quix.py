@@ -21,7 +21,7 @@ from quixstreams.models.serializers.avro import AvroSerializer
 from quixstreams.sources import Source
 
 from benchmarks.graph import headers, token, window_url
-from benchmarks.rig import Rig, told
+from benchmarks.rig import Rig, rig_from_arguments
 
 _SCHEMA = Path(__file__).parents[1] / "schemas" / "directRoutingLogRow.avsc"  # the connector is not installed here
 _EMPTY = "0001-01-01T00:00:00Z"
@@ -81,4 +81,4 @@ def main(rig: Rig, topic: str) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    print(json.dumps(main(told(), sys.argv[2])))
+    print(json.dumps(main(rig_from_arguments(), sys.argv[2])))

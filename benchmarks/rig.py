@@ -107,8 +107,15 @@ def open_rig(rows: int, seed: int, directory: Path) -> Iterator[Rig]:
     """Yield an environment with a day of history and `rows` calls of all tenants together. Everything ends with it."""
     options = ["--prebuilt", "--days", "1", "--seed", str(seed)]
     options += ["--tenants", str(TENANTS), "--calls-per-day", str(rows // TENANTS)]
-    with Cluster(fast_run=True, heap_mib=512) as cluster, simulator(options, directory) as said:
-        rig = Rig(said["url"], said["ca"], said["tenants"], said["client_id"], said["client_secret"], cluster.bootstrap)
+    with Cluster(fast_run=True, heap_mib=512) as cluster, simulator(options, directory) as info:
+        rig = Rig(
+            info["url"],
+            info["ca"],
+            info["tenants"],
+            info["client_id"],
+            info["client_secret"],
+            cluster.bootstrap,
+        )
         until = datetime.fromisoformat(rig.ask("/simulator/clock")["now"]).astimezone(UTC).replace(microsecond=0)
         yield rig._replace(since=(until - timedelta(days=1)).isoformat(), until=until.isoformat())
 
@@ -134,6 +141,6 @@ def simulator(options: list[str], directory: Path) -> Iterator[_Json]:
                 process.kill()
 
 
-def told() -> Rig:
-    """Return the environment that a measured process was given."""
+def rig_from_arguments() -> Rig:
+    """Return the environment that the parent process passed to this measured process as its argument."""
     return Rig(**json.loads(sys.argv[1]))

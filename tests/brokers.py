@@ -407,10 +407,10 @@ def _settings(number: int, brokers: int, ports: Sequence[int], voters: str) -> d
 
 def _listeners(protocols: Mapping[str, str], ports: Mapping[str, int], advertised: Mapping[str, int]) -> dict[str, str]:
     """Return a broker's listener settings. `advertised`: ports other than those of the listeners, such as a proxy's."""
-    told = {name: port for name, port in ports.items() if name != "CONTROLLER"} | dict(advertised)
+    addresses = {name: port for name, port in ports.items() if name != "CONTROLLER"} | dict(advertised)
     return {
         "listeners": ",".join(f"{name}://{HOST}:{port}" for name, port in ports.items()),
-        "advertised.listeners": ",".join(f"{name}://{HOST}:{port}" for name, port in told.items()),
+        "advertised.listeners": ",".join(f"{name}://{HOST}:{port}" for name, port in addresses.items()),
         "listener.security.protocol.map": ",".join(f"{name}:{protocols.get(name, 'PLAINTEXT')}" for name in ports),
     }
 

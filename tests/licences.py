@@ -77,17 +77,17 @@ def licence(name: str) -> str:
     known = _ON_WINDOWS | _BY_ITS_LICENCE_FILE
     if name in known:
         return known[name]
-    for said in _said(metadata.metadata(name)):
-        spelled = _SPELLINGS.get(said, said)
+    for declared in _declared_licences(metadata.metadata(name)):
+        spelled = _SPELLINGS.get(declared, declared)
         if set(re.split(r" (?:AND|OR) ", spelled)) <= COMPATIBLE:
             return spelled
-    raise KeyError(f"{name}: {list(_said(metadata.metadata(name)))}")
+    raise KeyError(f"{name}: {list(_declared_licences(metadata.metadata(name)))}")
 
 
-def _said(about: metadata.PackageMetadata) -> Iterator[str]:
+def _declared_licences(about: metadata.PackageMetadata) -> Iterator[str]:
     expressions = about.get_all("License-Expression") or []
     yield from expressions
-    if not expressions:  # whoever has one has said it all
+    if not expressions:  # an expression states the whole licence
         yield from about.get_all("License") or []
         yield from (word for word in about.get_all("Classifier") or [] if word.startswith("License ::"))
 

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from benchmarks.limit import bodies_of
-from benchmarks.rig import Rig, told
+from benchmarks.rig import Rig, rig_from_arguments
 from connector.core.pages import decode_page
 from tests.kafka_software import Software, kafka
 
@@ -81,4 +81,4 @@ def _outcome(process: "subprocess.Popen[bytes]", directory: Path) -> dict[str, A
 
 
 if __name__ == "__main__":
-    print(json.dumps(main(told(), sys.argv[2])))
+    print(json.dumps(main(rig_from_arguments(), sys.argv[2])))

@@ -43,10 +43,10 @@ def idle(cluster: Cluster, tenants: int, remembered: int, seconds: float) -> Idl
     with open_yard(cluster, tenants=tenants, **QUIET) as yard:
         yard.remember(SHARDS, remembered, DEFAULT_SWEEPS)
         worker = yard.worker(shards=SHARDS)
-        begun = time.monotonic()
+        started = time.monotonic()
         worker.start()
         worker.until(lambda: len(worker.named("shard_restored")) == SHARDS, "all to be restored", _DEADLINE_S)
-        restored_s = time.monotonic() - begun
+        restored_s = time.monotonic() - started
         pid = worker.pid or 0
         # The first sweeps, of two days and of seven, are no idling.
         worker.until(lambda: _swept(worker, tenants), "the first sweeps", _DEADLINE_S)
@@ -65,14 +65,14 @@ def cold(cluster: Cluster, tenants: int) -> float:
     """Return the seconds until the first request of the last tenant, with 200 ms per token and no state."""
     with open_yard(cluster, tenants=tenants, **QUIET, faults={"sign_in_slow": 1.0, "slow_s": 0.2}) as yard:
         worker = yard.worker(shards=SHARDS)
-        begun = time.time()
+        started = time.time()
         worker.start()
 
         def asked() -> set[str]:
             return {request.tenant for request in yard.source.requests() if request.tenant}
 
         worker.until(lambda: len(asked()) == tenants, "every tenant to ask", _DEADLINE_S)
-        return time.time() - begun
+        return time.time() - started
 
 
 STORMS: dict[str, dict[str, object]] = {

@@ -67,17 +67,17 @@ _GROWTH = {"rss_mib": (1.10, 10.0), "threads": (1.0, 2.0), "files": (1.10, 10.0)
 "Factor and summand that the median of the last quarter may have more than that of the first."
 
 
-def sample(worker: Worker, port: int, begun: float) -> Sample:
+def sample(worker: Worker, port: int, started: float) -> Sample:
     """Measure the worker."""
     process = Path(f"/proc/{worker.pid}")
     pages = int((process / "statm").read_text(encoding="utf-8").split()[1])
     rss_mib = pages * os.sysconf("SC_PAGE_SIZE") / 2**20
-    second = time.monotonic() - begun
+    second = time.monotonic() - started
     threads, files = (sum(1 for _ in (process / name).iterdir()) for name in ("task", "fd"))
     return Sample(second, rss_mib, threads, files, livez(port))
 
 
-def tell(line: str) -> None:
+def report(line: str) -> None:
     """Print a line at once."""
     sys.stdout.write(f"{line}\n")
     sys.stdout.flush()
@@ -100,11 +100,11 @@ def compare(samples: list[Sample]) -> list[str]:
     warm = [one for one in samples if one.second >= _WARM_UP_S] or samples
     quarter = max(1, len(warm) // 4)
     problems = []
-    tell(f"{'':10} {'first quarter':>14} {'last quarter':>14} {'most':>10}")
+    report(f"{'':10} {'first quarter':>14} {'last quarter':>14} {'most':>10}")
     for name, (factor, summand) in _GROWTH.items():
         values = [float(getattr(one, name)) for one in warm]
         first, last = statistics.median(values[:quarter]), statistics.median(values[-quarter:])
-        tell(f"{name:10} {first:14.1f} {last:14.1f} {max(values):10.1f}")
+        report(f"{name:10} {first:14.1f} {last:14.1f} {max(values):10.1f}")
         if last > first * factor + summand:
             problems.append(f"{name} grew from {first:.1f} to {last:.1f}")
     for status, what in ((http.client.SERVICE_UNAVAILABLE, "answered 503"), (0, "did not answer within 5 s")):
@@ -176,7 +176,7 @@ def observe(worker: Worker, disturber: Disturber, seconds: float) -> list[Sample
     """Measure a worker each second, and disturb it. Write the samples to a file as they come."""
     samples: list[Sample] = []
     port = worker.port or 0
-    begun, pause = time.monotonic(), threading.Event()
+    started, pause = time.monotonic(), threading.Event()
     done = threading.Event()
 
     def disturb() -> None:
@@ -188,9 +188,9 @@ def observe(worker: Worker, disturber: Disturber, seconds: float) -> list[Sample
     with (OUT / "samples.csv").open("w", encoding="utf-8", newline="") as file:
         table = csv.writer(file)
         table.writerow(Sample._fields)
-        while time.monotonic() - begun < seconds:
+        while time.monotonic() - started < seconds:
             assert worker.running, f"the worker ended with {worker.exit_code}; {worker.tail()}"
-            samples.append(sample(worker, port, begun))
+            samples.append(sample(worker, port, started))
             table.writerow(samples[-1])
             file.flush()
             pause.wait(1.0)
@@ -219,7 +219,7 @@ def soak(minutes: float) -> list[str]:
         problems = compare(samples)
         disturber.settle()
         problems += differences(cluster, source, measured)
-        tell(f"{len(samples)} samples, {disturber.count} disturbances")
+        report(f"{len(samples)} samples, {disturber.count} disturbances")
         return problems
 
 
@@ -236,7 +236,7 @@ def differences(cluster: Cluster, source: Simulation, worker: Worker) -> list[st
     problems = [] if worker.stop(30) == 0 else [f"the worker ended with {worker.exit_code}"]
     found, truth = oracle.committed(cluster.bootstrap, TOPIC, APP), source.truth()
     tally = oracle.tally(found, truth)
-    tell(f"{tally.rows} rows published, {tally.missing} missing, {tally.doubled} doubled")
+    report(f"{tally.rows} rows published, {tally.missing} missing, {tally.doubled} doubled")
     return problems + oracle.differences(found, truth)
 
 
@@ -245,7 +245,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.chaos.soak", description=__doc__)
     parser.add_argument("--minutes", type=float, default=30.0, help="duration (default 30)")
     problems = soak(parser.parse_args().minutes)
-    tell("\n".join(problems) or "nothing grew")
+    report("\n".join(problems) or "nothing grew")
     return bool(problems)
 
 

@@ -85,7 +85,7 @@ class Stage:
         "Acts so far, one line each."
         self._calls_per_day = calls_per_day
         self._deepest_min = 15 + 3 * minutes
-        self._begun = self._began_at = time.monotonic()
+        self._created_at = self._began_at = time.monotonic()
         self._stack = ExitStack()
         self._peace = threading.Event()
         self.workers: list[Worker] = []
@@ -193,9 +193,9 @@ class Stage:
         The commits continue when the cluster knows that the broker is dead.
         """
         self.wires.lose(END_TXN, "delay")
-        begun = self.wires.struck
+        before = self.wires.struck
         with suppress(TimeoutError):  # other acts may keep workers from committing
-            wait_until(lambda: self.wires.struck >= begun + SHARDS, "commits", _COMMITS_S)
+            wait_until(lambda: self.wires.struck >= before + SHARDS, "commits", _COMMITS_S)
         self.cluster.brokers[act.target].kill()
         with suppress(TimeoutError):
             wait_until(lambda: not self._leads(act.target), "a broker to lead no partition", _KNOWN_S)
@@ -283,11 +283,11 @@ class Stage:
         """Play all steps in turn; afterwards every fault is healed."""
         self._began_at = time.monotonic()
         for step in steps:
-            begun = time.monotonic()
+            started = time.monotonic()
             healing: list[tuple[float, Heal]] = []
             for act in step.acts:
                 self.tell(str(act))
-                healing.append((begun + act.seconds, getattr(self, act.name)(act)))
+                healing.append((started + act.seconds, getattr(self, act.name)(act)))
             for due, heal in sorted(healing, key=lambda one: one[0]):
                 self._peace.wait(max(0.0, due - time.monotonic()))
                 heal()
@@ -296,7 +296,7 @@ class Stage:
 
     def tell(self, what: str) -> None:
         """Record an act with its time."""
-        line = f"{time.monotonic() - self._begun:7.1f} s  {what}"
+        line = f"{time.monotonic() - self._created_at:7.1f} s  {what}"
         self.played.append(line)
         with (self.folder / "acts.log").open("a", encoding="utf-8") as log:
             log.write(f"{line}\n")

@@ -109,12 +109,12 @@ def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
 @contextlib.asynccontextmanager
 async def opened(timeout_s: float = 5.0, **options: object) -> AsyncIterator[Bench]:
     chosen = {"calls_per_day": 250, "page_size": 60, "lateness": "none", "revised": 0.0, "requests_per_minute": 0}
-    async with Simulator(Options(**{**chosen, **options})) as simulator, beside(simulator, timeout_s) as bench:  # type: ignore[arg-type]
+    async with Simulator(Options(**{**chosen, **options})) as simulator, bench_of(simulator, timeout_s) as bench:  # type: ignore[arg-type]
         yield bench
 
 
 @contextlib.asynccontextmanager
-async def beside(simulator: Simulator, timeout_s: float = 5.0) -> AsyncIterator[Bench]:
+async def bench_of(simulator: Simulator, timeout_s: float = 5.0) -> AsyncIterator[Bench]:
     settings = settings_of(simulator.url, simulator.ca_path, timeout_s)
     async with asyncio.timeout(DEADLINE_S), GraphClient(settings) as client:
         yield Bench(simulator, settings, client)
@@ -131,7 +131,7 @@ async def simulator() -> AsyncIterator[Simulator]:
 async def bench(simulator: Simulator) -> AsyncIterator[Bench]:
     simulator.clear_faults()
     simulator.world.visits.requests.clear()
-    async with beside(simulator) as it:
+    async with bench_of(simulator) as it:
         yield it
 
 
@@ -251,9 +251,9 @@ async def test_page_chain_loses_no_row_despite_various_faults(bench: Bench) -> N
 async def test_retry_after_pauses_all_page_chains_and_is_reported(bench: Bench) -> None:
     bench.simulator.set_faults(throttled="1x1", retry_after_s=1)
     source, window = bench.source(), bench.window
-    begun = time.monotonic()
+    started = time.monotonic()
     await asyncio.gather(*(read(source, window) for _ in range(2)))
-    assert time.monotonic() - begun >= 1.0
+    assert time.monotonic() - started >= 1.0
     assert bench.events.throttled_s == pytest.approx(1.0, abs=0.05)
 
 
@@ -264,14 +264,14 @@ async def test_retry_after_pause_continues_after_a_shard_restart(bench: Bench, f
     first = bench.source()
     reading = asyncio.create_task(read(first, bench.window))
     await until(lambda: any(request.status == 429 for request in bench.simulator.requests))
-    begun = time.monotonic()
+    started = time.monotonic()
     await until(lambda: first._asked_s(time.monotonic() + 1.0) > 0.5)
     reading.cancel()
     await asyncio.wait([reading])
     await first.close()
     second = bench.source(bench.tenant(requests_per_minute=FAST / 2))
     assert await read(second, bench.window)
-    assert time.monotonic() - begun >= 0.9
+    assert time.monotonic() - started >= 0.9
     assert second.budget is first.budget
     assert second.budget.requests_per_minute == FAST / 2
 
@@ -314,7 +314,7 @@ async def test_page_chain_fails_if_transient_errors_last_too_long(
 
 
 async def test_request_without_a_response_is_retried_after_the_timeout(bench: Bench, simulator: Simulator) -> None:
-    async with beside(simulator, timeout_s=0.3) as impatient:
+    async with bench_of(simulator, timeout_s=0.3) as impatient:
         bench.simulator.set_faults(hang="1x1")
         assert await read(impatient.source(), bench.window)
         assert impatient.events.statuses[0] == "error"
@@ -529,9 +529,9 @@ async def test_tenant_signs_in_after_an_outage_without_a_reload(bench: Bench) ->
 
 async def test_client_waits_for_the_retry_after_of_sign_in(bench: Bench) -> None:
     bench.simulator.set_faults(sign_in_throttled="1x1", retry_after_s=1)
-    begun = time.monotonic()
+    started = time.monotonic()
     assert await read(bench.source(patience_s=0.3), bench.window)
-    assert time.monotonic() - begun >= 1.0
+    assert time.monotonic() - started >= 1.0
 
 
 async def test_hanging_sign_ins_delay_no_other_tenant() -> None:
@@ -542,9 +542,9 @@ async def test_hanging_sign_ins_delay_no_other_tenant() -> None:
         stuck = [bench.source(bench.tenant(number)) for number in range(1, 101)]
         tasks = [asyncio.create_task(read(source, bench.window)) for source in stuck for _ in range(2)]
         await asyncio.sleep(0)
-        begun = time.monotonic()
+        started = time.monotonic()
         assert await read(bench.source(), bench.window)
-        assert time.monotonic() - begun < 4.0
+        assert time.monotonic() - started < 4.0
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -621,7 +621,7 @@ async def test_https_proxy_is_used_for_graph_and_sign_in(
         monkeypatch.setenv("NO_PROXY", "")
         monkeypatch.delenv("https_proxy", raising=False)
         monkeypatch.delenv("no_proxy", raising=False)
-        async with beside(simulator) as behind:
+        async with bench_of(simulator) as behind:
             source = behind.source()
             pages = await read(source, bench.window)
             assert source.budget_used_ratio() * FAST == pytest.approx(len(pages))
@@ -636,7 +636,7 @@ async def test_no_proxy_variable_bypasses_the_https_proxy(
     monkeypatch.setenv("NO_PROXY", excepted.format(port=simulator.port))
     monkeypatch.delenv("https_proxy", raising=False)
     monkeypatch.delenv("no_proxy", raising=False)
-    async with beside(simulator) as direct:
+    async with bench_of(simulator) as direct:
         assert await read(direct.source(), bench.window)
 
 
@@ -654,7 +654,7 @@ async def test_unavailable_proxy_error_names_the_proxy_but_no_password(
     bench: Bench, simulator: Simulator, monkeypatch: pytest.MonkeyPatch, variable: str, expected: str
 ) -> None:
     _set_proxy(monkeypatch, variable)
-    async with beside(simulator) as behind:
+    async with bench_of(simulator) as behind:
         with pytest.raises(TransientError, match=expected) as raised:
             await read(behind.source(patience_s=0.0), bench.window)
     assert "hunter2" not in str(raised.value)
@@ -673,7 +673,7 @@ async def test_proxy_refusal_names_the_proxy_but_no_password(
 ) -> None:
     async with proxy(refuses=status) as (address, _):
         _set_proxy(monkeypatch, f"http://{user}{address.removeprefix('http://')}")
-        async with beside(simulator) as behind:
+        async with bench_of(simulator) as behind:
             with pytest.raises(TransientError, match=f"the proxy {address} {expected}") as raised:
                 await read(behind.source(patience_s=0.0), bench.window)
     assert "hunter2" not in str(raised.value)
@@ -685,7 +685,7 @@ async def test_proxy_receives_the_credentials_of_its_variable(
     heads: list[bytes] = []
     async with proxy(heads=heads) as (address, _):
         _set_proxy(monkeypatch, f"me:p%C3%A4ss%40@{address.removeprefix('http://')}")
-        async with beside(simulator) as behind:
+        async with bench_of(simulator) as behind:
             assert await read(behind.source(), bench.window)
     assert all(b"Basic " + b64encode("me:päss@".encode()) in head for head in heads)
 
@@ -694,7 +694,7 @@ async def test_unsupported_proxy_scheme_is_a_configuration_error(
     bench: Bench, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _set_proxy(monkeypatch, "socks5://127.0.0.1:1080")
-    async with beside(simulator) as behind:
+    async with bench_of(simulator) as behind:
         with pytest.raises(ConfigurationError, match=r"HTTPS_PROXY.*socks5"):
             await read(behind.source(), bench.window)
 
@@ -732,9 +732,9 @@ async def test_live_request_precedes_waiting_backfill_requests(bench: Bench) -> 
 
 async def test_requests_are_spaced_by_requests_per_minute(bench: Bench) -> None:
     source = bench.source(bench.tenant(requests_per_minute=600))
-    begun = time.monotonic()
+    started = time.monotonic()
     pages = await read(source, bench.window)
-    assert time.monotonic() - begun >= len(pages) * 0.1
+    assert time.monotonic() - started >= len(pages) * 0.1
     assert source.budget_used_ratio() == pytest.approx(len(pages) / 600)
 
 

@@ -296,8 +296,8 @@ async def test_old_certificate_stays_in_use_if_a_new_one_is_unusable(
             assert await read(source) > 0
             bench.write("certificate", good)
             await _read_until(source, lambda: _named(logs, "file_reloaded"))
-    told = [(entry["event"], entry.get("name")) for entry in logs if entry["event"].startswith("file_")]
-    assert told == [("file_unreadable", "client_certificate"), ("file_reloaded", "client_certificate")]
+    file_events = [(entry["event"], entry.get("name")) for entry in logs if entry["event"].startswith("file_")]
+    assert file_events == [("file_unreadable", "client_certificate"), ("file_reloaded", "client_certificate")]
 
 
 async def test_unusable_secret_file_is_logged_before_the_next_sign_in(
@@ -353,9 +353,9 @@ async def test_credentials_are_never_logged(bench: Bench, name: str, caplog: pyt
             bench.write("token", "eyJ")
             with pytest.raises((PermanentError, TransientError)) as raised:
                 await read(source)
-            said = f"{logs}{caplog.text}{raised.value}{source.failing()}{source._tenant!r}"
+            output = f"{logs}{caplog.text}{raised.value}{source.failing()}{source._tenant!r}"
     assert logs
-    assert [text for text in hidden if text in said] == []
+    assert [text for text in hidden if text in output] == []
 
 
 # Clouds

@@ -45,7 +45,7 @@ def settings(url: str, **members: Any) -> SchemaRegistry:
 
 
 @pytest.mark.parametrize(
-    ("status", "content", "said"),
+    ("status", "content", "expected"),
     [
         (401, {"error_code": 401}, r"requires credentials \(401\)"),
         (403, b"<html>", r"requires credentials \(403\)"),
@@ -66,10 +66,10 @@ def settings(url: str, **members: Any) -> SchemaRegistry:
     ],
 )
 def test_transient_registry_error_is_reported_as_unavailable(
-    fake: Callable[[Answers], Fake], status: int, content: Any, said: str
+    fake: Callable[[Answers], Fake], status: int, content: Any, expected: str
 ) -> None:
     server = fake(lambda *_: (status, content))
-    with pytest.raises(RegistryUnavailableError, match=said):
+    with pytest.raises(RegistryUnavailableError, match=expected):
         Registry(settings(server.url)).ensure([ROW])
 
 
@@ -92,8 +92,8 @@ def test_registry_client_presents_its_tls_certificate(tmp_path: Path) -> None:
             {"client_certificate": paths["both"]},
             {"client_certificate": paths["certificate"], "client_key": paths["key"]},
         ):
-            made = Registry(settings(server.url, ca_bundle=paths["ca"], **members))
-            assert made.ensure([ROW]) == {"calls": 7}
+            registry = Registry(settings(server.url, ca_bundle=paths["ca"], **members))
+            assert registry.ensure([ROW]) == {"calls": 7}
         with pytest.raises(RegistryUnavailableError):
             Registry(settings(server.url, ca_bundle=paths["ca"])).ensure([ROW])
     with pytest.raises(ConfigurationError, match=r"registry\.client_certificate: .* without a password"):
@@ -103,10 +103,10 @@ def test_registry_client_presents_its_tls_certificate(tmp_path: Path) -> None:
 def test_registry_client_tries_all_addresses_in_turn(fake: Callable[[Answers], Fake]) -> None:
     broken, right = fake(lambda *_: (503, {})), fake(lambda *_: (200, {"id": 7}))
     nobody = "http://127.0.0.1:1"
-    made = Registry(settings(f"{nobody},{broken.url},{right.url}"))
-    assert made.ensure([ROW]) == {"calls": 7}
+    registry = Registry(settings(f"{nobody},{broken.url},{right.url}"))
+    assert registry.ensure([ROW]) == {"calls": 7}
     tried = len(broken.requests)
-    assert made.ensure([ROW]) == {"calls": 7}
+    assert registry.ensure([ROW]) == {"calls": 7}
     assert len(broken.requests) == tried, "the one that answered is asked first"
     with pytest.raises(RegistryUnavailableError) as caught:
         Registry(settings(f"{nobody},{broken.url}")).ensure([ROW])
@@ -178,7 +178,7 @@ def test_registration_by_another_worker_is_not_a_conflict(fake: Callable[[Answer
     assert Registry(settings(fake(answer).url)).ensure([ROW]) == {"calls": 7}
 
 
-def verdict(answer: Answer, latest: Any) -> Answers:
+def compatibility_answers(answer: Answer, latest: Any) -> Answers:
     """Return a function with the responses of a registry whose subject has another schema."""
 
     def answered(method: str, path: str) -> Answer:
@@ -194,7 +194,7 @@ def verdict(answer: Answer, latest: Any) -> Answers:
 
 
 @pytest.mark.parametrize(
-    ("latest", "said"),
+    ("latest", "words"),
     [
         ({"schema": '"string"'}, "version 1: the schema itself is string in the registry"),
         ({"schema": "{}", "schemaType": "PROTOBUF"}, "version 1 is a schema of the kind PROTOBUF"),
@@ -203,9 +203,9 @@ def verdict(answer: Answer, latest: Any) -> Answers:
         ({}, "version 1"),
     ],
 )
-def test_subject_with_an_unrelated_schema_is_refused(fake: Callable[[Answers], Fake], latest: Any, said: str) -> None:
-    server = fake(verdict((200, {"is_compatible": True}), latest))
-    with pytest.raises(FatalError, match=said):
+def test_subject_with_an_unrelated_schema_is_refused(fake: Callable[[Answers], Fake], latest: Any, words: str) -> None:
+    server = fake(compatibility_answers((200, {"is_compatible": True}), latest))
+    with pytest.raises(FatalError, match=words):
         Registry(settings(server.url)).ensure([ROW])
     assert not [
         path for method, path, _ in server.requests if method == "POST" and path == "/subjects/calls-value/versions"
@@ -214,8 +214,8 @@ def test_subject_with_an_unrelated_schema_is_refused(fake: Callable[[Answers], F
 
 def test_error_shows_why_the_registry_finds_schemas_incompatible(fake: Callable[[Answers], Fake]) -> None:
     older = {**avro.load(avro.ROW), "doc": "another"}
-    said = (200, {"is_compatible": False, "messages": ["{oldSchemaVersion: 1}", "because\nof that"]})
-    server = fake(verdict(said, {"schema": json.dumps(older)}))
+    response = (200, {"is_compatible": False, "messages": ["{oldSchemaVersion: 1}", "because\nof that"]})
+    server = fake(compatibility_answers(response, {"schema": json.dumps(older)}))
     with pytest.raises(FatalError, match=r"by the registry's rules, \{oldSchemaVersion: 1\}; because of that"):
         Registry(settings(server.url)).ensure([ROW])
 

@@ -224,12 +224,12 @@ def test_overlapping_backfills_publish_each_row_once(scene: Scene, broker: Share
     assert found.keys() == {first, second, other}
     assert 0 < found[second]["rows"] < 2_000 < found[first]["rows"]
     until_swept(scene.worker, scene.source, timedelta(minutes=59))
-    told = commands.status(scene.config)
+    status = commands.status(scene.config)
     assert scene.worker.stop() == 0
     rows = oracle.check(broker.bootstrap, topic, app, scene.source.truth(), claims=False).rows
     of_tenants = Counter(row.tenant for row in rows)
-    assert {tenant["id"]: tenant["records"] for tenant in told["tenants"]} == of_tenants
-    assert {tenant["id"]: tenant["remembered_rows"] for tenant in told["tenants"]} == of_tenants
+    assert {tenant["id"]: tenant["records"] for tenant in status["tenants"]} == of_tenants
+    assert {tenant["id"]: tenant["remembered_rows"] for tenant in status["tenants"]} == of_tenants
 
 
 def test_pause_and_cancel_commands_survive_a_worker_restart(scene: Scene) -> None:
@@ -240,8 +240,8 @@ def test_pause_and_cancel_commands_survive_a_worker_restart(scene: Scene) -> Non
     paused, other = scene.source.tenants
     commands.succeed(scene.config, "pause", "--tenant", "contoso")
     job = scene.backfill("--from", "-3d", "--to", "-2h")
-    told = {tenant["id"]: tenant for tenant in commands.status(scene.config)["tenants"]}
-    assert (told[paused]["state"], told[other]["state"]) == ("paused", "ok")
+    tenants_now = {tenant["id"]: tenant for tenant in commands.status(scene.config)["tenants"]}
+    assert (tenants_now[paused]["state"], tenants_now[other]["state"]) == ("paused", "ok")
     scene.worker.start()
     scene.worker.until(lambda: scene.worker.metric("tenant_paused", tenant="contoso") == 1, "the tenant to be paused")
     before = len(_asked(scene, paused))
@@ -338,14 +338,14 @@ def test_worker_ignores_invalid_records_on_the_control_topic(
     assert Counter(job["state"] for job in commands.jobs(scene.config).values()) == expected
     scene.worker.start()
     scene.worker.until(lambda: len(scene.worker.status().get("jobs", ())) == 150, "the commands to be applied")
-    told = commands.jobs(scene.config)
-    assert told[json.loads(future)["id"]]["state"] == "failed"
-    assert "in the future" in told[json.loads(future)["id"]]["reason"]
-    cut = told[json.loads(repeated)["id"]]
+    jobs = commands.jobs(scene.config)
+    assert jobs[json.loads(future)["id"]]["state"] == "failed"
+    assert "in the future" in jobs[json.loads(future)["id"]]["reason"]
+    cut = jobs[json.loads(repeated)["id"]]
     assert datetime.fromisoformat(cut["to"]) < datetime.now(UTC)
     assert scene.worker.tenant(tenant)["state"] != "paused"
     until_job(scene.worker, cut["id"], "done")
-    for job in told:
+    for job in jobs:
         scene.order(tenant, command="cancel", job=job)
     last = scene.backfill("--from", "-4d", "--to", "-30m")
     until_job(scene.worker, last, "done")
@@ -364,18 +364,18 @@ def test_status_command_lists_tenants_while_no_worker_runs(scene: Scene) -> None
     scene.worker.configure(
         {**scene.worker.settings, "tenants": [*listed, {"id": strange, "name": "stranger", "start": "-1h"}]}
     )
-    told = commands.status(scene.config)
-    assert {"app", "topic", "version", "shards", "tenants", "jobs"} <= told.keys()
-    assert (told["shards"], told["workers"]) == (2, 0)
-    one, new, left = told["tenants"]
-    assert (one["id"], one["name"], one["state"], one["reason"]) == (known, "contoso", "ok", None)
-    assert one["shard"] == partition_of(known, 2)
-    assert 0 < one["lag_seconds"] < 60
-    assert one["records"] == one["remembered_rows"] > 100
-    assert (one["gap_seconds"], one["gaps"]) == (0, [])
-    assert one["coverage"][-1]["to"] == one["covered_through"]
-    assert [sweep["every"] for sweep in one["sweeps"]] == ["1s", "5s"]
-    assert all(sweep["last_ok"] for sweep in one["sweeps"])
+    status = commands.status(scene.config)
+    assert {"app", "topic", "version", "shards", "tenants", "jobs"} <= status.keys()
+    assert (status["shards"], status["workers"]) == (2, 0)
+    first, new, left = status["tenants"]
+    assert (first["id"], first["name"], first["state"], first["reason"]) == (known, "contoso", "ok", None)
+    assert first["shard"] == partition_of(known, 2)
+    assert 0 < first["lag_seconds"] < 60
+    assert first["records"] == first["remembered_rows"] > 100
+    assert (first["gap_seconds"], first["gaps"]) == (0, [])
+    assert first["coverage"][-1]["to"] == first["covered_through"]
+    assert [sweep["every"] for sweep in first["sweeps"]] == ["1s", "5s"]
+    assert all(sweep["last_ok"] for sweep in first["sweeps"])
     assert (new["name"], new["state"], new["reason"]) == ("stranger", "unknown", "no worker has read it yet")
     assert (left["id"], left["name"], left["state"], left["reason"]) == (gone, None, "unknown", "not configured")
     assert left["records"] > 100
@@ -402,9 +402,9 @@ def test_commands_report_that_no_worker_has_ever_run(
 ) -> None:
     source = simulate(days=1, calls_per_day=10)
     config = new_worker(settings(source)).config
-    told = commands.status(config)
+    status = commands.status(config)
     reason = f"no worker has ever run with kafka.app = {app}"
-    assert [(tenant["state"], tenant["reason"]) for tenant in told["tenants"]] == [("unknown", reason)]
+    assert [(tenant["state"], tenant["reason"]) for tenant in status["tenants"]] == [("unknown", reason)]
     assert commands.jobs(config) == {}
     filed = commands.run(config, "pause", "--tenant", source.tenants[0])
     assert (filed.code, filed.output, filed.error.count("\n")) == (1, "", 1)

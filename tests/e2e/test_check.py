@@ -97,7 +97,7 @@ class Place(NamedTuple):
     def unnoticed(self) -> Iterator[None]:
         """Assert that the worker continues to commit, logs nothing, and neither restores, aborts nor fails."""
 
-        def told() -> Any:
+        def read_state() -> Any:
             return (
                 self.members(),
                 self.worker.status()["shards_owned"],
@@ -106,14 +106,14 @@ class Place(NamedTuple):
                 self.worker.metric("tenant_failing"),
             )
 
-        before, logged = told(), len(self.worker.events)
+        before, logged = read_state(), len(self.worker.events)
         yield
         committed = self.worker.metric("transactions_total", outcome="committed")
         self.worker.until(
             lambda: self.worker.metric("transactions_total", outcome="committed") > committed + 1,
             "transactions to go on",
         )
-        assert told() == before
+        assert read_state() == before
         assert self.worker.events[logged:] == []
 
 
@@ -138,14 +138,14 @@ def place(registry: RegistryClient, tmp_path_factory: pytest.TempPathFactory) ->
 
 def test_check_command_passes_while_a_worker_runs(place: Place) -> None:
     mine = place.settings(graph={"requests_per_minute": 1})
-    begun = place.source.requests()[-1].at
+    last_request = place.source.requests()[-1].at
     with place.unnoticed():
         code, found = place.check(graph=mine["graph"])
     assert [finding for finding in found if not finding["ok"]] == []
     assert (code, [finding["check"] for finding in found]) == (0, ALL)
     assert [finding["tenant"] for finding in found[1:7]] == ["contoso"] * 3 + ["fabrikam"] * 3
     assert all(finding["ok"] and finding["message"] and finding["remedy"] is None for finding in found)
-    asked = [request for request in place.source.requests() if request.at > begun and _seconds(request.url) == 1]
+    asked = [request for request in place.source.requests() if request.at > last_request and _seconds(request.url) == 1]
     assert sorted(request.tenant or "" for request in asked) == sorted(place.source.tenants[:2])
 
 
@@ -309,10 +309,10 @@ def test_check_command_names_missing_rights_without_writing(place: Place) -> Non
     wrong = [finding for finding in found if not finding["ok"]]
     assert code == 1
     assert {finding["check"] for finding in wrong} == {"topics"}
-    said = "\n".join(f"{finding['message']}: {finding['remedy']}" for finding in wrong)
-    assert "Write on topic narrow-calls is not allowed" in said
-    assert "--operation Read --topic narrow.state" in said
-    assert "creating topic narrow.seen" in said
+    output = "\n".join(f"{finding['message']}: {finding['remedy']}" for finding in wrong)
+    assert "Write on topic narrow-calls is not allowed" in output
+    assert "--operation Read --topic narrow.state" in output
+    assert "creating topic narrow.seen" in output
 
 
 def test_check_command_creates_no_topic_or_subject_for_a_new_app(place: Place) -> None:
@@ -373,13 +373,13 @@ def test_check_command_exits_2_with_one_line_per_invalid_setting(place: Place) -
 
 def test_check_command_ends_in_time_if_no_service_is_available(place: Place) -> None:
     away = [f"127.0.0.1:{port}" for port in free_ports(3)]
-    begun = time.monotonic()
+    started = time.monotonic()
     code, found = place.check(
         graph={"base_url": f"https://{away[0]}", "authority": f"https://{away[0]}"},
         kafka={"bootstrap_servers": away[1]},
         schema_registry={"url": f"http://{away[2]}"},
     )
-    assert time.monotonic() - begun < EVERYTHING_AWAY_S
+    assert time.monotonic() - started < EVERYTHING_AWAY_S
     assert code == 1
     failed = [finding["check"] for finding in found if not finding["ok"]]
     assert failed == ["token", "token", "brokers", "schema_registry"]

@@ -30,7 +30,7 @@ def test_first_start_reads_all_rows_although_the_clock_is_fast(
 ) -> None:
     source = simulate(**HISTORY)
     tenants = [{"id": tenant, "start": "-26h"} for tenant in source.tenants]
-    begun_at = datetime.now(UTC)
+    started_at = datetime.now(UTC)
     worker = new_worker(settings(source, windows=SWEEPS, tenants=tenants), "-m", "tests.shifted_worker", ahead)
     worker.start()
     worker.until(lambda: worker.metric("rows_total", outcome="published") > 2_500, "the history")
@@ -39,7 +39,7 @@ def test_first_start_reads_all_rows_although_the_clock_is_fast(
     tenant = worker.tenant(source.tenants[0])
     assert worker.stop() == 0
     start = datetime.fromisoformat(tenant["coverage"][0]["from"])
-    assert abs(start - (begun_at - timedelta(hours=26))) < timedelta(minutes=2)
+    assert abs(start - (started_at - timedelta(hours=26))) < timedelta(minutes=2)
     assert (tenant["gap_seconds"], tenant["gaps"]) == (0, [])
     assert complete_through(worker, source, tenant) <= datetime.now(UTC) + timedelta(seconds=2)
     oracle.check(broker.bootstrap, topic, app, source.truth())
@@ -69,6 +69,6 @@ def test_fast_clock_neither_expires_nor_duplicates_rows(
 
 def complete_through(worker: Worker, source: Simulation, tenant: dict[str, Any] | None = None) -> datetime:
     """Return the call time up to which a worker reports its tenant as covered, or year 1 while that has gaps."""
-    told = tenant or worker.tenant(source.tenants[0])
-    is_complete = told.get("covered_through") and told["gap_seconds"] == 0
-    return datetime.fromisoformat(told["covered_through"]) if is_complete else datetime.min.replace(tzinfo=UTC)
+    status = tenant or worker.tenant(source.tenants[0])
+    is_complete = status.get("covered_through") and status["gap_seconds"] == 0
+    return datetime.fromisoformat(status["covered_through"]) if is_complete else datetime.min.replace(tzinfo=UTC)

@@ -57,10 +57,10 @@ def test_worker_renews_its_token_for_event_hubs(
         worker.until_complete(datetime.now(UTC))
         before = len(source.requests("token"))
         committed = worker.metric("transactions_total", outcome="committed")
-        begun = datetime.now(UTC)
+        started_at = datetime.now(UTC)
         worker.until(
             lambda: (
-                (datetime.now(UTC) - begun).total_seconds() > LIFETIME_S
+                (datetime.now(UTC) - started_at).total_seconds() > LIFETIME_S
                 and len(source.requests("token")) >= before + 3
                 and worker.metric("transactions_total", outcome="committed") > committed
             ),

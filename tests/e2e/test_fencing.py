@@ -62,7 +62,7 @@ class Pair:
         else:
             self.new.until(lambda: self.new.metric("restore_duration_seconds") > 0, "the new worker to have opened")
 
-    def let_go(self, held: str) -> None:
+    def unblock(self, held: str) -> None:
         (self.places[1] / f"hold-{held}").unlink()
 
     def wake_old(self, *events: str) -> None:
@@ -112,7 +112,7 @@ def test_group_generation_stops_an_old_owner_not_yet_fenced(pair: Pair) -> None:
     rows = pair.rows
     pair.wake_old("transaction_aborted", *TIMED_OUT)
     assert pair.rows == rows
-    pair.let_go("init")
+    pair.unblock("init")
     pair.finish()
 
 
@@ -123,7 +123,7 @@ def test_producer_epoch_stops_an_old_owner_that_sent_offsets(pair: Pair) -> None
     rows = pair.rows
     pair.wake_old("shard_fenced", *TIMED_OUT)
     assert pair.rows == rows
-    pair.let_go("commit")
+    pair.unblock("commit")
     pair.finish()
     assert not pair.new.named("shard_fenced"), "the old one opened a producer without asking whose the shard is"
 
@@ -135,7 +135,7 @@ def test_new_owner_restores_the_last_commit_of_the_old_owner(pair: Pair) -> None
     rows = pair.rows
     pair.wake_old("shards_revoked")
     wait_until(lambda: pair.rows > rows, "what was in flight to land", _DEADLINE_S)
-    pair.let_go("init")
+    pair.unblock("init")
     pair.finish()
 
 

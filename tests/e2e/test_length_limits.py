@@ -124,8 +124,8 @@ def test_row_over_the_record_limit_is_dead_lettered_once(
     assert len(letters) == len(keys)
     assert {(letter.key, letter.value) for letter in letters} == {(key, b"") for key in keys}
     for letter in letters:
-        said = dict(letter.headers)["__connect.errors.exception.message"].decode()
-        assert "longer than" in said or f"{place.topic}.dlq accepts" in said
+        message = dict(letter.headers)["__connect.errors.exception.message"].decode()
+        assert "longer than" in message or f"{place.topic}.dlq accepts" in message
 
 
 @pytest.mark.parametrize("delivery", DELIVERIES)

@@ -41,7 +41,7 @@ class Scene(NamedTuple):
     prometheus: Prometheus
     source: Simulation
     bootstrap: str
-    begun: float
+    started: float
     "Start of the run in epoch seconds."
 
 
@@ -62,7 +62,7 @@ def scene(broker: SharedBroker, tmp_path_factory: pytest.TempPathFactory) -> Ite
         settings = configuration(broker.bootstrap, f"calls-observed-{name}", f"app-observed-{name}", source)
         worker = Worker(folder / "worker", settings)
         try:
-            begun = time.time()
+            started = time.time()
             worker.start()
             worker.until_logged("http_listening")
             rules = re.sub(r"^(\s+for:) .*$", r"\1 2s", ALERTS, flags=re.MULTILINE) + RECORDED
@@ -80,7 +80,7 @@ def scene(broker: SharedBroker, tmp_path_factory: pytest.TempPathFactory) -> Ite
                     worker.until(lambda m=metric, of=labels: worker.metric(m, **of) > 0, f"{metric} {labels}")  # type: ignore[misc]
                 seen = _value(prometheus, "count_over_time(up[1h])")
                 wait_until(lambda: _value(prometheus, "count_over_time(up[1h])") >= seen + SCRAPES, "scrapes", 120)
-                yield Scene(worker, prometheus, source, broker.bootstrap, begun)
+                yield Scene(worker, prometheus, source, broker.bootstrap, started)
         finally:
             worker.kill()
 
@@ -117,7 +117,7 @@ def test_every_dashboard_query_returns_data(scene: Scene, capsys: pytest.Capture
             if target.get("instant"):
                 values = [series["value"][1] for series in scene.prometheus.query(expression)]
             else:
-                found = scene.prometheus.query_range(expression, scene.begun, time.time())
+                found = scene.prometheus.query_range(expression, scene.started, time.time())
                 values = [value for series in found for _, value in series["values"]]
             counts[title.split(":")[0]] += 1
             if all(value == "NaN" for value in values):

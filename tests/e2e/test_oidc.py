@@ -60,12 +60,12 @@ def test_worker_renews_its_oidc_token_for_the_brokers(
 ) -> None:
     worker = new_worker(configured(token_broker, source, topic, app, tmp_path))
     worker.start()
-    begun = datetime.now(UTC)
-    worker.until_complete(begun)
+    started_at = datetime.now(UTC)
+    worker.until_complete(started_at)
     committed = worker.metric("transactions_total", outcome="committed")
     worker.until(
         lambda: (
-            (datetime.now(UTC) - begun).total_seconds() > LIFETIME_S
+            (datetime.now(UTC) - started_at).total_seconds() > LIFETIME_S
             and worker.metric("transactions_total", outcome="committed") > committed
         ),
         "transactions after the first token has ended",

@@ -126,13 +126,13 @@ class Visit:
         self.complaints: list[str] = []
         self.page.on("request", self._requested)
         self.page.on("requestfailed", lambda request: self.complaints.append(request.url))
-        self.page.on("console", self._said)
+        self.page.on("console", self._record_message)
         self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
 
     def _requested(self, request: Request) -> None:
         self.requests.append(request.url)
 
-    def _said(self, message: ConsoleMessage) -> None:
+    def _record_message(self, message: ConsoleMessage) -> None:
         self.complaints.append(message.text)
 
 

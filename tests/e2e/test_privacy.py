@@ -174,10 +174,10 @@ def test_no_personal_data_leaves_the_process(  # noqa: PLR0915
         log={"format": "json", "level": "debug"},
     )
     worker = new_worker(configured)
-    said: list[bytes] = []
+    responses: list[bytes] = []
 
     def listen() -> None:
-        said.extend(worker.get(path)[1].encode() for path in ("/status", "/metrics", "/", "/readyz", "/livez"))
+        responses.extend(worker.get(path)[1].encode() for path in ("/status", "/metrics", "/", "/readyz", "/livez"))
 
     worker.start()
     worker.until_logged("sign_in_failed")
@@ -225,14 +225,14 @@ def test_no_personal_data_leaves_the_process(  # noqa: PLR0915
     assert len(found.dead_letters) > 50
     assert any(row.revision for row in found.rows)
     assert not any(row.fields["additionalProperties"] for row in found.rows)
-    kids = Counter(row.fields["calleeNumber"][:8] for row in found.rows if row.fields["calleeNumber"])
-    assert set(kids) == {hashlib.sha256(key).hexdigest()[:8] for key in (FIRST_KEY, SECOND_KEY)}
+    key_ids = Counter(row.fields["calleeNumber"][:8] for row in found.rows if row.fields["calleeNumber"])
+    assert set(key_ids) == {hashlib.sha256(key).hexdigest()[:8] for key in (FIRST_KEY, SECOND_KEY)}
 
     watch = Watch(personal(truth))
     assert watch.find(next(bytes(v.row) for v in truth[source.tenants[0]] if v.fits and b"@contoso" in bytes(v.row)))
     internal = [f"{app}.{name}" for name in ("control", "state", "seen")]
     seen = everything(broker.bootstrap, [topic, f"{topic}.dlq", f"{topic}.progress", *internal])
-    seen["http"] = b"\n".join(said)
+    seen["http"] = b"\n".join(responses)
     seen["log"] = b"\n".join(log.read_bytes() for log in worker.config.parent.glob("log-*"))
     assert all(len(content) > 100 for name, content in seen.items() if name != f"{app}.control")
     assert {name: watch.find(content) for name, content in seen.items()} == {name: set() for name in seen}

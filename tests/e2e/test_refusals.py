@@ -57,17 +57,17 @@ def test_run_command_refuses_wrong_topic_settings_with_a_remedy(
 ) -> None:
     name, partitions, policy = existing
     create(broker.bootstrap, f"{app}.{name}", partitions, policy)
-    said = refusal(new_worker(settings(simulate(**TINY))))
+    message = refusal(new_worker(settings(simulate(**TINY))))
     for text in (f"{app}.{name}", *remedies):
-        assert text in said
+        assert text in message
 
 
 def test_run_command_prints_commands_for_missing_topics(
     app: str, topic: str, simulate: Simulate, new_worker: NewWorker, settings: Settings
 ) -> None:
-    said = refusal(new_worker(settings(simulate(**TINY), kafka={"create_topics": False})))
+    message = refusal(new_worker(settings(simulate(**TINY), kafka={"create_topics": False})))
     for name in (topic, f"{topic}.dlq", f"{topic}.progress", f"{app}.control", f"{app}.state", f"{app}.seen"):
-        assert f"--topic {name} " in said
+        assert f"--topic {name} " in message
 
 
 @pytest.mark.parametrize("key", ["shard", "checkpoint/{tenant}", "something-new"])
@@ -127,9 +127,9 @@ def test_run_command_refuses_state_of_another_topic_or_cluster(
             record = {**json.loads(entry.value), member: other}
             _write(broker.bootstrap, f"{app}.state", entry.partition, "shard", record)
     before = oracle.read(broker.bootstrap, f"{app}.state")
-    said = refusal(worker)
-    assert other in said
-    assert "kafka.app" in said
+    message = refusal(worker)
+    assert other in message
+    assert "kafka.app" in message
     assert [e.value for e in oracle.read(broker.bootstrap, f"{app}.state")] == [e.value for e in before]
 
 
@@ -138,9 +138,9 @@ def test_run_command_refuses_a_second_row_topic_for_one_app(
 ) -> None:
     source = simulate(**TINY)
     assert new_worker(settings(source)).run_once() == 0
-    said = refusal(new_worker(settings(source, kafka={"topic": f"{topic}-2"})))
-    assert topic in said
-    assert "kafka.app" in said
+    message = refusal(new_worker(settings(source, kafka={"topic": f"{topic}-2"})))
+    assert topic in message
+    assert "kafka.app" in message
     assert not oracle.read(broker.bootstrap, f"{topic}-2")
 
 

@@ -107,10 +107,10 @@ def test_run_refuses_a_compacted_row_topic_if_rows_share_a_key(
     kafka = {} if exists else {"topic_properties": {"cleanup.policy": policy}}
     worker = new_worker(settings(source, rows={"key": "correlationId"}, kafka=kafka))
     assert worker.run_once() == 1
-    said = worker.log.read_text(encoding="utf-8")
-    assert f'topic {topic} has cleanup.policy={policy}, and rows.key is "correlationId"' in said
-    assert "many calls have the same correlationId" in said
-    assert "Traceback" not in said
+    log_text = worker.log.read_text(encoding="utf-8")
+    assert f'topic {topic} has cleanup.policy={policy}, and rows.key is "correlationId"' in log_text
+    assert "many calls have the same correlationId" in log_text
+    assert "Traceback" not in log_text
     assert (topic in admin.list_topics(timeout=30).topics) is exists
 
 
@@ -163,9 +163,9 @@ def test_changed_topic_of_a_tenant_is_refused_with_a_remedy(
     assert worker.run_once() == 0
     worker.configure({**configured, "tenants": [{"id": tenant, "start": "-19d", "topic": f"{topic}-other"}]})
     assert worker.run_once() == 1
-    said = worker.log.read_text(encoding="utf-8")
-    assert f"was written for topic {topic}, but now its topic is {topic}-other" in said
-    assert "Traceback" not in said
+    log_text = worker.log.read_text(encoding="utf-8")
+    assert f"was written for topic {topic}, but now its topic is {topic}-other" in log_text
+    assert "Traceback" not in log_text
 
 
 def _ms(moment: datetime) -> int:

@@ -42,7 +42,7 @@ def settings(secured: SecuredBroker, topic: str, app: str, source: Any, mechanis
     return plain | {"kafka": plain["kafka"] | kafka | {"properties": properties}}
 
 
-def said(worker: Worker) -> str:
+def visible_text(worker: Worker) -> str:
     """Return all that a worker shows: its log and its HTTP pages."""
     return worker.log.read_text(encoding="utf-8") + "".join(
         worker.get(path)[1] for path in ("/status", "/metrics", "/readyz", "/")
@@ -110,7 +110,7 @@ def test_documented_kafka_rights_suffice_for_each_role(
     assert first.stop() == 0
     second.until(lambda: len(second.status()["shards_owned"]) == 2, "both shards")
     second.until_complete(datetime.now(UTC))
-    assert PASSWORD not in said(second)
+    assert PASSWORD not in visible_text(second)
     assert second.stop() == 0
     for worker in (first, second):
         assert not worker.named("topic_settings_unreadable")
@@ -166,14 +166,14 @@ def test_worker_names_a_withdrawn_right_and_waits_for_it(
             continue
         if right.operation is AclOperation.READ and right.restype is ResourceType.TOPIC:
             continue  # asked for only when a shard is restored
-        lacks(secured, worker, right)
+        take_right(secured, worker, right)
     frozen_at = source.freeze()
     worker.until_complete(frozen_at)
     assert worker.stop() == 0
     oracle.check(secured.plain, topic, app, source.truth(), claims=False)
 
 
-def lacks(secured: SecuredBroker, worker: Worker, right: AclBinding) -> None:
+def take_right(secured: SecuredBroker, worker: Worker, right: AclBinding) -> None:
     """Remove a right, wait until the worker names it as missing, and grant it again."""
     assert isinstance(right.restype, ResourceType)
     assert isinstance(right.operation, AclOperation)
@@ -273,14 +273,14 @@ def test_broker_login_failure_is_explained_without_the_password(
     worker = new_worker(configured)
     worker.options = {"env": {"PYTHONPATH": str(Path.cwd()), "KAFKA_TEST_PASSWORD": WRONG}}
     worker.start()
-    begun = time.monotonic()
+    started = time.monotonic()
     worker.until(lambda: any(reason in event["reason"] for event in worker.named("waiting_for_brokers")), reason)
-    told = next(event for event in worker.named("waiting_for_brokers") if reason in event["reason"])
-    assert todo in told["remedy"]
-    assert time.monotonic() - begun < 60
+    event = next(event for event in worker.named("waiting_for_brokers") if reason in event["reason"])
+    assert todo in event["remedy"]
+    assert time.monotonic() - started < 60
     assert worker.get("/livez")[0] == 200
     assert "brokers are unreachable" in worker.get("/readyz")[1]
-    shown = said(worker)
+    shown = visible_text(worker)
     assert WRONG not in shown
     assert PASSWORD not in shown
     assert worker.stop() == 0

@@ -151,10 +151,10 @@ def test_run_command_exits_1_with_a_reason_if_its_port_is_taken(
         worker = new_worker(settings(simulate(**TINY), http={"listen": listen}))
         worker.start()
         assert worker.wait() == 1
-    said = worker.log.read_text(encoding="utf-8")
-    assert listen in said
-    assert "http.listen" in said
-    assert "Traceback" not in said
+    log_text = worker.log.read_text(encoding="utf-8")
+    assert listen in log_text
+    assert "http.listen" in log_text
+    assert "Traceback" not in log_text
 
 
 _WRITING_NOTHING = (

@@ -175,9 +175,9 @@ def test_coverage_advances_through_a_month_without_calls(bench: Bench, settings:
     """Known defect of castorm/kafka-connect-http, issue 273."""
     source = bench.simulate(days=0, calls_per_day=0)
     worker = bench.new_worker(settings(source, tenants=[{"id": source.tenants[0], "start": "-31d"}]))
-    begun = datetime.now(UTC)
+    started_at = datetime.now(UTC)
     worker.start()
-    worker.until_complete(begun - timedelta(seconds=1))
+    worker.until_complete(started_at - timedelta(seconds=1))
     tenant = worker.tenant(source.tenants[0])
     assert tenant["lag_seconds"] < 30
     assert (tenant["state"], tenant["gaps"], tenant["records"]) == ("ok", [], 0)
@@ -185,7 +185,7 @@ def test_coverage_advances_through_a_month_without_calls(bench: Bench, settings:
     found = bench.check(source)
     assert not found.rows
     assert {statement.gap_seconds for statement in found.progress} == {0}
-    assert max(statement.complete_through for statement in found.progress) > begun - timedelta(minutes=11)
+    assert max(statement.complete_through for statement in found.progress) > started_at - timedelta(minutes=11)
 
 
 def test_rows_that_appear_within_the_second_being_read_are_found(bench: Bench, settings: Settings) -> None:

@@ -114,11 +114,11 @@ def test_sighup_with_an_invalid_file_changes_nothing(
     worker = new_worker(configured)
     worker.start()
     worker.until_complete(datetime.now(UTC))
-    said = read_again(worker, [{"id": tenant}, {"id": tenant}], "configuration_reload_failed")
-    assert "tenants" in said["problems"]
+    event = read_again(worker, [{"id": tenant}, {"id": tenant}], "configuration_reload_failed")
+    assert "tenants" in event["problems"]
     worker.settings = {**configured, "kafka": {**configured["kafka"], "topic": f"{topic}-other"}}
-    said = read_again(worker, configured["tenants"], "configuration_reload_failed")
-    assert f"kafka.topic: is {topic}-other, but was {topic} when the worker started" in said["problems"]
+    event = read_again(worker, configured["tenants"], "configuration_reload_failed")
+    assert f"kafka.topic: is {topic}-other, but was {topic} when the worker started" in event["problems"]
     worker.until_complete(datetime.now(UTC))
     assert worker.tenant(tenant)["state"] == "ok"
     assert not worker.named("configuration_reloaded")
@@ -146,9 +146,9 @@ def test_changed_topic_rejects_only_the_tenant_that_uses_it(
     worker = new_worker(configured)
     worker.start()
     worker.until_complete(datetime.now(UTC))
-    said = read_again(worker, mistaken, "tenant_rejected")
-    assert f"its topic is {topic}-other" in said["reason"]
-    assert "SIGHUP" in said["reason"]
+    event = read_again(worker, mistaken, "tenant_rejected")
+    assert f"its topic is {topic}-other" in event["reason"]
+    assert "SIGHUP" in event["reason"]
     for start in (False, True):
         if start:
             assert worker.stop() == 0
@@ -158,9 +158,9 @@ def test_changed_topic_rejects_only_the_tenant_that_uses_it(
         since = datetime.now(UTC)
         worker.until(lambda: is_read(worker, good, since), "the other to be read")  # noqa: B023
         assert worker.get("/readyz")[0] == 200
-        told = {t["id"]: t for t in commands.status(worker.config)["tenants"]}
-        assert (told[wrong]["state"], told[good]["state"]) == ("failing", "ok")
-        assert f"its topic is {topic}-other" in told[wrong]["reason"]
+        states = {t["id"]: t for t in commands.status(worker.config)["tenants"]}
+        assert (states[wrong]["state"], states[good]["state"]) == ("failing", "ok")
+        assert f"its topic is {topic}-other" in states[wrong]["reason"]
     read_again(worker, configured["tenants"], "tenants_changed")
     worker.until_complete(datetime.now(UTC))
     assert not worker.metric("tenant_failing", tenant=wrong)

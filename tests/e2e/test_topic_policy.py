@@ -82,11 +82,11 @@ def test_run_command_exits_if_brokers_refuse_a_configured_setting(
     worker = new_worker(configuration(strict.bootstrap, topic, app, source, kafka=asked))
     worker.start()
     assert worker.wait() == 1
-    said = worker.tail(3)
-    assert f"creating topic {topic}" in said
-    assert "segment.ms=1000" in said
-    assert "kafka.topic_properties" in said
-    assert "kafka-topics.sh" not in said
+    log_text = worker.tail(3)
+    assert f"creating topic {topic}" in log_text
+    assert "segment.ms=1000" in log_text
+    assert "kafka.topic_properties" in log_text
+    assert "kafka-topics.sh" not in log_text
     failed = findings(commands.run(worker.config, "check", "--json"))["topics"]
     assert not failed["ok"]
     assert "kafka.topic_properties" in failed["remedy"]
@@ -99,10 +99,10 @@ def test_run_command_exits_if_brokers_refuse_compaction(
         worker = new_worker(configuration(cluster.bootstrap, topic, app, source))
         worker.start()
         assert worker.wait() == 1
-        said = worker.tail(3)
-        assert "no compaction here" in said
-        assert "cleanup.policy=compact" in said
-        assert "kafka-topics.sh" not in said
+        log_text = worker.tail(3)
+        assert "no compaction here" in log_text
+        assert "cleanup.policy=compact" in log_text
+        assert "kafka-topics.sh" not in log_text
 
 
 def test_broker_default_replaces_a_refused_replication_factor(

@@ -109,14 +109,14 @@ def test_log_reader_waits_for_a_late_transaction_marker(log: Log) -> None:
 def test_log_reader_stops_waiting_for_an_open_transaction(log: Log) -> None:
     log.commit(b"1")
     log.begin(b"open")
-    begun = time.monotonic()
+    started = time.monotonic()
     try:
         found = read_partition(log.clients, log.place[:1], 0, decided_within_s=0.5)
     finally:
         log.producer.abort_transaction(20)
     assert found.values == {log.place[0]: {b"1": b"1"}}
     assert found.undecided == {log.place[0]}
-    assert 0.5 <= time.monotonic() - begun < 10
+    assert 0.5 <= time.monotonic() - started < 10
 
 
 def test_log_reader_skips_an_aborted_transaction(log: Log) -> None:
@@ -160,9 +160,9 @@ def test_log_reader_ends_after_offsets_that_compaction_removed(broker: SharedBro
 
 
 def test_log_reader_ends_at_once_in_an_empty_partition(log: Log) -> None:
-    begun = time.monotonic()
+    started = time.monotonic()
     assert log.read() == []
-    assert time.monotonic() - begun < 5
+    assert time.monotonic() - started < 5
 
 
 @pytest.mark.parametrize("missing", ["partition", "topic"])
@@ -170,13 +170,13 @@ def test_log_reader_fails_in_time_if_a_partition_is_missing(
     log: Log, missing: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     place = (log.place[0], 7) if missing == "partition" else (f"{log.place[0]}.missing", 0)
-    begun = time.monotonic()
+    started = time.monotonic()
     with LogReader(log.clients) as reader:
         with monkeypatch.context() as patience:
             patience.setattr(log_reader, "SILENCE_S", 1.0)
             with pytest.raises(BrokersUnavailableError, match=rf"reading {place[0]}-{place[1]}: no answer for 1 s"):
                 values(reader.read_to_end({place: 0}))
-        assert time.monotonic() - begun < 6
+        assert time.monotonic() - started < 6
         log.commit(b"1")
         assert values(reader.read_to_end({log.place: 0})) == [b"1"]
 
@@ -206,7 +206,7 @@ def forbidden(secured: SecuredBroker, app: str) -> tuple[Clients, Place, Place]:
 
 def test_forbidden_partition_error_has_the_acl_command(secured: SecuredBroker, app: str) -> None:
     clients, _, closed = forbidden(secured, app)
-    begun = time.monotonic()
+    started = time.monotonic()
     with LogReader(clients) as reader, pytest.raises(ForbiddenError, match=r"kafka-acls\.sh .*--topic") as raised:
         values(reader.read_to_end({closed: 0}))
     assert closed[0] in str(raised.value)
@@ -215,7 +215,7 @@ def test_forbidden_partition_error_has_the_acl_command(secured: SecuredBroker, a
         following = reader.follow({closed: 0})
         with pytest.raises(ForbiddenError):
             wait_until(lambda: bool(next(following).records), "an error")
-    assert time.monotonic() - begun < 15
+    assert time.monotonic() - started < 15
 
 
 def test_log_reader_reads_partitions_although_one_is_forbidden(secured: SecuredBroker, app: str) -> None:
@@ -239,10 +239,10 @@ def test_log_reader_fails_in_time_if_a_broker_is_frozen(
         (broker,) = own_cluster.brokers
         broker.suspend()
         try:
-            begun = time.monotonic()
+            started = time.monotonic()
             with pytest.raises(BrokersUnavailableError, match=rf"reading {log.place[0]}-0: no answer for 3 s"):
                 values(reader.read_to_end({log.place: 0}, progress=lambda: shown.append(time.monotonic())))
-            assert 3.0 <= time.monotonic() - begun < 8.0
+            assert 3.0 <= time.monotonic() - started < 8.0
         finally:
             broker.resume()
         gaps = [after - before for before, after in pairwise(shown)]
@@ -268,9 +268,9 @@ def test_log_follower_continues_after_a_broker_was_frozen(own_cluster: Cluster, 
         (broker,) = own_cluster.brokers
         broker.suspend()
         try:
-            begun = time.monotonic()
+            started = time.monotonic()
             assert not next(following).records
-            assert time.monotonic() - begun < 5.0
+            assert time.monotonic() - started < 5.0
         finally:
             broker.resume()
         log.commit(b"2")

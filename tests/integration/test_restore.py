@@ -55,8 +55,8 @@ def test_shard_restore_reports_progress_and_can_be_stopped(
     clients = Clients(broker.bootstrap, {"log_level": 0})
     with structlog.testing.capture_logs() as events:
         assert len(read_compacted(clients, (topic,), 0)[topic]) == 100
-    told = [event for event in events if event["event"] == "shard_restoring"]
-    assert told
-    assert all(event["records"] + event["offsets_left"] <= 100 for event in told)
+    restoring = [event for event in events if event["event"] == "shard_restoring"]
+    assert restoring
+    assert all(event["records"] + event["offsets_left"] <= 100 for event in restoring)
     with pytest.raises(HandedOverError):
         read_compacted(clients, (topic,), 0, is_stopped=lambda: True)

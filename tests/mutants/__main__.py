@@ -110,9 +110,9 @@ def main() -> int:
 
         def make(mutant: Mutant) -> tuple[str, float]:
             copy = copies.get()
-            begun = time.monotonic()
+            started = time.monotonic()
             try:
-                return outcome(mutant, copy, bootstrap), time.monotonic() - begun
+                return outcome(mutant, copy, bootstrap), time.monotonic() - started
             finally:
                 copies.put(copy)
 

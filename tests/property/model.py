@@ -150,7 +150,7 @@ class Published(NamedTuple):
     duration: int | None
 
 
-class Said(NamedTuple):
+class Statement(NamedTuple):
     """Record of the progress topic, and the number of reads that were committed before it."""
 
     time_s: float
@@ -192,7 +192,7 @@ class Topics:
 
     rows: list[Published] = field(default_factory=list)
     dead: list[tuple[bytes | None, bytes]] = field(default_factory=list)
-    progress: list[Said] = field(default_factory=list)
+    progress: list[Statement] = field(default_factory=list)
     reads: list[Landed] = field(default_factory=list)
     state: dict[bytes, bytes] = field(default_factory=dict)
     seen: dict[bytes, bytes] = field(default_factory=dict)
@@ -205,8 +205,8 @@ class Topics:
         """Keep a record of a topic other than the row topic."""
         assert record.key is not None
         if record.topic.endswith(".progress"):
-            said = _decode_progress(record.value or b"")
-            self.progress.append(Said(time_s, said, len(self.reads), dict(self.ends)))
+            record_fields = _decode_progress(record.value or b"")
+            self.progress.append(Statement(time_s, record_fields, len(self.reads), dict(self.ends)))
             return
         kept = {f"{APP}.state": self.state, f"{APP}.seen": self.seen}[record.topic]
         if record.value is None:
@@ -432,8 +432,8 @@ class Worker:
             if record.topic != TOPIC:
                 dead.append((record.key, record.value or b""))
                 continue
-            said = _decode_row(record.value or b"")
-            rows.append(Published(said["tenantId"], said["id"], said["revision"], said["duration"]))
+            fields = _decode_row(record.value or b"")
+            rows.append(Published(fields["tenantId"], fields["id"], fields["revision"], fields["duration"]))
             partition = zlib.crc32(record.key or b"") % PARTITIONS
             ends[partition] = ends.get(partition, 0) + 1
             offsets[tag][partition] = ends[partition]

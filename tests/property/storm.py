@@ -243,9 +243,9 @@ class Storm:
             truth.check_coverage(known, commit.time_s, self.tolerance_s)
             truth.check_gaps(known, may_claim_less=self.was_set_back)
             truth.check_progress(known, commit.time_s, self.tolerance_s)
-            for said in records:
-                if said.record["tenantId"] == tenant:
-                    truth.check_statement(said, known)
+            for statement in records:
+                if statement.record["tenantId"] == tenant:
+                    truth.check_statement(statement, known)
             if commit.trusted_s is not None:
                 truth.forget(commit.trusted_s, commit.horizon)
 

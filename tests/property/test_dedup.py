@@ -57,18 +57,20 @@ class AgainstADictionary(RuleBasedStateMachine):
     @rule(rows=_ROWS)
     def classify(self, rows: dict[tuple[int, int], tuple[int, int]]) -> None:
         items = [(key, fingerprint, 0) for key, (fingerprint, _) in rows.items()]
-        verdict = classify(entries_of(items), (DedupIndex(), self.remembered))
-        assert verdict.new.tolist() == [n for n, (key, _, _) in enumerate(items) if key not in self.model]
-        revised = [n for n, (key, said, _) in enumerate(items) if key in self.model and self.model[key][0] != said]
-        assert verdict.revised.tolist() == revised
+        result = classify(entries_of(items), (DedupIndex(), self.remembered))
+        assert result.new.tolist() == [n for n, (key, _, _) in enumerate(items) if key not in self.model]
+        revised = [
+            n for n, (key, content, _) in enumerate(items) if key in self.model and self.model[key][0] != content
+        ]
+        assert result.revised.tolist() == revised
         for n, (key, _, _) in enumerate(items):
             if key in self.model:
-                assert verdict.revisions[n] == self.model[key][1] + (n in revised)
+                assert result.revisions[n] == self.model[key][1] + (n in revised)
 
     @rule()
     def restore(self) -> None:
         """Restore the index as after a restart, with an additional older revision of each id."""
-        items = [(key, said, revision) for key, (said, revision, _) in self.model.items()]
+        items = [(key, content, revision) for key, (content, revision, _) in self.model.items()]
         older = [(key, 99, revision - 1) for key, _, revision in items if revision]
         hours = [hour for _, _, hour in self.model.values()]
         self.remembered = DedupIndex()
@@ -102,9 +104,9 @@ def test_dedup_index_finds_every_row_and_uses_few_bytes() -> None:
     assert len(remembered) == 300_000
     assert remembered.nbytes <= 28 * 300_000
     for chunk in chunks:
-        verdict = classify(chunk, (remembered,))
-        assert not len(verdict.new)
-        assert not len(verdict.revised)
+        result = classify(chunk, (remembered,))
+        assert not len(result.new)
+        assert not len(result.revised)
     strangers = chunks[0].copy()
     strangers["lo"] += 1_000_000
     assert len(classify(strangers, (remembered,)).new) == 5_000
@@ -117,7 +119,7 @@ def test_pending_dedup_entries_precede_committed_ones() -> None:
     pending, remembered = DedupIndex(), DedupIndex()
     remembered.put(entries_of([((1, 1), 5, 3)]), hours_of([0]))
     pending.put(entries_of([((1, 1), 6, 4)]), hours_of([0]))
-    same, back = (classify(entries_of([((1, 1), said, 0)]), (pending, remembered)) for said in (6, 5))
+    same, back = (classify(entries_of([((1, 1), content, 0)]), (pending, remembered)) for content in (6, 5))
     assert not len(same.revised)
     assert (back.revised.tolist(), back.revisions.tolist()) == ([0], [5])
 

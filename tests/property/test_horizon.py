@@ -150,7 +150,7 @@ def test_tenant_read_for_longer_than_the_horizon_has_no_gap() -> None:
         assert len(worker.accounts["t"].checkpoint.state.coverage.reads) < 40
     assert committed(topics).start == moment(-11 * HOUR_S), "a start before what may be read is moved"
     assert len({row.id for row in topics.rows}) == 71 * 6 - 1
-    assert {said.record["gapSeconds"] for said in topics.progress} == {0}
+    assert {statement.record["gapSeconds"] for statement in topics.progress} == {0}
 
 
 @pytest.mark.parametrize("outage_s", [0.0, 28 * 60.0])
@@ -172,18 +172,18 @@ def test_outage_longer_than_the_horizon_leaves_a_gap() -> None:
     last_read_s = 4 * HOUR_S - 600
     (gap,) = windows.gaps(known)
     assert gap == Window(moment(last_read_s), moment(18.5 * HOUR_S))
-    for said in topics.progress:
-        assert said.record["completeThroughDateTime"] <= moment(last_read_s)
+    for statement in topics.progress:
+        assert statement.record["completeThroughDateTime"] <= moment(last_read_s)
     tenant = Tenant("t", "t", None, "t", Identity(None, None), timedelta(), 45, "calls")
-    told = status_json.tenant(
+    status = status_json.tenant(
         status_json.ReportedTenant("t", tenant, 0),
         Checkpoint("calls", known),
         moment(40 * HOUR_S - 500),
         failing=None,
         remembered=0,
     )
-    assert [piece["cause"] for piece in told["gaps"]] == [status_json.BEYOND_HORIZON]
-    assert (told["state"], told["gap_seconds"]) == ("ok", gap.seconds)
+    assert [piece["cause"] for piece in status["gaps"]] == [status_json.BEYOND_HORIZON]
+    assert (status["state"], status["gap_seconds"]) == ("ok", gap.seconds)
     seconds_read = sum(landed.window.seconds for landed in topics.reads)
     requests = shown.requests
     poll(TWELVE, shown, every(600.0, 40 * HOUR_S, 41 * HOUR_S), topics)

@@ -50,9 +50,9 @@ def assert_each_version_once(world: World, found: dict[str, list[Published]]) ->
     calls = {one.id: one for one in world.calls}
     for call_id, records in found.items():
         fitting = [n for n, version in enumerate(calls[call_id].versions) if version.fits]
-        said = [record.duration for record in records]
-        assert said == sorted(set(said)), f"{call_id}: published {said}"  # type: ignore[type-var]
-        assert set(said) <= set(fitting), f"{call_id}: published {said} of {fitting}"
+        durations = [record.duration for record in records]
+        assert durations == sorted(set(durations)), f"{call_id}: published {durations}"  # type: ignore[type-var]
+        assert set(durations) <= set(fitting), f"{call_id}: published {durations} of {fitting}"
         assert [record.revision for record in records] == list(range(len(records)))
 
 
@@ -125,7 +125,7 @@ def test_row_late_by_the_overlap_is_found_by_irregular_runs(seed: int, *, is_sho
     late = [call(f"{rng.getrandbits(48):012x}", rng.uniform(0, until_s), LATEST_S) for _ in range(300)]
     topics = poll(setting, World(late, page_rows=500), times_s)
     assert len({record.id for record in topics.rows}) == len(topics.rows) == len(late)
-    assert {gap for said in topics.progress for gap in [said.record["gapSeconds"]]} == {0}
+    assert {gap for statement in topics.progress for gap in [statement.record["gapSeconds"]]} == {0}
 
 
 @pytest.mark.parametrize("begin_s", [0, 11 * MINUTE_S + 59])

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from connector.core import windows
 from connector.core.windows import State
-from tests.property.model import Landed, Said, moment, seconds_of
+from tests.property.model import Landed, Statement, moment, seconds_of
 
 _FIRST_S, _LAST_S = -2 * 86_400, 8 * 86_400
 _HOUR_S = 3600
@@ -60,14 +60,14 @@ class Truth:
 
     def check_gaps(self, state: State, *, may_claim_less: bool) -> None:
         """Raise unless the gaps equal the call time never read. After a clock was set back, more may be a gap."""
-        told = [(gap.start, gap.end) for gap in windows.gaps(state)]
+        gaps = [(gap.start, gap.end) for gap in windows.gaps(state)]
         true = self.gaps(state.start)
         if may_claim_less:
             through = state.coverage.through or state.start
             true = [(start, min(end, through)) for start, end in true if start < through]
-            assert all(any(a <= start and end <= b for a, b in told) for start, end in true), (true, told)
+            assert all(any(a <= start and end <= b for a, b in gaps) for start, end in true), (true, gaps)
         else:
-            assert told == true
+            assert gaps == true
 
     def check_progress(self, state: State, time_s: float, tolerance_s: float) -> None:
         """Raise unless each second that a sweep reports as complete was read at least its overlap later."""
@@ -79,13 +79,13 @@ class Truth:
             ages_s = part - np.arange(start_s + 1, start_s + 1 + len(part))
             assert len(part) == 0 or ages_s.min() >= overlap_s - tolerance_s, sweep_state
 
-    def check_statement(self, said: Said, state: State) -> None:
+    def check_statement(self, statement: Statement, state: State) -> None:
         """Raise unless a progress record agrees with its state and names no offset beyond the end of a partition."""
-        record = said.record
+        record = statement.record
         (through,) = {s.through for s in state.sweeps if s.sweep.overlap.total_seconds() == record["overlapSeconds"]}
         assert record["completeThroughDateTime"] == through
         assert record["gapSeconds"] == sum((gap.end - gap.start).total_seconds() for gap in windows.gaps(state))
-        assert all(offset <= said.ends.get(n, 0) for n, offset in enumerate(record["offsets"]))
+        assert all(offset <= statement.ends.get(n, 0) for n, offset in enumerate(record["offsets"]))
 
     def _part(self, start_s: int, end_s: int) -> NDArray[np.float64]:
         assert start_s >= _FIRST_S, "the model keeps call time of ten days"

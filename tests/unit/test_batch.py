@@ -84,7 +84,7 @@ def row(call_id: str = "a", **members: Any) -> dict[str, Any]:
     return {"id": call_id, "startDateTime": "2026-02-28T23:55:00Z", **members}
 
 
-def said(change: Change) -> list[tuple[str, int]]:
+def published_versions(change: Change) -> list[tuple[str, int]]:
     values = [_decode(record.value or b"") for record in change.rows]
     return [(value["id"], value["revision"]) for value in values]
 
@@ -130,10 +130,10 @@ def test_rows_waiting_for_a_commit_are_not_published_again() -> None:
     bench = Bench()
     bench.read(row(), row("b"))
     change = bench.read(row(), row("b", duration=2), row("c"))
-    assert said(change) == [("a", 0), ("b", 0), ("b", 1), ("c", 0)]
+    assert published_versions(change) == [("a", 0), ("b", 0), ("b", 1), ("c", 0)]
     assert (change.published, change.revised, change.duplicate) == (3, 1, 1)
     bench.changes = {}  # the transaction was lost with the process
-    assert said(bench.read(row(), row("b"))) == [("a", 0), ("b", 0)]
+    assert published_versions(bench.read(row(), row("b"))) == [("a", 0), ("b", 0)]
 
 
 def test_committed_rows_are_in_the_dedup_index() -> None:
@@ -141,9 +141,9 @@ def test_committed_rows_are_in_the_dedup_index() -> None:
     bench.read(row(), row("b"))
     bench.commit()
     change = bench.read(row(), row("b", duration=1), row("c"))
-    assert said(change) == [("b", 1), ("c", 0)]
+    assert published_versions(change) == [("b", 1), ("c", 0)]
     bench.commit()
-    assert said(bench.read(row(), row("b", duration=1), row("c"))) == []
+    assert published_versions(bench.read(row(), row("b", duration=1), row("c"))) == []
     assert bench.account.checkpoint.records == 4
 
 
@@ -152,7 +152,7 @@ def test_changed_row_is_a_duplicate_if_revisions_are_ignored() -> None:
     bench.read(row())
     bench.commit()
     change = bench.read(row(duration=1))
-    assert (said(change), change.duplicate, change.has_rows) == ([], 1, False)
+    assert (published_versions(change), change.duplicate, change.has_rows) == ([], 1, False)
 
 
 class TestDeadLetters:
@@ -160,7 +160,7 @@ class TestDeadLetters:
 
     def test_invalid_row_is_dead_lettered_as_received(self) -> None:
         change = Bench().read(row(), self.BAD, row("b"))
-        assert said(change) == [("a", 0), ("b", 0)]
+        assert published_versions(change) == [("a", 0), ("b", 0)]
         record = change.dead_letters[0]
         assert (record.topic, record.key, record.value) == (f"{TOPIC}.dlq", b"bad", self.BAD)
         assert dict(record.headers or []) == {
@@ -194,21 +194,21 @@ class TestDeadLetters:
         bench = Bench()
         bench.read(self.BAD)
         bench.commit()
-        assert said(bench.read(row("bad", duration=1))) == [("bad", 0)]
+        assert published_versions(bench.read(row("bad", duration=1))) == [("bad", 0)]
 
     def test_invalid_revision_does_not_change_the_known_revision(self) -> None:
         bench = Bench()
         bench.read(row("bad", duration=1))
         bench.commit()
         change = bench.read(self.BAD, row("bad", endDateTime="soon"))
-        assert (len(change.dead_letters), said(change)) == (2, [])
+        assert (len(change.dead_letters), published_versions(change)) == (2, [])
         bench.commit()
-        assert said(bench.read(row("bad", duration=1), row("b"))) == [("b", 0)]
-        assert said(bench.read(row("bad", duration=2))) == [("b", 0), ("bad", 1)]
+        assert published_versions(bench.read(row("bad", duration=1), row("b"))) == [("b", 0)]
+        assert published_versions(bench.read(row("bad", duration=2))) == [("b", 0), ("bad", 1)]
 
     def test_too_long_row_is_dead_lettered_without_its_value(self) -> None:
         change = Bench().read(row("long", zz="x" * 950_000), row())
-        assert said(change) == [("a", 0)]
+        assert published_versions(change) == [("a", 0)]
         assert (change.dead_letters[0].key, change.dead_letters[0].value) == (b"long", b"")
 
 
@@ -327,8 +327,8 @@ class TestTransactionRecords:
 
     def test_progress_is_written_at_most_once_per_minute(self) -> None:
         bench = Bench()
-        told = [bool(self.sweep_through(bench, time_s)) for time_s in (0.0, 60.0, 119.0 + 1, 180.0)]
-        assert told == [True, True, True, True]
+        written = [bool(self.sweep_through(bench, time_s)) for time_s in (0.0, 60.0, 119.0 + 1, 180.0)]
+        assert written == [True, True, True, True]
         bench = Bench()
         assert self.sweep_through(bench, 0.0)
         assert not self.sweep_through(bench, 30.0)
@@ -339,14 +339,14 @@ class TestTransactionRecords:
         state = bench.account.checkpoint.state
         window = Window(moment(100), moment(160))
 
-        def told(time_s: float) -> list[int]:
+        def gap_seconds(time_s: float) -> list[int]:
             bench.changes["t"] = Change(state._replace(coverage=Coverage(reads)))
             progress = [one for one in bench.commit({}, time_s) if one.topic == f"{TOPIC}.progress"]
             return [_decode_progress(one.value or b"")["gapSeconds"] for one in progress]
 
         reads = (*state.coverage.reads, Read(*window, moment(160)))
         gap_s = (window.start - state.coverage.reads[-1].end) // timedelta(seconds=1)
-        assert [told(30), told(60), told(120)] == [[], [gap_s], []]
+        assert [gap_seconds(30), gap_seconds(60), gap_seconds(120)] == [[], [gap_s], []]
         assert bench.account.checkpoint.state.sweeps == state.sweeps
 
     def test_rewritten_rows_cause_new_progress_records_at_once(self) -> None:
@@ -358,8 +358,10 @@ class TestTransactionRecords:
         sweeps = (state.sweeps[0], deeper)
         bench.account.checkpoint = Checkpoint(TOPIC, state._replace(sweeps=sweeps), 1, (70, 0, 0))
         bench.changes["t"] = Change(bench.account.checkpoint.state)
-        told = [_decode_progress(one.value or b"") for one in bench.commit({}, 1.0) if one.topic == f"{TOPIC}.progress"]
-        assert [(one["overlapSeconds"], one["offsets"]) for one in told] == [(900, [70, 0, 0]), (3600, [70, 0, 0])]
+        records = [record for record in bench.commit({}, 1.0) if record.topic == f"{TOPIC}.progress"]
+        statements = [_decode_progress(record.value or b"") for record in records]
+        offsets = [(fields["overlapSeconds"], fields["offsets"]) for fields in statements]
+        assert offsets == [(900, [70, 0, 0]), (3600, [70, 0, 0])]
 
     def test_progress_record_has_the_end_offsets(self) -> None:
         record = self.sweep_through(Bench(), 0.0)[0]

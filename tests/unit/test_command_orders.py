@@ -76,15 +76,15 @@ def test_job_report_names_what_the_job_waits_for() -> None:
     assert (first["reason"], second["reason"]) == (None, "it waits for job job-1")
     first, second = status_json.jobs("AA", applied(order(1), order(2)), ("sign_in", "the secret is wrong"))
     assert first["reason"] == second["reason"] == "the secret is wrong"
-    (told,) = status_json.jobs("AA", applied(order(1)), None, "no worker is running", {"job-1": "untaken"})
-    assert told["reason"] == "no worker is running"
-    (told,) = status_json.jobs("AA", applied(order(1), Command("x", "pause", NOW)), None)
-    assert "paused" in told["reason"]
+    (job,) = status_json.jobs("AA", applied(order(1)), None, "no worker is running", {"job-1": "untaken"})
+    assert job["reason"] == "no worker is running"
+    (job,) = status_json.jobs("AA", applied(order(1), Command("x", "pause", NOW)), None)
+    assert "paused" in job["reason"]
 
 
 def test_job_json_has_the_documented_members() -> None:
-    (told,) = status_json.jobs("AA", applied(order(1)), None)
-    assert told == {
+    (job,) = status_json.jobs("AA", applied(order(1)), None)
+    assert job == {
         "id": "job-1",
         "kind": "backfill",
         "tenant": "AA",
@@ -102,49 +102,49 @@ def test_job_json_has_the_documented_members() -> None:
     }
 
 
-def told(known: Checkpoint, now: datetime = NOW, **more: Any) -> dict[str, Any]:
+def tenant_json(known: Checkpoint, now: datetime = NOW, **more: Any) -> dict[str, Any]:
     return status_json.tenant(SUBJECT, known, now, failing=known.failing, remembered=0, **more)
 
 
 def test_tenant_without_failure_has_state_ok_or_catching_up() -> None:
-    assert told(checkpoint())["state"] == "ok"
-    assert told(checkpoint(None))["state"] == "catching_up"
-    late = told(checkpoint(), NOW + timedelta(minutes=4), idle="no worker is running")
+    assert tenant_json(checkpoint())["state"] == "ok"
+    assert tenant_json(checkpoint(None))["state"] == "catching_up"
+    late = tenant_json(checkpoint(), NOW + timedelta(minutes=4), idle="no worker is running")
     assert (late["state"], late["reason"], late["lag_seconds"]) == ("catching_up", "no worker is running", 240)
 
 
 def test_unread_time_is_gaps_plus_lag_and_has_an_estimated_end() -> None:
-    nothing = told(checkpoint(None))
+    nothing = tenant_json(checkpoint(None))
     assert (nothing["gap_seconds"], nothing["unread_seconds"]) == (0, 24 * 3600)
     assert nothing["unread_from"] == "2026-03-09T12:00:00.000Z"
     assert nothing["unread_done"] is None
     newest = checkpoint(Window(NOW - timedelta(hours=6), NOW))
-    later = told(newest, NOW + timedelta(minutes=1))
+    later = tenant_json(newest, NOW + timedelta(minutes=1))
     assert later["unread_seconds"] == 18 * 3600 + 60
     # Six hours of call time were read in one minute.
     assert later["unread_done"] == "2026-03-10T12:04:00.000Z"
-    assert told(newest, NOW + timedelta(hours=1))["unread_done"] is None
-    assert told(newest, NOW + timedelta(minutes=1), idle="no worker is running")["unread_done"] is None
-    paused = told(checkpoint(Window(NOW - DAY / 4, NOW), orders=Orders(paused=True)))
+    assert tenant_json(newest, NOW + timedelta(hours=1))["unread_done"] is None
+    assert tenant_json(newest, NOW + timedelta(minutes=1), idle="no worker is running")["unread_done"] is None
+    paused = tenant_json(checkpoint(Window(NOW - DAY / 4, NOW), orders=Orders(paused=True)))
     assert (paused["unread_done"], paused["since"]) == (None, "2026-03-10T12:00:00.000Z")
 
 
 def test_failing_tenant_has_a_reason_code_and_a_start_time() -> None:
-    failing = told(checkpoint(failing=("throttled", "Graph says wait")))
+    failing = tenant_json(checkpoint(failing=("throttled", "Graph says wait")))
     assert (failing["reason_code"], failing["since"]) == ("throttled", "2026-03-10T12:00:00.000Z")
-    healthy = told(checkpoint())
+    healthy = tenant_json(checkpoint())
     assert (healthy["reason_code"], healthy["since"]) == (None, None)
 
 
 def test_each_gap_is_reported_with_its_cause() -> None:
     read = Window(NOW - timedelta(hours=1), NOW)
-    assert told(checkpoint(read))["gap_seconds"] == 23 * 3600
-    (gap,) = told(checkpoint(read))["gaps"]
+    assert tenant_json(checkpoint(read))["gap_seconds"] == 23 * 3600
+    (gap,) = tenant_json(checkpoint(read))["gaps"]
     assert gap == {"from": "2026-03-09T12:00:00.000Z", "to": "2026-03-10T11:00:00.000Z", "cause": "not read yet"}
     causes = {
-        "throttled": told(checkpoint(read, failing=("throttled", "Graph says wait"))),
-        "no worker is running": told(checkpoint(read), idle="no worker is running"),
-        "paused": told(checkpoint(read, orders=Orders(paused=True))),
+        "throttled": tenant_json(checkpoint(read, failing=("throttled", "Graph says wait"))),
+        "no worker is running": tenant_json(checkpoint(read), idle="no worker is running"),
+        "paused": tenant_json(checkpoint(read, orders=Orders(paused=True))),
     }
     assert {cause: tenant["gaps"][0]["cause"] for cause, tenant in causes.items()} == {c: c for c in causes}
     assert {cause: tenant["state"] for cause, tenant in causes.items()} == {

@@ -9,7 +9,7 @@ from connector.core.pages import decode_page
 from connector.kafka import avro
 from connector.pipeline.messages import PageRead, SliceRead
 from tests.property.model import moment
-from tests.unit.test_batch import PIECE, SHAPE, Bench, row, said
+from tests.unit.test_batch import PIECE, SHAPE, Bench, published_versions, row
 
 _decode = avro.decoder(avro.ROW)
 A, B = row(duration=1), row(duration=2)
@@ -99,5 +99,5 @@ def test_unpublished_row_is_dropped_if_its_page_chain_fails() -> None:
     _, letters = sweep(bench, [[A, B]])
     loser, winner = (A, B) if letters == [1] else (B, A)
     bench.batches.prepare([page(loser)], bench.accounts, bench.changes)
-    assert said(bench.changes["t"]) == []
+    assert published_versions(bench.changes["t"]) == []
     assert sweep(bench, [[winner]]) == ([], [])

@@ -88,8 +88,8 @@ def test_compose_services_have_health_checks() -> None:
     services = compose()["services"]
     assert services.keys() == {"kafka", "registry", "simulator", "connector", "prometheus", "grafana"}
     assert "\nHEALTHCHECK " in (ROOT / "deploy/Dockerfile").read_text(encoding="utf-8")
-    told = {name: service["healthcheck"]["test"][0] for name, service in services.items() if name != "connector"}
-    assert set(told.values()) == {"CMD"}
+    checks = {name: service["healthcheck"]["test"][0] for name, service in services.items() if name != "connector"}
+    assert set(checks.values()) == {"CMD"}
     waits = [wait for service in services.values() for wait in service.get("depends_on", {}).values()]
     assert waits
     assert {wait["condition"] for wait in waits} == {"service_healthy"}

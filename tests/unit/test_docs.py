@@ -141,4 +141,4 @@ def test_licences_of_packages_are_listed_and_compatible() -> None:
     for one in pinned:
         if not one.where:
             assert licences.line(one) in listed, "run make docs"
-    assert {part for *_, said in rows for part in re.split(r" (?:AND|OR) ", said)} <= licences.COMPATIBLE
+    assert {part for *_, licence in rows for part in re.split(r" (?:AND|OR) ", licence)} <= licences.COMPATIBLE

@@ -132,7 +132,7 @@ def test_all_schema_versions_are_compatible(versions: dict[str, Any]) -> None:
     print(f"\n{'written by':>12} | " + " | ".join(f"read by {name}" for name in versions))  # noqa: T201 - the matrix
     for name, writer in versions.items():
         record = filled(writer)
-        told = []
+        cells = []
         for reader in versions.values():
             assert obstacles(reader, writer) == []
             got = read(writer, reader, record)
@@ -144,8 +144,8 @@ def test_all_schema_versions_are_compatible(versions: dict[str, Any]) -> None:
                     assert got[f["name"]][0]["id"] == expected[0]["id"]
                 else:
                     assert got[f["name"]] == expected
-            told.append("yes")
-        columns = [f"{said:^{len(reader) + 8}}" for said, reader in zip(told, versions, strict=True)]
+            cells.append("yes")
+        columns = [f"{cell:^{len(reader) + 8}}" for cell, reader in zip(cells, versions, strict=True)]
         print(f"{name:>12} | " + " | ".join(columns))  # noqa: T201
 
 

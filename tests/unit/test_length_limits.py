@@ -16,7 +16,7 @@ from connector.kafka.seen import SeenLog
 from connector.pipeline.change import Change
 from connector.pipeline.dead_letters import dead_letter
 from tests.property.model import TOPIC, moment
-from tests.unit.test_batch import TENANT, Bench, row, said
+from tests.unit.test_batch import TENANT, Bench, published_versions, row
 
 WINDOW = Window(moment(-60), moment(0))
 DLQ = "calls.dlq"
@@ -113,7 +113,7 @@ class TestTooLongRows:
         bench = self.bench()
         long = row("long", zz="x" * 3_000)
         change = bench.read(row("a"), long, row("b"))
-        assert said(change) == [("a", 0), ("b", 0)]
+        assert published_versions(change) == [("a", 0), ("b", 0)]
         (letter,) = change.dead_letters
         assert (letter.key, letter.value) == (b"long", b"")
         problem = b"row: longer than topic calls accepts (max.message.bytes=2000)"
@@ -127,7 +127,7 @@ class TestTooLongRows:
         bench.read(long)
         bench.commit()
         bench.limits.learn({"calls": {"max.message.bytes": "20000"}})
-        assert said(bench.read(long)) == [("long", 0)]
+        assert published_versions(bench.read(long)) == [("long", 0)]
 
     def test_too_long_checkpoint_is_detected_before_writing(self) -> None:
         bench = Bench()

@@ -143,8 +143,8 @@ def test_librdkafka_message_is_logged_once_per_minute(monkeypatch: pytest.Monkey
     logger.error("another sentence")
     monkeypatch.setattr(log, "_AGAIN_S", 0.0)
     logger.error("broker 7: refused")
-    told = [(record["message"], record.get("more_since_last")) for record in records(stream)]
-    assert told == [("broker 0: refused", None), ("another sentence", None), ("broker 7: refused", 4)]
+    logged = [(record["message"], record.get("more_since_last")) for record in records(stream)]
+    assert logged == [("broker 0: refused", None), ("another sentence", None), ("broker 7: refused", 4)]
 
 
 def test_python_warnings_are_logged() -> None:

@@ -14,7 +14,7 @@ LOGGERS = ("_logger", "logger", "_log")
 
 
 @cache
-def said() -> set[tuple[str, str]]:
+def logged_events() -> set[tuple[str, str]]:
     """Return every event of the source with its level."""
     found: set[tuple[str, str]] = set()
     for path in sorted((ROOT / "connector").rglob("*.py")):
@@ -53,7 +53,7 @@ def documented() -> list[list[str]]:
 
 
 def test_log_documentation_lists_every_event() -> None:
-    assert {(row[0].strip("`"), row[1]) for row in documented()} == said()
+    assert {(row[0].strip("`"), row[1]) for row in documented()} == logged_events()
 
 
 def test_log_documentation_explains_each_event() -> None:
@@ -63,7 +63,7 @@ def test_log_documentation_explains_each_event() -> None:
 
 
 def test_log_event_names_are_snake_case_with_a_fixed_level() -> None:
-    names = [name for name, _ in said()]
+    names = [name for name, _ in logged_events()]
     assert all(re.fullmatch(r"[a-z]+(_[a-z]+)*", name) for name in names)
     assert len(names) == len(set(names))
 

@@ -195,9 +195,9 @@ class TestValidity:
         field = next(field for field in SCHEMA["fields"] if field["name"] == name)
         kind = field["type"][1] if isinstance(field["type"][1], str) else "string"
         for value in wrong["nested" if name in V1.nested else kind]:
-            said = problem(text(**{name: value}))
-            assert said.startswith(f"{name}")
-            assert "expected" in said
+            message = problem(text(**{name: value}))
+            assert message.startswith(f"{name}")
+            assert "expected" in message
 
     @pytest.mark.parametrize("name", INT32)
     @pytest.mark.parametrize("value", ["2147483648", "-2147483649", "99999999999999999999999", "5.0", "1e2", "1e999"])

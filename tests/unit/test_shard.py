@@ -236,14 +236,14 @@ async def _no_wait(_seconds: float) -> None:
 
 async def hanging_call(publisher: Publisher) -> tuple[asyncio.Task[None], threading.Event]:
     """Start a call that returns only when the event is set. Return its task and the event once the call is running."""
-    begun, end = threading.Event(), threading.Event()
+    started, end = threading.Event(), threading.Event()
 
     def hang() -> None:
-        begun.set()
+        started.set()
         end.wait(60)
 
     calling = asyncio.create_task(publisher.call(hang))
-    assert await asyncio.to_thread(begun.wait, 60)
+    assert await asyncio.to_thread(started.wait, 60)
     return calling, end
 
 
@@ -384,7 +384,7 @@ async def test_no_command_is_lost_while_a_sweeper_is_replaced() -> None:
     stopping = Stopping(buffer)
     shard.tenants._of[TENANT] = tenant = OwnedTenant(runtime=cast("Any", stopping))
     following = asyncio.create_task(shard.tenants.follow(cast("Any", None)))
-    await stopping.begun.wait()
+    await stopping.started.wait()
     shard.commanded(ControlRecord(7, None, control.encode(PAUSE.tenant, PAUSE.order)))
     stopping.ended.set()
     await following
@@ -397,7 +397,7 @@ class Stopping(Runtime):
 
     def __init__(self, buffer: Buffer) -> None:
         super().__init__(buffer)
-        self.begun, self.ended = asyncio.Event(), asyncio.Event()
+        self.started, self.ended = asyncio.Event(), asyncio.Event()
         self.plan: list[jobs.Command] = []
 
     def command(self, offset: int, command: jobs.Command) -> None:
@@ -405,7 +405,7 @@ class Stopping(Runtime):
         self.plan = [*self.plan, command]
 
     async def end(self) -> None:
-        self.begun.set()
+        self.started.set()
         await self.ended.wait()
 
 

@@ -34,10 +34,10 @@ def at(seconds: int) -> datetime:
 def some_checkpoint() -> Checkpoint:
     """Return a checkpoint of a tenant in the middle of a run, with a gap and a range read with unstable paging."""
     first = windows.first_state(RULES, at(-7200), at(0))
-    begun, _ = windows.begin(first, RULES, at(0))
+    running, _ = windows.begin(first, RULES, at(0))
     coverage = Coverage((Read(at(-7200), at(-3600), at(0)), Read(at(-900), at(0), at(0), steady=False)))
-    sweeps = (begun.sweeps[0]._replace(running=False, last_ok=at(5), due=at(60)), begun.sweeps[1])
-    return Checkpoint("calls", begun._replace(coverage=coverage, sweeps=sweeps), 17, (3, 0, 14), ((900, 1, 2),))
+    sweeps = (running.sweeps[0]._replace(running=False, last_ok=at(5), due=at(60)), running.sweeps[1])
+    return Checkpoint("calls", running._replace(coverage=coverage, sweeps=sweeps), 17, (3, 0, 14), ((900, 1, 2),))
 
 
 _seconds = st.integers(-(10**8), 10**8).map(at)
@@ -117,13 +117,13 @@ def test_shard_state_is_restored_from_its_record() -> None:
 
 
 @pytest.mark.parametrize(
-    ("home", "said"),
+    ("home", "expected"),
     [(HOME._replace(cluster="cluster-2"), "cluster cluster-1"), (HOME._replace(topic="other"), "kafka.topic is other")],
 )
-def test_state_written_for_another_topic_or_cluster_is_refused(home: StateIdentity, said: str) -> None:
+def test_state_written_for_another_topic_or_cluster_is_refused(home: StateIdentity, expected: str) -> None:
     record = state.shard_record(HOME, 0)
     assert record.value is not None
-    with pytest.raises(FatalError, match=said):
+    with pytest.raises(FatalError, match=expected):
         state.check_identity(state.restore({record.key: record.value}).shard, home)
 
 

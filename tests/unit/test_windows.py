@@ -313,10 +313,10 @@ class TestSweeps:
                 assert missing == known.missing(one.run.window, since=one.run.started)
 
     def test_failed_runs_are_due_again_at_once(self) -> None:
-        state, begun = windows.begin(windows.first_state(DEFAULT, NOW - H, NOW), DEFAULT, NOW)
+        state, started = windows.begin(windows.first_state(DEFAULT, NOW - H, NOW), DEFAULT, NOW)
         state, dropped = windows.drop_runs(state)
-        assert begun == dropped == [0, 1, 2, 3]
-        assert windows.begin(state, DEFAULT, NOW + S)[1] == begun
+        assert started == dropped == [0, 1, 2, 3]
+        assert windows.begin(state, DEFAULT, NOW + S)[1] == started
 
     def test_coverage_read_by_a_failed_run_is_kept(self) -> None:
         state, _ = windows.begin(windows.first_state(DEFAULT, NOW - 30 * D, NOW), DEFAULT, NOW)

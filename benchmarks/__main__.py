@@ -30,9 +30,9 @@ def quix_python() -> str:
     """Return the Python of a separate environment for Quix Streams, which is created once and cached."""
     pinned = _ROOT / "requirements" / "quix.txt"
     home = cache_directory() / "quix"
-    made = home / "made-of.txt"
+    installed = home / "made-of.txt"
     python = home / "bin" / "python"
-    if not made.is_file() or made.read_bytes() != pinned.read_bytes():
+    if not installed.is_file() or installed.read_bytes() != pinned.read_bytes():
         venv.create(home, with_pip=True, clear=True)
         install = [
             "-m",
@@ -45,7 +45,7 @@ def quix_python() -> str:
             str(pinned),
         ]
         subprocess.run([str(python), *install], check=True)
-        made.write_bytes(pinned.read_bytes())
+        installed.write_bytes(pinned.read_bytes())
     return str(python)
 
 
@@ -88,8 +88,8 @@ def _check(rows: int, seed: int, repetitions: int) -> None:
     found = gate.ratios(measured)
     lost = gate.losses(found, committed["cpu_ratios"])
     for name, ratio in found.items():
-        verdict = "LOST" if name in lost else "kept"
-        print(f"{verdict}  {name}: {ratio['median']:.2f}, committed {committed['cpu_ratios'][name]['median']:.2f}")
+        outcome = "LOST" if name in lost else "kept"
+        print(f"{outcome}  {name}: {ratio['median']:.2f}, committed {committed['cpu_ratios'][name]['median']:.2f}")
     if lost:
         raise SystemExit(f"more than {gate.LOSS:.0%} lost: {', '.join(lost)}")
 

@@ -25,22 +25,22 @@ def spread(values: Sequence[float], digits: int) -> Spread:
 def ratios(measured: Sequence[Mapping[str, Mapping[str, Any]]], seconds: str = "cpu_seconds") -> dict[str, Spread]:
     """Return how many times as fast the first benchmark is as the second, repetition by repetition."""
     return {
-        name: spread([runs[other][seconds] / runs[one][seconds] for runs in measured], 3)
-        for name, (one, other) in RATIOS.items()
+        name: spread([runs[denominator][seconds] / runs[numerator][seconds] for runs in measured], 3)
+        for name, (numerator, denominator) in RATIOS.items()
     }
 
 
 def losses(found: Mapping[str, Spread], committed: Mapping[str, Spread]) -> list[str]:
     """Return the ratios that are more than LOSS below the committed ones."""
-    wanted = {name: min(ratio["median"], _MOST.get(name, ratio["median"])) for name, ratio in committed.items()}
-    return [name for name, ratio in found.items() if ratio["median"] < (1 - LOSS) * wanted[name]]
+    expected = {name: min(ratio["median"], _MOST.get(name, ratio["median"])) for name, ratio in committed.items()}
+    return [name for name, ratio in found.items() if ratio["median"] < (1 - LOSS) * expected[name]]
 
 
-def between(text: str, name: str, made: str) -> str:
+def between(text: str, name: str, content: str) -> str:
     """Return a page with new text between the two marks of that name."""
     begin, end = f"<!-- {name}: made by benchmarks, not by hand -->", f"<!-- /{name} -->"
     before, found, rest = text.partition(begin)
     _, closed, after = rest.partition(end)
     if not found or not closed:
         raise SystemExit(f"the page has no place for {name}; add these two lines to it:\n{begin}\n{end}")
-    return f"{before}{begin}\n\n{made}\n\n{end}{after}"
+    return f"{before}{begin}\n\n{content}\n\n{end}{after}"

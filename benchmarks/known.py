@@ -34,8 +34,8 @@ def main(rig: Rig) -> dict[str, Any]:
         for body in bodies:
             reading = shape.read(decode_page(body).rows)
             for group in dedup.split_repeats(reading.entries):
-                verdict = dedup.classify(reading.entries[group], (pending, remembered), reading.fingerprints)
-                if len(verdict.new) or len(verdict.revised):
+                result = dedup.classify(reading.entries[group], (pending, remembered), reading.fingerprints)
+                if len(result.new) or len(result.revised):
                     raise RuntimeError("a row was to be known")
 
     def decoded() -> None:

@@ -10,7 +10,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from tests.kafka_software import MissingSoftwareError, cache_directory, made_once
+from tests.kafka_software import MissingSoftwareError, cache_directory, install_once
 from tests.system_software import program
 
 REQUIREMENTS = Path(__file__).parent.parent / "requirements" / "asyncapi"
@@ -36,7 +36,7 @@ def parse(text: str) -> dict[str, Any]:
     node = program("node")
     lock = (REQUIREMENTS / "package-lock.json").read_bytes()
     home = cache_directory() / f"asyncapi-{hashlib.sha256(lock).hexdigest()[:12]}"
-    made_once(home, _install)
+    install_once(home, _install)
     done = subprocess.run(
         [node, "-e", SCRIPT], cwd=home, input=text, capture_output=True, text=True, check=False, timeout=120
     )

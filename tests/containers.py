@@ -19,7 +19,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from tests.brokers import _DIE_WITH_PARENT, _starter, wait_until
-from tests.kafka_software import MissingSoftwareError, cache_directory, made_once
+from tests.kafka_software import MissingSoftwareError, cache_directory, install_once
 from tests.system_software import program
 
 ROOT = Path(__file__).parent.parent
@@ -164,7 +164,7 @@ def base_image() -> Path:
     release = dict(line.split("=", 1) for line in Path("/etc/os-release").read_text().splitlines() if "=" in line)
     name = release.get("VERSION_CODENAME", "").strip('"')
     image = cache_directory() / f"base-{name}-1" / "base.tar"
-    made_once(image.parent, lambda folder: _make_base(name, folder / image.name))
+    install_once(image.parent, lambda folder: _make_base(name, folder / image.name))
     return image
 
 

@@ -9,7 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.kafka_software import MissingSoftwareError, _made_whole, cache_directory, fetch_with_maven
+from tests.kafka_software import MissingSoftwareError, _install_atomically, cache_directory, fetch_with_maven
 
 FLINK_VERSION = "2.3.0"
 JARS = (
@@ -24,7 +24,7 @@ def python() -> Path:
     """Return an interpreter that has PyFlink. Raises MissingSoftwareError."""
     home = cache_directory() / f"flink-{FLINK_VERSION}"
     if not home.is_dir():
-        _made_whole(home, _install)
+        _install_atomically(home, _install)
     return home / "bin" / "python"
 
 
@@ -32,7 +32,7 @@ def jars() -> list[Path]:
     """Return the jars of the connectors. Raises MissingSoftwareError."""
     home = cache_directory() / f"flink-{FLINK_VERSION}-jars"
     if not home.is_dir():
-        _made_whole(home, _fetch)
+        _install_atomically(home, _fetch)
     return sorted(home.glob("*.jar"))
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 
 from deploy.helm.generator.files import CHART
-from tests.kafka_software import MissingSoftwareError, cache_directory, made_once
+from tests.kafka_software import MissingSoftwareError, cache_directory, install_once
 
 HELM_VERSION = "3.18.6"
 KUBERNETES_VERSION = "1.33"
@@ -31,14 +31,14 @@ def helm() -> Path:
     Raises MissingSoftwareError.
     """
     program = cache_directory() / f"helm-{HELM_VERSION}" / "helm"
-    made_once(program.parent, _build)
+    install_once(program.parent, _build)
     return program
 
 
 def resource_schema(kind: str) -> dict[str, Any]:
     """Return the JSON Schema of a resource of the Prometheus operator, without any unnamed member."""
     folder = cache_directory() / f"prometheus-operator-{OPERATOR_VERSION}"
-    made_once(folder, _fetch_crds)
+    install_once(folder, _fetch_crds)
     definition = yaml.safe_load((folder / f"{_KINDS[kind]}.yaml").read_text(encoding="utf-8"))
     schema: dict[str, Any] = definition["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
     schema["properties"]["metadata"] = {"type": "object"}

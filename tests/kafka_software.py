@@ -79,11 +79,11 @@ def kafka() -> Software:
     home = cache_directory() / f"kafka-{KAFKA_VERSION}"
     libraries = home / "libs"
     if not libraries.is_dir():
-        _made_whole(libraries, fetch_jars)
+        _install_atomically(libraries, fetch_jars)
     jars = tuple(sorted(libraries.glob("*.jar")))
     software = Software(java, jars, home / "formatted", home / f"classes-{java_version}.jsa")
     if not software.formatted.is_dir():
-        _made_whole(software.formatted, lambda target: _format(software, target))
+        _install_atomically(software.formatted, lambda target: _format(software, target))
     return software
 
 
@@ -187,7 +187,7 @@ def _format(software: Software, target: Path) -> None:
         shutil.copytree(Path(folder) / "data", target, ignore=ignored, dirs_exist_ok=True)
 
 
-def _made_whole(target: Path, make: Callable[[Path], None]) -> None:
+def _install_atomically(target: Path, make: Callable[[Path], None]) -> None:
     """Let `make` fill a temporary folder and rename it to `target`: another process sees all of it or nothing."""
     target.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix=f"{target.name}-", dir=target.parent))
@@ -203,10 +203,10 @@ def _made_whole(target: Path, make: Callable[[Path], None]) -> None:
             shutil.rmtree(scratch, ignore_errors=True)
 
 
-def made_once(folder: Path, make: Callable[[Path], None]) -> None:
+def install_once(folder: Path, make: Callable[[Path], None]) -> None:
     """Make a folder of the cache unless it exists; another process that needs it at the same time waits."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     with folder.with_name(f"{folder.name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not folder.is_dir():
-            _made_whole(folder, make)
+            _install_atomically(folder, make)

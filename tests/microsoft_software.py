@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.kafka_software import MissingSoftwareError, cache_directory, made_once
+from tests.kafka_software import MissingSoftwareError, cache_directory, install_once
 
 REQUIREMENTS = Path(__file__).parent.parent / "requirements" / "msgraph.txt"
 
@@ -15,7 +15,7 @@ def python() -> Path:
     version = f"{sys.version_info.major}.{sys.version_info.minor}"
     pins = hashlib.sha256(REQUIREMENTS.read_bytes()).hexdigest()[:12]
     home = cache_directory() / f"msgraph-{version}-{pins}"
-    made_once(home, _install)
+    install_once(home, _install)
     return home / "bin" / "python"
 
 

@@ -216,8 +216,8 @@ def tally(found: Committed, truth: Truth) -> Tally:
     dead = Counter(entry.value for entry in found.dead_letters)
     still = {bytes(v.row) for of in truth.values() for v in of if not v.fits and v.until is None}
     behind = sum(
-        key not in newest or newest[key].fields != expected(bytes(wanted[-1].row))
-        for key, wanted in _fitting(truth).items()
+        key not in newest or newest[key].fields != expected(bytes(valid_versions[-1].row))
+        for key, valid_versions in _fitting(truth).items()
     )
     return Tally(
         len(found.rows) + len(found.dead_letters),
@@ -232,16 +232,16 @@ def differences(
 ) -> list[str]:
     """Return what is wrong, one sentence each; empty when the topics contain exactly what the source shows."""
     problems = [f"a transaction is still open in {partition}" for partition in found.open]
-    wanted = _fitting(truth)
-    numbers, unlike = _numbers(found.rows, wanted)
+    valid_versions = _fitting(truth)
+    numbers, unlike = _numbers(found.rows, valid_versions)
     newest = found.newest
-    problems += _named("missing", (key for key in wanted if key not in newest))
-    problems += _named("never shown by the source", (key for key in newest if key not in wanted))
+    problems += _named("missing", (key for key in valid_versions if key not in newest))
+    problems += _named("never shown by the source", (key for key in newest if key not in valid_versions))
     problems += _named("published with fields that the source never showed", unlike)
     behind = [
         key
         for key, row in newest.items()
-        if key in wanted and row.fields != expected(bytes(wanted[key][-1].row)) and key not in unlike
+        if key in valid_versions and row.fields != expected(bytes(valid_versions[key][-1].row)) and key not in unlike
     ]
     problems += _named("not in its newest version", behind)
     if not repeats:
@@ -251,7 +251,7 @@ def differences(
     problems += _dead_letters(found, truth, repeats=repeats)
     if claims:
         for statement in found.progress:
-            problems += _claims(statement, found, wanted, numbers)
+            problems += _claims(statement, found, valid_versions, numbers)
     return problems
 
 
@@ -269,19 +269,19 @@ def expected(row: bytes) -> dict[str, Any]:
 
 def _fitting(truth: Truth) -> dict[tuple[str, str], list[TruthRow]]:
     """Return the versions of each row that match the schema, oldest first."""
-    wanted: dict[tuple[str, str], list[TruthRow]] = defaultdict(list)
+    valid_versions: dict[tuple[str, str], list[TruthRow]] = defaultdict(list)
     for tenant, versions in truth.items():
         for version in versions:
             if version.fits:
                 assert version.id is not None
-                wanted[tenant, version.id].append(version)
-    for versions in wanted.values():
+                valid_versions[tenant, version.id].append(version)
+    for versions in valid_versions.values():
         versions.sort(key=lambda version: version.version)
-    return wanted
+    return valid_versions
 
 
 def _numbers(
-    rows: Sequence[Published], wanted: Mapping[tuple[str, str], Sequence[TruthRow]]
+    rows: Sequence[Published], valid_versions: Mapping[tuple[str, str], Sequence[TruthRow]]
 ) -> tuple[dict[tuple[int, int], int], set[tuple[str, str]]]:
     """Return the source's version number of each record, and the rows that have an unknown version.
 
@@ -291,12 +291,12 @@ def _numbers(
     unlike: set[tuple[str, str]] = set()
     for row in rows:
         key = row.tenant, row.id
-        for version in wanted.get(key, ()):
+        for version in valid_versions.get(key, ()):
             if row.fields == expected(bytes(version.row)):
                 numbers[row.entry.partition, row.entry.offset] = version.version
                 break
         else:
-            if key in wanted:
+            if key in valid_versions:
                 unlike.add(key)
     return numbers, unlike
 
@@ -365,7 +365,7 @@ def _wrong_headers(entry: Entry, topic: str, tenant: str, version: TruthRow) -> 
 def _claims(
     statement: Statement,
     found: Committed,
-    wanted: Mapping[tuple[str, str], Sequence[TruthRow]],
+    valid_versions: Mapping[tuple[str, str], Sequence[TruthRow]],
     numbers: Mapping[tuple[int, int], int],
 ) -> list[str]:
     """Return the rows for which a progress record is not true.
@@ -381,7 +381,7 @@ def _claims(
             number = numbers.get((partition, offset), -1)
             below[row.id] = max(number, below.get(row.id, -1))
     untrue = []
-    for (tenant, row_id), versions in wanted.items():
+    for (tenant, row_id), versions in valid_versions.items():
         moves = any(version.start != versions[0].start for version in versions)
         began = versions[0].start
         if tenant != statement.tenant or moves or began >= statement.complete_through:

@@ -101,18 +101,18 @@ class Graph:
 class Handed(Buffer):
     """Buffer that does the work of a shard, and records when the row of each call was first handed over."""
 
-    def __init__(self, account: TenantState, loop: SimulatedTime) -> None:
+    def __init__(self, tenant_state: TenantState, loop: SimulatedTime) -> None:
         super().__init__()
         self.found_at: dict[int, float] = {}
         self.changes: dict[str, Change] = {}
-        self._loop, self._accounts = loop, {"t": account}
+        self._loop, self._tenant_states = loop, {"t": tenant_state}
         self._batches = Batches(cast("Any", Setting(RULES.sweeps)).settings, _SHAPE, {TOPIC: 3})
 
     def put(self, item: Item) -> None:
         if isinstance(item, PageRead):
             for row in item.raws:
                 self.found_at.setdefault(int(msgspec.json.decode(row)["id"]), self._loop.time())
-        self.changes = self._batches.prepare([item], self._accounts, self.changes)
+        self.changes = self._batches.prepare([item], self._tenant_states, self.changes)
 
     async def put_page(self, page: PageRead) -> None:
         self.put(page)
@@ -141,10 +141,10 @@ class Tenant:
             dated=lambda *_: None,
         )
         first = windows.first_state(RULES, BEGIN - history, BEGIN)
-        account = TenantState(tenant, RULES, Checkpoint(TOPIC, first), DedupIndex(), SeenLog("t"))
-        self.handed = Handed(account, loop)
+        tenant_state = TenantState(tenant, RULES, Checkpoint(TOPIC, first), DedupIndex(), SeenLog("t"))
+        self.handed = Handed(tenant_state, loop)
         self.sweeper = Sweeper(
-            account, self.source, self.handed, _SHAPE, concurrency=4, once=False, now=lambda: at(loop.time())
+            tenant_state, self.source, self.handed, _SHAPE, concurrency=4, once=False, now=lambda: at(loop.time())
         )
         self._task = loop.create_task(self.sweeper.run())
 

@@ -25,7 +25,7 @@ from tests.brokers import _DIE_WITH_PARENT, _starter, free_ports, wait_until
 from tests.kafka_software import (
     DEPENDENCY_PLUGIN_VERSION,
     MissingSoftwareError,
-    _made_whole,
+    _install_atomically,
     _problem,
     cache_directory,
     packaged_java,
@@ -213,7 +213,7 @@ def _software() -> Path:
         )
     home = cache_directory() / f"apicurio-{APICURIO_VERSION}"
     if not home.is_dir():
-        _made_whole(home, _fetch)
+        _install_atomically(home, _fetch)
     return home
 
 

@@ -10,7 +10,7 @@ import subprocess
 from pathlib import Path
 
 from tests.java_compiler import compile_class
-from tests.kafka_software import MissingSoftwareError, cache_directory, fetch_with_maven, find_java, made_once
+from tests.kafka_software import MissingSoftwareError, cache_directory, fetch_with_maven, find_java, install_once
 
 VERSION = "0.51.0"
 SOURCE = """
@@ -82,7 +82,7 @@ public class Check {
 def problems(*files: Path) -> list[str]:
     """Return a line for each member of a KafkaTopic or KafkaUser in `files` that Strimzi's classes do not take."""
     home = cache_directory() / f"strimzi-{VERSION}-{hashlib.sha256(SOURCE.encode()).hexdigest()[:8]}"
-    made_once(home, _fetch)
+    install_once(home, _fetch)
     java, _ = find_java()
     class_path = os.pathsep.join((str(home), *map(str, sorted(home.glob("*.jar")))))
     command = [str(java), "-cp", class_path, "Check", *map(str, files)]

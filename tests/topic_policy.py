@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tests.brokers import Cluster
 from tests.java_compiler import compile_class
-from tests.kafka_software import cache_directory, kafka, made_once
+from tests.kafka_software import cache_directory, install_once, kafka
 
 SOURCE = """
 import java.util.Map;
@@ -43,17 +43,17 @@ def cluster(refused: str, message: str = "refused by the policy", replicas: int 
 
     `replicas`: how many each topic must have, and how many brokers there are; 0: one broker, and any number.
     """
-    made = Cluster(max(1, replicas), {"create.topic.policy.class.name": "Policy"})
+    brokers = Cluster(max(1, replicas), {"create.topic.policy.class.name": "Policy"})
     options = {"refused": refused, "message": message, "replicas": replicas or ""}
-    for broker in made.brokers:
+    for broker in brokers.brokers:
         place = broker._command.index("-cp") + 1
         broker._command[place] = os.pathsep.join((broker._command[place], str(_classes())))
         broker._command[1:1] = [f"-Dpolicy.{name}={value}" for name, value in options.items()]
-    return made
+    return brokers
 
 
 def _classes() -> Path:
     """Return the folder of the compiled policy, which the cache keeps."""
     folder = cache_directory() / f"topic-policy-{hashlib.sha256(SOURCE.encode()).hexdigest()[:8]}"
-    made_once(folder, lambda target: compile_class("Policy", SOURCE, kafka().jars, target))
+    install_once(folder, lambda target: compile_class("Policy", SOURCE, kafka().jars, target))
     return folder

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from deploy.helm.generator.files import ROOT
 from tests.helm import install_with_go
-from tests.kafka_software import cache_directory, made_once
+from tests.kafka_software import cache_directory, install_once
 
 ACTIONLINT_VERSION = "1.7.12"
 FOLDER = ROOT / ".github" / "workflows"
@@ -26,7 +26,7 @@ def actionlint() -> Path:
     """Return the path of actionlint; compile it first if the cache does not have it. Raises MissingSoftwareError."""
     program = cache_directory() / f"actionlint-{ACTIONLINT_VERSION}" / "actionlint"
     module = f"github.com/rhysd/actionlint/cmd/actionlint@v{ACTIONLINT_VERSION}"
-    made_once(program.parent, lambda target: install_with_go(module, target))
+    install_once(program.parent, lambda target: install_with_go(module, target))
     return program
 
 

@@ -97,17 +97,17 @@ def storms(cluster: Cluster, seconds: float) -> dict[str, float]:
         with yard.reader() as reader:
             rest(10)
             for name, faults in STORMS.items():
-                calm, stormy = [], []
+                undisturbed, disturbed = [], []
                 for _ in range(3):
-                    calm.append(_span(seconds / 3))
+                    undisturbed.append(_span(seconds / 3))
                     yard.source.set_faults(worst, **faults)
                     if "sign_in_hang" in faults:
                         yard.source.expire_tokens()
-                    stormy.append(_span(seconds / 3))
+                    disturbed.append(_span(seconds / 3))
                     yard.source.clear_faults()
                     rest(2)
                 delay = _delays(yard, reader, others)
-                changes[name] = delay(stormy) / delay(calm) - 1
+                changes[name] = delay(disturbed) / delay(undisturbed) - 1
             reader.check()
         return changes
 
@@ -124,7 +124,7 @@ def _delays(yard: Yard, reader: Reader, tenants: list[str]) -> Callable[[list[tu
         for tenant, rows in yard.source.truth(*tenants).items()
         for row in rows
     }
-    delays = [(s.at, s.at - visible[s[1:]]) for s in reader.sights if s[1:] in visible]
+    delays = [(s.at, s.at - visible[s[1:]]) for s in reader.rows_read if s[1:] in visible]
 
     def mean(spans: list[tuple[float, float]]) -> float:
         return statistics.fmean(delay for at, delay in delays for since, until in spans if since <= at <= until)

@@ -86,18 +86,20 @@ def rolling_restart(cluster: Cluster, repetitions: int) -> list[float]:
 
 def _balance(workers: Iterable[Worker], shards: int) -> None:
     """Wait until every worker is ready and owns its share."""
-    crew = list(workers)
+    running = list(workers)
 
     def is_shared() -> bool:
-        return all(worker.get("/readyz")[0] == 200 and len(owned(worker)) * len(crew) == shards for worker in crew)
+        return all(
+            worker.get("/readyz")[0] == 200 and len(owned(worker)) * len(running) == shards for worker in running
+        )
 
     wait_until(is_shared, "every worker to have its share", _DEADLINE_S, every_s=0.1)
 
 
 def _flow(reader: Reader, tenants: Iterable[str]) -> None:
     """Wait until new rows of all tenants have arrived."""
-    since, wanted = time.time(), set(tenants)
-    wait_until(lambda: wanted <= reader.times(since, time.time()).keys(), "rows to flow", _DEADLINE_S, every_s=0.1)
+    since, expected = time.time(), set(tenants)
+    wait_until(lambda: expected <= reader.times(since, time.time()).keys(), "rows to flow", _DEADLINE_S, every_s=0.1)
 
 
 def _pauses(reader: Reader, tenants: Iterable[str], since: float, until: float) -> list[tuple[float, float]]:

@@ -25,7 +25,7 @@ from tests.workers import Worker, configuration
 PARTITIONS = 3
 
 
-class Sight(NamedTuple):
+class ReadRow(NamedTuple):
     """A committed record of the row topic, and when a `read_committed` consumer received it (Unix time in seconds)."""
 
     at: float
@@ -38,7 +38,7 @@ class Reader:
     """Consumes every new record of a topic in a thread of its own."""
 
     def __init__(self, bootstrap: str, topic: str) -> None:
-        self.sights: list[Sight] = []
+        self.rows_read: list[ReadRow] = []
         self._decode = avro.decoder(avro.ROW)
         self._stop = threading.Event()
         self._consumer = Consumer(
@@ -72,19 +72,19 @@ class Reader:
                 value = message.value()
                 if message.error() is None and isinstance(value, bytes):
                     row = self._decode(value)
-                    self.sights.append(Sight(at, row["tenantId"], row["id"], row["revision"]))
+                    self.rows_read.append(ReadRow(at, row["tenantId"], row["id"], row["revision"]))
 
     def times(self, since: float, until: float) -> dict[str, list[float]]:
         """Return when the records of each tenant arrived, within a period."""
         found: dict[str, list[float]] = defaultdict(list)
-        for sight in self.sights:
-            if since <= sight.at <= until:
-                found[sight.tenant].append(sight.at)
+        for row_read in self.rows_read:
+            if since <= row_read.at <= until:
+                found[row_read.tenant].append(row_read.at)
         return found
 
     def check(self) -> None:
         """Raise an error if a version arrived twice."""
-        versions = [sight[1:] for sight in self.sights]
+        versions = [row_read[1:] for row_read in self.rows_read]
         if len(versions) != len(set(versions)):
             raise RuntimeError(f"{len(versions) - len(set(versions))} of {len(versions)} records were published twice")
 

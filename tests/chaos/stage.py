@@ -131,15 +131,15 @@ class Stage:
         """Create the topics as workers would, but some of them with one replica per partition."""
         single = _WITH_ONE_REPLICA[self.seed % len(_WITH_ONE_REPLICA)]
         numbers = [broker.number for broker in self.cluster.brokers]
-        wanted = []
+        new_topics = []
         for topic in topics.wanted(APP, [TOPIC], SHARDS, PARTITIONS, {}):
             count = 1 if topic.name in single else BROKERS
             replicas = [[numbers[(p + n) % BROKERS] for n in range(count)] for p in range(topic.partitions)]
-            wanted.append(
+            new_topics.append(
                 NewTopic(topic.name, topic.partitions, replica_assignment=replicas, config=dict(topic.settings))
             )
         admin = self._admin()
-        for future in admin.create_topics(wanted).values():
+        for future in admin.create_topics(new_topics).values():
             future.result(_STOP_S)
 
     def _admin(self) -> AdminClient:
@@ -345,15 +345,15 @@ class Stage:
 
     def _settled(self) -> list[str]:
         """Wait until workers report nothing unexpected, and return what they still report after the deadline."""
-        odd: list[str] = []
+        oddities: list[str] = []
 
         def is_settled() -> bool:
-            odd[:] = self._oddities()
-            return not odd
+            oddities[:] = self._oddities()
+            return not oddities
 
         with suppress(TimeoutError):  # what is odd is told with all else that is wrong
             wait_until(is_settled, "workers to be as they should", _BACK_S, every_s=0.3)
-        return odd
+        return oddities
 
     def _oddities(self) -> list[str]:
         """Return the unexpected reports of workers while no fault is present."""
@@ -366,9 +366,9 @@ class Stage:
                 code, body = worker.get(path)
                 if code != 200:
                     problems.append(f"worker {number}: {path} says {code} {body.strip()}")
-            for name, wanted in (("kafka_up", 1), ("shards", SHARDS), ("shards_owned", len(status["shards_owned"]))):
-                if (value := worker.metric(name)) != wanted:
-                    problems.append(f"worker {number}: {name} is {value:g}, not {wanted}")
+            for name, expected in (("kafka_up", 1), ("shards", SHARDS), ("shards_owned", len(status["shards_owned"]))):
+                if (value := worker.metric(name)) != expected:
+                    problems.append(f"worker {number}: {name} is {value:g}, not {expected}")
             for name in ("tenant_failing", "tenant_paused", "gap_seconds", "gaps"):
                 value = worker.metric(name)
                 problems += [f"worker {number}: {name} is {value:g} in peace"] if value else []

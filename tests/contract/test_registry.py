@@ -92,8 +92,8 @@ def test_registry_client_presents_its_tls_certificate(tmp_path: Path) -> None:
             {"client_certificate": paths["both"]},
             {"client_certificate": paths["certificate"], "client_key": paths["key"]},
         ):
-            registry = Registry(settings(server.url, ca_bundle=paths["ca"], **members))
-            assert registry.ensure([ROW]) == {"calls": 7}
+            registry_client = Registry(settings(server.url, ca_bundle=paths["ca"], **members))
+            assert registry_client.ensure([ROW]) == {"calls": 7}
         with pytest.raises(RegistryUnavailableError):
             Registry(settings(server.url, ca_bundle=paths["ca"])).ensure([ROW])
     with pytest.raises(ConfigurationError, match=r"registry\.client_certificate: .* without a password"):
@@ -103,10 +103,10 @@ def test_registry_client_presents_its_tls_certificate(tmp_path: Path) -> None:
 def test_registry_client_tries_all_addresses_in_turn(fake: Callable[[Answers], Fake]) -> None:
     broken, right = fake(lambda *_: (503, {})), fake(lambda *_: (200, {"id": 7}))
     nobody = "http://127.0.0.1:1"
-    registry = Registry(settings(f"{nobody},{broken.url},{right.url}"))
-    assert registry.ensure([ROW]) == {"calls": 7}
+    registry_client = Registry(settings(f"{nobody},{broken.url},{right.url}"))
+    assert registry_client.ensure([ROW]) == {"calls": 7}
     tried = len(broken.requests)
-    assert registry.ensure([ROW]) == {"calls": 7}
+    assert registry_client.ensure([ROW]) == {"calls": 7}
     assert len(broken.requests) == tried, "the one that answered is asked first"
     with pytest.raises(RegistryUnavailableError) as caught:
         Registry(settings(f"{nobody},{broken.url}")).ensure([ROW])

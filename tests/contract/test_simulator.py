@@ -105,8 +105,8 @@ class Clients:
         self._stack = stack
 
     async def __call__(self, *, tenant: int = 0, now: Any = None, **options: Any) -> Client:
-        made = Options(**{"calls_per_day": 500, "days": 3, "page_size": 100, "requests_per_minute": 0, **options})
-        simulator = await self._stack.enter_async_context(Simulator(made, now or (lambda: NOON)))
+        chosen = Options(**{"calls_per_day": 500, "days": 3, "page_size": 100, "requests_per_minute": 0, **options})
+        simulator = await self._stack.enter_async_context(Simulator(chosen, now or (lambda: NOON)))
         context = ssl.create_default_context(cafile=str(simulator.ca_path))
         connector = aiohttp.TCPConnector(ssl=context)
         session = await self._stack.enter_async_context(aiohttp.ClientSession(connector=connector))
@@ -296,8 +296,8 @@ async def test_simulator_accepts_and_refuses_arguments_as_graph_does(
 async def test_simulator_ignores_unknown_query_options(start: Clients) -> None:
     client = await start()
     plain = await client.page(client.address())
-    odd = await client.page(f"{client.address()}?$filter=callType%20eq%20'ByotIn'&$top=5&x=y")
-    assert odd == plain
+    with_unknown_options = await client.page(f"{client.address()}?$filter=callType%20eq%20'ByotIn'&$top=5&x=y")
+    assert with_unknown_options == plain
 
 
 async def test_refused_requests_count_towards_simulated_throttling(start: Clients) -> None:

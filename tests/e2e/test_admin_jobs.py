@@ -155,14 +155,14 @@ def test_republished_rows_keep_their_revision_numbers(
         (row.id, row.revision) for row in before.rows
     )
     first_ms, last_ms = (int(moment.timestamp() * 1000) for moment in (start, end))
-    wanted = Counter(
+    expected = Counter(
         (row.id, row.revision)
         for row in before.newest.values()
         if first_ms <= (row.fields["startDateTime"] or 0) < last_ms
     )
-    assert came == wanted
-    assert any(revision for _, revision in wanted)
-    assert done["rows"] == wanted.total() > 20_000
+    assert came == expected
+    assert any(revision for _, revision in expected)
+    assert done["rows"] == expected.total() > 20_000
     assert {key: row.fields for key, row in after.newest.items()} == {
         key: row.fields for key, row in before.newest.items()
     }

@@ -47,7 +47,7 @@ CHECKS = ["token", "role", "graph"]
 ALL = ["configuration", *CHECKS, *CHECKS, "brokers", "topics", "transactions", "schema_registry"]
 QUIET_SWEEPS = 10
 ALL_AT_ONCE_S = 120
-EVERYTHING_AWAY_S = 60  # 25 s of waiting, and the start of a process on a busy machine
+NOTHING_AVAILABLE_S = 60  # 25 s of waiting, and the start of a process on a busy machine
 
 
 class Place(NamedTuple):
@@ -192,7 +192,7 @@ def unknown_tenant(_: Place) -> dict[str, Any]:
     return {"tenants": [{"id": str(uuid.uuid4()), "name": "nobody"}]}
 
 
-def brokers_away(_: Place) -> dict[str, Any]:
+def brokers_unavailable(_: Place) -> dict[str, Any]:
     return {"kafka": {"bootstrap_servers": f"127.0.0.1:{free_ports(1)[0]}"}}
 
 
@@ -218,7 +218,7 @@ def no_transactions(place: Place) -> dict[str, Any]:
     return {"kafka": {"app": "forbidden"}}
 
 
-def registry_away(_: Place) -> dict[str, Any]:
+def registry_unavailable(_: Place) -> dict[str, Any]:
     return {"schema_registry": {"url": f"http://127.0.0.1:{free_ports(1)[0]}"}}
 
 
@@ -266,10 +266,10 @@ FAULTS = [
     Fault(wrong_cloud, {"token"}, "us-gov-l4", "set graph.cloud"),
     Fault(unknown_tenant, {"token"}, "does not exist in this cloud", "check the tenant's id"),
     Fault(expired_certificate, {"graph"}, "certificate has expired", "renew"),
-    Fault(brokers_away, {"brokers"}, "no broker answers at 127.0.0.1", "kafka.bootstrap_servers"),
+    Fault(brokers_unavailable, {"brokers"}, "no broker answers at 127.0.0.1", "kafka.bootstrap_servers"),
     Fault(not_compacted, {"topics"}, "loose.seen has cleanup.policy=delete", "kafka-configs.sh --bootstrap-server"),
     Fault(no_transactions, {"transactions"}, "forbidden-check", "--transactional-id forbidden- --resource-pattern"),
-    Fault(registry_away, {"schema_registry"}, "cannot be reached", "schema_registry.url"),
+    Fault(registry_unavailable, {"schema_registry"}, "cannot be reached", "schema_registry.url"),
     Fault(incompatible_schema, {"schema_registry"}, "not compatible", "set another topic"),
 ]
 
@@ -372,14 +372,14 @@ def test_check_command_exits_2_with_one_line_per_invalid_setting(place: Place) -
 
 
 def test_check_command_ends_in_time_if_no_service_is_available(place: Place) -> None:
-    away = [f"127.0.0.1:{port}" for port in free_ports(3)]
+    addresses = [f"127.0.0.1:{port}" for port in free_ports(3)]
     started = time.monotonic()
     code, found = place.check(
-        graph={"base_url": f"https://{away[0]}", "authority": f"https://{away[0]}"},
-        kafka={"bootstrap_servers": away[1]},
-        schema_registry={"url": f"http://{away[2]}"},
+        graph={"base_url": f"https://{addresses[0]}", "authority": f"https://{addresses[0]}"},
+        kafka={"bootstrap_servers": addresses[1]},
+        schema_registry={"url": f"http://{addresses[2]}"},
     )
-    assert time.monotonic() - started < EVERYTHING_AWAY_S
+    assert time.monotonic() - started < NOTHING_AVAILABLE_S
     assert code == 1
     failed = [finding["check"] for finding in found if not finding["ok"]]
     assert failed == ["token", "token", "brokers", "schema_registry"]

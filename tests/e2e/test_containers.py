@@ -108,14 +108,14 @@ def test_container_image_adds_less_than_160_mb(daemon: Daemon) -> None:
 
 def test_sbom_lists_exactly_the_pinned_packages(daemon: Daemon) -> None:
     text = daemon.docker("run", "--rm", "--network=none", "--entrypoint=cat", IMAGE, "/opt/connector/sbom.cdx.json")
-    bill = json.loads(text)
+    sbom = json.loads(text)
     lines = re.findall(r"^([\w.-]+)==([^ ]+)( ;)?", (ROOT / "requirements/runtime.txt").read_text(), re.MULTILINE)
     pinned = {(_normal(name), version) for name, version, _ in lines}  # some by version of Python
     everywhere = {_normal(name) for name, _, condition in lines if not condition}
-    listed = {_normal(one["name"]): one["version"] for one in bill["components"]}
+    listed = {_normal(component["name"]): component["version"] for component in sbom["components"]}
     own = _normal(PROJECT["name"])
-    assert bill["bomFormat"] == "CycloneDX"
-    assert bill["metadata"]["component"]["name"] == PROJECT["name"]
+    assert sbom["bomFormat"] == "CycloneDX"
+    assert sbom["metadata"]["component"]["name"] == PROJECT["name"]
     assert listed.pop(own, PROJECT["version"]) == PROJECT["version"]
     assert everywhere <= listed.keys()
     assert listed.items() <= pinned
@@ -148,11 +148,11 @@ def test_container_publishes_as_any_user_on_a_read_only_root(  # noqa: PLR0917 -
     mechanism: str,
     principal: str,
 ) -> None:
-    account = principal.removeprefix("CN=")
-    secured.add_user(account)
+    kafka_user = principal.removeprefix("CN=")
+    secured.add_user(kafka_user)
     secured.create(documented_topics(topic, app, partitions=3, shards=2))
     secured.grant(*documented_rights("The connector", topic, app, principal))
-    kafka_settings = {**secured.kafka(mechanism, account), "create_topics": False}
+    kafka_settings = {**secured.kafka(mechanism, kafka_user), "create_topics": False}
     source = simulate(tenants=1, days=1, calls_per_day=200)
     settings = configuration(secured.plain, topic, app, source, kafka=kafka_settings)
     (port,) = free_ports(1)

@@ -35,7 +35,7 @@ def left_open(
     def leave(hanging: list[str]) -> Simulation:
         admin = AdminClient({"bootstrap.servers": three_brokers.bootstrap, "log_level": 0})
         compacted = {"cleanup.policy": "compact"}
-        wanted = [
+        new_topics = [
             NewTopic(
                 name,
                 1,
@@ -44,7 +44,7 @@ def left_open(
             )
             for name in (*topics.of_rows(topic), f"{app}.state", f"{app}.seen")
         ]
-        for future in admin.create_topics(wanted).values():
+        for future in admin.create_topics(new_topics).values():
             future.result(10)
         source = simulate(days=1, calls_per_day=4_000, page_size=100, frozen=True, faults={"slow": 1.0, "slow_s": 0.1})
         # Longer than it takes until the cluster knows of the death: the worker is to keep its shard.

@@ -81,12 +81,12 @@ def test_hostile_responses_fail_only_their_tenant(
         worker.start()
         worker.until_ready()
         for tenant, attack in zip(hostile, ATTACKS, strict=True):
-            wanted = "rejected" if attack is a_million_links else "unreachable"
+            reason = "rejected" if attack is a_million_links else "unreachable"
             worker.until(
                 lambda tenant=tenant: worker.tenant(tenant).get("state") == "failing",  # type: ignore[misc]
                 f"{attack.__name__} shows as failing",
             )
-            assert worker.metric("tenant_failing", tenant=tenant, reason=wanted) == 1, attack.__name__
+            assert worker.metric("tenant_failing", tenant=tenant, reason=reason) == 1, attack.__name__
         before = graph.asked[peaceful]
         worker.until(lambda: graph.asked[peaceful] >= before + 5, "the peaceful tenant is read on and on")
         assert worker.tenant(peaceful)["state"] == "ok"

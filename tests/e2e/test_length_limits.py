@@ -67,14 +67,14 @@ def create(place: Place, limited: list[str], limit: int) -> None:
     """Create the topics of an app, some of them with a small max.message.bytes."""
     broker, topic, app, *_ = place
     admin = AdminClient({"bootstrap.servers": broker.bootstrap, "log_level": 0})
-    wanted = topics.wanted(app, [topic], 2, 3, {})
+    required = topics.wanted(app, [topic], 2, 3, {})
     new = [
         NewTopic(
-            one.name,
-            num_partitions=one.partitions,
-            config={**one.settings, **({"max.message.bytes": str(limit)} if one.name in limited else {})},
+            definition.name,
+            num_partitions=definition.partitions,
+            config={**definition.settings, **({"max.message.bytes": str(limit)} if definition.name in limited else {})},
         )
-        for one in wanted
+        for definition in required
     ]
     for future in admin.create_topics(new).values():
         future.result(30)

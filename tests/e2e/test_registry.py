@@ -256,9 +256,9 @@ def test_schema_commands_print_one_line_per_error(
         assert refused.returncode == 1
         assert f"subject {topic}-value: schema directRoutingLogRow is not compatible" in refused.stderr
         assert refused.stderr.count("\n") == 1
-        away = command(tmp_path, settings(source, schema_registry={"url": "http://127.0.0.1:1"}), "schema", name)
-        assert (away.returncode, away.stdout) == (1, "")
-        assert away.stderr == "the schema registry at http://127.0.0.1:1 cannot be reached: Connection refused\n"
+        unavailable = command(tmp_path, settings(source, schema_registry={"url": "http://127.0.0.1:1"}), "schema", name)
+        assert (unavailable.returncode, unavailable.stdout) == (1, "")
+        assert unavailable.stderr == "the schema registry at http://127.0.0.1:1 cannot be reached: Connection refused\n"
         unset = command(tmp_path, settings(source), "schema", name)
         assert (unset.returncode, unset.stdout) == (2, "")
         assert unset.stderr.endswith("schema_registry.url: is empty; set it\n")

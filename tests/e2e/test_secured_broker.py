@@ -274,9 +274,9 @@ def test_broker_login_failure_is_explained_without_the_password(
     worker.options = {"env": {"PYTHONPATH": str(Path.cwd()), "KAFKA_TEST_PASSWORD": WRONG}}
     worker.start()
     started = time.monotonic()
-    worker.until(lambda: any(reason in event["reason"] for event in worker.named("waiting_for_brokers")), reason)
-    event = next(event for event in worker.named("waiting_for_brokers") if reason in event["reason"])
-    assert todo in event["remedy"]
+    worker.until(lambda: any(reason in waiting["reason"] for waiting in worker.named("waiting_for_brokers")), reason)
+    waiting = next(waiting for waiting in worker.named("waiting_for_brokers") if reason in waiting["reason"])
+    assert todo in waiting["remedy"]
     assert time.monotonic() - started < 60
     assert worker.get("/livez")[0] == 200
     assert "brokers are unreachable" in worker.get("/readyz")[1]

@@ -250,9 +250,9 @@ def test_chart_names_the_invalid_value(wrong: str) -> None:
 
 def test_generated_files_of_the_chart_are_current() -> None:
     """If this fails, run `make chart`."""
-    wanted = generated()
-    assert {name: (CHART / name).read_text(encoding="utf-8") for name in wanted} == wanted
-    assert {f"files/{path.relative_to(CHART / 'files')}" for path in (CHART / "files").rglob("*.*")} <= wanted.keys()
+    expected = generated()
+    assert {name: (CHART / name).read_text(encoding="utf-8") for name in expected} == expected
+    assert {f"files/{path.relative_to(CHART / 'files')}" for path in (CHART / "files").rglob("*.*")} <= expected.keys()
 
 
 def test_chart_folder_contains_no_symbolic_link() -> None:

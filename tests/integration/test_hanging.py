@@ -57,7 +57,7 @@ class Bench:
             return [DOOMED if name in hanging.split() else SAFE]
 
         rows, dead_letters, progress = topics.of_rows(self.topic)
-        wanted = {
+        assignments = {
             rows: [on("row0"), on("row1")],
             dead_letters: [on("dlq")],
             progress: [on("progress")],
@@ -65,8 +65,8 @@ class Bench:
             self.names.seen: [on("seen")],
             self.names.control: [[SAFE]],
         }
-        self.doomed = [name for name, replicas in wanted.items() if [DOOMED] in replicas]
-        new = [NewTopic(name, len(replicas), replica_assignment=replicas) for name, replicas in wanted.items()]
+        self.doomed = [name for name, replicas in assignments.items() if [DOOMED] in replicas]
+        new = [NewTopic(name, len(replicas), replica_assignment=replicas) for name, replicas in assignments.items()]
         for future in self.admin.create_topics(new).values():
             future.result(10)
 
@@ -135,8 +135,8 @@ class Bench:
         Return whether one was open, and how many records were written again.
         """
         with member(self.cluster.bootstrap, self.names.app) as position:
-            wanted = [self.topic] if row_topics is None else row_topics
-            ended = await publisher.call(publisher.end_open, self.read(), wanted, position(), lambda: False)
+            topics_to_check = [self.topic] if row_topics is None else row_topics
+            ended = await publisher.call(publisher.end_open, self.read(), topics_to_check, position(), lambda: False)
             written = await publisher.call(publisher.write_lost, self.read(), ended, position(), lambda: False)
         return bool(ended), written
 

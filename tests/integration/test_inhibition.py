@@ -62,9 +62,9 @@ class Alertmanager:
             found: list[dict[str, Any]] = self.ask("GET", path)
             return found
 
-        wanted = sum(one["severity"] == "critical" for one in labels)
+        critical_count = sum(one["severity"] == "critical" for one in labels)
         wait_until(
-            lambda: len(fired()) == wanted and all(one["status"]["state"] != "unprocessed" for one in fired()),
+            lambda: len(fired()) == critical_count and all(one["status"]["state"] != "unprocessed" for one in fired()),
             "every alert to be processed",
             30,
         )

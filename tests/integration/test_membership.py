@@ -189,12 +189,12 @@ def test_expelled_group_member_rejoins(broker: SharedBroker, app: str, join: Joi
 class Deaf(Consumer):
     """Consumer class whose first instance ignores all assignments after shards were revoked or lost."""
 
-    made = 0
+    created = 0
 
     def subscribe(self, topics: list[str], **callbacks: Callable[..., None]) -> None:  # type: ignore[override]
         """Subscribe; the first instance ignores assignments after shards were revoked or lost."""
-        type(self).made += 1
-        number, ended = self.made, threading.Event()
+        type(self).created += 1
+        number, ended = self.created, threading.Event()
 
         def on_assign(*arguments: object) -> None:
             if number > 1 or not ended.is_set():
@@ -229,7 +229,7 @@ def test_group_member_without_an_assignment_rejoins(join: Join, deaf: type[Deaf]
     until_owned(first)
     _, second = join()
     until_owned(first, second)
-    wait_until(lambda: deaf.made == 3, "the first to join anew", _DEADLINE_S)
+    wait_until(lambda: deaf.created == 3, "the first to join anew", _DEADLINE_S)
     until_owned(first, second)
 
 
@@ -240,7 +240,7 @@ def test_group_member_rejoins_after_it_lost_its_shards(
     membership, watch = join(**{"session.timeout.ms": "1500", "max.poll.interval.ms": "1500"})
     until_owned(watch)
     lose_shards(membership, watch)
-    wait_until(lambda: deaf.made == 2, "it to join anew", _DEADLINE_S)
+    wait_until(lambda: deaf.created == 2, "it to join anew", _DEADLINE_S)
     until_owned(watch)
 
 

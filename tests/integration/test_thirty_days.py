@@ -184,9 +184,9 @@ def live_through(start_ms: NDArray[np.int64], visible_ms: NDArray[np.int64]) -> 
     topic = Topic(remembered, graph)
     first = windows.first_state(RULES, BEGIN - timedelta(days=7), BEGIN)
     tenant = SimpleNamespace(key="tenant", label="tenant")
-    account = TenantState(cast("Any", tenant), RULES, Checkpoint("calls", first), remembered, SeenLog("tenant"))
+    tenant_state = TenantState(cast("Any", tenant), RULES, Checkpoint("calls", first), remembered, SeenLog("tenant"))
     sweeper = Sweeper(
-        account,
+        tenant_state,
         cast("Source", graph),
         topic,
         cast("RowSchema", NumberedRows()),

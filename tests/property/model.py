@@ -244,7 +244,7 @@ class Worker:
         state.check_identity(restored.shard, HOME)
         remembered = seen.restore(topics.seen)
         rules = rules_of(settings)
-        self.accounts: dict[str, TenantState] = {
+        self.tenant_states: dict[str, TenantState] = {
             tenant: resumed_state(
                 cast("Any", SimpleNamespace(id=tenant, key=tenant, label=tenant, topic=TOPIC, start=setting.start)),
                 rules,
@@ -257,13 +257,13 @@ class Worker:
         self._batches = Batches(settings, _shape, {TOPIC: PARTITIONS})
         self.schedulers = {
             tenant: Scheduler(
-                account.checkpoint.state,
-                account.rules,
+                tenant_state.checkpoint.state,
+                tenant_state.rules,
                 setting.concurrency,
-                account.remembered.per_hour,
+                tenant_state.remembered.per_hour,
                 start=setting.start,
             )
-            for tenant, account in self.accounts.items()
+            for tenant, tenant_state in self.tenant_states.items()
         }
         self._chains: dict[str, list[_Chain]] = {tenant: [] for tenant in worlds}
         self._queue: list[Item] = []
@@ -283,7 +283,7 @@ class Worker:
         `learn_time` returns the time that Graph has confirmed, or None while Graph does not answer.
         """
         scheduler, now = self.schedulers[tenant], moment(now_s)
-        scheduler.forget(self.accounts[tenant].checkpoint.state.forgotten_before)
+        scheduler.forget(self.tenant_states[tenant].checkpoint.state.forgotten_before)
         while True:
             match scheduler.next(now):
                 case LearnTime():
@@ -369,7 +369,7 @@ class Worker:
         """Add what was read to the batch, as the loop of the shard does."""
         taken, self._queue = self._queue[:items], self._queue[items:]
         self._waiting += taken
-        self._pending = self._batches.prepare(taken, self.accounts, self._pending)
+        self._pending = self._batches.prepare(taken, self.tenant_states, self._pending)
         if not any(change.is_urgent for change in self._pending.values()):
             self._waiting = [item for item in self._waiting if not isinstance(item, PageRead)]
 
@@ -381,8 +381,8 @@ class Worker:
         if not self._waiting:
             return
         now, changes, topics = moment(now_s), self._pending, self._topics
-        self._batches.close(changes, self.accounts, now if is_trusted else None)
-        contents = self._batches.contents(changes, self.accounts, ShardPosition(0, HOME, 0), now)
+        self._batches.close(changes, self.tenant_states, now if is_trusted else None)
+        contents = self._batches.contents(changes, self.tenant_states, ShardPosition(0, HOME, 0), now)
         for _ in range(aborts):
             _, _, ends, offsets = self._produce()
             contents.final_records(offsets)
@@ -403,7 +403,7 @@ class Worker:
         topics.observe(Commit(tuple(changes), time_s, now_s if is_trusted else None, self._setting.horizon))
         if death == "after":
             raise Died
-        apply(changes, self.accounts)
+        apply(changes, self.tenant_states)
         self._waiting, self._pending = [], {}
         if not self._queue:
             self._check_plans()
@@ -415,7 +415,7 @@ class Worker:
         of a slice and its commit, the plan counts more of the slice as read.
         """
         for tenant, scheduler in self.schedulers.items():
-            committed = self.accounts[tenant].checkpoint.state
+            committed = self.tenant_states[tenant].checkpoint.state
             scheduler.forget(committed.forgotten_before)
             assert scheduler.plan.failing_ranges == committed.failing_ranges
             assert _comparable(scheduler.plan) == _comparable(committed)
@@ -443,7 +443,7 @@ class Worker:
         """Return whether nothing is in flight and everything that was read is committed."""
         busy = self._queue or self._waiting or any(self._chains.values())
         return not busy and all(
-            slices.is_idle(plan, self.accounts[tenant].rules, now) for tenant, plan in self.plans.items()
+            slices.is_idle(plan, self.tenant_states[tenant].rules, now) for tenant, plan in self.plans.items()
         )
 
     def drain(self, time_s: float, now_s: float) -> None:

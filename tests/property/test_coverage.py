@@ -69,18 +69,18 @@ def test_coverage_keeps_the_latest_read_of_each_second(reads: _Reads) -> None:
 def test_missing_ranges_are_those_not_read_since_a_given_time(reads: _Reads, window: Window, since: int | None) -> None:
     coverage, model = covered(reads)
     missing = coverage.missing(window, None if since is None else at(since))
-    wanted = range(seconds(window.start), seconds(window.end))
+    inside = range(seconds(window.start), seconds(window.end))
     least = 0 if since is None else since
-    assert pieces(missing) == {second for second in wanted if model[second][0] < least}
+    assert pieces(missing) == {second for second in inside if model[second][0] < least}
     assert missing == sorted(missing)
 
 
 @given(_reads, _windows, st.integers(0, 60))
 def test_ranges_read_too_early_to_be_complete_are_found(reads: _Reads, window: Window, overlap: int) -> None:
     coverage, model = covered(reads)
-    wanted = range(seconds(window.start), seconds(window.end))
+    inside = range(seconds(window.start), seconds(window.end))
     # A call may begin at the very end of its second.
-    unripe = {second for second in wanted if model[second][0] == _NEVER or model[second][0] < second + 1 + overlap}
+    unripe = {second for second in inside if model[second][0] == _NEVER or model[second][0] < second + 1 + overlap}
     assert pieces(coverage.unripe(window, timedelta(seconds=overlap))) == unripe
 
 

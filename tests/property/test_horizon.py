@@ -146,8 +146,8 @@ def test_tenant_read_for_longer_than_the_horizon_has_no_gap() -> None:
     worker = Worker(setting, {"t": shown}, topics, 0.0)
     for time_s in every(600.0, 0, 60 * HOUR_S):
         worker.drain(time_s, time_s)
-        assert gap_seconds(worker.accounts["t"].checkpoint.state) == 0
-        assert len(worker.accounts["t"].checkpoint.state.coverage.reads) < 40
+        assert gap_seconds(worker.tenant_states["t"].checkpoint.state) == 0
+        assert len(worker.tenant_states["t"].checkpoint.state.coverage.reads) < 40
     assert committed(topics).start == moment(-11 * HOUR_S), "a start before what may be read is moved"
     assert len({row.id for row in topics.rows}) == 71 * 6 - 1
     assert {statement.record["gapSeconds"] for statement in topics.progress} == {0}
@@ -213,8 +213,8 @@ class TestSlowChains:
     def read(self, *, again: bool) -> tuple[Topics, Worker]:
         topics = poll(TWELVE, world(30), every(600.0, 0, 30 * HOUR_S))
         worker = Worker(TWELVE, {"t": world(30)}, topics, 30 * HOUR_S)
-        before = worker.accounts["t"].checkpoint.state.forgotten_before
-        worker.accounts["t"].remembered = DedupIndex()
+        before = worker.tenant_states["t"].checkpoint.state.forgotten_before
+        worker.tenant_states["t"].remembered = DedupIndex()
         window = Window(before - timedelta(hours=2), before + timedelta(hours=2))
         piece = Slice(window, 1, moment(30 * HOUR_S), again=again)
         page = world(30).page(window, 0, 30 * HOUR_S)
@@ -298,10 +298,10 @@ def test_finished_parts_of_a_job_are_not_merged_across_a_gap() -> None:
 
 def test_removed_tenant_is_kept_until_its_newest_read_expires() -> None:
     topics = poll(TWELVE, world(40), every(600.0, 0, 20 * HOUR_S))
-    account = Worker(TWELVE, {"t": world(40)}, topics, 20 * HOUR_S).accounts["t"]
-    account.retired = True
-    assert not account.outlived(moment(19 * HOUR_S))
-    assert account.outlived(moment(20 * HOUR_S))
+    tenant_state = Worker(TWELVE, {"t": world(40)}, topics, 20 * HOUR_S).tenant_states["t"]
+    tenant_state.retired = True
+    assert not tenant_state.outlived(moment(19 * HOUR_S))
+    assert tenant_state.outlived(moment(20 * HOUR_S))
 
 
 def test_progress_continues_after_the_clock_was_set_back() -> None:

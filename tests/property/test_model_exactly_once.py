@@ -185,7 +185,7 @@ def test_dedup_index_keeps_rows_longer_than_windows_reach_back() -> None:
             assert landed.window.start >= moment(time_s) - timedelta(hours=12)
         topics.reads.clear()
     assert len({record.id for record in topics.rows}) == len(topics.rows)
-    assert len(worker.accounts["t"].remembered) < 12 * 6 + 400 * 6
+    assert len(worker.tenant_states["t"].remembered) < 12 * 6 + 400 * 6
     assert longest > 0
 
 

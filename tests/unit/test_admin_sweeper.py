@@ -48,10 +48,10 @@ class Source:
 @asynccontextmanager
 async def sweeping(source: Source) -> AsyncIterator[Sweeper]:
     state = windows.first_state(RULES, NOW - timedelta(minutes=1), NOW)
-    account = TenantState(TENANT, RULES, Checkpoint("calls", state), DedupIndex(), SeenLog("aa"))
+    tenant_state = TenantState(TENANT, RULES, Checkpoint("calls", state), DedupIndex(), SeenLog("aa"))
     unchecked: Any = source
     sweeper = Sweeper(
-        account,
+        tenant_state,
         unchecked,
         Buffer(),
         RowSchema(avro.load(avro.ROW), "v1.0"),

@@ -51,8 +51,8 @@ class Bench:
         tenant = SimpleNamespace(id=TENANT, key="t", label="t", topic=TOPIC)
         state = windows.first_state(SETTING.rules, moment(-3600), moment(0))
         checkpoint = Checkpoint(TOPIC, state)
-        self.account = TenantState(cast("Any", tenant), SETTING.rules, checkpoint, DedupIndex(), SeenLog("t"))
-        self.accounts = {"t": self.account}
+        self.tenant_state = TenantState(cast("Any", tenant), SETTING.rules, checkpoint, DedupIndex(), SeenLog("t"))
+        self.tenant_states = {"t": self.tenant_state}
         self.changes: dict[str, Change] = {}
 
     def read(self, *rows: Any, time_s: float = 1.0, uncounted: tuple[Window, ...] = ()) -> Change:
@@ -60,22 +60,22 @@ class Bench:
         texts = [row if isinstance(row, bytes) else json.dumps(row).encode() for row in rows]
         page = decode_page(b'{"value":[%b]}' % b",".join(texts))
         item = PageRead("t", PIECE, page.rows, SHAPE.read(page.rows), moment(time_s), 1, uncounted)
-        self.batches.prepare([item], self.accounts, self.changes)
+        self.batches.prepare([item], self.tenant_states, self.changes)
         return self.changes["t"]
 
     def end(self, offsets: dict[int, int] | None = None, time_s: float = 2.0, topic_id: str = "") -> list[Outgoing]:
         """Close the batch; return the last records that the transaction would write."""
         self.topic_ids = {TOPIC: topic_id} if topic_id else {}
-        self.batches.close(self.changes, self.accounts, moment(time_s))
+        self.batches.close(self.changes, self.tenant_states, moment(time_s))
         return self.contents(time_s).final_records({"t": offsets or {}})
 
     def contents(self, time_s: float = 2.0, shard: int = 0) -> BatchContents:
         position = ShardPosition(shard, state.StateIdentity("app", "cluster", TOPIC), 0)
-        return self.batches.contents(self.changes, self.accounts, position, moment(time_s))
+        return self.batches.contents(self.changes, self.tenant_states, position, moment(time_s))
 
     def commit(self, offsets: dict[int, int] | None = None, time_s: float = 2.0, topic_id: str = "") -> list[Outgoing]:
         records = self.end(offsets, time_s, topic_id)
-        apply(self.changes, self.accounts)
+        apply(self.changes, self.tenant_states)
         self.changes = {}
         return records
 
@@ -144,7 +144,7 @@ def test_committed_rows_are_in_the_dedup_index() -> None:
     assert published_versions(change) == [("b", 1), ("c", 0)]
     bench.commit()
     assert published_versions(bench.read(row(), row("b", duration=1), row("c"))) == []
-    assert bench.account.checkpoint.records == 4
+    assert bench.tenant_state.checkpoint.records == 4
 
 
 def test_changed_row_is_a_duplicate_if_revisions_are_ignored() -> None:
@@ -183,7 +183,7 @@ class TestDeadLetters:
         assert len(bench.read(bad).dead_letters) == 1
         assert bench.changes["t"].duplicate == 2
         bench.commit()
-        assert bench.account.checkpoint.dead_letters == 1
+        assert bench.tenant_state.checkpoint.dead_letters == 1
         change = bench.read(bad)
         assert (change.dead_letters, change.duplicate) == ([], 1)
         assert len(bench.read(bad + b" " if bad == b"[]" else bad.replace(b":", b": ", 1)).dead_letters) == (
@@ -226,10 +226,10 @@ class TestTransactionRecords:
         bench = Bench()
         bench.read(row())
         bench.commit({1: 5})
-        assert list(bench.account.checkpoint.offsets) == [0, 5, 0]
+        assert list(bench.tenant_state.checkpoint.offsets) == [0, 5, 0]
         bench.read(row("b"))
         bench.commit({2: 9, 4: 2})
-        assert list(bench.account.checkpoint.offsets) == [0, 5, 9, 0, 2]
+        assert list(bench.tenant_state.checkpoint.offsets) == [0, 5, 9, 0, 2]
 
     def test_row_offsets_restart_in_a_recreated_topic(self) -> None:
         bench = Bench()
@@ -237,7 +237,7 @@ class TestTransactionRecords:
         bench.commit({0: 70, 1: 50})
         bench.read(row("b"))
         bench.commit({0: 1})
-        assert bench.account.checkpoint.offsets == (1, 0, 0)
+        assert bench.tenant_state.checkpoint.offsets == (1, 0, 0)
 
     @pytest.mark.parametrize(
         ("before", "after", "expected", "id_after"),
@@ -257,7 +257,7 @@ class TestTransactionRecords:
         bench.commit({0: 70, 1: 50}, topic_id=before)
         bench.read(row("b"))
         bench.commit({1: 90}, topic_id=after)
-        assert (bench.account.checkpoint.offsets, bench.account.checkpoint.topic_id) == (expected, id_after)
+        assert (bench.tenant_state.checkpoint.offsets, bench.tenant_state.checkpoint.topic_id) == (expected, id_after)
 
     def test_progress_offsets_restart_in_a_recreated_topic(self) -> None:
         bench = Bench()
@@ -270,7 +270,7 @@ class TestTransactionRecords:
         bench = Bench()
         self.sweep_through(bench, 0.0, {0: 3}, "old")
         assert not self.sweep_through(bench, 30.0, {}, "")
-        assert bench.account.checkpoint.topic_id == "old"
+        assert bench.tenant_state.checkpoint.topic_id == "old"
 
     def test_repeated_transaction_stores_the_new_row_offsets(self) -> None:
         bench = Bench()
@@ -278,8 +278,8 @@ class TestTransactionRecords:
         first = bench.end({1: 5})
         again = bench.contents().final_records({"t": {1: 7}})
         assert [record.key for record in again] == [record.key for record in first]
-        apply(bench.changes, bench.accounts)
-        assert list(bench.account.checkpoint.offsets) == [0, 7, 0]
+        apply(bench.changes, bench.tenant_states)
+        assert list(bench.tenant_state.checkpoint.offsets) == [0, 7, 0]
 
     def test_interim_checkpoint_includes_offsets_of_the_new_rows(self) -> None:
         """After a crash, the dedup index may have rows that no later checkpoint covers.
@@ -287,14 +287,14 @@ class TestTransactionRecords:
         The next progress must include them.
         """
         bench = Bench()
-        before = bench.account.checkpoint
+        before = bench.tenant_state.checkpoint
         bench.read(row())
         noted = bench.contents().interim_checkpoints({"t": {1: 5}})
         values = {record.key or b"": record.value or b"" for record in noted}
         restored = state.restore(values).checkpoints["t"]
         assert (restored.offsets, restored.records) == ((0, 5, 0), 1)
         assert restored.state == before.state
-        assert bench.account.checkpoint == before
+        assert bench.tenant_state.checkpoint == before
 
     def test_batch_without_rows_has_no_interim_checkpoint(self) -> None:
         bench = Bench()
@@ -304,7 +304,7 @@ class TestTransactionRecords:
     def test_internal_records_go_to_the_partition_of_the_shard(self) -> None:
         bench = Bench()
         bench.read(row())
-        bench.batches.close(bench.changes, bench.accounts, moment(2.0))
+        bench.batches.close(bench.changes, bench.tenant_states, moment(2.0))
         records = bench.contents(shard=5).final_records({})
         assert {record.partition for record in records if record.topic.startswith("app.")} == {5}
         assert {record.topic for record in records} == {"app.seen", "app.state"}
@@ -314,14 +314,14 @@ class TestTransactionRecords:
     ) -> list[Outgoing]:
         """Run and commit a complete sweep; return its progress records."""
         now = moment(time_s)
-        state = bench.account.checkpoint.state
+        state = bench.tenant_state.checkpoint.state
         due = state._replace(sweeps=(state.sweeps[0]._replace(due=min(now, state.sweeps[0].due)),))
-        bench.account.checkpoint = msgspec.structs.replace(bench.account.checkpoint, state=due)
-        bench.batches.prepare([RunsStarted("t", now)], bench.accounts, bench.changes)
+        bench.tenant_state.checkpoint = msgspec.structs.replace(bench.tenant_state.checkpoint, state=due)
+        bench.batches.prepare([RunsStarted("t", now)], bench.tenant_states, bench.changes)
         run = bench.changes["t"].state.sweeps[0].run
         assert run is not None
         piece = Slice(Window(moment(-3600), run.window.end), 0, run.started)
-        bench.batches.prepare([SliceRead("t", piece, steady=True, now=now)], bench.accounts, bench.changes)
+        bench.batches.prepare([SliceRead("t", piece, steady=True, now=now)], bench.tenant_states, bench.changes)
         records = bench.commit({0: 3} if offsets is None else offsets, time_s, topic_id)
         return [record for record in records if record.topic == f"{TOPIC}.progress"]
 
@@ -336,7 +336,7 @@ class TestTransactionRecords:
     def test_changed_gap_is_reported_although_progress_is_unchanged(self) -> None:
         bench = Bench()
         self.sweep_through(bench, 0.0)
-        state = bench.account.checkpoint.state
+        state = bench.tenant_state.checkpoint.state
         window = Window(moment(100), moment(160))
 
         def gap_seconds(time_s: float) -> list[int]:
@@ -347,17 +347,17 @@ class TestTransactionRecords:
         reads = (*state.coverage.reads, Read(*window, moment(160)))
         gap_s = (window.start - state.coverage.reads[-1].end) // timedelta(seconds=1)
         assert [gap_seconds(30), gap_seconds(60), gap_seconds(120)] == [[], [gap_s], []]
-        assert bench.account.checkpoint.state.sweeps == state.sweeps
+        assert bench.tenant_state.checkpoint.state.sweeps == state.sweeps
 
     def test_rewritten_rows_cause_new_progress_records_at_once(self) -> None:
         """Rows that were written again have new offsets, so earlier progress records do not count any more."""
         bench = Bench()
         self.sweep_through(bench, 0.0)
-        state = bench.account.checkpoint.state
+        state = bench.tenant_state.checkpoint.state
         deeper = state.sweeps[0]._replace(sweep=sweep(60, 60))
         sweeps = (state.sweeps[0], deeper)
-        bench.account.checkpoint = Checkpoint(TOPIC, state._replace(sweeps=sweeps), 1, (70, 0, 0))
-        bench.changes["t"] = Change(bench.account.checkpoint.state)
+        bench.tenant_state.checkpoint = Checkpoint(TOPIC, state._replace(sweeps=sweeps), 1, (70, 0, 0))
+        bench.changes["t"] = Change(bench.tenant_state.checkpoint.state)
         records = [record for record in bench.commit({}, 1.0) if record.topic == f"{TOPIC}.progress"]
         statements = [_decode_progress(record.value or b"") for record in records]
         offsets = [(fields["overlapSeconds"], fields["offsets"]) for fields in statements]
@@ -395,15 +395,15 @@ def test_state_of_a_removed_tenant_expires_at_the_horizon() -> None:
     bench = Bench()
     bench.read(row())
     bench.commit()
-    bench.account.retired = True
+    bench.tenant_state.retired = True
     horizon_s = SETTING.settings.dedup.horizon.total_seconds()
 
     def retire(time_s: float) -> list[tuple[str, bytes | None]]:
-        bench.batches.retire(bench.changes, bench.accounts, moment(time_s))
+        bench.batches.retire(bench.changes, bench.tenant_states, moment(time_s))
         return [(record.topic, record.value) for record in bench.commit(time_s=time_s)]
 
     assert retire(horizon_s / 2) == []
     # Buckets of a quiet tenant are sixteen days long.
     written = retire(horizon_s + 20 * 86_400)
     assert [(topic.rpartition(".")[2], value) for topic, value in written] == [("seen", None), ("state", None)]
-    assert not len(bench.account.remembered)
+    assert not len(bench.tenant_state.remembered)

@@ -28,8 +28,8 @@ def sweep(bench: Bench, *attempts: list[list[Any]]) -> tuple[list[int], list[int
     for attempt, chain in enumerate(attempts):
         for number, rows in enumerate(chain):
             read = page(*rows, number=number, attempt=attempt, repeated=number > 0)
-            bench.batches.prepare([read], bench.accounts, bench.changes)
-    bench.batches.prepare([SliceRead("t", PIECE, len(attempts) == 1, moment(2.0))], bench.accounts, bench.changes)
+            bench.batches.prepare([read], bench.tenant_states, bench.changes)
+    bench.batches.prepare([SliceRead("t", PIECE, len(attempts) == 1, moment(2.0))], bench.tenant_states, bench.changes)
     change = bench.changes["t"]
     letters = [msgspec.json.decode(record.value or b"")["duration"] for record in change.dead_letters]
     durations = [_decode(record.value or b"")["duration"] for record in change.rows]
@@ -98,6 +98,6 @@ def test_unpublished_row_is_dropped_if_its_page_chain_fails() -> None:
     bench = Bench()
     _, letters = sweep(bench, [[A, B]])
     loser, winner = (A, B) if letters == [1] else (B, A)
-    bench.batches.prepare([page(loser)], bench.accounts, bench.changes)
+    bench.batches.prepare([page(loser)], bench.tenant_states, bench.changes)
     assert published_versions(bench.changes["t"]) == []
     assert sweep(bench, [[winner]]) == ([], [])

@@ -87,8 +87,8 @@ def test_demo_counts_a_repeated_version_as_duplicated() -> None:
 def test_demo_expects_one_dead_letter_per_invalid_row(
     records: list[Entry], truth: list[TruthRow], missing: int, duplicated: int
 ) -> None:
-    verdict = judged(records, truth)
-    assert (verdict.missing, verdict.duplicated) == (missing, duplicated)
+    result = judged(records, truth)
+    assert (result.missing, result.duplicated) == (missing, duplicated)
 
 
 @pytest.mark.parametrize(

@@ -217,8 +217,8 @@ def outcome(before: RowSchema, first: bytes, after: RowSchema, second: bytes) ->
     remembered = DedupIndex()
     remembered.restore(np.frombuffer(written.records[0].value[1:], fingerprints.ENTRY), np.array([480_000], np.uint32))  # type: ignore[index]
     reading = after.read([second])
-    verdict = dedup.classify(reading.entries, (remembered,), reading.fingerprints)
-    return "new" if len(verdict.new) else "revised" if len(verdict.revised) else "known"
+    result = dedup.classify(reading.entries, (remembered,), reading.fingerprints)
+    return "new" if len(result.new) else "revised" if len(result.revised) else "known"
 
 
 @pytest.mark.parametrize("api_version", ["v1.0", "beta"])
@@ -299,7 +299,7 @@ def test_republishing_backfill_keeps_older_fingerprints() -> None:
     parts: tuple[list[bytes], ...] = (texts[:2], texts[2:3], [], texts[3:])
     pages = [PageRead("t", piece, [], after.read(part), EPOCH, 1, ()) for part in parts]
     reading = join_pages(pages).reading
-    verdict = dedup.classify(reading.entries, (remembered,), reading.fingerprints)
+    result = dedup.classify(reading.entries, (remembered,), reading.fingerprints)
     assert len(reading.rows) == len(texts)
-    assert not len(verdict.new)
-    assert not len(verdict.revised)
+    assert not len(result.new)
+    assert not len(result.revised)

@@ -145,11 +145,11 @@ class TestTooLongRows:
     def test_too_long_progress_record_is_left_out(self) -> None:
         bench = Bench()
         bench.limits.learn({"calls.progress": {"max.message.bytes": "110"}})
-        state = bench.account.checkpoint.state
+        state = bench.tenant_state.checkpoint.state
         moved = state._replace(sweeps=(state.sweeps[0]._replace(through=moment(0)),))
         bench.changes["t"] = Change(moved)
         assert f"{TOPIC}.progress" not in {record.topic for record in bench.commit()}
-        assert bench.account.checkpoint.stated == ()
+        assert bench.tenant_state.checkpoint.stated == ()
 
 
 def test_circular_error_chain_names_no_topic() -> None:

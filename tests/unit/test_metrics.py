@@ -406,12 +406,12 @@ def test_openmetrics_values_match_the_classic_format(metrics: Metrics, tenant: T
 
 
 def test_metric_label_values_are_escaped(metrics: Metrics) -> None:
-    odd = 'a "b"\\\nc · ü'
-    metrics.tenant(odd, EVERYS).watch(view)
+    label = 'a "b"\\\nc · ü'
+    metrics.tenant(label, EVERYS).watch(view)
 
     for parse, accept in ((parse_text, ""), (parse_openmetrics, OPENMETRICS)):
         text = metrics.render(accept)[0].decode()
-        assert odd in {sample.labels.get("tenant") for family in parse(text) for sample in family.samples}
+        assert label in {sample.labels.get("tenant") for family in parse(text) for sample in family.samples}
 
 
 async def test_scrape_computes_tenant_gauges_in_the_event_loop(metrics: Metrics, tenant: TenantMetrics) -> None:

@@ -223,8 +223,8 @@ def sweeper(number: int, source: Source, buffer: Buffer, shape: RowSchema) -> Sw
     rules = Rules((Sweep(timedelta(days=1), timedelta(days=2)),), timedelta(), timedelta(days=1), timedelta(days=150))
     tenant = Tenant(f"T{number}", f"t{number}", "t", "t", Identity(None, None), -timedelta(days=1), 45, "calls")
     state = windows.first_state(rules, NOW - timedelta(seconds=10), NOW)
-    account = TenantState(tenant, rules, Checkpoint("calls", state), DedupIndex(), SeenLog(tenant.key))
-    return Sweeper(account, source, buffer, shape, concurrency=3, once=False, now=lambda: NOW)
+    tenant_state = TenantState(tenant, rules, Checkpoint("calls", state), DedupIndex(), SeenLog(tenant.key))
+    return Sweeper(tenant_state, source, buffer, shape, concurrency=3, once=False, now=lambda: NOW)
 
 
 def source(transport: Answering, memory: PageMemory) -> Source:

@@ -56,8 +56,8 @@ class Topic:
 
 
 def is_all_known(remembered: DedupIndex, entries: Entries) -> bool:
-    verdict = classify(entries, (remembered,))
-    return not len(verdict.new) and not len(verdict.revised)
+    result = classify(entries, (remembered,))
+    return not len(result.new) and not len(result.revised)
 
 
 @given(

@@ -140,9 +140,9 @@ class Brokers:
         self.asked: list[set[str]] = []
         self.available = asyncio.Event()
 
-    def ensure(self, wanted: list[topics.Topic], **_: object) -> Found:
+    def ensure(self, required: list[topics.Topic], **_: object) -> Found:
         """Record the wanted topics; fail while the brokers are unavailable."""
-        self.asked.append({topic.name for topic in wanted})
+        self.asked.append({topic.name for topic in required})
         if not self.available.is_set():
             raise BrokersUnavailableError("no broker")
         return Found("cluster", dict.fromkeys(self.asked[-1], 1))
@@ -179,8 +179,8 @@ async def test_topics_exist_for_a_tenant_added_just_before_the_start(settings: S
     worker = Service(dataclasses.replace(settings, tenants=settings.tenants[:1]), reload=lambda: settings)
 
     class Late(Brokers):
-        def ensure(self, wanted: list[topics.Topic], **options: object) -> Found:
-            found = super().ensure(wanted, **options)
+        def ensure(self, required: list[topics.Topic], **options: object) -> Found:
+            found = super().ensure(required, **options)
             if len(self.asked) == 1:
                 asyncio.run_coroutine_threadsafe(worker._configuration.reload(), loop).result(10)
             return found

@@ -197,7 +197,7 @@ async def test_deletion_of_expired_state_does_not_wait_for_other_items(monkeypat
     buffer.put(RunsStarted("t", datetime(2026, 3, 1, tzinfo=UTC)))
     monkeypatch.setattr(shard._context.batches, "retire", lambda changes, *_: changes.update(gone=changed()))
     monkeypatch.setattr(
-        shard._context.batches, "prepare", lambda _items, _accounts, changes: {**changes, "t": changed()}
+        shard._context.batches, "prepare", lambda _items, _tenant_states, changes: {**changes, "t": changed()}
     )
     committed: list[list[str]] = []
 

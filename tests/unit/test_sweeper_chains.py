@@ -79,10 +79,10 @@ class Handed(Buffer):
 @asynccontextmanager
 async def sweeping(source: Source, history: timedelta = timedelta(minutes=1)) -> AsyncIterator[tuple[Sweeper, Handed]]:
     state = windows.first_state(RULES, NOW - history, NOW)
-    account = TenantState(TENANT, RULES, Checkpoint("calls", state), DedupIndex(), SeenLog("aa"))
+    tenant_state = TenantState(TENANT, RULES, Checkpoint("calls", state), DedupIndex(), SeenLog("aa"))
     unchecked: Any = source
     handed, shape = Handed(), RowSchema(avro.load(avro.ROW), "v1.0")
-    sweeper = Sweeper(account, unchecked, handed, shape, concurrency=3, once=False, now=lambda: NOW)
+    sweeper = Sweeper(tenant_state, unchecked, handed, shape, concurrency=3, once=False, now=lambda: NOW)
     task = asyncio.create_task(sweeper.run())
     try:
         yield sweeper, handed

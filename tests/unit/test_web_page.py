@@ -235,21 +235,21 @@ def test_status_page_lists_jobs_with_their_progress() -> None:
 
 
 def test_status_page_escapes_external_text() -> None:
-    evil = "\"><script>alert(1)</script><b a='"
-    gap = {"from": evil, "to": evil, "cause": evil}
-    sweep = {"every": evil, "overlap": evil, "last_ok": None, "overdue_seconds": 0}
-    tenant = {**TENANT, "id": evil, "name": evil, "reason": evil, "covered_through": evil, "gap_seconds": 1}
+    hostile = "\"><script>alert(1)</script><b a='"
+    gap = {"from": hostile, "to": hostile, "cause": hostile}
+    sweep = {"every": hostile, "overlap": hostile, "last_ok": None, "overdue_seconds": 0}
+    tenant = {**TENANT, "id": hostile, "name": hostile, "reason": hostile, "covered_through": hostile, "gap_seconds": 1}
     status = {
         **STATUS,
-        **dict.fromkeys(("app", "topic", "version", "instance", "started", "shards"), evil),
+        **dict.fromkeys(("app", "topic", "version", "instance", "started", "shards"), hostile),
         "tenants": [{**tenant, "gaps": [gap], "sweeps": [sweep]}],
-        "jobs": [dict.fromkeys(("id", "tenant", "from", "to", "state", "reason"), evil)],
+        "jobs": [dict.fromkeys(("id", "tenant", "from", "to", "state", "reason"), hostile)],
     }
 
-    reader = read(status, {evil: 1}, reasons=[evil])
+    reader = read(status, {hostile: 1}, reasons=[hostile])
 
     assert {tag for tag, _ in reader.seen} & {"script", "b"} == set()
-    assert reader.text.count(evil) >= 15
+    assert reader.text.count(hostile) >= 15
 
 
 def test_status_page_has_no_script_and_loads_nothing() -> None:

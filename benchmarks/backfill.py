@@ -44,7 +44,7 @@ def scene(name: str, source_options: dict[str, Any], **sections: Any) -> Iterato
 
 
 def job_of(worker: Worker, job: str) -> dict[str, Any]:
-    return next((one for one in worker.status().get("jobs", ()) if one["id"] == job), {})
+    return next((entry for entry in worker.status().get("jobs", ()) if entry["id"] == job), {})
 
 
 def budget() -> dict[str, Any]:

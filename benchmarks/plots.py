@@ -37,9 +37,9 @@ def _save(figure: Any, target: Path) -> None:
 def memory(found: list[dict[str, Any]], target: Path) -> None:
     """Draw resident memory over the rows of the dedup index, with a straight line through the origin."""
     figure, axes = plt.subplots(figsize=(6, 3.2), layout="constrained")
-    one = [shape for shape in found if shape["tenants"] == 1]
+    single_tenant = [shape for shape in found if shape["tenants"] == 1]
     many = [shape for shape in found if shape["tenants"] != 1]
-    for shapes, mark, label in ((one, "o-", "one tenant"), (many, "s", "500 tenants")):
+    for shapes, mark, label in ((single_tenant, "o-", "one tenant"), (many, "s", "500 tenants")):
         rows, mib = [s["rows"] / 1e6 for s in shapes], [s["resident_bytes"] / 2**20 for s in shapes]
         axes.plot(rows, mib, mark, label=label)
     most = max(shape["rows"] for shape in found)

@@ -141,7 +141,7 @@ def fetch_with_maven(
     """Fill the folder `target` with jars and their dependencies; return what went wrong, or None."""
     with tempfile.TemporaryDirectory(prefix="drc-maven-") as folder:
         pom = Path(folder) / "pom.xml"
-        elements = "\n".join(DEPENDENCY.format(*one) for one in dependencies)
+        elements = "\n".join(DEPENDENCY.format(*coordinates) for coordinates in dependencies)
         pom.write_text(POM.format(dependencies=elements), encoding="utf-8")
         plugin = f"org.apache.maven.plugins:maven-dependency-plugin:{DEPENDENCY_PLUGIN_VERSION}:copy-dependencies"
         return _problem(["mvn", "-B", "-q", "-f", str(pom), plugin, f"-DoutputDirectory={target}", *options])

@@ -307,8 +307,8 @@ def _revisions(rows: Sequence[Published], numbers: Mapping[tuple[int, int], int]
     No version occurs twice. The revisions of an id count from 0 and follow the order of the source's versions and of
     the topic.
     """
-    again = Counter((row.tenant, row.id, row.revision) for row in rows)
-    problems = _named("published twice", ((t, f"{i} revision {r}") for (t, i, r), count in again.items() if count > 1))
+    counts = Counter((row.tenant, row.id, row.revision) for row in rows)
+    problems = _named("published twice", ((t, f"{i} revision {r}") for (t, i, r), count in counts.items() if count > 1))
     histories: dict[tuple[str, str], list[Published]] = defaultdict(list)
     for row in rows:
         histories[row.tenant, row.id].append(row)
@@ -330,15 +330,15 @@ def _dead_letters(found: Committed, truth: Truth, *, repeats: bool) -> list[str]
     for tenant, versions in truth.items():
         shown |= {bytes(version.row): (tenant, version) for version in versions if not version.fits}
     counts = Counter(entry.value for entry in found.dead_letters)
-    again = 0 if repeats else sum(count > 1 for count in counts.values())
+    repeated = 0 if repeats else sum(count > 1 for count in counts.values())
     unknown = sum(value not in shown for value in counts)
     still = {value for value, (_, version) in shown.items() if version.until is None}
     missing = len(still - counts.keys())
     problems = []
-    if again or unknown or missing:
+    if repeated or unknown or missing:
         problems.append(
-            f"dead letters: {len(found.dead_letters)} for {len(still)} rows that do not fit: {again} more than once, "
-            f"{unknown} never shown, {missing} missing"
+            f"dead letters: {len(found.dead_letters)} for {len(still)} rows that do not fit: "
+            f"{repeated} more than once, {unknown} never shown, {missing} missing"
         )
     for entry in found.dead_letters:
         tenant, version = shown.get(entry.value, ("", None))

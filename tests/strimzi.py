@@ -92,7 +92,7 @@ def _resource(kind: str, name: str, spec: dict[str, Any]) -> dict[str, Any]:
 
 
 def _documents(resources: list[dict[str, Any]]) -> str:
-    return "".join("---\n" + yaml.safe_dump(one, sort_keys=False) for one in resources)
+    return "".join("---\n" + yaml.safe_dump(resource, sort_keys=False) for resource in resources)
 
 
 if __name__ == "__main__":

@@ -37,16 +37,16 @@ def play(seed: int, minutes: float) -> Outcome | None:
             if outcome.problems:
                 stage.keep_logs()
     except Exception:  # noqa: BLE001 - whatever it was, the acts are wanted with it, and the next seed
-        sys.stderr.write(f"{traceback.format_exc()}{stage.report()}\n{again(seed, minutes)}\n")
+        sys.stderr.write(f"{traceback.format_exc()}{stage.report()}\n{repeat_command(seed, minutes)}\n")
         return None
     if outcome.problems:
-        sys.stderr.write("\n".join([*outcome.problems, stage.report(), again(seed, minutes), ""]))
+        sys.stderr.write("\n".join([*outcome.problems, stage.report(), repeat_command(seed, minutes), ""]))
     else:
         shutil.rmtree(folder)
     return outcome
 
 
-def again(seed: int, minutes: float) -> str:
+def repeat_command(seed: int, minutes: float) -> str:
     """Return the command that plays the same faults again."""
     return f"to play it again: make chaos SEED={seed} MINUTES={minutes:g}"
 

@@ -97,18 +97,18 @@ def livez(port: int) -> int:
 
 def compare(samples: list[Sample]) -> list[str]:
     """Print the medians of the first and the last quarter, and return what grew."""
-    warm = [one for one in samples if one.second >= _WARM_UP_S] or samples
-    quarter = max(1, len(warm) // 4)
+    warmed_up = [sample for sample in samples if sample.second >= _WARM_UP_S] or samples
+    quarter = max(1, len(warmed_up) // 4)
     problems = []
     report(f"{'':10} {'first quarter':>14} {'last quarter':>14} {'most':>10}")
     for name, (factor, summand) in _GROWTH.items():
-        values = [float(getattr(one, name)) for one in warm]
+        values = [float(getattr(sample, name)) for sample in warmed_up]
         first, last = statistics.median(values[:quarter]), statistics.median(values[-quarter:])
         report(f"{name:10} {first:14.1f} {last:14.1f} {max(values):10.1f}")
         if last > first * factor + summand:
             problems.append(f"{name} grew from {first:.1f} to {last:.1f}")
     for status, what in ((http.client.SERVICE_UNAVAILABLE, "answered 503"), (0, "did not answer within 5 s")):
-        count = sum(one.livez == status for one in samples)
+        count = sum(sample.livez == status for sample in samples)
         if count:
             problems.append(f"/livez {what} {count} times of {len(samples)}")
     return problems
@@ -230,7 +230,7 @@ def differences(cluster: Cluster, source: Simulation, worker: Worker) -> list[st
 
     def is_complete() -> bool:
         tenants = worker.status()["tenants"]
-        return len(tenants) == TENANTS and all("coverage" in one and _is_read(one, frozen_at) for one in tenants)
+        return len(tenants) == TENANTS and all("coverage" in each and _is_read(each, frozen_at) for each in tenants)
 
     wait_until(is_complete, "all to be read", _END_S, every_s=1.0)
     problems = [] if worker.stop(30) == 0 else [f"the worker ended with {worker.exit_code}"]

@@ -288,7 +288,7 @@ class Stage:
             for act in step.acts:
                 self.tell(str(act))
                 healing.append((started + act.seconds, getattr(self, act.name)(act)))
-            for due, heal in sorted(healing, key=lambda one: one[0]):
+            for due, heal in sorted(healing, key=lambda entry: entry[0]):
                 self._peace.wait(max(0.0, due - time.monotonic()))
                 heal()
             self._peace.wait(step.peace_s)

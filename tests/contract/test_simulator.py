@@ -175,10 +175,10 @@ async def test_new_calls_appear_until_the_simulator_is_frozen(start: Clients) ->
 
 
 async def test_simulators_with_the_same_seed_serve_the_same_bytes(start: Clients) -> None:
-    one, other = await start(seed=5), await start(seed=5, days=2)
-    assert one.simulator.tenants == other.simulator.tenants
-    assert one.simulator.client_secret == other.simulator.client_secret
-    pages = [json.loads((await client.get(client.address()))[1])["value"] for client in (one, other)]
+    first, other = await start(seed=5), await start(seed=5, days=2)
+    assert first.simulator.tenants == other.simulator.tenants
+    assert first.simulator.client_secret == other.simulator.client_secret
+    pages = [json.loads((await client.get(client.address()))[1])["value"] for client in (first, other)]
     assert pages[0] == pages[1]
 
 

@@ -94,12 +94,12 @@ def test_simulated_rows_contain_reported_oddities_of_graph() -> None:
 
 def test_simulated_rows_do_not_depend_on_earlier_requests() -> None:
     recipe = Recipe(calls_per_day=3000, unfit=0.01, unknown=0.01)
-    one, other = log_of(recipe), log_of(recipe, since_ms=NOON_MS - 5 * DAY_MS)
+    first, other = log_of(recipe), log_of(recipe, since_ms=NOON_MS - 5 * DAY_MS)
     read(other, (NOON_MS - 2 * HOUR_MS, NOON_MS), NOON_MS, 7)
     bounds = (NOON_MS - 30 * HOUR_MS, NOON_MS - 3 * HOUR_MS)
-    assert read(one, bounds, EVER_MS, 1000) == read(other, bounds, EVER_MS, 300)
-    assert read(log_of(Recipe(seed=2, calls_per_day=3000)), bounds, EVER_MS, 1000) != read(one, bounds, EVER_MS, 1000)
-    assert read(log_of(recipe, tenant=1), bounds, EVER_MS, 1000) != read(one, bounds, EVER_MS, 1000)
+    assert read(first, bounds, EVER_MS, 1000) == read(other, bounds, EVER_MS, 300)
+    assert read(log_of(Recipe(seed=2, calls_per_day=3000)), bounds, EVER_MS, 1000) != read(first, bounds, EVER_MS, 1000)
+    assert read(log_of(recipe, tenant=1), bounds, EVER_MS, 1000) != read(first, bounds, EVER_MS, 1000)
 
 
 def test_rows_of_a_simulator_seed_never_change() -> None:

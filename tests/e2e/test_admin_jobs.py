@@ -259,8 +259,8 @@ def test_pause_and_cancel_commands_survive_a_worker_restart(scene: Scene) -> Non
     commands.succeed(scene.config, "cancel", second)
     done = commands.ended(waiting)
     assert (done.code, f"job {second} was cancelled" in done.error) == (1, True), done
-    again = commands.run(scene.config, "cancel", second)
-    assert (again.code, again.error) == (0, f"job {second} is cancelled already\n")
+    second_cancel = commands.run(scene.config, "cancel", second)
+    assert (second_cancel.code, second_cancel.error) == (0, f"job {second} is cancelled already\n")
     commands.succeed(scene.config, "resume", "--tenant", "contoso")
     until_job(scene.worker, job, "done")
     ended = commands.run(scene.config, "cancel", job)

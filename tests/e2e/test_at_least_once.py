@@ -60,8 +60,8 @@ def test_at_least_once_delivery_loses_no_row_across_kills(
     assert len(found.newest) > 9_000
     assert found.progress
     assert worker.run_once() == 0
-    again = oracle.check(broker.bootstrap, topic, app, source.truth(), claims=False, repeats=True)
-    assert (len(again.rows), len(again.dead_letters)) == (len(found.rows), len(found.dead_letters))
+    after_next_run = oracle.check(broker.bootstrap, topic, app, source.truth(), claims=False, repeats=True)
+    assert (len(after_next_run.rows), len(after_next_run.dead_letters)) == (len(found.rows), len(found.dead_letters))
 
 
 @pytest.mark.parametrize("part", PARTS[1:])

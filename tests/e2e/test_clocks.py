@@ -58,7 +58,7 @@ def test_fast_clock_neither_expires_nor_duplicates_rows(
         for sweep in ("first", "second"):
             at = datetime.now(UTC)
             worker.until(
-                lambda one=worker, at=at: complete_through(one, source) > at,  # type: ignore[misc]
+                lambda each_worker=worker, at=at: complete_through(each_worker, source) > at,  # type: ignore[misc]
                 f"a {sweep} sweep with a clock ahead by {clock}",
             )
         assert worker.stop() == 0

@@ -84,7 +84,7 @@ def test_resharding_duplicates_and_misses_no_row(
     advance(source)
     assert new.run_once() == 0
     after = oracle.check(broker.bootstrap, topic, f"{app}-2", source.truth(), claims=False)
-    known = {one.entry for one in before.rows}
+    known = {row.entry for row in before.rows}
     added = [row for row in after.rows if row.entry not in known]
     assert len(added) == len(after.rows) - len(before.rows)
     first_seen = {(row.tenant, row.id) for row in before.rows}

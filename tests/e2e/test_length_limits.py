@@ -147,8 +147,8 @@ def test_batches_fit_topics_with_small_record_limits(
     found = place.check(source)
     assert found.dead_letters
     assert worker.run_once() == 0
-    again = place.check(source)
-    assert len(again.rows) == len(found.rows)
+    second_check = place.check(source)
+    assert len(second_check.rows) == len(found.rows)
 
 
 @pytest.mark.parametrize(

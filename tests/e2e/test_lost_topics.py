@@ -79,7 +79,7 @@ def test_progress_offsets_restart_at_0_in_a_recreated_row_topic(
 
     wait_until(lambda: bool(statements()), "progress to be stated", 60)
     assert worker.stop() == 0
-    assert {tuple(one["offsets"]) for one in statements()} == {(0,) * len(before.progress[-1].offsets)}
+    assert {tuple(statement["offsets"]) for statement in statements()} == {(0,) * len(before.progress[-1].offsets)}
 
 
 def test_no_row_is_republished_after_the_state_topic_was_lost(

@@ -162,7 +162,7 @@ def test_promtool_accepts_the_exported_metrics(scene: Scene) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     series = scene.prometheus.query('count by (tenant) ({__name__=~"direct_routing_.*", tenant!=""})')
     assert len(series) == 2
-    assert all(float(one["value"][1]) <= 80 for one in series)
+    assert all(float(sample["value"][1]) <= 80 for sample in series)
 
 
 def test_counters_match_requests_to_graph_and_topic_contents(scene: Scene) -> None:

@@ -198,8 +198,8 @@ def test_no_personal_data_leaves_the_process(  # noqa: PLR0915
 
     key_file.write_bytes(SECOND_KEY)
     worker.until_complete(datetime.now(UTC))
-    again = worker.metric("rows_total", outcome="published") + worker.metric("rows_total", outcome="revised")
-    assert again == published, "a new key publishes what is known"
+    published_later = worker.metric("rows_total", outcome="published") + worker.metric("rows_total", outcome="revised")
+    assert published_later == published, "a new key publishes what is known"
     source.set_clock_offset(timedelta())
     worker.until_complete(source.freeze())
     listen()

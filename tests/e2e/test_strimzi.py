@@ -32,7 +32,7 @@ def secured() -> Iterator[SecuredBroker]:
 
 def apply(broker: SecuredBroker) -> None:
     """Create what Strimzi's operators create from the resources."""
-    broker.create([topic(one) for one in resources("topics.yaml")])
+    broker.create([topic(resource) for resource in resources("topics.yaml")])
     for user in resources("users.yaml"):
         assert user["spec"]["authentication"] == {"type": "scram-sha-512"}
         broker.add_user(user["metadata"]["name"])

@@ -53,12 +53,12 @@ def test_reload_of_changed_tenants_does_not_affect_others(
 ) -> None:
     source = simulate(**TINY, tenants=4)
     same, changed, gone, new = source.tenants
-    one = {tenant: {"id": tenant, "name": f"name-{n}", "start": "-19d"} for n, tenant in enumerate(source.tenants)}
-    worker = new_worker(settings(source, kafka={"shards": 1}, tenants=[one[same], one[changed], one[gone]]))
+    table = {tenant: {"id": tenant, "name": f"name-{n}", "start": "-19d"} for n, tenant in enumerate(source.tenants)}
+    worker = new_worker(settings(source, kafka={"shards": 1}, tenants=[table[same], table[changed], table[gone]]))
     worker.start()
     worker.until_complete(datetime.now(UTC))
     requests = worker.metric("graph_requests_total", tenant="name-0")
-    read_again(worker, [one[same], one[changed] | {"name": "renamed"}, one[new]], "tenants_changed")
+    read_again(worker, [table[same], table[changed] | {"name": "renamed"}, table[new]], "tenants_changed")
     since = datetime.now(UTC)
     worker.until(lambda: all(is_read(worker, tenant, since) for tenant in (same, changed, new)), "three to be read")
     labels = {label["tenant"] for label, _ in worker.series("tenant_up")}
@@ -71,7 +71,7 @@ def test_reload_of_changed_tenants_does_not_affect_others(
     tokens = [request.tenant for request in source.requests("token")]
     assert tokens.count(same) == 1
 
-    read_again(worker, [one[tenant] for tenant in source.tenants], "tenants_changed")
+    read_again(worker, [table[tenant] for tenant in source.tenants], "tenants_changed")
     worker.until_complete(datetime.now(UTC), 4)
     assert len(worker.named("shard_restored")) == 1
     assert not worker.named("shard_restarting")
@@ -209,7 +209,7 @@ def test_tenant_that_no_worker_reads_is_reported_everywhere(
     read_again(standby, [kept, left, new], "configuration_reloaded")
     read_again(owner, [kept], "tenants_changed")
     standby.until(lambda: standby.metric("tenants_unread") == 2, "two unread tenants")
-    unread = {one["id"]: one["reason"] for one in standby.status()["tenants_unread"]}
+    unread = {entry["id"]: entry["reason"] for entry in standby.status()["tenants_unread"]}
     assert unread[left["id"]].startswith(
         "the worker that owns the tenant's shard does not have the tenant in its configuration: "
     )
@@ -217,7 +217,9 @@ def test_tenant_that_no_worker_reads_is_reported_everywhere(
     assert {event["tenant"] for event in standby.named("tenant_unread")} == unread.keys()
     assert [event["tenant"] for event in owner.named("tenant_not_configured")] == [left["id"]]
     assert owner.tenant(left["id"])["reason"] == "not configured"
-    stated = {one["id"]: one for one in json.loads(commands.succeed(standby.config, "status", "--json"))["tenants"]}
+    stated = {
+        entry["id"]: entry for entry in json.loads(commands.succeed(standby.config, "status", "--json"))["tenants"]
+    }
     assert (stated[left["id"]]["state"], stated[left["id"]]["reason_code"]) == ("failing", "not_configured")
     assert (stated[new["id"]]["state"], stated[new["id"]]["reason"]) == ("unknown", "no worker has read it yet")
 

@@ -69,9 +69,9 @@ def test_topics_are_created_without_a_setting_that_brokers_refuse(
         assert created["min.cleanable.dirty.ratio"] == "0.1"
         assert created["segment.ms"] != "3600000"
     oracle.check(strict.bootstrap, topic, app, source.truth())
-    again = new_worker(worker.settings)
-    assert again.run_once() == 0
-    assert not again.named("topic_settings_refused")
+    second_worker = new_worker(worker.settings)
+    assert second_worker.run_once() == 0
+    assert not second_worker.named("topic_settings_refused")
 
 
 def test_run_command_exits_if_brokers_refuse_a_configured_setting(

@@ -107,7 +107,7 @@ OWNED_BY_B = 'shards_owned{instance="b"}'
 
 
 UP_A, UP_B = 'up{instance="a",job="connector"}', 'up{instance="b",job="connector"}'
-BUILD_A, BUILD_B = (f'build_info{{instance="{one}",job="connector",version="1"}}' for one in "ab")
+BUILD_A, BUILD_B = (f'build_info{{instance="{instance}",job="connector",version="1"}}' for instance in "ab")
 
 
 def failing(reason: str) -> str:

@@ -194,7 +194,7 @@ def test_connector_accepts_the_rendered_configuration(installation: tuple[str, R
         file.write_bytes(content.get(file.name, b"long enough for a key, and for any secret"))
     path = tmp_path / "connector.toml"
     path.write_text(written.replace(SECRETS, str(tmp_path / "secrets")), encoding="utf-8")
-    environment = {one["name"]: one.get("value", "from a secret") for one in container(resources)["env"]}
+    environment = {entry["name"]: entry.get("value", "from a secret") for entry in container(resources)["env"]}
     if name == "monitoring":  # whose tenant is not in the chart
         environment |= {"AZURE_TENANT_ID": ID, "AZURE_CLIENT_ID": ID, "AZURE_CLIENT_SECRET": "a secret"}
     if name.startswith("workload-identity"):  # the token that the webhook, or the cluster, puts there
@@ -262,7 +262,9 @@ def test_chart_folder_contains_no_symbolic_link() -> None:
 def test_chart_readme_describes_every_value_of_the_schema() -> None:
     schema = json.loads((CHART / "values.schema.json").read_text(encoding="utf-8"))
     described = set(re.findall(r"^\| `([\w.]+)` \|", (CHART / "README.md").read_text(encoding="utf-8"), re.MULTILINE))
-    missing = {name for name in schema["properties"] if not any(f"{one}.".startswith(f"{name}.") for one in described)}
+    missing = {
+        name for name in schema["properties"] if not any(f"{path}.".startswith(f"{name}.") for path in described)
+    }
     assert missing == {"global"}
 
 
@@ -281,7 +283,7 @@ def test_chart_mounts_the_federated_token_if_no_webhook_does(
     resources = render("workload-identity-without-webhook")
     (token,) = [volume["projected"] for volume in pod(resources)["volumes"] if "projected" in volume]
     (mount,) = [m for m in container(resources)["volumeMounts"] if m["name"] == "azure-identity-token"]
-    environment = {one["name"]: one["value"] for one in container(resources)["env"]}
+    environment = {entry["name"]: entry["value"] for entry in container(resources)["env"]}
     source = token["sources"][0]["serviceAccountToken"]
     assert source["audience"] == "api://AzureADTokenExchange"
     assert environment["AZURE_FEDERATED_TOKEN_FILE"] == f"{mount['mountPath']}/{source['path']}"
@@ -340,9 +342,9 @@ def test_values_set_scheduling_and_pull_secrets_of_the_pods(render: Callable[...
         assert spec[name] == values[name]
     assert only["image"] == f"{values['image']['repository']}@{values['image']['digest']}"
     assert only["envFrom"] == values["envFrom"]
-    assert all(one in only["env"] for one in values["extraEnv"])
-    assert all(one in only["volumeMounts"] for one in values["extraVolumeMounts"])
-    assert all(one in spec["volumes"] for one in values["extraVolumes"])
+    assert all(entry in only["env"] for entry in values["extraEnv"])
+    assert all(entry in only["volumeMounts"] for entry in values["extraVolumeMounts"])
+    assert all(entry in spec["volumes"] for entry in values["extraVolumes"])
     assert values["podSecurityContext"].items() <= spec["securityContext"].items()
     assert spec["securityContext"]["runAsUser"] == 10001
     (constraint,) = spec["topologySpreadConstraints"]
@@ -405,9 +407,9 @@ def test_workers_and_test_pod_have_the_configuration_path(installation: tuple[st
     _, resources = installation
     (check,) = resources["Pod"]["spec"]["containers"]
     assert (container(resources)["args"], check["args"]) == (["run"], ["check"])
-    for one in (container(resources), check):
-        assert {"name": "CONNECTOR_CONFIG", "value": "/etc/connector/config/connector.toml"} in one["env"]
-        assert {"name": "config", "mountPath": "/etc/connector/config", "readOnly": True} in one["volumeMounts"]
+    for entry in (container(resources), check):
+        assert {"name": "CONNECTOR_CONFIG", "value": "/etc/connector/config/connector.toml"} in entry["env"]
+        assert {"name": "config", "mountPath": "/etc/connector/config", "readOnly": True} in entry["volumeMounts"]
 
 
 def test_helm_test_pod_is_a_hook_that_no_selector_matches(installation: tuple[str, Resources]) -> None:

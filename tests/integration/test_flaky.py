@@ -62,21 +62,21 @@ def test_flaky_result_is_reported_and_fails_when_it_recurs(project: Path) -> Non
         # The second time the test has the name that it has in a test process of pytest-xdist.
         parallel = ("-p", "xdist", "--numprocesses=1", "--dist=loadgroup") if time == 2 else ()
         assert run(project, *parallel).returncode == 1
-        again = run(project, "-p", "tests.flaky")
-        assert again.returncode == code
-        assert f"flaky: {NAME}" in again.stdout
-        assert "1 flaky tests" in again.stdout
-        assert (f"fails the run: {NAME}" in again.stdout) is (time == 2)
-        assert re.fullmatch(r"1 passed, 1 deselected in .*", closing_line(again))
+        second_run = run(project, "-p", "tests.flaky")
+        assert second_run.returncode == code
+        assert f"flaky: {NAME}" in second_run.stdout
+        assert "1 flaky tests" in second_run.stdout
+        assert (f"fails the run: {NAME}" in second_run.stdout) is (time == 2)
+        assert re.fullmatch(r"1 passed, 1 deselected in .*", closing_line(second_run))
         assert (project / flaky.FILE).read_text(encoding="utf-8").splitlines() == [f"{today} {NAME}"] * time
 
 
 def test_failure_that_recurs_alone_is_not_flaky(project: Path) -> None:
     assert run(project).returncode == 1
     (project / "runs").unlink()
-    again = run(project, "-p", "tests.flaky")
-    assert again.returncode == 1
-    assert "0 flaky tests" in again.stdout
+    second_run = run(project, "-p", "tests.flaky")
+    assert second_run.returncode == 1
+    assert "0 flaky tests" in second_run.stdout
     assert (project / flaky.FILE).read_text(encoding="utf-8") == ""
 
 

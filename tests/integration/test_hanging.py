@@ -106,7 +106,7 @@ class Bench:
                 TENANT, Checkpoint(self.topic, first_state, offsets=tuple(ends), stated=STATED)
             )
             return [
-                *(Outgoing(self.names.seen, one.value, b"seen", 0) for one in (*rows, *dead)),
+                *(Outgoing(self.names.seen, outgoing.value, b"seen", 0) for outgoing in (*rows, *dead)),
                 Outgoing(topics.progress(self.topic), TENANT.encode(), b"stated", 0),
                 Outgoing(self.names.state, record.key, record.value, 0),
             ]
@@ -236,10 +236,10 @@ async def test_commit_that_hangs_in_every_partition_is_aborted(bench: Bench) -> 
     assert await bench.restart() == (True, 0)
     bench.ends = list(before)
     bench.check(b"a0")
-    again = await bench.opened()
+    next_owner = await bench.opened()
     with member(bench.cluster.bootstrap, bench.names.app) as position:
-        await bench.commit(again, position(), [bench.row(b"b0", 0), bench.row(b"b1", 1)])
-    await again.close()
+        await bench.commit(next_owner, position(), [bench.row(b"b0", 0), bench.row(b"b1", 1)])
+    await next_owner.close()
     bench.check(b"a0", b"b0", b"b1")
 
 
@@ -341,10 +341,10 @@ async def test_commit_after_a_hanging_abort_publishes_no_aborted_row(bench: Benc
     await transactions.close()
     bench.revive()
     assert await bench.restart() == (True, 0)
-    again = await bench.opened()
+    next_owner = await bench.opened()
     with member(bench.cluster.bootstrap, bench.names.app) as position:
-        await bench.commit(again, position(), [bench.row(b"b0", 0), bench.row(b"b1", 1)])
-    await again.close()
+        await bench.commit(next_owner, position(), [bench.row(b"b0", 0), bench.row(b"b1", 1)])
+    await next_owner.close()
     bench.check(b"a0", b"b0", b"b1")
 
 
@@ -355,10 +355,10 @@ async def test_hanging_transactions_end_in_unconfigured_topics_as_well(bench: Be
     with member(bench.cluster.bootstrap, bench.names.app) as position:
         await bench.hang(transactions, position(), [bench.row(b"a0", 0), bench.row(b"a1", 1)])
     await transactions.close()
-    again = await bench.opened()
-    assert await bench.recover(again, row_topics=[]) == (True, 0)
+    next_owner = await bench.opened()
+    assert await bench.recover(next_owner, row_topics=[]) == (True, 0)
     bench.ends = [0, 0]
     with member(bench.cluster.bootstrap, bench.names.app) as position:
-        await bench.commit(again, position(), [bench.row(b"a0", 0), bench.row(b"a1", 1)])
-    await again.close()
+        await bench.commit(next_owner, position(), [bench.row(b"a0", 0), bench.row(b"a1", 1)])
+    await next_owner.close()
     bench.check(b"a0", b"a1")

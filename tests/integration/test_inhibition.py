@@ -55,20 +55,20 @@ class Alertmanager:
             {"alertname": f"DirectRouting{name}", "severity": severity, "namespace": namespace, **more}
             for name, severity, more in alerts
         ]
-        self.ask("POST", "alerts", [{"labels": one} for one in labels])
+        self.ask("POST", "alerts", [{"labels": alert} for alert in labels])
 
         def fired() -> list[dict[str, Any]]:
             path = f"alerts?filter=namespace%3D%22{namespace}%22&receiver=page&unprocessed=true"
             found: list[dict[str, Any]] = self.ask("GET", path)
             return found
 
-        critical_count = sum(one["severity"] == "critical" for one in labels)
+        critical = sum(alert["severity"] == "critical" for alert in labels)
         wait_until(
-            lambda: len(fired()) == critical_count and all(one["status"]["state"] != "unprocessed" for one in fired()),
+            lambda: len(fired()) == critical and all(alert["status"]["state"] != "unprocessed" for alert in fired()),
             "every alert to be processed",
             30,
         )
-        return [one["labels"]["alertname"] for one in fired() if not one["status"]["inhibitedBy"]]
+        return [alert["labels"]["alertname"] for alert in fired() if not alert["status"]["inhibitedBy"]]
 
 
 @pytest.fixture(scope="module")
@@ -116,13 +116,13 @@ def test_inhibition_rules_name_existing_alerts_only() -> None:
     exist = set(re.findall(r"alert: DirectRouting(\w+)", text))
     inhibits = CONFIGURATION.read_text(encoding="utf-8").partition("inhibit_rules:")[2]
     named = set(re.findall(r'DirectRouting(\w+)"', inhibits))
-    named |= {one for group in re.findall(r"DirectRouting\(([\w|]+)\)", inhibits) for one in group.split("|")}
+    named |= {alert for group in re.findall(r"DirectRouting\(([\w|]+)\)", inhibits) for alert in group.split("|")}
     assert len(named) > 10
     assert named <= exist
 
 
 def test_stopped_brokers_cause_only_one_notification(alertmanager: Alertmanager) -> None:
-    workers = [("BrokersUnreachable", "critical", {**WORKER, "instance": one}) for one in "a"]
+    workers = [("BrokersUnreachable", "critical", {**WORKER, "instance": instance}) for instance in "a"]
     shards = ("ShardsWithoutOwner", "critical", WORKER)
     aborted = ("TransactionsAborted", "warning", {**WORKER, "shard": "0"})
     unknown = ("LagUnknown", "critical", TENANT)

@@ -133,4 +133,4 @@ def expected(case: Case) -> dict[str, Any]:
 def test_each_error_budget_alert_fires_in_at_least_one_case() -> None:
     rules = [rule for group in yaml.safe_load(RULES.read_text(encoding="utf-8"))["groups"] for rule in group["rules"]]
     alerts = {(rule["alert"], rule["labels"]["severity"]) for rule in rules if "alert" in rule}
-    assert alerts == {one for case in CASES for one in case.fires}
+    assert alerts == {name for case in CASES for name in case.fires}

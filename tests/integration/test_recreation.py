@@ -50,9 +50,9 @@ def test_checkpoint_offset_is_reset_to_0_for_a_recreated_topic(broker: SharedBro
     assert recreation.locate(clients, topic, 0, first) == first
     delete(broker.bootstrap, topic)
     fill(broker.bootstrap, topic)
-    again = recreation.locate(clients, topic, 0, first)
-    assert again.offset == 0
-    assert again.topic_id not in ("", first.topic_id)
+    relocated = recreation.locate(clients, topic, 0, first)
+    assert relocated.offset == 0
+    assert relocated.topic_id not in ("", first.topic_id)
 
 
 def test_recreated_topic_has_a_different_topic_id(broker: SharedBroker, topic: str) -> None:

@@ -70,16 +70,16 @@ async def test_timed_out_commit_does_not_affect_later_transactions(
         assert calls == [broker_of_its_own.resume], "commit was called again"
         broker_of_its_own.resume()
         await transactions.close()
-    again = Transactions(clients, app)
+    successor = Transactions(clients, app)
     with member(bootstrap, app) as position:
-        await again.call(again.open)
+        await successor.call(successor.open)
         if oracle.open_transactions(bootstrap, [topic]):  # the broker was fenced meanwhile: its markers are lost
-            await again.call(again.end, [(topic, 0)], position())
+            await successor.call(successor.end, [(topic, 0)], position())
         landed = values(bootstrap, topic)[1:]
         assert landed in ([], [b"in doubt"])
         missing = [value for value in [b"in doubt"] if value not in landed]
-        await commit(again, topic, [*missing, b"after"], position())
-        await again.close()
+        await commit(successor, topic, [*missing, b"after"], position())
+        await successor.close()
     assert values(bootstrap, topic) == [b"before", b"in doubt", b"after"]
     assert not oracle.open_transactions(bootstrap, [topic, f"{app}.control"])
 
@@ -179,9 +179,9 @@ async def test_abort_without_a_response_does_not_count_as_aborted(
         await commit(transactions, topic, [b"in doubt"], stale)
     broker_of_its_own.resume()
     await transactions.close()
-    again = Transactions(Clients(bootstrap, {"log_level": 0}), app)
-    await again.call(again.open)
-    await again.close()
+    successor = Transactions(Clients(bootstrap, {"log_level": 0}), app)
+    await successor.call(successor.open)
+    await successor.close()
     assert not values(bootstrap, topic)
     assert not oracle.open_transactions(bootstrap, [topic, f"{app}.control"])
 

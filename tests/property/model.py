@@ -132,15 +132,17 @@ class World:
         Empty when nothing was withdrawn from the window while the chain was read.
         """
         start_s, end_s = seconds_of(window.start), seconds_of(window.end)
-        withdrawn = (one for one in self.calls if since_s < one.withdrawn_s <= until_s)
-        if not any(start_s <= one.start_s < end_s for one in withdrawn):
+        withdrawn = (call for call in self.calls if since_s < call.withdrawn_s <= until_s)
+        if not any(start_s <= call.start_s < end_s for call in withdrawn):
             return frozenset()
-        return frozenset(one.id for one, _ in self._shown(window, since_s) if one.id.encode() not in served)
+        return frozenset(call.id for call, _ in self._shown(window, since_s) if call.id.encode() not in served)
 
     def _shown(self, window: Window, time_s: float) -> list[tuple[Call, Version]]:
         start_s, end_s = seconds_of(window.start), seconds_of(window.end)
-        shown = ((one, one.at(time_s)) for one in self.calls)
-        return [(one, version) for one, version in shown if version is not None and start_s <= version.start_s < end_s]
+        shown = ((call, call.at(time_s)) for call in self.calls)
+        return [
+            (call, version) for call, version in shown if version is not None and start_s <= version.start_s < end_s
+        ]
 
 
 class Published(NamedTuple):
@@ -170,10 +172,10 @@ class Landed(NamedTuple):
     hidden: frozenset[str]
     "Calls that the page chain may have missed because Graph withdrew a row meanwhile."
 
-    def shows(self, one: Call, since_s: float) -> bool:
+    def shows(self, call: Call, since_s: float) -> bool:
         """Return whether the start of a call was read after an instant while Graph showed the call."""
-        inside = seconds_of(self.window.start) <= one.start_s < seconds_of(self.window.end)
-        return inside and since_s <= self.began_s and self.ended_s < one.withdrawn_s
+        inside = seconds_of(self.window.start) <= call.start_s < seconds_of(self.window.end)
+        return inside and since_s <= self.began_s and self.ended_s < call.withdrawn_s
 
 
 class Commit(NamedTuple):
@@ -489,7 +491,7 @@ class Setting:
     @property
     def shortest_horizon(self) -> timedelta:
         """Return the shortest horizon that the configuration accepts."""
-        deepest = max(self.sweeps, key=lambda one: (one.overlap, one.every))
+        deepest = max(self.sweeps, key=lambda sweep: (sweep.overlap, sweep.every))
         return deepest.overlap + deepest.every + timedelta(hours=1)
 
     @property
@@ -542,4 +544,4 @@ def some_calls(rng: random.Random, count: int, until_s: float, latest_s: float) 
             late_s += rng.uniform(1, latest_s / 3)
             versions.append(Version(start_s + late_s, start_s, row(call_id, start_s, len(versions))))
         calls.append(Call(call_id, versions))
-    return sorted(calls, key=lambda one: one.id)
+    return sorted(calls, key=lambda call: call.id)

@@ -29,10 +29,10 @@ class Truth:
 
     def land(self, landed: list[Landed]) -> None:
         """Record committed reads. Parts that lie before the expiry time publish nothing and do not count."""
-        for one in landed:
-            start_s = max(seconds_of(one.window.start), self.forgotten_before_s)
-            part = self._part(int(start_s), int(max(start_s, seconds_of(one.window.end))))
-            np.maximum(part, one.began_s, out=part)
+        for read in landed:
+            start_s = max(seconds_of(read.window.start), self.forgotten_before_s)
+            part = self._part(int(start_s), int(max(start_s, seconds_of(read.window.end))))
+            np.maximum(part, read.began_s, out=part)
 
     def forget(self, now_s: float, horizon: timedelta) -> None:
         """Record a commit that lets rows behind the horizon expire, by whole hours."""

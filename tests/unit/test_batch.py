@@ -276,8 +276,8 @@ class TestTransactionRecords:
         bench = Bench()
         bench.read(row())
         first = bench.end({1: 5})
-        again = bench.contents().final_records({"t": {1: 7}})
-        assert [record.key for record in again] == [record.key for record in first]
+        repeated = bench.contents().final_records({"t": {1: 7}})
+        assert [record.key for record in repeated] == [record.key for record in first]
         apply(bench.changes, bench.tenant_states)
         assert list(bench.tenant_state.checkpoint.offsets) == [0, 7, 0]
 

@@ -21,7 +21,7 @@ QUIET = [run(engine=1.0, plain=3.0, limit=0.8, at_least_once=0.95)] * 3
 
 def test_benchmark_gate_passes_on_a_slower_machine() -> None:
     committed = gate.ratios(QUIET)
-    slower = [{name: {"cpu_seconds": 5 * one["cpu_seconds"]} for name, one in runs.items()} for runs in QUIET]
+    slower = [{name: {"cpu_seconds": 5 * run["cpu_seconds"]} for name, run in runs.items()} for runs in QUIET]
     assert gate.losses(gate.ratios(slower), committed) == []
 
 

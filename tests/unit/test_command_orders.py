@@ -32,8 +32,8 @@ def order(number: int, start: datetime = NOW - 2 * DAY, end: datetime = NOW - DA
 
 def applied(*orders: Command) -> Orders:
     result = Orders()
-    for one in orders:
-        result = jobs.apply(result, one, NOW, OLDEST)
+    for command in orders:
+        result = jobs.apply(result, command, NOW, OLDEST)
     return result
 
 

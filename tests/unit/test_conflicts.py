@@ -19,8 +19,10 @@ MODES = pytest.mark.parametrize("revisions", ["publish", "ignore"])
 def page(*rows: Any, number: int = 0, attempt: int = 0, repeated: bool = False) -> PageRead:
     rows_read = decode_page(msgspec.json.encode({"value": rows})).rows
     reading = SHAPE.read(rows_read)
-    again = frozenset(reading.entries["hi"].tolist()) if repeated else frozenset()
-    return PageRead("t", PIECE, rows_read, reading, moment(1.0), 1, (), number=number, attempt=attempt, repeated=again)
+    repeated_ids = frozenset(reading.entries["hi"].tolist()) if repeated else frozenset()
+    return PageRead(
+        "t", PIECE, rows_read, reading, moment(1.0), 1, (), number=number, attempt=attempt, repeated=repeated_ids
+    )
 
 
 def sweep(bench: Bench, *attempts: list[list[Any]]) -> tuple[list[int], list[int]]:

@@ -136,9 +136,11 @@ def test_licences_of_packages_are_listed_and_compatible() -> None:
     listed = licences.PAGE.read_text(encoding="utf-8")
     rows = re.findall(r"^\| ([a-z0-9-]+) \| (\d\S*) \| (.+?) \|", listed, re.MULTILINE)
     pinned = licences.pinned()
-    assert [(name, version) for name, version, _ in rows] == [(one.name, one.version) for one in pinned], "make docs"
+    assert [(name, version) for name, version, _ in rows] == [(package.name, package.version) for package in pinned], (
+        "make docs"
+    )
     assert len(rows) > 20
-    for one in pinned:
-        if not one.where:
-            assert licences.line(one) in listed, "run make docs"
+    for package in pinned:
+        if not package.where:
+            assert licences.line(package) in listed, "run make docs"
     assert {part for *_, licence in rows for part in re.split(r" (?:AND|OR) ", licence)} <= licences.COMPATIBLE

@@ -59,7 +59,7 @@ class TestNarrowing:
         for at_s in range(2, 300):
             half = window(0, 450) if at_s % 2 else window(450, 900)
             ranges = failing_ranges.failed(ranges, half, failure(at_s, served_s))
-        assert min(one.longest_s for one in ranges) == 450
+        assert min(failing.longest_s for failing in ranges) == 450
         assert failing_ranges.isolated(ranges) == []
         assert failing_ranges.next_retry(ranges, NOW + 299 * S) <= NOW + 316 * S  # type: ignore[operator]
 
@@ -92,24 +92,24 @@ class TestNarrowing:
 class TestIsolation:
     def test_isolated_range_is_retried_after_1_to_30_minutes(self) -> None:
         ranges, at_s = narrow((), 4)
-        (one,) = failing_ranges.isolated(ranges)
+        (isolated,) = failing_ranges.isolated(ranges)
         waits = []
         for _ in range(9):
             retry = min(r.retry_at for r in ranges if r.isolated)
             waits.append((retry - NOW).total_seconds() - at_s)
             assert failing_ranges.due(ranges, retry - S) == []
-            assert failing_ranges.due(ranges, retry) == [one]
+            assert failing_ranges.due(ranges, retry) == [isolated]
             at_s = (retry - NOW).total_seconds()
-            ranges = failing_ranges.failed(ranges, one, failure(at_s, at_s - 1))
+            ranges = failing_ranges.failed(ranges, isolated, failure(at_s, at_s - 1))
         assert waits == [60, 120, 240, 480, 960, 1800, 1800, 1800, 1800]
 
     def test_outage_does_not_slow_the_retries_of_an_isolated_range(self) -> None:
         ranges, at_s = narrow((), 4)
-        (one,) = failing_ranges.isolated(ranges)
+        (isolated,) = failing_ranges.isolated(ranges)
         for _ in range(5):
             at_s += 60
-            ranges = failing_ranges.failed(ranges, one, failure(at_s))
-        assert failing_ranges.due(ranges, NOW + (at_s + 60) * S) == [one]
+            ranges = failing_ranges.failed(ranges, isolated, failure(at_s))
+        assert failing_ranges.due(ranges, NOW + (at_s + 60) * S) == [isolated]
 
     def test_long_failing_range_is_isolated_in_few_growing_pieces(self) -> None:
         ranges: FailingRanges = ()
@@ -123,9 +123,9 @@ class TestIsolation:
         assert len(ranges) < 10
 
     def test_isolated_range_that_fails_again_is_split(self) -> None:
-        one = failing_ranges.failed((), window(0, 1), failure(1))
-        one = failing_ranges.failed(one, window(0, 1), failure(3, 2))
-        two = failing_ranges.failed(one, window(1, 2), failure(4, 3))
+        one_range = failing_ranges.failed((), window(0, 1), failure(1))
+        one_range = failing_ranges.failed(one_range, window(0, 1), failure(3, 2))
+        two = failing_ranges.failed(one_range, window(1, 2), failure(4, 3))
         two = failing_ranges.failed(two, window(1, 2), failure(6, 5))
         assert failing_ranges.isolated(two) == [window(0, 2)]
         split = failing_ranges.failed(two, window(0, 2), failure(66, 65))
@@ -136,12 +136,12 @@ class TestIsolation:
     def test_failing_ranges_are_disjoint_sorted_and_limited(self, seconds: list[int]) -> None:
         ranges: FailingRanges = ()
         for at_s, second in enumerate(seconds):
-            for again in range(2):
+            for attempt in range(2):
                 ranges = failing_ranges.failed(
-                    ranges, window(second, second + 1), failure(at_s + again / 2, at_s + 0.1)
+                    ranges, window(second, second + 1), failure(at_s + attempt / 2, at_s + 0.1)
                 )
         assert len(ranges) <= MOST_RANGES
-        assert all(one.window.end <= other.window.start for one, other in itertools.pairwise(ranges))
+        assert all(earlier.window.end <= later.window.start for earlier, later in itertools.pairwise(ranges))
         for second in seconds:
             inside = any(w.start <= NOW + second * S < w.end for w in failing_ranges.isolated(ranges))
             assert inside, "what is merged stays isolated"

@@ -45,8 +45,8 @@ def members(text: str) -> set[str]:
 def test_interface_page_lists_every_command() -> None:
     def names(group: Any, prefix: str = "") -> set[str]:
         found: set[str] = set()
-        for name, one in group.commands.items():
-            found |= names(one, f"{name} ") if isinstance(one, TyperGroup) else {prefix + name}
+        for name, subcommand in group.commands.items():
+            found |= names(subcommand, f"{name} ") if isinstance(subcommand, TyperGroup) else {prefix + name}
         return found
 
     documented = set(re.findall(r"`connector ((?:schema )?[a-z][a-z-]*)[ `]", section("## Commands")))
@@ -74,7 +74,7 @@ def test_interface_page_lists_every_key_with_its_default() -> None:
 
     expected = {key: d for name, member in schema["properties"].items() for key, d in keys(name, member).items()}
 
-    assert {(one[0], one[1]): one[2] for one in rows(section("### Keys"))} == expected
+    assert {(row[0], row[1]): row[2] for row in rows(section("### Keys"))} == expected
 
 
 def shown(default: Any) -> str:
@@ -91,7 +91,7 @@ def test_interface_page_lists_every_metric_with_its_type() -> None:
     metrics.watch_process()
     metrics.tenant("contoso", ["1m"])
     families = {family.name: family.type for family in text_string_to_metric_families(metrics.render("")[0].decode())}
-    documented = {f"direct_routing_{one[0].removesuffix('_total')}": one[1] for one in rows(section("## Metrics"))}
+    documented = {f"direct_routing_{row[0].removesuffix('_total')}": row[1] for row in rows(section("## Metrics"))}
 
     assert documented == families
 

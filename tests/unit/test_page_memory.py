@@ -193,9 +193,9 @@ async def test_republishing_backfill_respects_the_page_memory_limit() -> None:
     sweepers = [sweeper(number, source(transport, memory), buffer, shape) for number in range(8)]
     tracemalloc.start()
     try:
-        tasks = [asyncio.create_task(one.run()) for one in sweepers]
-        for one in sweepers:
-            one.command(0, Command("j", "backfill", NOW, window, again=True))
+        tasks = [asyncio.create_task(running.run()) for running in sweepers]
+        for running in sweepers:
+            running.command(0, Command("j", "backfill", NOW, window, again=True))
         before = -1
         while transport.asked != before:
             before = transport.asked

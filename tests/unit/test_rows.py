@@ -60,9 +60,9 @@ def unknown_of(raw: bytes) -> dict[str, str]:
 
 def is_revised(first: bytes, second: bytes, shape: RowSchema = V1, other: RowSchema | None = None) -> bool:
     """Return whether two readings of a row differ; both must have the same id."""
-    one, two = shape.read([first]).entries, (other or shape).read([second]).entries
-    assert (one["hi"], one["lo"]) == (two["hi"], two["lo"])
-    return bool(differ(one, two)[0])
+    first_entries, second_entries = shape.read([first]).entries, (other or shape).read([second]).entries
+    assert (first_entries["hi"], first_entries["lo"]) == (second_entries["hi"], second_entries["lo"])
+    return bool(differ(first_entries, second_entries)[0])
 
 
 class TestPages:
@@ -147,7 +147,7 @@ class TestPages:
         first, second, third = V1.read(page.rows).rows
         assert isinstance(second, InvalidRow)
         assert (second.raw, second.id) == (row, "x")
-        assert [one.id for one in (first, third)] == ["\\ud800", "b"]
+        assert [row.id for row in (first, third)] == ["\\ud800", "b"]
 
     @pytest.mark.parametrize("opening", ["[", '{"a":'])
     def test_nesting_limit_is_the_same_in_every_python_version(self, opening: str) -> None:
@@ -421,7 +421,7 @@ class TestEntries:
 
     def test_row_ids_that_differ_in_case_or_bytes_are_distinct(self) -> None:
         ids = ["a", "A", "a ", "ä", "a\u0308", "i", "u", "a\u0000"]
-        entries = V1.read([json.dumps({"id": one}).encode() for one in ids]).entries
+        entries = V1.read([json.dumps({"id": row_id}).encode() for row_id in ids]).entries
         assert len({(int(e["hi"]), int(e["lo"])) for e in entries}) == len(ids)
 
     def test_escaped_and_unescaped_row_ids_are_equal(self) -> None:

@@ -100,9 +100,9 @@ def test_large_batches_are_written_in_records_of_at_most_64_kb(count: int) -> No
 
 def test_dedup_log_changes_only_after_the_commit() -> None:
     log = SeenLog("t")
-    first, again = log.write(rows(5), hours(5, 5)), log.write(rows(5), hours(5, 5))
-    assert first.records == again.records
-    log.apply(again)
+    first, repeated = log.write(rows(5), hours(5, 5)), log.write(rows(5), hours(5, 5))
+    assert first.records == repeated.records
+    log.apply(repeated)
     longer = log.write(rows(5, 5), hours(5, 5)).records
     assert [record.key for record in longer] == [record.key for record in first.records]
     assert (longer[0].value or b"").startswith(first.records[0].value or b"?")

@@ -45,7 +45,7 @@ def checkpoint(settings: Settings, read_ago: timedelta, **more: Any) -> Checkpoi
 
 def reasons(settings: Settings, found: Checkpoint | None, owned: tuple[int, ...] = ()) -> list[str]:
     views = {0: ShardView(Restored(None, {} if found is None else {TENANT: found}), [])}
-    return [one.reason for one in unread_tenants.find(settings, owned, views, NOW)]
+    return [unread.reason for unread in unread_tenants.find(settings, owned, views, NOW)]
 
 
 @pytest.mark.parametrize(

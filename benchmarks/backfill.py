@@ -1,8 +1,8 @@
 """Measures a backfill: `python -m benchmarks.backfill budget | memory`.
 
-budget: the share of `requests_per_minute` (48, of 50 that are enforced) that it uses, from its first minute on and
-across a restart, and how long live rows take meanwhile. Takes about six minutes. memory: the peak resident memory of
-the process while a million rows are backfilled.
+budget: how much of its budget a backfill uses, from its first minute on and across a restart, and how long live rows
+take meanwhile. The budget is 48 requests per minute, and the simulator enforces 50. Takes about six minutes. memory:
+the peak resident memory of the process while a million rows are backfilled.
 """
 
 import json

@@ -11,7 +11,7 @@ RATIOS = {
     "connector ÷ limit": ("engine", "limit"),
     "exactly once ÷ at least once": ("engine", "at_least_once"),
 }
-_MOST = {"exactly once ÷ at least once": 1.0}  # more than is possible is noise, and no figure to hold anybody to
+_MOST = {"exactly once ÷ at least once": 1.0}  # a higher ratio is noise, so later results need not reach it
 
 Spread = dict[str, float]
 

@@ -72,7 +72,7 @@ def fill(bootstrap: str, topic: str, tenants: int, rows: int, seed: int) -> None
 
 def restore(bootstrap: str, topic: str) -> dict[str, Any]:
     """Restore as a shard does, and return the cost."""
-    for _ in range(2):  # what a process needs anyway is there before
+    for _ in range(2):  # so that memory which any process allocates is not part of the measurement
         seen.restore({record.key: record.value for record in records(2, 20_000, 2) if record.value})
     clients = Clients(bootstrap, {})
     gc.collect()

@@ -30,7 +30,7 @@ _COMMAND = {
     "again": {"description": "True if a backfill publishes unchanged rows once more."},
     "job": {"format": "uuid", "description": "Job to cancel."},
 }
-"What the type of a member of a command does not say."
+"Facts about members of a command that their types do not express."
 _ERROR_HEADERS = {
     "__connect.errors.topic": "The topic that the row would have been published to.",
     "__connect.errors.exception.class.name": "connector.RowDoesNotFit or connector.RowConflict.",

@@ -41,11 +41,11 @@ FOLDER = "drc-kafka-"
 START_DEADLINE_S = 60.0
 STOP_DEADLINE_S = 20.0
 
-# Below the range from which Linux takes outgoing ports: a client that keeps trying a dead broker's port could otherwise
-# be given that very port, and the broker would find it taken when it comes back.
+# Below the range from which Linux takes outgoing ports. Otherwise a client that tries to reach a dead broker could
+# get the port of that broker as its own, and the broker could not listen there after its restart.
 PORTS = range(20_000, 32_000)
 
-# The kernel sends the child a SIGKILL when the *thread* that started it ends: so this one lives as long as the process.
+# The kernel kills the child when the *thread* that started it ends, so this thread lives as long as the process.
 _starter = ThreadPoolExecutor(max_workers=1, thread_name_prefix="broker-starter")
 
 _DIE_WITH_PARENT = (
@@ -364,7 +364,7 @@ def _kafka_uuid() -> str:
 def _formatted_broker(
     number: int, settings: dict[str, str], directory: Path, software: Software, cluster_id: str, options: Sequence[str]
 ) -> Broker:
-    """Return a broker whose disk is as Kafka's storage tool leaves it, without the second that the tool takes."""
+    """Return a broker with a disk that equals the output of Kafka's storage tool, which would take a second."""
     disk = directory / "disk"
     shutil.copytree(software.formatted, disk)
     meta = f"version=1\nnode.id={number}\ncluster.id={cluster_id}\ndirectory.id={_kafka_uuid()}\n"
@@ -394,7 +394,7 @@ def _settings(number: int, brokers: int, ports: Sequence[int], voters: str) -> d
         "share.coordinator.state.topic.min.isr": str(in_sync),
         "group.initial.rebalance.delay.ms": "0",
         "group.min.session.timeout.ms": "1000",
-        # Of KIP-848: a member hears of its shards with its next heartbeat, which is 5 s away by default.
+        # KIP-848: a member learns of its shards with its next heartbeat, which follows after 5 s by default.
         "group.consumer.min.heartbeat.interval.ms": "500",
         "group.consumer.heartbeat.interval.ms": "500",
         "broker.heartbeat.interval.ms": "500",

@@ -1,4 +1,4 @@
-"""Certificates for tests, made on demand."""
+"""Certificates for tests, generated on demand."""
 
 from datetime import UTC, datetime, timedelta
 from functools import cache
@@ -47,7 +47,7 @@ class KeyPair(NamedTuple):
 
 @cache
 def key_pair(name: str, *, curve: bool = False, expired: bool = False) -> KeyPair:
-    """Return a key pair, the same for the same name and options because making keys takes long."""
+    """Return a key pair. It is cached per name and options, because generating keys takes long."""
     key = ec.generate_private_key(ec.SECP256R1()) if curve else rsa.generate_private_key(65537, 2048)
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
     begins = datetime.now(UTC) - timedelta(days=30)

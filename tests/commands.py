@@ -54,7 +54,7 @@ def ended(started: Started, deadline_s: float = DEADLINE_S) -> Done:
         code = None
     output, error = (path.read_text(encoding="utf-8") for path in (started.output, started.error))
     if code is None:
-        raise TimeoutError(f"{started.process.args} goes on after {deadline_s:g} s; it said:\n{output}{error}")
+        raise TimeoutError(f"{started.process.args} still runs after {deadline_s:g} s; its output:\n{output}{error}")
     assert "Traceback" not in error, error
     return Done(code, output, error)
 

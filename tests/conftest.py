@@ -17,10 +17,10 @@ from tests.brokers import KAFKA_VERSION, Cluster
 from tests.registries import RegistryClient
 from tests.shared import Shared, ask
 
-# A shared machine is slow at times: how long an example takes says nothing.
+# A shared machine may be slow, so the duration of an example is not a reason to fail.
 hypothesis.settings.register_profile("default", deadline=None)
 hypothesis.settings.register_profile("quick", deadline=None, max_examples=15)
-# To see that an example fails, not to tell the shortest one.
+# The checks show that a mutant makes an example fail. They do not need the shortest example.
 hypothesis.settings.register_profile(
     "mutants", deadline=None, database=None, phases=[hypothesis.Phase.explicit, hypothesis.Phase.generate]
 )

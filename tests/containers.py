@@ -1,4 +1,4 @@
-"""Docker daemon for tests only, and a base image made from the Debian of this machine without an image registry.
+"""Docker daemon for tests only, and a base image built from the Debian of this machine without an image registry.
 
 The daemon has its own folders and socket. A daemon that already runs on the machine is not affected. What it
 needs is installed the first time (tests/system_software.py); the base is kept in the cache.
@@ -125,7 +125,7 @@ class Daemon:
                 self._process.wait(20)
         mounts = Path("/proc/self/mounts").read_text(encoding="utf-8").splitlines()
         for place in sorted((line.split()[1] for line in mounts if str(self._folder) in line), reverse=True):
-            subprocess.run(["umount", "--lazy", place], check=False, capture_output=True)  # noqa: S607 - where it is
+            subprocess.run(["umount", "--lazy", place], check=False, capture_output=True)  # noqa: S607 - its path differs between systems
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def _start(self) -> None:
@@ -183,4 +183,4 @@ def _make_base(release: str, target: Path) -> None:
     ]
     done = subprocess.run(command, check=False, capture_output=True, text=True)
     if done.returncode:
-        raise MissingSoftwareError(f"the base image cannot be made:\n{done.stderr[-2000:]}")
+        raise MissingSoftwareError(f"the base image cannot be built:\n{done.stderr[-2000:]}")

@@ -1,6 +1,6 @@
 """`connector copy-state` that dies before one of its records: `python -m tests.dying_copy NUMBER …`.
 
-Records are written one by one. With a NUMBER beyond the last record, it ends as the command does.
+Records are written one by one. If NUMBER is beyond the last record, the copy completes.
 """
 
 import os

@@ -1,6 +1,6 @@
 """Worker that dies before a part of its first batch with rows: `python -m tests.dying_worker PART --config FILE`.
 
-PART, in the order of delivery at least once: noted, remembered, checkpoint.
+PART, in the order in which at-least-once delivery writes: noted, remembered, checkpoint.
 """
 
 import os

@@ -41,7 +41,7 @@ def _install(target: Path) -> None:
     if base is None and sys.version_info < (3, 13):
         base = sys.executable
     if base is None:
-        raise MissingSoftwareError("The tests of examples/flink need Python 3.11 or 3.12 beside this one: install it.")
+        raise MissingSoftwareError("The tests of examples/flink need Python 3.11 or 3.12 as well: install it.")
     _run([base, "-m", "venv", "--without-pip", str(target)])
     pip = [sys.executable, "-m", "pip", "--python", str(target / "bin" / "python"), "install", "--quiet"]
     _run([*pip, "--disable-pip-version-check", "--require-hashes", "--requirement", str(REQUIREMENTS)])

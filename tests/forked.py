@@ -68,7 +68,7 @@ def without_settings() -> dict[str, str]:
 
 
 def _run(arguments: list[str], environment: dict[str, str], folder: str, files: tuple[str, str]) -> None:
-    """Become what `python -m` with these arguments would be."""
+    """Run the module in this process as `python -m` with these arguments would."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     for standard, file in zip((1, 2), files, strict=True):
@@ -78,7 +78,7 @@ def _run(arguments: list[str], environment: dict[str, str], folder: str, files: 
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # which the fork server ignores
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # the fork server ignores SIGINT
     faulthandler.enable()
     sys.argv = arguments
     runpy.run_module(arguments[0], run_name="__main__", alter_sys=True)

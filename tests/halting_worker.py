@@ -42,12 +42,12 @@ class _Halting(Producer):
 def _halt(folder: Path, name: str) -> None:
     if (folder / f"freeze-{name}").exists():
         (folder / f"freeze-{name}").rename(folder / f"frozen-{name}")
-        # To this thread: one sent to the process may stop another first, and this one be amid its call by then.
+        # To this thread: a signal to the process may stop another thread first, and this one would continue its call.
         signal.pthread_kill(threading.get_ident(), signal.SIGSTOP)
-    peace = threading.Event()
+    idle = threading.Event()
     while (folder / f"hold-{name}").exists():
         (folder / f"held-{name}").touch()
-        peace.wait(_EVERY_S)
+        idle.wait(_EVERY_S)
 
 
 def work() -> int:

@@ -57,7 +57,7 @@ def _strict(schema: Any) -> Any:
     if schema.get("x-kubernetes-int-or-string"):
         strict.pop("type", None)
     if isinstance(strict.get("pattern"), str):
-        strict["pattern"] = strict["pattern"].replace("^(?i)", "(?i)^")  # as Python's re wants flags
+        strict["pattern"] = strict["pattern"].replace("^(?i)", "(?i)^")  # in the place where Python's re requires flags
     return strict
 
 

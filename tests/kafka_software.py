@@ -43,7 +43,7 @@ POM = """\
 
 
 class MissingSoftwareError(RuntimeError):
-    """Error about software that the tests need and this machine lacks; the message says what to install."""
+    """Error about software that the tests need and this machine does not have. The message names what to install."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -188,10 +188,11 @@ def check(
     key: str = "id",
     repeats: bool = False,
 ) -> Committed:
-    """Return everything on the topics after asserting that it is exactly the truth. AssertionError names what differs.
+    """Assert that the topics contain exactly what the source shows, and return the contents of the topics.
 
-    `claims`: whether progress is checked too; not where the source's clock was moved while it was read. `key`: field
-    that is the records' key. `repeats`: whether what was published may be published again, as without transactions.
+    `claims`: True to check progress records as well, which is impossible after the clock of the source was moved.
+    `key`: field that is the key of the records. `repeats`: True if a version may be published again, as it may be
+    without transactions. The AssertionError names all differences.
     """
     found = committed(bootstrap, topic, app)
     problems = differences(found, truth, claims=claims, key=key, repeats=repeats)

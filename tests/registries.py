@@ -34,7 +34,7 @@ from tests.kafka_software import (
 APICURIO_VERSION = "3.3.3"
 HOST = "127.0.0.1"
 PATH = "/apis/ccompat/v7"
-START_DEADLINE_S = 240.0  # 4 s on an idle machine, a minute on a busy one
+START_DEADLINE_S = 240.0  # 4 s on an idle machine, up to a minute on a busy one
 OLDEST_JAVA = 21
 
 
@@ -90,7 +90,7 @@ class Registry(RegistryClient):
             *options,
             f"-Dquarkus.http.port={self.port}",
             f"-Dquarkus.http.host={HOST}",
-            f"-Dquarkus.management.port={free_ports(1)[0]}",  # it cannot be left out, and is 9000 for everybody
+            f"-Dquarkus.management.port={free_ports(1)[0]}",  # always open; the default is 9000
             f"-Dquarkus.management.host={HOST}",
             "-jar",
             str(self._home / "quarkus-run.jar"),

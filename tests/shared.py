@@ -63,7 +63,7 @@ class Shared:
         with connection, suppress(OSError, EOFError):
             try:
                 connection.send((self.address(connection.recv()), ""))
-            except Exception as error:  # noqa: BLE001 - whatever it was, the test that asked fails with it
+            except Exception as error:  # noqa: BLE001 - any error is passed to the test that asked, which fails
                 connection.send(("", f"{type(error).__name__}: {error}"))
 
 

@@ -18,7 +18,7 @@ def work() -> int:
     parser.add_argument("offset")
     parser.add_argument("--once", action="store_true")
     parser.add_argument("--config", type=Path, required=True)
-    # Else "-3d" would be an option that nobody knows.
+    # Otherwise "-3d" would be parsed as an unknown option.
     options = parser.parse_args([f" {sys.argv[1]}", *sys.argv[2:]])
     offset = timedelta(seconds=duration_s(options.offset.strip()))
     settings = load(options.config, os.environ)

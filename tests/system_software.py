@@ -1,6 +1,6 @@
 """Programs of the operating system that tests run, installed if they are missing and that is possible without asking.
 
-On Debian as root a missing program is installed with apt-get; elsewhere MissingSoftwareError says what to install.
+On Debian as root a missing program is installed with apt-get; elsewhere MissingSoftwareError names what to install.
 """
 
 import fcntl
@@ -47,7 +47,7 @@ def _install(packages: tuple[str, ...]) -> None:
         fcntl.flock(lock, fcntl.LOCK_EX)
         for arguments in (("update",), ("install", "--yes", "--no-install-recommends", *packages)):
             done = subprocess.run(
-                ["apt-get", "--quiet", *arguments],  # noqa: S607 - wherever this system has it
+                ["apt-get", "--quiet", *arguments],  # noqa: S607 - its path differs between systems
                 env=environment,
                 check=False,
                 capture_output=True,

@@ -40,6 +40,6 @@ class TokenBroker:
             "listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,SASL:SASL_PLAINTEXT",
             *(f"listener.name.sasl.{name}={value}" for name, value in own.items()),
         ]
-        # Of a setting that is there twice the second counts.
+        # If a setting occurs twice, the second one counts.
         settings.write_text(text + "\n".join(more) + "\n", encoding="utf-8")
         self.cluster.brokers[0]._command.insert(1, f"-Dorg.apache.kafka.sasl.oauthbearer.allowed.urls={keys}")

@@ -1,6 +1,6 @@
 """`python -m tests.tools`: prepares software that tests need and that takes long, while other tests already run.
 
-A test that needs it at the same time waits for it, so that nothing is made twice.
+A test that needs it at the same time waits for it, so that nothing is installed twice.
 """
 
 from concurrent.futures import ThreadPoolExecutor

@@ -23,7 +23,7 @@ _LAST_WORD_S = 0.5
 
 
 class _Connection:
-    """Client's connection and the connection to the broker that stands for it."""
+    """Connection of a client, and the connection to the broker that carries its requests."""
 
     def __init__(self, client: asyncio.StreamWriter, broker: asyncio.StreamWriter) -> None:
         self.client = client
@@ -99,7 +99,7 @@ class Wire:
         try:
             await self._carry(reader, writer)
         except asyncio.CancelledError:
-            pass  # the proxy ends
+            pass  # the proxy is stopped
         finally:
             writer.close()
             self._tasks.discard(task)

@@ -48,7 +48,7 @@ def configuration(bootstrap: str, topic: str, app: str, source: Any, **sections:
             "app": app,
             "shards": 2,
             "partitions": 3,
-            # A dead worker is missed, and a new one greeted, in a second instead of six.
+            # Brokers notice a dead or a new worker within a second instead of six.
             "properties": {"session.timeout.ms": "2000", "heartbeat.interval.ms": "200"},
         },
         "http": {"listen": "127.0.0.1:0"},
@@ -92,7 +92,7 @@ class Worker:
         self.configure(settings)
 
     def configure(self, settings: Mapping[str, Any]) -> None:
-        """Write the configuration file again. A process reads it at its start and on SIGHUP."""
+        """Replace the configuration file. A process reads it at its start and on SIGHUP."""
         self.settings = settings
         self.config.write_text(toml(settings), encoding="utf-8")
 

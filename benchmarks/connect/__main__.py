@@ -41,7 +41,7 @@ passes=2
 def _compile(software: Software, directory: Path) -> None:
     compiler = software.java.resolve().with_name("javac")
     if not compiler.is_file():
-        raise SystemExit(f"there is no javac beside {software.java.name}: install a JDK")
+        raise SystemExit(f"there is no javac next to {software.java.name}: install a JDK")
     libraries = os.pathsep.join(map(str, software.jars))
     subprocess.run([compiler, "-cp", libraries, "-d", directory, _SOURCE], check=True)
 

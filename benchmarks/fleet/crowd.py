@@ -48,7 +48,7 @@ def idle(cluster: Cluster, tenants: int, remembered: int, seconds: float) -> Idl
         worker.until(lambda: len(worker.named("shard_restored")) == SHARDS, "all to be restored", _DEADLINE_S)
         restored_s = time.monotonic() - started
         pid = worker.pid or 0
-        # The first sweeps, of two days and of seven, are no idling.
+        # The first sweeps read two and seven days of call time, so the worker is not idle before they are done.
         worker.until(lambda: _swept(worker, tenants), "the first sweeps", _DEADLINE_S)
         peak_mb = _memory_mb(pid, "VmHWM")
         used, since = _processor_s(pid), time.monotonic()

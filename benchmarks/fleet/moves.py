@@ -13,7 +13,7 @@ from tests.brokers import Cluster, wait_until
 from tests.workers import Worker
 
 SWEEPS = ({"every": "1s", "overlap": "30s"}, {"every": "1m", "overlap": "10m"})
-# Calls of a second or two whose rows turn up at once, eight a second and tenant: every sweep finds some.
+# Each tenant has eight calls per second, whose rows appear at once: every sweep finds some.
 FLOWING = {"days": 0, "calls_per_day": 700_000, "lateness": "1:0s-0s", "durations": "1:1s-2s", "revised": 0.0}
 NEWER_PROTOCOL = {"properties": {"group.protocol": "consumer"}}
 _WARM_S = 5.0

@@ -125,7 +125,7 @@ class Yard:
         return Reader(self.bootstrap, self.topic)
 
     def tenants_of(self, shards: Sequence[int], of: int) -> list[str]:
-        """Return the tenants of some of `of` shards."""
+        """Return the tenants of some shards. `of` is the number of all shards."""
         return [tenant for tenant in self.source.tenants if control.partition_of(tenant.lower(), of) in set(shards)]
 
     def end(self) -> None:

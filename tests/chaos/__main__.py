@@ -36,7 +36,7 @@ def play(seed: int, minutes: float) -> Outcome | None:
             outcome = stage.finish()
             if outcome.problems:
                 stage.keep_logs()
-    except Exception:  # noqa: BLE001 - whatever it was, the acts are wanted with it, and the next seed
+    except Exception:  # noqa: BLE001 - after any error, the acts are printed and the next seed is played
         sys.stderr.write(f"{traceback.format_exc()}{stage.report()}\n{repeat_command(seed, minutes)}\n")
         return None
     if outcome.problems:
@@ -48,7 +48,7 @@ def play(seed: int, minutes: float) -> Outcome | None:
 
 def repeat_command(seed: int, minutes: float) -> str:
     """Return the command that plays the same faults again."""
-    return f"to play it again: make chaos SEED={seed} MINUTES={minutes:g}"
+    return f"to repeat the run: make chaos SEED={seed} MINUTES={minutes:g}"
 
 
 def main() -> int:
@@ -57,7 +57,7 @@ def main() -> int:
     parser.add_argument("--seeds", type=seeds, default=seeds("1-10"), help="such as 7 or 1-10 (default 1-10)")
     parser.add_argument("--minutes", type=float, default=3.0, help="of acts, a seed (default 3)")
     options = parser.parse_args()
-    logging.getLogger("aiohttp.server").setLevel(logging.CRITICAL)  # workers that were killed amid an answer
+    logging.getLogger("aiohttp.server").setLevel(logging.CRITICAL)  # workers that were killed during a response
     line = "{:>6} {:>6} {:>8} {:>8} {:>8} {:>9} {:>8} {:>8}  {}\n"
     titles = ("seed", "acts", "seconds", "strikes", "rows", "revisions", "missing", "doubled", "")
     sys.stdout.write(line.format(*titles))

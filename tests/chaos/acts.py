@@ -9,7 +9,7 @@ BROKERS = 3
 
 
 class Act(NamedTuple):
-    """Single fault."""
+    """One fault, with its target and its duration."""
 
     name: str
     "Name of the method of `Stage` that causes it."
@@ -27,16 +27,16 @@ class Step(NamedTuple):
     """Acts that start at the same time, and the pause after the last of them."""
 
     acts: tuple[Act, ...]
-    peace_s: float
+    pause_s: float
 
     @property
     def seconds(self) -> float:
         """Return the duration of the step without the time that brokers need to recover."""
-        return max(act.seconds for act in self.acts) + self.peace_s
+        return max(act.seconds for act in self.acts) + self.pause_s
 
 
 class _Kind(NamedTuple):
-    """Kind of act that can be drawn; a step has at most one act of each group."""
+    """Kind of fault that a step may draw at random. A step has at most one fault of each group."""
 
     name: str
     group: str
@@ -46,8 +46,8 @@ class _Kind(NamedTuple):
     weight: int = 1
 
 
-# A worker's session lasts 3 s, librdkafka waits 6 s for an answer and a commit 10 s for its end: both sides of each are
-# tried.
+# A worker's session lasts 3 s, librdkafka waits 6 s for a response, and a commit takes at most 10 s: faults last less
+# or more than each of these limits.
 _KINDS = (
     _Kind("kill_worker", "worker", WORKERS, 0, 4, 4),
     _Kind("freeze_worker", "worker", WORKERS, 0.2, 2, 2),
@@ -56,7 +56,7 @@ _KINDS = (
     _Kind("kill_broker", "broker", BROKERS, 0, 4, 2),
     _Kind("bounce_broker", "broker", BROKERS, 0, 2, 1),
     _Kind("freeze_broker", "broker", BROKERS, 1, 8, 2),
-    _Kind("kill_only_replicas_amid_commits", "broker", BROKERS, 8, 12, 2),
+    _Kind("kill_only_replicas_during_commits", "broker", BROKERS, 8, 12, 2),
     _Kind("cut_wire", "wire", BROKERS, 0, 5, 2),
     _Kind("delay_wire", "wire", BROKERS, 2, 6, 1),
     _Kind("hold_wire", "wire", BROKERS, 2, 8, 2),
@@ -66,7 +66,7 @@ _KINDS = (
     _Kind("expire_tokens", "graph", 0, 0, 0, 1),
     _Kind("graph_down", "graph", 0, 1, 5, 1),
     _Kind("sign_in_down", "graph", 0, 1, 4, 1),
-    _Kind("bad_weather", "graph", 0, 2, 6, 2),
+    _Kind("graph_errors", "graph", 0, 2, 6, 2),
     _Kind("fail_ranges_with_an_instant", "graph", 0, 4, 12, 2),
     _Kind("refuse_ranges_with_an_instant", "graph", 0, 4, 12, 1),
 )

@@ -64,7 +64,7 @@ class Sample(NamedTuple):
 
 
 _GROWTH = {"rss_mib": (1.10, 10.0), "threads": (1.0, 2.0), "files": (1.10, 10.0)}
-"Factor and summand that the median of the last quarter may have more than that of the first."
+"Permitted growth: the median of the last quarter may be that of the first one times the factor, plus the summand."
 
 
 def sample(worker: Worker, port: int, started: float) -> Sample:

@@ -35,10 +35,10 @@ _BACK_S = 120.0
 _STOP_S = 30.0
 _COMMITS_S = 3.0
 _KNOWN_S = 10.0
-# Not the rows' topic: rows of a commit that hangs are published again behind offsets that progress has told.
+# Not the row topic: rows of a hanging commit are published again, beyond the offsets that progress records state.
 _WITH_ONE_REPLICA = ((f"{APP}.seen",), (f"{APP}.state", f"{APP}.seen"))
 "Topics whose partitions have one replica, by seed: only there does the death of a broker leave a commit open."
-_WEATHER: dict[str, Any] = {
+_GRAPH_ERRORS: dict[str, Any] = {
     "throttled": 0.1,
     "retry_after_s": 1.0,
     "server_error": 0.1,
@@ -50,7 +50,7 @@ _ALWAYS = {"repeat_once": 0.05, "upper_link": 0.5, "empty_page": 0.02, "slow_s":
 _CALLS: dict[str, Any] = {
     "durations": "short",
     "lateness": "0.9:0s-5s,0.1:5s-50s",
-    "moved": 0.0,  # a start that moves ahead of the clock is read only when its time has come
+    "moved": 0.0,  # a call whose start moves into the future is read only when that time is reached
     "revised": 0.1,
     "revised_after": "1:1s-50s",
     "unknown": 0.01,
@@ -87,7 +87,7 @@ class Stage:
         self._deepest_min = 15 + 3 * minutes
         self._created_at = self._began_at = time.monotonic()
         self._stack = ExitStack()
-        self._peace = threading.Event()
+        self._pause = threading.Event()
         self.workers: list[Worker] = []
 
     def __enter__(self) -> Self:
@@ -158,7 +158,7 @@ class Stage:
             self.wires.bootstrap, TOPIC, APP, self.source, tenants=tenants, windows={"sweeps": sweeps}, kafka=kafka
         )
 
-    # --- what can happen: each returns how it heals -------------------------------------------------------------------
+    # --- faults: each method returns a function that ends the fault ---------------------------------------------------
 
     def kill_worker(self, act: Act) -> Heal:
         self.workers[act.target].kill()
@@ -167,7 +167,7 @@ class Stage:
     def stop_worker(self, act: Act) -> Heal:
         worker = self.workers[act.target]
         code = worker.stop(_STOP_S)
-        if worker.events:  # else it had not come as far as to hear signals
+        if worker.events:  # otherwise the worker may not handle signals yet
             assert code == 0, f"worker {act.target} was stopped cleanly and ended with {code}"
         return worker.start
 
@@ -187,7 +187,7 @@ class Stage:
         self.cluster.brokers[act.target].suspend()
         return self.cluster.brokers[act.target].resume
 
-    def kill_only_replicas_amid_commits(self, act: Act) -> Heal:
+    def kill_only_replicas_during_commits(self, act: Act) -> Heal:
         """Kill a broker after the last records of transactions and before their commits (KAFKA-20734).
 
         The commits continue when the cluster knows that the broker is dead.
@@ -249,9 +249,9 @@ class Stage:
         self.source.expire_tokens()
         return lambda: self.source.set_faults(sign_in_down=False)
 
-    def bad_weather(self, _act: Act) -> Heal:
-        self.source.set_faults(**_WEATHER)
-        return lambda: self.source.set_faults(**dict.fromkeys(_WEATHER, 0))  # type: ignore[arg-type]
+    def graph_errors(self, _act: Act) -> Heal:
+        self.source.set_faults(**_GRAPH_ERRORS)
+        return lambda: self.source.set_faults(**dict.fromkeys(_GRAPH_ERRORS, 0))  # type: ignore[arg-type]
 
     def fail_ranges_with_an_instant(self, _act: Act) -> Heal:
         return self._cannot_serve(500)
@@ -269,7 +269,7 @@ class Stage:
         self.cluster.brokers[number].launch()
         self.cluster.brokers[number].wait(BROKERS, _BACK_S)
 
-    # --- the play -----------------------------------------------------------------------------------------------------
+    # --- the run ------------------------------------------------------------------------------------------------------
 
     def until_rows_flow(self) -> None:
         """Wait until every worker owns a shard and rows were committed."""
@@ -280,7 +280,7 @@ class Stage:
         )
 
     def play(self, steps: Sequence[Step]) -> None:
-        """Play all steps in turn; afterwards every fault is healed."""
+        """Cause the faults of all steps in turn, and end every fault."""
         self._began_at = time.monotonic()
         for step in steps:
             started = time.monotonic()
@@ -289,9 +289,9 @@ class Stage:
                 self.tell(str(act))
                 healing.append((started + act.seconds, getattr(self, act.name)(act)))
             for due, heal in sorted(healing, key=lambda entry: entry[0]):
-                self._peace.wait(max(0.0, due - time.monotonic()))
+                self._pause.wait(max(0.0, due - time.monotonic()))
                 heal()
-            self._peace.wait(step.peace_s)
+            self._pause.wait(step.pause_s)
             self.look()
 
     def tell(self, what: str) -> None:
@@ -308,7 +308,7 @@ class Stage:
 
     def finish(self) -> Outcome:
         """Wait until everything is read and committed; return how the topics differ from what the source has shown."""
-        self.tell("peace")
+        self.tell("end of faults")
         seconds = time.monotonic() - self._began_at
         frozen_at = self.source.freeze()
         self.source.clear_faults()
@@ -318,7 +318,7 @@ class Stage:
         for number, worker in enumerate(self.workers):
             if (code := worker.stop(_STOP_S)) != 0:
                 problems.append(f"worker {number} ended with {code}")
-        # What is remembered is what is on the topics: who begins anew publishes nothing.
+        # The dedup index equals the topics: a worker that starts again publishes nothing.
         if (code := self.workers[0].run_once()) != 0:
             problems.append(f"a worker of the last pass ended with {code}")
         found = oracle.committed(self.cluster.bootstrap, TOPIC, APP)
@@ -351,7 +351,7 @@ class Stage:
             oddities[:] = self._oddities()
             return not oddities
 
-        with suppress(TimeoutError):  # what is odd is told with all else that is wrong
+        with suppress(TimeoutError):  # the caller reports what is left together with all other problems
             wait_until(is_settled, "workers to be as they should", _BACK_S, every_s=0.3)
         return oddities
 
@@ -371,7 +371,7 @@ class Stage:
                     problems.append(f"worker {number}: {name} is {value:g}, not {expected}")
             for name in ("tenant_failing", "tenant_paused", "gap_seconds", "gaps"):
                 value = worker.metric(name)
-                problems += [f"worker {number}: {name} is {value:g} in peace"] if value else []
+                problems += [f"worker {number}: {name} is {value:g} without faults"] if value else []
             exported = sorted(labels["tenant"] for labels, _ in worker.series("tenant_up"))
             if exported != sorted(tenant["id"] for tenant in status["tenants"]):
                 problems.append(f"worker {number}: series of {len(exported)} tenants, not of those that it owns")

@@ -208,7 +208,7 @@ async def test_concurrent_page_chains_share_one_token_request(bench: Bench) -> N
     assert bench.token_requests() == 1
 
 
-# Weather
+# Transient errors
 
 
 @pytest.mark.parametrize(
@@ -722,7 +722,7 @@ async def test_live_request_precedes_waiting_backfill_requests(bench: Bench) -> 
     seen = len(order)
     await follow("live", 0)
     live_pages = order.count("live")
-    # One more may have been on its way when the live chain came.
+    # One more backfill request may have been sent before the live chain started.
     assert order[seen:].index("live") <= 1
     assert order[seen:].count("backfill") <= live_pages + 2
     for task in slow:

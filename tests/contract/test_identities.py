@@ -32,7 +32,7 @@ DEADLINE_S = 60.0
 ISSUER = "https://oidc.cluster.example/"
 SUBJECT = "system:serviceaccount:voice:connector"
 AUDIENCE = "api://AzureADTokenExchange"
-MINE, OTHER = "registered", "another"
+OWN, OTHER = "registered", "another"
 
 
 @pytest.fixture(autouse=True)
@@ -52,7 +52,7 @@ async def simulator() -> AsyncIterator[Simulator]:
         lateness="none",
         requests_per_minute=0,
         tenants=2,
-        certificates=(key_pair(MINE).certificate_pem, key_pair("old", expired=True).certificate_pem),
+        certificates=(key_pair(OWN).certificate_pem, key_pair("old", expired=True).certificate_pem),
         federation=federation,
         imds=True,
     )
@@ -113,7 +113,7 @@ class Bench:
 @pytest.fixture
 def bench(simulator: Simulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
     simulator.clear_faults()
-    simulator.register(key_pair(MINE).certificate_pem, key_pair("old", expired=True).certificate_pem)
+    simulator.register(key_pair(OWN).certificate_pem, key_pair("old", expired=True).certificate_pem)
     return Bench(simulator, tmp_path, monkeypatch)
 
 
@@ -152,16 +152,19 @@ ACCEPTED: dict[str, tuple[str, Callable[[Bench], str]]] = {
         "token",
         lambda b: f'client_id = "{b.simulator.client_id}"\nclient_secret = "{b.simulator.client_secret}"',
     ),
-    "pem": ("token", lambda b: certificate(b, key_pair(MINE).pem())),
-    "certificate_first": ("token", lambda b: certificate(b, key_pair(MINE).certificate_pem + key_pair(MINE).key_pem())),
+    "pem": ("token", lambda b: certificate(b, key_pair(OWN).pem())),
+    "certificate_first": (
+        "token",
+        lambda b: certificate(b, key_pair(OWN).certificate_pem + key_pair(OWN).key_pem()),
+    ),
     "chain": (
         "token",
-        lambda b: certificate(b, key_pair(OTHER).certificate_pem + key_pair(MINE).pem()),
+        lambda b: certificate(b, key_pair(OTHER).certificate_pem + key_pair(OWN).pem()),
     ),
-    "pem_password": ("token", lambda b: certificate(b, key_pair(MINE).pem("p4ss"), "p4ss")),
-    "pfx": ("token", lambda b: certificate(b, key_pair(MINE).pfx())),
-    "pfx_password": ("token", lambda b: certificate(b, key_pair(MINE).pfx("p4ss"), "p4ss")),
-    "password_not_needed": ("token", lambda b: certificate(b, key_pair(MINE).pem(), "p4ss")),
+    "pem_password": ("token", lambda b: certificate(b, key_pair(OWN).pem("p4ss"), "p4ss")),
+    "pfx": ("token", lambda b: certificate(b, key_pair(OWN).pfx())),
+    "pfx_password": ("token", lambda b: certificate(b, key_pair(OWN).pfx("p4ss"), "p4ss")),
+    "password_not_needed": ("token", lambda b: certificate(b, key_pair(OWN).pem(), "p4ss")),
     "workload": ("token", lambda b: workload(b, f"\n{federated()}\n\n")),
     "managed_system": ("managed_token", managed),
     "managed_user": ("managed_token", lambda b: managed(b, b.simulator.managed_identity)),
@@ -206,7 +209,7 @@ async def test_refused_credential_fails_its_tenant_with_a_remedy(bench: Bench, n
 
 
 async def test_certificate_of_another_application_is_refused(bench: Bench) -> None:
-    lines = certificate(bench, key_pair(MINE).pem()).replace(bench.simulator.client_id, "8" * 8)
+    lines = certificate(bench, key_pair(OWN).pem()).replace(bench.simulator.client_id, "8" * 8)
     async with bench.source(lines) as source:
         with pytest.raises(PermanentError, match=r"check client_id.*AADSTS700016"):
             await read(source)
@@ -271,7 +274,7 @@ PAIRS: dict[str, Callable[[KeyPair], bytes]] = {"pem": KeyPair.pem, "pfx": KeyPa
 
 @pytest.mark.parametrize("form", PAIRS)
 async def test_replaced_certificate_is_used_without_a_restart(bench: Bench, form: str) -> None:
-    async with bench.source(certificate(bench, PAIRS[form](key_pair(MINE)))) as source:
+    async with bench.source(certificate(bench, PAIRS[form](key_pair(OWN)))) as source:
         assert await read(source) > 0
         bench.simulator.register(key_pair("next").certificate_pem)
         bench.simulator.expire_tokens()
@@ -286,7 +289,7 @@ async def test_old_certificate_stays_in_use_if_a_new_one_is_unusable(
     bench: Bench, form: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(auth, "_LOOK_EVERY_S", 0.0)
-    good = PAIRS[form](key_pair(MINE))
+    good = PAIRS[form](key_pair(OWN))
     with capture_logs() as logs:
         async with bench.source(certificate(bench, good)) as source:
             assert await read(source) > 0
@@ -343,7 +346,7 @@ async def test_federated_token_file_is_read_for_each_sign_in(bench: Bench) -> No
 @pytest.mark.parametrize("name", ["pem_password", "pfx_password", "workload", "managed_user"])
 async def test_credentials_are_never_logged(bench: Bench, name: str, caplog: pytest.LogCaptureFixture) -> None:
     lines = ACCEPTED[name][1](bench)
-    hidden = ["p4ss", *key_pair(MINE).key_pem().decode().splitlines()[1:-1], "eyJ"]
+    hidden = ["p4ss", *key_pair(OWN).key_pem().decode().splitlines()[1:-1], "eyJ"]
     with caplog.at_level(logging.DEBUG, "connector"), capture_logs() as logs:
         async with bench.source(lines) as source:
             assert await read(source) > 0

@@ -24,7 +24,7 @@ async def test_registry_client_uses_the_proxy_unless_no_proxy_matches(
         settings = SchemaRegistry(
             server.url, "", None, None, server.ca_path, subject_name_strategy="topic", auto_register=False
         )
-        # Any server that answers will do: what counts is the way there.
+        # Any server that responds suffices, because only the route to it is tested.
         with pytest.raises((FatalError, RegistryUnavailableError), match=r"answers|refuses|requires credentials"):
             await asyncio.to_thread(Registry(settings).schema, 1)
         assert asked == ([] if excepted else [server.url.removeprefix("https://")])

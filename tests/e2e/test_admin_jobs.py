@@ -25,7 +25,7 @@ Settings = Callable[..., dict[str, Any]]
 
 KILLS = 5
 NAMES = ("contoso", "fabrikam")
-# Whatever changes of a call does so within 6 h of its start: what began before is read once, by the backfill.
+# Rows change at most 6 h after the start of the call. Older calls are read only by the backfill.
 SOON = {
     "durations": "mixed",
     "lateness": "0.8:0s-1m,0.2:1m-30m",
@@ -136,7 +136,7 @@ def test_republished_rows_keep_their_revision_numbers(
     worker.until_complete(source.freeze())
     assert worker.stop() == 0
     before = oracle.check(broker.bootstrap, topic, app, source.truth(), claims=False)
-    # Slow enough to be killed amid it, with sweeps that leave it the budget: nothing new turns up any more.
+    # Slow enough that the worker can be killed during the job. No new rows appear, so sweeps leave it the budget.
     graph = {**configured["graph"], "requests_per_minute": 600}
     slow = new_worker({**configured, "graph": graph, "windows": {"sweeps": [{"every": "2s", "overlap": "10m"}]}})
     end = datetime.now(UTC).replace(microsecond=0) - timedelta(hours=12)
@@ -359,10 +359,10 @@ def test_worker_ignores_invalid_records_on_the_control_topic(
 
 def test_status_command_lists_tenants_while_no_worker_runs(scene: Scene) -> None:
     known, gone = scene.source.tenants
-    strange = "99999999-9999-9999-9999-999999999999"
+    unknown = "99999999-9999-9999-9999-999999999999"
     listed = [tenant for tenant in scene.worker.settings["tenants"] if tenant["id"] == known]
     scene.worker.configure(
-        {**scene.worker.settings, "tenants": [*listed, {"id": strange, "name": "stranger", "start": "-1h"}]}
+        {**scene.worker.settings, "tenants": [*listed, {"id": unknown, "name": "stranger", "start": "-1h"}]}
     )
     status = commands.status(scene.config)
     assert {"app", "topic", "version", "shards", "tenants", "jobs"} <= status.keys()

@@ -24,7 +24,7 @@ def advertising(address: str) -> Cluster:
     plain, right = cluster.brokers[0].bootstrap, cluster.address("OPEN")
     advertised = f"advertised.listeners=PLAINTEXT://{plain},OPEN://{address}"
     assert right != address
-    # Of a setting that is there twice the second counts.
+    # If a setting occurs twice, the second one counts.
     settings.write_text(f"{settings.read_text(encoding='utf-8')}{advertised}\n", encoding="utf-8")
     return cluster
 

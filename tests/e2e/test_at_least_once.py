@@ -76,7 +76,7 @@ def test_progress_records_stay_true_after_a_crash_within_a_batch(
 ) -> None:
     """Rows of the interrupted batch that are in the dedup index are not published again.
 
-    Progress records that cover these rows name offsets behind them.
+    Progress records that cover these rows name offsets after the rows.
     """
     source = simulate(days=1, calls_per_day=3_000, page_size=100, frozen=True)
     configured = settings(source, kafka=AT_LEAST_ONCE)

@@ -99,7 +99,7 @@ def test_sweeps_that_outpace_commits_keep_exactly_once(
     worker.until(lambda: published(worker) > 0, "the first rows")
     broker_of_its_own.suspend()
     asked = len(source.requests())
-    # Longer than the time-outs of send-offsets and commit, and than the session: outcomes are in doubt.
+    # Longer than the timeouts of send-offsets and commit, and than the session, so that outcomes are unknown.
     end = time.monotonic() + 14
     worker.until(lambda: time.monotonic() > end, "the time-outs to pass")
     assert worker.get("/livez")[0] == 200

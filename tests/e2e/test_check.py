@@ -72,7 +72,7 @@ class Place(NamedTuple):
 
     @property
     def tenants(self) -> list[dict[str, str]]:
-        """Return the tenants, of which the last one lacks the app role."""
+        """Return the tenants. The last one has not granted the app role."""
         return [
             {"id": tenant, "name": name, "start": "-2h"}
             for tenant, name in zip(self.source.tenants, ("contoso", "fabrikam", "tailspin"), strict=True)
@@ -231,7 +231,7 @@ def incompatible_schema(place: Place) -> dict[str, Any]:
 def expired_certificate(place: Place) -> dict[str, Any]:
     """Return settings for a Graph whose certificate has expired. Sign-in keeps a valid one."""
     fake = Fake(lambda _, __: (200, {"value": []}), _expired(place.folder))
-    fake.__enter__()  # it is a daemon's thread and ends with the tests
+    fake.__enter__()  # it runs in a daemon thread, which ends with the tests
     bundle = place.folder / "both.pem"
     bundle.write_text(Path(place.source.ca).read_text() + (place.folder / "expired.pem").read_text())
     return {"graph": {"base_url": fake.url.replace("127.0.0.1", "localhost"), "ca_bundle": str(bundle)}}

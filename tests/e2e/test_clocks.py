@@ -54,7 +54,7 @@ def test_fast_clock_neither_expires_nor_duplicates_rows(
     for clock in ("0s", "30h", "0s"):
         worker = new_worker(configured, "-m", "tests.shifted_worker", clock)
         worker.start()
-        # The second sweep only begins if the commit of the first one has forgotten nothing.
+        # The second sweep starts only if no row has expired with the commit of the first one.
         for sweep in ("first", "second"):
             at = datetime.now(UTC)
             worker.until(

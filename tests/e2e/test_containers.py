@@ -57,7 +57,7 @@ def container(daemon: Daemon, unique: str) -> Iterator[Callable[..., str]]:
             "--cap-drop=ALL",
             "--security-opt=no-new-privileges",
             f"--user={user}",
-            # Nothing may call a shell.
+            # The image must work without a shell.
             *(f"--volume=/dev/null:/usr/bin/{shell}:ro" for shell in ("bash", "dash")),
             "--health-interval=1s",
             *options,
@@ -110,7 +110,7 @@ def test_sbom_lists_exactly_the_pinned_packages(daemon: Daemon) -> None:
     text = daemon.docker("run", "--rm", "--network=none", "--entrypoint=cat", IMAGE, "/opt/connector/sbom.cdx.json")
     sbom = json.loads(text)
     lines = re.findall(r"^([\w.-]+)==([^ ]+)( ;)?", (ROOT / "requirements/runtime.txt").read_text(), re.MULTILINE)
-    pinned = {(_normal(name), version) for name, version, _ in lines}  # some by version of Python
+    pinned = {(_normal(name), version) for name, version, _ in lines}  # some depend on the version of Python
     everywhere = {_normal(name) for name, _, condition in lines if not condition}
     listed = {_normal(component["name"]): component["version"] for component in sbom["components"]}
     own = _normal(PROJECT["name"])
@@ -193,7 +193,7 @@ def test_container_with_invalid_settings_exits_2(daemon: Daemon, container: Call
     assert daemon.inspect(name)["State"]["ExitCode"] == 2
 
 
-# What stands in for the image of Kafka: settings from variables, as that image has it.
+# Replacement for the image of Kafka: settings come from environment variables, as in that image.
 KAFKA_LAUNCHER = """\
 import os, subprocess, sys
 settings = {name[6:].lower().replace("_", "."): value for name, value in os.environ.items()

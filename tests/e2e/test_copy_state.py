@@ -53,7 +53,7 @@ def advance(source: Simulation) -> None:
 
 
 def joined(*parts: oracle.Committed) -> oracle.Committed:
-    """Return the records of several topics as those of one, whose partitions follow each other."""
+    """Return the records of several topics as if they were one topic with all partitions, numbered in order."""
     whole = oracle.Committed(parts[0].topic)
     for number, part in enumerate(parts):
         whole.rows += [

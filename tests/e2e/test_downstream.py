@@ -26,7 +26,7 @@ from tests.workers import ROOT, Worker, configuration
 OVERLAP_S = 600
 _PATIENCE_S = 600.0
 
-pytestmark = pytest.mark.timeout(2 * _PATIENCE_S)  # Flink takes ten seconds, on a busy machine minutes
+pytestmark = pytest.mark.timeout(2 * _PATIENCE_S)  # Flink takes ten seconds, or minutes on a busy machine
 
 
 class Total(NamedTuple):
@@ -69,7 +69,7 @@ def published(
             assert worker.run_once() == 0, worker.tail()
         finally:
             worker.kill()
-        abort_a_row(broker.bootstrap, topic)
+        write_aborted_rows(broker.bootstrap, topic)
         yield Published(
             broker.bootstrap, registry.url, topic, totals(source), complete_through(broker.bootstrap, topic)
         )
@@ -105,7 +105,7 @@ def totals(source: Simulation) -> Totals:
     return {key: Total(calls[key], failures[key]) for key in calls}
 
 
-def abort_a_row(bootstrap: str, topic: str) -> None:
+def write_aborted_rows(bootstrap: str, topic: str) -> None:
     """Write rows in a transaction and abort it, as happens to a killed worker."""
     schema = fastavro.parse_schema(avro.load(avro.ROW))
     value = next(entry for entry in oracle.read(bootstrap, topic)).value

@@ -72,7 +72,7 @@ def test_worker_renews_its_token_for_event_hubs(
         assert len(commands.status(worker.config)["tenants"]) == 2
         assert worker.stop() == 0
         assert "eyJ" not in worker.log.read_text(encoding="utf-8")
-        # On a slow machine a token may end before it is replaced: the broker then ends the last transaction itself.
+        # On a slow machine, a token may expire before it is replaced. The broker then ends the last transaction itself.
         mine = [topic, *(f"{app}.{name}" for name in ("state", "seen", "control"))]
         wait_until(lambda: not oracle.open_transactions(broker.cluster.bootstrap, mine), "no open transaction", 60)
         oracle.check(broker.cluster.bootstrap, topic, app, source.truth())

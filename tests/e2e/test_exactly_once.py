@@ -17,8 +17,8 @@ Simulate = Callable[..., Simulation]
 NewWorker = Callable[..., Worker]
 Settings = Callable[..., dict[str, Any]]
 
-# Shares that the promise is tried under; a repeated seam has its whole chain read again.
-WEATHER = {
+# Shares of faulty responses. If rows repeat at a page boundary, the whole page chain is read again.
+GRAPH_FAULTS = {
     "throttled": 0.05,
     "retry_after": "seconds",
     "retry_after_s": 1.0,
@@ -30,7 +30,7 @@ WEATHER = {
     "empty_page": 0.02,
 }
 ROWS = {"unknown": 0.01, "unfit": 0.005, "startless": 0.002}
-HISTORY = {"days": 5, "calls_per_day": 10_000, "order": "newest", "faults": WEATHER, **ROWS}
+HISTORY = {"days": 5, "calls_per_day": 10_000, "order": "newest", "faults": GRAPH_FAULTS, **ROWS}
 KILLS = 8
 
 

@@ -52,7 +52,7 @@ class Pair:
     def start_new(self, held: str = "") -> None:
         """Start the new worker, which takes over the shard.
 
-        With `held`, it waits before that call until it is released.
+        `held`: call of the producer before which the new worker waits until `unblock`.
         """
         if held:
             (self.places[1] / f"hold-{held}").touch()
@@ -95,7 +95,7 @@ def pair(
     tmp_path: Path,
 ) -> Pair:
     source = simulate(days=1, calls_per_day=4_000, page_size=100, frozen=True, faults={"slow": 1.0, "slow_s": 0.1})
-    # Else the coordinator's own time-out would end what the old one has open, and fence it, on a slow machine.
+    # Otherwise, on a slow machine, the coordinator could abort the old transaction and fence its producer.
     properties = {"session.timeout.ms": "2000", "heartbeat.interval.ms": "200", "transaction.timeout.ms": "120000"}
     configured = settings(source, kafka={"shards": 1, "properties": properties})
     workers = []
@@ -151,7 +151,7 @@ def test_released_shard_sends_no_request_while_its_commit_blocks(pair: Pair) -> 
     released_at = datetime.now(UTC)
     deadline = time.monotonic() + 2.0
     wait_until(lambda: time.monotonic() > deadline, "time in which requests would have been made", _DEADLINE_S)
-    # The simulator lists a request once it is answered; `at` is its arrival, so those in flight do not count.
+    # The simulator lists a request after its response. `at` is its arrival, so requests in flight do not count.
     assert [request for request in pair.source.requests() if request.at > released_at] == []
     (old / "hold-commit").unlink()
     pair.start_new()

@@ -12,7 +12,7 @@ from tests.hostile import HostileGraph, send
 from tests.simulation import Simulation
 from tests.workers import Worker
 
-MOST_MIB = 400
+MAX_MIB = 400
 PIECE = b" " * 65_536
 IMPATIENT = (
     "-c",
@@ -22,7 +22,7 @@ IMPATIENT = (
 """`connector run` in which a tenant fails after one second of transient errors instead of two minutes."""
 
 
-def peace(_: HostileGraph, handler: BaseHTTPRequestHandler) -> None:
+def normal_response(_: HostileGraph, handler: BaseHTTPRequestHandler) -> None:
     start = handler.path.split("fromDateTime=")[1].split(",")[0]
     send(handler, json.dumps({"value": [{"id": f"row-{n}", "startDateTime": start} for n in range(10)]}).encode())
 
@@ -46,13 +46,13 @@ def a_million_links(hostile: HostileGraph, handler: BaseHTTPRequestHandler) -> N
     send(handler, json.dumps(page).encode())
 
 
-def a_link_without_end(hostile: HostileGraph, handler: BaseHTTPRequestHandler) -> None:
+def an_endless_link(hostile: HostileGraph, handler: BaseHTTPRequestHandler) -> None:
     number = sum(hostile.asked.values())
     page = {"value": [], "@odata.nextLink": f"{hostile.url}/v1.0/next?{number}{'x' * (8 << 20)}"}
     send(handler, json.dumps(page).encode())
 
 
-ATTACKS = (two_gigabytes, endless_depth, compressed_bomb, a_million_links, a_link_without_end)
+ATTACKS = (two_gigabytes, endless_depth, compressed_bomb, a_million_links, an_endless_link)
 BOMB = gzip.compress(bytes(1 << 30), compresslevel=1)
 
 
@@ -72,9 +72,9 @@ def test_hostile_responses_fail_only_their_tenant(
     topic: str,
 ) -> None:
     source = simulate(tenants=len(ATTACKS) + 1, days=1, calls_per_day=1)
-    *hostile, peaceful = source.tenants
+    *hostile, other = source.tenants
     trusted = tmp_path / "authorities.pem"
-    with HostileGraph(dict(zip(hostile, ATTACKS, strict=True)), peace) as graph:
+    with HostileGraph(dict(zip(hostile, ATTACKS, strict=True)), normal_response) as graph:
         trusted.write_bytes(graph.authority + Path(source.ca).read_bytes())
         configured = settings(source, graph={"base_url": graph.url, "ca_bundle": str(trusted), "timeout": "20s"})
         worker = new_worker(configured, *IMPATIENT)
@@ -87,9 +87,9 @@ def test_hostile_responses_fail_only_their_tenant(
                 f"{attack.__name__} shows as failing",
             )
             assert worker.metric("tenant_failing", tenant=tenant, reason=reason) == 1, attack.__name__
-        before = graph.asked[peaceful]
-        worker.until(lambda: graph.asked[peaceful] >= before + 5, "the peaceful tenant is read on and on")
-        assert worker.tenant(peaceful)["state"] == "ok"
-        assert most_mib(worker) < MOST_MIB
+        before = graph.asked[other]
+        worker.until(lambda: graph.asked[other] >= before + 5, "more requests for the other tenant")
+        assert worker.tenant(other)["state"] == "ok"
+        assert most_mib(worker) < MAX_MIB
         assert worker.stop() == 0
     assert {entry.key for entry in oracle.read(broker.bootstrap, topic)} == {f"row-{n}".encode() for n in range(10)}

@@ -35,7 +35,7 @@ def fill(bootstrap: str, topic: str, partitions: int, length: int) -> None:
 
     def is_created() -> bool:
         (future,) = admin.create_topics([NewTopic(topic, partitions)]).values()
-        return future.exception(10) is None  # refused while the deletion of the one before goes on
+        return future.exception(10) is None  # brokers refuse this until the deletion of the previous topic is complete
 
     wait_until(is_created, "the topic to be created", 30)
     producer = Producer({"bootstrap.servers": bootstrap, "enable.idempotence": True})

@@ -21,7 +21,7 @@ from tests.simulation import Simulation
 from tests.system_software import program
 from tests.workers import ROOT, Worker, configuration
 
-# One run is enough for all of these.
+# All tests of this file use the same run.
 pytestmark = pytest.mark.broker
 
 DASHBOARDS = sorted((ROOT / "deploy/grafana/dashboards").glob("*.json"))
@@ -69,7 +69,7 @@ def scene(broker: SharedBroker, tmp_path_factory: pytest.TempPathFactory) -> Ite
             with Prometheus(folder / "prometheus", [f"127.0.0.1:{worker.port}"], rules) as prometheus:
                 worker.until_complete(source.freeze())
                 source.set_faults(throttled=0.2, retry_after_s=1.0)
-                # An hour's rows turn up at once, and are late.
+                # The rows of an hour appear at once, and they are late.
                 source.set_clock_offset(timedelta())
                 for metric, labels in (
                     ("deepest_sweep_rows_total", {}),
@@ -124,7 +124,7 @@ def test_every_dashboard_query_returns_data(scene: Scene, capsys: pytest.Capture
                 empty.append((title, expression))
     assert not empty
     with capsys.disabled():
-        print(f"\n{counts.total()} queries of panels answered with data: {dict(counts)}")  # noqa: T201 - the figure
+        print(f"\n{counts.total()} queries of panels answered with data: {dict(counts)}")  # noqa: T201 - the measured number
 
 
 def test_only_expected_alerts_fire(scene: Scene, capsys: pytest.CaptureFixture[str]) -> None:
@@ -134,12 +134,12 @@ def test_only_expected_alerts_fire(scene: Scene, capsys: pytest.CaptureFixture[s
     selectors = {found for rule in rules for found in re.findall(r"direct_routing_\w+(?:{[^}]*})?", rule["query"])}
     assert [selector for selector in sorted(selectors) if not scene.prometheus.query(selector)] == []
     expected = {"DirectRoutingDeadLetters", "DirectRoutingUnknownMembers", "DirectRoutingVeryLateRows"}
-    wait_until(lambda: expected <= scene.prometheus.firing(), "what is wrong to be told", 60)
+    wait_until(lambda: expected <= scene.prometheus.firing(), "the expected alerts", 60)
     assert scene.prometheus.firing() - {"DirectRoutingThrottled"} == expected
     texts = [text for alert in scene.prometheus.alerts() for text in alert["annotations"].values()]
     assert [text for text in texts if "<error" in text or "<no value>" in text] == []
     with capsys.disabled():
-        print(f"\n{len(rules)} rules evaluated on data, {len(selectors)} selectors")  # noqa: T201 - the figure
+        print(f"\n{len(rules)} rules evaluated on data, {len(selectors)} selectors")  # noqa: T201 - the measured number
 
 
 def test_every_runbook_query_returns_data(scene: Scene) -> None:
@@ -182,7 +182,7 @@ def test_counters_match_requests_to_graph_and_topic_contents(scene: Scene) -> No
     assert worker.metric("unknown_properties_total") == sum(
         len(row.fields["additionalProperties"]) for row in found.rows
     )
-    at_once = len(source.tenants) * 4  # graph.concurrency: answered, and not counted yet
+    at_once = len(source.tenants) * 4  # graph.concurrency: requests with a response that are not counted yet
     for status in (200, 429):
         before = worker.metric("graph_requests_total", status=str(status))
         asked = sum(request.status == status for request in source.requests())
@@ -194,7 +194,7 @@ def test_frozen_worker_fires_the_alert_direct_routing_absent(scene: Scene) -> No
     assert "DirectRoutingAbsent" not in scene.prometheus.firing()
     scene.worker.signal(signal.SIGSTOP)
     try:
-        wait_until(lambda: "DirectRoutingAbsent" in scene.prometheus.firing(), "its absence to be told", 60)
+        wait_until(lambda: "DirectRoutingAbsent" in scene.prometheus.firing(), "the alert for the absent worker", 60)
     finally:
         scene.worker.signal(signal.SIGCONT)
     wait_until(lambda: "DirectRoutingAbsent" not in scene.prometheus.firing(), "its return to be noticed", 60)

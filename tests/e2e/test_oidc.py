@@ -94,7 +94,7 @@ FAULTS = {
 def test_check_and_run_name_the_cause_of_a_missing_oidc_token(
     token_broker: TokenBroker, source: Simulation, topic: str, app: str, tmp_path: Path, name: str
 ) -> None:
-    """`check` and `run` use the same sentence."""
+    """`check` and `run` print the same message."""
     value, reason = FAULTS[name]
     settings = configured(token_broker, source, topic, app, tmp_path)
     settings["kafka"]["properties"][name] = value

@@ -216,7 +216,7 @@ def test_status_page_is_usable_by_keyboard(service: Service, visit: Visit) -> No
 def test_status_page_keeps_the_scroll_position_on_refresh(service: Service, browser: Browser) -> None:
     visit = Visit(browser, viewport={"width": 390, "height": 800})
     page = visit.page
-    # The page's own half minute is shortened on its way: what is tested is what a browser makes of it.
+    # The refresh interval of 30 s is shortened in the response. The test is about how a browser refreshes the page.
     page.route("**/", lambda route: route.fulfill(response=(got := route.fetch()), body=_hurried(got.text())))
     page.goto(service.url)
     page.evaluate("scrollTo(0, 700)")

@@ -33,7 +33,7 @@ PRIVACY = {
     "userPrincipalName": "drop",
     "userDisplayName": "mask",
 }
-WEATHER = {
+GRAPH_FAULTS = {
     "throttled": 0.05,
     "retry_after": "mixed",
     "retry_after_s": 0.3,
@@ -62,8 +62,8 @@ def treated(name: str, value: Any, key: bytes) -> Any:
     return value[:clear] + "".join(stars)
 
 
-def treated_row(version: TruthRow, key: bytes) -> TruthRow:
-    """Return the version of a row that the topics may contain: treated, and without members that the schema lacks."""
+def expected_row(version: TruthRow, key: bytes) -> TruthRow:
+    """Return a row as topics may contain it: privacy settings are applied, and only members of the schema remain."""
     members = msgspec.json.decode(version.row, type=dict[str, msgspec.Raw])
     fields = {field["name"] for field in oracle._schema()["fields"]}
     for name in [name for name in members if version.fits and name not in fields]:
@@ -159,7 +159,7 @@ def test_no_personal_data_leaves_the_process(  # noqa: PLR0915
     """
     source = simulate(
         days=1, calls_per_day=3_000, page_size=100, clock_offset_s=-21_600, unfit=0.03, unknown=0.1, revised=0.1,
-        lateness="0.9:1s-10s,0.1:10m-2h", faults=WEATHER,
+        lateness="0.9:1s-10s,0.1:10m-2h", faults=GRAPH_FAULTS,
     )  # fmt: skip
     key_file, secret_file = tmp_path / "key", tmp_path / "secret"
     key_file.write_bytes(FIRST_KEY + b"\n")
@@ -208,7 +208,7 @@ def test_no_personal_data_leaves_the_process(  # noqa: PLR0915
     truth = source.truth()
     expected = {
         tenant: [
-            treated_row(version, FIRST_KEY if bytes(version.row) in known else SECOND_KEY)
+            expected_row(version, FIRST_KEY if bytes(version.row) in known else SECOND_KEY)
             for version in versions
             if version.fits or is_object(version)
         ]

@@ -83,7 +83,7 @@ def test_run_command_refuses_and_keeps_state_of_a_newer_version(
     _write(broker.bootstrap, f"{app}.state", partition, key.format(tenant=source.tenants[0]), record)
     before = oracle.read(broker.bootstrap, f"{app}.state")
     assert "version 99" in refusal(worker)
-    # A partition that holds nothing of a newer version may have been opened, and written, before the refusal.
+    # The worker may have written to a partition without records of a newer version before it found the other one.
     after = oracle.read(broker.bootstrap, f"{app}.state")
     assert [e for e in after if e.partition == partition] == [e for e in before if e.partition == partition]
 
@@ -91,7 +91,7 @@ def test_run_command_refuses_and_keeps_state_of_a_newer_version(
 def test_upgrade_from_an_older_state_version_republishes_nothing(
     broker: SharedBroker, app: str, topic: str, simulate: Simulate, new_worker: NewWorker, settings: Settings
 ) -> None:
-    """The older state lacks members that later versions write (a defect of the Jira input of redpanda-data/connect)."""
+    """The older state has fewer members (known defect of the Jira input of redpanda-data/connect)."""
     source = simulate(**TINY)
     worker = new_worker(settings(source))
     assert worker.run_once() == 0

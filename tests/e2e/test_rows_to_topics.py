@@ -68,7 +68,7 @@ def test_records_have_the_configured_key_and_timestamp(
     assert dangers == ({f"retention.ms={retention_ms}"} if retention_ms == 86_400_000 else set())
     found = oracle.committed(broker.bootstrap, topic, app)
     if retention_ms == 86_400_000:
-        assert found.rows  # those of the last hours are surely there still
+        assert found.rows  # the rows of the last hours are not deleted yet
     else:
         problems = oracle.differences(found, source.truth(), key=key)
         assert not problems, "\n".join(problems)

@@ -151,7 +151,7 @@ def test_worker_names_a_withdrawn_right_and_waits_for_it(
 ) -> None:
     """Each right is withdrawn from the worker in turn.
 
-    The worker continues without a restart once it is granted again.
+    The worker continues without a restart once the right is granted again.
     """
     secured.add_user("watched")
     rights = documented_rights(CONNECTOR, topic, app, "watched")
@@ -165,7 +165,7 @@ def test_worker_names_a_withdrawn_right_and_waits_for_it(
         if right.operation is AclOperation.DESCRIBE_CONFIGS or right.name.endswith(RARELY):
             continue
         if right.operation is AclOperation.READ and right.restype is ResourceType.TOPIC:
-            continue  # asked for only when a shard is restored
+            continue  # this right is needed only when a shard is restored
         take_right(secured, worker, right)
     frozen_at = source.freeze()
     worker.until_complete(frozen_at)

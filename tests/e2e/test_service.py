@@ -21,7 +21,7 @@ NewWorker = Callable[..., Worker]
 Settings = Callable[..., dict[str, Any]]
 
 TINY = {"days": 0.1, "calls_per_day": 1_000, "frozen": True}
-STRANGER = "99999999-9999-4999-8999-999999999999"
+UNKNOWN_TENANT = "99999999-9999-4999-8999-999999999999"
 
 
 def test_run_once_exits_1_if_a_sweep_failed(simulate: Simulate, new_worker: NewWorker, settings: Settings) -> None:
@@ -54,7 +54,7 @@ def test_failing_tenant_shows_a_remedy_while_others_are_read(
             {"id": good, "name": "good"},
             {"id": secretless, "name": "secretless", "client_secret": {"file": str(secret)}},
             {"id": roleless, "name": "roleless"},
-            {"id": STRANGER, "name": "stranger"},
+            {"id": UNKNOWN_TENANT, "name": "stranger"},
         ],
     )
     worker = new_worker(configured)
@@ -75,7 +75,7 @@ def test_failing_tenant_shows_a_remedy_while_others_are_read(
         assert states[name]["state"] == "failing"
         assert len(states[name]["reason"].split()) > 5
     assert "CallRecords.Read.All" in states["roleless"]["reason"]
-    # The sign-in replays its refusal from memory for as long as a process asks in the same way: a new secret is new.
+    # msal repeats a cached refusal as long as the request is the same. A new secret makes it a different request.
     secret.write_text(f"{source.identity['client_secret']}\n", encoding="utf-8")
     worker.signal(signal.SIGHUP)
     worker.until(lambda: _is_fresh(worker, secretless, since), "the repaired one to go on", 15)

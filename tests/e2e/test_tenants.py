@@ -197,7 +197,7 @@ def test_next_owner_of_a_shard_rejects_a_changed_tenant_topic(
 def test_tenant_that_no_worker_reads_is_reported_everywhere(
     simulate: Simulate, new_worker: NewWorker, settings: Settings
 ) -> None:
-    """The owner of the shard lacks two tenants that another worker has: one was read earlier, the other never."""
+    """Two tenants are missing in the configuration of the shard's owner: one was read earlier, the other never."""
     source = simulate(**TINY, tenants=3)
     kept, left, new = ({"id": tenant, "start": "-19d"} for tenant in source.tenants)
     configured = settings(source, kafka={"shards": 1}, tenants=[kept, left])
@@ -259,7 +259,7 @@ def test_unusable_topic_rejects_only_the_tenant_that_uses_it(
 def test_state_of_a_removed_tenant_expires_at_the_horizon(
     broker: SharedBroker, app: str, simulate: Simulate, new_worker: NewWorker, settings: Settings
 ) -> None:
-    # In the past: brokers refuse what is dated far ahead.
+    # A time in the past, because brokers refuse timestamps that are far in the future.
     source = simulate(days=1, calls_per_day=40, tenants=2, clock_offset_s=-200 * 86_400)
     stays, gone = source.tenants
     configured = settings(source, kafka={"shards": 1}, windows={"slice": "30d"})

@@ -21,7 +21,7 @@ from tests.simulation import Simulation
 from tests.workers import Worker, configuration, toml
 
 DEADLINE_S = 30
-ROWS_A_DAY = 3_000
+ROWS_PER_DAY = 3_000
 
 Settings = dict[str, Any]
 
@@ -72,7 +72,7 @@ class Published(NamedTuple):
 @pytest.fixture(scope="module")
 def published(broker: SharedBroker, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Published]:
     name, folder = f"verify-{uuid.uuid4().hex[:8]}", tmp_path_factory.mktemp("verify")
-    with Simulation(tenants=2, days=2, calls_per_day=ROWS_A_DAY, revised=0.05, unfit=0.01, unknown=0.05) as source:
+    with Simulation(tenants=2, days=2, calls_per_day=ROWS_PER_DAY, revised=0.05, unfit=0.01, unknown=0.05) as source:
         settings = configuration(broker.bootstrap, name, f"app-{name}", source)
         worker = Worker(folder / "worker", settings)
         source.set_clock_offset(timedelta(hours=-12))
@@ -100,7 +100,7 @@ def test_verify_command_passes_for_a_complete_topic(published: Published) -> Non
     config = published.configure(published.settings["kafka"]["topic"])
     code, report, error = verify(config, published.tenant)
     assert code == 0, (report, error)
-    assert report["identical"] == len(published.versions()) > ROWS_A_DAY
+    assert report["identical"] == len(published.versions()) > ROWS_PER_DAY
     assert report["topic_records"] == sum(map(len, published.versions().values())) > report["identical"]
     assert report["dead_lettered"]["count"] > 0
     assert report["graph_rows"] == report["identical"] + report["dead_lettered"]["count"]

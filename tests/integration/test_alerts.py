@@ -185,7 +185,7 @@ CASES = (
     ),
     # UnknownMembers
     Case(
-        "a member that the schema does not know is told",
+        "a member that the schema does not know is reported",
         {UNKNOWN: then(0, 10, still(3))},
         30,
         {of_contoso("UnknownMembers", "info")},
@@ -193,7 +193,7 @@ CASES = (
     Case("one that does not come any more is over after a day", {UNKNOWN: then(0, 10, still(3))}, 1500),
     # VeryLateRows
     Case(
-        "a row that only the deepest sweep found is told",
+        "a row that only the deepest sweep found is reported",
         {DEEPEST: then(0, 60, still(2))},
         120,
         {of_contoso("VeryLateRows", "info")},
@@ -330,7 +330,7 @@ def _full(name: str) -> str:
 
 def _test(case: Case) -> dict[str, Any]:
     series = {
-        # What comes after the moment that is asked for would only cost time.
+        # Later samples do not affect the result and would only cost time.
         name: re.sub(rf"x{STEPS}\b", f"x{case.at + 1}", values)
         for name, values in {**HEALTHY, **case.series}.items()
         if values is not None

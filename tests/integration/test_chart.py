@@ -20,7 +20,7 @@ from tests import helm
 from tests.certificates import key_pair
 from tests.system_software import program
 
-pytestmark = pytest.mark.timeout(900)  # the first test of all waits until Helm is compiled
+pytestmark = pytest.mark.timeout(900)  # the first test waits until Helm is compiled
 
 INSTALLATIONS = sorted(path.name.removesuffix("-values.yaml") for path in (CHART / "ci").glob("*-values.yaml"))
 VERSIONS = ("1.27", "1.32", "1.37")
@@ -182,7 +182,7 @@ def test_chart_renders_the_configuration_unchanged(installation: tuple[str, Reso
 def test_connector_accepts_the_rendered_configuration(installation: tuple[str, Resources], tmp_path: Path) -> None:
     name, resources = installation
     if name == "private-registry":
-        assert "ConfigMap" not in resources  # it is a Secret that is there already
+        assert "ConfigMap" not in resources  # an existing Secret is used
         return
     written = resources["ConfigMap"]["data"]["connector.toml"]
     mounted = {mount["mountPath"] for mount in container(resources)["volumeMounts"]}
@@ -195,9 +195,9 @@ def test_connector_accepts_the_rendered_configuration(installation: tuple[str, R
     path = tmp_path / "connector.toml"
     path.write_text(written.replace(SECRETS, str(tmp_path / "secrets")), encoding="utf-8")
     environment = {entry["name"]: entry.get("value", "from a secret") for entry in container(resources)["env"]}
-    if name == "monitoring":  # whose tenant is not in the chart
+    if name == "monitoring":  # the tenant is not part of the chart
         environment |= {"AZURE_TENANT_ID": ID, "AZURE_CLIENT_ID": ID, "AZURE_CLIENT_SECRET": "a secret"}
-    if name.startswith("workload-identity"):  # the token that the webhook, or the cluster, puts there
+    if name.startswith("workload-identity"):  # the webhook or the cluster provides this token
         (tmp_path / "token").write_text("a token", encoding="utf-8")
         environment["AZURE_FEDERATED_TOKEN_FILE"] = str(tmp_path / "token")
     settings = config.load(path, environment, required=("kafka.bootstrap_servers",))
@@ -314,7 +314,7 @@ def test_rendered_alert_rules_equal_the_files_by_default(render: Callable[..., R
 def test_chart_notes_name_missing_values(tmp_path: Path) -> None:
     chart = tmp_path / "chart"
     shutil.copytree(CHART, chart)
-    # Only a cluster gets the notes; as part of another template they are rendered without one.
+    # Helm shows the notes only after an installation. As part of another template they are rendered without a cluster.
     notes = '{{ include "direct-routing-connector/templates/NOTES.txt" . | toJson }}'
     (chart / "templates/notes.yaml").write_text(f"kind: Notes\ntext: {notes}\n", encoding="utf-8")
 

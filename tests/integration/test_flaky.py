@@ -59,7 +59,7 @@ def test_flaky_result_is_reported_and_fails_when_it_recurs(project: Path) -> Non
     today = datetime.now(UTC).date()
     for time, code in ((1, 0), (2, 1)):
         (project / "runs").unlink(missing_ok=True)
-        # The second time the test has the name that it has in a test process of pytest-xdist.
+        # In the second turn, the test has the name that pytest-xdist gives it.
         parallel = ("-p", "xdist", "--numprocesses=1", "--dist=loadgroup") if time == 2 else ()
         assert run(project, *parallel).returncode == 1
         second_run = run(project, "-p", "tests.flaky")

@@ -18,7 +18,7 @@ FOLDER = Path(__file__).parents[2] / "deploy/prometheus"
 CONFIGURATION = FOLDER / "alertmanager.yml"
 TENANT = {"job": "connector", "tenant": "contoso"}
 WORKER = {"job": "connector"}
-OF_A_TENANT = {
+PER_TENANT_ALERTS = {
     ("Lag", "warning"),
     ("Lag", "critical"),
     ("Gap", "warning"),
@@ -96,7 +96,7 @@ def alertmanager(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Alertmana
 
 
 def of_tenant() -> Sequence[tuple[str, str, dict[str, str]]]:
-    return [(name, severity, TENANT) for name, severity in sorted(OF_A_TENANT)]
+    return [(name, severity, TENANT) for name, severity in sorted(PER_TENANT_ALERTS)]
 
 
 def test_amtool_accepts_the_alertmanager_example() -> None:

@@ -114,7 +114,7 @@ def lose_shards(membership: Membership, watch: Watch) -> None:
     end = time.monotonic() + 2.5
     wait_until(lambda: time.monotonic() > end, "the interval to pass", _DEADLINE_S)
     watch.blocks.set()
-    wait_until(lambda: bool(watch.held_when_lost), "it to be told", _DEADLINE_S)
+    wait_until(lambda: bool(watch.held_when_lost), "the owner to learn of the loss", _DEADLINE_S)
 
 
 def test_commands_are_delivered_from_the_committed_offset(broker: SharedBroker, app: str, join: Join) -> None:
@@ -186,7 +186,7 @@ def test_expelled_group_member_rejoins(broker: SharedBroker, app: str, join: Joi
     until_owned(watch)
 
 
-class Deaf(Consumer):
+class IgnoresAssignments(Consumer):
     """Consumer class whose first instance ignores all assignments after shards were revoked or lost."""
 
     created = 0
@@ -212,10 +212,10 @@ class Deaf(Consumer):
 
 
 @pytest.fixture
-def deaf(monkeypatch: pytest.MonkeyPatch) -> type[Deaf]:
-    """Return the consumers of this test: the first is deaf, and a member without an assignment rejoins after 1 s."""
+def consumers(monkeypatch: pytest.MonkeyPatch) -> type[IgnoresAssignments]:
+    """Replace the consumer class, and let a member without an assignment rejoin after 1 s. Return the class."""
 
-    class Ours(Deaf):
+    class Ours(IgnoresAssignments):
         pass
 
     monkeypatch.setattr("connector.kafka.membership._REJOIN_S", 1.0)
@@ -223,40 +223,40 @@ def deaf(monkeypatch: pytest.MonkeyPatch) -> type[Deaf]:
     return Ours
 
 
-def test_group_member_without_an_assignment_rejoins(join: Join, deaf: type[Deaf]) -> None:
+def test_group_member_without_an_assignment_rejoins(join: Join, consumers: type[IgnoresAssignments]) -> None:
     """Otherwise a shard whose assignment never reached the member would not be read."""
     _, first = join()
     until_owned(first)
     _, second = join()
     until_owned(first, second)
-    wait_until(lambda: deaf.created == 3, "the first to join anew", _DEADLINE_S)
+    wait_until(lambda: consumers.created == 3, "the first one to join again", _DEADLINE_S)
     until_owned(first, second)
 
 
 def test_group_member_rejoins_after_it_lost_its_shards(
-    broker: SharedBroker, app: str, join: Join, deaf: type[Deaf]
+    broker: SharedBroker, app: str, join: Join, consumers: type[IgnoresAssignments]
 ) -> None:
     file_commands(broker.bootstrap, app, 1)
     membership, watch = join(**{"session.timeout.ms": "1500", "max.poll.interval.ms": "1500"})
     until_owned(watch)
     lose_shards(membership, watch)
-    wait_until(lambda: deaf.created == 2, "it to join anew", _DEADLINE_S)
+    wait_until(lambda: consumers.created == 2, "it to join again", _DEADLINE_S)
     until_owned(watch)
 
 
-class Stumbling(Consumer):
-    """Consumer whose first poll after `stumbles` is set raises `error`.
+class FailingOnce(Consumer):
+    """Consumer whose first poll after `fail_next_poll` is set raises `error`.
 
     confluent-kafka raises such an error if one is lost during callbacks.
     """
 
-    stumbles = threading.Event()
+    fail_next_poll = threading.Event()
     error = Exception("a test chooses another")
 
     def poll(self, timeout: float = -1) -> Message | None:
         """Poll, but raise `error` once."""
-        if self.stumbles.is_set():
-            self.stumbles.clear()
+        if self.fail_next_poll.is_set():
+            self.fail_next_poll.clear()
             raise self.error
         return super().poll(timeout)
 
@@ -266,12 +266,12 @@ def test_exception_in_the_consumer_thread_replaces_the_consumer(
     join: Join, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     """If the thread ended instead, the worker would own nothing forever without a message."""
-    monkeypatch.setattr("connector.kafka.membership.Consumer", Stumbling)
-    monkeypatch.setattr(Stumbling, "error", error)
+    monkeypatch.setattr("connector.kafka.membership.Consumer", FailingOnce)
+    monkeypatch.setattr(FailingOnce, "error", error)
     _, watch = join()
     until_owned(watch)
     before = watch.assigned_at
-    Stumbling.stumbles.set()
+    FailingOnce.fail_next_poll.set()
     wait_until(lambda: bool(watch.held_when_lost), "its shards to be lost", _DEADLINE_S)
     assert watch.held_when_lost == [frozenset()]
     wait_until(lambda: watch.assigned_at > before, "another assignment", _DEADLINE_S)

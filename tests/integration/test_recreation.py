@@ -25,7 +25,7 @@ def fill(bootstrap: str, topic: str) -> None:
 
     def is_created() -> bool:
         (future,) = admin.create_topics([NewTopic(topic, 1)]).values()
-        return future.exception(10) is None  # refused while the deletion of the one before goes on
+        return future.exception(10) is None  # brokers refuse this until the deletion of the previous topic is complete
 
     wait_until(is_created, "the topic to be created", _DEADLINE_S)
     producer = Producer({"bootstrap.servers": bootstrap, "enable.idempotence": True, "log_level": 0})

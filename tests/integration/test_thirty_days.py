@@ -228,10 +228,10 @@ def test_thirty_simulated_days_publish_every_row_once(month: Month) -> None:
 
 def test_row_is_published_within_a_cadence_plus_one_minute(month: Month) -> None:
     graph, topic = month.graph, month.topic
-    turned_up = graph.visible_ms > instants.to_ms(BEGIN + timedelta(days=1))
-    turned_up &= graph.visible_ms <= instants.to_ms(BEGIN + timedelta(days=DAYS)) - DAY_MS - DAY_MS // 24
-    age_ms = (graph.visible_ms - graph.start_ms)[turned_up]
-    delay_ms = (topic.published_ms - graph.visible_ms)[turned_up]
+    appeared = graph.visible_ms > instants.to_ms(BEGIN + timedelta(days=1))
+    appeared &= graph.visible_ms <= instants.to_ms(BEGIN + timedelta(days=DAYS)) - DAY_MS - DAY_MS // 24
+    age_ms = (graph.visible_ms - graph.start_ms)[appeared]
+    delay_ms = (topic.published_ms - graph.visible_ms)[appeared]
     overlaps_ms = [s.overlap // timedelta(milliseconds=1) for s in RULES.sweeps]
     everys_ms = np.array([s.every // timedelta(milliseconds=1) for s in RULES.sweeps])
     cadence_ms = everys_ms[np.searchsorted(overlaps_ms, age_ms)]

@@ -73,7 +73,7 @@ async def test_timed_out_commit_does_not_affect_later_transactions(
     successor = Transactions(clients, app)
     with member(bootstrap, app) as position:
         await successor.call(successor.open)
-        if oracle.open_transactions(bootstrap, [topic]):  # the broker was fenced meanwhile: its markers are lost
+        if oracle.open_transactions(bootstrap, [topic]):  # the broker was fenced meanwhile, so its markers are lost
             await successor.call(successor.end, [(topic, 0)], position())
         landed = values(bootstrap, topic)[1:]
         assert landed in ([], [b"in doubt"])
@@ -156,7 +156,7 @@ async def test_producer_of_an_old_generation_cannot_commit(broker: SharedBroker,
     assert values(broker.bootstrap, topic) == [b"former"] * 2
     assert values(broker.bootstrap, state) == [b"2"]
     with member(broker.bootstrap, app) as position:
-        # Two rows and a marker of each of two transactions lie before.
+        # The first offsets are those of two rows and two markers, of two transactions.
         assert await transactions.call(write, b"latter", position()) == {"rows": {0: 8}}
     await transactions.close()
     assert values(broker.bootstrap, topic) == [b"former"] * 2 + [b"latter"] * 2

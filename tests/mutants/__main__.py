@@ -81,7 +81,7 @@ def noticed(mutants: Sequence[Mutant], copy: Path) -> list[str]:
         for file, text in texts.items():
             file.write_text(text, encoding="utf-8")
         if not together:
-            break  # they are stale, which their own test reports
+            break  # these mutants are stale, which tests/unit/test_mutants.py reports
         if is_noticed and len(together) == 1:
             found.append(together[0].name)
         elif is_noticed:

@@ -74,7 +74,7 @@ CORE = (
         "tests/unit/test_windows.py",
     ),
     Mutant(
-        "after an outage the hole is left",
+        "the call time of an outage is not read",
         "connector/core/slices.py",
         "found = state.coverage.unripe(Window(begin, run.window.start), overlap)",
         "found: list[Window] = []",
@@ -167,7 +167,7 @@ CORE = (
         " or test_progress_offsets_restart_in_a_recreated_topic'",
     ),
     Mutant(
-        "rows count for the topic of an id that was not told",
+        "rows count for a topic whose id was not reported",
         "connector/pipeline/batch_contents.py",
         'topic_ids.get(topic, "" if newest else before.topic_id)',
         "topic_ids.get(topic, before.topic_id)",

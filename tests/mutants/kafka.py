@@ -325,7 +325,7 @@ KAFKA = (
         "tests/unit/test_service.py -k test_worker_is_not_ready_until_a_new_assignment_arrives",
     ),
     Mutant(
-        "a snapshot holds what was lost when its owner is told",
+        "a snapshot still contains a lost shard when the owner learns of the loss",
         _MEMBERSHIP_FILE,
         "        self._partitions -= shards\n        self._opened -= shards\n        self._publish(None)\n"
         "        self._owner.lost(shards)\n",

@@ -162,7 +162,7 @@ class Statement(NamedTuple):
     "Next offset of each partition when the record was committed."
 
 
-class Landed(NamedTuple):
+class CommittedRead(NamedTuple):
     """Slice whose read is committed. `began_s` is the time at which its last page chain requested the first page."""
 
     tenant: str
@@ -195,7 +195,7 @@ class Topics:
     rows: list[Published] = field(default_factory=list)
     dead: list[tuple[bytes | None, bytes]] = field(default_factory=list)
     progress: list[Statement] = field(default_factory=list)
-    reads: list[Landed] = field(default_factory=list)
+    reads: list[CommittedRead] = field(default_factory=list)
     state: dict[bytes, bytes] = field(default_factory=dict)
     seen: dict[bytes, bytes] = field(default_factory=dict)
     ends: dict[int, int] = field(default_factory=dict)
@@ -271,7 +271,7 @@ class Worker:
         self._queue: list[Item] = []
         self._waiting: list[Item] = []
         self._pending: dict[str, Change] = {}
-        self._reads: list[Landed] = []
+        self._reads: list[CommittedRead] = []
         self._served_at: dict[str, datetime] = {}
 
     @property
@@ -349,7 +349,7 @@ class Worker:
         self._queue.append(SliceRead(tenant, chain.piece, outcome.steady, moment(now_s)))
         window, since_s = chain.piece.window, chain.began_s
         hidden = self._worlds[tenant].hidden(window, since_s, time_s, chain.served)
-        self._reads.append(Landed(tenant, window, since_s, time_s, hidden))
+        self._reads.append(CommittedRead(tenant, window, since_s, time_s, hidden))
 
     def _fail_range(self, tenant: str, chain: _Chain, now_s: float) -> None:
         self._chains[tenant].remove(chain)
@@ -388,7 +388,7 @@ class Worker:
         for _ in range(aborts):
             _, _, ends, offsets = self._produce()
             contents.final_records(offsets)
-            topics.ends = {partition: end + 1 for partition, end in ends.items()}  # an abort leaves its marker
+            topics.ends = {partition: end + 1 for partition, end in ends.items()}  # the marker
         rows, dead, ends, offsets = self._produce()
         last = contents.final_records(offsets)
         if death == "before":

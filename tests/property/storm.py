@@ -58,7 +58,7 @@ class Storm:
         self.setting = SETTINGS[seed % len(SETTINGS)]
         deep_s, shortest_s = deepest_s(self.setting), self.setting.shortest_horizon.total_seconds()
         self.is_near = rng.random() < 0.6
-        "True if lives draw a horizon near the deepest overlap. Otherwise the horizon is far away."
+        "True if each start draws a horizon near the deepest overlap. Otherwise the horizon is much longer."
         self.until_s = rng.uniform(1.0, 2.0) * (shortest_s if self.is_near else deep_s) + _HOUR_S
         self.clock_is_right = rng.random() < 0.5
         tenants = ["t1", "t2"] if rng.random() < 0.3 else ["t1"]
@@ -69,7 +69,7 @@ class Storm:
         self.time_s = self.elapsed_s = 0.0
         self.ahead_s = 0.0 if self.clock_is_right else rng.choice([0.0, 12.0, 30.0, 48.0]) * _HOUR_S
         self.tolerance_s = 1e-6 if self.clock_is_right else 1.0 + 1e-6
-        "Graph's Date has whole seconds: a clock that is ahead may still be so by one. Beside that, sums of floats."
+        "Seconds. Graph's Date has whole seconds, so a clock may stay ahead by one second. The rest covers rounding."
         self.newest_now_s = -math.inf
         self.was_set_back = False
         self.clock = self._clock()
@@ -122,12 +122,12 @@ class Storm:
         """Advance the time a little and let one random event happen."""
         rng = self.rng
         self._pass(rng.choice([0.3, 2.0, 9.0, _LONGEST_STEP_S]))
-        if rng.random() < 0.004:  # a poll comes late, or the machine slept
+        if rng.random() < 0.004:  # a poll is late, or the machine was suspended
             self._pass(rng.uniform(60, 0.4 * deepest_s(self.setting)), asleep=rng.random() < 0.5)
         if not self.clock_is_right and rng.random() < 0.01:
             self.ahead_s = rng.choice([0.0, rng.uniform(-400, 400), rng.uniform(-30, 30), rng.uniform(1, 48) * _HOUR_S])
         if self.worker is None:
-            if rng.random() < 0.02:  # nobody restarts it for a while
+            if rng.random() < 0.02:  # the worker is not restarted for some time
                 self._pass(rng.uniform(0, 1.2 * deepest_s(self.setting)))
             self._live()
         assert self.worker is not None
@@ -150,11 +150,11 @@ class Storm:
             self._lose_state()
         horizon = self._horizon()
         self.shortest_horizon = min(self.shortest_horizon, horizon)
-        # Only the state says what was forgotten before the horizon was raised: see docs/guarantees.md.
+        # Only the state records which rows expired before the horizon was raised: see docs/guarantees.md.
         setting = replace(self.setting, horizon=horizon if self.topics.state else self.shortest_horizon)
         self.worker = Worker(setting, self.worlds, self.topics, self.now_s())
         for tenant, commands in self.commands.items():
-            for command in commands:  # the control topic holds what no commit has passed
+            for command in commands:  # commands after the committed offset are still on the control topic
                 self.worker.command(tenant, command, self.now_s())
 
     def _horizon(self) -> timedelta:
@@ -234,12 +234,12 @@ class Storm:
 
     def _check(self, commit: Commit) -> None:
         """Compare the contents of a commit with the model."""
-        landed, self.checked_reads = self.topics.reads[self.checked_reads :], len(self.topics.reads)
+        reads, self.checked_reads = self.topics.reads[self.checked_reads :], len(self.topics.reads)
         records, self.checked_progress = self.topics.progress[self.checked_progress :], len(self.topics.progress)
         checkpoints = state.restore(self.topics.state).checkpoints
         for tenant in commit.tenants:
             truth, known = self.truths[tenant], checkpoints[tenant].state
-            truth.land([one for one in landed if one.tenant == tenant])
+            truth.record([read for read in reads if read.tenant == tenant])
             truth.check_coverage(known, commit.time_s, self.tolerance_s)
             truth.check_gaps(known, may_claim_less=self.was_set_back)
             truth.check_progress(known, commit.time_s, self.tolerance_s)

@@ -96,7 +96,7 @@ def test_dedup_index_finds_every_row_and_uses_few_bytes() -> None:
     for hour in range(60):
         chunk = np.zeros(5_000, ENTRY)
         chunk["hi"] = rng.integers(0, 2**63, 5_000, np.uint64)
-        chunk["hi"][:4] = 42  # many with the same first 64 bits
+        chunk["hi"][:4] = 42  # many ids have the same first 64 bits
         chunk["lo"] = np.arange(5_000) + hour * 5_000
         chunk["meta"] = LAYOUT
         remembered.put(chunk, np.full(5_000, hour, np.uint32))
@@ -131,7 +131,7 @@ def test_rows_with_the_same_id_are_classified_in_order(keys: list[tuple[int, int
         assert len({keys[at] for at in group}) == len(group)
         assert sorted(group) == list(group)
     assert sorted(at for group in groups for at in group) == list(range(len(keys)))
-    for key in set(keys):  # the first time in the first group, and so on
+    for key in set(keys):  # the first occurrence is in the first group, and so on
         at = [n for n, one in enumerate(keys) if one == key]
         assert [[n for n in group if keys[n] == key] for group in groups[: len(at)]] == [[n] for n in at]
 

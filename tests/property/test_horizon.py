@@ -184,11 +184,11 @@ def test_outage_longer_than_the_horizon_leaves_a_gap() -> None:
     )
     assert [piece["cause"] for piece in status["gaps"]] == [status_json.BEYOND_HORIZON]
     assert (status["state"], status["gap_seconds"]) == ("ok", gap.seconds)
-    seconds_read = sum(landed.window.seconds for landed in topics.reads)
+    seconds_read = sum(read.window.seconds for read in topics.reads)
     requests = shown.requests
     poll(TWELVE, shown, every(600.0, 40 * HOUR_S, 41 * HOUR_S), topics)
     assert shown.requests - requests < 30, "a gap that cannot be read costs no requests"
-    assert sum(landed.window.seconds for landed in topics.reads) - seconds_read < 24 * HOUR_S
+    assert sum(read.window.seconds for read in topics.reads) - seconds_read < 24 * HOUR_S
 
 
 def test_progress_continues_after_the_gap_was_read_again() -> None:
@@ -248,14 +248,14 @@ class TestChangedSweeps:
         topics = poll(before, world(100), every(600.0, 0, 99 * HOUR_S))
         topics.reads.clear()
         poll(Setting(sweeps), world(100), every(600.0, 99 * HOUR_S, 100 * HOUR_S), topics)
-        assert min(landed.window.start for landed in topics.reads) >= moment(99 * HOUR_S - 12 * HOUR_S)
+        assert min(read.window.start for read in topics.reads) >= moment(99 * HOUR_S - 12 * HOUR_S)
         assert all(one.through > moment(85 * HOUR_S) for one in committed(topics).sweeps)
 
     def test_deeper_new_sweep_reads_call_time_not_yet_complete(self) -> None:
         topics = poll(Setting((SHALLOW,)), world(100), every(600.0, 0, 99 * HOUR_S))
         topics.reads.clear()
         poll(Setting((SHALLOW, DEEP)), world(100), every(600.0, 99 * HOUR_S, 100 * HOUR_S), topics)
-        assert min(landed.window.start for landed in topics.reads) == moment(0)
+        assert min(read.window.start for read in topics.reads) == moment(0)
 
 
 class TestOlderRecords:

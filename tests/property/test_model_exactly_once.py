@@ -47,7 +47,7 @@ def published(topics: Topics, tenant: str) -> dict[str, list[Published]]:
 
 def assert_each_version_once(world: World, found: dict[str, list[Published]]) -> None:
     """Check that published versions are versions of the row, in order, none twice, with revisions from 0."""
-    calls = {one.id: one for one in world.calls}
+    calls = {call.id: call for call in world.calls}
     for call_id, records in found.items():
         fitting = [n for n, version in enumerate(calls[call_id].versions) if version.fits]
         durations = [record.duration for record in records]
@@ -65,17 +65,19 @@ def assert_promise_kept(
     each page chain that could have found the row.
     """
     found = published(topics, tenant)
-    for one in world.calls:
-        due = [n for n, v in enumerate(one.versions) if v.fits and v.from_s <= one.start_s + promised_s]
-        newest = max((record.duration or 0 for record in found.get(one.id, [])), default=-1)
-        if not due or one.start_s < start_s or newest >= due[-1]:
+    for expected in world.calls:
+        due = [n for n, v in enumerate(expected.versions) if v.fits and v.from_s <= expected.start_s + promised_s]
+        newest = max((record.duration or 0 for record in found.get(expected.id, [])), default=-1)
+        if not due or expected.start_s < start_s or newest >= due[-1]:
             continue
-        since_s = one.versions[due[-1]].from_s
-        read = [landed for landed in topics.reads if landed.tenant == tenant and landed.shows(one, since_s)]
-        is_missed = any(seconds_of(part.start) <= one.start_s < seconds_of(part.end) for part in missed)
-        is_withdrawn = one.withdrawn_s < math.inf
-        assert read or is_missed or is_withdrawn, f"{one.id} that began at {one.start_s}: version {due[-1]} is missing"
-        assert all(one.id in landed.hidden for landed in read), f"{one.id} was read and is missing: {due[-1]}"
+        since_s = expected.versions[due[-1]].from_s
+        reads = [read for read in topics.reads if read.tenant == tenant and read.shows(expected, since_s)]
+        is_missed = any(seconds_of(part.start) <= expected.start_s < seconds_of(part.end) for part in missed)
+        is_withdrawn = expected.withdrawn_s < math.inf
+        assert reads or is_missed or is_withdrawn, (
+            f"{expected.id} that began at {expected.start_s}: version {due[-1]} is missing"
+        )
+        assert all(expected.id in read.hidden for read in reads), f"{expected.id} was read and is missing: {due[-1]}"
 
 
 @pytest.mark.parametrize("seed", range(FIRST_SEED, FIRST_SEED + SEEDS))
@@ -181,8 +183,8 @@ def test_dedup_index_keeps_rows_longer_than_windows_reach_back() -> None:
             worker = Worker(setting, {"t": world}, topics, time_s)
         worker.drain(time_s, time_s)
         longest = max(longest, len(topics.seen))
-        for landed in topics.reads:
-            assert landed.window.start >= moment(time_s) - timedelta(hours=12)
+        for read in topics.reads:
+            assert read.window.start >= moment(time_s) - timedelta(hours=12)
         topics.reads.clear()
     assert len({record.id for record in topics.rows}) == len(topics.rows)
     assert len(worker.tenant_states["t"].remembered) < 12 * 6 + 400 * 6
@@ -225,6 +227,6 @@ def test_first_start_reads_from_the_configured_start() -> None:
     world = World([call("before", -36_001.0, 5.0), call("at", -36_000.0, 5.0), call("after", -35_999.0, 5.0)])
     topics = poll(setting, world, [0.0])
     assert sorted(record.id for record in topics.rows) == ["after", "at"]
-    assert min(landed.window.start for landed in topics.reads) == EPOCH - timedelta(hours=10)
+    assert min(read.window.start for read in topics.reads) == EPOCH - timedelta(hours=10)
     poll(setting, world, every(60.0, 60, 30_000), topics)
     assert len(topics.rows) == 2, "start is fixed at the first start"

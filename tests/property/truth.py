@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from connector.core import windows
 from connector.core.windows import State
-from tests.property.model import Landed, Statement, moment, seconds_of
+from tests.property.model import CommittedRead, Statement, moment, seconds_of
 
 _FIRST_S, _LAST_S = -2 * 86_400, 8 * 86_400
 _HOUR_S = 3600
@@ -21,15 +21,15 @@ def _nothing() -> NDArray[np.float64]:
 
 @dataclass
 class Truth:
-    """Return when each second of a tenant's call time was last read, according to what was committed."""
+    """Time at which each second of a tenant's call time was last read, as far as the reads are committed."""
 
     read_s: NDArray[np.float64] = field(default_factory=_nothing)
     forgotten_before_s: float = -math.inf
     "Rows of calls that began before this time have expired."
 
-    def land(self, landed: list[Landed]) -> None:
+    def record(self, reads: list[CommittedRead]) -> None:
         """Record committed reads. Parts that lie before the expiry time publish nothing and do not count."""
-        for read in landed:
+        for read in reads:
             start_s = max(seconds_of(read.window.start), self.forgotten_before_s)
             part = self._part(int(start_s), int(max(start_s, seconds_of(read.window.end))))
             np.maximum(part, read.began_s, out=part)

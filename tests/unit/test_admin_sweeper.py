@@ -28,7 +28,7 @@ TENANT = Tenant("AA", "aa", "contoso", "contoso", Identity(None, None), -DAY, 45
 
 
 class Source:
-    """Source that does not answer until a test lets it."""
+    """Source that sends no response until the test allows it."""
 
     def __init__(self) -> None:
         self.asked: list[Window] = []
@@ -69,7 +69,7 @@ async def sweeping(source: Source) -> AsyncIterator[Sweeper]:
 
 async def until(condition: Any) -> None:
     async with asyncio.timeout(5):
-        while not condition():  # noqa: ASYNC110 - what is waited for sets no event
+        while not condition():  # noqa: ASYNC110 - the condition sets no event
             await asyncio.sleep(0)
 
 

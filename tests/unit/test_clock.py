@@ -105,7 +105,7 @@ async def test_one_tenant_requests_the_time_for_all_tenants() -> None:
     graph = client()
     first, second = Tenant(graph.clock), Tenant(graph.clock)
     learning = [asyncio.create_task(graph.learn_time(cast("Any", tenant))) for tenant in (first, second)]
-    while not first.asked:  # noqa: ASYNC110 - what is waited for sets no event
+    while not first.asked:  # noqa: ASYNC110 - the condition sets no event
         await asyncio.sleep(0)
     first.answering.set()
     await asyncio.gather(*learning)
@@ -120,7 +120,7 @@ async def test_next_tenant_requests_the_time_if_the_first_one_fails(monkeypatch:
     broken, sound = Tenant(graph.clock, PermanentError("sign_in", "the secret is wrong")), Tenant(graph.clock)
     learning = asyncio.create_task(graph.learn_time(cast("Any", broken)))
     sound.answering.set()
-    while not broken.asked:  # noqa: ASYNC110 - what is waited for sets no event
+    while not broken.asked:  # noqa: ASYNC110 - the condition sets no event
         await asyncio.sleep(0)
     await graph.learn_time(cast("Any", sound))
     await learning

@@ -22,7 +22,7 @@ PANELS = [
 ]
 TITLES = [f"{Path(file).stem}: {panel['title']}" for file, panel in PANELS]
 OF_ALL = ("All instances count", "of all tenants and instances")
-"Words in the description of each panel that no variable narrows."
+"Words of which each panel must have one in its description if no dashboard variable filters it."
 
 
 def test_dashboards_match_their_generator() -> None:

@@ -114,7 +114,7 @@ def anchors(text: str) -> set[str]:
 @pytest.mark.parametrize("page", TEXTS)
 def test_links_of_the_documentation_resolve(page: str) -> None:
     for link in re.findall(r"\]\(([^)\s]+)\)", TEXTS[page]):
-        if re.match(r"https?:", link) or link.endswith(".png"):  # pictures are made where they can be, by make bench
+        if re.match(r"https?:", link) or link.endswith(".png"):  # make bench writes the pictures
             continue
         place, _, anchor = link.partition("#")
         target = (ROOT / page).parent / place if place else ROOT / page

@@ -76,7 +76,7 @@ def test_cloud_is_recognized_by_its_graph_host(graph: str, expected: str) -> Non
     assert token_claims.cloud_of(graph) == expected
 
 
-WHAT_TO_TOUCH = {
+REMEDY_WORDS = {
     "secret's value": (70002, 7000215),
     "create a new one": (7000222,),
     "configure client_secret": (7000216, 7000218),
@@ -114,7 +114,7 @@ WHAT_TO_TOUCH = {
 }
 
 
-@pytest.mark.parametrize(("code", "words"), [(code, words) for words, codes in WHAT_TO_TOUCH.items() for code in codes])
+@pytest.mark.parametrize(("code", "words"), [(code, words) for words, codes in REMEDY_WORDS.items() for code in codes])
 def test_sign_in_code_alone_determines_the_remedy(code: int, words: str) -> None:
     """The code is found as a number and in the description, and it counts whatever the OAuth error is."""
     for error in ("invalid_client", "invalid_request", "unauthorized_client", "interaction_required"):
@@ -130,7 +130,7 @@ def test_sign_in_code_alone_determines_the_remedy(code: int, words: str) -> None
 
 
 def test_each_sign_in_code_with_a_remedy_has_a_test_case() -> None:
-    assert sorted(code for codes in WHAT_TO_TOUCH.values() for code in codes) == sorted(entra_errors.REMEDIES)
+    assert sorted(code for codes in REMEDY_WORDS.values() for code in codes) == sorted(entra_errors.REMEDIES)
 
 
 @pytest.mark.parametrize("code", [50033, 50196, 90006, 90012, 90024, 90033, 90055, 90090, 90091])

@@ -129,7 +129,7 @@ def test_current_schema_equals_the_newest_archived_version(name: str) -> None:
 @pytest.mark.parametrize("versions", [ROW_VERSIONS, PROGRESS_VERSIONS], ids=["rows", "progress"])
 def test_all_schema_versions_are_compatible(versions: dict[str, Any]) -> None:
     """Full transitive compatibility: common fields keep their values, other fields get their defaults."""
-    print(f"\n{'written by':>12} | " + " | ".join(f"read by {name}" for name in versions))  # noqa: T201 - the matrix
+    print(f"\n{'written by':>12} | " + " | ".join(f"read by {name}" for name in versions))  # noqa: T201 - the compatibility matrix
     for name, writer in versions.items():
         record = filled(writer)
         cells = []
@@ -202,7 +202,7 @@ def test_schema_check_follows_the_avro_resolution_rules(reader: Any, writer: Any
     assert (not obstacles(reader, writer)) is fits
 
 
-# --- what is remembered, across an upgrade ----------------------------------------------------------------------------
+# --- the dedup index across an upgrade --------------------------------------------------------------------------------
 
 
 def raw(*parts: dict[str, Any]) -> bytes:
@@ -229,7 +229,7 @@ def test_upgrade_with_new_fields_republishes_nothing(older: dict[str, Any], api_
     before, after = RowSchema(older, api_version), RowSchema(AFTER, api_version)
     assert outcome(before, row, after, row) == "known"
     assert outcome(after, row, after, row) == "known"
-    if older is V1:  # what it did not know may be anything
+    if older is V1:  # a member that the older version does not know may have any value
         assert outcome(before, raw(KNOWN, BETA), after, row) == "known"
 
 

@@ -22,7 +22,7 @@ def test_instant_is_parsed_in_any_spelling(moment: datetime, offset: int, digits
     text = f"{local.year:04d}-{text}{sign}{minutes // 60:02d}:{minutes % 60:02d}"
     assert instants.parse_ms(text) == expected
     if not offset:
-        for _ in range(2):  # from the memo the second time
+        for _ in range(2):  # the second result comes from the cache
             assert instants.parse_ms(text[:-6] + "Z") == expected
             assert instants.parse_ms(text[:-6] + "z") == expected
 
@@ -56,7 +56,7 @@ def test_instant_is_parsed_in_any_spelling(moment: datetime, offset: int, digits
     ],
 )
 def test_invalid_graph_instant_is_refused(text: str) -> None:
-    instants.parse_ms("2026-01-01T00:00:00Z")  # so that the memo knows the minute
+    instants.parse_ms("2026-01-01T00:00:00Z")  # so that the minute is in the cache
     with pytest.raises(ValueError, match=r"."):
         instants.parse_ms(text)
 

@@ -1,4 +1,4 @@
-"""docs/kafka.md says what the code does."""
+"""docs/kafka.md matches the code."""
 
 from connector.kafka import topics
 from tests.default_topics import default_topics

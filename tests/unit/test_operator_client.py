@@ -1,4 +1,4 @@
-"""Following a shard's state topic, without a broker."""
+"""Watching a shard's state topic for changes, without a broker."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -13,7 +13,7 @@ from connector.kafka.topics import Names
 
 
 class Record:
-    """A record that is an error."""
+    """Kafka message that reports an error instead of a record."""
 
     def __init__(self, code: int) -> None:
         self._error = KafkaError(code)
@@ -29,7 +29,7 @@ class Record:
 
 
 def following(monkeypatch: pytest.MonkeyPatch, *codes: int) -> Any:
-    """Follow the state with an operator client whose reader returns these errors, one after the other."""
+    """Watch the state with an operator client whose reader returns these errors, one after the other."""
     records = [Record(code) for code in codes]
     reader = SimpleNamespace(
         assign=lambda _: None,

@@ -86,7 +86,7 @@ def test_forecast_excludes_rows_that_have_not_appeared_yet() -> None:
     calls = plan_volume.Volume([3_600] * 24, late)
     window = Window(BEGIN - timedelta(minutes=10), BEGIN)
     assert calls.count(window, BEGIN + timedelta(hours=1)) == 600
-    # One row a second: half of those older than a minute are shown, and more the older they are.
+    # One row per second. Half of the rows are shown after a minute, and more later.
     assert 300 < calls.count(window, BEGIN) < 600
     assert calls.inserted(window, 2, BEGIN, BEGIN + timedelta(seconds=1)) > 0
     assert calls.inserted(window, 2, BEGIN + timedelta(hours=1), BEGIN + timedelta(hours=2)) == 0
@@ -94,8 +94,8 @@ def test_forecast_excludes_rows_that_have_not_appeared_yet() -> None:
 
 def test_lateness_is_learned_from_the_ages_of_new_rows() -> None:
     generator = np.random.default_rng(5)
-    turned_up = generator.uniform(0, 600, 20_000)
-    seen = np.ceil(turned_up / 60) * 60  # a sweep comes once a minute
+    appeared = generator.uniform(0, 600, 20_000)
+    seen = np.ceil(appeared / 60) * 60  # the sweep runs once per minute
     counts = lateness.counted(lateness.counted((), seen[:100]), seen[100:])
     learned = lateness.learn(counts, [lateness.Sweeping(60, 900)])
     assert sum(counts) == 20_000

@@ -310,7 +310,7 @@ class TestValues:
         ],
     )
     def test_instant_is_truncated_to_milliseconds_with_any_offset(self, spelling: str, milliseconds: int) -> None:
-        for _ in range(2):  # the second time from the memo
+        for _ in range(2):  # the second result comes from the cache
             assert values_of(text(startDateTime=spelling))["startDateTime"] == 1_767_225_600_000 + milliseconds
 
     @pytest.mark.parametrize("value", ["", " ", "+12345678***", "null", "Łucja \U0001f600", "a\u0000b", "x" * 5000])

@@ -43,7 +43,7 @@ class Topic:
         for record in written.records:
             self.written += 1
             if record.value is None:
-                del self.records[record.key]  # a tombstone is written only for what is there
+                del self.records[record.key]  # a tombstone is written only for an existing record
             else:
                 self.records[record.key] = record.value
         log.apply(written)
@@ -84,7 +84,7 @@ def test_last_record_of_a_bucket_is_rewritten_until_it_is_full() -> None:
     for first in range(0, 600, 10):
         topic.write(log, rows(10, first), hours(10, 5))
     assert topic.written == 60
-    assert len(topic.records) == 3  # two sealed, one tail
+    assert len(topic.records) == 3  # two full records and the last one
     sizes = sorted((len(value) - 1) // ENTRY.itemsize for value in topic.records.values())
     assert sizes == [80, 260, 260]
 

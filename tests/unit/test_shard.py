@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 OURS = frozenset({0})
-NOBODYS: frozenset[int] = frozenset()
+NO_SHARDS: frozenset[int] = frozenset()
 
 
 class Group:
@@ -118,7 +118,7 @@ def loop_of(shard: Shard, publisher: Publisher, buffer: Buffer | None = None) ->
 async def test_shard_commits_only_while_the_worker_owns_it() -> None:
     """Brokers do not check this: they accept transactions for a lost shard while the worker is in the group."""
     publisher = Scripted(None)
-    shard = shard_of(Group(Snapshot(7, NOBODYS, "fresh")))
+    shard = shard_of(Group(Snapshot(7, NO_SHARDS, "fresh")))
     with pytest.raises(HandedOverError):
         await loop_of(shard, publisher)._commit({}, 0)
     assert not publisher.positions
@@ -159,7 +159,7 @@ async def test_fenced_shard_waits_for_a_new_poll_before_it_writes(monkeypatch: p
     """
     lives: list[int] = []
     before = [Snapshot(0, OURS, None)] * 3 + [Snapshot(polls, OURS, None)] * 2
-    shard = shard_of(Group(*before, Snapshot(2, NOBODYS, None)))
+    shard = shard_of(Group(*before, Snapshot(2, NO_SHARDS, None)))
     monkeypatch.setattr(shard._ownership, "wait", _no_wait)
 
     async def live() -> None:
@@ -190,7 +190,7 @@ def changed(**members: Any) -> SimpleNamespace:
 
 
 async def test_deletion_of_expired_state_does_not_wait_for_other_items(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Regression test: the deletion was delayed if items that can wait arrived in the same iteration."""
+    """Regression test: the deletion was delayed if less urgent items arrived at the same time."""
     shard = shard_of(Group(Snapshot(0, OURS, "")))
     monkeypatch.setattr("connector.pipeline.commit_loop._COMMIT_AT_LATEST_S", 3600.0)
     buffer, publisher = Buffer(), Scripted()

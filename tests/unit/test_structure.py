@@ -8,8 +8,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 MODULES = {path.relative_to(ROOT).as_posix(): path.read_text() for path in sorted((ROOT / "connector").rglob("*.py"))}
-MOST_LINES_A_MODULE = 400
-MOST_LINES_A_FUNCTION = 60
+MOST_LINES_PER_MODULE = 400
+MOST_LINES_PER_FUNCTION = 60
 
 # Each exception has its reason.
 LONG_MODULES = {
@@ -37,7 +37,7 @@ def test_no_class_name_occurs_twice() -> None:
 
 
 def test_modules_are_short_enough_to_read() -> None:
-    long = {path for path, text in MODULES.items() if text.count("\n") > MOST_LINES_A_MODULE}
+    long = {path for path, text in MODULES.items() if text.count("\n") > MOST_LINES_PER_MODULE}
     assert long <= LONG_MODULES.keys()
 
 
@@ -46,6 +46,6 @@ def test_functions_are_short_enough_to_read() -> None:
         f"{path}:{node.name}"
         for path, node in nodes((ast.FunctionDef, ast.AsyncFunctionDef))
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
-        and (node.end_lineno or 0) - node.lineno >= MOST_LINES_A_FUNCTION
+        and (node.end_lineno or 0) - node.lineno >= MOST_LINES_PER_FUNCTION
     }
     assert long <= LONG_FUNCTIONS.keys()

@@ -38,7 +38,7 @@ class Source:
         self.asked: list[Window] = []
         self.ended: list[Window] = []
         self.refused: set[int] = set()
-        "Numbers of chains that are refused, once something else is asked for."
+        "Numbers of the chains that are refused as soon as another chain is requested."
         self.served_at = NOW
         self.memory = PageMemory()
 

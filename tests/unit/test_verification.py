@@ -32,7 +32,7 @@ client_secret = "b"
 
 
 def verify(tmp_path: Path, *ages: timedelta, **rows: str) -> Report:
-    """Return the report for rows that Graph shows and the topic lacks, by the age of their call."""
+    """Return the report for rows that Graph shows and that are missing on the topic, by the age of their call."""
     file = tmp_path / "connector.toml"
     options = "".join(f'{name} = "{value}"\n' for name, value in rows.items())
     file.write_text(f"{SWEEPS}{IDENTITY}[rows]\n{options}")

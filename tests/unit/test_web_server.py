@@ -27,7 +27,7 @@ PATHS = ("/", "/metrics", "/livez", "/readyz", "/status")
 
 
 class Source:
-    """Service that reports what the test wants."""
+    """Replacement for the service. The test chooses what it reports."""
 
     def __init__(self) -> None:
         self.tenants: list[dict[str, Any]] = []

@@ -195,7 +195,7 @@ class TestSweeps:
         state = state._replace(sweeps=tuple(sweep_state._replace(due=later) for sweep_state in state.sweeps))
         state, read = run_dry(state, DEFAULT, later)
         assert all(sweep_state.run and sweep_state.run.started == later for sweep_state in state.sweeps)
-        assert total(read) <= 7 * D + 20 * M + D  # its overlap, and the strip back to where it was complete
+        assert total(read) <= 7 * D + 20 * M + D  # its overlap, and the call time back to the last complete run
         seconds: Counter[datetime] = Counter()
         for piece in read:
             at = piece.window.start

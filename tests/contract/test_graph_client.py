@@ -509,7 +509,7 @@ async def test_valid_token_is_used_while_sign_in_is_unavailable() -> None:
         source = bench.source()
         await read(source, bench.window)
         bench.simulator.set_faults(sign_in_down=True)
-        deadline = time.monotonic() + 2.6
+        deadline = time.monotonic() + 2.6  # real time, in which the client tries once to renew the token of 4 s
         while time.monotonic() < deadline:
             assert await read(source, bench.window)
             await asyncio.sleep(0.05)
@@ -541,7 +541,7 @@ async def test_hanging_sign_ins_delay_no_other_tenant() -> None:
             bench.simulator.set_faults({"sign_in_hang": 1.0}, tenant)
         stuck = [bench.source(bench.tenant(number)) for number in range(1, 101)]
         tasks = [asyncio.create_task(read(source, bench.window)) for source in stuck for _ in range(2)]
-        await asyncio.sleep(0)
+        await asyncio.sleep(0)  # lets the tasks start
         started = time.monotonic()
         assert await read(bench.source(), bench.window)
         assert time.monotonic() - started < 4.0

@@ -67,6 +67,7 @@ def until_job(worker: Worker, job: str, *states: str) -> dict[str, Any]:
 
 
 def wait_a_moment(seconds: float) -> None:
+    """Let real time pass, so that SIGKILL is sent at a random moment."""
     threading.Event().wait(seconds)
 
 

@@ -48,8 +48,7 @@ def test_at_least_once_delivery_loses_no_row_across_kills(
         source.set_clock_offset(timedelta(minutes=10 * (kill - KILLS)))
         worker.start()
         worker.until_ready()
-        life = threading.Event()
-        life.wait(moments.uniform(0, 1))
+        threading.Event().wait(moments.uniform(0, 1))  # real time: SIGKILL is sent at a random moment
         worker.kill()
     source.set_clock_offset(timedelta())
     frozen_at = source.freeze()

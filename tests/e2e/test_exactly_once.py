@@ -73,8 +73,7 @@ def test_worker_killed_eight_times_keeps_exactly_once(
         worker.start()
         if kill % 5:
             worker.until_ready()
-        life = threading.Event()
-        life.wait(moments.uniform(0, 2))
+        threading.Event().wait(moments.uniform(0, 2))  # real time: SIGKILL is sent at a random moment
         alive += len(worker.named("shard_restored"))
         worker.kill()
     assert alive >= KILLS

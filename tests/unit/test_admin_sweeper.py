@@ -95,7 +95,7 @@ async def test_paused_tenant_sends_no_requests() -> None:
         sweeper.command(0, Command("p", "pause", NOW))
         await until(lambda: not sweeper._tasks)
         source.answering.set()
-        for _ in range(100):
+        for _ in range(100):  # turns of the event loop in which a request would start if the pause had no effect
             await asyncio.sleep(0)
         assert len(source.asked) == 1
         sweeper.command(1, Command("r", "resume", NOW))

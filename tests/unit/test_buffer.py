@@ -19,6 +19,7 @@ def page(rows: int, size: int = 1) -> PageRead:
 
 
 async def is_waiting(task: "asyncio.Task[None]") -> bool:
+    """Return whether a task still waits after 20 turns of the event loop."""
     for _ in range(20):
         await asyncio.sleep(0)
     return not task.done()

@@ -95,7 +95,7 @@ async def test_cancelled_request_returns_its_page_memory() -> None:
     memory, now = PageMemory(), 0.0
     queue = RequestQueue(Budget(60, 0.0), memory, lambda: now, lambda _: None)
     waiting = asyncio.create_task(queue.enter(0))
-    await asyncio.sleep(0)
+    await asyncio.sleep(0)  # lets the task run until it waits
     assert memory.bytes == 0, "no room is held while the budget pauses"
     now = 10.0
     queue._open()
@@ -109,7 +109,7 @@ async def test_cancelled_waiting_page_returns_its_page_memory() -> None:
     memory, buffer = PageMemory(), Buffer(max_rows=1)
     await buffer.put_page(read(reserve(memory)))
     waiting = asyncio.create_task(buffer.put_page(read(reserve(memory))))
-    await asyncio.sleep(0)
+    await asyncio.sleep(0)  # lets the task run until it waits
     held = memory.bytes
     waiting.cancel()
     await asyncio.wait([waiting])
@@ -167,7 +167,7 @@ async def test_page_memory_stays_limited_while_nothing_is_committed() -> None:
     try:
         tasks = [asyncio.create_task(chain(number)) for number in range(TENANTS)]
         before = -1
-        while transport.asked != before:
+        while transport.asked != before:  # until 50 turns of the event loop cause no further request
             before = transport.asked
             for _ in range(50):
                 await asyncio.sleep(0)
@@ -197,7 +197,7 @@ async def test_republishing_backfill_respects_the_page_memory_limit() -> None:
         for running in sweepers:
             running.command(0, Command("j", "backfill", NOW, window, again=True))
         before = -1
-        while transport.asked != before:
+        while transport.asked != before:  # until 50 turns of the event loop cause no further request
             before = transport.asked
             for _ in range(50):
                 await asyncio.sleep(0.001)

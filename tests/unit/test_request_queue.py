@@ -1,4 +1,4 @@
-"""Order in which waiting requests are sent."""
+"""Order in which waiting requests are sent. Time is simulated; `sleep(0)` lets each task run until it waits."""
 
 import asyncio
 

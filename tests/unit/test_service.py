@@ -105,17 +105,17 @@ async def test_shutdown_that_hangs_still_exits_with_the_right_code(
 
 async def test_waiting_for_shutdown_does_not_swallow_cancellation(settings: Settings) -> None:
     worker = Service(settings)
-    ended = asyncio.Event()
+    started, ended = asyncio.Event(), asyncio.Event()
 
     async def work() -> None:
+        started.set()
         try:
             await asyncio.Event().wait()
         finally:
             ended.set()
 
     waiting = asyncio.create_task(worker._until_stopped(work()))
-    await asyncio.sleep(0)
-    await asyncio.sleep(0)
+    await asyncio.wait_for(started.wait(), 10)
     waiting.cancel()
     with pytest.raises(asyncio.CancelledError):
         await waiting

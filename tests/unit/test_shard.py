@@ -291,7 +291,7 @@ async def test_producer_call_cancelled_twice_is_abandoned_at_once() -> None:
     calling, end = await hanging_call(publisher)
     for _ in range(2):
         calling.cancel()
-        await asyncio.sleep(0)
+        await asyncio.sleep(0)  # lets the call handle each cancellation
     with pytest.raises(asyncio.CancelledError):
         await calling
     async with asyncio.timeout(30):

@@ -31,7 +31,7 @@ async def test_terminal_shows_the_page_address_and_the_first_rows(monkeypatch: p
     metrics, stream = Metrics("1", 8, lambda: 1_000.0), io.StringIO()
     series = metrics.tenant("contoso", ["1m"])
     greeting = asyncio.create_task(terminal.greet("http://localhost:9464/", metrics, lambda: [TENANT], stream))
-    for _ in range(3):
+    for _ in range(3):  # turns of the event loop in which only the address may be printed
         await asyncio.sleep(0)
     assert stream.getvalue() == "Status page: http://localhost:9464/\n"
 

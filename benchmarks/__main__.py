@@ -76,7 +76,7 @@ def _run(rows: int, seed: int, repetitions: int, names: list[str]) -> Iterator[l
             if "limit" in names:
                 runs["known"] = rig.measure("known")
             if len({run["rows"] for run in runs.values()}) != 1:
-                raise RuntimeError(f"not the same rows: { {name: run['rows'] for name, run in runs.items()} }")
+                raise RuntimeError(f"different numbers of rows: { {name: run['rows'] for name, run in runs.items()} }")
             measured.append(runs)
             print(report.line(number, runs), flush=True)
             yield measured
@@ -91,7 +91,7 @@ def _check(rows: int, seed: int, repetitions: int) -> None:
         outcome = "LOST" if name in lost else "kept"
         print(f"{outcome}  {name}: {ratio['median']:.2f}, committed {committed['cpu_ratios'][name]['median']:.2f}")
     if lost:
-        raise SystemExit(f"more than {gate.LOSS:.0%} lost: {', '.join(lost)}")
+        raise SystemExit(f"slower by more than {gate.LOSS:.0%}: {', '.join(lost)}")
 
 
 def main() -> None:

@@ -58,7 +58,7 @@ def budget() -> dict[str, Any]:
         job = commands.succeed(worker.config, "backfill", "--tenant", "contoso", "--from", "-20d", "--to", "-2h")
         worker.until(lambda: bool(job_of(worker, job).get("started")), "the backfill to begin")
         started_at = datetime.now(UTC)
-        worker.until(lambda: since(source, started_at) >= RESTART_AFTER, "half of it", 300)
+        worker.until(lambda: since(source, started_at) >= RESTART_AFTER, "half of the backfill", 300)
         stopped = datetime.now(UTC)
         worker.stop()
         worker.start()

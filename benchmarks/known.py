@@ -36,7 +36,7 @@ def main(rig: Rig) -> dict[str, Any]:
             for group in dedup.split_repeats(reading.entries):
                 result = dedup.classify(reading.entries[group], (pending, remembered), reading.fingerprints)
                 if len(result.new) or len(result.revised):
-                    raise RuntimeError("a row was to be known")
+                    raise RuntimeError("a row is not in the dedup index although every row should be")
 
     def decoded() -> None:
         for body in bodies:

@@ -52,7 +52,7 @@ def records_of(rig: Rig, bodies: list[bytes], shape: RowSchema) -> list[dict[str
         page = decode_page(body)
         for row, raw in zip(shape.read(page.rows).rows, page.rows, strict=True):
             if not isinstance(row, Row):
-                raise TypeError("the simulator was to serve rows that fit")
+                raise TypeError("the simulator served an invalid row")
             record, _ = shape.resolve(row, bytes(raw))
             record |= {"tenantId": rig.tenants[0], "observedDateTime": 0, "revision": 0, "additionalProperties": {}}
             records.append(record)

@@ -170,7 +170,7 @@ def _renamed(name: str, topic: str, app: str) -> str:
     for ours, theirs in (("direct-routing-calls", topic), ("direct-routing", app)):
         if name.startswith(ours):
             return theirs + name.removeprefix(ours)
-    raise AssertionError(f"{name} is no name of the connector's")
+    raise AssertionError(f"{name} is not a name of the connector")
 
 
 def _options() -> argparse.ArgumentParser:

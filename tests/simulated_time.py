@@ -21,6 +21,6 @@ class _Selector(selectors.SelectSelector):
         self._loop = loop
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        assert timeout is not None, "everything waits for something that never happens"
+        assert timeout is not None, "every task waits, and no timer is set"
         self._loop.now_s += max(0.0, timeout)
         return []

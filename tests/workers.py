@@ -155,7 +155,7 @@ class Worker:
         try:
             return self._process.wait(deadline_s)
         except subprocess.TimeoutExpired:
-            raise TimeoutError(f"the worker does not end within {deadline_s:g} s; {self.tail()}") from None
+            raise TimeoutError(f"the worker did not end within {deadline_s:g} s; {self.tail()}") from None
 
     def signal(self, number: signal.Signals) -> None:
         """Send a signal to the newest process; do nothing if it has ended."""

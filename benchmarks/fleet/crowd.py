@@ -45,7 +45,7 @@ def idle(cluster: Cluster, tenants: int, remembered: int, seconds: float) -> Idl
         worker = yard.worker(shards=SHARDS)
         started = time.monotonic()
         worker.start()
-        worker.until(lambda: len(worker.named("shard_restored")) == SHARDS, "all to be restored", _DEADLINE_S)
+        worker.until(lambda: len(worker.named("shard_restored")) == SHARDS, "every shard to be restored", _DEADLINE_S)
         restored_s = time.monotonic() - started
         pid = worker.pid or 0
         # The first sweeps read two and seven days of call time, so the worker is not idle before they are done.
@@ -71,7 +71,7 @@ def cold(cluster: Cluster, tenants: int) -> float:
         def asked() -> set[str]:
             return {request.tenant for request in yard.source.requests() if request.tenant}
 
-        worker.until(lambda: len(asked()) == tenants, "every tenant to ask", _DEADLINE_S)
+        worker.until(lambda: len(asked()) == tenants, "a request of every tenant", _DEADLINE_S)
         return time.time() - started
 
 

@@ -49,7 +49,7 @@ def takeover(cluster: Cluster, repetitions: int, *, remembered: int, how: signal
                 rest(_WARM_S)
                 at = time.time()
                 going.signal(how)
-                wait_until(lambda s=staying: len(owned(s)) == shards, "the other to own all", _DEADLINE_S)  # type: ignore[misc]
+                wait_until(lambda s=staying: len(owned(s)) == shards, "the other worker to own all", _DEADLINE_S)  # type: ignore[misc]
                 _flow(reader, moved)
                 seconds.append(max(end for _, end in _pauses(reader, moved, at, time.time())) - at)
                 going.wait(30)
@@ -93,13 +93,18 @@ def _balance(workers: Iterable[Worker], shards: int) -> None:
             worker.get("/readyz")[0] == 200 and len(owned(worker)) * len(running) == shards for worker in running
         )
 
-    wait_until(is_shared, "every worker to have its share", _DEADLINE_S, every_s=0.1)
+    wait_until(is_shared, "every worker to own its share of the shards", _DEADLINE_S, every_s=0.1)
 
 
 def _flow(reader: Reader, tenants: Iterable[str]) -> None:
     """Wait until new rows of all tenants have arrived."""
     since, expected = time.time(), set(tenants)
-    wait_until(lambda: expected <= reader.times(since, time.time()).keys(), "rows to flow", _DEADLINE_S, every_s=0.1)
+    wait_until(
+        lambda: expected <= reader.times(since, time.time()).keys(),
+        "rows of every tenant",
+        _DEADLINE_S,
+        every_s=0.1,
+    )
 
 
 def _pauses(reader: Reader, tenants: Iterable[str], since: float, until: float) -> list[tuple[float, float]]:

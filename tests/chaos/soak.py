@@ -232,7 +232,7 @@ def differences(cluster: Cluster, source: Simulation, worker: Worker) -> list[st
         tenants = worker.status()["tenants"]
         return len(tenants) == TENANTS and all("coverage" in each and _is_read(each, frozen_at) for each in tenants)
 
-    wait_until(is_complete, "all to be read", _END_S, every_s=1.0)
+    wait_until(is_complete, "all call time to be read", _END_S, every_s=1.0)
     problems = [] if worker.stop(30) == 0 else [f"the worker ended with {worker.exit_code}"]
     found, truth = oracle.committed(cluster.bootstrap, TOPIC, APP), source.truth()
     tally = oracle.tally(found, truth)

@@ -312,7 +312,7 @@ class Stage:
         seconds = time.monotonic() - self._began_at
         frozen_at = self.source.freeze()
         self.source.clear_faults()
-        wait_until(lambda: self._is_complete(frozen_at), f"all to be read, {self._standing()}", _END_S, every_s=0.3)
+        wait_until(lambda: self._is_complete(frozen_at), f"the end of reading, {self._standing()}", _END_S, every_s=0.3)
         problems = self._settled()
         statuses = {tenant["id"]: tenant for tenant in self._owned()}
         for number, worker in enumerate(self.workers):
@@ -352,7 +352,7 @@ class Stage:
             return not oddities
 
         with suppress(TimeoutError):  # the caller reports what is left together with all other problems
-            wait_until(is_settled, "workers to be as they should", _BACK_S, every_s=0.3)
+            wait_until(is_settled, "workers without unexpected reports", _BACK_S, every_s=0.3)
         return oddities
 
     def _oddities(self) -> list[str]:

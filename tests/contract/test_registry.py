@@ -107,7 +107,7 @@ def test_registry_client_tries_all_addresses_in_turn(fake: Callable[[Answers], F
     assert registry_client.ensure([ROW]) == {"calls": 7}
     tried = len(broken.requests)
     assert registry_client.ensure([ROW]) == {"calls": 7}
-    assert len(broken.requests) == tried, "the one that answered is asked first"
+    assert len(broken.requests) == tried, "the address that responded is used first"
     with pytest.raises(RegistryUnavailableError) as caught:
         Registry(settings(f"{nobody},{broken.url}")).ensure([ROW])
     assert nobody in str(caught.value)

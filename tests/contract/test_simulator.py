@@ -316,7 +316,7 @@ def test_early_retry_prolongs_simulated_throttling() -> None:
     arrivals = Arrivals(50)
     assert [arrivals.arrive(float(second)) for second in range(50)] == [None] * 50
     assert arrivals.arrive(55.0) == 6.0
-    assert arrivals.arrive(60.5) is not None, "the refused one counts"
+    assert arrivals.arrive(60.5) is not None, "the refused request counts"
     assert arrivals.arrive(200.0) is None
 
 

@@ -213,7 +213,7 @@ def test_schema_rejects_exactly_the_rows_generated_as_invalid() -> None:
     unfit = [v for v in versions if not v.fits]
     assert len({v.text for v in unfit}) == len(unfit)
     assert len({v.block.unfit[v.call] % len(UNFIT) for v in unfit}) == len(UNFIT)
-    assert any(v.fits and v.number and v.call in v.block.unfit for v in versions), "some are mended"
+    assert any(v.fits and v.number and v.call in v.block.unfit for v in versions), "no invalid row was corrected"
     unknown = sum(bool(row.unknown) for row in readings if isinstance(row, Row))
     assert 0.04 < unknown / len(readings) < 0.06
 

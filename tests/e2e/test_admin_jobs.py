@@ -106,11 +106,11 @@ def test_backfill_stays_exactly_once_across_five_kills(
     rows = 0
     for _ in range(KILLS):
         worker.start()
-        worker.until(lambda least=rows: rows_of(worker, job) > least, "the backfill to go on")  # type: ignore[misc]
+        worker.until(lambda least=rows: rows_of(worker, job) > least, "progress of the backfill")  # type: ignore[misc]
         wait_a_moment(moments.uniform(0, 0.6))
         rows = max(rows, rows_of(worker, job))
         worker.kill()
-    assert commands.jobs(worker.config)[job]["state"] == "running", "it lasts longer than the kills"
+    assert commands.jobs(worker.config)[job]["state"] == "running", "the job ended before the last kill"
     worker.start()
     done = until_job(worker, job, "done", "failed")
     assert (done["state"], done["remaining_seconds"]) == ("done", 0)
@@ -247,13 +247,13 @@ def test_pause_and_cancel_commands_survive_a_worker_restart(scene: Scene) -> Non
     scene.worker.until(lambda: scene.worker.metric("tenant_paused", tenant="contoso") == 1, "the tenant to be paused")
     before = len(_asked(scene, paused))
     others = len(_asked(scene, other))
-    scene.worker.until(lambda: len(_asked(scene, other)) > others + 3, "the other tenant to go on")
+    scene.worker.until(lambda: len(_asked(scene, other)) > others + 3, "more requests for the other tenant")
     found = commands.jobs(scene.config)[job]
     assert (found["state"], found["reason"]) == ("waiting", "the tenant is paused: run connector resume to continue")
     scene.worker.kill()
     scene.worker.start()
     scene.worker.until_ready()
-    scene.worker.until(lambda: len(_asked(scene, other)) > others + 6, "the other tenant to go on")
+    scene.worker.until(lambda: len(_asked(scene, other)) > others + 6, "more requests for the other tenant")
     assert len(_asked(scene, paused)) == before
     waiting = commands.start(scene.config, "backfill", "--tenant", "contoso", "--from", "-2d", "--to", "-1h", "--wait")
     second = commands.first_line(waiting.output)
@@ -352,7 +352,7 @@ def test_worker_ignores_invalid_records_on_the_control_topic(
     until_job(scene.worker, last, "done")
     scene.backfill("--from", "-4d", "--to", "-30m", "--wait", tenant="fabrikam")
     until_swept(scene.worker, scene.source, timedelta(minutes=59))
-    assert len(scene.worker.named("shard_restored")) == 2, "no shard had to start again"
+    assert len(scene.worker.named("shard_restored")) == 2, "a shard restarted"
     assert len(scene.worker.named("command_ignored")) > 20
     assert scene.worker.stop() == 0
     oracle.check(broker.bootstrap, topic, app, scene.source.truth(), claims=False)

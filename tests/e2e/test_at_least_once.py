@@ -149,15 +149,16 @@ def test_frozen_at_least_once_worker_loses_no_row(
     configured = settings(source, kafka=AT_LEAST_ONCE)
     frozen, other = new_worker(configured), new_worker(configured)
     frozen.start()
-    frozen.until(lambda: published(frozen) > 200, "it to be amid its work")
+    frozen.until(lambda: published(frozen) > 200, "the worker to publish rows")
     frozen.signal(signal.SIGSTOP)
     other.start()
-    other.until(lambda: set(other.status()["shards_owned"]) == {0, 1}, "the other to own everything")
+    other.until(lambda: set(other.status()["shards_owned"]) == {0, 1}, "the other worker to own every shard")
     source.clear_faults()
     other.until_complete(datetime.now(UTC))
     frozen.signal(signal.SIGCONT)
     frozen.until(
-        lambda: frozen.get("/readyz")[0] == 200 and len(frozen.status()["shards_owned"]) == 1, "the two to share"
+        lambda: frozen.get("/readyz")[0] == 200 and len(frozen.status()["shards_owned"]) == 1,
+        "each worker to own a shard",
     )
     assert (frozen.stop(), other.stop()) == (0, 0)
     last = new_worker(configured)

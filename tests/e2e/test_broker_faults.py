@@ -101,7 +101,7 @@ def test_sweeps_that_outpace_commits_keep_exactly_once(
     asked = len(source.requests())
     # Longer than the timeouts of send-offsets and commit, and than the session, so that outcomes are unknown.
     end = time.monotonic() + 14
-    worker.until(lambda: time.monotonic() > end, "the time-outs to pass")
+    worker.until(lambda: time.monotonic() > end, "the timeouts to pass")
     assert worker.get("/livez")[0] == 200
     assert worker.metric("kafka_up") == 0
     broker_of_its_own.resume()
@@ -139,7 +139,7 @@ def test_failed_transaction_publishes_neither_rows_nor_state(
         lags.append(worker.metric("lag_seconds"))
         return worker.metric("transactions_total", outcome="aborted") >= aborted + 2
 
-    worker.until(has_looked_twice, "two more looks at the limit")
+    worker.until(has_looked_twice, "two more reads of the record limit")
     assert not worker.named("shard_restarting")
     assert lags[0] > 0
     assert lags == sorted(lags)

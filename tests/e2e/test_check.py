@@ -111,7 +111,7 @@ class Place(NamedTuple):
         committed = self.worker.metric("transactions_total", outcome="committed")
         self.worker.until(
             lambda: self.worker.metric("transactions_total", outcome="committed") > committed + 1,
-            "transactions to go on",
+            "further transactions",
         )
         assert read_state() == before
         assert self.worker.events[logged:] == []

@@ -35,7 +35,7 @@ def test_first_start_reads_all_rows_although_the_clock_is_fast(
     worker.start()
     worker.until(lambda: worker.metric("rows_total", outcome="published") > 2_500, "the history")
     frozen_at = source.freeze()
-    worker.until(lambda: complete_through(worker, source) >= frozen_at, "all to be read")
+    worker.until(lambda: complete_through(worker, source) >= frozen_at, "all call time to be read")
     tenant = worker.tenant(source.tenants[0])
     assert worker.stop() == 0
     start = datetime.fromisoformat(tenant["coverage"][0]["from"])

@@ -158,7 +158,12 @@ def test_container_publishes_as_any_user_on_a_read_only_root(  # noqa: PLR0917 -
     (port,) = free_ports(1)
     name = container(user, *mounted(tmp_path, settings), f"--env=CONNECTOR_HTTP__LISTEN=127.0.0.1:{port}")
     until(daemon, name, lambda: bool(oracle.read(secured.plain, topic)), "rows")
-    until(daemon, name, lambda: daemon.inspect(name)["State"]["Health"]["Status"] == "healthy", "health")
+    until(
+        daemon,
+        name,
+        lambda: daemon.inspect(name)["State"]["Health"]["Status"] == "healthy",
+        "a healthy container",
+    )
     daemon.docker("stop", "--time=15", name)
     # 137 would mean that it was killed after 15 s.
     assert daemon.inspect(name)["State"]["ExitCode"] == 0, daemon.logs(name)[-15:]
@@ -189,7 +194,7 @@ def mounted(folder: Path, settings: dict[str, Any]) -> list[str]:
 
 def test_container_with_invalid_settings_exits_2(daemon: Daemon, container: Callable[..., str]) -> None:
     name = container("12345:12345", "--env=CONNECTOR_KAFKA__TOPIK=x")
-    wait_until(lambda: not daemon.inspect(name)["State"]["Running"], "its end", DEADLINE_S, every_s=0.2)
+    wait_until(lambda: not daemon.inspect(name)["State"]["Running"], "the container to end", DEADLINE_S, every_s=0.2)
     assert daemon.inspect(name)["State"]["ExitCode"] == 2
 
 
@@ -269,7 +274,7 @@ def test_compose_stack_starts_and_publishes_rows(daemon: Daemon, tmp_path: Path)
 
         def scraped() -> bool:
             targets = get(prometheus_port, "/api/v1/targets")["data"]["activeTargets"]
-            return [target["health"] for target in targets] == ["up"]
+            return [target["a healthy container"] for target in targets] == ["up"]
 
         wait_until(scraped, "Prometheus to have scraped the connector", DEADLINE_S, every_s=0.5)
         groups = get(prometheus_port, "/api/v1/rules")["data"]["groups"]

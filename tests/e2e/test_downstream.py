@@ -149,7 +149,7 @@ def results(command: list[str], published: Published) -> Totals:
     for line in filter(lambda line: line.startswith("{"), done.stdout.splitlines()):
         result = json.loads(line)
         key = result.get("tenant") or result["tenantId"], minute(result["minute"]), result["trunk"]
-        assert key not in found, "each minute once"
+        assert key not in found, "a minute is printed twice"
         found[key] = Total(result["calls"], result["failures"])
     return found
 

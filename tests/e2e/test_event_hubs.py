@@ -64,7 +64,7 @@ def test_worker_renews_its_token_for_event_hubs(
                 and len(source.requests("token")) >= before + 3
                 and worker.metric("transactions_total", outcome="committed") > committed
             ),
-            "tokens were renewed, and transactions go on",
+            "renewed tokens and further transactions",
         )
         worker.until_complete(datetime.now(UTC))
         findings = {f["check"]: f for f in json.loads(commands.succeed(worker.config, "check", "--json"))}

@@ -120,10 +120,10 @@ def test_no_row_is_missed_after_an_outage_of_three_days(
     source.set_clock_offset(timedelta())
     after = new_worker(configured)
     after.start()
-    after.until(lambda: _is_whole(after.tenant(source.tenants[0])), "the hole to be read")
+    after.until(lambda: _is_whole(after.tenant(source.tenants[0])), "the call time of the outage to be read")
     frozen_at = source.freeze()
     truth = source.truth()
-    after.until(lambda: _last_read(after, source.tenants[0]) >= frozen_at, "what came meanwhile to be read")
+    after.until(lambda: _last_read(after, source.tenants[0]) >= frozen_at, "the newest rows to be read")
     assert after.stop() == 0
     found = oracle.check(broker.bootstrap, topic, app, truth, claims=False)
     assert len(found.rows) > 9_000

@@ -58,9 +58,11 @@ class Pair:
             (self.places[1] / f"hold-{held}").touch()
         self.new.start()
         if held:
-            self.new.until((self.places[1] / f"held-{held}").exists, f"the new worker to be before {held}")
+            self.new.until((self.places[1] / f"held-{held}").exists, f"the new worker to stop before {held}")
         else:
-            self.new.until(lambda: self.new.metric("restore_duration_seconds") > 0, "the new worker to have opened")
+            self.new.until(
+                lambda: self.new.metric("restore_duration_seconds") > 0, "the new worker to restore its shard"
+            )
 
     def unblock(self, held: str) -> None:
         (self.places[1] / f"hold-{held}").unlink()
@@ -125,7 +127,7 @@ def test_producer_epoch_stops_an_old_owner_that_sent_offsets(pair: Pair) -> None
     assert pair.rows == rows
     pair.unblock("commit")
     pair.finish()
-    assert not pair.new.named("shard_fenced"), "the old one opened a producer without asking whose the shard is"
+    assert not pair.new.named("shard_fenced"), "the old worker opened a producer before it knew the owner of the shard"
 
 
 def test_new_owner_restores_the_last_commit_of_the_old_owner(pair: Pair) -> None:
@@ -134,7 +136,7 @@ def test_new_owner_restores_the_last_commit_of_the_old_owner(pair: Pair) -> None
     pair.start_new(held="init")
     rows = pair.rows
     pair.wake_old("shards_revoked")
-    wait_until(lambda: pair.rows > rows, "what was in flight to land", _DEADLINE_S)
+    wait_until(lambda: pair.rows > rows, "the requests in flight to arrive", _DEADLINE_S)
     pair.unblock("init")
     pair.finish()
 

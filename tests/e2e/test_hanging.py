@@ -66,7 +66,7 @@ def left_open(
             known = admin.list_topics(hanging[-1], timeout=_DEADLINE_S).topics[hanging[-1]]
             return known.partitions[0].leader < 0
 
-        wait_until(is_known, "the partition to be without a leader", _DEADLINE_S)
+        wait_until(is_known, "the partition to have no leader", _DEADLINE_S)
         (tmp_path / "hold-commit").unlink()
         worker.until(lambda: published(worker) > before, "the commit to be acknowledged")
         worker.kill()

@@ -84,7 +84,7 @@ def test_hostile_responses_fail_only_their_tenant(
             reason = "rejected" if attack is a_million_links else "unreachable"
             worker.until(
                 lambda tenant=tenant: worker.tenant(tenant).get("state") == "failing",  # type: ignore[misc]
-                f"{attack.__name__} shows as failing",
+                f"the tenant of {attack.__name__} to fail",
             )
             assert worker.metric("tenant_failing", tenant=tenant, reason=reason) == 1, attack.__name__
         before = graph.asked[other]

@@ -26,7 +26,7 @@ def delete(bootstrap: str, topic: str) -> None:
     admin = AdminClient({"bootstrap.servers": bootstrap})
     for future in admin.delete_topics([topic]).values():
         future.result(30)
-    wait_until(lambda: topic not in admin.list_topics(timeout=10).topics, f"{topic} to be gone", 30)
+    wait_until(lambda: topic not in admin.list_topics(timeout=10).topics, f"the deletion of {topic}", 30)
 
 
 def fill(bootstrap: str, topic: str, partitions: int, length: int) -> None:
@@ -77,7 +77,7 @@ def test_progress_offsets_restart_at_0_in_a_recreated_row_topic(
         decode = avro.decoder(avro.PROGRESS)
         return [decode(entry.value) for entry in oracle.read(broker.bootstrap, progress)][len(before.progress) :]
 
-    wait_until(lambda: bool(statements()), "progress to be stated", 60)
+    wait_until(lambda: bool(statements()), "a progress record", 60)
     assert worker.stop() == 0
     assert {tuple(statement["offsets"]) for statement in statements()} == {(0,) * len(before.progress[-1].offsets)}
 
@@ -89,7 +89,7 @@ def test_no_row_is_republished_after_the_state_topic_was_lost(
     delete(broker.bootstrap, f"{app}.state")
     worker = new_worker(configured)
     worker.start()
-    worker.until(lambda: worker.metric("rows_total", outcome="duplicate") > 1_000, "all to be read again")
+    worker.until(lambda: worker.metric("rows_total", outcome="duplicate") > 1_000, "all call time to be read again")
     assert worker.stop() == 0
     assert [entry["level"] for entry in worker.named("tenant_state_lost")] == ["warning"]
     found = oracle.check(broker.bootstrap, topic, app, source.truth(), claims=False)

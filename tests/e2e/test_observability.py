@@ -197,4 +197,4 @@ def test_frozen_worker_fires_the_alert_direct_routing_absent(scene: Scene) -> No
         wait_until(lambda: "DirectRoutingAbsent" in scene.prometheus.firing(), "the alert for the absent worker", 60)
     finally:
         scene.worker.signal(signal.SIGCONT)
-    wait_until(lambda: "DirectRoutingAbsent" not in scene.prometheus.firing(), "its return to be noticed", 60)
+    wait_until(lambda: "DirectRoutingAbsent" not in scene.prometheus.firing(), "the end of the alert", 60)

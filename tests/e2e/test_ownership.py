@@ -38,7 +38,7 @@ def test_second_worker_of_the_same_app_duplicates_nothing(
     first.start()
     first.until(lambda: first.metric("rows_total", outcome="published") > 0, "the first rows")
     second.start()
-    second.until(lambda: len(owned(first)) == 2 and len(owned(second)) == 2, "two shards each")
+    second.until(lambda: len(owned(first)) == 2 and len(owned(second)) == 2, "each worker to own two shards")
     assert owned(first) | owned(second) == {0, 1, 2, 3}
     wait_until(lambda: tenants(first) | tenants(second) == set(source.tenants), "every tenant's series")
     assert not tenants(first) & tenants(second)
@@ -47,7 +47,7 @@ def test_second_worker_of_the_same_app_duplicates_nothing(
     first.until_complete(since, len(tenants(first)))
     second.until_complete(since, len(tenants(second)))
     assert second.stop() == 0
-    first.until(lambda: len(owned(first)) == 4, "the leaver's shards")
+    first.until(lambda: len(owned(first)) == 4, "the shards of the stopped worker")
     assert first.stop() == 0
     oracle.check(broker.bootstrap, topic, app, source.truth())
 
@@ -60,16 +60,16 @@ def test_frozen_worker_publishes_nothing_after_session_expiry(
     configured = settings(source)
     frozen, other = new_worker(configured), new_worker(configured)
     frozen.start()
-    frozen.until(lambda: frozen.metric("rows_total", outcome="published") > 200, "it to be amid its work")
+    frozen.until(lambda: frozen.metric("rows_total", outcome="published") > 200, "the worker to publish rows")
     frozen.signal(signal.SIGSTOP)
     other.start()
-    other.until(lambda: owned(other) == {0, 1}, "the other to own everything")
+    other.until(lambda: owned(other) == {0, 1}, "the other worker to own every shard")
     source.clear_faults()
     other.until_complete(datetime.now(UTC))
     before = len(oracle.committed(broker.bootstrap, topic, app).rows)
     frozen.signal(signal.SIGCONT)
-    frozen.until(lambda: len(owned(frozen)) == 1 and len(owned(other)) == 1, "the two to share")
-    frozen.until(lambda: frozen.get("/readyz")[0] == 200, "the woken one to be ready")
+    frozen.until(lambda: len(owned(frozen)) == 1 and len(owned(other)) == 1, "each worker to own a shard")
+    frozen.until(lambda: frozen.get("/readyz")[0] == 200, "the resumed worker to be ready")
     since = datetime.now(UTC)
     for worker in (frozen, other):
         worker.until_complete(since, len(tenants(worker)))
@@ -88,12 +88,15 @@ def test_shards_that_move_between_workers_keep_exactly_once(
     for worker in workers:
         worker.start()
         worker.until_logged("service_started")
-    workers[1].until(lambda: bool(owned(workers[1])), "the second to own something")
+    workers[1].until(lambda: bool(owned(workers[1])), "the second worker to own a shard")
     workers[0].kill()
-    workers[2].until(lambda: owned(workers[1]) | owned(workers[2]) == {0, 1, 2, 3}, "the dead one's shards to be taken")
+    workers[2].until(
+        lambda: owned(workers[1]) | owned(workers[2]) == {0, 1, 2, 3},
+        "others to own its shards",
+    )
     assert workers[1].stop() == 0
     source.clear_faults()
-    workers[2].until(lambda: len(owned(workers[2])) == 4, "the last to own everything")
+    workers[2].until(lambda: len(owned(workers[2])) == 4, "the last worker to own every shard")
     workers[2].until_complete(datetime.now(UTC))
     assert workers[2].stop() == 0
     oracle.check(broker.bootstrap, topic, app, source.truth())
@@ -122,13 +125,13 @@ def test_new_consumer_group_protocol_moves_shards_to_new_workers(
     configured = settings(source, kafka={"shards": 4, "properties": properties})
     first, second = new_worker(configured), new_worker(configured)
     first.start()
-    first.until(lambda: len(owned(first)) == 4, "the first to own all")
+    first.until(lambda: len(owned(first)) == 4, "the first worker to own every shard")
     second.start()
-    second.until(lambda: len(owned(first)) == 2 and len(owned(second)) == 2, "two shards each")
+    second.until(lambda: len(owned(first)) == 2 and len(owned(second)) == 2, "each worker to own two shards")
     for worker in (first, second):
-        worker.until(lambda w=worker: w.get("/readyz")[0] == 200, "both to be ready")  # type: ignore[misc]
+        worker.until(lambda w=worker: w.get("/readyz")[0] == 200, "both workers to be ready")  # type: ignore[misc]
     assert second.stop() == 0
-    first.until(lambda: len(owned(first)) == 4, "the leaver's shards")
+    first.until(lambda: len(owned(first)) == 4, "the shards of the stopped worker")
     first.until_complete(datetime.now(UTC))
     assert first.stop() == 0
     oracle.check(broker.bootstrap, topic, app, source.truth())
@@ -147,7 +150,7 @@ def test_worker_finds_new_rows_after_the_clock_was_set_back(
     source.freeze()
     now = new_worker(configured)
     now.start()
-    now.until(lambda: now.metric("rows_total", outcome="published") > 0, "what turned up since")
+    now.until(lambda: now.metric("rows_total", outcome="published") > 0, "rows that appeared since")
     assert now.metric("lag_seconds") < 60
     sweeps = now.metric("sweeps_total", outcome="ok")
     now.until(lambda: now.metric("sweeps_total", outcome="ok") >= sweeps + 4, "more sweeps")

@@ -85,13 +85,13 @@ def service(broker: SharedBroker, tmp_path_factory: pytest.TempPathFactory) -> I
             until_state(worker, HEALTHY, "ok")
             until_state(worker, BACKFILL, "ok")
             until_state(worker, FAILING, "failing")
-            worker.until(lambda: all(tenant_of(worker, name)["gaps"] for name in (SLOW, GAP)), "something to be read")
+            worker.until(lambda: all(tenant_of(worker, name)["gaps"] for name in (SLOW, GAP)), "call time to be read")
             commands.succeed(worker.config, "pause", "--tenant", GAP)
             commands.succeed(worker.config, "backfill", "--tenant", BACKFILL, "--from", "-140d", "--to", "-4d")
             until_state(worker, GAP, "paused")
             worker.until(
                 lambda: any(0 < job["remaining_seconds"] < 136 * 86_400 for job in worker.status()["jobs"]),
-                "the backfill to be under way",
+                "progress of the backfill",
             )
             yield Service(worker, f"http://127.0.0.1:{worker.port}/")
         finally:

@@ -188,7 +188,7 @@ def test_no_personal_data_leaves_the_process(  # noqa: PLR0915
     listen()
     worker.kill()
     worker.start()
-    worker.until(lambda: worker.metric("rows_total", outcome="published") > 500, "rows in its second life")
+    worker.until(lambda: worker.metric("rows_total", outcome="published") > 500, "rows after the restart")
     source.clear_faults()
     worker.until_complete(source.freeze())
     listen()
@@ -199,7 +199,7 @@ def test_no_personal_data_leaves_the_process(  # noqa: PLR0915
     key_file.write_bytes(SECOND_KEY)
     worker.until_complete(datetime.now(UTC))
     published_later = worker.metric("rows_total", outcome="published") + worker.metric("rows_total", outcome="revised")
-    assert published_later == published, "a new key publishes what is known"
+    assert published_later == published, "a new key published known rows again"
     source.set_clock_offset(timedelta())
     worker.until_complete(source.freeze())
     listen()

@@ -166,7 +166,7 @@ def test_worker_applies_commands_from_a_recreated_control_topic(
     for command in ("pause", "resume"):
         taken = len(worker.named("command_applied"))
         commands.succeed(worker.config, command, "--tenant", tenant)
-        worker.until(lambda n=taken: len(worker.named("command_applied")) > n, "the command to be taken")  # type: ignore[misc]
+        worker.until(lambda n=taken: len(worker.named("command_applied")) > n, "the commit of the command")  # type: ignore[misc]
     worker.until(lambda: worker.tenant(tenant).get("state") == "ok", "the tenant to be read")
     assert worker.stop() == 0
     admin = AdminClient({"bootstrap.servers": broker.bootstrap, "log_level": 0})

@@ -71,7 +71,7 @@ def test_confluent_deserializer_reads_rows_and_progress_records(  # noqa: PLR091
     truth = {row.id for row in source.truth()[tenant]}
     assert {row["id"] for row in rows} == truth
     assert all(row["tenantId"] == tenant and row["observedDateTime"].tzinfo is not None for row in rows)
-    assert any(row["userCountryCode"] for row in rows), "beta's members are fields"
+    assert any(row["userCountryCode"] for row in rows), "members of beta are not fields of the row"
     assert any(row["additionalProperties"] for row in rows)
     progress = read(registry, broker, f"{topic}.progress")
     assert {record["tenantId"] for record in progress} == {tenant}
@@ -134,7 +134,7 @@ def test_worker_keeps_running_while_the_registry_is_unavailable(
     worker.until_complete(datetime.now(UTC))
     assert worker.get("/readyz")[0] == 200
     assert worker.stop() == 0
-    assert len(server.requests) == asked, "a running worker does not ask"
+    assert len(server.requests) == asked, "a running worker sent a request to the registry"
     values = [entry.value for entry in oracle.read(broker.bootstrap, topic)]
     assert len(values) > 1_000
     assert all(value.startswith(b"\x00\x00\x00\x01\x02") for value in values)
@@ -214,7 +214,7 @@ def test_schema_refused_by_the_registry_rejects_only_its_tenant(
     worker.start()
     worker.until(lambda: worker.tenant(wrong["id"]).get("state") == "failing", "the tenant to be rejected")
     assert "not compatible" in worker.tenant(wrong["id"])["reason"]
-    worker.until(lambda: worker.tenant(good["id"]).get("state") == "ok", "the other to be read")
+    worker.until(lambda: worker.tenant(good["id"]).get("state") == "ok", "the other tenant to be read")
     assert worker.stop() == 0
 
 

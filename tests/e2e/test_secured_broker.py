@@ -106,9 +106,9 @@ def test_documented_kafka_rights_suffice_for_each_role(
     assert [job["state"] for job in commands.jobs(config).values()] == ["done"]
     assert len(commands.status(config)["tenants"]) == 4
     second.start()
-    second.until(lambda: len(second.status()["shards_owned"]) == 1, "a shard for the second")
+    second.until(lambda: len(second.status()["shards_owned"]) == 1, "the second worker to own a shard")
     assert first.stop() == 0
-    second.until(lambda: len(second.status()["shards_owned"]) == 2, "both shards")
+    second.until(lambda: len(second.status()["shards_owned"]) == 2, "the worker to own both shards")
     second.until_complete(datetime.now(UTC))
     assert PASSWORD not in visible_text(second)
     assert second.stop() == 0
@@ -194,7 +194,7 @@ def take_right(secured: SecuredBroker, worker: Worker, right: AclBinding) -> Non
     assert worker.get("/livez")[0] == 200
     secured.grant(right)
     committed = worker.metric("transactions_total", outcome="committed")
-    worker.until(lambda: worker.metric("transactions_total", outcome="committed") > committed, "work to go on")
+    worker.until(lambda: worker.metric("transactions_total", outcome="committed") > committed, "further commits")
 
 
 def test_backfill_wait_ends_if_its_right_is_withdrawn(

@@ -65,7 +65,7 @@ def test_failing_tenant_shows_a_remedy_while_others_are_read(
         "three tenants to fail",
     )
     since = datetime.now(UTC)
-    worker.until(lambda: _is_fresh(worker, good, since), "the good one to go on")
+    worker.until(lambda: _is_fresh(worker, good, since), "the valid tenant to be read")
     assert worker.metric("tenant_up", tenant="good") == 1
     assert worker.metric("tenant_failing", tenant="good") == 0
     assert worker.get("/readyz")[0] == worker.get("/livez")[0] == 200
@@ -78,8 +78,8 @@ def test_failing_tenant_shows_a_remedy_while_others_are_read(
     # msal repeats a cached refusal as long as the request is the same. A new secret makes it a different request.
     secret.write_text(f"{source.identity['client_secret']}\n", encoding="utf-8")
     worker.signal(signal.SIGHUP)
-    worker.until(lambda: _is_fresh(worker, secretless, since), "the repaired one to go on", 15)
-    worker.until(lambda: worker.metric("tenant_failing", tenant="secretless") == 0, "it to fail no longer")
+    worker.until(lambda: _is_fresh(worker, secretless, since), "the repaired tenant to be read", 15)
+    worker.until(lambda: worker.metric("tenant_failing", tenant="secretless") == 0, "the end of the failure")
     assert worker.stop() == 0
     text = worker.log.read_text(encoding="utf-8")
     assert source.identity["client_secret"] not in text
@@ -93,7 +93,7 @@ def test_worker_becomes_unready_only_if_every_tenant_fails(
     worker = new_worker(settings(source))
     worker.start()
     worker.until_logged("shard_restored")
-    worker.until(lambda: "every tenant fails" in worker.get("/readyz")[1], "it to say so")
+    worker.until(lambda: "every tenant fails" in worker.get("/readyz")[1], "/readyz to state that every tenant fails")
     code, body = worker.get("/readyz")
     assert (code, json.loads(body)["ready"]) == (503, False)
     assert worker.get("/livez")[0] == 200
@@ -118,7 +118,7 @@ def test_hanging_sign_in_delays_no_other_tenant(simulate: Simulate, new_worker: 
     worker.start()
     since = datetime.now(UTC)
     for tenant in source.tenants[1:]:
-        worker.until(lambda t=tenant: _is_fresh(worker, t, since), "the others", 30)  # type: ignore[misc]
+        worker.until(lambda t=tenant: _is_fresh(worker, t, since), "the other tenants to be read", 30)  # type: ignore[misc]
     assert worker.metric("tenant_up", tenant=source.tenants[0]) == 0
     assert worker.stop() == 0
 

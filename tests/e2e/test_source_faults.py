@@ -96,7 +96,10 @@ def test_instant_that_graph_cannot_serve_delays_no_other_row(bench: Bench, setti
     worker = bench.new_worker(settings(source), *RETRYING_SOON)
     worker.start()
     worker.until_logged("range_isolated")
-    worker.until(lambda: worker.metric("rows_total", outcome="published") >= len(outside), "the rows around it")
+    worker.until(
+        lambda: worker.metric("rows_total", outcome="published") >= len(outside),
+        "all rows outside of that second",
+    )
     worker.until(
         lambda: ["500" in gap["cause"] for gap in worker.tenant(tenant).get("gaps", ())] == [True],
         "a gap with its cause",
@@ -162,10 +165,10 @@ def test_token_expiry_during_a_sign_in_outage_loses_no_row(bench: Bench, setting
     worker.until(lambda: worker.metric("rows_total", outcome="published") > 500, "the first pages")
     source.set_faults(sign_in_down=True)
     source.expire_tokens()
-    worker.until(lambda: worker.metric("tenant_up") == 0, "the sign-in to be missed")
+    worker.until(lambda: worker.metric("tenant_up") == 0, "the sign-in to fail")
     assert worker.get("/livez")[0] == 200
     source.set_faults(sign_in_down=False)
-    worker.until(lambda: worker.metric("tenant_up") == 1, "the sign-in to be there again")
+    worker.until(lambda: worker.metric("tenant_up") == 1, "the sign-in to succeed")
     worker.until_complete(datetime.now(UTC))
     assert worker.stop() == 0
     bench.check(source)
@@ -249,12 +252,12 @@ def test_row_that_appears_after_the_deepest_overlap_is_missed(bench: Bench, sett
     worker = bench.new_worker(settings(source, windows={"sweeps": sweeps}))
     worker.start()
     worker.until(lambda: worker.tenant(source.tenants[0]).get("gap_seconds") == 0, "the history")
-    worker.until(lambda: worker.metric("sweeps_total", every="2s", outcome="ok") >= 2, "a sweep after it")
+    worker.until(lambda: worker.metric("sweeps_total", every="2s", outcome="ok") >= 2, "a sweep after the history")
     source.set_clock_offset(timedelta())
     frozen_at = source.freeze()
     sweeps_before = worker.metric("sweeps_total", every="2s", outcome="ok")
     worker.until(
-        lambda: worker.metric("sweeps_total", every="2s", outcome="ok") >= sweeps_before + 2, "two sweeps since"
+        lambda: worker.metric("sweeps_total", every="2s", outcome="ok") >= sweeps_before + 2, "two further sweeps"
     )
     assert worker.stop() == 0
     found = oracle.committed(bench.bootstrap, bench.topic, bench.app)
@@ -289,7 +292,7 @@ def test_kills_within_a_page_chain_keep_exactly_once(
     worker = bench.new_worker(settings(source, graph={"concurrency": 1}))
     for _ in range(3):
         worker.start()
-        worker.until(lambda: worker.metric("rows_total", outcome="published") > 0, "rows in this life")
+        worker.until(lambda: worker.metric("rows_total", outcome="published") > 0, "rows since the restart")
         worker.kill()
     assert worker.run_once() == 0
     found = bench.check(source)

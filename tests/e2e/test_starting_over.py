@@ -45,7 +45,7 @@ def test_app_whose_topics_were_deleted_publishes_all_rows_again(
     wait_until(lambda: deleted(admin, app), "the group to be empty and deleted", 60)
     for future in admin.delete_topics(topics).values():
         future.result(30)
-    wait_until(lambda: not admin.list_topics(timeout=10).topics.keys() & set(topics), "the topics to be gone", 60)
+    wait_until(lambda: not admin.list_topics(timeout=10).topics.keys() & set(topics), "the deletion of the topics", 60)
     assert worker.run_once() == 0
     after = oracle.check(broker.bootstrap, topic, app, source.truth()).rows
     assert len(after) == len(before)

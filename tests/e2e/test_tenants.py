@@ -60,7 +60,9 @@ def test_reload_of_changed_tenants_does_not_affect_others(
     requests = worker.metric("graph_requests_total", tenant="name-0")
     read_again(worker, [table[same], table[changed] | {"name": "renamed"}, table[new]], "tenants_changed")
     since = datetime.now(UTC)
-    worker.until(lambda: all(is_read(worker, tenant, since) for tenant in (same, changed, new)), "three to be read")
+    worker.until(
+        lambda: all(is_read(worker, tenant, since) for tenant in (same, changed, new)), "all tenants to be read"
+    )
     labels = {label["tenant"] for label, _ in worker.series("tenant_up")}
     assert labels == {"name-0", "renamed", "name-3"}
     assert worker.metric("graph_requests_total", tenant="name-0") > requests
@@ -94,7 +96,7 @@ def test_command_for_an_unknown_tenant_waits_until_it_is_added(
     worker.configure({**worker.settings, "tenants": [one, new]})
     commands.succeed(worker.config, "backfill", "--tenant", new["id"], "--from", "-3d", "--to", "-2d")
     commands.succeed(worker.config, "pause", "--tenant", new["id"])
-    worker.until(lambda: len(worker.named("command_kept")) == 2, "the commands to be kept")
+    worker.until(lambda: len(worker.named("command_kept")) == 2, "the commands to be stored")
     assert worker.stop() == 0
     (waiting,) = commands.jobs(worker.config).values()
     assert (waiting["tenant"], waiting["state"]) == (new["id"], "waiting")
@@ -156,7 +158,7 @@ def test_changed_topic_rejects_only_the_tenant_that_uses_it(
         worker.until(lambda: is_rejected(worker, wrong), "the tenant to be rejected")
         assert f"its topic is {topic}-other" in worker.tenant(wrong)["reason"]
         since = datetime.now(UTC)
-        worker.until(lambda: is_read(worker, good, since), "the other to be read")  # noqa: B023
+        worker.until(lambda: is_read(worker, good, since), "the other tenant to be read")  # noqa: B023
         assert worker.get("/readyz")[0] == 200
         states = {t["id"]: t for t in commands.status(worker.config)["tenants"]}
         assert (states[wrong]["state"], states[good]["state"]) == ("failing", "ok")
@@ -184,11 +186,11 @@ def test_next_owner_of_a_shard_rejects_a_changed_tenant_topic(
     mistaken = [{"id": good, "start": "-19d"}, {"id": wrong, "start": "-19d", "topic": f"{topic}-other"}]
     for worker in (owner, standby):
         read_again(worker, mistaken, "configuration_reloaded")
-    owner.until(lambda: is_rejected(owner, wrong), "the owner to reject it")
+    owner.until(lambda: is_rejected(owner, wrong), "the owner to reject the tenant")
     assert owner.stop() == 0
-    standby.until(lambda: is_rejected(standby, wrong), "the next owner to reject it")
+    standby.until(lambda: is_rejected(standby, wrong), "the next owner to reject the tenant")
     since = datetime.now(UTC)
-    standby.until(lambda: is_read(standby, good, since), "the other to be read")
+    standby.until(lambda: is_read(standby, good, since), "the other tenant to be read")
     read_again(standby, configured["tenants"], "tenants_changed")
     standby.until_complete(datetime.now(UTC))
     assert standby.stop() == 0
@@ -246,10 +248,10 @@ def test_unusable_topic_rejects_only_the_tenant_that_uses_it(
     worker = new_worker(configured | {"tenants": mistaken if start else mistaken[:1]})
     worker.start()
     since = datetime.now(UTC)
-    worker.until(lambda: is_read(worker, good, since), "the good one to be read")
+    worker.until(lambda: is_read(worker, good, since), "the valid tenant to be read")
     if not start:
         read_again(worker, mistaken, "configuration_reloaded")
-    worker.until(lambda: is_rejected(worker, wrong), "the other to be rejected")
+    worker.until(lambda: is_rejected(worker, wrong), "the other tenant to be rejected")
     assert "cleanup.policy=compact" in worker.tenant(wrong)["reason"]
     read_again(worker, configured["tenants"], "tenants_changed")
     worker.until_complete(datetime.now(UTC), 2)

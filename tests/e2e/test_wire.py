@@ -34,7 +34,7 @@ def test_unknown_commit_outcome_keeps_exactly_once(
     worker.start()
     worker.until(lambda: worker.metric("rows_total", outcome="published") > 200, "the first rows")
     wires.lose(END_TXN, loss)
-    worker.until(lambda: bool(worker.named("shard_restarting")), "a commit to be given up")
+    worker.until(lambda: bool(worker.named("shard_restarting")), "a commit with unknown outcome")
     assert wires.struck > 0
     wires.heal()
     source.clear_faults()

@@ -120,7 +120,7 @@ def test_broker_ends_with_its_parent_process(tmp_path: Path) -> None:
         pid = int(parent.stdout.readline())
         assert alive(pid)
         parent.kill()
-    wait_until(lambda: not alive(pid), "the broker to go with its parent", 10)
+    wait_until(lambda: not alive(pid), "the broker to end with its parent", 10)
 
 
 def alive(pid: int) -> bool:

@@ -93,7 +93,7 @@ def until_owned(*watches: Watch) -> None:
         owned = sorted(shard for watch in watches for shard in set(watch.owned))
         return owned == list(range(_SHARDS)) and len({len(watch.owned) for watch in watches}) == 1
 
-    wait_until(is_shared, "the shards to be shared out", _DEADLINE_S)
+    wait_until(is_shared, "each member to own the same number of shards", _DEADLINE_S)
 
 
 def file_commands(bootstrap: str, app: str, count: int) -> None:
@@ -128,17 +128,17 @@ def test_commands_are_delivered_from_the_committed_offset(broker: SharedBroker, 
     membership.open(0, 2)
     wait_until(lambda: bool(watch.commands), "a command", _DEADLINE_S)
     file_commands(broker.bootstrap, app, 1)
-    wait_until(lambda: len(watch.commands) > 1, "one more", _DEADLINE_S)
+    wait_until(lambda: len(watch.commands) > 1, "one more command", _DEADLINE_S)
     assert watch.commands == [(0, 2), (0, 3)]
     membership.shut(0)
     polls = membership.snapshot.polls
-    wait_until(lambda: membership.snapshot.polls > polls + 1, "it to be shut", _DEADLINE_S)
+    wait_until(lambda: membership.snapshot.polls > polls + 1, "the shard to be closed", _DEADLINE_S)
     file_commands(broker.bootstrap, app, 1)
     polls = membership.snapshot.polls
-    wait_until(lambda: membership.snapshot.polls > polls + 10, "polls that find it", _DEADLINE_S)
+    wait_until(lambda: membership.snapshot.polls > polls + 10, "further polls", _DEADLINE_S)
     assert len(watch.commands) == 2
     membership.open(0, 0)
-    wait_until(lambda: len(watch.commands) > 6, "all of them again", _DEADLINE_S)
+    wait_until(lambda: len(watch.commands) > 6, "all commands again", _DEADLINE_S)
     assert watch.commands[2:] == [(0, 0), (0, 1), (0, 2), (0, 3), (0, 4)]
 
 
@@ -150,7 +150,7 @@ def test_shard_moves_only_after_its_release(join: Join) -> None:
     until_owned(of_first, of_second)
     assert of_second.assigned_at >= of_first.handed_over_at > 0
     wait_until(lambda: second.snapshot.partitions == of_second.owned, "the new owner's snapshot", _DEADLINE_S)
-    wait_until(lambda: first.snapshot.metadata is not None, "a poll of the former", _DEADLINE_S)
+    wait_until(lambda: first.snapshot.metadata is not None, "a poll of the former owner", _DEADLINE_S)
     assert first.snapshot.partitions == of_first.owned
     assert not first.snapshot.partitions & second.snapshot.partitions
 
@@ -180,7 +180,7 @@ def test_expelled_group_member_rejoins(broker: SharedBroker, app: str, join: Joi
         return bool(watch.held_when_lost)
 
     try:
-        wait_until(is_expelled, "the first to be expelled", _DEADLINE_S)
+        wait_until(is_expelled, "the first member to be expelled", _DEADLINE_S)
     finally:
         twin.close()
     until_owned(watch)
@@ -229,7 +229,7 @@ def test_group_member_without_an_assignment_rejoins(join: Join, consumers: type[
     until_owned(first)
     _, second = join()
     until_owned(first, second)
-    wait_until(lambda: consumers.created == 3, "the first one to join again", _DEADLINE_S)
+    wait_until(lambda: consumers.created == 3, "the first member to join again", _DEADLINE_S)
     until_owned(first, second)
 
 
@@ -240,7 +240,7 @@ def test_group_member_rejoins_after_it_lost_its_shards(
     membership, watch = join(**{"session.timeout.ms": "1500", "max.poll.interval.ms": "1500"})
     until_owned(watch)
     lose_shards(membership, watch)
-    wait_until(lambda: consumers.created == 2, "it to join again", _DEADLINE_S)
+    wait_until(lambda: consumers.created == 2, "the member to join again", _DEADLINE_S)
     until_owned(watch)
 
 
@@ -272,7 +272,7 @@ def test_exception_in_the_consumer_thread_replaces_the_consumer(
     until_owned(watch)
     before = watch.assigned_at
     FailingOnce.fail_next_poll.set()
-    wait_until(lambda: bool(watch.held_when_lost), "its shards to be lost", _DEADLINE_S)
+    wait_until(lambda: bool(watch.held_when_lost), "the member to lose its shards", _DEADLINE_S)
     assert watch.held_when_lost == [frozenset()]
     wait_until(lambda: watch.assigned_at > before, "another assignment", _DEADLINE_S)
     until_owned(watch)

@@ -75,7 +75,7 @@ async def test_lag_rises_while_a_shard_hangs(
             return float(found[1]) if found else -1.0
 
         def watch() -> None:
-            wait_until(lambda: bool(asyncio.run(service.health.status())["tenants"]), "it to own the tenant")
+            wait_until(lambda: bool(asyncio.run(service.health.status())["tenants"]), "the worker to own the tenant")
             wait_until(lambda: 0 <= lag_s() < 60, "the tenant to be read")
             hang.set()
             assert hangs.wait(60)

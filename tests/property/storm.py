@@ -294,5 +294,7 @@ class Storm:
             for second in range(int(seconds_of(window.start)), int(seconds_of(window.end))):
                 from_s = second + deepest_s(self.setting)
                 for since_s, until_s in [*hindered, (second + usable_s, math.inf)]:
-                    assert min(since_s, second + usable_s) - from_s < enough_s, f"missed for no reason: {window}"
+                    assert min(since_s, second + usable_s) - from_s < enough_s, (
+                        f"the deepest sweep missed {window} without a reason"
+                    )
                     from_s = max(from_s, until_s)

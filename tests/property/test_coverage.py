@@ -42,7 +42,7 @@ def unpacked(coverage: Coverage) -> list[tuple[int, bool]]:
     model = [(_NEVER, True)] * _LENGTH
     for read in coverage.reads:
         for second in range(seconds(read.start), seconds(read.end)):
-            assert model[second][0] == _NEVER, "pieces are disjoint"
+            assert model[second][0] == _NEVER, "pieces overlap"
             model[second] = (seconds(read.at), read.steady)
     return model
 
@@ -60,7 +60,9 @@ def test_coverage_keeps_the_latest_read_of_each_second(reads: _Reads) -> None:
     assert list(coverage.reads) == sorted(coverage.reads)
     assert all(read.start < read.end for read in coverage.reads)
     for first, second in zip(coverage.reads, coverage.reads[1:], strict=False):
-        assert first.end < second.start or (first.at, first.steady) != (second.at, second.steady), "joined"
+        assert first.end < second.start or (first.at, first.steady) != (second.at, second.steady), (
+            "adjacent pieces are not merged"
+        )
     ends = [n + 1 for n, (read_at, _) in enumerate(model) if read_at != _NEVER]
     assert coverage.through == (at(max(ends)) if ends else None)
 

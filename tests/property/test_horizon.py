@@ -121,7 +121,7 @@ def test_only_republishing_backfill_reads_expired_call_time(*, again: bool) -> N
     order(worker, time_s, backfill(1, time_s, HOUR_S, 71 * HOUR_S, again=again))
     worker.drain(time_s, time_s)
     job = committed(topics).orders.jobs[0]
-    assert committed(topics).forgotten_before == moment(59 * HOUR_S), "a longer horizon brings nothing back"
+    assert committed(topics).forgotten_before == moment(59 * HOUR_S), "a longer horizon made expired call time readable"
     if again:
         assert (job.state, job.rows) == ("done", 70 * 6)
     else:

@@ -55,7 +55,7 @@ async def test_full_buffer_makes_readers_wait(big: PageRead) -> None:
     waiting = asyncio.create_task(buffer.put_page(page(1)))
     assert await is_waiting(waiting)
     taken = buffer.take(100)
-    assert await is_waiting(waiting), "what is in an open transaction still takes room"
+    assert await is_waiting(waiting), "rows of an open transaction still take up room"
     await buffer.committed(taken)
     async with asyncio.timeout(DEADLINE_S):
         await waiting

@@ -124,7 +124,7 @@ async def test_next_tenant_requests_the_time_if_the_first_one_fails(monkeypatch:
         await asyncio.sleep(0)
     await graph.learn_time(cast("Any", sound))
     await learning
-    assert graph.clock.known.is_set(), "the other's answer serves both"
+    assert graph.clock.known.is_set(), "the response to one tenant serves both"
     alone = client()
     broken = Tenant(alone.clock, PermanentError("sign_in", "the secret is wrong"))
     broken.answering.set()

@@ -144,7 +144,7 @@ class TestIsolation:
         assert all(earlier.window.end <= later.window.start for earlier, later in itertools.pairwise(ranges))
         for second in seconds:
             inside = any(w.start <= NOW + second * S < w.end for w in failing_ranges.isolated(ranges))
-            assert inside, "what is merged stays isolated"
+            assert inside, "a merged range is not isolated any more"
 
     def test_failing_ranges_before_the_readable_time_are_dropped(self) -> None:
         ranges, _ = narrow((), 900)
@@ -207,7 +207,7 @@ class TestReading:
             live = tenant.plan.sweeps[0]
             assert live.last_ok is not None
             assert live.last_ok >= at(1560)
-            assert live.through <= at(BAD_S) < live.resumes_at, "what was not read is not complete"
+            assert live.through <= at(BAD_S) < live.resumes_at, "call time that was not read counts as complete"
             tenant.run(3400)
             assert BAD_S in tenant.handed.found_at
             assert tenant.plan.failing_ranges == ()
@@ -219,7 +219,7 @@ class TestReading:
         with reading(instant(-1, lambda: error(status), 0, 1e9)) as tenant:
             tenant.run(120)
             assert tenant.worst_delay_s(0, 60) < 65
-            assert len(tenant.handed.found_at) > 360, "the history, two hours of it"
+            assert len(tenant.handed.found_at) > 360, "two hours of history were not read"
             assert windows.gaps(tenant.plan) == [Window(at(-1), at(0))]
             assert tenant.source.failing() is None
 
@@ -261,4 +261,4 @@ class TestReading:
             tenant.run(1500)
             assert tenant.worst_delay_s(0, 1400) < 150
             unread = sum(gap.seconds for gap in windows.gaps(tenant.plan))
-            assert unread < 2 * 3600, "two days were to be read, one hour of them cannot be"
+            assert unread < 2 * 3600, "more than the unservable hour is unread"

@@ -52,7 +52,7 @@ def statement(minute: int, offsets: list[int], *, tenant: str = "a", overlap_s: 
 
 def sums(found: list[Any]) -> dict[tuple[datetime, str], tuple[int, int]]:
     keys = [(minute.minute, minute.trunk) for minute in found]
-    assert len(keys) == len(set(keys)), "each minute once"
+    assert len(keys) == len(set(keys)), "a minute is emitted twice"
     return {(minute.minute, minute.trunk): (minute.calls, minute.failures) for minute in found}
 
 

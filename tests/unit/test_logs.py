@@ -35,7 +35,7 @@ def logged_events() -> set[tuple[str, str]]:
                 if isinstance(source, ast.IfExp):
                     source = ast.Tuple([source.body, source.orelse], ast.Load())
                 names = [part.value for part in ast.walk(source) if isinstance(part, ast.Constant)]
-                assert names, f"{path.name}:{node.lineno}: an event's name is no literal"
+                assert names, f"{path.name}:{node.lineno}: the name of the event is not a literal"
                 found |= {(str(name), LEVELS[node.func.attr]) for name in names}
     return found | FOREIGN
 

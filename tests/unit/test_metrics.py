@@ -316,7 +316,7 @@ def test_counters_have_the_labels_of_their_events(metrics: Metrics, tenant: Tena
     assert {name: series[f"direct_routing_{name}"] for name in expected} == expected
     activity = metrics.activity("contoso")
     assert activity is not None
-    assert activity.rows_per_minute == 9, "published and revised, over a minute at least"
+    assert activity.rows_per_minute == 9, "the rate counts published and revised rows over at least a minute"
     assert activity.requests == {"200": 1, "429": 0, "error": 0, "503": 1}
 
 

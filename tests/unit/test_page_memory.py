@@ -67,7 +67,7 @@ def test_released_page_memory_goes_to_waiting_requests_in_order() -> None:
     for name in ("first", "second", "third"):
         wait(name)
     rooms[0].resize(3)
-    assert order == [], "one byte is not room for a page"
+    assert order == [], "a page was admitted although only one byte was free"
     rooms[1].release()
     assert order == ["first"]
     rooms[0].release()
@@ -96,7 +96,7 @@ async def test_cancelled_request_returns_its_page_memory() -> None:
     queue = RequestQueue(Budget(60, 0.0), memory, lambda: now, lambda _: None)
     waiting = asyncio.create_task(queue.enter(0))
     await asyncio.sleep(0)  # lets the task run until it waits
-    assert memory.bytes == 0, "no room is held while the budget pauses"
+    assert memory.bytes == 0, "memory is reserved while the budget pauses"
     now = 10.0
     queue._open()
     assert memory.bytes

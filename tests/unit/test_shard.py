@@ -165,7 +165,7 @@ async def test_fenced_shard_waits_for_a_new_poll_before_it_writes(monkeypatch: p
     async def live() -> None:
         assert not lives
         lives.append(0)
-        raise FencedError("somebody else has it")
+        raise FencedError("another producer is open")
 
     monkeypatch.setattr(shard, "_live", live)
     await shard.run()
@@ -227,7 +227,7 @@ def test_unknown_member_names_over_the_limit_are_logged_once() -> None:
 
 
 def _fence() -> None:
-    raise FencedError("somebody else had it")
+    raise FencedError("another producer is open")
 
 
 async def _no_wait(_seconds: float) -> None:

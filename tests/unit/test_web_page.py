@@ -228,7 +228,7 @@ def test_status_page_lists_jobs_with_their_progress() -> None:
 
     words = "contoso 2026-01-01 00:00:00 UTC to 2026-01-01 08:00:00 UTC Running it is slow 75 %, 2 h of call time left"
     assert words in reader.text
-    assert reader.text.index("j-1") < reader.text.index("j-0"), "open ones come first"
+    assert reader.text.index("j-1") < reader.text.index("j-0"), "open jobs do not come first"
     bars = [attributes["value"] for tag, attributes in reader.seen if tag == "progress"]
     assert bars == ["75", "100"]
     assert "Backfills" not in read(STATUS).text

@@ -257,7 +257,7 @@ class TestSweeps:
         for sweep_state in state.sweeps:
             assert sweep_state.run is not None
             reach = max(state.start, sweep_state.run.started - sweep_state.sweep.overlap)
-            assert sweep_state.through >= reach, "what another sweep has read counts too"
+            assert sweep_state.through >= reach, "call time that another sweep has read does not count"
 
     def test_sweep_run_that_does_not_finish_becomes_overdue(self) -> None:
         state, _ = windows.begin(windows.first_state(DEFAULT, NOW - H, NOW), DEFAULT, NOW)
@@ -280,7 +280,7 @@ class TestSweeps:
             state, _ = windows.finish(state, [(piece, True)], now, rules)
             now += H
         hours = [now - n * H for n in range(3, 8)]
-        assert all(now - last_read.get(hour, NOW) <= 16 * H for hour in hours), "the oldest part has its turn"
+        assert all(now - last_read.get(hour, NOW) <= 16 * H for hour in hours), "the oldest part was never read"
 
     def test_deep_sweeps_without_budget_do_not_make_the_state_grow(self) -> None:
         """The live sweep uses the whole budget, so that runs of the deeper sweeps begin but cannot read."""
@@ -429,7 +429,7 @@ class TestClocks:
         now = NOW + 19 * M - step
         state, read = run_dry(state, rules, now)
         if step >= 2 * M and rules is self.RULES:
-            assert read, "what a clock has read in the future is no reason not to read now"
+            assert read, "reads in the future keep call time from being read now"
         state = polled(state, rules, now, now + 10 * M)
         live = state.sweeps[0]
         assert live.run is not None

@@ -183,7 +183,7 @@ async def test_request_url_has_times_in_utc_with_whole_seconds(bench: Bench) -> 
 
 
 @pytest.mark.parametrize(("priority", "lane"), [(0, "live"), (2, "sweep"), (1000, "backfill")])
-async def test_request_metric_label_lane_follows_the_priority(bench: Bench, priority: int, lane: str) -> None:
+async def test_request_metrics_have_the_lane_of_the_request(bench: Bench, priority: int, lane: str) -> None:
     await read(bench.source(), bench.window, priority)
     assert {seen for seen, _ in bench.events.requests} == {lane}
 
@@ -276,7 +276,7 @@ async def test_retry_after_pause_continues_after_a_shard_restart(bench: Bench, f
     assert second.budget.requests_per_minute == FAST / 2
 
 
-async def test_retry_after_pause_does_not_use_up_the_time_limit(bench: Bench) -> None:
+async def test_retry_after_pause_does_not_count_as_failing_time(bench: Bench) -> None:
     bench.simulator.set_faults(throttled="1x1", retry_after_s=1)
     source = bench.source(patience_s=0.25)
     assert await read(source, bench.window)
@@ -527,7 +527,7 @@ async def test_tenant_signs_in_after_an_outage_without_a_reload(bench: Bench) ->
     assert await reading
 
 
-async def test_client_waits_for_the_retry_after_of_sign_in(bench: Bench) -> None:
+async def test_client_obeys_the_retry_after_header_of_sign_in(bench: Bench) -> None:
     bench.simulator.set_faults(sign_in_throttled="1x1", retry_after_s=1)
     started = time.monotonic()
     assert await read(bench.source(patience_s=0.3), bench.window)

@@ -517,7 +517,7 @@ async def test_simulator_can_stop_and_resume_accepting_connections(start: Client
     assert await client.is_reachable_within(5)
 
 
-async def test_sign_in_faults_respond_as_documented(start: Clients) -> None:
+async def test_simulated_sign_in_faults_respond_as_documented(start: Clients) -> None:
     client = await start(faults={"slow_s": 0.1, "retry_after_s": 3})
     url = f"{client.simulator.url}/{client.simulator.tenants[0]}/v2.0/.well-known/openid-configuration"
     client.simulator.set_faults(sign_in_error="1x1")

@@ -67,7 +67,7 @@ def rights(resource: dict[str, Any]) -> list[AclBinding]:
     ]
 
 
-def test_example_topics_and_users_of_strimzi_suffice(
+def test_strimzi_topics_and_users_suffice_for_each_role(
     secured: SecuredBroker, simulate: Simulate, new_worker: NewWorker, tmp_path: Path
 ) -> None:
     """The files are applied as they are, with the default names, and the connector creates no topic."""

@@ -115,7 +115,7 @@ def test_dedup_index_finds_every_row_and_uses_few_bytes() -> None:
     assert not len(classify(chunks[30], (remembered,)).new)
 
 
-def test_pending_dedup_entries_precede_committed_ones() -> None:
+def test_pending_dedup_entries_override_committed_ones() -> None:
     pending, remembered = DedupIndex(), DedupIndex()
     remembered.put(entries_of([((1, 1), 5, 3)]), hours_of([0]))
     pending.put(entries_of([((1, 1), 6, 4)]), hours_of([0]))

@@ -47,7 +47,7 @@ def test_repeated_command_takes_effect_once() -> None:
     assert applied(*[order(1)] * 3).jobs == applied(order(1)).jobs
 
 
-def test_repeated_command_adds_no_second_job_however_old_it_is() -> None:
+def test_repeated_old_command_adds_no_second_job() -> None:
     orders = applied(order(1), *(Command(f"c{n}", "resume", NOW) for n in range(300)))
     assert "job-1" not in orders.applied
     assert jobs.apply(orders, order(1), NOW, OLDEST).jobs == orders.jobs
@@ -211,7 +211,7 @@ def test_backfill_wait_fails_if_the_job_fails_or_is_cancelled() -> None:
         follow(restored(control=7), restored(control=8))
 
 
-def test_tenant_known_only_from_state_is_not_configured() -> None:
+def test_tenant_found_only_in_state_shows_as_not_configured() -> None:
     subject = ReportedTenant("aa", None, 3)
     known = msgspec.structs.replace(checkpoint(), records=5)
     tenant = status_json.tenant(subject, known, NOW, failing=None, remembered=4)

@@ -152,7 +152,7 @@ class TestTooLongRows:
         assert bench.tenant_state.checkpoint.stated == ()
 
 
-def test_circular_error_chain_names_no_topic() -> None:
+def test_circular_error_chain_is_searched_without_endless_loop() -> None:
     fatal = KafkaException(KafkaError(KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED))
     outer = SystemError("a callback failed")
     outer.__cause__, fatal.__cause__ = fatal, outer

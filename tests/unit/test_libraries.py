@@ -39,7 +39,7 @@ def test_confluent_kafka_has_the_error_codes_in_use(name: str) -> None:
     assert isinstance(getattr(KafkaError, name), int)
 
 
-def test_confluent_kafka_has_the_version_tried_with_callbacks() -> None:
+def test_confluent_kafka_has_the_version_that_was_tried() -> None:
     """`publishing.fatal_errors` recognizes errors that callbacks distort. Try it with a new version."""
     assert version("confluent-kafka").split(".")[:2] == ["2", "16"]
 

@@ -104,7 +104,7 @@ async def test_cancelled_request_uses_no_slot_of_the_budget() -> None:
     assert order == ["second"]
 
 
-async def test_slot_of_a_cancelled_request_goes_to_the_next_one() -> None:
+async def test_cancelled_request_returns_its_slot_to_the_budget() -> None:
     clock = Clock()
     budget = Budget(1, -100.0)
     budget.settled(budget.take(-70.0))

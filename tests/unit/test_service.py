@@ -153,7 +153,7 @@ def waiting(service: Service, admin: object) -> Awaitable[Topology | None]:
     return service._startup.wait(TopologyBuilder(cast("Any", admin), None, service._now), once=False)
 
 
-async def test_topics_exist_for_a_tenant_added_while_the_worker_waits(
+async def test_topics_exist_for_a_tenant_added_during_the_start(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     brokers = Brokers()

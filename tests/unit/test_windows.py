@@ -63,7 +63,7 @@ def total(read: list[Slice]) -> timedelta:
 
 
 class TestFirstStart:
-    def test_first_start_reads_each_second_once(self) -> None:
+    def test_first_start_reads_each_second_of_call_time_once(self) -> None:
         state, read = run_dry(windows.first_state(DEFAULT, NOW - 10 * D, NOW), DEFAULT, NOW)
         assert total(read) == 10 * D
         assert state.coverage.missing(Window(NOW - 10 * D, NOW)) == []
@@ -318,7 +318,7 @@ class TestSweeps:
         assert started == dropped == [0, 1, 2, 3]
         assert windows.begin(state, DEFAULT, NOW + S)[1] == started
 
-    def test_coverage_read_by_a_failed_run_is_kept(self) -> None:
+    def test_failed_run_keeps_the_coverage_that_it_has_read(self) -> None:
         state, _ = windows.begin(windows.first_state(DEFAULT, NOW - 30 * D, NOW), DEFAULT, NOW)
         for _ in range(9):
             piece = next_piece(state, DEFAULT)

@@ -18,10 +18,10 @@ class Clock:
 
 async def test_most_urgent_request_is_sent_first() -> None:
     clock, order = Clock(), []
-    gate = RequestQueue(Budget(60, 0.0), PageMemory(), clock, lambda _: None)
+    queue = RequestQueue(Budget(60, 0.0), PageMemory(), clock, lambda _: None)
 
     async def enter(name: str, priority: int, *, aside: bool = False) -> None:
-        await gate.enter(priority, aside=aside)
+        await queue.enter(priority, aside=aside)
         order.append(name)
 
     tasks = [
@@ -34,17 +34,17 @@ async def test_most_urgent_request_is_sent_first() -> None:
     await asyncio.sleep(0)
     for _ in tasks:
         clock.now += 1.1
-        gate._open()
+        queue._open()
         await asyncio.sleep(0)
     assert order == ["live", "sweep", "failed live", "second sweep", "backfill"]
 
 
 async def test_retry_lets_one_other_request_go_first() -> None:
     clock, order = Clock(), []
-    gate = RequestQueue(Budget(60, 0.0), PageMemory(), clock, lambda _: None)
+    queue = RequestQueue(Budget(60, 0.0), PageMemory(), clock, lambda _: None)
 
     async def enter(name: str, priority: int, *, aside: bool = False) -> None:
-        await gate.enter(priority, aside=aside)
+        await queue.enter(priority, aside=aside)
         order.append(name)
 
     tasks = [
@@ -55,7 +55,7 @@ async def test_retry_lets_one_other_request_go_first() -> None:
     await asyncio.sleep(0)
     for _ in tasks:
         clock.now += 1.1
-        gate._open()
+        queue._open()
         await asyncio.sleep(0)
     assert order == ["backfill", "failed live", "second backfill"]
 
@@ -63,22 +63,22 @@ async def test_retry_lets_one_other_request_go_first() -> None:
 async def test_failing_requests_do_not_starve_the_oldest_request() -> None:
     """Two urgent ranges fail repeatedly, while a less urgent sweep must still be able to read other call time."""
     clock, order = Clock(), []
-    gate = RequestQueue(Budget(60, 0.0), PageMemory(), clock, lambda _: None)
+    queue = RequestQueue(Budget(60, 0.0), PageMemory(), clock, lambda _: None)
 
     async def fail(name: str) -> None:
         while True:
-            await gate.enter(1, aside=True)
+            await queue.enter(1, aside=True)
             order.append(name)
 
     async def sweep() -> None:
-        await gate.enter(2)
+        await queue.enter(2)
         order.append("sweep")
 
-    tasks = [asyncio.create_task(one) for one in (fail("one"), fail("other"), sweep())]
+    tasks = [asyncio.create_task(coroutine) for coroutine in (fail("one"), fail("other"), sweep())]
     for _ in range(4):
         await asyncio.sleep(0)
         clock.now += 1.1
-        gate._open()
+        queue._open()
         await asyncio.sleep(0)
     for task in tasks:
         task.cancel()
@@ -89,17 +89,17 @@ async def test_failing_requests_do_not_starve_the_oldest_request() -> None:
 async def test_cancelled_request_uses_no_slot_of_the_budget() -> None:
     clock, order = Clock(), []
     budget = Budget(60, 0.0)
-    gate = RequestQueue(budget, PageMemory(), clock, lambda _: None)
+    queue = RequestQueue(budget, PageMemory(), clock, lambda _: None)
 
     async def enter(name: str) -> None:
-        await gate.enter(0)
+        await queue.enter(0)
         order.append(name)
 
     first, second = asyncio.create_task(enter("first")), asyncio.create_task(enter("second"))
     await asyncio.sleep(0)
     first.cancel()
     clock.now += 1.1
-    gate._open()
+    queue._open()
     await asyncio.gather(first, second, return_exceptions=True)
     assert order == ["second"]
 
@@ -108,11 +108,11 @@ async def test_cancelled_request_returns_its_slot_to_the_budget() -> None:
     clock = Clock()
     budget = Budget(1, -100.0)
     budget.settled(budget.take(-70.0))
-    gate = RequestQueue(budget, PageMemory(), clock, lambda _: None)
-    waiting = asyncio.create_task(gate.enter(0))
+    queue = RequestQueue(budget, PageMemory(), clock, lambda _: None)
+    waiting = asyncio.create_task(queue.enter(0))
     await asyncio.sleep(0)
     clock.now = 30.0
-    gate._open()
+    queue._open()
     waiting.cancel()
     await asyncio.gather(waiting, return_exceptions=True)
     assert budget.delay_s(100.0) == 0.0

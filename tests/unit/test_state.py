@@ -117,14 +117,14 @@ def test_shard_state_is_restored_from_its_record() -> None:
 
 
 @pytest.mark.parametrize(
-    ("home", "expected"),
+    ("identity", "expected"),
     [(HOME._replace(cluster="cluster-2"), "cluster cluster-1"), (HOME._replace(topic="other"), "kafka.topic is other")],
 )
-def test_state_written_for_another_topic_or_cluster_is_refused(home: StateIdentity, expected: str) -> None:
+def test_state_written_for_another_topic_or_cluster_is_refused(identity: StateIdentity, expected: str) -> None:
     record = state.shard_record(HOME, 0)
     assert record.value is not None
     with pytest.raises(FatalError, match=expected):
-        state.check_identity(state.restore({record.key: record.value}).shard, home)
+        state.check_identity(state.restore({record.key: record.value}).shard, identity)
 
 
 @pytest.mark.parametrize("key", [b"shard", b"checkpoint/t", b"whatever"])

@@ -21,7 +21,7 @@ KAFKA = (
         "tests/unit/test_copy_state.py -k test_worker_refuses_state_of_an_incomplete_copy",
     ),
     Mutant(
-        "a copy keeps the offsets of a topic of the same name on another cluster",
+        "a copy to another cluster keeps the offsets of the old row topic",
         "connector/commands/state_copy.py",
         "if self.same_cluster and topic == before.topic:",
         "if topic == before.topic:",
@@ -43,7 +43,7 @@ KAFKA = (
         broker=True,
     ),
     Mutant(
-        "rows that are written again keep the statements before",
+        "rewritten rows cause no new progress records",
         _HANGING_FILE,
         "offsets=offsets, stated=()",
         "offsets=offsets",
@@ -51,7 +51,7 @@ KAFKA = (
         broker=True,
     ),
     Mutant(
-        "a row topic that is long enough counts as created again",
+        "a row topic that ends at the stored offset counts as recreated",
         "connector/kafka/recreation.py",
         "end is not None and end < furthest[place]",
         "end is not None and end <= furthest[place]",
@@ -59,7 +59,7 @@ KAFKA = (
         broker=True,
     ),
     Mutant(
-        "every topic counts as one without an id",
+        "every topic counts as a topic without an id",
         "connector/kafka/recreation.py",
         "return {name: found for name, found in ids.items() if found}",
         "return dict.fromkeys(ids, '')",
@@ -75,7 +75,7 @@ KAFKA = (
         broker=True,
     ),
     Mutant(
-        "a member that is given nothing waits for ever",
+        "a member without an assignment never rejoins",
         _MEMBERSHIP_FILE,
         "time.monotonic() - since > self._rejoin_s",
         "since < 0",
@@ -85,7 +85,7 @@ KAFKA = (
         broker=True,
     ),
     Mutant(
-        "a member that lost its shards waits for ever for others",
+        "a member that lost its shards never rejoins",
         _MEMBERSHIP_FILE,
         "self.changed_at = self._waits_since = time.monotonic()",
         "self.changed_at = time.monotonic()",
@@ -93,7 +93,7 @@ KAFKA = (
         broker=True,
     ),
     Mutant(
-        "what is remembered ends at an open transaction that is over",
+        "the restore does not wait for a late transaction marker",
         _LOG_READER,
         "if decided_within_s == math.inf or offset >= self._high(at):",
         "if decided_within_s:",
@@ -101,21 +101,21 @@ KAFKA = (
         broker=True,
     ),
     Mutant(
-        "a transaction that hangs is aborted, though records of it are visible",
+        "a hanging transaction is aborted although some of its records are visible",
         _HANGING_FILE,
         "    if any(visible.values()):\n        return True\n",
         "",
         "tests/unit/test_hanging.py -k test_one_visible_record_proves_that_a_transaction_committed",
     ),
     Mutant(
-        "an abort counts as certain without a look at the commit before it",
+        "an abort counts as proved without a check of the commit before it",
         _TRANSACTION,
         "if lost.records or lost.unreadable:",
         "if lost.unreadable:",
         "tests/unit/test_hanging.py",
     ),
     Mutant(
-        "an abort counts as certain before it has reached every partition",
+        "an abort counts as proved before its marker is in every partition",
         _TRANSACTION,
         "        if left_open:\n",
         "        if not ends:\n",
@@ -123,7 +123,7 @@ KAFKA = (
         broker=True,
     ),
     Mutant(
-        "the last commit is not looked for by a new producer",
+        "a new producer does not verify the last commit",
         _HANGING_FILE,
         "committed = [] if last is None else [_places(last)]",
         "committed: list[Places] = []",
@@ -131,7 +131,7 @@ KAFKA = (
         broker=True,
     ),
     Mutant(
-        "a commit that is visible in some partitions counts as visible in all",
+        "a commit that is visible in one partition counts as visible in all",
         _VISIBILITY,
         "        if (topic, number) not in unreadable and offset_ranges[-1][1] not in visible[topic, number]\n",
         "        if (topic, number) not in unreadable and not any(visible.values())\n",
@@ -139,7 +139,7 @@ KAFKA = (
         broker=True,
     ),
     Mutant(
-        "only the last commit is looked for, not those before it that may hang too",
+        "only the last commit is verified, although earlier ones may hang as well",
         _HANGING_FILE,
         "return merge(record.unproven, record.places)",
         "return record.places",
@@ -147,7 +147,7 @@ KAFKA = (
         broker=True,
     ),
     Mutant(
-        "only configured topics are freed of what hangs",
+        "hanging transactions end in configured topics only",
         _HANGING_FILE,
         "return partitions | last_offsets(places).keys() | set(inspection.internal)",
         "return partitions | set(inspection.internal)",
@@ -155,7 +155,7 @@ KAFKA = (
         broker=True,
     ),
     Mutant(
-        "offsets that failed to be sent with an unknown error count as sent",
+        "offsets count as sent although sending them failed",
         _TRANSACTION,
         "    except KafkaException as error:\n        outcome.append(error)\n    else:\n        outcome.append(None)\n",
         "    except KafkaException as error:\n        outcome.append(error)\n    finally:\n"
@@ -164,28 +164,28 @@ KAFKA = (
         broker=True,
     ),
     Mutant(
-        "a call of the producer that never returns is waited for forever",
+        "a producer call that never returns is awaited forever",
         "connector/kafka/publishing.py",
         "        while not future.done() and self.is_within_bounds:\n",
         "        while not future.done():\n",
         "tests/unit/test_shard.py -k test_producer_call_that_never_returns_is_abandoned",
     ),
     Mutant(
-        "a call of the producer whose caller is cancelled twice is not abandoned",
+        "a producer call that is cancelled twice is not abandoned",
         "connector/kafka/publishing.py",
         "            self._is_abandoned = not future.done()\n        if self._is_abandoned:\n",
         "        self._is_abandoned = not future.done()\n        if self._is_abandoned:\n",
         "tests/unit/test_shard.py -k test_producer_call_cancelled_twice_is_abandoned_at_once",
     ),
     Mutant(
-        "an error that leads back to itself is followed forever",
+        "a circular error chain causes an endless loop",
         "connector/kafka/publishing.py",
         "    while related is not None and related not in found:\n",
         "    while related is not None:\n",
         "tests/unit/test_shard.py -k test_producer_call_raises_an_error_with_a_circular_cause --timeout=5",
     ),
     Mutant(
-        "the error of a failed transaction keeps its producer",
+        "the error of a failed transaction keeps its producer alive",
         "connector/kafka/publishing.py",
         "            traceback.clear_frames(one.__traceback__)\n",
         "            pass\n",
@@ -193,7 +193,7 @@ KAFKA = (
         broker=True,
     ),
     Mutant(
-        "commit before produce: the state follows in a transaction of its own",
+        "the state is written in a second transaction",
         _TRANSACTION,
         "        self._write([record._replace(headers=headers) for record in states])\n",
         "        producer.commit_transaction(_CALL_S)\n"
@@ -203,7 +203,7 @@ KAFKA = (
         broker=True,
     ),
     Mutant(
-        "state written outside the transaction",
+        "the state is written outside of the transaction",
         _TRANSACTION,
         "        self._write([record._replace(headers=headers) for record in states])\n",
         "        outside = Producer({k: v for k, v in self._settings.items() if not k.startswith('transaction')})\n"
@@ -214,7 +214,7 @@ KAFKA = (
         broker=True,
     ),
     Mutant(
-        "commit called again after a time-out",
+        "commit is called again after a timeout",
         _TRANSACTION,
         "            self._drop()\n"
         '            raise self._restart_error(error, f"committing a transaction of {self._name}") from error\n',
@@ -223,7 +223,7 @@ KAFKA = (
         broker=True,
     ),
     Mutant(
-        "a commit that timed out counts as done",
+        "a commit that timed out counts as successful",
         _TRANSACTION,
         'raise self._restart_error(error, f"committing a transaction of {self._name}") from error',
         "return offsets",
@@ -231,7 +231,7 @@ KAFKA = (
         broker=True,
     ),
     Mutant(
-        "abort outcome ignored",
+        "the outcome of an abort is ignored",
         _TRANSACTION,
         "raise self._restart_error(second, doing) from second",
         "assert doing",
@@ -239,7 +239,7 @@ KAFKA = (
         broker=True,
     ),
     Mutant(
-        "what wants an abort is not aborted",
+        "a transaction with an abortable error is not aborted",
         _TRANSACTION,
         "(cause.txn_requires_abort() or cause.code() in _UNDELIVERED) and",
         "cause.code() in _UNDELIVERED and",
@@ -247,7 +247,7 @@ KAFKA = (
         broker=True,
     ),
     Mutant(
-        "a fence is an error like another",
+        "a fenced producer counts as an ordinary error",
         _TRANSACTION,
         "return error.code() in _FENCED",
         "return error.code() < min(_FENCED)",
@@ -255,7 +255,7 @@ KAFKA = (
         broker=True,
     ),
     Mutant(
-        "every worker has transactional ids of its own",
+        "each worker uses its own transactional ids",
         _TRANSACTION,
         'transactional_id.rpartition("-")[0], clients.producer(transactional_id)',
         "transactional_id.rpartition('-')[0], clients.producer(f'{transactional_id}-{id(self)}')",
@@ -271,7 +271,7 @@ KAFKA = (
         broker=True,
     ),
     Mutant(
-        "isolation level of restore read_uncommitted",
+        "the restore reads uncommitted records",
         "connector/kafka/clients.py",
         '"isolation.level": isolation,',
         '"isolation.level": "read_uncommitted",',
@@ -279,7 +279,7 @@ KAFKA = (
         broker=True,
     ),
     Mutant(
-        "what was deleted is restored",
+        "deleted records are restored",
         _LOG_READER,
         "values.pop(key, None)",
         "pass",
@@ -287,7 +287,7 @@ KAFKA = (
         broker=True,
     ),
     Mutant(
-        "seek back omitted",
+        "the consumer does not seek back to the committed offset",
         _MEMBERSHIP_FILE,
         "consumer.seek(partition)",
         "assert consumer",
@@ -295,7 +295,7 @@ KAFKA = (
         broker=True,
     ),
     Mutant(
-        "commands come before the shard is open",
+        "commands are delivered before the shard is open",
         _MEMBERSHIP_FILE,
         "elif message is not None and message.partition() in self._opened:",
         "elif message is not None:",
@@ -303,7 +303,7 @@ KAFKA = (
         broker=True,
     ),
     Mutant(
-        "a shard moves before it was handed over",
+        "a shard moves before its hand-over",
         _MEMBERSHIP_FILE,
         "self._owner.revoked(shards).wait(_HAND_OVER_S)",
         "self._owner.revoked(shards)",
@@ -311,14 +311,14 @@ KAFKA = (
         broker=True,
     ),
     Mutant(
-        "the poll on its way confirms that a shard is still held",
+        "a poll that was already running confirms the ownership",
         _MEMBERSHIP_FILE,
         "while self.snapshot.polls <= polls + 1 and",
         "while self.snapshot.polls <= polls and",
         "tests/unit/test_holding.py",
     ),
     Mutant(
-        "a snapshot holds what was revoked",
+        "a snapshot still contains revoked shards",
         _MEMBERSHIP_FILE,
         "            self._owner.revoked(shards).wait(_HAND_OVER_S)\n        self._partitions -= shards\n",
         "            self._owner.revoked(shards).wait(_HAND_OVER_S)\n",
@@ -336,7 +336,7 @@ KAFKA = (
         broker=True,
     ),
     Mutant(
-        "a member that was put out of the group counts as joined",
+        "an expelled member counts as joined",
         _MEMBERSHIP_FILE,
         "        self.joined = False\n        self.changed_at = self._waits_since",
         "        self.changed_at = self._waits_since",
@@ -344,7 +344,7 @@ KAFKA = (
         broker=True,
     ),
     Mutant(
-        "the group's member dies of an error that nobody expected",
+        "an unexpected error ends the thread of the group member",
         _MEMBERSHIP_FILE,
         "                self._poll(consumer)\n            except Exception as",
         "                self._poll(consumer)\n            except KafkaException as",

@@ -30,7 +30,7 @@ _CHAINS = "tests/unit/test_sweeper_chains.py"
 
 SHARD = (
     Mutant(
-        "the local clock decides what is forgotten",
+        "the local clock decides which rows expire",
         _FILE,
         "await publisher.call(self._shard.batches.close, changes, states, clock.trusted())",
         "await publisher.call(self._shard.batches.close, changes, states, clock._now())",
@@ -45,7 +45,7 @@ SHARD = (
         "tests/unit/test_clock.py",
     ),
     Mutant(
-        "a deduplication index that is lost is not noticed",
+        "the loss of the deduplication index is not noticed",
         "connector/kafka/seen.py",
         "if rows and tenant not in found:",
         "if not tenant:",
@@ -53,7 +53,7 @@ SHARD = (
         broker=True,
     ),
     Mutant(
-        "rows of a tenant whose state is lost are not used",
+        "the dedup index of a tenant is not used if its state is lost",
         _TENANTS,
         "memory, tenant.orphan = tenant.orphan, None",
         "memory = None",
@@ -68,42 +68,42 @@ SHARD = (
         _TEST,
     ),
     Mutant(
-        "kept commands are forgotten by the next batch",
+        "stored commands are lost with the next batch",
         _FILE,
         "and i.kept is not None), kept)",
         "and i.kept is not None), ())",
         _TEST,
     ),
     Mutant(
-        "a chain with repeats is not read again",
+        "a page chain with repeated ids is not read again",
         "connector/core/scheduler.py",
         "return repeated and slice_.repeats <= _REPEATS",
         "return False",
         _CHAINS,
     ),
     Mutant(
-        "every slice is stable",
+        "every slice counts as stable",
         "connector/core/scheduler.py",
         "slice_.steady = not repeated",
         "slice_.steady = True",
         _CHAINS,
     ),
     Mutant(
-        "a slice that is published again counts before its rows are handed over",
+        "a slice of a republishing backfill counts before its rows are handed over",
         "connector/pipeline/sweeper.py",
         _HANDED_OVER,
         _COUNTED_FIRST,
         _CHAINS,
     ),
     Mutant(
-        "other chains of a failed run go on",
+        "other page chains of a failed run continue",
         "connector/pipeline/sweeper.py",
         'self._tasks[piece].cancel(f"{piece.window} of a failed run")',
         "pass",
         _CHAINS,
     ),
     Mutant(
-        "a transaction begins with a snapshot that does not hold the shard",
+        "a transaction begins although the worker does not own the shard",
         _OWNERSHIP,
         "            if self._number not in snapshot.partitions:\n"
         "                raise HandedOverError\n            if",
@@ -111,7 +111,7 @@ SHARD = (
         _TEST,
     ),
     Mutant(
-        "the metadata of a batch that is written again is that of the first time",
+        "a repeated batch is written with its old group metadata",
         _FILE,
         "        for pause_s in doubling(_FIRST_PAUSE_S, _LONGEST_PAUSE_S):\n"
         "            context = await self._shard.ownership.commit_context(control_offset)\n",
@@ -120,14 +120,14 @@ SHARD = (
         _TEST,
     ),
     Mutant(
-        "memory before commit",
+        "the dedup index is updated before the commit",
         _FILE,
         "        await self._write(contents, control_offset)\n",
         "        await publisher.call(apply, changes, states)\n        await self._write(contents, control_offset)\n",
         _TEST,
     ),
     Mutant(
-        "a batch that was aborted counts as committed",
+        "an aborted batch counts as committed",
         _FILE,
         "                if self._shard.ownership.handing_over.is_set():\n"
         "                    raise HandedOverError from error\n",
@@ -135,28 +135,28 @@ SHARD = (
         _TEST,
     ),
     Mutant(
-        "a producer is opened without asking whose the shard is",
+        "a producer is opened without a check of the ownership",
         _LIFE,
         "                    await self._ownership.confirm()\n",
         "                    pass\n",
         _TEST,
     ),
     Mutant(
-        "any poll confirms the ownership, also one that was on its way",
+        "a poll that began before the check confirms the ownership",
         _OWNERSHIP,
         "snapshot.polls <= polls + 1 and not",
         "snapshot.polls <= polls and not",
         _TEST,
     ),
     Mutant(
-        "control offset not sent: it stays where it was",
+        "the control offset is not sent",
         _FILE,
         "context = await self._shard.ownership.commit_context(control_offset)",
         "context = await self._shard.ownership.commit_context(self._control)",
         _TEST,
     ),
     Mutant(
-        "what is remembered is read before the former owner is fenced",
+        "the dedup index is read before the former owner is fenced",
         _RESTORATION,
         "        await call(self._publisher.open)\n        values = (await self._read()).values\n",
         "        values = (await self._read()).values\n        await call(self._publisher.open)\n",
@@ -164,7 +164,7 @@ SHARD = (
         broker=True,
     ),
     Mutant(
-        "a shard that is released goes on asking Graph while its commit blocks",
+        "a released shard sends requests to Graph while its commit blocks",
         _LIFE,
         "        self._ownership.handing_over.set()\n        self.tenants.stop_reading()\n",
         "        self._ownership.handing_over.set()\n",
@@ -172,7 +172,7 @@ SHARD = (
         broker=True,
     ),
     Mutant(
-        "an outcome that is unknown counts as committed",
+        "an unknown outcome counts as committed",
         _FILE,
         "                _restart_if_refused(error)\n                raise\n",
         "                return\n",
@@ -180,7 +180,7 @@ SHARD = (
         broker=True,
     ),
     Mutant(
-        "a batch whose state cannot be written is written",
+        "a batch is written although its state is too long",
         _FILE,
         "        if too_long is not None:\n            raise RecordTooLongError",
         "        if too_long == 0:\n            raise RecordTooLongError",
@@ -188,7 +188,7 @@ SHARD = (
         broker=True,
     ),
     Mutant(
-        "a batch that a topic refused for its length is repeated as it is",
+        "a batch over the record limit is repeated unchanged",
         _FILE,
         "    if refused:\n        raise LengthRefusedError",
         "    if not error:\n        raise LengthRefusedError",

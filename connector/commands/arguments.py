@@ -31,8 +31,8 @@ def read_settings(
 ) -> Settings:
     """Load the settings of a command, and turn off the log of librdkafka, which would hide the command's own errors.
 
-    Credentials for Graph are required only if `contacts_graph` is true. If `overridden` is false, CONNECTOR_* variables
-    are ignored.
+    `required` names keys that must not be empty. Credentials for Graph are required only if `contacts_graph` is true.
+    If `overridden` is false, CONNECTOR_* variables are ignored.
     """
     settings = load(config, os.environ, required=required, contacts_graph=contacts_graph, overridden=overridden)
     logging.getLogger("connector.kafka").setLevel(logging.CRITICAL)
@@ -54,12 +54,12 @@ def find_tenant(settings: Settings, text: str) -> Tenant:
 
 
 def read_window(begin: str, end: str, now: datetime, horizon: timedelta | None = None) -> Window:
-    """Return the range from --from to --to in whole seconds.
+    """Return the range of call time from --from to --to, with both ends in whole seconds.
 
     The start is rounded down to a second. The end is rounded up, but not beyond the last second that has passed.
 
     Raise ConfigurationError if the range is reversed, lies in the future, is shorter than a second, or begins before
-    `now - horizon`.
+    `now - horizon`. If `horizon` is None, it may begin at any time.
     """
     first, last = _moment("--from", begin, now), _moment("--to", end, now)
     problems = [

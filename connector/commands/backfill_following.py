@@ -86,7 +86,7 @@ def _raise_ignored(tenant: Tenant, order: Command) -> NoReturn:
 
 
 class _Screen:
-    """Progress of a job on standard error: a bar on a terminal, otherwise one line every 10 s."""
+    """Output of a job's progress on standard error: a bar on a terminal, otherwise one line every 10 s."""
 
     def __init__(self, order: Command) -> None:
         self._order = order
@@ -107,7 +107,7 @@ class _Screen:
             self._progress.stop()
 
     def update(self, job: Job) -> None:
-        """Show the job in the state that a worker last committed."""
+        """Show the progress of `job`, the state of the job that a worker last committed."""
         self._job = job
         if self._progress is None or self._task is None:
             return

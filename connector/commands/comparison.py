@@ -1,13 +1,13 @@
-"""Comparison of a topic with the rows of Graph by hashes, so that the rows of a month fit into memory.
+"""Comparison of a topic with the rows of Graph. It stores only hashes, so that the rows of a month fit into memory.
 
-1. Only the newest version of each row counts. On the topic, it is the version with the highest revision. In Graph, it
-   is the version that was read last.
-2. A row of Graph is a suspect if it is not on the topic, or is there with other values. The connector may have
-   published it after the topic was read, so suspects are compared again after more of the topic was read.
-3. Versions that are on the topic more than once are counted only for rows of the compared range.
+1. Only the newest version of each row is compared. On the topic, it is the version with the highest revision. In Graph,
+   it is the version that was read last.
+2. A row of Graph is a suspect if the topic has no record of it, or only records with other values. The connector may
+   publish such a row later, so suspects are compared again after more of the topic was read.
+3. Duplicated versions are counted only for rows of the compared range of call time.
 
-A record of the topic takes 29 bytes of memory. A row of Graph takes none unless it is a suspect. The result names only
-the first rows of each kind.
+Each record of the topic takes 29 bytes of memory. A row of Graph takes none unless it is a suspect. The result names
+only the first rows of each kind.
 """
 
 import hashlib
@@ -33,9 +33,10 @@ Values = Mapping[str, Any]
 
 
 class Digest(NamedTuple):
-    """Two hashes of a row version. `digest` covers the fields of v1.0, `beta` covers the fields that only beta has.
+    """Two hashes of a row version.
 
-    `beta` is 0 if all fields that only beta has are empty.
+    `digest` is the hash of the fields of Graph v1.0. `beta` is the hash of the fields that only Graph beta has; it is 0
+    if all of them are empty.
     """
 
     digest: int
@@ -48,8 +49,8 @@ class Fields:
     def __init__(self, names: Iterable[str], beta: Iterable[str], left_out: Collection[str]) -> None:
         """Select the fields to compare.
 
-        `names` are the fields of v1.0. `beta` are the fields that only beta has, or none if v1.0 is read.
-        `left_out` are fields whose published values the privacy settings changed, so that they cannot be compared.
+        `names` are the fields of Graph v1.0. `beta` are the fields that only Graph beta has, or none if v1.0 is read.
+        `left_out` are fields whose values the privacy settings change, so that they cannot be compared.
         """
         self.v1 = tuple(name for name in names if name not in left_out)
         self.beta = tuple(name for name in beta if name not in left_out)
@@ -71,7 +72,7 @@ class Fields:
 
 
 class Suspect(NamedTuple):
-    """Row of Graph that is not on the topic, or is there with other values."""
+    """Row of Graph of which the topic has no record (`is_missing`), or only records with other values."""
 
     key: Key
     start_s: int
@@ -127,7 +128,10 @@ class Comparison:
             self._rebuild()
 
     def add_rows(self, keys: Sequence[Key], digests: Sequence[Digest], starts_s: Sequence[int]) -> NDArray[np.bool_]:
-        """Add the valid rows of one page of Graph, and return which of them are suspects."""
+        """Add the valid rows of one page of Graph. Return for each of them whether it is a suspect.
+
+        `starts_s` are the starts of the calls in epoch seconds.
+        """
         rows = np.zeros(len(keys), _SUSPECT)
         rows["hi"], rows["lo"] = _columns(keys)
         rows["digest"] = np.array([one.digest for one in digests], np.uint64)
@@ -135,7 +139,7 @@ class Comparison:
         rows["start_s"] = starts_s
         table = self._sorted_table()
         at, same = self._match(table, rows)
-        # If an id is on the page twice, the last occurrence counts: numpy assigns in order.
+        # If an id is on the page twice, the last occurrence counts, because numpy assigns in order.
         found = at >= 0
         self._state[at[found]] = np.where(same[found], _IDENTICAL, _DIFFERING)
         if not same.all():
@@ -176,12 +180,12 @@ class Comparison:
         for rows in self._invalid:
             found, _ = self._match(table, rows)
             hit = np.isin(np.flatnonzero(last), found[found >= 0])
-            # An invalid row cannot be compared, so its record is neither identical nor differing. The row only explains
-            # why the record is on the topic.
+            # An invalid row cannot be compared, so the record of its id is neither identical nor differing. It is not
+            # unexpected either, because Graph does have the row.
             state = np.where(hit & (state == _UNSEEN), _IDENTICAL + _DIFFERING, state)
         unexpected = newest[(state == _UNSEEN) & (newest["inside"] == 1)]
         identical = int((state == _IDENTICAL).sum())
-        # A record counts when its call began in the range, or when Graph showed its row in the range.
+        # A record counts if its call began in the range, or if Graph returned its row for the range.
         in_range = (state != _UNSEEN) | (newest["inside"] == 1)
         of_range = np.repeat(in_range, np.diff(np.flatnonzero(last), prepend=-1))
         versions = table[of_range]
@@ -204,11 +208,11 @@ class Comparison:
         )
 
     def _current_suspects(self) -> tuple[NDArray[np.void], NDArray[np.intp], NDArray[np.bool_]]:
-        """Return the suspects, the position of each suspect's record in the table, and which of them are resolved.
+        """Return all suspects, and for each of them its record's position in the table, and whether it is resolved.
 
         Each suspect has the values that Graph returned last. The position is -1 if the topic has no record of the row.
-        A suspect is resolved if the topic has the same values by now, or if Graph returned the row again later and it
-        was identical.
+        A suspect is resolved if records that were added later have the same values, or if Graph later returned the row
+        with the values of the topic.
         """
         if not self._suspects:
             empty = np.zeros(0, _SUSPECT)
@@ -226,7 +230,7 @@ class Comparison:
         return self._rebuild() if self._table is None else self._table
 
     def _rebuild(self) -> NDArray[np.void]:
-        """Return the table of records, sorted so that the last record of each row is its newest version."""
+        """Sort all records into a table in which the last record of each row is its newest version, and return it."""
         before, state = self._table, self._state
         records = np.concatenate([np.zeros(0, _RECORD), *self._records])
         self._records = [records]
@@ -238,8 +242,8 @@ class Comparison:
             for name in ("hi", "lo", "digest", "beta"):
                 rows[name] = known[name]
             at, same = self._match(table, rows)
-            # A row that was identical when it was read stays identical: a record that was published since holds a
-            # newer version of Graph.
+            # A row that was identical when it was read remains identical: records that were added later contain a newer
+            # version, which Graph showed after the row was read.
             state = state[state != _UNSEEN]
             self._state[at] = np.where(same | (state == _DIFFERING), state, _IDENTICAL)
         return table
@@ -253,8 +257,8 @@ class Comparison:
         at = np.full(len(rows), -1, np.intp)
         end = np.searchsorted(table["hi"], rows["hi"], side="right") - 1
         open_ = np.flatnonzero(end >= 0)
-        # `end` is the last record with the same `hi`, and a row's last record is its newest version. More than one
-        # round is needed only where different ids share their first 64 bits.
+        # `end` is the last record with the same `hi`, and a row's last record is its newest version. More than one pass
+        # of the loop is needed only if the keys of different ids have the same first 64 bits.
         while len(open_):
             here = end[open_]
             is_hi = table["hi"][here] == rows["hi"][open_]
@@ -274,7 +278,7 @@ class Comparison:
 
 
 def id_keys(ids: Iterable[str]) -> list[Key]:
-    """Return the keys of row ids. They are equal to the keys in the deduplication index (fingerprints.ENTRY)."""
+    """Return the key of each row id. The deduplication index has the same keys (fingerprints.ENTRY)."""
     keys = fingerprints.id_keys(ids)
     return list(zip(keys["hi"].tolist(), keys["lo"].tolist(), strict=True))
 
@@ -298,14 +302,17 @@ def _keys(rows: NDArray[np.void]) -> list[Key]:
 
 
 def _last(rows: NDArray[np.void]) -> NDArray[np.bool_]:
-    """Return for each of the sorted entries whether it is the last one with its key."""
+    """Return for each of `rows`, which are sorted by key, whether it is the last one with its key."""
     last = np.ones(len(rows), np.bool_)
     last[:-1] = (rows["hi"][1:] != rows["hi"][:-1]) | (rows["lo"][1:] != rows["lo"][:-1])
     return last
 
 
 def _repeats(versions: NDArray[np.void]) -> tuple[NDArray[np.void], NDArray[np.intp]]:
-    """Return the versions that occur more than once in the sorted records, and how often each one occurs."""
+    """Return the versions that occur more than once, and how often each of them occurs.
+
+    `versions` must be sorted by key and revision.
+    """
     last = _last(versions)
     last[:-1] |= versions["revision"][1:] != versions["revision"][:-1]
     times = np.diff(np.flatnonzero(last), prepend=-1)

@@ -1,4 +1,4 @@
-"""Progress of a copy on standard error: a bar on a terminal, otherwise a line every 10 s."""
+"""Progress of `connector copy-state` on standard error: a bar on a terminal, otherwise a line every 10 s."""
 
 import sys
 import time
@@ -13,7 +13,7 @@ _ESTIMATE_OVER_S = 30.0
 
 
 class CopyProgress:
-    """Progress of a copy, counted in shards of source and target. It is a context manager."""
+    """Output of the progress of a copy, as a context manager. Each of `steps` steps is the work on one shard."""
 
     def __init__(self, steps: int) -> None:
         console = Console(stderr=True)
@@ -31,7 +31,7 @@ class CopyProgress:
         self._progress.stop()
 
     def advance(self, doing: str, rows: int = 0) -> None:
-        """Count one finished step. `doing` describes it, `rows` is how many rows of the dedup index it copied."""
+        """Count one finished step. `doing` describes it. `rows` is the number of dedup index rows that it copied."""
         self._done, self._rows = self._done + 1, self._rows + rows
         counts = f"{text.number(self._rows)} rows"
         self._progress.update(self._task, description=doing, completed=self._done, counts=counts)

@@ -64,7 +64,7 @@ def _failed(check: Check, message: str, remedy: str, tenant: str | None = None) 
 
 
 def examine(config: Path | None, *, as_json: bool) -> bool:
-    """Run all checks, print their results as JSON or for people, and return whether all of them passed."""
+    """Run all checks, print their results as JSON or as text, and return whether all of them passed."""
     settings = arguments.read_settings(config, contacts_graph=True)
     log.configure(settings.log.format, "critical")  # every problem is a finding, so the log stays quiet
     found = asyncio.run(Examination(settings).run())

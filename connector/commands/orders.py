@@ -1,4 +1,7 @@
-"""Submission of commands to cancel a job, or to pause or resume a tenant. They wait until a worker applies them."""
+"""Submission of commands to cancel a job, or to pause or resume a tenant.
+
+A submitted command is a record in the control topic, which a worker applies later.
+"""
 
 import sys
 from datetime import UTC, datetime

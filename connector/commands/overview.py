@@ -1,4 +1,7 @@
-"""State of every tenant, computed without a running worker from the committed state and the waiting commands."""
+"""State of every tenant. It is computed from the committed state and from the commands that no worker has applied yet.
+
+This needs no running worker.
+"""
 
 from collections.abc import Iterable
 from datetime import datetime
@@ -74,7 +77,7 @@ class Overview(NamedTuple):
 
 
 def read_state(client: OperatorClient, settings: Settings, now: datetime) -> Overview:
-    """Read the committed state of all tenants and the waiting commands from Kafka.
+    """Read the committed state of all tenants from Kafka, and the commands that no worker has applied yet.
 
     Raise the errors of OperatorClient.
     """
@@ -107,7 +110,7 @@ def _known(
             untaken.add(heard.order.id)
         ended = {job.id for job in orders.jobs if job.state in jobs.ENDED}
         orders = jobs.apply(orders, heard.order, now, oldest, forgotten_before)
-        # The job has no end time before a worker has applied the command.
+        # A job whose command no worker has applied yet has no end time.
         orders = orders._replace(
             jobs=tuple(j._replace(ended=None) if j.ended == now and j.id not in ended else j for j in orders.jobs)
         )

@@ -1,7 +1,7 @@
 """Forecast of the cost and the delay of sweeps. It runs the scheduler of the service in simulated time.
 
-1. The forecast contains no formula that the service could deviate from: the scheduler that runs in production decides
-   what is read.
+1. The scheduler that the service uses also decides what the simulation reads. The forecast has no formula of its own
+   that could differ from the service.
 2. The simulation starts as if each sweep had just ended a run. It runs for at most a day before measuring begins.
 3. A configuration that exceeds the budget is simulated a second time without a budget, which shows how many requests
    it would need.
@@ -33,9 +33,9 @@ _LADDER = tuple(
 
 
 class Delay(NamedTuple):
-    """Delay from the time at which Graph shows a row until the row is read.
+    """Time in seconds from the appearance of a row in Graph until the row is read.
 
-    It is for rows that appear in Graph `late_s` seconds after their calls began. `worst_s` is the longest delay and
+    It applies to rows that appear `late_s` seconds after their calls began. `worst_s` is the longest delay and
     `expected_s` the mean. Both are None if some of these rows are never read.
     """
 
@@ -45,7 +45,10 @@ class Delay(NamedTuple):
 
 
 class Forecast(NamedTuple):
-    """Result of a simulation. Each tuple with one value per sweep has the order of the sweeps in the rules."""
+    """Result of a simulation. `fits` is true if no sweep was due again before its run had ended.
+
+    `requests_per_hour` and `longest_run_s` have one value per sweep, in the order of the sweeps in the rules.
+    """
 
     fits: bool
     requests_per_hour: tuple[float, ...]
@@ -66,9 +69,9 @@ def predict(
 ) -> Forecast:
     """Simulate sweeps with the given rules and calls, and return their cost and delays.
 
-    The calls repeat after `cycle_s` seconds, which is at most a week. If every sweep has a cadence of at most an hour,
-    the simulation does not run for the whole cycle. It takes samples instead: one per hour of a day, or one per three
-    hours of a week.
+    `concurrency` is the number of page chains that are read at the same time. The calls repeat after `cycle_s` seconds,
+    at most a week. If every sweep has a cadence of at most an hour, several short simulations replace one of the whole
+    cycle: they begin at each hour of a day, or at every third hour of a week.
     """
     slowest_s = max(sweep.every.total_seconds() for sweep in rules.sweeps)
     if cycle_s < _DAY_S or slowest_s > _SHORT_S:
@@ -81,7 +84,7 @@ def predict(
     for of_late in zip(*(part.delays for part in parts), strict=True):
         worst = [delay.worst_s for delay in of_late if delay.worst_s is not None]
         expected = [delay.expected_s for delay in of_late if delay.expected_s is not None]
-        # If such a row is not read in one of the samples, it may never be read.
+        # If the delay is unknown in one of the short simulations, such a row may never be read.
         if len(worst) < count:
             delays.append(Delay(of_late[0].late_s, None, None))
         else:
@@ -110,13 +113,13 @@ def _predict(
     )
     simulation.run(span[1], stop_when_late=True)
     if simulation.late:
-        # If the rules do not fit, the simulation never becomes regular. The hours before the first late run are
-        # measured. The simulation then continues, so that rows which appeared in these hours can still be read.
+        # If the rules do not fit, runs become later and later. Therefore only the hours before the first late run are
+        # measured. The simulation then continues, so that rows that appeared in these hours can still be read.
         span = max(0.0, simulation.time_s - _REST_S), simulation.time_s
         simulation.run(span[1] + _REST_S)
         requests = _demand(rules, calls, concurrency, begin)
     else:
-        # Rows that appear at the end of the span are read by the runs after it.
+        # Rows that appear at the end of the measured span are read by runs after it.
         simulation.run(span[1] + everys[slowest], sweep=slowest, since_s=span[1])
         counts = [0] * len(everys)
         for at_s, sweep in simulation.requests:
@@ -136,9 +139,9 @@ def _predict(
 
 
 def _demand(rules: Rules, calls: Calls, concurrency: int, begin: datetime) -> list[float]:
-    """Return the requests per hour that each sweep would make without a request budget.
+    """Return the requests per hour that each sweep would send without a request budget.
 
-    They are the requests of an average run, multiplied by how often the sweep is due per hour.
+    This is the mean number of requests per run, multiplied by the number of runs that are due per hour.
     """
     everys = [sweep.every.total_seconds() for sweep in rules.sweeps]
     simulation = _run_each(rules, calls, None, concurrency, begin)
@@ -153,10 +156,10 @@ def _demand(rules: Rules, calls: Calls, concurrency: int, begin: datetime) -> li
 def _run_each(
     rules: Rules, calls: Calls, requests_per_minute: float | None, concurrency: int, begin: datetime
 ) -> Simulation:
-    """Simulate until the slowest sweep has ended a run, and return the simulation.
+    """Simulate until the sweep with the longest cadence has ended a run, and return the simulation.
 
-    With a request budget, stop earlier if a sweep is due again before its run has ended. The slowest sweep only becomes
-    due after the other sweeps have run a few times.
+    That sweep becomes due only after the other sweeps have run a few times. With a request budget, stop earlier if a
+    sweep is due again before its run has ended.
     """
     everys = [sweep.every.total_seconds() for sweep in rules.sweeps]
     slowest = max(range(len(everys)), key=everys.__getitem__)
@@ -172,7 +175,7 @@ def _run_each(
 def _settled(rules: Rules, begin: datetime, warm: timedelta) -> State:
     """Return a state in which every sweep has just ended a run.
 
-    A sweep whose cadence is longer than `warm` is due again after `warm`.
+    Each sweep is due again after its cadence, but after `warm` at the latest.
     """
     lasts = [begin - max(timedelta(), sweep.every - warm) for sweep in rules.sweeps]
     start = max(
@@ -192,14 +195,14 @@ def _settled(rules: Rules, begin: datetime, warm: timedelta) -> State:
 
 
 def _delay(late_s: int, simulation: Simulation, calls: Calls, begin: datetime, span: tuple[float, float]) -> Delay:
-    """Return the delay until rows are read that appear `late_s` seconds after their calls began.
+    """Return the delay of rows that appear in Graph `late_s` seconds after their calls began.
 
-    `span` is the measured part of the simulation, in seconds since `begin`. Only rows that appear in it count.
+    Only rows that appear within `span` count. `span` is the measured part of the simulation, in seconds since `begin`.
     """
     step = max(1.0, (span[1] - span[0]) / _STEPS)
     appeared = np.arange(span[0], span[1], step)
     found = np.full(len(appeared), np.inf)
-    for read in reversed(simulation.reads):  # in reverse, so that the earliest reading of a row replaces later ones
+    for read in reversed(simulation.reads):  # in reverse, so that the first read of a row replaces later reads
         start = (read.window.start - begin).total_seconds() + late_s
         end = min((read.window.end - begin).total_seconds() + late_s, read.began_s + step / 2)
         if start < end and end > span[0]:
@@ -217,17 +220,20 @@ def _delay(late_s: int, simulation: Simulation, calls: Calls, begin: datetime, s
 
 
 def fit(rules: Rules, calls: Calls, requests_per_minute: float, concurrency: int, begin: datetime) -> bool:
-    """Return whether every sweep ends each run before it is due again, until the slowest sweep has run once."""
+    """Simulate until the sweep with the longest cadence has run once. Return whether every run ended in time.
+
+    A run ends in time if it ends before its sweep is due again.
+    """
     return not _run_each(rules, calls, requests_per_minute, concurrency, begin).late
 
 
 def suggest(
     rules: Rules, calls: Calls, requests_per_minute: float, concurrency: int, begin: datetime, asked: Sequence[float]
 ) -> Rules | None:
-    """Return similar rules with longer cadences or fewer sweeps, which stay within the budget.
+    """Find similar rules that stay within the budget, with longer cadences or fewer sweeps.
 
     `asked` is the number of requests per hour that each sweep needs with the present rules. Return None if a few
-    attempts do not find rules that stay within the budget.
+    attempts find no such rules.
     """
     hours = requests_per_minute * 60
     for share in _SHARES:
@@ -248,9 +254,10 @@ def suggest(
 
 
 def _slower(sweeps: Sequence[Sweep], index: int) -> timedelta | None:
-    """Return the next longer cadence of a sweep, or None if there is none.
+    """Return the next longer cadence for a sweep, or None if there is none.
 
-    The cadence must stay shorter than that of the next sweep. It must not exceed the overlap, which would leave gaps.
+    It must be shorter than the cadence of the next sweep. It must not be longer than the overlap, because runs would
+    then leave gaps.
     """
     longer = next((every for every in _LADDER if every > sweeps[index].every), None)
     if longer is None or (index + 1 < len(sweeps) and longer >= sweeps[index + 1].every):

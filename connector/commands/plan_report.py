@@ -34,9 +34,9 @@ _HOUR = timedelta(hours=1)
 def report(
     config: Path | None, tenant: str | None, calls_per_day: float | None, *, from_state: bool, as_json: bool
 ) -> bool:
-    """Print the plan, as JSON or for people, and return whether the sweeps stay within the request budget.
+    """Print the plan as JSON or as text, and return whether the sweeps stay within the request budget.
 
-    With `from_state`, the calls are those in the state of the workers. Otherwise `calls_per_day` calls are assumed.
+    With `from_state`, derive the calls from the state of the workers. Otherwise assume `calls_per_day` calls.
     """
     settings = arguments.read_settings(config, required=("kafka.bootstrap_servers",) if from_state else ())
     if calls_per_day is not None and not 0 <= calls_per_day <= _MOST_CALLS:
@@ -71,10 +71,10 @@ def _rules(settings: Settings) -> Rules:
 
 
 def _case_from_state(settings: Settings, tenants: list[Tenant], now: datetime, calls_per_day: float | None) -> _Case:
-    """Return a tenant and its calls for the plan, derived from the committed state of `tenants`.
+    """Choose the tenant of the plan, and derive its calls from the committed state.
 
-    The tenant is the one with the most calls in relation to its request budget. With `calls_per_day`, its calls are
-    scaled to that number.
+    Of `tenants`, the one with the most calls in relation to its request budget is chosen. With `calls_per_day`, its
+    calls are scaled to that number.
     """
     cases = []
     clients = brokers.clients(settings)  # created once: for Event Hubs they hold a thread and a session for signing in

@@ -1,8 +1,8 @@
 """Simulation of a tenant's sweeper and its Graph, in simulated time.
 
 The scheduler of the service decides what to read next, and `budget.Budget` decides when a request may be sent. The
-simulation replaces Graph: it decides how many rows Graph shows, and every response takes the same time. Of the waiting
-requests, the most urgent one is sent first.
+requests are sent in the order of their priority. Graph is simulated: `plan_volume.Calls` states how many rows it has at
+any time, and every response takes the same time.
 """
 
 import heapq
@@ -44,7 +44,7 @@ class _Chain:
 
 
 class SliceRun(NamedTuple):
-    """Slice of a window that the simulation has read completely."""
+    """Slice of a window that the simulation has read completely, with the begin and the end of the read in seconds."""
 
     window: Window
     began_s: float
@@ -52,7 +52,7 @@ class SliceRun(NamedTuple):
 
 
 class RunEnded(NamedTuple):
-    """Run of a sweep with its start and its end."""
+    """Run of a sweep with its start and its end in seconds. `sweep` is the index of the sweep."""
 
     sweep: int
     started_s: float
@@ -96,7 +96,7 @@ class Simulation:
         self._counted_s = -_COUNT_AGAIN_S
         self._counts: NDArray[np.int64] = np.zeros(0, np.int64)
         day = (begin - EPOCH) // _HOUR
-        # The guess of the scheduler for a tenant that has been read for a day.
+        # For a tenant that was read for a day, the scheduler would guess this rate.
         guess = slices.next_guess(_LAST_DAY, int(calls.per_hour(day - 24, day, begin).sum()))
         self._scheduler = Scheduler(state, rules, concurrency, self._rows_per_hour, rows_per_second=guess)
 
@@ -105,8 +105,8 @@ class Simulation:
     ) -> None:
         """Continue the simulation until the time `until_s`.
 
-        With `sweep`, stop when that sweep has ended a run that began at `since_s` or later. With `stop_when_late`, stop
-        when a sweep is due again before its run has ended.
+        With `sweep` (an index), stop when that sweep has ended a run that began at `since_s` or later. With
+        `stop_when_late`, stop when a sweep is due again before its run has ended.
         """
         while True:
             if self._wakes_s <= self.time_s:
@@ -190,9 +190,9 @@ class Simulation:
             heapq.heappush(self._in_flight, (self.time_s + pages * ANSWER_S, chain.order, chain))
 
     def _shifted(self, chain: _Chain) -> bool:
-        """Decide at random whether new rows have moved other rows to another page while the chain was read.
+        """Decide at random whether rows that appeared during the read have shifted other rows to another page.
 
-        The probability follows from the number of rows that appeared in that time.
+        The probability follows from the expected number of such rows.
         """
         began = self._begin + timedelta(seconds=chain.began_s + ANSWER_S)
         rows = self._calls.inserted(chain.piece.window, chain.pages, began, self.now)

@@ -1,4 +1,7 @@
-"""Rows of the simulated Graph for `connector plan`: calls repeat every day or week, and their rows may appear late."""
+"""Number of rows that the simulated Graph of `connector plan` has at any time.
+
+Calls repeat every day or week, and their rows may appear late.
+"""
 
 import math
 from collections.abc import Sequence
@@ -30,10 +33,10 @@ class Calls(Protocol):
         """Return how many rows Graph shows at the time `at` for the calls that began in `window`."""
 
     def inserted(self, window: Window, pages: int, since: datetime, until: datetime) -> float:
-        """Return the expected number of rows that appear on pages of a chain that were already read.
+        """Return how many rows are expected to appear on pages that were already read, while a page chain is read.
 
-        Each of them moves a row to the next page. The chain has `pages` pages and is read from `since` to `until`, in
-        the order in which the calls began.
+        Each of these rows shifts another row to the next page. The chain has `pages` pages and is read from `since` to
+        `until`, in the order in which the calls began.
         """
 
     def per_hour(self, first: int, end: int, at: datetime) -> NDArray[np.int64]:
@@ -47,13 +50,13 @@ class Calls(Protocol):
 
 
 class Volume:
-    """Calls that repeat after each cycle of a whole number of hours. The first cycle begins at the epoch."""
+    """Calls that repeat in cycles. A cycle is a whole number of hours, and the first cycle begins at the epoch."""
 
     def __init__(self, per_hour: Sequence[float], lateness: Lateness | None = None, seed: int | None = None) -> None:
         """Set the number of calls in each hour of a cycle.
 
-        With `seed`, calls begin independently of each other, so that counts vary randomly. Without `seed`, calls begin
-        at even intervals.
+        `lateness` describes how long rows take to appear; without it, they appear at once. With `seed`, calls begin
+        independently of each other, so that counts vary randomly. Without `seed`, they begin at even intervals.
         """
         self._seed = seed
         self._cycle = np.asarray(per_hour, np.float64)
@@ -83,10 +86,9 @@ class Volume:
         return max(0, round(expected + float(self._noise[self._drawn]) * math.sqrt(expected)))
 
     def inserted(self, window: Window, pages: int, since: datetime, until: datetime) -> float:
-        """Return the expected number of rows that appear on pages of a chain that were already read.
+        """Return how many rows are expected to appear on pages that were already read, while a page chain is read.
 
-        For each boundary between two pages, this is the number of rows that appear before the boundary. The result is
-        the mean of all boundaries.
+        It is the number of rows that appear before a boundary between two pages, as the mean over all boundaries.
         """
         if self._lateness is None or pages < 2:
             return 0.0
@@ -155,9 +157,9 @@ def from_index(
 ) -> tuple[Volume, float]:
     """Return a volume with as many calls per hour as the deduplication index has, and its cycle in seconds.
 
-    `rows_per_hour` starts at the hour `first` (counted since the epoch). The newest day is used only if there is no
-    other day, because some of its rows have not appeared yet. If a whole week is known and its days differ, the cycle
-    is that week. Otherwise it is the average day.
+    `rows_per_hour` is the number of rows in each hour of call time. The first of these hours is `first`, counted since
+    the epoch. The newest day is used only if there is no other day, because some of its rows have not appeared yet. If
+    a whole week is known and its days differ, the cycle is that week. Otherwise it is the average day.
     """
     hours = min(len(rows_per_hour), (now - EPOCH) // _HOUR - first)
     days = min(7, hours // 24 - 1) or min(1, hours // 24)

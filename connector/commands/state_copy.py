@@ -34,7 +34,7 @@ from connector.kafka.topic_admin import TopicAdmin
 
 
 class _Copied(NamedTuple):
-    """Report line with the counts that were copied for one tenant. `shards` are its old and its new shard."""
+    """Line of the report: what was copied for one tenant. `shards` are the numbers of its old and its new shard."""
 
     tenant: str
     shards: tuple[int, int]
@@ -44,7 +44,7 @@ class _Copied(NamedTuple):
 
 
 class _App(NamedTuple):
-    """Settings of an app and the clients of its brokers."""
+    """Settings of one app (the source or the target) and the clients of its brokers."""
 
     settings: Settings
     clients: Clients
@@ -82,7 +82,7 @@ def copy(config: Path | None, origin: Path, *, dry_run: bool) -> None:
 
 
 class _Relocation(NamedTuple):
-    """Translation of the source's checkpoints into checkpoints of the target."""
+    """Translation of checkpoints of the source app into checkpoints of the target app."""
 
     old: Settings
     new: Settings
@@ -90,11 +90,10 @@ class _Relocation(NamedTuple):
     same_cluster: bool
 
     def apply(self, tenant: str, before: Checkpoint) -> Checkpoint:
-        """Return the checkpoint for the target.
+        """Return the checkpoint for the target. `before` is the tenant's checkpoint in the source.
 
-        Offsets belong to one topic of one cluster. If the target has another topic or cluster, its checkpoint contains
-        the current ends of the partitions. All copied rows lie before these ends, so that no progress record states an
-        offset that precedes a row.
+        Offsets are valid only for one topic of one cluster. If the target has another row topic or cluster, the
+        checkpoint gets the current ends of its partitions as offsets. All copied rows lie before these ends.
         """
         topic = {one.key: one.topic for one in self.new.tenants}.get(tenant)
         if topic is None:
@@ -108,7 +107,7 @@ class _Relocation(NamedTuple):
 
 
 class _Copier:
-    """Copy of all tenants of a source, one after another, with the numbers for the report."""
+    """Copy of the state of all tenants, one after another. It also counts what it copies, for the report."""
 
     def __init__(self, source: CopySource, target: CopyTarget, relocation: _Relocation) -> None:
         self._source = source
@@ -119,7 +118,10 @@ class _Copier:
         "Hash of the deduplication index, by tenant."
 
     def write(self, waiting: list[TenantCommand], progress: CopyProgress) -> None:
-        """Write the state of every tenant, and then the record of each shard of the target."""
+        """Write the state of every tenant, and then the record of each shard of the target.
+
+        `waiting` are the commands that no worker has applied yet.
+        """
         for shard in range(self._source.shards):
             tenants = self._source.read(shard)
             for key, tenant in tenants.items():
@@ -137,7 +139,10 @@ class _Copier:
 
 
 def _check_agreement(old: Settings, new: Settings, origin: Path) -> None:
-    """Raise ConfigurationError if settings differ that decide how rows are published, such as the privacy settings."""
+    """Raise ConfigurationError if both apps do not publish the same row in the same form.
+
+    They must have the same privacy settings, pseudonym key and cloud.
+    """
     keys = [one.rows.pseudonym_key and one.rows.pseudonym_key.get() for one in (old, new)]
     problems = [
         f"{origin}: {key}: differs from the configuration of the new app, so that consumers could not match rows "

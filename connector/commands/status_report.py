@@ -1,4 +1,4 @@
-"""Output of `connector status`, from committed state and the commands that no worker has applied yet."""
+"""Output of `connector status`. It shows committed state and the commands that no worker has applied yet."""
 
 from collections import Counter
 from datetime import UTC, datetime, timedelta
@@ -27,7 +27,7 @@ _DAY = timedelta(days=1)
 
 
 def report(config: Path | None, tenant: str | None, *, as_json: bool) -> None:
-    """Print the status of all tenants, as JSON or for people.
+    """Print the status of all tenants, as JSON or as text.
 
     With `tenant` (a name or an id), print only the status of this tenant.
     """

@@ -70,7 +70,7 @@ def _plain(section: Section) -> str:
 
 
 def progress_bar(console: Console, estimate_over_s: float) -> Progress:
-    """Create a progress bar whose tasks have a field `counts`, with the elapsed and the remaining time.
+    """Create a progress bar that shows description, `counts` (a field of its tasks), elapsed and remaining time.
 
     The remaining time is computed from the speed in the last `estimate_over_s` seconds. Without a terminal, nothing is
     shown.
@@ -92,7 +92,8 @@ def progress_bar(console: Console, estimate_over_s: float) -> Progress:
 def bar(tenant: Mapping[str, Any], end: datetime, length: timedelta, cells: int) -> str:
     """Return a tenant's coverage of the last `length` before `end`, as a bar of `cells` characters.
 
-    A character means read, partly read or not read. It is blank where no rows are expected.
+    Each character stands for the same length of call time, which was read, partly read or not read. It is blank if no
+    rows are expected.
     """
     pieces = [(_moment(piece["from"]), _moment(piece["to"])) for piece in tenant["coverage"]]
     gaps = [(_moment(gap["from"]), _moment(gap["to"])) for gap in tenant["gaps"]]
@@ -115,12 +116,12 @@ def bar(tenant: Mapping[str, Any], end: datetime, length: timedelta, cells: int)
 
 
 def ago(text: str | None, now: datetime) -> str:
-    """Return how long ago a time was, as text for people. `text` is the time as in JSON."""
+    """Return how long ago a time was, as text for people. `text` is the time in RFC 3339, or None."""
     return f"{span((now - _moment(text)).total_seconds())} ago" if text else "never"
 
 
 def when(text: str | None) -> str:
-    """Return a time of JSON for people, without `T` and fractions of a second, or a dash for None."""
+    """Return an RFC 3339 time without `T` and fractions of a second, or a dash for None."""
     return text[:19].replace("T", " ") if text else "-"
 
 

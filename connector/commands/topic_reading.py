@@ -12,7 +12,7 @@ from connector.kafka.records import Bounds, Offsets, Records
 
 
 class TopicReading:
-    """Topic that is read in several steps, with the offsets up to which it was read."""
+    """Reader of a topic in several steps. It stores the offsets up to which it has read."""
 
     def __init__(self, clients: Clients, name: str, stack: ExitStack) -> None:
         self.name = name
@@ -22,16 +22,13 @@ class TopicReading:
         self.next: Offsets = {}
 
     def open(self, since: datetime) -> None:
-        """Look up the bounds of the topic, and the offset in each partition at which reading begins.
-
-        Reading begins with the first record that was published at the time `since` or later.
-        """
+        """Look up the first and the last offsets of the topic. `rest` will begin at records published since `since`."""
         self.bounds = self.records.bounds()
         self.begin = self.records.since(since, self.bounds) if self.bounds else {}
         self.next = dict(self.begin)
 
     def rest(self) -> Iterator[list[Entry]]:
-        """Yield the records that were not read yet, up to the end that `open` or `look_again` found last."""
+        """Yield the records that were not read yet, up to the end that the last `open` or `look_again` has found."""
         return self.records.read(self.next, {number: end for number, (_, end) in self.bounds.items()})
 
     def look_again(self) -> None:
@@ -45,15 +42,16 @@ class TopicReading:
     def may_be_cut(self) -> list[int]:
         """Return the partitions in which Kafka may have deleted records of the compared range.
 
-        In these partitions, Kafka has deleted records, and no remaining record was published before the range.
+        Their oldest records are deleted, and no remaining record was published before the range.
         """
         return [number for number, (low, _) in self.bounds.items() if low > 0 and self.begin[number] <= low]
 
 
 class DeadLetters:
-    """Dead letters of one tenant.
+    """Dead letters of one tenant, to look up whether an invalid row has one.
 
-    A dead letter is found by the hash of its bytes. If it does not hold the bytes that Graph sent, its id is used.
+    A dead letter is identified by the hash of its bytes. If the connector changed or removed the bytes that Graph sent
+    (`altered`), it is identified by the row's id instead.
     """
 
     def __init__(self, tenant: str, *, altered: bool) -> None:
@@ -78,5 +76,5 @@ class DeadLetters:
 
 
 def bytes_hash(raw: bytes) -> int:
-    """Return the hash of the bytes of an invalid row, by which its dead letter is found."""
+    """Return the hash of an invalid row's bytes, which identifies the dead letter of the row."""
     return int(invalid_entry(raw)["hi"][0])

@@ -1,8 +1,8 @@
 """Implementation of `connector verify`: it reads Graph and the topic, and compares the newest version of each row.
 
-The topic is read first, up to the end that it had at the start. Then Graph is read, with a request budget of its own in
-addition to that of a running worker. Rows of Graph that the topic does not have are then searched for among the records
-that were published meanwhile.
+First, the topic is read up to the end that it had at the start. Then Graph is read, with a request budget in addition
+to that of a running worker. At last, rows that the topic does not have are searched for in the records that were
+published meanwhile.
 """
 
 import asyncio
@@ -81,7 +81,7 @@ def compare(
 
 
 class _SuspectRow(NamedTuple):
-    """Row of Graph that was not on the topic, or was there with other values, when Graph was read."""
+    """Row of Graph of which the topic had no record, or only records with other values, when Graph was read."""
 
     id: str
     values: dict[str, Any]
@@ -151,7 +151,7 @@ class _Verification:
     def _check_retention(self) -> bool:
         """Return whether Kafka may have deleted records of the compared range.
 
-        Raise ConfigurationError if it is certain, because the range is older than the topic's retention time.
+        Raise ConfigurationError if the range begins before the topic's retention time, so that this is certain.
         """
         cut = self._rows.may_be_cut()
         is_by_event = self._settings.rows.timestamp == "event"
@@ -198,7 +198,7 @@ class _Verification:
     def _wait_for_missing(self, show: "_ShowProgress", longest_s: float) -> list[_InvalidGraphRow]:
         """Read more of the topic until no row is missing, or until the sweeps had time to publish the missing rows.
 
-        Return the invalid rows of Graph for which there is no dead letter. The wait takes at most `longest_s` seconds.
+        Wait at most `longest_s` seconds. Return the invalid rows of Graph for which there is no dead letter.
         """
         begun = time.monotonic()
         while True:
@@ -208,7 +208,7 @@ class _Verification:
             left_s = begun + min(wait_s, longest_s) - time.monotonic()
             if not suspects and not lost:
                 return lost
-            # Read at least once more: rows that Graph added while it was read may have been published since.
+            # Read the topic at least once more. Rows that appeared in Graph during the read may be published by now.
             self._rows.look_again()
             self._letters.look_again()
             self._read_topics()
@@ -218,9 +218,9 @@ class _Verification:
             time.sleep(min(_LOOK_EVERY_S, left_s))
 
     def _cadence_for(self, start_s: int) -> timedelta | None:
-        """Return the shortest cadence of the sweeps whose overlap still reaches back to a call, or None.
+        """Return the shortest cadence of the sweeps that still read a call. Return None if no sweep reads it any more.
 
-        `start_s` is the start of the call in epoch seconds.
+        `start_s` is the start of the call in epoch seconds. A sweep reads the call if its overlap reaches back to it.
         """
         age = self._begun - instants.from_ms(start_s * 1000)
         return min((s.every for s in self._settings.windows.sweeps if s.overlap >= age), default=None)
@@ -230,7 +230,10 @@ class _Verification:
         return 0.0 if every is None else min(_LONGEST_WAIT_S, every.total_seconds() + _GRACE_S)
 
     def _is_pending(self, start_s: int) -> bool:
-        """Return whether sweeps can still read a row, but run too rarely for this command to wait for them."""
+        """Return whether a sweep will still read a row, but only after the longest time that this command waits.
+
+        `start_s` is the start of the row's call in epoch seconds.
+        """
         every = self._cadence_for(start_s)
         return every is not None and every.total_seconds() + _GRACE_S > _LONGEST_WAIT_S
 
@@ -293,7 +296,7 @@ class _Verification:
         return values, problem
 
     def _look_up(self, result: Result) -> tuple[dict[Key, str], dict[Key, dict[str, Any]]]:
-        """Read the topic a second time to get ids and values, because the comparison keeps only hashes.
+        """Read the topic a second time to get ids and values, because the comparison has only their hashes.
 
         Return the ids of duplicated and unexpected rows, and the newest version of each differing row.
         """
@@ -386,7 +389,7 @@ def _retention_text(topic: str, window: Window) -> str:
 def _screen(window: Window) -> Iterator[_ShowProgress]:
     """Show a progress bar on standard error if it is a terminal. Progress is measured in call time.
 
-    The context manager returns a function that sets the description and the call time that was reached.
+    The context manager yields a function that sets the description and the call time that was reached.
     """
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())

@@ -58,7 +58,7 @@ def _line(entry: Any) -> str:
 
 
 def listed(count: int, ids: Sequence[Any]) -> dict[str, Any]:
-    """Return the JSON object for a list in the report: the full count, and the first entries."""
+    """Return the JSON object for a list in the report: the number of all entries, and the first of them."""
     return {"count": count, "ids": list(ids[:SHOWN])}
 
 
@@ -67,8 +67,9 @@ def notes(
 ) -> list[str]:
     """Return the notes of the report, which explain its counts.
 
-    `everys` holds one value per row that the topic does not have: the shortest cadence of the sweeps that can still
-    read the row, or None if no sweep can. `foreign` is the number of records that are not rows of this connector.
+    `everys` has one value per row that is missing or differs on the topic: the shortest cadence of the sweeps that
+    still read the row, or None if no sweep reads it any more. `foreign` is the number of records that are not rows of
+    this connector.
     """
     found = []
     counts = Counter(everys)

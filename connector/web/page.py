@@ -1,7 +1,7 @@
 """Web page of a worker: the JSON of /status as text and coverage strips, in one HTML document without scripts.
 
 1. Tenants that need attention come first, with all details. With many tenants, each of the others takes one line.
-2. Every color is also given as a word, and every strip also as a sentence.
+2. The meaning of every color is also shown as a word, and every strip also as a sentence.
 3. The page reloads itself every 30 seconds, unless `still` is requested.
 
 The markup is in `templates`, which escape every value. This module selects the values and puts them into words.
@@ -76,7 +76,7 @@ class PageView(NamedTuple):
 
 
 class JobRow(NamedTuple):
-    """Job as text. `percent` is None if its progress is not known."""
+    """Content that the page shows of one job, as text. `percent` is None if the job's progress is not known."""
 
     id: str
     tenant: str
@@ -204,7 +204,7 @@ def _progress(job: Object) -> tuple[int | None, str]:
 
 
 def _instant(words: str) -> str | Markup:
-    """Return a timestamp of JSON as an HTML element, and any other text unchanged."""
+    """Return an HTML element if `words` is a timestamp of JSON, otherwise `words` itself."""
     parts = _INSTANT.fullmatch(words)
     return Markup('<time datetime="{}">{} {} UTC</time>').format(words, parts[1], parts[2]) if parts else words
 

@@ -1,8 +1,7 @@
 """HTTP server for /metrics, /livez, /readyz, /status and the page. It accepts GET and HEAD only.
 
 1. A request changes nothing, and a response contains no part of the request.
-2. The event loop answers the health probes itself. While the loop hangs, /livez therefore does not answer, which is
-   the intended signal.
+2. /livez is answered in the event loop of the worker. If the loop hangs, /livez therefore does not answer, as intended.
 3. Stopping does not wait for clients: idle connections are closed at once, and responses in flight get 0.25 seconds.
 """
 
@@ -24,7 +23,7 @@ from connector.errors import ConfigurationError, FatalError
 from connector.metrics.worker import Metrics
 from connector.web import page
 
-# aiohttp waits for this time twice: first for the responses, then for the requests that it has cancelled.
+# aiohttp waits this long twice: first for responses to be sent, then for the requests that it has cancelled to end.
 STOP_S = 0.25
 
 _HEADERS = {
@@ -57,10 +56,7 @@ class StatusSource(Protocol):
     """Source of the state that the server shows. Each method runs in the event loop and should take milliseconds."""
 
     async def status(self) -> dict[str, Any]:
-        """Return the JSON of /status, with times as RFC 3339 text.
-
-        Other tasks of the event loop may run between two tenants.
-        """
+        """Return the JSON of /status, with times as RFC 3339 text. Other tasks may run while it is built."""
         ...
 
     def ready(self) -> tuple[bool, list[str]]:
@@ -109,8 +105,7 @@ class Web:
     def _site(self) -> web.BaseSite:
         """Return the listener for the configured address.
 
-        If the address means every address of this machine, the listener accepts IPv4 and IPv6 if the machine
-        supports them.
+        For "0.0.0.0", "::" or an empty address, it listens on every IPv4 and IPv6 address of this machine.
         """
         if self.host in _ANYWHERE and socket.has_dualstack_ipv6():
             both = socket.create_server(
@@ -143,7 +138,7 @@ class Web:
             activities[label] = self._metrics.activity(label)
             if number % _YIELD_AFTER == 0:
                 await asyncio.sleep(0)
-        # Writing the JSON of many tenants takes time, during which the event loop must run other tasks.
+        # For many tenants, encoding the JSON takes so long that the event loop must run other tasks meanwhile.
         text = await asyncio.to_thread(
             page.render,
             status,

@@ -35,7 +35,10 @@ class Pieces(NamedTuple):
 
 
 def pieces(tenant: Mapping[str, Any], jobs: Iterable[Mapping[str, Any]] = ()) -> Pieces | None:
-    """Derive the read and unread ranges of a tenant from its JSON objects TENANT and JOB. Return None if not known."""
+    """Derive the read and unread ranges of a tenant from its JSON objects TENANT and JOB.
+
+    Return None if the tenant's state is not known.
+    """
     if tenant.get("lag_seconds") is None:
         return None
     lag = timedelta(seconds=float(tenant["lag_seconds"]))
@@ -64,9 +67,9 @@ def pieces(tenant: Mapping[str, Any], jobs: Iterable[Mapping[str, Any]] = ()) ->
 
 
 def runs(known: Pieces, length: timedelta, cells: int) -> list[CellRange]:
-    """Return the cells of a strip that shows the last `length` before now.
+    """Return the cells of a strip that shows the call time from `length` ago until now.
 
-    `cells` is the number of cells before adjacent ones with the same state are merged.
+    The strip is divided into `cells` cells of equal length. Adjacent cells with the same state are merged.
     """
     begin, width = known.now - length, length / cells
     kinds = [NONE] * cells
@@ -96,7 +99,7 @@ def runs(known: Pieces, length: timedelta, cells: int) -> list[CellRange]:
 
 
 def oldest_reading(known: Pieces, length: timedelta) -> timedelta | None:
-    """Return how long ago the oldest read within the last `length` took place, or None if there is no read."""
+    """Return the age of the oldest read in the coverage of the last `length` of call time, or None without coverage."""
     ages = [known.now - at for _, end, at in known.read if end > known.now - length]
     return max(ages) if ages else None
 

@@ -1,4 +1,4 @@
-"""Regular check whether the brokers answer, and whether they still are the cluster with which the worker started."""
+"""Regular check that the brokers answer, and that they still belong to the cluster with which the worker started."""
 
 import asyncio
 import time
@@ -26,9 +26,9 @@ class BrokerProbe:
         self._metrics = metrics
 
     def record(self, *, up: bool, **why: str) -> None:
-        """Record whether the brokers answered. Log it if that has changed.
+        """Record whether the brokers have answered (`up`), and log each change.
 
-        `why` holds the reason and the remedy, which the log event shows.
+        `why` holds the fields `reason` and `remedy` of the log event, if the brokers have not answered.
         """
         self.why = "" if up else "; ".join(part for part in why.values() if part)
         if up:
@@ -43,7 +43,7 @@ class BrokerProbe:
     async def run(self, admin: TopicAdmin, check: Callable[[Found], None], fail: Callable[[FatalError], None]) -> None:
         """Contact the brokers every ten seconds, so that an outage is noticed even when nothing is committed.
 
-        `check` raises FatalError if the answer shows that the worker must stop. That error is passed to `fail`.
+        Pass each answer to `check`, which raises FatalError if the worker must stop. Pass such an error to `fail`.
         """
         while True:
             await asyncio.sleep(_PROBE_EVERY_S)

@@ -1,7 +1,7 @@
-"""Last known state of tenants whose shards this worker has lost, until the consumer group assigns shards again.
+"""Last known state of the tenants whose shards this worker has lost.
 
-While brokers are unreachable, no worker owns the shards. The last committed values stay visible during that time, and
-their age keeps growing, so that an outage does not hide the lag.
+While the brokers are unreachable, no worker owns the shards. During that time, /status and /metrics still show the last
+committed state of the tenants. The lag keeps growing, so that an outage does not hide it.
 """
 
 from collections.abc import Callable, Iterator
@@ -34,7 +34,10 @@ class LastKnown:
         self._tenants: list[_LostTenant] = []
 
     def keep(self, shard: Shard) -> None:
-        """Keep the last committed state of all configured tenants of a lost shard. Their counters start at 0 again."""
+        """Keep the last committed state of all configured tenants of a lost shard.
+
+        Their metrics are created again, so that counters start at 0.
+        """
         for key, owned in shard.tenants:
             before = owned.series
             known = owned.last_known
@@ -52,7 +55,7 @@ class LastKnown:
             tenant.series.closed()
 
     def described(self, cause: str) -> Iterator[tuple[dict[str, Any], list[dict[str, Any]]]]:
-        """Yield each tenant as a JSON object with the JSON objects of its jobs (TENANT and JOB in docs/interface.md).
+        """Yield for each tenant its JSON object TENANT and the JSON objects JOB of its jobs (docs/interface.md).
 
         `cause` states why the tenants are not being read.
         """

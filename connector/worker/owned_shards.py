@@ -1,4 +1,8 @@
-"""Shards that a worker owns. They start and stop with the assignment of their control partitions."""
+"""Shards that a worker owns.
+
+A shard starts when the consumer group assigns its control partition to the worker, and stops when the group takes the
+partition away.
+"""
 
 import asyncio
 import threading
@@ -20,7 +24,10 @@ _LOOK_EVERY_S = 0.5
 
 
 class OwnedShards:
-    """Shards of one worker. Its methods are also the callbacks of the consumer group membership."""
+    """Shards of one worker.
+
+    `assigned`, `revoked`, `lost` and `commanded` are the callbacks of the consumer group membership.
+    """
 
     def __init__(self, metrics: Metrics, shutdown: Shutdown, last_known: LastKnown) -> None:
         self.running: dict[int, Shard] = {}
@@ -36,7 +43,7 @@ class OwnedShards:
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def begin(self, worker: WorkerContext) -> None:
-        """Store the context in which shards run. The membership must not call this object before."""
+        """Store the context in which the shards run. Shards can start only after this call."""
         self.worker = worker
         self._loop = asyncio.get_running_loop()
 
@@ -45,7 +52,7 @@ class OwnedShards:
         """Return the tasks of all shards that have not ended."""
         return [task for task in self._tasks.values() if not task.done()]
 
-    # Ownership callbacks: these run in the membership's thread and only pass the event to the event loop.
+    # The next four methods run in the membership's thread. They only pass the call on to the event loop.
 
     def assigned(self, shards: frozenset[int]) -> None:
         """Start the shards that were assigned to this worker."""
@@ -53,23 +60,23 @@ class OwnedShards:
             self._loop.call_soon_threadsafe(self._start, shards)
 
     def revoked(self, shards: frozenset[int]) -> threading.Event:
-        """Hand over the shards that are revoked. The returned event is set once all of them have stopped."""
+        """Hand over shards whose partitions are revoked. The returned event is set once all of them have stopped."""
         stopped = threading.Event()
         if self._loop is not None:
             self._loop.call_soon_threadsafe(self._release, shards, stopped)
         return stopped
 
     def lost(self, shards: frozenset[int]) -> None:
-        """Stop the shards that were lost: another worker may own them already."""
+        """Stop shards whose partitions were lost. Another worker may own them already."""
         if self._loop is not None:
             self._loop.call_soon_threadsafe(self._stop_lost, shards)
 
     def commanded(self, shard: int, command: ControlRecord) -> None:
-        """Pass an operator's command to its shard."""
+        """Pass an operator's command to the shard for which it was sent."""
         if self._loop is not None:
             self._loop.call_soon_threadsafe(self._command, shard, command)
 
-    # These run in the event loop.
+    # All methods below run in the event loop.
 
     def reconfigured(self) -> None:
         """Tell all shards that the worker's topology has changed."""
@@ -83,7 +90,7 @@ class OwnedShards:
             await asyncio.wait(self._tasks.values(), timeout=_HAND_OVER_S)
 
     async def abandon(self) -> None:
-        """Cancel the shards that have not stopped."""
+        """Cancel the tasks of shards that have not stopped, and wait up to 4 s for their end."""
         left = self.unfinished
         for task in left:
             task.cancel()
@@ -104,8 +111,8 @@ class OwnedShards:
     async def _run(self, shard: Shard, former: asyncio.Task[None] | None, *, is_kept: bool) -> None:
         """Run a shard until it ends.
 
-        If this worker ran a shard with the same number before, wait first until that one has ended. With `is_kept`
-        (for `run --once`), the shard counts as owned even after it has ended.
+        `former` is the task that ran the same shard number in this worker before, or None. It must end first. With
+        `is_kept` (for `run --once`), the shard counts as owned even after it has ended.
         """
         try:
             if former is not None:
@@ -122,10 +129,7 @@ class OwnedShards:
             self._update_metric()
 
     def _stop_lost(self, numbers: frozenset[int]) -> None:
-        """Stop lost shards.
-
-        Keep the last known state of their tenants until the worker is in the consumer group again.
-        """
+        """Stop lost shards. Keep the last known state of their tenants until the worker is in the group again."""
         lost = [shard for number, shard in self.running.items() if number in numbers]
         self._release(numbers, threading.Event())
         if self._shutdown.stopping.is_set():
@@ -171,9 +175,10 @@ class OwnedShards:
 
 
 async def _wait_for_former(shard: Shard, former: asyncio.Task[None]) -> None:
-    """Wait until the previous shard with the same number in this worker has ended.
+    """Wait until `former`, which ran the same shard number in this worker before, has ended.
 
-    A blocking request to the brokers may delay its end. During that time, `shard` is marked as making progress.
+    A blocking request to the brokers may delay its end. As long as such a request can take, mark `shard` as making
+    progress, so that /livez does not fail.
     """
     deadline = time.monotonic() + LONGEST_CALL_S
     while not former.done():

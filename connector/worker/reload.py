@@ -23,7 +23,8 @@ class Configuration:
     def __init__(self, settings: Settings, read: Callable[[], Settings] | None, follow: Follow) -> None:
         """Start with `settings`.
 
-        `read` reads the configuration again. `follow` prepares topics and schemas for settings before they are used.
+        `read` reads the configuration again. If it is None, the settings are never reloaded. `follow` prepares topics
+        and schemas for new settings before they are used.
         """
         self.settings = settings
         self._read = read
@@ -39,9 +40,9 @@ class Configuration:
         return task
 
     async def reload(self) -> None:
-        """Read the configuration again and use its tenants and secrets.
+        """Read the configuration again, and use its tenants and secrets from now on.
 
-        If the new configuration cannot be used, log the problems and keep the previous one.
+        If the new configuration cannot be used, log its problems and keep the current settings.
         """
         if self._read is None:
             return
@@ -56,9 +57,9 @@ class Configuration:
                 _logger.exception("configuration_reload_failed", problems=repr(error))
 
     async def _take_over(self, read: Settings) -> None:
-        """Use the tenants and secrets of settings that were read again.
+        """Replace the current tenants and secrets by those of the new settings `read`.
 
-        After an error, the previous settings stay in use.
+        If this raises an error, the current settings are unchanged.
         """
         self._check(read)
         settings = dataclasses.replace(self.settings, tenants=read.tenants)
@@ -70,9 +71,9 @@ class Configuration:
         _logger.info("configuration_reloaded", tenants=len(settings.tenants))
 
     def _check(self, read: Settings) -> None:
-        """Raise ConfigurationError if the new settings differ in a way that needs a restart.
+        """Raise ConfigurationError if a running worker cannot use the new settings `read`.
 
-        All workers use the same rules, so that either all of them or none accept the new settings.
+        The rules depend only on the settings, so that either all workers accept them or none does.
         """
         mine, wanted = self.settings.kafka.topic, read.kafka.topic
         if not read.tenants:

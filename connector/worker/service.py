@@ -51,10 +51,10 @@ def run(
 ) -> int:
     """Run a worker until SIGTERM or SIGINT, and return the exit code.
 
-    With `once`, run until every sweep that is due has ended. `reload` reads the configuration again on SIGHUP. Raise
-    ConfigurationError or FatalError if the worker cannot run.
+    With `once`, run until every sweep that is due has ended. On SIGHUP, `reload` is called to read the configuration
+    again. Raise ConfigurationError or FatalError if the worker cannot run.
     """
-    gc.freeze()  # imported modules stay, so the collector need not visit them
+    gc.freeze()  # imported modules are never freed, so the garbage collector need not visit them
     gc.set_threshold(_GARBAGE_AFTER)  # a page creates thousands of objects, and almost none is part of a cycle
     return asyncio.run(Service(settings, once=once, reload=reload, now=now).run(signals=True))
 
@@ -185,9 +185,8 @@ class Service:
     async def _follow(self, settings: Settings) -> None:
         """Prepare topics and schemas for new settings, and make all shards use them.
 
-        Before the start-up has ended, there is nothing to do, because the start-up uses the current settings. Raise
-        BrokersUnavailableError, RegistryUnavailableError or FatalError. In that case the previous topology stays in
-        use.
+        During the start-up, do nothing: the start-up prepares them itself. Raise BrokersUnavailableError,
+        RegistryUnavailableError or FatalError if they cannot be prepared. The current topology then stays in use.
         """
         worker = self._shards.worker
         if worker is not None:

@@ -20,7 +20,7 @@ class Shutdown:
         self.failed = False
         "True if the exit code is 1 although no error stopped the worker."
         self.is_process = False
-        "True if the worker handles the signals of the process and may therefore end the process."
+        "True if the worker handles the signals of the process. It may then also end the process."
         self.error: BaseException | None = None
         "First error that stopped the worker."
         self._signalled = False
@@ -47,7 +47,7 @@ class Shutdown:
     def stop(self) -> None:
         """Stop the worker.
 
-        If the worker handles the signals of the process and has not stopped after 9 s, the process ends.
+        If `is_process` is true and the worker has not stopped after 9 s, end the process.
         """
         if self.is_process and not self.stopping.is_set():
             # A blocking request to unavailable brokers cannot be interrupted. The next owner of the shard aborts its

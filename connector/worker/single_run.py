@@ -1,4 +1,4 @@
-"""End of a worker that runs with `run --once`: the wait until all sweeps of all its shards have ended."""
+"""Decision when a worker with `run --once` is done: after all sweeps of all its shards have ended."""
 
 import asyncio
 import time

@@ -47,7 +47,10 @@ class Startup:
             pause_s = next(pauses_s)
 
     async def _attempt(self, builder: TopologyBuilder, pause_s: float) -> Topology | None:
-        """Try once to prepare topics and schemas. Return None if brokers or schema registry do not answer."""
+        """Try once to prepare topics and schemas. Return None if brokers or schema registry are unavailable.
+
+        `pause_s` is the time until the next attempt in seconds, for the log.
+        """
         try:
             topology = await builder.build(self._configuration.settings)
         except BrokersUnavailableError as error:

@@ -1,4 +1,4 @@
-"""Output for a person who runs the worker in a terminal: the address of the page, and a line at the first rows."""
+"""Output for a person who runs the worker in a terminal: the page's address, and a line about the first rows."""
 
 import asyncio
 from collections.abc import Callable, Iterable
@@ -12,13 +12,13 @@ _ANYWHERE = ("", "0.0.0.0", "::")  # noqa: S104
 
 
 def page_address(host: str, port: int) -> str:
-    """Return the URL of the page for a browser on this machine."""
+    """Return the URL of the web page for a browser on this machine. `host` and `port` are where the worker listens."""
     name = "localhost" if host in _ANYWHERE else f"[{host}]" if ":" in host else host
     return f"http://{name}:{port}/"
 
 
 async def greet(address: str, metrics: Metrics, tenants: Callable[[], Iterable[Tenant]], stream: TextIO) -> None:
-    """Print the address of the page, wait until the first rows are published, and print a line about them."""
+    """Print the address of the page. When the first rows are published, print a line with their tenant and topic."""
     stream.write(f"Status page: {address}\n")
     stream.flush()
     while True:

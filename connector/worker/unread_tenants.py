@@ -1,8 +1,9 @@
 """Search for configured tenants that no worker reads.
 
-All workers of an app should have the same tenants. If they do not, the worker that owns a tenant's shard may not have
-the tenant in its configuration. If the tenant was read before, this worker commits the reason NOT_CONFIGURED for it.
-Each worker looks up the committed state of the configured tenants whose shards it does not own.
+All workers of an app should have the same tenants in their configurations. Otherwise, the owner of a tenant's shard may
+not have the tenant, so that no worker reads it. If the tenant was read before, the owner commits the reason
+NOT_CONFIGURED for it. Therefore each worker looks up the committed state of its configured tenants whose shards other
+workers own.
 """
 
 import asyncio
@@ -43,8 +44,8 @@ def find(
 ) -> list[UnreadTenant]:
     """Return the configured tenants that no worker reads.
 
-    `views` holds the committed state of the shards with the tenants' state. Tenants of the shards in `owned` are read
-    by this worker. Failing and paused tenants are not returned, because their owner reports them.
+    `owned` are the shards of this worker, which reads their tenants itself. `views` holds the committed state of the
+    other shards. Failing and paused tenants are not returned, because the owners of their shards report them.
     """
     limit = max(_LEAST_AGE, 3 * min(sweep.every for sweep in settings.windows.sweeps))
     found = []
@@ -59,7 +60,10 @@ def find(
 
 
 def _reason(checkpoint: Checkpoint | None, limit: timedelta, now: datetime) -> str:
-    """Return why a tenant counts as unread, or an empty text if a worker reads it."""
+    """Return why a tenant counts as unread, or an empty text if it does not.
+
+    It counts as unread if its last committed read is longer ago than `limit`.
+    """
     if checkpoint is None:
         return _NEVER_READ
     if checkpoint.failing and checkpoint.failing[0] == NOT_CONFIGURED:
@@ -75,7 +79,7 @@ class UnreadTenants:
 
     def __init__(self, configuration: Configuration, shards: OwnedShards, metrics: Metrics, clients: Clients) -> None:
         self.found: list[UnreadTenant] = []
-        "Tenants that two consecutive searches have found. A tenant whose shard is handed over is found only once."
+        "Tenants that the last two searches have both found. A single search may be wrong during a hand-over."
         self._suspects: list[UnreadTenant] = []
         self._configuration = configuration
         self._shards = shards
@@ -94,7 +98,7 @@ class UnreadTenants:
                 _logger.info("unread_tenants_unknown", reason=str(error))
 
     def record(self, suspects: list[UnreadTenant]) -> bool:
-        """Store the result of a search, and report the tenants that the previous search has found as well.
+        """Store `suspects`, the tenants that a search has found. Report those that the previous search has found too.
 
         Return whether both searches have found the same tenants.
         """
@@ -119,7 +123,7 @@ class UnreadTenants:
 
 
 async def _read(read: Callable[[], dict[int, ShardView]]) -> dict[int, ShardView]:
-    """Return the result of `read`, which runs in a daemon thread so that it cannot delay the end of the process."""
+    """Call `read` in a daemon thread, which cannot delay the end of the process, and return its result."""
     loop = asyncio.get_running_loop()
     result: asyncio.Future[dict[int, ShardView]] = loop.create_future()
 

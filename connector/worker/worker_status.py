@@ -45,7 +45,7 @@ class WorkerStatus:
         self._unread = unread
 
     def alive(self) -> tuple[bool, list[str]]:
-        """Return whether every shard makes progress, and the reasons if one does not."""
+        """Return whether every shard makes progress, and one reason for each shard that does not."""
         stuck = [n for n, shard in self._shards.running.items() if time.monotonic() - shard.turned_at > _STUCK_S]
         return not stuck, [f"shard {number} makes no progress" for number in sorted(stuck)]
 
@@ -77,7 +77,7 @@ class WorkerStatus:
         return "brokers are unreachable" + (f": {self._probe.why}" if self._probe.why else "")
 
     async def status(self) -> dict[str, Any]:
-        """Return the JSON of /status. Other tasks of the event loop may run after every 25 tenants."""
+        """Return the JSON of /status. After every 25 tenants, let other tasks of the event loop run."""
         ready, reasons = self.ready()
         tenants: list[dict[str, Any]] = []
         jobs: list[dict[str, Any]] = []
@@ -107,9 +107,9 @@ class WorkerStatus:
         }
 
     def _described(self) -> Iterator[tuple[dict[str, Any], list[dict[str, Any]]]]:
-        """Yield each tenant of the worker's shards: its JSON object (TENANT), and the JSON objects of its jobs (JOB).
+        """Yield for each tenant of the worker's shards its JSON object TENANT and the JSON objects JOB of its jobs.
 
-        Shards may start or stop between two tenants.
+        Shards may start or stop while the caller processes a tenant.
         """
         worker = self._shards.worker
         for number, shard in sorted(self._shards.running.items()):
@@ -133,7 +133,11 @@ class WorkerStatus:
 def _describe(
     subject: status_json.ReportedTenant, reading: TenantRuntime | None, now: datetime, problem: str | None
 ) -> dict[str, Any]:
-    """Return a tenant as a JSON object (TENANT). `problem` states why its shard cannot publish, or is None."""
+    """Return the JSON object TENANT of a tenant.
+
+    `reading` is None while the tenant's shard is being restored. `problem` states why the shard cannot publish, or is
+    None.
+    """
     if reading is None:
         return status_json.unknown(subject, problem or "its shard is being restored")
     return _describe_tenant_state(subject, reading.tenant_state, now, _failing(reading))
@@ -150,9 +154,9 @@ def _describe_tenant_state(
 def _describe_rejected(
     subject: status_json.ReportedTenant, tenant_state: TenantState | None, now: datetime, problem: str
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Return the JSON objects (TENANT and JOBs) of a tenant that is not read.
+    """Return the JSON objects (TENANT and JOBs) of a tenant that is not read because its configuration has a problem.
 
-    Its configuration has a problem, which `problem` states.
+    `problem` states what is wrong.
     """
     failing = ("rejected", problem)
     if tenant_state is None:

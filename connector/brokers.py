@@ -1,4 +1,4 @@
-"""Settings of the Kafka clients. Only this module combines sign-in with a Microsoft identity and the Kafka clients."""
+"""Settings of the Kafka clients. Only this module combines them with the sign-in of Microsoft, for Azure Event Hubs."""
 
 from connector.config import EventHubs, Settings
 from connector.graph.bearer import Bearer

@@ -4,9 +4,9 @@
    stopped with Ctrl-C. Only `run` and `simulate` exit with 0 after Ctrl-C.
 2. A mistake of the user is reported in one line per problem on standard error, never with a traceback. A bug is logged
    with its traceback.
-3. No core file is written: it would contain tokens, secrets and rows.
-4. The module of a command declares only the options. It imports everything else when the command is called, because
-   importing everything at the start would make `--help` take 0.8 s instead of 0.1 s.
+3. No core file is written: it would hold tokens, secrets and rows.
+4. The module of a command declares only the options. It imports all other modules when the command is called. Importing
+   them at the start would make `--help` take 0.8 s instead of 0.1 s.
 """
 
 import errno
@@ -77,10 +77,10 @@ def connector(
 
 
 def _formatted(group: Any) -> Any:
-    r"""Replace the text "\b" with the backspace character in the help of `group` and of its commands.
+    r"""Replace the text "\b" by the backspace character in the help of `group` and of its commands. Return the group.
 
-    Click keeps the line breaks of a paragraph that starts with this character. Raw docstrings contain a backslash and a
-    "b" instead. Return the group.
+    Click keeps the line breaks of a paragraph that starts with a backspace character. The docstrings of the commands
+    are raw strings, so they contain a backslash and a "b" instead.
     """
     group.help = (group.help or "").replace("\\b\n", "\b\n")
     for inner in getattr(group, "commands", {}).values():
@@ -112,7 +112,10 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
 
 def _write_in_any_locale() -> None:
-    """Let output streams replace characters that the locale's encoding lacks, instead of raising an error."""
+    """Make standard output and standard error replace characters that the locale's encoding lacks.
+
+    Otherwise, writing such a character would raise an error.
+    """
     for stream, errors in ((sys.stdout, "replace"), (sys.stderr, "backslashreplace")):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors=errors)
@@ -134,7 +137,7 @@ def _exit_code(arguments: list[str]) -> int:
         _complain([_usage(error)])
         return WRONG
     except Exception as error:  # noqa: BLE001  # the top level: a bug is logged here or nowhere
-        if isinstance(error, OSError) and error.errno == errno.EPIPE:  # `connector schema show | head`
+        if isinstance(error, OSError) and error.errno == errno.EPIPE:  # for example `connector schema show | head`
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return FAILED
         from connector import log  # noqa: PLC0415

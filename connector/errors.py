@@ -1,4 +1,4 @@
-"""Errors that the connector raises on purpose, grouped by the reaction to them.
+"""Errors that the connector raises on purpose, one class per reaction of the program.
 
 A message states what failed, what is wrong and what to do. It never contains a token, a secret, a phone number or a
 row.
@@ -15,7 +15,7 @@ class ConnectorError(Exception):
 
 
 class ConfigurationError(ConnectorError):
-    """Invalid configuration or arguments. The process exits with code 2 without having done anything.
+    """Invalid configuration or arguments. The process exits with code 2, before it has changed anything.
 
     `problems` holds one sentence per problem.
     """
@@ -39,7 +39,7 @@ class FatalError(ConnectorError):
 
 
 class SourceError(ConnectorError):
-    """Failure of Graph or of sign-in to it. It never moves a checkpoint."""
+    """Failure of Graph or of its sign-in. The requested call time does not count as read."""
 
     of_range = False
     "True if the failure concerns only the requested range of call time, so that another range may succeed."
@@ -56,8 +56,8 @@ class SourceError(ConnectorError):
 class TransientError(SourceError):
     """Transient failure, retried forever within the request budget.
 
-    The Graph client retries a request on its own. It raises this error only when no request succeeded for 120 s, not
-    counting the time that Graph asked it to wait. The run of the sweep then counts as failed and is scheduled again.
+    The Graph client itself retries requests. It raises this error only if no request has succeeded for 120 s, in which
+    waits that Graph has demanded are not counted. The run of the sweep has then failed, and is scheduled again.
     """
 
     def __init__(self, reason: TransientReason, message: str, explanation: str = "") -> None:
@@ -66,10 +66,9 @@ class TransientError(SourceError):
 
 
 class PermanentError(SourceError):
-    """Failure of Graph or of sign-in to it that needs operator action.
+    """Failure that an operator has to repair, as the message states.
 
-    The tenant fails and is retried at long intervals. Other tenants are not affected. The message states what the
-    operator has to repair.
+    The tenant counts as failing and is retried at long intervals. Other tenants are not affected.
     """
 
     def __init__(self, reason: PermanentReason, message: str, explanation: str = "") -> None:
@@ -78,7 +77,7 @@ class PermanentError(SourceError):
 
 
 class RangeTooLongError(SourceError):
-    """Range of call time that is too long: Graph refused it (406), or its page chain has too many pages.
+    """Failure to read a range of call time that is too long: Graph refused it (406), or its page chain does not end.
 
     The range must be split.
     """
@@ -87,7 +86,7 @@ class RangeTooLongError(SourceError):
 
 
 class BrokersUnavailableError(ConnectorError):
-    """Failure to reach the Kafka brokers: none answered, or none in time. The connector retries forever."""
+    """Failure to reach the Kafka brokers: none of them answered in time. The connector retries forever."""
 
     def __init__(
         self,
@@ -99,32 +98,32 @@ class BrokersUnavailableError(ConnectorError):
 
 
 class ForbiddenError(BrokersUnavailableError):
-    """Operation that the brokers deny because the connector lacks a right.
+    """Failure of an operation that the brokers deny, because the connector lacks a right (ACL).
 
     The connector retries it. After the right was granted, no restart is needed.
     """
 
 
 class RegistryUnavailableError(ConnectorError):
-    """Schema registry that is not available: no answer, status 401, 403 or 5xx, or an answer that is not JSON.
+    """Failure to reach the schema registry: no answer, status 401, 403 or 5xx, or invalid JSON.
 
     The connector retries.
     """
 
 
 class ShardRestartError(ConnectorError):
-    """Restart of a shard, because the outcome of a transaction is unknown or its producer cannot be used any more.
+    """Failure after which a shard must restart: a transaction has an unknown outcome, or its producer is unusable.
 
-    The shard discards its state in memory and starts again from its topics.
+    The shard discards its state in memory and restores it from its topics.
     """
 
 
 class FencedError(ShardRestartError):
-    """Producer that was fenced, because another producer opened the same transactional id.
+    """Failure of a producer that was fenced, because another producer has opened the same transactional id.
 
-    The worker confirms that it still owns the shard before it opens a new producer.
+    Before it opens a new producer, the worker confirms that it still owns the shard.
     """
 
 
 class HandedOverError(ConnectorError):
-    """Hand-over of the shard: its partition is no longer assigned to this worker, so the worker stops the shard."""
+    """Signal that a shard must stop, because its partition is not assigned to this worker any more."""

@@ -3,8 +3,8 @@
 1. Standard output is for results. Every record goes to standard error, also those of libraries and of `warnings`.
 2. As the last step, everything that looks like a token, a secret or a phone number is redacted, also in tracebacks.
 3. Tracebacks never show local variables, because those hold tokens and rows.
-4. Text from outside can neither start a new line nor move the cursor: JSON is ASCII, and the console format escapes
-   everything that is not printable.
+4. Text from outside cannot start a new line or move the cursor, because JSON is ASCII, and the console format escapes
+   all characters that are not printable.
 """
 
 import logging
@@ -64,9 +64,9 @@ def kafka_logger() -> logging.Logger:
 class _Repeats(logging.Filter):
     """Filter that passes the same message at most once per minute.
 
-    Messages that differ only in their numbers count as the same. The next record that passes states how many were
-    suppressed, as `more_since_last`. Without the filter, a client that reaches no broker logs the same message twenty
-    times per second.
+    Messages that differ only in numbers count as the same. The next record that passes has a member `more_since_last`,
+    the number of records that were suppressed. Without the filter, a client that reaches no broker would log the same
+    message twenty times per second.
     """
 
     def __init__(self) -> None:
@@ -75,7 +75,7 @@ class _Repeats(logging.Filter):
         self._more: Counter[str] = Counter()
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Return whether a record is logged. It is not if the same message was logged within the last minute."""
+        """Return whether to log a record. It is not logged if the same message was logged within the last minute."""
         sentence = _NUMBERS.sub("", record.getMessage())
         now = time.monotonic()
         if now - self._last.get(sentence, -math.inf) < _AGAIN_S:
@@ -152,7 +152,7 @@ def is_configured() -> bool:
 
 
 def redact(_logger: object, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    """Return the event with everything confidential replaced by `***`, also in nested values."""
+    """Return the event with tokens, secrets and phone numbers replaced by `***`, also in nested values."""
     return {key: _redacted(key, value) for key, value in event.items()}
 
 
@@ -193,7 +193,7 @@ def _redacted(key: str, value: object) -> object:
 
 
 def _name_foreign(_logger: object, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    # A library's text is not an event name. It becomes `message`, so that the list of events stays closed.
+    # The text of a library becomes `message`, so that `event` always is one of the connector's event names.
     event["message"] = str(event["event"]).rstrip()
     event["event"] = "warning_raised" if event["_record"].name == "py.warnings" else "library_message"
     return event

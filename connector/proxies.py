@@ -26,7 +26,7 @@ _WRITE = "write http://HOST:PORT"
 
 
 class UnusableProxyError(ValueError):
-    """Proxy variable with an unusable value. Put the variable's name before the message to get a complete sentence."""
+    """Unusable value of a proxy variable. The message continues a sentence that begins with the variable's name."""
 
     def __init__(self, variable: str, problem: str) -> None:
         super().__init__(problem)

@@ -1,7 +1,4 @@
-"""Avro schemas that ship with the connector.
-
-They lie inside the installed package, or next to the package in a checkout.
-"""
+"""Avro schemas of the connector. They are in the installed package, or next to the package in a source checkout."""
 
 from pathlib import Path
 

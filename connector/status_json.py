@@ -1,6 +1,6 @@
 """Tenants and jobs as the JSON objects TENANT and JOB of docs/interface.md, for /status and for the commands.
 
-1. They are computed from committed state, so a running worker and a command without a worker give the same result.
+1. They are computed from committed state. A worker and a command therefore show the same values.
 2. Values that only a running worker has are passed as arguments: the current failure, and the number of rows in the
    deduplication index.
 """
@@ -31,7 +31,7 @@ _EVER_S = 1e8
 
 @dataclass(frozen=True)
 class ReportedTenant:
-    """Tenant to report.
+    """Tenant that a JSON object describes.
 
     `key` is its id in lower case. `configured` is None if the tenant has state but is not configured any more.
     """
@@ -47,7 +47,7 @@ class ReportedTenant:
 
 
 def unknown(subject: ReportedTenant, reason: str) -> dict[str, Any]:
-    """Return the JSON object TENANT for a tenant whose state is not known. It contains no measured values.
+    """Return the JSON object TENANT of a tenant whose state is not known. Values that depend on the state are null.
 
     `reason` states why the state is not known.
     """
@@ -148,8 +148,8 @@ def jobs(
 ) -> list[dict[str, Any]]:
     """Return a tenant's jobs as JSON objects (JOB), in the order in which a worker executes them.
 
-    `failing` and `idle` have the same meaning as in `tenant`. `untaken` maps the id of each job that no worker has
-    accepted to the reason.
+    `failing` and `idle` have the same meaning as in `tenant`. `untaken` contains the jobs that no worker has accepted
+    yet: the id of each of them, with the reason.
     """
     result = []
     ahead = ""
@@ -173,10 +173,10 @@ def by_age(found: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _unread(state: State, gaps: Sequence[Window], now: datetime, *, is_read: bool) -> dict[str, Any]:
-    """Return how much call time up to `now` was never read, where it begins, and when it will all be read.
+    """Return the members `unread_*` of TENANT: how much call time was never read, its begin, and when it will be read.
 
-    The forecast assumes the rate of the last ten minutes. It is null if `is_read` is false: the tenant is not being
-    read.
+    `is_read` states whether the tenant is being read. If so, `unread_done` assumes the rate of the last ten minutes.
+    Otherwise it is null.
     """
     through = state.coverage.through or state.start
     seconds = sum(gap.seconds for gap in gaps) + max(0.0, (now - through).total_seconds())
@@ -238,10 +238,10 @@ def _cause(subject: ReportedTenant, state: State, failing: tuple[str, str] | Non
 
 
 def _second(moment: datetime | None) -> str | None:
-    """Return `moment` as text in whole seconds; None if `moment` is None.
+    """Return `moment` as text in whole seconds, or None for None.
 
-    A worker keeps fractions of a second in memory, but the state topic stores whole seconds. Without rounding, the text
-    would change when the worker restarts.
+    The state topic stores whole seconds, but the memory of a worker also has the fraction. Without rounding, a restart
+    of the worker would therefore change the text.
     """
     return instants.text(moment.replace(microsecond=0)) if moment else None
 

@@ -1,9 +1,8 @@
-"""TLS verification of servers: the same rules in every Python version, and precise reasons for refused certificates.
+"""TLS contexts that check the certificates of servers by the same rules with every Python version.
 
-Python 3.13 made its default rules for CA certificates stricter (RFC 5280). In a network with a TLS-inspecting proxy,
-the connector could therefore work with one Python version and fail with another. So it always applies the strict rules,
-unless the configuration turns them off with `tls_strict = false`. If a certificate breaks a rule, the message names the
-rule.
+Since Python 3.13, the default rules for CA certificates are stricter (RFC 5280). Behind a TLS-inspecting proxy,
+connections could therefore succeed with one Python version and fail with another. The connector always applies the
+strict rules, unless the configuration has `tls_strict = false`. If a certificate breaks a rule, the message names it.
 """
 
 import ssl
@@ -45,7 +44,7 @@ class Trust:
             raise ConfigurationError([problem]) from error
 
     def context(self) -> ssl.SSLContext:
-        """Return the TLS context for the next connection: a new object if the bundle's file was replaced."""
+        """Return the TLS context for the next connection. If the bundle's file was replaced, it is a new context."""
         stamp = self._read_stamp()
         if stamp != self._stamp:
             self._stamp = stamp
@@ -71,7 +70,7 @@ class Trust:
         return context
 
     def describe(self, error: ssl.SSLError) -> str:
-        """Return what is wrong with the server's TLS and, after a semicolon, what to do.
+        """Return what is wrong with the TLS connection and, after a semicolon, what to do.
 
         The text completes a sentence whose subject is the server. It contains nothing that the server sent.
         """

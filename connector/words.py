@@ -1,4 +1,4 @@
-"""Durations as text for people. The web page, the commands and the demo use this module."""
+"""Durations as text for people, for the web page, the commands and the demo."""
 
 _UNITS = ((86_400, "d"), (3_600, "h"), (60, "min"), (1, "s"))
 

@@ -49,8 +49,9 @@ def load(
     The file is `path`, or else the one that CONNECTOR_CONFIG names. There may be no file. `required` names keys that
     must not be empty, such as "kafka.bootstrap_servers". If `contacts_graph` is false, no credentials are needed:
     problems with them are ignored, and the identities in the settings may be empty. If `overridden` is false, the
-    CONNECTOR_* variables are ignored, because they apply to another configuration file. Raise ConfigurationError with
-    every problem at once, each as "FILE-or-VARIABLE: key: what is wrong; what to do".
+    CONNECTOR_* variables are ignored, because they apply to another configuration file.
+
+    Raise ConfigurationError with every problem at once, each as "FILE-or-VARIABLE: key: what is wrong; what to do".
     """
     source = ConfigSource(path, environ)
     source.read_file()

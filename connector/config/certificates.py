@@ -1,4 +1,4 @@
-"""Client certificate of an application, read from PEM or PFX that also holds its key. A password may protect both."""
+"""Client certificate of an application, read together with its private key from PEM or PFX. There may be a password."""
 
 from __future__ import annotations
 
@@ -23,7 +23,10 @@ class Certificate(NamedTuple):
 
 
 class NoCertificateError(ValueError):
-    """Content that holds no usable certificate. The caller puts the name of the key in front of the message."""
+    """Failure to find a usable certificate in a configured value.
+
+    The caller puts the name of the configuration key in front of the message.
+    """
 
 
 def read(content: bytes, password: str | None) -> Certificate:

@@ -1,4 +1,4 @@
-"""Durations and instants as the configuration and the command line write them, for example "15m"."""
+"""Durations such as "15m", and instants, in the form in which the configuration and the command line have them."""
 
 import re
 from datetime import UTC, date, datetime, time, timedelta

@@ -15,12 +15,12 @@ _CREDENTIALS = ("client_secret", "client_certificate", "workload_identity", "man
 
 
 def credentials(table: IdentityTable) -> list[str]:
-    """Return the names of the credentials that a table sets. A valid table sets at most one."""
+    """Return the names of the credential keys that a table sets. A valid table sets at most one."""
     return [name for name in _CREDENTIALS if getattr(table, name) not in (None, False, "")]
 
 
 def is_credential(key: Key) -> bool:
-    """Return whether a key is one of the credential keys of [identity] or of a tenant."""
+    """Return whether a key belongs to [identity], or is one of the same keys in a tenant's table."""
     return key[0] == "identity" or (key[0] == "tenants" and key[2:3] != () and key[2] in IdentityTable.model_fields)
 
 
@@ -68,8 +68,9 @@ def _federated_token(source: ConfigSource, key: Key) -> Secret | None:
 def identity_of(source: ConfigSource, checked: Document, number: int, table: TenantTable, shared: Identity) -> Identity:
     """Return the identity of a tenant: its own credential, else that of [identity]. Report what is missing.
 
-    `number` is the tenant's position in the configuration, and `shared` is the identity of [identity]. The tenant does
-    not inherit the credential of [identity] if it sets the same key itself, for example `managed_identity = false`.
+    `number` is the tenant's position in the configuration, starting at 0, and `table` is its table. `shared` is the
+    identity of [identity]. The tenant does not inherit the credential of [identity] if it sets the same key itself, for
+    example `managed_identity = false`.
     """
     here: Key = ("tenants", number)
     own = own_identity(source, here, table)
@@ -97,7 +98,10 @@ def identity_of(source: ConfigSource, checked: Document, number: int, table: Ten
 def _check_identity(
     source: ConfigSource, number: int, table: TenantTable, identity: Identity, chosen: Key | None
 ) -> None:
-    """Report each key that a tenant needs to sign in but lacks. `chosen` is the key of its credential, or None."""
+    """Report each key that a tenant lacks for sign-in, and a certificate that cannot be read.
+
+    `chosen` is the key of the tenant's credential, or None if it has none.
+    """
     here: Key = ("tenants", number)
     from_azure = source.variables.get((*here, "id")) == "AZURE_TENANT_ID"
     if identity.client_id is None and not identity.managed_identity and not source.is_reported("identity", "client_id"):
@@ -123,10 +127,10 @@ def _check_identity(
 def event_hubs(
     source: ConfigSource, checked: Document, shared: Identity, tenants: tuple[Tenant, ...]
 ) -> EventHubs | None:
-    """Return how to sign in to Azure Event Hubs, or None if kafka.azure_event_hubs is not set.
+    """Return the settings for sign-in to Azure Event Hubs, or None if kafka.azure_event_hubs is not set.
 
-    The credential is that of [identity], or that of the first tenant if [identity] has none. The tenant to sign in to
-    is the one that AZURE_TENANT_ID names, or else the first tenant.
+    The credential is that of [identity], or that of the first tenant if [identity] has none. The connector signs in to
+    the tenant that AZURE_TENANT_ID names, or else to the first tenant.
     """
     here: Key = ("kafka", "azure_event_hubs")
     table = checked.kafka

@@ -19,7 +19,7 @@ _H = TypeVar("_H", bound=Hidden[Any])
 def path_of(source: ConfigSource, written: str) -> Path:
     """Return the absolute path of a configured file name.
 
-    A relative name starts at the folder of the configuration file.
+    A relative name is relative to the folder of the configuration file.
     """
     # File names are encoded in UTF-8, even if the locale has another encoding.
     name = os.fsdecode(written.encode("utf-8", "surrogateescape"))
@@ -39,7 +39,8 @@ def check_bundle(source: ConfigSource, key: Key, bundle: Path) -> None:
 def check_proxies(source: ConfigSource, urls: Iterable[str], registry_url: str) -> None:
     """Report every proxy variable that applies to one of the URLs but has an unusable value.
 
-    `urls` are those of Graph and of sign-in. The registry's client does not support proxies with https:// URLs.
+    `urls` are the URLs of Graph and of sign-in, `registry_url` is that of the schema registry. The client of the
+    registry does not support a proxy with an https:// URL.
     """
     for url in (*urls, registry_url):
         try:
@@ -132,7 +133,7 @@ def read_pseudonym_key(source: ConfigSource, checked: Document) -> PseudonymKey 
 
 
 def _as_bytes(text: str) -> bytes:
-    """Encode text as UTF-8. Restore bytes of an environment variable that Python could not decode."""
+    """Encode text as UTF-8. Text of an environment variable becomes the original bytes, even if they are not UTF-8."""
     try:
         return text.encode("utf-8", "surrogateescape")
     except UnicodeEncodeError:

@@ -1,4 +1,4 @@
-"""Resolution of a valid document into settings, with the checks that involve several keys, files or the environment."""
+"""Conversion of a valid configuration into settings, with the checks that involve several keys, files or variables."""
 
 import json
 from collections.abc import Iterable
@@ -47,7 +47,7 @@ _UNSET = Reference("text", "")
 
 
 def resolve(source: ConfigSource, checked: Document, required: Iterable[str]) -> Settings:
-    """Compute the settings from a valid document, and report every problem to `source`.
+    """Compute the settings from the configuration `checked`, and report every problem to `source`.
 
     `required` names keys that must not be empty.
     """
@@ -89,8 +89,8 @@ def resolve(source: ConfigSource, checked: Document, required: Iterable[str]) ->
 def _add_azure_tenant(source: ConfigSource, checked: Document) -> tuple[Document, str]:
     """Add the tenant that the AZURE_* variables describe, unless the configuration has tenants.
 
-    Return the document and the sign-in root of AZURE_AUTHORITY_HOST. The root is empty if the configuration has
-    tenants, because the variables are ignored then. Report a problem if neither defines a tenant.
+    Return the configuration with this tenant, and the sign-in URL in AZURE_AUTHORITY_HOST. If the configuration has
+    tenants, the variables are ignored and the URL is empty. Report a problem if there is no tenant at all.
     """
     if checked.tenants or source.is_reported("tenants"):
         return checked, ""
@@ -132,7 +132,10 @@ def _add_azure_tenant(source: ConfigSource, checked: Document) -> tuple[Document
 
 
 def _privacy(source: ConfigSource, checked: Document) -> dict[str, str]:
-    """Return the privacy treatment (mask, pseudonymize or drop) by field. Report fields that cannot have one."""
+    """Return the privacy setting (mask, pseudonymize or drop) of each field that has one.
+
+    Report fields that cannot have a privacy setting.
+    """
     treatments: dict[str, str] = {}
     for name, treatment in checked.rows.privacy.items():
         key: Key = ("rows", "privacy", name)
@@ -154,7 +157,7 @@ def _privacy(source: ConfigSource, checked: Document) -> dict[str, str]:
 
 @cache
 def _row_fields() -> dict[str, bool]:
-    """Return all fields of a row by name, each with true if it comes from Graph and false if the connector adds it."""
+    """Return the names of all fields of a row. The value is true if the field is from Graph, not from the connector."""
     return {field["name"]: "since" in field for field in json.loads(schema_text("directRoutingLogRow"))["fields"]}
 
 

@@ -1,4 +1,4 @@
-"""Check of `kafka.properties` for SASL settings that librdkafka accepts but can never sign in with."""
+"""Check of `kafka.properties` for SASL settings that librdkafka accepts, although sign-in with them always fails."""
 
 from collections.abc import Mapping
 
@@ -13,9 +13,9 @@ _TODO = (
 
 
 def check(source: ConfigSource, properties: Mapping[str, str | Secret], *, azure_event_hubs: bool) -> None:
-    """Report a SASL mechanism that can never sign in.
+    """Report a SASL mechanism with which sign-in always fails.
 
-    Without this check, librdkafka would wait for the brokers forever and give no reason.
+    Without this check, librdkafka would wait for the brokers forever and report no reason.
     """
     values = {name.strip().lower(): (name, value) for name, value in properties.items()}
     for spelling in ("sasl.mechanism", "sasl.mechanisms"):

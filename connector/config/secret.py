@@ -1,4 +1,7 @@
-"""Secrets whose values only `get` returns. It reads a secret file each time, so that a rotated secret takes effect."""
+"""Secrets, whose values only the method `get` returns.
+
+If a secret is in a file, `get` reads the file each time, so that a changed secret is used without a restart.
+"""
 
 import codecs
 from pathlib import Path
@@ -12,7 +15,7 @@ _Text = TypeVar("_Text", str, bytes)
 
 
 class Hidden(Generic[_Text]):
-    """Secret value, which `repr` does not show. If it is in a file, `get` reads the file every time."""
+    """Secret value that `repr` does not show. If it is in a file, `get` reads the file every time."""
 
     __slots__ = ("_path", "_problem", "_source", "_stamp", "_value")
 
@@ -35,7 +38,7 @@ class Hidden(Generic[_Text]):
     def get(self) -> _Text:
         """Return the current secret. While its file is empty or cannot be read, return the last secret that was read.
 
-        The log has an event when a file becomes unusable, and when it can be used again.
+        Log an event when the file becomes unusable, and when it can be used again.
         """
         if self._path is not None:
             self._stamp = file_stamp.read(self._path)
@@ -91,7 +94,7 @@ class SecretBytes(Hidden[bytes]):
 
 
 class PseudonymKey:
-    """Key of the pseudonyms, which `repr` does not show. If it is in a file, `get` reads the file every time."""
+    """Key of the pseudonyms that `repr` does not show. If it is in a file, `get` reads the file every time."""
 
     __slots__ = ("_path", "_source", "_value", "problem")
 
@@ -126,7 +129,7 @@ class PseudonymKey:
         return self._value
 
     def become(self, other: "PseudonymKey") -> None:
-        """Copy the value and the source of `other`, so that all users of this object get the key after a reload."""
+        """Copy the value and the source of `other`, so that after a reload all users of this object get the new key."""
         for name in self.__slots__:
             setattr(self, name, getattr(other, name))
 

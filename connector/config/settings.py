@@ -62,7 +62,7 @@ class Tenant:
 
 @dataclass(frozen=True, slots=True)
 class Windows:
-    """Sweeps, ordered by `every`, and the keys `settle` and `slice` of docs/interface.md."""
+    """Settings of the sweeps, ordered by `every`. docs/interface.md describes `settle` and `slice`."""
 
     settle: timedelta
     slice: timedelta
@@ -81,14 +81,14 @@ class Dedup:
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """Form and treatment of the published rows."""
+    """Settings of the published rows. The configuration keys of [rows] have the same names."""
 
     key: str
     timestamp: str
     revisions: str
     additional_properties: str
     privacy: Mapping[str, str]
-    "Treatment by field name: mask, pseudonymize or drop."
+    "Privacy setting by field name: mask, pseudonymize or drop."
     pseudonym_key: PseudonymKey | None = None
 
     @property
@@ -99,7 +99,10 @@ class Rows:
 
 @dataclass(frozen=True, slots=True)
 class EventHubs:
-    """Sign-in to Azure Event Hubs. `id` is the tenant to sign in to, and `label` names the brokers in messages."""
+    """Settings for sign-in to Azure Event Hubs.
+
+    `id` is the id of the tenant to sign in to, and `label` is the name of the brokers in messages.
+    """
 
     id: str
     label: str
@@ -109,7 +112,7 @@ class EventHubs:
 
 @dataclass(frozen=True, slots=True)
 class Kafka:
-    """Brokers, topics and delivery. A `replication_factor` of -1 means the default of the broker."""
+    """Settings of brokers, topics and delivery. A `replication_factor` of -1 means the default of the broker."""
 
     bootstrap_servers: str
     topic: str
@@ -167,7 +170,7 @@ class Log:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """All settings, checked and resolved."""
+    """All settings of a process. They were checked."""
 
     graph: Graph
     tenants: tuple[Tenant, ...]

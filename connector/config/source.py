@@ -1,4 +1,7 @@
-"""Configured values from the file and from CONNECTOR_* variables, each with its origin, and the problems with them."""
+"""Configured values with their origins: the configuration file or CONNECTOR_* variables.
+
+The module also collects the problems with the values.
+"""
 
 import json
 import re
@@ -23,10 +26,10 @@ Key = tuple[str | int, ...]
 
 
 class ConfigSource:
-    """Configured values by key, each with its origin, and at most one problem per key."""
+    """Configured values by key, with the origin of each, and at most one problem per key."""
 
     def __init__(self, path: Path | None, environ: Mapping[str, str]) -> None:
-        # Without a UTF-8 locale, Python keeps bytes that it cannot decode as surrogates. They are UTF-8 in fact.
+        # Without a UTF-8 locale, Python decodes other bytes than ASCII to surrogates. Here they are decoded as UTF-8.
         self.environ = {name: _utf8(text) for name, text in environ.items()}
         self.tree: dict[str, Any] = {}
         self._file_tree: dict[str, Any] = {}
@@ -77,7 +80,7 @@ class ConfigSource:
             if segments in found and found[segments][1] != text:
                 self.report(segments, f"is also set by {found[segments][0]}; remove one of them", name)
             found[segments] = (name, text)
-        for segments in sorted(found, key=len):  # the variable of a key overrides that of its table
+        for segments in sorted(found, key=len):  # a variable for a key overrides a variable for the whole table
             self._place(segments, *found[segments])
 
     def _place(self, segments: tuple[str, ...], name: str, text: str) -> None:
@@ -135,7 +138,7 @@ class ConfigSource:
         self._merge(key, kind, value, name)
 
     def _merge(self, key: Key, kind: Any, value: Any, name: str) -> None:
-        # Tables are merged key by key. A list, a value and { file } or { env } replace the previous value.
+        # Tables are merged key by key. Any other value, also a list, { file } or { env }, replaces the previous value.
         model = kind if isinstance(kind, type) and issubclass(kind, BaseModel) else None
         if isinstance(value, dict) and (model is not None or kind is dict):
             self._put(key, None, name)
@@ -145,7 +148,10 @@ class ConfigSource:
             self._put(key, value, name)
 
     def _put(self, key: Key, value: Any, name: str) -> None:
-        """Set the value of a key. The value None creates an empty table, if the key does not hold a table already."""
+        """Set the value of a key that the variable `name` defines.
+
+        The value None creates an empty table, unless the key already has a table.
+        """
         table = self.tree
         for segment in key[:-1]:
             inner = table.get(str(segment))
@@ -161,7 +167,10 @@ class ConfigSource:
         self.variables[key] = name
 
     def set_list(self, key: str, value: list[dict[str, Any]], names: Mapping[Key, str]) -> None:
-        """Set a list of tables that AZURE_* variables define. `names` maps each key to the variable that set it."""
+        """Set the key `key` to a list of tables that AZURE_* variables define.
+
+        `names` maps each key in these tables to the variable that defines it.
+        """
         self.tree[key] = value
         self.variables.update(names)
 
@@ -195,16 +204,13 @@ class ConfigSource:
         return next((name for written, name in self.variables.items() if written[: len(key)] == key), variable(key))
 
     def below(self, key: Key) -> list[tuple[Key, str]]:
-        """Return the keys inside a table that were set by variables, each with its variable."""
+        """Return the keys below `key` that variables set, each with the name of its variable."""
         return [
             (written, name) for written, name in self.variables.items() if written[: len(key)] == key and written != key
         ]
 
     def is_variable(self, key: Key) -> bool:
-        """Return whether this very key comes from a CONNECTOR_* variable.
-
-        A variable that sets the whole table around the key does not count.
-        """
+        """Return whether a CONNECTOR_* variable sets exactly this key, not the whole table that contains it."""
         return key in self.variables and variable(key) == self.variables[key].upper()
 
     def is_in_file(self, key: Key) -> bool:
@@ -228,9 +234,9 @@ def _utf8(text: str) -> str:
 
 
 def _name_below(table: Key, segment: str) -> str:
-    """Return the key in `table` that the last part of a CONNECTOR_* variable's name stands for.
+    """Return the key in `table` for `segment`, the last part of a CONNECTOR_* variable's name in lower case.
 
-    For a Kafka property, each underscore becomes a dot. For a row field, the upper-case letters are restored.
+    In the name of a Kafka property, each underscore becomes a dot. The name of a row field gets its upper-case letters.
     """
     if table[0] == "kafka":
         return segment.replace("_", ".")
@@ -258,9 +264,9 @@ def _has(node: Any, segment: str | int) -> bool:
 
 
 def kind_of(model: type[BaseModel], name: str | int) -> Any:
-    """Return the type of the key `name` in `model`, or None if there is no such key.
+    """Return the type of the key `name` in the table `model`, or None if there is no such key.
 
-    The type is the model of a table, list, dict, Reference or a plain type.
+    For a table, it is the model of the table. Otherwise it is list, dict, Reference or a simple type such as int.
     """
     info = model.model_fields.get(str(name))
     if info is None:
@@ -276,7 +282,7 @@ def kind_of(model: type[BaseModel], name: str | int) -> Any:
             return kind
         elif origin is Literal:
             return str
-        else:  # a union: its first type, so that bool | str accepts "true" as a boolean
+        else:  # for a union, take the first type, so that bool | str accepts "true" as a boolean
             kind = get_args(kind)[0]
 
 

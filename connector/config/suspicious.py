@@ -1,4 +1,4 @@
-"""Warnings about configured values that are valid, but that the operator probably did not mean."""
+"""Warnings about configured values that are valid, but are probably mistakes."""
 
 from collections.abc import Mapping
 from datetime import datetime, timedelta

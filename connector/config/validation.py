@@ -12,7 +12,7 @@ from connector.config.source import PREFIX, ConfigSource, Key, key_text, kind_of
 
 
 def check(source: ConfigSource) -> Document:
-    """Validate the configured values: report each invalid key to `source`, and return the document without them."""
+    """Validate the configured values. Report each invalid key to `source`, and return the configuration without it."""
     while True:
         try:
             return Document.model_validate(source.tree)
@@ -25,8 +25,8 @@ def check(source: ConfigSource) -> Document:
                     _report_unknown(source, key)
                 else:
                     source.report(key, _sentence(problem, by_variable=source.is_variable(key)))
-            # Inner keys come first, because removing a table removes its keys too. The loop ends when all that is left
-            # is valid.
+            # Inner keys are removed first, because removing a table also removes its keys. The loop ends when all
+            # remaining keys are valid.
             for key in sorted(set(keys), key=len, reverse=True):
                 source.remove(key)
 

@@ -37,7 +37,10 @@ def to_reference(value: object) -> Reference:
 
 
 def to_property(value: object) -> Reference:
-    """Return the value of a librdkafka property or a topic property, which may also be a number or a boolean."""
+    """Return the value of a librdkafka or topic property as a Reference. It may be text, a number or a boolean.
+
+    It may also be a table with the single key `file` or `env`.
+    """
     if isinstance(value, bool):
         return Reference("text", str(value).lower())
     if isinstance(value, (int, float)):
@@ -57,7 +60,7 @@ def to_identity(value: object) -> bool | str:
 
 
 def to_cloud(value: object) -> object:
-    """Return the name of a cloud unchanged, but raise a specific ValueError for the cloud in China."""
+    """Return the name of a cloud unchanged. Raise ValueError for the cloud in China, which lacks the call records."""
     if isinstance(value, str) and re.search(r"china|21vianet|mooncake|gallatin", value.lower()):
         raise ValueError(f"is {shown(value)}, but {_CHINA}; only global, us-gov-l4 and us-gov-l5 can be read")
     return value
@@ -90,7 +93,7 @@ def _is_loopback(host: str) -> bool:
 def to_base_url(value: str) -> str:
     """Validate the root URL of Graph, and return it without a trailing slash.
 
-    It must use https. Only a URL of this machine may use http.
+    The URL must use https, unless its host is this machine.
     """
     if not value:
         return value
@@ -116,7 +119,7 @@ def to_registry_urls(value: str) -> str:
 
 
 def is_protected(url: str) -> bool:
-    """Return whether a secret may be sent to a URL: the URL uses https, or leads to this machine."""
+    """Return whether a secret may be sent to a URL, because it uses https or its host is this machine."""
     parts = urlsplit(url)
     return parts.scheme == "https" or _is_loopback(parts.hostname or "")
 

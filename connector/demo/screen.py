@@ -32,8 +32,8 @@ class Screen:
     def __init__(self, names: Mapping[str, str], begun: datetime) -> None:
         """Start the output. `names` maps the id of each tenant to its name.
 
-        `begun` is the time at which the demo began. For rows of calls that ended before it, the output shows `history`
-        instead of the time that the row took to appear.
+        `begun` is the time at which the demo began. For a row whose call ended before that time, the output shows
+        `history` instead of the time that the row took to appear.
         """
         self._names = names
         self._begun = begun
@@ -75,7 +75,7 @@ class Screen:
             self._print(Text.assemble(("  " + name.ljust(width), "bold"), "  ", what))
 
     def show(self, arrivals: Sequence[Arrival]) -> None:
-        """Print a few of the records that arrived, the rarest kinds first, and the number of the others."""
+        """Print a few of the records that arrived, preferring rare kinds, and the number of the other records."""
         if arrivals and not self._has_head:
             self._has_head = True
             self.say()
@@ -94,7 +94,7 @@ class Screen:
             self._folded_at = now
 
     def progress(self, share: float, phase: str, counts: str) -> None:
-        """Show the progress line. `share` is the part that is done, from 0 to 1."""
+        """Show the progress line. `share` is the progress from 0 to 1, `phase` and `counts` are text."""
         if self._live is not None:
             done = round(_BAR * min(1.0, max(0.0, share)))
             bar = Text.assemble("  ", ("━" * done, "green"), ("━" * (_BAR - done), "bright_black"))
@@ -107,7 +107,7 @@ class Screen:
             sys.stderr.flush()
 
     def table(self, verdicts: Mapping[str, Verdict]) -> None:
-        """Print the result of the comparison: one line per tenant, and one with the sums."""
+        """Print the result of the comparison as a table: one line per tenant, and one line with the sums."""
         head = ("tenant", "rows at Graph", "published", "revised", "dead letters", "missing", "duplicated")
         lines = [(self._names.get(tenant, tenant), *_cells(verdict)) for tenant, verdict in verdicts.items()]
         lines.append(("all", *_cells(total(verdicts.values()))))
@@ -152,7 +152,7 @@ def total(verdicts: Any) -> Verdict:
 def masked(value: str | None) -> str:
     """Mask a number or a name in the same way as the privacy setting `mask`.
 
-    An extension, which `mask` keeps because it is short, is masked completely.
+    Unlike `mask`, this function also masks short extensions.
     """
     text = value or ""
     return mask(text, CLEAR if len(text) > CLEAR else 0)

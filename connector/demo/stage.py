@@ -1,4 +1,4 @@
-"""Run of the demo: simulator, broker, service and consumer together, with a comparison of their rows at the end."""
+"""Run of the demo with simulator, broker, service and consumer, and a comparison of Graph and topic at the end."""
 
 import asyncio
 import json
@@ -123,10 +123,9 @@ class Stage:
         return reader.follow(from_beginning(places), _TICK_S)
 
     def _read_rest(self, reader: LogReader, arrivals: Generator[NewRecords]) -> list[Arrival]:
-        """Stop following the topics, and return the records that were not read yet.
+        """Read the records that were not read yet, up to the current end of each partition, and return them.
 
-        They are read up to the current end of each partition. The connector has ended its last transaction, but the
-        brokers may still have to write its markers.
+        The service has ended its last transaction. The brokers may still be writing its markers, so wait for them.
         """
         arrivals.close()
         rest = reader.read_to_end(reader.next, decided_within_s=_DECIDED_S)
@@ -146,7 +145,10 @@ class Stage:
         )
 
     async def _until_read(self, working: asyncio.Task[int], arrivals: Generator[NewRecords], screen: Screen) -> None:
-        """Print arriving records until the demo's time is over and all rows of Graph were then read once more."""
+        """Print arriving records until the demo's time is over, and then until all call time was read once more.
+
+        `working` is the task of the service.
+        """
         frozen: datetime | None = None
         limit_s = self._span_s + _SETTLE_S
         while (passed_s := time.monotonic() - self._begun) < limit_s:
@@ -163,7 +165,7 @@ class Stage:
             screen.show(await asyncio.to_thread(lambda: self._tally.add(map(entry, next(arrivals).records))))
 
     async def _was_read_since(self, moment: datetime) -> bool:
-        """Return whether runs that began after `moment` have read and committed all call time that has rows."""
+        """Return whether all call time that has rows was read and committed after `moment`."""
         tenants = (await self._service.health.status())["tenants"]
         return len(tenants) == len(_NAMES) and all(
             _is_covered(tenant["coverage"], self._simulator.world.since, moment) for tenant in tenants
@@ -204,7 +206,7 @@ class Stage:
 def _calls() -> Options:
     """Return the options of the simulator for the demo.
 
-    Calls are so short and rows so late that every kind of event occurs within 30 seconds.
+    The calls are short, and the lateness of the rows is set so that every kind of event occurs within 30 seconds.
     """
     return Options(
         seed=_SEED,
@@ -257,7 +259,7 @@ def _settings(simulator: Simulator, span: timedelta, bootstrap_servers: str, *, 
 
 
 def _bypass_proxies() -> None:
-    """Tell this process to connect to its own machine without a proxy, because the simulator runs there."""
+    """Make this process connect to its own machine without a proxy, because the simulator runs there."""
     for variable in ("NO_PROXY", "no_proxy"):
         hosts = [os.environ[variable]] if os.environ.get(variable) else []
         os.environ[variable] = ",".join([*hosts, "127.0.0.1", "localhost"])

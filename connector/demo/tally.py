@@ -24,9 +24,9 @@ _INSTANT = re.compile(r"(.{19})(?:\.(\d+))?Z")
 
 
 class Arrival(NamedTuple):
-    """Record as it arrived. `row` is None for a dead letter.
+    """Record that arrived on the row topic or the dead-letter topic. `row` is None for a dead letter.
 
-    `former` is the previous version of the row. `complaint` is the reason why the row of a dead letter is invalid.
+    `former` is the previous version of the row. `complaint` is the reason for a dead letter.
     """
 
     tenant: str
@@ -36,7 +36,7 @@ class Arrival(NamedTuple):
 
 
 class Verdict(NamedTuple):
-    """Result of the comparison for one tenant, in numbers of rows or records."""
+    """Result of the comparison for one tenant, as counts of rows or records."""
 
     served: int = 0
     published: int = 0

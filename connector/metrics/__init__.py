@@ -1,1 +1,1 @@
-"""Metrics of a worker: what is counted, and how Prometheus reads it."""
+"""Metrics of a worker, and their output for Prometheus."""

@@ -1,4 +1,4 @@
-"""Text that one scrape of Prometheus gets, in the format that the scraper prefers."""
+"""Output of the metrics as text for one scrape of Prometheus, in the format that the scraper prefers."""
 
 from collections.abc import Callable, Iterator, Sequence
 
@@ -23,7 +23,7 @@ class _Exposition:
 
     def collect(self) -> Iterator[Metric]:
         yield from tenant_gauges(self._glances)
-        # prometheus_client can switch `_created` samples off only for the whole process.
+        # `_created` samples are removed here, because prometheus_client can turn them off only for the whole process.
         for metric in self._registry.collect():
             metric.samples = [sample for sample in metric.samples if not sample.name.endswith("_created")]
             yield metric

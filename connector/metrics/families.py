@@ -6,7 +6,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 PREFIX = "direct_routing_"
 LATENESS_S = (60, 300, 900, 3600, 10_800, 21_600, 86_400, 172_800, 604_800)
-# Few bucket limits, so that a tenant with six sweeps stays within 80 series.
+# There are only a few bucket limits, so that a tenant with six sweeps has at most 80 series.
 COMMIT_DELAY_S = (0.1, 0.25, 1, 2.5, 10, 60)
 REQUEST_DURATION_S = (0.1, 0.25, 0.5, 1, 2.5, 10, 30)
 TRANSACTION_DURATION_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5)

@@ -16,7 +16,7 @@ REASONS: tuple[str, ...] = (*get_args(PermanentReason), *get_args(TransientReaso
 class TenantView:
     """Current state of a tenant, from which its gauges are computed.
 
-    A value is None while it is not known, because the state is not restored yet. The gauge then has no series.
+    A value is None until the state is restored. Its gauge then has no series.
     """
 
     covered_through: float | None = None
@@ -28,7 +28,7 @@ class TenantView:
     gaps: int | None = None
     budget_used_ratio: float = 0.0
     sweep_overdue: dict[str, float] = field(default_factory=dict)
-    "Seconds for which a sweep is overdue, by its cadence (`every`). A cadence that is absent is not overdue."
+    "Seconds by which each overdue sweep is late, by the sweep's cadence (`every`)."
     up: bool = False
     failing: PermanentReason | TransientReason | None = None
     paused: bool | None = None
@@ -37,7 +37,7 @@ class TenantView:
 
 
 class Glance(NamedTuple):
-    """State of a tenant at one scrape. `at` is the time of the scrape in epoch seconds."""
+    """State of a tenant (`view`) at one scrape. `at` is the time of the scrape in epoch seconds."""
 
     tenant: str
     everys: tuple[str, ...]

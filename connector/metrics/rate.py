@@ -1,4 +1,4 @@
-"""Rate of an event: the mean of the last minutes, computed with little memory."""
+"""Rate of an event over the last five minutes. It is counted in steps of ten seconds, to use little memory."""
 
 from collections import deque
 
@@ -7,7 +7,7 @@ _BUCKET_S = 10.0
 
 
 class Rate:
-    """Rate of an event over the last five minutes. Times are seconds of any clock that never goes back."""
+    """Rate of an event over the last five minutes. Times are seconds of a clock that never goes back."""
 
     def __init__(self, now: float) -> None:
         self._begun = now

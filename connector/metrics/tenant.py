@@ -69,7 +69,7 @@ class TenantMetrics:
         self._request_duration.observe(seconds)
 
     def throttled(self, seconds: float) -> None:
-        """Add the seconds for which requests waited because Graph asked the connector to wait."""
+        """Add the seconds for which requests waited because Graph throttled them."""
         self._throttled_seconds.inc(seconds)
 
     def rows_committed(self, published: int = 0, revised: int = 0, duplicate: int = 0, dead_letter: int = 0) -> None:
@@ -82,9 +82,10 @@ class TenantMetrics:
         self._rows["dead_letter"].inc(dead_letter)
 
     def rows_first_read(self, lateness_s: Iterable[float]) -> None:
-        """Record how late rows were when a sweep first read them.
+        """Record the lateness of rows when a sweep first read them.
 
-        A value is the number of seconds since the end of the call, or since its start if the end is not known.
+        The lateness of a row is the number of seconds since the end of its call, or since its start if the end is not
+        known.
         """
         for seconds in lateness_s:
             self._lateness.observe(seconds)
@@ -94,11 +95,11 @@ class TenantMetrics:
         self._deepest_sweep_rows.inc(n)
 
     def batch_committed(self, delay_s: float) -> None:
-        """Record the seconds between receiving a response of Graph and committing its rows."""
+        """Record the seconds from the receipt of a response of Graph until the commit of its rows."""
         self._commit_delay.observe(delay_s)
 
     def sweep_ended(self, every: str, outcome: str) -> None:
-        """Count a run of a sweep that ended. `every` is the sweep's cadence, and `outcome` is `ok` or `failed`."""
+        """Count a run of a sweep that has ended. `every` is the sweep's cadence, and `outcome` is `ok` or `failed`."""
         self._sweeps[every, outcome].inc()
 
     def unknown_properties_seen(self, n: int) -> None:
@@ -106,10 +107,10 @@ class TenantMetrics:
         self._unknown_properties.inc(n)
 
     def watch(self, view: Callable[[], TenantView]) -> None:
-        """Set `view` as the function that returns the tenant's state for its gauges. It is called once per scrape.
+        """Set `view`, the function that returns the tenant's state for its gauges.
 
-        `view` is called in the thread in which `Metrics.scrape` is awaited, and should take microseconds. If it raises
-        an error, the tenant has no gauges in that scrape.
+        Each scrape calls `view` once, in the event loop, so it should take only microseconds. If it raises an error,
+        the tenant has no gauges in that scrape.
         """
         self._view = view
 
@@ -152,7 +153,7 @@ class TenantMetrics:
     def look(self) -> TenantView | None:
         """Return the current state of the tenant for its gauges, or None if it cannot be computed.
 
-        An error is logged once, and again only after the state could be computed in between.
+        Of several errors in a row, only the first is logged.
         """
         try:
             view = self._view()

@@ -1,13 +1,12 @@
-"""Metrics of a worker. The other packages report each event by calling one method.
+"""Metrics of a worker. The other packages call one method for each event.
 
-1. Counters and histograms count the reported events. The gauges of a tenant are computed at each scrape by calling the
-   tenant's view. A gauge can therefore not keep an old value by mistake.
-2. If a value is not known, its series is absent. This is so before the state is first restored, and when a view raises
-   an error. While a shard restarts, the values of its last commit remain, so that for example its lag keeps growing.
-3. The series of a tenant or shard appear when this worker gets it, and disappear when it is handed over. Later events
-   are ignored, because they must not create the series again.
-4. Formatting 40,000 series takes almost a second. `Metrics.scrape` calls the views in the event loop, a few
-   milliseconds at a time, and formats in a thread of its own.
+1. Counters and histograms count these events. The gauges of a tenant are computed at each scrape from the tenant's
+   current state, so that they are never out of date.
+2. If the state is not known, the gauges have no series. This is so before the shard is first restored, and if
+   computing the state fails. While a shard restarts, its last committed state is used, so that the lag keeps growing.
+3. The series of a tenant or shard are created when this worker acquires the shard, and removed at the hand-over. Later
+   events are ignored, because they must not create the series again.
+4. Formatting 40,000 series takes almost a second. `Metrics.scrape` therefore formats them in a separate thread.
 """
 
 import asyncio
@@ -93,8 +92,8 @@ class Metrics:
     def tenant(self, label: str, everys: Sequence[str]) -> TenantMetrics:
         """Create the metrics of a tenant. `everys` are the cadences of its sweeps.
 
-        All series exist from now on, but the gauges of the tenant's state appear only after `watch` was called. Metrics
-        that exist for the same label are closed first.
+        The series of counters and histograms are created at once, those of gauges only after a call of `watch`. Older
+        metrics with the same label are removed first.
         """
         if (old := self._tenants.pop(label, None)) is not None:
             old.closed()
@@ -104,10 +103,7 @@ class Metrics:
         return tenant
 
     def shard(self, number: int) -> ShardMetrics:
-        """Create the metrics of a shard, all with the value 0.
-
-        Metrics that exist for the same shard are closed first.
-        """
+        """Create the metrics of a shard, all with the value 0. Older metrics of the same shard are removed first."""
         if (old := self._shards.pop(number, None)) is not None:
             old.closed()
         shard = self._shards[number] = ShardMetrics(self._shard_families, number, self._forget_shard)
@@ -137,16 +133,16 @@ class Metrics:
     def render(self, accept: str = "") -> tuple[bytes, str]:
         """Format all metrics, and return the text with its content type.
 
-        The format is OpenMetrics if `accept` prefers it, otherwise the classic text format. The views are called in the
-        thread of the caller. With 500 tenants this takes about a second, so a running worker uses `scrape`.
+        The format is OpenMetrics if the request header `accept` prefers it, otherwise the classic text format. With 500
+        tenants this takes about a second, so a running worker uses `scrape`.
         """
         return self._render([self._glance(tenant) for tenant in list(self._tenants.values())], accept)
 
     async def scrape(self, accept: str = "") -> tuple[bytes, str]:
         """Return the metrics as text, like `render`, without blocking the event loop.
 
-        The event loop computes the values of one tenant after the other. A single separate thread formats them, so that
-        only one scrape is formatted at a time.
+        The state of each tenant is read in the event loop, which runs other tasks in between. A separate thread formats
+        the values, one scrape at a time.
         """
         loop = asyncio.get_running_loop()
         glances = []
@@ -161,7 +157,7 @@ class Metrics:
         return await loop.run_in_executor(self._thread, self._render, glances, accept)
 
     def _forget_tenant(self, tenant: TenantMetrics) -> None:
-        """Remove the gauges of a tenant."""
+        """Remove a tenant, so that later scrapes have no gauges of it."""
         if self._tenants.get(tenant.label) is tenant:
             del self._tenants[tenant.label]
 

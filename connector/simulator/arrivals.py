@@ -1,4 +1,4 @@
-"""Record of the requests that the simulator received, and its throttling. Times are monotonic seconds."""
+"""Throttling of the simulator, and a record of the requests that it received. Times are monotonic seconds."""
 
 import math
 from collections import deque
@@ -11,7 +11,7 @@ _REMEMBERED = 100_000
 
 @dataclass(slots=True)
 class ReceivedRequest:
-    """Request with the result of its response. Status 0 means that the connection was closed without a response."""
+    """Request, with its response. Status 0 means that the connection was closed without a response."""
 
     at: datetime
     kind: str
@@ -38,7 +38,7 @@ class Arrivals:
     def arrive(self, now: float) -> float | None:
         """Count a request.
 
-        Return None if it is within the limit, otherwise the seconds until another request may be sent.
+        Return None if it is within the limit. Otherwise, return the seconds until the client may send the next request.
         """
         while self._times and self._times[0] <= now - WINDOW_S:
             self._times.popleft()
@@ -59,7 +59,7 @@ class Visits:
         self.total = 0
 
     def note(self, request: ReceivedRequest) -> None:
-        """Add a request after its response was sent."""
+        """Add a request whose response has ended."""
         self.requests.append(request)
         key = (request.kind, request.tenant, request.status)
         self.counts[key] = self.counts.get(key, 0) + 1

@@ -1,7 +1,7 @@
-"""Check of client assertions with the same rules as those of Entra.
+"""Check of client assertions by the rules of Entra.
 
-An assertion is signed with a certificate of the application, or by another identity provider. Times are epoch seconds
-that the caller passes in.
+With a client assertion, an application proves its identity at sign-in. It is signed with a certificate of the
+application, or by another identity provider. Times are epoch seconds that the caller passes in.
 """
 
 import base64
@@ -23,7 +23,7 @@ _CLAIMS = ("aud", "exp", "iss", "sub")
 
 
 class WrongAssertionError(Exception):
-    """Assertion that is refused. The error has the error code, the number and the text of Entra."""
+    """Error for an assertion that is refused, with the error code, the number and the text that Entra would return."""
 
     def __init__(self, error: str, number: int, text: str) -> None:
         super().__init__(text)
@@ -32,7 +32,7 @@ class WrongAssertionError(Exception):
 
 
 class Registration:
-    """Credentials of an application, except for its secret. They may be changed at any time."""
+    """Certificates and federated identity provider that are registered for an application."""
 
     def __init__(self, certificates: Iterable[bytes] = (), federation: Federation | None = None) -> None:
         """Register certificates (PEM) and a federated identity provider.
@@ -46,14 +46,14 @@ class Registration:
         self.register(certificates)
 
     def register(self, certificates: Iterable[bytes]) -> None:
-        """Replace the registered certificates by these (PEM). Raise ValueError if one cannot be read."""
+        """Replace the registered certificates by `certificates` (PEM). Raise ValueError if one cannot be read."""
         found = [certificate for pem in certificates for certificate in x509.load_pem_x509_certificates(pem)]
         self._certificates = {_thumbprint(certificate): certificate for certificate in found}
 
     def check(self, assertion: str, client: str, endpoint: str, now: float) -> None:
-        """Raise WrongAssertionError unless the assertion proves that its sender is `client`.
+        """Raise WrongAssertionError unless the assertion proves that its sender is the client with the id `client`.
 
-        `endpoint` is the URL to which it was sent, and `now` is the time of the check.
+        `endpoint` is the URL to which the assertion was sent, and `now` is the current time.
         """
         try:
             header = jwt.get_unverified_header(assertion)

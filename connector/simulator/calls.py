@@ -1,11 +1,12 @@
-"""Simulated calls, and the time from which each version of their rows is visible. Times are epoch milliseconds.
+"""Simulated calls, and the times at which the versions of their rows become visible. Times are epoch milliseconds.
 
-1. A call depends only on the seed, the tenant, the day and the call's number in that day. Neither the clock nor earlier
-   requests change a byte of it.
-2. Every random number is a hash of the call's key and a slot number. Only + - * / are applied to it, so that two
-   machines get the same result to the millisecond.
+1. A call depends only on the seed, the tenant, the day and the call's number in that day. It never depends on the clock
+   or on earlier requests.
+2. Every random number is a hash of the call's key and a slot number. Only + - * / are applied to it, so that the times
+   are the same on every machine.
 3. Calls are generated in blocks. A block holds the calls that begin in one range of time, and can be cached.
-4. A version may state another start than the call had. That start is at most `MOST_MOVED_MS` outside of the block.
+4. A later version of a row may have another call start than the first version. The difference is at most
+   `MOST_MOVED_MS`, so this start may lie outside of the block.
 """
 
 from collections.abc import Iterator
@@ -32,13 +33,13 @@ _LEG_SHARE = 0.1
 _LEG_SPREAD_MS = 4000
 _FAILING_MS = 30_000
 
-# Slots of a call's random words. Slots 16 and above belong to the text of the row.
+# Slots of a call's random numbers. The text of the row uses slots 16 and above.
 _POSITION, _LEG, _KIND, _DIGITS, _LENGTH, _LENGTH_IN, _LATE, _LATE_IN, _REVISED, _UNFIT = range(10)
 _SLOTS = 10
 _CHANGE_SLOTS = 10
 TEXT_SLOTS = 16
 
-# Number of fraction digits of instants, in steps of 5 % of the rows: mostly three, otherwise none to seven.
+# Number of digits after the decimal point of a row's times. Each entry applies to 5 % of the rows.
 _DIGITS_OF_20 = np.array([3] * 14 + [0, 1, 2, 5, 6, 7], dtype=np.int8)
 
 
@@ -58,9 +59,9 @@ def mix_one(word: int) -> int:
 
 
 def draw(keys: Words, first: int, count: int) -> Words:
-    """Return the random words in the slots [first, first + count) of each key.
+    """Return a random 64-bit word for each of the slots [first, first + count) of each key.
 
-    The array has the shape (count, keys).
+    The array has one row per slot and one column per key.
     """
     steps = np.arange(first + 1, first + count + 1, dtype=np.uint64) * np.uint64(_GOLDEN)
     return mix(keys[None, :] + steps[:, None])
@@ -99,7 +100,7 @@ def _sample_ms(text: str, named: str, which: Floats, where: Floats) -> Longs:
 def _curve(recipe: Recipe) -> tuple[list[float], list[float]]:
     """Return the distribution of calls over a day.
 
-    The result is a list of times of the day in ms, and the share of the day's calls that began before each of them.
+    The first list has times of the day in ms. The second list has the share of calls that began before each time.
     """
     if recipe.shape == "flat":
         return [0.0, float(DAY_MS)], [0.0, 1.0]
@@ -109,7 +110,7 @@ def _curve(recipe: Recipe) -> tuple[list[float], list[float]]:
 
 
 class LaterVersion(NamedTuple):
-    """Later version of a row: the time from which it is visible, and the start of the call that it states."""
+    """Later version of a row: the time from which it is visible, and its value of `startDateTime`."""
 
     visible_ms: int
     start_ms: int
@@ -189,7 +190,7 @@ class Block:
         return np.flatnonzero(versions >= 0).astype(np.int64), versions
 
     def start_of(self, call: int, version: int) -> int:
-        """Return the start of the call that a version states, in ms."""
+        """Return the call start in a version of a row, in ms. `call` is the call's position in the block."""
         return self.changes[call][version - 1].start_ms if version else int(self.start[call])
 
     def visible_from(self, call: int, version: int) -> int:
@@ -197,7 +198,7 @@ class Block:
         return self.changes[call][version - 1].visible_ms if version else int(self.visible[call])
 
     def version_count(self, call: int) -> int:
-        """Return how many versions a row has in total."""
+        """Return how many versions a row has in total, including those that are not visible yet."""
         return 1 + len(self.changes.get(call, ()))
 
     def fits(self, call: int, version: int) -> bool:
@@ -222,7 +223,7 @@ class CallSequence:
         return range(first, max(first, -((-to_ms - MOST_MOVED_MS) // self.block_ms)))
 
     def block(self, number: int) -> Block:
-        """Generate the phone calls of the block `number`: those that begin in its range of time."""
+        """Generate the block with the number `number`: all calls that begin in its range of time."""
         recipe = self.recipe
         from_ms = number * self.block_ms
         to_ms = from_ms + self.block_ms
@@ -257,7 +258,7 @@ class CallSequence:
             visible = np.maximum(np.minimum(visible, start + recipe.latest_ms), end)
         changes = self._changes(keys, start, visible, unit)
         spoiled = self._unfit(unit[_UNFIT], words[_UNFIT])
-        # An invalid row has one change at most, which makes it valid: several invalid versions that are not objects
+        # An invalid row has at most one later version, which is valid. Several invalid versions that are not JSON objects
         # would have the same bytes.
         changes.update({call: changes[call][:1] for call in spoiled if call in changes})
         return Block(
@@ -274,9 +275,9 @@ class CallSequence:
         return mix(np.uint64(of_day) ^ (calls.astype(np.uint64) * np.uint64(0xA24BAED4963EE407)))
 
     def _candidates(self, from_ms: int, to_ms: int) -> Longs:
-        """Return the numbers of all phone calls that may begin from `from_ms` to `to_ms`, counted from the day's start.
+        """Return the numbers of all calls that may begin between `from_ms` and `to_ms`, both counted from midnight.
 
-        A few of these phone calls begin outside of that range, so the caller must check the start of each one.
+        A few of these calls begin outside of that range, so the caller must check each start.
         """
         total = self.recipe.calls_per_day
         low, high = np.interp([from_ms - 2 * _LEG_SPREAD_MS, to_ms], self._times, self._shares) * total

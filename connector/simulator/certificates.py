@@ -1,4 +1,4 @@
-"""Throw-away CA and the certificates that it signs."""
+"""Throw-away certificate authority (CA), and the certificates that it signs."""
 
 import ipaddress
 import ssl
@@ -16,7 +16,7 @@ _VALID = timedelta(days=30)
 
 
 class Authority:
-    """CA whose private key exists only in memory."""
+    """Certificate authority (CA) whose private key exists only in memory."""
 
     def __init__(self, name: str) -> None:
         self._before = datetime.now(UTC) - timedelta(days=1)

@@ -20,7 +20,7 @@ Refuse = Callable[[float], Awaitable[None]]
 async def answer(world: World, request: web.Request, refuse: Refuse) -> web.StreamResponse:
     """Answer a request to the control interface. An invalid request gets status 400 with the reason.
 
-    `refuse` closes the port for a number of seconds.
+    `refuse` is a function that closes the port for a number of seconds.
     """
     name = request.path.removeprefix("/simulator/")
     reads = {"truth": _truth, "served": _served}
@@ -83,7 +83,7 @@ def _clock(world: World) -> dict[str, object]:
 
 
 def requests(world: World, tenant: str | None = None, limit: int = _REQUESTS) -> dict[str, object]:
-    """Return counters of all requests, and the latest `limit` requests."""
+    """Return counters of all requests, and the latest `limit` requests. With `tenant`, only those of this tenant."""
     counts: dict[str, dict[str, dict[str, int]]] = {}
     for (kind, of, status), count in sorted(world.visits.counts.items(), key=str):
         counts.setdefault(of or "", {}).setdefault(kind, {})[str(status)] = count

@@ -76,9 +76,10 @@ async def _answer(world: World, request: web.Request, note: ReceivedRequest, ten
 
 
 def _basic_credentials(authorization: str) -> dict[str, str]:
-    """Return the client id and secret of an Authorization header in the form of a request body.
+    """Return `client_id` and `client_secret` from an Authorization header, under the names that a request body has.
 
-    The header is that of client_secret_basic (RFC 6749, section 2.3.1). The result is empty for any other header.
+    The header must use the method client_secret_basic (RFC 6749, section 2.3.1). For any other header, the result is
+    empty.
     """
     scheme, _, encoded = authorization.partition(" ")
     if scheme.lower() != "basic":

@@ -66,7 +66,7 @@ _RETRY_AFTER = ("seconds", "date", "none", "mixed")
 
 @dataclass(slots=True)
 class Strike:
-    """Probability of a fault. `times` is how often it can still happen, or None if there is no limit."""
+    """Probability of a fault. `times` is how often the fault can still happen, or None if there is no limit."""
 
     share: float
     times: int | None = None
@@ -126,10 +126,10 @@ def _setting(name: str, value: object) -> object:
 
 
 class Faults:
-    """Faults and settings, which apply to all tenants or to one tenant.
+    """Faults and settings. Each applies to all tenants or to one tenant.
 
-    The value of a fault is the share of requests that it affects, for example 0.05. {"share": 1, "times": 3} or the
-    text "1x3" limits how often it happens.
+    The value of a fault is the share of requests that it affects, for example 0.05. The values {"share": 1, "times": 3}
+    and "1x3" also limit how often the fault happens.
     """
 
     def __init__(self, seed: int, changes: Mapping[str, object] | None = None) -> None:
@@ -140,7 +140,7 @@ class Faults:
         self.set(changes or {})
 
     def set(self, changes: Mapping[str, object], tenant: str | None = None) -> None:
-        """Change the named faults and settings, for all tenants or only for `tenant`. The others stay as they are.
+        """Change the faults and settings in `changes`, for all tenants or only for `tenant`. Keep all others unchanged.
 
         Raise ValueError if a value is invalid. Nothing is changed in that case.
         """
@@ -164,7 +164,7 @@ class Faults:
         self._settings = {None: {}}
 
     def strikes(self, name: str, tenant: str | None) -> bool:
-        """Decide whether a fault happens now. If it does, count it and return True."""
+        """Decide at random whether a fault happens now, and return the decision. Count the fault if it happens."""
         strike = self._strikes.get(tenant, {}).get(name) or self._strikes[None].get(name)
         if strike is None or not strike.share or strike.times == 0:
             return False

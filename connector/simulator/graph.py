@@ -1,4 +1,4 @@
-"""Graph's responses to getDirectRoutingCalls, with faults."""
+"""Simulated responses of Graph to getDirectRoutingCalls, with faults."""
 
 import asyncio
 import re
@@ -53,7 +53,7 @@ _NOT_PAGES = (
 
 
 class _Ended(Exception):  # noqa: N818
-    """Signal that ends the processing of a request early, with this response."""
+    """Exception that ends the processing of a request early. `response` is sent as its response."""
 
     def __init__(self, response: web.StreamResponse, fault: str | None = None) -> None:
         super().__init__()
@@ -79,9 +79,9 @@ class _Question:
 
 
 def parse_instant(text: str) -> datetime:
-    """Return the time that an argument of a request states.
+    """Parse the time in an argument of a request.
 
-    It is a date, or a date and time with Z or an offset from UTC. Raise ValueError for anything else.
+    The text is a date, or a date and time with Z or an offset from UTC. Raise ValueError for any other text.
     """
     found = _INSTANT.fullmatch(text.strip())
     if not found:
@@ -150,7 +150,7 @@ async def _answer(world: World, request: web.Request, note: ReceivedRequest) -> 
 
 
 def _strike(world: World, request: web.Request, note: ReceivedRequest) -> None:
-    """Apply faults to a request: decide which happen, and end the request with the first that replaces the response."""
+    """Decide at random which faults replace the response to a request. End the request with the first of them."""
     faults, tenant = world.faults, note.tenant
     if faults.strikes("throttled", tenant):
         raise _Ended(too_many(world, note, retry_after(world, tenant)), "throttled")
@@ -213,9 +213,9 @@ def _read(world: World, question: _Question, *, has_role: bool) -> None:
 
 
 def _end_if_unservable(world: World, question: _Question) -> None:
-    """End the request with an error if the fault `unservable` is on and affects its range.
+    """End the request with an error if the fault `unservable` happens.
 
-    It affects every range that contains one of the times in the setting `unservable_at`.
+    This fault affects requests whose range contains one of the times in the setting `unservable_at`.
     """
     faults, tenant, note = world.faults, question.tenant.id, question.note
     first, last = question.bounds
@@ -278,9 +278,9 @@ def _empty(question: _Question, marker: str) -> tuple[bytes, ServedPage]:
 
 
 def _link(world: World, question: _Question, page: ServedPage) -> tuple[str | None, str]:
-    """Return the link to the next page, which is None on the last page, and the name of its JSON member.
+    """Return the link to the next page, and the name of the JSON member that holds it. Faults may change both.
 
-    Faults may change both.
+    On the last page, the link is None.
     """
     faults, tenant, note = world.faults, question.tenant, question.note
     name = "@odata.NextLink" if faults.strikes("upper_link", tenant.id) else "@odata.nextLink"
@@ -295,7 +295,7 @@ def _link(world: World, question: _Question, page: ServedPage) -> tuple[str | No
     if not page.more:
         return None, name
     repeated = min(int(faults.number("repeat_rows", tenant.id)), len(page.rows) - 1)
-    # Earlier page boundaries may have repeated rows and shifted the offset, so the page number identifies this one.
+    # Rows that were repeated at earlier boundaries shift the offset. So the page number identifies a boundary.
     seam = (note.url.partition("?")[0], -(-end // world.options.page_size))
     if faults.strikes("repeat", tenant.id):
         note.fault = "repeat"
@@ -337,9 +337,9 @@ async def _send(world: World, question: _Question, body: bytes, page: ServedPage
 
 
 async def _send_cut(world: World, question: _Question, body: bytes, headers: dict[str, str]) -> web.StreamResponse:
-    """Send a part of the body and close the connection.
+    """Send a part of the body, and close the connection.
 
-    In half of the cases, data that is still in a buffer is discarded.
+    In half of the cases, discard data that is still in the send buffer.
     """
     response = web.StreamResponse(headers={**headers, "Content-Length": str(len(body))})
     finish(world, question.note, response)

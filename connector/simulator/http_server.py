@@ -30,8 +30,8 @@ def utc_now() -> datetime:
 class Simulator:
     """Simulator of Graph and its sign-in. It is used with `async with`, or with start() and stop().
 
-    `now` returns an aware UTC time. It determines which rows are visible and when tokens expire. Throttling always uses
-    real time.
+    `now` is a function that returns the current time (aware, UTC). This time determines which rows are visible and
+    whether tokens have expired. Throttling always uses the real time.
     """
 
     def __init__(self, options: Options | None = None, now: Callable[[], datetime] = utc_now) -> None:
@@ -76,7 +76,7 @@ class Simulator:
         return next(iter(self.world.sign_in.machines))
 
     def register(self, *certificates: bytes) -> None:
-        """Replace the registered certificates of the application by these (PEM)."""
+        """Replace the registered certificates of the application by `certificates` (PEM)."""
         self.world.sign_in.registration.register(certificates)
 
     @property
@@ -152,29 +152,29 @@ class Simulator:
         *,
         is_beta: bool = False,
     ) -> Iterator[TruthRow]:
-        """Yield every row version that has appeared by `at` (default: now) and states a call start in [start, end).
+        """Yield every row version that has appeared by `at` (default: now) and whose call start is in [start, end).
 
-        By default the tenant is the first one.
+        By default, the rows are those of the first tenant.
         """
         return self.world.truth(tenant or self.tenants[0], start, end, at, is_beta=is_beta)
 
     def served(self) -> dict[str, TenantServed]:
-        """Return how many different versions and rows were sent in complete responses with status 200, by tenant."""
+        """Return for each tenant how many different versions and rows were sent completely, with status 200."""
         return self.world.served()
 
     def served_rows(self, tenant: str | None = None) -> Iterator[TruthRow]:
-        """Yield every version that was sent in a complete response with status 200.
+        """Yield every row version that was sent in a complete response with status 200.
 
-        By default the tenant is the first one.
+        By default, the rows are those of the first tenant.
         """
         return self.world.served_rows(tenant or self.tenants[0])
 
     def set_faults(
         self, changes: Mapping[str, object] | None = None, tenant: str | None = None, **more: object
     ) -> None:
-        """Change the named faults and settings, for all tenants or only for `tenant`. The others stay as they are.
+        """Change some faults and settings, for all tenants or only for `tenant`. Keep all others unchanged.
 
-        Examples are throttled=0.05 and cut={"share": 1, "times": 3}. `faults.STRIKES` and `faults.SETTINGS` hold the
+        Examples are throttled=0.05 and cut={"share": 1, "times": 3}. `faults.STRIKES` and `faults.SETTINGS` have the
         names.
         """
         self.world.set_faults({**(changes or {}), **more}, tenant)
@@ -188,22 +188,22 @@ class Simulator:
         return self.world.sign_in.expire()
 
     def freeze(self, *, on: bool = True) -> None:
-        """Stop the data's clock, so that no more rows become visible. With on=False, let it run again."""
+        """Stop the clock of the data, so that no more rows become visible. With on=False, let it run again."""
         self.world.freeze(on=on)
 
     def set_clock_offset(self, offset: timedelta) -> None:
-        """Set the difference between the data's clock and the real time."""
+        """Set the difference between the clock of the data and the real time."""
         self.world.set_offset(offset)
 
     def max_requests_in_60_s(self, tenant: str | None = None) -> int:
         """Return the highest number of requests to Graph that arrived within any 60 s.
 
-        By default the tenant is the first one.
+        By default, these are the requests for the first tenant.
         """
         return self.world.tenants[tenant or self.tenants[0]].arrivals.most
 
     async def refuse(self, for_s: float | None = None) -> None:
-        """Close the port and every connection for `for_s` seconds. By default, until `accept` is called."""
+        """Close the port and all connections for `for_s` seconds. If it is None, until `accept` is called."""
         if self._reopening is not None:
             self._reopening.cancel()
             self._reopening = None

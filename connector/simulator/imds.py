@@ -1,4 +1,4 @@
-"""Token endpoint for managed identities, as Azure's instance metadata service has it.
+"""Token endpoint for managed identities: a simulation of Azure's instance metadata service (IMDS).
 
 It uses plain HTTP, as in Azure.
 """

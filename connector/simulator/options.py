@@ -58,9 +58,9 @@ class Spread:
 
     @classmethod
     def parse(cls, text: str, names: dict[str, str]) -> "Spread":
-        """Return the distribution that `text` states: a name in `names`, or "SHARE:FROM-TO,…".
+        """Parse a distribution. `text` is a name in `names`, or has the form "SHARE:FROM-TO,…".
 
-        Raise ValueError with the reason if the text is neither.
+        Raise ValueError with the reason for any other text.
         """
         parts: list[tuple[float, int, int]] = []
         for part in names.get(text, text).split(","):
@@ -82,9 +82,9 @@ class Spread:
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """Parameters of the calls, and of when their rows become visible.
+    """Parameters of the calls, and of the times at which their rows become visible.
 
-    Together with a tenant and a day, they determine every byte of every row.
+    The rows of a tenant on a day depend only on these parameters.
     """
 
     seed: int = 1
@@ -112,7 +112,7 @@ class Recipe:
         return LATEST_S * 1000 if self.lateness in LATENESS else None
 
     def check(self) -> list[str]:
-        """Return one sentence per invalid parameter, which begins with the parameter's name."""
+        """Return one sentence per invalid parameter. It begins with the parameter's name."""
         problems = []
         for name, names in (("lateness", LATENESS), ("durations", DURATIONS), ("revised_after", {})):
             try:
@@ -131,7 +131,7 @@ class Recipe:
 
 @dataclass(frozen=True, kw_only=True)
 class Options(Recipe):
-    """All options of a simulator: the parameters of its rows, and how they are served."""
+    """All options of a simulator: the parameters of its rows, and those of its responses."""
 
     host: str = "127.0.0.1"
     port: int = 0
@@ -156,7 +156,7 @@ class Options(Recipe):
     faults: dict[str, object] = field(default_factory=dict)
 
     def check(self) -> list[str]:
-        """Return one sentence per invalid option, which begins with the option's name."""
+        """Return one sentence per invalid option. It begins with the option's name."""
         problems = super().check()
         for name, least in (
             ("tenants", 1),

@@ -47,7 +47,11 @@ class WeightedCache(Generic[K, V]):
 
 @dataclass(frozen=True, slots=True)
 class Pick:
-    """Rows of one block in the order in which they are served, with the current version of every call in the block."""
+    """Rows of one block that are on a page.
+
+    `calls` are the positions of their calls in the block, in the order in which the rows are served. `versions` has the
+    current version of every call of the block.
+    """
 
     block: Block
     calls: Longs
@@ -56,7 +60,7 @@ class Pick:
 
 @dataclass(frozen=True, slots=True)
 class ServedPage:
-    """Rows of one page. `more` is true if the page chain has more rows after it."""
+    """Rows of one page, as JSON and as picks of blocks. `more` is true if the page chain continues after this page."""
 
     rows: list[bytes]
     more: bool
@@ -64,7 +68,7 @@ class ServedPage:
 
 
 class Version(NamedTuple):
-    """One version of one row, visible from `visible_ms` until `until_ms`. If that is None, it is still visible."""
+    """One version of one row, visible from `visible_ms` until `until_ms`. It is still visible if `until_ms` is None."""
 
     block: Block
     call: int
@@ -78,7 +82,7 @@ class Version(NamedTuple):
 class CallLog:
     """Call log of one tenant. Several tenants may share the caches `index` and `texts`.
 
-    The parameter `at_ms` of a method is the simulated present: rows that appear later are left out.
+    The parameter `at_ms` of a method is the simulated current time. Rows that appear later are left out.
     """
 
     def __init__(
@@ -176,7 +180,7 @@ class CallLog:
     def _by_id(self, bounds: tuple[int, int], at_ms: int) -> Iterator[tuple[Pick, int]]:
         """Yield the visible rows in the order of their keys.
 
-        Keys are as random as ids. Rows that become visible later can therefore appear anywhere in the order.
+        Keys are random. Rows that become visible later can therefore have any place in this order.
         """
         blocks = [self.block(number) for number in self.calls.numbers(*bounds)]
         seen = [self._seen(block, bounds, at_ms) for block in blocks]
@@ -209,7 +213,7 @@ class CallLog:
         return calls[(kept >= bounds[0]) & (kept < bounds[1])], versions
 
     def versions(self, bounds: tuple[int, int], at_ms: int, *, is_beta: bool = False) -> Iterator[Version]:
-        """Yield every row version that has appeared by `at_ms` and states a call start within `bounds`."""
+        """Yield every row version that has appeared by `at_ms` and whose call start is within `bounds`."""
         for number in self.calls.numbers(*bounds):
             block = self.block(number)
             texts = self.texts(block)

@@ -1,4 +1,4 @@
-"""Responses of the kind that Graph and its gateways send: errors, HTML, Retry-After, and closed connections."""
+"""Simulated errors of Graph and its gateways: JSON errors, HTML, Retry-After headers, and closed connections."""
 
 import asyncio
 import math
@@ -17,7 +17,7 @@ JSON_TYPE = "application/json;odata.metadata=minimal;odata.streaming=true;IEEE75
 
 
 def root_of(request: web.Request) -> str:
-    """Return the URL of the simulator as the client spelled it: scheme and host."""
+    """Return scheme and host of a request's URL, as the client wrote them."""
     return f"https://{request.host}"
 
 
@@ -72,14 +72,14 @@ async def never(request: web.Request) -> NoReturn:
 
 
 def drop(request: web.Request) -> web.Response:
-    """Close the connection without sending a response. The returned response is not sent."""
+    """Close the connection without sending a response. aiohttp requires the returned response, but cannot send it."""
     if request.transport is not None:
         request.transport.abort()
     return web.Response(status=503)
 
 
 def finish(world: World, note: ReceivedRequest, response: web.StreamResponse) -> None:
-    """Add the headers that every response of Graph has: the request ids, and a wrong Date if `date_skew_s` is set."""
+    """Add the request ids that every response of Graph has. If `date_skew_s` is set, also add a wrong Date header."""
     response.headers["request-id"] = note.request_id
     response.headers["client-request-id"] = note.client_request_id or note.request_id
     skew_s = world.faults.number("date_skew_s", note.tenant)

@@ -51,7 +51,10 @@ _INSTANT = np.dtype("datetime64[ms]")
 
 
 def _instants(moments: Longs, digits: list[int], extras: list[str]) -> list[str]:
-    """Return times as text with 0 to 7 digits after the point. `extras` holds the digits after the milliseconds."""
+    """Format times with 0 to 7 digits after the decimal point.
+
+    `digits` is the number of these digits for each time. `extras` has the digits that follow the milliseconds.
+    """
     texts = np.datetime_as_string(moments.astype(_INSTANT)).tolist()
     return [
         f"{text}Z" if many == 3 else f"{text[: 20 + many] if many else text[:19]}{extra[: max(0, many - 3)]}Z"
@@ -60,7 +63,7 @@ def _instants(moments: Longs, digits: list[int], extras: list[str]) -> list[str]
 
 
 def _guids(high: Words, low: Words) -> list[str]:
-    """Return GUIDs of version 4, each made of two 64-bit words. They equal the results of `calls.guid`."""
+    """Return GUIDs of version 4, each made of two 64-bit words. Each is equal to the result of `calls.guid`."""
     pairs = np.empty((len(high), 2), dtype=">u8")
     pairs[:, 0] = (high & np.uint64(0xFFFFFFFFFFFF0FFF)) | np.uint64(0x4000)
     pairs[:, 1] = (low & np.uint64(0x3FFFFFFFFFFFFFFF)) | np.uint64(0x8000000000000000)
@@ -113,7 +116,7 @@ class _Body(NamedTuple):
     tail: str
 
     def row(self, began: str, duration: int, version: int = 0) -> bytes:
-        """Return the JSON text of one version. `began` is the member startDateTime with a comma after it."""
+        """Return the JSON text of one version. `began` is the JSON member startDateTime, followed by a comma."""
         return (
             f'{self.head}{began}"inviteDateTime":"{self.invited}",{self.ends}"duration":{duration},'
             f'{self.middle}"callEndSubReason":{self.reason + version},{self.tail}}}'
@@ -121,10 +124,10 @@ class _Body(NamedTuple):
 
 
 class Texts:
-    """JSON text of all rows of one block (see the glossary).
+    """JSON text of all rows of one block.
 
-    `first` holds the first version of each row, in the order of the calls. `later` holds the other versions by the
-    call's position and the version number.
+    `first` has the first version of each row, in the order of the calls. `later` has the other versions. Their keys
+    consist of the call's position in the block and the version number.
     """
 
     __slots__ = ("first", "later", "size")
@@ -220,9 +223,9 @@ UNFIT: tuple[tuple[str, object], ...] = (
 
 
 def spoil(row: bytes, kind: int) -> bytes:
-    """Make the row of a phone call invalid, in the way that `kind` selects, and return it.
+    """Return an invalid variant of a row. `kind` selects what is wrong with it.
 
-    The invalid rows of two phone calls are never equal.
+    The invalid rows of two calls are never equal.
     """
     name, value = UNFIT[kind % len(UNFIT)]
     members = msgspec.json.decode(row, type=dict[str, msgspec.Raw])

@@ -1,4 +1,4 @@
-"""Responses of the sign-in to token requests, and the tokens that Graph accepts.
+"""Simulated sign-in: responses to token requests, and a check of the tokens that are sent to Graph.
 
 Times are epoch seconds that the caller passes in.
 """
@@ -45,7 +45,7 @@ class Answer:
 
 
 def refusal(status: int, code: str, number: int, text: str, now: float) -> Answer:
-    """Return an error response in the format of Entra."""
+    """Return an error response in the format of Entra. `number` is the number after "AADSTS"."""
     moment = f"{datetime.fromtimestamp(now, UTC):%Y-%m-%d %H:%M:%SZ}"
     trace, correlation = str(uuid4()), str(uuid4())
     return Answer(
@@ -78,14 +78,14 @@ def _part(data: bytes) -> str:
 
 
 def _directory(tenant: str) -> str:
-    """Return the id of a tenant that is given by its id or by a domain of the form ID.onmicrosoft.com."""
+    """Return the id of a tenant. `tenant` is the id itself or a domain of the form ID.onmicrosoft.com."""
     return tenant.lower().partition(".")[0]
 
 
 class TokenEndpoint:
-    """Sign-in for one application: it checks credentials, and issues tokens and checks them.
+    """Sign-in of one application: checks its credentials, issues tokens, and checks tokens that are sent to Graph.
 
-    `tenants` maps the id of each tenant to whether the application has its role in that tenant.
+    `tenants` has the id of each tenant as key. The value is true if the application has its role in that tenant.
     """
 
     def __init__(self, tenants: Mapping[str, bool], client_id: str, secret: str, lifetime_s: int) -> None:
@@ -231,7 +231,7 @@ class TokenEndpoint:
         return token
 
     def holder(self, authorization: str | None, now: float) -> IssuedToken | str:
-        """Return the token in an Authorization header. If Graph does not accept it, return the reason as text."""
+        """Return the token in an Authorization header. If Graph would refuse it, return the reason as text."""
         scheme, _, text = (authorization or "").partition(" ")
         if scheme.lower() != "bearer" or not text.strip():
             return "Access token is empty."

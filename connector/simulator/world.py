@@ -1,4 +1,4 @@
-"""State of a simulator: tenants with their call logs, clocks, faults, tokens, and the versions that were delivered."""
+"""State of a simulator: tenants with their call logs, clocks, faults, tokens, and the row versions that were sent."""
 
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -41,8 +41,8 @@ Marks: TypeAlias = np.ndarray[tuple[int], np.dtype[np.uint8]]
 class TruthRow(msgspec.Struct, frozen=True, omit_defaults=False):
     """One version of one row, visible from `visible` until `until`.
 
-    `until` is None if the version is current at the requested time. `version` counts from 0. `id` is None if the row
-    has no text as its id. `row` is the JSON as it is served.
+    `until` is None if the version is still current at the requested time. The first version has the number 0. `id` is
+    None if the row has no id, or one that is not text. `row` is the JSON text as it is served.
     """
 
     id: str | None
@@ -128,7 +128,7 @@ class SimulatedTenant:
                         )
 
     def seam_is_first(self, key: tuple[str, int]) -> bool:
-        """Return whether the boundary between two pages is read for the first time, and record that it was read."""
+        """Record that the boundary `key` between two pages is read. Return whether this is the first time."""
         if key in self.seams:
             return False
         if len(self.seams) >= _SEAMS:
@@ -171,7 +171,7 @@ class World:
             self.sign_in.graph_roots = (GRAPH_ROOTS[options.cloud],)
 
     def data_now(self) -> datetime:
-        """Return the time of the data's clock, which determines the rows that are visible."""
+        """Return the time of the clock of the data, which determines which rows are visible."""
         return self.frozen_at or self.now() + self.offset
 
     def epoch_s(self) -> float:
@@ -184,21 +184,21 @@ class World:
         return time.monotonic()
 
     def freeze(self, *, on: bool) -> None:
-        """Stop the data's clock, so that no more rows become visible. With on=False, let it run again.
+        """Stop the clock of the data, so that no more rows become visible. With on=False, let it run again.
 
-        It then shows the time that it would show without the stop.
+        When it runs again, it shows the same time as if it had never stopped.
         """
         self.frozen_at = self.data_now() if on else None
 
     def set_offset(self, offset: timedelta) -> None:
-        """Set the difference between the data's clock and the real time. A stopped clock runs again."""
+        """Set the difference between the clock of the data and the real time. Start the clock if it was stopped."""
         self.frozen_at = None
         self.offset = offset
 
     def bounds(self, start: datetime | None, end: datetime | None) -> tuple[int, int]:
         """Return a range in epoch milliseconds. If start or end is None, the range has no limit on this side."""
-        # A bound between two milliseconds is rounded up, because the earlier millisecond lies before the bound. A range
-        # that starts at the bound excludes that millisecond, and a range that ends at it includes that millisecond.
+        # A bound that is not a whole millisecond is rounded up. A range that starts at the bound thus excludes the
+        # millisecond before it, and a range that ends at the bound includes it.
         first = to_ms(self.since) - 60_000 if start is None else -((_EPOCH - start) // _MS)
         last = to_ms(self.data_now()) + 60_000 if end is None else -((_EPOCH - end) // _MS)
         return first, last
@@ -212,16 +212,13 @@ class World:
         *,
         is_beta: bool = False,
     ) -> Iterator[TruthRow]:
-        """Yield every row version that has appeared by `at` and states a call start in [start, end).
-
-        By default `at` is now.
-        """
+        """Yield every row version that has appeared by `at` (default: now) and whose call start is in [start, end)."""
         log = self.tenants[tenant.lower()].log
         at_ms = to_ms(self.data_now() if at is None else at)
         return map(_truth, log.versions(self.bounds(start, end), at_ms, is_beta=is_beta))
 
     def served(self) -> dict[str, TenantServed]:
-        """Return how many different versions and rows were sent completely, by tenant."""
+        """Return for each tenant how many different versions and rows were sent completely."""
         return {tenant.id: tenant.served() for tenant in self.tenants.values()}
 
     def served_rows(self, tenant: str) -> Iterator[TruthRow]:

@@ -258,8 +258,8 @@ class CallSequence:
             visible = np.maximum(np.minimum(visible, start + recipe.latest_ms), end)
         changes = self._changes(keys, start, visible, unit)
         spoiled = self._unfit(unit[_UNFIT], words[_UNFIT])
-        # An invalid row has at most one later version, which is valid. Several invalid versions that are not JSON objects
-        # would have the same bytes.
+        # An invalid row has at most one later version, which is valid. If invalid rows that are not JSON objects had
+        # several versions, these would have the same bytes.
         changes.update({call: changes[call][:1] for call in spoiled if call in changes})
         return Block(
             (number, from_ms, to_ms),

@@ -1,1 +1,1 @@
-"""Benchmarks: `make bench` runs them, results.json stores them, README.md shows them."""
+"""Benchmarks. `make bench` runs them, results.json stores their results, and README.md shows these results."""

@@ -1,4 +1,8 @@
-"""`python -m benchmarks` measures and writes results.json; `readme` shows it in README.md; `check` compares with it."""
+"""Command `python -m benchmarks`, which runs the benchmarks and writes results.json and README.md.
+
+The argument `readme` writes README.md from results.json. The argument `check` runs a few benchmarks and fails if they
+are slower than in results.json.
+"""
 
 import argparse
 import json
@@ -27,7 +31,10 @@ _CHECKED = ["engine", "at_least_once", "plain", "limit"]
 
 
 def quix_python() -> str:
-    """Return the Python of a separate environment for Quix Streams, which is created once and cached."""
+    """Return the path of the Python interpreter for Quix Streams.
+
+    Its virtual environment is created at the first call and whenever requirements/quix.txt has changed.
+    """
     pinned = _ROOT / "requirements" / "quix.txt"
     home = cache_directory() / "quix"
     installed = home / "made-of.txt"
@@ -62,9 +69,9 @@ def _measure(name: str, rig: Rig, number: int) -> report.Run:
 
 
 def _run(rows: int, seed: int, repetitions: int, names: list[str]) -> Iterator[list[dict[str, report.Run]]]:
-    """Run each benchmark once per repetition, in turns, and yield the results so far.
+    """Run all benchmarks once per repetition, and yield the results of all repetitions so far.
 
-    A first run warms broker and simulator.
+    Each repetition begins with another benchmark. Before the first repetition, two runs warm up broker and simulator.
     """
     measured: list[dict[str, report.Run]] = []
     with tempfile.TemporaryDirectory() as directory, open_rig(rows, seed, Path(directory)) as rig:

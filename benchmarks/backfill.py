@@ -1,8 +1,8 @@
-"""Measures a backfill: `python -m benchmarks.backfill budget | memory`.
+"""Benchmark of a backfill: `python -m benchmarks.backfill budget | memory`.
 
-budget: how much of its budget a backfill uses, from its first minute on and across a restart, and how long live rows
-take meanwhile. The budget is 48 requests per minute, and the simulator enforces 50. Takes about six minutes. memory:
-the peak resident memory of the process while a million rows are backfilled.
+`budget` measures which share of `requests_per_minute` (48; the simulator allows 50) the backfill uses: in its first
+minute, and before and after a restart of the worker. It takes about six minutes. `memory` measures the resident memory
+of the worker while a backfill reads a million rows.
 """
 
 import json
@@ -23,12 +23,15 @@ from tests.workers import Worker, configuration
 PER_MINUTE = 48
 ENFORCED = 50
 RESTART_AFTER = 90
-"Number of requests."
+"Number of requests to Graph after which the worker is restarted."
 
 
 @contextmanager
 def scene(name: str, source_options: dict[str, Any], **sections: Any) -> Iterator[tuple[Simulation, Worker]]:
-    """Yield a simulator and a worker on a broker. The worker is not started."""
+    """Start a broker and a simulator. Yield the simulator and a worker, which the caller has to start.
+
+    `source_options` are those of the simulator, `sections` are tables of the worker's configuration.
+    """
     with (
         tempfile.TemporaryDirectory() as folder,
         Cluster() as cluster,

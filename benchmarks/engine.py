@@ -1,7 +1,7 @@
-"""Measures the connector: the real service as a process, from its first Graph request to its last commit. Prints JSON.
+"""Benchmark of the connector: the real service, from its first request to Graph until its last commit. Prints JSON.
 
-Its clock stands still together with the simulator's, so that each run requests the same windows and gets prebuilt
-pages.
+The clocks of service and simulator stand still at the same time. Each run therefore requests the same windows, for
+which the simulator has prepared the pages.
 """
 
 import json
@@ -78,7 +78,7 @@ class _Marks:
 
 
 def _slow_down(us_a_row: float) -> None:
-    """Add processor time to each row: a planted slowdown that tests bench-check."""
+    """Make the encoding of each row use more processor time, to test that `make bench-check` detects this."""
     encode = RowEncoder.encode
 
     def slow(encoder: RowEncoder, rows: Sequence[FoundRow], *arguments: Any) -> list[EncodedRow | InvalidRow]:
@@ -91,7 +91,7 @@ def _slow_down(us_a_row: float) -> None:
 
 
 def main(rig: Rig, topic: str, shards: int, delivery: str) -> dict[str, Any]:
-    """Return rows, seconds and seconds of processor time."""
+    """Run the service, and return the number of rows, the seconds and the processor seconds."""
     text = _CONFIGURATION.format(rig=rig, topic=topic, partitions=PARTITIONS, shards=shards, delivery=delivery)
     text += "".join(_TENANT.format(tenant=tenant, since=rig.since) for tenant in rig.tenants)
     with tempfile.TemporaryDirectory() as directory:

@@ -1,4 +1,4 @@
-"""Draws a flame graph of a raw py-spy recording. Arguments: the file, the root function, the PNG to write."""
+"""Flame graph of a raw recording of py-spy. The arguments are the recording, the root function and the PNG to write."""
 
 import sys
 from collections import defaultdict
@@ -16,7 +16,7 @@ _NARROWEST = 0.004
 
 
 def _tree(text: str, root: str) -> dict[tuple[str, ...], int]:
-    """Return the samples of each path of functions below `root`."""
+    """Return the number of samples of each call path that begins at the function `root`."""
     found: dict[tuple[str, ...], int] = defaultdict(int)
     for line in text.splitlines():
         stack, _, count = line.rpartition(" ")
@@ -31,7 +31,7 @@ def _tree(text: str, root: str) -> dict[tuple[str, ...], int]:
 
 
 def draw(text: str, root: str, target: Path) -> None:
-    """Draw the graph. The width is time, and callees are above their callers."""
+    """Draw the flame graph. The width of a function is its time, and a function is drawn above its caller."""
     tree = _tree(text, root)
     total = max(tree.values())
     figure, axes = plt.subplots(figsize=(12, 4.5), layout="constrained")

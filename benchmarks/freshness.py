@@ -1,7 +1,7 @@
-"""Measures the delay from visible in Graph to readable with read_committed: sweeps every 2 s, 50 tenants, one worker.
+"""Benchmark of the delay of rows: from their appearance in Graph until a `read_committed` consumer receives them.
 
-Simulator, connector and consumer share one clock. Only rows count that became visible after every tenant had read its
-history. Writes freshness.json and its picture.
+One worker reads 50 tenants with a sweep every 2 s. Simulator, connector and consumer share one clock. Only rows that
+appear after all older call time was read are counted. Writes freshness.json and its picture.
 """
 
 import argparse
@@ -56,7 +56,7 @@ start = "-5m"
 
 
 def _read(bootstrap: str, seconds: float) -> dict[tuple[str, str, int], float]:
-    """Return when a read_committed consumer received each version, by tenant, id and revision."""
+    """Read the topic for `seconds`. Return when each version arrived, by tenant, id and revision, as Unix time."""
     consumer = Consumer(
         {
             "bootstrap.servers": bootstrap,
@@ -83,7 +83,7 @@ def _read(bootstrap: str, seconds: float) -> dict[tuple[str, str, int], float]:
 
 
 def _delays(rig: Rig, read: dict[tuple[str, str, int], float], since: float, until: float) -> tuple[list[float], int]:
-    """Return the delays of rows that became visible in a period, and how many of them never arrived."""
+    """Return the delays of rows that appeared in Graph from `since` to `until`, and how many of them never arrived."""
     delays, missing = [], 0
     for tenant in rig.tenants:
         for text in rig.lines(f"/simulator/truth?tenant={tenant}"):
@@ -100,9 +100,10 @@ def _delays(rig: Rig, read: dict[tuple[str, str, int], float], since: float, unt
 
 
 def measure(tenants: int, calls_per_day: int, seconds: float, settle: float) -> dict[str, Any]:
-    """Measure delays while the service runs for `seconds`, after `settle`."""
+    """Run the service for `settle` + `seconds`, and measure the delays after the first `settle` seconds."""
     options = ["--tenants", str(tenants), "--calls-per-day", str(calls_per_day), "--days", "0.1", "--seed", "1"]
-    options += ["--lateness", "1:0s-30s", "--durations", "short", "--revised", "0"]  # revisions come later than 2 min
+    # There are no revisions, because they appear later than the two minutes that the faster sweep reads.
+    options += ["--lateness", "1:0s-30s", "--durations", "short", "--revised", "0"]
     with (
         tempfile.TemporaryDirectory() as name,
         Cluster(fast_run=True, heap_mib=512) as cluster,

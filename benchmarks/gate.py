@@ -1,4 +1,4 @@
-"""Compares ratios within one run to detect a loss of speed. Ratios of processor time depend least on other load."""
+"""Detection of a loss of speed. It compares ratios of benchmarks in one run, which depend little on other load."""
 
 import statistics
 from collections.abc import Mapping, Sequence
@@ -11,19 +11,22 @@ RATIOS = {
     "connector ÷ limit": ("engine", "limit"),
     "exactly once ÷ at least once": ("engine", "at_least_once"),
 }
-_MOST = {"exactly once ÷ at least once": 1.0}  # a higher ratio is noise, so later results need not reach it
+_MOST = {"exactly once ÷ at least once": 1.0}  # a higher ratio is measurement noise, so it is not the standard
 
 Spread = dict[str, float]
 
 
 def spread(values: Sequence[float], digits: int) -> Spread:
-    """Return median, minimum and maximum."""
+    """Return median, minimum and maximum of the values, rounded to `digits` digits."""
     found = {"median": statistics.median(values), "least": min(values), "most": max(values)}
     return {name: round(value, digits) for name, value in found.items()}
 
 
 def ratios(measured: Sequence[Mapping[str, Mapping[str, Any]]], seconds: str = "cpu_seconds") -> dict[str, Spread]:
-    """Return how many times as fast the first benchmark is as the second, repetition by repetition."""
+    """Return for some pairs of benchmarks how many times as fast the first is as the second.
+
+    Each ratio is computed per repetition. `seconds` is the name of the time in the results that is compared.
+    """
     return {
         name: spread([runs[denominator][seconds] / runs[numerator][seconds] for runs in measured], 3)
         for name, (numerator, denominator) in RATIOS.items()
@@ -31,13 +34,13 @@ def ratios(measured: Sequence[Mapping[str, Mapping[str, Any]]], seconds: str = "
 
 
 def losses(found: Mapping[str, Spread], committed: Mapping[str, Spread]) -> list[str]:
-    """Return the ratios that are more than LOSS below the committed ones."""
-    expected = {name: min(ratio["median"], _MOST.get(name, ratio["median"])) for name, ratio in committed.items()}
-    return [name for name, ratio in found.items() if ratio["median"] < (1 - LOSS) * expected[name]]
+    """Return the names of ratios in `found` that are lower than in `committed` by more than LOSS."""
+    wanted = {name: min(ratio["median"], _MOST.get(name, ratio["median"])) for name, ratio in committed.items()}
+    return [name for name, ratio in found.items() if ratio["median"] < (1 - LOSS) * wanted[name]]
 
 
-def between(text: str, name: str, content: str) -> str:
-    """Return a page with new text between the two marks of that name."""
+def between(text: str, name: str, made: str) -> str:
+    """Return the Markdown page `text`, in which `made` replaces the text between the two marks with this name."""
     begin, end = f"<!-- {name}: made by benchmarks, not by hand -->", f"<!-- /{name} -->"
     before, found, rest = text.partition(begin)
     _, closed, after = rest.partition(end)

@@ -1,4 +1,4 @@
-"""Requests to the simulator without the connector."""
+"""Requests to the simulated Graph for benchmarks that do not use the connector."""
 
 from datetime import UTC, datetime
 
@@ -8,7 +8,7 @@ from benchmarks.rig import Rig
 
 
 async def token(session: aiohttp.ClientSession, rig: Rig, tenant: str) -> str:
-    """Return an access token."""
+    """Request an access token for a tenant, and return it."""
     form = {
         "client_id": rig.client_id,
         "client_secret": rig.client_secret,
@@ -20,12 +20,12 @@ async def token(session: aiohttp.ClientSession, rig: Rig, tenant: str) -> str:
 
 
 def headers(access_token: str) -> dict[str, str]:
-    """Return the headers of each request."""
+    """Return the headers that every request to Graph needs."""
     return {"Authorization": f"Bearer {access_token}", "Accept": "application/json"}
 
 
 def window_url(rig: Rig) -> str:
-    """Return the first link of the page chain that holds every row of a tenant."""
+    """Return the URL of the first page of a page chain that contains all rows of a tenant."""
     since, until = (
         datetime.fromisoformat(instant).astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         for instant in (rig.since, rig.until)

@@ -1,7 +1,8 @@
-"""`python -m benchmarks.headers`: what the headers `tenant` and `revision` would cost per row record.
+"""Benchmark of record headers: what the headers `tenant` and `revision` would cost per record of the row topic.
 
-Measures the bytes that they add to a record (Kafka's record format version 2) and the CPU time of the producer with and
-without them, in turns, on librdkafka's mock cluster. Only the ratios of one run mean anything.
+`python -m benchmarks.headers` computes how many bytes they add to a record (Kafka's record format version 2). It also
+measures the CPU time of the producer with and without them, alternately, on librdkafka's mock cluster. Only ratios
+within one run are meaningful.
 """
 
 import json
@@ -20,12 +21,12 @@ _KEY_BYTES, _VALUE_BYTES = 36, 300
 
 
 def header_bytes(headers: list[tuple[str, bytes]]) -> int:
-    """Return the bytes that headers add to a record, if every length takes one byte, as below 64."""
+    """Return how many bytes headers add to a record. The length of each name and value must be less than 64."""
     return sum(2 + len(name) + len(value) for name, value in headers)
 
 
 def cpu_s(values: list[bytes], key: bytes, headers: Any) -> float:
-    """Return the CPU time of this process, with all threads, to produce and flush the values."""
+    """Produce the values, wait until they are sent, and return the CPU seconds of this process (all threads)."""
     producer = Producer({"test.mock.num.brokers": 1, "queue.buffering.max.messages": 2 * _ROWS})
     producer.list_topics(timeout=10)
     begin = time.process_time()

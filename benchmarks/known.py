@@ -1,6 +1,7 @@
-"""Measures a poll that finds only known rows, with page bytes in memory: decode, fingerprint, classify. Prints JSON.
+"""Benchmark of a sweep that finds only known rows: decode the pages, hash and classify their rows. Prints JSON.
 
-Decoding the same pages with msgspec is measured next to it, because other load slows both alike.
+The bytes of the pages are in memory. For comparison, it also measures how long msgspec takes to decode the same pages,
+because other load slows down both measurements.
 """
 
 import asyncio
@@ -19,7 +20,7 @@ from connector.schema_files import schema_text
 
 
 def main(rig: Rig) -> dict[str, Any]:
-    """Return rows, and seconds of processor time of the poll and of msgspec's decoding."""
+    """Return the number of rows, the processor seconds of the sweep, and those of decoding with msgspec."""
     schema = json.loads(schema_text("directRoutingLogRow"))
     shape, decode = RowSchema(schema, "v1.0"), typed_page(schema).decode
     bodies = asyncio.run(bodies_of(rig))

@@ -1,8 +1,11 @@
-"""Measures the minimum cost of the same rows: decode, encode and produce, each alone, one after the other. Prints JSON.
+"""Benchmark of the minimum cost of the same rows: decode, encode and produce, one step after the other. Prints JSON.
 
-Decode: msgspec, page by page, into typed rows. Encode: fastavro, row by row, from existing dictionaries, with
-timestamps as integers. Produce: keys and timestamps, no callback, until everything is acknowledged, with the
-connector's own settings but no transaction. The connector's own encoding, by column, is measured too and not added.
+1. Decode: msgspec decodes each page into typed rows.
+2. Encode: fastavro encodes each row from an existing dictionary, in which timestamps are integers.
+3. Produce: librdkafka produces all records with the settings of the connector, but without a transaction or callbacks,
+   and waits until all are acknowledged.
+
+The encoding of the connector, which is by column, is measured too. It is not part of the sum.
 """
 
 import asyncio
@@ -31,7 +34,7 @@ _PAGE = 1000
 
 
 async def bodies_of(rig: Rig) -> list[bytes]:
-    """Return every page of every tenant."""
+    """Request all pages of all tenants, and return their bytes."""
     bodies: list[bytes] = []
     async with aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(ssl=ssl.create_default_context(cafile=rig.ca))
@@ -78,7 +81,10 @@ class Cost(NamedTuple):
 
 
 def fastest(work: Callable[[], Cost | None]) -> Cost:
-    """Return the fastest of a few runs, because other load can only slow a run down. `work` may measure itself."""
+    """Call `work` a few times, and return the cost of the fastest call, because other load can only slow it down.
+
+    `work` may return a cost that it has measured itself.
+    """
     costs = []
     for _ in range(_TIMES):
         gc.collect()
@@ -88,7 +94,10 @@ def fastest(work: Callable[[], Cost | None]) -> Cost:
 
 
 def _produce(rig: Rig, topic: str, keys: list[bytes], values: list[bytes]) -> Cost:
-    """Measure from the first record to the last acknowledgement, on an open connection."""
+    """Produce all records, and return the cost from the first record to the last acknowledgement.
+
+    The connection to the broker is opened before.
+    """
     producer = Producer(Clients(rig.bootstrap, {}).producer(None))
     producer.list_topics(topic)
     began, cpu_began = time.monotonic(), time.process_time()
@@ -104,7 +113,7 @@ def _produce(rig: Rig, topic: str, keys: list[bytes], values: list[bytes]) -> Co
 
 
 def main(rig: Rig, topic: str) -> dict[str, Any]:
-    """Return rows, and seconds of each step and of all steps."""
+    """Return the number of rows, the seconds and processor seconds of all steps, and the processor seconds of each."""
     schema = json.loads(schema_text("directRoutingLogRow"))
     bodies = asyncio.run(bodies_of(rig))
     records = records_of(rig, bodies, RowSchema(schema, "v1.0"))

@@ -1,6 +1,7 @@
-"""Measures the dedup index: resident bytes per row, and rows restored per second from a real broker.
+"""Benchmark of the dedup index: its resident bytes per row, and how many rows per second are restored from a broker.
 
-`python -m benchmarks.memory` measures each shape in a process of its own and writes memory.json and its picture.
+`python -m benchmarks.memory` measures several shapes, each in a process of its own. A shape is a number of tenants and
+a number of rows per tenant. The results are written to memory.json, and drawn as a picture.
 """
 
 import argparse
@@ -39,7 +40,7 @@ def resident_bytes() -> int:
 
 
 def records(tenants: int, rows: int, seed: int) -> Any:
-    """Return what commits of 5,000 rows write to the seen topic, with calls spread evenly over 150 days."""
+    """Yield the records that commits of 5,000 rows each write to the seen topic. The calls are spread over 150 days."""
     random = np.random.default_rng(seed)
     for number in range(tenants):
         log = SeenLog(f"{number:08d}-1111-1111-1111-111111111111")
@@ -57,7 +58,7 @@ def records(tenants: int, rows: int, seed: int) -> Any:
 
 
 def fill(bootstrap: str, topic: str, tenants: int, rows: int, seed: int) -> None:
-    """Write the topic as it is after compaction: the newest record of each key."""
+    """Write to the topic what remains after compaction: the newest record of each key."""
     newest = {record.key: record.value for record in records(tenants, rows, seed)}
     producer = Producer({"bootstrap.servers": bootstrap, "linger.ms": 20, "queue.buffering.max.kbytes": 1_000_000})
     for key, value in newest.items():
@@ -71,8 +72,8 @@ def fill(bootstrap: str, topic: str, tenants: int, rows: int, seed: int) -> None
 
 
 def restore(bootstrap: str, topic: str) -> dict[str, Any]:
-    """Restore as a shard does, and return the cost."""
-    for _ in range(2):  # so that memory which any process allocates is not part of the measurement
+    """Restore the dedup index in the same way as a shard, and return the time and memory that this takes."""
+    for _ in range(2):  # memory that the process needs only once is thus allocated before the measurement
         seen.restore({record.key: record.value for record in records(2, 20_000, 2) if record.value})
     clients = Clients(bootstrap, {})
     gc.collect()
@@ -122,7 +123,7 @@ def main() -> None:
 
 
 def line(found: dict[str, Any]) -> str:
-    """Return one shape as a line."""
+    """Return the results for one shape as a line of text."""
     rows = found["rows"]
     return (
         f"{found['tenants']} tenants, {rows:,} rows in {found['records']:,} records: "

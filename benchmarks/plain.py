@@ -1,7 +1,7 @@
-"""Measures a plain recipe: aiohttp, json, Confluent's AvroSerializer, produce. Prints JSON.
+"""Benchmark of a plain program with aiohttp, json, Confluent's AvroSerializer and a producer. Prints JSON.
 
-It keeps no state: it follows one page chain, has no dedup index, commits nothing and publishes every row that it reads.
-The serializer registers its schema in Confluent's own mock registry, in memory.
+The program has no state and no dedup index. It reads one page chain per tenant, and publishes every row without a
+transaction. The serializer registers its schema in Confluent's mock registry, in memory.
 """
 
 import asyncio
@@ -26,7 +26,10 @@ _EMPTY = "0001-01-01T00:00:00Z"
 
 
 async def main(rig: Rig, topic: str) -> dict[str, Any]:
-    """Return rows, seconds and seconds of processor time, from the first request to the last acknowledgement."""
+    """Publish all rows to `topic`, and return the number of rows, the seconds and the processor seconds.
+
+    They are measured from the first request to the last acknowledgement.
+    """
     schema = json.loads(schema_text("directRoutingLogRow"))
     instants = [field["name"] for field in schema["fields"] if field["name"].endswith("DateTime")]
     registry = SchemaRegistryClient.new_client({"url": "mock://"})

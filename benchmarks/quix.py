@@ -1,8 +1,8 @@
-"""Measures Quix Streams 3 with a custom source and its Avro serializer, written as its documentation suggests.
+"""Benchmark of Quix Streams 3 with a custom source and its Avro serializer, written as its documentation suggests.
 
-Its source path is at least once and not transactional; no state, no deduplication. It runs in an environment of its own
-because it pins other versions (requirements/quix.txt). The source is a separate process and measures itself. Prints
-JSON.
+The source publishes at least once, without transactions, state or deduplication. Quix Streams needs other versions of
+packages than the connector (requirements/quix.txt), so it runs in a virtual environment of its own. The source is a
+separate process, which measures itself. Prints JSON.
 """
 
 import asyncio
@@ -28,7 +28,7 @@ _EMPTY = "0001-01-01T00:00:00Z"
 
 
 class GraphSource(Source):  # type: ignore[misc]
-    """Reads the page chain of every tenant once, and ends."""
+    """Source that reads the page chain of every tenant once, and then ends."""
 
     def __init__(self, rig: Rig, outcome: Path) -> None:
         super().__init__(name="graph")
@@ -36,7 +36,7 @@ class GraphSource(Source):  # type: ignore[misc]
         self._outcome = outcome
 
     def run(self) -> None:
-        """Run in the process of the source. The framework calls this."""
+        """Read all rows, and write the result to a file. Quix Streams calls this in the process of the source."""
         result = asyncio.run(self._read(Rig(*self._rig)))
         self._outcome.write_text(json.dumps(result), encoding="utf-8")
 
@@ -69,7 +69,10 @@ class GraphSource(Source):  # type: ignore[misc]
 
 
 def main(rig: Rig, topic: str) -> dict[str, Any]:
-    """Return rows, seconds and seconds of processor time, from the first request to the last acknowledgement."""
+    """Publish all rows to `topic`, and return the number of rows, the seconds and the processor seconds.
+
+    They are measured from the first request to the last acknowledgement.
+    """
     with tempfile.TemporaryDirectory() as directory:
         outcome = Path(directory) / "outcome.json"
         app = Application(broker_address=rig.bootstrap, loglevel="WARNING", state_dir=directory)

@@ -1,4 +1,4 @@
-"""Results as JSON, as a table, and as a section of README.md."""
+"""Report of the benchmarks as JSON, as tables, and as a section of README.md."""
 
 import os
 import platform
@@ -33,18 +33,18 @@ def _rate(run: Run) -> float:
 
 
 def _us(run: Run) -> float:
-    """Return the processor time of the process per row, over all threads, in microseconds."""
+    """Return the processor time per row, over all threads of the process, in microseconds."""
     return float(1e6 * run["cpu_seconds"] / run["rows"])
 
 
 def line(number: int, runs: dict[str, Run]) -> str:
-    """Return one repetition as a line."""
-    rates = [f"{name} {_rate(run):,.0f} rows/s ({_us(run):.1f} µs)" for name, run in sorted(runs.items())]
-    return f"{number}: {', '.join(rates)}"
+    """Return the results of one repetition as a line of text."""
+    said = [f"{name} {_rate(run):,.0f} rows/s ({_us(run):.1f} µs)" for name, run in sorted(runs.items())]
+    return f"{number}: {', '.join(said)}"
 
 
 def results(measured: list[dict[str, Run]], seed: int, load: float) -> dict[str, Any]:
-    """Return all results, raw runs included. `load` is the load of the machine before the start."""
+    """Return all results, including those of each run. `load` is the load average of the machine before the start."""
 
     def of_each(value: Callable[[Run], float], digits: int) -> dict[str, gate.Spread]:
         return {name: gate.spread([value(runs[name]) for runs in measured], digits) for name in WHAT}
@@ -91,7 +91,7 @@ def _processor() -> str:
 
 
 def table(found: dict[str, Any]) -> str:
-    """Return the results as Markdown tables, with the environment that they were measured in."""
+    """Return the results as Markdown tables, followed by the machine and the versions of the measurement."""
     rates, costs, steps = found["rows_per_second"], found["cpu_us_per_row"], found["step_us_per_row"]
     lines = ["| What | Rows per second: median (least to most) | Processor time per row, µs |", "| --- | --- | --- |"]
     lines += [f"| {what} | {_range(rates[name], 0)} | {_range(costs[name], 1)} |" for name, what in WHAT.items()]
@@ -123,7 +123,7 @@ def table(found: dict[str, Any]) -> str:
 
 
 def wrapped(text: str) -> str:
-    """Return a paragraph in lines of at most 100 columns."""
+    """Wrap a paragraph into lines of at most 100 columns."""
     return textwrap.fill(text, 100, break_long_words=False, break_on_hyphens=False)
 
 
@@ -133,5 +133,5 @@ def _range(spread: dict[str, float], digits: int) -> str:
 
 
 def shown(found: dict[str, Any], text: str) -> str:
-    """Return the text of README.md with these results."""
+    """Return `text`, the text of README.md, with the section of results replaced."""
     return gate.between(text, "benchmarks", table(found))

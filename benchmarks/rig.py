@@ -1,4 +1,4 @@
-"""Environment of the benchmarks: a simulator with prebuilt pages in a process of its own, and a real broker."""
+"""Environment of the benchmarks: a real broker, and a simulator as a process, which prepares all pages at its start."""
 
 import contextlib
 import json
@@ -26,7 +26,10 @@ _Json = dict[str, Any]
 
 
 class Rig(NamedTuple):
-    """Addresses that a measured process needs. `until` is where the clock of the simulator stands still."""
+    """Addresses and credentials for a measured process. The history of calls begins at `since` and ends at `until`.
+
+    The clock of the simulator stands still at `until`.
+    """
 
     url: str
     ca: str
@@ -38,17 +41,17 @@ class Rig(NamedTuple):
     until: str = ""
 
     def ask(self, path: str) -> Any:
-        """Return what the simulator reports about itself."""
+        """Send a GET request for `path` to the simulator, and return the JSON of the response."""
         return json.loads(b"".join(self.lines(path)))
 
     def lines(self, path: str) -> list[bytes]:
-        """Return what the simulator reports, line by line."""
+        """Send a GET request for `path` to the simulator, and return the lines of the response."""
         context = ssl.create_default_context(cafile=self.ca)
         with urllib.request.urlopen(f"{self.url}{path}", context=context, timeout=60) as answer:  # noqa: S310 - https
             return list(answer.read().splitlines())
 
     def create_topic(self, topic: str) -> None:
-        """Create a row topic as the connector does."""
+        """Create a row topic with the number of partitions that all benchmarks use."""
         topic_of(self.bootstrap, topic, PARTITIONS)
 
     def keys(self, topic: str) -> list[bytes]:
@@ -85,7 +88,7 @@ class Rig(NamedTuple):
         return keys
 
     def measure(self, module: str, *arguments: str, python: str = sys.executable) -> _Json:
-        """Run a module of this package as a process and return what it prints."""
+        """Run a module of this package as a process, and return the JSON that it prints."""
         command = [python, "-m", f"benchmarks.{module}", json.dumps(self._asdict()), *arguments]
         run = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_RUN_S)
         if run.returncode:
@@ -104,7 +107,10 @@ def topic_of(bootstrap: str, topic: str, partitions: int) -> str:
 
 @contextlib.contextmanager
 def open_rig(rows: int, seed: int, directory: Path) -> Iterator[Rig]:
-    """Yield an environment with a day of history and `rows` calls of all tenants together. Everything ends with it."""
+    """Start broker and simulator, yield their addresses, and stop them at the end.
+
+    The simulator has calls of one day: `rows` calls of all tenants together.
+    """
     options = ["--prebuilt", "--days", "1", "--seed", str(seed)]
     options += ["--tenants", str(TENANTS), "--calls-per-day", str(rows // TENANTS)]
     with Cluster(fast_run=True, heap_mib=512) as cluster, simulator(options, directory) as info:
@@ -122,7 +128,7 @@ def open_rig(rows: int, seed: int, directory: Path) -> Iterator[Rig]:
 
 @contextlib.contextmanager
 def simulator(options: list[str], directory: Path) -> Iterator[_Json]:
-    """Run a simulator as a process and yield what it prints when it is ready."""
+    """Run a simulator as a process. Yield the JSON that it prints when it is ready: addresses and credentials."""
     command = [sys.executable, "-m", "connector", "simulate", *options, "--ca-out", str(directory / "ca.pem")]
     with (
         (directory / "simulator.log").open("wb") as log,
@@ -141,6 +147,6 @@ def simulator(options: list[str], directory: Path) -> Iterator[_Json]:
                 process.kill()
 
 
-def rig_from_arguments() -> Rig:
-    """Return the environment that the parent process passed to this measured process as its argument."""
+def told() -> Rig:
+    """Return the environment that `Rig.measure` has passed to this process as its first argument."""
     return Rig(**json.loads(sys.argv[1]))

@@ -1,8 +1,9 @@
-"""Simulates 1,000 tenants over 8 workers and 64 shards with the real core, and writes the tables of docs/scale.md.
+"""Simulation of 1,000 tenants on 8 workers with 64 shards. It writes the tables of docs/scale.md.
 
-Requests: the scheduler's own steps (the forecast of plan) for each size of tenant. Commits: the rule of the shards,
-rows at once and coverage within five seconds, over an hour of sweeps. State: what a tenant of that size has written
-after 150 days, by the code that writes it. Restore: its rows at the rate of benchmarks/memory.json.
+1. Requests are computed for each size of tenant by the forecast of `connector plan`, which uses the real scheduler.
+2. Commits are counted over an hour of sweeps. As in a shard, rows are committed at once, coverage within five seconds.
+3. State is what a tenant of a size has written after 150 days. The real code writes it.
+4. The time to restore the rows is computed from the rate in benchmarks/memory.json.
 """
 
 import heapq
@@ -35,7 +36,7 @@ _MEMORY = _HERE / "memory.json"
 
 
 class Size(NamedTuple):
-    """Cost of one tenant of a size."""
+    """Cost of one tenant of a size: requests to Graph, and records, bytes and rows of its dedup index."""
 
     calls_per_day: int
     requests_per_hour: float
@@ -56,7 +57,10 @@ def size_of(calls_per_day: int, rules: Rules) -> Size:
 
 
 def commits(sizes: list[Size], every_s: float, random: np.random.Generator) -> int:
-    """Return the transactions of one shard in an hour. Each live sweep of a tenant brings rows, or coverage only."""
+    """Simulate an hour of one shard with tenants of these sizes, and return its number of transactions.
+
+    `every_s` is the cadence of the live sweep. Each of its runs finds new rows, or only adds coverage.
+    """
     events: list[tuple[float, bool]] = []
     for size in sizes:
         chance = 1 - np.exp(-size.calls_per_day / 86_400 * every_s)
@@ -74,7 +78,7 @@ def commits(sizes: list[Size], every_s: float, random: np.random.Generator) -> i
 
 
 def measured(seed: int) -> dict[str, Any]:
-    """Measure the share of every worker."""
+    """Distribute the tenants over the workers at random, and return the load of each worker."""
     random = np.random.default_rng(seed)
     sweeps = tuple(
         Sweep(table.every or timedelta(), table.overlap or timedelta())

@@ -1,15 +1,19 @@
-"""Calls and failures per trunk and minute, each minute once, when no more rows are expected for it.
+"""Numbers of calls and failures per trunk and minute. Each minute is printed once, when no more rows are expected.
 
     python examples/final_minutes.py --bootstrap-servers localhost:9092 --registry http://localhost:8081 --overlap 3h
 
 prints one JSON line per tenant, minute and trunk. It needs `confluent-kafka[avro,schemaregistry]` and a connector with
 `schema_registry.url`.
 
-When is a minute final? On `{topic}.progress`, the connector states up to which call time all calls were read again at
-least `overlapSeconds` after they began, and the offsets that a consumer must reach in each partition of the topic to
-have seen every record that the statement depends on. Kafka does not order records across partitions, so a statement
-waits until the consumer is there. You choose the overlap to wait for: 3 h is fast, 48 h or 7 d include nearly every
-late row.
+When is a minute final? The connector publishes progress records on `{topic}.progress`. Such a record is called a
+statement here. It contains:
+
+1. a time: all calls before it were read again at least `overlapSeconds` after they began
+2. an offset for each partition of the topic: the records of these calls lie before it
+
+Kafka does not order records across partitions. A statement therefore waits until the consumer has reached all its
+offsets. Then all minutes before its time are final. You choose the overlap to wait for: 3 h is fast, 48 h or 7 d
+include nearly every late row.
 
 The state is in memory: after a restart, the program reads from the beginning.
 """
@@ -34,7 +38,7 @@ _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
 class Minute(NamedTuple):
-    """A final minute of one trunk. `minute` is its start."""
+    """Numbers of calls and failures of one trunk in a final minute. `minute` is the start of the minute."""
 
     tenant: str
     minute: datetime
@@ -53,13 +57,13 @@ class _Tenant:
 
 
 class FinalMinutes:
-    """Accepts records in any order of the partitions, and returns each final minute once."""
+    """Counter of calls per minute. It accepts the records of the partitions in any order."""
 
     def __init__(self, overlap_s: int) -> None:
         self.late = 0
         "Rows whose minute was final before they arrived. A longer overlap would have waited for them."
         self.other_overlaps: set[int] = set()
-        "Overlaps, in seconds, of the statements that were not of the chosen overlap."
+        "Overlaps, in seconds, of the statements that do not have the chosen overlap."
         self.has_statement = False
         "True once a statement of the chosen overlap was read."
         self._overlap_s = overlap_s
@@ -67,7 +71,7 @@ class FinalMinutes:
         self._tenants: defaultdict[str, _Tenant] = defaultdict(_Tenant)
 
     def row(self, partition: int, offset: int, row: dict[str, Any]) -> list[Minute]:
-        """Process a record of the topic and return the minutes that waited for it."""
+        """Process a record of the row topic, and return the minutes that have become final."""
         tenant = self._tenants[row["tenantId"]]
         known = tenant.calls.get(row["id"])
         if row["startDateTime"] is not None and row["startDateTime"] < tenant.final_before:
@@ -78,12 +82,12 @@ class FinalMinutes:
         return self.reached(partition, offset + 1)
 
     def reached(self, partition: int, offset: int) -> list[Minute]:
-        """Advance the position in a partition to an offset, and return the minutes that waited for it."""
+        """Record that a partition was read up to an offset, and return the minutes that have become final."""
         self._next[partition] = max(self._next[partition], offset)
         return [minute for tenant in self._tenants for minute in self._close(tenant)]
 
     def statement(self, statement: dict[str, Any]) -> list[Minute]:
-        """Process a record of `{topic}.progress` and return the minutes that it makes final."""
+        """Process a record of `{topic}.progress`, and return the minutes that have become final."""
         if statement["overlapSeconds"] != self._overlap_s:
             self.other_overlaps.add(statement["overlapSeconds"])
             return []
@@ -92,7 +96,7 @@ class FinalMinutes:
         return self._close(statement["tenantId"])
 
     def missing_sweep(self) -> str | None:
-        """Return what to tell the user if all statements so far are of other overlaps, else None."""
+        """Return an error message if all statements so far have other overlaps than the chosen one, otherwise None."""
         if self.has_statement or not self.other_overlaps:
             return None
         known = ", ".join(_text(overlap_s) for overlap_s in sorted(self.other_overlaps))
@@ -101,7 +105,7 @@ class FinalMinutes:
         )
 
     def check_overlap(self) -> None:
-        """End the program with a message if all statements so far are of other overlaps."""
+        """End the program with an error message if all statements so far have other overlaps than the chosen one."""
         problem = self.missing_sweep()
         if problem is not None:
             sys.exit(problem)
@@ -132,13 +136,16 @@ class FinalMinutes:
 
 
 def read(bootstrap_servers: str, registry: str, topic: str, overlap_s: int, *, to_the_end: bool) -> Iterator[Minute]:
-    """Yield final minutes as they come. With `to_the_end`, stop at the current end of both topics."""
+    """Read both topics, and yield each minute when it becomes final.
+
+    With `to_the_end`, stop at the current end of the topics.
+    """
     consumer = Consumer(
         {
             "bootstrap.servers": bootstrap_servers,
-            "group.id": "final-minutes",  # librdkafka wants one; nothing is committed under it
+            "group.id": "final-minutes",  # required by librdkafka; no offsets are committed
             "enable.auto.commit": False,
-            "isolation.level": "read_committed",  # without it rows of aborted transactions are counted
+            "isolation.level": "read_committed",  # otherwise rows of aborted transactions would be counted
             "enable.partition.eof": True,
         }
     )
@@ -161,7 +168,7 @@ def read(bootstrap_servers: str, registry: str, topic: str, overlap_s: int, *, t
             if not unread and not is_checked:
                 is_checked = True
                 minutes.check_overlap()
-            if name == topic:  # what lies between the last row and here was aborted, or is a marker
+            if name == topic:  # between the last row and this offset, there are only aborted records and markers
                 yield from minutes.reached(partition, message.offset())
         elif error is not None:
             print(f"reading {name}: {error.str()}", file=sys.stderr)
@@ -177,7 +184,7 @@ def read(bootstrap_servers: str, registry: str, topic: str, overlap_s: int, *, t
 
 
 def main() -> None:
-    """Print final minutes as JSON lines."""
+    """Print each final minute as a line of JSON."""
     parser = argparse.ArgumentParser(description="Calls and failures per trunk and minute, when a minute is final.")
     parser.add_argument("--bootstrap-servers", default="localhost:9092")
     parser.add_argument("--registry", default="http://localhost:8081", help="URL of the schema registry")

@@ -1,5 +1,5 @@
-"""Lower bound of Kafka Connect: the same rows, already in memory, through its framework and JSON converter.
+"""Benchmark of Kafka Connect: the least time in which its framework and JSON converter publish the same rows.
 
-Prints JSON. No HTTP, no Avro, no deduplication; the producer is not transactional. The rows are sent twice. The second
-time is measured, after the JVM has compiled the hot code.
+The rows are in memory, so there is no HTTP. There is also no Avro, no deduplication and no transaction. The rows are
+sent twice, and only the second time is measured, after the JVM has compiled the code. Prints JSON.
 """

@@ -47,7 +47,10 @@ def _compile(software: Software, directory: Path) -> None:
 
 
 def main(rig: Rig, topic: str) -> dict[str, Any]:
-    """Return rows, seconds and seconds of processor time, from the first record to the last acknowledgement."""
+    """Run Kafka Connect, which writes to `topic`, and return the number of rows, the seconds and the processor seconds.
+
+    They are measured from the first record to the last acknowledgement.
+    """
     software = kafka()
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)

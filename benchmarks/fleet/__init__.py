@@ -1,1 +1,1 @@
-"""Many workers and tenants: how long shards pause when workers come and go, and what 500 tenants cost."""
+"""Benchmarks with several workers or many tenants: pauses when workers stop or start, and the cost of 500 tenants."""

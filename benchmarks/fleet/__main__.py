@@ -1,4 +1,4 @@
-"""`python -m benchmarks.fleet [NAME…]` measures and prints one line per figure."""
+"""Command `python -m benchmarks.fleet [NAME…]`, which runs the named benchmarks, or all, and prints the results."""
 
 import argparse
 import os
@@ -10,7 +10,7 @@ from benchmarks.fleet import crowd, moves
 from tests.brokers import Cluster
 
 _AS_SHIPPED = {"group.consumer.heartbeat.interval.ms": "5000"}
-"Settings that the brokers of the tests override."
+"Kafka's default settings, for which the brokers of the tests have other values."
 _MILLION = 1_000_000
 _TENANTS = 500
 

@@ -1,4 +1,4 @@
-"""Measures what hundreds of tenants in one worker cost, how fast they start, and how one affects the others."""
+"""Benchmarks of one worker with many tenants: its memory and processor time, its start, and the effect of failures."""
 
 import os
 import statistics
@@ -28,7 +28,7 @@ _DEADLINE_S = 300.0
 
 
 class Idle(NamedTuple):
-    """A worker whose tenants have no new rows."""
+    """Results for a worker whose tenants have no new rows. `cores` is the mean number of processor cores in use."""
 
     restored_s: float
     memory_mb: float
@@ -39,7 +39,10 @@ class Idle(NamedTuple):
 
 
 def idle(cluster: Cluster, tenants: int, remembered: int, seconds: float) -> Idle:
-    """Run tenants with a filled dedup index and default sweeps, and scrape every 15 s."""
+    """Run tenants without new rows, with the default sweeps, and measure for `seconds`.
+
+    The dedup index has `remembered` rows per tenant. The metrics are scraped every 15 s.
+    """
     with open_yard(cluster, tenants=tenants, **QUIET) as yard:
         yard.remember(SHARDS, remembered, DEFAULT_SWEEPS)
         worker = yard.worker(shards=SHARDS)
@@ -48,7 +51,7 @@ def idle(cluster: Cluster, tenants: int, remembered: int, seconds: float) -> Idl
         worker.until(lambda: len(worker.named("shard_restored")) == SHARDS, "every shard to be restored", _DEADLINE_S)
         restored_s = time.monotonic() - started
         pid = worker.pid or 0
-        # The first sweeps read two and seven days of call time, so the worker is not idle before they are done.
+        # The first runs of the sweeps read up to seven days, so they are not part of the measurement.
         worker.until(lambda: _swept(worker, tenants), "the first sweeps", _DEADLINE_S)
         peak_mb = _memory_mb(pid, "VmHWM")
         used, since = _processor_s(pid), time.monotonic()
@@ -62,7 +65,10 @@ def idle(cluster: Cluster, tenants: int, remembered: int, seconds: float) -> Idl
 
 
 def cold(cluster: Cluster, tenants: int) -> float:
-    """Return the seconds until the first request of the last tenant, with 200 ms per token and no state."""
+    """Start a worker without state. Return the seconds until every tenant has sent its first request.
+
+    Sign-in takes 200 ms per token.
+    """
     with open_yard(cluster, tenants=tenants, **QUIET, faults={"sign_in_slow": 1.0, "slow_s": 0.2}) as yard:
         worker = yard.worker(shards=SHARDS)
         started = time.time()
@@ -84,9 +90,11 @@ STORMS: dict[str, dict[str, object]] = {
 
 
 def storms(cluster: Cluster, seconds: float) -> dict[str, float]:
-    """Return by how much the delay of other tenants changes while one tenant fails: (with ÷ without) less 1.
+    """Return for each kind of failure by how much it delays the rows of other tenants, while one tenant fails.
 
-    The delay is the time from visible in Graph to visible on the topic. Periods with and without failures alternate.
+    The delay of a row is the time from its appearance in Graph until it can be read on the topic. The result is the
+    mean delay with the failure, divided by the mean delay without it, minus 1. Periods with and without the failure
+    alternate.
     """
     with open_yard(cluster, tenants=20, **FLOWING) as yard:
         worker = yard.worker(shards=1, sweeps=SWEEPS)
@@ -138,7 +146,7 @@ def _swept(worker: Worker, tenants: int) -> bool:
 
 
 class _Held:
-    """The longest response time of /livez during a measurement."""
+    """Longest response time of /livez while `watched` is entered."""
 
     def __init__(self) -> None:
         self.longest_s = 0.0

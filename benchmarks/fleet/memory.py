@@ -1,4 +1,4 @@
-"""Writes the state of tenants that were read for months, as workers would have written it."""
+"""State of tenants that were read for months. It is written to Kafka in the same form in which workers write it."""
 
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
@@ -21,14 +21,14 @@ _BUSY = timedelta(days=149)
 
 
 def create_topics(bootstrap: str, app: str, topic: str, shards: int) -> None:
-    """Create the topics of an app as its first worker would."""
-    required = topics.wanted(app, [topic], shards, 3, {})
+    """Create the topics of an app in the same way as its first worker."""
+    wanted = topics.wanted(app, [topic], shards, 3, {})
     admin = TopicAdmin(Clients(bootstrap, {}))
 
     def are_there() -> bool:
         try:
-            admin.ensure(required, create=True, replication_factor=1)
-        except BrokersUnavailableError:  # created a moment ago, and not seen yet
+            admin.ensure(wanted, create=True, replication_factor=1)
+        except BrokersUnavailableError:  # a broker may not know yet that the topics exist
             return False
         return True
 
@@ -38,7 +38,10 @@ def create_topics(bootstrap: str, app: str, topic: str, shards: int) -> None:
 def write(
     bootstrap: str, app: str, topic: str, tenants: Sequence[str], *, shards: int, rows_each: int, rules: windows.Rules
 ) -> None:
-    """Write state as if all call time of the last 150 days had just been read."""
+    """Write state as if all call time of the last 150 days had just been read.
+
+    `rows_each` is the number of rows per tenant in the dedup index.
+    """
     names = topics.Names(app)
     producer = Producer({"bootstrap.servers": bootstrap, "linger.ms": 20, "queue.buffering.max.messages": 1_000_000})
     now = datetime.now(UTC).replace(microsecond=0)
@@ -56,7 +59,7 @@ def write(
 
 
 def _remembered(tenant: str, seed: int, count: int, now: datetime) -> Iterator[Record]:
-    """Yield rows of calls spread over the horizon, a few hundred at a time."""
+    """Yield the records of a dedup index with `count` rows, whose calls are spread evenly over the horizon."""
     generator = np.random.default_rng(seed)
     entries = np.zeros(count, fingerprints.ENTRY)
     entries["hi"] = generator.integers(0, 2**63, count, dtype=np.uint64)

@@ -1,6 +1,6 @@
-"""Measures how long tenants pause when a worker dies or stops, or when all workers are restarted in turn.
+"""Benchmarks of pauses: how long no rows of a tenant arrive after a worker crashes, stops or is restarted.
 
-A `read_committed` consumer measures from the signal to the end of the longest pause of any tenant that moved.
+The rows are received by a `read_committed` consumer.
 """
 
 import itertools
@@ -13,7 +13,8 @@ from tests.brokers import Cluster, wait_until
 from tests.workers import Worker
 
 SWEEPS = ({"every": "1s", "overlap": "30s"}, {"every": "1m", "overlap": "10m"})
-# Each tenant has eight calls per second, whose rows appear at once: every sweep finds some.
+# Each tenant has eight calls per second, which last a second or two. Their rows appear at once, so that every run of a
+# sweep finds new rows.
 FLOWING = {"days": 0, "calls_per_day": 700_000, "lateness": "1:0s-0s", "durations": "1:1s-2s", "revised": 0.0}
 NEWER_PROTOCOL = {"properties": {"group.protocol": "consumer"}}
 _WARM_S = 5.0
@@ -26,13 +27,17 @@ def owned(worker: Worker) -> list[int]:
 
 
 def rest(seconds: float) -> None:
-    """Let the fleet run for some time."""
+    """Wait for `seconds` while workers and simulator run."""
     end = time.monotonic() + seconds
     wait_until(lambda: time.monotonic() >= end, "the time to pass", seconds + 10)
 
 
 def takeover(cluster: Cluster, repetitions: int, *, remembered: int, how: signal.Signals, newer: bool) -> list[float]:
-    """Return the seconds from a signal to one of two workers until rows of all its tenants arrive again."""
+    """Stop one of two workers with the signal `how`. Return how long rows of its tenants did not arrive, in seconds.
+
+    The time ends when rows of all its tenants arrive again. There is one value per repetition. `remembered` is the
+    number of rows in the dedup index per shard. `newer` selects the newer group protocol of Kafka (KIP-848).
+    """
     shards, tenants = 2, 8
     with open_yard(cluster, tenants=tenants, **FLOWING) as yard:
         yard.remember(shards, shards * remembered // tenants, SWEEPS)
@@ -59,7 +64,7 @@ def takeover(cluster: Cluster, repetitions: int, *, remembered: int, how: signal
 
 
 def rolling_restart(cluster: Cluster, repetitions: int) -> list[float]:
-    """Return the longest pause of any tenant while three workers are restarted in turn."""
+    """Restart three workers one after the other. Return the longest pause of any tenant in seconds, per repetition."""
     shards, tenants = 6, 12
     with open_yard(cluster, tenants=tenants, **FLOWING) as yard:
         yard.remember(shards, 10_000, SWEEPS)
@@ -85,8 +90,8 @@ def rolling_restart(cluster: Cluster, repetitions: int) -> list[float]:
 
 
 def _balance(workers: Iterable[Worker], shards: int) -> None:
-    """Wait until every worker is ready and owns its share."""
-    running = list(workers)
+    """Wait until every worker is ready and owns an equal share of the shards."""
+    crew = list(workers)
 
     def is_shared() -> bool:
         return all(
@@ -108,7 +113,7 @@ def _flow(reader: Reader, tenants: Iterable[str]) -> None:
 
 
 def _pauses(reader: Reader, tenants: Iterable[str], since: float, until: float) -> list[tuple[float, float]]:
-    """Return the longest pause of each tenant."""
+    """Return the begin and the end of the longest pause of each tenant, as Unix times in seconds."""
     found = reader.times(since, until)
     pauses = []
     for tenant in tenants:

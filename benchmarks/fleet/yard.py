@@ -1,4 +1,4 @@
-"""Environment for measuring fleets: a real broker, the simulator, workers as processes, and a consumer."""
+"""Environment of these benchmarks: a real broker, the simulator, workers as processes, and a consumer."""
 
 import contextlib
 import tempfile
@@ -25,8 +25,8 @@ from tests.workers import Worker, configuration
 PARTITIONS = 3
 
 
-class ReadRow(NamedTuple):
-    """A committed record of the row topic, and when a `read_committed` consumer received it (Unix time in seconds)."""
+class Sight(NamedTuple):
+    """Committed record of the row topic. `at` is when a `read_committed` consumer received it (Unix time in seconds)."""
 
     at: float
     tenant: str
@@ -35,7 +35,7 @@ class ReadRow(NamedTuple):
 
 
 class Reader:
-    """Consumes every new record of a topic in a thread of its own."""
+    """Consumer that receives every new record of a topic, in a thread of its own."""
 
     def __init__(self, bootstrap: str, topic: str) -> None:
         self.rows_read: list[ReadRow] = []
@@ -75,7 +75,7 @@ class Reader:
                     self.rows_read.append(ReadRow(at, row["tenantId"], row["id"], row["revision"]))
 
     def times(self, since: float, until: float) -> dict[str, list[float]]:
-        """Return when the records of each tenant arrived, within a period."""
+        """Return the arrival times of records between `since` and `until`, by tenant. All are Unix times in seconds."""
         found: dict[str, list[float]] = defaultdict(list)
         for row_read in self.rows_read:
             if since <= row_read.at <= until:
@@ -83,8 +83,8 @@ class Reader:
         return found
 
     def check(self) -> None:
-        """Raise an error if a version arrived twice."""
-        versions = [row_read[1:] for row_read in self.rows_read]
+        """Raise an error if a version of a row arrived twice."""
+        versions = [sight[1:] for sight in self.sights]
         if len(versions) != len(set(versions)):
             raise RuntimeError(f"{len(versions) - len(set(versions))} of {len(versions)} records were published twice")
 
@@ -101,7 +101,10 @@ class Yard:
         self._workers: list[Worker] = []
 
     def worker(self, *, shards: int, sweeps: Sequence[dict[str, str]] = (), **sections: Any) -> Worker:
-        """Return a worker that is not started. Without `sweeps`, the default sweeps and the default budget apply."""
+        """Create a worker, which the caller has to start. `sections` are tables of its configuration.
+
+        Without `sweeps`, the worker has the default sweeps and the default budget.
+        """
         settings = configuration(self.bootstrap, self.topic, self.app, self.source)
         settings["kafka"] |= {"shards": shards, "partitions": PARTITIONS, "properties": {}}
         settings["windows"] = {"sweeps": list(sweeps)} if sweeps else {}
@@ -113,7 +116,7 @@ class Yard:
         return worker
 
     def remember(self, shards: int, rows_each: int, sweeps: Sequence[dict[str, str]]) -> None:
-        """Write state as if every tenant had been read for 150 days."""
+        """Write state as if every tenant had been read for 150 days. `rows_each` is the number of rows per tenant."""
         memory.create_topics(self.bootstrap, self.app, self.topic, shards)
         every = [Sweep(parse_duration(sweep["every"]), parse_duration(sweep["overlap"])) for sweep in sweeps]
         rules = Rules(tuple(every), timedelta(), timedelta(days=1), timedelta(days=150))
@@ -121,22 +124,22 @@ class Yard:
         memory.write(self.bootstrap, self.app, self.topic, tenants, shards=shards, rows_each=rows_each, rules=rules)
 
     def reader(self) -> Reader:
-        """Return a consumer of the row topic, which exists."""
+        """Return a consumer of the row topic. The topic must exist."""
         return Reader(self.bootstrap, self.topic)
 
     def tenants_of(self, shards: Sequence[int], of: int) -> list[str]:
-        """Return the tenants of some shards. `of` is the number of all shards."""
+        """Return the tenants that belong to `shards`. `of` is the number of all shards."""
         return [tenant for tenant in self.source.tenants if control.partition_of(tenant.lower(), of) in set(shards)]
 
     def end(self) -> None:
-        """Stop everything. No worker outlives this call."""
+        """Kill all workers."""
         for worker in self._workers:
             worker.kill()
 
 
 @contextlib.contextmanager
 def open_yard(cluster: Cluster, **options: Any) -> Iterator[Yard]:
-    """Yield an environment with a simulator of these options."""
+    """Yield an environment, whose simulator has the options `options`. At the end, kill its workers."""
     with tempfile.TemporaryDirectory(prefix="fleet-") as folder, Simulation(**options) as source:
         yard = Yard(cluster, source, Path(folder))
         try:

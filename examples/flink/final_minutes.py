@@ -1,12 +1,15 @@
-"""Calls and failures per trunk and minute in Flink, each minute once: when no more rows are to be expected for it.
+"""Numbers of calls and failures per trunk and minute, computed by Flink when no more rows are expected for a minute.
 
     python final_minutes.py --topic direct-routing-calls --bootstrap-servers localhost:9092 \
         --registry http://localhost:8081 --overlap-seconds 10800 --jars flink-sql-connector-kafka.jar …
 
-The tables are those of calls.sql. Flink's watermarks follow the rows, and say nothing of rows that Graph has not shown
-yet; the connector's `.progress` does. So both topics meet, tenant by tenant, in one function that holds each call until
-a statement of the chosen overlap covers it, and each statement until the tenant's rows have been read up to the offsets
-that it rests on. Its state is Flink's: checkpoints make it survive a restart.
+The tables are those of calls.sql. Flink's watermarks follow the rows, so they cannot take rows into account that Graph
+has not shown yet. The records of `{topic}.progress` (here called statements) can: a statement contains a time up to
+which all calls were read again, and the offsets up to which their records lie.
+
+The function `FinalMinutes` joins both topics per tenant. It stores each call until a statement with the chosen overlap
+has a later time. It stores each statement until the rows were read up to its offsets. Flink's checkpoints contain this
+state, so that it survives a restart.
 """
 
 import argparse
@@ -43,7 +46,10 @@ _RESULT = Types.ROW_NAMED(
 
 
 class FinalMinutes(KeyedCoProcessFunction):
-    """Keyed by tenant. The first input is rows, the second statements. Minutes are counted from the epoch."""
+    """Function, keyed by tenant, that counts calls per minute. The first input is rows, the second is statements.
+
+    Minutes are counted from the epoch.
+    """
 
     def open(self, runtime_context: RuntimeContext) -> None:
         """Create the state of one tenant."""
@@ -57,7 +63,7 @@ class FinalMinutes(KeyedCoProcessFunction):
         self.final_before = runtime_context.get_state(ValueStateDescriptor("final before", Types.LONG()))
 
     def process_element1(self, value: Row, ctx: KeyedCoProcessFunction.Context) -> Iterator[Row]:
-        """Process a row. A row of a minute that is already final is too late."""
+        """Process a row, and yield the minutes that have become final. Ignore a row whose minute is already final."""
         known = self.calls.get(value.id)
         late = value.minute is not None and value.minute < (self.final_before.value() or 0)
         if late:
@@ -68,7 +74,7 @@ class FinalMinutes(KeyedCoProcessFunction):
         yield from self._close(ctx.get_current_key())
 
     def process_element2(self, value: Row, ctx: KeyedCoProcessFunction.Context) -> Iterator[Row]:
-        """Process a statement of the chosen overlap."""
+        """Process a statement with the chosen overlap, and yield the minutes that have become final."""
         self.statements.put(value.through, list(value.offsets))
         yield from self._close(ctx.get_current_key())
 
@@ -96,7 +102,7 @@ class FinalMinutes(KeyedCoProcessFunction):
 
 
 def tables(options: argparse.Namespace) -> list[str]:
-    """Return the SQL statements of calls.sql for these topics, brokers and registry."""
+    """Return the SQL statements of calls.sql, with the topic, brokers and registry of the options."""
     text = (Path(__file__).parent / "calls.sql").read_text(encoding="utf-8")
     lines = [line for line in text.splitlines() if not line.startswith("--")]
     for default, chosen in (
@@ -111,7 +117,7 @@ def tables(options: argparse.Namespace) -> list[str]:
 
 
 def environment(options: argparse.Namespace) -> StreamTableEnvironment:
-    """Return an environment that knows the tables."""
+    """Create a Flink environment with the tables of calls.sql."""
     execution = StreamExecutionEnvironment.get_execution_environment()
     execution.set_parallelism(options.parallelism)
     execution.add_jars(*(Path(jar).resolve().as_uri() for jar in options.jars))
@@ -127,7 +133,7 @@ def environment(options: argparse.Namespace) -> StreamTableEnvironment:
 
 
 def final_minutes(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    """Yield final minutes as they come."""
+    """Yield each minute when it becomes final."""
     tables = environment(options)
     rows = tables.to_data_stream(tables.sql_query(_ROWS))
     statements = tables.to_data_stream(tables.sql_query(_STATEMENTS.format(overlap_s=options.overlap_seconds)))
@@ -140,7 +146,7 @@ def final_minutes(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
 
 
 def calls_per_minute(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    """Yield the result of calls_per_minute.sql for the topic as it is now."""
+    """Yield the result of calls_per_minute.sql for the current content of the topic."""
     tables = environment(options)
     query = (Path(__file__).parent / "calls_per_minute.sql").read_text(encoding="utf-8")
     result = tables.execute_sql(query.rstrip().removesuffix(";"))

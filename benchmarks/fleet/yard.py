@@ -26,7 +26,7 @@ PARTITIONS = 3
 
 
 class Sight(NamedTuple):
-    """Committed record of the row topic. `at` is when a `read_committed` consumer received it (Unix time in seconds)."""
+    """Committed record of the row topic. `at` is the Unix time at which a `read_committed` consumer received it."""
 
     at: float
     tenant: str

@@ -1,7 +1,7 @@
 """Command line: commands, exit codes and one-sentence errors. Only this module calls `sys.exit`.
 
-1. Exit code 2 means that configuration or arguments are wrong and nothing was done. 130 means that the command was
-   stopped with Ctrl-C. Only `run` and `simulate` exit with 0 after Ctrl-C.
+1. Exit code 2 means that configuration or arguments are wrong and nothing was done. Exit code 130 means that the user
+   pressed Ctrl-C. `run` and `simulate` exit with 0 in this case.
 2. A mistake of the user is reported in one line per problem on standard error, never with a traceback. A bug is logged
    with its traceback.
 3. No core file is written: it would hold tokens, secrets and rows.

@@ -1,4 +1,4 @@
-"""Errors that the connector raises on purpose, one class per reaction of the program.
+"""Errors that the connector raises on purpose. Each class stands for a different reaction of the connector.
 
 A message states what failed, what is wrong and what to do. It never contains a token, a secret, a phone number or a
 row.
@@ -56,8 +56,8 @@ class SourceError(ConnectorError):
 class TransientError(SourceError):
     """Transient failure, retried forever within the request budget.
 
-    The Graph client itself retries requests. It raises this error only if no request has succeeded for 120 s, in which
-    waits that Graph has demanded are not counted. The run of the sweep has then failed, and is scheduled again.
+    The Graph client itself retries requests. It raises this error only if no request has succeeded for 120 s. This does
+    not include time for which Graph told it to wait. The run of the sweep has then failed, and is scheduled again.
     """
 
     def __init__(self, reason: TransientReason, message: str, explanation: str = "") -> None:

@@ -133,7 +133,7 @@ def configure(format: Format = "auto", level: str = "info", stream: TextIO | Non
             root.removeHandler(old)
     root.addHandler(handler)
     root.setLevel(number)
-    for library in _LIBRARIES:  # at INFO and below they log requests, including what was sent
+    for library in _LIBRARIES:  # at INFO and below, they log requests with their content
         logging.getLogger(library).setLevel(max(number, logging.WARNING))
     logging.captureWarnings(capture=True)
     structlog.configure(

@@ -2,8 +2,8 @@
 
 1. Only the newest version of each row is compared. On the topic, it is the version with the highest revision. In Graph,
    it is the version that was read last.
-2. A row of Graph is a suspect if the topic has no record of it, or only records with other values. The connector may
-   publish such a row later, so suspects are compared again after more of the topic was read.
+2. A row of Graph is a suspect if it is missing on the topic, or has other values there. The connector may publish it
+   later, so suspects are compared again after more of the topic was read.
 3. Duplicated versions are counted only for rows of the compared range of call time.
 
 Each record of the topic takes 29 bytes of memory. A row of Graph takes none unless it is a suspect. The result names
@@ -72,7 +72,7 @@ class Fields:
 
 
 class Suspect(NamedTuple):
-    """Row of Graph of which the topic has no record (`is_missing`), or only records with other values."""
+    """Row of Graph that is missing on the topic (`is_missing`), or has other values there."""
 
     key: Key
     start_s: int

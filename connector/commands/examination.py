@@ -1,6 +1,6 @@
 """Checks of `connector check`: they test everything that `run` needs, without affecting a running worker.
 
-1. The checks publish no row, join no group, and create no topic or schema. Each tenant gets one request to Graph.
+1. The checks publish no row, join no group, and create no topic or schema. One request per tenant goes to Graph.
 2. A check that depends on a failed one is skipped and not listed, because it would only repeat the same problem.
 3. All checks run concurrently, and every wait is limited. If nothing can be reached, they take half a minute.
 """
@@ -66,7 +66,7 @@ def _failed(check: Check, message: str, remedy: str, tenant: str | None = None) 
 def examine(config: Path | None, *, as_json: bool) -> bool:
     """Run all checks, print their results as JSON or as text, and return whether all of them passed."""
     settings = arguments.read_settings(config, contacts_graph=True)
-    log.configure(settings.log.format, "critical")  # every problem is a finding, so the log stays quiet
+    log.configure(settings.log.format, "critical")  # problems are reported as findings, not in the log
     found = asyncio.run(Examination(settings).run())
     if as_json:
         arguments.print_json([finding._asdict() for finding in found])
@@ -135,7 +135,7 @@ class Examination:
     def _check_token(self, claims: TokenClaims | None, host: str, tenant: str) -> list[Finding]:
         """Check that a token is for the configured cloud and has the application role.
 
-        `host` is the host of Graph that sign-in stated for the tenant; it may be empty.
+        `host` is the host of Graph in the sign-in metadata of the tenant. It is empty if the metadata has none.
         """
         graph = self._settings.graph
         ours = urlsplit(graph.scope).hostname or ""
@@ -223,7 +223,7 @@ class Examination:
 
 
 def _low_limits(standing: TopicFindings) -> str:
-    """Return the part of a message that names topics whose maximum record size is low. It may be empty."""
+    """Return a part of a message: the topics whose maximum record size is low. It is empty if there are none."""
     words = (
         f"; {topic} takes {limit} bytes (max.message.bytes): batches are no longer than that, and longer rows become "
         f"dead letters; raise it with: {raise_command(topic)}"

@@ -242,7 +242,7 @@ def suggest(
             worst = max(range(len(costs)), key=costs.__getitem__)
             slower = _slower(sweeps, worst)
             if slower is None:
-                worst = min(worst, len(sweeps) - 2)  # the guarantee rests on the deepest sweep
+                worst = min(worst, len(sweeps) - 2)  # keep the deepest sweep, because the guarantee depends on it
                 del sweeps[worst], costs[worst]
             else:
                 costs[worst] *= sweeps[worst].every / slower

@@ -93,8 +93,8 @@ class Volume:
         if self._lateness is None or pages < 2:
             return 0.0
         start, end, first, last = (_hours(moment) for moment in (*window, since, until))
-        # With many pages, on average half of the rows appear before a boundary. With few pages, a binary search finds
-        # each boundary: `low` is the call time up to which the rows shown at `first` fill `page` pages.
+        # With many pages, half of the rows appear before a boundary on average. With few pages, a binary search finds
+        # the call time of each boundary: `low`, up to which the rows that Graph shows at `first` fill `page` pages.
         if pages > _FEW_PAGES:
             return (self._expected(start, end, last) - self._expected(start, end, first)) / 2
         rows = 0.0
@@ -143,7 +143,7 @@ class Volume:
     def _shown(self, edges: NDArray[np.float64], calls_an_hour: NDArray[np.float64], at: float) -> NDArray[np.float64]:
         if self._lateness is None:
             return np.asarray(calls_an_hour * np.diff(edges))
-        # The share of rows that have appeared, integrated over the call time between two edges.
+        # This integrates the share of rows that have appeared over the call time between two edges.
         return np.asarray(calls_an_hour * -np.diff(self._lateness.passed((at - edges) * 3_600)) / 3_600)
 
 

@@ -51,7 +51,10 @@ class _App(NamedTuple):
 
 
 def copy(config: Path | None, origin: Path, *, dry_run: bool) -> None:
-    """Copy the state of the app in `origin` and print a report. Raise ConfigurationError or FatalError on failure."""
+    """Copy the state of the app whose configuration file is `origin`, and print a report.
+
+    The target is the app of `config`. Raise ConfigurationError or FatalError if the state cannot be copied.
+    """
     new, old = arguments.read_settings(config), arguments.read_settings(origin, overridden=False)
     _check_agreement(old, new, origin)
     log.configure(new.log.format, new.log.level)
@@ -139,7 +142,7 @@ class _Copier:
 
 
 def _check_agreement(old: Settings, new: Settings, origin: Path) -> None:
-    """Raise ConfigurationError if both apps do not publish the same row in the same form.
+    """Raise ConfigurationError if the two apps would publish the same row in different forms.
 
     They must have the same privacy settings, pseudonym key and cloud.
     """

@@ -22,7 +22,10 @@ class TopicReading:
         self.next: Offsets = {}
 
     def open(self, since: datetime) -> None:
-        """Look up the first and the last offsets of the topic. `rest` will begin at records published since `since`."""
+        """Look up the first and the last offset of each partition.
+
+        `rest` will begin with the first record that was published at the time `since` or later.
+        """
         self.bounds = self.records.bounds()
         self.begin = self.records.since(since, self.bounds) if self.bounds else {}
         self.next = dict(self.begin)

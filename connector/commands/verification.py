@@ -1,7 +1,7 @@
 """Implementation of `connector verify`: it reads Graph and the topic, and compares the newest version of each row.
 
 First, the topic is read up to the end that it had at the start. Then Graph is read, with a request budget in addition
-to that of a running worker. At last, rows that the topic does not have are searched for in the records that were
+to that of a running worker. Finally, rows that are missing on the topic are searched for in the records that were
 published meanwhile.
 """
 
@@ -50,7 +50,7 @@ _WAIT_WHEN_CUT_S = 5.0
 _GRACE_S = 5.0
 _LOOK_EVERY_S = 1.0
 _KEPT = 5 * SHOWN
-_ROW_MAX_BYTES = 900_000  # the limit of the connector, which dead-letters a longer row
+_ROW_MAX_BYTES = 900_000  # the connector dead-letters a longer row
 
 
 def compare(
@@ -81,7 +81,7 @@ def compare(
 
 
 class _SuspectRow(NamedTuple):
-    """Row of Graph of which the topic had no record, or only records with other values, when Graph was read."""
+    """Row of Graph that was missing on the topic, or had other values there, when Graph was read."""
 
     id: str
     values: dict[str, Any]

@@ -1,4 +1,4 @@
-"""Durations such as "15m", and instants, in the form in which the configuration and the command line have them."""
+"""Parsing and formatting of durations such as "15m", and of times, for the configuration and the command line."""
 
 import re
 from datetime import UTC, date, datetime, time, timedelta

@@ -37,7 +37,7 @@ class _Generator(GenerateJsonSchema):
 
 
 def _plain(node: Any) -> Any:
-    # TOML has no null: a key without a value is left out, so neither a null default nor a null type is valid.
+    # TOML has no null. A key without a value is left out of the file, so null is neither a default nor a valid type.
     if isinstance(node, list):
         return [_plain(part) for part in node]
     if not isinstance(node, dict):

@@ -94,7 +94,7 @@ class SecretBytes(Hidden[bytes]):
 
 
 class PseudonymKey:
-    """Key of the pseudonyms that `repr` does not show. If it is in a file, `get` reads the file every time."""
+    """Secret key for pseudonyms. `repr` does not show it. If it is in a file, `get` reads the file every time."""
 
     __slots__ = ("_path", "_source", "_value", "problem")
 

@@ -170,7 +170,7 @@ class Log:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """All settings of a process. They were checked."""
+    """All settings of a process, checked and with all values computed."""
 
     graph: Graph
     tenants: tuple[Tenant, ...]

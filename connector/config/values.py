@@ -45,7 +45,7 @@ def to_property(value: object) -> Reference:
         return Reference("text", str(value).lower())
     if isinstance(value, (int, float)):
         return Reference("text", str(value))
-    if isinstance(value, dict) and not value.keys() <= {"file", "env"}:  # TOML makes tables of names with unquoted dots
+    if isinstance(value, dict) and not value.keys() <= {"file", "env"}:  # a name with unquoted dots is a table in TOML
         raise ValueError(
             'is a table, but must be a value; put quotes around the whole name, as in "sasl.password" = "…"'
         )

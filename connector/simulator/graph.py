@@ -53,7 +53,7 @@ _NOT_PAGES = (
 
 
 class _Ended(Exception):  # noqa: N818
-    """Exception that ends the processing of a request early. `response` is sent as its response."""
+    """Exception that ends the processing of a request early, and holds the response to send."""
 
     def __init__(self, response: web.StreamResponse, fault: str | None = None) -> None:
         super().__init__()

@@ -203,7 +203,7 @@ class Simulator:
         return self.world.tenants[tenant or self.tenants[0]].arrivals.most
 
     async def refuse(self, for_s: float | None = None) -> None:
-        """Close the port and all connections for `for_s` seconds. If it is None, until `accept` is called."""
+        """Close the port and all connections for `for_s` seconds, or until `accept` is called if `for_s` is None."""
         if self._reopening is not None:
             self._reopening.cancel()
             self._reopening = None
@@ -290,5 +290,5 @@ class Simulator:
             return await entra.answer(self.world, request)
         try:
             return await graph.answer(self.world, request)
-        except ConnectionError:  # the client has left; aiohttp would log it as an error of the server
+        except ConnectionError:  # the client has closed the connection; aiohttp would log an error of the server
             return responses.drop(request)

@@ -107,7 +107,7 @@ class Recipe:
     def latest_ms(self) -> int | None:
         """Longest time in ms from the start of a call until its last version is visible.
 
-        It is None if `lateness` is given as shares.
+        It is None (no limit) if `lateness` is not a name in LATENESS.
         """
         return LATEST_S * 1000 if self.lateness in LATENESS else None
 

@@ -65,7 +65,7 @@ def retry_after(world: World, tenant: str | None, seconds: float | None = None) 
 
 async def never(request: web.Request) -> NoReturn:
     """Wait until the client closes the connection, and never send a response."""
-    # asyncio has no event for a transport that is closed by the client, so this polls.
+    # asyncio has no event for a client that closes the connection, so the state is polled.
     while request.transport is not None and not request.transport.is_closing():  # noqa: ASYNC110
         await asyncio.sleep(0.05)
     raise ConnectionResetError

@@ -105,7 +105,7 @@ class SimulatedTenant:
         )
 
     def served_rows(self, at_ms: int) -> Iterator[TruthRow]:
-        """Yield every version that was sent completely."""
+        """Yield every row version that was sent completely. `at_ms` is the current time of the clock of the data."""
         for number in sorted(self._delivered):
             marks = self._delivered[number]
             block: Block = self.log.block(number)
@@ -222,7 +222,7 @@ class World:
         return {tenant.id: tenant.served() for tenant in self.tenants.values()}
 
     def served_rows(self, tenant: str) -> Iterator[TruthRow]:
-        """Yield every version that was sent in a complete response with status 200."""
+        """Yield every row version that was sent in a complete response with status 200."""
         return self.tenants[tenant.lower()].served_rows(to_ms(self.data_now()))
 
     def set_faults(self, changes: Mapping[str, object], tenant: str | None = None) -> None:

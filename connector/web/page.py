@@ -56,7 +56,7 @@ Activities = Callable[[str], Activity | None]
 class PageView(NamedTuple):
     """Content of the page.
 
-    `facts` are pairs of name and value. `full` is the number of tenants that are shown with all details.
+    `facts` are names and values about the worker. `full` is the number of tenants that are shown with all details.
     """
 
     app: str

@@ -223,7 +223,7 @@ def _minute(moment: Any) -> str:
 
 
 def text(of: Object, key: str) -> str:
-    """Return a member of a JSON object as text. It is empty if the member is null or absent."""
+    """Return the member `key` of a JSON object as text. The text is empty if the member is null or absent."""
     value = of.get(key)
     return "" if value is None else str(value)
 

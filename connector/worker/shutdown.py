@@ -18,7 +18,7 @@ class Shutdown:
         self.stopping = asyncio.Event()
         "Event that makes the worker stop when it is set."
         self.failed = False
-        "True if the exit code is 1 although no error stopped the worker."
+        "True if the exit code must be 1 although no error stopped the worker."
         self.is_process = False
         "True if the worker handles the signals of the process. It may then also end the process."
         self.error: BaseException | None = None

@@ -1,4 +1,4 @@
-"""Decision when a worker with `run --once` is done: after all sweeps of all its shards have ended."""
+"""End of `connector run --once`: the worker is done when all sweeps of all its shards have ended."""
 
 import asyncio
 import time

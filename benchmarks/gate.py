@@ -1,4 +1,4 @@
-"""Detection of a loss of speed. It compares ratios of benchmarks in one run, which depend little on other load."""
+"""Detection of a loss of speed. It compares ratios between benchmarks of one run, which other load changes little."""
 
 import statistics
 from collections.abc import Mapping, Sequence

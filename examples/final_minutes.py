@@ -61,7 +61,7 @@ class FinalMinutes:
 
     def __init__(self, overlap_s: int) -> None:
         self.late = 0
-        "Rows whose minute was final before they arrived. A longer overlap would have waited for them."
+        "Number of rows whose minute was final before they arrived. With a longer overlap, they would be counted."
         self.other_overlaps: set[int] = set()
         "Overlaps, in seconds, of the statements that do not have the chosen overlap."
         self.has_statement = False

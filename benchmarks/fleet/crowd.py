@@ -146,7 +146,7 @@ def _swept(worker: Worker, tenants: int) -> bool:
 
 
 class _Held:
-    """Longest response time of /livez while `watched` is entered."""
+    """Longest response time of /livez, measured only inside of the context manager `watched`."""
 
     def __init__(self) -> None:
         self.longest_s = 0.0

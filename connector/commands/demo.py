@@ -33,10 +33,10 @@ def demo(
     with the topic.
 
     \b
-    The embedded broker is the mock cluster of librdkafka. It does not fence and does not hide aborted rows, so that the
-    demo cannot show either. --bootstrap-servers runs the demo on a real cluster: topics named demo-… are created there
-    and stay. The only settings that are read are CONNECTOR_KAFKA__PROPERTIES__* (for a cluster that requires sign-in),
-    CONNECTOR_HTTP__LISTEN and CONNECTOR_LOG__LEVEL.
+    The embedded broker is the mock cluster of librdkafka. It does not fence producers and does not hide aborted rows,
+    so that the demo shows neither. --bootstrap-servers runs the demo on a real cluster: topics named demo-… are created
+    there and stay. The only settings that are read are CONNECTOR_KAFKA__PROPERTIES__* (for a cluster that requires
+    sign-in), CONNECTOR_HTTP__LISTEN and CONNECTOR_LOG__LEVEL.
 
     \b
     Exits with 0 if no row is missing or duplicated, otherwise with 1. Ctrl-C exits at once with 130, without the

@@ -6,7 +6,7 @@ from connector.commands.options import ConfigOption, TenantOption
 def resume(*, tenant: TenantOption, config: ConfigOption = None) -> None:
     r"""Read a paused tenant again.
 
-    The call time that was missed during the pause is read, too.
+    Call time that was not read during the pause is read afterwards.
 
     \b
     Example:

@@ -2,7 +2,7 @@
 
 1. A request changes nothing, and a response contains no part of the request.
 2. /livez is answered in the event loop of the worker. If the loop hangs, /livez therefore does not answer, as intended.
-3. Stopping does not wait long for clients: idle connections are closed at once, all others after about 0.25 seconds.
+3. Stopping does not wait long for clients: idle connections are closed at once, others within 0.5 s.
 """
 
 import asyncio

@@ -1,7 +1,7 @@
 """Benchmark of the connector: the real service, from its first request to Graph until its last commit. Prints JSON.
 
 The clocks of service and simulator stand still, and show the same time. Each run therefore requests the same windows,
-for which the simulator has prepared the pages.
+whose pages the simulator keeps in memory.
 """
 
 import json

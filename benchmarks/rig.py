@@ -1,4 +1,4 @@
-"""Environment of the benchmarks: a real broker, and a simulator as a process, which prepares all pages at its start."""
+"""Environment of the benchmarks: a real broker, and a simulator as a process, which keeps rows and pages in memory."""
 
 import contextlib
 import json

@@ -81,7 +81,7 @@ class Dedup:
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """Settings of the published rows. The configuration keys of [rows] have the same names."""
+    """Settings of the published rows: the keys of the table [rows], and the pseudonym key."""
 
     key: str
     timestamp: str

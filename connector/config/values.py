@@ -37,9 +37,9 @@ def to_reference(value: object) -> Reference:
 
 
 def to_property(value: object) -> Reference:
-    """Return the value of a librdkafka or topic property as a Reference. It may be text, a number or a boolean.
+    """Return the configured value of a librdkafka or topic property as a Reference.
 
-    It may also be a table with the single key `file` or `env`.
+    The value is text, a number, a boolean, or a table with the single key `file` or `env`.
     """
     if isinstance(value, bool):
         return Reference("text", str(value).lower())

@@ -92,7 +92,7 @@ def command() -> TyperGroup:
     """Return the click group that holds all commands."""
     group = typer.main.get_command(app)
     if not isinstance(group, TyperGroup):
-        raise TypeError("the application has commands")
+        raise TypeError(f"typer returned {type(group).__name__}, not TyperGroup")
     _formatted(group)
     return group
 

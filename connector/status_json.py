@@ -17,7 +17,9 @@ from connector.core.jobs import ENDED, Job, Orders
 from connector.core.windows import State, SweepState
 from connector.kafka.state import Checkpoint
 
-BEYOND_HORIZON = "it became older than dedup.horizon before it was read: run connector backfill --again to read it"
+BEYOND_HORIZON = (
+    "this call time became older than dedup.horizon before it was read: run connector backfill --again to read it"
+)
 NOT_CONFIGURED = "not configured"
 PAUSED = "an operator has paused the tenant: run connector resume to continue"
 _CATCHING_UP = "call time that was not read yet is being read"
@@ -160,7 +162,7 @@ def jobs(
         if not waits_for and failing:
             waits_for = failing[1]
         if not waits_for and ahead and one.state == "waiting":
-            waits_for = f"it waits for job {ahead}"
+            waits_for = f"the job waits for job {ahead} to end"
         if not ahead and one.state not in ENDED:
             ahead = one.id
         result.append(job(tenant_id, one, waits_for))

@@ -18,7 +18,7 @@ from connector.core import instants
 from connector.core.coverage import Window
 from connector.errors import ConfigurationError
 
-NO_TENANTS = "tenants: there are none; add [[tenants]] or set AZURE_TENANT_ID and AZURE_CLIENT_ID"
+NO_TENANTS = "tenants: no tenant is configured; add [[tenants]] or set AZURE_TENANT_ID and AZURE_CLIENT_ID"
 _SECOND = timedelta(seconds=1)
 
 
@@ -74,8 +74,8 @@ def read_window(begin: str, end: str, now: datetime, horizon: timedelta | None =
         )
     if horizon is not None and first < now.replace(microsecond=0) - horizon:
         problems.append(
-            f"--from: {instants.text(first)} is older than dedup.horizon ({duration_text(horizon)}): its rows may "
-            "not be in the deduplication index any more, and could be published twice; "
+            f"--from: {instants.text(first)} is longer ago than dedup.horizon ({duration_text(horizon)}): the "
+            "deduplication index may have forgotten the rows of that time, so they could be published twice; "
             f"begin at {instants.text(now - horizon)} or later"
         )
     if problems:

@@ -60,7 +60,7 @@ def _follow(client: OperatorClient, tenant: Tenant, order: Command, offset: int)
             else:  # pragma: no cover - `follow` never ends by itself
                 return
     except KeyboardInterrupt:
-        sys.stderr.write(f"job {order.id} continues to run; connector jobs shows its progress\n")
+        sys.stderr.write(f"job {order.id} continues to run; run connector jobs to see its progress\n")
         raise
     spent = text.span((job.ended - job.started).total_seconds()) if job.ended and job.started else "0s"
     outcome = f"{text.number(job.rows)} rows published, {text.number(job.requests)} requests, {spent}"
@@ -124,7 +124,7 @@ class _Screen:
         self._printed_at = time.monotonic()
         job = self._job
         if job is None:
-            sys.stderr.write(f"job {self._order.id} waits: no worker has taken it yet\n")
+            sys.stderr.write(f"job {self._order.id} is waiting: no worker has read the command yet\n")
             return
         done = job.window.seconds - job.remaining_seconds
         counts = _counts(job, job.window.seconds, done)

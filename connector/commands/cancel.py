@@ -9,7 +9,7 @@ from connector.commands.options import ConfigOption
 
 def cancel(
     *,
-    job: Annotated[str, typer.Argument(metavar="JOB", help="The id of the job, which backfill printed.")],
+    job: Annotated[str, typer.Argument(metavar="JOB", help="Id of the job, as connector backfill printed it.")],
     config: ConfigOption = None,
 ) -> None:
     r"""Cancel a backfill. Rows that it has already published stay on the topic.

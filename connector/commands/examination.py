@@ -127,7 +127,7 @@ class Examination:
         except SourceError as error:
             found.append(_failed(at, error.wrong, error.remedy or _REACH, tenant.label))
         except TimeoutError:
-            found.append(_failed(at, f"no answer within {_TENANT_S:g} s", _REACH, tenant.label))
+            found.append(_failed(at, f"the service did not answer within {_TENANT_S:g} s", _REACH, tenant.label))
         finally:
             await source.close()
         return found
@@ -141,11 +141,18 @@ class Examination:
         ours = urlsplit(graph.scope).hostname or ""
         theirs = host or urlsplit(claims.audience if claims else "").hostname or ours
         if theirs != ours:
-            wrong = f"sign-in issues a token for {theirs}, but graph.cloud = {graph.cloud} needs one for {ours}"
+            wrong = f"sign-in issues a token for {theirs}, but graph.cloud = {graph.cloud} needs a token for {ours}"
             return [_failed("token", wrong, f"set graph.cloud to the cloud of {theirs}", tenant)]
-        signed_in = _passed("token", f"signed in, for {ours}", tenant)
+        signed_in = _passed("token", f"sign-in issued a token for {ours}", tenant)
         if claims is None:
-            return [signed_in, _passed("role", "the token states no role; the request to Graph checks it", tenant)]
+            return [
+                signed_in,
+                _passed(
+                    "role",
+                    "the token does not list its permissions; the request to Graph shows whether they suffice",
+                    tenant,
+                ),
+            ]
         if claims.roles & {ROLE, OLDER_ROLE}:
             has = ROLE if ROLE in claims.roles else OLDER_ROLE
             return [signed_in, _passed("role", f"the token has {has}", tenant)]
@@ -183,24 +190,32 @@ class Examination:
             return [_failed("topics", error.wrong, error.remedy or "choose another kafka.app")]
         if standing.problems:
             return _failures("topics", standing.problems)
-        created = f"; run will create {', '.join(standing.missing)}" if standing.missing else ""
-        refused = f"; brokers refuse settings, run will create {standing.left_out}" if standing.left_out else ""
+        created = f"; connector run will create {', '.join(standing.missing)}" if standing.missing else ""
+        refused = (
+            f"; brokers refuse settings, so connector run will create {standing.left_out}" if standing.left_out else ""
+        )
         return [
             _passed(
                 "topics",
-                f"{len(wanted) - len(standing.missing)} are correct{created}{refused}{_low_limits(standing)}",
+                f"{len(wanted) - len(standing.missing)} topics are correct{created}{refused}{_low_limits(standing)}",
             )
         ]
 
     async def _transactions(self, found: Found) -> list[Finding]:
         problems = await asyncio.to_thread(self._probe.transactions, found)
         is_exact = self._settings.kafka.delivery == "exactly_once"
-        words = "can be begun and aborted" if is_exact else "are not used: kafka.delivery is at_least_once"
+        words = (
+            "a transaction can be begun and aborted"
+            if is_exact
+            else "not used, because kafka.delivery is at_least_once"
+        )
         return _failures("transactions", problems) or [_passed("transactions", words)]
 
     async def _schemas(self) -> list[Finding]:
         if self._registry is None:
-            return [_passed("schema_registry", "none is configured; values are in Avro's single-object encoding")]
+            return [
+                _passed("schema_registry", "no registry is configured; values are in Avro's single-object encoding")
+            ]
         return await asyncio.to_thread(self._compare_schemas, self._registry)
 
     def _compare_schemas(self, registry: Registry) -> list[Finding]:
@@ -218,15 +233,15 @@ class Examination:
                 wrong, _, remedy = str(error).partition("; ")
                 remedy = remedy or "check schema_registry.url, and that the registry runs and can be reached"
                 return [*failed, _failed("schema_registry", wrong, remedy)]
-        will = f"; run will register {unknown}" if unknown else ""
+        will = f"; connector run will register {unknown} of them" if unknown else ""
         return failed or [_passed("schema_registry", f"{len(wanted)} schemas are compatible{will}")]
 
 
 def _low_limits(standing: TopicFindings) -> str:
     """Return a part of a message: the topics whose maximum record size is low. It is empty if there are none."""
     words = (
-        f"; {topic} takes {limit} bytes (max.message.bytes): batches are no longer than that, and longer rows become "
-        f"dead letters; raise it with: {raise_command(topic)}"
+        f"; topic {topic} accepts at most {limit} bytes (max.message.bytes): batches are made to fit, and longer rows "
+        f"become dead letters; raise the limit with: {raise_command(topic)}"
         for topic, limit in standing.limits.items()
     )
     return "".join(words)
@@ -236,4 +251,4 @@ def _failures(check: Check, problems: Sequence[Problem]) -> list[Finding]:
     return [_failed(check, problem.wrong, problem.remedy) for problem in problems]
 
 
-_REACH = "check that this machine reaches it over HTTPS; behind a proxy, set HTTPS_PROXY"
+_REACH = "check that this machine reaches sign-in and Graph over HTTPS; behind a proxy, set HTTPS_PROXY"

@@ -21,7 +21,7 @@ def report(config: Path | None, *, as_json: bool) -> None:
     elif found:
         text.show([section(found, settings)])
     else:
-        sys.stderr.write("there are no jobs; connector backfill submits one\n")
+        sys.stderr.write("there are no jobs; run connector backfill to submit one\n")
 
 
 def section(found: list[dict[str, object]], settings: Settings) -> text.Section:

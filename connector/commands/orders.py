@@ -28,13 +28,13 @@ def cancel(config: Path | None, job: str) -> None:
     client = OperatorClient(settings.kafka, brokers.clients(settings))
     found = overview.read_state(client, settings, datetime.now(UTC)).find_job(job_id)
     if found is None:
-        raise ConfigurationError([f"JOB: there is no job {job_id}; connector jobs lists all jobs"])
+        raise ConfigurationError([f"JOB: there is no job {job_id}; run connector jobs to list all jobs"])
     known, wanted = found
     if wanted.state == "cancelled":
-        sys.stderr.write(f"job {job_id} is cancelled already\n")
+        sys.stderr.write(f"job {job_id} is already cancelled\n")
         return
     if wanted.state in core.ENDED:
-        raise FatalError(f"job {job_id} has ended ({wanted.state}): there is nothing left to cancel")
+        raise FatalError(f"job {job_id} has already ended ({wanted.state}), so it cannot be cancelled")
     order = core.Command(str(uuid4()), "cancel", datetime.now(UTC), job=job_id)
     client.file(known.subject.id, order)
     sys.stderr.write(f"job {job_id} will be cancelled as soon as a worker reads the command\n")
@@ -67,5 +67,5 @@ def _job_id(written: str) -> str:
     try:
         return str(UUID(written))
     except ValueError:
-        message = f"JOB: {shown(written)} is not a job id; connector jobs lists the ids"
+        message = f"JOB: {shown(written)} is not a job id; run connector jobs to list the ids"
         raise ConfigurationError([message]) from None

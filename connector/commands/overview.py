@@ -50,7 +50,9 @@ class Overview(NamedTuple):
         found = []
         for known in self.tenants:
             if known.checkpoint is None:
-                reason = f"no worker has ever run with kafka.app = {app}" if is_new else "no worker has read it yet"
+                reason = (
+                    f"no worker has ever run with kafka.app = {app}" if is_new else "no worker has read the tenant yet"
+                )
                 found.append(status_json.unknown(known.subject, reason))
                 continue
             failing, remembered = known.checkpoint.failing, known.checkpoint.remembered
@@ -67,7 +69,7 @@ class Overview(NamedTuple):
         for known in self.tenants:
             failing = known.checkpoint.failing if known.checkpoint else None
             idle = self._idle if known.subject.configured else status_json.NOT_CONFIGURED
-            untaken = dict.fromkeys(known.untaken, "no worker has taken it yet")
+            untaken = dict.fromkeys(known.untaken, "no worker has read the command yet")
             found += status_json.jobs(known.subject.id, known.orders, failing, idle, untaken)
         return status_json.by_age(found)
 

@@ -24,7 +24,11 @@ def plan(
         typer.Option("--calls-per-day", help="Calls per day, spread evenly over the day. [default: 10000]"),
     ] = None,
     from_state: Annotated[
-        bool, typer.Option("--from-state", help="Use the calls that workers have read, with their delays.")
+        bool,
+        typer.Option(
+            "--from-state",
+            help="Use the number and lateness of the calls that workers have read, instead of assumptions.",
+        ),
     ] = False,
     as_json: JsonOption = False,
     config: ConfigOption = None,

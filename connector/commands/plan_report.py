@@ -108,7 +108,7 @@ def _read_shard(
             return {}, {}
         values = read_compacted(clients, (names.state, names.seen), shard)
     except BrokersUnavailableError as error:
-        raise FatalError(f"reading the state of app {settings.kafka.app}: {error}") from error
+        raise FatalError(f"the state of app {settings.kafka.app} cannot be read: {error}", error.remedy) from error
     restored = state.restore(values[names.state])
     starts = {tenant: -((EPOCH - known.state.start) // _HOUR) for tenant, known in restored.checkpoints.items()}
     return restored.checkpoints, seen.rows_per_hour(values[names.seen], starts, (now - EPOCH) // _HOUR + 1)
@@ -129,7 +129,7 @@ def _case_of_tenant(settings: Settings, tenant: Tenant, checkpoint: Checkpoint, 
     calls, cycle_s = plan_volume.from_index(counts, first, now, late)
     days = len(counts) // 24
     if days < 7:
-        warnings.append(f"{days} whole days of calls are in the state. A whole week gives a better plan.")
+        warnings.append(f"The state has only {days} whole days of calls. A whole week gives a better plan.")
     deepest = max(sweeps, key=lambda sweep: sweep.overlap).overlap
     found = dict(checkpoint.found)
     rows_found, of_all = found.get(int(deepest.total_seconds()), 0), sum(found.values())
@@ -213,7 +213,9 @@ def _advise(settings: Settings, rules: Rules, case: _Case, result: Forecast, now
     most = _DOCUMENTED_LIMIT - _BESIDES
     needed = min(most, math.ceil(result.total / 60 / 0.9))
     if per_minute < needed and plan_forecast.fit(rules, case.calls, needed, concurrency, now):
-        advice.append(f"requests_per_minute = {needed} would fit the budget, if no other client reads this log.")
+        advice.append(
+            f"With requests_per_minute = {needed}, the sweeps would fit, provided that no other client reads this log."
+        )
     changed = plan_forecast.suggest(rules, case.calls, per_minute, concurrency, now, result.requests_per_hour)
     if changed is not None:
         sweeps = ", ".join(f"every {duration_text(s.every)} over {duration_text(s.overlap)}" for s in changed.sweeps)

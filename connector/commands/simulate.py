@@ -182,7 +182,8 @@ def simulate(  # noqa: PLR0913
         list[str] | None,
         typer.Option(
             metavar="NAME=VALUE",
-            help=f"The share of requests with a fault, SHARExTIMES, or a setting. May be repeated. {_FAULTS}.",
+            help="VALUE is the share of requests with the fault, SHARExTIMES for a limited number, or a setting. "
+            f"May be repeated. {_FAULTS}.",
         ),
     ] = None,
     config: UnreadConfigOption = None,  # noqa: ARG001
@@ -262,7 +263,7 @@ async def _serve(options: Options, config_out: Path | None, bootstrap_servers: s
     try:
         await simulator.start()
     except OSError as error:
-        message = f"could not start the simulator: {error}; choose another --listen or --ca-out"
+        message = f"the simulator cannot start: {error}; choose another --listen or --ca-out"
         raise FatalError(message) from None
     try:
         if config_out is not None:

@@ -190,7 +190,8 @@ def _prepare(source: CopySource, old: _App, new: _App, *, dry_run: bool) -> tupl
     has = [found.partitions.get(name) for name in (names.state, names.seen)]
     if any(has) and has != [kafka.shards, kafka.shards]:
         raise FatalError(
-            f"the internal topics of app {kafka.app} do not have {kafka.shards} partitions each: correct kafka.shards"
+            f"the internal topics of app {kafka.app} do not have {kafka.shards} partitions each",
+            "set kafka.shards to their number of partitions",
         )
     return found.cluster, all(has)
 
@@ -201,7 +202,7 @@ def _check_untouched(source: CopySource, marker: CopyMarker, *apps: _App) -> Non
         check_stopped(app.clients)
     if source.marker().ends != marker.ends:
         raise FatalError(
-            f"{marker.source} has changed during the copy",
+            f"the state of {marker.source} has changed during the copy",
             "stop its workers, send it no commands, and run connector copy-state again",
         )
 

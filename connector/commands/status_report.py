@@ -19,7 +19,7 @@ _COLUMNS = (
     "gaps>",
     "dead letters>",
     "records>",
-    "remembered>",
+    "dedup rows>",
     "not read since",
     "reason",
 )

@@ -62,15 +62,15 @@ def compare(
     chosen = arguments.find_tenant(settings, tenant)
     window = arguments.read_window(begin, end, datetime.now(UTC))
     if not 1 <= requests_per_minute < math.inf:
-        raise ConfigurationError(["--requests-per-minute: must be at least 1; the default 5 leaves 45 for a worker"])
+        raise ConfigurationError(["--requests-per-minute: must be at least 1; write a number such as 5"])
     budgeted = dataclasses.replace(chosen, requests_per_minute=requests_per_minute)
     try:
         with _Verification(settings, budgeted, window) as verification:
             report = verification.run()
     except ForbiddenError as error:
-        raise FatalError(f"reading topic {chosen.topic}: {error}") from error
+        raise FatalError(f"topic {chosen.topic} cannot be read: {error}") from error
     except BrokersUnavailableError as error:
-        raise FatalError(f"reading topic {chosen.topic}: {error}; check kafka.bootstrap_servers") from error
+        raise FatalError(f"topic {chosen.topic} cannot be read: {error}", error.remedy) from error
     except SourceError as error:
         raise FatalError(str(error)) from error
     if as_json:
@@ -214,7 +214,7 @@ class _Verification:
             self._read_topics()
             if left_s <= 0:
                 return [row for row in lost if not self._dead.holds(row.hash, row.id)]
-            show("looking again for missing rows", self._window.end)
+            show("reading the topic again", self._window.end)
             time.sleep(min(_LOOK_EVERY_S, left_s))
 
     def _cadence_for(self, start_s: int) -> timedelta | None:

@@ -21,8 +21,8 @@ class Report(NamedTuple):
         found = self.content
         lines = [
             f"{label}, calls from {text.when(found['from'])} to {text.when(found['to'])} (UTC)",
-            f"Graph shows {text.number(found['graph_rows'])} rows",
-            f"the topic holds {text.number(found['topic_records'])} records of them",
+            f"Graph returned {text.number(found['graph_rows'])} rows",
+            f"the topic has {text.number(found['topic_records'])} records of these rows",
             "",
             f"  {'identical':<14}{text.number(found['identical']):>12}",
         ]
@@ -34,7 +34,7 @@ class Report(NamedTuple):
                 more = found[name]["count"] - len(found[name]["ids"])
                 lines += [f"  and {text.number(more)} more"] if more else []
         lines += ["", *found["notes"]] if found["notes"] else []
-        but = ", except for what is pending" if found["pending"]["count"] else ""
+        but = ", except for the pending rows" if found["pending"]["count"] else ""
         lines += ["", "not identical" if self.failed else f"identical{but}"]
         return "\n".join(lines) + "\n"
 
@@ -75,18 +75,20 @@ def notes(
     counts = Counter(everys)
     if counts[None]:
         found.append(
-            f"No sweep reads {text.number(counts.pop(None))} of the missing rows: run connector backfill to read them."
+            f"No sweep will read {text.number(counts.pop(None))} of the missing rows: run connector backfill to read "
+            "them."
         )
     slowest = max((every for every in counts if every is not None), default=None)
     if pending and slowest is not None:
         found.append(
-            f"{text.number(pending)} rows are pending: this command does not wait for the slow sweeps that will read "
-            f"them, the last one every {duration_text(slowest)}. A row that is still pending after it is missing."
+            f"{text.number(pending)} rows are pending: slower sweeps will read them, and this command does not wait "
+            f"for these sweeps. The slowest runs every {duration_text(slowest)}. A row that is still pending after the "
+            "next run of that sweep is missing."
         )
     if differing and settings.rows.revisions == "ignore":
-        found.append('Rows may differ because rows.revisions is "ignore". This does not count as a failure.')
+        found.append('Rows may differ, because rows.revisions is "ignore". This does not count as a failure.')
     if settings.rows.privacy:
-        found.append(f"Not compared because of rows.privacy: {', '.join(sorted(settings.rows.privacy))}.")
+        found.append(f"Not compared, because rows.privacy changes them: {', '.join(sorted(settings.rows.privacy))}.")
     if foreign:
         found.append(f"{text.number(foreign)} records of the topic are not rows of this connector.")
     return found

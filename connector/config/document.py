@@ -154,7 +154,8 @@ class TenantTable(IdentityTable):
     )
     name: _Text | None = Field(None, description="A unique name of the tenant, which commands, logs and metrics use.")
     start: _Instant | None = Field(
-        None, description='Where the first run begins: an instant, or a negative duration. The default is "-7d".'
+        None,
+        description='The call time at which reading begins: an instant, or a negative duration. The default is "-7d".',
     )
     requests_per_minute: _Rate | None = Field(
         None, description="The request budget of this tenant, instead of graph.requests_per_minute."
@@ -218,7 +219,7 @@ class RowsTable(Table):
     )
     privacy: dict[str, _Treatment] = Field(
         {},
-        description="How personal data is treated, per field. Any string field of Graph except id is possible.",
+        description="How personal data in a field is protected. Any string field of Graph except id can be listed.",
     )
 
 
@@ -266,7 +267,7 @@ class KafkaTable(Table):
     )
     azure_event_hubs: bool = Field(
         default=False,
-        description="Whether to sign in to Event Hubs, with [identity], in AZURE_TENANT_ID or else the first tenant.",
+        description="Whether to sign in to Event Hubs with [identity], in tenant AZURE_TENANT_ID or the first one.",
     )
     topic_properties: dict[str, _Property] = Field({}, description="Settings of the row topic when it is created.")
     properties: dict[str, _Property] = Field(

@@ -142,12 +142,16 @@ def _privacy(source: ConfigSource, checked: Document) -> dict[str, str]:
         if name in treatable():
             treatments[name] = treatment
         elif name == "id":
-            source.report(key, "cannot be changed by a privacy setting, because it identifies the rows; remove it")
+            source.report(key, "is not possible, because the id of a row must stay unchanged; remove this setting")
         elif _row_fields().get(name):
-            source.report(key, "is not a string field, but privacy settings apply only to string fields; remove it")
+            source.report(
+                key, "is not a string field, but privacy settings apply only to string fields; remove this setting"
+            )
         elif name in _row_fields():
             source.report(
-                key, "is a field that the connector adds, but privacy settings apply only to fields of Graph; remove it"
+                key,
+                "is a field that the connector adds, but privacy settings apply only to fields of Graph; remove this "
+                "setting",
             )
         else:
             nearest = max(treatable(), key=lambda known: SequenceMatcher(None, name.lower(), known.lower()).ratio())
@@ -222,7 +226,7 @@ def _tenants(source: ConfigSource, checked: Document, shared: Identity) -> tuple
             continue
         if table.name in names:
             source.report(
-                ("tenants", number, "name"), f"is the same as in tenants[{names[table.name]}]; names must be unique"
+                ("tenants", number, "name"), f"is the same as in tenants[{names[table.name]}]; choose another name"
             )
         elif ids.get(table.name.lower(), number) != number:
             source.report(
@@ -254,7 +258,7 @@ def _kafka(source: ConfigSource, checked: Document) -> Kafka:
         else:
             source.report(
                 ("kafka", "topic_properties", name),
-                "refers to a file or variable, but only secrets can; write the value itself as text",
+                "names a file or variable, but only secrets can be read from there; write the value itself as text",
             )
     return Kafka(
         bootstrap_servers=table.bootstrap_servers,

@@ -44,11 +44,11 @@ class Hidden(Generic[_Text]):
             self._stamp = file_stamp.read(self._path)
             try:
                 value = self._read(self._path)
-                problem = "" if value else "it is empty"
+                problem = "" if value else "the file is empty"
             except OSError as error:
-                value, problem = self._value, f"it cannot be read ({error.strerror})"
+                value, problem = self._value, f"the file cannot be read ({error.strerror})"
             except UnicodeDecodeError:
-                value, problem = self._value, "it is neither UTF-8 nor UTF-16 with a byte-order mark"
+                value, problem = self._value, "the file is neither UTF-8 nor UTF-16 with a byte-order mark"
             self._value = value or self._value
             if problem and problem != self._problem:
                 _logger.warning("file_unreadable", name=str(self._path), problem=problem)
@@ -123,7 +123,8 @@ class PseudonymKey:
                 self.problem = f"{self._source} cannot be read ({error.strerror})"
             else:
                 if len(value) < privacy.KEY_MIN_BYTES:
-                    self.problem = f"{self._source} is {len(value)} bytes long, less than {privacy.KEY_MIN_BYTES}"
+                    least = privacy.KEY_MIN_BYTES
+                    self.problem = f"{self._source} is {len(value)} bytes long, but needs at least {least} bytes"
                 else:
                     self._value = value
         return self._value

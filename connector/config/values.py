@@ -79,7 +79,7 @@ def _split_url(value: str) -> SplitResult:
     if parts.query or parts.fragment or "?" in value or "#" in value:
         raise ValueError("has a query or a fragment; specify scheme, host and port only")
     if any(parts.hostname == host or parts.hostname.endswith(f".{host}") for host in _CHINA_HOSTS):
-        raise ValueError(f"is {shown(value)}, but {_CHINA}")
+        raise ValueError(f"is {shown(value)}, but {_CHINA}; use the address of another cloud")
     return parts
 
 

@@ -19,7 +19,7 @@ _KEPT_JOBS = 50
 _OPEN_JOBS = 100  # the state record of a tenant must fit into one message
 _KEPT_IDS = 200
 _NAMED_PARTS = 3
-_REMEDY = "connector backfill --again reads this call time, and also publishes rows that the topic already has"
+_REMEDY = "run connector backfill --again to read it, which also publishes rows that the topic already has"
 
 
 class Job(NamedTuple):
@@ -156,13 +156,13 @@ def remaining_seconds(orders: Orders) -> float:
 
 def _refusal(orders: Orders, window: Window, oldest: datetime, floor: datetime, now: datetime) -> str:
     if window.end <= oldest:
-        return "all of its range is older than dedup.horizon"
+        return "the whole range is older than dedup.horizon: choose a later range"
     if window.end <= floor:
-        return f"the deduplication index may have forgotten rows in every part of its range; {_REMEDY}"
+        return f"the deduplication index may have forgotten rows in every part of the range; {_REMEDY}"
     if window.start >= now:
-        return "all of its range lies in the future"
+        return "the whole range lies in the future: choose an earlier range"
     if sum(job.state not in ENDED for job in orders.jobs) >= _OPEN_JOBS:
-        return f"{_OPEN_JOBS} jobs of this tenant are open already: wait for them, or cancel some"
+        return f"{_OPEN_JOBS} jobs of this tenant have not ended yet: wait for them, or cancel some"
     return ""
 
 
@@ -178,7 +178,7 @@ def _expired(job: Job, now: datetime, floor: datetime, oldest: datetime) -> Job:
         return job
     parts = [f"{instants.text(part.start)} to {instants.text(part.end)}" for part in left[:_NAMED_PARTS]]
     more = f" and {len(left) - _NAMED_PARTS} more" if len(left) > _NAMED_PARTS else ""
-    remedy = "the call time is older than dedup.horizon by now" if job.again else _REMEDY
+    remedy = "it is now older than dedup.horizon, so it cannot be read any more" if job.again else _REMEDY
     reason = (
         f"this call time was not read, because the deduplication index may have forgotten its rows: "
         f"{', '.join(parts)}{more}; {remedy}"

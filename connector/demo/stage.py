@@ -107,7 +107,7 @@ class Stage:
                 reasons = "; ".join(self._service.health.ready()[1])
                 servers = self._settings.kafka.bootstrap_servers
                 raise FatalError(
-                    f"starting the demo with Kafka at {servers}: not ready within {_READY_S:g} s ({reasons}): "
+                    f"the demo with Kafka at {servers} was not ready within {_READY_S:g} s ({reasons}): "
                     "use brokers that answer, or omit --bootstrap-servers"
                 )
             screen.progress(0.0, "starting", "simulator, broker, connector")

@@ -302,7 +302,7 @@ class Source:
         link = page.next_link
         if link is not None:
             if len(link) > MAX_LINK_CHARACTERS:
-                self._transient(exchange, "unreachable", f"returns a next link of {len(link)} characters")
+                self._transient(exchange, "unreachable", f"returns a too long next link ({len(link)} characters)")
             if link in followed:
                 self._transient(exchange, "unreachable", "returns a next link that the page chain has followed before")
             if not self._is_trusted_link(link):

@@ -56,14 +56,14 @@ class Acknowledgements(Publisher):
             self._producer = Producer(self._settings)
             self._write(self._probes)
         except KafkaException as error:
-            self._fail(error, "opening")
+            self._fail(error, f"the producer of {self._name} cannot be opened")
 
     def write(self, records: Sequence[Outgoing]) -> None:
         """Write records and wait until each is acknowledged. Raises ShardRestartError when the outcome is unknown."""
         try:
             self._write(records)
         except KafkaException as error:
-            self._fail(error, "writing to")
+            self._fail(error, f"records of {self._name} cannot be written")
 
     def commit(self, contents: TransactionContents, context: CommitContext) -> Offsets:
         """Write the parts of a batch one after the other.
@@ -88,7 +88,7 @@ class Acknowledgements(Publisher):
                 if part:
                     self._write(part)
         except KafkaException as error:
-            self._fail(error, "writing a batch of")
+            self._fail(error, f"a batch of {self._name} cannot be written")
         return offsets
 
     def end_open(
@@ -142,13 +142,13 @@ class Acknowledgements(Publisher):
             yield transactions
         except ShardRestartError as error:
             raise ShardRestartError(
-                f"a transaction of a worker with exactly-once delivery is open, and cannot be ended ({error}): "
+                f"a worker with exactly-once delivery has left a transaction open, which cannot be aborted ({error}): "
                 'run a worker with kafka.delivery = "exactly_once" until its shards are restored, '
                 "or end the transaction with kafka-transactions.sh (find-hanging, then abort)"
             ) from error
         finally:
             transactions.release()
 
-    def _fail(self, error: KafkaException, doing: str) -> NoReturn:
+    def _fail(self, error: KafkaException, wrong: str) -> NoReturn:
         self._drop()
-        raise ShardRestartError(f"{doing} {self._name}: {self._explained(error)}") from error
+        raise ShardRestartError(f"{wrong}: {self._explained(error)}") from error

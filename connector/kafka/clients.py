@@ -212,7 +212,7 @@ class Clients:
             Consumer(_tokenless(self.member("check"))).close()
         except KafkaException as error:
             raise ConfigurationError(
-                [f"kafka.properties: librdkafka refuses a setting: {error.args[0].str()}"]
+                [f"kafka.properties: librdkafka refuses a property ({error.args[0].str()}); correct or remove it"]
             ) from error
 
 

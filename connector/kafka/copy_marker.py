@@ -35,7 +35,7 @@ class CopyMarker(msgspec.Struct, frozen=True):
         try:
             return msgspec.json.decode(value, type=cls)
         except msgspec.DecodeError as error:
-            raise FatalError(f"the state topic contains a record of another program (key {KEY!r})") from error
+            raise foreign(KEY) from error
 
     @property
     def record(self) -> Record:
@@ -50,6 +50,14 @@ class CopyMarker(msgspec.Struct, frozen=True):
     def source(self) -> str:
         """Return a description of the copy's source, for messages."""
         return f"app {self.app} on cluster {self.cluster}"
+
+
+def foreign(key: bytes) -> FatalError:
+    """Return the error to raise if the connector has not written the record with this key in the state topic."""
+    return FatalError(
+        f"a record in the state topic was not written by the connector (key {key!r})",
+        "stop the program that writes to the topic, then delete the record or set kafka.app to a new name",
+    )
 
 
 def incomplete(value: bytes) -> FatalError:

@@ -64,7 +64,7 @@ class CopySource:
             )
         if found.partitions.get(self._names.seen) != kafka.shards:
             raise FatalError(
-                f"topic {self._names.seen} does not have one partition per shard ({kafka.shards})", "restore the topic"
+                f"topic {self._names.seen} does not have {kafka.shards} partitions (kafka.shards)", "restore the topic"
             )
 
     def waiting(self) -> list[TenantCommand]:
@@ -142,10 +142,10 @@ def check_stopped(clients: Clients) -> None:
         )
     if workers:
         raise FatalError(
-            f"the group of app {clients.app} has members ({workers})",
+            f"consumer group {clients.app} has {workers} members, so workers of app {clients.app} may be running",
             "stop every worker of both apps; a killed worker stays a member until session.timeout.ms has passed",
         )
 
 
 def _left_open(places: Iterable[Place]) -> FatalError:
-    return FatalError(f"a transaction in {named(places)} is open", _REPAIR)
+    return FatalError(f"a transaction is still open in {named(places)}", _REPAIR)

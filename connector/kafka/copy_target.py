@@ -69,13 +69,11 @@ class CopyTarget:
         self._held = self._read()
         other = next((found for found in self._held.markers.values() if not found.is_from(marker)), None)
         if other is not None:
-            raise FatalError(
-                f"app {self._identity.app} holds a copy of {other.source} that is not complete", self._delete()
-            )
+            raise FatalError(f"app {self._identity.app} contains an incomplete copy of {other.source}", self._delete())
         if not self.is_complete and any(
             self._held.digests[place] for place in self._places if place[1] not in self._held.markers
         ):
-            raise FatalError(f"app {self._identity.app} holds state already", self._delete())
+            raise FatalError(f"app {self._identity.app} already has state", self._delete())
 
     @property
     def is_complete(self) -> bool:
@@ -97,7 +95,7 @@ class CopyTarget:
         self._held = self._read()
         if was_empty and any(self._held.digests.values()):
             self._write_markers(Record(KEY, None))
-            raise FatalError(f"app {self._identity.app} holds state already", self._delete())
+            raise FatalError(f"app {self._identity.app} already has state", self._delete())
 
     def put(self, tenant: str, checkpoint: Checkpoint | None, remembered: Mapping[bytes, bytes]) -> None:
         """Write the state of a tenant to its shard, except records that the shard already contains."""
@@ -114,7 +112,8 @@ class CopyTarget:
             kept = kept_commands.pack(mine)
             if len(kept) < len(mine):
                 raise FatalError(
-                    f"{len(mine)} commands wait in the source for tenants of shard {shard}, too many for its record",
+                    f"the source has {len(mine)} waiting commands for tenants of shard {shard}, but one shard of the "
+                    f"target can store only {len(kept)} of them",
                     "start a worker of the source, stop it after it has applied them, and copy the state again",
                 )
             record = state.shard_record(self._identity, 0, control_id=control_id, kept=kept)
@@ -152,7 +151,7 @@ class CopyTarget:
         values[self._names.state].pop(KEY, None)
         for topic, of in values.items():
             if {key: xxh3_64_intdigest(value) for key, value in of.items()} != self._expected[topic, shard]:
-                raise FatalError(f"the records in {named([(topic, shard)])} are not those that were written", _AGAIN)
+                raise FatalError(f"the records in {named([(topic, shard)])} differ from those that were copied", _AGAIN)
         state.check_identity(state.restore(values[self._names.state]).shard, self._identity)
         return {tenant: index.digest() for tenant, (index, _) in seen.restore(values[self._names.seen]).items()}
 
@@ -208,12 +207,12 @@ class CopyTarget:
                     else:
                         markers.pop(place[1], None)
             if reader.undecided:
-                raise FatalError(f"a transaction in {named(reader.undecided)} is open", self._delete())
+                raise FatalError(f"a transaction is still open in {named(reader.undecided)}", self._delete())
         return _Held(digests, markers)
 
     def _delete(self) -> str:
-        """Return the remedy for an app whose topics contain other state, so that it cannot be the target."""
-        unneeded = f"delete topics {self._names.state} and {self._names.seen} if nothing needs them"
+        """Return the remedy for an app that cannot be the target."""
+        unneeded = f"delete the topics {self._names.state} and {self._names.seen} if nothing needs them"
         return f"set kafka.app to another name, or {unneeded}"
 
     @staticmethod

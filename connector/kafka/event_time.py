@@ -40,19 +40,26 @@ def dangers(settings: Mapping[str, str | None], reach: timedelta, horizon: timed
         kept = _span(settings, "retention.ms")
         if kept is not None and kept <= max(reach, horizon):
             readers = _readers(kept, reach, horizon)
-            reason = f"a call that began longer ago is deleted as soon as it is written, and {readers}"
+            reason = (
+                "the record of a call that began longer ago than retention.ms is deleted as soon as it is written, and "
+                f"{readers}"
+            )
             found.append(Danger("retention.ms", str(settings["retention.ms"]), reason, wanted))
     for name in _BEFORE:
         limit = _span(settings, name)
         if limit is not None and limit < max(reach, horizon):
             readers = _readers(limit, reach, horizon)
-            reason = f"the broker refuses the record of a call that began longer ago, with its whole batch; {readers}"
+            reason = (
+                "the broker refuses the record of a call that began longer ago than this setting allows, together with "
+                f"its whole batch; {readers}"
+            )
             found.append(Danger(name, str(settings[name]), reason, wanted))
     for name in _AFTER:
         limit = _span(settings, name)
         if limit is not None and limit < AHEAD_MAX:
             reason = (
-                "the broker refuses the record of a call that began further ahead of its clock, with its whole batch"
+                "the broker refuses the record of a call that began further ahead of the broker's clock than this "
+                "setting allows, together with its whole batch"
             )
             found.append(Danger(name, str(settings[name]), reason, str(AHEAD_MAX // _MILLISECOND)))
     return list({danger.setting: danger for danger in reversed(found)}.values())[::-1]

@@ -98,7 +98,7 @@ def _watched(inspection: Inspection, row_topics: Collection[str]) -> set[Place]:
     try:
         metadata = inspection.clients.asking.list_topics(timeout=_METADATA_S).topics
     except KafkaException as error:
-        raise ShardRestartError(f"reading the partitions of the topics: {error.args[0].str()}") from error
+        raise ShardRestartError(f"the partitions of the row topics cannot be listed: {error.args[0].str()}") from error
     partitions = {
         (name, number)
         for topic in known
@@ -145,7 +145,7 @@ def find_lost(inspection: Inspection, ended: Collection[Place], is_stopped: Call
             "transaction_unverified",
             shard=inspection.shard,
             reason=next(iter(unreadable.values())),
-            consequence="if records of the last transaction were lost, they are not written again",
+            consequence="if brokers have lost records of the shard's last transaction, they are not written again",
         )
     checkpoints.pop(state.SHARD, None)
     return LostCommits(newest, lost.records, checkpoints)
@@ -245,8 +245,8 @@ def _check_decided(inspection: Inspection, places: Places, is_stopped: Callable[
     hidden = visibility.undecided(inspection.clients, ends, inspection.clients.decided_within_s, is_stopped)
     if hidden:
         raise ShardRestartError(
-            f"records of this shard in {named(hidden)} lie behind a transaction of another producer that is open: "
-            "wait for its end, or end it with kafka-transactions.sh (find-hanging, then abort)"
+            f"an open transaction of another producer hides records of this shard in {named(hidden)}: "
+            "wait until it ends, or end it with kafka-transactions.sh (find-hanging, then abort)"
         )
 
 
@@ -265,7 +265,7 @@ def _was_committed(clients: Clients, one: Unseen, doubtful: Collection[Place]) -
 
 
 def _unknown(unreadable: Mapping[Place, str]) -> str:
-    return f"it cannot be found out whether a transaction was committed: {next(iter(unreadable.values()))}"
+    return f"it is unknown whether a transaction of this shard was committed: {next(iter(unreadable.values()))}"
 
 
 def _headers(message: Message) -> list[tuple[str, bytes]] | None:

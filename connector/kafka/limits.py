@@ -38,8 +38,8 @@ class RecordTooLongError(ShardRestartError):
     def __init__(self, record: TooLong, limit: int) -> None:
         self.record = record
         super().__init__(
-            f"topic {record.topic} accepts {limit} bytes ({LIMIT}), but a record needs {record.needed}: nothing is "
-            "published until the limit is raised"
+            f"topic {record.topic} accepts at most {limit} bytes ({LIMIT}), but a record needs {record.needed} bytes: "
+            "nothing is published until the limit is raised"
         )
 
 

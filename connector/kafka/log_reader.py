@@ -265,7 +265,7 @@ class LogReader:
     def _silent(self) -> BrokersUnavailableError:
         where = named(self._unread)
         because = f" ({self._transient})" if self._transient else ""
-        return BrokersUnavailableError(f"reading {where}: no answer for {SILENCE_S:g} s{because}")
+        return BrokersUnavailableError(f"brokers returned nothing from {where} for {SILENCE_S:g} s{because}")
 
     def _raise_lasting(self, error: KafkaError, topics: tuple[str, ...]) -> None:
         if error.retriable() or error.code() in _TRANSIENT:
@@ -279,7 +279,7 @@ class LogReader:
             raise ForbiddenError(reason, rights.remedy(error, self._app, topics) or "")
         if error.retriable() or error.code() in _TRANSIENT:
             raise BrokersUnavailableError(reason)
-        raise FatalError(f"reading {reason}")
+        raise FatalError(f"records cannot be read: {reason}")
 
 
 def place_of(message: Message) -> Place:

@@ -197,7 +197,8 @@ class Membership:
             # With the newer group protocol, a member without a callback may simply have an empty assignment.
             self.joined = self.joined or (waited and not self._reports_empty)
             if waited and self._reports_empty:
-                raise KafkaException(KafkaError(KafkaError._TIMED_OUT, "the group sent no new assignment"))  # noqa: SLF001
+                problem = f"the consumer group has sent no new assignment for {self._rejoin_s:g} s"
+                raise KafkaException(KafkaError(KafkaError._TIMED_OUT, problem))  # noqa: SLF001
 
     def _publish(self, consumer: Consumer | None) -> None:
         metadata = consumer.consumer_group_metadata() if consumer is not None else None

@@ -14,7 +14,7 @@ from msgspec import structs
 from connector.config import Kafka
 from connector.core import jobs
 from connector.errors import BrokersUnavailableError, FatalError, ForbiddenError
-from connector.kafka import addresses, control, kept_commands, recreation, state, topics
+from connector.kafka import addresses, control, kept_commands, recreation, rights, state, topics
 from connector.kafka.clients import Clients
 from connector.kafka.control import TenantCommand
 from connector.kafka.log_reader import LogReader, Place, apply, from_beginning
@@ -69,7 +69,7 @@ class OperatorClient:
                 raise FatalError(f"topic {name} does not exist: start connector run, which creates it")
             if partitions != self._kafka.shards:
                 raise FatalError(
-                    f"topic {name} has {partitions} partitions, kafka.shards is {self._kafka.shards}: "
+                    f"topic {name} has {partitions} partitions, but kafka.shards is {self._kafka.shards}: "
                     f"set kafka.shards = {partitions}; to change the number, use connector copy-state"
                 )
 
@@ -102,7 +102,7 @@ class OperatorClient:
             for records in reader.read_to_end(starts):
                 yield from records
         except ForbiddenError as error:
-            raise FatalError(f"reading {error}") from error
+            raise FatalError(f"records cannot be read: {error}") from error
         except BrokersUnavailableError as error:
             raise self._unavailable(str(error)) from error
 
@@ -122,7 +122,7 @@ class OperatorClient:
                     shown = shown or at_end
                     yield self._restore(values) if changed else None
             except ForbiddenError as error:
-                raise FatalError(f"reading {error}") from error
+                raise FatalError(f"records cannot be read: {error}") from error
 
     def file(self, tenant: str, order: jobs.Command) -> int:
         """Write a command to the control topic and return its offset.
@@ -151,12 +151,14 @@ class OperatorClient:
                 while not outcome and time.monotonic() < deadline:
                     producer.poll(_PAUSE_S)
         except KafkaException as error:
-            raise FatalError(f"could not submit a command to {self._names.control}: {error.args[0].str()}") from error
+            raise FatalError(f"the command cannot be written to {self._explained(error.args[0])}") from error
         if not outcome or (outcome[0][0] is not None and outcome[0][0].code() in _IN_DOUBT):
-            raise self._unavailable("the command may still have been written: check with connector jobs")
+            raise self._unavailable(
+                "the command was not acknowledged, but it may have been written: run connector jobs to find out"
+            )
         problem, offset = outcome[0]
         if problem is not None:
-            raise FatalError(f"could not submit a command to {self._names.control}: {problem.str()}")
+            raise FatalError(f"the command cannot be written to {self._explained(problem)}")
         return offset
 
     def workers(self) -> int | None:
@@ -171,6 +173,9 @@ class OperatorClient:
             # The control topic was created again, so no worker has applied any of its commands yet.
             return restored._replace(shard=structs.replace(shard, control=0))
         return restored
+
+    def _explained(self, error: KafkaError) -> str:
+        return rights.explained(error, self._kafka.app, self._names.control)
 
     def _unavailable(self, why: str) -> BrokersUnavailableError:
         failures = addresses.unreachable(self._brokers)

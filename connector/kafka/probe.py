@@ -98,17 +98,17 @@ class Probe:
         If the internal topics do not exist, the transaction is empty.
         """
         name = f"{self._kafka.app}-check"
-        doing = "initialising transactions"
+        failed = "cannot be initialised"
         try:
             producer = Producer(self._clients.producer(name))
             producer.init_transactions(_INIT_S)
             producer.begin_transaction()
             if self._names.seen in found.partitions:
-                doing = f"writing to {self._names.seen} in transactions"
+                failed = f"cannot write to {self._names.seen}"
                 self._write_tombstone(producer)
-                doing = "sending offsets to transactions"
+                failed = "cannot send offsets"
                 self._send_offset(producer)
-            doing = "aborting transactions"
+            failed = "cannot be aborted"
             producer.abort_transaction(_ASK_S)
         except KafkaException as error:
             cause = error.args[0]
@@ -117,7 +117,7 @@ class Probe:
             todo = rights.remedy(cause, self._kafka.app, [self._names.seen]) or (
                 "check that every partition of topic __transaction_state has a leader"
             )
-            yield Problem(f"{doing} of {name}: {cause.str()}", todo)
+            yield Problem(f"transactions of {name} {failed}: {cause.str()}", todo)
 
     def _write_tombstone(self, producer: Producer) -> None:
         errors: list[KafkaError | None] = []
@@ -155,7 +155,7 @@ class Probe:
             return
         if allowed is not None and AclOperation.READ not in allowed:
             command = rights.grant(("Read", "Describe"), f"--group {group}")
-            yield Problem(f"joining group {group} is not allowed", f"allow it: {command}")
+            yield Problem(f"the connector's user may not join consumer group {group}", f"allow it: {command}")
 
     def _forbidden(self, names: Sequence[str]) -> list[Problem]:
         """Return a problem for each existing topic on which the connector's user lacks a right."""
@@ -175,7 +175,7 @@ class Probe:
                 continue
             lacking = [what for what in self._needed(name) if AclOperation[what.upper()] not in allowed]
             if lacking:
-                wrong = f"{' and '.join(lacking)} on topic {name} is not allowed"
+                wrong = f"the connector's user lacks permission for {' and '.join(lacking)} on topic {name}"
                 problems.append(Problem(wrong, f"allow it: {rights.grant(lacking, f'--topic {name}')}"))
         return problems
 
@@ -191,5 +191,5 @@ class Probe:
 
 
 def _too_low(topic: str, limit: int) -> Problem:
-    wrong = f"topic {topic} accepts {limit} bytes (max.message.bytes), but a record of the state needs more"
+    wrong = f"topic {topic} accepts at most {limit} bytes (max.message.bytes), but the connector's records are longer"
     return Problem(wrong, f"raise it with: {raise_command(topic)}")

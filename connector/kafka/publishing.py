@@ -179,7 +179,7 @@ class Publisher(ABC):
         once. The next producer with the transactional id fences whatever the abandoned thread may still do.
         """
         if self._is_abandoned:
-            raise ShardRestartError(f"an earlier request to the producer of {self._name} has not returned")
+            raise ShardRestartError(f"an earlier call of the producer of {self._name} has not returned yet")
         future = asyncio.get_running_loop().run_in_executor(self._thread, _without_frames, function, *arguments)
         future.add_done_callback(_retrieve)
         self._busy_since = time.monotonic()
@@ -194,7 +194,8 @@ class Publisher(ABC):
         if self._is_abandoned:
             where = _position_of(self._thread_name)
             raise ShardRestartError(
-                f"a request to the producer of {self._name} did not return in {LONGEST_CALL_S:g} s, it waits in {where}"
+                f"a call of the producer of {self._name} did not return within {LONGEST_CALL_S:g} s and is still in "
+                f"{where}"
             )
         return future.result()
 
@@ -253,7 +254,7 @@ class Publisher(ABC):
             raise KafkaException(first, *dict.fromkeys(f.topic for f in failures if f.error.code() == first.code()))
         if left:
             self._drop()
-            raise ShardRestartError(f"{left} records of {self._name} were not acknowledged in time")
+            raise ShardRestartError(f"brokers did not acknowledge {left} records of {self._name} within {_FLUSH_S:g} s")
         return offsets
 
     def _explained(self, error: KafkaException) -> str:

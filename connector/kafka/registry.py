@@ -129,7 +129,8 @@ class Registry:
         if known is None:
             reason = _cut(str(answer.get("message") or "no reason given"))
             raise FatalError(
-                f"subject {subject.name}: the registry refuses schema {subject.schema} ({status}): {reason}"
+                f"subject {subject.name}: the registry refuses the schema {subject.schema} ({status}): {reason}",
+                "change what the registry objects to, for example its read-only mode, then try again",
             )
         return known
 
@@ -150,7 +151,7 @@ class Registry:
         if status == 404:  # registries before 2021 compare with one version only
             status, answer = self._ask("POST", f"{path}/latest?verbose=true", _body(subject))
         if status != 200 or not isinstance(answer.get("is_compatible"), bool):
-            raise self._unavailable(f"does not report whether the schema is compatible ({status})")
+            raise self._unavailable(f"does not report compatibility ({status}); check schema_registry.url")
         if not answer["is_compatible"]:
             for number in self._numbers(subject):
                 version = self._version(subject, str(number))
@@ -175,7 +176,7 @@ class Registry:
         status, answer = self._ask("GET", f"/schemas/ids/{schema_id}")
         schema = _parsed(answer)
         if status != 200 or not isinstance(schema, dict):
-            raise FatalError(f"the schema registry at {self._url} has no Avro record under id {schema_id}")
+            raise FatalError(f"the schema registry at {self._url} has no Avro record schema with id {schema_id}")
         return schema
 
     def expect(self, subject: Subject) -> SchemaLookup:
@@ -185,9 +186,9 @@ class Registry:
         """
         found = self.check(subject)
         if found.id is None and not self._settings.auto_register:
-            what = "the subject has no schema" if found.is_first else "the subject has other, compatible ones"
+            what = "the subject has no schema" if found.is_first else "the subject has other, compatible schemas"
             raise FatalError(
-                f"subject {subject.name}: schema {subject.schema} is not registered ({what}) and "
+                f"subject {subject.name}: schema {subject.schema} is not registered ({what}), and "
                 "schema_registry.auto_register is false",
                 "register it with `connector schema register`",
             )
@@ -207,7 +208,7 @@ class Registry:
         number = version.get("version")
         kind = version.get("schemaType") or "AVRO"
         if kind != "AVRO":
-            raise _refusal(subject, f"version {number} is a schema of the kind {_cut(str(kind))}")
+            raise _refusal(subject, f"version {number} is not an Avro schema, but has the type {_cut(str(kind))}")
         try:
             found = evolution.clashes(avro.load(subject.schema), _parsed(version))
         except (KeyError, TypeError, AttributeError, RecursionError):
@@ -293,9 +294,7 @@ class Registry:
             todo = "check schema_registry.username and password, or token, and what they allow"
             raise self._unavailable(f"{what} ({status}); {todo}")
         if 300 <= status < 400:
-            raise self._unavailable(
-                f"redirects to another address ({status}); set schema_registry.url to the new address"
-            )
+            raise self._unavailable(f"redirects to another address ({status}); set schema_registry.url to it")
         try:
             answer = json.loads(content)
         except (ValueError, RecursionError):
@@ -320,7 +319,7 @@ class Registry:
             token = settings.token.get().rstrip("\r\n")
             if not token.isascii() or not token.isprintable():
                 raise self._unavailable(
-                    "cannot be called: schema_registry.token has characters that are not allowed in a header"
+                    "cannot be called: schema_registry.token has characters that a header cannot contain; correct it"
                 )
             return {"Authorization": f"Bearer {token}"}
         if settings.password is not None:

@@ -176,8 +176,9 @@ def restore(records: Mapping[bytes, bytes]) -> dict[str, tuple[DedupIndex, SeenL
     for key, value in records.items():
         if value[:1] != VERSION:
             raise FatalError(
-                f"the seen topic holds a record of version {value[0]}, but this program reads version {VERSION[0]}",
-                "run the program version that wrote the record, or a newer one",
+                f"another version of the connector has written the seen topic: it contains a record of version "
+                f"{value[0]}, but this connector reads version {VERSION[0]}",
+                "run the version of the connector that wrote the record, or a newer one",
             )
         tenant, width, number, record_number = key.decode().rsplit("/", 3)
         bucket = _Bucket(int(width), int(number))
@@ -198,8 +199,9 @@ def restore(records: Mapping[bytes, bytes]) -> dict[str, tuple[DedupIndex, SeenL
         newest = int((stored["meta"] & LAYOUT_MASK).max(initial=0))
         if newest > LAYOUT:
             raise FatalError(
-                f"the seen topic holds fingerprints of version {newest}, this program knows versions up to {LAYOUT}: "
-                "their rows would be published again; run the version that wrote the fingerprints, or a newer one"
+                f"a newer version of the connector has written the seen topic: it contains fingerprints of version "
+                f"{newest}, but this connector reads versions up to {LAYOUT} and would publish their rows again",
+                "run the version of the connector that wrote the fingerprints, or a newer one",
             )
         remembered.restore(stored, hours)
         result[tenant] = (remembered, log)
@@ -220,9 +222,9 @@ def check_complete(topic: str, expected: Mapping[str, int], found: Collection[st
     for tenant, rows in expected.items():
         if rows and tenant not in found:
             raise FatalError(
-                f"the checkpoint of tenant {tenant} counts {rows} rows in the deduplication index, but topic {topic} "
-                "holds none of them: these rows would be published again",
-                f"restore topic {topic}, or set kafka.app to a new name to read everything again into a new topic",
+                f"topic {topic} has lost the deduplication index of tenant {tenant}: according to its checkpoint, the "
+                f"tenant has {rows} rows in the index, but the topic contains none, so they would be published again",
+                f"restore topic {topic}, or set kafka.app and kafka.topic to new names to read everything again",
             )
 
 

@@ -251,11 +251,11 @@ def restore(records: Mapping[bytes, bytes]) -> Restored:
         try:
             version = msgspec.json.decode(value, type=_Version).v
         except msgspec.DecodeError as error:
-            raise FatalError(f"the state topic contains a record of another program (key {key!r})") from error
+            raise copy_marker.foreign(key) from error
         if version > VERSION:
             raise FatalError(
-                f"the state topic has a record of version {version}, but this program reads versions up to {VERSION}",
-                "run the program version that wrote the record, or a newer one",
+                f"the state topic has a record of version {version}, but this connector reads versions up to {VERSION}",
+                "run the version of the connector that wrote the record, or a newer one",
             )
         if key == SHARD:
             shard = msgspec.json.decode(value, type=ShardRecord)
@@ -272,14 +272,14 @@ def check_identity(shard: ShardRecord | None, identity: StateIdentity) -> None:
         raise FatalError(
             f"the state in topic {identity.app}.state was written for Kafka cluster {shard.cluster}, but the brokers "
             f"are cluster {identity.cluster}",
-            "set kafka.bootstrap_servers back; or set kafka.app to a new name: run connector copy-state --from the old "
-            "configuration to keep the state, otherwise everything is read again",
+            "set kafka.bootstrap_servers back, or set kafka.app to a new name; to keep the state under the new name, "
+            "run connector copy-state with the old configuration as --from, otherwise everything is read again",
         )
     if shard.topic != identity.topic:
         raise FatalError(
             f"the state of app {identity.app} was written for topic {shard.topic}, but kafka.topic is {identity.topic}",
-            "set kafka.topic back; or set kafka.app to a new name: run connector copy-state --from the old "
-            "configuration to keep the state, otherwise everything is read again and published to the new topic",
+            "set kafka.topic back, or set kafka.app to a new name; to keep the state under the new name, run connector "
+            "copy-state with the old configuration as --from, otherwise everything is read and published again",
         )
 
 

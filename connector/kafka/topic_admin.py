@@ -248,7 +248,9 @@ class TopicAdmin:
             found, missing = self._look_for(_without(missing, problems))
             if missing:
                 self._ask_for(missing)
-                raise KafkaException(KafkaError(KafkaError.UNKNOWN_TOPIC_OR_PART, "created topics are not visible yet"))
+                names = ", ".join(topic.name for topic in missing)
+                problem = f"brokers do not report the topics yet that were just created: {names}"
+                raise KafkaException(KafkaError(KafkaError.UNKNOWN_TOPIC_OR_PART, problem))
         if missing:
             # Some brokers, like librdkafka's mock cluster, create a topic as soon as its metadata is requested.
             self._ask_for(missing)
@@ -283,7 +285,8 @@ class TopicAdmin:
             if error is not None and error.code() == KafkaError.TOPIC_AUTHORIZATION_FAILED:
                 command = rights.grant(("Describe",), f"--topic {topic.name}")
                 raise ForbiddenError(
-                    f"the brokers do not state whether topic {topic.name} exists", f"allow it: {command}"
+                    f"the brokers do not allow this user to see whether topic {topic.name} exists",
+                    f"allow it: {command}",
                 )
 
     def problems(self, topics: Sequence[Topic], found: Found) -> list[Problem]:

@@ -26,7 +26,7 @@ def wrong_counts(topics: Sequence[Topic], partitions: Mapping[str, int]) -> list
     for topic in topics:
         has = partitions.get(topic.name, topic.partitions)
         if topic.fixed and has != topic.partitions:
-            wrong = f"topic {topic.name} has {has} partitions, kafka.shards is {topic.partitions}"
+            wrong = f"topic {topic.name} has {has} partitions, but kafka.shards is {topic.partitions}"
             remedy = (
                 f"set kafka.shards = {has}, or copy the state into another kafka.app with connector copy-state, or, if "
                 "the topic was never used, delete it and create it with: "
@@ -64,15 +64,15 @@ def wrong_policies(topics: Sequence[Topic], settings: Mapping[str, Mapping[str, 
         policy = settings.get(topic.name, {}).get("cleanup.policy")
         if (policy is not None and ("compact" in policy) is not topic.compacted) or policy == "compact,delete":
             right = topic.settings["cleanup.policy"]
-            wrong = f"topic {topic.name} has cleanup.policy={policy}, it must be {right}"
+            wrong = f"topic {topic.name} has cleanup.policy={policy}, but it must be {right}"
             remedy = f"repair it with: {alter_command(topic.name, f'cleanup.policy={right}')}"
             problems.append((topic, Problem(wrong, remedy)))
     return problems
 
 
 def absent(topic: Topic) -> Problem:
-    """Return the problem of a topic that does not exist and that the connector is not allowed to create."""
-    wrong = f"topic {topic.name} does not exist and kafka.create_topics is false"
+    """Return the problem of a topic that does not exist, if the connector is configured not to create topics."""
+    wrong = f"topic {topic.name} does not exist, and kafka.create_topics is false"
     return Problem(wrong, f"create it with: {create_command(topic)}")
 
 
@@ -100,9 +100,9 @@ def uncreated(created: Creation) -> Problem:
     topic, error, left_out = created
     if error is None:
         raise ValueError(topic.name)
-    wrong = f"creating topic {topic.name}: {error.str()}"
+    wrong = f"topic {topic.name} cannot be created: {error.str()}"
     if left_out:
-        wrong = f"creating topic {topic.name} with {' and '.join(left_out)}: {error.str()}"
+        wrong = f"topic {topic.name} cannot be created with {' and '.join(left_out)}: {error.str()}"
         return Problem(wrong, "remove this setting from kafka.topic_properties, or set a value that the brokers accept")
     if error.code() in REFUSED_SETTING:
         required = f"cleanup.policy={topic.settings['cleanup.policy']}, {topic.partitions} partitions"

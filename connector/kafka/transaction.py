@@ -71,7 +71,7 @@ class Transactions(Publisher):
                 self._producer.init_transactions(_INIT_S)
         except KafkaException as error:
             self._drop()
-            raise self._restart_error(error, f"could not initialise transactions of {self._name}") from error
+            raise self._restart_error(error, f"transactions of {self._name} cannot be initialised") from error
 
     def commit(self, contents: TransactionContents, context: CommitContext) -> Offsets:
         """Commit all records, and the group's offset of the control topic, in one transaction."""
@@ -115,7 +115,7 @@ class Transactions(Publisher):
         except KafkaException as error:
             self._drop()
             raise self._restart_error(
-                error, f"writing records again that a transaction of {self._name} has lost"
+                error, f"records that a transaction of {self._name} has lost cannot be written again"
             ) from error
         self._commit(producer)
         return sum(map(len, contents.rows.values())) + len(lost.checkpoints)
@@ -145,7 +145,7 @@ class Transactions(Publisher):
                 producer.commit_transaction(_CALL_S)
         except KafkaException as error:
             self._drop()
-            raise self._restart_error(error, f"committing a transaction of {self._name}") from error
+            raise self._restart_error(error, f"a commit of {self._name} failed") from error
         self._unproven.append((time.monotonic(), self._written))
 
     def _drop_proven(self) -> None:
@@ -164,7 +164,9 @@ class Transactions(Publisher):
         if self._unproven and time.monotonic() - self._unproven[0][0] > limit_s:
             self._drop()
             where = named(last_offsets(self._unproven[0][1]))
-            raise ShardRestartError(f"a transaction that brokers have acknowledged is still open in {where}")
+            raise ShardRestartError(
+                f"brokers have acknowledged a commit of {self._name}, but the transaction is still open in {where}"
+            )
 
     def end(self, places: Iterable[Place], context: CommitContext) -> None:
         """Abort all open transactions of this transactional id in the given partitions.
@@ -183,7 +185,7 @@ class Transactions(Publisher):
         except KafkaException as error:
             self._drop()
             raise self._restart_error(
-                error, f"ending a transaction of {self._name} that is open in {named(set(places))}"
+                error, f"an open transaction of {self._name} in {named(set(places))} cannot be aborted"
             ) from error
 
     def _cause(self, producer: Producer, error: KafkaException, context: CommitContext) -> KafkaException:
@@ -214,7 +216,9 @@ class Transactions(Publisher):
         sender.join(_OFFSETS_S)
         if not outcome:
             self._drop()
-            raise ShardRestartError(f"the offsets of a transaction of {self._name} were not acknowledged in time")
+            raise ShardRestartError(
+                f"brokers did not acknowledge the offsets of a transaction of {self._name} within {_OFFSETS_S:g} s"
+            )
         if outcome[0] is not None:
             raise outcome[0]
 
@@ -223,7 +227,7 @@ class Transactions(Publisher):
 
         Always raises.
         """
-        what = f"writing a transaction of {self._name}"
+        what = f"a transaction of {self._name} failed before its commit"
         cause = error.args[0]
         # A record that was not delivered leaves the transaction abortable, although the record's error does not say so.
         if (cause.txn_requires_abort() or cause.code() in _UNDELIVERED) and not is_fenced(cause):
@@ -232,8 +236,8 @@ class Transactions(Publisher):
                     producer.abort_transaction(_CALL_S)
             except KafkaException as second:
                 self._drop()
-                doing = f"aborting a transaction of {self._name} that failed ({self._explained(error)})"
-                raise self._restart_error(second, doing) from second
+                failed = f"a transaction of {self._name} failed ({self._explained(error)}) and cannot be aborted"
+                raise self._restart_error(second, failed) from second
             self._verify_abort()
             raise AbortedError(f"{what}: {self._explained(error)}") from error
         self._drop()
@@ -250,15 +254,16 @@ class Transactions(Publisher):
         if left_open:
             self._drop()
             raise ShardRestartError(
-                f"a transaction of {self._name} was aborted and is still open in {named(left_open)}"
+                f"a transaction of {self._name} was aborted, but {_ABORTED_WITHIN_S:g} s later it is still open in "
+                f"{named(left_open)}: the shard restarts and aborts it again"
             )
         lost = visibility.lost(self._clients, places)
         if lost.records or lost.unreadable:
             self._drop()
             where = named({*lost.records, *lost.unreadable})
             raise ShardRestartError(
-                f"the abort of a transaction of {self._name} may also have aborted an earlier, committed one "
-                f"in {where}: the shard reads its state again, and writes lost records again"
+                f"the abort of a transaction of {self._name} may also have aborted an earlier, committed transaction "
+                f"in {where}: the shard restarts and writes lost records again"
             )
         self._unproven = []
 

@@ -171,5 +171,5 @@ def read(
                 for record in records:
                     found[place_of(record)][record.offset() or 0] = record
         except (BrokersUnavailableError, FatalError) as error:
-            raise ShardRestartError(f"could not read the records of earlier transactions: {error}") from error
+            raise ShardRestartError(f"the records of earlier transactions cannot be read: {error}") from error
     return found, unreadable

@@ -159,10 +159,10 @@ class TenantMetrics:
             view = self._view()
         except Exception:  # noqa: BLE001 — an error of one tenant must not fail the scrape of all others
             if not self._view_failed:
-                _log.exception("tenant_view_failed", tenant=self.label, effect="its gauges are absent from /metrics")
+                _log.exception("tenant_gauges_failed", tenant=self.label, effect="its gauges are absent from /metrics")
             self._view_failed = True
             return None
         if self._view_failed:
-            _log.info("tenant_view_recovered", tenant=self.label)
+            _log.info("tenant_gauges_recovered", tenant=self.label)
             self._view_failed = False
         return view

@@ -66,7 +66,9 @@ async def read_chain(
         page.room.release()  # the memory of the chain includes the page
         held.append(page_read)
         if rows > _MOST_HELD_ROWS or (len(held) > 1 and sum(one.bytes for one in held) > HELD_BYTES):
-            raise RangeTooLongError(f"a page chain of tenant {tenant.label} does not fit into the buffer")
+            raise RangeTooLongError(
+                f"A page chain of {tenant.label} does not fit into the buffer; it is read in parts."
+            )
     return PageChain(rows, repeated, join_pages(held) if held else None)
 
 

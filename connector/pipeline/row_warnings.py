@@ -12,7 +12,7 @@ from connector.pipeline.member_names import MemberNames
 _logger = log.get(__name__)
 _LOG_AGAIN_S = 60.0
 _TOO_OLD_REMEDY = (
-    "run connector backfill --again to publish them; those that were published before are then published twice"
+    "run connector backfill --again to publish them; rows that were published before are then published twice"
 )
 _CONFLICT_REMEDY = (
     "compare the dead letters of class connector.RowConflict with the rows of the same ids, "

@@ -166,11 +166,11 @@ def _summary(tenants: list[Object], elsewhere: int, unread: list[Object]) -> str
     if tenants:
         counts = {state: sum(tenant.get("state") == state for tenant in tenants) for state in STATES}
         words = ", ".join(f"{count} {STATES[state][1].lower()}" for state, count in counts.items() if count)
-        sentences.append(f"{count(len(tenants), 'tenant')} read by this worker: {words}.")
+        sentences.append(f"This worker reads {count(len(tenants), 'tenant')}: {words}.")
     if elsewhere:
         sentences.append(
             f"{count(elsewhere, 'tenant')} of this app {'is' if elsewhere == 1 else 'are'} not in the shards of this"
-            " worker: connector status lists all tenants."
+            " worker: run connector status to list all tenants."
         )
     sentences += [
         f"{one.get('name') or one.get('id')} is not read by any worker: {one.get('reason')}." for one in unread

@@ -23,7 +23,7 @@ LEGEND = {
     "recent": "read in the last hour",
     "today": "read in the last day",
     "older": "read longer ago",
-    "due": "not read yet, being read",
+    "due": "not read yet, reading continues",
     "gap": "not read yet, and reading has stopped",
     "none": "before the start of the tenant",
 }
@@ -152,7 +152,7 @@ def _unread_details(tenant: Object) -> list[tuple[str, str | None]]:
     if tenant.get("unread_from"):
         details.append(("from", text(tenant, "unread_from")))
     if tenant.get("unread_done"):
-        details.append(("done at this rate by", text(tenant, "unread_done")))
+        details.append(("at this rate, all is read by", text(tenant, "unread_done")))
     return details
 
 

@@ -78,7 +78,7 @@ class Configuration:
         mine, wanted = self.settings.kafka.topic, read.kafka.topic
         if not read.tenants:
             raise ConfigurationError(
-                ["tenants: none are configured any more; configure at least one, or stop the worker"]
+                ["tenants: no tenant is configured any more; configure at least one, or stop the worker"]
             )
         if wanted != mine:
             raise ConfigurationError(

@@ -214,5 +214,5 @@ def _check(settings: Settings) -> None:
         )
     if not settings.tenants:
         raise ConfigurationError(
-            ["tenants: none are configured; add [[tenants]] or set AZURE_TENANT_ID and AZURE_CLIENT_ID"]
+            ["tenants: no tenant is configured; add [[tenants]] or set AZURE_TENANT_ID and AZURE_CLIENT_ID"]
         )

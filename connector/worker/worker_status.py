@@ -64,12 +64,12 @@ class WorkerStatus:
             reasons.append("the worker is not in the consumer group yet")
         restoring = sorted(number for number, shard in self._shards.running.items() if not shard.restored)
         if restoring:
-            reasons.append(f"restoring shards {restoring}")
+            reasons.append(f"shards {restoring} are being restored")
         reasons += [shard.problem for _, shard in sorted(self._shards.running.items()) if shard.problem]
         runtimes = [runtime for shard in self._shards.running.values() for runtime in shard.tenants.runtimes]
         rejected = any(shard.tenants.is_any_rejected for shard in self._shards.running.values())
         if (runtimes or rejected) and all(runtime.source.failing() for runtime in runtimes):
-            reasons.append("every tenant fails")
+            reasons.append("every tenant fails: /status states why")
         return not reasons, reasons
 
     @property

@@ -197,7 +197,7 @@ def compatibility_answers(answer: Answer, latest: Any) -> Answers:
     ("latest", "words"),
     [
         ({"schema": '"string"'}, "version 1: the schema itself is string in the registry"),
-        ({"schema": "{}", "schemaType": "PROTOBUF"}, "version 1 is a schema of the kind PROTOBUF"),
+        ({"schema": "{}", "schemaType": "PROTOBUF"}, "version 1 is not an Avro schema, but has the type PROTOBUF"),
         ({"schema": "{"}, "version 1"),
         ({"schema": '{"type": "record"}'}, "version 1"),
         ({}, "version 1"),

@@ -260,12 +260,12 @@ def test_pause_and_cancel_commands_survive_a_worker_restart(scene: Scene) -> Non
     commands.succeed(scene.config, "cancel", second)
     done = commands.ended(waiting)
     assert (done.code, f"job {second} was cancelled" in done.error) == (1, True), done
-    second_cancel = commands.run(scene.config, "cancel", second)
-    assert (second_cancel.code, second_cancel.error) == (0, f"job {second} is cancelled already\n")
+    again = commands.run(scene.config, "cancel", second)
+    assert (again.code, again.error) == (0, f"job {second} is already cancelled\n")
     commands.succeed(scene.config, "resume", "--tenant", "contoso")
     until_job(scene.worker, job, "done")
     ended = commands.run(scene.config, "cancel", job)
-    assert (ended.code, ended.error) == (1, f"job {job} has ended (done): there is nothing left to cancel\n")
+    assert (ended.code, ended.error) == (1, f"job {job} has already ended (done), so it cannot be cancelled\n")
     scene.worker.until(lambda: scene.worker.tenant(paused).get("state") == "ok", "the tenant to be read again")
     assert commands.jobs(scene.config)[second]["rows"] == 0
     assert scene.worker.stop() == 0
@@ -278,10 +278,10 @@ def _asked(scene: Scene, tenant: str) -> list[Any]:
 def test_backfill_continues_after_ctrl_c_during_wait(scene: Scene) -> None:
     waiting = commands.start(scene.config, "backfill", "--tenant", "contoso", "--from", "-3d", "--to", "-2h", "--wait")
     job = commands.first_line(waiting.output)
-    assert commands.first_line(waiting.error) == f"job {job} waits: no worker has taken it yet"
+    assert commands.first_line(waiting.error) == f"job {job} is waiting: no worker has read the command yet"
     done = commands.interrupt(waiting)
     last = done.error.splitlines()[-1]
-    assert (done.code, last) == (130, f"job {job} continues to run; connector jobs shows its progress")
+    assert (done.code, last) == (130, f"job {job} continues to run; run connector jobs to see its progress")
     scene.worker.start()
     until_job(scene.worker, job, "done")
     assert scene.worker.stop() == 0
@@ -365,19 +365,19 @@ def test_status_command_lists_tenants_while_no_worker_runs(scene: Scene) -> None
     scene.worker.configure(
         {**scene.worker.settings, "tenants": [*listed, {"id": unknown, "name": "stranger", "start": "-1h"}]}
     )
-    status = commands.status(scene.config)
-    assert {"app", "topic", "version", "shards", "tenants", "jobs"} <= status.keys()
-    assert (status["shards"], status["workers"]) == (2, 0)
-    first, new, left = status["tenants"]
-    assert (first["id"], first["name"], first["state"], first["reason"]) == (known, "contoso", "ok", None)
-    assert first["shard"] == partition_of(known, 2)
-    assert 0 < first["lag_seconds"] < 60
-    assert first["records"] == first["remembered_rows"] > 100
-    assert (first["gap_seconds"], first["gaps"]) == (0, [])
-    assert first["coverage"][-1]["to"] == first["covered_through"]
-    assert [sweep["every"] for sweep in first["sweeps"]] == ["1s", "5s"]
-    assert all(sweep["last_ok"] for sweep in first["sweeps"])
-    assert (new["name"], new["state"], new["reason"]) == ("stranger", "unknown", "no worker has read it yet")
+    told = commands.status(scene.config)
+    assert {"app", "topic", "version", "shards", "tenants", "jobs"} <= told.keys()
+    assert (told["shards"], told["workers"]) == (2, 0)
+    one, new, left = told["tenants"]
+    assert (one["id"], one["name"], one["state"], one["reason"]) == (known, "contoso", "ok", None)
+    assert one["shard"] == partition_of(known, 2)
+    assert 0 < one["lag_seconds"] < 60
+    assert one["records"] == one["remembered_rows"] > 100
+    assert (one["gap_seconds"], one["gaps"]) == (0, [])
+    assert one["coverage"][-1]["to"] == one["covered_through"]
+    assert [sweep["every"] for sweep in one["sweeps"]] == ["1s", "5s"]
+    assert all(sweep["last_ok"] for sweep in one["sweeps"])
+    assert (new["name"], new["state"], new["reason"]) == ("stranger", "unknown", "no worker has read the tenant yet")
     assert (left["id"], left["name"], left["state"], left["reason"]) == (gone, None, "unknown", "not configured")
     assert left["records"] > 100
     text = commands.succeed(scene.config, "status")

@@ -309,10 +309,10 @@ def test_check_command_names_missing_rights_without_writing(place: Place) -> Non
     wrong = [finding for finding in found if not finding["ok"]]
     assert code == 1
     assert {finding["check"] for finding in wrong} == {"topics"}
-    output = "\n".join(f"{finding['message']}: {finding['remedy']}" for finding in wrong)
-    assert "Write on topic narrow-calls is not allowed" in output
-    assert "--operation Read --topic narrow.state" in output
-    assert "creating topic narrow.seen" in output
+    said = "\n".join(f"{finding['message']}: {finding['remedy']}" for finding in wrong)
+    assert "lacks permission for Write on topic narrow-calls" in said
+    assert "--operation Read --topic narrow.state" in said
+    assert "topic narrow.seen cannot be created" in said
 
 
 def test_check_command_creates_no_topic_or_subject_for_a_new_app(place: Place) -> None:
@@ -321,7 +321,7 @@ def test_check_command_creates_no_topic_or_subject_for_a_new_app(place: Place) -
     assert code == 0, found
     messages = {finding["check"]: finding["message"] for finding in found}
     assert "run will create fresh-calls, " in messages["topics"]
-    assert "run will register 2" in messages["schema_registry"]
+    assert "connector run will register 2" in messages["schema_registry"]
     assert place.admin.list_topics(timeout=10).topics.keys() == topics
     assert place.registry.ask("GET", "/subjects") == subjects
     groups = place.admin.list_consumer_groups().result(10).valid

@@ -133,13 +133,15 @@ def test_state_copy_is_refused_while_a_worker_of_either_app_runs(
     old.until_ready()
     refused = copy(old, new)
     assert refused.code == 1
-    assert refused.error.startswith(f"the group of app {app} has members (1): stop every worker of both apps")
+    assert refused.error.startswith(
+        f"consumer group {app} has 1 members, so workers of app {app} may be running: stop every"
+    )
     assert old.stop() == 0
     new.start()
     new.until_ready()
     refused = copy(old, new)
     assert refused.code == 1
-    assert refused.error.startswith(f"the group of app {app}-2 has members (1)")
+    assert refused.error.startswith(f"consumer group {app}-2 has 1 members")
 
 
 def test_state_copy_into_an_app_that_has_state_is_refused(
@@ -151,7 +153,7 @@ def test_state_copy_into_an_app_that_has_state_is_refused(
     for options in ((), ("--dry-run",)):
         refused = copy(old, new, *options)
         assert refused.code == 1
-        assert refused.error.startswith(f"app {app}-2 holds state already: set kafka.app to another name, or delete")
+        assert refused.error.startswith(f"app {app}-2 already has state: set kafka.app to another name, or delete")
     assert copy(old, old).code == 2
 
 
@@ -267,7 +269,7 @@ def test_state_copy_is_refused_while_a_transaction_is_open(
     assert producer.flush(30) == 0
     refused = copy(old, new)
     assert refused.code == 1
-    assert refused.error.startswith(f"a transaction in {app}.state-0 is open: start a worker of that app")
+    assert refused.error.startswith(f"a transaction is still open in {app}.state-0: start a worker of that app")
     producer.abort_transaction(30)
     moved(old, new)
 

@@ -161,10 +161,10 @@ def test_status_page_shows_failing_tenants_first(
     }
     strips = {
         FAILING: "not read yet, and reading has stopped, 13 d",
-        SLOW: "not read yet, being read",
+        SLOW: "not read yet, reading continues",
         GAP: "not read yet, and reading has stopped",
         HEALTHY: "read in the last hour, 13 d",
-        BACKFILL: "not read yet, being read",
+        BACKFILL: "not read yet, reading continues",
     }
     for name in NAMES:
         article = page.get_by_role("article", name=name)
@@ -202,7 +202,7 @@ def test_status_page_is_usable_by_keyboard(service: Service, visit: Visit) -> No
     expect(opened).to_have_count(0)
     page.keyboard.press("Enter")
     expect(opened).to_have_count(1)
-    expect(opened).to_contain_text("every 1m over 15m")
+    expect(opened).to_contain_text("every 1m, overlap 15m")
     still = page.get_by_role("link", name="Stop refreshing")
     for _ in range(12):
         page.keyboard.press("Tab")

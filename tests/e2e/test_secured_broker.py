@@ -209,7 +209,7 @@ def test_backfill_wait_ends_if_its_right_is_withdrawn(
     config = new_worker(settings(secured, topic, app, source, "SCRAM-SHA-256", "waiting")).config
     asked = ("--tenant", source.tenants[0], "--from", "-12h", "--to", "-1h")
     waiting = commands.start(config, "backfill", *asked, "--wait")
-    assert "no worker has taken it yet" in commands.first_line(waiting.error)
+    assert "no worker has read the command yet" in commands.first_line(waiting.error)
     for right in rights:
         if right.name == f"{app}.state":
             secured.take(right)

@@ -223,7 +223,7 @@ def test_tenant_that_no_worker_reads_is_reported_everywhere(
         entry["id"]: entry for entry in json.loads(commands.succeed(standby.config, "status", "--json"))["tenants"]
     }
     assert (stated[left["id"]]["state"], stated[left["id"]]["reason_code"]) == ("failing", "not_configured")
-    assert (stated[new["id"]]["state"], stated[new["id"]]["reason"]) == ("unknown", "no worker has read it yet")
+    assert (stated[new["id"]]["state"], stated[new["id"]]["reason"]) == ("unknown", "no worker has read the tenant yet")
 
     read_again(owner, [kept, left, new], "tenants_changed")
     owner.until_complete(datetime.now(UTC))

@@ -174,7 +174,7 @@ def test_log_reader_fails_in_time_if_a_partition_is_missing(
     with LogReader(log.clients) as reader:
         with monkeypatch.context() as patience:
             patience.setattr(log_reader, "SILENCE_S", 1.0)
-            with pytest.raises(BrokersUnavailableError, match=rf"reading {place[0]}-{place[1]}: no answer for 1 s"):
+            with pytest.raises(BrokersUnavailableError, match=rf"returned nothing from {place[0]}-{place[1]} for 1 s"):
                 values(reader.read_to_end({place: 0}))
         assert time.monotonic() - started < 6
         log.commit(b"1")
@@ -239,8 +239,8 @@ def test_log_reader_fails_in_time_if_a_broker_is_frozen(
         (broker,) = own_cluster.brokers
         broker.suspend()
         try:
-            started = time.monotonic()
-            with pytest.raises(BrokersUnavailableError, match=rf"reading {log.place[0]}-0: no answer for 3 s"):
+            begun = time.monotonic()
+            with pytest.raises(BrokersUnavailableError, match=rf"returned nothing from {log.place[0]}-0 for 3 s"):
                 values(reader.read_to_end({log.place: 0}, progress=lambda: shown.append(time.monotonic())))
             assert 3.0 <= time.monotonic() - started < 8.0
         finally:

@@ -63,9 +63,9 @@ def test_check_command_passes_if_another_check_fences_it(
 @pytest.mark.parametrize(
     ("part", "wrong"),
     [
-        ("init_transactions", "initialising transactions"),
-        ("send_offsets_to_transaction", "sending offsets to transactions"),
-        ("abort_transaction", "aborting transactions"),
+        ("init_transactions", "cannot be initialised"),
+        ("send_offsets_to_transaction", "cannot send offsets"),
+        ("abort_transaction", "cannot be aborted"),
     ],
 )
 def test_check_command_names_the_failing_transaction_step(
@@ -77,6 +77,6 @@ def test_check_command_names_the_failing_transaction_step(
     checking = new_probe(tmp_path, broker.bootstrap, app)
     monkeypatch.setattr(probe, "Producer", type("Partial", (Producer,), {part: refuse}))
     (problem,) = checking.transactions(checking.look())
-    assert problem.wrong.startswith(f"{wrong} of {app}-check: ")
+    assert problem.wrong.startswith(f"transactions of {app}-check {wrong}: ")
     assert 'kafka.delivery = "at_least_once"' in problem.remedy
     assert "service tier" in problem.remedy

@@ -217,7 +217,7 @@ KAFKA = (
         "commit is called again after a timeout",
         _TRANSACTION,
         "            self._drop()\n"
-        '            raise self._restart_error(error, f"committing a transaction of {self._name}") from error\n',
+        '            raise self._restart_error(error, f"a commit of {self._name} failed") from error\n',
         "            producer.commit_transaction(_CALL_S)\n",
         f"{_TRANSACTIONS} -k test_timed_out_commit_does_not_affect_later_transactions",
         broker=True,
@@ -225,7 +225,7 @@ KAFKA = (
     Mutant(
         "a commit that timed out counts as successful",
         _TRANSACTION,
-        'raise self._restart_error(error, f"committing a transaction of {self._name}") from error',
+        'raise self._restart_error(error, f"a commit of {self._name} failed") from error',
         "return offsets",
         f"{_TRANSACTIONS} -k test_timed_out_commit_does_not_affect_later_transactions",
         broker=True,
@@ -233,7 +233,7 @@ KAFKA = (
     Mutant(
         "the outcome of an abort is ignored",
         _TRANSACTION,
-        "raise self._restart_error(second, doing) from second",
+        "raise self._restart_error(second, failed) from second",
         "assert doing",
         f"{_TRANSACTIONS} -k test_abort_without_a_response_does_not_count_as_aborted",
         broker=True,

@@ -67,7 +67,7 @@ def test_time_range_may_reach_from_the_horizon_to_now() -> None:
         ("2026-03-10T11:59:59.1Z", "2026-03-10T11:59:59.1Z", "is not before --to"),
         ("-1d", "2026-03-10T12:00:01Z", "--to: 2026-03-10T12:00:01.000Z is in the future"),
         ("2027-01-01T00:00:00Z", "2027-01-02T00:00:00Z", "--from: 2027-01-01T00:00:00.000Z is in the future"),
-        ("-151d", "-1d", "is older than dedup.horizon (150d)"),
+        ("-151d", "-1d", "is longer ago than dedup.horizon (150d)"),
         ("2025-10-11T11:59:59Z", "-1d", "could be published twice"),
         ("7d", "-1d", "positive duration"),
         ("yesterday", "-1d", "not an instant"),

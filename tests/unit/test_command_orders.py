@@ -73,7 +73,7 @@ def test_tenant_has_at_most_100_open_jobs() -> None:
 
 def test_job_report_names_what_the_job_waits_for() -> None:
     first, second = status_json.jobs("AA", applied(order(1), order(2)), None)
-    assert (first["reason"], second["reason"]) == (None, "it waits for job job-1")
+    assert (first["reason"], second["reason"]) == (None, "the job waits for job job-1 to end")
     first, second = status_json.jobs("AA", applied(order(1), order(2)), ("sign_in", "the secret is wrong"))
     assert first["reason"] == second["reason"] == "the secret is wrong"
     (job,) = status_json.jobs("AA", applied(order(1)), None, "no worker is running", {"job-1": "untaken"})
@@ -157,7 +157,7 @@ def test_each_gap_is_reported_with_its_cause() -> None:
 def test_tenant_that_was_never_read_has_no_lag() -> None:
     overview = Overview([Known(SUBJECT, None, Orders(), frozenset())], 1)
     (tenant,) = overview.describe_tenants("app", NOW, is_new=False)
-    assert (tenant["state"], tenant["reason"]) == ("unknown", "no worker has read it yet")
+    assert (tenant["state"], tenant["reason"]) == ("unknown", "no worker has read the tenant yet")
     assert tenant["lag_seconds"] is tenant["covered_through"] is tenant["records"] is None
     (tenant,) = overview.describe_tenants("app", NOW, is_new=True)
     assert tenant["reason"] == "no worker has ever run with kafka.app = app"
@@ -195,7 +195,7 @@ def test_backfill_wait_succeeds_when_the_job_is_done(capfd: pytest.CaptureFixtur
     written = capfd.readouterr()
     assert written.out == ""
     assert written.err.splitlines() == [
-        "job job-1 waits: no worker has taken it yet",
+        "job job-1 is waiting: no worker has read the command yet",
         "job job-1 is done: 12,345 rows published, 17 requests, 1 min 3 s",
     ]
 

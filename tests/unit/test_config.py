@@ -520,7 +520,7 @@ class TestFile:
             'graph.authority = "https://login.partner.microsoftonline.cn"',
             (
                 'graph.authority: is "https://login.partner.microsoftonline.cn", '
-                "but Microsoft does not offer these records in its cloud in China"
+                "but Microsoft does not offer these records in its cloud in China; use the address of another cloud"
             ),
         ),
         (
@@ -714,20 +714,20 @@ class TestFile:
         ),
         (
             'rows.privacy.id = "mask"',
-            "rows.privacy.id: cannot be changed by a privacy setting, because it identifies the rows; remove it",
+            "rows.privacy.id: is not possible, because the id of a row must stay unchanged; remove this setting",
         ),
         (
             'rows.privacy.tenantId = "drop"',
             (
                 "rows.privacy.tenantId: is a field that the connector adds, "
-                "but privacy settings apply only to fields of Graph; remove it"
+                "but privacy settings apply only to fields of Graph; remove this setting"
             ),
         ),
         (
             'rows.privacy.startDateTime = "drop"',
             (
                 "rows.privacy.startDateTime: is not a string field, "
-                "but privacy settings apply only to string fields; remove it"
+                "but privacy settings apply only to string fields; remove this setting"
             ),
         ),
         ('rows.privacy.administrativeUnitInfos = "drop"', None),
@@ -832,7 +832,7 @@ def test_tenant_that_is_configured_twice_is_refused(tmp_path: Path) -> None:
     text = f'[[tenants]]\nid = "{OTHER}"\n{one}[[tenants]]\nid = "{OTHER.lower()}"\n{one}'
     assert problems(tmp_path, text, tenant=False) == [
         "connector.toml: tenants[1].id: is the same as in tenants[0]; configure each tenant once",
-        "connector.toml: tenants[1].name: is the same as in tenants[0]; names must be unique",
+        "connector.toml: tenants[1].name: is the same as in tenants[0]; choose another name",
     ]
 
 

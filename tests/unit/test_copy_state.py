@@ -81,7 +81,7 @@ def test_copy_marker_has_a_version_that_older_releases_refuse() -> None:
 
 
 def test_copy_marker_of_another_program_is_refused() -> None:
-    with pytest.raises(FatalError, match="of another program"):
+    with pytest.raises(FatalError, match="was not written by the connector"):
         CopyMarker.parse(b"{}")
 
 

@@ -282,7 +282,7 @@ def test_dedup_index_of_a_newer_fingerprint_version_is_refused() -> None:
     """Otherwise all its rows would be published again."""
     entries = RowSchema(NEXT, "v1.0").read([raw(KNOWN)]).entries
     written = seen.SeenLog("t").write(entries, np.array([480_000], np.uint32))
-    with pytest.raises(FatalError, match="version 2, this program knows versions up to 1"):
+    with pytest.raises(FatalError, match="version 2, but this connector reads versions up to 1"):
         seen.restore({record.key: record.value for record in written.records if record.value is not None})
 
 

@@ -49,7 +49,9 @@ def test_one_visible_record_proves_that_a_transaction_committed(readable: Any) -
 def test_shard_restarts_if_a_hanging_commit_cannot_be_read(readable: Any) -> None:
     """The outcome is never guessed. The error names the missing right."""
     readable(set(), {ROWS})
-    with pytest.raises(ShardRestartError, match=re.escape(f"whether a transaction was committed: {REMEDY}")):
+    with pytest.raises(
+        ShardRestartError, match=re.escape(f"whether a transaction of this shard was committed: {REMEDY}")
+    ):
         was_committed({SEEN})
 
 
@@ -81,7 +83,9 @@ async def test_abort_is_proved_only_if_earlier_commits_are_visible(
     monkeypatch.setattr(visibility, "undecided", lambda *_: set())
     monkeypatch.setattr(visibility, "lost", lambda *_: visibility.Lost(lost, {}))
     if lost:
-        with pytest.raises(ShardRestartError, match="may also have aborted an earlier, committed one in calls-0"):
+        with pytest.raises(
+            ShardRestartError, match="may also have aborted an earlier, committed transaction in calls-0"
+        ):
             transactions._verify_abort()
     else:
         transactions._verify_abort()

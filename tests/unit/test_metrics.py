@@ -268,7 +268,7 @@ def test_error_in_the_gauges_of_a_tenant_affects_no_other_tenant(metrics: Metric
     assert 'direct_routing_tenant_up{tenant="contoso"}' not in text
     assert 'direct_routing_rows_total{outcome="published",tenant="contoso"}' in text
     assert 'direct_routing_tenant_up{tenant="contoso"}' in recovered
-    assert [entry["event"] for entry in logs] == ["tenant_view_failed", "tenant_view_recovered"]
+    assert [entry["event"] for entry in logs] == ["tenant_gauges_failed", "tenant_gauges_recovered"]
 
 
 def test_counters_have_the_labels_of_their_events(metrics: Metrics, tenant: TenantMetrics) -> None:

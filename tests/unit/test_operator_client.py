@@ -57,7 +57,7 @@ def following(monkeypatch: pytest.MonkeyPatch, *codes: int) -> Any:
 def test_watching_the_state_topic_ends_at_a_permanent_error(monkeypatch: pytest.MonkeyPatch, code: int) -> None:
     """Otherwise `backfill --wait` would wait forever."""
     commits = following(monkeypatch, code)
-    with pytest.raises(FatalError, match="reading "):
+    with pytest.raises(FatalError, match="records cannot be read: "):
         next(commits)
 
 

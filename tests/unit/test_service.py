@@ -237,7 +237,7 @@ def test_worker_is_not_ready_until_a_new_assignment_arrives(
     ("found", "expected"),
     [
         (Found("elsewhere", {}), "was written for Kafka cluster here, but the brokers are cluster elsewhere"),
-        (Found("here", {"app.control": 9}), "topic app.control has 9 partitions, kafka.shards is 8"),
+        (Found("here", {"app.control": 9}), "topic app.control has 9 partitions, but kafka.shards is 8"),
     ],
 )
 async def test_broker_probe_refuses_another_cluster_or_shard_count(

@@ -277,7 +277,7 @@ async def test_producer_call_that_never_returns_is_abandoned(
         with pytest.raises(asyncio.CancelledError):
             await calling
     else:
-        with pytest.raises(ShardRestartError, match=r"did not return in 0.2 s, it waits in .*wait, line"):
+        with pytest.raises(ShardRestartError, match=r"did not return within 0.2 s and is still in .*wait, line"):
             await calling
     with pytest.raises(ShardRestartError, match="has not returned"):
         await publisher.call(end.is_set)

@@ -129,13 +129,13 @@ def test_state_written_for_another_topic_or_cluster_is_refused(identity: StateId
 
 @pytest.mark.parametrize("key", [b"shard", b"checkpoint/t", b"whatever"])
 def test_internal_record_of_a_newer_version_is_refused(key: bytes) -> None:
-    with pytest.raises(FatalError, match=r"version 2.*run the program version that wrote the record"):
+    with pytest.raises(FatalError, match=r"version 2.*run the version of the connector that wrote the record"):
         state.restore({key: b'{"v":2,"all":"different"}'})
 
 
 @pytest.mark.parametrize("value", [b"", b"\x00", b"[]", b"{}", b'{"v":"1"}'])
 def test_state_record_of_another_program_is_refused(value: bytes) -> None:
-    with pytest.raises(FatalError, match="of another program"):
+    with pytest.raises(FatalError, match="was not written by the connector"):
         state.restore({b"shard": value})
 
 

@@ -27,8 +27,8 @@ def test_status_table_ends_with_a_total_of_all_tenants() -> None:
     lines = shown(tenant("one"), tenant("two", state="paused", lag_seconds=3_600.0, unread_seconds=7_200.0))
 
     assert lines[1].split() == [
-        *("tenant", "state", "lag", "not", "read", "yet", "gaps", "dead", "letters", "records", "remembered"),
-        *("not", "read", "since", "reason"),
+        *("tenant", "state", "lag", "not", "read", "yet", "gaps", "dead", "letters", "records"),
+        *("dedup", "rows", "not", "read", "since", "reason"),
     ]
     assert " ".join(lines[4].split()) == "2 tenants 1 ok, 1 paused 1 h 2 h 1 min - 4 10 0"
     assert len(shown(tenant("one"))) == 3

@@ -74,7 +74,7 @@ def test_note_of_verify_names_the_sweep_that_will_read_the_rows(tmp_path: Path) 
     report = verify(tmp_path, timedelta(hours=5), timedelta(hours=6))
 
     (note,) = report.content["notes"]
-    assert note.startswith("2 rows are pending: this command does not wait for the slow sweeps")
-    assert "the last one every 2h" in note
+    assert note.startswith("2 rows are pending: slower sweeps will read them")
+    assert "The slowest runs every 2h" in note
     assert "not on the topic yet; a later sweep will read them:\n  row-0\n  row-1" in report.describe("x")
-    assert report.describe("x").endswith("\nidentical, except for what is pending\n")
+    assert report.describe("x").endswith("\nidentical, except for the pending rows\n")

@@ -101,16 +101,16 @@ def test_tenant_card_of_the_status_page_shows_state_lag_and_gaps() -> None:
 
     for words in (
         "Ready. It owns 2 of 8 shards: 0, 3.",
-        "1 tenant read by this worker: 1 up to date",
+        "This worker reads 1 tenant: 1 up to date",
         "contoso Up to date Lag 12 s read to 2026-01-02 03:04:05 UTC",
         "Not read yet only the newest 12 s Rows per minute",
         "Rows per minute 34",
         "Dead letters 7",
         "Budget used 27%",
         "Shard 3",
-        "every 1m over 15m: on time, last ended 2026-01-02 03:04:05 UTC",
-        "every 2h over 48h: overdue for 3 min 20 s",
-        "every 24h over 7d: not ended yet",
+        "every 1m, overlap 15m: on time, last ended 2026-01-02 03:04:05 UTC",
+        "every 2h, overlap 48h: overdue for 3 min 20 s",
+        "every 24h, overlap 7d: not ended yet",
         "Published 1,234",
         "1,206 requests, 3 throttled (429), 3 failed",
     ):
@@ -172,7 +172,7 @@ def test_lagging_tenant_card_shows_when_catching_up_will_end() -> None:
     }
     text = read(with_tenant(**behind)).text
 
-    expected = "Not read yet 13 d from 2026-01-01 00:00:00 UTC done at this rate by 2026-01-14 03:00:00 UTC"
+    expected = "Not read yet 13 d from 2026-01-01 00:00:00 UTC at this rate, all is read by 2026-01-14 03:00:00 UTC"
     assert expected in text
     assert "Gaps" not in text
 
@@ -186,7 +186,9 @@ def test_failing_tenant_card_shows_the_start_of_the_failure() -> None:
 def test_status_page_counts_tenants_of_other_workers() -> None:
     text = read({**STATUS, "tenants_elsewhere": 2}).text
 
-    assert "2 tenants of this app are not in the shards of this worker: connector status lists all tenants." in text
+    assert (
+        "2 tenants of this app are not in the shards of this worker: run connector status to list all tenants." in text
+    )
     assert "of this app" not in read(STATUS).text
 
 

@@ -1,7 +1,7 @@
 """Errors that the connector raises on purpose. Each class stands for a different reaction of the connector.
 
-A message states what failed, what is wrong and what to do. It never contains a token, a secret, a phone number or a
-row.
+A message states where the problem is, what is wrong and what to do. It never holds a token, a secret, a phone number or
+a row.
 """
 
 from typing import Literal

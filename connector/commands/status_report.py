@@ -59,7 +59,7 @@ def tables(content: dict[str, Any], now: datetime) -> list[Section]:
     tenants = content["tenants"]
     workers = content["workers"]
     about = f"{content['app']} → {content['topic']}   {content['version']}   "
-    about += "workers unknown" if workers is None else f"{workers} worker{'' if workers == 1 else 's'}"
+    about += "number of workers unknown" if workers is None else f"{workers} worker{'' if workers == 1 else 's'}"
     summary = [_summary(tenant, now) for tenant in tenants]
     if len(tenants) > 1:
         summary.append(_total(tenants))

@@ -181,7 +181,7 @@ def _sweep(every: str, overlap: str) -> SweepTable:
 class WindowsTable(Table):
     """Table `[windows]`: which call time is read, and how often."""
 
-    settle: _Span = Field(parse_duration("0s"), description="How far before now each window ends.")
+    settle: _Span = Field(parse_duration("0s"), description="How long before the current time each window ends.")
     slice: _Span = Field(
         parse_duration("1d"), description="The longest range of call time that one page chain requests, at most 30d."
     )
@@ -241,7 +241,7 @@ class KafkaTable(Table):
     )
     topic: _Topic = Field(
         "direct-routing-calls",
-        description="The row topic. The topics of dead letters and progress records add .dlq and .progress to it.",
+        description="The row topic. Topics of dead letters and progress records add .dlq and .progress to its name.",
     )
     app: Annotated[str, AfterValidator(to_app)] = Field(
         "direct-routing",

@@ -266,8 +266,8 @@ class SignIn:
         other = self._directories.other_reader(directory, self._tenant)
         if other is not None:
             error = self._rejected(
-                f"its directory {directory} is that of tenant {other.label}, which is configured too, so that its rows"
-                " would be published twice; remove one of the two"
+                f"tenant {other.label} has the same directory {directory}, so its rows would be published twice; remove"
+                " one of the two tenants"
             )
             self._health.rejected(error.reason, str(error), time.monotonic())
             raise error

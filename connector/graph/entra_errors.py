@@ -138,6 +138,7 @@ _REMEDIES_BY_ERROR = {
     "invalid_resource": "the resource of the token is unknown to this tenant; check graph.cloud",
     "access_denied": "a policy of the tenant refuses the application; read the tenant's sign-in log",
 }
+_UNKNOWN = "the connector does not know this error of sign-in; check the tenant's id, client_id and {kind}"
 _REMEDY_OF_AZURE = "this machine has no such managed identity; assign it, and check managed_identity"
 
 
@@ -167,7 +168,7 @@ def read(document: Mapping[str, Any], kind: str) -> EntraError | None:
     passing = [code for code in codes if code in PASSING]
     if passing or error in _PASSING:
         return EntraError(known, correlation_id, "", PASSING[passing[0]] if passing else "")
-    by_error = _REMEDIES_BY_ERROR.get(error, "check the tenant's id, client_id and {kind}").format(kind=kind)
+    by_error = _REMEDIES_BY_ERROR.get(error, _UNKNOWN).format(kind=kind)
     if kind == "managed_identity":
         by_error = _REMEDY_OF_AZURE
     remedy = next((REMEDIES[code] for code in codes if code in REMEDIES), by_error)

@@ -83,7 +83,7 @@ _TENANT_GAUGES = (
         "unread_seconds",
         "Call time from the tenant's start up to now that was never read: gap_seconds plus lag_seconds. If it does"
         " not fall: see tenant_failing, tenant_paused and graph_budget_used_ratio. /status states where it begins and"
-        " when it will have been read.",
+        " when all of it will be read.",
         _unread_seconds,
     ),
     _TenantGauge(
@@ -99,7 +99,7 @@ _TENANT_GAUGES = (
     ),
     _TenantGauge(
         "tenant_up",
-        "1 if the last request (for a token or to Graph) succeeded, otherwise and before the first request 0. If it"
+        "1 if the last request (for a token or to Graph) succeeded, 0 if it failed or if there was none yet. If it"
         " is 0: see tenant_failing, whose label reason states why.",
         lambda glance: glance.view.up,
     ),

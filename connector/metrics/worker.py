@@ -69,8 +69,8 @@ class Metrics:
         self._kafka_up = gauge(
             self._registry,
             "kafka_up",
-            "1 if the last transaction or metadata request succeeded, otherwise and before the first 0. If it is 0:"
-            " check the brokers, the network, the credentials and the ACLs. The log contains the error.",
+            "1 if the last transaction or metadata request succeeded, 0 if it failed or if there was none yet. If it"
+            " is 0: check the brokers, the network, the credentials and the ACLs. The log contains the error.",
         )
         gauge(
             self._registry,
@@ -81,7 +81,7 @@ class Metrics:
         gauge(
             self._registry,
             "build_info",
-            "Always 1. The label contains the version. If there are several versions for long: finish the upgrade.",
+            "Always 1. The label contains the version. If several versions run for a long time: finish the upgrade.",
             "version",
         ).labels(version).set(1)
 

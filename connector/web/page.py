@@ -155,9 +155,11 @@ def _share(status: Object, *, ready: bool) -> str:
     if not isinstance(owned, list):
         return ""
     if not owned and ready:
-        return "It owns no shard: it is a standby and takes over when another worker leaves."
+        return "This worker owns no shard: it is a standby and takes over when another worker leaves."
     return (
-        f"It owns {len(owned)} of {shards} shards{': ' if owned else ''}{', '.join(map(str, owned))}." if shards else ""
+        f"This worker owns {len(owned)} of {shards} shards{': ' if owned else ''}{', '.join(map(str, owned))}."
+        if shards
+        else ""
     )
 
 

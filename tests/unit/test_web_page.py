@@ -100,7 +100,7 @@ def test_tenant_card_of_the_status_page_shows_state_lag_and_gaps() -> None:
     text = read(STATUS, {"200": 1200, "429": 3, "503": 2, "error": 1}).text
 
     for words in (
-        "Ready. It owns 2 of 8 shards: 0, 3.",
+        "Ready. This worker owns 2 of 8 shards: 0, 3.",
         "This worker reads 1 tenant: 1 up to date",
         "contoso Up to date Lag 12 s read to 2026-01-02 03:04:05 UTC",
         "Not read yet only the newest 12 s Rows per minute",
@@ -210,7 +210,7 @@ def test_status_page_shows_why_a_worker_is_not_ready() -> None:
 def test_status_page_shows_a_worker_without_shards_as_standby() -> None:
     text = read({**STATUS, "tenants": [], "shards_owned": []}).text
 
-    assert "It owns no shard: it is a standby" in text
+    assert "This worker owns no shard: it is a standby" in text
     assert "This worker reads no tenant at the moment." in text
 
 

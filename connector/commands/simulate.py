@@ -182,7 +182,7 @@ def simulate(  # noqa: PLR0913
         list[str] | None,
         typer.Option(
             metavar="NAME=VALUE",
-            help="VALUE is the share of requests with the fault, SHARExTIMES for a limited number, or a setting. "
+            help="VALUE is the share of requests with the fault, SHARExTIMES for at most TIMES faults, or a setting. "
             f"May be repeated. {_FAULTS}.",
         ),
     ] = None,

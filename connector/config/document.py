@@ -112,7 +112,7 @@ class GraphTable(Table):
     )
     tls_strict: bool = Field(
         default=True,
-        description="Whether CA certificates must follow RFC 5280 strictly. False also accepts those that do not.",
+        description="Whether CA certificates must follow RFC 5280 strictly. False also accepts other certificates.",
     )
     api_version: Literal["v1.0", "beta"] = Field("v1.0", description="API version of Graph.")
     requests_per_minute: _Rate = Field(
@@ -291,7 +291,7 @@ class SchemaRegistryTable(Table):
     ca_bundle: _FilePath = Field("", description="PEM file with the CA certificates that are trusted for the registry.")
     tls_strict: bool = Field(
         default=True,
-        description="Whether CA certificates must follow RFC 5280 strictly. False also accepts those that do not.",
+        description="Whether CA certificates must follow RFC 5280 strictly. False also accepts other certificates.",
     )
     client_certificate: _FilePath = Field(
         "", description="PEM file with the client certificate for mutual TLS. It can also contain the key."

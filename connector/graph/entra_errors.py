@@ -42,7 +42,7 @@ REMEDIES = {
     50017: "the certificate's issuer or revocation list cannot be checked; trust the issuer, or replace it",
     1000502: _NOT_VALID,
     700021: "the assertion is another application's; check client_id",
-    700023: "the assertion is for another sign-in; check graph.authority and graph.cloud",
+    700023: "the assertion is for another sign-in service; check graph.authority and graph.cloud",
     700024: "the assertion is not valid at this time; synchronise this machine's clock, or renew the federated token",
     500133: "the assertion is not valid at this time; synchronise this machine's clock, or renew the federated token",
     50048: "the assertion's subject and issuer differ; check client_id",
@@ -64,7 +64,7 @@ REMEDIES = {
     70001: "the application is disabled or unknown in this tenant; check client_id, or enable its application",
     1000031: "the application cannot be used at this time; ask the tenant's administrator why it is blocked",
     50194: "the application belongs to another tenant; make it multitenant, or use one that belongs to this tenant",
-    50105: "the application requires an assignment; assign it, or switch the requirement off",
+    50105: "the application requires an assignment in this tenant; assign it, or switch off 'Assignment required'",
     90099: "the application is not authorized in this tenant; give admin consent in this tenant",
     # permissions
     65001: f"consent to the application is missing; {_CONSENT}",

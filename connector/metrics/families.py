@@ -61,7 +61,8 @@ class TenantFamilies:
         )  # fmt: skip
         self.request_duration = histogram(
             registry, "graph_request_duration_seconds",
-            "Duration of requests to Graph. If it approaches graph.timeout: raise this, or lower graph.concurrency.",
+            "Duration of requests to Graph. If it approaches graph.timeout: raise this timeout, or lower"
+            " graph.concurrency.",
             REQUEST_DURATION_S, "tenant",
         )  # fmt: skip
         self.throttled_seconds = counter(
@@ -84,7 +85,7 @@ class TenantFamilies:
         self.deepest_sweep_rows = counter(
             registry, "deepest_sweep_rows_total",
             "Rows that became visible so late that only the sweep with the longest overlap found them. If it grows: see"
-            " row_lateness_seconds and extend this overlap, or rows that are even later will be missed.",
+            " row_lateness_seconds and extend the longest overlap, or rows that are even later will be missed.",
             "tenant",
         )  # fmt: skip
 

@@ -35,12 +35,12 @@ def ratios(measured: Sequence[Mapping[str, Mapping[str, Any]]], seconds: str = "
 
 def losses(found: Mapping[str, Spread], committed: Mapping[str, Spread]) -> list[str]:
     """Return the names of ratios in `found` that are lower than in `committed` by more than LOSS."""
-    wanted = {name: min(ratio["median"], _MOST.get(name, ratio["median"])) for name, ratio in committed.items()}
-    return [name for name, ratio in found.items() if ratio["median"] < (1 - LOSS) * wanted[name]]
+    expected = {name: min(ratio["median"], _MOST.get(name, ratio["median"])) for name, ratio in committed.items()}
+    return [name for name, ratio in found.items() if ratio["median"] < (1 - LOSS) * expected[name]]
 
 
-def between(text: str, name: str, made: str) -> str:
-    """Return the Markdown page `text`, in which `made` replaces the text between the two marks with this name."""
+def between(text: str, name: str, content: str) -> str:
+    """Return the Markdown page `text`, in which `content` replaces the text between the two marks with this name."""
     begin, end = f"<!-- {name}: made by benchmarks, not by hand -->", f"<!-- /{name} -->"
     before, found, rest = text.partition(begin)
     _, closed, after = rest.partition(end)

@@ -39,8 +39,8 @@ def _us(run: Run) -> float:
 
 def line(number: int, runs: dict[str, Run]) -> str:
     """Return the results of one repetition as a line of text."""
-    said = [f"{name} {_rate(run):,.0f} rows/s ({_us(run):.1f} µs)" for name, run in sorted(runs.items())]
-    return f"{number}: {', '.join(said)}"
+    rates = [f"{name} {_rate(run):,.0f} rows/s ({_us(run):.1f} µs)" for name, run in sorted(runs.items())]
+    return f"{number}: {', '.join(rates)}"
 
 
 def results(measured: list[dict[str, Run]], seed: int, load: float) -> dict[str, Any]:

@@ -147,6 +147,6 @@ def simulator(options: list[str], directory: Path) -> Iterator[_Json]:
                 process.kill()
 
 
-def told() -> Rig:
+def rig_from_arguments() -> Rig:
     """Return the environment that `Rig.measure` has passed to this process as its first argument."""
     return Rig(**json.loads(sys.argv[1]))

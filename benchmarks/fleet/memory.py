@@ -22,12 +22,12 @@ _BUSY = timedelta(days=149)
 
 def create_topics(bootstrap: str, app: str, topic: str, shards: int) -> None:
     """Create the topics of an app in the same way as its first worker."""
-    wanted = topics.wanted(app, [topic], shards, 3, {})
+    required = topics.wanted(app, [topic], shards, 3, {})
     admin = TopicAdmin(Clients(bootstrap, {}))
 
     def are_there() -> bool:
         try:
-            admin.ensure(wanted, create=True, replication_factor=1)
+            admin.ensure(required, create=True, replication_factor=1)
         except BrokersUnavailableError:  # a broker may not know yet that the topics exist
             return False
         return True

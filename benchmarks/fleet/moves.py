@@ -91,7 +91,7 @@ def rolling_restart(cluster: Cluster, repetitions: int) -> list[float]:
 
 def _balance(workers: Iterable[Worker], shards: int) -> None:
     """Wait until every worker is ready and owns an equal share of the shards."""
-    crew = list(workers)
+    running = list(workers)
 
     def is_shared() -> bool:
         return all(

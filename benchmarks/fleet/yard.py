@@ -25,7 +25,7 @@ from tests.workers import Worker, configuration
 PARTITIONS = 3
 
 
-class Sight(NamedTuple):
+class ReadRow(NamedTuple):
     """Committed record of the row topic. `at` is the Unix time at which a `read_committed` consumer received it."""
 
     at: float
@@ -84,7 +84,7 @@ class Reader:
 
     def check(self) -> None:
         """Raise an error if a version of a row arrived twice."""
-        versions = [sight[1:] for sight in self.sights]
+        versions = [row_read[1:] for row_read in self.rows_read]
         if len(versions) != len(set(versions)):
             raise RuntimeError(f"{len(versions) - len(set(versions))} of {len(versions)} records were published twice")
 

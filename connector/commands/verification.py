@@ -359,11 +359,7 @@ class _Verification:
             "unexpected": listed(result.unexpected, unexpected),
             "dead_lettered": listed(len(dead), dead),
             "notes": notes(
-                self._settings,
-                everys,
-                differing=differing_count,
-                pending=pending_count,
-                foreign=self._foreign,
+                self._settings, everys, differing=differing_count, pending=pending_count, foreign=self._foreign
             ),
         }
         failed = bool(missing_count or result.duplicated or (differing_count and not self._is_ignoring))

@@ -26,7 +26,7 @@ from connector.kafka.publishing import fatal_errors
 from connector.kafka.topic_admin import Found, TopicAdmin
 from connector.kafka.topic_problems import Problem, absent
 from connector.kafka.topics import Topic
-from connector.kafka.transaction import is_fenced
+from connector.kafka.transaction import is_fenced, send_offset
 
 _LOOK_S = 8.0
 _ASK_S = 8.0
@@ -89,8 +89,10 @@ class Probe:
 
     def transactions(self, found: Found) -> list[Problem]:
         """Check whether a worker may use transactions and the consumer group. Return the problems."""
+        # First: brokers that had no group before create the topic of offsets at the first question about one.
+        of_group = [*self._group_problems()]
         problems = self._transaction_problems(found) if self._kafka.delivery == "exactly_once" else ()
-        return [*problems, *self._group_problems()]
+        return [*problems, *of_group]
 
     def _transaction_problems(self, found: Found) -> Iterable[Problem]:
         """Write a tombstone and an offset in a transaction, and abort it. Yield the first problem that occurs.
@@ -135,7 +137,8 @@ class Probe:
         consumer = Consumer(self._clients.reader())
         try:
             metadata = consumer.consumer_group_metadata()
-            producer.send_offsets_to_transaction([TopicPartition(self._names.seen, 0, 0)], metadata, _ASK_S)
+            if not send_offset(producer, TopicPartition(self._names.seen, 0, 0), metadata):
+                raise KafkaException(KafkaError(KafkaError._TIMED_OUT))  # noqa: SLF001 - librdkafka's own code
         finally:
             consumer.close()
 

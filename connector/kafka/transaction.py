@@ -202,25 +202,16 @@ class Transactions(Publisher):
         return error
 
     def _send_offsets(self, producer: Producer, context: CommitContext) -> None:
-        """Send the offsets to the transaction, in a thread that can be abandoned.
+        """Send the offset of the control topic to the transaction. If brokers do not answer, drop the producer.
 
-        After the restart of a broker, the function of librdkafka may never return, whatever its time-out (observed with
-        librdkafka 2.16). If it does not return in time, the producer is dropped. The next producer with the
-        transactional id fences anything that the abandoned thread may still do.
+        The next producer with the transactional id fences anything that the abandoned thread may still do.
         """
         control = TopicPartition(context.topic, context.partition, context.offset)
-        outcome: list[KafkaException | None] = []
-        arguments = producer, control, context.metadata, outcome
-        sender = threading.Thread(target=_send, args=arguments, name=f"offsets {self._name}", daemon=True)
-        sender.start()
-        sender.join(_OFFSETS_S)
-        if not outcome:
+        if not send_offset(producer, control, context.metadata):
             self._drop()
             raise ShardRestartError(
                 f"brokers did not acknowledge the offsets of a transaction of {self._name} within {_OFFSETS_S:g} s"
             )
-        if outcome[0] is not None:
-            raise outcome[0]
 
     def _abort(self, producer: Producer, error: KafkaException) -> NoReturn:
         """Abort a transaction that failed before its commit, or drop the producer if that is impossible.
@@ -296,15 +287,29 @@ _PURGED = frozenset({KafkaError._PURGE_QUEUE, KafkaError._PURGE_INFLIGHT})  # no
 _UNDELIVERED = _PURGED | {KafkaError._MSG_TIMED_OUT}  # noqa: SLF001
 
 
-def _send(producer: Producer, control: TopicPartition, metadata: Any, outcome: list[KafkaException | None]) -> None:
-    """Send an offset. Append the error, or None after a success, to `outcome`."""
-    try:
-        with fatal_errors():
-            producer.send_offsets_to_transaction([control], metadata, _CALL_S)
-    except KafkaException as error:
-        outcome.append(error)
-    else:
-        outcome.append(None)
+def send_offset(producer: Producer, position: TopicPartition, metadata: Any) -> bool:
+    """Send an offset to a transaction, and return whether librdkafka's function has returned in time.
+
+    It may never return, whatever its time-out: after the restart of a broker, or while the group has no coordinator
+    (observed with librdkafka 2.16). Therefore it runs in a thread that can be abandoned. Raises KafkaException.
+    """
+    outcome: list[KafkaException | None] = []
+
+    def send() -> None:
+        try:
+            with fatal_errors():
+                producer.send_offsets_to_transaction([position], metadata, _CALL_S)
+        except KafkaException as error:
+            outcome.append(error)
+        else:
+            outcome.append(None)
+
+    sender = threading.Thread(target=send, name="offsets of a transaction", daemon=True)
+    sender.start()
+    sender.join(_OFFSETS_S)
+    if outcome and outcome[0] is not None:
+        raise outcome[0]
+    return bool(outcome)
 
 
 def is_fenced(error: KafkaError) -> bool:

@@ -260,8 +260,8 @@ def test_pause_and_cancel_commands_survive_a_worker_restart(scene: Scene) -> Non
     commands.succeed(scene.config, "cancel", second)
     done = commands.ended(waiting)
     assert (done.code, f"job {second} was cancelled" in done.error) == (1, True), done
-    again = commands.run(scene.config, "cancel", second)
-    assert (again.code, again.error) == (0, f"job {second} is already cancelled\n")
+    second_cancel = commands.run(scene.config, "cancel", second)
+    assert (second_cancel.code, second_cancel.error) == (0, f"job {second} is already cancelled\n")
     commands.succeed(scene.config, "resume", "--tenant", "contoso")
     until_job(scene.worker, job, "done")
     ended = commands.run(scene.config, "cancel", job)
@@ -365,18 +365,18 @@ def test_status_command_lists_tenants_while_no_worker_runs(scene: Scene) -> None
     scene.worker.configure(
         {**scene.worker.settings, "tenants": [*listed, {"id": unknown, "name": "stranger", "start": "-1h"}]}
     )
-    told = commands.status(scene.config)
-    assert {"app", "topic", "version", "shards", "tenants", "jobs"} <= told.keys()
-    assert (told["shards"], told["workers"]) == (2, 0)
-    one, new, left = told["tenants"]
-    assert (one["id"], one["name"], one["state"], one["reason"]) == (known, "contoso", "ok", None)
-    assert one["shard"] == partition_of(known, 2)
-    assert 0 < one["lag_seconds"] < 60
-    assert one["records"] == one["remembered_rows"] > 100
-    assert (one["gap_seconds"], one["gaps"]) == (0, [])
-    assert one["coverage"][-1]["to"] == one["covered_through"]
-    assert [sweep["every"] for sweep in one["sweeps"]] == ["1s", "5s"]
-    assert all(sweep["last_ok"] for sweep in one["sweeps"])
+    status = commands.status(scene.config)
+    assert {"app", "topic", "version", "shards", "tenants", "jobs"} <= status.keys()
+    assert (status["shards"], status["workers"]) == (2, 0)
+    first, new, left = status["tenants"]
+    assert (first["id"], first["name"], first["state"], first["reason"]) == (known, "contoso", "ok", None)
+    assert first["shard"] == partition_of(known, 2)
+    assert 0 < first["lag_seconds"] < 60
+    assert first["records"] == first["remembered_rows"] > 100
+    assert (first["gap_seconds"], first["gaps"]) == (0, [])
+    assert first["coverage"][-1]["to"] == first["covered_through"]
+    assert [sweep["every"] for sweep in first["sweeps"]] == ["1s", "5s"]
+    assert all(sweep["last_ok"] for sweep in first["sweeps"])
     assert (new["name"], new["state"], new["reason"]) == ("stranger", "unknown", "no worker has read the tenant yet")
     assert (left["id"], left["name"], left["state"], left["reason"]) == (gone, None, "unknown", "not configured")
     assert left["records"] > 100

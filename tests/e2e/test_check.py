@@ -309,10 +309,10 @@ def test_check_command_names_missing_rights_without_writing(place: Place) -> Non
     wrong = [finding for finding in found if not finding["ok"]]
     assert code == 1
     assert {finding["check"] for finding in wrong} == {"topics"}
-    said = "\n".join(f"{finding['message']}: {finding['remedy']}" for finding in wrong)
-    assert "lacks permission for Write on topic narrow-calls" in said
-    assert "--operation Read --topic narrow.state" in said
-    assert "topic narrow.seen cannot be created" in said
+    output = "\n".join(f"{finding['message']}: {finding['remedy']}" for finding in wrong)
+    assert "lacks permission for Write on topic narrow-calls" in output
+    assert "--operation Read --topic narrow.state" in output
+    assert "topic narrow.seen cannot be created" in output
 
 
 def test_check_command_creates_no_topic_or_subject_for_a_new_app(place: Place) -> None:

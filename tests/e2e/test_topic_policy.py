@@ -82,11 +82,11 @@ def test_run_command_exits_if_brokers_refuse_a_configured_setting(
     worker = new_worker(configuration(strict.bootstrap, topic, app, source, kafka=asked))
     worker.start()
     assert worker.wait() == 1
-    said = worker.tail(3)
-    assert f"topic {topic} cannot be created" in said
-    assert "segment.ms=1000" in said
-    assert "kafka.topic_properties" in said
-    assert "kafka-topics.sh" not in said
+    log_text = worker.tail(3)
+    assert f"topic {topic} cannot be created" in log_text
+    assert "segment.ms=1000" in log_text
+    assert "kafka.topic_properties" in log_text
+    assert "kafka-topics.sh" not in log_text
     failed = findings(commands.run(worker.config, "check", "--json"))["topics"]
     assert not failed["ok"]
     assert "kafka.topic_properties" in failed["remedy"]

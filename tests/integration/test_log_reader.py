@@ -239,7 +239,7 @@ def test_log_reader_fails_in_time_if_a_broker_is_frozen(
         (broker,) = own_cluster.brokers
         broker.suspend()
         try:
-            begun = time.monotonic()
+            started = time.monotonic()
             with pytest.raises(BrokersUnavailableError, match=rf"returned nothing from {log.place[0]}-0 for 3 s"):
                 values(reader.read_to_end({log.place: 0}, progress=lambda: shown.append(time.monotonic())))
             assert 3.0 <= time.monotonic() - started < 8.0

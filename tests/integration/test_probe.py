@@ -1,5 +1,6 @@
 """The transaction of `connector check`: it is whole, it leaves nothing behind, and each missing part has a remedy."""
 
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,10 @@ from confluent_kafka.cimpl import NewTopic
 
 from connector import brokers
 from connector.config import load
-from connector.kafka import probe
+from connector.kafka import probe, transaction
 from connector.kafka.probe import Probe
 from tests import oracle
+from tests.brokers import wait_until
 from tests.conftest import SharedBroker
 
 
@@ -28,7 +30,9 @@ def new_probe(folder: Path, bootstrap: str, app: str) -> Probe:
         encoding="utf-8",
     )
     settings = load(file, {})
-    return Probe(settings.kafka, brokers.clients(settings))
+    result = Probe(settings.kafka, brokers.clients(settings))
+    wait_until(lambda: f"{app}.seen" in result.look().partitions, "the topic in the metadata of the broker")
+    return result
 
 
 def test_check_command_leaves_no_record_and_no_offset_behind(broker: SharedBroker, app: str, tmp_path: Path) -> None:
@@ -58,6 +62,20 @@ def test_check_command_passes_if_another_check_fences_it(
 
     monkeypatch.setattr(probe, "Producer", type("Fenced", (Producer,), {step: fence}))
     assert checking.transactions(checking.look()) == []
+
+
+def test_check_command_ends_if_sending_offsets_never_returns(
+    broker: SharedBroker, app: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The time-out of librdkafka is not always observed (its issue 5456)."""
+    end = threading.Event()
+    checking = new_probe(tmp_path, broker.bootstrap, app)
+    hanging = {"send_offsets_to_transaction": lambda *_: end.wait()}
+    monkeypatch.setattr(probe, "Producer", type("Hanging", (Producer,), hanging))
+    monkeypatch.setattr(transaction, "_OFFSETS_S", 0.1)
+    (problem,) = checking.transactions(checking.look())
+    end.set()
+    assert problem.wrong.startswith(f"transactions of {app}-check cannot send offsets: ")
 
 
 @pytest.mark.parametrize(

@@ -50,7 +50,7 @@ def member(bootstrap: str, app: str) -> Iterator[Callable[[], CommitContext]]:
             consumer.poll(0.05)
             return bool(consumer.assignment())
 
-        wait_until(owns, "the partition")
+        wait_until(owns, "the partition", 90.0)  # longer than the session of a member that brokers lost
         yield lambda: CommitContext(topic, 0, 0, consumer.consumer_group_metadata(), lambda: True)
     finally:
         consumer.close()

@@ -96,6 +96,8 @@ class UnreadTenants:
                 pause_s = LOOK_EVERY_S if is_steady else FIRST_LOOK_S
             except ConnectorError as error:
                 _logger.info("unread_tenants_unknown", reason=str(error))
+            except Exception as error:
+                _logger.exception("unread_tenants_failed", reason=repr(error))
 
     def record(self, suspects: list[UnreadTenant]) -> bool:
         """Store `suspects`, the tenants that a search has found. Report those that the previous search has found too.

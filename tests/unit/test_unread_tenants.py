@@ -1,5 +1,6 @@
 """Search for configured tenants that no worker reads: which tenants count, and how the result is reported."""
 
+import asyncio
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, cast
@@ -91,3 +92,18 @@ def test_unread_tenant_is_reported_once_at_its_second_search(settings: Settings)
             assert len(search.found) == found
             assert f"direct_routing_tenants_unread {found}.0" in metrics.render()[0].decode()
     assert events == [{"event": "tenant_unread", "tenant": "contoso", "reason": "why", "log_level": "error"}]
+
+
+async def test_search_for_unread_tenants_goes_on_after_a_bug(monkeypatch: pytest.MonkeyPatch) -> None:
+    search = UnreadTenants(*cast("tuple[Any, Any]", (None, None)), Metrics("1", 1), cast("Any", None))
+    outcomes: list[Exception] = [ValueError("a bug"), asyncio.CancelledError()]  # type: ignore[list-item]
+
+    async def fail(_now: object) -> list[UnreadTenant]:
+        raise outcomes.pop(0)
+
+    monkeypatch.setattr(search, "_search", fail)
+    monkeypatch.setattr(unread_tenants, "FIRST_LOOK_S", 0)
+    with capture_logs() as events, pytest.raises(asyncio.CancelledError):
+        await search.run(lambda: NOW)
+    assert not outcomes
+    assert [(event["event"], event["log_level"]) for event in events] == [("unread_tenants_failed", "error")]

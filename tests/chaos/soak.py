@@ -28,7 +28,8 @@ from tests.workers import Worker, _is_read, configuration
 OUT = Path(__file__).parent.parent.parent / "out" / "soak"
 TOPIC, APP = "calls", "soak"
 TENANTS, SHARDS, CALLS_PER_DAY = 200, 8, 5_000
-_WARM_UP_S = 120.0
+_DEEPEST_OVERLAP_S = 600
+_WARM_UP_S = _DEEPEST_OVERLAP_S + 120.0  # before that, each run of the deepest sweep has more rows than the last one
 _EVERY_S = 45.0
 _END_S = 600.0
 _FAULTS: dict[str, Any] = {
@@ -114,12 +115,12 @@ def compare(samples: list[Sample]) -> list[str]:
     return problems
 
 
-def settings_of(bootstrap: str, source: Simulation, minutes: float) -> dict[str, Any]:
-    """Return the configuration of both workers. The deepest sweep covers the whole run."""
+def settings_of(bootstrap: str, source: Simulation) -> dict[str, Any]:
+    """Return the configuration of both workers. Every row appears and changes within the deepest sweep's overlap."""
     sweeps = [
         {"every": "30s", "overlap": "2m"},
         {"every": "2m", "overlap": "5m"},
-        {"every": "5m", "overlap": f"{60 * (minutes + 20):.0f}s"},
+        {"every": "5m", "overlap": f"{_DEEPEST_OVERLAP_S}s"},
     ]
     return configuration(
         bootstrap,
@@ -208,7 +209,7 @@ def soak(minutes: float) -> list[str]:
         source = stack.enter_context(
             Simulation(tenants=TENANTS, days=300 / 86_400, calls_per_day=CALLS_PER_DAY, faults=_FAULTS, **_CALLS)
         )
-        settings = settings_of(cluster.bootstrap, source, minutes)
+        settings = settings_of(cluster.bootstrap, source)
         measured, other = Worker(OUT / "measured", settings), Worker(OUT / "other", settings)
         stack.callback(other.kill)
         stack.callback(measured.kill)

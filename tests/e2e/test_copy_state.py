@@ -1,8 +1,6 @@
 """`connector copy-state` to another number of shards, cluster or row topic: no row is duplicated or missing."""
 
 import signal
-import subprocess
-import sys
 from collections import Counter
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -16,6 +14,7 @@ from confluent_kafka.cimpl import NewTopic
 from tests import commands, oracle
 from tests.brokers import Cluster, wait_until
 from tests.conftest import SharedBroker
+from tests.forked import Forked, without_settings
 from tests.simulation import Simulation
 from tests.workers import ROOT, Worker
 
@@ -29,10 +28,11 @@ MOVING = {"tenants": 6, "days": 3, "calls_per_day": 2_000, "revised": 0.2, "unfi
 
 def dying_copy(number: int, old: Worker, new: Worker) -> int:
     """Copy the state with a process that dies before a record; return its exit code."""
-    command = [sys.executable, "-m", "tests.dying_copy", str(number), "--from", str(old.config)]
-    done = subprocess.run([*command, "--config", str(new.config)], check=False, cwd=ROOT, capture_output=True)
-    assert done.returncode in (0, -signal.SIGKILL), done
-    return done.returncode
+    arguments = ["tests.dying_copy", str(number), "--from", str(old.config), "--config", str(new.config)]
+    output = new.config.parent / "dying_copy.txt"
+    code = Forked(arguments, without_settings(), ROOT, output, output).wait(commands.DEADLINE_S)
+    assert code in (0, -signal.SIGKILL), output.read_text(encoding="utf-8")
+    return code
 
 
 def copy(old: Worker, new: Worker, *options: str) -> commands.Done:

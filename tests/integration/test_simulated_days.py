@@ -1,4 +1,4 @@
-"""Thirty days of a busy tenant in simulated time, with the real sweeper, budget and dedup index.
+"""Days of a busy tenant in simulated time, with the real sweeper, budget and dedup index.
 
 Only Graph and Kafka are models: rows are numbers, and what is handed over is committed at once. Set DAYS=30 in the
 environment for the whole month; the tests run a few days, which are enough because the week before them has late rows.
@@ -215,7 +215,7 @@ def month() -> Month:
     return live_through(*make_rows())
 
 
-def test_thirty_simulated_days_publish_every_row_once(month: Month) -> None:
+def test_simulated_days_publish_every_row_once(month: Month) -> None:
     """Rows of the last 25 hours are left out, because the slowest sweep runs only once a day."""
     end_ms = instants.to_ms(BEGIN + timedelta(days=DAYS))
     due = (month.graph.visible_ms <= end_ms - DAY_MS - DAY_MS // 24) & (

@@ -3,6 +3,7 @@
 import gzip
 import json
 from collections.abc import Callable
+from functools import cache
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
@@ -38,7 +39,13 @@ def endless_depth(_: HostileGraph, handler: BaseHTTPRequestHandler) -> None:
 
 
 def compressed_bomb(_: HostileGraph, handler: BaseHTTPRequestHandler) -> None:
-    send(handler, BOMB, encoding="gzip")
+    send(handler, bomb(), encoding="gzip")
+
+
+@cache
+def bomb() -> bytes:
+    """Return a gibibyte of zeros, compressed."""
+    return gzip.compress(bytes(1 << 30), compresslevel=1)
 
 
 def a_million_links(hostile: HostileGraph, handler: BaseHTTPRequestHandler) -> None:
@@ -53,7 +60,6 @@ def an_endless_link(hostile: HostileGraph, handler: BaseHTTPRequestHandler) -> N
 
 
 ATTACKS = (two_gigabytes, endless_depth, compressed_bomb, a_million_links, an_endless_link)
-BOMB = gzip.compress(bytes(1 << 30), compresslevel=1)
 
 
 def most_mib(worker: Worker) -> int:

@@ -6,7 +6,7 @@ from connector.kafka.clients import Clients, resolve
 
 
 def clients(settings: Settings) -> Clients:
-    """Return the settings of every kind of Kafka client. Raise ConfigurationError if they are invalid."""
+    """Return the settings of every kind of Kafka client. Raises ConfigurationError if they are invalid."""
     kafka = settings.kafka
     hubs: EventHubs | None = kafka.event_hubs
     bearer = Bearer.start(settings.graph, hubs) if hubs is not None else None

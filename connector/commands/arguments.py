@@ -41,7 +41,7 @@ def read_settings(
 
 
 def find_tenant(settings: Settings, text: str) -> Tenant:
-    """Return the tenant whose name or id is `text`. Raise ConfigurationError if there is none."""
+    """Return the tenant whose name or id is `text`. Raises ConfigurationError if there is none."""
     for tenant in settings.tenants:
         if text.lower() == tenant.key or text == tenant.name:
             return tenant
@@ -58,7 +58,7 @@ def read_window(begin: str, end: str, now: datetime, horizon: timedelta | None =
 
     The start is rounded down to a second. The end is rounded up, but not beyond the last second that has passed.
 
-    Raise ConfigurationError if the range is reversed, lies in the future, is shorter than a second, or begins before
+    Raises ConfigurationError if the range is reversed, lies in the future, is shorter than a second, or begins before
     `now - horizon`. If `horizon` is None, it may begin at any time.
     """
     first, last = _moment("--from", begin, now), _moment("--to", end, now)

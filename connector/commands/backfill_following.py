@@ -25,7 +25,7 @@ _ESTIMATE_OVER_S = 120.0
 def submit(config: Path | None, tenant: str, begin: str, end: str, *, wait: bool, again: bool) -> None:
     """Submit a backfill job and print its id. With `wait`, also wait until the job ends.
 
-    Raise FatalError if the job ends in another state than `done`.
+    Raises FatalError if the job ends in another state than `done`.
     """
     settings = arguments.read_settings(config)
     chosen = arguments.find_tenant(settings, tenant)
@@ -43,7 +43,7 @@ def submit(config: Path | None, tenant: str, begin: str, end: str, *, wait: bool
 def _follow(client: OperatorClient, tenant: Tenant, order: Command, offset: int) -> None:
     """Show the progress of the job until it ends.
 
-    Raise FatalError if it ends in another state than `done`. `offset` is the command's offset in the control topic.
+    Raises FatalError if it ends in another state than `done`. `offset` is the command's offset in the control topic.
     """
     screen = _Screen(order)
     try:

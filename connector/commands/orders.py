@@ -21,7 +21,7 @@ from connector.kafka.operator_client import OperatorClient
 def cancel(config: Path | None, job: str) -> None:
     """Submit a command that cancels a job.
 
-    Raise ConfigurationError if there is no such job, and FatalError if it has already ended as done or failed.
+    Raises ConfigurationError if there is no such job, and FatalError if it has already ended as done or failed.
     """
     settings = arguments.read_settings(config)
     job_id = _job_id(job)
@@ -51,7 +51,7 @@ def submit(config: Path | None, name: str, command: Literal["pause", "resume"]) 
 def open_client(settings: Settings, tenant: Tenant) -> OperatorClient:
     """Return a client that can submit commands to a tenant.
 
-    Raise FatalError if the control topic does not exist, because no worker has run with this kafka.app yet.
+    Raises FatalError if the control topic does not exist, because no worker has run with this kafka.app yet.
     """
     client = OperatorClient(settings.kafka, brokers.clients(settings))
     if client.is_new:

@@ -81,7 +81,7 @@ class Overview(NamedTuple):
 def read_state(client: OperatorClient, settings: Settings, now: datetime) -> Overview:
     """Read the committed state of all tenants from Kafka, and the commands that no worker has applied yet.
 
-    Raise the errors of OperatorClient.
+    Raises the errors of OperatorClient.
     """
     shards = settings.kafka.shards
     views = client.read(range(shards))

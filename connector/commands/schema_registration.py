@@ -12,7 +12,7 @@ from connector.kafka.registry import Registry, Subject, subjects
 def register(config: Path | None) -> None:
     """Register the schemas that the registry does not have, and print the id of each.
 
-    Raise FatalError if a schema is incompatible, and RegistryUnavailableError if the registry does not answer.
+    Raises FatalError if a schema is incompatible, and RegistryUnavailableError if the registry does not answer.
     """
     _each(config, lambda registry, subject: f"id {registry.register(subject)}")
 
@@ -20,7 +20,7 @@ def register(config: Path | None) -> None:
 def check(config: Path | None) -> None:
     """Check whether the registry has or would accept each schema, without changing anything, and print the result.
 
-    Raise FatalError if a schema is incompatible, and RegistryUnavailableError if the registry does not answer.
+    Raises FatalError if a schema is incompatible, and RegistryUnavailableError if the registry does not answer.
     """
     _each(config, _describe)
 

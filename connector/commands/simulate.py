@@ -278,7 +278,7 @@ async def _serve(options: Options, config_out: Path | None, bootstrap_servers: s
 def _write_configuration(path: Path, announcement: Mapping[str, Any], bootstrap_servers: str) -> None:
     """Write a configuration file for the simulator that printed `announcement`.
 
-    Raise ConfigurationError if the file cannot be written.
+    Raises ConfigurationError if the file cannot be written.
     """
     names = [f"simulated-{number + 1}" for number in range(len(announcement["tenants"]))]
     tenants = [

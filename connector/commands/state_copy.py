@@ -53,7 +53,7 @@ class _App(NamedTuple):
 def copy(config: Path | None, origin: Path, *, dry_run: bool) -> None:
     """Copy the state of the app whose configuration file is `origin`, and print a report.
 
-    The target is the app of `config`. Raise ConfigurationError or FatalError if the state cannot be copied.
+    The target is the app of `config`. Raises ConfigurationError or FatalError if the state cannot be copied.
     """
     new, old = arguments.read_settings(config), arguments.read_settings(origin, overridden=False)
     _check_agreement(old, new, origin)

@@ -151,7 +151,7 @@ class _Verification:
     def _check_retention(self) -> bool:
         """Return whether Kafka may have deleted records of the compared range.
 
-        Raise ConfigurationError if the range begins before the topic's retention time, so that this is certain.
+        Raises ConfigurationError if the range begins before the topic's retention time, so that this is certain.
         """
         cut = self._rows.may_be_cut()
         is_by_event = self._settings.rows.timestamp == "event"

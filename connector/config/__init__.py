@@ -51,7 +51,7 @@ def load(
     problems with them are ignored, and the identities in the settings may be empty. If `overridden` is false, the
     CONNECTOR_* variables are ignored, because they apply to another configuration file.
 
-    Raise ConfigurationError with every problem at once, each as "FILE-or-VARIABLE: key: what is wrong; what to do".
+    Raises ConfigurationError with every problem at once, each as "FILE-or-VARIABLE: key: what is wrong; what to do".
     """
     source = ConfigSource(path, environ)
     source.read_file()

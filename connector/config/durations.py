@@ -25,7 +25,7 @@ class Duration(timedelta):
 def parse_duration(text: str) -> Duration:
     """Parse a duration such as "500ms", "15s", "10m", "2h" or "7d".
 
-    Raise ValueError if `text` is not a duration. The caller puts the configuration key in front of the error message.
+    Raises ValueError if `text` is not a duration. The caller puts the configuration key in front of the error message.
     """
     match = _DURATION.fullmatch(text)
     if match is None:
@@ -55,7 +55,7 @@ def duration_text(duration: timedelta) -> str:
 def parse_instant(text: str) -> datetime | timedelta:
     """Parse an RFC 3339 time to an aware UTC datetime, or text such as "-7d" to a negative timedelta.
 
-    Raise ValueError if `text` is neither. The caller puts the configuration key in front of the error message.
+    Raises ValueError if `text` is neither. The caller puts the configuration key in front of the error message.
     """
     if _DURATION.fullmatch(text):
         raise ValueError(f'is {shown(text)}, a positive duration; write "-{text}" for a time in the past')
@@ -72,7 +72,7 @@ def parse_instant(text: str) -> datetime | timedelta:
 
 
 def to_duration(value: object) -> timedelta:
-    """Convert a configuration value to a duration. Raise ValueError if it is not text such as "15m"."""
+    """Convert a configuration value to a duration. Raises ValueError if it is not text such as "15m"."""
     if not isinstance(value, str):
         raise ValueError('is not a duration; write text with a unit, for example "30s"')  # noqa: TRY004 (pydantic collects ValueError)
     return parse_duration(value)
@@ -81,7 +81,7 @@ def to_duration(value: object) -> timedelta:
 def to_instant(value: object) -> datetime | timedelta:
     """Convert a configuration value to an aware UTC datetime, or to a negative timedelta relative to now.
 
-    A date without a time means midnight UTC of that date. Raise ValueError if the value cannot be converted.
+    A date without a time means midnight UTC of that date. Raises ValueError if the value cannot be converted.
     """
     if isinstance(value, datetime):
         if value.tzinfo is None:

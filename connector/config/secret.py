@@ -28,7 +28,7 @@ class Hidden(Generic[_Text]):
 
     @classmethod
     def from_file(cls, path: Path) -> Self:
-        """Return the secret that a file holds. Raise OSError or UnicodeDecodeError if the file cannot be read."""
+        """Return the secret that a file holds. Raises OSError or UnicodeDecodeError if the file cannot be read."""
         return cls(cls._read(path), f"file {path}", path)
 
     @staticmethod
@@ -109,7 +109,7 @@ class PseudonymKey:
     def from_file(cls, path: Path) -> "PseudonymKey":
         """Return the key that a file holds, without a line break at the end.
 
-        Raise OSError if the file cannot be read.
+        Raises OSError if the file cannot be read.
         """
         return cls(_without_line_end(path.read_bytes()), f"file {path}", path)
 

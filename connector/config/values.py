@@ -60,7 +60,7 @@ def to_identity(value: object) -> bool | str:
 
 
 def to_cloud(value: object) -> object:
-    """Return the name of a cloud unchanged. Raise ValueError for the cloud in China, which lacks the call records."""
+    """Return the name of a cloud unchanged. Raises ValueError for the cloud in China, which lacks the call records."""
     if isinstance(value, str) and re.search(r"china|21vianet|mooncake|gallatin", value.lower()):
         raise ValueError(f"is {shown(value)}, but {_CHINA}; only global, us-gov-l4 and us-gov-l5 can be read")
     return value
@@ -176,7 +176,7 @@ def to_listen(value: str) -> str:
 
 
 def split_listen(value: str) -> tuple[str, int]:
-    """Return host and port of a text `HOST:PORT`. Raise ValueError if the text has another form."""
+    """Return host and port of a text `HOST:PORT`. Raises ValueError if the text has another form."""
     match = re.fullmatch(r"(\[[0-9A-Fa-f:.]+\]|[^\s:/\[\]@]*):([0-9]{1,5})", value)
     if match is None or int(match.group(2)) > 65_535:
         raise ValueError(f'is {shown(value)}, which is not an address; write HOST:PORT, for example "0.0.0.0:9464"')

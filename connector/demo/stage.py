@@ -44,7 +44,7 @@ def perform(span: timedelta, bootstrap_servers: str) -> int:
     """Run the demo. Return 0 if no row is missing or duplicated, otherwise 1.
 
     `span` is the time during which new calls appear. `bootstrap_servers` is empty for the mock cluster in this process.
-    Raise KeyboardInterrupt if the demo is interrupted with Ctrl-C.
+    Raises KeyboardInterrupt if the demo is interrupted with Ctrl-C.
     """
     return asyncio.run(_perform(span, bootstrap_servers))
 

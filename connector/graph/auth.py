@@ -122,14 +122,14 @@ class SignIn:
     async def token(self) -> str:
         """Return a valid access token. If there is none yet, wait for the pauses of sign-in and acquire one.
 
-        Raise PermanentError or TransientError if sign-in fails.
+        Raises PermanentError or TransientError if sign-in fails.
         """
         return (await self.held()).text
 
     async def held(self) -> Token:
         """Return a valid access token together with its times. If there is none yet, acquire one as `token` does.
 
-        Raise the errors of `token`.
+        Raises the errors of `token`.
         """
         now = time.monotonic()
         if self._held is not None and now < self._held.serves_until:
@@ -238,7 +238,7 @@ class SignIn:
     async def _read_credential(self) -> identity.Credential:
         """Read and return the current credential. If it cannot be used, return the last usable one.
 
-        Raise PermanentError if there was no usable credential yet.
+        Raises PermanentError if there was no usable credential yet.
         """
         try:
             credential = await self._compute(lambda: identity.read(self._tenant.identity))
@@ -307,7 +307,7 @@ class SignIn:
     async def _fetch(self, request: Request, credential: identity.Credential) -> Response:
         """Send a request for msal. Return the response if it has status 200 and a JSON object as its body.
 
-        Raise PermanentError or TransientError for any other response. msal must not receive such a response, because
+        Raises PermanentError or TransientError for any other response. msal must not receive such a response, because
         msal would write all of it to the log.
         """
         by_azure = credential.kind == "managed_identity"

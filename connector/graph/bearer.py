@@ -38,7 +38,7 @@ class Bearer:
     def start(cls, graph: Graph, target: EventHubs) -> "Bearer":
         """Start the event loop in a thread that lives as long as the process.
 
-        Raise ConfigurationError if the CA bundle cannot be read.
+        Raises ConfigurationError if the CA bundle cannot be read.
         """
         loop = asyncio.new_event_loop()
         threading.Thread(target=loop.run_forever, name="sign-in of brokers", daemon=True).start()

@@ -118,7 +118,7 @@ class GraphClient:
         """Wait until Graph has answered any tenant's request, because the `Date` header of the response sets the clock.
 
         If no response has arrived yet, send a request for the `Date` through `source`. If another tenant's request for
-        the `Date` is in flight, first wait up to 2 s for its response. Raise the errors of `Source.pages`.
+        the `Date` is in flight, first wait up to 2 s for its response. Raises the errors of `Source.pages`.
         """
         if self._is_asking_date:
             with suppress(TimeoutError):

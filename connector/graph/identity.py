@@ -35,7 +35,7 @@ class Credential(NamedTuple):
 def read(identity: Identity) -> Credential:
     """Return the current credential of an identity. Its secret is read from the file again, if it is in a file.
 
-    Raise CredentialError if the credential is missing or cannot be used.
+    Raises CredentialError if the credential is missing or cannot be used.
     """
     client_id = identity.client_id or ""
     if identity.managed_identity:
@@ -87,14 +87,14 @@ class Application(Protocol):
     def acquire(self, scope: str) -> dict[str, Any]:
         """Request a new token, and return the OAuth response.
 
-        Raise MissingAnswerError at the first request whose response `Replies` does not contain yet.
+        Raises MissingAnswerError at the first request whose response `Replies` does not contain yet.
         """
 
 
 def application(credential: Credential, authority: str, replies: Replies) -> Application:
     """Create the msal client for a credential. `authority` is the sign-in URL of the tenant.
 
-    Creation may already send a request, for the metadata of the tenant. Raise MissingAnswerError at the first request
+    Creation may already send a request, for the metadata of the tenant. Raises MissingAnswerError at the first request
     whose response `Replies` does not contain yet.
     """
     if credential.kind == "managed_identity":

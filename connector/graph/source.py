@@ -141,9 +141,9 @@ class Source:
     async def pages(self, window: Window, priority: int, attempts: int | None = None) -> AsyncGenerator[ReadPage, None]:
         """Read one page chain: yield its pages in order, each complete. `last` is true for the last page.
 
-        `priority` is 0 for the live sweep, higher for slower sweeps, and 1000 for backfills. Raise PermanentError if
-        operator action is needed. Raise TransientError if one page could not be read for `patience_s` seconds or in
-        `attempts` attempts. Raise RangeTooLongError for status 406, and for a chain of more than 1000 pages with rows.
+        `priority` is 0 for the live sweep, higher for slower sweeps, and 1000 for backfills. Raises PermanentError if
+        operator action is needed. Raises TransientError if one page could not be read for `patience_s` seconds or in
+        `attempts` attempts. Raises RangeTooLongError for status 406, and for a chain of more than 1000 pages with rows.
         """
         url = URL(f"{self._root}/{_call(window)}", encoded=True)
         followed = {str(url)}
@@ -161,7 +161,7 @@ class Source:
         raise RangeTooLongError(f"A range of {self._tenant.label} has over {MAX_PAGES} pages; it is read in parts.")
 
     async def ask_date(self) -> None:
-        """Request one second of call time, only to get the Date of the response. Raise the errors of `pages`."""
+        """Request one second of call time, only to get the Date of the response. Raises the errors of `pages`."""
         begin = self._now().replace(microsecond=0) - _DATE_RANGE_AGO
         async with aclosing(self.pages(Window(begin, begin + timedelta(seconds=1)), 0)) as pages:
             (await anext(pages)).room.release()
@@ -170,12 +170,12 @@ class Source:
         """Sign in. Return the claims of the token, and the host name of Graph in the tenant's cloud.
 
         The claims are None if the token cannot be read. The host is empty if the tenant's sign-in metadata does not
-        contain it. Raise the errors of `SignIn.token`.
+        contain it. Raises the errors of `SignIn.token`.
         """
         return token_claims.read(await self._sign_in.token()), self._sign_in.graph_host
 
     async def ask_once(self, window: Window) -> ReadPage:
-        """Return the first page of a range, with one request that is not retried. Raise the errors of `pages`."""
+        """Return the first page of a range, with one request that is not retried. Raises the errors of `pages`."""
         url = URL(f"{self._root}/{_call(window)}", encoded=True)
         admission = await self._queue.enter(0)
         try:

@@ -134,7 +134,7 @@ class Transport:
         """Send one request and return its response, whatever its status. Redirects are not followed.
 
         `departure` makes the budget count the request when it is sent. `through_proxy` is False for an address that
-        only this machine can reach. Raise BrokenAnswerError if no complete response of at most `max_bytes` arrives
+        only this machine can reach. Raises BrokenAnswerError if no complete response of at most `max_bytes` arrives
         within the timeout, and ConfigurationError if a proxy variable cannot be used.
         """
         if self._session is None:
@@ -167,7 +167,7 @@ class Transport:
     def _proxy(self, url: URL) -> Proxy | None:
         """Return the proxy for a URL, or None for a direct connection.
 
-        Raise ConfigurationError if the proxy variable cannot be used.
+        Raises ConfigurationError if the proxy variable cannot be used.
         """
         place = str(url.origin())
         if place not in self._proxies:

@@ -237,7 +237,7 @@ class LogReader:
     def _is_record(self, message: Message) -> bool:
         """Return whether a message is a record, and if so, advance the next offset.
 
-        Raise errors that retrying does not fix.
+        Raises errors that retrying does not fix.
         """
         at, error = place_of(message), message.error()
         if error is None:

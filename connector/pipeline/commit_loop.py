@@ -152,7 +152,7 @@ class CommitLoop:
     async def _write(self, contents: BatchContents, control_offset: int) -> None:
         """Write one batch, and repeat it after each abort until it is committed.
 
-        Raise HandedOverError if the worker loses the shard in the meantime, and ShardRestartError if the outcome is
+        Raises HandedOverError if the worker loses the shard in the meantime, and ShardRestartError if the outcome is
         unknown.
         """
         # Each attempt needs the current metadata of the group: brokers refuse metadata of an older generation.

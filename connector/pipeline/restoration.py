@@ -90,7 +90,7 @@ class Restoration:
         """Repair the internal topics, then read them.
 
         Hanging transactions of the shard are aborted, and lost records of committed transactions are written again.
-        Raise ShardRestartError if a transaction stays open.
+        Raises ShardRestartError if a transaction stays open.
         """
         shard, worker, publisher = self._shard, self._worker, self._publisher
         read = partial(

@@ -129,7 +129,7 @@ class Shard:
         self.problem = None
 
     async def _live(self) -> None:
-        """Restore the shard, then run it until the hand-over. Raise ShardRestartError if it must restart."""
+        """Restore the shard, then run it until the hand-over. Raises ShardRestartError if it must restart."""
         if self._worker.settings.kafka.delivery == "at_least_once":
             self._context.lengths.check()  # opening the publisher writes to these topics
         publisher = self._new_publisher()

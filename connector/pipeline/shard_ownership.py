@@ -39,7 +39,7 @@ class ShardOwnership:
     async def commit_context(self, control_offset: int) -> CommitContext:
         """Return the context with which a transaction commits the control offset in the name of this worker.
 
-        The context contains the group metadata of a poll at which this worker owned the shard. Raise HandedOverError
+        The context contains the group metadata of a poll at which this worker owned the shard. Raises HandedOverError
         if the worker does not own the shard any more, and ShardRestartError if the group sends no metadata within ten
         seconds.
         """
@@ -60,7 +60,7 @@ class ShardOwnership:
     async def confirm(self) -> None:
         """Wait until a poll that starts after this call confirms that the worker still owns the shard.
 
-        Raise HandedOverError if the worker has lost the shard.
+        Raises HandedOverError if the worker has lost the shard.
         """
         # Two more polls: the first of them may have started earlier and report an older assignment.
         polls = self._membership.snapshot.polls

@@ -37,7 +37,7 @@ class Registration:
     def __init__(self, certificates: Iterable[bytes] = (), federation: Federation | None = None) -> None:
         """Register certificates (PEM) and a federated identity provider.
 
-        Raise ValueError if a certificate or the provider's public key cannot be read.
+        Raises ValueError if a certificate or the provider's public key cannot be read.
         """
         self.federation = federation
         if federation is not None:
@@ -46,7 +46,7 @@ class Registration:
         self.register(certificates)
 
     def register(self, certificates: Iterable[bytes]) -> None:
-        """Replace the registered certificates by `certificates` (PEM). Raise ValueError if one cannot be read."""
+        """Replace the registered certificates by `certificates` (PEM). Raises ValueError if one cannot be read."""
         found = [certificate for pem in certificates for certificate in x509.load_pem_x509_certificates(pem)]
         self._certificates = {_thumbprint(certificate): certificate for certificate in found}
 

@@ -93,7 +93,7 @@ def _strike(name: str, value: object) -> Strike:
 
 
 def instants(text: str) -> list[datetime]:
-    """Parse a list of times that are separated by commas. Raise ValueError if one of them is invalid."""
+    """Parse a list of times that are separated by commas. Raises ValueError if one of them is invalid."""
     found = [datetime.fromisoformat(part.strip()) for part in text.split(",") if part.strip()]
     if any(instant.tzinfo is None for instant in found):
         message = "unservable_at: write times with their offset from UTC, such as 2026-03-01T10:00:00Z"
@@ -142,7 +142,7 @@ class Faults:
     def set(self, changes: Mapping[str, object], tenant: str | None = None) -> None:
         """Change the faults and settings in `changes`, for all tenants or only for `tenant`. Keep all others unchanged.
 
-        Raise ValueError if a value is invalid. Nothing is changed in that case.
+        Raises ValueError if a value is invalid. Nothing is changed in that case.
         """
         strikes: dict[str, Strike] = {}
         settings: dict[str, object] = {}

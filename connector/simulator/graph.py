@@ -81,7 +81,7 @@ class _Question:
 def parse_instant(text: str) -> datetime:
     """Parse the time in an argument of a request.
 
-    The text is a date, or a date and time with Z or an offset from UTC. Raise ValueError for any other text.
+    The text is a date, or a date and time with Z or an offset from UTC. Raises ValueError for any other text.
     """
     found = _INSTANT.fullmatch(text.strip())
     if not found:

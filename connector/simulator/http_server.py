@@ -99,7 +99,7 @@ class Simulator:
     async def start(self) -> None:
         """Start to listen, and set `url`, `port` and `ca_path`.
 
-        Raise OSError if the port or the path of the CA file cannot be used.
+        Raises OSError if the port or the path of the CA file cannot be used.
         """
         if self.options.prebuilt:
             await asyncio.to_thread(self.world.prebuild)

@@ -28,7 +28,7 @@ LATEST_S = 6 * 86400
 def duration_s(text: str) -> float:
     """Return the seconds of a text such as "90s" or "-3d". A number without a unit means seconds.
 
-    Raise ValueError for any other text.
+    Raises ValueError for any other text.
     """
     found = _DURATION.fullmatch(text.strip())
     if not found:
@@ -60,7 +60,7 @@ class Spread:
     def parse(cls, text: str, names: dict[str, str]) -> "Spread":
         """Parse a distribution. `text` is a name in `names`, or has the form "SHARE:FROM-TO,…".
 
-        Raise ValueError with the reason for any other text.
+        Raises ValueError with the reason for any other text.
         """
         parts: list[tuple[float, int, int]] = []
         for part in names.get(text, text).split(","):

@@ -226,7 +226,7 @@ class World:
         return self.tenants[tenant.lower()].served_rows(to_ms(self.data_now()))
 
     def set_faults(self, changes: Mapping[str, object], tenant: str | None = None) -> None:
-        """Change faults and settings of one tenant or of all tenants. Raise ValueError if one of them is invalid."""
+        """Change faults and settings of one tenant or of all tenants. Raises ValueError if one of them is invalid."""
         if tenant is not None and tenant.lower() not in self.tenants:
             message = f"there is no tenant {tenant}"
             raise ValueError(message)

@@ -90,7 +90,7 @@ class Web:
     async def start(self) -> int:
         """Start to listen, and return the port.
 
-        Raise FatalError if the port is in use, and ConfigurationError if this machine does not have the address.
+        Raises FatalError if the port is in use, and ConfigurationError if this machine does not have the address.
         """
         await self._runner.setup()
         try:

@@ -26,7 +26,7 @@ class TopologyBuilder:
     async def build(self, settings: Settings) -> Topology:
         """Create or check the topics and schemas that `settings` need, and return them as a topology.
 
-        Raise BrokersUnavailableError or RegistryUnavailableError if they cannot be reached. Raise FatalError for a
+        Raises BrokersUnavailableError or RegistryUnavailableError if they cannot be reached. Raises FatalError for a
         problem that affects every tenant.
         """
         kafka = settings.kafka

@@ -72,7 +72,7 @@ def container(daemon: Daemon, unique: str) -> Iterator[Callable[..., str]]:
 
 
 def until(daemon: Daemon, container: str, condition: Callable[[], bool], what: str) -> None:
-    """Wait until `condition()` holds. Raise an error with the log if the container ends first or it takes too long."""
+    """Wait until `condition()` holds. Raises an error with the log if the container ends first or it takes too long."""
 
     def holds() -> bool:
         state = daemon.inspect(container)["State"]

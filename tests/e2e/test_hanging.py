@@ -77,7 +77,7 @@ def left_open(
 
 
 @pytest.mark.parametrize(("hangs", "outcome"), [("everything", "aborted"), ("seen", "committed")])
-def test_hanging_commit_keeps_exactly_once(
+def test_hanging_transaction_neither_loses_nor_duplicates_rows(
     three_brokers: Cluster,
     topic: str,
     app: str,

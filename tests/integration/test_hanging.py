@@ -206,7 +206,7 @@ def bench(cluster: Cluster, topic: str, app: str) -> Bench:
 
 
 @pytest.mark.parametrize(("hanging", "stated"), [("seen", STATED), ("row0 state seen progress", ())])
-async def test_new_owner_completes_a_hanging_commit(bench: Bench, hanging: str, stated: object) -> None:
+async def test_new_owner_completes_a_hanging_transaction(bench: Bench, hanging: str, stated: object) -> None:
     """If one record of a transaction is visible, it was committed, and the records that hang are written again.
 
     If rows are written again, progress is written again as well, because the earlier records name offsets before them.
@@ -224,7 +224,7 @@ async def test_new_owner_completes_a_hanging_commit(bench: Bench, hanging: str, 
     assert await bench.restart() == (False, 0)
 
 
-async def test_commit_that_hangs_in_every_partition_is_aborted(bench: Bench) -> None:
+async def test_transaction_that_hangs_in_every_partition_is_aborted(bench: Bench) -> None:
     """No reader can have seen its rows, so the shard reads them from Graph again."""
     bench.create("row0 row1 dlq progress state seen")
     transactions = await bench.opened()
@@ -243,7 +243,7 @@ async def test_commit_that_hangs_in_every_partition_is_aborted(bench: Bench) -> 
     bench.check(b"a0", b"b0", b"b1")
 
 
-async def test_hanging_commit_of_dead_letters_is_completed(bench: Bench) -> None:
+async def test_hanging_transaction_with_a_dead_letter_is_completed(bench: Bench) -> None:
     bench.create("state seen")
     transactions = await bench.opened()
     with member(bench.cluster.bootstrap, bench.names.app) as position:
@@ -255,7 +255,7 @@ async def test_hanging_commit_of_dead_letters_is_completed(bench: Bench) -> None
 
 
 @pytest.mark.parametrize("hanging", ["seen", "state seen", "row0 row1"])
-async def test_hanging_commit_survives_the_abort_of_the_next_batch(bench: Bench, hanging: str) -> None:
+async def test_abort_of_next_batch_loses_no_row_of_a_hanging_transaction(bench: Bench, hanging: str) -> None:
     """A rebalance aborts the next batch. The abort marker also ends the hanging transaction of the same producer."""
     bench.create(hanging)
     transactions = await bench.opened()
@@ -272,7 +272,7 @@ async def test_hanging_commit_survives_the_abort_of_the_next_batch(bench: Bench,
     bench.check(b"a0", b"b0", b"b1")
 
 
-async def test_hanging_commit_survives_a_crash_in_the_next_batch(bench: Bench) -> None:
+async def test_crash_in_next_batch_loses_no_row_of_a_hanging_transaction(bench: Bench) -> None:
     """The worker dies while its next transaction is open.
 
     Its abort reaches some partitions of the hanging commit only.
@@ -295,7 +295,7 @@ def _die_silently() -> None:
     raise SystemError("the process is gone")
 
 
-async def test_two_successive_hanging_commits_are_both_restored(bench: Bench) -> None:
+async def test_rows_of_two_successive_hanging_transactions_are_written_again(bench: Bench) -> None:
     """The second commit does not write to every partition in which the first one hangs."""
     bench.create("row0 row1 seen")
     transactions = await bench.opened()
@@ -311,7 +311,7 @@ async def test_two_successive_hanging_commits_are_both_restored(bench: Bench) ->
     bench.check(b"a0", b"b0", b"b1", b"c0")
 
 
-async def test_shard_restarts_if_its_commit_stays_open_in_a_partition(
+async def test_shard_restarts_if_its_transaction_stays_open_in_a_partition(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Otherwise readers of the partition would wait until the shard writes there again."""
@@ -328,7 +328,7 @@ async def test_shard_restarts_if_its_commit_stays_open_in_a_partition(
     bench.check(b"a0", b"a1")
 
 
-async def test_commit_after_a_hanging_abort_publishes_no_aborted_row(bench: Bench) -> None:
+async def test_next_commit_publishes_no_row_of_an_aborted_hanging_transaction(bench: Bench) -> None:
     """Otherwise the next commit would publish the aborted rows."""
     bench.create("row0")
     transactions = await bench.opened()

@@ -3,7 +3,7 @@
 from tests.mutants.mutant import Mutant
 
 _MODEL = "tests/property/test_model_exactly_once.py"
-_STORM = f"{_MODEL} -k test_random_history_publishes_each_guaranteed_version_once"
+_STORM = f"{_MODEL} -k test_random_history_neither_loses_nor_duplicates_rows"
 _SCHEDULER = "connector/core/scheduler.py"
 _HORIZON = "tests/property/test_horizon.py"
 _BATCH = "tests/unit/test_batch.py"
@@ -234,14 +234,14 @@ CORE = (
         "connector/core/windows.py",
         "missed.append(Window(sweep_state.resumes_at, position))",
         "missed += []",
-        "tests/unit/test_failing_ranges.py -k test_rows_around_an_unservable_instant_arrive_without_delay",
+        "tests/unit/test_failing_ranges.py -k test_isolated_range_does_not_delay_the_rows_around_it",
     ),
     Mutant(
         "a run waits for a range that Graph does not serve",
         "connector/core/windows.py",
         "passable = coverage.with_passable(isolated)",
         "passable = coverage",
-        "tests/unit/test_failing_ranges.py -k test_rows_around_an_unservable_instant_arrive_without_delay",
+        "tests/unit/test_failing_ranges.py -k test_isolated_range_does_not_delay_the_rows_around_it",
     ),
     Mutant(
         "two chains read the same seconds at once",

@@ -47,7 +47,7 @@ KAFKA = (
         _HANGING_FILE,
         "offsets=offsets, stated=()",
         "offsets=offsets",
-        f"{_HANGING} -k test_new_owner_completes_a_hanging_commit",
+        f"{_HANGING} -k test_new_owner_completes_a_hanging_transaction",
         broker=True,
     ),
     Mutant(
@@ -119,7 +119,7 @@ KAFKA = (
         _TRANSACTION,
         "        if left_open:\n",
         "        if not ends:\n",
-        f"{_HANGING} -k test_commit_after_a_hanging_abort_publishes_no_aborted_row",
+        f"{_HANGING} -k test_next_commit_publishes_no_row_of_an_aborted_hanging_transaction",
         broker=True,
     ),
     Mutant(
@@ -127,7 +127,7 @@ KAFKA = (
         _HANGING_FILE,
         "committed = [] if last is None else [_places(last)]",
         "committed: list[Places] = []",
-        f"{_HANGING} -k test_new_owner_completes_a_hanging_commit",
+        f"{_HANGING} -k test_new_owner_completes_a_hanging_transaction",
         broker=True,
     ),
     Mutant(
@@ -135,7 +135,7 @@ KAFKA = (
         _VISIBILITY,
         "        if (topic, number) not in unreadable and offset_ranges[-1][1] not in visible[topic, number]\n",
         "        if (topic, number) not in unreadable and not any(visible.values())\n",
-        f"{_HANGING} -k test_new_owner_completes_a_hanging_commit",
+        f"{_HANGING} -k test_new_owner_completes_a_hanging_transaction",
         broker=True,
     ),
     Mutant(
@@ -143,7 +143,7 @@ KAFKA = (
         _HANGING_FILE,
         "return merge(record.unproven, record.places)",
         "return record.places",
-        f"{_HANGING} -k test_two_successive_hanging_commits_are_both_restored",
+        f"{_HANGING} -k test_rows_of_two_successive_hanging_transactions_are_written_again",
         broker=True,
     ),
     Mutant(

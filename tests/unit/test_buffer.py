@@ -25,7 +25,7 @@ async def is_waiting(task: "asyncio.Task[None]") -> bool:
     return not task.done()
 
 
-async def test_buffer_keeps_the_order_of_items() -> None:
+async def test_buffer_keeps_the_order_of_messages() -> None:
     buffer = Buffer()
     items: list[Item] = [RunsStarted("t", NOW), page(1), RunsStarted("u", NOW), page(2)]
     for item in items:
@@ -61,7 +61,7 @@ async def test_full_buffer_makes_readers_wait(big: PageRead) -> None:
         await waiting
 
 
-async def test_items_without_rows_enter_a_full_buffer() -> None:
+async def test_messages_without_rows_enter_a_full_buffer() -> None:
     buffer = Buffer(max_rows=1)
     await buffer.put_page(page(1))
     buffer.put(RunsStarted("t", NOW))

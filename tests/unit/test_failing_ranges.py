@@ -194,7 +194,7 @@ def reasons(tenant: Tenant, until_s: float) -> list[tuple[float, str | None]]:
 
 class TestReading:
     @pytest.mark.parametrize("answer", FAULTS)
-    def test_rows_around_an_unservable_instant_arrive_without_delay(self, answer: Callable[[], Response]) -> None:
+    def test_isolated_range_does_not_delay_the_rows_around_it(self, answer: Callable[[], Response]) -> None:
         """The instant lies in the live window. Sweeps and budget are the defaults."""
         with reading(instant(BAD_S, answer, 600, 1650)) as tenant:
             tenant.run(600)
@@ -215,7 +215,7 @@ class TestReading:
             assert tenant.plan.sweeps[0].position is None
 
     @pytest.mark.parametrize("status", [400, 403, 500])
-    def test_first_start_completes_despite_an_unservable_instant(self, status: int) -> None:
+    def test_first_start_reads_all_rows_outside_an_isolated_range(self, status: int) -> None:
         with reading(instant(-1, lambda: error(status), 0, 1e9)) as tenant:
             tenant.run(120)
             assert tenant.worst_delay_s(0, 60) < 65
@@ -253,7 +253,7 @@ class TestReading:
             assert tenant.worst_delay_s(100, 7000) < 100
             assert failing_ranges.isolated(tenant.plan.failing_ranges) == []
 
-    def test_unservable_hour_does_not_delay_other_rows(self) -> None:
+    def test_hour_that_graph_cannot_serve_does_not_delay_other_rows(self) -> None:
         with reading(
             lambda asked, _: error(500) if asked.start < at(-3600) and asked.end > at(-7200) else None,
             history=timedelta(days=2),

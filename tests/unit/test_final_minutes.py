@@ -57,7 +57,7 @@ def sums(found: list[Any]) -> dict[tuple[datetime, str], tuple[int, int]]:
 
 
 @given(data=st.data())
-def test_final_minutes_do_not_depend_on_record_order(data: st.DataObject) -> None:
+def test_emitted_minutes_do_not_depend_on_record_order(data: st.DataObject) -> None:
     minutes = data.draw(st.lists(st.tuples(st.integers(0, 5), st.integers(0, PARTITIONS - 1)), max_size=30))
     partitions: list[list[dict[str, Any]]] = [[] for _ in range(PARTITIONS)]
     statements = []
@@ -83,14 +83,14 @@ def test_final_minutes_do_not_depend_on_record_order(data: st.DataObject) -> Non
     assert final_minutes.late == 0
 
 
-def test_minute_is_final_once_its_rows_have_been_read() -> None:
+def test_minute_is_emitted_once_all_its_rows_were_read() -> None:
     final_minutes = reader.FinalMinutes(OVERLAP_S)
     assert final_minutes.statement(statement(1, [1, 1, 0])) == []
     assert final_minutes.row(0, 0, row(0, 0.5)) == []
     assert [minute.calls for minute in final_minutes.row(1, 0, row(2, 0.5))] == [2]
 
 
-def test_minute_becomes_final_although_aborted_rows_follow() -> None:
+def test_minute_is_emitted_once_offsets_of_aborted_rows_are_passed() -> None:
     final_minutes = reader.FinalMinutes(OVERLAP_S)
     final_minutes.row(0, 0, row(0, 0.5))
     assert final_minutes.statement(statement(1, [5, 0, 0])) == []
@@ -105,7 +105,7 @@ def test_revision_with_a_changed_start_counts_in_its_new_minute() -> None:
     assert (minute.minute, minute.calls, minute.failures) == (NOON + timedelta(minutes=1), 1, 0)
 
 
-def test_row_that_arrives_after_its_final_minute_is_late() -> None:
+def test_row_is_late_if_its_minute_is_already_final() -> None:
     final_minutes = reader.FinalMinutes(OVERLAP_S)
     final_minutes.statement(statement(5, [0, 0, 0]))
     final_minutes.row(0, 0, row(0, 0.5))
@@ -113,7 +113,7 @@ def test_row_that_arrives_after_its_final_minute_is_late() -> None:
     assert final_minutes.statement(statement(6, [1, 0, 0])) == []
 
 
-def test_progress_of_another_sweep_makes_no_minute_final() -> None:
+def test_progress_of_another_sweep_or_tenant_emits_no_minute() -> None:
     final_minutes = reader.FinalMinutes(OVERLAP_S)
     final_minutes.row(0, 0, row(0, 0.5))
     assert final_minutes.statement(statement(5, [0, 0, 0], overlap_s=900)) == []

@@ -46,7 +46,7 @@ def test_one_visible_record_proves_that_a_transaction_committed(readable: Any) -
     assert was_committed({ROWS})
 
 
-def test_shard_restarts_if_a_hanging_commit_cannot_be_read(readable: Any) -> None:
+def test_shard_restarts_if_it_cannot_read_a_hanging_transaction(readable: Any) -> None:
     """The outcome is never guessed. The error names the missing right."""
     readable(set(), {ROWS})
     with pytest.raises(

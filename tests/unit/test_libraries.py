@@ -39,7 +39,7 @@ def test_confluent_kafka_has_the_error_codes_in_use(name: str) -> None:
     assert isinstance(getattr(KafkaError, name), int)
 
 
-def test_confluent_kafka_has_the_version_that_was_tried() -> None:
+def test_installed_confluent_kafka_is_the_tested_version() -> None:
     """`publishing.fatal_errors` recognizes errors that callbacks distort. Try it with a new version."""
     assert version("confluent-kafka").split(".")[:2] == ["2", "16"]
 

@@ -187,11 +187,11 @@ def _prepare(source: CopySource, old: _App, new: _App, *, dry_run: bool) -> tupl
     except BrokersUnavailableError as error:
         raise FatalError(str(error), error.remedy) from error
     names = topics.Names(kafka.app)
-    has = [found.partitions.get(name) for name in (names.state, names.seen)]
+    has = [found.partitions.get(name, 0) for name in (names.state, names.seen)]
     if any(has) and has != [kafka.shards, kafka.shards]:
         raise FatalError(
-            f"the internal topics of app {kafka.app} do not have {kafka.shards} partitions each",
-            "set kafka.shards to their number of partitions",
+            f"topic {names.state} has {has[0]} partitions, {names.seen} has {has[1]}, kafka.shards is {kafka.shards}",
+            "set kafka.shards to the number of partitions or, if the topics were never used, delete them",
         )
     return found.cluster, all(has)
 

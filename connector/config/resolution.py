@@ -281,9 +281,9 @@ def _schema_registry(source: ConfigSource, table: SchemaRegistryTable) -> Schema
     if has_token and (table.username or has_password):
         source.report((here, "token"), "cannot be combined with a user name or password; remove one of them")
     elif has_password and not table.username:
-        source.report((here, "username"), "is missing, but there is a password; set it too")
+        source.report((here, "username"), f"is missing, but {here}.password is set; set the user name too")
     elif table.username and not has_password:
-        source.report((here, "password"), "is missing, but there is a user name; set it too")
+        source.report((here, "password"), f"is missing, but {here}.username is set; set the password too")
     elif ":" in table.username:
         source.report((here, "username"), "contains a colon, which a user name cannot contain; remove it")
     elif has_password or has_token:
@@ -292,7 +292,8 @@ def _schema_registry(source: ConfigSource, table: SchemaRegistryTable) -> Schema
                 what = "which would send the secret unprotected; write https:// (http:// only for localhost)"
                 source.report((here, "url"), f"is {shown(url)}, {what}")
     if table.client_key and not table.client_certificate:
-        source.report((here, "client_certificate"), "is missing, but there is a client_key; set it too")
+        what = f"is missing, but {here}.client_key is set; set the certificate too"
+        source.report((here, "client_certificate"), what)
     bundle = path_of(source, table.ca_bundle) if table.ca_bundle else None
     if bundle is not None:
         check_bundle(source, (here, "ca_bundle"), bundle)

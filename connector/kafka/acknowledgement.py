@@ -142,7 +142,8 @@ class Acknowledgements(Publisher):
             yield transactions
         except ShardRestartError as error:
             raise ShardRestartError(
-                f"a worker with exactly-once delivery has left a transaction open, which cannot be aborted ({error}): "
+                "a worker with exactly-once delivery has left a transaction open, "
+                f"which this worker cannot abort ({error}): "
                 'run a worker with kafka.delivery = "exactly_once" until its shards are restored, '
                 "or end the transaction with kafka-transactions.sh (find-hanging, then abort)"
             ) from error

@@ -62,9 +62,12 @@ class CopySource:
                 f"no worker has ever run with kafka.app = {kafka.app} on cluster {found.cluster}",
                 "set --from to the configuration of the app whose state is to be copied",
             )
-        if found.partitions.get(self._names.seen) != kafka.shards:
+        partitions = found.partitions.get(self._names.seen, 0)
+        if partitions != kafka.shards:
             raise FatalError(
-                f"topic {self._names.seen} does not have {kafka.shards} partitions (kafka.shards)", "restore the topic"
+                f"topic {self._names.seen} has {partitions} partitions instead of {kafka.shards} (kafka.shards)",
+                "restore the topic from a backup or, if there is none, start the new app without connector copy-state, "
+                "which publishes all rows again",
             )
 
     def waiting(self) -> list[TenantCommand]:

@@ -194,8 +194,8 @@ class Publisher(ABC):
         if self._is_abandoned:
             where = _position_of(self._thread_name)
             raise ShardRestartError(
-                f"a call of the producer of {self._name} did not return within {LONGEST_CALL_S:g} s and is still in "
-                f"{where}"
+                f"a call of the producer of {self._name} did not return within {LONGEST_CALL_S:g} s; it is "
+                f"blocked in {where}"
             )
         return future.result()
 

@@ -235,7 +235,7 @@ class TestEnvironment:
         }
         assert settings(tmp_path, VALID, environ) == settings(tmp_path, VALID)
 
-    def test_secret_reference_may_be_json_or_a_nested_variable(self, tmp_path: Path) -> None:
+    def test_secret_in_environment_may_be_json_or_nested_variables(self, tmp_path: Path) -> None:
         (tmp_path / "secret").write_text("from-file\n")
         got = settings(
             tmp_path,
@@ -674,7 +674,10 @@ class TestFile:
         ),
         (
             'schema_registry = { url = "https://r", client_key = "key.pem" }',
-            "schema_registry.client_certificate: is missing, but there is a client_key; set it too",
+            (
+                "schema_registry.client_certificate: is missing, but schema_registry.client_key is set; "
+                "set the certificate too"
+            ),
         ),
         (
             'schema_registry.url = "ftp://registry"',
@@ -682,11 +685,11 @@ class TestFile:
         ),
         (
             'schema_registry = { url = "https://r", username = "u" }',
-            "schema_registry.password: is missing, but there is a user name; set it too",
+            "schema_registry.password: is missing, but schema_registry.username is set; set the password too",
         ),
         (
             'schema_registry = { url = "https://r", password = "hunter2" }',
-            "schema_registry.username: is missing, but there is a password; set it too",
+            "schema_registry.username: is missing, but schema_registry.password is set; set the user name too",
         ),
         (
             'schema_registry = { url = "https://r", username = "u", password = "hunter2", token = "hunter2" }',

@@ -6,7 +6,10 @@ from connector.kafka.clients import Clients, resolve
 
 
 def clients(settings: Settings) -> Clients:
-    """Return the settings of every kind of Kafka client. Raises ConfigurationError if they are invalid."""
+    """Return the builder of the settings for the consumers, producers and admin clients of Kafka.
+
+    Raises ConfigurationError if the CA bundle for the sign-in at Azure Event Hubs cannot be read.
+    """
     kafka = settings.kafka
     hubs: EventHubs | None = kafka.event_hubs
     bearer = Bearer.start(settings.graph, hubs) if hubs is not None else None

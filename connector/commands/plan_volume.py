@@ -50,10 +50,10 @@ class Calls(Protocol):
 
 
 class Volume:
-    """Calls that repeat in cycles. A cycle is a whole number of hours, and the first cycle begins at the epoch."""
+    """Calls per hour, which repeat after a period. It is a whole number of hours; the first one begins at the epoch."""
 
     def __init__(self, per_hour: Sequence[float], lateness: Lateness | None = None, seed: int | None = None) -> None:
-        """Set the number of calls in each hour of a cycle.
+        """Set the number of calls in each hour of the period.
 
         `lateness` describes how long rows take to appear; without it, they appear at once. With `seed`, calls begin
         independently of each other, so that counts vary randomly. Without `seed`, they begin at even intervals.
@@ -66,7 +66,7 @@ class Volume:
         self._drawn = 0
 
     def scaled(self, factor: float) -> "Volume":
-        """Return the volume with `factor` times as many calls in every hour."""
+        """Return the same calls with `factor` times as many in every hour."""
         return Volume((self._cycle * factor).tolist(), self._lateness, self._seed)
 
     @property
@@ -155,11 +155,11 @@ def evenly(calls_per_day: float) -> Volume:
 def from_index(
     rows_per_hour: NDArray[np.float64] | NDArray[np.int64], first: int, now: datetime, lateness: Lateness | None
 ) -> tuple[Volume, float]:
-    """Return a volume with as many calls per hour as the deduplication index has, and its cycle in seconds.
+    """Return the calls per hour that the deduplication index shows, and the period after which they repeat, in seconds.
 
     `rows_per_hour` is the number of rows in each hour of call time. The first of these hours is `first`, counted since
     the epoch. The newest day is used only if there is no other day, because some of its rows have not appeared yet. If
-    a whole week is known and its days differ, the cycle is that week. Otherwise it is the average day.
+    a whole week is known and its days differ, this week repeats. Otherwise the average day repeats.
     """
     hours = min(len(rows_per_hour), (now - EPOCH) // _HOUR - first)
     days = min(7, hours // 24 - 1) or min(1, hours // 24)

@@ -88,7 +88,7 @@ class Backoff:
         """Record a failure and return the time until which to pause.
 
         `first_s` is the length of the first pause. `jitter` is a random number in [0, 1): the pause becomes 0.5 to 1.5
-        times as long. A request that was sent before the last pause was decided does not make the next pause longer.
+        times as long. A request that was sent before the last pause began does not make the next pause longer.
         """
         if sent_at >= self._decided_at:
             self._level = min(self._level + 1, 32)
@@ -98,7 +98,7 @@ class Backoff:
         return self.until
 
     def succeeded(self, sent_at: float) -> None:
-        """Record a success: reset the backoff, unless the request was sent before the last pause was decided."""
+        """Record a success: reset the backoff, unless the request was sent before the last pause began."""
         if sent_at >= self._decided_at:
             self._level = 0
 
@@ -206,7 +206,10 @@ class Budget:
             slot.sent_at = slot.granted_at
 
     def succeeded(self, slot: Slot) -> None:
-        """Record that Graph has answered the request of `slot`, and reset the length of the next pause."""
+        """Record that Graph has answered the request of `slot`.
+
+        The next pause is again as short as the first one, unless the request was sent before the last pause began.
+        """
         self._backoff.succeeded(slot.granted_at)
 
     def failed(self, slot: Slot, now: float, kind: FailureKind, retry_after: float | None, jitter: float) -> None:

@@ -159,7 +159,10 @@ class Scheduler:
         self._rests_until: datetime | None = None
 
     def next(self, now: datetime) -> Decision:
-        """Decide what to do at `now`. A returned slice is open until the caller reports its end."""
+        """Return the caller's next step at `now`: ask Graph for the time, note started runs, read a slice, wait, stop.
+
+        A returned slice is open until the caller reports its end.
+        """
         decision = None if self._is_resting(now) or self.plan.orders.paused else self._due(now)
         if decision is not None:
             return decision

@@ -150,7 +150,7 @@ def start_earlier(state: State, rules: Rules, start: datetime, now: datetime) ->
 def resume(state: State, rules: Rules, now: datetime) -> State:
     """Adapt a stored state to the current configuration after a restart.
 
-    Sweeps that are not in `rules` are dropped and new ones are added. A run that is older than its sweep's `every`
+    Sweeps that are not in `rules` are dropped and new ones are added. A run that is older than its sweep's cadence
     ends.
     """
     known = {sweep_state.sweep: sweep_state for sweep_state in state.sweeps}
@@ -281,9 +281,9 @@ def next_turn(state: State, rules: Rules, now: datetime) -> datetime | None:
 
 
 def overdue_seconds(sweep_state: SweepState, now: datetime) -> float:
-    """Return how many seconds a run is late; 0 if it is not late.
+    """Return by how many seconds a run exceeds its time limit; 0 if it does not.
 
-    A run is late if it has not ended one `every` after it was due.
+    The run must end within the cadence `every` after it was due.
     """
     return max(0.0, (now - sweep_state.due - sweep_state.sweep.every).total_seconds())
 
@@ -323,8 +323,10 @@ def _countable(state: State, piece: Slice) -> list[Window]:
 def _added_sweep(state: State, sweep: Sweep, now: datetime) -> SweepState:
     """Return the first state of a sweep that was added to the configuration.
 
-    It counts as complete up to the call time that the other sweeps and the coverage prove. For old call time, coverage
-    alone proves little, because coverage keeps only the oldest read time of pieces that were merged.
+    The sweep need not read call time that was already read late enough: at least its overlap after the calls began. It
+    therefore continues from the position of the old sweep that is furthest ahead, if the overlap of that sweep is not
+    shorter. From there, it also passes all call time that coverage shows as read late enough. Coverage alone is not
+    sufficient: for old call time it often shows read times that are too early, because merged ranges keep the oldest.
     """
     found = SweepState(sweep, state.coverage.complete_through(state.start, sweep.overlap), second(now))
     for former in state.sweeps:
@@ -359,7 +361,7 @@ def _begins_at(sweep_state: SweepState, now: datetime) -> datetime:
     every = sweep_state.sweep.every
     if sweep_state.running and sweep_state.run is not None:
         return sweep_state.run.started + max(every, _SHORTEST_RUN)
-    # A due time more than one `every` ahead was recorded by a clock that has been set back since.
+    # A due time that is further ahead than the cadence was recorded by a clock that has been set back since.
     return sweep_state.due if sweep_state.due <= now + every else now
 
 

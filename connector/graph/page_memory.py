@@ -87,7 +87,10 @@ class _Pool:
 
 
 class PageMemory:
-    """Memory for all pages that are being requested or are not committed yet, in bytes."""
+    """Limit on the memory of all pages that are being requested or are not committed yet.
+
+    It counts the reserved bytes. It does not store the pages.
+    """
 
     def __init__(
         self, max_bytes: int = MAX_BYTES, page_bytes: int = _PAGE_BYTES, chain_bytes: int = DECODED * HELD_BYTES

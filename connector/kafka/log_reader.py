@@ -235,9 +235,10 @@ class LogReader:
         return offset < limit
 
     def _is_record(self, message: Message) -> bool:
-        """Return whether a message is a record, and if so, advance the next offset.
+        """Return True for a record, and advance the next offset of its partition.
 
-        Raises errors that retrying does not fix.
+        Return False for the end of a partition and for an error that retrying can fix. Raises ForbiddenError if a right
+        is missing, and FatalError for any other error.
         """
         at, error = place_of(message), message.error()
         if error is None:

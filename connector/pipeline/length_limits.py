@@ -32,7 +32,7 @@ class LengthLimits:
                 raise RecordTooLongError(TooLong(topic, LEAST), limit)
 
     async def wait_until_accepted(self, error: Exception, pause: Callable[[float], Awaitable[bool]]) -> None:
-        """Wait until a batch with a record that was too long may be written again.
+        """Wait until a batch may be written once more, after it failed because of a record that was too long.
 
         After a RecordTooLongError, wait until an operator has raised the limit of the topic. If brokers refused a
         record of allowed length, read the limits again. If brokers still report the old limit, assume a lower one.

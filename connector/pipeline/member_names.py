@@ -1,4 +1,4 @@
-"""Names of members that the schema does not know.
+"""Names of JSON members of rows that the schema does not have.
 
 Their number is limited, so that Graph cannot fill memory or the log.
 """
@@ -10,7 +10,10 @@ MAX_CHARACTERS = 64
 
 
 class MemberNames:
-    """Set of names of unknown members. It stores the first MAX_NAMES names and only counts members with other names."""
+    """Names of those JSON members of rows that the schema does not have.
+
+    The first MAX_NAMES names are stored. Members with other names are only counted.
+    """
 
     def __init__(self) -> None:
         self._names: dict[str, None] = {}

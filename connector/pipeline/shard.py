@@ -113,9 +113,9 @@ class Shard:
             self.tenants.close()
 
     async def _wait_for_limits(self, error: ShardRestartError) -> None:
-        """Wait until a record that was too long for its topic may be written again.
+        """After a RecordTooLongError, wait until an operator has raised the maximum record length of the topic.
 
-        Return at once after any other error.
+        Return at once after any other error, and early if the shard must be released.
         """
         self.problem = str(error) if isinstance(error, RecordTooLongError) else None
 

@@ -143,14 +143,17 @@ async def _answer(world: World, request: web.Request, note: ReceivedRequest) -> 
         raise _Ended(response, None if refused else "unauthorized")
     if wait_s is not None:
         raise _Ended(too_many(world, note, retry_after(world, tenant.id, wait_s)), "limit")
-    _strike(world, request, note)
+    _end_if_fault_happens(world, request, note)
     question = _Question(request, note, tenant)
     _read(world, question, has_role=holder.has_role)
     return await _page(world, question)
 
 
-def _strike(world: World, request: web.Request, note: ReceivedRequest) -> None:
-    """Decide at random which faults replace the response to a request. End the request with the first of them."""
+def _end_if_fault_happens(world: World, request: web.Request, note: ReceivedRequest) -> None:
+    """End the request with the response of the first fault that happens. Faults happen at random.
+
+    If none happens, return, so that the request is answered normally.
+    """
     faults, tenant = world.faults, note.tenant
     if faults.strikes("throttled", tenant):
         raise _Ended(too_many(world, note, retry_after(world, tenant)), "throttled")

@@ -71,7 +71,7 @@ def predict(
 
     `concurrency` is the number of page chains that are read at the same time. The calls repeat after `cycle_s` seconds,
     at most a week. If every sweep has a cadence of at most an hour, several short simulations replace one of the whole
-    cycle: they begin at each hour of a day, or at every third hour of a week.
+    period: they begin at each hour of a day, or at every third hour of a week.
     """
     slowest_s = max(sweep.every.total_seconds() for sweep in rules.sweeps)
     if cycle_s < _DAY_S or slowest_s > _SHORT_S:

@@ -190,7 +190,7 @@ class Simulation:
             heapq.heappush(self._in_flight, (self.time_s + pages * ANSWER_S, chain.order, chain))
 
     def _shifted(self, chain: _Chain) -> bool:
-        """Decide at random whether rows that appeared during the read have shifted other rows to another page.
+        """Return, at random, whether rows that appeared during the read have shifted other rows to another page.
 
         The probability follows from the expected number of such rows.
         """

@@ -151,7 +151,7 @@ class _Verification:
     def _check_retention(self) -> bool:
         """Return whether Kafka may have deleted records of the compared range.
 
-        Raises ConfigurationError if the range begins before the topic's retention time, so that this is certain.
+        Raises ConfigurationError if it certainly has, because the range begins before the topic's retention time.
         """
         cut = self._rows.may_be_cut()
         is_by_event = self._settings.rows.timestamp == "event"

@@ -338,7 +338,7 @@ def _check_names(source: ConfigSource, checked: Document) -> None:
 def _check_horizon(source: ConfigSource, horizon: timedelta, sweeps: Iterable[Sweep]) -> None:
     """Report a `dedup.horizon` that is too short.
 
-    It must be at least the `overlap` of the deepest sweep plus its `every` plus one hour.
+    It must be at least the overlap of the deepest sweep, plus the cadence of this sweep, plus one hour.
     """
     deepest = max(sweeps, key=lambda sweep: (sweep.overlap, sweep.every), default=None)
     if deepest is None:

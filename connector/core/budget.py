@@ -7,7 +7,7 @@
 3. A new or resumed budget waits one step before its first request, because another worker may have just sent one.
 4. `Retry-After` stops all requests until the given time. After a failure without `Retry-After`, all requests pause. The
    length of this pause doubles from failure to failure, with jitter. A request may have been sent before the last pause
-   was decided and fail later. Such a failure does not lengthen the next pause.
+   began and fail later. Such a failure does not lengthen the next pause.
 
 Times are monotonic seconds, which the caller passes. `requests_per_minute` is rounded down: 1.5 counts as 1.
 """

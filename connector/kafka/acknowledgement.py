@@ -59,7 +59,7 @@ class Acknowledgements(Publisher):
             self._fail(error, f"the producer of {self._name} cannot be opened")
 
     def write(self, records: Sequence[Outgoing]) -> None:
-        """Write records and wait until each is acknowledged. Raises ShardRestartError when the outcome is unknown."""
+        """Write records and wait until each is acknowledged. Raises ShardRestartError if the outcome is unknown."""
         try:
             self._write(records)
         except KafkaException as error:

@@ -122,7 +122,7 @@ class Clients:
 
     @property
     def decided_within_s(self) -> float:
-        """Return the seconds after which brokers have certainly aborted the transaction of a producer that has stopped.
+        """Return after how many seconds brokers have certainly aborted the transaction of a producer that has stopped.
 
         It is the transaction's time-out plus 10 s, because brokers look for such transactions every 10 s.
         """

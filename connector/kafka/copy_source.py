@@ -47,7 +47,7 @@ class CopySource:
     def __init__(self, kafka: Kafka, clients: Clients, row_topics: Collection[str]) -> None:
         """Look up the topics.
 
-        Raises FatalError when there is nothing to copy, and the errors of OperatorClient.
+        Raises FatalError if there is nothing to copy, and the errors of OperatorClient.
         """
         self.shards = kafka.shards
         self._kafka = kafka

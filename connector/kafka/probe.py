@@ -48,7 +48,8 @@ class TopicFindings(NamedTuple):
 class Probe:
     """Check of the brokers in a configuration.
 
-    The constructor raises ConfigurationError. The methods raise BrokersUnavailableError if no broker answers.
+    The constructor raises ConfigurationError if librdkafka refuses a setting. The methods raise
+    BrokersUnavailableError if no broker answers.
     """
 
     def __init__(self, kafka: Kafka, clients: Clients) -> None:

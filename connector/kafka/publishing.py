@@ -158,7 +158,7 @@ class Publisher(ABC):
         """Abort the transactions that this shard has left open in any partition. Return these partitions.
 
         `read` are the contents of the internal topics, and `row_topics` the topics of the tenants. Raises
-        ShardRestartError or HandedOverError.
+        ShardRestartError if this fails, and HandedOverError if the shard must be released.
         """
 
     @abstractmethod
@@ -168,7 +168,7 @@ class Publisher(ABC):
         """Write again the records that committed transactions have lost. Return how many records were written.
 
         `read` are the contents of the internal topics after `end_open`, and `ended` are the partitions that `end_open`
-        has returned. Raises ShardRestartError or HandedOverError.
+        has returned. Raises ShardRestartError if this fails, and HandedOverError if the shard must be released.
         """
 
     async def call(self, function: Callable[..., _T], *arguments: Any) -> _T:

@@ -71,8 +71,8 @@ def row_decoder(
 ) -> Callable[[bytes], dict[str, Any]]:
     """Return a function that decodes a value of the row topic. Timestamps become epoch milliseconds.
 
-    The function raises ValueError. `schema_of` returns the registry's schema with the given id. Without it, values in
-    Confluent wire format cannot be read.
+    The function raises ValueError for a value that is not a row. `schema_of` returns the registry's schema with the
+    given id. Without it, values in Confluent wire format cannot be read.
     """
     schema = avro.load(avro.ROW)
     header = avro.single_object_header(schema)

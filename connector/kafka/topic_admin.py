@@ -133,7 +133,7 @@ class TopicAdmin:
     def foresee(self, topics: Sequence[Topic], replication_factor: int) -> Foreseen:
         """Return the expected outcome of creating topics that do not exist, without creating them.
 
-        Raises KafkaException.
+        Raises KafkaException if a request fails.
         """
         problems, left_out = [], {}
         for created in Creator(self._client).create(topics, replication_factor, validate_only=True):
@@ -290,7 +290,10 @@ class TopicAdmin:
                 )
 
     def problems(self, topics: Sequence[Topic], found: Found) -> list[Problem]:
-        """Return the problems of existing topics that would break the guarantee. Raises KafkaException."""
+        """Return the problems of existing topics that would break the guarantee.
+
+        Raises KafkaException if a request fails.
+        """
         return [problem for _, problem in self._check(topics, found)]
 
     def _check(self, topics: Sequence[Topic], found: Found) -> list[tuple[Topic, Problem]]:

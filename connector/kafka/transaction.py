@@ -123,7 +123,7 @@ class Transactions(Publisher):
     def _write_transaction(self, producer: Producer, contents: TransactionContents, context: CommitContext) -> Offsets:
         """Begin a transaction, write all its records and send its offsets, but do not commit it.
 
-        Raises KafkaException.
+        Raises KafkaException if any of these steps fails.
         """
         transaction, self._written = uuid.uuid4().hex, {}
         with fatal_errors():
@@ -216,7 +216,7 @@ class Transactions(Publisher):
     def _abort(self, producer: Producer, error: KafkaException) -> NoReturn:
         """Abort a transaction that failed before its commit, or drop the producer if that is impossible.
 
-        Always raises.
+        Raises AbortedError if the abort was successful, otherwise ShardRestartError.
         """
         what = f"a transaction of {self._name} failed before its commit"
         cause = error.args[0]
@@ -291,7 +291,8 @@ def send_offset(producer: Producer, position: TopicPartition, metadata: Any) -> 
     """Send an offset to a transaction, and return whether librdkafka's function has returned in time.
 
     It may never return, whatever its time-out: after the restart of a broker, or while the group has no coordinator
-    (observed with librdkafka 2.16). Therefore it runs in a thread that can be abandoned. Raises KafkaException.
+    (observed with librdkafka 2.16). Therefore it runs in a thread that can be abandoned.
+    Raises KafkaException if librdkafka reports an error.
     """
     outcome: list[KafkaException | None] = []
 

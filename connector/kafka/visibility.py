@@ -158,7 +158,7 @@ def read(
     """Read the records in `ranges`, which hold the first and last offset per partition.
 
     Return two mappings: the records by partition and offset, and the reason for each partition that cannot be read.
-    Blocks. Raises ShardRestartError.
+    Blocks. Raises ShardRestartError if brokers do not answer or a partition fails for another reason than a right.
     """
     found: dict[Place, dict[int, Message]] = {of: {} for of in ranges}
     unreadable: dict[Place, str] = {}

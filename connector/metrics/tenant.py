@@ -103,7 +103,7 @@ class TenantMetrics:
         self._sweeps[every, outcome].inc()
 
     def unknown_properties_seen(self, n: int) -> None:
-        """Count `n` members of rows that are not in the schema."""
+        """Count `n` JSON members of rows that the schema does not have."""
         self._unknown_properties.inc(n)
 
     def watch(self, view: Callable[[], TenantView]) -> None:

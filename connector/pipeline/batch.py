@@ -1,4 +1,4 @@
-"""Builder of batches: it turns the items of the buffer into the records of one transaction.
+"""Builder of batches: it turns the messages of the buffer into the records of one transaction.
 
 The deduplication index changes only after the commit. Until then, the index entries of the batch's rows are in a second
 index, `Change.pending`. Later pages of the same batch are compared with both. If the transaction fails, the second
@@ -55,7 +55,7 @@ class Batches:
     def prepare(
         self, items: Iterable[Item], tenant_states: Mapping[str, TenantState], changes: dict[str, Change]
     ) -> dict[str, Change]:
-        """Add the effects of `items` to `changes`, which holds one Change per tenant. Return `changes`.
+        """Add the effects of the messages `items` to `changes`, which holds one Change per tenant. Return `changes`.
 
         `tenant_states` holds the committed state of each tenant. It does not change.
         """
@@ -103,7 +103,7 @@ class Batches:
     ) -> None:
         """Complete a batch: make the records of the deduplication index, and choose the entries that the index forgets.
 
-        No items may be added to `changes` afterwards. `now` is None while Graph has not confirmed the time. Then the
+        No messages may be added to `changes` afterwards. `now` is None while Graph has not confirmed the time. Then the
         index forgets nothing.
         """
         for tenant, change in changes.items():

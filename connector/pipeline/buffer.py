@@ -1,4 +1,4 @@
-"""Buffer for items that were read but are not committed yet. It keeps their order and is limited in rows and bytes."""
+"""Buffer for messages of the sweepers that are not committed yet. It keeps their order and limits rows and bytes."""
 
 import asyncio
 from collections import deque
@@ -12,7 +12,7 @@ MAX_BYTES = 16 << 20
 class Buffer:
     """Queue that leads from the page chains of a shard's tenants to the commit loop of the shard.
 
-    An item that was taken from the queue still counts towards the limits until `committed` is called. So the limits
+    A message that was taken from the queue still counts towards the limits until `committed` is called. So the limits
     apply to everything that was read but is not committed.
     """
 
@@ -45,14 +45,14 @@ class Buffer:
         self.put(page)
 
     def put(self, item: Item) -> None:
-        """Add an item at once, even if the buffer is full."""
+        """Add a message at once, even if the buffer is full."""
         self._items.append(item)
         self.filled.set()
 
     def take(self, max_rows: int) -> list[Item]:
-        """Remove and return the oldest items, with at most `max_rows` rows in all pages together.
+        """Remove and return the oldest messages, with at most `max_rows` rows in all pages together.
 
-        If the oldest item is a page with more rows, it is returned nevertheless. The list is empty if the buffer is
+        If the oldest message is a page with more rows, it is returned nevertheless. The list is empty if the buffer is
         empty.
         """
         taken: list[Item] = []
@@ -69,7 +69,7 @@ class Buffer:
         return taken
 
     async def committed(self, items: list[Item]) -> None:
-        """Release the memory of items that were taken, because they are committed or need no commit."""
+        """Release the memory of messages that were taken, because they are committed or need no commit."""
         pages = [item for item in items if isinstance(item, PageRead)]
         if pages:
             async with self._room:

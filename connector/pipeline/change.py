@@ -72,7 +72,7 @@ class Change:
 
     @property
     def is_urgent(self) -> bool:
-        """Return whether the batch must be committed at once, without waiting for more items."""
+        """Return whether the batch must be committed at once, without waiting for more messages."""
         return self.has_rows or self.is_command
 
     def records(self, tenant: str) -> dict[str, list[Outgoing]]:

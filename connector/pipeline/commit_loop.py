@@ -1,4 +1,4 @@
-"""Commit loop of one shard: it takes items from the buffer and commits them, one transaction after the other.
+"""Commit loop of one shard: it takes messages from the buffer and commits them, one transaction after the other.
 
 1. All requests to Graph for a batch are finished before its transaction begins.
 2. The deduplication index in memory changes only after the commit.
@@ -61,12 +61,12 @@ class CommitLoop:
         self._waiting: list[Item] = []
         "Items that were taken from the buffer but are not committed yet."
         self._pending: dict[str, Change] = {}
-        "Changes that the items in `_waiting` cause, by tenant."
+        "Changes that the messages in `_waiting` cause, by tenant."
         self._is_urgent = False
         self._since = self._forget_at = time.monotonic()
 
     async def run(self, group: asyncio.TaskGroup, sweepers: asyncio.Task[None]) -> None:
-        """Commit items until the hand-over, or until the task `sweepers` has ended and everything is committed.
+        """Commit messages until the hand-over, or until the task `sweepers` has ended and everything is committed.
 
         Rows and commands are committed at once, everything else after at most 5 s. If tenants are added or changed,
         their sweepers start in `group`.
@@ -112,7 +112,7 @@ class CommitLoop:
         self._is_urgent = self._is_urgent or bool(self._pending)
 
     async def _add(self, items: list[Item]) -> None:
-        """Add the effects of items to the batch."""
+        """Add the effects of messages to the batch."""
         if not self._waiting:
             self._since = time.monotonic()
         self._waiting += items
@@ -212,10 +212,10 @@ def _restart_if_refused(error: AbortedError | ShardRestartError) -> None:
 
 
 def _control_after(items: list[Item], control_offset: int) -> int:
-    """Return the offset of the next command after `items` are committed."""
+    """Return the offset of the next command after the messages `items` are committed."""
     return max([control_offset, *(item.offset + 1 for item in items if isinstance(item, Commanded))])
 
 
 def _kept_after(items: list[Item], kept: tuple[str, ...]) -> tuple[str, ...]:
-    """Return, as JSON, the commands that still wait for their tenants after `items` are committed."""
+    """Return, as JSON, the commands that still wait for their tenants after the messages `items` are committed."""
     return next((i.kept for i in reversed(items) if isinstance(i, Commanded) and i.kept is not None), kept)

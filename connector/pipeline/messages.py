@@ -1,4 +1,4 @@
-"""Messages between the stages of a shard: the items that the sweepers put into the buffer."""
+"""Messages between the stages of a shard: the sweepers put them into the buffer."""
 
 from collections.abc import Sequence
 from datetime import datetime

@@ -158,7 +158,7 @@ class OwnedTenants:
     def stop_reading(self) -> None:
         """Stop all sweepers, so that no further requests are sent to Graph.
 
-        Items in the buffer can still be committed.
+        Messages in the buffer can still be committed.
         """
         for runtime in self.runtimes:
             runtime.stop()
@@ -255,7 +255,7 @@ class OwnedTenants:
             if runtime is None or wanted.get(key) == runtime.tenant_state.tenant:
                 continue
             await runtime.end()
-            # The buffer may still hold items of the old sweeper. Its plan contains them, so a new sweeper continues it.
+            # The buffer may hold messages of the old sweeper. Its plan contains them, so a new sweeper continues it.
             tenant.runtime, tenant.plan = None, runtime.sweeper.plan
             runtime.tenant_state.retired = True
         self._update_metrics(wanted)
@@ -321,7 +321,7 @@ class OwnedTenants:
     def _start_sweeper(self, tenant: OwnedTenant, configured: Tenant, now: datetime, group: asyncio.TaskGroup) -> None:
         """Start a sweeper for a tenant.
 
-        If the buffer still holds items of the tenant's previous sweeper, the new sweeper continues the plan of that
+        If the buffer still holds messages of the tenant's previous sweeper, the new sweeper continues the plan of that
         sweeper.
         """
         plan, tenant.plan = tenant.plan, None

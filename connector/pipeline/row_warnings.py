@@ -40,7 +40,10 @@ class RowWarnings:
         self._log_conflicts(tenant, change)
 
     def _log_unknown(self, tenant: Tenant, change: Change) -> None:
-        """Log each name of an unknown member once. Log once if there are more names than the log may contain."""
+        """Log the name of each JSON member that the schema does not have, once. The number of names is limited.
+
+        If there are more names, log this once.
+        """
         logged_all = not self._unknown_names.unnamed
         names = sorted(self._unknown_names.add(change.unknown_names))
         self._unknown_names.unnamed += change.unknown_names.unnamed

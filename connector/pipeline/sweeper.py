@@ -194,7 +194,7 @@ class Sweeper:
         self._rest(outcome.rest, error)
 
     def _rest(self, rest: Rest | None, error: SourceError) -> None:
-        """Begin a rest that the scheduler has decided on.
+        """Begin the rest that the scheduler has returned after a failure.
 
         Stop reading the open slices, and put the message into the buffer that the runs in progress have failed.
         """

@@ -94,7 +94,7 @@ def test_progress_records_stay_true_after_a_crash_within_a_batch(
     assert bool(repeated(found)) is (part != "checkpoint")
 
 
-def test_at_least_once_worker_writes_no_row_without_its_state(
+def test_at_least_once_worker_writes_no_row_if_state_is_too_long(
     broker: SharedBroker, topic: str, app: str, simulate: Simulate, new_worker: NewWorker, settings: Settings
 ) -> None:
     source = simulate(days=1, calls_per_day=2_000, page_size=100, clock_offset_s=-3_600, frozen=True)

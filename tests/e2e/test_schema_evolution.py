@@ -38,7 +38,7 @@ def test_switching_the_graph_api_version_republishes_nothing(
     assert rows_with("v1.0") == both
 
 
-def test_unknown_member_of_graph_becomes_an_additional_property(
+def test_unknown_json_member_becomes_an_additional_property(
     broker: SharedBroker, topic: str, app: str, simulate: Simulate, new_worker: NewWorker, settings: Settings
 ) -> None:
     source = simulate(days=1, calls_per_day=500, unknown=0.2, frozen=True)

@@ -22,7 +22,7 @@ def test_strimzi_accepts_the_example_topics_and_users() -> None:
         ("users.yaml", "strimzi.io/v1", "strimzi.io/v1beta2", "v1beta2 is not taken"),
     ],
 )
-def test_strimzi_refuses_an_invalid_member_and_names_it(
+def test_strimzi_refuses_an_invalid_field_and_names_it(
     file: str, right: str, wrong: str, problem: str, tmp_path: Path
 ) -> None:
     text = (FOLDER / file).read_text(encoding="utf-8")

@@ -99,7 +99,7 @@ def test_published_row_has_the_fields_that_the_connector_adds() -> None:
     assert (change.published, list(change.unknown_names), change.unknown_count) == (1, ["zz"], 1)
 
 
-def test_dropped_unknown_members_are_counted() -> None:
+def test_dropped_unknown_json_members_are_counted() -> None:
     change = Bench(additional_properties="drop").read(row(zz=1))
     assert _decode(change.rows[0].value or b"")["additionalProperties"] == {}
     assert change.unknown_count == 1

@@ -299,7 +299,7 @@ def test_each_request_priority_maps_to_a_lane() -> None:
     ]
 
 
-def test_unused_budget_of_idle_time_is_lost() -> None:
+def test_unused_budget_does_not_accumulate() -> None:
     budget = Budget(60, 0.0)
     budget.take(500.0)
     assert budget.delay_s(500.0) >= 0.9

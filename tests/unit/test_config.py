@@ -1005,7 +1005,7 @@ def test_config_package_exports_its_public_names() -> None:
 KEYED = 'pseudonyms.key = { file = "key" }\nrows.privacy = { callerNumber = "pseudonymize" }\n'
 
 
-def test_privacy_settings_drop_unknown_members_by_default(tmp_path: Path) -> None:
+def test_privacy_settings_drop_unknown_json_members_by_default(tmp_path: Path) -> None:
     masked = settings(tmp_path, 'rows.privacy = { callerNumber = "mask", userCountryCode = "drop" }\n' + VALID).rows
     assert masked.additional_properties == "drop"
     assert masked.treated == {"callerNumber", "userCountryCode"}

@@ -55,7 +55,7 @@ def judged(records: list[Entry], truth: list[TruthRow]) -> Verdict:
     return tally.verdict(TENANT, truth)
 
 
-def test_demo_counts_no_row_with_its_newest_version_as_missing() -> None:
+def test_demo_counts_no_row_as_missing_if_its_newest_version_exists() -> None:
     assert judged([record(3)], [shown(3)]) == Verdict(1, 1, 0, 0, 0, 0)
     both = [shown(3, is_newest=False), shown(4, 1)]
     assert judged([record(3), record(4, 1)], both) == Verdict(1, 1, 1, 0, 0, 0)

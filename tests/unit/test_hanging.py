@@ -75,7 +75,7 @@ def test_transaction_of_an_older_version_is_not_aborted(
 
 
 @pytest.mark.parametrize("lost", [{ROWS: [object()]}, {}])
-async def test_abort_is_proved_only_if_earlier_commits_are_visible(
+async def test_abort_is_certain_only_if_earlier_commits_are_visible(
     monkeypatch: pytest.MonkeyPatch, lost: dict[Place, list[Any]]
 ) -> None:
     transactions = Transactions(Clients("localhost:1", {}), "app-0")

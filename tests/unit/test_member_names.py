@@ -17,7 +17,7 @@ class Counted(str):
         return super().__eq__(other)
 
 
-def test_unknown_member_names_beyond_the_limit_are_only_counted() -> None:
+def test_unknown_json_members_over_the_limit_are_only_counted() -> None:
     names = MemberNames()
     first = [f"name {number}" for number in range(MAX_NAMES)]
     assert names.add(first) == first
@@ -25,7 +25,7 @@ def test_unknown_member_names_beyond_the_limit_are_only_counted() -> None:
     assert (list(names), names.unnamed) == (first, 2)
 
 
-def test_long_unknown_member_name_is_truncated() -> None:
+def test_long_name_of_an_unknown_json_member_is_truncated() -> None:
     names = MemberNames()
     (short,) = names.add(["x" * 1_000_000])
     assert len(short) == MAX_CHARACTERS + 1

@@ -106,7 +106,7 @@ def test_lateness_is_learned_from_the_ages_of_new_rows() -> None:
 
 
 @pytest.mark.parametrize("days", [0, 1, 3, 9])
-def test_call_volume_is_learned_from_the_dedup_index(days: int) -> None:
+def test_calls_per_hour_are_learned_from_the_dedup_index(days: int) -> None:
     now = BEGIN
     hour = (now - EPOCH) // timedelta(hours=1)
     first = hour - 24 * days - 5
@@ -121,7 +121,7 @@ def test_call_volume_is_learned_from_the_dedup_index(days: int) -> None:
         assert calls.scaled(2).per_day == pytest.approx(2 * calls.per_day)
 
 
-def test_call_volume_that_differs_by_weekday_has_a_weekly_cycle() -> None:
+def test_calls_that_differ_by_weekday_repeat_every_week() -> None:
     now = BEGIN
     hour = (now - EPOCH) // timedelta(hours=1)
     first = hour - 24 * 9

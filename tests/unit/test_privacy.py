@@ -141,7 +141,7 @@ def test_row_is_unchanged_without_privacy_settings() -> None:
     assert Privacy({}, None).treat_row(b'["+4930123456"]') == b'["+4930123456"]'
 
 
-def test_privacy_applies_to_unknown_members_by_their_name() -> None:
+def test_privacy_applies_to_unknown_json_members_by_name() -> None:
     members = {
         "CallerNumber": '"Anna"',
         "leg": '{"userId": "u", "n": 1}',

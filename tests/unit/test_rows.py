@@ -161,7 +161,7 @@ class TestPages:
         )
         assert isinstance(read_one(b'{"id":"a","zz":[%b1]}' % (b'"[[[[",' * 999)), Row)
 
-    def test_unknown_member_with_deep_nesting_is_kept(self) -> None:
+    def test_unknown_json_member_with_deep_nesting_is_kept(self) -> None:
         deep = "[" * 100 + "]" * 100
         page = decode_page(b'{"value":[{"id":"a","zz":%b}]}' % deep.encode())
         assert unknown_of(bytes(page.rows[0])) == {"zz": deep}
@@ -324,7 +324,7 @@ class TestValues:
             assert values["userCountryCode"] == "DE"
             assert values["administrativeUnitInfos"] == [{"id": "u"}, {"id": None}, {"id": None}]
 
-    def test_unknown_members_are_kept_as_json(self) -> None:
+    def test_unknown_json_members_are_kept_unchanged(self) -> None:
         raw = (
             b'{"id":"a", "big": 9007199254740993 ,"f":1.50,"n":null,"o":{"a" : [1]},'
             b'"e":1e999,"Duration":"7","s":"\\u00e9"}'
@@ -344,7 +344,7 @@ class TestValues:
         assert unknown_of(raw) == {"duration@odata.type": '"#Int32"'}
         assert not is_revised(raw, text())
 
-    def test_page_may_mix_rows_with_and_without_unknown_members(self) -> None:
+    def test_page_may_mix_rows_with_and_without_unknown_json_members(self) -> None:
         raws = [text(), text(zz=1), text(), b'{"id":"a","@x":1}']
         rows = V1.read(raws).rows
         assert [dict(row.unknown) for row in rows if isinstance(row, Row)] == [{}, {"zz": "1"}, {}, {}]
@@ -385,7 +385,7 @@ class TestRevised:
         )
 
     @given(st.randoms(use_true_random=False))
-    def test_member_order_and_unknown_members_make_no_revision(self, rng: random.Random) -> None:
+    def test_order_and_unknown_json_members_make_no_revision(self, rng: random.Random) -> None:
         members = [*WHOLE.items(), ("zz", rng.random()), ("@odata.type", "#x"), ("@y", {})]
         rng.shuffle(members)
         shuffled = json.dumps(dict(members), indent=rng.choice([None, 1, "\t"]), ensure_ascii=rng.random() < 0.5)
@@ -403,7 +403,7 @@ class TestRevised:
         assert is_revised(text(failureDateTime="2026-01-01T00:00:00Z"), text(endDateTime="2026-01-01T00:00:00Z"))
         assert is_revised(text(userId="a"), text(userPrincipalName="a"))
 
-    def test_member_unknown_to_one_api_version_makes_no_revision(self) -> None:
+    def test_json_member_of_only_one_api_version_makes_no_revision(self) -> None:
         plain, more = json.dumps(WHOLE).encode(), json.dumps({**WHOLE, "userCountryCode": "DE"}).encode()
         assert not is_revised(plain, more, V1, BETA)
         assert not is_revised(more, plain, BETA, V1)

@@ -98,7 +98,7 @@ def test_large_batches_are_written_in_records_of_at_most_64_kb(count: int) -> No
     assert len(topic.restored()[0]) == count
 
 
-def test_dedup_log_changes_only_after_the_commit() -> None:
+def test_dedup_records_depend_only_on_committed_batches() -> None:
     log = SeenLog("t")
     first, repeated = log.write(rows(5), hours(5, 5)), log.write(rows(5), hours(5, 5))
     assert first.records == repeated.records

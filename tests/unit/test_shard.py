@@ -215,7 +215,7 @@ async def test_deletion_of_expired_state_is_committed_at_once(monkeypatch: pytes
     await publisher.close()
 
 
-def test_unknown_member_names_over_the_limit_are_logged_once() -> None:
+def test_excess_of_unknown_json_members_is_logged_once() -> None:
     warnings = RowWarnings()
     tenant = cast("Any", SimpleNamespace(label="contoso"))
     with capture_logs() as logs:

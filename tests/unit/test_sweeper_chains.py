@@ -122,7 +122,7 @@ async def test_slice_that_always_repeats_ids_counts_as_unstable() -> None:
         assert not any(read.steady for read in sweeper.plan.coverage.reads)
 
 
-async def test_republishing_backfill_counts_a_slice_after_its_rows() -> None:
+async def test_republishing_backfill_reports_a_slice_after_its_rows() -> None:
     """With `--again`, a slice counts as read only after the commit of its rows. A crash could lose them otherwise."""
     source = Source([["a"], ["b"]])
     async with sweeping(source) as (sweeper, handed):

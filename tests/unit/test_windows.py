@@ -282,7 +282,7 @@ class TestSweeps:
         hours = [now - n * H for n in range(3, 8)]
         assert all(now - last_read.get(hour, NOW) <= 16 * H for hour in hours), "the oldest part was never read"
 
-    def test_deep_sweeps_without_budget_do_not_make_the_state_grow(self) -> None:
+    def test_state_stays_small_while_deep_sweeps_have_no_budget(self) -> None:
         """The live sweep uses the whole budget, so that runs of the deeper sweeps begin but cannot read."""
         state, _ = run_dry(windows.first_state(DEFAULT, NOW - D, NOW), DEFAULT, NOW)
         for minute in range(1, 2 * 1440):

@@ -59,7 +59,7 @@ def _federated_token(source: ConfigSource, key: Key) -> Secret | None:
     """
     written = source.environ.get("AZURE_FEDERATED_TOKEN_FILE", "")
     if not written:
-        todo = "let Azure's workload identity webhook set it (label azure.workload.identity/use), or set it yourself"
+        todo = "set it, or let Azure's workload identity webhook set it (label azure.workload.identity/use)"
         source.report(key, f"needs the variable AZURE_FEDERATED_TOKEN_FILE, which is not set; {todo}")
         return None
     return read_secret(source, key, Reference("file", str(Path(written).absolute())))

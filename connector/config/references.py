@@ -87,9 +87,9 @@ def _hidden(
             what = f"names the file {path}, which is empty; write the secret into it"
         case "env":
             secret = kind(convert(source.environ.get(reference.value, "")), f"variable {reference.value}")
-            what = f"names the variable {reference.value}, which is not set or empty; set it"
+            what = f"names the variable {reference.value}, which is not set or empty; set the variable"
         case _:
-            secret, what = kind(convert(reference.value)), "is empty; set it or remove it"
+            secret, what = kind(convert(reference.value)), "is empty; write the secret, or remove the key"
     if not secret.get():
         source.report(key, what)
         return None

@@ -349,7 +349,7 @@ def _check_horizon(source: ConfigSource, horizon: timedelta, sweeps: Iterable[Sw
             ("dedup", "horizon"),
             f'is "{duration_text(horizon)}", but must be at least '
             f'the longest overlap "{duration_text(deepest.overlap)}" '
-            f'plus the every of that sweep "{duration_text(deepest.every)}" plus "1h"; '
+            f'plus the cadence of that sweep "{duration_text(deepest.every)}" plus "1h"; '
             f'write at least "{duration_text(shortest)}"',
         )
 

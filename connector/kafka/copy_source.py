@@ -89,7 +89,7 @@ class CopySource:
         known = [end for place in places if (end := ends.get(place)) is not None]
         if len(known) < len(places):
             raise BrokersUnavailableError(
-                f"no broker returned the end offsets of the topics of app {self._kafka.app}: try again"
+                f"no broker returned the end offsets of the topics of app {self._kafka.app}: run the command again"
             )
         return CopyMarker(self._kafka.app, self.cluster, self._kafka.topic, tuple(known))
 

@@ -88,7 +88,9 @@ def row_decoder(
                 try:
                     writers[schema_id] = fastavro.parse_schema(_without_logical_types(schema_of(schema_id)))
                 except (FatalError, SchemaParseException) as error:
-                    raise ValueError(f"the value is written with schema {schema_id}, which is unknown") from error
+                    raise ValueError(
+                        f"the value is written with schema {schema_id}, which cannot be found or read"
+                    ) from error
             body, writer = value[avro.CONFLUENT_HEADER_BYTES :], writers[schema_id]
         else:
             raise ValueError("the value is not a row in Avro single-object encoding")

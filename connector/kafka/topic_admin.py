@@ -249,7 +249,7 @@ class TopicAdmin:
             if missing:
                 self._ask_for(missing)
                 names = ", ".join(topic.name for topic in missing)
-                problem = f"brokers do not report the topics yet that were just created: {names}"
+                problem = f"topics were created, but brokers do not report them yet: {names}"
                 raise KafkaException(KafkaError(KafkaError.UNKNOWN_TOPIC_OR_PART, problem))
         if missing:
             # Some brokers, like librdkafka's mock cluster, create a topic as soon as its metadata is requested.

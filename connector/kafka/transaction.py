@@ -165,7 +165,8 @@ class Transactions(Publisher):
             self._drop()
             where = named(last_offsets(self._unproven[0][1]))
             raise ShardRestartError(
-                f"brokers have acknowledged a commit of {self._name}, but the transaction is still open in {where}"
+                f"brokers have acknowledged a commit of {self._name}, but the transaction is still open in {where}: "
+                "the shard restarts and ends the transaction"
             )
 
     def end(self, places: Iterable[Place], context: CommitContext) -> None:

@@ -78,7 +78,7 @@ class TenantFamilies:
         )  # fmt: skip
         self.unknown_properties = counter(
             registry, "unknown_properties_total",
-            "Members of rows that the schema does not know. They are kept in additionalProperties, unless"
+            "JSON members of rows that the schema does not have. They are kept in additionalProperties, unless"
             " rows.additional_properties is drop. If it grows: Graph has new fields, look for an upgrade.",
             "tenant",
         )  # fmt: skip

@@ -443,7 +443,7 @@ class TestSecrets:
         [
             (
                 '{ env = "ABSENT" }',
-                "names the variable ABSENT, which is not set or empty; set it",
+                "names the variable ABSENT, which is not set or empty; set the variable",
             ),
             (
                 '{ file = "absent" }',
@@ -452,7 +452,7 @@ class TestSecrets:
             ('{ file = "connector.toml", env = "X" }', 'must be text, { file = "PATH" } or { env = "NAME" }'),
             ('{ fil = "x" }', 'must be text, { file = "PATH" } or { env = "NAME" }'),
             ("12", 'must be text, { file = "PATH" } or { env = "NAME" }'),
-            ('""', "is empty; set it or remove it"),
+            ('""', "is empty; write the secret, or remove the key"),
         ],
     )
     def test_unreadable_secret_reference_is_reported(self, tmp_path: Path, reference: str, expected: str) -> None:
@@ -626,7 +626,7 @@ class TestFile:
         ),
         (
             '[kafka.properties]\n"sasl.password" = { env = "ABSENT" }',
-            'kafka.properties."sasl.password": names the variable ABSENT, which is not set or empty; set it',
+            'kafka.properties."sasl.password": names the variable ABSENT, which is not set or empty; set the variable',
         ),
         (
             'http.listen = "localhost"',
@@ -651,7 +651,7 @@ class TestFile:
         (
             'dedup.horizon = "6d"',
             (
-                'dedup.horizon: is "6d", but must be at least the longest overlap "7d" plus the every of that sweep '
+                'dedup.horizon: is "6d", but must be at least the longest overlap "7d" plus the cadence of that sweep '
                 '"24h" plus "1h"; write at least "193h"'
             ),
         ),
@@ -704,7 +704,7 @@ class TestFile:
         ),
         (
             'schema_registry = { url = "https://r", token = { env = "ABSENT" } }',
-            "schema_registry.token: names the variable ABSENT, which is not set or empty; set it",
+            "schema_registry.token: names the variable ABSENT, which is not set or empty; set the variable",
         ),
         ('schema_registry = { url = "https://r", subject_name_strategy = "topics" }', None),
         (

@@ -154,8 +154,8 @@ def test_unusable_certificate_error_names_its_setting(folder: Path, lines: str, 
             'client_id = "app"\nworkload_identity = true',
             "",
             (
-                "identity.workload_identity: needs the variable AZURE_FEDERATED_TOKEN_FILE, which is not set; let "
-                "Azure's workload identity webhook set it (label azure.workload.identity/use), or set it yourself"
+                "identity.workload_identity: needs the variable AZURE_FEDERATED_TOKEN_FILE, which is not set; set it, "
+                "or let Azure's workload identity webhook set it (label azure.workload.identity/use)"
             ),
         ),
         (

@@ -86,7 +86,7 @@ def test_hanging_transaction_neither_loses_nor_duplicates_rows(
     hangs: str,
     outcome: str,
 ) -> None:
-    """The commit hangs in different topics.
+    """The transaction hangs in different topics.
 
     If it hangs only in `{app}.seen`, readers of the row topic already see the rows.
     """

@@ -207,7 +207,7 @@ def bench(cluster: Cluster, topic: str, app: str) -> Bench:
 
 @pytest.mark.parametrize(("hanging", "stated"), [("seen", STATED), ("row0 state seen progress", ())])
 async def test_new_owner_completes_a_hanging_transaction(bench: Bench, hanging: str, stated: object) -> None:
-    """If one record of a transaction is visible, it was committed, and the records that hang are written again.
+    """If one record of a transaction is visible, it was committed, and its other records are written again.
 
     If rows are written again, progress is written again as well, because the earlier records name offsets before them.
     """
@@ -225,7 +225,7 @@ async def test_new_owner_completes_a_hanging_transaction(bench: Bench, hanging: 
 
 
 async def test_transaction_that_hangs_in_every_partition_is_aborted(bench: Bench) -> None:
-    """No reader can have seen its rows, so the shard reads them from Graph again."""
+    """No reader can have seen the rows of the transaction, so the shard reads them from Graph again."""
     bench.create("row0 row1 dlq progress state seen")
     transactions = await bench.opened()
     with member(bench.cluster.bootstrap, bench.names.app) as position:
@@ -275,7 +275,7 @@ async def test_abort_of_next_batch_loses_no_row_of_a_hanging_transaction(bench: 
 async def test_crash_in_next_batch_loses_no_row_of_a_hanging_transaction(bench: Bench) -> None:
     """The worker dies while its next transaction is open.
 
-    Its abort reaches some partitions of the hanging commit only.
+    Its abort reaches only some partitions of the hanging transaction.
     """
     bench.create("row0 state seen")
     transactions = await bench.opened()
@@ -296,7 +296,7 @@ def _die_silently() -> None:
 
 
 async def test_rows_of_two_successive_hanging_transactions_are_written_again(bench: Bench) -> None:
-    """The second commit does not write to every partition in which the first one hangs."""
+    """The second transaction does not write to every partition in which the first one hangs."""
     bench.create("row0 row1 seen")
     transactions = await bench.opened()
     with member(bench.cluster.bootstrap, bench.names.app) as position:

@@ -123,7 +123,7 @@ class Topic(Buffer):
         self._open_rows = 0
 
     def put(self, item: Item) -> None:
-        """Ignore items other than pages, because the scheduler itself tracks sweeps and slices."""
+        """Ignore messages other than pages, because the scheduler itself tracks sweeps and slices."""
 
     async def put_page(self, page: PageRead) -> None:
         self._open.append(page)

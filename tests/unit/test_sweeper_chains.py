@@ -63,7 +63,7 @@ class Source:
 
 
 class Handed(Buffer):
-    """Buffer that records the items that it receives."""
+    """Buffer that records the messages that it receives."""
 
     def __init__(self) -> None:
         super().__init__()

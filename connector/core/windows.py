@@ -300,7 +300,7 @@ def readable_from(state: State, rules: Rules, now: datetime) -> datetime:
 
 
 def job_floors(state: State, rules: Rules, now: datetime) -> tuple[datetime, datetime]:
-    """Return the earliest call time that a backfill may read, first without and then with `again`.
+    """Return two times: the earliest call time that a backfill without `again` may read, and that for one with `again`.
 
     A backfill without `again` must not read call time whose rows may be missing from the deduplication index.
     """
@@ -356,7 +356,7 @@ def unread(coverage: Coverage, run: Run, floor: datetime, since: datetime | None
 def _begins_at(sweep_state: SweepState, now: datetime) -> datetime:
     """Return when the sweep's next run begins.
 
-    This is when the sweep is due or, while a run is in progress, when this run becomes too old.
+    This is when the sweep is due or, while a run is in progress, when this run is so old that the next run replaces it.
     """
     every = sweep_state.sweep.every
     if sweep_state.running and sweep_state.run is not None:

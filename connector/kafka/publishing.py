@@ -296,7 +296,7 @@ def _retrieve(future: "asyncio.Future[Any]") -> None:
 def _position_of(thread_name: str) -> str:
     """Return function and line that a thread is executing, for messages; empty if there is no such thread.
 
-    It is the newest thread whose name begins with `thread_name`.
+    If the names of several threads begin with `thread_name`, the newest of these threads counts.
     """
     frames = sys._current_frames()  # noqa: SLF001
     running = [thread.ident for thread in threading.enumerate() if thread.name.startswith(f"{thread_name}_")]

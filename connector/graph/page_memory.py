@@ -57,7 +57,7 @@ class _Pool:
         self.bytes = 0
 
     def reserve(self, freed: Callable[[], None]) -> PageRoom | None:
-        """Reserve one unit, and return the reservation. If there is no room, return None, and later call `freed` once."""
+        """Reserve one unit and return the reservation. If there is no room, return None and call `freed` once later."""
         if not self._has_room():
             self._waiting.setdefault(freed)
             return None

@@ -34,6 +34,7 @@ from connector.commands.run import run
 from connector.commands.schema import schema
 from connector.commands.simulate import simulate
 from connector.commands.status import status
+from connector.commands.support_case import support_case
 from connector.commands.verify import verify
 from connector.errors import ConfigurationError, ConnectorError
 
@@ -50,7 +51,10 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
-_COMMANDS = (run, check, status, plan, backfill, jobs, cancel, pause, resume, verify, copy_state, simulate, demo)
+_COMMANDS = (
+    *(run, check, status, plan, backfill, jobs, cancel, pause, resume, verify, support_case, copy_state),
+    *(simulate, demo),
+)
 for _function in _COMMANDS:
     app.command()(_function)
 app.add_typer(schema)

@@ -10,23 +10,22 @@ import dataclasses
 import math
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, aclosing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 import msgspec
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from connector import brokers, log
 from connector.commands import arguments
 from connector.commands.comparison import SHOWN, Comparison, Digest, Fields, Key, Result, Suspect, id_key, id_keys
+from connector.commands.range_reading import ShowProgress, progress_screen, read_pages
 from connector.commands.topic_reading import DeadLetters, TopicReading, bytes_hash
 from connector.commands.verification_report import Report, listed, notes
 from connector.config import Settings, Tenant
-from connector.core import instants, windows
+from connector.core import instants
 from connector.core.coverage import Window
 from connector.core.rows import InvalidRow, Row, RowSchema
 from connector.errors import (
@@ -34,7 +33,6 @@ from connector.errors import (
     ConfigurationError,
     FatalError,
     ForbiddenError,
-    RangeTooLongError,
     SourceError,
 )
 from connector.graph.client import GraphClient
@@ -135,7 +133,7 @@ class _Verification:
             raise ConfigurationError([f"kafka.topic: {self._rows.name} does not exist; start connector run first"])
         self._letters.open(self._window.start)
         is_cut = self._check_retention()
-        with _screen(self._window) as show:
+        with progress_screen(self._window) as show:
             show("reading the topic", self._window.start)
             self._read_topics()
             asyncio.run(self._read_graph(show))
@@ -195,7 +193,7 @@ class _Verification:
             if record["tenantId"].lower() == self._tenant.key:
                 yield record
 
-    def _wait_for_missing(self, show: "_ShowProgress", longest_s: float) -> list[_InvalidGraphRow]:
+    def _wait_for_missing(self, show: ShowProgress, longest_s: float) -> list[_InvalidGraphRow]:
         """Read more of the topic until no row is missing, or until the sweeps had time to publish the missing rows.
 
         Wait at most `longest_s` seconds. Return the invalid rows of Graph for which there is no dead letter.
@@ -237,27 +235,14 @@ class _Verification:
         every = self._cadence_for(start_s)
         return every is not None and every.total_seconds() + _GRACE_S > _LONGEST_WAIT_S
 
-    async def _read_graph(self, show: "_ShowProgress") -> None:
+    async def _read_graph(self, show: ShowProgress) -> None:
         async with GraphClient(self._settings.graph) as graph:
             source = graph.source(self._tenant, NoEvents())
+            pages = read_pages(source, self._window, self._settings.windows.slice, show)
             try:
-                left = [self._window]
-                while left:
-                    window = left.pop()
-                    if window.end - window.start > self._settings.windows.slice:
-                        edge = window.start + self._settings.windows.slice
-                        left += [Window(edge, window.end), Window(window.start, edge)]
-                        continue
-                    show("reading Graph", window.start)
-                    try:
-                        async for page in source.pages(window, 0):
-                            page.room.release()
-                            self._take(page.rows, window)
-                    except RangeTooLongError:
-                        parts = windows.halves(window)
-                        if len(parts) < 2:
-                            raise
-                        left += reversed(parts)
+                async with aclosing(pages):
+                    async for window, page in pages:
+                        self._take(page.rows, window)
             finally:
                 await source.close()
 
@@ -371,7 +356,6 @@ class _Verification:
 
 _VERSIONS = ("v1.0", "beta")
 _EVER_MS = 10**13
-_ShowProgress = Callable[[str, datetime], None]
 
 
 def _retention_text(topic: str, window: Window) -> str:
@@ -379,20 +363,3 @@ def _retention_text(topic: str, window: Window) -> str:
         f"--from: the retention of topic {topic} has begun to delete records that were published since "
         f"{instants.text(window.start)}; use a later time, or raise the topic's retention.ms"
     )
-
-
-@contextmanager
-def _screen(window: Window) -> Iterator[_ShowProgress]:
-    """Show a progress bar on standard error if it is a terminal. Progress is measured in call time.
-
-    The context manager yields a function that sets the description and the call time that was reached.
-    """
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task("", total=window.seconds)
-
-        def tell(what: str, at: datetime) -> None:
-            progress.update(task, description=what, completed=(at - window.start).total_seconds())
-
-        yield tell

@@ -19,6 +19,7 @@ from connector.graph.clock import TrustedClock
 from connector.graph.directories import Directories
 from connector.graph.health import PATIENCE_S, Health
 from connector.graph.page_memory import PageMemory
+from connector.graph.recording import Record, RecordingTransport
 from connector.graph.source import Source, SourceEvents
 from connector.graph.transport import Transport
 from connector.tls import Trust
@@ -37,10 +38,17 @@ class GraphClient:
     It owns the HTTP session, the threads of sign-in, the request budgets and the clock.
     """
 
-    def __init__(self, settings: Graph, now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
+    def __init__(
+        self,
+        settings: Graph,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+        record: Record | None = None,
+    ) -> None:
+        """Create a client. If there is a `record`, it receives each request for rows with its response."""
         self._settings = settings
         trust = Trust("graph", settings.ca_bundle, strict=settings.tls_strict)
-        self._transport = Transport(settings.timeout.total_seconds(), trust)
+        timeout_s = settings.timeout.total_seconds()
+        self._transport = RecordingTransport(timeout_s, trust, record) if record else Transport(timeout_s, trust)
         self._pool = ThreadPoolExecutor(_SIGN_IN_THREADS, thread_name_prefix="sign-in")
         self._skewed = False
         self._memory = PageMemory()

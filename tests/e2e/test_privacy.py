@@ -3,7 +3,6 @@
 import hashlib
 import hmac
 import json
-import re
 import signal
 import unicodedata
 from collections import Counter, defaultdict
@@ -19,6 +18,7 @@ from connector.simulator import TruthRow
 from tests import oracle
 from tests.conftest import SharedBroker
 from tests.simulation import Simulation
+from tests.watch import Watch
 from tests.workers import Worker
 
 Simulate = Callable[..., Simulation]
@@ -90,25 +90,6 @@ def personal(truth: oracle.Truth) -> set[str]:
                 if len(value) >= SHORTEST and treated(name, value, FIRST_KEY) != value:
                     values.add(value)
     return values
-
-
-class Watch:
-    """Finds values in bytes, plain and as JSON escapes them."""
-
-    def __init__(self, values: Iterable[str]) -> None:
-        self._by_beginning: dict[bytes, set[bytes]] = defaultdict(set)
-        for value in values:
-            for text in (value, json.dumps(value)[1:-1]):
-                self._by_beginning[text.encode()[:6]].add(text.encode())
-        self._any = re.compile(b"|".join(map(re.escape, self._by_beginning)))
-
-    def find(self, content: bytes) -> set[bytes]:
-        return {
-            value
-            for match in self._any.finditer(content)
-            for value in self._by_beginning[match.group()]
-            if content.startswith(value, match.start())
-        }
 
 
 def everything(bootstrap: str, topics: Iterable[str]) -> dict[str, bytes]:

@@ -1,0 +1,128 @@
+"""Implementation of `connector support-case`: it reads a range of call time once and writes a support-case file.
+
+The file is created before Graph is contacted. If Graph cannot be read completely, the file holds the requests up to
+there, because these are the ones that Microsoft's support needs.
+"""
+
+import asyncio
+import dataclasses
+import math
+import sys
+from collections.abc import Sequence
+from contextlib import aclosing
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from connector import __version__, log
+from connector.commands import arguments
+from connector.commands.case_file import CaseFile
+from connector.commands.case_redaction import Redaction
+from connector.commands.range_reading import progress_screen, read_pages
+from connector.config import Settings, Tenant
+from connector.core import instants
+from connector.core.coverage import Window
+from connector.errors import ConfigurationError, FatalError, PermanentError, SourceError, TransientError
+from connector.graph.client import GraphClient
+from connector.graph.source import NoEvents
+from connector.kafka import avro
+
+
+def write(
+    config: Path | None, tenant: str, begin: str, end: str, output: Path | None, requests_per_minute: float
+) -> None:
+    """Read the range, write the file and print its name. Raise FatalError if the range was not read completely."""
+    settings = arguments.read_settings(config, required=(), contacts_graph=True)
+    log.configure(settings.log.format, settings.log.level)
+    chosen = arguments.find_tenant(settings, tenant)
+    window = arguments.read_window(begin, end, datetime.now(UTC))
+    if not 1 <= requests_per_minute < math.inf:
+        raise ConfigurationError(["--requests-per-minute: must be at least 1; write a number such as 5"])
+    budgeted = dataclasses.replace(chosen, requests_per_minute=requests_per_minute)
+    path = output or Path(f"support-case-{chosen.key}-{window.start:%Y%m%dT%H%M%SZ}.json")
+    redaction = Redaction(avro.load(avro.ROW))
+    summary = _Summary(chosen, window, redaction)
+    with CaseFile(path, redaction) as file:
+        error = asyncio.run(_read(settings, budgeted, window, file, summary))
+        if error is not None and not file.requests:
+            raise FatalError(str(error)) from error
+        file.finish(summary.content(error))
+    if error is not None:
+        raise FatalError(f"{error} The range was not read completely; {path} holds the requests up to there") from error
+    sys.stdout.write(f"{path}: requests: {file.requests}, pages: {summary.pages}, rows: {summary.rows}\n")
+
+
+async def _read(
+    settings: Settings, tenant: Tenant, window: Window, file: CaseFile, summary: "_Summary"
+) -> SourceError | None:
+    """Read the range and fill the file and the summary. Return the error that ended the reading, if there was one."""
+    async with GraphClient(settings.graph, record=file.add) as graph:
+        source = graph.source(tenant, NoEvents())
+        try:
+            with progress_screen(window) as show:
+                async with aclosing(read_pages(source, window, settings.windows.slice, show)) as pages:
+                    async for _, page in pages:
+                        summary.add(page.rows)
+        except SourceError as error:
+            return error
+        finally:
+            await source.close()
+    return None
+
+
+class _Summary:
+    """Summary of the pages that were read."""
+
+    def __init__(self, tenant: Tenant, window: Window, redaction: Redaction) -> None:
+        self.pages = self.rows = 0
+        self._tenant = tenant
+        self._window = window
+        self._redaction = redaction
+        self._ids: dict[str, None] = {}
+        self._first: tuple[int, str] | None = None
+        self._last: tuple[int, str] | None = None
+
+    def add(self, rows: Sequence[msgspec.Raw]) -> None:
+        """Add the rows of a page."""
+        self.pages += 1
+        self.rows += len(rows)
+        for raw in rows:
+            row = self._redaction.row(bytes(raw))
+            if isinstance(row, dict):
+                self._add_start(row.get("startDateTime"))
+                if isinstance(row.get("id"), str) and row["id"]:
+                    self._ids[row["id"]] = None
+
+    def _add_start(self, text: object) -> None:
+        try:
+            began_ms = instants.parse_ms(text) if isinstance(text, str) else None
+        except ValueError:
+            return
+        if isinstance(text, str) and began_ms is not None:
+            began = began_ms, text
+            self._first, self._last = min(self._first or began, began), max(self._last or began, began)
+
+    def content(self, error: SourceError | None) -> dict[str, Any]:
+        """Return the summary as the file shows it."""
+        return {
+            "connector_version": __version__,
+            "tenant": self._tenant.id,
+            "from": instants.text(self._window.start),
+            "to": instants.text(self._window.end),
+            "complete": error is None,
+            "failure": _failure(error),
+            "pages": self.pages,
+            "rows": self.rows,
+            "first_start": self._first[1] if self._first else None,
+            "last_start": self._last[1] if self._last else None,
+            "ids": list(self._ids),
+        }
+
+
+def _failure(error: SourceError | None) -> str | None:
+    """Return why the range was not read completely, in one word that holds nothing of the response."""
+    if isinstance(error, TransientError | PermanentError):
+        return error.reason
+    return None if error is None else "range_too_long"

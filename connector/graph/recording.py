@@ -1,0 +1,72 @@
+"""Record of the requests for rows, and of their responses, as they were sent and received."""
+
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import NamedTuple
+
+from yarl import URL
+
+from connector.graph.transport import BrokenAnswerError, RequestTiming, Response, Transport
+from connector.tls import Trust
+
+
+class RecordedRequest(NamedTuple):
+    """One request for rows, and its response. The headers of the request are not recorded: they hold the token."""
+
+    url: URL
+    client_request_id: str
+    sent_at: datetime
+    duration_ms: int
+    "Time until the response was complete, or until the request failed."
+    response: Response | None
+    failure: str
+    "Reason in one word why there is no complete response. Empty if there is one."
+
+
+Record = Callable[[RecordedRequest], None]
+
+
+class RecordingTransport(Transport):
+    """HTTP session that passes each request that counts against a request budget to `record`.
+
+    Requests for tokens do not count against a budget. They are not recorded, because they hold secrets.
+    """
+
+    def __init__(self, timeout_s: float, trust: Trust, record: Record) -> None:
+        super().__init__(timeout_s, trust)
+        self._record = record
+
+    async def ask(
+        self,
+        method: str,
+        url: URL,
+        *,
+        headers: dict[str, str],
+        max_bytes: int,
+        form: bytes | None = None,
+        departure: RequestTiming | None = None,
+        through_proxy: bool = True,
+    ) -> Response:
+        """Send one request as `Transport.ask` does, and record it."""
+        sent_at, begun = datetime.now(UTC), time.monotonic()
+        response, failure = None, ""
+        try:
+            response = await super().ask(
+                method,
+                url,
+                headers=headers,
+                max_bytes=max_bytes,
+                form=form,
+                departure=departure,
+                through_proxy=through_proxy,
+            )
+        except BrokenAnswerError as error:
+            failure = error.code
+            raise
+        finally:
+            if departure is not None and (response is not None or failure):
+                duration_ms = round((time.monotonic() - begun) * 1000)
+                request_id = headers.get("client-request-id", "")
+                self._record(RecordedRequest(url, request_id, sent_at, duration_ms, response, failure))
+        return response

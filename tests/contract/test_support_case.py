@@ -15,6 +15,7 @@ from aiohttp import web
 from connector import __version__
 from connector.simulator import graph, responses
 from tests import commands
+from tests.brokers import wait_until
 from tests.commands import Done
 from tests.simulation import Simulation
 from tests.watch import Watch
@@ -71,6 +72,10 @@ def rows_of(source: Simulation) -> list[dict[str, Any]]:
     return [row for row in rows if BEGIN.isoformat()[:19] <= row["startDateTime"] < END.isoformat()[:19]]
 
 
+def to_the_millisecond(text: str) -> str:
+    return datetime.fromisoformat(text).isoformat(timespec="milliseconds")
+
+
 def test_support_case_states_every_request_and_all_rows(config: Path, source: Simulation, tmp_path: Path) -> None:
     expected = rows_of(source)
     done = run(config, source, tmp_path / "case.json")
@@ -79,7 +84,14 @@ def test_support_case_states_every_request_and_all_rows(config: Path, source: Si
     requests, summary = case["requests"], case["summary"]
     answered = source.requests()
     assert done.code == 0, done.error
-    assert done.output == f"{tmp_path / 'case.json'}: requests: {len(answered)}, pages: {len(answered)}, rows: 300\n"
+    assert (
+        done.output
+        == f"{tmp_path / 'case.json'}: requests: {len(answered)}, pages: {len(answered)}, rows: {len(expected)}\n"
+    )
+    assert len(answered) > 4
+    starts = [to_the_millisecond(row["startDateTime"]) for row in expected]
+    assert to_the_millisecond(summary.pop("first_start")) == min(starts)
+    assert to_the_millisecond(summary.pop("last_start")) == max(starts)
     assert summary | {"ids": set(summary["ids"])} == {
         "connector_version": __version__,
         "tenant": source.tenants[0],
@@ -89,8 +101,6 @@ def test_support_case_states_every_request_and_all_rows(config: Path, source: Si
         "failure": None,
         "pages": len(answered),
         "rows": len(expected),
-        "first_start": min(row["startDateTime"] for row in expected),
-        "last_start": max(row["startDateTime"] for row in expected),
         "ids": {row["id"] for row in expected},
     }
     assert [(one["client_request_id"], one["headers"]["request-id"]) for one in requests] == [
@@ -108,7 +118,7 @@ def test_support_case_contains_no_personal_data_and_no_secret(
     config: Path, source: Simulation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Graph plants values in every row, in headers and in links. The whole file is searched for them byte by byte."""
-    finish, body, link, tokens = responses.finish, graph._body, graph._next_link, set()
+    finish, body, link, tokens = responses.finish, graph._body, graph._link, set()
 
     def planting_finish(world: Any, note: Any, response: web.StreamResponse) -> None:
         finish(world, note, response)
@@ -126,7 +136,7 @@ def test_support_case_contains_no_personal_data_and_no_secret(
 
     monkeypatch.setattr(graph, "finish", planting_finish)
     monkeypatch.setattr(graph, "_body", planting_body)
-    monkeypatch.setattr(graph, "_next_link", planting_link)
+    monkeypatch.setattr(graph, "_link", planting_link)
     real = rows_of(source)
     done = run(config, source, tmp_path / "case.json")
 
@@ -244,3 +254,17 @@ def test_support_case_refuses_wrong_arguments(
     assert message in done.error
     assert not (tmp_path / "case.json").exists()
     assert not source.requests()
+
+
+def test_interrupted_support_case_leaves_no_file(config: Path, source: Simulation, tmp_path: Path) -> None:
+    source.set_faults(hang=1)
+    output = tmp_path / "case.json"
+    options = ("--tenant", source.tenants[0], "--from", "-2d", "--to", "-1d", "--output", str(output))
+    started = commands.start(config, "support-case", *options, "--requests-per-minute", "60000")
+    wait_until(lambda: len(source.requests("token")) > 0, "a request for a token", commands.DEADLINE_S)
+    assert output.exists()
+
+    done = commands.interrupt(started)
+
+    assert (done.code, done.output) == (130, "")
+    assert not output.exists()

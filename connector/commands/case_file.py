@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 from typing import Any, Self
 
-from connector.commands.case_redaction import Redaction, error_code, visible_headers
+from connector.commands.case_redaction import Redaction, visible_error_code, visible_headers
 from connector.core import instants
 from connector.core.pages import NotAPageError, Page, decode_page
 from connector.errors import ConfigurationError, FatalError
@@ -86,7 +86,7 @@ class CaseFile:
         page = _page(response.body) if response.status == OK else None
         return described | {
             "status": response.status,
-            "error_code": None if page else error_code(response.body),
+            "error_code": None if page else visible_error_code(response.body),
             "headers": visible_headers(response.headers),
             "body_bytes": len(response.body),
             "has_next_link": page.next_link is not None if page else None,

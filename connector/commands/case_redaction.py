@@ -16,6 +16,7 @@ from yarl import URL
 
 from connector.core.pages import decode_members
 from connector.core.privacy import KEY_MIN_BYTES, pseudonym
+from connector.graph.exchange import error_code
 
 REMOVED = "(removed)"
 _INSTANT_TEXT = r"\d{4}-\d\d-\d\d(?:T\d\d:\d\d:\d\d(?:\.\d{1,7})?(?:Z|[+-]\d\d:\d\d))?"
@@ -46,14 +47,6 @@ _TEXT_FORMS = {
     "userCountryCode": _COUNTRY,
     "otherPartyCountryCode": _COUNTRY,
 }
-
-
-class _ErrorDetail(msgspec.Struct):
-    code: str = ""
-
-
-class _ErrorBody(msgspec.Struct):
-    error: _ErrorDetail
 
 
 class Redaction:
@@ -156,10 +149,7 @@ def _server_info(text: str) -> dict[str, Any] | str:
     return {"ServerInfo": {name: text for name, text in texts.items() if _SERVER_VALUE.fullmatch(text)}}
 
 
-def error_code(body: bytes) -> str | None:
+def visible_error_code(body: bytes) -> str | None:
     """Return Graph's error code from the body of a response. Return None if there is none, or if it is not a word."""
-    try:
-        code = msgspec.json.decode(body, type=_ErrorBody).error.code
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return None
+    code = error_code(body)
     return code if _ERROR_CODE.fullmatch(code) else None

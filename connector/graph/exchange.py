@@ -40,7 +40,7 @@ class Exchange:
         self.graph_id = _safe(answer.headers.get("request-id", ""))
         self.dated_at = _date(answer.headers.get("date"))
         if answer.status != OK:
-            self.code = _code(answer.body)
+            self.code = error_code(answer.body)
             self.retry_after_s = retry_after_s(answer.headers.get("retry-after"), self.dated_at or received_at)
 
     @property
@@ -90,10 +90,10 @@ class _ErrorBody(msgspec.Struct):
     error: _ErrorDetail
 
 
-def _code(body: bytes) -> str:
+def error_code(body: bytes) -> str:
     """Return Graph's error code from a response body, or an empty string if there is none.
 
-    Gateways answer with HTML. Text that does not look like an error code may be confidential, so it is not logged.
+    Gateways answer with HTML. Text that does not look like an error code may be confidential, so it is not returned.
     """
     try:
         return _safe(msgspec.json.decode(body, type=_ErrorBody).error.code)

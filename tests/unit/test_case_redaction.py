@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from yarl import URL
 
-from connector.commands.case_redaction import REMOVED, Redaction, error_code, visible_headers
+from connector.commands.case_redaction import REMOVED, Redaction, visible_error_code, visible_headers
 from connector.kafka import avro
 
 CALL = "communications/callRecords/getDirectRoutingCalls(fromDateTime={0},toDateTime={0})"
@@ -143,7 +143,7 @@ def test_unreadable_server_information_is_removed(text: str) -> None:
     ],
 )
 def test_error_code_is_a_word_or_nothing(body: bytes, code: str | None) -> None:
-    assert error_code(body) == code
+    assert visible_error_code(body) == code
 
 
 def is_pseudonym(value: object) -> bool:

@@ -32,8 +32,8 @@ def support_case(
     be read by its owner only, and an existing file is never overwritten. Kafka is not contacted.
 
     \b
-    Exits 0 when the range was read completely, 1 when it was not (the file then holds the requests up to there), 2 when
-    the arguments are wrong or the file exists.
+    Exits 0 when the range was read completely, 1 when it was not (the file then
+    holds the requests up to there), 2 when the arguments are wrong or the file exists.
 
     \b
     Example:

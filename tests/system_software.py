@@ -14,6 +14,7 @@ from tests.kafka_software import MissingSoftwareError, cache_directory
 PACKAGES = {
     "chromium": ("chromium", "fonts-dejavu-core"),
     "dockerd": ("docker.io", "iptables"),
+    "jq": ("jq",),
     "mmdebstrap": ("mmdebstrap",),
     "node": ("nodejs",),
     "npm": ("npm",),

@@ -188,14 +188,17 @@ def simulate(  # noqa: PLR0913
     ] = None,
     config: UnreadConfigOption = None,  # noqa: ARG001
 ) -> None:
-    """Simulate Microsoft Graph and its sign-in over HTTPS.
+    r"""Simulate Microsoft Graph and its sign-in over HTTPS.
 
     It invents calls until it is stopped with Ctrl-C. Prints one JSON line with url, ca, tenants, client_id and
     client_secret when ready. While it runs, GET /simulator/truth, /served, /requests, /faults and /clock return its
     state, and POST /simulator/faults, /freeze, /clock, /expire-tokens and /refuse change it.
 
-    Example: connector simulate --listen 127.0.0.1:8443 --ca-out ca.pem --tenants 2 --seed 7 --days 2 --calls-per-day
-    5000 --fault throttled=0.05 --fault cut=1x3
+    \b
+    Example:
+      connector simulate --config-out connector.toml
+      connector simulate --listen 127.0.0.1:8443 --ca-out ca.pem --tenants 2 --seed 7 --days 2 \
+        --calls-per-day 5000 --fault throttled=0.05 --fault cut=1x3
     """
     host, port = _address(listen)
     options = Options(

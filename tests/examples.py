@@ -7,6 +7,7 @@ all options that its command requires, and table rows that start with a command 
 import re
 import shlex
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -90,14 +91,11 @@ def _parsed(text: str) -> Iterator[Example]:
 
 def _example(line: str) -> Example | None:
     """Return the example in a line; None if the line does not run `connector`."""
-    lexer = shlex.shlex(line.replace("'", '"') if line.count("'") % 2 else line, posix=True, punctuation_chars="|>")
-    lexer.whitespace_split, lexer.commenters = True, "#"
-    try:
-        words = list(lexer)
-    except ValueError:  # a line of another language, with a quotation mark
-        return None
+    lexer = shlex.shlex(line, posix=True, punctuation_chars="|>")
+    lexer.whitespace_split = True
+    words = list(lexer)
     commands = command().commands
-    for at, (word, following) in enumerate(zip(words, words[1:], strict=False)):
+    for at, (word, following) in enumerate(pairwise(words)):
         if word.rpartition("/")[2] == "connector" and (following in commands or following == "--version"):
             variables = tuple(match.groups() for match in map(_VARIABLE.fullmatch, words[:at]) if match)
             return _cut(words[at + 1 :], variables)  # type: ignore[arg-type]

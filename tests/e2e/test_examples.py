@@ -57,7 +57,10 @@ def _value(word: str) -> str:
 
 
 def _distinct() -> Iterator[Example]:
-    """Yield one example of those that run the same after replacement. The configuration is the same without --config."""
+    """Yield one of the examples that are equal after replacement.
+
+    Without --config, CONNECTOR_CONFIG names the same file.
+    """
     seen = set()
     for example in FOUND:
         words = re.sub(r" --config (connector|new)\.toml", "", " ".join(map(_value, example.words)))

@@ -13,7 +13,7 @@ class FileStamp(NamedTuple):
 
 
 def read(path: Path) -> FileStamp | None:
-    """Return the stamp of a file, or None if the file does not exist or cannot be accessed."""
+    """Return what shows whether a file has changed, or None if the file does not exist or cannot be accessed."""
     try:
         found = path.stat()
     except OSError:

@@ -49,7 +49,7 @@ class ReportedTenant:
 
 
 def unknown(subject: ReportedTenant, reason: str) -> dict[str, Any]:
-    """Return the JSON object TENANT of a tenant whose state is not known. Values that depend on the state are null.
+    """Return the JSON object TENANT of a tenant whose state is not known: values that depend on it are null.
 
     `reason` states why the state is not known.
     """

@@ -195,7 +195,7 @@ def _settled(rules: Rules, begin: datetime, warm: timedelta) -> State:
 
 
 def _delay(late_s: int, simulation: Simulation, calls: Calls, begin: datetime, span: tuple[float, float]) -> Delay:
-    """Return the delay of rows that appear in Graph `late_s` seconds after their calls began.
+    """Return the time until rows are read that appear in Graph `late_s` seconds after their calls began.
 
     Only rows that appear within `span` count. `span` is the measured part of the simulation, in seconds since `begin`.
     """

@@ -99,7 +99,7 @@ def _from_pfx(content: bytes, password: str | None) -> tuple[PrivateKeyTypes, Se
         except (ValueError, TypeError, UnsupportedAlgorithm):
             continue
         if bundle.key is None or bundle.cert is None:
-            raise NoCertificateError(f"holds no private key with a certificate; {_WRITE}")
+            raise NoCertificateError(f"holds no certificate that belongs to its private key; {_WRITE}")
         return bundle.key, [bundle.cert.certificate, *(extra.certificate for extra in bundle.additional_certs)]
     todo = "check" if password else "set"
     raise NoCertificateError(f"cannot be opened; {todo} client_certificate_password")

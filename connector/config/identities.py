@@ -20,7 +20,7 @@ def credentials(table: IdentityTable) -> list[str]:
 
 
 def is_credential(key: Key) -> bool:
-    """Return whether a key belongs to [identity], or is one of the same keys in a tenant's table."""
+    """Return whether a key sets a credential: any key of [identity], in that section or in a tenant's table."""
     return key[0] == "identity" or (key[0] == "tenants" and key[2:3] != () and key[2] in IdentityTable.model_fields)
 
 

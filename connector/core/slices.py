@@ -134,7 +134,7 @@ class Sizes:
     def __init__(
         self, rows_per_hour: NDArray[np.int64], first_hour: int, coverage: Coverage, rows_per_second: float
     ) -> None:
-        """Store the densities of rows from which lengths are estimated.
+        """Store the row densities from which the lengths of slices are estimated.
 
         `rows_per_hour` is the number of rows in the deduplication index per hour of call start, beginning with
         `first_hour` (hours since the epoch). `rows_per_second` is the number of rows per second of call time to expect

@@ -91,8 +91,9 @@ class SignIn:
     ) -> None:
         """Create the sign-in of a tenant.
 
-        `pauses` are the pauses of the tenant's previous sign-in, if there was one. `directories` records which tenant
-        reads which directory, so that no directory is read twice. If it is None, this is not checked.
+        `pauses` takes over the waiting times after failures from the tenant's previous sign-in, if there was one.
+        `directories` maps each Entra directory to the tenant that reads it, so that no two tenants read the same one.
+        None skips this check.
         """
         self._transport = transport
         self._pool = pool

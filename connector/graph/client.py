@@ -157,7 +157,7 @@ class GraphClient:
         skew_s = (self._now() - server_now).total_seconds()
         skewed = abs(skew_s) > _SKEW_S
         if skewed and not self._skewed:
-            logger.warning("clock_skew", skew_s=round(skew_s, 1), remedy="synchronise this machine's clock")
+            logger.warning("clock_skew", skew_s=round(skew_s, 1), remedy="synchronize this machine's clock")
         self._skewed = skewed
 
 

@@ -43,8 +43,8 @@ REMEDIES = {
     1000502: _NOT_VALID,
     700021: "the assertion is another application's; check client_id",
     700023: "the assertion is for another sign-in service; check graph.authority and graph.cloud",
-    700024: "the assertion is not valid at this time; synchronise this machine's clock, or renew the federated token",
-    500133: "the assertion is not valid at this time; synchronise this machine's clock, or renew the federated token",
+    700024: "the assertion is not valid at this time; synchronize this machine's clock, or renew the federated token",
+    500133: "the assertion is not valid at this time; synchronize this machine's clock, or renew the federated token",
     50048: "the assertion's subject and issuer differ; check client_id",
     900384: "the signature of the assertion is not accepted; check that key and certificate belong to the application",
     # federated tokens

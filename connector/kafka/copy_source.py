@@ -79,7 +79,7 @@ class CopySource:
         return [command for view in views.values() for command in view.waiting]
 
     def marker(self) -> CopyMarker:
-        """Return the marker for a copy of the state as it is now. Raises FatalError while a transaction is open."""
+        """Return the record that marks a copy of the present state. Raises FatalError while a transaction is open."""
         internal = self._names.control, self._names.state, self._names.seen
         places = [(topic, number) for topic in internal for number in range(self.shards)]
         left_open = visibility.undecided(self._clients, dict.fromkeys(places), self._clients.decided_within_s)
@@ -146,7 +146,8 @@ def check_stopped(clients: Clients) -> None:
     if workers:
         raise FatalError(
             f"consumer group {clients.app} has {workers} members, so workers of app {clients.app} may be running",
-            "stop every worker of both apps; a killed worker stays a member until session.timeout.ms has passed",
+            "stop every worker of the source app and of the target app; a killed worker stays a member until "
+            "session.timeout.ms has passed",
         )
 
 

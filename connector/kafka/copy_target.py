@@ -114,7 +114,8 @@ class CopyTarget:
                 raise FatalError(
                     f"the source has {len(mine)} waiting commands for tenants of shard {shard}, but one shard of the "
                     f"target can store only {len(kept)} of them",
-                    "start a worker of the source, stop it after it has applied them, and copy the state again",
+                    "start a worker of the source whose configuration has these tenants, stop it after it has applied "
+                    "the commands, and copy the state again",
                 )
             record = state.shard_record(self._identity, 0, control_id=control_id, kept=kept)
             self._put(shard, [(self._names.state, record)])

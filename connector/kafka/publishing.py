@@ -109,7 +109,7 @@ class TransactionContents(ABC):
 
 
 class Undelivered(NamedTuple):
-    """Record that brokers did not acknowledge."""
+    """A Kafka record that no broker has acknowledged."""
 
     error: KafkaError
     topic: str

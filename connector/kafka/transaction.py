@@ -115,7 +115,7 @@ class Transactions(Publisher):
         except KafkaException as error:
             self._drop()
             raise self._restart_error(
-                error, f"records that a transaction of {self._name} has lost cannot be written again"
+                error, f"records of a transaction of {self._name} that brokers have lost cannot be written again"
             ) from error
         self._commit(producer)
         return sum(map(len, contents.rows.values())) + len(lost.checkpoints)

@@ -195,12 +195,12 @@ class BatchContents(TransactionContents):
         """Return the committed checkpoint with new offsets: per partition, the offset after the tenant's last record.
 
         `newest` holds the offsets of this batch's rows. If the topic was deleted and created again, the old offsets are
-        dropped, because consumers would wait for them forever. Each of two facts proves this: brokers report another id
-        for the topic, or an offset is lower than before.
+        dropped, because consumers would wait for them forever. Either of two facts proves that the topic is new:
+        brokers report another id for it, or an offset is lower than before.
 
         The topic's id is requested after the rows were written, so it is the id of the topic that contains them. If
-        brokers do not report the id, a checkpoint with new offsets is stored without an id. With the old id, the next
-        batch might drop these offsets.
+        brokers do not report it, new offsets are stored without an id: an outdated id would make the next batch drop
+        them.
         """
         tenant_state = self._tenant_states[tenant]
         before, topic = tenant_state.checkpoint, tenant_state.tenant.topic

@@ -51,7 +51,7 @@ def mix(words: Words) -> Words:
 
 
 def mix_one(word: int) -> int:
-    """Return the hash of `mix` for one Python integer."""
+    """Return the same hash as `mix`, for a single Python integer."""
     word &= _MASK
     word = ((word ^ (word >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
     word = ((word ^ (word >> 27)) * 0x94D049BB133111EB) & _MASK
@@ -275,7 +275,7 @@ class CallSequence:
         return mix(np.uint64(of_day) ^ (calls.astype(np.uint64) * np.uint64(0xA24BAED4963EE407)))
 
     def _candidates(self, from_ms: int, to_ms: int) -> Longs:
-        """Return the numbers of all calls that may begin between `from_ms` and `to_ms`, both counted from midnight.
+        """Return the sequence numbers of the calls that may begin between `from_ms` and `to_ms`, counted from midnight.
 
         A few of these calls begin outside of that range, so the caller must check each start.
         """

@@ -60,7 +60,7 @@ class Pick:
 
 @dataclass(frozen=True, slots=True)
 class ServedPage:
-    """Rows of one page, as JSON and as picks of blocks. `more` is true if the page chain continues after this page."""
+    """Rows of one page, as JSON and as references to their blocks. `more` is true if another page follows."""
 
     rows: list[bytes]
     more: bool

@@ -182,7 +182,7 @@ def test_pinned_requirements_name_no_package_index() -> None:
         assert os.fspath(Path.home()) not in text
 
 
-def test_image_has_the_name_of_a_release_only_at_its_tag(tmp_path: Path) -> None:
+def test_image_is_named_after_a_release_only_at_its_git_tag(tmp_path: Path) -> None:
     def run(*command: str) -> str:
         environ = {"PATH": os.environ["PATH"], "GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_NOSYSTEM": "1"}
         done = subprocess.run(command, cwd=tmp_path, env=environ, capture_output=True, text=True, check=True)

@@ -247,7 +247,7 @@ async def hanging_call(publisher: Publisher) -> tuple[asyncio.Task[None], thread
     return calling, end
 
 
-async def test_broker_call_keeps_livez_healthy_until_its_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_livez_is_healthy_during_a_broker_call_until_it_times_out(monkeypatch: pytest.MonkeyPatch) -> None:
     """/livez reports a producer thread that hangs, but not a restore that makes progress."""
     publisher = Scripted()
     shard = shard_of(Group(Snapshot(0, OURS, None)))

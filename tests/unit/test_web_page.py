@@ -347,7 +347,7 @@ def test_short_gap_is_visible_in_the_coverage_strip() -> None:
     assert drawn({**tenant, "state": "catching_up"}) == 13 * "r" + "d" + 10 * "r"
 
 
-def test_recent_unread_time_is_a_gap_only_if_the_tenant_fails() -> None:
+def test_page_shows_recent_unread_time_as_gap_only_for_failing_tenants() -> None:
     tenant = covered((24, 3, 0.5))
 
     assert drawn({**tenant, "state": "failing"}) == 21 * "r" + "GGG"

@@ -16,14 +16,14 @@ import sys
 import threading
 import time
 from contextlib import ExitStack
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from tests import oracle
 from tests.brokers import Cluster, wait_until
 from tests.simulation import Simulation
-from tests.workers import Worker, _is_read, configuration
+from tests.workers import Worker, configuration
 
 OUT = Path(__file__).parent.parent.parent / "out" / "soak"
 TOPIC, APP = "calls", "soak"
@@ -224,6 +224,14 @@ def soak(minutes: float) -> list[str]:
         return problems
 
 
+def _is_read_since(tenant: dict[str, Any], frozen_at: datetime) -> bool:
+    """Return whether all call time whose rows may have changed shortly before `frozen_at` was read after it."""
+    changeable = frozen_at - timedelta(seconds=_DEEPEST_OVERLAP_S / 2)
+    pieces = [piece for piece in tenant.get("coverage", ()) if datetime.fromisoformat(piece["to"]) > changeable]
+    is_read = all(datetime.fromisoformat(piece["last_read"]) >= frozen_at for piece in pieces)
+    return bool(pieces) and is_read and not tenant["gaps"]
+
+
 def differences(cluster: Cluster, source: Simulation, worker: Worker) -> list[str]:
     """Wait until all is read and committed, and return how the topic differs from what Graph has shown."""
     frozen_at = source.freeze() + timedelta(seconds=1)
@@ -231,7 +239,7 @@ def differences(cluster: Cluster, source: Simulation, worker: Worker) -> list[st
 
     def is_complete() -> bool:
         tenants = worker.status()["tenants"]
-        return len(tenants) == TENANTS and all("coverage" in each and _is_read(each, frozen_at) for each in tenants)
+        return len(tenants) == TENANTS and all(_is_read_since(each, frozen_at) for each in tenants)
 
     wait_until(is_complete, "all call time to be read", _END_S, every_s=1.0)
     problems = [] if worker.stop(30) == 0 else [f"the worker ended with {worker.exit_code}"]

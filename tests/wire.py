@@ -1,5 +1,7 @@
 """Network between Kafka clients and brokers on loopback. It can be cut or slowed down, and can lose one response.
 
+It can also hide APIs of the brokers, as if the brokers did not have them.
+
 There is one TCP proxy per broker. A broker that advertises the proxy's port is reached through the proxy by every
 client that bootstraps there.
 """
@@ -15,9 +17,15 @@ from tests.brokers import HOST, free_ports
 
 END_TXN = 26
 "Kafka's number of the request that ends a transaction."
+ADD_OFFSETS = 25
+"Kafka's number of the request that adds the offsets of a consumer group to a transaction."
+TRANSACTION_API = frozenset({22, 24, ADD_OFFSETS, END_TXN, 28})
+"Kafka's numbers of the requests that idempotent and transactional producers need."
 Loss = Literal["request", "answer", "hold", "delay"]
 
-_CHUNK = 65_536
+_API_VERSIONS = 18
+_COMPACT_SINCE = 3
+"Version of the request for API versions since which arrays are compact and each entry has tagged fields."
 _DEADLINE_S = 20.0
 _LAST_WORD_S = 0.5
 
@@ -31,6 +39,8 @@ class _Connection:
         self.may_answer = asyncio.Event()
         self.may_answer.set()
         self.may_ask = asyncio.Event()
+        self.versions_asked: dict[int, int] = {}
+        "For each pending request for API versions: the version of the request, by correlation id."
 
 
 class Wire:
@@ -42,6 +52,8 @@ class Wire:
         self.broker_port = 0
         self.struck = 0
         "Number of requests and answers that were lost, held or delayed."
+        self.opened = 0
+        "Number of connections that clients have opened."
         self._server: asyncio.Server | None = None
         self._connections: set[_Connection] = set()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -49,6 +61,7 @@ class Wire:
         self._delay_s = 0.0
         self._is_held = False
         self._loss: tuple[int, Loss] | None = None
+        self._hidden: frozenset[int] = frozenset()
 
     async def listen(self) -> None:
         self._server = await asyncio.start_server(self._serve, HOST, self.port)
@@ -85,8 +98,12 @@ class Wire:
         """
         self._loss = (request, loss)
 
+    def hide(self, requests: frozenset[int]) -> None:
+        """Hide APIs from clients that connect from now on."""
+        self._hidden = requests
+
     def heal(self) -> None:
-        """End all faults; everything that was held continues."""
+        """End all faults except `hide`; everything that was held continues."""
         self._refuses, self._delay_s, self._is_held, self._loss = False, 0.0, False, None
         for connection in self._connections:
             connection.may_answer.set()
@@ -96,6 +113,7 @@ class Wire:
         task = asyncio.current_task()
         assert task is not None
         self._tasks.add(task)
+        self.opened += 1
         try:
             await self._carry(reader, writer)
         except asyncio.CancelledError:
@@ -131,7 +149,10 @@ class Wire:
         while True:
             header = await reader.readexactly(4)
             body = await reader.readexactly(struct.unpack(">i", header)[0])
-            loss = self._loss[1] if self._loss and struct.unpack_from(">h", body)[0] == self._loss[0] else None
+            request, version, correlation = struct.unpack_from(">hhi", body)
+            if request == _API_VERSIONS:
+                connection.versions_asked[correlation] = version
+            loss = self._loss[1] if self._loss and request == self._loss[0] else None
             if loss is not None:
                 self.struck += 1
             if loss == "request":
@@ -150,13 +171,18 @@ class Wire:
 
     async def _answers(self, reader: asyncio.StreamReader, connection: _Connection) -> None:
         try:
-            while chunk := await reader.read(_CHUNK):
+            while True:
+                header = await reader.readexactly(4)
+                body = await reader.readexactly(struct.unpack(">i", header)[0])
+                version = connection.versions_asked.pop(struct.unpack_from(">i", body)[0], None)
+                if version is not None and self._hidden:
+                    body = _without(self._hidden, body, version)
                 if self._delay_s:
                     await asyncio.sleep(self._delay_s)
                 await connection.may_answer.wait()
-                connection.client.write(chunk)
+                connection.client.write(struct.pack(">i", len(body)) + body)
                 await connection.client.drain()
-        except OSError:
+        except (OSError, asyncio.IncompleteReadError):
             pass
         finally:
             connection.client.close()
@@ -165,6 +191,21 @@ class Wire:
     def _cut(connection: _Connection) -> None:
         connection.client.transport.abort()
         connection.broker.transport.abort()
+
+
+def _without(hidden: frozenset[int], body: bytes, version: int) -> bytes:
+    """Return a response to a request for API versions that does not list the hidden APIs."""
+    start, error = 6, struct.unpack_from(">h", body, 4)[0]
+    if error or version < _COMPACT_SINCE:
+        count, head, size = struct.unpack_from(">i", body, start)[0], 4, 6
+    else:
+        assert body[start] < 128, "one byte holds the number of entries"
+        count, head, size = body[start] - 1, 1, 7
+    first, end = start + head, start + head + count * size
+    entries = [body[at : at + size] for at in range(first, end, size)]
+    kept = [entry for entry in entries if struct.unpack_from(">h", entry)[0] not in hidden]
+    length = struct.pack(">i", len(kept)) if head == 4 else bytes([len(kept) + 1])
+    return body[:start] + length + b"".join(kept) + body[end:]
 
 
 class Wires:
@@ -207,6 +248,11 @@ class Wires:
         """Return the number of requests and answers that were lost, held or delayed."""
         return sum(wire.struck for wire in self._wires)
 
+    @property
+    def opened(self) -> int:
+        """Return the number of connections that clients have opened."""
+        return sum(wire.opened for wire in self._wires)
+
     def lead_to(self, ports: list[int]) -> None:
         """Set the ports at which the brokers listen."""
         for wire, port in zip(self._wires, ports, strict=True):
@@ -225,6 +271,11 @@ class Wires:
         """Lose requests or answers at every broker, because a client may ask any of them."""
         for wire in self._wires:
             self._do(lambda wire=wire: wire.lose(request, loss))  # type: ignore[misc]
+
+    def hide(self, requests: frozenset[int]) -> None:
+        """Hide APIs of every broker from clients that connect from now on."""
+        for wire in self._wires:
+            self._do(lambda wire=wire: wire.hide(requests))  # type: ignore[misc]
 
     def heal(self) -> None:
         for wire in self._wires:

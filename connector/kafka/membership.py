@@ -260,7 +260,7 @@ def _report(error: Exception) -> None:
     if isinstance(error, KafkaException):
         _logger.warning("group_error", error=error.args[0].str(), fatal=True)
     elif isinstance(error, SystemError | AttributeError):
-        # confluent-kafka raises these during callbacks, see publishing.fatal_errors. The consumer is replaced anyway.
+        # confluent-kafka raises these during callbacks, see fatal_errors. The consumer is replaced anyway.
         _logger.warning("group_error", error=str(error.__cause__ or error), fatal=True)
     else:
         _logger.warning("group_error", error=repr(error), fatal=True, exc_info=error)

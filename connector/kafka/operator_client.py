@@ -17,9 +17,9 @@ from connector.errors import BrokersUnavailableError, FatalError, ForbiddenError
 from connector.kafka import addresses, control, kept_commands, recreation, rights, state, topics
 from connector.kafka.clients import Clients
 from connector.kafka.control import TenantCommand
+from connector.kafka.fatal_errors import fatal_errors
 from connector.kafka.log_reader import LogReader, Place, apply, from_beginning
 from connector.kafka.membership import ControlRecord
-from connector.kafka.publishing import fatal_errors
 from connector.kafka.state import Restored, StateIdentity
 from connector.kafka.topic_admin import TopicAdmin
 

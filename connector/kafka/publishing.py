@@ -9,15 +9,15 @@ import threading
 import time
 import traceback
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from typing import Any, NamedTuple, TypeVar
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from connector.errors import ConnectorError, ShardRestartError
 from connector.kafka import rights
+from connector.kafka.fatal_errors import fatal_errors
 from connector.kafka.log_reader import Place
 from connector.kafka.restore import PartitionContents
 from connector.kafka.visibility import Places
@@ -326,25 +326,6 @@ def _chain(error: BaseException) -> list[BaseException]:
         found.append(related)
         related = related.__cause__ or related.__context__
     return found
-
-
-@contextmanager
-def fatal_errors() -> Iterator[None]:
-    """Convert every exception of confluent-kafka to KafkaException, so that no failure can be taken for success.
-
-    If a fatal error occurs during a callback, confluent-kafka raises one of two other exceptions. The first is
-    SystemError, whose cause is the fatal error. The second is AttributeError: the lookup of the logger's method fails
-    although the method exists, and the fatal error is lost.
-    """
-    try:
-        yield
-    except (KafkaException, BufferError, ConnectorError):
-        raise
-    except Exception as error:
-        if isinstance(error.__cause__, KafkaException):
-            raise error.__cause__ from None  # its cause must not lead back to itself
-        reason = f"the producer has failed, and its log states the reason ({type(error).__name__}: {error})"
-        raise KafkaException(KafkaError(KafkaError._FATAL, reason)) from error  # noqa: SLF001
 
 
 def _delivery_recorder(

@@ -10,8 +10,9 @@ from connector.core.fingerprints import ENTRY
 from connector.core.rows import InvalidRow
 from connector.errors import ShardRestartError
 from connector.kafka import seen
+from connector.kafka.fatal_errors import fatal_errors
 from connector.kafka.limits import LEAST, MOST_OVERHEAD, PRODUCER_DEFAULT, Limits, TooLong, refusing_topics, size
-from connector.kafka.publishing import AbortedError, Outgoing, fatal_errors
+from connector.kafka.publishing import AbortedError, Outgoing
 from connector.kafka.seen import SeenLog
 from connector.pipeline.change import Change
 from connector.pipeline.dead_letters import dead_letter

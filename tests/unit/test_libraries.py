@@ -40,7 +40,7 @@ def test_confluent_kafka_has_the_error_codes_in_use(name: str) -> None:
 
 
 def test_installed_confluent_kafka_is_the_tested_version() -> None:
-    """`publishing.fatal_errors` recognizes errors that callbacks distort. Try it with a new version."""
+    """`fatal_errors` recognizes errors that callbacks distort. Try it with a new version."""
     assert version("confluent-kafka").split(".")[:2] == ["2", "16"]
 
 

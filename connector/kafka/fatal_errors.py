@@ -1,0 +1,45 @@
+"""Fatal errors of librdkafka, which confluent-kafka does not always raise as exceptions."""
+
+from contextlib import AbstractContextManager
+from types import TracebackType
+from typing import Literal
+
+from confluent_kafka import KafkaError, KafkaException
+
+from connector.errors import ConnectorError
+
+
+class _FatalErrors(AbstractContextManager[None]):
+    """Context manager behind `fatal_errors`.
+
+    It is not a generator, because no `except` clause catches the KafkaError that confluent-kafka 2.16 raises.
+    """
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: object, trace: TracebackType | None, /
+    ) -> Literal[False]:
+        if error is None or isinstance(error, KafkaException | BufferError | ConnectorError):
+            return False
+        if isinstance(error, KafkaError):
+            fatal = KafkaException(error)
+            try:
+                raise fatal
+            finally:
+                fatal.__context__ = None  # it is the KafkaError, which has no traceback
+        if not isinstance(error, Exception):
+            return False
+        if isinstance(error.__cause__, KafkaException):
+            raise error.__cause__ from None  # its cause must not lead back to itself
+        reason = f"the producer has failed, and its log states the reason ({type(error).__name__}: {error})"
+        raise KafkaException(KafkaError(KafkaError._FATAL, reason)) from error  # noqa: SLF001
+
+
+def fatal_errors() -> AbstractContextManager[None]:
+    """Convert every exception of confluent-kafka to KafkaException, so that no failure can be taken for success.
+
+    If a fatal error occurs during a callback, confluent-kafka raises one of three other objects. The first is
+    SystemError, whose cause is the fatal error. The second is AttributeError: the lookup of the logger's method fails
+    although the method exists, and the fatal error is lost. The third is a KafkaError, which is not an exception: it
+    would end the thread, and the call would seem never to return.
+    """
+    return _FatalErrors()

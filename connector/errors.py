@@ -125,5 +125,12 @@ class FencedError(ShardRestartError):
     """
 
 
+class UnsupportedError(ShardRestartError):
+    """Failure of a transaction because the brokers do not have the transaction API, or only a part of it.
+
+    The shard restarts at intervals, because brokers can be upgraded. The worker logs one warning.
+    """
+
+
 class HandedOverError(ConnectorError):
     """Signal that a shard must stop, because its partition is not assigned to this worker any more."""

@@ -57,8 +57,14 @@ def kafka_logger() -> logging.Logger:
     """
     logger = logging.getLogger("confluent_kafka.librdkafka")
     if not logger.filters:
+        logger.addFilter(_is_unexplained)
         logger.addFilter(_Repeats())
     return logger
+
+
+def _is_unexplained(record: logging.LogRecord) -> bool:
+    """Return whether to log a record: not if the connector itself logs the reason, once and with a remedy."""
+    return "not supported by any of the" not in record.getMessage()
 
 
 class _Repeats(logging.Filter):

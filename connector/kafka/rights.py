@@ -10,6 +10,10 @@ _NO_TRANSACTIONS = (
 )
 
 
+UNSUPPORTED = frozenset({KafkaError._UNSUPPORTED_FEATURE, KafkaError.UNSUPPORTED_VERSION})  # noqa: SLF001
+"Codes of librdkafka and of brokers for a request that brokers do not support."
+
+
 def grant(operations: Sequence[str], resource: str) -> str:
     """Return the command that grants operations to the connector's user.
 
@@ -37,7 +41,7 @@ def remedy(error: KafkaError, app: str, topics: Sequence[str] = ()) -> str | Non
             return f"allow it: {grant(('IdempotentWrite',), '--cluster')}"
         case KafkaError.INVALID_TIMESTAMP:
             return "correct this machine's clock: brokers accept timestamps up to an hour ahead of their own clocks"
-        case KafkaError._UNSUPPORTED_FEATURE | KafkaError.UNSUPPORTED_VERSION:  # noqa: SLF001 - librdkafka's own code
+        case code if code in UNSUPPORTED:
             return _NO_TRANSACTIONS
     return None
 

@@ -7,6 +7,7 @@
    shard restarts from the contents of its topics. librdkafka's `retriable()` makes no difference: it is also set for a
    commit that timed out, and such commits have succeeded. A commit is never tried twice.
 3. If the producer is fenced (FencedError), another producer has taken over the transactional id.
+4. If brokers have no transactions, or only a part of their API (UnsupportedError), a repeated attempt does not help.
 """
 
 import threading
@@ -18,9 +19,10 @@ from typing import Any, NoReturn
 
 from confluent_kafka import IsolationLevel, KafkaError, KafkaException, Producer, TopicPartition
 
-from connector.errors import FencedError, ShardRestartError
-from connector.kafka import hanging, visibility
+from connector.errors import FencedError, ShardRestartError, UnsupportedError
+from connector.kafka import hanging, rights, visibility
 from connector.kafka.clients import Clients
+from connector.kafka.fatal_errors import fatal_errors
 from connector.kafka.log_reader import Place, named
 from connector.kafka.publishing import (
     AbortedError,
@@ -30,7 +32,6 @@ from connector.kafka.publishing import (
     Publisher,
     TransactionContents,
     TransactionRecord,
-    fatal_errors,
 )
 from connector.kafka.restore import PartitionContents
 from connector.kafka.topics import Names
@@ -222,7 +223,8 @@ class Transactions(Publisher):
         what = f"a transaction of {self._name} failed before its commit"
         cause = error.args[0]
         # A record that was not delivered leaves the transaction abortable, although the record's error does not say so.
-        if (cause.txn_requires_abort() or cause.code() in _UNDELIVERED) and not is_fenced(cause):
+        is_final = is_fenced(cause) or cause.code() in rights.UNSUPPORTED
+        if (cause.txn_requires_abort() or cause.code() in _UNDELIVERED) and not is_final:
             try:
                 with fatal_errors():
                     producer.abort_transaction(_CALL_S)
@@ -260,7 +262,11 @@ class Transactions(Publisher):
         self._unproven = []
 
     def _restart_error(self, error: KafkaException, what: str) -> ShardRestartError:
-        kind = FencedError if is_fenced(error.args[0]) else ShardRestartError
+        cause, kind = error.args[0], ShardRestartError
+        if is_fenced(cause):
+            kind = FencedError
+        elif cause.code() in rights.UNSUPPORTED:
+            kind = UnsupportedError
         return kind(f"{what}: {self._explained(error)}")
 
 

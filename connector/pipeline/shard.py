@@ -11,7 +11,7 @@ import time
 
 from connector import log
 from connector.backoff import doubling
-from connector.errors import FencedError, HandedOverError, ShardRestartError
+from connector.errors import FencedError, HandedOverError, ShardRestartError, UnsupportedError
 from connector.kafka.acknowledgement import Acknowledgements
 from connector.kafka.limits import RecordTooLongError
 from connector.kafka.membership import ControlRecord
@@ -91,9 +91,7 @@ class Shard:
                 try:
                     await self._live()
                 except ShardRestartError as error:
-                    if not isinstance(error, RecordTooLongError):
-                        event = "shard_fenced" if isinstance(error, FencedError) else "shard_restarting"
-                        _logger.warning(event, shard=self.number, reason=str(error), again_in_s=pause_s)
+                    self._log_restart(error, pause_s)
                     # This is not limited to FencedError: the producer may report a fence as another fatal error.
                     # Opening a producer without confirmed ownership would fence the new owner, which would fence back.
                     await self._ownership.confirm()
@@ -112,6 +110,13 @@ class Shard:
             self._context.series.closed()
             self.tenants.close()
 
+    def _log_restart(self, error: ShardRestartError, pause_s: float) -> None:
+        if isinstance(error, UnsupportedError):
+            self._worker.warn_of_missing_transactions(str(error))
+        elif not isinstance(error, RecordTooLongError):
+            event = "shard_fenced" if isinstance(error, FencedError) else "shard_restarting"
+            _logger.warning(event, shard=self.number, reason=str(error), again_in_s=pause_s)
+
     async def _wait_for_limits(self, error: ShardRestartError) -> None:
         """After a RecordTooLongError, wait until an operator has raised the maximum record length of the topic.
 
@@ -126,7 +131,7 @@ class Shard:
             return self._ownership.handing_over.is_set()
 
         await self._context.lengths.wait_until_accepted(error, pause)
-        self.problem = None
+        self.problem = str(error) if isinstance(error, UnsupportedError) else None
 
     async def _live(self) -> None:
         """Restore the shard, then run it until the hand-over. Raises ShardRestartError if it must restart."""
@@ -162,7 +167,7 @@ class Shard:
         try:
             async with asyncio.TaskGroup() as group:
                 await self.tenants.follow(group)
-                self.restored = True
+                self.restored, self.problem = True, None
                 # Commands are requested only now, because `commanded` ignores them before the shard is restored.
                 self._ownership.open_commands(restored.control.offset)
                 sweepers = group.create_task(self._sweepers_ended(buffer), name="sweepers done")

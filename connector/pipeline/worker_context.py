@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from connector import log
 from connector.config import Settings, Tenant
 from connector.core.rows import RowSchema
 from connector.graph.client import GraphClient
@@ -12,6 +13,8 @@ from connector.kafka.clients import Clients
 from connector.kafka.membership import Membership
 from connector.kafka.state import StateIdentity
 from connector.metrics.worker import Metrics
+
+_logger = log.get(__name__)
 
 
 class Topology(NamedTuple):
@@ -56,6 +59,13 @@ class WorkerContext:
     metrics: Metrics
     shape: RowSchema
     once: bool
+    _lacks_transactions: bool = False
+
+    def warn_of_missing_transactions(self, reason: str) -> None:
+        """Log that the brokers do not support transactions. Only the first call of all shards logs it."""
+        if not self._lacks_transactions:
+            _logger.warning("transactions_unsupported", reason=reason)
+        self._lacks_transactions = True
 
     def tenants_of(self, number: int) -> list[Tenant]:
         """Return the configured tenants of a shard."""

@@ -22,6 +22,7 @@ from confluent_kafka import KafkaException, Producer
 from connector.errors import HandedOverError, ShardRestartError
 from connector.kafka import hanging
 from connector.kafka.clients import Clients
+from connector.kafka.fatal_errors import fatal_errors
 from connector.kafka.log_reader import Place
 from connector.kafka.publishing import NO_TRANSACTION, CommitContext, Offsets, Outgoing, Publisher, TransactionContents
 from connector.kafka.restore import PartitionContents
@@ -34,7 +35,7 @@ _FRESH_S = 1.0
 
 
 class Acknowledgements(Publisher):
-    """Publisher with an idempotent producer, without transactions.
+    """Publisher without transactions. Its producer is idempotent, unless the brokers have no idempotent producers.
 
     If a batch fails, its outcome is always unknown.
     """
@@ -53,10 +54,20 @@ class Acknowledgements(Publisher):
         If these topics cannot be written, this fails before any row is published.
         """
         try:
-            self._producer = Producer(self._settings)
-            self._write(self._probes)
+            try:
+                self._open_producer()
+            except KafkaException as error:
+                if not self._clients.idempotence.give_up(self._opened(), error):
+                    raise
+                self._drop()
+                self._open_producer()
         except KafkaException as error:
             self._fail(error, f"the producer of {self._name} cannot be opened")
+
+    def _open_producer(self) -> None:
+        with fatal_errors():
+            self._producer = Producer(self._clients.producer(None))
+        self._write(self._probes)
 
     def write(self, records: Sequence[Outgoing]) -> None:
         """Write records and wait until each is acknowledged. Raises ShardRestartError if the outcome is unknown."""

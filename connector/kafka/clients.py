@@ -11,6 +11,7 @@ from confluent_kafka.admin import AdminClient
 
 from connector import log
 from connector.errors import ConfigurationError
+from connector.kafka.idempotence import Idempotence
 from connector.kafka.limits import Limits
 
 Properties = dict[str, Any]
@@ -103,6 +104,8 @@ class Clients:
         self._owner = dict(owner)
         self.limits = Limits(owner)
         "Length limits of the topics. All producers with these settings share them."
+        self.idempotence = Idempotence()
+        "Setting of the producers without transactions, which all of them share."
         self._common: Properties = {
             "bootstrap.servers": bootstrap_servers,
             "client.id": "direct-routing-connector",
@@ -151,20 +154,22 @@ class Clients:
         if transactional_id is None:
             own["message.timeout.ms"] = own.pop("transaction.timeout.ms")
         own |= {k: v for k, v in self._owner.items() if k not in _CONSUMER_ONLY}
-        own |= {"enable.idempotence": True, "acks": "all"} | self.limits.producer()
-        if transactional_id is None:
-            return {k: v for k, v in own.items() if k != "transaction.timeout.ms"}
-        return own | {"transactional.id": transactional_id}
+        own |= {"acks": "all"} | self.limits.producer()
+        if transactional_id is not None:
+            return own | {"enable.idempotence": True, "transactional.id": transactional_id}
+        return self.idempotence.applied({k: v for k, v in own.items() if k != "transaction.timeout.ms"})
 
     def commander(self) -> Properties:
         """Return the settings of the producer that writes operators' commands.
 
-        It uses no transaction. Each command is written once and acknowledged by all in-sync replicas.
+        It uses no transaction, and is not idempotent: each command has an id and takes effect once, even if a retry
+        writes it twice. All in-sync replicas acknowledge it.
         """
         own = {k: v for k, v in self._common.items() if k != "allow.auto.create.topics"}
         own |= {"message.timeout.ms": 15_000, "retry.backoff.ms": 50}
-        own |= {k: v for k, v in self._owner.items() if k not in _CONSUMER_ONLY | {"transaction.timeout.ms"}}
-        return own | {"enable.idempotence": True, "acks": "all"}
+        unused = _CONSUMER_ONLY | {"transaction.timeout.ms", "enable.gapless.guarantee"}
+        own |= {k: v for k, v in self._owner.items() if k not in unused}
+        return own | {"enable.idempotence": False, "acks": "all"}
 
     def member(self, group: str) -> Properties:
         """Return the settings of the consumer with which the worker reads the control topic.

@@ -14,6 +14,27 @@ _HANGING = "tests/integration/test_hanging.py"
 
 KAFKA = (
     Mutant(
+        "a producer without idempotence has several requests in flight",
+        "connector/kafka/idempotence.py",
+        '"max.in.flight": 1}',
+        '"max.in.flight": 5}',
+        "tests/unit/test_idempotence.py -k test_producer_without_idempotence_has_one_request_in_flight",
+    ),
+    Mutant(
+        "a fatal error that is no exception ends the thread of a producer",
+        "connector/kafka/fatal_errors.py",
+        "if isinstance(error, KafkaError):",
+        "if isinstance(error, KafkaException):",
+        "tests/unit/test_idempotence.py -k test_fatal_error_that_is_no_exception_is_raised_as_one",
+    ),
+    Mutant(
+        "any fatal error ends the use of idempotent producers",
+        "connector/kafka/idempotence.py",
+        "if _cause(producer, error).code() not in UNSUPPORTED:",
+        "if not _cause(producer, error).code():",
+        "tests/unit/test_idempotence.py -k test_other_errors_keep_producers_idempotent",
+    ),
+    Mutant(
         "an incomplete copy of the state is used",
         "connector/kafka/state.py",
         "if copy_marker.KEY in records:",

@@ -203,12 +203,11 @@ class Examination:
 
     async def _transactions(self, found: Found) -> list[Finding]:
         problems = await asyncio.to_thread(self._probe.transactions, found)
-        is_exact = self._settings.kafka.delivery == "exactly_once"
-        words = (
-            "a transaction can be begun and aborted"
-            if is_exact
-            else "not used, because kafka.delivery is at_least_once"
-        )
+        words = "a transaction can be begun and aborted"
+        if self._settings.kafka.delivery == "at_least_once":
+            words = "not used, because kafka.delivery is at_least_once"
+            if not self._probe.is_idempotent:
+                words += "; the brokers have no idempotent producers, so that a retry can write records twice"
         return _failures("transactions", problems) or [_passed("transactions", words)]
 
     async def _schemas(self) -> list[Finding]:

@@ -5,7 +5,9 @@
    check writes a tombstone to partition 0 of `{app}.seen` and an offset of this partition in a transaction, and aborts
    the transaction at once. A shard that is being restored from the partition waits for the abort, for milliseconds. If
    the consumer group does not exist, this creates it, without members and offsets, until brokers delete it.
-2. For everything else, it asks the brokers which operations are allowed. If a broker does not report them, the check
+2. With at-least-once delivery, the check uses no transaction. If the internal topics exist, it writes a tombstone to
+   partition 0 of both, as each start of a shard does. The key of the tombstone is not a key of the state.
+3. For everything else, it asks the brokers which operations are allowed. If a broker does not report them, the check
    passes.
 
 All functions block, for seconds at most.
@@ -18,11 +20,13 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, Topi
 from confluent_kafka.admin import AclOperation, AdminClient
 
 from connector.config import Kafka
+from connector.errors import ShardRestartError
 from connector.kafka import addresses, rights, topics
+from connector.kafka.acknowledgement import Acknowledgements
 from connector.kafka.clients import Clients
+from connector.kafka.fatal_errors import fatal_errors
 from connector.kafka.limits import LEAST, raise_command
 from connector.kafka.operator_client import OperatorClient
-from connector.kafka.publishing import fatal_errors
 from connector.kafka.topic_admin import Found, TopicAdmin
 from connector.kafka.topic_problems import Problem, absent
 from connector.kafka.topics import Topic
@@ -88,11 +92,17 @@ class Probe:
         problems += [_too_low(name, limit) for name, limit in low.items() if limit < LEAST and name in self._internal]
         return TopicFindings(problems, [topic.name for topic in missing], left_out, low)
 
+    @property
+    def is_idempotent(self) -> bool:
+        """Return whether the brokers have idempotent producers, as far as `transactions` has found out."""
+        return self._clients.idempotence.is_used
+
     def transactions(self, found: Found) -> list[Problem]:
-        """Check whether a worker may use transactions and the consumer group. Return the problems."""
+        """Check whether a worker may use the consumer group, and transactions if it needs them. Return the problems."""
         # First: brokers that had no group before create the topic of offsets at the first question about one.
         of_group = [*self._group_problems()]
-        problems = self._transaction_problems(found) if self._kafka.delivery == "exactly_once" else ()
+        is_exact = self._kafka.delivery == "exactly_once"
+        problems = self._transaction_problems(found) if is_exact else self._writing_problems(found)
         return [*problems, *of_group]
 
     def _transaction_problems(self, found: Found) -> Iterable[Problem]:
@@ -121,6 +131,26 @@ class Probe:
                 "check that every partition of topic __transaction_state has a leader"
             )
             yield Problem(f"transactions of {name} {failed}: {cause.str()}", todo)
+
+    def _writing_problems(self, found: Found) -> Iterable[Problem]:
+        """Open and close the publisher of shard 0 for at-least-once delivery. Yield the problem if that fails.
+
+        If the internal topics do not exist, nothing is tested.
+        """
+        if not found.partitions.keys() >= set(self._internal):
+            return
+        publisher = Acknowledgements(self._clients, self._names, 0)
+        try:
+            publisher.open()
+        except ShardRestartError as error:
+            cause, *refused = getattr(error.__cause__, "args", None) or (KafkaError(KafkaError._TIMED_OUT),)  # noqa: SLF001
+            todo = rights.remedy(cause, self._kafka.app, refused)
+            wrong = str(error).removesuffix(f": {todo}")
+            yield Problem(
+                wrong, todo or "check the settings of these topics, and that each of their partitions has a leader"
+            )
+        finally:
+            publisher.release()
 
     def _write_tombstone(self, producer: Producer) -> None:
         errors: list[KafkaError | None] = []

@@ -14,24 +14,29 @@ from connector.config import load
 from connector.kafka import probe, transaction
 from connector.kafka.probe import Probe
 from tests import oracle
-from tests.brokers import wait_until
+from tests.brokers import set_topic, wait_until
 from tests.conftest import SharedBroker
 
 
-def new_probe(folder: Path, bootstrap: str, app: str) -> Probe:
-    """Return a probe for an app whose topic of the deduplication index exists."""
+def new_probe(folder: Path, bootstrap: str, app: str, delivery: str = "exactly_once") -> Probe:
+    """Return a probe for an app whose topics of the deduplication index and the state exist."""
     admin = AdminClient({"bootstrap.servers": bootstrap, "log_level": 0})
-    admin.create_topics([NewTopic(f"{app}.seen", 1)])[f"{app}.seen"].result(10)
+    for future in admin.create_topics([NewTopic(f"{app}.{name}", 1) for name in ("state", "seen")]).values():
+        future.result(10)
     file = folder / "connector.toml"
     file.write_text(
-        f'kafka = {{ bootstrap_servers = "{bootstrap}", app = "{app}", shards = 1 }}\n'
+        f'kafka = {{ bootstrap_servers = "{bootstrap}", app = "{app}", shards = 1, '
+        f'delivery = "{delivery}" }}\n'
         'tenants = [{ id = "00000000-0000-4000-8000-000000000001", client_secret = "x", '
         'client_id = "11111111-1111-4111-8111-111111111111" }]\n',
         encoding="utf-8",
     )
     settings = load(file, {})
     result = Probe(settings.kafka, brokers.clients(settings))
-    wait_until(lambda: f"{app}.seen" in result.look().partitions, "the topic in the metadata of the broker")
+    wait_until(
+        lambda: {f"{app}.seen", f"{app}.state"} <= result.look().partitions.keys(),
+        "the topics in the metadata of the broker",
+    )
     return result
 
 
@@ -47,6 +52,24 @@ def test_check_command_leaves_no_record_and_no_offset_behind(broker: SharedBroke
     asked = ConsumerGroupTopicPartitions(app, [TopicPartition(f"{app}.seen", 0)])
     (offset,) = admin.list_consumer_group_offsets([asked])[app].result(10).topic_partitions
     assert offset.offset < 0
+
+
+def test_check_command_writes_only_tombstones_with_at_least_once(
+    broker: SharedBroker, app: str, tmp_path: Path
+) -> None:
+    checking = new_probe(tmp_path, broker.bootstrap, app, "at_least_once")
+    assert checking.transactions(checking.look()) == []
+    for name in ("seen", "state"):
+        written = [(record.key, record.value) for record in oracle.read(broker.bootstrap, f"{app}.{name}")]
+        assert written == [(b"probe", b"")]
+
+
+def test_check_command_names_a_topic_that_cannot_be_written(broker: SharedBroker, app: str, tmp_path: Path) -> None:
+    checking = new_probe(tmp_path, broker.bootstrap, app, "at_least_once")
+    set_topic(broker.bootstrap, f"{app}.seen", "max.message.bytes", "10")
+    (problem,) = checking.transactions(checking.look())
+    assert f"{app}.seen" in problem.wrong
+    assert problem.remedy.startswith("check the settings of these topics")
 
 
 @pytest.mark.parametrize("step", ["flush", "send_offsets_to_transaction", "abort_transaction"])

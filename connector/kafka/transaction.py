@@ -308,7 +308,8 @@ def send_offset(producer: Producer, position: TopicPartition, metadata: Any) -> 
             with fatal_errors():
                 producer.send_offsets_to_transaction([position], metadata, _CALL_S)
         except KafkaException as error:
-            outcome.append(error)
+            # Not `error` itself: its traceback leads to this function and would keep the producer alive.
+            outcome.append(KafkaException(*error.args))
         else:
             outcome.append(None)
 

@@ -274,7 +274,7 @@ def test_compose_stack_starts_and_publishes_rows(daemon: Daemon, tmp_path: Path)
 
         def scraped() -> bool:
             targets = get(prometheus_port, "/api/v1/targets")["data"]["activeTargets"]
-            return [target["a healthy container"] for target in targets] == ["up"]
+            return [target["health"] for target in targets] == ["up"]
 
         wait_until(scraped, "Prometheus to have scraped the connector", DEADLINE_S, every_s=0.5)
         groups = get(prometheus_port, "/api/v1/rules")["data"]["groups"]

@@ -199,7 +199,7 @@ def test_rows_that_appear_within_the_second_being_read_are_found(bench: Bench, s
         durations="short",
         lateness="1:0s-3s",
         moved=0,
-        revised=0.2,
+        revised=0.05,
         revised_after="1:1s-5s",
     )
     sweeps = [{"every": "1s", "overlap": "30s"}, {"every": "4s", "overlap": "10m"}]

@@ -51,7 +51,7 @@ def retry_after_s(value: str | None, server_now: datetime) -> float | None:
     A value is a number of seconds (decimals are allowed) or an HTTP date. The wait until a date begins at `server_now`,
     not at the time of this machine, whose clock may be wrong. `server_now` comes from the `Date` header of the
     response, if there is one. If there are several values (two headers, or one header with a comma), the longest wait
-    counts. Zero, negative, past and unreadable values are ignored.
+    is used. Zero, negative, past and unreadable values are ignored.
     """
     text = value or ""
     dates = _DATE.findall(text)
@@ -155,9 +155,9 @@ class Budget:
         self.resume(requests_per_minute, now)
 
     def resume(self, requests_per_minute: float, now: float) -> None:
-        """Set the rate, and delay the next request by one step.
+        """Set the rate. The next request may be sent after one step at the earliest (rule 3).
 
-        Pauses and the requests of the last minute still count.
+        Pauses continue, and the requests of the last minute still count towards the new rate.
         """
         self.requests_per_minute = requests_per_minute
         self._most = math.floor(requests_per_minute)
@@ -187,9 +187,9 @@ class Budget:
     def sent(self, slot: Slot, now: float) -> None:
         """Record that the request of `slot` is sent at `now`.
 
-        Since `take` was called, the request may have waited for a connection.
+        This may be later than `take`, because a request may first have to wait for a connection.
 
-        A second call for the same slot means that the HTTP client has sent the request again. Both requests count.
+        A second call for the same slot means that the HTTP client has sent the request again. Then both requests count.
         """
         if slot.sent_at < math.inf:
             slot = Slot(now)
@@ -198,7 +198,7 @@ class Budget:
         self._next_at = max(self._next_at, now + self.step_s - self._slack_s)
 
     def settled(self, slot: Slot) -> None:
-        """Record that the request of `slot` has ended. If it was sent, this changes nothing.
+        """Record that the request of `slot` has ended, whether or not it was sent.
 
         A request that was never sent still counts towards the rate, from the time at which its slot was acquired.
         """
@@ -213,9 +213,10 @@ class Budget:
         self._backoff.succeeded(slot.granted_at)
 
     def failed(self, slot: Slot, now: float, kind: FailureKind, retry_after: float | None, jitter: float) -> None:
-        """Stop all requests after a failure: for `retry_after` seconds or, if that is None, with the backoff.
+        """Stop all requests for `retry_after` seconds, because a request has failed.
 
-        `jitter` is a random number in [0, 1).
+        If `retry_after` is None, the backoff determines for how long. `jitter` is a random number in [0, 1), which
+        varies the length of the pause.
         """
         if retry_after is None:
             until = self._backoff.failed(slot.granted_at, now, FIRST_PAUSE_S[kind], jitter)
@@ -238,7 +239,7 @@ class Budget:
         return self._throttled.at(now)
 
     def used_ratio(self, now: float) -> float:
-        """Return the number of requests in the last 60 s divided by requests_per_minute."""
+        """Return the number of requests in the last 60 s, divided by the allowed number (`requests_per_minute`)."""
         old = 0
         for slot in self._slots:
             if slot.sent_at > now - _WINDOW_S:

@@ -18,18 +18,18 @@ class Window(NamedTuple):
 
     @property
     def seconds(self) -> float:
-        """Return the length in seconds."""
+        """Return the length of the range in seconds."""
         return (self.end - self.start).total_seconds()
 
 
 class Read(NamedTuple):
-    """Piece of call time and the time at which it was last read (`at`): the start of the run that read it."""
+    """Piece of call time, and the time at which it was last read: `at` is the start of the run that read it."""
 
     start: datetime
     end: datetime
     at: datetime
     steady: bool = True
-    "False if no attempt of the last reading had stable paging."
+    "False if the page chain was never stable when the piece was last read, although the reading was repeated."
 
 
 class Coverage(NamedTuple):

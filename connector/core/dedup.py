@@ -93,8 +93,8 @@ class DedupIndex:
     def find(self, entries: Entries) -> tuple[NDArray[np.bool_], Entries]:
         """Look up entries by id.
 
-        Return for each entry whether its id is in the index, and the stored entry. Both arrays are as long as
-        `entries`.
+        Return for each entry whether its id is in the index, and the stored entry (all zeros if there is none). Both
+        arrays are as long as `entries`.
         """
         found = np.zeros(len(entries), np.bool_)
         known = np.zeros(len(entries), ENTRY)
@@ -229,9 +229,9 @@ class DedupResult(NamedTuple):
 
 
 def find(entries: Entries, indexes: tuple[DedupIndex, ...]) -> tuple[NDArray[np.bool_], Entries]:
-    """Look up entries by id in several indexes. If several indexes hold an id, the first of them counts.
+    """Look up entries by id in several indexes. If several indexes hold an id, the entry of the first is used.
 
-    Return for each entry whether its id was found, and the stored entry.
+    Return for each entry whether its id was found, and the stored entry (all zeros if there is none).
     """
     found = np.zeros(len(entries), np.bool_)
     known = np.zeros(len(entries), ENTRY)
@@ -246,11 +246,13 @@ def find(entries: Entries, indexes: tuple[DedupIndex, ...]) -> tuple[NDArray[np.
 def classify(
     entries: Entries, indexes: tuple[DedupIndex, ...], fingerprints: Fingerprints | None = None
 ) -> DedupResult:
-    """Classify the rows of a page as new, revised or known. If several `indexes` hold an id, the first of them counts.
+    """Classify the rows of a page as new, revised or known. If several `indexes` hold an id, the first of them is used.
 
-    If several rows have the same id, one of them is chosen (see `_choose`). A stored entry may have an older
-    fingerprint version. The row is then compared by a fingerprint of this older version, which the function
-    `fingerprints` computes. Therefore a release that knows more fields does not publish every row again.
+    If several rows have the same id, one of them is chosen (see `_choose`).
+
+    The stored entry may have an older fingerprint version. Then the row is compared by a fingerprint of this version,
+    which the function `fingerprints` computes. Therefore a release that knows more fields does not publish every row
+    again.
     """
     found, known = find(entries, indexes)
     # Where an id was not found, `known` is all zeros and the comparison means nothing: `found` masks it.

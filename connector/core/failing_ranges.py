@@ -131,8 +131,8 @@ def left_out(ranges: FailingRanges, now: datetime) -> list[Window]:
 def most_promising(ranges: FailingRanges, windows: list[Window]) -> list[Window]:
     """Return the part of `windows` to request first, because it is the most likely to succeed.
 
-    This is the call time that never failed. If there is none, it is the call time that failed once; otherwise all of
-    `windows`. If such a request succeeds, this is the evidence that is needed to isolate other ranges.
+    This is the call time that never failed. If there is none, it is the call time that failed only once. If there is
+    none of this either, it is all of `windows`. A success here is the evidence that is needed to isolate other ranges.
     """
     never_failed = subtract(windows, [one.window for one in ranges])
     return never_failed or subtract(windows, [one.window for one in ranges if one.failures > 1]) or windows
@@ -196,18 +196,18 @@ def causes(ranges: FailingRanges, windows: list[Window], otherwise: str) -> list
 
 
 def refuses_any_length(ranges: FailingRanges, window: Window, failure: RangeFailure) -> bool:
-    """Return whether Graph must refuse the range for another reason than its length.
+    """Return whether Graph refuses `window` as too long although its length cannot be the reason.
 
-    This is so if Graph refuses even one second as too long, and has served nothing since the range last failed.
+    This is so if the window is only one second long, and Graph has served the tenant nothing since it last failed.
     """
     known = [one for one in ranges if _overlap(one.window, window)]
     return failure.too_long and window.seconds <= 1 and not _is_proven(known, failure)
 
 
 def _is_proven(known: list[FailingRange], failure: RangeFailure) -> bool:
-    """Return whether Graph has served the tenant anything since these ranges last failed.
+    """Return whether Graph has served the tenant anything since the ranges in `known` last failed.
 
-    Only then does a new failure prove that the cause is the range, and not Graph as a whole.
+    If it has, a new failure shows that Graph fails only for these ranges. Otherwise Graph may fail for all ranges.
     """
     if not known or failure.served_at is None:
         return False
@@ -215,10 +215,9 @@ def _is_proven(known: list[FailingRange], failure: RangeFailure) -> bool:
 
 
 def _released(one: FailingRange, now: datetime, *, is_beside: bool) -> FailingRange:
-    """Return a narrowed range with changed limits after a success: it may be requested again at once.
+    """Return a narrowed range that, after a success, may be requested again at once.
 
-    `is_beside` means that the success was inside the range or next to it. Then slices in the range may also be twice as
-    long.
+    If the success was inside the range or next to it (`is_beside`), slices in the range may also be twice as long.
     """
     longest_s = 2 * one.longest_s if is_beside else one.longest_s
     return one._replace(longest_s=longest_s, retry_at=min(one.retry_at, now))
@@ -282,8 +281,8 @@ def _joined(first: FailingRange, second: FailingRange) -> FailingRange:
 def _bounded(ranges: list[FailingRange]) -> FailingRanges:
     """Limit the number of ranges.
 
-    The narrowed ranges with the oldest failures are dropped, and the isolated ranges that are closest to each other are
-    joined.
+    First, the narrowed ranges with the oldest failures are removed. Then the isolated ranges that are closest to each
+    other are joined.
     """
     narrowed = sorted((one.failed_at, one.window) for one in ranges if not one.isolated)
     forgotten = {window for _, window in narrowed[: max(0, len(narrowed) - _MOST_NARROWED)]}

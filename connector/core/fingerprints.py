@@ -2,9 +2,10 @@
 
 1. Null, an absent member and the empty date (0001-01-01) count as equal. Members whose name begins with `@` are not
    compared.
-2. Two versions of a row are compared by the members that the connector knew when it read each of them. Values are
-   compared as received; instants are compared as strings. The fingerprint version (`layout`) and the flag BETA_KNOWN of
-   an entry record which members were known when the row was read.
+2. A row may be read by different releases of the connector, which know different members. Two readings are compared
+   only by the members that were known at both. The fingerprint version (`layout`) and the flag BETA_KNOWN of an entry
+   record which members were known when the row was read.
+3. Values are compared as Graph sent them. Even instants are compared as strings.
 """
 
 from collections.abc import Callable, Iterable, Sequence

@@ -12,12 +12,12 @@ from connector.core.coverage import Coverage, Window
 from connector.core.instants import EPOCH
 
 MARGIN = timedelta(hours=1)
-"Minimum distance between `now - horizon` and the call time that a configuration, a first start or a new job may use."
+"Minimum distance from the horizon for configured overlaps, starts of new tenants and ranges of new jobs."
 STEP_MARGIN = timedelta(minutes=30)
-"""Minimum distance between `now - horizon` and the call time of each step of a run or job.
+"""Minimum distance from the horizon for each step of a run or job.
 
-It is the time that a page chain may take from its start to its commit. It is shorter than MARGIN because runs may begin
-late: a run needs the call time back to where the last run was complete. If each step kept all of MARGIN, the shortest
+It is the time that a page chain may take from its start to its commit. It is shorter than MARGIN, because a run that
+begins late must still be able to read all call time back to where the last run was complete. With MARGIN, the shortest
 allowed horizon would cut one second from a run for each second that it begins late.
 """
 _HOUR = timedelta(hours=1)
@@ -27,17 +27,18 @@ _MOST_MISSED = 200
 def readable_from(
     forgotten_before: datetime, horizon: timedelta, now: datetime, margin: timedelta = STEP_MARGIN
 ) -> datetime:
-    """Return the earliest call time that may be read, because the index has forgotten no row of later calls.
+    """Return the earliest call time that may be read.
 
-    It lies `margin` after the horizon, and never before `forgotten_before`.
+    It lies `margin` after `now - horizon`, and never before `forgotten_before`. The deduplication index still contains
+    all rows of later calls that were published.
     """
     return max((now - horizon + margin).replace(microsecond=0), forgotten_before)
 
 
 def forget_before(forgotten_before: datetime, horizon: timedelta, now: datetime) -> datetime:
-    """Return the full hour that decides what the index forgets: the rows of all calls that started before it.
+    """Return the full hour before which the deduplication index forgets the rows of all calls.
 
-    This hour never moves back.
+    The hour is never earlier than the previous one, `forgotten_before`.
     """
     return max(forgotten_before, EPOCH + (now - horizon - EPOCH) // _HOUR * _HOUR)
 
@@ -45,17 +46,20 @@ def forget_before(forgotten_before: datetime, horizon: timedelta, now: datetime)
 def adopt_cut(start: datetime, throughs: Sequence[datetime], coverage: Coverage) -> datetime:
     """Derive `forgotten_before` for a state that an older version of the connector has stored without it.
 
-    The older version removed coverage and index entries behind the horizon at the same time. So if the beginning of the
-    coverage was removed, rows were forgotten as well, and the result is the start of the remaining coverage. It was
-    removed if the coverage begins after `start`, but every sweep is complete (`throughs`) up to there. Otherwise no row
-    was forgotten, and the result is the epoch.
+    The older version removed coverage and index entries behind the horizon at the same time. If the coverage begins
+    after `start`, although every sweep is complete up to there (`throughs`), the beginning of the coverage was removed.
+    Then rows were forgotten as well, and the result is the start of the remaining coverage. Otherwise no row was
+    forgotten, and the result is the epoch.
     """
     first = coverage.reads[0].start if coverage.reads else start
     return first if first > start and all(through >= first for through in throughs) else EPOCH
 
 
 def bounded(missed: Sequence[Window]) -> tuple[Window, ...]:
-    """Limit the number of missed windows: if there are too many, the oldest are joined into one."""
+    """Limit the number of windows of call time that a sweep has missed.
+
+    If there are too many, the oldest are joined into one.
+    """
     if len(missed) <= _MOST_MISSED:
         return tuple(missed)
     first = Window(missed[0].start, missed[-_MOST_MISSED].end)

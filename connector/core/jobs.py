@@ -53,7 +53,7 @@ class Job(NamedTuple):
 
 
 class Command(NamedTuple):
-    """Command of an operator. Only a `cancel` command has `job`: the id of the job to end."""
+    """Command of an operator. `job` is the id of the job to end; only a `cancel` command has it."""
 
     id: str
     command: Literal["backfill", "cancel", "pause", "resume"]
@@ -123,7 +123,10 @@ def progressed(orders: Orders, job_id: str, window: Window, now: datetime) -> Or
 
 
 def expired(orders: Orders, now: datetime, floor: datetime, oldest: datetime) -> Orders:
-    """Mark a job as failed if parts of its range were not read and none of them may be read any more."""
+    """Mark a job as failed if parts of its range are unread, but none of them may be read any more.
+
+    The reason is that they lie behind the horizon.
+    """
     return orders._replace(jobs=tuple(_expired(job, now, floor, oldest) for job in orders.jobs))
 
 

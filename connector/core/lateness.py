@@ -28,7 +28,10 @@ class Sweeping(NamedTuple):
 
 
 class Lateness:
-    """Distribution of the age at which rows appear. It is linear between the given ages."""
+    """Distribution of the age at which rows appear.
+
+    It is given for some ages. Between two of these ages, it is interpolated linearly.
+    """
 
     def __init__(self, ages_s: Sequence[float], shares: Sequence[float]) -> None:
         """Create the distribution. `shares[i]` is the share of rows that have appeared by the age `ages_s[i]`.
@@ -44,7 +47,11 @@ class Lateness:
         self._passed = np.concatenate([[0.0], np.cumsum((known[1:] + known[:-1]) / 2 * np.diff(fine))])
 
     def passed(self, age_s: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return, for each age in `age_s`, the integral of the share from age 0 to this age, in seconds."""
+        """Return the integral of the distribution from age 0 to each age in `age_s`, in seconds.
+
+        The difference between two of these values, divided by the difference of the ages, is the mean share of rows
+        that have appeared.
+        """
         inside = np.interp(age_s, self._ages, self._passed)
         return np.asarray(inside + np.maximum(0.0, age_s - self.latest_s))
 
@@ -61,9 +68,10 @@ def counted(before: Sequence[int], ages_s: Iterable[float]) -> tuple[int, ...]:
 
 
 def learn(counts: Sequence[int], sweeps: Sequence[Sweeping]) -> Lateness | None:
-    """Estimate the distribution of lateness from the counts that `sweeps` have measured.
+    """Estimate the distribution of the age at which rows appear.
 
-    Return None if there are too few rows.
+    `counts` is the number of rows per age class that `sweeps` have found (see `counted`). Return None if there are too
+    few rows.
 
     A sweep finds a row only at its next run, which is half a cadence after the row has appeared, on average. This delay
     is subtracted.

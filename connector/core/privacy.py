@@ -124,7 +124,7 @@ class _Rewriting:
     def __init__(self, treats: Mapping[str, Treat], treat: Treat | None) -> None:
         self._treats = treats
         self._treat = treat
-        "Treatment of the next value; None if the next value stays as it is."
+        "Function that masks, pseudonymizes or drops the next value; None if the next value stays as it is."
         self._inside: list[bytes] = []
         self._is_name = False
         self._hidden_from = 0

@@ -52,9 +52,9 @@ class Row(NamedTuple):
 
 
 class _Rows(Sequence["Row | InvalidRow"]):
-    """Rows that are only examined on access.
+    """Decoded rows, which are converted to Row only when they are accessed.
 
-    Most rows are never accessed, because the deduplication index has them already.
+    Most rows are never accessed, because they are already in the deduplication index.
     """
 
     def __init__(

@@ -66,7 +66,7 @@ class Wait(NamedTuple):
 
 
 class Stop(NamedTuple):
-    """Decision to end the sweeper because every due sweep has ended or failed. It is only made with `once`."""
+    """Decision to end the sweeper, because every due sweep has ended or failed. Only made if `once` is set."""
 
 
 Decision = LearnTime | StartRuns | ReadSlice | Wait | Stop
@@ -159,7 +159,7 @@ class Scheduler:
         self._rests_until: datetime | None = None
 
     def next(self, now: datetime) -> Decision:
-        """Return the caller's next step at `now`: ask Graph for the time, note started runs, read a slice, wait, stop.
+        """Return what to do next at `now`: ask Graph for the time, record started runs, read a slice, wait, or stop.
 
         A returned slice is open until the caller reports its end.
         """
@@ -306,9 +306,9 @@ class Scheduler:
     def _unread(self, piece: Slice) -> list[Window]:
         """Return the parts of a slice that were never read before. Lateness is not measured for their rows.
 
-        A row of such a part may have been readable long before the connector read it. All of a backfill counts as never
-        read. If the parts together are as short as a step of the live sweep, none is returned, because their rows are
-        read in time.
+        The reason: a row of such a part may have been readable long before the connector read it. A backfill counts as
+        never read as a whole. Short parts are not returned: they are recent call time that the live sweep reads without
+        delay.
         """
         window = piece.window
         if piece.job:

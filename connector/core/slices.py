@@ -110,8 +110,8 @@ def _catch_up(state: State, sweep_state: SweepState, floor: datetime) -> list[Wi
     """Return the call time in a sweep's catch-up range that must still be read, oldest first.
 
     The catch-up range lies between the call time up to which the sweep was complete and the window of its last run. A
-    part of it is left out if the run of another sweep is going to read it. This only holds for a run that began at
-    least this sweep's `overlap` after the calls.
+    part is left out if the run of another sweep is going to read it, and this run began late enough: at least this
+    sweep's `overlap` after the calls of the part.
     """
     run, overlap = sweep_state.run, sweep_state.sweep.overlap
     begin = max(sweep_state.resumes_at, floor)

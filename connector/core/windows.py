@@ -387,9 +387,10 @@ def halves(window: Window) -> list[Window]:
 
 
 def replaced_by(started: Sequence[int], rules: Rules) -> int | None:
-    """Return the sweep with the longest overlap among those that started together; None if none started.
+    """Return the index of the sweep with the longest overlap among the sweeps in `started`; None if `started` is empty.
 
-    Its run also reads the windows of the other sweeps, so all these runs end together.
+    The sweeps have started together. The run of this sweep also reads the windows of the others, so all runs end
+    together.
     """
     return max(started, key=lambda index: rules.sweeps[index].overlap, default=None)
 

@@ -144,7 +144,7 @@ class SignIn:
         return await asyncio.shield(self._start())
 
     def drop(self, token: str) -> None:
-        """Discard a token that Graph rejected, so that it is not used again."""
+        """Discard a token, because Graph rejected it. The next call of `token` acquires another one."""
         if self._held is not None and self._held.text == token:
             self._held = None
 

@@ -1,4 +1,4 @@
-"""Clock that never runs ahead of the time that Graph has confirmed."""
+"""Clock that never runs ahead of the time that Graph has sent in its responses."""
 
 import asyncio
 from collections.abc import Callable

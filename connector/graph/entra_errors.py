@@ -143,14 +143,14 @@ _REMEDY_OF_AZURE = "this machine has no such managed identity; assign it, and ch
 
 
 class EntraError(NamedTuple):
-    """Error that sign-in returned. `codes` holds its error codes as text for messages."""
+    """Error that sign-in returned. `codes` lists its error codes, as text for messages."""
 
     codes: str
     correlation_id: str
     remedy: str
-    "Cause and, after a semicolon, what to do. It is empty for a transient error."
+    "Cause of a permanent error and, after a semicolon, what to do. It is empty for a transient error."
     wait: str = ""
-    "Cause and what to do for a transient error. It is empty if the code of the error is not known."
+    "Cause of a transient error and what to do. It is empty if the code of the error is not known."
 
 
 def read(document: Mapping[str, Any], kind: str) -> EntraError | None:

@@ -1,4 +1,4 @@
-"""One request to Graph with the metadata of its response, and the logging of failed requests."""
+"""Metadata of one request to Graph and of its response, and the log of failed requests."""
 
 import re
 import time
@@ -52,8 +52,8 @@ class Exchange:
 class RequestFailures:
     """Log of one tenant's failed requests.
 
-    Failures with the same status and error code are of one kind. The first failure of a kind is logged at once. Further
-    failures of this kind are counted, and the number is logged once per minute.
+    Failures with the same status and error code are of one kind. The first failure of a kind is logged at once. Then
+    failures of this kind are only counted for a minute. The next failure after this minute is logged with their number.
     """
 
     def __init__(self, label: str) -> None:

@@ -65,7 +65,10 @@ class Health:
         self._rejected = self._transient = None
 
     def rejected(self, reason: PermanentReason, message: str, now: float, *, may_pass: bool = False) -> None:
-        """Record a permanent error. `may_pass` is true if other ranges of call time may still be served."""
+        """Record a permanent error. `may_pass` is true if Graph may still serve other ranges of call time.
+
+        Then a single error does not yet make the tenant fail (rule 3).
+        """
         self.up = False
         if not self._refusals:
             self._refused_since = now

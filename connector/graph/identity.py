@@ -21,7 +21,10 @@ class CredentialError(Exception):
 
 
 class Credential(NamedTuple):
-    """Identity with the current value of its credential. If two objects are equal, sign-in may use either of them."""
+    """Identity with the current value of its credential.
+
+    If two objects are equal, the credential has not changed, and the msal client can still be used.
+    """
 
     kind: Kind
     "Configuration key of the credential."

@@ -4,19 +4,21 @@
    committed.
 2. Tenants that wait for memory get it in the order in which they began to wait, for one request each. A request that
    waits for its budget reserves no memory.
-3. Once the real size of a page is known, the reservation changes to this size. The sum may then exceed the limit; no
-   request is sent until it is below the limit again.
+3. Once the real size of a page is known, the reservation changes to this size. All reservations together may then
+   exceed the limit. No request is sent until they are below the limit again.
 4. Some page chains keep all their pages in memory until the last page was read. Such a chain reserves memory for all of
-   its pages before its first request. Together, these chains reserve at most half of the limit, so they never wait for
-   each other: each request needs memory for one page only, and the other half of the limit becomes free with each
-   commit.
+   its pages before its first request. Together, these chains reserve at most half of the limit. The other half becomes
+   free with each commit, and each request needs memory for one page only. Therefore these chains never wait for each
+   other.
 """
 
 from collections.abc import Callable
 
 MAX_BYTES = 384 << 20
 DECODED = 3
-"Bytes in memory per byte of a page, with its decoded rows. (Measured: 2.9 for a page of a thousand rows.)"
+"""Size of a page in memory, with its decoded rows, divided by the size of its JSON. (Measured: 2.9 for a page of a
+thousand rows.)
+"""
 _PAGE_BYTES = DECODED << 20  # a page of a thousand rows is about one MiB
 HELD_BYTES = 16 << 20
 "Maximum size in bytes of a page chain whose pages all stay in memory until its last page was read."
@@ -43,7 +45,7 @@ class PageRoom:
 
 
 class _Pool:
-    """Limited number of bytes, which are reserved in units of one size.
+    """Limited number of bytes. Each reservation begins with the same size, the unit.
 
     Bytes that are reserved in this pool are also reserved in the pool `whole`, if there is one.
     """
@@ -57,7 +59,10 @@ class _Pool:
         self.bytes = 0
 
     def reserve(self, freed: Callable[[], None]) -> PageRoom | None:
-        """Reserve one unit and return the reservation. If there is no room, return None and call `freed` once later."""
+        """Reserve one unit and return the reservation. Return None if there is no room.
+
+        In that case, `freed` is called once, as soon as there is room.
+        """
         if not self._has_room():
             self._waiting.setdefault(freed)
             return None
@@ -66,7 +71,10 @@ class _Pool:
         return PageRoom(self, self._unit)
 
     def change(self, by: int) -> None:
-        """Add `by` bytes to the reserved memory. Call the callbacks of waiting callers while there is room."""
+        """Add `by` bytes, which may be negative, to the reserved memory.
+
+        Then call the callbacks of waiting callers while there is room.
+        """
         self._add(by)
         while self._waiting and self._has_room():
             freed = next(iter(self._waiting))

@@ -39,10 +39,7 @@ class _Waiter:
 
 
 class RequestQueue:
-    """Queue of requests that wait for one budget.
-
-    It gives them the budget's slots one at a time, to the most urgent first.
-    """
+    """Queue of requests that wait for one budget. The most urgent request gets the next slot of the budget."""
 
     def __init__(
         self, budget: Budget, memory: PageMemory, clock: Callable[[], float], ticked: Callable[[float], None]

@@ -66,7 +66,7 @@ class SourceEvents(Protocol):
         """Count a finished request. `status` is the HTTP status, or "error" if no complete response arrived."""
 
     def throttled(self, seconds: float) -> None:
-        """Add a number of seconds during which Graph's throttling held requests back."""
+        """Add `seconds` to the time during which Graph's throttling has stopped requests."""
 
 
 class NoEvents:
@@ -131,7 +131,7 @@ class Source:
         return self.health.up
 
     def failing(self) -> Failure | None:
-        """Return the failure because of which the tenant fails now, or None if the tenant does not fail."""
+        """Return why the tenant fails now, or None if the tenant does not fail."""
         return self.health.failing(time.monotonic())
 
     def budget_used_ratio(self) -> float:
@@ -141,9 +141,11 @@ class Source:
     async def pages(self, window: Window, priority: int, attempts: int | None = None) -> AsyncGenerator[ReadPage, None]:
         """Read one page chain: yield its pages in order, each complete. `last` is true for the last page.
 
-        `priority` is 0 for the live sweep, higher for slower sweeps, and 1000 for backfills. Raises PermanentError if
-        operator action is needed. Raises TransientError if one page could not be read for `patience_s` seconds or in
-        `attempts` attempts. Raises RangeTooLongError for status 406, and for a chain of more than 1000 pages with rows.
+        `priority` is 0 for the live sweep, higher for slower sweeps, and 1000 for backfills.
+
+        Raises PermanentError if operator action is needed. Raises TransientError if one page could not be read for
+        `patience_s` seconds or in `attempts` attempts. Raises RangeTooLongError for status 406, and for a chain of more
+        than 1000 pages with rows.
         """
         url = URL(f"{self._root}/{_call(window)}", encoded=True)
         followed = {str(url)}
@@ -286,9 +288,11 @@ class Source:
         return page, received_at, len(answer.body)
 
     def _drop_doubtful_token(self, token: str) -> None:
-        """Discard the token after a response with an unreadable header, which may have been a 401 with a long text.
+        """Discard the token after a response with an unreadable header.
 
-        Until a page is received again, no second token is discarded for this reason.
+        The response may have been a 401, because the header of a 401 can be too long to read.
+
+        No further token is discarded for this reason until a page is received again.
         """
         if not self._has_dropped_token:
             self._has_dropped_token = True

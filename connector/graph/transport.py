@@ -54,7 +54,10 @@ class BrokenAnswerError(Exception):
 
 
 class RequestTiming:
-    """Budget of a request, and its slot in the budget. The budget counts the request from the moment it is sent."""
+    """Slot of a request and the budget that has granted it.
+
+    With it, the budget counts the request from the moment at which the request is sent.
+    """
 
     __slots__ = ("budget", "slot")
 
@@ -64,9 +67,9 @@ class RequestTiming:
 
 
 class Transport:
-    """HTTP session of the process. It has no cookies, follows no redirects, and never retries on its own.
+    """HTTP session of the process. It has no cookies and follows no redirects.
 
-    The request budget would not count a retry by the session.
+    It never retries on its own, because the request budget would not count such a retry.
     """
 
     def __init__(self, timeout_s: float, trust: Trust) -> None:
@@ -104,9 +107,9 @@ class Transport:
             self._session = None
 
     async def _body(self, response: aiohttp.ClientResponse, max_bytes: int) -> bytes:
-        """Return the body of a response. At most four bodies of more than 2 MiB are received at the same time.
+        """Return the body of a response.
 
-        This limit applies to all tenants together.
+        At most four bodies of more than 2 MiB are received at the same time, for all tenants together.
         """
         body = bytearray()
         async with AsyncExitStack() as large:
@@ -178,9 +181,9 @@ class Transport:
         return self._proxies[place]
 
     def _broken(self, error: Exception, proxy: Proxy | None) -> BrokenAnswerError:
-        """Return the error for a failed request.
+        """Return the error to raise for a failed request.
 
-        Its message contains no URL and no data from the messages of aiohttp.
+        Its message contains no URL and no text from an error of aiohttp, because these may be confidential.
         """
         if proxy is None:
             code, explanation = self._describe(error)
@@ -197,9 +200,10 @@ class Transport:
         return BrokenAnswerError(f"{wrong}, through the proxy {proxy.address}{semicolon}{remedy}", code)
 
     def _describe(self, error: Exception) -> tuple[str, str]:
-        """Return a one-word code for the failure of a request, and its reason. What to do follows after a semicolon.
+        """Return two texts about the failure of a request: a code of one word, and the reason.
 
-        The caller puts the affected part in front of the reason, for example "Graph cannot be read: ".
+        The reason may end with what to do, after a semicolon. The caller puts what failed in front of the reason, for
+        example "Graph cannot be read: ".
         """
         if isinstance(error, aiohttp.ClientConnectorCertificateError):
             error = error.certificate_error

@@ -31,7 +31,7 @@ _FAR_OFFSET = 10**12
 
 
 class ShardPosition(NamedTuple):
-    """Data for the record of a shard, except the data about the transaction."""
+    """Contents of a shard's record, without the data about the transaction."""
 
     number: int
     identity: StateIdentity
@@ -233,9 +233,9 @@ def _index_size(change: Change, remembered: DedupIndex) -> int:
 
 
 def _found(before: tuple[tuple[int, int], ...], found: Counter[int], rules: Rules) -> tuple[tuple[int, int], ...]:
-    """Add a batch's new rows to the number of new rows that each sweep has found.
+    """Return `before`, the number of new rows that each sweep has found so far, increased by the counts in `found`.
 
-    A sweep is identified by its overlap in seconds.
+    `before` and the result identify a sweep by its overlap in seconds, `found` by its index.
     """
     total = Counter(dict(before))
     for index, rows in found.items():

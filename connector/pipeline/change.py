@@ -40,8 +40,8 @@ class Change:
     unknown_count: int = 0
     lateness_s: list[float] = field(default_factory=list)
     found: Counter[int] = field(default_factory=Counter)
-    """Number of new rows per sweep that found them, by the index of the sweep. Rows of call time that was never read
-    before are not counted.
+    """Number of new rows by the index of the sweep that found them. Rows of call time that was never read before are
+    not counted.
     """
     ages_s: list[float] = field(default_factory=list)
     "Age in seconds, from the start of the call to the first reading, of the rows in `found` that have a start."
@@ -49,7 +49,7 @@ class Change:
     ended: list[int] = field(default_factory=list)
     begun: list[list[int]] = field(default_factory=list)
     overtaken: list[list[int]] = field(default_factory=list)
-    "For each time at which runs started: the sweeps whose previous run was replaced before it was done."
+    "For each element of `begun`: the sweeps whose previous run was replaced before it was done."
     dropped: list[int] = field(default_factory=list)
     failing: tuple[str, str] | None = None
     is_command: bool = False
@@ -72,13 +72,13 @@ class Change:
 
     @property
     def is_urgent(self) -> bool:
-        """Return whether the batch must be committed at once, without waiting for more messages."""
+        """Return whether the batch must be committed at once; otherwise it may wait for more messages."""
         return self.has_rows or self.is_command
 
     def records(self, tenant: str) -> dict[str, list[Outgoing]]:
-        """Return the rows and dead letters by tag: one tag for the rows, another one for the dead letters.
+        """Return the rows and dead letters of the tenant by tag: one tag for the rows, another for the dead letters.
 
-        The publisher reports offsets per tag. Only the offsets of the rows belong into the tenant's checkpoint.
+        The publisher reports offsets per tag. Only the offsets of the rows are stored in the tenant's checkpoint.
         """
         return {tenant: self.rows, f"{tenant}/dead letters": self.dead_letters}
 

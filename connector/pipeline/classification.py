@@ -1,12 +1,12 @@
 """Classification of rows that were read: each row is published, dead-lettered, or left out because it is already known.
 
-There is one exception: a row that the deduplication index may have forgotten is not published, but counted in
-`Change.too_old`.
+A row that the deduplication index may have forgotten is neither: it is only counted in `Change.too_old`.
 
 Rows conflict if one id has different contents in one page, or in a page chain that is read again. One content is
-chosen. Each other content is rejected and dead-lettered once (ADR 10). A rejected content may be read again later,
-without any other content of the id on its page. Then the row is suspended until its page chain has ended. It is
-published only if the chain contains no other content of the id.
+chosen. Each other content is rejected and dead-lettered once (ADR 10).
+
+A rejected content may be read again later, without any other content of the id on its page. Then the row is suspended
+until its page chain has ended. It is published only if the chain contains no other content of the id.
 """
 
 from datetime import timedelta
@@ -67,13 +67,12 @@ class RowClassifier:
     ) -> DedupResult:
         """Remove rows from `result` that conflict with another row of their page chain, or may turn out to conflict.
 
-        A revised row is rejected if its id was on an earlier page of the chain and one of two conditions holds: the
-        chain is being read again, or the content was rejected before. While a chain is read for the first time, a
-        repeated id can also mean that Graph has changed the row in the meantime. Then the later content counts as a
-        revision.
-
-        A revised row whose content was rejected before, but whose id occurs for the first time in the chain, is
-        suspended until the chain ends.
+        1. A revised row is rejected if its id was on an earlier page of the chain and its content was rejected before.
+        2. It is also rejected if its id was on an earlier page and the chain is being read again. While a chain is read
+           for the first time, a repeated id can mean that Graph has changed the row in the meantime. Then the later
+           content counts as a revision.
+        3. A revised row whose content was rejected before, but whose id occurs for the first time in the chain, is
+           suspended until the chain ends.
         """
         suspended = tenant_state.suspended.get(page.slice, {})
         # The id of a suspended row has turned up again in the chain, so the suspended content stays rejected.

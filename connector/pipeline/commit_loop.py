@@ -68,8 +68,8 @@ class CommitLoop:
     async def run(self, group: asyncio.TaskGroup, sweepers: asyncio.Task[None]) -> None:
         """Commit messages until the hand-over, or until the task `sweepers` has ended and everything is committed.
 
-        Rows and commands are committed at once, everything else after at most 5 s. If tenants are added or changed,
-        their sweepers start in `group`.
+        Rows and commands are committed at once, everything else after at most 5 s. The sweepers of added and changed
+        tenants start in `group`.
         """
         handing_over = self._shard.ownership.handing_over
         while not handing_over.is_set():
@@ -202,7 +202,7 @@ class CommitLoop:
 
 
 def _restart_if_refused(error: AbortedError | ShardRestartError) -> None:
-    """Raise LengthRefusedError if a topic refused a record because of its length.
+    """Raise LengthRefusedError if a topic refused a record because of its length; otherwise do nothing.
 
     The same batch would be refused again, so it must not be repeated.
     """

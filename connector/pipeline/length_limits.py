@@ -15,7 +15,7 @@ _ASK_EVERY_S = 5.0
 
 
 class LengthLimits:
-    """Length limits of the topics of one shard. They are read again after a record has exceeded one of them."""
+    """Length limits of the topics of one shard. They are read from the brokers again after a record was too long."""
 
     def __init__(self, clients: Clients, shard: int, internal: Sequence[str]) -> None:
         """Store which topics to check. `internal` are the internal topics: every batch writes records to them."""

@@ -1,7 +1,4 @@
-"""Tenants of one shard.
-
-For each tenant: the committed state, the running sweeper, and the reason if it cannot be read.
-"""
+"""Tenants of one shard: for each, its committed state, its running sweeper, and the reason if it cannot be read."""
 
 import asyncio
 from collections.abc import Iterator, Mapping
@@ -46,7 +43,7 @@ class Committed(NamedTuple):
 
 @dataclass
 class OwnedTenant:
-    """One tenant of a shard. When the shard restarts, only `series`, `problem` and `before` are kept."""
+    """One tenant of a shard. A restart of the shard clears all attributes except `series`, `problem` and `before`."""
 
     series: TenantMetrics | None = None
     "Metrics of the tenant. None for a tenant that is not configured."
@@ -169,9 +166,9 @@ class OwnedTenants:
             await asyncio.wait(running)
 
     def reconfigured(self) -> None:
-        """End rests after failures, and set `is_outdated` if a reload of the configuration has changed the tenants.
+        """React to a reload of the configuration: end rests after failures, and check whether the tenants have changed.
 
-        If `is_outdated` is set, `follow` must be called, which starts and stops sweepers.
+        If they have, `is_outdated` is set. Then `follow` must be called, which starts and stops sweepers.
         """
         for runtime in self.runtimes:
             runtime.sweeper.end_rest()
@@ -182,7 +179,8 @@ class OwnedTenants:
     def commanded(self, command: ControlRecord) -> None:
         """Execute the command in a record of the control topic.
 
-        If no sweeper runs for the tenant of the command, the command is stored for later.
+        If no sweeper runs for the tenant, the command is stored until one runs. An unknown command is ignored, and so
+        is a command for a tenant of another shard.
         """
         received = control.parse(command)
         if received is None:
@@ -222,7 +220,10 @@ class OwnedTenants:
             self._buffer.put(Commanded(_NO_OFFSET, self._now(), kept=kept_commands.pack(left)))
 
     def committed(self, changes: Mapping[str, Change]) -> None:
-        """Report the changes of a committed batch to the tenants, and remove tenants whose state was deleted."""
+        """Update the metrics of all tenants after the commit of `changes`, and log warnings about rows.
+
+        Tenants whose state the batch has deleted are removed, unless they are configured again.
+        """
         now = self._now()
         for key, change in changes.items():
             tenant = self._of[key]
@@ -305,7 +306,7 @@ class OwnedTenants:
     def _report_not_configured(self, key: str, tenant: OwnedTenant) -> None:
         """Store in the state topic, once, that the configuration of this worker does not contain a tenant.
 
-        A worker whose configuration contains the tenant finds this in the state topic and reports it.
+        Another worker whose configuration contains the tenant finds this in the state topic and reports it.
         """
         if tenant.state is None or (tenant.state.checkpoint.failing or ("",))[0] == NOT_CONFIGURED:
             return

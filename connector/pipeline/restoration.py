@@ -130,9 +130,9 @@ class Restoration:
         return found
 
     def _is_stopped(self) -> bool:
-        """Return whether the shard must be released, and record that the shard makes progress.
+        """Return whether the reading must stop, because the shard must be released.
 
-        The code that reads the topics calls this often.
+        The code that reads the topics calls this often. Each call also records that the shard makes progress.
         """
         self._publisher.touch()
         return self._shard.ownership.handing_over.is_set()

@@ -68,7 +68,7 @@ class RowEncoder:
         self._privacy = Privacy({}, None)
 
     def renew_privacy(self) -> None:
-        """Load the current key for pseudonyms, which is used for all following rows."""
+        """Read the key for pseudonyms again. All following rows use the current key."""
         if not self._rows.privacy:
             return
         source = self._rows.pseudonym_key
@@ -181,7 +181,7 @@ def _too_long(found: FoundRow, problem: str, start_ms: int | None) -> InvalidRow
 def _put_back(
     invalid: Mapping[int, InvalidRow], encoded: list[EncodedRow | InvalidRow]
 ) -> list[EncodedRow | InvalidRow]:
-    """Insert the invalid rows into `encoded`, so that each has the index that is its key in `invalid`."""
+    """Return `encoded` with the invalid rows inserted. The key of a row in `invalid` is its index in the result."""
     if not invalid:
         return encoded
     rest = iter(encoded)

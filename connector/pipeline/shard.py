@@ -118,7 +118,7 @@ class Shard:
             _logger.warning(event, shard=self.number, reason=str(error), again_in_s=pause_s)
 
     async def _wait_for_limits(self, error: ShardRestartError) -> None:
-        """After a RecordTooLongError, wait until an operator has raised the maximum record length of the topic.
+        """Wait until an operator has raised the maximum record length of a topic, after a RecordTooLongError.
 
         Return at once after any other error, and early if the shard must be released.
         """
@@ -183,7 +183,7 @@ class Shard:
     async def _sweepers_ended(self, buffer: Buffer) -> None:
         """Wait until every sweeper has ended.
 
-        Without `once`, sweepers never end by themselves, so the wait has no end.
+        Sweepers end by themselves only with `once`. Otherwise this waits until it is cancelled.
         """
         if not self._worker.once:
             await asyncio.Event().wait()

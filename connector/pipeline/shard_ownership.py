@@ -29,19 +29,19 @@ class ShardOwnership:
         return self._number in self._membership.snapshot.partitions
 
     def open_commands(self, offset: int) -> None:
-        """Start to deliver the commands of the shard, from `offset` on."""
+        """Let the membership deliver the operators' commands for the shard, from `offset` of the control topic on."""
         self._membership.open(self._number, offset)
 
     def shut_commands(self) -> None:
-        """Stop delivering the commands of the shard."""
+        """Stop the delivery of the operators' commands for the shard."""
         self._membership.shut(self._number)
 
     async def commit_context(self, control_offset: int) -> CommitContext:
-        """Return the context with which a transaction commits the control offset in the name of this worker.
+        """Return the data with which a transaction commits `control_offset` to the consumer group.
 
-        The context contains the group metadata of a poll at which this worker owned the shard. Raises HandedOverError
-        if the worker does not own the shard any more, and ShardRestartError if the group sends no metadata within ten
-        seconds.
+        The data contains the group metadata of a poll at which this worker owned the shard, as a proof of ownership.
+        Raises HandedOverError if the worker does not own the shard any more, and ShardRestartError if the group sends
+        no metadata within ten seconds.
         """
         deadline = time.monotonic() + _SNAPSHOT_WAIT_S
         holds = partial(self._membership.holds, self._number)

@@ -134,7 +134,7 @@ class Sweeper:
         task.add_done_callback(partial(self._close_chain, read.slice))
 
     def _close_chain(self, piece: Slice, task: asyncio.Task[None]) -> None:
-        """Close the slice of a task that has ended, unless another task is already reading the same slice."""
+        """Close the slice that an ended task has read. Do nothing if another task is already reading the same slice."""
         if self._tasks.get(piece) is task:
             del self._tasks[piece]
             self._scheduler.closed(piece)
@@ -194,9 +194,9 @@ class Sweeper:
         self._rest(outcome.rest, error)
 
     def _rest(self, rest: Rest | None, error: SourceError) -> None:
-        """Begin the rest that the scheduler has returned after a failure.
+        """Begin the rest that the scheduler has returned after a failure. Do nothing if `rest` is None.
 
-        Stop reading the open slices, and put the message into the buffer that the runs in progress have failed.
+        The reading of open slices is stopped. A message that the runs in progress have failed is put into the buffer.
         """
         if rest is None:
             return

@@ -71,9 +71,9 @@ class TenantRuntime:
         )
 
     def freeze_gauges(self) -> None:
-        """Let the gauges report only the last committed state, until the shard is restored.
+        """Stop updating the gauges from the running sweeper, because the shard is being restored.
 
-        Ages in the gauges still grow.
+        Until it is restored, they report the last committed state. Ages in the gauges still grow.
         """
         state, remembered = self.tenant_state.checkpoint.state, len(self.tenant_state.remembered)
         self._series.watch(partial(committed_view, state, remembered, self._now))
@@ -109,13 +109,20 @@ class TenantRuntime:
         self._failed(change.dropped)
 
     def _failed(self, sweeps: list[int]) -> None:
-        """Count the runs of `sweeps` as failed, and also the runs that were read together with them."""
+        """Count the runs of `sweeps` as failed.
+
+        Runs that started together are read as one, by the run with the longest overlap. If that run is among `sweeps`,
+        the runs that it reads for other sweeps count as failed too.
+        """
         failed = {*sweeps, *(i for index in sweeps for i in self._replaced.pop(index, []))}
         for index in sorted(failed):
             self._ended(index, "failed")
 
     def _warn_of_late_rows(self, change: Change) -> None:
-        """Count and log rows that only the deepest sweep can find. Rows that appear even later are never found."""
+        """Count and log rows that only the deepest sweep can find.
+
+        They are a warning: rows that appear even later are never found.
+        """
         *others, deepest = sorted(sweep.overlap for sweep in self.tenant_state.rules.sweeps)
         if not others:
             return

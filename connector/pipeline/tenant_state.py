@@ -72,7 +72,7 @@ def retired_state(
 ) -> TenantState:
     """Make the state of a tenant from its checkpoint and its deduplication index, and mark the tenant as retired.
 
-    At first, every restored tenant is marked as retired, even if it is configured.
+    Every restored tenant is marked at first. The mark is removed when a configured tenant is read.
     """
     tenant = Tenant(key, key, None, key, Identity(None, None), checkpoint.state.start, 1, checkpoint.topic)
     return replace(resumed_state(tenant, rules, checkpoint, memory, now), checkpoint=checkpoint, retired=True)

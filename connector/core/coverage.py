@@ -147,7 +147,7 @@ class Coverage(NamedTuple):
         return self if len(self.reads) <= most else Coverage(tuple(sorted(longest)))
 
     def with_passable(self, windows: Iterable[Window]) -> "Coverage":
-        """Return the coverage as if `windows` were read late enough for every sweep.
+        """Return a coverage in which `windows` count as read late enough for every sweep.
 
         Used for isolated ranges, so that runs can complete without them.
         """

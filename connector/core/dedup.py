@@ -270,9 +270,9 @@ def _choose(entries: Entries, is_known: NDArray[np.bool_]) -> tuple[NDArray[np.b
     Return which rows are chosen, and the indices of rejected rows: they have the id of a chosen row but a different
     content.
 
-    If the index already holds the content of one of the rows, this row is chosen; otherwise the row with the greatest
-    fingerprint. The choice therefore does not depend on the order of the rows, and the same rows always give the same
-    choice.
+    If the index already holds the content of one of the rows, this row is chosen. Otherwise the row with the greatest
+    fingerprint is chosen. The choice therefore does not depend on the order of the rows, and the same rows always give
+    the same choice.
     """
     chosen = np.ones(len(entries), np.bool_)
     if len(np.unique(entries["hi"])) == len(entries):

@@ -49,8 +49,8 @@ class FailingRange(NamedTuple):
     failed_at: datetime
     retry_at: datetime
     failures: int
-    """Number of failures since the range was last halved. For an isolated range: the number of failures with
-    evidence since it was isolated.
+    """Number of failures since the range was last halved. For an isolated range: number of failures since it was
+    isolated, counting only failures with evidence (rule 2).
     """
     cause: str
     isolated: bool = False
@@ -60,7 +60,10 @@ FailingRanges = tuple[FailingRange, ...]
 
 
 def failed(ranges: FailingRanges, window: Window, failure: RangeFailure) -> FailingRanges:
-    """Record that a request for `window` failed: narrow, delay or isolate it. Return the new ranges."""
+    """Record that a request for `window` failed, and return the new failing ranges.
+
+    The rules of this module determine whether the range is narrowed, delayed or isolated.
+    """
     known = [one for one in ranges if _overlap(one.window, window)]
     others = _without(ranges, window)
     if refuses_any_length(ranges, window, failure):
@@ -105,7 +108,7 @@ def succeeded(ranges: FailingRanges, window: Window, now: datetime) -> FailingRa
 
 
 def as_known(ranges: FailingRanges, start: datetime, now: datetime) -> FailingRanges:
-    """Remove call time before `start` from the ranges, and correct times that a clock which was ahead has recorded.
+    """Remove call time before `start` from the ranges, and correct times that were recorded while the clock was ahead.
 
     No failure may be later than `now`, and no next request may be later than the longest interval after `now`.
     """

@@ -36,9 +36,9 @@ def readable_from(
 
 
 def forget_before(forgotten_before: datetime, horizon: timedelta, now: datetime) -> datetime:
-    """Return the full hour before which the deduplication index forgets the rows of all calls.
+    """Return a full hour: the deduplication index forgets the rows of all calls that started before it.
 
-    The hour is never earlier than the previous one, `forgotten_before`.
+    The hour never moves back: it is at least `forgotten_before`, the hour that was determined last.
     """
     return max(forgotten_before, EPOCH + (now - horizon - EPOCH) // _HOUR * _HOUR)
 

@@ -49,8 +49,7 @@ class Lateness:
     def passed(self, age_s: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return the integral of the distribution from age 0 to each age in `age_s`, in seconds.
 
-        The difference between two of these values, divided by the difference of the ages, is the mean share of rows
-        that have appeared.
+        From two of these values follows the mean share of rows that have appeared between the two ages.
         """
         inside = np.interp(age_s, self._ages, self._passed)
         return np.asarray(inside + np.maximum(0.0, age_s - self.latest_s))

@@ -40,9 +40,8 @@ decode_members = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 def decode_page(body: bytes) -> Page:
     """Decode a page into its rows and the link to the next page.
 
-    The name of the link's member is matched without regard to case. The page may contain a row that is valid JSON but
-    that cannot be decoded alone; it is returned like any other row. Raises NotAPageError if `body` is not a complete
-    page.
+    The name of the member with the link may be in upper or lower case. If a row is valid JSON but cannot be decoded, it
+    is nevertheless returned, like any other row. Raises NotAPageError if `body` is not a complete page.
     """
     if _count_parts(body) > _MOST_PARTS:
         # Decoding costs time and memory for each value, so this body is not decoded.

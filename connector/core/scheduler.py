@@ -95,7 +95,7 @@ class Rest(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """Consequences of the end of a slice, which was read or has failed."""
+    """Consequences of the end of a slice. A slice ends when it was read, or when it has failed."""
 
     steady: bool = True
     "True if the paging was stable: no row can have moved from one page to another during the reading."
@@ -138,14 +138,14 @@ class Scheduler:
         `start` is the configured start of the tenant. It takes effect as soon as Graph has confirmed the time. If it is
         None, the plan already has its start, and the time needs no confirmation.
 
-        With `once`, each due sweep is read once and backfills are ignored, because other workers run them.
+        With `once`, each due sweep is read once. Backfills are ignored, because they are left to other workers.
         """
         self.plan = _without_jobs(plan) if once else plan
         "State of the tenant, including everything that is in the shard's buffer but not committed yet."
         self.has_failed = False
         "True as soon as a run has failed or a range was isolated."
         self.may_backfill = True
-        "False while the caller cannot read page chains of backfills."
+        "False while backfills must wait, because the caller has no memory for their page chains."
         self._rules = rules
         self._concurrency = concurrency
         self._rows_per_hour = rows_per_hour
@@ -178,8 +178,9 @@ class Scheduler:
     def forget(self, before: datetime) -> None:
         """Record that the deduplication index may have forgotten rows of calls before `before`.
 
-        This time changes only when a batch is committed. From then on, the coverage of the plan may contain call time
-        before it that the committed coverage lacks. This does no harm, because such call time is never read again.
+        This time changes only when a batch is committed. The plan, which is ahead of the commits, may then show older
+        call time as read, although the committed state does not. This does no harm, because such call time is never
+        read again.
         """
         self.plan = self.plan._replace(forgotten_before=max(self.plan.forgotten_before, before))
 
@@ -306,9 +307,9 @@ class Scheduler:
     def _unread(self, piece: Slice) -> list[Window]:
         """Return the parts of a slice that were never read before. Lateness is not measured for their rows.
 
-        The reason: a row of such a part may have been readable long before the connector read it. A backfill counts as
-        never read as a whole. Short parts are not returned: they are recent call time that the live sweep reads without
-        delay.
+        The reason: a row of such a part may have been readable long before the connector read it. All call time of a
+        backfill counts as never read. Short parts are not returned: they are recent call time that the live sweep reads
+        without delay.
         """
         window = piece.window
         if piece.job:

@@ -77,7 +77,7 @@ def may_open_chain(in_flight: Collection[Slice], concurrency: int) -> tuple[bool
 
 
 def is_idle(state: State, rules: Rules, now: datetime) -> bool:
-    """Return whether there is nothing left to read until the next sweep is due."""
+    """Return True if there is nothing left to read until the next sweep is due; otherwise False."""
     floor = windows.readable_from(state, rules, now)
     passable = state.coverage.with_passable(failing_ranges.isolated(state.failing_ranges))
     runs = (s.run for s in state.sweeps if s.running and s.run is not None)
@@ -88,8 +88,8 @@ def is_idle(state: State, rules: Rules, now: datetime) -> bool:
 def _left_of_run(state: State, run: Run, taken: list[Window], floor: datetime) -> list[Window]:
     """Return the call time that a run still has to read, oldest first.
 
-    If the run replaced a previous run, the call time that the previous run left unread comes first: while there is any,
-    only this call time is returned.
+    If the run replaced a previous run, the call time that the previous run left unread has precedence: only this call
+    time is returned until it was read.
     """
     for since in (run.overtaken, run.started):
         missing = [] if since is None else subtract(windows.unread(state.coverage, run, floor, since), taken)
@@ -198,7 +198,7 @@ def first_guess() -> float:
 
 
 def next_guess(window: Window, rows: int) -> float:
-    """Return the number of rows per second of call time to expect next to a window that had `rows`.
+    """Return the number of rows per second of call time to expect next to `window`, in which `rows` rows were read.
 
     The value is limited, so that the next slice is at most four times as long.
     """

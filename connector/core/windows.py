@@ -26,7 +26,7 @@ from connector.core.instants import EPOCH
 _EARLIEST = datetime.min.replace(tzinfo=UTC)
 _SECOND = timedelta(seconds=1)
 _SHORTEST_RUN = timedelta(seconds=10)
-"A run is not replaced by the next one before it has this age, however short `every` is."
+"Minimum age of a run before the next run may replace it, however short `every` is."
 _MOST_READS = 4_000  # 150 kB of the tenant's state record
 
 
@@ -62,7 +62,7 @@ class SweepState(NamedTuple):
 
     sweep: Sweep
     through: datetime
-    "Every call that began before this time was last read at least the overlap after the call began."
+    "Every call that began before this time was last read at least `overlap` after it began."
     due: datetime
     "Time at which the next run is due. While a run is in progress: the time at which that run was due."
     last_ok: datetime | None = None
@@ -202,7 +202,7 @@ def begin(state: State, rules: Rules, now: datetime) -> tuple[State, list[int]]:
 
 
 def overtaken(state: State, started: Iterable[int]) -> list[int]:
-    """Return the sweeps in `started` that replaced a previous run before it was done."""
+    """Return the sweeps in `started`, by index, whose previous run was replaced before it was done."""
     runs = ((index, state.sweeps[index].run) for index in started)
     return [index for index, run in runs if run is not None and run.overtaken is not None]
 
@@ -300,9 +300,9 @@ def readable_from(state: State, rules: Rules, now: datetime) -> datetime:
 
 
 def job_floors(state: State, rules: Rules, now: datetime) -> tuple[datetime, datetime]:
-    """Return two times: the earliest call time that a backfill without `again` may read, and that for one with `again`.
+    """Return the earliest call time that a backfill without `again` may read, and that for a backfill with `again`.
 
-    A backfill without `again` must not read call time whose rows may be missing from the deduplication index.
+    Without `again`, it must not read call time whose rows may be missing from the deduplication index.
     """
     floor = horizon.readable_from(state.forgotten_before, rules.horizon, now)
     return floor, second(now - rules.horizon)
@@ -323,10 +323,13 @@ def _countable(state: State, piece: Slice) -> list[Window]:
 def _added_sweep(state: State, sweep: Sweep, now: datetime) -> SweepState:
     """Return the first state of a sweep that was added to the configuration.
 
-    The sweep need not read call time that was already read late enough: at least its overlap after the calls began. It
-    therefore continues from the position of the old sweep that is furthest ahead, if the overlap of that sweep is not
-    shorter. From there, it also passes all call time that coverage shows as read late enough. Coverage alone is not
-    sufficient: for old call time it often shows read times that are too early, because merged ranges keep the oldest.
+    The sweep need not read call time that was already read late enough: at least its overlap after the calls began.
+    This is so for all call time before the position of an old sweep whose overlap is at least as long. The new sweep
+    therefore continues from the latest of these positions. From there, it also passes all call time that coverage shows
+    as read late enough.
+
+    Coverage alone is not sufficient: for old call time it often shows read times that are too early, because merged
+    ranges keep the oldest.
     """
     found = SweepState(sweep, state.coverage.complete_through(state.start, sweep.overlap), second(now))
     for former in state.sweeps:

@@ -230,7 +230,7 @@ class SignIn:
     async def _look_at_files(self) -> identity.Credential | None:
         """Read the credential again if one of its files has changed. Return None if nothing has changed.
 
-        If a file has become unusable, this is logged early, before the next token needs the credential.
+        In this way, a file that has become unusable is logged before the next token request needs it.
         """
         if not await self._compute(lambda: identity.has_changed(self._tenant.identity)):
             return None

@@ -27,9 +27,9 @@ class TrustedClock:
         self._dated: tuple[datetime, float] | None = None
 
     def answered(self, server_now: datetime | None) -> None:
-        """Record the `Date` header of a response, as `server_now`.
+        """Record that a response has arrived. `server_now` is the time in its `Date` header.
 
-        If it is None, the clock of this machine is trusted.
+        If the first response has no usable `Date` (None), the clock of this machine is trusted.
         """
         self.known.set()
         if server_now is None:

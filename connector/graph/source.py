@@ -319,7 +319,8 @@ class Source:
     def _is_trusted_link(self, link: str) -> bool:
         """Return whether the token may be sent to a link: only to the configured scheme, host and port.
 
-        The link is parsed in the same way as for the later request: different parsers could find different hosts in it.
+        The link is parsed by the same code as for the later request, because different parsers could find different
+        hosts in it.
         """
         if not link.isascii() or not link.isprintable() or " " in link:
             return False

@@ -90,9 +90,9 @@ class BatchContents(TransactionContents):
     def interim_checkpoints(self, offsets: Offsets) -> list[Outgoing]:
         """Return the previous checkpoints, updated with the offsets of this batch's rows.
 
-        They are written only with at-least-once delivery, because a crash may then leave a batch half written. Rows
-        that are already in the deduplication index are not published again after the crash, so no other checkpoint
-        would contain their offsets.
+        They are written only with at-least-once delivery. With it, a crash may leave a batch half written. Rows that
+        are already in the deduplication index are not published again after the crash. Without these checkpoints, no
+        checkpoint would contain their offsets.
         """
         topic_ids, records = self._topic_ids(), []
         for tenant, change in self._changes.items():
@@ -173,7 +173,7 @@ class BatchContents(TransactionContents):
         return [self._internal(self._topics.names.seen, record) for part in written for record in part.records]
 
     def _next_checkpoint(self, tenant: str) -> Checkpoint:
-        """Return a tenant's next checkpoint, without offsets and without the content of its last progress records."""
+        """Return a tenant's next checkpoint. Offsets and the content of the last progress records are not yet in it."""
         tenant_state, change = self._tenant_states[tenant], self._changes[tenant]
         before = tenant_state.checkpoint
         return Checkpoint(

@@ -1,6 +1,7 @@
 """Classification of rows that were read: each row is published, dead-lettered, or left out because it is already known.
 
-A row that the deduplication index may have forgotten is neither: it is only counted in `Change.too_old`.
+An exception is a row that looks new only because the deduplication index may have forgotten it. It is left out too, and
+counted in `Change.too_old`.
 
 Rows conflict if one id has different contents in one page, or in a page chain that is read again. One content is
 chosen. Each other content is rejected and dead-lettered once (ADR 10).

@@ -49,7 +49,8 @@ class CommitLoop:
     ) -> None:
         """Create the loop.
 
-        `control` is the offset of the next command. `kept` are commands, as JSON, that wait until their tenant is read.
+        `control` holds the offset of the next command. `kept` are commands, as JSON, that wait until their tenant is
+        read.
         """
         self._shard = shard
         self._worker = shard.worker
@@ -191,7 +192,7 @@ class CommitLoop:
             _logger.warning("transaction_aborted_repeatedly", shard=self._shard.number, reason=str(error))
 
     async def _check_lengths(self, contents: BatchContents) -> None:
-        """Raise RecordTooLongError if a record that the batch needs does not fit into its topic.
+        """Raise RecordTooLongError if a record of the batch that may not be left out does not fit into its topic.
 
         Call this before any record of the batch is written.
         """

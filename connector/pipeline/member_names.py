@@ -18,7 +18,7 @@ class MemberNames:
     def __init__(self) -> None:
         self._names: dict[str, None] = {}
         self.unnamed = 0
-        "Number of members whose name was not stored, because the set already had MAX_NAMES names."
+        "Number of members whose name was not stored, because MAX_NAMES names were already stored."
 
     def __contains__(self, name: str) -> bool:
         return name in self._names
@@ -27,7 +27,7 @@ class MemberNames:
         return iter(self._names)
 
     def add(self, names: Iterable[str]) -> list[str]:
-        """Add names and return those that are new in the set. A name is cut to MAX_CHARACTERS."""
+        """Store names, each cut to MAX_CHARACTERS. Return those that were not stored before."""
         new: list[str] = []
         for name in names:
             short = name if len(name) <= MAX_CHARACTERS else f"{name[:MAX_CHARACTERS]}…"

@@ -56,7 +56,7 @@ class OwnedTenant:
     orphan: IndexMemory | None = None
     "Deduplication index of a tenant whose checkpoint was lost. It is used when the tenant is read again."
     before: Committed | None = None
-    "State that was committed when the shard last restarted. It is reported until the shard is restored."
+    "Committed state at the last restart of the shard. Metrics and status show it until the shard is restored."
     plan: windows.State | None = None
     """Plan of the tenant's last sweeper, which was stopped. It may contain more than is committed. The next sweeper
     continues it.

@@ -36,7 +36,7 @@ class FoundRow(msgspec.Struct, frozen=True, gc=False):
     raw: msgspec.Raw
     revision: int
     is_version: bool = True
-    "False for a known row that is only published again, so that its entry is already in the deduplication index."
+    "False for a known row that is only published again. Its entry is already in the deduplication index."
 
 
 class EncodedRow(msgspec.Struct, frozen=True, gc=False):

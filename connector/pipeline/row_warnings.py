@@ -40,9 +40,9 @@ class RowWarnings:
         self._log_conflicts(tenant, change)
 
     def _log_unknown(self, tenant: Tenant, change: Change) -> None:
-        """Log the name of each JSON member that the schema does not have, once. The number of names is limited.
+        """Log, once per name, the names of JSON members that the schema does not have.
 
-        If there are more names, log this once.
+        The number of names is limited. If there are more names, this is logged once.
         """
         logged_all = not self._unknown_names.unnamed
         names = sorted(self._unknown_names.add(change.unknown_names))

@@ -3,7 +3,7 @@
 1. If the outcome of a transaction is unknown, the shard restarts in the same way as it starts: it restores its state
    from its topics.
 2. Before a restarted shard opens another producer, it waits until a new poll of the consumer group confirms that this
-   worker still owns the shard. Otherwise two workers could fence each other in turns.
+   worker still owns the shard. Otherwise two workers could fence each other again and again.
 """
 
 import asyncio
@@ -62,8 +62,8 @@ class Shard:
     def hand_over(self) -> None:
         """Begin the release of the shard: stop the requests to Graph at once, and let the open transaction finish.
 
-        The requests stop without waiting for a commit that blocks, because the next owner has a request budget of its
-        own.
+        The requests must not continue until a slow commit ends. The next owner has a request budget of its own, so both
+        workers together would exceed the limit.
         """
         self._ownership.handing_over.set()
         self.tenants.stop_reading()

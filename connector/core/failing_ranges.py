@@ -201,7 +201,8 @@ def causes(ranges: FailingRanges, windows: list[Window], otherwise: str) -> list
 def refuses_any_length(ranges: FailingRanges, window: Window, failure: RangeFailure) -> bool:
     """Return whether Graph refuses `window` as too long although its length cannot be the reason.
 
-    This is so if the window is only one second long, and Graph has served the tenant nothing since it last failed.
+    This is so if the window is only one second long, and Graph has served the tenant nothing since the window last
+    failed.
     """
     known = [one for one in ranges if _overlap(one.window, window)]
     return failure.too_long and window.seconds <= 1 and not _is_proven(known, failure)

@@ -125,7 +125,7 @@ def progressed(orders: Orders, job_id: str, window: Window, now: datetime) -> Or
 def expired(orders: Orders, now: datetime, floor: datetime, oldest: datetime) -> Orders:
     """Mark a job as failed if parts of its range are unread, but none of them may be read any more.
 
-    The reason is that they lie behind the horizon.
+    They lie behind the horizon, or too close to it.
     """
     return orders._replace(jobs=tuple(_expired(job, now, floor, oldest) for job in orders.jobs))
 
@@ -170,7 +170,7 @@ def _refusal(orders: Orders, window: Window, oldest: datetime, floor: datetime, 
 
 
 def _readable(job: Job, floor: datetime, oldest: datetime) -> list[Window]:
-    """Return the parts of a job's remaining range that may still be read."""
+    """Return the parts of a job's range that are unread and may still be read."""
     begin = oldest if job.again else floor
     return clip(job.left, Window(begin, max(begin, job.window.end)))
 

@@ -192,7 +192,7 @@ class CommitLoop:
             _logger.warning("transaction_aborted_repeatedly", shard=self._shard.number, reason=str(error))
 
     async def _check_lengths(self, contents: BatchContents) -> None:
-        """Raise RecordTooLongError if a record of the batch that may not be left out does not fit into its topic.
+        """Raise RecordTooLongError if a record that must be in the batch does not fit into its topic.
 
         Call this before any record of the batch is written.
         """

@@ -34,7 +34,7 @@ _STATE_LOST_REMEDY = (
 
 
 class Committed(NamedTuple):
-    """Committed state of a tenant, and in `remembered` the number of rows in its deduplication index."""
+    """Committed state of a tenant. `remembered` is the number of rows in its deduplication index."""
 
     tenant: Tenant
     checkpoint: Checkpoint
@@ -220,7 +220,7 @@ class OwnedTenants:
             self._buffer.put(Commanded(_NO_OFFSET, self._now(), kept=kept_commands.pack(left)))
 
     def committed(self, changes: Mapping[str, Change]) -> None:
-        """Update the metrics of all tenants after the commit of `changes`, and log warnings about rows.
+        """Update the metrics of the tenants in `changes` after their commit, and log warnings about rows.
 
         Tenants whose state the batch has deleted are removed, unless they are configured again.
         """

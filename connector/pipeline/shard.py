@@ -63,7 +63,7 @@ class Shard:
         """Begin the release of the shard: stop the requests to Graph at once, and let the open transaction finish.
 
         The requests must not continue until a slow commit ends. The next owner has a request budget of its own, so both
-        workers together would exceed the limit.
+        workers together could exceed the limit.
         """
         self._ownership.handing_over.set()
         self.tenants.stop_reading()

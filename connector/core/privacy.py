@@ -1,10 +1,10 @@
 """Privacy of rows: personal data in configured fields is made unreadable before it leaves the process.
 
-The configuration determines the treatment of each field: its value is masked, pseudonymized or dropped.
+The configuration determines for each field whether its values are masked, pseudonymized or dropped.
 
 1. `null` and "" stay as they are, because they hold no personal data.
-2. If a treatment is impossible, the data is removed: a value that is not a string becomes null, and a row that is not
-   an object becomes empty.
+2. Data that cannot be masked or pseudonymized is removed: a value that is not a string becomes null, and a row that is
+   not an object becomes empty.
 3. Some JSON is not described by the schema (dead letters and unknown members). There, a configured field is recognized
    in every spelling of its name (escapes, upper and lower case), at every occurrence and at any depth.
 """
@@ -66,9 +66,9 @@ class Privacy:
     """Masks, pseudonymizes or drops the configured fields of rows. Falsy if no field is configured."""
 
     def __init__(self, treatments: Mapping[str, str], key: bytes | None) -> None:
-        """Set what is done with each field, by its name: "mask", "pseudonymize" or "drop".
+        """Create the object. `treatments` maps the name of each field to "mask", "pseudonymize" or "drop".
 
-        `key` is needed for "pseudonymize".
+        `key` is only needed for "pseudonymize".
         """
         known: dict[str, Treat] = {"mask": mask, "drop": _drop}
         if key is not None:
@@ -145,7 +145,7 @@ class _Rewriting:
         return pieces
 
     def _take(self, token: bytes) -> bytes:
-        # In an object the token before `:` is a name, which selects the treatment of the value after it. An object or
+        # In an object the token before `:` is a name, which decides how the value after it is rewritten. An object or
         # array in place of that value becomes null.
         first = token[:1]
         if first in _OPEN:

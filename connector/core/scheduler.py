@@ -2,7 +2,7 @@
 
 The scheduler works ahead of the commits. Its state `plan` already contains everything that was read and put into the
 shard's buffer, although it may not be committed yet. When the shard commits, it applies the same functions of `windows`
-to the state that it stores, with the same arguments and in the same order.
+to the committed state, with the same arguments and in the same order.
 
 The caller repeats `next` until it returns `Wait` or `Stop`. It reports the end of each slice with `finished` or
 `failed`, or with `closed` if there is no outcome.
@@ -207,8 +207,8 @@ class Scheduler:
     def finished(self, piece: Slice, rows: int, now: datetime) -> Outcome:
         """Record that a slice was read. Call this after all of its pages were put into the shard's buffer.
 
-        `rows` is the number of rows in the last reading of its page chain. It improves the estimate for the next
-        slices.
+        `rows` is the number of rows that its page chain had when it was last read. The lengths of the next slices are
+        estimated from it.
         """
         slice_ = self._open.pop(piece)
         before = failing_ranges.isolated(self.plan.failing_ranges)

@@ -83,7 +83,8 @@ class BatchContents(TransactionContents):
     def rows(self) -> dict[str, list[Outgoing]]:
         """Return the rows and dead letters of all tenants, by tag.
 
-        A tag stands for the rows or the dead letters of one tenant. The publisher reports the offsets per tag.
+        There is one tag for the rows of each tenant and one for its dead letters. The publisher reports the offsets per
+        tag.
         """
         return {tag: r for tenant, change in self._changes.items() for tag, r in change.records(tenant).items()}
 
@@ -195,8 +196,8 @@ class BatchContents(TransactionContents):
         """Return the committed checkpoint with new offsets: per partition, the offset after the tenant's last record.
 
         `newest` holds the offsets of this batch's rows. If the topic was deleted and created again, the old offsets are
-        dropped, because consumers would wait for them forever. Either of two facts proves that the topic is new:
-        brokers report another id for it, or an offset is lower than before.
+        dropped, because consumers would wait for them forever. The topic was created again if brokers report another id
+        for it, or if an offset is lower than before.
 
         The topic's id is requested after the rows were written, so it is the id of the topic that contains them. If
         brokers do not report it, new offsets are stored without an id: an outdated id would make the next batch drop

@@ -143,8 +143,8 @@ class Sweeper:
     async def _read(self, read: ReadSlice) -> None:
         """Read the page chain of a slice and report the outcome to the scheduler.
 
-        If the whole chain must be held in memory but there is no room, the slice is closed without an outcome.
-        Backfills then wait until memory is free.
+        A backfill with `again` needs memory for its whole page chain. If there is no room, the slice is closed without
+        an outcome, and backfills wait until memory is free.
         """
         piece = read.slice
         room = self.source.memory.reserve_chain(self._allow_backfills) if piece.again else NO_ROOM

@@ -1,10 +1,10 @@
-"""Exponential back-off for all retries except requests to Graph, whose request budget has its own back-off."""
+"""Exponential back-off between retries. Requests to Graph do not use it: their request budget has its own back-off."""
 
 from collections.abc import Iterator
 
 
 def doubling(first_s: float, longest_s: float) -> Iterator[float]:
-    """Yield pauses in seconds without end.
+    """Yield the pauses between retries in seconds, without end.
 
     The first pause is `first_s`. Each later pause is twice as long as the one before it, up to `longest_s`.
     """

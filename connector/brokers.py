@@ -6,7 +6,7 @@ from connector.kafka.clients import Clients, resolve
 
 
 def clients(settings: Settings) -> Clients:
-    """Return the builder of the settings for the consumers, producers and admin clients of Kafka.
+    """Return the object that builds the settings of all Kafka clients: consumers, producers and admin clients.
 
     Raises ConfigurationError if the CA bundle for the sign-in at Azure Event Hubs cannot be read.
     """

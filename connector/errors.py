@@ -56,8 +56,9 @@ class SourceError(ConnectorError):
 class TransientError(SourceError):
     """Transient failure, retried forever within the request budget.
 
-    The Graph client itself retries requests. It raises this error only if no request has succeeded for 120 s. This does
-    not include time for which Graph told it to wait. The run of the sweep has then failed, and is scheduled again.
+    The Graph client retries each request itself. It raises this error only after 120 s without a successful request,
+    not counting the time for which Graph told it to wait. The run of the sweep then counts as failed. The sweep is
+    scheduled again.
     """
 
     def __init__(self, reason: TransientReason, message: str, explanation: str = "") -> None:
@@ -77,7 +78,7 @@ class PermanentError(SourceError):
 
 
 class RangeTooLongError(SourceError):
-    """Failure to read a range of call time that is too long: Graph refused it (406), or its page chain does not end.
+    """Failure to read a range of call time that is too long: Graph refused it (406), or its page chain did not end.
 
     The range must be split.
     """

@@ -13,7 +13,10 @@ class FileStamp(NamedTuple):
 
 
 def read(path: Path) -> FileStamp | None:
-    """Return what shows whether a file has changed, or None if the file does not exist or cannot be accessed."""
+    """Return the stamp of a file, or None if the file does not exist or cannot be accessed.
+
+    If a later stamp is different, the file has changed.
+    """
     try:
         found = path.stat()
     except OSError:

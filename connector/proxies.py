@@ -26,7 +26,7 @@ _WRITE = "write http://HOST:PORT"
 
 
 class UnusableProxyError(ValueError):
-    """Unusable value of a proxy variable. The message continues a sentence that begins with the variable's name."""
+    """A proxy variable has an unusable value. The message completes a sentence that begins with the variable's name."""
 
     def __init__(self, variable: str, problem: str) -> None:
         super().__init__(problem)

@@ -35,7 +35,7 @@ _EVER_S = 1e8
 class ReportedTenant:
     """Tenant that a JSON object describes.
 
-    `key` is its id in lower case. `configured` is None if the tenant has state but is not configured any more.
+    `key` is its id in lower case. `configured` is its configuration, or None if it is not configured any more.
     """
 
     key: str
@@ -151,7 +151,7 @@ def jobs(
     """Return a tenant's jobs as JSON objects (JOB), in the order in which a worker executes them.
 
     `failing` and `idle` have the same meaning as in `tenant`. `untaken` contains the jobs that no worker has accepted
-    yet: the id of each of them, with the reason.
+    yet: it maps the id of each to the reason.
     """
     result = []
     ahead = ""
@@ -175,10 +175,10 @@ def by_age(found: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _unread(state: State, gaps: Sequence[Window], now: datetime, *, is_read: bool) -> dict[str, Any]:
-    """Return the members `unread_*` of TENANT: how much call time was never read, its begin, and when it will be read.
+    """Return the members `unread_*` of TENANT: the seconds of call time that were never read, and where they begin.
 
-    `is_read` states whether the tenant is being read. If so, `unread_done` assumes the rate of the last ten minutes.
-    Otherwise it is null.
+    `unread_done` estimates when they will have been read, at the rate of the last ten minutes. It is null unless
+    `is_read` states that the tenant is being read.
     """
     through = state.coverage.through or state.start
     seconds = sum(gap.seconds for gap in gaps) + max(0.0, (now - through).total_seconds())
@@ -196,7 +196,7 @@ def _unread(state: State, gaps: Sequence[Window], now: datetime, *, is_read: boo
 
 
 def _last_read(state: State) -> str | None:
-    """Return the time at which the tenant was last read, as far as it is committed; None if it was never read."""
+    """Return the time of the tenant's last committed read, or None if it was never read."""
     reads = state.coverage.reads
     return instants.text(max(read.at for read in reads)) if reads else None
 
@@ -224,7 +224,7 @@ def _condition(state: State, now: datetime, failing: tuple[str, str] | None, idl
 
 
 def _overdue(state: State, now: datetime) -> timedelta:
-    """Return how long the live sweep is overdue. One cadence is subtracted, because one late run is normal."""
+    """Return how long the live sweep is overdue, minus one cadence, because one late run is normal."""
     if not state.sweeps:
         return timedelta()
     live = state.sweeps[0]

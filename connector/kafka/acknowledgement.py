@@ -6,10 +6,10 @@
 2. Brokers do not fence this producer. As soon as the worker knows that another worker owns the shard, it writes no
    further part of the batch.
 3. After any failure the outcome is unknown. The producer is dropped, and the shard restarts from the contents of its
-   topics. `open` first writes a probe record to the internal topics. Without it, each restart would publish the same
-   rows once more while these topics cannot be written.
-4. The control offset is stored only in the shard's record. The offset of the consumer group is not committed, and no
-   code reads it.
+   topics. At each restart, `open` first writes a probe record to the internal topics. If they cannot be written, it
+   fails before any row is published. Otherwise, each restart would publish the same rows once more.
+4. The offset of the control topic is stored only in the shard's record. The consumer group's own offset is neither
+   committed nor read.
 """
 
 import time
@@ -31,7 +31,7 @@ from connector.kafka.transaction import Transactions
 
 _PROBE = b"probe"
 _FRESH_S = 1.0
-"Time for which a confirmed ownership of the shard is trusted without another check, in seconds."
+"Number of seconds after which the worker must check again that it still owns the shard."
 
 
 class Acknowledgements(Publisher):
@@ -51,7 +51,7 @@ class Acknowledgements(Publisher):
     def open(self) -> None:
         """Create the producer, and write a probe record to both internal topics.
 
-        If these topics cannot be written, this fails before any row is published.
+        If these topics cannot be written, raise ShardRestartError, before any row is published.
         """
         try:
             try:
@@ -77,7 +77,7 @@ class Acknowledgements(Publisher):
             self._fail(error, f"records of {self._name} cannot be written")
 
     def commit(self, contents: TransactionContents, context: CommitContext) -> Offsets:
-        """Write the parts of a batch one after the other.
+        """Write the parts of a batch one after the other. Return the offsets of its rows.
 
         Raises ShardRestartError after any failure, and HandedOverError if the worker loses the shard during the batch.
         It never raises AbortedError.
@@ -111,7 +111,7 @@ class Acknowledgements(Publisher):
     ) -> set[Place]:
         """Abort transactions that a worker with exactly-once delivery has left open.
 
-        Return the partitions of these transactions.
+        Return the partitions in which they were open.
         """
         inspection = hanging.Inspection(self._clients, self._names, context.partition, read)
         # Without a sign of a transaction, no transactional producer is needed. Brokers may not support one at all.

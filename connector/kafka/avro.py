@@ -34,7 +34,7 @@ def single_object_header(schema: Mapping[str, Any]) -> bytes:
 
 
 def encoder(name: str, written_as: int | None = None) -> Callable[[Mapping[str, Any]], bytes]:
-    """Return a function that encodes a record as the value of its topic. Only one thread may use the function.
+    """Return a function that encodes a record of the schema `name`. Only one thread may use the function.
 
     Timestamps may be given as epoch milliseconds. `written_as` is the registry's id of the schema. Without it, the
     value is in single-object encoding.
@@ -56,7 +56,7 @@ def encoder(name: str, written_as: int | None = None) -> Callable[[Mapping[str, 
 
 
 def column_encoder(name: str, written_as: int | None = None) -> Callable[[Sequence[Sequence[Any]]], list[bytes]]:
-    """Return a function that encodes many records at once.
+    """Return a function that encodes many records of the schema `name` at once.
 
     The function takes one column of values per field, in the order of the schema. `written_as` is the registry's id of
     the schema. Without it, the values are in single-object encoding.
@@ -78,7 +78,7 @@ def schema_id(value: bytes) -> int | None:
 def decoder(
     name: str, schema_of: Callable[[int], Mapping[str, Any]] | None = None
 ) -> Callable[[bytes], dict[str, Any]]:
-    """Return a function that decodes values which `encoder` has encoded.
+    """Return a function that decodes a value of the schema `name` to a record.
 
     The function raises ValueError for a value of another schema. `schema_of` returns the registry's schema with the
     given id. Without it, values in Confluent wire format cannot be read.

@@ -16,7 +16,7 @@ from connector.kafka.limits import Limits
 
 Properties = dict[str, Any]
 
-# Names of librdkafka (CONFIGURATION.md, columns C and P). A setting in neither list is given to every client.
+# Settings of librdkafka (CONFIGURATION.md, columns C and P). A setting in neither list is given to every client.
 _CONSUMER_ONLY = frozenset(
     {
         "auto.commit.enable",
@@ -120,7 +120,7 @@ class Clients:
 
     @cached_property
     def asking(self) -> AdminClient:
-        """Return the admin client that all shards of the process share, for requests about offsets and topics."""
+        """Return the admin client with which all shards of the process request offsets and topics."""
         return AdminClient(self.admin())
 
     @property

@@ -27,7 +27,7 @@ _LOW = (1 << _LOW_BITS) - 1
 class _Memo(dict[Any, bytes]):
     """Cache of encoded values.
 
-    Threads may share it: if they overwrite each other's entries, values are only encoded again.
+    Threads may share it without a lock. At worst, an entry is lost and its value is encoded once more.
     """
 
     def __init__(self, write: _Write) -> None:
@@ -117,8 +117,9 @@ def _strings(before: bytes) -> _WriteColumn:
 def _instants(before: bytes, otherwise: _Write) -> _WriteColumn:
     """Return the function that encodes a column of instants, given as epoch milliseconds.
 
-    The encoded number consists of two parts that are both cached. All instants within the same eight seconds share the
-    second part.
+    An encoded instant consists of `before` (the branch of the union, or nothing) and two parts that are both cached. All
+    instants within the same eight seconds share the second part. `otherwise` encodes the values that this does not
+    cover, for example datetimes.
     """
     # Avro writes a long as a zigzag varint: doubled if positive, then seven bits per byte, the lowest first. The low 14
     # bits are the first two bytes, both with the bit that says that more bytes follow.

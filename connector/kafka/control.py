@@ -18,7 +18,7 @@ _LONGEST_BYTES = 4096
 
 
 class TenantCommand(NamedTuple):
-    """Command and the tenant that it is for. `tenant` is the tenant's id in lower case."""
+    """Command of an operator for one tenant. `tenant` is the tenant's id in lower case."""
 
     tenant: str
     order: jobs.Command

@@ -1,8 +1,8 @@
-"""Marker of an unfinished copy, in each partition of the state topic that `connector copy-state` fills.
+"""Marker of an unfinished copy. `connector copy-state` writes it to each partition of the state topic that it fills.
 
 No worker starts while its state topic contains a marker. The markers are written to all shards before any other record.
-After the copy was compared with its source, all markers are changed to complete, and then they are removed. So a single
-complete marker proves that the copy of every shard is complete.
+After all shards were compared with the source, the markers are changed to complete, and then they are removed. So a
+single complete marker proves that the copy of every shard is complete.
 """
 
 from typing import Self
@@ -18,7 +18,7 @@ _VERSION = 2
 
 
 class CopyMarker(msgspec.Struct, frozen=True):
-    """Marker of a copy: its source, and whether it is complete."""
+    """Marker of a copy: the source of the copy, and whether the copy is complete."""
 
     app: str
     cluster: str
@@ -53,7 +53,7 @@ class CopyMarker(msgspec.Struct, frozen=True):
 
 
 def foreign(key: bytes) -> FatalError:
-    """Return the error to raise if the connector has not written the record with this key in the state topic."""
+    """Return the error for a record of the state topic that another program has written. `key` is its key."""
     return FatalError(
         f"a record in the state topic was not written by the connector (key {key!r})",
         "stop the program that writes to the topic, then delete the record or set kafka.app to a new name",
@@ -61,7 +61,7 @@ def foreign(key: bytes) -> FatalError:
 
 
 def incomplete(value: bytes) -> FatalError:
-    """Return the error to raise if the state topic contains a marker, because the state was copied only in part.
+    """Return the error for a state topic that contains a marker, because its state was copied only in part.
 
     `value` is the value of the marker's record.
     """

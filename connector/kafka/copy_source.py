@@ -45,9 +45,9 @@ class CopySource:
     """Reader of an app's state. Its methods block."""
 
     def __init__(self, kafka: Kafka, clients: Clients, row_topics: Collection[str]) -> None:
-        """Look up the topics.
+        """Look up the app's topics.
 
-        Raises FatalError if there is nothing to copy, and the errors of OperatorClient.
+        Raises FatalError if there is nothing to copy, and the errors that OperatorClient raises.
         """
         self.shards = kafka.shards
         self._kafka = kafka
@@ -71,7 +71,7 @@ class CopySource:
             )
 
     def waiting(self) -> list[TenantCommand]:
-        """Return the commands that no worker has applied.
+        """Return the commands that no worker has applied yet.
 
         Raises FatalError if the state belongs to another topic or cluster.
         """
@@ -79,7 +79,7 @@ class CopySource:
         return [command for view in views.values() for command in view.waiting]
 
     def marker(self) -> CopyMarker:
-        """Return the record that marks a copy of the present state. Raises FatalError while a transaction is open."""
+        """Return the marker for a copy of the current state. Raises FatalError while a transaction is open."""
         internal = self._names.control, self._names.state, self._names.seen
         places = [(topic, number) for topic in internal for number in range(self.shards)]
         left_open = visibility.undecided(self._clients, dict.fromkeys(places), self._clients.decided_within_s)

@@ -27,11 +27,11 @@ from connector.kafka.state import Checkpoint, StateIdentity
 
 _PIECE_BYTES = 4 * 1024 * 1024
 Digests = dict[Place, dict[bytes, int]]
-"Hash of the newest value by partition and key."
+"For each partition and key: the hash of the newest value."
 
 
 class _Held(NamedTuple):
-    """Contents of the target: digests of its records, and the markers by shard."""
+    """Contents of the target: the hashes of its records, and the marker of each shard that has one."""
 
     digests: Digests
     markers: dict[int, CopyMarker]
@@ -98,14 +98,17 @@ class CopyTarget:
             raise FatalError(f"app {self._identity.app} already has state", self._delete())
 
     def put(self, tenant: str, checkpoint: Checkpoint | None, remembered: Mapping[bytes, bytes]) -> None:
-        """Write the state of a tenant to its shard, except records that the shard already contains."""
+        """Write the state of a tenant to its shard, except records that the shard already contains.
+
+        `remembered` holds the records of the dedup index.
+        """
         records = [(self._names.seen, Record(key, value)) for key, value in remembered.items()]
         if checkpoint is not None:
             records.append((self._names.state, state.checkpoint_record(tenant, checkpoint)))
         self._put(self.shard_of(tenant), records)
 
     def put_shards(self, waiting: Collection[TenantCommand]) -> None:
-        """Write the record of each shard, with the commands that wait for its tenants."""
+        """Write the record of each shard, which stores the waiting commands of its tenants."""
         control_id = topic_id(self._clients, self._names.control)
         for shard in range(self._shards):
             mine = [command for command in waiting if self.shard_of(command.tenant) == shard]
@@ -121,7 +124,7 @@ class CopyTarget:
             self._put(shard, [(self._names.state, record)])
 
     def remove_stale(self) -> None:
-        """Write tombstones for records of an interrupted copy that are no longer in the source."""
+        """Write tombstones for records that an interrupted copy has written and that the source no longer has."""
         for (topic, shard), held in self._held.digests.items():
             stale = held.keys() - self._expected[topic, shard].keys()
             self._write([self._internal(shard, topic, Record(key, None)) for key in sorted(stale)])
@@ -129,7 +132,7 @@ class CopyTarget:
     def verify(self, indexes: Mapping[str, str], progress: Callable[[], object]) -> None:
         """Read every shard of the target in the same way as a worker does, and compare it with the source.
 
-        `indexes` holds the hash of the dedup index per tenant of the source. `progress` is called after each shard.
+        `indexes` maps each tenant of the source to the hash of its dedup index. `progress` is called after each shard.
         Raises FatalError if anything differs.
         """
         found: dict[str, str] = {}
@@ -212,7 +215,7 @@ class CopyTarget:
         return _Held(digests, markers)
 
     def _delete(self) -> str:
-        """Return the remedy for an app that cannot be the target."""
+        """Return the remedy if the app cannot be the target: delete its topics or choose another app."""
         unneeded = f"delete the topics {self._names.state} and {self._names.seen} if nothing needs them"
         return f"set kafka.app to another name, or {unneeded}"
 

@@ -54,10 +54,10 @@ class Creator:
                 yield self._reduce(topic, replication_factor, error, validate_only=validate_only)
 
     def _reduce(self, topic: "Topic", replication_factor: int, refusal: KafkaError, *, validate_only: bool) -> Creation:
-        """Create a topic, which brokers have refused, without the settings that they do not accept.
+        """Create a topic that brokers have refused, this time without the settings that they do not accept.
 
-        Settings that the operator has chosen are never left out. If the topic has such settings, the refusal is the
-        outcome.
+        Settings that the operator has chosen are never left out. If brokers do not accept one of them, the topic is not
+        created, and `refusal` is the outcome.
         """
         wanted, factor, left_out = self._accepted(topic, replication_factor)
         if topic.chosen and wanted.settings != topic.settings:
@@ -70,11 +70,9 @@ class Creator:
         return Creation(topic, refusal)
 
     def _accepted(self, topic: "Topic", replication_factor: int) -> "tuple[Topic, int, tuple[str, ...]]":
-        """Find out which settings the brokers accept.
+        """Find out which settings the brokers accept, by adding one setting after the other to the required ones.
 
-        Return the topic with these settings, the replication factor, and the settings that are left out.
-
-        One setting after the other is added to the required ones and kept if it is accepted.
+        Return the topic with the accepted settings, the replication factor, and the settings that are left out.
         """
         kept, factor = _required(topic), replication_factor
         if self._refuses(kept, factor) and not self._refuses(kept, _BROKERS_DEFAULT):

@@ -117,9 +117,9 @@ def _strings(before: bytes) -> _WriteColumn:
 def _instants(before: bytes, otherwise: _Write) -> _WriteColumn:
     """Return the function that encodes a column of instants, given as epoch milliseconds.
 
-    An encoded instant consists of `before` (the branch of the union, or nothing) and two parts that are both cached. All
-    instants within the same eight seconds share the second part. `otherwise` encodes the values that this does not
-    cover, for example datetimes.
+    An encoded instant consists of `before` (the branch of the union, or nothing) and two parts, which are both cached.
+    All instants within the same eight seconds share the second part. `otherwise` encodes all other values, for example
+    datetimes.
     """
     # Avro writes a long as a zigzag varint: doubled if positive, then seven bits per byte, the lowest first. The low 14
     # bits are the first two bytes, both with the bit that says that more bytes follow.

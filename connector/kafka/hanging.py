@@ -3,12 +3,12 @@
 A transaction hangs in a partition if it has ended, but its commit or abort marker never reached the partition. Kafka
 4.3.0, 4.3.1 and 4.4.0 treat a partition without a leader as deleted (KAFKA-20734). So if all replicas of a partition
 were unavailable, the marker of an acknowledged commit or abort may never reach it. Readers with `read_committed` then
-wait in this partition. The next marker with the same producer id in the partition ends the wait. It also decides about
-the records that hang there: an abort loses them, even if their transaction was committed.
+wait in this partition, until the same producer id writes its next marker there. This later marker also applies to the
+records of the hanging transaction: an abort marker hides them forever, even if their transaction was committed.
 
 A shard recovers as ADR 9 says:
 
-1. It aborts its transactions that are still open. This does not take away any record that a reader has seen.
+1. It aborts its transactions that are still open. Readers have not seen any record that this removes.
 2. It finds out which transactions were committed. A transaction was committed if any of its records is visible in any
    partition. All other transactions were aborted.
 3. Records that a committed transaction has lost are still in the log. The shard writes them again in one transaction.
@@ -55,7 +55,7 @@ class LostCommits(NamedTuple):
 
 
 class Inspection(NamedTuple):
-    """Shard to examine, with the contents of its internal topics as a `read_committed` reader finds them."""
+    """Shard whose transactions are examined, with the contents of its internal topics for a `read_committed` reader."""
 
     clients: Clients
     names: Names
@@ -118,15 +118,14 @@ def _watched(inspection: Inspection, row_topics: Collection[str]) -> set[Place]:
 def find_lost(inspection: Inspection, ended: Collection[Place], is_stopped: Callable[[], bool]) -> LostCommits:
     """Return the records that committed transactions have lost.
 
-    This must be called when no transaction of the shard is open. `ended` are the partitions in which an open
-    transaction was aborted before. Blocks. Raises ShardRestartError if the outcome of a transaction cannot be
-    determined.
+    No transaction of the shard may be open. `ended` are the partitions in which `Publisher.end_open` has aborted an
+    open transaction. Blocks. Raises ShardRestartError if the outcome of a transaction cannot be determined.
     """
     last, unseen = inspection.last, unseen_transactions(inspection)
     records = [record for record in (last, *(one.record for one in unseen)) if record is not None]
     _check_decided(inspection, merge(*(_places(record) for record in records)), is_stopped)
-    # In these partitions records were aborted just now, or a commit marker was never seen. If one of them cannot be
-    # read, the outcome of a transaction stays unknown.
+    # In these partitions, `end_open` has aborted records, or a commit marker was never seen. If one of the partitions
+    # cannot be read, the outcome of a transaction stays unknown.
     doubtful = {*ended, *(place for one in unseen for place in last_offsets(one.record.unproven))}
     # The oldest unseen transaction comes first, so later records replace earlier ones.
     newest, checkpoints = last, dict[bytes, bytes | None]()
@@ -152,7 +151,10 @@ def find_lost(inspection: Inspection, ended: Collection[Place], is_stopped: Call
 
 
 def unseen_transactions(inspection: Inspection) -> list[Unseen]:
-    """Return the complete transactions that lie after the last visible record of the state topic, oldest first."""
+    """Return the complete transactions after the last visible record of the state topic, oldest first.
+
+    They are visible only to readers with `read_uncommitted`.
+    """
     place = inspection.names.state, inspection.shard
     start = inspection.read.offsets[inspection.names.state] + 1
     end = visibility.offsets(inspection.clients, [place], IsolationLevel.READ_UNCOMMITTED).get(place)
@@ -175,9 +177,9 @@ def unseen_transactions(inspection: Inspection) -> list[Unseen]:
 
 
 def records_again(inspection: Inspection, lost: LostCommits) -> dict[str, list[Outgoing]]:
-    """Return the lost records to write again, by topic, except progress records.
+    """Return the lost records that must be written again, by topic. Progress records are left out.
 
-    Instead of a lost progress record, the tenant's checkpoint is changed so that its progress is published again.
+    If a tenant has lost a progress record, `state_again` changes its checkpoint. Its progress is then published again.
     """
     progress = {topics.progress(checkpoint.topic) for checkpoint in _checkpoints(inspection, lost).values()}
     again: dict[str, list[Outgoing]] = {}
@@ -190,9 +192,9 @@ def records_again(inspection: Inspection, lost: LostCommits) -> dict[str, list[O
 
 
 def state_again(inspection: Inspection, lost: LostCommits, written: Places) -> list[Outgoing]:
-    """Return the records of the state topic to write again, after the lost rows were written again.
+    """Return the records of the state topic that must be written again, after the lost rows were written again.
 
-    `written` are the new offsets of these rows. The new offsets are put into the checkpoints.
+    `written` holds the new offsets of these rows, which the returned checkpoints contain.
     """
     # Old offset to new offset, per partition: records are written again in the order in which they were read.
     moved = {
@@ -217,7 +219,10 @@ def state_again(inspection: Inspection, lost: LostCommits, written: Places) -> l
 
 
 def shard_again(inspection: Inspection, lost: LostCommits, transaction: TransactionRecord) -> list[Outgoing]:
-    """Return the last record of the transaction in which lost records are written again: the record of the shard."""
+    """Return the record of the shard, as the last record of the transaction that writes lost records again.
+
+    `transaction` describes this transaction. The result is empty if the shard has no record yet.
+    """
     if lost.record is None:
         return []
     record = msgspec.structs.replace(
@@ -237,7 +242,7 @@ def _checkpoints(inspection: Inspection, lost: LostCommits) -> dict[str, state.C
 
 
 def _check_decided(inspection: Inspection, places: Places, is_stopped: Callable[[], bool]) -> None:
-    """Raise ShardRestartError if records of this shard lie behind an open transaction of another producer.
+    """Raise ShardRestartError if an open transaction of another producer precedes records of this shard.
 
     While that transaction is open, it is unknown whether these records will be visible.
     """
@@ -251,9 +256,9 @@ def _check_decided(inspection: Inspection, places: Places, is_stopped: Callable[
 
 
 def _was_committed(clients: Clients, one: Unseen, doubtful: Collection[Place]) -> bool:
-    """Return whether any record of the transaction is visible, which proves that the transaction was committed.
+    """Return whether a transaction was committed. It was if any of its records is visible in any partition.
 
-    Raises ShardRestartError if this cannot be determined.
+    Raises ShardRestartError if a partition cannot be read while the partitions in `doubtful` make this necessary.
     """
     ends = {place: (end, end) for place, end in last_offsets(one.record.places).items()}
     visible, unreadable = visibility.read(clients, ends, "read_committed")

@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 LIMIT = "max.message.bytes"
 BROKER_DEFAULT = 1_048_588
 PRODUCER_DEFAULT = 1_000_000
-"Limit of librdkafka for a record and for a batch, unless configured otherwise."
+"Default limit of librdkafka for a record and for a batch, in bytes."
 MOST_OVERHEAD = 100
-"Bytes of a batch with one record in addition to key, value and headers: 61 for the batch and up to 36 for the record."
+"Most bytes that a batch adds to key, value and headers of its only record: 61 for the batch, up to 36 for the record."
 LEAST = 500
-"Smallest usable limit of an internal topic. A tombstone, a shard's record and one row of the deduplication index fit."
+"Lowest usable limit of an internal topic, in bytes: tombstones, shard records and one row of the dedup index fit."
 _HEADER_OVERHEAD = 10
 
 
@@ -33,7 +33,7 @@ class TooLong(NamedTuple):
 
 
 class RecordTooLongError(ShardRestartError):
-    """A record that the batch needs is too long for its topic. Nothing of the batch was written."""
+    """A batch contains a record that is too long for its topic. Nothing of the batch was written."""
 
     def __init__(self, record: TooLong, limit: int) -> None:
         self.record = record
@@ -52,13 +52,13 @@ class LengthRefusedError(ShardRestartError):
 
 
 class Limits:
-    """Length limits of topics, as far as they are known.
+    """Length limits of topics, as far as they are known, in bytes.
 
     Threads may share it, because each update replaces a whole mapping.
     """
 
     def __init__(self, owner: Mapping[str, Any] | None = None) -> None:
-        """Store the producer's own limits, which are in `owner`: kafka.properties."""
+        """Store the producer's own limits. They are taken from `owner`, which is kafka.properties."""
         owner = owner or {}
         self._max_record = int(owner.get("message.max.bytes") or 0)
         self._max_batch = int(owner.get("batch.size") or PRODUCER_DEFAULT)
@@ -88,7 +88,7 @@ class Limits:
         return max(0, self.of(topic) - MOST_OVERHEAD)
 
     def low(self, topics: Iterable[str]) -> dict[str, int]:
-        """Return the limits, by topic, that are known and lower than the default limit of a producer."""
+        """Return the known limits that are lower than the default limit of a producer, by topic."""
         return {
             name: self._known[name] for name in topics if self._known.get(name, PRODUCER_DEFAULT) < PRODUCER_DEFAULT
         }
@@ -103,7 +103,7 @@ class Limits:
         return found
 
     def lower(self, topic: str) -> None:
-        """Halve the assumed limit of a topic, because the topic has refused a record within this limit."""
+        """Halve the limit that is assumed for a topic, because the topic has refused a record within this limit."""
         self._guessed = self._guessed | {topic: self.of(topic) // 2}
 
     def forget_guess(self, topic: str) -> None:

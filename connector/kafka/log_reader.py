@@ -43,9 +43,9 @@ class Entry(NamedTuple):
 
 
 class NewRecords(NamedTuple):
-    """Records that arrived during one step of `follow`.
+    """Records that `follow` yields at once.
 
-    `at_end` is True if the end of every partition was reached at least once.
+    `at_end` is True if the end of every partition has been reached at least once.
     """
 
     records: list[Message]
@@ -64,7 +64,7 @@ class LogReader:
         self.next: dict[Place, int] = {}
         "Offset of the next record per partition."
         self.undecided: dict[Place, float] = {}
-        "Partitions in which an open transaction hides the records up to the end, and since when, in monotonic seconds."
+        "For each partition whose last records are hidden by an open transaction: since when, in monotonic seconds."
 
     def __enter__(self) -> Self:
         return self
@@ -130,7 +130,7 @@ class LogReader:
     def follow(self, starts: Mapping[Place, int], pause_s: float = _PAUSE_S) -> Generator[NewRecords]:
         """Yield the records from `starts` on as they arrive, without end.
 
-        If no record arrives for `pause_s` seconds, an empty list is yielded.
+        If no record arrives for `pause_s` seconds, a NewRecords without records is yielded.
         """
         self.next, self.undecided = dict(starts), {}
         self._unread = set(starts)
@@ -306,12 +306,12 @@ def apply(values: dict[bytes, bytes], record: Message) -> None:
 
 
 def from_beginning(places: Iterable[Place]) -> dict[Place, int]:
-    """Return the start offsets for reading partitions from their first record."""
+    """Return, for each partition, the start offset that means its first record."""
     return dict.fromkeys(places, OFFSET_BEGINNING)
 
 
 def named(places: Iterable[Place]) -> str:
-    """Return the names of partitions as text for a message."""
+    """Return the topics and partition numbers as text for a message."""
     return ", ".join(sorted(f"{topic}-{number}" for topic, number in places))
 
 

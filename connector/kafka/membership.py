@@ -3,9 +3,9 @@
 Only one thread uses the consumer, because a request from another thread would wait until the current poll ends. The
 thread runs short polls, their callbacks and queued requests. After each poll it publishes a snapshot of the assignment.
 
-A shard commits only while the last snapshot contains its partition. The check of the group's generation by the broker
-is not enough: it compares members, not partitions. It accepts the current metadata of a member also for a partition
-that the member has lost.
+A shard commits only while the last snapshot contains its partition. The broker's own check is not enough: it
+only checks that the member belongs to the current generation of the group, and not that the member still owns the
+partition.
 """
 
 import queue
@@ -40,7 +40,7 @@ class ControlRecord(NamedTuple):
 
 
 class Snapshot(NamedTuple):
-    """Assignment and group metadata after a poll of the consumer. `polls` is the number of polls so far."""
+    """Assigned partitions and group metadata after a poll of the consumer. `polls` counts the polls so far."""
 
     polls: int
     partitions: frozenset[int]
@@ -57,10 +57,10 @@ class Owner(Protocol):
         """Start these shards, which were assigned to the worker."""
 
     def revoked(self, shards: frozenset[int]) -> threading.Event:
-        """Start to hand over these shards. Return an event that must be set when the hand-over is done."""
+        """Start to hand over these shards. Return an event that is set when the hand-over is done."""
 
     def lost(self, shards: frozenset[int]) -> None:
-        """Stop these shards at once, because they belong to another worker already."""
+        """Stop these shards at once, because another worker may own them already."""
 
     def commanded(self, shard: int, command: ControlRecord) -> None:
         """Execute the operator's command in a record of the control topic. The shard belongs to this worker."""
@@ -163,7 +163,7 @@ class Membership:
             self._stopping.wait(_AGAIN_S)
 
     def _leave(self, consumer: Consumer | None) -> None:
-        """Report all shards as lost, then close the consumer."""
+        """Call `Owner.lost` for all shards, then close the consumer."""
         for step in (self._report_all_lost, consumer.close if consumer is not None else None, self._report_all_lost):
             try:
                 if step is not None:
@@ -218,7 +218,7 @@ class Membership:
     def _pause(self, consumer: Consumer, shards: frozenset[int]) -> None:
         """Pause the control partitions of new shards until the shards are restored.
 
-        Records that were fetched before are dropped. `open` seeks back to them.
+        Records that were fetched before the pause are dropped. `open` seeks back, so that they are fetched again.
         """
         waiting = [TopicPartition(self._topic, shard) for shard in shards & self._partitions - self._opened]
         if waiting:
@@ -245,7 +245,7 @@ class Membership:
         self._owner.lost(shards)
 
     def _report_all_lost(self) -> None:
-        """Report to the owner that all its remaining shards are lost."""
+        """Call `Owner.lost` for all shards that the worker still owns."""
         self.joined = False
         self._waits_since = time.monotonic()
         left, self._partitions = self._partitions, frozenset()

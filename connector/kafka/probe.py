@@ -3,12 +3,12 @@
 1. The check commits no record and no offset, creates no topic, and joins no group. It uses only the transactional id
    `{app}-check`. Some brokers have only a part of the transaction API. Therefore, if the internal topics exist, the
    check writes a tombstone to partition 0 of `{app}.seen` and an offset of this partition in a transaction, and aborts
-   the transaction at once. A shard that is being restored from the partition waits for the abort, for milliseconds. If
-   the consumer group does not exist, this creates it, without members and offsets, until brokers delete it.
+   the transaction at once. A shard that is being restored from this partition waits some milliseconds for the abort. If
+   the consumer group does not exist, the offset creates it without members. Brokers delete such a group later.
 2. With at-least-once delivery, the check uses no transaction. If the internal topics exist, it writes a tombstone to
    partition 0 of both, as each start of a shard does. The key of the tombstone is not a key of the state.
-3. For everything else, it asks the brokers which operations are allowed. If a broker does not report them, the check
-   passes.
+3. For everything else, the check asks the brokers which operations they allow. If a broker does not report them, the
+   check passes.
 
 All functions block, for seconds at most.
 """
@@ -49,7 +49,7 @@ class TopicFindings(NamedTuple):
     left_out: str = ""
     "Settings that brokers would refuse for new topics, and the consequence. Empty if they accept all."
     limits: Mapping[str, int] = {}
-    "`max.message.bytes` of those topics that accept only short records."
+    "By topic: `max.message.bytes`, if it is lower than the default limit of a producer."
 
 
 class Probe:
@@ -102,7 +102,7 @@ class Probe:
 
     def transactions(self, found: Found) -> list[Problem]:
         """Check whether a worker may use the consumer group, and transactions if it needs them. Return the problems."""
-        # First: brokers that had no group before create the topic of offsets at the first question about one.
+        # This request comes first: brokers that never had a consumer group create their topic of offsets for it.
         of_group = [*self._group_problems()]
         is_exact = self._kafka.delivery == "exactly_once"
         problems = self._transaction_problems(found) if is_exact else self._writing_problems(found)
@@ -167,7 +167,7 @@ class Probe:
             raise KafkaException(error)
 
     def _send_offset(self, producer: Producer) -> None:
-        """Send an offset of a partition that the consumer group does not read."""
+        """Send an offset in the transaction, for a partition that the consumer group does not read."""
         consumer = Consumer(self._clients.reader())
         try:
             metadata = consumer.consumer_group_metadata()

@@ -24,7 +24,7 @@ from connector.kafka.visibility import Places
 
 _FLUSH_S = 15.0
 LONGEST_CALL_S = 120.0
-"""Upper limit of the time that one request to the producer may take.
+"""Maximum duration of one request to the producer, in seconds.
 
 It exceeds the sum of all time-outs in one request: 3 x 15 s for records, 12 s for offsets, 10 s for commit or abort,
 and 40 s for checks.
@@ -34,14 +34,14 @@ _T = TypeVar("_T")
 
 
 class AbortedError(ConnectorError):
-    """The batch was aborted, and it is certain that nothing of it was committed.
+    """Failure of a batch that was aborted. It is certain that nothing of the batch was committed.
 
     The producer and the state in memory stay valid.
     """
 
 
 class Outgoing(NamedTuple):
-    """Record to produce. If `partition` is -1, the key decides. If `timestamp_ms` is 0, the current time is used."""
+    """Record to produce. If `partition` is -1, the key selects it. If `timestamp_ms` is 0, the current time is used."""
 
     topic: str
     key: bytes | None
@@ -64,11 +64,11 @@ class CommitContext(NamedTuple):
 
 
 Offsets = dict[str, dict[int, int]]
-"For each tag and partition: the offset after the tag's last record."
+"For each tag (see `TransactionContents.rows`) and partition: the offset after the tag's last record."
 
 
 class TransactionRecord(NamedTuple):
-    """Part of the shard's record that describes the transaction in which the record is written."""
+    """Description of a transaction. It is stored in the record of the shard, which is the transaction's last record."""
 
     transaction: str
     "Random id of the transaction; empty without transactions."
@@ -89,13 +89,13 @@ class TransactionContents(ABC):
     def rows(self) -> Mapping[str, Sequence[Outgoing]]:
         """Return the rows and dead letters by tag.
 
-        The caller chooses the tags; all records of a tag go to one topic.
+        The caller chooses the tags, to find the offsets of its records. All records of a tag go to one topic.
         """
 
     def interim_checkpoints(self, offsets: Offsets) -> Sequence[Outgoing]:  # noqa: ARG002
         """Return the previous checkpoints, updated with the offsets of the batch's rows.
 
-        They are not used with transactions.
+        Only a publisher without transactions writes them.
         """
         return ()
 
@@ -285,18 +285,18 @@ class Publisher(ABC):
 
 
 def _retrieve(future: "asyncio.Future[Any]") -> None:
-    """Mark the error of a request as retrieved, so that asyncio does not log it.
+    """Mark the error of a request as handled, so that asyncio does not log it.
 
-    This is needed for a request whose caller was cancelled or no longer waits.
+    This is needed if the caller of the request was cancelled or no longer waits.
     """
     if not future.cancelled():
         future.exception()
 
 
 def _position_of(thread_name: str) -> str:
-    """Return function and line that a thread is executing, for messages; empty if there is no such thread.
+    """Return the function and line that a thread is executing, for messages; empty if there is no such thread.
 
-    If the names of several threads begin with `thread_name`, the newest of these threads counts.
+    The thread is the newest one whose name begins with `thread_name`.
     """
     frames = sys._current_frames()  # noqa: SLF001
     running = [thread.ident for thread in threading.enumerate() if thread.name.startswith(f"{thread_name}_")]

@@ -1,6 +1,6 @@
 """Detection of topics that were deleted and created again.
 
-The offsets that checkpoints contain for such a topic are not valid any more.
+The offsets that checkpoints contain for the earlier topic are not valid any more.
 """
 
 from collections.abc import Collection, Iterable
@@ -73,9 +73,9 @@ def _result(future: "Future[Any]") -> str:
 
 
 def topics_that_end_before(clients: Clients, checkpoints: Iterable[Checkpoint]) -> set[str]:
-    """Return the row topics that were created again, because they end before an offset in a checkpoint.
+    """Return the row topics that end before an offset in a checkpoint. They were deleted and created again.
 
-    Checkpoints that contain the id of their topic are ignored, because the id is a better proof. Blocks.
+    Checkpoints that contain the id of their topic are ignored, because the id shows this more reliably. Blocks.
     """
     furthest: dict[log_reader.Place, int] = {}
     for checkpoint in checkpoints:

@@ -76,7 +76,8 @@ def subjects(row_topics: Iterable[str], strategy: str) -> list[Subject]:
 class Registry:
     """Client of a schema registry that has one or several addresses.
 
-    Calls block. Each request ends within seconds. Raises RegistryUnavailableError and FatalError.
+    Its methods block. Each request ends within seconds. The methods raise RegistryUnavailableError and FatalError
+    (see above).
     """
 
     def __init__(self, settings: SchemaRegistry) -> None:
@@ -180,7 +181,7 @@ class Registry:
         return schema
 
     def expect(self, subject: Subject) -> SchemaLookup:
-        """Check a subject in the same way as `ensure` and return the result, but register nothing.
+        """Check a subject in the same way as `ensure`, but register nothing. Return the result of the look-up.
 
         Raises FatalError where `ensure` would.
         """
@@ -226,8 +227,8 @@ class Registry:
     def _ask(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> tuple[int, dict[str, Any]]:
         """Send a request. Return the status and the JSON object of the answer; an array becomes the member `list`.
 
-        The status is 200, 409, 422, or 404 for an unknown subject, version or schema. Each address is tried once.
-        Raises RegistryUnavailableError.
+        The status is 200, 409, 422, or 404 for an unknown subject, version or schema. Each address is tried once. If no
+        address gives such an answer, raise RegistryUnavailableError.
         """
         problems = []
         for _ in range(1 + len(self._others)):

@@ -24,7 +24,7 @@ class PartitionContents(NamedTuple):
     offsets: dict[str, int]
     "By topic: the offset of the newest record; -1 if there is none."
     undecided: frozenset[str] = frozenset()
-    "Topics in which an open transaction hides the records after it."
+    "Topics in which an open transaction hides later records."
 
 
 def read_compacted(
@@ -49,7 +49,7 @@ def read_partition(
     """Read one partition of several topics to its end.
 
     An open transaction may hide records between the last stable offset and the high watermark. `decided_within_s` is
-    the number of seconds to wait for its end. If it stays open for longer, its topic is named in `undecided`. By
+    the number of seconds to wait for its end. If it stays open for longer, `undecided` contains its topic. By
     default there is no wait: reading ends at the last stable offset.
 
     Blocks, and logs its progress. Raises ShardRestartError if the partition cannot be read, and HandedOverError soon

@@ -69,23 +69,23 @@ class Checkpoint(msgspec.Struct, frozen=True):
     offsets: tuple[int, ...] = ()
     "For each partition of the row topic: the offset after the tenant's last record; 0 if it has none."
     stated: tuple[tuple[int, int, int], ...] = ()
-    """Last progress record of each sweep: the sweep's overlap in seconds, then the complete-through time and the time
-    of the record in epoch seconds.
+    """Last progress record of each sweep: the sweep's overlap in seconds, the time up to which it was complete, and the
+    time of the record. Times are in epoch seconds.
     """
     failing: tuple[str, str] | None = None
     "Reason and message of the last failure, if no run has succeeded since."
     found: tuple[tuple[int, int], ...] = ()
-    "Number of new rows by the overlap (in seconds) of the sweep that found them."
+    "Pairs: the overlap of a sweep in seconds, and the number of new rows that this sweep found."
     remembered: int = 0
     "Number of rows in the deduplication index."
     ages: tuple[int, ...] = ()
-    """Number of new rows per class of age (see `lateness.AGES_S`). The age is the first reading minus the start of the
-    call.
+    """Number of new rows per class of age (see `lateness.AGES_S`). The age of a row is the time from the start of the
+    call until the row was first read.
     """
     topic_id: str = ""
     "Id that brokers have given to the row topic to which `offsets` belong; empty if unknown."
     stated_gaps: tuple[tuple[int, int], ...] = ()
-    "Gaps in seconds that the last progress record of each sweep stated, by the sweep's overlap in seconds."
+    "Pairs: the overlap of a sweep in seconds, and the member `gapSeconds` of its last progress record."
     dead_letters: int = 0
     "Number of rows that were dead-lettered."
 
@@ -265,7 +265,7 @@ def restore(records: Mapping[bytes, bytes]) -> Restored:
 
 
 def check_identity(shard: ShardRecord | None, identity: StateIdentity) -> None:
-    """Raise FatalError if the state was written for another topic or cluster."""
+    """Raise FatalError if the state of a shard was written for another row topic or Kafka cluster."""
     if shard is None:
         return
     if shard.cluster != identity.cluster:
@@ -330,7 +330,8 @@ def _run(record: _SweepRecord) -> Run | None:
 def _state(record: _CheckpointRecord, sweeps: tuple[SweepState, ...], coverage: Coverage, orders: jobs.Orders) -> State:
     """Decode a tenant's state.
 
-    In a record of an older version, coverage was cut at the horizon. Call time before the cut does not count as a gap.
+    Older versions removed the coverage before the horizon. In their records, call time before that does not count as a
+    gap.
     """
     start = _instant(record.start)
     ranges = tuple(_range(one) for one in record.ranges)
@@ -343,7 +344,7 @@ def _state(record: _CheckpointRecord, sweeps: tuple[SweepState, ...], coverage: 
 def _missed(record: _SweepRecord) -> tuple[Window, ...]:
     """Decode the windows that a sweep has missed.
 
-    If the record lists none, everything between `through` and the sweep's position was missed.
+    If the record lists no windows, the sweep has missed everything from `through` to `position`.
     """
     passed = [] if record.position is None else [(record.through, record.position)]
     return tuple(Window(_instant(start), _instant(end)) for start, end in record.missed or passed)

@@ -50,7 +50,8 @@ class Foreseen(NamedTuple):
 class TopicAdmin:
     """Administration of topics. Its methods block, each for seconds at most.
 
-    `look` and `ensure` raise BrokersUnavailableError. The first request waits for a token if brokers require one.
+    `look` and `ensure` raise BrokersUnavailableError if no broker answers. The first request waits for a token if the
+    brokers require one.
     """
 
     def __init__(self, clients: Clients) -> None:
@@ -263,7 +264,7 @@ class TopicAdmin:
         return found, problems
 
     def _look_for(self, topics: Sequence[Topic]) -> tuple[Found, list[Topic]]:
-        """Wait for a few seconds until the topics are visible in the metadata.
+        """Wait for at most a few seconds until the topics are visible in the brokers' metadata.
 
         Return the metadata, and the topics that are still not visible.
         """
@@ -276,9 +277,9 @@ class TopicAdmin:
             time.sleep(_PAUSE_S)
 
     def _ask_for(self, topics: Sequence[Topic]) -> None:
-        """Request the metadata of each topic by its name.
+        """Check for each topic that the brokers report whether it exists.
 
-        Raises ForbiddenError if the broker does not report whether a topic exists.
+        Raises ForbiddenError if they do not, because the connector's user lacks the right to describe the topic.
         """
         for topic in topics:
             error = self._client.list_topics(topic.name, timeout=_TIMEOUT_S).topics[topic.name].error

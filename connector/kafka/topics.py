@@ -73,7 +73,7 @@ def progress(topic: str) -> str:
 
 
 def of_rows(topic: str) -> tuple[str, str, str]:
-    """Return a row topic, its topic of dead letters and its topic of progress records."""
+    """Return the names of a row topic, of its topic of dead letters and of its topic of progress records."""
     return topic, dead_letters(topic), progress(topic)
 
 
@@ -85,7 +85,11 @@ def wanted(
     topic_settings: Mapping[str, str],
     key: str = "id",
 ) -> list[Topic]:
-    """Return all topics that the connector uses. `key` is the field of a row that becomes the key of its record."""
+    """Return all topics that the connector uses.
+
+    `shards` is the number of partitions of each internal topic. `partitions` and `topic_settings` apply to the row
+    topics. `key` is the field of a row that becomes the key of its record.
+    """
     names = Names(app)
     topics = []
     for topic in dict.fromkeys(row_topics):

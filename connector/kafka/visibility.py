@@ -21,7 +21,7 @@ _GONE_AFTER_S = 3.0
 _PAUSE_S = 0.05
 
 Places = dict[str, dict[int, list[tuple[int, int]]]]
-"Positions of records: ranges of offsets (first, last) by topic and partition."
+"Positions of records: for each topic and partition, ranges of offsets (first and last, both included)."
 
 
 class Lost(NamedTuple):
@@ -50,10 +50,10 @@ def merge(*parts: Places) -> Places:
 
 
 def after(places: Places, stable: Mapping[Place, int | None]) -> Places:
-    """Return the ranges that end at or after the last stable offset of their partition in `stable`.
+    """Return the ranges that end at or after the last stable offset of their partition.
 
-    The commit or abort marker of these records may not be written yet. A partition that does not exist (None in
-    `stable`) has no such ranges.
+    The commit or abort marker of these records may not be written yet. `stable` holds the last stable offsets; None
+    means that the partition does not exist, so that none of its ranges is returned.
     """
     left: Places = {}
     for topic, partitions in places.items():
@@ -128,8 +128,8 @@ def lost(clients: Clients, places: Places) -> Lost:
     No transaction may be open below these records. A record that was deleted or compacted is not lost. Blocks. Raises
     ShardRestartError if brokers do not answer.
     """
-    # One marker decides all open records of a producer in a partition. So if the last one is visible, all are, and only
-    # partitions where it is hidden have to be read completely.
+    # One marker decides about all open records of a producer in a partition. So if the last record is visible, all are.
+    # Only partitions where the last record is hidden have to be read completely.
     ends = {place: (end, end) for place, end in last_offsets(places).items()}
     visible, unreadable = read(clients, ends, "read_committed")
     hidden = {
@@ -158,7 +158,7 @@ def read(
     """Read the records in `ranges`, which hold the first and last offset per partition.
 
     Return two mappings: the records by partition and offset, and the reason for each partition that cannot be read.
-    Blocks. Raises ShardRestartError if brokers do not answer or a partition fails for another reason than a right.
+    Blocks. Raises ShardRestartError if a partition cannot be read for another reason than a missing right.
     """
     found: dict[Place, dict[int, Message]] = {of: {} for of in ranges}
     unreadable: dict[Place, str] = {}

@@ -16,7 +16,7 @@ REASONS: tuple[str, ...] = (*get_args(PermanentReason), *get_args(TransientReaso
 class TenantView:
     """Current state of a tenant, from which its gauges are computed.
 
-    A value is None until the state is restored. Its gauge then has no series.
+    Until the state is restored, a value is None and its gauge has no series.
     """
 
     covered_through: float | None = None
@@ -37,7 +37,7 @@ class TenantView:
 
 
 class Glance(NamedTuple):
-    """State of a tenant (`view`) at one scrape. `at` is the time of the scrape in epoch seconds."""
+    """State of a tenant (`view`) for one scrape. `at` is the time of the scrape in epoch seconds."""
 
     tenant: str
     everys: tuple[str, ...]

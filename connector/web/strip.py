@@ -99,7 +99,10 @@ def runs(known: Pieces, length: timedelta, cells: int) -> list[CellRange]:
 
 
 def oldest_reading(known: Pieces, length: timedelta) -> timedelta | None:
-    """Return the age of the oldest read in the coverage of the last `length` of call time, or None without coverage."""
+    """Return how long ago the least recently read part of the last `length` of call time was read.
+
+    Return None if nothing of it was read.
+    """
     ages = [known.now - at for _, end, at in known.read if end > known.now - length]
     return max(ages) if ages else None
 

@@ -26,7 +26,7 @@ class BrokerProbe:
         self._metrics = metrics
 
     def record(self, *, up: bool, **why: str) -> None:
-        """Record whether the brokers have answered (`up`), and log each change.
+        """Store whether the brokers have answered (`up`). Log a line if this differs from the last time.
 
         `why` holds the fields `reason` and `remedy` of the log event, if the brokers have not answered.
         """

@@ -1,7 +1,7 @@
 """Last known state of the tenants whose shards this worker has lost.
 
 While the brokers are unreachable, no worker owns the shards. During that time, /status and /metrics still show the last
-committed state of the tenants. The lag keeps growing, so that an outage does not hide it.
+committed state of the tenants. The lag in the metrics therefore keeps growing during an outage.
 """
 
 from collections.abc import Callable, Iterator

@@ -11,7 +11,7 @@ from connector.errors import ConfigurationError, ConnectorError
 _logger = log.get(__name__)
 
 Follow = Callable[[Settings], Awaitable[None]]
-"""Function that prepares topics and schemas for settings before the worker uses them.
+"""Function that prepares the topics and schemas that new settings need, before the worker uses these settings.
 
 It raises BrokersUnavailableError, RegistryUnavailableError or FatalError.
 """
